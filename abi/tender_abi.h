@@ -1,0 +1,216 @@
+/*
+ * What guest and host agree on: Solo5's hvt ABI, version 2, byte for byte.
+ *
+ * One text, four readers: guest C, the assembler (numbers only), host C, and cffi, which is handed
+ * exactly the lines between the marks. Inside the marks stand only `#define NAME integer`, enums,
+ * structs of fixed-width types, and comments. tender_abi_check.h pins every offset and size.
+ *
+ * All integers are little-endian. A guest-physical address (gpa) is identity-mapped in the guest.
+ */
+#ifndef TENDER_ABI_H
+#define TENDER_ABI_H
+
+/* <abi:numbers> */
+
+/* ---- ELF notes. Both have the owner "Solo5" (with its NUL: 6 bytes). ---- */
+#define HVT_NOTE_ABI_TYPE     0x31494241 /* "ABI1" */
+#define HVT_NOTE_MFT_TYPE     0x3154464d /* "MFT1" */
+#define HVT_NOTE_HEADER_BYTES 20         /* namesz, descsz, type, name[8] */
+#define HVT_NOTE_ABI_ALIGN    4
+#define HVT_NOTE_ABI_MAX      32
+#define HVT_NOTE_MFT_ALIGN    8
+#define HVT_NOTE_MFT_MAX      6668
+#define HVT_ABI_TARGET_HVT    1
+#define HVT_ABI_TARGET_SPT    2
+#define HVT_ABI_TARGET_VIRTIO 3
+#define HVT_ABI_TARGET_MUEN   4
+#define HVT_ABI_TARGET_GENODE 5
+#define HVT_ABI_TARGET_XEN    6
+#define HVT_ABI_VERSION       2
+#define HVT_ABI_VERSION_MIN   1 /* 0.6 to 0.7.5: the same hypercalls, another TLS layout in the ELF */
+
+/* ---- Manifest ---- */
+#define MFT_VERSION        1
+#define MFT_MAX_ENTRIES    64 /* entry 0 is reserved: 63 devices */
+#define MFT_NAME_BYTES     68 /* with the final NUL */
+#define MFT_BLOCK_BASIC    1
+#define MFT_NET_BASIC      2
+#define MFT_RESERVED_FIRST 0x40000000
+
+/* ---- Guest-physical memory map (docs/architecture.md has the picture) ---- */
+#define HVT_GDT_GPA            0x1000
+#define HVT_PML4_GPA           0x2000
+#define HVT_PDPT_GPA           0x3000
+#define HVT_PD_GPA             0x4000 /* four pages, one a GiB */
+#define HVT_PT_GPA             0x8000 /* the first 2 MiB */
+#define HVT_BOOT_INFO_GPA      0x10000
+#define HVT_LOW_UNMAPPED_BYTES 0x10000  /* no page below this is present in the guest */
+#define HVT_GUEST_MIN_GPA      0x100000 /* lowest load address; all below is read-only to the guest */
+#define HVT_MEM_GRANULE        0x200000
+#define HVT_MEM_MAX            0x100000000
+#define HVT_CMDLINE_BYTES      8192 /* with the final NUL */
+#define HVT_PAGE_BYTES         4096
+
+/* ---- Initial vCPU state, x86_64 ---- */
+#define HVT_CR0          0x80010021 /* PE NE WP PG */
+#define HVT_CR4          0x620      /* PAE OSFXSR OSXMMEXCPT */
+#define HVT_EFER         0x500      /* LME LMA */
+#define HVT_RFLAGS       0x2
+#define HVT_GDT_CODE     0x00af99000000ffff
+#define HVT_GDT_DATA     0x00cf93000000ffff
+#define HVT_GDT_LIMIT    23
+#define HVT_SELECTOR_CS  0x8
+#define HVT_SELECTOR_DS  0x10
+#define HVT_STACK_OFFSET 8 /* RSP at entry is memory size less this */
+
+/* ---- Hypercalls: a 32-bit OUT to port base + number, EAX = gpa of the structure ---- */
+#define HVT_PORT_BASE             0x500
+#define HVT_PORT_NET_KICK         0x600
+#define HVT_HYPERCALL_WALLTIME    1
+#define HVT_HYPERCALL_PUTS        2
+#define HVT_HYPERCALL_POLL        3
+#define HVT_HYPERCALL_BLOCK_WRITE 4
+#define HVT_HYPERCALL_BLOCK_READ  5
+#define HVT_HYPERCALL_NET_WRITE   6
+#define HVT_HYPERCALL_NET_READ    7
+#define HVT_HYPERCALL_HALT        8
+#define HVT_HYPERCALL_MAX         9 /* one past the last */
+
+/* ---- Results of a hypercall ---- */
+#define HVT_R_OK     0
+#define HVT_R_AGAIN  1
+#define HVT_R_EINVAL 2
+#define HVT_R_EUNSPEC 3
+
+#define HVT_EXIT_ABORT        255 /* status of a guest that aborts or traps */
+#define HVT_HALT_COOKIE_BYTES 512 /* readable bytes behind a non-zero cookie */
+
+/* ---- Boot info features ---- */
+#define HVT_FEATURE_NET_RING 1
+
+/* </abi:numbers> */
+
+#ifndef __ASSEMBLER__
+#include <stdint.h>
+
+/* <abi:types> */
+
+typedef uint64_t gpa_t;
+
+/* The note "ABI1": which tender the unikernel is for. */
+struct hvt_abi_info {
+    uint32_t target;
+    uint32_t version;
+    uint32_t reserved0;
+    uint32_t reserved1;
+};
+
+/* One device of the manifest; its index is the handle that the guest uses. */
+struct mft_block_basic {
+    uint64_t capacity; /* bytes */
+    uint16_t block_size;
+};
+
+struct mft_net_basic {
+    uint8_t mac[6];
+    uint16_t mtu; /* without the 14-byte Ethernet header */
+};
+
+union mft_params {
+    struct mft_block_basic block;
+    struct mft_net_basic net;
+};
+
+struct mft_entry {
+    char name[68];
+    uint32_t type;
+    union mft_params u;
+    uint64_t host_private; /* always zero in the guest's copy */
+    uint8_t attached;
+    uint8_t padding[7];
+};
+
+struct mft {
+    uint32_t version;
+    uint32_t entries;
+    struct mft_entry e[64];
+};
+
+/* At HVT_BOOT_INFO_GPA; the guest gets its address in RDI. The manifest and the command line follow. */
+struct hvt_boot_info {
+    uint64_t mem_size;
+    uint64_t kernel_end;
+    uint64_t cpu_cycle_freq; /* TSC, Hz */
+    gpa_t cmdline;
+    gpa_t mft;
+    uint32_t host_features;
+    uint32_t guest_features;
+    gpa_t net_ring; /* 0: none */
+};
+
+struct hvt_walltime {
+    uint64_t nsecs; /* out: CLOCK_REALTIME */
+};
+
+struct hvt_puts {
+    gpa_t data;
+    uint64_t len;
+};
+
+struct hvt_poll {
+    uint64_t timeout_nsecs; /* in: relative */
+    uint64_t ready_set;     /* out: bit = handle */
+    int32_t ret;            /* out: how many are ready */
+};
+
+struct hvt_block_write {
+    uint64_t handle;
+    uint64_t offset;
+    gpa_t data;
+    uint64_t len;
+    int32_t ret;
+};
+
+struct hvt_block_read {
+    uint64_t handle;
+    uint64_t offset;
+    gpa_t data;
+    uint64_t len;
+    int32_t ret;
+};
+
+struct hvt_net_write {
+    uint64_t handle;
+    gpa_t data;
+    uint64_t len;
+    int32_t ret;
+};
+
+struct hvt_net_read {
+    uint64_t handle;
+    gpa_t data;
+    uint64_t len; /* in: room; out: length of the frame */
+    int32_t ret;
+};
+
+struct hvt_halt {
+    gpa_t cookie; /* 0, or 512 readable bytes that begin with a struct hvt_trap_cookie */
+    int32_t exit_status;
+};
+
+/* What a guest that trapped leaves behind its halt cookie. */
+struct hvt_trap_cookie {
+    uint64_t cr2;
+    uint64_t error_code;
+    uint64_t rip;
+    uint64_t cs;
+    uint64_t rflags;
+    uint64_t rsp;
+    uint64_t ss;
+};
+
+/* </abi:types> */
+
+#include "tender_abi_check.h"
+#endif /* __ASSEMBLER__ */
+#endif

@@ -1,0 +1,85 @@
+/* Static asserts on every offset and size of tender_abi.h: a slip is a compile error on both sides. */
+#ifndef TENDER_ABI_CHECK_H
+#define TENDER_ABI_CHECK_H
+
+#include <stddef.h>
+
+#define ABI_SIZE(type, bytes) _Static_assert(sizeof(struct type) == (bytes), "size of struct " #type)
+#define ABI_AT(type, field, offset)                                                                          \
+    _Static_assert(offsetof(struct type, field) == (offset), "offset of " #type "." #field)
+
+ABI_SIZE(hvt_abi_info, 16);
+ABI_AT(hvt_abi_info, target, 0);
+ABI_AT(hvt_abi_info, version, 4);
+
+ABI_SIZE(mft_entry, 104);
+ABI_AT(mft_entry, name, 0);
+ABI_AT(mft_entry, type, 68);
+ABI_AT(mft_entry, u.block.capacity, 72);
+ABI_AT(mft_entry, u.block.block_size, 80);
+ABI_AT(mft_entry, u.net.mac, 72);
+ABI_AT(mft_entry, u.net.mtu, 78);
+ABI_AT(mft_entry, host_private, 88);
+ABI_AT(mft_entry, attached, 96);
+ABI_SIZE(mft, 8 + 104 * MFT_MAX_ENTRIES);
+ABI_AT(mft, version, 0);
+ABI_AT(mft, entries, 4);
+ABI_AT(mft, e, 8);
+_Static_assert(sizeof(((struct mft_entry *)0)->name) == MFT_NAME_BYTES, "manifest name");
+_Static_assert(HVT_NOTE_MFT_MAX == sizeof(struct mft) + 4, "a full manifest and its padding fill the note");
+
+ABI_SIZE(hvt_boot_info, 56);
+ABI_AT(hvt_boot_info, mem_size, 0);
+ABI_AT(hvt_boot_info, kernel_end, 8);
+ABI_AT(hvt_boot_info, cpu_cycle_freq, 16);
+ABI_AT(hvt_boot_info, cmdline, 24);
+ABI_AT(hvt_boot_info, mft, 32);
+ABI_AT(hvt_boot_info, host_features, 40);
+ABI_AT(hvt_boot_info, guest_features, 44);
+ABI_AT(hvt_boot_info, net_ring, 48);
+
+ABI_SIZE(hvt_walltime, 8);
+ABI_SIZE(hvt_puts, 16);
+ABI_AT(hvt_puts, data, 0);
+ABI_AT(hvt_puts, len, 8);
+ABI_SIZE(hvt_poll, 24);
+ABI_AT(hvt_poll, timeout_nsecs, 0);
+ABI_AT(hvt_poll, ready_set, 8);
+ABI_AT(hvt_poll, ret, 16);
+ABI_SIZE(hvt_block_write, 40);
+ABI_AT(hvt_block_write, handle, 0);
+ABI_AT(hvt_block_write, offset, 8);
+ABI_AT(hvt_block_write, data, 16);
+ABI_AT(hvt_block_write, len, 24);
+ABI_AT(hvt_block_write, ret, 32);
+ABI_SIZE(hvt_block_read, 40);
+ABI_AT(hvt_block_read, handle, 0);
+ABI_AT(hvt_block_read, offset, 8);
+ABI_AT(hvt_block_read, data, 16);
+ABI_AT(hvt_block_read, len, 24);
+ABI_AT(hvt_block_read, ret, 32);
+ABI_SIZE(hvt_net_write, 32);
+ABI_AT(hvt_net_write, handle, 0);
+ABI_AT(hvt_net_write, data, 8);
+ABI_AT(hvt_net_write, len, 16);
+ABI_AT(hvt_net_write, ret, 24);
+ABI_SIZE(hvt_net_read, 32);
+ABI_AT(hvt_net_read, handle, 0);
+ABI_AT(hvt_net_read, data, 8);
+ABI_AT(hvt_net_read, len, 16);
+ABI_AT(hvt_net_read, ret, 24);
+ABI_SIZE(hvt_halt, 16);
+ABI_AT(hvt_halt, cookie, 0);
+ABI_AT(hvt_halt, exit_status, 8);
+ABI_SIZE(hvt_trap_cookie, 56);
+ABI_AT(hvt_trap_cookie, cr2, 0);
+ABI_AT(hvt_trap_cookie, error_code, 8);
+ABI_AT(hvt_trap_cookie, rip, 16);
+ABI_AT(hvt_trap_cookie, cs, 24);
+ABI_AT(hvt_trap_cookie, rflags, 32);
+ABI_AT(hvt_trap_cookie, rsp, 40);
+ABI_AT(hvt_trap_cookie, ss, 48);
+
+#undef ABI_SIZE
+#undef ABI_AT
+#endif

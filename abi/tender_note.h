@@ -1,0 +1,50 @@
+/*
+ * Macros that put the two notes every hvt unikernel carries into an ELF: which ABI it speaks, and which
+ * devices it wants. Each note goes into a section of its own, because a loader reads only the first note
+ * of a PT_NOTE segment: the linker script gives each section a segment of its own.
+ */
+#ifndef TENDER_NOTE_H
+#define TENDER_NOTE_H
+
+#include "tender_abi.h"
+
+struct tender_note_header {
+    uint32_t namesz;
+    uint32_t descsz;
+    uint32_t type;
+    char name[8];
+};
+_Static_assert(sizeof(struct tender_note_header) == HVT_NOTE_HEADER_BYTES, "note header");
+
+struct tender_abi_note {
+    struct tender_note_header h;
+    struct hvt_abi_info info;
+};
+
+#define TENDER_ABI_NOTE                                                                                      \
+    __attribute__((section(".note.solo5.abi"), aligned(4), used)) const struct tender_abi_note               \
+        tender_abi_note = {{6, sizeof(struct hvt_abi_info), HVT_NOTE_ABI_TYPE, "Solo5"},                     \
+                           {HVT_ABI_TARGET_HVT, HVT_ABI_VERSION, 0, 0}}
+
+/*
+ * TENDER_MANIFEST(2, TENDER_NET("service0"), TENDER_BLOCK("storage"));
+ *
+ * The count is that of the devices; the reserved first entry is added here. Handles are 1, 2, ... in order.
+ */
+#define TENDER_NET(device_name)   {.name = device_name, .type = MFT_NET_BASIC}
+#define TENDER_BLOCK(device_name) {.name = device_name, .type = MFT_BLOCK_BASIC}
+#define TENDER_MANIFEST(count, ...)                                                                          \
+    __attribute__((section(".note.solo5.manifest"), aligned(8), used)) const struct {                        \
+        struct tender_note_header h;                                                                         \
+        uint32_t padding; /* the data is 8-aligned; counted in descsz */                                     \
+        uint32_t version;                                                                                    \
+        uint32_t entries;                                                                                    \
+        struct mft_entry e[(count) + 1];                                                                     \
+    } tender_manifest_note = {{6, 4 + 8 + sizeof(struct mft_entry) * ((count) + 1), HVT_NOTE_MFT_TYPE,       \
+                               "Solo5"},                                                                     \
+                              0,                                                                             \
+                              MFT_VERSION,                                                                   \
+                              (count) + 1,                                                                   \
+                              {{.type = MFT_RESERVED_FIRST}, ##__VA_ARGS__}}
+
+#endif
