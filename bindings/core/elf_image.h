@@ -1,0 +1,37 @@
+/*
+ * Headers, segments and notes of a unikernel ELF: the acceptance rules of the hvt contract.
+ *
+ * The file is hostile. Nothing is mapped: every byte is read through a byte_source, so a file that
+ * shrinks while it is read becomes an error and not a signal. All loops are bounded by the constants here.
+ * Loading (copying segments into a template) is start_state.c; matching devices is Python's.
+ */
+#ifndef TENDER_ELF_IMAGE_H
+#define TENDER_ELF_IMAGE_H
+
+#include <stddef.h>
+
+#include "elf_image_types.h"
+
+/* Reads up to `len` bytes at `offset`; returns how many there were, or -errno. */
+struct byte_source {
+    int64_t (*read_at)(const struct byte_source *self, uint64_t offset, void *to, size_t len);
+    const void *bytes; /* memory sources */
+    uint64_t size;
+    int fd; /* file sources */
+};
+
+struct byte_source byte_source_memory(const void *bytes, size_t size);
+struct byte_source byte_source_file(int fd);
+
+/*
+ * Parses and checks everything that does not depend on the size of memory (against the 4 GiB limit).
+ * Returns 0, or -1 with `error` filled; `image` is then undefined.
+ */
+int elf_image_parse(const struct byte_source *source, struct elf_image *image, struct elf_error *error);
+
+/*
+ * Checks entry, segments and bss against `mem_bytes` (M: what the guest sees). Returns 0 or -1 as above.
+ */
+int elf_image_fits(const struct elf_image *image, uint64_t mem_bytes, struct elf_error *error);
+
+#endif

@@ -1,0 +1,33 @@
+/*
+ * The state before the first instruction, as data: a template of memory that every VM of an image maps
+ * privately, and the registers. Boot is the restore of a state that has not run yet.
+ *
+ *   template, from gpa 0:   0x1000 GDT   0x2000 page tables (as section 7 of the contract)
+ *                           0x10000 .. 0x100000 zero: each VM writes its boot info there
+ *                           0x100000 .. kernel_end segments
+ */
+#ifndef TENDER_START_STATE_H
+#define TENDER_START_STATE_H
+
+#include "elf_image.h"
+
+/* Bytes of the template: kernel_end rounded up to a page, at least HVT_GUEST_MIN_GPA. */
+uint64_t start_state_template_bytes(const struct elf_image *image);
+
+/* Writes GDT and page tables for `mapped_bytes` of guest memory (a multiple of 2 MiB, at most 4 GiB) into
+ * `low`, HVT_GUEST_MIN_GPA zeroed bytes. */
+void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes);
+
+/* Copies the segments' file bytes into `template_fd` (a memfd, already of template size), at their gpa.
+ * Returns 0, or -1 with `error` filled ("host file segment mismatched" for a file that became shorter). */
+int start_state_load_segments(const struct elf_image *image, const struct byte_source *source, int template_fd,
+                              struct elf_error *error);
+
+/*
+ * Writes boot info, manifest copy and command line at HVT_BOOT_INFO_GPA of `low`. `manifest` has its
+ * attached flags and parameters filled in. `cmdline_bytes` excludes the NUL and is below HVT_CMDLINE_BYTES.
+ */
+void start_state_write_boot_info(uint8_t *low, const struct elf_image *image, const struct mft *manifest,
+                                 uint64_t mem_bytes, uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes);
+
+#endif
