@@ -1,0 +1,201 @@
+"""What a VM is to be, as immutable values: memory, arguments, devices.
+
+Values hold names and numbers only (NetFd and BlockFd, which hold a descriptor, refuse to be pickled);
+nothing is opened here. `tender.devices` opens, `tender.manifest` decides what belongs to which device.
+"""
+
+from tender.errors import ConfigError
+from tender.values import Value
+
+MIB = 1 << 20
+MEM_GRANULE = 2 * MIB
+MEM_MAX = 4096 * MIB
+MEM_DEFAULT = 512 * MIB
+CMDLINE_MAX = 8191  # characters, without the final NUL
+
+_UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
+
+
+def parse_mem(text: str | int) -> int:
+    """Bytes of memory named by `text`: `64` (MiB, as solo5-hvt), `64M`, `64MiB`, `1G`; not rounded.
+
+    Raises ConfigError for anything else, and for zero.
+    """
+    lowered = str(text).strip().lower()
+    number = lowered.rstrip("ibgmk")
+    unit = lowered[len(number) :]
+    unit = unit.removesuffix("ib") if len(unit) == 3 else unit.removesuffix("b") if len(unit) == 2 else unit
+    number = number.strip()
+    if not (number.isascii() and number.isdigit()) or unit not in _UNITS or int(number) == 0:
+        raise ConfigError(f"mem: {text!r} is not an amount of memory", hint="write MiB, or a unit: 64, 64M, 1G")
+    return int(number) * _UNITS[unit]
+
+
+def round_mem(mem_bytes: int) -> int:
+    """The amount a guest really gets: rounded down to 2 MiB, at least 2 MiB.
+
+    Raises ConfigError above 4 GiB.
+    """
+    rounded = max(mem_bytes // MEM_GRANULE * MEM_GRANULE, MEM_GRANULE)
+    if rounded > MEM_MAX:
+        raise ConfigError(
+            f"guest memory size {rounded} bytes exceeds the max size {MEM_MAX} bytes",
+            hint="an hvt guest addresses at most 4 GiB: use --mem=4096 or less",
+        )
+    return rounded
+
+
+def parse_mac(text: str) -> bytes:
+    """The six bytes of `XX:XX:XX:XX:XX:XX`. Raises ConfigError for anything else."""
+    parts = text.split(":")
+    if len(parts) != 6 or not all(1 <= len(p) <= 2 and all(c in _HEX for c in p) for p in parts):
+        raise ConfigError(f"MAC address {text!r} is not of the form XX:XX:XX:XX:XX:XX")
+    return bytes(int(part, 16) for part in parts)
+
+
+_HEX = "0123456789abcdefABCDEF"
+
+
+def _check_mac(mac: str | None) -> None:
+    if mac is not None:
+        parse_mac(mac)
+
+
+class Tap(Value):
+    """An existing TAP interface by name; `mac` is the guest's address (None: a random local one)."""
+
+    __slots__ = ("name", "mac")
+    name: str
+    mac: str | None
+
+    def __init__(self, name: str, *, mac: str | None = None) -> None:
+        _check_mac(mac)
+        if not name:
+            raise ConfigError("Tap: the interface has no name")
+        self._set(name=name, mac=mac)
+
+
+class NetFd(Value):
+    """An inherited descriptor whose read() and write() carry one Ethernet frame each: a TAP, a socketpair.
+
+    It stays the caller's: a VM works on a duplicate. It is switched to non-blocking. `mtu` in bytes, without
+    the 14 of the Ethernet header.
+    """
+
+    __slots__ = ("fd", "mac", "mtu")
+    fd: int
+    mac: str | None
+    mtu: int
+
+    def __init__(self, fd: int, *, mac: str | None = None, mtu: int = 1500) -> None:
+        _check_mac(mac)
+        if fd < 0:
+            raise ConfigError(f"NetFd: {fd} is not a descriptor")
+        if not 68 <= mtu <= 65535:
+            raise ConfigError(f"NetFd: mtu {mtu} is not in 68..65535")
+        self._set(fd=fd, mac=mac, mtu=mtu)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("NetFd holds a descriptor of this process and cannot be pickled")
+
+
+def _check_sector(size: int) -> None:
+    if size < 512 or size > 32768 or size & (size - 1):
+        raise ConfigError(
+            "Block size must be a multiple of 2 greater than or equal 512",
+            hint=f"got {size}: sector sizes are the powers of two from 512 to 32768",
+        )
+
+
+class BlockFile(Value):
+    """A file or block device by path. `sector_size` in bytes is what the guest sees as its block size."""
+
+    __slots__ = ("path", "read_only", "sector_size")
+    path: str
+    read_only: bool
+    sector_size: int
+
+    def __init__(self, path: str, *, read_only: bool = False, sector_size: int = 512) -> None:
+        _check_sector(sector_size)
+        self._set(path=str(path), read_only=read_only, sector_size=sector_size)
+
+
+class BlockFd(Value):
+    """An inherited descriptor of a file or block device; it stays the caller's."""
+
+    __slots__ = ("fd", "read_only", "sector_size")
+    fd: int
+    read_only: bool
+    sector_size: int
+
+    def __init__(self, fd: int, *, read_only: bool = False, sector_size: int = 512) -> None:
+        _check_sector(sector_size)
+        if fd < 0:
+            raise ConfigError(f"BlockFd: {fd} is not a descriptor")
+        self._set(fd=fd, read_only=read_only, sector_size=sector_size)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("BlockFd holds a descriptor of this process and cannot be pickled")
+
+
+NetDevice = Tap | NetFd
+BlockDevice = BlockFile | BlockFd
+
+
+class VmConfig(Value):
+    """Everything about a VM that is decided before it exists.
+
+    mem    memory: MiB as an int, or text with a unit (`"64M"`); a multiple of 2 MiB, 2 MiB to 4 GiB
+    args   the guest's arguments, joined with single spaces into its command line (at most 8191 bytes)
+    net    a device for each network the unikernel declares: `{"service0": Tap("tap0")}`; a bare device
+           serves the only one
+    block  the same for block devices: `{"storage": BlockFile("disk.img")}`
+    """
+
+    __slots__ = ("mem_bytes", "args", "net", "block")
+    mem_bytes: int
+    args: tuple[str, ...]
+    net: "tuple[tuple[str, NetDevice], ...]"
+    block: "tuple[tuple[str, BlockDevice], ...]"
+
+    def __init__(
+        self,
+        *,
+        mem: int | str = 512,
+        args: "tuple[str, ...] | list[str]" = (),
+        net: "dict[str, NetDevice] | NetDevice | None" = None,
+        block: "dict[str, BlockDevice] | BlockDevice | None" = None,
+    ) -> None:
+        mem_bytes = parse_mem(mem)
+        if round_mem(mem_bytes) != mem_bytes:
+            raise ConfigError(
+                f"mem: {mem} is not a multiple of 2 MiB between 2 MiB and 4 GiB",
+                hint=f"the nearest below is {round_mem(mem_bytes) // MIB} MiB",
+            )
+        if isinstance(args, str):
+            raise ConfigError("args: give a sequence of words, not one string", hint=f"args=({args!r},)")
+        cmdline(tuple(args))
+        self._set(mem_bytes=mem_bytes, args=tuple(args), net=_named(net), block=_named(block))
+
+    @property
+    def cmdline(self) -> bytes:
+        """The guest's command line, as it will find it in its memory."""
+        return cmdline(self.args)
+
+
+def cmdline(args: tuple[str, ...]) -> bytes:
+    """The words joined with single spaces, undecodable bytes kept. Raises ConfigError past 8191 bytes."""
+    line = " ".join(args).encode("utf-8", "surrogateescape")
+    if len(line) > CMDLINE_MAX:
+        raise ConfigError(f"Guest command line too long (max={CMDLINE_MAX} characters)")
+    if b"\0" in line:
+        raise ConfigError("args: a guest argument contains a NUL byte")
+    return line
+
+
+def _named(devices: object) -> tuple[tuple[str, object], ...]:
+    if devices is None:
+        return ()
+    if isinstance(devices, dict):
+        return tuple(devices.items())
+    return (("", devices),)  # no name: manifest.match gives it to the only device of its kind

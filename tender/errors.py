@@ -1,0 +1,96 @@
+"""The exceptions of Tender: one tree, each with a stable `code`, and a `hint` that says the way out.
+
+A guest that exits with 3 is no exception but a VmResult; these are raised when a VM could not be made or
+used. `str(error)` is one line that names the thing, the value and the reason.
+"""
+
+
+class TenderError(Exception):
+    """The root: `code` is a stable short name for programs, `hint` a line (or lines) on what to do."""
+
+    default_code = "error"
+
+    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.hint = hint
+
+    def to_dict(self) -> dict[str, object]:
+        """The error as plain data: error, code, message, hint."""
+        return {
+            "error": type(self).__name__,
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+        }
+
+
+class ConfigError(TenderError):
+    """A value of the configuration is wrong, whatever the image and the host are."""
+
+    default_code = "config"
+
+
+class ImageError(TenderError):
+    """The file is not a unikernel that can run here; `file` names it, `offset` says where it goes wrong."""
+
+    default_code = "image"
+
+    def __init__(self, message: str, *, file: str = "", offset: int = 0, code: str = "", hint: str = "") -> None:
+        super().__init__(f"{file}: {message}" if file else message, code=code, hint=hint)
+        self.file = file
+        self.offset = offset
+
+
+class ManifestError(TenderError):
+    """The devices given are not the devices that the unikernel declares; `missing` lists those left out."""
+
+    default_code = "manifest"
+
+    def __init__(
+        self, message: str, *, missing: tuple[tuple[str, str], ...] = (), code: str = "", hint: str = ""
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.missing = missing
+
+
+class HostError(TenderError):
+    """The host refused something; `errno` is kept (0 where there is none)."""
+
+    default_code = "host"
+
+    def __init__(self, message: str, *, errno: int = 0, code: str = "", hint: str = "") -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.errno = errno
+
+    def to_dict(self) -> dict[str, object]:
+        return {**super().to_dict(), "errno": self.errno}
+
+
+class KvmUnavailable(HostError):
+    """There is no usable /dev/kvm here."""
+
+    default_code = "kvm"
+
+
+class DeviceError(HostError):
+    """A TAP, a block file or a console could not be attached."""
+
+    default_code = "device"
+
+
+class VmStateError(TenderError):
+    """The VM is not in a state that allows this: run twice, used after close, used in a forked child."""
+
+    default_code = "state"
+
+
+class GuestFailed(TenderError):
+    """Raised by VmResult.check() only: the guest did not end with status 0; `result` is the VmResult."""
+
+    default_code = "guest"
+
+    def __init__(self, message: str, result: object) -> None:
+        super().__init__(message)
+        self.result = result
