@@ -105,37 +105,38 @@ static int read_header(const struct byte_source *source, Elf64_Ehdr *header, str
     return 0;
 }
 
-/* Makes header `index` readable through `*phdr` until the next call; `index` is below `count`. */
-static int phdr_at(struct phdr_window *window, uint32_t index, const Elf64_Phdr **phdr,
-                   struct elf_error *error)
+/* Header `index`, valid until the next call, or NULL with `error` filled; `index` is below `count`. */
+static const Elf64_Phdr *phdr_at(struct phdr_window *window, uint32_t index, struct elf_error *error)
 {
-    if (index < window->first || index - window->first >= window->held) {
-        uint32_t left = window->count - index;
-        uint32_t held = left < PHDR_CHUNK ? left : PHDR_CHUNK;
-        size_t len = held * sizeof(Elf64_Phdr);
-        uint64_t before = index * sizeof(Elf64_Phdr);
-        int64_t got = read_at(window->source, window->table_offset, before, window->phdr, len);
+    if (index >= window->first && index - window->first < window->held)
+        return &window->phdr[index - window->first];
 
-        window->held = 0;
-        if (got < 0)
-            return refuse_read(error, window->table_offset, got, "program header");
-        if ((uint64_t)got != len)
-            return refuse(error, ELF_BAD_FILE, window->table_offset,
-                          INVALID "program header does not match the expected size (%llu != %llu)",
-                          (ull)(before + (uint64_t)got), (ull)(window->count * sizeof(Elf64_Phdr)));
-        window->first = index;
-        window->held = held;
+    uint32_t left = window->count - index;
+    uint32_t held = left < PHDR_CHUNK ? left : PHDR_CHUNK;
+    size_t len = held * sizeof(Elf64_Phdr);
+    uint64_t before = index * sizeof(Elf64_Phdr);
+    int64_t got = read_at(window->source, window->table_offset, before, window->phdr, len);
+
+    window->first = index;
+    window->held = 0;
+    if (got < 0) {
+        (void)refuse_read(error, window->table_offset, got, "program header");
+        return NULL;
     }
-    *phdr = &window->phdr[index - window->first];
-    return 0;
+    if ((uint64_t)got != len) {
+        (void)refuse(error, ELF_BAD_FILE, window->table_offset,
+                     INVALID "program header does not match the expected size (%llu != %llu)",
+                     (ull)(before + (uint64_t)got), (ull)(window->count * sizeof(Elf64_Phdr)));
+        return NULL;
+    }
+    window->held = held;
+    return &window->phdr[0];
 }
 
 static int check_table_is_readable(struct phdr_window *window, struct elf_error *error)
 {
-    const Elf64_Phdr *phdr;
-
     for (uint32_t i = 0; i < window->count; i += PHDR_CHUNK)
-        if (phdr_at(window, i, &phdr, error) < 0)
+        if (phdr_at(window, i, error) == NULL)
             return -1;
     return 0;
 }
@@ -152,10 +153,9 @@ static int note_find(struct phdr_window *window, uint32_t type, uint32_t align, 
         char name[8];
     } header;
     _Static_assert(sizeof header == HVT_NOTE_HEADER_BYTES, "note header");
-    const Elf64_Phdr *phdr;
-
     for (uint32_t i = 0; i < window->count; i++) {
-        if (phdr_at(window, i, &phdr, error) < 0)
+        const Elf64_Phdr *phdr = phdr_at(window, i, error);
+        if (phdr == NULL)
             return -1;
         if (phdr->p_type != PT_NOTE)
             continue;
@@ -494,10 +494,9 @@ static int load_bss(struct elf_image *image, const Elf64_Phdr *phdr, uint32_t in
 
 static int load_segments(struct phdr_window *window, struct elf_image *image, struct elf_error *error)
 {
-    const Elf64_Phdr *phdr;
-
     for (uint32_t i = 0; i < window->count; i++) {
-        if (phdr_at(window, i, &phdr, error) < 0)
+        const Elf64_Phdr *phdr = phdr_at(window, i, error);
+        if (phdr == NULL)
             return -1;
         if (phdr->p_type != PT_LOAD)
             continue;
