@@ -23,25 +23,23 @@ Without an option: a commented recipe for a unikernel of your own.
 
   gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf"""
 
-# Code that runs without an operating system below it: no start files, no relocation at run time, no
-# red zone (a trap pushes onto the same stack), no stack protector (its canary lives in TLS).
+# Code that runs without an operating system below it: no relocation at run time, no red zone (a trap pushes
+# onto the same stack), no stack protector (its canary lives in TLS). The guest library is built with the same.
 CFLAGS = (
-    "-std=c11 -O2 -g -ffreestanding -fno-pic -fno-pie -mno-red-zone -fno-stack-protector -fcf-protection=none"
-    " -fno-asynchronous-unwind-tables"
+    "-std=gnu11 -O2 -g -ffreestanding -fno-pic -fno-pie -mcmodel=small -mno-red-zone -fno-stack-protector"
+    " -fno-asynchronous-unwind-tables -fcf-protection=none -U_FORTIFY_SOURCE"
 ).split()
-# The page size keeps segments at 4 KiB steps; the build id is what `tender inspect` shows.
+# 4 KiB steps between segments; the linker script refuses a file without a build id.
 LDFLAGS = "-nostdlib -static -no-pie -Wl,--build-id=sha1 -Wl,-z,max-page-size=0x1000 -Wl,-z,noexecstack".split()
 
 EXAMPLE = """\
 #include <tender/guest.h>
 
-TENDER_ABI_NOTE;
-TENDER_MANIFEST(0);
+TENDER_MANIFEST(0); /* or: TENDER_MANIFEST(2, TENDER_NET("service"), TENDER_BLOCK("storage")); */
 
-int tender_main(const struct tender_start *start)
+int main(int argc, char **argv)
 {
-    (void)start;
-    tender_console_write("Hello from a unikernel\\n", 23);
+    printf("Hello from a unikernel, %s\\n", argc ? argv[0] : "whoever you are");
     return 0;
 }"""
 
@@ -74,14 +72,13 @@ def sdk_root() -> Path:
 
 def cflags(root: Path) -> str:
     """The compiler's flags as one shell line."""
-    include = root / "include"
-    return " ".join([*CFLAGS, quote(f"-I{include}"), quote(f"-I{include / 'tender'}")])
+    return " ".join([*CFLAGS, quote(f"-I{root / 'include'}")])
 
 
 def ldflags(root: Path) -> str:
     """The linker's flags as one shell line; they follow the sources."""
     lib = root / "lib"
-    return " ".join([*LDFLAGS, "-T", quote(str(lib / "guest.ld")), quote(f"-L{lib}"), "-ltender_guest", "-lgcc"])
+    return " ".join([*LDFLAGS, quote(f"-Wl,-T,{lib / 'guest.ld'}"), quote(f"-L{lib}"), "-ltender_guest"])
 
 
 def recipe(root: Path) -> str:
@@ -101,7 +98,7 @@ gcc {cflags(root)} \\
 
 # 3. Look at it, and run it.
 tender inspect app.elf
-tender app.elf
+tender app.elf world
 
 # In a Makefile: gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf"""
 
