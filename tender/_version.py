@@ -1,3 +1,3 @@
-"""The version, alone in a file: the command line prints it without importing anything else."""
+"""The version, as a constant: asking the package metadata costs more than a boot."""
 
 __version__ = "0.1.0"

@@ -1,0 +1,59 @@
+/*
+ * The two places an ELF is read from: memory (tests, fuzzers, images handed over as bytes) and a file.
+ *
+ * The rule: read_at either delivers everything asked for, or stops at the end of the data, or fails. A caller
+ * never has to loop, and no offset, however large, is undefined: past the end there are no bytes.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include <errno.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "elf_image.h"
+
+_Static_assert(sizeof(off_t) == sizeof(int64_t), "offsets of a file are 64 bits");
+_Static_assert(sizeof(size_t) == sizeof(uint64_t), "lengths are 64 bits");
+
+static int64_t memory_read_at(const struct byte_source *self, uint64_t offset, void *to, size_t len)
+{
+    if (len == 0 || offset >= self->size)
+        return 0;
+
+    uint64_t left = self->size - offset;
+    size_t count = len < left ? len : (size_t)left;
+    memcpy(to, (const uint8_t *)self->bytes + offset, count);
+    return (int64_t)count;
+}
+
+static int64_t file_read_at(const struct byte_source *self, uint64_t offset, void *to, size_t len)
+{
+    if (offset > INT64_MAX)
+        return 0;
+    if (len > INT64_MAX - offset)
+        len = (size_t)(INT64_MAX - offset);
+
+    /* One pread returns at most 0x7ffff000 bytes (pread(2)), so large segments take several. */
+    size_t count = 0;
+    while (count < len) {
+        ssize_t got = pread(self->fd, (uint8_t *)to + count, len - count, (off_t)(offset + count));
+        if (got == 0)
+            break;
+        if (got > 0)
+            count += (size_t)got;
+        else if (errno != EINTR)
+            return -errno;
+    }
+    return (int64_t)count;
+}
+
+struct byte_source byte_source_memory(const void *bytes, size_t size)
+{
+    return (struct byte_source){.read_at = memory_read_at, .bytes = bytes, .size = size, .fd = -1};
+}
+
+struct byte_source byte_source_file(int fd)
+{
+    return (struct byte_source){.read_at = file_read_at, .fd = fd};
+}

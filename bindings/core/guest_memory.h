@@ -1,0 +1,44 @@
+/*
+ * Guest-physical address to host-virtual address, with a length: the only place that converts.
+ *
+ * A guest may name any number. What it names is valid for reading if [gpa, gpa + len) lies in its memory and
+ * no segment of the image there forbids reading; for writing if it also lies above the low megabyte (page
+ * tables, boot info) and in no segment that is not writable. The same rights hold below the guest, by
+ * mprotect, so an access that slipped past here would be EFAULT in a system call, never a write.
+ */
+#ifndef TENDER_GUEST_MEMORY_H
+#define TENDER_GUEST_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "elf_image.h"
+
+struct guest_range {
+    gpa_t start;
+    gpa_t end;
+    uint32_t flags; /* SEGMENT_READ ... */
+};
+
+struct guest_memory {
+    uint8_t *hva;
+    uint64_t bytes; /* M */
+    uint32_t range_count;
+    struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX]; /* ascending, disjoint */
+};
+
+enum guest_access { GUEST_READABLE, GUEST_WRITABLE };
+
+/* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M. */
+void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len, enum guest_access access);
+
+/*
+ * Maps `mem_bytes` of guest memory: the template privately at 0, zero pages behind it, nothing reserved,
+ * each segment with its rights (execution becomes reading: the host never executes guest memory).
+ * Returns 0 or -errno. The mapping is released by guest_memory_unmap().
+ */
+int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
+                     uint64_t template_bytes, uint64_t mem_bytes);
+void guest_memory_unmap(struct guest_memory *memory);
+
+#endif

@@ -1,0 +1,90 @@
+/*
+ * puts: all bytes go out, in order, or are counted as lost; nothing that happens to the reader fails the guest.
+ *
+ * The descriptor is the caller's, perhaps shared and blocking, so its flags are left alone. No write may
+ * block, else a full pipe could hold the VM against vm_stop(): ppoll says that there is room, and the write
+ * is one that fits into the least room ppoll promises. pipe(7) and pipe_poll(): a writable pipe has a free
+ * page slot, PIPE_BUF bytes. n_tty_poll(): a writable terminal has room for at least 256 bytes (WAKEUP_CHARS).
+ * Where the kernel can promise more (RWF_NOWAIT on a pipe, MSG_DONTWAIT on a socket), that is used.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <limits.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "console.h"
+#include "hypercall.h"
+
+#define TERMINAL_ROOM 256u
+#define FILE_CHUNK    (1u << 20)
+
+int console_set(struct vm *vm, int fd)
+{
+    vm->console_fd = fd;
+    if (fd < 0)
+        return 0;
+    struct stat about;
+    if (fstat(fd, &about) < 0) {
+        vm->console_fd = CONSOLE_DISCARD;
+        return -errno;
+    }
+    vm->console_nowait = S_ISFIFO(about.st_mode);
+    vm->console_socket = S_ISSOCK(about.st_mode);
+    vm->console_chunk = S_ISFIFO(about.st_mode)  ? PIPE_BUF
+                        : S_ISCHR(about.st_mode) ? TERMINAL_ROOM
+                                                 : FILE_CHUNK;
+    return 0;
+}
+
+static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
+{
+    if (vm->console_socket) {
+        ssize_t sent = send(vm->console_fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+        return sent < 0 ? -errno : sent;
+    }
+    if (vm->console_nowait && len > vm->console_chunk) {
+        const struct iovec piece = {(void *)(uintptr_t)data, len};
+        ssize_t written = pwritev2(vm->console_fd, &piece, 1, -1, RWF_NOWAIT);
+        if (written >= 0)
+            return written;
+        if (errno == EAGAIN)
+            return -EAGAIN;
+        vm->console_nowait = false; /* EOPNOTSUPP, or an error that write() below will repeat */
+    }
+    return write_quietly(vm->console_fd, data, len < vm->console_chunk ? len : vm->console_chunk);
+}
+
+enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
+{
+    struct vm_counters *counters = &vm->shared.counters;
+    uint64_t len = args->puts.len;
+    const uint8_t *data = guest_memory_at(&vm->memory, args->puts.data, len, GUEST_READABLE);
+    if (!data)
+        return leave_bad_access(vm, args->puts.data, len);
+    if (!vm->shared.timeline.first_console && len)
+        vm->shared.timeline.first_console = monotonic_ns();
+    if (vm->console_fd == CONSOLE_PYTHON) {
+        counters->console_bytes += len;
+        vm->shared.event.kind = EVENT_CONSOLE;
+        vm->shared.event.gpa = args->puts.data;
+        vm->shared.event.len = len;
+        return LEAVE;
+    }
+    while (vm->console_fd >= 0 && vm->resume.console_done < len) {
+        struct pollfd wait[2] = {{vm->console_fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
+        if (ppoll(wait, 2, NULL, &vm->wait_mask) < 0 || wait[1].revents)
+            return leave_interrupted(vm);
+        int64_t written = write_some(vm, data + vm->resume.console_done, len - vm->resume.console_done);
+        if (written == -EAGAIN || written == -EINTR)
+            continue;
+        if (written < 0)
+            break; /* closed, full, broken: the guest is not to suffer for it */
+        vm->resume.console_done += (uint64_t)written;
+        counters->console_bytes += (uint64_t)written;
+    }
+    counters->console_lost_bytes += vm->console_fd == CONSOLE_DISCARD ? 0 : len - vm->resume.console_done;
+    return CONTINUE;
+}

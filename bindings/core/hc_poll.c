@@ -1,0 +1,57 @@
+/* poll: waits until a network descriptor is readable or the time is over. Block devices never appear. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <time.h>
+
+#include "hypercall.h"
+
+#define NS_PER_S 1000000000u
+
+static struct timespec until(uint64_t deadline_ns)
+{
+    uint64_t now_ns = monotonic_ns();
+    uint64_t left_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
+    return (struct timespec){(time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S)};
+}
+
+enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
+{
+    struct hvt_poll *poll_args = &args->poll;
+    struct pollfd wait[MFT_MAX_ENTRIES + 1];
+    nfds_t count = 0;
+    uint32_t handles[MFT_MAX_ENTRIES + 1];
+    for (uint32_t handle = 0; handle < vm->device_end; handle++)
+        if (vm->devices[handle].type == MFT_NET_BASIC && !vm->devices[handle].gone) {
+            handles[count] = handle;
+            wait[count++] = (struct pollfd){vm->devices[handle].fd, POLLIN, 0};
+        }
+    wait[count] = (struct pollfd){vm->stop_fd, POLLIN, 0};
+
+    struct timespec timeout = {0, 0};
+    if (poll_args->timeout_nsecs) {
+        if (!vm->resume.poll_deadline_ns) {
+            uint64_t now_ns = monotonic_ns();
+            uint64_t limit_ns = UINT64_MAX - now_ns; /* 2^64 - 1 asks for five centuries: no overflow */
+            vm->resume.poll_deadline_ns =
+                now_ns + (poll_args->timeout_nsecs < limit_ns ? poll_args->timeout_nsecs : limit_ns);
+        }
+        timeout = until(vm->resume.poll_deadline_ns);
+    }
+    if (ppoll(wait, count + 1, &timeout, &vm->wait_mask) < 0) {
+        if (errno == EINTR)
+            return leave_interrupted(vm);
+        vm->shared.event.kind = EVENT_HOST_ERROR;
+        vm->shared.event.os_error = errno;
+        return LEAVE;
+    }
+    if (wait[count].revents)
+        return leave_interrupted(vm);
+    poll_args->ready_set = 0;
+    poll_args->ret = 0;
+    for (nfds_t i = 0; i < count; i++)
+        if (wait[i].revents) { /* errors and hang-ups too: the read that follows finds out */
+            poll_args->ready_set |= (uint64_t)1 << handles[i];
+            poll_args->ret++;
+        }
+    return CONTINUE;
+}

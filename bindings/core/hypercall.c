@@ -1,0 +1,103 @@
+#define _GNU_SOURCE
+#include "hypercall.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum needs { NEEDS_NOTHING, NEEDS_BLOCK, NEEDS_NET };
+
+struct row {
+    enum verdict (*handler)(struct vm *vm, union hypercall_args *args);
+    uint32_t bytes;
+    enum guest_access access; /* writable: the answer is written back */
+    enum needs needs;
+};
+
+static const struct row table[HVT_HYPERCALL_MAX] = {
+    [HVT_HYPERCALL_WALLTIME] = {hc_walltime, sizeof(struct hvt_walltime), GUEST_WRITABLE, NEEDS_NOTHING},
+    [HVT_HYPERCALL_PUTS] = {hc_puts, sizeof(struct hvt_puts), GUEST_READABLE, NEEDS_NOTHING},
+    [HVT_HYPERCALL_POLL] = {hc_poll, sizeof(struct hvt_poll), GUEST_WRITABLE, NEEDS_NOTHING},
+    [HVT_HYPERCALL_BLOCK_WRITE] = {hc_block_write, sizeof(struct hvt_block_write), GUEST_WRITABLE, NEEDS_BLOCK},
+    [HVT_HYPERCALL_BLOCK_READ] = {hc_block_read, sizeof(struct hvt_block_read), GUEST_WRITABLE, NEEDS_BLOCK},
+    [HVT_HYPERCALL_NET_WRITE] = {hc_net_write, sizeof(struct hvt_net_write), GUEST_WRITABLE, NEEDS_NET},
+    [HVT_HYPERCALL_NET_READ] = {hc_net_read, sizeof(struct hvt_net_read), GUEST_WRITABLE, NEEDS_NET},
+    [HVT_HYPERCALL_HALT] = {hc_halt, sizeof(struct hvt_halt), GUEST_READABLE, NEEDS_NOTHING},
+};
+
+static bool row_is_served(const struct vm *vm, const struct row *row)
+{
+    return row->handler && (row->needs != NEEDS_BLOCK || vm->block_count) && (row->needs != NEEDS_NET || vm->net_count);
+}
+
+static enum verdict settle(struct vm *vm, uint32_t number, gpa_t gpa)
+{
+    struct vm_event *event = &vm->shared.event;
+    event->number = number;
+    if (number >= HVT_HYPERCALL_MAX || !row_is_served(vm, &table[number])) {
+        event->kind = EVENT_BAD_HYPERCALL;
+        return LEAVE;
+    }
+    const struct row *row = &table[number];
+    void *structure = guest_memory_at(&vm->memory, gpa, row->bytes, row->access);
+    if (!structure)
+        return leave_bad_access(vm, gpa, row->bytes);
+    union hypercall_args args;
+    memcpy(&args, structure, row->bytes);
+    enum verdict verdict = row->handler(vm, &args);
+    if (verdict == CONTINUE && row->access == GUEST_WRITABLE)
+        memcpy(structure, &args, row->bytes);
+    else if (verdict == LEAVE && event->kind == EVENT_INTERRUPTED) {
+        vm->resume.number = number;
+        vm->resume.gpa = gpa;
+    }
+    return verdict;
+}
+
+enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
+{
+    if (number < HVT_HYPERCALL_MAX)
+        vm->shared.counters.hypercalls[number]++;
+    vm->resume = (struct vm_resume){0};
+    return settle(vm, number, gpa);
+}
+
+enum verdict hypercall_resume(struct vm *vm)
+{
+    if (!vm->resume.number)
+        return CONTINUE;
+    uint32_t number = vm->resume.number;
+    vm->resume.number = 0; /* its progress stays */
+    return settle(vm, number, vm->resume.gpa);
+}
+
+enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+    vm->shared.event.kind = EVENT_BAD_ACCESS;
+    vm->shared.event.gpa = gpa;
+    vm->shared.event.len = len;
+    return LEAVE;
+}
+
+enum verdict leave_interrupted(struct vm *vm)
+{
+    vm->shared.event.kind = atomic_load(&vm->stop_requested) ? EVENT_STOPPED : EVENT_INTERRUPTED;
+    return LEAVE;
+}
+
+int64_t write_quietly(int fd, const void *data, uint64_t len)
+{
+    ssize_t written = write(fd, data, len);
+    if (written >= 0)
+        return written;
+    int error = errno;
+    if (error == EPIPE) { /* SIGPIPE is blocked here (vm_enter) and now pending: take it back */
+        sigset_t pipe_set;
+        sigemptyset(&pipe_set);
+        sigaddset(&pipe_set, SIGPIPE);
+        const struct timespec at_once = {0, 0};
+        (void)sigtimedwait(&pipe_set, NULL, &at_once);
+    }
+    return -error;
+}

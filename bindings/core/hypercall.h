@@ -1,0 +1,49 @@
+/*
+ * The hypercalls: a table, one row a call. Guest input meets the host here.
+ *
+ * Every structure is found, checked and copied once, by hypercall(); a handler works on the copy and the
+ * answer goes back through one place. Nothing else enters the guest but buffers that a handler names with
+ * guest_memory_at().
+ */
+#ifndef TENDER_HYPERCALL_H
+#define TENDER_HYPERCALL_H
+
+#include "vm.h"
+
+union hypercall_args {
+    struct hvt_walltime walltime;
+    struct hvt_puts puts;
+    struct hvt_poll poll;
+    struct hvt_block_write block_write;
+    struct hvt_block_read block_read;
+    struct hvt_net_write net_write;
+    struct hvt_net_read net_read;
+    struct hvt_halt halt;
+};
+
+/* Settles hypercall `number` with its structure at `gpa`. CONTINUE, or LEAVE with the event filled. */
+enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
+
+/* A handler that a signal interrupts sets vm->resume; the door calls this before it enters the guest again. */
+enum verdict hypercall_resume(struct vm *vm);
+
+/* The rows. Each gets its own copy of the structure and may change it. */
+enum verdict hc_walltime(struct vm *vm, union hypercall_args *args);
+enum verdict hc_puts(struct vm *vm, union hypercall_args *args);
+enum verdict hc_poll(struct vm *vm, union hypercall_args *args);
+enum verdict hc_block_write(struct vm *vm, union hypercall_args *args);
+enum verdict hc_block_read(struct vm *vm, union hypercall_args *args);
+enum verdict hc_net_write(struct vm *vm, union hypercall_args *args);
+enum verdict hc_net_read(struct vm *vm, union hypercall_args *args);
+enum verdict hc_halt(struct vm *vm, union hypercall_args *args);
+
+/* Leaves with EVENT_BAD_ACCESS for this range. */
+enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len);
+
+/* Leaves because a wait was interrupted: stopped, or a signal (the hypercall is then resumed later). */
+enum verdict leave_interrupted(struct vm *vm);
+
+/* write() that turns a closed reader into -EPIPE without the process hearing of it. Bytes or -errno. */
+int64_t write_quietly(int fd, const void *data, uint64_t len);
+
+#endif

@@ -1,0 +1,169 @@
+/*
+ * Memory as the guest finds it at its first instruction; start_state.h has the picture.
+ *
+ * Registers are not here: they are numbers of tender_abi.h, and the vCPU code sets them. The rule: every byte
+ * written lies below HVT_GUEST_MIN_GPA (tables, boot info) or inside a segment that elf_image_parse()
+ * accepted.
+ */
+#define _POSIX_C_SOURCE 200809L
+
+#include "start_state.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* Page table bits, Intel SDM volume 3, 4.5. The guest's tables never say "user" and never "no execute". */
+#define PTE_PRESENT 0x1ULL
+#define PTE_WRITE   0x2ULL
+#define PTE_LARGE   0x80ULL
+#define PTE_COUNT   512
+
+#define PAGE_DIRECTORIES 4 /* one for each GiB up to HVT_MEM_MAX */
+
+_Static_assert(HVT_PT_GPA == HVT_PD_GPA + PAGE_DIRECTORIES * HVT_PAGE_BYTES, "the PT follows the PDs");
+_Static_assert(HVT_PT_GPA + HVT_PAGE_BYTES <= HVT_BOOT_INFO_GPA, "tables end before the boot info");
+_Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=
+                   HVT_GUEST_MIN_GPA,
+               "boot info, manifest and command line end below the lowest load address");
+
+static uint64_t round_up_to_page(uint64_t bytes)
+{
+    return (bytes + HVT_PAGE_BYTES - 1) & ~(uint64_t)(HVT_PAGE_BYTES - 1);
+}
+
+uint64_t start_state_template_bytes(const struct elf_image *image)
+{
+    uint64_t bytes = round_up_to_page(image->kernel_end);
+    return bytes < HVT_GUEST_MIN_GPA ? HVT_GUEST_MIN_GPA : bytes;
+}
+
+static void table_set(uint8_t *low, gpa_t table, uint64_t index, uint64_t value)
+{
+    memcpy(low + table + index * sizeof value, &value, sizeof value);
+}
+
+void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes)
+{
+    assert(mapped_bytes >= HVT_MEM_GRANULE && mapped_bytes <= HVT_MEM_MAX &&
+           mapped_bytes % HVT_MEM_GRANULE == 0);
+
+    table_set(low, HVT_GDT_GPA, 0, 0);
+    table_set(low, HVT_GDT_GPA, HVT_SELECTOR_CS / 8, HVT_GDT_CODE);
+    table_set(low, HVT_GDT_GPA, HVT_SELECTOR_DS / 8, HVT_GDT_DATA);
+
+    table_set(low, HVT_PML4_GPA, 0, HVT_PDPT_GPA | PTE_PRESENT | PTE_WRITE);
+    for (uint64_t i = 0; i < PAGE_DIRECTORIES; i++)
+        table_set(low, HVT_PDPT_GPA, i, (HVT_PD_GPA + i * HVT_PAGE_BYTES) | PTE_PRESENT | PTE_WRITE);
+
+    /* The four PDs lie one after the other, so they are one array of 2 MiB entries. */
+    table_set(low, HVT_PD_GPA, 0, HVT_PT_GPA | PTE_PRESENT | PTE_WRITE);
+    for (uint64_t i = 1; i < PAGE_DIRECTORIES * PTE_COUNT; i++) {
+        gpa_t gpa = i * HVT_MEM_GRANULE;
+        table_set(low, HVT_PD_GPA, i, gpa < mapped_bytes ? gpa | PTE_LARGE | PTE_WRITE | PTE_PRESENT : 0);
+    }
+
+    for (uint64_t i = 0; i < PTE_COUNT; i++) {
+        gpa_t gpa = i * HVT_PAGE_BYTES;
+        uint64_t entry = gpa | PTE_PRESENT | PTE_WRITE;
+        if (gpa < HVT_LOW_UNMAPPED_BYTES)
+            entry = 0;
+        else if (gpa < HVT_GUEST_MIN_GPA)
+            entry = gpa | PTE_PRESENT;
+        table_set(low, HVT_PT_GPA, i, entry);
+    }
+}
+
+static __attribute__((format(printf, 4, 5))) int load_failed(struct elf_error *error, uint64_t offset,
+                                                             int os_error, const char *format, ...)
+{
+    va_list arguments;
+
+    error->code = ELF_BAD_FILE;
+    error->os_error = os_error;
+    error->offset = offset;
+    va_start(arguments, format);
+    (void)vsnprintf(error->text, sizeof error->text, format, arguments);
+    va_end(arguments);
+    return -1;
+}
+
+/*
+ * The bytes go from the file straight into the template's pages. Bytes around them in those pages stay zero,
+ * as they are in a new memfd; so does the rest of the segment up to its memory size.
+ */
+static int load_segment(const struct elf_segment *s, const struct byte_source *source, int template_fd,
+                        struct elf_error *error)
+{
+    size_t bytes = (size_t)(round_up_to_page(s->vaddr + s->file_bytes) - s->start);
+    uint8_t *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, (off_t)s->start);
+    if (pages == MAP_FAILED)
+        return load_failed(error, s->file_offset, errno, "phdr[%u] template could not be mapped", s->index);
+
+    int64_t got =
+        source->read_at(source, s->file_offset, pages + (s->vaddr - s->start), (size_t)s->file_bytes);
+    int result = 0;
+    if (got < 0)
+        result =
+            load_failed(error, s->file_offset, (int)-got, "phdr[%u] segment could not be read", s->index);
+    else if ((uint64_t)got != s->file_bytes)
+        result = load_failed(error, s->file_offset, 0,
+                             "phdr[%u] host file segment mismatched (%llu != %llu (p_filesz))", s->index,
+                             (unsigned long long)got, (unsigned long long)s->file_bytes);
+    (void)munmap(pages, bytes);
+    return result;
+}
+
+int start_state_load_segments(const struct elf_image *image, const struct byte_source *source,
+                              int template_fd, struct elf_error *error)
+{
+    struct stat status;
+
+    memset(error, 0, sizeof *error);
+    /* Touching a mapping past the end of its file is SIGBUS, so a template that is too small stops here. */
+    if (fstat(template_fd, &status) < 0)
+        return load_failed(error, 0, errno, "template is not a file");
+    if (status.st_size < 0 || (uint64_t)status.st_size < start_state_template_bytes(image))
+        return load_failed(error, 0, 0,
+                           "template of %lld bytes is smaller than the %llu that the image needs",
+                           (long long)status.st_size, (unsigned long long)start_state_template_bytes(image));
+
+    for (uint32_t i = 0; i < image->segment_count; i++)
+        if (load_segment(&image->segments[i], source, template_fd, error) < 0)
+            return -1;
+    return 0;
+}
+
+void start_state_write_boot_info(uint8_t *low, const struct elf_image *image, const struct mft *manifest,
+                                 uint64_t mem_bytes, uint64_t tsc_hz, const char *cmdline,
+                                 size_t cmdline_bytes)
+{
+    const gpa_t mft_gpa = HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info);
+    const gpa_t cmdline_gpa = mft_gpa + image->mft_bytes;
+    const struct hvt_boot_info info = {
+        .mem_size = mem_bytes,
+        .kernel_end = image->kernel_end,
+        .cpu_cycle_freq = tsc_hz,
+        .cmdline = cmdline_gpa,
+        .mft = mft_gpa,
+    };
+
+    assert(manifest->entries >= 1 && manifest->entries <= MFT_MAX_ENTRIES);
+    assert(image->mft_bytes == offsetof(struct mft, e) + manifest->entries * sizeof manifest->e[0]);
+    assert(cmdline_bytes < HVT_CMDLINE_BYTES);
+
+    memcpy(low + HVT_BOOT_INFO_GPA, &info, sizeof info);
+    memcpy(low + mft_gpa, manifest, offsetof(struct mft, e));
+    for (uint32_t i = 0; i < manifest->entries; i++) {
+        struct mft_entry entry = manifest->e[i];
+        entry.host_private = 0; /* the host's descriptor numbers are none of the guest's business */
+        memset(entry.padding, 0, sizeof entry.padding);
+        memcpy(low + mft_gpa + offsetof(struct mft, e) + i * sizeof entry, &entry, sizeof entry);
+    }
+    memcpy(low + cmdline_gpa, cmdline, cmdline_bytes);
+    low[cmdline_gpa + cmdline_bytes] = '\0';
+}

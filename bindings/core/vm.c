@@ -1,0 +1,72 @@
+#define _GNU_SOURCE
+#include "vm.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int vm_kick_signal(void)
+{
+    return SIGRTMIN + 6;
+}
+
+int vm_init(struct vm *vm)
+{
+    memset(vm, 0, sizeof *vm);
+    vm->console_fd = CONSOLE_DISCARD;
+    for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i++)
+        vm->devices[i].fd = -1;
+    vm->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (vm->stop_fd < 0)
+        return -errno;
+    pthread_mutex_init(&vm->runner_lock, NULL);
+    return 0;
+}
+
+void vm_release(struct vm *vm)
+{
+    guest_memory_unmap(&vm->memory);
+    close(vm->stop_fd);
+    pthread_mutex_destroy(&vm->runner_lock);
+}
+
+void vm_enter(struct vm *vm, sigset_t *saved)
+{
+    /* Synchronous ones stay: a fault of ours must not be lost. */
+    static const int synchronous[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
+    sigset_t block;
+    sigfillset(&block);
+    for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++)
+        sigdelset(&block, synchronous[i]);
+    pthread_sigmask(SIG_BLOCK, &block, saved);
+    vm->wait_mask = *saved;
+    sigdelset(&vm->wait_mask, vm_kick_signal());
+    pthread_mutex_lock(&vm->runner_lock);
+    vm->runner = (pid_t)syscall(SYS_gettid);
+    pthread_mutex_unlock(&vm->runner_lock);
+}
+
+void vm_leave(struct vm *vm, const sigset_t *saved)
+{
+    pthread_mutex_lock(&vm->runner_lock);
+    vm->runner = 0;
+    pthread_mutex_unlock(&vm->runner_lock);
+    /* No kick can be sent any more; take those that were, before the mask could let them kill us. */
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, vm_kick_signal());
+    const struct timespec at_once = {0, 0};
+    while (sigtimedwait(&kick, NULL, &at_once) > 0)
+        ;
+    pthread_sigmask(SIG_SETMASK, saved, NULL);
+}

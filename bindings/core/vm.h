@@ -1,0 +1,82 @@
+/*
+ * One VM as the hypercall handlers see it: its memory, its devices, its console, and the request to stop.
+ *
+ * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (kvm/run_kvm.c) decodes an
+ * exit and calls hypercall(); a handler settles it or leaves a vm_event.
+ *
+ * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other.
+ *
+ * Signals: while it runs, that thread blocks all asynchronous signals, and lets them in only where it waits
+ * (ppoll, and KVM_RUN by KVM_SET_SIGNAL_MASK), so none can fall between a check and a wait. A wait that ends
+ * by a signal returns EVENT_INTERRUPTED; the caller's handlers run once the mask is back.
+ */
+#ifndef TENDER_VM_H
+#define TENDER_VM_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "guest_memory.h"
+#include "vm_types.h"
+
+enum verdict {
+    CONTINUE, /* settled: back into the guest */
+    LEAVE,    /* vm_shared.event says why */
+};
+
+struct vm_device {
+    uint32_t type; /* MFT_...; 0: nothing attached */
+    int fd;
+    bool read_only;
+    bool is_socket;
+    bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
+    uint64_t capacity;
+};
+
+/* A hypercall that a signal interrupted while it waited: what is left of it. */
+struct vm_resume {
+    uint32_t number; /* 0: none */
+    gpa_t gpa;
+    uint64_t console_done;     /* bytes of this write already out */
+    uint64_t poll_deadline_ns; /* 0: not armed */
+};
+
+struct vm {
+    struct vm_shared shared; /* first: Python holds a pointer to it */
+    struct guest_memory memory;
+    struct vm_device devices[MFT_MAX_ENTRIES];
+    uint32_t device_end; /* one past the highest attached handle */
+    uint32_t net_count;
+    uint32_t block_count;
+
+    int console_fd; /* or CONSOLE_DISCARD, CONSOLE_PYTHON */
+    uint32_t console_chunk;
+    bool console_nowait; /* pwritev2(RWF_NOWAIT) is worth trying */
+    bool console_socket;
+
+    struct vm_resume resume;
+
+    int stop_fd; /* eventfd: wakes ppoll */
+    atomic_bool stop_requested;
+    pthread_mutex_t runner_lock; /* guards runner: a kick never reaches a thread that has left */
+    pid_t runner;                /* thread inside the run function, 0: none */
+    sigset_t wait_mask;          /* the caller's mask: in force only while waiting */
+};
+
+int vm_init(struct vm *vm);
+void vm_release(struct vm *vm);
+
+/* Enter and leave the run function: blocks signals and names this thread as the one to kick, and back. */
+void vm_enter(struct vm *vm, sigset_t *saved);
+void vm_leave(struct vm *vm, const sigset_t *saved);
+
+/* The signal a runner is kicked with: blocked outside of waits, so it needs no handler and runs none. */
+int vm_kick_signal(void);
+
+uint64_t monotonic_ns(void);
+
+#endif

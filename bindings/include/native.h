@@ -1,0 +1,60 @@
+/*
+ * All that Python may call, as text that cffi reads too (between the marks; see cdef_extract.py).
+ *
+ * Functions return 0 or a count, or -errno; tender/native.py turns that into exceptions. Every call runs
+ * with the GIL released.
+ */
+#ifndef TENDER_NATIVE_H
+#define TENDER_NATIVE_H
+
+#include <stddef.h>
+
+#include "elf_image_types.h"
+#include "vm_types.h"
+
+struct vm;
+
+/* <native:functions> */
+
+/* Descriptors and ioctls: the kernel's answer, or -errno. */
+int tn_ioctl_int(int fd, unsigned long request, unsigned long argument);
+int tn_ioctl_ptr(int fd, unsigned long request, void *argument);
+void *tn_map_shared(int fd, size_t bytes); /* NULL on failure, errno kept */
+int tn_unmap(void *address, size_t bytes);
+
+/* ELF: 0, or -1 with *error filled. */
+int tn_elf_parse_fd(int fd, struct elf_image *image, struct elf_error *error);
+int tn_elf_parse_bytes(const void *bytes, size_t size, struct elf_image *image, struct elf_error *error);
+int tn_elf_fits(const struct elf_image *image, uint64_t mem_bytes, struct elf_error *error);
+
+/* Start state: template_fd is a memfd of tn_template_bytes(). */
+uint64_t tn_template_bytes(const struct elf_image *image);
+int tn_template_load_fd(const struct elf_image *image, int fd, int template_fd, struct elf_error *error);
+int tn_template_load_bytes(const struct elf_image *image, const void *bytes, size_t size, int template_fd,
+                           struct elf_error *error);
+int tn_template_write_tables(int template_fd, uint64_t mem_bytes);
+int tn_template_seal(int template_fd); /* nobody writes to it, shrinks it or grows it any more */
+
+/* A VM's memory, devices and console. Free with tn_vm_free(), which also unmaps; NULL if there is no memory. */
+struct vm *tn_vm_new(void);
+void tn_vm_free(struct vm *vm);
+struct vm_shared *tn_vm_shared(struct vm *vm);
+int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes);
+void *tn_vm_memory(struct vm *vm);
+void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
+                           uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes);
+int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd);
+int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only);
+int tn_vm_set_console(struct vm *vm, int fd);
+
+/* Runs until Python must decide; tn_vm_shared()->event says what. One thread at a time. */
+void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run);
+
+/* Asks a running VM to stop, and one that is not running not to start. Any thread, any time, no waiting. */
+void tn_vm_stop(struct vm *vm);
+
+uint64_t tn_monotonic_ns(void);
+
+/* </native:functions> */
+
+#endif

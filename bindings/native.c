@@ -1,0 +1,199 @@
+/* The functions Python may call: thin, one line of thought each; the work is in core/ and kvm/. */
+#define _GNU_SOURCE
+#include "native.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "console.h"
+#include "run_kvm.h"
+#include "start_state.h"
+
+int tn_ioctl_int(int fd, unsigned long request, unsigned long argument)
+{
+    int answer = ioctl(fd, request, argument);
+    return answer < 0 ? -errno : answer;
+}
+
+int tn_ioctl_ptr(int fd, unsigned long request, void *argument)
+{
+    int answer = ioctl(fd, request, argument);
+    return answer < 0 ? -errno : answer;
+}
+
+void *tn_map_shared(int fd, size_t bytes)
+{
+    void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return address == MAP_FAILED ? NULL : address;
+}
+
+int tn_unmap(void *address, size_t bytes)
+{
+    return munmap(address, bytes) < 0 ? -errno : 0;
+}
+
+int tn_elf_parse_fd(int fd, struct elf_image *image, struct elf_error *error)
+{
+    struct byte_source source = byte_source_file(fd);
+    return elf_image_parse(&source, image, error);
+}
+
+int tn_elf_parse_bytes(const void *bytes, size_t size, struct elf_image *image, struct elf_error *error)
+{
+    struct byte_source source = byte_source_memory(bytes, size);
+    return elf_image_parse(&source, image, error);
+}
+
+int tn_elf_fits(const struct elf_image *image, uint64_t mem_bytes, struct elf_error *error)
+{
+    return elf_image_fits(image, mem_bytes, error);
+}
+
+uint64_t tn_template_bytes(const struct elf_image *image)
+{
+    return start_state_template_bytes(image);
+}
+
+int tn_template_load_fd(const struct elf_image *image, int fd, int template_fd, struct elf_error *error)
+{
+    struct byte_source source = byte_source_file(fd);
+    return start_state_load_segments(image, &source, template_fd, error);
+}
+
+int tn_template_load_bytes(const struct elf_image *image, const void *bytes, size_t size, int template_fd,
+                           struct elf_error *error)
+{
+    struct byte_source source = byte_source_memory(bytes, size);
+    return start_state_load_segments(image, &source, template_fd, error);
+}
+
+int tn_template_write_tables(int template_fd, uint64_t mem_bytes)
+{
+    uint8_t *low = mmap(NULL, HVT_GUEST_MIN_GPA, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, 0);
+    if (low == MAP_FAILED)
+        return -errno;
+    start_state_write_tables(low, mem_bytes);
+    munmap(low, HVT_GUEST_MIN_GPA);
+    return 0;
+}
+
+int tn_template_seal(int template_fd)
+{
+    int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
+    return fcntl(template_fd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
+}
+
+struct vm *tn_vm_new(void)
+{
+    struct vm *vm = malloc(sizeof *vm);
+    if (!vm)
+        return NULL;
+    int error = vm_init(vm);
+    if (error < 0) {
+        free(vm);
+        errno = -error;
+        return NULL;
+    }
+    return vm;
+}
+
+void tn_vm_free(struct vm *vm)
+{
+    if (!vm)
+        return;
+    vm_release(vm);
+    free(vm);
+}
+
+struct vm_shared *tn_vm_shared(struct vm *vm)
+{
+    return &vm->shared;
+}
+
+int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes)
+{
+    return guest_memory_map(&vm->memory, image, template_fd, start_state_template_bytes(image), mem_bytes);
+}
+
+void *tn_vm_memory(struct vm *vm)
+{
+    return vm->memory.hva;
+}
+
+void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
+                           uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes)
+{
+    start_state_write_boot_info(vm->memory.hva, image, manifest, vm->memory.bytes, tsc_hz, cmdline,
+                                cmdline_bytes);
+}
+
+static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
+{
+    if (handle >= MFT_MAX_ENTRIES || vm->devices[handle].type)
+        return -EINVAL;
+    vm->devices[handle] = device;
+    if (handle >= vm->device_end)
+        vm->device_end = handle + 1;
+    return 0;
+}
+
+int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd)
+{
+    struct stat about;
+    if (fstat(fd, &about) < 0)
+        return -errno;
+    int error = attach(vm, handle,
+                       (struct vm_device){
+                           .type = MFT_NET_BASIC,
+                           .fd = fd,
+                           .is_socket = S_ISSOCK(about.st_mode),
+                       });
+    vm->net_count += error == 0;
+    return error;
+}
+
+int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only)
+{
+    int error = attach(vm, handle,
+                       (struct vm_device){
+                           .type = MFT_BLOCK_BASIC,
+                           .fd = fd,
+                           .capacity = capacity,
+                           .read_only = read_only != 0,
+                       });
+    vm->block_count += error == 0;
+    return error;
+}
+
+int tn_vm_set_console(struct vm *vm, int fd)
+{
+    return console_set(vm, fd);
+}
+
+void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)
+{
+    kvm_run_loop(vm, vcpu_fd, kvm_run);
+}
+
+void tn_vm_stop(struct vm *vm)
+{
+    atomic_store(&vm->stop_requested, true);
+    const uint64_t one = 1;
+    (void)!write(vm->stop_fd, &one, sizeof one); /* EAGAIN: it is set already */
+    pthread_mutex_lock(&vm->runner_lock);
+    if (vm->runner)
+        (void)syscall(SYS_tgkill, getpid(), vm->runner, vm_kick_signal());
+    pthread_mutex_unlock(&vm->runner_lock);
+}
+
+uint64_t tn_monotonic_ns(void)
+{
+    return monotonic_ns();
+}

@@ -1,0 +1,99 @@
+"""Tender: a minimal monitor for unikernels.
+
+Everything public is here; the example in README.md is run by the tests. The names are loaded when they are first used, so that the
+command line pays only for what its road needs.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tender._version import __version__
+    from tender.config import BlockFd, BlockFile, NetFd, Tap, VmConfig
+    from tender.errors import (
+        ConfigError,
+        DeviceError,
+        GuestFailed,
+        HostError,
+        ImageError,
+        KvmUnavailable,
+        ManifestError,
+        TenderError,
+        VmStateError,
+    )
+    from tender.image import Device, Image
+    from tender.native import Segment
+    from tender.result import BootTimeline, Counters, ExitReason, Trap, VmResult
+    from tender.vm import CAPTURE, DISCARD, Vm, run
+
+_WHERE = {
+    "__version__": "_version",
+    "BlockFd": "config",
+    "BlockFile": "config",
+    "NetFd": "config",
+    "Tap": "config",
+    "VmConfig": "config",
+    "ConfigError": "errors",
+    "DeviceError": "errors",
+    "GuestFailed": "errors",
+    "HostError": "errors",
+    "ImageError": "errors",
+    "KvmUnavailable": "errors",
+    "ManifestError": "errors",
+    "TenderError": "errors",
+    "VmStateError": "errors",
+    "Device": "image",
+    "Image": "image",
+    "Segment": "native",
+    "BootTimeline": "result",
+    "Counters": "result",
+    "ExitReason": "result",
+    "Trap": "result",
+    "VmResult": "result",
+    "CAPTURE": "vm",
+    "DISCARD": "vm",
+    "Vm": "vm",
+    "run": "vm",
+}
+
+__all__ = [
+    "CAPTURE",
+    "DISCARD",
+    "BlockFd",
+    "BlockFile",
+    "BootTimeline",
+    "ConfigError",
+    "Counters",
+    "Device",
+    "DeviceError",
+    "ExitReason",
+    "GuestFailed",
+    "HostError",
+    "Image",
+    "ImageError",
+    "KvmUnavailable",
+    "ManifestError",
+    "NetFd",
+    "Segment",
+    "Tap",
+    "TenderError",
+    "Trap",
+    "Vm",
+    "VmConfig",
+    "VmResult",
+    "VmStateError",
+    "__version__",
+    "run",
+]
+
+
+def __getattr__(name: str) -> object:
+    where = _WHERE.get(name)
+    if where is None:
+        raise AttributeError(f"module 'tender' has no attribute {name!r}")
+    module = __import__(f"tender.{where}", None, None, [name])
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

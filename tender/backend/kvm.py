@@ -1,0 +1,132 @@
+"""Door 1: a virtual machine on /dev/kvm, one vCPU, one memslot.
+
+A KvmVm owns its descriptors and its `kvm_run` page and releases them in close(). The ioctls are made here,
+through cffi, with errno kept; from the first KVM_RUN on the loop is C (bindings/kvm/run_kvm.c).
+"""
+
+import os
+
+from tender.backend import kvm_requests as req
+from tender.backend.kvm_cpu import write_regs, write_sregs
+from tender.errors import HostError, KvmUnavailable
+from tender.native import CData, check, ffi, lib
+
+_CPUID_ENTRIES = 256
+_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO = 2, 13, 1, 19, 16, 12, 5
+
+
+def open_kvm(path: str = "/dev/kvm") -> int:
+    """A descriptor of a KVM that speaks API version 12. Raises KvmUnavailable with the cure."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise _cannot_open(path, error.errno or 0) from error
+    version = lib.tn_ioctl_int(fd, req.KVM_GET_API_VERSION, 0)
+    if version != lib.KVM_API_VERSION:
+        os.close(fd)
+        if version < 0:
+            raise KvmUnavailable(f"{path}: not KVM: {os.strerror(-version)}", errno=-version)
+        raise KvmUnavailable(f"KVM: API version is {version}, tender requires version {lib.KVM_API_VERSION}")
+    return fd
+
+
+def _cannot_open(path: str, errno: int) -> KvmUnavailable:
+    hints = {
+        _ENOENT: "no KVM here; `tender doctor` says why and what to do",
+        _ENODEV: "no KVM here; `tender doctor` says why and what to do",
+        _EACCES: "join the group that owns it (usermod -aG kvm $USER) and log in again; `tender doctor` shows it",
+        _EPERM: "this container may not open it: pass --device /dev/kvm",
+    }
+    return KvmUnavailable(
+        f"Could not open: {path}: {os.strerror(errno)}", errno=errno, hint=hints.get(errno, ""), code="kvm-denied"
+        if errno in (_EACCES, _EPERM)
+        else "kvm-missing",
+    )
+
+
+def _failed(name: str, errno: int) -> HostError:
+    hint = ""
+    if name == "CREATE_VM" and errno in (_EBUSY, _ENOMEM):
+        hint = "another hypervisor may hold the processor's virtualisation, or a limit is reached"
+    return HostError(f"KVM: ioctl ({name}) failed: {os.strerror(errno)}", errno=errno, hint=hint, code="kvm-ioctl")
+
+
+def _int(fd: int, name: str, request: int, argument: int = 0) -> int:
+    answer: int = lib.tn_ioctl_int(fd, request, argument)
+    if answer < 0:
+        raise _failed(name, -answer)
+    return answer
+
+
+def _ptr(fd: int, name: str, request: int, argument: CData) -> int:
+    answer: int = lib.tn_ioctl_ptr(fd, request, argument)
+    if answer < 0:
+        raise _failed(name, -answer)
+    return answer
+
+
+class KvmVm:
+    """A VM with its memory in slot 0 and one vCPU in the start state. Raises KvmUnavailable, HostError."""
+
+    def __init__(self, vm: CData, *, mem_bytes: int, entry: int) -> None:
+        self._fds: list[int] = []
+        self._run_page: CData = ffi.NULL
+        self._run_bytes = 0
+        try:
+            self._create(vm, mem_bytes, entry)
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self, vm: CData, mem_bytes: int, entry: int) -> None:
+        kvm = self._own(open_kvm())
+        machine = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
+        region = ffi.new("struct kvm_userspace_memory_region *")
+        region.memory_size = mem_bytes
+        region.userspace_addr = int(ffi.cast("uintptr_t", lib.tn_vm_memory(vm)))
+        _ptr(machine, "SET_USER_MEMORY_REGION", req.KVM_SET_USER_MEMORY_REGION, region)
+        self.vcpu_fd = self._own(_int(machine, "CREATE_VCPU", req.KVM_CREATE_VCPU))
+        self._run_bytes = _int(kvm, "GET_VCPU_MMAP_SIZE", req.KVM_GET_VCPU_MMAP_SIZE)
+        self._run_page = lib.tn_map_shared(self.vcpu_fd, self._run_bytes)
+        if self._run_page == ffi.NULL:
+            raise _failed("mmap of kvm_run", ffi.errno)
+        self._set_cpuid(kvm)
+        sregs = ffi.new("struct kvm_sregs *")
+        _ptr(self.vcpu_fd, "GET_SREGS", req.KVM_GET_SREGS, sregs)
+        write_sregs(sregs)
+        _ptr(self.vcpu_fd, "SET_SREGS", req.KVM_SET_SREGS, sregs)
+        regs = ffi.new("struct kvm_regs *")
+        write_regs(regs, entry=entry, mem_bytes=mem_bytes)
+        _ptr(self.vcpu_fd, "SET_REGS", req.KVM_SET_REGS, regs)
+        self.tsc_hz = self._tsc_khz() * 1000
+
+    def _own(self, fd: int) -> int:
+        self._fds.append(fd)
+        return fd
+
+    def _set_cpuid(self, kvm: int) -> None:
+        """The guest sees every feature that KVM supports."""
+        room = ffi.sizeof("struct kvm_cpuid2") + _CPUID_ENTRIES * ffi.sizeof("struct kvm_cpuid_entry2")
+        storage = ffi.new("uint64_t[]", room // 8 + 1)
+        cpuid = ffi.cast("struct kvm_cpuid2 *", storage)
+        cpuid.nent = _CPUID_ENTRIES
+        _ptr(kvm, "GET_SUPPORTED_CPUID", req.KVM_GET_SUPPORTED_CPUID, cpuid)
+        _ptr(self.vcpu_fd, "SET_CPUID2", req.KVM_SET_CPUID2, cpuid)
+
+    def _tsc_khz(self) -> int:
+        khz: int = lib.tn_ioctl_int(self.vcpu_fd, req.KVM_GET_TSC_KHZ, 0)
+        if khz == -_EIO:
+            raise HostError("KVM: host TSC is unstable, cannot continue", errno=_EIO, code="tsc-unstable")
+        return check(khz, "KVM: ioctl (GET_TSC_KHZ) failed")
+
+    def run(self, vm: CData) -> None:
+        """Runs until Python must decide; the VM's event says what. The GIL is released."""
+        lib.tn_vm_run_kvm(vm, self.vcpu_fd, self._run_page)
+
+    def close(self) -> None:
+        """Gives everything back to the kernel. Idempotent; never while run() is under way."""
+        if self._run_page != ffi.NULL:
+            lib.tn_unmap(self._run_page, self._run_bytes)
+            self._run_page = ffi.NULL
+        while self._fds:
+            os.close(self._fds.pop())

@@ -1,0 +1,198 @@
+"""A unikernel, loaded once and run many times: the ELF turned into start states.
+
+    app.elf --parse--> ParsedElf --load--> template (memfd) --map privately--> each VM's memory
+
+A template holds everything of the first instruction's state that VMs of one image and one memory size share:
+segments, page tables, GDT. It is sealed, so nothing can change it under a running VM.
+"""
+
+import os
+from _thread import allocate_lock
+
+from tender.errors import ImageError
+from tender.native import CData, ParsedElf, Segment, check, ffi, image_error, lib, parse_elf_bytes, parse_elf_fd
+from tender.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Device(Value):
+    """A device that the unikernel declares: `kind` is "net" or "block" ("type 0xN" for one we do not know)."""
+
+    __slots__ = ("name", "kind", "handle")
+    name: str
+    kind: str
+    handle: int
+
+    def __init__(self, *, name: str, kind: str, handle: int) -> None:
+        self._set(name=name, kind=kind, handle=handle)
+
+
+_KINDS = {1: "block", 2: "net"}
+
+
+class Image:
+    """A unikernel that passed every check. Share it between VMs and threads; close it when no more are made.
+
+    `Image.open(path)` and `Image.from_bytes(data)` make one. VMs already made keep running after close().
+    """
+
+    def __init__(self, name: str, elf: ParsedElf, base_fd: int) -> None:
+        self.name = name
+        self.elf = elf
+        self.entry = elf.entry
+        self.kernel_end = elf.kernel_end
+        self.bss_end = elf.bss_end
+        self.abi_target = elf.abi_target
+        self.abi_version = elf.abi_version
+        self.devices = tuple(
+            Device(name=device.decode("latin-1"), kind=_KINDS.get(kind, f"type {kind:#x}"), handle=i)
+            for i, (device, kind) in enumerate(elf.devices, start=1)
+            if kind < lib.MFT_RESERVED_FIRST
+        )
+        self._base_fd = base_fd  # segments only; becomes the first template
+        self._base_is_template = False
+        self._templates: dict[int, int] = {}  # bytes of memory: memfd
+        self._lock = allocate_lock()
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The loadable segments with bytes in the file, ascending."""
+        return self.elf.segments
+
+    @classmethod
+    def open(cls, path: "str | os.PathLike[str]") -> "Image":
+        """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it."""
+        name = os.fspath(path)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ImageError(
+                f"Could not open: {error.strerror}", file=name, code="image-open", hint=_open_hint(name, error.errno)
+            ) from error
+        except ValueError as error:  # a NUL in the path
+            raise ImageError(f"Could not open: {error}", file=repr(name), code="image-open") from error
+        try:
+            elf = parse_elf_fd(fd, name)
+            error_out = ffi.new("struct elf_error *")
+            return cls._load(
+                name, elf, error_out, lambda template: lib.tn_template_load_fd(elf.c, fd, template, error_out)
+            )
+        finally:
+            os.close(fd)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "<bytes>") -> "Image":
+        """The same from an ELF in memory; `name` stands in messages. Raises ImageError."""
+        elf = parse_elf_bytes(data, name)
+        error_out = ffi.new("struct elf_error *")
+        buffer = ffi.from_buffer(data)
+        return cls._load(
+            name,
+            elf,
+            error_out,
+            lambda template: lib.tn_template_load_bytes(elf.c, buffer, len(data), template, error_out),
+        )
+
+    @classmethod
+    def _load(cls, name: str, elf: ParsedElf, error_out: CData, load: "Callable[[int], int]") -> "Image":
+        fd = _memfd(lib.tn_template_bytes(elf.c))
+        try:
+            if load(fd) < 0:
+                raise image_error(error_out, name)
+            return cls(name, elf, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def check_fits(self, mem_bytes: int) -> None:
+        """Raises ImageError if entry, segments or bss lie outside `mem_bytes` of guest memory."""
+        error = ffi.new("struct elf_error *")
+        if lib.tn_elf_fits(self.elf.c, mem_bytes, error) < 0:
+            raised = image_error(error, self.name)
+            need = -(-max(self.bss_end, self.kernel_end, self.entry + 1) // (2 << 20)) * 2
+            raised.hint = f"give it more memory: --mem={need} or more" if need <= 4096 else ""
+            raise raised
+
+    def template_fd(self, mem_bytes: int) -> int:
+        """A sealed memfd to map privately at 0, for VMs of this much memory; it stays the image's.
+
+        Raises ImageError if the image does not fit or is closed.
+        """
+        with self._lock:
+            if self._base_fd < 0:
+                raise ImageError("the image is closed", file=self.name, code="image-closed")
+            found = self._templates.get(mem_bytes)
+            if found is not None:
+                return found
+            self.check_fits(mem_bytes)
+            if self._base_is_template:
+                fd = _copy(self._base_fd, lib.tn_template_bytes(self.elf.c))
+            else:
+                fd = self._base_fd
+                self._base_is_template = True
+            check(lib.tn_template_write_tables(fd, mem_bytes), "page tables")
+            check(lib.tn_template_seal(fd), "sealing the template")
+            self._templates[mem_bytes] = fd
+            return fd
+
+    def close(self) -> None:
+        """Releases the templates; VMs that run keep their memory. Idempotent."""
+        with self._lock:
+            fds = {self._base_fd, *self._templates.values()} - {-1}
+            self._base_fd = -1
+            self._templates = {}
+        for fd in fds:
+            os.close(fd)
+
+    def __enter__(self) -> "Image":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_base_fd", -1) >= 0:
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"Image({self.name!r}, entry={self.entry:#x}, devices={[d.name for d in self.devices]})"
+
+
+def _open_hint(name: str, errno: "int | None") -> str:
+    if errno == 2 and not os.path.dirname(name):
+        return f"there is no {name} in this directory; give the path of a unikernel ELF"
+    return ""
+
+
+def _memfd(size: int) -> int:
+    fd = os.memfd_create("tender-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _copy(source: int, size: int) -> int:
+    """A new memfd with the bytes of `source`, holes kept out of memory."""
+    fd = _memfd(size)
+    try:
+        at = 0
+        while at < size:
+            try:
+                at = os.lseek(source, at, os.SEEK_DATA)
+            except OSError:
+                break
+            end = os.lseek(source, at, os.SEEK_HOLE)
+            while at < end:
+                piece = os.pread(source, min(end - at, 1 << 20), at)
+                at += os.pwrite(fd, piece, at)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+

@@ -1,0 +1,80 @@
+"""Which device given belongs to which device declared: each exactly once, or an error that names it."""
+
+from tender.config import BlockDevice, NetDevice, VmConfig
+from tender.errors import ManifestError
+from tender.image import Device
+
+_OPTION = {"net": "--net", "block": "--block"}
+_VALUE = {"net": "TAP", "block": "FILE"}
+_TYPE = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
+
+Attachment = tuple[Device, "NetDevice | BlockDevice"]
+
+
+def match(image_name: str, devices: tuple[Device, ...], config: VmConfig) -> tuple[Attachment, ...]:
+    """Every declared device with what serves it, in the order of handles.
+
+    A device given without a name serves the only one of its kind. Raises ManifestError for a name that is
+    not declared, a device left without, and a device given twice.
+    """
+    given: dict[int, NetDevice | BlockDevice] = {}
+    for kind, named in (("net", config.net), ("block", config.block)):
+        for name, device in named:
+            declared = _find(image_name, devices, kind, name)
+            if declared.handle in given:
+                raise ManifestError(f"{declared.name}: attached twice", code="device-twice")
+            given[declared.handle] = device
+    left = [device for device in devices if device.handle not in given]
+    if left:
+        raise _missing(image_name, left)
+    return tuple((device, given[device.handle]) for device in devices)
+
+
+def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) -> Device:
+    of_kind = [device for device in devices if device.kind == kind]
+    if name:
+        for device in of_kind:
+            if device.name == name:
+                return device
+        raise ManifestError(
+            f"Resource not declared in manifest: '{name}'",
+            code="device-unknown",
+            hint=_declares(image_name, devices, name),
+        )
+    if len(of_kind) != 1:
+        what = f"{len(of_kind)} {kind} devices" if of_kind else f"no {kind} device"
+        hint = f"name one: {_OPTION[kind]} {of_kind[0].name}={_VALUE[kind]}" if of_kind else ""
+        raise ManifestError(
+            f"{image_name} declares {what}, so a {kind} device must be given with a name"
+            if of_kind
+            else f"{image_name} declares {what}",
+            code="device-unnamed",
+            hint=hint,
+        )
+    return of_kind[0]
+
+
+def _declares(image_name: str, devices: tuple[Device, ...], wrong: str) -> str:
+    if not devices:
+        return f"{image_name} declares no devices"
+    lowered = wrong.lower()
+    near = sorted(devices, key=lambda device: (not device.name.lower().startswith(lowered[:3]), device.handle))
+    return f"{image_name} declares: " + ", ".join(f"{device.kind} {device.name}" for device in near[:16])
+
+
+def _missing(image_name: str, left: list[Device]) -> ManifestError:
+    lines = [
+        f"Device '{device.name}' of type {_TYPE.get(device.kind, '<undefined type>')} declared but not attached."
+        for device in left
+    ]
+    lines.append("All declared devices must be attached. See --help for syntax.")
+    options = " ".join(
+        f"{_OPTION[device.kind]} {device.name}={_VALUE[device.kind]}" for device in left if device.kind in _OPTION
+    )
+    return ManifestError(
+        "\n".join(lines),
+        missing=tuple((device.name, device.kind) for device in left),
+        code="device-missing",
+        hint=f"add: {options} {image_name}" if options else "this kind of device is not known here",
+    )
+

@@ -1,0 +1,96 @@
+"""The compiled core as Python sees it: -errno and error structures become exceptions here, and only here."""
+
+import os
+
+from tender._native import ffi, lib
+from tender.errors import HostError, ImageError
+from tender.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
+else:
+    CData = object
+
+__all__ = ["CData", "ParsedElf", "Segment", "check", "ffi", "host_error", "image_error", "lib", "parse_elf_bytes"]
+
+def host_error(what: str, errno: int, *, hint: str = "", code: str = "") -> HostError:
+    """A HostError for `what` with errno's own words."""
+    return HostError(f"{what}: {os.strerror(errno)}", errno=errno, hint=hint, code=code)
+
+
+def check(answer: int, what: str) -> int:
+    """`answer` if it is not negative. Raises HostError named `what` for a -errno."""
+    if answer < 0:
+        raise host_error(what, -answer)
+    return answer
+
+
+_CODES = {1: "image-file", 2: "image-note", 3: "image-abi", 4: "image-manifest", 5: "image-too-large"}
+
+
+def image_error(error: CData, file: str) -> ImageError:
+    """The ImageError that a filled `struct elf_error *` stands for."""
+    text: str = ffi.string(error.text).decode("utf-8", "replace")
+    code = _CODES.get(error.code, "image")
+    return ImageError(text, file=file, offset=error.offset, code=code)
+
+
+class Segment(Value):
+    """A loadable segment with bytes in the file: [start, end) page-aligned; flags 1 exec, 2 write, 4 read."""
+
+    __slots__ = ("start", "end", "vaddr", "file_offset", "file_bytes", "mem_bytes", "flags")
+    start: int
+    end: int
+    vaddr: int
+    file_offset: int
+    file_bytes: int
+    mem_bytes: int
+    flags: int
+
+    def __init__(self, **fields: int) -> None:
+        self._set(**fields)
+
+
+class ParsedElf:
+    """The C parser's verdict on a file it accepts; `c` is the `struct elf_image *` itself."""
+
+    def __init__(self, c: CData) -> None:
+        self.c = c
+        self.entry: int = c.entry
+        self.kernel_end: int = c.kernel_end
+        self.bss_end: int = c.bss_end
+        self.abi_target: int = c.abi_target
+        self.abi_version: int = c.abi_version
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        c = self.c
+        return tuple(
+            Segment(**{name: int(getattr(c.segments[i], name)) for name in Segment.__slots__})
+            for i in range(c.segment_count)
+        )
+
+    @property
+    def devices(self) -> list[tuple[bytes, int]]:
+        """(name, type) of every manifest entry behind the reserved first; handles count from 1."""
+        manifest = self.c.manifest
+        return [(ffi.string(manifest.e[i].name), int(manifest.e[i].type)) for i in range(1, manifest.entries)]
+
+
+def parse_elf_fd(fd: int, file: str) -> ParsedElf:
+    """Parses the file behind `fd`. Raises ImageError, with `file` as its name."""
+    image, error = ffi.new("struct elf_image *"), ffi.new("struct elf_error *")
+    if lib.tn_elf_parse_fd(fd, image, error) < 0:
+        raise image_error(error, file)
+    return ParsedElf(image)
+
+
+def parse_elf_bytes(data: bytes, file: str = "") -> ParsedElf:
+    """Parses an ELF in memory. Raises ImageError."""
+    image, error = ffi.new("struct elf_image *"), ffi.new("struct elf_error *")
+    if lib.tn_elf_parse_bytes(ffi.from_buffer(data), len(data), image, error) < 0:
+        raise image_error(error, file)
+    return ParsedElf(image)

@@ -1,0 +1,445 @@
+"""The VM that users hold: it introduces image, devices and door to each other, runs, and says how it ended.
+
+    Vm(image, config)   attaches every device, makes the machine: all errors of set-up are raised here
+      .run()            blocks, with the GIL released, until the guest ends      (or .start() and .wait())
+      .stop()           from any thread
+      .close()          idempotent; leaving a `with` block does it
+"""
+
+import os
+from _thread import allocate_lock, start_new_thread
+
+from tender.backend.kvm import KvmVm
+from tender.config import BlockDevice, NetDevice, NetFd, Tap, VmConfig
+from tender.errors import ConfigError, DeviceError, TenderError, VmStateError
+from tender.image import Device, Image
+from tender.manifest import match
+from tender.native import CData, ffi, lib
+from tender.result import BootTimeline, Counters, ExitReason, Trap, VmResult
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tender.devices.block import BlockAttachment
+    from tender.devices.tap import NetAttachment
+
+CAPTURE = "capture"
+"""console=CAPTURE: the console's bytes are in `VmResult.console` (the last MiB; what was lost is counted)."""
+
+DISCARD = "discard"
+"""console=DISCARD: the console goes nowhere."""
+
+_CAPTURE_MAX = 1 << 20
+_HYPERCALLS = ("walltime", "puts", "poll", "block_write", "block_read", "net_write", "net_read", "halt")
+
+
+class Vm:
+    """One virtual machine: made whole or not at all, run once, closed as often as you like.
+
+    image    what runs; it may be closed afterwards
+    config   memory, arguments, devices
+    console  where the guest's console goes: a descriptor (default 1, standard output; it stays yours), a
+             `pathlib.Path` or other os.PathLike (created or appended to), CAPTURE, DISCARD, or a callable
+             that gets each write as bytes, on the thread that runs the VM; what it raises ends the run
+
+    Raises ImageError (does not fit), ManifestError (devices), DeviceError, KvmUnavailable, HostError.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        config: VmConfig | None = None,
+        *,
+        console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = 1,
+    ) -> None:
+        self._closed = True  # until there is something to close
+        self._start_ns: int = lib.tn_monotonic_ns()
+        self.config = config = config or VmConfig()
+        self.image_name = image.name
+        self._lock = allocate_lock()
+        self._state = "new"  # new, running, ended
+        self._pid = os.getpid()
+        self._stop_reason = ExitReason.STOPPED
+        self._result: VmResult | None = None
+        self._failure: BaseException | None = None
+        self._ended = allocate_lock()  # held from start() until the run is over
+        self._door: KvmVm | None = None
+        self._attachments: list[NetAttachment | BlockAttachment] = []
+        self._console_fd = -1  # ours to close
+        self._captured: bytearray | None = None
+        self._captured_lost = 0
+        self._on_console: Callable[[bytes], object] | None = None
+        attachments = match(image.name, image.devices, config)
+        self._c = lib.tn_vm_new()
+        if self._c == ffi.NULL:
+            raise TenderError("no memory for a VM")
+        self._closed = False
+        try:
+            self._set_console(console)
+            manifest = self._attach(image, attachments)
+            self._map(image)
+            self._door = KvmVm(self._c, mem_bytes=config.mem_bytes, entry=image.entry)
+            line = config.cmdline
+            lib.tn_vm_write_boot_info(
+                self._c, image.elf.c, manifest, self._door.tsc_hz, ffi.from_buffer(line + b"\0"), len(line)
+            )
+        except BaseException:
+            self.close()
+            raise
+        self._created_ns: int = lib.tn_monotonic_ns()
+
+    # ---- set-up
+
+    def _set_console(self, console: object) -> None:
+        fd: int = lib.CONSOLE_PYTHON
+        if console is DISCARD:
+            fd = lib.CONSOLE_DISCARD
+        elif console is CAPTURE:
+            self._captured = bytearray()
+            self._on_console = self._capture
+        elif isinstance(console, int) and not isinstance(console, bool):
+            if console < 0:
+                raise ConfigError(f"console: {console} is not a descriptor")
+            fd = console
+        elif isinstance(console, os.PathLike):
+            fd = self._console_fd = self._open_console(os.fspath(console))
+        elif callable(console):
+            self._on_console = console
+        else:
+            raise ConfigError(
+                f"console: {console!r} is not a descriptor, a path object, a callable, CAPTURE or DISCARD",
+                hint="for a file, give pathlib.Path(name)",
+            )
+        answer = lib.tn_vm_set_console(self._c, fd)
+        if answer < 0:
+            raise DeviceError(f"console: {console}: {os.strerror(-answer)}", errno=-answer, code="device-console")
+
+    @staticmethod
+    def _open_console(path: str) -> int:
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DeviceError(
+                f"console: {path}: {error.strerror}", errno=error.errno or 0, code="device-console"
+            ) from error
+
+    def _capture(self, data: bytes) -> None:
+        if self._captured is not None:
+            self._captured += data
+            over = len(self._captured) - _CAPTURE_MAX
+            if over > 0:
+                del self._captured[:over]
+                self._captured_lost += over
+
+    def _attach(self, image: Image, attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]") -> CData:
+        """Opens every device; returns the manifest as the guest will see it."""
+        manifest = ffi.new("struct mft *")
+        ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
+        for declared, device in attachments:
+            entry = manifest.e[declared.handle]
+            if isinstance(device, (Tap, NetFd)):
+                self._attach_net(declared, device, entry)
+            else:
+                self._attach_block(declared, device, entry)
+            entry.attached = 1
+        return manifest
+
+    def _attach_net(self, declared: Device, device: "Tap | NetFd", entry: CData) -> None:
+        from tender.devices import tap
+
+        net = tap.attach(device)
+        self._attachments.append(net)
+        self._checked(declared.name, lib.tn_vm_attach_net(self._c, declared.handle, net.fd))
+        entry.u.net.mac = net.mac
+        entry.u.net.mtu = net.mtu
+
+    def _attach_block(self, declared: Device, device: BlockDevice, entry: CData) -> None:
+        from tender.devices import block
+
+        disk = block.attach(declared.name, device)
+        self._attachments.append(disk)
+        answer = lib.tn_vm_attach_block(self._c, declared.handle, disk.fd, disk.capacity, disk.read_only)
+        self._checked(declared.name, answer)
+        entry.u.block.capacity = disk.capacity
+        entry.u.block.block_size = disk.sector_size
+
+    @staticmethod
+    def _checked(name: str, answer: int) -> None:
+        if answer < 0:
+            raise DeviceError(f"{name}: {os.strerror(-answer)}", errno=-answer)
+
+    def _map(self, image: Image) -> None:
+        mem_bytes = self.config.mem_bytes
+        answer = lib.tn_vm_map(self._c, image.elf.c, image.template_fd(mem_bytes), mem_bytes)
+        if answer < 0:
+            raise DeviceError(
+                f"Error allocating guest memory: {os.strerror(-answer)}", errno=-answer, code="memory"
+            )
+
+    # ---- running
+
+    def run(self, timeout: "float | None" = None) -> VmResult:
+        """Runs the guest to its end and says how it ended. Blocks; signals handled by Python still are.
+
+        timeout  seconds after which the guest is stopped; the result's reason is then "timeout"
+
+        Raises VmStateError if it was run before, and whatever the console callable or a signal handler
+        raised (the VM is then ended).
+        """
+        self._begin()
+        try:
+            result = self._run(timeout)
+        finally:
+            self._state = "ended"
+        self._result = result
+        return result
+
+    def _begin(self) -> None:
+        with self._lock:
+            self._check_usable()
+            if self._state != "new":
+                raise VmStateError("a Vm runs once; make another from the same Image")
+            self._state = "running"
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise VmStateError("the Vm is closed")
+        if os.getpid() != self._pid:
+            raise VmStateError("the Vm was created before fork(): KVM binds it to the process that made it")
+
+    def _run(self, timeout: "float | None") -> VmResult:
+        assert self._door is not None
+        event = lib.tn_vm_shared(self._c).event
+        over = None if timeout is None else self._watch(timeout)
+        try:
+            while True:
+                self._door.run(self._c)
+                if event.kind == lib.EVENT_CONSOLE:
+                    assert self._on_console is not None
+                    self._on_console(self._read(event.gpa, event.len))
+                elif event.kind != lib.EVENT_INTERRUPTED:
+                    return self._make_result(event)
+        finally:
+            if over is not None:
+                over.release()
+
+    def _watch(self, timeout: float) -> "CData":
+        """A thread that stops the VM after `timeout` seconds, unless the lock it returns is released first."""
+        over = allocate_lock()
+        over.acquire()
+        done = allocate_lock()
+        done.acquire()
+
+        def wait() -> None:
+            if not over.acquire(timeout=max(0.0, timeout)):
+                with self._lock:
+                    self._stop_reason = ExitReason.TIMEOUT
+                    if not self._closed:
+                        lib.tn_vm_stop(self._c)
+            done.release()
+
+        start_new_thread(wait, ())
+        return _Watch(over, done)
+
+    def _read(self, gpa: int, length: int) -> bytes:
+        base = ffi.cast("char *", lib.tn_vm_memory(self._c))
+        return bytes(ffi.buffer(base + gpa, length))
+
+    def stop(self) -> None:
+        """Ends the guest soon, wherever it is: computing, waiting in poll, writing to a full pipe.
+
+        Any thread, any time; does not wait. Before run(), the run ends at once. After the end, nothing.
+        """
+        with self._lock:
+            if not self._closed and os.getpid() == self._pid:
+                lib.tn_vm_stop(self._c)
+
+    def start(self, timeout: "float | None" = None) -> None:
+        """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run()."""
+        self._begin()
+        self._ended.acquire()
+
+        def body() -> None:
+            try:
+                self._result = self._run(timeout)
+            except BaseException as error:
+                self._failure = error
+            finally:
+                self._state = "ended"
+                self._ended.release()
+
+        try:
+            start_new_thread(body, ())
+        except BaseException:
+            self._state = "ended"
+            self._ended.release()
+            raise
+
+    def wait(self, timeout: "float | None" = None) -> "VmResult | None":
+        """The result once the guest has ended; None if `timeout` seconds pass first (it goes on).
+
+        Raises what the console callable raised, and VmStateError if the VM was never started.
+        """
+        if self._state == "new":
+            raise VmStateError("the Vm was not started")
+        if not self._ended.acquire(timeout=-1 if timeout is None else timeout):
+            return None
+        self._ended.release()
+        if self._failure is not None:
+            raise self._failure
+        return self._result
+
+    @property
+    def counters(self) -> Counters:
+        """What was counted so far; at any time, also while it runs."""
+        self._check_usable()
+        c = lib.tn_vm_shared(self._c).counters
+        values: dict[str, int | dict[str, int]] = {
+            name: int(getattr(c, name)) for name in Counters.__slots__ if name != "hypercalls"
+        }
+        values["hypercalls"] = {name: int(c.hypercalls[i]) for i, name in enumerate(_HYPERCALLS, start=1)}
+        values["console_lost_bytes"] = int(c.console_lost_bytes) + self._captured_lost
+        return Counters(**values)
+
+    @property
+    def boot(self) -> BootTimeline:
+        """When each step was reached, so far."""
+        self._check_usable()
+        t = lib.tn_vm_shared(self._c).timeline
+        return BootTimeline(
+            start=self._start_ns,
+            vm_created=self._created_ns,
+            first_run=int(t.first_run),
+            first_exit=int(t.first_exit),
+            first_console=int(t.first_console),
+            guest_exit=int(t.guest_exit),
+        )
+
+    def memory(self, gpa: int, length: int) -> bytes:
+        """A copy of guest memory. Raises ConfigError outside of it, VmStateError after close()."""
+        self._check_usable()
+        if gpa < 0 or length < 0 or gpa + length > self.config.mem_bytes:
+            raise ConfigError(f"memory: [{gpa:#x}, {gpa + length:#x}) is not in the guest's memory")
+        return self._read(gpa, length)
+
+    def _make_result(self, event: CData) -> VmResult:
+        reason, status, message = _explain(event, self._stop_reason)
+        halted = event.kind == lib.EVENT_HALT
+        trap = None
+        if halted and event.cookie_valid:
+            trap = Trap(**{name: int(getattr(event.trap, name)) for name in Trap.__slots__})
+        return VmResult(
+            reason=reason,
+            status=status,
+            guest_status=int(event.status) if halted else None,
+            message=message,
+            trap=trap,
+            console=None if self._captured is None else bytes(self._captured),
+            counters=self.counters,
+            boot=self.boot,
+        )
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Stops the guest if it runs on a thread of start(), and releases everything. Idempotent.
+
+        Raises VmStateError if another thread is inside run(), or the console callable calls it.
+        """
+        if self._closed:
+            return
+        if os.getpid() != self._pid:
+            self._closed = True  # a forked child: the descriptors it has are copies
+        elif self._state == "running":
+            if not self._ended.locked():
+                raise VmStateError("the Vm is inside run() on another thread: call stop() and let run() return")
+            self.stop()
+            self._ended.acquire()
+            self._ended.release()
+        with self._lock:
+            self._closed = True
+        self._release()
+
+    def _release(self) -> None:
+        if self._door is not None:
+            self._door.close()
+        for attachment in self._attachments:
+            attachment.close()
+        if self._console_fd >= 0:
+            os.close(self._console_fd)
+            self._console_fd = -1
+        c, self._c = self._c, ffi.NULL
+        lib.tn_vm_free(c)
+
+    def __enter__(self) -> "Vm":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._state
+        return f"<Vm {self.image_name!r} {self.config.mem_bytes >> 20} MiB {state}>"
+
+
+class _Watch:
+    """The two ends of a time limit: release() cancels it and waits until its thread is done."""
+
+    def __init__(self, over: CData, done: CData) -> None:
+        self._over = over
+        self._done = done
+
+    def release(self) -> None:
+        self._over.release()
+        self._done.acquire()
+
+
+def run(
+    image: "Image | str | os.PathLike[str]",
+    config: VmConfig | None = None,
+    *,
+    console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = 1,
+    timeout: "float | None" = None,
+) -> VmResult:
+    """Boots `image` (or the ELF at that path), runs it to its end, cleans up, and says how it ended.
+
+    Raises what Image.open(), Vm() and Vm.run() raise.
+    """
+    if isinstance(image, Image):
+        with Vm(image, config, console=console) as vm:
+            return vm.run(timeout)
+    with Image.open(image) as opened, Vm(opened, config, console=console) as vm:
+        return vm.run(timeout)
+
+
+def _explain(event: CData, stop_reason: str) -> tuple[str, int, str]:
+    """(reason, status, message) of an event that ends a run, in the contract's words."""
+    kind = event.kind
+    if kind == lib.EVENT_HALT:
+        status = event.status & 0xFF
+        return (ExitReason.ABORT if event.status == lib.HVT_EXIT_ABORT else ExitReason.EXIT), status, ""
+    if kind == lib.EVENT_STOPPED:
+        return stop_reason, 1, "stopped" if stop_reason == ExitReason.STOPPED else "the time given is over"
+    if kind == lib.EVENT_TRANSLATION_FAULT:
+        return ExitReason.TRANSLATION_FAULT, 1, f"KVM: host/guest translation fault: rip={event.rip:#x}"
+    if kind == lib.EVENT_BAD_PORT:
+        return ExitReason.BAD_PORT, 1, f"Invalid guest port access: port={event.port:#x}"
+    if kind == lib.EVENT_BAD_HYPERCALL:
+        return ExitReason.BAD_HYPERCALL, 1, f"Invalid guest hypercall: num={event.number}"
+    if kind == lib.EVENT_BAD_ACCESS:
+        call = _HYPERCALLS[event.number - 1]
+        text = f"Invalid guest access: gpa={event.gpa:#x}, sz={event.len} (hypercall {call}, rip={event.rip:#x})"
+        return ExitReason.BAD_ACCESS, 1, text
+    if kind == lib.EVENT_UNHANDLED_EXIT:
+        text = f"KVM: unhandled exit: exit_reason={event.detail:#x}, rip={event.rip:#x}"
+        return ExitReason.UNHANDLED_EXIT, 1, text
+    if kind == lib.EVENT_ENTRY_FAILURE:
+        return ExitReason.ENTRY_FAILURE, 1, f"KVM: entry failure: hw_entry_failure_reason={event.detail:#x}"
+    if kind == lib.EVENT_INTERNAL_ERROR:
+        return ExitReason.INTERNAL_ERROR, 1, f"KVM: internal error exit: suberror={event.detail:#x}"
+    return ExitReason.HOST_ERROR, 1, f"KVM: ioctl (RUN) failed: {os.strerror(event.os_error)}"
