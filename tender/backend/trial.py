@@ -139,9 +139,8 @@ def data() -> bytes:
     struct.pack_into("<QQQ", page, 0x100, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
     handler = CODE_GPA + PAGE_FAULT_OFFSET
     # An interrupt gate: offset 15..0, selector, IST 0, present and type 14, offset 31..16, offset 63..32.
-    struct.pack_into(
-        "<HHBBHII", page, 0x200 + 14 * 16, handler & 0xFFFF, 8, 0, 0x8E, handler >> 16 & 0xFFFF, handler >> 32, 0
-    )
+    low, middle, high = handler & 0xFFFF, handler >> 16 & 0xFFFF, handler >> 32
+    struct.pack_into("<HHBBHII", page, 0x200 + 14 * 16, low, 8, 0, 0x8E, middle, high, 0)
     return bytes(page)
 
 

@@ -77,7 +77,8 @@ def _only(kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setti
     names = [device.name for device in devices if device.kind == kind]
     if len(names) == 1:
         return names[0]
-    value = f"@{setting.value}" if isinstance(setting.value, int) and setting.what in ("net", "block") else setting.value
+    is_fd = isinstance(setting.value, int) and setting.what in ("net", "block")
+    value = f"@{setting.value}" if is_fd else setting.value
     if names:
         reason = f"{image} declares {len(names)} {_WORDS[kind]} devices: say which"
         way_out = "\n".join(f"--{setting.what}:{name}={value}" for name in names)

@@ -61,12 +61,13 @@ def main(argv: list[str]) -> int:
     if argv == ["--kvm"]:
         say.out(f"unusable: {reason}" if reason else "usable")
     elif argv == ["--json"]:
-        result = {"schema": 1, "usable": not reason, "reason": reason, "checks": [each.to_dict() for each in found]}
-        say.out(json.dumps(result))
+        listed = [each.to_dict() for each in found]
+        say.out(json.dumps({"schema": 1, "usable": not reason, "reason": reason, "checks": listed}))
     else:
         for each in found:
             say.out(each.text())
-        say.out(f"\nNo unikernel can run here: {reason}" if reason else "\nA unikernel can run here through KVM.")
+        say.out("")
+        say.out(f"No unikernel can run here: {reason}" if reason else "A unikernel can run here through KVM.")
     return 1 if reason else 0
 
 
@@ -102,7 +103,7 @@ def _cpu(facts: Facts) -> Check:
     if facts.kvm.exists:  # some clouds offer KVM without the processor's own extension
         return Check(WARN, "processor", f"{facts.cpu_model}: neither vmx nor svm, {inside}")
     if "hypervisor" in facts.cpu_flags:
-        cure = "this virtual machine has no nested virtualisation: switch it on at the host or the provider\n" + BOX
+        cure = "switch on nested virtualisation for this virtual machine, at its host or provider\n" + BOX
     else:
         cure = "switch on Intel VT-x or AMD-V in the firmware\n" + BOX
     return Check(WARN, "processor", f"{facts.cpu_model}: neither vmx nor svm, {inside}", cure)
@@ -116,8 +117,8 @@ def _kvm(facts: Facts) -> list[Check]:
         return [Check(FAIL, "/dev/kvm", f"{node.describe()}: {node.open_error}", _denied_cure(node, facts))]
     found = [Check(OK, "/dev/kvm", f"{node.describe()}, opens")]
     if facts.kvm_api != API_VERSION:
-        value = f"{facts.kvm_api}, needed is {API_VERSION}"
-        return [*found, Check(FAIL, "KVM API", value, "a kernel of 2.6.22 or later; every current one has it")]
+        value = f"version {facts.kvm_api}, needed is {API_VERSION}"
+        return [*found, Check(FAIL, "KVM API", value, "boot a kernel of 2.6.22 or later")]
     found.append(Check(OK, "KVM API", f"version {facts.kvm_api}"))
     absent = [name for name in CAPABILITIES if facts.kvm_capabilities.get(name, 0) <= 0]
     if absent:
@@ -154,7 +155,8 @@ def _denied_cure(node: DeviceNode, facts: Facts) -> str:
     if node.group not in ("root", "") and node.mode & 0o060 == 0o060:
         if node.group in facts.database_groups:
             return f"you are in the group {node.group}, but this session began before: log in again"
-        return f"sudo usermod -aG {node.group} {user}   # then log in again\nsudo setfacl -m u:{user}:rw {node.path}"
+        join = f"sudo usermod -aG {node.group} {user}   # then log in again"
+        return f"{join}\nsudo setfacl -m u:{user}:rw {node.path}   # or this, until the next boot"
     return f"sudo setfacl -m u:{user}:rw {node.path}"
 
 
@@ -166,7 +168,9 @@ def _tun(facts: Facts) -> Check:
     if node.open_error:
         cure = f"sudo chmod 0666 {node.path}   # a TAP's owner is checked apart"
         if node.permitted:
-            cure = "start the container with --device /dev/net/tun" if facts.container else "sudo modprobe tun"
+            cure = (
+                "start the container with --device /dev/net/tun" if facts.container else "sudo modprobe tun"
+            )
         return Check(WARN, "/dev/net/tun", f"{node.describe()}: {node.open_error}", cure)
     return Check(OK, "/dev/net/tun", f"{node.describe()}, opens")
 

@@ -4,7 +4,8 @@ import os
 
 from tender.cli.options import RunOptions
 
-_TYPES = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
+_NOTE_ABI = 0x31494241  # HVT_NOTE_ABI_TYPE of tender_abi.h
+_KINDS = ("net", "block")
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./")
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 
@@ -16,18 +17,11 @@ def quote(word: str) -> str:
     return "'" + word.replace("'", "'\"'\"'") + "'"
 
 
-def missing_text(missing: tuple[tuple[str, str], ...]) -> str:
-    """One line for each device that was left out, and what to do; solo5-hvt's words."""
-    lines = [
-        f"Device '{name}' of type {_TYPES.get(kind, '<undefined type>')} declared but not attached."
-        for name, kind in missing
-    ]
-    return "\n".join([*lines, "All declared devices must be attached. See --help for syntax."])
-
-
-def missing_hint(missing: tuple[tuple[str, str], ...], options: RunOptions, *, taps: list[str] | None = None) -> str:
+def missing_hint(
+    missing: tuple[tuple[str, str], ...], options: RunOptions, *, taps: list[str] | None = None
+) -> str:
     """The command as typed with the missing devices put in, and how to make what it names."""
-    unknown = [name for name, kind in missing if kind not in _TYPES]
+    unknown = [name for name, kind in missing if kind not in _KINDS]
     if unknown:
         return f"no device can be attached as {', '.join(unknown)}: its type is not one of hvt's"
     taps = list(tap_interfaces() if taps is None else taps)
@@ -108,13 +102,14 @@ def abi_target(path: str) -> int | None:
     try:
         from elftools.common.exceptions import ELFError
         from elftools.elf.elffile import ELFFile
+        from elftools.elf.segments import NoteSegment
     except ImportError:
         return None
     try:
         with open(path, "rb") as file:
-            for segment in ELFFile(file).iter_segments("PT_NOTE"):
-                for note in segment.iter_notes():
-                    if note["n_name"] == "Solo5" and note["n_type"] == "ABI1" or note["n_type"] == 0x31494241:
+            for segment in ELFFile(file).iter_segments():
+                for note in segment.iter_notes() if isinstance(segment, NoteSegment) else ():
+                    if note["n_name"] == "Solo5" and note["n_type"] == _NOTE_ABI:
                         return int.from_bytes(note["n_descdata"][:4], "little")
     except (ELFError, OSError, ValueError, KeyError, TypeError, UnicodeDecodeError, AttributeError):
         pass  # a broken file: the parser's own message stands

@@ -19,7 +19,7 @@ KVM_CHECK_EXTENSION = 0xAE03
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceNode:
-    """A device file: whether it is there, whose it is, and whether it could be opened for reading and writing."""
+    """A device file: whether it is there, whose it is, and whether it opens for reading and writing."""
 
     path: str
     exists: bool = False
@@ -113,7 +113,7 @@ def collect(capabilities: dict[str, int]) -> Facts:
 def cpu_facts(cpuinfo: str) -> tuple[str, frozenset[str]]:
     """The model and the flags of the first processor in the text of /proc/cpuinfo."""
     model, flags = "unknown processor", frozenset[str]()
-    for line in cpuinfo.split("\n\n")[0].splitlines():
+    for line in cpuinfo.partition("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             model = value.strip()
@@ -159,7 +159,8 @@ def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
         return 0, {}
     try:
         api = fcntl.ioctl(fd, KVM_GET_API_VERSION, 0)
-        return api, {name: fcntl.ioctl(fd, KVM_CHECK_EXTENSION, number) for name, number in capabilities.items()}
+        found = {name: fcntl.ioctl(fd, KVM_CHECK_EXTENSION, number) for name, number in capabilities.items()}
+        return api, found
     except OSError:
         return -1, {}
     finally:
@@ -198,7 +199,8 @@ def run_trial() -> tuple[str, str, str]:
         return "", f"this KVM is unfit: {unfit}", ""
     loop_ms = (stamps_ns["1"] - stamps_ns["0"]) / 1e6
     boot_ms = result.boot.since_start_ms("first_console") or 0.0
-    return f"every step right; first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms", "", ""
+    value = f"every step right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
+    return value, "", ""
 
 
 def tap_facts(name: str, sys_class_net: str = "/sys/class/net") -> TapFacts:

@@ -54,7 +54,9 @@ class Setting(Value):
     read_only: bool
     option: str
 
-    def __init__(self, what: str, name: str, value: int | str, *, option: str, read_only: bool = False) -> None:
+    def __init__(
+        self, what: str, name: str, value: int | str, *, option: str, read_only: bool = False
+    ) -> None:
         self._set(what=what, name=name, value=value, read_only=read_only, option=option)
 
 
@@ -208,14 +210,16 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e9:
-        raise UsageError("Malformed argument to --timeout", hint=f"got {text!r}: write seconds: 5, 0.25, 250ms")
+        hint = f"got {text!r}: write seconds: 5, 0.25, 250ms"
+        raise UsageError("Malformed argument to --timeout", hint=hint)
     return seconds
 
 
 def _file_or_fd(option: str, text: str) -> int | str:
     if text.startswith("fd:"):
         if not _is_number(text[3:]):
-            raise UsageError(f"Malformed argument to {option}", hint=f"got {text!r}: write fd:N, N a descriptor")
+            hint = f"got {text!r}: write fd:N, N a descriptor"
+            raise UsageError(f"Malformed argument to {option}", hint=hint)
         return int(text[3:])
     if not text:
         raise UsageError(f"Malformed argument to {option}", hint="the file has no name")

@@ -71,6 +71,7 @@ def stats(result: VmResult) -> str:
     if counters.block_reads or counters.block_writes or counters.block_errors:
         lines.append(
             f"block      {counters.block_reads} reads, {counters.block_read_bytes} bytes;"
-            f" {counters.block_writes} writes, {counters.block_write_bytes} bytes; {counters.block_errors} errors"
+            f" {counters.block_writes} writes, {counters.block_write_bytes} bytes;"
+            f" {counters.block_errors} errors"
         )
     return "\n".join(lines)

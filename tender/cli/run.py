@@ -58,7 +58,7 @@ def _run(options: RunOptions, began_ns: int) -> int:
     from tender.cli.attach import resolve
     from tender.config import MIB, VmConfig
     from tender.image import Image
-    from tender.vm import Vm
+    from tender.vm import DISCARD, Vm
 
     with Image.open(options.image) as image:
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
@@ -70,7 +70,7 @@ def _run(options: RunOptions, began_ns: int) -> int:
         for number in (_SIGINT, _SIGTERM):
             _signal.signal(number, stopper)
         try:
-            vm = Vm(image, config, console=options.console)
+            vm = Vm(image, config, console=_console(options.console, DISCARD))
         except ManifestError as error:
             raise _unattached(error, options, image) from error
         with vm:
@@ -83,6 +83,25 @@ def _run(options: RunOptions, began_ns: int) -> int:
     return _ended(result, options, stopper.signal)
 
 
+class _Path:
+    """A file's name as os.PathLike; pathlib would be imported for nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __fspath__(self) -> str:
+        return self._name
+
+    def __str__(self) -> str:
+        return self._name
+
+
+def _console(choice: int | str | None, discard: str) -> "int | _Path | str":
+    if choice is None:
+        return discard
+    return _Path(choice) if isinstance(choice, str) else choice
+
+
 def _phase(options: RunOptions, text: str, began_ns: int) -> None:
     if options.verbosity > 0:
         say.error(f"{(time.monotonic_ns() - began_ns) / 1e6:8.3f} ms  {text}")
@@ -93,10 +112,10 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
     if signal and result.guest_status is None:
         status = 1
         say.error(f"Exiting on signal {signal}")
+    elif result.reason == "timeout":
+        say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
     elif result.message:
         say.error(result.message)
-    elif result.reason == "timeout":
-        say.error(f"the guest was stopped: {options.timeout} s are over")
     if options.stats:
         from tender.cli import report
 
@@ -141,7 +160,7 @@ def _unattached(error: ManifestError, options: RunOptions, image: "Image") -> Ma
     from tender.cli import explain
 
     return ManifestError(
-        explain.missing_text(error.missing),
+        error.message,
         missing=error.missing,
         code=error.code,
         hint=explain.missing_hint(error.missing, options),

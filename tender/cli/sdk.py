@@ -23,14 +23,17 @@ Without an option: a commented recipe for a unikernel of your own.
 
   gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf"""
 
-# Code that runs without an operating system below it: no relocation at run time, no red zone (a trap pushes
-# onto the same stack), no stack protector (its canary lives in TLS). The guest library is built with the same.
-CFLAGS = (
-    "-std=gnu11 -O2 -g -ffreestanding -fno-pic -fno-pie -mcmodel=small -mno-red-zone -fno-stack-protector"
-    " -fno-asynchronous-unwind-tables -fcf-protection=none -U_FORTIFY_SOURCE"
-).split()
+# Code that runs without an operating system below it: no relocation at run time, no red zone (a trap
+# pushes onto the same stack), no stack protector (its canary lives in TLS). The guest library is built so.
+CFLAGS = [
+    *("-std=gnu11", "-O2", "-g", "-ffreestanding", "-fno-pic", "-fno-pie", "-mcmodel=small", "-mno-red-zone"),
+    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-U_FORTIFY_SOURCE"),
+]
 # 4 KiB steps between segments; the linker script refuses a file without a build id.
-LDFLAGS = "-nostdlib -static -no-pie -Wl,--build-id=sha1 -Wl,-z,max-page-size=0x1000 -Wl,-z,noexecstack".split()
+LDFLAGS = [
+    *("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=sha1"),
+    *("-Wl,-z,max-page-size=0x1000", "-Wl,-z,noexecstack"),
+]
 
 EXAMPLE = """\
 #include <tender/guest.h>
