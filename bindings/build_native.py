@@ -36,7 +36,6 @@ ffibuilder.cdef(kvm_cdef())
 ffibuilder.set_source(
     "tender._native",
     """
-    #define _GNU_SOURCE
     #include <linux/kvm.h>
     #include <net/if.h>
     #include <linux/if_tun.h>

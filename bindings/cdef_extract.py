@@ -17,7 +17,7 @@ def extract(header: Path) -> str:
     """The marked regions of `header`, in order, as cffi takes them. Raises ValueError naming file and line."""
     text = header.read_text()
     regions = _REGION.findall(text)
-    if not regions or len(regions) != text.count("/* <"):
+    if not regions or 2 * len(regions) != text.count("/* <"):
         raise ValueError(f"{header}: marks are missing or do not pair")
     out = []
     for _name, body in regions:

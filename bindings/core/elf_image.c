@@ -132,7 +132,7 @@ static int phdr_at(struct phdr_window *window, uint32_t index, const Elf64_Phdr 
 
 static int check_table_is_readable(struct phdr_window *window, struct elf_error *error)
 {
-    const Elf64_Phdr *phdr;
+    const Elf64_Phdr *phdr = NULL;
 
     for (uint32_t i = 0; i < window->count; i += PHDR_CHUNK)
         if (phdr_at(window, i, &phdr, error) < 0)
@@ -152,7 +152,7 @@ static int note_find(struct phdr_window *window, uint32_t type, uint32_t align, 
         char name[8];
     } header;
     _Static_assert(sizeof header == HVT_NOTE_HEADER_BYTES, "note header");
-    const Elf64_Phdr *phdr;
+    const Elf64_Phdr *phdr = NULL;
 
     for (uint32_t i = 0; i < window->count; i++) {
         if (phdr_at(window, i, &phdr, error) < 0)
@@ -494,7 +494,7 @@ static int load_bss(struct elf_image *image, const Elf64_Phdr *phdr, uint32_t in
 
 static int load_segments(struct phdr_window *window, struct elf_image *image, struct elf_error *error)
 {
-    const Elf64_Phdr *phdr;
+    const Elf64_Phdr *phdr = NULL;
 
     for (uint32_t i = 0; i < window->count; i++) {
         if (phdr_at(window, i, &phdr, error) < 0)
