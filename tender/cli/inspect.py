@@ -143,7 +143,8 @@ def text(found: dict[str, object]) -> str:
     lines += ["", "segments", "  start       end         rights  in file   in memory"]
     for s in map(_dict, _list(found["segments"])):
         lines.append(
-            f"  {s['start']:#010x}  {s['end']:#010x}  {s['rights']}     {s['file_bytes']:<8}  {s['mem_bytes']}"
+            f"  {s['start']:#010x}  {s['end']:#010x}"
+            f"  {s['rights']}     {s['file_bytes']:<8}  {s['mem_bytes']}"
         )
     if "functions" in found:
         lines += ["", "functions"]
