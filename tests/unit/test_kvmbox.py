@@ -321,11 +321,20 @@ def test_missing_programs_are_told_as_packages_in_one_message(tmp_path: Path) ->
     )
 
 
-def test_command_must_come_after_two_dashes(tmp_path: Path) -> None:
-    done = run_tool("run", path=str(tmp_path), cache=tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "no command: kvmbox run [options] -- CMD..."),
+        (["run", "true"], "unrecognized arguments: true"),
+        (["run", "--no-such-option", "--", "true"], "unrecognized arguments: --no-such-option"),
+        (["run", "--mem", "20", "--", "true"], "--mem 20: the box does not boot with less than 256 MiB"),
+    ],
+)
+def test_wrong_use_is_a_failure_of_kvmbox(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run_tool(*arguments, path=str(tmp_path), cache=tmp_path)
 
-    assert done.returncode == 2
-    assert "give the command after --" in done.stderr
+    assert done.returncode == 125
+    assert message in done.stderr
 
 
 def test_package_that_apt_does_not_know_is_told(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from . import kernel as kernels
 from .cache import Cache
@@ -22,6 +23,7 @@ from .snapshot import boot, resume, save
 
 FAILED = 125  # of kvmbox's own account; 126 and 127 are a command that cannot run or is not there
 BROKEN_PIPE = 141
+MEM_MIN_MIB = 256
 
 DESCRIPTION = """\
 Run a command on a real /dev/kvm, on a machine that has none.
@@ -59,21 +61,27 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Options are cut off at `--` here, so that none of CMD's is taken for ours."""
-    ours, separator, command = arguments, "", list[str]()
-    if "--" in arguments:
-        at = arguments.index("--")
-        ours, separator, command = arguments[:at], "--", arguments[at + 1 :]
-    parser = _parser()
-    options = parser.parse_args(ours)
-    options.command = command
-    if options.verb == "run" and not command:
-        parser.error("give the command after --" if not separator else "no command after --")
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    options = _parser().parse_args(arguments[:at])
+    options.command = arguments[at + 1 :]
+    if options.verb == "run":
+        if not options.command:
+            raise BoxError("no command: kvmbox run [options] -- CMD...")
+        if options.mem < MEM_MIN_MIB:
+            raise BoxError(f"--mem {options.mem}: the box does not boot with less than {MEM_MIN_MIB} MiB")
     return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose refusals have kvmbox's own status: 2 could be CMD's."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BoxError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
     plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("kvmbox", None, DESCRIPTION, STATUS, formatter_class=plain)
+    parser = _Parser("kvmbox", None, DESCRIPTION, STATUS, formatter_class=plain)
     verbs = parser.add_subparsers(dest="verb", required=True)
     fetch = verbs.add_parser("fetch", help="fetch a kernel")
     fetch.add_argument("package", nargs="?", help=f"default: {kernels.DEFAULT_PACKAGES[0]}")
