@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from tender import Image, Tap, Vm, VmConfig
-from tests.conftest import Guest, TapInterface
+from support import Guest, TapInterface
 
 pytestmark = [pytest.mark.kvm, pytest.mark.tap]
 GUEST = "10.0.0.2"

@@ -13,7 +13,7 @@ import pytest
 
 import tender
 from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmStateError
-from tests.conftest import Guest
+from support import Guest
 
 pytestmark = pytest.mark.kvm
 SMALL = VmConfig(mem=4)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tender import CAPTURE, BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult
-from tests.conftest import Guest
+from support import Guest
 
 pytestmark = pytest.mark.kvm
 
