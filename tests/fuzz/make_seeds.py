@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path += [str(ROOT / "tests" / "unit"), str(ROOT)]  # an installed tender comes first
+sys.path.append(str(ROOT))  # at the end: an installed tender comes first
 
-from elf_cases import ACCEPTED, REFUSED  # noqa: E402
+from tests.unit.elf_cases import ACCEPTED, REFUSED  # noqa: E402
 
 
 def main() -> int:
