@@ -18,7 +18,7 @@ from .initramfs import INIT_SOURCE, compile_init, initramfs
 from .job import Job
 from .kernel import Kernel
 from .machine import C_VIRTIOFSD, RUST_VIRTIOFSD, BootFiles, Machine, Shape
-from .signals import Signals
+from .signals import TIMED_OUT, Signals
 from .snapshot import boot, resume, save
 
 FAILED = 125  # of kvmbox's own account; 126 and 127 are a command that cannot run or is not there
@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> int:
         say("\n".join([str(error), *getattr(error, "__notes__", [])]))
         return FAILED
     except Interrupted as error:
+        if error.status == TIMED_OUT:
+            say("the time limit is over, and so is the box")
         return error.status
     except BrokenPipeError:
         return BROKEN_PIPE

@@ -3,6 +3,7 @@
 /init, /dev, /modules/order (names, one a line, in the order to load them), /modules/NAME.ko
 """
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -49,7 +50,9 @@ def compile_init(out: Path) -> None:
     if not shutil.which("cc"):
         raise BoxError("cc is missing: apt-get install gcc libc6-dev")
     command = ["cc", "-std=c11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-o", str(out), str(INIT_SOURCE)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # A compiler that is killed leaves its files behind: there they go with the unfinished entry.
+    environment = {**os.environ, "TMPDIR": str(out.parent)}
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise BoxError(f"could not compile {INIT_SOURCE} (apt-get install gcc libc6-dev?):\n{done.stderr}")
 

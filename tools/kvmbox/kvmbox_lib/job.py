@@ -8,7 +8,7 @@ import time
 from typing import Protocol
 
 from .channel import STDIN_CHUNK, Channel, Kind, fields
-from .errors import BoxError, Interrupted
+from .errors import BoxError, Interrupted, say
 from .signals import TIMED_OUT, Signals, status_of
 
 GRACE_S = 10.0  # from the signal that should end the command to the end of the box
@@ -104,6 +104,8 @@ class Job:
             raise Interrupted(self._ending[1])
         self._ending = (time.monotonic() + GRACE_S, status_of(number))
         self._timed_out = number == signal.SIGALRM
+        if self._timed_out:
+            say("a time limit is reached; ending the command")
         passed_on = signal.SIGTERM if self._timed_out else number
         self._channel.send(Kind.KILL, bytes([passed_on]))
 
