@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import Guest
 
 import tender
 from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmStateError
-from support import Guest
 
 pytestmark = pytest.mark.kvm
 SMALL = VmConfig(mem=4)

@@ -5,9 +5,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from support import Guest
 
 from tender import CAPTURE, BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult
-from support import Guest
 
 pytestmark = pytest.mark.kvm
 
