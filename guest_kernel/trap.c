@@ -115,7 +115,10 @@ static bool vector_is_critical(unsigned vector)
     return vector == 2 || vector == 8 || vector == 18; /* NMI, double fault, machine check */
 }
 
-static uint64_t stack_top(uint8_t *stack) { return gpa_of(stack) + TRAP_STACK_BYTES; }
+static uint64_t stack_top(uint8_t *stack)
+{
+    return gpa_of(stack) + TRAP_STACK_BYTES;
+}
 
 static void idt_fill(void)
 {

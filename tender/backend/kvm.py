@@ -38,9 +38,10 @@ def _cannot_open(path: str, errno: int) -> KvmUnavailable:
         _EPERM: "this container may not open it: pass --device /dev/kvm",
     }
     return KvmUnavailable(
-        f"Could not open: {path}: {os.strerror(errno)}", errno=errno, hint=hints.get(errno, ""), code="kvm-denied"
-        if errno in (_EACCES, _EPERM)
-        else "kvm-missing",
+        f"Could not open: {path}: {os.strerror(errno)}",
+        errno=errno,
+        hint=hints.get(errno, ""),
+        code="kvm-denied" if errno in (_EACCES, _EPERM) else "kvm-missing",
     )
 
 
@@ -48,7 +49,9 @@ def _failed(name: str, errno: int) -> HostError:
     hint = ""
     if name == "CREATE_VM" and errno in (_EBUSY, _ENOMEM):
         hint = "another hypervisor may hold the processor's virtualisation, or a limit is reached"
-    return HostError(f"KVM: ioctl ({name}) failed: {os.strerror(errno)}", errno=errno, hint=hint, code="kvm-ioctl")
+    return HostError(
+        f"KVM: ioctl ({name}) failed: {os.strerror(errno)}", errno=errno, hint=hint, code="kvm-ioctl"
+    )
 
 
 def _int(fd: int, name: str, request: int, argument: int = 0) -> int:

@@ -162,7 +162,8 @@ enum guest_result block_write(const struct block_device *device, uint64_t offset
 
 /* ---- Memory (memory.c) ---- */
 
-/* A 16-byte aligned piece of the heap with undefined content, or NULL if none is large enough. 0 counts as 1. */
+/* A 16-byte aligned piece of the heap with undefined content, or NULL if none is large enough. 0 counts as 1.
+ */
 void *guest_alloc(size_t bytes);
 
 /* guest_alloc() of count * bytes, zeroed; NULL also if the product overflows. */

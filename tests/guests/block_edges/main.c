@@ -1,8 +1,7 @@
 /*
- * Hypercalls 4 and 5 at the edges of the device storage (handle 1), past the library's own checks. A line each:
- *     write last block: 0
- * with the result code (0 OK, 2 EINVAL), and " EXPECTED 2" behind it if the ABI says otherwise. Status 0 if all
- * were as expected, otherwise 1. Destroys the first and the last block.
+ * Hypercalls 4 and 5 at the edges of the device storage (handle 1), past the library's own checks. A line
+ * each: write last block: 0 with the result code (0 OK, 2 EINVAL), and " EXPECTED 2" behind it if the ABI
+ * says otherwise. Status 0 if all were as expected, otherwise 1. Destroys the first and the last block.
  */
 #include <tender/guest.h>
 
