@@ -1,11 +1,11 @@
 /*
  * Bytes and text. GCC may call memcpy, memmove, memset and memcmp from any code, so they exist even if nobody
  * names them. They use the string instructions, which CPUs since 2013 run as fast as vector loops.
+ *
+ * Built with -fno-tree-loop-distribute-patterns (meson.build): else GCC recognises the loops below and makes
+ * each function call itself.
  */
 #include "kernel.h"
-
-/* Else GCC recognises the loops below and makes each function call itself. */
-#pragma GCC optimize("no-tree-loop-distribute-patterns")
 
 void *memcpy(void *restrict to, const void *restrict from, size_t len)
 {

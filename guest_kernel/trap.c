@@ -176,7 +176,9 @@ static _Noreturn void trap_halt(const struct trap_frame *frame)
 static void page_fault_explain(const struct trap_frame *frame)
 {
     uint64_t code = frame->error_code;
-    const char *access = code & 0x10 ? "instruction fetch" : code & 2 ? "write" : "read";
+    /* Bit 4 says "fetch", but only with EFER.NXE, which the ABI leaves off. */
+    bool fetch = code & 0x10 || frame->cr2 == frame->rip;
+    const char *access = fetch ? "instruction fetch" : code & 2 ? "write" : "read";
     const char *why = code & 8 ? "reserved bit set" : code & 1 ? "not permitted" : "not mapped";
     printf("trap: %s of %#lx: %s\n", access, frame->cr2, why);
 }

@@ -24,10 +24,6 @@
 #include "tender_abi.h"
 #include "tender_note.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* The stack ends at the top of memory and has this size; below it is the heap. Nothing guards the border. */
 #define GUEST_STACK_BYTES 65536
 
@@ -202,7 +198,4 @@ int strcmp(const char *a, const char *b);
 int strncmp(const char *a, const char *b, size_t max);
 char *strchr(const char *text, int c);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -1,12 +1,12 @@
 /*
- * A guest that misbehaves by a seed, the same way every time. Devices service0 (handle 1), storage (handle
- * 2).
+ * A guest that misbehaves by a seed, the same way every time. Devices service0 (handle 1) and storage
+ * (handle 2, 8 KiB at least).
  *
- *     hostile --mode=survivable [--seed=1] [--calls=1000] [--frames=any|valid]
- *         Only calls that the ABI answers: bad handles, offsets, lengths, odd frames (--frames=valid: none
- * but sound ones, for a tender that dies of others). Each answer is compared with the ABI, each buffer's
- * surroundings and each structure's inputs with what they were. Ends with "SURVIVED calls=N" and 0, or with
- *         "hostile: FAILED ..." and 1.
+ *     hostile --mode=survivable [--seed=1] [--calls=1000] [--solo5]
+ *         Only calls that the ABI answers: bad handles, offsets, lengths, odd frames (--solo5: sound frames
+ * and handles below 2^32 only, as solo5-hvt dies of the one and cuts the other). Each answer is compared with
+ * the ABI, each buffer's surroundings and each structure's inputs with what they were. Ends with "SURVIVED
+ * calls=N" and 0, or with "hostile: FAILED ..." and 1.
  *
  *     hostile --mode=wild [--seed=1] [--addresses=any|outside]
  *         Prints "wild: ..." and makes one access that the ABI forbids: a structure or buffer that leaves
@@ -31,6 +31,7 @@ static uint8_t arena[ARENA_BYTES] __attribute__((aligned(4096)));
 static struct block_device disk;
 static uint64_t state;
 static uint64_t calls_made;
+static bool for_solo5;
 
 static uint64_t random_next(void)
 {
@@ -108,7 +109,7 @@ static uint64_t bad_handle(uint64_t good)
     uint64_t handle;
     do {
         handle = ONE_OF(handles);
-    } while (handle == good);
+    } while (handle == good || (for_solo5 && (uint32_t)handle == good));
     return handle;
 }
 
@@ -248,10 +249,10 @@ static void try_net_bad_handle(bool write)
     }
 }
 
-static void try_net_write(bool any_frames)
+static void try_net_write(void)
 {
     struct buffer buffer = buffer_draw();
-    if (!any_frames && (buffer.len < 14 || buffer.len > 1514)) {
+    if (for_solo5 && (buffer.len < 14 || buffer.len > 1514)) {
         buffer.len = 60;
     }
     if (buffer.len >= 14) { /* broadcast, of a type for experiments: no host answers */
@@ -284,7 +285,7 @@ static void try_net_read(void)
     buffer_done(&buffer);
 }
 
-static void survive(uint64_t calls, bool any_frames)
+static void survive(uint64_t calls)
 {
     memset(arena, CANARY, sizeof(arena));
     for (calls_made = 0; calls_made < calls; calls_made++) {
@@ -310,7 +311,7 @@ static void survive(uint64_t calls, bool any_frames)
             try_net_bad_handle(random_below(2));
             break;
         case 8:
-            try_net_write(any_frames);
+            try_net_write();
             break;
         case 9:
             try_net_read();
@@ -408,13 +409,13 @@ static void wild_buffer(unsigned number, bool only_outside)
     bool block = number == HVT_HYPERCALL_BLOCK_WRITE || number == HVT_HYPERCALL_BLOCK_READ;
     if (block && range.len > disk.capacity) {
         range.len = disk.capacity; /* else the range on the device is refused first */
-        range.at = range.at == gpa_of(arena) ? guest_memory_bytes() - 1 : range.at;
     }
     if (number == HVT_HYPERCALL_HALT) {
-        range.len = HVT_HALT_COOKIE_BYTES; /* the length is the ABI's, so only the address can be wrong */
-        if (range.at == gpa_of(arena)) {
-            range.at = guest_memory_bytes() - 256;
-        }
+        range.len = HVT_HALT_COOKIE_BYTES; /* the ABI's length, whatever we wish */
+    }
+    uint64_t mem = guest_memory_bytes();
+    if (range.at >= gpa_of(arena) && range.at < mem && range.len <= mem - range.at) {
+        range.at = mem - range.len / 2; /* the shorter length would be allowed there */
     }
     printf("wild: %s buffer at 0x%lx length 0x%lx\n", names[number], range.at, range.len);
     struct hvt_puts puts = {range.at, range.len};
@@ -465,12 +466,13 @@ int main(int argc, char **argv)
     for (int i = 0; i < 8; i++) { /* near seeds begin alike */
         random_next();
     }
-    if (block_open("storage", &disk) != GUEST_OK) {
-        panic("hostile: no block device storage");
+    if (block_open("storage", &disk) != GUEST_OK || disk.capacity < 8192) {
+        panic("hostile: no block device storage of 8192 bytes at least");
     }
     const char *mode = args_value(argc, argv, "--mode=");
     if (mode_is(mode, "survivable")) {
-        survive(calls, !args_has(argc, argv, "--frames=valid"));
+        for_solo5 = args_has(argc, argv, "--solo5");
+        survive(calls);
         return 0;
     }
     if (mode_is(mode, "wild")) {
