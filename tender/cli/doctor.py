@@ -23,7 +23,7 @@ API_VERSION = 12
 # Of /dev/kvm's capabilities, those that every run needs; <linux/kvm.h>.
 CAPABILITIES = {"KVM_CAP_USER_MEMORY": 3, "KVM_CAP_GET_TSC_KHZ": 61}
 
-BOX = "or run under software emulation: make box (a KVM inside QEMU, see tools/kvmbox)"
+BOX = "use the box, a real KVM under software emulation: tools/kvmbox/kvmbox run -- COMMAND"
 
 
 class Check:
