@@ -1,0 +1,49 @@
+# Thin: each target is a line or two; the work is in meson, pip, pytest and tools/.
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build check lint types unit native fuzz run test clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready  ## what this machine lacks (Debian packages as root), and the Python environment
+
+$(VENV)/.ready: pyproject.toml tools/setup
+	tools/setup $(VENV)
+	touch $@
+
+build: setup  ## the native core, the guests and the package, into the environment
+	@tools/build
+
+run: build  ## boot the echo unikernel over a real TAP on a real /dev/kvm, and ping it
+	tools/with_kvm -- tools/run_echo
+
+check: build lint types unit native  ## lint, types, unit and native tests: no root, no KVM, under a minute
+
+lint:
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $(C_FILES)
+
+types:
+	mypy
+
+unit:
+	pytest -q tests/unit
+
+native:
+	meson test -C build --no-rebuild --print-errorlogs
+
+fuzz: setup  ## a short run of the fuzzers
+	tools/fuzz 20
+
+test: check fuzz  ## everything this host can run, KVM tests included (in the box where there is no KVM)
+	tools/with_kvm -- $(VENV)/bin/pytest -v tests/contract tests/functional tests/security
+	pytest -v tests/box tests/package
+
+clean:  ## what the build made (the environment stays)
+	rm -rf build dist
