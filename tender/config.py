@@ -17,14 +17,15 @@ _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
 
 
 def parse_mem(text: str | int) -> int:
-    """Bytes of memory named by `text`: `64` (MiB, as solo5-hvt), `64M`, `64MiB`, `1G`; not rounded.
+    """Bytes of memory named by `text`: `64` (MiB, as solo5-hvt), `64M`, `64Mi`, `64MiB`, `1G`; not rounded.
 
     Raises ConfigError for anything else, and for zero.
     """
     lowered = str(text).strip().lower()
     number = lowered.rstrip("ibgmk")
     unit = lowered[len(number) :]
-    unit = unit.removesuffix("ib") if len(unit) == 3 else unit.removesuffix("b") if len(unit) == 2 else unit
+    if unit[:1] in ("k", "m", "g") and unit[1:] in ("i", "b", "ib"):
+        unit = unit[0]
     number = number.strip()
     if not (number.isascii() and number.isdigit()) or unit not in _UNITS or int(number) == 0:
         raise ConfigError(f"mem: {text!r} is not an amount of memory", hint="write MiB, or a unit: 64, 64M, 1G")

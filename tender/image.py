@@ -10,7 +10,17 @@ import os
 from _thread import allocate_lock
 
 from tender.errors import ImageError
-from tender.native import CData, ParsedElf, Segment, check, ffi, image_error, lib, parse_elf_bytes, parse_elf_fd
+from tender.native import (
+    CData,
+    ParsedElf,
+    Segment,
+    check,
+    ffi,
+    image_error,
+    lib,
+    parse_elf_bytes,
+    parse_elf_fd,
+)
 from tender.values import Value
 
 TYPE_CHECKING = False

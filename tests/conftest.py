@@ -3,17 +3,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import Guest, TapInterface, ip
 
 import tender
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TENDER_BUILD", ROOT / "build"))
-
-Guest = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
@@ -42,27 +41,6 @@ def _kvm_is_there(request: pytest.FixtureRequest) -> None:
     """A KVM test without a KVM fails: it never passes by not running."""
     if request.node.get_closest_marker("kvm") and not os.environ.get("TENDER_KVM"):
         pytest.fail("needs a real /dev/kvm: run `make test`, or `tools/with_kvm -- pytest ...`")
-
-
-def ip(*words: str) -> None:
-    """Runs `ip WORDS`, failing the test with its message."""
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"ip {' '.join(words)}: {done.stderr}")
-
-
-class TapInterface:
-    """A TAP of the test's own: `name`, `address` of the host on it."""
-
-    def __init__(self, name: str, address: str) -> None:
-        self.name = name
-        self.address = address
-
-    def up(self) -> None:
-        ip("link", "set", self.name, "up")
-
-    def down(self) -> None:
-        ip("link", "set", self.name, "down")
 
 
 @pytest.fixture

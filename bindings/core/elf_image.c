@@ -49,7 +49,8 @@ struct phdr_window {
 struct note {
     uint32_t phdr_index;
     uint32_t data_bytes; /* 1 up to the maximum asked for */
-    uint64_t data_offset;
+    uint64_t offset;     /* of the note in the file */
+    uint32_t data_after; /* bytes from there to the data */
 };
 
 static __attribute__((format(printf, 4, 5))) int refuse(struct elf_error *error, enum elf_error_code code,
@@ -105,37 +106,38 @@ static int read_header(const struct byte_source *source, Elf64_Ehdr *header, str
     return 0;
 }
 
-/* Makes header `index` readable through `*phdr` until the next call; `index` is below `count`. */
-static int phdr_at(struct phdr_window *window, uint32_t index, const Elf64_Phdr **phdr,
-                   struct elf_error *error)
+/* Header `index`, valid until the next call, or NULL with `error` filled; `index` is below `count`. */
+static const Elf64_Phdr *phdr_at(struct phdr_window *window, uint32_t index, struct elf_error *error)
 {
-    if (index < window->first || index - window->first >= window->held) {
-        uint32_t left = window->count - index;
-        uint32_t held = left < PHDR_CHUNK ? left : PHDR_CHUNK;
-        size_t len = held * sizeof(Elf64_Phdr);
-        uint64_t before = index * sizeof(Elf64_Phdr);
-        int64_t got = read_at(window->source, window->table_offset, before, window->phdr, len);
+    if (index >= window->first && index - window->first < window->held)
+        return &window->phdr[index - window->first];
 
-        window->held = 0;
-        if (got < 0)
-            return refuse_read(error, window->table_offset, got, "program header");
-        if ((uint64_t)got != len)
-            return refuse(error, ELF_BAD_FILE, window->table_offset,
-                          INVALID "program header does not match the expected size (%llu != %llu)",
-                          (ull)(before + (uint64_t)got), (ull)(window->count * sizeof(Elf64_Phdr)));
-        window->first = index;
-        window->held = held;
+    uint32_t left = window->count - index;
+    uint32_t held = left < PHDR_CHUNK ? left : PHDR_CHUNK;
+    size_t len = held * sizeof(Elf64_Phdr);
+    uint64_t before = index * sizeof(Elf64_Phdr);
+    int64_t got = read_at(window->source, window->table_offset, before, window->phdr, len);
+
+    window->first = index;
+    window->held = 0;
+    if (got < 0) {
+        (void)refuse_read(error, window->table_offset, got, "program header");
+        return NULL;
     }
-    *phdr = &window->phdr[index - window->first];
-    return 0;
+    if ((uint64_t)got != len) {
+        (void)refuse(error, ELF_BAD_FILE, window->table_offset,
+                     INVALID "program header does not match the expected size (%llu != %llu)",
+                     (ull)(before + (uint64_t)got), (ull)(window->count * sizeof(Elf64_Phdr)));
+        return NULL;
+    }
+    window->held = held;
+    return &window->phdr[0];
 }
 
 static int check_table_is_readable(struct phdr_window *window, struct elf_error *error)
 {
-    const Elf64_Phdr *phdr = NULL;
-
     for (uint32_t i = 0; i < window->count; i += PHDR_CHUNK)
-        if (phdr_at(window, i, &phdr, error) < 0)
+        if (phdr_at(window, i, error) == NULL)
             return -1;
     return 0;
 }
@@ -152,10 +154,10 @@ static int note_find(struct phdr_window *window, uint32_t type, uint32_t align, 
         char name[8];
     } header;
     _Static_assert(sizeof header == HVT_NOTE_HEADER_BYTES, "note header");
-    const Elf64_Phdr *phdr = NULL;
 
     for (uint32_t i = 0; i < window->count; i++) {
-        if (phdr_at(window, i, &phdr, error) < 0)
+        const Elf64_Phdr *phdr = phdr_at(window, i, error);
+        if (phdr == NULL)
             return -1;
         if (phdr->p_type != PT_NOTE)
             continue;
@@ -195,8 +197,8 @@ static int note_find(struct phdr_window *window, uint32_t type, uint32_t align, 
 
         note->phdr_index = i;
         note->data_bytes = descsz - padding;
-        if (__builtin_add_overflow(phdr->p_offset, sizeof header + padding, &note->data_offset))
-            note->data_offset = UINT64_MAX; /* past every file: reading the data says so */
+        note->offset = phdr->p_offset;
+        note->data_after = (uint32_t)sizeof header + padding;
         return 1;
     }
     return 0;
@@ -206,11 +208,11 @@ static int note_find(struct phdr_window *window, uint32_t type, uint32_t align, 
 static int note_read(const struct byte_source *source, const struct note *note, void *to,
                      struct elf_error *error)
 {
-    int64_t got = source->read_at(source, note->data_offset, to, note->data_bytes);
+    int64_t got = read_at(source, note->offset, note->data_after, to, note->data_bytes);
     if (got < 0)
-        return refuse_read(error, note->data_offset, got, "note");
+        return refuse_read(error, note->offset, got, "note");
     if ((uint64_t)got != note->data_bytes)
-        return refuse(error, ELF_BAD_NOTE, note->data_offset,
+        return refuse(error, ELF_BAD_NOTE, note->offset,
                       "phdr[%u] bytes read mismatches note size (%llu != %u)", note->phdr_index, (ull)got,
                       note->data_bytes);
     return 0;
@@ -243,7 +245,7 @@ static int load_abi(struct phdr_window *window, struct elf_image *image, struct 
     if (found == 0)
         return refuse(error, ELF_BAD_ABI, 0, "No Solo5 ABI information found in executable");
     if (note.data_bytes < ABI_DATA_MIN)
-        return refuse(error, ELF_BAD_NOTE, note.data_offset,
+        return refuse(error, ELF_BAD_NOTE, note.offset,
                       INVALID "phdr[%u] note does not fall within valid size (%u < %u)", note.phdr_index,
                       note.data_bytes, (unsigned)ABI_DATA_MIN);
     if (note_read(window->source, &note, data, error) < 0)
@@ -251,9 +253,9 @@ static int load_abi(struct phdr_window *window, struct elf_image *image, struct 
 
     memcpy(&info, data, ABI_DATA_MIN);
     if (info.target != HVT_ABI_TARGET_HVT)
-        return refuse_target(error, note.data_offset, info.target);
+        return refuse_target(error, note.offset, info.target);
     if (info.version < HVT_ABI_VERSION_MIN || info.version > HVT_ABI_VERSION)
-        return refuse(error, ELF_BAD_ABI, note.data_offset, "Executable requests unsupported ABI version %u",
+        return refuse(error, ELF_BAD_ABI, note.offset, "Executable requests unsupported ABI version %u",
                       info.version);
     image->abi_target = info.target;
     image->abi_version = info.version;
@@ -289,7 +291,7 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, st
     if (note_read(window->source, &note, mft, error) < 0)
         return -1;
     if (!manifest_is_valid(mft, note.data_bytes))
-        return refuse(error, ELF_BAD_MANIFEST, note.data_offset, "Solo5 manifest is invalid");
+        return refuse(error, ELF_BAD_MANIFEST, note.offset, "Solo5 manifest is invalid");
 
     /* A file cannot choose a MAC, a capacity or a host descriptor: those are decided when it is attached. */
     for (uint32_t i = 0; i < mft->entries; i++) {
@@ -494,10 +496,9 @@ static int load_bss(struct elf_image *image, const Elf64_Phdr *phdr, uint32_t in
 
 static int load_segments(struct phdr_window *window, struct elf_image *image, struct elf_error *error)
 {
-    const Elf64_Phdr *phdr = NULL;
-
     for (uint32_t i = 0; i < window->count; i++) {
-        if (phdr_at(window, i, &phdr, error) < 0)
+        const Elf64_Phdr *phdr = phdr_at(window, i, error);
+        if (phdr == NULL)
             return -1;
         if (phdr->p_type != PT_LOAD)
             continue;

@@ -177,6 +177,8 @@ static void test_header(void)
     REFUSED(ELF_BAD_FILE, words, e.header.e_version = 2);
     REFUSED(ELF_BAD_FILE, words, e.header.e_ehsize = 63);
     REFUSED(ELF_BAD_FILE, words, e.header.e_phnum = 0);
+    REFUSED(ELF_BAD_MANIFEST, "No Solo5 manifest found",
+            e.header.e_phnum = 1); /* enough of them for a header */
     REFUSED(ELF_BAD_FILE, words, e.header.e_phentsize = 32);
     REFUSED(ELF_BAD_FILE, words, e.header.e_type = ET_DYN);
     REFUSED(ELF_BAD_FILE, words, e.header.e_type = ET_REL);
@@ -303,7 +305,8 @@ static void test_bss(void)
 {
     ACCEPTED(e.phdr[BSS].p_memsz = 0, e.phdr[BSS].p_vaddr = UINT64_MAX);
     ACCEPTED(e.phdr[BSS].p_memsz = 4 * GIB - (MIB + 0x2000));
-    ACCEPTED(e.phdr[BSS].p_align = 3); /* not used */
+    ACCEPTED(e.phdr[BSS].p_align = 3);   /* not used */
+    ACCEPTED(e.phdr[BSS].p_vaddr = MIB); /* over the text: the guest's own affair, nothing is loaded there */
     REFUSED(ELF_BAD_FILE, "phdr[5] program memory segment falls outside of valid range",
             e.phdr[BSS].p_memsz = 4 * GIB - (MIB + 0x2000) + 1);
     REFUSED(ELF_BAD_FILE, "phdr[5] program memory segment falls outside of valid range",
@@ -555,6 +558,48 @@ static int64_t failing_read_at(const struct byte_source *self, uint64_t offset, 
     return memory.read_at(&memory, offset, to, len);
 }
 
+static unsigned table_reads_left;
+
+static int64_t shrinking_read_at(const struct byte_source *self, uint64_t offset, void *to, size_t len)
+{
+    struct byte_source memory = byte_source_memory(self->bytes, self->size);
+
+    if (offset >= sizeof(struct test_elf) && table_reads_left-- == 0)
+        return 0; /* somebody cut the file off before its table */
+    return memory.read_at(&memory, offset, to, len);
+}
+
+/*
+ * A table of 100 headers is two windows, and is read twice: to see that it is there (reads 0 and 1), for the
+ * notes, which are in the first window (read 2), and on into the second for segments (read 3).
+ */
+static void test_file_that_shrinks_while_it_is_read(void)
+{
+    static struct {
+        struct test_elf e;
+        Elf64_Phdr table[100];
+    } file;
+    static struct elf_image image;
+    struct elf_error error;
+
+    make_good(&file.e);
+    memcpy(file.table, file.e.phdr, sizeof file.e.phdr);
+    file.e.header.e_phoff = sizeof file.e;
+    file.e.header.e_phnum = 100;
+    for (unsigned i = 0; i < 5; i++) {
+        struct byte_source source = byte_source_memory(&file, sizeof file);
+        source.read_at = shrinking_read_at;
+        table_reads_left = i;
+        int result = elf_image_parse(&source, &image, &error);
+        if (i < 4)
+            check(result == -1 && strstr(error.text, "program header does not match") != NULL,
+                  "refused: the table is gone", result == 0 ? "accepted" : error.text);
+        else
+            check(result == 0 && image.segment_count == 2, "accepted: nothing more had to be read",
+                  error.text);
+    }
+}
+
 static void test_failing_reads(void)
 {
     static const struct {
@@ -565,6 +610,8 @@ static void test_failing_reads(void)
         {"program header could not be read", offsetof(struct test_elf, phdr)},
         {"note header could not be read", offsetof(struct test_elf, abi_header)},
         {"note could not be read", offsetof(struct test_elf, abi)},
+        {"note header could not be read", offsetof(struct test_elf, mft_header)},
+        {"note could not be read", offsetof(struct test_elf, mft)},
         {"segment could not be read", offsetof(struct test_elf, text)},
     };
     static struct test_elf e;
@@ -631,6 +678,12 @@ static void test_load(void)
     HOLDS(start_state_load_segments(&image, &source, -1, &error) == -1 && error.os_error == EBADF);
 
     HOLDS(ftruncate(fd, (off_t)bytes) == 0);
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int readonly = open(path, O_RDONLY | O_CLOEXEC);
+    HOLDS(start_state_load_segments(&image, &source, readonly, &error) == -1 && error.os_error == EACCES);
+    HOLDS(strcmp(error.text, "phdr[2] template could not be mapped") == 0);
+    close(readonly);
     HOLDS(start_state_load_segments(&image, &source, fd, &error) == 0 && error.code == ELF_OK);
     uint8_t *memory = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
     HOLDS(memory != MAP_FAILED);
@@ -783,6 +836,7 @@ int main(void)
     test_long_tables();
     test_fits();
     test_failing_reads();
+    test_file_that_shrinks_while_it_is_read();
     test_file_source();
     test_load();
     check_tables(2 * MIB);

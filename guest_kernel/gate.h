@@ -1,0 +1,24 @@
+/*
+ * The gate: how a request leaves the guest. gate.c holds the only `out` instructions of a unikernel, one
+ * site a hypercall, so that a host can find and patch them.
+ *
+ * Each function passes the structure to the tender and returns when it has been answered in place. The
+ * structure lies anywhere in guest memory (a 32-bit address: memory ends at 4 GiB).
+ */
+#ifndef TENDER_GATE_H
+#define TENDER_GATE_H
+
+#include "tender_abi.h"
+
+void gate_walltime(struct hvt_walltime *call);
+void gate_puts(struct hvt_puts *call);
+void gate_poll(struct hvt_poll *call);
+void gate_block_write(struct hvt_block_write *call);
+void gate_block_read(struct hvt_block_read *call);
+void gate_net_write(struct hvt_net_write *call);
+void gate_net_read(struct hvt_net_read *call);
+_Noreturn void gate_halt(struct hvt_halt *call);
+
+static inline gpa_t gpa_of(const volatile void *pointer) { return (gpa_t)(uintptr_t)pointer; }
+
+#endif

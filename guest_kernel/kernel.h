@@ -1,0 +1,32 @@
+/*
+ * What the files of the guest kernel tell each other and the application need not know.
+ * Rule: start.c calls each *_init() once, in the order written there; nothing else calls them.
+ */
+#ifndef TENDER_KERNEL_H
+#define TENDER_KERNEL_H
+
+#include "gate.h"
+#include "tender/guest.h"
+
+/* start.c: entered by _start (boot_x86_64.S) on the boot stack with the boot info the tender wrote. */
+_Noreturn void guest_start(const struct hvt_boot_info *boot);
+
+/* trap.c: loads our GDT, TSS and IDT. Before it a fault is a triple fault. */
+void trap_init(void);
+
+/* clock.c: takes the counter's frequency and the origin of the monotonic clock. */
+void clock_init(uint64_t tsc_hz);
+
+/* memory.c: the heap is [from, to), both multiples of 16. */
+void memory_init(uintptr_t from, uintptr_t to, uint64_t mem_bytes);
+
+/* cmdline.c: copies the line and splits it at spaces; returns argc and sets argv. No quoting, as in Solo5. */
+int cmdline_init(const char *line, char ***argv);
+
+/* manifest.c: checks the tender's copy and keeps its address. */
+void manifest_init(const struct mft *manifest);
+
+/* manifest.c: the attached entry of this name and type, and its handle; NULL if there is none. */
+const struct mft_entry *manifest_entry(const char *name, uint32_t type, uint64_t *handle);
+
+#endif

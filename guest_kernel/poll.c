@@ -1,0 +1,12 @@
+/* Waiting for network input or for time to pass: the only call that blocks. */
+#include "kernel.h"
+
+int poll_wait(uint64_t timeout_ns, uint64_t *ready_set)
+{
+    struct hvt_poll call = {.timeout_nsecs = timeout_ns};
+    gate_poll(&call);
+    if (ready_set) {
+        *ready_set = call.ready_set;
+    }
+    return call.ret;
+}

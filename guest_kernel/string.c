@@ -1,0 +1,82 @@
+/*
+ * Bytes and text. GCC may call memcpy, memmove, memset and memcmp from any code, so they exist even if nobody
+ * names them. They use the string instructions, which CPUs since 2013 run as fast as vector loops.
+ */
+#include "kernel.h"
+
+/* Else GCC recognises the loops below and makes each function call itself. */
+#pragma GCC optimize("no-tree-loop-distribute-patterns")
+
+void *memcpy(void *restrict to, const void *restrict from, size_t len)
+{
+    void *at = to;
+    __asm__ volatile("rep movsb" : "+D"(at), "+S"(from), "+c"(len) : : "memory");
+    return to;
+}
+
+void *memset(void *to, int byte, size_t len)
+{
+    void *at = to;
+    __asm__ volatile("rep stosb" : "+D"(at), "+c"(len) : "a"(byte) : "memory");
+    return to;
+}
+
+void *memmove(void *to, const void *from, size_t len)
+{
+    if ((uintptr_t)to - (uintptr_t)from >= len) { /* `to` is below `from` (the difference wraps), or far above */
+        return memcpy(to, from, len);
+    }
+    uint8_t *to_byte = to;
+    const uint8_t *from_byte = from;
+    while (len--) {
+        to_byte[len] = from_byte[len];
+    }
+    return to;
+}
+
+int memcmp(const void *a, const void *b, size_t len)
+{
+    const uint8_t *x = a, *y = b;
+    for (size_t i = 0; i < len; i++) {
+        if (x[i] != y[i]) {
+            return x[i] - y[i];
+        }
+    }
+    return 0;
+}
+
+void *memchr(const void *bytes, int byte, size_t len)
+{
+    const uint8_t *at = bytes;
+    for (size_t i = 0; i < len; i++) {
+        if (at[i] == (uint8_t)byte) {
+            return (void *)(uintptr_t)&at[i];
+        }
+    }
+    return NULL;
+}
+
+size_t strnlen(const char *text, size_t max)
+{
+    size_t len = 0;
+    while (len < max && text[len]) {
+        len++;
+    }
+    return len;
+}
+
+size_t strlen(const char *text) { return strnlen(text, SIZE_MAX); }
+
+int strncmp(const char *a, const char *b, size_t max)
+{
+    for (size_t i = 0; i < max; i++) {
+        if (a[i] != b[i] || !a[i]) {
+            return (uint8_t)a[i] - (uint8_t)b[i];
+        }
+    }
+    return 0;
+}
+
+int strcmp(const char *a, const char *b) { return strncmp(a, b, SIZE_MAX); }
+
+char *strchr(const char *text, int c) { return memchr(text, c, strlen(text) + 1); }

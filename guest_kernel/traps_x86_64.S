@@ -1,0 +1,73 @@
+/*
+ * All privileged instructions of the guest kernel: loading the descriptor tables, and reading CR2 in
+ * the trap entries. Entry layout is struct trap_frame in trap.c; keep the two together.
+ */
+
+/*
+ * cpu_tables_load(const void *gdt_pointer, const void *idt_pointer, uint16_t tss_selector)
+ * In: RDI, RSI = 10-byte pseudo-descriptors, DX = selector. Clobbers nothing. The new GDT has the same code
+ * and data descriptors at the same selectors as the tender's, so no segment register needs a reload.
+ */
+    .section .text.traps, "ax", @progbits
+    .globl  cpu_tables_load
+    .type   cpu_tables_load, @function
+cpu_tables_load:
+    lgdt    (%rdi)
+    lidt    (%rsi)
+    ltr     %dx                 /* sets the descriptor's busy bit: the GDT must be writable */
+    ret
+    .size   cpu_tables_load, . - cpu_tables_load
+
+/*
+ * 32 entries, 16 bytes each. The CPU has switched to the IST stack and pushed SS, RSP, RFLAGS, CS, RIP and, for
+ * vectors 8, 10-14, 17, 21, 29, 30, an error code; the others push a 0 in its place.
+ */
+    .balign 16
+    .globl  trap_entries
+    .type   trap_entries, @function
+trap_entries:
+    .set    vector, 0
+    .rept   32
+    .balign 16
+    .if !((0x60227d00 >> vector) & 1)
+    push    $0
+    .endif
+    push    $vector
+    jmp     trap_common
+    .set    vector, vector + 1
+    .endr
+    .size   trap_entries, . - trap_entries
+
+/*
+ * In: on the stack vector, error code, and what the CPU pushed; all registers the interrupted code's own.
+ * Out: never returns. Enters trap_report(struct trap_frame *) in trap.c.
+ */
+    .balign 16
+    .type   trap_common, @function
+trap_common:
+    push    %rax
+    push    %rbx
+    push    %rcx
+    push    %rdx
+    push    %rsi
+    push    %rdi
+    push    %rbp
+    push    %r8
+    push    %r9
+    push    %r10
+    push    %r11
+    push    %r12
+    push    %r13
+    push    %r14
+    push    %r15
+    mov     %cr2, %rax
+    push    %rax
+    cld
+    mov     %rsp, %rdi          /* the frame */
+    xor     %ebp, %ebp
+    and     $-16, %rsp
+    call    trap_report
+    ud2
+    .size   trap_common, . - trap_common
+
+    .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,119 @@
+"""From the device words of a command line to the devices of a VmConfig, once the image has told its names.
+
+Settings are applied in the order given, so the last one for a name wins, whether the name was written or
+left out. Nothing is opened here.
+"""
+
+from tender.cli.options import Setting, UsageError
+from tender.config import BlockFd, BlockFile, NetFd, Tap
+from tender.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    from tender.config import BlockDevice, NetDevice
+
+    class Declared(Protocol):
+        """What this needs to know of a device that an image declares."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def kind(self) -> str: ...
+
+
+_KINDS = {"net": "net", "net-mac": "net", "block": "block", "block-sector-size": "block"}
+_WORDS = {"net": "network", "block": "block"}
+
+
+def resolve(
+    settings: "Iterable[Setting]", devices: "Iterable[Declared]", image: str
+) -> "tuple[dict[str, NetDevice], dict[str, BlockDevice]]":
+    """The network and the block devices by name.
+
+    Raises UsageError for a name that `image` does not declare, and for a value that no device can have.
+    """
+    chosen: dict[tuple[str, str], dict[str, Setting]] = {}
+    devices = tuple(devices)
+    for setting in settings:
+        kind = _KINDS[setting.what]
+        name = setting.name or _only(kind, devices, image, setting)
+        if (name, kind) not in [(device.name, device.kind) for device in devices]:
+            raise _undeclared(name, kind, devices, image, setting)
+        chosen.setdefault((kind, name), {})[setting.what] = setting
+    net: dict[str, NetDevice] = {}
+    block: dict[str, BlockDevice] = {}
+    for (kind, name), by_what in chosen.items():
+        if kind == "net" and "net" in by_what:
+            net[name] = _net(by_what["net"], by_what.get("net-mac"))
+        elif kind == "block" and "block" in by_what:
+            block[name] = _block(by_what["block"], by_what.get("block-sector-size"))
+    return net, block
+
+
+def _net(device: Setting, mac_setting: Setting | None) -> "NetDevice":
+    mac = None if mac_setting is None else str(mac_setting.value)
+    if mac is not None and not mac.strip("0:"):
+        mac = None  # all zero asks for a random one, as solo5-hvt has it
+    if isinstance(device.value, int):
+        return NetFd(device.value, mac=mac)
+    return Tap(device.value, mac=mac)
+
+
+def _block(device: Setting, size_setting: Setting | None) -> "BlockDevice":
+    sector_size = 512 if size_setting is None else int(size_setting.value)
+    try:
+        if isinstance(device.value, int):
+            return BlockFd(device.value, read_only=device.read_only, sector_size=sector_size)
+        return BlockFile(device.value, read_only=device.read_only, sector_size=sector_size)
+    except ConfigError as error:
+        option = (size_setting or device).option
+        raise UsageError(f"{error.message}\nInvalid option: `{option}'", hint=error.hint) from None
+
+
+def _only(kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting) -> str:
+    names = [device.name for device in devices if device.kind == kind]
+    if len(names) == 1:
+        return names[0]
+    is_fd = isinstance(setting.value, int) and setting.what in ("net", "block")
+    value = f"@{setting.value}" if is_fd else setting.value
+    if names:
+        reason = f"{image} declares {len(names)} {_WORDS[kind]} devices: say which"
+        way_out = "\n".join(f"--{setting.what}:{name}={value}" for name in names)
+    else:
+        reason = f"{image} declares no {_WORDS[kind]} device"
+        way_out = declares(devices, image)
+    return _refuse(reason, setting, way_out)
+
+
+def _refuse(reason: str, setting: Setting, way_out: str) -> str:
+    raise UsageError(f"{reason}\nInvalid option: `{setting.option}'", hint=way_out)
+
+
+def _undeclared(
+    name: str, kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting
+) -> UsageError:
+    from tender.cli.nearest import by_nearness
+
+    same_name = [device for device in devices if device.name == name]
+    ordered = by_nearness(name, [device.name for device in devices if device.kind == kind])
+    if same_name:
+        way_out = f"{name} is a {_WORDS.get(same_name[0].kind, same_name[0].kind)} device"
+        if same_name[0].kind in _WORDS:
+            way_out += f": use --{same_name[0].kind}:{name}=..."
+    else:
+        way_out = declares(devices, image, first=ordered)
+    return UsageError(
+        f"Resource not declared in manifest: '{name}'\nInvalid option: `{setting.option}'", hint=way_out
+    )
+
+
+def declares(devices: "Iterable[Declared]", image: str, *, first: "Iterable[str]" = ()) -> str:
+    """`app.elf declares: net service0, block storage`, the names in `first` before the others."""
+    order = {name: index for index, name in enumerate(first)}
+    listed = sorted(devices, key=lambda device: order.get(device.name, len(order)))
+    if not listed:
+        return f"{image} declares no devices"
+    return f"{image} declares: " + ", ".join(f"{device.kind} {device.name}" for device in listed)

@@ -1,0 +1,116 @@
+"""Ways out of errors: the command line that would work, and what a refused file really is."""
+
+import os
+
+from tender.cli.options import RunOptions
+
+_NOTE_ABI = 0x31494241  # HVT_NOTE_ABI_TYPE of tender_abi.h
+_KINDS = ("net", "block")
+_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./")
+TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
+
+
+def quote(word: str) -> str:
+    """The word as a shell takes it."""
+    if word and _SAFE.issuperset(word):
+        return word
+    return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+def missing_hint(
+    missing: tuple[tuple[str, str], ...], options: RunOptions, *, taps: list[str] | None = None
+) -> str:
+    """The command as typed with the missing devices put in, and how to make what it names."""
+    unknown = [name for name, kind in missing if kind not in _KINDS]
+    if unknown:
+        return f"no device can be attached as {', '.join(unknown)}: its type is not one of hvt's"
+    taps = list(tap_interfaces() if taps is None else taps)
+    words, advice, made = list(options.words), [], 0
+    for name, kind in missing:
+        if kind == "net":
+            tap = taps.pop(0) if taps else ""
+            if not tap:
+                tap, made = f"tap{made}", made + 1
+                advice.append(f"sudo ip tuntap add {tap} mode tap user $USER && sudo ip link set {tap} up")
+            words.append(f"--net:{name}={tap}")
+        else:
+            path = f"{name}.img"
+            if not os.path.exists(path):
+                advice.append(f"truncate -s 16M {quote(path)}")
+            words.append(f"--block:{name}={path}")
+    separator = ["--"] if options.image.startswith("-") else []
+    command = ["tender", *words, *separator, options.image, *options.args]
+    return "\n".join([" ".join(quote(word) for word in command), *(f"first: {line}" for line in advice)])
+
+
+def tap_interfaces(sys_class_net: str = "/sys/class/net") -> list[str]:
+    """The TAP interfaces of this network namespace, by name."""
+    try:
+        names = sorted(os.listdir(sys_class_net))
+    except OSError:
+        return []
+    return [name for name in names if _is_tap(f"{sys_class_net}/{name}/tun_flags")]
+
+
+def _is_tap(path: str) -> bool:
+    try:
+        with open(path) as file:
+            return int(file.read(), 16) & 0x000F == 0x0002  # IFF_TAP of <linux/if_tun.h>
+    except (OSError, ValueError):
+        return False
+
+
+def image_hint(path: str) -> str:
+    """What the file is, if it is something else than a unikernel for hvt; empty if that does not help."""
+    from tender.cli.main import COMMANDS
+    from tender.cli.nearest import nearest
+
+    if not os.path.exists(path):
+        command = path if path in COMMANDS else nearest(path, COMMANDS) if "/" not in path else ""
+        if command:
+            return f"for the subcommand, write it first: tender {command} ..."
+        return ""
+    if os.path.isdir(path):
+        return "a directory; give the unikernel's ELF file"
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+    except OSError:
+        return ""
+    return kind_hint(start, abi_target(path))
+
+
+def kind_hint(start: bytes, target: int | None) -> str:
+    """The same from the file's first bytes and the target that its ABI note names."""
+    if start[:4] != b"\x7fELF":
+        if start[:2] == b"#!":
+            return "a script, not a unikernel"
+        return "not an ELF file" if start else "an empty file"
+    if target is not None and target != 1:
+        name = TARGETS.get(target, f"an unknown target ({target})")
+        return f"built for {name}: build the unikernel for hvt (mirage configure -t hvt)"
+    machine = int.from_bytes(start[18:20], "little")
+    if start[4:6] != b"\x02\x01" or machine != 62:
+        return "an ELF file for another machine than x86_64"
+    if target is None and start[16:18] in (b"\x02\x00", b"\x03\x00"):
+        return "an ordinary Linux program or library, not a unikernel: 'tender sdk' shows how to build one"
+    return ""
+
+
+def abi_target(path: str) -> int | None:
+    """The target in the file's ABI note, None without one (or without pyelftools, which reads it)."""
+    try:
+        from elftools.common.exceptions import ELFError
+        from elftools.elf.elffile import ELFFile
+        from elftools.elf.segments import NoteSegment
+    except ImportError:
+        return None
+    try:
+        with open(path, "rb") as file:
+            for segment in ELFFile(file).iter_segments():
+                for note in segment.iter_notes() if isinstance(segment, NoteSegment) else ():
+                    if note["n_name"] == "Solo5" and note["n_type"] == _NOTE_ABI:
+                        return int.from_bytes(note["n_descdata"][:4], "little")
+    except (ELFError, OSError, ValueError, KeyError, TypeError, UnicodeDecodeError, AttributeError):
+        pass  # a broken file: the parser's own message stands
+    return None

@@ -1,0 +1,259 @@
+"""What `tender doctor` looks at. Nothing is judged here, and nothing that is missing stops the looking."""
+
+import fcntl
+import grp
+import os
+import pwd
+import resource
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tender.cli.explain import quote, tap_interfaces
+
+# _IO(KVMIO, n) of <linux/kvm.h>; a test compares them with tender.backend.kvm_ioctls
+KVM_GET_API_VERSION = 0xAE00
+KVM_CHECK_EXTENSION = 0xAE03
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceNode:
+    """A device file: whether it is there, whose it is, and whether it opens for reading and writing."""
+
+    path: str
+    exists: bool = False
+    owner: str = ""
+    group: str = ""
+    mode: int = 0
+    permitted: bool = False  # the mode (or ACL) would let us
+    open_error: str = ""
+
+    def describe(self) -> str:
+        """`root:kvm 0660`."""
+        return f"{self.owner}:{self.group} {self.mode:04o}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapFacts:
+    """One TAP interface; `owner` is empty if anybody with CAP_NET_ADMIN may take it."""
+
+    name: str
+    up: bool
+    owner: str
+    multi_queue: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """All that was seen."""
+
+    system: str = "Linux"
+    release: str = ""
+    machine: str = "x86_64"
+    cpu_model: str = "unknown processor"
+    cpu_flags: frozenset[str] = frozenset()
+    container: bool = False
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    database_groups: tuple[str, ...] = ()  # those that a new login would have
+    kvm: DeviceNode = DeviceNode(path="/dev/kvm")
+    kvm_api: int = 0
+    kvm_capabilities: dict[str, int] = field(default_factory=dict)
+    trial_value: str = ""
+    trial_error: str = ""
+    trial_cure: str = ""
+    tun: DeviceNode = DeviceNode(path="/dev/net/tun")
+    taps: tuple[TapFacts, ...] = ()
+    overcommit: int = 0
+    mem_available: int = 0
+    nofile_soft: int = 0
+    nofile_hard: int = 0
+
+
+def user_word(user: str) -> str:
+    """The user as a command takes it."""
+    return quote(user) if user else "$USER"
+
+
+def collect(capabilities: dict[str, int]) -> Facts:
+    """Looks at everything; runs the trial VM if /dev/kvm opens."""
+    uname = os.uname()
+    model, flags = cpu_facts(_read("/proc/cpuinfo"))
+    kvm = device_node("/dev/kvm")
+    api, found = (0, {}) if not kvm.exists or kvm.open_error else _ask_kvm(capabilities)
+    value, error, cure = ("", "", "") if api == 0 else run_trial()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    user = user_name()
+    return Facts(
+        system=uname.sysname,
+        release=uname.release,
+        machine=uname.machine,
+        cpu_model=model,
+        cpu_flags=flags,
+        container=in_container(),
+        user=user,
+        groups=tuple(group_name(gid) for gid in os.getgroups()),
+        database_groups=tuple(entry.gr_name for entry in grp.getgrall() if user in entry.gr_mem),
+        kvm=kvm,
+        kvm_api=api,
+        kvm_capabilities=found,
+        trial_value=value,
+        trial_error=error,
+        trial_cure=cure,
+        tun=device_node("/dev/net/tun"),
+        taps=tuple(tap_facts(name) for name in tap_interfaces()),
+        overcommit=_number(_read("/proc/sys/vm/overcommit_memory")),
+        mem_available=mem_available(_read("/proc/meminfo")),
+        nofile_soft=soft,
+        nofile_hard=hard,
+    )
+
+
+def cpu_facts(cpuinfo: str) -> tuple[str, frozenset[str]]:
+    """The model and the flags of the first processor in the text of /proc/cpuinfo."""
+    model, flags = "unknown processor", frozenset[str]()
+    for line in cpuinfo.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+        elif key.strip() == "flags":
+            flags = frozenset(value.split())
+    return model, flags
+
+
+def mem_available(meminfo: str) -> int:
+    """Bytes available, from the text of /proc/meminfo."""
+    for line in meminfo.splitlines():
+        if line.startswith("MemAvailable:"):
+            return _number(line.split()[1]) * 1024
+    return 0
+
+
+def device_node(path: str) -> DeviceNode:
+    """The device file `path`, opened for a moment."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return DeviceNode(path=path)
+    open_error = ""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        open_error = error.strerror or str(error)
+    return DeviceNode(
+        path=path,
+        exists=True,
+        owner=uid_name(found.st_uid),
+        group=group_name(found.st_gid),
+        mode=stat.S_IMODE(found.st_mode),
+        permitted=os.access(path, os.R_OK | os.W_OK),
+        open_error=open_error,
+    )
+
+
+def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
+    try:
+        fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return 0, {}
+    try:
+        api = fcntl.ioctl(fd, KVM_GET_API_VERSION, 0)
+        found = {name: fcntl.ioctl(fd, KVM_CHECK_EXTENSION, number) for name, number in capabilities.items()}
+        return api, found
+    except OSError:
+        return -1, {}
+    finally:
+        os.close(fd)
+
+
+def run_trial() -> tuple[str, str, str]:
+    """Runs tender.backend.trial's unikernel: (what was measured, why it failed, the cure of that)."""
+    from tender.backend import trial
+    from tender.errors import TenderError
+
+    try:
+        from tender.config import VmConfig
+        from tender.image import Image
+        from tender.vm import Vm
+    except ImportError as error:
+        return "", f"this installation is not complete: {error}", "build and install it: make install"
+    stamps_ns: dict[str, int] = {}
+
+    def note(data: bytes) -> None:
+        for digit in data.decode("ascii", "replace"):
+            stamps_ns.setdefault(digit, time.monotonic_ns())
+
+    memory = os.memfd_create("tender-trial", os.MFD_CLOEXEC)
+    try:
+        os.write(memory, trial.elf())
+        with Image.open(f"/proc/self/fd/{memory}") as image, Vm(image, VmConfig(mem=4), console=note) as vm:
+            result = vm.run(timeout=trial.TIMEOUT_S)
+    except TenderError as error:
+        return "", error.message, error.hint
+    finally:
+        os.close(memory)
+    message = "" if result.reason == "timeout" else result.message
+    unfit = trial.verdict(stamps_ns, result.guest_status, message)
+    if unfit:
+        return "", f"this KVM is unfit: {unfit}", ""
+    loop_ms = (stamps_ns["1"] - stamps_ns["0"]) / 1e6
+    boot_ms = result.boot.since_start_ms("first_console") or 0.0
+    value = f"every step right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
+    return value, "", ""
+
+
+def tap_facts(name: str, sys_class_net: str = "/sys/class/net") -> TapFacts:
+    """One TAP interface, from sysfs."""
+    base = f"{sys_class_net}/{name}"
+    owner = _number(_read(f"{base}/owner"), -1)
+    flags = _number(_read(f"{base}/flags"), base=16)
+    tun_flags = _number(_read(f"{base}/tun_flags"), base=16)
+    return TapFacts(
+        name=name,
+        up=bool(flags & 1),  # IFF_UP of <linux/if.h>
+        owner="" if owner < 0 else uid_name(owner),
+        multi_queue=bool(tun_flags & 0x0100),  # IFF_MULTI_QUEUE of <linux/if_tun.h>
+    )
+
+
+def in_container() -> bool:
+    """Whether this looks like a container: the marks of docker, podman and systemd."""
+    return os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv") or "container" in os.environ
+
+
+def user_name() -> str:
+    """The name of the user whose rights count here."""
+    return uid_name(os.geteuid())
+
+
+def uid_name(uid: int) -> str:
+    """The user's name, or its number."""
+    return _name(lambda: pwd.getpwuid(uid).pw_name, uid)
+
+
+def group_name(gid: int) -> str:
+    """The group's name, or its number."""
+    return _name(lambda: grp.getgrgid(gid).gr_name, gid)
+
+
+def _name(look_up: Callable[[], str], number: int) -> str:
+    try:
+        return look_up()
+    except KeyError:
+        return str(number)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _number(text: str, default: int = 0, *, base: int = 10) -> int:
+    try:
+        return int(text, base)
+    except ValueError:
+        return default

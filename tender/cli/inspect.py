@@ -1,0 +1,192 @@
+"""`tender inspect`: what a file is to a monitor. Needs no KVM, boots nothing.
+
+What decides whether the file can run (segments, notes) is read by the same parser that boots it; what only
+people want to know (symbols, build id) is read by pyelftools, and may be missing or broken in any file.
+"""
+
+import json
+from dataclasses import dataclass
+
+from tender.cli import explain, say
+from tender.errors import ImageError, TenderError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tender.image import Image
+
+USAGE = """\
+usage: tender inspect [--json] [--symbols] IMAGE
+
+Show the ABI, the devices, the segments and the symbols of the unikernel IMAGE. Needs no KVM. Status 0 if
+the file can be loaded, 1 if not.
+
+  --json       one JSON object
+  --symbols    its functions as well, by address"""
+
+_TYPES = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
+_EXEC, _WRITE, _READ = 1, 2, 4
+_GRANULE = 2 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symbol:
+    """A function of the symbol table."""
+
+    name: str
+    address: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What pyelftools finds: nothing of it decides whether the file runs."""
+
+    build_id: str = ""
+    symbol_count: int = 0
+    functions: tuple[Symbol, ...] = ()
+
+
+def main(argv: list[str]) -> int:
+    """Print the description of one image; 1 if it is refused."""
+    options = [word for word in argv if word.startswith("-")]
+    files = [word for word in argv if not word.startswith("-")]
+    if "--help" in options or "-h" in options:
+        say.out(USAGE)
+        return 0
+    wrong = [word for word in options if word not in ("--json", "--symbols", "--")]
+    if wrong or len(files) != 1:
+        say.error(f"inspect: Invalid option: `{wrong[0]}'" if wrong else "inspect: one IMAGE is needed")
+        say.plain(USAGE)
+        return 1
+    try:
+        return _inspect(files[0], as_json="--json" in options, symbols="--symbols" in options)
+    except TenderError as error:
+        hint = error.hint or (explain.image_hint(files[0]) if isinstance(error, ImageError) else "")
+        say.error(error.message)
+        say.hint(hint)
+        if "--json" in options:
+            say.out(json.dumps({"schema": 1, "file": files[0], "error": {**error.to_dict(), "hint": hint}}))
+        return 1
+
+
+def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
+    from tender.image import Image
+
+    with Image.open(path) as image:
+        found = describe(image, read_details(path))
+    if not symbols:
+        del found["functions"]
+    say.out(json.dumps(found) if as_json else text(found))
+    return 0
+
+
+def describe(image: "Image", details: Details) -> dict[str, object]:
+    """Everything about the image as plain data, ready for JSON."""
+    end = max(image.kernel_end, image.bss_end)
+    entry_symbol = next((s.name for s in details.functions if s.address == image.entry), "")
+    return {
+        "schema": 1,
+        "file": image.name,
+        "abi": {"target": explain.TARGETS.get(image.abi_target, "unknown"), "version": image.abi_version},
+        "entry": image.entry,
+        "entry_symbol": entry_symbol,
+        "build_id": details.build_id,
+        "memory": {"image_end": end, "least_bytes": -(-end // _GRANULE) * _GRANULE},
+        "devices": [
+            {"handle": d.handle, "name": d.name, "kind": d.kind, "type": _TYPES.get(d.kind, d.kind)}
+            for d in image.devices
+        ],
+        "segments": [
+            {
+                "start": s.start,
+                "end": s.end,
+                "rights": rights(s.flags),
+                "file_offset": s.file_offset,
+                "file_bytes": s.file_bytes,
+                "mem_bytes": s.mem_bytes,
+            }
+            for s in image.segments
+        ],
+        "symbol_count": details.symbol_count,
+        "functions": [
+            {"name": s.name, "address": s.address, "size": s.size}
+            for s in sorted(details.functions, key=lambda s: (s.address, s.name))
+        ],
+        "error": None,
+    }
+
+
+def rights(flags: int) -> str:
+    """`r-x` of an ELF segment's flags."""
+    return "".join(
+        letter if flags & bit else "-" for letter, bit in (("r", _READ), ("w", _WRITE), ("x", _EXEC))
+    )
+
+
+def text(found: dict[str, object]) -> str:
+    """The description for a person."""
+    abi, memory = _dict(found["abi"]), _dict(found["memory"])
+    symbol = f" ({found['entry_symbol']})" if found["entry_symbol"] else ""
+    lines = [
+        f"{found['file']}: a unikernel for {abi['target']}, ABI version {abi['version']}",
+        "",
+        f"entry     {found['entry']:#x}{symbol}",
+        f"build id  {found['build_id'] or 'none'}",
+        f"memory    the image ends at {memory['image_end']:#x}: {_mib(memory['least_bytes'])} MiB"
+        " at the least, and room for its heap and stack",
+        f"symbols   {found['symbol_count'] or 'none'}",
+        "",
+        "devices" if found["devices"] else "devices   none",
+    ]
+    for device in map(_dict, _list(found["devices"])):
+        lines.append(f"  {device['handle']:>2}  {device['type']:<12}  {device['name']}")
+    lines += ["", "segments", "  start       end         rights  in file   in memory"]
+    for s in map(_dict, _list(found["segments"])):
+        lines.append(
+            f"  {s['start']:#010x}  {s['end']:#010x}"
+            f"  {s['rights']}     {s['file_bytes']:<8}  {s['mem_bytes']}"
+        )
+    if "functions" in found:
+        lines += ["", "functions"]
+        for f in map(_dict, _list(found["functions"])):
+            lines.append(f"  {f['address']:#010x}  {f['size']:>6}  {f['name']}")
+    return "\n".join(lines)
+
+
+def _dict(value: object) -> dict[str, object]:
+    assert isinstance(value, dict)
+    return value
+
+
+def _list(value: object) -> list[object]:
+    assert isinstance(value, list)
+    return value
+
+
+def _mib(value: object) -> int:
+    assert isinstance(value, int)
+    return value >> 20
+
+
+def read_details(path: str) -> Details:
+    """Symbols and build id; empty where the file's section headers are missing or broken."""
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import NoteSection, SymbolTableSection
+
+    build_id, count, functions = "", 0, []
+    try:
+        with open(path, "rb") as file:
+            for section in ELFFile(file).iter_sections():
+                if isinstance(section, SymbolTableSection):
+                    count += section.num_symbols()
+                    for symbol in section.iter_symbols():
+                        if symbol["st_info"]["type"] == "STT_FUNC":
+                            functions.append(
+                                Symbol(name=symbol.name, address=symbol["st_value"], size=symbol["st_size"])
+                            )
+                elif isinstance(section, NoteSection) and section.name == ".note.gnu.build-id":
+                    build_id = next((str(note["n_desc"]) for note in section.iter_notes()), "")
+    except (ELFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
+        pass  # what was read so far stands
+    return Details(build_id=build_id, symbol_count=count, functions=tuple(functions))

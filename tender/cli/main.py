@@ -1,0 +1,110 @@
+"""Picks the subcommand, and is the last one to see an error.
+
+`tender run ...` and `tender app.elf ...` are the same. An image whose name is a subcommand's is reached
+with a path: `tender ./inspect`.
+
+Status: the guest's own, 1 for what could not start, 70 for a mistake of ours.
+"""
+
+import posix
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STATUS_INTERNAL = 70  # EX_SOFTWARE: managers of unikernels take 1 for "cannot start" and restart on others
+STATUS_PIPE = 141  # what a shell shows for death by SIGPIPE
+
+# name -> module (imported when picked), one line for --help
+COMMANDS = {
+    "run": ("tender.cli.run", "run a unikernel (the word may be left out)"),
+    "inspect": ("tender.cli.inspect", "show what a unikernel is and which devices it declares"),
+    "doctor": ("tender.cli.doctor", "check this machine, and say how to repair it"),
+    "sdk": ("tender.cli.sdk", "print how to build a unikernel of your own"),
+    "bench": ("tender.cli.bench", "measure boot, exits and I/O on this machine"),
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one command line (without the program's name); the process's exit status."""
+    if argv and argv[0] == "help":
+        from tender.cli import usage
+
+        return usage.help_command(argv[1:])
+    if argv and argv[0] in COMMANDS:
+        return _command(argv[0])(argv[1:])
+    from tender.cli import run
+
+    return run.main(argv)
+
+
+def _command(name: str) -> "Callable[[list[str]], int]":
+    module_name = COMMANDS[name][0]
+    try:
+        __import__(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        return _absent(name)
+    found: Callable[[list[str]], int] = sys.modules[module_name].main
+    return found
+
+
+def _absent(name: str) -> "Callable[[list[str]], int]":
+    def main(argv: list[str]) -> int:
+        from tender.cli import say
+
+        say.error(f"{name}: this subcommand is not part of this installation")
+        return 1
+
+    return main
+
+
+def guarded(argv: list[str]) -> int:
+    """main(), with every exception turned into a line and a status."""
+    from tender.cli import say
+
+    try:
+        status = main(argv)
+        say.flush()
+        return status
+    except KeyboardInterrupt:
+        say.error("Exiting on signal 2")
+        return 1
+    except BrokenPipeError:
+        _forget_stdout()
+        return STATUS_PIPE
+    except Exception as error:
+        return _last_resort(error)
+
+
+def _forget_stdout() -> None:
+    """Point fd 1 at /dev/null, so that no later flush meets the closed pipe again."""
+    devnull = posix.open("/dev/null", posix.O_WRONLY | posix.O_CLOEXEC)
+    posix.dup2(devnull, 1)
+    posix.close(devnull)
+
+
+def _last_resort(error: Exception) -> int:
+    from tender.cli import say
+    from tender.errors import TenderError
+
+    if b"TENDER_DEBUG" in posix.environ:
+        sys.excepthook(type(error), error, error.__traceback__)
+    if isinstance(error, TenderError):
+        say.error(error.message)
+        say.hint(error.hint)
+        return 1
+    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC from a flush of stdout
+        say.error(f"stdout: {error.strerror}")
+        return 1
+    what = str(error).split("\n")[0]
+    say.error(f"internal error: {type(error).__name__}: {what}; please report")
+    say.hint("TENDER_DEBUG=1 shows where")
+    return STATUS_INTERNAL
+
+
+def entry() -> None:
+    """The process's main: run sys.argv and leave by _exit, which skips the interpreter's clean-up."""
+    posix._exit(guarded(sys.argv[1:]))

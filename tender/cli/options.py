@@ -1,0 +1,268 @@
+"""The options of `tender run`: words to values, nothing opened, nothing looked up.
+
+The grammar is solo5-hvt's: options in any order, then the image, then words that are the guest's alone,
+empty ones kept; `--` is optional. Ours on top: a value may stand in the next word (`--mem 64M`), and the
+only device of a kind needs no name (`--net tap0`). Repeated, the last one wins.
+
+    --net:NAME=IFACE     the device NAME, whatever letters it has
+    --net NAME=IFACE     NAME is of letters and digits; anything else before the `=` belongs to the value
+    --net IFACE          the only device of its kind
+
+Which names exist is the image's to say: `tender.cli.attach` goes on from here.
+"""
+
+from tender.config import MEM_DEFAULT, parse_mac, parse_mem, round_mem
+from tender.errors import ConfigError
+from tender.values import Value
+
+NAME_MAX = 67
+
+VALUED = ("--mem", "--timeout", "--console")
+NAMED = ("--net", "--net-mac", "--block", "--block-sector-size")
+FLAGS = ("--json", "--stats", "--quiet", "--verbose", "--no-net-ring", "--help", "--version")
+OPTIONS = VALUED + NAMED + FLAGS
+SHORT = {"-q": "--quiet", "-v": "--verbose", "-h": "--help", "-V": "--version"}
+
+_FORMS = {
+    "--net": "--net:NAME=IFACE, or --net IFACE for the only network device",
+    "--net-mac": "--net-mac:NAME=XX:XX:XX:XX:XX:XX",
+    "--block": "--block:NAME=PATH, or --block PATH for the only block device",
+    "--block-sector-size": "--block-sector-size:NAME=N",
+    "--mem": "--mem=MIB, or with a unit: --mem=64M, --mem=1G",
+    "--timeout": "--timeout=SECONDS",
+    "--console": "--console=FILE, --console=fd:N or --console=none",
+}
+
+
+class UsageError(ConfigError):
+    """The command line is wrong; `show_usage` asks for the usage line after the message."""
+
+    default_code = "usage"
+
+    def __init__(self, message: str, *, hint: str = "", show_usage: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.show_usage = show_usage
+
+
+class Setting(Value):
+    """One word about a device: `what` is the option without its dashes, `option` the word as typed."""
+
+    __slots__ = ("what", "name", "value", "read_only", "option")
+    what: str  # "net", "net-mac", "block", "block-sector-size"
+    name: str  # "" stands for the only device of its kind
+    value: int | str  # a descriptor (@FD) or sector size is an int
+    read_only: bool
+    option: str
+
+    def __init__(
+        self, what: str, name: str, value: int | str, *, option: str, read_only: bool = False
+    ) -> None:
+        self._set(what=what, name=name, value=value, read_only=read_only, option=option)
+
+
+class RunOptions(Value):
+    """A command line, understood.
+
+    action   "run", "help" or "version"
+    console  a descriptor, a path, or None for no console at all
+    json     where the result goes: a descriptor, a path, or None
+    words    the options as typed, for hints that repeat the command
+    """
+
+    __slots__ = (
+        "action",
+        "image",
+        "args",
+        "mem_bytes",
+        "mem_adjusted",
+        "settings",
+        "timeout",
+        "console",
+        "json",
+        "stats",
+        "verbosity",
+        "words",
+    )
+    action: str
+    image: str
+    args: tuple[str, ...]
+    mem_bytes: int
+    mem_adjusted: bool
+    settings: tuple[Setting, ...]
+    timeout: float | None
+    console: int | str | None
+    json: int | str | None
+    stats: bool
+    verbosity: int
+    words: tuple[str, ...]
+
+    def __init__(self, **fields: object) -> None:
+        self._set(**{**_DEFAULTS, **fields})
+
+
+_DEFAULTS: dict[str, object] = {
+    "action": "run",
+    "image": "",
+    "args": (),
+    "mem_bytes": MEM_DEFAULT,
+    "mem_adjusted": False,
+    "settings": (),
+    "timeout": None,
+    "console": 1,
+    "json": None,
+    "stats": False,
+    "verbosity": 0,
+    "words": (),
+}
+
+
+def parse_args(argv: list[str]) -> RunOptions:
+    """The values of a command line. Raises UsageError, and ConfigError for memory above 4 GiB."""
+    found: dict[str, object] = {}
+    settings: list[Setting] = []
+    at = 0
+    while at < len(argv) and argv[at].startswith("-"):
+        word = argv[at]
+        at += 1
+        if word == "--":
+            break
+        head, equals, value = word.partition("=")
+        base, colon, name = head.partition(":")
+        base = SHORT.get(base, base)
+        if base == "-vv":
+            base, found["verbosity"] = "--verbose", 1
+        if base not in OPTIONS or (colon and base not in NAMED):
+            raise _unknown(word)
+        if base in ("--help", "--version") and not equals:
+            return RunOptions(action=base[2:])
+        if base in FLAGS:
+            _flag(found, base, equals, value, word)
+            continue
+        if not equals:
+            if colon or at == len(argv) or argv[at].startswith("--"):
+                raise UsageError(f"Missing argument to {head}", hint=f"write {_FORMS[base]}")
+            value = argv[at]
+            at += 1
+            word = f"{word} {value}"
+        if base in NAMED:
+            settings.append(_setting(base, name if colon else None, value, word))
+        else:
+            found.update(_value(base, value))
+    if at >= len(argv) or not argv[at]:
+        raise UsageError("Missing KERNEL operand", show_usage=True)
+    return RunOptions(
+        **found,
+        settings=tuple(settings),
+        image=argv[at],
+        args=tuple(argv[at + 1 :]),
+        words=tuple(word for word in argv[:at] if word != "--"),
+    )
+
+
+def _unknown(word: str) -> UsageError:
+    from tender.cli.nearest import nearest
+
+    head = word.partition("=")[0].partition(":")[0]
+    near = nearest(head, OPTIONS)
+    if near:
+        way_out = f"did you mean {near}?"
+    else:
+        way_out = f"words for the guest go after the image: tender IMAGE {word}"
+    return UsageError(f"Invalid option: `{word}'", hint=way_out, show_usage=True)
+
+
+def _invalid(word: str, reason: str, way_out: str) -> UsageError:
+    message = f"Invalid option: `{word}'"
+    return UsageError(f"{reason}\n{message}" if reason else message, hint=way_out)
+
+
+def _flag(found: dict[str, object], base: str, equals: str, value: str, word: str) -> None:
+    if base == "--json":
+        found["json"] = _file_or_fd("--json", value) if equals else 2
+    elif equals:
+        raise _invalid(word, "", f"{base} takes no value")
+    elif base == "--quiet":
+        found["verbosity"] = -1
+    elif base == "--verbose":
+        found["verbosity"] = 1
+    elif base == "--stats":
+        found["stats"] = True
+    # --no-net-ring asks for what is so anyway: no ring is offered
+
+
+def _value(base: str, value: str) -> dict[str, object]:
+    if base == "--mem":
+        try:
+            asked = parse_mem(value)
+        except ConfigError as error:
+            raise UsageError("Malformed argument to --mem", hint=f"got {value!r}: {error.hint}") from None
+        mem_bytes = round_mem(asked)
+        return {"mem_bytes": mem_bytes, "mem_adjusted": mem_bytes != asked}
+    if base == "--timeout":
+        return {"timeout": _seconds(value)}
+    return {"console": None if value == "none" else _file_or_fd("--console", value)}
+
+
+def _seconds(text: str) -> float:
+    scale, number = (0.001, text[:-2]) if text.endswith("ms") else (1.0, text.removesuffix("s"))
+    try:
+        seconds = float(number) * scale
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        hint = f"got {text!r}: write seconds: 5, 0.25, 250ms"
+        raise UsageError("Malformed argument to --timeout", hint=hint)
+    return seconds
+
+
+def _file_or_fd(option: str, text: str) -> int | str:
+    if text.startswith("fd:"):
+        if not _is_number(text[3:]):
+            hint = f"got {text!r}: write fd:N, N a descriptor"
+            raise UsageError(f"Malformed argument to {option}", hint=hint)
+        return int(text[3:])
+    if not text:
+        raise UsageError(f"Malformed argument to {option}", hint="the file has no name")
+    return text
+
+
+def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
+    form = f"write {_FORMS[base]}"
+    if name is None:
+        name, value = _split_name(value)
+    elif not 1 <= len(name) <= NAME_MAX:
+        raise _invalid(word, "", f"{form}; a NAME has 1 to {NAME_MAX} letters and digits")
+    what, read_only = base[2:], False
+    if what == "net-mac":
+        try:
+            parse_mac(value)
+        except ConfigError as error:
+            raise _invalid(word, error.message, form) from None
+        return Setting(what, name, value, option=word)
+    if what == "block-sector-size":
+        if not _is_number(value):
+            raise _invalid(word, f"Malformed argument to {base}", form)
+        return Setting(what, name, int(value), option=word)
+    if what == "block":
+        read_only = value.endswith(":ro")
+        value = value.removesuffix(":ro") if read_only else value.removesuffix(":rw")
+    if value.startswith("@"):
+        if not _is_number(value[1:]):
+            way_out = "after @ stands the number of an inherited descriptor"
+            raise _invalid(word, "", way_out + ("; for a file write ./@..." if what == "block" else ""))
+        return Setting(what, name, int(value[1:]), read_only=read_only, option=word)
+    if not value:
+        raise _invalid(word, "", form)
+    return Setting(what, name, value, read_only=read_only, option=word)
+
+
+def _split_name(value: str) -> tuple[str, str]:
+    """`NAME=REST` taken apart if NAME can be a name; a path such as `/a=b` stays whole."""
+    name, equals, rest = value.partition("=")
+    if equals and name.isascii() and name.isalnum() and len(name) <= NAME_MAX:
+        return name, rest
+    return "", value
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9

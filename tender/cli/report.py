@@ -1,0 +1,77 @@
+"""How a run ended, for a program (--json) and for a person (--stats)."""
+
+import json
+
+from tender.cli import say
+from tender.cli.options import RunOptions
+from tender.errors import TenderError
+from tender.result import VmResult
+
+SCHEMA = 1
+_STEPS = ("vm_created", "first_run", "first_exit", "first_console", "guest_exit")
+
+
+def ended(result: VmResult, options: RunOptions, signal: int, status: int) -> dict[str, object]:
+    """The result object of a run; `signal` is the one that stopped it, or 0."""
+    plain = result.to_dict()
+    del plain["console"]
+    if signal and result.guest_status is None:
+        plain["reason"] = "signal"
+    plain["status"] = status
+    plain["boot_ms"] = {step: result.boot.since_start_ms(step) for step in _STEPS}
+    return {"schema": SCHEMA, "image": options.image, "signal": signal or None, **plain, "error": None}
+
+
+def not_started(error: TenderError, options: RunOptions) -> dict[str, object]:
+    """The result object when the guest could not start."""
+    return {
+        "schema": SCHEMA,
+        "image": options.image,
+        "signal": None,
+        "reason": "not-started",
+        "status": 1,
+        "guest_status": None,
+        "message": error.message,
+        "error": error.to_dict(),
+    }
+
+
+def write_json(value: dict[str, object], target: int | str) -> None:
+    """One line of JSON to a descriptor or a file; a failure to write is said and changes nothing else."""
+    line = json.dumps(value) + "\n"
+    if target == 2:
+        say.plain(line[:-1])
+        return
+    try:
+        with open(target, "w", closefd=isinstance(target, str)) as file:
+            file.write(line)
+    except OSError as error:
+        where = f"fd:{target}" if isinstance(target, int) else target
+        say.error(f"--json={where}: {error.strerror}")
+
+
+def stats(result: VmResult) -> str:
+    """Lines for a person: how it ended, the times of the boot, what was counted."""
+    counters = result.counters
+    lines = [f"ended      {result.reason}, status {result.status}"]
+    for step in _STEPS:
+        at_ms = result.boot.since_start_ms(step)
+        if at_ms is not None:
+            lines.append(f"boot       {at_ms:10.3f} ms  {step.replace('_', ' ')}")
+    hypercalls = ", ".join(f"{name} {count}" for name, count in counters.hypercalls.items() if count)
+    lines.append(f"exits      {counters.exits}")
+    lines.append(f"hypercalls {hypercalls or 'none'}")
+    lines.append(f"console    {counters.console_bytes} bytes, {counters.console_lost_bytes} lost")
+    if counters.net_rx_packets or counters.net_tx_packets or counters.net_tx_drops or counters.net_rx_errors:
+        lines.append(
+            f"net        in {counters.net_rx_packets} packets, {counters.net_rx_bytes} bytes;"
+            f" out {counters.net_tx_packets} packets, {counters.net_tx_bytes} bytes;"
+            f" {counters.net_tx_drops} dropped, {counters.net_rx_errors} errors"
+        )
+    if counters.block_reads or counters.block_writes or counters.block_errors:
+        lines.append(
+            f"block      {counters.block_reads} reads, {counters.block_read_bytes} bytes;"
+            f" {counters.block_writes} writes, {counters.block_write_bytes} bytes;"
+            f" {counters.block_errors} errors"
+        )
+    return "\n".join(lines)

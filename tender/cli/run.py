@@ -1,0 +1,167 @@
+"""`tender run`, the road from the command line to a running guest: import next to nothing here.
+
+argv -> options -> image -> devices by name -> VmConfig -> Vm -> the guest's status. What is needed only to
+explain an error or to report a result is imported by the function that does so.
+"""
+
+import _signal  # type: ignore[import-not-found]  # the C half of `signal`, which would import enum
+import time
+
+from tender.cli import say
+from tender.cli.options import RunOptions, UsageError, parse_args
+from tender.errors import ConfigError, ImageError, ManifestError, TenderError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tender.image import Image
+    from tender.result import VmResult
+    from tender.vm import Vm
+
+STATUS_CANNOT_START = 1
+_SIGINT, _SIGTERM = 2, 15
+
+
+def main(argv: list[str]) -> int:
+    """Run one unikernel; the process's exit status."""
+    began_ns = time.monotonic_ns()
+    try:
+        options = parse_args(argv)
+    except ConfigError as error:
+        return _complain(error)
+    if options.action != "run":
+        from tender.cli import usage
+
+        say.out(usage.run_help() if options.action == "help" else usage.version())
+        return 0
+    try:
+        return _run(options, began_ns)
+    except TenderError as error:
+        return _failed(error, options)
+
+
+class _Stopper:
+    """The handler of SIGINT and SIGTERM: the first one stops the VM, a second one kills the process."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.vm: Vm | None = None
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.signal = number
+        for each in (_SIGINT, _SIGTERM):
+            _signal.signal(each, _signal.SIG_DFL)
+        if self.vm is not None:
+            self.vm.stop()
+
+
+def _run(options: RunOptions, began_ns: int) -> int:
+    from tender.cli.attach import resolve
+    from tender.config import MIB, VmConfig
+    from tender.image import Image
+    from tender.vm import DISCARD, Vm
+
+    with Image.open(options.image) as image:
+        _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
+        net, block = resolve(options.settings, image.devices, options.image)
+        if options.mem_adjusted and options.verbosity >= 0:
+            say.error(f"adjusting memory to {options.mem_bytes} bytes")
+        config = VmConfig(mem=options.mem_bytes // MIB, args=options.args, net=net, block=block)
+        stopper = _Stopper()
+        for number in (_SIGINT, _SIGTERM):
+            _signal.signal(number, stopper)
+        try:
+            vm = Vm(image, config, console=_console(options.console, DISCARD))
+        except ManifestError as error:
+            raise _unattached(error, options, image) from error
+        with vm:
+            stopper.vm = vm
+            _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
+            if stopper.signal:
+                vm.stop()
+            result = vm.run(timeout=options.timeout)
+        _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
+    return _ended(result, options, stopper.signal)
+
+
+class _Path:
+    """A file's name as os.PathLike; pathlib would be imported for nothing else."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __fspath__(self) -> str:
+        return self._name
+
+    def __str__(self) -> str:
+        return self._name
+
+
+def _console(choice: int | str | None, discard: str) -> "int | _Path | str":
+    if choice is None:
+        return discard
+    return _Path(choice) if isinstance(choice, str) else choice
+
+
+def _phase(options: RunOptions, text: str, began_ns: int) -> None:
+    if options.verbosity > 0:
+        say.error(f"{(time.monotonic_ns() - began_ns) / 1e6:8.3f} ms  {text}")
+
+
+def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
+    status = result.status
+    if signal and result.guest_status is None:
+        status = 1
+        say.error(f"Exiting on signal {signal}")
+    elif result.reason == "timeout":
+        say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
+    elif result.message:
+        say.error(result.message)
+    if options.stats:
+        from tender.cli import report
+
+        say.plain(report.stats(result))
+    if options.json is not None:
+        from tender.cli import report
+
+        report.write_json(report.ended(result, options, signal, status), options.json)
+    return status
+
+
+def _complain(error: TenderError) -> int:
+    say.error(error.message)
+    say.hint(error.hint)
+    if isinstance(error, UsageError) and error.show_usage:
+        from tender.cli import usage
+
+        say.plain(usage.short())
+    return STATUS_CANNOT_START
+
+
+def _failed(error: TenderError, options: RunOptions) -> int:
+    """Says why the guest could not start, with a way out."""
+    say.error(error.message)
+    if error.hint:
+        say.hint(error.hint)
+    elif isinstance(error, ImageError):
+        from tender.cli import explain
+
+        say.hint(explain.image_hint(options.image))
+    if options.json is not None:
+        from tender.cli import report
+
+        report.write_json(report.not_started(error, options), options.json)
+    return STATUS_CANNOT_START
+
+
+def _unattached(error: ManifestError, options: RunOptions, image: "Image") -> ManifestError:
+    """The same error in the contract's words, with a command line that would do."""
+    if not error.missing:
+        return error
+    from tender.cli import explain
+
+    return ManifestError(
+        error.message,
+        missing=error.missing,
+        code=error.code,
+        hint=explain.missing_hint(error.missing, options),
+    )

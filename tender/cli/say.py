@@ -1,0 +1,45 @@
+"""Lines for a person: diagnostics on stderr, answers on stdout; never a traceback for a closed pipe.
+
+stdout belongs to the guest's console while a guest runs, so only the subcommands that run none use `out`.
+"""
+
+import sys
+
+PROGRAM = "tender"
+
+
+def error(text: str) -> None:
+    """`tender: text` on stderr; each line of a longer text gets the prefix."""
+    _stderr("".join(f"{PROGRAM}: {line}\n" for line in text.split("\n")))
+
+
+def hint(text: str) -> None:
+    """`tender: hint: text` on stderr, line by line; nothing for an empty text."""
+    if text:
+        _stderr("".join(f"{PROGRAM}: hint: {line}\n" for line in text.split("\n")))
+
+
+def plain(text: str) -> None:
+    """The text as it is, on stderr."""
+    _stderr(text + "\n")
+
+
+def out(text: str) -> None:
+    """The text as it is, on stdout. Raises BrokenPipeError, which `entry` turns into the shell's 141."""
+    if sys.stdout is not None:
+        sys.stdout.write(text + "\n")
+
+
+def _stderr(text: str) -> None:
+    try:
+        if sys.stderr is not None:  # None: the descriptor was closed when we started
+            sys.stderr.write(text)
+            sys.stderr.flush()
+    except OSError:
+        pass  # a reader that went away must not change how we end
+
+
+def flush() -> None:
+    """Write out what is buffered. Raises OSError if stdout cannot take it."""
+    if sys.stdout is not None:
+        sys.stdout.flush()

@@ -1,0 +1,117 @@
+"""`tender sdk`: where the files for building a unikernel are, and the one command that builds it.
+
+The files are installed inside the package: sdk/include (headers), sdk/lib (linker script, library).
+"""
+
+from pathlib import Path
+
+from tender.cli import say
+from tender.cli.explain import quote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+USAGE = """\
+usage: tender sdk [--cflags | --ldflags | --include | --lib | --script | --example]
+
+Without an option: a commented recipe for a unikernel of your own.
+
+  --cflags    compiler flags            --include   the directory of the headers
+  --ldflags   linker flags              --lib       the directory of the library
+  --example   a whole program in C      --script    the linker script
+
+  gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf"""
+
+# Code that runs without an operating system below it: no relocation at run time, no red zone (a trap
+# pushes onto the same stack), no stack protector (its canary lives in TLS). The guest library is built so.
+CFLAGS = [
+    *("-std=gnu11", "-O2", "-g", "-ffreestanding", "-fno-pic", "-fno-pie", "-mcmodel=small", "-mno-red-zone"),
+    *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-U_FORTIFY_SOURCE"),
+]
+# 4 KiB steps between segments; the linker script refuses a file without a build id.
+LDFLAGS = [
+    *("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=sha1"),
+    *("-Wl,-z,max-page-size=0x1000", "-Wl,-z,noexecstack"),
+]
+
+EXAMPLE = """\
+#include <tender/guest.h>
+
+TENDER_MANIFEST(0); /* or: TENDER_MANIFEST(2, TENDER_NET("service"), TENDER_BLOCK("storage")); */
+
+int main(int argc, char **argv)
+{
+    printf("Hello from a unikernel, %s\\n", argc ? argv[0] : "whoever you are");
+    return 0;
+}"""
+
+
+def main(argv: list[str]) -> int:
+    """Print what was asked for; 1 if this installation has no SDK."""
+    if argv in (["--help"], ["-h"]):
+        say.out(USAGE)
+        return 0
+    option = argv[0] if argv else ""
+    if len(argv) > 1 or option not in _ANSWERS:
+        say.error(f"sdk: Invalid option: `{' '.join(argv)}'")
+        say.plain(USAGE)
+        return 1
+    root = sdk_root()
+    if option != "--example" and not (root / "lib" / "guest.ld").is_file():
+        say.error(f"sdk: {root}: no guest library in this installation")
+        say.hint("install the built package: make install, or pip install tender")
+        return 1
+    say.out(_ANSWERS[option](root))
+    return 0
+
+
+def sdk_root() -> Path:
+    """The directory `sdk` of the installed package."""
+    import tender
+
+    return Path(tender.__path__[0]).resolve() / "sdk"
+
+
+def cflags(root: Path) -> str:
+    """The compiler's flags as one shell line."""
+    return " ".join([*CFLAGS, quote(f"-I{root / 'include'}")])
+
+
+def ldflags(root: Path) -> str:
+    """The linker's flags as one shell line; they follow the sources."""
+    lib = root / "lib"
+    return " ".join([*LDFLAGS, quote(f"-Wl,-T,{lib / 'guest.ld'}"), quote(f"-L{lib}"), "-ltender_guest"])
+
+
+def recipe(root: Path) -> str:
+    """The way from an empty directory to a running unikernel, ready to paste."""
+    return f"""\
+# A unikernel in three steps; paste them into a shell.
+
+# 1. The program. The headers say what a guest may do: {root / "include" / "tender" / "guest.h"}
+cat > app.c <<'END'
+{EXAMPLE}
+END
+
+# 2. Build it: freestanding C, linked with the guest library by its linker script.
+gcc {cflags(root)} \\
+    app.c -o app.elf \\
+    {ldflags(root)}
+
+# 3. Look at it, and run it.
+tender inspect app.elf
+tender app.elf world
+
+# In a Makefile: gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf"""
+
+
+_ANSWERS: "dict[str, Callable[[Path], str]]" = {
+    "": recipe,
+    "--cflags": cflags,
+    "--ldflags": ldflags,
+    "--include": lambda root: str(root / "include"),
+    "--lib": lambda root: str(root / "lib"),
+    "--script": lambda root: str(root / "lib" / "guest.ld"),
+    "--example": lambda root: EXAMPLE,
+}

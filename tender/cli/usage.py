@@ -1,0 +1,81 @@
+"""The texts of --help, --version and `tender help`."""
+
+from tender.cli import say
+from tender.cli.main import COMMANDS
+
+SHORT = """\
+usage: tender [run] [OPTIONS] [--] IMAGE [ARGS...]
+       tender COMMAND --help                         COMMAND: {commands}
+'tender --help' lists the options."""
+
+RUN = """\
+usage: tender [run] [OPTIONS] [--] IMAGE [ARGS...]
+       tender COMMAND [...]
+
+Run the unikernel IMAGE, an ELF file of Solo5's hvt ABI. Words after IMAGE are the guest's arguments,
+untouched. The guest's console is stdout; all that tender itself says goes to stderr. The exit status is
+the guest's, or 1 if it could not start.
+
+Commands:
+{commands}
+
+Memory and time:
+  --mem=N                        guest memory in MiB, or with a unit: 64M, 1G (default 512)
+  --timeout=SECONDS              stop the guest after that time: 5, 0.25, 250ms
+
+Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists them):
+  --net:NAME=IFACE               attach the TAP interface IFACE as network device NAME
+  --net:NAME=@FD                 ... an inherited descriptor: a TAP, a socketpair
+  --net-mac:NAME=XX:XX:XX:XX:XX:XX
+                                 its MAC address (default: a random one)
+  --block:NAME=PATH[:ro]         attach a file or block device as block device NAME; :ro for read-only
+  --block:NAME=@FD[:ro]          ... an inherited descriptor
+  --block-sector-size:NAME=N     its block size in bytes (default 512)
+  The only device of its kind needs no name: --net tap0, --block disk.img:ro
+
+Output:
+  --console=FILE|fd:N|none       where the guest's console goes (default: stdout)
+  --json[=FILE|fd:N]             how the run ended, as one line of JSON (default: last line of stderr)
+  --stats                        counters and the times of the boot, on stderr at the end
+  -q, --quiet                    errors only
+  -v, --verbose                  a line for each phase
+
+  --help, --version              this text; the version and the ABI version
+
+Any option may also be written with its value in the next word: --mem 64M. Repeated, the last one wins.
+
+Examples:
+  tender app.elf
+  tender --mem=64M --net:service=tap0 app.elf --ipv4=10.0.0.2/24
+  tender --block disk.img:ro --timeout 10 app.elf"""
+
+
+def short() -> str:
+    """Two lines for after an error."""
+    return SHORT.format(commands=", ".join(COMMANDS))
+
+
+def run_help() -> str:
+    """The whole of `tender --help`."""
+    return RUN.format(commands="\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items()))
+
+
+def version() -> str:
+    """Two lines; managers of unikernels look for the second."""
+    from tender._version import __version__
+
+    return f"tender {__version__}\nABI version 2"
+
+
+def help_command(argv: list[str]) -> int:
+    """`tender help [COMMAND]`."""
+    if argv and argv[0] in COMMANDS:
+        from tender.cli.main import main
+
+        return main([argv[0], "--help"])
+    if argv:
+        say.error(f"help: no such command: {argv[0]}")
+        say.hint(f"commands: {', '.join(COMMANDS)}")
+        return 1
+    say.out(run_help())
+    return 0

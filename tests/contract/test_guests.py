@@ -1,0 +1,283 @@
+"""Each contract behaviour, shown by a guest of its own, run through the library on a real KVM."""
+
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+from tender import CAPTURE, BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult, run
+
+pytestmark = pytest.mark.kvm
+
+
+def boot(path: Path, *args: str, mem: int = 32, timeout: float = 60, **devices: object) -> VmResult:
+    """Runs the guest at `path` with its console captured."""
+    config = VmConfig(mem=mem, args=args, **devices)  # type: ignore[arg-type]
+    return run(path, config, console=CAPTURE, timeout=timeout)
+
+
+def text(result: VmResult) -> str:
+    assert result.console is not None
+    return result.console.decode()
+
+
+def test_hello_prints_its_arguments_and_ends_with_the_status_it_is_told(guest: Guest) -> None:
+    result = boot(guest("hello"), "--status=7", "a", "")
+    assert "Hello, World" in text(result)
+    assert (result.reason, result.status, result.guest_status) == (ExitReason.EXIT, 7, 7)
+
+
+@pytest.mark.parametrize("name", ["globals", "fpu", "heap", "tls_like", "clock"])
+def test_what_a_guest_checks_by_itself_holds(guest: Guest, name: str) -> None:
+    result = boot(guest(name), mem=64)
+    assert result.ok, text(result)
+
+
+@pytest.mark.parametrize("args", [(), ("one",), ("a", "", "b", ""), ("",), ("--like=option", "-x", "--")])
+def test_the_command_line_arrives_as_it_was_given(guest: Guest, args: tuple[str, ...]) -> None:
+    result = boot(guest("args"), *args)
+    assert text(result).startswith(f"<{' '.join(args)}>\n")
+
+
+def test_the_longest_command_line_arrives_whole(guest: Guest) -> None:
+    word = "x" * 8191
+    assert text(boot(guest("args"), word)).startswith(f"<{word}>\n")
+
+
+@pytest.mark.parametrize(("status", "seen"), [(0, 0), (1, 1), (254, 254), (255, 255), (256, 0), (300, 44)])
+def test_the_status_is_the_guests_low_eight_bits(guest: Guest, status: int, seen: int) -> None:
+    result = boot(guest("exit_status"), str(status))
+    assert (result.status, result.guest_status) == (seen, status)
+    assert result.reason == (ExitReason.ABORT if status == 255 else ExitReason.EXIT)
+
+
+def test_a_write_of_a_mebibyte_to_the_console_is_complete(guest: Guest) -> None:
+    got = boot(guest("big_puts")).console
+    line = [f"{i:05} {''.join(chr(97 + (i + j) % 26) for j in range(57))}\n" for i in range(16384)]
+    assert got == "".join(line).encode()
+
+
+@pytest.mark.parametrize("name", ["write_text", "write_rodata"])
+def test_a_write_to_what_is_not_writable_stops_the_vm(guest: Guest, name: str) -> None:
+    result = boot(guest(name))
+    assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
+    assert re.fullmatch(r"KVM: host/guest translation fault: rip=0x1[0-9a-f]{5}", result.message)
+    assert "NOT STOPPED" not in text(result)
+
+
+@pytest.mark.parametrize(("name", "address"), [("null_write", 8), ("far_write", 0x400000000)])
+def test_a_wild_write_gives_the_guests_own_dump_and_255(guest: Guest, name: str, address: int) -> None:
+    result = boot(guest(name))
+    assert (result.reason, result.status) == (ExitReason.ABORT, 255)
+    assert "ABORT" in text(result) and f"{address:x}" in text(result)
+    assert result.trap is not None and result.trap.cr2 == address
+    assert 0x100000 <= result.trap.rip < 0x200000
+
+
+def test_a_panic_ends_with_255(guest: Guest) -> None:
+    result = boot(guest("panic"))
+    assert result.status == 255 and "ABORT" in text(result)
+
+
+@pytest.mark.parametrize(("name", "exit_reason"), [("triple", 8), ("hlt", 5)])
+def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(guest: Guest, name: str, exit_reason: int) -> None:
+    result = boot(guest(name))
+    assert (result.reason, result.status) == (ExitReason.UNHANDLED_EXIT, 1)
+    # no more of rip: on AMD, KVM resets the vCPU before it reports a triple fault
+    assert re.fullmatch(rf"KVM: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message)
+
+
+@pytest.mark.parametrize(
+    ("port", "bits", "direction"),
+    [(0x3F8, 32, ""), (0x3F8, 8, ""), (0x502, 8, ""), (0x502, 16, ""), (0x502, 32, "--in"), (0x600, 32, ""),
+     (0x4FF, 32, ""), (0x509, 32, ""), (0, 8, "--in")],
+)  # fmt: skip
+def test_a_port_that_is_no_hypercall_stops_the_vm(guest: Guest, port: int, bits: int, direction: str) -> None:
+    words = [f"--port={port:#x}", f"--bits={bits}", *([direction] if direction else [])]
+    result = boot(guest("bad_port"), *words)
+    assert result.message == f"Invalid guest port access: port={port:#x}"
+    assert (result.reason, result.status) == (ExitReason.BAD_PORT, 1)
+
+
+def test_a_bss_of_64_mebibytes_is_zero_and_costs_nothing_untouched(guest: Guest) -> None:
+    assert boot(guest("bss_big"), mem=128).ok
+
+
+def test_a_bss_that_does_not_fit_is_refused_before_start(guest: Guest) -> None:
+    from tender import ImageError
+
+    with pytest.raises(ImageError, match="falls outside of valid range") as refused:
+        boot(guest("bss_big"), mem=32)
+    assert "--mem=" in refused.value.hint
+
+
+@pytest.mark.parametrize("mem", [2, 4, 512, 4096])
+def test_memory_from_2_mebibytes_to_4_gibibytes(guest: Guest, mem: int) -> None:
+    """4096 MiB must work on a machine with less: nothing is reserved."""
+    assert boot(guest("hello"), mem=mem).ok
+
+
+def test_63_block_devices(guest: Guest, tmp_path: Path) -> None:
+    disks: dict[str, BlockFile] = {}
+    for i in range(1, 64):
+        path = tmp_path / f"{i}.img"
+        path.write_bytes(bytes(4096))
+        disks[f"disk{i}"] = BlockFile(str(path))
+    result = boot(guest("max_devices"), block=disks)
+    assert result.ok, text(result)
+
+
+def test_edges_of_a_block_device(guest: Guest, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(65536))
+    result = boot(guest("block_edges"), block=BlockFile(str(disk)))
+    assert result.ok, text(result)
+    assert disk.stat().st_size == 65536
+
+
+def test_devices_of_both_kinds_keep_their_handles_macs_and_sizes(guest: Guest, tmp_path: Path) -> None:
+    import socket
+
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    c, d = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for name, size in (("0", 8192), ("1", 65536)):
+        (tmp_path / name).write_bytes(bytes(size))
+    d.send(b"x" * 60)
+    with a, b, c, d:
+        result = boot(
+            guest("nets_and_blocks"),
+            net={
+                "service1": NetFd(c.fileno(), mac="02:00:00:00:00:02", mtu=9000),
+                "service0": NetFd(a.fileno(), mac="02:00:00:00:00:01"),
+            },
+            block={
+                "storage0": BlockFile(str(tmp_path / "0")),
+                "storage1": BlockFile(str(tmp_path / "1"), sector_size=4096),
+            },
+        )
+    out = text(result)
+    assert "service0 handle 1 net mac 02:00:00:00:00:01 mtu 1500\n" in out
+    assert "storage0 handle 2 block capacity 8192 block_size 512\n" in out
+    assert "service1 handle 3 net mac 02:00:00:00:00:02 mtu 9000\n" in out
+    assert "storage1 handle 4 block capacity 65536 block_size 4096\n" in out
+    assert "storage0 holds storage0" in out and "storage1 holds storage1" in out
+    assert "ready 1 set 0x8" in out
+    assert result.ok
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_disk_verifies_what_it_wrote(guest: Guest, tmp_path: Path, sector: int) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    result = boot(guest("disk"), block=BlockFile(str(disk), sector_size=sector))
+    assert result.ok, text(result)
+    assert disk.read_bytes() != bytes(1 << 20)
+    assert result.counters.block_writes >= (1 << 20) // sector
+    again = boot(guest("disk"), "--verify", block=BlockFile(str(disk), sector_size=sector, read_only=True))
+    assert again.ok, text(again)
+
+
+def test_disk_fails_loudly_on_a_changed_disk(guest: Guest, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    assert boot(guest("disk"), block=BlockFile(str(disk))).ok
+    with disk.open("r+b") as file:
+        file.seek(512 * 77 + 13)
+        file.write(b"\xa5\x5a\xa5")
+    result = boot(guest("disk"), "--verify", block=BlockFile(str(disk)))
+    assert result.status == 1 and "FAILED block 77" in text(result)
+
+
+def test_a_read_only_disk_refuses_writes_and_is_unchanged(guest: Guest, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(os.urandom(1 << 16))
+    before = disk.read_bytes()
+    disk.chmod(0o444)
+    result = boot(guest("disk"), "--read-only", block=BlockFile(str(disk), read_only=True))
+    assert result.ok, text(result)
+    assert result.counters.block_errors > 0 and disk.read_bytes() == before
+
+
+def test_a_disk_that_shrinks_under_the_guest_gives_it_an_error(guest: Guest, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 16))
+    assert boot(guest("disk"), block=BlockFile(str(disk))).ok
+    with Image.open(guest("disk")) as image:
+        config = VmConfig(mem=32, block=BlockFile(str(disk), read_only=True), args=("--verify",))
+        with Vm(image, config, console=CAPTURE) as vm:
+            os.truncate(disk, 4096)
+            result = vm.run(timeout=60)
+    assert result.status == 1 and result.counters.block_errors > 0, text(result)
+
+
+def test_frames_that_cannot_be_sent_are_dropped_and_counted(guest: Guest) -> None:
+    import socket
+
+    a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    b.close()  # nobody there any more: EPIPE on each
+    with a:
+        result = boot(guest("net_tx"), "--count=5", "--size=60", net=NetFd(a.fileno()))
+    assert "size 60 sent 5 ok 5 refused 0" in text(result)
+    assert result.counters.net_tx_drops == 5 and result.ok
+
+
+def test_frames_pass_unchanged_both_ways_over_a_descriptor(guest: Guest) -> None:
+    import socket
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    frames = [os.urandom(size) for size in (14, 60, 61, 1500, 1514)]
+    with ours, theirs, Image.open(guest("net_rx_poll")) as image:
+        with Vm(image, VmConfig(mem=16, net=NetFd(theirs.fileno())), console=CAPTURE) as vm:
+            vm.start(timeout=60)
+            for frame in frames:
+                ours.send(frame)
+                assert ours.recv(65536) == frame
+            ours.send(bytes(14) + b"QUIT")
+            result = vm.wait()
+    assert result is not None and result.ok
+    assert result.counters.net_rx_packets == len(frames) + 1
+    assert result.counters.net_tx_bytes == sum(map(len, frames))
+
+
+def test_a_frame_longer_than_the_buffer_is_cut_to_it(guest: Guest) -> None:
+    import socket
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    with ours, theirs, Image.open(guest("net_rx_poll")) as image:
+        config = VmConfig(mem=16, args=("--buffer=100",), net=NetFd(theirs.fileno()))
+        with Vm(image, config, console=CAPTURE) as vm:
+            vm.start(timeout=60)
+            ours.send(bytes(range(200)))
+            assert ours.recv(65536) == bytes(range(100))
+            ours.send(bytes(14) + b"QUIT")
+            assert vm.wait() is not None
+
+
+def test_a_peer_that_goes_away_does_not_make_the_guest_spin(guest: Guest) -> None:
+    import socket
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, Image.open(guest("net_rx_poll")) as image:
+        with Vm(image, VmConfig(mem=16, net=NetFd(theirs.fileno())), console=CAPTURE) as vm:
+            ours.close()
+            result = vm.run(timeout=4)
+    assert result.reason == ExitReason.TIMEOUT
+    assert result.counters.hypercalls["poll"] < 20
+
+
+def test_start_state_is_what_the_contract_says(guest: Guest) -> None:
+    """Boot info, manifest copy and page tables, read from the guest's memory before it runs."""
+    with Image.open(guest("hello")) as image, Vm(image, VmConfig(mem=8, args=("a", "b"))) as vm:
+        mem, kernel_end, hz, cmdline, mft, features, _, ring = struct.unpack("<QQQQQIIQ", vm.memory(0x10000, 56))
+        assert (mem, kernel_end, features, ring) == (8 << 20, image.kernel_end, 0, 0)
+        assert hz > 10**8 and mft == 0x10038
+        assert vm.memory(cmdline, 4) == b"a b\0"
+        assert struct.unpack("<II", vm.memory(mft, 8)) == (1, 1)
+        assert struct.unpack("<Q", vm.memory(0x2000, 8)) == (0x3003,)
+        pds = struct.unpack("<512Q", vm.memory(0x4000, 4096))
+        assert pds[:5] == (0x8003, 0x200083, 0x400083, 0x600083, 0)

@@ -1,0 +1,314 @@
+"""A VM's life in a process: many at once, stopped anywhere, closed in every way, and nothing left behind."""
+
+import gc
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from support import Guest
+
+import tender
+from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmStateError
+
+pytestmark = pytest.mark.kvm
+SMALL = VmConfig(mem=4)
+
+
+def footprint() -> tuple[int, int, int]:
+    """(descriptors, mappings, threads) of this process."""
+    gc.collect()
+    me = psutil.Process()
+    return me.num_fds(), len(me.memory_maps(grouped=False)), me.num_threads()
+
+
+def settled(expected: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The footprint, given some time to come down: a thread that has ended is unmapped a little later."""
+    deadline = time.monotonic() + 10
+    while (now := footprint()) > expected and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+    return now
+
+
+def assert_nothing_is_left(before: tuple[int, int, int], *, slack_maps: int = 6) -> None:
+    fds, maps, threads = settled(before)
+    assert (fds, threads) == (before[0], before[2])
+    assert maps <= before[1] + slack_maps, "malloc's arenas may grow a little, a VM's memory may not stay"
+
+
+def test_200_vms_one_after_another_leave_nothing(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        for _ in range(5):
+            tender.run(image, SMALL, console=DISCARD)
+        before = footprint()
+        for _ in range(200):
+            assert tender.run(image, SMALL, console=DISCARD).ok
+        assert_nothing_is_left(before)
+
+
+def test_32_vms_at_once_each_on_its_own_thread(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        tender.run(image, SMALL, console=DISCARD)
+        before = footprint()
+        vms = [Vm(image, VmConfig(mem=4, args=(f"vm-{i}",)), console=CAPTURE) for i in range(32)]
+        for vm in vms:
+            vm.start(timeout=100)
+        for i, vm in enumerate(vms):
+            result = vm.wait()
+            assert result is not None and result.ok
+            assert result.console is not None and f"vm-{i}".encode() in result.console
+        for vm in vms:
+            vm.close()
+        del vms, vm
+        assert_nothing_is_left(before, slack_maps=40)
+
+
+def ready(name: str, guest: Guest, **console: object) -> tuple[Vm, threading.Event]:
+    """A started VM and the event of its first console write."""
+    said = threading.Event()
+    with Image.open(guest(name)) as image:
+        vm = Vm(image, SMALL, console=lambda _: said.set())
+    vm.start()
+    return vm, said
+
+
+@pytest.mark.parametrize("name", ["spin", "sleep"])
+def test_a_guest_is_stopped_while_it(guest: Guest, name: str) -> None:
+    vm, said = ready(name, guest)
+    with vm:
+        assert said.wait(60)
+        vm.stop()
+        result = vm.wait(timeout=30)
+        assert result is not None
+        assert (result.reason, result.status) == (ExitReason.STOPPED, 1)
+
+
+def test_a_guest_is_stopped_while_it_writes_to_a_full_pipe(guest: Guest) -> None:
+    read_end, write_end = os.pipe()
+    try:
+        with Image.open(guest("flood")) as image, Vm(image, SMALL, console=write_end) as vm:
+            vm.start()
+            deadline = time.monotonic() + 60
+            seen = -1
+            while seen != vm.counters.console_bytes or not seen:  # until it no longer grows: the pipe is full
+                seen = vm.counters.console_bytes
+                assert time.monotonic() < deadline
+                threading.Event().wait(0.3)
+            vm.stop()
+            result = vm.wait(timeout=30)
+            assert result is not None and result.reason == ExitReason.STOPPED
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_a_pipe_without_reader_loses_the_console_and_not_the_guest(guest: Guest) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        result = tender.run(guest("big_puts"), SMALL, console=write_end)
+    finally:
+        os.close(write_end)
+    assert result.ok and result.counters.console_lost_bytes == 1 << 20
+
+
+def test_a_full_disk_loses_the_console_and_not_the_guest(guest: Guest) -> None:
+    result = tender.run(guest("big_puts"), SMALL, console=Path("/dev/full"))
+    assert result.ok and result.counters.console_lost_bytes == 1 << 20
+
+
+def test_a_slow_reader_gets_every_byte_in_order(guest: Guest) -> None:
+    read_end, write_end = os.pipe()
+    got = bytearray()
+
+    def drain() -> None:
+        while piece := os.read(read_end, 777):
+            got.extend(piece)
+
+    reader = threading.Thread(target=drain)
+    reader.start()
+    result = tender.run(guest("big_puts"), SMALL, console=write_end)
+    os.close(write_end)
+    reader.join()
+    os.close(read_end)
+    assert result.ok and len(got) == 1 << 20 and got.startswith(b"00000 abc") and got[-64:].startswith(b"16383 ")
+
+
+def test_a_console_file_gets_the_console(guest: Guest, tmp_path: Path) -> None:
+    tender.run(guest("hello"), SMALL, console=tmp_path / "console")
+    assert b"Hello, World" in (tmp_path / "console").read_bytes()
+
+
+def test_a_time_limit_ends_a_spinning_guest(guest: Guest) -> None:
+    result = tender.run(guest("spin"), SMALL, console=DISCARD, timeout=1.0)
+    assert (result.reason, result.status) == (ExitReason.TIMEOUT, 1)
+
+
+def test_stop_before_run_ends_it_at_once(guest: Guest) -> None:
+    with Image.open(guest("spin")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        vm.stop()
+        result = vm.run()
+        assert result.reason == ExitReason.STOPPED and result.counters.exits == 0
+
+
+def test_stop_from_many_threads_at_any_moment_never_hurts(guest: Guest) -> None:
+    """The stop may fall before, in and behind the run: each ends it cleanly, none kills the process."""
+    with Image.open(guest("hello")) as image:
+        for i in range(40):
+            with Vm(image, SMALL, console=DISCARD) as vm:
+                stoppers = [threading.Timer(i * 0.002, vm.stop) for _ in range(3)]
+                for stopper in stoppers:
+                    stopper.start()
+                assert vm.run(timeout=30).reason in (ExitReason.EXIT, ExitReason.STOPPED)
+                for stopper in stoppers:
+                    stopper.join()
+
+
+def test_a_python_signal_handler_runs_while_the_guest_spins(guest: Guest) -> None:
+    class Alarm(Exception):
+        pass
+
+    def on_alarm(*_: object) -> None:
+        raise Alarm
+
+    old = signal.signal(signal.SIGALRM, on_alarm)
+    try:
+        with Image.open(guest("spin")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with pytest.raises(Alarm):
+                vm.run(timeout=60)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+def test_a_signal_that_raises_nothing_lets_the_guest_go_on(guest: Guest) -> None:
+    """Also one that interrupts a poll: its remaining time is kept."""
+    seen: list[int] = []
+    old = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        result = tender.run(guest("clock"), VmConfig(mem=4), console=CAPTURE, timeout=60)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert result.ok, result.console
+    assert seen
+
+
+def test_what_the_console_callable_raises_ends_the_run(guest: Guest) -> None:
+    def fail(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=fail) as vm:
+        with pytest.raises(ZeroDivisionError):
+            vm.run()
+
+
+def close_twice(vm: Vm) -> None:
+    vm.close()
+    vm.close()
+
+
+def collect(vm: Vm) -> None:
+    del vm
+
+
+def run_and_forget(vm: Vm) -> None:
+    vm.run()
+
+
+@pytest.mark.parametrize("ending", [close_twice, collect, run_and_forget])
+def test_a_vm_leaves_nothing_when_it_is(guest: Guest, ending: Callable[[Vm], None]) -> None:
+    with Image.open(guest("hello")) as image:
+        tender.run(image, SMALL, console=DISCARD)
+        before = footprint()
+        for _ in range(20):
+            ending(Vm(image, SMALL, console=DISCARD))
+        assert_nothing_is_left(before)
+
+
+def test_a_vm_that_cannot_be_made_leaves_nothing(guest: Guest, tmp_path: Path) -> None:
+    with Image.open(guest("disk")) as image:
+        (tmp_path / "odd").write_bytes(bytes(700))
+        before = footprint()
+        for path in ("missing", "odd"):
+            config = VmConfig(mem=4, block=tender.BlockFile(str(tmp_path / path)))
+            for _ in range(20):
+                with pytest.raises(tender.DeviceError):
+                    Vm(image, config)
+        assert_nothing_is_left(before)
+
+
+def test_a_vm_runs_once(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        vm.run()
+        with pytest.raises(VmStateError, match="runs once"):
+            vm.run()
+
+
+def test_a_closed_vm_says_so(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        vm = Vm(image, SMALL)
+        vm.close()
+        vm.stop()
+        for use in (vm.run, lambda: vm.counters, lambda: vm.memory(0, 1)):
+            with pytest.raises(VmStateError, match="closed"):
+                use()
+
+
+def test_a_forked_child_cannot_use_its_parents_vm(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        child = os.fork()
+        if child == 0:
+            try:
+                vm.run()
+            except VmStateError:
+                os._exit(42)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+        assert vm.run().ok
+
+
+def test_an_image_may_be_closed_while_its_vms_run(guest: Guest) -> None:
+    image = Image.open(guest("hello"))
+    vm = Vm(image, SMALL, console=CAPTURE)
+    image.close()
+    with vm:
+        assert vm.run().ok
+    with pytest.raises(tender.ImageError, match="closed"):
+        Vm(image, SMALL)
+
+
+def test_vms_of_one_image_do_not_see_each_others_memory(guest: Guest) -> None:
+    with Image.open(guest("globals")) as image:
+        for _ in range(3):
+            assert tender.run(image, SMALL, console=DISCARD).ok
+
+
+def test_one_image_serves_several_sizes_of_memory(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        for mem in (2, 64, 2, 128):
+            assert tender.run(image, VmConfig(mem=mem), console=DISCARD).ok
+
+
+def test_the_gil_is_free_while_a_guest_spins(guest: Guest) -> None:
+    vm, said = ready("spin", guest)
+    with vm:
+        assert said.wait(60)
+        assert sum(range(100_000)) > 0  # this thread gets on
+        vm.stop()
+        assert vm.wait(30) is not None
+
+
+def test_counters_and_timeline_are_in_order(guest: Guest) -> None:
+    result = tender.run(guest("hello"), SMALL, console=CAPTURE)
+    boot = result.boot
+    stamps = [boot.start, boot.vm_created, boot.first_run, boot.first_exit, boot.first_console, boot.guest_exit]
+    assert stamps == sorted(stamps) and 0 not in stamps
+    assert result.console is not None and result.counters.console_bytes == len(result.console)
+    assert result.counters.hypercalls["halt"] == 1
+    assert result.counters.exits == sum(result.counters.hypercalls.values())

@@ -1,0 +1,18 @@
+/* Writes to the console for ever, 64 KiB a request: lines of 63 'f' and a newline. */
+#include <tender/guest.h>
+
+TENDER_MANIFEST(0);
+
+static char chunk[65536];
+
+int main(int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    memset(chunk, 'f', sizeof(chunk));
+    for (size_t i = 63; i < sizeof(chunk); i += 64) {
+        chunk[i] = '\n';
+    }
+    for (;;) {
+        console_write(chunk, sizeof(chunk));
+    }
+}

@@ -1,0 +1,43 @@
+/*
+ * Prints "ready", then sends every frame back as it came (addresses and all) until one holds "QUIT" at byte 14.
+ * At the end "net_rx_poll: frames N bytes N polls N" and 0.
+ *
+ *     net_rx_poll [--buffer=N] [--quiet]      buffer of the reads, mtu+14 unless told; --quiet sends nothing back
+ */
+#include <tender/guest.h>
+
+TENDER_MANIFEST(1, TENDER_NET("service0"));
+
+static uint8_t frame[65536 + 14];
+
+int main(int argc, char **argv)
+{
+    struct net_device net;
+    if (net_open("service0", &net) != GUEST_OK) {
+        panic("net_rx_poll: no network device service0");
+    }
+    uint64_t room = (uint64_t)net.mtu + 14;
+    number_parse(args_value(argc, argv, "--buffer="), &room);
+    if (room > sizeof(frame)) {
+        panic("net_rx_poll: --buffer=%lu is over %zu", room, sizeof(frame));
+    }
+    bool quiet = args_has(argc, argv, "--quiet");
+    uint64_t frames = 0, bytes = 0, polls = 0;
+    printf("ready\n");
+    for (;;) {
+        size_t len;
+        while (net_read(&net, frame, room, &len) == GUEST_OK) {
+            frames++;
+            bytes += len;
+            if (len >= 18 && memcmp(frame + 14, "QUIT", 4) == 0) {
+                printf("net_rx_poll: frames %lu bytes %lu polls %lu\n", frames, bytes, polls);
+                return 0;
+            }
+            if (!quiet) {
+                net_write(&net, frame, len);
+            }
+        }
+        poll_wait(1000000000, NULL);
+        polls++;
+    }
+}

@@ -1,0 +1,17 @@
+/* Writes to a constant. The host must stop it; 99 if it does not. */
+#include <tender/guest.h>
+
+TENDER_MANIFEST(0);
+
+static const uint8_t constant[64] = {1}; /* not volatile: gcc puts that into .data */
+
+int main(int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    volatile uint8_t *rodata = (volatile uint8_t *)(uintptr_t)constant;
+    __asm__("" : "+r"(rodata)); /* the compiler must not know what it points to */
+    printf("write_rodata: writing to %p\n", (void *)(uintptr_t)rodata);
+    *rodata = 2;
+    printf("NOT STOPPED\n");
+    return 99;
+}

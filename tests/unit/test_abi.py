@@ -1,0 +1,69 @@
+"""The ABI header as the compiler and as cffi see it: every name is touched, so both sides are compared."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tender.native import ffi, lib
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bindings"))
+from cdef_extract import extract, names  # noqa: E402
+
+HEADERS = ["abi/tender_abi.h", "bindings/core/elf_image_types.h", "bindings/core/vm_types.h"]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_every_constant_is_the_same_for_the_compiler_and_for_cffi(header: str) -> None:
+    """cffi's API mode raises at the first use of a name whose compiled value differs from the declared one."""
+    declared = names(extract(ROOT / header))
+    assert len(declared) > 5
+    for name in declared:
+        assert isinstance(getattr(lib, name), int), name
+
+
+def test_every_structure_has_the_layout_that_the_compiler_gave_it() -> None:
+    """Realising a struct type makes cffi compare all its fields with the compiler's offsets and sizes."""
+    structs = [name for name in ffi.list_types()[1] if name.startswith(("hvt_", "mft", "elf_", "vm_"))]
+    assert "hvt_boot_info" in structs and "vm_shared" in structs
+    for name in structs:
+        if name != "vm":
+            assert ffi.sizeof(f"struct {name}") > 0
+            ffi.new(f"struct {name} *")
+
+
+@pytest.mark.parametrize(
+    ("struct", "field", "offset"),
+    [
+        ("hvt_boot_info", "net_ring", 48),
+        ("mft_entry", "attached", 96),
+        ("hvt_poll", "ret", 16),
+        ("hvt_net_read", "ret", 24),
+        ("hvt_block_read", "ret", 32),
+        ("hvt_halt", "exit_status", 8),
+    ],
+)
+def test_offsets_are_those_of_the_contract(struct: str, field: str, offset: int) -> None:
+    assert ffi.offsetof(f"struct {struct}", field) == offset
+
+
+def test_every_function_that_is_declared_is_there() -> None:
+    text = extract(ROOT / "bindings/include/native.h")
+    functions = {word.split("(")[0].lstrip("*") for word in text.replace("\n", " ").split() if "(" in word}
+    declared = {name for name in functions if name.startswith("tn_")}
+    assert declared == {name for name in dir(lib) if name.startswith("tn_")}
+
+
+def test_what_cffi_cannot_read_is_refused(tmp_path: Path) -> None:
+    header = tmp_path / "bad.h"
+    header.write_text("/* <abi:numbers> */\n#define TWO (1U << 1)\n/* </abi:numbers> */\n")
+    with pytest.raises(ValueError, match=r"bad\.h: cffi cannot read this line: #define TWO"):
+        extract(header)
+
+
+def test_marks_that_do_not_pair_are_refused(tmp_path: Path) -> None:
+    header = tmp_path / "bad.h"
+    header.write_text("/* <abi:numbers> */\n#define TWO 2\n")
+    with pytest.raises(ValueError, match="do not pair"):
+        extract(header)

@@ -1,0 +1,116 @@
+"""Every rule that refuses an ELF, by the words that users and scripts see; and the oddities that are fine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tender.errors import ImageError
+from tender.native import ParsedElf, parse_elf_bytes
+from tender.testing.elf_builder import (
+    LOAD_ADDRESS,
+    PAGE,
+    PF_R,
+    PF_W,
+    PF_X,
+    RESERVED_ENTRY,
+    MftEntry,
+    abi_note,
+    build_elf,
+    good_elf,
+    good_segments,
+    manifest_bytes,
+    manifest_note,
+    raw_manifest_note,
+)
+from tests.unit.elf_cases import ACCEPTED, REFUSED, Accepted, Refused
+
+Parse = Callable[[bytes], ParsedElf]
+
+
+@pytest.fixture(name="parse")
+def parse_fixture() -> Parse:
+    return parse_elf_bytes
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_bad_elf_is_refused_in_the_words_of_the_contract(parse: Parse, case: Refused) -> None:
+    with pytest.raises(ImageError) as caught:
+        parse(case.data)
+    assert case.message in str(caught.value)
+
+
+@pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.name)
+def test_odd_but_harmless_elf_is_accepted(parse: Parse, case: Accepted) -> None:
+    parse(case.data)
+
+
+def test_case_names_are_unique() -> None:
+    """They are file names of the fuzzer's seeds."""
+    names = [*(case.name for case in REFUSED), *(case.name for case in ACCEPTED)]
+    assert len(names) == len(set(names))
+
+
+def test_segments_are_pages_with_the_flags_of_the_file(parse: Parse) -> None:
+    image = parse(good_elf(code=b"\x90" * (PAGE + 1)))
+
+    assert [(s.start, s.end) for s in image.segments] == [
+        (LOAD_ADDRESS, LOAD_ADDRESS + 2 * PAGE),
+        (LOAD_ADDRESS + 2 * PAGE, LOAD_ADDRESS + 3 * PAGE),
+        (LOAD_ADDRESS + 3 * PAGE, LOAD_ADDRESS + 4 * PAGE),
+    ]
+    assert [s.flags for s in image.segments] == [PF_X, PF_R, PF_R | PF_W]
+    assert [s.file_bytes for s in image.segments] == [PAGE + 1, 10, 32]
+    assert [s.mem_bytes for s in image.segments] == [PAGE + 1, 10, 64]
+
+
+def test_file_offset_points_at_the_bytes(parse: Parse) -> None:
+    data = good_elf(code=b"code here")
+
+    text = parse(data).segments[0]
+
+    assert data[text.file_offset : text.file_offset + text.file_bytes] == b"code here"
+
+
+def test_kernel_end_leaves_out_bss_and_bss_end_does_not(parse: Parse) -> None:
+    image = parse(good_elf())
+
+    assert image.kernel_end == LOAD_ADDRESS + 3 * PAGE
+    assert image.bss_end == LOAD_ADDRESS + 7 * PAGE
+
+
+def test_entry_and_abi_are_those_of_the_file(parse: Parse) -> None:
+    image = parse(good_elf(abi_version=1, entry=LOAD_ADDRESS + 0x20))
+
+    assert (image.entry, image.abi_target, image.abi_version) == (LOAD_ADDRESS + 0x20, 1, 1)
+
+
+def test_devices_come_in_the_order_of_their_handles(parse: Parse) -> None:
+    image = parse(good_elf(devices=[("service0", "net"), ("storage", "block"), ("service1", "net")]))
+
+    assert image.devices == [(b"service0", 2), (b"storage", 1), (b"service1", 2)]
+
+
+def test_device_names_are_the_bytes_up_to_the_nul(parse: Parse) -> None:
+    entries = [RESERVED_ENTRY, MftEntry(name=b"\xff\x1b\0rest", type=2), MftEntry(name=b"a" * 67, type=9)]
+    data = build_elf(segments=good_segments(), notes=[abi_note(), raw_manifest_note(manifest_bytes(entries))])
+
+    assert parse(data).devices == [(b"\xff\x1b", 2), (b"a" * 67, 9)]
+
+
+def test_first_abi_note_wins(parse: Parse) -> None:
+    data = build_elf(
+        segments=good_segments(), notes=[abi_note(version=1), abi_note(target=2), manifest_note()]
+    )
+
+    assert parse(data).abi_version == 1
+
+
+def test_first_manifest_note_wins(parse: Parse) -> None:
+    data = build_elf(
+        segments=good_segments(),
+        notes=[abi_note(), manifest_note([("first", "net")]), manifest_note([("second", "net")])],
+    )
+
+    assert parse(data).devices == [(b"first", 2)]

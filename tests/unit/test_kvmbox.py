@@ -1,0 +1,372 @@
+"""kvmbox's parts that need no KVM, no QEMU and no root: formats, order, messages."""
+
+import gzip
+import lzma
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "kvmbox"
+sys.path.insert(0, str(TOOL))
+
+from kvmbox_lib import initramfs, kernel, machine  # noqa: E402
+from kvmbox_lib.cache import KEPT, Cache  # noqa: E402
+from kvmbox_lib.channel import FRAME_MAX, HEADER, Decoder, Kind, encode, fields  # noqa: E402
+from kvmbox_lib.errors import BoxError, Interrupted  # noqa: E402
+from kvmbox_lib.signals import Signals  # noqa: E402
+from kvmbox_lib.snapshot import copy_sparse  # noqa: E402
+
+# ---------------------------------------------------------------- cpio
+
+
+def archive_entries(archive: bytes) -> Iterator[tuple[str, int, bytes]]:
+    """Name, mode and data of each entry of a newc archive, up to its trailer."""
+    at = 0
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        numbers = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        mode, size, name_size = numbers[1], numbers[6], numbers[11]
+        name = archive[at + 110 : at + 110 + name_size]
+        assert name.endswith(b"\0")
+        data_at = (at + 110 + name_size + 3) & ~3
+        if name == b"TRAILER!!!\0":
+            assert (data_at + size) == len(archive)
+            return
+        yield name[:-1].decode(), mode, archive[data_at : data_at + size]
+        at = (data_at + size + 3) & ~3
+
+
+def test_archive_reads_back_as_written() -> None:
+    entries = [
+        initramfs.Entry("dev", initramfs.DIRECTORY),
+        initramfs.Entry("init", initramfs.PROGRAM, b"x" * 5),
+        initramfs.Entry("modules/order", initramfs.FILE, b"kvm\n"),
+    ]
+
+    found = list(archive_entries(initramfs.cpio(entries)))
+
+    assert found == [
+        ("dev", 0o40755, b""),
+        ("init", 0o100755, b"xxxxx"),
+        ("modules/order", 0o100644, b"kvm\n"),
+    ]
+
+
+# ---------------------------------------------------------------- modules
+
+SIGNATURE = b"s" * 71 + struct.pack(">8xI", 71) + b"~Module signature appended~\n"
+
+
+def fake_module(depends: str = "") -> bytes:
+    return b"\x7fELF\0.BTF\0name=x\0depends=" + depends.encode() + b"\0vermagic=6\0"
+
+
+@pytest.fixture
+def kernel_root(tmp_path: Path) -> Path:
+    """An unpacked package: kvm-amd needs kvm and ccp, kvm needs irqbypass; overlay is built in."""
+    modules = tmp_path / "lib/modules/6.0-test"
+    (modules / "kernel/virt").mkdir(parents=True)
+    (modules / "modules.builtin").write_text("kernel/fs/overlayfs/overlay.ko\n")
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot/vmlinuz-6.0-test").write_bytes(b"")
+    for name, depends in {
+        "kvm-amd": "kvm,ccp",
+        "kvm": "irqbypass",
+        "irqbypass": "",
+        "ccp": "",
+        "tun": "",
+    }.items():
+        (modules / f"kernel/virt/{name}.ko").write_bytes(fake_module(depends) + SIGNATURE)
+    return tmp_path
+
+
+def test_modules_come_after_what_they_need(kernel_root: Path) -> None:
+    modules = kernel.Kernel(kernel_root).modules(["kvm-amd", "tun"])
+
+    assert [name for name, _ in modules] == ["irqbypass", "kvm", "ccp", "kvm_amd", "tun"]
+
+
+def test_module_that_is_built_in_is_left_out(kernel_root: Path) -> None:
+    assert kernel.Kernel(kernel_root).modules(["overlay"]) == []
+
+
+def test_module_that_is_not_there_is_named(kernel_root: Path) -> None:
+    with pytest.raises(BoxError, match=r"6\.0-test has no module virtiofs"):
+        kernel.Kernel(kernel_root).modules(["virtiofs"])
+
+
+def test_compressed_modules_are_unpacked(kernel_root: Path) -> None:
+    virt = kernel_root / "lib/modules/6.0-test/kernel/virt"
+    for name, pack, suffix in (("tun", lzma.compress, "xz"), ("ccp", gzip.compress, "gz")):
+        (virt / f"{name}.ko.{suffix}").write_bytes(pack((virt / f"{name}.ko").read_bytes()))
+        (virt / f"{name}.ko").unlink()
+
+    modules = dict(kernel.Kernel(kernel_root).modules(["tun", "ccp"]))
+
+    assert modules["tun"] == modules["ccp"] == fake_module().replace(b".BTF", b".xTF")
+
+
+def test_signature_is_cut_and_btf_is_hidden() -> None:
+    assert kernel.trimmed(fake_module("kvm") + SIGNATURE) == fake_module("kvm").replace(b".BTF", b".xTF")
+
+
+def test_directory_without_modules_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BoxError, match="no unpacked kernel package"):
+        kernel.Kernel(tmp_path)
+
+
+# ---------------------------------------------------------------- bzImage
+
+ELF = b"\x7fELF" + bytes(range(256)) * 40
+
+
+def bz_image(payload: bytes, setup_sectors: int = 3) -> bytes:
+    """A kernel image whose protected-mode part has 0x300 bytes of code before the payload."""
+    image = bytearray((setup_sectors + 1) * 512)
+    image[0x1F1] = setup_sectors
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", image, 0x248, 0x300, len(payload))
+    return bytes(image) + b"c" * 0x300 + payload + b"tail"
+
+
+@pytest.mark.parametrize("payload", [gzip.compress(ELF), lzma.compress(ELF) + struct.pack("<I", len(ELF))])
+def test_elf_kernel_is_found_in_the_image(payload: bytes) -> None:
+    assert kernel.vmlinux(bz_image(payload)) == ELF
+
+
+def test_unknown_compression_is_told_by_its_first_bytes() -> None:
+    with pytest.raises(BoxError, match=r"unknown way .*425a6839"):
+        kernel.vmlinux(bz_image(b"BZh9" + b"x" * 40))
+
+
+def test_what_is_no_kernel_image_is_refused() -> None:
+    with pytest.raises(BoxError, match="no bzImage"):
+        kernel.vmlinux(bytes(4096))
+
+
+# ---------------------------------------------------------------- frames
+
+
+def test_frames_survive_any_cutting() -> None:
+    sent = [(Kind.STDOUT, b"a" * 300), (Kind.STDERR, b""), (Kind.EXIT, b"\7\0\0\0")]
+    stream = b"".join(encode(kind, payload) for kind, payload in sent)
+
+    decoder, received = Decoder(), []
+    for at in range(0, len(stream), 7):
+        decoder.feed(stream[at : at + 7])
+        while (frame := decoder.take()) is not None:
+            received.append(frame)
+
+    assert received == sent
+
+
+@pytest.mark.parametrize("header", [HEADER.pack(b"?", 0), HEADER.pack(b"O", FRAME_MAX + 1)])
+def test_broken_frame_is_refused(header: bytes) -> None:
+    decoder = Decoder()
+    decoder.feed(header)
+
+    with pytest.raises(BoxError, match="broken frame"):
+        decoder.take()
+
+
+def test_frame_beyond_the_limit_is_not_sent() -> None:
+    with pytest.raises(BoxError, match=str(FRAME_MAX)):
+        encode(Kind.JOB, bytes(FRAME_MAX + 1))
+
+
+def test_field_with_nul_is_refused() -> None:
+    with pytest.raises(BoxError, match="NUL"):
+        fields([b"fine", b"not\0fine"])
+
+
+def test_frame_kinds_and_limit_are_those_of_init() -> None:
+    source = (TOOL / "init.c").read_text()
+
+    assert "#define FRAME_MAX (8u << 20)" in source
+    assert FRAME_MAX == 8 << 20
+    assert [kind.name for kind in Kind if f"'{kind.value.decode()}'" not in source] == []
+
+
+# ---------------------------------------------------------------- cache, snapshot
+
+
+def test_entry_is_made_once(tmp_path: Path) -> None:
+    cache, made = Cache(tmp_path / "cache"), []
+
+    def make(place: Path) -> None:
+        made.append(place)
+        (place / "file").write_text("whole")
+
+    assert cache.entry("boot-1", make) == cache.entry("boot-1", make) == tmp_path / "cache/boot-1"
+    assert len(made) == 1
+    assert (tmp_path / "cache/boot-1/file").read_text() == "whole"
+
+
+def test_entry_whose_maker_fails_is_not_there(tmp_path: Path) -> None:
+    def fail(place: Path) -> None:
+        (place / "file").write_text("half")
+        raise BoxError("no")
+
+    with pytest.raises(BoxError, match="no"):
+        Cache(tmp_path).entry("boot-1", fail)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_least_recently_used_entries_are_removed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for number in range(KEPT["warm"]):
+        os.utime(cache.entry(f"warm-{number}", lambda place: None), (number, number))
+    cache.entry("warm-0", lambda place: None)
+
+    cache.entry("warm-new", lambda place: None)
+
+    assert {path.name for path in tmp_path.glob("warm-*")} == {"warm-0", "warm-2", "warm-3", "warm-new"}
+
+
+def test_sparse_copy_keeps_data_and_holes(tmp_path: Path) -> None:
+    size = 8 << 20
+    source, target = os.memfd_create("source"), os.memfd_create("target")
+    for fd in (source, target):
+        os.ftruncate(fd, size)
+    os.pwrite(source, b"begin", 0)
+    os.pwrite(source, bytes(1 << 20), 2 << 20)
+    os.pwrite(source, b"end", size - 3)
+
+    copy_sparse(source, target)
+
+    assert os.pread(target, size, 0) == os.pread(source, size, 0)
+    assert os.fstat(target).st_blocks * 512 <= 4 << 16
+    os.close(source)
+    os.close(target)
+
+
+# ---------------------------------------------------------------- signals
+
+
+def test_signal_before_the_command_ends_kvmbox() -> None:
+    with pytest.raises(Interrupted) as ended, Signals(None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    assert ended.value.status == 128 + signal.SIGTERM
+
+
+def test_time_limit_before_the_command_has_status_124() -> None:
+    with pytest.raises(Interrupted) as ended, Signals(0.01):
+        time.sleep(10)
+
+    assert ended.value.status == 124
+
+
+def test_signal_during_the_command_is_noted() -> None:
+    with Signals(None) as signals:
+        signals.note_only()
+        os.kill(os.getpid(), signal.SIGINT)
+
+        assert signals.take() == [signal.SIGINT]
+        assert signals.take() == []
+
+
+# ---------------------------------------------------------------- command lines, messages
+
+
+def fake_program(path: Path) -> str:
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def qemu_line(tmp_path: Path, icount: bool = False) -> str:
+    shape = machine.Shape(fake_program(tmp_path / "qemu"), mem_mib=512, smp=2, icount=icount)
+    files = machine.BootFiles(tmp_path / "vmlinux", tmp_path / "initrd")
+    wires = machine.Wires(ram=3, channel=4, monitor=5, console=6, share=None)
+    return " ".join(machine.qemu_command(shape, files, wires, incoming=False))
+
+
+def test_vcpus_take_turns_on_one_thread(tmp_path: Path) -> None:
+    line = qemu_line(tmp_path)
+
+    assert "tcg,thread=single" in line
+    assert "-smp 2" in line
+    assert "-icount" not in line
+
+
+def test_counting_box_counts_instructions(tmp_path: Path) -> None:
+    line = qemu_line(tmp_path, icount=True)
+
+    assert "-icount shift=0,sleep=off" in line
+    assert "-cpu max,-erms,-fsrm" in line
+
+
+def run_tool(*arguments: str, path: str, cache: Path) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": path, "KVMBOX_CACHE": str(cache), "HOME": str(cache)}
+    command = [sys.executable, str(TOOL / "kvmbox"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_missing_programs_are_told_as_packages_in_one_message(tmp_path: Path) -> None:
+    done = run_tool("run", "--", "true", path=str(tmp_path), cache=tmp_path)
+
+    assert done.returncode == 125
+    assert done.stderr == (
+        "kvmbox: programs are missing: apt-get install qemu-system-x86 gcc libc6-dev zstd\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "no command: kvmbox run [options] -- CMD..."),
+        (["run", "true"], "unrecognized arguments: true"),
+        (["run", "--no-such-option", "--", "true"], "unrecognized arguments: --no-such-option"),
+        (["run", "--mem", "20", "--", "true"], "--mem 20: the box does not boot with less than 256 MiB"),
+    ],
+)
+def test_wrong_use_is_a_failure_of_kvmbox(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = run_tool(*arguments, path=str(tmp_path), cache=tmp_path)
+
+    assert done.returncode == 125
+    assert message in done.stderr
+
+
+def test_package_that_apt_does_not_know_is_told(tmp_path: Path) -> None:
+    for program in ("apt-cache", "apt-get"):
+        fake_program(tmp_path / program)
+
+    done = run_tool("fetch", "linux-image-none", path=f"{tmp_path}:/bin", cache=tmp_path / "cache")
+
+    assert done.returncode == 125
+    assert "apt knows no package linux-image-none" in done.stderr
+    assert "apt-get update" in done.stderr
+
+
+def test_metapackage_is_resolved_and_unpacked(tmp_path: Path) -> None:
+    programs = {
+        "apt-cache": 'echo "linux-image-meta"; echo "  Depends: linux-image-6.0-9-test"',
+        "apt-get": 'for last; do :; done; echo "$last" >"$last.deb"',
+        "dpkg-deb": 'mkdir "$3/boot"; cp "$2" "$3/boot/package"',
+    }
+    for name, script in programs.items():
+        fake_program(tmp_path / name)
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+
+    done = run_tool("fetch", "linux-image-meta", path=f"{tmp_path}:/bin", cache=tmp_path / "cache")
+
+    assert done.stdout == f"{tmp_path}/cache/kernel-6.0-9-test\n"
+    assert (tmp_path / "cache/kernel-6.0-9-test/boot/package").read_text() == "linux-image-6.0-9-test\n"
+
+
+def test_init_compiles_without_a_warning(tmp_path: Path) -> None:
+    flags = ["-std=c11", "-Os", "-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror", "-fsyntax-only"]
+
+    done = subprocess.run(["cc", *flags, str(TOOL / "init.c")], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,97 @@
+"""Rules of the tree that nobody should have to remember: who imports whom, who prints, who exits."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "tender"
+
+# Lower may not import higher. `vm` introduces backend and devices to each other; they do not meet by themselves.
+LEVELS = {
+    "values": 0, "errors": 0, "_version": 0, "_native": 0,
+    "config": 1, "native": 1,
+    "result": 2, "image": 2, "manifest": 3,
+    "devices": 4, "backend": 4,
+    "vm": 5,
+    "testing": 6, "bench": 6,
+    "cli": 7, "__main__": 8,
+}  # fmt: skip
+APART = [{"devices", "backend"}]
+INSIDE_UP = {"tender/backend/trial.py"}  # the doctor's trial VM: uses the whole library, imported by the CLI only
+
+
+def python_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tender":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {n.name.split(".")[1] for n in node.names if n.name.startswith("tender.")}
+    return found
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path: Path) -> None:
+    here = room(path)
+    if here == "__init__" or str(path.relative_to(ROOT)) in INSIDE_UP:
+        return
+    for other in imported(path) & set(LEVELS):
+        assert other == here or LEVELS[other] <= LEVELS[here], f"{here} imports {other}"
+        for rooms in APART:
+            assert not {here, other} <= rooms or here == other, f"{here} imports {other}"
+
+
+@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_command_line_prints_reads_the_environment_or_exits(path: Path) -> None:
+    if room(path) in {"cli", "bench", "__main__"}:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"print", "exit", "quit", "input"}, f"line {node.lineno}"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            called = (node.value.id, node.attr)
+            assert called not in {("sys", "exit"), ("os", "_exit"), ("sys", "stdout")}, f"line {node.lineno}"
+
+
+def c_code(path: Path) -> str:
+    return re.sub(r"/\*.*?\*/|//[^\n]*|\"(\\.|[^\"\\])*\"", " ", path.read_text(), flags=re.DOTALL)
+
+
+CORE = sorted((ROOT / "bindings" / "core").glob("*.[ch]"))
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def test_the_core_neither_prints_nor_exits_nor_allocates(path: Path) -> None:
+    calls = set(re.findall(r"\b(f?printf|puts|exit|_exit|abort|malloc|calloc|realloc|system|perror)\s*\(", c_code(path)))
+    assert not calls
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
+def test_the_core_knows_neither_kvm_nor_python(path: Path) -> None:
+    includes = re.findall(r'#include\s+[<"]([^>"]+)', path.read_text())
+    assert not [name for name in includes if "kvm" in name or "Python" in name or name == "native.h"]
+
+
+def test_only_the_kvm_door_includes_the_kernels_kvm_header() -> None:
+    users = [p for p in (ROOT / "bindings").rglob("*.[ch]") if "#include <linux/kvm.h>" in p.read_text()]
+    assert {p.parent.name for p in users} == {"kvm"}
+
+
+def test_the_documents_link_to_what_exists() -> None:
+    for page in [*ROOT.glob("*.md"), *(p for d in ("docs", "abi", "bench", "tools", "guest_kernel", "tests")
+                                       for p in (ROOT / d).rglob("*.md"))]:  # fmt: skip
+        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} -> {target}"

@@ -1,0 +1,112 @@
+"""The frames between the host and init.c, over one virtio-serial port; the picture is in init.c.
+
+u8 kind | u32 length, little endian | payload
+"""
+
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterable
+from enum import Enum
+
+from .errors import BoxError
+
+HEADER = struct.Struct("<cI")
+FRAME_MAX = 8 << 20  # as in init.c
+STDIN_CHUNK = 32768
+
+
+class Kind(Enum):
+    """What a frame is about."""
+
+    SETUP = b"S"
+    JOB = b"J"
+    KILL = b"K"
+    READY = b"R"
+    STDIN = b"I"  # to the box: data; from the box: the data was taken
+    STDOUT = b"O"
+    STDERR = b"E"
+    EXIT = b"X"
+
+
+def encode(kind: Kind, payload: bytes = b"") -> bytes:
+    """One frame; raises BoxError if it passes what init.c takes."""
+    if len(payload) > FRAME_MAX:
+        raise BoxError(f"command and environment are {len(payload)} bytes; the most is {FRAME_MAX}")
+    return HEADER.pack(kind.value, len(payload)) + payload
+
+
+def fields(values: Iterable[bytes]) -> bytes:
+    """Values, each ended with NUL; raises BoxError if one holds a NUL."""
+    payload = bytearray()
+    for value in values:
+        if b"\0" in value:
+            raise BoxError(f"a NUL byte in {value!r}")
+        payload += value + b"\0"
+    return bytes(payload)
+
+
+class Decoder:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the stream, however they are cut."""
+        self._pending += data
+
+    def take(self) -> tuple[Kind, bytes] | None:
+        """The next whole frame, or None; raises BoxError if the stream is no such thing."""
+        if len(self._pending) < HEADER.size:
+            return None
+        code, length = HEADER.unpack_from(self._pending)
+        if length > FRAME_MAX or code not in {kind.value for kind in Kind}:
+            raise BoxError(f"the box sent a broken frame: kind {code!r}, {length} bytes")
+        end = HEADER.size + length
+        if len(self._pending) < end:
+            return None
+        payload = bytes(self._pending[HEADER.size : end])
+        del self._pending[:end]
+        return Kind(code), payload
+
+
+class Channel:
+    """The host's end. Sending never blocks for long: see the rule on stdin in init.c."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._decoder = Decoder()
+
+    def fileno(self) -> int:
+        """For select()."""
+        return self._socket.fileno()
+
+    def send(self, kind: Kind, payload: bytes = b"") -> None:
+        """Send one frame; raises BoxError if the box is gone."""
+        try:
+            self._socket.sendall(encode(kind, payload))
+        except OSError as error:
+            raise BoxError("the box went away") from error
+
+    def take(self) -> tuple[Kind, bytes] | None:
+        """A frame that has come whole, or None."""
+        return self._decoder.take()
+
+    def read(self) -> None:
+        """Take in what has come; raises BoxError if the box is gone."""
+        data = self._socket.recv(1 << 18)
+        if not data:
+            raise BoxError("the box went away")
+        self._decoder.feed(data)
+
+    def expect_ready(self, limit_s: float) -> None:
+        """Wait until the box says it is ready; raises BoxError if it does not, or has no /dev/kvm."""
+        deadline = time.monotonic() + limit_s
+        while (frame := self.take()) is None:
+            if not select.select([self], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise BoxError(f"the box was not ready within {limit_s:.0f} s")
+            self.read()
+        if frame != (Kind.READY, b"kvm"):
+            raise BoxError(f"the box has no /dev/kvm: {frame[1].decode(errors='replace')}")

@@ -1,0 +1,239 @@
+"""The box as processes: QEMU, and virtiofsd that serves it the host's /.
+
+    kvmbox ──socketpair── QMP monitor ─────────┐
+           ──socketpair── virtio-serial port ──┤ QEMU ──unix socket── virtiofsd
+           ──memfd─────── RAM, shared ─────────┘  (vhost-user: it reads the box's RAM)
+           ──memfd─────── serial console, shown on failure only
+
+Nothing of it has a name in a file system, so nothing is left behind, however kvmbox ends: QEMU
+gets SIGKILL at its parent's death, and virtiofsd ends with the connection to QEMU.
+"""
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .channel import Channel, Kind, fields
+from .errors import BoxError
+from .monitor import Monitor
+
+BOOT_LIMIT_S = 300.0  # 5 s when idle, 20 s with --icount; other loads on the machine stretch it
+ROOT_LIMIT_S = 60.0
+LOG_SHOWN = 3000  # bytes of each log
+ROOT_PORT = "share"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+KERNEL_ARGUMENTS = " ".join(
+    (
+        "console=ttyS0 quiet panic=-1",
+        "norandmaps",  # TCG keys translated code by virtual address: ASLR makes every exec three times slower
+        "cryptomgr.notests=1",  # 0.9 s of self-tests
+        "mitigations=off nokaslr audit=0 nowatchdog",
+        "tsc=reliable no_timer_check rcupdate.rcu_expedited=1 random.trust_cpu=on",
+    )
+)
+
+# bookworm's, in C, part of qemu-system-common; and its successor in Rust, in a package of its own
+C_VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+RUST_VIRTIOFSD = "/usr/libexec/virtiofsd"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What makes one box unlike another."""
+
+    qemu: str
+    mem_mib: int
+    smp: int
+    icount: bool
+
+    def qemu_path(self) -> Path:
+        """Raises BoxError if there is no such program."""
+        path = shutil.which(self.qemu)
+        if path is None:
+            raise BoxError(f"{self.qemu} is missing: apt-get install qemu-system-x86")
+        return Path(path)
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """A cache entry of kind "boot"."""
+
+    vmlinux: Path
+    initrd: Path
+
+
+@dataclass(frozen=True)
+class Wires:
+    """The descriptors that QEMU inherits."""
+
+    ram: int
+    channel: int
+    monitor: int
+    console: int
+    share: int | None  # to virtiofsd; a box that is made for a snapshot has none
+
+
+def qemu_command(shape: Shape, files: BootFiles, wires: Wires, incoming: bool) -> list[str]:
+    """QEMU's command line; it and nothing else decides what the box is."""
+    cpu = "max"
+    if shape.icount:
+        # A REP counts as an instruction per iteration: without these, strings go 8 bytes a step.
+        cpu += ",-erms,-fsrm"
+    command = [str(shape.qemu_path()), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    # One thread for all vCPUs: with one each, QEMU 7.2 loses a race when the kernel patches its own code.
+    command += ["-accel", "tcg,thread=single", "-cpu", cpu, "-smp", str(shape.smp)]
+    command += ["-M", "q35", "-bios", "qboot.rom", "-m", str(shape.mem_mib)]
+    ram = f"memory-backend-file,id=ram,size={shape.mem_mib}M,share=on,mem-path=/proc/self/fd/{wires.ram}"
+    command += ["-object", ram, "-machine", "memory-backend=ram"]
+    command += ["-kernel", str(files.vmlinux), "-initrd", str(files.initrd), "-append", KERNEL_ARGUMENTS]
+    command += ["-chardev", f"socket,id=channel,fd={wires.channel}", "-device", "virtio-serial-pci"]
+    command += ["-device", "virtserialport,chardev=channel,name=kvmbox"]
+    console = f"file,id=console,path=/proc/self/fd/{wires.console}"
+    command += ["-chardev", console, "-serial", "chardev:console"]
+    command += ["-chardev", f"socket,id=monitor,fd={wires.monitor}", "-mon", "chardev=monitor,mode=control"]
+    command += ["-device", f"pcie-root-port,id={ROOT_PORT},slot=1,chassis=1"]
+    if wires.share is not None:
+        command += ["-chardev", f"socket,id=share,fd={wires.share}"]
+    if shape.icount:
+        command += ["-icount", "shift=0,sleep=off"]
+    if incoming:
+        command += ["-incoming", "defer"]
+    return command
+
+
+def virtiofsd_command(listener: int) -> list[str]:
+    """The command line of whichever virtiofsd is here; raises BoxError if none is."""
+    if os.path.exists(C_VIRTIOFSD):
+        options = "source=/,cache=always,sandbox=chroot,log_level=err,no_posix_lock,no_flock"
+        return [C_VIRTIOFSD, f"--fd={listener}", "-o", options]
+    rust = RUST_VIRTIOFSD if os.path.exists(RUST_VIRTIOFSD) else shutil.which("virtiofsd")
+    if rust is None:
+        raise BoxError("virtiofsd is missing: apt-get install virtiofsd (Debian 12: qemu-system-common)")
+    options = "--shared-dir=/ --cache=always --sandbox=chroot --log-level=error"
+    # Without the last one mounting over the host's mount points, /proc say, fails with EREMOTE.
+    return [rust, f"--fd={listener}", *options.split(), "--no-announce-submounts"]
+
+
+def _with_parent() -> Callable[[], None]:
+    """For preexec_fn: have the kernel kill the child when kvmbox dies, of SIGKILL too."""
+    libc = ctypes.CDLL(None)
+    parent = os.getpid()
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+class Machine:
+    """One box; leaving it as a context ends it and all that belongs to it."""
+
+    def __init__(self, shape: Shape, files: BootFiles) -> None:
+        self.shape = shape
+        self.ram = os.memfd_create("kvmbox-ram")
+        os.ftruncate(self.ram, shape.mem_mib << 20)
+        self._files = files
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._console = os.memfd_create("kvmbox-console")
+        self._log = os.memfd_create("kvmbox-log")
+        self._ours: list[socket.socket] = []
+
+    def __enter__(self) -> "Machine":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        for child in self._children:
+            child.kill()
+        for child in self._children:
+            child.wait()
+        if isinstance(error, BoxError):
+            error.add_note(self._diagnosis())
+        for end in self._ours:
+            end.close()
+        for fd in (self.ram, self._console, self._log):
+            os.close(fd)
+
+    def start(self, *, shared: bool, incoming: bool = False) -> None:
+        """Start the processes; the box boots, or with `incoming` waits for a state to resume."""
+        channel, channel_theirs = socket.socketpair()
+        monitor, monitor_theirs = socket.socketpair()
+        self._ours += [channel, monitor]
+        theirs = [channel_theirs, monitor_theirs]
+        share = self._start_virtiofsd() if shared else None
+        if share:
+            theirs.append(share)
+        wires = Wires(
+            ram=self.ram,
+            channel=channel_theirs.fileno(),
+            monitor=monitor_theirs.fileno(),
+            console=self._console,
+            share=share.fileno() if share else None,
+        )
+        inherited = [self.ram, self._console, *(end.fileno() for end in theirs)]
+        self._spawn(qemu_command(self.shape, self._files, wires, incoming), inherited)
+        for end in theirs:
+            end.close()
+        self.channel = Channel(channel)
+        self.monitor = Monitor(monitor)
+        self.monitor.greet()
+
+    def await_boot(self) -> None:
+        """Until init.c has loaded KVM; raises BoxError if it does not."""
+        self.channel.expect_ready(BOOT_LIMIT_S)
+
+    def share_root(self, read_write: Sequence[str]) -> None:
+        """Give the booted box the host's / and the time; `read_write` paths are the host's own."""
+        # Plugged in only now: a box with this device cannot be saved.
+        device = {"driver": "vhost-user-fs-pci", "chardev": "share", "tag": "host", "bus": ROOT_PORT}
+        self.monitor.call("device_add", **device)
+        seed = "" if self.shape.icount else secrets.token_hex(32)
+        values = [str(time.time_ns()), seed, *read_write]
+        self.channel.send(Kind.SETUP, fields(os.fsencode(value) for value in values))
+        self.channel.expect_ready(ROOT_LIMIT_S)
+
+    def _start_virtiofsd(self) -> socket.socket:
+        """Our end of a connection to a new virtiofsd; the name it needs is private and gone at once."""
+        connection = socket.socket(socket.AF_UNIX)
+        with socket.socket(socket.AF_UNIX) as listener:
+            with tempfile.TemporaryDirectory(prefix="kvmbox-") as place:
+                listener.bind(f"{place}/share")
+                listener.listen(1)
+                connection.connect(f"{place}/share")
+            self._spawn(virtiofsd_command(listener.fileno()), [listener.fileno()])
+        return connection
+
+    def _spawn(self, command: list[str], inherited: list[int]) -> None:
+        """A session of its own keeps the terminal's ^C away: it is for the command in the box."""
+        self._children.append(
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                pass_fds=inherited,
+                start_new_session=True,
+                preexec_fn=_with_parent(),
+            )
+        )
+
+    def _diagnosis(self) -> str:
+        """The ends of what the box and its processes said."""
+        shown = []
+        for name, fd in (("console", self._console), ("QEMU and virtiofsd", self._log)):
+            size = os.fstat(fd).st_size
+            text = os.pread(fd, LOG_SHOWN, max(0, size - LOG_SHOWN)).decode(errors="replace").strip()
+            if text:
+                shown.append(f"--- {name}:\n{text}")
+        return "\n".join(shown)

@@ -1,0 +1,47 @@
+"""QEMU's monitor (QMP): commands as JSON, one a line, over a socketpair."""
+
+import json
+import socket
+from typing import Any
+
+from .errors import BoxError
+
+REPLY_LIMIT_S = 60.0
+
+
+class Monitor:
+    """The host's end of it."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.settimeout(REPLY_LIMIT_S)
+        self._stream = end.makefile("rwb")
+
+    def greet(self) -> None:
+        """The exchange that comes first; raises BoxError if QEMU did not start."""
+        self._line()
+        self.call("qmp_capabilities")
+
+    def call(self, command: str, **arguments: object) -> Any:
+        """What QEMU answers; raises BoxError on its refusal and on its end."""
+        request = json.dumps({"execute": command, "arguments": arguments})
+        try:
+            self._stream.write(request.encode() + b"\n")
+            self._stream.flush()
+        except OSError as error:
+            raise BoxError("QEMU ended") from error
+        while True:
+            reply = self._line()
+            if "error" in reply:
+                raise BoxError(f"QEMU refused {command}: {reply['error']['desc']}")
+            if "return" in reply:
+                return reply["return"]  # all else is events
+
+    def _line(self) -> dict[str, Any]:
+        try:
+            line = self._stream.readline()
+        except OSError as error:
+            raise BoxError(f"QEMU's monitor gave no answer: {error}") from error
+        if not line:
+            raise BoxError("QEMU ended")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
