@@ -38,7 +38,8 @@ def main(argv: "list[str]") -> int:
     config = VmConfig(mem=int(mem))
     with Image.open(path) as image:
         for _line in sys.stdin:
-            print(*boot(image, config), flush=True)
+            sys.stdout.write(" ".join(map(str, boot(image, config))) + "\n")
+            sys.stdout.flush()
     return 0
 
 
