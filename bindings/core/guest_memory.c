@@ -42,6 +42,10 @@ int guest_memory_map(struct guest_memory *memory, const struct elf_image *image,
     if (mmap(hva, template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
              template_fd, 0) == MAP_FAILED)
         goto fail;
+    /* A host that dumps core, or forks, has no business with guest memory. Said before the segments split it:
+     * each piece would be another walk. */
+    (void)madvise(hva, mem_bytes, MADV_DONTDUMP);
+    (void)madvise(hva, mem_bytes, MADV_DONTFORK);
     for (uint32_t i = 0; i < image->segment_count; i++) {
         const struct elf_segment *segment = &image->segments[i];
         if (segment->end > mem_bytes) {
@@ -55,9 +59,6 @@ int guest_memory_map(struct guest_memory *memory, const struct elf_image *image,
         memory->ranges[memory->range_count++] =
             (struct guest_range){segment->start, segment->end, segment->flags};
     }
-    /* A host that dumps core, or forks, has no business with guest memory. */
-    (void)madvise(hva, mem_bytes, MADV_DONTDUMP);
-    (void)madvise(hva, mem_bytes, MADV_DONTFORK);
     return 0;
 fail:;
     int error = -errno;
