@@ -77,7 +77,7 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
     }
     while (vm->console_fd >= 0 && vm->resume.console_done < len) {
         struct pollfd wait[2] = {{vm->console_fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
-        if (ppoll(wait, 2, NULL, &vm->wait_mask) < 0 || wait[1].revents)
+        if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)
             return leave_interrupted(vm);
         int64_t written = write_some(vm, data + vm->resume.console_done, len - vm->resume.console_done);
         if (written == -EAGAIN || written == -EINTR)

@@ -87,6 +87,21 @@ def test_a_guest_is_stopped_while_it(guest: Guest, name: str) -> None:
         assert (result.reason, result.status) == (ExitReason.STOPPED, 1)
 
 
+def test_many_stops_of_a_sleeping_guest_never_kill_the_process(guest: Guest) -> None:
+    """The kick is a signal without a handler: let into ppoll, it would end the process."""
+    for _ in range(30):
+        vm, said = ready("sleep", guest)
+        with vm:
+            assert said.wait(60)
+            stoppers = [threading.Thread(target=vm.stop) for _ in range(4)]
+            for stopper in stoppers:
+                stopper.start()
+            for stopper in stoppers:
+                stopper.join()
+            result = vm.wait(timeout=30)
+            assert result is not None and result.reason == ExitReason.STOPPED
+
+
 def test_a_guest_is_stopped_while_it_writes_to_a_full_pipe(guest: Guest) -> None:
     read_end, write_end = os.pipe()
     try:
