@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 else:
     CData = object
 
-__all__ = ["CData", "ParsedElf", "Segment", "check", "ffi", "host_error", "image_error", "lib", "parse_elf_bytes"]
+__all__ = [
+    "CData",
+    "ParsedElf",
+    "Segment",
+    "check",
+    "ffi",
+    "host_error",
+    "image_error",
+    "lib",
+    "parse_elf_bytes",
+]
+
 
 def host_error(what: str, errno: int, *, hint: str = "", code: str = "") -> HostError:
     """A HostError for `what` with errno's own words."""
@@ -34,6 +45,8 @@ _CODES = {1: "image-file", 2: "image-note", 3: "image-abi", 4: "image-manifest",
 def image_error(error: CData, file: str) -> ImageError:
     """The ImageError that a filled `struct elf_error *` stands for."""
     text: str = ffi.string(error.text).decode("utf-8", "replace")
+    if error.os_error:
+        text += f": {os.strerror(error.os_error)}"
     code = _CODES.get(error.code, "image")
     return ImageError(text, file=file, offset=error.offset, code=code)
 

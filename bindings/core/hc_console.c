@@ -1,11 +1,13 @@
 /*
- * puts: all bytes go out, in order, or are counted as lost; nothing that happens to the reader fails the guest.
+ * puts: all bytes go out, in order, or are counted as lost; nothing that happens to the reader fails the
+ * guest.
  *
  * The descriptor is the caller's, perhaps shared and blocking, so its flags are left alone. No write may
  * block, else a full pipe could hold the VM against vm_stop(): ppoll says that there is room, and the write
  * is one that fits into the least room ppoll promises. pipe(7) and pipe_poll(): a writable pipe has a free
- * page slot, PIPE_BUF bytes. n_tty_poll(): a writable terminal has room for at least 256 bytes (WAKEUP_CHARS).
- * Where the kernel can promise more (RWF_NOWAIT on a pipe, MSG_DONTWAIT on a socket), that is used.
+ * page slot, PIPE_BUF bytes. n_tty_poll(): a writable terminal has room for at least 256 bytes
+ * (WAKEUP_CHARS). Where the kernel can promise more (RWF_NOWAIT on a pipe, MSG_DONTWAIT on a socket), that is
+ * used.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -6,9 +6,9 @@ import struct
 from pathlib import Path
 
 import pytest
+from support import Guest
 
 from tender import CAPTURE, BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult, run
-from support import Guest
 
 pytestmark = pytest.mark.kvm
 
@@ -83,10 +83,15 @@ def test_a_panic_ends_with_255(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(("name", "exit_reason"), [("triple", 8), ("hlt", 5)])
-def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(guest: Guest, name: str, exit_reason: int) -> None:
+def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(
+    guest: Guest, name: str, exit_reason: int
+) -> None:
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.UNHANDLED_EXIT, 1)
-    assert result.message.startswith(f"KVM: unhandled exit: exit_reason={exit_reason:#x}, rip=0x1")
+    # no more of rip: on AMD, KVM resets the vCPU before it reports a triple fault
+    assert re.fullmatch(
+        rf"KVM: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,10 +126,10 @@ def test_memory_from_2_mebibytes_to_4_gibibytes(guest: Guest, mem: int) -> None:
 
 def test_63_block_devices(guest: Guest, tmp_path: Path) -> None:
     disks: dict[str, BlockFile] = {}
-    for i in range(63):
+    for i in range(1, 64):
         path = tmp_path / f"{i}.img"
         path.write_bytes(bytes(4096))
-        disks[f"storage{i}"] = BlockFile(str(path))
+        disks[f"disk{i}"] = BlockFile(str(path))
     result = boot(guest("max_devices"), block=disks)
     assert result.ok, text(result)
 
@@ -203,6 +208,7 @@ def test_a_read_only_disk_refuses_writes_and_is_unchanged(guest: Guest, tmp_path
 def test_a_disk_that_shrinks_under_the_guest_gives_it_an_error(guest: Guest, tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 16))
+    assert boot(guest("disk"), block=BlockFile(str(disk))).ok
     with Image.open(guest("disk")) as image:
         config = VmConfig(mem=32, block=BlockFile(str(disk), read_only=True), args=("--verify",))
         with Vm(image, config, console=CAPTURE) as vm:
@@ -271,7 +277,9 @@ def test_a_peer_that_goes_away_does_not_make_the_guest_spin(guest: Guest) -> Non
 def test_start_state_is_what_the_contract_says(guest: Guest) -> None:
     """Boot info, manifest copy and page tables, read from the guest's memory before it runs."""
     with Image.open(guest("hello")) as image, Vm(image, VmConfig(mem=8, args=("a", "b"))) as vm:
-        mem, kernel_end, hz, cmdline, mft, features, _, ring = struct.unpack("<QQQQQIIQ", vm.memory(0x10000, 56))
+        mem, kernel_end, hz, cmdline, mft, features, _, ring = struct.unpack(
+            "<QQQQQIIQ", vm.memory(0x10000, 56)
+        )
         assert (mem, kernel_end, features, ring) == (8 << 20, image.kernel_end, 0, 0)
         assert hz > 10**8 and mft == 0x10038
         assert vm.memory(cmdline, 4) == b"a b\0"

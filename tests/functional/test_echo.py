@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from support import Guest, TapInterface
 
 from tender import Image, Tap, Vm, VmConfig
-from support import Guest, TapInterface
 
 pytestmark = [pytest.mark.kvm, pytest.mark.tap]
 GUEST = "10.0.0.2"
@@ -91,9 +91,8 @@ def test_a_guest_that_sends_while_its_interface_is_down_goes_on(guest: Guest, ta
 
 
 def test_frames_of_every_odd_size_never_end_the_guest(guest: Guest, tap: TapInterface) -> None:
-    with Image.open(guest("net_tx")) as image:
-        with Vm(image, VmConfig(mem=8, net=Tap(tap.name))) as vm:
-            result = vm.run(timeout=60)
+    with Image.open(guest("net_tx")) as image, Vm(image, VmConfig(mem=8, net=Tap(tap.name))) as vm:
+        result = vm.run(timeout=60)
     assert result.ok
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import Guest
 
 import tender
 from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmStateError
-from support import Guest
 
 pytestmark = pytest.mark.kvm
 SMALL = VmConfig(mem=4)
@@ -135,7 +135,9 @@ def test_a_slow_reader_gets_every_byte_in_order(guest: Guest) -> None:
     os.close(write_end)
     reader.join()
     os.close(read_end)
-    assert result.ok and len(got) == 1 << 20 and got.startswith(b"00000 abc") and got[-64:].startswith(b"16383 ")
+    assert (
+        result.ok and len(got) == 1 << 20 and got.startswith(b"00000 abc") and got[-64:].startswith(b"16383 ")
+    )
 
 
 def test_a_console_file_gets_the_console(guest: Guest, tmp_path: Path) -> None:
@@ -307,7 +309,14 @@ def test_the_gil_is_free_while_a_guest_spins(guest: Guest) -> None:
 def test_counters_and_timeline_are_in_order(guest: Guest) -> None:
     result = tender.run(guest("hello"), SMALL, console=CAPTURE)
     boot = result.boot
-    stamps = [boot.start, boot.vm_created, boot.first_run, boot.first_exit, boot.first_console, boot.guest_exit]
+    stamps = [
+        boot.start,
+        boot.vm_created,
+        boot.first_run,
+        boot.first_exit,
+        boot.first_console,
+        boot.guest_exit,
+    ]
     assert stamps == sorted(stamps) and 0 not in stamps
     assert result.console is not None and result.counters.console_bytes == len(result.console)
     assert result.counters.hypercalls["halt"] == 1
