@@ -7,7 +7,7 @@ Vm(image, config)   attaches every device, makes the machine: all errors of set-
 """
 
 import os
-from _thread import allocate_lock, start_new_thread
+from _thread import RLock, allocate_lock, start_new_thread
 
 from tender.backend.kvm import KvmVm
 from tender.config import BlockDevice, NetDevice, NetFd, Tap, VmConfig
@@ -57,7 +57,7 @@ class Vm:
         self._start_ns: int = lib.tn_monotonic_ns()
         self.config = config = config or VmConfig()
         self.image_name = image.name
-        self._lock = allocate_lock()
+        self._lock = RLock()  # a signal handler may call stop() while this thread holds it
         self._state = "new"  # new, running, ended
         self._pid = os.getpid()
         self._stop_reason = ExitReason.STOPPED

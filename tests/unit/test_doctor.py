@@ -72,8 +72,9 @@ def test_without_the_processors_extension_the_firmware_is_named() -> None:
 
 
 def test_a_denied_device_names_its_group_and_the_new_login() -> None:
-    check = found("/dev/kvm", kvm=DENIED)
-    assert (check.level, check.value) == (FAIL, "root:kvm 0660: Permission denied")
+    check = found("/dev/kvm", kvm=DENIED, groups=("ann", "sudo"))
+    assert check.level == FAIL
+    assert check.value == "root:kvm 0660: Permission denied (you are ann, in the groups ann, sudo)"
     assert check.cure.startswith("sudo usermod -aG kvm ann   # then log in again\n")
 
 
