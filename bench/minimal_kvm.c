@@ -1,15 +1,15 @@
 /*
  * The yardstick of the counted mode: the KVM calls that one boot needs, in one loop of plain C.
  *
- * It is handed what tender's Image prepares once (the template memfd, the boot info) and does per boot what no
- * monitor can leave out, in the order tender does it: map the memory, open KVM, make the VM, its slot and its
- * vCPU, write the registers, run to the first exit, close. No ELF, no devices, no run loop. What tender's library
- * spends above this is tender's own.
+ * It is handed what tender's Image prepares once (the template memfd, the boot info) and does per boot what
+ * no monitor can leave out, in the order tender does it: map the memory, open KVM, make the VM, its slot and
+ * its vCPU, write the registers, run to the first exit, close. No ELF, no devices, no run loop. What tender's
+ * library spends above this is tender's own.
  *
  *     minimal_kvm BOOTS MEM_BYTES ENTRY TEMPLATE_FD TEMPLATE_BYTES BOOT_INFO_FD BOOT_INFO_BYTES
  *
- * prints a line of decimal numbers per boot: for each point of `enum point` the CLOCK_MONOTONIC nanoseconds since
- * the boot began, then the thread's CPU nanoseconds of the whole boot, close included.
+ * prints a line of decimal numbers per boot: for each point of `enum point` the CLOCK_MONOTONIC nanoseconds
+ * since the boot began, then the thread's CPU nanoseconds of the whole boot, close included.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -26,7 +26,19 @@
 
 #include "tender_abi.h"
 
-enum point { MAPPED, CREATE_VM, MEMORY_REGION, CREATE_VCPU, RUN_PAGE, CPUID, REGISTERS, READY, FIRST_EXIT, CLOSED, POINTS };
+enum point {
+    MAPPED,
+    CREATE_VM,
+    MEMORY_REGION,
+    CREATE_VCPU,
+    RUN_PAGE,
+    CPUID,
+    REGISTERS,
+    READY,
+    FIRST_EXIT,
+    CLOSED,
+    POINTS
+};
 
 struct guest {
     uint64_t mem_bytes, entry, template_bytes, boot_info_bytes;
@@ -54,8 +66,9 @@ static uint8_t *map_memory(const struct guest *guest)
 {
     uint8_t *hva = mmap(NULL, guest->mem_bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (hva == MAP_FAILED || mmap(hva, guest->template_bytes, PROT_READ | PROT_WRITE,
-                                  MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, guest->template_fd, 0) == MAP_FAILED)
+    if (hva == MAP_FAILED ||
+        mmap(hva, guest->template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+             guest->template_fd, 0) == MAP_FAILED)
         checked(-1, "mmap of guest memory");
     memcpy(hva + HVT_BOOT_INFO_GPA, guest->boot_info, guest->boot_info_bytes);
     return hva;
@@ -153,7 +166,8 @@ static void boot(const struct guest *guest, uint64_t stamps[POINTS])
 int main(int argc, char **argv)
 {
     if (argc != 8) {
-        fprintf(stderr, "usage: minimal_kvm BOOTS MEM_BYTES ENTRY TEMPLATE_FD TEMPLATE_BYTES INFO_FD INFO_BYTES\n");
+        fprintf(stderr,
+                "usage: minimal_kvm BOOTS MEM_BYTES ENTRY TEMPLATE_FD TEMPLATE_BYTES INFO_FD INFO_BYTES\n");
         return 2;
     }
     struct guest guest = {
