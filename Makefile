@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check lint types unit native fuzz run test clean
+.PHONY: help setup build check lint format types unit native fuzz run test clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ lint:
 	ruff check .
 	ruff format --check .
 	clang-format --dry-run -Werror $(C_FILES)
+
+format: setup  ## lay out every source as `make check` wants it
+	ruff check . --fix -q
+	ruff format -q .
+	clang-format -i $(C_FILES)
 
 types:
 	mypy

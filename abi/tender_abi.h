@@ -77,9 +77,9 @@
 #define HVT_HYPERCALL_MAX         9 /* one past the last */
 
 /* ---- Results of a hypercall ---- */
-#define HVT_R_OK     0
-#define HVT_R_AGAIN  1
-#define HVT_R_EINVAL 2
+#define HVT_R_OK      0
+#define HVT_R_AGAIN   1
+#define HVT_R_EINVAL  2
 #define HVT_R_EUNSPEC 3
 
 #define HVT_EXIT_ABORT        255 /* status of a guest that aborts or traps */

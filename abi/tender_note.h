@@ -22,9 +22,10 @@ struct tender_abi_note {
 };
 
 #define TENDER_ABI_NOTE                                                                                      \
-    __attribute__((section(".note.solo5.abi"), aligned(4), used)) const struct tender_abi_note               \
-        tender_abi_note = {{6, sizeof(struct hvt_abi_info), HVT_NOTE_ABI_TYPE, "Solo5"},                     \
-                           {HVT_ABI_TARGET_HVT, HVT_ABI_VERSION, 0, 0}}
+    __attribute__((section(".note.solo5.abi"), aligned(4), used))                                            \
+    const struct tender_abi_note tender_abi_note = {                                                         \
+        {6, sizeof(struct hvt_abi_info), HVT_NOTE_ABI_TYPE, "Solo5"},                                        \
+        {HVT_ABI_TARGET_HVT, HVT_ABI_VERSION, 0, 0}}
 
 /*
  * TENDER_MANIFEST(2, TENDER_NET("service0"), TENDER_BLOCK("storage"));
@@ -40,11 +41,11 @@ struct tender_abi_note {
         uint32_t version;                                                                                    \
         uint32_t entries;                                                                                    \
         struct mft_entry e[(count) + 1];                                                                     \
-    } tender_manifest_note = {{6, 4 + 8 + sizeof(struct mft_entry) * ((count) + 1), HVT_NOTE_MFT_TYPE,       \
-                               "Solo5"},                                                                     \
-                              0,                                                                             \
-                              MFT_VERSION,                                                                   \
-                              (count) + 1,                                                                   \
-                              {{.type = MFT_RESERVED_FIRST}, ##__VA_ARGS__}}
+    } tender_manifest_note = {                                                                               \
+        {6, 4 + 8 + sizeof(struct mft_entry) * ((count) + 1), HVT_NOTE_MFT_TYPE, "Solo5"},                   \
+        0,                                                                                                   \
+        MFT_VERSION,                                                                                         \
+        (count) + 1,                                                                                         \
+        {{.type = MFT_RESERVED_FIRST}, ##__VA_ARGS__}}
 
 #endif

@@ -25,7 +25,9 @@ def extract(header: Path) -> str:
             stripped = line.strip()
             if stripped.startswith("#") and not _DEFINE.match(stripped):
                 raise ValueError(f"{header}: cffi cannot read this line: {stripped}")
-            out.append(re.sub(r"\((-\d+)\)", r"\1", line.rstrip()) if stripped.startswith("#") else line.rstrip())
+            out.append(
+                re.sub(r"\((-\d+)\)", r"\1", line.rstrip()) if stripped.startswith("#") else line.rstrip()
+            )
     return "\n".join(line for line in out if line) + "\n"
 
 

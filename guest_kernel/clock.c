@@ -3,8 +3,8 @@
  *
  *     ns = ticks * factor >> shift        factor = 10^9 * 2^shift / Hz, in [2^63, 2^64)
  *
- * The product has 128 bits, so it cannot overflow; the factor has 64 significant bits, so that after a century
- * the error is below a nanosecond's worth of rounding of it.
+ * The product has 128 bits, so it cannot overflow; the factor has 64 significant bits, so that after a
+ * century the error is below a nanosecond's worth of rounding of it.
  */
 #include "kernel.h"
 
@@ -68,4 +68,7 @@ uint64_t clock_wall(void)
     return call.nsecs;
 }
 
-uint64_t clock_tsc_hz(void) { return tsc_hz; }
+uint64_t clock_tsc_hz(void)
+{
+    return tsc_hz;
+}

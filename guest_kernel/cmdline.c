@@ -1,6 +1,6 @@
 /*
- * The command line: raw, split into words, and searched. The tender joins its arguments with single spaces and
- * quotes nothing, so a space inside an argument cannot be told from one between two.
+ * The command line: raw, split into words, and searched. The tender joins its arguments with single spaces
+ * and quotes nothing, so a space inside an argument cannot be told from one between two.
  */
 #include "kernel.h"
 
@@ -8,7 +8,10 @@ static const char *raw_line;
 static char words[HVT_CMDLINE_BYTES];
 static char *word_starts[HVT_CMDLINE_BYTES / 2 + 1]; /* a word and its space take two bytes at least */
 
-const char *guest_cmdline(void) { return raw_line; }
+const char *guest_cmdline(void)
+{
+    return raw_line;
+}
 
 int cmdline_init(const char *line, char ***argv)
 {

@@ -1,6 +1,6 @@
 /*
- * Text out. Formatting goes through a sink, which is either the caller's buffer (snprintf) or a small buffer on the
- * stack that is sent whenever it is full (printf). No allocation, so a trap handler may print.
+ * Text out. Formatting goes through a sink, which is either the caller's buffer (snprintf) or a small buffer
+ * on the stack that is sent whenever it is full (printf). No allocation, so a trap handler may print.
  */
 #include "kernel.h"
 

@@ -19,13 +19,34 @@
                      : "a"((uint32_t)gpa_of(call)), [port] "i"(HVT_PORT_BASE + (number))                     \
                      : "edx", "memory")
 
-void gate_walltime(struct hvt_walltime *call) { GATE_SITE(HVT_HYPERCALL_WALLTIME, call); }
-void gate_puts(struct hvt_puts *call) { GATE_SITE(HVT_HYPERCALL_PUTS, call); }
-void gate_poll(struct hvt_poll *call) { GATE_SITE(HVT_HYPERCALL_POLL, call); }
-void gate_block_write(struct hvt_block_write *call) { GATE_SITE(HVT_HYPERCALL_BLOCK_WRITE, call); }
-void gate_block_read(struct hvt_block_read *call) { GATE_SITE(HVT_HYPERCALL_BLOCK_READ, call); }
-void gate_net_write(struct hvt_net_write *call) { GATE_SITE(HVT_HYPERCALL_NET_WRITE, call); }
-void gate_net_read(struct hvt_net_read *call) { GATE_SITE(HVT_HYPERCALL_NET_READ, call); }
+void gate_walltime(struct hvt_walltime *call)
+{
+    GATE_SITE(HVT_HYPERCALL_WALLTIME, call);
+}
+void gate_puts(struct hvt_puts *call)
+{
+    GATE_SITE(HVT_HYPERCALL_PUTS, call);
+}
+void gate_poll(struct hvt_poll *call)
+{
+    GATE_SITE(HVT_HYPERCALL_POLL, call);
+}
+void gate_block_write(struct hvt_block_write *call)
+{
+    GATE_SITE(HVT_HYPERCALL_BLOCK_WRITE, call);
+}
+void gate_block_read(struct hvt_block_read *call)
+{
+    GATE_SITE(HVT_HYPERCALL_BLOCK_READ, call);
+}
+void gate_net_write(struct hvt_net_write *call)
+{
+    GATE_SITE(HVT_HYPERCALL_NET_WRITE, call);
+}
+void gate_net_read(struct hvt_net_read *call)
+{
+    GATE_SITE(HVT_HYPERCALL_NET_READ, call);
+}
 
 _Noreturn void gate_halt(struct hvt_halt *call)
 {

@@ -19,6 +19,9 @@ void gate_net_write(struct hvt_net_write *call);
 void gate_net_read(struct hvt_net_read *call);
 _Noreturn void gate_halt(struct hvt_halt *call);
 
-static inline gpa_t gpa_of(const volatile void *pointer) { return (gpa_t)(uintptr_t)pointer; }
+static inline gpa_t gpa_of(const volatile void *pointer)
+{
+    return (gpa_t)(uintptr_t)pointer;
+}
 
 #endif

@@ -12,7 +12,10 @@ void manifest_init(const struct mft *from_tender)
     manifest = from_tender;
 }
 
-const struct mft *guest_manifest(void) { return manifest; }
+const struct mft *guest_manifest(void)
+{
+    return manifest;
+}
 
 const struct mft_entry *manifest_entry(const char *name, uint32_t type, uint64_t *handle)
 {

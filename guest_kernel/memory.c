@@ -15,8 +15,8 @@
 #define USED         ((size_t)1)
 
 struct piece {
-    size_t size_used;  /* with the header, a multiple of 16; bit 0: used */
-    size_t prev_bytes; /* of the piece before; 0 for the first */
+    size_t size_used;                    /* with the header, a multiple of 16; bit 0: used */
+    size_t prev_bytes;                   /* of the piece before; 0 for the first */
     struct piece *next_free, *prev_free; /* only in a free piece: they lie in its payload */
 };
 _Static_assert(sizeof(struct piece) == PIECE_MIN, "a free piece holds its links");
@@ -26,8 +26,14 @@ static struct piece *heap_first, *heap_end;
 static struct piece *free_list;
 static uint64_t memory_bytes;
 
-static size_t piece_bytes(const struct piece *piece) { return piece->size_used & ~USED; }
-static bool piece_is_used(const struct piece *piece) { return piece->size_used & USED; }
+static size_t piece_bytes(const struct piece *piece)
+{
+    return piece->size_used & ~USED;
+}
+static bool piece_is_used(const struct piece *piece)
+{
+    return piece->size_used & USED;
+}
 
 static struct piece *piece_after(struct piece *piece)
 {
@@ -39,7 +45,10 @@ static struct piece *piece_before(struct piece *piece)
     return (struct piece *)((uintptr_t)piece - piece->prev_bytes);
 }
 
-static void *piece_payload(struct piece *piece) { return (uint8_t *)piece + HEADER_BYTES; }
+static void *piece_payload(struct piece *piece)
+{
+    return (uint8_t *)piece + HEADER_BYTES;
+}
 
 static void piece_set(struct piece *piece, size_t bytes, bool used)
 {
@@ -80,7 +89,10 @@ void memory_init(uintptr_t from, uintptr_t to, uint64_t mem_bytes)
     free_list_add(heap_first);
 }
 
-uint64_t guest_memory_bytes(void) { return memory_bytes; }
+uint64_t guest_memory_bytes(void)
+{
+    return memory_bytes;
+}
 
 /* Bytes of the piece that carries this payload; 0 if no piece can. */
 static size_t bytes_with_header(size_t payload)

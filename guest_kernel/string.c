@@ -1,11 +1,11 @@
 /*
  * Bytes and text. GCC may call memcpy, memmove, memset and memcmp from any code, so they exist even if nobody
  * names them. They use the string instructions, which CPUs since 2013 run as fast as vector loops.
+ *
+ * Built with -fno-tree-loop-distribute-patterns (meson.build): else GCC recognises the loops below and makes
+ * each function call itself.
  */
 #include "kernel.h"
-
-/* Else GCC recognises the loops below and makes each function call itself. */
-#pragma GCC optimize("no-tree-loop-distribute-patterns")
 
 void *memcpy(void *restrict to, const void *restrict from, size_t len)
 {
@@ -23,7 +23,8 @@ void *memset(void *to, int byte, size_t len)
 
 void *memmove(void *to, const void *from, size_t len)
 {
-    if ((uintptr_t)to - (uintptr_t)from >= len) { /* `to` is below `from` (the difference wraps), or far above */
+    if ((uintptr_t)to - (uintptr_t)from >=
+        len) { /* `to` is below `from` (the difference wraps), or far above */
         return memcpy(to, from, len);
     }
     uint8_t *to_byte = to;
@@ -65,7 +66,10 @@ size_t strnlen(const char *text, size_t max)
     return len;
 }
 
-size_t strlen(const char *text) { return strnlen(text, SIZE_MAX); }
+size_t strlen(const char *text)
+{
+    return strnlen(text, SIZE_MAX);
+}
 
 int strncmp(const char *a, const char *b, size_t max)
 {
@@ -77,6 +81,12 @@ int strncmp(const char *a, const char *b, size_t max)
     return 0;
 }
 
-int strcmp(const char *a, const char *b) { return strncmp(a, b, SIZE_MAX); }
+int strcmp(const char *a, const char *b)
+{
+    return strncmp(a, b, SIZE_MAX);
+}
 
-char *strchr(const char *text, int c) { return memchr(text, c, strlen(text) + 1); }
+char *strchr(const char *text, int c)
+{
+    return memchr(text, c, strlen(text) + 1);
+}

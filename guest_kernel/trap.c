@@ -115,7 +115,10 @@ static bool vector_is_critical(unsigned vector)
     return vector == 2 || vector == 8 || vector == 18; /* NMI, double fault, machine check */
 }
 
-static uint64_t stack_top(uint8_t *stack) { return gpa_of(stack) + TRAP_STACK_BYTES; }
+static uint64_t stack_top(uint8_t *stack)
+{
+    return gpa_of(stack) + TRAP_STACK_BYTES;
+}
 
 static void idt_fill(void)
 {
@@ -173,7 +176,9 @@ static _Noreturn void trap_halt(const struct trap_frame *frame)
 static void page_fault_explain(const struct trap_frame *frame)
 {
     uint64_t code = frame->error_code;
-    const char *access = code & 0x10 ? "instruction fetch" : code & 2 ? "write" : "read";
+    /* Bit 4 says "fetch", but only with EFER.NXE, which the ABI leaves off. */
+    bool fetch = code & 0x10 || frame->cr2 == frame->rip;
+    const char *access = fetch ? "instruction fetch" : code & 2 ? "write" : "read";
     const char *why = code & 8 ? "reserved bit set" : code & 1 ? "not permitted" : "not mapped";
     printf("trap: %s of %#lx: %s\n", access, frame->cr2, why);
 }

@@ -1,7 +1,7 @@
 """Tender: a minimal monitor for unikernels.
 
-Everything public is here; the example in README.md is run by the tests. The names are loaded when they are first used, so that the
-command line pays only for what its road needs.
+Everything public is here; the example in README.md is run by the tests. The names are loaded when they are
+first used, so that the command line pays only for what its road needs.
 """
 
 TYPE_CHECKING = False

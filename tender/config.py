@@ -28,7 +28,9 @@ def parse_mem(text: str | int) -> int:
         unit = unit[0]
     number = number.strip()
     if not (number.isascii() and number.isdigit()) or unit not in _UNITS or int(number) == 0:
-        raise ConfigError(f"mem: {text!r} is not an amount of memory", hint="write MiB, or a unit: 64, 64M, 1G")
+        raise ConfigError(
+            f"mem: {text!r} is not an amount of memory", hint="write MiB, or a unit: 64, 64M, 1G"
+        )
     return int(number) * _UNITS[unit]
 
 

@@ -37,7 +37,9 @@ class ImageError(TenderError):
 
     default_code = "image"
 
-    def __init__(self, message: str, *, file: str = "", offset: int = 0, code: str = "", hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, file: str = "", offset: int = 0, code: str = "", hint: str = ""
+    ) -> None:
         super().__init__(f"{file}: {message}" if file else message, code=code, hint=hint)
         self.file = file
         self.offset = offset

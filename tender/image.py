@@ -80,7 +80,10 @@ class Image:
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise ImageError(
-                f"Could not open: {error.strerror}", file=name, code="image-open", hint=_open_hint(name, error.errno)
+                f"Could not open: {error.strerror}",
+                file=name,
+                code="image-open",
+                hint=_open_hint(name, error.errno),
             ) from error
         except ValueError as error:  # a NUL in the path
             raise ImageError(f"Could not open: {error}", file=repr(name), code="image-open") from error
@@ -205,4 +208,3 @@ def _copy(source: int, size: int) -> int:
         os.close(fd)
         raise
     return fd
-

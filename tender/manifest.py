@@ -58,7 +58,9 @@ def _declares(image_name: str, devices: tuple[Device, ...], wrong: str) -> str:
     if not devices:
         return f"{image_name} declares no devices"
     lowered = wrong.lower()
-    near = sorted(devices, key=lambda device: (not device.name.lower().startswith(lowered[:3]), device.handle))
+    near = sorted(
+        devices, key=lambda device: (not device.name.lower().startswith(lowered[:3]), device.handle)
+    )
     return f"{image_name} declares: " + ", ".join(f"{device.kind} {device.name}" for device in near[:16])
 
 
@@ -69,7 +71,9 @@ def _missing(image_name: str, left: list[Device]) -> ManifestError:
     ]
     lines.append("All declared devices must be attached. See --help for syntax.")
     options = " ".join(
-        f"{_OPTION[device.kind]} {device.name}={_VALUE[device.kind]}" for device in left if device.kind in _OPTION
+        f"{_OPTION[device.kind]} {device.name}={_VALUE[device.kind]}"
+        for device in left
+        if device.kind in _OPTION
     )
     return ManifestError(
         "\n".join(lines),
@@ -77,4 +81,3 @@ def _missing(image_name: str, left: list[Device]) -> ManifestError:
         code="device-missing",
         hint=f"add: {options} {image_name}" if options else "this kind of device is not known here",
     )
-

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
 else:
     CData = object
 
-__all__ = ["CData", "ParsedElf", "Segment", "check", "ffi", "host_error", "image_error", "lib", "parse_elf_bytes"]
+__all__ = [
+    "CData",
+    "ParsedElf",
+    "Segment",
+    "check",
+    "ffi",
+    "host_error",
+    "image_error",
+    "lib",
+    "parse_elf_bytes",
+]
+
 
 def host_error(what: str, errno: int, *, hint: str = "", code: str = "") -> HostError:
     """A HostError for `what` with errno's own words."""

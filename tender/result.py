@@ -34,7 +34,9 @@ class Trap(Value):
     rsp: int
     ss: int
 
-    def __init__(self, *, cr2: int, error_code: int, rip: int, cs: int, rflags: int, rsp: int, ss: int) -> None:
+    def __init__(
+        self, *, cr2: int, error_code: int, rip: int, cs: int, rflags: int, rsp: int, ss: int
+    ) -> None:
         self._set(cr2=cr2, error_code=error_code, rip=rip, cs=cs, rflags=rflags, rsp=rsp, ss=ss)
 
 

@@ -1,13 +1,13 @@
 """The VM that users hold: it introduces image, devices and door to each other, runs, and says how it ended.
 
-    Vm(image, config)   attaches every device, makes the machine: all errors of set-up are raised here
-      .run()            blocks, with the GIL released, until the guest ends      (or .start() and .wait())
-      .stop()           from any thread
-      .close()          idempotent; leaving a `with` block does it
+Vm(image, config)   attaches every device, makes the machine: all errors of set-up are raised here
+  .run()            blocks, with the GIL released, until the guest ends      (or .start() and .wait())
+  .stop()           from any thread
+  .close()          idempotent; leaving a `with` block does it
 """
 
 import os
-from _thread import allocate_lock, start_new_thread
+from _thread import RLock, allocate_lock, start_new_thread
 
 from tender.backend.kvm import KvmVm
 from tender.config import BlockDevice, NetDevice, NetFd, Tap, VmConfig
@@ -57,7 +57,7 @@ class Vm:
         self._start_ns: int = lib.tn_monotonic_ns()
         self.config = config = config or VmConfig()
         self.image_name = image.name
-        self._lock = allocate_lock()
+        self._lock = RLock()  # a signal handler may call stop() while this thread holds it
         self._state = "new"  # new, running, ended
         self._pid = os.getpid()
         self._stop_reason = ExitReason.STOPPED
@@ -113,7 +113,9 @@ class Vm:
             )
         answer = lib.tn_vm_set_console(self._c, fd)
         if answer < 0:
-            raise DeviceError(f"console: {console}: {os.strerror(-answer)}", errno=-answer, code="device-console")
+            raise DeviceError(
+                f"console: {console}: {os.strerror(-answer)}", errno=-answer, code="device-console"
+            )
 
     @staticmethod
     def _open_console(path: str) -> int:
@@ -132,7 +134,9 @@ class Vm:
                 del self._captured[:over]
                 self._captured_lost += over
 
-    def _attach(self, image: Image, attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]") -> CData:
+    def _attach(
+        self, image: Image, attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]"
+    ) -> CData:
         """Opens every device; returns the manifest as the guest will see it."""
         manifest = ffi.new("struct mft *")
         ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
@@ -353,7 +357,9 @@ class Vm:
             self._closed = True  # a forked child: the descriptors it has are copies
         elif self._state == "running":
             if not self._ended.locked():
-                raise VmStateError("the Vm is inside run() on another thread: call stop() and let run() return")
+                raise VmStateError(
+                    "the Vm is inside run() on another thread: call stop() and let run() return"
+                )
             self.stop()
             self._ended.acquire()
             self._ended.release()
@@ -433,7 +439,9 @@ def _explain(event: CData, stop_reason: str) -> tuple[str, int, str]:
         return ExitReason.BAD_HYPERCALL, 1, f"Invalid guest hypercall: num={event.number}"
     if kind == lib.EVENT_BAD_ACCESS:
         call = _HYPERCALLS[event.number - 1]
-        text = f"Invalid guest access: gpa={event.gpa:#x}, sz={event.len} (hypercall {call}, rip={event.rip:#x})"
+        text = (
+            f"Invalid guest access: gpa={event.gpa:#x}, sz={event.len} (hypercall {call}, rip={event.rip:#x})"
+        )
         return ExitReason.BAD_ACCESS, 1, text
     if kind == lib.EVENT_UNHANDLED_EXIT:
         text = f"KVM: unhandled exit: exit_reason={event.detail:#x}, rip={event.rip:#x}"

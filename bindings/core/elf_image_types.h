@@ -40,17 +40,17 @@ struct elf_image {
 
 /* Why a file was refused, in the contract's words, without the file's name. */
 struct elf_error {
-    int32_t code;           /* enum elf_error_code */
-    int32_t os_error;       /* errno of a failed read, else 0 */
-    uint64_t offset;        /* where in the file, 0 if the question makes no sense */
-    char text[256];         /* NUL-terminated */
+    int32_t code;     /* enum elf_error_code */
+    int32_t os_error; /* errno of a failed read, else 0 */
+    uint64_t offset;  /* where in the file, 0 if the question makes no sense */
+    char text[256];   /* NUL-terminated */
 };
 
 enum elf_error_code {
     ELF_OK = 0,
-    ELF_BAD_FILE = 1,     /* not readable, not an ELF, not for this machine, bad program headers or segments */
-    ELF_BAD_NOTE = 2,     /* a hostile note */
-    ELF_BAD_ABI = 3,      /* no ABI note, another target, another version */
+    ELF_BAD_FILE = 1, /* not readable, not an ELF, not for this machine, bad program headers or segments */
+    ELF_BAD_NOTE = 2, /* a hostile note */
+    ELF_BAD_ABI = 3,  /* no ABI note, another target, another version */
     ELF_BAD_MANIFEST = 4, /* no manifest, or an invalid one */
     ELF_TOO_LARGE = 5,    /* does not fit into the memory given */
 };

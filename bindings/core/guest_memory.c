@@ -32,15 +32,20 @@ static int protection_of(uint32_t flags)
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
                      uint64_t template_bytes, uint64_t mem_bytes)
 {
-    void *hva = mmap(NULL, mem_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *hva =
+        mmap(NULL, mem_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (hva == MAP_FAILED)
         return -errno;
     memory->hva = hva;
     memory->bytes = mem_bytes;
     memory->range_count = 0;
-    if (mmap(hva, template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, template_fd,
-             0) == MAP_FAILED)
+    if (mmap(hva, template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+             template_fd, 0) == MAP_FAILED)
         goto fail;
+    /* A host that dumps core, or forks, has no business with guest memory. Said before the segments split it:
+     * each piece would be another walk. */
+    (void)madvise(hva, mem_bytes, MADV_DONTDUMP);
+    (void)madvise(hva, mem_bytes, MADV_DONTFORK);
     for (uint32_t i = 0; i < image->segment_count; i++) {
         const struct elf_segment *segment = &image->segments[i];
         if (segment->end > mem_bytes) {
@@ -54,9 +59,6 @@ int guest_memory_map(struct guest_memory *memory, const struct elf_image *image,
         memory->ranges[memory->range_count++] =
             (struct guest_range){segment->start, segment->end, segment->flags};
     }
-    /* A host that dumps core, or forks, has no business with guest memory. */
-    (void)madvise(hva, mem_bytes, MADV_DONTDUMP);
-    (void)madvise(hva, mem_bytes, MADV_DONTFORK);
     return 0;
 fail:;
     int error = -errno;

@@ -1,11 +1,13 @@
 /*
- * puts: all bytes go out, in order, or are counted as lost; nothing that happens to the reader fails the guest.
+ * puts: all bytes go out, in order, or are counted as lost; nothing that happens to the reader fails the
+ * guest.
  *
  * The descriptor is the caller's, perhaps shared and blocking, so its flags are left alone. No write may
  * block, else a full pipe could hold the VM against vm_stop(): ppoll says that there is room, and the write
  * is one that fits into the least room ppoll promises. pipe(7) and pipe_poll(): a writable pipe has a free
- * page slot, PIPE_BUF bytes. n_tty_poll(): a writable terminal has room for at least 256 bytes (WAKEUP_CHARS).
- * Where the kernel can promise more (RWF_NOWAIT on a pipe, MSG_DONTWAIT on a socket), that is used.
+ * page slot, PIPE_BUF bytes. n_tty_poll(): a writable terminal has room for at least 256 bytes
+ * (WAKEUP_CHARS). Where the kernel can promise more (RWF_NOWAIT on a pipe, MSG_DONTWAIT on a socket), that is
+ * used.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -75,7 +77,7 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
     }
     while (vm->console_fd >= 0 && vm->resume.console_done < len) {
         struct pollfd wait[2] = {{vm->console_fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
-        if (ppoll(wait, 2, NULL, &vm->wait_mask) < 0 || wait[1].revents)
+        if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)
             return leave_interrupted(vm);
         int64_t written = write_some(vm, data + vm->resume.console_done, len - vm->resume.console_done);
         if (written == -EAGAIN || written == -EINTR)

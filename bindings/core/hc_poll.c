@@ -37,7 +37,7 @@ enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
         }
         timeout = until(vm->resume.poll_deadline_ns);
     }
-    if (ppoll(wait, count + 1, &timeout, &vm->wait_mask) < 0) {
+    if (ppoll(wait, count + 1, &timeout, &vm->poll_mask) < 0) {
         if (errno == EINTR)
             return leave_interrupted(vm);
         vm->shared.event.kind = EVENT_HOST_ERROR;

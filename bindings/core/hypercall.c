@@ -19,7 +19,8 @@ static const struct row table[HVT_HYPERCALL_MAX] = {
     [HVT_HYPERCALL_WALLTIME] = {hc_walltime, sizeof(struct hvt_walltime), GUEST_WRITABLE, NEEDS_NOTHING},
     [HVT_HYPERCALL_PUTS] = {hc_puts, sizeof(struct hvt_puts), GUEST_READABLE, NEEDS_NOTHING},
     [HVT_HYPERCALL_POLL] = {hc_poll, sizeof(struct hvt_poll), GUEST_WRITABLE, NEEDS_NOTHING},
-    [HVT_HYPERCALL_BLOCK_WRITE] = {hc_block_write, sizeof(struct hvt_block_write), GUEST_WRITABLE, NEEDS_BLOCK},
+    [HVT_HYPERCALL_BLOCK_WRITE] = {hc_block_write, sizeof(struct hvt_block_write), GUEST_WRITABLE,
+                                   NEEDS_BLOCK},
     [HVT_HYPERCALL_BLOCK_READ] = {hc_block_read, sizeof(struct hvt_block_read), GUEST_WRITABLE, NEEDS_BLOCK},
     [HVT_HYPERCALL_NET_WRITE] = {hc_net_write, sizeof(struct hvt_net_write), GUEST_WRITABLE, NEEDS_NET},
     [HVT_HYPERCALL_NET_READ] = {hc_net_read, sizeof(struct hvt_net_read), GUEST_WRITABLE, NEEDS_NET},
@@ -28,7 +29,8 @@ static const struct row table[HVT_HYPERCALL_MAX] = {
 
 static bool row_is_served(const struct vm *vm, const struct row *row)
 {
-    return row->handler && (row->needs != NEEDS_BLOCK || vm->block_count) && (row->needs != NEEDS_NET || vm->net_count);
+    return row->handler && (row->needs != NEEDS_BLOCK || vm->block_count) &&
+           (row->needs != NEEDS_NET || vm->net_count);
 }
 
 static enum verdict settle(struct vm *vm, uint32_t number, gpa_t gpa)

@@ -24,7 +24,8 @@ union hypercall_args {
 /* Settles hypercall `number` with its structure at `gpa`. CONTINUE, or LEAVE with the event filled. */
 enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
 
-/* A handler that a signal interrupts sets vm->resume; the door calls this before it enters the guest again. */
+/* A handler that a signal interrupts sets vm->resume; the door calls this before it enters the guest again.
+ */
 enum verdict hypercall_resume(struct vm *vm);
 
 /* The rows. Each gets its own copy of the structure and may change it. */

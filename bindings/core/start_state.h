@@ -20,14 +20,15 @@ void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes);
 
 /* Copies the segments' file bytes into `template_fd` (a memfd, already of template size), at their gpa.
  * Returns 0, or -1 with `error` filled ("host file segment mismatched" for a file that became shorter). */
-int start_state_load_segments(const struct elf_image *image, const struct byte_source *source, int template_fd,
-                              struct elf_error *error);
+int start_state_load_segments(const struct elf_image *image, const struct byte_source *source,
+                              int template_fd, struct elf_error *error);
 
 /*
  * Writes boot info, manifest copy and command line at HVT_BOOT_INFO_GPA of `low`. `manifest` has its
  * attached flags and parameters filled in. `cmdline_bytes` excludes the NUL and is below HVT_CMDLINE_BYTES.
  */
 void start_state_write_boot_info(uint8_t *low, const struct elf_image *image, const struct mft *manifest,
-                                 uint64_t mem_bytes, uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes);
+                                 uint64_t mem_bytes, uint64_t tsc_hz, const char *cmdline,
+                                 size_t cmdline_bytes);
 
 #endif

@@ -49,8 +49,9 @@ void vm_enter(struct vm *vm, sigset_t *saved)
     for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++)
         sigdelset(&block, synchronous[i]);
     pthread_sigmask(SIG_BLOCK, &block, saved);
-    vm->wait_mask = *saved;
-    sigdelset(&vm->wait_mask, vm_kick_signal());
+    vm->run_mask = vm->poll_mask = *saved;
+    sigdelset(&vm->run_mask, vm_kick_signal());
+    sigaddset(&vm->poll_mask, vm_kick_signal());
     pthread_mutex_lock(&vm->runner_lock);
     vm->runner = (pid_t)syscall(SYS_gettid);
     pthread_mutex_unlock(&vm->runner_lock);

@@ -9,6 +9,10 @@
  * Signals: while it runs, that thread blocks all asynchronous signals, and lets them in only where it waits
  * (ppoll, and KVM_RUN by KVM_SET_SIGNAL_MASK), so none can fall between a check and a wait. A wait that ends
  * by a signal returns EVENT_INTERRUPTED; the caller's handlers run once the mask is back.
+ *
+ * The kick is let into KVM_RUN alone, which puts the mask back before the signal could be delivered, so that
+ * it needs no handler. ppoll delivers first and puts the mask back behind it: there the kick would take its
+ * default action and end the process, and there stop_fd does its work.
  */
 #ifndef TENDER_VM_H
 #define TENDER_VM_H
@@ -64,7 +68,8 @@ struct vm {
     atomic_bool stop_requested;
     pthread_mutex_t runner_lock; /* guards runner: a kick never reaches a thread that has left */
     pid_t runner;                /* thread inside the run function, 0: none */
-    sigset_t wait_mask;          /* the caller's mask: in force only while waiting */
+    sigset_t run_mask;           /* the caller's mask without the kick: in force inside KVM_RUN */
+    sigset_t poll_mask;          /* the caller's mask with the kick: in force inside ppoll */
 };
 
 int vm_init(struct vm *vm);

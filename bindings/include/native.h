@@ -35,7 +35,8 @@ int tn_template_load_bytes(const struct elf_image *image, const void *bytes, siz
 int tn_template_write_tables(int template_fd, uint64_t mem_bytes);
 int tn_template_seal(int template_fd); /* nobody writes to it, shrinks it or grows it any more */
 
-/* A VM's memory, devices and console. Free with tn_vm_free(), which also unmaps; NULL if there is no memory. */
+/* A VM's memory, devices and console. Free with tn_vm_free(), which also unmaps; NULL if there is no memory.
+ */
 struct vm *tn_vm_new(void);
 void tn_vm_free(struct vm *vm);
 struct vm_shared *tn_vm_shared(struct vm *vm);

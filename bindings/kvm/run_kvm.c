@@ -56,14 +56,14 @@ static enum verdict settle_failed_run(struct vm *vm, int error)
 }
 
 /* KVM_RUN waits with this mask in place of the thread's, atomically (KVM API, 4.20). */
-static int set_wait_mask(const struct vm *vm, int vcpu_fd)
+static int set_run_mask(const struct vm *vm, int vcpu_fd)
 {
     struct {
         struct kvm_signal_mask head;
         uint8_t bits[8]; /* the kernel's sigset_t; glibc's is larger and begins with it */
     } mask;
     mask.head.len = sizeof mask.bits;
-    memcpy(mask.head.sigset, &vm->wait_mask, sizeof mask.bits);
+    memcpy(mask.head.sigset, &vm->run_mask, sizeof mask.bits);
     return ioctl(vcpu_fd, KVM_SET_SIGNAL_MASK, &mask);
 }
 
@@ -82,7 +82,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run)
     shared->event = (struct vm_event){0};
 
     enum verdict verdict = CONTINUE;
-    if (set_wait_mask(vm, vcpu_fd) < 0)
+    if (set_run_mask(vm, vcpu_fd) < 0)
         verdict = settle_failed_run(vm, errno);
     else
         verdict = hypercall_resume(vm);

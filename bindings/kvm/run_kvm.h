@@ -6,7 +6,8 @@
 
 struct kvm_run;
 
-/* What one successful KVM_RUN left in `run` is settled, or becomes an event. Needs no KVM: tests fill `run`. */
+/* What one successful KVM_RUN left in `run` is settled, or becomes an event. Needs no KVM: tests fill `run`.
+ */
 enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run);
 
 /* Runs the vCPU until something Python must decide; vm->shared.event says what. The GIL is not held. */

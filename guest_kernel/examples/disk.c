@@ -3,8 +3,8 @@
  *
  *     disk.elf [--verify | --read-only]      device storage; destroys its content unless told otherwise
  *
- * --verify only reads and compares with what an earlier run wrote. --read-only expects every write to be refused
- * and every read to work; it looks at no content. Status 0 if all held; otherwise 1, after a line
+ * --verify only reads and compares with what an earlier run wrote. --read-only expects every write to be
+ * refused and every read to work; it looks at no content. Status 0 if all held; otherwise 1, after a line
  * "disk: FAILED ...".
  *
  * Up to 4096 blocks all are visited; of a larger device every k-th, and always the first and the last.
@@ -31,7 +31,8 @@ static uint64_t block_after(uint64_t block)
     return passes_last ? blocks - 1 : block == blocks - 1 ? blocks : block + step;
 }
 
-/* Each block has its own bytes, so that a block in a wrong place is seen. xorshift64*, seeded by its number. */
+/* Each block has its own bytes, so that a block in a wrong place is seen. xorshift64*, seeded by its number.
+ */
 static void pattern_fill(uint8_t *to, uint64_t block)
 {
     uint64_t state = (block + 1) * 0x9e3779b97f4a7c15;
@@ -48,8 +49,7 @@ static void write_all(void)
     uint64_t visited = 0;
     for (uint64_t block = 0; block < blocks; block = block_after(block)) {
         pattern_fill(block_data, block);
-        enum guest_result result =
-            block_write(&disk, block * disk.block_size, block_data, disk.block_size);
+        enum guest_result result = block_write(&disk, block * disk.block_size, block_data, disk.block_size);
         if (result != GUEST_OK) {
             FAIL("block %lu: write refused with %d", block, (int)result);
         }
@@ -114,8 +114,7 @@ static void check_read_only(void)
     uint64_t visited = 0;
     for (uint64_t block = 0; block < blocks; block = block_after(block)) {
         read_block(block);
-        enum guest_result result =
-            block_write(&disk, block * disk.block_size, block_data, disk.block_size);
+        enum guest_result result = block_write(&disk, block * disk.block_size, block_data, disk.block_size);
         if (result == GUEST_OK) {
             FAIL("block %lu: a write was accepted, expected a read-only device", block);
         }

@@ -5,9 +5,9 @@
  *
  * --port limits UDP to one port (otherwise any), --pings ends the guest with 0 after N echo replies.
  *
- * A reply is made in place, in the buffer the request came in: no allocation and no copy on the packet's road.
- * Checksums are adjusted, not recomputed: swapping two addresses does not change a sum, so what the sender
- * put in still protects its data all the way back.
+ * A reply is made in place, in the buffer the request came in: no allocation and no copy on the packet's
+ * road. Checksums are adjusted, not recomputed: swapping two addresses does not change a sum, so what the
+ * sender put in still protects its data all the way back.
  */
 #include <tender/guest.h>
 
@@ -40,9 +40,15 @@ struct host {
 
 /* ---- Network byte order, at any alignment ---- */
 
-static uint16_t get16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
+static uint16_t get16(const uint8_t *at)
+{
+    return (uint16_t)(at[0] << 8 | at[1]);
+}
 
-static uint32_t get32(const uint8_t *at) { return (uint32_t)get16(at) << 16 | get16(at + 2); }
+static uint32_t get32(const uint8_t *at)
+{
+    return (uint32_t)get16(at) << 16 | get16(at + 2);
+}
 
 static void put16(uint8_t *at, uint16_t value)
 {
@@ -144,7 +150,8 @@ static bool source_is_wrong(const struct host *host, uint32_t source)
     bool multicast_or_reserved = source >> 29 == 7;
     bool local_network = (source & host->netmask) == (host->address & host->netmask);
     bool broadcast = local_network && ~host->netmask > 1 && (source | host->netmask) == 0xffffffff;
-    return source == 0 || source == host->address || source >> 24 == 127 || multicast_or_reserved || broadcast;
+    return source == 0 || source == host->address || source >> 24 == 127 || multicast_or_reserved ||
+           broadcast;
 }
 
 /* The header's length if the packet is whole, sound, unfragmented and for us; otherwise 0. */
@@ -313,7 +320,6 @@ int main(int argc, char **argv)
     uint8_t ip[4];
     put32(ip, host.address);
     printf("echo: service0 mac %02x:%02x:%02x:%02x:%02x:%02x mtu %u ipv4 %u.%u.%u.%u/%u\n", mac[0], mac[1],
-           mac[2], mac[3], mac[4], mac[5], host.net.mtu, ip[0], ip[1], ip[2], ip[3],
-           host.prefix_len);
+           mac[2], mac[3], mac[4], mac[5], host.net.mtu, ip[0], ip[1], ip[2], ip[3], host.prefix_len);
     serve(&host, frame, frame_bytes);
 }

@@ -12,6 +12,9 @@ from tender.errors import HostError, KvmUnavailable
 from tender.native import CData, check, ffi, lib
 
 _CPUID_ENTRIES = 256
+_HOST: "dict[str, CData]" = {}
+"""What every open of this host's KVM answers alike, asked by the first VM: the CPUID leaves it supports and
+the size of a vCPU's shared page. Two threads that ask at once get equal answers."""
 _ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO = 2, 13, 1, 19, 16, 12, 5
 
 
@@ -38,9 +41,10 @@ def _cannot_open(path: str, errno: int) -> KvmUnavailable:
         _EPERM: "this container may not open it: pass --device /dev/kvm",
     }
     return KvmUnavailable(
-        f"Could not open: {path}: {os.strerror(errno)}", errno=errno, hint=hints.get(errno, ""), code="kvm-denied"
-        if errno in (_EACCES, _EPERM)
-        else "kvm-missing",
+        f"Could not open: {path}: {os.strerror(errno)}",
+        errno=errno,
+        hint=hints.get(errno, ""),
+        code="kvm-denied" if errno in (_EACCES, _EPERM) else "kvm-missing",
     )
 
 
@@ -48,7 +52,9 @@ def _failed(name: str, errno: int) -> HostError:
     hint = ""
     if name == "CREATE_VM" and errno in (_EBUSY, _ENOMEM):
         hint = "another hypervisor may hold the processor's virtualisation, or a limit is reached"
-    return HostError(f"KVM: ioctl ({name}) failed: {os.strerror(errno)}", errno=errno, hint=hint, code="kvm-ioctl")
+    return HostError(
+        f"KVM: ioctl ({name}) failed: {os.strerror(errno)}", errno=errno, hint=hint, code="kvm-ioctl"
+    )
 
 
 def _int(fd: int, name: str, request: int, argument: int = 0) -> int:
@@ -63,6 +69,15 @@ def _ptr(fd: int, name: str, request: int, argument: CData) -> int:
     if answer < 0:
         raise _failed(name, -answer)
     return answer
+
+
+def _supported_cpuid(kvm: int) -> CData:
+    room = ffi.sizeof("struct kvm_cpuid2") + _CPUID_ENTRIES * ffi.sizeof("struct kvm_cpuid_entry2")
+    storage = ffi.new("uint64_t[]", room // 8 + 1)
+    cpuid = ffi.cast("struct kvm_cpuid2 *", storage)
+    cpuid.nent = _CPUID_ENTRIES
+    _ptr(kvm, "GET_SUPPORTED_CPUID", req.KVM_GET_SUPPORTED_CPUID, cpuid)
+    return storage  # the owner: a cast pointer does not keep it alive
 
 
 class KvmVm:
@@ -86,7 +101,9 @@ class KvmVm:
         region.userspace_addr = int(ffi.cast("uintptr_t", lib.tn_vm_memory(vm)))
         _ptr(machine, "SET_USER_MEMORY_REGION", req.KVM_SET_USER_MEMORY_REGION, region)
         self.vcpu_fd = self._own(_int(machine, "CREATE_VCPU", req.KVM_CREATE_VCPU))
-        self._run_bytes = _int(kvm, "GET_VCPU_MMAP_SIZE", req.KVM_GET_VCPU_MMAP_SIZE)
+        self._run_bytes = _HOST.get("run_bytes") or _HOST.setdefault(
+            "run_bytes", _int(kvm, "GET_VCPU_MMAP_SIZE", req.KVM_GET_VCPU_MMAP_SIZE)
+        )
         self._run_page = lib.tn_map_shared(self.vcpu_fd, self._run_bytes)
         if self._run_page == ffi.NULL:
             raise _failed("mmap of kvm_run", ffi.errno)
@@ -106,11 +123,7 @@ class KvmVm:
 
     def _set_cpuid(self, kvm: int) -> None:
         """The guest sees every feature that KVM supports."""
-        room = ffi.sizeof("struct kvm_cpuid2") + _CPUID_ENTRIES * ffi.sizeof("struct kvm_cpuid_entry2")
-        storage = ffi.new("uint64_t[]", room // 8 + 1)
-        cpuid = ffi.cast("struct kvm_cpuid2 *", storage)
-        cpuid.nent = _CPUID_ENTRIES
-        _ptr(kvm, "GET_SUPPORTED_CPUID", req.KVM_GET_SUPPORTED_CPUID, cpuid)
+        cpuid = _HOST.get("cpuid") or _HOST.setdefault("cpuid", _supported_cpuid(kvm))
         _ptr(self.vcpu_fd, "SET_CPUID2", req.KVM_SET_CPUID2, cpuid)
 
     def _tsc_khz(self) -> int:

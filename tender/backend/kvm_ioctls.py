@@ -24,7 +24,9 @@ def requests(sizeof: Sizeof) -> dict[str, int]:
         "KVM_GET_SUPPORTED_CPUID": IOC(IOC_READ | IOC_WRITE, KVMIO, 0x05, sizeof("struct kvm_cpuid2")),
         # a VM
         "KVM_CREATE_VCPU": IO(KVMIO, 0x41),
-        "KVM_SET_USER_MEMORY_REGION": IOC(IOC_WRITE, KVMIO, 0x46, sizeof("struct kvm_userspace_memory_region")),
+        "KVM_SET_USER_MEMORY_REGION": IOC(
+            IOC_WRITE, KVMIO, 0x46, sizeof("struct kvm_userspace_memory_region")
+        ),
         # a vCPU
         "KVM_RUN": IO(KVMIO, 0x80),
         "KVM_GET_REGS": IOC(IOC_READ, KVMIO, 0x81, sizeof("struct kvm_regs")),

@@ -95,7 +95,7 @@ def _refuse(reason: str, setting: Setting, way_out: str) -> str:
 def _undeclared(
     name: str, kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting
 ) -> UsageError:
-    from tender.cli.nearest import by_nearness
+    from tender.cli.nearest import by_nearness, nearest
 
     same_name = [device for device in devices if device.name == name]
     ordered = by_nearness(name, [device.name for device in devices if device.kind == kind])
@@ -105,6 +105,10 @@ def _undeclared(
             way_out += f": use --{same_name[0].kind}:{name}=..."
     else:
         way_out = declares(devices, image, first=ordered)
+        near = nearest(name, ordered)
+        if near:
+            rest = setting.option[len(f"--{setting.what}:{name}=") :]
+            way_out = f"did you mean --{setting.what}:{near}={rest}?\n{way_out}"
     return UsageError(
         f"Resource not declared in manifest: '{name}'\nInvalid option: `{setting.option}'", hint=way_out
     )

@@ -23,7 +23,7 @@ API_VERSION = 12
 # Of /dev/kvm's capabilities, those that every run needs; <linux/kvm.h>.
 CAPABILITIES = {"KVM_CAP_USER_MEMORY": 3, "KVM_CAP_GET_TSC_KHZ": 61}
 
-BOX = "or run under software emulation: make box (a KVM inside QEMU, see tools/kvmbox)"
+BOX = "use the box, a real KVM under software emulation: tools/kvmbox/kvmbox run -- COMMAND"
 
 
 class Check:
@@ -114,7 +114,9 @@ def _kvm(facts: Facts) -> list[Check]:
     if not node.exists:
         return [Check(FAIL, "/dev/kvm", "does not exist", _absent_cure(facts))]
     if node.open_error:
-        return [Check(FAIL, "/dev/kvm", f"{node.describe()}: {node.open_error}", _denied_cure(node, facts))]
+        you = f"you are {facts.user}, in the groups {', '.join(facts.groups)}"
+        value = f"{node.describe()}: {node.open_error} ({you})"
+        return [Check(FAIL, "/dev/kvm", value, _denied_cure(node, facts))]
     found = [Check(OK, "/dev/kvm", f"{node.describe()}, opens")]
     if facts.kvm_api != API_VERSION:
         value = f"version {facts.kvm_api}, needed is {API_VERSION}"

@@ -109,7 +109,8 @@ def abi_target(path: str) -> int | None:
         with open(path, "rb") as file:
             for segment in ELFFile(file).iter_segments():
                 for note in segment.iter_notes() if isinstance(segment, NoteSegment) else ():
-                    if note["n_name"] == "Solo5" and note["n_type"] == _NOTE_ABI:
+                    kind: object = note["n_type"]  # a name where pyelftools knows one, else the number
+                    if note["n_name"] == "Solo5" and kind == _NOTE_ABI:
                         return int.from_bytes(note["n_descdata"][:4], "little")
     except (ELFError, OSError, ValueError, KeyError, TypeError, UnicodeDecodeError, AttributeError):
         pass  # a broken file: the parser's own message stands

@@ -191,6 +191,8 @@ def run_trial() -> tuple[str, str, str]:
             result = vm.run(timeout=trial.TIMEOUT_S)
     except TenderError as error:
         return "", error.message, error.hint
+    except OSError as error:
+        return "", str(error), ""
     finally:
         os.close(memory)
     message = "" if result.reason == "timeout" else result.message

@@ -61,11 +61,12 @@ def main(argv: list[str]) -> int:
     try:
         return _inspect(files[0], as_json="--json" in options, symbols="--symbols" in options)
     except TenderError as error:
-        hint = error.hint or (explain.image_hint(files[0]) if isinstance(error, ImageError) else "")
+        if isinstance(error, ImageError):
+            error.hint = explain.image_hint(files[0]) or error.hint
         say.error(error.message)
-        say.hint(hint)
+        say.hint(error.hint)
         if "--json" in options:
-            say.out(json.dumps({"schema": 1, "file": files[0], "error": {**error.to_dict(), "hint": hint}}))
+            say.out(json.dumps({"schema": 1, "file": files[0], "error": error.to_dict()}))
         return 1
 
 

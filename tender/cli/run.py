@@ -139,13 +139,12 @@ def _complain(error: TenderError) -> int:
 
 def _failed(error: TenderError, options: RunOptions) -> int:
     """Says why the guest could not start, with a way out."""
-    say.error(error.message)
-    if error.hint:
-        say.hint(error.hint)
-    elif isinstance(error, ImageError):
+    if isinstance(error, ImageError):
         from tender.cli import explain
 
-        say.hint(explain.image_hint(options.image))
+        error.hint = explain.image_hint(options.image) or error.hint
+    say.error(error.message)
+    say.hint(error.hint)
     if options.json is not None:
         from tender.cli import report
 

@@ -41,7 +41,9 @@ def attach(device: Tap | NetFd) -> NetAttachment:
     try:
         fd = os.dup(device.fd)
     except OSError as error:
-        raise _error(f"@{device.fd}", error.errno or 0, hint="the descriptor must be open in this process") from error
+        raise _error(
+            f"@{device.fd}", error.errno or 0, hint="the descriptor must be open in this process"
+        ) from error
     os.set_blocking(fd, False)
     return NetAttachment(fd, mac, device.mtu)
 

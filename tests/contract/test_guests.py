@@ -83,11 +83,15 @@ def test_a_panic_ends_with_255(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(("name", "exit_reason"), [("triple", 8), ("hlt", 5)])
-def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(guest: Guest, name: str, exit_reason: int) -> None:
+def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(
+    guest: Guest, name: str, exit_reason: int
+) -> None:
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.UNHANDLED_EXIT, 1)
     # no more of rip: on AMD, KVM resets the vCPU before it reports a triple fault
-    assert re.fullmatch(rf"KVM: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message)
+    assert re.fullmatch(
+        rf"KVM: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,7 +277,9 @@ def test_a_peer_that_goes_away_does_not_make_the_guest_spin(guest: Guest) -> Non
 def test_start_state_is_what_the_contract_says(guest: Guest) -> None:
     """Boot info, manifest copy and page tables, read from the guest's memory before it runs."""
     with Image.open(guest("hello")) as image, Vm(image, VmConfig(mem=8, args=("a", "b"))) as vm:
-        mem, kernel_end, hz, cmdline, mft, features, _, ring = struct.unpack("<QQQQQIIQ", vm.memory(0x10000, 56))
+        mem, kernel_end, hz, cmdline, mft, features, _, ring = struct.unpack(
+            "<QQQQQIIQ", vm.memory(0x10000, 56)
+        )
         assert (mem, kernel_end, features, ring) == (8 << 20, image.kernel_end, 0, 0)
         assert hz > 10**8 and mft == 0x10038
         assert vm.memory(cmdline, 4) == b"a b\0"

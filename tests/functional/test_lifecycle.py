@@ -87,6 +87,21 @@ def test_a_guest_is_stopped_while_it(guest: Guest, name: str) -> None:
         assert (result.reason, result.status) == (ExitReason.STOPPED, 1)
 
 
+def test_many_stops_of_a_sleeping_guest_never_kill_the_process(guest: Guest) -> None:
+    """The kick is a signal without a handler: let into ppoll, it would end the process."""
+    for _ in range(30):
+        vm, said = ready("sleep", guest)
+        with vm:
+            assert said.wait(60)
+            stoppers = [threading.Thread(target=vm.stop) for _ in range(4)]
+            for stopper in stoppers:
+                stopper.start()
+            for stopper in stoppers:
+                stopper.join()
+            result = vm.wait(timeout=30)
+            assert result is not None and result.reason == ExitReason.STOPPED
+
+
 def test_a_guest_is_stopped_while_it_writes_to_a_full_pipe(guest: Guest) -> None:
     read_end, write_end = os.pipe()
     try:
@@ -135,7 +150,9 @@ def test_a_slow_reader_gets_every_byte_in_order(guest: Guest) -> None:
     os.close(write_end)
     reader.join()
     os.close(read_end)
-    assert result.ok and len(got) == 1 << 20 and got.startswith(b"00000 abc") and got[-64:].startswith(b"16383 ")
+    assert (
+        result.ok and len(got) == 1 << 20 and got.startswith(b"00000 abc") and got[-64:].startswith(b"16383 ")
+    )
 
 
 def test_a_console_file_gets_the_console(guest: Guest, tmp_path: Path) -> None:
@@ -307,7 +324,14 @@ def test_the_gil_is_free_while_a_guest_spins(guest: Guest) -> None:
 def test_counters_and_timeline_are_in_order(guest: Guest) -> None:
     result = tender.run(guest("hello"), SMALL, console=CAPTURE)
     boot = result.boot
-    stamps = [boot.start, boot.vm_created, boot.first_run, boot.first_exit, boot.first_console, boot.guest_exit]
+    stamps = [
+        boot.start,
+        boot.vm_created,
+        boot.first_run,
+        boot.first_exit,
+        boot.first_console,
+        boot.guest_exit,
+    ]
     assert stamps == sorted(stamps) and 0 not in stamps
     assert result.console is not None and result.counters.console_bytes == len(result.console)
     assert result.counters.hypercalls["halt"] == 1

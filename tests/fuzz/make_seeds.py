@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # at the end: an installed tender comes first
+sys.path.append(str(ROOT / "tests"))  # at the end: an installed tender comes first
 
-from tests.unit.elf_cases import ACCEPTED, REFUSED  # noqa: E402
+from elf_cases import ACCEPTED, REFUSED  # noqa: E402
 
 
 def main() -> int:

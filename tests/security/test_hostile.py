@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-from tender import CAPTURE, BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult
+from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, NetFd, Tap, Vm, VmConfig, VmResult
 
 pytestmark = pytest.mark.kvm
 
@@ -16,8 +16,12 @@ def attack(image: Image, disk: Path, *args: str) -> VmResult:
     """One run of `hostile`, with the devices that it declares."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
-        net = {d.name: NetFd(theirs.fileno()) for d in image.devices if d.kind == "net"}
-        block = {d.name: BlockFile(str(disk)) for d in image.devices if d.kind == "block"}
+        net: dict[str, Tap | NetFd] = {
+            d.name: NetFd(theirs.fileno()) for d in image.devices if d.kind == "net"
+        }
+        block: dict[str, BlockFile | BlockFd] = {
+            d.name: BlockFile(str(disk)) for d in image.devices if d.kind == "block"
+        }
         config = VmConfig(mem=16, args=args, net=net, block=block)
         with Vm(image, config, console=CAPTURE) as vm:
             return vm.run(timeout=100)

@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 import pytest
+from elf_cases import ACCEPTED, Accepted
 from elftools.elf.elffile import ELFFile
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +29,6 @@ from tender.testing.elf_builder import (
     good_elf,
     manifest_note,
 )
-from tests.unit.elf_cases import ACCEPTED, Accepted
 
 GIB = 1 << 30
 GOOD = good_elf(devices=[("service0", "net"), ("storage", "block")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from elf_cases import ACCEPTED, REFUSED, Accepted, Refused
 
 from tender.errors import ImageError
 from tender.native import ParsedElf, parse_elf_bytes
@@ -24,7 +25,6 @@ from tender.testing.elf_builder import (
     manifest_note,
     raw_manifest_note,
 )
-from tests.unit.elf_cases import ACCEPTED, REFUSED, Accepted, Refused
 
 Parse = Callable[[bytes], ParsedElf]
 

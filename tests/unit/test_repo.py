@@ -20,7 +20,9 @@ LEVELS = {
     "cli": 7, "__main__": 8,
 }  # fmt: skip
 APART = [{"devices", "backend"}]
-INSIDE_UP = {"tender/backend/trial.py"}  # the doctor's trial VM: uses the whole library, imported by the CLI only
+INSIDE_UP = {
+    "tender/backend/trial.py"
+}  # the doctor's trial VM: uses the whole library, imported by the CLI only
 
 
 def python_files() -> list[Path]:
@@ -75,7 +77,11 @@ CORE = sorted((ROOT / "bindings" / "core").glob("*.[ch]"))
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
 def test_the_core_neither_prints_nor_exits_nor_allocates(path: Path) -> None:
-    calls = set(re.findall(r"\b(f?printf|puts|exit|_exit|abort|malloc|calloc|realloc|system|perror)\s*\(", c_code(path)))
+    calls = set(
+        re.findall(
+            r"\b(f?printf|puts|exit|_exit|abort|malloc|calloc|realloc|system|perror)\s*\(", c_code(path)
+        )
+    )
     assert not calls
 
 

@@ -6,10 +6,10 @@
  *   frame:  u8 kind | u32 length, little endian | payload
  *
  *   to the box                                       from the box
- *   'S' setup   time_ns seed_hex rw_path...          'R' ready   "kvm" or what is wrong; after boot, after setup
- *   'J' job     cwd argc argv... env...              'O' 'E'     stdout, stderr
- *   'I' stdin   data; empty is the end               'I'         stdin: the data went to the command
- *   'K' kill    u8 signal                            'X' exit    i32 status, 128+n for a death by signal n
+ *   'S' setup   time_ns seed_hex rw_path...          'R' ready   "kvm" or what is wrong; after boot, after
+ * setup 'J' job     cwd argc argv... env...              'O' 'E'     stdout, stderr 'I' stdin   data; empty
+ * is the end               'I'         stdin: the data went to the command 'K' kill    u8 signal 'X' exit i32
+ * status, 128+n for a death by signal n
  *
  * Fields of 'S' and 'J' end with NUL each. The host sends no 'I' before the former one is
  * acknowledged, so a command that does not read its input blocks nobody.
@@ -39,10 +39,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CHUNK 65536u            /* of output in one frame */
-#define FRAME_MAX (8u << 20)    /* ARG_MAX is 2 MiB; more than that is a broken stream */
-#define DEVICE_WAIT_MS 60000    /* for a device to appear; box time, which --icount lets leap when idle */
-#define HANG_UP_WAIT_MS 10000   /* a port reads as empty for a moment before the host's end is announced */
+#define CHUNK           65536u     /* of output in one frame */
+#define FRAME_MAX       (8u << 20) /* ARG_MAX is 2 MiB; more than that is a broken stream */
+#define DEVICE_WAIT_MS  60000      /* for a device to appear; box time, which --icount lets leap when idle */
+#define HANG_UP_WAIT_MS 10000      /* a port reads as empty for a moment before the host's end is announced */
 
 static int channel = -1;
 
@@ -333,8 +333,8 @@ static void setup(struct frame f)
 
 struct command {
     pid_t pid;
-    int in, out, err;      /* our ends of its pipes; -1 once closed */
-    struct frame input;    /* what stdin has not taken yet; data is NULL if there is none */
+    int in, out, err;   /* our ends of its pipes; -1 once closed */
+    struct frame input; /* what stdin has not taken yet; data is NULL if there is none */
     uint32_t input_taken;
 };
 

@@ -24,10 +24,6 @@
 #include "tender_abi.h"
 #include "tender_note.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* The stack ends at the top of memory and has this size; below it is the heap. Nothing guards the border. */
 #define GUEST_STACK_BYTES 65536
 
@@ -162,7 +158,8 @@ enum guest_result block_write(const struct block_device *device, uint64_t offset
 
 /* ---- Memory (memory.c) ---- */
 
-/* A 16-byte aligned piece of the heap with undefined content, or NULL if none is large enough. 0 counts as 1. */
+/* A 16-byte aligned piece of the heap with undefined content, or NULL if none is large enough. 0 counts as 1.
+ */
 void *guest_alloc(size_t bytes);
 
 /* guest_alloc() of count * bytes, zeroed; NULL also if the product overflows. */
@@ -201,7 +198,4 @@ int strcmp(const char *a, const char *b);
 int strncmp(const char *a, const char *b, size_t max);
 char *strchr(const char *text, int c);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

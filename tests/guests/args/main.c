@@ -1,4 +1,5 @@
-/* Prints its raw command line between '<' and '>', then one line a word: "0: word". Status: the number of words. */
+/* Prints its raw command line between '<' and '>', then one line a word: "0: word". Status: the number of
+ * words. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -1,6 +1,6 @@
 /*
- * One console request of 1 MiB: 16384 lines of 64 bytes. Line i is i as five digits, a space, 57 letters of which
- * letter j is 'a' + (i + j) % 26, and a newline. Nothing else is printed.
+ * One console request of 1 MiB: 16384 lines of 64 bytes. Line i is i as five digits, a space, 57 letters of
+ * which letter j is 'a' + (i + j) % 26, and a newline. Nothing else is printed.
  */
 #include <tender/guest.h>
 

@@ -1,4 +1,5 @@
-/* 64 MiB of bss that no file holds: zero at the first, the last and each 2 MiB, and writable. "bss_big: OK". */
+/* 64 MiB of bss that no file holds: zero at the first, the last and each 2 MiB, and writable. "bss_big: OK".
+ */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -32,7 +32,10 @@ static uint32_t mxcsr_read(void)
     return value;
 }
 
-static void mxcsr_write(uint32_t value) { __asm__ volatile("ldmxcsr %0" : : "m"(value)); }
+static void mxcsr_write(uint32_t value)
+{
+    __asm__ volatile("ldmxcsr %0" : : "m"(value));
+}
 
 static uint16_t fcw_read(void)
 {

@@ -1,4 +1,5 @@
-/* Data arrives with its content, bss with zeros, constants with theirs, all at the right places. "globals: OK". */
+/* Data arrives with its content, bss with zeros, constants with theirs, all at the right places. "globals:
+ * OK". */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);
@@ -25,7 +26,8 @@ static const char *failure(void)
     }
     data_first = 1;
     memset((void *)(uintptr_t)bss_large, 0xff, sizeof(bss_large));
-    return data_first == 1 && bss_large[99999] == 0xff && data_large[9999] == 3 ? NULL : "a write went astray";
+    return data_first == 1 && bss_large[99999] == 0xff && data_large[9999] == 3 ? NULL
+                                                                                : "a write went astray";
 }
 
 int main(int argc, char **argv)

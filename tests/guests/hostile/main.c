@@ -1,17 +1,18 @@
 /*
- * A guest that misbehaves by a seed, the same way every time. Devices service0 (handle 1), storage (handle 2).
+ * A guest that misbehaves by a seed, the same way every time. Devices service0 (handle 1) and storage
+ * (handle 2, 8 KiB at least).
  *
- *     hostile --mode=survivable [--seed=1] [--calls=1000] [--frames=any|valid]
- *         Only calls that the ABI answers: bad handles, offsets, lengths, odd frames (--frames=valid: none but sound
- *         ones, for a tender that dies of others). Each answer is compared with the ABI, each buffer's surroundings
- *         and each structure's inputs with what they were. Ends with "SURVIVED calls=N" and 0, or with
- *         "hostile: FAILED ..." and 1.
+ *     hostile --mode=survivable [--seed=1] [--calls=1000] [--solo5]
+ *         Only calls that the ABI answers: bad handles, offsets, lengths, odd frames (--solo5: sound frames
+ * and handles below 2^32 only, as solo5-hvt dies of the one and cuts the other). Each answer is compared with
+ * the ABI, each buffer's surroundings and each structure's inputs with what they were. Ends with "SURVIVED
+ * calls=N" and 0, or with "hostile: FAILED ..." and 1.
  *
  *     hostile --mode=wild [--seed=1] [--addresses=any|outside]
- *         Prints "wild: ..." and makes one access that the ABI forbids: a structure or buffer that leaves memory or
- *         wraps, or that the tender would have to write into the low megabyte or into code (--addresses=outside:
- *         never those two). The tender must end the run. Otherwise "NOT STOPPED ..." and 99, or status 98 if
- *         a halt with a bad cookie was granted.
+ *         Prints "wild: ..." and makes one access that the ABI forbids: a structure or buffer that leaves
+ * memory or wraps, or that the tender would have to write into the low megabyte or into code
+ * (--addresses=outside: never those two). The tender must end the run. Otherwise "NOT STOPPED ..." and 99, or
+ * status 98 if a halt with a bad cookie was granted.
  */
 #include <tender/guest.h>
 
@@ -30,6 +31,7 @@ static uint8_t arena[ARENA_BYTES] __attribute__((aligned(4096)));
 static struct block_device disk;
 static uint64_t state;
 static uint64_t calls_made;
+static bool for_solo5;
 
 static uint64_t random_next(void)
 {
@@ -39,7 +41,10 @@ static uint64_t random_next(void)
     return state;
 }
 
-static uint64_t random_below(uint64_t limit) { return (random_next() >> 11) % limit; }
+static uint64_t random_below(uint64_t limit)
+{
+    return (random_next() >> 11) % limit;
+}
 
 #define ONE_OF(array) ((array)[random_below(sizeof(array) / sizeof((array)[0]))])
 
@@ -55,7 +60,8 @@ struct buffer {
 
 static struct buffer buffer_draw(void)
 {
-    static const size_t sizes[] = {0, 1, 13, 14, 15, 60, 64, 511, 512, 513, 1500, 1514, 1515, 2048, 4096, BUFFER_MAX};
+    static const size_t sizes[] = {0,   1,   13,   14,   15,   60,   64,   511,
+                                   512, 513, 1500, 1514, 1515, 2048, 4096, BUFFER_MAX};
     struct buffer buffer = {.len = ONE_OF(sizes)};
     buffer.at = 64 + random_below(ARENA_BYTES - 128 - buffer.len);
     return buffer;
@@ -80,28 +86,30 @@ static void buffer_done(const struct buffer *buffer)
     memset(arena + buffer->at, CANARY, buffer->len);
 }
 
-static gpa_t buffer_gpa(const struct buffer *buffer) { return gpa_of(arena + buffer->at); }
+static gpa_t buffer_gpa(const struct buffer *buffer)
+{
+    return gpa_of(arena + buffer->at);
+}
 
 /* Where a call that must be refused for another reason points: the tender has no cause to look there. */
 static gpa_t wild_gpa(void)
 {
     uint64_t mem = guest_memory_bytes();
-    const gpa_t places[] = {0,       8,       0x1000,     0x2000,         0x10000,   0x100000,
-                            mem - 1, mem,     mem + 1,    0xffffffff,     1ULL << 32, 1ULL << 63,
-                            ~0ULL,   ~0xfffULL, gpa_of(arena), gpa_of(&guest_alloc)};
+    const gpa_t places[] = {
+        0,       8,          0x1000,     0x2000,     0x10000, 0x100000,  mem - 1,       mem,
+        mem + 1, 0xffffffff, 1ULL << 32, 1ULL << 63, ~0ULL,   ~0xfffULL, gpa_of(arena), gpa_of(&guest_alloc)};
     return ONE_OF(places);
 }
 
 static uint64_t bad_handle(uint64_t good)
 {
-    static const uint64_t handles[] = {0,          1,          2,          3,          62,
-                                       63,         64,         65,         127,        255,
-                                       256,        0x7fffffff, 0x80000000, 0xffffffff, 1ULL << 63,
-                                       UINT64_MAX, 0x100000001, 0x100000002};
+    static const uint64_t handles[] = {
+        0,   1,   2,          3,          62,         63,         64,         65,          127,
+        255, 256, 0x7fffffff, 0x80000000, 0xffffffff, 1ULL << 63, UINT64_MAX, 0x100000001, 0x100000002};
     uint64_t handle;
     do {
         handle = ONE_OF(handles);
-    } while (handle == good);
+    } while (handle == good || (for_solo5 && (uint32_t)handle == good));
     return handle;
 }
 
@@ -159,9 +167,26 @@ static int32_t block_model(uint64_t handle, uint64_t offset, uint64_t len)
 static uint64_t number_draw(void)
 {
     uint64_t end = disk.capacity;
-    const uint64_t numbers[] = {0,       1,       511,        512,     513,          4096,          end - 512,
-                                end - 1, end,     end + 1,    end * 2, 0xffffffff,   1ULL << 32,    (1ULL << 63) - 1,
-                                1ULL << 63, ~0ULL, ~0ULL - 511, ~511ULL, random_next(), random_below(end)};
+    const uint64_t numbers[] = {0,
+                                1,
+                                511,
+                                512,
+                                513,
+                                4096,
+                                end - 512,
+                                end - 1,
+                                end,
+                                end + 1,
+                                end * 2,
+                                0xffffffff,
+                                1ULL << 32,
+                                (1ULL << 63) - 1,
+                                1ULL << 63,
+                                ~0ULL,
+                                ~0ULL - 511,
+                                ~511ULL,
+                                random_next(),
+                                random_below(end)};
     return ONE_OF(numbers);
 }
 
@@ -192,8 +217,8 @@ static void try_block(bool write)
         call = (struct hvt_block_write){read.handle, read.offset, read.data, read.len, read.ret};
     }
     if (expected != call.ret) {
-        FAIL("block_%s handle 0x%lx offset 0x%lx len 0x%lx: expected result %d got %d", write ? "write" : "read",
-             before.handle, before.offset, before.len, expected, call.ret);
+        FAIL("block_%s handle 0x%lx offset 0x%lx len 0x%lx: expected result %d got %d",
+             write ? "write" : "read", before.handle, before.offset, before.len, expected, call.ret);
     }
     if (call.handle != before.handle || call.offset != before.offset || call.data != before.data ||
         call.len != before.len) {
@@ -217,16 +242,17 @@ static void try_net_bad_handle(bool write)
         gate_net_read(&read);
         call = (struct hvt_net_write){read.handle, read.data, read.len, read.ret};
     }
-    expect_result(write ? "net_write with a bad handle" : "net_read with a bad handle", HVT_R_EINVAL, call.ret);
+    expect_result(write ? "net_write with a bad handle" : "net_read with a bad handle", HVT_R_EINVAL,
+                  call.ret);
     if (call.handle != handle || call.data != data || call.len != len) {
         FAIL("net: an input changed");
     }
 }
 
-static void try_net_write(bool any_frames)
+static void try_net_write(void)
 {
     struct buffer buffer = buffer_draw();
-    if (!any_frames && (buffer.len < 14 || buffer.len > 1514)) {
+    if (for_solo5 && (buffer.len < 14 || buffer.len > 1514)) {
         buffer.len = 60;
     }
     if (buffer.len >= 14) { /* broadcast, of a type for experiments: no host answers */
@@ -236,7 +262,8 @@ static void try_net_write(bool any_frames)
     struct hvt_net_write call = {NET_HANDLE, buffer_gpa(&buffer), buffer.len, 77};
     gate_net_write(&call);
     bool sound = buffer.len >= 14 && buffer.len <= 1514;
-    bool allowed = call.ret == HVT_R_OK || (!sound && (call.ret == HVT_R_EINVAL || call.ret == HVT_R_EUNSPEC));
+    bool allowed =
+        call.ret == HVT_R_OK || (!sound && (call.ret == HVT_R_EINVAL || call.ret == HVT_R_EUNSPEC));
     if (!allowed || call.len != buffer.len || call.data != buffer_gpa(&buffer)) {
         FAIL("net_write of %zu bytes: result %d", buffer.len, call.ret);
     }
@@ -258,7 +285,7 @@ static void try_net_read(void)
     buffer_done(&buffer);
 }
 
-static void survive(uint64_t calls, bool any_frames)
+static void survive(uint64_t calls)
 {
     memset(arena, CANARY, sizeof(arena));
     for (calls_made = 0; calls_made < calls; calls_made++) {
@@ -284,7 +311,7 @@ static void survive(uint64_t calls, bool any_frames)
             try_net_bad_handle(random_below(2));
             break;
         case 8:
-            try_net_write(any_frames);
+            try_net_write();
             break;
         case 9:
             try_net_read();
@@ -311,15 +338,38 @@ static struct range forbidden_buffer(bool written, bool only_outside)
 {
     uint64_t mem = guest_memory_bytes();
     const struct range outside[] = {
-        {mem, 16},       {mem + 1, 16},        {mem - 1, 16},         {mem - 1, 2},        {mem - 4096, 8192},
-        {~0ULL, 16},     {~0ULL, 2},           {1ULL << 63, 16},      {1ULL << 32, 4096},  {0xffffffff, 16},
-        {mem - 16, ~0ULL}, {gpa_of(arena), ~0ULL}, {gpa_of(arena), 0 - gpa_of(arena)}, {gpa_of(arena), mem},
-        {gpa_of(arena), 1ULL << 63}, {~0ULL - 4095, 8192}, {0x100000000000, 512}, {mem + 0x200000, 512},
+        {mem, 16},
+        {mem + 1, 16},
+        {mem - 1, 16},
+        {mem - 1, 2},
+        {mem - 4096, 8192},
+        {~0ULL, 16},
+        {~0ULL, 2},
+        {1ULL << 63, 16},
+        {1ULL << 32, 4096},
+        {0xffffffff, 16},
+        {mem - 16, ~0ULL},
+        {gpa_of(arena), ~0ULL},
+        {gpa_of(arena), 0 - gpa_of(arena)},
+        {gpa_of(arena), mem},
+        {gpa_of(arena), 1ULL << 63},
+        {~0ULL - 4095, 8192},
+        {0x100000000000, 512},
+        {mem + 0x200000, 512},
     };
     const struct range to_write[] = {
-        {0, 512},       {8, 16},         {0x1000, 24},           {0x2000, 4096},      {0x4000, 512},
-        {0x8000, 4096}, {0x10000, 56},   {0xff000, 4096},        {0xfffff, 16},       {0x100000, 16},
-        {gpa_of(&guest_alloc), 64}, {gpa_of(&guest_alloc) & ~0xfffULL, 4096},
+        {0, 512},
+        {8, 16},
+        {0x1000, 24},
+        {0x2000, 4096},
+        {0x4000, 512},
+        {0x8000, 4096},
+        {0x10000, 56},
+        {0xff000, 4096},
+        {0xfffff, 16},
+        {0x100000, 16},
+        {gpa_of(&guest_alloc), 64},
+        {gpa_of(&guest_alloc) & ~0xfffULL, 4096},
     };
     return written && !only_outside && random_below(2) ? ONE_OF(to_write) : ONE_OF(outside);
 }
@@ -328,7 +378,8 @@ static struct range forbidden_buffer(bool written, bool only_outside)
 static uint32_t forbidden_structure(bool written, bool only_outside)
 {
     uint64_t mem = guest_memory_bytes();
-    const uint64_t to_write[] = {0, 8, 0x1000, 0x2000, 0x10000, 0xffff0, 0xffffc, 0x100000, gpa_of(&guest_alloc)};
+    const uint64_t to_write[] = {
+        0, 8, 0x1000, 0x2000, 0x10000, 0xffff0, 0xffffc, 0x100000, gpa_of(&guest_alloc)};
     const uint64_t outside[] = {mem, mem + 1, mem - 1, mem - 4, mem - 7, mem + 4096, 0xffffffff, 0xfffffff9};
     uint64_t at = written && !only_outside && random_below(2) ? ONE_OF(to_write) : ONE_OF(outside);
     return (uint32_t)(at > 0xffffffff ? 0xffffffff : at);
@@ -340,8 +391,8 @@ static void hypercall_at(unsigned number, uint32_t structure)
     __asm__ volatile("out %%eax, %%dx" : : "a"(structure), "d"(port) : "memory");
 }
 
-static const char *const names[HVT_HYPERCALL_MAX] = {"",           "walltime",  "puts",     "poll", "block_write",
-                                                     "block_read", "net_write", "net_read", "halt"};
+static const char *const names[HVT_HYPERCALL_MAX] = {
+    "", "walltime", "puts", "poll", "block_write", "block_read", "net_write", "net_read", "halt"};
 
 static void wild_structure(unsigned number, bool only_outside)
 {
@@ -358,13 +409,13 @@ static void wild_buffer(unsigned number, bool only_outside)
     bool block = number == HVT_HYPERCALL_BLOCK_WRITE || number == HVT_HYPERCALL_BLOCK_READ;
     if (block && range.len > disk.capacity) {
         range.len = disk.capacity; /* else the range on the device is refused first */
-        range.at = range.at == gpa_of(arena) ? guest_memory_bytes() - 1 : range.at;
     }
     if (number == HVT_HYPERCALL_HALT) {
-        range.len = HVT_HALT_COOKIE_BYTES; /* the length is the ABI's, so only the address can be wrong */
-        if (range.at == gpa_of(arena)) {
-            range.at = guest_memory_bytes() - 256;
-        }
+        range.len = HVT_HALT_COOKIE_BYTES; /* the ABI's length, whatever we wish */
+    }
+    uint64_t mem = guest_memory_bytes();
+    if (range.at >= gpa_of(arena) && range.at < mem && range.len <= mem - range.at) {
+        range.at = mem - range.len / 2; /* the shorter length would be allowed there */
     }
     printf("wild: %s buffer at 0x%lx length 0x%lx\n", names[number], range.at, range.len);
     struct hvt_puts puts = {range.at, range.len};
@@ -385,9 +436,9 @@ static void wild_buffer(unsigned number, bool only_outside)
 
 static void go_wild(bool only_outside)
 {
-    static const unsigned with_buffer[] = {
-        HVT_HYPERCALL_PUTS,      HVT_HYPERCALL_BLOCK_WRITE, HVT_HYPERCALL_BLOCK_READ,
-        HVT_HYPERCALL_NET_WRITE, HVT_HYPERCALL_NET_READ,    HVT_HYPERCALL_HALT};
+    static const unsigned with_buffer[] = {HVT_HYPERCALL_PUTS,       HVT_HYPERCALL_BLOCK_WRITE,
+                                           HVT_HYPERCALL_BLOCK_READ, HVT_HYPERCALL_NET_WRITE,
+                                           HVT_HYPERCALL_NET_READ,   HVT_HYPERCALL_HALT};
     unsigned number;
     if (random_below(2)) {
         number = 1 + (unsigned)random_below(HVT_HYPERCALL_HALT);
@@ -400,7 +451,10 @@ static void go_wild(bool only_outside)
     guest_exit(99);
 }
 
-static bool mode_is(const char *value, const char *word) { return value && strcmp(value, word) == 0; }
+static bool mode_is(const char *value, const char *word)
+{
+    return value && strcmp(value, word) == 0;
+}
 
 int main(int argc, char **argv)
 {
@@ -412,12 +466,13 @@ int main(int argc, char **argv)
     for (int i = 0; i < 8; i++) { /* near seeds begin alike */
         random_next();
     }
-    if (block_open("storage", &disk) != GUEST_OK) {
-        panic("hostile: no block device storage");
+    if (block_open("storage", &disk) != GUEST_OK || disk.capacity < 8192) {
+        panic("hostile: no block device storage of 8192 bytes at least");
     }
     const char *mode = args_value(argc, argv, "--mode=");
     if (mode_is(mode, "survivable")) {
-        survive(calls, !args_has(argc, argv, "--frames=valid"));
+        for_solo5 = args_has(argc, argv, "--solo5");
+        survive(calls);
         return 0;
     }
     if (mode_is(mode, "wild")) {

@@ -25,7 +25,8 @@ int main(int argc, char **argv)
             printf("max_devices: FAILED %s is not there or has another handle\n", name);
             return 1;
         }
-        printf("%s handle %lu capacity %lu block_size %u\n", name, disk.handle, disk.capacity, disk.block_size);
+        printf("%s handle %lu capacity %lu block_size %u\n", name, disk.handle, disk.capacity,
+               disk.block_size);
         if (block_read(&disk, 0, block, disk.block_size) != GUEST_OK) {
             printf("max_devices: FAILED %s cannot be read\n", name);
             return 1;

@@ -1,8 +1,9 @@
 /*
- * Prints "ready", then sends every frame back as it came (addresses and all) until one holds "QUIT" at byte 14.
- * At the end "net_rx_poll: frames N bytes N polls N" and 0.
+ * Prints "ready", then sends every frame back as it came (addresses and all) until one holds "QUIT" at
+ * byte 14. At the end "net_rx_poll: frames N bytes N polls N" and 0.
  *
- *     net_rx_poll [--buffer=N] [--quiet]      buffer of the reads, mtu+14 unless told; --quiet sends nothing back
+ *     net_rx_poll [--buffer=N] [--quiet]      buffer of the reads, mtu+14 unless told; --quiet sends nothing
+ * back
  */
 #include <tender/guest.h>
 

@@ -11,7 +11,10 @@ TENDER_MANIFEST(0);
 static void fs_base_write(const void *base)
 {
     uint64_t value = (uint64_t)(uintptr_t)base;
-    __asm__ volatile("wrmsr" : : "c"(MSR_FS_BASE), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
+    __asm__ volatile("wrmsr"
+                     :
+                     : "c"(MSR_FS_BASE), "a"((uint32_t)value), "d"((uint32_t)(value >> 32))
+                     : "memory");
 }
 
 static uint64_t fs_read(void)

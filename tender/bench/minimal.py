@@ -1,0 +1,79 @@
+"""Builds and runs bench/minimal_kvm.c, the C program that makes one boot's KVM calls and nothing else."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tender.bench.subjects import BenchError
+from tender.config import VmConfig
+from tender.image import Image
+from tender.native import lib
+from tender.vm import DISCARD, Vm
+
+POINTS = (
+    "mapped",
+    "create_vm",
+    "memory_region",
+    "create_vcpu",
+    "run_page",
+    "cpuid",
+    "registers",
+    "ready",
+    "first_exit",
+    "closed",
+)
+"""enum point of minimal_kvm.c; `ready` is what the library calls first_run."""
+
+
+def build(checkout: Path) -> Path:
+    """The program, compiled if it is older than its source. Raises BenchError with the compiler's words."""
+    source = checkout / "bench" / "minimal_kvm.c"
+    program = checkout / "bench" / "out" / "minimal_kvm"
+    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+        return program
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise BenchError("minimal C: no C compiler here", hint="install gcc, or set CC")
+    program.parent.mkdir(exist_ok=True)
+    made = program.with_suffix(f".{os.getpid()}")
+    words = [compiler, "-O2", "-Wall", "-I", str(checkout / "abi"), "-o", str(made), str(source)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"minimal C: {source}: {done.stderr.strip()}")
+    made.replace(program)
+    return program
+
+
+def command(program: Path, image: Image, config: VmConfig, boots: int) -> "tuple[list[str], list[int]]":
+    """Its command line and the descriptors it inherits: the template's, and the boot info's to close."""
+    with Vm(image, config, console=DISCARD) as vm:
+        start = lib.HVT_BOOT_INFO_GPA
+        info = vm.memory(start, lib.HVT_GUEST_MIN_GPA - start).rstrip(b"\0") + b"\0"
+    template = image.template_fd(config.mem_bytes)
+    info_fd = os.memfd_create("boot-info")
+    os.write(info_fd, info)
+    numbers = (
+        boots,
+        config.mem_bytes,
+        image.entry,
+        template,
+        lib.tn_template_bytes(image.elf.c),
+        info_fd,
+        len(info),
+    )
+    return [str(program), *map(str, numbers)], [template, info_fd]
+
+
+def run(program: Path, image: Image, config: VmConfig, boots: int) -> "list[dict[str, int]]":
+    """For each boot: nanoseconds to each of POINTS, and `cpu`. Raises BenchError."""
+    words, fds = command(program, image, config, boots)
+    try:
+        done = subprocess.run(words, pass_fds=fds, capture_output=True, text=True, check=False)
+    finally:
+        os.close(fds[1])
+    if done.returncode:
+        raise BenchError(f"minimal C: {done.stderr.strip() or done.returncode}")
+    return [
+        dict(zip((*POINTS, "cpu"), map(int, line.split()), strict=True)) for line in done.stdout.splitlines()
+    ]

@@ -1,0 +1,49 @@
+"""The named points between which a boot is measured, and one boot as a record of them.
+
+    library  start  vm_created  first_run  first_exit  first_console  guest_exit  closed
+    process  spawn                                     first_console  console_eof reaped
+
+`start` and `spawn` are zero; a point that was not reached is absent from a sample.
+"""
+
+LIBRARY_POINTS = ("start", "vm_created", "first_run", "first_exit", "first_console", "guest_exit", "closed")
+PROCESS_POINTS = ("spawn", "first_console", "console_eof", "reaped")
+
+MEANING = {
+    "start": "Vm() is called in a process that has opened the Image",
+    "vm_created": "Vm() returns: memory mapped, KVM has the VM, its slot, its vCPU and their registers",
+    "first_run": "just before the first KVM_RUN",
+    "first_exit": "the guest's first exit has reached the monitor",
+    "first_console": "library: the guest's first console byte was written; process: it was seen on the pipe",
+    "guest_exit": "the guest has ended",
+    "closed": "Vm.close() returns: the kernel has everything back",
+    "spawn": "just before posix_spawn",
+    "console_eof": "the last descriptor of the pipe was closed: the process is exiting",
+    "reaped": "wait4 gave its status",
+}
+
+
+class Sample:
+    """One boot: nanoseconds from the first point to each point that was reached, and what it cost.
+
+    cpu_ns: CPU time, user and kernel, of the whole boot (library: of the thread, close included).
+    first_console_cpu_ns: CPU time of a process when its first console byte was seen; counted mode only.
+    """
+
+    __slots__ = ("points_ns", "cpu_ns", "minor_faults", "first_console_cpu_ns")
+
+    def __init__(
+        self,
+        points_ns: "dict[str, int]",
+        *,
+        cpu_ns: int,
+        minor_faults: int,
+        first_console_cpu_ns: "int | None" = None,
+    ) -> None:
+        self.points_ns = points_ns
+        self.cpu_ns = cpu_ns
+        self.minor_faults = minor_faults
+        self.first_console_cpu_ns = first_console_cpu_ns
+
+    def to_dict(self) -> "dict[str, object]":
+        return {name: getattr(self, name) for name in self.__slots__}

@@ -1,0 +1,142 @@
+"""What a run says to a person: the machine, the table, the ratios, the picture; from boot.run()'s object."""
+
+from typing import Any
+
+from tender.bench.points import MEANING
+from tender.bench.subjects import BenchError
+
+_SHOWN = (
+    "cpu",
+    "cpus",
+    "hypervisor",
+    "kernel",
+    "hz",
+    "kvm_modules",
+    "nested",
+    "nx_huge_pages",
+    "governor",
+    "transparent_hugepage",
+    "cgroup",
+    "debugfs",
+    "mitigations",
+    "loadavg",
+    "python",
+    "revision",
+)
+
+
+def table(measured: "dict[str, Any]") -> str:
+    """The whole report as text."""
+    guest = measured["guest"]
+    lines = [
+        f"boot of {guest['file']} ({guest['bytes']} bytes), {measured['mem_mib']} MiB",
+        "",
+        f"  {'tender':<21} {measured['tender']}",
+        *_host(measured["host"]),
+    ]
+    for regime in measured["regimes"]:
+        lines += ["", *_regime(regime)]
+    if measured["counted"]:
+        lines += ["", *_counted(measured["counted"], exact=measured["host"]["counts_instructions"])]
+    lines += [f"note: {note}" for note in measured["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _host(host: "dict[str, Any]") -> "list[str]":
+    lines = []
+    for name in _SHOWN:
+        value = host[name]
+        if isinstance(value, dict):
+            value = "; ".join(f"{k}: {v}" for k, v in value.items()) or "none"
+        elif isinstance(value, list):
+            value = " ".join(map(str, value))
+        lines.append(f"  {name:<21} {'unknown' if value is None else value}")
+    return lines
+
+
+def _regime(regime: "dict[str, Any]") -> "list[str]":
+    pause = f", {regime['pause_s']:g} s before each boot" if regime["pause_s"] else ""
+    lines = [
+        f"{regime['regime']}{pause}: milliseconds",
+        f"  {'':36} {'median':>9} {'min':>9} {'p99':>9} {'n':>5}",
+    ]
+    for subject in regime["subjects"]:
+        for point, s in subject["summary_ms"].items():
+            label = f"{subject['name']}: {subject['from']} -> {point}"
+            lines.append(f"  {label:36} {s['median']:9.3f} {s['min']:9.3f} {s['p99']:9.3f} {s['n']:5}")
+    if regime["ratios"]:
+        lines += ["", "  ratios of medians (below 1: the first is faster), 95 % interval"]
+    for r in regime["ratios"]:
+        label = f"{r['of']} -> {r['of_point']} / {r['to']} -> {r['to_point']}"
+        lines.append(f"  {label:52} {r['value']:7.3f}  [{r['low']:.3f}, {r['high']:.3f}]")
+    return lines
+
+
+def _counted(counted: "dict[str, Any]", *, exact: bool) -> "list[str]":
+    unit = "thousands of instructions" if exact else "microseconds of CPU (not instructions: no -icount here)"
+    lines = [f"counted, medians of {counted['runs']}: {unit}"]
+    for name, subject in counted["subjects"].items():
+        lines.append(
+            f"  {name}: CPU {subject['cpu_ns'] / 1e3:.1f}, minor faults {subject.get('minor_faults', '-')}"
+        )
+        if "first_console_cpu_ns" in subject:
+            lines.append(f"    CPU at first_console {subject['first_console_cpu_ns'] / 1e3:.1f}")
+        shown = [f"{point} {ns / 1e3:.1f}" for point, ns in subject["points_ns"].items() if ns]
+        lines.append(f"    elapsed to: {', '.join(shown)}")
+        if "calls" in subject:
+            calls = ", ".join(
+                f"{call} {n:g}" for call, n in sorted(subject["calls"].items(), key=lambda c: -c[1])
+            )
+            lines.append(f"    calls: {calls}")
+    lines += ["", "  ratios"]
+    for name, r in counted["ratios"].items():
+        goal = f"  goal <= {r['goal']:.2f}" if r["goal"] is not None else ""
+        lines.append(f"  {name:44} {r['value']:7.3f}  [{r['low']:.3f}, {r['high']:.3f}]{goal}")
+    return lines + [f"  note: {note}" for note in counted["notes"]]
+
+
+def meanings() -> str:
+    """What each point means, for --help and the README's reader."""
+    return "\n".join(f"  {name:<14} {text}" for name, text in MEANING.items())
+
+
+def check_plot() -> None:
+    """Raises BenchError if there is nothing to draw with."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise BenchError("--plot needs matplotlib", hint="pip install 'tender[plot]'") from error
+
+
+def plot(measured: "dict[str, Any]", path: str) -> None:
+    """Each subject's distribution to its ready point, one panel a regime. Raises BenchError."""
+    check_plot()
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    regimes = measured["regimes"]
+    if not regimes:
+        raise BenchError("--plot draws times, and --count measures none")
+    figure, axes = pyplot.subplots(1, len(regimes), figsize=(6 * len(regimes), 4), squeeze=False)
+    for axis, regime in zip(axes[0], regimes, strict=True):
+        for subject in regime["subjects"]:
+            point = next(
+                p
+                for p in ("first_exit", "first_console", "console_eof")
+                if p in subject["samples"][0]["points_ns"]
+            )
+            times = sorted(s["points_ns"][point] / 1e6 for s in subject["samples"])
+            share = [(i + 1) / len(times) for i in range(len(times))]
+            axis.step(times, share, where="post", label=f"{subject['name']} -> {point}")
+        axis.set_xscale("log")
+        axis.set_xlabel("ms")
+        axis.set_ylabel("share of boots")
+        axis.set_title(regime["regime"])
+        axis.legend(fontsize="small")
+    host = measured["host"]
+    figure.suptitle(f"boot of {measured['guest']['file']}: {host['cpu']}, {host['kernel']}", fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

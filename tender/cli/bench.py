@@ -1,0 +1,23 @@
+"""`tender bench NAME`: measures this machine. Each is a module of tender.bench with a main(argv)."""
+
+import sys
+
+_BENCHMARKS = {
+    "boot": ("tender.bench.boot", "from spawn or Vm() to first exit, first console byte, end; beside peers")
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run one benchmark; the process's exit status."""
+    if not argv or argv[0] in ("-h", "--help") or argv[0] not in _BENCHMARKS:
+        asked = bool(argv) and argv[0] in ("-h", "--help")
+        out = sys.stdout if asked else sys.stderr
+        if argv and not asked:
+            out.write(f"tender: bench: no benchmark is called {argv[0]!r}\n")
+        out.write("usage: tender bench NAME [OPTIONS]\n\n")
+        out.writelines(f"  {name:<8} {text}\n" for name, (_, text) in _BENCHMARKS.items())
+        return 0 if asked else 1
+    module = _BENCHMARKS[argv[0]][0]
+    __import__(module)
+    status: int = sys.modules[module].main(argv[1:])
+    return status

@@ -1,0 +1,228 @@
+"""The command as a process that starts no guest: texts, statuses, closed pipes, mistakes of our own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tender
+from tender.cli import explain, main
+from tender.cli.options import parse_args
+
+SITE = Path(tender.__path__[0]).parent
+
+
+def cli(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SITE)!r}); {ENTER}", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **(env or {})}
+    )
+
+
+ENTER = "from tender.cli.main import entry; entry()"
+
+
+def test_version_is_two_lines_on_stdout() -> None:
+    done = cli("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tender 0.1.0\nABI version 2\n", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["run", "--help"], ["help", "run"]])
+def test_help_goes_to_stdout_with_status_0(words: list[str]) -> None:
+    done = cli(*words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: tender [run] [OPTIONS] [--] IMAGE [ARGS...]\n")
+
+
+@pytest.mark.parametrize("command", ["inspect", "doctor", "sdk"])
+def test_every_subcommand_has_help(command: str) -> None:
+    done = cli("help", command)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: tender {command} ")
+
+
+def test_help_of_an_unknown_command_lists_the_commands() -> None:
+    done = cli("help", "frobnicate")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "tender: help: no such command: frobnicate\n"
+        "tender: hint: commands: run, inspect, doctor, sdk, bench\n"
+    )
+
+
+def test_nothing_at_all_is_a_missing_operand_and_the_usage() -> None:
+    done = cli()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("tender: Missing KERNEL operand\nusage: tender [run] ")
+
+
+def test_an_unknown_option_is_named_with_a_suggestion_and_the_usage() -> None:
+    done = cli("--mme=5", "app.elf")
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert lines[:2] == ["tender: Invalid option: `--mme=5'", "tender: hint: did you mean --mem?"]
+    assert lines[2].startswith("usage: ")
+
+
+@pytest.mark.parametrize("word", ["inspct", "inspect"])
+def test_a_misspelt_subcommand_is_recognised(word: str, tmp_path: Path) -> None:
+    done = cli("--mem=8", word)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"tender: {word}: Could not open: No such file or directory\n"
+        "tender: hint: for the subcommand, write it first: tender inspect ...\n"
+    )
+
+
+def test_json_says_why_nothing_started() -> None:
+    done = cli("--json", "/nonexistent/app.elf")
+    result = json.loads(done.stderr.splitlines()[-1])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (result["schema"], result["reason"], result["status"]) == (1, "not-started", 1)
+    assert (result["error"]["error"], result["error"]["code"]) == ("ImageError", "image-open")
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"", "an empty file"),
+        (b"#!/bin/sh\n", "a script, not a unikernel"),
+        (b"hello", "not an ELF file"),
+    ],
+)
+def test_a_file_that_is_no_elf_is_told_what_it_is(content: bytes, hint: str, tmp_path: Path) -> None:
+    image = tmp_path / "app.elf"
+    image.write_bytes(content)
+    done = cli(str(image))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"tender: {image}: ")
+    assert done.stderr.splitlines()[-1] == f"tender: hint: {hint}"
+
+
+def test_an_ordinary_program_is_told_so() -> None:
+    done = cli(sys.executable)
+    assert done.returncode == 1
+    assert "an ordinary Linux program or library, not a unikernel" in done.stderr
+
+
+def test_a_directory_is_told_so(tmp_path: Path) -> None:
+    done = cli(str(tmp_path))
+    assert done.returncode == 1
+    assert "hint: a directory; give the unikernel's ELF file" in done.stderr
+
+
+def test_no_traceback_reaches_the_user(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(argv: list[str]) -> int:
+        raise ZeroDivisionError("one\ntwo")
+
+    monkeypatch.setattr(main, "main", broken)
+    monkeypatch.delenv("TENDER_DEBUG", raising=False)
+    assert main.guarded(["x"]) == 70
+    assert capfd.readouterr().err == (
+        "tender: internal error: ZeroDivisionError: one; please report\n"
+        "tender: hint: TENDER_DEBUG=1 shows where\n"
+    )
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", ENTER, "--help"]
+    done = subprocess.run(
+        command, stdout=writer, stderr=subprocess.PIPE, cwd=SITE, timeout=60, check=False, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_closed_descriptors_are_survived() -> None:
+    command = ["sh", "-c", 'exec "$0" -c "$1" --version >&- 2>&-', sys.executable, ENTER]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False, cwd=SITE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_full_disk_is_said() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", ENTER, "--help"]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False, text=True, cwd=SITE
+        )
+    assert (done.returncode, done.stderr) == (1, "tender: stdout: No space left on device\n")
+
+
+def test_a_subcommand_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(main.COMMANDS, "extra", ("tender.cli.absent", "an extra"))
+    assert main.guarded(["extra"]) == 1
+    assert capfd.readouterr().err == "tender: extra: this subcommand is not part of this installation\n"
+
+
+# ---- the command line that would do
+
+
+def test_the_missing_devices_are_put_into_the_command_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "storage.img").touch()
+    options = parse_args(["--mem", "64", "app.elf", "a b", "", "it's"])
+    hint = explain.missing_hint((("service0", "net"), ("storage", "block")), options, taps=["tap7"])
+    assert hint == (
+        "tender --mem 64 --net:service0=tap7 --block:storage=storage.img app.elf 'a b' '' 'it'\"'\"'s'"
+    )
+
+
+def test_what_the_command_needs_first_is_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = parse_args(["--", "-odd.elf"])
+    missing = (("a", "net"), ("b", "net"), ("disk", "block"))
+    assert explain.missing_hint(missing, options, taps=[]).split("\n") == [
+        "tender --net:a=tap0 --net:b=tap1 --block:disk=disk.img -- -odd.elf",
+        "first: sudo ip tuntap add tap0 mode tap user $USER && sudo ip link set tap0 up",
+        "first: sudo ip tuntap add tap1 mode tap user $USER && sudo ip link set tap1 up",
+        "first: truncate -s 16M disk.img",
+    ]
+
+
+def test_a_device_of_an_unknown_type_has_no_way_out() -> None:
+    hint = explain.missing_hint((("odd", "type 0x3"),), parse_args(["app.elf"]), taps=[])
+    assert hint == "no device can be attached as odd: its type is not one of hvt's"
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind", "target", "hint"),
+    [
+        (62, 2, 2, "built for spt: build the unikernel for hvt (mirage configure -t hvt)"),
+        (62, 2, 9, "built for an unknown target (9): build the unikernel for hvt (mirage configure -t hvt)"),
+        (183, 2, None, "an ELF file for another machine than x86_64"),
+        (
+            62,
+            3,
+            None,
+            "an ordinary Linux program or library, not a unikernel: 'tender sdk' shows how to build one",
+        ),
+        (62, 2, 1, ""),
+    ],
+)
+def test_an_elf_for_something_else_is_told_what_it_is(
+    machine: int, kind: int, target: int | None, hint: str
+) -> None:
+    start = (
+        b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + kind.to_bytes(2, "little") + machine.to_bytes(2, "little")
+    )
+    assert explain.kind_hint(start.ljust(64, b"\0"), target) == hint
+
+
+def test_tap_interfaces_are_told_from_tun_and_others(tmp_path: Path) -> None:
+    for name, flags in (("tap1", "0x1002\n"), ("tun0", "0x1001\n"), ("tap0", "0x5002\n"), ("odd", "x")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tun_flags").write_text(flags)
+    (tmp_path / "lo").mkdir()
+    assert explain.tap_interfaces(str(tmp_path)) == ["tap0", "tap1"]
+    assert explain.tap_interfaces(str(tmp_path / "absent")) == []

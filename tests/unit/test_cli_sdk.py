@@ -1,0 +1,61 @@
+"""`tender sdk`: the recipe it prints builds a unikernel, from an empty directory."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tender.cli import sdk
+from tender.image import Image
+
+
+def test_the_recipe_builds_a_unikernel_that_is_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sdk.main([]) == 0
+    recipe = capsys.readouterr().out.partition("# 3.")[0]
+    done = subprocess.run(
+        ["sh", "-eu"], input=recipe, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    with Image.open(tmp_path / "app.elf") as image:
+        assert (image.devices, image.abi_version) == ((), 2)
+
+
+def test_flags_are_shell_words_for_a_makefile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = []
+    for option in ("--cflags", "--ldflags"):
+        assert sdk.main([option]) == 0
+        flags.append(shlex.split(capsys.readouterr().out))
+    (tmp_path / "app.c").write_text(sdk.EXAMPLE)
+    command = [shutil.which("gcc") or "gcc", *flags[0], "app.c", *flags[1], "-o", "app.elf"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    with Image.open(tmp_path / "app.elf") as image:
+        assert image.devices == ()
+
+
+def test_flags_survive_a_directory_with_a_space() -> None:
+    root = Path("/opt/my tools/sdk")
+    assert shlex.split(sdk.cflags(root))[-1] == "-I/opt/my tools/sdk/include"
+    assert "-L/opt/my tools/sdk/lib" in shlex.split(sdk.ldflags(root))
+
+
+@pytest.mark.parametrize("option", ["--include", "--lib", "--script"])
+def test_directories_exist(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sdk.main([option]) == 0
+    assert Path(capsys.readouterr().out.strip()).exists()
+
+
+def test_an_installation_without_the_library_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sdk, "sdk_root", lambda: tmp_path / "sdk")
+    assert sdk.main([]) == 1
+    assert "no guest library in this installation" in capsys.readouterr().err
+
+
+def test_a_wrong_option_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sdk.main(["--frob"]) == 1
+    assert capsys.readouterr().err.startswith("tender: sdk: Invalid option: `--frob'\nusage: tender sdk ")

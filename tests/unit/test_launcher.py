@@ -1,0 +1,74 @@
+"""tools/tender.sh finds python3 and the package beside itself, wherever it is called from."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "tender.sh"
+FAKE_PYTHON = '#!/bin/sh\nprintf "%s|" "${0##*/}" "$@"\n'
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """An installation `a b` whose python3 prints how it was called."""
+    prefix = tmp_path / "a b"
+    (prefix / "bin").mkdir(parents=True)
+    shutil.copy(SCRIPT, prefix / "bin" / "tender")
+    executable(prefix / "bin" / "python3", FAKE_PYTHON)
+    return prefix
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def add_package(prefix: Path, packages: str = "site-packages") -> Path:
+    cli = prefix / "lib" / "python3.12" / packages / "tender" / "cli"
+    cli.mkdir(parents=True)
+    (cli / "launch.py").touch()
+    return cli / "launch.py"
+
+
+def called(*command: str | Path, cwd: Path | None = None, path: str | None = None) -> list[str]:
+    env = {**os.environ, **({"PATH": path} if path else {})}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=cwd, env=env)
+    return done.stdout.split("|")[:-1]
+
+
+@pytest.mark.parametrize("packages", ["site-packages", "dist-packages"])
+def test_the_short_way_passes_every_word_untouched(prefix: Path, packages: str) -> None:
+    add_package(prefix, packages)
+    launch = f"{prefix}/bin/../lib/python3.12/{packages}/tender/cli/launch.py"
+    words = called(prefix / "bin" / "tender", "--mem=5", "", "a b", "*")
+    assert words == ["python3", "-I", "-S", "-X", "utf8", launch, "--mem=5", "", "a b", "*"]
+
+
+def test_without_the_package_beside_it_python_looks_for_it(prefix: Path) -> None:
+    assert called(prefix / "bin" / "tender", "x") == ["python3", "-X", "utf8", "-m", "tender", "x"]
+
+
+def test_symbolic_links_are_followed(prefix: Path, tmp_path: Path) -> None:
+    add_package(prefix)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "first").symlink_to("second")
+    (tmp_path / "links" / "second").symlink_to("../a b/bin/tender")
+    assert called(tmp_path / "links" / "first", "x")[1:3] == ["-I", "-S"]
+
+
+def test_it_is_found_on_the_path_and_in_the_directory(prefix: Path) -> None:
+    add_package(prefix)
+    assert called("tender", "x", path=f"{prefix}/bin:/usr/bin:/bin")[1:3] == ["-I", "-S"]
+    assert called("./tender", "x", cwd=prefix / "bin")[1:3] == ["-I", "-S"]
+    assert called("sh", "tender", "x", cwd=prefix / "bin")[1:3] == ["-I", "-S"]
+
+
+def test_without_python_beside_it_the_one_on_the_path_serves(prefix: Path, tmp_path: Path) -> None:
+    add_package(prefix)
+    (prefix / "bin" / "python3").unlink()
+    (tmp_path / "other").mkdir()
+    executable(tmp_path / "other" / "python3", FAKE_PYTHON.replace("printf", "printf other\\|; printf"))
+    assert called(prefix / "bin" / "tender", path=f"{tmp_path}/other:/usr/bin:/bin")[0] == "other"

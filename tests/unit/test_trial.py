@@ -1,0 +1,88 @@
+"""The doctor's trial unikernel: its bytes are its listing, and its verdicts name the step."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tender.backend import trial
+from tender.image import Image
+
+MS = 1_000_000
+
+
+def stamps(digits: str, loop_ms: float = 1.0) -> dict[str, int]:
+    loop = int(loop_ms * MS)
+    return {digit: 100 * MS + (0 if digit == "0" else loop) for digit in digits}
+
+
+def test_the_bytes_are_what_an_assembler_makes_of_the_listing(tmp_path: Path) -> None:
+    assembler = shutil.which("as")
+    assert assembler, "binutils are needed to build tender"
+    text = "".join(line.partition("|")[2] + "\n" for line in trial.LISTING.splitlines())
+    (tmp_path / "trial.s").write_text(".intel_syntax noprefix\n" + text)
+    subprocess.run([assembler, "--64", "trial.s", "-o", "trial.o"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["objcopy", "-O", "binary", "trial.o", "trial.bin"], cwd=tmp_path, check=True, timeout=60)
+    assert trial.code() == (tmp_path / "trial.bin").read_bytes()
+
+
+def test_the_handler_lies_where_the_gate_points() -> None:
+    before = trial.LISTING.partition("| page_fault:")[0]
+    assert len(b"".join(bytes.fromhex(line.partition("|")[0]) for line in before.splitlines()[:-1])) == (
+        trial.PAGE_FAULT_OFFSET
+    )
+
+
+def test_the_trial_is_an_image_without_devices() -> None:
+    with Image.from_bytes(trial.elf()) as image:
+        assert (image.entry, image.devices) == (trial.CODE_GPA, ())
+        assert [segment.start for segment in image.segments] == [trial.CODE_GPA, trial.DATA_GPA]
+
+
+def test_a_kvm_that_does_all_steps_in_time_is_fit() -> None:
+    assert trial.verdict(stamps("012345"), 0, "") == ""
+
+
+@pytest.mark.parametrize(
+    ("digits", "loop_ms", "status", "message", "expected"),
+    [
+        (
+            "",
+            0,
+            None,
+            "KVM: entry failure",
+            "it cannot do this: enter the guest and print: KVM: entry failure",
+        ),
+        (
+            "0",
+            0,
+            None,
+            "",
+            "emulates every instruction in software: a loop of 1,000,000 turns was not done after 2 s",
+        ),
+        (
+            "012345",
+            900,
+            0,
+            "",
+            "emulates every instruction in software: a loop of 1,000,000 turns took 900 ms",
+        ),
+        ("01", 1, 2, "", "wrong result: SSE arithmetic"),
+        ("012", 1, 3, "", "wrong result: the FS base and a load through it"),
+        (
+            "01234",
+            1,
+            None,
+            "KVM: unhandled exit: exit_reason=0x8, rip=0x1",
+            "it cannot do this: a page fault through an IDT of the guest's own:"
+            " KVM: unhandled exit: exit_reason=0x8, rip=0x1",
+        ),
+        ("01234", 1, None, "", "a page fault through an IDT of the guest's own: not done after 2 s"),
+        ("012345", 1, None, "KVM: ioctl (RUN) failed: Bad address", "the trial ended with status None"),
+    ],
+)
+def test_an_unfit_kvm_is_told_by_the_step_that_fails(
+    digits: str, loop_ms: float, status: int | None, message: str, expected: str
+) -> None:
+    assert expected in trial.verdict(stamps(digits, loop_ms), status, message)
