@@ -1,0 +1,54 @@
+"""The examples of README.md, run as they stand."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+pytestmark = pytest.mark.kvm
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def first_block(language: str) -> str:
+    """The first fenced block of README.md in this language."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert found, f"README.md has no ```{language} block"
+    return found[1]
+
+
+def as_a_reader(command: list[str], where: Path) -> "subprocess.CompletedProcess[str]":
+    """Runs the command in `where`, with the environment's `tender` first in PATH."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path}
+    return subprocess.run(
+        command, cwd=where, env=env, capture_output=True, text=True, check=False, timeout=100
+    )
+
+
+def test_the_python_example_runs_as_it_stands(guest: Guest, tmp_path: Path) -> None:
+    shutil.copy(guest("hello"), tmp_path / "app.elf")
+    (tmp_path / "example.py").write_text(first_block("python"))
+    done = as_a_reader([sys.executable, "example.py"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"\d+ exits, \d+\.\d+ ms to the first output", lines[0])
+    assert lines[-1] == "exit 0 Hello, World"
+
+
+def test_the_guest_example_builds_with_the_one_command_and_runs(tmp_path: Path) -> None:
+    """A warning is a failure: a reader should see none."""
+    (tmp_path / "app.c").write_text(first_block("c"))
+    found = re.search(r"^gcc \$\(tender sdk .*$", README.read_text(), re.MULTILINE)
+    assert found
+    built = as_a_reader(["sh", "-e", "-c", found[0].replace("gcc ", "gcc -Wall -Wextra ", 1)], tmp_path)
+    assert (built.returncode, built.stdout + built.stderr) == (0, "")
+    done = as_a_reader(["tender", "app.elf", "one", "two"], tmp_path)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert re.fullmatch(r"argument 0: one\nargument 1: two\n512 MiB, up for \d+ ns\n", done.stdout), (
+        done.stdout
+    )
