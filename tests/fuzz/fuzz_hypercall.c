@@ -27,7 +27,7 @@
 #define RECORD_BYTES 48u
 #define RECORDS_MAX  64u
 
-#define MUST(expression)                                                                                       \
+#define MUST(expression)                                                                                     \
     do {                                                                                                     \
         if (!(expression)) {                                                                                 \
             fprintf(stderr, "broken: %s\n", #expression);                                                    \

@@ -1,6 +1,6 @@
 /*
- * The hypercall handlers and the decoding of exits, without KVM: a vm is filled by hand, calls are made as the
- * run loop makes them. Prints one TAP line for each check and exits 1 if one fails.
+ * The hypercall handlers and the decoding of exits, without KVM: a vm is filled by hand, calls are made as
+ * the run loop makes them. Prints one TAP line for each check and exits 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
