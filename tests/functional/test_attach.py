@@ -1,0 +1,128 @@
+"""Attaching devices: each way in which it fails says which thing, which value, and what to type."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Guest, TapInterface, ip
+
+from tender import BlockFile, DeviceError, Image, ManifestError, NetFd, Tap, Vm, VmConfig
+
+pytestmark = [pytest.mark.kvm, pytest.mark.tap]
+
+
+def refusal(guest: Guest, name: str) -> DeviceError:
+    with Image.open(guest("echo")) as image, pytest.raises(DeviceError) as refused:
+        Vm(image, VmConfig(mem=8, net=Tap(name)))
+    return refused.value
+
+
+def test_a_missing_tap(guest: Guest) -> None:
+    error = refusal(guest, "tapnone")
+    assert str(error) == "Could not attach interface: tapnone: No such file or directory"
+    assert "ip tuntap add tapnone mode tap" in error.hint and error.code == "tap-missing"
+
+
+def test_a_tap_that_is_down(guest: Guest, tap: TapInterface) -> None:
+    tap.down()
+    error = refusal(guest, tap.name)
+    assert str(error) == "Could not attach interface: tapt0: Network is down"
+    assert error.hint == "switch it on: ip link set tapt0 up" and error.code == "tap-down"
+
+
+def test_a_tap_that_another_vm_has(guest: Guest, tap: TapInterface) -> None:
+    with Image.open(guest("echo")) as image, Vm(image, VmConfig(mem=8, net=Tap(tap.name))):
+        error = refusal(guest, tap.name)
+    assert error.code == "tap-busy" and "another process" in error.hint
+
+
+def test_an_interface_that_is_no_tap(guest: Guest) -> None:
+    ip("link", "set", "lo", "up")
+    assert refusal(guest, "lo").code == "tap-kind"
+
+
+@pytest.mark.parametrize("name", ["tap%d", "a" * 16, "tap\udcff"])
+def test_a_name_that_no_interface_can_have(guest: Guest, name: str) -> None:
+    assert refusal(guest, name).errno
+
+
+def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
+    """Root may attach to any; so this is tried as nobody, who then reads whose it is."""
+    program = (
+        "import os, pwd\n"
+        "from tender import DeviceError, Tap\n"
+        "from tender.devices import tap\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try:\n"
+        f"    tap.attach(Tap({tap.name!r}))\n"
+        "except DeviceError as error:\n"
+        "    print(error.code, '|', error, '|', error.hint)\n"
+    )
+    os.chmod("/dev/net/tun", 0o666)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd="/")
+    code, message, hint = done.stdout.strip().split(" | ")
+    assert code == "tap-denied" and "Operation not permitted" in message
+    assert hint.startswith("it belongs to root: make it yours: ip tuntap add tapt0 mode tap user ")
+
+
+def test_a_descriptor_that_is_not_open(guest: Guest) -> None:
+    with Image.open(guest("echo")) as image, pytest.raises(DeviceError, match=r"@987: Bad file descriptor"):
+        Vm(image, VmConfig(mem=8, net=NetFd(987)))
+
+
+@pytest.mark.parametrize(
+    ("size", "sector", "message"),
+    [
+        (0, 512, "storage: Backing storage must be at least 1 block (512 bytes) in size"),
+        (511, 512, "storage: Backing storage must be at least 1 block (512 bytes) in size"),
+        (6144, 4096, "storage: Backing storage size must be block aligned (4096 bytes)"),
+    ],
+)
+def test_a_disk_of_the_wrong_size(guest: Guest, tmp_path: Path, size: int, sector: int, message: str) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(size))
+    with Image.open(guest("disk")) as image, pytest.raises(DeviceError) as refused:
+        Vm(image, VmConfig(mem=8, block=BlockFile(str(disk), sector_size=sector)))
+    assert str(refused.value) == message
+
+
+def test_a_disk_that_is_a_directory_a_fifo_or_missing(guest: Guest, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dir").mkdir()
+    with Image.open(guest("disk")) as image:
+        for name, words in (("fifo", "not a file or a block device"), ("dir", "Is a directory"), ("no", "No such")):
+            with pytest.raises(DeviceError, match=f"Could not open block device: .*{name}: .*{words}"):
+                Vm(image, VmConfig(mem=8, block=BlockFile(str(tmp_path / name))))
+
+
+def test_a_path_with_spaces(guest: Guest, tmp_path: Path) -> None:
+    disk = tmp_path / "my disk.img"
+    disk.write_bytes(bytes(8192))
+    with Image.open(guest("disk")) as image, Vm(image, VmConfig(mem=8, block=BlockFile(str(disk)))):
+        pass
+
+
+def test_a_device_left_out_is_named_with_the_option_to_add(guest: Guest) -> None:
+    with Image.open(guest("nets_and_blocks")) as image, pytest.raises(ManifestError) as refused:
+        Vm(image, VmConfig(mem=8))
+    assert "Device 'service0' of type NET_BASIC declared but not attached." in str(refused.value)
+    assert refused.value.missing == (
+        ("service0", "net"), ("storage0", "block"), ("service1", "net"), ("storage1", "block"),
+    )  # fmt: skip
+    assert "--net service0=TAP --block storage0=FILE" in refused.value.hint
+
+
+def test_a_device_that_is_not_declared_is_named(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        with pytest.raises(ManifestError, match="Resource not declared in manifest: 'service0'"):
+            Vm(image, VmConfig(mem=8, net={"service0": Tap("tap0")}))
+        with pytest.raises(ManifestError, match="declares no net device"):
+            Vm(image, VmConfig(mem=8, net=Tap("tap0")))
+
+
+def test_an_unnamed_device_among_several_must_be_named(guest: Guest) -> None:
+    with Image.open(guest("two_nets")) as image, pytest.raises(ManifestError, match="2 net devices") as refused:
+        Vm(image, VmConfig(mem=8, net=Tap("tap0")))
+    assert refused.value.hint == "name one: --net service0=TAP"
