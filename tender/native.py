@@ -1,6 +1,6 @@
 """The compiled core as Python sees it: -errno and error structures become exceptions here, and only here."""
 
-import os
+import posix  # not os: its ABCs cost a tenth of the command's start
 
 from tender._native import ffi, lib
 from tender.errors import HostError, ImageError
@@ -29,7 +29,7 @@ __all__ = [
 
 def host_error(what: str, errno: int, *, hint: str = "", code: str = "") -> HostError:
     """A HostError for `what` with errno's own words."""
-    return HostError(f"{what}: {os.strerror(errno)}", errno=errno, hint=hint, code=code)
+    return HostError(f"{what}: {posix.strerror(errno)}", errno=errno, hint=hint, code=code)
 
 
 def check(answer: int, what: str) -> int:
@@ -46,7 +46,7 @@ def image_error(error: CData, file: str) -> ImageError:
     """The ImageError that a filled `struct elf_error *` stands for."""
     text: str = ffi.string(error.text).decode("utf-8", "replace")
     if error.os_error:
-        text += f": {os.strerror(error.os_error)}"
+        text += f": {posix.strerror(error.os_error)}"
     code = _CODES.get(error.code, "image")
     return ImageError(text, file=file, offset=error.offset, code=code)
 

@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="tender bench boot",
         description="Measure boot from named point to named point, in milliseconds, beside peers.",
-        epilog="A ratio below 1 means: the first is faster. See bench/README.md.",
+        epilog="points:\n" + report.meanings() + "\n\nA ratio below 1 means: the first is faster.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
         "image", nargs="?", help="the unikernel to boot (default: the hello that comes with tender)"

@@ -81,18 +81,22 @@ def _counted(counted: "dict[str, Any]", *, exact: bool) -> "list[str]":
         )
         if "first_console_cpu_ns" in subject:
             lines.append(f"    CPU at first_console {subject['first_console_cpu_ns'] / 1e3:.1f}")
+        if subject["kind"] == "process":
+            lines += _calls(subject)
+            continue  # elapsed time of a process holds its waits for files: not a count
         shown = [f"{point} {ns / 1e3:.1f}" for point, ns in subject["points_ns"].items() if ns]
         lines.append(f"    elapsed to: {', '.join(shown)}")
-        if "calls" in subject:
-            calls = ", ".join(
-                f"{call} {n:g}" for call, n in sorted(subject["calls"].items(), key=lambda c: -c[1])
-            )
-            lines.append(f"    calls: {calls}")
+        lines += _calls(subject)
     lines += ["", "  ratios"]
     for name, r in counted["ratios"].items():
         goal = f"  goal <= {r['goal']:.2f}" if r["goal"] is not None else ""
         lines.append(f"  {name:44} {r['value']:7.3f}  [{r['low']:.3f}, {r['high']:.3f}]{goal}")
     return lines + [f"  note: {note}" for note in counted["notes"]]
+
+
+def _calls(subject: "dict[str, Any]") -> "list[str]":
+    most_first = sorted(subject.get("calls", {}).items(), key=lambda call: -call[1])
+    return ["    calls: " + ", ".join(f"{name} {n:g}" for name, n in most_first)] if most_first else []
 
 
 def meanings() -> str:

@@ -1,0 +1,110 @@
+/*
+ * Hypercalls under libFuzzer: the input is a guest's memory of structures and a list of calls.
+ *
+ *   input: up to 64 records of 48 bytes: u8 number, 3 unused, u32 gpa, 40 bytes of structure
+ *
+ * Whatever a call names, what lies outside of memory that the guest may write stays as it was: the low
+ * megabyte, the text, the pages behind the end (which have no rights at all: a stray access is SIGSEGV).
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "console.h"
+#include "hypercall.h"
+
+#define M            0x200000u
+#define TEXT         0x100000u
+#define TEXT_END     0x104000u
+#define DISK         16384u
+#define RECORD_BYTES 48u
+#define RECORDS_MAX  64u
+
+#define MUST(expression)                                                                                       \
+    do {                                                                                                     \
+        if (!(expression)) {                                                                                 \
+            fprintf(stderr, "broken: %s\n", #expression);                                                    \
+            abort();                                                                                         \
+        }                                                                                                    \
+    } while (0)
+
+static struct vm vm;
+static int wire;
+
+static void set_up(void)
+{
+    int net[2];
+    MUST(vm_init(&vm) == 0);
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
+    wire = net[1];
+    uint8_t *room = mmap(NULL, M + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(room != MAP_FAILED && mprotect(room + 0x10000, M, PROT_READ | PROT_WRITE) == 0);
+    vm.memory.hva = room + 0x10000;
+    vm.memory.bytes = M;
+    vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
+    vm.memory.range_count = 1;
+    int disk = memfd_create("disk", 0);
+    MUST(ftruncate(disk, DISK) == 0);
+    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
+    vm.devices[2] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK};
+    vm.device_end = 3;
+    vm.net_count = vm.block_count = 1;
+    console_set(&vm, open("/dev/null", O_WRONLY));
+    memset(vm.memory.hva, 0x11, TEXT_END);
+    sigset_t saved;
+    vm_enter(&vm, &saved);
+}
+
+static void check_untouched(void)
+{
+    static uint8_t expected[TEXT_END];
+    if (!expected[0])
+        memset(expected, 0x11, sizeof expected);
+    MUST(memcmp(vm.memory.hva, expected, sizeof expected) == 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (!vm.memory.hva)
+        set_up();
+    uint8_t drop[2048];
+    for (unsigned i = 0; i < RECORDS_MAX && size >= RECORD_BYTES; i++) {
+        uint32_t number = data[0], gpa;
+        memcpy(&gpa, data + 4, sizeof gpa);
+        bool lands = gpa >= TEXT_END && gpa <= M - 40;
+        if (lands)
+            memcpy(vm.memory.hva + gpa, data + 8, 40);
+        if (number == HVT_HYPERCALL_POLL && lands) /* do not wait for the fuzzer's idea of a timeout */
+            memset(vm.memory.hva + gpa, 0, 8);
+        if (number == HVT_HYPERCALL_POLL && !lands && gpa <= M - 40)
+            gpa = M; /* the same for a structure read from elsewhere */
+        vm.shared.event = (struct vm_event){0};
+        enum verdict verdict = hypercall(&vm, number, gpa);
+        MUST(verdict == CONTINUE || vm.shared.event.kind != EVENT_NONE);
+        MUST(verdict == LEAVE || vm.shared.event.kind == EVENT_NONE);
+        MUST(vm.shared.event.kind != EVENT_HOST_ERROR);
+        if (i % 2)
+            (void)send(wire, data, RECORD_BYTES, 0);
+        while (recv(wire, drop, sizeof drop, 0) > 0)
+            ;
+        data += RECORD_BYTES;
+        size -= RECORD_BYTES;
+    }
+    check_untouched();
+    return 0;
+}
+
+#ifdef FUZZ_STANDALONE
+int main(void)
+{
+    static uint8_t zero[RECORD_BYTES];
+    return LLVMFuzzerTestOneInput(zero, sizeof zero);
+}
+#endif

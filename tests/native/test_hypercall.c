@@ -1,0 +1,364 @@
+/*
+ * The hypercall handlers and the decoding of exits, without KVM: a vm is filled by hand, calls are made as the
+ * run loop makes them. Prints one TAP line for each check and exits 1 if one fails.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "console.h"
+#include "run_kvm.h"
+
+#define M        0x400000u /* 4 MiB of guest memory */
+#define TEXT     0x100000u
+#define DATA     0x102000u
+#define ARGS     0x200000u /* where the structures lie */
+#define BUFFER   0x210000u
+#define DISK     65536u
+#define NET      1
+#define BLOCK    2
+#define BLOCK_RO 3
+
+static unsigned checks;
+static unsigned failures;
+
+static void check(bool holds, const char *claim, int line)
+{
+    checks++;
+    failures += !holds;
+    printf("%s %u - line %d: %s\n", holds ? "ok" : "not ok", checks, line, claim);
+}
+
+#define HOLDS(expression) check((expression), #expression, __LINE__)
+
+static struct vm vm;
+static int wire;    /* the other end of the network */
+static int console; /* the other end of the console */
+
+static void attach(uint32_t handle, struct vm_device device)
+{
+    vm.devices[handle] = device;
+    vm.device_end = handle + 1;
+    vm.net_count += device.type == MFT_NET_BASIC;
+    vm.block_count += device.type == MFT_BLOCK_BASIC;
+}
+
+static void set_up(void)
+{
+    int net[2], pipe_ends[2];
+    if (vm_init(&vm) < 0 || socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) < 0 ||
+        pipe2(pipe_ends, O_NONBLOCK) < 0)
+        abort();
+    vm.memory.hva = mmap(NULL, M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    vm.memory.bytes = M;
+    vm.memory.ranges[0] = (struct guest_range){TEXT, DATA, SEGMENT_EXEC};
+    vm.memory.ranges[1] = (struct guest_range){DATA, DATA + 0x1000, SEGMENT_READ};
+    vm.memory.ranges[2] = (struct guest_range){DATA + 0x1000, DATA + 0x2000, 0};
+    vm.memory.range_count = 3;
+    int disk = memfd_create("disk", 0);
+    if (ftruncate(disk, DISK) < 0)
+        abort();
+    attach(NET, (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true});
+    attach(BLOCK, (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK});
+    attach(BLOCK_RO,
+           (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK, .read_only = true});
+    wire = net[1];
+    console = pipe_ends[0];
+    console_set(&vm, pipe_ends[1]);
+    sigset_t saved;
+    vm_enter(&vm, &saved);
+}
+
+static void tear_down(void)
+{
+    sigset_t empty;
+    sigemptyset(&empty);
+    vm_leave(&vm, &empty);
+    for (uint32_t i = 0; i < vm.device_end; i++)
+        if (vm.devices[i].fd >= 0 && i != BLOCK_RO)
+            close(vm.devices[i].fd);
+    close(vm.console_fd);
+    close(wire);
+    close(console);
+    vm_release(&vm);
+}
+
+static void *at(gpa_t gpa)
+{
+    return vm.memory.hva + gpa;
+}
+
+static enum verdict call(uint32_t number, const void *args, size_t bytes)
+{
+    memcpy(at(ARGS), args, bytes);
+    return hypercall(&vm, number, ARGS);
+}
+
+static bool refused(enum verdict verdict, gpa_t gpa, uint64_t len)
+{
+    const struct vm_event *event = &vm.shared.event;
+    return verdict == LEAVE && event->kind == EVENT_BAD_ACCESS && event->gpa == gpa && event->len == len;
+}
+
+static void test_ranges(void)
+{
+    struct guest_memory *m = &vm.memory;
+    HOLDS(guest_memory_at(m, 0, 1, GUEST_READABLE) == m->hva);
+    HOLDS(guest_memory_at(m, M - 1, 1, GUEST_READABLE) == m->hva + M - 1);
+    HOLDS(guest_memory_at(m, 0, M, GUEST_READABLE) == NULL); /* it holds a page without rights */
+    HOLDS(guest_memory_at(m, M, 0, GUEST_READABLE) == m->hva + M);
+    HOLDS(guest_memory_at(m, M, 1, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, M + 1, 0, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, M - 1, 2, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, ARGS, UINT64_MAX, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, UINT64_MAX, 2, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, UINT64_MAX, 0, GUEST_WRITABLE) == NULL);
+    HOLDS(guest_memory_at(m, (gpa_t)1 << 63, 1, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, HVT_BOOT_INFO_GPA, 100, GUEST_READABLE) != NULL);
+    HOLDS(guest_memory_at(m, HVT_BOOT_INFO_GPA, 100, GUEST_WRITABLE) == NULL);
+    HOLDS(guest_memory_at(m, HVT_GUEST_MIN_GPA - 1, 2, GUEST_WRITABLE) == NULL);
+    HOLDS(guest_memory_at(m, TEXT, 16, GUEST_READABLE) != NULL); /* execute-only text reads */
+    HOLDS(guest_memory_at(m, TEXT, 16, GUEST_WRITABLE) == NULL);
+    HOLDS(guest_memory_at(m, DATA, 16, GUEST_READABLE) != NULL);
+    HOLDS(guest_memory_at(m, DATA, 16, GUEST_WRITABLE) == NULL);
+    HOLDS(guest_memory_at(m, DATA + 0x1000, 1, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, DATA + 0x0fff, 2, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, DATA + 0x2000, 16, GUEST_WRITABLE) != NULL);
+    HOLDS(guest_memory_at(m, DATA + 0x1fff, 2, GUEST_WRITABLE) == NULL);
+}
+
+static void test_dispatch(void)
+{
+    struct hvt_walltime wall = {0};
+    HOLDS(call(HVT_HYPERCALL_WALLTIME, &wall, sizeof wall) == CONTINUE);
+    memcpy(&wall, at(ARGS), sizeof wall);
+    HOLDS(wall.nsecs / 1000000000u - (uint64_t)time(NULL) + 2 < 4);
+    for (uint32_t number = 0; number < 300; number += 9) {
+        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared.event.kind == EVENT_BAD_HYPERCALL);
+        HOLDS(vm.shared.event.number == number);
+    }
+    HOLDS(refused(hypercall(&vm, HVT_HYPERCALL_WALLTIME, M - 7), M - 7, 8));
+    HOLDS(hypercall(&vm, HVT_HYPERCALL_WALLTIME, M - 8) == CONTINUE);
+    HOLDS(refused(hypercall(&vm, HVT_HYPERCALL_WALLTIME, TEXT), TEXT, 8));
+    HOLDS(refused(hypercall(&vm, HVT_HYPERCALL_WALLTIME, HVT_PML4_GPA), HVT_PML4_GPA, 8));
+    uint32_t nets = vm.net_count, blocks = vm.block_count;
+    vm.net_count = vm.block_count = 0;
+    for (uint32_t number = HVT_HYPERCALL_BLOCK_WRITE; number <= HVT_HYPERCALL_NET_READ; number++)
+        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared.event.kind == EVENT_BAD_HYPERCALL);
+    vm.net_count = nets;
+    vm.block_count = blocks;
+}
+
+static void test_console(void)
+{
+    char got[64] = {0};
+    memcpy(at(BUFFER), "a\0b", 3);
+    struct hvt_puts puts = {BUFFER, 3};
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == CONTINUE);
+    HOLDS(read(console, got, sizeof got) == 3 && memcmp(got, "a\0b", 3) == 0);
+    puts = (struct hvt_puts){M, 0};
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == CONTINUE);
+    puts = (struct hvt_puts){M - 1, 2};
+    HOLDS(refused(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts), M - 1, 2));
+    puts = (struct hvt_puts){BUFFER, UINT64_MAX};
+    HOLDS(refused(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts), BUFFER, UINT64_MAX));
+    int fd = vm.console_fd;
+    vm.console_fd = CONSOLE_PYTHON;
+    puts = (struct hvt_puts){BUFFER, 3};
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
+    HOLDS(vm.shared.event.kind == EVENT_CONSOLE && vm.shared.event.gpa == BUFFER && vm.shared.event.len == 3);
+    vm.console_fd = fd;
+}
+
+static struct hvt_poll poll_for(uint64_t timeout_ns)
+{
+    struct hvt_poll poll_args = {timeout_ns, 99, 99};
+    HOLDS(call(HVT_HYPERCALL_POLL, &poll_args, sizeof poll_args) == CONTINUE);
+    memcpy(&poll_args, at(ARGS), sizeof poll_args);
+    return poll_args;
+}
+
+static void test_net(void)
+{
+    struct hvt_poll poll_args = poll_for(0);
+    HOLDS(poll_args.ready_set == 0 && poll_args.ret == 0);
+    HOLDS(send(wire, "frame", 5, 0) == 5);
+    poll_args = poll_for(UINT64_MAX);
+    HOLDS(poll_args.ready_set == 1u << NET && poll_args.ret == 1);
+    struct hvt_net_read in = {NET, BUFFER, 100, 77};
+    HOLDS(call(HVT_HYPERCALL_NET_READ, &in, sizeof in) == CONTINUE);
+    memcpy(&in, at(ARGS), sizeof in);
+    HOLDS(in.ret == HVT_R_OK && in.len == 5 && memcmp(at(BUFFER), "frame", 5) == 0);
+    in = (struct hvt_net_read){NET, BUFFER, 100, 77};
+    HOLDS(call(HVT_HYPERCALL_NET_READ, &in, sizeof in) == CONTINUE);
+    memcpy(&in, at(ARGS), sizeof in);
+    HOLDS(in.ret == HVT_R_AGAIN && in.len == 100);
+    in = (struct hvt_net_read){NET, DATA, 100, 77};
+    HOLDS(refused(call(HVT_HYPERCALL_NET_READ, &in, sizeof in), DATA, 100));
+
+    char got[16];
+    struct hvt_net_write out = {NET, DATA, 4, 77}; /* rodata may be sent */
+    HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE);
+    HOLDS(recv(wire, got, sizeof got, 0) == 4);
+    static const uint64_t no_net[] = {0, BLOCK, 4, 63, 64, UINT32_MAX, (1ull << 32) + NET, UINT64_MAX};
+    for (size_t i = 0; i < sizeof no_net / sizeof *no_net; i++) {
+        out = (struct hvt_net_write){no_net[i], BUFFER, 4, 77};
+        HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE);
+        memcpy(&out, at(ARGS), sizeof out);
+        HOLDS(out.ret == HVT_R_EINVAL);
+    }
+    out = (struct hvt_net_write){NET, BUFFER, 1u << 20, 77};
+    HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE);
+    memcpy(&out, at(ARGS), sizeof out);
+    HOLDS(out.ret == HVT_R_EINVAL);
+    uint64_t drops = vm.shared.counters.net_tx_drops;
+    for (int i = 0; i < 1000; i++) { /* nobody reads: the queue fills, frames drop, the guest goes on */
+        out = (struct hvt_net_write){NET, BUFFER, 1500, 77};
+        if (call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) != CONTINUE)
+            break;
+    }
+    memcpy(&out, at(ARGS), sizeof out);
+    HOLDS(out.ret == HVT_R_OK && vm.shared.counters.net_tx_drops > drops);
+}
+
+static int32_t block(uint32_t number, uint64_t handle, uint64_t offset, gpa_t data, uint64_t len)
+{
+    struct hvt_block_write args = {handle, offset, data, len, 77};
+    if (call(number, &args, sizeof args) != CONTINUE)
+        return -1;
+    memcpy(&args, at(ARGS), sizeof args);
+    return args.ret;
+}
+
+static void test_block(void)
+{
+    memset(at(BUFFER), 0x5a, 4096);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK, 0, BUFFER, 512) == HVT_R_OK);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK, DISK - 512, BUFFER, 512) == HVT_R_OK);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK, DISK - 511, BUFFER, 512) == HVT_R_EINVAL);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK, DISK, BUFFER, 0) == HVT_R_EINVAL);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK, UINT64_MAX - 100, BUFFER, 512) == HVT_R_EINVAL);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK, 0, BUFFER, 1ull << 63) == HVT_R_EINVAL);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, NET, 0, BUFFER, 512) == HVT_R_EINVAL);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, (1ull << 32) + BLOCK, 0, BUFFER, 512) == HVT_R_EINVAL);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK_RO, 0, BUFFER, 512) == HVT_R_EUNSPEC);
+    HOLDS(vm.shared.counters.block_errors == 1);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK_RO, 0, BUFFER + 8192, 512) == HVT_R_OK);
+    HOLDS(memcmp(at(BUFFER), at(BUFFER + 8192), 512) == 0);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK, 0, TEXT, 512) == -1);
+    HOLDS(vm.shared.event.kind == EVENT_BAD_ACCESS);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK, 0, M - 511, 512) == -1);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK, 0, M - 512, 512) == HVT_R_OK);
+    HOLDS(ftruncate(vm.devices[BLOCK].fd, 1024) == 0);
+    HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK, 512, BUFFER, 1024) == HVT_R_EUNSPEC);
+}
+
+static void test_halt(void)
+{
+    struct hvt_halt halt = {0, -3};
+    HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == LEAVE);
+    HOLDS(vm.shared.event.kind == EVENT_HALT && vm.shared.event.status == -3);
+    HOLDS(!vm.shared.event.cookie_valid);
+    struct hvt_trap_cookie trap = {.cr2 = 8, .rip = TEXT};
+    memcpy(at(M - HVT_HALT_COOKIE_BYTES), &trap, sizeof trap);
+    halt = (struct hvt_halt){M - HVT_HALT_COOKIE_BYTES, 255};
+    HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == LEAVE);
+    HOLDS(vm.shared.event.cookie_valid && vm.shared.event.trap.cr2 == 8);
+    halt.cookie++;
+    HOLDS(refused(call(HVT_HYPERCALL_HALT, &halt, sizeof halt), halt.cookie, HVT_HALT_COOKIE_BYTES));
+}
+
+static void test_interrupted_calls_resume(void)
+{
+    /* A signal pending for the caller's mask ends the wait; the call is taken up again where it was. */
+    struct hvt_poll poll_args = {50 * 1000000ull, 99, 99};
+    raise(SIGUSR1); /* blocked here, let in by ppoll; its handler must have run before we go on */
+    while (recv(wire, at(BUFFER), 1500, 0) > 0)
+        ;
+    HOLDS(call(HVT_HYPERCALL_POLL, &poll_args, sizeof poll_args) == LEAVE);
+    HOLDS(vm.shared.event.kind == EVENT_INTERRUPTED);
+    uint64_t deadline_ns = vm.resume.poll_deadline_ns;
+    HOLDS(deadline_ns > monotonic_ns() - 1000000000u);
+    HOLDS(hypercall_resume(&vm) == CONTINUE);
+    HOLDS(monotonic_ns() >= deadline_ns);
+    HOLDS(hypercall_resume(&vm) == CONTINUE); /* nothing left to resume */
+}
+
+static enum verdict exit_with(struct kvm_run *run)
+{
+    return kvm_exit_settle(&vm, run);
+}
+
+static void test_exits(void)
+{
+    static union {
+        struct kvm_run run;
+        uint8_t page[8192];
+    } page;
+    struct kvm_run *run = &page.run;
+    const uint32_t gpa = ARGS;
+    run->exit_reason = KVM_EXIT_IO;
+    run->io.direction = KVM_EXIT_IO_OUT;
+    run->io.size = 4;
+    run->io.count = 1;
+    run->io.port = HVT_PORT_BASE + HVT_HYPERCALL_WALLTIME;
+    run->io.data_offset = 4096;
+    memcpy(page.page + 4096, &gpa, sizeof gpa);
+    HOLDS(exit_with(run) == CONTINUE);
+    for (unsigned size = 1; size <= 2; size++) {
+        run->io.size = (uint8_t)size;
+        HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_BAD_PORT);
+    }
+    run->io.size = 4;
+    run->io.count = 2;
+    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_BAD_PORT);
+    run->io.count = 1;
+    run->io.direction = KVM_EXIT_IO_IN;
+    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_BAD_PORT);
+    run->io.direction = KVM_EXIT_IO_OUT;
+    static const uint16_t wrong[] = {0, 0x4ff, 0x509, 0x600, 0xffff};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        run->io.port = wrong[i];
+        HOLDS(exit_with(run) == LEAVE && vm.shared.event.port == wrong[i]);
+    }
+    run->exit_reason = KVM_EXIT_HLT;
+    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_UNHANDLED_EXIT);
+    HOLDS(vm.shared.event.detail == KVM_EXIT_HLT);
+    run->exit_reason = KVM_EXIT_FAIL_ENTRY;
+    run->fail_entry.hardware_entry_failure_reason = 0x80000021;
+    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_ENTRY_FAILURE);
+    HOLDS(vm.shared.event.detail == 0x80000021);
+    run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
+    run->internal.suberror = 3;
+    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_INTERNAL_ERROR);
+    HOLDS(vm.shared.event.detail == 3);
+}
+
+static void nothing(int signal)
+{
+    (void)signal;
+}
+
+int main(void)
+{
+    signal(SIGUSR1, nothing);
+    static void (*const tests[])(void) = {
+        test_ranges, test_dispatch, test_console, test_net,
+        test_block,  test_halt,     test_exits,   test_interrupted_calls_resume,
+    };
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+        set_up();
+        tests[i]();
+        tear_down();
+    }
+    printf("1..%u\n", checks);
+    return failures != 0;
+}
