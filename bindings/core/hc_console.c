@@ -59,6 +59,20 @@ static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
     return write_quietly(vm->console_fd, data, len < vm->console_chunk ? len : vm->console_chunk);
 }
 
+/* One piece a time: what a guest writes at once may be all its memory, and Python copies what it takes. */
+static enum verdict leave_with_piece(struct vm *vm, gpa_t data, uint64_t len)
+{
+    struct vm_event *event = &vm->shared.event;
+    uint64_t left = len - vm->resume.console_done;
+    event->kind = EVENT_CONSOLE;
+    event->gpa = data + vm->resume.console_done;
+    event->len = left < FILE_CHUNK ? left : FILE_CHUNK;
+    vm->resume.console_done += event->len;
+    vm->resume.again = vm->resume.console_done < len;
+    vm->shared.counters.console_bytes += event->len;
+    return LEAVE;
+}
+
 enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
 {
     struct vm_counters *counters = &vm->shared.counters;
@@ -68,13 +82,8 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
         return leave_bad_access(vm, args->puts.data, len);
     if (!vm->shared.timeline.first_console && len)
         vm->shared.timeline.first_console = monotonic_ns();
-    if (vm->console_fd == CONSOLE_PYTHON) {
-        counters->console_bytes += len;
-        vm->shared.event.kind = EVENT_CONSOLE;
-        vm->shared.event.gpa = args->puts.data;
-        vm->shared.event.len = len;
-        return LEAVE;
-    }
+    if (vm->console_fd == CONSOLE_PYTHON)
+        return leave_with_piece(vm, args->puts.data, len);
     while (vm->console_fd >= 0 && vm->resume.console_done < len) {
         struct pollfd wait[2] = {{vm->console_fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
         if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)

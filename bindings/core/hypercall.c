@@ -50,7 +50,7 @@ static enum verdict settle(struct vm *vm, uint32_t number, gpa_t gpa)
     enum verdict verdict = row->handler(vm, &args);
     if (verdict == CONTINUE && row->access == GUEST_WRITABLE)
         memcpy(structure, &args, row->bytes);
-    else if (verdict == LEAVE && event->kind == EVENT_INTERRUPTED) {
+    else if (verdict == LEAVE && (event->kind == EVENT_INTERRUPTED || vm->resume.again)) {
         vm->resume.number = number;
         vm->resume.gpa = gpa;
     }
@@ -71,6 +71,7 @@ enum verdict hypercall_resume(struct vm *vm)
         return CONTINUE;
     uint32_t number = vm->resume.number;
     vm->resume.number = 0; /* its progress stays */
+    vm->resume.again = false;
     return settle(vm, number, vm->resume.gpa);
 }
 

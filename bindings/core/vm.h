@@ -41,10 +41,11 @@ struct vm_device {
     uint64_t capacity;
 };
 
-/* A hypercall that a signal interrupted while it waited: what is left of it. */
+/* A hypercall that left before it was settled (a signal, or a console write too large for one event). */
 struct vm_resume {
     uint32_t number; /* 0: none */
     gpa_t gpa;
+    bool again;                /* the handler wants to be called again with the same structure */
     uint64_t console_done;     /* bytes of this write already out */
     uint64_t poll_deadline_ns; /* 0: not armed */
 };

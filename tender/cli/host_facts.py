@@ -177,7 +177,7 @@ def run_trial() -> tuple[str, str, str]:
         from tender.image import Image
         from tender.vm import Vm
     except ImportError as error:
-        return "", f"this installation is not complete: {error}", "build and install it: make install"
+        return "", f"this installation is not complete: {error}", "build and install it: make build"
     stamps_ns: dict[str, int] = {}
 
     def note(data: bytes) -> None:

@@ -11,13 +11,10 @@ SCHEMA = 1
 _STEPS = ("vm_created", "first_run", "first_exit", "first_console", "guest_exit")
 
 
-def ended(result: VmResult, options: RunOptions, signal: int, status: int) -> dict[str, object]:
+def ended(result: VmResult, options: RunOptions, signal: int) -> dict[str, object]:
     """The result object of a run; `signal` is the one that stopped it, or 0."""
     plain = result.to_dict()
     del plain["console"]
-    if signal and result.guest_status is None:
-        plain["reason"] = "signal"
-    plain["status"] = status
     plain["boot_ms"] = {step: result.boot.since_start_ms(step) for step in _STEPS}
     return {"schema": SCHEMA, "image": options.image, "signal": signal or None, **plain, "error": None}
 

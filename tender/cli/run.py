@@ -47,9 +47,10 @@ class _Stopper:
         self.vm: Vm | None = None
 
     def __call__(self, number: int, frame: object) -> None:
+        if self.signal:  # not by SIG_DFL at the first one: the second may be pending in Python by then
+            _signal.signal(number, _signal.SIG_DFL)
+            _signal.raise_signal(number)
         self.signal = number
-        for each in (_SIGINT, _SIGTERM):
-            _signal.signal(each, _signal.SIG_DFL)
         if self.vm is not None:
             self.vm.stop()
 
@@ -108,11 +109,9 @@ def _phase(options: RunOptions, text: str, began_ns: int) -> None:
 
 
 def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
-    status = result.status
     if signal and result.guest_status is None:
-        status = 1
-        say.error(f"Exiting on signal {signal}")
-    elif result.reason == "timeout":
+        result = _by_signal(result, signal)
+    if result.reason == "timeout":
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
     elif result.message:
         say.error(result.message)
@@ -123,8 +122,16 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
     if options.json is not None:
         from tender.cli import report
 
-        report.write_json(report.ended(result, options, signal, status), options.json)
-    return status
+        report.write_json(report.ended(result, options, signal), options.json)
+    return result.status
+
+
+def _by_signal(result: "VmResult", signal: int) -> "VmResult":
+    from tender.result import ExitReason, VmResult
+
+    fields = {name: getattr(result, name) for name in VmResult.__slots__}
+    fields.update(reason=ExitReason.SIGNAL, status=1, message=f"Exiting on signal {signal}")
+    return VmResult(**fields)
 
 
 def _complain(error: TenderError) -> int:
@@ -142,7 +149,7 @@ def _failed(error: TenderError, options: RunOptions) -> int:
     if isinstance(error, ImageError):
         from tender.cli import explain
 
-        error.hint = explain.image_hint(options.image) or error.hint
+        error.hint = explain.image_hint(options.image, error.message) or error.hint
     say.error(error.message)
     say.hint(error.hint)
     if options.json is not None:

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     root = sdk_root()
     if option != "--example" and not (root / "lib" / "guest.ld").is_file():
         say.error(f"sdk: {root}: no guest library in this installation")
-        say.hint("install the built package: make install, or pip install tender")
+        say.hint("install the built package: make build, or pip install .")
         return 1
     say.out(_ANSWERS[option](root))
     return 0

@@ -135,6 +135,23 @@ def test_a_signal_ends_the_guest(
     assert (result["reason"], result["signal"], result["status"]) == ("signal", number.value, 1)
 
 
+def test_two_signals_close_together_end_it_without_a_traceback(tender_cmd: list[str], guest: Guest) -> None:
+    for _ in range(5):
+        with subprocess.Popen(
+            [*tender_cmd, "--mem=8", str(guest("spin"))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout and process.stderr
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
+            said = process.stderr.read()
+            assert process.wait(timeout=30) in (1, -signal.SIGINT, -signal.SIGTERM)
+        assert "Traceback" not in said and "Exception" not in said, said
+
+
 def test_a_reader_that_goes_away_does_not_change_the_status(tender_cmd: list[str], guest: Guest) -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -287,3 +287,63 @@ def test_start_state_is_what_the_contract_says(guest: Guest) -> None:
         assert struct.unpack("<Q", vm.memory(0x2000, 8)) == (0x3003,)
         pds = struct.unpack("<512Q", vm.memory(0x4000, 4096))
         assert pds[:5] == (0x8003, 0x200083, 0x400083, 0x600083, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("divide", "#DE"),
+        ("opcode", "#UD"),
+        ("protection", "#GP"),
+        ("page", "#PF"),
+        ("fetch", "#PF"),
+        ("double", "#DF"),
+    ],
+)
+def test_a_trap_is_dumped_by_the_guest_and_ends_with_255(guest: Guest, kind: str, name: str) -> None:
+    result = boot(guest("traps"), f"--kind={kind}")
+    assert (result.reason, result.status) == (ExitReason.ABORT, 255)
+    assert f"trap: {name}" in text(result) and f"ABORT: {name}" in text(result)
+
+
+def test_a_trap_inside_the_trap_handler_does_not_loop(guest: Guest) -> None:
+    result = boot(guest("traps"), "--kind=nested")
+    assert result.status == 255 and "inside the trap handler" in text(result)
+
+
+def test_data_is_executable_as_the_contract_says_of_this_door(guest: Guest) -> None:
+    """EFER.NXE is off in the start state: W^X holds for writing to text, not for executing data."""
+    result = boot(guest("exec_data"))
+    assert result.ok and "returned 7" in text(result)
+
+
+def test_two_networks_have_a_bit_each_in_the_ready_set(guest: Guest) -> None:
+    import socket
+
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+    pairs[1][0].send(b"x" * 60)
+    result = boot(guest("two_nets"), net={f"service{i}": NetFd(pairs[i][1].fileno()) for i in range(2)})
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+    assert result.ok and "ready 1 set 0x4" in text(result), text(result)
+    assert "service0 frames 0" in text(result) and "service1 frames 1" in text(result)
+
+
+def test_capture_keeps_the_last_mebibyte_and_counts_what_it_lost(guest: Guest) -> None:
+    result = boot(guest("flood"), timeout=1.0)
+    assert result.console is not None and result.reason == ExitReason.TIMEOUT
+    lost = result.counters.console_lost_bytes
+    assert len(result.console) + lost == result.counters.console_bytes
+    assert len(result.console) <= 1 << 20
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_abi_version_1_runs_as_2_does(guest: Guest, version: int) -> None:
+    """The hypercalls are the same; version 1 only marks an older layout of TLS in the file."""
+    data = bytearray(guest("hello").read_bytes())
+    at = data.index(b"Solo5\0\0\0\x01\0\0\0\x02\0\0\0") + 12
+    data[at] = version
+    with Image.from_bytes(bytes(data)) as image:
+        assert image.abi_version == version
+        assert run(image, VmConfig(mem=8), console=CAPTURE).ok

@@ -51,7 +51,7 @@ def test_a_name_that_no_interface_can_have(guest: Guest, name: str) -> None:
 def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
     """Root may attach to any; so this is tried as nobody, who then reads whose it is."""
     program = (
-        "import os, pwd\n"
+        "import _socket, os, pwd  # before the rights go: the interpreter may lie where nobody may read\n"
         "from tender import DeviceError, Tap\n"
         "from tender.devices import tap\n"
         "os.setgid(65534); os.setuid(65534)\n"
@@ -61,7 +61,10 @@ def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
         "    print(error.code, '|', error, '|', error.hint)\n"
     )
     os.chmod("/dev/net/tun", 0o666)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert done.stdout, done.stderr
     code, message, hint = done.stdout.strip().split(" | ")
     assert code == "tap-denied" and "Operation not permitted" in message
     assert hint.startswith("it belongs to root: make it yours: ip tuntap add tapt0 mode tap user ")
@@ -92,7 +95,11 @@ def test_a_disk_that_is_a_directory_a_fifo_or_missing(guest: Guest, tmp_path: Pa
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "dir").mkdir()
     with Image.open(guest("disk")) as image:
-        for name, words in (("fifo", "not a file or a block device"), ("dir", "Is a directory"), ("no", "No such")):
+        for name, words in (
+            ("fifo", "not a file or a block device"),
+            ("dir", "Is a directory"),
+            ("no", "No such"),
+        ):
             with pytest.raises(DeviceError, match=f"Could not open block device: .*{name}: .*{words}"):
                 Vm(image, VmConfig(mem=8, block=BlockFile(str(tmp_path / name))))
 
@@ -123,6 +130,9 @@ def test_a_device_that_is_not_declared_is_named(guest: Guest) -> None:
 
 
 def test_an_unnamed_device_among_several_must_be_named(guest: Guest) -> None:
-    with Image.open(guest("two_nets")) as image, pytest.raises(ManifestError, match="2 net devices") as refused:
+    with (
+        Image.open(guest("two_nets")) as image,
+        pytest.raises(ManifestError, match="2 net devices") as refused,
+    ):
         Vm(image, VmConfig(mem=8, net=Tap("tap0")))
     assert refused.value.hint == "name one: --net service0=TAP"

@@ -175,6 +175,13 @@ static void test_console(void)
     puts = (struct hvt_puts){BUFFER, 3};
     HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
     HOLDS(vm.shared.event.kind == EVENT_CONSOLE && vm.shared.event.gpa == BUFFER && vm.shared.event.len == 3);
+    HOLDS(hypercall_resume(&vm) == CONTINUE);
+    puts = (struct hvt_puts){BUFFER, (1u << 20) + 5}; /* taken in two pieces */
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
+    HOLDS(vm.shared.event.gpa == BUFFER && vm.shared.event.len == 1u << 20);
+    HOLDS(hypercall_resume(&vm) == LEAVE);
+    HOLDS(vm.shared.event.gpa == BUFFER + (1u << 20) && vm.shared.event.len == 5);
+    HOLDS(hypercall_resume(&vm) == CONTINUE);
     vm.console_fd = fd;
 }
 
