@@ -13,8 +13,9 @@ from tender.native import CData, check, ffi, lib
 
 _CPUID_ENTRIES = 256
 _HOST: "dict[str, CData]" = {}
-"""What every open of this host's KVM answers alike, asked by the first VM: the CPUID leaves it supports and
-the size of a vCPU's shared page. Two threads that ask at once get equal answers."""
+"""What this host's KVM answers every VM alike, asked by the first: the CPUID leaves it supports, the size of a
+vCPU's shared page, and a fresh vCPU's system registers with the start state written over them (a hundred fields,
+set one by one through cffi, cost more than most ioctls). Two threads that ask at once get equal answers."""
 _ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO = 2, 13, 1, 19, 16, 12, 5
 
 
@@ -80,6 +81,14 @@ def _supported_cpuid(kvm: int) -> CData:
     return storage  # the owner: a cast pointer does not keep it alive
 
 
+def _start_sregs(vcpu: int) -> CData:
+    """The start state's system registers: a fresh vCPU's own, with ours written over them."""
+    sregs = ffi.new("struct kvm_sregs *")
+    _ptr(vcpu, "GET_SREGS", req.KVM_GET_SREGS, sregs)
+    write_sregs(sregs)
+    return sregs
+
+
 class KvmVm:
     """A VM with its memory in slot 0 and one vCPU in the start state. Raises KvmUnavailable, HostError."""
 
@@ -108,9 +117,7 @@ class KvmVm:
         if self._run_page == ffi.NULL:
             raise _failed("mmap of kvm_run", ffi.errno)
         self._set_cpuid(kvm)
-        sregs = ffi.new("struct kvm_sregs *")
-        _ptr(self.vcpu_fd, "GET_SREGS", req.KVM_GET_SREGS, sregs)
-        write_sregs(sregs)
+        sregs = _HOST.get("sregs") or _HOST.setdefault("sregs", _start_sregs(self.vcpu_fd))
         _ptr(self.vcpu_fd, "SET_SREGS", req.KVM_SET_SREGS, sregs)
         regs = ffi.new("struct kvm_regs *")
         write_regs(regs, entry=entry, mem_bytes=mem_bytes)
