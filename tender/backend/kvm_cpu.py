@@ -20,9 +20,12 @@ def write_sregs(s: CData) -> None:
     s.idt.base = 0
     s.idt.limit = 0
     s.cr0 = lib.HVT_CR0
+    s.cr2 = 0
     s.cr3 = lib.HVT_PML4_GPA
     s.cr4 = lib.HVT_CR4
+    s.cr8 = 0
     s.efer = lib.HVT_EFER
+    s.apic_base = 0  # no local APIC: all of memory up to 4 GiB is memory
 
 
 def _segment(s: CData, selector: int, kind: int, *, long: int) -> None:
