@@ -21,64 +21,54 @@ static bool range_is_valid(const struct vm_device *device, uint64_t offset, uint
     return len <= INT64_MAX && offset < device->capacity && len <= device->capacity - offset;
 }
 
-enum verdict hc_block_write(struct vm *vm, union hypercall_args *args)
+/* All of it, or an errno's worth of nothing: what the host leaves undone is an error for the guest. */
+static bool transfer_all(const struct vm_device *device, bool writing, uint8_t *data, uint64_t len,
+                         uint64_t offset)
 {
-    struct hvt_block_write *call = &args->block_write;
-    struct vm_counters *counters = &vm->shared.counters;
-    const struct vm_device *device = block_device(vm, call->handle);
-    call->ret = HVT_R_EINVAL;
-    if (!device || !range_is_valid(device, call->offset, call->len))
-        return CONTINUE;
-    const uint8_t *data = guest_memory_at(&vm->memory, call->data, call->len, GUEST_READABLE);
-    if (!data)
-        return leave_bad_access(vm, call->data, call->len);
-    call->ret = HVT_R_EUNSPEC;
     uint64_t done = 0;
-    while (!device->read_only && done < call->len) {
-        ssize_t n = pwrite(device->fd, data + done, call->len - done, (off_t)(call->offset + done));
+    while (done < len) {
+        off_t at = (off_t)(offset + done);
+        ssize_t n = writing ? pwrite(device->fd, data + done, len - done, at)
+                            : pread(device->fd, data + done, len - done, at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            break;
+            return false;
         done += (uint64_t)n;
     }
-    if (device->read_only || done < call->len) {
-        counters->block_errors++;
-        return CONTINUE;
-    }
-    counters->block_writes++;
-    counters->block_write_bytes += done;
-    call->ret = HVT_R_OK;
-    return CONTINUE;
+    return true;
 }
 
-enum verdict hc_block_read(struct vm *vm, union hypercall_args *args)
+/* Both directions have one structure (tender_abi_check.h pins each field of both to the same place). */
+static enum verdict transfer(struct vm *vm, struct hvt_block_write *call, bool writing)
 {
-    struct hvt_block_read *call = &args->block_read;
     struct vm_counters *counters = &vm->shared.counters;
     const struct vm_device *device = block_device(vm, call->handle);
     call->ret = HVT_R_EINVAL;
     if (!device || !range_is_valid(device, call->offset, call->len))
         return CONTINUE;
-    uint8_t *data = guest_memory_at(&vm->memory, call->data, call->len, GUEST_WRITABLE);
+    uint8_t *data =
+        guest_memory_at(&vm->memory, call->data, call->len, writing ? GUEST_READABLE : GUEST_WRITABLE);
     if (!data)
         return leave_bad_access(vm, call->data, call->len);
-    uint64_t done = 0;
-    while (done < call->len) {
-        ssize_t n = pread(device->fd, data + done, call->len - done, (off_t)(call->offset + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break;
-        done += (uint64_t)n;
-    }
-    if (done < call->len) {
+    if ((writing && device->read_only) || !transfer_all(device, writing, data, call->len, call->offset)) {
         counters->block_errors++;
         call->ret = HVT_R_EUNSPEC;
         return CONTINUE;
     }
-    counters->block_reads++;
-    counters->block_read_bytes += done;
+    *(writing ? &counters->block_writes : &counters->block_reads) += 1;
+    *(writing ? &counters->block_write_bytes : &counters->block_read_bytes) += call->len;
     call->ret = HVT_R_OK;
     return CONTINUE;
+}
+
+enum verdict hc_block_write(struct vm *vm, union hypercall_args *args)
+{
+    return transfer(vm, &args->block_write, true);
+}
+
+enum verdict hc_block_read(struct vm *vm, union hypercall_args *args)
+{
+    _Static_assert(sizeof args->block_read == sizeof args->block_write, "one structure for both");
+    return transfer(vm, &args->block_write, false);
 }
