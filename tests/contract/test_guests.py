@@ -30,9 +30,15 @@ def test_hello_prints_its_arguments_and_ends_with_the_status_it_is_told(guest: G
     assert (result.reason, result.status, result.guest_status) == (ExitReason.EXIT, 7, 7)
 
 
-@pytest.mark.parametrize("name", ["globals", "fpu", "heap", "tls_like", "clock"])
+@pytest.mark.parametrize("name", ["globals", "fpu", "heap", "tls_like"])
 def test_what_a_guest_checks_by_itself_holds(guest: Guest, name: str) -> None:
     result = boot(guest(name), mem=64)
+    assert result.ok, text(result)
+
+
+def test_clocks_advance_agree_and_polls_wait_their_time(guest: Guest) -> None:
+    """How late a wake may be is the host's matter, and a busy one is late: the slack is wide."""
+    result = boot(guest("clock"), "--slack-ms=20000")
     assert result.ok, text(result)
 
 

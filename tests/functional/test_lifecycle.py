@@ -208,7 +208,9 @@ def test_a_signal_that_raises_nothing_lets_the_guest_go_on(guest: Guest) -> None
     old = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-        result = tender.run(guest("clock"), VmConfig(mem=4), console=CAPTURE, timeout=60)
+        result = tender.run(
+            guest("clock"), VmConfig(mem=4, args=("--slack-ms=20000",)), console=CAPTURE, timeout=60
+        )
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
