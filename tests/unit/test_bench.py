@@ -181,6 +181,13 @@ def test_the_table_names_both_ends_and_the_machine(tmp_path: Path, monkeypatch: 
         assert f"  {fact}" in text
 
 
+def test_the_plot_is_a_picture_of_every_regime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report.plot(_measured(tmp_path, monkeypatch), str(tmp_path / "boot.png"))
+    picture = (tmp_path / "boot.png").read_bytes()
+    width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))
+    assert picture.startswith(b"\x89PNG\r\n") and width >= 600 and height >= 400
+
+
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(BenchError, match="matplotlib") as caught:
