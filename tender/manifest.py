@@ -4,6 +4,20 @@ from tender.config import BlockDevice, NetDevice, VmConfig
 from tender.errors import ManifestError
 from tender.image import Device
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    class Declared(Protocol):
+        """What is said of a device that an image declares."""
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def kind(self) -> str: ...
+
+
 _OPTION = {"net": "--net", "block": "--block"}
 _VALUE = {"net": "TAP", "block": "FILE"}
 _TYPE = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
@@ -39,7 +53,7 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
         raise ManifestError(
             f"Resource not declared in manifest: '{name}'",
             code="device-unknown",
-            hint=_declares(image_name, devices, name),
+            hint=declares(devices, image_name, first=[device.name for device in of_kind]),
         )
     if len(of_kind) != 1:
         what = f"{len(of_kind)} {kind} devices" if of_kind else f"no {kind} device"
@@ -54,14 +68,13 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
     return of_kind[0]
 
 
-def _declares(image_name: str, devices: tuple[Device, ...], wrong: str) -> str:
-    if not devices:
+def declares(devices: "Iterable[Declared]", image_name: str, *, first: "Iterable[str]" = ()) -> str:
+    """`app.elf declares: net service0, block storage`, the names in `first` before the others."""
+    order = {name: index for index, name in enumerate(first)}
+    listed = sorted(devices, key=lambda device: order.get(device.name, len(order)))
+    if not listed:
         return f"{image_name} declares no devices"
-    lowered = wrong.lower()
-    near = sorted(
-        devices, key=lambda device: (not device.name.lower().startswith(lowered[:3]), device.handle)
-    )
-    return f"{image_name} declares: " + ", ".join(f"{device.kind} {device.name}" for device in near[:16])
+    return f"{image_name} declares: " + ", ".join(f"{device.kind} {device.name}" for device in listed)
 
 
 def _missing(image_name: str, left: list[Device]) -> ManifestError:

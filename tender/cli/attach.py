@@ -7,21 +7,14 @@ left out. Nothing is opened here.
 from tender.cli.options import Setting, UsageError
 from tender.config import BlockFd, BlockFile, NetFd, Tap
 from tender.errors import ConfigError
+from tender.manifest import declares
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Protocol
 
     from tender.config import BlockDevice, NetDevice
-
-    class Declared(Protocol):
-        """What this needs to know of a device that an image declares."""
-
-        @property
-        def name(self) -> str: ...
-        @property
-        def kind(self) -> str: ...
+    from tender.manifest import Declared
 
 
 _KINDS = {"net": "net", "net-mac": "net", "block": "block", "block-sector-size": "block"}
@@ -112,12 +105,3 @@ def _undeclared(
     return UsageError(
         f"Resource not declared in manifest: '{name}'\nInvalid option: `{setting.option}'", hint=way_out
     )
-
-
-def declares(devices: "Iterable[Declared]", image: str, *, first: "Iterable[str]" = ()) -> str:
-    """`app.elf declares: net service0, block storage`, the names in `first` before the others."""
-    order = {name: index for index, name in enumerate(first)}
-    listed = sorted(devices, key=lambda device: order.get(device.name, len(order)))
-    if not listed:
-        return f"{image} declares no devices"
-    return f"{image} declares: " + ", ".join(f"{device.kind} {device.name}" for device in listed)

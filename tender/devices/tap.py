@@ -8,7 +8,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 
 from tender.config import NetFd, Tap, parse_mac
 from tender.errors import DeviceError
-from tender.native import ffi, lib
+from tender.native import CData, ffi, lib
 
 _ENOENT, _EPERM, _EACCES, _EBUSY, _EINVAL, _ENODEV, _ENAMETOOLONG, _ENETDOWN = 2, 1, 13, 16, 22, 19, 36, 100
 _AF_INET, _SOCK_DGRAM = 2, 2
@@ -57,7 +57,9 @@ def _error(name: str, errno: int, *, hint: str = "", code: str = "device-net") -
 def _open_tap(name: str) -> tuple[int, int]:
     if len(name.encode("utf-8", "surrogateescape")) >= lib.IFNAMSIZ:
         raise _error(name, _ENAMETOOLONG, hint="interface names have at most 15 characters")
-    flags = _interface_flags(name)
+    with _Socket() as sock:
+        flags = _flags(sock, name)
+        mtu = _mtu(sock, name) if flags is not None else 0
     if flags is None:
         raise _error(
             name,
@@ -72,7 +74,8 @@ def _open_tap(name: str) -> tuple[int, int]:
     except OSError as error:
         raise _tun_error(name, error.errno or 0) from error
     try:
-        return fd, _bind(fd, name)
+        _bind(fd, name)
+        return fd, mtu
     except BaseException:
         posix.close(fd)
         raise
@@ -93,21 +96,21 @@ def _tun_error(name: str, errno: int) -> DeviceError:
     )
 
 
-def _bind(fd: int, name: str) -> int:
-    """Binds `fd` to the interface and returns its MTU."""
+def _request(name: str) -> CData:
     request = ffi.new("struct ifreq *")
     request.ifr_name = name.encode("utf-8", "surrogateescape")
+    return request
+
+
+def _bind(fd: int, name: str) -> None:
+    """Binds `fd` to the interface, as a TAP without packet information."""
+    request = _request(name)
     request.ifr_flags = lib.IFF_TAP | lib.IFF_NO_PI
     answer = lib.tn_ioctl_ptr(fd, lib.TUNSETIFF, request)
     if answer < 0:
         raise _bind_error(name, -answer)
     if ffi.string(request.ifr_name) != name.encode("utf-8", "surrogateescape"):
         raise _error(name, _EINVAL, hint="the name must be that of one interface, not a pattern")
-    with _Socket() as sock:
-        answer = lib.tn_ioctl_ptr(sock, lib.SIOCGIFMTU, request)
-    if answer < 0:
-        raise _error(name, -answer)
-    return int(request.ifr_mtu)
 
 
 def _bind_error(name: str, errno: int) -> DeviceError:
@@ -160,13 +163,20 @@ class _Socket:
         self._socket.close()
 
 
-def _interface_flags(name: str) -> int | None:
-    request = ffi.new("struct ifreq *")
-    request.ifr_name = name.encode("utf-8", "surrogateescape")
-    with _Socket() as sock:
-        answer = lib.tn_ioctl_ptr(sock, lib.SIOCGIFFLAGS, request)
+def _flags(sock: int, name: str) -> int | None:
+    """The interface's flags, None if there is no such interface."""
+    request = _request(name)
+    answer = lib.tn_ioctl_ptr(sock, lib.SIOCGIFFLAGS, request)
     if answer == -_ENODEV:
         return None
     if answer < 0:
         raise _error(name, -answer)
     return int(request.ifr_flags) & 0xFFFF
+
+
+def _mtu(sock: int, name: str) -> int:
+    request = _request(name)
+    answer = lib.tn_ioctl_ptr(sock, lib.SIOCGIFMTU, request)
+    if answer < 0:
+        raise _error(name, -answer)
+    return int(request.ifr_mtu)
