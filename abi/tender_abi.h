@@ -1,5 +1,6 @@
 /*
- * What guest and host agree on: Solo5's hvt ABI, version 2, byte for byte.
+ * What guest and host agree on: Solo5's hvt ABI, version 2, byte for byte (HVT_, MFT_), and our extension of
+ * it (TENDER_), which exists only for a guest that asks for it by a note; README.md says how.
  *
  * One text, four readers: guest C, the assembler (numbers only), host C, and cffi, which is handed
  * exactly the lines between the marks. Inside the marks stand only `#define NAME integer`, enums,
@@ -87,6 +88,34 @@
 
 /* ---- Boot info features ---- */
 #define HVT_FEATURE_NET_RING 1
+
+/* ---- Our extension: nothing of it is there unless the image has the note and the tender grants it. ---- */
+
+/* The note. Its owner is "Tender" (with its NUL: 7 bytes), its header as long as Solo5's. */
+#define TENDER_NOTE_EXTENSION_TYPE  0x31444e54 /* "TND1" */
+#define TENDER_NOTE_EXTENSION_ALIGN 4
+#define TENDER_NOTE_EXTENSION_MAX   64
+#define TENDER_EXTENSION_VERSION    1 /* of the note and of the block */
+
+/* Features, a bit each: in the note those wanted, in the block those granted. */
+#define TENDER_FEATURE_GATE 1
+
+/*
+ * Guest-physical addresses, all below HVT_GUEST_MIN_GPA and so read-only to the guest; where nothing is
+ * granted, they read as zero.
+ *
+ *   0x80000 .. 0xfe000   the door's own: a guest neither reads nor calls it
+ *   0xfe000              struct tender_extension
+ *   0xff000              the gate page: slot N, of 16 bytes at 16 * N, is hypercall N as a function,
+ *                        void (uint32_t gpa_of_structure), System V: may change what a call may change
+ *   0xfff00 .. 0x100000  the door's own
+ */
+#define TENDER_EXTENSION_MAGIC 0x58444e54 /* "TNDX" */
+#define TENDER_STUBS_GPA       0x80000
+#define TENDER_EXTENSION_GPA   0xfe000
+#define TENDER_GATE_GPA        0xff000
+#define TENDER_GATE_SLOT_BYTES 16
+#define TENDER_GATE_DOOR_GPA   0xfff00
 
 /* </abi:numbers> */
 
@@ -207,6 +236,23 @@ struct hvt_trap_cookie {
     uint64_t rflags;
     uint64_t rsp;
     uint64_t ss;
+};
+
+/* The note "TND1": which features of our extension the unikernel can use. */
+struct tender_extension_info {
+    uint32_t version;
+    uint32_t features;
+    uint32_t reserved0;
+    uint32_t reserved1;
+};
+
+/* The extension block, at TENDER_EXTENSION_GPA: what the guest got. Without the magic it got nothing. */
+struct tender_extension {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t features;
+    uint32_t reserved;
+    gpa_t gate; /* the gate page, if the bit TENDER_FEATURE_GATE is granted */
 };
 
 /* </abi:types> */

@@ -80,6 +80,29 @@ ABI_AT(hvt_trap_cookie, rflags, 32);
 ABI_AT(hvt_trap_cookie, rsp, 40);
 ABI_AT(hvt_trap_cookie, ss, 48);
 
+ABI_SIZE(tender_extension_info, 16);
+ABI_AT(tender_extension_info, version, 0);
+ABI_AT(tender_extension_info, features, 4);
+ABI_SIZE(tender_extension, 24);
+ABI_AT(tender_extension, magic, 0);
+ABI_AT(tender_extension, version, 4);
+ABI_AT(tender_extension, features, 8);
+ABI_AT(tender_extension, reserved, 12);
+ABI_AT(tender_extension, gate, 16);
+
+/* Ours begins behind all that Solo5's ABI puts there, and nothing of ours overlaps. */
+_Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=
+                   TENDER_STUBS_GPA,
+               "boot info, manifest and command line end before the stubs");
+_Static_assert(TENDER_STUBS_GPA < TENDER_EXTENSION_GPA, "room for stubs");
+_Static_assert(TENDER_EXTENSION_GPA + sizeof(struct tender_extension) <= TENDER_GATE_GPA,
+               "the block ends before the gate page");
+_Static_assert(TENDER_GATE_GPA + HVT_HYPERCALL_MAX * TENDER_GATE_SLOT_BYTES <= TENDER_GATE_DOOR_GPA,
+               "the slots end before the door's part of the page");
+_Static_assert(TENDER_GATE_DOOR_GPA < TENDER_GATE_GPA + HVT_PAGE_BYTES &&
+                   TENDER_GATE_GPA + HVT_PAGE_BYTES == HVT_GUEST_MIN_GPA,
+               "the gate page is the last below the lowest load address");
+
 #undef ABI_SIZE
 #undef ABI_AT
 #endif

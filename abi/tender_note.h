@@ -1,7 +1,8 @@
 /*
- * Macros that put the two notes every hvt unikernel carries into an ELF: which ABI it speaks, and which
- * devices it wants. Each note goes into a section of its own, because a loader reads only the first note
- * of a PT_NOTE segment: the linker script gives each section a segment of its own.
+ * Macros that put notes into an ELF: the two that every hvt unikernel carries (which ABI it speaks, and which
+ * devices it wants), and ours (which features of our extension it can use). Each note goes into a section of
+ * its own, because a loader reads only the first note of a PT_NOTE segment: the linker script gives each
+ * section a segment of its own.
  */
 #ifndef TENDER_NOTE_H
 #define TENDER_NOTE_H
@@ -26,6 +27,19 @@ struct tender_abi_note {
     const struct tender_abi_note tender_abi_note = {                                                         \
         {6, sizeof(struct hvt_abi_info), HVT_NOTE_ABI_TYPE, "Solo5"},                                        \
         {HVT_ABI_TARGET_HVT, HVT_ABI_VERSION, 0, 0}}
+
+struct tender_extension_note {
+    struct tender_note_header h;
+    struct tender_extension_info info;
+};
+
+/* TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE); says what is wanted. What is granted is in the extension block.
+ */
+#define TENDER_EXTENSION_NOTE(wanted)                                                                        \
+    __attribute__((section(".note.tender"), aligned(4), used))                                               \
+    const struct tender_extension_note tender_extension_note = {                                             \
+        {7, sizeof(struct tender_extension_info), TENDER_NOTE_EXTENSION_TYPE, "Tender"},                     \
+        {TENDER_EXTENSION_VERSION, (wanted), 0, 0}}
 
 /*
  * TENDER_MANIFEST(2, TENDER_NET("service0"), TENDER_BLOCK("storage"));

@@ -74,12 +74,12 @@ int tn_template_load_bytes(const struct elf_image *image, const void *bytes, siz
     return start_state_load_segments(image, &source, template_fd, error);
 }
 
-int tn_template_write_tables(int template_fd, uint64_t mem_bytes)
+int tn_template_write_tables(const struct elf_image *image, int template_fd, uint64_t mem_bytes)
 {
     uint8_t *low = mmap(NULL, HVT_GUEST_MIN_GPA, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, 0);
     if (low == MAP_FAILED)
         return -errno;
-    start_state_write_tables(low, mem_bytes);
+    start_state_write_tables(low, mem_bytes, image->extensions);
     munmap(low, HVT_GUEST_MIN_GPA);
     return 0;
 }

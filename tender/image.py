@@ -58,6 +58,7 @@ class Image:
         self.bss_end = elf.bss_end
         self.abi_target = elf.abi_target
         self.abi_version = elf.abi_version
+        self.extensions = ("gate",) if elf.extensions & lib.TENDER_FEATURE_GATE else ()
         self.devices = tuple(
             Device(name=device.decode("latin-1"), kind=_KINDS.get(kind, f"type {kind:#x}"), handle=i)
             for i, (device, kind) in enumerate(elf.devices, start=1)
@@ -147,7 +148,7 @@ class Image:
             else:
                 fd = self._base_fd
                 self._base_is_template = True
-            check(lib.tn_template_write_tables(fd, mem_bytes), "page tables")
+            check(lib.tn_template_write_tables(self.elf.c, fd, mem_bytes), "page tables")
             check(lib.tn_template_seal(fd), "sealing the template")
             self._templates[mem_bytes] = fd
             return fd

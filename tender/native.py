@@ -77,6 +77,7 @@ class ParsedElf:
         self.bss_end: int = c.bss_end
         self.abi_target: int = c.abi_target
         self.abi_version: int = c.abi_version
+        self.extensions: int = c.extensions
 
     @property
     def segments(self) -> tuple[Segment, ...]:

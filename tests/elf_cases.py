@@ -17,6 +17,7 @@ from tender.testing.elf_builder import (
     LOAD_ADDRESS,
     MFT_RESERVED_FIRST,
     NOTE_ABI,
+    NOTE_EXTENSION,
     NOTE_MANIFEST,
     PAGE,
     PF_R,
@@ -34,6 +35,7 @@ from tender.testing.elf_builder import (
     build_elf,
     changed,
     device_entry,
+    extension_note,
     good_elf,
     good_segments,
     manifest_bytes,
@@ -102,6 +104,17 @@ def _mft(**fields: int | bytes) -> bytes:
         **fields,
     }
     return _notes(abi_note(), Note(**values))  # type: ignore[arg-type]
+
+
+def _extension(**fields: int | bytes) -> bytes:
+    values: dict[str, object] = {
+        "type": NOTE_EXTENSION,
+        "name": b"Tender\0\0",
+        "namesz": 7,
+        "data": struct.pack("<IIII", 1, 1, 0, 0),
+        **fields,
+    }
+    return _notes(abi_note(), manifest_note(), Note(**values))  # type: ignore[arg-type]
 
 
 def _manifest(*entries: MftEntry, version: int = 1, count: int | None = None) -> bytes:
@@ -282,6 +295,19 @@ _MANIFEST = [
     ),
 ]
 
+_EXTENSION = [
+    Refused("ext-descsz-0", _extension(descsz=0), f"invalid executable: phdr[7] {NOTE_SIZE} (0 < 1"),
+    Refused("ext-descsz-7", _extension(descsz=7), f"phdr[7] {NOTE_SIZE} (7 < 8)"),
+    Refused("ext-descsz-65", _extension(data=bytes(65)), f"phdr[7] {NOTE_SIZE}"),
+    Refused("ext-descsz-max", _extension(descsz=0xFFFFFFFF), f"phdr[7] {NOTE_SIZE}"),
+    Refused("ext-descsz-past-segment", _extension(descsz=17), f"phdr[7] {NOTE_SIZE} (36 < 37)"),
+    Refused(
+        "ext-past-end-of-file",
+        _extension(descsz=32, filesz=52),
+        "phdr[7] bytes read mismatches note size (16 != 32)",
+    ),
+]
+
 _ORDER = [
     Refused(
         "order-target-before-version",
@@ -300,7 +326,7 @@ _ORDER = [
     ),
 ]
 
-REFUSED: list[Refused] = [*_HEADER, *_ENTRY, *_SEGMENTS, *_ABI, *_MANIFEST, *_ORDER]
+REFUSED: list[Refused] = [*_HEADER, *_ENTRY, *_SEGMENTS, *_ABI, *_MANIFEST, *_EXTENSION, *_ORDER]
 
 ACCEPTED: list[Accepted] = [
     Accepted("good", good_elf()),
@@ -334,6 +360,17 @@ ACCEPTED: list[Accepted] = [
     ),
     Accepted(
         "odd-bad-note-after-ours", _notes(abi_note(), manifest_note(), Note(type=1, data=b"", filesz=1))
+    ),
+    Accepted("good-extension", _extension()),
+    Accepted("odd-extension-first", _notes(extension_note(), abi_note(), manifest_note())),
+    Accepted("odd-extension-other-version", _notes(abi_note(), manifest_note(), extension_note(version=2))),
+    Accepted("odd-extension-unknown-bits", _extension(data=struct.pack("<II", 1, 0xFFFFFFFF))),
+    Accepted("odd-extension-64-bytes", _extension(data=struct.pack("<II", 1, 1) + bytes(56))),
+    Accepted("odd-extension-11-bytes", _extension(filesz=11)),
+    Accepted("odd-extension-name-without-nul", _extension(name=b"Tenderxx")),
+    Accepted("odd-extension-offset-past-end", _extension(offset=U64_MAX)),
+    Accepted(
+        "odd-empty-note-after-ours", _notes(abi_note(), manifest_note(), Note(type=1, data=b"", filesz=0))
     ),
     Accepted("odd-abi-note-8-bytes", _abi(data=struct.pack("<II", 1, 2))),
     Accepted("odd-device-type", good_elf(devices=[("service0", 3), ("service1", 0)])),

@@ -1,7 +1,7 @@
 /*
  * The acceptance rules of a unikernel ELF, one after the other; elf_image.h says what they promise.
  *
- *   header -> ABI note -> target and version -> manifest note -> manifest -> entry -> segments
+ *   header -> ABI note -> target and version -> manifest note -> manifest -> our note -> entry -> segments
  *
  * The order decides which message wins, and people grep for it, so it is the order of the calls in
  * elf_image_parse(). Each pass reads the program headers again: the file may change in between, but what is
@@ -30,9 +30,10 @@ _Static_assert(SEGMENT_EXEC == PF_X && SEGMENT_WRITE == PF_W && SEGMENT_READ == 
 #error "no unikernels exist for this machine"
 #endif
 
-#define PHDR_CHUNK   64 /* 3584 bytes of stack; a table of 65535 headers takes 1024 reads */
-#define INVALID      "invalid executable: "
-#define ABI_DATA_MIN 8 /* target and version */
+#define PHDR_CHUNK         64 /* 3584 bytes of stack; a table of 65535 headers takes 1024 reads */
+#define INVALID            "invalid executable: "
+#define ABI_DATA_MIN       8 /* target and version */
+#define EXTENSION_DATA_MIN 8 /* version and features */
 
 typedef unsigned long long ull; /* for %llu */
 
@@ -44,6 +45,43 @@ struct phdr_window {
     uint32_t first; /* the window holds [first, first + held) */
     uint32_t held;
     Elf64_Phdr phdr[PHDR_CHUNK];
+};
+
+/* A note that is looked for. */
+struct note_kind {
+    const char *owner;
+    uint32_t owner_bytes; /* with the NUL */
+    uint32_t type;
+    uint32_t align;
+    uint32_t max_bytes;
+    bool minds_others; /* refuses a note of anybody's that is too short or past the end of the file */
+};
+
+static const struct note_kind abi_note = {
+    .owner = "Solo5",
+    .owner_bytes = sizeof "Solo5",
+    .type = HVT_NOTE_ABI_TYPE,
+    .align = HVT_NOTE_ABI_ALIGN,
+    .max_bytes = HVT_NOTE_ABI_MAX,
+    .minds_others = true,
+};
+static const struct note_kind manifest_note = {
+    .owner = "Solo5",
+    .owner_bytes = sizeof "Solo5",
+    .type = HVT_NOTE_MFT_TYPE,
+    .align = HVT_NOTE_MFT_ALIGN,
+    .max_bytes = HVT_NOTE_MFT_MAX,
+    .minds_others = true,
+};
+/* Solo5 does not look behind its own two notes, so what stands there may not refuse a file that lacks ours.
+ */
+static const struct note_kind extension_note = {
+    .owner = "Tender",
+    .owner_bytes = sizeof "Tender",
+    .type = TENDER_NOTE_EXTENSION_TYPE,
+    .align = TENDER_NOTE_EXTENSION_ALIGN,
+    .max_bytes = TENDER_NOTE_EXTENSION_MAX,
+    .minds_others = false,
 };
 
 struct note {
@@ -143,11 +181,11 @@ static int check_table_is_readable(struct phdr_window *window, struct elf_error 
 }
 
 /*
- * Finds the first PT_NOTE whose first note is ours and of `type`. Returns 1, 0 if there is none, or -1. Data
- * starts `align`-aligned from the start of the note, and that padding counts inside descsz.
+ * Finds the first PT_NOTE whose first note is of this kind. Returns 1, 0 if there is none, or -1. Data starts
+ * aligned from the start of the note, and that padding counts inside descsz.
  */
-static int note_find(struct phdr_window *window, uint32_t type, uint32_t align, uint32_t max_bytes,
-                     struct note *note, struct elf_error *error)
+static int note_find(struct phdr_window *window, const struct note_kind *kind, struct note *note,
+                     struct elf_error *error)
 {
     struct {
         Elf64_Nhdr h;
@@ -161,30 +199,30 @@ static int note_find(struct phdr_window *window, uint32_t type, uint32_t align, 
             return -1;
         if (phdr->p_type != PT_NOTE)
             continue;
-        if (phdr->p_filesz < sizeof header.h)
+        if (phdr->p_filesz < sizeof header.h && kind->minds_others)
             return refuse(error, ELF_BAD_NOTE, phdr->p_offset,
                           INVALID "phdr[%u].p_filesz note does not fall within valid size (%llu < %zu)", i,
                           (ull)phdr->p_filesz, sizeof header.h);
         if (phdr->p_filesz < sizeof header)
-            continue; /* too short to be ours */
+            continue; /* too short to be the one */
 
         int64_t got = read_at(window->source, phdr->p_offset, 0, &header, sizeof header);
         if (got < 0)
             return refuse_read(error, phdr->p_offset, got, "note header");
-        if (got != sizeof header)
+        if (got != sizeof header && kind->minds_others)
             return refuse(error, ELF_BAD_NOTE, phdr->p_offset,
                           "phdr[%u] bytes read mismatches note size (%llu != %zu)", i, (ull)got,
                           sizeof header);
-        if (header.h.n_namesz != sizeof "Solo5" || memcmp(header.name, "Solo5", sizeof "Solo5") != 0 ||
-            header.h.n_type != type)
+        if (got != sizeof header || header.h.n_namesz != kind->owner_bytes ||
+            memcmp(header.name, kind->owner, kind->owner_bytes) != 0 || header.h.n_type != kind->type)
             continue;
 
         uint32_t descsz = header.h.n_descsz;
-        uint32_t padding = -(uint32_t)sizeof header & (align - 1);
-        if (descsz < 1 || descsz > max_bytes)
+        uint32_t padding = -(uint32_t)sizeof header & (kind->align - 1);
+        if (descsz < 1 || descsz > kind->max_bytes)
             return refuse(error, ELF_BAD_NOTE, phdr->p_offset,
                           INVALID "phdr[%u] note does not fall within valid size (%u < 1 || %u > %u)", i,
-                          descsz, descsz, max_bytes);
+                          descsz, descsz, kind->max_bytes);
         if (phdr->p_filesz < sizeof header + (uint64_t)descsz)
             return refuse(error, ELF_BAD_NOTE, phdr->p_offset,
                           INVALID "phdr[%u] note does not fall within valid size (%llu < %llu)", i,
@@ -239,7 +277,7 @@ static int load_abi(struct phdr_window *window, struct elf_image *image, struct 
     struct hvt_abi_info info = {0};
     struct note note;
 
-    int found = note_find(window, HVT_NOTE_ABI_TYPE, HVT_NOTE_ABI_ALIGN, HVT_NOTE_ABI_MAX, &note, error);
+    int found = note_find(window, &abi_note, &note, error);
     if (found < 0)
         return -1;
     if (found == 0)
@@ -283,7 +321,7 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, st
     struct note note;
 
     _Static_assert(sizeof *mft >= HVT_NOTE_MFT_MAX - 4, "the note's data fit");
-    int found = note_find(window, HVT_NOTE_MFT_TYPE, HVT_NOTE_MFT_ALIGN, HVT_NOTE_MFT_MAX, &note, error);
+    int found = note_find(window, &manifest_note, &note, error);
     if (found < 0)
         return -1;
     if (found == 0)
@@ -300,6 +338,32 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, st
         memset(mft->e[i].padding, 0, sizeof mft->e[i].padding);
     }
     image->mft_bytes = note.data_bytes;
+    return 0;
+}
+
+/*
+ * Our note is a wish: a file without it, of a version that we do not know, or with bits that we do not know
+ * is as good as any other, and gets less. Only a note that is ours and broken is refused.
+ */
+static int load_extension(struct phdr_window *window, struct elf_image *image, struct elf_error *error)
+{
+    uint8_t data[TENDER_NOTE_EXTENSION_MAX];
+    struct tender_extension_info info = {0};
+    struct note note;
+
+    int found = note_find(window, &extension_note, &note, error);
+    if (found <= 0)
+        return found;
+    if (note.data_bytes < EXTENSION_DATA_MIN)
+        return refuse(error, ELF_BAD_NOTE, note.offset,
+                      INVALID "phdr[%u] note does not fall within valid size (%u < %u)", note.phdr_index,
+                      note.data_bytes, (unsigned)EXTENSION_DATA_MIN);
+    if (note_read(window->source, &note, data, error) < 0)
+        return -1;
+
+    memcpy(&info, data, EXTENSION_DATA_MIN);
+    if (info.version == TENDER_EXTENSION_VERSION)
+        image->extensions = info.features & TENDER_FEATURE_GATE;
     return 0;
 }
 
@@ -527,7 +591,7 @@ int elf_image_parse(const struct byte_source *source, struct elf_image *image, s
     window.first = 0;
     window.held = 0;
     if (check_table_is_readable(&window, error) < 0 || load_abi(&window, image, error) < 0 ||
-        load_manifest(&window, image, error) < 0 ||
+        load_manifest(&window, image, error) < 0 || load_extension(&window, image, error) < 0 ||
         check_entry(image->entry, HVT_MEM_MAX, ELF_BAD_FILE, error) < 0 ||
         load_segments(&window, image, error) < 0)
         return -1;

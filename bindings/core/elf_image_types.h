@@ -34,6 +34,8 @@ struct elf_image {
     uint32_t abi_target;
     uint32_t abi_version;
     uint32_t mft_bytes; /* 8 + 104 * manifest.entries */
+    uint32_t
+        extensions; /* TENDER_FEATURE_ bits that the image wants and this tender knows; 0 without the note */
     struct elf_segment segments[128];
     struct mft manifest; /* unions cleared: only names and types come from the file */
 };

@@ -2,8 +2,8 @@
  * Memory as the guest finds it at its first instruction; start_state.h has the picture.
  *
  * Registers are not here: they are numbers of tender_abi.h, and the vCPU code sets them. The rule: every byte
- * written lies below HVT_GUEST_MIN_GPA (tables, boot info) or inside a segment that elf_image_parse()
- * accepted.
+ * written lies below HVT_GUEST_MIN_GPA (tables, gate page, boot info) or inside a segment that
+ * elf_image_parse() accepted.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -47,7 +47,49 @@ static void table_set(uint8_t *low, gpa_t table, uint64_t index, uint64_t value)
     memcpy(low + table + index * sizeof value, &value, sizeof value);
 }
 
-void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes)
+/*
+ * The gate page of a door where `out` leaves the guest by itself: slot N is
+ *
+ *     89 f8             mov %edi, %eax
+ *     ba 0N 05 00 00    mov $0x50N, %edx
+ *     ef                out %eax, (%dx)
+ *     c3                ret
+ *
+ * and all around them, up to the door's part, is int3: who calls what is no slot gets a trap.
+ */
+static void write_gate(uint8_t *low)
+{
+    static const uint8_t code[] = {0x89, 0xf8, 0xba, 0, 0, 0, 0, 0xef, 0xc3};
+    enum { PORT_AT = 3 };
+
+    _Static_assert(sizeof code <= TENDER_GATE_SLOT_BYTES, "a slot holds the code");
+    memset(low + TENDER_GATE_GPA, 0xcc, TENDER_GATE_DOOR_GPA - TENDER_GATE_GPA);
+    for (uint32_t number = 1; number < HVT_HYPERCALL_MAX; number++) {
+        const uint32_t port = HVT_PORT_BASE + number;
+        uint8_t *slot = low + TENDER_GATE_GPA + (size_t)number * TENDER_GATE_SLOT_BYTES;
+        memcpy(slot, code, sizeof code);
+        memcpy(slot + PORT_AT, &port, sizeof port);
+    }
+}
+
+/* An image that wants nothing finds zeros, as it does under a tender without extensions. */
+static void write_extension(uint8_t *low, uint32_t extensions)
+{
+    const struct tender_extension block = {
+        .magic = TENDER_EXTENSION_MAGIC,
+        .version = TENDER_EXTENSION_VERSION,
+        .features = extensions,
+        .gate = TENDER_GATE_GPA,
+    };
+
+    assert((extensions & ~(uint32_t)TENDER_FEATURE_GATE) == 0);
+    if ((extensions & TENDER_FEATURE_GATE) == 0)
+        return;
+    memcpy(low + TENDER_EXTENSION_GPA, &block, sizeof block);
+    write_gate(low);
+}
+
+void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t extensions)
 {
     assert(mapped_bytes >= HVT_MEM_GRANULE && mapped_bytes <= HVT_MEM_MAX &&
            mapped_bytes % HVT_MEM_GRANULE == 0);
@@ -76,6 +118,7 @@ void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes)
             entry = gpa | PTE_PRESENT;
         table_set(low, HVT_PT_GPA, i, entry);
     }
+    write_extension(low, extensions);
 }
 
 static __attribute__((format(printf, 4, 5))) int load_failed(struct elf_error *error, uint64_t offset,

@@ -3,7 +3,8 @@
  * privately, and the registers. Boot is the restore of a state that has not run yet.
  *
  *   template, from gpa 0:   0x1000 GDT   0x2000 page tables (as section 7 of the contract)
- *                           0x10000 .. 0x100000 zero: each VM writes its boot info there
+ *                           0x10000 .. 0xfe000 zero: each VM writes its boot info there
+ *                           0xfe000 extension block   0xff000 gate page   (zero if the image does not ask)
  *                           0x100000 .. kernel_end segments
  */
 #ifndef TENDER_START_STATE_H
@@ -15,8 +16,9 @@
 uint64_t start_state_template_bytes(const struct elf_image *image);
 
 /* Writes GDT and page tables for `mapped_bytes` of guest memory (a multiple of 2 MiB, at most 4 GiB) into
- * `low`, HVT_GUEST_MIN_GPA zeroed bytes. */
-void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes);
+ * `low`, HVT_GUEST_MIN_GPA zeroed bytes; and, for elf_image.extensions, the extension block and the gate
+ * page. */
+void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t extensions);
 
 /* Copies the segments' file bytes into `template_fd` (a memfd, already of template size), at their gpa.
  * Returns 0, or -1 with `error` filled ("host file segment mismatched" for a file that became shorter). */

@@ -32,7 +32,7 @@ uint64_t tn_template_bytes(const struct elf_image *image);
 int tn_template_load_fd(const struct elf_image *image, int fd, int template_fd, struct elf_error *error);
 int tn_template_load_bytes(const struct elf_image *image, const void *bytes, size_t size, int template_fd,
                            struct elf_error *error);
-int tn_template_write_tables(int template_fd, uint64_t mem_bytes);
+int tn_template_write_tables(const struct elf_image *image, int template_fd, uint64_t mem_bytes);
 int tn_template_seal(int template_fd); /* nobody writes to it, shrinks it or grows it any more */
 
 /* A VM's memory, devices and console. Free with tn_vm_free(), which also unmaps; NULL if there is no memory.

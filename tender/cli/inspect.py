@@ -89,6 +89,7 @@ def describe(image: "Image", details: Details) -> dict[str, object]:
         "schema": 1,
         "file": image.name,
         "abi": {"target": explain.TARGETS.get(image.abi_target, "unknown"), "version": image.abi_version},
+        "extensions": list(image.extensions),
         "entry": image.entry,
         "entry_symbol": entry_symbol,
         "build_id": details.build_id,
@@ -133,6 +134,7 @@ def text(found: dict[str, object]) -> str:
         "",
         f"entry     {found['entry']:#x}{symbol}",
         f"build id  {found['build_id'] or 'none'}",
+        f"extension {', '.join(map(str, _list(found['extensions']))) or 'none'}",
         f"memory    the image ends at {memory['image_end']:#x}: {_mib(memory['least_bytes'])} MiB"
         " at the least, and room for its heap and stack",
         f"symbols   {found['symbol_count'] or 'none'}",

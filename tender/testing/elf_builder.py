@@ -24,7 +24,9 @@ LOAD_ADDRESS = 0x100000
 PAGE = 0x1000
 NOTE_ABI = 0x31494241
 NOTE_MANIFEST = 0x3154464D
+NOTE_EXTENSION = 0x31444E54
 NOTE_HEADER_BYTES = 20
+FEATURE_GATE = 1
 TARGET_HVT, TARGET_SPT, TARGET_VIRTIO, TARGET_MUEN, TARGET_GENODE, TARGET_XEN = range(1, 7)
 MFT_RESERVED_FIRST = 0x40000000
 DEVICE_TYPES = {"block": 1, "net": 2}
@@ -86,6 +88,13 @@ RESERVED_ENTRY = MftEntry(name=b"", type=MFT_RESERVED_FIRST)
 def abi_note(target: int = TARGET_HVT, version: int = 2) -> Note:
     """Returns the note that says which tender a unikernel is for."""
     return Note(type=NOTE_ABI, data=struct.pack("<IIII", target, version, 0, 0))
+
+
+def extension_note(version: int = 1, features: int = FEATURE_GATE) -> Note:
+    """Returns our note, by which a unikernel says what it knows beyond Solo5's ABI."""
+    return Note(
+        type=NOTE_EXTENSION, name=b"Tender\0\0", namesz=7, data=struct.pack("<IIII", version, features, 0, 0)
+    )
 
 
 def device_entry(name: str | bytes, kind: str | int) -> MftEntry:

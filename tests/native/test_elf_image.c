@@ -37,11 +37,15 @@ struct test_elf {
     struct tender_note_header mft_header;
     uint32_t mft_padding;
     struct mft mft;
+    struct tender_note_header extension_header;
+    struct tender_extension_info extension;
+    uint8_t extension_rest[52];
     uint8_t text[4096];
     uint8_t data[8192];
 };
 
 _Static_assert(offsetof(struct test_elf, mft) == offsetof(struct test_elf, mft_header) + 24, "as in a file");
+_Static_assert(sizeof(struct test_elf) == offsetof(struct test_elf, data) + 8192, "the data end the file");
 
 static unsigned checks;
 static unsigned failures;
@@ -120,6 +124,16 @@ static void make_good(struct test_elf *e)
     e->phdr[BSS].p_memsz = 0x1000;
     memset(e->text, 0xf4, sizeof e->text);
     memset(e->data, 0xda, sizeof e->data);
+}
+
+/* Our note, in the last header, which is otherwise empty. */
+static void add_extension(struct test_elf *e)
+{
+    e->phdr[SPARE].p_type = PT_NOTE;
+    e->phdr[SPARE].p_offset = offsetof(struct test_elf, extension_header);
+    e->phdr[SPARE].p_filesz = 20 + 16;
+    e->extension_header = (struct tender_note_header){7, 16, 0x31444e54, "Tender"};
+    e->extension = (struct tender_extension_info){1, 1, 0, 0};
 }
 
 static int parse_bytes(const void *bytes, size_t size, struct elf_image *image, struct elf_error *error)
@@ -441,6 +455,74 @@ static void test_manifest_note(void)
     HOLDS(image.manifest.e[3].type == 0);
 }
 
+static void check_extensions(const char *claim, const void *bytes, size_t size, uint32_t want)
+{
+    static struct elf_image image;
+    struct elf_error error;
+    int result = parse_bytes(bytes, size, &image, &error);
+
+    check(result == 0 && image.extensions == want, claim, result == 0 ? "other extensions" : error.text);
+}
+
+#define EXTENSIONS(want, ...)                                                                                \
+    do {                                                                                                     \
+        static struct test_elf e;                                                                            \
+        make_good(&e);                                                                                       \
+        add_extension(&e);                                                                                   \
+        __VA_ARGS__;                                                                                         \
+        check_extensions("extensions " #want ": " #__VA_ARGS__, &e, sizeof e, want);                         \
+    } while (0)
+
+static void test_extension_note(void)
+{
+    static const char *const size = "invalid executable: phdr[6] note does not fall within valid size";
+
+    EXTENSIONS(1, (void)0);
+    EXTENSIONS(0, e.phdr[SPARE].p_type = PT_NULL);
+    EXTENSIONS(0, e.extension.features = 0);
+    EXTENSIONS(1, e.extension.features = UINT32_MAX);
+    EXTENSIONS(0, e.extension.features = ~1U);
+    EXTENSIONS(0, e.extension.version = 0);
+    EXTENSIONS(0, e.extension.version = 2);
+    EXTENSIONS(0, e.extension.version = UINT32_MAX);
+    EXTENSIONS(1, e.extension.reserved0 = e.extension.reserved1 = UINT32_MAX);
+    EXTENSIONS(1, e.extension_header.descsz = 8);
+    EXTENSIONS(1, e.extension_header.descsz = 64, e.phdr[SPARE].p_filesz = 84);
+    EXTENSIONS(1, e.phdr[SPARE].p_filesz = UINT64_MAX);
+
+    /* Not ours, whatever it is: nobody minds. */
+    EXTENSIONS(0, e.extension_header.namesz = 6);
+    EXTENSIONS(0, e.extension_header.namesz = 8);
+    EXTENSIONS(0, e.extension_header.name[0] = 't');
+    EXTENSIONS(0, e.extension_header.name[6] = 'x');
+    EXTENSIONS(1, e.extension_header.name[7] = 'x'); /* padding of the name */
+    EXTENSIONS(0, e.extension_header.type = HVT_NOTE_ABI_TYPE);
+    for (uint32_t filesz = 0; filesz < 20; filesz++)
+        EXTENSIONS(0, e.phdr[SPARE].p_filesz = filesz);
+    EXTENSIONS(0, e.phdr[SPARE].p_offset = UINT64_MAX);
+    EXTENSIONS(0, e.phdr[SPARE].p_offset = sizeof e - 19);
+    EXTENSIONS(0, e.extension_header.namesz = 0, e.extension_header.descsz = UINT32_MAX);
+
+    /* Ours and broken. */
+    REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.extension_header.descsz = 0);
+    REFUSED(ELF_BAD_NOTE, "phdr[6] note does not fall within valid size (7 < 8)", add_extension(&e),
+            e.extension_header.descsz = 7);
+    REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.extension_header.descsz = 65,
+            e.phdr[SPARE].p_filesz = 85);
+    REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.extension_header.descsz = UINT32_MAX,
+            e.phdr[SPARE].p_filesz = UINT64_MAX);
+    REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.phdr[SPARE].p_filesz = 20);
+    REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.phdr[SPARE].p_filesz = 35);
+    REFUSED(ELF_BAD_NOTE, "phdr[6] bytes read mismatches note size (15 != 16)", add_extension(&e),
+            memcpy((uint8_t *)&e + sizeof e - 35, &e.extension_header, 35),
+            e.phdr[SPARE].p_offset = sizeof e - 35);
+
+    /* Behind ABI and manifest, before the entry. */
+    REFUSED(ELF_BAD_MANIFEST, "Solo5 manifest is invalid", add_extension(&e), e.extension_header.descsz = 0,
+            e.mft.version = 0);
+    REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.extension_header.descsz = 0, e.header.e_entry = 0);
+}
+
 static void test_image(void)
 {
     static struct test_elf e;
@@ -570,8 +652,8 @@ static int64_t shrinking_read_at(const struct byte_source *self, uint64_t offset
 }
 
 /*
- * A table of 100 headers is two windows, and is read twice: to see that it is there (reads 0 and 1), for the
- * notes, which are in the first window (read 2), and on into the second for segments (read 3).
+ * A table of 100 headers is two windows, and is read thrice: to see that it is there (reads 0 and 1), for the
+ * notes (Solo5's are in the first window, read 2; ours is nowhere, read 3), and for segments (reads 4 and 5).
  */
 static void test_file_that_shrinks_while_it_is_read(void)
 {
@@ -586,12 +668,12 @@ static void test_file_that_shrinks_while_it_is_read(void)
     memcpy(file.table, file.e.phdr, sizeof file.e.phdr);
     file.e.header.e_phoff = sizeof file.e;
     file.e.header.e_phnum = 100;
-    for (unsigned i = 0; i < 5; i++) {
+    for (unsigned i = 0; i < 7; i++) {
         struct byte_source source = byte_source_memory(&file, sizeof file);
         source.read_at = shrinking_read_at;
         table_reads_left = i;
         int result = elf_image_parse(&source, &image, &error);
-        if (i < 4)
+        if (i < 6)
             check(result == -1 && strstr(error.text, "program header does not match") != NULL,
                   "refused: the table is gone", result == 0 ? "accepted" : error.text);
         else
@@ -612,6 +694,8 @@ static void test_failing_reads(void)
         {"note could not be read", offsetof(struct test_elf, abi)},
         {"note header could not be read", offsetof(struct test_elf, mft_header)},
         {"note could not be read", offsetof(struct test_elf, mft)},
+        {"note header could not be read", offsetof(struct test_elf, extension_header)},
+        {"note could not be read", offsetof(struct test_elf, extension)},
         {"segment could not be read", offsetof(struct test_elf, text)},
     };
     static struct test_elf e;
@@ -619,6 +703,7 @@ static void test_failing_reads(void)
     struct elf_error error;
 
     make_good(&e);
+    add_extension(&e);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct byte_source source = byte_source_memory(&e, sizeof e);
         source.read_at = failing_read_at;
@@ -730,7 +815,7 @@ static void check_tables(uint64_t mapped)
 
     if (low == NULL)
         abort();
-    start_state_write_tables(low, mapped);
+    start_state_write_tables(low, mapped, 0);
     gdt &= u64_at(low, 0x1000) == 0 && u64_at(low, 0x1008) == 0x00af99000000ffff;
     gdt &= u64_at(low, 0x1010) == 0x00cf93000000ffff;
     for (uint64_t i = 0; i < 512; i++) {
@@ -761,6 +846,40 @@ static void check_tables(uint64_t mapped)
     check(pt, claim, "differs");
     check(rest, "nothing else is written", "something is");
     free(low);
+}
+
+/* The block and the page in bytes written out, as the assembler makes them of the instructions. */
+static void test_gate(void)
+{
+    static const uint8_t block[24] = {'T', 'N', 'D', 'X', 1, 0,    0,    0,    1, 0, 0, 0,
+                                      0,   0,   0,   0,   0, 0xf0, 0x0f, 0x00, 0, 0, 0, 0};
+    uint8_t *low = calloc(1, MIB);
+    uint8_t *without = calloc(1, MIB);
+    bool slots = true, padding = true, rest = true;
+
+    if (low == NULL || without == NULL)
+        abort();
+    start_state_write_tables(low, 2 * MIB, TENDER_FEATURE_GATE);
+    start_state_write_tables(without, 2 * MIB, 0);
+    HOLDS(memcmp(low, without, 0xfe000) == 0);
+    HOLDS(memcmp(low + 0xfe000, block, sizeof block) == 0);
+    for (size_t i = 0xfe000 + sizeof block; i < 0xff000; i++)
+        rest &= low[i] == 0;
+    for (size_t i = 0xfff00; i < MIB; i++)
+        rest &= low[i] == 0; /* the door's */
+    for (uint8_t slot = 0; slot < 0xf0; slot++) {
+        const uint8_t *at = low + 0xff000 + 16 * (size_t)slot;
+        const uint8_t code[9] = {0x89, 0xf8, 0xba, slot, 0x05, 0x00, 0x00, 0xef, 0xc3};
+        bool is_slot = slot >= 1 && slot <= 8;
+        slots &= !is_slot || memcmp(at, code, sizeof code) == 0;
+        for (size_t i = is_slot ? sizeof code : 0; i < 16; i++)
+            padding &= at[i] == 0xcc;
+    }
+    HOLDS(slots);
+    HOLDS(padding);
+    HOLDS(rest);
+    free(low);
+    free(without);
 }
 
 static void test_boot_info(void)
@@ -832,6 +951,7 @@ int main(void)
     test_bss();
     test_abi_note();
     test_manifest_note();
+    test_extension_note();
     test_image();
     test_long_tables();
     test_fits();
@@ -845,6 +965,7 @@ int main(void)
     check_tables(GIB);
     check_tables(4 * GIB - 2 * MIB);
     check_tables(4 * GIB);
+    test_gate();
     test_boot_info();
     printf("1..%u\n", checks);
     if (failures > 0)

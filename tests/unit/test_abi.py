@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tender.native import ffi, lib
+from tender.testing.elf_builder import extension_note
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bindings"))
@@ -25,8 +26,10 @@ def test_every_constant_is_the_same_for_the_compiler_and_for_cffi(header: str) -
 
 def test_every_structure_has_the_layout_that_the_compiler_gave_it() -> None:
     """Realising a struct type makes cffi compare all its fields with the compiler's offsets and sizes."""
-    structs = [name for name in ffi.list_types()[1] if name.startswith(("hvt_", "mft", "elf_", "vm_"))]
-    assert "hvt_boot_info" in structs and "vm_shared" in structs
+    structs = [
+        name for name in ffi.list_types()[1] if name.startswith(("hvt_", "mft", "elf_", "vm_", "tender_"))
+    ]
+    assert {"hvt_boot_info", "vm_shared", "tender_extension", "tender_extension_info"} <= set(structs)
     for name in structs:
         if name != "vm":
             assert ffi.sizeof(f"struct {name}") > 0
@@ -42,6 +45,9 @@ def test_every_structure_has_the_layout_that_the_compiler_gave_it() -> None:
         ("hvt_net_read", "ret", 24),
         ("hvt_block_read", "ret", 32),
         ("hvt_halt", "exit_status", 8),
+        ("tender_extension_info", "features", 4),
+        ("tender_extension", "features", 8),
+        ("tender_extension", "gate", 16),
     ],
 )
 def test_offsets_are_those_of_the_contract(struct: str, field: str, offset: int) -> None:
@@ -67,3 +73,12 @@ def test_marks_that_do_not_pair_are_refused(tmp_path: Path) -> None:
     header.write_text("/* <abi:numbers> */\n#define TWO 2\n")
     with pytest.raises(ValueError, match="do not pair"):
         extract(header)
+
+
+def test_the_builders_note_is_the_one_of_the_header() -> None:
+    note = extension_note()
+    assert (note.type, note.name[: note.namesz]) == (lib.TENDER_NOTE_EXTENSION_TYPE, b"Tender\0")
+    info = ffi.new("struct tender_extension_info *")
+    ffi.memmove(info, note.data, len(note.data))
+    assert (info.version, info.features) == (lib.TENDER_EXTENSION_VERSION, lib.TENDER_FEATURE_GATE)
+    assert len(note.data) == ffi.sizeof("struct tender_extension_info")

@@ -23,16 +23,21 @@ from tender.testing.elf_builder import (
     PF_R,
     PF_W,
     PF_X,
+    Note,
     Segment,
     abi_note,
     build_elf,
-    good_elf,
+    extension_note,
+    good_segments,
     manifest_note,
 )
 
 GIB = 1 << 30
-GOOD = good_elf(devices=[("service0", "net"), ("storage", "block")])
-HEADERS_END = 64 + 7 * 56
+GOOD = build_elf(
+    segments=good_segments(),
+    notes=[abi_note(), manifest_note([("service0", "net"), ("storage", "block")]), extension_note()],
+)
+HEADERS_END = 64 + 8 * 56
 
 INTERESTING = st.sampled_from(
     [
@@ -66,6 +71,7 @@ def check_promises(image: ParsedElf, size: int) -> None:
     assert LOAD_ADDRESS <= image.entry < 4 * GIB
     assert image.abi_target == 1
     assert image.abi_version in (1, 2)
+    assert image.extensions in (0, 1)
     assert len(image.segments) <= 128
     assert len(image.devices) <= 63
     assert all(len(name) <= 67 and b"\0" not in name for name, _ in image.devices)
@@ -161,8 +167,10 @@ def check_agreement(data: bytes) -> None:
     ]
     ends = [h.p_vaddr + h.p_memsz for h in loads if h.p_memsz > 0]
     assert image.bss_end >= max(ends, default=0)
-    abi, manifest = notes_of(other)
+    abi, manifest, extension = notes_of(other)
     assert (image.abi_target, image.abi_version) == struct.unpack_from("<II", abi)
+    version, features = struct.unpack_from("<II", extension)
+    assert image.extensions == (features & 1 if version == 1 else 0)
     count = struct.unpack_from("<II", manifest, 4)[1]
     assert len(image.devices) == count - 1
     for handle, (name, kind) in enumerate(image.devices, start=1):
@@ -171,30 +179,36 @@ def check_agreement(data: bytes) -> None:
         assert kind == struct.unpack_from("<I", manifest, at + 68)[0]
 
 
-def notes_of(file: Any) -> tuple[bytes, bytes]:
-    """Returns the descriptors of the ABI and the manifest note, the first of each."""
-    found: dict[int, bytes] = {}
+def notes_of(file: Any) -> tuple[bytes, bytes, bytes]:
+    """Returns the descriptors of ABI, manifest and extension note, the first of each (zeros for no extension)."""
+    found: dict[tuple[str, int], bytes] = {}
     for segment in file.iter_segments():
         if segment["p_type"] != "PT_NOTE" or segment["p_filesz"] < 20:
             continue
         note = next(iter(segment.iter_notes()))
-        if note["n_name"] == "Solo5":
-            found.setdefault(int(note["n_type"]), note["n_descdata"])
-    return found[0x31494241], found[0x3154464D]
+        if note["n_name"] in ("Solo5", "Tender"):
+            found.setdefault((note["n_name"], int(note["n_type"])), note["n_descdata"])
+    extension = found.get(("Tender", 0x31444E54), bytes(8))
+    return found["Solo5", 0x31494241], found["Solo5", 0x3154464D], extension
 
 
 @given(
     segments=good_layouts(),
     devices=st.lists(st.tuples(st.binary(max_size=67), st.integers(0, 9)), max_size=5),
+    extension=st.lists(st.builds(extension_note, st.integers(0, 2), st.integers(0, 3)), max_size=2),
 )
 def test_pyelftools_sees_the_same(
-    segments: list[Segment], devices: list[tuple[str | bytes, str | int]]
+    segments: list[Segment], devices: list[tuple[str | bytes, str | int]], extension: list[Note]
 ) -> None:
-    check_agreement(build_elf(segments=segments, notes=[abi_note(), manifest_note(devices)]))
+    notes = [abi_note(), manifest_note(devices), *extension]
+    check_agreement(build_elf(segments=segments, notes=notes))
 
 
 # pyelftools reads section headers first, and every note of a segment; these files have odd ones.
-BEYOND_PYELFTOOLS = {"odd-sections", "odd-ident", "odd-other-segments"}
+BEYOND_PYELFTOOLS = {
+    *("odd-sections", "odd-ident", "odd-other-segments"),
+    *("odd-extension-offset-past-end", "odd-extension-name-without-nul"),
+}
 
 
 @pytest.mark.parametrize(

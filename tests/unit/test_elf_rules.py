@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from elf_cases import ACCEPTED, REFUSED, Accepted, Refused
@@ -11,14 +12,17 @@ from tender.errors import ImageError
 from tender.native import ParsedElf, parse_elf_bytes
 from tender.testing.elf_builder import (
     LOAD_ADDRESS,
+    NOTE_ABI,
     PAGE,
     PF_R,
     PF_W,
     PF_X,
     RESERVED_ENTRY,
     MftEntry,
+    Note,
     abi_note,
     build_elf,
+    extension_note,
     good_elf,
     good_segments,
     manifest_bytes,
@@ -114,3 +118,42 @@ def test_first_manifest_note_wins(parse: Parse) -> None:
     )
 
     assert parse(data).devices == [(b"first", 2)]
+
+
+@pytest.mark.parametrize(
+    ("notes", "extensions"),
+    [
+        ([], 0),
+        ([extension_note()], 1),
+        ([extension_note(features=0)], 0),
+        ([extension_note(features=0xFFFFFFFF)], 1),
+        ([extension_note(features=0xFFFFFFFE)], 0),
+        ([extension_note(version=0)], 0),
+        ([extension_note(version=2)], 0),
+        ([extension_note(features=0), extension_note()], 0),
+        ([replace(extension_note(), name=b"Tender\0x")], 1),
+        ([replace(extension_note(), name=b"Tenderxx")], 0),
+        ([replace(extension_note(), name=b"tender\0\0")], 0),
+        ([replace(extension_note(), namesz=6)], 0),
+        ([replace(extension_note(), type=NOTE_ABI)], 0),
+        ([replace(extension_note(), name=b"Solo5\0\0\0", namesz=6)], 0),
+        ([replace(extension_note(), filesz=19)], 0),
+        ([replace(extension_note(), offset=(1 << 64) - 1)], 0),
+        ([replace(extension_note(), filesz=0), extension_note()], 1),
+    ],
+)
+def test_extensions_are_those_that_a_note_of_ours_wants_and_we_know(
+    parse: Parse, notes: list[Note], extensions: int
+) -> None:
+    data = build_elf(segments=good_segments(), notes=[abi_note(), manifest_note(), *notes])
+
+    assert parse(data).extensions == extensions
+
+
+def test_a_note_of_solo5s_type_with_our_name_is_nobodys(parse: Parse) -> None:
+    data = build_elf(
+        segments=good_segments(),
+        notes=[replace(abi_note(version=9), name=b"Tender\0\0", namesz=7), abi_note(), manifest_note()],
+    )
+
+    assert (parse(data).abi_version, parse(data).extensions) == (2, 0)

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from tender.cli import inspect
-from tender.testing.elf_builder import abi_note, build_elf, good_elf, good_segments, manifest_note
+from tender.testing.elf_builder import (
+    Note,
+    abi_note,
+    build_elf,
+    extension_note,
+    good_elf,
+    good_segments,
+    manifest_note,
+)
 
 
 @pytest.fixture
@@ -29,14 +37,29 @@ def test_a_program_gets_one_object(app: Path, capsys: pytest.CaptureFixture[str]
     assert inspect.main(["--json", str(app)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == [
-        *("schema", "file", "abi", "entry", "entry_symbol", "build_id", "memory", "devices", "segments"),
-        *("symbol_count", "error"),
+        *("schema", "file", "abi", "extensions", "entry", "entry_symbol", "build_id", "memory", "devices"),
+        *("segments", "symbol_count", "error"),
     ]
     assert (found["schema"], found["abi"]) == (1, {"target": "hvt", "version": 2})
     assert found["devices"][0] == {"handle": 1, "name": "service0", "kind": "net", "type": "NET_BASIC"}
     assert [segment["rights"] for segment in found["segments"]] == ["--x", "r--", "rw-"]
     assert found["memory"]["least_bytes"] == 2 << 20
     assert found["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("notes", "listed", "line"),
+    [([], [], "extension none\n"), ([extension_note()], ["gate"], "extension gate\n")],
+)
+def test_the_extensions_that_an_image_wants_are_shown(
+    notes: list[Note], listed: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "app.elf"
+    path.write_bytes(build_elf(segments=good_segments(), notes=[abi_note(), manifest_note(), *notes]))
+    assert inspect.main([str(path)]) == 0
+    assert line in capsys.readouterr().out
+    assert inspect.main(["--json", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["extensions"] == listed
 
 
 def test_symbols_are_listed_by_address(guest: "object", capsys: pytest.CaptureFixture[str]) -> None:
