@@ -1,5 +1,5 @@
 /*
- * The gate's sites. Each is exactly
+ * The two ways out. A slot of the gate page is a function; a site is exactly
  *
  *     ba 0N 05 00 00      mov $0x50N, %edx
  *     ef                  out %eax, (%dx)
@@ -19,38 +19,60 @@
                      : "a"((uint32_t)gpa_of(call)), [port] "i"(HVT_PORT_BASE + (number))                     \
                      : "edx", "memory")
 
+static uintptr_t gate_page; /* 0: there is none */
+
+/* One load and a branch that always goes the same way; the slot may change what any C function may. */
+#define GATE(number, call)                                                                                   \
+    do {                                                                                                     \
+        const uintptr_t page = gate_page;                                                                    \
+        if (page) {                                                                                          \
+            ((void (*)(uint32_t))(page + (number) * TENDER_GATE_SLOT_BYTES))((uint32_t)gpa_of(call));        \
+        } else {                                                                                             \
+            GATE_SITE(number, call);                                                                         \
+        }                                                                                                    \
+    } while (0)
+
+void gate_init(void)
+{
+    const struct tender_extension *block = (const struct tender_extension *)TENDER_EXTENSION_GPA;
+    if (block->magic == TENDER_EXTENSION_MAGIC && block->version == TENDER_EXTENSION_VERSION &&
+        (block->features & TENDER_FEATURE_GATE)) {
+        gate_page = block->gate;
+    }
+}
+
 void gate_walltime(struct hvt_walltime *call)
 {
-    GATE_SITE(HVT_HYPERCALL_WALLTIME, call);
+    GATE(HVT_HYPERCALL_WALLTIME, call);
 }
 void gate_puts(struct hvt_puts *call)
 {
-    GATE_SITE(HVT_HYPERCALL_PUTS, call);
+    GATE(HVT_HYPERCALL_PUTS, call);
 }
 void gate_poll(struct hvt_poll *call)
 {
-    GATE_SITE(HVT_HYPERCALL_POLL, call);
+    GATE(HVT_HYPERCALL_POLL, call);
 }
 void gate_block_write(struct hvt_block_write *call)
 {
-    GATE_SITE(HVT_HYPERCALL_BLOCK_WRITE, call);
+    GATE(HVT_HYPERCALL_BLOCK_WRITE, call);
 }
 void gate_block_read(struct hvt_block_read *call)
 {
-    GATE_SITE(HVT_HYPERCALL_BLOCK_READ, call);
+    GATE(HVT_HYPERCALL_BLOCK_READ, call);
 }
 void gate_net_write(struct hvt_net_write *call)
 {
-    GATE_SITE(HVT_HYPERCALL_NET_WRITE, call);
+    GATE(HVT_HYPERCALL_NET_WRITE, call);
 }
 void gate_net_read(struct hvt_net_read *call)
 {
-    GATE_SITE(HVT_HYPERCALL_NET_READ, call);
+    GATE(HVT_HYPERCALL_NET_READ, call);
 }
 
 _Noreturn void gate_halt(struct hvt_halt *call)
 {
     for (;;) {
-        GATE_SITE(HVT_HYPERCALL_HALT, call);
+        GATE(HVT_HYPERCALL_HALT, call);
     }
 }

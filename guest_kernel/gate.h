@@ -1,6 +1,7 @@
 /*
- * The gate: how a request leaves the guest. gate.c holds the only `out` instructions of a unikernel, one
- * site a hypercall, so that a host can find and patch them.
+ * The gate: how a request leaves the guest. By a slot of the gate page, if the tender offers one
+ * (abi/tender_abi.h), otherwise by `out`: gate.c holds the only such instructions of a unikernel, one site a
+ * hypercall, so that a host can find and patch them.
  *
  * Each function passes the structure to the tender and returns when it has been answered in place. The
  * structure lies anywhere in guest memory (a 32-bit address: memory ends at 4 GiB).
@@ -9,6 +10,9 @@
 #define TENDER_GATE_H
 
 #include "tender_abi.h"
+
+/* Looks whether there is a gate page; before it, and under a tender that has none, a request is an `out`. */
+void gate_init(void);
 
 void gate_walltime(struct hvt_walltime *call);
 void gate_puts(struct hvt_puts *call);

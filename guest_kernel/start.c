@@ -14,6 +14,7 @@ __attribute__((section(".interp.tender"), used)) static const char interpreter[]
 _Noreturn void guest_start(const struct hvt_boot_info *boot)
 {
     trap_init(); /* first: from here on a fault says what it is */
+    gate_init();
     clock_init(boot->cpu_cycle_freq);
     manifest_init((const struct mft *)(uintptr_t)boot->mft);
 

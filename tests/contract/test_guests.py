@@ -353,3 +353,63 @@ def test_abi_version_1_runs_as_2_does(guest: Guest, version: int) -> None:
     with Image.from_bytes(bytes(data)) as image:
         assert image.abi_version == version
         assert run(image, VmConfig(mem=8), console=CAPTURE).ok
+
+
+def with_note(path: Path, version: int, features: int) -> bytes:
+    """The guest at `path`, its extension note changed."""
+    data = path.read_bytes()
+    assert data.count(b"TND1Tender\0\0") == 1
+    at = data.index(b"TND1Tender\0\0") + 12
+    return data[:at] + struct.pack("<II", version, features) + data[at + 8 :]
+
+
+def test_the_gate_is_granted_to_who_asks_and_its_slots_are_functions(guest: Guest) -> None:
+    result = boot(guest("gate"))
+    assert text(result) == "gate: granted\ngate: printed by its slot\ngate: OK\n"
+    assert result.ok
+    assert result.counters.hypercalls["walltime"] == 1003
+    assert result.counters.hypercalls["poll"] == 1
+
+
+@pytest.mark.parametrize(("version", "features"), [(1, 0), (1, 2), (1, 0xFFFFFFFE), (0, 1), (2, 1)])
+def test_a_guest_gets_no_gate_that_it_does_not_ask_for_in_words_we_know(
+    guest: Guest, version: int, features: int
+) -> None:
+    with Image.from_bytes(with_note(guest("gate"), version, features)) as image:
+        result = run(image, VmConfig(mem=8), console=CAPTURE, timeout=60)
+    assert text(result) == "gate: none\ngate: OK\n"
+    assert result.ok
+
+
+def test_features_that_we_do_not_know_are_not_granted(guest: Guest) -> None:
+    with Image.from_bytes(with_note(guest("gate"), 1, 0xFFFFFFFF)) as image, Vm(image, VmConfig(mem=8)) as vm:
+        assert struct.unpack("<4sIIIQ", vm.memory(0xFE000, 24)) == (b"TNDX", 1, 1, 0, 0xFF000)
+
+
+def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest: Guest) -> None:
+    with Image.open(guest("hello_nogate")) as image:
+        for mem in (8, 16):
+            with Vm(image, VmConfig(mem=mem, args=("--status=7",)), console=CAPTURE) as vm:
+                assert vm.memory(0xFE000, 0x2000) == bytes(0x2000)
+                result = vm.run(timeout=60)
+                assert "Hello, World" in text(result) and result.status == 7
+
+
+def test_every_memory_size_of_an_image_has_the_gate(guest: Guest) -> None:
+    """The second size's template is a copy of the first one's."""
+    with Image.open(guest("hello")) as image:
+        for mem in (8, 16):
+            with Vm(image, VmConfig(mem=mem)) as vm:
+                assert vm.memory(0xFE000, 4) == b"TNDX"
+                assert vm.memory(0xFF010, 9) == bytes.fromhex("89f8ba01050000efc3")
+
+
+@pytest.mark.parametrize(("features", "low", "high"), [(1, 0xFF020, 0xFF030), (0, 0x100000, 0x200000)])
+def test_the_guest_library_calls_by_the_gate_if_it_is_there(
+    guest: Guest, features: int, low: int, high: int
+) -> None:
+    with Image.from_bytes(with_note(guest("gate"), 1, features)) as image:
+        result = run(image, VmConfig(mem=8, args=("--wild",)), console=CAPTURE, timeout=60)
+    assert result.reason == ExitReason.BAD_ACCESS
+    rip = re.search(r"hypercall puts, rip=(0x[0-9a-f]+)", result.message)
+    assert rip and low <= int(rip[1], 16) < high, result.message

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import Guest
 
+from tender.image import Image
 from tender.native import ffi, lib
 from tender.testing.elf_builder import extension_note
 
@@ -82,3 +84,13 @@ def test_the_builders_note_is_the_one_of_the_header() -> None:
     ffi.memmove(info, note.data, len(note.data))
     assert (info.version, info.features) == (lib.TENDER_EXTENSION_VERSION, lib.TENDER_FEATURE_GATE)
     assert len(note.data) == ffi.sizeof("struct tender_extension_info")
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("hello", ("gate",)), ("echo", ("gate",)), ("hello_nogate", ())]
+)
+def test_unikernels_of_the_guest_library_want_the_gate_unless_they_leave_the_note_out(
+    guest: Guest, name: str, wanted: tuple[str, ...]
+) -> None:
+    with Image.open(guest(name)) as image:
+        assert image.extensions == wanted

@@ -1,0 +1,7 @@
+/*
+ * The note that asks for the gate page (gate.c uses it if it is there). guest.ld pulls it in by its name,
+ * from this file of its own: a unikernel that defines `tender_extension_note` as something else does without.
+ */
+#include "tender/guest.h"
+
+TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE);
