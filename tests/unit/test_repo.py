@@ -85,10 +85,67 @@ def test_the_core_neither_prints_nor_exits_nor_allocates(path: Path) -> None:
     assert not calls
 
 
+def includes(path: Path) -> list[str]:
+    return re.findall(r'#include\s+[<"]([^>"]+)', path.read_text())
+
+
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
 def test_the_core_knows_neither_kvm_nor_python(path: Path) -> None:
-    includes = re.findall(r'#include\s+[<"]([^>"]+)', path.read_text())
-    assert not [name for name in includes if "kvm" in name or "Python" in name or name == "native.h"]
+    assert not [n for n in includes(path) if "kvm" in n or "Python" in n or n == "native.h"]
+
+
+C_LEVELS = {"abi": 0, "core": 1, "kvm": 2, "sandbox": 2, "include": 3, "bindings": 4}
+C_APART = {"kvm", "sandbox"}  # the doors: each knows the core, neither knows the other
+
+
+def c_room(path: Path) -> str:
+    parts = path.relative_to(ROOT).parts
+    return "abi" if parts[0] == "abi" else parts[1] if len(parts) > 2 else "bindings"
+
+
+OURS = sorted(p for place in ("abi", "bindings") for p in (ROOT / place).rglob("*.[chS]"))
+ROOM_OF_HEADER = {p.name: c_room(p) for p in OURS if p.suffix == ".h"}
+
+
+def test_no_two_headers_of_ours_have_one_name() -> None:
+    assert len(ROOM_OF_HEADER) == len([p for p in OURS if p.suffix == ".h"])
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_includes_point_down(path: Path) -> None:
+    here = c_room(path)
+    for name in includes(path):
+        there = ROOM_OF_HEADER.get(name.rsplit("/", 1)[-1], here)
+        if name.startswith(("linux/", "sys/", "asm/")):
+            continue
+        assert there == here or C_LEVELS[there] < C_LEVELS[here], f"{here} includes {name}"
+
+
+FREESTANDING = {
+    "stdarg.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "stdalign.h", "stdnoreturn.h", "limits.h",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "bindings/sandbox/program").glob("*.[ch]")), ids=lambda p: p.name
+)
+def test_the_sandboxed_program_needs_no_c_library(path: Path) -> None:
+    """Its own includes: the compiler's headers, the kernel's, and ours."""
+    for name in includes(path):
+        ours = name.rsplit("/", 1)[-1] in ROOM_OF_HEADER or name in {"filter.inc", "filter_shape.h"}
+        assert ours or name in FREESTANDING or name.startswith(("linux/", "asm/")), name
+
+
+# What is linked into the sandboxed program may take nothing from the host side beside it but these.
+SHARED_WITH_THE_PROGRAM = {"fds.h", "config.h", "layout.h"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bindings/sandbox").rglob("*.[chS]")), ids=lambda p: p.name)
+def test_the_two_sides_of_the_sandbox_share_only_plain_numbers(path: Path) -> None:
+    of_program = path.parent.name == "program"
+    for name in {n.rsplit("/", 1)[-1] for n in includes(path)} - SHARED_WITH_THE_PROGRAM:
+        sides = {p.parent.name for p in OURS if p.name == name} & {"program", "sandbox"}
+        assert sides <= {"program" if of_program else "sandbox"}, name
 
 
 def test_only_the_kvm_door_includes_the_kernels_kvm_header() -> None:

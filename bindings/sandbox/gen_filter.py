@@ -1,0 +1,263 @@
+"""Compiles filter_rules.txt to the BPF of the sandbox's seccomp filter, as C that the program includes.
+
+usage: gen_filter.py FILTER_RULES.TXT FILTER.INC FILTER_SHAPE.H
+
+FILTER.INC is the array; FILTER_SHAPE.H its length and the holes, the two instructions that compare with the
+address of the program's `syscall` instruction, which is known only when the program is loaded. Numbers of system
+calls, descriptors and the kernel's constants are written as names: the compiler fills them in from the kernel's
+headers and fds.h. Rules are not reordered: the first that holds decides, here and in the filter.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+VERDICTS = {"allow": "SECCOMP_RET_ALLOW", "trap": "SECCOMP_RET_TRAP", "kill": "SECCOMP_RET_KILL_PROCESS"}
+
+# The first descriptor of a kind, and one past its last.
+FD_KINDS = {
+    "control": ("SANDBOX_FD_CONTROL", "SANDBOX_FD_CONTROL + 1"),
+    "console": ("SANDBOX_FD_CONSOLE", "SANDBOX_FD_CONSOLE + 1"),
+    "nets": ("SANDBOX_NET_FD_BASE", "SANDBOX_NET_FD_BASE + SANDBOX_NET_FDS"),
+    "blocks": ("SANDBOX_BLOCK_FD_BASE", "SANDBOX_BLOCK_FD_BASE + SANDBOX_BLOCK_FDS"),
+}
+
+_CONDITION = re.compile(
+    r"(?P<ip>ip in guest|ip not site)"
+    r"|(?P<arch>arch not x86_64)"
+    r"|fd in (?P<kinds>[a-z]+(, [a-z]+)*)"
+    r"|arg(?P<among>[0-5]) in (?P<names>[A-Z]\w*(, [A-Z]\w*)*)"
+    r"|arg(?P<null>[0-5]) null"
+)
+
+
+class RulesError(ValueError):
+    """A rule that cannot be compiled."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line: `call` is a name or "any"; `conditions` must all hold, an empty one is "always"."""
+
+    call: str
+    conditions: tuple[str, ...]
+    verdict: str
+    reason: str
+
+
+def _rule(line: str) -> Rule:
+    columns = [column.strip() for column in line.split("|")]
+    if len(columns) != 4 or not all(columns):
+        raise RulesError(f"not `call | condition | verdict | reason`: {line}")
+    call, condition, verdict, reason = columns
+    if not re.fullmatch(r"[a-z]\w*", call):
+        raise RulesError(f"{call}: not a call's name")
+    if verdict not in VERDICTS:
+        raise RulesError(f"{call}: {verdict}: not one of {', '.join(VERDICTS)}")
+    conditions = () if condition == "always" else tuple(re.split(r"\s+and\s+", condition))
+    for one in conditions:
+        found = _CONDITION.fullmatch(one)
+        if not found:
+            raise RulesError(f"{call}: {one}: not a condition")
+        for kind in (found["kinds"] or "").split(", "):
+            if kind and kind not in FD_KINDS:
+                raise RulesError(f"{call}: {kind}: no such kind of descriptor")
+    return Rule(call, conditions, verdict, reason)
+
+
+def parse(text: str) -> list[Rule]:
+    """The rules in order; RulesError for one that is not understood, and for a list without an end."""
+    lines = (line.strip() for line in text.splitlines())
+    rules = [_rule(line) for line in lines if line and not line.startswith("#")]
+    if not rules or (rules[-1].call, rules[-1].conditions, rules[-1].verdict) != ("any", (), "kill"):
+        raise RulesError("the last rule must be `any | always | kill`")
+    return rules
+
+
+class Label:
+    """A place in the filter that earlier instructions jump to; `held` is what A holds on each way there."""
+
+    def __init__(self) -> None:
+        self.index = -1
+        self.held: set[str | None] = set()
+
+
+@dataclass
+class _Jump:
+    test: str  # BPF_JEQ, BPF_JGE
+    value: str
+    if_true: Label
+    if_false: Label
+    hole: str = ""
+
+
+@dataclass
+class Assembler:
+    """Instructions as they come; A is not loaded again with what it holds."""
+
+    code: list[str | _Jump] = field(default_factory=list)
+    held: str | None = None  # the word of struct seccomp_data in A
+    reachable: bool = True
+
+    def place(self, label: Label) -> None:
+        """`label` is the next instruction: what A holds there is known if it is the same on every way."""
+        if not label.held:
+            raise AssertionError("nothing jumps here")
+        label.index = len(self.code)
+        ways = label.held | ({self.held} if self.reachable else set())
+        self.held = next(iter(ways)) if len(ways) == 1 else None
+        self.reachable = True
+
+    def jump(
+        self,
+        word: str,
+        test: str,
+        value: str,
+        *,
+        if_true: Label | None,
+        if_false: Label | None,
+        hole: str = "",
+    ) -> None:
+        """Compares `word` with `value`; None is the next instruction."""
+        if word != self.held:
+            self.code.append(f"BPF_STMT(BPF_LD | BPF_W | BPF_ABS, {word})")
+            self.held = word
+        on = Label()
+        for label in (if_true, if_false):
+            (label or on).held.add(word)
+        self.code.append(_Jump(test, value, if_true or on, if_false or on, hole))
+        self.reachable = False
+        if on.held:
+            self.place(on)
+
+    def answer(self, verdict: str) -> None:
+        self.code.append(f"BPF_STMT(BPF_RET | BPF_K, {VERDICTS[verdict]})")
+        self.reachable = False
+
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Each instruction as C, with the name of the hole that it is, or ""."""
+        for at, one in enumerate(self.code):
+            if isinstance(one, str):
+                yield one, ""
+                continue
+            over = [label.index - at - 1 for label in (one.if_true, one.if_false)]
+            if not all(0 <= distance <= 255 for distance in over):
+                raise RulesError("too many rules: a jump does not reach its end")
+            yield f"BPF_JUMP(BPF_JMP | {one.test} | BPF_K, {one.value}, {over[0]}, {over[1]})", one.hole
+
+
+def _low(name: str) -> str:
+    return f"offsetof(struct seccomp_data, {name})"
+
+
+def _high(name: str) -> str:
+    return f"offsetof(struct seccomp_data, {name}) + 4"
+
+
+def _test_among(a: Assembler, word: str, ranges: list[tuple[str, str]], otherwise: Label) -> None:
+    """Goes on if `word` is in one of the ranges (first, end)."""
+    found = Label()
+    for i, (first, end) in enumerate(ranges):
+        last = i == len(ranges) - 1
+        following = otherwise if last else Label()
+        if end == f"{first} + 1":
+            a.jump(
+                word, "BPF_JEQ", first, if_true=None if last else found, if_false=following if last else None
+            )
+            continue
+        a.jump(word, "BPF_JGE", first, if_true=None, if_false=following)
+        a.jump(word, "BPF_JGE", end, if_true=following, if_false=None if last else found)
+        if not last:
+            a.place(following)
+    if found.held:
+        a.place(found)
+
+
+def _test(a: Assembler, condition: str, otherwise: Label) -> None:
+    """Goes on if `condition` holds."""
+    ip, arch = "instruction_pointer", "arch"
+    found = _CONDITION.fullmatch(condition)
+    assert found
+    if condition == "ip in guest":
+        a.jump(_high(ip), "BPF_JEQ", "0", if_true=None, if_false=otherwise)
+    elif condition == "ip not site":
+        elsewhere = Label()
+        a.jump(_high(ip), "BPF_JEQ", "0", if_true=None, if_false=elsewhere, hole="SITE_HIGH")
+        a.jump(_low(ip), "BPF_JEQ", "0", if_true=otherwise, if_false=None, hole="SITE_LOW")
+        a.place(elsewhere)
+    elif condition == "arch not x86_64":
+        a.jump(_low(arch), "BPF_JEQ", "AUDIT_ARCH_X86_64", if_true=otherwise, if_false=None)
+    elif found["kinds"]:
+        _test_among(a, _low("args[0]"), [FD_KINDS[kind] for kind in found["kinds"].split(", ")], otherwise)
+    elif found["names"]:
+        names = found["names"].split(", ")
+        _test_among(a, _low(f"args[{found['among']}]"), [(name, f"{name} + 1") for name in names], otherwise)
+    else:
+        for word in (_low, _high):
+            a.jump(word(f"args[{found['null']}]"), "BPF_JEQ", "0", if_true=None, if_false=otherwise)
+
+
+def compile_rules(rules: list[Rule]) -> Assembler:
+    """The filter: neighbours with the same call share one comparison of its number."""
+    a = Assembler()
+    seen: set[str] = set()
+    to_next_any = Label()  # where a call goes that matched a rule's name and none of its conditions
+    for at, rule in enumerate(rules):
+        first_of_call = at == 0 or rules[at - 1].call != rule.call or rule.call == "any"
+        last_of_call = at + 1 == len(rules) or rules[at + 1].call != rule.call or rule.call == "any"
+        if rule.call == "any":
+            seen.clear()
+            if to_next_any.held:
+                a.place(to_next_any)
+                to_next_any = Label()
+        if not a.reachable:
+            raise RulesError(f"{rule.call}: a rule above it always holds")
+        if rule.call != "any" and first_of_call:
+            if rule.call in seen:
+                raise RulesError(f"{rule.call}: its rules must follow one another")
+            seen.add(rule.call)
+            other_call = Label()
+            a.jump(_low("nr"), "BPF_JEQ", f"__NR_{rule.call}", if_true=None, if_false=other_call)
+        following = to_next_any if rule.call != "any" and last_of_call else Label()
+        for condition in rule.conditions:
+            _test(a, condition, following)
+        a.answer(rule.verdict)
+        if following is not to_next_any and following.held:
+            a.place(following)
+        if rule.call != "any" and last_of_call:
+            a.place(other_call)
+    return a
+
+
+def symbols(rules: list[Rule]) -> list[str]:
+    """The names in the filter that the compiler fills in, for whoever wants their values."""
+    names = {f"__NR_{rule.call}" for rule in rules if rule.call != "any"}
+    for rule in rules:
+        for condition in rule.conditions:
+            found = _CONDITION.fullmatch(condition)
+            assert found
+            names |= set((found["names"] or "").split(", ")) - {""}
+    return sorted(names)
+
+
+def write(rules: list[Rule], code: Path, shape: Path) -> None:
+    """Writes the two files."""
+    lines = list(compile_rules(rules).lines())
+    origin = "/* Written by gen_filter.py from filter_rules.txt. */"
+    code.write_text(
+        f"{origin}\nstatic const struct sock_filter filter_code[] = {{\n"
+        + "".join(f"    /* {at:3} */ {line},\n" for at, (line, _) in enumerate(lines))
+        + "};\n"
+    )
+    holes = [f"#define FILTER_{hole} {at}\n" for at, (_, hole) in enumerate(lines) if hole]
+    shape.write_text(f"{origin}\n#define FILTER_LENGTH {len(lines)}\n{''.join(holes)}")
+
+
+if __name__ == "__main__":
+    _rules, _code, _shape = map(Path, sys.argv[1:])
+    try:
+        write(parse(_rules.read_text()), _code, _shape)
+    except RulesError as error:
+        sys.exit(f"{_rules}: {error}")

@@ -1,0 +1,34 @@
+/*
+ * Where in the guest's low memory the sandbox keeps what its guest jumps through; between boot info, manifest
+ * and command line (start_state.h) and the lowest load address. The guest can read and execute it, not write
+ * it.
+ *
+ *   0x80000 .. 0xfe000  stubs, one a patched hypercall site (patch.h)
+ *   0xfff00             the address of the program's entry, filled in when the program is loaded
+ */
+#ifndef TENDER_SANDBOX_LAYOUT_H
+#define TENDER_SANDBOX_LAYOUT_H
+
+#include "tender_abi.h"
+
+#ifndef TENDER_STUBS_GPA
+#define TENDER_STUBS_GPA 0x80000
+#endif
+#ifndef TENDER_STUBS_END
+#define TENDER_STUBS_END 0xfe000
+#endif
+#ifndef TENDER_ENTRY_GPA
+#define TENDER_ENTRY_GPA 0xfff00
+#endif
+#define TENDER_STUB_BYTES 32
+
+_Static_assert(TENDER_STUBS_GPA % TENDER_STUB_BYTES == 0, "a stub lies in one cache line");
+_Static_assert(TENDER_STUBS_GPA % HVT_PAGE_BYTES == 0 && TENDER_STUBS_END % HVT_PAGE_BYTES == 0,
+               "whole pages");
+_Static_assert(TENDER_STUBS_END <= TENDER_ENTRY_GPA && TENDER_ENTRY_GPA + 8 <= HVT_GUEST_MIN_GPA,
+               "stubs, entry and guest do not overlap");
+_Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=
+                   TENDER_STUBS_GPA,
+               "the boot info ends below the stubs");
+
+#endif

@@ -1,0 +1,143 @@
+/* See patch.h for what a site and a stub are. The search runs over megabytes of text at every first boot of
+ * an image, so it looks at sixteen places a step; almost no step finds anything. */
+#define _GNU_SOURCE
+#include "patch.h"
+
+#include <assert.h>
+#include <emmintrin.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "start_state.h"
+
+#define MOV_EDX      0xba /* mov $imm32,%edx */
+#define OUT          0xef /* out %eax,(%dx) */
+#define JMP_REL32    0xe9
+#define INT3         0xcc
+#define MOV_BYTES    5
+#define STEP         16 /* places looked at at once */
+#define STUB_JMP_AT  5
+#define STUB_BACK_AT 12
+#define STUB_CALL_AT 16
+
+static void put_u32(uint8_t *at, uint32_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+/* The hypercall's number if `code` is a site, else 0. */
+static uint32_t call_of_site(const uint8_t code[PATCH_SITE_BYTES])
+{
+    uint32_t port;
+    memcpy(&port, code + 1, sizeof port);
+    uint32_t call = port - HVT_PORT_BASE;
+    bool is_site = code[0] == MOV_EDX && code[MOV_BYTES] == OUT && call >= 1 && call < HVT_HYPERCALL_MAX;
+    return is_site ? call : 0;
+}
+
+static void write_stub(uint8_t *stub, uint32_t stub_gpa, uint32_t back_gpa, uint32_t call)
+{
+    static const uint8_t jump[] = {0xff, 0x24, 0x25}; /* jmp *disp32, absolute */
+
+    memset(stub, INT3, TENDER_STUB_BYTES);
+    stub[0] = MOV_EDX;
+    put_u32(stub + 1, stub_gpa);
+    memcpy(stub + STUB_JMP_AT, jump, sizeof jump);
+    put_u32(stub + STUB_JMP_AT + sizeof jump, TENDER_ENTRY_GPA);
+    _Static_assert(STUB_JMP_AT + sizeof jump + 4 == STUB_BACK_AT, "code ends where the words begin");
+    put_u32(stub + STUB_BACK_AT, back_gpa);
+    put_u32(stub + STUB_CALL_AT, call);
+}
+
+/*
+ * Patches the bytes at `code` if they are a site for which there is a stub. The bytes written cannot make a
+ * new site, whatever the distance: no byte of e9 .. .. .. .. ef but those four may be ba, 0N, 05 or 00.
+ */
+static bool patch_one(uint8_t *code, gpa_t gpa, struct patch_stubs *stubs)
+{
+    uint32_t call = call_of_site(code);
+    if (!call || stubs->used == stubs->max)
+        return false;
+    gpa_t stub_gpa = stubs->gpa + (gpa_t)stubs->used * TENDER_STUB_BYTES;
+    int64_t distance = (int64_t)stub_gpa - (int64_t)(gpa + MOV_BYTES);
+    if (distance < INT32_MIN || distance > INT32_MAX)
+        return false; /* addresses do not wrap at 4 GiB in 64-bit mode */
+    write_stub(stubs->at + (size_t)stubs->used * TENDER_STUB_BYTES, (uint32_t)stub_gpa,
+               (uint32_t)(gpa + PATCH_SITE_BYTES), call);
+    code[0] = JMP_REL32;
+    put_u32(code + 1, (uint32_t)distance);
+    stubs->used++;
+    return true;
+}
+
+/* Bit i: a site's first and last byte are at code + i. Reads STEP + MOV_BYTES bytes. */
+static uint32_t candidates(const uint8_t *code)
+{
+    __m128i first = _mm_loadu_si128((const __m128i *)(const void *)code);
+    __m128i last = _mm_loadu_si128((const __m128i *)(const void *)(code + MOV_BYTES));
+    __m128i both = _mm_and_si128(_mm_cmpeq_epi8(first, _mm_set1_epi8((char)MOV_EDX)),
+                                 _mm_cmpeq_epi8(last, _mm_set1_epi8((char)OUT)));
+    return (uint32_t)_mm_movemask_epi8(both);
+}
+
+uint32_t patch_code(uint8_t *code, gpa_t gpa, size_t bytes, struct patch_stubs *stubs)
+{
+    const uint32_t used = stubs->used;
+    size_t at = 0;
+
+    assert(gpa <= HVT_MEM_MAX && bytes <= HVT_MEM_MAX - gpa);
+    assert(stubs->gpa + (gpa_t)stubs->max * TENDER_STUB_BYTES <= HVT_MEM_MAX);
+    if (bytes < PATCH_SITE_BYTES)
+        return 0;
+    for (; at + STEP + MOV_BYTES <= bytes; at += STEP)
+        for (uint32_t mask = candidates(code + at); mask; mask &= mask - 1) {
+            size_t i = at + (size_t)__builtin_ctz(mask);
+            patch_one(code + i, gpa + i, stubs);
+        }
+    for (; at + PATCH_SITE_BYTES <= bytes; at++) /* fewer than STEP places are left */
+        patch_one(code + at, gpa + at, stubs);
+    return stubs->used - used;
+}
+
+/* The template's pages that hold [start, start + bytes), or NULL with errno. */
+static uint8_t *map_template(int template_fd, gpa_t start, size_t bytes)
+{
+    uint8_t *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, (off_t)start);
+    return pages == MAP_FAILED ? NULL : pages;
+}
+
+static int64_t patch_segment(const struct elf_segment *s, int template_fd, struct patch_stubs *stubs)
+{
+    size_t bytes = (size_t)(s->vaddr + s->file_bytes - s->start);
+    uint8_t *pages = map_template(template_fd, s->start, bytes);
+    if (!pages)
+        return -errno;
+    uint32_t patched = patch_code(pages + (s->vaddr - s->start), s->vaddr, (size_t)s->file_bytes, stubs);
+    munmap(pages, bytes);
+    return patched;
+}
+
+int64_t patch_sites(const struct elf_image *image, int template_fd)
+{
+    const size_t stubs_bytes = TENDER_STUBS_END - TENDER_STUBS_GPA;
+    struct stat status;
+    /* Touching a mapping past the end of its file is SIGBUS, so a template that is too small stops here. */
+    if (fstat(template_fd, &status) < 0)
+        return -errno;
+    if (status.st_size < 0 || (uint64_t)status.st_size < start_state_template_bytes(image))
+        return -EINVAL;
+    uint8_t *stubs_hva = map_template(template_fd, TENDER_STUBS_GPA, stubs_bytes);
+    if (!stubs_hva)
+        return -errno;
+
+    struct patch_stubs stubs = {.at = stubs_hva, .gpa = TENDER_STUBS_GPA, .max = PATCH_STUBS_MAX};
+    int64_t result = 0;
+    for (uint32_t i = 0; i < image->segment_count && result >= 0; i++)
+        if (image->segments[i].flags & SEGMENT_EXEC)
+            result = patch_segment(&image->segments[i], template_fd, &stubs);
+    munmap(stubs_hva, stubs_bytes);
+    return result < 0 ? result : (int64_t)stubs.used;
+}

@@ -1,0 +1,51 @@
+/*
+ * Hypercalls without a trap: the sites at which an image makes them are turned into jumps, once an image,
+ * in the template, before it is sealed.
+ *
+ * In every image looked at, a site is
+ *
+ *   ba 0N 05 00 00   mov $0x50N,%edx        becomes   e9 ........   jmp stub
+ *   ef               out %eax,(%dx)                   ef            stays: who jumps here, traps as before
+ *
+ * and its stub, TENDER_STUB_BYTES in the guest's low memory (layout.h),
+ *
+ *   +0   ba ........            mov $stub,%edx         edx tells the program which stub, eax the argument's
+ * gpa +5   ff 24 25 00 ff 0f 00   jmp *TENDER_ENTRY_GPA  the program, which gives edx back as 0x50N +12  u32
+ * where to go on: the address behind the `out` +16  u32                    N, 1 .. 8 +20  cc ...
+ *
+ * A site that cannot be patched (no room for its stub, or further from it than a jump reaches) is left as it
+ * is: it traps, and the program emulates the `out`. Bytes that look like a site are taken for one, even
+ * within another instruction or in data among the code: six bytes of which five are fixed do not come about
+ * by chance, and whoever writes them on purpose changes his own guest only. The rule: nothing outside the
+ * segments' file bytes and the room for stubs is written.
+ */
+#ifndef TENDER_SANDBOX_PATCH_H
+#define TENDER_SANDBOX_PATCH_H
+
+#include <stddef.h>
+
+#include "elf_image.h"
+#include "layout.h"
+
+#define PATCH_SITE_BYTES 6
+#define PATCH_STUBS_MAX  ((TENDER_STUBS_END - TENDER_STUBS_GPA) / TENDER_STUB_BYTES)
+
+/* Room for stubs; the caller's, `used` is 0 at first. */
+struct patch_stubs {
+    uint8_t *at; /* the first stub's bytes, as the host sees them */
+    gpa_t gpa;   /* and as the guest will */
+    uint32_t max;
+    uint32_t used;
+};
+
+/*
+ * Patches every site that lies wholly within `code`, `bytes` of an executable segment that the guest will
+ * see at `gpa`, below HVT_MEM_MAX. Returns how many; each took one stub.
+ */
+uint32_t patch_code(uint8_t *code, gpa_t gpa, size_t bytes, struct patch_stubs *stubs);
+
+/* Patches the executable segments of `image` in `template_fd`, a memfd with the segments loaded and not yet
+ * sealed. Returns how many sites were patched, or -errno; the template is then good for nothing. */
+int64_t patch_sites(const struct elf_image *image, int template_fd);
+
+#endif

@@ -1,0 +1,23 @@
+/* See filter.h. Freestanding: no libc. */
+#include "filter.h"
+
+#include <asm/prctl.h>
+#include <asm/unistd.h>
+#include <linux/audit.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+
+#include "../fds.h"
+#include "filter.inc"
+
+_Static_assert(sizeof filter_code / sizeof *filter_code == FILTER_LENGTH, "both files are of one run");
+_Static_assert(FILTER_LENGTH <= BPF_MAXINSNS, "the kernel takes it");
+_Static_assert(FILTER_SITE_HIGH < FILTER_LENGTH && FILTER_SITE_LOW < FILTER_LENGTH, "holes are in it");
+
+void filter_build(struct sock_filter copy[FILTER_LENGTH], uint64_t syscall_return_ip)
+{
+    for (uint32_t i = 0; i < FILTER_LENGTH; i++)
+        copy[i] = filter_code[i];
+    copy[FILTER_SITE_HIGH].k = (uint32_t)(syscall_return_ip >> 32);
+    copy[FILTER_SITE_LOW].k = (uint32_t)syscall_return_ip;
+}

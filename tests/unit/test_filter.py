@@ -1,0 +1,372 @@
+"""The sandbox's seccomp filter: the bytes that ship, run by a small BPF machine, against the rules as written.
+
+The filter is compiled with this system's compiler and printed by a program of three lines. What it must say is known
+twice: from the readable rules, taken one by one as filter_rules.txt explains them, and from a list of all that is
+allowed, written out here.
+"""
+
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[2]
+SANDBOX = ROOT / "bindings" / "sandbox"
+sys.path.insert(0, str(SANDBOX.parent))
+from sandbox import gen_filter  # noqa: E402
+
+RULES = gen_filter.parse((SANDBOX / "filter_rules.txt").read_text())
+
+X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7  # linux/audit.h
+ALLOW, TRAP, KILL = 0x7FFF0000, 0x00030000, 0x80000000  # linux/seccomp.h
+VERDICT = {"allow": ALLOW, "trap": TRAP, "kill": KILL}
+SITE = 0x7F12_3456_789A
+GUEST_IPS = (0, 0x100002, 0xFFFFFFFF, SITE & 0xFFFFFFFF)
+OTHER_IPS = (SITE - 1, SITE + 2, SITE ^ (1 << 32), 1 << 32, 0xFFFFFFFFFF600009, (1 << 64) - 1)
+X32 = 0x40000000
+
+CONTROL, STOP, CONSOLE, VM, TEMPLATE = 120, 121, 122, 123, 124
+NETS, BLOCKS = range(128, 192), range(192, 256)
+FDS = (
+    0,
+    1,
+    2,
+    3,
+    119,
+    *range(120, 130),
+    190,
+    191,
+    192,
+    193,
+    254,
+    255,
+    256,
+    257,
+    1023,
+    1 << 31,
+    (1 << 32) - 1,
+)
+
+# All that the program may do at its site, apart from what arguments must be: the descriptors, or None for any.
+MAY: dict[str, tuple[int, ...] | None] = {
+    "read": (*NETS, CONTROL),
+    "write": (*NETS, CONSOLE, CONTROL),
+    "ppoll": None,
+    "pread64": (*BLOCKS,),
+    "pwrite64": (*BLOCKS,),
+    "sendto": (*NETS, CONSOLE),
+    "pwritev2": (CONSOLE,),
+    "rt_sigreturn": None,
+    "exit_group": None,
+}
+
+PRINTER = r"""
+#include <asm/prctl.h>
+#include <asm/unistd.h>
+#include <stdio.h>
+#include "filter.h"
+int main(void)
+{
+    struct sock_filter code[FILTER_LENGTH];
+    filter_build(code, SITE);
+    for (int i = 0; i < FILTER_LENGTH; i++)
+        printf("%u %u %u %u\n", code[i].code, code[i].jt, code[i].jf, code[i].k);
+    SYMBOLS
+}
+"""
+
+
+class Call(NamedTuple):
+    """What the kernel shows to a filter: struct seccomp_data."""
+
+    nr: int
+    arch: int = X86_64
+    ip: int = SITE
+    args: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
+
+
+class Filter(NamedTuple):
+    code: list[tuple[int, int, int, int]]
+    numbers: dict[str, int]
+
+
+class Answer(NamedTuple):
+    verdict: int
+    path: list[int]  # the instructions executed
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Filter:
+    place = tmp_path_factory.mktemp("filter")
+    subprocess.run(
+        [sys.executable, SANDBOX / "gen_filter.py", SANDBOX / "filter_rules.txt",
+         place / "filter.inc", place / "filter_shape.h"],
+        check=True,
+    )  # fmt: skip
+    prints = "".join(f'printf("{name} %d\\n", {name});' for name in gen_filter.symbols(RULES))
+    (place / "print.c").write_text(PRINTER.replace("SITE", hex(SITE)).replace("SYMBOLS", prints))
+    program = SANDBOX / "program"
+    subprocess.run(
+        ["cc", "-Wall", "-Wextra", "-Werror", f"-I{place}", f"-I{program}", place / "print.c", program / "filter.c",
+         "-o", place / "print"],
+        check=True,
+    )  # fmt: skip
+    lines = subprocess.run([place / "print"], check=True, capture_output=True, text=True).stdout.splitlines()
+    words = [line.split() for line in lines]
+    return Filter(
+        [(int(a), int(b), int(c), int(d)) for a, b, c, d in (w for w in words if len(w) == 4)],
+        {w[0]: int(w[1]) for w in words if len(w) == 2},
+    )
+
+
+def run(built: Filter, call: Call) -> Answer:
+    """Classic BPF as far as the filter uses it; anything else, and a jump out of it, is an error."""
+    data = struct.pack("<iIQ6Q", call.nr, call.arch, call.ip, *call.args)
+    at = accumulator = 0
+    path = []
+    while True:
+        code, if_true, if_false, k = built.code[at]
+        path.append(at)
+        at += 1
+        if code == 0x20:  # LD W ABS
+            assert k % 4 == 0
+            (accumulator,) = struct.unpack_from("<I", data, k)
+        elif code == 0x15:  # JMP JEQ K
+            at += if_true if accumulator == k else if_false
+        elif code == 0x35:  # JMP JGE K
+            at += if_true if accumulator >= k else if_false
+        elif code == 0x06:  # RET K
+            return Answer(k, path)
+        else:
+            raise AssertionError(f"instruction {at - 1}: code {code:#x}")
+
+
+def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
+    """One condition, as the head of filter_rules.txt explains it."""
+    subject, relation, *rest = condition.replace(",", "").split()
+    match subject, relation, rest:
+        case "ip", "in", ["guest"]:
+            return call.ip < 1 << 32
+        case "ip", "not", ["site"]:
+            return call.ip != SITE
+        case "arch", "not", ["x86_64"]:
+            return call.arch != X86_64
+        case "fd", "in", kinds:
+            members = {"nets": NETS, "blocks": BLOCKS, "console": (CONSOLE,), "control": (CONTROL,)}
+            return any(call.args[0] & 0xFFFFFFFF in members[kind] for kind in kinds)
+        case _, "in", names:
+            return call.args[int(subject[3:])] & 0xFFFFFFFF in [numbers[name] for name in names]
+        case _, "null", []:
+            return call.args[int(subject[3:])] == 0
+    raise AssertionError(condition)
+
+
+def by_the_rules(call: Call, numbers: dict[str, int], rules: list[gen_filter.Rule] = RULES) -> int:
+    for rule in rules:
+        called = rule.call == "any" or numbers[f"__NR_{rule.call}"] == call.nr
+        if called and all(holds(condition, call, numbers) for condition in rule.conditions):
+            return VERDICT[rule.verdict]
+    raise AssertionError("no rule holds")
+
+
+def by_the_list(call: Call, numbers: dict[str, int]) -> int:
+    names = {
+        number: name.removeprefix("__NR_") for name, number in numbers.items() if name.startswith("__NR_")
+    }
+    name = names.get(call.nr, "")
+    if call.ip < 1 << 32:
+        return TRAP
+    if call.arch != X86_64:
+        return KILL
+    if name == "clock_gettime":
+        return ALLOW
+    if call.ip != SITE:
+        return KILL
+    if name == "arch_prctl":
+        return ALLOW if call.args[0] & 0xFFFFFFFF in (0x1001, 0x1002, 0x1003, 0x1004) else KILL
+    if name not in MAY or (name == "sendto" and call.args[4]):
+        return KILL
+    fds = MAY[name]
+    return ALLOW if fds is None or call.args[0] & 0xFFFFFFFF in fds else KILL
+
+
+def calls_at_the_site() -> Iterator[Call]:
+    for nr in range(601):
+        for fd in FDS:
+            yield Call(nr, args=(fd, 1, 2, 3, 0, 5))
+        yield Call(nr | X32, args=(NETS[0], 1, 2, 3, 0, 5))
+        yield Call(nr | X32, args=(CONSOLE, 1, 2, 3, 0, 5))
+
+
+def calls_from_elsewhere() -> Iterator[Call]:
+    for nr in range(601):
+        for ip in (*GUEST_IPS, *OTHER_IPS, SITE):
+            for arch in (X86_64, I386, AARCH64):
+                yield Call(nr, arch, ip, (NETS[0], 0, 0, 0, 0, 0))
+                yield Call(nr | X32, arch, ip, (CONSOLE, 0, 0, 0, 0, 0))
+
+
+def calls_with_other_arguments() -> Iterator[Call]:
+    """High halves, which the kernel ignores in an int and minds in a pointer; arch_prctl's codes and neighbours."""
+    for nr in range(601):
+        for fd in (NETS[0], BLOCKS[0], CONSOLE, CONTROL, STOP):
+            yield Call(nr, args=(fd | 1 << 32, 0, 0, 0, 0, 0))
+            yield Call(nr, args=(fd | (1 << 64) - (1 << 32), 0, 0, 0, 0, 0))
+            for address in (1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1):
+                yield Call(nr, args=(fd, 0, 0, 0, address, 0))
+            yield Call(nr, args=(fd, *((1 << 64) - 1,) * 3, 0, (1 << 64) - 1))
+        for code in (*range(0x0FFF, 0x1020), 0x2001, 0x3001, 0x4001, 0x5001, 1 << 32 | 0x1002):
+            yield Call(nr, args=(code, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("calls", [calls_at_the_site, calls_from_elsewhere, calls_with_other_arguments])
+def test_the_filter_says_what_the_rules_and_the_list_say(built: Filter, calls: type[Iterator[Call]]) -> None:
+    answers = set()
+    for call in calls():
+        answer = run(built, call).verdict
+        answers.add(answer)
+        assert answer == by_the_rules(call, built.numbers) == by_the_list(call, built.numbers), call
+    assert {ALLOW, KILL} <= answers
+
+
+def test_every_call_of_the_list_has_a_number(built: Filter) -> None:
+    assert {f"__NR_{name}" for name in (*MAY, "arch_prctl", "clock_gettime")} == {
+        name for name in built.numbers if name.startswith("__NR_")
+    }
+
+
+def test_every_instruction_of_the_filter_is_used(built: Filter) -> None:
+    """An instruction that no call reaches would be one that these tests do not test."""
+    reached: set[int] = set()
+    for calls in (calls_at_the_site, calls_from_elsewhere, calls_with_other_arguments):
+        for call in calls():
+            reached.update(run(built, call).path)
+    assert reached == set(range(len(built.code)))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("read", 16), ("write", 17)])
+def test_a_frame_costs_few_instructions(built: Filter, name: str, steps: int) -> None:
+    answer = run(built, Call(built.numbers[f"__NR_{name}"], args=(NETS[5], 0, 0, 0, 0, 0)))
+    assert (answer.verdict, len(answer.path)) == (ALLOW, steps)
+
+
+def test_every_rule_has_a_reason() -> None:
+    assert all(len(rule.reason.split()) >= 2 for rule in RULES)
+
+
+LAST = "any | always | kill | the rest"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the last rule must be"),
+        ("read | always | allow | why", "the last rule must be"),
+        ("any | always | allow | why", "the last rule must be"),
+        (f"read | always | allow\n{LAST}", "not `call"),
+        (f"read | always | allow | \n{LAST}", "not `call"),
+        (f"read | always | log | why\n{LAST}", "log: not one of allow, trap, kill"),
+        (f"read | fd in taps | allow | why\n{LAST}", "taps: no such kind"),
+        (f"read | fd in nets and sometimes | allow | why\n{LAST}", "sometimes: not a condition"),
+        (f"read | arg6 null | allow | why\n{LAST}", "arg6 null: not a condition"),
+        (f"Read | always | allow | why\n{LAST}", "Read: not a call's name"),
+    ],
+)
+def test_a_rule_that_is_not_understood_is_refused(text: str, words: str) -> None:
+    with pytest.raises(gen_filter.RulesError, match=words):
+        gen_filter.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{LAST}\n{LAST}", "a rule above it always holds"),
+        (f"{LAST}\nread | always | allow | why\n{LAST}", "read: a rule above it always holds"),
+        (f"read | always | allow | a\nread | fd in nets | kill | b\n{LAST}", "read: a rule above it always holds"),
+        (f"read | fd in nets | allow | a\nwrite | always | allow | b\nread | always | kill | c\n{LAST}",
+         "read: its rules must follow one another"),
+    ],
+)  # fmt: skip
+def test_rules_that_would_not_be_tried_in_their_order_are_refused(text: str, words: str) -> None:
+    with pytest.raises(gen_filter.RulesError, match=words):
+        gen_filter.compile_rules(gen_filter.parse(text))
+
+
+def test_a_filter_whose_jumps_are_too_long_is_refused() -> None:
+    many = "".join(f"read | arg0 in N{i} | kill | why\n" for i in range(150))
+    with pytest.raises(gen_filter.RulesError, match="too many rules"):
+        list(gen_filter.compile_rules(gen_filter.parse(many + LAST)).lines())
+
+
+# ---- the compiler alone, on rules that nobody would write ----
+
+NUMBERS = {
+    "__NR_read": 0, "__NR_write": 1, "__NR_ppoll": 271, "ONE": 1, "FAR": 0xFFFFFFFF,
+    "SANDBOX_FD_CONTROL": CONTROL, "SANDBOX_FD_CONSOLE": CONSOLE, "SANDBOX_NET_FD_BASE": NETS.start,
+    "SANDBOX_NET_FDS": len(NETS), "SANDBOX_BLOCK_FD_BASE": BLOCKS.start, "SANDBOX_BLOCK_FDS": len(BLOCKS),
+    "BPF_LD": 0, "BPF_W": 0, "BPF_ABS": 0x20, "BPF_JMP": 5, "BPF_JEQ": 0x10, "BPF_JGE": 0x30, "BPF_RET": 6, "BPF_K": 0,
+    "AUDIT_ARCH_X86_64": X86_64, "SECCOMP_RET_ALLOW": ALLOW, "SECCOMP_RET_TRAP": TRAP,
+    "SECCOMP_RET_KILL_PROCESS": KILL,
+}  # fmt: skip
+OFFSETS = {"nr": 0, "arch": 4, "instruction_pointer": 8, **{f"args[{i}]": 16 + 8 * i for i in range(6)}}
+HOLES = {"": None, "SITE_HIGH": SITE >> 32, "SITE_LOW": SITE & 0xFFFFFFFF}
+
+
+def computed(rules: list[gen_filter.Rule]) -> Filter:
+    """The filter as the C compiler would make it with NUMBERS."""
+    macros = {"BPF_STMT": lambda code, k: (code, 0, 0, k), "BPF_JUMP": lambda code, k, t, f: (code, t, f, k)}
+    code = []
+    for line, hole in gen_filter.compile_rules(rules).lines():
+        python = re.sub(r"offsetof\(struct seccomp_data, ([^)]+)\)", lambda m: str(OFFSETS[m[1]]), line)
+        one = eval(python, {**NUMBERS, **macros})
+        code.append(one if HOLES[hole] is None else (*one[:3], HOLES[hole]))
+    return Filter(code, NUMBERS)
+
+
+KINDS = st.lists(st.sampled_from(sorted(gen_filter.FD_KINDS)), min_size=1, max_size=4, unique=True)
+CONDITIONS = st.one_of(
+    st.sampled_from(
+        ["ip in guest", "ip not site", "arch not x86_64", "arg4 null", "arg1 in ONE", "arg1 in ONE, FAR"]
+    ),
+    KINDS.map(lambda kinds: f"fd in {', '.join(kinds)}"),
+)
+RANDOM_RULES = st.builds(
+    gen_filter.Rule,
+    st.sampled_from(["any", "read", "write", "ppoll"]),
+    st.lists(CONDITIONS, max_size=3).map(tuple),
+    st.sampled_from(sorted(VERDICT)),
+    st.just("why"),
+)
+RANDOM_CALLS = st.builds(
+    Call,
+    st.sampled_from([0, 1, 271, 2]),
+    st.sampled_from([X86_64, I386]),
+    st.sampled_from([SITE, 1, SITE + 1]),
+    st.tuples(
+        st.sampled_from([*FDS, CONSOLE | 1 << 32]), st.sampled_from([0, 1, 2, 0xFFFFFFFF, 1 << 32 | 1]),
+        st.just(0), st.just(0), st.sampled_from([0, 1, 1 << 32]), st.just(0),
+    ),
+)  # fmt: skip
+
+
+@given(st.lists(RANDOM_RULES, max_size=8), st.lists(RANDOM_CALLS, min_size=20, max_size=40))
+def test_any_rules_mean_the_same_compiled(some: list[gen_filter.Rule], calls: list[Call]) -> None:
+    rules = [*some, gen_filter.Rule("any", (), "kill", "the rest")]
+    lines = "\n".join(
+        f"{r.call} | {' and '.join(r.conditions) or 'always'} | {r.verdict} | why" for r in rules
+    )
+    assert [r.conditions for r in gen_filter.parse(lines)] == [r.conditions for r in rules]
+    try:
+        built = computed(rules)
+    except gen_filter.RulesError:
+        assume(False)
+        raise
+    for call in calls:
+        assert run(built, call).verdict == by_the_rules(call, NUMBERS, rules), call
