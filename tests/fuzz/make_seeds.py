@@ -2,6 +2,7 @@
 
 elf_image   good ELFs of several shapes, and one file for every rule that refuses
 hypercall   every call, with lengths, handles and addresses at the edges, in the records of fuzz_hypercall.c
+emulate     a guest that is in order, before each instruction that ring 3 may not execute
 
 Usage: python tests/fuzz/make_seeds.py DIRECTORY   (from the top of the project)
 """
@@ -33,6 +34,36 @@ def hypercalls() -> Iterator[tuple[str, bytes]]:
         yield f"number-{number}", records
 
 
+# One each of what bindings/sandbox/program/emulate.c knows; operands are (%rbx), %ebx or the stack.
+INSTRUCTIONS = """
+0f0113 0f011b 0f0103 0f010b 0f0123 0f0133 0f013b 0f01f3 0f01e3 0f01d1 0f01f8 0f01c1 0f0003 0f000b 0f0013 0f001b
+0f00d3 0f00db 0f00c3 0f00cb 0f06 0f08 0f09 0f20c3 0f22c3 0f20d3 0f22d3 0f22db 0f20e3 0f22e3 440f22c3 0f21fb 0f23f3
+0f23fb 0f30 0f32 0f33 0fa1 0fa9 66 0fb223 480fb433 0fb50b 0fc733 8edb 8ee3 8e2b 8ed3 ca0800 48cb cb 48cf cf cc cd0e
+cdff ec ef 66ef e480 6e f4 fa fb ff1b 48ff1b ff2b 48ff2b 640f0113 67420f015cab40 0f011d00000000 f00f0113 0f0b
+"""
+
+
+def emulations() -> Iterator[tuple[str, bytes]]:
+    """For each instruction a guest in the words of fuzz_emulate.c: stack, tables and operand in its window."""
+    window, data, gdt, idt, stack = 8, 0x400, 0x800, 0xA00, 0x1800
+    for code in INSTRUCTIONS.split():
+        words = [(0, 0)] * 40
+        words[1] = words[18] = words[20] = words[25] = (window, gdt)  # rcx, GDT, IDT, TSS
+        words[3] = (window, data)  # rbx
+        words[4] = (window, stack)  # rsp
+        words[16] = (window, 0)  # rip
+        words[17] = (0, 2)
+        words[19] = words[21] = (0, 0x1FF)
+        words[20] = (window, idt)
+        memory = bytearray(0x2000)
+        memory[: len(code) // 2] = bytes.fromhex(code)
+        struct.pack_into("<HQ", memory, data, 8, 8)
+        struct.pack_into("<5Q", memory, stack, 0x102100, 8, 2, 0x103800, 0x10)
+        struct.pack_into("<4Q", memory, gdt, 0, 0x00AF99000000FFFF, 0x00CF93000000FFFF, 0x0000890000000067)
+        header = b"".join(struct.pack("<BH", *word) for word in words) + bytes([3, 0, 6, 8, 10, 11, 13, 14])
+        yield code, header + bytes(memory)
+
+
 def main() -> int:
     """Writes one file for each case and returns the process's status."""
     if len(sys.argv) != 2:
@@ -41,6 +72,7 @@ def main() -> int:
     targets = {
         "elf_image": [*ACCEPTED, *((name, data) for name, data, _ in REFUSED)],
         "hypercall": list(hypercalls()),
+        "emulate": list(emulations()),
     }
     for target, seeds in targets.items():
         directory = Path(sys.argv[1]) / target

@@ -1,0 +1,53 @@
+/*
+ * Segment descriptors of the guest's GDT and LDT, as 64-bit mode at CPL 0 reads and checks them.
+ *
+ * The rule: a function that refuses has changed nothing and filled `fault`; one that accepts has set the
+ * accessed bit, as hardware does, so the same guest leaves the same memory behind in both doors.
+ * Intel SDM volume 3, 3.4.5 and 3.5; volume 2, MOV, RET, IRET.
+ */
+#ifndef TENDER_SANDBOX_DESCRIPTOR_H
+#define TENDER_SANDBOX_DESCRIPTOR_H
+
+#include "guest_access.h"
+
+struct descriptor {
+    uint64_t low;
+    uint64_t high;    /* system descriptors only */
+    uint64_t address; /* where it lies */
+};
+
+#define SYSTEM_TYPE_LDT           2u
+#define SYSTEM_TYPE_TSS_AVAILABLE 9u
+
+uint64_t descriptor_base(const struct descriptor *d);
+uint32_t descriptor_limit(const struct descriptor *d);
+
+/* What a selector is in an error code. */
+uint32_t selector_error(uint16_t selector);
+bool selector_is_null(uint16_t selector);
+
+/*
+ * Reading CS and SS does not trap in ring 3, so the guest sees the host's selectors there. Where it hands one
+ * back, it means its own.
+ */
+uint16_t selector_of_guest(const struct system_state *state, uint16_t selector);
+
+/* A code segment to enter at CPL 0. Whether it is a 64-bit one is the caller's to judge. */
+bool code_segment_check(const struct guest_memory *memory, const struct system_state *state,
+                        uint16_t selector, struct descriptor *d, struct exception *fault);
+bool descriptor_is_64_bit(const struct descriptor *d);
+bool descriptor_is_compatibility(const struct descriptor *d);
+
+/* A selector for ES, SS, DS, FS or GS; null is valid. segment_commit() cannot fail. */
+bool data_segment_check(const struct guest_memory *memory, const struct system_state *state,
+                        enum segment segment, uint16_t selector, struct descriptor *d,
+                        struct exception *fault);
+void segment_commit(struct system_state *state, enum segment segment, uint16_t selector,
+                    const struct descriptor *d);
+
+/* LTR and LLDT: the 16-byte descriptor must be of this type. LTR marks it busy. */
+bool system_segment_load(const struct guest_memory *memory, const struct system_state *state,
+                         uint16_t selector, uint32_t type, struct system_segment *loaded,
+                         struct exception *fault);
+
+#endif
