@@ -9,12 +9,14 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "console.h"
+#include "patch.h"
 #include "run_kvm.h"
+#include "spawn.h"
 #include "start_state.h"
+#include "tsc.h"
 
 int tn_ioctl_int(int fd, unsigned long request, unsigned long argument)
 {
@@ -92,6 +94,7 @@ int tn_template_seal(int template_fd)
 
 struct vm *tn_vm_new(void)
 {
+    tsc_sample(); /* early, in case the frequency has to be measured */
     struct vm *vm = malloc(sizeof *vm);
     if (!vm)
         return NULL;
@@ -114,7 +117,7 @@ void tn_vm_free(struct vm *vm)
 
 struct vm_shared *tn_vm_shared(struct vm *vm)
 {
-    return &vm->shared;
+    return vm->shared;
 }
 
 int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes)
@@ -130,8 +133,8 @@ void *tn_vm_memory(struct vm *vm)
 void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
                            uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes)
 {
-    start_state_write_boot_info(vm->memory.hva, image, manifest, vm->memory.bytes, tsc_hz, cmdline,
-                                cmdline_bytes);
+    start_state_write_boot_info(vm->memory.hva + HVT_BOOT_INFO_GPA, image, manifest, vm->memory.bytes, tsc_hz,
+                                cmdline, cmdline_bytes);
 }
 
 static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
@@ -182,15 +185,95 @@ void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)
     kvm_run_loop(vm, vcpu_fd, kvm_run);
 }
 
+const struct vm_event *tn_vm_event(struct vm *vm)
+{
+    return vm->event;
+}
+
+struct sandbox *tn_sandbox_new(struct vm *vm)
+{
+    struct sandbox *sandbox = malloc(sizeof *sandbox);
+    if (!sandbox)
+        return NULL;
+    int error = sandbox_init(sandbox, vm);
+    if (error < 0) {
+        free(sandbox);
+        errno = -error;
+        return NULL;
+    }
+    return sandbox;
+}
+
+void tn_sandbox_free(struct sandbox *sandbox)
+{
+    if (!sandbox)
+        return;
+    sandbox_release(sandbox);
+    free(sandbox);
+}
+
+void tn_sandbox_write_boot_info(struct sandbox *sandbox, const struct elf_image *image,
+                                const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
+                                const char *cmdline, size_t cmdline_bytes)
+{
+    start_state_write_boot_info(sandbox_boot_info(sandbox), image, manifest, mem_bytes, tsc_hz, cmdline,
+                                cmdline_bytes);
+}
+
+int tn_sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
+                     uint64_t mem_bytes, const char *program, const char *name)
+{
+    return sandbox_spawn(sandbox, image, template_fd, mem_bytes, program, name);
+}
+
+void tn_sandbox_run(struct sandbox *sandbox)
+{
+    sandbox_run(sandbox);
+}
+
+int64_t tn_sandbox_read(struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len)
+{
+    return sandbox_read(sandbox, gpa, to, len);
+}
+
+const void *tn_sandbox_console(struct sandbox *sandbox)
+{
+    return sandbox->mapping + SANDBOX_CONSOLE_OFFSET;
+}
+
+uint32_t tn_sandbox_isolation(struct sandbox *sandbox)
+{
+    return sandbox->isolation;
+}
+
+int tn_sandbox_pid(struct sandbox *sandbox)
+{
+    return sandbox->pidfd >= 0 ? sandbox->pid : -1;
+}
+
+int64_t tn_template_patch(const struct elf_image *image, int template_fd)
+{
+    return patch_sites(image, template_fd);
+}
+
+int tn_template_unpatch(const struct elf_image *image, int template_fd)
+{
+    return unpatch_sites(image, template_fd);
+}
+
+uint64_t tn_tsc_hz(void)
+{
+    return tsc_hz();
+}
+
+uint32_t tn_tsc_source(void)
+{
+    return tsc_hz_source();
+}
+
 void tn_vm_stop(struct vm *vm)
 {
-    atomic_store(&vm->stop_requested, true);
-    const uint64_t one = 1;
-    (void)!write(vm->stop_fd, &one, sizeof one); /* EAGAIN: it is set already */
-    pthread_mutex_lock(&vm->runner_lock);
-    if (vm->runner)
-        (void)syscall(SYS_tgkill, getpid(), vm->runner, vm_kick_signal());
-    pthread_mutex_unlock(&vm->runner_lock);
+    vm_stop(vm);
 }
 
 uint64_t tn_monotonic_ns(void)

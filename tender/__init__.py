@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from tender.image import Device, Image
     from tender.native import Segment
-    from tender.result import BootTimeline, Counters, ExitReason, Trap, VmResult
+    from tender.result import BootTimeline, Counters, ExitReason, GuestFault, Trap, VmResult
     from tender.vm import CAPTURE, DISCARD, Vm, run
 
 _WHERE = {
@@ -46,6 +46,7 @@ _WHERE = {
     "BootTimeline": "result",
     "Counters": "result",
     "ExitReason": "result",
+    "GuestFault": "result",
     "Trap": "result",
     "VmResult": "result",
     "CAPTURE": "vm",
@@ -66,6 +67,7 @@ __all__ = [
     "DeviceError",
     "ExitReason",
     "GuestFailed",
+    "GuestFault",
     "HostError",
     "Image",
     "ImageError",

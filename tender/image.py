@@ -65,8 +65,8 @@ class Image:
             if kind < lib.MFT_RESERVED_FIRST
         )
         self._base_fd = base_fd  # segments only; becomes the first template
-        self._base_is_template = False
-        self._templates: dict[int, int] = {}  # bytes of memory: memfd
+        self._base_patched = False
+        self._templates: dict[tuple[int, bool], int] = {}  # bytes of memory, for the sandbox: memfd
         self._lock = allocate_lock()
 
     @property
@@ -131,27 +131,37 @@ class Image:
             raised.hint = f"give it more memory: --mem={need} or more" if need <= 4096 else ""
             raise raised
 
-    def template_fd(self, mem_bytes: int) -> int:
+    def template_fd(self, mem_bytes: int, *, patched: bool = False) -> int:
         """A sealed memfd to map privately at 0, for VMs of this much memory; it stays the image's.
+
+        patched  one for the sandbox, whose hypercall sites are jumps
 
         Raises ImageError if the image does not fit or is closed.
         """
         with self._lock:
             if self._base_fd < 0:
                 raise ImageError("the image is closed", file=self.name, code="image-closed")
-            found = self._templates.get(mem_bytes)
+            found = self._templates.get((mem_bytes, patched))
             if found is not None:
                 return found
             self.check_fits(mem_bytes)
-            if self._base_is_template:
-                fd = _copy(self._base_fd, lib.tn_template_bytes(self.elf.c))
+            fd = self._base_fd
+            if self._templates:
+                fd = _copy(fd, lib.tn_template_bytes(self.elf.c))
             else:
-                fd = self._base_fd
-                self._base_is_template = True
-            check(lib.tn_template_write_tables(self.elf.c, fd, mem_bytes), "page tables")
-            check(lib.tn_template_seal(fd), "sealing the template")
-            self._templates[mem_bytes] = fd
+                self._base_patched = patched
+            self._make_template(fd, mem_bytes, patched)
+            self._templates[mem_bytes, patched] = fd
             return fd
+
+    def _make_template(self, fd: int, mem_bytes: int, patched: bool) -> None:
+        """What the base, or a copy of it, lacks of a template."""
+        if self._templates and self._base_patched and not patched:
+            check(lib.tn_template_unpatch(self.elf.c, fd), "undoing the patches")
+        check(lib.tn_template_write_tables(self.elf.c, fd, mem_bytes), "page tables")
+        if patched and not (self._templates and self._base_patched):
+            check(lib.tn_template_patch(self.elf.c, fd), "patching hypercall sites")
+        check(lib.tn_template_seal(fd), "sealing the template")
 
     def close(self) -> None:
         """Releases the templates; VMs that run keep their memory. Idempotent."""

@@ -20,6 +20,29 @@ class ExitReason:
     ENTRY_FAILURE = "entry-failure"
     INTERNAL_ERROR = "internal-error"
     HOST_ERROR = "host-error"
+    # the sandbox only
+    UNSUPPORTED_INSTRUCTION = "unsupported-instruction"  # privileged, and not among those that are emulated
+    FORBIDDEN_SYSCALL = "forbidden-syscall"  # the guest asked the host's kernel for something
+    SANDBOX_FAULT = "sandbox-fault"  # a fault in the handlers' code, or a report that cannot be true
+    SANDBOX_DIED = "sandbox-died"  # its process was killed: by its filter, by the host
+
+
+class GuestFault(Value):
+    """Where the guest stood when the sandbox ended it: `instruction` are the bytes at `rip` (hexadecimal).
+
+    registers: rax to r15, rflags, cr2, fs_base.
+    """
+
+    __slots__ = ("rip", "instruction", "registers")
+    rip: int
+    instruction: str
+    registers: dict[str, int]
+
+    def __init__(self, *, rip: int, instruction: str, registers: dict[str, int]) -> None:
+        self._set(rip=rip, instruction=instruction, registers=registers)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
 class Trap(Value):
@@ -43,9 +66,9 @@ class Trap(Value):
 class BootTimeline(Value):
     """When each step was reached: CLOCK_MONOTONIC nanoseconds, 0 for a step that was not.
 
-    start: the Vm was asked for; vm_created: KVM has the VM, its memory and its vCPU; first_run: just before
-    the first KVM_RUN; first_exit: the first exit to the monitor; first_console: the guest's first console
-    byte was written; guest_exit: the run ended.
+    start: the Vm was asked for; vm_created: KVM has the VM, its memory and its vCPU, or the sandbox's process
+    is started; first_run: just before the guest's first instruction; first_exit: the first exit to the
+    monitor; first_console: the guest's first console byte was written; guest_exit: the run ended.
     """
 
     __slots__ = ("start", "vm_created", "first_run", "first_exit", "first_console", "guest_exit")
@@ -84,6 +107,9 @@ class Counters(Value):
         "block_writes",
         "block_write_bytes",
         "block_errors",
+        "trapped_hypercalls",
+        "emulated",
+        "guest_faults",
     )
     exits: int
     hypercalls: dict[str, int]
@@ -100,6 +126,9 @@ class Counters(Value):
     block_writes: int
     block_write_bytes: int
     block_errors: int
+    trapped_hypercalls: int  # the sandbox: by a signal, where a patched site or the gate would be faster
+    emulated: int  # the sandbox: other instructions emulated
+    guest_faults: int  # the sandbox: exceptions delivered to the guest
 
     def __init__(self, **counts: "int | dict[str, int]") -> None:
         self._set(**counts)
@@ -117,9 +146,22 @@ class VmResult(Value):
     message  one line for a person, empty for an ordinary exit; the contract's words
     trap     registers the guest left behind when it trapped, else None
     console  the captured console bytes with console=CAPTURE, else None
+    backend  the door that the guest ran behind: "kvm" or "sandbox"
+    fault    where the guest stood, for an end that only the sandbox has, else None
     """
 
-    __slots__ = ("reason", "status", "guest_status", "message", "trap", "console", "counters", "boot")
+    __slots__ = (
+        "reason",
+        "status",
+        "guest_status",
+        "message",
+        "trap",
+        "console",
+        "counters",
+        "boot",
+        "backend",
+        "fault",
+    )
     reason: str
     status: int
     guest_status: int | None
@@ -128,6 +170,8 @@ class VmResult(Value):
     console: bytes | None
     counters: Counters
     boot: BootTimeline
+    backend: str
+    fault: GuestFault | None
 
     def __init__(
         self,
@@ -140,6 +184,8 @@ class VmResult(Value):
         console: bytes | None,
         counters: Counters,
         boot: BootTimeline,
+        backend: str,
+        fault: GuestFault | None = None,
     ) -> None:
         self._set(
             reason=reason,
@@ -150,6 +196,8 @@ class VmResult(Value):
             console=console,
             counters=counters,
             boot=boot,
+            backend=backend,
+            fault=fault,
         )
 
     @property

@@ -9,19 +9,20 @@ Vm(image, config)   attaches every device, makes the machine: all errors of set-
 import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import RLock, allocate_lock, start_new_thread
 
-from tender.backend.kvm import KvmVm
+from tender.backend import check_backend, create
 from tender.config import BlockDevice, NetDevice, NetFd, Tap, VmConfig
 from tender.errors import ConfigError, DeviceError, TenderError, VmStateError
 from tender.image import Device, Image
 from tender.manifest import match
 from tender.native import CData, ffi, lib
-from tender.result import BootTimeline, Counters, ExitReason, Trap, VmResult
+from tender.result import BootTimeline, Counters, ExitReason, GuestFault, Trap, VmResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
 
+    from tender.backend import Door
     from tender.devices.block import BlockAttachment
     from tender.devices.tap import NetAttachment
 
@@ -43,6 +44,8 @@ class Vm:
     console  where the guest's console goes: a descriptor (default 1, standard output; it stays yours), a
              `pathlib.Path` or other os.PathLike (created or appended to), CAPTURE, DISCARD, or a callable
              that gets each write as bytes, on the thread that runs the VM; what it raises ends the run
+    backend  "kvm", "sandbox" (a seccomp-confined process), or "auto": KVM if it can be had, else the sandbox;
+             `backend` then says which, `fallback` why it is not KVM (empty if it is, or was not asked for)
 
     Raises ImageError (does not fit), ManifestError (devices), DeviceError, KvmUnavailable, HostError.
     """
@@ -53,6 +56,7 @@ class Vm:
         config: VmConfig | None = None,
         *,
         console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = 1,
+        backend: str = "auto",
     ) -> None:
         self._closed = True  # until there is something to close
         self._start_ns: int = lib.tn_monotonic_ns()
@@ -65,12 +69,13 @@ class Vm:
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
         self._ended = allocate_lock()  # held from start() until the run is over
-        self._door: KvmVm | None = None
+        self._door: Door | None = None
         self._attachments: list[NetAttachment | BlockAttachment] = []
         self._console_fd = -1  # ours to close
         self._captured: bytearray | None = None
         self._captured_lost = 0
         self._on_console: Callable[[bytes], object] | None = None
+        check_backend(backend)
         attachments = match(image.name, image.devices, config)
         self._c = lib.tn_vm_new()
         if self._c == ffi.NULL:
@@ -79,15 +84,20 @@ class Vm:
         try:
             self._set_console(console)
             manifest = self._attach(image, attachments)
-            self._map(image)
-            self._door = KvmVm(self._c, mem_bytes=config.mem_bytes, entry=image.entry)
-            line = config.cmdline
-            lib.tn_vm_write_boot_info(
-                self._c, image.elf.c, manifest, self._door.tsc_hz, ffi.from_buffer(line + b"\0"), len(line)
+            image.check_fits(config.mem_bytes)
+            self._door = create(
+                backend,
+                self._c,
+                image=image,
+                mem_bytes=config.mem_bytes,
+                manifest=manifest,
+                cmdline=config.cmdline,
             )
         except BaseException:
             self.close()
             raise
+        self.backend = self._door.name
+        self.fallback = self._door.fallback
         self._created_ns: int = lib.tn_monotonic_ns()
 
     # ---- set-up
@@ -174,14 +184,6 @@ class Vm:
         if answer < 0:
             raise DeviceError(f"{name}: {posix.strerror(-answer)}", errno=-answer)
 
-    def _map(self, image: Image) -> None:
-        mem_bytes = self.config.mem_bytes
-        answer = lib.tn_vm_map(self._c, image.elf.c, image.template_fd(mem_bytes), mem_bytes)
-        if answer < 0:
-            raise DeviceError(
-                f"Error allocating guest memory: {posix.strerror(-answer)}", errno=-answer, code="memory"
-            )
-
     # ---- running
 
     def run(self, timeout: "float | None" = None) -> VmResult:
@@ -215,14 +217,18 @@ class Vm:
 
     def _run(self, timeout: "float | None") -> VmResult:
         assert self._door is not None
-        event = lib.tn_vm_shared(self._c).event
+        event = lib.tn_vm_event(self._c)
         over = None if timeout is None else self._watch(timeout)
         try:
             while True:
                 self._door.run(self._c)
                 if event.kind == lib.EVENT_CONSOLE:
                     assert self._on_console is not None
-                    self._on_console(self._read(event.gpa, event.len))
+                    self._on_console(self._door.console(self._c, event.gpa, event.len))
+                elif event.kind == lib.EVENT_SETUP_FAILED:
+                    from tender.backend.sandbox import setup_failed
+
+                    raise setup_failed(event.number, event.os_error)
                 elif event.kind != lib.EVENT_INTERRUPTED:
                     return self._make_result(event)
         finally:
@@ -246,10 +252,6 @@ class Vm:
 
         start_new_thread(wait, ())
         return _Watch(over, done)
-
-    def _read(self, gpa: int, length: int) -> bytes:
-        base = ffi.cast("char *", lib.tn_vm_memory(self._c))
-        return bytes(ffi.buffer(base + gpa, length))
 
     def stop(self) -> None:
         """Ends the guest soon, wherever it is: computing, waiting in poll, writing to a full pipe.
@@ -322,14 +324,19 @@ class Vm:
         )
 
     def memory(self, gpa: int, length: int) -> bytes:
-        """A copy of guest memory. Raises ConfigError outside of it, VmStateError after close()."""
+        """A copy of guest memory, also after the guest has ended.
+
+        Raises ConfigError outside of it, VmStateError after close(), HostError for memory that the guest itself could
+        not read (below 64 KiB in the sandbox), or that is gone with a sandbox's killed process.
+        """
         self._check_usable()
         if gpa < 0 or length < 0 or gpa + length > self.config.mem_bytes:
             raise ConfigError(f"memory: [{gpa:#x}, {gpa + length:#x}) is not in the guest's memory")
-        return self._read(gpa, length)
+        assert self._door is not None
+        return self._door.read(self._c, gpa, length)
 
     def _make_result(self, event: CData) -> VmResult:
-        reason, status, message = _explain(event, self._stop_reason)
+        reason, status, message = _explain(event, self._stop_reason, self.backend)
         halted = event.kind == lib.EVENT_HALT
         trap = None
         if halted and event.cookie_valid:
@@ -343,6 +350,8 @@ class Vm:
             console=None if self._captured is None else bytes(self._captured),
             counters=self.counters,
             boot=self.boot,
+            backend=self.backend,
+            fault=_fault(event) if event.registers_valid else None,
         )
 
     # ---- the end
@@ -412,28 +421,43 @@ def run(
     *,
     console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = 1,
     timeout: "float | None" = None,
+    backend: str = "auto",
 ) -> VmResult:
     """Boots `image` (or the ELF at that path), runs it to its end, cleans up, and says how it ended.
 
     Raises what Image.open(), Vm() and Vm.run() raise.
     """
     if isinstance(image, Image):
-        with Vm(image, config, console=console) as vm:
+        with Vm(image, config, console=console, backend=backend) as vm:
             return vm.run(timeout)
-    with Image.open(image) as opened, Vm(opened, config, console=console) as vm:
+    with Image.open(image) as opened, Vm(opened, config, console=console, backend=backend) as vm:
         return vm.run(timeout)
 
 
-def _explain(event: CData, stop_reason: str) -> tuple[str, int, str]:
+_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+
+
+def _fault(event: CData) -> GuestFault:
+    c = event.registers
+    values = {name: int(c.gpr[i]) for i, name in enumerate(_REGISTERS)}
+    values.update((f"r{i}", int(c.gpr[i])) for i in range(8, 16))
+    values.update(rflags=int(c.rflags), cr2=int(c.cr2), fs_base=int(c.fs_base))
+    code = bytes(ffi.buffer(event.instruction))[: event.instruction_bytes]
+    return GuestFault(rip=int(event.rip), instruction=code.hex(" "), registers=values)
+
+
+def _explain(event: CData, stop_reason: str, backend: str) -> tuple[str, int, str]:
     """(reason, status, message) of an event that ends a run, in the contract's words."""
     kind = event.kind
+    door = "KVM" if backend == "kvm" else backend
     if kind == lib.EVENT_HALT:
         status = event.status & 0xFF
         return (ExitReason.ABORT if event.status == lib.HVT_EXIT_ABORT else ExitReason.EXIT), status, ""
     if kind == lib.EVENT_STOPPED:
         return stop_reason, 1, "stopped" if stop_reason == ExitReason.STOPPED else "the time given is over"
     if kind == lib.EVENT_TRANSLATION_FAULT:
-        return ExitReason.TRANSLATION_FAULT, 1, f"KVM: host/guest translation fault: rip={event.rip:#x}"
+        text = f"{door}: host/guest translation fault: rip={event.rip:#x}"
+        return ExitReason.TRANSLATION_FAULT, 1, text
     if kind == lib.EVENT_BAD_PORT:
         return ExitReason.BAD_PORT, 1, f"Invalid guest port access: port={event.port:#x}"
     if kind == lib.EVENT_BAD_HYPERCALL:
@@ -445,10 +469,15 @@ def _explain(event: CData, stop_reason: str) -> tuple[str, int, str]:
         )
         return ExitReason.BAD_ACCESS, 1, text
     if kind == lib.EVENT_UNHANDLED_EXIT:
-        text = f"KVM: unhandled exit: exit_reason={event.detail:#x}, rip={event.rip:#x}"
+        text = f"{door}: unhandled exit: exit_reason={event.detail:#x}, rip={event.rip:#x}"
         return ExitReason.UNHANDLED_EXIT, 1, text
     if kind == lib.EVENT_ENTRY_FAILURE:
         return ExitReason.ENTRY_FAILURE, 1, f"KVM: entry failure: hw_entry_failure_reason={event.detail:#x}"
     if kind == lib.EVENT_INTERNAL_ERROR:
         return ExitReason.INTERNAL_ERROR, 1, f"KVM: internal error exit: suberror={event.detail:#x}"
-    return ExitReason.HOST_ERROR, 1, f"KVM: ioctl (RUN) failed: {posix.strerror(event.os_error)}"
+    if kind == lib.EVENT_HOST_ERROR:
+        call = "ioctl (RUN)" if backend == "kvm" else "ppoll"
+        return ExitReason.HOST_ERROR, 1, f"{door}: {call} failed: {posix.strerror(event.os_error)}"
+    from tender.backend.sandbox_ends import explain
+
+    return explain(event)

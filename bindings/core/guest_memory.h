@@ -2,7 +2,8 @@
  * Guest-physical address to host-virtual address, with a length: the only place that converts.
  *
  * A guest may name any number. What it names is valid for reading if [gpa, gpa + len) lies in its memory and
- * no segment of the image there forbids reading; for writing if it also lies above the low megabyte (page
+ * no segment of the image there forbids reading, and it begins where the guest itself can read, above the 64
+ * KiB that are not present in its page tables; for writing if it also lies above the low megabyte (page
  * tables, boot info) and in no segment that is not writable. The same rights hold below the guest, by
  * mprotect, so an access that slipped past here would be EFAULT in a system call, never a write.
  */
@@ -29,7 +30,8 @@ struct guest_memory {
 
 enum guest_access { GUEST_READABLE, GUEST_WRITABLE };
 
-/* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M. */
+/* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M,
+ * and then what comes back is not to be touched. */
 void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len, enum guest_access access);
 
 /*

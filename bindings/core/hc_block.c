@@ -42,7 +42,7 @@ static bool transfer_all(const struct vm_device *device, bool writing, uint8_t *
 /* Both directions have one structure (tender_abi_check.h pins each field of both to the same place). */
 static enum verdict transfer(struct vm *vm, struct hvt_block_write *call, bool writing)
 {
-    struct vm_counters *counters = &vm->shared.counters;
+    struct vm_counters *counters = &vm->shared->counters;
     const struct vm_device *device = block_device(vm, call->handle);
     call->ret = HVT_R_EINVAL;
     if (!device || !range_is_valid(device, call->offset, call->len))

@@ -4,6 +4,13 @@
 
 #include "hypercall.h"
 
+uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 enum verdict hc_walltime(struct vm *vm, union hypercall_args *args)
 {
     (void)vm;

@@ -6,40 +6,16 @@
  * block, else a full pipe could hold the VM against vm_stop(): ppoll says that there is room, and the write
  * is one that fits into the least room ppoll promises. pipe(7) and pipe_poll(): a writable pipe has a free
  * page slot, PIPE_BUF bytes. n_tty_poll(): a writable terminal has room for at least 256 bytes
- * (WAKEUP_CHARS). Where the kernel can promise more (RWF_NOWAIT on a pipe, MSG_DONTWAIT on a socket), that is
- * used.
+ * (WAKEUP_CHARS). console.c looks once which it is. Where the kernel can promise more (RWF_NOWAIT on a pipe,
+ * MSG_DONTWAIT on a socket), that is used.
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <limits.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "console.h"
 #include "hypercall.h"
-
-#define TERMINAL_ROOM 256u
-#define FILE_CHUNK    (1u << 20)
-
-int console_set(struct vm *vm, int fd)
-{
-    vm->console_fd = fd;
-    if (fd < 0)
-        return 0;
-    struct stat about;
-    if (fstat(fd, &about) < 0) {
-        vm->console_fd = CONSOLE_DISCARD;
-        return -errno;
-    }
-    vm->console_nowait = S_ISFIFO(about.st_mode);
-    vm->console_socket = S_ISSOCK(about.st_mode);
-    vm->console_chunk = S_ISFIFO(about.st_mode)  ? PIPE_BUF
-                        : S_ISCHR(about.st_mode) ? TERMINAL_ROOM
-                                                 : FILE_CHUNK;
-    return 0;
-}
 
 static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 {
@@ -62,26 +38,26 @@ static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 /* One piece a time: what a guest writes at once may be all its memory, and Python copies what it takes. */
 static enum verdict leave_with_piece(struct vm *vm, gpa_t data, uint64_t len)
 {
-    struct vm_event *event = &vm->shared.event;
+    struct vm_event *event = &vm->shared->event;
     uint64_t left = len - vm->resume.console_done;
     event->kind = EVENT_CONSOLE;
     event->gpa = data + vm->resume.console_done;
-    event->len = left < FILE_CHUNK ? left : FILE_CHUNK;
+    event->len = left < CONSOLE_PIECE_MAX ? left : CONSOLE_PIECE_MAX;
     vm->resume.console_done += event->len;
     vm->resume.again = vm->resume.console_done < len;
-    vm->shared.counters.console_bytes += event->len;
+    vm->shared->counters.console_bytes += event->len;
     return LEAVE;
 }
 
 enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
 {
-    struct vm_counters *counters = &vm->shared.counters;
+    struct vm_counters *counters = &vm->shared->counters;
     uint64_t len = args->puts.len;
     const uint8_t *data = guest_memory_at(&vm->memory, args->puts.data, len, GUEST_READABLE);
     if (!data)
         return leave_bad_access(vm, args->puts.data, len);
-    if (!vm->shared.timeline.first_console && len)
-        vm->shared.timeline.first_console = monotonic_ns();
+    if (!vm->shared->timeline.first_console && len)
+        vm->shared->timeline.first_console = monotonic_ns();
     if (vm->console_fd == CONSOLE_PYTHON)
         return leave_with_piece(vm, args->puts.data, len);
     while (vm->console_fd >= 0 && vm->resume.console_done < len) {

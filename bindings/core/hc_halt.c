@@ -6,7 +6,7 @@
 
 enum verdict hc_halt(struct vm *vm, union hypercall_args *args)
 {
-    struct vm_event *event = &vm->shared.event;
+    struct vm_event *event = &vm->shared->event;
     const struct hvt_halt *halt = &args->halt;
     event->cookie_valid = 0;
     if (halt->cookie) {

@@ -24,7 +24,7 @@ static struct vm_device *net_device(struct vm *vm, uint64_t handle)
 enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_write *call = &args->net_write;
-    struct vm_counters *counters = &vm->shared.counters;
+    struct vm_counters *counters = &vm->shared->counters;
     const struct vm_device *device = net_device(vm, call->handle);
     if (!device) {
         call->ret = HVT_R_EINVAL;
@@ -56,7 +56,7 @@ enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
 enum verdict hc_net_read(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_read *call = &args->net_read;
-    struct vm_counters *counters = &vm->shared.counters;
+    struct vm_counters *counters = &vm->shared->counters;
     struct vm_device *device = net_device(vm, call->handle);
     if (!device) {
         call->ret = HVT_R_EINVAL;

@@ -40,8 +40,8 @@ enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
     if (ppoll(wait, count + 1, &timeout, &vm->poll_mask) < 0) {
         if (errno == EINTR)
             return leave_interrupted(vm);
-        vm->shared.event.kind = EVENT_HOST_ERROR;
-        vm->shared.event.os_error = errno;
+        vm->shared->event.kind = EVENT_HOST_ERROR;
+        vm->shared->event.os_error = errno;
         return LEAVE;
     }
     if (wait[count].revents)

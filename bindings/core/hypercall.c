@@ -1,10 +1,7 @@
 #define _GNU_SOURCE
 #include "hypercall.h"
 
-#include <errno.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 enum needs { NEEDS_NOTHING, NEEDS_BLOCK, NEEDS_NET };
 
@@ -35,7 +32,7 @@ static bool row_is_served(const struct vm *vm, const struct row *row)
 
 static enum verdict settle(struct vm *vm, uint32_t number, gpa_t gpa)
 {
-    struct vm_event *event = &vm->shared.event;
+    struct vm_event *event = &vm->shared->event;
     event->number = number;
     if (number >= HVT_HYPERCALL_MAX || !row_is_served(vm, &table[number])) {
         event->kind = EVENT_BAD_HYPERCALL;
@@ -60,9 +57,16 @@ static enum verdict settle(struct vm *vm, uint32_t number, gpa_t gpa)
 enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
 {
     if (number < HVT_HYPERCALL_MAX)
-        vm->shared.counters.hypercalls[number]++;
+        vm->shared->counters.hypercalls[number]++;
     vm->resume = (struct vm_resume){0};
     return settle(vm, number, gpa);
+}
+
+enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa)
+{
+    if (port < HVT_PORT_BASE || port >= HVT_PORT_BASE + HVT_HYPERCALL_MAX)
+        return leave_bad_port(vm, port);
+    return hypercall(vm, port - HVT_PORT_BASE, gpa);
 }
 
 enum verdict hypercall_resume(struct vm *vm)
@@ -75,32 +79,23 @@ enum verdict hypercall_resume(struct vm *vm)
     return settle(vm, number, vm->resume.gpa);
 }
 
+enum verdict leave_bad_port(struct vm *vm, uint32_t port)
+{
+    vm->shared->event.kind = EVENT_BAD_PORT;
+    vm->shared->event.port = port;
+    return LEAVE;
+}
+
 enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len)
 {
-    vm->shared.event.kind = EVENT_BAD_ACCESS;
-    vm->shared.event.gpa = gpa;
-    vm->shared.event.len = len;
+    vm->shared->event.kind = EVENT_BAD_ACCESS;
+    vm->shared->event.gpa = gpa;
+    vm->shared->event.len = len;
     return LEAVE;
 }
 
 enum verdict leave_interrupted(struct vm *vm)
 {
-    vm->shared.event.kind = atomic_load(&vm->stop_requested) ? EVENT_STOPPED : EVENT_INTERRUPTED;
+    vm->shared->event.kind = atomic_load(&vm->stop_requested) ? EVENT_STOPPED : EVENT_INTERRUPTED;
     return LEAVE;
-}
-
-int64_t write_quietly(int fd, const void *data, uint64_t len)
-{
-    ssize_t written = write(fd, data, len);
-    if (written >= 0)
-        return written;
-    int error = errno;
-    if (error == EPIPE) { /* SIGPIPE is blocked here (vm_enter) and now pending: take it back */
-        sigset_t pipe_set;
-        sigemptyset(&pipe_set);
-        sigaddset(&pipe_set, SIGPIPE);
-        const struct timespec at_once = {0, 0};
-        (void)sigtimedwait(&pipe_set, NULL, &at_once);
-    }
-    return -error;
 }

@@ -24,6 +24,9 @@ union hypercall_args {
 /* Settles hypercall `number` with its structure at `gpa`. CONTINUE, or LEAVE with the event filled. */
 enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
 
+/* The guest executed a 32-bit `out` of `gpa` to `port`: a hypercall, or EVENT_BAD_PORT. */
+enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa);
+
 /* A handler that a signal interrupts sets vm->resume; the door calls this before it enters the guest again.
  */
 enum verdict hypercall_resume(struct vm *vm);
@@ -37,6 +40,9 @@ enum verdict hc_block_read(struct vm *vm, union hypercall_args *args);
 enum verdict hc_net_write(struct vm *vm, union hypercall_args *args);
 enum verdict hc_net_read(struct vm *vm, union hypercall_args *args);
 enum verdict hc_halt(struct vm *vm, union hypercall_args *args);
+
+/* Leaves with EVENT_BAD_PORT. */
+enum verdict leave_bad_port(struct vm *vm, uint32_t port);
 
 /* Leaves with EVENT_BAD_ACCESS for this range. */
 enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len);

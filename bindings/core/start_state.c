@@ -181,9 +181,9 @@ int start_state_load_segments(const struct elf_image *image, const struct byte_s
     return 0;
 }
 
-void start_state_write_boot_info(uint8_t *low, const struct elf_image *image, const struct mft *manifest,
-                                 uint64_t mem_bytes, uint64_t tsc_hz, const char *cmdline,
-                                 size_t cmdline_bytes)
+void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *image,
+                                 const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
+                                 const char *cmdline, size_t cmdline_bytes)
 {
     const gpa_t mft_gpa = HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info);
     const gpa_t cmdline_gpa = mft_gpa + image->mft_bytes;
@@ -199,14 +199,15 @@ void start_state_write_boot_info(uint8_t *low, const struct elf_image *image, co
     assert(image->mft_bytes == offsetof(struct mft, e) + manifest->entries * sizeof manifest->e[0]);
     assert(cmdline_bytes < HVT_CMDLINE_BYTES);
 
-    memcpy(low + HVT_BOOT_INFO_GPA, &info, sizeof info);
-    memcpy(low + mft_gpa, manifest, offsetof(struct mft, e));
+    memcpy(boot_info, &info, sizeof info);
+    memcpy(boot_info + (mft_gpa - HVT_BOOT_INFO_GPA), manifest, offsetof(struct mft, e));
     for (uint32_t i = 0; i < manifest->entries; i++) {
         struct mft_entry entry = manifest->e[i];
         entry.host_private = 0; /* the host's descriptor numbers are none of the guest's business */
         memset(entry.padding, 0, sizeof entry.padding);
-        memcpy(low + mft_gpa + offsetof(struct mft, e) + i * sizeof entry, &entry, sizeof entry);
+        memcpy(boot_info + (mft_gpa - HVT_BOOT_INFO_GPA) + offsetof(struct mft, e) + i * sizeof entry, &entry,
+               sizeof entry);
     }
-    memcpy(low + cmdline_gpa, cmdline, cmdline_bytes);
-    low[cmdline_gpa + cmdline_bytes] = '\0';
+    memcpy(boot_info + (cmdline_gpa - HVT_BOOT_INFO_GPA), cmdline, cmdline_bytes);
+    boot_info[cmdline_gpa - HVT_BOOT_INFO_GPA + cmdline_bytes] = '\0';
 }

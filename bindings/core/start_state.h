@@ -12,6 +12,9 @@
 
 #include "elf_image.h"
 
+/* Room for boot info, manifest and command line, in whole pages. */
+#define START_STATE_BOOT_BYTES 0x4000u
+
 /* Bytes of the template: kernel_end rounded up to a page, at least HVT_GUEST_MIN_GPA. */
 uint64_t start_state_template_bytes(const struct elf_image *image);
 
@@ -26,11 +29,12 @@ int start_state_load_segments(const struct elf_image *image, const struct byte_s
                               int template_fd, struct elf_error *error);
 
 /*
- * Writes boot info, manifest copy and command line at HVT_BOOT_INFO_GPA of `low`. `manifest` has its
- * attached flags and parameters filled in. `cmdline_bytes` excludes the NUL and is below HVT_CMDLINE_BYTES.
+ * Writes boot info, manifest copy and command line to `boot_info`, the START_STATE_BOOT_BYTES of zeroed
+ * memory that the guest finds at HVT_BOOT_INFO_GPA. `manifest` has its attached flags and parameters filled
+ * in. `cmdline_bytes` excludes the NUL and is below HVT_CMDLINE_BYTES.
  */
-void start_state_write_boot_info(uint8_t *low, const struct elf_image *image, const struct mft *manifest,
-                                 uint64_t mem_bytes, uint64_t tsc_hz, const char *cmdline,
-                                 size_t cmdline_bytes);
+void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *image,
+                                 const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
+                                 const char *cmdline, size_t cmdline_bytes);
 
 #endif

@@ -1,3 +1,4 @@
+/* The life of a VM in the process that holds it: made, entered by a thread, kicked, left, released. */
 #define _GNU_SOURCE
 #include "vm.h"
 
@@ -8,13 +9,6 @@
 #include <time.h>
 #include <unistd.h>
 
-uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 int vm_kick_signal(void)
 {
     return SIGRTMIN + 6;
@@ -23,6 +17,8 @@ int vm_kick_signal(void)
 int vm_init(struct vm *vm)
 {
     memset(vm, 0, sizeof *vm);
+    vm->shared = &vm->own_shared;
+    vm->event = &vm->own_shared.event;
     vm->console_fd = CONSOLE_DISCARD;
     for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i++)
         vm->devices[i].fd = -1;
@@ -70,4 +66,15 @@ void vm_leave(struct vm *vm, const sigset_t *saved)
     while (sigtimedwait(&kick, NULL, &at_once) > 0)
         ;
     pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
+
+void vm_stop(struct vm *vm)
+{
+    atomic_store(&vm->stop_requested, true);
+    const uint64_t one = 1;
+    (void)!write(vm->stop_fd, &one, sizeof one); /* EAGAIN: it is set already */
+    pthread_mutex_lock(&vm->runner_lock);
+    if (vm->runner)
+        (void)syscall(SYS_tgkill, getpid(), vm->runner, vm_kick_signal());
+    pthread_mutex_unlock(&vm->runner_lock);
 }

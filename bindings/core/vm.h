@@ -1,8 +1,8 @@
 /*
  * One VM as the hypercall handlers see it: its memory, its devices, its console, and the request to stop.
  *
- * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (kvm/run_kvm.c) decodes an
- * exit and calls hypercall(); a handler settles it or leaves a vm_event.
+ * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (kvm/run_kvm.c, or the
+ * program in sandbox/) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
  *
  * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other.
  *
@@ -51,7 +51,8 @@ struct vm_resume {
 };
 
 struct vm {
-    struct vm_shared shared; /* first: Python holds a pointer to it */
+    const struct vm_event *event; /* what Python believes: shared->event, or a door's checked copy of it */
+    struct vm_shared *shared;     /* the VM's own, or a page shared with the process that runs the guest */
     struct guest_memory memory;
     struct vm_device devices[MFT_MAX_ENTRIES];
     uint32_t device_end; /* one past the highest attached handle */
@@ -71,10 +72,15 @@ struct vm {
     pid_t runner;                /* thread inside the run function, 0: none */
     sigset_t run_mask;           /* the caller's mask without the kick: in force inside KVM_RUN */
     sigset_t poll_mask;          /* the caller's mask with the kick: in force inside ppoll */
+    struct vm_shared own_shared; /* where `shared` points unless a door puts it elsewhere */
 };
 
+/* For the process that holds the VM (vm.c); the sandbox program fills in a struct vm of its own. */
 int vm_init(struct vm *vm);
 void vm_release(struct vm *vm);
+
+/* Asks a running VM to stop, and one that is not running not to start. Any thread, any time, no waiting. */
+void vm_stop(struct vm *vm);
 
 /* Enter and leave the run function: blocks signals and names this thread as the one to kick, and back. */
 void vm_enter(struct vm *vm, sigset_t *saved);

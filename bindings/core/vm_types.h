@@ -6,8 +6,9 @@
 
 /* <native:types> */
 
-#define CONSOLE_DISCARD (-1)
-#define CONSOLE_PYTHON  (-2) /* each write comes back as EVENT_CONSOLE */
+#define CONSOLE_DISCARD   (-1)
+#define CONSOLE_PYTHON    (-2)     /* each write comes back as EVENT_CONSOLE */
+#define CONSOLE_PIECE_MAX 0x100000 /* bytes of one EVENT_CONSOLE */
 
 struct vm_counters {
     uint64_t exits;
@@ -25,6 +26,10 @@ struct vm_counters {
     uint64_t block_writes;
     uint64_t block_write_bytes;
     uint64_t block_errors;
+    uint64_t trapped_hypercalls; /* the sandbox: hypercalls that came by a signal, not by a patched site or
+                                    the gate */
+    uint64_t emulated;           /* the sandbox: other instructions that were emulated */
+    uint64_t guest_faults;       /* the sandbox: exceptions delivered to the guest */
 };
 
 /* CLOCK_MONOTONIC, ns; 0: not reached */
@@ -46,10 +51,26 @@ enum vm_event_kind {
     EVENT_BAD_PORT = 6,          /* port */
     EVENT_BAD_HYPERCALL = 7,     /* number */
     EVENT_BAD_ACCESS = 8,        /* number, gpa, len */
-    EVENT_UNHANDLED_EXIT = 9,    /* detail = exit reason, rip */
+    EVENT_UNHANDLED_EXIT = 9,    /* detail = KVM's exit reason (the sandbox uses HLT and SHUTDOWN), rip */
     EVENT_ENTRY_FAILURE = 10,    /* detail = hardware reason */
     EVENT_INTERNAL_ERROR = 11,   /* detail = suberror, rip */
     EVENT_HOST_ERROR = 12,       /* os_error */
+    /* the sandbox only */
+    EVENT_UNSUPPORTED_INSTRUCTION = 13, /* rip, instruction, registers */
+    EVENT_FORBIDDEN_SYSCALL = 14,       /* number, detail = AUDIT_ARCH_..., rip, registers */
+    EVENT_HANDLER_FAULT =
+        15, /* detail = signal, rip: a fault in the handlers' own code, which a guest can jump into */
+    EVENT_PROCESS_DIED = 16, /* detail = signal, 0: it exited with `status` */
+    EVENT_SETUP_FAILED = 17, /* number = enum sandbox_step, os_error */
+};
+
+/* What an hvt guest could see of its processor, in the order of the instruction set's numbers. */
+struct vm_registers {
+    uint64_t gpr[16]; /* rax rcx rdx rbx rsp rbp rsi rdi r8 .. r15 */
+    uint64_t rip;
+    uint64_t rflags;
+    uint64_t cr2;
+    uint64_t fs_base;
 };
 
 struct vm_event {
@@ -64,6 +85,10 @@ struct vm_event {
     gpa_t gpa;
     uint64_t len;
     struct hvt_trap_cookie trap;
+    uint32_t registers_valid;
+    uint32_t instruction_bytes; /* how many of `instruction` were readable at rip */
+    uint8_t instruction[16];
+    struct vm_registers registers;
 };
 
 /* The part of a VM that Python may look at, at any time and from any thread. */

@@ -13,6 +13,7 @@
 #include "vm_types.h"
 
 struct vm;
+struct sandbox;
 
 /* <native:functions> */
 
@@ -50,6 +51,34 @@ int tn_vm_set_console(struct vm *vm, int fd);
 
 /* Runs until Python must decide; tn_vm_shared()->event says what. One thread at a time. */
 void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run);
+
+/* What the last run call ended with. The VM's own: of a sandboxed guest's shared memory a checked copy. */
+const struct vm_event *tn_vm_event(struct vm *vm);
+
+/*
+ * The sandbox: a VM whose guest runs in a process of its own, tender-sandbox. NULL with errno kept, or to be
+ * freed, which kills and reaps it. tn_sandbox_spawn() wants boot info, devices and console in place.
+ */
+struct sandbox *tn_sandbox_new(struct vm *vm);
+void tn_sandbox_free(struct sandbox *sandbox);
+void tn_sandbox_write_boot_info(struct sandbox *sandbox, const struct elf_image *image,
+                                const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
+                                const char *cmdline, size_t cmdline_bytes);
+int tn_sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
+                     uint64_t mem_bytes, const char *program, const char *name);
+void tn_sandbox_run(struct sandbox *sandbox);
+int64_t tn_sandbox_read(struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len);
+const void *tn_sandbox_console(struct sandbox *sandbox); /* the bytes of an EVENT_CONSOLE */
+uint32_t tn_sandbox_isolation(struct sandbox *sandbox);
+int tn_sandbox_pid(struct sandbox *sandbox); /* -1 once it is reaped */
+
+/* Makes the template one of the sandbox's: hypercall sites become jumps. How many were, or -errno. */
+int64_t tn_template_patch(const struct elf_image *image, int template_fd);
+int tn_template_unpatch(const struct elf_image *image, int template_fd); /* and back */
+
+/* The time stamp counter's frequency; see sandbox/tsc.h. */
+uint64_t tn_tsc_hz(void);
+uint32_t tn_tsc_source(void); /* enum tsc_source; 0 before the first question */
 
 /* Asks a running VM to stop, and one that is not running not to start. Any thread, any time, no waiting. */
 void tn_vm_stop(struct vm *vm);

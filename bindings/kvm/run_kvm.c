@@ -8,22 +8,18 @@
 
 static enum verdict leave(struct vm *vm, enum vm_event_kind kind, uint64_t detail)
 {
-    vm->shared.event.kind = kind;
-    vm->shared.event.detail = detail;
+    vm->shared->event.kind = kind;
+    vm->shared->event.detail = detail;
     return LEAVE;
 }
 
 static enum verdict settle_io(struct vm *vm, const struct kvm_run *run)
 {
-    uint16_t port = run->io.port;
-    if (run->io.direction != KVM_EXIT_IO_OUT || run->io.size != 4 || run->io.count != 1 ||
-        port < HVT_PORT_BASE || port >= HVT_PORT_BASE + HVT_HYPERCALL_MAX) {
-        vm->shared.event.port = port;
-        return leave(vm, EVENT_BAD_PORT, 0);
-    }
+    if (run->io.direction != KVM_EXIT_IO_OUT || run->io.size != 4 || run->io.count != 1)
+        return leave_bad_port(vm, run->io.port);
     uint32_t gpa;
     memcpy(&gpa, (const uint8_t *)run + run->io.data_offset, sizeof gpa);
-    return hypercall(vm, port - HVT_PORT_BASE, gpa);
+    return hypercall_out(vm, run->io.port, gpa);
 }
 
 enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run)
@@ -50,7 +46,7 @@ static enum verdict settle_failed_run(struct vm *vm, int error)
     case EFAULT: /* the second level found no right to write in our mapping: gup fails, KVM gives up */
         return leave(vm, EVENT_TRANSLATION_FAULT, 0);
     default:
-        vm->shared.event.os_error = error;
+        vm->shared->event.os_error = error;
         return leave(vm, EVENT_HOST_ERROR, 0);
     }
 }
@@ -75,7 +71,7 @@ static uint64_t guest_rip(int vcpu_fd)
 
 void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
-    struct vm_shared *shared = &vm->shared;
+    struct vm_shared *shared = vm->shared;
     struct vm_timeline *timeline = &shared->timeline;
     sigset_t saved;
     vm_enter(vm, &saved);

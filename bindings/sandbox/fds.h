@@ -23,4 +23,6 @@ _Static_assert(SANDBOX_FD_TEMPLATE < SANDBOX_NET_FD_BASE, "no single descriptor 
 _Static_assert(SANDBOX_NET_FD_BASE + SANDBOX_NET_FDS <= SANDBOX_BLOCK_FD_BASE, "no network is a disk");
 #endif
 
+#define SANDBOX_FD_END 256 /* one past the last */
+
 #endif

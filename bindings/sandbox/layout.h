@@ -1,7 +1,7 @@
 /*
  * Where in the guest's low memory the sandbox keeps what its guest jumps through; between boot info, manifest
- * and command line (start_state.h) and the lowest load address. The guest can read and execute it, not write
- * it.
+ * and command line (start_state.h) and the lowest load address. The guest reads and executes it, and never
+ * writes it.
  *
  *   0x80000 .. 0xfe000  stubs, one a patched hypercall site (patch.h)
  *   0xfff00             the address of the program's entry, filled in when the program is loaded

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "start_state.h"
 
@@ -140,4 +141,37 @@ int64_t patch_sites(const struct elf_image *image, int template_fd)
             result = patch_segment(&image->segments[i], template_fd, &stubs);
     munmap(stubs_hva, stubs_bytes);
     return result < 0 ? result : (int64_t)stubs.used;
+}
+
+static bool segment_holds(const struct elf_segment *s, gpa_t site)
+{
+    return s->flags & SEGMENT_EXEC && site >= s->vaddr && site + PATCH_SITE_BYTES <= s->vaddr + s->file_bytes;
+}
+
+static int unpatch_one(const struct elf_image *image, int template_fd, gpa_t site, uint32_t call)
+{
+    uint8_t code[MOV_BYTES] = {MOV_EDX};
+    put_u32(code + 1, HVT_PORT_BASE + call);
+    for (uint32_t i = 0; i < image->segment_count; i++)
+        if (segment_holds(&image->segments[i], site))
+            return pwrite(template_fd, code, sizeof code, (off_t)site) == (ssize_t)sizeof code ? 0 : -EIO;
+    return -EINVAL; /* no stub of ours says this */
+}
+
+int unpatch_sites(const struct elf_image *image, int template_fd)
+{
+    const size_t stubs_bytes = TENDER_STUBS_END - TENDER_STUBS_GPA;
+    uint8_t *stubs = map_template(template_fd, TENDER_STUBS_GPA, stubs_bytes);
+    if (!stubs)
+        return -errno;
+    int result = 0;
+    for (size_t at = 0; at < stubs_bytes && stubs[at] == MOV_EDX && result == 0; at += TENDER_STUB_BYTES) {
+        uint32_t back, call;
+        memcpy(&back, stubs + at + STUB_BACK_AT, sizeof back);
+        memcpy(&call, stubs + at + STUB_CALL_AT, sizeof call);
+        result = unpatch_one(image, template_fd, back - PATCH_SITE_BYTES, call);
+        memset(stubs + at, 0, TENDER_STUB_BYTES);
+    }
+    munmap(stubs, stubs_bytes);
+    return result;
 }

@@ -9,9 +9,15 @@
  *
  * and its stub, TENDER_STUB_BYTES in the guest's low memory (layout.h),
  *
- *   +0   ba ........            mov $stub,%edx         edx tells the program which stub, eax the argument's
- * gpa +5   ff 24 25 00 ff 0f 00   jmp *TENDER_ENTRY_GPA  the program, which gives edx back as 0x50N +12  u32
- * where to go on: the address behind the `out` +16  u32                    N, 1 .. 8 +20  cc ...
+ *   +0   ba ........            mov $stub,%edx         edx names the stub, eax is the argument's gpa
+ *
+ *   +5   ff 24 25 00 ff 0f 00   jmp *TENDER_ENTRY_GPA  the program, which gives edx back as 0x50N
+ *
+ *   +12  u32                    where to go on: the address behind the `out`
+ *
+ *   +16  u32                    N, 1 .. 8
+ *
+ *   +20  cc ...
  *
  * A site that cannot be patched (no room for its stub, or further from it than a jump reaches) is left as it
  * is: it traps, and the program emulates the `out`. Bytes that look like a site are taken for one, even
@@ -47,5 +53,9 @@ uint32_t patch_code(uint8_t *code, gpa_t gpa, size_t bytes, struct patch_stubs *
 /* Patches the executable segments of `image` in `template_fd`, a memfd with the segments loaded and not yet
  * sealed. Returns how many sites were patched, or -errno; the template is then good for nothing. */
 int64_t patch_sites(const struct elf_image *image, int template_fd);
+
+/* Gives the text of a patched template back as it was, for a copy that another door is to run. 0 or -errno.
+ */
+int unpatch_sites(const struct elf_image *image, int template_fd);
 
 #endif

@@ -4,10 +4,12 @@
 
 #include <cpuid.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/perf_event.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -199,6 +201,75 @@ static uint64_t calibrate(void)
     return hz;
 }
 
+/* ---- the time page ---- */
+
+#define PAGE_WORDS        512
+#define PAGES_BEFORE_VDSO 10
+#define CHECK_NS          100000 /* a measurement so long is right within 0.2 percent */
+#define CHECK_PARTS       200
+
+struct conversion { /* nanoseconds = cycles * mult >> shift */
+    uint32_t mult, shift;
+};
+
+/* A counter of 64 bits has a mask of 64 ones, and its conversion behind it. */
+static unsigned find_conversions(const uint64_t page[PAGE_WORDS], struct conversion found[2])
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i + 1 < PAGE_WORDS && count < 2; i++) {
+        uint32_t mult = (uint32_t)page[i + 1], shift = (uint32_t)(page[i + 1] >> 32);
+        if (page[i] == UINT64_MAX && mult && shift && shift <= 32)
+            found[count++] = (struct conversion){mult, shift};
+    }
+    return count;
+}
+
+static uint64_t hz_of_conversion(struct conversion c)
+{
+    uint64_t khz = ((UINT64_C(1000000) << c.shift) + c.mult / 2) / c.mult;
+    return plausible(khz * 1000);
+}
+
+/* A short measurement says whether a frequency can be this counter's: under a paravirtual clock the page's is
+ * another's. */
+static bool agrees(uint64_t hz, const struct sample *first)
+{
+    wait_until(first->clock_ns + CHECK_NS);
+    struct sample second = take_sample();
+    uint64_t measured = hz_between(first, &second);
+    uint64_t difference = measured > hz ? measured - hz : hz - measured;
+    return measured && difference < hz / CHECK_PARTS;
+}
+
+/*
+ * The vDSO reads the time from pages that the kernel maps before it (arch/x86/entry/vdso/vma.c). Their layout
+ * is the kernel's own affair and has changed, so the two conversions of its one clock source are looked for:
+ * the first is being steered by NTP, the second is CLOCK_MONOTONIC_RAW's, rounded from tsc_khz. What is found
+ * counts only if a measurement agrees. The pages are read through a pipe, because touching one that is not
+ * there would be SIGBUS.
+ */
+static uint64_t hz_of_time_page(void)
+{
+    tsc_sample();
+    uintptr_t vdso = getauxval(AT_SYSINFO_EHDR);
+    bool taken = atomic_load_explicit(&early_state, memory_order_acquire) == 2; /* pairs with tsc_sample() */
+    int ends[2];
+    if (!vdso || !taken || pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+        return 0;
+    uint64_t hz = 0, page[PAGE_WORDS];
+    for (uintptr_t i = PAGES_BEFORE_VDSO; i > 0 && !hz; i--) {
+        struct conversion found[2];
+        if (write(ends[1], (const void *)(vdso - i * sizeof page), sizeof page) != (ssize_t)sizeof page)
+            continue;
+        if (read(ends[0], page, sizeof page) == (ssize_t)sizeof page && find_conversions(page, found) == 2 &&
+            found[0].shift == found[1].shift)
+            hz = hz_of_conversion(found[1]);
+    }
+    close(ends[0]);
+    close(ends[1]);
+    return hz && agrees(hz, &early) ? hz : 0;
+}
+
 /* ---- the answer ---- */
 
 uint64_t tsc_hz_from(enum tsc_source source)
@@ -208,6 +279,8 @@ uint64_t tsc_hz_from(enum tsc_source source)
         return hz_of_cpuid();
     case TSC_HYPERVISOR:
         return hz_of_hypervisor();
+    case TSC_TIME_PAGE:
+        return hz_of_time_page();
     case TSC_PERF:
         return hz_of_perf();
     case TSC_CALIBRATED:

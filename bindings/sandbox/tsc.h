@@ -1,6 +1,5 @@
 /*
- * The frequency of the time stamp counter, by which a guest makes monotonic time; without KVM nobody tells
- * it.
+ * The frequency of the time stamp counter, by which a guest makes monotonic time; without KVM nobody tells.
  *
  * Sources, the first that answers: what the CPU says, what the hypervisor says, what the kernel says, and a
  * measurement. Found once a process. Any thread.
@@ -14,8 +13,9 @@ enum tsc_source {
     TSC_UNKNOWN = 0,    /* tsc_hz() was not asked yet */
     TSC_CPUID = 1,      /* CPUID leaf 0x15: crystal and ratio */
     TSC_HYPERVISOR = 2, /* CPUID leaf 0x40000010: kHz */
-    TSC_PERF = 3,       /* the kernel's own, as perf_event_open(2)'s page gives it (cap_user_time) */
-    TSC_CALIBRATED = 4, /* against CLOCK_MONOTONIC_RAW, within some ppm */
+    TSC_TIME_PAGE = 3,  /* the kernel's own, as it tells the vDSO */
+    TSC_PERF = 4,       /* the kernel's own, as perf_event_open(2)'s page gives it (cap_user_time) */
+    TSC_CALIBRATED = 5, /* against CLOCK_MONOTONIC_RAW, within some ppm */
 };
 
 #define TSC_CALIBRATION_NS 5000000 /* at least so long */

@@ -1,1 +1,91 @@
-"""The doors: ways to run a start state. Each offers what `Vm` needs and knows nothing of the others."""
+"""The doors a guest runs behind, and the choice between them.
+
+A door is a class with `name`, `fallback`, `tsc_hz`, `run()`, `console()`, `read()` and `close()`: KvmVm (kvm.py) and
+SandboxVm (sandbox.py). Each makes the whole machine from the same values, or raises.
+"""
+
+import posix  # not os: its ABCs cost a tenth of the command's start
+
+from tender.errors import ConfigError, HostError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from tender.image import Image
+    from tender.native import CData
+
+    class Door(Protocol):
+        """A machine that is ready to run: what vm.py knows of it."""
+
+        name: str
+        fallback: str  # why it is not KVM although nobody asked for that; empty: it was asked for
+
+        def run(self, vm: CData) -> None:
+            """Runs until Python must decide; the VM's event says what. The GIL is released."""
+
+        def console(self, vm: CData, gpa: int, length: int) -> bytes:
+            """The bytes of an EVENT_CONSOLE."""
+
+        def read(self, vm: CData, gpa: int, length: int) -> bytes:
+            """A copy of guest memory. Raises HostError where the host does not allow it, or it is gone."""
+
+        def close(self) -> None:
+            """Gives everything back. Idempotent; never while run() is under way."""
+
+
+BACKENDS = ("auto", "kvm", "sandbox")
+
+
+def check_backend(backend: str) -> None:
+    """Raises ConfigError for a name that is none of BACKENDS."""
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend: {backend!r} is none of {', '.join(BACKENDS)}")
+
+
+def create(
+    backend: str, vm: "CData", *, image: "Image", mem_bytes: int, manifest: "CData", cmdline: bytes
+) -> "Door":
+    """The machine, behind the door asked for; with "auto" KVM's if it can be had, else the sandbox's.
+
+    Raises ConfigError for an unknown backend, ImageError, KvmUnavailable, HostError.
+    """
+    check_backend(backend)
+    reason = ""
+    if backend != "sandbox":
+        reason = _unfit() if backend == "auto" else ""
+        if not reason:
+            from tender.backend.kvm import KvmVm
+
+            try:
+                return KvmVm(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+            except HostError as error:
+                if backend != "auto" or not error.code.startswith("kvm"):
+                    raise
+                reason = error.message
+    from tender.backend.sandbox import SandboxVm
+
+    door = SandboxVm(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+    door.fallback = reason
+    return door
+
+
+def _unfit() -> str:
+    """Why KVM should not be used although it may open, found out without a trial; empty if there is no reason.
+
+    A KVM without a vendor's module under it interprets guests in software, more or less of each: the doctor's
+    trial tells how it stands with this one.
+    """
+    if _exists("/sys/module/kvm_intel") or _exists("/sys/module/kvm_amd") or not _exists("/sys/module/kvm"):
+        return ""
+    if not _exists("/dev/kvm"):
+        return ""  # opening it gives the better reason
+    return "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor --kvm` tries it"
+
+
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True

@@ -9,7 +9,11 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from tender.backend import kvm_requests as req
 from tender.backend.kvm_cpu import write_regs, write_sregs
 from tender.errors import HostError, KvmUnavailable
-from tender.native import CData, check, ffi, lib
+from tender.native import CData, check, ffi, host_error, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tender.image import Image
 
 _CPUID_ENTRIES = 256
 _HOST: "dict[str, CData]" = {}
@@ -90,21 +94,33 @@ def _start_sregs(vcpu: int) -> CData:
 
 
 class KvmVm:
-    """A VM with its memory in slot 0 and one vCPU in the start state. Raises KvmUnavailable, HostError."""
+    """A VM with its memory in slot 0 and one vCPU in the start state.
 
-    def __init__(self, vm: CData, *, mem_bytes: int, entry: int) -> None:
+    Raises KvmUnavailable, HostError, ImageError.
+    """
+
+    name = "kvm"
+
+    def __init__(self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes) -> None:
+        self.fallback = ""
         self._fds: list[int] = []
         self._run_page: CData = ffi.NULL
         self._run_bytes = 0
         try:
-            self._create(vm, mem_bytes, entry)
+            self._create(vm, image, mem_bytes)
+            lib.tn_vm_write_boot_info(
+                vm, image.elf.c, manifest, self.tsc_hz, ffi.from_buffer(cmdline + b"\0"), len(cmdline)
+            )
         except BaseException:
             self.close()
             raise
 
-    def _create(self, vm: CData, mem_bytes: int, entry: int) -> None:
+    def _create(self, vm: CData, image: "Image", mem_bytes: int) -> None:
         kvm = self._own(open_kvm())
         machine = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
+        answer = lib.tn_vm_map(vm, image.elf.c, image.template_fd(mem_bytes), mem_bytes)
+        if answer < 0:
+            raise host_error("Error allocating guest memory", -answer, code="memory")
         region = ffi.new("struct kvm_userspace_memory_region *")
         region.memory_size = mem_bytes
         region.userspace_addr = int(ffi.cast("uintptr_t", lib.tn_vm_memory(vm)))
@@ -120,7 +136,7 @@ class KvmVm:
         sregs = _HOST.get("sregs") or _HOST.setdefault("sregs", _start_sregs(self.vcpu_fd))
         _ptr(self.vcpu_fd, "SET_SREGS", req.KVM_SET_SREGS, sregs)
         regs = ffi.new("struct kvm_regs *")
-        write_regs(regs, entry=entry, mem_bytes=mem_bytes)
+        write_regs(regs, entry=image.entry, mem_bytes=mem_bytes)
         _ptr(self.vcpu_fd, "SET_REGS", req.KVM_SET_REGS, regs)
         self.tsc_hz = self._tsc_khz() * 1000
 
@@ -142,6 +158,14 @@ class KvmVm:
     def run(self, vm: CData) -> None:
         """Runs until Python must decide; the VM's event says what. The GIL is released."""
         lib.tn_vm_run_kvm(vm, self.vcpu_fd, self._run_page)
+
+    def console(self, vm: CData, gpa: int, length: int) -> bytes:
+        """The bytes of an EVENT_CONSOLE."""
+        return self.read(vm, gpa, length)
+
+    def read(self, vm: CData, gpa: int, length: int) -> bytes:
+        """A copy of guest memory."""
+        return bytes(ffi.buffer(ffi.cast("char *", lib.tn_vm_memory(vm)) + gpa, length))
 
     def close(self) -> None:
         """Gives everything back to the kernel. Idempotent; never while run() is under way."""

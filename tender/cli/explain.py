@@ -3,6 +3,7 @@
 import os
 
 from tender.cli.options import RunOptions
+from tender.result import GuestFault
 
 _KINDS = ("net", "block")
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./")
@@ -108,3 +109,38 @@ def target_named(refusal: str) -> int | None:
         if refusal.endswith(f"(it is for {name})"):
             return number
     return None if "No Solo5 ABI information" in refusal or "elf header" in refusal else 1
+
+
+def fault_hint(path: str, fault: GuestFault) -> str:
+    """Where a guest stood: symbol, instruction bytes and registers, a few lines."""
+    where = symbol_at(path, fault.rip)
+    lines = [
+        f"rip {fault.rip:#x}{f' is {where}' if where else ''}; bytes there: {fault.instruction or 'none'}"
+    ]
+    values = [f"{name} {value:#x}" for name, value in fault.registers.items()]
+    lines += ["  ".join(values[i : i + 6]) for i in range(0, len(values), 6)]
+    return "\n".join(lines)
+
+
+def symbol_at(path: str, address: int) -> str:
+    """`name+0x12` for the symbol of the ELF at `path` that `address` lies in; empty if it tells none.
+
+    The file is hostile: whatever goes wrong while it is read means no name.
+    """
+    from elftools.common.exceptions import ELFError
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import SymbolTableSection
+
+    best: tuple[int, str] | None = None
+    try:
+        with open(path, "rb") as file:
+            for section in ELFFile(file).iter_sections():
+                if not isinstance(section, SymbolTableSection):
+                    continue
+                for symbol in section.iter_symbols():
+                    start, size = symbol["st_value"], symbol["st_size"]
+                    if symbol.name and start <= address < start + max(size, 1):
+                        best = max(best or (start, symbol.name), (start, symbol.name))
+    except (ELFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
+        return ""
+    return f"{best[1]}+{address - best[0]:#x}" if best else ""

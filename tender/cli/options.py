@@ -11,13 +11,14 @@ only device of a kind needs no name (`--net tap0`). Repeated, the last one wins.
 Which names exist is the image's to say: `tender.cli.attach` goes on from here.
 """
 
+from tender.backend import check_backend
 from tender.config import MEM_DEFAULT, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
 from tender.values import Value
 
 NAME_MAX = 67
 
-VALUED = ("--mem", "--timeout", "--console")
+VALUED = ("--mem", "--timeout", "--console", "--backend")
 NAMED = ("--net", "--net-mac", "--block", "--block-sector-size")
 FLAGS = ("--json", "--stats", "--quiet", "--verbose", "--no-net-ring", "--help", "--version")
 OPTIONS = VALUED + NAMED + FLAGS
@@ -31,6 +32,7 @@ _FORMS = {
     "--mem": "--mem=MIB, or with a unit: --mem=64M, --mem=1G",
     "--timeout": "--timeout=SECONDS",
     "--console": "--console=FILE, --console=fd:N or --console=none",
+    "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
 }
 
 
@@ -65,6 +67,7 @@ class RunOptions(Value):
 
     action   "run", "help" or "version"
     console  a descriptor, a path, or None for no console at all
+    backend  one of tender.backend.BACKENDS
     json     where the result goes: a descriptor, a path, or None
     words    the options as typed, for hints that repeat the command
     """
@@ -78,6 +81,7 @@ class RunOptions(Value):
         "settings",
         "timeout",
         "console",
+        "backend",
         "json",
         "stats",
         "verbosity",
@@ -91,6 +95,7 @@ class RunOptions(Value):
     settings: tuple[Setting, ...]
     timeout: float | None
     console: int | str | None
+    backend: str
     json: int | str | None
     stats: bool
     verbosity: int
@@ -109,6 +114,7 @@ _DEFAULTS: dict[str, object] = {
     "settings": (),
     "timeout": None,
     "console": 1,
+    "backend": "auto",
     "json": None,
     "stats": False,
     "verbosity": 0,
@@ -200,6 +206,14 @@ def _value(base: str, value: str) -> dict[str, object]:
         return {"mem_bytes": mem_bytes, "mem_adjusted": mem_bytes != asked}
     if base == "--timeout":
         return {"timeout": _seconds(value)}
+    if base == "--backend":
+        try:
+            check_backend(value)
+        except ConfigError:
+            raise UsageError(
+                "Malformed argument to --backend", hint=f"got {value!r}: write {_FORMS[base]}"
+            ) from None
+        return {"backend": value}
     return {"console": None if value == "none" else _file_or_fd("--console", value)}
 
 

@@ -50,7 +50,7 @@ def write_json(value: dict[str, object], target: int | str) -> None:
 def stats(result: VmResult) -> str:
     """Lines for a person: how it ended, the times of the boot, what was counted."""
     counters = result.counters
-    lines = [f"ended      {result.reason}, status {result.status}"]
+    lines = [f"ended      {result.reason}, status {result.status}", f"backend    {result.backend}"]
     for step in _STEPS:
         at_ms = result.boot.since_start_ms(step)
         if at_ms is not None:
@@ -58,6 +58,11 @@ def stats(result: VmResult) -> str:
     hypercalls = ", ".join(f"{name} {count}" for name, count in counters.hypercalls.items() if count)
     lines.append(f"exits      {counters.exits}")
     lines.append(f"hypercalls {hypercalls or 'none'}")
+    if result.backend == "sandbox":
+        lines.append(
+            f"sandbox    {counters.trapped_hypercalls} hypercalls by a signal, {counters.emulated} instructions"
+            f" emulated, {counters.guest_faults} exceptions delivered"
+        )
     lines.append(f"console    {counters.console_bytes} bytes, {counters.console_lost_bytes} lost")
     if counters.net_rx_packets or counters.net_tx_packets or counters.net_tx_drops or counters.net_rx_errors:
         lines.append(

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 STATUS_CANNOT_START = 1
 _SIGINT, _SIGTERM = 2, 15
+FALLBACK = (
+    "no usable KVM ({reason}): the guest runs in the sandbox, a process behind a system-call filter, "
+    "which isolates less than a virtual machine"
+)
 
 
 def main(argv: list[str]) -> int:
@@ -71,11 +75,13 @@ def _run(options: RunOptions, began_ns: int) -> int:
         for number in (_SIGINT, _SIGTERM):
             _signal.signal(number, stopper)
         try:
-            vm = Vm(image, config, console=_console(options.console, DISCARD))
+            vm = Vm(image, config, console=_console(options.console, DISCARD), backend=options.backend)
         except ManifestError as error:
             raise _unattached(error, options, image) from error
         with vm:
             stopper.vm = vm
+            if vm.fallback and options.verbosity >= 0:
+                say.error(FALLBACK.format(reason=vm.fallback))
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
             if stopper.signal:
                 vm.stop()
@@ -115,6 +121,10 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
     elif result.message:
         say.error(result.message)
+        if result.fault is not None:
+            from tender.cli import explain
+
+            say.hint(explain.fault_hint(options.image, result.fault))
     if options.stats:
         from tender.cli import report
 

@@ -12,7 +12,7 @@ import tender
 # Options only: the parser, the values.
 PARSING = {
     *("tender", "tender.cli", "tender.cli.main", "tender.cli.say", "tender.cli.run", "tender.cli.options"),
-    *("tender.config", "tender.errors", "tender.values"),
+    *("tender.backend", "tender.config", "tender.errors", "tender.values"),
     *("_signal", "time", "posix"),
 }
 # The words of a refused option.
@@ -28,7 +28,12 @@ RUNNING = PARSING | {
         "tender.manifest",
         "tender.result",
     ),
-    *("tender.backend", "tender.backend.kvm", "tender.backend.kvm_cpu", "tender.backend.kvm_requests"),
+    *(
+        "tender.backend.kvm",
+        "tender.backend.sandbox",
+        "tender.backend.kvm_cpu",
+        "tender.backend.kvm_requests",
+    ),
     *("tender.cli.attach", "tender.vm", "_cffi_backend"),
     *("abc", "_abc"),
 }

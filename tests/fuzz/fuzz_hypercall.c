@@ -85,11 +85,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             memset(vm.memory.hva + gpa, 0, 8);
         if (number == HVT_HYPERCALL_POLL && !lands && gpa <= M - 40)
             gpa = M; /* the same for a structure read from elsewhere */
-        vm.shared.event = (struct vm_event){0};
+        vm.shared->event = (struct vm_event){0};
         enum verdict verdict = hypercall(&vm, number, gpa);
-        MUST(verdict == CONTINUE || vm.shared.event.kind != EVENT_NONE);
-        MUST(verdict == LEAVE || vm.shared.event.kind == EVENT_NONE);
-        MUST(vm.shared.event.kind != EVENT_HOST_ERROR);
+        MUST(verdict == CONTINUE || vm.shared->event.kind != EVENT_NONE);
+        MUST(verdict == LEAVE || vm.shared->event.kind == EVENT_NONE);
+        MUST(vm.shared->event.kind != EVENT_HOST_ERROR);
         if (i % 2)
             (void)send(wire, data, RECORD_BYTES, 0);
         while (recv(wire, drop, sizeof drop, 0) > 0)

@@ -104,17 +104,22 @@ static enum verdict call(uint32_t number, const void *args, size_t bytes)
 
 static bool refused(enum verdict verdict, gpa_t gpa, uint64_t len)
 {
-    const struct vm_event *event = &vm.shared.event;
+    const struct vm_event *event = &vm.shared->event;
     return verdict == LEAVE && event->kind == EVENT_BAD_ACCESS && event->gpa == gpa && event->len == len;
 }
 
 static void test_ranges(void)
 {
     struct guest_memory *m = &vm.memory;
-    HOLDS(guest_memory_at(m, 0, 1, GUEST_READABLE) == m->hva);
+    HOLDS(guest_memory_at(m, HVT_LOW_UNMAPPED_BYTES, 1, GUEST_READABLE) == m->hva + HVT_LOW_UNMAPPED_BYTES);
+    HOLDS(guest_memory_at(m, HVT_LOW_UNMAPPED_BYTES - 1, 2, GUEST_READABLE) == NULL); /* nor can the guest */
+    HOLDS(guest_memory_at(m, 0, 1, GUEST_READABLE) == NULL);
+    HOLDS(guest_memory_at(m, 0, 0, GUEST_READABLE) != NULL); /* no bytes: any place will do */
+    HOLDS(guest_memory_at(m, 0, 0, GUEST_WRITABLE) != NULL);
     HOLDS(guest_memory_at(m, M - 1, 1, GUEST_READABLE) == m->hva + M - 1);
-    HOLDS(guest_memory_at(m, 0, M, GUEST_READABLE) == NULL); /* it holds a page without rights */
-    HOLDS(guest_memory_at(m, M, 0, GUEST_READABLE) == m->hva + M);
+    HOLDS(guest_memory_at(m, HVT_LOW_UNMAPPED_BYTES, M - HVT_LOW_UNMAPPED_BYTES, GUEST_READABLE) ==
+          NULL); /* it holds a page without rights */
+    HOLDS(guest_memory_at(m, M, 0, GUEST_READABLE) != NULL);
     HOLDS(guest_memory_at(m, M, 1, GUEST_READABLE) == NULL);
     HOLDS(guest_memory_at(m, M + 1, 0, GUEST_READABLE) == NULL);
     HOLDS(guest_memory_at(m, M - 1, 2, GUEST_READABLE) == NULL);
@@ -142,8 +147,8 @@ static void test_dispatch(void)
     memcpy(&wall, at(ARGS), sizeof wall);
     HOLDS(wall.nsecs / 1000000000u - (uint64_t)time(NULL) + 2 < 4);
     for (uint32_t number = 0; number < 300; number += 9) {
-        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared.event.kind == EVENT_BAD_HYPERCALL);
-        HOLDS(vm.shared.event.number == number);
+        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+        HOLDS(vm.shared->event.number == number);
     }
     HOLDS(refused(hypercall(&vm, HVT_HYPERCALL_WALLTIME, M - 7), M - 7, 8));
     HOLDS(hypercall(&vm, HVT_HYPERCALL_WALLTIME, M - 8) == CONTINUE);
@@ -152,7 +157,7 @@ static void test_dispatch(void)
     uint32_t nets = vm.net_count, blocks = vm.block_count;
     vm.net_count = vm.block_count = 0;
     for (uint32_t number = HVT_HYPERCALL_BLOCK_WRITE; number <= HVT_HYPERCALL_NET_READ; number++)
-        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared.event.kind == EVENT_BAD_HYPERCALL);
+        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     vm.net_count = nets;
     vm.block_count = blocks;
 }
@@ -174,13 +179,14 @@ static void test_console(void)
     vm.console_fd = CONSOLE_PYTHON;
     puts = (struct hvt_puts){BUFFER, 3};
     HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
-    HOLDS(vm.shared.event.kind == EVENT_CONSOLE && vm.shared.event.gpa == BUFFER && vm.shared.event.len == 3);
+    HOLDS(vm.shared->event.kind == EVENT_CONSOLE && vm.shared->event.gpa == BUFFER &&
+          vm.shared->event.len == 3);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
     puts = (struct hvt_puts){BUFFER, (1u << 20) + 5}; /* taken in two pieces */
     HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
-    HOLDS(vm.shared.event.gpa == BUFFER && vm.shared.event.len == 1u << 20);
+    HOLDS(vm.shared->event.gpa == BUFFER && vm.shared->event.len == 1u << 20);
     HOLDS(hypercall_resume(&vm) == LEAVE);
-    HOLDS(vm.shared.event.gpa == BUFFER + (1u << 20) && vm.shared.event.len == 5);
+    HOLDS(vm.shared->event.gpa == BUFFER + (1u << 20) && vm.shared->event.len == 5);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
     vm.console_fd = fd;
 }
@@ -226,14 +232,14 @@ static void test_net(void)
     HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE);
     memcpy(&out, at(ARGS), sizeof out);
     HOLDS(out.ret == HVT_R_EINVAL);
-    uint64_t drops = vm.shared.counters.net_tx_drops;
+    uint64_t drops = vm.shared->counters.net_tx_drops;
     for (int i = 0; i < 1000; i++) { /* nobody reads: the queue fills, frames drop, the guest goes on */
         out = (struct hvt_net_write){NET, BUFFER, 1500, 77};
         if (call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) != CONTINUE)
             break;
     }
     memcpy(&out, at(ARGS), sizeof out);
-    HOLDS(out.ret == HVT_R_OK && vm.shared.counters.net_tx_drops > drops);
+    HOLDS(out.ret == HVT_R_OK && vm.shared->counters.net_tx_drops > drops);
 }
 
 static int32_t block(uint32_t number, uint64_t handle, uint64_t offset, gpa_t data, uint64_t len)
@@ -257,11 +263,11 @@ static void test_block(void)
     HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, NET, 0, BUFFER, 512) == HVT_R_EINVAL);
     HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, (1ull << 32) + BLOCK, 0, BUFFER, 512) == HVT_R_EINVAL);
     HOLDS(block(HVT_HYPERCALL_BLOCK_WRITE, BLOCK_RO, 0, BUFFER, 512) == HVT_R_EUNSPEC);
-    HOLDS(vm.shared.counters.block_errors == 1);
+    HOLDS(vm.shared->counters.block_errors == 1);
     HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK_RO, 0, BUFFER + 8192, 512) == HVT_R_OK);
     HOLDS(memcmp(at(BUFFER), at(BUFFER + 8192), 512) == 0);
     HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK, 0, TEXT, 512) == -1);
-    HOLDS(vm.shared.event.kind == EVENT_BAD_ACCESS);
+    HOLDS(vm.shared->event.kind == EVENT_BAD_ACCESS);
     HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK, 0, M - 511, 512) == -1);
     HOLDS(block(HVT_HYPERCALL_BLOCK_READ, BLOCK, 0, M - 512, 512) == HVT_R_OK);
     HOLDS(ftruncate(vm.devices[BLOCK].fd, 1024) == 0);
@@ -272,13 +278,13 @@ static void test_halt(void)
 {
     struct hvt_halt halt = {0, -3};
     HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == LEAVE);
-    HOLDS(vm.shared.event.kind == EVENT_HALT && vm.shared.event.status == -3);
-    HOLDS(!vm.shared.event.cookie_valid);
+    HOLDS(vm.shared->event.kind == EVENT_HALT && vm.shared->event.status == -3);
+    HOLDS(!vm.shared->event.cookie_valid);
     struct hvt_trap_cookie trap = {.cr2 = 8, .rip = TEXT};
     memcpy(at(M - HVT_HALT_COOKIE_BYTES), &trap, sizeof trap);
     halt = (struct hvt_halt){M - HVT_HALT_COOKIE_BYTES, 255};
     HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == LEAVE);
-    HOLDS(vm.shared.event.cookie_valid && vm.shared.event.trap.cr2 == 8);
+    HOLDS(vm.shared->event.cookie_valid && vm.shared->event.trap.cr2 == 8);
     halt.cookie++;
     HOLDS(refused(call(HVT_HYPERCALL_HALT, &halt, sizeof halt), halt.cookie, HVT_HALT_COOKIE_BYTES));
 }
@@ -291,7 +297,7 @@ static void test_interrupted_calls_resume(void)
     while (recv(wire, at(BUFFER), 1500, 0) > 0)
         ;
     HOLDS(call(HVT_HYPERCALL_POLL, &poll_args, sizeof poll_args) == LEAVE);
-    HOLDS(vm.shared.event.kind == EVENT_INTERRUPTED);
+    HOLDS(vm.shared->event.kind == EVENT_INTERRUPTED);
     uint64_t deadline_ns = vm.resume.poll_deadline_ns;
     HOLDS(deadline_ns > monotonic_ns() - 1000000000u);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
@@ -322,31 +328,31 @@ static void test_exits(void)
     HOLDS(exit_with(run) == CONTINUE);
     for (unsigned size = 1; size <= 2; size++) {
         run->io.size = (uint8_t)size;
-        HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_BAD_PORT);
+        HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
     }
     run->io.size = 4;
     run->io.count = 2;
-    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_BAD_PORT);
+    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
     run->io.count = 1;
     run->io.direction = KVM_EXIT_IO_IN;
-    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_BAD_PORT);
+    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
     run->io.direction = KVM_EXIT_IO_OUT;
     static const uint16_t wrong[] = {0, 0x4ff, 0x509, 0x600, 0xffff};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         run->io.port = wrong[i];
-        HOLDS(exit_with(run) == LEAVE && vm.shared.event.port == wrong[i]);
+        HOLDS(exit_with(run) == LEAVE && vm.shared->event.port == wrong[i]);
     }
     run->exit_reason = KVM_EXIT_HLT;
-    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_UNHANDLED_EXIT);
-    HOLDS(vm.shared.event.detail == KVM_EXIT_HLT);
+    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_UNHANDLED_EXIT);
+    HOLDS(vm.shared->event.detail == KVM_EXIT_HLT);
     run->exit_reason = KVM_EXIT_FAIL_ENTRY;
     run->fail_entry.hardware_entry_failure_reason = 0x80000021;
-    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_ENTRY_FAILURE);
-    HOLDS(vm.shared.event.detail == 0x80000021);
+    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_ENTRY_FAILURE);
+    HOLDS(vm.shared->event.detail == 0x80000021);
     run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
     run->internal.suberror = 3;
-    HOLDS(exit_with(run) == LEAVE && vm.shared.event.kind == EVENT_INTERNAL_ERROR);
-    HOLDS(vm.shared.event.detail == 3);
+    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_INTERNAL_ERROR);
+    HOLDS(vm.shared->event.detail == 3);
 }
 
 static void nothing(int signal)

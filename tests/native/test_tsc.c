@@ -53,7 +53,7 @@ static void *ask(void *answer)
 
 int main(void)
 {
-    static const char *const names[] = {"", "CPUID", "hypervisor", "perf", "calibrated"};
+    static const char *const names[] = {"", "CPUID", "hypervisor", "time page", "perf", "calibrated"};
 
     HOLDS(tsc_hz_source() == TSC_UNKNOWN);
     HOLDS(tsc_hz_from(TSC_UNKNOWN) == 0);

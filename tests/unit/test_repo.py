@@ -126,16 +126,6 @@ FREESTANDING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "bindings/sandbox/program").glob("*.[ch]")), ids=lambda p: p.name
-)
-def test_the_sandboxed_program_needs_no_c_library(path: Path) -> None:
-    """Its own includes: the compiler's headers, the kernel's, and ours."""
-    for name in includes(path):
-        ours = name.rsplit("/", 1)[-1] in ROOM_OF_HEADER or name in {"filter.inc", "filter_shape.h"}
-        assert ours or name in FREESTANDING or name.startswith(("linux/", "asm/")), name
-
-
 # What is linked into the sandboxed program may take nothing from the host side beside it but these.
 SHARED_WITH_THE_PROGRAM = {"fds.h", "config.h", "layout.h"}
 

@@ -1,0 +1,35 @@
+"""Writes tender/backend/syscall_names.py: the names of Linux's system calls, as the compiler's headers have them."""
+
+import re
+import subprocess
+import sys
+
+TABLES = {"X86_64": "asm/unistd_64.h", "I386": "asm/unistd_32.h"}
+
+
+def names(compiler: list[str], header: str) -> dict[int, str]:
+    """Number to name from one of the kernel's headers."""
+    done = subprocess.run(
+        [*compiler, "-E", "-dM", "-"],
+        input=f"#include <{header}>\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.findall(r"#define __NR_(\w+) (\d+)$", done.stdout, re.MULTILINE)
+    return {int(number): name for name, number in found}
+
+
+def main(target: str, *compiler: str) -> None:
+    """Writes the module `target`."""
+    with open(target, "w") as file:
+        file.write('"""The names of system calls by number; written by bindings/gen_syscall_names.py."""\n')
+        for table, header in TABLES.items():
+            file.write(f"\n{table} = {{\n")
+            for number, name in sorted(names(list(compiler), header).items()):
+                file.write(f'    {number}: "{name}",\n')
+            file.write("}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

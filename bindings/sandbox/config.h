@@ -1,0 +1,74 @@
+/*
+ * What the process that holds a VM tells tender-sandbox, and how the two share it: one memfd a VM.
+ *
+ *   0x0000  struct sandbox_shared   counters, timeline, event: written by the program, read by both
+ *   0x1000  struct sandbox_config   written before the program starts
+ *   0x4000  boot info, manifest, command line: the guest's pages at HVT_BOOT_INFO_GPA
+ *   0x8000  the console piece of an EVENT_CONSOLE, at most CONSOLE_PIECE_MAX bytes
+ *
+ * The program is trusted until it enters the guest. From then on the guest may have written anything into the
+ * shared memory, for it lives in the same address space: what is read there is a report, never an
+ * instruction.
+ *
+ * The control socket carries single bytes. To the program: SANDBOX_GO (once, then the guest is entered; and
+ * after each piece of console). From it: SANDBOX_EVENT (look at the event). The end of file on either side is
+ * the end of the other.
+ */
+#ifndef TENDER_SANDBOX_CONFIG_H
+#define TENDER_SANDBOX_CONFIG_H
+
+#include "guest_memory.h"
+#include "vm.h"
+
+#include "fds.h"
+
+#define SANDBOX_SHARED_OFFSET  0x0000u
+#define SANDBOX_CONFIG_OFFSET  0x1000u
+#define SANDBOX_BOOT_OFFSET    0x4000u
+#define SANDBOX_CONSOLE_OFFSET 0x8000u
+#define SANDBOX_VM_BYTES       (SANDBOX_CONSOLE_OFFSET + CONSOLE_PIECE_MAX)
+
+#define SANDBOX_GO    'g'
+#define SANDBOX_EVENT 'e'
+
+/* What was set up around the program; each that is missing is a wall less (tender doctor names them). */
+enum sandbox_isolation {
+    ISOLATION_USER_NAMESPACE = 1 << 0,
+    ISOLATION_NETWORK_NAMESPACE = 1 << 1,
+    ISOLATION_MOUNT_NAMESPACE = 1 << 2,
+    ISOLATION_PID_NAMESPACE = 1 << 3,
+    ISOLATION_IPC_NAMESPACE = 1 << 4,
+    ISOLATION_EMPTY_ROOT = 1 << 5,
+};
+
+struct sandbox_device {
+    uint32_t type;
+    uint32_t read_only;
+    uint32_t is_socket;
+    uint32_t reserved;
+    uint64_t capacity;
+};
+
+struct sandbox_config {
+    gpa_t entry;
+    uint64_t mem_bytes;
+    uint64_t template_bytes;
+    uint64_t file_bytes_max; /* RLIMIT_FSIZE; UINT64_MAX: none */
+    uint32_t kick_signal;
+    uint32_t gate; /* the guest was told of the gate page */
+    uint32_t device_end;
+    uint32_t net_count;
+    uint32_t block_count;
+    int32_t console; /* CONSOLE_DISCARD, CONSOLE_PYTHON, or SANDBOX_FD_CONSOLE */
+    uint32_t console_chunk;
+    uint32_t console_nowait;
+    uint32_t console_socket;
+    uint32_t range_count;
+    struct sandbox_device devices[MFT_MAX_ENTRIES];
+    struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX];
+};
+
+_Static_assert(sizeof(struct vm_shared) <= SANDBOX_CONFIG_OFFSET, "the shared page is one page");
+_Static_assert(sizeof(struct sandbox_config) <= SANDBOX_BOOT_OFFSET - SANDBOX_CONFIG_OFFSET, "config fits");
+
+#endif

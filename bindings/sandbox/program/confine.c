@@ -1,0 +1,63 @@
+/*
+ * Giving up rights, the last thing before the guest: limits, capabilities, the filter. spawn.c has already
+ * given namespaces, an empty root and no descriptor but the guest's.
+ */
+#include <errno.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#include "filter.h"
+#include "program.h"
+#include "syscalls.h"
+
+static void check(enum sandbox_step step, int64_t answer)
+{
+    if (answer < 0)
+        end_failed(step, answer);
+}
+
+static void limit(int resource, uint64_t value)
+{
+    const struct rlimit both = {value, value};
+    check(STEP_LIMITS, system_call(0, (uint64_t)resource, (uint64_t)&both, 0, 0, 0, SYS_prlimit64));
+}
+
+/* A limit that is tighter already stays, and is refused to be widened. */
+static void limit_files(uint64_t bytes)
+{
+    const struct rlimit both = {bytes, bytes};
+    int64_t answer = system_call(0, RLIMIT_FSIZE, (uint64_t)&both, 0, 0, 0, SYS_prlimit64);
+    if (answer != -EPERM)
+        check(STEP_LIMITS, answer);
+}
+
+static void drop_capabilities(void)
+{
+    struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0, 0, 0}};
+    check(STEP_RIGHTS, system_call((uint64_t)&head, (uint64_t)none, 0, 0, 0, 0, SYS_capset));
+}
+
+void confine(const struct sandbox_config *config)
+{
+    const uint64_t file_bytes_max = config->file_bytes_max;
+    check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_TEMPLATE, 0, 0, 0, 0, SYS_close_range));
+    limit(RLIMIT_CORE, 0);
+    limit(RLIMIT_NPROC, 0);
+    limit(RLIMIT_NOFILE, MFT_MAX_ENTRIES + 1); /* not 0: ppoll takes no more descriptors than that */
+    if (file_bytes_max != UINT64_MAX)
+        limit_files(file_bytes_max);
+    drop_capabilities();
+    check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, 0, 0, 0, 0, 0, SYS_prctl));
+    check(STEP_RIGHTS, system_call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0, SYS_prctl));
+
+    struct sock_filter filter[FILTER_LENGTH];
+    filter_build(filter, (uint64_t)system_call_return);
+    const struct sock_fprog program = {FILTER_LENGTH, filter};
+    check(STEP_FILTER, system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
+}

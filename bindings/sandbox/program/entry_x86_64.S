@@ -1,0 +1,189 @@
+/*
+ * The ways between the guest and the handlers: the program's first instruction, the guest's first, a hypercall
+ * by a patched site, a hypercall by the gate, a system call, the return from a signal.
+ *
+ * The guest's registers are the guest's: what comes in by a site finds every register, every flag and the red
+ * zone as it left them. Handlers are compiled for general registers alone, so vector registers need no saving.
+ * Handlers have a stack of their own and believe no register of the guest's but EAX, a number that is checked.
+ *
+ * A window is the code between the last look at `kicked` and the guest: a kick that arrives there is dealt with by
+ * the signal's handler, which knows the windows by their addresses.
+ */
+    .set    HVT_PORT_BASE, 0x500
+    .set    STUB_RETURN, 12             /* bindings/sandbox/patch.c lays the stubs out */
+    .set    STUB_NUMBER, 16
+    .set    HANDLER_STACK_BYTES, 65536
+
+    .bss
+    .balign 4096
+handler_stack:
+    .skip   HANDLER_STACK_BYTES
+handler_stack_top:
+guest_rsp:
+    .skip   8
+    .globl  guest_rip
+    .hidden guest_rip
+guest_rip:
+    .skip   8
+    .globl  kicked
+    .hidden kicked
+kicked:
+    .skip   8
+
+    .text
+/*
+ * In: the kernel's start of a process: RSP = argc, argv, envp, auxv.
+ * Out: never returns. Enters program_start() in main.c with RDI = RSP.
+ */
+    .globl  _start
+    .type   _start, @function
+_start:
+    xor     %ebp, %ebp
+    mov     %rsp, %rdi
+    and     $-16, %rsp
+    call    program_start
+    ud2
+    .size   _start, . - _start
+
+/*
+ * enter_guest(entry RDI, stack RSI, argument RDX): the guest's first instruction, with the start state's
+ * registers. Never returns.
+ */
+    .globl  enter_guest
+    .hidden enter_guest
+    .type   enter_guest, @function
+enter_guest:
+    mov     %rdi, guest_rip(%rip)
+    mov     %rsi, guest_rsp(%rip)
+    mov     %rdx, %rdi
+    lea     handler_stack_top(%rip), %rsp
+    xor     %eax, %eax
+    xor     %ebx, %ebx
+    xor     %ecx, %ecx
+    xor     %edx, %edx
+    xor     %esi, %esi
+    xor     %ebp, %ebp
+    xor     %r8d, %r8d
+    xor     %r9d, %r9d
+    xor     %r10d, %r10d
+    xor     %r11d, %r11d
+    xor     %r12d, %r12d
+    xor     %r13d, %r13d
+    xor     %r14d, %r14d
+    xor     %r15d, %r15d
+    .globl  window_start
+    .hidden window_start
+window_start:
+    cmpq    $0, kicked(%rip)
+    jne     leave_kicked
+    push    $2
+    popfq
+    mov     guest_rsp(%rip), %rsp
+    jmp     *guest_rip(%rip)
+    .size   enter_guest, . - enter_guest
+
+/*
+ * A patched site. In: EDX = address of its stub, EAX = gpa; everything else the guest's.
+ * Out: behind the `out`, with EDX = port. Enters handle_hypercall() in main.c.
+ */
+    .globl  entry_patched
+    .hidden entry_patched
+    .type   entry_patched, @function
+entry_patched:
+    mov     %rsp, guest_rsp(%rip)
+    lea     handler_stack_top(%rip), %rsp
+    pushfq
+    push    %rax
+    push    %rcx
+    push    %rsi
+    push    %rdi
+    push    %r8
+    push    %r9
+    push    %r10
+    push    %r11
+    mov     STUB_RETURN(%rdx), %ecx
+    mov     STUB_NUMBER(%rdx), %edi
+    mov     %rcx, guest_rip(%rip)
+    mov     %eax, %esi
+    lea     HVT_PORT_BASE(%rdi), %edx
+    push    %rdx
+    push    $2                  /* no alignment checks, no trap, upwards: the flags C expects */
+    popfq
+    call    handle_hypercall
+    pop     %rdx
+    pop     %r11
+    pop     %r10
+    pop     %r9
+    pop     %r8
+    pop     %rdi
+    pop     %rsi
+    pop     %rcx
+    pop     %rax
+    cmpq    $0, kicked(%rip)
+    jne     leave_kicked
+    popfq
+    mov     guest_rsp(%rip), %rsp
+    jmp     *guest_rip(%rip)
+    .size   entry_patched, . - entry_patched
+
+/*
+ * The gate. In: a C call's: EAX = gpa, EDX = port, the return address on the guest's stack.
+ * Out: returns; what a C call may change is changed. Enters handle_hypercall() in main.c.
+ */
+    .globl  entry_gate
+    .hidden entry_gate
+    .type   entry_gate, @function
+entry_gate:
+    mov     %rsp, guest_rsp(%rip)
+    lea     handler_stack_top(%rip), %rsp
+    lea     -HVT_PORT_BASE(%rdx), %edi
+    mov     %eax, %esi
+    cld
+    call    handle_hypercall
+    cmpq    $0, kicked(%rip)
+    jne     leave_kicked
+    mov     guest_rsp(%rip), %rsp
+    .globl  gate_return
+    .hidden gate_return
+gate_return:
+    ret
+    .globl  window_end
+    .hidden window_end
+window_end:
+    .size   entry_gate, . - entry_gate
+
+/* Out: never returns. Enters handle_kick() in main.c. */
+    .type   leave_kicked, @function
+leave_kicked:
+    lea     handler_stack_top(%rip), %rsp
+    call    handle_kick
+    ud2
+    .size   leave_kicked, . - leave_kicked
+
+/*
+ * system_call(six arguments, number): see syscalls.h. The C ABI has the seventh argument on the stack, the kernel
+ * the fourth in R10. signal_return has no frame of its own: RSP is the signal's.
+ */
+    .globl  system_call
+    .hidden system_call
+    .type   system_call, @function
+system_call:
+    mov     %rcx, %r10
+    mov     8(%rsp), %rax
+the_call:
+    syscall
+    .globl  system_call_return
+    .hidden system_call_return
+system_call_return:
+    ret
+    .size   system_call, . - system_call
+
+    .globl  signal_return
+    .hidden signal_return
+    .type   signal_return, @function
+signal_return:
+    mov     $15, %eax           /* rt_sigreturn */
+    jmp     the_call
+    .size   signal_return, . - signal_return
+
+    .section .note.GNU-stack, "", @progbits

@@ -1,0 +1,221 @@
+/*
+ * tender-sandbox: one guest as ring-3 code of an ordinary process.
+ *
+ * Started by spawn.c with the descriptors of fds.h, it maps the guest's memory at the guest's own addresses,
+ * takes its faults, gives up its rights, and enters the guest. A hypercall comes back here by a patched site
+ * or by the gate (handle_hypercall), everything else as a signal (trap.c).
+ *
+ * No libc, no thread-local storage, no vector register: all three are the guest's. The guest can write to
+ * all of this program's data and jump to any of its code; the wall is the filter, not this code.
+ */
+#include <elf.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "program.h"
+#include "syscalls.h"
+
+#ifndef HWCAP2_FSGSBASE
+#define HWCAP2_FSGSBASE 2 /* asm/hwcap2.h */
+#endif
+
+struct vm the_vm;
+struct auxiliary auxiliary;
+static uint8_t *shared_memory;
+
+/* A position-independent program without a dynamic linker: its own relocations are all of one kind. */
+extern const Elf64_Ehdr __ehdr_start __attribute__((visibility("hidden")));
+extern const Elf64_Dyn _DYNAMIC[] __attribute__((visibility("hidden")));
+
+static void relocate(void)
+{
+    const uint8_t *base = (const uint8_t *)&__ehdr_start;
+    const Elf64_Rela *rela = NULL;
+    uint64_t bytes = 0;
+    for (const Elf64_Dyn *d = _DYNAMIC; d->d_tag != DT_NULL; d++) {
+        if (d->d_tag == DT_RELA)
+            rela = (const void *)(base + d->d_un.d_ptr);
+        else if (d->d_tag == DT_RELASZ)
+            bytes = d->d_un.d_val;
+    }
+    for (uint64_t i = 0; i < bytes / sizeof *rela; i++) /* the build allows R_X86_64_RELATIVE alone */
+        *(uint64_t *)(uintptr_t)((uint64_t)base + rela[i].r_offset) =
+            (uint64_t)base + (uint64_t)rela[i].r_addend;
+    const Elf64_Phdr *phdr = (const void *)(base + __ehdr_start.e_phoff);
+    for (unsigned i = 0; i < __ehdr_start.e_phnum; i++)
+        if (phdr[i].p_type == PT_GNU_RELRO) {
+            uint64_t start = ((uint64_t)base + phdr[i].p_vaddr) & ~(uint64_t)(HVT_PAGE_BYTES - 1);
+            uint64_t end =
+                ((uint64_t)base + phdr[i].p_vaddr + phdr[i].p_memsz) & ~(uint64_t)(HVT_PAGE_BYTES - 1);
+            if (end > start)
+                (void)system_call(start, end - start, PROT_READ, 0, 0, 0, SYS_mprotect);
+        }
+}
+
+static void read_auxiliary(const uint64_t *stack)
+{
+    const uint64_t *word = stack + 1 + stack[0] + 1; /* argc, argv and its NULL */
+    while (*word)
+        word++; /* envp */
+    for (word++; word[0] != AT_NULL; word += 2) {
+        if (word[0] == AT_SYSINFO_EHDR)
+            auxiliary.vdso = (const uint8_t *)(uintptr_t)word[1];
+        else if (word[0] == AT_HWCAP2)
+            auxiliary.fsgsbase = word[1] & HWCAP2_FSGSBASE;
+    }
+}
+
+static bool tell(void)
+{
+    const char word = SANDBOX_EVENT;
+    return system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1;
+}
+
+static bool told_to_go_on(void)
+{
+    char word;
+    int64_t got;
+    do {
+        got = system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_read);
+    } while (got == -4); /* EINTR: a kick, which is looked at before the guest is entered */
+    return got == 1 && word == SANDBOX_GO;
+}
+
+static _Noreturn void leave(int status)
+{
+    for (;;)
+        (void)system_call((uint64_t)status, 0, 0, 0, 0, 0, SYS_exit_group);
+}
+
+/* Memory is kept until whoever holds the VM has seen enough of it and kills us, or is gone itself. */
+_Noreturn void end_run(void)
+{
+    if (!the_vm.shared->timeline.guest_exit)
+        the_vm.shared->timeline.guest_exit = monotonic_ns();
+    if (tell())
+        (void)told_to_go_on();
+    leave(0);
+}
+
+_Noreturn void end_stopped(uint64_t rip)
+{
+    the_vm.shared->event = (struct vm_event){.kind = EVENT_STOPPED, .rip = rip};
+    end_run();
+}
+
+_Noreturn void end_failed(enum sandbox_step step, int64_t error)
+{
+    the_vm.shared->event =
+        (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = step, .os_error = (int32_t)-error};
+    end_run();
+}
+
+/* entry_x86_64.S: a kick was seen on the way back to the guest. */
+_Noreturn void handle_kick(void);
+_Noreturn void handle_kick(void)
+{
+    end_stopped(guest_rip);
+}
+
+static enum verdict give_console_piece(void)
+{
+    const struct vm_event *event = &the_vm.shared->event;
+    uint64_t len = event->len < CONSOLE_PIECE_MAX ? event->len : CONSOLE_PIECE_MAX;
+    memcpy(shared_memory + SANDBOX_CONSOLE_OFFSET, (const void *)(uintptr_t)event->gpa, len);
+    if (!tell() || !told_to_go_on())
+        leave(0);
+    return hypercall_resume(&the_vm);
+}
+
+/* From a hypercall to the next instruction of the guest, if there is one. */
+static void settle(enum verdict verdict, uint64_t rip)
+{
+    while (verdict == LEAVE) {
+        struct vm_event *event = &the_vm.shared->event;
+        if (event->kind == EVENT_CONSOLE) {
+            verdict = give_console_piece();
+        } else if (event->kind == EVENT_INTERRUPTED) {
+            end_stopped(rip); /* no signal but the kick reaches this process */
+        } else {
+            event->rip = rip;
+            end_run();
+        }
+    }
+}
+
+void count_exit(void)
+{
+    struct vm_shared *shared = the_vm.shared;
+    shared->counters.exits++;
+    if (!shared->timeline.first_exit)
+        shared->timeline.first_exit = monotonic_ns();
+}
+
+/* entry_x86_64.S: a patched site, or the gate. */
+void handle_hypercall(uint32_t number, uint32_t gpa);
+void handle_hypercall(uint32_t number, uint32_t gpa)
+{
+    count_exit();
+    settle(hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa), guest_rip);
+}
+
+/* trap.c: an `out` that came as a signal. */
+void handle_out(uint32_t port, uint32_t gpa, uint64_t rip)
+{
+    settle(hypercall_out(&the_vm, port, gpa), rip);
+}
+
+static void take_config(const struct sandbox_config *config)
+{
+    the_vm.shared = (struct vm_shared *)(void *)(shared_memory + SANDBOX_SHARED_OFFSET);
+    the_vm.memory.hva = NULL; /* the guest's addresses are this process's own */
+    the_vm.memory.bytes = config->mem_bytes;
+    the_vm.memory.range_count = config->range_count;
+    memcpy(the_vm.memory.ranges, config->ranges, config->range_count * sizeof config->ranges[0]);
+    the_vm.device_end = config->device_end;
+    the_vm.net_count = config->net_count;
+    the_vm.block_count = config->block_count;
+    for (uint32_t i = 0; i < config->device_end; i++) {
+        const struct sandbox_device *device = &config->devices[i];
+        the_vm.devices[i] = (struct vm_device){
+            .type = device->type,
+            .fd = (int)i + (device->type == MFT_NET_BASIC ? SANDBOX_NET_FD_BASE : SANDBOX_BLOCK_FD_BASE),
+            .read_only = device->read_only,
+            .is_socket = device->is_socket,
+            .capacity = device->capacity,
+        };
+    }
+    the_vm.console_fd = config->console;
+    the_vm.console_chunk = config->console_chunk;
+    the_vm.console_nowait = config->console_nowait;
+    the_vm.console_socket = config->console_socket;
+    the_vm.stop_fd = SANDBOX_FD_STOP;
+    /* Only ppoll uses it; there stop_fd does the kick's work, so nothing needs to interrupt. */
+    memset(&the_vm.poll_mask, 0xff, sizeof the_vm.poll_mask);
+}
+
+/* entry_x86_64.S: the program's first C. */
+_Noreturn void program_start(const uint64_t *stack);
+_Noreturn void program_start(const uint64_t *stack)
+{
+    relocate();
+    read_auxiliary(stack);
+    clock_find(auxiliary.vdso);
+    int64_t mapped =
+        system_call(0, SANDBOX_VM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, SANDBOX_FD_VM, 0, SYS_mmap);
+    if (mapped < 0)
+        leave(71); /* EX_OSERR: there is no one to tell */
+    shared_memory = (uint8_t *)(uintptr_t)mapped;
+    const struct sandbox_config *config = (const void *)(shared_memory + SANDBOX_CONFIG_OFFSET);
+    take_config(config);
+    map_guest(config);
+    traps_init(config->kick_signal);
+    gpa_t entry = config->entry, stack_top = config->mem_bytes - HVT_STACK_OFFSET;
+    confine(config);
+    if (!told_to_go_on())
+        leave(0);
+    the_vm.shared->timeline.first_run = monotonic_ns();
+    __asm__ volatile("fninit");
+    enter_guest(entry, stack_top, HVT_BOOT_INFO_GPA);
+}

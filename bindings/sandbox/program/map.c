@@ -1,0 +1,93 @@
+/*
+ * The guest's memory, at the guest's addresses, with the rights its segments ask for.
+ *
+ *   0x10000   boot info, manifest, command line: private pages of the VM's memfd, read-only
+ *   0x14000   zeroes, read-only
+ *   0x80000   the stubs of patched sites, from the template, to be executed
+ *   0xfe000   the extension block, from the template
+ *   0xff000   the gate page: this process's own, because its jumps are absolute
+ *   0x100000  segments from the template, then zeroes up to the end of memory
+ *
+ * Rights are real ones: what is not said to be code is not executed. Below 64 KiB nothing is mapped.
+ */
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#include "program.h"
+#include "start_state.h"
+#include "syscalls.h"
+
+static void check(int64_t answer)
+{
+    if (answer < 0)
+        end_failed(STEP_GUEST_MEMORY, answer);
+}
+
+static void map(gpa_t start, gpa_t end, int protection, int flags, int fd, uint64_t offset)
+{
+    int64_t answer =
+        system_call(start, end - start, (uint64_t)protection, (uint64_t)(flags | MAP_PRIVATE | MAP_NORESERVE),
+                    (uint64_t)fd, offset, SYS_mmap);
+    check(answer);
+    if ((gpa_t)answer != start)
+        end_failed(STEP_GUEST_MEMORY, -17); /* EEXIST: a kernel that does not know MAP_FIXED_NOREPLACE */
+}
+
+static void protect(gpa_t start, gpa_t end, int protection)
+{
+    check(system_call(start, end - start, (uint64_t)protection, 0, 0, 0, SYS_mprotect));
+}
+
+static int protection_of(uint32_t flags)
+{
+    int protection = PROT_NONE;
+    if (flags & (SEGMENT_READ | SEGMENT_EXEC))
+        protection |= PROT_READ; /* as on a processor without protection keys, and as under KVM */
+    if (flags & SEGMENT_WRITE)
+        protection |= PROT_READ | PROT_WRITE;
+    if (flags & SEGMENT_EXEC)
+        protection |= PROT_EXEC;
+    return protection;
+}
+
+/* ba imm32: mov $port,%edx; 89 f8: mov %edi,%eax; ff 24 25 disp32: jmp *disp32 */
+static void fill_gate_slot(uint8_t *slot, uint32_t number)
+{
+    static const uint8_t code[TENDER_GATE_SLOT_BYTES] = {0x89, 0xf8, 0xba, 0, 0, 0, 0,    0xff,
+                                                         0x24, 0x25, 0,    0, 0, 0, 0xcc, 0xcc};
+    const uint32_t port = HVT_PORT_BASE + number, pointer = TENDER_GATE_DOOR_GPA + 8;
+    memcpy(slot, code, sizeof code);
+    memcpy(slot + 3, &port, sizeof port);
+    memcpy(slot + 10, &pointer, sizeof pointer);
+}
+
+static void fill_gate_page(bool granted)
+{
+    uint8_t *page = (uint8_t *)(uintptr_t)TENDER_GATE_GPA;
+    const uint64_t entries[2] = {(uint64_t)entry_patched, (uint64_t)entry_gate};
+    for (uint32_t number = 1; granted && number < HVT_HYPERCALL_MAX; number++)
+        fill_gate_slot(page + number * TENDER_GATE_SLOT_BYTES, number);
+    memcpy((uint8_t *)(uintptr_t)TENDER_GATE_DOOR_GPA, entries, sizeof entries);
+}
+
+void map_guest(const struct sandbox_config *config)
+{
+    const int writable = PROT_READ | PROT_WRITE;
+    const gpa_t boot_end = HVT_BOOT_INFO_GPA + START_STATE_BOOT_BYTES;
+    map(HVT_BOOT_INFO_GPA, boot_end, PROT_READ, MAP_FIXED_NOREPLACE, SANDBOX_FD_VM, SANDBOX_BOOT_OFFSET);
+    map(boot_end, config->template_bytes, writable, MAP_FIXED_NOREPLACE, SANDBOX_FD_TEMPLATE, boot_end);
+    if (config->mem_bytes > config->template_bytes)
+        map(config->template_bytes, config->mem_bytes, writable, MAP_FIXED_NOREPLACE | MAP_ANONYMOUS, -1, 0);
+    fill_gate_page(config->gate);
+    protect(boot_end, TENDER_STUBS_GPA, PROT_READ);
+    protect(TENDER_STUBS_GPA, HVT_GUEST_MIN_GPA, PROT_READ | PROT_EXEC);
+    for (uint32_t i = 0; i < config->range_count; i++) {
+        int protection = protection_of(config->ranges[i].flags);
+        if (protection != writable)
+            protect(config->ranges[i].start, config->ranges[i].end, protection);
+    }
+    /* As guest_map.c says: a first push would otherwise clear 2 MiB. */
+    (void)system_call(config->mem_bytes - HVT_MEM_GRANULE, HVT_MEM_GRANULE, MADV_NOHUGEPAGE, 0, 0, 0,
+                      SYS_madvise);
+}

@@ -1,0 +1,48 @@
+/* The rooms of tender-sandbox and what they say to each other; each file's head tells what it is for. */
+#ifndef TENDER_SANDBOX_PROGRAM_H
+#define TENDER_SANDBOX_PROGRAM_H
+
+#include "../config.h"
+#include "hypercall.h"
+
+/* Where set-up can fail; vm_event.number of EVENT_SETUP_FAILED. tender/backend/sandbox.py has the words. */
+enum sandbox_step {
+    STEP_GUEST_MEMORY = 1,
+    STEP_SIGNALS = 2,
+    STEP_LIMITS = 3,
+    STEP_RIGHTS = 4,
+    STEP_FILTER = 5,
+};
+
+struct auxiliary { /* what of the kernel's auxiliary vector is used */
+    const uint8_t *vdso;
+    bool fsgsbase; /* RDFSBASE and its kin are allowed */
+};
+
+/* main.c: the one VM of this process. */
+extern struct vm the_vm;
+extern struct auxiliary auxiliary;
+_Noreturn void end_run(void);             /* the event is filled: report it, wait to be killed */
+_Noreturn void end_stopped(uint64_t rip); /* the kick */
+void count_exit(void);
+void handle_out(uint32_t port, uint32_t gpa, uint64_t rip);
+_Noreturn void end_failed(enum sandbox_step, int64_t error); /* -errno */
+
+/* map.c */
+void map_guest(const struct sandbox_config *config);
+
+/* trap.c */
+void traps_init(uint32_t kick_signal);
+
+/* confine.c: from here on the filter is in force. */
+void confine(const struct sandbox_config *config);
+
+/* entry_x86_64.S */
+_Noreturn void enter_guest(gpa_t entry, gpa_t stack, gpa_t argument);
+void entry_patched(void);
+void entry_gate(void);
+void signal_return(void);
+extern uint64_t guest_rip, kicked;
+extern const uint8_t window_start[], window_end[], gate_return[];
+
+#endif

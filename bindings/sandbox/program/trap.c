@@ -1,0 +1,304 @@
+/*
+ * Signals: what the guest's processor does by itself where there is one.
+ *
+ *   #GP, #UD  on a privileged instruction: emulated (emulate.c), or a hypercall; else the guest's exception
+ *   #PF       the guest's exception, or a protection that the guest's page tables do not have: the end
+ *   others    the guest's exception (fault.c), through its own IDT
+ *   SIGSYS    the guest asked the host's kernel for something: the end, with the call's number
+ *   the kick  the end, at once if the guest was running, on the way back to it if a handler was
+ *
+ * Handlers run on a stack of their own with every signal blocked. A fault of theirs kills the process, which
+ * whoever holds the VM reports.
+ */
+#define _GNU_SOURCE
+#include <asm/prctl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+
+#include "emulate.h"
+#include "fault.h"
+#include "program.h"
+#include "syscalls.h"
+
+#define TRAP_STACK_BYTES (64u << 10) /* a frame with AVX-512 is 3 KiB, one with AMX tiles 11 KiB */
+#define SA_RESTORER_FLAG 0x04000000u /* asm/signal.h; libc hides it */
+#define RFLAGS_AC        0x40000u
+#define SYSCALL_BYTES    2 /* syscall, int 0x80 and sysenter alike */
+#define VECTOR_DB        1
+#define ERROR_FETCH      16
+#define EXIT_HLT         5 /* KVM's numbers, so that a reason is the same at both doors */
+#define EXIT_SHUTDOWN    8
+
+static uint8_t trap_stack[TRAP_STACK_BYTES] __attribute__((aligned(16)));
+static struct system_state state;
+
+/* In the order of the instruction set's register numbers. */
+static const int registers[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                  REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+
+/* ---- the bases, which neither a signal's frame nor a handler touches */
+
+static uint64_t base_get(int code)
+{
+    uint64_t base = 0;
+    if (!auxiliary.fsgsbase)
+        (void)system_call((uint64_t)code, (uint64_t)&base, 0, 0, 0, 0, SYS_arch_prctl);
+    else if (code == ARCH_GET_FS)
+        __asm__ volatile("rdfsbase %0" : "=r"(base));
+    else
+        __asm__ volatile("rdgsbase %0" : "=r"(base));
+    return base;
+}
+
+static void base_set(int code, uint64_t base)
+{
+    if (!auxiliary.fsgsbase)
+        (void)system_call((uint64_t)code, base, 0, 0, 0, 0, SYS_arch_prctl);
+    else if (code == ARCH_SET_FS)
+        __asm__ volatile("wrfsbase %0" : : "r"(base));
+    else
+        __asm__ volatile("wrgsbase %0" : : "r"(base));
+}
+
+/* ---- the frame */
+
+static void take(struct cpu *cpu, const ucontext_t *context)
+{
+    for (int i = 0; i < 16; i++)
+        cpu->gpr[i] = (uint64_t)context->uc_mcontext.gregs[registers[i]];
+    cpu->rip = (uint64_t)context->uc_mcontext.gregs[REG_RIP];
+    cpu->rflags = (uint64_t)context->uc_mcontext.gregs[REG_EFL];
+    state.fs_base = base_get(ARCH_GET_FS);
+    state.gs_base = base_get(ARCH_GET_GS);
+    state.bases_changed = false;
+}
+
+static void give(ucontext_t *context, const struct cpu *cpu)
+{
+    for (int i = 0; i < 16; i++)
+        context->uc_mcontext.gregs[registers[i]] = (long long)cpu->gpr[i];
+    context->uc_mcontext.gregs[REG_RIP] = (long long)cpu->rip;
+    context->uc_mcontext.gregs[REG_EFL] = (long long)cpu->rflags;
+    if (state.bases_changed) {
+        base_set(ARCH_SET_FS, state.fs_base);
+        base_set(ARCH_SET_GS, state.gs_base);
+    }
+}
+
+/* ---- ends */
+
+static _Noreturn void end(enum vm_event_kind kind, uint32_t number, uint64_t detail, const struct cpu *cpu)
+{
+    struct vm_event *event = &the_vm.shared->event;
+    *event = (struct vm_event){
+        .kind = kind, .number = number, .detail = detail, .rip = cpu->rip, .registers_valid = 1};
+    memcpy(event->registers.gpr, cpu->gpr, sizeof cpu->gpr);
+    event->registers.rip = cpu->rip;
+    event->registers.rflags = cpu->rflags;
+    event->registers.cr2 = state.cr2;
+    event->registers.fs_base = state.fs_base;
+    for (uint32_t len = INSTRUCTION_MAX; len && !event->instruction_bytes; len--) {
+        const void *code = guest_memory_at(&the_vm.memory, cpu->rip, len, GUEST_READABLE);
+        if (code) {
+            memcpy(event->instruction, code, len);
+            event->instruction_bytes = len;
+        }
+    }
+    end_run();
+}
+
+/* The guest executed it itself: where the handlers do, the filter kills. */
+static _Noreturn void end_syscall(const siginfo_t *info, struct cpu *cpu)
+{
+    cpu->rip -= SYSCALL_BYTES;
+    end(EVENT_FORBIDDEN_SYSCALL, (uint32_t)info->si_syscall, info->si_arch, cpu);
+}
+
+/* ---- exceptions */
+
+static void deliver(struct cpu *cpu, const struct exception *exception)
+{
+    const struct cpu before = *cpu;
+    the_vm.shared->counters.guest_faults++;
+    if (!fault_deliver(&the_vm.memory, &state, cpu, exception))
+        end(EVENT_UNHANDLED_EXIT, 0, EXIT_SHUTDOWN, &before);
+}
+
+/* The segment that forbids this access below the guest's page tables, as KVM's second level would. */
+static bool is_below_the_guest(gpa_t address, uint64_t error)
+{
+    if (address >= the_vm.memory.bytes || address < HVT_LOW_UNMAPPED_BYTES)
+        return false;
+    if (error & ERROR_FETCH)
+        return true;
+    if (address < HVT_GUEST_MIN_GPA)
+        return false; /* read-only in the guest's own tables */
+    return true;
+}
+
+/* What the guest's ring 0 does there; false: what any ring does. */
+static bool was_privileged(struct cpu *cpu)
+{
+    struct emulated done;
+    switch (emulate(&the_vm.memory, &state, cpu, &done)) {
+    case EMULATED:
+        the_vm.shared->counters.emulated++;
+        return true;
+    case EMULATED_OUT:
+        the_vm.shared->counters.trapped_hypercalls++;
+        handle_out(done.port, done.value, cpu->rip);
+        cpu->rip += done.length;
+        return true;
+    case BAD_PORT:
+        (void)leave_bad_port(&the_vm, done.port);
+        the_vm.shared->event.rip = cpu->rip;
+        end_run();
+    case HALTED:
+        end(EVENT_UNHANDLED_EXIT, 0, EXIT_HLT, cpu);
+    case GUEST_FAULT:
+    case GUEST_INTERRUPT:
+        deliver(cpu, &done.exception);
+        return true;
+    case NOT_PRIVILEGED:
+        return false;
+    case UNSUPPORTED:
+        break;
+    }
+    end(EVENT_UNSUPPORTED_INSTRUCTION, 0, 0, cpu);
+}
+
+/*
+ * A far return or IRET to a privilege above ours is #GP, but some processors read the frame of a return to an
+ * outer ring before they find out, and fault past the end of a stack whose top the guest's own return would
+ * not pass. So what ring 0 may do is looked at first.
+ */
+static void page_fault(struct cpu *cpu, uint64_t address, uint64_t error)
+{
+    if (!(error & ERROR_FETCH) && was_privileged(cpu))
+        return;
+    if (is_below_the_guest(address, error)) {
+        state.cr2 = address;
+        end(EVENT_TRANSLATION_FAULT, 0, error & ERROR_FETCH ? 1 : 0, cpu);
+    }
+    const struct exception exception = {
+        .vector = VECTOR_PF,
+        .error = fault_error_code(&the_vm.memory, address, error),
+        .cr2 = address,
+    };
+    deliver(cpu, &exception);
+}
+
+/* ---- the handlers */
+
+extern const uint8_t __ehdr_start[] __attribute__((visibility("hidden")));
+extern const uint8_t _end[] __attribute__((visibility("hidden")));
+
+static bool is_ours(uint64_t rip)
+{
+    return rip >= (uint64_t)__ehdr_start && rip < (uint64_t)_end;
+}
+
+/* The guest may have asked for alignment checks, which the processor makes of us too. */
+static inline void clean_flags(void)
+{
+    __asm__ volatile("push $2\n\tpopfq" : : : "cc", "memory");
+}
+
+static void on_fault(int number, siginfo_t *info, void *frame)
+{
+    ucontext_t *context = frame;
+    clean_flags();
+    greg_t *gregs = context->uc_mcontext.gregs;
+    unsigned vector = (unsigned)gregs[REG_TRAPNO];
+    bool ours = is_ours((uint64_t)gregs[REG_RIP]);
+    if (info->si_code <= 0 && number != SIGSYS)
+        return; /* another process sent it: it says nothing about the guest */
+    if (number != SIGSYS && vector == VECTOR_AC) {
+        gregs[REG_EFL] &= ~(long long)RFLAGS_AC; /* CR0.AM is not set: the flag means nothing */
+        return;
+    }
+    if (ours && number != SIGSYS && vector == VECTOR_DB) {
+        gregs[REG_EFL] &= ~(long long)RFLAGS_TF;
+        return;
+    }
+    struct cpu cpu;
+    take(&cpu, context);
+    if (number == SIGSYS)
+        end_syscall(info, &cpu);
+    if (ours) /* the guest jumped into the handlers, or wrote over what they rely on */
+        end(EVENT_HANDLER_FAULT, 0, (uint64_t)number, &cpu);
+    count_exit();
+    const struct exception native = {
+        .vector = (uint8_t)vector,
+        .software = vector == VECTOR_BP, /* rip is behind it already */
+        .error = vector == VECTOR_GP ? (uint32_t)gregs[REG_ERR] : 0,
+    };
+    if (vector == VECTOR_PF)
+        page_fault(&cpu, (uint64_t)gregs[REG_CR2], (uint64_t)gregs[REG_ERR]);
+    else if ((vector != VECTOR_GP && vector != VECTOR_UD) || !was_privileged(&cpu))
+        deliver(&cpu, &native);
+    give(context, &cpu);
+}
+
+static void on_kick(int number, siginfo_t *info, void *frame)
+{
+    const ucontext_t *context = frame;
+    uint64_t rip = (uint64_t)context->uc_mcontext.gregs[REG_RIP];
+    (void)number;
+    (void)info;
+    clean_flags();
+    bool on_the_way = rip >= (uint64_t)window_start && rip < (uint64_t)window_end;
+    if (is_ours(rip) && !on_the_way)
+        kicked = 1;
+    else
+        end_stopped(on_the_way ? guest_rip : rip);
+}
+
+/* The kernel's struct sigaction, which is not libc's. */
+struct kernel_sigaction {
+    void (*handler)(int, siginfo_t *, void *);
+    uint64_t flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+static void install(int number, void (*handler)(int, siginfo_t *, void *))
+{
+    const struct kernel_sigaction action = {
+        .handler = handler,
+        .flags = SA_SIGINFO | SA_ONSTACK | SA_RESTORER_FLAG,
+        .restorer = signal_return,
+        .mask = ~(uint64_t)0,
+    };
+    int64_t answer =
+        system_call((uint64_t)number, (uint64_t)&action, 0, sizeof action.mask, 0, 0, SYS_rt_sigaction);
+    if (answer < 0)
+        end_failed(STEP_SIGNALS, answer);
+}
+
+/* What the host's kernel has turned on: XGETBV needs OSXSAVE, leaf 1 ECX bit 27. */
+static uint64_t host_xcr0(void)
+{
+    uint32_t eax = 1, ebx, ecx = 0, edx, low, high;
+    __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+    if (!(ecx & 1u << 27))
+        return 1;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+}
+
+void traps_init(uint32_t kick_signal)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    const stack_t stack = {.ss_sp = trap_stack, .ss_size = sizeof trap_stack};
+    int64_t answer = system_call((uint64_t)&stack, 0, 0, 0, 0, 0, SYS_sigaltstack);
+    if (answer < 0)
+        end_failed(STEP_SIGNALS, answer);
+    system_state_init(&state, host_xcr0());
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
+        install(faults[i], on_fault);
+    install((int)kick_signal, on_kick);
+}

@@ -1,0 +1,358 @@
+/*
+ * Making a tender-sandbox: its shared memory, and the process.
+ *
+ * Namespaces are given at clone(), which is the only way to have a process in a pid namespace without a
+ * second one. What exec() leaves such a process: no capability (no uid is mapped), and a memory that only its
+ * namespace's owner, this process, may look into.
+ *
+ * The children are made by one thread that lives as long as this process: the kernel kills a child whose
+ * parent *thread* has ended (PR_SET_PDEATHSIG), and a VM must outlive the thread that happened to make it,
+ * but not this process. That holds against any guest, for it needs nothing of the child.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "spawn.h"
+#include "start_state.h"
+
+#define CHILD_STACK_BYTES (64u << 10)
+#define MOVED_FD_BASE     SANDBOX_FD_END
+#define FDS_MAX           (5 + MFT_MAX_ENTRIES)
+
+struct fd_move {
+    int from;
+    int to;
+};
+
+/* What the child needs, in the memory it shares with us until it executes the program. */
+struct spawn {
+    const char *name;
+    int program_fd;
+    uint32_t fd_count;
+    struct fd_move fds[FDS_MAX];
+    sigset_t mask; /* the program's */
+    uint32_t namespaces;
+    uint32_t isolation;
+    int error; /* -errno, from either side */
+    int pid;
+    int pidfd;
+};
+
+static struct {
+    pthread_mutex_t lock; /* one spawn at a time */
+    pthread_mutex_t handover;
+    pthread_cond_t changed;
+    struct spawn *request; /* NULL: done */
+    bool runs;             /* in this process: a fork has no such thread */
+    bool watched;          /* for forks */
+    void *stack;
+    int namespaces_seen; /* 1 + index of the first combination that this host allows, 0: not known */
+} spawner = {.lock = PTHREAD_MUTEX_INITIALIZER,
+             .handover = PTHREAD_MUTEX_INITIALIZER,
+             .changed = PTHREAD_COND_INITIALIZER};
+
+/* From most to least: what an unprivileged process gets, what root gets where user namespaces are refused (a
+ * chroot, a container), nothing. */
+static const uint32_t namespaces[] = {
+    CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC,
+    CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC,
+    CLONE_NEWUSER,
+    0,
+};
+#define NAMESPACES_COUNT (sizeof namespaces / sizeof *namespaces)
+
+/* ---- in the child, whose memory is ours: only system calls, and nothing of ours is changed but struct spawn
+ */
+
+static int move_fds(const struct spawn *spawn)
+{
+    int moved[FDS_MAX];
+    /* Out of the way first, so that none is overwritten before it has moved; and whatever else this process
+     * has open, inherited or not, is none of the guest's business. */
+    for (uint32_t i = 0; i < spawn->fd_count; i++) {
+        moved[i] = fcntl(spawn->fds[i].from, F_DUPFD, MOVED_FD_BASE);
+        if (moved[i] < 0)
+            return -errno;
+    }
+    int program = fcntl(spawn->program_fd, F_DUPFD, MOVED_FD_BASE);
+    if (program < 0 || syscall(SYS_close_range, 0u, MOVED_FD_BASE - 1u, 0u) < 0)
+        return -errno;
+    for (uint32_t i = 0; i < spawn->fd_count; i++)
+        if (dup2(moved[i], spawn->fds[i].to) < 0)
+            return -errno;
+    if (dup3(program, 1, O_CLOEXEC) < 0 || syscall(SYS_close_range, (unsigned)MOVED_FD_BASE, ~0u, 0u) < 0)
+        return -errno;
+    return 0;
+}
+
+static int child_main(void *argument)
+{
+    struct spawn *spawn = argument;
+    char *const argv[] = {(char *)(uintptr_t)"tender-sandbox", (char *)(uintptr_t)spawn->name, NULL};
+    char *const envp[] = {NULL};
+
+    spawn->error = move_fds(spawn);
+    if (spawn->error < 0)
+        _exit(127);
+    /* The directory of this process's descriptors is empty for everyone but itself, and gone with it. */
+    if (spawn->namespaces & CLONE_NEWNS && chroot("/proc/self/fdinfo") == 0 && chdir("/") == 0)
+        spawn->isolation |= ISOLATION_EMPTY_ROOT;
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        goto fail;
+    (void)sigprocmask(SIG_SETMASK, &spawn->mask, NULL);
+    syscall(SYS_execveat, 1, "", argv, envp, AT_EMPTY_PATH);
+fail:
+    spawn->error = -errno;
+    _exit(127);
+}
+
+/* ---- the thread */
+
+static uint32_t isolation_of(uint32_t flags)
+{
+    return (flags & CLONE_NEWUSER ? (uint32_t)ISOLATION_USER_NAMESPACE : 0) |
+           (flags & CLONE_NEWNET ? (uint32_t)ISOLATION_NETWORK_NAMESPACE : 0) |
+           (flags & CLONE_NEWNS ? (uint32_t)ISOLATION_MOUNT_NAMESPACE : 0) |
+           (flags & CLONE_NEWPID ? (uint32_t)ISOLATION_PID_NAMESPACE : 0) |
+           (flags & CLONE_NEWIPC ? (uint32_t)ISOLATION_IPC_NAMESPACE : 0);
+}
+
+static void spawn_child(struct spawn *spawn)
+{
+    size_t first = spawner.namespaces_seen ? (size_t)spawner.namespaces_seen - 1 : 0;
+    for (size_t i = first; i < NAMESPACES_COUNT; i++) {
+        spawn->namespaces = namespaces[i];
+        spawn->isolation = isolation_of(namespaces[i]);
+        spawn->error = 0;
+        spawn->pid = clone(child_main, (uint8_t *)spawner.stack + CHILD_STACK_BYTES,
+                           (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | namespaces[i]), spawn,
+                           &spawn->pidfd);
+        if (spawn->pid > 0) {
+            spawner.namespaces_seen = (int)i + 1;
+            break;
+        }
+        spawn->error = -errno; /* EPERM, EUSERS, ENOSPC: not allowed here, or no more of them */
+        if (spawn->error == -EAGAIN || spawn->error == -ENOMEM)
+            return;
+    }
+    if (spawn->pid > 0 && spawn->error < 0) { /* born, but the program was not executed */
+        siginfo_t ignored;
+        (void)waitid(P_PIDFD, (id_t)spawn->pidfd, &ignored, WEXITED);
+        close(spawn->pidfd);
+    }
+}
+
+static void *spawner_body(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&spawner.handover);
+    for (;;) {
+        while (!spawner.request)
+            pthread_cond_wait(&spawner.changed, &spawner.handover);
+        spawn_child(spawner.request);
+        spawner.request = NULL;
+        pthread_cond_broadcast(&spawner.changed);
+    }
+    return NULL;
+}
+
+/* A fork has the memory of a thread that it does not have, and locks that nobody will open. */
+static void forget_in_fork(void)
+{
+    pthread_mutex_init(&spawner.lock, NULL);
+    pthread_mutex_init(&spawner.handover, NULL);
+    pthread_cond_init(&spawner.changed, NULL);
+    spawner.request = NULL;
+    spawner.runs = false;
+}
+
+static int spawner_start(void)
+{
+    if (spawner.runs)
+        return 0;
+    if (!spawner.watched && pthread_atfork(NULL, NULL, forget_in_fork) != 0)
+        return -ENOMEM;
+    spawner.watched = true;
+    if (!spawner.stack) {
+        void *stack = mmap(NULL, CHILD_STACK_BYTES, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+        if (stack == MAP_FAILED)
+            return -errno;
+        spawner.stack = stack;
+    }
+    sigset_t all, saved;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved); /* no handler of ours may run in a child that is us */
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, 128u << 10);
+    pthread_t thread;
+    int error = pthread_create(&thread, &attributes, spawner_body, NULL);
+    pthread_attr_destroy(&attributes);
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    spawner.runs = error == 0;
+    return -error;
+}
+
+static int spawner_ask(struct spawn *spawn)
+{
+    pthread_mutex_lock(&spawner.lock);
+    int error = spawner_start();
+    if (!error) {
+        pthread_mutex_lock(&spawner.handover);
+        spawner.request = spawn;
+        pthread_cond_broadcast(&spawner.changed);
+        while (spawner.request)
+            pthread_cond_wait(&spawner.changed, &spawner.handover);
+        pthread_mutex_unlock(&spawner.handover);
+        error = spawn->error;
+    }
+    pthread_mutex_unlock(&spawner.lock);
+    return error;
+}
+
+/* ---- the VM */
+
+int sandbox_init(struct sandbox *sandbox, struct vm *vm)
+{
+    memset(sandbox, 0, sizeof *sandbox);
+    sandbox->vm = vm;
+    sandbox->control_fd = sandbox->pidfd = -1;
+    sandbox->vm_fd = memfd_create("tender-vm", MFD_CLOEXEC);
+    if (sandbox->vm_fd < 0)
+        return -errno;
+    void *mapping = MAP_FAILED;
+    if (ftruncate(sandbox->vm_fd, SANDBOX_VM_BYTES) == 0)
+        mapping = mmap(NULL, SANDBOX_VM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, sandbox->vm_fd, 0);
+    if (mapping == MAP_FAILED) {
+        int error = -errno;
+        close(sandbox->vm_fd);
+        return error;
+    }
+    sandbox->mapping = mapping;
+    vm->shared = (struct vm_shared *)(void *)(sandbox->mapping + SANDBOX_SHARED_OFFSET);
+    vm->event = &sandbox->event;
+    return 0;
+}
+
+uint8_t *sandbox_boot_info(struct sandbox *sandbox)
+{
+    return sandbox->mapping + SANDBOX_BOOT_OFFSET;
+}
+
+static uint64_t largest_file(const struct vm *vm)
+{
+    struct stat about;
+    if (vm->console_fd >= 0 && fstat(vm->console_fd, &about) == 0 && S_ISREG(about.st_mode))
+        return UINT64_MAX; /* a console in a file may grow */
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (vm->devices[i].type == MFT_BLOCK_BASIC && vm->devices[i].capacity > largest)
+            largest = vm->devices[i].capacity;
+    return largest;
+}
+
+static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image)
+{
+    config->entry = image->entry;
+    config->file_bytes_max = largest_file(vm);
+    config->kick_signal = (uint32_t)vm_kick_signal();
+    config->device_end = vm->device_end;
+    config->net_count = vm->net_count;
+    config->block_count = vm->block_count;
+    config->console = vm->console_fd >= 0 ? SANDBOX_FD_CONSOLE : vm->console_fd;
+    config->console_chunk = vm->console_chunk;
+    config->console_nowait = vm->console_nowait;
+    config->console_socket = vm->console_socket;
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        config->devices[i] = (struct sandbox_device){
+            .type = vm->devices[i].type,
+            .read_only = vm->devices[i].read_only,
+            .is_socket = vm->devices[i].is_socket,
+            .capacity = vm->devices[i].capacity,
+        };
+    for (uint32_t i = 0; i < image->segment_count; i++)
+        config->ranges[i] =
+            (struct guest_range){image->segments[i].start, image->segments[i].end, image->segments[i].flags};
+    config->range_count = image->segment_count;
+}
+
+static void add_fd(struct spawn *spawn, int from, int to)
+{
+    spawn->fds[spawn->fd_count++] = (struct fd_move){from, to};
+}
+
+static void name_fds(struct spawn *spawn, const struct sandbox *sandbox, int control, int template_fd)
+{
+    const struct vm *vm = sandbox->vm;
+    add_fd(spawn, control, SANDBOX_FD_CONTROL);
+    add_fd(spawn, vm->stop_fd, SANDBOX_FD_STOP);
+    add_fd(spawn, sandbox->vm_fd, SANDBOX_FD_VM);
+    add_fd(spawn, template_fd, SANDBOX_FD_TEMPLATE);
+    if (vm->console_fd >= 0)
+        add_fd(spawn, vm->console_fd, SANDBOX_FD_CONSOLE);
+    for (int i = 0; i < (int)vm->device_end; i++)
+        if (vm->devices[i].type)
+            add_fd(spawn, vm->devices[i].fd,
+                   (vm->devices[i].type == MFT_NET_BASIC ? SANDBOX_NET_FD_BASE : SANDBOX_BLOCK_FD_BASE) + i);
+}
+
+/* The program handles its own faults and the kick, and lets a terminal stop it; the rest is for this process.
+ */
+static void program_mask(sigset_t *mask)
+{
+    sigfillset(mask);
+    const int open[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGTSTP, vm_kick_signal()};
+    for (size_t i = 0; i < sizeof open / sizeof *open; i++)
+        sigdelset(mask, open[i]);
+}
+
+int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
+                  const char *program, const char *name)
+{
+    struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
+    fill_config(config, sandbox->vm, image);
+    config->template_bytes = start_state_template_bytes(image);
+    config->mem_bytes = mem_bytes;
+    config->gate = image->extensions & TENDER_FEATURE_GATE;
+
+    struct spawn spawn = {.name = name, .pid = -1, .pidfd = -1};
+    program_mask(&spawn.mask);
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return -errno;
+    spawn.program_fd = open(program, O_PATH | O_CLOEXEC);
+    int error = spawn.program_fd < 0 ? -errno : 0;
+    if (!error) {
+        name_fds(&spawn, sandbox, pair[1], template_fd);
+        error = spawner_ask(&spawn);
+        close(spawn.program_fd);
+    }
+    close(pair[1]);
+    if (error) {
+        close(pair[0]);
+        return error;
+    }
+    sandbox->control_fd = pair[0];
+    sandbox->pidfd = spawn.pidfd;
+    sandbox->pid = spawn.pid;
+    sandbox->isolation = spawn.isolation;
+    close(sandbox->vm_fd);
+    sandbox->vm_fd = -1;
+    return 0;
+}

@@ -1,0 +1,48 @@
+/*
+ * The host's side of a sandboxed VM: the memory shared with tender-sandbox, the process, and waiting for it.
+ *
+ * One thread of this process makes all the children (spawn.c says why). Everything else belongs to the
+ * struct sandbox: its caller sees to it that one thread at a time uses it (sandbox_read() apart).
+ */
+#ifndef TENDER_SANDBOX_SPAWN_H
+#define TENDER_SANDBOX_SPAWN_H
+
+#include "config.h"
+
+struct sandbox {
+    struct vm *vm;
+    uint8_t *mapping; /* SANDBOX_VM_BYTES */
+    int vm_fd;
+    int control_fd;
+    int pidfd; /* -1: not spawned, or reaped */
+    int pid;
+    uint32_t isolation;
+    bool started;
+    bool stopping;
+    uint64_t kill_at_ns;
+    struct vm_event event; /* a checked copy: what Python may believe */
+};
+
+/* Memory for `vm`, whose `shared` then lies in it. 0 or -errno. */
+int sandbox_init(struct sandbox *sandbox, struct vm *vm);
+
+/* Where start_state_write_boot_info() writes. */
+uint8_t *sandbox_boot_info(struct sandbox *sandbox);
+
+/*
+ * Starts `program`; it prepares everything and waits for the first sandbox_run(). `name` is what a process
+ * list shows. 0 or -errno.
+ */
+int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
+                  const char *program, const char *name);
+
+/* Runs until Python must decide; sandbox->event says what. */
+void sandbox_run(struct sandbox *sandbox);
+
+/* Copies guest memory as long as the process lives. Bytes or -errno. Any thread. */
+int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len);
+
+/* Kills and reaps the process, unmaps. */
+void sandbox_release(struct sandbox *sandbox);
+
+#endif

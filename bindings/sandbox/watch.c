@@ -1,0 +1,185 @@
+/*
+ * Waiting for a tender-sandbox, stopping it, reading its memory, and its end.
+ *
+ * What it says is the guest's word: an event is copied once and checked before anything is done with it. A
+ * program that does not obey a stop is killed, for a guest may have taken its signals away.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "spawn.h"
+
+#define STOP_GRACE_NS 200000000u
+#define NS_PER_S      1000000000u
+
+static void signal_program(const struct sandbox *sandbox, int number)
+{
+    if (sandbox->pidfd >= 0)
+        (void)syscall(SYS_pidfd_send_signal, sandbox->pidfd, number, NULL, 0);
+}
+
+static void say(struct sandbox *sandbox, enum vm_event_kind kind, uint64_t detail)
+{
+    sandbox->event = (struct vm_event){.kind = kind, .detail = detail};
+}
+
+/* The process is gone, or will not be waited for any longer. */
+static void reap(struct sandbox *sandbox)
+{
+    siginfo_t about = {0};
+    int error;
+    do {
+        error = waitid(P_PIDFD, (id_t)sandbox->pidfd, &about, WEXITED) < 0 ? errno : 0;
+    } while (error == EINTR);
+    close(sandbox->pidfd);
+    sandbox->pidfd = -1;
+    say(sandbox, EVENT_PROCESS_DIED, 0);
+    if (error) /* someone in this process waits for every child */
+        sandbox->event.os_error = error;
+    else if (about.si_code == CLD_EXITED)
+        sandbox->event.status = about.si_status;
+    else
+        sandbox->event.detail = (uint64_t)about.si_status;
+}
+
+static bool event_is_possible(const struct vm_event *event)
+{
+    switch (event->kind) {
+    case EVENT_CONSOLE:
+        return event->len <= CONSOLE_PIECE_MAX;
+    case EVENT_BAD_ACCESS:
+        return event->number >= 1 && event->number < HVT_HYPERCALL_MAX;
+    case EVENT_NONE:
+    case EVENT_INTERRUPTED:
+    case EVENT_ENTRY_FAILURE:
+    case EVENT_INTERNAL_ERROR:
+    case EVENT_PROCESS_DIED:
+        return false;
+    default:
+        return event->kind <= EVENT_SETUP_FAILED && event->instruction_bytes <= sizeof event->instruction;
+    }
+}
+
+static void take_event(struct sandbox *sandbox)
+{
+    sandbox->event = sandbox->vm->shared->event;
+    if (!event_is_possible(&sandbox->event))
+        say(sandbox, EVENT_HANDLER_FAULT, 0); /* the guest wrote where only the handlers should */
+    if (sandbox->event.kind == EVENT_STOPPED && !atomic_load(&sandbox->vm->stop_requested))
+        say(sandbox, EVENT_HANDLER_FAULT, 0);
+}
+
+static void start_stopping(struct sandbox *sandbox)
+{
+    if (sandbox->stopping)
+        return;
+    sandbox->stopping = true;
+    sandbox->kill_at_ns = monotonic_ns() + STOP_GRACE_NS;
+    signal_program(sandbox, vm_kick_signal());
+}
+
+/* Until there is something to say. */
+static void wait_for_it(struct sandbox *sandbox)
+{
+    struct vm *vm = sandbox->vm;
+    for (;;) {
+        struct pollfd wait[2] = {{sandbox->control_fd, POLLIN, 0}, {vm->stop_fd, POLLIN, 0}};
+        struct timespec left = {0, 0};
+        if (sandbox->stopping) {
+            uint64_t now_ns = monotonic_ns();
+            if (now_ns >= sandbox->kill_at_ns) {
+                signal_program(sandbox, SIGKILL);
+                reap(sandbox);
+                say(sandbox, EVENT_STOPPED, 0);
+                return;
+            }
+            uint64_t left_ns = sandbox->kill_at_ns - now_ns;
+            left = (struct timespec){(time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S)};
+        }
+        int ready = ppoll(wait, sandbox->stopping ? 1 : 2, sandbox->stopping ? &left : NULL, &vm->poll_mask);
+        if (ready < 0 && errno == EINTR) {
+            say(sandbox, EVENT_INTERRUPTED, 0);
+            return;
+        }
+        if (ready < 0) {
+            say(sandbox, EVENT_HOST_ERROR, 0);
+            sandbox->event.os_error = errno;
+            return;
+        }
+        if (wait[0].revents) {
+            char word;
+            ssize_t got = recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT);
+            if (got == 1 && word == SANDBOX_EVENT) {
+                take_event(sandbox);
+                return;
+            }
+            if (got < 0 && errno == EAGAIN)
+                continue;
+            signal_program(sandbox, SIGKILL); /* gone, or it talks nonsense */
+            reap(sandbox);
+            if (sandbox->stopping)
+                say(sandbox, EVENT_STOPPED, 0);
+            return;
+        }
+        if (wait[1].revents)
+            start_stopping(sandbox);
+    }
+}
+
+void sandbox_run(struct sandbox *sandbox)
+{
+    struct vm *vm = sandbox->vm;
+    sigset_t saved;
+    if (!sandbox->started && atomic_load(&vm->stop_requested)) {
+        say(sandbox, EVENT_STOPPED, 0);
+        return;
+    }
+    vm_enter(vm, &saved);
+    bool answer = !sandbox->started || sandbox->event.kind == EVENT_CONSOLE;
+    sandbox->started = true;
+    if (answer) {
+        const char go = SANDBOX_GO;
+        (void)!send(sandbox->control_fd, &go, 1, MSG_NOSIGNAL); /* a program that is gone: the wait says so */
+    }
+    wait_for_it(sandbox);
+    if (sandbox->event.kind != EVENT_INTERRUPTED && sandbox->event.kind != EVENT_CONSOLE &&
+        !vm->shared->timeline.guest_exit)
+        vm->shared->timeline.guest_exit = monotonic_ns();
+    vm_leave(vm, &saved);
+}
+
+int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len)
+{
+    if (sandbox->pidfd < 0)
+        return -ESRCH;
+    struct iovec here = {to, len}, there = {(void *)(uintptr_t)gpa, len};
+    ssize_t got = process_vm_readv(sandbox->pid, &here, 1, &there, 1, 0);
+    return got < 0 ? -errno : got;
+}
+
+void sandbox_release(struct sandbox *sandbox)
+{
+    if (sandbox->pidfd >= 0) {
+        signal_program(sandbox, SIGKILL); /* it waits to be told, or does not: nothing is lost */
+        reap(sandbox);
+    }
+    if (sandbox->control_fd >= 0)
+        close(sandbox->control_fd);
+    if (sandbox->vm_fd >= 0)
+        close(sandbox->vm_fd);
+    if (sandbox->mapping) {
+        sandbox->vm->shared = &sandbox->vm->own_shared;
+        sandbox->vm->event = &sandbox->vm->own_shared.event;
+        munmap(sandbox->mapping, SANDBOX_VM_BYTES);
+    }
+    sandbox->mapping = NULL;
+    sandbox->control_fd = sandbox->vm_fd = -1;
+}

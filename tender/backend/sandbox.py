@@ -1,0 +1,137 @@
+"""Door 2: the guest as ring-3 code of a process of its own, tender-sandbox, behind a seccomp filter.
+
+A SandboxVm owns that process and what is shared with it, and kills and reaps it in close(). Spawning, waiting
+and what may be believed of its reports are C (bindings/sandbox/spawn.c, watch.c).
+"""
+
+import posix  # not os: its ABCs cost a tenth of the command's start
+
+from tender.errors import HostError
+from tender.native import CData, ffi, lib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tender.image import Image
+
+PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
+STEPS = {1: "mapping guest memory", 2: "signals", 3: "limits", 4: "dropping rights", 5: "the seccomp filter"}
+_ENOENT, _ENOEXEC, _EACCES, _ENOSYS, _EINVAL = 2, 8, 13, 38, 22
+
+
+class SandboxVm:
+    """A process with the guest's memory that waits for its first run(). Raises HostError, ImageError."""
+
+    name = "sandbox"
+
+    def __init__(
+        self,
+        vm: CData,
+        *,
+        image: "Image",
+        mem_bytes: int,
+        manifest: CData,
+        cmdline: bytes,
+        program: str = PROGRAM,
+    ) -> None:
+        self.fallback = ""
+        template_fd = image.template_fd(mem_bytes, patched=True)
+        self._c = lib.tn_sandbox_new(vm)
+        if self._c == ffi.NULL:
+            raise _failed("its shared memory", ffi.errno)
+        try:
+            tsc_hz = lib.tn_tsc_hz()
+            line = ffi.from_buffer(cmdline + b"\0")
+            lib.tn_sandbox_write_boot_info(
+                self._c, image.elf.c, manifest, mem_bytes, tsc_hz, line, len(cmdline)
+            )
+            answer = lib.tn_sandbox_spawn(
+                self._c,
+                image.elf.c,
+                template_fd,
+                mem_bytes,
+                program.encode("utf-8", "surrogateescape"),
+                image.name.encode("utf-8", "replace").replace(b"\0", b"?"),
+            )
+            if answer < 0:
+                raise _cannot_spawn(program, -answer)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, vm: CData) -> None:
+        """Runs until Python must decide; the VM's event says what. The GIL is released."""
+        lib.tn_sandbox_run(self._c)
+
+    def console(self, vm: CData, gpa: int, length: int) -> bytes:
+        """The bytes of an EVENT_CONSOLE."""
+        return bytes(ffi.buffer(lib.tn_sandbox_console(self._c), length))
+
+    def read(self, vm: CData, gpa: int, length: int) -> bytes:
+        """A copy of guest memory, as long as the process lives. Raises HostError."""
+        into = bytearray(length)
+        done = 0
+        buffer = ffi.from_buffer(into)
+        while done < length:
+            got = lib.tn_sandbox_read(self._c, gpa + done, buffer + done, length - done)
+            if got <= 0:
+                raise HostError(
+                    f"memory: {gpa + done:#x} cannot be read: {posix.strerror(-got)}",
+                    errno=-got,
+                    code="sandbox-memory",
+                )
+            done += got
+        return bytes(into)
+
+    @property
+    def pid(self) -> int:
+        """The process; -1 once it is reaped."""
+        return int(lib.tn_sandbox_pid(self._c))
+
+    @property
+    def isolation(self) -> tuple[str, ...]:
+        """What of `ISOLATION` this host allowed."""
+        bits = int(lib.tn_sandbox_isolation(self._c))
+        return tuple(name for i, name in enumerate(ISOLATION) if bits & 1 << i)
+
+    def close(self) -> None:
+        """Kills the process if it lives, reaps it, unmaps. Idempotent; never while run() is under way."""
+        c, self._c = self._c, ffi.NULL
+        lib.tn_sandbox_free(c)
+
+
+ISOLATION = (
+    "user namespace",
+    "network namespace",
+    "mount namespace",
+    "pid namespace",
+    "ipc namespace",
+    "empty root directory",
+)
+"""In the order of enum sandbox_isolation's bits."""
+
+
+def _failed(what: str, errno: int) -> HostError:
+    return HostError(f"sandbox: {what}: {posix.strerror(errno)}", errno=errno, code="sandbox")
+
+
+def _cannot_spawn(program: str, errno: int) -> HostError:
+    error = _failed(f"{program} cannot be started", errno)
+    if errno in (_ENOENT, _ENOEXEC, _EACCES):
+        error.hint = "it belongs to the package: install tender again, on a file system that is not noexec"
+    elif errno == _ENOSYS:
+        error.hint = "the sandbox needs Linux 5.9 or later"
+    elif errno == _EINVAL:
+        error.hint = "the limit of open files may be below 512: ulimit -n 1024"
+    return error
+
+
+def setup_failed(step: int, errno: int) -> HostError:
+    """The HostError for an EVENT_SETUP_FAILED of the program."""
+    error = _failed(STEPS.get(step, f"step {step}"), errno)
+    if step == 1:
+        error.hint = "guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536"
+    elif step == 5:
+        error.hint = (
+            "the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it"
+        )
+    return error

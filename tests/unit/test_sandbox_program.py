@@ -1,0 +1,60 @@
+"""tender-sandbox as it is installed: what it is linked from decides what a guest can find in it."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationSection
+
+from tender.backend.sandbox import PROGRAM
+
+R_X86_64_RELATIVE = 8
+
+
+@pytest.fixture(scope="module")
+def listing() -> list[str]:
+    """Its instructions, one a line: mnemonic and operands."""
+    done = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", PROGRAM], capture_output=True, text=True, check=True
+    )
+    return [line.partition("\t")[2] for line in done.stdout.splitlines() if "\t" in line]
+
+
+def test_it_needs_no_interpreter_and_no_library() -> None:
+    with Path(PROGRAM).open("rb") as file:
+        elf = ELFFile(file)
+        assert elf["e_type"] == "ET_DYN"
+        assert not [s for s in elf.iter_segments() if s["p_type"] == "PT_INTERP"]
+        for section in elf.iter_sections():
+            if isinstance(section, DynamicSection):
+                assert not list(section.iter_tags("DT_NEEDED"))
+
+
+def test_its_relocations_are_of_the_one_kind_that_it_does_itself() -> None:
+    with Path(PROGRAM).open("rb") as file:
+        kinds = {
+            relocation["r_info_type"]
+            for section in ELFFile(file).iter_sections()
+            if isinstance(section, RelocationSection)
+            for relocation in section.iter_relocations()
+        }
+    assert kinds == {R_X86_64_RELATIVE}
+
+
+def test_no_segment_is_both_written_and_executed() -> None:
+    with Path(PROGRAM).open("rb") as file:
+        for segment in ELFFile(file).iter_segments():
+            assert segment["p_flags"] & 3 != 3, segment["p_type"]
+
+
+def test_it_has_one_system_call_instruction(listing: list[str]) -> None:
+    assert [line.split()[0] for line in listing].count("syscall") == 1
+    assert not [line for line in listing if re.match(r"(sysenter|int )", line)]
+
+
+def test_it_leaves_vector_registers_and_thread_local_storage_to_the_guest(listing: list[str]) -> None:
+    found = [line for line in listing if re.search(r"%([xyz]mm|k[0-7]\b|fs:|gs:|st\b)", line)]
+    assert found == []
