@@ -5,6 +5,9 @@
  * second one. What exec() leaves such a process: no capability (no uid is mapped), and a memory that only its
  * namespace's owner, this process, may look into.
  *
+ * A network namespace is by far the dearest of them, half a millisecond; where this process may, it makes one
+ * empty one for all its VMs, which cannot meet there: no filter lets them have a socket.
+ *
  * The children are made by one thread that lives as long as this process: the kernel kills a child whose
  * parent *thread* has ended (PR_SET_PDEATHSIG), and a VM must outlive the thread that happened to make it,
  * but not this process. That holds against any guest, for it needs nothing of the child.
@@ -60,6 +63,7 @@ static struct {
     bool runs;             /* in this process: a fork has no such thread */
     bool watched;          /* for forks */
     void *stack;
+    uint32_t inherited;  /* namespaces that the thread is in, and its children with it */
     int namespaces_seen; /* 1 + index of the first combination that this host allows, 0: not known */
 } spawner = {.lock = PTHREAD_MUTEX_INITIALIZER,
              .handover = PTHREAD_MUTEX_INITIALIZER,
@@ -135,11 +139,11 @@ static void spawn_child(struct spawn *spawn)
 {
     size_t first = spawner.namespaces_seen ? (size_t)spawner.namespaces_seen - 1 : 0;
     for (size_t i = first; i < NAMESPACES_COUNT; i++) {
-        spawn->namespaces = namespaces[i];
-        spawn->isolation = isolation_of(namespaces[i]);
+        spawn->namespaces = namespaces[i] & ~spawner.inherited;
+        spawn->isolation = isolation_of(namespaces[i] | spawner.inherited);
         spawn->error = 0;
         spawn->pid = clone(child_main, (uint8_t *)spawner.stack + CHILD_STACK_BYTES,
-                           (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | namespaces[i]), spawn,
+                           (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | spawn->namespaces), spawn,
                            &spawn->pidfd);
         if (spawn->pid > 0) {
             spawner.namespaces_seen = (int)i + 1;
@@ -159,6 +163,9 @@ static void spawn_child(struct spawn *spawn)
 static void *spawner_body(void *unused)
 {
     (void)unused;
+    /* A thread's network namespace is its own: the rest of this process stays where it is. Wants
+     * CAP_SYS_ADMIN. */
+    spawner.inherited = unshare(CLONE_NEWNET) == 0 ? CLONE_NEWNET : 0;
     pthread_mutex_lock(&spawner.handover);
     for (;;) {
         while (!spawner.request)
