@@ -94,7 +94,6 @@ int tn_template_seal(int template_fd)
 
 struct vm *tn_vm_new(void)
 {
-    tsc_sample(); /* early, in case the frequency has to be measured */
     struct vm *vm = malloc(sizeof *vm);
     if (!vm)
         return NULL;
@@ -259,6 +258,11 @@ int64_t tn_template_patch(const struct elf_image *image, int template_fd)
 int tn_template_unpatch(const struct elf_image *image, int template_fd)
 {
     return unpatch_sites(image, template_fd);
+}
+
+void tn_tsc_sample(void)
+{
+    tsc_sample();
 }
 
 uint64_t tn_tsc_hz(void)

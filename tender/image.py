@@ -66,6 +66,7 @@ class Image:
         )
         self._base_fd = base_fd  # segments only; becomes the first template
         self._base_patched = False
+        self._fits: set[int] = set()  # bytes of memory found to be enough
         self._templates: dict[tuple[int, bool], int] = {}  # bytes of memory, for the sandbox: memfd
         self._lock = allocate_lock()
 
@@ -124,12 +125,15 @@ class Image:
 
     def check_fits(self, mem_bytes: int) -> None:
         """Raises ImageError if entry, segments or bss lie outside `mem_bytes` of guest memory."""
+        if mem_bytes in self._fits:
+            return
         error = ffi.new("struct elf_error *")
         if lib.tn_elf_fits(self.elf.c, mem_bytes, error) < 0:
             raised = image_error(error, self.name)
             need = -(-max(self.bss_end, self.kernel_end, self.entry + 1) // (2 << 20)) * 2
             raised.hint = f"give it more memory: --mem={need} or more" if need <= 4096 else ""
             raise raised
+        self._fits.add(mem_bytes)
 
     def template_fd(self, mem_bytes: int, *, patched: bool = False) -> int:
         """A sealed memfd to map privately at 0, for VMs of this much memory; it stays the image's.

@@ -77,6 +77,7 @@ int64_t tn_template_patch(const struct elf_image *image, int template_fd);
 int tn_template_unpatch(const struct elf_image *image, int template_fd); /* and back */
 
 /* The time stamp counter's frequency; see sandbox/tsc.h. */
+void tn_tsc_sample(void); /* early, so that a frequency that has to be measured need not be waited for */
 uint64_t tn_tsc_hz(void);
 uint32_t tn_tsc_source(void); /* enum tsc_source; 0 before the first question */
 

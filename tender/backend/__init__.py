@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 
 BACKENDS = ("auto", "kvm", "sandbox")
+_HOST: "set[str]" = set()
+"""What was found on this host and holds as long as this process: "fit", KVM has a vendor's module under it."""
 
 
 def check_backend(backend: str) -> None:
@@ -76,7 +78,12 @@ def _unfit() -> str:
     A KVM without a vendor's module under it interprets guests in software, more or less of each: the doctor's
     trial tells how it stands with this one.
     """
-    if _exists("/sys/module/kvm_intel") or _exists("/sys/module/kvm_amd") or not _exists("/sys/module/kvm"):
+    if "fit" in _HOST:
+        return ""
+    if _exists("/sys/module/kvm_intel") or _exists("/sys/module/kvm_amd"):
+        _HOST.add("fit")
+        return ""
+    if not _exists("/sys/module/kvm"):
         return ""
     if not _exists("/dev/kvm"):
         return ""  # opening it gives the better reason

@@ -47,9 +47,9 @@ def build(checkout: Path) -> Path:
 
 def command(program: Path, image: Image, config: VmConfig, boots: int) -> "tuple[list[str], list[int]]":
     """Its command line and the descriptors it inherits: the template's, and the boot info's to close."""
-    with Vm(image, config, console=DISCARD) as vm:
+    with Vm(image, config, console=DISCARD, backend="kvm") as vm:
         start = lib.HVT_BOOT_INFO_GPA
-        info = vm.memory(start, lib.HVT_GUEST_MIN_GPA - start).rstrip(b"\0") + b"\0"
+        info = vm.memory(start, lib.TENDER_STUBS_GPA - start).rstrip(b"\0") + b"\0"
     template = image.template_fd(config.mem_bytes)
     info_fd = os.memfd_create("boot-info")
     os.write(info_fd, info)
