@@ -63,7 +63,7 @@ static void write_gate(uint8_t *low)
     enum { PORT_AT = 3 };
 
     _Static_assert(sizeof code <= TENDER_GATE_SLOT_BYTES, "a slot holds the code");
-    memset(low + TENDER_GATE_GPA, 0xcc, TENDER_GATE_DOOR_GPA - TENDER_GATE_GPA);
+    memset(low + TENDER_GATE_GPA, 0xcc, TENDER_EXTENSION_GPA - TENDER_GATE_GPA);
     for (uint32_t number = 1; number < HVT_HYPERCALL_MAX; number++) {
         const uint32_t port = HVT_PORT_BASE + number;
         uint8_t *slot = low + TENDER_GATE_GPA + (size_t)number * TENDER_GATE_SLOT_BYTES;

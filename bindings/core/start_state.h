@@ -3,8 +3,8 @@
  * privately, and the registers. Boot is the restore of a state that has not run yet.
  *
  *   template, from gpa 0:   0x1000 GDT   0x2000 page tables (as section 7 of the contract)
- *                           0x10000 .. 0xfe000 zero: each VM writes its boot info there
- *                           0xfe000 extension block   0xff000 gate page   (zero if the image does not ask)
+ *                           0x10000 .. 0xff000 zero: each VM writes its boot info there
+ *                           0xff000 gate page, 0xffe00 extension block   (zero if the image does not ask)
  *                           0x100000 .. kernel_end segments
  */
 #ifndef TENDER_START_STATE_H

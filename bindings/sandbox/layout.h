@@ -3,7 +3,7 @@
  * and command line (start_state.h) and the lowest load address. The guest reads and executes it, and never
  * writes it.
  *
- *   0x80000 .. 0xfe000  stubs, one a patched hypercall site (patch.h)
+ *   0x80000 .. 0xff000  stubs, one a patched hypercall site (patch.h)
  *   0xfff00             the address of the program's entry, filled in when the program is loaded
  */
 #ifndef TENDER_SANDBOX_LAYOUT_H
@@ -11,15 +11,8 @@
 
 #include "tender_abi.h"
 
-#ifndef TENDER_STUBS_GPA
-#define TENDER_STUBS_GPA 0x80000
-#endif
-#ifndef TENDER_STUBS_END
-#define TENDER_STUBS_END 0xfe000
-#endif
-#ifndef TENDER_ENTRY_GPA
-#define TENDER_ENTRY_GPA 0xfff00
-#endif
+#define TENDER_STUBS_END  TENDER_GATE_GPA
+#define TENDER_ENTRY_GPA  TENDER_GATE_DOOR_GPA
 #define TENDER_STUB_BYTES 32
 
 _Static_assert(TENDER_STUBS_GPA % TENDER_STUB_BYTES == 0, "a stub lies in one cache line");

@@ -10,6 +10,7 @@ from tender.errors import ConfigError, HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from tender.image import Image
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 
 BACKENDS = ("auto", "kvm", "sandbox")
+_DOORS: "dict[str, Callable[..., Door]]" = {}
 _HOST: "set[str]" = set()
 """What was found on this host and holds as long as this process: "fit", KVM has a vendor's module under it."""
 
@@ -57,19 +59,27 @@ def create(
     if backend != "sandbox":
         reason = _unfit() if backend == "auto" else ""
         if not reason:
-            from tender.backend.kvm import KvmVm
-
             try:
-                return KvmVm(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+                return _door("kvm")(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
             except HostError as error:
                 if backend != "auto" or not error.code.startswith("kvm"):
                     raise
                 reason = error.message
-    from tender.backend.sandbox import SandboxVm
-
-    door = SandboxVm(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+    door = _door("sandbox")(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
     door.fallback = reason
     return door
+
+
+def _door(name: str) -> "Callable[..., Door]":
+    """The class; imported when it is first wanted, for a run wants one of them."""
+    door = _DOORS.get(name)
+    if door is None:
+        if name == "kvm":
+            from tender.backend.kvm import KvmVm as door
+        else:
+            from tender.backend.sandbox import SandboxVm as door
+        _DOORS[name] = door  # type: ignore[assignment]
+    return door  # type: ignore[return-value]
 
 
 def _unfit() -> str:

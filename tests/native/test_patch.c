@@ -304,11 +304,11 @@ static void test_full_template(void)
     uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     for (uint32_t i = 0; i < 0x20000 / 6; i++)
         put_site(low + 0x100000 + (size_t)6 * i, 6);
-    HOLDS(patch_sites(&image, fd) == 16128);
+    HOLDS(patch_sites(&image, fd) == PATCH_STUBS_MAX);
     HOLDS(low[TENDER_STUBS_END - 32] == 0xba && low[TENDER_STUBS_END - 1] == 0xcc &&
           low[TENDER_STUBS_END] == 0);
     HOLDS(low[TENDER_STUBS_GPA - 1] == 0 && low[TENDER_STUBS_GPA] == 0xba);
-    HOLDS(low[0x100000 + 16127 * 6] == 0xe9 && low[0x100000 + 16128 * 6] == 0xba);
+    HOLDS(low[0x100000 + (PATCH_STUBS_MAX - 1) * 6] == 0xe9 && low[0x100000 + PATCH_STUBS_MAX * 6] == 0xba);
     munmap(low, size);
     close(fd);
 }

@@ -4,8 +4,7 @@
  *   0x10000   boot info, manifest, command line: private pages of the VM's memfd, read-only
  *   0x14000   zeroes, read-only
  *   0x80000   the stubs of patched sites, from the template, to be executed
- *   0xfe000   the extension block, from the template
- *   0xff000   the gate page: this process's own, because its jumps are absolute
+ *   0xff000   the gate page: this process's own, because its jumps are absolute; 0xffe00 the extension block
  *   0x100000  segments from the template, then zeroes up to the end of memory
  *
  * Rights are real ones: what is not said to be code is not executed. Below 64 KiB nothing is mapped.
