@@ -1,29 +1,51 @@
 """`tender doctor`: what this machine offers to a unikernel, and the command that repairs what it does not.
 
 `tender.cli.host_facts` looks, `checks` judges what was found without looking again, `main` prints. Status 0
-if a unikernel can run here through KVM.
+if a unikernel can run here at all: on KVM or in the sandbox.
 """
 
 import json
 
 from tender.cli import say
-from tender.cli.host_facts import DeviceNode, Facts, TapFacts, collect, user_word
+from tender.cli.host_facts import INSTALL, DeviceNode, Facts, SandboxFacts, TapFacts, collect, user_word
 
 USAGE = """\
-usage: tender doctor [--json | --kvm]
+usage: tender doctor [--json | --kvm | --sandbox | --filter]
 
-Check what this machine offers to a unikernel. Each line is ok, warn or FAIL, and what is wrong comes with
-its cure. Status 0 if a unikernel can run here, else 1.
+Check what this machine offers to a unikernel: KVM, and the sandbox, which runs it without KVM. Each line is
+ok, warn or FAIL, and what is wrong comes with its cure. Status 0 if a unikernel can run here, else 1.
 
-  --json    one JSON object: schema, usable, checks
-  --kvm     one line for scripts: usable, or unusable and the reason"""
+  --json      one JSON object: schema, usable, reason, kvm, sandbox, auto, checks
+  --kvm       one line for scripts, about KVM alone: usable, or unusable and the reason
+  --sandbox   the same about the sandbox alone
+  --filter    the rules of the sandbox's system-call filter, and the reason of each"""
 
+OPTIONS = ("--json", "--kvm", "--sandbox", "--filter")
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 API_VERSION = 12
 # Of /dev/kvm's capabilities, those that every run needs; <linux/kvm.h>.
 CAPABILITIES = {"KVM_CAP_USER_MEMORY": 3, "KVM_CAP_GET_TSC_KHZ": 61}
 
-BOX = "use the box, a real KVM under software emulation: tools/kvmbox/kvmbox run -- COMMAND"
+BOX = "for tests that need KVM: the box, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
+
+# What it means that a wall of the sandbox could not be had (tender.backend.sandbox.ISOLATION). The filter
+# stands in each case, and lets the process open no file and no socket.
+WALLS = {
+    "user namespace": "a process that broke out of the filter would have your user's rights",
+    "network namespace": "behind the filter lie this machine's network interfaces",
+    "mount namespace": "behind the filter lie this machine's file systems",
+    "pid namespace": "behind the filter lie this machine's processes",
+    "ipc namespace": "behind the filter lies this machine's shared memory",
+    "empty root directory": "behind the filter lies this machine's root directory",
+}
+# enum tsc_source of bindings/sandbox/tsc.h; the last is the one that measures.
+TSC_SOURCES = {
+    1: "told by CPUID",
+    2: "told by the hypervisor",
+    3: "told by the kernel",
+    4: "measured against the monotonic clock, exact to some millionths",
+}
+SECCOMP_NEEDED = ("kill_process", "trap", "allow")
 
 
 class Check:
@@ -47,36 +69,90 @@ class Check:
 
 
 def main(argv: list[str]) -> int:
-    """Print the checks; 0 if KVM works."""
+    """Print the checks; 0 if a unikernel can run (with --kvm or --sandbox: there)."""
     if argv in (["--help"], ["-h"]):
         say.out(USAGE)
         return 0
-    if len(argv) > 1 or (argv and argv[0] not in ("--json", "--kvm")):
+    if len(argv) > 1 or (argv and argv[0] not in OPTIONS):
         say.error(f"doctor: Invalid option: `{' '.join(argv)}'")
         say.plain(USAGE)
         return 1
+    if argv == ["--filter"]:
+        return _print_filter()
     facts = collect(CAPABILITIES)
+    kvm, sandbox = kvm_unusable(facts), sandbox_unusable(facts)
+    if argv in (["--kvm"], ["--sandbox"]):
+        reason = kvm if argv == ["--kvm"] else sandbox
+        say.out(f"unusable: {reason}" if reason else "usable")
+        return 1 if reason else 0
     found = checks(facts)
     reason = unusable(found)
-    if argv == ["--kvm"]:
-        say.out(f"unusable: {reason}" if reason else "usable")
-    elif argv == ["--json"]:
-        listed = [each.to_dict() for each in found]
-        say.out(json.dumps({"schema": 1, "usable": not reason, "reason": reason, "checks": listed}))
+    if argv == ["--json"]:
+        say.out(json.dumps(as_json(facts, found)))
     else:
         for each in found:
             say.out(each.text())
         say.out("")
-        say.out(f"No unikernel can run here: {reason}" if reason else "A unikernel can run here through KVM.")
+        say.out(last_line(facts))
     return 1 if reason else 0
 
 
+def _print_filter() -> int:
+    from importlib.resources import files
+
+    try:
+        say.out((files("tender") / "data" / "filter_rules.txt").read_text(encoding="utf-8").rstrip())
+    except OSError as error:
+        say.error(f"doctor: the filter's rules: {error.strerror}")
+        say.hint(INSTALL)
+        return 1
+    return 0
+
+
+def as_json(facts: Facts, found: list[Check]) -> dict[str, object]:
+    """The object of --json."""
+    kvm, sandbox, reason = kvm_unusable(facts), sandbox_unusable(facts), unusable(found)
+    return {
+        "schema": 1,
+        "usable": not reason,
+        "reason": reason,
+        "kvm": {"usable": not kvm, "reason": kvm},
+        "sandbox": {"usable": not sandbox, "reason": sandbox, "walls": list(facts.sandbox.trial.isolation)},
+        "auto": {"backend": facts.auto_backend or None, "reason": facts.auto_reason},
+        "checks": [each.to_dict() for each in found],
+    }
+
+
+def last_line(facts: Facts) -> str:
+    """Whether a unikernel can run, and behind which door it does if nobody says."""
+    reason = unusable(checks(facts))
+    if reason:
+        return f"No unikernel can run here: {reason}"
+    doors = {"kvm": ("KVM", kvm_unusable(facts)), "sandbox": ("the sandbox", sandbox_unusable(facts))}
+    if facts.auto_backend not in doors:
+        return f"A unikernel can run here, but `--backend auto` finds no door: {facts.auto_reason}"
+    name, unfit = doors[facts.auto_backend]
+    if unfit:
+        other = "sandbox" if facts.auto_backend == "kvm" else "kvm"
+        return f"A unikernel can run here with `--backend {other}`; `--backend auto` takes {name}, which is unfit: {unfit}"
+    because = f": {facts.auto_reason}" if facts.auto_reason else ""
+    return f"A unikernel can run here. `--backend auto` takes {name}{because}."
+
+
 def checks(facts: Facts) -> list[Check]:
-    """Every check, in the order in which a start meets them."""
+    """Every check, in the order in which a start meets them. One door that is shut is no failure."""
+    kvm, sandbox = _kvm(facts), _sandbox(facts)
+    if _first_failure(kvm) and not _first_failure(sandbox):
+        kvm = [_softened(check) for check in kvm]
+    elif _first_failure(sandbox) and not _first_failure(kvm):
+        sandbox = [_softened(check) for check in sandbox]
     return [
         Check(OK, "kernel", f"{facts.system} {facts.release}"),
         _cpu(facts),
-        *_kvm(facts),
+        *kvm,
+        *sandbox,
+        _tsc(facts.sandbox),
+        _clocksource(facts.sandbox),
         _tun(facts),
         *(_tap(tap, facts) for tap in facts.taps),
         *([] if facts.taps else [_no_tap()]),
@@ -85,12 +161,27 @@ def checks(facts: Facts) -> list[Check]:
     ]
 
 
+def _softened(check: Check) -> Check:
+    return Check(WARN, check.what, check.value, check.cure) if check.level == FAIL else check
+
+
+def _first_failure(found: list[Check]) -> str:
+    return next((f"{check.what}: {check.value}" for check in found if check.level == FAIL), "")
+
+
 def unusable(found: list[Check]) -> str:
     """The first reason why no unikernel can run, empty if one can."""
-    for check in found:
-        if check.level == FAIL:
-            return f"{check.what}: {check.value}"
-    return ""
+    return _first_failure(found)
+
+
+def kvm_unusable(facts: Facts) -> str:
+    """Why none can run on KVM, empty if one can."""
+    return _first_failure([_cpu(facts), *_kvm(facts)])
+
+
+def sandbox_unusable(facts: Facts) -> str:
+    """Why none can run in the sandbox, empty if one can."""
+    return _first_failure([_cpu(facts), *_sandbox(facts)])
 
 
 def _cpu(facts: Facts) -> Check:
@@ -132,10 +223,80 @@ def _kvm(facts: Facts) -> list[Check]:
 
 
 def _trial(facts: Facts) -> Check:
-    if facts.trial_error:
-        cure = facts.trial_cure or BOX
-        return Check(FAIL, "trial VM", facts.trial_error, cure)
-    return Check(OK, "trial VM", facts.trial_value)
+    if facts.trial.error:
+        return Check(FAIL, "trial VM", facts.trial.error, facts.trial.cure or BOX)
+    return Check(OK, "trial VM", facts.trial.value)
+
+
+def _sandbox(facts: Facts) -> list[Check]:
+    sandbox, trial = facts.sandbox, facts.sandbox.trial
+    if trial.error:
+        return [*_sandbox_lacks(sandbox), Check(FAIL, "sandbox", trial.error, trial.cure)]
+    found = [Check(OK, "sandbox", trial.value)]
+    if len(trial.isolation) == len(WALLS):
+        return [*found, Check(OK, "walls", ", ".join(trial.isolation))]
+    given = ""
+    for wall, meaning in WALLS.items():
+        if wall not in trial.isolation:
+            cure = _wall_cure(wall, facts)
+            found.append(Check(WARN, wall, f"refused: {meaning}", "" if cure == given else cure))
+            given = cure
+    return found
+
+
+def _sandbox_lacks(sandbox: SandboxFacts) -> list[Check]:
+    """What may be behind a sandbox that does not work; the trial's own message follows."""
+    found = []
+    if not sandbox.program_there:
+        found.append(Check(FAIL, "tender-sandbox", f"{sandbox.program}: does not exist", INSTALL))
+    elif sandbox.noexec:
+        cure = "install tender on a file system that is not mounted noexec"
+        found.append(Check(FAIL, "tender-sandbox", f"{sandbox.program}: on a noexec file system", cure))
+    if sandbox.mmap_min_addr > 65536:
+        value = f"{sandbox.mmap_min_addr}: guest memory begins at 65536"
+        found.append(Check(FAIL, "vm.mmap_min_addr", value, "sudo sysctl vm.mmap_min_addr=65536"))
+    absent = [name for name in SECCOMP_NEEDED if name not in (sandbox.seccomp_actions or ())]
+    if absent:
+        value = "missing" if sandbox.seccomp_actions is None else f"cannot {', '.join(absent)}"
+        cure = "boot a kernel of 5.9 or later with CONFIG_SECCOMP_FILTER"
+        found.append(Check(FAIL, "seccomp filter", value, cure))
+    return found
+
+
+def _wall_cure(wall: str, facts: Facts) -> str:
+    sandbox, had = facts.sandbox, facts.sandbox.trial.isolation
+    if wall == "empty root directory" and "mount namespace" in had:
+        return "sudo mount -t proc proc /proc   # the empty directory is one of /proc"
+    if sandbox.max_user_namespaces == 0:
+        return "sudo sysctl user.max_user_namespaces=10000"
+    if sandbox.userns_clone == 0:
+        return "sudo sysctl kernel.unprivileged_userns_clone=1"
+    if sandbox.apparmor_userns:
+        return (
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0   # or a profile that has `userns,`"
+        )
+    if facts.container:
+        return "start the container with a seccomp profile that allows clone() of new namespaces"
+    return (
+        "start tender outside of a chroot, and of a seccomp filter or security module that forbids namespaces"
+    )
+
+
+def _tsc(sandbox: SandboxFacts) -> Check:
+    source = TSC_SOURCES.get(sandbox.tsc_source)
+    if not source or not sandbox.tsc_hz:
+        cure = "the sandbox needs a processor with a time stamp counter that runs at one rate; use KVM"
+        return Check(WARN, "TSC", "no source tells its frequency", cure)
+    return Check(OK, "TSC", f"{sandbox.tsc_hz / 1e6:.3f} MHz, {source}")
+
+
+def _clocksource(sandbox: SandboxFacts) -> Check:
+    if sandbox.clocksource in ("tsc", ""):
+        return Check(OK, "clock source", sandbox.clocksource or "not told")
+    value = f"{sandbox.clocksource}, not tsc: the clocks of guests may drift from this machine's"
+    sysfs = "/sys/devices/system/clocksource/clocksource0"
+    cure = f"echo tsc | sudo tee {sysfs}/current_clocksource   # if available_clocksource there has it"
+    return Check(WARN, "clock source", value, cure)
 
 
 def _absent_cure(facts: Facts) -> str:

@@ -16,6 +16,8 @@ from tender.cli.explain import quote, tap_interfaces
 KVM_GET_API_VERSION = 0xAE00
 KVM_CHECK_EXTENSION = 0xAE03
 
+INSTALL = "build and install it: make build"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceNode:
@@ -45,6 +47,34 @@ class TapFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialFacts:
+    """How the trial unikernel fared behind one door: what was measured, or why it failed and the cure of that."""
+
+    value: str = ""
+    error: str = ""
+    cure: str = ""
+    isolation: tuple[str, ...] = ()  # the sandbox's walls that this host allowed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SandboxFacts:
+    """What the sandbox needs of this host; a sysctl that does not exist is None."""
+
+    program: str = ""
+    program_there: bool = False
+    noexec: bool = False  # its file system does not allow programs
+    trial: TrialFacts = TrialFacts()
+    mmap_min_addr: int = 65536
+    max_user_namespaces: int | None = None
+    userns_clone: int | None = None
+    apparmor_userns: int | None = None
+    seccomp_actions: tuple[str, ...] | None = None  # None: the kernel tells of none
+    tsc_hz: int = 0
+    tsc_source: int = 0  # enum tsc_source of bindings/sandbox/tsc.h
+    clocksource: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """All that was seen."""
 
@@ -60,9 +90,10 @@ class Facts:
     kvm: DeviceNode = DeviceNode(path="/dev/kvm")
     kvm_api: int = 0
     kvm_capabilities: dict[str, int] = field(default_factory=dict)
-    trial_value: str = ""
-    trial_error: str = ""
-    trial_cure: str = ""
+    trial: TrialFacts = TrialFacts()
+    sandbox: SandboxFacts = SandboxFacts()
+    auto_backend: str = ""  # the door that --backend auto takes; empty: none
+    auto_reason: str = ""  # why it is not KVM's
     tun: DeviceNode = DeviceNode(path="/dev/net/tun")
     taps: tuple[TapFacts, ...] = ()
     overcommit: int = 0
@@ -77,12 +108,12 @@ def user_word(user: str) -> str:
 
 
 def collect(capabilities: dict[str, int]) -> Facts:
-    """Looks at everything; runs the trial VM if /dev/kvm opens."""
+    """Looks at everything; runs the trial unikernel in the sandbox, and on KVM if /dev/kvm opens."""
     uname = os.uname()
     model, flags = cpu_facts(_read("/proc/cpuinfo"))
     kvm = device_node("/dev/kvm")
     api, found = (0, {}) if not kvm.exists or kvm.open_error else _ask_kvm(capabilities)
-    value, error, cure = ("", "", "") if api == 0 else run_trial()
+    backend, reason = auto_choice()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     user = user_name()
     return Facts(
@@ -98,9 +129,10 @@ def collect(capabilities: dict[str, int]) -> Facts:
         kvm=kvm,
         kvm_api=api,
         kvm_capabilities=found,
-        trial_value=value,
-        trial_error=error,
-        trial_cure=cure,
+        trial=run_trial("kvm") if api else TrialFacts(),
+        sandbox=sandbox_facts(),
+        auto_backend=backend,
+        auto_reason=reason,
         tun=device_node("/dev/net/tun"),
         taps=tuple(tap_facts(name) for name in tap_interfaces()),
         overcommit=_number(_read("/proc/sys/vm/overcommit_memory")),
@@ -167,42 +199,95 @@ def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
         os.close(fd)
 
 
-def run_trial() -> tuple[str, str, str]:
-    """Runs tender.backend.trial's unikernel: (what was measured, why it failed, the cure of that)."""
+def run_trial(backend: str) -> TrialFacts:
+    """Runs tender.backend.trial's unikernel behind that door and no other."""
     from tender.backend import trial
     from tender.errors import TenderError
 
     try:
+        from tender.backend.sandbox import SandboxVm
         from tender.config import VmConfig
         from tender.image import Image
         from tender.vm import Vm
     except ImportError as error:
-        return "", f"this installation is not complete: {error}", "build and install it: make build"
+        return TrialFacts(error=f"this installation is not complete: {error}", cure=INSTALL)
     stamps_ns: dict[str, int] = {}
 
     def note(data: bytes) -> None:
         for digit in data.decode("ascii", "replace"):
             stamps_ns.setdefault(digit, time.monotonic_ns())
 
-    memory = os.memfd_create("tender-trial", os.MFD_CLOEXEC)
     try:
-        os.write(memory, trial.elf())
-        with Image.open(f"/proc/self/fd/{memory}") as image, Vm(image, VmConfig(mem=4), console=note) as vm:
+        with (
+            Image.from_bytes(trial.elf()) as image,
+            Vm(image, VmConfig(mem=4), console=note, backend=backend) as vm,
+        ):
             result = vm.run(timeout=trial.TIMEOUT_S)
+            walls = vm._door.isolation if isinstance(vm._door, SandboxVm) else ()
     except TenderError as error:
-        return "", error.message, error.hint
+        return TrialFacts(error=error.message, cure=error.hint)
     except OSError as error:
-        return "", str(error), ""
-    finally:
-        os.close(memory)
+        return TrialFacts(error=str(error))
     message = "" if result.reason == "timeout" else result.message
     unfit = trial.verdict(stamps_ns, result.guest_status, message)
     if unfit:
-        return "", f"this KVM is unfit: {unfit}", ""
+        door = "this KVM" if backend == "kvm" else "the sandbox"
+        return TrialFacts(error=f"{door} is unfit: {unfit}", isolation=walls)
     loop_ms = (stamps_ns["1"] - stamps_ns["0"]) / 1e6
     boot_ms = result.boot.since_start_ms("first_console") or 0.0
     value = f"every step right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
-    return value, "", ""
+    if backend == "sandbox":
+        all_ms = result.boot.since_start_ms("guest_exit") or 0.0
+        value = f"a unikernel ran behind the filter ({all_ms:.0f} ms)"
+    return TrialFacts(value=value, isolation=walls)
+
+
+def auto_choice() -> tuple[str, str]:
+    """The door that `--backend auto` takes here, and why it is not KVM's; found by making a VM."""
+    from tender.backend import trial
+    from tender.errors import TenderError
+
+    try:
+        from tender.config import VmConfig
+        from tender.image import Image
+        from tender.vm import DISCARD, Vm
+
+        with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), console=DISCARD) as vm:
+            return vm.backend, vm.fallback
+    except (ImportError, OSError, TenderError) as error:
+        return "", str(error)
+
+
+def sandbox_facts() -> SandboxFacts:
+    """Runs the trial in the sandbox, and looks at what it may lack."""
+    try:
+        from tender.backend.sandbox import PROGRAM
+        from tender.native import lib
+    except ImportError as error:
+        return SandboxFacts(
+            trial=TrialFacts(error=f"this installation is not complete: {error}", cure=INSTALL)
+        )
+    there = os.path.exists(PROGRAM)
+    actions = _read("/proc/sys/kernel/seccomp/actions_avail").split()
+    return SandboxFacts(
+        program=PROGRAM,
+        program_there=there,
+        noexec=there and bool(os.statvfs(PROGRAM).f_flag & os.ST_NOEXEC),
+        trial=run_trial("sandbox"),
+        mmap_min_addr=_number(_read("/proc/sys/vm/mmap_min_addr")),
+        max_user_namespaces=_sysctl("user/max_user_namespaces"),
+        userns_clone=_sysctl("kernel/unprivileged_userns_clone"),
+        apparmor_userns=_sysctl("kernel/apparmor_restrict_unprivileged_userns"),
+        seccomp_actions=tuple(actions) or None,
+        tsc_hz=int(lib.tn_tsc_hz()),  # before the source, which is known by then
+        tsc_source=int(lib.tn_tsc_source()),
+        clocksource=_read("/sys/devices/system/clocksource/clocksource0/current_clocksource").strip(),
+    )
+
+
+def _sysctl(name: str) -> int | None:
+    text = _read(f"/proc/sys/{name}")
+    return _number(text) if text else None
 
 
 def tap_facts(name: str, sys_class_net: str = "/sys/class/net") -> TapFacts:

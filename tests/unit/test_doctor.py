@@ -7,13 +7,38 @@ from pathlib import Path
 import pytest
 
 from tender.backend import kvm_requests
+from tender.backend.sandbox import ISOLATION
 from tender.cli import doctor, host_facts
-from tender.cli.doctor import CAPABILITIES, FAIL, OK, WARN, Check, checks, unusable
-from tender.cli.host_facts import DeviceNode, Facts, TapFacts
+from tender.cli.doctor import (
+    CAPABILITIES,
+    FAIL,
+    OK,
+    WALLS,
+    WARN,
+    Check,
+    checks,
+    kvm_unusable,
+    last_line,
+    sandbox_unusable,
+    unusable,
+)
+from tender.cli.host_facts import DeviceNode, Facts, SandboxFacts, TapFacts, TrialFacts
 from tender.native import lib
 
 KVM = DeviceNode(path="/dev/kvm", exists=True, owner="root", group="kvm", mode=0o660, permitted=True)
 TUN = DeviceNode(path="/dev/net/tun", exists=True, owner="root", group="root", mode=0o666, permitted=True)
+SANDBOX = SandboxFacts(
+    program="/lib/tender-sandbox",
+    program_there=True,
+    trial=TrialFacts(value="a unikernel ran behind the filter (3 ms)", isolation=ISOLATION),
+    max_user_namespaces=96365,
+    seccomp_actions=("kill_process", "kill_thread", "trap", "errno", "allow"),
+    tsc_hz=2_400_000_000,
+    tsc_source=3,
+    clocksource="tsc",
+)
+# What a broken sandbox says, whatever broke it.
+SHUT = replace(SANDBOX, trial=TrialFacts(error="sandbox: some step: Operation not permitted", cure="do"))
 HEALTHY = Facts(
     release="6.12.1",
     cpu_model="Some CPU",
@@ -22,13 +47,16 @@ HEALTHY = Facts(
     kvm=KVM,
     kvm_api=12,
     kvm_capabilities=dict.fromkeys(CAPABILITIES, 1),
-    trial_value="every step right",
+    trial=TrialFacts(value="every step right"),
+    sandbox=SANDBOX,
+    auto_backend="kvm",
     tun=TUN,
     taps=(TapFacts(name="tap0", up=True, owner="ann"),),
     mem_available=1 << 33,
     nofile_soft=1024,
     nofile_hard=4096,
 )
+NO_KVM = DeviceNode(path="/dev/kvm")
 DENIED = replace(KVM, permitted=False, open_error="Permission denied")
 
 
@@ -43,6 +71,7 @@ def test_a_healthy_machine_is_ok_throughout() -> None:
     assert unusable(everything) == ""
     assert [check.what for check in everything] == [
         *("kernel", "processor", "/dev/kvm", "KVM API", "KVM capabilities", "trial VM"),
+        *("sandbox", "walls", "TSC", "clock source"),
         *("/dev/net/tun", "TAP tap0", "memory", "descriptors"),
     ]
 
@@ -54,25 +83,25 @@ def test_a_line_has_level_subject_value_and_cures_below() -> None:
 
 @pytest.mark.parametrize(("flag", "module"), [("vmx", "kvm_intel"), ("svm", "kvm_amd")])
 def test_no_device_but_an_able_processor_wants_its_module(flag: str, module: str) -> None:
-    changes = {"kvm": DeviceNode(path="/dev/kvm"), "cpu_flags": frozenset({flag})}
+    changes = {"kvm": NO_KVM, "cpu_flags": frozenset({flag}), "sandbox": SHUT}
     check = found("/dev/kvm", **changes)
     assert (check.level, check.cure) == (FAIL, f"sudo modprobe {module}")
     assert "--device /dev/kvm" in found("/dev/kvm", **changes, container=True).cure
 
 
 def test_no_device_in_a_virtual_machine_names_nesting_and_the_box() -> None:
-    changes = {"kvm": DeviceNode(path="/dev/kvm"), "cpu_flags": frozenset({"hypervisor"})}
+    changes = {"kvm": NO_KVM, "cpu_flags": frozenset({"hypervisor"})}
     assert "nested virtualisation" in found("processor", **changes).cure
     assert "kvmbox" in found("/dev/kvm", **changes).cure
 
 
 def test_without_the_processors_extension_the_firmware_is_named() -> None:
-    check = found("processor", kvm=DeviceNode(path="/dev/kvm"), cpu_flags=frozenset())
+    check = found("processor", kvm=NO_KVM, cpu_flags=frozenset())
     assert (check.level, check.cure.split("\n")[0]) == (WARN, "switch on Intel VT-x or AMD-V in the firmware")
 
 
 def test_a_denied_device_names_its_group_and_the_new_login() -> None:
-    check = found("/dev/kvm", kvm=DENIED, groups=("ann", "sudo"))
+    check = found("/dev/kvm", kvm=DENIED, sandbox=SHUT, groups=("ann", "sudo"))
     assert check.level == FAIL
     assert check.value == "root:kvm 0660: Permission denied (you are ann, in the groups ann, sudo)"
     assert check.cure.startswith("sudo usermod -aG kvm ann   # then log in again\n")
@@ -93,19 +122,171 @@ def test_a_device_that_the_container_refuses_wants_to_be_passed_in() -> None:
 
 
 def test_another_api_version_is_a_failure() -> None:
-    check = found("KVM API", kvm_api=11)
+    check = found("KVM API", kvm_api=11, sandbox=SHUT)
     assert (check.level, check.value) == (FAIL, "version 11, needed is 12")
 
 
 def test_a_missing_capability_is_named() -> None:
-    check = found("KVM capabilities", kvm_capabilities={"KVM_CAP_USER_MEMORY": 1})
+    check = found("KVM capabilities", kvm_capabilities={"KVM_CAP_USER_MEMORY": 1}, sandbox=SHUT)
     assert (check.level, check.value) == (FAIL, "missing: KVM_CAP_GET_TSC_KHZ")
 
 
-def test_an_unfit_kvm_makes_the_machine_unusable() -> None:
-    facts = replace(HEALTHY, trial_error="this KVM is unfit: slow", trial_value="")
-    assert unusable(checks(facts)) == "trial VM: this KVM is unfit: slow"
-    assert "kvmbox" in found("trial VM", trial_error="x").cure
+def test_an_unfit_kvm_alone_is_a_warning_and_with_a_broken_sandbox_a_failure() -> None:
+    unfit = TrialFacts(error="this KVM is unfit: slow")
+    facts = replace(HEALTHY, trial=unfit)
+    assert unusable(checks(facts)) == ""
+    assert kvm_unusable(facts) == "trial VM: this KVM is unfit: slow"
+    assert unusable(checks(replace(facts, sandbox=SHUT))) == "trial VM: this KVM is unfit: slow"
+    assert (found("trial VM", trial=unfit).level, found("sandbox", trial=unfit).level) == (WARN, OK)
+    assert "kvmbox" in found("trial VM", trial=TrialFacts(error="x")).cure
+
+
+def test_without_kvm_the_sandbox_is_enough() -> None:
+    facts = replace(HEALTHY, kvm=NO_KVM, auto_backend="sandbox", auto_reason="no KVM here")
+    assert found("/dev/kvm", kvm=NO_KVM).level == WARN
+    assert (unusable(checks(facts)), sandbox_unusable(facts)) == ("", "")
+    assert kvm_unusable(facts) == "/dev/kvm: does not exist"
+    assert last_line(facts) == "A unikernel can run here. `--backend auto` takes the sandbox: no KVM here."
+
+
+def test_without_the_sandbox_kvm_is_enough() -> None:
+    facts = replace(HEALTHY, sandbox=SHUT)
+    check = found("sandbox", sandbox=SHUT)
+    assert (check.level, check.value, check.cure) == (WARN, SHUT.trial.error, "do")
+    assert (unusable(checks(facts)), kvm_unusable(facts)) == ("", "")
+    assert sandbox_unusable(facts) == f"sandbox: {SHUT.trial.error}"
+    assert last_line(facts) == "A unikernel can run here. `--backend auto` takes KVM."
+
+
+def test_without_both_none_can_run() -> None:
+    facts = replace(HEALTHY, kvm=NO_KVM, sandbox=SHUT, auto_backend="")
+    assert last_line(facts) == "No unikernel can run here: /dev/kvm: does not exist"
+    assert {c.what for c in checks(facts) if c.level == FAIL} == {"/dev/kvm", "sandbox"}
+
+
+def test_the_last_line_warns_of_a_choice_that_would_fail() -> None:
+    facts = replace(HEALTHY, trial=TrialFacts(error="this KVM is unfit: slow"))
+    assert last_line(facts) == (
+        "A unikernel can run here with `--backend sandbox`; `--backend auto` takes KVM, which is unfit:"
+        " trial VM: this KVM is unfit: slow"
+    )
+
+
+def walls_without(*missing: str) -> tuple[str, ...]:
+    return tuple(wall for wall in ISOLATION if wall not in missing)
+
+
+def test_every_wall_of_the_sandbox_has_a_meaning() -> None:
+    assert tuple(WALLS) == ISOLATION
+
+
+@pytest.mark.parametrize("wall", ISOLATION)
+def test_a_wall_that_could_not_be_had_is_a_warning_of_its_own(wall: str) -> None:
+    sandbox = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=walls_without(wall)))
+    check = found(wall, sandbox=sandbox)
+    assert (check.level, check.value) == (WARN, f"refused: {WALLS[wall]}")
+    assert check.cure
+    assert "walls" not in [each.what for each in checks(replace(HEALTHY, sandbox=sandbox))]
+    assert sandbox_unusable(replace(HEALTHY, sandbox=sandbox)) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "container", "cure"),
+    [
+        ({"max_user_namespaces": 0}, False, "sudo sysctl user.max_user_namespaces=10000"),
+        ({"userns_clone": 0}, False, "sudo sysctl kernel.unprivileged_userns_clone=1"),
+        ({"apparmor_userns": 1}, False, "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
+        ({"userns_clone": 1, "apparmor_userns": 0}, True, "start the container with a seccomp profile"),
+        ({}, False, "start tender outside of a chroot"),
+    ],
+)
+def test_refused_namespaces_name_who_refuses_them_once(
+    changes: dict[str, int], container: bool, cure: str
+) -> None:
+    none = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=()), **changes)  # type: ignore[arg-type]
+    facts = replace(HEALTHY, sandbox=none, container=container)
+    cures = [each.cure for each in checks(facts) if each.what in WALLS]
+    assert cures[0].startswith(cure)
+    assert cures[1:] == [""] * 5
+
+
+def test_an_empty_root_that_is_refused_by_itself_wants_proc() -> None:
+    trial = replace(SANDBOX.trial, isolation=walls_without("empty root directory"))
+    check = found("empty root directory", sandbox=replace(SANDBOX, trial=trial))
+    assert check.cure.startswith("sudo mount -t proc proc /proc")
+
+
+@pytest.mark.parametrize(
+    ("what", "changes", "value", "cure"),
+    [
+        (
+            "tender-sandbox",
+            {"program_there": False},
+            "/lib/tender-sandbox: does not exist",
+            "build and install it: make build",
+        ),
+        (
+            "tender-sandbox",
+            {"noexec": True},
+            "/lib/tender-sandbox: on a noexec file system",
+            "install tender on a file system that is not mounted noexec",
+        ),
+        (
+            "vm.mmap_min_addr",
+            {"mmap_min_addr": 131072},
+            "131072: guest memory begins at 65536",
+            "sudo sysctl vm.mmap_min_addr=65536",
+        ),
+        (
+            "seccomp filter",
+            {"seccomp_actions": None},
+            "missing",
+            "boot a kernel of 5.9 or later with CONFIG_SECCOMP_FILTER",
+        ),
+        (
+            "seccomp filter",
+            {"seccomp_actions": ("trap", "allow")},
+            "cannot kill_process",
+            "boot a kernel of 5.9 or later with CONFIG_SECCOMP_FILTER",
+        ),
+    ],
+)
+def test_what_breaks_the_sandbox_is_named(
+    what: str, changes: dict[str, object], value: str, cure: str
+) -> None:
+    broken = replace(SHUT, **changes)  # type: ignore[arg-type]
+    check = found(what, sandbox=broken, kvm=NO_KVM)
+    assert (check.level, check.value, check.cure) == (FAIL, value, cure)
+    assert sandbox_unusable(replace(HEALTHY, sandbox=broken)) == f"{what}: {value}"
+    works = replace(SANDBOX, **changes)  # type: ignore[arg-type]
+    assert what not in [each.what for each in checks(replace(HEALTHY, sandbox=works))], "it works: no suspect"
+
+
+@pytest.mark.parametrize("machine", ["aarch64"])
+def test_another_architecture_shuts_both_doors(machine: str) -> None:
+    facts = replace(HEALTHY, machine=machine)
+    assert kvm_unusable(facts) == sandbox_unusable(facts) == f"processor: {machine}: only x86_64 is supported"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (1, "told by CPUID"),
+        (2, "told by the hypervisor"),
+        (3, "told by the kernel"),
+        (4, "measured against the monotonic clock"),
+    ],
+)
+def test_the_source_of_the_tscs_frequency_is_shown(source: int, words: str) -> None:
+    check = found("TSC", sandbox=replace(SANDBOX, tsc_source=source))
+    assert (check.level, check.value.startswith(f"2400.000 MHz, {words}")) == (OK, True)
+
+
+def test_a_tsc_without_a_frequency_and_another_clock_source_are_warnings() -> None:
+    assert found("TSC", sandbox=replace(SANDBOX, tsc_hz=0, tsc_source=0)).level == WARN
+    check = found("clock source", sandbox=replace(SANDBOX, clocksource="hpet"))
+    assert (check.level, check.value.partition(":")[0]) == (WARN, "hpet, not tsc")
+    assert found("clock source", sandbox=replace(SANDBOX, clocksource="")).level == OK
 
 
 @pytest.mark.parametrize(
@@ -141,26 +322,48 @@ def test_another_processor_architecture_is_a_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "line", "status"),
+    ("option", "facts", "line", "status"),
     [
-        (HEALTHY, "usable\n", 0),
-        (replace(HEALTHY, kvm=DeviceNode(path="/dev/kvm")), "unusable: /dev/kvm: does not exist\n", 1),
+        ("--kvm", HEALTHY, "usable\n", 0),
+        ("--kvm", replace(HEALTHY, sandbox=SHUT), "usable\n", 0),
+        ("--kvm", replace(HEALTHY, kvm=NO_KVM), "unusable: /dev/kvm: does not exist\n", 1),
+        ("--sandbox", HEALTHY, "usable\n", 0),
+        ("--sandbox", replace(HEALTHY, kvm=NO_KVM), "usable\n", 0),
+        ("--sandbox", replace(HEALTHY, sandbox=SHUT), f"unusable: sandbox: {SHUT.trial.error}\n", 1),
     ],
 )
 def test_one_line_for_scripts(
-    facts: Facts, line: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    option: str,
+    facts: Facts,
+    line: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(doctor, "collect", lambda capabilities: facts)
-    assert doctor.main(["--kvm"]) == status
+    assert doctor.main([option]) == status
     assert capsys.readouterr().out == line
 
 
-def test_json_has_every_check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(doctor, "collect", lambda capabilities: HEALTHY)
+def test_json_has_every_check_and_both_doors(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = replace(HEALTHY, kvm=NO_KVM, auto_backend="sandbox", auto_reason="no KVM here")
+    monkeypatch.setattr(doctor, "collect", lambda capabilities: facts)
     assert doctor.main(["--json"]) == 0
     result = json.loads(capsys.readouterr().out)
+    assert list(result) == ["schema", "usable", "reason", "kvm", "sandbox", "auto", "checks"]
     assert (result["schema"], result["usable"], result["reason"]) == (1, True, "")
+    assert result["kvm"] == {"usable": False, "reason": "/dev/kvm: does not exist"}
+    assert result["sandbox"] == {"usable": True, "reason": "", "walls": list(ISOLATION)}
+    assert result["auto"] == {"backend": "sandbox", "reason": "no KVM here"}
     assert result["checks"][0] == {"level": "ok", "what": "kernel", "value": "Linux 6.12.1", "cure": ""}
+
+
+def test_the_filters_rules_are_printed_with_their_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--filter"]) == 0
+    rules = Path(__file__).resolve().parents[2] / "bindings" / "sandbox" / "filter_rules.txt"
+    assert capsys.readouterr().out == rules.read_text()
 
 
 def test_a_wrong_option_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +372,25 @@ def test_a_wrong_option_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> 
 
 
 # ---- looking
+
+
+def test_the_trial_runs_in_the_sandbox_of_this_machine() -> None:
+    facts = host_facts.sandbox_facts()
+    assert facts.trial.error == ""
+    assert facts.trial.value.startswith("a unikernel ran behind the filter (")
+    assert set(facts.trial.isolation) <= set(WALLS)
+    assert facts.tsc_source in doctor.TSC_SOURCES
+    assert (facts.program_there, facts.noexec) == (True, False)
+
+
+def test_the_automatic_choice_is_that_of_a_vm() -> None:
+    backend, reason = host_facts.auto_choice()
+    assert (backend, bool(reason)) in [("kvm", False), ("sandbox", True)]
+
+
+def test_a_sysctl_that_does_not_exist_is_not_zero() -> None:
+    assert host_facts._sysctl("kernel/no_such_thing") is None
+    assert host_facts._sysctl("kernel/pid_max") == int(Path("/proc/sys/kernel/pid_max").read_text())
 
 
 def test_processor_facts_are_those_of_the_first_processor() -> None:
