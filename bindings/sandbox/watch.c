@@ -50,11 +50,13 @@ static void reap(struct sandbox *sandbox)
         sandbox->event.detail = (uint64_t)about.si_status;
 }
 
-static bool event_is_possible(const struct vm_event *event)
+static bool event_is_possible(const struct vm *vm, const struct vm_event *event)
 {
     switch (event->kind) {
+    case EVENT_STOPPED:
+        return atomic_load(&vm->stop_requested);
     case EVENT_CONSOLE:
-        return event->len <= CONSOLE_PIECE_MAX;
+        return event->len <= CONSOLE_PIECE_MAX && vm->console_fd == CONSOLE_PYTHON;
     case EVENT_BAD_ACCESS:
         return event->number >= 1 && event->number < HVT_HYPERCALL_MAX;
     case EVENT_NONE:
@@ -71,10 +73,8 @@ static bool event_is_possible(const struct vm_event *event)
 static void take_event(struct sandbox *sandbox)
 {
     sandbox->event = sandbox->vm->shared->event;
-    if (!event_is_possible(&sandbox->event))
+    if (!event_is_possible(sandbox->vm, &sandbox->event))
         say(sandbox, EVENT_HANDLER_FAULT, 0); /* the guest wrote where only the handlers should */
-    if (sandbox->event.kind == EVENT_STOPPED && !atomic_load(&sandbox->vm->stop_requested))
-        say(sandbox, EVENT_HANDLER_FAULT, 0);
 }
 
 static void start_stopping(struct sandbox *sandbox)
@@ -114,6 +114,8 @@ static void wait_for_it(struct sandbox *sandbox)
             sandbox->event.os_error = errno;
             return;
         }
+        if (wait[1].revents) /* first: a program that never stops talking must not keep it from being seen */
+            start_stopping(sandbox);
         if (wait[0].revents) {
             char word;
             ssize_t got = recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT);
@@ -129,8 +131,6 @@ static void wait_for_it(struct sandbox *sandbox)
                 say(sandbox, EVENT_STOPPED, 0);
             return;
         }
-        if (wait[1].revents)
-            start_stopping(sandbox);
     }
 }
 
@@ -147,7 +147,10 @@ void sandbox_run(struct sandbox *sandbox)
     sandbox->started = true;
     if (answer) {
         const char go = SANDBOX_GO;
-        (void)!send(sandbox->control_fd, &go, 1, MSG_NOSIGNAL); /* a program that is gone: the wait says so */
+        /* A program that is gone: the wait says so. One that does not read what it is told has no room left
+         * for more, and is not waited for. */
+        if (send(sandbox->control_fd, &go, 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EAGAIN)
+            signal_program(sandbox, SIGKILL);
     }
     wait_for_it(sandbox);
     if (sandbox->event.kind != EVENT_INTERRUPTED && sandbox->event.kind != EVENT_CONSOLE &&

@@ -1,0 +1,365 @@
+/*
+ * Waiting for a tender-sandbox, with a peer that says what a hijacked one could: every kind of event, hostile
+ * values, garbage, too much, nothing, the end. Behind the socket stands this test; the process is a child
+ * that only waits for its end. Prints one TAP line for each check and exits 1 if one fails.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "spawn.h"
+
+#define MS 1000000u
+
+static unsigned checks;
+static unsigned failures;
+
+static void check(bool holds, const char *claim, int line)
+{
+    checks++;
+    failures += !holds;
+    printf("%s %u - line %d: %s\n", holds ? "ok" : "not ok", checks, line, claim);
+}
+
+#define HOLDS(expression) check((expression), #expression, __LINE__)
+
+static struct vm vm;
+static struct sandbox sandbox;
+static int peer; /* the program's end of the control socket */
+
+/* A VM that has been spawned, by hand. */
+static void set_up(void)
+{
+    int pair[2];
+    if (vm_init(&vm) < 0 || sandbox_init(&sandbox, &vm) < 0 ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        abort();
+    vm.console_fd = CONSOLE_PYTHON;
+    sandbox.control_fd = pair[0];
+    peer = pair[1];
+    int pid = fork();
+    if (pid == 0)
+        for (;;)
+            pause();
+    sandbox.pid = pid;
+    sandbox.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pid < 0 || sandbox.pidfd < 0)
+        abort();
+}
+
+static void tear_down(void)
+{
+    close(peer);
+    sandbox_release(&sandbox);
+    vm_release(&vm);
+}
+
+static void tell(const void *words, size_t count)
+{
+    if (send(peer, words, count, MSG_NOSIGNAL) != (ssize_t)count)
+        abort();
+}
+
+/* The program reports `event`; what the monitor makes of it. */
+static const struct vm_event *report(struct vm_event event)
+{
+    vm.shared->event = event;
+    tell("e", 1);
+    sandbox_run(&sandbox);
+    return &sandbox.event;
+}
+
+/* How many bytes the monitor has sent, all of them GO. */
+static int gone_on(void)
+{
+    char words[64];
+    ssize_t got = recv(peer, words, sizeof words, MSG_DONTWAIT);
+    for (ssize_t i = 0; i < got; i++)
+        if (words[i] != SANDBOX_GO)
+            return -1;
+    return got < 0 ? 0 : (int)got;
+}
+
+static bool is_false_report(const struct vm_event *event)
+{
+    static const struct vm_event expected = {.kind = EVENT_HANDLER_FAULT};
+    return memcmp(event, &expected, sizeof expected) == 0;
+}
+
+/* Kinds that no sandbox reports: not ends, KVM's own, the monitor's own, none at all. */
+static bool kind_is_reported(uint32_t kind)
+{
+    return kind >= EVENT_HALT && kind <= EVENT_SETUP_FAILED && kind != EVENT_STOPPED &&
+           kind != EVENT_INTERRUPTED && kind != EVENT_ENTRY_FAILURE && kind != EVENT_INTERNAL_ERROR &&
+           kind != EVENT_PROCESS_DIED;
+}
+
+static void test_every_kind(void)
+{
+    static const uint32_t odd[] = {18, 19, 255, 256, 0x10001, 0x7fffffff, 0x80000000, UINT32_MAX};
+    set_up();
+    for (uint32_t i = 0; i <= EVENT_SETUP_FAILED + sizeof odd / sizeof *odd; i++) {
+        uint32_t kind = i <= EVENT_SETUP_FAILED ? i : odd[i - EVENT_SETUP_FAILED - 1];
+        const struct vm_event *event = report((struct vm_event){.kind = kind, .number = 1, .rip = 7});
+        char claim[64];
+        (void)snprintf(claim, sizeof claim, "kind %u is %s", kind,
+                       kind_is_reported(kind) ? "taken" : "refused");
+        check(kind_is_reported(kind) ? event->kind == kind && event->rip == 7 : is_false_report(event), claim,
+              __LINE__);
+    }
+    tear_down();
+}
+
+static void test_hostile_values(void)
+{
+    set_up();
+    HOLDS(report((struct vm_event){.kind = EVENT_CONSOLE, .len = CONSOLE_PIECE_MAX})->kind == EVENT_CONSOLE);
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_CONSOLE, .len = CONSOLE_PIECE_MAX + 1})));
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_CONSOLE, .len = UINT64_MAX})));
+    for (uint32_t number = 1; number <= 8; number++)
+        HOLDS(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number})->number == number);
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 0})));
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 9})));
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = UINT32_MAX})));
+    for (uint32_t kind = EVENT_UNHANDLED_EXIT; kind <= EVENT_SETUP_FAILED; kind++) {
+        if (!kind_is_reported(kind))
+            continue;
+        HOLDS(report((struct vm_event){.kind = kind, .instruction_bytes = 16})->kind == kind);
+        HOLDS(is_false_report(report((struct vm_event){.kind = kind, .instruction_bytes = 17})));
+        HOLDS(is_false_report(report((struct vm_event){.kind = kind, .instruction_bytes = UINT32_MAX})));
+    }
+    /* A console that Python does not want: nobody would take the bytes. */
+    vm.console_fd = CONSOLE_DISCARD;
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_CONSOLE, .len = 1})));
+    vm.console_fd = 1;
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_CONSOLE, .len = 1})));
+    tear_down();
+}
+
+static void test_what_was_taken_does_not_change(void)
+{
+    set_up();
+    const struct vm_event *event = report((struct vm_event){.kind = EVENT_HALT, .status = 3});
+    vm.shared->event = (struct vm_event){.kind = EVENT_CONSOLE, .len = UINT64_MAX, .status = 4};
+    HOLDS(event->kind == EVENT_HALT && event->status == 3);
+    HOLDS(vm.event == event);
+    HOLDS(vm.shared->timeline.guest_exit != 0);
+    tear_down();
+}
+
+static void test_the_program_is_told_once(void)
+{
+    set_up();
+    HOLDS(report((struct vm_event){.kind = EVENT_CONSOLE, .len = 1})->kind == EVENT_CONSOLE);
+    HOLDS(gone_on() == 1); /* into the guest */
+    HOLDS(vm.shared->timeline.guest_exit == 0);
+    HOLDS(report((struct vm_event){.kind = EVENT_HALT})->kind == EVENT_HALT);
+    HOLDS(gone_on() == 1); /* after the piece */
+    tear_down();
+}
+
+static void on_alarm(int number)
+{
+    (void)number;
+}
+
+static void test_a_signal_comes_between_and_the_wait_goes_on(void)
+{
+    const struct itimerval soon = {.it_value = {.tv_usec = 20000}};
+    set_up();
+    (void)signal(SIGALRM, on_alarm);
+    setitimer(ITIMER_REAL, &soon, NULL);
+    sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_INTERRUPTED);
+    HOLDS(vm.shared->timeline.guest_exit == 0);
+    HOLDS(gone_on() == 1);
+    HOLDS(report((struct vm_event){.kind = EVENT_HALT})->kind == EVENT_HALT);
+    HOLDS(gone_on() == 0); /* it was running all the time */
+    tear_down();
+}
+
+/* ---- its end */
+
+static void test_garbage_is_the_end(void)
+{
+    for (int word = 0; word < 256; word++) {
+        if (word == SANDBOX_EVENT || (word > 4 && word < 250 && word != SANDBOX_GO))
+            continue;
+        const char byte = (char)word;
+        set_up();
+        tell(&byte, 1);
+        sandbox_run(&sandbox);
+        HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.detail == SIGKILL);
+        HOLDS(sandbox.pidfd == -1 && sandbox_read(&sandbox, 0x10000, &word, 1) == -ESRCH);
+        tear_down();
+    }
+}
+
+static void test_a_peer_that_is_gone_is_the_end(void)
+{
+    set_up();
+    shutdown(peer, SHUT_RDWR);
+    sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.detail == SIGKILL);
+    tear_down();
+}
+
+/* The child is replaced by one that ends by itself; its end of the socket is closed behind it. */
+static void end_by(int status, int signal_number)
+{
+    kill(sandbox.pid, SIGKILL);
+    waitpid(sandbox.pid, NULL, 0);
+    close(sandbox.pidfd);
+    sandbox.pid = fork();
+    if (sandbox.pid == 0) {
+        if (signal_number)
+            raise(signal_number);
+        _exit(status);
+    }
+    sandbox.pidfd = (int)syscall(SYS_pidfd_open, sandbox.pid, 0);
+    siginfo_t about;
+    (void)waitid(P_PID, (id_t)sandbox.pid, &about, WEXITED | WNOWAIT);
+    shutdown(peer, SHUT_RDWR);
+}
+
+static void test_how_it_died_is_told(void)
+{
+    set_up();
+    end_by(3, 0);
+    sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED);
+    HOLDS(sandbox.event.detail == 0 && sandbox.event.status == 3 && sandbox.event.os_error == 0);
+    tear_down();
+
+    set_up();
+    end_by(0, SIGSYS);
+    sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.detail == SIGSYS);
+    tear_down();
+
+    set_up();
+    end_by(3, 0);
+    waitpid(sandbox.pid, NULL, 0); /* somebody else in this process was faster */
+    sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.os_error == ECHILD);
+    tear_down();
+}
+
+/* ---- stopping it */
+
+static void test_a_stop_before_the_start_tells_the_program_nothing(void)
+{
+    set_up();
+    vm_stop(&vm);
+    sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_STOPPED && gone_on() == 0);
+    tear_down();
+}
+
+static void start(void)
+{
+    HOLDS(report((struct vm_event){.kind = EVENT_CONSOLE})->kind == EVENT_CONSOLE);
+}
+
+static void test_a_program_that_does_not_obey_is_killed(void)
+{
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, vm_kick_signal());
+    sigprocmask(SIG_BLOCK, &kick, NULL); /* which the child inherits: a kick does not reach it */
+    set_up();
+    start();
+    vm_stop(&vm);
+    uint64_t before_ns = monotonic_ns();
+    sandbox_run(&sandbox);
+    uint64_t took_ns = monotonic_ns() - before_ns;
+    HOLDS(sandbox.event.kind == EVENT_STOPPED);
+    HOLDS(took_ns >= 150u * MS && took_ns < 10000u * (uint64_t)MS);
+    HOLDS(sandbox.pidfd == -1);
+    tear_down();
+    sigprocmask(SIG_UNBLOCK, &kick, NULL);
+}
+
+static void test_a_stop_is_believed_only_if_it_was_asked_for(void)
+{
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, vm_kick_signal());
+    sigprocmask(SIG_BLOCK, &kick, NULL);
+    set_up();
+    start();
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_STOPPED})));
+    vm_stop(&vm);
+    HOLDS(report((struct vm_event){.kind = EVENT_STOPPED})->kind == EVENT_STOPPED);
+    tear_down();
+    sigprocmask(SIG_UNBLOCK, &kick, NULL);
+}
+
+/* Reports without end, and not a word read: a stop must end it all the same, and nobody may hang. */
+static void test_a_program_that_only_talks_is_stopped(void)
+{
+    sigset_t kick;
+    sigemptyset(&kick);
+    sigaddset(&kick, vm_kick_signal());
+    sigprocmask(SIG_BLOCK, &kick, NULL);
+    set_up();
+    start();
+    vm_stop(&vm);
+    const uint64_t limit_ns = monotonic_ns() + 20000u * (uint64_t)MS;
+    uint64_t pieces = 0;
+    while (sandbox.event.kind == EVENT_CONSOLE && monotonic_ns() < limit_ns) {
+        (void)!send(peer, "eeee", 4, MSG_NOSIGNAL | MSG_DONTWAIT);
+        sandbox_run(&sandbox);
+        pieces++;
+    }
+    HOLDS(sandbox.event.kind == EVENT_STOPPED && sandbox.pidfd == -1);
+    HOLDS(pieces > 1);
+    tear_down();
+    sigprocmask(SIG_UNBLOCK, &kick, NULL);
+}
+
+static void test_a_program_that_reads_nothing_is_not_waited_for(void)
+{
+    set_up();
+    start();
+    uint64_t pieces = 0;
+    while (sandbox.event.kind == EVENT_CONSOLE && pieces < 1000000) {
+        (void)!send(peer, "e", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        sandbox_run(&sandbox);
+        pieces++;
+        siginfo_t about = {0};
+        (void)waitid(P_PID, (id_t)sandbox.pid, &about, WEXITED | WNOWAIT | WNOHANG);
+        if (about.si_pid)
+            shutdown(peer, SHUT_WR); /* as the kernel does with a dead process's socket */
+    }
+    HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.detail == SIGKILL);
+    tear_down();
+}
+
+int main(void)
+{
+    alarm(60); /* a wait that never ends is a failure too */
+    test_every_kind();
+    test_hostile_values();
+    test_what_was_taken_does_not_change();
+    test_the_program_is_told_once();
+    test_garbage_is_the_end();
+    test_a_peer_that_is_gone_is_the_end();
+    test_how_it_died_is_told();
+    test_a_stop_before_the_start_tells_the_program_nothing();
+    test_a_program_that_does_not_obey_is_killed();
+    test_a_stop_is_believed_only_if_it_was_asked_for();
+    test_a_program_that_only_talks_is_stopped();
+    test_a_program_that_reads_nothing_is_not_waited_for();
+    test_a_signal_comes_between_and_the_wait_goes_on();
+    printf("1..%u\n", checks);
+    return failures == 0 ? 0 : 1;
+}
