@@ -313,6 +313,84 @@ static void test_full_template(void)
     close(fd);
 }
 
+/* Patched and given back: every byte is as it was, whatever the sites; and of stubs that are none of ours,
+ * nothing is believed. */
+static void test_unpatch(void)
+{
+    static struct elf_image image;
+    const uint64_t size = 0x110000;
+    image.segment_count = 2;
+    image.kernel_end = size;
+    image.segments[0] = (struct elf_segment){.start = 0x100000,
+                                             .end = 0x108000,
+                                             .vaddr = 0x100010,
+                                             .file_bytes = 0x7000,
+                                             .flags = SEGMENT_READ | SEGMENT_EXEC};
+    image.segments[1] = (struct elf_segment){
+        .start = 0x108000, .end = 0x109000, .vaddr = 0x108000, .file_bytes = 0x1000, .flags = SEGMENT_WRITE};
+    int fd = memfd_create("template", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    HOLDS(ftruncate(fd, (off_t)size) == 0);
+    uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    memset(low + 0x100000, NOP, 0x9000);
+    HOLDS(unpatch_sites(&image, fd) == 0); /* nothing was patched */
+    put_site(low + 0x100010, 1);
+    put_site(low + 0x100016, 8);
+    put_site(low + 0x100ffd, 3); /* across a page */
+    put_site(low + 0x107010 - 6, 5);
+    put_site(low + 0x108000, 6); /* not executable: never patched */
+    for (size_t i = 0; i < 500; i++)
+        put_site(low + 0x102000 + 7 * i, (uint8_t)(i % 8 + 1));
+    uint8_t *original = malloc(size), *patched = malloc(size);
+    memcpy(original, low, size);
+    HOLDS(patch_sites(&image, fd) == 504);
+    memcpy(patched, low, size);
+    HOLDS(memcmp(original, patched, size) != 0);
+    HOLDS(unpatch_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
+    HOLDS(unpatch_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
+    HOLDS(patch_sites(&image, fd) == 504 && memcmp(patched, low, size) == 0);
+
+    /* A stub that names a place outside of the code. */
+    static const uint32_t wild[] = {0, 5, 0x100010, 0x100015, 0x107011, 0x108006, 0x110000, 0xffffffff};
+    uint8_t *stub = low + TENDER_STUBS_GPA;
+    for (size_t i = 0; i < sizeof wild / sizeof *wild; i++) {
+        memcpy(low, patched, size);
+        memcpy(stub + 12, &wild[i], 4);
+        bool refused = unpatch_sites(&image, fd) == -EINVAL;
+        memcpy(low + TENDER_STUBS_GPA, patched + TENDER_STUBS_GPA, TENDER_STUB_BYTES);
+        HOLDS(refused && memcmp(patched, low, size) == 0);
+    }
+    munmap(low, size);
+    HOLDS(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0); /* it left no writable mapping behind */
+    HOLDS(unpatch_sites(&image, fd) == -EPERM && unpatch_sites(&image, -1) == -EBADF);
+    free(original);
+    free(patched);
+    close(fd);
+}
+
+/* Room for stubs that is full to the last: unpatching stops at its end. */
+static void test_unpatch_a_full_template(void)
+{
+    static struct elf_image image;
+    const uint64_t size = 0x100000 + 0x20000;
+    image.segment_count = 1;
+    image.kernel_end = size;
+    image.segments[0] = (struct elf_segment){
+        .start = 0x100000, .end = size, .vaddr = 0x100000, .file_bytes = 0x20000, .flags = SEGMENT_EXEC};
+    int fd = memfd_create("template", MFD_CLOEXEC);
+    HOLDS(ftruncate(fd, (off_t)size) == 0);
+    uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    low[TENDER_STUBS_END] = 0xba; /* the extension block's: none of the stubs */
+    for (uint32_t i = 0; i < 0x20000 / 6; i++)
+        put_site(low + 0x100000 + (size_t)6 * i, 6);
+    uint8_t *original = malloc(size);
+    memcpy(original, low, size);
+    HOLDS(patch_sites(&image, fd) == PATCH_STUBS_MAX);
+    HOLDS(unpatch_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
+    munmap(low, size);
+    free(original);
+    close(fd);
+}
+
 int main(void)
 {
     test_what_is_a_site();
@@ -322,6 +400,8 @@ int main(void)
     test_random_code();
     test_template();
     test_full_template();
+    test_unpatch();
+    test_unpatch_a_full_template();
     printf("1..%u\n", checks);
     return failures == 0 ? 0 : 1;
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -46,9 +47,11 @@ static void set_up(void)
     sandbox.control_fd = pair[0];
     peer = pair[1];
     int pid = fork();
-    if (pid == 0)
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         for (;;)
             pause();
+    }
     sandbox.pid = pid;
     sandbox.pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (pid < 0 || sandbox.pidfd < 0)
