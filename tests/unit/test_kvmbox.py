@@ -303,7 +303,7 @@ def test_counting_box_counts_instructions(tmp_path: Path) -> None:
     line = qemu_line(tmp_path, icount=True)
 
     assert "-icount shift=0,sleep=off" in line
-    assert "-cpu max,-erms,-fsrm" in line
+    assert "-cpu max,-smap,-erms,-fsrm" in line
 
 
 def run_tool(*arguments: str, path: str, cache: Path) -> "subprocess.CompletedProcess[str]":

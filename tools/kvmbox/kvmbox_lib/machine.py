@@ -85,7 +85,9 @@ class Wires:
 
 def qemu_command(shape: Shape, files: BootFiles, wires: Wires, incoming: bool) -> list[str]:
     """QEMU's command line; it and nothing else decides what the box is."""
-    cpu = "max"
+    # QEMU 7.2 takes a far return's frame off the stack with supervisor's rights, whatever ring makes it: with
+    # SMAP a `lret` of a program, or of tender-sandbox's guest, is an oops of the kernel.
+    cpu = "max,-smap"
     if shape.icount:
         # A REP counts as an instruction per iteration: without these, strings go 8 bytes a step.
         cpu += ",-erms,-fsrm"
