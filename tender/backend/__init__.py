@@ -65,7 +65,12 @@ def create(
                 if backend != "auto" or not error.code.startswith("kvm"):
                     raise
                 reason = error.message
-    door = _door("sandbox")(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+    try:
+        door = _door("sandbox")(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+    except HostError as error:
+        if reason:
+            error.hint = f"{error.hint}\nand no KVM: {reason}".lstrip()
+        raise
     door.fallback = reason
     return door
 

@@ -7,6 +7,7 @@ from tender.result import GuestFault
 
 _KINDS = ("net", "block")
 _SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./")
+_SYMBOL_MAX = 120
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 
 
@@ -127,7 +128,6 @@ def symbol_at(path: str, address: int) -> str:
 
     The file is hostile: whatever goes wrong while it is read means no name.
     """
-    from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
     from elftools.elf.sections import SymbolTableSection
 
@@ -139,8 +139,13 @@ def symbol_at(path: str, address: int) -> str:
                     continue
                 for symbol in section.iter_symbols():
                     start, size = symbol["st_value"], symbol["st_size"]
+                    if symbol["st_info"]["type"] not in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE"):
+                        continue  # sections and files have addresses too, and name nothing that is there
                     if symbol.name and start <= address < start + max(size, 1):
                         best = max(best or (start, symbol.name), (start, symbol.name))
-    except (ELFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, RecursionError):
+    except Exception:
+        return ""  # not all that pyelftools raises of a broken file is an ELFError
+    if best is None:
         return ""
-    return f"{best[1]}+{address - best[0]:#x}" if best else ""
+    name = "".join(letter if letter.isprintable() else "?" for letter in best[1][:_SYMBOL_MAX])
+    return f"{name}+{address - best[0]:#x}"

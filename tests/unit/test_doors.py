@@ -1,0 +1,500 @@
+"""The choice between the doors, and what stands around the sandbox in Python: its errors, its ends, its templates."""
+
+import os
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tender.backend
+import tender.backend.kvm
+import tender.backend.sandbox
+from tender.backend import create, sandbox_ends, syscall_names, trial
+from tender.backend.sandbox import ISOLATION, STEPS, SandboxVm, setup_failed
+from tender.cli import doctor
+from tender.config import VmConfig
+from tender.errors import ConfigError, HostError, ImageError, KvmUnavailable
+from tender.image import Image
+from tender.native import CData, ffi, lib
+from tender.result import ExitReason
+from tender.vm import CAPTURE, Vm, _explain
+
+ROOT = Path(__file__).resolve().parents[2]
+MEM = 4 << 20
+REASONS = {value for name, value in vars(ExitReason).items() if name.isupper()}
+
+
+# ---- the choice
+
+
+class Doors:
+    """Stands for both doors: which were made, and what KVM's raises."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.kvm_error: Exception | None = None
+        self.sandbox_error: Exception | None = None
+
+    def maker(self, name: str) -> Callable[..., object]:
+        def make(vm: object, **values: object) -> object:
+            self.made.append(name)
+            error = self.kvm_error if name == "kvm" else self.sandbox_error
+            if error:
+                raise error
+            return type("Made", (), {"name": name, "fallback": ""})()
+
+        return make
+
+    def create(self, backend: str) -> tuple[str, str]:
+        door = create(backend, None, image=None, mem_bytes=MEM, manifest=None, cmdline=b"")  # type: ignore[arg-type]
+        return door.name, door.fallback
+
+
+@pytest.fixture
+def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
+    made = Doors()
+    monkeypatch.setattr(tender.backend, "_unfit", lambda: "")
+    monkeypatch.setattr(tender.backend.kvm, "KvmVm", made.maker("kvm"))
+    monkeypatch.setattr(tender.backend.sandbox, "SandboxVm", made.maker("sandbox"))
+    return made
+
+
+MISSING = KvmUnavailable("Could not open: /dev/kvm: No such file or directory", errno=2, code="kvm-missing")
+DENIED = KvmUnavailable("Could not open: /dev/kvm: Permission denied", errno=13, code="kvm-denied")
+IOCTL = HostError("KVM: ioctl (CREATE_VM) failed: Device or resource busy", errno=16, code="kvm-ioctl")
+OLD = KvmUnavailable("KVM: API version is 11, tender requires version 12")
+MEMORY = HostError("Error allocating guest memory: Cannot allocate memory", errno=12, code="memory")
+UNSTABLE = HostError("KVM: host TSC is unstable, cannot continue", errno=5, code="tsc-unstable")
+IMAGE = ImageError("the image is closed", file="app.elf", code="image-closed")
+
+
+def test_auto_takes_kvm_where_it_can_be_had(doors: Doors) -> None:
+    assert doors.create("auto") == ("kvm", "")
+    assert doors.made == ["kvm"]
+
+
+@pytest.mark.parametrize("error", [MISSING, DENIED, IOCTL, OLD], ids=lambda e: str(e.message[:40]))
+def test_auto_takes_the_sandbox_where_kvm_cannot_be_had_and_says_why(doors: Doors, error: HostError) -> None:
+    doors.kvm_error = error
+    assert doors.create("auto") == ("sandbox", error.message)
+    assert doors.made == ["kvm", "sandbox"]
+
+
+@pytest.mark.parametrize("error", [MEMORY, UNSTABLE, IMAGE, KeyError("ours")], ids=lambda e: str(e)[:40])
+def test_what_is_not_about_having_kvm_is_not_hidden_by_a_fallback(doors: Doors, error: Exception) -> None:
+    doors.kvm_error = error
+    with pytest.raises(type(error)) as raised:
+        doors.create("auto")
+    assert raised.value is error
+    assert doors.made == ["kvm"]
+
+
+@pytest.mark.parametrize("error", [MISSING, DENIED, IOCTL, OLD, MEMORY, IMAGE], ids=lambda e: str(e)[:40])
+def test_who_asks_for_kvm_gets_kvm_or_its_error(doors: Doors, error: Exception) -> None:
+    doors.kvm_error = error
+    with pytest.raises(type(error)):
+        doors.create("kvm")
+    assert doors.made == ["kvm"]
+
+
+def test_who_asks_for_the_sandbox_does_not_touch_kvm(doors: Doors) -> None:
+    assert doors.create("sandbox") == ("sandbox", "")
+    assert doors.made == ["sandbox"]
+
+
+def test_an_unfit_kvm_is_not_even_tried(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tender.backend, "_unfit", lambda: "odd")
+    assert doors.create("auto") == ("sandbox", "odd")
+    assert doors.made == ["sandbox"]
+    assert doors.create("kvm") == ("kvm", ""), "asked for by name it is"
+
+
+def test_where_both_are_shut_the_error_names_both(doors: Doors) -> None:
+    doors.kvm_error = MISSING
+    doors.sandbox_error = HostError(
+        "sandbox: the seccomp filter: Invalid argument", errno=22, hint="a kernel with it"
+    )
+    with pytest.raises(HostError) as raised:
+        doors.create("auto")
+    assert raised.value.message == "sandbox: the seccomp filter: Invalid argument"
+    assert raised.value.hint == f"a kernel with it\nand no KVM: {MISSING.message}"
+
+
+@pytest.mark.parametrize("name", ["", "KVM", "qemu", "auto "])
+def test_an_unknown_door_is_refused_by_name(doors: Doors, name: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        doors.create(name)
+    assert raised.value.message == f"backend: {name!r} is none of auto, kvm, sandbox"
+    assert doors.made == []
+
+
+@pytest.mark.parametrize(
+    ("there", "unfit"),
+    [
+        ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_intel"}, False),
+        ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_amd"}, False),
+        ({"/dev/kvm", "/sys/module/kvm"}, True),
+        ({"/dev/kvm"}, False),  # no /sys, or a kernel without modules: opening it tells
+        ({"/sys/module/kvm"}, False),
+        (set(), False),
+    ],
+)
+def test_a_kvm_without_a_vendors_module_is_unfit(
+    there: set[str], unfit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tender.backend, "_exists", lambda path: path in there)
+    assert bool(tender.backend._unfit()) == unfit
+
+
+# ---- starting the program
+
+
+@pytest.fixture
+def image() -> Iterator[Image]:
+    with Image.from_bytes(trial.elf(), "trial") as opened:
+        yield opened
+
+
+def sandbox(image: Image, program: Path | str) -> SandboxVm:
+    vm = lib.tn_vm_new()
+    manifest = ffi.new("struct mft *")
+    return SandboxVm(vm, image=image, mem_bytes=MEM, manifest=manifest, cmdline=b"", program=str(program))
+
+
+def static_program(place: Path, code: bytes) -> Path:
+    """A Linux program of these instructions that needs nothing of a file system."""
+    head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x400078, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    head += struct.pack("<IIQQQQQQ", 1, 5, 0, 0x400000, 0x400000, 120 + len(code), 120 + len(code), 4096)
+    path = place / "program"
+    path.write_bytes(head + code)
+    path.chmod(0o755)
+    return path
+
+
+def unusable_programs(place: Path) -> dict[str, tuple[Path, int]]:
+    plain, text, script = place / "plain", place / "text", place / "script"
+    plain.write_bytes(Path(tender.backend.sandbox.PROGRAM).read_bytes())
+    plain.chmod(0o644)
+    for path, content in ((text, "hello"), (script, "#!/nonexistent/sh\n")):
+        path.write_text(content)
+        path.chmod(0o755)
+    return {"missing": (place / "absent", 2), "plain": (plain, 13), "text": (text, 8), "script": (script, 2),
+            "directory": (place, 13)}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["missing", "plain", "text", "script", "directory"])
+def test_a_program_that_cannot_be_started_is_named_and_leaves_nothing(
+    which: str, image: Image, tmp_path: Path
+) -> None:
+    program, errno = unusable_programs(tmp_path)[which]
+    image.template_fd(MEM, patched=True)
+    vm = lib.tn_vm_new()
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(HostError) as raised:
+        SandboxVm(
+            vm,
+            image=image,
+            mem_bytes=MEM,
+            manifest=ffi.new("struct mft *"),
+            cmdline=b"",
+            program=str(program),
+        )
+    assert set(os.listdir("/proc/self/fd")) == before
+    lib.tn_vm_free(vm)
+    assert (raised.value.errno, raised.value.code) == (errno, "sandbox")
+    assert raised.value.message == f"sandbox: {program} cannot be started: {os.strerror(errno)}"
+    assert raised.value.hint.startswith("it belongs to the package: install tender again")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        # mov $3,%edi; mov $231,%eax; syscall
+        (bytes.fromhex("bf03000000b8e70000000f05"), "the process exited with status 3 instead of reporting an end"),
+        (bytes.fromhex("0f0b"), "the process died of SIGILL in its handlers"),
+    ],
+)  # fmt: skip
+def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
+    code: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = str(static_program(tmp_path, code))
+    original = SandboxVm
+    monkeypatch.setattr(
+        tender.backend.sandbox, "SandboxVm", lambda vm, **values: original(vm, **values, program=program)
+    )
+    with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), backend="sandbox") as vm:
+        result = vm.run(timeout=30)
+    assert (result.reason, result.status, result.message) == ("sandbox-died", 1, f"sandbox: {message}")
+    assert (result.guest_status, result.fault, result.backend) == (None, None, "sandbox")
+
+
+def test_the_walls_are_among_those_that_have_a_name(image: Image) -> None:
+    door = sandbox(image, tender.backend.sandbox.PROGRAM)
+    assert set(door.isolation) <= set(ISOLATION)
+    pid = door.pid
+    assert Path(f"/proc/{pid}").exists()
+    door.close()
+    door.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("step", [*STEPS, 99])
+def test_a_step_of_set_up_that_failed_is_named(step: int) -> None:
+    error = setup_failed(step, 1)
+    what = STEPS.get(step, "step 99")
+    assert (error.message, error.errno) == (f"sandbox: {what}: Operation not permitted", 1)
+    assert bool(error.hint) == (step in (1, 5))
+
+
+def enum_of(header: str, name: str) -> dict[str, int]:
+    text = re.sub(r"/\*.*?\*/", "", (ROOT / "bindings" / "sandbox" / header).read_text(), flags=re.DOTALL)
+    found = re.search(rf"enum {name} \{{(.*?)\}}", text, re.DOTALL)
+    assert found
+    return {key: eval(value) for key, value in re.findall(r"(\w+) = ([0-9 <]+)", found[1])}
+
+
+def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
+    walls = enum_of("config.h", "sandbox_isolation")
+    words = [name.split()[0].upper() for name in ISOLATION]
+    assert [key.split("_")[1] for key in walls] == words
+    assert list(walls.values()) == [1 << i for i in range(len(ISOLATION))]
+    assert list(enum_of("program/program.h", "sandbox_step").values()) == list(STEPS)
+    sources = enum_of("tsc.h", "tsc_source")
+    assert [value for value in sources.values() if value] == list(doctor.TSC_SOURCES)
+    assert sources["TSC_CALIBRATED"] == max(doctor.TSC_SOURCES)
+
+
+# ---- the ends
+
+
+def event(**fields: object) -> CData:
+    made = ffi.new("struct vm_event *")
+    for name, value in fields.items():
+        if isinstance(value, bytes):
+            ffi.memmove(getattr(made, name), value, len(value))
+        else:
+            setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "message"),
+    [
+        (
+            {"kind": lib.EVENT_UNSUPPORTED_INSTRUCTION, "rip": 0x100010, "instruction": b"\x0f\x01\xc1",
+             "instruction_bytes": 3},
+            "unsupported-instruction",
+            "sandbox: a privileged instruction that is not emulated: rip=0x100010, bytes 0f 01 c1;"
+            " KVM may run it: --backend kvm",
+        ),
+        (
+            {"kind": lib.EVENT_FORBIDDEN_SYSCALL, "number": 1, "detail": 0xC000003E, "rip": 0x100010},
+            "forbidden-syscall",
+            "sandbox: the guest asked the host's kernel for system call 1 (write): rip=0x100010",
+        ),
+        (
+            {"kind": lib.EVENT_HANDLER_FAULT, "detail": 11, "rip": 0x7F0000000000},
+            "sandbox-fault",
+            "sandbox: SIGSEGV at rip=0x7f0000000000 in the handlers: the guest jumped into them or wrote over"
+            " their memory",
+        ),
+        (
+            {"kind": lib.EVENT_HANDLER_FAULT, "detail": 64},
+            "sandbox-fault",
+            "sandbox: signal 64 at rip=0x0 in the handlers: the guest jumped into them or wrote over their memory",
+        ),
+        (
+            {"kind": lib.EVENT_HANDLER_FAULT},
+            "sandbox-fault",
+            "sandbox: a false report in the handlers: the guest jumped into them or wrote over their memory",
+        ),
+        (
+            {"kind": lib.EVENT_PROCESS_DIED, "detail": 31},
+            "sandbox-died",
+            "sandbox: the process was killed by its filter: the guest made the handlers ask for a forbidden"
+            " system call",
+        ),
+        (
+            {"kind": lib.EVENT_PROCESS_DIED, "detail": 9},
+            "sandbox-died",
+            "sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory",
+        ),
+        (
+            {"kind": lib.EVENT_PROCESS_DIED, "detail": 11},
+            "sandbox-died",
+            "sandbox: the process died of SIGSEGV in its handlers",
+        ),
+        (
+            {"kind": lib.EVENT_PROCESS_DIED, "status": 71},
+            "sandbox-died",
+            "sandbox: the process exited with status 71 instead of reporting an end",
+        ),
+        (
+            {"kind": lib.EVENT_PROCESS_DIED, "os_error": 10},
+            "sandbox-died",
+            "sandbox: the process ended, and something else in this program took its exit status",
+        ),
+    ],
+)  # fmt: skip
+def test_every_end_of_the_sandbox_has_its_words(fields: dict[str, object], reason: str, message: str) -> None:
+    assert _explain(event(**fields), "stopped", "sandbox") == (reason, 1, message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (lib.EVENT_TRANSLATION_FAULT, "sandbox: host/guest translation fault: rip=0x2a"),
+        (lib.EVENT_UNHANDLED_EXIT, "sandbox: unhandled exit: exit_reason=0x5, rip=0x2a"),
+        (lib.EVENT_HOST_ERROR, "sandbox: ppoll failed: Input/output error"),
+    ],
+)
+def test_an_end_that_both_doors_have_names_the_door(kind: int, message: str) -> None:
+    assert _explain(event(kind=kind, rip=42, detail=5, os_error=5), "stopped", "sandbox")[2] == message
+    of_kvm = _explain(event(kind=kind, rip=42, detail=5, os_error=5), "stopped", "kvm")[2]
+    assert of_kvm == message.replace("sandbox: ", "KVM: ").replace("ppoll", "ioctl (RUN)")
+
+
+@pytest.mark.parametrize(
+    ("number", "arch", "words"),
+    [
+        (0, 0xC000003E, "system call 0 (read)"),
+        (231, 0xC000003E, "system call 231 (exit_group)"),
+        (4, 0x40000003, "system call 4 (write, by the 32-bit entry)"),
+        (11, 0x40000003, "system call 11 (execve, by the 32-bit entry)"),
+        (0xFFFFFFFF, 0xC000003E, "system call -1 (no such call)"),
+        (0x80000000, 0x40000003, "system call -2147483648 (no such call, by the 32-bit entry)"),
+        (0x7FFFFFFF, 0, "system call 2147483647 (no such call)"),
+        (0x40000001, 0xC000003E, "system call 1073741825 (no such call)"),
+    ],
+)
+def test_a_system_call_is_named_by_the_table_of_its_entry(number: int, arch: int, words: str) -> None:
+    assert sandbox_ends.system_call(number, arch) == words
+
+
+U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+S32 = st.integers(-(2**31), 2**31 - 1)
+# What watch.c lets through: no interruption, nothing of KVM's alone.
+REPORTED = [
+    kind
+    for kind in range(lib.EVENT_HALT, lib.EVENT_SETUP_FAILED)
+    if kind
+    not in (lib.EVENT_INTERRUPTED, lib.EVENT_CONSOLE, lib.EVENT_ENTRY_FAILURE, lib.EVENT_INTERNAL_ERROR)
+]
+
+
+@given(st.sampled_from(REPORTED), U32, U32, S32, S32, U64, U64, U64, U64, st.binary(max_size=16), U32)
+def test_whatever_a_sandbox_reports_is_one_line_and_a_known_reason(
+    kind: int, number: int, port: int, status: int, os_error: int, detail: int, rip: int, gpa: int, length: int,
+    code: bytes, valid: int,
+) -> None:  # fmt: skip
+    if kind == lib.EVENT_BAD_ACCESS:
+        number = number % 8 + 1
+    made = event(
+        kind=kind, number=number, port=port, status=status, os_error=os_error, detail=detail, rip=rip, gpa=gpa,
+        len=length, instruction=code, instruction_bytes=len(code), registers_valid=valid, cookie_valid=valid,
+    )  # fmt: skip
+    reason, shown, message = _explain(made, ExitReason.STOPPED, "sandbox")
+    assert reason in REASONS
+    assert 0 <= shown <= 255
+    assert message.isprintable()
+
+
+@given(st.binary(min_size=512, max_size=512))
+def test_counters_times_and_registers_may_be_any_numbers(noise: bytes) -> None:
+    """They lie in memory that a hijacked guest writes to."""
+    with (
+        Image.from_bytes(trial.elf()) as image,
+        Vm(image, VmConfig(mem=4), backend="sandbox", console=CAPTURE) as vm,
+    ):
+        shared = lib.tn_vm_shared(vm._c)
+        room = ffi.sizeof(shared.counters) + ffi.sizeof(shared.timeline)
+        ffi.memmove(shared, noise, min(room, len(noise)))
+        result = vm._make_result(
+            event(kind=lib.EVENT_HALT, registers_valid=1, cookie_valid=1, instruction_bytes=2**32 - 1)
+        )
+        assert result.counters.exits == int.from_bytes(noise[:8], "little")
+        result.boot.since_start_ms("guest_exit")
+        assert result.fault is not None
+        assert len(bytes.fromhex(result.fault.instruction)) == 16
+        assert result.to_dict()["reason"] == "exit"
+
+
+# ---- templates
+
+
+def template(image: Image, *, patched: bool, mem_bytes: int = MEM) -> bytes:
+    fd = image.template_fd(mem_bytes, patched=patched)
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def test_a_patched_template_differs_in_the_sites_and_the_stubs_alone(image: Image) -> None:
+    with Image.from_bytes(trial.elf()) as other:
+        plain, patched = template(image, patched=False), template(other, patched=True)
+    changed = {i for i, (a, b) in enumerate(zip(plain, patched, strict=True)) if a != b}
+    code = trial.code()
+    sites = [trial.CODE_GPA + m.start() for m in re.finditer(rb"\xba[\x01-\x08]\x05\x00\x00\xef", code)]
+    assert len(sites) == 2
+    in_text = {i for i in changed if i >= 0x100000}
+    assert in_text <= {at + i for at in sites for i in range(5)}
+    assert [patched[at] for at in sites] == [0xE9, 0xE9]
+    assert all(0x80000 <= i < 0x80000 + 2 * 32 for i in changed - in_text)
+    assert plain[trial.CODE_GPA : trial.CODE_GPA + len(code)] == code
+
+
+def test_the_order_in_which_the_doors_ask_for_templates_does_not_matter() -> None:
+    def in_order(*asked: tuple[bool, int]) -> dict[tuple[bool, int], bytes]:
+        with Image.from_bytes(trial.elf()) as image:
+            return {(patched, mem): template(image, patched=patched, mem_bytes=mem) for patched, mem in asked}
+
+    first, second = (False, MEM), (True, MEM)
+    third, fourth = (False, 2 * MEM), (True, 2 * MEM)
+    expected = in_order(first) | in_order(second) | in_order(third) | in_order(fourth)
+    assert in_order(first, second, third, fourth) == expected
+    assert in_order(second, first, fourth, third) == expected
+    assert in_order(fourth, third, second, first) == expected
+
+
+def test_a_template_is_made_once_and_cannot_be_written_to(image: Image) -> None:
+    patched, plain = image.template_fd(MEM, patched=True), image.template_fd(MEM)
+    assert patched != plain
+    assert (image.template_fd(MEM, patched=True), image.template_fd(MEM)) == (patched, plain)
+    for fd in (patched, plain):
+        with pytest.raises(PermissionError):
+            os.pwrite(fd, b"x", 0x100000)
+
+
+# ---- names of system calls
+
+
+def test_the_tables_of_system_calls_are_those_of_the_kernels_headers(tmp_path: Path) -> None:
+    assert [syscall_names.X86_64[n] for n in (0, 1, 9, 59, 231)] == [
+        "read",
+        "write",
+        "mmap",
+        "execve",
+        "exit_group",
+    ]
+    assert [syscall_names.I386[n] for n in (1, 3, 4, 11, 252)] == [
+        "exit",
+        "read",
+        "write",
+        "execve",
+        "exit_group",
+    ]
+    made = tmp_path / "names.py"
+    generator = ROOT / "bindings" / "gen_syscall_names.py"
+    subprocess.run([sys.executable, generator, made, "cc"], check=True, timeout=60)
+    found: dict[str, dict[int, str]] = {}
+    exec(made.read_text(), found)
+    assert found["X86_64"] == syscall_names.X86_64
+    assert found["I386"] == syscall_names.I386
+    for table in (found["X86_64"], found["I386"]):
+        assert len(table) > 300
+        assert len(set(table.values())) == len(table)
