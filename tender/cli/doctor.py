@@ -42,8 +42,9 @@ WALLS = {
 TSC_SOURCES = {
     1: "told by CPUID",
     2: "told by the hypervisor",
-    3: "told by the kernel",
-    4: "measured against the monotonic clock, exact to some millionths",
+    3: "told by the kernel, in its time page",
+    4: "told by the kernel",
+    5: "measured against the monotonic clock, exact to some millionths",
 }
 SECCOMP_NEEDED = ("kill_process", "trap", "allow")
 

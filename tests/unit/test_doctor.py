@@ -273,8 +273,9 @@ def test_another_architecture_shuts_both_doors(machine: str) -> None:
     [
         (1, "told by CPUID"),
         (2, "told by the hypervisor"),
-        (3, "told by the kernel"),
-        (4, "measured against the monotonic clock"),
+        (3, "told by the kernel, in its time page"),
+        (4, "told by the kernel"),
+        (5, "measured against the monotonic clock"),
     ],
 )
 def test_the_source_of_the_tscs_frequency_is_shown(source: int, words: str) -> None:

@@ -60,8 +60,7 @@ class Doors:
 def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     made = Doors()
     monkeypatch.setattr(tender.backend, "_unfit", lambda: "")
-    monkeypatch.setattr(tender.backend.kvm, "KvmVm", made.maker("kvm"))
-    monkeypatch.setattr(tender.backend.sandbox, "SandboxVm", made.maker("sandbox"))
+    monkeypatch.setattr(tender.backend, "_DOORS", {name: made.maker(name) for name in ("kvm", "sandbox")})
     return made
 
 
@@ -148,6 +147,7 @@ def test_an_unknown_door_is_refused_by_name(doors: Doors, name: str) -> None:
 def test_a_kvm_without_a_vendors_module_is_unfit(
     there: set[str], unfit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tender.backend, "_HOST", set())
     monkeypatch.setattr(tender.backend, "_exists", lambda path: path in there)
     assert bool(tender.backend._unfit()) == unfit
 
@@ -226,8 +226,8 @@ def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
 ) -> None:
     program = str(static_program(tmp_path, code))
     original = SandboxVm
-    monkeypatch.setattr(
-        tender.backend.sandbox, "SandboxVm", lambda vm, **values: original(vm, **values, program=program)
+    monkeypatch.setitem(
+        tender.backend._DOORS, "sandbox", lambda vm, **values: original(vm, **values, program=program)
     )
     with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), backend="sandbox") as vm:
         result = vm.run(timeout=30)
