@@ -1,4 +1,9 @@
-"""Fixtures for every test: where the guests are, the command, TAP interfaces, and the refusal to skip KVM."""
+"""Fixtures for every test: where the guests are, the command, TAP interfaces, and the doors.
+
+A test with the mark `doors` runs once a door, same body: as kvm (which needs one, so that item has the mark kvm
+too) and as sandbox. Nothing in the body asks for a door: the fixture `door` makes it the ambient one, for the
+library what "auto" stands for, for the command TENDER_BACKEND. A body names `door` where the doors must differ.
+"""
 
 import os
 import subprocess
@@ -7,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Guest, TapInterface, ip
+from support import Guest, TapInterface, ip, take_door
 
 import tender
 
@@ -36,11 +41,37 @@ def tender_cmd() -> list[str]:
     return [str(Path(sys.executable).parent / "tender")]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `doors`: once a door."""
+    if metafunc.definition.get_closest_marker("doors"):
+        if "door" not in metafunc.fixturenames:
+            metafunc.fixturenames.append("door")
+        metafunc.parametrize(
+            "door", [pytest.param("kvm", marks=pytest.mark.kvm), pytest.param("sandbox")], indirect=True
+        )
+
+
+@pytest.fixture
+def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The door that every VM of this test is behind, unless it asks for another: "kvm" or "sandbox"."""
+    name: str = request.param
+    monkeypatch.setenv("TENDER_BACKEND", name)
+    take_door(name, monkeypatch.setattr)
+    return name
+
+
 @pytest.fixture(autouse=True)
 def _kvm_is_there(request: pytest.FixtureRequest) -> None:
     """A KVM test without a KVM fails: it never passes by not running."""
     if request.node.get_closest_marker("kvm") and not os.environ.get("TENDER_KVM"):
         pytest.fail("needs a real /dev/kvm: run `make test`, or `tools/with_kvm -- pytest ...`")
+
+
+@pytest.fixture(autouse=True)
+def _network_is_ours(request: pytest.FixtureRequest) -> None:
+    """A test that makes interfaces does so in a network namespace of its own, never in the machine's."""
+    if request.node.get_closest_marker("tap") and not os.environ.get("TENDER_NET"):
+        pytest.fail("makes TAP interfaces: run `make test`, or `tools/with_net -- pytest ...`")
 
 
 @pytest.fixture

@@ -1,12 +1,26 @@
-"""What tests share by name: the types of the fixtures in conftest.py."""
+"""What tests share by name: the types of the fixtures in conftest.py, and how a door is made the ambient one."""
 
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tender.vm
+
 Guest = Callable[[str], Path]
+
+
+def take_door(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:
+    """From now on "auto" stands for this door in this process, whatever the host has."""
+    vm: Any = tender.vm
+    create = vm.create
+
+    def through(backend: str, *args: Any, **kwargs: Any) -> Any:
+        return create(name if backend == "auto" else backend, *args, **kwargs)
+
+    assign(vm, "create", through)
 
 
 def ip(*words: str) -> None:

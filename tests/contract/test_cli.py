@@ -13,7 +13,7 @@ from support import Guest
 
 from tender.testing.import_budget import FORBIDDEN, RUNNING, imported_by_command
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.doors
 
 Done = subprocess.CompletedProcess[str]
 Tender = Callable[..., Done]

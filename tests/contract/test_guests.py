@@ -10,7 +10,7 @@ from support import Guest
 
 from tender import CAPTURE, BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult, run
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.doors
 
 
 def boot(path: Path, *args: str, mem: int = 32, timeout: float = 60, **devices: object) -> VmResult:

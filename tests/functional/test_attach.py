@@ -10,7 +10,7 @@ from support import Guest, TapInterface, ip
 
 from tender import BlockFile, DeviceError, Image, ManifestError, NetFd, Tap, Vm, VmConfig
 
-pytestmark = [pytest.mark.kvm, pytest.mark.tap]
+pytestmark = [pytest.mark.doors, pytest.mark.tap]
 
 
 def refusal(guest: Guest, name: str) -> DeviceError:

@@ -13,7 +13,7 @@ from support import Guest, TapInterface
 
 from tender import Image, Tap, Vm, VmConfig
 
-pytestmark = [pytest.mark.kvm, pytest.mark.tap]
+pytestmark = [pytest.mark.doors, pytest.mark.tap]
 GUEST = "10.0.0.2"
 
 

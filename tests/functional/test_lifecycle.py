@@ -15,7 +15,7 @@ from support import Guest
 import tender
 from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmStateError
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.doors
 SMALL = VmConfig(mem=4)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.doors
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 

@@ -9,7 +9,7 @@ from support import Guest
 
 from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, NetFd, Tap, Vm, VmConfig, VmResult
 
-pytestmark = pytest.mark.kvm
+pytestmark = pytest.mark.doors
 
 
 def attack(image: Image, disk: Path, *args: str) -> VmResult:
