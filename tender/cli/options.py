@@ -34,6 +34,7 @@ _FORMS = {
     "--console": "--console=FILE, --console=fd:N or --console=none",
     "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
 }
+_ENVIRONMENT = "TENDER_BACKEND=auto, TENDER_BACKEND=kvm or TENDER_BACKEND=sandbox, or unset it"
 
 
 class UsageError(ConfigError):
@@ -122,8 +123,11 @@ _DEFAULTS: dict[str, object] = {
 }
 
 
-def parse_args(argv: list[str]) -> RunOptions:
-    """The values of a command line. Raises UsageError, and ConfigError for memory above 4 GiB."""
+def parse_args(argv: list[str], *, backend: str = "") -> RunOptions:
+    """The values of a command line; `backend` is what TENDER_BACKEND says, for one without --backend.
+
+    Raises UsageError, and ConfigError for memory above 4 GiB.
+    """
     found: dict[str, object] = {}
     settings: list[Setting] = []
     at = 0
@@ -156,6 +160,8 @@ def parse_args(argv: list[str]) -> RunOptions:
             found.update(_value(base, value))
     if at >= len(argv) or not argv[at]:
         raise UsageError("Missing KERNEL operand", show_usage=True)
+    if backend and "backend" not in found:
+        found["backend"] = _checked_backend(backend, "Malformed value of TENDER_BACKEND", _ENVIRONMENT)
     return RunOptions(
         **found,
         settings=tuple(settings),
@@ -207,14 +213,16 @@ def _value(base: str, value: str) -> dict[str, object]:
     if base == "--timeout":
         return {"timeout": _seconds(value)}
     if base == "--backend":
-        try:
-            check_backend(value)
-        except ConfigError:
-            raise UsageError(
-                "Malformed argument to --backend", hint=f"got {value!r}: write {_FORMS[base]}"
-            ) from None
-        return {"backend": value}
+        return {"backend": _checked_backend(value, "Malformed argument to --backend", _FORMS[base])}
     return {"console": None if value == "none" else _file_or_fd("--console", value)}
+
+
+def _checked_backend(name: str, refusal: str, form: str) -> str:
+    try:
+        check_backend(name)
+    except ConfigError:
+        raise UsageError(refusal, hint=f"got {name!r}: write {form}") from None
+    return name
 
 
 def _seconds(text: str) -> float:

@@ -5,6 +5,7 @@ explain an error or to report a result is imported by the function that does so.
 """
 
 import _signal  # type: ignore[import-not-found]  # the C half of `signal`, which would import enum
+import posix
 import time
 
 from tender.cli import say
@@ -29,7 +30,9 @@ def main(argv: list[str]) -> int:
     """Run one unikernel; the process's exit status."""
     began_ns = time.monotonic_ns()
     try:
-        options = parse_args(argv)
+        options = parse_args(
+            argv, backend=posix.environ.get(b"TENDER_BACKEND", b"").decode("utf-8", "replace")
+        )
     except ConfigError as error:
         return _complain(error)
     if options.action != "run":

@@ -53,6 +53,16 @@ def test_help_of_an_unknown_command_lists_the_commands() -> None:
     )
 
 
+def test_a_bad_tender_backend_is_refused_by_its_name() -> None:
+    done = cli("app.elf", env={"TENDER_BACKEND": "xen"})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "tender: Malformed value of TENDER_BACKEND\n"
+        "tender: hint: got 'xen': write TENDER_BACKEND=auto, TENDER_BACKEND=kvm or TENDER_BACKEND=sandbox,"
+        " or unset it\n"
+    )
+
+
 def test_nothing_at_all_is_a_missing_operand_and_the_usage() -> None:
     done = cli()
     assert (done.returncode, done.stdout) == (1, "")

@@ -360,3 +360,34 @@ def test_a_sector_size_that_is_no_power_of_two_is_refused(size: str) -> None:
         "Block size must be a multiple of 2 greater than or equal 512\n"
         f"Invalid option: `--block-sector-size:storage={size}'"
     )
+
+
+# ---- the door
+
+
+def test_without_a_word_about_it_the_door_is_found_out() -> None:
+    assert parse().backend == "auto"
+    assert parse_args(["app.elf"], backend="").backend == "auto"
+
+
+@pytest.mark.parametrize("name", ["auto", "kvm", "sandbox"])
+def test_the_environment_sets_the_default_door_and_the_option_wins(name: str) -> None:
+    assert parse_args(["app.elf"], backend=name).backend == name
+    assert parse_args([f"--backend={name}", "app.elf"], backend="nonsense").backend == name
+    assert parse_args(["--backend", name, "app.elf"]).backend == name
+
+
+@pytest.mark.parametrize("name", ["KVM", "xen", "kvm ", "sandbox,kvm"])
+def test_a_door_that_does_not_exist_is_refused_wherever_it_stands(name: str) -> None:
+    with pytest.raises(UsageError, match=r"^Malformed argument to --backend$") as by_option:
+        parse(f"--backend={name}")
+    assert by_option.value.hint == f"got {name!r}: write --backend=auto, --backend=kvm or --backend=sandbox"
+    with pytest.raises(UsageError, match=r"^Malformed value of TENDER_BACKEND$") as by_environment:
+        parse_args(["app.elf"], backend=name)
+    assert by_environment.value.hint == (
+        f"got {name!r}: write TENDER_BACKEND=auto, TENDER_BACKEND=kvm or TENDER_BACKEND=sandbox, or unset it"
+    )
+
+
+def test_help_does_not_care_what_the_environment_says() -> None:
+    assert parse_args(["--help"], backend="nonsense").action == "help"
