@@ -2,7 +2,7 @@
  * What the process that holds a VM tells tender-sandbox, and how the two share it: one memfd a VM.
  *
  *   0x0000  struct sandbox_shared   counters, timeline, event: written by the program, read by both
- *   0x1000  struct sandbox_config   written before the program starts
+ *   0x1000  struct sandbox_config   written before the program starts, but for `prepared`
  *   0x4000  boot info, manifest, command line: the guest's pages at HVT_BOOT_INFO_GPA
  *   0x8000  the console piece of an EVENT_CONSOLE, at most CONSOLE_PIECE_MAX bytes
  *
@@ -64,6 +64,8 @@ struct sandbox_config {
     uint32_t console_nowait;
     uint32_t console_socket;
     uint32_t range_count;
+    _Atomic uint32_t
+        prepared; /* by the program: memory is what the guest will find; pairs with sandbox_read() */
     struct sandbox_device devices[MFT_MAX_ENTRIES];
     struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX];
 };

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -17,8 +18,10 @@
 
 #include "spawn.h"
 
-#define STOP_GRACE_NS 200000000u
-#define NS_PER_S      1000000000u
+#define STOP_GRACE_NS   200000000u
+#define PREPARE_NS      2000000000u
+#define PREPARE_LOOK_NS 50000
+#define NS_PER_S        1000000000u
 
 static void signal_program(const struct sandbox *sandbox, int number)
 {
@@ -159,10 +162,26 @@ void sandbox_run(struct sandbox *sandbox)
     vm_leave(vm, &saved);
 }
 
+/* The program maps the guest's memory itself, after its parent has gone on: until it has, there is nothing to
+ * read, or less than the guest will find. One that cannot, ends or says so, and the read tells. */
+static void wait_until_prepared(const struct sandbox *sandbox)
+{
+    struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
+    struct pollfd ends[2] = {{sandbox->control_fd, POLLIN, 0}, {sandbox->pidfd, POLLIN, 0}};
+    const uint64_t give_up_ns = monotonic_ns() + PREPARE_NS;
+    while (!sandbox->started && !atomic_load_explicit(&config->prepared, memory_order_acquire) &&
+           monotonic_ns() < give_up_ns) {
+        const struct timespec wait = {0, PREPARE_LOOK_NS};
+        if (ppoll(ends, 2, &wait, NULL) != 0)
+            return;
+    }
+}
+
 int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len)
 {
     if (sandbox->pidfd < 0)
         return -ESRCH;
+    wait_until_prepared(sandbox);
     struct iovec here = {to, len}, there = {(void *)(uintptr_t)gpa, len};
     ssize_t got = process_vm_readv(sandbox->pid, &here, 1, &there, 1, 0);
     return got < 0 ? -errno : got;

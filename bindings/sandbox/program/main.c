@@ -9,6 +9,7 @@
  * all of this program's data and jump to any of its code; the wall is the filter, not this code.
  */
 #include <elf.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -207,12 +208,13 @@ _Noreturn void program_start(const uint64_t *stack)
     if (mapped < 0)
         leave(71); /* EX_OSERR: there is no one to tell */
     shared_memory = (uint8_t *)(uintptr_t)mapped;
-    const struct sandbox_config *config = (const void *)(shared_memory + SANDBOX_CONFIG_OFFSET);
+    struct sandbox_config *config = (void *)(shared_memory + SANDBOX_CONFIG_OFFSET);
     take_config(config);
     map_guest(config);
     traps_init(config->kick_signal);
     gpa_t entry = config->entry, stack_top = config->mem_bytes - HVT_STACK_OFFSET;
     confine(config);
+    atomic_store_explicit(&config->prepared, 1, memory_order_release);
     if (!told_to_go_on())
         leave(0);
     the_vm.shared->timeline.first_run = monotonic_ns();
