@@ -61,6 +61,13 @@ def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture(autouse=True)
+def _ambient_door(request: pytest.FixtureRequest) -> None:
+    """For a test that does not name `door`: pytest sets up only what is named."""
+    if request.node.get_closest_marker("doors"):
+        request.getfixturevalue("door")
+
+
+@pytest.fixture(autouse=True)
 def _kvm_is_there(request: pytest.FixtureRequest) -> None:
     """A KVM test without a KVM fails: it never passes by not running."""
     if request.node.get_closest_marker("kvm") and not os.environ.get("TENDER_KVM"):

@@ -30,10 +30,16 @@ def as_a_reader(command: list[str], where: Path) -> "subprocess.CompletedProcess
     )
 
 
-def test_the_python_example_runs_as_it_stands(guest: Guest, tmp_path: Path) -> None:
+def test_the_python_example_runs_as_it_stands(guest: Guest, door: str, tmp_path: Path) -> None:
+    """The library does not read the environment: the door is put there before the example is run."""
     shutil.copy(guest("hello"), tmp_path / "app.elf")
     (tmp_path / "example.py").write_text(first_block("python"))
-    done = as_a_reader([sys.executable, "example.py"], tmp_path)
+    program = (
+        f"import runpy, sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})\n"
+        f"import support; support.take_door({door!r})\n"
+        "runpy.run_path('example.py', run_name='__main__')\n"
+    )
+    done = as_a_reader([sys.executable, "-c", program], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert re.fullmatch(r"\d+ exits, \d+\.\d+ ms to the first output", lines[0])

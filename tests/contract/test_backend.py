@@ -1,0 +1,168 @@
+"""Which door a guest gets: asked for, by the environment, or found out; and that the tests' own doors are real."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+import tender.backend.kvm
+from tender import CAPTURE, ConfigError, Image, KvmUnavailable, Vm, VmConfig, run
+
+SMALL = VmConfig(mem=8)
+FALLBACK = (
+    "tender: no usable KVM ({reason}): the guest runs in the sandbox, a process behind a system-call filter, "
+    "which isolates less than a virtual machine\n"
+)
+MISSING = "Could not open: /dev/kvm: No such file or directory"
+WITHOUT_DEVICES = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh")
+"""A command's prefix: it finds an empty /dev, and so no KVM. tools/with_net and the box give the right to that."""
+
+
+def command(words: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+# ---- the tests' own
+
+
+@pytest.mark.doors
+def test_a_test_marked_doors_has_both_the_library_and_the_command_behind_it(
+    guest: Guest, tender_cmd: list[str], request: pytest.FixtureRequest
+) -> None:
+    """Although its body does not name `door`."""
+    door = request.node.callspec.params["door"]
+    result = run(guest("hello"), SMALL, console=CAPTURE)
+    assert (result.backend, result.ok) == (door, True)
+    done = command([*tender_cmd, "--mem=8", "--json", guest("hello")])
+    assert json.loads(done.stderr)["backend"] == door
+
+
+# ---- where there is a KVM
+
+
+@pytest.mark.kvm
+def test_auto_takes_a_usable_kvm_and_says_nothing(
+    guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TENDER_BACKEND", raising=False)
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=CAPTURE) as vm:
+        assert (vm.backend, vm.fallback) == ("kvm", "")
+        assert vm.run().backend == "kvm"
+    for words in ([], ["--backend=auto"]):
+        done = command([*tender_cmd, *words, "--mem=8", guest("exit_status"), "3"])
+        assert (done.returncode, done.stderr) == (3, "")
+    done = command([*tender_cmd, "--json", "--mem=8", guest("hello")])
+    assert json.loads(done.stderr)["backend"] == "kvm"
+
+
+@pytest.mark.kvm
+def test_the_doctor_finds_this_kvm_fit(tender_cmd: list[str]) -> None:
+    done = command([*tender_cmd, "doctor", "--kvm"])
+    assert (done.returncode, done.stdout) == (0, "usable\n")
+    done = command([*tender_cmd, "doctor", "--json"])
+    assert done.returncode == 0
+    trial = [check for check in json.loads(done.stdout)["checks"] if check["what"] == "trial VM"]
+    assert trial[0]["level"] == "ok"
+
+
+# ---- where there is none
+
+
+@pytest.mark.parametrize("words", [[], ["--backend=auto"]])
+def test_auto_without_a_kvm_says_so_in_one_line_and_runs_the_guest(
+    guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.delenv("TENDER_BACKEND", raising=False)
+    done = command([*WITHOUT_DEVICES, *tender_cmd, *words, "--mem=8", guest("exit_status"), "3"])
+    assert (done.returncode, done.stderr) == (3, FALLBACK.format(reason=MISSING))
+    done = command([*WITHOUT_DEVICES, *tender_cmd, *words, "-q", "--mem=8", guest("exit_status"), "3"])
+    assert (done.returncode, done.stderr) == (3, "")
+    done = command([*WITHOUT_DEVICES, *tender_cmd, *words, "-q", "--json", "--mem=8", guest("hello")])
+    assert done.returncode == 0 and json.loads(done.stderr)["backend"] == "sandbox"
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_kvm_asked_for_where_there_is_none_is_an_error(
+    guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setenv("TENDER_BACKEND", "kvm" if by == "environment" else "auto")
+    words = ["--backend=kvm"] if by == "option" else []
+    done = command([*WITHOUT_DEVICES, *tender_cmd, *words, "--mem=8", guest("hello")])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"tender: {MISSING}\ntender: hint: ")
+
+
+def test_the_sandbox_asked_for_says_nothing(
+    guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENDER_BACKEND", "kvm")
+    done = command([*WITHOUT_DEVICES, *tender_cmd, "--backend=sandbox", "--mem=8", guest("exit_status"), "3"])
+    assert (done.returncode, done.stderr) == (3, "")
+    monkeypatch.setenv("TENDER_BACKEND", "sandbox")
+    done = command([*WITHOUT_DEVICES, *tender_cmd, "--mem=8", guest("exit_status"), "3"])
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+def test_the_library_tells_why_it_is_not_kvm(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_here(path: str = "/dev/kvm") -> int:
+        raise KvmUnavailable("no KVM in this test")
+
+    monkeypatch.setattr(tender.backend.kvm, "open_kvm", none_here)
+    monkeypatch.setattr(tender.backend, "_unfit", lambda: "")
+    with Image.open(guest("hello")) as image:
+        with Vm(image, SMALL, console=CAPTURE) as vm:
+            assert (vm.backend, vm.fallback) == ("sandbox", "no KVM in this test")
+            assert vm.run().ok
+        with Vm(image, SMALL, console=CAPTURE, backend="sandbox") as vm:
+            assert (vm.backend, vm.fallback) == ("sandbox", "")
+        with pytest.raises(KvmUnavailable, match="no KVM in this test"):
+            Vm(image, SMALL, backend="kvm")
+
+
+@pytest.mark.parametrize(
+    ("there", "unfit"),
+    [
+        ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_intel"}, False),
+        ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_amd"}, False),
+        ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_pvm"}, True),
+        ({"/dev/kvm"}, False),  # no /sys to ask
+        ({"/sys/module/kvm"}, False),  # opening it will tell
+        (set(), False),
+    ],
+)
+def test_auto_does_not_take_a_kvm_without_a_vendors_module(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, there: set[str], unfit: bool
+) -> None:
+    tried = []
+
+    def open_kvm(path: str = "/dev/kvm") -> int:
+        tried.append(path)
+        raise KvmUnavailable("tried")
+
+    monkeypatch.setattr(tender.backend.kvm, "open_kvm", open_kvm)
+    monkeypatch.setattr(tender.backend, "_exists", lambda path: path in there)
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=CAPTURE) as vm:
+        assert vm.backend == "sandbox"
+        assert (tried == []) == unfit
+        assert vm.fallback.startswith("/dev/kvm is neither kvm_intel's nor" if unfit else "tried")
+
+
+def test_an_unknown_door_is_refused(guest: Guest, tender_cmd: list[str]) -> None:
+    with (
+        Image.open(guest("hello")) as image,
+        pytest.raises(ConfigError, match=r"'xen' is none of auto, kvm, "),
+    ):
+        Vm(image, SMALL, backend="xen")
+    done = command([*tender_cmd, "--backend=xen", guest("hello")])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("tender: Malformed argument to --backend\ntender: hint: got 'xen': write ")
