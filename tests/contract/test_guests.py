@@ -401,16 +401,16 @@ def test_a_guest_gets_no_gate_that_it_does_not_ask_for_in_words_we_know(
 
 def test_features_that_we_do_not_know_are_not_granted(guest: Guest) -> None:
     with Image.from_bytes(with_note(guest("gate"), 1, 0xFFFFFFFF)) as image, Vm(image, VmConfig(mem=8)) as vm:
-        assert struct.unpack("<4sIIIQ", vm.memory(0xFE000, 24)) == (b"TNDX", 1, 1, 0, 0xFF000)
+        assert struct.unpack("<4sIIIQ", vm.memory(0xFFE00, 24)) == (b"TNDX", 1, 1, 0, 0xFF000)
 
 
 def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest: Guest, door: str) -> None:
     """The last 256 bytes of the gate page are the door's own: KVM's has nothing there."""
-    promised = 0x1F00 if door == "sandbox" else 0x2000
+    promised = 0xF00 if door == "sandbox" else 0x1000
     with Image.open(guest("hello_nogate")) as image:
         for mem in (8, 16):
             with Vm(image, VmConfig(mem=mem, args=("--status=7",)), console=CAPTURE) as vm:
-                assert vm.memory(0xFE000, promised) == bytes(promised)
+                assert vm.memory(0xFF000, promised) == bytes(promised)
                 result = vm.run(timeout=60)
                 assert "Hello, World" in text(result) and result.status == 7
 
@@ -423,7 +423,7 @@ def test_every_memory_size_of_an_image_has_the_gate(guest: Guest, door: str) -> 
     with Image.open(guest("hello")) as image:
         for mem in (8, 16):
             with Vm(image, VmConfig(mem=mem)) as vm:
-                assert vm.memory(0xFE000, 4) == b"TNDX"
+                assert vm.memory(0xFFE00, 4) == b"TNDX"
                 assert vm.memory(0xFF010, 10).startswith(bytes.fromhex("89f8ba01050000" + way_out))
 
 
