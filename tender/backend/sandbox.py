@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
 STEPS = {1: "mapping guest memory", 2: "signals", 3: "limits", 4: "dropping rights", 5: "the seccomp filter"}
-_ENOENT, _ENOEXEC, _EACCES, _ENOSYS, _EINVAL = 2, 8, 13, 38, 22
+_EPERM, _ENOENT, _ENOEXEC, _EACCES, _EINVAL, _ENOSYS = 1, 2, 8, 13, 22, 38
 
 
 class SandboxVm:
@@ -78,6 +78,7 @@ class SandboxVm:
                     f"memory: {gpa + done:#x} cannot be read: {posix.strerror(-got)}",
                     errno=-got,
                     code="sandbox-memory",
+                    hint="without user namespaces only root may look into it" if got == -_EPERM else "",
                 )
             done += got
         return bytes(into)

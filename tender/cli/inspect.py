@@ -5,6 +5,7 @@ people want to know (symbols, build id) is read by pyelftools, and may be missin
 """
 
 import json
+import os
 from dataclasses import dataclass
 
 from tender.cli import explain, say
@@ -90,6 +91,7 @@ def describe(image: "Image", details: Details) -> dict[str, object]:
         "file": image.name,
         "abi": {"target": explain.TARGETS.get(image.abi_target, "unknown"), "version": image.abi_version},
         "extensions": list(image.extensions),
+        "sites": patched_sites(image, -(-end // _GRANULE) * _GRANULE),
         "entry": image.entry,
         "entry_symbol": entry_symbol,
         "build_id": details.build_id,
@@ -118,6 +120,15 @@ def describe(image: "Image", details: Details) -> dict[str, object]:
     }
 
 
+def patched_sites(image: "Image", mem_bytes: int) -> int:
+    """How many hypercall sites the sandbox turns into jumps: a stub of 32 bytes, `mov $...,%edx` first, for each."""
+    from tender.native import lib
+
+    fd = image.template_fd(mem_bytes, patched=True)
+    stubs = os.pread(fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_STUBS_GPA, lib.TENDER_STUBS_GPA)
+    return stubs[::32].count(0xBA)
+
+
 def rights(flags: int) -> str:
     """`r-x` of an ELF segment's flags."""
     return "".join(
@@ -135,6 +146,7 @@ def text(found: dict[str, object]) -> str:
         f"entry     {found['entry']:#x}{symbol}",
         f"build id  {found['build_id'] or 'none'}",
         f"extension {', '.join(map(str, _list(found['extensions']))) or 'none'}",
+        f"sites     {found['sites']} hypercalls in its text, which the sandbox turns into jumps",
         f"memory    the image ends at {memory['image_end']:#x}: {_mib(memory['least_bytes'])} MiB"
         " at the least, and room for its heap and stack",
         f"symbols   {found['symbol_count'] or 'none'}",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tender.backend import trial
 from tender.cli import inspect
 from tender.testing.elf_builder import (
     Note,
@@ -37,7 +38,18 @@ def test_a_program_gets_one_object(app: Path, capsys: pytest.CaptureFixture[str]
     assert inspect.main(["--json", str(app)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == [
-        *("schema", "file", "abi", "extensions", "entry", "entry_symbol", "build_id", "memory", "devices"),
+        *(
+            "schema",
+            "file",
+            "abi",
+            "extensions",
+            "sites",
+            "entry",
+            "entry_symbol",
+            "build_id",
+            "memory",
+            "devices",
+        ),
         *("segments", "symbol_count", "error"),
     ]
     assert (found["schema"], found["abi"]) == (1, {"target": "hvt", "version": 2})
@@ -60,6 +72,17 @@ def test_the_extensions_that_an_image_wants_are_shown(
     assert line in capsys.readouterr().out
     assert inspect.main(["--json", str(path)]) == 0
     assert json.loads(capsys.readouterr().out)["extensions"] == listed
+
+
+def test_the_hypercall_sites_that_the_sandbox_patches_are_counted(
+    tmp_path: Path, app: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trial.elf"
+    path.write_bytes(trial.elf())
+    assert inspect.main([str(path)]) == 0
+    assert "sites     2 hypercalls in its text" in capsys.readouterr().out
+    assert inspect.main(["--json", str(app)]) == 0
+    assert json.loads(capsys.readouterr().out)["sites"] == 0
 
 
 def test_symbols_are_listed_by_address(guest: "object", capsys: pytest.CaptureFixture[str]) -> None:
