@@ -280,6 +280,20 @@ void tn_vm_stop(struct vm *vm)
     vm_stop(vm);
 }
 
+static _Thread_local sigset_t held_from;
+
+void tn_signals_hold(void)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &held_from);
+}
+
+void tn_signals_release(void)
+{
+    pthread_sigmask(SIG_SETMASK, &held_from, NULL);
+}
+
 uint64_t tn_monotonic_ns(void)
 {
     return monotonic_ns();

@@ -250,7 +250,11 @@ class Vm:
                         lib.tn_vm_stop(self._c)
             done.release()
 
-        start_new_thread(wait, ())
+        lib.tn_signals_hold()
+        try:
+            start_new_thread(wait, ())
+        finally:
+            lib.tn_signals_release()
         return _Watch(over, done)
 
     def stop(self) -> None:

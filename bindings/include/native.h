@@ -84,6 +84,13 @@ uint32_t tn_tsc_source(void); /* enum tsc_source; 0 before the first question */
 /* Asks a running VM to stop, and one that is not running not to start. Any thread, any time, no waiting. */
 void tn_vm_stop(struct vm *vm);
 
+/*
+ * Around the start of a helper thread, on the thread that starts it: signals of this process are not for a
+ * thread that waits beside a run, for the kernel would then wake that one and leave the guest running.
+ */
+void tn_signals_hold(void);
+void tn_signals_release(void);
+
 uint64_t tn_monotonic_ns(void);
 
 /* </native:functions> */

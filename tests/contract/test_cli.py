@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -128,9 +129,11 @@ def test_a_signal_ends_the_guest(
     ) as process:
         assert process.stdout and process.stderr
         assert process.stdout.readline() in ("ready\n", "f" * 63 + "\n")
+        began = time.monotonic()
         process.send_signal(number)  # with `flood` the pipe is full by now: the guest waits for its reader
         said = process.stderr.read().splitlines()
         assert process.wait(timeout=30) == 1
+        assert time.monotonic() - began < 40, "it was the time limit that ended it"
     assert said[0] == f"tender: Exiting on signal {number.value}"
     result = json.loads(said[-1])
     assert (result["reason"], result["signal"], result["status"]) == ("signal", number.value, 1)
