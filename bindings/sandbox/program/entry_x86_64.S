@@ -10,7 +10,7 @@
  * the signal's handler, which knows the windows by their addresses.
  */
     .set    HVT_PORT_BASE, 0x500
-    .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes a slot */
+    .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes a slot; its `out` is the eighth */
     .set    STUB_RETURN, 12             /* bindings/sandbox/patch.c lays the stubs out */
     .set    STUB_NUMBER, 16
     .set    HANDLER_STACK_BYTES, 65536
@@ -139,8 +139,8 @@ entry_gate:
     lea     handler_stack_top(%rip), %rsp
     lea     -HVT_PORT_BASE(%rdx), %edi
     mov     %eax, %esi
-    shl     $4, %edx            /* the guest is in this slot, as far as anyone is told */
-    add     $(GATE_GPA - HVT_PORT_BASE * 16), %edx
+    shl     $4, %edx            /* as far as anyone is told, behind the `out` that a slot has under KVM */
+    add     $(GATE_GPA - HVT_PORT_BASE * 16 + 8), %edx
     mov     %rdx, guest_rip(%rip)
     cld
     call    handle_hypercall

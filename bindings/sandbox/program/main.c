@@ -158,7 +158,7 @@ void handle_hypercall(uint32_t number, uint32_t gpa);
 void handle_hypercall(uint32_t number, uint32_t gpa)
 {
     count_exit();
-    settle(hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa), guest_rip);
+    settle(hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa), guest_rip - 1); /* the `out` */
 }
 
 /* trap.c: an `out` that came as a signal. */
