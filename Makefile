@@ -2,6 +2,7 @@
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+DOORS   = tests/contract tests/functional tests/security
 C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
 
 .DEFAULT_GOAL := help
@@ -19,8 +20,8 @@ $(VENV)/.ready: pyproject.toml tools/setup
 build: setup  ## the native core, the guests and the package, into the environment
 	@tools/build
 
-run: build  ## boot the echo unikernel over a real TAP on a real /dev/kvm, and ping it
-	tools/with_kvm -- tools/run_echo
+run: build  ## boot the echo unikernel over a real TAP and ping it: on KVM, or without one in the sandbox
+	tools/with_kvm --or-sandbox -- tools/run_echo
 
 check: build lint types unit native  ## lint, types, unit and native tests: no root, no KVM, under a minute
 
@@ -46,8 +47,9 @@ native:
 fuzz: setup  ## a short run of the fuzzers
 	tools/fuzz 20
 
-test: check fuzz  ## everything this host can run, KVM tests included (in the box where there is no KVM)
-	tools/with_kvm -- $(VENV)/bin/pytest -v tests/contract tests/functional tests/security
+test: check fuzz  ## everything, behind both doors: the sandbox's here, KVM's here too or else in the box
+	tools/with_net -- $(VENV)/bin/pytest -v -m 'not kvm' $(DOORS)
+	tools/with_kvm -- $(VENV)/bin/pytest -v -m kvm $(DOORS)
 	pytest -v tests/box tests/package
 
 clean:  ## what the build made (the environment stays)
