@@ -302,6 +302,31 @@ def test_a_forked_child_cannot_use_its_parents_vm(guest: Guest) -> None:
         assert vm.run().ok
 
 
+def test_a_forked_child_makes_vms_of_its_own(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        assert tender.run(image, SMALL, console=DISCARD).ok
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(42 if all(tender.run(image, SMALL, console=DISCARD).ok for _ in range(3)) else 1)
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+        assert tender.run(image, SMALL, console=DISCARD).ok
+
+
+def test_a_vm_outlives_the_thread_that_made_it(guest: Guest) -> None:
+    made: list[Vm] = []
+    with Image.open(guest("hello")) as image:
+        for _ in range(5):
+            maker = threading.Thread(target=lambda: made.append(Vm(image, SMALL, console=CAPTURE)))
+            maker.start()
+            maker.join()
+    for vm in made:
+        with vm:
+            assert vm.run(timeout=60).ok
+
+
 def test_an_image_may_be_closed_while_its_vms_run(guest: Guest) -> None:
     image = Image.open(guest("hello"))
     vm = Vm(image, SMALL, console=CAPTURE)
