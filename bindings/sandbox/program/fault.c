@@ -121,7 +121,8 @@ static bool enter_handler(const struct guest_memory *memory, struct system_state
         rflags |= RFLAGS_IF;
     if (e->software)
         rflags &= ~RFLAGS_RF;
-    uint64_t frame[6] = {
+    enum { FRAME_WORDS = 6 };
+    const uint64_t frame[FRAME_WORDS] = {
         e->error,
         e->software ? cpu->rip + e->length : cpu->rip,
         state->selector[SEG_CS],
@@ -129,12 +130,14 @@ static bool enter_handler(const struct guest_memory *memory, struct system_state
         cpu->gpr[GPR_RSP],
         state->selector[SEG_SS],
     };
-    uint32_t skip = has_error_code(e) ? 0 : sizeof frame[0];
-    uint32_t bytes = (uint32_t)sizeof frame - skip;
-    if (!guest_write(memory, rsp - bytes, (const uint8_t *)frame + skip, bytes, THROUGH_STACK, fault))
-        return false;
+    const uint32_t first = has_error_code(e) ? 0 : 1;
+    for (uint32_t i = FRAME_WORDS; i-- > first;) { /* as it is pushed: CR2 is the first word without room */
+        rsp -= sizeof frame[i];
+        if (!guest_write(memory, rsp, &frame[i], sizeof frame[i], THROUGH_STACK, fault))
+            return false;
+    }
 
-    cpu->gpr[GPR_RSP] = rsp - bytes;
+    cpu->gpr[GPR_RSP] = rsp;
     cpu->rip = handler;
     cpu->rflags &= ~(RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_VM);
     state->selector[SEG_CS] = (uint16_t)selector_error(selector); /* RPL becomes CPL: 0 */
