@@ -1,5 +1,6 @@
 """What tests share by name: the types of the fixtures in conftest.py, and how a door is made the ambient one."""
 
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,14 @@ def ip(*words: str) -> None:
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(f"ip {' '.join(words)}: {done.stderr}")
+
+
+def with_note(path: Path, version: int, features: int) -> bytes:
+    """The guest at `path`, its extension note changed: what it asks for, and in which version's words."""
+    data = path.read_bytes()
+    assert data.count(b"TND1Tender\0\0") == 1
+    at = data.index(b"TND1Tender\0\0") + 12
+    return data[:at] + struct.pack("<II", version, features) + data[at + 8 :]
 
 
 class TapInterface:

@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from support import Guest
+from support import Guest, with_note
 
 from tender import CAPTURE, BlockFile, ExitReason, HostError, Image, NetFd, Vm, VmConfig, VmResult, run
 
@@ -371,14 +371,6 @@ def test_abi_version_1_runs_as_2_does(guest: Guest, version: int) -> None:
     with Image.from_bytes(bytes(data)) as image:
         assert image.abi_version == version
         assert run(image, VmConfig(mem=8), console=CAPTURE).ok
-
-
-def with_note(path: Path, version: int, features: int) -> bytes:
-    """The guest at `path`, its extension note changed."""
-    data = path.read_bytes()
-    assert data.count(b"TND1Tender\0\0") == 1
-    at = data.index(b"TND1Tender\0\0") + 12
-    return data[:at] + struct.pack("<II", version, features) + data[at + 8 :]
 
 
 def test_the_gate_is_granted_to_who_asks_and_its_slots_are_functions(guest: Guest) -> None:
