@@ -302,6 +302,18 @@ class Vm:
         return self._result
 
     @property
+    def isolation(self) -> tuple[str, ...]:
+        """The walls around a sandbox's process that this host allowed, beside its filter; () behind KVM.
+
+        Of "user namespace", "network namespace", "mount namespace", "pid namespace", "ipc namespace" and "empty
+        root directory".
+        """
+        with self._lock:
+            self._check_usable()
+            assert self._door is not None
+            return self._door.isolation
+
+    @property
     def counters(self) -> Counters:
         """What was counted so far; at any time, also while it runs."""
         self._check_usable()
@@ -336,8 +348,10 @@ class Vm:
         self._check_usable()
         if gpa < 0 or length < 0 or gpa + length > self.config.mem_bytes:
             raise ConfigError(f"memory: [{gpa:#x}, {gpa + length:#x}) is not in the guest's memory")
-        assert self._door is not None
-        return self._door.read(self._c, gpa, length)
+        with self._lock:  # against close() on another thread
+            self._check_usable()
+            assert self._door is not None
+            return self._door.read(self._c, gpa, length)
 
     def _make_result(self, event: CData) -> VmResult:
         reason, status, message = _explain(event, self._stop_reason, self.backend)
@@ -379,7 +393,7 @@ class Vm:
             self._ended.release()
         with self._lock:
             self._closed = True
-        self._release()
+            self._release()
 
     def _release(self) -> None:
         if self._door is not None:

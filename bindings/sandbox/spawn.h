@@ -19,6 +19,7 @@ struct sandbox {
     uint32_t isolation;
     bool started;
     bool stopping;
+    bool stopped_late;
     uint64_t kill_at_ns;
     struct vm_event event; /* a checked copy: what Python may believe */
 };

@@ -39,6 +39,7 @@ static void reap(struct sandbox *sandbox)
 {
     siginfo_t about = {0};
     int error;
+    sandbox->pid = -1; /* while it is still ours: sandbox_read() must not find another process by it */
     do {
         error = waitid(P_PIDFD, (id_t)sandbox->pidfd, &about, WEXITED) < 0 ? errno : 0;
     } while (error == EINTR);
@@ -148,6 +149,12 @@ void sandbox_run(struct sandbox *sandbox)
     vm_enter(vm, &saved);
     bool answer = !sandbox->started || sandbox->event.kind == EVENT_CONSOLE;
     sandbox->started = true;
+    if (sandbox->stopping && !sandbox->stopped_late) {
+        /* It was asked while it waited for Python to take a piece of console, and could not obey. Once: a
+         * guest that goes on talking is not to live on it. */
+        sandbox->stopped_late = true;
+        sandbox->kill_at_ns = monotonic_ns() + STOP_GRACE_NS;
+    }
     if (answer) {
         const char go = SANDBOX_GO;
         /* A program that is gone: the wait says so. One that does not read what it is told has no room left
@@ -179,11 +186,12 @@ static void wait_until_prepared(const struct sandbox *sandbox)
 
 int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len)
 {
-    if (sandbox->pidfd < 0)
+    int pid = sandbox->pid;
+    if (pid < 0)
         return -ESRCH;
     wait_until_prepared(sandbox);
     struct iovec here = {to, len}, there = {(void *)(uintptr_t)gpa, len};
-    ssize_t got = process_vm_readv(sandbox->pid, &here, 1, &there, 1, 0);
+    ssize_t got = process_vm_readv(pid, &here, 1, &there, 1, 0);
     return got < 0 ? -errno : got;
 }
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
         name: str
         fallback: str  # why it is not KVM although nobody asked for that; empty: it was asked for
 
+        @property
+        def isolation(self) -> "tuple[str, ...]":
+            """The walls around the guest's process, by name."""
+
         def run(self, vm: CData) -> None:
             """Runs until Python must decide; the VM's event says what. The GIL is released."""
 

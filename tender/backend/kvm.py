@@ -100,6 +100,7 @@ class KvmVm:
     """
 
     name = "kvm"
+    isolation = ()
 
     def __init__(self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes) -> None:
         self.fallback = ""

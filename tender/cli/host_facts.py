@@ -205,7 +205,6 @@ def run_trial(backend: str) -> TrialFacts:
     from tender.errors import TenderError
 
     try:
-        from tender.backend.sandbox import SandboxVm
         from tender.config import VmConfig
         from tender.image import Image
         from tender.vm import Vm
@@ -223,7 +222,7 @@ def run_trial(backend: str) -> TrialFacts:
             Vm(image, VmConfig(mem=4), console=note, backend=backend) as vm,
         ):
             result = vm.run(timeout=trial.TIMEOUT_S)
-            walls = vm._door.isolation if isinstance(vm._door, SandboxVm) else ()
+            walls = vm.isolation
     except TenderError as error:
         return TrialFacts(error=error.message, cure=error.hint)
     except OSError as error:
