@@ -152,9 +152,27 @@ void clock_find(const uint8_t *image)
 
 /* ---- memory: the compiler calls these by name. Its own idea of them would be a call of them. */
 
+/* The string instruction takes some tens of cycles to start, and a hypercall's structure has 8 to 40 bytes.
+ */
+#define SHORT_COPY 128
+
 void *memcpy(void *restrict to, const void *restrict from, size_t len)
 {
     void *start = to;
+    if (len <= SHORT_COPY) {
+        uint8_t *out = to;
+        const uint8_t *in = from;
+        for (; len >= sizeof(uint64_t); len -= sizeof(uint64_t)) {
+            uint64_t word;
+            __builtin_memcpy(&word, in, sizeof word);
+            __builtin_memcpy(out, &word, sizeof word);
+            in += sizeof word;
+            out += sizeof word;
+        }
+        while (len--)
+            *out++ = *in++;
+        return start;
+    }
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(len) : : "memory");
     return start;
 }
