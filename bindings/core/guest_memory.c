@@ -10,9 +10,10 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
     if (gpa < (access == GUEST_WRITABLE ? HVT_GUEST_MIN_GPA : HVT_LOW_UNMAPPED_BYTES))
         return NULL;
     uint32_t needed = access == GUEST_WRITABLE ? SEGMENT_WRITE : SEGMENT_READ | SEGMENT_WRITE | SEGMENT_EXEC;
-    for (uint32_t i = 0; i < memory->range_count; i++) {
-        const struct guest_range *range = &memory->ranges[i];
-        if (range->start < gpa + len && gpa < range->end && !(range->flags & needed))
+    /* From above, for what guests name lies in their last segment or behind it, in heap and stack. */
+    for (uint32_t i = memory->range_count; i > 0 && gpa < memory->ranges[i - 1].end; i--) {
+        const struct guest_range *range = &memory->ranges[i - 1];
+        if (range->start < gpa + len && !(range->flags & needed))
             return NULL;
     }
     return memory->hva + gpa;

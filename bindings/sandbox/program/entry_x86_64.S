@@ -14,6 +14,8 @@
     .set    STUB_RETURN, 12             /* bindings/sandbox/patch.c lays the stubs out */
     .set    STUB_NUMBER, 16
     .set    HANDLER_STACK_BYTES, 65536
+    .set    FLAGS_NOT_FOR_C, 0x44500    /* alignment checks, a nested task, downwards, single steps */
+    .set    SAVED_FLAGS, 72             /* entry_patched: nine registers lie below */
 
     .bss
     .balign 4096
@@ -108,8 +110,11 @@ entry_patched:
     mov     %eax, %esi
     lea     HVT_PORT_BASE(%rdi), %edx
     push    %rdx
-    push    $2                  /* no alignment checks, no trap, upwards: the flags C expects */
+    testl   $FLAGS_NOT_FOR_C, SAVED_FLAGS(%rsp)
+    jz      1f
+    push    $2
     popfq
+1:
     call    handle_hypercall
     pop     %rdx
     pop     %r11

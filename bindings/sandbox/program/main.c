@@ -129,9 +129,9 @@ static enum verdict give_console_piece(void)
     return hypercall_resume(&the_vm);
 }
 
-/* From a hypercall to the next instruction of the guest, if there is one. */
-static void settle(enum verdict verdict, uint64_t rip)
+static __attribute__((cold, noinline)) void settle_left(uint64_t rip)
 {
+    enum verdict verdict = LEAVE;
     while (verdict == LEAVE) {
         struct vm_event *event = &the_vm.shared->event;
         if (event->kind == EVENT_CONSOLE) {
@@ -143,6 +143,13 @@ static void settle(enum verdict verdict, uint64_t rip)
             end_run();
         }
     }
+}
+
+/* From a hypercall to the next instruction of the guest, if there is one. */
+static inline void settle(enum verdict verdict, uint64_t rip)
+{
+    if (verdict == LEAVE)
+        settle_left(rip);
 }
 
 void count_exit(void)

@@ -104,6 +104,29 @@ static uint64_t walltime_by_slot(void)
     return call.nsecs;
 }
 
+/* Carry, overflow, downwards, alignment checks (without CR0.AM they say nothing): all that a caller may set.
+ */
+#define ODD_FLAGS 0x40c03
+
+/* The flags behind a call by `out`, patched or not, made with ODD_FLAGS. */
+static uint64_t flags_behind_out(void)
+{
+    static struct hvt_walltime call;
+    uint64_t flags;
+    __asm__ volatile("push %[odd]\n\t"
+                     "popfq\n\t"
+                     "mov %[port], %%edx\n\tout %%eax, (%%dx)\n\t"
+                     "pushfq\n\t"
+                     "pop %[flags]\n\t"
+                     "push $2\n\t"
+                     "popfq"
+                     : [flags] "=&r"(flags)
+                     : "a"((uint32_t)gpa_of(&call)), [port] "i"(HVT_PORT_BASE + HVT_HYPERCALL_WALLTIME),
+                       [odd] "i"(ODD_FLAGS)
+                     : "edx", "memory", "cc");
+    return call.nsecs ? flags : 0;
+}
+
 static const char *failure(void)
 {
     static struct hvt_walltime call;
@@ -118,6 +141,9 @@ static const char *failure(void)
     }
     if (slot_call_checked(slot(HVT_HYPERCALL_WALLTIME), (uint32_t)gpa_of(&call)) != 0) {
         return "a slot changed what a call keeps";
+    }
+    if ((flags_behind_out() & ODD_FLAGS) != ODD_FLAGS) {
+        return "an `out` changed the caller's flags";
     }
     for (unsigned i = 0; i < CALLS; i++) {
         if (walltime_by_slot() == 0) {
