@@ -220,9 +220,9 @@ void tn_sandbox_write_boot_info(struct sandbox *sandbox, const struct elf_image 
 }
 
 int tn_sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
-                     uint64_t mem_bytes, const char *program, const char *name)
+                     uint64_t mem_bytes, const char *program, const char *name, int namespaces_wanted)
 {
-    return sandbox_spawn(sandbox, image, template_fd, mem_bytes, program, name);
+    return sandbox_spawn(sandbox, image, template_fd, mem_bytes, program, name, namespaces_wanted);
 }
 
 void tn_sandbox_run(struct sandbox *sandbox)

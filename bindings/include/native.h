@@ -65,7 +65,7 @@ void tn_sandbox_write_boot_info(struct sandbox *sandbox, const struct elf_image 
                                 const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
                                 const char *cmdline, size_t cmdline_bytes);
 int tn_sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
-                     uint64_t mem_bytes, const char *program, const char *name);
+                     uint64_t mem_bytes, const char *program, const char *name, int namespaces_wanted);
 void tn_sandbox_run(struct sandbox *sandbox);
 int64_t tn_sandbox_read(struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len);
 const void *tn_sandbox_console(struct sandbox *sandbox); /* the bytes of an EVENT_CONSOLE */

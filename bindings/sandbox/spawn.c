@@ -5,12 +5,16 @@
  * second one. What exec() leaves such a process: no capability (no uid is mapped), and a memory that only its
  * namespace's owner, this process, may look into.
  *
- * A network namespace is by far the dearest of them, half a millisecond; where this process may, it makes one
- * empty one for all its VMs, which cannot meet there: no filter lets them have a socket.
- *
  * The children are made by one thread that lives as long as this process: the kernel kills a child whose
  * parent *thread* has ended (PR_SET_PDEATHSIG), and a VM must outlive the thread that happened to make it,
  * but not this process. That holds against any guest, for it needs nothing of the child.
+ *
+ * A network namespace costs the kernel a third of a millisecond, a mount namespace a tenth: more than the
+ * rest of a boot. Where this process may, that thread moves into ones of its own, empty and without an
+ * interface up, and its children inherit them. So the sandboxes of one process share what none of them can
+ * use: their filters know no call that opens a socket or a file. A user, pid and ipc namespace each has for
+ * itself. Where it may not (it takes CAP_SYS_ADMIN, and a thread cannot enter a user namespace to get it),
+ * each child has its own of all of them.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -48,7 +52,7 @@ struct spawn {
     uint32_t fd_count;
     struct fd_move fds[FDS_MAX];
     sigset_t mask; /* the program's */
-    uint32_t namespaces;
+    bool no_namespaces;
     uint32_t isolation;
     int error; /* -errno, from either side */
     int pid;
@@ -63,7 +67,7 @@ static struct {
     bool runs;             /* in this process: a fork has no such thread */
     bool watched;          /* for forks */
     void *stack;
-    uint32_t inherited;  /* namespaces that the thread is in, and its children with it */
+    uint32_t shared;     /* namespaces that the thread has apart from the rest of this process */
     int namespaces_seen; /* 1 + index of the first combination that this host allows, 0: not known */
 } spawner = {.lock = PTHREAD_MUTEX_INITIALIZER,
              .handover = PTHREAD_MUTEX_INITIALIZER,
@@ -113,7 +117,7 @@ static int child_main(void *argument)
     if (spawn->error < 0)
         _exit(127);
     /* The directory of this process's descriptors is empty for everyone but itself, and gone with it. */
-    if (spawn->namespaces & CLONE_NEWNS && chroot("/proc/self/fdinfo") == 0 && chdir("/") == 0)
+    if (spawn->isolation & ISOLATION_MOUNT_NAMESPACE && chroot("/proc/self/fdinfo") == 0 && chdir("/") == 0)
         spawn->isolation |= ISOLATION_EMPTY_ROOT;
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
         goto fail;
@@ -137,16 +141,18 @@ static uint32_t isolation_of(uint32_t flags)
 
 static void spawn_child(struct spawn *spawn)
 {
-    size_t first = spawner.namespaces_seen ? (size_t)spawner.namespaces_seen - 1 : 0;
+    size_t first = spawn->no_namespaces      ? NAMESPACES_COUNT - 1
+                   : spawner.namespaces_seen ? (size_t)spawner.namespaces_seen - 1
+                                             : 0;
     for (size_t i = first; i < NAMESPACES_COUNT; i++) {
-        spawn->namespaces = namespaces[i] & ~spawner.inherited;
-        spawn->isolation = isolation_of(namespaces[i] | spawner.inherited);
+        uint32_t own = namespaces[i] & ~spawner.shared;
+        spawn->isolation = isolation_of(namespaces[i] | spawner.shared);
         spawn->error = 0;
         spawn->pid = clone(child_main, (uint8_t *)spawner.stack + CHILD_STACK_BYTES,
-                           (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | spawn->namespaces), spawn,
-                           &spawn->pidfd);
+                           (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | own), spawn, &spawn->pidfd);
         if (spawn->pid > 0) {
-            spawner.namespaces_seen = (int)i + 1;
+            if (!spawn->no_namespaces)
+                spawner.namespaces_seen = (int)i + 1;
             break;
         }
         spawn->error = -errno; /* EPERM, EUSERS, ENOSPC: not allowed here, or no more of them */
@@ -163,9 +169,8 @@ static void spawn_child(struct spawn *spawn)
 static void *spawner_body(void *unused)
 {
     (void)unused;
-    /* A thread's network namespace is its own: the rest of this process stays where it is. Wants
-     * CAP_SYS_ADMIN. */
-    spawner.inherited = unshare(CLONE_NEWNET) == 0 ? CLONE_NEWNET : 0;
+    /* A thread's namespaces are its own: the rest of this process stays where it is. */
+    spawner.shared = unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 ? CLONE_NEWNET | CLONE_NEWNS : 0;
     pthread_mutex_lock(&spawner.handover);
     for (;;) {
         while (!spawner.request)
@@ -330,7 +335,7 @@ static void program_mask(sigset_t *mask)
 }
 
 int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
-                  const char *program, const char *name)
+                  const char *program, const char *name, bool namespaces_wanted)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     fill_config(config, sandbox->vm, image);
@@ -338,7 +343,7 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
     config->mem_bytes = mem_bytes;
     config->gate = image->extensions & TENDER_FEATURE_GATE;
 
-    struct spawn spawn = {.name = name, .pid = -1, .pidfd = -1};
+    struct spawn spawn = {.name = name, .no_namespaces = !namespaces_wanted, .pid = -1, .pidfd = -1};
     program_mask(&spawn.mask);
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)

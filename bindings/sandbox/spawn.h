@@ -32,10 +32,11 @@ uint8_t *sandbox_boot_info(struct sandbox *sandbox);
 
 /*
  * Starts `program`; it prepares everything and waits for the first sandbox_run(). `name` is what a process
- * list shows. 0 or -errno.
+ * list shows. Without `namespaces_wanted`, which is for benchmarks alone, it shares this process's. 0 or
+ * -errno.
  */
 int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
-                  const char *program, const char *name);
+                  const char *program, const char *name, bool namespaces_wanted);
 
 /* Runs until Python must decide; sandbox->event says what. */
 void sandbox_run(struct sandbox *sandbox);

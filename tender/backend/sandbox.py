@@ -19,7 +19,10 @@ _EPERM, _ENOENT, _ENOEXEC, _EACCES, _EINVAL, _ENOSYS = 1, 2, 8, 13, 22, 38
 
 
 class SandboxVm:
-    """A process with the guest's memory that waits for its first run(). Raises HostError, ImageError."""
+    """A process with the guest's memory that waits for its first run(). Raises HostError, ImageError.
+
+    namespaces  False for benchmarks alone: what the rest costs
+    """
 
     name = "sandbox"
 
@@ -32,6 +35,7 @@ class SandboxVm:
         manifest: CData,
         cmdline: bytes,
         program: str = PROGRAM,
+        namespaces: bool = True,
     ) -> None:
         self.fallback = ""
         template_fd = image.template_fd(mem_bytes, patched=True)
@@ -51,6 +55,7 @@ class SandboxVm:
                 mem_bytes,
                 program.encode("utf-8", "surrogateescape"),
                 image.name.encode("utf-8", "replace").replace(b"\0", b"?"),
+                namespaces,
             )
             if answer < 0:
                 raise _cannot_spawn(program, -answer)
