@@ -18,11 +18,18 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tender._version import __version__
-from tender.bench import facts, report
+from tender.bench import compile, facts, report
 from tender.bench.count import count, missed_goals
 from tender.bench.points import Sample
 from tender.bench.stats import ratio_of_medians, summarise
-from tender.bench.subjects import BenchError, LibrarySubject, ProcessSubject, Subject, parse_peer
+from tender.bench.subjects import (
+    BenchError,
+    LibrarySubject,
+    ProcessSubject,
+    SpawnedSubject,
+    Subject,
+    parse_peer,
+)
 from tender.errors import ConfigError, TenderError
 
 SCHEMA = 1
@@ -51,6 +58,15 @@ def parser() -> argparse.ArgumentParser:
         "--isolated-runs", type=int, metavar="N", help="boots in the isolated regime (default: runs/10)"
     )
     p.add_argument("--mem", type=_positive, default=16, metavar="MIB", help="guest memory (default 16)")
+    p.add_argument(
+        "--arg", action="append", default=[], metavar="WORD", help="an argument for the guest; repeat it"
+    )
+    p.add_argument(
+        "--backend",
+        choices=("kvm", "sandbox"),
+        default="kvm",
+        help="the door (default kvm); sandbox: also its process alone, and peers are started by C",
+    )
     p.add_argument(
         "--peer",
         action="append",
@@ -180,28 +196,55 @@ def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -
     if tender is None:
         notes.append("tender: the command is not installed beside this Python: left out")
     else:
-        commands["tender"] = (*tender, f"--mem={options.mem}", image)
+        door = (f"--backend={options.backend}", f"--mem={options.mem}")
+        commands["tender"] = (*tender, *door, image, *options.arg)
     commands["python"] = (sys.executable, "-I", "-S", "-c", "pass")
     for text in options.peer:
         name, command = parse_peer(text, image)
-        if name in commands or name == "library":
+        if name in commands or name in _MODES[options.backend]:
             raise ConfigError(
                 f"--peer: the name {name} is taken", hint=f"--peer 'OTHER={shutil.which(name)} {{elf}}'"
             )
         if shutil.which(command[0]) is None:
             raise ConfigError(f"--peer: {command[0]}: no such program")
         commands[name] = command
-    unknown = set(options.skip) - {"library", "tender", "python"}
+    modes = _MODES[options.backend]
+    unknown = set(options.skip) - {*modes, "tender", "python"}
     if unknown:
-        raise ConfigError(f"--skip: {', '.join(sorted(unknown))}: not one of library, tender, python")
+        known = ", ".join((*modes, "tender", "python"))
+        raise ConfigError(f"--skip: {', '.join(sorted(unknown))}: not one of {known}")
+    spawner = _spawner(options, notes)
     subjects: list[Subject] = [
-        ProcessSubject(name, command, counted=options.count)
-        for name, command in commands.items()
+        LibrarySubject(name, image, options.mem, mode=mode, args=options.arg)
+        for name, mode in modes.items()
         if name not in options.skip
     ]
-    if "library" not in options.skip:
-        subjects.insert(0, LibrarySubject("library", image, options.mem))
+    for name, command in commands.items():
+        if spawner and name not in ("tender", "python"):
+            subjects.append(SpawnedSubject(name, command, spawner=spawner))
+        elif name not in options.skip:
+            subjects.append(ProcessSubject(name, command, counted=options.count))
     return subjects
+
+
+# What one process that lives for all boots measures, by name: the worker's mode.
+_MODES = {
+    "kvm": {"library": "kvm"},
+    "sandbox": {"library": "sandbox", "program": "program", "program-bare": "program-bare"},
+}
+
+
+def _spawner(options: argparse.Namespace, notes: "list[str]") -> str:
+    """The small program that starts peers beside the sandbox; empty: the harness does."""
+    checkout = facts.find_checkout()
+    if options.backend != "sandbox" or options.count or not options.peer:
+        return ""
+    if checkout is None:
+        notes.append(
+            "peers are started by Python: what would do it in C is in a checkout (bench/spawn_loop.c)"
+        )
+        return ""
+    return str(compile.program(checkout, "spawn_loop"))
 
 
 def tender_command() -> "tuple[str, ...] | None":
@@ -267,19 +310,26 @@ def describe(
 
 def ready_point(samples: "list[Sample]") -> str:
     """Where a process counts as ready: its first console byte, or its end if it prints nothing."""
-    return "first_console" if all("first_console" in s.points_ns for s in samples) else "console_eof"
+    for point in ("first_console", "console_seen"):
+        if all(point in s.points_ns for s in samples):
+            return point
+    return "console_eof" if all("console_eof" in s.points_ns for s in samples) else "reaped"
 
 
 def _ratios(samples: "dict[str, list[Sample]]") -> "list[dict[str, object]]":
     wanted: list[tuple[str, str, str, str]] = []
-    others = [name for name in samples if name not in ("library", "tender")]
-    for other in others:
+    ours = ("library", "program", "program-bare", "tender")
+    for other in (name for name in samples if name not in ours):
         ready = ready_point(samples[other])
-        if "library" in samples:
-            wanted.append(("library", "first_exit", other, ready))
-        if "tender" in samples:
-            wanted.append(("tender", ready_point(samples["tender"]), other, ready))
-            wanted.append(("tender", "reaped", other, "reaped"))
+        for name in (name for name in ours if name in samples):
+            if name == "tender":
+                wanted.append((name, ready_point(samples[name]), other, ready))
+                wanted.append((name, "reaped", other, "reaped"))
+            elif ready == "console_seen":  # both by pipes to us: the same ends
+                wanted.append((name, ready, other, ready))
+                wanted.append((name, "closed", other, "reaped"))
+            elif name == "library":
+                wanted.append((name, "first_exit", other, ready))
     found: list[dict[str, object]] = []
     for a, a_point, b, b_point in wanted:
         ratio = ratio_of_medians(

@@ -1,10 +1,10 @@
 """Builds and runs bench/minimal_kvm.c, the C program that makes one boot's KVM calls and nothing else."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
+from tender.bench import compile
 from tender.bench.subjects import BenchError
 from tender.config import VmConfig
 from tender.image import Image
@@ -28,21 +28,7 @@ POINTS = (
 
 def build(checkout: Path) -> Path:
     """The program, compiled if it is older than its source. Raises BenchError with the compiler's words."""
-    source = checkout / "bench" / "minimal_kvm.c"
-    program = checkout / "bench" / "out" / "minimal_kvm"
-    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
-        return program
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise BenchError("minimal C: no C compiler here", hint="install gcc, or set CC")
-    program.parent.mkdir(exist_ok=True)
-    made = program.with_suffix(f".{os.getpid()}")
-    words = [compiler, "-O2", "-Wall", "-I", str(checkout / "abi"), "-o", str(made), str(source)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"minimal C: {source}: {done.stderr.strip()}")
-    made.replace(program)
-    return program
+    return compile.program(checkout, "minimal_kvm")
 
 
 def command(program: Path, image: Image, config: VmConfig, boots: int) -> "tuple[list[str], list[int]]":

@@ -2,12 +2,14 @@
 
     library  start  vm_created  first_run  first_exit  first_console  guest_exit  closed
     process  spawn                                     first_console  console_eof reaped
+    spawned  spawn                                     console_seen               reaped
 
 `start` and `spawn` are zero; a point that was not reached is absent from a sample.
 """
 
 LIBRARY_POINTS = ("start", "vm_created", "first_run", "first_exit", "first_console", "guest_exit", "closed")
 PROCESS_POINTS = ("spawn", "first_console", "console_eof", "reaped")
+SPAWNED_POINTS = ("spawn", "console_seen", "reaped")
 
 MEANING = {
     "start": "Vm() is called in a process that has opened the Image",
@@ -15,6 +17,7 @@ MEANING = {
     "first_run": "just before the first KVM_RUN",
     "first_exit": "the guest's first exit has reached the monitor",
     "first_console": "library: the guest's first console byte was written; process: it was seen on the pipe",
+    "console_seen": "the guest's first console byte was seen on the pipe, by another process",
     "guest_exit": "the guest has ended",
     "closed": "Vm.close() returns: the kernel has everything back",
     "spawn": "just before posix_spawn",

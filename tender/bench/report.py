@@ -42,6 +42,30 @@ def table(measured: "dict[str, Any]") -> str:
     return "\n".join(lines) + "\n"
 
 
+def comparison_table(measured: "dict[str, Any]") -> str:
+    """The report of compare.describe()'s object as text."""
+    conditions = ", ".join(f"{name} {value}" for name, value in measured["conditions"].items())
+    width = max((len(name) for name in measured["series"]), default=0)
+    lines = [
+        f"{measured['benchmark']}: {conditions}",
+        "",
+        f"  {'tender':<21} {measured['tender']}",
+        *_host(measured["host"]),
+        "",
+        measured["unit"],
+        f"  {'':{width}} {'median':>12} {'min':>12} {'p99':>12} {'n':>5}",
+    ]
+    for name, entry in measured["series"].items():
+        s = entry["summary"]
+        lines.append(f"  {name:{width}} {s['median']:12.1f} {s['min']:12.1f} {s['p99']:12.1f} {s['n']:5}")
+    lines += ["", "  ratios of medians, 95 % interval"]
+    for r in measured["ratios"]:
+        goal = "" if r["goal"] is None else f"  goal {'>=' if r['at_least'] else '<='} {r['goal']:.2f}"
+        label = f"{r['of']} / {r['to']}"
+        lines.append(f"  {label:{2 * width + 3}} {r['value']:7.3f}  [{r['low']:.3f}, {r['high']:.3f}]{goal}")
+    return "\n".join([*lines, *(f"note: {note}" for note in measured["notes"])]) + "\n"
+
+
 def _host(host: "dict[str, Any]") -> "list[str]":
     lines = []
     for name in _SHOWN:

@@ -4,15 +4,15 @@ A subject is started once per run, gives one Sample per boot(), and is closed.
 """
 
 import os
+import re
 import select
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
-from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, Sample
+from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, SPAWNED_POINTS, Sample
 from tender.errors import ConfigError, TenderError
 
 _LIMIT_S = 60  # a boot that takes longer hangs
@@ -40,46 +40,129 @@ class Subject:
         """Ends what start-up began. Idempotent."""
 
 
-class LibrarySubject(Subject):
-    """tender.Vm in a process that has opened the Image: tender.bench.worker."""
+class LineSubject(Subject):
+    """A process that lives for all boots: a line on its standard input is a boot, a line of numbers its answer.
+
+    With `piped` the guest's console is a pipe from `console_fd` of that process to us, and `console_seen` is
+    when its first bytes were seen here: the same end for all. What came is thrown away behind the boot, so a
+    guest may print as much as a pipe holds.
+    """
 
     kind = "library"
-    points = LIBRARY_POINTS
+    points: "tuple[str, ...]" = (*LIBRARY_POINTS, "console_seen")
 
-    def __init__(self, name: str, image: str, mem_mib: int) -> None:
-        command = (sys.executable, "-P", "-m", "tender.bench.worker", image, str(mem_mib))
+    def __init__(self, name: str, command: Sequence[str], *, piped: bool, console_fd: int = 3) -> None:
         super().__init__(name, command)
-        self._process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._pipe, write_end = os.pipe2(os.O_CLOEXEC) if piped else (-1, -1)
+        actions: list[tuple[object, ...]] = []
+        to_us, from_us = os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)
+        actions = [(os.POSIX_SPAWN_DUP2, from_us[0], 0), (os.POSIX_SPAWN_DUP2, to_us[1], 1)]
+        if piped:
+            os.set_blocking(self._pipe, False)
+            actions.append((os.POSIX_SPAWN_DUP2, write_end, console_fd))
+        try:
+            self._pid = os.posix_spawnp(command[0], self.command, os.environ, file_actions=actions)
+        except OSError as error:
+            raise BenchError(f"{name}: {command[0]}: {error.strerror}") from error
+        finally:
+            for fd in (from_us[0], to_us[1], write_end):
+                if fd >= 0:
+                    os.close(fd)
+        self._orders, self._answers = from_us[1], os.fdopen(to_us[0])
 
     def boot(self) -> Sample:
-        assert self._process.stdin and self._process.stdout
+        seen = 0
         try:
-            self._process.stdin.write("boot\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            os.write(self._orders, b"boot\n")
+            if self._pipe >= 0:
+                seen = self._await_console()
+            line = self._answers.readline()
         except BrokenPipeError:
             line = ""
         if not line:
             raise BenchError(
-                f"{self.name}: the process that boots ended with {self._process.wait()}; see its message"
+                f"{self.name}: the process that boots ended with {self._reap()}; see its message"
             )
-        return parse_worker_line(line)
+        if self._pipe >= 0:
+            _drain(self._pipe)
+        return self.parse(line, seen)
+
+    def parse(self, line: str, seen: int) -> Sample:
+        return parse_worker_line(line, seen)
+
+    def _await_console(self) -> int:
+        """When the console's first byte is here; 0 if the answer is here before it."""
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        poll.register(self._answers, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(_LIMIT_S * 1000)]
+        now = time.monotonic_ns()
+        if not ready:
+            os.kill(self._pid, signal.SIGKILL)
+        return now if self._pipe in ready else 0
+
+    def _reap(self) -> int:
+        pid, self._pid = self._pid, -1
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) if pid > 0 else 0
 
     def close(self) -> None:
-        if self._process.stdin and not self._process.stdin.closed:
-            self._process.stdin.close()
-        self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
+        if self._orders < 0:
+            return
+        os.close(self._orders)
+        self._orders = -1
+        self._reap()
+        self._answers.close()
+        if self._pipe >= 0:
+            os.close(self._pipe)
 
 
-def parse_worker_line(line: str) -> Sample:
+def _drain(pipe: int) -> None:
+    try:
+        while os.read(pipe, 65536):
+            pass
+    except BlockingIOError:
+        pass
+
+
+_WORKER_CONSOLE_FD = 3
+
+
+class LibrarySubject(LineSubject):
+    """tender.Vm in a process that has opened the Image: tender.bench.worker. `mode` is the worker's."""
+
+    def __init__(
+        self, name: str, image: str, mem_mib: int, *, mode: str = "kvm", args: Sequence[str] = ()
+    ) -> None:
+        piped = mode != "kvm"
+        words = (mode, image, str(mem_mib), str(_WORKER_CONSOLE_FD if piped else -1), *args)
+        command = (sys.executable, "-P", "-m", "tender.bench.worker", *words)
+        super().__init__(name, command, piped=piped, console_fd=_WORKER_CONSOLE_FD)
+
+
+class SpawnedSubject(LineSubject):
+    """A command that a small C program (bench/spawn_loop.c) starts: as near to the kernel as the library's spawn."""
+
+    kind = "spawned"
+    points = SPAWNED_POINTS
+
+    def __init__(self, name: str, command: Sequence[str], *, spawner: str) -> None:
+        super().__init__(name, (spawner, *command), piped=True)
+
+    def parse(self, line: str, seen: int) -> Sample:
+        spawn, reaped, cpu_ns, faults = map(int, line.split())
+        stamps = (("spawn", spawn), ("console_seen", seen), ("reaped", reaped))
+        return Sample(
+            {name: stamp - spawn for name, stamp in stamps if stamp}, cpu_ns=cpu_ns, minor_faults=faults
+        )
+
+
+def parse_worker_line(line: str, seen: int = 0) -> Sample:
     """The Sample that a line of tender.bench.worker stands for."""
     *stamps, cpu_ns, faults = (int(word) for word in line.split())
     start = stamps[0]
     points = {name: stamp - start for name, stamp in zip(LIBRARY_POINTS, stamps, strict=True) if stamp}
+    if seen:
+        points["console_seen"] = seen - start
     return Sample(points, cpu_ns=cpu_ns, minor_faults=faults)
 
 
@@ -151,8 +234,17 @@ def _cpu_ns(pid: int) -> "int | None":
         return None
 
 
+_SUFFIXED = re.compile(r"\{elf(?::(\.\w+))?\}")
+
+
+def _beside(image: str, suffix: "str | None") -> str:
+    return image if suffix is None else os.path.splitext(image)[0] + suffix
+
+
 def parse_peer(text: str, image: str) -> "tuple[str, tuple[str, ...]]":
     """(name, command) of `--peer`: `NAME=command {elf}` or `command {elf}`, named after the program.
+
+    `{elf:.spt}` is the file beside the image that has this suffix: the same unikernel, built for the peer.
 
     Raises ConfigError for an empty command, or one that does not say where the image goes.
     """
@@ -165,9 +257,9 @@ def parse_peer(text: str, image: str) -> "tuple[str, tuple[str, ...]]":
         raise ConfigError(f"--peer: {text!r}: {error}") from error
     if not words:
         raise ConfigError(f"--peer: {text!r} names no command", hint="--peer 'solo5-hvt --mem=16 {elf}'")
-    if not any("{elf}" in word for word in words):
+    if not any(_SUFFIXED.search(word) for word in words):
         raise ConfigError(
             f"--peer: {text!r} does not say where the image goes", hint=f"write {{elf}}: {command} {{elf}}"
         )
-    filled = tuple(word.replace("{elf}", image) for word in words)
+    filled = tuple(_SUFFIXED.sub(lambda m: _beside(image, m[1]), word) for word in words)
     return (name if named else os.path.basename(words[0])), filled

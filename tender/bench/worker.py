@@ -1,29 +1,41 @@
 """A warm process that boots through the library, one boot for each line on its standard input.
 
-    python -P -m tender.bench.worker IMAGE MEM_MIB
+    python -P -m tender.bench.worker MODE IMAGE MEM_MIB CONSOLE_FD [ARG ...]
 
 answers each line with one of numbers: CLOCK_MONOTONIC stamps of points.LIBRARY_POINTS (0: not reached), the
 thread's CPU nanoseconds, minor page faults. It is a process of its own, and imports little, because
 KVM_CREATE_VM grows with the number of mappings in the process: the harness must not be part of the figure.
+
+MODE is a backend, and then a boot is a Vm's; or "program" or "program-bare": the sandbox's process alone, of a VM
+whose console and manifest are ready, bare of namespaces. `start` is then before SandboxVm(), which makes the
+shared memory and spawns, `closed` behind its close(), which has reaped. CONSOLE_FD -1 discards the console.
 """
 
 import resource
 import sys
 import time
 
+from tender.backend.sandbox import SandboxVm
 from tender.config import VmConfig
 from tender.image import Image
+from tender.native import ffi, lib
 from tender.vm import DISCARD, Vm
 
+PROGRAM_MODES = ("program", "program-bare")
 
-def boot(image: Image, config: VmConfig) -> "tuple[int, ...]":
+
+def _now_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+def boot(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
     """One VM, from Vm() to close(). Raises RuntimeError if the guest did not end by itself."""
     faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     cpu = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
-    vm = Vm(image, config, console=DISCARD)
+    vm = Vm(image, config, console=DISCARD if console < 0 else console, backend=mode)
     result = vm.run()
     vm.close()
-    closed = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    closed = _now_ns()
     cpu = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID) - cpu
     faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - faults
     if result.reason != "exit":
@@ -33,12 +45,43 @@ def boot(image: Image, config: VmConfig) -> "tuple[int, ...]":
     return (*stamps, cpu, faults)
 
 
+def boot_program(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
+    """One sandbox's process, from SandboxVm() to reaped. Raises RuntimeError if the guest did not halt."""
+    vm = lib.tn_vm_new()
+    try:
+        lib.tn_vm_set_console(vm, console)
+        manifest = ffi.new("struct mft *")
+        ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
+        start = _now_ns()
+        door = SandboxVm(
+            vm,
+            image=image,
+            mem_bytes=config.mem_bytes,
+            manifest=manifest,
+            cmdline=config.cmdline,
+            namespaces=mode == "program",
+        )
+        created = _now_ns()
+        door.run(vm)
+        halted = lib.tn_vm_event(vm).kind == lib.EVENT_HALT
+        t = lib.tn_vm_shared(vm).timeline
+        stamps = [int(t.first_run), int(t.first_exit), int(t.first_console), int(t.guest_exit)]
+        door.close()
+        closed = _now_ns()
+        if not halted:
+            raise RuntimeError(f"{image.name}: the guest did not halt")
+    finally:
+        lib.tn_vm_free(vm)
+    return (start, created, *stamps, closed, 0, 0)
+
+
 def main(argv: "list[str]") -> int:
-    path, mem = argv
-    config = VmConfig(mem=int(mem))
+    mode, path, mem, console, *args = argv
+    config = VmConfig(mem=int(mem), args=args)
+    once = boot_program if mode in PROGRAM_MODES else boot
     with Image.open(path) as image:
         for _line in sys.stdin:
-            sys.stdout.write(" ".join(map(str, boot(image, config))) + "\n")
+            sys.stdout.write(" ".join(map(str, once(image, config, int(console), mode))) + "\n")
             sys.stdout.flush()
     return 0
 

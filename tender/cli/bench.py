@@ -3,7 +3,13 @@
 import sys
 
 _BENCHMARKS = {
-    "boot": ("tender.bench.boot", "from spawn or Vm() to first exit, first console byte, end; beside peers")
+    "boot": ("tender.bench.boot", "from spawn or Vm() to first exit, first console byte, end; beside peers"),
+    "hypercall": (
+        "tender.bench.hypercall",
+        "a hypercall by trap, patched site and gate, beside a system call",
+    ),
+    "net": ("tender.bench.net", "frames a second, one hypercall a frame, beside a peer"),
+    "memory": ("tender.bench.memory", "what idle guests keep of memory, beside a peer"),
 }
 
 
@@ -15,7 +21,7 @@ def main(argv: list[str]) -> int:
         if argv and not asked:
             out.write(f"tender: bench: no benchmark is called {argv[0]!r}\n")
         out.write("usage: tender bench NAME [OPTIONS]\n\n")
-        out.writelines(f"  {name:<8} {text}\n" for name, (_, text) in _BENCHMARKS.items())
+        out.writelines(f"  {name:<10} {text}\n" for name, (_, text) in _BENCHMARKS.items())
         return 0 if asked else 1
     module = _BENCHMARKS[argv[0]][0]
     __import__(module)

@@ -1,16 +1,34 @@
 """The benchmark's arithmetic, words and formats; what it measures is tests/contract/test_bench_boot.py's."""
 
 import json
+import os
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tender.bench import boot, count, facts, minimal, points, report, stats, syscalls
+from tender.bench import (
+    boot,
+    compare,
+    compile,
+    count,
+    facts,
+    hypercall,
+    memory,
+    minimal,
+    net,
+    points,
+    report,
+    stats,
+    syscalls,
+)
 from tender.bench.points import Sample
 from tender.bench.subjects import (
     BenchError,
     LibrarySubject,
     ProcessSubject,
+    SpawnedSubject,
     Subject,
     parse_peer,
     parse_worker_line,
@@ -274,7 +292,11 @@ def test_minimal_c_has_the_points_of_its_source() -> None:
 
 
 def test_every_point_has_a_meaning() -> None:
-    assert set(points.MEANING) == {*points.LIBRARY_POINTS, *points.PROCESS_POINTS}
+    assert set(points.MEANING) == {
+        *points.LIBRARY_POINTS,
+        *points.PROCESS_POINTS,
+        *points.SPAWNED_POINTS,
+    }
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path: Path) -> None:
@@ -284,3 +306,127 @@ def test_a_worker_that_dies_is_an_error(tmp_path: Path) -> None:
             subject.boot()
     finally:
         subject.close()
+
+
+# ---- comparisons of one unit
+
+_HOST: dict[str, object] = {"dont_write_bytecode": False, "loadavg": [0.0], "cpus": 2, "cpu": "X"}
+_HOST["counts_instructions"] = False
+
+
+def _compared(**series: list[float]) -> dict[str, Any]:
+    wanted = [compare.Comparison("a", "b", goal=1.3), compare.Comparison("a", "absent")]
+    found = compare.describe("x", "unit", series, wanted, conditions={"calls": 7}, host=_HOST)
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+
+def test_a_comparison_has_its_ratio_and_goal() -> None:
+    measured = _compared(a=[6.0, 6.0], b=[4.0, 4.0])
+    assert measured["ratios"] == [
+        {"of": "a", "to": "b", "value": 1.5, "low": 1.5, "high": 1.5, "goal": 1.3, "at_least": False}
+    ]
+    assert measured["series"]["a"]["samples"] == [6.0, 6.0] and measured["warnings"] == []
+
+
+def test_nothing_is_compared_with_zero() -> None:
+    assert _compared(a=[6.0], b=[0.0])["ratios"] == []
+
+
+def test_the_table_of_a_comparison_says_conditions_unit_and_goal() -> None:
+    measured = _compared(a=[6.0, 6.0], b=[4.0, 4.0])
+    measured["host"] = facts.host_facts()
+    text = report.comparison_table(measured)
+    for words in ("x: calls 7", "unit\n", "a / b", "1.500  [1.500, 1.500]  goal <= 1.30"):
+        assert words in text
+
+
+def test_hypercall_lines_become_cycles_a_call() -> None:
+    series: compare.Series = {}
+    hypercall.add(series, "guest", "net_read gate 5000\n", 100)
+    hypercall.add(series, "filtered", "net_read 2500\n", 100)
+    assert series == {"net_read gate": [50.0], "net_read filtered": [25.0]}
+
+
+def test_every_way_of_a_hypercall_is_compared_with_both_yardsticks() -> None:
+    goals = {(c.of, c.to): c.goal for c in hypercall.comparisons()}
+    for kind in hypercall.KINDS:
+        for way in hypercall.WAYS:
+            for yardstick in hypercall.YARDSTICKS:
+                has_goal = way != "trap" and kind != "walltime"
+                assert goals[f"{kind} {way}", f"{kind} {yardstick}"] == (1.3 if has_goal else None)
+
+
+def test_a_rate_is_the_guests_own() -> None:
+    assert net.rate("ready\ntx 64 1000 2000000\n", "tx", 64, 1000, 0) == 500.0
+    with pytest.raises(BenchError, match="ended with 3"):
+        net.rate("ready\n", "tx", 64, 1000, 3)
+
+
+def test_net_runs_the_same_program_of_each_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(net, "tender_command", lambda: ("tender",))
+    options = net.parser().parse_args(["/a/x.hvt", "--peer", "spt=true --net:s={tap} {elf:.spt} {args}"])
+    words = net.commands(options)
+    assert words["tender"][-2:] == ["/a/x.hvt", "{args}"]
+    assert words["spt"] == ["true", f"--net:s={net.TAP}", "/a/x.spt", "{args}"]
+    options.peer = ["spt=true {elf}"]
+    with pytest.raises(ConfigError, match="args"):
+        net.commands(options)
+
+
+def test_net_refuses_a_host_with_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tender.bench.net.socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    with pytest.raises(BenchError, match="eth0") as refused:
+        net._make_tap(10)
+    assert "unshare -n" in refused.value.hint
+
+
+def test_memory_of_a_process_is_the_kernels_sum() -> None:
+    found = memory.smaps(os.getpid())
+    assert 0 < found["Pss"] <= found["Rss"]
+    assert set(memory.FIELDS) <= set(found)
+
+
+# ---- commands that a small C program starts
+
+
+def _spawn_loop(*words: str) -> SpawnedSubject:
+    checkout = facts.find_checkout(Path(__file__))
+    assert checkout is not None
+    return SpawnedSubject("peer", words, spawner=str(compile.program(checkout, "spawn_loop")))
+
+
+def test_a_spawned_command_passes_its_points_in_order_each_time() -> None:
+    with closing(_spawn_loop("echo", "hello")) as subject:
+        for _ in range(2):
+            stamps = subject.boot().points_ns
+            assert list(stamps) == list(points.SPAWNED_POINTS)
+            assert 0 == stamps["spawn"] < stamps["console_seen"]
+            assert stamps["reaped"] > 0
+
+
+def test_a_spawned_command_that_fails_is_no_sample() -> None:
+    with closing(_spawn_loop("false")) as subject, pytest.raises(BenchError, match="ended with 1"):
+        subject.boot()
+
+
+def test_a_peer_may_boot_the_file_beside_the_image() -> None:
+    assert parse_peer("solo5-spt {elf:.spt} Hi", "/a/b.hvt") == (
+        "solo5-spt",
+        ("solo5-spt", "/a/b.spt", "Hi"),
+    )
+
+
+def test_the_sandbox_is_compared_at_the_same_ends() -> None:
+    library = {"start": 0, "console_seen": 300, "closed": 500}
+    peer = {"spawn": 0, "console_seen": 600, "reaped": 1000}
+    samples = {
+        name: [Sample(stamps, cpu_ns=0, minor_faults=0)] * 2
+        for name, stamps in (("library", library), ("program", library), ("spt", peer))
+    }
+    found = {(r["of"], r["of_point"], r["to_point"]): r["value"] for r in boot._ratios(samples)}
+    assert found == {
+        ("library", "console_seen", "console_seen"): 0.5,
+        ("library", "closed", "reaped"): 0.5,
+        ("program", "console_seen", "console_seen"): 0.5,
+        ("program", "closed", "reaped"): 0.5,
+    }

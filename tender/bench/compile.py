@@ -1,0 +1,67 @@
+"""Compiles what bench/ of a checkout holds, on demand, into bench/out: yardsticks in C, and guests."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tender.bench.subjects import BenchError
+
+
+def program(checkout: Path, name: str, *more: Path, flags: Sequence[str] = ()) -> Path:
+    """bench/NAME.c as a program of the host, with the sources `more`. Raises BenchError."""
+    words = ["-O2", "-Wall", "-I", str(checkout / "abi"), *flags]
+    return _built(name, [checkout / "bench" / f"{name}.c", *more], checkout / "bench" / "out" / name, words)
+
+
+def guest(checkout: Path, name: str) -> Path:
+    """bench/NAME.c as a unikernel, by the SDK of this installation. Raises BenchError."""
+    cflags, ldflags = (shlex.split(_sdk(option)) for option in ("--cflags", "--ldflags"))
+    out = checkout / "bench" / "out" / f"{name}.elf"
+    return _built(name, [checkout / "bench" / f"{name}.c"], out, ["-Wall", *cflags], ldflags)
+
+
+def filtered(checkout: Path, name: str) -> Path:
+    """bench/NAME.c with the sandbox's seccomp filter, compiled from its rules. Raises BenchError."""
+    sandbox = checkout / "bindings" / "sandbox"
+    out = checkout / "bench" / "out"
+    out.mkdir(exist_ok=True)
+    sources = [sandbox / "gen_filter.py", sandbox / "filter_rules.txt"]
+    words = [sys.executable, *map(str, sources), str(out / "filter.inc"), str(out / "filter_shape.h")]
+    _run(name, words)
+    includes = (sandbox, checkout / "bindings" / "core", out)
+    flags = [f"-I{directory}" for directory in includes]
+    return program(checkout, name, sandbox / "program" / "filter.c", flags=["-fPIE", "-pie", *flags])
+
+
+def _sdk(option: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "tender", "sdk", option], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BenchError(f"the guest: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _built(
+    name: str, sources: "list[Path]", out: Path, before: Sequence[str], after: Sequence[str] = ()
+) -> Path:
+    if out.exists() and all(out.stat().st_mtime > source.stat().st_mtime for source in sources):
+        return out
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise BenchError(f"{name}: no C compiler here", hint="install gcc, or set CC")
+    out.parent.mkdir(exist_ok=True)
+    made = out.with_suffix(f".{os.getpid()}")
+    _run(name, [compiler, *before, "-o", str(made), *map(str, sources), *after])
+    made.replace(out)
+    return out
+
+
+def _run(name: str, words: "list[str]") -> None:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{name}: {done.stderr.strip()}")

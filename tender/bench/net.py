@@ -1,0 +1,228 @@
+"""`tender bench net`: what a frame costs a guest, one hypercall a frame, beside a peer that runs the same program.
+
+The program is bench/solo5_net.c, which measures itself: frames written, frames read from a queue that was filled
+before, and both. So no generator is in the figure, and none can be its bottleneck. `pong` alone is measured here:
+one frame there and back at a time, over a packet socket, with the wake-ups of both sides in it.
+
+A round is each mode and size once for each subject, in ABBA order. It wants a network namespace of its own.
+"""
+
+import argparse
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from statistics import median
+
+from tender.bench import compare, facts
+from tender.bench.boot import rounds, tender_command
+from tender.bench.subjects import BenchError, parse_peer
+from tender.errors import ConfigError
+
+TAP = "tapbench0"
+ETHERTYPE = 0x88B5
+CASES = (("tx", 64), ("tx", 1514), ("rx", 64), ("rx", 1514), ("echo", 64), ("serve", 64), ("pong", 64))
+FILLED = ("rx", "echo", "serve")
+_LIMIT_S = 30
+_TRIES = 3  # a queue that a busy machine filled too late is filled again
+_SOL_PACKET, _QDISC_BYPASS, _IGNORE_OUTGOING = 263, 20, 23  # linux/if_packet.h
+
+
+class _Late(Exception):
+    """The guest found the queue empty before all frames had come."""
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="tender bench net",
+        description="Measure frames a second of a guest, beside a peer; run it by `unshare -n`, as root.",
+    )
+    p.add_argument("image", help="solo5_net.hvt (bench/build_solo5_guests)")
+    p.add_argument(
+        "--frames", type=compare.positive, default=10000, metavar="N", help="frames a sample (10000)"
+    )
+    p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
+    p.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="'spt=solo5-spt --net:service0={tap} {elf:.spt} {args}'; repeat it",
+    )
+    compare.add_options(p, rounds=20)
+    return p
+
+
+def main(argv: "list[str]") -> int:
+    return compare.main(parser(), argv, run)
+
+
+def run(options: argparse.Namespace) -> compare.Measured:
+    """Measures. Raises TenderError."""
+    checkout = facts.find_checkout()
+    host = facts.host_facts(checkout)
+    subjects = commands(options)
+    cpus = sorted(os.sched_getaffinity(0))
+    series: compare.Series = {}
+    _make_tap(options.frames + 100)
+    try:
+        for number, order in enumerate(rounds(1 + options.rounds, list(subjects))):
+            for mode, size in CASES:
+                compare.progress(f"round {number} of {options.rounds}: {mode} {size}")
+                for name in order:
+                    rate = _measure(subjects[name], mode, size, options.frames, cpus)
+                    if number:  # the first warms
+                        series.setdefault(f"{mode} {size} {name}", []).append(rate)
+    finally:
+        _ip("link", "del", TAP)
+    compare.progress("")
+    return compare.describe(
+        "net",
+        "thousand frames a second (pong: round trips)",
+        series,
+        comparisons(list(subjects)),
+        conditions={
+            "backend": options.backend,
+            "frames a sample": options.frames,
+            "rounds": options.rounds,
+            "guest's cpu": cpus[-1],
+            "sender's cpu": cpus[0],
+        },
+        host=host,
+    )
+
+
+def comparisons(names: "list[str]") -> "list[compare.Comparison]":
+    return [
+        compare.Comparison(f"{mode} {size} {names[0]}", f"{mode} {size} {peer}", goal=1.0, at_least=True)
+        for mode, size in CASES
+        for peer in names[1:]
+    ]
+
+
+def commands(options: argparse.Namespace) -> "dict[str, list[str]]":
+    """Ours first, then the peers; {args} is still a word of each. Raises ConfigError."""
+    ours = tender_command()
+    if ours is None:
+        raise BenchError("tender: the command is not installed beside this Python")
+    image = os.path.abspath(options.image)
+    door = (f"--backend={options.backend}", "--mem=16", f"--net:service0={TAP}")
+    found = {"tender": [*ours, *door, image, "{args}"]}
+    for text in options.peer:
+        name, words = parse_peer(text, image)
+        if "{args}" not in words or not any("{tap}" in word for word in words):
+            raise ConfigError(f"--peer: {text!r} does not say where {{tap}} and {{args}} go")
+        if name in found or shutil.which(words[0]) is None:
+            raise ConfigError(f"--peer: {words[0]}: no such program, or the name {name} is taken")
+        found[name] = [word.replace("{tap}", TAP) for word in words]
+    return found
+
+
+def _ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+
+
+def _make_tap(queue: int) -> None:
+    others = [name for _, name in socket.if_nameindex() if name != "lo"]
+    if others:
+        raise BenchError(
+            f"net: this is not a network namespace of its own: it has {others[0]}",
+            hint="unshare -n tender bench net ...",
+        )
+    _ip("tuntap", "add", TAP, "mode", "tap")
+    _ip("link", "set", TAP, "addrgenmode", "none")  # no frame but ours
+    _ip("link", "set", TAP, "txqueuelen", str(queue), "up")
+
+
+def _measure(words: "list[str]", mode: str, size: int, frames: int, cpus: "list[int]") -> float:
+    count = frames // 10 if mode == "pong" else frames
+    filled = [
+        part for word in words for part in ([mode, str(size), str(count)] if word == "{args}" else [word])
+    ]
+    for _ in range(_TRIES):
+        try:
+            return _run(filled, mode, size, count, cpus)
+        except _Late:
+            continue
+    raise BenchError(f"{words[0]}: {mode}: the queue could not be filled in time: the machine is too busy")
+
+
+def _run(words: "list[str]", mode: str, size: int, count: int, cpus: "list[int]") -> float:
+    os.sched_setaffinity(0, {cpus[-1]})  # inherited
+    try:
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    finally:
+        os.sched_setaffinity(0, {cpus[0]} if len(cpus) > 1 else set(cpus))
+    assert process.stdout
+    text, own = b"", 0.0
+    try:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            text = _until(process.stdout.fileno(), b"ready\n")
+            sender.bind((TAP, ETHERTYPE))
+            if mode in FILLED:
+                _fill(sender, size, count)
+            elif mode == "pong":
+                own = _ping(sender, size, count)
+        text += _until(process.stdout.fileno(), b"")
+    finally:
+        process.stdout.close()
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        status = process.wait()
+        os.sched_setaffinity(0, set(cpus))
+    if b"too early" in text:
+        raise _Late
+    return 1e6 / own if own else rate(text.decode("utf-8", "replace"), mode, size, count, status)
+
+
+def rate(text: str, mode: str, size: int, count: int, status: int) -> float:
+    """Thousand frames a second by the guest's line. Raises BenchError if it says something else."""
+    for line in text.splitlines():
+        if line.startswith(f"{mode} {size} {count} "):
+            return count * 1e6 / int(line.split()[3])
+    raise BenchError(f"{mode} {size}: ended with {status}: {text.strip().splitlines()[-1:]}")
+
+
+def _until(fd: int, wanted: bytes) -> bytes:
+    """What comes until `wanted` is among it; until the end if that is empty."""
+    text = b""
+    end = time.monotonic() + _LIMIT_S
+    while not wanted or wanted not in text:
+        if not select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise BenchError(f"still running after {_LIMIT_S} s: {text!r}")
+        piece = os.read(fd, 65536)
+        if not piece:
+            break
+        text += piece
+    return text
+
+
+def _frame(size: int) -> bytes:
+    head = b"\xff" * 6 + b"\x02\0\0\0\0\x01" + ETHERTYPE.to_bytes(2, "big")
+    return head + bytes(size - len(head))
+
+
+def _fill(sender: socket.socket, size: int, count: int) -> None:
+    sender.setsockopt(_SOL_PACKET, _QDISC_BYPASS, 1)
+    frame = _frame(size)
+    send = sender.send
+    for _ in range(count):
+        send(frame)
+
+
+def _ping(sender: socket.socket, size: int, count: int) -> float:
+    """The median nanoseconds of `count` round trips."""
+    sender.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+    sender.settimeout(_LIMIT_S)
+    frame, times = _frame(size), []
+    for _ in range(count):
+        start = time.monotonic_ns()
+        sender.send(frame)
+        sender.recv(2048)
+        times.append(time.monotonic_ns() - start)
+    return median(times)

@@ -1,0 +1,49 @@
+"""The benchmarks of the sandbox run, and what they measure is what they say; no test looks at a time."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from support import Guest
+
+from tender.bench import hypercall, memory
+from tender.bench.points import LIBRARY_POINTS, SPAWNED_POINTS
+
+
+def _bench(tender_cmd: list[str], out: Path, *words: str) -> dict[str, Any]:
+    command = [*tender_cmd, "bench", *words, "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())  # type: ignore[no-any-return]
+
+
+def test_each_way_of_a_hypercall_is_measured(tender_cmd: list[str], tmp_path: Path) -> None:
+    """That the ways are what they are called, the benchmark itself sees to by the counters."""
+    measured = _bench(tender_cmd, tmp_path / "o.json", "hypercall", "--rounds", "2", "--calls", "20")
+    expected = {f"{k} {w}" for k in hypercall.KINDS for w in (*hypercall.WAYS, *hypercall.YARDSTICKS)}
+    assert set(measured["series"]) == expected
+    assert all(len(s["samples"]) == 2 for s in measured["series"].values())
+    assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
+
+
+def test_the_sandbox_boots_past_every_point(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+    peer = f"again={tender_cmd[0]} --backend=sandbox --mem=8 {{elf}}"
+    words = ["--backend", "sandbox", "--runs", "2", "--warmup", "0", "--pause", "0", "--skip", "python"]
+    measured = _bench(tender_cmd, tmp_path / "o.json", "boot", *words, "--peer", peer, str(guest("hello")))
+    subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
+    assert list(subjects) == ["library", "program", "program-bare", "tender", "again"]
+    for name in ("library", "program", "program-bare"):
+        for sample in subjects[name]["samples"]:
+            stamps = [sample["points_ns"][point] for point in LIBRARY_POINTS if point != "vm_created"]
+            assert stamps == sorted(stamps) and stamps[1] > 0
+            assert sample["points_ns"]["console_seen"] >= sample["points_ns"]["first_console"]
+    assert all(set(sample["points_ns"]) == set(SPAWNED_POINTS) for sample in subjects["again"]["samples"])
+
+
+def test_memory_of_idle_guests_is_counted(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+    words = ["--rounds", "1", "--guests", "2", "--mem", "8"]
+    measured = _bench(tender_cmd, tmp_path / "o.json", "memory", *words, str(guest("sleep")))
+    assert set(measured["series"]) == {f"sandbox {field}" for field in memory.FIELDS}
+    assert len(measured["series"]["sandbox Pss"]["samples"]) == 2
+    assert measured["series"]["sandbox Pss"]["summary"]["min"] > 0
