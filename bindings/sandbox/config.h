@@ -11,8 +11,9 @@
  * instruction.
  *
  * The control socket carries single bytes. To the program: SANDBOX_GO (once, then the guest is entered; and
- * after each piece of console). From it: SANDBOX_EVENT (look at the event). The end of file on either side is
- * the end of the other.
+ * after each piece of console). From it: SANDBOX_READY (once, when nothing of the set-up can fail any more: a
+ * guest cannot take it back), SANDBOX_EVENT (look at the event). The end of file on either side is the end of
+ * the other.
  */
 #ifndef TENDER_SANDBOX_CONFIG_H
 #define TENDER_SANDBOX_CONFIG_H
@@ -29,6 +30,7 @@
 #define SANDBOX_VM_BYTES       (SANDBOX_CONSOLE_OFFSET + CONSOLE_PIECE_MAX)
 
 #define SANDBOX_GO    'g'
+#define SANDBOX_READY 'r'
 #define SANDBOX_EVENT 'e'
 
 /* What was set up around the program; each that is missing is a wall less (tender doctor names them). */

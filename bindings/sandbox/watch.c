@@ -54,13 +54,17 @@ static void reap(struct sandbox *sandbox)
         sandbox->event.detail = (uint64_t)about.si_status;
 }
 
-static bool event_is_possible(const struct vm *vm, const struct vm_event *event)
+static bool event_is_possible(const struct sandbox *sandbox, const struct vm_event *event)
 {
+    if (event->instruction_bytes > sizeof event->instruction)
+        return false;
     switch (event->kind) {
+    case EVENT_CONSOLE: /* a console that is a descriptor is written by the program itself */
+        return sandbox->vm->console_fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
     case EVENT_STOPPED:
-        return atomic_load(&vm->stop_requested);
-    case EVENT_CONSOLE:
-        return event->len <= CONSOLE_PIECE_MAX && vm->console_fd == CONSOLE_PYTHON;
+        return atomic_load(&sandbox->vm->stop_requested);
+    case EVENT_SETUP_FAILED:
+        return !sandbox->ready;
     case EVENT_BAD_ACCESS:
         return event->number >= 1 && event->number < HVT_HYPERCALL_MAX;
     case EVENT_NONE:
@@ -70,15 +74,36 @@ static bool event_is_possible(const struct vm *vm, const struct vm_event *event)
     case EVENT_PROCESS_DIED:
         return false;
     default:
-        return event->kind <= EVENT_SETUP_FAILED && event->instruction_bytes <= sizeof event->instruction;
+        return event->kind < EVENT_SETUP_FAILED;
     }
 }
 
+/* The guest said what only the handlers should say, or what they never do. */
+static void say_false_report(struct sandbox *sandbox)
+{
+    say(sandbox, EVENT_HANDLER_FAULT, 0);
+}
+
+/* After an end the program only waits to be killed; a guest that forged it would go on, with its memory, its
+ * devices and a processor: SIGSTOP is not for it to refuse, and leaves its memory to be read. */
 static void take_event(struct sandbox *sandbox)
 {
     sandbox->event = sandbox->vm->shared->event;
-    if (!event_is_possible(sandbox->vm, &sandbox->event))
-        say(sandbox, EVENT_HANDLER_FAULT, 0); /* the guest wrote where only the handlers should */
+    if (!event_is_possible(sandbox, &sandbox->event))
+        say_false_report(sandbox);
+    if (sandbox->event.kind != EVENT_CONSOLE)
+        signal_program(sandbox, SIGSTOP);
+}
+
+/* It is gone, or will be: the end of a program that closed its socket or says what is not a word. */
+static void take_its_end(struct sandbox *sandbox, bool nonsense)
+{
+    signal_program(sandbox, SIGKILL);
+    reap(sandbox);
+    if (sandbox->stopping)
+        say(sandbox, EVENT_STOPPED, 0);
+    else if (nonsense)
+        say_false_report(sandbox);
 }
 
 static void start_stopping(struct sandbox *sandbox)
@@ -118,24 +143,32 @@ static void wait_for_it(struct sandbox *sandbox)
             sandbox->event.os_error = errno;
             return;
         }
-        if (wait[1].revents) /* first: a program that never stops talking must not keep it from being seen */
+        /* First: a guest that has always something to say is stopped all the same. */
+        if (!sandbox->stopping && wait[1].revents)
             start_stopping(sandbox);
-        if (wait[0].revents) {
-            char word;
-            ssize_t got = recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT);
-            if (got == 1 && word == SANDBOX_EVENT) {
-                take_event(sandbox);
-                return;
-            }
-            if (got < 0 && errno == EAGAIN)
-                continue;
-            signal_program(sandbox, SIGKILL); /* gone, or it talks nonsense */
-            reap(sandbox);
-            if (sandbox->stopping)
-                say(sandbox, EVENT_STOPPED, 0);
+        if (!wait[0].revents)
+            continue;
+        char word;
+        ssize_t got = recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT);
+        if (got == 1 && word == SANDBOX_EVENT) {
+            take_event(sandbox);
+            return;
+        }
+        if (got == 1 && word == SANDBOX_READY && !sandbox->ready) {
+            sandbox->ready = true;
+        } else if (got >= 0 || errno != EAGAIN) {
+            take_its_end(sandbox, got > 0);
             return;
         }
     }
+}
+
+/* False: nobody has read what was sent for so long that there is no room, which is none of the handlers'. A
+ * program that is gone is no failure here: the wait tells of it. */
+static bool send_go(const struct sandbox *sandbox)
+{
+    const char go = SANDBOX_GO;
+    return send(sandbox->control_fd, &go, 1, MSG_NOSIGNAL | MSG_DONTWAIT) == 1 || errno != EAGAIN;
 }
 
 void sandbox_run(struct sandbox *sandbox)
@@ -155,14 +188,10 @@ void sandbox_run(struct sandbox *sandbox)
         sandbox->stopped_late = true;
         sandbox->kill_at_ns = monotonic_ns() + STOP_GRACE_NS;
     }
-    if (answer) {
-        const char go = SANDBOX_GO;
-        /* A program that is gone: the wait says so. One that does not read what it is told has no room left
-         * for more, and is not waited for. */
-        if (send(sandbox->control_fd, &go, 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno == EAGAIN)
-            signal_program(sandbox, SIGKILL);
-    }
-    wait_for_it(sandbox);
+    if (!answer || send_go(sandbox))
+        wait_for_it(sandbox);
+    else
+        take_its_end(sandbox, true);
     if (sandbox->event.kind != EVENT_INTERRUPTED && sandbox->event.kind != EVENT_CONSOLE &&
         !vm->shared->timeline.guest_exit)
         vm->shared->timeline.guest_exit = monotonic_ns();

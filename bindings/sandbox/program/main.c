@@ -67,9 +67,8 @@ static void read_auxiliary(const uint64_t *stack)
     }
 }
 
-static bool tell(void)
+static bool tell(char word)
 {
-    const char word = SANDBOX_EVENT;
     return system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1;
 }
 
@@ -94,7 +93,7 @@ _Noreturn void end_run(void)
 {
     if (!the_vm.shared->timeline.guest_exit)
         the_vm.shared->timeline.guest_exit = monotonic_ns();
-    if (tell())
+    if (tell(SANDBOX_EVENT))
         (void)told_to_go_on();
     leave(0);
 }
@@ -124,7 +123,7 @@ static enum verdict give_console_piece(void)
     const struct vm_event *event = &the_vm.shared->event;
     uint64_t len = event->len < CONSOLE_PIECE_MAX ? event->len : CONSOLE_PIECE_MAX;
     memcpy(shared_memory + SANDBOX_CONSOLE_OFFSET, (const void *)(uintptr_t)event->gpa, len);
-    if (!tell() || !told_to_go_on())
+    if (!tell(SANDBOX_EVENT) || !told_to_go_on())
         leave(0);
     return hypercall_resume(&the_vm);
 }
@@ -222,7 +221,7 @@ _Noreturn void program_start(const uint64_t *stack)
     gpa_t entry = config->entry, stack_top = config->mem_bytes - HVT_STACK_OFFSET;
     confine(config);
     atomic_store_explicit(&config->prepared, 1, memory_order_release);
-    if (!told_to_go_on())
+    if (!tell(SANDBOX_READY) || !told_to_go_on())
         leave(0);
     the_vm.shared->timeline.first_run = monotonic_ns();
     __asm__ volatile("fninit");
