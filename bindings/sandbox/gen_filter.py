@@ -29,7 +29,7 @@ _CONDITION = re.compile(
     r"|(?P<arch>arch not x86_64)"
     r"|fd in (?P<kinds>[a-z]+(, [a-z]+)*)"
     r"|arg(?P<among>[0-5]) in (?P<names>[A-Z]\w*(, [A-Z]\w*)*)"
-    r"|arg(?P<null>[0-5]) null"
+    r"|arg(?P<whole>[0-5]) (?P<word>null|minus one)"
 )
 
 
@@ -195,8 +195,9 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
         names = found["names"].split(", ")
         _test_among(a, _low(f"args[{found['among']}]"), [(name, f"{name} + 1") for name in names], otherwise)
     else:
-        for word in (_low, _high):
-            a.jump(word(f"args[{found['null']}]"), "BPF_JEQ", "0", if_true=None, if_false=otherwise)
+        value = "0" if found["word"] == "null" else "0xffffffff"
+        for half in (_low, _high):
+            a.jump(half(f"args[{found['whole']}]"), "BPF_JEQ", value, if_true=None, if_false=otherwise)
 
 
 def compile_rules(rules: list[Rule]) -> Assembler:

@@ -231,6 +231,12 @@ static int send_to_an_address(void)
     return (int)SITE(SYS_sendto, NET_SOCKET, &byte, 1, MSG_DONTWAIT, &nobody, sizeof nobody);
 }
 
+static int write_at_a_place(void)
+{
+    struct iovec piece = {&byte, 1};
+    return done_if(SITE(SYS_pwritev2, SANDBOX_FD_CONSOLE, &piece, 1, 0xffffffff, 0, 0) == 1);
+}
+
 static int write_from_elsewhere(void)
 {
     return (int)syscall(SYS_write, NET, &byte, 1);
@@ -359,6 +365,7 @@ int main(void)
     dies(pread_past_the_blocks, "dies: pread64 past the last block");
     dies(other_prctl_code, "dies: arch_prctl with another code");
     dies(send_to_an_address, "dies: sendto an address");
+    dies(write_at_a_place, "dies: pwritev2 of the console at a place of its own choice");
     dies(write_from_elsewhere, "dies: write of a net from another instruction");
     dies_or_faults(write_by_the_old_convention, "dies: write by int 0x80");
     dies_or_faults(vsyscall, "dies: getcpu by the vsyscall page");

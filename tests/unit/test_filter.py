@@ -165,6 +165,8 @@ def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
             return call.args[int(subject[3:])] & 0xFFFFFFFF in [numbers[name] for name in names]
         case _, "null", []:
             return call.args[int(subject[3:])] == 0
+        case _, "minus", ["one"]:
+            return call.args[int(subject[3:])] == (1 << 64) - 1
     raise AssertionError(condition)
 
 
@@ -192,6 +194,8 @@ def by_the_list(call: Call, numbers: dict[str, int]) -> int:
     if name == "arch_prctl":
         return ALLOW if call.args[0] & 0xFFFFFFFF in (0x1001, 0x1002, 0x1003, 0x1004) else KILL
     if name not in MAY or (name == "sendto" and call.args[4]):
+        return KILL
+    if name == "pwritev2" and call.args[3] != (1 << 64) - 1:
         return KILL
     fds = MAY[name]
     return ALLOW if fds is None or call.args[0] & 0xFFFFFFFF in fds else KILL
@@ -222,6 +226,8 @@ def calls_with_other_arguments() -> Iterator[Call]:
             for address in (1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1):
                 yield Call(nr, args=(fd, 0, 0, 0, address, 0))
             yield Call(nr, args=(fd, *((1 << 64) - 1,) * 3, 0, (1 << 64) - 1))
+            for offset in ((1 << 32) - 1, (1 << 64) - (1 << 32), (1 << 64) - 2):
+                yield Call(nr, args=(fd, 1, 1, offset, 0, 0))
         for code in (*range(0x0FFF, 0x1020), 0x2001, 0x3001, 0x4001, 0x5001, 1 << 32 | 0x1002):
             yield Call(nr, args=(code, 0, 0, 0, 0, 0))
 
@@ -333,7 +339,15 @@ def computed(rules: list[gen_filter.Rule]) -> Filter:
 KINDS = st.lists(st.sampled_from(sorted(gen_filter.FD_KINDS)), min_size=1, max_size=4, unique=True)
 CONDITIONS = st.one_of(
     st.sampled_from(
-        ["ip in guest", "ip not site", "arch not x86_64", "arg4 null", "arg1 in ONE", "arg1 in ONE, FAR"]
+        [
+            "ip in guest",
+            "ip not site",
+            "arch not x86_64",
+            "arg4 null",
+            "arg3 minus one",
+            "arg1 in ONE",
+            "arg1 in ONE, FAR",
+        ]
     ),
     KINDS.map(lambda kinds: f"fd in {', '.join(kinds)}"),
 )
@@ -351,7 +365,7 @@ RANDOM_CALLS = st.builds(
     st.sampled_from([SITE, 1, SITE + 1]),
     st.tuples(
         st.sampled_from([*FDS, CONSOLE | 1 << 32]), st.sampled_from([0, 1, 2, 0xFFFFFFFF, 1 << 32 | 1]),
-        st.just(0), st.just(0), st.sampled_from([0, 1, 1 << 32]), st.just(0),
+        st.just(0), st.sampled_from([0, 0xFFFFFFFF, (1 << 64) - 1]), st.sampled_from([0, 1, 1 << 32]), st.just(0),
     ),
 )  # fmt: skip
 
