@@ -279,10 +279,26 @@ static uint64_t largest_file(const struct vm *vm)
     return largest;
 }
 
+/* A disk could be changed in a way that `file_bytes_max` does not keep a guest from. */
+static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++) {
+        const struct vm_device *device = &vm->devices[i];
+        if (device->type != MFT_BLOCK_BASIC)
+            continue;
+        int flags = fcntl(device->fd, F_GETFL); /* a descriptor may be given for less than it can do */
+        bool writable = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
+        if (writable && (device->read_only || device->capacity < file_bytes_max))
+            return true;
+    }
+    return false;
+}
+
 static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image)
 {
     config->entry = image->entry;
     config->file_bytes_max = largest_file(vm);
+    config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
     config->kick_signal = (uint32_t)vm_kick_signal();
     config->device_end = vm->device_end;
     config->net_count = vm->net_count;

@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#include "disk_guard.h"
 #include "filter.h"
 #include "program.h"
 #include "syscalls.h"
@@ -43,6 +44,12 @@ static void drop_capabilities(void)
     check(STEP_RIGHTS, system_call((uint64_t)&head, (uint64_t)none, 0, 0, 0, 0, SYS_capset));
 }
 
+static void install(struct sock_filter *code, uint32_t length)
+{
+    const struct sock_fprog program = {(unsigned short)length, code};
+    check(STEP_FILTER, system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
+}
+
 void confine(const struct sandbox_config *config)
 {
     const uint64_t file_bytes_max = config->file_bytes_max;
@@ -56,8 +63,11 @@ void confine(const struct sandbox_config *config)
     check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, 0, 0, 0, 0, 0, SYS_prctl));
     check(STEP_RIGHTS, system_call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0, SYS_prctl));
 
+    if (config->guard_disks) { /* first: the other filter allows no more of them */
+        struct sock_filter guard[DISK_GUARD_LENGTH];
+        install(guard, disk_guard_build(guard, &the_vm));
+    }
     struct sock_filter filter[FILTER_LENGTH];
     filter_build(filter, (uint64_t)system_call_return);
-    const struct sock_fprog program = {FILTER_LENGTH, filter};
-    check(STEP_FILTER, system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
+    install(filter, FILTER_LENGTH);
 }
