@@ -201,10 +201,12 @@ static bool is_ours(uint64_t rip)
     return rip >= (uint64_t)__ehdr_start && rip < (uint64_t)_end;
 }
 
-/* The guest may have asked for alignment checks, which the processor makes of us too. */
+/* The guest may have asked for alignment checks, which the processor makes of us too. What else it has set
+ * stays: rt_sigreturn(2) restores only the flags that a program may see change, and the rest is as we leave
+ * it. */
 static inline void clean_flags(void)
 {
-    __asm__ volatile("push $2\n\tpopfq" : : : "cc", "memory");
+    __asm__ volatile("pushfq\n\tandl %0, (%%rsp)\n\tpopfq" : : "i"(~RFLAGS_AC) : "cc", "memory");
 }
 
 static void on_fault(int number, siginfo_t *info, void *frame)
