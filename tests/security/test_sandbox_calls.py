@@ -1,0 +1,264 @@
+"""Hostile guests that ask the host's kernel for something: by instructions of their own, and by the program's one
+`syscall`, to which they can jump with every register theirs."""
+
+import errno
+import os
+import re
+import struct
+import time
+
+import pytest
+from sandbox_rig import (
+    ALLOWED,
+    ARCH_PRCTL,
+    CLOCK_GETTIME,
+    END_OF_A_GUEST,
+    EXIT_GROUP,
+    FD_CONSOLE,
+    FD_CONTROL,
+    FD_NET,
+    FD_SMALL,
+    FD_STOP,
+    FD_TEMPLATE,
+    FD_VM,
+    KILL,
+    LAST_CALL,
+    PPOLL,
+    PREAD64,
+    PWRITE64,
+    PWRITEV2,
+    READ,
+    SENDTO,
+    SMALL,
+    STOP_GRACE,
+    UPROBES,
+    WRITE,
+    Rig,
+    assert_killed_by_filter,
+    at,
+    symbols_of,
+    text,
+)
+from support import Guest
+
+from tender import ExitReason
+
+# ---- the guest's own way to the kernel
+
+
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [
+        ("syscall=1,1,b,5", "system call 1 (write)"),
+        ("syscall=2,b,0,0", "system call 2 (open)"),
+        ("syscall=39", "system call 39 (getpid)"),
+        ("syscall=0x40000001,1,b,5", "no such call"),
+        ("syscall=0xffffffffffffffff", "system call -1 (no such call)"),
+        ("syscall=228,0,b", "system call 228 (clock_gettime)"),
+    ],
+)
+def test_a_system_call_of_the_guests_own_is_named(rig: Rig, script: str, name: str) -> None:
+    result = rig.run(script)
+    assert result.reason == ExitReason.FORBIDDEN_SYSCALL, result.message
+    assert name in result.message
+    assert result.fault is not None
+    assert result.fault.instruction.startswith("0f 05")
+
+
+def test_the_32_bit_entry_is_named_or_is_the_guests_exception(rig: Rig) -> None:
+    """A kernel without IA32 emulation raises #GP, which is the guest's."""
+    result = rig.run("int80=4,1,0,5")
+    if result.reason == ExitReason.FORBIDDEN_SYSCALL:
+        assert "by the 32-bit entry" in result.message
+    else:
+        assert result.reason == ExitReason.ABORT
+        assert "vector 128" in text(result) or "#GP" in text(result)
+
+
+def test_sysenter_ends_the_guest(rig: Rig) -> None:
+    """Intel's kernels enter, and the filter kills; AMD's processors know no such instruction in long mode."""
+    result = rig.run("sysenter=4")
+    if result.reason == ExitReason.ABORT:
+        assert "#UD" in text(result)
+    else:
+        assert_killed_by_filter(result)
+
+
+@pytest.mark.parametrize("entry", [0, 1, 2])
+def test_the_vsyscall_page_ends_the_guest(rig: Rig, entry: int) -> None:
+    """Where the kernel has none, it is a page fault of the guest."""
+    result = rig.run(f"vsyscall={entry}")
+    if result.reason == ExitReason.ABORT:
+        assert "#PF" in text(result)
+    else:
+        assert_killed_by_filter(result)
+
+
+@pytest.mark.parametrize(("vector", "word"), [(3, "#BP"), (0x41, "#GP")])
+def test_an_interrupt_goes_through_the_guests_own_table(rig: Rig, vector: int, word: str) -> None:
+    result = rig.run(f"interrupt={vector}")
+    assert result.reason == ExitReason.ABORT
+    assert word in text(result)
+
+
+# ---- the program's `syscall` instruction, with numbers and arguments of the guest's choice
+
+
+@pytest.mark.parametrize("first", range(0, LAST_CALL, 94))
+def test_every_call_but_those_allowed_is_killed_at_the_one_site(rig: Rig, first: int) -> None:
+    """Arguments that would do harm: descriptors that a parent may have, its pid, a page of the guest's."""
+    for number in range(first, first + 94):
+        if number in UPROBES:
+            result = rig.run(f"call={number}")
+            if result.reason == ExitReason.SANDBOX_FAULT:
+                assert "SIGILL" in result.message
+            elif result.reason == ExitReason.EXIT:
+                assert f"call = {-errno.ENXIO}" in text(result)
+            else:
+                assert_killed_by_filter(result)
+        elif number not in ALLOWED:
+            assert_killed_by_filter(rig.run(f"call={number},1,b,4096,7,1,1"))
+
+
+@pytest.mark.parametrize(
+    "number", [0x40000000 | WRITE, 0x40000000 | 520, 0xFFFFFFFF, 0x7FFFFFFF, 1 << 32 | 2, (1 << 64) - 1, 512]
+)
+def test_odd_numbers_of_calls_are_killed(rig: Rig, number: int) -> None:
+    """x32's bit, negative ones, and one of which the kernel sees the lower half."""
+    assert_killed_by_filter(rig.run(f"call={number:#x},1,b,16"))
+
+
+def test_the_parent_cannot_be_killed(rig: Rig) -> None:
+    for call in (
+        f"{KILL},{os.getpid()},9",
+        f"{KILL},0xffffffffffffffff,9",
+        f"{KILL},0,9",
+        "234,1,1,9",
+        "200,1,9",
+    ):
+        assert_killed_by_filter(rig.run(f"call={call}"))
+
+
+FOREIGN = (0, 1, 2, 3, FD_STOP, FD_VM, FD_TEMPLATE, 127, 256, 0xFFFFFFFF, 1 << 31)
+
+
+@pytest.mark.parametrize(
+    ("number", "also"),
+    [
+        (READ, (FD_CONSOLE, FD_SMALL)),
+        (WRITE, (FD_SMALL,)),
+        (PREAD64, (FD_CONTROL, FD_CONSOLE, FD_NET)),
+        (PWRITE64, (FD_CONTROL, FD_CONSOLE, FD_NET)),
+        (SENDTO, (FD_CONTROL, FD_SMALL)),
+        (PWRITEV2, (FD_CONTROL, FD_SMALL, FD_NET)),
+    ],
+)
+def test_descriptors_that_are_not_for_this_are_killed(rig: Rig, number: int, also: tuple[int, ...]) -> None:
+    """The parent's open pipe and file by their numbers there, too: they are not inherited, and not asked for."""
+    for fd in (*FOREIGN, *also, *rig.open):
+        assert_killed_by_filter(rig.run(f"call={number},{fd},b,16,0,0,0"))
+
+
+@pytest.mark.parametrize(
+    "call", [f"{SENDTO},{FD_NET},b,60,0,b,16", f"{SENDTO},{FD_NET},b,60,0,0x100000000,2"]
+)
+def test_a_frame_cannot_be_sent_to_an_address(rig: Rig, call: str) -> None:
+    assert_killed_by_filter(rig.run(f"call={call}"))
+    rig.ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        rig.ours.recv(1)
+
+
+def test_allowed_calls_with_odd_arguments_are_answered_by_the_kernel(rig: Rig) -> None:
+    read_end, write_end = os.pipe()
+    bad = "0xffff800000000000"
+    calls = {
+        f"{WRITE},{FD_CONSOLE},{bad},16": -14,
+        f"{WRITE},{FD_CONSOLE},m,16": -14,
+        f"{WRITE},{FD_CONSOLE},0,16": -14,
+        f"{PWRITEV2},{FD_CONSOLE},{bad},1,0xffffffffffffffff,0,0": -14,
+        f"{PWRITEV2},{FD_CONSOLE},b,0xffff,0xffffffffffffffff,0,0": -22,
+        f"{PPOLL},b,0xffffffff,0,0,8": -22,
+        f"{PPOLL},b,66,0,0,8": -22,
+        f"{PPOLL},{bad},1,0,0,8": -14,
+        f"{PPOLL},0,0,{bad},0,8": -14,
+        f"{PREAD64},{FD_SMALL},{bad},512,0": -14,
+        f"{PREAD64},{FD_SMALL},b,512,0x8000000000000000": -22,
+        f"{PREAD64},{FD_SMALL},b,512,{SMALL}": 0,
+        f"{PREAD64},255,b,512,0": -9,
+        f"{READ},191,b,512": -9,
+        f"{ARCH_PRCTL},0x1002,0xffff800000000000": -1,
+        f"{CLOCK_GETTIME},0,{bad}": -14,
+    }
+    try:
+        result = rig.run(*(f"call={call}" for call in calls), console=write_end)
+        said = os.read(read_end, 65536).decode()
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    assert result.ok, result.message
+    assert [int(n) for n in re.findall(r"call = (-?\d+)", said)] == list(calls.values())
+
+
+def test_the_kernel_is_not_asked_to_change_another_segment_base_than_fs_and_gs(rig: Rig) -> None:
+    for code in (0x1011, 0x1012, 0x1022, 0x1023, 0x2001, 0x4001, 0x5001, 0):
+        assert_killed_by_filter(rig.run(f"call={ARCH_PRCTL},{code:#x},b"))
+
+
+def test_a_process_that_exits_by_itself_is_reported(rig: Rig) -> None:
+    result = rig.run(f"call={EXIT_GROUP},7")
+    assert result.reason == ExitReason.SANDBOX_DIED
+    assert "exited with status 7 instead of reporting an end" in result.message
+
+
+def test_a_wait_for_ever_in_the_kernel_is_ended(rig: Rig) -> None:
+    started = time.monotonic()
+    result = rig.run(f"call={PPOLL},0,0,0,0,8", timeout=0.1)
+    assert result.reason == ExitReason.TIMEOUT
+    assert time.monotonic() - started < 0.1 + STOP_GRACE + 1.0
+
+
+def frame(
+    rip: int, *, mask: int = (1 << 64) - 1, cs: int = 0x33, stack: tuple[int, int, int] = (0, 2, 0)
+) -> str:
+    """The part of a signal's frame that rt_sigreturn(2) reads: struct ucontext of asm/ucontext.h, in hexadecimal."""
+    sp, flags, size = stack
+    registers = struct.pack("<16Q", *([0] * 15), 0x140000)  # r8 .. rcx, rsp
+    return (
+        struct.pack("<QQQiiQ", 0, 0, sp, flags, 0, size)
+        + registers
+        + struct.pack("<QQHHHHQQQQQ", rip, 0x202, cs, 0, 0, 0x2B, 0, 0, 0, 0, 0)
+        + bytes(64)
+        + struct.pack("<Q", mask)
+    ).hex()
+
+
+@pytest.fixture(scope="module")
+def spin_here(guest: Guest) -> int:
+    return symbols_of(guest("sandbox_attack"))["spin_here"].start
+
+
+def test_a_guest_that_blocks_every_signal_is_still_stopped(rig: Rig, spin_here: int) -> None:
+    """A forged return from a signal sets the mask; the monitor does not rely on signals that can be blocked."""
+    started = time.monotonic()
+    result = rig.run(f"poke=b,{frame(spin_here)}", f"goto={at('signal_return')},b", timeout=0.2)
+    assert result.reason == ExitReason.TIMEOUT, result.message
+    assert 0.2 + STOP_GRACE <= time.monotonic() - started < 0.2 + STOP_GRACE + 1.0
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        frame(0),  # nothing is there, and SIGSEGV is blocked
+        frame(0xFFFF_8000_0000_0000),
+        frame(0x100000, cs=0x23),  # compatibility mode
+        frame(0x100000, cs=0x10),  # the kernel's segment
+        frame(0, mask=0, stack=(0x140000, 0, 0x1000)),  # an alternate stack that is too small
+        frame(0, mask=0, stack=(0xFFFF_8000_0000_0000, 0, 0x10000)),
+        frame(0, mask=0),
+        "ff" * 440,
+    ],
+)
+def test_a_forged_return_from_a_signal_ends_the_guest(rig: Rig, forged: str) -> None:
+    result = rig.run(f"poke=b+4096,{forged}", f"goto={at('signal_return')},b+4096", timeout=5)
+    assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message

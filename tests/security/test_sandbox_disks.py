@@ -1,0 +1,104 @@
+"""Hostile guests and their disks and console, by the program's own system call: no file grows, and none is written where it
+may not be."""
+
+import os
+import struct
+from pathlib import Path
+
+from sandbox_rig import (
+    BASE,
+    FD_CONSOLE,
+    FD_LARGE,
+    FD_SMALL,
+    LARGE,
+    LIMIT,
+    PWRITE64,
+    PWRITEV2,
+    SMALL,
+    Rig,
+    assert_killed_by_filter,
+    pattern,
+    text,
+)
+
+from tender import CAPTURE, BlockFd, BlockFile, ExitReason, NetFd, Vm, VmConfig
+
+
+def test_a_disk_that_is_read_only_to_the_guest_is_not_written(rig: Rig) -> None:
+    """By a descriptor that may be written, as a parent may hand it down: only the handlers knew."""
+    config = VmConfig(
+        mem=16,
+        args=(BASE, f"call={PWRITE64},{FD_SMALL},b,16,0"),
+        net={"service0": NetFd(rig.theirs.fileno())},
+        block={"small": BlockFd(rig.small_fd, read_only=True), "large": BlockFile(str(rig.large))},
+    )
+    with Vm(rig.image, config, console=CAPTURE, backend="sandbox") as vm:
+        assert_killed_by_filter(vm.run(timeout=LIMIT))
+    assert rig.small.read_bytes() == pattern(SMALL)
+
+
+def test_a_disk_does_not_grow(rig: Rig) -> None:
+    """Each by its own end, also the smaller of two."""
+    for fd, size in ((FD_SMALL, SMALL), (FD_LARGE, LARGE)):
+        for offset, length in (
+            (size, 1),
+            (size - 8, 16),
+            (1 << 40, 16),
+            ((1 << 63) - 16, 8),
+            (size - 8, 1 << 63),
+        ):
+            result = rig.run(f"call={PWRITE64},{fd},b,{length:#x},{offset:#x}")
+            if result.reason == ExitReason.EXIT:  # refused, or cut at the end
+                assert int(text(result).split()[2]) in (-27, -22, -14, 8)
+            else:
+                assert_killed_by_filter(result)
+            assert rig.small.stat().st_size == SMALL
+            assert rig.large.stat().st_size == LARGE
+
+
+def test_a_disk_does_not_grow_beside_a_console_in_a_file(rig: Rig, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for offset in (SMALL, LARGE, 1 << 40):
+        for fd in (FD_SMALL, FD_LARGE):
+            rig.run(f"call={PWRITE64},{fd},b,16,{offset}", console=log)
+    assert rig.small.stat().st_size == SMALL
+    assert rig.large.stat().st_size == LARGE
+
+
+def test_a_disk_beyond_4_gib_is_guarded_to_the_byte(rig: Rig) -> None:
+    """Two halves of a number, a borrow between them."""
+    size = (4 << 30) + 4096
+    with rig.large.open("r+b") as file:
+        file.truncate(size)
+    allowed = [(size - 8192, 8192), (size - 1, 1), ((4 << 30) - 1, 4097), (size, 0)]
+    killed = [
+        (size - 8191, 8192),
+        (size, 1),
+        (size - 4096, 8192),
+        (4 << 30, 4097),
+        (0, size + 1),
+        (1 << 32 | size, 1),
+    ]
+    for offset, length in allowed:
+        result = rig.run(f"call={PWRITE64},{FD_LARGE},b,{length},{offset}")
+        assert text(result) == f"call = {length}\ndone\n", (offset, length, result.message)
+    for offset, length in killed:
+        assert_killed_by_filter(rig.run(f"call={PWRITE64},{FD_LARGE},b,{length},{offset}"))
+    assert rig.large.stat().st_size == size
+    os.truncate(rig.large, LARGE)  # what the rig will look for
+
+
+def test_what_stands_in_a_consoles_file_cannot_be_written_over(rig: Rig, tmp_path: Path) -> None:
+    """A console only grows, at its end: a file that is not opened to be appended to, as by a shell's `>`."""
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        file.write(b"before the guest\n")
+        file.flush()
+        iovec = struct.pack("<Q", 0x200000).hex()
+        for offset in (0, 3, 1 << 32, 1 << 40, 0xFFFFFFFF, 0xFFFFFFFF00000000):
+            result = rig.run(
+                "poke=b,58585858", f"poke=b+64,{iovec}", f"call={PWRITEV2},{FD_CONSOLE},b+64,1,{offset:#x},0,0",
+                console=file.fileno(),
+            )  # fmt: skip
+            assert_killed_by_filter(result)
+    assert log.read_bytes() == b"before the guest\n"

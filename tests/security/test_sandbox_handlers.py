@@ -1,0 +1,216 @@
+"""Hostile guests in the handlers' own address space: they jump to any instruction, write over any data, and come with any
+stack and any flags. Each is reported, or does no harm, and never hangs."""
+
+import os
+import random
+import re
+
+import pytest
+from sandbox_rig import (
+    BSS,
+    END_OF_A_GUEST,
+    FD_CONSOLE,
+    FD_LARGE,
+    FD_SMALL,
+    FD_STOP,
+    FD_VM,
+    SHARED,
+    SYMBOLS,
+    TEXT,
+    Rig,
+    assert_killed_by_filter,
+    at,
+    text,
+)
+
+from tender import ExitReason
+
+# ---- jumps into the handlers
+
+
+JUMPS = int(os.environ.get("TENDER_JUMPS", "150"))
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_jumps_into_the_handlers_end_or_are_ended(rig: Rig, seed: int) -> None:
+    """Any offset of the program's text, every register the attacker's. A jump may find an end that the handlers
+    report, the guest's own exit among them."""
+    draw = random.Random(seed)
+    reasons: dict[str, int] = {}
+    for _ in range(JUMPS):
+        offset = draw.choice(TEXT)
+        script = f"jump=p+{offset:#x},{draw.getrandbits(32)}"
+        try:
+            result = rig.run(script, timeout=1.5)
+        except BaseException as error:
+            raise AssertionError(script) from error
+        assert result.reason in END_OF_A_GUEST, (script, result.message)
+        reasons[result.reason] = reasons.get(result.reason, 0) + 1
+    assert reasons[ExitReason.SANDBOX_FAULT] > JUMPS // 5, reasons
+
+
+def test_jumps_to_each_function_with_sound_registers_of_a_call(rig: Rig) -> None:
+    """Aimed ones: the beginning of each function in the program, with registers that may be pointers."""
+    functions = sorted(name for name, place in SYMBOLS.items() if place.start in TEXT and name.isidentifier())
+    assert len(functions) > 20
+    for name in functions:
+        for seed in (1, 2):
+            result = rig.run(f"jump={at(name)},{seed}", timeout=1.5)
+            assert result.reason in END_OF_A_GUEST, (name, result.message)
+
+
+# ---- writes over the handlers' memory
+
+
+DATA = {
+    "everything": BSS,
+    "the_vm": SYMBOLS["the_vm"],
+    "system registers": SYMBOLS["state"],
+    "handler stack": range(SYMBOLS["handler_stack"].start, SYMBOLS["handler_stack_top"].start),
+    "trap stack": SYMBOLS["trap_stack"],
+    "way back": range(SYMBOLS["guest_rsp"].start, SYMBOLS["guest_rsp"].start + 24),
+    "shared memory": SYMBOLS["shared_memory"],
+    "auxiliary": SYMBOLS["auxiliary"],
+    "clock": SYMBOLS["vdso_clock_gettime"],
+}
+
+
+VM_DATA = f"{at('the_vm')},{len(SYMBOLS['the_vm'])}"
+
+
+@pytest.mark.parametrize("after", ["site", "gate", "out", "interrupt=3", "spin"])
+@pytest.mark.parametrize("name", list(DATA))
+def test_noise_over_the_handlers_data_is_reported_or_harmless(rig: Rig, name: str, after: str) -> None:
+    place = DATA[name]
+    for seed in range(4):
+        script = (f"noise=p+{place.start:#x},{len(place)},{seed}", after, "say=alive")
+        result = rig.run(*script, timeout=0.3)
+        assert result.reason in END_OF_A_GUEST, (script, result.message)
+
+
+def test_handlers_that_are_told_of_other_descriptors_are_killed(rig: Rig) -> None:
+    """The console's number in their data, exchanged for another one."""
+    read_end, write_end = os.pipe()
+    try:
+        for fd in (0, 1, FD_STOP, FD_VM, FD_SMALL, rig.victim_fd, rig.open[1]):
+            script = f"replace={VM_DATA},{FD_CONSOLE},{fd}"
+            assert_killed_by_filter(rig.run(script, "say=out", console=write_end))
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_handlers_whose_disks_are_exchanged_stay_with_the_guests_own(rig: Rig) -> None:
+    """The numbers of the two disks, exchanged: both are the guest's, and neither grows."""
+    result = rig.run(f"replace={VM_DATA},{FD_SMALL},{FD_LARGE}")
+    assert "replaced 1" in text(result)
+
+
+# ---- stacks and flags
+
+
+ENDS = ("0", "1", "8", "m", "m+8", "0xffffffffffffffff", "0x8000000000000000", "0x100000", "0xfff08")
+
+
+@pytest.mark.parametrize(
+    "rsp",
+    [
+        *ENDS,
+        at("trap_stack"),
+        at("trap_stack", 8),
+        at("trap_stack", 0x800),
+        at("trap_stack", 0x8000),
+        at("trap_stack", 0x10000),
+        at("handler_stack"),
+        at("handler_stack", 0x10000),
+    ],
+)
+@pytest.mark.parametrize("target", ["0", "handlers", "gate"])
+def test_a_fault_on_any_stack_is_reported(rig: Rig, rsp: str, target: str) -> None:
+    """Also on the stack that signals are handled on, which then overflows. The gate pops its return address."""
+    where = {"0": "0", "handlers": at("system_call"), "gate": "0xff010"}[target]
+    result = rig.run(f"goto={where},{rsp}", timeout=2)
+    assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
+
+
+CF, PF, DF, AC, NT, ID = 1, 4, 1 << 10, 1 << 18, 1 << 14, 1 << 21
+
+
+@pytest.mark.parametrize("flags", [0, CF | PF, DF, AC, NT, DF | AC | NT | CF, ID])
+def test_flags_outlive_a_hypercall(rig: Rig, flags: int) -> None:
+    """A site and a trapped `out` keep them all, but for AC and NT by a signal; the gate is a function."""
+    result = rig.run(f"flags={flags | 0x202:#x}")
+    assert result.ok, (result.message, text(result))
+    found = re.search(r"flags = (\S+) (\S+) (\S+)", text(result))
+    assert found
+    site, out, gate = (int(word, 16) for word in found.groups())
+    assert site & (CF | PF | DF | ID) == flags & (CF | PF | DF | ID)
+    assert out & (CF | PF | DF | ID) == flags & (CF | PF | DF | ID)
+    assert not gate & DF
+
+
+def test_alignment_checks_do_not_reach_a_ring_0_program(rig: Rig) -> None:
+    """CR0.AM is not set, so the flag means nothing; in ring 3 it would, to the guest and to the handlers."""
+    result = rig.run("odd")
+    assert result.ok, (result.message, text(result))
+
+
+def test_single_steps_are_the_guests_own_exception(rig: Rig) -> None:
+    result = rig.run(f"flags={0x302:#x}")
+    assert result.reason == ExitReason.ABORT
+    assert "#DB" in text(result)
+
+
+def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> None:
+    """WRPKRU, where the processor has it, takes the handlers' rights to their own memory."""
+    result = rig.run("pkru=0xffffffff", "site", timeout=2)
+    assert result.reason in END_OF_A_GUEST - {ExitReason.TIMEOUT}
+
+
+# ---- memory
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("0x100000", ExitReason.TRANSLATION_FAULT),  # text
+        ("0x80000", ExitReason.ABORT),  # stubs, and all below 1 MiB: read-only in the guest's own tables
+        ("0xff010", ExitReason.ABORT),
+        ("0xfff00", ExitReason.ABORT),
+        ("0xfe000", ExitReason.ABORT),
+        ("0x10000", ExitReason.ABORT),
+        ("0x14000", ExitReason.ABORT),
+        ("0x1000", ExitReason.ABORT),
+        ("m", ExitReason.ABORT),
+        (at("the_call"), ExitReason.ABORT),  # the handlers' text
+        (at("filter_code"), ExitReason.ABORT),
+        ("0xffffffffff600000", ExitReason.ABORT),
+        ("0x7fffffffe000", ExitReason.ABORT),
+    ],
+)
+def test_what_is_not_the_guests_to_write_is_not_written(rig: Rig, where: str, reason: str) -> None:
+    result = rig.run(f"poke={where},90", "say=WRITTEN")
+    assert result.reason == reason, (result.message, text(result))
+    assert "WRITTEN" not in text(result)
+
+
+def test_data_is_not_executed(rig: Rig) -> None:
+    for where in ("b", "m+0xfffffffffffff000", "0x10000"):
+        result = rig.run("poke=b,c3", f"goto={where},b+4096")
+        assert result.reason == ExitReason.TRANSLATION_FAULT, (where, result.message)
+    for where in (at("the_vm"), at("handler_stack"), SHARED):
+        result = rig.run(f"goto={where},b+4096")
+        assert result.reason in (ExitReason.SANDBOX_FAULT, ExitReason.ABORT), (where, result.message)
+
+
+def test_memory_cannot_be_unmapped_moved_or_made_executable(rig: Rig) -> None:
+    for call in (
+        "11,b,4096",
+        "25,b,4096,8192,1",
+        "10,b,4096,7",
+        "28,b,4096,4",
+        "12,0",
+        "9,0,4096,7,0x22",
+        "329,b,4096,7,0",
+    ):
+        assert_killed_by_filter(rig.run(f"call={call}"))

@@ -1,0 +1,139 @@
+"""A sandbox with a hostile guest in it, from outside: what its process has, and that it ends."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from sandbox_rig import (
+    FD_CONTROL,
+    FD_LARGE,
+    FD_NET,
+    FD_SMALL,
+    FD_STOP,
+    LARGE,
+    LIMIT,
+    READ,
+    STOP_GRACE,
+    Rig,
+    wait_until,
+)
+
+from tender import DISCARD, ExitReason, Vm
+from tender.backend.sandbox import SandboxVm
+
+# ---- resources
+
+
+def test_a_guest_that_spins_is_stopped_and_gone_after_close(rig: Rig) -> None:
+    vm = rig.vm("spin")
+    assert isinstance(vm._door, SandboxVm)
+    pid = vm._door.pid
+    with vm:
+        assert vm.run(timeout=0.1).reason == ExitReason.TIMEOUT
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_flood_to_a_slow_reader_is_stopped(rig: Rig) -> None:
+    read_end, write_end = os.pipe()
+    try:
+        started = time.monotonic()
+        result = rig.run("flood", console=write_end, timeout=0.2)
+        assert result.reason == ExitReason.TIMEOUT
+        assert time.monotonic() - started < 0.2 + STOP_GRACE + 1.0
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_a_read_of_words_that_never_come_is_ended(rig: Rig) -> None:
+    started = time.monotonic()
+    result = rig.run(f"call={READ},{FD_CONTROL},b,1", timeout=0.2)
+    assert result.reason == ExitReason.TIMEOUT
+    assert time.monotonic() - started < 0.2 + STOP_GRACE + 1.0
+
+
+# ---- from outside
+
+
+def running(rig: Rig) -> tuple[Vm, int]:
+    vm = rig.vm("say=up", "spin", console=DISCARD)
+    assert isinstance(vm._door, SandboxVm)
+    vm.start()
+    wait_until(lambda: vm.counters.hypercalls["puts"] > 0)
+    return vm, vm._door.pid
+
+
+def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
+    vm, pid = running(rig)
+    with vm:
+        status = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+        )
+        assert status["Seccomp"].strip() == "2"
+        assert status["NoNewPrivs"].strip() == "1"
+        for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+            assert int(status[kind], 16) == 0, kind
+        assert status["Threads"].strip() == "1"
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"Max core file size +0 +0 ", limits)
+        assert re.search(r"Max processes +0 +0 ", limits)
+        assert re.search(r"Max open files +65 +65 ", limits)
+        assert re.search(rf"Max file size +{LARGE} +{LARGE} ", limits)
+        vm.stop()
+        result = vm.wait(LIMIT)
+        assert result is not None and result.reason == ExitReason.STOPPED
+
+
+def test_a_running_sandbox_holds_the_descriptors_it_was_given_and_no_other(rig: Rig) -> None:
+    vm, pid = running(rig)
+    with vm:
+        fds = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+        assert fds == {FD_CONTROL, FD_STOP, FD_NET, FD_SMALL, FD_LARGE}
+        for fd, path in ((FD_SMALL, rig.small), (FD_LARGE, rig.large)):
+            assert os.path.samestat(os.stat(f"/proc/{pid}/fd/{fd}"), path.stat())
+
+
+NAMESPACES = {
+    "user namespace": "user",
+    "network namespace": "net",
+    "mount namespace": "mnt",
+    "pid namespace": "pid",
+    "ipc namespace": "ipc",
+}
+
+
+def test_a_running_sandbox_is_in_namespaces_of_its_own_with_an_empty_root(rig: Rig) -> None:
+    vm, pid = running(rig)
+    with vm:
+        assert isinstance(vm._door, SandboxVm)
+        given = vm._door.isolation
+        for name, short in NAMESPACES.items():
+            ours, theirs = os.readlink(f"/proc/self/ns/{short}"), os.readlink(f"/proc/{pid}/ns/{short}")
+            assert (ours != theirs) == (name in given), name
+        if "empty root directory" in given:
+            """The kernel's list of the process's own descriptors, which no one can put a file into."""
+            own = sorted(os.listdir(f"/proc/{pid}/fdinfo"))
+            assert sorted(os.listdir(f"/proc/{pid}/root")) == sorted(os.listdir(f"/proc/{pid}/cwd")) == own
+
+
+def test_this_host_gives_every_wall(rig: Rig) -> None:
+    """What clone(2) allows here, tried by another program, is what the sandbox has."""
+    done = subprocess.run(
+        ["unshare", "--user", "--net", "--mount", "--pid", "--ipc", "--fork", "true"], check=False
+    )
+    vm = rig.vm()
+    with vm:
+        assert isinstance(vm._door, SandboxVm)
+        if done.returncode == 0:
+            assert set(NAMESPACES) | {"empty root directory"} == set(vm._door.isolation)
+        elif os.geteuid() == 0:
+            assert "network namespace" in vm._door.isolation
+
+
+def test_a_sandbox_cannot_be_looked_into_by_its_own_user(rig: Rig) -> None:
+    """Not dumpable: its memory and descriptors belong to root's processes alone."""
+    vm, pid = running(rig)
+    with vm:
+        assert os.stat(f"/proc/{pid}/mem").st_uid in (0, 65534)
