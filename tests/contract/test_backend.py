@@ -47,6 +47,14 @@ def test_a_test_marked_doors_has_both_the_library_and_the_command_behind_it(
     assert json.loads(done.stderr)["backend"] == door
 
 
+@pytest.mark.doors
+def test_the_doctors_trial_does_every_step_behind_each_door() -> None:
+    """It returns far from a stack of two words, of which a processor in ring 3 may want to see four."""
+    with Image.from_bytes(trial.elf(), name="trial") as image:
+        result = run(image, VmConfig(mem=4), console=CAPTURE, timeout=60)
+    assert (result.console, result.reason, result.status) == (b"012345", "exit", 0), result.message
+
+
 # ---- where there is a KVM
 
 
