@@ -10,6 +10,7 @@ from support import Guest
 
 import tender.backend.kvm
 from tender import CAPTURE, ConfigError, Image, KvmUnavailable, Vm, VmConfig, run
+from tender.backend import trial
 
 SMALL = VmConfig(mem=8)
 FALLBACK = (

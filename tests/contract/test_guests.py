@@ -377,7 +377,7 @@ def test_the_gate_is_granted_to_who_asks_and_its_slots_are_functions(guest: Gues
     result = boot(guest("gate"))
     assert text(result) == "gate: granted\ngate: printed by its slot\ngate: OK\n"
     assert result.ok
-    assert result.counters.hypercalls["walltime"] == 1003
+    assert result.counters.hypercalls["walltime"] == 1004
     assert result.counters.hypercalls["poll"] == 1
 
 
