@@ -185,7 +185,7 @@ def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> No
         (at("the_call"), ExitReason.ABORT),  # the handlers' text
         (at("filter_code"), ExitReason.ABORT),
         ("0xffffffffff600000", ExitReason.ABORT),
-        ("0x7fffffffe000", ExitReason.ABORT),
+        ("0x7ffffffff000", ExitReason.ABORT),  # the last page of user space, never mapped
     ],
 )
 def test_what_is_not_the_guests_to_write_is_not_written(rig: Rig, where: str, reason: str) -> None:
