@@ -302,6 +302,14 @@ class Vm:
         return self._result
 
     @property
+    def pid(self) -> int:
+        """The process that the guest runs in: this one behind KVM, else the sandbox's (-1 when that is gone)."""
+        with self._lock:
+            self._check_usable()
+            assert self._door is not None
+            return self._door.pid
+
+    @property
     def isolation(self) -> tuple[str, ...]:
         """The walls around a sandbox's process that this host allowed, beside its filter; () behind KVM.
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
         fallback: str  # why it is not KVM although nobody asked for that; empty: it was asked for
 
         @property
+        def pid(self) -> int:
+            """The process that the guest runs in; -1: it is gone."""
+
+        @property
         def isolation(self) -> "tuple[str, ...]":
             """The walls around the guest's process, by name."""
 

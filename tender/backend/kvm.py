@@ -104,6 +104,7 @@ class KvmVm:
 
     def __init__(self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes) -> None:
         self.fallback = ""
+        self.pid = posix.getpid()
         self._fds: list[int] = []
         self._run_page: CData = ffi.NULL
         self._run_bytes = 0

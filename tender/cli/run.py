@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tender.vm import Vm
 
 STATUS_CANNOT_START = 1
-_SIGINT, _SIGTERM = 2, 15
+_SIGINT, _SIGTERM, _SIGCONT, _SIGSTOP, _SIGTSTP = 2, 15, 18, 19, 20
 FALLBACK = (
     "no usable KVM ({reason}): the guest runs in the sandbox, a process behind a system-call filter, "
     "which isolates less than a virtual machine"
@@ -62,6 +62,29 @@ class _Stopper:
             self.vm.stop()
 
 
+class _Suspender:
+    """The handler of SIGTSTP, a terminal's ^Z, where the guest is another process: both stop, both go on.
+
+    The sandbox's process is the first of its pid namespace, and such a one hears only of a stop that it cannot
+    refuse, from outside.
+    """
+
+    def __init__(self, vm: "Vm") -> None:
+        self._vm = vm
+
+    def __call__(self, number: int, frame: object) -> None:
+        self._tell(_SIGSTOP)
+        _signal.signal(number, _signal.SIG_DFL)
+        _signal.raise_signal(number)  # returns when this process goes on
+        _signal.signal(number, self)
+        self._tell(_SIGCONT)
+
+    def _tell(self, number: int) -> None:
+        pid = self._vm.pid
+        if pid > 0:
+            posix.kill(pid, number)
+
+
 def _run(options: RunOptions, began_ns: int) -> int:
     from tender.cli.attach import resolve
     from tender.config import MIB, VmConfig
@@ -83,6 +106,8 @@ def _run(options: RunOptions, began_ns: int) -> int:
             raise _unattached(error, options, image) from error
         with vm:
             stopper.vm = vm
+            if vm.backend == "sandbox" and _signal.getsignal(_SIGTSTP) == _signal.SIG_DFL:
+                _signal.signal(_SIGTSTP, _Suspender(vm))
             if vm.fallback and options.verbosity >= 0:
                 say.error(FALLBACK.format(reason=vm.fallback))
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)

@@ -206,10 +206,17 @@ CASES = [
 ]  # fmt: skip
 
 
+FOR_THE_SANDBOX = {
+    "sandbox_attack",  # attacks what only that door has
+    "sandbox_state",  # uses AVX as it finds it; with KVM it would have to be turned on
+}
+
+
 def test_every_guest_has_a_case() -> None:
     there = {path.parent.name for path in (ROOT / "tests" / "guests").glob("*/main.c")}
     there |= {path.stem for path in (ROOT / "guest_kernel" / "examples").glob("*.c")}
-    assert {case.guest for case in CASES} == there
+    assert {case.guest for case in CASES} == there - FOR_THE_SANDBOX
+    assert there >= FOR_THE_SANDBOX
 
 
 def received(ours: socket.socket) -> Iterator[bytes]:

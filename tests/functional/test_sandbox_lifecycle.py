@@ -146,3 +146,19 @@ def test_the_children_of_the_program_itself_are_left_to_it(guest: Guest) -> None
             print("no others")
     """
     assert answers(text, guest("hello")) == ["[40, 41, 42, 43, 44]", "no others"]
+
+
+def test_a_terminals_stop_stops_the_guest_too_and_it_goes_on(guest: Guest, tender_cmd: list[str]) -> None:
+    """As ^Z and `fg` do: the signal goes to the command, and its guest's process is the first of a pid namespace."""
+    command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stdout.readline()
+        (program,) = psutil.Process(running.pid).children()
+        for stop, state in ((signal.SIGTSTP, psutil.STATUS_STOPPED), (signal.SIGCONT, psutil.STATUS_RUNNING)):
+            running.send_signal(stop)
+            deadline = time.monotonic() + 30
+            while program.status() != state:
+                assert time.monotonic() < deadline, (stop, program.status())
+                time.sleep(0.01)
+        running.terminate()
+        assert running.wait(30) == 1

@@ -2,17 +2,20 @@
  * Attacks the sandbox that it runs in: does what its arguments say, in their order. At the end "done" and 0.
  * Devices service0 (handle 1), small (2) and large (3).
  *
- *     call=NR,A,B,C,D,E,F    the program's own `syscall` instruction, found by looking for it; prints "call =
- * N" syscall=NR,...         the same by an instruction of the guest's, and so are: int80=NR,...  sysenter=NR
- * vsyscall=N  interrupt=N (int n; 3: int3) poke=ADDRESS,HEX       writes bytes;  peek=ADDRESS  prints "peek =
- * N", 64 bits noise=ADDRESS,LEN,SEED writes over memory with what a seed makes replace=ADDRESS,LEN,OLD,NEW
- * every 32-bit OLD becomes NEW; prints "replaced N" jump=ADDRESS,SEED      with registers and flags of the
- * seed's, hostile ones often goto=ADDRESS,RSP       with RSP, and everything else zero flags=BITS into
- * RFLAGS, and prints "flags = BITS" behind each kind of hypercall site  gate  out        a hypercall by a
- * patched site, by the gate page, by a signal odd                    accesses and a hypercall at odd
- * addresses, with alignment checks pkru=N                 writes PKRU: rights to memory, where the processor
- * has them say=TEXT  spin  flood  exit=STATUS events=N,DELAY_NS      tells the monitor N times that there is
- * an event, and reads no answer chatter=AHEAD          the same for ever, with AHEAD answers less read
+ * - call=NR,A,B,C,D,E,F: the program's own `syscall` instruction, found by looking for it; prints "call = N"
+ * - syscall=NR,..., int80=NR,..., sysenter=NR, vsyscall=N, interrupt=N (int n; 3: int3): the guest's own
+ * - poke=ADDRESS,HEX writes bytes; peek=ADDRESS prints "peek = N", 64 bits
+ * - noise=ADDRESS,LEN,SEED writes over memory with what a seed makes
+ * - replace=ADDRESS,LEN,OLD,NEW: every 32-bit OLD becomes NEW; prints "replaced N"
+ * - jump=ADDRESS,SEED with registers and flags of the seed's, hostile ones often
+ * - goto=ADDRESS,RSP with RSP, and everything else zero
+ * - flags=BITS into RFLAGS; prints "flags = BITS" behind each kind of hypercall
+ * - site, gate, out: a hypercall by a patched site, by the gate page, by a signal
+ * - odd: accesses and a hypercall at odd addresses, with alignment checks
+ * - pkru=N writes PKRU: rights to memory, where the processor has them
+ * - say=TEXT, spin, flood, exit=STATUS
+ * - events=N,DELAY_NS tells the monitor N times that there is an event, and reads no answer
+ * - chatter=AHEAD the same for ever, with AHEAD answers less read
  *
  * A number is a sum of terms: 0x10 or 16; `p`, where the program is loaded (needs base=OFFSET first, which
  * says where in the program the pointer at 0xfff00 points); `b`, a page-aligned buffer of the guest's; `m`,
