@@ -149,16 +149,25 @@ def test_the_children_of_the_program_itself_are_left_to_it(guest: Guest) -> None
 
 
 def test_a_terminals_stop_stops_the_guest_too_and_it_goes_on(guest: Guest, tender_cmd: list[str]) -> None:
-    """As ^Z and `fg` do: the signal goes to the command, and its guest's process is the first of a pid namespace."""
+    """As ^Z and `fg` do: the signal goes to the command, and its guest's process is the first of a pid namespace.
+
+    A group of its own in this session, as a shell gives a job: in an orphaned one the kernel drops SIGTSTP.
+    """
     command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
-        assert running.stdout is not None and running.stdout.readline()
-        (program,) = psutil.Process(running.pid).children()
-        for stop, state in ((signal.SIGTSTP, psutil.STATUS_STOPPED), (signal.SIGCONT, psutil.STATUS_RUNNING)):
-            running.send_signal(stop)
-            deadline = time.monotonic() + 30
-            while program.status() != state:
-                assert time.monotonic() < deadline, (stop, program.status())
-                time.sleep(0.01)
-        running.terminate()
-        assert running.wait(30) == 1
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as running:
+        try:
+            assert running.stdout is not None and running.stdout.readline()
+            (program,) = psutil.Process(running.pid).children()
+            for stop, state in (
+                (signal.SIGTSTP, psutil.STATUS_STOPPED),
+                (signal.SIGCONT, psutil.STATUS_RUNNING),
+            ):
+                running.send_signal(stop)
+                deadline = time.monotonic() + 30
+                while program.status() != state:
+                    assert time.monotonic() < deadline, (stop, program.status())
+                    time.sleep(0.01)
+            running.terminate()
+            assert running.wait(30) == 1
+        finally:
+            running.kill()
