@@ -53,6 +53,18 @@ int tn_elf_parse_bytes(const void *bytes, size_t size, struct elf_image *image, 
     return elf_image_parse(&source, image, error);
 }
 
+int tn_elf_query_abi_fd(int fd, struct elf_image *image, struct elf_error *error)
+{
+    struct byte_source source = byte_source_file(fd);
+    return elf_image_query_abi(&source, image, error);
+}
+
+int tn_elf_query_manifest_fd(int fd, struct elf_image *image, struct elf_error *error)
+{
+    struct byte_source source = byte_source_file(fd);
+    return elf_image_query_manifest(&source, image, error);
+}
+
 int tn_elf_fits(const struct elf_image *image, uint64_t mem_bytes, struct elf_error *error)
 {
     return elf_image_fits(image, mem_bytes, error);

@@ -24,6 +24,8 @@ __all__ = [
     "image_error",
     "lib",
     "parse_elf_bytes",
+    "query_abi_fd",
+    "query_manifest_fd",
 ]
 
 
@@ -108,5 +110,23 @@ def parse_elf_bytes(data: bytes, file: str = "") -> ParsedElf:
     """Parses an ELF in memory. Raises ImageError."""
     image, error = ffi.new("struct elf_image *"), ffi.new("struct elf_error *")
     if lib.tn_elf_parse_bytes(ffi.from_buffer(data), len(data), image, error) < 0:
+        raise image_error(error, file)
+    return ParsedElf(image)
+
+
+def query_abi_fd(fd: int, file: str) -> tuple[int, int]:
+    """Target and version of the ABI note, whatever they are. Raises ImageError."""
+    asked = _query(lib.tn_elf_query_abi_fd, fd, file)
+    return asked.abi_target, asked.abi_version
+
+
+def query_manifest_fd(fd: int, file: str) -> list[tuple[bytes, int]]:
+    """ParsedElf.devices of a file for any target, which need not be one that can be loaded. Raises ImageError."""
+    return _query(lib.tn_elf_query_manifest_fd, fd, file).devices
+
+
+def _query(ask: CData, fd: int, file: str) -> ParsedElf:
+    image, error = ffi.new("struct elf_image *"), ffi.new("struct elf_error *")
+    if ask(fd, image, error) < 0:
         raise image_error(error, file)
     return ParsedElf(image)

@@ -53,6 +53,7 @@ ABI_PHDR, MFT_PHDR = 5, 6
 HEADER_INVALID = (
     "invalid executable: invalid or unsupported executable (elf header invalid while loading note)"
 )
+PHDR_SIZE = "program header does not match the expected size"
 NO_ABI = "No Solo5 ABI information found in executable"
 NO_MANIFEST = "No Solo5 manifest found in executable"
 MANIFEST_INVALID = "Solo5 manifest is invalid"
@@ -145,12 +146,10 @@ _HEADER = [
         _good(e_machine=EM_X86_64 if HOST_MACHINE == EM_AARCH64 else EM_AARCH64),
         HEADER_INVALID,
     ),
-    Refused("phdr-no-table", good_elf()[:64], "program header does not match the expected size (0 != 392)"),
-    Refused(
-        "phdr-half-table", good_elf()[:264], "program header does not match the expected size (200 != 392)"
-    ),
-    Refused("phdr-past-end", _good(e_phoff=U64_MAX), "program header does not match the expected size"),
-    Refused("phdr-65535", _good(e_phnum=0xFFFF), "program header does not match the expected size"),
+    Refused("phdr-no-table", good_elf()[:64], f"{PHDR_SIZE} (0 != 392 while loading note)"),
+    Refused("phdr-half-table", good_elf()[:264], f"{PHDR_SIZE} (200 != 392 while loading note)"),
+    Refused("phdr-past-end", _good(e_phoff=U64_MAX), PHDR_SIZE),
+    Refused("phdr-65535", _good(e_phnum=0xFFFF), PHDR_SIZE),
 ]
 
 _ENTRY_RANGE = "invalid executable: e_entry does not fall within the memory allocation range"

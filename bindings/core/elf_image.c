@@ -164,7 +164,8 @@ static const Elf64_Phdr *phdr_at(struct phdr_window *window, uint32_t index, str
     }
     if ((uint64_t)got != len) {
         (void)refuse(error, ELF_BAD_FILE, window->table_offset,
-                     INVALID "program header does not match the expected size (%llu != %llu)",
+                     INVALID
+                     "program header does not match the expected size (%llu != %llu while loading note)",
                      (ull)(before + (uint64_t)got), (ull)(window->count * sizeof(Elf64_Phdr)));
         return NULL;
     }
@@ -271,7 +272,9 @@ static int refuse_target(struct elf_error *error, uint64_t offset, uint32_t targ
                   "Executable is not for the solo5-hvt target (it is for unknown target %u)", target);
 }
 
-static int load_abi(struct phdr_window *window, struct elf_image *image, struct elf_error *error)
+/* What the ABI note says, whatever that is. */
+static int read_abi(struct phdr_window *window, struct elf_image *image, uint64_t *offset,
+                    struct elf_error *error)
 {
     uint8_t data[HVT_NOTE_ABI_MAX];
     struct hvt_abi_info info = {0};
@@ -290,13 +293,23 @@ static int load_abi(struct phdr_window *window, struct elf_image *image, struct 
         return -1;
 
     memcpy(&info, data, ABI_DATA_MIN);
-    if (info.target != HVT_ABI_TARGET_HVT)
-        return refuse_target(error, note.offset, info.target);
-    if (info.version < HVT_ABI_VERSION_MIN || info.version > HVT_ABI_VERSION)
-        return refuse(error, ELF_BAD_ABI, note.offset, "Executable requests unsupported ABI version %u",
-                      info.version);
     image->abi_target = info.target;
     image->abi_version = info.version;
+    *offset = note.offset;
+    return 0;
+}
+
+static int load_abi(struct phdr_window *window, struct elf_image *image, struct elf_error *error)
+{
+    uint64_t offset = 0;
+
+    if (read_abi(window, image, &offset, error) < 0)
+        return -1;
+    if (image->abi_target != HVT_ABI_TARGET_HVT)
+        return refuse_target(error, offset, image->abi_target);
+    if (image->abi_version < HVT_ABI_VERSION_MIN || image->abi_version > HVT_ABI_VERSION)
+        return refuse(error, ELF_BAD_ABI, offset, "Executable requests unsupported ABI version %u",
+                      image->abi_version);
     return 0;
 }
 
@@ -315,7 +328,10 @@ static bool manifest_is_valid(const struct mft *mft, uint64_t bytes)
     return true;
 }
 
-static int load_manifest(struct phdr_window *window, struct elf_image *image, struct elf_error *error)
+/* `invalid`: the words for a manifest that breaks a rule; Solo5's tender and its elftool have different ones.
+ */
+static int load_manifest(struct phdr_window *window, struct elf_image *image, const char *invalid,
+                         struct elf_error *error)
 {
     struct mft *mft = &image->manifest;
     struct note note;
@@ -329,7 +345,7 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, st
     if (note_read(window->source, &note, mft, error) < 0)
         return -1;
     if (!manifest_is_valid(mft, note.data_bytes))
-        return refuse(error, ELF_BAD_MANIFEST, note.offset, "Solo5 manifest is invalid");
+        return refuse(error, ELF_BAD_MANIFEST, note.offset, "%s", invalid);
 
     /* A file cannot choose a MAC, a capacity or a host descriptor: those are decided when it is attached. */
     for (uint32_t i = 0; i < mft->entries; i++) {
@@ -574,9 +590,10 @@ static int load_segments(struct phdr_window *window, struct elf_image *image, st
     return 0;
 }
 
-int elf_image_parse(const struct byte_source *source, struct elf_image *image, struct elf_error *error)
+/* The header and a readable table of program headers: what every question to a file begins with. */
+static int open_table(const struct byte_source *source, struct phdr_window *window, struct elf_image *image,
+                      struct elf_error *error)
 {
-    struct phdr_window window;
     Elf64_Ehdr header;
 
     memset(image, 0, sizeof *image);
@@ -585,17 +602,45 @@ int elf_image_parse(const struct byte_source *source, struct elf_image *image, s
         return -1;
 
     image->entry = header.e_entry;
-    window.source = source;
-    window.table_offset = header.e_phoff;
-    window.count = header.e_phnum;
-    window.first = 0;
-    window.held = 0;
-    if (check_table_is_readable(&window, error) < 0 || load_abi(&window, image, error) < 0 ||
-        load_manifest(&window, image, error) < 0 || load_extension(&window, image, error) < 0 ||
+    window->source = source;
+    window->table_offset = header.e_phoff;
+    window->count = header.e_phnum;
+    window->first = 0;
+    window->held = 0;
+    return check_table_is_readable(window, error);
+}
+
+int elf_image_parse(const struct byte_source *source, struct elf_image *image, struct elf_error *error)
+{
+    struct phdr_window window;
+
+    if (open_table(source, &window, image, error) < 0 || load_abi(&window, image, error) < 0 ||
+        load_manifest(&window, image, "Solo5 manifest is invalid", error) < 0 ||
+        load_extension(&window, image, error) < 0 ||
         check_entry(image->entry, HVT_MEM_MAX, ELF_BAD_FILE, error) < 0 ||
         load_segments(&window, image, error) < 0)
         return -1;
     return 0;
+}
+
+int elf_image_query_abi(const struct byte_source *source, struct elf_image *image, struct elf_error *error)
+{
+    struct phdr_window window;
+    uint64_t offset = 0;
+
+    if (open_table(source, &window, image, error) < 0)
+        return -1;
+    return read_abi(&window, image, &offset, error);
+}
+
+int elf_image_query_manifest(const struct byte_source *source, struct elf_image *image,
+                             struct elf_error *error)
+{
+    struct phdr_window window;
+
+    if (open_table(source, &window, image, error) < 0)
+        return -1;
+    return load_manifest(&window, image, "Manifest validation failed", error);
 }
 
 /* Says how much memory would do, after the reason that is already there. */

@@ -30,6 +30,14 @@ struct byte_source byte_source_file(int fd);
 int elf_image_parse(const struct byte_source *source, struct elf_image *image, struct elf_error *error);
 
 /*
+ * What a file for this machine says of itself, for whatever target and whether it can be loaded or not: sets
+ * abi_target and abi_version alone, or the manifest alone. Returns 0 or -1 as above.
+ */
+int elf_image_query_abi(const struct byte_source *source, struct elf_image *image, struct elf_error *error);
+int elf_image_query_manifest(const struct byte_source *source, struct elf_image *image,
+                             struct elf_error *error);
+
+/*
  * Checks entry, segments and bss against `mem_bytes` (M: what the guest sees). Returns 0 or -1 as above.
  */
 int elf_image_fits(const struct elf_image *image, uint64_t mem_bytes, struct elf_error *error);

@@ -26,6 +26,8 @@ int tn_unmap(void *address, size_t bytes);
 /* ELF: 0, or -1 with *error filled. */
 int tn_elf_parse_fd(int fd, struct elf_image *image, struct elf_error *error);
 int tn_elf_parse_bytes(const void *bytes, size_t size, struct elf_image *image, struct elf_error *error);
+int tn_elf_query_abi_fd(int fd, struct elf_image *image, struct elf_error *error);
+int tn_elf_query_manifest_fd(int fd, struct elf_image *image, struct elf_error *error);
 int tn_elf_fits(const struct elf_image *image, uint64_t mem_bytes, struct elf_error *error);
 
 /* Start state: template_fd is a memfd of tn_template_bytes(). */

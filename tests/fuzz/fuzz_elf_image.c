@@ -151,6 +151,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct byte_source source = byte_source_memory(data, size);
     struct elf_error error;
 
+    if (elf_image_query_abi(&source, &image, &error) != 0)
+        check_error(&error);
+    if (elf_image_query_manifest(&source, &image, &error) != 0)
+        check_error(&error);
+    else
+        check_manifest(&image);
     if (elf_image_parse(&source, &image, &error) != 0) {
         check_error(&error);
         return 0;

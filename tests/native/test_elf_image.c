@@ -218,9 +218,9 @@ static void test_header(void)
     check_refused("refused: 63 bytes", &e, 63, ELF_BAD_FILE,
                   "invalid executable: elf header does not match the expected size (63 != 64)");
     check_refused("refused: nothing but a header", &e, 64, ELF_BAD_FILE,
-                  "program header does not match the expected size (0 != 392)");
+                  "program header does not match the expected size (0 != 392 while loading note)");
     check_refused("refused: half a table", &e, 64 + 100, ELF_BAD_FILE,
-                  "program header does not match the expected size (100 != 392)");
+                  "program header does not match the expected size (100 != 392 while loading note)");
 }
 
 static void test_entry(void)
@@ -523,6 +523,41 @@ static void test_extension_note(void)
     REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.extension_header.descsz = 0, e.header.e_entry = 0);
 }
 
+/* A question about one note is answered for files that cannot be loaded. */
+static void test_queries(void)
+{
+    static struct test_elf e;
+    static struct elf_image image;
+    struct byte_source source = byte_source_memory(&e, sizeof e);
+    struct elf_error error;
+
+    make_good(&e);
+    e.abi.target = 6;
+    e.abi.version = 9;
+    e.header.e_entry = 0;
+    e.phdr[MFT].p_type = PT_NULL;
+    HOLDS(elf_image_query_abi(&source, &image, &error) == 0);
+    HOLDS(image.abi_target == 6 && image.abi_version == 9);
+    HOLDS(elf_image_query_manifest(&source, &image, &error) == -1 && error.code == ELF_BAD_MANIFEST);
+    HOLDS(strcmp(error.text, "No Solo5 manifest found in executable") == 0);
+
+    make_good(&e);
+    e.header.e_entry = 0;
+    e.phdr[ABI].p_type = PT_NULL;
+    HOLDS(elf_image_query_manifest(&source, &image, &error) == 0);
+    HOLDS(image.manifest.entries == 3 && strcmp(image.manifest.e[1].name, "service0") == 0);
+    HOLDS(elf_image_query_abi(&source, &image, &error) == -1 && error.code == ELF_BAD_ABI);
+    HOLDS(strcmp(error.text, "No Solo5 ABI information found in executable") == 0);
+
+    e.mft.version = 2;
+    HOLDS(elf_image_query_manifest(&source, &image, &error) == -1 && error.code == ELF_BAD_MANIFEST);
+    HOLDS(strcmp(error.text, "Manifest validation failed") == 0);
+
+    e.header.e_type = ET_DYN;
+    HOLDS(elf_image_query_abi(&source, &image, &error) == -1 && error.code == ELF_BAD_FILE);
+    HOLDS(elf_image_query_manifest(&source, &image, &error) == -1 && error.code == ELF_BAD_FILE);
+}
+
 static void test_image(void)
 {
     static struct test_elf e;
@@ -575,7 +610,7 @@ static void test_long_tables(void)
     HOLDS(image.kernel_end == MIB + 128 * 0x1000);
 
     check_refused("refused: one header fewer than announced", e, size - 1, ELF_BAD_FILE,
-                  "program header does not match the expected size (3669959 != 3669960)");
+                  "program header does not match the expected size (3669959 != 3669960 while loading note)");
     phdr[most - 3] = load(offsetof(struct test_elf, text), MIB + 128 * 0x1000, 0x1000, PF_R);
     check_refused("refused: 129 segments", e, size, ELF_BAD_FILE,
                   "invalid executable: phdr[65532]: more than 128 loadable segments");
@@ -952,6 +987,7 @@ int main(void)
     test_abi_note();
     test_manifest_note();
     test_extension_note();
+    test_queries();
     test_image();
     test_long_tables();
     test_fits();
