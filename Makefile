@@ -39,7 +39,7 @@ types:
 	mypy
 
 unit:
-	pytest -q tests/unit
+	pytest -q tests/unit tests/conformance/test_elftool.py
 
 native:
 	meson test -C build --no-rebuild --print-errorlogs

@@ -3,6 +3,11 @@
 # way: python3 without site-packages (-S), straight into the package installed beside this file. Any other
 # layout takes the long way, `python3 -m tender`. No subshell on the short way: each would cost a fork.
 
+# A link named solo5-elftool is that subcommand.
+case ${0##*/} in
+solo5-elftool) set -- solo5-elftool "$@" ;;
+esac
+
 here=$0
 while [ -L "$here" ]; do
     target=$(readlink "$here")

@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": ("tender.cli.doctor", "check this machine, and say how to repair it"),
     "sdk": ("tender.cli.sdk", "print how to build a unikernel of your own"),
     "bench": ("tender.cli.bench", "measure boot, exits and I/O on this machine"),
+    "solo5-elftool": ("tender.cli.elftool", "make and show manifests, as Solo5's tool of that name"),
 }
 
 

@@ -60,7 +60,7 @@ def short() -> str:
 
 def run_help() -> str:
     """The whole of `tender --help`."""
-    return RUN.format(commands="\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items()))
+    return RUN.format(commands="\n".join(f"  {name:<14} {line}" for name, (_, line) in COMMANDS.items()))
 
 
 def version() -> str:

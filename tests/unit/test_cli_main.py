@@ -44,12 +44,18 @@ def test_every_subcommand_has_help(command: str) -> None:
     assert done.stdout.startswith(f"usage: tender {command} ")
 
 
+def test_the_tool_of_solo5s_name_is_a_subcommand() -> None:
+    done = cli("solo5-elftool")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("usage: solo5-elftool COMMAND ...\n")
+
+
 def test_help_of_an_unknown_command_lists_the_commands() -> None:
     done = cli("help", "frobnicate")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "tender: help: no such command: frobnicate\n"
-        "tender: hint: commands: run, inspect, doctor, sdk, bench\n"
+        "tender: hint: commands: run, inspect, doctor, sdk, bench, solo5-elftool\n"
     )
 
 

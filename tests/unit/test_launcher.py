@@ -59,6 +59,18 @@ def test_symbolic_links_are_followed(prefix: Path, tmp_path: Path) -> None:
     assert called(tmp_path / "links" / "first", "x")[1:3] == ["-I", "-S"]
 
 
+def test_a_link_named_as_a_tool_is_that_subcommand(prefix: Path, tmp_path: Path) -> None:
+    launch = add_package(prefix)
+    (tmp_path / "solo5-elftool").symlink_to("a b/bin/tender")
+    (tmp_path / "other-name").symlink_to("a b/bin/tender")
+    (prefix / "bin" / "solo5-elftool").symlink_to("tender")
+    found = str(prefix / "bin" / ".." / launch.relative_to(prefix))
+    for tool in (tmp_path / "solo5-elftool", prefix / "bin" / "solo5-elftool"):
+        assert called(tool, "query-abi", "a b")[6:] == ["solo5-elftool", "query-abi", "a b"]
+    assert called("solo5-elftool", "x", path=f"{tmp_path}:/usr/bin:/bin")[5:] == [found, "solo5-elftool", "x"]
+    assert called(tmp_path / "other-name", "x")[6:] == ["x"]
+
+
 def test_it_is_found_on_the_path_and_in_the_directory(prefix: Path) -> None:
     add_package(prefix)
     assert called("tender", "x", path=f"{prefix}/bin:/usr/bin:/bin")[1:3] == ["-I", "-S"]

@@ -1,0 +1,203 @@
+"""`tender solo5-elftool`, also under the name `solo5-elftool`: Solo5's tool of that name, for build systems.
+
+What it prints is parsed by others, so formats, messages and statuses are Solo5's, and every message begins
+with `solo5-elftool: ` whichever way it was started. Files for any target are answered, none is run.
+"""
+
+import json
+import posix
+import stat
+from collections.abc import Callable, Iterable
+
+from tender import manifest_json
+from tender._version import __version__
+from tender.cli import explain, say
+from tender.errors import HostError, ManifestError, TenderError
+from tender.manifest_json import DeclaredDevice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+
+PROGRAM = "solo5-elftool"
+USAGE = f"""\
+usage: {PROGRAM} COMMAND ...
+{PROGRAM} version {__version__} (tender)
+
+COMMAND is:
+    gen-manifest SOURCE OUTPUT
+        Read the manifest.json SOURCE, write C that declares it to OUTPUT. - is stdin or stdout
+    query-abi BINARY
+        Show which target and which version of its ABI the unikernel BINARY is for
+    query-manifest BINARY
+        Show the devices that the unikernel BINARY declares"""
+
+_TYPES = {1: "BLOCK_BASIC", 2: "NET_BASIC"}
+_READ_BYTES = 1 << 16
+
+
+def main(argv: list[str]) -> int:
+    """Answer one command line; 1 for words that make none, and for whatever is refused."""
+    if argv[:1] in (["--help"], ["-h"]):
+        say.out(USAGE)
+        return 0
+    commands: dict[str, tuple[int, Callable[..., None]]] = {
+        "gen-manifest": (2, gen_manifest),
+        "query-abi": (1, query_abi),
+        "query-manifest": (1, query_manifest),
+    }
+    count, command = commands.get(argv[0] if argv else "", (-1, None))
+    if command is None or len(argv) - 1 != count:
+        say.plain(USAGE)
+        return 1
+    try:
+        command(*argv[1:])
+    except TenderError as error:
+        say.plain(f"{PROGRAM}: {error.message}")
+        return 1
+    return 0
+
+
+def query_abi(binary: str) -> None:
+    """Print the ABI note. Raises ImageError, HostError."""
+    from tender.native import query_abi_fd
+
+    fd = _open(binary, posix.O_RDONLY | posix.O_NONBLOCK, "Could not open")  # a FIFO is refused, not awaited
+    try:
+        target, version = query_abi_fd(fd, binary)
+    finally:
+        posix.close(fd)
+    say.out(
+        "{\n"
+        '  "type": "solo5.abi",\n'
+        f'  "target": "{explain.TARGETS.get(target, "unknown")}",\n'
+        f'  "version": {version}\n'
+        "}"
+    )
+
+
+def query_manifest(binary: str) -> None:
+    """Print the manifest note. Raises ImageError, HostError."""
+    from tender.native import lib, query_manifest_fd
+
+    fd = _open(binary, posix.O_RDONLY | posix.O_NONBLOCK, "Could not open")
+    try:
+        found = query_manifest_fd(fd, binary)
+    finally:
+        posix.close(fd)
+    say.out(manifest_text((name, kind) for name, kind in found if kind < lib.MFT_RESERVED_FIRST))
+
+
+def manifest_text(devices: Iterable[tuple[bytes, int]]) -> str:
+    """The answer of query-manifest: a device a line."""
+    lines = [
+        f'    {{ "name": {_string(name)}, "type": "{_TYPES.get(kind, "<undefined type>")}" }}'
+        for name, kind in devices
+    ]
+    return "\n".join(
+        [
+            "{",
+            '  "type": "solo5.manifest",',
+            f'  "version": {manifest_json.VERSION},',
+            '  "devices": [',
+            *([",\n".join(lines)] if lines else []),
+            "  ]",
+            "}",
+        ]
+    )
+
+
+def _string(raw: bytes) -> str:
+    """A name as a JSON string. Names that elftool wrote are letters and digits; a file can have any bytes."""
+    try:
+        return json.dumps(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        return json.dumps(raw.decode("latin-1"))
+
+
+def gen_manifest(source: str, output: str) -> None:
+    """Write the C for a manifest.json. A refused source leaves OUTPUT as it was. Raises ManifestError, HostError."""
+    fd = 0 if source == "-" else _open(source, posix.O_RDONLY, "Could not open for reading")
+    try:
+        text = c_source(manifest_json.parse(_read(fd, source), source))
+        if output != "-" and _same_file(fd, output):
+            raise ManifestError(f"{output}: is SOURCE itself; name another OUTPUT")
+    finally:
+        if fd != 0:
+            posix.close(fd)
+    if output == "-":
+        say.out(text)
+    else:
+        _write(output, text.encode("ascii") + b"\n")
+
+
+def c_source(devices: tuple[DeclaredDevice, ...]) -> str:
+    """A definition of the manifest note, by the macros of Solo5's mft_abi.h."""
+    entries = [
+        "{ .type = MFT_RESERVED_FIRST }",
+        *(f'{{ .type = MFT_DEV_{device.type}, .name = "{device.name}" }}' for device in devices),
+    ]
+    listed = "".join(f"        [{handle}] = {entry},\n" for handle, entry in enumerate(entries))
+    return (
+        f"/* The devices of this unikernel; made from its manifest.json by tender {__version__}. */\n"
+        f"#define MFT_ENTRIES {len(entries)}\n"
+        '#include "mft_abi.h"\n'
+        "\n"
+        "MFT1_NOTE_DECLARE_BEGIN\n"
+        "{\n"
+        "    .version = MFT_VERSION,\n"
+        "    .entries = MFT_ENTRIES,\n"
+        "    .e = {\n"
+        f"{listed}"
+        "    },\n"
+        "}\n"
+        "MFT1_NOTE_DECLARE_END"
+    )
+
+
+def _open(path: str, flags: int, failed: str) -> int:
+    try:
+        return posix.open(path, flags | posix.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise _host_error(f"{path}: {failed}", error) from error
+
+
+def _read(fd: int, source: str) -> bytes:
+    """All there is, or one byte more than a manifest may have."""
+    data = b""
+    try:
+        while len(data) <= manifest_json.SOURCE_BYTES_MAX:
+            more = posix.read(fd, min(_READ_BYTES, manifest_json.SOURCE_BYTES_MAX + 1 - len(data)))
+            if not more:
+                break
+            data += more
+    except OSError as error:
+        raise _host_error(f"{source}: Could not read", error) from error
+    return data
+
+
+def _same_file(fd: int, path: str) -> bool:
+    try:
+        there, here = posix.stat(path), posix.fstat(fd)
+    except OSError:
+        return False  # opening it says why
+    return stat.S_ISREG(here.st_mode) and _identity(there) == _identity(here)
+
+
+def _identity(found: "os.stat_result") -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = _open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, "Could not open for writing")
+    try:
+        while data:
+            data = data[posix.write(fd, data) :]
+    except OSError as error:
+        raise _host_error(f"{path}: Could not write", error) from error
+    finally:
+        posix.close(fd)
+
+
+def _host_error(what: str, error: OSError) -> HostError:
+    return HostError(f"{what}: {error.strerror}", errno=error.errno or 0)
