@@ -590,10 +590,8 @@ def run(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def pair(tender_cmd: list[str], tmp_path: Path) -> tuple[list[str], list[str]]:
-    """Solo5's command and ours, under one name."""
-    original = os.environ.get("TENDER_SOLO5_ELFTOOL")
-    if not original:
-        pytest.skip("TENDER_SOLO5_ELFTOOL names no solo5-elftool to compare with")
+    """Solo5's command and ours, under one name; without the variable, conftest.py leaves these tests out."""
+    original = os.environ["TENDER_SOLO5_ELFTOOL"]
     link = tmp_path / "solo5-elftool"
     link.symlink_to(tender_cmd[0])
     return [original], [str(link)]
