@@ -71,6 +71,8 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 60) -> None:
 def start_ready(tmp_path: Path, script: str, *options: str) -> "subprocess.Popen[bytes]":
     """A running box whose command has said that it is ready."""
     command = [str(KVMBOX), "run", *options, "--", "sh", "-c", script]
+    # A shell's background job ignores SIGINT, and what it starts inherits that: the tests may be such a job.
+    command = ["env", "--default-signal=INT", *command]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout is not None
     assert running.stdout.readline() == b"ready\n"
