@@ -34,12 +34,14 @@ def parse_mem(text: str | int) -> int:
     return int(number) * _UNITS[unit]
 
 
-def round_mem(mem_bytes: int) -> int:
-    """The amount a guest really gets: rounded down to 2 MiB, at least 2 MiB.
+def floor_mem(mem_bytes: int) -> int:
+    """Rounded down to 2 MiB, at least 2 MiB; of any amount, also one that no guest can have."""
+    return max(mem_bytes // MEM_GRANULE * MEM_GRANULE, MEM_GRANULE)
 
-    Raises ConfigError above 4 GiB.
-    """
-    rounded = max(mem_bytes // MEM_GRANULE * MEM_GRANULE, MEM_GRANULE)
+
+def round_mem(mem_bytes: int) -> int:
+    """The amount a guest really gets: that of floor_mem(). Raises ConfigError above 4 GiB."""
+    rounded = floor_mem(mem_bytes)
     if rounded > MEM_MAX:
         raise ConfigError(
             f"guest memory size {rounded} bytes exceeds the max size {MEM_MAX} bytes",

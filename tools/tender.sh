@@ -21,6 +21,11 @@ case $here in
 *) bin=. ;;
 esac
 
+# Under a name of solo5-hvt's, by a link of that name: its command line (tender/cli/main.py, FRONTS).
+case ${0##*/} in
+solo5-hvt | solo5-hvt.2 | solo5-spt) set -- "${0##*/}" "$@" ;;
+esac
+
 python=python3
 [ -x "$bin/python3" ] && python=$bin/python3
 

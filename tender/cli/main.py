@@ -1,7 +1,8 @@
 """Picks the subcommand, and is the last one to see an error.
 
 `tender run ...` and `tender app.elf ...` are the same. An image whose name is a subcommand's is reached
-with a path: `tender ./inspect`.
+with a path: `tender ./inspect`. Started under one of the names in FRONTS, by a symbolic link to `tender`, the
+command is `tender THAT_NAME ...`: the installed script puts the name before the other words.
 
 Status: the guest's own, 1 for what could not start, 70 for a mistake of ours.
 """
@@ -19,12 +20,16 @@ STATUS_PIPE = 141  # what a shell shows for death by SIGPIPE
 # name -> module (imported when picked), one line for --help
 COMMANDS = {
     "run": ("tender.cli.run", "run a unikernel (the word may be left out)"),
+    "solo5-hvt": ("tender.cli.solo5", "the same, with solo5-hvt's command line and messages to the letter"),
     "inspect": ("tender.cli.inspect", "show what a unikernel is and which devices it declares"),
     "doctor": ("tender.cli.doctor", "check this machine, and say how to repair it"),
     "sdk": ("tender.cli.sdk", "print how to build a unikernel of your own"),
     "bench": ("tender.cli.bench", "measure boot, exits and I/O on this machine"),
     "solo5-elftool": ("tender.cli.elftool", "make and show manifests, as Solo5's tool of that name"),
 }
+
+# Other names under which launchers look for solo5-hvt: Albatross with the ABI's version, for the sister tender spt.
+FRONTS = ("solo5-hvt", "solo5-hvt.2", "solo5-spt")
 
 
 def main(argv: list[str]) -> int:
@@ -33,6 +38,10 @@ def main(argv: list[str]) -> int:
         from tender.cli import usage
 
         return usage.help_command(argv[1:])
+    if argv and argv[0] in FRONTS:
+        from tender.cli import solo5
+
+        return solo5.main(argv[0], argv[1:])
     if argv and argv[0] in COMMANDS:
         return _command(argv[0])(argv[1:])
     from tender.cli import run
@@ -77,7 +86,7 @@ def guarded(argv: list[str]) -> int:
         _forget_stdout()
         return STATUS_PIPE
     except Exception as error:
-        return _last_resort(error)
+        return last_resort(error)
 
 
 def _forget_stdout() -> None:
@@ -87,7 +96,8 @@ def _forget_stdout() -> None:
     posix.close(devnull)
 
 
-def _last_resort(error: Exception) -> int:
+def last_resort(error: Exception) -> int:
+    """Says what nobody caught, as far as a user can do something with it; the exit status."""
     from tender.cli import say
     from tender.errors import TenderError
 
@@ -108,4 +118,14 @@ def _last_resort(error: Exception) -> int:
 
 def entry() -> None:
     """The process's main: run sys.argv and leave by _exit, which skips the interpreter's clean-up."""
+    _hold_standard_descriptors()
     posix._exit(guarded(sys.argv[1:]))
+
+
+def _hold_standard_descriptors() -> None:
+    """Give 0, 1 and 2 to /dev/null where they are closed: else a disk may get one, and the console write to it."""
+    fd = posix.open("/dev/null", posix.O_RDWR)
+    while fd <= 2:
+        posix.set_inheritable(fd, True)
+        fd = posix.open("/dev/null", posix.O_RDWR)
+    posix.close(fd)

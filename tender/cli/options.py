@@ -160,8 +160,8 @@ def parse_args(argv: list[str], *, backend: str = "") -> RunOptions:
             found.update(_value(base, value))
     if at >= len(argv) or not argv[at]:
         raise UsageError("Missing KERNEL operand", show_usage=True)
-    if backend and "backend" not in found:
-        found["backend"] = _checked_backend(backend, "Malformed value of TENDER_BACKEND", _ENVIRONMENT)
+    if "backend" not in found:
+        found["backend"] = ambient_backend(backend)
     return RunOptions(
         **found,
         settings=tuple(settings),
@@ -223,6 +223,11 @@ def _checked_backend(name: str, refusal: str, form: str) -> str:
     except ConfigError:
         raise UsageError(refusal, hint=f"got {name!r}: write {form}") from None
     return name
+
+
+def ambient_backend(value: str) -> str:
+    """The backend that TENDER_BACKEND's value names; empty counts as unset. Raises UsageError."""
+    return _checked_backend(value or "auto", "Malformed value of TENDER_BACKEND", _ENVIRONMENT)
 
 
 def _seconds(text: str) -> float:

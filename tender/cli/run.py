@@ -2,6 +2,9 @@
 
 argv -> options -> image -> devices by name -> VmConfig -> Vm -> the guest's status. What is needed only to
 explain an error or to report a result is imported by the function that does so.
+
+From the image on, `launch` is the road of every front: `tender run` here, `tender solo5-hvt` in solo5.py. They
+differ in how words become a VmConfig, which is what each passes to it.
 """
 
 import _signal  # type: ignore[import-not-found]  # the C half of `signal`, which would import enum
@@ -14,6 +17,9 @@ from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tender.config import VmConfig
     from tender.image import Image
     from tender.result import VmResult
     from tender.vm import Vm
@@ -30,9 +36,7 @@ def main(argv: list[str]) -> int:
     """Run one unikernel; the process's exit status."""
     began_ns = time.monotonic_ns()
     try:
-        options = parse_args(
-            argv, backend=posix.environ.get(b"TENDER_BACKEND", b"").decode("utf-8", "replace")
-        )
+        options = parse_args(argv, backend=backend_variable())
     except ConfigError as error:
         return _complain(error)
     if options.action != "run":
@@ -41,9 +45,14 @@ def main(argv: list[str]) -> int:
         say.out(usage.run_help() if options.action == "help" else usage.version())
         return 0
     try:
-        return _run(options, began_ns)
+        return launch(options, lambda image: _configured(options, image), began_ns)
     except TenderError as error:
-        return _failed(error, options)
+        return failed(error, options)
+
+
+def backend_variable() -> str:
+    """The value of TENDER_BACKEND, empty if there is none."""
+    return posix.environ.get(b"TENDER_BACKEND", b"").decode("utf-8", "replace")
 
 
 class _Stopper:
@@ -85,18 +94,31 @@ class _Suspender:
             posix.kill(pid, number)
 
 
-def _run(options: RunOptions, began_ns: int) -> int:
+def _configured(options: RunOptions, image: "Image") -> "VmConfig":
     from tender.cli.attach import resolve
     from tender.config import MIB, VmConfig
+
+    net, block = resolve(options.settings, image.devices, options.image)
+    if options.mem_adjusted and options.verbosity >= 0:
+        say.error(f"adjusting memory to {options.mem_bytes} bytes")
+    return VmConfig(mem=options.mem_bytes // MIB, args=options.args, net=net, block=block)
+
+
+def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int) -> int:
+    """Runs `options.image` as `configured` makes of it, says how that ended, and gives the exit status.
+
+    Of `options` only image, timeout, console, backend, json, stats, verbosity and words are looked at; what a
+    device is, how much memory there is and which arguments, is in what `configured` returns.
+
+    Raises TenderError if the guest could not start.
+    """
+    from tender.config import MIB
     from tender.image import Image
     from tender.vm import DISCARD, Vm
 
     with Image.open(options.image) as image:
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
-        net, block = resolve(options.settings, image.devices, options.image)
-        if options.mem_adjusted and options.verbosity >= 0:
-            say.error(f"adjusting memory to {options.mem_bytes} bytes")
-        config = VmConfig(mem=options.mem_bytes // MIB, args=options.args, net=net, block=block)
+        config = configured(image)
         stopper = _Stopper()
         for number in (_SIGINT, _SIGTERM):
             _signal.signal(number, stopper)
@@ -149,7 +171,7 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
     elif result.message:
         say.error(result.message)
-        if result.fault is not None:
+        if result.fault is not None and say.HINTS:
             from tender.cli import explain
 
             say.hint(explain.fault_hint(options.image, result.fault))
@@ -182,9 +204,9 @@ def _complain(error: TenderError) -> int:
     return STATUS_CANNOT_START
 
 
-def _failed(error: TenderError, options: RunOptions) -> int:
-    """Says why the guest could not start, with a way out."""
-    if isinstance(error, ImageError):
+def failed(error: TenderError, options: RunOptions) -> int:
+    """Says why the guest could not start, with a way out; the exit status."""
+    if isinstance(error, ImageError) and say.HINTS:
         from tender.cli import explain
 
         error.hint = explain.image_hint(options.image, error.message) or error.hint
@@ -199,7 +221,7 @@ def _failed(error: TenderError, options: RunOptions) -> int:
 
 def _unattached(error: ManifestError, options: RunOptions, image: "Image") -> ManifestError:
     """The same error in the contract's words, with a command line that would do."""
-    if not error.missing:
+    if not error.missing or not say.HINTS:
         return error
     from tender.cli import explain
 

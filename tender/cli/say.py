@@ -1,21 +1,29 @@
 """Lines for a person: diagnostics on stderr, answers on stdout; never a traceback for a closed pipe.
 
 stdout belongs to the guest's console while a guest runs, so only the subcommands that run none use `out`.
+Who speaks is the process's, as stderr is: `speak_as` is called once, first.
 """
 
 import sys
 
 PROGRAM = "tender"
+HINTS = True  # whether `hint` says anything; whoever would work for one asks first
+
+
+def speak_as(program: str, *, hints: bool) -> None:
+    """From now on diagnostics begin with this name."""
+    global PROGRAM, HINTS
+    PROGRAM, HINTS = program, hints
 
 
 def error(text: str) -> None:
-    """`tender: text` on stderr; each line of a longer text gets the prefix."""
+    """`PROGRAM: text` on stderr; each line of a longer text gets the prefix."""
     _stderr("".join(f"{PROGRAM}: {line}\n" for line in text.split("\n")))
 
 
 def hint(text: str) -> None:
-    """`tender: hint: text` on stderr, line by line; nothing for an empty text."""
-    if text:
+    """`PROGRAM: hint: text` on stderr, line by line; nothing for an empty text."""
+    if text and HINTS:
         _stderr("".join(f"{PROGRAM}: hint: {line}\n" for line in text.split("\n")))
 
 

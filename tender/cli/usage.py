@@ -1,7 +1,7 @@
 """The texts of --help, --version and `tender help`."""
 
 from tender.cli import say
-from tender.cli.main import COMMANDS
+from tender.cli.main import COMMANDS, FRONTS
 
 SHORT = """\
 usage: tender [run] [OPTIONS] [--] IMAGE [ARGS...]
@@ -53,6 +53,21 @@ Examples:
   tender --block disk.img:ro --timeout 10 app.elf"""
 
 
+SOLO5 = """\
+usage: {program} [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]
+Run the unikernel in the file KERNEL; ARGS are its own. (This is tender: 'tender --help' tells of its other ways.)
+Core options:
+  --mem=N                        memory of the guest in MiB (512)
+  --no-net-ring                  accepted; no ring is offered
+  --help, --version              this text; the version and the ABI version
+Module options (modules: core block net); every device that KERNEL declares must be attached:
+  --net:NAME=IFACE|@FD           a TAP interface, or an open descriptor, as network NAME
+  --net-mac:NAME=XX:XX:XX:XX:XX:XX
+                                 the MAC address of network NAME (a random one)
+  --block:NAME=PATH|@FD          a file or block device, or an open descriptor, as block device NAME
+  --block-sector-size:NAME=N     its sector size in bytes, a power of two from 512 to 32768 (512)"""
+
+
 def short() -> str:
     """Two lines for after an error."""
     return SHORT.format(commands=", ".join(COMMANDS))
@@ -70,8 +85,23 @@ def version() -> str:
     return f"tender {__version__}\nABI version 2"
 
 
+def solo5(program: str) -> str:
+    """The usage of `tender solo5-hvt`, called by the name `program`."""
+    return SOLO5.format(program=program)
+
+
+def solo5_version(program: str) -> str:
+    """Two lines; managers of unikernels look for the second."""
+    from tender._version import __version__
+
+    return f"{program} tender, version {__version__}\nABI version 2"
+
+
 def help_command(argv: list[str]) -> int:
     """`tender help [COMMAND]`."""
+    if argv and argv[0] in FRONTS:
+        say.out(solo5(argv[0]))
+        return 0
     if argv and argv[0] in COMMANDS:
         from tender.cli.main import main
 

@@ -37,7 +37,7 @@ def attach(name: str, device: BlockFile | BlockFd) -> BlockAttachment:
     whole number of sectors, at least one.
     """
     if isinstance(device, BlockFile):
-        fd, shown = _open(device), device.path
+        fd, shown = open_file(device), device.path
     else:
         shown = f"@{device.fd}"
         try:
@@ -45,15 +45,16 @@ def attach(name: str, device: BlockFile | BlockFd) -> BlockAttachment:
         except OSError as error:
             raise _open_error(shown, error.errno or 0) from error
     try:
-        capacity = _capacity(fd, shown)
-        _check_capacity(name, capacity, device.sector_size)
+        capacity = capacity_of(fd, shown)
+        check_capacity(name, capacity, device.sector_size)
     except BaseException:
         posix.close(fd)
         raise
     return BlockAttachment(fd, capacity, device.sector_size, device.read_only)
 
 
-def _open(device: BlockFile) -> int:
+def open_file(device: BlockFile) -> int:
+    """A descriptor of the file, the caller's to close. Raises DeviceError."""
     access = posix.O_RDONLY if device.read_only else posix.O_RDWR
     try:
         # O_NONBLOCK: a FIFO by mistake must not hang here; it means nothing for files and disks
@@ -73,7 +74,8 @@ def _open_error(path: str, errno: int) -> DeviceError:
     )
 
 
-def _capacity(fd: int, shown: str) -> int:
+def capacity_of(fd: int, shown: str) -> int:
+    """Its size in bytes; `shown` is its name in the DeviceError for what is no disk."""
     mode = posix.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         raise DeviceError(
@@ -82,16 +84,17 @@ def _capacity(fd: int, shown: str) -> int:
     return posix.lseek(fd, 0, _SEEK_END)
 
 
-def _check_capacity(name: str, capacity: int, sector_size: int) -> None:
-    if capacity < sector_size:
-        raise DeviceError(
-            f"{name}: Backing storage must be at least 1 block ({sector_size} bytes) in size",
-            code="block-small",
-            hint=f"it has {capacity} bytes",
-        )
+def check_capacity(name: str, capacity: int, sector_size: int) -> None:
+    """Raises DeviceError unless it is a whole number of sectors, at least one."""
     if capacity % sector_size:
         raise DeviceError(
             f"{name}: Backing storage size must be block aligned ({sector_size} bytes)",
             code="block-misaligned",
             hint=f"it has {capacity} bytes: {capacity % sector_size} too many",
+        )
+    if capacity < sector_size:
+        raise DeviceError(
+            f"{name}: Backing storage must be at least 1 block ({sector_size} bytes) in size",
+            code="block-small",
+            hint=f"it has {capacity} bytes",
         )

@@ -37,6 +37,8 @@ RUNNING = PARSING | {
     *("tender.cli.attach", "tender.vm", "_cffi_backend"),
     *("abc", "_abc"),
 }
+# The same by solo5-hvt's command line.
+SOLO5 = RUNNING | {"tender.cli.solo5"}
 FORBIDDEN = {
     *(
         "argparse",

@@ -92,7 +92,7 @@ def test_a_descriptor_that_is_not_open(guest: Guest) -> None:
     ("size", "sector", "message"),
     [
         (0, 512, "storage: Backing storage must be at least 1 block (512 bytes) in size"),
-        (511, 512, "storage: Backing storage must be at least 1 block (512 bytes) in size"),
+        (511, 512, "storage: Backing storage size must be block aligned (512 bytes)"),
         (6144, 4096, "storage: Backing storage size must be block aligned (4096 bytes)"),
     ],
 )

@@ -1,0 +1,303 @@
+"""`tender solo5-hvt`: the command line of solo5-hvt, word for word, for scripts and managers written for it.
+
+    solo5-hvt [--mem=N] [--net:NAME=IFACE|@FD] [--net-mac:NAME=MAC] [--block:NAME=PATH|@FD]
+              [--block-sector-size:NAME=N] [--no-net-ring] [--] KERNEL [ARGS...]
+
+Two passes, as solo5-hvt's, for they decide which of two errors is said: the first finds KERNEL, which is then opened
+and checked; the second takes the options in order, each with the manifest at hand, and opens its device
+at once. Then memory, disks and what is left unattached, in that order. From there on the road is `tender run`'s.
+
+No hints: each line on stderr is the contract's, and begins with the name that the command was called by.
+"""
+
+import posix
+import time
+
+from tender.cli import run, say
+from tender.cli.options import NAME_MAX, RunOptions, UsageError, ambient_backend
+from tender.config import MEM_DEFAULT, MIB, BlockFd, BlockFile, NetFd, Tap, VmConfig, floor_mem, round_mem
+from tender.errors import DeviceError, TenderError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from tender.config import BlockDevice, NetDevice
+    from tender.devices.tap import NetAttachment
+    from tender.image import Image
+
+_BLANKS = " \t\n\v\f\r"
+_DIGITS = "0123456789"
+_HEX = _DIGITS + "abcdefABCDEF"
+_IFACE_MAX = 19  # characters of IFACE that are looked at
+_EINVAL, _ERANGE = 22, 34
+_INT_MAX = (1 << 31) - 1
+
+
+def main(program: str, argv: list[str]) -> int:
+    """Run one command line of the program called `program`; the process's exit status."""
+    began_ns = time.monotonic_ns()
+    say.speak_as(program, hints=False)
+    try:
+        return _main(program, argv, began_ns)
+    except UsageError as error:
+        return _refused(error, program)
+    except TenderError:
+        raise
+    except Exception as error:
+        from tender.cli.main import last_resort
+
+        last_resort(error)
+        return run.STATUS_CANNOT_START  # a manager restarts on other statuses
+
+
+def _main(program: str, argv: list[str], began_ns: int) -> int:
+    at = 0
+    while at < len(argv) and argv[at].startswith("-") and argv[at] != "--":
+        if argv[at] == "--help":
+            return _usage(program)
+        if argv[at] == "--version":
+            from tender.cli import usage
+
+            say.plain(usage.solo5_version(program))
+            return 0
+        at += 1
+    words = argv[:at]
+    kernel = argv[at + (argv[at : at + 1] == ["--"]) :]
+    if not kernel:
+        raise UsageError("Missing KERNEL operand", show_usage=True)
+    options = RunOptions(image=kernel[0], backend=ambient_backend(run.backend_variable()))
+    devices = _Devices()
+    try:
+        return run.launch(
+            options, lambda image: _configured(image, words, tuple(kernel[1:]), devices), began_ns
+        )
+    except UsageError:
+        raise
+    except TenderError as error:
+        return run.failed(error, options)
+    finally:
+        devices.close()
+
+
+def _refused(error: UsageError, program: str) -> int:
+    say.error(error.message)
+    return _usage(program) if error.show_usage else run.STATUS_CANNOT_START
+
+
+def _usage(program: str) -> int:
+    from tender.cli import usage
+
+    say.plain(usage.solo5(program))
+    return run.STATUS_CANNOT_START
+
+
+def _configured(image: "Image", words: list[str], args: tuple[str, ...], devices: "_Devices") -> VmConfig:
+    """The second pass, and every check that solo5-hvt makes between it and the guest's start, in its order."""
+    from tender.manifest import match
+
+    asked = MEM_DEFAULT
+    for word in words:
+        if word.startswith("--mem="):
+            asked = _mem(word[len("--mem=") :])
+        elif word != "--no-net-ring":  # asks for what is so anyway: no ring is offered
+            devices.take(word, image)
+    mem_bytes = floor_mem(asked)
+    if mem_bytes != asked:
+        say.error(f"adjusting memory to {mem_bytes} bytes")
+    round_mem(mem_bytes)
+    image.check_fits(mem_bytes)
+    net, block = devices.config(image)
+    match(image.name, image.devices, VmConfig(net=net, block=block))
+    return VmConfig(mem=mem_bytes // MIB, args=args, net=net, block=block)
+
+
+class _Disk:
+    """A block device's open descriptor."""
+
+    def __init__(self, fd: int, capacity: int) -> None:
+        self.fd = fd
+        self.capacity = capacity
+
+    def close(self) -> None:
+        posix.close(self.fd)
+
+
+class _Devices:
+    """What the options have attached so far, open. A Vm works on duplicates: close() when it is done."""
+
+    def __init__(self) -> None:
+        self._nets: dict[str, NetAttachment] = {}
+        self._macs: dict[str, str] = {}
+        self._disks: dict[str, _Disk] = {}
+        self._sector_sizes: dict[str, int] = {}
+
+    def take(self, word: str, image: "Image") -> None:
+        """Does what one option says. Raises UsageError, and DeviceError for a disk that cannot be opened."""
+        head, equals, value = word.partition("=")
+        option, _, name = head.partition(":")
+        known = {
+            "--net": self._net,
+            "--net-mac": self._mac,
+            "--block": self._block,
+            "--block-sector-size": self._sector_size,
+        }.get(option)
+        if known is None or not equals or not _is_name(name):
+            raise _invalid(word)
+        known(word, name, value, image)
+
+    def _net(self, word: str, name: str, value: str, image: "Image") -> None:
+        from tender.devices import tap
+
+        iface = _first_word(value)[:_IFACE_MAX]
+        if not iface:
+            raise _invalid(word)
+        _check_declared(image, word, name, "net")
+        try:
+            made = tap.attach(_descriptor(iface) if iface.startswith("@") else Tap(iface))
+        except DeviceError as error:
+            raise _invalid(word, error.message) from error
+        self._replace(self._nets.pop(name, None))  # only now: its interface counts as busy until here
+        self._nets[name] = made
+
+    def _mac(self, word: str, name: str, value: str, image: "Image") -> None:
+        mac = _mac_prefix(value)
+        if not mac:
+            raise _invalid(word)
+        _check_declared(image, word, name, "net")
+        self._macs[name] = mac
+
+    def _block(self, word: str, name: str, value: str, image: "Image") -> None:
+        from tender.devices import block
+
+        if not value:
+            raise _invalid(word)
+        _check_declared(image, word, name, "block")
+        if value.startswith("@") and _all_in(value[1:], _DIGITS) and int(value[1:]) <= _INT_MAX:
+            fd = _duplicate(value)
+        else:
+            fd = block.open_file(BlockFile(value))
+        try:
+            disk = _Disk(fd, block.capacity_of(fd, value))
+        except BaseException:
+            posix.close(fd)
+            raise
+        self._replace(self._disks.pop(name, None))
+        self._disks[name] = disk
+
+    def _sector_size(self, word: str, name: str, value: str, image: "Image") -> None:
+        size = _number_prefix(value)
+        if size is None:
+            raise _invalid(word)
+        if size < 512 or size > 32768 or size & (size - 1):
+            raise _invalid(word, "Block size must be a multiple of 2 greater than or equal 512")
+        _check_declared(image, word, name, "block")
+        self._sector_sizes[name] = size
+
+    @staticmethod
+    def _replace(old: "NetAttachment | _Disk | None") -> None:
+        if old is not None:
+            old.close()
+
+    def config(self, image: "Image") -> "tuple[dict[str, NetDevice], dict[str, BlockDevice]]":
+        """The devices as a VmConfig takes them. Raises DeviceError for a disk of no whole number of sectors."""
+        from tender.devices import block
+
+        disks: dict[str, BlockDevice] = {}
+        for device in image.devices:
+            disk = self._disks.get(device.name) if device.kind == "block" else None
+            if disk is not None:
+                sector_size = self._sector_sizes.get(device.name, 512)
+                block.check_capacity(device.name, disk.capacity, sector_size)
+                disks[device.name] = BlockFd(disk.fd, sector_size=sector_size)
+        nets: dict[str, NetDevice] = {
+            name: NetFd(net.fd, mac=self._macs.get(name, net.mac.hex(":")), mtu=net.mtu)
+            for name, net in self._nets.items()
+        }
+        return nets, disks
+
+    def close(self) -> None:
+        """Gives the descriptors back. Idempotent."""
+        for net in self._nets.values():
+            net.close()
+        for disk in self._disks.values():
+            disk.close()
+        self._nets, self._disks = {}, {}
+
+
+def _invalid(word: str, reason: str = "") -> UsageError:
+    message = f"Invalid option: `{word}'"
+    return UsageError(f"{reason}\n{message}" if reason else message, show_usage=True)
+
+
+def _check_declared(image: "Image", word: str, name: str, kind: str) -> None:
+    if (name, kind) not in [(device.name, device.kind) for device in image.devices]:
+        raise _invalid(word, f"Resource not declared in manifest: '{name}'")
+
+
+def _descriptor(iface: str) -> NetFd:
+    """The descriptor of `@FD`. Raises DeviceError for what is no number of one."""
+    number = iface[1:].removeprefix("+")
+    if not _all_in(number.removeprefix("-"), _DIGITS):
+        errno = _EINVAL
+    elif number.startswith("-") or int(number) > _INT_MAX:
+        errno = _ERANGE
+    else:
+        return NetFd(int(number))
+    raise DeviceError(f"Could not attach interface: {iface}: {posix.strerror(errno)}", errno=errno)
+
+
+def _duplicate(value: str) -> int:
+    try:
+        return posix.dup(int(value[1:]))
+    except OSError as error:
+        raise DeviceError(
+            f"Could not open block device: {value}: {error.strerror}", errno=error.errno or 0
+        ) from error
+
+
+# ---- values: what follows a readable beginning is not looked at, as scanf() has it
+
+
+def _mem(text: str) -> int:
+    """Bytes of `--mem=TEXT`, by the arithmetic of a 64-bit size_t. Raises UsageError for none."""
+    mib = _number_prefix(text) or 0
+    mem_bytes = max(-(1 << 63), min(mib, (1 << 63) - 1)) * MIB % (1 << 64)
+    if not mem_bytes:
+        raise UsageError("Malformed argument to --mem")
+    return mem_bytes
+
+
+def _number_prefix(text: str) -> int | None:
+    """The signed decimal number that `text` begins with, after blanks; None if there is none."""
+    text = text.lstrip(_BLANKS)
+    sign = text[:1] if text[:1] in ("+", "-") else ""
+    digits = _leading(text[len(sign) :], _DIGITS)
+    if not digits:
+        return None
+    return int(sign + digits[:4300])  # int() refuses more; both are far past any bound
+
+
+def _mac_prefix(text: str) -> str:
+    """`XX:XX:XX:XX:XX:XX` at the beginning of `text`, of one or two digits each; empty if it is not there."""
+    parts = text.split(":", 5)
+    parts[-1] = _leading(parts[-1], _HEX)[:2]
+    if len(parts) != 6 or not all(1 <= len(part) <= 2 and _all_in(part, _HEX) for part in parts):
+        return ""
+    return ":".join(parts)
+
+
+def _first_word(text: str) -> str:
+    text = text.lstrip(_BLANKS)
+    ends = [text.find(blank) for blank in _BLANKS if blank in text]
+    return text[: min(ends)] if ends else text
+
+
+def _leading(text: str, letters: str) -> str:
+    return text[: len(text) - len(text.lstrip(letters))]
+
+
+def _is_name(text: str) -> bool:
+    return text.isascii() and text.isalnum() and len(text) <= NAME_MAX
+
+
+def _all_in(text: str, letters: str) -> bool:
+    return bool(text) and not text.strip(letters)
