@@ -2,7 +2,7 @@
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-DOORS   = tests/contract tests/functional tests/security
+DOORS   = tests/contract tests/conformance tests/functional tests/security
 C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
 
 .DEFAULT_GOAL := help

@@ -169,6 +169,8 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         result = _by_signal(result, signal)
     if result.reason == "timeout":
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
+    elif result.reason == "signal":
+        say.error_in_passing(result.message)
     elif result.message:
         say.error(result.message)
         if result.fault is not None and say.HINTS:

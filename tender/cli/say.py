@@ -18,7 +18,21 @@ def speak_as(program: str, *, hints: bool) -> None:
 
 def error(text: str) -> None:
     """`PROGRAM: text` on stderr; each line of a longer text gets the prefix."""
-    _stderr("".join(f"{PROGRAM}: {line}\n" for line in text.split("\n")))
+    _stderr(_prefixed(text))
+
+
+def error_in_passing(text: str) -> None:
+    """The same, unless stderr has no room for it within a second: whoever waits for our end may be its reader."""
+    import select
+
+    room = select.poll()
+    room.register(2, select.POLLOUT)
+    if room.poll(1000):
+        _stderr(_prefixed(text))
+
+
+def _prefixed(text: str) -> str:
+    return "".join(f"{PROGRAM}: {line}\n" for line in text.split("\n"))
 
 
 def hint(text: str) -> None:

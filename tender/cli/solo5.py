@@ -199,12 +199,12 @@ class _Devices:
 
     def config(self, image: "Image") -> "tuple[dict[str, NetDevice], dict[str, BlockDevice]]":
         """The devices as a VmConfig takes them. Raises DeviceError for a disk of no whole number of sectors."""
-        from tender.devices import block
-
         disks: dict[str, BlockDevice] = {}
         for device in image.devices:
             disk = self._disks.get(device.name) if device.kind == "block" else None
             if disk is not None:
+                from tender.devices import block
+
                 sector_size = self._sector_sizes.get(device.name, 512)
                 block.check_capacity(device.name, disk.capacity, sector_size)
                 disks[device.name] = BlockFd(disk.fd, sector_size=sector_size)

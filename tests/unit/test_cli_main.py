@@ -50,12 +50,32 @@ def test_the_tool_of_solo5s_name_is_a_subcommand() -> None:
     assert done.stderr.startswith("usage: solo5-elftool COMMAND ...\n")
 
 
+def test_help_of_solo5_hvt_is_its_usage_as_an_answer() -> None:
+    done = cli("help", "solo5-hvt")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == cli("solo5-hvt", "--help").stderr
+
+
+def test_a_mistake_of_ours_is_1_under_solo5_hvts_name(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError("one")
+
+    monkeypatch.setattr("tender.cli.run.launch", broken)
+    monkeypatch.setattr("tender.cli.say.PROGRAM", "tender")  # given back at the end of the test
+    monkeypatch.setattr("tender.cli.say.HINTS", True)
+    monkeypatch.delenv("TENDER_DEBUG", raising=False)
+    assert main.guarded(["solo5-hvt", "app.elf"]) == 1
+    assert capfd.readouterr().err == "solo5-hvt: internal error: ZeroDivisionError: one; please report\n"
+
+
 def test_help_of_an_unknown_command_lists_the_commands() -> None:
     done = cli("help", "frobnicate")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "tender: help: no such command: frobnicate\n"
-        "tender: hint: commands: run, inspect, doctor, sdk, bench, solo5-elftool\n"
+        "tender: hint: commands: run, solo5-hvt, inspect, doctor, sdk, bench, solo5-elftool\n"
     )
 
 

@@ -71,6 +71,16 @@ def test_a_link_named_as_a_tool_is_that_subcommand(prefix: Path, tmp_path: Path)
     assert called(tmp_path / "other-name", "x")[6:] == ["x"]
 
 
+@pytest.mark.parametrize("name", ["solo5-hvt", "solo5-hvt.2", "solo5-spt"])
+def test_a_link_by_a_name_of_solo5_hvts_puts_that_name_first(prefix: Path, tmp_path: Path, name: str) -> None:
+    add_package(prefix)
+    (tmp_path / name).symlink_to(prefix / "bin" / "tender")
+    assert called(tmp_path / name, "--mem=5", "", "a b")[-4:] == [name, "--mem=5", "", "a b"]
+    assert called(name, "x", path=f"{tmp_path}:/usr/bin:/bin")[-2:] == [name, "x"]
+    (tmp_path / "another").symlink_to(prefix / "bin" / "tender")
+    assert called(tmp_path / "another", "x")[-2].endswith("launch.py")
+
+
 def test_it_is_found_on_the_path_and_in_the_directory(prefix: Path) -> None:
     add_package(prefix)
     assert called("tender", "x", path=f"{prefix}/bin:/usr/bin:/bin")[1:3] == ["-I", "-S"]

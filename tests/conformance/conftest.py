@@ -1,0 +1,58 @@
+"""The command as launchers know it: by the name `solo5-hvt`, in files and interfaces of a test's own."""
+
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+Done = subprocess.CompletedProcess[str]
+Solo5 = Callable[..., Done]
+
+
+@pytest.fixture
+def front(tender_cmd: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """front(NAME): the path of a link to `tender` that is called NAME."""
+    folder = tmp_path_factory.mktemp("front")
+
+    def link(name: str) -> str:
+        path = folder / name
+        if not path.is_symlink():
+            path.symlink_to(tender_cmd[0])
+        return str(path)
+
+    return link
+
+
+@pytest.fixture
+def solo5(front: Callable[[str], str], tmp_path: Path) -> Solo5:
+    """solo5(WORDS...): runs it as `solo5-hvt` to its end, in the test's folder."""
+    program = front("solo5-hvt")
+
+    def run(*words: str | Path, pass_fds: Sequence[int] = (), **options: object) -> Done:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [program, *map(str, words)],
+            **{
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                "stdin": subprocess.DEVNULL,
+                "text": True,
+                "errors": "surrogateescape",
+                "timeout": 60,
+                "check": False,
+                "cwd": tmp_path,
+                "pass_fds": pass_fds,
+                **options,
+            },
+        )
+
+    return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """disk.img of 64 KiB, in the test's folder."""
+    path = tmp_path / "disk.img"
+    with open(path, "wb") as file:
+        file.truncate(1 << 16)
+    return path

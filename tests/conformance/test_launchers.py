@@ -1,0 +1,263 @@
+"""The launchers of unikernels that know solo5-hvt by name: their invocations as they make them.
+
+Albatross starts it through taskset with one FIFO for all three standard descriptors, and decides by the exit status
+whether to start it anew. urunc becomes it by exec, with one string cut at every single space.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import Guest, TapInterface, ip
+
+pytestmark = pytest.mark.doors
+
+Front = Callable[[str], str]
+
+
+# ---- Albatross
+
+
+class Console:
+    """A FIFO as Albatross has one: `writer` is all of a unikernel's standard descriptors, `text` what came."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self.writer = os.open(path, os.O_WRONLY)
+        os.set_blocking(self._reader, True)
+        self._text = b""
+        self._came = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def start(self) -> None:
+        """Reads from now on."""
+        self._thread.start()
+
+    def _read(self) -> None:
+        while data := os.read(self._reader, 4096):
+            with self._came:
+                self._text = (self._text + data)[-(1 << 20) :]
+                self._came.notify_all()
+
+    def wait_for(self, text: bytes) -> None:
+        with self._came:
+            assert self._came.wait_for(lambda: text in self._text, timeout=60), self._text
+
+    def everything(self) -> bytes:
+        """What came, once no writer is left."""
+        self.close_writer()
+        self._thread.join(timeout=60)
+        assert not self._thread.is_alive(), "somebody still holds the console"
+        return self._text
+
+    def close_writer(self) -> None:
+        if self.writer >= 0:
+            os.close(self.writer)
+            self.writer = -1
+
+    def close(self) -> None:
+        self.close_writer()
+        if self._thread.is_alive():
+            self._thread.join(timeout=60)
+        os.close(self._reader)
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[Console]:
+    made = Console(tmp_path / "fifo")
+    yield made
+    made.close()
+
+
+def albatross(tender: str, console: Console, *words: str | Path) -> "subprocess.Popen[bytes]":
+    fd = console.writer
+    command = ["taskset", "-c", "0", tender, *map(str, words)]
+    return subprocess.Popen(command, stdin=fd, stdout=fd, stderr=fd, cwd="/")
+
+
+@pytest.mark.parametrize("name", ["solo5-hvt.2", "solo5-hvt"])
+def test_albatross_finds_its_abi_version(front: Front, name: str) -> None:
+    done = subprocess.run([front(name), "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert "ABI version 2" in (done.stdout + done.stderr).splitlines()
+
+
+def test_albatross_finds_it_in_tender_too(tender_cmd: list[str]) -> None:
+    done = subprocess.run([*tender_cmd, "--version"], capture_output=True, text=True, timeout=60, check=True)
+    assert "ABI version 2" in (done.stdout + done.stderr).splitlines()
+
+
+@pytest.fixture
+def second_tap() -> Iterator[TapInterface]:
+    made = TapInterface("tapt1", "")
+    ip("tuntap", "add", made.name, "mode", "tap")
+    made.up()
+    yield made
+    subprocess.run(["ip", "link", "del", made.name], capture_output=True, check=False)
+
+
+@pytest.mark.tap
+def test_albatross_starts_a_unikernel_with_nets_and_blocks(
+    front: Front, guest: Guest, console: Console, tmp_path: Path, tap: TapInterface, second_tap: TapInterface
+) -> None:
+    for block in ("first", "second"):
+        with open(tmp_path / block, "wb") as file:
+            file.truncate(1 << 20)
+    image = tmp_path / "vm.img"
+    image.write_bytes(guest("nets_and_blocks").read_bytes())
+    console.start()
+    process = albatross(
+        front("solo5-hvt.2"),
+        console,
+        "--mem=32",
+        *(f"--net:service0={tap.name}", f"--net:service1={second_tap.name}"),
+        *("--net-mac:service0=02:00:00:00:00:0a", "--net-mac:service1=02:00:00:00:00:0b"),
+        *(f"--block:storage0={tmp_path}/first", f"--block:storage1={tmp_path}/second"),
+        "--block-sector-size:storage1=4096",
+        *("--", image, "--name=vm", "--ipv4=10.0.0.2/24"),
+    )
+    assert process.wait(timeout=60) == 0
+    lines = console.everything().decode().splitlines()
+    assert "service0 handle 1 net mac 02:00:00:00:00:0a mtu 1500" in lines
+    assert "service1 handle 3 net mac 02:00:00:00:00:0b mtu 1500" in lines
+    assert "storage0 handle 2 block capacity 1048576 block_size 512" in lines
+    assert "storage1 handle 4 block capacity 1048576 block_size 4096" in lines
+
+
+def test_albatross_passes_words_behind_the_image(front: Front, guest: Guest, console: Console) -> None:
+    console.start()
+    words = ("--mem=32", "--", guest("args"), "--name=label", "--ipv4=10.0.0.2/24")
+    assert albatross(front("solo5-hvt.2"), console, *words).wait(timeout=60) == 2
+    assert console.everything().startswith(b"<--name=label --ipv4=10.0.0.2/24>\n")
+
+
+@pytest.mark.parametrize("name", ["spin", "sleep", "flood"])
+def test_albatross_stops_it_with_sigterm_and_waits(
+    front: Front, guest: Guest, console: Console, name: str
+) -> None:
+    console.start()
+    process = albatross(front("solo5-hvt.2"), console, "--mem=32", "--", guest(name), "--name=vm")
+    console.wait_for(b"ffff\n" if name == "flood" else b"ready\n")
+    process.terminate()
+    assert process.wait(timeout=30) == 1
+    assert console.everything().endswith(b"solo5-hvt.2: Exiting on signal 15\n")
+
+
+def test_albatross_stops_it_although_nobody_reads_its_console(
+    front: Front, guest: Guest, console: Console
+) -> None:
+    process = albatross(front("solo5-hvt.2"), console, "--mem=32", "--", guest("flood"))
+    while os.get_blocking(console.writer) and not _is_full(console.writer):
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(timeout=30) == 1
+    console.start()
+
+
+def _is_full(fd: int) -> bool:
+    import select
+
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    return not room.poll(0) and not room.poll(200)
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 60, 61, 62, 63, 64, 255])
+def test_albatross_sees_the_statuses_by_which_it_restarts(
+    front: Front, guest: Guest, console: Console, status: int
+) -> None:
+    console.start()
+    process = albatross(front("solo5-hvt.2"), console, "--mem=32", "--", guest("exit_status"), str(status))
+    assert process.wait(timeout=60) == status
+
+
+def test_albatross_does_not_restart_what_cannot_start(front: Front, guest: Guest, console: Console) -> None:
+    console.start()
+    words = ("--mem=32", "--net:service0=nosuchtap", "--", guest("echo"))
+    assert albatross(front("solo5-hvt.2"), console, *words).wait(timeout=60) == 1
+    said = b"solo5-hvt.2: Could not attach interface: nosuchtap: No such file or directory\n"
+    assert console.everything().startswith(said)
+
+
+# ---- urunc
+
+
+def urunc(front: Front, command: str) -> "subprocess.Popen[bytes]":
+    """`solo5-hvt REST`: found in PATH by its name, cut at every single space, its process becomes the tender's."""
+    folder = str(Path(front("solo5-hvt")).parent)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.Popen(
+        f"solo5-hvt {command}".split(" "),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+
+
+RUMPRUN = {
+    "cmdline": "redis-server  /data/conf/redis.conf --maxmemory 10mb",
+    "net": {"if": "ukvmif0", "cloner": "True", "type": "inet", "method": "static", "addr": "10.0.0.2"},
+    "blk": {"source": "etfs", "path": "/dev/ld0a", "fstype": "blk", "mountpoint": "/data"},
+}
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_urunc_cuts_a_json_at_its_spaces_and_the_guest_sees_it_whole(
+    front: Front, guest: Guest, separators: tuple[str, str]
+) -> None:
+    text = json.dumps(RUMPRUN, separators=separators)
+    out, err = urunc(front, f"--mem=268 {guest('args')} {text}").communicate(timeout=60)
+    assert (out.decode().split("\n")[0], err) == (f"<{text}>", b"")
+
+
+def test_urunc_makes_empty_words_and_the_guest_sees_their_spaces(front: Front, guest: Guest) -> None:
+    out, err = urunc(front, f"--mem=268 {guest('args')}   hello  ").communicate(timeout=60)
+    assert (out.decode().split("\n")[0], err) == ("<  hello  >", b"")
+
+
+def test_urunc_gives_memory_in_decimal_megabytes(front: Front, guest: Guest) -> None:
+    process = urunc(front, f"--mem={(256 << 20) // 1000000} {guest('hello')}")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, b"memory: 268 MiB" in out, err) == (0, True, b"")
+    out, err = urunc(front, f"--mem=255 {guest('hello')}").communicate(timeout=60)
+    assert b"memory: 254 MiB" in out
+    assert err == b"solo5-hvt: adjusting memory to 266338304 bytes\n"
+
+
+@pytest.mark.tap
+def test_urunc_starts_a_unikernel_with_a_tap(front: Front, guest: Guest, tap: TapInterface) -> None:
+    words = f"--mem=268 --net:service0={tap.name} {guest('echo')} --ipv4=10.0.0.2/24 --ipv4-gateway=10.0.0.1 "
+    with urunc(front, words) as process:
+        assert process.stdout and process.stdout.readline()
+        answered = subprocess.run(["ping", "-c1", "-W20", "10.0.0.2"], capture_output=True, check=False)
+        process.terminate()
+        assert process.wait(timeout=30) == 1
+    assert answered.returncode == 0, answered.stdout
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 1), (signal.SIGKILL, -9)], ids=["SIGTERM", "SIGKILL"]
+)
+def test_urunc_ends_the_process_that_it_became(
+    front: Front, guest: Guest, number: signal.Signals, status: int
+) -> None:
+    with urunc(front, f"--mem=268 {guest('spin')}") as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        assert command[-4:] == [b"solo5-hvt", b"--mem=268", str(guest("spin")).encode(), b""]
+        os.kill(process.pid, number)
+        assert process.wait(timeout=30) == status
+        assert process.stdout.read() == b""  # nobody is left who holds the console
+
+
+@pytest.mark.parametrize("status", [0, 3, 255])
+def test_the_exit_status_is_uruncs_containers(front: Front, guest: Guest, status: int) -> None:
+    process = urunc(front, f"--mem=268 {guest('exit_status')} {status}")
+    process.communicate(timeout=60)
+    assert process.returncode == status
