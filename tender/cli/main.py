@@ -123,9 +123,27 @@ def entry() -> None:
 
 
 def _hold_standard_descriptors() -> None:
-    """Give 0, 1 and 2 to /dev/null where they are closed: else a disk may get one, and the console write to it."""
-    fd = posix.open("/dev/null", posix.O_RDWR)
-    while fd <= 2:
-        posix.set_inheritable(fd, True)
-        fd = posix.open("/dev/null", posix.O_RDWR)
-    posix.close(fd)
+    """Take 0, 1 and 2 where they are closed: else a disk may get such a number, and the console write to it.
+
+    What holds them is a pipe without a reader, for /dev/null may not be there.
+    """
+    closed = [fd for fd in (0, 1, 2) if not _is_open(fd)]
+    if not closed:
+        return
+    reader, writer = posix.pipe()  # of the closed numbers, where there are two
+    for fd in closed:
+        if fd == writer:
+            posix.set_inheritable(fd, True)
+        else:
+            posix.dup2(writer, fd)
+    for fd in (reader, writer):
+        if fd > 2:
+            posix.close(fd)
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        posix.fstat(fd)
+    except OSError:
+        return False
+    return True
