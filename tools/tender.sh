@@ -3,11 +3,6 @@
 # way: python3 without site-packages (-S), straight into the package installed beside this file. Any other
 # layout takes the long way, `python3 -m tender`. No subshell on the short way: each would cost a fork.
 
-# A link named solo5-elftool is that subcommand.
-case ${0##*/} in
-solo5-elftool) set -- solo5-elftool "$@" ;;
-esac
-
 here=$0
 while [ -L "$here" ]; do
     target=$(readlink "$here")
@@ -21,9 +16,9 @@ case $here in
 *) bin=. ;;
 esac
 
-# Under a name of solo5-hvt's, by a link of that name: its command line (tender/cli/main.py, FRONTS).
+# By a link named as one of Solo5's tools, it is that tool (tender/cli/main.py, COMMANDS and FRONTS).
 case ${0##*/} in
-solo5-hvt | solo5-hvt.2 | solo5-spt) set -- "${0##*/}" "$@" ;;
+solo5-hvt | solo5-hvt.2 | solo5-spt | solo5-elftool) set -- "${0##*/}" "$@" ;;
 esac
 
 python=python3
