@@ -65,8 +65,12 @@ def describe(
     }
 
 
-def add_options(p: argparse.ArgumentParser, *, rounds: int) -> None:
-    """The options that each of these benchmarks has."""
+def add_options(p: argparse.ArgumentParser, *, rounds: int, peer: str = "") -> None:
+    """The options that each of these benchmarks has; `peer` is an example of one, where there can be peers."""
+    if peer:
+        p.add_argument(
+            "--peer", action="append", default=[], metavar="NAME=COMMAND", help=f"{peer!r}; repeat it"
+        )
     p.add_argument(
         "--rounds", type=positive, default=rounds, metavar="N", help=f"rounds over all of them ({rounds})"
     )

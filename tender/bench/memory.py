@@ -32,14 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("image", help="a guest that waits for ever: solo5_idle.hvt (bench/build_solo5_guests)")
     p.add_argument("--guests", type=compare.positive, default=10, metavar="N", help="of each (10)")
     p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
-    p.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="'spt=solo5-spt {elf:.spt}'; repeat it",
-    )
-    compare.add_options(p, rounds=3)
+    compare.add_options(p, rounds=3, peer="spt=solo5-spt {elf:.spt}")
     return p
 
 

@@ -45,14 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--frames", type=compare.positive, default=10000, metavar="N", help="frames a sample (10000)"
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
-    p.add_argument(
-        "--peer",
-        action="append",
-        default=[],
-        metavar="NAME=COMMAND",
-        help="'spt=solo5-spt --net:service0={tap} {elf:.spt} {args}'; repeat it",
-    )
-    compare.add_options(p, rounds=20)
+    compare.add_options(p, rounds=20, peer="spt=solo5-spt --net:service0={tap} {elf:.spt} {args}")
     return p
 
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "holds.h"
 #include "run_kvm.h"
 
 #define M        0x400000u /* 4 MiB of guest memory */
@@ -26,18 +27,6 @@
 #define NET      1
 #define BLOCK    2
 #define BLOCK_RO 3
-
-static unsigned checks;
-static unsigned failures;
-
-static void check(bool holds, const char *claim, int line)
-{
-    checks++;
-    failures += !holds;
-    printf("%s %u - line %d: %s\n", holds ? "ok" : "not ok", checks, line, claim);
-}
-
-#define HOLDS(expression) check((expression), #expression, __LINE__)
 
 static struct vm vm;
 static int wire;    /* the other end of the network */
@@ -372,6 +361,5 @@ int main(void)
         tests[i]();
         tear_down();
     }
-    printf("1..%u\n", checks);
-    return failures != 0;
+    return claims_end();
 }

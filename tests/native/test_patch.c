@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "holds.h"
 #include "patch.h"
 #include "start_state.h"
 
@@ -24,18 +25,6 @@
 #define GUARD     64u /* bytes around the code that nobody may write */
 #define ROOM      300u
 #define MAX_SITES (CODE_MAX / PATCH_SITE_BYTES)
-
-static unsigned checks;
-static unsigned failures;
-
-static void check(bool holds, const char *claim, int line)
-{
-    checks++;
-    failures += !holds;
-    printf("%s %u - line %d: %s\n", holds ? "ok" : "not ok", checks, line, claim);
-}
-
-#define HOLDS(expression) check((expression), #expression, __LINE__)
 
 static uint8_t bytes[GUARD + CODE_MAX + GUARD];
 static uint8_t before[sizeof bytes];
@@ -402,6 +391,5 @@ int main(void)
     test_full_template();
     test_unpatch();
     test_unpatch_a_full_template();
-    printf("1..%u\n", checks);
-    return failures == 0 ? 0 : 1;
+    return claims_end();
 }

@@ -16,21 +16,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "holds.h"
 #include "spawn.h"
 
 #define MS 1000000u
-
-static unsigned checks;
-static unsigned failures;
-
-static void check(bool holds, const char *claim, int line)
-{
-    checks++;
-    failures += !holds;
-    printf("%s %u - line %d: %s\n", holds ? "ok" : "not ok", checks, line, claim);
-}
-
-#define HOLDS(expression) check((expression), #expression, __LINE__)
 
 static struct vm vm;
 static struct sandbox sandbox;
@@ -363,6 +352,5 @@ int main(void)
     test_a_program_that_only_talks_is_stopped();
     test_a_program_that_reads_nothing_is_not_waited_for();
     test_a_signal_comes_between_and_the_wait_goes_on();
-    printf("1..%u\n", checks);
-    return failures == 0 ? 0 : 1;
+    return claims_end();
 }

@@ -1,0 +1,26 @@
+/* What a native test is made of: claims, a line of TAP each. A test ends with `return claims_end();`. */
+#ifndef TEST_HOLDS_H
+#define TEST_HOLDS_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+static unsigned checks;
+static unsigned failures;
+
+static inline void check(bool holds, const char *claim, int line)
+{
+    checks++;
+    failures += !holds;
+    printf("%s %u - line %d: %s\n", holds ? "ok" : "not ok", checks, line, claim);
+}
+
+#define HOLDS(expression) check((expression), #expression, __LINE__)
+
+static inline int claims_end(void)
+{
+    printf("1..%u\n", checks);
+    return failures == 0 ? 0 : 1;
+}
+
+#endif
