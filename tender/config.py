@@ -104,7 +104,8 @@ class NetFd(Value):
         raise TypeError("NetFd holds a descriptor of this process and cannot be pickled")
 
 
-def _check_sector(size: int) -> None:
+def check_sector(size: int) -> None:
+    """Raises ConfigError unless a disk can have sectors of `size` bytes."""
     if size < 512 or size > 32768 or size & (size - 1):
         raise ConfigError(
             "Block size must be a multiple of 2 greater than or equal 512",
@@ -121,7 +122,7 @@ class BlockFile(Value):
     sector_size: int
 
     def __init__(self, path: str, *, read_only: bool = False, sector_size: int = 512) -> None:
-        _check_sector(sector_size)
+        check_sector(sector_size)
         self._set(path=str(path), read_only=read_only, sector_size=sector_size)
 
 
@@ -134,7 +135,7 @@ class BlockFd(Value):
     sector_size: int
 
     def __init__(self, fd: int, *, read_only: bool = False, sector_size: int = 512) -> None:
-        _check_sector(sector_size)
+        check_sector(sector_size)
         if fd < 0:
             raise ConfigError(f"BlockFd: {fd} is not a descriptor")
         self._set(fd=fd, read_only=read_only, sector_size=sector_size)

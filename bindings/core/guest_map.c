@@ -5,16 +5,6 @@
 
 #include "guest_memory.h"
 
-static int protection_of(uint32_t flags)
-{
-    int protection = PROT_NONE;
-    if (flags & (SEGMENT_READ | SEGMENT_EXEC))
-        protection |= PROT_READ;
-    if (flags & SEGMENT_WRITE)
-        protection |= PROT_READ | PROT_WRITE; /* x86 has no write-only page */
-    return protection;
-}
-
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
                      uint64_t template_bytes, uint64_t mem_bytes)
 {
@@ -41,7 +31,7 @@ int guest_memory_map(struct guest_memory *memory, const struct elf_image *image,
             errno = EINVAL;
             goto fail;
         }
-        int protection = protection_of(segment->flags);
+        int protection = guest_protection(segment->flags);
         if (protection != (PROT_READ | PROT_WRITE) &&
             mprotect((uint8_t *)hva + segment->start, segment->end - segment->start, protection) != 0)
             goto fail;

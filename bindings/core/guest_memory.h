@@ -12,6 +12,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/mman.h>
 
 #include "elf_image.h"
 
@@ -27,6 +28,18 @@ struct guest_memory {
     uint32_t range_count;
     struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX]; /* ascending, disjoint */
 };
+
+/* PROT_... of a mapping of memory with these SEGMENT_... flags, but for execution, which only a door may
+ * give. */
+static inline int guest_protection(uint32_t flags)
+{
+    int protection = PROT_NONE;
+    if (flags & (SEGMENT_READ | SEGMENT_EXEC))
+        protection |= PROT_READ; /* text is read, whatever protection keys the processor has */
+    if (flags & SEGMENT_WRITE)
+        protection |= PROT_READ | PROT_WRITE; /* x86 has no write-only page */
+    return protection;
+}
 
 enum guest_access { GUEST_READABLE, GUEST_WRITABLE };
 

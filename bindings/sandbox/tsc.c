@@ -60,10 +60,18 @@ static uint64_t hz_of_hypervisor(void)
     return plausible((uint64_t)eax * 1000);
 }
 
-/*
- * The page says nanoseconds = cycles * time_mult >> time_shift, rounded from a frequency that the kernel
- * keeps in kHz (tsc_khz): rounding to kHz gives it back.
- */
+struct conversion { /* nanoseconds = cycles * mult >> shift */
+    uint32_t mult, shift;
+};
+
+/* Rounded from a frequency that the kernel keeps in kHz (tsc_khz): rounding to kHz gives it back. */
+static uint64_t hz_of_conversion(struct conversion c)
+{
+    uint64_t khz = ((UINT64_C(1000000) << c.shift) + c.mult / 2) / c.mult;
+    return plausible(khz * 1000);
+}
+
+/* The page says nanoseconds = cycles * time_mult >> time_shift. */
 static uint64_t hz_of_perf_page(const struct perf_event_mmap_page *page)
 {
     uint32_t sequence, mult, shift;
@@ -77,8 +85,7 @@ static uint64_t hz_of_perf_page(const struct perf_event_mmap_page *page)
     } while (sequence != __atomic_load_n(&page->lock, __ATOMIC_RELAXED));
     if (!valid || !mult || shift > 32)
         return 0;
-    uint64_t khz = ((UINT64_C(1000000) << shift) + mult / 2) / mult;
-    return plausible(khz * 1000);
+    return hz_of_conversion((struct conversion){mult, shift});
 }
 
 static uint64_t hz_of_perf(void)
@@ -208,10 +215,6 @@ static uint64_t calibrate(void)
 #define CHECK_NS          100000 /* a measurement so long is right within 0.2 percent */
 #define CHECK_PARTS       200
 
-struct conversion { /* nanoseconds = cycles * mult >> shift */
-    uint32_t mult, shift;
-};
-
 /* A counter of 64 bits has a mask of 64 ones, and its conversion behind it. */
 static unsigned find_conversions(const uint64_t page[PAGE_WORDS], struct conversion found[2])
 {
@@ -222,12 +225,6 @@ static unsigned find_conversions(const uint64_t page[PAGE_WORDS], struct convers
             found[count++] = (struct conversion){mult, shift};
     }
     return count;
-}
-
-static uint64_t hz_of_conversion(struct conversion c)
-{
-    uint64_t khz = ((UINT64_C(1000000) << c.shift) + c.mult / 2) / c.mult;
-    return plausible(khz * 1000);
 }
 
 /* A short measurement says whether a frequency can be this counter's: under a paravirtual clock the page's is

@@ -180,19 +180,20 @@ def _unknown(word: str) -> UsageError:
         way_out = f"did you mean {near}?"
     else:
         way_out = f"words for the guest go after the image: tender IMAGE {word}"
-    return UsageError(f"Invalid option: `{word}'", hint=way_out, show_usage=True)
+    return invalid_option(word, "", way_out, show_usage=True)
 
 
-def _invalid(word: str, reason: str, way_out: str) -> UsageError:
+def invalid_option(word: str, reason: str = "", way_out: str = "", *, show_usage: bool = False) -> UsageError:
+    """The error of an option as typed, in the contract's words; `reason` is a line before them."""
     message = f"Invalid option: `{word}'"
-    return UsageError(f"{reason}\n{message}" if reason else message, hint=way_out)
+    return UsageError(f"{reason}\n{message}" if reason else message, hint=way_out, show_usage=show_usage)
 
 
 def _flag(found: dict[str, object], base: str, equals: str, value: str, word: str) -> None:
     if base == "--json":
         found["json"] = _file_or_fd("--json", value) if equals else 2
     elif equals:
-        raise _invalid(word, "", f"{base} takes no value")
+        raise invalid_option(word, "", f"{base} takes no value")
     elif base == "--quiet":
         found["verbosity"] = -1
     elif base == "--verbose":
@@ -258,17 +259,17 @@ def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
     if name is None:
         name, value = _split_name(value)
     elif not 1 <= len(name) <= NAME_MAX:
-        raise _invalid(word, "", f"{form}; a NAME has 1 to {NAME_MAX} letters and digits")
+        raise invalid_option(word, "", f"{form}; a NAME has 1 to {NAME_MAX} letters and digits")
     what, read_only = base[2:], False
     if what == "net-mac":
         try:
             parse_mac(value)
         except ConfigError as error:
-            raise _invalid(word, error.message, form) from None
+            raise invalid_option(word, error.message, form) from None
         return Setting(what, name, value, option=word)
     if what == "block-sector-size":
         if not _is_number(value):
-            raise _invalid(word, f"Malformed argument to {base}", form)
+            raise invalid_option(word, f"Malformed argument to {base}", form)
         return Setting(what, name, int(value), option=word)
     if what == "block":
         read_only = value.endswith(":ro")
@@ -276,10 +277,10 @@ def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
     if value.startswith("@"):
         if not _is_number(value[1:]):
             way_out = "after @ stands the number of an inherited descriptor"
-            raise _invalid(word, "", way_out + ("; for a file write ./@..." if what == "block" else ""))
+            raise invalid_option(word, "", way_out + ("; for a file write ./@..." if what == "block" else ""))
         return Setting(what, name, int(value[1:]), read_only=read_only, option=word)
     if not value:
-        raise _invalid(word, "", form)
+        raise invalid_option(word, "", form)
     return Setting(what, name, value, read_only=read_only, option=word)
 
 

@@ -14,9 +14,20 @@ import posix
 import time
 
 from tender.cli import run, say
-from tender.cli.options import NAME_MAX, RunOptions, UsageError, ambient_backend
-from tender.config import MEM_DEFAULT, MIB, BlockFd, BlockFile, NetFd, Tap, VmConfig, floor_mem, round_mem
-from tender.errors import DeviceError, TenderError
+from tender.cli.options import NAME_MAX, RunOptions, UsageError, ambient_backend, invalid_option
+from tender.config import (
+    MEM_DEFAULT,
+    MIB,
+    BlockFd,
+    BlockFile,
+    NetFd,
+    Tap,
+    VmConfig,
+    check_sector,
+    floor_mem,
+    round_mem,
+)
+from tender.errors import ConfigError, DeviceError, TenderError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,8 +198,10 @@ class _Devices:
         size = _number_prefix(value)
         if size is None:
             raise _invalid(word)
-        if size < 512 or size > 32768 or size & (size - 1):
-            raise _invalid(word, "Block size must be a multiple of 2 greater than or equal 512")
+        try:
+            check_sector(size)
+        except ConfigError as error:
+            raise _invalid(word, error.message) from None
         _check_declared(image, word, name, "block")
         self._sector_sizes[name] = size
 
@@ -224,8 +237,7 @@ class _Devices:
 
 
 def _invalid(word: str, reason: str = "") -> UsageError:
-    message = f"Invalid option: `{word}'"
-    return UsageError(f"{reason}\n{message}" if reason else message, show_usage=True)
+    return invalid_option(word, reason, show_usage=True)
 
 
 def _check_declared(image: "Image", word: str, name: str, kind: str) -> None:

@@ -16,16 +16,10 @@
 #include "program.h"
 #include "syscalls.h"
 
-static void check(enum sandbox_step step, int64_t answer)
-{
-    if (answer < 0)
-        end_failed(step, answer);
-}
-
 static void limit(int resource, uint64_t value)
 {
     const struct rlimit both = {value, value};
-    check(STEP_LIMITS, system_call(0, (uint64_t)resource, (uint64_t)&both, 0, 0, 0, SYS_prlimit64));
+    step_check(STEP_LIMITS, system_call(0, (uint64_t)resource, (uint64_t)&both, 0, 0, 0, SYS_prlimit64));
 }
 
 /* A limit that is tighter already stays, and is refused to be widened. */
@@ -34,34 +28,35 @@ static void limit_files(uint64_t bytes)
     const struct rlimit both = {bytes, bytes};
     int64_t answer = system_call(0, RLIMIT_FSIZE, (uint64_t)&both, 0, 0, 0, SYS_prlimit64);
     if (answer != -EPERM)
-        check(STEP_LIMITS, answer);
+        step_check(STEP_LIMITS, answer);
 }
 
 static void drop_capabilities(void)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0, 0, 0}};
-    check(STEP_RIGHTS, system_call((uint64_t)&head, (uint64_t)none, 0, 0, 0, 0, SYS_capset));
+    step_check(STEP_RIGHTS, system_call((uint64_t)&head, (uint64_t)none, 0, 0, 0, 0, SYS_capset));
 }
 
 static void install(struct sock_filter *code, uint32_t length)
 {
     const struct sock_fprog program = {(unsigned short)length, code};
-    check(STEP_FILTER, system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
+    step_check(STEP_FILTER,
+               system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
 }
 
 void confine(const struct sandbox_config *config)
 {
     const uint64_t file_bytes_max = config->file_bytes_max;
-    check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_TEMPLATE, 0, 0, 0, 0, SYS_close_range));
+    step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_TEMPLATE, 0, 0, 0, 0, SYS_close_range));
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NPROC, 0);
     limit(RLIMIT_NOFILE, MFT_MAX_ENTRIES + 1); /* not 0: ppoll takes no more descriptors than that */
     if (file_bytes_max != UINT64_MAX)
         limit_files(file_bytes_max);
     drop_capabilities();
-    check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, 0, 0, 0, 0, 0, SYS_prctl));
-    check(STEP_RIGHTS, system_call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0, SYS_prctl));
+    step_check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, 0, 0, 0, 0, 0, SYS_prctl));
+    step_check(STEP_RIGHTS, system_call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0, SYS_prctl));
 
     if (config->guard_disks) { /* first: the other filter allows no more of them */
         struct sock_filter guard[DISK_GUARD_LENGTH];

@@ -17,37 +17,25 @@
 #include "start_state.h"
 #include "syscalls.h"
 
-static void check(int64_t answer)
-{
-    if (answer < 0)
-        end_failed(STEP_GUEST_MEMORY, answer);
-}
-
 static void map(gpa_t start, gpa_t end, int protection, int flags, int fd, uint64_t offset)
 {
-    int64_t answer =
-        system_call(start, end - start, (uint64_t)protection, (uint64_t)(flags | MAP_PRIVATE | MAP_NORESERVE),
-                    (uint64_t)fd, offset, SYS_mmap);
-    check(answer);
+    int64_t answer = system_call(start, end - start, (uint64_t)protection,
+                                 (uint64_t)(flags | MAP_FIXED_NOREPLACE | MAP_PRIVATE | MAP_NORESERVE),
+                                 (uint64_t)fd, offset, SYS_mmap);
+    step_check(STEP_GUEST_MEMORY, answer);
     if ((gpa_t)answer != start)
         end_failed(STEP_GUEST_MEMORY, -17); /* EEXIST: a kernel that does not know MAP_FIXED_NOREPLACE */
 }
 
 static void protect(gpa_t start, gpa_t end, int protection)
 {
-    check(system_call(start, end - start, (uint64_t)protection, 0, 0, 0, SYS_mprotect));
+    step_check(STEP_GUEST_MEMORY,
+               system_call(start, end - start, (uint64_t)protection, 0, 0, 0, SYS_mprotect));
 }
 
 static int protection_of(uint32_t flags)
 {
-    int protection = PROT_NONE;
-    if (flags & (SEGMENT_READ | SEGMENT_EXEC))
-        protection |= PROT_READ; /* as on a processor without protection keys, and as under KVM */
-    if (flags & SEGMENT_WRITE)
-        protection |= PROT_READ | PROT_WRITE;
-    if (flags & SEGMENT_EXEC)
-        protection |= PROT_EXEC;
-    return protection;
+    return guest_protection(flags) | (flags & SEGMENT_EXEC ? PROT_EXEC : 0);
 }
 
 /* ba imm32: mov $port,%edx; 89 f8: mov %edi,%eax; ff 24 25 disp32: jmp *disp32 */
@@ -74,10 +62,10 @@ void map_guest(const struct sandbox_config *config)
 {
     const int writable = PROT_READ | PROT_WRITE;
     const gpa_t boot_end = HVT_BOOT_INFO_GPA + START_STATE_BOOT_BYTES;
-    map(HVT_BOOT_INFO_GPA, boot_end, PROT_READ, MAP_FIXED_NOREPLACE, SANDBOX_FD_VM, SANDBOX_BOOT_OFFSET);
-    map(boot_end, config->template_bytes, writable, MAP_FIXED_NOREPLACE, SANDBOX_FD_TEMPLATE, boot_end);
+    map(HVT_BOOT_INFO_GPA, boot_end, PROT_READ, 0, SANDBOX_FD_VM, SANDBOX_BOOT_OFFSET);
+    map(boot_end, config->template_bytes, writable, 0, SANDBOX_FD_TEMPLATE, boot_end);
     if (config->mem_bytes > config->template_bytes)
-        map(config->template_bytes, config->mem_bytes, writable, MAP_FIXED_NOREPLACE | MAP_ANONYMOUS, -1, 0);
+        map(config->template_bytes, config->mem_bytes, writable, MAP_ANONYMOUS, -1, 0);
     fill_gate_page(config->gate);
     protect(boot_end, TENDER_STUBS_GPA, PROT_READ);
     protect(TENDER_STUBS_GPA, HVT_GUEST_MIN_GPA, PROT_READ | PROT_EXEC);

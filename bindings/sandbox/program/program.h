@@ -28,6 +28,13 @@ void count_exit(void);
 void handle_out(uint32_t port, uint32_t gpa, uint64_t rip);
 _Noreturn void end_failed(enum sandbox_step, int64_t error); /* -errno */
 
+/* The answer of a system call without which there is no guest. */
+static inline void step_check(enum sandbox_step step, int64_t answer)
+{
+    if (answer < 0)
+        end_failed(step, answer);
+}
+
 /* map.c */
 void map_guest(const struct sandbox_config *config);
 

@@ -277,8 +277,7 @@ static void install(int number, void (*handler)(int, siginfo_t *, void *))
     };
     int64_t answer =
         system_call((uint64_t)number, (uint64_t)&action, 0, sizeof action.mask, 0, 0, SYS_rt_sigaction);
-    if (answer < 0)
-        end_failed(STEP_SIGNALS, answer);
+    step_check(STEP_SIGNALS, answer);
 }
 
 /* What the host's kernel has turned on: XGETBV needs OSXSAVE, leaf 1 ECX bit 27. */
@@ -297,8 +296,7 @@ void traps_init(uint32_t kick_signal)
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
     const stack_t stack = {.ss_sp = trap_stack, .ss_size = sizeof trap_stack};
     int64_t answer = system_call((uint64_t)&stack, 0, 0, 0, 0, 0, SYS_sigaltstack);
-    if (answer < 0)
-        end_failed(STEP_SIGNALS, answer);
+    step_check(STEP_SIGNALS, answer);
     system_state_init(&state, host_xcr0());
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         install(faults[i], on_fault);
