@@ -15,6 +15,7 @@ HEADERS = (
     ABI / "tender_abi.h",
     HERE / "core" / "elf_image_types.h",
     HERE / "core" / "vm_types.h",
+    HERE / "devices" / "device_types.h",
     HERE / "include" / "native.h",
 )
 
@@ -37,7 +38,6 @@ ffibuilder.set_source(
     "tender._native",
     """
     #include <linux/kvm.h>
-    #include <net/if.h>
     #include <linux/if_tun.h>
     #include <sys/ioctl.h>
     #include "native.h"

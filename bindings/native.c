@@ -7,11 +7,10 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "console.h"
+#include "device.h"
 #include "patch.h"
 #include "run_kvm.h"
 #include "spawn.h"
@@ -148,42 +147,46 @@ void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const s
                                 cmdline, cmdline_bytes);
 }
 
-static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
-{
-    if (handle >= MFT_MAX_ENTRIES || vm->devices[handle].type)
-        return -EINVAL;
-    vm->devices[handle] = device;
-    if (handle >= vm->device_end)
-        vm->device_end = handle + 1;
-    return 0;
-}
-
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd)
 {
-    struct stat about;
-    if (fstat(fd, &about) < 0)
-        return -errno;
-    int error = attach(vm, handle,
-                       (struct vm_device){
-                           .type = MFT_NET_BASIC,
-                           .fd = fd,
-                           .is_socket = S_ISSOCK(about.st_mode),
-                       });
-    vm->net_count += error == 0;
-    return error;
+    return vm_attach_net(vm, handle, fd);
 }
 
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only)
 {
-    int error = attach(vm, handle,
-                       (struct vm_device){
-                           .type = MFT_BLOCK_BASIC,
-                           .fd = fd,
-                           .capacity = capacity,
-                           .read_only = read_only != 0,
-                       });
-    vm->block_count += error == 0;
-    return error;
+    return vm_attach_block(vm, handle, fd, capacity, read_only != 0);
+}
+
+int tn_net_open_tap(const char *name, uint32_t *mtu, struct device_error *error)
+{
+    return net_open_tap(name, mtu, error);
+}
+
+int tn_net_duplicate(int fd, struct device_error *error)
+{
+    return net_duplicate(fd, error);
+}
+
+int tn_net_choose_mac(uint8_t *mac)
+{
+    return net_choose_mac(mac);
+}
+
+int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error)
+{
+    return block_open(path, read_only != 0, capacity, error);
+}
+
+int tn_block_duplicate(int fd, const char *shown, int read_only, uint64_t *capacity,
+                       struct device_error *error)
+{
+    return block_duplicate(fd, shown, read_only != 0, capacity, error);
+}
+
+int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
+                            struct device_error *error)
+{
+    return block_check_capacity(name, capacity, sector_bytes, error);
 }
 
 int tn_vm_set_console(struct vm *vm, int fd)

@@ -9,6 +9,7 @@
 
 #include <stddef.h>
 
+#include "device_types.h"
 #include "elf_image_types.h"
 #include "vm_types.h"
 
@@ -50,6 +51,16 @@ void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const s
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd);
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
+
+/* Opening devices (devices/device.h): a descriptor that is Python's to close, or 0; -1 with *error filled. */
+int tn_net_open_tap(const char *name, uint32_t *mtu, struct device_error *error);
+int tn_net_duplicate(int fd, struct device_error *error);
+int tn_net_choose_mac(uint8_t *mac); /* -errno */
+int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error);
+int tn_block_duplicate(int fd, const char *shown, int read_only, uint64_t *capacity,
+                       struct device_error *error);
+int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
+                            struct device_error *error);
 
 /* Runs until Python must decide; tn_vm_shared()->event says what. One thread at a time. */
 void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run);

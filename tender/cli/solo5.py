@@ -32,6 +32,7 @@ from tender.errors import ConfigError, DeviceError, TenderError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tender.config import BlockDevice, NetDevice
+    from tender.devices.block import BlockAttachment
     from tender.devices.tap import NetAttachment
     from tender.image import Image
 
@@ -121,24 +122,13 @@ def _configured(image: "Image", words: list[str], args: tuple[str, ...], devices
     return VmConfig(mem=mem_bytes // MIB, args=args, net=net, block=block)
 
 
-class _Disk:
-    """A block device's open descriptor."""
-
-    def __init__(self, fd: int, capacity: int) -> None:
-        self.fd = fd
-        self.capacity = capacity
-
-    def close(self) -> None:
-        posix.close(self.fd)
-
-
 class _Devices:
     """What the options have attached so far, open. A Vm works on duplicates: close() when it is done."""
 
     def __init__(self) -> None:
         self._nets: dict[str, NetAttachment] = {}
         self._macs: dict[str, str] = {}
-        self._disks: dict[str, _Disk] = {}
+        self._disks: dict[str, BlockAttachment] = {}
         self._sector_sizes: dict[str, int] = {}
 
     def take(self, word: str, image: "Image") -> None:
@@ -183,16 +173,13 @@ class _Devices:
             raise _invalid(word)
         _check_declared(image, word, name, "block")
         if value.startswith("@") and _all_in(value[1:], _DIGITS) and int(value[1:]) <= _INT_MAX:
-            fd = _duplicate(value)
+            device: BlockDevice = BlockFd(int(value[1:]))
         else:
-            fd = block.open_file(BlockFile(value))
-        try:
-            disk = _Disk(fd, block.capacity_of(fd, value))
-        except BaseException:
-            posix.close(fd)
-            raise
-        self._replace(self._disks.pop(name, None))
-        self._disks[name] = disk
+            device = BlockFile(value)
+        self._replace(
+            self._disks.pop(name, None)
+        )  # first: its lock may be of the file that is asked for again
+        self._disks[name] = block.open_disk(device, shown=value)
 
     def _sector_size(self, word: str, name: str, value: str, image: "Image") -> None:
         size = _number_prefix(value)
@@ -206,7 +193,7 @@ class _Devices:
         self._sector_sizes[name] = size
 
     @staticmethod
-    def _replace(old: "NetAttachment | _Disk | None") -> None:
+    def _replace(old: "NetAttachment | BlockAttachment | None") -> None:
         if old is not None:
             old.close()
 
@@ -255,15 +242,6 @@ def _descriptor(iface: str) -> NetFd:
     else:
         return NetFd(int(number))
     raise DeviceError(f"Could not attach interface: {iface}: {posix.strerror(errno)}", errno=errno)
-
-
-def _duplicate(value: str) -> int:
-    try:
-        return posix.dup(int(value[1:]))
-    except OSError as error:
-        raise DeviceError(
-            f"Could not open block device: {value}: {error.strerror}", errno=error.errno or 0
-        ) from error
 
 
 # ---- values: what follows a readable beginning is not looked at, as scanf() has it

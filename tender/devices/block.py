@@ -1,18 +1,25 @@
-"""Attaching a file or block device as a guest's disk."""
+"""Attaching a file or block device as a guest's disk. Rules, lock and words are C (bindings/devices/block.c)."""
 
 import posix  # not os: its ABCs cost a tenth of the command's start
-import stat
 
 from tender.config import BlockFd, BlockFile
 from tender.errors import DeviceError
+from tender.native import CData, ffi, lib
 
-_SEEK_END = 2
-_HINTS = {
+_CODES = {
+    lib.DEVICE_BLOCK_LOCKED: "block-locked",
+    lib.DEVICE_BLOCK_MISALIGNED: "block-misaligned",
+    lib.DEVICE_BLOCK_SMALL: "block-small",
+}
+_OPEN_HINTS = {
     2: "make it: truncate -s 16M {path}",
     13: "you may not open it so: check its mode, or give it read-only: {path}:ro",
     30: "the file system is read-only: {path}:ro",
     26: "it is being executed; give another file",
 }
+_LOCKED_HINT = (
+    "one writer, or any number of readers: {path}:ro in all of them; or give it a copy: cp {path} COPY"
+)
 
 
 class BlockAttachment:
@@ -31,70 +38,56 @@ class BlockAttachment:
 
 
 def attach(name: str, device: BlockFile | BlockFd) -> BlockAttachment:
-    """Opens `device` to serve as the guest's `name`.
+    """Opens and locks `device` to serve as the guest's `name`.
 
-    Raises DeviceError if it cannot be opened, is neither a file nor a block device, or if its size is not a
-    whole number of sectors, at least one.
+    Raises DeviceError if it cannot be opened, is neither a file nor a block device, is locked by another, or if its
+    size is not a whole number of sectors, at least one.
     """
-    if isinstance(device, BlockFile):
-        fd, shown = open_file(device), device.path
-    else:
-        shown = f"@{device.fd}"
-        try:
-            fd = posix.dup(device.fd)
-        except OSError as error:
-            raise _open_error(shown, error.errno or 0) from error
+    disk = open_disk(device)
     try:
-        capacity = capacity_of(fd, shown)
-        check_capacity(name, capacity, device.sector_size)
+        check_capacity(name, disk.capacity, disk.sector_size)
     except BaseException:
-        posix.close(fd)
+        disk.close()
         raise
-    return BlockAttachment(fd, capacity, device.sector_size, device.read_only)
+    return disk
 
 
-def open_file(device: BlockFile) -> int:
-    """A descriptor of the file, the caller's to close. Raises DeviceError."""
-    access = posix.O_RDONLY if device.read_only else posix.O_RDWR
-    try:
-        # O_NONBLOCK: a FIFO by mistake must not hang here; it means nothing for files and disks
-        return posix.open(device.path, access | posix.O_CLOEXEC | posix.O_NONBLOCK)
-    except OSError as error:
-        raise _open_error(device.path, error.errno or 0) from error
-    except ValueError as error:
-        raise DeviceError(f"Could not open block device: {device.path!r}: {error}") from error
-
-
-def _open_error(path: str, errno: int) -> DeviceError:
-    return DeviceError(
-        f"Could not open block device: {path}: {posix.strerror(errno)}",
-        errno=errno,
-        hint=_HINTS.get(errno, "").format(path=path),
-        code="device-block",
-    )
-
-
-def capacity_of(fd: int, shown: str) -> int:
-    """Its size in bytes; `shown` is its name in the DeviceError for what is no disk."""
-    mode = posix.fstat(fd).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-        raise DeviceError(
-            f"Could not open block device: {shown}: not a file or a block device", code="device-block"
-        )
-    return posix.lseek(fd, 0, _SEEK_END)
+def open_disk(device: BlockFile | BlockFd, *, shown: str = "") -> BlockAttachment:
+    """The same, of whatever size; `shown` is the name of a descriptor in messages."""
+    error, capacity = ffi.new("struct device_error *"), ffi.new("uint64_t *")
+    if isinstance(device, BlockFile):
+        shown = device.path
+        if "\0" in shown:
+            raise DeviceError(f"Could not open block device: {shown!r}: embedded null byte")
+        fd = lib.tn_block_open(_bytes(shown), device.read_only, capacity, error)
+    else:
+        shown = shown or f"@{device.fd}"
+        fd = lib.tn_block_duplicate(device.fd, _bytes(shown), device.read_only, capacity, error)
+    if fd < 0:
+        raise _refused(error, shown)
+    return BlockAttachment(fd, int(capacity[0]), device.sector_size, device.read_only)
 
 
 def check_capacity(name: str, capacity: int, sector_size: int) -> None:
     """Raises DeviceError unless it is a whole number of sectors, at least one."""
-    if capacity % sector_size:
-        raise DeviceError(
-            f"{name}: Backing storage size must be block aligned ({sector_size} bytes)",
-            code="block-misaligned",
-            hint=f"it has {capacity} bytes: {capacity % sector_size} too many",
-        )
-    if capacity < sector_size:
-        raise DeviceError(
-            f"{name}: Backing storage must be at least 1 block ({sector_size} bytes) in size",
-            code="block-small",
-            hint=f"it has {capacity} bytes",
-        )
+    error = ffi.new("struct device_error *")
+    if lib.tn_block_check_capacity(_bytes(name), capacity, sector_size, error) < 0:
+        many = f": {capacity % sector_size} too many" if capacity % sector_size else ""
+        raise _refused(error, name, hint=f"it has {capacity} bytes{many}")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _refused(error: CData, shown: str, *, hint: str = "") -> DeviceError:
+    if error.problem == lib.DEVICE_BLOCK_OPEN:
+        hint = _OPEN_HINTS.get(error.os_error, "").format(path=shown)
+    elif error.problem == lib.DEVICE_BLOCK_LOCKED:
+        hint = _LOCKED_HINT.format(path=shown)
+    return DeviceError(
+        ffi.string(error.text).decode("utf-8", "surrogateescape"),
+        errno=error.os_error,
+        hint=hint,
+        code=_CODES.get(error.problem, "device-block"),
+    )

@@ -51,8 +51,8 @@ def solo5(front: Callable[[str], str], tmp_path: Path) -> Solo5:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """disk.img of 64 KiB, in the test's folder."""
-    path = tmp_path / "disk.img"
-    with open(path, "wb") as file:
-        file.truncate(1 << 16)
-    return path
+    """disk.img of 64 KiB, in the test's folder, beside disk1.img for a guest with two."""
+    for name in ("disk.img", "disk1.img"):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 16)
+    return tmp_path / "disk.img"

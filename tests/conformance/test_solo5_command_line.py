@@ -147,7 +147,7 @@ def test_net_attaches_a_descriptor_with_an_mtu_of_1500(
 def every_device(fds: list[int]) -> list[str]:
     """What attaches the four devices of the guest nets_and_blocks."""
     nets = [f"--net:service{number}=@{fd}" for number, fd in enumerate(fds)]
-    return ["--mem=8", *nets, "--block:storage0=disk.img", "--block:storage1=disk.img"]
+    return ["--mem=8", *nets, "--block:storage0=disk.img", "--block:storage1=disk1.img"]
 
 
 def test_net_mac_stands_before_or_behind_its_net(
@@ -177,7 +177,8 @@ def test_block_opens_a_file_for_reading_and_writing(
     solo5: Solo5, guest: Guest, disk: Path, sockets: list[int]
 ) -> None:
     done = solo5(*every_device(sockets), guest("nets_and_blocks"), pass_fds=sockets)
-    assert (done.returncode, disk.read_bytes()[:8]) == (0, b"storage1")
+    written = [path.read_bytes()[:8] for path in (disk, disk.with_name("disk1.img"))]
+    assert (done.returncode, written) == (0, [b"storage0", b"storage1"])
 
 
 def test_block_takes_a_path_whole(solo5: Solo5, guest: Guest, disk: Path) -> None:

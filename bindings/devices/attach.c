@@ -1,0 +1,58 @@
+/* Devices of a VM by handle, and the words for one that cannot be had. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "device.h"
+
+int device_failed(struct device_error *error, enum device_problem problem, int os_error, const char *format,
+                  ...)
+{
+    va_list arguments;
+    error->problem = problem;
+    error->os_error = os_error;
+    va_start(arguments, format);
+    (void)vsnprintf(error->text, sizeof error->text, format, arguments);
+    va_end(arguments);
+    return -1;
+}
+
+static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
+{
+    if (handle >= MFT_MAX_ENTRIES || vm->devices[handle].type)
+        return -EINVAL;
+    vm->devices[handle] = device;
+    if (handle >= vm->device_end)
+        vm->device_end = handle + 1;
+    return 0;
+}
+
+int vm_attach_net(struct vm *vm, uint32_t handle, int fd)
+{
+    struct stat about;
+    if (fstat(fd, &about) < 0)
+        return -errno;
+    int error = attach(vm, handle,
+                       (struct vm_device){
+                           .type = MFT_NET_BASIC,
+                           .fd = fd,
+                           .is_socket = S_ISSOCK(about.st_mode),
+                       });
+    vm->net_count += error == 0;
+    return error;
+}
+
+int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only)
+{
+    int error = attach(vm, handle,
+                       (struct vm_device){
+                           .type = MFT_BLOCK_BASIC,
+                           .fd = fd,
+                           .capacity = capacity,
+                           .read_only = read_only,
+                       });
+    vm->block_count += error == 0;
+    return error;
+}

@@ -1,0 +1,49 @@
+/*
+ * Opening what a VM is given: TAP interfaces, files, inherited descriptors; and what is wrong with each that
+ * cannot be had. For the library and for the launcher: rules and messages stand here once.
+ *
+ * A descriptor that is returned is the caller's to close, and closed on exec. Functions that return a
+ * descriptor or 0 return -1 with `error` filled when the host refuses. No allocation, nothing printed.
+ */
+#ifndef TENDER_DEVICE_H
+#define TENDER_DEVICE_H
+
+#include <stdbool.h>
+
+#include "device_types.h"
+#include "vm.h"
+
+/*
+ * A descriptor of the existing TAP interface `name`, not blocking, without packet information; *mtu is the
+ * interface's. The rules are solo5-hvt's: it exists, is up, and has one queue. Nothing is created.
+ */
+int net_open_tap(const char *name, uint32_t *mtu, struct device_error *error);
+
+/* A duplicate of `fd`, which is switched to not blocking. */
+int net_duplicate(int fd, struct device_error *error);
+
+/* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
+int net_choose_mac(uint8_t mac[6]);
+
+/*
+ * A descriptor of the file or block device at `path`, locked (block.c says how), with its size in bytes.
+ */
+int block_open(const char *path, bool read_only, uint64_t *capacity, struct device_error *error);
+
+/* The same of a duplicate of `fd`; `shown` stands for it in messages. */
+int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacity,
+                    struct device_error *error);
+
+/* 0 if a disk of `capacity` bytes, the guest's `name`, is a whole number of sectors, at least one. */
+int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
+                         struct device_error *error);
+
+/* Gives an open descriptor to a VM as its device `handle`; it stays the caller's to close. 0 or -errno. */
+int vm_attach_net(struct vm *vm, uint32_t handle, int fd);
+int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
+
+/* Fills `error`; -1, so that a caller can return it. */
+int device_failed(struct device_error *error, enum device_problem problem, int os_error, const char *format,
+                  ...) __attribute__((format(printf, 4, 5)));
+
+#endif

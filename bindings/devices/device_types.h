@@ -1,0 +1,39 @@
+/* Why a device could not be attached, as plain data; Python reads it through cffi
+ * (bindings/include/native.h). */
+#ifndef TENDER_DEVICE_TYPES_H
+#define TENDER_DEVICE_TYPES_H
+
+#include <stdint.h>
+
+/* <native:types> */
+
+#define DEVICE_NAME_SHOWN_MAX 4096 /* bytes of a name or path that a message repeats */
+
+/* What is known beside errno; each has a code of its own in Python (tender/devices), and its way out. */
+enum device_problem {
+    DEVICE_OTHER = 0,
+    DEVICE_TAP_MISSING = 1,
+    DEVICE_TAP_DOWN = 2,
+    DEVICE_TAP_DENIED = 3,
+    DEVICE_TAP_BUSY = 4,
+    DEVICE_TAP_KIND = 5,
+    DEVICE_TAP_NAME_LONG = 6,
+    DEVICE_TAP_PATTERN = 7,
+    DEVICE_TUN = 8,
+    DEVICE_DESCRIPTOR = 9,
+    DEVICE_BLOCK_OPEN = 10,
+    DEVICE_BLOCK_KIND = 11,
+    DEVICE_BLOCK_LOCKED = 12,
+    DEVICE_BLOCK_MISALIGNED = 13,
+    DEVICE_BLOCK_SMALL = 14,
+};
+
+struct device_error {
+    uint32_t problem; /* enum device_problem */
+    int32_t os_error; /* errno, 0 where there is none */
+    char text[4352];  /* one line, NUL-terminated: what, which, why */
+};
+
+/* </native:types> */
+
+#endif

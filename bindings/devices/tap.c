@@ -1,0 +1,119 @@
+/*
+ * A guest's network: an existing TAP interface, or a descriptor whose read() and write() carry one frame
+ * each.
+ *
+ * The rules are solo5-hvt's: the interface exists, is up, and is single-queue; TAP without packet
+ * information. Nothing is created, and nothing needs root if the interface is the user's.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "device.h"
+
+static int refuse(struct device_error *error, const char *name, enum device_problem problem, int os_error)
+{
+    return device_failed(error, problem, os_error, "Could not attach interface: %.*s: %s",
+                         DEVICE_NAME_SHOWN_MAX, name, strerror(os_error));
+}
+
+static struct ifreq request_for(const char *name)
+{
+    struct ifreq request = {0};
+    memcpy(request.ifr_name, name, strlen(name)); /* net_open_tap() has measured it */
+    return request;
+}
+
+/* Whether it is there and up, and its MTU. */
+static int look_at(const char *name, uint32_t *mtu, struct device_error *error)
+{
+    int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (sock < 0)
+        return refuse(error, name, DEVICE_OTHER, errno);
+    struct ifreq flags = request_for(name), size = request_for(name);
+    int answer = ioctl(sock, SIOCGIFFLAGS, &flags);
+    if (answer == 0)
+        answer = ioctl(sock, SIOCGIFMTU, &size);
+    int os_error = errno;
+    close(sock);
+    if (answer < 0 && os_error == ENODEV)
+        return refuse(error, name, DEVICE_TAP_MISSING, ENOENT);
+    if (answer < 0)
+        return refuse(error, name, DEVICE_OTHER, os_error);
+    if (!(flags.ifr_flags & (IFF_UP | IFF_RUNNING)))
+        return refuse(error, name, DEVICE_TAP_DOWN, ENETDOWN);
+    *mtu = (uint32_t)size.ifr_mtu;
+    return 0;
+}
+
+/* Binds `fd` to the interface, as a TAP without packet information. */
+static int bind_to(int fd, const char *name, struct device_error *error)
+{
+    struct ifreq request = request_for(name);
+    request.ifr_flags = IFF_TAP | IFF_NO_PI;
+    if (ioctl(fd, TUNSETIFF, &request) < 0)
+        return refuse(error, name,
+                      errno == EPERM    ? DEVICE_TAP_DENIED
+                      : errno == EBUSY  ? DEVICE_TAP_BUSY
+                      : errno == EINVAL ? DEVICE_TAP_KIND
+                                        : DEVICE_OTHER,
+                      errno);
+    if (strncmp(request.ifr_name, name, sizeof request.ifr_name) != 0)
+        return refuse(error, name, DEVICE_TAP_PATTERN, EINVAL);
+    return 0;
+}
+
+int net_open_tap(const char *name, uint32_t *mtu, struct device_error *error)
+{
+    if (strlen(name) >= IFNAMSIZ)
+        return refuse(error, name, DEVICE_TAP_NAME_LONG, ENAMETOOLONG);
+    if (look_at(name, mtu, error) < 0)
+        return -1;
+    int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) {
+        int os_error = errno;
+        return device_failed(error, DEVICE_TUN, os_error, "Could not attach interface: %s: /dev/net/tun: %s",
+                             name, strerror(os_error));
+    }
+    if (bind_to(fd, name, error) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+int net_duplicate(int fd, struct device_error *error)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int on = 1;
+    if (copy >= 0 && ioctl(copy, FIONBIO, &on) == 0)
+        return copy;
+    int os_error = errno;
+    if (copy >= 0)
+        close(copy);
+    return device_failed(error, DEVICE_DESCRIPTOR, os_error, "Could not attach interface: @%d: %s", fd,
+                         strerror(os_error));
+}
+
+int net_choose_mac(uint8_t mac[6])
+{
+    static const uint8_t none[6];
+    if (memcmp(mac, none, sizeof none) != 0)
+        return 0;
+    for (size_t got = 0; got < sizeof none;) {
+        ssize_t n = getrandom(mac + got, sizeof none - got, 0);
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        got += n > 0 ? (size_t)n : 0;
+    }
+    mac[0] = (uint8_t)((mac[0] & 0xfe) | 0x02); /* unicast, locally administered */
+    return 0;
+}
