@@ -12,6 +12,7 @@
 #include "console.h"
 #include "device.h"
 #include "patch.h"
+#include "reset_kvm.h"
 #include "run_kvm.h"
 #include "spawn.h"
 #include "start_state.h"
@@ -197,6 +198,22 @@ int tn_vm_set_console(struct vm *vm, int fd)
 void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)
 {
     kvm_run_loop(vm, vcpu_fd, kvm_run);
+}
+
+int tn_vm_reset(struct vm *vm)
+{
+    return vm_reset(vm);
+}
+
+struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd)
+{
+    return kvm_fresh_take(kvm_fd, vcpu_fd);
+}
+
+int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,
+                 const void *regs)
+{
+    return kvm_reset(fresh, vcpu_fd, kvm_run, sregs, regs);
 }
 
 const struct vm_event *tn_vm_event(struct vm *vm)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from tender.image import Device, Image
     from tender.native import Segment
+    from tender.pool import VmPool
     from tender.result import BootTimeline, Counters, ExitReason, GuestFault, Trap, VmResult
     from tender.vm import CAPTURE, DISCARD, Vm, run
 
@@ -43,6 +44,7 @@ _WHERE = {
     "Device": "image",
     "Image": "image",
     "Segment": "native",
+    "VmPool": "pool",
     "BootTimeline": "result",
     "Counters": "result",
     "ExitReason": "result",
@@ -80,6 +82,7 @@ __all__ = [
     "Trap",
     "Vm",
     "VmConfig",
+    "VmPool",
     "VmResult",
     "VmStateError",
     "__version__",

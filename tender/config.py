@@ -183,6 +183,10 @@ class VmConfig(Value):
         cmdline(tuple(args))
         self._set(mem_bytes=mem_bytes, args=tuple(args), net=_named(net), block=_named(block))
 
+    def with_args(self, args: "tuple[str, ...] | list[str]") -> "VmConfig":
+        """The same with other arguments. Raises ConfigError as the constructor does."""
+        return VmConfig(mem=self.mem_bytes // MIB, args=args, net=dict(self.net), block=dict(self.block))
+
     @property
     def cmdline(self) -> bytes:
         """The guest's command line, as it will find it in its memory."""

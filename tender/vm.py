@@ -77,13 +77,14 @@ class Vm:
         self._on_console: Callable[[bytes], object] | None = None
         check_backend(backend)
         attachments = match(image.name, image.devices, config)
+        self._reusable = False  # pool.py: its machine can be reset
         self._c = lib.tn_vm_new()
         if self._c == ffi.NULL:
             raise TenderError("no memory for a VM")
         self._closed = False
         try:
             self._set_console(console)
-            manifest = self._attach(image, attachments)
+            self._manifest = manifest = self._attach(image, attachments)
             image.check_fits(config.mem_bytes)
             self._door = create(
                 backend,
@@ -214,6 +215,21 @@ class Vm:
             raise VmStateError("the Vm is closed")
         if posix.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): KVM binds it to the process that made it")
+
+    def _hand_over(self, to: "Vm") -> None:
+        """Everything that a Vm owns goes to another, whose constructor was not run; this one is closed then."""
+        with self._lock:
+            to.__dict__.update(self.__dict__)
+            to._lock = RLock()
+            to._ended = allocate_lock()
+            to._state = "new"
+            to._stop_reason = ExitReason.STOPPED
+            to._result = to._failure = None
+            to._closed, self._closed = False, True
+            self._door, self._c, self._attachments, self._console_fd = None, ffi.NULL, [], -1
+        if to._captured is not None:
+            to._captured, to._captured_lost = bytearray(), 0
+            to._on_console = to._capture
 
     def _run(self, timeout: "float | None") -> VmResult:
         assert self._door is not None

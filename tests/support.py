@@ -1,11 +1,16 @@
-"""What tests share by name: the types of the fixtures in conftest.py, and how a door is made the ambient one."""
+"""What tests share by name: the types of the fixtures in conftest.py, how a door is made the ambient one, and
+what a process has open."""
 
+import gc
 import struct
 import subprocess
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 import tender.vm
@@ -51,3 +56,33 @@ class TapInterface:
 
     def down(self) -> None:
         ip("link", "set", self.name, "down")
+
+
+class Footprint(NamedTuple):
+    """What this process has; a child is also one that has ended and waits to be reaped.
+
+    To be taken after a first VM: the sandbox's first starts the thread that makes all of its processes.
+    """
+
+    descriptors: int
+    threads: int
+    children: int
+    mappings: int
+
+
+def footprint() -> Footprint:
+    gc.collect()
+    me = psutil.Process()
+    return Footprint(me.num_fds(), me.num_threads(), len(me.children()), len(me.memory_maps(grouped=False)))
+
+
+def assert_nothing_is_left(before: Footprint, *, slack_maps: int = 6) -> None:
+    """Given some time to come down: a thread that has ended is unmapped a little later."""
+    deadline = time.monotonic() + 10
+    maps_max = before.mappings + slack_maps  # malloc's arenas may grow a little, a VM's memory may not stay
+    now = footprint()
+    while (now[:3] != before[:3] or now.mappings > maps_max) and time.monotonic() < deadline:
+        threading.Event().wait(0.05)
+        now = footprint()
+    assert now[:3] == before[:3]
+    assert now.mappings <= maps_max

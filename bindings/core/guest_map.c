@@ -45,6 +45,24 @@ fail:;
     return error;
 }
 
+/* A range that is not writable was not written: not by the guest, whatever its own page tables said, and not
+ * by us. Its pages stay, so the next run does not fault them in again. */
+int guest_memory_reset(struct guest_memory *memory)
+{
+    gpa_t from = 0;
+    for (uint32_t i = 0; i <= memory->range_count; i++) {
+        const struct guest_range *range = i < memory->range_count ? &memory->ranges[i] : NULL;
+        if (range && range->flags & SEGMENT_WRITE)
+            continue;
+        gpa_t to = range ? range->start : memory->bytes;
+        if (to > from && madvise(memory->hva + from, to - from, MADV_DONTNEED) < 0)
+            return -errno;
+        if (range)
+            from = range->end;
+    }
+    return 0;
+}
+
 void guest_memory_unmap(struct guest_memory *memory)
 {
     if (memory->hva)

@@ -54,6 +54,10 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
  */
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
                      uint64_t template_bytes, uint64_t mem_bytes);
+
+/* What the guest has written is gone: the template's bytes and zeroes again, with the same rights. 0 or
+ * -errno. */
+int guest_memory_reset(struct guest_memory *memory);
 void guest_memory_unmap(struct guest_memory *memory);
 
 #endif

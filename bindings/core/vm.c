@@ -36,6 +36,18 @@ void vm_release(struct vm *vm)
     pthread_mutex_destroy(&vm->runner_lock);
 }
 
+int vm_reset(struct vm *vm)
+{
+    *vm->shared = (struct vm_shared){0};
+    vm->resume = (struct vm_resume){0};
+    atomic_store(&vm->stop_requested, false);
+    uint64_t asked;
+    (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        vm->devices[i].gone = false;
+    return guest_memory_reset(&vm->memory);
+}
+
 void vm_enter(struct vm *vm, sigset_t *saved)
 {
     /* Synchronous ones stay: a fault of ours must not be lost. */

@@ -15,6 +15,7 @@
 
 struct vm;
 struct sandbox;
+struct kvm_fresh;
 
 /* <native:functions> */
 
@@ -64,6 +65,16 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
 
 /* Runs until Python must decide; tn_vm_shared()->event says what. One thread at a time. */
 void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run);
+
+/*
+ * For the next guest of the same image: memory, counters, events and a stop asked for as before the first
+ * run; then the vCPU, from what tn_kvm_fresh() took of one that had not run (NULL with errno kept; never
+ * freed by a VM). Boot info is to be written again. After an error the VM is fit only to be freed.
+ */
+int tn_vm_reset(struct vm *vm);
+struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd);
+int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,
+                 const void *regs);
 
 /* What the last run call ended with. The VM's own: of a sandboxed guest's shared memory a checked copy. */
 const struct vm_event *tn_vm_event(struct vm *vm);

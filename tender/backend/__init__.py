@@ -1,7 +1,7 @@
 """The doors a guest runs behind, and the choice between them.
 
-A door is a class with `name`, `fallback`, `tsc_hz`, `run()`, `console()`, `read()` and `close()`: KvmVm (kvm.py) and
-SandboxVm (sandbox.py). Each makes the whole machine from the same values, or raises.
+A door is a class as `Door` says: KvmVm (kvm.py) and SandboxVm (sandbox.py). Each makes
+the whole machine from the same values, or raises.
 """
 
 import posix  # not os: its ABCs cost a tenth of the command's start
@@ -29,6 +29,15 @@ if TYPE_CHECKING:
         @property
         def isolation(self) -> "tuple[str, ...]":
             """The walls around the guest's process, by name."""
+
+        def write_boot_info(self, vm: CData, image: Image, manifest: CData, cmdline: bytes) -> None:
+            """What the guest will be told; until the first run() it may be said again."""
+
+        def keep(self) -> bool:
+            """Before the first run: this machine is to be reset() after it, if it can. Raises HostError."""
+
+        def reset(self, vm: CData) -> None:
+            """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
 
         def run(self, vm: CData) -> None:
             """Runs until Python must decide; the VM's event says what. The GIL is released."""

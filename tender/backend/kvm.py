@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 _CPUID_ENTRIES = 256
 _HOST: "dict[str, CData]" = {}
 """What this host's KVM answers every VM alike, asked by the first: the CPUID leaves it supports, the size of a
-vCPU's shared page, and a fresh vCPU's system registers with the start state written over them (a hundred fields,
-set one by one through cffi, cost more than most ioctls). Two threads that ask at once get equal answers."""
+vCPU's shared page, a fresh vCPU's system registers with the start state written over them (a hundred fields,
+set one by one through cffi, cost more than most ioctls), and the rest of its state if
+VMs are to be reset. Two threads that ask at once get equal answers."""
 _ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO = 2, 13, 1, 19, 16, 12, 5
 
 
@@ -108,11 +109,10 @@ class KvmVm:
         self._fds: list[int] = []
         self._run_page: CData = ffi.NULL
         self._run_bytes = 0
+        self._fresh: CData = ffi.NULL
         try:
             self._create(vm, image, mem_bytes)
-            lib.tn_vm_write_boot_info(
-                vm, image.elf.c, manifest, self.tsc_hz, ffi.from_buffer(cmdline + b"\0"), len(cmdline)
-            )
+            self.write_boot_info(vm, image, manifest, cmdline)
         except BaseException:
             self.close()
             raise
@@ -137,9 +137,9 @@ class KvmVm:
         self._set_cpuid(kvm)
         sregs = _HOST.get("sregs") or _HOST.setdefault("sregs", _start_sregs(self.vcpu_fd))
         _ptr(self.vcpu_fd, "SET_SREGS", req.KVM_SET_SREGS, sregs)
-        regs = ffi.new("struct kvm_regs *")
-        write_regs(regs, entry=image.entry, mem_bytes=mem_bytes)
-        _ptr(self.vcpu_fd, "SET_REGS", req.KVM_SET_REGS, regs)
+        self._regs = ffi.new("struct kvm_regs *")
+        write_regs(self._regs, entry=image.entry, mem_bytes=mem_bytes)
+        _ptr(self.vcpu_fd, "SET_REGS", req.KVM_SET_REGS, self._regs)
         self.tsc_hz = self._tsc_khz() * 1000
 
     def _own(self, fd: int) -> int:
@@ -156,6 +156,28 @@ class KvmVm:
         if khz == -_EIO:
             raise HostError("KVM: host TSC is unstable, cannot continue", errno=_EIO, code="tsc-unstable")
         return check(khz, "KVM: ioctl (GET_TSC_KHZ) failed")
+
+    def write_boot_info(self, vm: CData, image: "Image", manifest: CData, cmdline: bytes) -> None:
+        """What the guest will be told; until the first run() it may be said again."""
+        line = ffi.from_buffer(cmdline + b"\0")
+        lib.tn_vm_write_boot_info(vm, image.elf.c, manifest, self.tsc_hz, line, len(cmdline))
+
+    def keep(self) -> bool:
+        """Before the first run: this machine will be reset(). True: it can be."""
+        self._fresh = _HOST.get("fresh") or _HOST.setdefault("fresh", self._take_fresh())
+        return True
+
+    def _take_fresh(self) -> CData:
+        fresh = lib.tn_kvm_fresh(self._fds[0], self.vcpu_fd)
+        if fresh == ffi.NULL:
+            raise host_error("KVM: the state of a fresh vCPU cannot be read", ffi.errno, code="kvm-ioctl")
+        return fresh
+
+    def reset(self, vm: CData) -> None:
+        """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
+        check(lib.tn_vm_reset(vm), "resetting guest memory")
+        answer = lib.tn_kvm_reset(self._fresh, self.vcpu_fd, self._run_page, _HOST["sregs"], self._regs)
+        check(answer, "KVM: resetting the vCPU")
 
     def run(self, vm: CData) -> None:
         """Runs until Python must decide; the VM's event says what. The GIL is released."""

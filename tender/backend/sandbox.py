@@ -43,11 +43,8 @@ class SandboxVm:
         if self._c == ffi.NULL:
             raise _failed("its shared memory", ffi.errno)
         try:
-            tsc_hz = lib.tn_tsc_hz()
-            line = ffi.from_buffer(cmdline + b"\0")
-            lib.tn_sandbox_write_boot_info(
-                self._c, image.elf.c, manifest, mem_bytes, tsc_hz, line, len(cmdline)
-            )
+            self._mem_bytes = mem_bytes
+            self.write_boot_info(vm, image, manifest, cmdline)
             answer = lib.tn_sandbox_spawn(
                 self._c,
                 image.elf.c,
@@ -62,6 +59,21 @@ class SandboxVm:
         except BaseException:
             self.close()
             raise
+
+    def write_boot_info(self, vm: CData, image: "Image", manifest: CData, cmdline: bytes) -> None:
+        """What the guest will be told; until the first run() it may be said again."""
+        line = ffi.from_buffer(cmdline + b"\0")
+        lib.tn_sandbox_write_boot_info(
+            self._c, image.elf.c, manifest, self._mem_bytes, lib.tn_tsc_hz(), line, len(cmdline)
+        )
+
+    def keep(self) -> bool:
+        """False: a process that a guest has had is not to be trusted with another's."""
+        return False
+
+    def reset(self, vm: CData) -> None:
+        """Not for this door: keep() says so."""
+        raise NotImplementedError
 
     def run(self, vm: CData) -> None:
         """Runs until Python must decide; the VM's event says what. The GIL is released."""

@@ -1,0 +1,187 @@
+"""A pool of VMs: what is taken is as new whatever ran on it before, and nothing is left behind."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from support import Guest, assert_nothing_is_left, footprint
+
+import tender
+from tender import BlockFile, ConfigError, ExitReason, Image, VmConfig, VmPool, VmStateError
+
+pytestmark = pytest.mark.doors
+SMALL = VmConfig(mem=4, args=("from-the-pool",))
+
+
+def test_one_machine_serves_many_runs_each_with_its_own_arguments(guest: Guest) -> None:
+    with Image.open(guest("args")) as image, VmPool(image, SMALL) as pool:
+        plain = tender.run(image, SMALL, console=tender.CAPTURE)
+        for i in range(20):
+            own = pool.run((f"run-{i}", "", "x" * i))
+            again = tender.run(image, VmConfig(mem=4, args=(f"run-{i}", "", "x" * i)), console=tender.CAPTURE)
+            assert (own.status, own.console) == (again.status, again.console)
+        assert pool.run().console == plain.console
+
+
+def test_what_is_counted_and_timed_begins_anew(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
+        first, second = pool.run(), pool.run()
+        assert first.counters.to_dict() == second.counters.to_dict()
+        assert second.boot.start > first.boot.guest_exit
+        assert second.boot.start <= second.boot.vm_created <= second.boot.first_run <= second.boot.guest_exit
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "exit_status",
+        "panic",
+        "null_write",
+        "triple",
+        "hlt",
+        "bad_port",
+        "write_text",
+        "exec_data",
+        "fpu",
+        "tls_like",
+    ],
+)
+def test_however_a_guest_ended_the_next_is_as_in_a_new_machine(guest: Guest, name: str) -> None:
+    with Image.open(guest(name)) as image:
+        alone = tender.run(image, SMALL, console=tender.CAPTURE)
+        with VmPool(image, SMALL) as pool:
+            for _ in range(3):
+                pooled = pool.run()
+                assert (pooled.reason, pooled.status, pooled.message, pooled.console, pooled.trap) == (
+                    alone.reason,
+                    alone.status,
+                    alone.message,
+                    alone.console,
+                    alone.trap,
+                )
+
+
+def test_nothing_that_a_guest_wrote_or_set_is_found_by_the_next(guest: Guest, door: str) -> None:
+    """The guest fills memory and registers with marks, and says which it finds at its start."""
+    config = VmConfig(mem=8, args=("ring0",) if door == "kvm" else ())
+    with Image.open(guest("leftovers")) as image, VmPool(image, config) as pool:
+        clean = tender.run(image, config, console=tender.CAPTURE)
+        assert clean.ok and clean.console == b"clean\n"
+        for _ in range(5):
+            result = pool.run()
+            assert (result.console, result.status) == (b"clean\n", 0)
+
+
+def test_a_vm_that_never_ran_or_was_stopped_serves_again(guest: Guest) -> None:
+    with Image.open(guest("sleep")) as image, VmPool(image, SMALL) as pool:
+        with pool.take():
+            pass
+        with pool.take() as vm:
+            vm.stop()
+            assert vm.run().reason == ExitReason.STOPPED
+        assert pool.run(timeout=0.05).reason == ExitReason.TIMEOUT
+        with pool.take() as vm:
+            vm.start()
+        assert pool.idle == 1
+
+
+def test_a_vm_given_back_cannot_be_used_and_does_not_stop_the_next(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
+        with pool.take() as vm:
+            vm.run()
+        with pytest.raises(VmStateError):
+            vm.run()
+        with pytest.raises(VmStateError):
+            vm.memory(0x100000, 1)
+        with pool.take() as other:
+            vm.stop()
+            vm.close()
+            assert other.run().ok
+
+
+def test_threads_share_a_pool(guest: Guest) -> None:
+    with Image.open(guest("args")) as image, VmPool(image, SMALL, size=2) as pool:
+        wrong: list[object] = []
+
+        def work(number: int) -> None:
+            for i in range(8):
+                word = f"thread-{number}-{i}"
+                result = pool.run((word,))
+                if result.status != 1 or word.encode() not in (result.console or b""):
+                    wrong.append(result)
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+        assert pool.idle == 2
+
+
+def test_a_console_callable_that_raises_costs_that_run_only(guest: Guest) -> None:
+    fail = [True]
+
+    def console(data: bytes) -> None:
+        if fail.pop() if fail else False:
+            raise RuntimeError("no")
+
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL, console=console) as pool:
+        with pytest.raises(RuntimeError):
+            pool.run()
+        assert pool.run().ok
+
+
+def test_a_disk_stays_the_pools(guest: Guest, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    with Image.open(guest("disk")) as image:
+        config = VmConfig(mem=4, block=BlockFile(str(disk)))
+        with VmPool(image, config) as pool:
+            assert [pool.run().status for _ in range(3)] == [0, 0, 0]
+
+
+def test_a_closed_pool_gives_nothing_and_what_is_out_may_finish(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        pool = VmPool(image, SMALL, size=2)
+        vm = pool.take()
+        pool.close()
+        pool.close()
+        assert vm.run().ok
+        vm.close()
+        assert pool.idle == 0
+        with pytest.raises(VmStateError, match="closed"):
+            pool.take()
+
+
+def test_a_pool_leaves_nothing_behind(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image:
+        with VmPool(image, SMALL, size=2) as pool:
+            pool.run()
+        before = footprint()
+        for _ in range(5):
+            with VmPool(image, SMALL, size=3) as pool:
+                for _ in range(5):
+                    assert pool.run().ok
+        del pool
+        assert_nothing_is_left(before)
+
+
+def test_a_forked_child_cannot_take_its_parents(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
+        child = os.fork()
+        if child == 0:
+            try:
+                pool.take()
+            except VmStateError:
+                os._exit(7)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert pool.run().ok
+
+
+@pytest.mark.parametrize("size", [0, -1, 4097, True, "2"])
+def test_a_size_that_is_none_is_refused(guest: Guest, size: object) -> None:
+    with Image.open(guest("hello")) as image, pytest.raises(ConfigError, match="size"):
+        VmPool(image, SMALL, size=size)  # type: ignore[arg-type]
