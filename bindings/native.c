@@ -200,6 +200,11 @@ void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)
     kvm_run_loop(vm, vcpu_fd, kvm_run);
 }
 
+int tn_vm_keep(struct vm *vm, int template_fd)
+{
+    return guest_memory_keep(&vm->memory, template_fd);
+}
+
 int tn_vm_reset(struct vm *vm)
 {
     return vm_reset(vm);

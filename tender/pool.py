@@ -68,7 +68,7 @@ class VmPool:
         vm = Vm(self.image, self.config, console=self._console, backend=self._backend)
         try:
             assert vm._door is not None
-            vm._reusable = vm._door.keep()
+            vm._reusable = vm._door.keep(vm._c, self.image)
         except BaseException:
             vm.close()
             raise

@@ -14,6 +14,7 @@ int guest_memory_map(struct guest_memory *memory, const struct elf_image *image,
         return -errno;
     memory->hva = hva;
     memory->bytes = mem_bytes;
+    memory->template_bytes = template_bytes;
     memory->range_count = 0;
     if (mmap(hva, template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
              template_fd, 0) == MAP_FAILED)
@@ -45,26 +46,9 @@ fail:;
     return error;
 }
 
-/* A range that is not writable was not written: not by the guest, whatever its own page tables said, and not
- * by us. Its pages stay, so the next run does not fault them in again. */
-int guest_memory_reset(struct guest_memory *memory)
-{
-    gpa_t from = 0;
-    for (uint32_t i = 0; i <= memory->range_count; i++) {
-        const struct guest_range *range = i < memory->range_count ? &memory->ranges[i] : NULL;
-        if (range && range->flags & SEGMENT_WRITE)
-            continue;
-        gpa_t to = range ? range->start : memory->bytes;
-        if (to > from && madvise(memory->hva + from, to - from, MADV_DONTNEED) < 0)
-            return -errno;
-        if (range)
-            from = range->end;
-    }
-    return 0;
-}
-
 void guest_memory_unmap(struct guest_memory *memory)
 {
+    guest_memory_forget(memory);
     if (memory->hva)
         munmap(memory->hva, memory->bytes);
     memory->hva = NULL;

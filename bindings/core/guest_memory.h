@@ -25,6 +25,9 @@ struct guest_range {
 struct guest_memory {
     uint8_t *hva;
     uint64_t bytes; /* M */
+    uint64_t template_bytes;
+    uint8_t *template; /* NULL: it is not to be reset */
+    int pagemap_fd;
     uint32_t range_count;
     struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX]; /* ascending, disjoint */
 };
@@ -55,9 +58,15 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
                      uint64_t template_bytes, uint64_t mem_bytes);
 
-/* What the guest has written is gone: the template's bytes and zeroes again, with the same rights. 0 or
- * -errno. */
-int guest_memory_reset(struct guest_memory *memory);
 void guest_memory_unmap(struct guest_memory *memory);
+
+/*
+ * For memory that will be reset (guest_reset.c): keep() once, before the first run, with the descriptor it
+ * was mapped from; reset() makes it the template's bytes and zeroes again, with the same rights; forget() is
+ * unmap()'s part. 0 or -errno.
+ */
+int guest_memory_keep(struct guest_memory *memory, int template_fd);
+int guest_memory_reset(const struct guest_memory *memory);
+void guest_memory_forget(struct guest_memory *memory);
 
 #endif

@@ -71,6 +71,7 @@ void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run);
  * run; then the vCPU, from what tn_kvm_fresh() took of one that had not run (NULL with errno kept; never
  * freed by a VM). Boot info is to be written again. After an error the VM is fit only to be freed.
  */
+int tn_vm_keep(struct vm *vm, int template_fd); /* once, before the first run */
 int tn_vm_reset(struct vm *vm);
 struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd);
 int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         def write_boot_info(self, vm: CData, image: Image, manifest: CData, cmdline: bytes) -> None:
             """What the guest will be told; until the first run() it may be said again."""
 
-        def keep(self) -> bool:
+        def keep(self, vm: CData, image: Image) -> bool:
             """Before the first run: this machine is to be reset() after it, if it can. Raises HostError."""
 
         def reset(self, vm: CData) -> None:

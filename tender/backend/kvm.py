@@ -110,6 +110,7 @@ class KvmVm:
         self._run_page: CData = ffi.NULL
         self._run_bytes = 0
         self._fresh: CData = ffi.NULL
+        self._mem_bytes = mem_bytes
         try:
             self._create(vm, image, mem_bytes)
             self.write_boot_info(vm, image, manifest, cmdline)
@@ -162,8 +163,9 @@ class KvmVm:
         line = ffi.from_buffer(cmdline + b"\0")
         lib.tn_vm_write_boot_info(vm, image.elf.c, manifest, self.tsc_hz, line, len(cmdline))
 
-    def keep(self) -> bool:
+    def keep(self, vm: CData, image: "Image") -> bool:
         """Before the first run: this machine will be reset(). True: it can be."""
+        check(lib.tn_vm_keep(vm, image.template_fd(self._mem_bytes)), "keeping the image's memory")
         self._fresh = _HOST.get("fresh") or _HOST.setdefault("fresh", self._take_fresh())
         return True
 

@@ -67,7 +67,7 @@ class SandboxVm:
             self._c, image.elf.c, manifest, self._mem_bytes, lib.tn_tsc_hz(), line, len(cmdline)
         )
 
-    def keep(self) -> bool:
+    def keep(self, vm: CData, image: "Image") -> bool:
         """False: a process that a guest has had is not to be trusted with another's."""
         return False
 

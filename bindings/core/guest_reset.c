@@ -1,0 +1,151 @@
+/*
+ * Guest memory back as the image has it, for a machine that serves again.
+ *
+ * Dropping all of it is right, and dear: each page that the next guest touches is another fault, twice, here
+ * and below the guest. So the kernel is asked which pages the last one has (PAGEMAP_SCAN, Linux 6.7: it walks
+ * page tables that exist, not addresses), and few of them get their bytes again in place. Where the kernel
+ * does not know the question, or the answer is long, the rest is dropped.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "guest_memory.h"
+
+#define RESTORED_BYTES_MAX                                                                                   \
+    (64u * HVT_PAGE_BYTES) /* per run of the kernel's list: beyond it, a fault costs less */
+#define REGIONS_MAX 64
+
+/* linux/fs.h of 6.7; the headers of an older system lack it. */
+#define SCAN_REQUEST  _IOWR('f', 16, struct scan)
+#define PAGE_FILE     (1u << 2)
+#define PAGE_PRESENT  (1u << 3)
+#define PAGE_SWAPPED  (1u << 4)
+#define PAGE_ZERO_PFN (1u << 5)
+
+struct region {
+    uint64_t start;
+    uint64_t end;
+    uint64_t categories;
+};
+
+struct scan {
+    uint64_t size;
+    uint64_t flags;
+    uint64_t start;
+    uint64_t end;
+    uint64_t walk_end;
+    uint64_t vec;
+    uint64_t vec_len;
+    uint64_t max_pages;
+    uint64_t category_inverted;
+    uint64_t category_mask;
+    uint64_t category_anyof_mask;
+    uint64_t return_mask;
+};
+
+/* A range that is not writable was not written: not by the guest, whatever its own page tables said, and not
+ * by us. Its pages stay, so the next run does not fault them in again. */
+static int drop(const struct guest_memory *memory, gpa_t from, gpa_t end)
+{
+    for (uint32_t i = 0; i <= memory->range_count && from < end; i++) {
+        const struct guest_range *range = i < memory->range_count ? &memory->ranges[i] : NULL;
+        if (range && (range->flags & SEGMENT_WRITE || range->end <= from))
+            continue;
+        gpa_t to = range && range->start < end ? range->start : end;
+        if (to > from && madvise(memory->hva + from, to - from, MADV_DONTNEED) < 0)
+            return -errno;
+        from = range ? range->end : end;
+    }
+    return 0;
+}
+
+static bool may_be_written(const struct guest_memory *memory, gpa_t from, gpa_t end)
+{
+    for (uint32_t i = 0; i < memory->range_count; i++)
+        if (!(memory->ranges[i].flags & SEGMENT_WRITE) && memory->ranges[i].start < end &&
+            from < memory->ranges[i].end)
+            return false;
+    return true;
+}
+
+static void restore(const struct guest_memory *memory, gpa_t from, gpa_t end)
+{
+    gpa_t in_template = end < memory->template_bytes ? end : memory->template_bytes;
+    if (from < in_template) {
+        memcpy(memory->hva + from, memory->template + from, in_template - from);
+        from = in_template;
+    }
+    memset(memory->hva + from, 0, end - from);
+}
+
+/* The guest's own copies of pages, from `from` on. How many regions, *next where to go on; or -errno. */
+static int written_pages(const struct guest_memory *memory, gpa_t from, struct region *regions, gpa_t *next)
+{
+    struct scan scan = {
+        .size = sizeof scan,
+        .start = (uint64_t)(memory->hva + from),
+        .end = (uint64_t)(memory->hva + memory->bytes),
+        .vec = (uint64_t)regions,
+        .vec_len = REGIONS_MAX,
+        .category_inverted = PAGE_FILE | PAGE_ZERO_PFN,
+        .category_mask = PAGE_FILE | PAGE_ZERO_PFN,
+        .category_anyof_mask = PAGE_PRESENT | PAGE_SWAPPED,
+        .return_mask = PAGE_PRESENT,
+    };
+    int count = ioctl(memory->pagemap_fd, SCAN_REQUEST, &scan);
+    *next = scan.walk_end - (uint64_t)memory->hva;
+    return count < 0 ? -errno : count;
+}
+
+int guest_memory_keep(struct guest_memory *memory, int template_fd)
+{
+    void *template = mmap(NULL, memory->template_bytes, PROT_READ, MAP_PRIVATE, template_fd, 0);
+    if (template == MAP_FAILED)
+        return -errno;
+    (void)madvise(template, memory->template_bytes, MADV_DONTFORK);
+    memory->template = template;
+    memory->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); /* -1: no /proc here */
+    return 0;
+}
+
+void guest_memory_forget(struct guest_memory *memory)
+{
+    if (!memory->template)
+        return;
+    munmap(memory->template, memory->template_bytes);
+    memory->template = NULL;
+    if (memory->pagemap_fd >= 0)
+        close(memory->pagemap_fd);
+}
+
+int guest_memory_reset(const struct guest_memory *memory)
+{
+    struct region regions[REGIONS_MAX];
+    gpa_t at = 0;
+    while (at < memory->bytes) {
+        gpa_t next = at;
+        int count = memory->pagemap_fd < 0 ? -ENOTTY : written_pages(memory, at, regions, &next);
+        if (count < 0 || next <= at) /* a kernel that does not know the question, or makes no progress */
+            return drop(memory, at, memory->bytes);
+        uint64_t bytes = 0;
+        for (int i = 0; i < count; i++) {
+            gpa_t from = regions[i].start - (uint64_t)memory->hva,
+                  end = regions[i].end - (uint64_t)memory->hva;
+            bytes += end - from;
+            if (bytes <= RESTORED_BYTES_MAX && may_be_written(memory, from, end)) {
+                restore(memory, from, end);
+                continue;
+            }
+            int error = drop(memory, from, end);
+            if (error)
+                return error;
+        }
+        at = next;
+    }
+    return 0;
+}
