@@ -11,6 +11,7 @@
 
 #include "console.h"
 #include "device.h"
+#include "guest_cpu.h"
 #include "patch.h"
 #include "reset_kvm.h"
 #include "run_kvm.h"
@@ -193,6 +194,21 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
 int tn_vm_set_console(struct vm *vm, int fd)
 {
     return console_set(vm, fd);
+}
+
+void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid)
+{
+    guest_cpuid_filter(cpuid);
+}
+
+const void *tn_kvm_msr_filter(void)
+{
+    return guest_msr_filter();
+}
+
+int tn_kvm_set_memory(const struct vm *vm, int machine_fd)
+{
+    return kvm_set_memory(vm, machine_fd);
 }
 
 void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)

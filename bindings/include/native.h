@@ -13,6 +13,7 @@
 #include "elf_image_types.h"
 #include "vm_types.h"
 
+struct kvm_cpuid2;
 struct vm;
 struct sandbox;
 struct kvm_fresh;
@@ -62,6 +63,11 @@ int tn_block_duplicate(int fd, const char *shown, int read_only, uint64_t *capac
                        struct device_error *error);
 int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
                             struct device_error *error);
+int tn_kvm_set_memory(const struct vm *vm, int machine_fd); /* tn_vm_map()'s, as slot 0 */
+
+/* What a guest on KVM may see and touch of its processor; see kvm/guest_cpu.h. */
+void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid);
+const void *tn_kvm_msr_filter(void); /* the argument of KVM_X86_SET_MSR_FILTER */
 
 /* Runs until Python must decide; tn_vm_shared()->event says what. One thread at a time. */
 void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run);

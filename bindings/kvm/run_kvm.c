@@ -6,6 +6,15 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+int kvm_set_memory(const struct vm *vm, int machine_fd)
+{
+    const struct kvm_userspace_memory_region region = {
+        .memory_size = vm->memory.bytes,
+        .userspace_addr = (uintptr_t)vm->memory.hva,
+    };
+    return ioctl(machine_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? -errno : 0;
+}
+
 static enum verdict leave(struct vm *vm, enum vm_event_kind kind, uint64_t detail)
 {
     vm->shared->event.kind = kind;

@@ -1,10 +1,13 @@
-/* Door 1: the loop around KVM_RUN. The only C that knows <linux/kvm.h>. */
+/* Door 1: the loop around KVM_RUN. Only here and in guest_cpu.c is <linux/kvm.h> known. */
 #ifndef TENDER_RUN_KVM_H
 #define TENDER_RUN_KVM_H
 
 #include "hypercall.h"
 
 struct kvm_run;
+
+/* The VM's memory becomes slot 0 of the machine, at address 0. 0 or -errno. */
+int kvm_set_memory(const struct vm *vm, int machine_fd);
 
 /* What one successful KVM_RUN left in `run` is settled, or becomes an event. Needs no KVM: tests fill `run`.
  */

@@ -27,6 +27,7 @@ def requests(sizeof: Sizeof) -> dict[str, int]:
         "KVM_SET_USER_MEMORY_REGION": IOC(
             IOC_WRITE, KVMIO, 0x46, sizeof("struct kvm_userspace_memory_region")
         ),
+        "KVM_X86_SET_MSR_FILTER": IOC(IOC_WRITE, KVMIO, 0xC6, sizeof("struct kvm_msr_filter")),
         # a vCPU
         "KVM_RUN": IO(KVMIO, 0x80),
         "KVM_GET_REGS": IOC(IOC_READ, KVMIO, 0x81, sizeof("struct kvm_regs")),

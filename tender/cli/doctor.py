@@ -25,6 +25,8 @@ OK, WARN, FAIL = "ok", "warn", "FAIL"
 API_VERSION = 12
 # Of /dev/kvm's capabilities, those that every run needs; <linux/kvm.h>.
 CAPABILITIES = {"KVM_CAP_USER_MEMORY": 3, "KVM_CAP_GET_TSC_KHZ": 61}
+# A wall around the guest that a run can do without.
+MSR_FILTER = {"KVM_CAP_X86_MSR_FILTER": 189}
 
 BOX = "for tests that need KVM: the box, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
 
@@ -80,7 +82,7 @@ def main(argv: list[str]) -> int:
         return 1
     if argv == ["--filter"]:
         return _print_filter()
-    facts = collect(CAPABILITIES)
+    facts = collect(CAPABILITIES | MSR_FILTER)
     kvm, sandbox = kvm_unusable(facts), sandbox_unusable(facts)
     if argv in (["--kvm"], ["--sandbox"]):
         reason = kvm if argv == ["--kvm"] else sandbox
@@ -219,6 +221,7 @@ def _kvm(facts: Facts) -> list[Check]:
         cure = f"boot a newer kernel than {facts.release}; every one since 3.0 has them on x86_64"
         return [*found, Check(FAIL, "KVM capabilities", f"missing: {', '.join(absent)}", cure)]
     found.append(Check(OK, "KVM capabilities", ", ".join(CAPABILITIES)))
+    found.append(_msr_filter(facts))
     found.append(_trial(facts))
     return found
 
@@ -227,6 +230,13 @@ def _trial(facts: Facts) -> Check:
     if facts.trial.error:
         return Check(FAIL, "trial VM", facts.trial.error, facts.trial.cure or BOX)
     return Check(OK, "trial VM", facts.trial.value)
+
+
+def _msr_filter(facts: Facts) -> Check:
+    if all(facts.kvm_capabilities.get(name, 0) > 0 for name in MSR_FILTER):
+        return Check(OK, "MSR filter", "a guest on KVM reaches only the registers that it needs")
+    value = "missing: a guest on KVM reaches every model-specific register that KVM emulates"
+    return Check(WARN, "MSR filter", value, f"boot a newer kernel than {facts.release}: 5.10 or later")
 
 
 def _sandbox(facts: Facts) -> list[Check]:

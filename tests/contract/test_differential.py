@@ -141,6 +141,11 @@ CASES = [
     Case("bss_big", mem=128),
     Case("clock", ("--slack-ms=20000",), normal=((r"\d{2,}", "N"), (r"in \d+ calls", "in N calls")),
         counts=POLLS | {"console_bytes"}),
+    Case("cpu", ("--tls",)),
+    *(Case("cpu", (f"--rdmsr={msr:#x}",)) for msr in (0x1B, 0x277, 0xC0000080)),
+    *(Case("cpu", (f"--wrmsr={msr:#x}", "--value=0x200000")) for msr in (0xC0000100, 0xC0000101, 0xC0000102)),
+    *(Case("cpu", (f"--rdmsr={msr:#x}",), normal=DUMP) for msr in (0x48, 0x480, 0xC0010117)),
+    *(Case("cpu", (f"--wrmsr={msr:#x}",), normal=DUMP) for msr in (0x10, 0x48, 0x1A0)),
     Case(
         "exec_data",
         differs={"reason": ExitReason.TRANSLATION_FAULT, "status": 1, "guest_status": None, "console": ""},

@@ -12,6 +12,7 @@ from tender.cli import doctor, host_facts
 from tender.cli.doctor import (
     CAPABILITIES,
     FAIL,
+    MSR_FILTER,
     OK,
     WALLS,
     WARN,
@@ -46,7 +47,7 @@ HEALTHY = Facts(
     user="ann",
     kvm=KVM,
     kvm_api=12,
-    kvm_capabilities=dict.fromkeys(CAPABILITIES, 1),
+    kvm_capabilities=dict.fromkeys(CAPABILITIES | MSR_FILTER, 1),
     trial=TrialFacts(value="every step right"),
     sandbox=SANDBOX,
     auto_backend="kvm",
@@ -70,7 +71,7 @@ def test_a_healthy_machine_is_ok_throughout() -> None:
     assert {check.level for check in everything} == {OK}
     assert unusable(everything) == ""
     assert [check.what for check in everything] == [
-        *("kernel", "processor", "/dev/kvm", "KVM API", "KVM capabilities", "trial VM"),
+        *("kernel", "processor", "/dev/kvm", "KVM API", "KVM capabilities", "MSR filter", "trial VM"),
         *("sandbox", "walls", "TSC", "clock source"),
         *("/dev/net/tun", "TAP tap0", "memory", "descriptors"),
     ]
@@ -129,6 +130,13 @@ def test_another_api_version_is_a_failure() -> None:
 def test_a_missing_capability_is_named() -> None:
     check = found("KVM capabilities", kvm_capabilities={"KVM_CAP_USER_MEMORY": 1}, sandbox=SHUT)
     assert (check.level, check.value) == (FAIL, "missing: KVM_CAP_GET_TSC_KHZ")
+
+
+def test_a_kvm_without_an_msr_filter_is_a_warning_and_no_more() -> None:
+    check = found("MSR filter", kvm_capabilities=dict.fromkeys(CAPABILITIES, 1), release="5.4.0")
+    assert (check.level, check.cure) == (WARN, "boot a newer kernel than 5.4.0: 5.10 or later")
+    assert "missing" in check.value
+    assert kvm_unusable(replace(HEALTHY, kvm_capabilities=dict.fromkeys(CAPABILITIES, 1))) == ""
 
 
 def test_an_unfit_kvm_alone_is_a_warning_and_with_a_broken_sandbox_a_failure() -> None:
@@ -433,6 +441,6 @@ def test_the_capability_numbers_are_the_kernels() -> None:
     defined = {}
     for line in Path("/usr/include/linux/kvm.h").read_text().splitlines():
         words = line.split()
-        if words[:1] == ["#define"] and len(words) > 2 and words[1] in CAPABILITIES:
+        if words[:1] == ["#define"] and len(words) > 2 and words[1] in CAPABILITIES | MSR_FILTER:
             defined[words[1]] = int(words[2])
-    assert defined == CAPABILITIES
+    assert defined == CAPABILITIES | MSR_FILTER

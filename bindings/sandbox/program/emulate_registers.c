@@ -263,8 +263,6 @@ enum emulation emulate_wrmsr(struct step *s)
     struct system_state *state = s->state;
     uint64_t value = read_edx_eax(s->cpu);
     switch ((uint32_t)s->cpu->gpr[GPR_RCX]) {
-    case MSR_TSC:
-        return UNSUPPORTED;
     case MSR_APIC_BASE:
         return write_constant(s, 0, value);
     case MSR_PAT:

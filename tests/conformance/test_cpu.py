@@ -1,0 +1,171 @@
+"""The processor that a guest sees: what it may know of by CPUID, and which model-specific registers it has."""
+
+import re
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+from tender import CAPTURE, ExitReason, VmConfig, VmResult, run
+from tender.backend import kvm
+from tender.native import ffi, lib
+
+
+def asked(guest: Guest, *args: str) -> VmResult:
+    return run(guest("cpu"), VmConfig(mem=8, args=args), console=CAPTURE, timeout=60)
+
+
+def text(result: VmResult) -> str:
+    assert result.console is not None
+    return result.console.decode()
+
+
+def leaves(guest: Guest, *wanted: str) -> dict[str, tuple[int, int, int, int]]:
+    """EAX, EBX, ECX, EDX by "LEAF.INDEX"."""
+    result = asked(guest, *(f"--cpuid={leaf}" for leaf in wanted))
+    assert result.ok, result.message
+    found: dict[str, tuple[int, int, int, int]] = {}
+    for line in text(result).splitlines():
+        name, *registers = line.removeprefix("cpuid ").split()
+        eax, ebx, ecx, edx = (int(register, 16) for register in registers)
+        found[name] = (eax, ebx, ecx, edx)
+    assert len(found) == len(wanted)
+    return found
+
+
+# ---- CPUID; the sandbox's is the host's own, as docs/sandbox.md says
+
+
+@pytest.mark.kvm
+def test_no_guest_on_kvm_is_shown_a_way_into_a_machine_within(guest: Guest) -> None:
+    """The host of these tests offers nested SVM or VMX, else the first lines would prove nothing."""
+    flags = host_flags()
+    assert flags & {"svm", "vmx"}
+    seen = leaves(guest, "1.0", "7.0", "0x12.0", "0x12.1", "0x80000001.0", "0x8000000a.0")
+    assert not seen["0x1.0"][2] & (1 << 5 | 1 << 6)  # VMX, SMX
+    assert not seen["0x7.0"][1] & 1 << 2 and not seen["0x7.0"][2] & 1 << 30  # SGX, its launch control
+    assert not seen["0x80000001.0"][2] & (1 << 2 | 1 << 12)  # SVM, SKINIT
+    for leaf in ("0x12.0", "0x12.1", "0x8000000a.0"):
+        assert seen[leaf] == (0, 0, 0, 0)
+
+
+@pytest.mark.kvm
+def test_a_guest_on_kvm_reads_kvms_name_and_none_of_its_features(guest: Guest) -> None:
+    seen = leaves(guest, "0x40000000.0", "0x40000001.0")
+    name = b"".join(register.to_bytes(4, "little") for register in seen["0x40000000.0"][1:])
+    assert name == b"KVMKVMKVM\0\0\0"
+    assert seen["0x40000001.0"][0] == seen["0x40000001.0"][3] == 0
+
+
+def host_flags() -> frozenset[str]:
+    line = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    return frozenset(line.partition(":")[2].split())
+
+
+@pytest.mark.doors
+def test_what_a_unikernel_computes_with_is_shown_as_the_host_has_it(guest: Guest) -> None:
+    seen = leaves(guest, "1.0", "7.0", "0x80000001.0", "0x80000007.0")
+    one, seven, extended = seen["0x1.0"], seen["0x7.0"], seen["0x80000001.0"]
+    bits = {
+        "tsc": one[3] >> 4, "sse2": one[3] >> 26, "pni": one[2], "pclmulqdq": one[2] >> 1,
+        "ssse3": one[2] >> 9, "sse4_1": one[2] >> 19, "sse4_2": one[2] >> 20, "popcnt": one[2] >> 23,
+        "aes": one[2] >> 25, "xsave": one[2] >> 26, "avx": one[2] >> 28, "rdrand": one[2] >> 30,
+        "fsgsbase": seven[1], "avx2": seven[1] >> 5, "bmi2": seven[1] >> 8, "rdseed": seven[1] >> 18,
+        "adx": seven[1] >> 19, "sha_ni": seven[1] >> 29, "nx": extended[3] >> 20,
+    }  # fmt: skip
+    flags = host_flags()
+    assert {name: bool(value & 1) for name, value in bits.items()} == {name: name in flags for name in bits}
+    assert flags & {"rdrand", "aes", "ssse3"}, "this host has nothing that could be hidden by mistake"
+
+
+@pytest.mark.kvm
+def test_more_than_a_hundred_leaves_are_taken(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """solo5-hvt has room for 100; KVM itself takes 256."""
+    assert asked(guest, "--tls").ok  # asks KVM for the host's leaves
+    own = ffi.cast("struct kvm_cpuid2 *", kvm._HOST["cpuid"])
+    storage = ffi.new("uint64_t[]", (ffi.sizeof("struct kvm_cpuid2") + 256 * 40) // 8 + 1)
+    many = ffi.cast("struct kvm_cpuid2 *", storage)
+    size = ffi.sizeof("struct kvm_cpuid_entry2")
+    head = ffi.sizeof("struct kvm_cpuid2")
+    assert size == 40
+    for i in range(256):
+        entry = ffi.cast("char *", storage) + head + i * size
+        if i < own.nent:
+            ffi.memmove(entry, ffi.cast("char *", kvm._HOST["cpuid"]) + head + i * size, size)
+        else:
+            ffi.cast("struct kvm_cpuid_entry2 *", entry).function = 0x8F000000 + i
+    many.nent = 256
+    lib.tn_kvm_filter_cpuid(many)
+    assert many.nent == 256  # these were filtered already, and what was added hides nothing
+    monkeypatch.setitem(kvm._HOST, "cpuid", storage)
+    assert asked(guest, "--tls", "--cpuid=1.0").ok
+
+
+# ---- model-specific registers
+
+
+@pytest.mark.doors
+def test_fs_base_is_the_guests_own(guest: Guest) -> None:
+    """Solo5's bindings write it at the start and at each switch of thread-local storage."""
+    result = asked(guest, "--tls")
+    assert result.ok and text(result) == "tls OK\n"
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("msr", "value"), [(0x1B, 0), (0x277, 0x0007040600070406), (0xC0000080, 0x500), (0xC0000102, 0)]
+)
+def test_a_register_that_says_how_the_guest_stands_can_be_read(guest: Guest, msr: int, value: int) -> None:
+    result = asked(guest, f"--rdmsr={msr:#x}")
+    assert result.ok and text(result) == f"rdmsr {msr:#x} {value:#x}\n"
+
+
+@pytest.mark.doors
+def test_the_time_stamp_counter_can_be_read_as_a_register(guest: Guest) -> None:
+    result = asked(guest, "--rdmsr=0x10")
+    assert result.ok and re.fullmatch(r"rdmsr 0x10 0x[0-9a-f]+\n", text(result))
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("value", [0x501, 0xD00])
+def test_efer_can_be_written(guest: Guest, value: int) -> None:
+    """NXE lets a guest keep its own data from being executed; SCE is of no use but harmless."""
+    result = asked(guest, "--wrmsr=0xc0000080", f"--value={value:#x}")
+    assert result.ok and text(result).endswith(f"rdmsr 0xc0000080 {value:#x}\n")
+
+
+DENIED = {
+    "FEATURE_CONTROL": 0x3A,
+    "SPEC_CTRL": 0x48,
+    "microcode's revision": 0x8B,
+    "MTRR_CAP": 0xFE,
+    "machine checks": 0x179,
+    "MISC_ENABLE": 0x1A0,
+    "DEBUGCTL": 0x1D9,
+    "VMX_BASIC": 0x480,
+    "KVM's clock": 0x4B564D01,
+    "KVM's old clock": 0x12,
+    "x2APIC's identity": 0x802,
+    "AMD's first counter": 0xC0010000,
+    "HWCR": 0xC0010015,
+    "VM_CR": 0xC0010114,
+    "VM_HSAVE_PA": 0xC0010117,
+    "Hyper-V's identity": 0x40000000,
+    "none at all": 0x7FFFFFFF,
+}
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("way", ["--rdmsr", "--wrmsr"])
+@pytest.mark.parametrize("name", DENIED)
+def test_a_register_that_no_guest_needs_is_as_if_it_did_not_exist(guest: Guest, way: str, name: str) -> None:
+    result = asked(guest, f"{way}={DENIED[name]:#x}")
+    assert (result.reason, result.status) == (ExitReason.ABORT, 255), text(result)
+    assert "trap: #GP" in text(result) and result.trap is not None and result.trap.error_code == 0
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("msr", [0x10, 0x1B, 0x277])
+def test_a_register_that_can_only_be_read_refuses_another_value(guest: Guest, msr: int) -> None:
+    result = asked(guest, f"--wrmsr={msr:#x}", "--value=0x0101010101010101")
+    assert result.status == 255 and "trap: #GP" in text(result)
