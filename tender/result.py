@@ -3,6 +3,14 @@
 from tender.errors import GuestFailed
 from tender.values import Value
 
+STATUS_ENDED = 1
+"""An end that is not the guest's own halt and that starting anew would only repeat, or that was asked for."""
+STATUS_HOST_FAILED = 2
+"""The host or tender failed while the guest ran, through nothing that the guest did: starting anew may help.
+
+Managers of unikernels (Albatross) never start again after 1 and 60 to 64, and do after 2.
+"""
+
 
 class ExitReason:
     """Why a VM ended; the values are strings, stable, and stand in `--json` as they are."""
@@ -141,7 +149,8 @@ class VmResult(Value):
     """How a run ended.
 
     reason   one of ExitReason
-    status   what the command line exits with: the guest's status (0..255), or 1 for every other end
+    status   what the command line exits with: the guest's status (0..255), else STATUS_HOST_FAILED (2) if the host
+             failed, or STATUS_ENDED (1)
     guest_status  the guest's own exit status as it gave it (signed 32-bit), None if it did not halt
     message  one line for a person, empty for an ordinary exit; the contract's words
     trap     registers the guest left behind when it trapped, else None

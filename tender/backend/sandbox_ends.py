@@ -1,7 +1,7 @@
 """What the ends say that only the sandbox has: imported when there is one to explain."""
 
 from tender.native import CData, lib
-from tender.result import ExitReason
+from tender.result import STATUS_ENDED, STATUS_HOST_FAILED, ExitReason
 
 _AUDIT_ARCH_I386 = 0x40000003
 _SIGNALS = {4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV"}
@@ -15,12 +15,12 @@ def explain(event: CData) -> tuple[str, int, str]:
     if kind == lib.EVENT_UNSUPPORTED_INSTRUCTION:
         code = bytes(event.instruction[i] for i in range(event.instruction_bytes)).hex(" ")
         text = f"sandbox: a privileged instruction that is not emulated: {at}, bytes {code}; KVM may run it: --backend kvm"
-        return ExitReason.UNSUPPORTED_INSTRUCTION, 1, text
+        return ExitReason.UNSUPPORTED_INSTRUCTION, STATUS_ENDED, text
     if kind == lib.EVENT_FORBIDDEN_SYSCALL:
         text = (
             f"sandbox: the guest asked the host's kernel for {system_call(event.number, event.detail)}: {at}"
         )
-        return ExitReason.FORBIDDEN_SYSCALL, 1, text
+        return ExitReason.FORBIDDEN_SYSCALL, STATUS_ENDED, text
     if kind == lib.EVENT_HANDLER_FAULT:
         cause = (
             f"{_SIGNALS.get(event.detail, f'signal {event.detail}')} at {at}"
@@ -28,8 +28,16 @@ def explain(event: CData) -> tuple[str, int, str]:
             else "a false report"
         )
         text = f"sandbox: {cause} in the handlers: the guest jumped into them or wrote over their memory"
-        return ExitReason.SANDBOX_FAULT, 1, text
-    return ExitReason.SANDBOX_DIED, 1, f"sandbox: {_death(event)}"
+        return ExitReason.SANDBOX_FAULT, STATUS_ENDED, text
+    status = STATUS_HOST_FAILED if _is_the_hosts(event) else STATUS_ENDED
+    return ExitReason.SANDBOX_DIED, status, f"sandbox: {_death(event)}"
+
+
+def _is_the_hosts(event: CData) -> bool:
+    """Whether somebody else ended the process, as far as can be told: a guest that took it over can make it exit,
+    fault, or ask for a forbidden call, but not be sent SIGKILL.
+    """
+    return bool(event.os_error) or event.detail == _SIGKILL
 
 
 def _death(event: CData) -> str:

@@ -48,11 +48,18 @@ def main(argv: list[str]) -> int:
         return launch(options, lambda image: _configured(options, image), began_ns)
     except TenderError as error:
         return failed(error, options)
+    except MistakeWhileRunning as error:
+        assert error.__cause__ is not None
+        raise error.__cause__ from None  # STATUS_INTERNAL, as at any other time
 
 
 def backend_variable() -> str:
     """The value of TENDER_BACKEND, empty if there is none."""
     return posix.environ.get(b"TENDER_BACKEND", b"").decode("utf-8", "replace")
+
+
+class MistakeWhileRunning(Exception):
+    """A mistake of ours from the guest's start on, which is the exception's cause: it is no "cannot start"."""
 
 
 class _Stopper:
@@ -61,6 +68,7 @@ class _Stopper:
     def __init__(self) -> None:
         self.signal = 0
         self.vm: Vm | None = None
+        self.guest_began = False
 
     def __call__(self, number: int, frame: object) -> None:
         if self.signal:  # not by SIG_DFL at the first one: the second may be pending in Python by then
@@ -110,8 +118,22 @@ def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began
     Of `options` only image, timeout, console, backend, json, stats, verbosity and words are looked at; what a
     device is, how much memory there is and which arguments, is in what `configured` returns.
 
-    Raises TenderError if the guest could not start.
+    Raises TenderError if the guest could not start, MistakeWhileRunning for any other exception from then on.
     """
+    stopper = _Stopper()
+    try:
+        return _launch(options, configured, began_ns, stopper)
+    except TenderError:
+        raise
+    except Exception as error:
+        if not stopper.guest_began:
+            raise
+        raise MistakeWhileRunning from error
+
+
+def _launch(
+    options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: _Stopper
+) -> int:
     from tender.config import MIB
     from tender.image import Image
     from tender.vm import DISCARD, Vm
@@ -119,7 +141,6 @@ def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began
     with Image.open(options.image) as image:
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
         config = configured(image)
-        stopper = _Stopper()
         for number in (_SIGINT, _SIGTERM):
             _signal.signal(number, stopper)
         try:
@@ -135,6 +156,7 @@ def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
             if stopper.signal:
                 vm.stop()
+            stopper.guest_began = True
             result = vm.run(timeout=options.timeout)
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
     return _ended(result, options, stopper.signal)

@@ -54,11 +54,20 @@ def main(program: str, argv: list[str]) -> int:
         return _refused(error, program)
     except TenderError:
         raise
-    except Exception as error:
-        from tender.cli.main import last_resort
+    except run.MistakeWhileRunning as error:
+        from tender.result import STATUS_HOST_FAILED
 
-        last_resort(error)
-        return run.STATUS_CANNOT_START  # a manager restarts on other statuses
+        return _mistake(error.__cause__, STATUS_HOST_FAILED)  # a manager may start it again
+    except Exception as error:
+        return _mistake(error, run.STATUS_CANNOT_START)  # a manager restarts on other statuses
+
+
+def _mistake(error: BaseException | None, status: int) -> int:
+    from tender.cli.main import last_resort
+
+    assert isinstance(error, Exception)
+    last_resort(error)
+    return status
 
 
 def _main(program: str, argv: list[str], began_ns: int) -> int:

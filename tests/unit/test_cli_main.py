@@ -2,6 +2,7 @@
 
 import json
 import os
+import posix
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tender
+from tender.backend import trial
 from tender.cli import explain, main
 from tender.cli.options import parse_args
 
@@ -68,6 +70,28 @@ def test_a_mistake_of_ours_is_1_under_solo5_hvts_name(
     monkeypatch.delenv("TENDER_DEBUG", raising=False)
     assert main.guarded(["solo5-hvt", "app.elf"]) == 1
     assert capfd.readouterr().err == "solo5-hvt: internal error: ZeroDivisionError: one; please report\n"
+
+
+def test_a_mistake_of_ours_once_the_guest_runs_is_not_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """For `tender run` it is 70 at any time; solo5-hvt's launchers know only 1, and never start again after it."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise MemoryError("one")
+
+    image = tmp_path / "app.elf"
+    image.write_bytes(trial.elf())
+    monkeypatch.setattr("tender.vm.Vm.run", broken)
+    monkeypatch.setattr("tender.cli.say.PROGRAM", "tender")  # given back at the end of the test
+    monkeypatch.setattr("tender.cli.say.HINTS", True)
+    monkeypatch.setattr("_signal.signal", lambda *_: None)  # the handlers of this process stay
+    monkeypatch.setitem(posix.environ, b"TENDER_BACKEND", b"sandbox")
+    said = "internal error: MemoryError: one; please report\n"
+    assert main.guarded(["--mem=4", str(image)]) == 70
+    assert capfd.readouterr().err.startswith(f"tender: {said}")
+    assert main.guarded(["solo5-hvt", "--mem=4", str(image)]) == 2
+    assert capfd.readouterr().err == f"solo5-hvt: {said}"
 
 
 def test_help_of_an_unknown_command_lists_the_commands() -> None:

@@ -1,0 +1,155 @@
+"""What fails while a guest runs, through nothing that it did: the status lets a manager start it again.
+
+Albatross takes 1 and 60 to 64 for "never again" and 2 for "again": 1 is what could not start, and the ends that a
+guest brings on itself. Both fronts agree with the JSON.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from support import Guest
+
+from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, run
+from tender.native import ffi, lib
+from tender.vm import _explain
+
+NEVER_AGAIN = {1, *range(60, 65)}
+SMALL = VmConfig(mem=4)
+Front = Callable[[str], str]
+
+
+def wait_for_child(process: "subprocess.Popen[str]") -> psutil.Process:
+    """The sandbox's process, once its guest runs: it has said so."""
+    assert process.stdout is not None and process.stdout.readline()
+    deadline = time.monotonic() + 30
+    while not (children := psutil.Process(process.pid).children()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (child,) = children
+    return child
+
+
+@pytest.mark.parametrize("name", ["tender", "solo5-hvt", "solo5-hvt.2"])
+def test_a_sandbox_killed_from_outside_may_be_started_again(
+    front: Front, guest: Guest, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As by the kernel, for want of memory."""
+    monkeypatch.setenv("TENDER_BACKEND", "sandbox")
+    command = [front(name), "--mem=4", str(guest("sleep"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_child(process).send_signal(signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said == (
+        f"{name}: sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory\n"
+    )
+
+
+def test_the_json_agrees_with_the_status(front: Front, guest: Guest) -> None:
+    command = [front("tender"), "--backend=sandbox", "--mem=4", "--json", str(guest("spin"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_child(process).kill()
+        _, said = process.communicate(timeout=60)
+    result = json.loads(said.splitlines()[-1])
+    assert (process.returncode, result["status"], result["reason"]) == (2, 2, "sandbox-died")
+    assert result["guest_status"] is None
+
+
+WITHOUT_VCPU = textwrap.dedent("""
+    import os, sys
+    from tender.backend.kvm import KvmVm
+    original = KvmVm.run
+
+    def run(self, vm):
+        self.vcpu_fd = os.open("/dev/null", os.O_RDWR)  # KVM_RUN: ENOTTY, as of a kernel that lost its KVM
+        original(self, vm)
+
+    KvmVm.run = run
+    from tender.cli.main import guarded
+    os._exit(guarded(sys.argv[1:]))
+""")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("words", [("run", "--backend=kvm", "--json"), ("solo5-hvt",)])
+def test_a_kvm_that_refuses_to_run_may_be_started_again(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("TENDER_BACKEND", "kvm")
+    command = [sys.executable, "-c", WITHOUT_VCPU, *words, "--mem=4", str(guest("hello"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    program = "tender" if "run" in words else "solo5-hvt"
+    message = "KVM: ioctl (RUN) failed: Inappropriate ioctl for device"
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{program}: {message}\n")
+    if "--json" in words:
+        result = json.loads(done.stderr.splitlines()[1])
+        assert (result["reason"], result["status"], result["message"]) == ("host-error", 2, message)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (lib.EVENT_HOST_ERROR, ExitReason.HOST_ERROR),
+        (lib.EVENT_ENTRY_FAILURE, ExitReason.ENTRY_FAILURE),
+        (lib.EVENT_INTERNAL_ERROR, ExitReason.INTERNAL_ERROR),
+    ],
+)
+def test_each_end_by_which_kvm_could_not_go_on_may_be_started_again(kind: int, reason: str) -> None:
+    event = ffi.new("struct vm_event *", {"kind": kind, "os_error": 12, "detail": 3})
+    assert _explain(event, "stopped", "kvm")[:2] == (reason, 2)
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(
+    ("name", "args", "reason"),
+    [
+        ("write_text", (), ExitReason.TRANSLATION_FAULT),
+        ("bad_port", (), ExitReason.BAD_PORT),
+        ("bad_hypercall", (), ExitReason.BAD_HYPERCALL),
+        ("gate", ("--wild",), ExitReason.BAD_ACCESS),
+        ("triple", (), ExitReason.UNHANDLED_EXIT),
+    ],
+)
+def test_an_end_that_a_guest_brings_on_itself_is_1(
+    guest: Guest, name: str, args: tuple[str, ...], reason: str
+) -> None:
+    result = run(guest(name), VmConfig(mem=16, args=args), console=CAPTURE, timeout=60)
+    assert (result.reason, result.status) == (reason, 1)
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", ["tender", "solo5-hvt"])
+def test_a_stop_that_was_asked_for_is_1(front: Front, guest: Guest, name: str, number: int) -> None:
+    command = [front(name), "--mem=4", str(guest("sleep"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (1, f"{name}: Exiting on signal {number}\n")
+
+
+@pytest.mark.doors
+def test_what_cannot_start_is_1(front: Front, guest: Guest, tmp_path: Path) -> None:
+    for words in (["--mem=4", tmp_path / "missing"], ["--mem=4", guest("disk")], ["--mem=4", "/dev/null"]):
+        done = subprocess.run([front("solo5-hvt"), *words], capture_output=True, timeout=60, check=False)
+        assert done.returncode == 1
+
+
+def test_no_end_of_the_hosts_making_says_never_again(guest: Guest) -> None:
+    """In the library too, where the result is all that there is."""
+    with Image.open(guest("spin")) as image, Vm(image, SMALL, console=DISCARD, backend="sandbox") as vm:
+        vm.start(timeout=60)
+        os.kill(vm.pid, signal.SIGKILL)
+        result = vm.wait(30)
+    assert result is not None and result.status not in NEVER_AGAIN and not result.ok
