@@ -89,6 +89,12 @@
 /* ---- Boot info features ---- */
 #define HVT_FEATURE_NET_RING 1
 
+/* ---- The network ring: one for all network devices, if boot info offers it ---- */
+#define HVT_RING_ENTRIES    1024
+#define HVT_RING_WRITE      1 /* operations of an entry */
+#define HVT_RING_READ       2
+#define HVT_RING_ROOM_BYTES 0x200000 /* from the end of memory: the guest's ends before it */
+
 /* ---- Our extension: nothing of it is there unless the image has the note and the tender grants it. ---- */
 
 /* The note. Its owner is "Tender" (with its NUL: 7 bytes), its header as long as Solo5's. */
@@ -225,6 +231,39 @@ struct hvt_net_read {
 struct hvt_halt {
     gpa_t cookie; /* 0, or 512 readable bytes that begin with a struct hvt_trap_cookie */
     int32_t exit_status;
+};
+
+/* The guest asks for one frame to be sent, or taken. */
+struct hvt_ring_entry {
+    uint32_t operation;
+    uint32_t handle;
+    gpa_t data;
+    uint32_t len; /* of the frame, or room for one */
+    uint32_t id;  /* the guest's; it comes back in the commit */
+    uint64_t reserved;
+};
+
+/* What became of a read; a write has none. */
+struct hvt_ring_commit {
+    uint32_t id;
+    int32_t ret;
+    uint32_t len; /* of the frame */
+    uint32_t reserved;
+};
+
+/* All indices run freely, modulo 2^32; the slot is the index modulo HVT_RING_ENTRIES. */
+struct hvt_net_ring {
+    /* the guest writes these */
+    uint32_t ent_tail; /* entries posted */
+    uint32_t com_head; /* commits taken */
+    uint32_t guest_reserved[14];
+    /* the host writes these */
+    uint32_t ent_head;   /* entries served */
+    uint32_t com_tail;   /* commits posted */
+    uint32_t needs_kick; /* not 0: an entry is served only after an `out` to HVT_PORT_NET_KICK */
+    uint32_t host_reserved[13];
+    struct hvt_ring_entry entries[HVT_RING_ENTRIES];
+    struct hvt_ring_commit commits[HVT_RING_ENTRIES];
 };
 
 /* What a guest that trapped leaves behind its halt cookie. */

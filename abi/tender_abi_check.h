@@ -80,6 +80,28 @@ ABI_AT(hvt_trap_cookie, rflags, 32);
 ABI_AT(hvt_trap_cookie, rsp, 40);
 ABI_AT(hvt_trap_cookie, ss, 48);
 
+ABI_SIZE(hvt_ring_entry, 32);
+ABI_AT(hvt_ring_entry, operation, 0);
+ABI_AT(hvt_ring_entry, handle, 4);
+ABI_AT(hvt_ring_entry, data, 8);
+ABI_AT(hvt_ring_entry, len, 16);
+ABI_AT(hvt_ring_entry, id, 20);
+ABI_SIZE(hvt_ring_commit, 16);
+ABI_AT(hvt_ring_commit, id, 0);
+ABI_AT(hvt_ring_commit, ret, 4);
+ABI_AT(hvt_ring_commit, len, 8);
+ABI_SIZE(hvt_net_ring, 49280);
+ABI_AT(hvt_net_ring, ent_tail, 0);
+ABI_AT(hvt_net_ring, com_head, 4);
+ABI_AT(hvt_net_ring, ent_head, 64);
+ABI_AT(hvt_net_ring, com_tail, 68);
+ABI_AT(hvt_net_ring, needs_kick, 72);
+ABI_AT(hvt_net_ring, entries, 128);
+ABI_AT(hvt_net_ring, commits, 32896);
+_Static_assert(sizeof(struct hvt_net_ring) <= HVT_RING_ROOM_BYTES, "the ring fits its room");
+_Static_assert((HVT_RING_ENTRIES & (HVT_RING_ENTRIES - 1)) == 0, "slots follow when an index wraps");
+_Static_assert(HVT_RING_ROOM_BYTES == HVT_MEM_GRANULE, "memory before the ring ends at a large page");
+
 ABI_SIZE(tender_extension_info, 16);
 ABI_AT(tender_extension_info, version, 0);
 ABI_AT(tender_extension_info, features, 4);

@@ -14,6 +14,7 @@
 #include "guest_cpu.h"
 #include "patch.h"
 #include "reset_kvm.h"
+#include "ring.h"
 #include "run_kvm.h"
 #include "spawn.h"
 #include "start_state.h"
@@ -132,9 +133,20 @@ struct vm_shared *tn_vm_shared(struct vm *vm)
     return vm->shared;
 }
 
-int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes)
+int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
+              int ring_mode)
 {
-    return guest_memory_map(&vm->memory, image, template_fd, start_state_template_bytes(image), mem_bytes);
+    uint64_t named_bytes = mem_bytes - (ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
+    int error = guest_memory_map(&vm->memory, image, template_fd, start_state_template_bytes(image),
+                                 named_bytes, mem_bytes);
+    if (error == 0 && ring_mode != RING_NONE)
+        ring_offer(vm, (struct hvt_net_ring *)(void *)(vm->memory.hva + named_bytes), (uint32_t)ring_mode);
+    return error;
+}
+
+uint64_t tn_vm_memory_bytes(struct vm *vm)
+{
+    return vm->memory.bytes;
 }
 
 void *tn_vm_memory(struct vm *vm)
@@ -146,7 +158,7 @@ void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const s
                            uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes)
 {
     start_state_write_boot_info(vm->memory.hva + HVT_BOOT_INFO_GPA, image, manifest, vm->memory.bytes, tsc_hz,
-                                cmdline, cmdline_bytes);
+                                vm->ring.shared ? vm->memory.bytes : 0, cmdline, cmdline_bytes);
 }
 
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd)
@@ -211,14 +223,15 @@ int tn_kvm_set_memory(const struct vm *vm, int machine_fd)
     return kvm_set_memory(vm, machine_fd);
 }
 
-void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)
+void tn_vm_run_kvm(struct vm *vm, int machine_fd, int vcpu_fd, void *kvm_run)
 {
-    kvm_run_loop(vm, vcpu_fd, kvm_run);
+    kvm_run_loop(vm, machine_fd, vcpu_fd, kvm_run);
 }
 
 int tn_vm_keep(struct vm *vm, int template_fd)
 {
-    return guest_memory_keep(&vm->memory, template_fd);
+    /* KVM hands the kicks to a worker that has ended with its run: they would have to be taken back. */
+    return vm->ring.mode == RING_WORKER ? -EOPNOTSUPP : guest_memory_keep(&vm->memory, template_fd);
 }
 
 int tn_vm_reset(struct vm *vm)
@@ -268,7 +281,7 @@ void tn_sandbox_write_boot_info(struct sandbox *sandbox, const struct elf_image 
                                 const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
                                 const char *cmdline, size_t cmdline_bytes)
 {
-    start_state_write_boot_info(sandbox_boot_info(sandbox), image, manifest, mem_bytes, tsc_hz, cmdline,
+    start_state_write_boot_info(sandbox_boot_info(sandbox), image, manifest, mem_bytes, tsc_hz, 0, cmdline,
                                 cmdline_bytes);
 }
 

@@ -70,6 +70,15 @@ void gate_net_read(struct hvt_net_read *call)
     GATE(HVT_HYPERCALL_NET_READ, call);
 }
 
+/* Of the same shape as the others, but the port is not that of a hypercall, and no answer comes back. */
+void gate_net_kick(void)
+{
+    __asm__ volatile("mov %[port], %%edx\n\tout %%eax, (%%dx)"
+                     :
+                     : "a"(0), [port] "i"(HVT_PORT_NET_KICK)
+                     : "edx", "memory");
+}
+
 _Noreturn void gate_halt(struct hvt_halt *call)
 {
     for (;;) {

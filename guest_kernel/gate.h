@@ -21,6 +21,7 @@ void gate_block_write(struct hvt_block_write *call);
 void gate_block_read(struct hvt_block_read *call);
 void gate_net_write(struct hvt_net_write *call);
 void gate_net_read(struct hvt_net_read *call);
+void gate_net_kick(void); /* no structure, and no slot of the page: only who offers a ring is kicked */
 _Noreturn void gate_halt(struct hvt_halt *call);
 
 static inline gpa_t gpa_of(const volatile void *pointer)

@@ -11,6 +11,7 @@ MIB = 1 << 20
 MEM_GRANULE = 2 * MIB
 MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
+NET_RINGS = ("auto", "on", "inline", "off")
 CMDLINE_MAX = 8191  # characters, without the final NUL
 
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
@@ -156,13 +157,17 @@ class VmConfig(Value):
     net    a device for each network the unikernel declares: `{"service0": Tap("tap0")}`; a bare device
            serves the only one
     block  the same for block devices: `{"storage": BlockFile("disk.img")}`
+    net_ring  whether a guest with a network gets a ring in shared memory for its frames, in the last 2 MiB of `mem`:
+           "auto" (with KVM and two processors, if memory allows), "on" (with one processor too), "inline" (served
+           on the guest's own thread: slower, and the same order every time), "off"
     """
 
-    __slots__ = ("mem_bytes", "args", "net", "block")
+    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring")
     mem_bytes: int
     args: tuple[str, ...]
     net: "tuple[tuple[str, NetDevice], ...]"
     block: "tuple[tuple[str, BlockDevice], ...]"
+    net_ring: str
 
     def __init__(
         self,
@@ -171,6 +176,7 @@ class VmConfig(Value):
         args: "tuple[str, ...] | list[str]" = (),
         net: "dict[str, NetDevice] | NetDevice | None" = None,
         block: "dict[str, BlockDevice] | BlockDevice | None" = None,
+        net_ring: str = "auto",
     ) -> None:
         mem_bytes = parse_mem(mem)
         if round_mem(mem_bytes) != mem_bytes:
@@ -181,7 +187,11 @@ class VmConfig(Value):
         if isinstance(args, str):
             raise ConfigError("args: give a sequence of words, not one string", hint=f"args=({args!r},)")
         cmdline(tuple(args))
-        self._set(mem_bytes=mem_bytes, args=tuple(args), net=_named(net), block=_named(block))
+        if net_ring not in NET_RINGS:
+            raise ConfigError(f"net_ring: {net_ring!r} is none of {', '.join(NET_RINGS)}")
+        self._set(
+            mem_bytes=mem_bytes, args=tuple(args), net=_named(net), block=_named(block), net_ring=net_ring
+        )
 
     def with_args(self, args: "tuple[str, ...] | list[str]") -> "VmConfig":
         """The same with other arguments. Raises ConfigError as the constructor does."""

@@ -110,6 +110,8 @@ class Counters(Value):
         "net_tx_bytes",
         "net_tx_drops",
         "net_rx_errors",
+        "net_ring_kicks",
+        "net_ring_packets",
         "block_reads",
         "block_read_bytes",
         "block_writes",
@@ -129,6 +131,8 @@ class Counters(Value):
     net_tx_bytes: int
     net_tx_drops: int
     net_rx_errors: int
+    net_ring_kicks: int  # of the network ring: how often the guest had to wake the host
+    net_ring_packets: int  # of the packets above, those that went by the ring
     block_reads: int
     block_read_bytes: int
     block_writes: int

@@ -102,6 +102,7 @@ class Vm:
                 mem_bytes=config.mem_bytes,
                 manifest=manifest,
                 cmdline=config.cmdline,
+                net_ring=config.net_ring if config.net else "off",
             )
         except BaseException:
             self.close()
@@ -350,10 +351,14 @@ class Vm:
     def counters(self) -> Counters:
         """What was counted so far; at any time, also while it runs."""
         self._check_usable()
-        c = lib.tn_vm_shared(self._c).counters
+        shared = lib.tn_vm_shared(self._c)
+        c, ring = shared.counters, shared.ring_counters
         values: dict[str, int | dict[str, int]] = {
-            name: int(getattr(c, name)) for name in Counters.__slots__ if name != "hypercalls"
+            name: int(getattr(c, name)) + int(getattr(ring, name))
+            for name in Counters.__slots__
+            if name not in ("hypercalls", "net_ring_packets")
         }
+        values["net_ring_packets"] = int(ring.net_rx_packets) + int(ring.net_tx_packets)
         values["hypercalls"] = {name: int(c.hypercalls[i]) for i, name in enumerate(_HYPERCALLS, start=1)}
         values["console_lost_bytes"] = int(c.console_lost_bytes) + self._captured_lost
         return Counters(**values)
@@ -431,13 +436,13 @@ class Vm:
     def _release(self) -> None:
         if self._door is not None:
             self._door.close()
+        c, self._c = self._c, ffi.NULL
+        lib.tn_vm_free(c)  # ends the ring's worker, if a run was left by an exception: before its devices go
         for attachment in self._attachments:
             attachment.close()
         if self._console_fd >= 0:
             posix.close(self._console_fd)
             self._console_fd = -1
-        c, self._c = self._c, ffi.NULL
-        lib.tn_vm_free(c)
 
     def __enter__(self) -> "Vm":
         return self

@@ -6,26 +6,28 @@
 #include "guest_memory.h"
 
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
-                     uint64_t template_bytes, uint64_t mem_bytes)
+                     uint64_t template_bytes, uint64_t mem_bytes, uint64_t mapped_bytes)
 {
     void *hva =
-        mmap(NULL, mem_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (hva == MAP_FAILED)
         return -errno;
     memory->hva = hva;
     memory->bytes = mem_bytes;
     memory->template_bytes = template_bytes;
+    memory->mapped_bytes = mapped_bytes;
     memory->range_count = 0;
     if (mmap(hva, template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
              template_fd, 0) == MAP_FAILED)
         goto fail;
     /* A host that dumps core, or forks, has no business with guest memory. Said before the segments split it:
      * each piece would be another walk. */
-    (void)madvise(hva, mem_bytes, MADV_DONTDUMP);
-    (void)madvise(hva, mem_bytes, MADV_DONTFORK);
-    /* The stack begins at the very top: where transparent huge pages are always on, a guest's first push
-     * would clear 2 MiB, which costs as much as all the rest of its boot. */
-    (void)madvise((uint8_t *)hva + mem_bytes - HVT_MEM_GRANULE, HVT_MEM_GRANULE, MADV_NOHUGEPAGE);
+    (void)madvise(hva, mapped_bytes, MADV_DONTDUMP);
+    (void)madvise(hva, mapped_bytes, MADV_DONTFORK);
+    /* The stack begins at the very top, and the ring behind it: where transparent huge pages are always on, a
+     * guest's first push would clear 2 MiB, which costs as much as all the rest of its boot. */
+    const uint64_t small_from = mem_bytes - HVT_MEM_GRANULE;
+    (void)madvise((uint8_t *)hva + small_from, mapped_bytes - small_from, MADV_NOHUGEPAGE);
     for (uint32_t i = 0; i < image->segment_count; i++) {
         const struct elf_segment *segment = &image->segments[i];
         if (segment->end > mem_bytes) {
@@ -50,8 +52,8 @@ void guest_memory_unmap(struct guest_memory *memory)
 {
     guest_memory_forget(memory);
     if (memory->hva)
-        munmap(memory->hva, memory->bytes);
+        munmap(memory->hva, memory->mapped_bytes);
     memory->hva = NULL;
-    memory->bytes = 0;
+    memory->bytes = memory->mapped_bytes = 0;
     memory->range_count = 0;
 }

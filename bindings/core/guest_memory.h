@@ -24,7 +24,8 @@ struct guest_range {
 
 struct guest_memory {
     uint8_t *hva;
-    uint64_t bytes; /* M */
+    uint64_t bytes;        /* M: what the guest may name */
+    uint64_t mapped_bytes; /* A: M, and the network ring's room behind it */
     uint64_t template_bytes;
     uint8_t *template; /* NULL: it is not to be reset */
     int pagemap_fd;
@@ -51,13 +52,13 @@ enum guest_access { GUEST_READABLE, GUEST_WRITABLE };
 void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len, enum guest_access access);
 
 /*
- * Maps `mem_bytes` of guest memory: the template privately at 0, zero pages behind it, nothing reserved,
- * each segment with its rights (execution becomes reading: the host never executes guest memory).
+ * Maps `mapped_bytes` of guest memory, of which the guest may name the first `mem_bytes`: the template
+ * privately at 0, zero pages behind it, nothing reserved, each segment with its rights (execution becomes
+ * reading: the host never executes guest memory).
  * Returns 0 or -errno. The mapping is released by guest_memory_unmap().
  */
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
-                     uint64_t template_bytes, uint64_t mem_bytes);
-
+                     uint64_t template_bytes, uint64_t mem_bytes, uint64_t mapped_bytes);
 void guest_memory_unmap(struct guest_memory *memory);
 
 /*

@@ -89,7 +89,7 @@ static int written_pages(const struct guest_memory *memory, gpa_t from, struct r
     struct scan scan = {
         .size = sizeof scan,
         .start = (uint64_t)(memory->hva + from),
-        .end = (uint64_t)(memory->hva + memory->bytes),
+        .end = (uint64_t)(memory->hva + memory->mapped_bytes),
         .vec = (uint64_t)regions,
         .vec_len = REGIONS_MAX,
         .category_inverted = PAGE_FILE | PAGE_ZERO_PFN,
@@ -127,11 +127,11 @@ int guest_memory_reset(const struct guest_memory *memory)
 {
     struct region regions[REGIONS_MAX];
     gpa_t at = 0;
-    while (at < memory->bytes) {
+    while (at < memory->mapped_bytes) {
         gpa_t next = at;
         int count = memory->pagemap_fd < 0 ? -ENOTTY : written_pages(memory, at, regions, &next);
         if (count < 0 || next <= at) /* a kernel that does not know the question, or makes no progress */
-            return drop(memory, at, memory->bytes);
+            return drop(memory, at, memory->mapped_bytes);
         uint64_t bytes = 0;
         for (int i = 0; i < count; i++) {
             gpa_t from = regions[i].start - (uint64_t)memory->hva,

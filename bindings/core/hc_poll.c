@@ -21,7 +21,8 @@ enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
     nfds_t count = 0;
     uint32_t handles[MFT_MAX_ENTRIES + 1];
     for (uint32_t handle = 0; handle < vm->device_end; handle++)
-        if (vm->devices[handle].type == MFT_NET_BASIC && !vm->devices[handle].gone) {
+        if (vm->devices[handle].type == MFT_NET_BASIC &&
+            !atomic_load_explicit(&vm->devices[handle].gone, memory_order_relaxed)) {
             handles[count] = handle;
             wait[count++] = (struct pollfd){vm->devices[handle].fd, POLLIN, 0};
         }

@@ -117,6 +117,17 @@ enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len)
 
 enum verdict leave_interrupted(struct vm *vm)
 {
-    vm->shared->event.kind = atomic_load(&vm->stop_requested) ? EVENT_STOPPED : EVENT_INTERRUPTED;
+    if (atomic_load(&vm->stop_requested))
+        return leave_stopped(vm);
+    vm->shared->event.kind = EVENT_INTERRUPTED;
+    return LEAVE;
+}
+
+enum verdict leave_stopped(struct vm *vm)
+{
+    if (atomic_load_explicit(&vm->ring.broken, memory_order_acquire)) /* pairs with ring_break() */
+        vm->shared->event = vm->ring.fault;
+    else
+        vm->shared->event.kind = EVENT_STOPPED;
     return LEAVE;
 }

@@ -183,7 +183,7 @@ int start_state_load_segments(const struct elf_image *image, const struct byte_s
 
 void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *image,
                                  const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
-                                 const char *cmdline, size_t cmdline_bytes)
+                                 gpa_t net_ring, const char *cmdline, size_t cmdline_bytes)
 {
     const gpa_t mft_gpa = HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info);
     const gpa_t cmdline_gpa = mft_gpa + image->mft_bytes;
@@ -193,6 +193,8 @@ void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *ima
         .cpu_cycle_freq = tsc_hz,
         .cmdline = cmdline_gpa,
         .mft = mft_gpa,
+        .host_features = net_ring ? HVT_FEATURE_NET_RING : 0,
+        .net_ring = net_ring,
     };
 
     assert(manifest->entries >= 1 && manifest->entries <= MFT_MAX_ENTRIES);

@@ -31,10 +31,11 @@ int start_state_load_segments(const struct elf_image *image, const struct byte_s
 /*
  * Writes boot info, manifest copy and command line to `boot_info`, the START_STATE_BOOT_BYTES of zeroed
  * memory that the guest finds at HVT_BOOT_INFO_GPA. `manifest` has its attached flags and parameters filled
- * in. `cmdline_bytes` excludes the NUL and is below HVT_CMDLINE_BYTES.
+ * in. `net_ring` is the ring's address, 0 if none is offered. `cmdline_bytes` excludes the NUL and is below
+ * HVT_CMDLINE_BYTES.
  */
 void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *image,
                                  const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
-                                 const char *cmdline, size_t cmdline_bytes);
+                                 gpa_t net_ring, const char *cmdline, size_t cmdline_bytes);
 
 #endif

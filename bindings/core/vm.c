@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ring.h"
+
 int vm_kick_signal(void)
 {
     return SIGRTMIN + 6;
@@ -31,6 +33,7 @@ int vm_init(struct vm *vm)
 
 void vm_release(struct vm *vm)
 {
+    ring_worker_stop(vm);
     guest_memory_unmap(&vm->memory);
     close(vm->stop_fd);
     pthread_mutex_destroy(&vm->runner_lock);
@@ -45,7 +48,10 @@ int vm_reset(struct vm *vm)
     (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */
     for (uint32_t i = 0; i < vm->device_end; i++)
         vm->devices[i].gone = false;
-    return guest_memory_reset(&vm->memory);
+    int error = guest_memory_reset(&vm->memory);
+    if (!error && vm->ring.shared)
+        ring_offer(vm, vm->ring.shared, vm->ring.mode);
+    return error;
 }
 
 void vm_enter(struct vm *vm, sigset_t *saved)

@@ -4,7 +4,8 @@
  * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (kvm/run_kvm.c, or the
  * program in sandbox/) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
  *
- * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other.
+ * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other. The
+ * network ring may have a worker: it reads memory and devices, and writes only what ring.h says.
  *
  * Signals: while it runs, that thread blocks all asynchronous signals, and lets them in only where it waits
  * (ppoll, and KVM_RUN by KVM_SET_SIGNAL_MASK), so none can fall between a check and a wait. A wait that ends
@@ -37,7 +38,7 @@ struct vm_device {
     int fd;
     bool read_only;
     bool is_socket;
-    bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
+    atomic_bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
     uint64_t capacity;
 };
 
@@ -48,6 +49,23 @@ struct vm_resume {
     bool again;                /* the handler wants to be called again with the same structure */
     uint64_t console_done;     /* bytes of this write already out */
     uint64_t poll_deadline_ns; /* 0: not armed */
+};
+
+/* The network ring, as its host sees it (ring.h). */
+struct net_ring {
+    struct hvt_net_ring *shared; /* in guest memory; NULL: not offered */
+    uint32_t mode;               /* enum vm_ring_mode */
+    uint32_t ent_head;           /* ours: what the guest reads are copies, what it writes there is not read */
+    uint32_t com_tail;
+    struct vm_event fault; /* set before `broken`, never after */
+    atomic_bool broken;
+
+    /* the worker (ring_worker.c), if it runs */
+    bool has_worker;
+    pid_t process; /* that it is a thread of: a fork has none */
+    pthread_t thread;
+    int kick_fd; /* eventfd: made readable by a kick, or to end it */
+    atomic_bool quit;
 };
 
 struct vm {
@@ -65,6 +83,7 @@ struct vm {
     bool console_socket;
 
     struct vm_resume resume;
+    struct net_ring ring;
 
     int stop_fd; /* eventfd: wakes ppoll */
     atomic_bool stop_requested;

@@ -21,6 +21,7 @@ struct vm_counters {
     uint64_t net_tx_bytes;
     uint64_t net_tx_drops;
     uint64_t net_rx_errors;
+    uint64_t net_ring_kicks; /* entries were posted while nobody looked */
     uint64_t block_reads;
     uint64_t block_read_bytes;
     uint64_t block_writes;
@@ -96,6 +97,15 @@ struct vm_shared {
     struct vm_counters counters;
     struct vm_timeline timeline;
     struct vm_event event;
+    struct vm_counters ring_counters; /* the net_ ones of who serves the ring, to be added: it may be a thread
+                                         of its own */
+};
+
+/* How the network ring is served, if there is one; core/ring.h. */
+enum vm_ring_mode {
+    RING_NONE = 0,
+    RING_INLINE = 1, /* by the vCPU's thread, at each kick */
+    RING_WORKER = 2, /* from the first kick on by a thread of its own */
 };
 
 /* </native:types> */

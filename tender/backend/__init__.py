@@ -65,9 +65,18 @@ def check_backend(backend: str) -> None:
 
 
 def create(
-    backend: str, vm: "CData", *, image: "Image", mem_bytes: int, manifest: "CData", cmdline: bytes
+    backend: str,
+    vm: "CData",
+    *,
+    image: "Image",
+    mem_bytes: int,
+    manifest: "CData",
+    cmdline: bytes,
+    net_ring: str = "off",
 ) -> "Door":
     """The machine, behind the door asked for; with "auto" KVM's if it can be had, else the sandbox's.
+
+    net_ring  as in VmConfig; "off" also for a guest without a network device. The sandbox has no ring
 
     Raises ConfigError for an unknown backend, ImageError, KvmUnavailable, HostError.
     """
@@ -77,7 +86,14 @@ def create(
         reason = _unfit() if backend == "auto" else ""
         if not reason:
             try:
-                return _door("kvm")(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+                return _door("kvm")(
+                    vm,
+                    image=image,
+                    mem_bytes=mem_bytes,
+                    manifest=manifest,
+                    cmdline=cmdline,
+                    net_ring=net_ring,
+                )
             except HostError as error:
                 if backend != "auto" or not error.code.startswith("kvm"):
                     raise

@@ -16,12 +16,23 @@ if TYPE_CHECKING:
     from tender.image import Image
 
 _CPUID_ENTRIES = 256
+_HEAP_MIN = 2 << 20  # bytes that a network ring leaves the guest behind its bss
 _HOST: "dict[str, CData]" = {}
 """What this host's KVM answers every VM alike, asked by the first: the CPUID leaves a guest sees, the size of a
 vCPU's shared page, a fresh vCPU's system registers with the start state written over them (a hundred fields,
 set one by one through cffi, cost more than most ioctls), and the rest of its state if
 VMs are to be reset. Two threads that ask at once get equal answers."""
-_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOTTY = 2, 13, 1, 19, 16, 12, 5, 25
+_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOTTY, _EOPNOTSUPP = (
+    2,
+    13,
+    1,
+    19,
+    16,
+    12,
+    5,
+    25,
+    95,
+)
 
 
 def open_kvm(path: str = "/dev/kvm") -> int:
@@ -95,6 +106,26 @@ def _start_sregs(vcpu: int) -> CData:
     return sregs
 
 
+def _ring_mode(kvm: int, net_ring: str, image: "Image", mem_bytes: int) -> int:
+    """How a guest with a network device gets a ring: enum vm_ring_mode.
+
+    With one processor, worker and guest would wait for each other's turns; in too little memory, the ring's 2 MiB
+    are better the guest's. Then there is none, and frames go by hypercalls.
+    """
+    end = max(image.bss_end, image.kernel_end, image.entry)
+    if mem_bytes - lib.HVT_RING_ROOM_BYTES < end + _HEAP_MIN:
+        return int(lib.RING_NONE)
+    if net_ring == "inline":
+        return int(lib.RING_INLINE)
+    if net_ring == "auto" and len(posix.sched_getaffinity(0)) < 2:
+        return int(lib.RING_NONE)
+    if "ioeventfd" not in _HOST:
+        _HOST["ioeventfd"] = _int(
+            kvm, "CHECK_EXTENSION", req.KVM_CHECK_EXTENSION, argument=lib.KVM_CAP_IOEVENTFD
+        )
+    return int(lib.RING_WORKER if _HOST["ioeventfd"] else lib.RING_NONE)
+
+
 class KvmVm:
     """A VM with its memory in slot 0 and one vCPU in the start state.
 
@@ -104,7 +135,9 @@ class KvmVm:
     name = "kvm"
     isolation = ()
 
-    def __init__(self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes) -> None:
+    def __init__(
+        self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes, net_ring: str
+    ) -> None:
         self.fallback = ""
         self.pid = posix.getpid()
         self._fds: list[int] = []
@@ -113,16 +146,17 @@ class KvmVm:
         self._fresh: CData = ffi.NULL
         self._mem_bytes = mem_bytes
         try:
-            self._create(vm, image, mem_bytes)
+            self._create(vm, image, mem_bytes, net_ring)
             self.write_boot_info(vm, image, manifest, cmdline)
         except BaseException:
             self.close()
             raise
 
-    def _create(self, vm: CData, image: "Image", mem_bytes: int) -> None:
+    def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: str) -> None:
         kvm = self._own(open_kvm())
-        machine = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
-        answer = lib.tn_vm_map(vm, image.elf.c, image.template_fd(mem_bytes), mem_bytes)
+        machine = self._machine_fd = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
+        ring_mode = lib.RING_NONE if net_ring == "off" else _ring_mode(kvm, net_ring, image, mem_bytes)
+        answer = lib.tn_vm_map(vm, image.elf.c, image.template_fd(mem_bytes), mem_bytes, ring_mode)
         if answer < 0:
             raise host_error("Error allocating guest memory", -answer, code="memory")
         self._filter_msrs(machine)
@@ -140,7 +174,7 @@ class KvmVm:
         sregs = _HOST.get("sregs") or _HOST.setdefault("sregs", _start_sregs(self.vcpu_fd))
         _ptr(self.vcpu_fd, "SET_SREGS", req.KVM_SET_SREGS, sregs)
         self._regs = ffi.new("struct kvm_regs *")
-        write_regs(self._regs, entry=image.entry, mem_bytes=mem_bytes)
+        write_regs(self._regs, entry=image.entry, mem_bytes=lib.tn_vm_memory_bytes(vm))
         _ptr(self.vcpu_fd, "SET_REGS", req.KVM_SET_REGS, self._regs)
         self.tsc_hz = self._tsc_khz() * 1000
 
@@ -177,7 +211,10 @@ class KvmVm:
 
     def keep(self, vm: CData, image: "Image") -> bool:
         """Before the first run: this machine will be reset(). True: it can be."""
-        check(lib.tn_vm_keep(vm, image.template_fd(self._mem_bytes)), "keeping the image's memory")
+        answer = lib.tn_vm_keep(vm, image.template_fd(self._mem_bytes))
+        if answer == -_EOPNOTSUPP:
+            return False
+        check(answer, "keeping the image's memory")
         self._fresh = _HOST.get("fresh") or _HOST.setdefault("fresh", self._take_fresh())
         return True
 
@@ -195,7 +232,7 @@ class KvmVm:
 
     def run(self, vm: CData) -> None:
         """Runs until Python must decide; the VM's event says what. The GIL is released."""
-        lib.tn_vm_run_kvm(vm, self.vcpu_fd, self._run_page)
+        lib.tn_vm_run_kvm(vm, self._machine_fd, self.vcpu_fd, self._run_page)
 
     def console(self, vm: CData, gpa: int, length: int) -> bytes:
         """The bytes of an EVENT_CONSOLE."""

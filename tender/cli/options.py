@@ -86,6 +86,7 @@ class RunOptions(Value):
         "json",
         "stats",
         "verbosity",
+        "net_ring",
         "words",
     )
     action: str
@@ -100,6 +101,7 @@ class RunOptions(Value):
     json: int | str | None
     stats: bool
     verbosity: int
+    net_ring: str
     words: tuple[str, ...]
 
     def __init__(self, **fields: object) -> None:
@@ -119,6 +121,7 @@ _DEFAULTS: dict[str, object] = {
     "json": None,
     "stats": False,
     "verbosity": 0,
+    "net_ring": "auto",
     "words": (),
 }
 
@@ -200,7 +203,8 @@ def _flag(found: dict[str, object], base: str, equals: str, value: str, word: st
         found["verbosity"] = 1
     elif base == "--stats":
         found["stats"] = True
-    # --no-net-ring asks for what is so anyway: no ring is offered
+    elif base == "--no-net-ring":
+        found["net_ring"] = "off"
 
 
 def _value(base: str, value: str) -> dict[str, object]:

@@ -70,6 +70,10 @@ def stats(result: VmResult) -> str:
             f" out {counters.net_tx_packets} packets, {counters.net_tx_bytes} bytes;"
             f" {counters.net_tx_drops} dropped, {counters.net_rx_errors} errors"
         )
+    if counters.net_ring_packets or counters.net_ring_kicks:
+        lines.append(
+            f"net ring   {counters.net_ring_packets} of these packets, {counters.net_ring_kicks} kicks"
+        )
     if counters.block_reads or counters.block_writes or counters.block_errors:
         lines.append(
             f"block      {counters.block_reads} reads, {counters.block_read_bytes} bytes;"

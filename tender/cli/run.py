@@ -109,7 +109,9 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
     net, block = resolve(options.settings, image.devices, options.image)
     if options.mem_adjusted and options.verbosity >= 0:
         say.error(f"adjusting memory to {options.mem_bytes} bytes")
-    return VmConfig(mem=options.mem_bytes // MIB, args=options.args, net=net, block=block)
+    return VmConfig(
+        mem=options.mem_bytes // MIB, args=options.args, net=net, block=block, net_ring=options.net_ring
+    )
 
 
 def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int) -> int:

@@ -115,11 +115,13 @@ def _configured(image: "Image", words: list[str], args: tuple[str, ...], devices
     """The second pass, and every check that solo5-hvt makes between it and the guest's start, in its order."""
     from tender.manifest import match
 
-    asked = MEM_DEFAULT
+    asked, net_ring = MEM_DEFAULT, "auto"
     for word in words:
         if word.startswith("--mem="):
             asked = _mem(word[len("--mem=") :])
-        elif word != "--no-net-ring":  # asks for what is so anyway: no ring is offered
+        elif word == "--no-net-ring":
+            net_ring = "off"
+        else:
             devices.take(word, image)
     mem_bytes = floor_mem(asked)
     if mem_bytes != asked:
@@ -128,7 +130,7 @@ def _configured(image: "Image", words: list[str], args: tuple[str, ...], devices
     image.check_fits(mem_bytes)
     net, block = devices.config(image)
     match(image.name, image.devices, VmConfig(net=net, block=block))
-    return VmConfig(mem=mem_bytes // MIB, args=args, net=net, block=block)
+    return VmConfig(mem=mem_bytes // MIB, args=args, net=net, block=block, net_ring=net_ring)
 
 
 class _Devices:

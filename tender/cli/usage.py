@@ -58,7 +58,7 @@ usage: {program} [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]
 Run the unikernel in the file KERNEL; ARGS are its own. (This is tender: 'tender --help' tells of its other ways.)
 Core options:
   --mem=N                        memory of the guest in MiB (512)
-  --no-net-ring                  accepted; no ring is offered
+  --no-net-ring                  no network ring: all of --mem is the guest's
   --help, --version              this text; the version and the ABI version
 Module options (modules: core block net); every device that KERNEL declares must be attached:
   --net:NAME=IFACE|@FD           a TAP interface, or an open descriptor, as network NAME

@@ -138,7 +138,7 @@ static void check_boot_info(const struct elf_image *image)
 
     memset(line, 'x', sizeof line);
     low[end] = 0xcc;
-    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, image, &image->manifest, HVT_MEM_GRANULE, 1, line,
+    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, image, &image->manifest, HVT_MEM_GRANULE, 1, 0, line,
                                 sizeof line - 1);
     MUST(low[end - 2] == 'x' && low[end - 1] == 0 && low[end] == 0xcc);
     MUST(memcmp(low + HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info), &image->manifest, image->mft_bytes) ==

@@ -2,6 +2,7 @@
 
 elf_image   good ELFs of several shapes, and one file for every rule that refuses
 hypercall   every call, with lengths, handles and addresses at the edges, in the records of fuzz_hypercall.c
+ring        entries, indices and lies, in the records of fuzz_ring.c
 emulate     a guest that is in order, before each instruction that ring 3 may not execute
 
 Usage: python tests/fuzz/make_seeds.py DIRECTORY   (from the top of the project)
@@ -32,6 +33,18 @@ def hypercalls() -> Iterator[tuple[str, bytes]]:
             )
             records += struct.pack("<BxxxI", number, 0x180000 + i * 64) + body
         yield f"number-{number}", records
+
+
+def rings() -> Iterator[tuple[str, bytes]]:
+    """A few entries with edges of addresses and lengths, a tail that tells or lies, and a call to serve them."""
+    edges = (0, 0x10000, 0x100000, 0x180000, 0x1FFFC4, 0x200000, (1 << 64) - 1)
+    for i, (tail, length) in enumerate(product((1, 4, 1024, 5000, 1 << 31), (0, 60, 2048, (1 << 32) - 1))):
+        entries = b"".join(
+            struct.pack("<HHIIQII", 1, slot, 1 + (slot + i) % 3, slot % 3, data, length, slot)
+            for slot, data in enumerate(edges)
+        )
+        scribble = struct.pack("<HHI", 3, 16 + i % 3, 0xFFFFFFF0)
+        yield f"tail-{i}", entries + struct.pack("<HHIH", 4, 5, tail, 2) + scribble + b"\x02\0"
 
 
 # One each of what bindings/sandbox/program/emulate.c knows; operands are (%rbx), %ebx or the stack.
@@ -72,6 +85,7 @@ def main() -> int:
     targets = {
         "elf_image": [*ACCEPTED, *((name, data) for name, data, _ in REFUSED)],
         "hypercall": list(hypercalls()),
+        "ring": list(rings()),
         "emulate": list(emulations()),
     }
     for target, seeds in targets.items():

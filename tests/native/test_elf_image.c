@@ -938,7 +938,7 @@ static void test_boot_info(void)
     manifest.e[2].u.block.block_size = 512;
     manifest.e[2].padding[0] = 0xff;
     memset(low + cmdline, 0xcc, 100);
-    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &manifest, 512 * MIB, 2700000000,
+    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &manifest, 512 * MIB, 2700000000, 0,
                                 "hello world", 11);
 
     HOLDS(u64_at(low, 0x10000) == 512 * MIB);
@@ -968,12 +968,12 @@ static void test_boot_info(void)
     char line[HVT_CMDLINE_BYTES];
     memset(line, 'x', sizeof line);
     memset(low, 0, MIB);
-    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &image.manifest, 2 * MIB, 1, line,
+    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &image.manifest, 2 * MIB, 1, 0, line,
                                 sizeof line - 1);
     const uint64_t end = 0x10000 + 56 + 6664 + 8192;
     HOLDS(u64_at(low, 0x10018) == end - 8192);
     HOLDS(low[end - 2] == 'x' && low[end - 1] == 0 && u64_at(low, end) == 0);
-    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &image.manifest, 2 * MIB, 1, "", 0);
+    start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &image.manifest, 2 * MIB, 1, 0, "", 0);
     HOLDS(low[end - 8192] == 0);
     free(low);
 }

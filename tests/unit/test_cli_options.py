@@ -155,8 +155,9 @@ def test_quiet_and_verbose(words: list[str], verbosity: int) -> None:
     assert parse(*words).verbosity == verbosity
 
 
-def test_no_net_ring_is_accepted_and_changes_nothing() -> None:
-    assert parse("--no-net-ring").settings == ()
+def test_no_net_ring_means_it() -> None:
+    assert parse().net_ring == "auto"
+    assert parse("--no-net-ring").net_ring == "off"
 
 
 # ---- devices

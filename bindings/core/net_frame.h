@@ -1,0 +1,17 @@
+/* One frame, for whoever asks: a hypercall or the ring. The rules are in hc_net.c. */
+#ifndef TENDER_NET_FRAME_H
+#define TENDER_NET_FRAME_H
+
+#include "vm.h"
+
+#define NET_BAD_RANGE (-1) /* beside HVT_R_...: the guest may not name this memory, which ends its run */
+
+/*
+ * Sends [gpa, gpa + len), or drops it and counts that; takes one frame of at most *len bytes to gpa, *len is
+ * then its length. HVT_R_OK, HVT_R_EINVAL (no such device; a frame no device has), HVT_R_AGAIN (there is
+ * none), NET_BAD_RANGE. Two threads may be in these for one VM, each with counters of its own.
+ */
+int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len);
+int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len);
+
+#endif

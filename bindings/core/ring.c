@@ -1,0 +1,95 @@
+#include "ring.h"
+
+#include "net_frame.h"
+
+void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
+{
+    vm->ring.shared = shared;
+    vm->ring.mode = mode;
+    vm->ring.ent_head = vm->ring.com_tail = 0;
+    atomic_store(&vm->ring.broken, false);
+    ring_want_kicks(vm, true);
+}
+
+bool ring_is_waiting(const struct vm *vm)
+{
+    /* pairs with the guest's store: its entry is complete before its tail moves */
+    return __atomic_load_n(&vm->ring.shared->ent_tail, __ATOMIC_ACQUIRE) != vm->ring.ent_head;
+}
+
+void ring_want_kicks(struct vm *vm, bool wanted)
+{
+    __atomic_store_n(&vm->ring.shared->needs_kick, wanted, __ATOMIC_RELAXED);
+}
+
+/* Each field once: what is checked is what is used, whatever the guest writes there meanwhile. */
+static struct hvt_ring_entry entry_at(const struct hvt_net_ring *shared, uint32_t index)
+{
+    const struct hvt_ring_entry *entry = &shared->entries[index % HVT_RING_ENTRIES];
+    return (struct hvt_ring_entry){
+        .operation = __atomic_load_n(&entry->operation, __ATOMIC_RELAXED),
+        .handle = __atomic_load_n(&entry->handle, __ATOMIC_RELAXED),
+        .data = __atomic_load_n(&entry->data, __ATOMIC_RELAXED),
+        .len = __atomic_load_n(&entry->len, __ATOMIC_RELAXED),
+        .id = __atomic_load_n(&entry->id, __ATOMIC_RELAXED),
+    };
+}
+
+static void post_commit(struct net_ring *ring, struct hvt_ring_commit commit)
+{
+    ring->shared->commits[ring->com_tail % HVT_RING_ENTRIES] = commit;
+    /* pairs with the guest, which reads the tail and then the commit */
+    __atomic_store_n(&ring->shared->com_tail, ++ring->com_tail, __ATOMIC_RELEASE);
+}
+
+/* As a hypercall's structure that names such memory: with the number of that one. */
+static void ring_break(struct net_ring *ring, uint32_t number, const struct hvt_ring_entry *entry)
+{
+    ring->fault =
+        (struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number, .gpa = entry->data, .len = entry->len};
+    atomic_store_explicit(&ring->broken, true, memory_order_release); /* pairs with leave_stopped() */
+}
+
+/* False: it ends the run. */
+static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry)
+{
+    struct vm_counters *counters = &vm->shared->ring_counters;
+    struct net_ring *ring = &vm->ring;
+    uint64_t len = entry->len;
+    int32_t ret;
+    switch (entry->operation) {
+    case HVT_RING_WRITE: /* what it comes to is not told: the guest does not wait for it */
+        ret = net_send(vm, counters, entry->handle, entry->data, len);
+        if (ret != NET_BAD_RANGE)
+            return true;
+        ring_break(ring, HVT_HYPERCALL_NET_WRITE, entry);
+        return false;
+    case HVT_RING_READ:
+        ret = net_receive(vm, counters, entry->handle, entry->data, &len);
+        if (ret != NET_BAD_RANGE) {
+            post_commit(ring, (struct hvt_ring_commit){
+                                  .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
+            return true;
+        }
+        ring_break(ring, HVT_HYPERCALL_NET_READ, entry);
+        return false;
+    default:
+        return true;
+    }
+}
+
+int32_t ring_serve(struct vm *vm)
+{
+    struct net_ring *ring = &vm->ring;
+    uint32_t posted = __atomic_load_n(&ring->shared->ent_tail, __ATOMIC_ACQUIRE) - ring->ent_head;
+    if (posted > HVT_RING_ENTRIES) /* a lie */
+        posted = HVT_RING_ENTRIES;
+    for (uint32_t i = 0; i < posted; i++) {
+        const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head);
+        if (!serve_entry(vm, &entry))
+            return -1;
+        /* a frame at a time, so that a guest which waits for room need not wait for all of them */
+        __atomic_store_n(&ring->shared->ent_head, ++ring->ent_head, __ATOMIC_RELEASE);
+    }
+    return (int32_t)posted;
+}

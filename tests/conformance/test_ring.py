@@ -1,0 +1,337 @@
+"""The network ring, by a guest that speaks it without our library (tests/guests/ring), served both ways.
+
+"worker" is a thread, "inline" the guest's own at each kick; what a guest sees must be the same.
+"""
+
+import os
+import resource
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from support import Guest, TapInterface
+
+from tender import CAPTURE, ExitReason, Image, NetFd, Tap, Vm, VmConfig, VmResult
+
+pytestmark = pytest.mark.kvm
+MIB = 1 << 20
+both = pytest.mark.parametrize("net_ring", ["on", "inline"], ids=["worker", "inline"])
+
+
+@contextmanager
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Ours, and the guest's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    with ours, theirs:
+        yield ours, theirs
+
+
+def boot(
+    path: Path, *args: str, net: "NetFd | Tap", net_ring: str, mem: int = 16, timeout: float = 60
+) -> VmResult:
+    with Image.open(path) as image:
+        config = VmConfig(mem=mem, args=args, net=net, net_ring=net_ring)
+        with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+            return vm.run(timeout)
+
+
+def text(result: VmResult) -> str:
+    assert result.console is not None
+    return result.console.decode()
+
+
+def workers() -> int:
+    """The threads of this process that serve a ring."""
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):
+            found += (task / "comm").read_text() == "tender-ring\n"
+    return found
+
+
+def assert_no_worker_is_left() -> None:
+    """Given some time: the kernel takes a thread that was joined out of /proc a little later."""
+    deadline = time.monotonic() + 10
+    while workers() and time.monotonic() < deadline:
+        threading.Event().wait(0.01)
+    assert workers() == 0
+
+
+def numbers(ours: socket.socket) -> list[int]:
+    """The numbers of the frames that have come."""
+    got = []
+    ours.setblocking(False)
+    try:
+        while True:
+            got.append(struct.unpack_from("<Q", ours.recv(2048), 14)[0])
+    except BlockingIOError:
+        return got
+
+
+@both
+def test_the_ring_is_zero_and_lies_behind_the_guests_memory(guest: Guest, net_ring: str) -> None:
+    with wire() as (_, theirs):
+        result = boot(guest("ring"), "layout", net=NetFd(theirs.fileno()), net_ring=net_ring)
+    assert text(result) == f"ring at {14 * MIB:#x} memory {14 * MIB:#x} kick 1 words 0\n"
+
+
+@both
+def test_a_read_is_answered_at_once_when_nothing_waits(guest: Guest, net_ring: str) -> None:
+    with wire() as (_, theirs):
+        result = boot(guest("ring"), "again", net=NetFd(theirs.fileno()), net_ring=net_ring)
+    assert text(result) == "read ret 1 len 0 id 77\n"
+
+
+@both
+def test_bad_handles_and_unknown_operations_are_skipped_but_a_read_is_answered(
+    guest: Guest, net_ring: str
+) -> None:
+    with wire() as (ours, theirs):
+        result = boot(guest("ring"), "refused", net=NetFd(theirs.fileno()), net_ring=net_ring)
+        assert numbers(ours) == [1]
+    assert text(result) == "refused: ret 2 id 7, heads 15 1\n"
+    assert (result.counters.net_tx_packets, result.counters.net_tx_drops) == (1, 0)
+
+
+@both
+def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: str) -> None:
+    with wire() as (ours, theirs), Image.open(guest("ring")) as image:
+        config = VmConfig(mem=16, args=("echo",), net=NetFd(theirs.fileno()), net_ring=net_ring)
+        with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+            vm.start(timeout=60)
+            for size in (18, 60, 1514) * 20:
+                frame = bytes(14) + struct.pack("<I", size) * 375
+                ours.send(frame[:size])
+                assert ours.recv(2048) == frame[:size]
+            ours.send(bytes(14) + b"QUIT")
+            result = vm.wait()
+    assert result is not None and text(result) == "echo: 61 frames\n"
+    counters = result.counters
+    assert (counters.net_rx_packets, counters.net_tx_packets, counters.net_ring_packets) == (61, 60, 121)
+    assert counters.hypercalls["net_read"] == counters.hypercalls["net_write"] == 0
+
+
+@both
+def test_a_full_ring_loses_nothing_that_the_wire_takes(guest: Guest, net_ring: str) -> None:
+    got: list[int] = []
+
+    def read(ours: socket.socket) -> None:
+        while frame := ours.recv(2048):
+            got.append(struct.unpack_from("<Q", frame, 14)[0])
+
+    with wire() as (ours, theirs):
+        reader = threading.Thread(target=read, args=(ours,))
+        reader.start()
+        result = boot(guest("ring"), "flood", "--count=5000", net=NetFd(theirs.fileno()), net_ring=net_ring)
+        theirs.close()
+        reader.join(30)
+    assert result.ok and text(result) == "flood: 5000 frames\n"
+    assert got == sorted(got)
+    assert len(got) == result.counters.net_tx_packets
+    assert result.counters.net_tx_packets + result.counters.net_tx_drops == 5000
+
+
+@both
+def test_what_was_posted_before_the_halt_is_sent(guest: Guest, net_ring: str) -> None:
+    with wire() as (ours, theirs):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+        result = boot(guest("ring"), "drain", "--count=100", net=NetFd(theirs.fileno()), net_ring=net_ring)
+        assert numbers(ours) == list(range(100))
+    assert result.ok and result.counters.net_ring_kicks == 0
+
+
+@pytest.mark.parametrize("case", ["send-bad", "read-bad", "drain-bad"])
+@both
+def test_a_buffer_that_the_guest_may_not_name_ends_the_run(guest: Guest, net_ring: str, case: str) -> None:
+    """Behind a halt too: it was posted before."""
+    with wire() as (_, theirs):
+        result = boot(guest("ring"), case, net=NetFd(theirs.fileno()), net_ring=net_ring)
+    call = "net_read" if case == "read-bad" else "net_write"
+    assert result.reason == ExitReason.BAD_ACCESS
+    assert result.message.startswith(f"Invalid guest access: gpa={14 * MIB:#x}, sz=60 (hypercall {call}, ")
+
+
+@both
+def test_a_kick_for_nothing_does_nothing(guest: Guest, net_ring: str) -> None:
+    with wire() as (_, theirs):
+        result = boot(guest("ring"), "bare", "--count=500", net=NetFd(theirs.fileno()), net_ring=net_ring)
+    assert result.ok and text(result) == "bare: 500 kicks\n"
+    exits = 502 if net_ring == "inline" else 3  # a kick that a worker takes is no exit
+    assert result.counters.exits == exits
+
+
+@both
+def test_a_kick_of_another_width_is_no_kick(guest: Guest, net_ring: str) -> None:
+    with wire() as (_, theirs):
+        result = boot(guest("ring"), "narrow", net=NetFd(theirs.fileno()), net_ring=net_ring)
+    assert result.reason == ExitReason.BAD_PORT and "port=0x600" in result.message
+
+
+@both
+def test_a_guest_that_lies_about_every_index_hurts_nobody(guest: Guest, net_ring: str) -> None:
+    with wire() as (_, theirs):
+        result = boot(guest("ring"), "lies", "--count=200", net=NetFd(theirs.fileno()), net_ring=net_ring)
+    assert result.ok and text(result) == "lies: survived\n"
+
+
+@both
+@pytest.mark.parametrize("case", ["flood", "lies"])
+def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: str, case: str) -> None:
+    with wire() as (_, theirs), Image.open(guest("ring")) as image:
+        count = f"--count={1 << 40 if case == 'lies' else 0}"
+        config = VmConfig(mem=16, args=(case, count), net=NetFd(theirs.fileno()), net_ring=net_ring)
+        with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+            vm.start(timeout=60)
+            while not vm.counters.net_tx_packets + vm.counters.net_tx_drops > 300:
+                threading.Event().wait(0.01)
+            vm.stop()
+            result = vm.wait(30)
+    assert result is not None and result.reason == ExitReason.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("net_ring", "mem", "offered"),
+    [
+        ("off", 16, False),
+        ("on", 16, True),
+        ("on", 6, True),
+        ("on", 4, False),  # the image, 2 MiB for it, 2 MiB for the ring
+        ("inline", 4, False),
+        ("on", 4096, True),
+        ("off", 4096, False),
+    ],
+)
+def test_it_is_offered_where_two_mebibytes_are_left_and_all_is_within_mem(
+    guest: Guest, net_ring: str, mem: int, offered: bool
+) -> None:
+    with wire() as (_, theirs):
+        result = boot(guest("ring"), "none", net=NetFd(theirs.fileno()), net_ring=net_ring, mem=mem)
+    end = f"{(mem - 2 if offered else mem) * MIB:#x}"
+    assert text(result) == f"features {int(offered)} ring {end if offered else 0} memory {end}\n"
+
+
+@pytest.mark.tap
+@both
+def test_an_interface_that_goes_down_and_up_under_load_costs_frames_only(
+    guest: Guest, tap: TapInterface, net_ring: str
+) -> None:
+    with Image.open(guest("ring")) as image:
+        config = VmConfig(mem=16, args=("flood",), net=Tap(tap.name), net_ring=net_ring)
+        with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+            vm.start(timeout=60)
+
+            def wait_for(name: str) -> None:
+                beyond = getattr(vm.counters, name) + 200
+                while getattr(vm.counters, name) < beyond:
+                    assert vm.wait(0.01) is None
+
+            wait_for("net_tx_packets")
+            tap.down()
+            wait_for("net_tx_drops")
+            tap.up()
+            wait_for("net_tx_packets")
+            vm.stop()
+            result = vm.wait(30)
+    assert result is not None and result.reason == ExitReason.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("cpus", "words", "offered"),
+    [("one", [], False), ("all", ["--no-net-ring"], False), ("all", [], None)],
+)
+def test_the_command_offers_it_where_two_processors_may_serve_it(
+    guest: Guest, tender_cmd: list[str], cpus: str, words: list[str], offered: bool | None
+) -> None:
+    mask = os.sched_getaffinity(0)
+    if offered is None:
+        offered = len(mask) > 1
+    with wire() as (_, theirs):
+        done = subprocess.run(
+            [
+                *tender_cmd,
+                "--backend=kvm",
+                "--mem=16",
+                f"--net=@{theirs.fileno()}",
+                *words,
+                guest("ring"),
+                "none",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            pass_fds=[theirs.fileno()],
+            preexec_fn=(lambda: os.sched_setaffinity(0, {min(mask)})) if cpus == "one" else None,
+        )
+    end = f"{(14 if offered else 16) * MIB:#x}"
+    assert done.stdout == f"features {int(offered)} ring {end if offered else 0} memory {end}\n", done.stderr
+
+
+def test_solo5s_command_line_can_switch_it_off(
+    guest: Guest, solo5: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    with wire() as (_, theirs):
+        words = ["--mem=16", f"--net:service0=@{theirs.fileno()}", "--no-net-ring", guest("ring"), "none"]
+        done = solo5(*words, pass_fds=[theirs.fileno()])
+    assert done.stdout == f"features 0 ring 0 memory {16 * MIB:#x}\n", done.stderr
+
+
+def test_without_a_descriptor_to_be_had_each_kick_is_served_as_an_exit(guest: Guest) -> None:
+    with wire() as (_, theirs), Image.open(guest("ring")) as image:
+        config = VmConfig(mem=16, args=("bare", "--count=100"), net=NetFd(theirs.fileno()), net_ring="on")
+        with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+            before = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+            try:
+                result = vm.run(60)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert result.ok and text(result) == "bare: 100 kicks\n"
+    assert result.counters.exits == 102
+
+
+def test_many_vms_at_once_have_a_worker_each_and_leave_nothing(guest: Guest) -> None:
+    me = psutil.Process()
+
+    def one(image: Image) -> None:
+        with wire() as (_, theirs):
+            config = VmConfig(
+                mem=16, args=("flood", "--count=300"), net=NetFd(theirs.fileno()), net_ring="on"
+            )
+            with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+                assert vm.run(60).ok
+
+    with Image.open(guest("ring")) as image:
+        one(image)
+        before = me.num_fds()
+        threads = [threading.Thread(target=one, args=(image,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(100)
+    assert me.num_fds() == before - 1  # the image's template
+    assert_no_worker_is_left()
+
+
+def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) -> None:
+    def fail(_: bytes) -> None:
+        raise RuntimeError("enough")
+
+    me = psutil.Process()
+    with wire() as (_, theirs), Image.open(guest("ring")) as image:
+        before = me.num_fds()
+        config = VmConfig(mem=16, args=("bare", "--count=5"), net=NetFd(theirs.fileno()), net_ring="on")
+        with Vm(image, config, console=fail, backend="kvm") as vm:
+            with pytest.raises(RuntimeError, match="enough"):
+                vm.run(60)
+            assert workers() == 1
+        assert me.num_fds() == before
+        assert_no_worker_is_left()

@@ -1,0 +1,141 @@
+/*
+ * The network ring under libFuzzer: the input is what a guest writes into it.
+ *
+ *   input: u16 records, each followed by as many bytes as its kind wants
+ *          kind 0: ent_tail = u32          kind 1: entry u16 = 24 bytes        kind 2: serve
+ *          kind 3: any u32 at u16 * 4      kind 4: a frame comes from the wire
+ *
+ * Whatever stands there, a call ends, serves at most HVT_RING_ENTRIES, keeps to its own indices, and leaves
+ * alone what the guest may not write: the low megabyte, the text, the pages around memory (which have no
+ * rights).
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "ring.h"
+
+#define M         0x200000u
+#define A         (M + HVT_RING_ROOM_BYTES)
+#define TEXT      0x100000u
+#define TEXT_END  0x104000u
+#define SERVE_MAX 64
+
+#define MUST(expression)                                                                                     \
+    do {                                                                                                     \
+        if (!(expression)) {                                                                                 \
+            fprintf(stderr, "broken: %s\n", #expression);                                                    \
+            abort();                                                                                         \
+        }                                                                                                    \
+    } while (0)
+
+static struct vm vm;
+static struct hvt_net_ring *ring;
+static int wire;
+
+static void set_up(void)
+{
+    int net[2];
+    MUST(vm_init(&vm) == 0);
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
+    wire = net[1];
+    uint8_t *room = mmap(NULL, A + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(room != MAP_FAILED && mprotect(room + 0x10000, A, PROT_READ | PROT_WRITE) == 0);
+    vm.memory.hva = room + 0x10000;
+    vm.memory.bytes = M;
+    vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
+    vm.memory.range_count = 1;
+    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
+    vm.device_end = 2;
+    vm.net_count = 1;
+    memset(vm.memory.hva, 0x11, TEXT_END);
+    ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
+    sigset_t saved;
+    vm_enter(&vm, &saved);
+}
+
+static void check_untouched(void)
+{
+    static uint8_t expected[TEXT_END];
+    if (!expected[0])
+        memset(expected, 0x11, sizeof expected);
+    MUST(memcmp(vm.memory.hva, expected, sizeof expected) == 0);
+}
+
+static bool take(const uint8_t **data, size_t *size, void *to, size_t len)
+{
+    if (*size < len)
+        return false;
+    memcpy(to, *data, len);
+    *data += len;
+    *size -= len;
+    return true;
+}
+
+static void serve(void)
+{
+    uint32_t head = vm.ring.ent_head, commits = vm.ring.com_tail, posted = ring->ent_tail - head;
+    uint64_t reads = 0;
+    for (uint32_t i = 0; i < posted && i < HVT_RING_ENTRIES; i++)
+        reads += ring->entries[(head + i) % HVT_RING_ENTRIES].operation == HVT_RING_READ;
+    int32_t served = ring_serve(&vm);
+    MUST(served >= -1 && served <= HVT_RING_ENTRIES);
+    if (served < 0) {
+        MUST(leave_stopped(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
+        MUST(vm.ring.com_tail - commits <= reads);
+        atomic_store(&vm.ring.broken, false);
+        return;
+    }
+    MUST((uint32_t)served == (posted < HVT_RING_ENTRIES ? posted : HVT_RING_ENTRIES));
+    MUST(vm.ring.ent_head - head == (uint32_t)served && (!served || ring->ent_head == vm.ring.ent_head));
+    commits = vm.ring.com_tail - commits;
+    MUST(commits <= reads && (!commits || ring->com_tail == vm.ring.com_tail));
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (!vm.memory.hva)
+        set_up();
+    memset(ring, 0, sizeof *ring);
+    vm.ring = (struct net_ring){0};
+    ring_offer(&vm, ring, RING_INLINE);
+    uint8_t drop[2048];
+    uint16_t kind, at;
+    for (int serves = 0; serves < SERVE_MAX && take(&data, &size, &kind, sizeof kind);) {
+        if (kind % 5 == 0) {
+            (void)take(&data, &size, &ring->ent_tail, 4);
+        } else if (kind % 5 == 1) {
+            if (take(&data, &size, &at, sizeof at))
+                (void)take(&data, &size, &ring->entries[at % HVT_RING_ENTRIES], 24);
+        } else if (kind % 5 == 2) {
+            serve();
+            serves++;
+        } else if (kind % 5 == 3) {
+            if (take(&data, &size, &at, sizeof at))
+                (void)take(&data, &size, (uint32_t *)(void *)ring + at % (sizeof *ring / 4), 4);
+        } else {
+            (void)send(wire, drop, 60, 0);
+        }
+        while (recv(wire, drop, sizeof drop, 0) > 0)
+            ;
+    }
+    while (recv(vm.devices[1].fd, drop, sizeof drop, 0) > 0)
+        ;
+    check_untouched();
+    return 0;
+}
+
+#ifdef FUZZ_STANDALONE
+int main(void)
+{
+    static const uint8_t start[] = {1, 0, 0,  0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0x10, 0, 0, 0,
+                                    0, 0, 60, 0, 0, 0, 7, 0, 0, 0, 0, 0, 1, 0, 0,    0, 2, 0};
+    return LLVMFuzzerTestOneInput(start, sizeof start);
+}
+#endif
