@@ -85,7 +85,7 @@ def test_a_kvm_that_refuses_to_run_may_be_started_again(
     guest: Guest, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("TENDER_BACKEND", "kvm")
-    command = [sys.executable, "-c", WITHOUT_VCPU, *words, "--mem=4", str(guest("hello"))]
+    command = [sys.executable, "-P", "-c", WITHOUT_VCPU, *words, "--mem=4", str(guest("hello"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     program = "tender" if "run" in words else "solo5-hvt"
     message = "KVM: ioctl (RUN) failed: Inappropriate ioctl for device"
