@@ -1,5 +1,54 @@
-/* Frames in and out, one hypercall each. The host's shared ring, if it offers one, is left alone. */
+/*
+ * Frames in and out: by the host's shared ring if boot info offers one, else by a hypercall each.
+ *
+ *   us:    entry, ent_tail+1, and a kick if the host asks for one      a read waits for its commit
+ *   host:  serves entries in order, ent_head+1 each; a read gets a commit, com_tail+1
+ *
+ * A frame to be sent is copied, so that the caller has its buffer back at once. The copies take a piece of
+ * the heap at the first net_open(), so a unikernel without network pays nothing; without room there, all goes
+ * by hypercalls. So do frames larger than a copy's room, behind all that was sent before.
+ */
 #include "kernel.h"
+
+#define COPIES     256u  /* sent frames that the host has not taken yet: we wait for it beyond that */
+#define COPY_BYTES 2048u /* holds a frame of an ordinary MTU */
+_Static_assert(HVT_RING_ENTRIES % COPIES == 0,
+               "an entry's copy is free once the entry COPIES before is served");
+
+static struct hvt_net_ring *ring; /* NULL: not offered, or no room for copies */
+static uint8_t (*copies)[COPY_BYTES];
+static uint32_t ent_tail, com_head; /* ours; the ring has copies for the host */
+
+static void ring_open(void)
+{
+    const struct hvt_boot_info *boot = (const struct hvt_boot_info *)HVT_BOOT_INFO_GPA;
+    if (copies || !(boot->host_features & HVT_FEATURE_NET_RING) || !boot->net_ring) {
+        return;
+    }
+    copies = guest_alloc(COPIES * sizeof(*copies));
+    if (copies) {
+        ring = (struct hvt_net_ring *)boot->net_ring;
+    }
+}
+
+/* Until the host has at most `most` entries to serve. It is awake, or we have kicked it. */
+static void ring_wait(uint32_t most)
+{
+    while (ent_tail - __atomic_load_n(&ring->ent_head, __ATOMIC_ACQUIRE) > most) {
+        __builtin_ia32_pause();
+    }
+}
+
+static void ring_post(struct hvt_ring_entry entry)
+{
+    ring->entries[ent_tail % HVT_RING_ENTRIES] = entry;
+    __atomic_store_n(&ring->ent_tail, ++ent_tail, __ATOMIC_RELEASE);
+    /* Our tail before our look: the host sets needs_kick and then looks at the tail, so one of us sees it. */
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&ring->needs_kick, __ATOMIC_RELAXED)) {
+        gate_net_kick();
+    }
+}
 
 enum guest_result net_open(const char *name, struct net_device *device)
 {
@@ -9,18 +58,54 @@ enum guest_result net_open(const char *name, struct net_device *device)
     }
     memcpy(device->mac, entry->u.net.mac, sizeof(device->mac));
     device->mtu = entry->u.net.mtu;
+    ring_open();
     return GUEST_OK;
 }
 
 enum guest_result net_write(const struct net_device *device, const void *frame, size_t len)
 {
+    if (ring && len <= COPY_BYTES) {
+        ring_wait(COPIES - 1);
+        uint8_t *copy = copies[ent_tail % COPIES];
+        memcpy(copy, frame, len);
+        ring_post((struct hvt_ring_entry){.operation = HVT_RING_WRITE,
+                                          .handle = (uint32_t)device->handle,
+                                          .data = gpa_of(copy),
+                                          .len = (uint32_t)len});
+        return GUEST_OK;
+    }
+    if (ring) {
+        ring_wait(0);
+    }
     struct hvt_net_write call = {.handle = device->handle, .data = gpa_of(frame), .len = len};
     gate_net_write(&call);
     return (enum guest_result)call.ret;
 }
 
+static enum guest_result ring_read(const struct net_device *device, void *frame, size_t size, size_t *len)
+{
+    ring_post((struct hvt_ring_entry){.operation = HVT_RING_READ,
+                                      .handle = (uint32_t)device->handle,
+                                      .data = gpa_of(frame),
+                                      .len = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX});
+    while (__atomic_load_n(&ring->com_tail, __ATOMIC_ACQUIRE) == com_head) {
+        __builtin_ia32_pause();
+    }
+    const struct hvt_ring_commit commit = ring->commits[com_head % HVT_RING_ENTRIES];
+    __atomic_store_n(&ring->com_head, ++com_head, __ATOMIC_RELEASE);
+    if (commit.ret == HVT_R_OK) {
+        *len = commit.len;
+    }
+    return (enum guest_result)commit.ret;
+}
+
 enum guest_result net_read(const struct net_device *device, void *frame, size_t size, size_t *len)
 {
+    /* A host that sleeps takes longer to wake than a hypercall takes. */
+    if (ring && !__atomic_load_n(&ring->needs_kick, __ATOMIC_RELAXED)) {
+        ring_wait(COPIES);
+        return ring_read(device, frame, size, len);
+    }
     struct hvt_net_read call = {.handle = device->handle, .data = gpa_of(frame), .len = size};
     gate_net_read(&call);
     if (call.ret == HVT_R_OK) {

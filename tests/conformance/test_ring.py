@@ -335,3 +335,57 @@ def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) 
             assert workers() == 1
         assert me.num_fds() == before
         assert_no_worker_is_left()
+
+
+# ---- our guest library's side
+
+
+@both
+def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(guest: Guest, net_ring: str) -> None:
+    """Ten sizes a round; what fits 2048 bytes goes by the ring. Order is kept across both ways."""
+    got: list[int] = []
+
+    def read(ours: socket.socket) -> None:
+        for _ in range(30):
+            got.append(len(ours.recv(1 << 17)))
+
+    with wire() as (ours, theirs):
+        reader = threading.Thread(target=read, args=(ours,))
+        reader.start()
+        net = NetFd(theirs.fileno(), mtu=1500)
+        result = boot(guest("net_tx"), "--count=3", net=net, net_ring=net_ring)
+        theirs.close()
+        reader.join(30)
+    sizes = [0, 1, 13, 14, 60, 1513, 1514, 1515, 9000, 65535]
+    assert result.ok and all(f"size {size} sent 3 ok 3 refused 0\n" in text(result) for size in sizes)
+    assert got == [size for size in sizes for _ in range(3)]
+    assert result.counters.hypercalls["net_write"] == 2 * 3
+    assert result.counters.net_ring_packets == 8 * 3
+
+
+@both
+def test_the_guest_library_waits_for_room_and_loses_nothing(guest: Guest, net_ring: str) -> None:
+    with wire() as (_, theirs):
+        words = ("--count=3000", "--size=60")
+        result = boot(guest("net_tx"), *words, net=NetFd(theirs.fileno()), net_ring=net_ring)
+    assert text(result) == "net_tx: size 60 sent 3000 ok 3000 refused 0\n"
+    counters = result.counters
+    assert counters.net_tx_packets + counters.net_tx_drops == 3000
+    assert counters.hypercalls["net_write"] == 0
+
+
+def test_the_guest_library_sends_back_what_it_reads_by_the_ring(guest: Guest) -> None:
+    with wire() as (ours, theirs), Image.open(guest("net_rx_poll")) as image:
+        config = VmConfig(mem=16, net=NetFd(theirs.fileno()), net_ring="on")
+        with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+            vm.start(timeout=60)
+            for i in range(300):
+                frame = bytes(14) + struct.pack("<Q", i) + os.urandom(i)
+                ours.send(frame)
+                assert ours.recv(2048) == frame
+            ours.send(bytes(14) + b"QUIT")
+            result = vm.wait()
+    assert result is not None and result.ok
+    assert (result.counters.net_rx_packets, result.counters.net_tx_packets) == (301, 300)
+    assert result.counters.net_ring_packets >= 300  # a read while the worker sleeps is a hypercall
+    assert result.counters.hypercalls["net_write"] == 0

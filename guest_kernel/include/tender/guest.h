@@ -123,7 +123,11 @@ struct net_device {
     uint16_t mtu; /* bytes behind the 14-byte Ethernet header */
 };
 
-/* Fills `device`. GUEST_EINVAL if no network device has this name. May be called again. */
+/*
+ * Fills `device`. GUEST_EINVAL if no network device has this name. May be called again. Where the tender
+ * offers its network ring, the first call takes 512 KiB of the heap for frames on their way out; without the
+ * ring, or the room, each frame is a hypercall.
+ */
 enum guest_result net_open(const char *name, struct net_device *device);
 
 /*
