@@ -94,10 +94,14 @@ def tap() -> Iterator[TapInterface]:
         subprocess.run(["ip", "link", "del", made.name], capture_output=True, check=False)
 
 
+FOREIGN = {"pair": "TENDER_SOLO5_ELFTOOL", "hvt": "TENDER_HVT_DIR"}
+"""Fixtures that need what is none of ours, and the variable that says where it is."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What compares with Solo5's own elftool is chosen by naming one in TENDER_SOLO5_ELFTOOL."""
-    if os.environ.get("TENDER_SOLO5_ELFTOOL"):
-        return
-    compared = [item for item in items if "pair" in getattr(item, "fixturenames", ())]
-    items[:] = [item for item in items if item not in compared]
-    config.hook.pytest_deselected(items=compared)
+    """What takes a tool or a unikernel of Solo5's own is chosen by naming it: nothing is skipped."""
+    absent = {fixture for fixture, variable in FOREIGN.items() if not os.environ.get(variable)}
+    left_out = [item for item in items if absent & set(getattr(item, "fixturenames", ()))]
+    items[:] = [item for item in items if item not in left_out]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
