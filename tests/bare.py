@@ -1,0 +1,158 @@
+"""Bare unikernels, written by a test in machine code: a hypercall with exactly these bytes, an access to just that address.
+
+    guest = Bare()
+    call = guest.call(POLL, "<QQi4x", 0, 7, 7)      the structure is placed in data; `out` names it
+    guest.halt(3)
+    ran = guest.run()                               ran.result, a VmResult; ran.at(call) == (0, 0, 0)
+
+    0x100000  text   to execute only   straight-line code, in the order of the calls
+    0x140000  data   read and write    what was placed; it is read back when the guest has ended, however it did
+    0x1c0000         heap and stack: 2 MiB are enough for all
+
+No compiler, no library, no stack frame: the first instruction is the test's. What needs loops or a trap's frame is
+a guest of its own in tests/guests.
+"""
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tender import CAPTURE, Image, Vm, VmConfig, VmResult
+from tender.testing.elf_builder import (
+    LOAD_ADDRESS,
+    PF_R,
+    PF_W,
+    PF_X,
+    RESERVED_ENTRY,
+    MftEntry,
+    Note,
+    Segment,
+    abi_note,
+    build_elf,
+    device_entry,
+    manifest_bytes,
+    raw_manifest_note,
+)
+
+WALLTIME, PUTS, POLL, BLOCK_WRITE, BLOCK_READ, NET_WRITE, NET_READ, HALT = range(1, 9)
+OK, AGAIN, EINVAL, EUNSPEC = range(4)
+PORT = 0x500
+
+TEXT, DATA, HEAP = LOAD_ADDRESS, 0x140000, 0x1C0000
+MIB = 1 << 20
+
+# the structures of the hypercalls, padding spelt out
+L_WALLTIME, L_PUTS, L_POLL, L_HALT = "<Q", "<QQ", "<QQi4x", "<Qi4x"
+L_BLOCK, L_NET = "<QQQQi4x", "<QQQi4x"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Something in the guest's data: where, and how to read it."""
+
+    gpa: int
+    layout: str
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A guest that has ended, with its data as it left them."""
+
+    result: VmResult
+    data: bytes
+
+    def at(self, placed: Placed) -> tuple[int, ...]:
+        """The values of a structure as they are now."""
+        return struct.unpack_from(placed.layout, self.data, placed.gpa - DATA)
+
+    def raw(self, gpa: int, length: int) -> bytes:
+        return self.data[gpa - DATA : gpa - DATA + length]
+
+    @property
+    def console(self) -> bytes:
+        assert self.result.console is not None
+        return self.result.console
+
+
+class Bare:
+    """Code and data of one unikernel, as they are added. `devices` are (name, "net" or "block" or a type's number)."""
+
+    def __init__(self, devices: Iterable[tuple[str, str | int]] = ()) -> None:
+        self.entries: list[MftEntry] = [RESERVED_ENTRY, *(device_entry(name, kind) for name, kind in devices)]
+        self._code = bytearray()
+        self._data = bytearray()
+
+    # ---- data
+
+    def place(self, data: bytes, align: int = 8) -> int:
+        """Puts bytes into data; their address."""
+        self._data.extend(bytes(-len(self._data) % align))
+        gpa = DATA + len(self._data)
+        self._data.extend(data)
+        assert DATA + len(self._data) <= HEAP
+        return gpa
+
+    def structure(self, layout: str, *values: int) -> Placed:
+        return Placed(self.place(struct.pack(layout, *values)), layout)
+
+    # ---- code
+
+    @property
+    def here(self) -> int:
+        """The address of the next instruction."""
+        return TEXT + len(self._code)
+
+    def code(self, text: str | bytes) -> None:
+        """Adds instructions: bytes, or hexadecimal digits."""
+        self._code.extend(bytes.fromhex(text) if isinstance(text, str) else text)
+        assert self.here <= DATA
+
+    def out(self, port: int, eax: int, *, site: bool = True) -> None:
+        """A 32-bit `out`. The sandbox patches a site; written in the other order it is none, and traps."""
+        load_edx, load_eax = struct.pack("<BI", 0xBA, port), struct.pack("<BI", 0xB8, eax)
+        self.code((load_eax + load_edx if site else load_edx + load_eax) + b"\xef")
+
+    def call(self, number: int, layout: str, *values: int, site: bool = True) -> Placed:
+        """A hypercall with a structure of these values."""
+        placed = self.structure(layout, *values)
+        self.out(PORT + number, placed.gpa, site=site)
+        return placed
+
+    def write(self, text: bytes) -> None:
+        """puts"""
+        self.call(PUTS, L_PUTS, self.place(text), len(text))
+
+    def load(self, gpa: int) -> Placed:
+        """Reads the 8 bytes at a 64-bit address into data."""
+        into = self.structure("<Q", 0xEEEEEEEEEEEEEEEE)
+        self.code(b"\x48\xa1" + struct.pack("<Q", gpa))  # movabs gpa, %rax
+        self.code(b"\x48\xa3" + struct.pack("<Q", into.gpa))  # movabs %rax, into
+        return into
+
+    def store(self, gpa: int, value: int) -> None:
+        """Writes 8 bytes to a 64-bit address."""
+        self.code(b"\x48\xb8" + struct.pack("<Q", value))  # movabs $value, %rax
+        self.code(b"\x48\xa3" + struct.pack("<Q", gpa))  # movabs %rax, gpa
+
+    def halt(self, status: int = 0, cookie: int = 0) -> None:
+        self.call(HALT, L_HALT, cookie, status)
+
+    # ---- the file, and a run of it
+
+    def elf(self, notes: Iterable[Note] | None = None) -> bytes:
+        segments = [
+            Segment(data=bytes(self._code), flags=PF_X, vaddr=TEXT),
+            Segment(data=bytes(self._data) or bytes(8), flags=PF_R | PF_W, vaddr=DATA),
+        ]
+        own = [abi_note(), raw_manifest_note(manifest_bytes(self.entries))]
+        return build_elf(segments=segments, notes=own if notes is None else list(notes))
+
+    def run(
+        self, *, mem: int = 2, timeout: float = 60, notes: Iterable[Note] | None = None, **config: object
+    ) -> Ran:
+        """Boots it; `config` are more fields of VmConfig."""
+        with Image.from_bytes(self.elf(notes)) as image:
+            settings = VmConfig(mem=mem, **config)  # type: ignore[arg-type]
+            with Vm(image, settings, console=CAPTURE) as vm:
+                result = vm.run(timeout=timeout)
+                return Ran(result, vm.memory(DATA, len(self._data) or 8))

@@ -1,0 +1,230 @@
+"""The state at the first instruction, row by row, as a guest in assembly finds it (tests/guests/first_state).
+
+What a guest cannot see of it, the hidden parts of its segment registers, is compared in what KVM is given. The sandbox
+cannot set the processor's own registers: where it differs, the row says so, as docs/sandbox.md does.
+"""
+
+import struct
+
+import pytest
+from bare import L_POLL, L_WALLTIME, POLL, TEXT, WALLTIME, Bare, Placed, Ran
+from support import Guest
+
+from tender import CAPTURE, Image, Vm, VmConfig
+from tender.backend.kvm_cpu import write_regs, write_sregs
+from tender.native import CData, ffi
+
+MIB = 1 << 20
+MEM = 6  # MiB: a size that is no default
+GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
+SYSTEM = ("rflags", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "fs_base", "gs_base", "kernel_gs_base")
+SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs", "ldt", "tr")
+STATE_BYTES = 0x600
+RFLAGS_IF = 0x200
+CR0_ET = 0x10
+UPPER_HALF = 1 << 63
+
+
+class State:
+    """What the guest stored: the layout is that of its main.S."""
+
+    def __init__(self, raw: bytes) -> None:
+        assert len(raw) == STATE_BYTES, raw
+        self.general = dict(zip(GENERAL, struct.unpack_from("<16Q", raw, 0), strict=True))
+        self.system = dict(zip(SYSTEM, struct.unpack_from("<10Q", raw, 0x80), strict=True))
+        self.selectors = dict(zip(SELECTORS, struct.unpack_from("<8H", raw, 0x80 + 80), strict=True))
+        self.below_fs, self.fs_base_after, self.product = struct.unpack_from("<QQd", raw, 0x80 + 96)
+        self.gdt_limit, self.gdt_base = struct.unpack_from("<HQ", raw, 0x100)
+        self.idt_limit, self.idt_base = struct.unpack_from("<HQ", raw, 0x110)
+        self.fxsave = raw[0x200:0x400]
+        self.tls = struct.unpack_from("<Q", raw, 0x400)[0]
+
+
+_SEEN: dict[str, State] = {}
+
+
+@pytest.fixture
+def state(guest: Guest, door: str) -> State:
+    """One boot behind each door serves all rows."""
+    if door not in _SEEN:
+        with Image.open(guest("first_state")) as image, Vm(image, VmConfig(mem=MEM), console=CAPTURE) as vm:
+            result = vm.run(timeout=60)
+            assert result.ok and result.console is not None, result.message
+        _SEEN[door] = State(result.console)
+    return _SEEN[door]
+
+
+doors = pytest.mark.doors
+
+
+@doors
+def test_general_registers(state: State) -> None:
+    """RDI is the address of boot info, RSP the end of memory less 8; all others are 0."""
+    expected = dict.fromkeys(GENERAL, 0) | {"rdi": 0x10000, "rsp": MEM * MIB - 8}
+    assert state.general == expected
+
+
+@doors
+def test_the_stack_is_as_behind_a_call(state: State) -> None:
+    assert (state.general["rsp"] + 8) % 16 == 0
+
+
+@doors
+def test_rflags(state: State, door: str) -> None:
+    """Interrupts are off. In the sandbox a guest sees the host's IF, always set, and no other bit more."""
+    assert state.system["rflags"] == (2 if door == "kvm" else 2 | RFLAGS_IF)
+
+
+@doors
+def test_control_registers(state: State) -> None:
+    """CR0: PE NE WP PG, and ET, which reads as set whatever is written. CR4: PAE OSFXSR OSXMMEXCPT, so no OSXSAVE.
+    EFER: LME LMA, neither NXE nor SCE."""
+    names = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer")
+    assert [state.system[name] for name in names] == [0x80010021 | CR0_ET, 0, 0x2000, 0x620, 0, 0x500]
+
+
+@doors
+def test_segment_bases(state: State) -> None:
+    assert [state.system[name] for name in ("fs_base", "gs_base", "kernel_gs_base")] == [0, 0, 0]
+
+
+@doors
+def test_selectors(state: State, door: str) -> None:
+    """In the sandbox `mov %cs,%ax` and `str` do not trap, so that a guest sees the selectors of a process."""
+    if door == "kvm":
+        data = dict.fromkeys(("ss", "ds", "es", "fs", "gs"), 0x10)
+        assert state.selectors == {"cs": 8, **data, "ldt": 0, "tr": 0}
+    else:
+        data = dict.fromkeys(("ds", "es", "fs", "gs"), 0)
+        assert state.selectors == {"cs": 0x33, "ss": 0x2B, **data, "ldt": 0, "tr": 0x40}
+
+
+@doors
+def test_descriptor_tables(state: State, door: str) -> None:
+    """In the sandbox `sgdt` and `sidt` do not come to us: a guest sees the host kernel's addresses, or its dummies."""
+    if door == "kvm":
+        assert (state.gdt_base, state.gdt_limit, state.idt_base, state.idt_limit) == (0x1000, 23, 0, 0)
+    else:
+        assert state.gdt_base >= UPPER_HALF and state.idt_base >= UPPER_HALF
+
+
+@doors
+def test_x87_and_sse_are_as_after_reset(state: State) -> None:
+    """FCW 0x37f, no exception flag, an empty stack (an abridged tag word of 0), MXCSR 0x1f80."""
+    fcw, fsw, tags = struct.unpack_from("<HHB", state.fxsave)
+    assert (fcw, fsw, tags) == (0x37F, 0, 0)
+    assert struct.unpack_from("<I", state.fxsave, 24) == (0x1F80,)
+
+
+@doors
+def test_vector_registers_hold_nothing_of_the_hosts(state: State) -> None:
+    x87 = [state.fxsave[at : at + 10] for at in range(32, 160, 16)]  # what is between them is reserved
+    assert x87 == [bytes(10)] * 8
+    assert state.fxsave[160 : 160 + 16 * 16] == bytes(16 * 16)  # xmm0 to xmm15
+
+
+@doors
+def test_sse_works_from_the_first_instruction(state: State) -> None:
+    assert state.product == 4.5
+
+
+@doors
+def test_wrmsr_of_fs_base_is_the_thread_pointer(state: State) -> None:
+    assert (state.tls, state.below_fs) == (0x1122334455667788, 0x1122334455667788)
+    assert state.fs_base_after & 15 == 0 and state.fs_base_after > TEXT
+
+
+def stamp(guest: Bare) -> Placed:
+    """A reading of the counter: rdtsc; mov %eax, place; mov %edx, place + 4."""
+    place = guest.structure("<Q", 0)
+    guest.code(
+        struct.pack("<2s3sI3sI", b"\x0f\x31", b"\x89\x04\x25", place.gpa, b"\x89\x14\x25", place.gpa + 4)
+    )
+    return place
+
+
+def counter(ran: Ran, reading: Placed) -> int:
+    return ran.at(reading)[0]
+
+
+@doors
+def test_rdtsc_does_not_trap() -> None:
+    """1000 of them, and halt is the only exit, and no instruction is emulated; the counter advances."""
+    guest = Bare()
+    first = stamp(guest)
+    guest.code("b9e8030000 0f31 e2fc")  # mov $1000, %ecx; 1: rdtsc; loop 1b
+    last = stamp(guest)
+    guest.halt()
+    ran = guest.run()
+    counters = ran.result.counters
+    assert ran.result.ok and sum(counters.hypercalls.values()) == 1
+    assert (counters.exits, counters.emulated) == (1, 0)
+    assert counter(ran, last) > counter(ran, first)
+
+
+@doors
+def test_the_counters_frequency_is_that_of_the_clock() -> None:
+    """Walltime is asked for twice, 200 ms apart, each time between two readings of the counter. By the frequency in boot
+    info no more time lies between the outer readings, and no less between the inner ones, than the clock says."""
+    guest = Bare()
+    hz = guest.load(0x10010)
+    readings = []
+    for timeout_ns in (0, 200_000_000):
+        guest.call(POLL, L_POLL, timeout_ns, 0, 0)
+        before = stamp(guest)
+        wall = guest.call(WALLTIME, L_WALLTIME, 0)
+        readings.append((before, wall, stamp(guest)))
+    guest.halt()
+    ran = guest.run()
+    (ran_hz,) = ran.at(hz)
+    (first, wall_first, first_after), (last, wall_last, last_after) = readings
+    elapsed_ns = ran.at(wall_last)[0] - ran.at(wall_first)[0]
+    shortest = counter(ran, last) - counter(ran, first_after)
+    longest = counter(ran, last_after) - counter(ran, first)
+    assert elapsed_ns > 150_000_000
+    assert shortest * 10**9 / ran_hz * 0.999 <= elapsed_ns <= longest * 10**9 / ran_hz * 1.001
+
+
+# ---- what KVM is given, door or no door
+
+
+@pytest.fixture
+def sregs() -> CData:
+    """The special registers, over a page of ones: what is not written shows."""
+    made = ffi.new("struct kvm_sregs *")
+    ffi.memmove(made, b"\xff" * ffi.sizeof("struct kvm_sregs"), ffi.sizeof("struct kvm_sregs"))
+    write_sregs(made)
+    return made
+
+
+SEGMENT = ("base", "limit", "selector", "type", "present", "dpl", "db", "s", "l", "g", "unusable")
+
+
+def segment(value: CData) -> tuple[int, ...]:
+    return tuple(int(getattr(value, name)) for name in SEGMENT)
+
+
+def test_cached_code_segment(sregs: CData) -> None:
+    assert segment(sregs.cs) == (0, 0xFFFFFFFF, 8, 9, 1, 0, 0, 1, 1, 1, 0)
+
+
+@pytest.mark.parametrize("name", ["ss", "ds", "es", "fs", "gs"])
+def test_cached_data_segments(sregs: CData, name: str) -> None:
+    assert segment(getattr(sregs, name)) == (0, 0xFFFFFFFF, 0x10, 3, 1, 0, 1, 1, 0, 1, 0)
+
+
+def test_cached_task_and_local_segments(sregs: CData) -> None:
+    assert segment(sregs.tr) == (0, 0, 0, 11, 1, 0, 0, 0, 0, 0, 0)
+    assert sregs.ldt.unusable == 1
+
+
+def test_special_registers_and_apic_base(sregs: CData) -> None:
+    names = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
+    assert [int(getattr(sregs, name)) for name in names] == [0x80010021, 0, 0x2000, 0x620, 0, 0x500, 0]
+    assert (sregs.gdt.base, sregs.gdt.limit, sregs.idt.base, sregs.idt.limit) == (0x1000, 23, 0, 0)
+
+
+def test_registers_for_an_entry_and_a_size() -> None:
+    regs = ffi.new("struct kvm_regs *")
+    write_regs(regs, entry=0x123456, mem_bytes=64 * MIB)
+    assert (regs.rip, regs.rsp, regs.rdi, regs.rflags) == (0x123456, 64 * MIB - 8, 0x10000, 2)
