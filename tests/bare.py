@@ -16,6 +16,7 @@ a guest of its own in tests/guests.
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from tender import CAPTURE, Image, Vm, VmConfig, VmResult
 from tender.testing.elf_builder import (
@@ -148,11 +149,11 @@ class Bare:
         return build_elf(segments=segments, notes=own if notes is None else list(notes))
 
     def run(
-        self, *, mem: int = 2, timeout: float = 60, notes: Iterable[Note] | None = None, **config: object
+        self, *, mem: int = 2, timeout: float = 60, notes: Iterable[Note] | None = None, **config: Any
     ) -> Ran:
         """Boots it; `config` are more fields of VmConfig."""
         with Image.from_bytes(self.elf(notes)) as image:
-            settings = VmConfig(mem=mem, **config)  # type: ignore[arg-type]
+            settings = VmConfig(mem=mem, **config)
             with Vm(image, settings, console=CAPTURE) as vm:
                 result = vm.run(timeout=timeout)
                 return Ran(result, vm.memory(DATA, len(self._data) or 8))
