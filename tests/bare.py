@@ -75,6 +75,14 @@ class Ran:
         return self.result.console
 
 
+@dataclass(frozen=True)
+class Caught:
+    """What a handler of `catch` leaves."""
+
+    error_code: Placed
+    cr2: Placed
+
+
 class Bare:
     """Code and data of one unikernel, as they are added. `devices` are (name, "net" or "block" or a type's number)."""
 
@@ -138,21 +146,65 @@ class Bare:
     def halt(self, status: int = 0, cookie: int = 0) -> None:
         self.call(HALT, L_HALT, cookie, status)
 
+    def tables(self, mapped: int) -> int:
+        """Page tables in data: `mapped` bytes from 0, identity, all writable, in pages of 2 MiB. The value for CR3."""
+        directories = -(-mapped // (1 << 30))
+        top = self.place(bytes(4096), align=4096)
+        self.place(bytes(4096 * (1 + directories)))
+        entries = {top: top + 4096 | 3}
+        entries |= {top + 4096 + 8 * i: top + 4096 * (2 + i) | 3 for i in range(directories)}
+        entries |= {top + 8192 + 8 * i: i << 21 | 0x83 for i in range(mapped >> 21)}
+        for gpa, entry in entries.items():
+            struct.pack_into("<Q", self._data, gpa - DATA, entry)
+        return top
+
+    def cr3(self, top: int) -> None:
+        """From here on these page tables hold. KVM only: the sandbox has none."""
+        self.code(b"\xb8" + struct.pack("<I", top) + b"\x0f\x22\xd8")  # mov $top, %eax; mov %rax, %cr3
+
+    def catch(self, *vectors: int) -> "Caught":
+        """A GDT and an IDT of its own: each of these exceptions ends the guest with status 100 + vector, and leaves
+        its error code and CR2. Only for vectors that have an error code."""
+        caught = Caught(self.structure("<Q", 0), self.structure("<Q", 0))
+        gates: dict[int, int] = {}
+        self.code(b"\xe9" + bytes(4))  # jmp over the handlers
+        begin = self.here
+        for vector in vectors:
+            gates[vector] = self.here
+            self.code(b"\x8f\x04\x25" + struct.pack("<I", caught.error_code.gpa))  # pop error_code
+            self.code("0f20d0")  # mov %cr2, %rax
+            self.code(b"\x48\xa3" + struct.pack("<Q", caught.cr2.gpa))  # movabs %rax, cr2
+            self.halt(100 + vector)
+        struct.pack_into("<I", self._code, begin - TEXT - 4, self.here - begin)
+        gdt = self.place(struct.pack("<3Q", 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF))
+        idt = self.place(bytes(16 * 32))
+        for vector, handler in gates.items():  # an interrupt gate of privilege 0 through selector 8
+            gate = struct.pack("<HHBBHII", handler & 0xFFFF, 8, 0, 0x8E, handler >> 16, 0, 0)
+            self._data[idt - DATA + 16 * vector : idt - DATA + 16 * (vector + 1)] = gate
+        for opcode, at, length in (("0f011425", gdt, 24), ("0f011c25", idt, 16 * 32)):  # lgdt, lidt
+            self.code(
+                bytes.fromhex(opcode) + struct.pack("<I", self.place(struct.pack("<HQ", length - 1, at)))
+            )
+        return caught
+
     # ---- the file, and a run of it
 
-    def elf(self, notes: Iterable[Note] | None = None) -> bytes:
-        segments = [
+    def segments(self) -> list[Segment]:
+        """Text and data, as they are so far."""
+        return [
             Segment(data=bytes(self._code), flags=PF_X, vaddr=TEXT),
             Segment(data=bytes(self._data) or bytes(8), flags=PF_R | PF_W, vaddr=DATA),
         ]
-        own = [abi_note(), raw_manifest_note(manifest_bytes(self.entries))]
-        return build_elf(segments=segments, notes=own if notes is None else list(notes))
 
-    def run(
-        self, *, mem: int = 2, timeout: float = 60, notes: Iterable[Note] | None = None, **config: Any
-    ) -> Ran:
-        """Boots it; `config` are more fields of VmConfig."""
-        with Image.from_bytes(self.elf(notes)) as image:
+    def notes(self) -> list[Note]:
+        return [abi_note(), raw_manifest_note(manifest_bytes(self.entries))]
+
+    def elf(self) -> bytes:
+        return build_elf(segments=self.segments(), notes=self.notes())
+
+    def run(self, elf: bytes = b"", *, mem: int = 2, timeout: float = 60, **config: Any) -> Ran:
+        """Boots it, or `elf`, which has its data at the same place; `config` are more fields of VmConfig."""
+        with Image.from_bytes(elf or self.elf()) as image:
             settings = VmConfig(mem=mem, **config)
             with Vm(image, settings, console=CAPTURE) as vm:
                 result = vm.run(timeout=timeout)
