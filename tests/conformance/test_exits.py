@@ -1,0 +1,226 @@
+"""How a run ends, row by row, through both command lines: the line on stderr, and the status.
+
+`tender run` says the same as `tender solo5-hvt` under its own name; it may add hints. Where the doors speak in their own
+names, DOOR stands for that. SIGINT, SIGTERM, other signals, and consoles that are closed or full are in
+test_solo5_command_line.py and tests/contract/test_cli.py.
+"""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bare import BLOCK_READ, L_PUTS, MIB, PORT, PUTS, TEXT, WALLTIME, Bare
+from support import Guest
+
+doors = pytest.mark.doors
+FRONTS = ("solo5-hvt", "run")
+MEM = 4
+SPEAKER = {"kvm": "KVM", "sandbox": "sandbox"}
+Front = Callable[[str], str]
+Run = Callable[[str, bytes], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def start(front: Front, tender_cmd: list[str], tmp_path: Path) -> Run:
+    """start(FRONT, ELF): runs it to its end by that command line."""
+
+    def run(name: str, elf: bytes) -> "subprocess.CompletedProcess[str]":
+        (tmp_path / "guest.hvt").write_bytes(elf)
+        command = [front(name)] if name == "solo5-hvt" else [*tender_cmd, "run"]
+        return subprocess.run(
+            [*command, f"--mem={MEM}", "guest.hvt"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    return run
+
+
+def ends(done: "subprocess.CompletedProcess[str]", front: str, status: int, said: str) -> None:
+    """This status and this line; of `solo5-hvt` nothing else."""
+    lines = done.stderr.splitlines()
+    program = "solo5-hvt" if front == "solo5-hvt" else "tender"
+    assert done.returncode == status, done.stderr
+    assert lines[:1] == ([f"{program}: {said}"] if said else [])
+    assert front == "run" or len(lines) <= 1
+
+
+# ---- the guest's own ends
+
+
+@doors
+@pytest.mark.parametrize("front_name", FRONTS)
+@pytest.mark.parametrize(("given", "status"), [(0, 0), (83, 83), (255, 255), (0x1FE, 254)])
+def test_halt(start: Run, front_name: str, given: int, status: int) -> None:
+    """Silent on stderr, whatever the status; the console is the guest's alone."""
+    guest = Bare()
+    guest.write(b"said\n")
+    guest.halt(given)
+    done = start(front_name, guest.elf())
+    ends(done, front_name, status, "")
+    assert (done.stdout, done.stderr) == ("said\n", "")
+
+
+@doors
+@pytest.mark.parametrize("front_name", FRONTS)
+def test_trap_of_the_guests_own(start: Run, guest: Guest, front_name: str) -> None:
+    """Its handler prints it on the console and halts with 255; the tender says nothing."""
+    done = start(front_name, guest("null_write").read_bytes())
+    ends(done, front_name, 255, "")
+    assert "ABORT" in done.stdout and "#PF" in done.stdout
+
+
+# ---- ends by the tender
+
+
+def write_to_text() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.store(TEXT, 1)
+    return guest, f"DOOR: host/guest translation fault: rip={TEXT + 10:#x}"  # behind movabs $1, %rax
+
+
+def hlt() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.code("90 f4")
+    return guest, f"DOOR: unhandled exit: exit_reason=0x5, rip={TEXT + 2:#x}"
+
+
+def triple_fault() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.code("0f0b")  # ud2, and no IDT
+    return guest, "DOOR: unhandled exit: exit_reason=0x8, rip=ANY"
+
+
+def port() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.out(0x3F8, ord("x"))
+    return guest, "Invalid guest port access: port=0x3f8"
+
+
+def ring_kick_without_a_ring() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.out(0x600, 0)
+    return guest, "Invalid guest port access: port=0x600"
+
+
+def hypercall() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.out(PORT, 0)
+    return guest, "Invalid guest hypercall: num=0"
+
+
+def unattached_hypercall() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.out(PORT + BLOCK_READ, 0x140000)
+    return guest, f"Invalid guest hypercall: num={BLOCK_READ}"
+
+
+def pointer() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.call(PUTS, L_PUTS, 1 << 40, 77)
+    return guest, f"Invalid guest access: gpa={1 << 40:#x}, sz=77 (hypercall puts, rip=ANY)"
+
+
+def structure_pointer() -> tuple[Bare, str]:
+    guest = Bare()
+    guest.out(PORT + WALLTIME, MEM * MIB - 4)
+    return guest, f"Invalid guest access: gpa={MEM * MIB - 4:#x}, sz=8 (hypercall walltime, rip=ANY)"
+
+
+ENDS = (
+    *(
+        write_to_text,
+        hlt,
+        triple_fault,
+        port,
+        ring_kick_without_a_ring,
+        hypercall,
+        unattached_hypercall,
+        pointer,
+    ),
+    structure_pointer,
+)
+
+
+@doors
+@pytest.mark.parametrize("front_name", FRONTS)
+@pytest.mark.parametrize("make", ENDS, ids=lambda make: make.__name__)
+def test_end_by_the_tender(
+    start: Run, door: str, front_name: str, make: Callable[[], tuple[Bare, str]]
+) -> None:
+    """Status 1, and the contract's words; what the guest had printed is there. In the sandbox the program names
+    itself where KVM would."""
+    guest, said = make()
+    done = start(front_name, guest.elf())
+    seen = done.stderr.replace(f"{SPEAKER[door]}: ", "DOOR: ", 1)
+    if "ANY" in said:
+        seen = re.sub(r"rip=0x[0-9a-f]+", "rip=ANY", seen)
+    done.stderr = seen
+    ends(done, front_name, 1, said)
+
+
+@doors
+@pytest.mark.parametrize("front_name", FRONTS)
+def test_what_was_printed_before_such_an_end_is_there(start: Run, front_name: str) -> None:
+    guest = Bare()
+    guest.write(b"before\n")
+    guest.out(0x3F8, 0)
+    guest.write(b"after\n")
+    assert start(front_name, guest.elf()).stdout == "before\n"
+
+
+# ---- what only KVM's machine can end by: memory that does not exist, reached by page tables of the guest's own
+
+
+def mapped_too_far() -> Bare:
+    guest = Bare()
+    guest.cr3(guest.tables(2 * MEM * MIB))
+    return guest
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("front_name", FRONTS)
+@pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
+def test_memory_that_does_not_exist_is_an_unhandled_exit(
+    start: Run, monkeypatch: pytest.MonkeyPatch, front_name: str, write: bool
+) -> None:
+    """MMIO: exit 6. There is no device."""
+    monkeypatch.setenv("TENDER_BACKEND", "kvm")
+    guest = mapped_too_far()
+    rip = guest.here + (20 if write else 0)  # KVM has stepped over a write by then
+    if write:
+        guest.store((MEM + 2) * MIB, 1)
+    else:
+        guest.load((MEM + 2) * MIB)
+    done = start(front_name, guest.elf())
+    ends(done, front_name, 1, f"KVM: unhandled exit: exit_reason=0x6, rip={rip:#x}")
+
+
+@pytest.mark.kvm
+def test_code_that_does_not_exist_is_an_internal_error(start: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be fetched there, so that KVM cannot say what the guest does: suberror 1, a failed emulation."""
+    monkeypatch.setenv("TENDER_BACKEND", "kvm")
+    guest = mapped_too_far()
+    guest.code(b"\xb8" + ((MEM + 2) * MIB).to_bytes(4, "little") + b"\xff\xe0")  # mov $..., %eax; jmp *%rax
+    done = start("solo5-hvt", guest.elf())
+    ends(done, "solo5-hvt", 1, "KVM: internal error exit: suberror=0x1")
+
+
+@pytest.mark.parametrize("front_name", FRONTS)
+def test_page_tables_of_its_own_end_a_guest_in_the_sandbox(
+    start: Run, monkeypatch: pytest.MonkeyPatch, front_name: str
+) -> None:
+    """It has none to change: the instruction is named, and nothing is pretended."""
+    monkeypatch.setenv("TENDER_BACKEND", "sandbox")
+    done = start(front_name, mapped_too_far().elf())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        f"sandbox: a privileged instruction that is not emulated: rip={TEXT + 5:#x}, bytes 0f 22 d8"
+        in done.stderr
+    )
