@@ -16,6 +16,7 @@ HEADERS = (
     HERE / "core" / "elf_image_types.h",
     HERE / "core" / "vm_types.h",
     HERE / "devices" / "device_types.h",
+    HERE / "ends" / "end_types.h",
     HERE / "include" / "native.h",
 )
 

@@ -1,10 +1,10 @@
-"""Writes tender/backend/syscall_names.py: the names of Linux's system calls, as the compiler's headers have them."""
+"""Writes syscall_names.inc: the names of Linux's system calls by number, as the compiler's headers have them."""
 
 import re
 import subprocess
 import sys
 
-TABLES = {"X86_64": "asm/unistd_64.h", "I386": "asm/unistd_32.h"}
+TABLES = {"x86_64": "asm/unistd_64.h", "i386": "asm/unistd_32.h"}
 
 
 def names(compiler: list[str], header: str) -> dict[int, str]:
@@ -21,14 +21,14 @@ def names(compiler: list[str], header: str) -> dict[int, str]:
 
 
 def main(target: str, *compiler: str) -> None:
-    """Writes the module `target`."""
+    """Writes the C file `target`."""
     with open(target, "w") as file:
-        file.write('"""The names of system calls by number; written by bindings/gen_syscall_names.py."""\n')
+        file.write("/* The names of system calls by number; written by bindings/gen_syscall_names.py. */\n")
         for table, header in TABLES.items():
-            file.write(f"\n{table} = {{\n")
+            file.write(f"\nstatic const char *const names_{table}[] = {{\n")
             for number, name in sorted(names(list(compiler), header).items()):
-                file.write(f'    {number}: "{name}",\n')
-            file.write("}\n")
+                file.write(f'    [{number}] = "{name}",\n')
+            file.write("};\n")
 
 
 if __name__ == "__main__":

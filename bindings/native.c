@@ -11,6 +11,7 @@
 
 #include "console.h"
 #include "device.h"
+#include "ends.h"
 #include "guest_cpu.h"
 #include "patch.h"
 #include "reset_kvm.h"
@@ -253,6 +254,26 @@ int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, cons
 const struct vm_event *tn_vm_event(struct vm *vm)
 {
     return vm->event;
+}
+
+void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, struct run_end *end)
+{
+    end_explain(event, behind_kvm != 0, over_time != 0, end);
+}
+
+const char *tn_setup_step_name(uint32_t step)
+{
+    return setup_step_name(step);
+}
+
+const char *tn_setup_step_hint(uint32_t step)
+{
+    return setup_step_hint(step);
+}
+
+const char *tn_system_call_name(uint32_t number, uint64_t arch)
+{
+    return system_call_name(number, arch);
 }
 
 struct sandbox *tn_sandbox_new(struct vm *vm)

@@ -15,16 +15,7 @@ from tender.errors import ConfigError, DeviceError, TenderError, VmStateError
 from tender.image import Device, Image
 from tender.manifest import match
 from tender.native import CData, ffi, lib
-from tender.result import (
-    STATUS_ENDED,
-    STATUS_HOST_FAILED,
-    BootTimeline,
-    Counters,
-    ExitReason,
-    GuestFault,
-    Trap,
-    VmResult,
-)
+from tender.result import BootTimeline, Counters, ExitReason, GuestFault, Trap, VmResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -504,52 +495,7 @@ def _fault(event: CData) -> GuestFault:
 
 def _explain(event: CData, stop_reason: str, backend: str) -> tuple[str, int, str]:
     """(reason, status, message) of an event that ends a run, in the contract's words."""
-    kind = event.kind
-    door = "KVM" if backend == "kvm" else backend
-    if kind == lib.EVENT_HALT:
-        status = event.status & 0xFF
-        return (ExitReason.ABORT if event.status == lib.HVT_EXIT_ABORT else ExitReason.EXIT), status, ""
-    if kind == lib.EVENT_STOPPED:
-        return (
-            stop_reason,
-            STATUS_ENDED,
-            "stopped" if stop_reason == ExitReason.STOPPED else "the time given is over",
-        )
-    if kind == lib.EVENT_TRANSLATION_FAULT:
-        text = f"{door}: host/guest translation fault: rip={event.rip:#x}"
-        return ExitReason.TRANSLATION_FAULT, STATUS_ENDED, text
-    if kind == lib.EVENT_BAD_PORT:
-        return ExitReason.BAD_PORT, STATUS_ENDED, f"Invalid guest port access: port={event.port:#x}"
-    if kind == lib.EVENT_BAD_HYPERCALL:
-        return ExitReason.BAD_HYPERCALL, STATUS_ENDED, f"Invalid guest hypercall: num={event.number}"
-    if kind == lib.EVENT_BAD_ACCESS:
-        call = _HYPERCALLS[event.number - 1]
-        text = (
-            f"Invalid guest access: gpa={event.gpa:#x}, sz={event.len} (hypercall {call}, rip={event.rip:#x})"
-        )
-        return ExitReason.BAD_ACCESS, STATUS_ENDED, text
-    if kind == lib.EVENT_UNHANDLED_EXIT:
-        text = f"{door}: unhandled exit: exit_reason={event.detail:#x}, rip={event.rip:#x}"
-        return ExitReason.UNHANDLED_EXIT, STATUS_ENDED, text
-    if kind == lib.EVENT_ENTRY_FAILURE:
-        return (
-            ExitReason.ENTRY_FAILURE,
-            STATUS_HOST_FAILED,
-            f"KVM: entry failure: hw_entry_failure_reason={event.detail:#x}",
-        )
-    if kind == lib.EVENT_INTERNAL_ERROR:
-        return (
-            ExitReason.INTERNAL_ERROR,
-            STATUS_HOST_FAILED,
-            f"KVM: internal error exit: suberror={event.detail:#x}",
-        )
-    if kind == lib.EVENT_HOST_ERROR:
-        call = "ioctl (RUN)" if backend == "kvm" else "ppoll"
-        return (
-            ExitReason.HOST_ERROR,
-            STATUS_HOST_FAILED,
-            f"{door}: {call} failed: {posix.strerror(event.os_error)}",
-        )
-    from tender.backend.sandbox_ends import explain
-
-    return explain(event)
+    end = ffi.new("struct run_end *")
+    lib.tn_end_explain(event, backend == "kvm", stop_reason == ExitReason.TIMEOUT, end)
+    message = ffi.string(end.message).decode("utf-8", "replace")
+    return ffi.string(end.reason).decode(), int(end.status), message

@@ -11,6 +11,7 @@
 
 #include "device_types.h"
 #include "elf_image_types.h"
+#include "end_types.h"
 #include "vm_types.h"
 
 struct kvm_cpuid2;
@@ -89,6 +90,12 @@ int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, cons
 
 /* What the last run call ended with. The VM's own: of a sandboxed guest's shared memory a checked copy. */
 const struct vm_event *tn_vm_event(struct vm *vm);
+
+/* How a run ended, in words (ends/ends.h). */
+void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, struct run_end *end);
+const char *tn_setup_step_name(uint32_t step);
+const char *tn_setup_step_hint(uint32_t step);
+const char *tn_system_call_name(uint32_t number, uint64_t arch);
 
 /*
  * The sandbox: a VM whose guest runs in a process of its own, tender-sandbox. NULL with errno kept, or to be

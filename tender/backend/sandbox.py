@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tender.image import Image
 
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
-STEPS = {1: "mapping guest memory", 2: "signals", 3: "limits", 4: "dropping rights", 5: "the seccomp filter"}
 _EPERM, _ENOENT, _ENOEXEC, _EACCES, _EINVAL, _ENOSYS = 1, 2, 8, 13, 22, 38
 
 
@@ -145,11 +144,7 @@ def _cannot_spawn(program: str, errno: int) -> HostError:
 
 def setup_failed(step: int, errno: int) -> HostError:
     """The HostError for an EVENT_SETUP_FAILED of the program."""
-    error = _failed(STEPS.get(step, f"step {step}"), errno)
-    if step == 1:
-        error.hint = "guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536"
-    elif step == 5:
-        error.hint = (
-            "the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it"
-        )
+    name = lib.tn_setup_step_name(step)
+    error = _failed(f"step {step}" if name == ffi.NULL else ffi.string(name).decode(), errno)
+    error.hint = ffi.string(lib.tn_setup_step_hint(step)).decode()
     return error

@@ -1,0 +1,199 @@
+/* See ends.h. The longest line is a forbidden system call's or a bad access', well below run_end.message. */
+#define _GNU_SOURCE
+#include "ends.h"
+
+#include <inttypes.h>
+#include <linux/audit.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "syscall_names.inc" /* written by gen_syscall_names.py from the kernel's headers */
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static __attribute__((format(printf, 3, 4))) void ends(struct run_end *end, const char *reason,
+                                                       const char *format, ...)
+{
+    va_list arguments;
+    end->reason = reason;
+    end->status = STATUS_ENDED;
+    va_start(arguments, format);
+    (void)vsnprintf(end->message, sizeof end->message, format, arguments);
+    va_end(arguments);
+}
+
+const char *system_call_name(uint32_t number, uint64_t arch)
+{
+    bool old = arch == AUDIT_ARCH_I386;
+    const char *name = NULL;
+    if (number < (old ? COUNT(names_i386) : COUNT(names_x86_64)))
+        name = old ? names_i386[number] : names_x86_64[number];
+    return name ? name : "no such call";
+}
+
+struct signal_words {
+    char text[32];
+};
+
+/* Those that a fault or a kill raises have their name, others a number. */
+static struct signal_words signal_words(uint64_t number)
+{
+    static const struct {
+        int number;
+        const char *name;
+    } known[] = {{SIGILL, "SIGILL"}, {SIGTRAP, "SIGTRAP"}, {SIGABRT, "SIGABRT"}, {SIGBUS, "SIGBUS"},
+                 {SIGFPE, "SIGFPE"}, {SIGKILL, "SIGKILL"}, {SIGSEGV, "SIGSEGV"}};
+    struct signal_words words;
+    (void)snprintf(words.text, sizeof words.text, "signal %" PRIu64, number);
+    for (size_t i = 0; i < COUNT(known); i++)
+        if ((uint64_t)known[i].number == number)
+            (void)snprintf(words.text, sizeof words.text, "%s", known[i].name);
+    return words;
+}
+
+static void explain_unsupported(const struct vm_event *event, struct run_end *end)
+{
+    char code[3 * sizeof event->instruction + 1] = "";
+    size_t at = 0;
+    for (uint32_t i = 0; i < event->instruction_bytes && i < sizeof event->instruction; i++)
+        at += (size_t)snprintf(code + at, sizeof code - at, "%s%02x", i ? " " : "", event->instruction[i]);
+    ends(end, "unsupported-instruction",
+         "sandbox: a privileged instruction that is not emulated: rip=0x%" PRIx64
+         ", bytes %s; KVM may run it: --backend kvm",
+         event->rip, code);
+}
+
+/* Whether somebody else ended the process is told as far as it can be: a guest that took it over can make it
+ * exit, fault, or ask for a forbidden call, but not be sent SIGKILL. */
+static void explain_death(const struct vm_event *event, struct run_end *end)
+{
+    const char *reason = "sandbox-died";
+    if (event->os_error)
+        ends(end, reason,
+             "sandbox: the process ended, and something else in this program took its exit status");
+    else if (event->detail == SIGSYS)
+        ends(end, reason,
+             "sandbox: the process was killed by its filter: the guest made the handlers ask for a forbidden "
+             "system call");
+    else if (event->detail == SIGKILL)
+        ends(end, reason,
+             "sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory");
+    else if (event->detail)
+        ends(end, reason, "sandbox: the process died of %s in its handlers",
+             signal_words(event->detail).text);
+    else
+        ends(end, reason, "sandbox: the process exited with status %d instead of reporting an end",
+             event->status);
+    if (event->os_error || event->detail == SIGKILL)
+        end->status = STATUS_HOST_FAILED;
+}
+
+static void explain_bad_access(const struct vm_event *event, struct run_end *end)
+{
+    static const char *const calls[HVT_HYPERCALL_MAX] = {
+        [HVT_HYPERCALL_WALLTIME] = "walltime",
+        [HVT_HYPERCALL_PUTS] = "puts",
+        [HVT_HYPERCALL_POLL] = "poll",
+        [HVT_HYPERCALL_BLOCK_WRITE] = "block_write",
+        [HVT_HYPERCALL_BLOCK_READ] = "block_read",
+        [HVT_HYPERCALL_NET_WRITE] = "net_write",
+        [HVT_HYPERCALL_NET_READ] = "net_read",
+        [HVT_HYPERCALL_HALT] = "halt",
+    };
+    const char *call = event->number < HVT_HYPERCALL_MAX ? calls[event->number] : NULL;
+    ends(end, "bad-access",
+         "Invalid guest access: gpa=0x%" PRIx64 ", sz=%" PRIu64 " (hypercall %s, rip=0x%" PRIx64 ")",
+         event->gpa, event->len, call ? call : "unknown", event->rip);
+}
+
+static void explain_handler_fault(const struct vm_event *event, struct run_end *end)
+{
+    const char *rest = "in the handlers: the guest jumped into them or wrote over their memory";
+    if (event->detail)
+        ends(end, "sandbox-fault", "sandbox: %s at rip=0x%" PRIx64 " %s", signal_words(event->detail).text,
+             event->rip, rest);
+    else
+        ends(end, "sandbox-fault", "sandbox: a false report %s", rest);
+}
+
+static const struct {
+    const char *name;
+    const char *hint;
+} setup_steps[] = {
+    [1] = {"mapping guest memory",
+           "guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536"},
+    [2] = {"signals", ""},
+    [3] = {"limits", ""},
+    [4] = {"dropping rights", ""},
+    [5] = {"the seccomp filter",
+           "the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it"},
+};
+
+const char *setup_step_name(uint32_t step)
+{
+    return step < COUNT(setup_steps) ? setup_steps[step].name : NULL;
+}
+
+const char *setup_step_hint(uint32_t step)
+{
+    return setup_step_name(step) ? setup_steps[step].hint : "";
+}
+
+void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, struct run_end *end)
+{
+    const char *door = behind_kvm ? "KVM" : "sandbox";
+    switch (event->kind) {
+    case EVENT_HALT:
+        ends(end, event->status == HVT_EXIT_ABORT ? "abort" : "exit", "%s", "");
+        end->status = event->status & 0xff;
+        break;
+    case EVENT_STOPPED:
+        ends(end, over_time ? "timeout" : "stopped", "%s", over_time ? "the time given is over" : "stopped");
+        break;
+    case EVENT_TRANSLATION_FAULT:
+        ends(end, "translation-fault", "%s: host/guest translation fault: rip=0x%" PRIx64, door, event->rip);
+        break;
+    case EVENT_BAD_PORT:
+        ends(end, "bad-port", "Invalid guest port access: port=0x%x", event->port);
+        break;
+    case EVENT_BAD_HYPERCALL:
+        ends(end, "bad-hypercall", "Invalid guest hypercall: num=%u", event->number);
+        break;
+    case EVENT_BAD_ACCESS:
+        explain_bad_access(event, end);
+        break;
+    case EVENT_UNHANDLED_EXIT:
+        ends(end, "unhandled-exit", "%s: unhandled exit: exit_reason=0x%" PRIx64 ", rip=0x%" PRIx64, door,
+             event->detail, event->rip);
+        break;
+    case EVENT_ENTRY_FAILURE:
+        ends(end, "entry-failure", "KVM: entry failure: hw_entry_failure_reason=0x%" PRIx64, event->detail);
+        end->status = STATUS_HOST_FAILED;
+        break;
+    case EVENT_INTERNAL_ERROR:
+        ends(end, "internal-error", "KVM: internal error exit: suberror=0x%" PRIx64, event->detail);
+        end->status = STATUS_HOST_FAILED;
+        break;
+    case EVENT_HOST_ERROR:
+        ends(end, "host-error", "%s: %s failed: %s", door, behind_kvm ? "ioctl (RUN)" : "ppoll",
+             strerror(event->os_error));
+        end->status = STATUS_HOST_FAILED;
+        break;
+    case EVENT_UNSUPPORTED_INSTRUCTION:
+        explain_unsupported(event, end);
+        break;
+    case EVENT_FORBIDDEN_SYSCALL:
+        ends(end, "forbidden-syscall",
+             "sandbox: the guest asked the host's kernel for system call %d (%s%s): rip=0x%" PRIx64,
+             (int32_t)event->number, system_call_name(event->number, event->detail),
+             event->detail == AUDIT_ARCH_I386 ? ", by the 32-bit entry" : "", event->rip);
+        break;
+    case EVENT_HANDLER_FAULT:
+        explain_handler_fault(event, end);
+        break;
+    default:
+        explain_death(event, end);
+    }
+}

@@ -1,0 +1,27 @@
+/*
+ * How a run ended, in words: an event becomes a reason, a status and a line for a person. For the library and
+ * for the launcher: the words stand here once. They are the contract's, where it has them.
+ */
+#ifndef TENDER_ENDS_H
+#define TENDER_ENDS_H
+
+#include <stdbool.h>
+
+#include "end_types.h"
+#include "vm_types.h"
+
+/*
+ * Fills `end` from an event that ends a run. `over_time`: what stopped it, if it was stopped, was a time
+ * limit. Whatever the event holds, the message is one line; it fits (ends.c counts).
+ */
+void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, struct run_end *end);
+
+/* What the sandbox's set-up was at when it failed (enum sandbox_step), NULL if there is no such step; and the
+ * way out, empty if there is none. */
+const char *setup_step_name(uint32_t step);
+const char *setup_step_hint(uint32_t step);
+
+/* The name of a system call by the numbers of its entry (AUDIT_ARCH_I386 or any other), or "no such call". */
+const char *system_call_name(uint32_t number, uint64_t arch);
+
+#endif
