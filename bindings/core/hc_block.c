@@ -1,31 +1,37 @@
 /*
- * block_write and block_read: one whole transfer a call. A host error (no space, medium, file cut short) is
- * the guest's to handle: it gets EUNSPEC and it is counted; the VM goes on.
+ * block_write and block_read: one whole transfer a call, of any length. A host error (no space, medium, file
+ * cut short) is the guest's to handle: it gets EUNSPEC and it is counted; the VM goes on.
+ *
+ * What can be copied is (disk_map.h); the rest is pread() and pwrite().
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdint.h>
 #include <unistd.h>
 
-#include "hypercall.h"
+#include "block.h"
 
-static const struct vm_device *block_device(const struct vm *vm, uint64_t handle)
+struct vm_device *block_device(struct vm *vm, uint64_t handle)
 {
+    if (vm->map_disks)
+        vm->map_disks(vm);
     if (handle >= vm->device_end || vm->devices[handle].type != MFT_BLOCK_BASIC)
         return NULL;
     return &vm->devices[handle];
 }
 
-static bool range_is_valid(const struct vm_device *device, uint64_t offset, uint64_t len)
+bool block_range_is_valid(const struct vm_device *device, uint64_t offset, uint64_t len)
 {
     return len <= INT64_MAX && offset < device->capacity && len <= device->capacity - offset;
 }
 
 /* All of it, or an errno's worth of nothing: what the host leaves undone is an error for the guest. */
-static bool transfer_all(const struct vm_device *device, bool writing, uint8_t *data, uint64_t len,
-                         uint64_t offset)
+static bool transfer_all(struct vm_device *device, bool writing, uint8_t *data, uint64_t len, uint64_t offset)
 {
-    uint64_t done = 0;
+    uint64_t done = disk_map_copy(&device->map, writing, data, len, offset);
+    if (done == len)
+        return true;
+    const uint64_t copied = done;
     while (done < len) {
         off_t at = (off_t)(offset + done);
         ssize_t n = writing ? pwrite(device->fd, data + done, len - done, at)
@@ -36,16 +42,17 @@ static bool transfer_all(const struct vm_device *device, bool writing, uint8_t *
             return false;
         done += (uint64_t)n;
     }
+    disk_map_note(&device->map, writing, len - copied, offset + copied);
     return true;
 }
 
 /* Both directions have one structure (tender_abi_check.h pins each field of both to the same place). */
-static enum verdict transfer(struct vm *vm, struct hvt_block_write *call, bool writing)
+enum verdict block_transfer(struct vm *vm, struct hvt_block_write *call, bool writing)
 {
     struct vm_counters *counters = &vm->shared->counters;
-    const struct vm_device *device = block_device(vm, call->handle);
+    struct vm_device *device = block_device(vm, call->handle);
     call->ret = HVT_R_EINVAL;
-    if (!device || !range_is_valid(device, call->offset, call->len))
+    if (!device || !block_range_is_valid(device, call->offset, call->len))
         return CONTINUE;
     uint8_t *data =
         guest_memory_at(&vm->memory, call->data, call->len, writing ? GUEST_READABLE : GUEST_WRITABLE);
@@ -64,11 +71,11 @@ static enum verdict transfer(struct vm *vm, struct hvt_block_write *call, bool w
 
 enum verdict hc_block_write(struct vm *vm, union hypercall_args *args)
 {
-    return transfer(vm, &args->block_write, true);
+    return block_transfer(vm, &args->block_write, true);
 }
 
 enum verdict hc_block_read(struct vm *vm, union hypercall_args *args)
 {
     _Static_assert(sizeof args->block_read == sizeof args->block_write, "one structure for both");
-    return transfer(vm, &args->block_write, false);
+    return block_transfer(vm, &args->block_write, false);
 }

@@ -34,6 +34,8 @@ int vm_init(struct vm *vm)
 void vm_release(struct vm *vm)
 {
     ring_worker_stop(vm);
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        disk_map_close(&vm->devices[i].map);
     guest_memory_unmap(&vm->memory);
     close(vm->stop_fd);
     pthread_mutex_destroy(&vm->runner_lock);

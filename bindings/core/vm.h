@@ -25,6 +25,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "disk_map.h"
 #include "guest_memory.h"
 #include "vm_types.h"
 
@@ -40,6 +41,7 @@ struct vm_device {
     bool is_socket;
     atomic_bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
     uint64_t capacity;
+    struct disk_map map; /* of a disk */
 };
 
 /* A hypercall that left before it was settled (a signal, or a console write too large for one event). */
@@ -49,6 +51,7 @@ struct vm_resume {
     bool again;                /* the handler wants to be called again with the same structure */
     uint64_t console_done;     /* bytes of this write already out */
     uint64_t poll_deadline_ns; /* 0: not armed */
+    uint32_t batch_done;       /* requests of a batch that have their answer */
 };
 
 /* The network ring, as its host sees it (ring.h). */
@@ -76,6 +79,9 @@ struct vm {
     uint32_t device_end; /* one past the highest attached handle */
     uint32_t net_count;
     uint32_t block_count;
+    uint32_t extensions;              /* TENDER_FEATURE_... that the guest was granted */
+    void (*map_disks)(struct vm *vm); /* a door's, for the first call of a disk; NULL: done, or not wanted */
+    bool disks_mapped;                /* map_disks() has been called */
 
     int console_fd; /* or CONSOLE_DISCARD, CONSOLE_PYTHON */
     uint32_t console_chunk;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "copy_fault.h"
 #include "ring.h"
 
 int kvm_set_memory(const struct vm *vm, int machine_fd)
@@ -111,6 +112,7 @@ void kvm_run_loop(struct vm *vm, int machine_fd, int vcpu_fd, struct kvm_run *ru
     struct vm_timeline *timeline = &shared->timeline;
     sigset_t saved;
     vm_enter(vm, &saved);
+    copy_fault_prepare(vm);
     shared->event = (struct vm_event){0};
 
     enum verdict verdict = CONTINUE;

@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -70,6 +71,17 @@ ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, in
 ssize_t send(int fd, const void *from, size_t len, int flags)
 {
     return CALL(SYS_sendto, fd, from, len, flags, 0, 0);
+}
+
+/* Before the filter is in force; afterwards they are the end of the process. */
+void *mmap(void *at, size_t len, int protection, int flags, int fd, off_t offset)
+{
+    return (void *)(uintptr_t)CALL(SYS_mmap, at, len, protection, flags, fd, offset); /* -1 is MAP_FAILED */
+}
+
+int munmap(void *at, size_t len)
+{
+    return (int)CALL(SYS_munmap, at, len, 0, 0, 0, 0);
 }
 
 /* The kernel writes what is left into the timeout; POSIX has it untouched. */

@@ -6,9 +6,10 @@
  *   others    the guest's exception (fault.c), through its own IDT
  *   SIGSYS    the guest asked the host's kernel for something: the end, with the call's number
  *   the kick  the end, at once if the guest was running, on the way back to it if a handler was
+ *   SIGBUS    in a copy from or to a mapped disk: the copy ends early (core/disk_map.h)
  *
- * Handlers run on a stack of their own with every signal blocked. A fault of theirs kills the process, which
- * whoever holds the VM reports.
+ * Handlers run on a stack of their own with every signal blocked, but for SIGBUS: a hypercall that came as a
+ * trap copies too. Another fault of theirs kills the process, which whoever holds the VM reports.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -218,6 +219,10 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     bool ours = is_ours((uint64_t)gregs[REG_RIP]);
     if (info->si_code <= 0 && number != SIGSYS)
         return; /* another process sent it: it says nothing about the guest */
+    if (number == SIGBUS && gregs[REG_RIP] == (greg_t)guarded_copy_may_fault) {
+        gregs[REG_RIP] = (greg_t)guarded_copy_ends;
+        return;
+    }
     if (number != SIGSYS && vector == VECTOR_AC) {
         gregs[REG_EFL] &= ~(long long)RFLAGS_AC; /* CR0.AM is not set: the flag means nothing */
         return;
@@ -273,7 +278,7 @@ static void install(int number, void (*handler)(int, siginfo_t *, void *))
         .handler = handler,
         .flags = SA_SIGINFO | SA_ONSTACK | SA_RESTORER_FLAG,
         .restorer = signal_return,
-        .mask = ~(uint64_t)0,
+        .mask = ~((uint64_t)1 << (SIGBUS - 1)),
     };
     int64_t answer =
         system_call((uint64_t)number, (uint64_t)&action, 0, sizeof action.mask, 0, 0, SYS_rt_sigaction);

@@ -1,0 +1,17 @@
+/* The parts of a disk's hypercalls that both the single calls (hc_block.c) and the batch (hc_block_batch.c)
+ * are made of. */
+#ifndef TENDER_BLOCK_H
+#define TENDER_BLOCK_H
+
+#include "hypercall.h"
+
+/* The disk of this handle, or NULL. Maps the disks, the first time that a guest asks for one. */
+struct vm_device *block_device(struct vm *vm, uint64_t handle);
+
+/* The disk has these bytes. */
+bool block_range_is_valid(const struct vm_device *device, uint64_t offset, uint64_t len);
+
+/* One whole transfer: CONTINUE with call->ret, or LEAVE for an address that is not the guest's to name. */
+enum verdict block_transfer(struct vm *vm, struct hvt_block_write *call, bool writing);
+
+#endif

@@ -1,0 +1,102 @@
+#define _GNU_SOURCE
+#include "copy_fault.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+static struct sigaction before;
+static atomic_bool handing_on;
+static pthread_mutex_t installing = PTHREAD_MUTEX_INITIALIZER;
+
+/* Back as it would have come without us: a fault happens again, what was sent is sent again. */
+static void step_aside(int number, const siginfo_t *info, const struct sigaction *action)
+{
+    (void)sigaction(number, action, NULL);
+    if (info->si_code <= 0)
+        (void)raise(number);
+}
+
+static void hand_on(int number, siginfo_t *info, void *frame)
+{
+    const struct sigaction default_action = {.sa_handler = SIG_DFL};
+    if (!(before.sa_flags & SA_SIGINFO) && before.sa_handler == SIG_IGN && info->si_code <= 0)
+        return;
+    if (!(before.sa_flags & SA_SIGINFO) && (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)) {
+        step_aside(number, info, &default_action);
+        return;
+    }
+    /* faulthandler puts back what it found and raises: if that is us, this is the second time. */
+    if (info->si_code <= 0 && atomic_load(&handing_on)) {
+        step_aside(number, info, &default_action);
+        return;
+    }
+    atomic_store(&handing_on, true); /* and left so by a handler that jumps out of itself */
+    if (before.sa_flags & SA_SIGINFO)
+        before.sa_sigaction(number, info, frame);
+    else
+        before.sa_handler(number);
+    atomic_store(&handing_on, false);
+}
+
+static void on_bus_error(int number, siginfo_t *info, void *frame)
+{
+    greg_t *gregs = ((ucontext_t *)frame)->uc_mcontext.gregs;
+    if (info->si_code > 0 && gregs[REG_RIP] == (greg_t)guarded_copy_may_fault)
+        gregs[REG_RIP] = (greg_t)guarded_copy_ends;
+    else
+        hand_on(number, info, frame);
+}
+
+/* Again and again, for others install theirs without asking who was there. */
+static bool install(void)
+{
+    struct sigaction now;
+    pthread_mutex_lock(&installing);
+    bool installed = sigaction(SIGBUS, NULL, &now) == 0;
+    if (installed && !(now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_bus_error)) {
+        before = now;
+        /* SA_NODEFER: a handler before us may raise it in itself, and not wait for our return. */
+        struct sigaction ours = {.sa_sigaction = on_bus_error,
+                                 .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+        sigemptyset(&ours.sa_mask);
+        installed = sigaction(SIGBUS, &ours, NULL) == 0;
+    }
+    pthread_mutex_unlock(&installing);
+    return installed;
+}
+
+static void let_in(void)
+{
+    sigset_t bus;
+    sigemptyset(&bus);
+    sigaddset(&bus, SIGBUS);
+    pthread_sigmask(SIG_UNBLOCK, &bus, NULL); /* vm_leave() puts the caller's mask back */
+}
+
+static void map_disks(struct vm *vm)
+{
+    vm->map_disks = NULL;
+    vm->disks_mapped = true;
+    if (!install())
+        return;
+    let_in();
+    for (uint32_t i = 0; i < vm->device_end; i++) {
+        struct vm_device *device = &vm->devices[i];
+        if (device->type != MFT_BLOCK_BASIC || !disk_is_mappable(device->fd, device->read_only))
+            continue;
+        disk_map_open(&device->map, device->fd, device->capacity, device->read_only);
+        if (device->map.hva)
+            (void)madvise(device->map.hva, device->map.bytes, MADV_DONTFORK);
+    }
+}
+
+void copy_fault_prepare(struct vm *vm)
+{
+    if (!vm->disks_mapped) {
+        vm->map_disks = vm->block_count ? map_disks : NULL;
+        return;
+    }
+    (void)install();
+    let_in();
+}
