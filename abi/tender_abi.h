@@ -104,17 +104,28 @@
 #define TENDER_EXTENSION_VERSION    1 /* of the note and of the block */
 
 /* Features, a bit each: in the note those wanted, in the block those granted. */
-#define TENDER_FEATURE_GATE 1
+#define TENDER_FEATURE_GATE        1
+#define TENDER_FEATURE_BLOCK_BATCH 2 /* needs the gate */
+
+/* Hypercalls of ours: a slot each in the gate page, and where `out` leaves the guest, its port too. */
+#define TENDER_HYPERCALL_BLOCK_BATCH 16
+#define TENDER_HYPERCALL_MAX         17 /* one past the last */
+
+/* Requests of a batch. */
+#define TENDER_BLOCK_BATCH_MAX 256
+#define TENDER_BLOCK_READ      1
+#define TENDER_BLOCK_WRITE     2
+#define TENDER_BLOCK_FLUSH     3
 
 /*
  * Guest-physical addresses, all below HVT_GUEST_MIN_GPA and so read-only to the guest; where nothing is
  * granted, they read as zero.
  *
  *   0x80000 .. 0xff000   the door's own: a guest neither reads nor calls it
- *   0xff000              the gate page: slot N, of 16 bytes at 16 * N, is hypercall N as a function,
- *                        void (uint32_t gpa_of_structure), System V: may change what a call may change
- *   0xffe00              struct tender_extension: in the same page, for a page costs a fault
- *   0xfff00 .. 0x100000  the door's own
+ *   0xff000              the gate page: slot N, of 16 bytes at 16 * N, is hypercall N (Solo5's 1 to 8, and
+ * ours if their feature is granted) as a function, void (uint32_t gpa_of_structure), System V: may change
+ * what a call may change 0xffe00              struct tender_extension: in the same page, for a page costs a
+ * fault 0xfff00 .. 0x100000  the door's own
  */
 #define TENDER_EXTENSION_MAGIC 0x58444e54 /* "TNDX" */
 #define TENDER_STUBS_GPA       0x80000
@@ -292,6 +303,25 @@ struct tender_extension {
     uint32_t features;
     uint32_t reserved;
     gpa_t gate; /* the gate page, if the bit TENDER_FEATURE_GATE is granted */
+};
+
+/* One request to a disk; TENDER_BLOCK_FLUSH uses the handle alone. */
+struct tender_block_request {
+    uint32_t op; /* TENDER_BLOCK_READ ... */
+    int32_t ret; /* out: HVT_R_OK, EINVAL or EUNSPEC */
+    uint64_t handle;
+    uint64_t offset;
+    gpa_t data;
+    uint64_t len;
+};
+
+/* TENDER_HYPERCALL_BLOCK_BATCH: requests served one after the other, each as if it had come alone. */
+struct tender_block_batch {
+    gpa_t requests; /* an array of struct tender_block_request, which is written too */
+    uint32_t count;
+    uint32_t done; /* out: how many have their answer */
+    int32_t ret;   /* out: HVT_R_OK: all have; HVT_R_EINVAL: there are too many, and none was looked at */
+    uint32_t reserved;
 };
 
 /* </abi:types> */

@@ -112,6 +112,19 @@ ABI_AT(tender_extension, features, 8);
 ABI_AT(tender_extension, reserved, 12);
 ABI_AT(tender_extension, gate, 16);
 
+ABI_SIZE(tender_block_request, 40);
+ABI_AT(tender_block_request, op, 0);
+ABI_AT(tender_block_request, ret, 4);
+ABI_AT(tender_block_request, handle, 8);
+ABI_AT(tender_block_request, offset, 16);
+ABI_AT(tender_block_request, data, 24);
+ABI_AT(tender_block_request, len, 32);
+ABI_SIZE(tender_block_batch, 24);
+ABI_AT(tender_block_batch, requests, 0);
+ABI_AT(tender_block_batch, count, 8);
+ABI_AT(tender_block_batch, done, 12);
+ABI_AT(tender_block_batch, ret, 16);
+
 /* Ours begins behind all that Solo5's ABI puts there, and nothing of ours overlaps. */
 _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=
                    TENDER_STUBS_GPA,
@@ -119,7 +132,7 @@ _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct 
 _Static_assert(TENDER_STUBS_GPA < TENDER_GATE_GPA, "room for stubs");
 _Static_assert(TENDER_EXTENSION_GPA + sizeof(struct tender_extension) <= TENDER_GATE_DOOR_GPA,
                "the block ends before the door's part of the page");
-_Static_assert(TENDER_GATE_GPA + HVT_HYPERCALL_MAX * TENDER_GATE_SLOT_BYTES <= TENDER_EXTENSION_GPA,
+_Static_assert(TENDER_GATE_GPA + TENDER_HYPERCALL_MAX * TENDER_GATE_SLOT_BYTES <= TENDER_EXTENSION_GPA,
                "the slots end before the block");
 _Static_assert(TENDER_GATE_DOOR_GPA < TENDER_GATE_GPA + HVT_PAGE_BYTES &&
                    TENDER_GATE_GPA + HVT_PAGE_BYTES == HVT_GUEST_MIN_GPA,

@@ -137,6 +137,7 @@ struct vm_shared *tn_vm_shared(struct vm *vm)
 int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
               int ring_mode)
 {
+    vm->extensions = image->extensions;
     uint64_t named_bytes = mem_bytes - (ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
     int error = guest_memory_map(&vm->memory, image, template_fd, start_state_template_bytes(image),
                                  named_bytes, mem_bytes);

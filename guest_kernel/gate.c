@@ -20,13 +20,19 @@
                      : "edx", "memory")
 
 static uintptr_t gate_page; /* 0: there is none */
+static uint32_t features;   /* 0 without a gate page */
+
+static inline void (*gate_slot(uintptr_t page, uint32_t number))(uint32_t)
+{
+    return (void (*)(uint32_t))(page + number * TENDER_GATE_SLOT_BYTES);
+}
 
 /* One load and a branch that always goes the same way; the slot may change what any C function may. */
 #define GATE(number, call)                                                                                   \
     do {                                                                                                     \
         const uintptr_t page = gate_page;                                                                    \
         if (page) {                                                                                          \
-            ((void (*)(uint32_t))(page + (number) * TENDER_GATE_SLOT_BYTES))((uint32_t)gpa_of(call));        \
+            gate_slot(page, number)((uint32_t)gpa_of(call));                                                 \
         } else {                                                                                             \
             GATE_SITE(number, call);                                                                         \
         }                                                                                                    \
@@ -38,6 +44,7 @@ void gate_init(void)
     if (block->magic == TENDER_EXTENSION_MAGIC && block->version == TENDER_EXTENSION_VERSION &&
         (block->features & TENDER_FEATURE_GATE)) {
         gate_page = block->gate;
+        features = block->features;
     }
 }
 
@@ -77,6 +84,17 @@ void gate_net_kick(void)
                      :
                      : "a"(0), [port] "i"(HVT_PORT_NET_KICK)
                      : "edx", "memory");
+}
+
+bool gate_block_batch(struct tender_block_batch *call)
+{
+    if (!(features & TENDER_FEATURE_BLOCK_BATCH)) {
+        return false;
+    }
+    __asm__ volatile("" : : : "memory"); /* what was written to the requests is there */
+    gate_slot(gate_page, TENDER_HYPERCALL_BLOCK_BATCH)((uint32_t)gpa_of(call));
+    __asm__ volatile("" : : : "memory");
+    return true;
 }
 
 _Noreturn void gate_halt(struct hvt_halt *call)

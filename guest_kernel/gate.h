@@ -9,6 +9,8 @@
 #ifndef TENDER_GATE_H
 #define TENDER_GATE_H
 
+#include <stdbool.h>
+
 #include "tender_abi.h"
 
 /* Looks whether there is a gate page; before it, and under a tender that has none, a request is an `out`. */
@@ -22,6 +24,9 @@ void gate_block_read(struct hvt_block_read *call);
 void gate_net_write(struct hvt_net_write *call);
 void gate_net_read(struct hvt_net_read *call);
 void gate_net_kick(void); /* no structure, and no slot of the page: only who offers a ring is kicked */
+
+/* One of ours: false, and nothing done, where the tender did not grant it. */
+bool gate_block_batch(struct tender_block_batch *call);
 _Noreturn void gate_halt(struct hvt_halt *call);
 
 static inline gpa_t gpa_of(const volatile void *pointer)

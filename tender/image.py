@@ -42,6 +42,7 @@ class Device(Value):
 
 
 _KINDS = {1: "block", 2: "net"}
+_EXTENSIONS = ((lib.TENDER_FEATURE_GATE, "gate"), (lib.TENDER_FEATURE_BLOCK_BATCH, "block-batch"))
 
 
 class Image:
@@ -58,7 +59,7 @@ class Image:
         self.bss_end = elf.bss_end
         self.abi_target = elf.abi_target
         self.abi_version = elf.abi_version
-        self.extensions = ("gate",) if elf.extensions & lib.TENDER_FEATURE_GATE else ()
+        self.extensions = tuple(name for bit, name in _EXTENSIONS if elf.extensions & bit)
         self.devices = tuple(
             Device(name=device.decode("latin-1"), kind=_KINDS.get(kind, f"type {kind:#x}"), handle=i)
             for i, (device, kind) in enumerate(elf.devices, start=1)

@@ -117,6 +117,8 @@ class Counters(Value):
         "block_writes",
         "block_write_bytes",
         "block_errors",
+        "block_flushes",
+        "block_batches",
         "trapped_hypercalls",
         "emulated",
         "guest_faults",
@@ -138,6 +140,8 @@ class Counters(Value):
     block_writes: int
     block_write_bytes: int
     block_errors: int
+    block_flushes: int
+    block_batches: int  # each request of one is counted above too
     trapped_hypercalls: int  # the sandbox: by a signal, where a patched site or the gate would be faster
     emulated: int  # the sandbox: other instructions emulated
     guest_faults: int  # the sandbox: exceptions delivered to the guest

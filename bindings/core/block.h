@@ -14,4 +14,7 @@ bool block_range_is_valid(const struct vm_device *device, uint64_t offset, uint6
 /* One whole transfer: CONTINUE with call->ret, or LEAVE for an address that is not the guest's to name. */
 enum verdict block_transfer(struct vm *vm, struct hvt_block_write *call, bool writing);
 
+/* All that was written to the disk is on its medium, if the answer is HVT_R_OK. */
+int32_t block_flush(struct vm *vm, uint64_t handle);
+
 #endif

@@ -357,6 +357,12 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, co
     return 0;
 }
 
+/* Of those wanted; without the gate there is no way to call any other. */
+static uint32_t extensions_granted(uint32_t wanted)
+{
+    return wanted & TENDER_FEATURE_GATE ? wanted & (TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH) : 0;
+}
+
 /*
  * Our note is a wish: a file without it, of a version that we do not know, or with bits that we do not know
  * is as good as any other, and gets less. Only a note that is ours and broken is refused.
@@ -379,7 +385,7 @@ static int load_extension(struct phdr_window *window, struct elf_image *image, s
 
     memcpy(&info, data, EXTENSION_DATA_MIN);
     if (info.version == TENDER_EXTENSION_VERSION)
-        image->extensions = info.features & TENDER_FEATURE_GATE;
+        image->extensions = extensions_granted(info.features);
     return 0;
 }
 

@@ -69,6 +69,20 @@ enum verdict block_transfer(struct vm *vm, struct hvt_block_write *call, bool wr
     return CONTINUE;
 }
 
+int32_t block_flush(struct vm *vm, uint64_t handle)
+{
+    struct vm_device *device = block_device(vm, handle);
+    if (!device)
+        return HVT_R_EINVAL;
+    if (!device->read_only && fdatasync(device->fd) < 0) {
+        vm->shared->counters.block_errors++;
+        return HVT_R_EUNSPEC;
+    }
+    disk_map_flushed(&device->map);
+    vm->shared->counters.block_flushes++;
+    return HVT_R_OK;
+}
+
 enum verdict hc_block_write(struct vm *vm, union hypercall_args *args)
 {
     return block_transfer(vm, &args->block_write, true);

@@ -51,25 +51,31 @@ static void table_set(uint8_t *low, gpa_t table, uint64_t index, uint64_t value)
  * The gate page of a door where `out` leaves the guest by itself: slot N is
  *
  *     89 f8             mov %edi, %eax
- *     ba 0N 05 00 00    mov $0x50N, %edx
+ *     ba NN 05 00 00    mov $0x5NN, %edx
  *     ef                out %eax, (%dx)
  *     c3                ret
  *
  * and all around them, up to the door's part, is int3: who calls what is no slot gets a trap.
  */
-static void write_gate(uint8_t *low)
+static void write_slot(uint8_t *low, uint32_t number)
 {
     static const uint8_t code[] = {0x89, 0xf8, 0xba, 0, 0, 0, 0, 0xef, 0xc3};
     enum { PORT_AT = 3 };
 
     _Static_assert(sizeof code <= TENDER_GATE_SLOT_BYTES, "a slot holds the code");
+    const uint32_t port = HVT_PORT_BASE + number;
+    uint8_t *slot = low + TENDER_GATE_GPA + (size_t)number * TENDER_GATE_SLOT_BYTES;
+    memcpy(slot, code, sizeof code);
+    memcpy(slot + PORT_AT, &port, sizeof port);
+}
+
+static void write_gate(uint8_t *low, uint32_t extensions)
+{
     memset(low + TENDER_GATE_GPA, 0xcc, TENDER_EXTENSION_GPA - TENDER_GATE_GPA);
-    for (uint32_t number = 1; number < HVT_HYPERCALL_MAX; number++) {
-        const uint32_t port = HVT_PORT_BASE + number;
-        uint8_t *slot = low + TENDER_GATE_GPA + (size_t)number * TENDER_GATE_SLOT_BYTES;
-        memcpy(slot, code, sizeof code);
-        memcpy(slot + PORT_AT, &port, sizeof port);
-    }
+    for (uint32_t number = 1; number < HVT_HYPERCALL_MAX; number++)
+        write_slot(low, number);
+    if (extensions & TENDER_FEATURE_BLOCK_BATCH)
+        write_slot(low, TENDER_HYPERCALL_BLOCK_BATCH);
 }
 
 /* An image that wants nothing finds zeros, as it does under a tender without extensions. */
@@ -82,11 +88,11 @@ static void write_extension(uint8_t *low, uint32_t extensions)
         .gate = TENDER_GATE_GPA,
     };
 
-    assert((extensions & ~(uint32_t)TENDER_FEATURE_GATE) == 0);
+    assert((extensions & ~(uint32_t)(TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH)) == 0);
     if ((extensions & TENDER_FEATURE_GATE) == 0)
         return;
     memcpy(low + TENDER_EXTENSION_GPA, &block, sizeof block);
-    write_gate(low);
+    write_gate(low, extensions);
 }
 
 void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t extensions)

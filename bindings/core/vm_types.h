@@ -27,6 +27,8 @@ struct vm_counters {
     uint64_t block_writes;
     uint64_t block_write_bytes;
     uint64_t block_errors;
+    uint64_t block_flushes;
+    uint64_t block_batches;
     uint64_t trapped_hypercalls; /* the sandbox: hypercalls that came by a signal, not by a patched site or
                                     the gate */
     uint64_t emulated;           /* the sandbox: other instructions that were emulated */

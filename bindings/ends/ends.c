@@ -92,7 +92,7 @@ static void explain_death(const struct vm_event *event, struct run_end *end)
 
 static void explain_bad_access(const struct vm_event *event, struct run_end *end)
 {
-    static const char *const calls[HVT_HYPERCALL_MAX] = {
+    static const char *const calls[] = {
         [HVT_HYPERCALL_WALLTIME] = "walltime",
         [HVT_HYPERCALL_PUTS] = "puts",
         [HVT_HYPERCALL_POLL] = "poll",
@@ -101,8 +101,9 @@ static void explain_bad_access(const struct vm_event *event, struct run_end *end
         [HVT_HYPERCALL_NET_WRITE] = "net_write",
         [HVT_HYPERCALL_NET_READ] = "net_read",
         [HVT_HYPERCALL_HALT] = "halt",
+        [TENDER_HYPERCALL_BLOCK_BATCH] = "block_batch",
     };
-    const char *call = event->number < HVT_HYPERCALL_MAX ? calls[event->number] : NULL;
+    const char *call = event->number < COUNT(calls) ? calls[event->number] : NULL;
     ends(end, "bad-access",
          "Invalid guest access: gpa=0x%" PRIx64 ", sz=%" PRIu64 " (hypercall %s, rip=0x%" PRIx64 ")",
          event->gpa, event->len, call ? call : "unknown", event->rip);

@@ -58,7 +58,7 @@ struct sandbox_config {
     uint64_t file_bytes_max; /* RLIMIT_FSIZE; UINT64_MAX: none */
     uint32_t guard_disks;    /* that limit is not enough (disk_guard.h) */
     uint32_t kick_signal;
-    uint32_t gate; /* the guest was told of the gate page */
+    uint32_t extensions; /* TENDER_FEATURE_... that the guest was granted */
     uint32_t device_end;
     uint32_t net_count;
     uint32_t block_count;

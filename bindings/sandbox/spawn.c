@@ -359,7 +359,7 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
     fill_config(config, sandbox->vm, image);
     config->template_bytes = start_state_template_bytes(image);
     config->mem_bytes = mem_bytes;
-    config->gate = image->extensions & TENDER_FEATURE_GATE;
+    config->extensions = image->extensions;
 
     struct spawn spawn = {.name = name, .no_namespaces = !namespaces_wanted, .pid = -1, .pidfd = -1};
     program_mask(&spawn.mask);

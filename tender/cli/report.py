@@ -78,6 +78,6 @@ def stats(result: VmResult) -> str:
         lines.append(
             f"block      {counters.block_reads} reads, {counters.block_read_bytes} bytes;"
             f" {counters.block_writes} writes, {counters.block_write_bytes} bytes;"
-            f" {counters.block_errors} errors"
+            f" {counters.block_flushes} flushes, {counters.block_batches} batches; {counters.block_errors} errors"
         )
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 /*
  * Hypercalls under libFuzzer: the input is a guest's memory of structures and a list of calls.
  *
- *   input: up to 64 records of 48 bytes: u8 number, 3 unused, u32 gpa, 40 bytes of structure
+ *   input: up to 64 records of 48 bytes: u8 number, 3 unused, u32 gpa, 40 bytes of structure. A number with
+ * its upper bit set makes no call: the 40 bytes are a request of a batch that comes later.
  *
  * Whatever a call names, what lies outside of memory that the guest may write stays as it was: the low
  * megabyte, the text, the pages behind the end (which have no rights at all: a stray access is SIGSEGV).
@@ -56,6 +57,8 @@ static void set_up(void)
     vm.devices[2] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK};
     vm.device_end = 3;
     vm.net_count = vm.block_count = 1;
+    vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
+    disk_map_open(&vm.devices[2].map, disk, DISK, false);
     console_set(&vm, open("/dev/null", O_WRONLY));
     memset(vm.memory.hva, 0x11, TEXT_END);
     sigset_t saved;
@@ -85,6 +88,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             memset(vm.memory.hva + gpa, 0, 8);
         if (number == HVT_HYPERCALL_POLL && !lands && gpa <= M - 40)
             gpa = M; /* the same for a structure read from elsewhere */
+        if (number & 0x80) {
+            data += RECORD_BYTES;
+            size -= RECORD_BYTES;
+            continue;
+        }
         vm.shared->event = (struct vm_event){0};
         enum verdict verdict = hypercall(&vm, number, gpa);
         MUST(verdict == CONTINUE || vm.shared->event.kind != EVENT_NONE);

@@ -33,6 +33,20 @@ def hypercalls() -> Iterator[tuple[str, bytes]]:
             )
             records += struct.pack("<BxxxI", number, 0x180000 + i * 64) + body
         yield f"number-{number}", records
+    for count, requests in product((0, 1, 7, 256, 257), (0x180000, 0x1FFFFF, 0x100000)):
+        yield f"batch-{count}-{requests:x}", batch(count, requests)
+
+
+def batch(count: int, requests: int) -> bytes:
+    """Seven requests at `requests`, where they land, and the call of a batch of `count`."""
+    parts = ((1, 0, 0x190000, 4096), (2, 4096, 0x190000, 4096), (1, 4096, 0x180000, 512), (3, 0, 0, 0),
+             (2, 0, 0x1FFF00, 512), (4, 0, 0, 0), (1, 16383, 0x190000, 1 << 63))  # fmt: skip
+    records = b""
+    for i, (op, offset, data, length) in enumerate(parts):
+        records += struct.pack("<BxxxI", 0x80, requests + 40 * i)
+        records += struct.pack("<IiQQQQ", op, 0, 2, offset, data, length)
+    call = struct.pack("<QIIiI", requests, count, 0, 0, 0).ljust(40, b"\0")
+    return records + struct.pack("<BxxxI", 16, 0x170000) + call
 
 
 def rings() -> Iterator[tuple[str, bytes]]:

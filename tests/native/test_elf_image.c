@@ -480,8 +480,8 @@ static void test_extension_note(void)
     EXTENSIONS(1, (void)0);
     EXTENSIONS(0, e.phdr[SPARE].p_type = PT_NULL);
     EXTENSIONS(0, e.extension.features = 0);
-    EXTENSIONS(1, e.extension.features = UINT32_MAX);
-    EXTENSIONS(0, e.extension.features = ~1U);
+    EXTENSIONS(3, e.extension.features = UINT32_MAX);
+    EXTENSIONS(0, e.extension.features = ~1U); /* nothing can be called without the gate */
     EXTENSIONS(0, e.extension.version = 0);
     EXTENSIONS(0, e.extension.version = 2);
     EXTENSIONS(0, e.extension.version = UINT32_MAX);
@@ -884,17 +884,17 @@ static void check_tables(uint64_t mapped)
 }
 
 /* The block and the page in bytes written out, as the assembler makes them of the instructions. */
-static void test_gate(void)
+static void check_gate(uint8_t extensions)
 {
-    static const uint8_t block[24] = {'T', 'N', 'D', 'X', 1, 0,    0,    0,    1, 0, 0, 0,
-                                      0,   0,   0,   0,   0, 0xf0, 0x0f, 0x00, 0, 0, 0, 0};
+    const uint8_t block[24] = {'T', 'N', 'D', 'X', 1, 0,    0,    0,    extensions, 0, 0, 0,
+                               0,   0,   0,   0,   0, 0xf0, 0x0f, 0x00, 0,          0, 0, 0};
     uint8_t *low = calloc(1, MIB);
     uint8_t *without = calloc(1, MIB);
     bool slots = true, padding = true, rest = true;
 
     if (low == NULL || without == NULL)
         abort();
-    start_state_write_tables(low, 2 * MIB, TENDER_FEATURE_GATE);
+    start_state_write_tables(low, 2 * MIB, extensions);
     start_state_write_tables(without, 2 * MIB, 0);
     HOLDS(memcmp(low, without, 0xff000) == 0);
     HOLDS(memcmp(low + 0xffe00, block, sizeof block) == 0);
@@ -903,7 +903,7 @@ static void test_gate(void)
     for (uint8_t slot = 0; slot < 0xe0; slot++) {
         const uint8_t *at = low + 0xff000 + 16 * (size_t)slot;
         const uint8_t code[9] = {0x89, 0xf8, 0xba, slot, 0x05, 0x00, 0x00, 0xef, 0xc3};
-        bool is_slot = slot >= 1 && slot <= 8;
+        bool is_slot = (slot >= 1 && slot <= 8) || (slot == 0x10 && extensions & 2);
         slots &= !is_slot || memcmp(at, code, sizeof code) == 0;
         for (size_t i = is_slot ? sizeof code : 0; i < 16; i++)
             padding &= at[i] == 0xcc;
@@ -913,6 +913,12 @@ static void test_gate(void)
     HOLDS(rest);
     free(low);
     free(without);
+}
+
+static void test_gate(void)
+{
+    check_gate(TENDER_FEATURE_GATE);
+    check_gate(TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH);
 }
 
 static void test_boot_info(void)

@@ -141,7 +141,8 @@ static int nets(void)
 static int blocks(void)
 {
     return done_if(SITE(SYS_pwrite64, BLOCK, &byte, 1, 4096) == 1 &&
-                   SITE(SYS_pread64, BLOCK, &byte, 1, 4096) == 1);
+                   SITE(SYS_pread64, BLOCK, &byte, 1, 4096) == 1 && SITE(SYS_fdatasync, BLOCK) == 0 &&
+                   SITE(SYS_readahead, BLOCK, 0, 4096) == 0);
 }
 
 static int console(void)
@@ -219,6 +220,18 @@ static int read_of_a_block(void)
 static int pread_past_the_blocks(void)
 {
     return (int)SITE(SYS_pread64, BLOCK + 1, &byte, 1, 0);
+}
+static int flush_past_the_blocks(void)
+{
+    return (int)SITE(SYS_fdatasync, BLOCK + 1);
+}
+static int flush_of_the_console(void)
+{
+    return (int)SITE(SYS_fdatasync, SANDBOX_FD_CONSOLE);
+}
+static int readahead_past_the_blocks(void)
+{
+    return (int)SITE(SYS_readahead, BLOCK + 1, 0, 4096);
 }
 static int other_prctl_code(void)
 {
@@ -347,7 +360,7 @@ int main(void)
     set_up();
     works(ends, "works: exit_group");
     works(nets, "works: read, write and sendto of nets");
-    works(blocks, "works: pread64 and pwrite64 of blocks");
+    works(blocks, "works: pread64, pwrite64, fdatasync and readahead of blocks");
     works(console, "works: ppoll, write, pwritev2 and sendto of the console");
     works(control, "works: read and write of the control socket");
     works(segment_bases, "works: arch_prctl of FS");
@@ -363,6 +376,9 @@ int main(void)
     dies(read_of_the_console, "dies: read of the console");
     dies(read_of_a_block, "dies: read of a block");
     dies(pread_past_the_blocks, "dies: pread64 past the last block");
+    dies(flush_past_the_blocks, "dies: fdatasync past the last block");
+    dies(flush_of_the_console, "dies: fdatasync of the console");
+    dies(readahead_past_the_blocks, "dies: readahead past the last block");
     dies(other_prctl_code, "dies: arch_prctl with another code");
     dies(send_to_an_address, "dies: sendto an address");
     dies(write_at_a_place, "dies: pwritev2 of the console at a place of its own choice");

@@ -120,6 +120,9 @@ static void test_hostile_values(void)
         HOLDS(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number})->number == number);
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 0})));
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 9})));
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 15})));
+    HOLDS(!is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 16})));
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 17})));
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = UINT32_MAX})));
     for (uint32_t kind = EVENT_UNHANDLED_EXIT; kind <= EVENT_SETUP_FAILED; kind++) {
         if (!kind_is_reported(kind))

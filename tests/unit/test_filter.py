@@ -61,6 +61,8 @@ MAY: dict[str, tuple[int, ...] | None] = {
     "ppoll": None,
     "pread64": (*BLOCKS,),
     "pwrite64": (*BLOCKS,),
+    "fdatasync": (*BLOCKS,),
+    "readahead": (*BLOCKS,),
     "sendto": (*NETS, CONSOLE),
     "pwritev2": (CONSOLE,),
     "rt_sigreturn": None,

@@ -184,6 +184,7 @@ static void take_config(const struct sandbox_config *config)
     the_vm.device_end = config->device_end;
     the_vm.net_count = config->net_count;
     the_vm.block_count = config->block_count;
+    the_vm.extensions = config->extensions;
     for (uint32_t i = 0; i < config->device_end; i++) {
         const struct sandbox_device *device = &config->devices[i];
         the_vm.devices[i] = (struct vm_device){

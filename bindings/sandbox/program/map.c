@@ -49,12 +49,15 @@ static void fill_gate_slot(uint8_t *slot, uint32_t number)
     memcpy(slot + 10, &pointer, sizeof pointer);
 }
 
-static void fill_gate_page(bool granted)
+static void fill_gate_page(uint32_t extensions)
 {
     uint8_t *page = (uint8_t *)(uintptr_t)TENDER_GATE_GPA;
     const uint64_t entries[2] = {(uint64_t)entry_patched, (uint64_t)entry_gate};
-    for (uint32_t number = 1; granted && number < HVT_HYPERCALL_MAX; number++)
+    for (uint32_t number = 1; extensions & TENDER_FEATURE_GATE && number < HVT_HYPERCALL_MAX; number++)
         fill_gate_slot(page + number * TENDER_GATE_SLOT_BYTES, number);
+    if (extensions & TENDER_FEATURE_BLOCK_BATCH)
+        fill_gate_slot(page + TENDER_HYPERCALL_BLOCK_BATCH * TENDER_GATE_SLOT_BYTES,
+                       TENDER_HYPERCALL_BLOCK_BATCH);
     memcpy((uint8_t *)(uintptr_t)TENDER_GATE_DOOR_GPA, entries, sizeof entries);
 }
 
@@ -66,7 +69,7 @@ void map_guest(const struct sandbox_config *config)
     map(boot_end, config->template_bytes, writable, 0, SANDBOX_FD_TEMPLATE, boot_end);
     if (config->mem_bytes > config->template_bytes)
         map(config->template_bytes, config->mem_bytes, writable, MAP_ANONYMOUS, -1, 0);
-    fill_gate_page(config->gate);
+    fill_gate_page(config->extensions);
     protect(boot_end, TENDER_STUBS_GPA, PROT_READ);
     protect(TENDER_STUBS_GPA, HVT_GUEST_MIN_GPA, PROT_READ | PROT_EXEC);
     for (uint32_t i = 0; i < config->range_count; i++) {

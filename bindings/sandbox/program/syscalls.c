@@ -9,6 +9,7 @@
 
 #include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stddef.h>
 #include <string.h>
@@ -60,6 +61,16 @@ ssize_t pread(int fd, void *to, size_t len, off_t offset)
 ssize_t pwrite(int fd, const void *from, size_t len, off_t offset)
 {
     return CALL(SYS_pwrite64, fd, from, len, offset, 0, 0);
+}
+
+int fdatasync(int fd)
+{
+    return (int)CALL(SYS_fdatasync, fd, 0, 0, 0, 0, 0);
+}
+
+ssize_t readahead(int fd, off_t offset, size_t len)
+{
+    return CALL(SYS_readahead, fd, offset, len, 0, 0, 0);
 }
 
 ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)

@@ -152,13 +152,30 @@ struct block_device {
 enum guest_result block_open(const char *name, struct block_device *device);
 
 /*
- * Moves `len` bytes at byte `offset`; both must be multiples of block_size and len must not be 0.
- * All or nothing; done when it returns, though the host may still cache a write. GUEST_EINVAL if the
- * range is crooked or leaves the device, another error if the host refuses (a read-only image).
+ * Moves `len` bytes at byte `offset`, in one request however many they are; both must be multiples of
+ * block_size and len must not be 0. Large requests cost less a byte. All or nothing; done when it returns,
+ * though the host may still cache a write. GUEST_EINVAL if the range is crooked or leaves the device, another
+ * error if the host refuses (a read-only image).
  */
 enum guest_result block_read(const struct block_device *device, uint64_t offset, void *data, size_t len);
 enum guest_result block_write(const struct block_device *device, uint64_t offset, const void *data,
                               size_t len);
+
+/*
+ * Many requests at once, served in order: fewer ways to the host and back, and reads that wait for the disk
+ * wait together. Fill in op (TENDER_BLOCK_READ, _WRITE or _FLUSH), handle, offset, data and len, as
+ * block_read() takes them; each gets its own `ret`, a guest_result. GUEST_OK if all have GUEST_OK, else the
+ * first other. A request that is not whole blocks, or of another op, has GUEST_EINVAL and keeps all from
+ * being sent: the others then have GUEST_AGAIN. Under a tender without the extension they are sent one by
+ * one.
+ */
+enum guest_result block_submit(struct tender_block_request *requests, size_t count);
+
+/*
+ * Returns when all that was written to the device is on the host's medium. GUEST_EUNSPEC if the host could
+ * not, or the tender has no such request: what is written is then safe when the host says so, not before.
+ */
+enum guest_result block_flush(const struct block_device *device);
 
 /* ---- Memory (memory.c) ---- */
 

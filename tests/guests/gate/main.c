@@ -182,7 +182,7 @@ int main(int argc, char **argv)
         printf("gate: %s\n", told ? "OK" : "FAILED: no time by `out`");
         return told ? 0 : 1;
     }
-    if (block->version != TENDER_EXTENSION_VERSION || block->features != TENDER_FEATURE_GATE ||
+    if (block->version != TENDER_EXTENSION_VERSION || !(block->features & TENDER_FEATURE_GATE) ||
         block->reserved != 0 || block->gate != TENDER_GATE_GPA) {
         printf("gate: FAILED: version %u features %#x gate %#lx\n", block->version, block->features,
                block->gate);

@@ -1,0 +1,138 @@
+/*
+ * block_batch: many requests in one hypercall, served in order on this thread, each checked as if it had come
+ * alone. What it saves is the way into the monitor and, for a disk that is not in the host's cache, the
+ * waiting: all reads that have to wait are begun before the first is waited for.
+ *
+ * A batch can be long. Between its requests, a stop or a signal is looked for; the rest is done when the run
+ * goes on. The array is guest memory that a request may read into: each request is copied once, at its turn,
+ * and what its neighbours do to it before that is the guest's own doing.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "block.h"
+
+/* Bytes between two looks for a stop: a copy of so many takes less than a tenth of a millisecond, and one
+ * request that goes to the disk is counted as an eighth of it. */
+#define LOOK_BYTES 0x100000u
+#define CALL_BYTES (LOOK_BYTES / 8)
+#define COPY_BYTES 4096u /* at least, for a request */
+
+struct cold_run {
+    const struct vm_device *device; /* NULL: there is none */
+    uint64_t start;
+    uint64_t end;
+};
+
+static void begin(const struct cold_run *run)
+{
+    if (run->device)
+        (void)readahead(run->device->fd, (off_t)run->start, run->end - run->start);
+}
+
+static struct tender_block_request request_at(const uint8_t *requests, uint32_t index)
+{
+    struct tender_block_request request;
+    memcpy(&request, requests + (size_t)index * sizeof request, sizeof request);
+    return request;
+}
+
+/* One piece alone is not begun: the read itself does that, and reads ahead as the kernel finds right. */
+static void begin_cold_reads(struct vm *vm, const uint8_t *requests, uint32_t count)
+{
+    struct cold_run run = {0};
+    bool several = false;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct tender_block_request request = request_at(requests, i);
+        const struct vm_device *device =
+            request.op == TENDER_BLOCK_READ ? block_device(vm, request.handle) : NULL;
+        if (!device || !device->map.hva || !block_range_is_valid(device, request.offset, request.len))
+            continue;
+        const uint64_t cached = disk_map_cached(&device->map, request.len, request.offset);
+        const uint64_t start = request.offset + cached, end = request.offset + request.len;
+        if (start == end)
+            continue;
+        if (device == run.device && start == run.end) {
+            run.end = end;
+            continue;
+        }
+        several |= run.device != NULL;
+        begin(&run);
+        run = (struct cold_run){device, start, end};
+    }
+    if (several)
+        begin(&run);
+}
+
+static bool is_cached(struct vm *vm, const struct tender_block_request *request)
+{
+    const struct vm_device *device = block_device(vm, request->handle);
+    return device && disk_map_cached(&device->map, request->len, request->offset) == request->len;
+}
+
+static enum verdict serve_request(struct vm *vm, struct tender_block_request *request)
+{
+    struct hvt_block_write call = {request->handle, request->offset, request->data, request->len,
+                                   HVT_R_EINVAL};
+    enum verdict verdict = CONTINUE;
+    if (request->op == TENDER_BLOCK_READ || request->op == TENDER_BLOCK_WRITE)
+        verdict = block_transfer(vm, &call, request->op == TENDER_BLOCK_WRITE);
+    else if (request->op == TENDER_BLOCK_FLUSH)
+        call.ret = block_flush(vm, request->handle);
+    request->ret = call.ret;
+    return verdict;
+}
+
+static bool is_wanted_elsewhere(struct vm *vm)
+{
+    struct pollfd stop = {vm->stop_fd, POLLIN, 0};
+    const struct timespec at_once = {0, 0};
+    int ready = ppoll(&stop, 1, &at_once, &vm->poll_mask);
+    return ready > 0 || (ready < 0 && errno == EINTR);
+}
+
+enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
+{
+    struct tender_block_batch *batch = &args->block_batch;
+    const uint32_t count = batch->count;
+    if (count > TENDER_BLOCK_BATCH_MAX) {
+        batch->done = 0;
+        batch->ret = HVT_R_EINVAL;
+        return CONTINUE;
+    }
+    const uint64_t bytes = (uint64_t)count * sizeof(struct tender_block_request);
+    uint8_t *requests = guest_memory_at(&vm->memory, batch->requests, bytes, GUEST_WRITABLE);
+    if (!requests)
+        return leave_bad_access(vm, batch->requests, bytes);
+    if (!vm->resume.batch_done)
+        begin_cold_reads(vm, requests, count);
+    uint64_t moved = 0;
+    for (uint32_t i = vm->resume.batch_done; i < count; i++) {
+        struct tender_block_request request = request_at(requests, i);
+        moved += is_cached(vm, &request) ? COPY_BYTES : CALL_BYTES;
+        if (serve_request(vm, &request) == LEAVE)
+            return LEAVE;
+        memcpy(requests + (size_t)i * sizeof request + offsetof(struct tender_block_request, ret),
+               &request.ret, sizeof request.ret);
+        if (request.op == TENDER_BLOCK_FLUSH)
+            moved = LOOK_BYTES; /* it took its time */
+        else if (request.ret == HVT_R_OK)
+            moved += request.len;
+        if (moved < LOOK_BYTES)
+            continue;
+        moved = 0;
+        if (is_wanted_elsewhere(vm)) {
+            vm->resume.batch_done = i + 1;
+            return leave_interrupted(vm);
+        }
+    }
+    vm->shared->counters.block_batches++;
+    batch->done = count;
+    batch->ret = HVT_R_OK;
+    return CONTINUE;
+}
