@@ -13,7 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from tender._version import __version__
-from tender.bench import facts, report
+from tender.bench import facts, pyperf_format, report
+from tender.bench.pyperf_format import Unit
 from tender.bench.stats import ratio_of_medians, summarise
 from tender.errors import TenderError
 
@@ -34,7 +35,7 @@ class Comparison:
 
 def describe(
     benchmark: str,
-    unit: str,
+    unit: Unit,
     series: Series,
     comparisons: Sequence[Comparison],
     *,
@@ -52,7 +53,8 @@ def describe(
         "schema": SCHEMA,
         "benchmark": benchmark,
         "tender": __version__,
-        "unit": unit,
+        "unit": unit.label,
+        "pyperf_unit": vars(unit),
         "conditions": conditions,
         "host": host,
         "warnings": facts.warnings_of(host),
@@ -74,7 +76,13 @@ def add_options(p: argparse.ArgumentParser, *, rounds: int, peer: str = "") -> N
     p.add_argument(
         "--rounds", type=positive, default=rounds, metavar="N", help=f"rounds over all of them ({rounds})"
     )
+    add_outputs(p)
+
+
+def add_outputs(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", metavar="FILE", help="everything, every sample, as one JSON object")
+    p.add_argument("--pyperf", metavar="FILE", help="the samples as pyperf's JSON, for `pyperf compare_to`")
+    p.add_argument("--plot", metavar="FILE.png", help="the samples as a picture (needs matplotlib)")
 
 
 def positive(text: str) -> int:
@@ -84,31 +92,48 @@ def positive(text: str) -> int:
     return value
 
 
-def main(p: argparse.ArgumentParser, argv: "list[str]", run: Callable[[argparse.Namespace], Measured]) -> int:
+def main(
+    p: argparse.ArgumentParser,
+    argv: "list[str]",
+    run: Callable[[argparse.Namespace], Measured],
+) -> int:
     """The benchmark as a command. Status 1 if something could not be measured."""
     options = p.parse_args(argv)
     try:
+        if options.plot:
+            report.check_plot()  # before the minutes of measuring
         measured = run(options)
         sys.stdout.write(report.comparison_table(measured))
-        if options.json:
-            Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
+        write_outputs(options, measured)
     except (TenderError, OSError) as error:
-        sys.stderr.write(f"tender bench: {error}\n")
-        hint = getattr(error, "hint", "")
-        if hint:
-            sys.stderr.write(f"  {hint}\n")
-        return 1
+        return complain(error)
     found = measured["warnings"]
     assert isinstance(found, list)
     sys.stderr.writelines(f"WARNING: {line}\n" for line in found)
     return 0
 
 
-def progress(line: str) -> None:
-    """One line that is written over by the next, where someone looks."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{line}")
-        sys.stderr.flush()
+def write_outputs(options: argparse.Namespace, measured: Measured) -> None:
+    """--json, --pyperf and --plot of describe()'s object."""
+    if options.json:
+        Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
+    if options.pyperf:
+        host, series, unit = measured["host"], measured["series"], measured["pyperf_unit"]
+        assert isinstance(host, dict) and isinstance(series, dict) and isinstance(unit, dict)
+        samples = {name: entry["samples"] for name, entry in series.items()}
+        found = pyperf_format.document(str(measured["benchmark"]), samples, Unit(**unit), host)
+        Path(options.pyperf).write_text(json.dumps(found) + "\n")
+    if options.plot:
+        report.plot_comparison(measured, options.plot)
+
+
+def complain(error: Exception) -> int:
+    """The error as a message; the status to end with."""
+    sys.stderr.write(f"tender bench: {error}\n")
+    hint = getattr(error, "hint", "")
+    if hint:
+        sys.stderr.write(f"  {hint}\n")
+    return 1
 
 
 def pin(cpu: "int | None" = None) -> int:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tender.bench import facts
 from tender.bench.subjects import BenchError
 
 
@@ -17,11 +18,23 @@ def program(checkout: Path, name: str, *more: Path, flags: Sequence[str] = ()) -
     return _built(name, [checkout / "bench" / f"{name}.c", *more], checkout / "bench" / "out" / name, words)
 
 
-def guest(checkout: Path, name: str) -> Path:
-    """bench/NAME.c as a unikernel, by the SDK of this installation. Raises BenchError."""
-    cflags, ldflags = (shlex.split(_sdk(option)) for option in ("--cflags", "--ldflags"))
-    out = checkout / "bench" / "out" / f"{name}.elf"
+def guest(checkout: Path, name: str, *, python: str = sys.executable, out: "Path | None" = None) -> Path:
+    """bench/NAME.c as a unikernel, by the SDK of the installation of `python`. Raises BenchError."""
+    cflags, ldflags = (shlex.split(_sdk(python, option)) for option in ("--cflags", "--ldflags"))
+    out = (out or checkout / "bench" / "out") / f"{name}.elf"
     return _built(name, [checkout / "bench" / f"{name}.c"], out, ["-Wall", *cflags], ldflags)
+
+
+def image(named: "str | None", name: str) -> str:
+    """The image named, or bench/NAME.c compiled. Raises BenchError where neither is."""
+    if named:
+        return os.path.abspath(named)
+    checkout = facts.find_checkout()
+    if checkout is None:
+        raise BenchError(
+            f"no image named, and {name}.c is in bench/ of a checkout", hint="run it from there, or name one"
+        )
+    return str(guest(checkout, name))
 
 
 def filtered(checkout: Path, name: str) -> Path:
@@ -37,9 +50,9 @@ def filtered(checkout: Path, name: str) -> Path:
     return program(checkout, name, sandbox / "program" / "filter.c", flags=["-fPIE", "-pie", *flags])
 
 
-def _sdk(option: str) -> str:
+def _sdk(python: str, option: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tender", "sdk", option], capture_output=True, text=True, check=False
+        [python, "-P", "-m", "tender", "sdk", option], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise BenchError(f"the guest: {done.stderr.strip()}")
@@ -49,12 +62,13 @@ def _sdk(option: str) -> str:
 def _built(
     name: str, sources: "list[Path]", out: Path, before: Sequence[str], after: Sequence[str] = ()
 ) -> Path:
-    if out.exists() and all(out.stat().st_mtime > source.stat().st_mtime for source in sources):
+    read = [*sources, *sources[0].parent.glob("*.h")]
+    if out.exists() and all(out.stat().st_mtime > source.stat().st_mtime for source in read):
         return out
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise BenchError(f"{name}: no C compiler here", hint="install gcc, or set CC")
-    out.parent.mkdir(exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
     made = out.with_suffix(f".{os.getpid()}")
     _run(name, [compiler, *before, "-o", str(made), *map(str, sources), *after])
     made.replace(out)

@@ -15,7 +15,9 @@ from functools import partial
 from pathlib import Path
 
 from tender.bench import compare, compile, facts
-from tender.bench.boot import rounds
+from tender.bench.progress import Bar
+from tender.bench.pyperf_format import Unit
+from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
 from tender.config import BlockFile, NetFd, VmConfig
 from tender.image import Image
@@ -67,16 +69,17 @@ def run(options: argparse.Namespace) -> compare.Measured:
                 "guest": partial(_run_guest, image, config, options),
                 **{y: partial(_run_bare, bare, options.calls, near, disk.fileno(), y) for y in YARDSTICKS},
             }
-            for number, order in enumerate(rounds(1 + options.rounds, list(measure))):
-                compare.progress(f"round {number} of {options.rounds}")
-                for name in order:
-                    text = measure[name]()
-                    if number:  # the first warms
-                        add(series, name, text, options.calls)
-    compare.progress("")
+            with Bar((1 + options.rounds) * len(measure)) as bar:
+                for number, order in enumerate(rounds(1 + options.rounds, list(measure))):
+                    for name in order:
+                        bar.step(name)
+                        text = measure[name]()
+                        if number:  # the first warms
+                            add(series, name, text, options.calls)
+    tsc_hz = int(lib.tn_tsc_hz())
     return compare.describe(
         "hypercall",
-        "cycles of the time stamp counter a call",
+        Unit("cycles of the time stamp counter a call", "second", 1 / tsc_hz),
         series,
         comparisons(),
         conditions={
@@ -84,7 +87,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
             "calls a sample": options.calls,
             "rounds": options.rounds,
             "cpu": cpu,
-            "tsc_hz": lib.tn_tsc_hz(),
+            "tsc_hz": tsc_hz,
         },
         notes=["walltime / plain is to a clock_gettime() by the vDSO: no system call"],
         host=host,

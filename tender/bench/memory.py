@@ -1,119 +1,134 @@
-"""`tender bench memory`: what ten idle guests of one image keep of memory, beside a peer that runs the same program.
+"""`tender bench memory`: what idle guests of one image keep of memory, beyond their own pages, beside a peer.
 
-Proportional set size from /proc/PID/smaps_rollup, which shares a page's bytes among those that map it: of each
-sandbox, and of the process that holds them; of each peer's process. Private pages are those that one alone has.
+Of N guests of each kind, divided by N:
+
+    Pss       proportional set size: a page's bytes shared among those that map it
+    Private   pages that one alone has: what one more clone of the image costs
+    Beyond    Pss without guest memory: the monitor's own
+    Kernel    what the kernel allocated meanwhile (footprint.KERNEL_FIELDS), from KERNEL_FROM guests up, since it is
+              the whole machine's; and Whole, which is Beyond and that
+
+The library's process counts as what it grew by; a sandbox or a peer is a process of its own. Each kind is measured
+alone, in ABBA order over the rounds.
 """
 
 import argparse
-import os
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-from tender.backend.sandbox import SandboxVm
-from tender.bench import compare, facts
-from tender.bench.subjects import BenchError, parse_peer
-from tender.config import VmConfig
-from tender.errors import ConfigError
-from tender.image import Image
-from tender.vm import DISCARD, Vm
+from tender.bench import compare, compile, facts, footprint, peers
+from tender.bench.fleet import Fleet, LibraryFleet, PeerFleet
+from tender.bench.progress import Bar
+from tender.bench.pyperf_format import Unit
+from tender.bench.regimes import rounds
 
-FIELDS = ("Pss", "Private_Dirty", "Private_Clean", "Rss")
-_LIMIT_S = 10
+FIELDS = ("Pss", "Private", "Beyond")
+KERNEL_FROM = 10
+UNIQUE_GOAL = 0.25  # of a peer's Pss
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="tender bench memory", description="Measure the memory of idle guests, beside a peer."
     )
-    p.add_argument("image", help="a guest that waits for ever: solo5_idle.hvt (bench/build_solo5_guests)")
-    p.add_argument("--guests", type=compare.positive, default=10, metavar="N", help="of each (10)")
+    p.add_argument(
+        "image",
+        nargs="?",
+        help="a guest that says ready and waits: idle_guest.hvt (default: our own, compiled)",
+    )
+    p.add_argument(
+        "--guests", type=counts, default=(1, 10, 100), metavar="N,N,...", help="of each (1,10,100)"
+    )
     p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
-    compare.add_options(p, rounds=3, peer="spt=solo5-spt {elf:.spt}")
+    p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
+    compare.add_options(p, rounds=3, peer="spt=solo5-spt --mem=16 {elf:.spt}")
     return p
+
+
+def counts(text: str) -> "tuple[int, ...]":
+    """Numbers of guests of an option, ascending."""
+    return tuple(sorted({compare.positive(word) for word in text.split(",")}))
 
 
 def main(argv: "list[str]") -> int:
     return compare.main(parser(), argv, run)
 
 
+def commands(options: argparse.Namespace) -> "tuple[str, dict[str, peers.Words]]":
+    """The image, and the peers by name. Raises ConfigError, BenchError."""
+    image = compile.image(options.image, "idle_guest")
+    found = peers.parse(options.peer, image, taken=(options.backend,))
+    return image, {name: peers.fill(words, {}) for name, words in found.items()}
+
+
+def make_fleet(name: str, image: str, options: argparse.Namespace, others: "dict[str, peers.Words]") -> Fleet:
+    """Ours if the name is the door's."""
+    if name == options.backend:
+        return LibraryFleet(name, image, options.mem, options.backend)
+    return PeerFleet(name, others[name], options.mem)
+
+
 def run(options: argparse.Namespace) -> compare.Measured:
     """Measures. Raises TenderError."""
     host = facts.host_facts(facts.find_checkout())
+    image, others = commands(options)
+    names = [options.backend, *others]
     series: compare.Series = {}
-    image = os.path.abspath(options.image)
-    peers = dict(parse_peer(text, image) for text in options.peer)
-    for name, words in peers.items():
-        if shutil.which(words[0]) is None:
-            raise ConfigError(f"--peer: {name}: {words[0]}: no such program")
-    for _ in range(options.rounds):
-        with _ours(image, options.mem, options.guests) as pids:
-            _add(series, "sandbox", [smaps(pid) for pid in pids])
-        for name, words in peers.items():
-            with _peers(words, options.guests) as pids:
-                _add(series, name, [smaps(pid) for pid in pids])
+    with Bar(options.rounds * len(names) * max(options.guests)) as bar:
+        for order in rounds(options.rounds, names):
+            for name in order:
+                with make_fleet(name, image, options, others) as fleet:
+                    _fill(fleet, options.guests, series, bar)
     return compare.describe(
         "memory",
-        "KiB a process",
+        Unit("KiB a guest", "byte", 1024),
         series,
-        [
-            compare.Comparison(f"sandbox {f}", f"{name} {f}", goal=1.0 if f == "Pss" else None)
-            for name in peers
-            for f in FIELDS
+        comparisons(options.backend, list(others), options.guests),
+        conditions={
+            "backend": options.backend,
+            "guests of each": " ".join(map(str, options.guests)),
+            "MiB": options.mem,
+            "rounds": options.rounds,
+        },
+        notes=[
+            f"Kernel is the whole machine's difference: from {KERNEL_FROM} guests up, and honest where nothing else runs"
         ],
-        conditions={"guests of each": options.guests, "MiB": options.mem, "rounds": options.rounds},
-        notes=["the process that holds the sandboxes, an interpreter, is not among them"],
         host=host,
     )
 
 
-def smaps(pid: int) -> "dict[str, int]":
-    """KiB by field of /proc/PID/smaps_rollup. Raises OSError."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    return {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+def _fill(fleet: Fleet, wanted: "tuple[int, ...]", series: compare.Series, bar: Bar) -> None:
+    kernel_before = footprint.kernel_kib(footprint.meminfo())
+    for n in range(1, max(wanted) + 1):
+        bar.step(f"{fleet.name}: {n}")
+        fleet.grow()
+        if n not in wanted:
+            continue
+        time.sleep(0.2)  # what starting one leaves behind, RCU among it, is freed
+        found = fleet.footprint()
+        _add(series, fleet.name, n, "Pss", found.pss)
+        _add(series, fleet.name, n, "Private", found.private)
+        if found.guest is None:
+            continue
+        beyond = found.pss - found.guest
+        _add(series, fleet.name, n, "Beyond", beyond)
+        if n >= KERNEL_FROM:
+            kernel = footprint.kernel_kib(footprint.meminfo()) - kernel_before
+            _add(series, fleet.name, n, "Kernel", kernel)
+            _add(series, fleet.name, n, "Whole", beyond + kernel)
 
 
-def _add(series: compare.Series, name: str, found: "list[dict[str, int]]") -> None:
-    for field in FIELDS:
-        series.setdefault(f"{name} {field}", []).extend(float(f[field]) for f in found)
+def _add(series: compare.Series, name: str, n: int, field: str, kib: float) -> None:
+    series.setdefault(f"{name} {n} {field}", []).append(kib / n)
 
 
-@contextmanager
-def _ours(path: str, mem: int, count: int) -> "Iterator[list[int]]":
-    with ExitStack() as stack:
-        image = stack.enter_context(Image.open(path))
-        pids = []
-        for _ in range(count):
-            vm = stack.enter_context(Vm(image, VmConfig(mem=mem), console=DISCARD, backend="sandbox"))
-            vm.start()
-            end = time.monotonic() + _LIMIT_S
-            while not vm.counters.hypercalls["poll"]:
-                if time.monotonic() > end:
-                    raise BenchError(f"{path}: does not wait after {_LIMIT_S} s")
-                time.sleep(0.01)
-            assert isinstance(vm._door, SandboxVm)
-            pids.append(vm._door.pid)
-        yield pids
-
-
-@contextmanager
-def _peers(words: "tuple[str, ...]", count: int) -> "Iterator[list[int]]":
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        for _ in range(count):
-            process = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-            processes.append(process)
-            assert process.stdout
-            if not any(line == b"ready\n" for line in process.stdout):
-                raise BenchError(f"{words[0]}: ended with {process.wait()}")
-        time.sleep(0.1)
-        yield [process.pid for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
+def comparisons(ours: str, others: "list[str]", wanted: "tuple[int, ...]") -> "list[compare.Comparison]":
+    found = []
+    for n in wanted:
+        for name in others:
+            found += [
+                compare.Comparison(f"{ours} {n} {f}", f"{name} {n} {f}", goal=1.0 if f == "Pss" else None)
+                for f in FIELDS
+            ]
+            if n >= KERNEL_FROM:
+                found.append(compare.Comparison(f"{ours} {n} Private", f"{name} {n} Pss", goal=UNIQUE_GOAL))
+    return found

@@ -1,8 +1,11 @@
-"""`tender bench net`: what a frame costs a guest, one hypercall a frame, beside a peer that runs the same program.
+"""`tender bench net`: what a frame costs a guest, by each transport, beside a peer that runs the same program.
 
-The program is bench/solo5_net.c, which measures itself: frames written, frames read from a queue that was filled
+The program is bench/net_guest.c, which measures itself: frames written, frames read from a queue that was filled
 before, and both. So no generator is in the figure, and none can be its bottleneck. `pong` alone is measured here:
 one frame there and back at a time, over a packet socket, with the wake-ups of both sides in it.
+
+A transport is a way of frames into the guest and out, a row of `transports` in that file and a name in TRANSPORTS
+here; "call" is one hypercall a frame, and the only one that a peer has.
 
 A round is each mode and size once for each subject, in ABBA order. It wants a network namespace of its own.
 """
@@ -10,21 +13,24 @@ A round is each mode and size once for each subject, in ABBA order. It wants a n
 import argparse
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from statistics import median
 
-from tender.bench import compare, facts
-from tender.bench.boot import rounds, tender_command
-from tender.bench.subjects import BenchError, parse_peer
-from tender.errors import ConfigError
+from tender.bench import compare, compile, facts, peers
+from tender.bench.boot import tender_command
+from tender.bench.progress import Bar
+from tender.bench.pyperf_format import Unit
+from tender.bench.regimes import rounds
+from tender.bench.subjects import BenchError
 
 TAP = "tapbench0"
 ETHERTYPE = 0x88B5
 CASES = (("tx", 64), ("tx", 1514), ("rx", 64), ("rx", 1514), ("echo", 64), ("serve", 64), ("pong", 64))
+TRANSPORTS = ("call",)
 FILLED = ("rx", "echo", "serve")
 _LIMIT_S = 30
 _TRIES = 3  # a queue that a busy machine filled too late is filled again
@@ -40,13 +46,37 @@ def parser() -> argparse.ArgumentParser:
         prog="tender bench net",
         description="Measure frames a second of a guest, beside a peer; run it by `unshare -n`, as root.",
     )
-    p.add_argument("image", help="solo5_net.hvt (bench/build_solo5_guests)")
+    p.add_argument(
+        "image", nargs="?", help="net_guest.hvt of bench/build_solo5_guests (default: our own, compiled)"
+    )
     p.add_argument(
         "--frames", type=compare.positive, default=10000, metavar="N", help="frames a sample (10000)"
+    )
+    p.add_argument(
+        "--transport",
+        action="append",
+        choices=TRANSPORTS,
+        help="how frames go in and out; repeat it (default: each)",
+    )
+    p.add_argument(
+        "--case",
+        action="append",
+        metavar="MODE:SIZE",
+        type=case,
+        help="tx:64, pong:64; repeat it (default: each)",
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=20, peer="spt=solo5-spt --net:service0={tap} {elf:.spt} {args}")
     return p
+
+
+def case(text: str) -> "tuple[str, int]":
+    """MODE:SIZE of an option."""
+    mode, _, size = text.partition(":")
+    if mode not in {m for m, _ in CASES} or not size.isdigit() or not 60 <= int(size) <= 1514:
+        modes = ", ".join(dict.fromkeys(m for m, _ in CASES))
+        raise argparse.ArgumentTypeError(f"{text}: not MODE:SIZE, of {modes} and 60 to 1514")
+    return mode, int(size)
 
 
 def main(argv: "list[str]") -> int:
@@ -58,25 +88,26 @@ def run(options: argparse.Namespace) -> compare.Measured:
     checkout = facts.find_checkout()
     host = facts.host_facts(checkout)
     subjects = commands(options)
+    cases = options.case or list(CASES)
     cpus = sorted(os.sched_getaffinity(0))
     series: compare.Series = {}
-    _make_tap(options.frames + 100)
+    make_tap(options.frames + 100)
     try:
-        for number, order in enumerate(rounds(1 + options.rounds, list(subjects))):
-            for mode, size in CASES:
-                compare.progress(f"round {number} of {options.rounds}: {mode} {size}")
-                for name in order:
-                    rate = _measure(subjects[name], mode, size, options.frames, cpus)
-                    if number:  # the first warms
-                        series.setdefault(f"{mode} {size} {name}", []).append(rate)
+        with Bar((1 + options.rounds) * len(cases) * len(subjects)) as bar:
+            for number, order in enumerate(rounds(1 + options.rounds, list(subjects))):
+                for mode, size in cases:
+                    for name in order:
+                        bar.step(f"{mode} {size} {name}")
+                        rate = _measure(subjects[name], mode, size, options.frames, cpus)
+                        if number:  # the first warms
+                            series.setdefault(f"{mode} {size} {name}", []).append(rate)
     finally:
-        _ip("link", "del", TAP)
-    compare.progress("")
+        remove_tap()
     return compare.describe(
         "net",
-        "thousand frames a second (pong: round trips)",
+        Unit("thousand frames a second (pong: round trips)", "second", 1e-3, rate=True),
         series,
-        comparisons(list(subjects)),
+        comparisons(list(subjects), cases),
         conditions={
             "backend": options.backend,
             "frames a sample": options.frames,
@@ -88,29 +119,37 @@ def run(options: argparse.Namespace) -> compare.Measured:
     )
 
 
-def comparisons(names: "list[str]") -> "list[compare.Comparison]":
-    return [
-        compare.Comparison(f"{mode} {size} {names[0]}", f"{mode} {size} {peer}", goal=1.0, at_least=True)
-        for mode, size in CASES
-        for peer in names[1:]
-    ]
+def comparisons(names: "list[str]", cases: "Sequence[tuple[str, int]]" = CASES) -> "list[compare.Comparison]":
+    """Each of ours beside each peer, and beside our own "call"."""
+    ours = [name for name in names if name.partition("-")[0] == "tender"]
+    others = [name for name in names if name not in ours]
+    found = []
+    for mode, size in cases:
+        for name in ours:
+            found += [
+                compare.Comparison(f"{mode} {size} {name}", f"{mode} {size} {peer}", goal=1.0, at_least=True)
+                for peer in others
+            ]
+            if name != "tender" and "tender" in ours:
+                found.append(compare.Comparison(f"{mode} {size} {name}", f"{mode} {size} tender"))
+    return found
 
 
-def commands(options: argparse.Namespace) -> "dict[str, list[str]]":
-    """Ours first, then the peers; {args} is still a word of each. Raises ConfigError."""
+def commands(options: argparse.Namespace) -> "dict[str, peers.Words]":
+    """Ours, a transport each, then the peers; {args} is still a word of each. Raises ConfigError, BenchError."""
     ours = tender_command()
     if ours is None:
         raise BenchError("tender: the command is not installed beside this Python")
-    image = os.path.abspath(options.image)
+    image = compile.image(options.image, "net_guest")
     door = (f"--backend={options.backend}", "--mem=16", f"--net:service0={TAP}")
-    found = {"tender": [*ours, *door, image, "{args}"]}
-    for text in options.peer:
-        name, words = parse_peer(text, image)
-        if "{args}" not in words or not any("{tap}" in word for word in words):
-            raise ConfigError(f"--peer: {text!r} does not say where {{tap}} and {{args}} go")
-        if name in found or shutil.which(words[0]) is None:
-            raise ConfigError(f"--peer: {words[0]}: no such program, or the name {name} is taken")
-        found[name] = [word.replace("{tap}", TAP) for word in words]
+    found: dict[str, peers.Words] = {}
+    for transport in options.transport or TRANSPORTS:
+        if transport == "call":
+            found["tender"] = (*ours, *door, image, "{args}")
+        else:
+            found[f"tender-{transport}"] = (*ours, *door, image, "{args}", transport)
+    for name, words in peers.parse(options.peer, image, wants=("tap", "args"), taken=found).items():
+        found[name] = tuple(word.replace("{tap}", TAP) for word in words)
     return found
 
 
@@ -120,7 +159,8 @@ def _ip(*words: str) -> None:
         raise BenchError(f"ip {' '.join(words)}: {done.stderr.strip()}")
 
 
-def _make_tap(queue: int) -> None:
+def make_tap(queue: int) -> None:
+    """TAP, up, in a namespace with nothing else. Raises BenchError."""
     others = [name for _, name in socket.if_nameindex() if name != "lo"]
     if others:
         raise BenchError(
@@ -132,11 +172,13 @@ def _make_tap(queue: int) -> None:
     _ip("link", "set", TAP, "txqueuelen", str(queue), "up")
 
 
-def _measure(words: "list[str]", mode: str, size: int, frames: int, cpus: "list[int]") -> float:
+def remove_tap() -> None:
+    _ip("link", "del", TAP)
+
+
+def _measure(words: peers.Words, mode: str, size: int, frames: int, cpus: "list[int]") -> float:
     count = frames // 10 if mode == "pong" else frames
-    filled = [
-        part for word in words for part in ([mode, str(size), str(count)] if word == "{args}" else [word])
-    ]
+    filled = peers.fill(words, {}, (mode, str(size), str(count)))
     for _ in range(_TRIES):
         try:
             return _run(filled, mode, size, count, cpus)
@@ -145,7 +187,7 @@ def _measure(words: "list[str]", mode: str, size: int, frames: int, cpus: "list[
     raise BenchError(f"{words[0]}: {mode}: the queue could not be filled in time: the machine is too busy")
 
 
-def _run(words: "list[str]", mode: str, size: int, count: int, cpus: "list[int]") -> float:
+def _run(words: peers.Words, mode: str, size: int, count: int, cpus: "list[int]") -> float:
     os.sched_setaffinity(0, {cpus[-1]})  # inherited
     try:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
@@ -206,6 +248,13 @@ def _fill(sender: socket.socket, size: int, count: int) -> None:
     send = sender.send
     for _ in range(count):
         send(frame)
+
+
+def send_frames(size: int, count: int) -> None:
+    """Fills the queue behind TAP. Raises OSError."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        sender.bind((TAP, ETHERTYPE))
+        _fill(sender, size, count)
 
 
 def _ping(sender: socket.socket, size: int, count: int) -> float:

@@ -2,6 +2,7 @@
 
     library  start  vm_created  first_run  first_exit  first_console  guest_exit  closed
     process  spawn                                     first_console  console_eof reaped
+    run      spawn                                     first_console  last_console  console_eof  reaped
     spawned  spawn                                     console_seen               reaped
 
 `start` and `spawn` are zero; a point that was not reached is absent from a sample.
@@ -9,6 +10,7 @@
 
 LIBRARY_POINTS = ("start", "vm_created", "first_run", "first_exit", "first_console", "guest_exit", "closed")
 PROCESS_POINTS = ("spawn", "first_console", "console_eof", "reaped")
+RUN_POINTS = ("spawn", "first_console", "last_console", "console_eof", "reaped")
 SPAWNED_POINTS = ("spawn", "console_seen", "reaped")
 
 MEANING = {
@@ -18,6 +20,7 @@ MEANING = {
     "first_exit": "the guest's first exit has reached the monitor",
     "first_console": "library: the guest's first console byte was written; process: it was seen on the pipe",
     "console_seen": "the guest's first console byte was seen on the pipe, by another process",
+    "last_console": "the last piece of the guest's output was seen on the pipe: a guest that speaks last ends here",
     "guest_exit": "the guest has ended",
     "closed": "Vm.close() returns: the kernel has everything back",
     "spawn": "just before posix_spawn",

@@ -1,5 +1,6 @@
 """What a run says to a person: the machine, the table, the ratios, the picture; from boot.run()'s object."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tender.bench.points import MEANING
@@ -29,7 +30,7 @@ def table(measured: "dict[str, Any]") -> str:
     """The whole report as text."""
     guest = measured["guest"]
     lines = [
-        f"boot of {guest['file']} ({guest['bytes']} bytes), {measured['mem_mib']} MiB",
+        f"{measured['benchmark']} of {guest['file']} ({guest['bytes']} bytes), {measured['mem_mib']} MiB",
         "",
         f"  {'tender':<21} {measured['tender']}",
         *_host(measured["host"]),
@@ -58,7 +59,12 @@ def comparison_table(measured: "dict[str, Any]") -> str:
     for name, entry in measured["series"].items():
         s = entry["summary"]
         lines.append(f"  {name:{width}} {s['median']:12.1f} {s['min']:12.1f} {s['p99']:12.1f} {s['n']:5}")
-    lines += ["", "  ratios of medians, 95 % interval"]
+    for title, curves in measured.get("curves", {}).items():
+        lines += ["", f"  {title}, by the number of live VMs"]
+        for name, points in curves.items():
+            lines.append(f"  {name:{width}} " + "  ".join(f"{n}: {y:.2f}" for n, y in points))
+    if measured["ratios"]:
+        lines += ["", "  ratios of medians, 95 % interval"]
     for r in measured["ratios"]:
         goal = "" if r["goal"] is None else f"  goal {'>=' if r['at_least'] else '<='} {r['goal']:.2f}"
         label = f"{r['of']} / {r['to']}"
@@ -87,6 +93,9 @@ def _regime(regime: "dict[str, Any]") -> "list[str]":
     for subject in regime["subjects"]:
         for point, s in subject["summary_ms"].items():
             label = f"{subject['name']}: {subject['from']} -> {point}"
+            lines.append(f"  {label:36} {s['median']:9.3f} {s['min']:9.3f} {s['p99']:9.3f} {s['n']:5}")
+        for span, s in subject["spans_ms"].items():
+            label = f"{subject['name']}: {span}"
             lines.append(f"  {label:36} {s['median']:9.3f} {s['min']:9.3f} {s['p99']:9.3f} {s['n']:5}")
     if regime["ratios"]:
         lines += ["", "  ratios of medians (below 1: the first is faster), 95 % interval"]
@@ -123,9 +132,9 @@ def _calls(subject: "dict[str, Any]") -> "list[str]":
     return ["    calls: " + ", ".join(f"{name} {n:g}" for name, n in most_first)] if most_first else []
 
 
-def meanings() -> str:
+def meanings(points: "Sequence[str]" = tuple(MEANING)) -> str:
     """What each point means, for --help and the README's reader."""
-    return "\n".join(f"  {name:<14} {text}" for name, text in MEANING.items())
+    return "\n".join(f"  {name:<14} {MEANING[name]}" for name in points)
 
 
 def check_plot() -> None:
@@ -164,7 +173,44 @@ def plot(measured: "dict[str, Any]", path: str) -> None:
         axis.set_title(regime["regime"])
         axis.legend(fontsize="small")
     host = measured["host"]
-    figure.suptitle(f"boot of {measured['guest']['file']}: {host['cpu']}, {host['kernel']}", fontsize="small")
+    figure.suptitle(
+        f"{measured['benchmark']} of {measured['guest']['file']}: {host['cpu']}, {host['kernel']}",
+        fontsize="small",
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def plot_comparison(measured: "dict[str, Any]", path: str) -> None:
+    """Each series as a box over its samples; of a curve, its points. Raises BenchError."""
+    check_plot()
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    series = measured["series"]
+    if not series:
+        raise BenchError("--plot has nothing to draw: no series was measured")
+    curves = measured.get("curves", {})
+    figure, axes = pyplot.subplots(
+        1, 1 + len(curves), squeeze=False, figsize=(7 + 6 * len(curves), 2 + len(series) / 4)
+    )
+    box = axes[0][0]
+    box.boxplot([entry["samples"] for entry in series.values()], orientation="horizontal", whis=(1, 99))
+    box.set_yticks(range(1, len(series) + 1), list(series), fontsize="small")
+    box.invert_yaxis()
+    box.set_xlabel(measured["unit"])
+    for axis, (title, lines) in zip(axes[0][1:], curves.items(), strict=True):
+        for name, points in lines.items():
+            axis.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name)
+        axis.set_xscale("log")
+        axis.set_xlabel("live VMs")
+        axis.set_ylabel(title)
+        axis.legend(fontsize="small")
+    host = measured["host"]
+    figure.suptitle(f"{measured['benchmark']}: {host['cpu']}, {host['kernel']}", fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

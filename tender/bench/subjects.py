@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, SPAWNED_POINTS, Sample
+from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS, SPAWNED_POINTS, Sample
 from tender.errors import ConfigError, TenderError
 
 _LIMIT_S = 60  # a boot that takes longer hangs
@@ -128,14 +128,25 @@ _WORKER_CONSOLE_FD = 3
 
 
 class LibrarySubject(LineSubject):
-    """tender.Vm in a process that has opened the Image: tender.bench.worker. `mode` is the worker's."""
+    """tender.Vm in a process that has opened the Image: tender.bench.worker. `mode` is the worker's.
+
+    python  of the installation that is measured; `silent`: the console is discarded, not watched
+    """
 
     def __init__(
-        self, name: str, image: str, mem_mib: int, *, mode: str = "kvm", args: Sequence[str] = ()
+        self,
+        name: str,
+        image: str,
+        mem_mib: int,
+        *,
+        mode: str = "kvm",
+        args: Sequence[str] = (),
+        python: str = sys.executable,
+        silent: bool = False,
     ) -> None:
-        piped = mode != "kvm"
+        piped = mode != "kvm" and not silent
         words = (mode, image, str(mem_mib), str(_WORKER_CONSOLE_FD if piped else -1), *args)
-        command = (sys.executable, "-P", "-m", "tender.bench.worker", *words)
+        command = (python, "-P", "-m", "tender.bench.worker", *words)
         super().__init__(name, command, piped=piped, console_fd=_WORKER_CONSOLE_FD)
 
 
@@ -154,6 +165,22 @@ class SpawnedSubject(LineSubject):
         return Sample(
             {name: stamp - spawn for name, stamp in stamps if stamp}, cpu_ns=cpu_ns, minor_faults=faults
         )
+
+
+class RunSubject(LineSubject):
+    """A command from spawn to reaped, every point stamped by a small C program (bench/run_loop.c)."""
+
+    kind = "run"
+    points = RUN_POINTS
+
+    def __init__(self, name: str, command: Sequence[str], *, runner: str) -> None:
+        super().__init__(name, (runner, str(_LIMIT_S), *command), piped=False)
+
+    def parse(self, line: str, seen: int) -> Sample:
+        *stamps, cpu_ns, faults = map(int, line.split())
+        named = zip(RUN_POINTS, stamps, strict=True)
+        points = {name: stamp - stamps[0] for name, stamp in named if stamp}
+        return Sample(points, cpu_ns=cpu_ns, minor_faults=faults)
 
 
 def parse_worker_line(line: str, seen: int = 0) -> Sample:

@@ -21,6 +21,18 @@ def available() -> bool:
     return shutil.which("strace") is not None
 
 
+def may_trace() -> bool:
+    """Whether strace is here, and may trace a process."""
+    if not available():
+        return False
+    return of_command(("true",)) is not None
+
+
+def strace(log: Path) -> "tuple[str, ...]":
+    """The words before a command that is to be traced into `log`, with all that it starts."""
+    return ("strace", "-f", "-qq", "-e", "signal=none", "-s", "0", "-o", str(log))
+
+
 def count_lines(log: str) -> "Counter[str]":
     """Calls by name in strace's output; KVM's ioctls by request; `exits` are the KVM_RUNs."""
     found: Counter[str] = Counter()
@@ -40,8 +52,9 @@ def of_command(command: Sequence[str], stdin: str = "") -> "Counter[str] | None"
     """What one run of `command` calls; None if strace may not trace here."""
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
-        traced = ["strace", "-f", "-qq", "-e", "signal=none", "-s", "0", "-o", str(log), *command]
-        done = subprocess.run(traced, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*strace(log), *command], input=stdin, capture_output=True, text=True, check=False
+        )
         if done.returncode or not log.exists():
             return None
         return count_lines(log.read_text(errors="replace"))

@@ -4,12 +4,18 @@ import sys
 
 _BENCHMARKS = {
     "boot": ("tender.bench.boot", "from spawn or Vm() to first exit, first console byte, end; beside peers"),
+    "run": ("tender.bench.run", "a whole run of the command: first byte, guest's end, reaped; beside peers"),
     "hypercall": (
         "tender.bench.hypercall",
         "a hypercall by trap, patched site and gate, beside a system call",
     ),
-    "net": ("tender.bench.net", "frames a second, one hypercall a frame, beside a peer"),
-    "memory": ("tender.bench.memory", "what idle guests keep of memory, beside a peer"),
+    "net": ("tender.bench.net", "frames a second, by each transport, beside a peer"),
+    "block": ("tender.bench.block", "requests a second to a cached disk, beside a bare loop and a peer"),
+    "memory": ("tender.bench.memory", "what idle guests keep of memory, beyond their pages; beside a peer"),
+    "density": (
+        "tender.bench.density",
+        "live VMs until a limit: boot time and memory as they grow in number",
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from support import Guest
 
-from tender.bench import hypercall, memory
+from tender.bench import hypercall
 from tender.bench.points import LIBRARY_POINTS, SPAWNED_POINTS
 
 
@@ -39,11 +39,3 @@ def test_the_sandbox_boots_past_every_point(tender_cmd: list[str], guest: Guest,
             assert stamps == sorted(stamps) and stamps[1] > 0
             assert sample["points_ns"]["console_seen"] >= sample["points_ns"]["first_console"]
     assert all(set(sample["points_ns"]) == set(SPAWNED_POINTS) for sample in subjects["again"]["samples"])
-
-
-def test_memory_of_idle_guests_is_counted(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
-    words = ["--rounds", "1", "--guests", "2", "--mem", "8"]
-    measured = _bench(tender_cmd, tmp_path / "o.json", "memory", *words, str(guest("sleep")))
-    assert set(measured["series"]) == {f"sandbox {field}" for field in memory.FIELDS}
-    assert len(measured["series"]["sandbox Pss"]["samples"]) == 2
-    assert measured["series"]["sandbox Pss"]["summary"]["min"] > 0

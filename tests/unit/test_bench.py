@@ -1,25 +1,39 @@
 """The benchmark's arithmetic, words and formats; what it measures is tests/contract/test_bench_boot.py's."""
 
+import argparse
+import io
 import json
 import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyperf
 import pytest
 
 from tender.bench import (
+    block,
     boot,
     compare,
     compile,
     count,
+    density,
     facts,
+    fleet,
+    footprint,
     hypercall,
     memory,
     minimal,
     net,
+    peers,
     points,
+    progress,
+    pyperf_format,
+    regimes,
     report,
+    run,
     stats,
     syscalls,
 )
@@ -28,6 +42,7 @@ from tender.bench.subjects import (
     BenchError,
     LibrarySubject,
     ProcessSubject,
+    RunSubject,
     SpawnedSubject,
     Subject,
     parse_peer,
@@ -132,7 +147,7 @@ def test_a_process_that_fails_is_no_sample() -> None:
 
 
 def test_rounds_go_there_and_back() -> None:
-    assert boot.rounds(3, ["a", "b"]) == [["a", "b"], ["b", "a"], ["a", "b"]]
+    assert regimes.rounds(3, ["a", "b"]) == [["a", "b"], ["b", "a"], ["a", "b"]]
 
 
 class _Fixed(Subject):
@@ -164,7 +179,7 @@ def _measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, obje
     image.write_bytes(b"not run")
     monkeypatch.setattr(boot, "make_subjects", lambda *_: _subjects())
     options = boot.parser().parse_args(["--runs", "4", "--warmup", "1", "--pause", "0.001", str(image)])
-    return boot.run(options, lambda _line: None)
+    return boot.run(options)
 
 
 def test_the_object_is_json_with_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +310,7 @@ def test_every_point_has_a_meaning() -> None:
     assert set(points.MEANING) == {
         *points.LIBRARY_POINTS,
         *points.PROCESS_POINTS,
+        *points.RUN_POINTS,
         *points.SPAWNED_POINTS,
     }
 
@@ -316,7 +332,8 @@ _HOST["counts_instructions"] = False
 
 def _compared(**series: list[float]) -> dict[str, Any]:
     wanted = [compare.Comparison("a", "b", goal=1.3), compare.Comparison("a", "absent")]
-    found = compare.describe("x", "unit", series, wanted, conditions={"calls": 7}, host=_HOST)
+    unit = pyperf_format.Unit("unit", "second", 1e-3)
+    found = compare.describe("x", unit, series, wanted, conditions={"calls": 7}, host=_HOST)
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
@@ -362,12 +379,90 @@ def test_a_rate_is_the_guests_own() -> None:
         net.rate("ready\n", "tx", 64, 1000, 3)
 
 
+def test_what_pyperf_reads_is_in_seconds_and_less_is_better() -> None:
+    """By pyperf itself."""
+    rate = pyperf_format.Unit("thousand a second", "second", 1e-3, rate=True)
+    host = {"cpu": "X", "kernel": "6.1", "python": "CPython 3.11"}
+    slow = pyperf_format.document("net", {"tx": [100.0, 101.0, 99.0] * 5, "none": [0.0]}, rate, host)
+    fast = pyperf_format.document("net", {"tx": [200.0, 202.0, 198.0] * 5}, rate, host)
+    suites = [pyperf.BenchmarkSuite.loads(json.dumps(found)) for found in (slow, fast)]
+    assert [suite.get_benchmark_names() for suite in suites] == [["tender-net tx"]] * 2
+    means = [suite.get_benchmark("tender-net tx").mean() for suite in suites]
+    assert means[0] == pytest.approx(1e-5, rel=1e-3) and means[1] == pytest.approx(5e-6, rel=1e-3)
+
+
+def test_pyperf_compares_two_of_our_files(tmp_path: Path) -> None:
+    files = []
+    for name, value in (("a", 10.0), ("b", 20.0)):
+        found = pyperf_format.document(
+            "boot", {"library": [value, value * 1.01] * 10}, pyperf_format.MILLISECONDS, {"cpu": "X"}
+        )
+        files.append(tmp_path / f"{name}.json")
+        files[-1].write_text(json.dumps(found))
+    words = [sys.executable, "-m", "pyperf", "compare_to", *map(str, files)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "10.1 ms" in done.stdout and "20.1 ms" in done.stdout and "2.00x slower" in done.stdout
+
+
+def test_a_bar_says_how_far_it_is_and_what_is_left() -> None:
+    bar = progress.Bar(4, out=io.StringIO())
+    bar.done = 1
+    assert bar.line("boot", 30.0) == "[######..................] 1/4 boot, 1:30 left"
+
+
+def test_a_bar_is_silent_but_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for out, silent in ((io.StringIO(), True), (Terminal(), False)):
+        with progress.Bar(2, out=out) as bar:
+            bar.step("one")
+        assert (out.getvalue() == "") == silent
+
+
+def test_a_peers_places_are_filled_and_its_arguments_are_words() -> None:
+    words = ("x", "--net={tap}", "{disk}", "{args}")
+    assert peers.fill(words, {"tap": "t0", "disk": "/d"}, ("a", "b")) == ("x", "--net=t0", "/d", "a", "b")
+
+
+def test_a_peer_without_a_place_or_with_a_taken_name_is_refused() -> None:
+    assert peers.parse(["p=true {elf} {tap}"], "/x", wants=("tap",)) == {"p": ("true", "/x", "{tap}")}
+    with pytest.raises(ConfigError, match=r"where \{tap\} and \{args\} goes"):
+        peers.parse(["p=true {elf}"], "/x", wants=("tap", "args"))
+    with pytest.raises(ConfigError, match="taken"):
+        peers.parse(["p=true {elf}", "p=true {elf}"], "/x")
+    with pytest.raises(ConfigError, match="no such program"):
+        peers.parse(["p=/absent {elf}"], "/x")
+
+
+@pytest.mark.parametrize("text", ["read:512", "read:seq:500", "move:seq:512", "read:seq:131072"])
+def test_a_case_that_no_disk_has_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="whole sectors"):
+        block.case(text)
+
+
+def test_block_is_compared_with_the_bare_loop_and_each_peer() -> None:
+    found = {(c.of, c.to): c.goal for c in block.comparisons(["tender", "spt", "bare"], ["read seq 512"])}
+    assert found == {
+        ("read seq 512 tender", "read seq 512 spt"): 1.4,
+        ("read seq 512 tender", "read seq 512 bare"): None,
+    }
+
+
+def test_a_case_of_net_is_a_mode_and_a_size() -> None:
+    assert net.case("tx:1514") == ("tx", 1514)
+    with pytest.raises(argparse.ArgumentTypeError, match="MODE:SIZE"):
+        net.case("tx:9000")
+
+
 def test_net_runs_the_same_program_of_each_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net, "tender_command", lambda: ("tender",))
     options = net.parser().parse_args(["/a/x.hvt", "--peer", "spt=true --net:s={tap} {elf:.spt} {args}"])
     words = net.commands(options)
-    assert words["tender"][-2:] == ["/a/x.hvt", "{args}"]
-    assert words["spt"] == ["true", f"--net:s={net.TAP}", "/a/x.spt", "{args}"]
+    assert words["tender"][-2:] == ("/a/x.hvt", "{args}")
+    assert words["spt"] == ("true", f"--net:s={net.TAP}", "/a/x.spt", "{args}")
     options.peer = ["spt=true {elf}"]
     with pytest.raises(ConfigError, match="args"):
         net.commands(options)
@@ -376,14 +471,115 @@ def test_net_runs_the_same_program_of_each_subject(monkeypatch: pytest.MonkeyPat
 def test_net_refuses_a_host_with_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tender.bench.net.socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
     with pytest.raises(BenchError, match="eth0") as refused:
-        net._make_tap(10)
+        net.make_tap(10)
     assert "unshare -n" in refused.value.hint
 
 
-def test_memory_of_a_process_is_the_kernels_sum() -> None:
-    found = memory.smaps(os.getpid())
-    assert 0 < found["Pss"] <= found["Rss"]
-    assert set(memory.FIELDS) <= set(found)
+# ---- memory
+
+_SMAPS = """\
+00010000-00014000 r--p 00000000 00:01 12                                 /memfd:tender-vm (deleted)
+Size:                 16 kB
+Pss:                   8 kB
+Private_Clean:         0 kB
+Private_Dirty:         8 kB
+VmFlags: rd mr mw
+00100000-01000000 rw-p 00000000 00:00 0
+Pss:                 100 kB
+Private_Clean:         4 kB
+Private_Dirty:        90 kB
+7f0000000000-7f0000100000 rw-p 00000000 00:00 0
+Pss:                  30 kB
+Private_Dirty:        30 kB
+"""
+
+
+def test_guest_memory_at_its_own_addresses_is_told_from_the_monitors() -> None:
+    found = footprint.of_mappings(footprint.parse_smaps(_SMAPS), 16 << 20)
+    assert (found.pss, found.private, found.guest) == (138, 132, 108)
+
+
+def test_guest_memory_elsewhere_is_a_run_of_exactly_its_size() -> None:
+    text = """\
+7f0000000000-7f0000100000 rw-p 0 00:00 1 /memfd:tender-image (deleted)
+Pss: 10 kB
+7f0000100000-7f0000200000 rw-p 0 00:00 0
+Pss: 20 kB
+7f0000300000-7f0000400000 rw-p 0 00:00 0 [heap]
+Pss: 40 kB
+"""
+    mappings = footprint.parse_smaps(text)
+    assert footprint.of_mappings(mappings, 2 << 20).guest == 30
+    assert footprint.of_mappings(mappings, 1 << 20).guest == 70
+    assert footprint.of_mappings(mappings, 4 << 20).guest is None
+
+
+def test_memory_of_this_process_is_the_kernels_sum() -> None:
+    ours = footprint.of_process(os.getpid(), 16 << 20)
+    rollup = Path("/proc/self/smaps_rollup").read_text()
+    pss = int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
+    assert 0.8 * pss < ours.pss < 1.2 * pss
+
+
+def test_numbers_of_guests_are_ascending_and_positive() -> None:
+    assert memory.counts("10,1,10") == (1, 10)
+    with pytest.raises(argparse.ArgumentTypeError, match="1 or more"):
+        memory.counts("0")
+
+
+def test_kernel_memory_leaves_out_what_a_kernel_does_not_tell() -> None:
+    assert footprint.kernel_kib({"SUnreclaim": 5, "PageTables": 2, "MemFree": 100}) == 7
+
+
+# ---- density
+
+
+@pytest.mark.parametrize(
+    ("boots", "available", "why"),
+    [
+        ([1.0] * 3, 500, ""),
+        ([1.0] * 20, 500, "--max"),
+        ([1.0] * 3, 99, "--reserve"),
+        ([1.0] * 5 + [10.0] * 5, 500, "--slowdown"),
+        ([1.0] * 5 + [9.0] * 5, 500, ""),
+        ([1.0] * 4 + [99.0] * 5, 500, ""),
+    ],
+)
+def test_a_density_run_ends_at_the_first_limit(boots: list[float], available: int, why: str) -> None:
+    found = density.why_stop(boots, limit=20, available=available, reserve=100, slowdown=10.0)
+    assert found.startswith(why) and bool(found) == bool(why)
+
+
+class _Room(fleet.Fleet):
+    """A fleet with room for a number of VMs, each of 10 KiB."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__("room", 1 << 20)
+        self.room = room
+
+    def grow(self) -> float:
+        if self.count == self.room:
+            raise fleet.Refused("full")
+        self.count += 1
+        return float(self.count)
+
+    def footprint(self) -> footprint.Footprint:
+        return footprint.Footprint(pss=10.0 * self.count, private=0.0, guest=None)
+
+
+def test_a_fleet_that_is_refused_one_more_is_measured_as_it_stands() -> None:
+    grown = density.grow(_Room(7), limit=20, reserve_kib=0, slowdown=100)
+    assert len(grown.boots_ms) == 7 and grown.limit == "refused: full"
+    assert grown.memory == [(n, 10.0) for n in (1, 2, 5, 7)]
+
+
+def test_not_even_one_vm_is_an_error() -> None:
+    with pytest.raises(fleet.Refused, match="full"):
+        density.grow(_Room(0), limit=20, reserve_kib=0, slowdown=10)
+
+
+def test_checkpoints_are_one_two_and_five_of_each_power() -> None:
+    assert [n for n in range(1001) if density.is_checkpoint(n)] == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 
 # ---- commands that a small C program starts
@@ -416,6 +612,11 @@ def test_a_peer_may_boot_the_file_beside_the_image() -> None:
     )
 
 
+def _compared_boots(samples: dict[str, list[Sample]]) -> list[dict[str, Any]]:
+    found = regimes.describe("x", 0.0, [], samples, boot.compared)["ratios"]
+    return found  # type: ignore[return-value]
+
+
 def test_the_sandbox_is_compared_at_the_same_ends() -> None:
     library = {"start": 0, "console_seen": 300, "closed": 500}
     peer = {"spawn": 0, "console_seen": 600, "reaped": 1000}
@@ -423,10 +624,43 @@ def test_the_sandbox_is_compared_at_the_same_ends() -> None:
         name: [Sample(stamps, cpu_ns=0, minor_faults=0)] * 2
         for name, stamps in (("library", library), ("program", library), ("spt", peer))
     }
-    found = {(r["of"], r["of_point"], r["to_point"]): r["value"] for r in boot._ratios(samples)}
+    found = {(r["of"], r["of_point"], r["to_point"]): r["value"] for r in _compared_boots(samples)}
     assert found == {
         ("library", "console_seen", "console_seen"): 0.5,
         ("library", "closed", "reaped"): 0.5,
         ("program", "console_seen", "console_seen"): 0.5,
         ("program", "closed", "reaped"): 0.5,
     }
+
+
+def test_a_run_has_its_end_apart() -> None:
+    stamps = {"spawn": 0, "first_console": 2, "last_console": 3, "console_eof": 5, "reaped": 9}
+    samples = {
+        name: [Sample({k: v * 1_000_000 for k, v in stamps.items()}, cpu_ns=0, minor_faults=0)] * 2
+        for name in ("tender", "python")
+    }
+    subjects = [_Fixed(name, "process", {}) for name in samples]
+    for subject in subjects:
+        subject.points = points.RUN_POINTS
+    found = regimes.describe("back-to-back", 0.0, list(subjects), samples, run.compared, run.SPANS)
+    text = json.loads(json.dumps(found))
+    assert text["subjects"][0]["spans_ms"]["console_eof -> reaped"]["median"] == 4.0
+    assert [(r["of_point"], r["to_point"], r["value"]) for r in text["ratios"]] == [
+        ("first_console", "first_console", 1.0),
+        ("reaped", "reaped", 1.0),
+    ]
+
+
+def test_a_run_stamped_by_c_passes_its_points_in_order() -> None:
+    checkout = facts.find_checkout(Path(__file__))
+    assert checkout is not None
+    runner = str(compile.program(checkout, "run_loop"))
+    with closing(RunSubject("echo", ("echo", "hello"), runner=runner)) as subject:
+        stamps = subject.boot().points_ns
+        assert list(stamps) == list(points.RUN_POINTS)
+        assert sorted(stamps.values()) == list(stamps.values())
+    with closing(RunSubject("true", ("true",), runner=runner)) as subject:
+        assert list(subject.boot().points_ns) == ["spawn", "console_eof", "reaped"]
+    with closing(RunSubject("false", ("false",), runner=runner)) as subject:
+        with pytest.raises(BenchError, match="ended with 1"):
+            subject.boot()

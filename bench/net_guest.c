@@ -1,0 +1,156 @@
+/*
+ * The guest of `tender bench net`: what a frame costs a guest. Built as guest_world.h says: for Tender by its
+ * SDK, for Solo5's hvt and spt by Solo5's compiler (build_solo5_guests).
+ *
+ *     tx SIZE COUNT [TRANSPORT]      writes COUNT frames
+ *     rx SIZE COUNT [TRANSPORT]      reads COUNT frames that wait in the queue
+ *     echo SIZE COUNT [TRANSPORT]    reads and writes back each of them
+ *     serve SIZE COUNT [TRANSPORT]   the same, with a poll before each, as Solo5's own test_net does it
+ *     pong SIZE COUNT [TRANSPORT]    the same, each as it arrives: whoever sends it measures
+ *
+ * A transport is a way of frames in and out, a row of `transports`; "call", one hypercall a frame, is the
+ * default.
+ *
+ * rx, echo and serve say "ready", compute for SETTLE_NS while the queue is filled, and then begin; one that
+ * finds it empty too early says so, for then who filled it was measured. Prints "MODE SIZE COUNT
+ * NANOSECONDS". Frames of other protocols are passed over.
+ */
+#include "guest_world.h"
+
+WORLD_MANIFEST(1, TENDER_NET("service0"));
+
+#define FRAME_MAX 1514
+#define ETHERTYPE 0x88b5 /* IEEE's local experimental one */
+#define SETTLE_NS 250000000
+
+static uint8_t frame[FRAME_MAX] __attribute__((aligned(64)));
+static world_net net;
+static uint8_t own_mac[6];
+
+static bool call_write(size_t len)
+{
+    return world_net_write(&net, frame, len);
+}
+
+static bool call_read(size_t *len)
+{
+    return world_net_read(&net, frame, sizeof frame, len);
+}
+
+static void call_flush(void) {}
+
+/*
+ * write: takes the frame in `frame`, perhaps to be sent with others. read: false if none waits now.
+ * flush: what was taken is the host's.
+ */
+static const struct transport {
+    const char *name;
+    bool (*write)(size_t len);
+    bool (*read)(size_t *len);
+    void (*flush)(void);
+} transports[] = {
+    {"call", call_write, call_read, call_flush},
+};
+
+static const struct transport *by = &transports[0];
+
+static bool read_one(size_t *len, bool wait)
+{
+    for (;;) {
+        bool read = by->read(len);
+        if (read && *len > 14 && frame[12] == ETHERTYPE >> 8 && frame[13] == (ETHERTYPE & 255))
+            return true;
+        if (!read && !wait)
+            return false;
+        if (!read)
+            world_wait();
+    }
+}
+
+static void write_back(size_t len)
+{
+    for (size_t i = 0; i < 6; i++) {
+        frame[i] = frame[6 + i];
+        frame[6 + i] = own_mac[i];
+    }
+    (void)by->write(len);
+}
+
+static bool receive(uint64_t count, bool echo, bool poll, bool wait)
+{
+    size_t len;
+    for (uint64_t i = 0; i < count; i++) {
+        if (poll)
+            world_wait();
+        if (!read_one(&len, wait))
+            return false;
+        if (echo)
+            write_back(len);
+        if (wait)
+            by->flush();
+    }
+    by->flush();
+    return true;
+}
+
+static void transmit(uint64_t size, uint64_t count)
+{
+    for (size_t i = 0; i < 6; i++) {
+        frame[i] = i == 0 ? 2 : 0; /* a station that is not there */
+        frame[6 + i] = own_mac[i];
+    }
+    frame[12] = ETHERTYPE >> 8;
+    frame[13] = ETHERTYPE & 255;
+    for (uint64_t i = 0; i < count; i++)
+        (void)by->write(size);
+    by->flush();
+}
+
+static bool choose_transport(const char *at)
+{
+    if (!*at)
+        return true;
+    for (size_t i = 0; i < sizeof transports / sizeof transports[0]; i++) {
+        const char *rest = at;
+        if (take_word(&rest, transports[i].name) && !*rest) {
+            by = &transports[i];
+            return true;
+        }
+    }
+    return false;
+}
+
+WORLD_MAIN
+{
+    const char *at = WORLD_CMDLINE, *mode = at;
+    bool tx = take_word(&at, "tx"), rx = take_word(&at, "rx"), echo = take_word(&at, "echo");
+    bool serve = take_word(&at, "serve"), pong = take_word(&at, "pong");
+    uint64_t size = take_number(&at), count = take_number(&at);
+    if (!world_net_open("service0", &net, own_mac) || size < 60 || size > FRAME_MAX || !count ||
+        !(tx || rx || echo || serve || pong) || !choose_transport(at)) {
+        say("usage: tx|rx|echo|serve|pong SIZE COUNT [TRANSPORT]\n");
+        return 1;
+    }
+    say("ready\n");
+    uint64_t begin = world_now_ns();
+    while ((rx || echo || serve) && world_now_ns() < begin + SETTLE_NS)
+        ;
+    begin = world_now_ns();
+    if (tx)
+        transmit(size, count);
+    else if (!receive(count, !rx, serve, pong)) {
+        say("the queue was empty too early\n");
+        return 2;
+    }
+    uint64_t end = world_now_ns();
+    while (*mode && *mode != ' ')
+        world_print(mode++, 1);
+    say(" ");
+    say_number(size);
+    say(" ");
+    say_number(count);
+    say(" ");
+    say_number(end - begin);
+    say("\n");
+    return 0;
+}

@@ -1,0 +1,193 @@
+"""`tender bench block`: what a request to a disk costs a guest, beside a bare pread() loop and peers.
+
+The program is bench/block_guest.c, which measures itself; bench/bare_block.c makes the same requests as system
+calls of a plain process, at the same offsets (bench/block_pattern.h). The disk is a file that is in the page cache.
+
+A way is how requests reach the host, a row of `ways` in that file and a name in WAYS here; "call" is one request a
+call, and the only one that a peer has. A round is each case once for each subject, in ABBA order, all on one CPU.
+"""
+
+import argparse
+import os
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+from tender.bench import compare, compile, facts, peers
+from tender.bench.boot import tender_command
+from tender.bench.progress import Bar
+from tender.bench.pyperf_format import Unit
+from tender.bench.regimes import rounds
+from tender.bench.subjects import BenchError
+
+CASES = tuple(
+    f"{direction} {order} {size}"
+    for direction in ("read", "write")
+    for order in ("seq", "rand")
+    for size in (512, 4096)
+)
+WAYS = ("call",)
+BARE = "bare"
+GOALS = {"512": 1.4, "4096": 1.2}
+"""Requests a second over a peer's, by size."""
+
+PEER = "spt=solo5-spt --mem=16 --block:storage={disk} --block-sector-size:storage={sector} {elf:.spt} {args}"
+"""Solo5's guests make requests of one sector, no more: so a sector is as large as a request."""
+
+_LIMIT_S = 60
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="tender bench block",
+        description="Measure requests a second of a guest to a cached disk, beside a bare loop and peers.",
+    )
+    p.add_argument(
+        "image", nargs="?", help="block_guest.hvt of bench/build_solo5_guests (default: our own, compiled)"
+    )
+    p.add_argument(
+        "--requests", type=compare.positive, default=20000, metavar="N", help="requests a sample (20000)"
+    )
+    p.add_argument(
+        "--disk-mib", type=compare.positive, default=16, metavar="MIB", help="size of the disk (16)"
+    )
+    p.add_argument(
+        "--directory", metavar="DIR", help="where the disk's file is made: its file system is measured"
+    )
+    p.add_argument(
+        "--way", action="append", choices=WAYS, help="how requests reach the host; repeat it (default: each)"
+    )
+    p.add_argument(
+        "--case",
+        action="append",
+        type=case,
+        metavar="MODE:ORDER:SIZE",
+        help="read:seq:512, write:rand:4096; repeat it (default: each of 512 and 4096)",
+    )
+    p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
+    compare.add_options(p, rounds=20, peer=PEER)
+    return p
+
+
+def case(text: str) -> str:
+    """MODE:ORDER:SIZE of an option, as a case's name."""
+    words = text.split(":")
+    right = len(words) == 3 and words[0] in ("read", "write") and words[1] in ("seq", "rand")
+    if not right or not words[2].isdigit() or int(words[2]) % 512 or not 512 <= int(words[2]) <= 65536:
+        raise argparse.ArgumentTypeError(
+            f"{text}: not read|write:seq|rand:SIZE, of 512 to 65536 and whole sectors"
+        )
+    return " ".join(words)
+
+
+def main(argv: "list[str]") -> int:
+    return compare.main(parser(), argv, run)
+
+
+def run(options: argparse.Namespace) -> compare.Measured:
+    """Measures. Raises TenderError; BenchError outside of a checkout, where the yardstick's source is."""
+    checkout = facts.find_checkout()
+    if checkout is None:
+        raise BenchError("block: the yardstick is in bench/ of a checkout", hint="run it from there")
+    bare = compile.program(checkout, "bare_block")
+    host = facts.host_facts(checkout)
+    cases = options.case or list(CASES)
+    series: compare.Series = {}
+    with tempfile.NamedTemporaryFile(dir=options.directory) as disk:
+        disk.write(os.urandom(options.disk_mib << 20))
+        disk.flush()
+        subjects = commands(options, disk.name)
+        subjects[BARE] = (str(bare), disk.name, "{args}")
+        cpu = compare.pin()
+        with Bar((1 + options.rounds) * len(cases) * len(subjects)) as bar:
+            for number, order in enumerate(rounds(1 + options.rounds, list(subjects))):
+                for what in cases:
+                    for name in order:
+                        bar.step(f"{what} {name}")
+                        found = measure(subjects[name], what, options.requests)
+                        if number:  # the first warms
+                            series.setdefault(f"{what} {name}", []).append(found)
+        file_system = _file_system(disk.name)
+    return compare.describe(
+        "block",
+        Unit("thousand requests a second", "second", 1e-3, rate=True),
+        series,
+        comparisons(list(subjects), cases),
+        conditions={
+            "backend": options.backend,
+            "requests a sample": options.requests,
+            "disk MiB": options.disk_mib,
+            "file system": file_system,
+            "rounds": options.rounds,
+            "cpu": cpu,
+        },
+        notes=["the disk is in the page cache: this is the cost of a request, not of a medium"],
+        host=host,
+    )
+
+
+def comparisons(names: "list[str]", cases: Sequence[str] = CASES) -> "list[compare.Comparison]":
+    """Each of ours beside the bare loop, each peer, and our own "call"."""
+    ours = [name for name in names if name.partition("-")[0] == "tender"]
+    found = []
+    for what in cases:
+        for name in ours:
+            found += [
+                compare.Comparison(
+                    f"{what} {name}",
+                    f"{what} {other}",
+                    goal=None if other in (BARE, *ours) else GOALS.get(what.split()[2]),
+                    at_least=True,
+                )
+                for other in names
+                if other != name and (other == "tender" or other not in ours)
+            ]
+    return found
+
+
+def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]":
+    """Ours, a way each, then the peers; {args} is still a word of each. Raises ConfigError, BenchError."""
+    ours = tender_command()
+    if ours is None:
+        raise BenchError("tender: the command is not installed beside this Python")
+    image = compile.image(options.image, "block_guest")
+    door = (
+        f"--backend={options.backend}",
+        "--mem=16",
+        f"--block:storage={disk}",
+        "--block-sector-size:storage={sector}",
+    )
+    found: dict[str, peers.Words] = {}
+    for way in options.way or WAYS:
+        if way == "call":
+            found["tender"] = (*ours, *door, image, "{args}")
+        else:
+            found[f"tender-{way}"] = (*ours, *door, image, "{args}", way)
+    for name, words in peers.parse(
+        options.peer, image, wants=("disk", "sector", "args"), taken=(*found, BARE)
+    ).items():
+        found[name] = tuple(word.replace("{disk}", disk) for word in words)
+    return found
+
+
+def measure(command: peers.Words, what: str, requests: int) -> float:
+    """Thousand requests a second of one run. Raises BenchError."""
+    size = what.split()[2]
+    words = peers.fill(command, {"sector": size}, (*what.split(), str(requests)))
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{words[0]}: {what}: still running after {_LIMIT_S} s: ended") from error
+    said = done.stdout.decode("utf-8", "replace")
+    for line in said.splitlines():
+        if line.startswith(f"{what} {requests} "):
+            return requests * 1e6 / int(line.split()[4])
+    wrong = (done.stderr.decode("utf-8", "replace") or said).strip().splitlines()[-1:]
+    raise BenchError(f"{words[0]}: {what}: ended with {done.returncode}: {' '.join(wrong)}")
+
+
+def _file_system(path: str) -> str:
+    done = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

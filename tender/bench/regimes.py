@@ -1,0 +1,179 @@
+"""What `boot` and `run` share: subjects measured back to back and isolated, one object (schema 1), its outputs.
+
+subjects -> regimes (each: ABBA rounds over all subjects) -> samples, summaries, spans, ratios
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tender.bench import compare, facts, pyperf_format, report
+from tender.bench.points import Sample
+from tender.bench.progress import Bar
+from tender.bench.stats import ratio_of_medians, summarise
+from tender.bench.subjects import Subject
+from tender.errors import TenderError
+
+SCHEMA = 1
+Report = dict[str, object]
+Compared = tuple[str, str, str, str]  # of, its point, to, its point
+Comparer = Callable[["dict[str, list[Sample]]"], "list[Compared]"]
+
+
+def add_options(p: argparse.ArgumentParser, *, runs: int, peer: str) -> None:
+    """How often, how far apart, what boots, beside whom, and where the figures go."""
+    p.add_argument(
+        "image", nargs="?", help="the unikernel to boot (default: the hello that comes with tender)"
+    )
+    p.add_argument(
+        "--runs", type=compare.positive, default=runs, metavar="N", help=f"of each subject ({runs})"
+    )
+    p.add_argument("--warmup", type=int, default=5, metavar="N", help="runs before, not counted (5)")
+    p.add_argument(
+        "--pause", type=float, default=4.0, metavar="S", help="seconds before an isolated run (4); 0: none"
+    )
+    p.add_argument(
+        "--isolated-runs", type=int, metavar="N", help="runs in the isolated regime (default: runs/10)"
+    )
+    p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
+    p.add_argument(
+        "--arg", action="append", default=[], metavar="WORD", help="an argument for the guest; repeat it"
+    )
+    p.add_argument(
+        "--peer", action="append", default=[], metavar="[NAME=]COMMAND", help=f"{peer!r}; repeat it"
+    )
+    compare.add_outputs(p)
+
+
+def rounds(count: int, names: "list[str]") -> "list[list[str]]":
+    """ABBA: every other round goes backwards, so that a drift of the machine meets all subjects alike."""
+    return [names if i % 2 == 0 else names[::-1] for i in range(count)]
+
+
+def measure(
+    subjects: "list[Subject]",
+    options: argparse.Namespace,
+    comparer: Comparer,
+    spans: "Sequence[tuple[str, str]]" = (),
+) -> "list[dict[str, object]]":
+    """Back to back, then isolated; `--pause 0` leaves the second out. Raises BenchError."""
+    isolated = options.isolated_runs if options.isolated_runs is not None else max(2, options.runs // 10)
+    wanted = [("back-to-back", options.warmup, options.runs, 0.0)]
+    if options.pause > 0 and isolated > 0:
+        wanted.append(("isolated", 0, isolated, options.pause))
+    by_name = {subject.name: subject for subject in subjects}
+    found = []
+    for regime, warmup, runs, pause in wanted:
+        samples: dict[str, list[Sample]] = {name: [] for name in by_name}
+        with Bar((warmup + runs) * len(by_name)) as bar:
+            for number, order in enumerate(rounds(warmup + runs, list(by_name))):
+                for name in order:
+                    bar.step(f"{regime}: {name}")
+                    if pause:
+                        time.sleep(pause)
+                    sample = by_name[name].boot()
+                    if number >= warmup:
+                        samples[name].append(sample)
+        found.append(describe(regime, pause, subjects, samples, comparer, spans))
+    return found
+
+
+def describe(
+    regime: str,
+    pause: float,
+    subjects: "list[Subject]",
+    samples: "dict[str, list[Sample]]",
+    comparer: Comparer,
+    spans: "Sequence[tuple[str, str]]" = (),
+) -> "dict[str, object]":
+    """A regime as the JSON has it: subjects with samples and summaries, and the ratios."""
+    entries = []
+    for subject in subjects:
+        own = samples[subject.name]
+        summary = {
+            point: vars(summarise([s.points_ns[point] / 1e6 for s in own]))
+            for point in subject.points[1:]
+            if all(point in s.points_ns for s in own)
+        }
+        between = {
+            f"{a} -> {b}": vars(summarise([(s.points_ns[b] - s.points_ns[a]) / 1e6 for s in own]))
+            for a, b in spans
+            if all(a in s.points_ns and b in s.points_ns for s in own)
+        }
+        entries.append(
+            {
+                "name": subject.name,
+                "kind": subject.kind,
+                "command": list(subject.command),
+                "from": subject.points[0],
+                "summary_ms": summary,
+                "spans_ms": between,
+                "samples": [s.to_dict() for s in own],
+            }
+        )
+    ratios = [
+        {"of": a, "of_point": a_point, "to": b, "to_point": b_point}
+        | vars(
+            ratio_of_medians(
+                [s.points_ns[a_point] for s in samples[a]], [s.points_ns[b_point] for s in samples[b]]
+            )
+        )
+        for a, a_point, b, b_point in comparer(samples)
+    ]
+    return {"regime": regime, "pause_s": pause, "subjects": entries, "ratios": ratios}
+
+
+def ready_point(samples: "list[Sample]") -> str:
+    """Where a process counts as ready: its first console byte, or its end if it prints nothing."""
+    for point in ("first_console", "console_seen"):
+        if all(point in s.points_ns for s in samples):
+            return point
+    return "console_eof" if all("console_eof" in s.points_ns for s in samples) else "reaped"
+
+
+def series(measured: "dict[str, Any]") -> "dict[str, list[float]]":
+    """Milliseconds by "REGIME SUBJECT FROM -> POINT", of every point that all samples of a subject reached."""
+    found = {}
+    for regime in measured["regimes"]:
+        for subject in regime["subjects"]:
+            for point in subject["summary_ms"]:
+                name = f"{regime['regime']} {subject['name']} {subject['from']} -> {point}"
+                found[name] = [s["points_ns"][point] / 1e6 for s in subject["samples"]]
+    return found
+
+
+def main(
+    p: argparse.ArgumentParser, argv: "list[str]", run: Callable[[argparse.Namespace], Report]
+) -> "tuple[int, argparse.Namespace, Report]":
+    """The benchmark as a command: status 1 if something could not be measured; the options, the object."""
+    options = p.parse_args(argv)
+    try:
+        if options.plot:
+            report.check_plot()  # before the minutes of measuring
+        measured: dict[str, Any] = run(options)
+        sys.stdout.write(report.table(measured))
+        if options.json:
+            Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
+        if options.pyperf:
+            found = pyperf_format.document(
+                measured["benchmark"], series(measured), pyperf_format.MILLISECONDS, measured["host"]
+            )
+            Path(options.pyperf).write_text(json.dumps(found) + "\n")
+        if options.plot:
+            report.plot(measured, options.plot)
+    except (TenderError, OSError) as error:
+        return compare.complain(error), options, {}
+    for line in measured["warnings"]:
+        sys.stderr.write(f"WARNING: {line}\n")
+    if measured["warnings"]:
+        sys.stderr.write("WARNING: do not publish these figures as times of this machine\n")
+    return 0, options, measured
+
+
+def warnings_of(host: facts.Facts, *, timed: bool) -> "list[str]":
+    """What speaks against the times of this run; a count has nothing against it."""
+    return facts.warnings_of(host) if timed else []

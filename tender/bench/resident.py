@@ -1,0 +1,56 @@
+"""A process that keeps VMs alive: each line on its standard input makes one more.
+
+    python -P -m tender.bench.resident BACKEND IMAGE MEM_MIB
+
+Answers a line a VM, once the guest waits in poll: "VM_CREATED_NS FIRST_EXIT_NS FIRST_CONSOLE_NS PID", from the
+call of Vm(); PID is the guest's process, -1 if it is this one. What cannot be made is answered by "refused
+MESSAGE", and those before it live on. The end of its standard input ends all.
+"""
+
+import os
+import resource
+import sys
+import time
+from contextlib import ExitStack
+
+from tender.config import VmConfig
+from tender.errors import TenderError
+from tender.image import Image
+from tender.vm import DISCARD, Vm
+
+_LIMIT_S = 30
+
+
+def grow(image: Image, mem_mib: int, backend: str, stack: ExitStack) -> str:
+    """One more VM, which `stack` closes; its line. Raises TenderError, OSError, RuntimeError."""
+    vm = Vm(image, VmConfig(mem=mem_mib), console=DISCARD, backend=backend)
+    stack.enter_context(vm)
+    vm.start()
+    end = time.monotonic() + _LIMIT_S
+    while not vm.counters.hypercalls["poll"]:
+        if time.monotonic() > end or vm.wait(timeout=0.0005) is not None:
+            raise RuntimeError(f"{image.name}: does not wait: it ended, or computes for {_LIMIT_S} s")
+    t = vm.boot
+    pid = -1 if vm.pid == os.getpid() else vm.pid
+    stamps = (t.vm_created, t.first_exit, t.first_console)
+    return " ".join(str(stamp - t.start if stamp else 0) for stamp in stamps) + f" {pid}"
+
+
+def main(argv: "list[str]") -> int:
+    backend, path, mem = argv
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with ExitStack() as stack:
+        image = stack.enter_context(Image.open(path))
+        for _line in sys.stdin:
+            try:
+                answer = grow(image, int(mem), backend, stack)
+            except (TenderError, OSError, RuntimeError, MemoryError) as error:
+                answer = f"refused {' '.join(str(error).split())}"
+            sys.stdout.write(answer + "\n")
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

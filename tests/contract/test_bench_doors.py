@@ -1,0 +1,63 @@
+"""The benchmarks of both doors run, and what they measure is what they say; no test looks at a time."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Guest
+
+from tender.bench.points import RUN_POINTS
+
+pytestmark = pytest.mark.doors
+
+
+def _bench(tender_cmd: list[str], out: Path, *words: str) -> dict[str, Any]:
+    command = [*tender_cmd, "bench", *words, "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())  # type: ignore[no-any-return]
+
+
+def test_a_run_is_stamped_to_its_end(tender_cmd: list[str], door: str, guest: Guest, tmp_path: Path) -> None:
+    peer = f"again={tender_cmd[0]} --mem=8 {{elf}} {{args}}"
+    words = ["run", "--backend", door, "--runs", "2", "--warmup", "0", "--pause", "0", "--arg", "x"]
+    measured = _bench(tender_cmd, tmp_path / "o.json", *words, "--peer", peer, str(guest("hello")))
+    subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
+    assert list(subjects) == ["tender", "module", "python", "again"]
+    assert subjects["again"]["command"][-1] == "x"
+    for name in ("tender", "module", "again"):
+        for sample in subjects[name]["samples"]:
+            stamps = [sample["points_ns"][point] for point in RUN_POINTS]
+            assert stamps == sorted(stamps) and stamps[1] > 0
+        assert set(subjects[name]["spans_ms"]) == {"last_console -> console_eof", "console_eof -> reaped"}
+
+
+def test_requests_to_a_disk_are_measured_beside_a_bare_loop(
+    tender_cmd: list[str], door: str, tmp_path: Path
+) -> None:
+    words = ["block", "--backend", door, "--rounds", "1", "--requests", "20", "--disk-mib", "1"]
+    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    assert len(measured["series"]) == 2 * 8
+    assert measured["series"]["write rand 4096 tender"]["summary"]["min"] > 0
+    assert {r["to"].split()[-1] for r in measured["ratios"]} == {"bare"}
+
+
+def test_memory_of_idle_guests_is_counted(tender_cmd: list[str], door: str, tmp_path: Path) -> None:
+    words = ["memory", "--backend", door, "--rounds", "1", "--guests", "1,2", "--mem", "8"]
+    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    assert set(measured["series"]) == {
+        f"{door} {n} {f}" for n in (1, 2) for f in ("Pss", "Private", "Beyond")
+    }
+    pss, beyond = (measured["series"][f"{door} 2 {f}"]["summary"]["min"] for f in ("Pss", "Beyond"))
+    assert 0 < beyond < pss
+
+
+def test_live_vms_are_grown_to_a_number(tender_cmd: list[str], door: str, tmp_path: Path) -> None:
+    words = ["density", "--backend", door, "--max", "3", "--slowdown", "1000", "--mem", "8"]
+    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    assert measured["notes"] == [f"{door}: 3 live VMs: --max reached"]
+    boots, memory, _kernel = measured["curves"].values()
+    assert [n for n, _ in boots[door]] == [1, 2] and [n for n, _ in memory[door]] == [1, 2, 3]
+    assert all(kib > 0 for _, kib in memory[door])
