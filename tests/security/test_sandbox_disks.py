@@ -1,7 +1,9 @@
 """Hostile guests and their disks and console, by the program's own system call: no file grows, and none is written where it
 may not be."""
 
+import mmap
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -15,10 +17,13 @@ from sandbox_rig import (
     PWRITE64,
     PWRITEV2,
     SMALL,
+    SYMBOLS,
     Rig,
     assert_killed_by_filter,
+    at,
     pattern,
     text,
+    wait_until,
 )
 
 from tender import CAPTURE, BlockFd, BlockFile, ExitReason, NetFd, Vm, VmConfig
@@ -102,3 +107,68 @@ def test_what_stands_in_a_consoles_file_cannot_be_written_over(rig: Rig, tmp_pat
             )  # fmt: skip
             assert_killed_by_filter(result)
     assert log.read_bytes() == b"before the guest\n"
+
+
+def mapping_of(rig: Rig, path: Path, config: VmConfig) -> tuple[str, str]:
+    """Where the program keeps the address of this disk's mapping, in the attacker's language; and its rights."""
+    with Vm(rig.image, config, console=CAPTURE, backend="sandbox") as vm:
+        vm.start()
+        maps = Path(f"/proc/{vm.pid}/maps")
+        wait_until(lambda: vm.boot.first_run != 0)
+        found = re.search(rf"^([0-9a-f]+)-[0-9a-f]+ (\S+) .* {path}$", maps.read_text(), re.MULTILINE)
+        assert found, maps.read_text()
+        program = re.search(r"^([0-9a-f]+)-.* 00000000 .*tender-sandbox$", maps.read_text(), re.MULTILINE)
+        assert program, maps.read_text()
+        with Path(f"/proc/{vm.pid}/mem").open("rb") as memory:
+            memory.seek(int(program[1], 16) + SYMBOLS["the_vm"].start)
+            words = memory.read(len(SYMBOLS["the_vm"]))
+        vm.stop()
+    place = words.index(struct.pack("<Q", int(found[1], 16)))
+    return f"[{at('the_vm', place)}]", found[2]
+
+
+def spinning(rig: Rig, *script: str, small: BlockFile | BlockFd | None = None) -> VmConfig:
+    return VmConfig(
+        mem=16,
+        args=(BASE, *script),
+        net={"service0": NetFd(rig.theirs.fileno())},
+        block={"small": small or BlockFile(str(rig.small)), "large": BlockFile(str(rig.large))},
+    )
+
+
+def test_the_memory_of_a_read_only_disk_is_not_written(rig: Rig) -> None:
+    """However it was opened: a mapping has its own rights, and no call of the filter's changes them."""
+    for small in (BlockFile(str(rig.small), read_only=True), BlockFd(rig.small_fd, read_only=True)):
+        mapped, rights = mapping_of(rig, rig.small, spinning(rig, "spin", small=small))
+        assert rights == "r--s"
+        config = spinning(rig, f"peek={mapped}", f"poke={mapped},58585858", small=small)
+        with Vm(rig.image, config, console=CAPTURE, backend="sandbox") as vm:
+            result = vm.run(timeout=LIMIT)
+        first = int.from_bytes(pattern(SMALL)[:8], "little")
+        assert f"peek = {first}" in text(result)
+        assert result.reason == ExitReason.ABORT and "#PF" in text(result), text(result)
+        assert rig.small.read_bytes() == pattern(SMALL)
+
+
+def test_the_memory_of_a_disk_is_its_own_and_no_more(rig: Rig) -> None:
+    """Whole pages of the size at the start. What was written is in the file, and the file has its size."""
+    size = SMALL - mmap.PAGESIZE + 512
+    os.truncate(rig.small, size)
+    mapped, rights = mapping_of(rig, rig.small, spinning(rig, "spin"))
+    assert rights == "rw-s"
+    whole = size - 512
+    result = rig.run(f"poke={mapped},58585858", f"poke={mapped}+{whole - 4},59595959")
+    assert result.ok, text(result)
+    rig.run(f"poke={mapped}+{whole},5a5a5a5a")  # whatever is there, it is not the disk
+    content = rig.small.read_bytes()
+    assert content == b"XXXX" + pattern(SMALL)[4 : whole - 4] + b"YYYY" + pattern(SMALL)[whole:size]
+    os.truncate(rig.small, SMALL)  # what the rig will look for
+
+
+def test_a_disk_cut_short_is_a_fault_of_the_guest_that_goes_around_the_handlers(rig: Rig) -> None:
+    mapped, _ = mapping_of(rig, rig.small, spinning(rig, "spin"))
+    with rig.vm(f"peek={mapped}+{SMALL - 8}") as vm:
+        os.truncate(rig.small, 4096)
+        result = vm.run(timeout=LIMIT)
+    assert result.reason == ExitReason.ABORT and "#PF" in text(result), text(result)
+    os.truncate(rig.small, SMALL)
