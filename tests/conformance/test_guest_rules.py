@@ -1,0 +1,84 @@
+"""What unikernels and those who start them rely on beyond the ABI, where no other row shows it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from bare import AGAIN, L_NET, L_POLL, NET_READ, NET_WRITE, OK, POLL, Bare
+from support import Guest
+
+from tender import NetFd
+
+doors = pytest.mark.doors
+Front = Callable[[str], str]
+A_DAY_NS = 86400 * 10**9
+
+
+@doors
+def test_as_process_1_of_a_container_sigterm_ends_it(front: Front, guest: Guest) -> None:
+    """The kernel drops what the first process of a namespace has no handler for: it must have one."""
+    tender = [front("solo5-hvt"), "--mem=2", str(guest("spin"))]
+    command = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child", *tender]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as outside:
+        assert outside.stdout and outside.stderr
+        assert outside.stdout.readline() == "ready\n"
+        children = Path(f"/proc/{outside.pid}/task/{outside.pid}/children").read_text().split()
+        (first,) = map(int, children)
+        namespaces = Path(f"/proc/{first}/status").read_text()
+        assert re.search(r"^NSpid:(\s\d+)*\s1$", namespaces, re.M), namespaces
+        os.kill(first, signal.SIGTERM)
+        assert outside.stderr.read() == "solo5-hvt: Exiting on signal 15\n"
+        assert outside.wait(timeout=30) == 1
+
+
+def test_our_unikernels_are_no_programs_for_the_hosts_kernel(guest: Guest) -> None:
+    """Their interpreter does not exist: a shell says 127, and nothing of them runs."""
+    for name in ("hello", "args"):
+        done = subprocess.run(
+            ["sh", "-c", '"$0"', str(guest(name))], capture_output=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout) == (127, b"")
+
+
+@doors
+def test_an_idle_loop_wakes_for_each_frame_and_reads_until_again() -> None:
+    """As an idle MirageOS does it: yields for a day, reads until AGAIN, answers, and yields again."""
+    frames = [b"\x01" * 60, b"\x02" * 1514, b"\x03" * 14]
+    guest = Bare([("service0", "net")])
+    turns = []
+    for frame in frames:
+        rooms = [guest.place(bytes(1514)) for _ in range(2)]
+        turns.append(
+            (
+                guest.call(POLL, L_POLL, A_DAY_NS, 0, 0),
+                *(guest.call(NET_READ, L_NET, 1, room, 1514, 77) for room in rooms),
+                guest.call(NET_WRITE, L_NET, 1, rooms[0], len(frame), 77),
+            )
+        )
+    guest.halt()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(30)
+    answers: list[bytes] = []
+
+    def talk() -> None:
+        for frame in frames:
+            ours.send(frame)
+            answers.append(ours.recv(2048))
+
+    with ours, theirs:
+        host = threading.Thread(target=talk)
+        host.start()
+        ran = guest.run(net=NetFd(theirs.fileno()))
+        host.join()
+    assert ran.result.ok and answers == frames, ran.result
+    for (polled, first, second, written), frame in zip(turns, frames, strict=True):
+        assert ran.at(polled)[1:] == (2, 1)
+        assert ran.at(first)[2:] == (len(frame), OK)
+        assert ran.at(second)[2:] == (1514, AGAIN)
+        assert ran.at(written)[3] == OK
