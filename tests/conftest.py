@@ -94,7 +94,7 @@ def tap() -> Iterator[TapInterface]:
         subprocess.run(["ip", "link", "del", made.name], capture_output=True, check=False)
 
 
-FOREIGN = {"pair": "TENDER_SOLO5_ELFTOOL", "hvt": "TENDER_HVT_DIR"}
+FOREIGN = {"pair": "TENDER_SOLO5_ELFTOOL", "beside": "TENDER_SOLO5_HVT", "hvt": "TENDER_HVT_DIR"}
 """Fixtures that need what is none of ours, and the variable that says where it is."""
 
 

@@ -1,0 +1,121 @@
+"""solo5-hvt and ours on the same files, byte for byte: the state at the start, and every ELF of the table of cases.
+
+    TENDER_SOLO5_HVT=/path/to/solo5-hvt tools/with_kvm -- pytest -m kvm tests/conformance/test_beside_solo5.py
+
+Without the variable nothing of this is collected (../conftest.py). It shows that the rows of this directory say what
+solo5-hvt does; differential.py does the same for command lines. DIFFERS names each case that is not alike, with the reason.
+"""
+
+import os
+import re
+import struct
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from bare import L_PUTS, MIB, PUTS, Bare
+from elf_cases import ACCEPTED, REFUSED
+from support import Guest
+
+pytestmark = pytest.mark.kvm
+
+NOTE_OF_OURS = "a broken note of ours refuses the file; solo5-hvt knows no such note"
+BSS = "memory past the bytes of the file is checked here"
+DIFFERS = {
+    "abi-descsz-7": "a note too short for target and version is read past its end by solo5-hvt",
+    "abi-offset-past-end": "solo5-hvt takes the error of its read for a length",
+    "phdr-past-end": "the same",
+    "segment-9-offset-max": "the same",
+    "bss-low": BSS,
+    "bss-at-0": BSS,
+    "bss-past-4-gib": BSS,
+    "bss-overflow": BSS,
+    "odd-bss-to-4-gib": BSS,
+    "odd-device-names": "control characters in a name reach no terminal here",
+    "segment-129": "there is a limit on their number here",
+    "good-abi-version-1": "version 1 runs here",
+    **dict.fromkeys((case.name for case in REFUSED if case.name.startswith("ext-")), NOTE_OF_OURS),
+}
+
+NORMAL = (
+    (r"(?m)^\S*: WARNING: .*\n", ""),  # a solo5-hvt built without its filter says so
+    (r"rip=0x[0-9a-f]+", "rip=R"),
+    (r" \(it is for [^)]*\)", ""),
+    (r" \(.*\)$", ""),  # the values that break a rule: some of theirs have wrapped
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+@pytest.fixture
+def beside(
+    tender_cmd: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Seen]]:
+    """beside(ELF): what solo5-hvt, and what ours makes of it."""
+    monkeypatch.setenv("TENDER_BACKEND", "kvm")
+
+    def run(elf: bytes, *words: str) -> list[Seen]:
+        (tmp_path / "guest.hvt").write_bytes(elf)
+        both = []
+        for command in ([os.environ["TENDER_SOLO5_HVT"]], [*tender_cmd, "solo5-hvt"]):
+            done = subprocess.run(
+                [*command, "--mem=6", "guest.hvt", *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=60,
+                check=False,
+                cwd=tmp_path,
+            )
+            stderr = done.stderr.decode("latin-1")
+            for pattern, instead in NORMAL:
+                stderr = re.sub(pattern, instead, stderr, flags=re.M)
+            both.append(Seen(done.returncode, done.stdout, stderr))
+        return both
+
+    return run
+
+
+Beside = Callable[..., list[Seen]]
+
+
+def test_every_register_at_the_first_instruction(beside: Beside, guest: Guest) -> None:
+    theirs, ours = beside(guest("first_state").read_bytes())
+    assert theirs == ours and len(ours.stdout) == 0x600
+
+
+def test_boot_info_manifest_and_command_line(beside: Beside) -> None:
+    guest = Bare()
+    guest.call(PUTS, L_PUTS, 0x10000, 0x8000)
+    guest.halt(3)
+    theirs, ours = beside(guest.elf(), "a", "", "b c")
+    assert theirs == ours and (ours.status, len(ours.stdout)) == (3, 0x8000)
+
+
+def test_gdt_and_page_tables(beside: Beside) -> None:
+    """0x1000 to 0x9000, as a guest reads them through tables of its own."""
+    guest = Bare()
+    copy = guest.place(bytes(0x8000), align=4096)
+    guest.cr3(guest.tables(6 * MIB))
+    guest.code(b"\xbe" + struct.pack("<I", 0x1000) + b"\xbf" + struct.pack("<I", copy))  # mov to %esi, %edi
+    guest.code("b900100000 f348a5")  # mov $0x1000, %ecx; rep movsq
+    guest.call(PUTS, L_PUTS, copy, 0x8000)
+    guest.halt()
+    theirs, ours = beside(guest.elf())
+    assert theirs == ours and len(ours.stdout) == 0x8000
+
+
+@pytest.mark.parametrize("case", [*REFUSED, *ACCEPTED], ids=lambda case: case.name)
+def test_every_elf_of_the_table(beside: Beside, case: "tuple[str, bytes]") -> None:
+    name, data = case[:2]
+    theirs, ours = beside(data)
+    if name in DIFFERS:
+        assert theirs != ours, f"no longer differs: {DIFFERS[name]}"
+    else:
+        assert theirs == ours
