@@ -66,6 +66,11 @@ def counts_instructions(cpu: "dict[str, str]") -> bool:
         return False
 
 
+def limit_s(seconds: float) -> "float | None":
+    """A time limit in seconds; None where the clock counts instructions: there, who waits for a file leaps to it."""
+    return None if counts_instructions(_first_cpu()) else seconds
+
+
 def _text(path: "str | Path") -> "str | None":
     try:
         return Path(path).read_text().strip()

@@ -33,7 +33,7 @@ def table(measured: "dict[str, Any]") -> str:
         f"{measured['benchmark']} of {guest['file']} ({guest['bytes']} bytes), {measured['mem_mib']} MiB",
         "",
         f"  {'tender':<21} {measured['tender']}",
-        *_host(measured["host"]),
+        *host_lines(measured["host"]),
     ]
     for regime in measured["regimes"]:
         lines += ["", *_regime(regime)]
@@ -51,7 +51,7 @@ def comparison_table(measured: "dict[str, Any]") -> str:
         f"{measured['benchmark']}: {conditions}",
         "",
         f"  {'tender':<21} {measured['tender']}",
-        *_host(measured["host"]),
+        *host_lines(measured["host"]),
         "",
         measured["unit"],
         f"  {'':{width}} {'median':>12} {'min':>12} {'p99':>12} {'n':>5}",
@@ -72,7 +72,7 @@ def comparison_table(measured: "dict[str, Any]") -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in measured["notes"])]) + "\n"
 
 
-def _host(host: "dict[str, Any]") -> "list[str]":
+def host_lines(host: "dict[str, Any]") -> "list[str]":
     lines = []
     for name in _SHOWN:
         value = host[name]

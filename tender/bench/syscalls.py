@@ -14,6 +14,7 @@ from pathlib import Path
 
 _CALL = re.compile(r"^(?:\d+ +)?(\w+)\(")
 _KVM_IOCTL = re.compile(r"^(?:\d+ +)?ioctl\(\d+(?:<[^>]*>)?, (KVM_\w+)")
+_PID = re.compile(r"^(\d+) ")
 _RESUMED = re.compile(r"^(?:\d+ +)?<\.\.\.")
 
 
@@ -33,9 +34,17 @@ def strace(log: Path) -> "tuple[str, ...]":
     return ("strace", "-f", "-qq", "-e", "signal=none", "-s", "0", "-o", str(log))
 
 
+PROGRAM = "calls of tender-sandbox"
+
+
 def count_lines(log: str) -> "Counter[str]":
-    """Calls by name in strace's output; KVM's ioctls by request; `exits` are the KVM_RUNs."""
+    """Calls by name in strace's output; KVM's ioctls by request.
+
+    PROGRAM: those of processes that execveat() made, which is how the sandbox starts: there is no libc in it, so
+    their number is its own.
+    """
     found: Counter[str] = Counter()
+    programs = set()
     for line in log.splitlines():
         if _RESUMED.match(line):
             continue
@@ -45,6 +54,11 @@ def count_lines(log: str) -> "Counter[str]":
         found["system calls"] += 1
         kvm = _KVM_IOCTL.match(line)
         found[kvm[1] if kvm else call[1]] += 1
+        pid = _PID.match(line)
+        if pid and pid[1] in programs:
+            found[PROGRAM] += 1
+        if pid and call[1] == "execveat":
+            programs.add(pid[1])
     return found
 
 

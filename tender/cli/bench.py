@@ -16,6 +16,11 @@ _BENCHMARKS = {
         "tender.bench.density",
         "live VMs until a limit: boot time and memory as they grow in number",
     ),
+    "count": (
+        "tender.bench.counts",
+        "system calls, ioctls, exits a boot, a frame, a request: exact anywhere",
+    ),
+    "compare": ("tender.bench.revisions", "two revisions, built and counted; status 1 if a count got worse"),
 }
 
 

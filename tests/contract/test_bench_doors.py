@@ -10,6 +10,8 @@ from support import Guest
 
 from tender.bench.points import RUN_POINTS
 
+ROOT = Path(__file__).resolve().parents[2]
+
 pytestmark = pytest.mark.doors
 
 
@@ -42,6 +44,38 @@ def test_requests_to_a_disk_are_measured_beside_a_bare_loop(
     assert len(measured["series"]) == 2 * 8
     assert measured["series"]["write rand 4096 tender"]["summary"]["min"] > 0
     assert {r["to"].split()[-1] for r in measured["ratios"]} == {"bare"}
+
+
+@pytest.mark.tap
+def test_frames_are_measured_beside_the_same_program(
+    tender_cmd: list[str], door: str, tmp_path: Path
+) -> None:
+    peer = f"again={tender_cmd[0]} --mem=16 --net:service0={{tap}} {{elf}} {{args}}"
+    words = [
+        "net",
+        "--backend",
+        door,
+        "--rounds",
+        "1",
+        "--frames",
+        "20",
+        "--case",
+        "tx:64",
+        "--case",
+        "rx:1514",
+    ]
+    measured = _bench(tender_cmd, tmp_path / "o.json", *words, "--peer", peer)
+    assert set(measured["series"]) == {f"{c} {s}" for c in ("tx 64", "rx 1514") for s in ("tender", "again")}
+    assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
+
+
+@pytest.mark.tap
+@pytest.mark.timeout(300)
+def test_counts_are_the_committed_ones(tender_cmd: list[str], door: str) -> None:
+    """System calls, ioctls and exits a boot, a frame and a request: who changes one changes the table, knowingly."""
+    words = ["bench", "count", "--backend", door, "--expect", str(ROOT / "bench" / "expected_counts.txt")]
+    done = subprocess.run([*tender_cmd, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_memory_of_idle_guests_is_counted(tender_cmd: list[str], door: str, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tender.bench import (
     compare,
     compile,
     count,
+    counts,
     density,
     facts,
     fleet,
@@ -33,6 +34,7 @@ from tender.bench import (
     pyperf_format,
     regimes,
     report,
+    revisions,
     run,
     stats,
     syscalls,
@@ -287,6 +289,94 @@ def test_strace_lines_are_counted_once_and_by_request() -> None:
         "write": 1,
         "ioctl": 1,
     }
+
+
+def test_calls_of_the_sandboxs_process_are_those_behind_its_start() -> None:
+    log = """\
+7 openat(3, ""..., O_RDONLY) = 4
+9 dup2(3, 4) = 4
+9 execveat(3, ""..., [], 0, AT_EMPTY_PATH) = 0
+7 write(1, ""..., 6) = 6
+9 mmap(NULL, 4096) = 0x7f
+9 recvfrom(5, <unfinished ...>
+9 <... recvfrom resumed>""..., 1, 0) = 1
+"""
+    assert syscalls.count_lines(log)[syscalls.PROGRAM] == 2
+
+
+# ---- counts that are committed
+
+_EXPECTED = """\
+# comment
+kvm      boot: KVM ioctls   16
+sandbox  tx 64, a frame: exits   1
+sandbox  gone   2
+"""
+
+
+def test_every_difference_from_the_committed_counts_is_told() -> None:
+    expected = counts.read_table(_EXPECTED)
+    assert expected["kvm", "boot: KVM ioctls"] == 16
+    rows = {"tx 64, a frame: exits": 1.0, "~boot: minor page faults": 7.0}
+    assert counts.differences(expected, "kvm", {"boot: KVM ioctls": 16.0}, {}) == []
+    assert counts.differences(expected, "kvm", {"boot: KVM ioctls": 15.0}, {}) == [
+        "boot: KVM ioctls: 15, expected 16"
+    ]
+    assert counts.differences(expected, "sandbox", {**rows, "new": 3.0}, {"gone": "no strace"}) == [
+        "gone: not counted (no strace), expected 2",
+        "new: 3, not in the table",
+    ]
+
+
+def test_a_fraction_of_a_call_is_a_difference() -> None:
+    expected = counts.read_table("sandbox tx: calls 1\n")
+    assert counts.differences(expected, "sandbox", {"tx: calls": 1.005}, {})
+
+
+def test_the_committed_table_is_written_a_door_at_a_time() -> None:
+    text = counts.updated(_EXPECTED, "sandbox", {"tx 64, a frame: exits": 0.5})
+    found = counts.read_table(text)
+    assert found == {("kvm", "boot: KVM ioctls"): 16.0, ("sandbox", "tx 64, a frame: exits"): 0.5}
+    assert text.startswith("# comment\n")
+    assert counts.updated(text, "sandbox", {"tx 64, a frame: exits": 0.5}) == text
+
+
+def test_a_line_that_is_no_count_is_refused() -> None:
+    with pytest.raises(BenchError, match="line 1"):
+        counts.read_table("kvm boot many\n")
+
+
+# ---- two revisions
+
+
+def _judged(a: dict[str, float], b: dict[str, float]) -> list[str]:
+    return revisions.judge(a, b, names=("aaa", "bbb"), tolerance=3.0)[1]
+
+
+def test_an_exact_count_has_no_tolerance_and_an_estimate_has() -> None:
+    assert _judged({"x": 100, "~y": 100}, {"x": 100, "~y": 103}) == []
+    assert _judged({"x": 100}, {"x": 101}) == ["x: 100 became 101 (+1.0 %, allowed 0 %)"]
+    assert _judged({"~y": 100}, {"~y": 104}) == ["~y: 100 became 104 (+4.0 %, allowed 3 %)"]
+
+
+def test_better_and_new_are_not_worse_but_gone_is() -> None:
+    assert _judged({"x": 2}, {"x": 1, "new": 9}) == []
+    assert _judged({"x": 2}, {}) == ["x: 2 in aaa, not counted in bbb"]
+    assert _judged({"x": 0}, {"x": 1}) == ["x: 0 became 1 (+inf %, allowed 0 %)"]
+    assert _judged({"x": 0}, {"x": 0}) == []
+
+
+def test_the_table_of_two_revisions_marks_what_changed() -> None:
+    text = revisions.judge({"x": 2, "y": 2}, {"x": 1, "y": 3}, names=("aaa", "bbb"), tolerance=0)[0]
+    assert [line.split()[-1] for line in text.splitlines()[1:]] == ["better", "worse"]
+
+
+def test_two_names_of_one_commit_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revisions, "_commit", lambda _checkout, _name: "abc")
+    assert revisions.main(["main", "HEAD"]) == 1
+    assert "main and HEAD are the same commit, abc" in capsys.readouterr().err
 
 
 def test_a_ratio_above_its_goal_is_missed() -> None:

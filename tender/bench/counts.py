@@ -1,0 +1,354 @@
+"""`tender bench count`: what a boot, a frame and a request cost in things that are counted, not timed.
+
+System calls and KVM's ioctls (by strace), exits (by the VM's own counters); where the clock counts instructions, also
+these. Each is the difference of a larger and a smaller run, divided by how much larger it was: what is done once
+cancels out. So a row is exact and the same on any machine, but for those that are marked with a ~: libc, Python and
+the kernel have a say in them.
+
+    --expect FILE    compares the exact rows with a table that is committed: status 1 if one differs, also to the better
+    --update FILE    writes them there
+"""
+
+import argparse
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+
+from tender._version import __version__
+from tender.bench import compare, compile, facts, net, syscalls
+from tender.bench.progress import Bar
+from tender.bench.subjects import BenchError, LibrarySubject
+from tender.errors import TenderError
+
+_LIMIT_S = 120
+_FEW, _MORE = 100, 300
+_BOOTS = 10
+NET_CASES = tuple((mode, size) for mode in ("tx", "rx", "echo", "serve") for size in (64, 1514))
+BLOCK_CASES = tuple((mode, size) for mode in ("read", "write") for size in (512, 4096))
+PARTS = ("boot", "net", "block")
+CALLS_ASIDE = ("futex", "system calls", syscalls.PROGRAM)
+"""Calls that depend on which of two threads was first, and sums."""
+
+Rows = dict[str, float]
+Because = dict[str, str]
+
+
+class Installation:
+    """A Tender to count: its interpreter, its command, and where its guests are compiled."""
+
+    def __init__(self, python: str, out: Path) -> None:
+        self.python = python
+        self.command = str(Path(python).parent / "tender")
+        self.out = out
+
+    def hello(self) -> str:
+        """The example that came with it. Raises BenchError."""
+        words = (self.python, "-P", "-c", "import tender; print(tender.__file__)")
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BenchError(f"{self.python}: has no Tender: {' '.join(done.stderr.splitlines()[-1:])}")
+        return str(Path(done.stdout.strip()).parent / "guests" / "hello.elf")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="tender bench count",
+        description="Count system calls, ioctls and exits a boot, a frame and a request.",
+    )
+    p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
+    p.add_argument("--expect", metavar="FILE", help="status 1 if an exact row is not as in this table")
+    p.add_argument("--update", metavar="FILE", help="write the exact rows of this door into this table")
+    p.add_argument("--json", metavar="FILE", help="rows, and reasons for those that are missing")
+    p.add_argument("--only", choices=PARTS, action="append", help="repeat it (default: each)")
+    p.add_argument("--python", default=sys.executable, metavar="FILE", help="of the installation to count")
+    p.add_argument("--out", metavar="DIR", help="where its guests are compiled (default: bench/out)")
+    return p
+
+
+def main(argv: "list[str]") -> int:
+    """Status 1 if something could not be counted, or is not as expected."""
+    options = parser().parse_args(argv)
+    try:
+        counted = run(options)
+        rows, because = counted["rows"], counted["missing"]
+        assert isinstance(rows, dict) and isinstance(because, dict)
+        sys.stdout.write(table(options.backend, rows, because))
+        if options.json:
+            Path(options.json).write_text(json.dumps(counted, indent=1) + "\n")
+        if options.update:
+            path = Path(options.update)
+            text = path.read_text() if path.exists() else ""
+            path.write_text(updated(text, options.backend, exact(rows)))
+        if options.expect:
+            wrong = differences(read_table(Path(options.expect).read_text()), options.backend, rows, because)
+            sys.stderr.writelines(f"count: {line}\n" for line in wrong)
+            return 1 if wrong else 0
+    except (TenderError, OSError) as error:
+        return compare.complain(error)
+    return 0
+
+
+def run(options: argparse.Namespace) -> "dict[str, object]":
+    """Counts. Raises TenderError."""
+    checkout = facts.find_checkout()
+    if checkout is None:
+        raise BenchError("count: the guests are in bench/ of a checkout", hint="run it from there")
+    out = Path(options.out) if options.out else checkout / "bench" / "out"
+    host = facts.host_facts(checkout)
+    rows, because = count(
+        Installation(options.python, out),
+        options.backend,
+        checkout,
+        instructions=bool(host["counts_instructions"]),
+        parts=options.only or PARTS,
+    )
+    return {
+        "schema": compare.SCHEMA,
+        "benchmark": "count",
+        "tender": __version__,
+        "backend": options.backend,
+        "host": host,
+        "rows": rows,
+        "missing": because,
+    }
+
+
+def count(
+    installation: Installation,
+    backend: str,
+    checkout: Path,
+    *,
+    instructions: bool,
+    parts: Sequence[str] = PARTS,
+) -> "tuple[Rows, Because]":
+    """Counts by name, and why some are missing. Raises BenchError if a guest does not do what it is to do."""
+    rows: Rows = {}
+    because: Because = {}
+    traced = syscalls.may_trace()
+    if not traced:
+        because["system calls"] = "strace is not installed, or may not trace here"
+    with Bar(1 + len(NET_CASES) + len(BLOCK_CASES)) as bar:
+        if "boot" in parts:
+            bar.step("boot")
+            _count_boots(rows, installation, backend, traced, instructions)
+        if "net" in parts:
+            guest = compile.guest(checkout, "net_guest", python=installation.python, out=installation.out)
+            _count_net(rows, because, installation, str(guest), backend, traced, bar)
+        if "block" in parts:
+            guest = compile.guest(checkout, "block_guest", python=installation.python, out=installation.out)
+            _count_block(rows, installation, str(guest), backend, traced, bar)
+    return rows, because
+
+
+# ---- boots
+
+
+def _count_boots(
+    rows: Rows, installation: Installation, backend: str, traced: bool, instructions: bool
+) -> None:
+    image = installation.hello()
+    words = (installation.python, "-P", "-m", "tender.bench.worker", backend, image, "16", "-1")
+    if traced:
+        found = syscalls.of_library(words)
+        if found is None:
+            raise BenchError(f"boot: strace of {' '.join(words)} failed")
+        calls = {name: n for name, n in found.items() if name not in CALLS_ASIDE}
+        rows["~boot: system calls"] = sum(calls.values())
+        if backend == "sandbox":
+            rows["boot: system calls of tender-sandbox"] = found[syscalls.PROGRAM]
+        if backend == "kvm":
+            rows["boot: KVM ioctls"] = sum(n for name, n in calls.items() if name.startswith("KVM_"))
+            rows["boot: KVM_RUN"] = calls["KVM_RUN"]
+    with closing(
+        LibrarySubject("library", image, 16, mode=backend, python=installation.python, silent=True)
+    ) as subject:
+        samples = [subject.boot() for _ in range(3 + _BOOTS)][3:]
+    rows["~boot: minor page faults"] = median(s.minor_faults for s in samples)
+    if instructions:
+        rows["~boot: instructions to the first exit"] = median(s.points_ns["first_exit"] for s in samples)
+        rows["~boot: instructions, closed"] = median(s.cpu_ns for s in samples)
+    ended = _json_run((installation.command, f"--backend={backend}", "--mem=16", "--json", image))[0]
+    rows["boot: exits"] = ended["exits"]
+
+
+# ---- frames and requests
+
+
+def _count_net(
+    rows: Rows,
+    because: Because,
+    installation: Installation,
+    guest: str,
+    backend: str,
+    traced: bool,
+    bar: Bar,
+) -> None:
+    try:
+        net.make_tap(2 * _MORE)
+    except BenchError as error:
+        because["frames"] = error.message
+        return
+    try:
+        for mode, size in NET_CASES:
+            for transport in net.TRANSPORTS:
+                extra = () if transport == "call" else (transport,)
+                label = " ".join((mode, str(size), *extra))
+                bar.step(label)
+                words = (installation.command, f"--backend={backend}", "--mem=16", "--json")
+                command = (*words, f"--net:service0={net.TAP}", guest, mode, str(size))
+                fill = size if mode in net.FILLED else 0
+                few, more = (_run((*command, str(n), *extra), traced, fill, n) for n in (_FEW, _MORE))
+                _add(rows, f"{label}, a frame", few, more, _MORE - _FEW)
+    finally:
+        net.remove_tap()
+
+
+def _count_block(
+    rows: Rows, installation: Installation, guest: str, backend: str, traced: bool, bar: Bar
+) -> None:
+    with tempfile.NamedTemporaryFile() as disk:
+        disk.write(bytes(1 << 20))
+        disk.flush()
+        for mode, size in BLOCK_CASES:
+            bar.step(f"{mode} {size}")
+            words = (installation.command, f"--backend={backend}", "--mem=16", "--json")
+            device = (f"--block:storage={disk.name}", f"--block-sector-size:storage={size}")
+            command = (*words, *device, guest, mode, "seq", str(size))
+            few, more = (_run((*command, str(n)), traced) for n in (_FEW, _MORE))
+            # the guest warms with a tenth as many
+            _add(rows, f"{mode} {size}, a request", few, more, (_MORE - _FEW) * 11 // 10)
+
+
+def _add(rows: Rows, name: str, few: "Counter[str]", more: "Counter[str]", by: int) -> None:
+    rows[f"{name}: exits"] = (more["exits"] - few["exits"]) / by
+    if "system calls" in more:
+        calls = [sum(n for call, n in c.items() if call not in ("exits", *CALLS_ASIDE))
+                 for c in (few, more)]  # fmt: skip
+        rows[f"{name}: system calls"] = (calls[1] - calls[0]) / by
+
+
+def _run(words: "tuple[str, ...]", traced: bool, fill: int = 0, frames: int = 0) -> "Counter[str]":
+    """What one run of the command called, and its exits. The queue is filled with `frames` of `fill` bytes."""
+    if not traced:
+        return Counter(_json_run(words, fill, frames)[0])
+    with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
+        counters, _ = _json_run((*syscalls.strace(log), *words), fill, frames)
+        found = syscalls.count_lines(log.read_text(errors="replace"))
+    found["exits"] = counters["exits"]
+    return found
+
+
+def _json_run(words: "tuple[str, ...]", fill: int = 0, frames: int = 0) -> "tuple[dict[str, int], str]":
+    """(counters of --json, console) of a run that ends with 0. Raises BenchError."""
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=False
+        )
+        assert process.stdout
+        try:
+            if fill:
+                said = _until_ready(process.stdout.fileno())
+                if said:
+                    net.send_frames(fill, frames)
+            console = process.communicate(timeout=facts.limit_s(_LIMIT_S))[0]
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"{' '.join(words)}: still running after {_LIMIT_S} s: ended") from error
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        errors.seek(0)
+        told = errors.read().decode("utf-8", "replace").strip().splitlines()
+    if process.returncode or not told or not told[-1].startswith("{"):
+        wrong = (told or console.decode("utf-8", "replace").strip().splitlines())[-1:]
+        raise BenchError(f"{' '.join(words)}: ended with {process.returncode}: {' '.join(wrong)}")
+    counters: dict[str, int] = json.loads(told[-1])["counters"]
+    return {"exits": counters["exits"]}, console.decode("utf-8", "replace")
+
+
+def _until_ready(fd: int) -> bool:
+    """Whether the guest said so; reads no more than that."""
+    said = b""
+    limit = facts.limit_s(_LIMIT_S)
+    end = time.monotonic() + (limit or 0)
+    while b"ready\n" not in said:
+        left = None if limit is None else max(0.0, end - time.monotonic())
+        if not select.select([fd], [], [], left)[0]:
+            return False
+        piece = os.read(fd, 4096)
+        if not piece:
+            return False
+        said += piece
+    return True
+
+
+# ---- the table that is committed
+
+
+def exact(rows: Rows) -> Rows:
+    """Those that are the same on any machine."""
+    return {name: value for name, value in rows.items() if not name.startswith("~")}
+
+
+def table(backend: str, rows: Rows, because: Because) -> str:
+    """For a person."""
+    lines = [f"count, {backend}"]
+    lines += [f"  {name:44} {value:14,.3f}".replace(".000", "") for name, value in rows.items()]
+    lines += [f"not counted: {what}: {why}" for what, why in because.items()]
+    return "\n".join(lines) + "\n"
+
+
+def read_table(text: str) -> "dict[tuple[str, str], float]":
+    """By door and name. Raises BenchError for a line that is none."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        door, _, rest = line.partition(" ")
+        name, _, value = rest.strip().rpartition(" ")
+        try:
+            found[door, name.strip()] = float(value)
+        except ValueError as error:
+            raise BenchError(f"expected counts: line {number}: {line!r} is not DOOR NAME COUNT") from error
+    return found
+
+
+def updated(text: str, backend: str, rows: Rows) -> str:
+    """The table with the rows of this door; comments and the other door's lines stay."""
+    kept = [line for line in text.splitlines() if not line.startswith(f"{backend} ")]
+    ours = [f"{backend:8} {name:44} {value:g}" for name, value in rows.items()]
+    comments = [line for line in kept if not line.strip() or line.startswith("#")]
+    others = [line for line in kept if line not in comments]
+    return "\n".join([*comments, *sorted([*others, *ours], key=lambda line: line.split(" ")[0])]) + "\n"
+
+
+def differences(
+    expected: "dict[tuple[str, str], float]", backend: str, rows: Rows, because: Because
+) -> "list[str]":
+    """What is not as expected, as lines; each difference counts, and so does a row that is missing or new."""
+    wanted = {name: value for (door, name), value in expected.items() if door == backend}
+    found = exact(rows)
+    reasons = "; ".join(because.values())
+    lines = [
+        f"{name}: {'not counted' + (f' ({reasons})' if reasons else '')}, expected {wanted[name]:g}"
+        for name in wanted
+        if name not in found
+    ]
+    lines += [f"{name}: {found[name]:g}, not in the table" for name in found if name not in wanted]
+    lines += [
+        f"{name}: {found[name]:g}, expected {wanted[name]:g}"
+        for name in wanted
+        if name in found and f"{found[name]:g}" != f"{wanted[name]:g}"
+    ]
+    return lines
