@@ -134,6 +134,7 @@ def test_a_stop_ends_a_guest_under_load(running, disk: Path) -> None:  # type: i
         vm.stop()
         result = vm.wait(LIMIT)
         assert result is not None and result.reason == ExitReason.STOPPED
+        vm.close()  # the image is the next one's
 
 
 def test_two_vms_read_one_image(running, disk: Path, guest: Guest) -> None:  # type: ignore[no-untyped-def]

@@ -9,8 +9,8 @@
  * was none). Status 0, or 1 after a line "load: FAILED ...". --forever says "load: runs" once it does.
  *
  * --batch      several requests at once too, and flushes
- * --errors     a refused request is counted; what it was to move is then not known until it is read again, and
- *              zeros in place of what was written count as refused: a file was cut there
+ * --errors     a refused request is counted; what it was to move is then not known until it is read again,
+ * and zeros in place of what was written count as refused: a file was cut there
  * --read-only  reads alone
  */
 #include <tender/guest.h>
