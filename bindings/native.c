@@ -225,15 +225,14 @@ int tn_kvm_set_memory(const struct vm *vm, int machine_fd)
     return kvm_set_memory(vm, machine_fd);
 }
 
-void tn_vm_run_kvm(struct vm *vm, int machine_fd, int vcpu_fd, void *kvm_run)
+void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)
 {
-    kvm_run_loop(vm, machine_fd, vcpu_fd, kvm_run);
+    kvm_run_loop(vm, vcpu_fd, kvm_run);
 }
 
 int tn_vm_keep(struct vm *vm, int template_fd)
 {
-    /* KVM hands the kicks to a worker that has ended with its run: they would have to be taken back. */
-    return vm->ring.mode == RING_WORKER ? -EOPNOTSUPP : guest_memory_keep(&vm->memory, template_fd);
+    return guest_memory_keep(&vm->memory, template_fd);
 }
 
 int tn_vm_reset(struct vm *vm)

@@ -158,8 +158,8 @@ class VmConfig(Value):
            serves the only one
     block  the same for block devices: `{"storage": BlockFile("disk.img")}`
     net_ring  whether a guest with a network gets a ring in shared memory for its frames, in the last 2 MiB of `mem`:
-           "auto" (with KVM and two processors, if memory allows), "on" (with one processor too), "inline" (served
-           on the guest's own thread: slower, and the same order every time), "off"
+           "auto" (with KVM and two processors, if memory allows), "on" (on one processor too, and always served by a
+           thread of its own), "inline" (served on the guest's own thread: the same order every time), "off"
     """
 
     __slots__ = ("mem_bytes", "args", "net", "block", "net_ring")

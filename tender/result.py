@@ -133,7 +133,7 @@ class Counters(Value):
     net_tx_bytes: int
     net_tx_drops: int
     net_rx_errors: int
-    net_ring_kicks: int  # of the network ring: how often the guest had to wake the host
+    net_ring_kicks: int  # of the network ring: how often the guest asked to be served
     net_ring_packets: int  # of the packets above, those that went by the ring
     block_reads: int
     block_read_bytes: int

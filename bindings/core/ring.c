@@ -2,19 +2,25 @@
 
 #include "net_frame.h"
 
+/* So many kicks with less than this between them are of a guest that is busy with frames: an exit and a
+ * system call take some microseconds each. A worker takes a whole processor, also while it only looks. */
+#define QUICK_NS    20000u
+#define QUICK_KICKS 16u
+
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
 {
     vm->ring.shared = shared;
     vm->ring.mode = mode;
     vm->ring.ent_head = vm->ring.com_tail = 0;
     atomic_store(&vm->ring.broken, false);
+    pthread_mutex_init(&vm->ring.serving, NULL); /* it needs no end: what it guards does */
     ring_want_kicks(vm, true);
 }
 
-bool ring_is_waiting(const struct vm *vm)
+uint32_t ring_posted(const struct vm *vm)
 {
     /* pairs with the guest's store: its entry is complete before its tail moves */
-    return __atomic_load_n(&vm->ring.shared->ent_tail, __ATOMIC_ACQUIRE) != vm->ring.ent_head;
+    return __atomic_load_n(&vm->ring.shared->ent_tail, __ATOMIC_ACQUIRE);
 }
 
 void ring_want_kicks(struct vm *vm, bool wanted)
@@ -81,7 +87,7 @@ static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry)
 int32_t ring_serve(struct vm *vm)
 {
     struct net_ring *ring = &vm->ring;
-    uint32_t posted = __atomic_load_n(&ring->shared->ent_tail, __ATOMIC_ACQUIRE) - ring->ent_head;
+    uint32_t posted = ring_posted(vm) - ring->ent_head;
     if (posted > HVT_RING_ENTRIES) /* a lie */
         posted = HVT_RING_ENTRIES;
     for (uint32_t i = 0; i < posted; i++) {
@@ -92,4 +98,41 @@ int32_t ring_serve(struct vm *vm)
         __atomic_store_n(&ring->shared->ent_head, ++ring->ent_head, __ATOMIC_RELEASE);
     }
     return (int32_t)posted;
+}
+
+static bool kicks_come_fast(struct net_ring *ring)
+{
+    uint64_t now_ns = monotonic_ns();
+    ring->quick_kicks = now_ns - ring->kicked_ns < QUICK_NS ? ring->quick_kicks + 1 : 0;
+    ring->kicked_ns = now_ns;
+    if (ring->quick_kicks < QUICK_KICKS)
+        return false;
+    ring->quick_kicks = 0;
+    return true;
+}
+
+enum verdict ring_kicked(struct vm *vm)
+{
+    struct net_ring *ring = &vm->ring;
+    vm->shared->counters.net_ring_kicks++;
+    if (pthread_mutex_trylock(&ring->serving) != 0)
+        return CONTINUE; /* the worker's; it looks once more when it has let go (ring_worker.c) */
+    int32_t served = ring_serve(vm);
+    pthread_mutex_unlock(&ring->serving);
+    if (served < 0)
+        return leave_stopped(vm);
+    if (ring->mode == RING_WORKER || (ring->mode == RING_ADAPTIVE && kicks_come_fast(ring)))
+        if (!ring_worker_wake(vm))
+            ring->mode = RING_INLINE;
+    return CONTINUE;
+}
+
+void ring_end(struct vm *vm)
+{
+    if (!vm->ring.shared)
+        return;
+    ring_worker_stop(vm);
+    bool broken = atomic_load(&vm->ring.broken) || ring_serve(vm) < 0;
+    if (broken && vm->shared->event.kind == EVENT_HALT)
+        (void)leave_stopped(vm);
 }

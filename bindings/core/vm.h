@@ -63,11 +63,15 @@ struct net_ring {
     struct vm_event fault; /* set before `broken`, never after */
     atomic_bool broken;
 
-    /* the worker (ring_worker.c), if it runs */
+    pthread_mutex_t serving; /* held by the thread that serves, the vCPU's or the worker */
+    uint64_t kicked_ns;      /* the last kick */
+    uint32_t quick_kicks;    /* how many came fast, one after the other */
+
+    /* the worker (ring_worker.c), if there is one */
     bool has_worker;
     pid_t process; /* that it is a thread of: a fork has none */
     pthread_t thread;
-    int kick_fd; /* eventfd: made readable by a kick, or to end it */
+    int wake_fd; /* eventfd: made readable to wake it */
     atomic_bool quit;
 };
 

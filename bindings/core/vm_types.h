@@ -106,8 +106,9 @@ struct vm_shared {
 /* How the network ring is served, if there is one; core/ring.h. */
 enum vm_ring_mode {
     RING_NONE = 0,
-    RING_INLINE = 1, /* by the vCPU's thread, at each kick */
-    RING_WORKER = 2, /* from the first kick on by a thread of its own */
+    RING_INLINE = 1,   /* by the vCPU's thread, at each kick */
+    RING_ADAPTIVE = 2, /* so, and while kicks come fast by a thread of its own */
+    RING_WORKER = 3,   /* by that thread from each kick on */
 };
 
 /* </native:types> */

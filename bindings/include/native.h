@@ -75,14 +75,14 @@ void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid);
 const void *tn_kvm_msr_filter(void); /* the argument of KVM_X86_SET_MSR_FILTER */
 
 /* Runs until Python must decide; tn_vm_shared()->event says what. One thread at a time. */
-void tn_vm_run_kvm(struct vm *vm, int machine_fd, int vcpu_fd, void *kvm_run);
+void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run);
 
 /*
  * For the next guest of the same image: memory, counters, events and a stop asked for as before the first
  * run; then the vCPU, from what tn_kvm_fresh() took of one that had not run (NULL with errno kept; never
  * freed by a VM). Boot info is to be written again. After an error the VM is fit only to be freed.
  */
-int tn_vm_keep(struct vm *vm, int template_fd); /* once, before the first run; -EOPNOTSUPP: not this one */
+int tn_vm_keep(struct vm *vm, int template_fd); /* once, before the first run */
 int tn_vm_reset(struct vm *vm);
 struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd);
 int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,

@@ -25,45 +25,22 @@ static enum verdict leave(struct vm *vm, enum vm_event_kind kind, uint64_t detai
     return LEAVE;
 }
 
-/* KVM takes the guest's kicks from now on and makes kick_fd readable, without an exit. */
-static int route_kicks(int machine_fd, int kick_fd)
-{
-    struct kvm_ioeventfd kick = {
-        .addr = HVT_PORT_NET_KICK, .len = 4, .fd = kick_fd, .flags = KVM_IOEVENTFD_FLAG_PIO};
-    return ioctl(machine_fd, KVM_IOEVENTFD, &kick);
-}
-
-/* The first kick is an exit, so a guest without use for the ring has neither thread nor descriptor of it. If
- * either cannot be had, all kicks are exits, and the guest is served as well. */
-static enum verdict settle_kick(struct vm *vm, int machine_fd)
-{
-    if (ring_kicked(vm) == LEAVE)
-        return LEAVE;
-    if (vm->ring.mode == RING_WORKER && !vm->ring.has_worker) {
-        if (ring_worker_start(vm) < 0 || route_kicks(machine_fd, vm->ring.kick_fd) < 0) {
-            ring_worker_stop(vm);
-            vm->ring.mode = RING_INLINE;
-        }
-    }
-    return CONTINUE;
-}
-
-static enum verdict settle_io(struct vm *vm, int machine_fd, const struct kvm_run *run)
+static enum verdict settle_io(struct vm *vm, const struct kvm_run *run)
 {
     if (run->io.direction != KVM_EXIT_IO_OUT || run->io.size != 4 || run->io.count != 1)
         return leave_bad_port(vm, run->io.port);
     uint32_t gpa;
     memcpy(&gpa, (const uint8_t *)run + run->io.data_offset, sizeof gpa);
     if (run->io.port == HVT_PORT_NET_KICK && vm->ring.shared)
-        return settle_kick(vm, machine_fd);
+        return ring_kicked(vm);
     return hypercall_out(vm, run->io.port, gpa);
 }
 
-enum verdict kvm_exit_settle(struct vm *vm, int machine_fd, const struct kvm_run *run)
+enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run)
 {
     switch (run->exit_reason) {
     case KVM_EXIT_IO:
-        return settle_io(vm, machine_fd, run);
+        return settle_io(vm, run);
     case KVM_EXIT_FAIL_ENTRY:
         return leave(vm, EVENT_ENTRY_FAILURE, run->fail_entry.hardware_entry_failure_reason);
     case KVM_EXIT_INTERNAL_ERROR:
@@ -106,7 +83,7 @@ static uint64_t guest_rip(int vcpu_fd)
     return ioctl(vcpu_fd, KVM_GET_REGS, &regs) == 0 ? regs.rip : 0;
 }
 
-void kvm_run_loop(struct vm *vm, int machine_fd, int vcpu_fd, struct kvm_run *run)
+void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
     struct vm_shared *shared = vm->shared;
     struct vm_timeline *timeline = &shared->timeline;
@@ -134,7 +111,7 @@ void kvm_run_loop(struct vm *vm, int machine_fd, int vcpu_fd, struct kvm_run *ru
         if (!timeline->first_exit)
             timeline->first_exit = monotonic_ns();
         shared->counters.exits++;
-        verdict = kvm_exit_settle(vm, machine_fd, run);
+        verdict = kvm_exit_settle(vm, run);
     }
     if (shared->event.kind != EVENT_INTERRUPTED && shared->event.kind != EVENT_CONSOLE) {
         ring_end(vm);

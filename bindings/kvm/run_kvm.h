@@ -9,11 +9,11 @@ struct kvm_run;
 /* The VM's memory becomes slot 0 of the machine, at address 0. 0 or -errno. */
 int kvm_set_memory(const struct vm *vm, int machine_fd);
 
-/* What one successful KVM_RUN left in `run` is settled, or becomes an event. Needs no KVM: tests fill `run`,
- * and without a `machine_fd` the network ring is served inline. */
-enum verdict kvm_exit_settle(struct vm *vm, int machine_fd, const struct kvm_run *run);
+/* What one successful KVM_RUN left in `run` is settled, or becomes an event. Needs no KVM: tests fill `run`.
+ */
+enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run);
 
 /* Runs the vCPU until something Python must decide; vm->shared.event says what. The GIL is not held. */
-void kvm_run_loop(struct vm *vm, int machine_fd, int vcpu_fd, struct kvm_run *run);
+void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run);
 
 #endif

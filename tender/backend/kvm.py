@@ -106,7 +106,7 @@ def _start_sregs(vcpu: int) -> CData:
     return sregs
 
 
-def _ring_mode(kvm: int, net_ring: str, image: "Image", mem_bytes: int) -> int:
+def _ring_mode(net_ring: str, image: "Image", mem_bytes: int) -> int:
     """How a guest with a network device gets a ring: enum vm_ring_mode.
 
     With one processor, worker and guest would wait for each other's turns; in too little memory, the ring's 2 MiB
@@ -117,13 +117,9 @@ def _ring_mode(kvm: int, net_ring: str, image: "Image", mem_bytes: int) -> int:
         return int(lib.RING_NONE)
     if net_ring == "inline":
         return int(lib.RING_INLINE)
-    if net_ring == "auto" and len(posix.sched_getaffinity(0)) < 2:
-        return int(lib.RING_NONE)
-    if "ioeventfd" not in _HOST:
-        _HOST["ioeventfd"] = _int(
-            kvm, "CHECK_EXTENSION", req.KVM_CHECK_EXTENSION, argument=lib.KVM_CAP_IOEVENTFD
-        )
-    return int(lib.RING_WORKER if _HOST["ioeventfd"] else lib.RING_NONE)
+    if net_ring == "on":
+        return int(lib.RING_WORKER)
+    return int(lib.RING_NONE if len(posix.sched_getaffinity(0)) < 2 else lib.RING_ADAPTIVE)
 
 
 class KvmVm:
@@ -154,8 +150,8 @@ class KvmVm:
 
     def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: str) -> None:
         kvm = self._own(open_kvm())
-        machine = self._machine_fd = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
-        ring_mode = lib.RING_NONE if net_ring == "off" else _ring_mode(kvm, net_ring, image, mem_bytes)
+        machine = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
+        ring_mode = lib.RING_NONE if net_ring == "off" else _ring_mode(net_ring, image, mem_bytes)
         answer = lib.tn_vm_map(vm, image.elf.c, image.template_fd(mem_bytes), mem_bytes, ring_mode)
         if answer < 0:
             raise host_error("Error allocating guest memory", -answer, code="memory")
@@ -211,10 +207,7 @@ class KvmVm:
 
     def keep(self, vm: CData, image: "Image") -> bool:
         """Before the first run: this machine will be reset(). True: it can be."""
-        answer = lib.tn_vm_keep(vm, image.template_fd(self._mem_bytes))
-        if answer == -_EOPNOTSUPP:
-            return False
-        check(answer, "keeping the image's memory")
+        check(lib.tn_vm_keep(vm, image.template_fd(self._mem_bytes)), "keeping the image's memory")
         self._fresh = _HOST.get("fresh") or _HOST.setdefault("fresh", self._take_fresh())
         return True
 
@@ -232,7 +225,7 @@ class KvmVm:
 
     def run(self, vm: CData) -> None:
         """Runs until Python must decide; the VM's event says what. The GIL is released."""
-        lib.tn_vm_run_kvm(vm, self._machine_fd, self.vcpu_fd, self._run_page)
+        lib.tn_vm_run_kvm(vm, self.vcpu_fd, self._run_page)
 
     def console(self, vm: CData, gpa: int, length: int) -> bytes:
         """The bytes of an EVENT_CONSOLE."""

@@ -296,7 +296,7 @@ static void test_interrupted_calls_resume(void)
 
 static enum verdict exit_with(struct kvm_run *run)
 {
-    return kvm_exit_settle(&vm, -1, run);
+    return kvm_exit_settle(&vm, run);
 }
 
 static void test_exits(void)

@@ -18,6 +18,13 @@ def test_memory_is_mebibytes_or_has_a_unit(text: str | int, mib: int) -> None:
     assert parse_mem(text) == mib * MIB
 
 
+def test_a_net_ring_is_one_of_four_words() -> None:
+    assert VmConfig().net_ring == "auto"
+    assert VmConfig(net_ring="inline") != VmConfig()
+    with pytest.raises(ConfigError, match="net_ring: 'yes' is none of auto, on, inline, off"):
+        VmConfig(net_ring="yes")
+
+
 @pytest.mark.parametrize("text", ["", "0", "-1", "x", "64T", "1.5G", "64 M B", "M", "٣"])
 def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an amount of memory"):
