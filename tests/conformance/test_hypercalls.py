@@ -4,6 +4,7 @@ Each row is a boot of a few instructions (tests/bare.py); structures are read ba
 address may be is in test_range_check.py.
 """
 
+import os
 import socket
 import struct
 import time
@@ -18,6 +19,7 @@ from bare import (
     BLOCK_WRITE,
     DATA,
     EINVAL,
+    EUNSPEC,
     HALT,
     L_BLOCK,
     L_HALT,
@@ -36,7 +38,7 @@ from bare import (
     Bare,
 )
 
-from tender import BlockFile, ExitReason, NetFd, VmResult
+from tender import BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult
 
 pytestmark = pytest.mark.doors
 
@@ -396,6 +398,36 @@ def test_block_write_is_of_any_length_and_place_within(disk: Path) -> None:
     assert disk.read_bytes() == content
 
 
+def test_block_write_to_a_read_only_disk_is_unspecified_and_changes_nothing(disk: Path) -> None:
+    """A range that is bad is said before it."""
+    before = disk.read_bytes()
+    guest = Bare([BLOCK])
+    at = guest.place(bytes(512))
+    calls = [guest.call(BLOCK_WRITE, L_BLOCK, 1, offset, at, 512, UNTOUCHED) for offset in (0, CAPACITY)]
+    read = guest.call(BLOCK_READ, L_BLOCK, 1, 0, at, 512, UNTOUCHED)
+    guest.halt()
+    ran = guest.run(block=BlockFile(str(disk), read_only=True))
+    assert [ran.at(call)[4] for call in (*calls, read)] == [EUNSPEC, EINVAL, OK]
+    assert disk.read_bytes() == before
+
+
+def test_block_whose_file_ends_early_is_unspecified_and_the_guest_goes_on(disk: Path) -> None:
+    """The capacity stays that of the start: what lies past the file's new end cannot be read."""
+    guest = Bare([BLOCK])
+    at = guest.place(bytes(1024))
+    calls = [
+        guest.call(BLOCK_READ, L_BLOCK, 1, offset, at, 1024, UNTOUCHED) for offset in (3072, 3584, 4096, 0)
+    ]
+    guest.halt()
+    with Image.from_bytes(guest.elf()) as image:
+        with Vm(image, VmConfig(mem=2, block=BlockFile(str(disk)))) as vm:
+            os.truncate(disk, 4096)
+            result = vm.run(timeout=60)
+            answers = [struct.unpack("<i", vm.memory(call.gpa + 32, 4))[0] for call in calls]
+    assert result.ok and answers == [OK, EUNSPEC, EUNSPEC, OK]
+    assert result.counters.block_errors == 2
+
+
 # ---- 6 net_write, 7 net_read
 
 
@@ -463,12 +495,12 @@ def test_net_write_that_cannot_be_sent_is_dropped_and_never_to_be_tried_again(wi
 def test_net_read_takes_frames_in_order_and_cuts_what_is_longer(wires: Wires) -> None:
     """The rest of a frame that was cut is gone; with none left it is AGAIN, and the length stays."""
     ours, theirs = wires[0]
-    frames = [b"\x01" * 60, b"\x02" * 1514, b"\x03" * 100, b"\x04" * 14]
+    frames = [b"\x01" * 60, b"\x02" * 9014, b"\x03" * 100, b"\x04" * 14, b"\x05" * 65535]
     for frame in frames:
         ours.send(frame)
     guest = Bare([NET])
     calls = []
-    for room in (2048, 1514, 64, 14, 14):
+    for room in (2048, 9014, 64, 14, 65536, 14):
         at = guest.place(b"\xa5" * (room + 8))
         calls.append((guest.call(NET_READ, L_NET, 1, at, room, UNTOUCHED), at, room))
     guest.halt()
@@ -478,7 +510,7 @@ def test_net_read_takes_frames_in_order_and_cuts_what_is_longer(wires: Wires) ->
         got = frame[:room]
         assert fields == (len(got), OK)
         assert memory == got + b"\xa5" * (room + 8 - len(got))
-    assert seen[4] == ((14, AGAIN), b"\xa5" * 22)
+    assert seen[5] == ((14, AGAIN), b"\xa5" * 22)
 
 
 def test_net_read_of_a_closed_wire_is_again_and_it_is_no_longer_ready(wires: Wires) -> None:
