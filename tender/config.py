@@ -204,8 +204,15 @@ class VmConfig(Value):
 
 
 def cmdline(args: tuple[str, ...]) -> bytes:
-    """The words joined with single spaces, undecodable bytes kept. Raises ConfigError past 8191 bytes."""
-    line = " ".join(args).encode("utf-8", "surrogateescape")
+    """The words joined with single spaces, undecodable bytes kept. Raises ConfigError past 8191 bytes, and for what no
+    bytes stand for."""
+    try:
+        line = " ".join(args).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"args: {error.object[error.start]!r} of a guest argument is half of a character",
+            hint="a byte that is no text is written as os.fsdecode() does: '\\udc80' to '\\udcff'",
+        ) from None
     if len(line) > CMDLINE_MAX:
         raise ConfigError(f"Guest command line too long (max={CMDLINE_MAX} characters)")
     if b"\0" in line:

@@ -54,6 +54,12 @@ def test_undecodable_bytes_of_the_command_line_are_kept() -> None:
     assert VmConfig(args=("\udcff",)).cmdline == b"\xff"
 
 
+@pytest.mark.parametrize("word", ["a\udc01", "\ud800"])
+def test_half_a_character_is_refused_as_what_it_is(word: str) -> None:
+    with pytest.raises(ConfigError, match="half of a character"):
+        VmConfig(args=("a", word))
+
+
 def test_a_command_line_of_8191_characters_fits_and_one_more_does_not() -> None:
     assert len(VmConfig(args=("x" * 8191,)).cmdline) == 8191
     with pytest.raises(ConfigError, match=r"Guest command line too long \(max=8191 characters\)"):
