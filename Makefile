@@ -6,7 +6,7 @@ DOORS   = tests/contract tests/conformance tests/functional tests/security
 C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check lint format types unit native fuzz run test clean
+.PHONY: help setup build check lint format types unit native fuzz run test bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test: check fuzz  ## everything, behind both doors: the sandbox's here, KVM's he
 	tools/with_net -- $(VENV)/bin/pytest -v -m 'not kvm' $(DOORS)
 	tools/with_kvm -- $(VENV)/bin/pytest -v -m kvm $(DOORS)
 	pytest -v tests/box tests/package
+
+bench: build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
+	tender bench goals
 
 clean:  ## what the build made (the environment stays)
 	rm -rf build dist

@@ -8,8 +8,8 @@
  * its standard input /dev/null. Answers "SPAWN FIRST LAST EOF REAPED CPU_NS FAULTS": CLOCK_MONOTONIC
  * nanoseconds just before posix_spawn(), when the first and the last piece of output were seen (0: there was
  * none), when the pipe was closed, when wait4() had the status; CPU time and minor page faults of all of it.
- * A command that ends with another status than 0, or not within LIMIT_S seconds, ends this process too, with
- * a message.
+ * A command that ends with another status than 0, or not within LIMIT_S seconds (0: any), ends this process
+ * too, with a message.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -96,8 +96,9 @@ int main(int argc, char **argv)
     char line[16];
     if (argc < 3)
         return failed("run_loop", "LIMIT_S COMMAND [WORD ...]");
+    int limit_s = atoi(argv[1]);
     while (fgets(line, sizeof line, stdin)) {
-        if (run(argv + 2, atoi(argv[1]) * 1000))
+        if (run(argv + 2, limit_s ? limit_s * 1000 : -1))
             return 1;
     }
     return 0;

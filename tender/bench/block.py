@@ -176,7 +176,7 @@ def measure(command: peers.Words, what: str, requests: int) -> float:
     words = peers.fill(command, {"sector": size}, (*what.split(), str(requests)))
     try:
         done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT_S, check=False
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=facts.limit_s(_LIMIT_S), check=False
         )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{words[0]}: {what}: still running after {_LIMIT_S} s: ended") from error

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
+from tender.bench import facts
 from tender.bench.footprint import Footprint, of_process
 from tender.bench.subjects import BenchError
 
@@ -61,34 +62,30 @@ class LibraryFleet(Fleet):
         self._empty: Footprint | None = None
 
     def grow(self) -> float:
-        orders, answers = self._holder.stdin, self._holder.stdout
-        assert orders and answers
-        if self._empty is None:  # it has opened the image: what one more VM costs is without that
-            self._await_start()
+        orders = self._holder.stdin
+        assert orders
+        if self._empty is None:  # what one more VM costs is without what the image and the imports did
+            self._answer()
             self._empty = of_process(self._holder.pid, self.mem_bytes)
         orders.write("one more\n")
         orders.flush()
-        line = answers.readline()
+        line = self._answer()
         if line.startswith("refused "):
             raise Refused(line.partition(" ")[2].strip())
-        if not line:
-            raise BenchError(
-                f"{self.name}: the process that holds the VMs ended with {self._holder.wait()}; see its message"
-            )
         *_, console, pid = map(int, line.split())
         self.count += 1
         if pid >= 0:
             self.pids.append(pid)
         return console / 1e6
 
-    def _await_start(self) -> None:
-        """Until it sleeps on its standard input."""
-        end = time.monotonic() + _LIMIT_S
-        while self._holder.poll() is None and time.monotonic() < end:
-            with open(f"/proc/{self._holder.pid}/stat") as file:
-                if file.read().rpartition(")")[2].split()[0] == "S":
-                    return
-            time.sleep(0.01)
+    def _answer(self) -> str:
+        assert self._holder.stdout
+        line = self._holder.stdout.readline()
+        if not line:
+            raise BenchError(
+                f"{self.name}: the process that holds the VMs ended with {self._holder.wait()}; see its message"
+            )
+        return line
 
     def footprint(self) -> Footprint:
         holder = of_process(self._holder.pid, self.mem_bytes)
@@ -104,7 +101,7 @@ class LibraryFleet(Fleet):
         if self._holder.stdin:
             self._holder.stdin.close()
         try:
-            self._holder.wait(_LIMIT_S)
+            self._holder.wait(facts.limit_s(_LIMIT_S))
         except subprocess.TimeoutExpired:
             self._holder.kill()
             self._holder.wait()
@@ -131,7 +128,7 @@ class PeerFleet(Fleet):
         fd = process.stdout.fileno()
         said = b""
         while b"ready\n" not in said:
-            if not select.select([fd], [], [], _LIMIT_S)[0]:
+            if not select.select([fd], [], [], facts.limit_s(_LIMIT_S))[0]:
                 raise Refused(f"{self.name}: says nothing for {_LIMIT_S} s")
             piece = os.read(fd, 4096)
             if not piece:

@@ -116,7 +116,7 @@ def comparisons() -> "list[compare.Comparison]":
 
 def _run_guest(image: Image, config: VmConfig, options: argparse.Namespace) -> str:
     with Vm(image, config, console=CAPTURE, backend=options.backend) as vm:
-        result = vm.run(timeout=60)
+        result = vm.run(timeout=facts.limit_s(60))
     if result.status or result.console is None:
         raise BenchError(f"the guest ended with {result.reason}: {result.message}")
     expected = len(KINDS) * 2 * options.calls if options.backend == "sandbox" else 0

@@ -12,10 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 
+from tender.bench import facts
 from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS, SPAWNED_POINTS, Sample
 from tender.errors import ConfigError, TenderError
 
 _LIMIT_S = 60  # a boot that takes longer hangs
+
+
+def _limit_ms() -> "float | None":
+    limit = facts.limit_s(_LIMIT_S)
+    return None if limit is None else limit * 1000
 
 
 class BenchError(TenderError):
@@ -95,7 +101,7 @@ class LineSubject(Subject):
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
         poll.register(self._answers, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(_LIMIT_S * 1000)]
+        ready = [fd for fd, _ in poll.poll(_limit_ms())]
         now = time.monotonic_ns()
         if not ready:
             os.kill(self._pid, signal.SIGKILL)
@@ -174,7 +180,7 @@ class RunSubject(LineSubject):
     points = RUN_POINTS
 
     def __init__(self, name: str, command: Sequence[str], *, runner: str) -> None:
-        super().__init__(name, (runner, str(_LIMIT_S), *command), piped=False)
+        super().__init__(name, (runner, f"{facts.limit_s(_LIMIT_S) or 0:.0f}", *command), piped=False)
 
     def parse(self, line: str, seen: int) -> Sample:
         *stamps, cpu_ns, faults = map(int, line.split())
@@ -231,7 +237,7 @@ class ProcessSubject(Subject):
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
         while True:
-            if not poll.poll(_LIMIT_S * 1000):
+            if not poll.poll(_limit_ms()):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 raise BenchError(f"{self.name}: still running after {_LIMIT_S} s: ended")

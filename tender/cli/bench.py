@@ -21,6 +21,7 @@ _BENCHMARKS = {
         "system calls, ioctls, exits a boot, a frame, a request: exact anywhere",
     ),
     "compare": ("tender.bench.revisions", "two revisions, built and counted; status 1 if a count got worse"),
+    "goals": ("tender.bench.goals", "every goal of this project on this machine: value, met or missed"),
 }
 
 

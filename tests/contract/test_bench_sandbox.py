@@ -39,3 +39,16 @@ def test_the_sandbox_boots_past_every_point(tender_cmd: list[str], guest: Guest,
             assert stamps == sorted(stamps) and stamps[1] > 0
             assert sample["points_ns"]["console_seen"] >= sample["points_ns"]["first_console"]
     assert all(set(sample["points_ns"]) == set(SPAWNED_POINTS) for sample in subjects["again"]["samples"])
+
+
+def test_a_goal_is_measured_by_its_benchmark(tender_cmd: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "goals.json"
+    words = [*tender_cmd, "bench", "goals", "--kvm", "none", "--only", "sandbox memory", "--json", str(out)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    goals = {goal["goal"]: goal for goal in json.loads(out.read_text())["goals"]}
+    whole = goals["memory a VM beyond guest pages, with the kernel's, sandbox"]
+    assert whole["verdict"] in ("met", "missed") and isinstance(whole["value"], float)
+    assert goals["boot, library, KVM / the least a C program needs"]["verdict"].startswith(
+        "not measured: KVM"
+    )

@@ -24,6 +24,7 @@ from tender.bench import (
     facts,
     fleet,
     footprint,
+    goals,
     hypercall,
     memory,
     minimal,
@@ -754,3 +755,77 @@ def test_a_run_stamped_by_c_passes_its_points_in_order() -> None:
     with closing(RunSubject("false", ("false",), runner=runner)) as subject:
         with pytest.raises(BenchError, match="ended with 1"):
             subject.boot()
+
+
+# ---- goals
+
+_RATIO = {"of": "tender", "to": "spt", "of_point": "reaped", "to_point": "reaped", "value": 0.5}
+
+
+def test_a_figure_is_taken_from_what_a_benchmark_made() -> None:
+    run_object = {"regimes": [{"ratios": [_RATIO]}]}
+    assert goals.ratio("tender", "spt", "reaped", "reaped")(run_object) == 0.5
+    assert goals.ratio("tender", "spt", "reaped", "reaped", inverse=True)(run_object) == 2.0
+    several = {"ratios": [{"of": "a", "to": "x", "value": 3.0}, {"of": "b", "to": "x", "value": 4.0}]}
+    assert goals.extreme(max, [goals.ratio("a", "x"), goals.ratio("b", "x")])(several) == 4.0
+    assert goals.series("s")({"series": {"s": {"summary": {"median": 7}}}}) == 7.0
+    with pytest.raises(LookupError, match="tender to hvt"):
+        goals.ratio("tender", "hvt")(run_object)
+
+
+def test_a_goal_is_met_missed_or_says_why_not() -> None:
+    least = goals.Goal("x", 2.0, at_least=True)
+    most = goals.Goal("x", 2.0)
+    verdicts = [goals.Row(goal, value=value).verdict for goal in (least, most) for value in (1.0, 2.0, 3.0)]
+    assert verdicts == ["missed", "met", "met", "met", "met", "missed"]
+    assert goals.Row(most, why="no KVM").verdict == "not measured: no KVM"
+
+
+def test_every_goal_has_a_row_whatever_could_be_measured() -> None:
+    rows = goals.rows_of({}, {"kvm boot": "the box failed"}, peers=False)
+    assert [row.goal for row in rows] == list(goals.GOALS)
+    by_text = {row.goal.text: row.verdict for row in rows}
+    assert by_text["boot, library, KVM / the least a C program needs"] == "not measured: the box failed"
+    assert all(verdict.startswith("not measured: ") for verdict in by_text.values())
+    text = goals.table(rows, facts.host_facts(), "box")
+    assert f"0 met, 0 missed, {len(rows)} not measured" in text
+
+
+def test_a_goal_is_judged_by_its_measurement() -> None:
+    ratios = {"library / minimal C": {"value": 1.1}}
+    measured = {"kvm boot": {"counted": {"ratios": ratios, "notes": []}}}
+    rows = {row.goal.text: row for row in goals.rows_of(measured, {}, peers=False)}
+    assert rows["boot, library, KVM / the least a C program needs"].verdict == "met"
+    ratios["library / minimal C"]["value"] = 1.2
+    rows = {row.goal.text: row for row in goals.rows_of(measured, {}, peers=False)}
+    assert rows["boot, library, KVM / the least a C program needs"].verdict == "missed"
+
+
+@pytest.mark.parametrize("where", ["box", "host", "none"])
+@pytest.mark.parametrize("solo5", [None, Path("/opt/solo5")])
+def test_every_command_of_the_plan_is_one_that_its_benchmark_reads(where: str, solo5: Path | None) -> None:
+    plan = goals.Plan(Path("/checkout"), solo5, where)
+    for name, words in plan.commands.items():
+        at = words.index("bench")
+        module = sys.modules[f"tender.bench.{words[at + 1]}"]
+        options = module.parser().parse_args(list(words[at + 2 :]))
+        assert options.backend == name.split()[0]
+        assert bool(options.__dict__.get("peer")) == (solo5 is not None and words[at + 1] not in _ALONE)
+    wanted = {goal.measurement for goal in goals.GOALS if goal.measurement}
+    assert wanted <= {*plan.commands, *plan.absent}
+
+
+_ALONE = ("hypercall", "density")
+
+
+def test_a_benchmark_that_fails_is_a_reason(tmp_path: Path) -> None:
+    script = "import sys; sys.stderr.write('tender bench: no room\\n'); sys.exit(1)"
+    with pytest.raises(BenchError, match="ended with 1: tender bench: no room"):
+        goals.measure([sys.executable, "-c", script], tmp_path / "o.json", tmp_path)
+
+
+def test_a_tree_that_cannot_build_guests_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert goals.main(["--kvm", "none", "--solo5", str(tmp_path / "absent")]) == 1
+    assert "no guests could be built" in capsys.readouterr().err

@@ -1,0 +1,453 @@
+"""`tender bench goals`, `make bench`: each goal of this project on this machine: value, met or missed, or why there is none.
+
+    measurements   other benchmarks, each a process of its own with --json; in minutes, not hours, so with few samples
+    goals          a figure of one of them, and what it is to be; or why there is no figure
+
+The sandbox is measured in wall time, here. KVM is measured where there is one: here in wall time, if this machine's
+passes the doctor's trial; else in the box, where the clock counts instructions. Peers are a built Solo5 tree:
+--solo5, or TENDER_BENCH_SOLO5.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tender.bench import compare, facts, report
+from tender.bench.progress import Bar
+from tender.bench.subjects import BenchError
+from tender.errors import TenderError
+
+Measured = dict[str, Any]
+_LIMIT_S = 900
+
+
+class Goal:
+    """`figure` takes the object of `measurement` and gives the value. `at_least`: not less than `goal`, else not more.
+
+    needs_peer: there is no value without one. unmeasured: why there never is one yet.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        goal: float,
+        *,
+        at_least: bool = False,
+        measurement: str = "",
+        figure: "Callable[[Measured], float] | None" = None,
+        needs_peer: bool = False,
+        unmeasured: str = "",
+        unit: str = "x",
+    ) -> None:
+        self.text = text
+        self.goal = goal
+        self.at_least = at_least
+        self.measurement = measurement
+        self.figure = figure
+        self.needs_peer = needs_peer
+        self.unmeasured = unmeasured
+        self.unit = unit
+
+    def met(self, value: float) -> bool:
+        return value >= self.goal if self.at_least else value <= self.goal
+
+
+class Row:
+    """What is said of a goal: a value and whether it is met, or why there is none."""
+
+    def __init__(self, goal: Goal, *, value: "float | None" = None, why: str = "") -> None:
+        self.goal = goal
+        self.value = value
+        self.why = why
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return f"not measured: {self.why}"
+        return "met" if self.goal.met(self.value) else "missed"
+
+    def to_dict(self) -> "dict[str, object]":
+        return {
+            "goal": self.goal.text,
+            "bound": self.goal.goal,
+            "at_least": self.goal.at_least,
+            "unit": self.goal.unit,
+            "measurement": self.goal.measurement,
+            "value": self.value,
+            "verdict": self.verdict,
+        }
+
+
+# ---- figures
+
+
+def ratio(
+    of: str, to: str, *points: str, regime: int = 0, inverse: bool = False
+) -> Callable[[Measured], float]:
+    """A ratio that a benchmark made: of subjects at points (boot, run), or of series."""
+
+    def take(measured: Measured) -> float:
+        found = measured["regimes"][regime]["ratios"] if "regimes" in measured else measured["ratios"]
+        for r in found:
+            if (r["of"], r["to"]) == (of, to) and (not points or (r["of_point"], r["to_point"]) == points):
+                return float(1 / r["value"] if inverse else r["value"])
+        raise LookupError(f"no ratio of {of} to {to}")
+
+    return take
+
+
+def extreme(
+    choose: "Callable[[list[float]], float]", figures: "Sequence[Callable[[Measured], float]]"
+) -> Callable[[Measured], float]:
+    """The worst of several figures: max where less is better, min where more is."""
+    return lambda measured: choose([figure(measured) for figure in figures])
+
+
+def counted(name: str, *, inverse: bool = False) -> Callable[[Measured], float]:
+    """A ratio of `tender bench boot --count`."""
+
+    def take(measured: Measured) -> float:
+        ratios = measured["counted"]["ratios"]
+        if name not in ratios:
+            raise LookupError(f"no ratio {name}: {'; '.join(measured['counted']['notes'])}")
+        value = float(ratios[name]["value"])
+        return 1 / value if inverse else value
+
+    return take
+
+
+def series(name: str) -> Callable[[Measured], float]:
+    """The median of a series."""
+
+    def take(measured: Measured) -> float:
+        if name not in measured["series"]:
+            raise LookupError(f"no series {name}")
+        return float(measured["series"][name]["summary"]["median"])
+
+    return take
+
+
+def _slowdown(measured: Measured) -> float:
+    """Boots of the last decade over those of the first."""
+    summaries = [entry["summary"]["median"] for entry in measured["series"].values()]
+    if len(summaries) < 2:
+        raise LookupError("too few live VMs")
+    return float(summaries[-1] / summaries[0])
+
+
+_HYPERCALLS = [
+    ratio(f"{kind} {way}", f"{kind} plain")
+    for kind in ("net_read", "block_read")
+    for way in ("patched", "gate")
+]
+_REQUESTS = [f"{direction} seq" for direction in ("read", "write")]
+
+
+def _requests(size: int, peer: str) -> Callable[[Measured], float]:
+    return extreme(min, [ratio(f"{r} {size} tender", f"{r} {size} {peer}") for r in _REQUESTS])
+
+
+def _frames(peer: str, *cases: str) -> Callable[[Measured], float]:
+    return extreme(min, [ratio(f"{case} tender", f"{case} {peer}") for case in cases])
+
+
+GOALS = (
+    Goal("boot, library, KVM / the least a C program needs", 1.15, measurement="kvm boot",
+         figure=counted("library / minimal C")),
+    Goal("boot, library to first exit, KVM: solo5-hvt's first byte / it", 4.0, at_least=True,
+         measurement="kvm boot", figure=counted("library / hvt", inverse=True), needs_peer=True),
+    Goal("boot, command to first byte, KVM: solo5-hvt / it", 2.0, at_least=True, measurement="kvm boot",
+         figure=counted("command / hvt", inverse=True), needs_peer=True),
+    Goal("run, command to reaped, KVM: solo5-hvt / it", 5.0, at_least=True, measurement="kvm run",
+         figure=ratio("tender", "hvt", "reaped", "reaped", inverse=True), needs_peer=True),
+    Goal("boot, library to first byte, sandbox / solo5-spt", 1.0, measurement="sandbox boot",
+         figure=ratio("library", "spt", "console_seen", "console_seen"), needs_peer=True),
+    Goal("boot, command to first byte, sandbox / solo5-spt", 1.0, measurement="sandbox run",
+         figure=ratio("tender", "spt", "first_console", "first_console"), needs_peer=True),
+    Goal("run, command to reaped, sandbox / solo5-spt", 1.0, measurement="sandbox run",
+         figure=ratio("tender", "spt", "reaped", "reaped"), needs_peer=True),
+    Goal("run, `python -m tender` to first byte / python -I -S -c pass", 1.15, measurement="sandbox run",
+         figure=ratio("module", "python", "first_console", "console_eof")),
+    Goal("boot from a pool: solo5-hvt's first byte / it", 20.0, at_least=True, unmeasured="there is no pool"),
+    Goal("snapshot restore / a blank boot", 1.1, unmeasured="there are no snapshots"),
+    Goal("fresh VMs a second, one core, from a snapshot", 2000, at_least=True,
+         unmeasured="there are no snapshots", unit=""),
+    Goal("MirageOS cold boot to exit: solo5-hvt / it", 1.2, at_least=True,
+         unmeasured="no MirageOS image is at hand: tender bench run --peer ... IMAGE"),
+    Goal("hypercall, KVM / a raw KVM_RUN loop", 1.05, unmeasured="there is no raw loop to compare with"),
+    Goal("hypercall, sandbox, patched or gate, the worst / a bare system call", 1.3, measurement="sandbox hypercall",
+         figure=extreme(max, _HYPERCALLS)),
+    Goal("notify without reply / a hypercall, KVM", 0.45, unmeasured="there is no notification"),
+    Goal("frames of 64 bytes, tx and rx, sandbox / solo5-spt", 1.0, at_least=True, measurement="sandbox net",
+         figure=_frames("spt", "tx 64", "rx 64"), needs_peer=True),
+    Goal("frames of 1514 bytes, tx and rx, sandbox / solo5-spt", 1.0, at_least=True, measurement="sandbox net",
+         figure=_frames("spt", "tx 1514", "rx 1514"), needs_peer=True),
+    Goal("frames of 64 bytes, tx and rx, KVM / solo5-hvt's path of a hypercall a frame", 2.0, at_least=True,
+         measurement="kvm net", figure=_frames("hvt", "tx 64", "rx 64"), needs_peer=True),
+    Goal("frames guest to guest / two solo5-hvt over a bridge", 8.0, at_least=True,
+         unmeasured="there is no switch in the monitor"),
+    Goal("bulk TCP, offload-aware guest / solo5-hvt's ring", 5.0, at_least=True, unmeasured="there is no offload"),
+    Goal("requests of 512 bytes, cached, sandbox / solo5-spt", 1.4, at_least=True, measurement="sandbox block",
+         figure=_requests(512, "spt"), needs_peer=True),
+    Goal("requests of 4096 bytes, cached, sandbox / solo5-spt", 1.2, at_least=True, measurement="sandbox block",
+         figure=_requests(4096, "spt"), needs_peer=True),
+    Goal("requests of 512 bytes, cached, KVM / solo5-hvt", 1.4, at_least=True, measurement="kvm block",
+         figure=_requests(512, "hvt"), needs_peer=True),
+    Goal("requests of 4096 bytes, cached, KVM / solo5-hvt", 1.2, at_least=True, measurement="kvm block",
+         figure=_requests(4096, "hvt"), needs_peer=True),
+    Goal("requests, batched / one a call", 4.0, at_least=True, unmeasured="there is one way, one request a call"),
+    Goal("memory a VM beyond guest pages, with the kernel's, KVM", 512, measurement="kvm memory",
+         figure=series("kvm 10 Whole"), unit="KiB"),
+    Goal("memory a VM beyond guest pages, with the kernel's, sandbox", 512, measurement="sandbox memory",
+         figure=series("sandbox 100 Whole"), unit="KiB"),
+    Goal("private memory of one more VM, KVM / solo5-hvt's Pss", 0.25, measurement="kvm memory",
+         figure=ratio("kvm 10 Private", "hvt 10 Pss"), needs_peer=True),
+    Goal("private memory of one more VM, sandbox / solo5-spt's Pss", 0.25, measurement="sandbox memory",
+         figure=ratio("sandbox 100 Private", "spt 100 Pss"), needs_peer=True),
+    Goal("boot with 200 live VMs / with none, sandbox", 10.0, measurement="sandbox density", figure=_slowdown),
+    Goal("10,000 live VMs", 10000, at_least=True, unit="",
+         unmeasured="takes longer than minutes: tender bench density --max 10000"),
+)  # fmt: skip
+
+
+# ---- measurements
+
+
+class Plan:
+    """Which commands make the figures on this machine, by name; and why some are left out."""
+
+    def __init__(self, checkout: Path, solo5: "Path | None", where_kvm: str) -> None:
+        self.commands: dict[str, tuple[str, ...]] = {}
+        self.absent: dict[str, str] = {}
+        guests = checkout / "bench" / "out" / "solo5"
+        net_ns = (str(checkout / "tools" / "with_net"), "--")
+        box = (str(checkout / "tools" / "kvmbox" / "kvmbox"), "run", "--icount", "--")
+        hello: tuple[str, ...] = ()
+        if solo5:
+            hello = ("--arg", "Hello_Solo5", str(solo5 / "tests" / "test_hello" / "test_hello.hvt"))
+        spt, hvt = (f"{solo5}/tenders/{abi}/solo5-{abi} --mem=16" for abi in ("spt", "hvt"))
+
+        def image(name: str) -> "tuple[str, ...]":
+            return (str(guests / f"{name}.hvt"),) if solo5 else ()
+
+        def peer(name: str, *words: str) -> "tuple[str, ...]":
+            return ("--peer", " ".join((f"{name}={spt if name == 'spt' else hvt}", *words))) if solo5 else ()
+
+        spt_elf, hvt_elf = "{elf:.spt}", "{elf}"
+        disk = "--block:storage={disk} --block-sector-size:storage={sector}"
+        tap = "--net:service0={tap}"
+        cases = [f"--case={direction}:seq:{size}" for direction in ("read", "write") for size in (512, 4096)]
+        frames = [f"--case={mode}:{size}" for mode in ("tx", "rx") for size in (64, 1514)]
+        sandbox = ("--backend", "sandbox")
+        runs = ("--runs", "40", "--pause", "0")
+        self._add("sandbox boot", (), "boot", *sandbox, *runs, *peer("spt", spt_elf, "Hello_Solo5"), *hello)
+        self._add("sandbox run", (), "run", *sandbox, *runs, *peer("spt", spt_elf, "Hello_Solo5"), *hello)
+        self._add("sandbox hypercall", (), "hypercall", *sandbox, "--rounds", "15")
+        self._add("sandbox net", net_ns, "net", *sandbox, "--rounds", "6", *frames,
+                  *peer("spt", tap, spt_elf, "{args}"), *image("net_guest"))  # fmt: skip
+        self._add("sandbox block", (), "block", *sandbox, "--rounds", "10", *cases,
+                  *peer("spt", disk, spt_elf, "{args}"), *image("block_guest"))  # fmt: skip
+        self._add("sandbox memory", (), "memory", *sandbox, "--guests", "10,100", "--rounds", "1",
+                  *peer("spt", spt_elf), *image("idle_guest"))  # fmt: skip
+        self._add("sandbox density", (), "density", *sandbox, "--max", "200", *image("idle_guest"))
+        if where_kvm == "none":
+            for name in ("boot", "run", "net", "block", "memory"):
+                self.absent[f"kvm {name}"] = "KVM was left out: --kvm none"
+            return
+        through, kvm = (box if where_kvm == "box" else net_ns), ("--backend", "kvm")
+        few = where_kvm == "box"
+        self._add(
+            "kvm boot",
+            through,
+            "boot",
+            *kvm,
+            "--count",
+            "--runs",
+            "10",
+            *peer("hvt", hvt_elf, "Hello_Solo5"),
+            *hello,
+        )
+        self._add("kvm net", through, "net", *kvm, "--rounds", "1" if few else "6", *frames,
+                  "--frames", "300" if few else "10000",
+                  *peer("hvt", tap, hvt_elf, "{args}"), *image("net_guest"))  # fmt: skip
+        self._add("kvm block", through, "block", *kvm, "--rounds", "1" if few else "10", *cases,
+                  "--requests", "300" if few else "20000", "--disk-mib", "1",
+                  *peer("hvt", disk, hvt_elf, "{args}"), *image("block_guest"))  # fmt: skip
+        self._add("kvm memory", through, "memory", *kvm, "--guests", "10", "--rounds", "1",
+                  *peer("hvt", hvt_elf), *image("idle_guest"))  # fmt: skip
+        if few:
+            self.absent["kvm run"] = (
+                "the box's clock leaps where the end of a run waits: needs a KVM of this host"
+            )
+        else:
+            self._add("kvm run", through, "run", *kvm, *runs, *peer("hvt", hvt_elf, "Hello_Solo5"), *hello)
+
+    def _add(self, name: str, through: Sequence[str], *words: str) -> None:
+        self.commands[name] = (*through, sys.executable, "-P", "-m", "tender", "bench", *words)
+
+
+def rows_of(measured: "Mapping[str, Measured]", absent: "Mapping[str, str]", *, peers: bool) -> "list[Row]":
+    """A row a goal."""
+    found = []
+    for goal in GOALS:
+        if goal.unmeasured:
+            found.append(Row(goal, why=goal.unmeasured))
+        elif goal.needs_peer and not peers:
+            found.append(Row(goal, why="no peer: set TENDER_BENCH_SOLO5 to a built Solo5 tree"))
+        elif goal.measurement not in measured:
+            found.append(Row(goal, why=absent.get(goal.measurement, f"{goal.measurement} was left out")))
+        else:
+            assert goal.figure is not None
+            try:
+                found.append(Row(goal, value=goal.figure(measured[goal.measurement])))
+            except LookupError as error:
+                found.append(Row(goal, why=str(error)))
+    return found
+
+
+def table(rows: "list[Row]", host: facts.Facts, where_kvm: str) -> str:
+    """For a person."""
+    kvm = {
+        "box": "in the box, in instructions: no figure of KVM here is a time",
+        "host": "on this host",
+        "none": "left out",
+    }[where_kvm]
+    width = max(len(row.goal.text) for row in rows)
+    lines = ["goals on this machine", "", *report.host_lines(host), f"  {'KVM':<21} {kvm}", ""]
+    lines.append(f"  {'':{width}} {'goal':>11} {'value':>11}")
+    for row in rows:
+        unit = f" {row.goal.unit}" if row.goal.unit not in ("", "x") else row.goal.unit
+        goal = f"{'>=' if row.goal.at_least else '<='} {row.goal.goal:g}{unit}"
+        value = (
+            "-"
+            if row.value is None
+            else f"{row.value:.3g}{unit}"
+            if row.value < 1000
+            else f"{row.value:.0f}{unit}"
+        )
+        lines.append(f"  {row.goal.text:{width}} {goal:>11} {value:>11}  {row.verdict}")
+    known = [row for row in rows if row.value is not None]
+    met = sum(row.verdict == "met" for row in known)
+    lines += ["", f"  {met} met, {len(known) - met} missed, {len(rows) - len(known)} not measured"]
+    return "\n".join(lines) + "\n"
+
+
+# ---- the command
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="tender bench goals",
+        description="Measure every goal of this project on this machine: value, met or missed, or why not.",
+    )
+    p.add_argument(
+        "--solo5",
+        metavar="DIR",
+        default=os.environ.get("TENDER_BENCH_SOLO5"),
+        help="a built Solo5 tree, for peers (default: TENDER_BENCH_SOLO5)",
+    )
+    p.add_argument(
+        "--kvm",
+        choices=("auto", "host", "box", "none"),
+        default="auto",
+        help="where KVM is measured (auto: here if it works, else in the box)",
+    )
+    p.add_argument("--only", action="append", metavar="NAME", help="a measurement: 'sandbox boot'; repeat it")
+    p.add_argument("--json", metavar="FILE", help="goals, and the objects of all measurements")
+    return p
+
+
+def main(argv: "list[str]") -> int:
+    """Status 1 if nothing could be measured; a missed goal is a figure, not an error."""
+    options = parser().parse_args(argv)
+    try:
+        measured, absent, where, host = run(options)
+    except (TenderError, OSError) as error:
+        return compare.complain(error)
+    rows = rows_of(measured, absent, peers=bool(options.solo5))
+    sys.stdout.write(table(rows, host, where))
+    if options.json:
+        found = {"schema": compare.SCHEMA, "goals": [row.to_dict() for row in rows], "measured": measured}
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+    sys.stderr.writelines(f"WARNING: {line}\n" for line in facts.warnings_of(host))
+    return 0 if measured else 1
+
+
+def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, str], str, facts.Facts]":
+    """The measurements that could be made, why others could not, where KVM was, and the host. Raises BenchError."""
+    checkout = facts.find_checkout()
+    if checkout is None:
+        raise BenchError("goals: the yardsticks are in bench/ of a checkout", hint="run it from there")
+    host = facts.host_facts(checkout)
+    solo5 = Path(options.solo5).resolve() if options.solo5 else None
+    if solo5:
+        _build_guests(checkout, solo5)
+    where = _where_kvm(options.kvm)
+    plan = Plan(checkout, solo5, where)
+    unknown = set(options.only or ()) - set(plan.commands) - set(plan.absent)
+    if unknown:
+        raise BenchError(
+            f"--only: {', '.join(sorted(unknown))}: no such measurement", hint=", ".join(plan.commands)
+        )
+    wanted = {
+        name: words for name, words in plan.commands.items() if not options.only or name in options.only
+    }
+    out = checkout / "bench" / "out" / "goals"
+    out.mkdir(parents=True, exist_ok=True)
+    measured: dict[str, Measured] = {}
+    with Bar(len(wanted)) as bar:
+        for name, words in wanted.items():
+            bar.step(name)
+            try:
+                measured[name] = measure(words, out / f"{name.replace(' ', '-')}.json", checkout)
+            except BenchError as error:
+                plan.absent[name] = error.message
+    return measured, plan.absent, where, host
+
+
+def measure(words: Sequence[str], result: Path, cwd: Path) -> Measured:
+    """The object that one benchmark wrote. Raises BenchError with its last words."""
+    result.unlink(missing_ok=True)
+    try:
+        done = subprocess.run(
+            [*words, "--json", str(result)],
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"not done after {_LIMIT_S} s") from error
+    if done.returncode or not result.exists():
+        said = [line for line in done.stderr.splitlines() if not line.startswith(("WARNING", " ", "note:"))]
+        raise BenchError(f"ended with {done.returncode}: {' '.join(said[-1:])}")
+    found: Measured = json.loads(result.read_text())
+    return found
+
+
+def _where_kvm(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    words = [sys.executable, "-P", "-m", "tender", "doctor", "--kvm"]
+    return "host" if subprocess.run(words, capture_output=True, check=False).returncode == 0 else "box"
+
+
+def _build_guests(checkout: Path, solo5: Path) -> None:
+    words = [
+        str(checkout / "bench" / "build_solo5_guests"),
+        str(solo5),
+        str(checkout / "bench" / "out" / "solo5"),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(
+            f"--solo5: {solo5}: no guests could be built: {' '.join(done.stderr.splitlines()[-1:])}",
+            hint="it is to be a built tree of Solo5, with tenders/ and toolchain/",
+        )
