@@ -51,17 +51,25 @@ def parse_smaps(text: str) -> "list[Mapping]":
     return found
 
 
+_FIRST = ("/memfd:", "/dev/zero", "")
+"""What guest memory begins with: our template, a peer's shared anonymous memory, its private one."""
+
+
 def guest_mappings(mappings: "list[Mapping]", mem_bytes: int) -> "list[Mapping]":
-    """Those that are guest memory: at the guest's own addresses, or runs that are exactly as long as it."""
+    """Those that are guest memory: at the guest's own addresses, or runs that are exactly as long as it.
+
+    A thread's stack may be as long, too: so runs are looked for by what they begin with, the surest first.
+    """
     if any(m.start <= GUEST_MIN_ADDRESS < m.end for m in mappings):
         return [m for m in mappings if m.start < mem_bytes]
-    found: list[Mapping] = []
-    at = 0
-    while at < len(mappings):
-        run = _run(mappings, at, mem_bytes)
-        found += run
-        at += len(run) or 1
-    return found
+    for first in _FIRST:
+        found: list[Mapping] = []
+        for at, mapping in enumerate(mappings):
+            if mapping.name.startswith(first) if first else not mapping.name:
+                found += _run(mappings, at, mem_bytes)
+        if found:
+            return found
+    return []
 
 
 def _run(mappings: "list[Mapping]", at: int, mem_bytes: int) -> "list[Mapping]":

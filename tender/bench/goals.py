@@ -179,7 +179,10 @@ GOALS = (
          unmeasured="there are no snapshots", unit=""),
     Goal("MirageOS cold boot to exit: solo5-hvt / it", 1.2, at_least=True,
          unmeasured="no MirageOS image is at hand: tender bench run --peer ... IMAGE"),
-    Goal("hypercall, KVM / a raw KVM_RUN loop", 1.05, unmeasured="there is no raw loop to compare with"),
+    Goal("hypercall, KVM / a raw KVM_RUN loop", 1.05, measurement="kvm hypercall",
+         figure=ratio("walltime trap", "exit raw")),
+    Goal("hypercall, KVM / solo5-hvt's", 1.0, measurement="kvm hypercall",
+         figure=ratio("walltime trap", "walltime trap hvt"), needs_peer=True),
     Goal("hypercall, sandbox, patched or gate, the worst / a bare system call", 1.3, measurement="sandbox hypercall",
          figure=extreme(max, _HYPERCALLS)),
     Goal("notify without reply / a hypercall, KVM", 0.45, unmeasured="there is no notification"),
@@ -256,7 +259,7 @@ class Plan:
                   *peer("spt", spt_elf), *image("idle_guest"))  # fmt: skip
         self._add("sandbox density", (), "density", *sandbox, "--max", "200", *image("idle_guest"))
         if where_kvm == "none":
-            for name in ("boot", "run", "net", "block", "memory"):
+            for name in ("boot", "run", "hypercall", "net", "block", "memory"):
                 self.absent[f"kvm {name}"] = "KVM was left out: --kvm none"
             return
         through, kvm = (box if where_kvm == "box" else net_ns), ("--backend", "kvm")
@@ -280,6 +283,9 @@ class Plan:
                   *peer("hvt", disk, hvt_elf, "{args}"), *image("block_guest"))  # fmt: skip
         self._add("kvm memory", through, "memory", *kvm, "--guests", "10", "--rounds", "1",
                   *peer("hvt", hvt_elf), *image("idle_guest"))  # fmt: skip
+        self._add("kvm hypercall", through, "hypercall", *kvm, "--rounds", "2" if few else "15",
+                  "--calls", "200" if few else "20000",
+                  *peer("hvt", "--net:service={tap}", "--block:storage={disk}", hvt_elf, "{args}"))  # fmt: skip
         if few:
             self.absent["kvm run"] = (
                 "the box's clock leaps where the end of a run waits: needs a KVM of this host"

@@ -3,6 +3,9 @@
 A round is a run of the guest (bench/hypercall_guest.c) and one of the yardstick without and with the sandbox's
 seccomp filter (bench/bare_calls.c), in ABBA order, all on one CPU. A sample is cycles of the time stamp counter
 a call, over --calls calls in a row.
+
+Behind KVM there is one yardstick more, `exit raw`: KVM_RUN in a loop, around a guest that does nothing but `out`
+(bench/bare_kvm.c). A peer runs the same image, on a TAP and a file; of its TAP nothing is compared.
 """
 
 import argparse
@@ -10,11 +13,12 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from tender.bench import compare, compile, facts
+from tender.bench import compare, compile, facts, net, peers
 from tender.bench.progress import Bar
 from tender.bench.pyperf_format import Unit
 from tender.bench.regimes import rounds
@@ -27,7 +31,11 @@ from tender.vm import CAPTURE, Vm
 KINDS = ("walltime", "net_read", "block_read")
 WAYS = ("trap", "patched", "gate")
 YARDSTICKS = ("plain", "filtered")
+RAW = "raw"
 GOAL = 1.3
+RAW_GOAL = 1.05
+PEER = "hvt=solo5-hvt --mem=16 --net:service={tap} --block:storage={disk} {elf} {args}"
+PEER_KINDS = ("walltime", "block_read")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--calls", type=compare.positive, default=20000, metavar="N", help="calls a sample (20000)"
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
-    compare.add_options(p, rounds=30)
+    compare.add_options(p, rounds=30, peer=PEER)
     return p
 
 
@@ -56,7 +64,13 @@ def run(options: argparse.Namespace) -> compare.Measured:
     host = facts.host_facts(checkout)
     cpu = compare.pin()
     series: compare.Series = {}
-    with tempfile.NamedTemporaryFile() as disk, Image.open(guest) as image:
+    others = peers.parse(
+        options.peer, str(guest), wants=("tap", "disk", "args"), taken=("guest", RAW, *YARDSTICKS)
+    )
+    with ExitStack() as stack, tempfile.NamedTemporaryFile() as disk, Image.open(guest) as image:
+        if others:
+            net.make_tap(10)
+            stack.callback(net.remove_tap)
         disk.write(bytes(4096))
         disk.flush()
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -69,6 +83,12 @@ def run(options: argparse.Namespace) -> compare.Measured:
                 "guest": partial(_run_guest, image, config, options),
                 **{y: partial(_run_bare, bare, options.calls, near, disk.fileno(), y) for y in YARDSTICKS},
             }
+            if options.backend == "kvm":
+                raw = str(compile.program(checkout, "bare_kvm"))
+                measure[RAW] = partial(_run_command, (raw, str(options.calls)))
+            for name, words in others.items():
+                filled = peers.fill(words, {"tap": net.TAP, "disk": disk.name}, (str(options.calls),))
+                measure[name] = partial(_run_command, filled)
             with Bar((1 + options.rounds) * len(measure)) as bar:
                 for number, order in enumerate(rounds(1 + options.rounds, list(measure))):
                     for name in order:
@@ -81,7 +101,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
         "hypercall",
         Unit("cycles of the time stamp counter a call", "second", 1 / tsc_hz),
         series,
-        comparisons(),
+        comparisons(list(others), backend=options.backend),
         conditions={
             "backend": options.backend,
             "calls a sample": options.calls,
@@ -95,23 +115,34 @@ def run(options: argparse.Namespace) -> compare.Measured:
 
 
 def add(series: compare.Series, of: str, text: str, calls: int) -> None:
-    """Lines "KIND WAY CYCLES" of the guest, "KIND CYCLES" of a yardstick, a sample each."""
+    """Lines "KIND WAY CYCLES" of the guest or a peer, "KIND CYCLES" of a yardstick, a sample each."""
     for line in text.splitlines():
         *what, cycles = line.split()
+        if not what or what[0] not in (*KINDS, "exit") or not cycles.isdigit():
+            continue  # a peer's own words
         name = " ".join(what if of == "guest" else [*what, of])
         series.setdefault(name, []).append(int(cycles) / calls)
 
 
-def comparisons() -> "list[compare.Comparison]":
+def comparisons(others: Sequence[str] = (), *, backend: str = "sandbox") -> "list[compare.Comparison]":
+    """A bare system call is what a hypercall should cost in the sandbox; behind KVM it is a bare exit."""
     found = [
         compare.Comparison(
-            f"{kind} {way}", f"{kind} {y}", goal=GOAL if way != "trap" and kind != "walltime" else None
+            f"{kind} {way}",
+            f"{kind} {y}",
+            goal=GOAL if backend == "sandbox" and way != "trap" and kind != "walltime" else None,
         )
         for kind in KINDS
         for way in WAYS
         for y in YARDSTICKS
     ]
-    return found + [compare.Comparison(f"{kind} filtered", f"{kind} plain") for kind in KINDS]
+    found += [compare.Comparison(f"{kind} filtered", f"{kind} plain") for kind in KINDS]
+    found += [compare.Comparison(f"walltime {way}", f"exit {RAW}", goal=RAW_GOAL) for way in WAYS]
+    return found + [
+        compare.Comparison(f"{kind} trap", f"{kind} trap {other}", goal=1.0)
+        for kind in PEER_KINDS
+        for other in others
+    ]
 
 
 def _run_guest(image: Image, config: VmConfig, options: argparse.Namespace) -> str:
@@ -127,8 +158,27 @@ def _run_guest(image: Image, config: VmConfig, options: argparse.Namespace) -> s
     return result.console.decode()
 
 
-def _run_bare(program: Path, calls: int, net: socket.socket, disk: int, yardstick: str) -> str:
-    fds = (net.fileno(), disk)
+def _run_command(words: "tuple[str, ...]") -> str:
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=facts.limit_s(60),
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{words[0]}: still running after 60 s: ended") from error
+    if done.returncode:
+        wrong = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise BenchError(f"{words[0]}: ended with {done.returncode}: {' '.join(wrong)}")
+    return done.stdout
+
+
+def _run_bare(program: Path, calls: int, near: socket.socket, disk: int, yardstick: str) -> str:
+    fds = (near.fileno(), disk)
     words = [str(program), str(calls), *map(str, fds), yardstick]
     done = subprocess.run(words, pass_fds=fds, capture_output=True, text=True, check=False)
     if done.returncode:

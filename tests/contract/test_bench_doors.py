@@ -46,6 +46,16 @@ def test_requests_to_a_disk_are_measured_beside_a_bare_loop(
     assert {r["to"].split()[-1] for r in measured["ratios"]} == {"bare"}
 
 
+def test_a_hypercall_is_measured_beside_its_yardsticks(
+    tender_cmd: list[str], door: str, tmp_path: Path
+) -> None:
+    measured = _bench(
+        tender_cmd, tmp_path / "o.json", "hypercall", "--backend", door, "--rounds", "1", "--calls", "20"
+    )
+    assert ("exit raw" in measured["series"]) == (door == "kvm")
+    assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
+
+
 @pytest.mark.tap
 def test_frames_are_measured_beside_the_same_program(
     tender_cmd: list[str], door: str, tmp_path: Path

@@ -455,6 +455,17 @@ def test_hypercall_lines_become_cycles_a_call() -> None:
     assert series == {"net_read gate": [50.0], "net_read filtered": [25.0]}
 
 
+def test_a_peers_hypercalls_are_compared_by_the_same_way() -> None:
+    series: compare.Series = {}
+    hypercall.add(series, "hvt", "Solo5: exit\nwalltime trap 5000\n", 100)
+    hypercall.add(series, "raw", "exit 4000\n", 100)
+    assert series == {"walltime trap hvt": [50.0], "exit raw": [40.0]}
+    goals_of = {(c.of, c.to): c.goal for c in hypercall.comparisons(["hvt"])}
+    assert goals_of["walltime trap", "exit raw"] == 1.05
+    assert goals_of["block_read trap", "block_read trap hvt"] == 1.0
+    assert ("net_read trap", "net_read trap hvt") not in goals_of
+
+
 def test_every_way_of_a_hypercall_is_compared_with_both_yardsticks() -> None:
     goals = {(c.of, c.to): c.goal for c in hypercall.comparisons()}
     for kind in hypercall.KINDS:
@@ -601,8 +612,17 @@ Pss: 40 kB
 """
     mappings = footprint.parse_smaps(text)
     assert footprint.of_mappings(mappings, 2 << 20).guest == 30
-    assert footprint.of_mappings(mappings, 1 << 20).guest == 70
     assert footprint.of_mappings(mappings, 4 << 20).guest is None
+
+
+def test_a_stack_as_long_as_guest_memory_is_not_taken_for_it() -> None:
+    stack = "7e0000000000-7e0000001000 ---p 0 00:00 0\nPss: 0 kB\n7e0000001000-7e0000200000 rw-p 0 00:00 0\nPss: 7 kB\n"
+    guests = {"/memfd:tender-image (deleted)": 50, "/dev/zero (deleted)": 40}
+    for name, pss in guests.items():
+        memory = f"7f0000000000-7f0000200000 rw-p 0 00:01 5 {name}\nPss: {pss} kB\n"
+        mappings = footprint.parse_smaps(stack + memory)
+        assert footprint.of_mappings(mappings, 2 << 20).guest == pss
+    assert footprint.of_mappings(footprint.parse_smaps(stack), 2 << 20).guest == 7
 
 
 def test_memory_of_this_process_is_the_kernels_sum() -> None:
@@ -810,12 +830,12 @@ def test_every_command_of_the_plan_is_one_that_its_benchmark_reads(where: str, s
         module = sys.modules[f"tender.bench.{words[at + 1]}"]
         options = module.parser().parse_args(list(words[at + 2 :]))
         assert options.backend == name.split()[0]
-        assert bool(options.__dict__.get("peer")) == (solo5 is not None and words[at + 1] not in _ALONE)
+        assert bool(options.peer) == (solo5 is not None and name not in _ALONE)
     wanted = {goal.measurement for goal in goals.GOALS if goal.measurement}
     assert wanted <= {*plan.commands, *plan.absent}
 
 
-_ALONE = ("hypercall", "density")
+_ALONE = ("sandbox hypercall", "sandbox density")
 
 
 def test_a_benchmark_that_fails_is_a_reason(tmp_path: Path) -> None:
