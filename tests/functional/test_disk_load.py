@@ -128,6 +128,30 @@ def test_a_file_that_shrinks_and_grows_under_load_is_errors_for_the_guest(runnin
     assert disk.stat().st_size == SIZE
 
 
+def test_a_file_that_shrinks_is_an_error_for_a_hypercall_that_came_as_a_signal(
+    guest: Guest, tmp_path: Path, door: str
+) -> None:
+    """In the sandbox the copy's fault then falls into the handling of another."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(os.urandom(64 << 10))
+    said: list[bytes] = []
+    reads = threading.Event()
+
+    def listen(piece: bytes) -> None:
+        said.append(piece)
+        reads.set()
+
+    with Image.open(guest("block_trap")) as image:
+        with Vm(image, config(BlockFile(str(path))), console=listen) as vm:
+            vm.start()
+            assert reads.wait(LIMIT)
+            os.truncate(path, 4096)
+            result = vm.wait(LIMIT)
+    assert result is not None and result.ok, (said, result)
+    assert b"".join(said) == b"block_trap: reads\nblock_trap: refused 3\n"
+    assert (result.counters.trapped_hypercalls > 2) == (door == "sandbox")
+
+
 def test_a_stop_ends_a_guest_under_load(running, disk: Path) -> None:  # type: ignore[no-untyped-def]
     for seed in range(8):
         vm = running(BlockFile(str(disk)), f"--seed={seed}")
