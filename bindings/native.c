@@ -146,6 +146,11 @@ int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uin
     return error;
 }
 
+int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted)
+{
+    return (int)ring_mode_for(image, mem_bytes, (uint32_t)wanted);
+}
+
 uint64_t tn_vm_memory_bytes(struct vm *vm)
 {
     return vm->memory.bytes;

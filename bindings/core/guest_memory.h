@@ -59,6 +59,14 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
  */
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
                      uint64_t template_bytes, uint64_t mem_bytes, uint64_t mapped_bytes);
+
+/*
+ * The same in two steps, without a template: zero pages that may be written, which whoever loads the image
+ * fills, and then the segments' rights. guest_memory_protect() unmaps on failure.
+ */
+int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64_t mapped_bytes);
+int guest_memory_protect(struct guest_memory *memory, const struct elf_image *image);
+
 void guest_memory_unmap(struct guest_memory *memory);
 
 /*

@@ -19,6 +19,14 @@
 
 #include "hypercall.h"
 
+/*
+ * How a guest with a network device of this image, in so much memory, is offered a ring; `wanted`
+ * RING_ADAPTIVE leaves it to us. With one processor, worker and guest would wait for each other's turns; in
+ * too little memory, the ring's room is better the guest's (solo5-hvt adds it on top of what was asked for,
+ * and images are sized by that): then there is none, and frames go by hypercalls.
+ */
+uint32_t ring_mode_for(const struct elf_image *image, uint64_t mem_bytes, uint32_t wanted);
+
 /* Offers the ring in the zeroed memory at `shared`, which the guest shares; enum vm_ring_mode says how. */
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode);
 
@@ -41,6 +49,10 @@ void ring_end(struct vm *vm);
 
 /* Wakes the worker, which is made if there is none; false if it cannot be. The vCPU's thread. */
 bool ring_worker_wake(struct vm *vm);
+
+/* Makes the worker and waits until it sleeps, for a process that is about to lose the right to make threads.
+ * Without it, kicks are served as ever. */
+void ring_worker_prepare(struct vm *vm);
 
 /* Ends it, if there is one. Entries may be left. Whoever holds the VM, once its guest runs no more. */
 void ring_worker_stop(struct vm *vm);

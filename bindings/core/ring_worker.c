@@ -3,6 +3,7 @@
  * looks for entries until none has come for a while.
  */
 #define _GNU_SOURCE
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -11,6 +12,8 @@
 
 #define LOOKS_BEFORE_SLEEP 4096
 #define STACK_BYTES        0x20000
+#define HEAP_MIN           (2u << 20)  /* bytes that a ring leaves the guest behind its bss */
+#define SPARE_MIN          (32u << 20) /* of so much memory a guest will not miss the ring's room */
 
 static bool is_to_quit(const struct net_ring *ring)
 {
@@ -36,9 +39,13 @@ static void *work(void *argument)
     struct vm *vm = argument;
     struct net_ring *ring = &vm->ring;
     bool sound = true;
+    uint64_t woken;
     (void)prctl(PR_SET_NAME, "tender-ring");
+    if (ring->starts_asleep) {
+        sem_post(&ring->prepared);
+        (void)!read(ring->wake_fd, &woken, sizeof woken);
+    }
     while (!is_to_quit(ring)) {
-        uint64_t woken;
         pthread_mutex_lock(&ring->serving);
         ring_want_kicks(vm, false);
         sound = serve_while_busy(vm);
@@ -81,13 +88,9 @@ static void wake(const struct net_ring *ring)
     (void)!write(ring->wake_fd, &one, sizeof one);
 }
 
-bool ring_worker_wake(struct vm *vm)
+static bool make_worker(struct vm *vm)
 {
     struct net_ring *ring = &vm->ring;
-    if (ring->has_worker) {
-        wake(ring);
-        return true;
-    }
     ring->wake_fd = eventfd(0, EFD_CLOEXEC);
     if (ring->wake_fd < 0)
         return false;
@@ -99,6 +102,36 @@ bool ring_worker_wake(struct vm *vm)
     }
     ring->has_worker = true;
     return true;
+}
+
+bool ring_worker_wake(struct vm *vm)
+{
+    if (!vm->ring.has_worker)
+        return make_worker(vm);
+    wake(&vm->ring);
+    return true;
+}
+
+void ring_worker_prepare(struct vm *vm)
+{
+    vm->ring.starts_asleep = true;
+    sem_init(&vm->ring.prepared, 0, 0);
+    if (make_worker(vm))
+        while (sem_wait(&vm->ring.prepared) < 0) /* EINTR: an early SIGTERM */
+            ;
+}
+
+uint32_t ring_mode_for(const struct elf_image *image, uint64_t mem_bytes, uint32_t wanted)
+{
+    const uint64_t end = image->bss_end > image->kernel_end ? image->bss_end : image->kernel_end;
+    cpu_set_t mine;
+    if (mem_bytes < HVT_RING_ROOM_BYTES + HEAP_MIN + end)
+        return RING_NONE;
+    if (wanted != RING_ADAPTIVE)
+        return wanted;
+    if (mem_bytes < SPARE_MIN)
+        return RING_NONE;
+    return sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) < 2 ? RING_NONE : RING_ADAPTIVE;
 }
 
 void ring_worker_stop(struct vm *vm)

@@ -141,10 +141,30 @@ static __attribute__((format(printf, 4, 5))) int load_failed(struct elf_error *e
     return -1;
 }
 
-/*
- * The bytes go from the file straight into the template's pages. Bytes around them in those pages stay zero,
- * as they are in a new memfd; so does the rest of the segment up to its memory size.
- */
+/* The bytes go from the file straight to where the guest will find them; what is around them stays zero. */
+static int read_segment(const struct elf_segment *s, const struct byte_source *source, uint8_t *to,
+                        struct elf_error *error)
+{
+    int64_t got = source->read_at(source, s->file_offset, to, (size_t)s->file_bytes);
+    if (got < 0)
+        return load_failed(error, s->file_offset, (int)-got, "phdr[%u] segment could not be read", s->index);
+    if ((uint64_t)got != s->file_bytes)
+        return load_failed(error, s->file_offset, 0,
+                           "phdr[%u] host file segment mismatched (%llu != %llu (p_filesz))", s->index,
+                           (unsigned long long)got, (unsigned long long)s->file_bytes);
+    return 0;
+}
+
+int start_state_load_segments_at(const struct elf_image *image, const struct byte_source *source,
+                                 uint8_t *memory, struct elf_error *error)
+{
+    memset(error, 0, sizeof *error);
+    for (uint32_t i = 0; i < image->segment_count; i++)
+        if (read_segment(&image->segments[i], source, memory + image->segments[i].vaddr, error) < 0)
+            return -1;
+    return 0;
+}
+
 static int load_segment(const struct elf_segment *s, const struct byte_source *source, int template_fd,
                         struct elf_error *error)
 {
@@ -152,17 +172,7 @@ static int load_segment(const struct elf_segment *s, const struct byte_source *s
     uint8_t *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, (off_t)s->start);
     if (pages == MAP_FAILED)
         return load_failed(error, s->file_offset, errno, "phdr[%u] template could not be mapped", s->index);
-
-    int64_t got =
-        source->read_at(source, s->file_offset, pages + (s->vaddr - s->start), (size_t)s->file_bytes);
-    int result = 0;
-    if (got < 0)
-        result =
-            load_failed(error, s->file_offset, (int)-got, "phdr[%u] segment could not be read", s->index);
-    else if ((uint64_t)got != s->file_bytes)
-        result = load_failed(error, s->file_offset, 0,
-                             "phdr[%u] host file segment mismatched (%llu != %llu (p_filesz))", s->index,
-                             (unsigned long long)got, (unsigned long long)s->file_bytes);
+    int result = read_segment(s, source, pages + (s->vaddr - s->start), error);
     (void)munmap(pages, bytes);
     return result;
 }

@@ -28,6 +28,10 @@ void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t exte
 int start_state_load_segments(const struct elf_image *image, const struct byte_source *source,
                               int template_fd, struct elf_error *error);
 
+/* The same into `memory`, at least start_state_template_bytes() of zeroed pages from gpa 0. */
+int start_state_load_segments_at(const struct elf_image *image, const struct byte_source *source,
+                                 uint8_t *memory, struct elf_error *error);
+
 /*
  * Writes boot info, manifest copy and command line to `boot_info`, the START_STATE_BOOT_BYTES of zeroed
  * memory that the guest finds at HVT_BOOT_INFO_GPA. `manifest` has its attached flags and parameters filled

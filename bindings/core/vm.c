@@ -64,6 +64,7 @@ void vm_enter(struct vm *vm, sigset_t *saved)
     sigfillset(&block);
     for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++)
         sigdelset(&block, synchronous[i]);
+    sigemptyset(saved); /* what holds where a filter refuses the next call */
     pthread_sigmask(SIG_BLOCK, &block, saved);
     vm->run_mask = vm->poll_mask = *saved;
     sigdelset(&vm->run_mask, vm_kick_signal());

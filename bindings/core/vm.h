@@ -20,6 +20,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -69,7 +70,9 @@ struct net_ring {
 
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;
-    pid_t process; /* that it is a thread of: a fork has none */
+    bool starts_asleep;
+    sem_t prepared; /* it sleeps */
+    pid_t process;  /* that it is a thread of: a fork has none */
     pthread_t thread;
     int wake_fd; /* eventfd: made readable to wake it */
     atomic_bool quit;

@@ -51,6 +51,7 @@ struct vm_shared *tn_vm_shared(struct vm *vm);
  */
 int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
               int ring_mode);
+int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted); /* core/ring.h */
 void *tn_vm_memory(struct vm *vm);
 uint64_t tn_vm_memory_bytes(struct vm *vm); /* the guest's */
 void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,

@@ -192,6 +192,18 @@ static void forget_in_fork(void)
     spawner.runs = false;
 }
 
+static int make_child_stack(void)
+{
+    if (spawner.stack)
+        return 0;
+    void *stack =
+        mmap(NULL, CHILD_STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return -errno;
+    spawner.stack = stack;
+    return 0;
+}
+
 static int spawner_start(void)
 {
     if (spawner.runs)
@@ -199,13 +211,9 @@ static int spawner_start(void)
     if (!spawner.watched && pthread_atfork(NULL, NULL, forget_in_fork) != 0)
         return -ENOMEM;
     spawner.watched = true;
-    if (!spawner.stack) {
-        void *stack = mmap(NULL, CHILD_STACK_BYTES, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-        if (stack == MAP_FAILED)
-            return -errno;
-        spawner.stack = stack;
-    }
+    int no_stack = make_child_stack();
+    if (no_stack)
+        return no_stack;
     sigset_t all, saved;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &saved); /* no handler of ours may run in a child that is us */
@@ -236,6 +244,20 @@ static int spawner_ask(struct spawn *spawn)
     }
     pthread_mutex_unlock(&spawner.lock);
     return error;
+}
+
+/* Without the thread, for a process that has one thread, ends with it and makes one sandbox. */
+static int spawn_here(struct spawn *spawn)
+{
+    int error = make_child_stack();
+    if (error)
+        return error;
+    sigset_t all, saved;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved); /* as in the thread: the child is us until it has executed */
+    spawn_child(spawn);
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    return spawn->error;
 }
 
 /* ---- the VM */
@@ -352,8 +374,9 @@ static void program_mask(sigset_t *mask)
         sigdelset(mask, open[i]);
 }
 
-int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
-                  const char *program, const char *name, bool namespaces_wanted)
+static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, const struct elf_image *image,
+                    int template_fd, uint64_t mem_bytes, const char *program, const char *name,
+                    bool namespaces_wanted)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     fill_config(config, sandbox->vm, image);
@@ -370,7 +393,7 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
     int error = spawn.program_fd < 0 ? -errno : 0;
     if (!error) {
         name_fds(&spawn, sandbox, pair[1], template_fd);
-        error = spawner_ask(&spawn);
+        error = ask(&spawn);
         close(spawn.program_fd);
     }
     close(pair[1]);
@@ -385,4 +408,16 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
     close(sandbox->vm_fd);
     sandbox->vm_fd = -1;
     return 0;
+}
+
+int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
+                  const char *program, const char *name, bool namespaces_wanted)
+{
+    return spawn_by(spawner_ask, sandbox, image, template_fd, mem_bytes, program, name, namespaces_wanted);
+}
+
+int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
+                        uint64_t mem_bytes, const char *program, const char *name)
+{
+    return spawn_by(spawn_here, sandbox, image, template_fd, mem_bytes, program, name, true);
 }

@@ -39,6 +39,10 @@ uint8_t *sandbox_boot_info(struct sandbox *sandbox);
 int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
                   const char *program, const char *name, bool namespaces_wanted);
 
+/* The same for a process that has one thread, ends with it and makes no other sandbox: no thread is made. */
+int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
+                        uint64_t mem_bytes, const char *program, const char *name);
+
 /* Runs until Python must decide; sandbox->event says what. */
 void sandbox_run(struct sandbox *sandbox);
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tender.image import Image
 
 _CPUID_ENTRIES = 256
-_HEAP_MIN = 2 << 20  # bytes that a network ring leaves the guest behind its bss
 _HOST: "dict[str, CData]" = {}
 """What this host's KVM answers every VM alike, asked by the first: the CPUID leaves a guest sees, the size of a
 vCPU's shared page, a fresh vCPU's system registers with the start state written over them (a hundred fields,
@@ -106,22 +105,6 @@ def _start_sregs(vcpu: int) -> CData:
     return sregs
 
 
-def _ring_mode(net_ring: str, image: "Image", mem_bytes: int) -> int:
-    """How a guest with a network device gets a ring: enum vm_ring_mode.
-
-    With one processor, worker and guest would wait for each other's turns; in too little memory, the ring's 2 MiB
-    are better the guest's. Then there is none, and frames go by hypercalls.
-    """
-    end = max(image.bss_end, image.kernel_end, image.entry)
-    if mem_bytes - lib.HVT_RING_ROOM_BYTES < end + _HEAP_MIN:
-        return int(lib.RING_NONE)
-    if net_ring == "inline":
-        return int(lib.RING_INLINE)
-    if net_ring == "on":
-        return int(lib.RING_WORKER)
-    return int(lib.RING_NONE if len(posix.sched_getaffinity(0)) < 2 else lib.RING_ADAPTIVE)
-
-
 class KvmVm:
     """A VM with its memory in slot 0 and one vCPU in the start state.
 
@@ -151,7 +134,10 @@ class KvmVm:
     def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: str) -> None:
         kvm = self._own(open_kvm())
         machine = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
-        ring_mode = lib.RING_NONE if net_ring == "off" else _ring_mode(net_ring, image, mem_bytes)
+        ring_mode = lib.RING_NONE
+        if net_ring != "off":
+            wanted = {"inline": lib.RING_INLINE, "on": lib.RING_WORKER}.get(net_ring, lib.RING_ADAPTIVE)
+            ring_mode = lib.tn_ring_mode(image.elf.c, mem_bytes, wanted)
         answer = lib.tn_vm_map(vm, image.elf.c, image.template_fd(mem_bytes), mem_bytes, ring_mode)
         if answer < 0:
             raise host_error("Error allocating guest memory", -answer, code="memory")

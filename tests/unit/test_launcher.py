@@ -1,13 +1,19 @@
-"""tools/tender.sh finds python3 and the package beside itself, wherever it is called from."""
+"""The native `tender` finds python3 and the package beside itself, wherever it is called from, for what is Python's."""
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "tender.sh"
+from tender.cli.main import COMMANDS, FRONTS
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(sys.executable).parent / "tender"
 FAKE_PYTHON = '#!/bin/sh\nprintf "%s|" "${0##*/}" "$@"\n'
 
 
@@ -16,7 +22,7 @@ def prefix(tmp_path: Path) -> Path:
     """An installation `a b` whose python3 prints how it was called."""
     prefix = tmp_path / "a b"
     (prefix / "bin").mkdir(parents=True)
-    shutil.copy(SCRIPT, prefix / "bin" / "tender")
+    shutil.copy(PROGRAM, prefix / "bin" / "tender")
     executable(prefix / "bin" / "python3", FAKE_PYTHON)
     return prefix
 
@@ -26,25 +32,28 @@ def executable(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def add_package(prefix: Path, packages: str = "site-packages") -> Path:
-    cli = prefix / "lib" / "python3.12" / packages / "tender" / "cli"
+def add_package(prefix: Path, packages: str = "site-packages", python: str = "python3.12") -> Path:
+    cli = prefix / "lib" / python / packages / "tender" / "cli"
     cli.mkdir(parents=True)
     (cli / "launch.py").touch()
     return cli / "launch.py"
 
 
-def called(*command: str | Path, cwd: Path | None = None, path: str | None = None) -> list[str]:
-    env = {**os.environ, **({"PATH": path} if path else {})}
+def called(
+    *command: str | Path, cwd: Path | None = None, path: str | None = None, road: str | None = None
+) -> list[str]:
+    env = {**os.environ, **({"PATH": path} if path else {}), **({"TENDER_LAUNCHER": road} if road else {})}
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=cwd, env=env)
     return done.stdout.split("|")[:-1]
 
 
 @pytest.mark.parametrize("packages", ["site-packages", "dist-packages"])
-def test_the_short_way_passes_every_word_untouched(prefix: Path, packages: str) -> None:
-    add_package(prefix, packages)
-    launch = f"{prefix}/bin/../lib/python3.12/{packages}/tender/cli/launch.py"
-    words = called(prefix / "bin" / "tender", "--mem=5", "", "a b", "*")
-    assert words == ["python3", "-I", "-S", "-X", "utf8", launch, "--mem=5", "", "a b", "*"]
+@pytest.mark.parametrize("python", ["python3.11", "python3.12", "python3"])
+def test_the_short_way_passes_every_word_untouched(prefix: Path, packages: str, python: str) -> None:
+    add_package(prefix, packages, python)
+    launch = f"{prefix}/bin/../lib/{python}/{packages}/tender/cli/launch.py"
+    words = called(prefix / "bin" / "tender", "--frob", "--mem=5", "", "a b", "*")
+    assert words == ["python3", "-I", "-S", "-X", "utf8", launch, "--frob", "--mem=5", "", "a b", "*"]
 
 
 def test_without_the_package_beside_it_python_looks_for_it(prefix: Path) -> None:
@@ -71,11 +80,11 @@ def test_a_link_named_as_a_tool_is_that_subcommand(prefix: Path, tmp_path: Path)
     assert called(tmp_path / "other-name", "x")[6:] == ["x"]
 
 
-@pytest.mark.parametrize("name", ["solo5-hvt", "solo5-hvt.2", "solo5-spt"])
+@pytest.mark.parametrize("name", FRONTS)
 def test_a_link_by_a_name_of_solo5_hvts_puts_that_name_first(prefix: Path, tmp_path: Path, name: str) -> None:
     add_package(prefix)
     (tmp_path / name).symlink_to(prefix / "bin" / "tender")
-    assert called(tmp_path / name, "--mem=5", "", "a b")[-4:] == [name, "--mem=5", "", "a b"]
+    assert called(tmp_path / name, "--mem=5x", "", "a b")[-4:] == [name, "--mem=5x", "", "a b"]
     assert called(name, "x", path=f"{tmp_path}:/usr/bin:/bin")[-2:] == [name, "x"]
     (tmp_path / "another").symlink_to(prefix / "bin" / "tender")
     assert called(tmp_path / "another", "x")[-2].endswith("launch.py")
@@ -85,7 +94,6 @@ def test_it_is_found_on_the_path_and_in_the_directory(prefix: Path) -> None:
     add_package(prefix)
     assert called("tender", "x", path=f"{prefix}/bin:/usr/bin:/bin")[1:3] == ["-I", "-S"]
     assert called("./tender", "x", cwd=prefix / "bin")[1:3] == ["-I", "-S"]
-    assert called("sh", "tender", "x", cwd=prefix / "bin")[1:3] == ["-I", "-S"]
 
 
 def test_without_python_beside_it_the_one_on_the_path_serves(prefix: Path, tmp_path: Path) -> None:
@@ -94,3 +102,43 @@ def test_without_python_beside_it_the_one_on_the_path_serves(prefix: Path, tmp_p
     (tmp_path / "other").mkdir()
     executable(tmp_path / "other" / "python3", FAKE_PYTHON.replace("printf", "printf other\\|; printf"))
     assert called(prefix / "bin" / "tender", path=f"{tmp_path}/other:/usr/bin:/bin")[0] == "other"
+
+
+def test_without_any_python_it_says_what_is_wrong_itself(prefix: Path, tmp_path: Path) -> None:
+    (prefix / "bin" / "python3").unlink()
+    done = subprocess.run(
+        [prefix / "bin" / "tender", "absent"], capture_output=True, text=True, check=False, env={"PATH": ""}
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tender: absent: Could not open: No such file or directory\n"
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("run", *FRONTS)] + ["help"])
+def test_every_subcommand_but_a_run_is_pythons(prefix: Path, tmp_path: Path, command: str) -> None:
+    """Though there is a file of that name, which would be an image."""
+    add_package(prefix)
+    shutil.copy(PROGRAM, tmp_path / command)
+    assert called(prefix / "bin" / "tender", command, "x", cwd=tmp_path)[-2:] == [command, "x"]
+
+
+def test_both_know_the_same_names() -> None:
+    main = (ROOT / "bindings" / "launcher" / "main.c").read_text()
+    lists = {
+        name: tuple(re.findall(r'"([^"]+)"', words))
+        for name, words in re.findall(r"const char \*const (\w+)\[\] = \{(.*?)\};", main, re.DOTALL)
+    }
+    assert lists["fronts"] == FRONTS
+    assert {*lists["pythons"], "run", "solo5-hvt"} == {*COMMANDS, "help"}
+
+
+def test_the_environment_can_choose_python(prefix: Path) -> None:
+    add_package(prefix)
+    assert called(prefix / "bin" / "tender", "x.elf", road="python")[-1] == "x.elf"
+
+
+def test_it_is_static_and_no_segment_is_both_written_and_executed() -> None:
+    with PROGRAM.open("rb") as file:
+        elf = ELFFile(file)
+        kinds = [segment["p_type"] for segment in elf.iter_segments()]
+        assert elf["e_type"] == "ET_DYN" and "PT_INTERP" not in kinds
+        assert not [s for s in elf.iter_segments() if s["p_flags"] & 3 == 3]

@@ -1,0 +1,13 @@
+/* What a process gives up that does nothing but run one guest on KVM. */
+#ifndef TENDER_RIGHTS_H
+#define TENDER_RIGHTS_H
+
+/*
+ * For good, and in this order: capabilities, of this thread and of those it makes from now on; then new
+ * privileges and all system calls but those of kvm_filter_rules.txt, of all threads. A host that refuses a
+ * step loses that wall alone.
+ */
+void give_up_capabilities(void);
+void give_up_calls(void);
+
+#endif

@@ -1,0 +1,118 @@
+/*
+ * From the words about devices to open ones, as tender/cli/attach.py and tender/manifest.py have it: settings
+ * are applied in the order given, the last for a device wins, and each declared device has exactly one.
+ */
+#include "launcher.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "device.h"
+
+/* What was chosen for a handle. */
+struct choice {
+    const struct setting *device;
+    const struct setting *mac;
+    uint32_t sector_size;
+};
+
+static uint32_t type_of(enum setting_kind kind)
+{
+    return kind == SETTING_NET || kind == SETTING_NET_MAC ? MFT_NET_BASIC : MFT_BLOCK_BASIC;
+}
+
+/* The handle of the device that a setting is about. */
+static uint32_t find(const struct elf_image *image, const struct setting *setting)
+{
+    uint32_t found = 0, count = 0;
+    for (uint32_t i = 1; i < image->manifest.entries; i++) {
+        const struct mft_entry *entry = &image->manifest.e[i];
+        if (entry->type != type_of(setting->kind))
+            continue;
+        if (setting->name_len && (strlen(entry->name) != setting->name_len ||
+                                  memcmp(entry->name, setting->name, setting->name_len) != 0))
+            continue;
+        found = i;
+        count++;
+    }
+    if (count != 1)
+        leave_to_python("Resource not declared in manifest: '%.*s'", (int)setting->name_len, setting->name);
+    return found;
+}
+
+static void refuse_the_rest(const struct elf_image *image, const struct choice *chosen)
+{
+    char text[MFT_MAX_ENTRIES * 160 + 80];
+    size_t at = 0;
+    for (uint32_t i = 1; i < image->manifest.entries; i++)
+        if (!chosen[i].device && image->manifest.e[i].type < MFT_RESERVED_FIRST) {
+            uint32_t type = image->manifest.e[i].type;
+            at += (size_t)snprintf(text + at, sizeof text - at,
+                                   "Device '%s' of type %s declared but not attached.\n",
+                                   image->manifest.e[i].name,
+                                   type == MFT_NET_BASIC     ? "NET_BASIC"
+                                   : type == MFT_BLOCK_BASIC ? "BLOCK_BASIC"
+                                                             : "<undefined type>");
+        }
+    if (at)
+        leave_to_python("%sAll declared devices must be attached. See --help for syntax.", text);
+}
+
+static void attach_net(const struct choice *choice, struct vm *vm, uint32_t handle, struct mft_entry *entry)
+{
+    struct device_error error;
+    uint32_t mtu = 1500;
+    int fd = choice->device->value ? net_open_tap(choice->device->value, &mtu, &error)
+                                   : net_duplicate(choice->device->fd, &error);
+    if (fd < 0)
+        leave_to_python("%s", error.text);
+    memset(entry->u.net.mac, 0, sizeof entry->u.net.mac);
+    if (choice->mac)
+        memcpy(entry->u.net.mac, choice->mac->mac, sizeof entry->u.net.mac);
+    entry->u.net.mtu = (uint16_t)mtu;
+    if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd) < 0)
+        leave_to_python("%s: cannot be attached", entry->name);
+}
+
+static void attach_block(const struct choice *choice, struct vm *vm, uint32_t handle, struct mft_entry *entry)
+{
+    const struct setting *device = choice->device;
+    struct device_error error;
+    uint64_t capacity = 0;
+    char shown[16];
+    (void)snprintf(shown, sizeof shown, "@%d", device->fd);
+    int fd = device->value ? block_open(device->value, device->read_only, &capacity, &error)
+                           : block_duplicate(device->fd, shown, device->read_only, &capacity, &error);
+    uint32_t sector_size = choice->sector_size ? choice->sector_size : 512;
+    if (fd < 0 || block_check_capacity(entry->name, capacity, sector_size, &error) < 0)
+        leave_to_python("%s", error.text);
+    entry->u.block.capacity = capacity;
+    entry->u.block.block_size = (uint16_t)sector_size;
+    if (vm_attach_block(vm, handle, fd, capacity, device->read_only) < 0)
+        leave_to_python("%s: cannot be attached", entry->name);
+}
+
+void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
+                    struct devices *devices)
+{
+    struct choice chosen[MFT_MAX_ENTRIES] = {0};
+    for (size_t i = 0; i < request->setting_count; i++) {
+        const struct setting *setting = &request->settings[i];
+        struct choice *choice = &chosen[find(image, setting)];
+        if (setting->kind == SETTING_NET_MAC)
+            choice->mac = setting;
+        else if (setting->kind == SETTING_SECTOR_SIZE)
+            choice->sector_size = setting->sector_size;
+        else
+            choice->device = setting;
+    }
+    refuse_the_rest(image, chosen);
+    devices->manifest = image->manifest;
+    for (uint32_t i = 1; i < image->manifest.entries; i++) {
+        struct mft_entry *entry = &devices->manifest.e[i];
+        if (entry->type >= MFT_RESERVED_FIRST)
+            continue;
+        (entry->type == MFT_NET_BASIC ? attach_net : attach_block)(&chosen[i], vm, i, entry);
+        entry->attached = 1;
+    }
+}

@@ -1,0 +1,71 @@
+/*
+ * The command `tender` for a plain run, without an interpreter: what the launcher's files share.
+ *
+ *   main.c      which road: this one, or Python's
+ *   request.c   words to values
+ *   devices.c   values and manifest to open devices
+ *   run.c       a door, the run, signals, the end
+ *   stranger.c  under somebody else's system-call filter
+ *   python.c    the other road
+ *
+ * The rule: until the guest runs, nothing is said and nothing is changed that Python's road could not do
+ * again. So whatever is wrong or not served here ends in leave_to_python(), which says it with hints, in one
+ * place.
+ */
+#ifndef TENDER_LAUNCHER_H
+#define TENDER_LAUNCHER_H
+
+#include <signal.h>
+
+#include "elf_image.h"
+#include "request.h"
+#include "vm.h"
+
+#define STATUS_CANNOT_START 1
+
+/* ---- python.c */
+
+/* Whom diagnostics begin with, and the words to hand on: those behind the program's name, NULL at the end. */
+struct command {
+    const char *program;
+    char **words;
+    bool only_native; /* TENDER_LAUNCHER=native */
+};
+extern struct command the_command;
+
+/* Executes Python's `tender` with the same words. Where there is none, `format` is said and the status is 1.
+ */
+_Noreturn void leave_to_python(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Executes it with other words; returns if that cannot be. */
+void execute_python(char **words);
+
+/* The path of a file of the installed package, the caller's to free; NULL if the package is not found. */
+char *find_in_package(const char *name);
+
+/* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* `PROGRAM: hint: text`. */
+void say_hint(const char *text);
+
+/* ---- devices.c */
+
+struct devices {
+    struct mft manifest; /* as the guest will see it */
+};
+
+/* Opens what the request gives to the image's devices and attaches it to `vm`. */
+void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
+                    struct devices *devices);
+
+/* ---- stranger.c */
+
+/* From now on a call that a filter answers with SIGSYS fails with ENOSYS, or is done by other calls. */
+void expect_strangers_filter(void);
+extern volatile sig_atomic_t filtered_by_stranger; /* it has happened */
+
+/* ---- run.c */
+
+_Noreturn void run(const struct request *request);
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * The command `tender`. A plain run, by its own grammar or solo5-hvt's, is served here, without an
+ * interpreter, which would cost several times the boot of a small unikernel; all else is Python's.
+ *
+ * TENDER_LAUNCHER in the environment chooses: `python` leaves everything to Python, `native` nothing.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "launcher.h"
+#include "tsc.h"
+
+/* As in tender/cli/main.py (a test compares): COMMANDS that are Python's, and FRONTS, names of solo5-hvt's.
+ */
+static const char *const pythons[] = {"inspect", "doctor", "sdk", "bench", "solo5-elftool", "help"};
+static const char *const fronts[] = {"solo5-hvt", "solo5-hvt.2", "solo5-spt"};
+#define LINKED_TOOL "solo5-elftool" /* by a link of that name, as the fronts */
+
+static bool among(const char *word, const char *const *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(word, names[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool is_front(const char *word)
+{
+    return among(word, fronts, sizeof fronts / sizeof *fronts);
+}
+
+/* Takes 0, 1 and 2 where they are closed: else a disk may get such a number, and the console write to it.
+ * What holds them is a pipe without a reader, for /dev/null may not be there. */
+static void hold_standard_descriptors(void)
+{
+    bool closed[3];
+    struct stat about;
+    int ends[2];
+    for (int fd = 0; fd < 3; fd++)
+        closed[fd] = fstat(fd, &about) < 0;
+    if ((!closed[0] && !closed[1] && !closed[2]) || pipe2(ends, O_CLOEXEC) < 0)
+        return;
+    for (int fd = 0; fd < 3; fd++)
+        if (closed[fd] && fd != ends[1])
+            (void)dup2(ends[1], fd);
+    for (int i = 0; i < 2; i++)
+        if (ends[i] > 2)
+            close(ends[i]);
+    if (ends[1] <= 2)
+        (void)fcntl(ends[1], F_SETFD, 0);
+}
+
+/* Started by a link that is named as a tool of Solo5's, that name is the first word. */
+static char **words_of(int argc, char **argv)
+{
+    const char *slash = strrchr(argv[0], '/');
+    const char *name = slash ? slash + 1 : argv[0];
+    if (!is_front(name) && strcmp(name, LINKED_TOOL) != 0)
+        return argv + 1;
+    char **words = calloc((size_t)argc + 1, sizeof *words);
+    if (!words)
+        return argv + 1;
+    words[0] = (char *)(uintptr_t)name;
+    memcpy(words + 1, argv + 1, (size_t)argc * sizeof *words); /* its NULL too */
+    return words;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 1)
+        return STATUS_CANNOT_START;
+    expect_strangers_filter();
+    hold_standard_descriptors();
+    char **words = the_command.words = words_of(argc, argv);
+    const char *road = getenv("TENDER_LAUNCHER");
+    the_command.only_native = road && strcmp(road, "native") == 0;
+
+    struct request request = {.solo5 = *words && is_front(*words)};
+    request.program = the_command.program = request.solo5 ? *words : "tender";
+    if (!*words || (road && strcmp(road, "python") == 0) ||
+        among(*words, pythons, sizeof pythons / sizeof *pythons))
+        leave_to_python("this needs Python, and there is none beside this program or in PATH");
+    tsc_sample(); /* early: sandbox/tsc.h */
+    if (!request_read(words + (request.solo5 || strcmp(*words, "run") == 0), getenv("TENDER_BACKEND"),
+                      &request))
+        leave_to_python("these words need Python, and there is none beside this program or in PATH");
+    run(&request);
+}

@@ -1,0 +1,144 @@
+/*
+ * The other road: Python's `tender`, found beside this file, and what is said where there is none.
+ *
+ *   BIN/tender                                        this program, whatever links lead to it
+ *   BIN/python3                                       or else the one of PATH
+ *   BIN/../lib/python3.N/site-packages/tender/        or dist-packages
+ *
+ * Without `site` (-I -S) the interpreter starts in half the time and is told the one directory it needs. Any
+ * other layout takes the long way, `python3 -m tender`.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+
+#include "launcher.h"
+
+struct command the_command = {.program = "tender"};
+
+static void write_stderr(const char *text, size_t len)
+{
+    (void)!write(STDERR_FILENO, text, len); /* a reader that went away must not change how we end */
+}
+
+static void say_lines(const char *before, const char *text)
+{
+    while (text) {
+        char line[8192];
+        const char *end = strchrnul(text, '\n');
+        int len =
+            snprintf(line, sizeof line, "%s: %s%.*s\n", the_command.program, before, (int)(end - text), text);
+        if (len >= (int)sizeof line)
+            line[(len = sizeof line) - 1] = '\n';
+        write_stderr(line, (size_t)len);
+        text = *end ? end + 1 : NULL;
+    }
+}
+
+void say(const char *format, ...)
+{
+    char text[8192];
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    say_lines("", text);
+}
+
+void say_hint(const char *text)
+{
+    if (*text)
+        say_lines("hint: ", text);
+}
+
+/* The directory that this program really lies in; NULL if the host does not tell. */
+static const char *bin_directory(void)
+{
+    static char *found;
+    const char *executed = (const char *)(uintptr_t)getauxval(AT_EXECFN);
+    if (!found && executed) {
+        found = realpath(executed, NULL);
+        char *last = found ? strrchr(found, '/') : NULL;
+        if (last)
+            *last = '\0';
+    }
+    return found;
+}
+
+static int is_python(const struct dirent *entry)
+{
+    return strncmp(entry->d_name, "python3", strlen("python3")) == 0;
+}
+
+static char *existing(const char *bin, const char *python, const char *packages, const char *name)
+{
+    char *path;
+    if (asprintf(&path, "%s/../lib/%s/%s/tender/%s", bin, python, packages, name) < 0)
+        return NULL;
+    if (access(path, F_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+char *find_in_package(const char *name)
+{
+    static const char *const packages[] = {"site-packages", "dist-packages"};
+    const char *bin = bin_directory();
+    char *found = bin ? existing(bin, TENDER_PYTHON, packages[0], name) : NULL;
+    char *lib;
+    if (found || !bin || asprintf(&lib, "%s/../lib", bin) < 0)
+        return found;
+    struct dirent **pythons;
+    int count = scandir(lib, &pythons, is_python, alphasort);
+    for (size_t p = 0; p < sizeof packages / sizeof *packages; p++)
+        for (int i = 0; i < count && !found; i++)
+            found = existing(bin, pythons[i]->d_name, packages[p], name);
+    free(lib);
+    return found;
+}
+
+void execute_python(char **words)
+{
+    size_t count = 0;
+    while (words[count])
+        count++;
+    char **argv = calloc(count + 8, sizeof *argv);
+    const char *bin = bin_directory();
+    if (!argv || !bin)
+        return;
+    char *python, *launch = find_in_package("cli/launch.py");
+    if (asprintf(&python, "%s/python3", bin) < 0)
+        return;
+    size_t at = 0;
+    argv[at++] = access(python, X_OK) == 0 ? python : (char *)(uintptr_t)"python3";
+    const char *const beside[] = {"-I", "-S", "-X", "utf8", launch};
+    const char *const anywhere[] = {"-X", "utf8", "-m", "tender"};
+    const char *const *options = launch ? beside : anywhere;
+    /* -X utf8: words reach the guest byte for byte, whatever the locale. */
+    for (size_t i = 0; i < (launch ? sizeof beside : sizeof anywhere) / sizeof *options; i++)
+        argv[at++] = (char *)(uintptr_t)options[i];
+    memcpy(argv + at, words, count * sizeof *words);
+    /* Where a filter refuses what we asked it would kill an interpreter, which asks for more. */
+    if (!filtered_by_stranger)
+        execvp(argv[0], argv);
+}
+
+void leave_to_python(const char *format, ...)
+{
+    if (!the_command.only_native)
+        execute_python(the_command.words);
+    char text[8192];
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    say("%s", text);
+    _exit(STATUS_CANNOT_START);
+}

@@ -1,0 +1,53 @@
+/*
+ * What a command line asks for, as far as the launcher serves it by itself: words to values, nothing opened.
+ *
+ * The grammars are those of tender/cli/options.py and solo5.py, of each the part that is plainly right. What
+ * is wrong, rare or new is not decided here but left to Python, which reads the same words again and says
+ * what is to be said. So a message has one place, and a word that both accept means the same to both.
+ */
+#ifndef TENDER_REQUEST_H
+#define TENDER_REQUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum setting_kind { SETTING_NET, SETTING_NET_MAC, SETTING_BLOCK, SETTING_SECTOR_SIZE };
+
+/* One word about a device. */
+struct setting {
+    enum setting_kind kind;
+    const char *name; /* name_len 0: the only device of its kind */
+    size_t name_len;
+    const char *value; /* of --net and --block: an interface or a path; NULL: `fd` */
+    int fd;
+    bool read_only;
+    uint32_t sector_size;
+    uint8_t mac[6];
+};
+
+enum backend { BACKEND_AUTO, BACKEND_KVM, BACKEND_SANDBOX };
+
+struct request {
+    const char *program; /* whom messages begin with */
+    bool solo5;          /* solo5-hvt's grammar: no hints, no --quiet */
+    bool quiet;
+    const char *image;
+    char **args; /* NULL-terminated */
+    uint64_t mem_bytes;
+    bool mem_adjusted;
+    bool no_net_ring;
+    enum backend backend;
+    double timeout_s; /* 0: none */
+    struct setting *settings;
+    size_t setting_count;
+};
+
+/*
+ * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL; `backend` is the
+ * value of TENDER_BACKEND, or NULL. Fills `request`, whose pointers go into `words`; settings are
+ * allocated and never freed. False: not for us.
+ */
+bool request_read(char **words, const char *backend, struct request *request);
+
+#endif

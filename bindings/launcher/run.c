@@ -1,0 +1,414 @@
+/*
+ * One run: image, devices, a door, the guest, and how it ended. What tender/cli/run.py, vm.py and the
+ * backends do, for a VM that is made once: no template is kept, the image is read to where the guest will
+ * find it.
+ *
+ * Signals: the first SIGINT or SIGTERM stops the guest, a second one kills the process. There is one thread,
+ * and handlers run only where it lets them: behind the waits of the doors (core/vm.h), which then come back
+ * here.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "console.h"
+#include "copy_fault.h"
+#include "ends.h"
+#include "launcher.h"
+#include "machine.h"
+#include "patch.h"
+#include "rights.h"
+#include "ring.h"
+#include "run_kvm.h"
+#include "spawn.h"
+#include "start_state.h"
+#include "tsc.h"
+
+#define SAY_ROOM_MS 1000
+
+/* The one run of this process: signal handlers have nothing else to go by. */
+static struct vm vm;
+static struct sandbox sandbox;
+static struct door {
+    bool is_kvm;
+    struct machine machine;
+    char fallback[256]; /* why it is not KVM although nobody asked for that; empty: it was asked for */
+} door;
+static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
+static volatile sig_atomic_t over_time; /* SIGALRM */
+
+struct image {
+    const char *name;
+    int fd;
+    struct elf_image elf;
+};
+
+/* ---- the image */
+
+static _Noreturn void refuse_image(const struct image *image, const struct elf_error *error)
+{
+    leave_to_python("%s: %s%s%s", image->name, error->text, error->os_error ? ": " : "",
+                    error->os_error ? strerror(error->os_error) : "");
+}
+
+static void open_image(struct image *image, const char *name)
+{
+    struct elf_error error;
+    image->name = name;
+    image->fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (image->fd < 0)
+        leave_to_python("%s: Could not open: %s", name, strerror(errno));
+    const struct byte_source source = byte_source_file(image->fd);
+    if (elf_image_parse(&source, &image->elf, &error) < 0)
+        refuse_image(image, &error);
+}
+
+static void fill_memory(const struct image *image, uint8_t *memory, uint64_t mem_bytes)
+{
+    struct elf_error error;
+    const struct byte_source source = byte_source_file(image->fd);
+    start_state_write_tables(memory, mem_bytes, image->elf.extensions);
+    if (start_state_load_segments_at(&image->elf, &source, memory, &error) < 0)
+        refuse_image(image, &error);
+}
+
+/* The words joined with single spaces. */
+static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
+{
+    size_t at = 0;
+    for (; *words; words++) {
+        size_t len = strlen(*words);
+        if (at + len + 1 >= HVT_CMDLINE_BYTES)
+            leave_to_python("Guest command line too long (max=%d characters)", HVT_CMDLINE_BYTES - 1);
+        memcpy(line + at, *words, len);
+        at += len;
+        if (words[1])
+            line[at++] = ' ';
+    }
+    line[at] = '\0';
+    return at;
+}
+
+/* ---- KVM */
+
+static bool exists(const char *path)
+{
+    struct stat about;
+    return stat(path, &about) == 0;
+}
+
+/* As tender/backend/__init__.py has it: a KVM without a vendor's module under it interprets guests in
+ * software. */
+static bool kvm_is_fit(void)
+{
+    return exists("/sys/module/kvm_intel") || exists("/sys/module/kvm_amd") || !exists("/sys/module/kvm") ||
+           !exists("/dev/kvm");
+}
+
+/* False: no KVM here, and the sandbox may be taken in its place. */
+static bool no_kvm(const struct request *request, const struct machine_error *error)
+{
+    guest_memory_unmap(&vm.memory);
+    vm.ring.shared = NULL;
+    if (request->backend == BACKEND_KVM || !error->no_kvm)
+        leave_to_python("%s", error->text);
+    (void)snprintf(door.fallback, sizeof door.fallback, "%s", error->text);
+    return false;
+}
+
+static bool make_machine(const struct request *request, const struct image *image,
+                         const struct devices *devices, const char *line, size_t line_bytes)
+{
+    struct machine_error error;
+    if (request->backend == BACKEND_AUTO && !kvm_is_fit()) {
+        (void)snprintf(door.fallback, sizeof door.fallback,
+                       "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor --kvm` tries it");
+        return false;
+    }
+    if (machine_open(&door.machine, &error) < 0)
+        return no_kvm(request, &error);
+    uint32_t ring = RING_NONE;
+    if (vm.net_count && !request->no_net_ring)
+        ring = ring_mode_for(&image->elf, request->mem_bytes, RING_ADAPTIVE);
+    const uint64_t guest_bytes = request->mem_bytes - (ring == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
+    int refused = guest_memory_reserve(&vm.memory, guest_bytes, request->mem_bytes);
+    if (refused < 0)
+        leave_to_python("Error allocating guest memory: %s", strerror(-refused));
+    if (ring != RING_NONE)
+        ring_offer(&vm, (struct hvt_net_ring *)(void *)(vm.memory.hva + guest_bytes), ring);
+    vm.extensions = image->elf.extensions;
+    /* As at the stack (guest_map.c): what the image touches first is not worth 2 MiB of clearing. */
+    (void)madvise(vm.memory.hva, start_state_template_bytes(&image->elf), MADV_NOHUGEPAGE);
+    fill_memory(image, vm.memory.hva, request->mem_bytes);
+    refused = guest_memory_protect(&vm.memory, &image->elf);
+    if (refused < 0)
+        leave_to_python("Error allocating guest memory: %s", strerror(-refused));
+    if (machine_finish(&door.machine, &vm, image->elf.entry, &error) < 0)
+        return no_kvm(request, &error);
+    start_state_write_boot_info(vm.memory.hva + HVT_BOOT_INFO_GPA, &image->elf, &devices->manifest,
+                                guest_bytes, door.machine.tsc_hz, ring == RING_NONE ? 0 : guest_bytes, line,
+                                line_bytes);
+    door.is_kvm = true;
+    return true;
+}
+
+/* What would be done at its first use is done now, because afterwards this process may not. */
+static void close_the_door(void)
+{
+    copy_fault_prepare(&vm);
+    if (vm.map_disks)
+        vm.map_disks(&vm);
+    give_up_capabilities();
+    if (vm.ring.shared)
+        ring_worker_prepare(&vm);
+    give_up_calls();
+}
+
+/* ---- the sandbox */
+
+static _Noreturn void refuse_sandbox(const char *what, int os_error)
+{
+    sandbox_release(&sandbox);
+    leave_to_python("sandbox: %s: %s", what, strerror(os_error));
+}
+
+/* The image as start state with its sites patched, in a memfd for the sandbox's process. */
+static int make_template(const struct image *image, uint64_t mem_bytes)
+{
+    const uint64_t bytes = start_state_template_bytes(&image->elf);
+    int fd = memfd_create("tender-image", MFD_CLOEXEC);
+    void *memory = MAP_FAILED;
+    if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0)
+        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED)
+        refuse_sandbox("its template", errno);
+    fill_memory(image, memory, mem_bytes);
+    munmap(memory, bytes);
+    int64_t patched = patch_sites(&image->elf, fd);
+    if (patched < 0)
+        refuse_sandbox("patching hypercall sites", (int)-patched);
+    return fd;
+}
+
+static void make_sandbox(const struct request *request, const struct image *image,
+                         const struct devices *devices, const char *line, size_t line_bytes)
+{
+    int template_fd = make_template(image, request->mem_bytes);
+    int error = sandbox_init(&sandbox, &vm);
+    if (error < 0)
+        refuse_sandbox("its shared memory", -error);
+    start_state_write_boot_info(sandbox_boot_info(&sandbox), &image->elf, &devices->manifest,
+                                request->mem_bytes, tsc_hz(), 0, line, line_bytes);
+    char *program = find_in_package("tender-sandbox");
+    if (!program)
+        refuse_sandbox("tender-sandbox cannot be found", ENOENT);
+    error = sandbox_spawn_alone(&sandbox, &image->elf, template_fd, request->mem_bytes, program, image->name);
+    if (error < 0)
+        refuse_sandbox(program, -error);
+    close(template_fd); /* nobody else has it: what the guest maps stays as it is */
+    free(program);
+}
+
+/* ---- signals */
+
+/* vm_stop() without its lock, which the thread that runs this may hold, and without its kick: the signal that
+ * brought us here has ended the wait. Where signals cannot be held back (stranger.c) it may also have come
+ * just before one: then the descriptor ends it, or KVM_RUN's own flag. */
+static void stop_soon(void)
+{
+    static const struct itimerspec at_once = {.it_value = {.tv_nsec = 1}};
+    const uint64_t one = 1;
+    atomic_store(&vm.stop_requested, true);
+    machine_leave(&door.machine);
+    if (filtered_by_stranger)
+        (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* stranger.c */
+    else
+        (void)!write(vm.stop_fd, &one, sizeof one);
+}
+
+static void handle(int number, void (*handler)(int), int flags)
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    (void)sigaction(number, &action, NULL);
+}
+
+static void on_stop(int number)
+{
+    int saved = errno;
+    caught = number;
+    handle(SIGINT, SIG_DFL, 0); /* the next one kills */
+    handle(SIGTERM, SIG_DFL, 0);
+    stop_soon();
+    errno = saved;
+}
+
+static void on_time_over(int number)
+{
+    (void)number;
+    int saved = errno;
+    over_time = 1;
+    stop_soon();
+    errno = saved;
+}
+
+/* A terminal's ^Z, where the guest is another process: both stop, both go on. The sandbox's process is the
+ * first of its pid namespace, and such a one hears only of a stop that it cannot refuse, from outside. */
+static void on_suspend(int number)
+{
+    int saved = errno, pid = sandbox.pid;
+    if (pid > 0)
+        (void)kill(pid, SIGSTOP);
+    handle(number, SIG_DFL, 0);
+    (void)raise(number); /* returns when this process goes on */
+    handle(number, on_suspend, SA_NODEFER);
+    if (pid > 0)
+        (void)kill(pid, SIGCONT);
+    errno = saved;
+}
+
+static void expect_signals(const struct request *request, bool is_kvm)
+{
+    struct sigaction now;
+    handle(SIGINT, on_stop, 0);
+    handle(SIGTERM, on_stop, 0);
+    handle(SIGPIPE, SIG_IGN, 0); /* a console without a reader costs the bytes */
+    handle(SIGXFSZ, SIG_IGN, 0); /* a disk at its limit is the guest's to hear of */
+    if (!is_kvm && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+        handle(SIGTSTP, on_suspend, SA_NODEFER);
+    if (request->timeout_s > 0) {
+        sigset_t alarm;
+        sigemptyset(&alarm);
+        sigaddset(&alarm, SIGALRM);
+        handle(SIGALRM, on_time_over, 0);
+        (void)sigprocmask(SIG_UNBLOCK, &alarm, NULL);
+        struct itimerval limit = {0};
+        limit.it_value.tv_sec = (time_t)request->timeout_s;
+        limit.it_value.tv_usec = (suseconds_t)((request->timeout_s - (double)limit.it_value.tv_sec) * 1e6);
+        if (!limit.it_value.tv_sec && !limit.it_value.tv_usec)
+            limit.it_value.tv_usec = 1;
+        (void)setitimer(ITIMER_REAL, &limit, NULL);
+    }
+}
+
+/* ---- the end */
+
+/* Unless stderr has no room for it within a second: whoever waits for our end may be its reader. */
+static void say_in_passing(const char *text)
+{
+    struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
+    if (poll(&room, 1, SAY_ROOM_MS) != 0)
+        say("%s", text);
+}
+
+/* Symbol, bytes and registers of where the guest stood are Python's to show (tender/cli/fault.py). */
+static void hint_at_fault(const struct request *request, const struct vm_event *event, int status)
+{
+    static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    enum { REGISTERS = 16, WORDS = 5 + REGISTERS + 3 };
+    static char text[WORDS][64];
+    char *words[WORDS + 1] = {0};
+    size_t at = 0;
+    words[at++] = (char *)(uintptr_t)"--fault-hint";
+    words[at++] = (char *)(uintptr_t)request->image;
+    (void)snprintf(words[at] = text[at], sizeof *text, "%d", status);
+    at++;
+    (void)snprintf(words[at] = text[at], sizeof *text, "0x%" PRIx64, event->rip);
+    at++;
+    words[at] = text[at];
+    for (uint32_t i = 0, end = 0; i < event->instruction_bytes && i < sizeof event->instruction; i++)
+        end += (uint32_t)snprintf(text[at] + end, sizeof *text - end, "%s%02x", i ? " " : "",
+                                  event->instruction[i]);
+    at++;
+    for (int i = 0; i < REGISTERS; i++, at++)
+        (void)snprintf(words[at] = text[at], sizeof *text, "%s=0x%" PRIx64, names[i],
+                       event->registers.gpr[i]);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } others[] = {{"rflags", event->registers.rflags},
+                  {"cr2", event->registers.cr2},
+                  {"fs_base", event->registers.fs_base}};
+    for (int i = 0; i < 3; i++, at++)
+        (void)snprintf(words[at] = text[at], sizeof *text, "%s=0x%" PRIx64, others[i].name, others[i].value);
+    if (!the_command.only_native)
+        execute_python(words);
+}
+
+static _Noreturn void end(const struct request *request, bool is_kvm)
+{
+    const struct vm_event event = *vm.event;
+    if (!is_kvm)
+        sandbox_release(&sandbox);
+    struct run_end ended;
+    end_explain(&event, is_kvm, over_time, &ended);
+    if (event.kind == EVENT_SETUP_FAILED) {
+        const char *step = setup_step_name(event.number);
+        ended.status = STATUS_CANNOT_START;
+        say("sandbox: %s: %s", step ? step : "set-up", strerror(event.os_error));
+        if (!request->solo5)
+            say_hint(setup_step_hint(event.number));
+    } else if (caught && event.kind != EVENT_HALT) {
+        char text[40];
+        (void)snprintf(text, sizeof text, "Exiting on signal %d", (int)caught);
+        ended.status = STATUS_ENDED;
+        say_in_passing(text);
+    } else if (event.kind == EVENT_STOPPED) {
+        say("the guest was stopped: the %g s given are over", request->timeout_s);
+    } else if (ended.message[0]) {
+        say("%s", ended.message);
+        if (event.registers_valid && !request->solo5)
+            hint_at_fault(request, &event, ended.status);
+    }
+    _exit(ended.status);
+}
+
+void run(const struct request *request)
+{
+    static struct image image;
+    static struct devices devices;
+    static char line[HVT_CMDLINE_BYTES];
+    struct elf_error too_small;
+
+    open_image(&image, request->image);
+    size_t line_bytes = join(request->args, line);
+    if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)
+        refuse_image(&image, &too_small);
+    int error = vm_init(&vm);
+    if (error < 0)
+        leave_to_python("no memory for a VM");
+    if (console_set(&vm, STDOUT_FILENO) < 0)
+        leave_to_python("console: 1: %s", strerror(errno));
+    devices_attach(request, &image.elf, &vm, &devices);
+
+    if (request->backend == BACKEND_SANDBOX || !make_machine(request, &image, &devices, line, line_bytes))
+        make_sandbox(request, &image, &devices, line, line_bytes);
+    close(image.fd);
+    if (request->mem_adjusted && !request->quiet)
+        say("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);
+    if (door.fallback[0] && !request->quiet)
+        say("no usable KVM (%s): the guest runs in the sandbox, a process behind a system-call filter, which "
+            "isolates less than a virtual machine",
+            door.fallback);
+    expect_signals(request, door.is_kvm);
+    if (door.is_kvm)
+        close_the_door();
+    do {
+        if (door.is_kvm)
+            kvm_run_loop(&vm, door.machine.vcpu_fd, door.machine.run);
+        else
+            sandbox_run(&sandbox);
+    } while (vm.event->kind == EVENT_INTERRUPTED);
+    end(request, door.is_kvm);
+}

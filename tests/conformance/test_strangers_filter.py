@@ -1,0 +1,88 @@
+"""Behind the filter that urunc 0.5 to 0.7 puts around solo5-hvt: a guest runs on KVM, and what cannot be is said.
+
+There no Python starts, no process is made and no filter of our own is possible (bindings/launcher/stranger.c).
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Guest, TapInterface
+
+STRANGERS_FILTER = Path(__file__).resolve().parents[1] / "strangers_filter.py"
+
+Done = subprocess.CompletedProcess[str]
+
+
+def run(command: list[str]) -> Done:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+
+
+def filtered(command: list[str]) -> list[str]:
+    return [sys.executable, str(STRANGERS_FILTER), *command]
+
+
+@pytest.fixture
+def solo5_hvt(tender_cmd: list[str]) -> list[str]:
+    return [*tender_cmd, "solo5-hvt", "--mem=8"]
+
+
+@pytest.mark.kvm
+def test_a_guest_runs_and_its_disk_works(solo5_hvt: list[str], guest: Guest, disk: Path) -> None:
+    command = [*solo5_hvt, f"--block:storage={disk}", str(guest("disk"))]
+    free, behind = run(command), run(filtered(command))
+    assert (behind.returncode, behind.stdout, behind.stderr) == (0, free.stdout, "")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("name", ["sleep", "spin"])
+def test_a_signal_stops_it(solo5_hvt: list[str], guest: Guest, name: str) -> None:
+    running = subprocess.Popen(
+        filtered([*solo5_hvt, str(guest(name))]),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+    assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+    running.send_signal(signal.SIGTERM)
+    _, stderr = running.communicate(timeout=60)
+    assert (running.returncode, stderr) == (1, "solo5-hvt: Exiting on signal 15\n")
+
+
+@pytest.mark.kvm
+@pytest.mark.tap
+def test_the_network_works(solo5_hvt: list[str], guest: Guest, tap: TapInterface) -> None:
+    command = filtered([*solo5_hvt, f"--net:service0={tap.name}", str(guest("echo"))])
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/")
+    try:
+        assert running.stdout is not None and running.stdout.read(1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.settimeout(10)
+            udp.sendto(b"hello", ("10.0.0.2", 7))
+            assert udp.recv(100) == b"hello"
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.mark.doors
+def test_errors_are_said(solo5_hvt: list[str], guest: Guest, disk: Path) -> None:
+    for words in (["absent.elf"], [str(disk)], [str(guest("disk"))]):
+        free, behind = run([*solo5_hvt, *words]), run(filtered([*solo5_hvt, *words]))
+        assert (behind.returncode, behind.stdout, behind.stderr) == (1, "", free.stderr)
+
+
+def test_a_sandbox_cannot_be_and_that_is_said(
+    solo5_hvt: list[str], guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TENDER_BACKEND", "sandbox")
+    done = run(filtered([*solo5_hvt, str(guest("args"))]))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "solo5-hvt: sandbox: its template: Function not implemented\n"
+
+
+def test_the_filter_is_in_force() -> None:
+    """What the others rest on: a call that it does not allow kills a program that does not expect it."""
+    done = run(filtered(["/bin/sh", "-c", "kill -0 $$; cd /; echo alive"]))
+    assert done.returncode == -signal.SIGSYS

@@ -1,0 +1,52 @@
+"""A guest on KVM by the native command, looked at from outside while it runs: what its process may still do."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+pytestmark = pytest.mark.kvm
+
+
+@pytest.fixture
+def running(tender_cmd: list[str], guest: Guest) -> Iterator[subprocess.Popen[bytes]]:
+    """A guest that computes for ever, behind --backend=kvm; it has said that it is there."""
+    command = [*tender_cmd, "--mem=8", "--backend=kvm", str(guest("spin"))]
+    made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert made.stdout is not None and made.stdout.read(1)
+    yield made
+    made.kill()
+    made.communicate()
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_a_filter_is_in_force_and_no_privilege_or_capability_is_left(
+    running: subprocess.Popen[bytes],
+) -> None:
+    status = status_of(running.pid)
+    assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapInh"], 16) == 0
+
+
+def test_it_has_no_thread_beside_kvms_own_and_keeps_no_kvm_to_make_others_by(
+    running: subprocess.Popen[bytes],
+) -> None:
+    threads = [(task / "comm").read_text() for task in Path(f"/proc/{running.pid}/task").iterdir()]
+    assert len([name for name in threads if not name.startswith("kvm-")]) == 1
+    open_files = [os.readlink(entry) for entry in Path(f"/proc/{running.pid}/fd").iterdir()]
+    assert "/dev/kvm" not in open_files
+    assert not [name for name in open_files if name.endswith(".elf")]
+
+
+def test_it_still_obeys_a_stop(running: subprocess.Popen[bytes]) -> None:
+    running.send_signal(signal.SIGTERM)
+    _, stderr = running.communicate(timeout=60)
+    assert (running.returncode, stderr) == (1, b"tender: Exiting on signal 15\n")
