@@ -15,7 +15,7 @@ static uint64_t pages_of(uint64_t bytes)
     return (bytes + HVT_PAGE_BYTES - 1) / HVT_PAGE_BYTES;
 }
 
-void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only)
+void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit)
 {
     *map = (struct disk_map){0};
     const uint64_t pages = capacity / HVT_PAGE_BYTES, bytes = pages * HVT_PAGE_BYTES;
@@ -35,6 +35,7 @@ void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_on
     map->bytes = bytes;
     map->cached = bits;
     map->dirty = map->cached + words;
+    map->page_limit = page_limit;
 }
 
 void disk_map_close(struct disk_map *map)
@@ -102,6 +103,12 @@ void disk_map_note(struct disk_map *map, bool writing, uint64_t len, uint64_t of
     if (len > map->bytes - offset)
         len = map->bytes - offset;
     const uint64_t page = offset / HVT_PAGE_BYTES, end = pages_of(offset + len);
+    map->pages_noted += end - page;
+    if (map->pages_noted > map->page_limit) {
+        disk_map_flushed(map); /* what was written too */
+        memset(map->cached, 0, (size_t)(map->dirty - map->cached) * sizeof(uint64_t));
+        map->pages_noted = end - page;
+    }
     set_bits(map->cached, page, end);
     if (!writing)
         return;

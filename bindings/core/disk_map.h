@@ -10,6 +10,10 @@
  * of a page is a pwrite(), so nothing is read only to be overwritten, and that there is no room is an error
  * of a system call
  *
+ * What was used longest ago is the first that the host gives up when memory is short, and a fault for it
+ * reads far more than was asked for. So after a part of the host's memory has been noted, all of it is
+ * forgotten, and noted again as it is used.
+ *
  * Both facts may have become false behind our back; a copy that fails for it ends early
  * (guarded_copy_x86_64.S). Only whole pages are mapped. What lies behind the disk's end in its last one is
  * nobody's: that part is never served from here.
@@ -27,16 +31,20 @@ struct disk_map {
     uint64_t *dirty;      /* a bit a page: it was written since the last flush */
     uint64_t dirty_start; /* the words of `dirty` that may have a bit */
     uint64_t dirty_end;
+    uint64_t pages_noted; /* since all was forgotten last */
+    uint32_t page_limit;
 };
 
-/* Whether requests to this descriptor may be copies. Not if it was opened for more than a copy gives
- * (O_DIRECT, O_SYNC, O_APPEND), or where a mapping means something else than a read. For the process that
- * holds the VM. */
-bool disk_is_mappable(int fd, bool read_only);
+/*
+ * Whether requests to this descriptor may be copies, and of how many pages that may be believed at a time; 0:
+ * none. Not if it was opened for more than a copy gives (O_DIRECT, O_SYNC, O_APPEND), or where a mapping
+ * means something else than a read. For the process that holds the VM.
+ */
+uint32_t disk_mappable_pages(int fd, bool read_only);
 
 /* Maps the whole pages of `capacity`, for writing too unless it is read-only. What cannot be mapped stays
  * unmapped, and that is no error. disk_map_close() undoes it, and may be called without. */
-void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only);
+void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit);
 void disk_map_close(struct disk_map *map);
 
 /* Copies [offset, offset + len) between the disk, which has that range, and `data`: as much from its

@@ -83,9 +83,11 @@ static void map_disks(struct vm *vm)
     let_in();
     for (uint32_t i = 0; i < vm->device_end; i++) {
         struct vm_device *device = &vm->devices[i];
-        if (device->type != MFT_BLOCK_BASIC || !disk_is_mappable(device->fd, device->read_only))
+        const uint32_t pages =
+            device->type == MFT_BLOCK_BASIC ? disk_mappable_pages(device->fd, device->read_only) : 0;
+        if (!pages)
             continue;
-        disk_map_open(&device->map, device->fd, device->capacity, device->read_only);
+        disk_map_open(&device->map, device->fd, device->capacity, device->read_only, pages);
         if (device->map.hva)
             (void)madvise(device->map.hva, device->map.bytes, MADV_DONTFORK);
     }

@@ -334,8 +334,9 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
             .type = vm->devices[i].type,
             .read_only = vm->devices[i].read_only,
             .is_socket = vm->devices[i].is_socket,
-            .mappable = vm->devices[i].type == MFT_BLOCK_BASIC &&
-                        disk_is_mappable(vm->devices[i].fd, vm->devices[i].read_only),
+            .mappable_pages = vm->devices[i].type == MFT_BLOCK_BASIC
+                                  ? disk_mappable_pages(vm->devices[i].fd, vm->devices[i].read_only)
+                                  : 0,
             .capacity = vm->devices[i].capacity,
         };
     for (uint32_t i = 0; i < image->segment_count; i++)

@@ -58,7 +58,7 @@ static void set_up(void)
     vm.device_end = 3;
     vm.net_count = vm.block_count = 1;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
-    disk_map_open(&vm.devices[2].map, disk, DISK, false);
+    disk_map_open(&vm.devices[2].map, disk, DISK, false, 16);
     console_set(&vm, open("/dev/null", O_WRONLY));
     memset(vm.memory.hva, 0x11, TEXT_END);
     sigset_t saved;

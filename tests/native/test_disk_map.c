@@ -216,7 +216,7 @@ static void test_what_is_noted_is_what_a_page_by_page_model_notes(void)
     int fd = memfd_create("disk", 0);
     struct disk_map map;
     HOLDS(ftruncate(fd, MODEL_PAGES * PAGE + 100) == 0);
-    disk_map_open(&map, fd, MODEL_PAGES * PAGE + 512, false);
+    disk_map_open(&map, fd, MODEL_PAGES * PAGE + 512, false, UINT32_MAX);
     HOLDS(map.bytes == MODEL_PAGES * PAGE);
     bool agrees = true;
     for (unsigned i = 0; i < 20000 && agrees; i++) {
@@ -261,6 +261,27 @@ static void test_what_is_noted_is_what_a_page_by_page_model_notes(void)
     close(fd);
 }
 
+static void test_past_a_limit_all_is_forgotten_and_noted_again(void)
+{
+    HOLDS(reads(0, 512) == HVT_R_OK);
+    disk()->map.page_limit = 6;
+    for (uint64_t page = 1; page < 6; page++)
+        HOLDS(writes(page * PAGE, PAGE) == HVT_R_OK);
+    int fd = without_system_calls();
+    HOLDS(reads(0, 6 * PAGE) == HVT_R_OK && writes(PAGE, 5 * PAGE) == HVT_R_OK);
+    disk()->fd = fd;
+    HOLDS(reads(6 * PAGE, 2 * PAGE) == HVT_R_OK);
+    (void)without_system_calls();
+    HOLDS(reads(6 * PAGE, 2 * PAGE) == HVT_R_OK);
+    HOLDS(reads(0, 512) == HVT_R_EUNSPEC && reads(5 * PAGE, 512) == HVT_R_EUNSPEC);
+    HOLDS(writes(PAGE, 512) == HVT_R_EUNSPEC);
+    disk()->fd = fd;
+    HOLDS(reads(0, PAGES * PAGE) == HVT_R_OK); /* more than the limit in one */
+    (void)without_system_calls();
+    HOLDS(reads(0, PAGES * PAGE) == HVT_R_OK);
+    disk()->fd = fd;
+}
+
 static void test_what_is_not_mapped_is_served_all_the_same(void)
 {
     vm.map_disks = NULL;
@@ -269,13 +290,13 @@ static void test_what_is_not_mapped_is_served_all_the_same(void)
         HOLDS(writes(0, PAGE) == HVT_R_OK && reads(0, PAGE) == HVT_R_OK);
     HOLDS(file_has(disk()->fd, 0, at(BUFFER), PAGE) && disk()->map.hva == NULL);
     struct disk_map map;
-    disk_map_open(&map, disk()->fd, (uint64_t)1 << 62, false); /* more than there are addresses */
+    disk_map_open(&map, disk()->fd, (uint64_t)1 << 62, false, UINT32_MAX); /* more than there are addresses */
     HOLDS(map.hva == NULL);
-    disk_map_open(&map, disk()->fd, PAGE - 512, false); /* not a page */
+    disk_map_open(&map, disk()->fd, PAGE - 512, false, UINT32_MAX); /* not a page */
     HOLDS(map.hva == NULL);
     int pipe_ends[2];
     HOLDS(pipe(pipe_ends) == 0);
-    disk_map_open(&map, pipe_ends[0], PAGE, false);
+    disk_map_open(&map, pipe_ends[0], PAGE, false, UINT32_MAX);
     HOLDS(map.hva == NULL);
 }
 
@@ -290,14 +311,15 @@ static void test_which_descriptors_are_mapped(void)
         {O_RDWR, true}, {O_RDWR | O_APPEND, false}, {O_RDWR | O_DSYNC, false}, {O_RDWR | O_SYNC, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         int fd = open(path, cases[i].flags);
-        HOLDS(fd >= 0 && disk_is_mappable(fd, false) == cases[i].wanted);
+        HOLDS(fd >= 0 && (disk_mappable_pages(fd, false) != 0) == cases[i].wanted);
         close(fd);
     }
-    HOLDS(!disk_is_mappable(disk()->fd, true)); /* in memory: reading its holes would fill them */
+    HOLDS(!disk_mappable_pages(disk()->fd, true)); /* in memory: reading its holes would fill them */
     int here = open("/proc/self/exe", O_RDONLY);
-    HOLDS(disk_is_mappable(here, true));
+    const long half = sysconf(_SC_PHYS_PAGES) / 2;
+    HOLDS(disk_mappable_pages(here, true) >= 1024 && disk_mappable_pages(here, true) < half);
     close(here);
-    HOLDS(!disk_is_mappable(-1, true));
+    HOLDS(!disk_mappable_pages(-1, true));
 }
 
 /* ---- other SIGBUS than ours */
@@ -472,6 +494,7 @@ int main(void)
         test_a_disk_that_shrinks_is_an_error_and_no_signal,
         test_a_copy_that_fails_in_the_middle_says_how_much_is_left,
         test_what_is_noted_is_what_a_page_by_page_model_notes,
+        test_past_a_limit_all_is_forgotten_and_noted_again,
         test_what_is_not_mapped_is_served_all_the_same,
         test_which_descriptors_are_mapped,
     };

@@ -194,8 +194,9 @@ static void take_config(const struct sandbox_config *config)
             .is_socket = device->is_socket,
             .capacity = device->capacity,
         };
-        if (device->mappable)
-            disk_map_open(&the_vm.devices[i].map, the_vm.devices[i].fd, device->capacity, device->read_only);
+        if (device->mappable_pages)
+            disk_map_open(&the_vm.devices[i].map, the_vm.devices[i].fd, device->capacity, device->read_only,
+                          device->mappable_pages);
     }
     the_vm.console_fd = config->console;
     the_vm.console_chunk = config->console_chunk;
