@@ -64,9 +64,13 @@ def guest_mappings(mappings: "list[Mapping]", mem_bytes: int) -> "list[Mapping]"
         return [m for m in mappings if m.start < mem_bytes]
     for first in _FIRST:
         found: list[Mapping] = []
-        for at, mapping in enumerate(mappings):
-            if mapping.name.startswith(first) if first else not mapping.name:
-                found += _run(mappings, at, mem_bytes)
+        at = 0
+        while at < len(mappings):
+            name = mappings[at].name
+            begins = name.startswith(first) if first else not name
+            run = _run(mappings, at, mem_bytes) if begins else []
+            found += run
+            at += len(run) or 1  # behind it: two guests side by side have more runs of that length
         if found:
             return found
     return []

@@ -122,12 +122,15 @@ def counted(name: str, *, inverse: bool = False) -> Callable[[Measured], float]:
 
 
 def series(name: str) -> Callable[[Measured], float]:
-    """The median of a series."""
+    """The median of a series; none that is not above 0, as a difference of the whole machine's may be."""
 
     def take(measured: Measured) -> float:
         if name not in measured["series"]:
             raise LookupError(f"no series {name}")
-        return float(measured["series"][name]["summary"]["median"])
+        value = float(measured["series"][name]["summary"]["median"])
+        if value <= 0:
+            raise LookupError(f"{name} is {value:.0f}: what else ran on this machine is in it")
+        return value
 
     return take
 

@@ -615,6 +615,15 @@ Pss: 40 kB
     assert footprint.of_mappings(mappings, 4 << 20).guest is None
 
 
+def test_guests_side_by_side_are_counted_once() -> None:
+    """Each of two mappings: a run as long as one also leads from the second of one to the first of the next."""
+    text = ""
+    for at in (0x7F0000000000, 0x7F0000200000):
+        for start, end in ((at, at + 0x100000), (at + 0x100000, at + 0x200000)):
+            text += f"{start:x}-{end:x} rw-p 0 00:01 5 /memfd:tender-image (deleted)\nPss: 10 kB\n"
+    assert footprint.of_mappings(footprint.parse_smaps(text), 2 << 20).guest == 40
+
+
 def test_a_stack_as_long_as_guest_memory_is_not_taken_for_it() -> None:
     stack = "7e0000000000-7e0000001000 ---p 0 00:00 0\nPss: 0 kB\n7e0000001000-7e0000200000 rw-p 0 00:00 0\nPss: 7 kB\n"
     guests = {"/memfd:tender-image (deleted)": 50, "/dev/zero (deleted)": 40}
@@ -789,6 +798,8 @@ def test_a_figure_is_taken_from_what_a_benchmark_made() -> None:
     several = {"ratios": [{"of": "a", "to": "x", "value": 3.0}, {"of": "b", "to": "x", "value": 4.0}]}
     assert goals.extreme(max, [goals.ratio("a", "x"), goals.ratio("b", "x")])(several) == 4.0
     assert goals.series("s")({"series": {"s": {"summary": {"median": 7}}}}) == 7.0
+    with pytest.raises(LookupError, match="what else ran"):
+        goals.series("s")({"series": {"s": {"summary": {"median": -7}}}})
     with pytest.raises(LookupError, match="tender to hvt"):
         goals.ratio("tender", "hvt")(run_object)
 
