@@ -27,6 +27,7 @@ FD_KINDS = {
 _CONDITION = re.compile(
     r"(?P<ip>ip in guest|ip not site)"
     r"|(?P<arch>arch not x86_64)"
+    r"|call past (?P<past>[a-z]\w*)"
     r"|fd in (?P<kinds>[a-z]+(, [a-z]+)*)"
     r"|arg(?P<among>[0-5]) in (?P<names>[A-Z]\w*(, [A-Z]\w*)*)"
     r"|arg(?P<whole>[0-5]) (?P<word>null|minus one)"
@@ -189,6 +190,8 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
         a.place(elsewhere)
     elif condition == "arch not x86_64":
         a.jump(_low(arch), "BPF_JEQ", "AUDIT_ARCH_X86_64", if_true=otherwise, if_false=None)
+    elif found["past"]:
+        a.jump(_low("nr"), "BPF_JGE", f"__NR_{found['past']} + 1", if_true=None, if_false=otherwise)
     elif found["kinds"]:
         _test_among(a, _low("args[0]"), [FD_KINDS[kind] for kind in found["kinds"].split(", ")], otherwise)
     elif found["names"]:
@@ -240,6 +243,7 @@ def symbols(rules: list[Rule]) -> list[str]:
             found = _CONDITION.fullmatch(condition)
             assert found
             names |= set((found["names"] or "").split(", ")) - {""}
+            names |= {f"__NR_{found['past']}"} if found["past"] else set()
     return sorted(names)
 
 

@@ -6,14 +6,13 @@ allowed, written out here.
 """
 
 import re
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from bpf_machine import SITE, X86_64, Call, Filter, run
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -24,10 +23,9 @@ from sandbox import gen_filter  # noqa: E402
 
 RULES = gen_filter.parse((SANDBOX / "filter_rules.txt").read_text())
 
-X86_64, I386, AARCH64 = 0xC000003E, 0x40000003, 0xC00000B7  # linux/audit.h
+I386, AARCH64 = 0x40000003, 0xC00000B7  # linux/audit.h
 ALLOW, TRAP, KILL = 0x7FFF0000, 0x00030000, 0x80000000  # linux/seccomp.h
 VERDICT = {"allow": ALLOW, "trap": TRAP, "kill": KILL}
-SITE = 0x7F12_3456_789A
 GUEST_IPS = (0, 0x100002, 0xFFFFFFFF, SITE & 0xFFFFFFFF)
 OTHER_IPS = (SITE - 1, SITE + 2, SITE ^ (1 << 32), 1 << 32, 0xFFFFFFFFFF600009, (1 << 64) - 1)
 X32 = 0x40000000
@@ -85,25 +83,6 @@ int main(void)
 """
 
 
-class Call(NamedTuple):
-    """What the kernel shows to a filter: struct seccomp_data."""
-
-    nr: int
-    arch: int = X86_64
-    ip: int = SITE
-    args: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
-
-
-class Filter(NamedTuple):
-    code: list[tuple[int, int, int, int]]
-    numbers: dict[str, int]
-
-
-class Answer(NamedTuple):
-    verdict: int
-    path: list[int]  # the instructions executed
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Filter:
     place = tmp_path_factory.mktemp("filter")
@@ -128,28 +107,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Filter:
     )
 
 
-def run(built: Filter, call: Call) -> Answer:
-    """Classic BPF as far as the filter uses it; anything else, and a jump out of it, is an error."""
-    data = struct.pack("<iIQ6Q", call.nr, call.arch, call.ip, *call.args)
-    at = accumulator = 0
-    path = []
-    while True:
-        code, if_true, if_false, k = built.code[at]
-        path.append(at)
-        at += 1
-        if code == 0x20:  # LD W ABS
-            assert k % 4 == 0
-            (accumulator,) = struct.unpack_from("<I", data, k)
-        elif code == 0x15:  # JMP JEQ K
-            at += if_true if accumulator == k else if_false
-        elif code == 0x35:  # JMP JGE K
-            at += if_true if accumulator >= k else if_false
-        elif code == 0x06:  # RET K
-            return Answer(k, path)
-        else:
-            raise AssertionError(f"instruction {at - 1}: code {code:#x}")
-
-
 def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
     """One condition, as the head of filter_rules.txt explains it."""
     subject, relation, *rest = condition.replace(",", "").split()
@@ -160,6 +117,8 @@ def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
             return call.ip != SITE
         case "arch", "not", ["x86_64"]:
             return call.arch != X86_64
+        case "call", "past", [name]:
+            return call.nr > numbers[f"__NR_{name}"]
         case "fd", "in", kinds:
             members = {"nets": NETS, "blocks": BLOCKS, "console": (CONSOLE,), "control": (CONTROL,)}
             return any(call.args[0] & 0xFFFFFFFF in members[kind] for kind in kinds)
@@ -349,6 +308,8 @@ CONDITIONS = st.one_of(
             "arg3 minus one",
             "arg1 in ONE",
             "arg1 in ONE, FAR",
+            "call past read",
+            "call past write",
         ]
     ),
     KINDS.map(lambda kinds: f"fd in {', '.join(kinds)}"),

@@ -1,0 +1,103 @@
+"""The filter of the native command on KVM: the bytes that ship, against a list of all that is allowed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bpf_machine import X86_64, Call, Filter, run
+
+ROOT = Path(__file__).resolve().parents[2]
+BINDINGS = ROOT / "bindings"
+ALLOW, KILL = 0x7FFF0000, 0x80000000  # linux/seccomp.h
+KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK, KVM_CREATE_VM = 0xAE80, 0x8090AE81, 0x4004AE8B, 0xAE01
+ALWAYS = {
+    "read", "write", "pread64", "pwrite64", "pwritev2", "ppoll", "poll", "clock_gettime", "rt_sigprocmask",
+    "rt_sigtimedwait", "rt_sigreturn", "rt_sigaction", "restart_syscall", "gettid", "futex", "exit_group",
+    "exit", "fdatasync", "readahead",
+}  # fmt: skip
+
+PRINTER = r"""
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/kvm.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#define KICK_SIGNAL 40
+#include "kvm_filter.inc"
+int main(void)
+{
+    for (size_t i = 0; i < sizeof filter_code / sizeof *filter_code; i++)
+        printf("%u %u %u %u\n", filter_code[i].code, filter_code[i].jt, filter_code[i].jf, filter_code[i].k);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Filter:
+    place = tmp_path_factory.mktemp("kvm_filter")
+    rules = BINDINGS / "kvm" / "kvm_filter_rules.txt"
+    generator = BINDINGS / "sandbox" / "gen_filter.py"
+    made = [place / "kvm_filter.inc", place / "kvm_filter_shape.h"]
+    subprocess.run([sys.executable, generator, rules, *made], check=True)
+    (place / "print.c").write_text(PRINTER)
+    subprocess.run(
+        ["cc", "-Wall", "-Werror", f"-I{place}", place / "print.c", "-o", place / "print"], check=True
+    )
+    lines = subprocess.run([place / "print"], check=True, capture_output=True, text=True).stdout.splitlines()
+    header = subprocess.run(
+        ["cc", "-E", "-dM", "-"],
+        input="#include <asm/unistd_64.h>\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    numbers = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)$", header, re.M)}
+    return Filter([tuple(map(int, line.split())) for line in lines], numbers)  # type: ignore[misc]
+
+
+def test_it_allows_what_is_on_the_list_and_nothing_else(built: Filter) -> None:
+    names = {number: name for name, number in built.numbers.items()}
+    for nr in range(1200):
+        expected = ALLOW if names.get(nr) in ALWAYS | {"sendto"} else KILL
+        assert run(built, Call(nr)).verdict == expected, names.get(nr, nr)
+        assert run(built, Call(nr | 0x40000000)).verdict == KILL, "x32's numbers"
+        assert run(built, Call(nr, arch=0x40000003)).verdict == KILL, "the 32-bit entry"
+    assert set(built.numbers) >= ALWAYS
+
+
+def test_a_vcpu_is_run_and_asked_and_no_machine_is_made(built: Filter) -> None:
+    def asked(request: int) -> int:
+        return run(built, Call(built.numbers["ioctl"], args=(5, request, 0, 0, 0, 0))).verdict
+
+    assert [asked(one) for one in (KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK)] == [ALLOW] * 3
+    assert [asked(one) for one in (KVM_CREATE_VM, KVM_RUN + 1, KVM_RUN - 1, 0, 0x5401)] == [KILL] * 5
+
+
+def test_a_message_goes_to_the_peer_of_its_socket_alone(built: Filter) -> None:
+    for address in (1, 1 << 32, (1 << 64) - 1):
+        assert run(built, Call(built.numbers["sendto"], args=(5, 1, 1, 0, address, 0))).verdict == KILL
+
+
+def test_of_signals_and_of_memory_only_what_the_rings_worker_needs(built: Filter) -> None:
+    def asked(name: str, second: int) -> int:
+        return run(built, Call(built.numbers[name], args=(1, 2, second, 0, 0, 0))).verdict
+
+    assert [asked("tgkill", number) for number in (40, 9, 15, 39, 41, 0)] == [ALLOW] + [KILL] * 5
+    assert [asked("madvise", advice) for advice in (4, 3, 0, 14)] == [ALLOW] + [KILL] * 3
+
+
+def test_no_instruction_is_idle(built: Filter) -> None:
+    reached: set[int] = set()
+    for nr in range(600):
+        for request in (0, KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK):
+            for address in (0, 1, 1 << 32):
+                for third in (0, 4, 40):
+                    reached.update(run(built, Call(nr, args=(0, request, third, 0, address, 0))).path)
+    reached.update(run(built, Call(0, arch=0x40000003)).path)
+    assert reached == set(range(len(built.code)))
+    assert run(built, Call(0, arch=X86_64)).verdict == ALLOW
