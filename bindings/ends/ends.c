@@ -11,6 +11,9 @@
 
 #include "syscall_names.inc" /* written by gen_syscall_names.py from the kernel's headers */
 
+/* KVM_INTERNAL_ERROR_EMULATION of <linux/kvm.h>: the guest executes what is no memory, or what KVM does not know. */
+#define SUBERROR_EMULATION 1
+
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static __attribute__((format(printf, 3, 4))) void ends(struct run_end *end, const char *reason,
@@ -175,7 +178,8 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
         break;
     case EVENT_INTERNAL_ERROR:
         ends(end, "internal-error", "KVM: internal error exit: suberror=0x%" PRIx64, event->detail);
-        end->status = STATUS_HOST_FAILED;
+        if (event->detail != SUBERROR_EMULATION)
+            end->status = STATUS_HOST_FAILED;
         break;
     case EVENT_HOST_ERROR:
         ends(end, "host-error", "%s: %s failed: %s", door, behind_kvm ? "ioctl (RUN)" : "ppoll",
