@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "close_later.h"
 #include "console.h"
 #include "device.h"
 #include "ends.h"
@@ -213,6 +214,11 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
 int tn_vm_set_console(struct vm *vm, int fd)
 {
     return console_set(vm, fd);
+}
+
+void tn_close_later(int fd)
+{
+    close_later(fd);
 }
 
 void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid)

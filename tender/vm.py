@@ -343,29 +343,29 @@ class Vm:
         """What was counted so far; at any time, also while it runs."""
         self._check_usable()
         shared = lib.tn_vm_shared(self._c)
-        c, ring = shared.counters, shared.ring_counters
+        c, ring = _numbers(shared, "counters"), _numbers(shared, "ring_counters")
         values: dict[str, int | dict[str, int]] = {
-            name: int(getattr(c, name)) + int(getattr(ring, name))
-            for name in Counters.__slots__
-            if name not in ("hypercalls", "net_ring_packets")
+            name: mine + its for name, mine, its in zip(_COUNTED, c, ring, strict=True) if name
         }
-        values["net_ring_packets"] = int(ring.net_rx_packets) + int(ring.net_tx_packets)
-        values["hypercalls"] = {name: int(c.hypercalls[i]) for i, name in enumerate(_HYPERCALLS, start=1)}
-        values["console_lost_bytes"] = int(c.console_lost_bytes) + self._captured_lost
+        values["net_ring_packets"] = (
+            ring[_COUNTED.index("net_rx_packets")] + ring[_COUNTED.index("net_tx_packets")]
+        )
+        values["hypercalls"] = dict(zip(_HYPERCALLS, c[2:10], strict=True))
+        values["console_lost_bytes"] = c[_COUNTED.index("console_lost_bytes")] + self._captured_lost
         return Counters(**values)
 
     @property
     def boot(self) -> BootTimeline:
         """When each step was reached, so far."""
         self._check_usable()
-        t = lib.tn_vm_shared(self._c).timeline
+        first_run, first_exit, first_console, guest_exit = _numbers(lib.tn_vm_shared(self._c), "timeline")
         return BootTimeline(
             start=self._start_ns,
             vm_created=self._created_ns,
-            first_run=int(t.first_run),
-            first_exit=int(t.first_exit),
-            first_console=int(t.first_console),
-            guest_exit=int(t.guest_exit),
+            first_run=first_run,
+            first_exit=first_exit,
+            first_console=first_console,
+            guest_exit=guest_exit,
         )
 
     def memory(self, gpa: int, length: int) -> bytes:
@@ -479,6 +479,21 @@ def run(
             return vm.run(timeout)
     with Image.open(image) as opened, Vm(opened, config, console=console, backend=backend) as vm:
         return vm.run(timeout)
+
+
+_COUNTED = (
+    "exits",
+    *("",) * 9,  # hypercalls, by number; 0 is none
+    *(name for name in Counters.__slots__ if name not in ("exits", "hypercalls", "net_ring_packets")),
+)
+"""struct vm_counters, a word each (a test compares); read at once, because field by field costs more than a boot."""
+
+
+def _numbers(shared: CData, name: str) -> list[int]:
+    """A member of struct vm_shared that is made of 64-bit words."""
+    member = ffi.addressof(shared, name)
+    words: list[int] = ffi.unpack(ffi.cast("uint64_t *", member), ffi.sizeof(member[0]) // 8)
+    return words
 
 
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")

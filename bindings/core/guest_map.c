@@ -20,19 +20,24 @@ int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64
 
 /* A host that dumps core, or forks, has no business with guest memory. Said before the segments split it:
  * each piece would be another walk. */
-static void keep_to_ourselves(const struct guest_memory *memory)
+static void advise(const struct guest_memory *memory, const struct elf_image *image)
 {
     (void)madvise(memory->hva, memory->mapped_bytes, MADV_DONTDUMP);
     (void)madvise(memory->hva, memory->mapped_bytes, MADV_DONTFORK);
-    /* The stack begins at the very top, and the ring behind it: where transparent huge pages are always on, a
-     * guest's first push would clear 2 MiB, which costs as much as all the rest of its boot. */
-    const uint64_t small_from = memory->bytes - HVT_MEM_GRANULE;
-    (void)madvise(memory->hva + small_from, memory->mapped_bytes - small_from, MADV_NOHUGEPAGE);
+    const gpa_t small_end = guest_small_pages_end(image, memory->bytes),
+                top = memory->bytes - HVT_MEM_GRANULE;
+    if (small_end >= top) {
+        (void)madvise(memory->hva, memory->mapped_bytes, MADV_NOHUGEPAGE);
+        return;
+    }
+    (void)madvise(memory->hva, small_end, MADV_NOHUGEPAGE);
+    (void)madvise(memory->hva + top, memory->mapped_bytes - top,
+                  MADV_NOHUGEPAGE); /* the ring is behind the stack */
 }
 
 int guest_memory_protect(struct guest_memory *memory, const struct elf_image *image)
 {
-    keep_to_ourselves(memory);
+    advise(memory, image);
     for (uint32_t i = 0; i < image->segment_count; i++) {
         const struct elf_segment *segment = &image->segments[i];
         int protection = guest_protection(segment->flags);

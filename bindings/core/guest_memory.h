@@ -45,6 +45,18 @@ static inline int guest_protection(uint32_t flags)
     return protection;
 }
 
+/*
+ * Where transparent huge pages are always on, the first touch of 2 MiB clears all of it: as much work as all
+ * the rest of a small guest's boot, and ten times the memory that it keeps. So the image and a small heap
+ * behind it have small pages, up to this address, and so has the top, where the stack begins; a large heap
+ * may have huge ones.
+ */
+static inline gpa_t guest_small_pages_end(const struct elf_image *image, uint64_t mem_bytes)
+{
+    const gpa_t end = (image->bss_end > image->kernel_end ? image->bss_end : image->kernel_end) + (16u << 20);
+    return end < mem_bytes ? end & ~(gpa_t)(HVT_MEM_GRANULE - 1) : mem_bytes;
+}
+
 enum guest_access { GUEST_READABLE, GUEST_WRITABLE };
 
 /* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M,

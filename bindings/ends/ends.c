@@ -11,7 +11,8 @@
 
 #include "syscall_names.inc" /* written by gen_syscall_names.py from the kernel's headers */
 
-/* KVM_INTERNAL_ERROR_EMULATION of <linux/kvm.h>: the guest executes what is no memory, or what KVM does not know. */
+/* KVM_INTERNAL_ERROR_EMULATION of <linux/kvm.h>: the guest executes what is no memory, or what KVM does not
+ * know. */
 #define SUBERROR_EMULATION 1
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))

@@ -69,6 +69,7 @@ int tn_block_duplicate(int fd, const char *shown, int read_only, uint64_t *capac
                        struct device_error *error);
 int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
                             struct device_error *error);
+void tn_close_later(int fd);                                /* see kvm/close_later.h */
 int tn_kvm_set_memory(const struct vm *vm, int machine_fd); /* tn_vm_map()'s, as slot 0 */
 
 /* What a guest on KVM may see and touch of its processor; see kvm/guest_cpu.h. */

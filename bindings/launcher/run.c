@@ -148,8 +148,8 @@ static bool make_machine(const struct request *request, const struct image *imag
     if (ring != RING_NONE)
         ring_offer(&vm, (struct hvt_net_ring *)(void *)(vm.memory.hva + guest_bytes), ring);
     vm.extensions = image->elf.extensions;
-    /* As at the stack (guest_map.c): what the image touches first is not worth 2 MiB of clearing. */
-    (void)madvise(vm.memory.hva, start_state_template_bytes(&image->elf), MADV_NOHUGEPAGE);
+    /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
+    (void)madvise(vm.memory.hva, guest_small_pages_end(&image->elf, guest_bytes), MADV_NOHUGEPAGE);
     fill_memory(image, vm.memory.hva, request->mem_bytes);
     refused = guest_memory_protect(&vm.memory, &image->elf);
     if (refused < 0)

@@ -55,6 +55,7 @@ struct sandbox_config {
     gpa_t entry;
     uint64_t mem_bytes;
     uint64_t template_bytes;
+    gpa_t small_pages_end;   /* guest_small_pages_end() */
     uint64_t file_bytes_max; /* RLIMIT_FSIZE; UINT64_MAX: none */
     uint32_t guard_disks;    /* that limit is not enough (disk_guard.h) */
     uint32_t kick_signal;

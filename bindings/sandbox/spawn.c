@@ -383,6 +383,7 @@ static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, co
     fill_config(config, sandbox->vm, image);
     config->template_bytes = start_state_template_bytes(image);
     config->mem_bytes = mem_bytes;
+    config->small_pages_end = guest_small_pages_end(image, mem_bytes);
     config->extensions = image->extensions;
 
     struct spawn spawn = {.name = name, .no_namespaces = !namespaces_wanted, .pid = -1, .pidfd = -1};

@@ -120,6 +120,7 @@ class KvmVm:
         self.fallback = ""
         self.pid = posix.getpid()
         self._fds: list[int] = []
+        self._machine_fd = -1
         self._run_page: CData = ffi.NULL
         self._run_bytes = 0
         self._fresh: CData = ffi.NULL
@@ -133,7 +134,7 @@ class KvmVm:
 
     def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: str) -> None:
         kvm = self._own(open_kvm())
-        machine = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
+        machine = self._machine_fd = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
         ring_mode = lib.RING_NONE
         if net_ring != "off":
             wanted = {"inline": lib.RING_INLINE, "on": lib.RING_WORKER}.get(net_ring, lib.RING_ADAPTIVE)
@@ -227,4 +228,10 @@ class KvmVm:
             lib.tn_unmap(self._run_page, self._run_bytes)
             self._run_page = ffi.NULL
         while self._fds:
-            posix.close(self._fds.pop())
+            fd = self._fds.pop()
+            if (
+                fd == self._machine_fd
+            ):  # the vCPU's is closed: this is the VM's last, which waits in the kernel
+                lib.tn_close_later(fd)
+            else:
+                posix.close(fd)

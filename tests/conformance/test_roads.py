@@ -134,7 +134,9 @@ def test_a_plain_run_starts_no_interpreter(tender_cmd: list[str], guest: Guest, 
     os.close(writer)
     try:
         limit = time.monotonic() + 30
-        while not os.readlink(f"/proc/{running.pid}/exe").endswith("/tender"):  # until then it is a copy of us
+        while not os.readlink(f"/proc/{running.pid}/exe").endswith(
+            "/tender"
+        ):  # until then it is a copy of us
             assert time.monotonic() < limit
         maps = Path(f"/proc/{running.pid}/maps").read_text()
         assert "python" not in Path(f"/proc/{running.pid}/cmdline").read_text().split("\0")[0]

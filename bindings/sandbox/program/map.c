@@ -61,6 +61,12 @@ static void fill_gate_page(uint32_t extensions)
     memcpy((uint8_t *)(uintptr_t)TENDER_GATE_DOOR_GPA, entries, sizeof entries);
 }
 
+static void small_pages(gpa_t from, gpa_t end)
+{
+    if (end > from)
+        (void)system_call(from, end - from, MADV_NOHUGEPAGE, 0, 0, 0, SYS_madvise);
+}
+
 void map_guest(const struct sandbox_config *config)
 {
     const int writable = PROT_READ | PROT_WRITE;
@@ -77,7 +83,6 @@ void map_guest(const struct sandbox_config *config)
         if (protection != writable)
             protect(config->ranges[i].start, config->ranges[i].end, protection);
     }
-    /* As guest_map.c says: a first push would otherwise clear 2 MiB. */
-    (void)system_call(config->mem_bytes - HVT_MEM_GRANULE, HVT_MEM_GRANULE, MADV_NOHUGEPAGE, 0, 0, 0,
-                      SYS_madvise);
+    small_pages(config->template_bytes, config->small_pages_end);
+    small_pages(config->mem_bytes - HVT_MEM_GRANULE, config->mem_bytes);
 }
