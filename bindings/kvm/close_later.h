@@ -11,6 +11,7 @@
 /* Closes `fd`, soon; at once where no thread can be had, or where CLOSES_MAX are under way. Any thread. */
 void close_later(int fd);
 
-#define CLOSES_MAX 8 /* each may leave the C library a stack, to be used again: mappings, which make a boot dearer */
+#define CLOSES_MAX                                                                                           \
+    8 /* each may leave the C library a stack, to be used again: mappings, which make a boot dearer */
 
 #endif

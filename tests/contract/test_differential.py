@@ -160,6 +160,7 @@ CASES = [
     Case("far_write", normal=DUMP),
     Case("flood", stop_at=b"f" * 63, normal=FLOOD, counts=frozenset({"puts", "console_bytes"})),
     Case("fpu"),
+    Case("leftovers"),
     Case("gate"),
     Case("gate", ("--wild",)),
     Case("globals"),
