@@ -3,6 +3,9 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 DOORS   = tests/contract tests/conformance tests/functional tests/security
+# What tests the command; by Python's road too.
+COMMAND = tests/contract/test_cli.py tests/contract/test_backend.py \
+          tests/conformance/test_solo5_command_line.py tests/conformance/test_launchers.py
 C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
 
 .DEFAULT_GOAL := help
@@ -49,6 +52,7 @@ fuzz: setup  ## a short run of the fuzzers
 
 test: check fuzz  ## everything, behind both doors: the sandbox's here, KVM's here too or else in the box
 	tools/with_net -- $(VENV)/bin/pytest -v -m 'not kvm' $(DOORS)
+	TENDER_LAUNCHER=python tools/with_net -- $(VENV)/bin/pytest -q -m 'not kvm' $(COMMAND)
 	tools/with_kvm -- $(VENV)/bin/pytest -v -m kvm $(DOORS)
 	pytest -v tests/box tests/package
 

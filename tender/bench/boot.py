@@ -135,9 +135,11 @@ def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -
         if name not in options.skip
     ]
     for name, command in commands.items():
-        if spawner and name not in ("tender", "python"):
+        if name in options.skip:
+            continue
+        if spawner and name != "python":  # what is compared is started alike
             subjects.append(SpawnedSubject(name, command, spawner=spawner))
-        elif name not in options.skip:
+        else:
             subjects.append(ProcessSubject(name, command, counted=options.count))
     return subjects
 
@@ -150,7 +152,7 @@ _MODES = {
 
 
 def _spawner(options: argparse.Namespace, notes: "list[str]") -> str:
-    """The small program that starts peers beside the sandbox; empty: the harness does."""
+    """The small program that starts commands beside the sandbox; empty: the harness does."""
     checkout = facts.find_checkout()
     if options.backend != "sandbox" or options.count or not options.peer:
         return ""

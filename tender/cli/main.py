@@ -1,8 +1,8 @@
-"""Picks the subcommand, and is the last one to see an error.
+"""Picks the subcommand, and is the last one to see an error: Python's road, where bindings/launcher leaves a command.
 
 `tender run ...` and `tender app.elf ...` are the same. An image whose name is a subcommand's is reached
 with a path: `tender ./inspect`. Started under one of the names in FRONTS, by a symbolic link to `tender`, the
-command is `tender THAT_NAME ...`: the installed script puts the name before the other words.
+command is `tender THAT_NAME ...`: the native program puts the name before the other words.
 
 Status: the guest's own, 1 for what could not start, 70 for a mistake of ours.
 """

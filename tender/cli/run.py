@@ -1,4 +1,4 @@
-"""`tender run`, the road from the command line to a running guest: import next to nothing here.
+"""`tender run`, Python's road from the command line to a running guest: import next to nothing here.
 
 argv -> options -> image -> devices by name -> VmConfig -> Vm -> the guest's status. What is needed only to
 explain an error or to report a result is imported by the function that does so.
