@@ -1,4 +1,8 @@
-"""Writes syscall_names.inc: the names of Linux's system calls by number, as the compiler's headers have them."""
+"""Writes syscall_names.inc: the names of Linux's system calls by number, as the compiler's headers have them.
+
+One text a table, and by number where in it a name begins (0: there is no such call): an array of pointers would be
+hundreds of relocations at each start of the launcher.
+"""
 
 import re
 import subprocess
@@ -25,9 +29,14 @@ def main(target: str, *compiler: str) -> None:
     with open(target, "w") as file:
         file.write("/* The names of system calls by number; written by bindings/gen_syscall_names.py. */\n")
         for table, header in TABLES.items():
-            file.write(f"\nstatic const char *const names_{table}[] = {{\n")
-            for number, name in sorted(names(list(compiler), header).items()):
-                file.write(f'    [{number}] = "{name}",\n')
+            found = sorted(names(list(compiler), header).items())
+            file.write(f"\nstatic const char text_{table}[] =\n")
+            file.write("".join(f'    "\\0{name}"\n' for _, name in found))
+            file.write(f"    ;\nstatic const uint16_t names_{table}[] = {{\n")
+            at = 1
+            for number, name in found:
+                file.write(f"    [{number}] = {at},\n")
+                at += len(name) + 1
             file.write("};\n")
 
 

@@ -31,10 +31,10 @@ static __attribute__((format(printf, 3, 4))) void ends(struct run_end *end, cons
 const char *system_call_name(uint32_t number, uint64_t arch)
 {
     bool old = arch == AUDIT_ARCH_I386;
-    const char *name = NULL;
+    uint16_t at = 0;
     if (number < (old ? COUNT(names_i386) : COUNT(names_x86_64)))
-        name = old ? names_i386[number] : names_x86_64[number];
-    return name ? name : "no such call";
+        at = old ? names_i386[number] : names_x86_64[number];
+    return !at ? "no such call" : (old ? text_i386 : text_x86_64) + at;
 }
 
 struct signal_words {
