@@ -1,8 +1,8 @@
 """Executes a command behind the system-call filter that urunc 0.5 to 0.7 puts around solo5-hvt before it executes it.
 
-    strangers_filter.py COMMAND [WORDS...]
+    strangers_filter.py [+CALL...] COMMAND [WORDS...]
 
-The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS.
+The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well.
 """
 
 import ctypes
@@ -20,12 +20,12 @@ TRAP, ALLOW = 0x00030000, 0x7FFF0000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
 
-def numbers() -> list[int]:
+def numbers(more: list[str]) -> list[int]:
     """The calls' numbers."""
     from tender.native import ffi, lib
 
     known = {ffi.string(lib.tn_system_call_name(n, 0)).decode(): n for n in range(512)}
-    return [known[name] for name in ALLOWED.split()]
+    return [known[name] for name in (*ALLOWED.split(), *more)]
 
 
 def install(allowed: list[int]) -> None:
@@ -44,6 +44,9 @@ def install(allowed: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    calls = numbers()
-    install(calls)
-    os.execv(sys.argv[1], sys.argv[1:])
+    command = sys.argv[1:]
+    more = []
+    while command[0].startswith("+"):
+        more.append(command.pop(0)[1:])
+    install(numbers(more))
+    os.execv(command[0], command)

@@ -163,16 +163,27 @@ static bool make_machine(const struct request *request, const struct image *imag
     return true;
 }
 
+/* What stands in for a refused ppoll (stranger.c) makes calls that our own filter would kill for. */
+static bool waits_are_refused(void)
+{
+    const struct timespec at_once = {0, 0};
+    (void)ppoll(NULL, 0, &at_once, NULL);
+    return filtered_by_stranger;
+}
+
 /* What would be done at its first use is done now, because afterwards this process may not. */
 static void close_the_door(void)
 {
     copy_fault_prepare(&vm);
     if (vm.map_disks)
         vm.map_disks(&vm);
-    give_up_capabilities();
+    const bool filtered = waits_are_refused();
+    if (!filtered)
+        give_up_capabilities();
     if (vm.ring.shared)
         ring_worker_prepare(&vm);
-    give_up_calls();
+    if (!filtered)
+        give_up_calls();
 }
 
 /* ---- the sandbox */
@@ -231,10 +242,8 @@ static void stop_soon(void)
     const uint64_t one = 1;
     atomic_store(&vm.stop_requested, true);
     machine_leave(&door.machine);
-    if (filtered_by_stranger)
-        (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* stranger.c */
-    else
-        (void)!write(vm.stop_fd, &one, sizeof one);
+    if (write(vm.stop_fd, &one, sizeof one) < 0)
+        (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* it is a timer's (stranger.c) */
 }
 
 static void handle(int number, void (*handler)(int), int flags)

@@ -33,7 +33,7 @@ def by(road: str, command: Sequence[str | Path], **options: object) -> Done:
 
 def seen(done: Done) -> tuple[int, str, str]:
     """What a user sees, less where the host put something in this process."""
-    return done.returncode, done.stdout, re.sub(r"0x7f[0-9a-f]{10}\b", "0x7f...", done.stderr)
+    return done.returncode, done.stdout, re.sub(r"0x7[0-9a-f]{11}\b", "0x7...", done.stderr)
 
 
 # Words of `tender run`; the guest's name stands for its path.

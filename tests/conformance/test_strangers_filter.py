@@ -21,8 +21,8 @@ def run(command: list[str]) -> Done:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd="/")
 
 
-def filtered(command: list[str]) -> list[str]:
-    return [sys.executable, str(STRANGERS_FILTER), *command]
+def filtered(command: list[str], *more: str) -> list[str]:
+    return [sys.executable, str(STRANGERS_FILTER), *more, *command]
 
 
 @pytest.fixture
@@ -37,11 +37,15 @@ def test_a_guest_runs_and_its_disk_works(solo5_hvt: list[str], guest: Guest, dis
     assert (behind.returncode, behind.stdout, behind.stderr) == (0, free.stdout, "")
 
 
+OURS = ("+prctl", "+seccomp", "+capset", "+eventfd2")
+
+
 @pytest.mark.kvm
+@pytest.mark.parametrize("more", [(), OURS], ids=["urunc's", "one that lets us install ours"])
 @pytest.mark.parametrize("name", ["sleep", "spin"])
-def test_a_signal_stops_it(solo5_hvt: list[str], guest: Guest, name: str) -> None:
+def test_a_signal_stops_it(solo5_hvt: list[str], guest: Guest, name: str, more: tuple[str, ...]) -> None:
     running = subprocess.Popen(
-        filtered([*solo5_hvt, str(guest(name))]),
+        filtered([*solo5_hvt, str(guest(name))], *more),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
     )  # fmt: skip
     assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
