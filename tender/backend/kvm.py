@@ -21,6 +21,10 @@ _HOST: "dict[str, CData]" = {}
 vCPU's shared page, a fresh vCPU's system registers with the start state written over them (a hundred fields,
 set one by one through cffi, cost more than most ioctls), and the rest of its state if
 VMs are to be reset. Two threads that ask at once get equal answers."""
+_KEPT: "dict[int, int]" = {}
+"""By process: the descriptor of its first VM's vCPU, which is never closed. While a host has a vCPU without a local APIC, KVM
+makes another in a tenth of the instructions: with the first it patches its code, and tells every processor; with
+the last it does so again. The vCPU holds its VM, whose memory is gone."""
 _ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOTTY, _EOPNOTSUPP = (
     2,
     13,
@@ -227,11 +231,9 @@ class KvmVm:
         if self._run_page != ffi.NULL:
             lib.tn_unmap(self._run_page, self._run_bytes)
             self._run_page = ffi.NULL
+            if _KEPT.setdefault(self.pid, self.vcpu_fd) == self.vcpu_fd:
+                self._fds.remove(self.vcpu_fd)
         while self._fds:
             fd = self._fds.pop()
-            if (
-                fd == self._machine_fd
-            ):  # the vCPU's is closed: this is the VM's last, which waits in the kernel
-                lib.tn_close_later(fd)
-            else:
-                posix.close(fd)
+            # The vCPU's is closed by then: this is the VM's last, and waits in the kernel.
+            (lib.tn_close_later if fd == self._machine_fd else posix.close)(fd)

@@ -24,7 +24,7 @@ def test_200_vms_one_after_another_leave_nothing(guest: Guest) -> None:
         before = footprint()
         for _ in range(200):
             assert tender.run(image, SMALL, console=DISCARD).ok
-        assert_nothing_is_left(before, slack_maps=22)  # the stacks of eight threads that close: close_later.h
+        assert_nothing_is_left(before)
 
 
 def test_32_vms_at_once_each_on_its_own_thread(guest: Guest) -> None:
