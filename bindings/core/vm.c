@@ -65,10 +65,11 @@ void vm_enter(struct vm *vm, sigset_t *saved)
     for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++)
         sigdelset(&block, synchronous[i]);
     sigemptyset(saved); /* what holds where a filter refuses the next call */
-    pthread_sigmask(SIG_BLOCK, &block, saved);
+    pthread_sigmask(SIG_BLOCK, vm->signals_at_will ? NULL : &block, saved);
     vm->run_mask = vm->poll_mask = *saved;
     sigdelset(&vm->run_mask, vm_kick_signal());
-    sigaddset(&vm->poll_mask, vm_kick_signal());
+    if (!vm->signals_at_will)
+        sigaddset(&vm->poll_mask, vm_kick_signal());
     pthread_mutex_lock(&vm->runner_lock);
     vm->runner = (pid_t)syscall(SYS_gettid);
     pthread_mutex_unlock(&vm->runner_lock);

@@ -14,6 +14,8 @@
  * The kick is let into KVM_RUN alone, which puts the mask back before the signal could be delivered, so that
  * it needs no handler. ppoll delivers first and puts the mask back behind it: there the kick would take its
  * default action and end the process, and there stop_fd does its work.
+ *
+ * A process whose handlers are all its own (the launcher) holds nothing back: see signals_at_will.
  */
 #ifndef TENDER_VM_H
 #define TENDER_VM_H
@@ -102,6 +104,9 @@ struct vm {
     atomic_bool stop_requested;
     pthread_mutex_t runner_lock; /* guards runner: a kick never reaches a thread that has left */
     pid_t runner;                /* thread inside the run function, 0: none */
+    bool signals_at_will;        /* this process's handlers end KVM_RUN wherever they find it
+                                    (kvm_run.immediate_exit), the kick's too: none is held back, which saves KVM two
+                                    changes of the mask an exit */
     sigset_t run_mask;           /* the caller's mask without the kick: in force inside KVM_RUN */
     sigset_t poll_mask;          /* the caller's mask with the kick: in force inside ppoll */
     struct vm_shared own_shared; /* where `shared` points unless a door puts it elsewhere */

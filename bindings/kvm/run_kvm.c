@@ -93,7 +93,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run)
     shared->event = (struct vm_event){0};
 
     enum verdict verdict = CONTINUE;
-    if (set_run_mask(vm, vcpu_fd) < 0)
+    if (!vm->signals_at_will && set_run_mask(vm, vcpu_fd) < 0)
         verdict = settle_failed_run(vm, errno);
     else
         verdict = hypercall_resume(vm);

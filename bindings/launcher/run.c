@@ -286,6 +286,12 @@ static void on_suspend(int number)
     errno = saved;
 }
 
+static void on_kick(int number)
+{
+    (void)number;
+    machine_leave(&door.machine);
+}
+
 static void expect_signals(const struct request *request, bool is_kvm)
 {
     struct sigaction now;
@@ -293,6 +299,10 @@ static void expect_signals(const struct request *request, bool is_kvm)
     handle(SIGTERM, on_stop, 0);
     handle(SIGPIPE, SIG_IGN, 0); /* a console without a reader costs the bytes */
     handle(SIGXFSZ, SIG_IGN, 0); /* a disk at its limit is the guest's to hear of */
+    if (is_kvm) {
+        handle(vm_kick_signal(), on_kick, 0); /* the ring's worker has found what ends the run */
+        vm.signals_at_will = true;
+    }
     if (!is_kvm && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
     if (request->timeout_s > 0) {

@@ -231,8 +231,9 @@ class KvmVm:
         if self._run_page != ffi.NULL:
             lib.tn_unmap(self._run_page, self._run_bytes)
             self._run_page = ffi.NULL
-            if _KEPT.setdefault(self.pid, self.vcpu_fd) == self.vcpu_fd:
-                self._fds.remove(self.vcpu_fd)
+            vcpu = self._fds[-1]  # the last that was made
+            if _KEPT.setdefault(self.pid, vcpu) == vcpu:
+                self._fds.pop()
         while self._fds:
             fd = self._fds.pop()
             # The vCPU's is closed by then: this is the VM's last, and waits in the kernel.
