@@ -106,16 +106,21 @@
 /* Features, a bit each: in the note those wanted, in the block those granted. */
 #define TENDER_FEATURE_GATE        1
 #define TENDER_FEATURE_BLOCK_BATCH 2 /* needs the gate */
+#define TENDER_FEATURE_NET_BATCH   4 /* needs the gate */
 
 /* Hypercalls of ours: a slot each in the gate page, and where `out` leaves the guest, its port too. */
 #define TENDER_HYPERCALL_BLOCK_BATCH 16
-#define TENDER_HYPERCALL_MAX         17 /* one past the last */
+#define TENDER_HYPERCALL_NET_BATCH   17
+#define TENDER_HYPERCALL_MAX         18 /* one past the last */
 
 /* Requests of a batch. */
 #define TENDER_BLOCK_BATCH_MAX 256
 #define TENDER_BLOCK_READ      1
 #define TENDER_BLOCK_WRITE     2
 #define TENDER_BLOCK_FLUSH     3
+
+/* Frames of a batch: so many out, and so many in. */
+#define TENDER_NET_BATCH_MAX 256
 
 /*
  * Guest-physical addresses, all below HVT_GUEST_MIN_GPA and so read-only to the guest; where nothing is
@@ -321,6 +326,27 @@ struct tender_block_batch {
     uint32_t count;
     uint32_t done; /* out: how many have their answer */
     int32_t ret;   /* out: HVT_R_OK: all have; HVT_R_EINVAL: there are too many, and none was looked at */
+    uint32_t reserved;
+};
+
+/* One frame of a batch: to be sent, or room for one that comes. */
+struct tender_net_frame {
+    gpa_t data;
+    uint32_t len; /* of the frame; of room, and out: of the frame that came */
+    int32_t ret;  /* out: HVT_R_OK or EINVAL; of room, only if a frame came */
+    uint64_t reserved[2];
+};
+
+/* TENDER_HYPERCALL_NET_BATCH: frames out, one after the other, then frames in as long as there are some. */
+struct tender_net_batch {
+    uint64_t handle;
+    gpa_t frames; /* an array of struct tender_net_frame: tx_count to send, then rx_count to fill */
+    uint32_t tx_count;
+    uint32_t rx_count;
+    uint32_t tx_done;    /* out: how many have their answer */
+    uint32_t rx_done;    /* out: how many were filled, the first ones */
+    uint64_t timeout_ns; /* in: how long to wait if none has come; 0: do not wait */
+    int32_t ret; /* out: HVT_R_OK; HVT_R_EINVAL: no such device, too many, and nothing was looked at */
     uint32_t reserved;
 };
 

@@ -124,6 +124,19 @@ ABI_AT(tender_block_batch, requests, 0);
 ABI_AT(tender_block_batch, count, 8);
 ABI_AT(tender_block_batch, done, 12);
 ABI_AT(tender_block_batch, ret, 16);
+ABI_SIZE(tender_net_frame, 32);
+ABI_AT(tender_net_frame, data, 0);
+ABI_AT(tender_net_frame, len, 8);
+ABI_AT(tender_net_frame, ret, 12);
+ABI_SIZE(tender_net_batch, 48);
+ABI_AT(tender_net_batch, handle, 0);
+ABI_AT(tender_net_batch, frames, 8);
+ABI_AT(tender_net_batch, tx_count, 16);
+ABI_AT(tender_net_batch, rx_count, 20);
+ABI_AT(tender_net_batch, tx_done, 24);
+ABI_AT(tender_net_batch, rx_done, 28);
+ABI_AT(tender_net_batch, timeout_ns, 32);
+ABI_AT(tender_net_batch, ret, 40);
 
 /* Ours begins behind all that Solo5's ABI puts there, and nothing of ours overlaps. */
 _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=

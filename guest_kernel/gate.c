@@ -86,15 +86,24 @@ void gate_net_kick(void)
                      : "edx", "memory");
 }
 
-bool gate_block_batch(struct tender_block_batch *call)
+static bool gate_ours(uint32_t feature, uint32_t number, const volatile void *call)
 {
-    if (!(features & TENDER_FEATURE_BLOCK_BATCH)) {
+    if (!(features & feature)) {
         return false;
     }
-    __asm__ volatile("" : : : "memory"); /* what was written to the requests is there */
-    gate_slot(gate_page, TENDER_HYPERCALL_BLOCK_BATCH)((uint32_t)gpa_of(call));
+    __asm__ volatile("" : : : "memory"); /* what was written to the structures is there */
+    gate_slot(gate_page, number)((uint32_t)gpa_of(call));
     __asm__ volatile("" : : : "memory");
     return true;
+}
+
+bool gate_block_batch(struct tender_block_batch *call)
+{
+    return gate_ours(TENDER_FEATURE_BLOCK_BATCH, TENDER_HYPERCALL_BLOCK_BATCH, call);
+}
+bool gate_net_batch(struct tender_net_batch *call)
+{
+    return gate_ours(TENDER_FEATURE_NET_BATCH, TENDER_HYPERCALL_NET_BATCH, call);
 }
 
 _Noreturn void gate_halt(struct hvt_halt *call)

@@ -27,6 +27,7 @@ void gate_net_kick(void); /* no structure, and no slot of the page: only who off
 
 /* One of ours: false, and nothing done, where the tender did not grant it. */
 bool gate_block_batch(struct tender_block_batch *call);
+bool gate_net_batch(struct tender_net_batch *call);
 _Noreturn void gate_halt(struct hvt_halt *call);
 
 static inline gpa_t gpa_of(const volatile void *pointer)

@@ -29,4 +29,16 @@ void manifest_init(const struct mft *manifest);
 /* manifest.c: the attached entry of this name and type, and its handle; NULL if there is none. */
 const struct mft_entry *manifest_entry(const char *name, uint32_t type, uint64_t *handle);
 
+/* net_queue.c: a device's queues, if the tender grants the batch and the heap has room; else NULL, false. */
+struct net_queue;
+bool net_queue_open(const struct net_device *device);
+struct net_queue *net_queue_of(const struct net_device *device);
+enum guest_result net_queue_write(struct net_queue *queue, const void *frame, size_t len);
+enum guest_result net_queue_read(struct net_queue *queue, void *frame, size_t size, size_t *len);
+
+/* Sends what is held; waits as poll_wait() does, or says that the hypercall is to. Weak: NULL in a unikernel
+ * that has no network. */
+__attribute__((weak)) void net_queues_flush(void);
+__attribute__((weak)) bool net_queues_wait(uint64_t timeout_ns, uint64_t *ready_set, int *count);
+
 #endif

@@ -1,5 +1,6 @@
 /*
- * Frames in and out: by the host's shared ring if boot info offers one, else by a hypercall each.
+ * Frames in and out: by batches if the tender grants them (net_queue.c), by the host's shared ring if boot
+ * info offers one, else by a hypercall each.
  *
  *   us:    entry, ent_tail+1, and a kick if the host asks for one      a read waits for its commit
  *   host:  serves entries in order, ent_head+1 each; a read gets a commit, com_tail+1
@@ -58,12 +59,18 @@ enum guest_result net_open(const char *name, struct net_device *device)
     }
     memcpy(device->mac, entry->u.net.mac, sizeof(device->mac));
     device->mtu = entry->u.net.mtu;
-    ring_open();
+    if (!net_queue_open(device)) {
+        ring_open();
+    }
     return GUEST_OK;
 }
 
 enum guest_result net_write(const struct net_device *device, const void *frame, size_t len)
 {
+    struct net_queue *queue = net_queue_of(device);
+    if (queue) {
+        return net_queue_write(queue, frame, len);
+    }
     if (ring && len <= COPY_BYTES) {
         ring_wait(COPIES - 1);
         uint8_t *copy = copies[ent_tail % COPIES];
@@ -101,6 +108,10 @@ static enum guest_result ring_read(const struct net_device *device, void *frame,
 
 enum guest_result net_read(const struct net_device *device, void *frame, size_t size, size_t *len)
 {
+    struct net_queue *queue = net_queue_of(device);
+    if (queue) {
+        return net_queue_read(queue, frame, size, len);
+    }
     /* A host that sleeps takes longer to wake than a hypercall takes. */
     if (ring && !__atomic_load_n(&ring->needs_kick, __ATOMIC_RELAXED)) {
         ring_wait(COPIES);

@@ -33,6 +33,9 @@ _Noreturn void guest_start(const struct hvt_boot_info *boot)
 
 _Noreturn void guest_exit(int status)
 {
+    if (net_queues_flush) {
+        net_queues_flush();
+    }
     struct hvt_halt halt = {.cookie = 0, .exit_status = status};
     gate_halt(&halt);
 }

@@ -42,7 +42,11 @@ class Device(Value):
 
 
 _KINDS = {1: "block", 2: "net"}
-_EXTENSIONS = ((lib.TENDER_FEATURE_GATE, "gate"), (lib.TENDER_FEATURE_BLOCK_BATCH, "block-batch"))
+_EXTENSIONS = (
+    (lib.TENDER_FEATURE_GATE, "gate"),
+    (lib.TENDER_FEATURE_BLOCK_BATCH, "block-batch"),
+    (lib.TENDER_FEATURE_NET_BATCH, "net-batch"),
+)
 
 
 class Image:

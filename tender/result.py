@@ -111,6 +111,7 @@ class Counters(Value):
         "net_tx_drops",
         "net_rx_errors",
         "net_ring_kicks",
+        "net_batches",
         "net_ring_packets",
         "block_reads",
         "block_read_bytes",
@@ -134,6 +135,7 @@ class Counters(Value):
     net_tx_drops: int
     net_rx_errors: int
     net_ring_kicks: int  # of the network ring: how often the guest asked to be served
+    net_batches: int  # of our extension: each frame of one is counted above too
     net_ring_packets: int  # of the packets above, those that went by the ring
     block_reads: int
     block_read_bytes: int

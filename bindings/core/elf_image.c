@@ -360,7 +360,8 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, co
 /* Of those wanted; without the gate there is no way to call any other. */
 static uint32_t extensions_granted(uint32_t wanted)
 {
-    return wanted & TENDER_FEATURE_GATE ? wanted & (TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH) : 0;
+    const uint32_t known = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;
+    return wanted & TENDER_FEATURE_GATE ? wanted & known : 0;
 }
 
 /*

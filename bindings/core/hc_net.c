@@ -1,6 +1,6 @@
 /*
- * One frame straight between guest memory and a descriptor: by a hypercall, or by an entry of the ring
- * (ring.c), with the same rules.
+ * One frame straight between guest memory and a descriptor: by a hypercall, as one of a batch
+ * (hc_net_batch.c), or by an entry of the ring (ring.c), with the same rules.
  *
  * A frame that cannot be sent now (queue full, interface down, too short for the kernel) is dropped and
  * counted, as a wire would; the guest goes on. A device whose other end is gone reads as empty for ever and
@@ -16,7 +16,7 @@
 
 #define FRAME_MAX 65553u /* 64 KiB - 1 of MTU, the Ethernet header and a VLAN tag */
 
-static struct vm_device *net_device(struct vm *vm, uint64_t handle)
+struct vm_device *net_device(struct vm *vm, uint64_t handle)
 {
     if (handle >= vm->device_end || vm->devices[handle].type != MFT_NET_BASIC)
         return NULL;

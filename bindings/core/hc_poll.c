@@ -1,9 +1,10 @@
-/* poll: waits until a network descriptor is readable or the time is over. Block devices never appear. */
+/* Waiting until a network descriptor is readable or the time is over: poll, where block devices never appear,
+ * and the end of a batch of frames. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <time.h>
 
-#include "hypercall.h"
+#include "net_frame.h"
 
 #define NS_PER_S 1000000000u
 
@@ -14,9 +15,8 @@ static struct timespec until(uint64_t deadline_ns)
     return (struct timespec){(time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S)};
 }
 
-enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
+enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
 {
-    struct hvt_poll *poll_args = &args->poll;
     struct pollfd wait[MFT_MAX_ENTRIES + 1];
     nfds_t count = 0;
     uint32_t handles[MFT_MAX_ENTRIES + 1];
@@ -29,12 +29,11 @@ enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
     wait[count] = (struct pollfd){vm->stop_fd, POLLIN, 0};
 
     struct timespec timeout = {0, 0};
-    if (poll_args->timeout_nsecs) {
+    if (timeout_ns) {
         if (!vm->resume.poll_deadline_ns) {
             uint64_t now_ns = monotonic_ns();
             uint64_t limit_ns = UINT64_MAX - now_ns; /* 2^64 - 1 asks for five centuries: no overflow */
-            vm->resume.poll_deadline_ns =
-                now_ns + (poll_args->timeout_nsecs < limit_ns ? poll_args->timeout_nsecs : limit_ns);
+            vm->resume.poll_deadline_ns = now_ns + (timeout_ns < limit_ns ? timeout_ns : limit_ns);
         }
         timeout = until(vm->resume.poll_deadline_ns);
     }
@@ -47,12 +46,20 @@ enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
     }
     if (wait[count].revents)
         return leave_interrupted(vm);
-    poll_args->ready_set = 0;
-    poll_args->ret = 0;
+    *ready_set = 0;
     for (nfds_t i = 0; i < count; i++)
-        if (wait[i].revents) { /* errors and hang-ups too: the read that follows finds out */
-            poll_args->ready_set |= (uint64_t)1 << handles[i];
-            poll_args->ret++;
-        }
+        if (wait[i].revents) /* errors and hang-ups too: the read that follows finds out */
+            *ready_set |= (uint64_t)1 << handles[i];
+    return CONTINUE;
+}
+
+enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
+{
+    struct hvt_poll *call = &args->poll;
+    if (net_wait(vm, call->timeout_nsecs, &call->ready_set) == LEAVE)
+        return LEAVE;
+    call->ret = 0;
+    for (uint64_t set = call->ready_set; set; set &= set - 1)
+        call->ret++;
     return CONTINUE;
 }

@@ -23,6 +23,7 @@ static const struct row table[HVT_HYPERCALL_MAX] = {
 };
 
 static const struct row block_batch_row = {sizeof(struct tender_block_batch), GUEST_WRITABLE, NEEDS_BLOCK};
+static const struct row net_batch_row = {sizeof(struct tender_net_batch), GUEST_WRITABLE, NEEDS_NET};
 
 /* Solo5's numbers are everyone's; ours only theirs who were granted the feature. NULL: none. */
 static const struct row *row_of(const struct vm *vm, uint32_t number)
@@ -31,6 +32,8 @@ static const struct row *row_of(const struct vm *vm, uint32_t number)
         return &table[number];
     if (number == TENDER_HYPERCALL_BLOCK_BATCH && vm->extensions & TENDER_FEATURE_BLOCK_BATCH)
         return &block_batch_row;
+    if (number == TENDER_HYPERCALL_NET_BATCH && vm->extensions & TENDER_FEATURE_NET_BATCH)
+        return &net_batch_row;
     return NULL;
 }
 
@@ -54,6 +57,8 @@ static enum verdict serve(struct vm *vm, uint32_t number, union hypercall_args *
         return hc_net_read(vm, args);
     case TENDER_HYPERCALL_BLOCK_BATCH:
         return hc_block_batch(vm, args);
+    case TENDER_HYPERCALL_NET_BATCH:
+        return hc_net_batch(vm, args);
     default:
         return hc_halt(vm, args);
     }

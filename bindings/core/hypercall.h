@@ -20,6 +20,7 @@ union hypercall_args {
     struct hvt_net_read net_read;
     struct hvt_halt halt;
     struct tender_block_batch block_batch;
+    struct tender_net_batch net_batch;
 };
 
 /* Settles hypercall `number` with its structure at `gpa`. CONTINUE, or LEAVE with the event filled. */
@@ -42,6 +43,7 @@ enum verdict hc_net_write(struct vm *vm, union hypercall_args *args);
 enum verdict hc_net_read(struct vm *vm, union hypercall_args *args);
 enum verdict hc_halt(struct vm *vm, union hypercall_args *args);
 enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args);
+enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args);
 
 /* Leaves with EVENT_BAD_PORT. */
 enum verdict leave_bad_port(struct vm *vm, uint32_t port);

@@ -1,8 +1,8 @@
-/* One frame, for whoever asks: a hypercall or the ring. The rules are in hc_net.c. */
+/* One frame, for whoever asks: a hypercall, a batch or the ring. The rules are in hc_net.c. */
 #ifndef TENDER_NET_FRAME_H
 #define TENDER_NET_FRAME_H
 
-#include "vm.h"
+#include "hypercall.h"
 
 #define NET_BAD_RANGE (-1) /* beside HVT_R_...: the guest may not name this memory, which ends its run */
 
@@ -13,5 +13,12 @@
  */
 int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len);
 int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len);
+
+/* The network device of this handle, or NULL. */
+struct vm_device *net_device(struct vm *vm, uint64_t handle);
+
+/* Waits until a frame waits for any device, or the time is over: a bit a handle, none when it is. LEAVE if
+ * that was interrupted: the same call, made again by hypercall_resume(), waits for the rest (hc_poll.c). */
+enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set);
 
 #endif

@@ -76,6 +76,8 @@ static void write_gate(uint8_t *low, uint32_t extensions)
         write_slot(low, number);
     if (extensions & TENDER_FEATURE_BLOCK_BATCH)
         write_slot(low, TENDER_HYPERCALL_BLOCK_BATCH);
+    if (extensions & TENDER_FEATURE_NET_BATCH)
+        write_slot(low, TENDER_HYPERCALL_NET_BATCH);
 }
 
 /* An image that wants nothing finds zeros, as it does under a tender without extensions. */
@@ -88,7 +90,8 @@ static void write_extension(uint8_t *low, uint32_t extensions)
         .gate = TENDER_GATE_GPA,
     };
 
-    assert((extensions & ~(uint32_t)(TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH)) == 0);
+    assert((extensions &
+            ~(uint32_t)(TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH)) == 0);
     if ((extensions & TENDER_FEATURE_GATE) == 0)
         return;
     memcpy(low + TENDER_EXTENSION_GPA, &block, sizeof block);

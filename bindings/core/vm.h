@@ -43,6 +43,7 @@ struct vm_device {
     bool read_only;
     bool is_socket;
     atomic_bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
+    bool drained;     /* of a network: the last batch took all there was; the vCPU's thread alone looks */
     uint64_t capacity;
     struct disk_map map; /* of a disk */
 };
@@ -54,7 +55,7 @@ struct vm_resume {
     bool again;                /* the handler wants to be called again with the same structure */
     uint64_t console_done;     /* bytes of this write already out */
     uint64_t poll_deadline_ns; /* 0: not armed */
-    uint32_t batch_done;       /* requests of a batch that have their answer */
+    uint32_t batch_done;       /* requests or frames of a batch that have their answer */
 };
 
 /* The network ring, as its host sees it (ring.h). */

@@ -106,6 +106,7 @@ static void explain_bad_access(const struct vm_event *event, struct run_end *end
         [HVT_HYPERCALL_NET_READ] = "net_read",
         [HVT_HYPERCALL_HALT] = "halt",
         [TENDER_HYPERCALL_BLOCK_BATCH] = "block_batch",
+        [TENDER_HYPERCALL_NET_BATCH] = "net_batch",
     };
     const char *call = event->number < COUNT(calls) ? calls[event->number] : NULL;
     ends(end, "bad-access",

@@ -67,7 +67,7 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
         return !sandbox->ready;
     case EVENT_BAD_ACCESS:
         return (event->number >= 1 && event->number < HVT_HYPERCALL_MAX) ||
-               event->number == TENDER_HYPERCALL_BLOCK_BATCH;
+               event->number == TENDER_HYPERCALL_BLOCK_BATCH || event->number == TENDER_HYPERCALL_NET_BATCH;
     case EVENT_NONE:
     case EVENT_INTERRUPTED:
     case EVENT_ENTRY_FAILURE:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import Guest, TapInterface
+from support import Guest, TapInterface, with_note
 
 from tender import CAPTURE, ExitReason, Image, NetFd, Tap, Vm, VmConfig, VmResult
 
@@ -342,8 +342,17 @@ def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) 
 # ---- our guest library's side
 
 
+def without_batch(path: Path, tmp_path: Path) -> Path:
+    """The guest at `path`, not asking for batches: it would use those and leave the ring alone."""
+    changed = tmp_path / path.name
+    changed.write_bytes(with_note(path, 1, 1))
+    return changed
+
+
 @both
-def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(guest: Guest, net_ring: str) -> None:
+def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
+    guest: Guest, tmp_path: Path, net_ring: str
+) -> None:
     """Ten sizes a round; what fits 2048 bytes goes by the ring. Order is kept across both ways."""
     got: list[int] = []
 
@@ -355,7 +364,7 @@ def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(guest: G
         reader = threading.Thread(target=read, args=(ours,))
         reader.start()
         net = NetFd(theirs.fileno(), mtu=1500)
-        result = boot(guest("net_tx"), "--count=3", net=net, net_ring=net_ring)
+        result = boot(without_batch(guest("net_tx"), tmp_path), "--count=3", net=net, net_ring=net_ring)
         theirs.close()
         reader.join(30)
     sizes = [0, 1, 13, 14, 60, 1513, 1514, 1515, 9000, 65535]
@@ -366,18 +375,22 @@ def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(guest: G
 
 
 @both
-def test_the_guest_library_waits_for_room_and_loses_nothing(guest: Guest, net_ring: str) -> None:
+def test_the_guest_library_waits_for_room_and_loses_nothing(
+    guest: Guest, tmp_path: Path, net_ring: str
+) -> None:
     with wire() as (_, theirs):
         words = ("--count=3000", "--size=60")
-        result = boot(guest("net_tx"), *words, net=NetFd(theirs.fileno()), net_ring=net_ring)
+        result = boot(
+            without_batch(guest("net_tx"), tmp_path), *words, net=NetFd(theirs.fileno()), net_ring=net_ring
+        )
     assert text(result) == "net_tx: size 60 sent 3000 ok 3000 refused 0\n"
     counters = result.counters
     assert counters.net_tx_packets + counters.net_tx_drops == 3000
     assert counters.hypercalls["net_write"] == 0
 
 
-def test_the_guest_library_sends_back_what_it_reads_by_the_ring(guest: Guest) -> None:
-    with wire() as (ours, theirs), Image.open(guest("net_rx_poll")) as image:
+def test_the_guest_library_sends_back_what_it_reads_by_the_ring(guest: Guest, tmp_path: Path) -> None:
+    with wire() as (ours, theirs), Image.open(without_batch(guest("net_rx_poll"), tmp_path)) as image:
         config = VmConfig(mem=16, net=NetFd(theirs.fileno()), net_ring="on")
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
             vm.start(timeout=60)

@@ -32,7 +32,7 @@ COUNTED = (
     *("console_bytes", "console_lost_bytes"),
     *("net_rx_packets", "net_rx_bytes", "net_tx_packets", "net_tx_bytes", "net_tx_drops", "net_rx_errors"),
     *("block_reads", "block_read_bytes", "block_writes", "block_write_bytes", "block_errors"),
-    *("block_flushes", "block_batches"),
+    *("net_batches", "block_flushes", "block_batches"),
 )
 
 

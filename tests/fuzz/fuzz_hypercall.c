@@ -1,8 +1,8 @@
 /*
  * Hypercalls under libFuzzer: the input is a guest's memory of structures and a list of calls.
  *
- *   input: up to 64 records of 48 bytes: u8 number, 3 unused, u32 gpa, 40 bytes of structure. A number with
- * its upper bit set makes no call: the 40 bytes are a request of a batch that comes later.
+ *   input: up to 64 records of 56 bytes: u8 number, 3 unused, u32 gpa, 48 bytes of structure. A number with
+ * its upper bit set makes no call: the 48 bytes are requests of a batch that comes later.
  *
  * Whatever a call names, what lies outside of memory that the guest may write stays as it was: the low
  * megabyte, the text, the pages behind the end (which have no rights at all: a stray access is SIGSEGV).
@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #endif
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,8 @@
 #define TEXT         0x100000u
 #define TEXT_END     0x104000u
 #define DISK         16384u
-#define RECORD_BYTES 48u
+#define RECORD_BYTES 56u
+#define BODY_BYTES   48u
 #define RECORDS_MAX  64u
 
 #define MUST(expression)                                                                                     \
@@ -57,7 +59,7 @@ static void set_up(void)
     vm.devices[2] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK};
     vm.device_end = 3;
     vm.net_count = vm.block_count = 1;
-    vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
+    vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;
     disk_map_open(&vm.devices[2].map, disk, DISK, false, 16);
     console_set(&vm, open("/dev/null", O_WRONLY));
     memset(vm.memory.hva, 0x11, TEXT_END);
@@ -81,12 +83,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (unsigned i = 0; i < RECORDS_MAX && size >= RECORD_BYTES; i++) {
         uint32_t number = data[0], gpa;
         memcpy(&gpa, data + 4, sizeof gpa);
-        bool lands = gpa >= TEXT_END && gpa <= M - 40;
+        bool lands = gpa >= TEXT_END && gpa <= M - BODY_BYTES;
         if (lands)
-            memcpy(vm.memory.hva + gpa, data + 8, 40);
+            memcpy(vm.memory.hva + gpa, data + 8, BODY_BYTES);
         if (number == HVT_HYPERCALL_POLL && lands) /* do not wait for the fuzzer's idea of a timeout */
             memset(vm.memory.hva + gpa, 0, 8);
-        if (number == HVT_HYPERCALL_POLL && !lands && gpa <= M - 40)
+        if (number == TENDER_HYPERCALL_NET_BATCH && lands)
+            memset(vm.memory.hva + gpa + offsetof(struct tender_net_batch, timeout_ns), 0, 8);
+        if ((number == HVT_HYPERCALL_POLL || number == TENDER_HYPERCALL_NET_BATCH) && !lands && gpa <= M - 8)
             gpa = M; /* the same for a structure read from elsewhere */
         if (number & 0x80) {
             data += RECORD_BYTES;

@@ -29,12 +29,13 @@ def hypercalls() -> Iterator[tuple[str, bytes]]:
         records = b""
         for i, (first, second) in enumerate(list(product(words, words))[number :: len(words)][:8]):
             body = struct.pack(
-                "<QQQQQ", i % 4, first, 0x190000 if i % 2 else second, 512 if i % 3 else second, 0
+                "<QQQQQQ", i % 4, first, 0x190000 if i % 2 else second, 512 if i % 3 else second, 0, 0
             )
             records += struct.pack("<BxxxI", number, 0x180000 + i * 64) + body
         yield f"number-{number}", records
     for count, requests in product((0, 1, 7, 256, 257), (0x180000, 0x1FFFFF, 0x100000)):
         yield f"batch-{count}-{requests:x}", batch(count, requests)
+        yield f"net-batch-{count}-{requests:x}", net_batch(count, requests)
 
 
 def batch(count: int, requests: int) -> bytes:
@@ -44,9 +45,29 @@ def batch(count: int, requests: int) -> bytes:
     records = b""
     for i, (op, offset, data, length) in enumerate(parts):
         records += struct.pack("<BxxxI", 0x80, requests + 40 * i)
-        records += struct.pack("<IiQQQQ", op, 0, 2, offset, data, length)
-    call = struct.pack("<QIIiI", requests, count, 0, 0, 0).ljust(40, b"\0")
+        records += struct.pack("<IiQQQQ", op, 0, 2, offset, data, length).ljust(48, b"\0")
+    call = struct.pack("<QIIiI", requests, count, 0, 0, 0).ljust(48, b"\0")
     return records + struct.pack("<BxxxI", 16, 0x170000) + call
+
+
+def net_batch(count: int, frames: int) -> bytes:
+    """Six frames at `frames`, where they land, and calls that send and take so many of them."""
+    parts = (
+        (0x190000, 60),
+        (0x190000, 0),
+        (0x180000, 1514),
+        (0x1FFFF0, 64),
+        (0x190000, 1 << 20),
+        (0x100000, 60),
+    )
+    records = b""
+    for i, (data, length) in enumerate(parts):
+        records += struct.pack("<BxxxI", 0x80, frames + 32 * i)
+        records += struct.pack("<QIi", data, length, 0).ljust(48, b"\0")
+    for tx, rx in ((count, 0), (0, count), (count, count), (3, 2)):
+        call = struct.pack("<QQIIIIQiI", 1, frames, tx, rx, 0, 0, 0, 0, 0)
+        records += struct.pack("<BxxxI", 17, 0x170000) + call
+    return records
 
 
 def rings() -> Iterator[tuple[str, bytes]]:

@@ -480,7 +480,7 @@ static void test_extension_note(void)
     EXTENSIONS(1, (void)0);
     EXTENSIONS(0, e.phdr[SPARE].p_type = PT_NULL);
     EXTENSIONS(0, e.extension.features = 0);
-    EXTENSIONS(3, e.extension.features = UINT32_MAX);
+    EXTENSIONS(7, e.extension.features = UINT32_MAX);
     EXTENSIONS(0, e.extension.features = ~1U); /* nothing can be called without the gate */
     EXTENSIONS(0, e.extension.version = 0);
     EXTENSIONS(0, e.extension.version = 2);
@@ -903,7 +903,8 @@ static void check_gate(uint8_t extensions)
     for (uint8_t slot = 0; slot < 0xe0; slot++) {
         const uint8_t *at = low + 0xff000 + 16 * (size_t)slot;
         const uint8_t code[9] = {0x89, 0xf8, 0xba, slot, 0x05, 0x00, 0x00, 0xef, 0xc3};
-        bool is_slot = (slot >= 1 && slot <= 8) || (slot == 0x10 && extensions & 2);
+        bool is_slot =
+            (slot >= 1 && slot <= 8) || (slot == 0x10 && extensions & 2) || (slot == 0x11 && extensions & 4);
         slots &= !is_slot || memcmp(at, code, sizeof code) == 0;
         for (size_t i = is_slot ? sizeof code : 0; i < 16; i++)
             padding &= at[i] == 0xcc;
@@ -919,6 +920,7 @@ static void test_gate(void)
 {
     check_gate(TENDER_FEATURE_GATE);
     check_gate(TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH);
+    check_gate(TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH);
 }
 
 static void test_boot_info(void)

@@ -122,7 +122,8 @@ static void test_hostile_values(void)
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 9})));
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 15})));
     HOLDS(!is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 16})));
-    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 17})));
+    HOLDS(!is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 17})));
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = 18})));
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_BAD_ACCESS, .number = UINT32_MAX})));
     for (uint32_t kind = EVENT_UNHANDLED_EXIT; kind <= EVENT_SETUP_FAILED; kind++) {
         if (!kind_is_reported(kind))

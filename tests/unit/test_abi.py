@@ -88,7 +88,11 @@ def test_the_builders_note_is_the_one_of_the_header() -> None:
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("hello", ("gate", "block-batch")), ("disk", ("gate", "block-batch")), ("hello_nogate", ())],
+    [
+        ("hello", ("gate", "block-batch", "net-batch")),
+        ("disk", ("gate", "block-batch", "net-batch")),
+        ("hello_nogate", ()),
+    ],
 )
 def test_unikernels_of_the_guest_library_want_our_extension_unless_they_leave_the_note_out(
     guest: Guest, name: str, wanted: tuple[str, ...]

@@ -21,7 +21,11 @@ def test_the_recipe_builds_a_unikernel_that_is_accepted(
     )
     assert (done.returncode, done.stderr) == (0, "")
     with Image.open(tmp_path / "app.elf") as image:
-        assert (image.devices, image.abi_version, image.extensions) == ((), 2, ("gate", "block-batch"))
+        assert (image.devices, image.abi_version, image.extensions) == (
+            (),
+            2,
+            ("gate", "block-batch", "net-batch"),
+        )
 
 
 def test_flags_are_shell_words_for_a_makefile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

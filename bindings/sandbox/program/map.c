@@ -58,6 +58,9 @@ static void fill_gate_page(uint32_t extensions)
     if (extensions & TENDER_FEATURE_BLOCK_BATCH)
         fill_gate_slot(page + TENDER_HYPERCALL_BLOCK_BATCH * TENDER_GATE_SLOT_BYTES,
                        TENDER_HYPERCALL_BLOCK_BATCH);
+    if (extensions & TENDER_FEATURE_NET_BATCH)
+        fill_gate_slot(page + TENDER_HYPERCALL_NET_BATCH * TENDER_GATE_SLOT_BYTES,
+                       TENDER_HYPERCALL_NET_BATCH);
     memcpy((uint8_t *)(uintptr_t)TENDER_GATE_DOOR_GPA, entries, sizeof entries);
 }
 

@@ -124,15 +124,19 @@ struct net_device {
 };
 
 /*
- * Fills `device`. GUEST_EINVAL if no network device has this name. May be called again. Where the tender
- * offers its network ring, the first call takes 512 KiB of the heap for frames on their way out; without the
- * ring, or the room, each frame is a hypercall.
+ * Fills `device`. GUEST_EINVAL if no network device has this name. May be called again. The first call takes
+ * heap for frames: where the tender grants batches two queues of 128 KiB, for frames that came and frames
+ * that go; else, where it offers its network ring, 512 KiB in all. Without either, or the room, each frame is
+ * a hypercall.
  */
 enum guest_result net_open(const char *name, struct net_device *device);
 
 /*
  * Sends one frame: 14-byte Ethernet header, then at most mtu bytes, no checksum. GUEST_OK says that the host
- * took it, or dropped it as a wire may.
+ * took it, or dropped it as a wire may, or that it goes with the next batch: a frame that is written while
+ * others wait to be read (net_read() would say GUEST_OK without asking the host) is held until they are read,
+ * a poll_wait() finds none, or the guest exits; and not longer than 50 us from one net_write() to the next.
+ * Order is kept. Who computes long between two frames calls net_flush().
  */
 enum guest_result net_write(const struct net_device *device, const void *frame, size_t len);
 
@@ -141,6 +145,19 @@ enum guest_result net_write(const struct net_device *device, const void *frame, 
  * if none waits; never blocks. A frame longer than `size` is cut.
  */
 enum guest_result net_read(const struct net_device *device, void *frame, size_t size, size_t *len);
+
+/* Sends what net_write() holds, if it holds anything. */
+void net_flush(const struct net_device *device);
+
+/*
+ * Sends tx_count frames, then takes as many as there are, rx_count at most; if none came, waits for
+ * `timeout_ns` (0: does not) until one does. Both counts are at most TENDER_NET_BATCH_MAX. `frames` has first
+ * those to be sent, with data and len; then room for those that come, of which the first `*received` get
+ * their len. Each of these has its own `ret`, a guest_result; nothing is copied. It may return early with
+ * nothing, as poll_wait(). Under a tender without batches it does all this call by call.
+ */
+enum guest_result net_submit(const struct net_device *device, struct tender_net_frame *frames,
+                             size_t tx_count, size_t rx_count, uint64_t timeout_ns, size_t *received);
 
 struct block_device {
     uint64_t handle;

@@ -1,0 +1,93 @@
+/*
+ * net_batch: many frames in one hypercall, on this thread and in order: all that are to be sent, then as many
+ * as there are and have room. What it saves is the way into the monitor, and a poll for each burst: with a
+ * time to wait, one call sends, sleeps, and brings what came.
+ *
+ * Each frame's structure is copied once, at its turn, and checked as a single call's (hc_net.c): the array is
+ * guest memory that a frame may be read into. At most 512 system calls, none of which waits, so a stop is
+ * seen at the end of the batch, as after a single call.
+ */
+#include <stddef.h>
+#include <string.h>
+
+#include "hypercall.h"
+#include "net_frame.h"
+
+#define FRAME_BYTES sizeof(struct tender_net_frame)
+
+static struct tender_net_frame frame_at(const uint8_t *frames, uint32_t index)
+{
+    struct tender_net_frame frame;
+    memcpy(&frame, frames + index * FRAME_BYTES, sizeof frame);
+    return frame;
+}
+
+static void answer(uint8_t *frames, uint32_t index, uint32_t len, int32_t ret)
+{
+    uint8_t *frame = frames + index * FRAME_BYTES;
+    memcpy(frame + offsetof(struct tender_net_frame, len), &len, sizeof len);
+    memcpy(frame + offsetof(struct tender_net_frame, ret), &ret, sizeof ret);
+}
+
+static enum verdict send_frames(struct vm *vm, const struct tender_net_batch *batch, uint8_t *frames)
+{
+    for (uint32_t i = vm->resume.batch_done; i < batch->tx_count; i++) {
+        const struct tender_net_frame frame = frame_at(frames, i);
+        int32_t ret = net_send(vm, &vm->shared->counters, batch->handle, frame.data, frame.len);
+        if (ret == NET_BAD_RANGE)
+            return leave_bad_access(vm, frame.data, frame.len);
+        answer(frames, i, frame.len, ret);
+    }
+    vm->resume.batch_done = batch->tx_count; /* none is sent again if the wait is interrupted */
+    return CONTINUE;
+}
+
+static enum verdict receive_frames(struct vm *vm, struct vm_device *device, struct tender_net_batch *batch,
+                                   uint8_t *frames)
+{
+    for (uint32_t i = 0; i < batch->rx_count; i++) {
+        const uint32_t index = batch->tx_count + i;
+        const struct tender_net_frame frame = frame_at(frames, index);
+        uint64_t len = frame.len;
+        int32_t ret = net_receive(vm, &vm->shared->counters, batch->handle, frame.data, &len);
+        if (ret == NET_BAD_RANGE)
+            return leave_bad_access(vm, frame.data, frame.len);
+        device->drained = ret != HVT_R_OK;
+        if (device->drained)
+            break;
+        answer(frames, index, (uint32_t)len, ret);
+        batch->rx_done = i + 1;
+    }
+    return CONTINUE;
+}
+
+enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
+{
+    struct tender_net_batch *batch = &args->net_batch;
+    struct vm_device *device = net_device(vm, batch->handle);
+    batch->tx_done = batch->rx_done = 0;
+    batch->ret = HVT_R_EINVAL;
+    if (!device || batch->tx_count > TENDER_NET_BATCH_MAX || batch->rx_count > TENDER_NET_BATCH_MAX)
+        return CONTINUE;
+    const uint64_t bytes = (batch->tx_count + batch->rx_count) * FRAME_BYTES;
+    uint8_t *frames = guest_memory_at(&vm->memory, batch->frames, bytes, GUEST_WRITABLE);
+    if (!frames)
+        return leave_bad_access(vm, batch->frames, bytes);
+
+    enum verdict verdict = send_frames(vm, batch, frames);
+    /* Who waits was told a moment ago that there are none: an empty read costs about what the wait does. */
+    if (verdict == CONTINUE && !(batch->timeout_ns && device->drained))
+        verdict = receive_frames(vm, device, batch, frames);
+    if (verdict == CONTINUE && batch->timeout_ns && !batch->rx_done) {
+        uint64_t ready_set;
+        verdict = net_wait(vm, batch->timeout_ns, &ready_set);
+        if (verdict == CONTINUE)
+            verdict = receive_frames(vm, device, batch, frames);
+    }
+    if (verdict == LEAVE)
+        return LEAVE;
+    vm->shared->counters.net_batches++;
+    batch->tx_done = batch->tx_count;
+    batch->ret = HVT_R_OK;
+    return CONTINUE;
+}

@@ -1,0 +1,299 @@
+/*
+ * Many frames a hypercall, where the tender offers the batch: two queues a device, of copies.
+ *
+ *   in:   a batch brings as many frames as wait; net_read() takes them one by one, and poll_wait() knows of
+ *         them, without leaving the guest. An empty queue is filled by the next net_read() or poll_wait().
+ *   out:  a frame that is written while others wait to be read is held, for the batch that fetches the next:
+ *         whoever reads on sends N and gets N in one way out. With none waiting it leaves at once.
+ *
+ * So a held frame leaves when the frames that came with its cause are read, behind all that was written
+ * before it; HOLD_NS bounds that for who computes long over each and goes on writing, net_flush() for others.
+ */
+#include "kernel.h"
+
+#define FRAMES_MAX  32u /* of a queue; more would not fit the first cache, and save little */
+#define FRAMES_MIN  2u
+#define QUEUE_BYTES 0x20000u /* of a queue, where frames are large: then it has fewer */
+#define ROOM_MIN    2048u    /* of a frame */
+#define HOLD_NS     50000u
+
+struct net_queue {
+    uint64_t handle;
+    uint32_t room; /* bytes of a frame */
+    uint32_t frames;
+    uint32_t in_next, in_end; /* frames that wait to be read */
+    uint32_t out_count;
+    uint64_t held_since_ns; /* the first of those */
+    bool drained;           /* the last batch brought all there was, and nobody has been told yet */
+    uint8_t *in, *out;
+    uint32_t in_len[FRAMES_MAX], out_len[FRAMES_MAX];
+};
+
+static struct net_queue *queues[MFT_MAX_ENTRIES];
+static struct net_queue *sole; /* of a guest with one network device: its batch waits for all there is */
+
+static uint32_t nets_attached(void)
+{
+    const struct mft *manifest = guest_manifest();
+    uint32_t count = 0;
+    for (uint32_t i = 1; i < manifest->entries; i++) {
+        count += manifest->e[i].type == MFT_NET_BASIC && manifest->e[i].attached;
+    }
+    return count;
+}
+
+bool net_queue_open(const struct net_device *device)
+{
+    struct tender_net_batch ask = {.handle = device->handle};
+    if (queues[device->handle]) {
+        return true;
+    }
+    if (!gate_net_batch(&ask) || ask.ret != HVT_R_OK) {
+        return false;
+    }
+    uint32_t room = ((uint32_t)device->mtu + 14 + 4 + 63) & ~63u; /* a VLAN's tag too */
+    room = room < ROOM_MIN ? ROOM_MIN : room;
+    uint32_t frames = QUEUE_BYTES / room;
+    frames = frames > FRAMES_MAX ? FRAMES_MAX : frames < FRAMES_MIN ? FRAMES_MIN : frames;
+    struct net_queue *queue = guest_calloc(1, sizeof(*queue));
+    uint8_t *buffers = guest_alloc((size_t)2 * frames * room);
+    if (!queue || !buffers) {
+        guest_free(queue);
+        guest_free(buffers);
+        return false;
+    }
+    queue->handle = device->handle;
+    queue->room = room;
+    queue->frames = frames;
+    queue->in = buffers;
+    queue->out = buffers + (size_t)frames * room;
+    queues[device->handle] = queue;
+    sole = nets_attached() == 1 ? queue : NULL;
+    return true;
+}
+
+struct net_queue *net_queue_of(const struct net_device *device)
+{
+    return device->handle < MFT_MAX_ENTRIES ? queues[device->handle] : NULL;
+}
+
+static bool is_empty(const struct net_queue *queue)
+{
+    return queue->in_next == queue->in_end;
+}
+
+/* Sends what is held and, if the queue is empty, fetches. */
+static void exchange(struct net_queue *queue, uint64_t timeout_ns)
+{
+    struct tender_net_frame frames[2 * FRAMES_MAX];
+    struct tender_net_batch batch = {.handle = queue->handle,
+                                     .frames = gpa_of(frames),
+                                     .tx_count = queue->out_count,
+                                     .rx_count = is_empty(queue) ? queue->frames : 0,
+                                     .timeout_ns = timeout_ns};
+    for (uint32_t i = 0; i < batch.tx_count; i++) {
+        frames[i] = (struct tender_net_frame){.data = gpa_of(queue->out + (size_t)i * queue->room),
+                                              .len = queue->out_len[i]};
+    }
+    struct tender_net_frame *in = frames + batch.tx_count;
+    for (uint32_t i = 0; i < batch.rx_count; i++) {
+        in[i] = (struct tender_net_frame){.data = gpa_of(queue->in + (size_t)i * queue->room),
+                                          .len = queue->room};
+    }
+    gate_net_batch(&batch);
+    queue->out_count = 0;
+    if (batch.rx_count == 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < batch.rx_done; i++) {
+        queue->in_len[i] = in[i].len;
+    }
+    queue->in_next = 0;
+    queue->in_end = batch.rx_done;
+    queue->drained = batch.rx_done < batch.rx_count;
+}
+
+static void send_held(struct net_queue *queue)
+{
+    struct tender_net_frame frames[FRAMES_MAX];
+    struct tender_net_batch batch = {
+        .handle = queue->handle, .frames = gpa_of(frames), .tx_count = queue->out_count};
+    for (uint32_t i = 0; i < batch.tx_count; i++) {
+        frames[i] = (struct tender_net_frame){.data = gpa_of(queue->out + (size_t)i * queue->room),
+                                              .len = queue->out_len[i]};
+    }
+    if (batch.tx_count) {
+        gate_net_batch(&batch);
+    }
+    queue->out_count = 0;
+}
+
+static enum guest_result send_now(const struct net_queue *queue, const void *frame, size_t len)
+{
+    struct hvt_net_write call = {.handle = queue->handle, .data = gpa_of(frame), .len = len};
+    gate_net_write(&call);
+    return (enum guest_result)call.ret;
+}
+
+enum guest_result net_queue_write(struct net_queue *queue, const void *frame, size_t len)
+{
+    const bool last = is_empty(queue);
+    if (len > queue->room || (last && queue->out_count == 0)) {
+        send_held(queue);
+        return send_now(queue, frame, len);
+    }
+    if (queue->out_count == queue->frames) {
+        send_held(queue);
+    }
+    const uint64_t now_ns = clock_monotonic();
+    if (queue->out_count == 0) {
+        queue->held_since_ns = now_ns;
+    }
+    memcpy(queue->out + (size_t)queue->out_count * queue->room, frame, len);
+    queue->out_len[queue->out_count++] = (uint32_t)len;
+    if (last) {
+        exchange(queue, 0);
+    } else if (now_ns - queue->held_since_ns > HOLD_NS) {
+        send_held(queue);
+    }
+    return GUEST_OK;
+}
+
+static uint32_t take(struct net_queue *queue, void *frame, size_t size)
+{
+    const uint32_t len = queue->in_len[queue->in_next];
+    const uint32_t cut = len < size ? len : (uint32_t)size;
+    memcpy(frame, queue->in + (size_t)queue->in_next * queue->room, cut);
+    queue->in_next++;
+    return cut;
+}
+
+enum guest_result net_queue_read(struct net_queue *queue, void *frame, size_t size, size_t *len)
+{
+    if (size == 0) {
+        return GUEST_AGAIN;
+    }
+    if (is_empty(queue) && !(queue->drained && queue->out_count == 0)) {
+        exchange(queue, 0);
+    }
+    if (is_empty(queue)) {
+        queue->drained = false; /* told: the next call looks again */
+        return GUEST_AGAIN;
+    }
+    *len = take(queue, frame, size);
+    return GUEST_OK;
+}
+
+/* ---- What poll_wait() and guest_exit() ask ---- */
+
+void net_queues_flush(void)
+{
+    for (uint32_t handle = 0; handle < MFT_MAX_ENTRIES; handle++) {
+        if (queues[handle]) {
+            send_held(queues[handle]);
+        }
+    }
+}
+
+static int ready(uint64_t *ready_set)
+{
+    int count = 0;
+    *ready_set = 0;
+    for (uint32_t handle = 0; handle < MFT_MAX_ENTRIES; handle++) {
+        if (queues[handle] && !is_empty(queues[handle])) {
+            *ready_set |= (uint64_t)1 << handle;
+            count++;
+        }
+    }
+    return count;
+}
+
+bool net_queues_wait(uint64_t timeout_ns, uint64_t *ready_set, int *count)
+{
+    *count = ready(ready_set);
+    if (*count) {
+        return true;
+    }
+    if (!sole) {
+        net_queues_flush();
+        return false;
+    }
+    exchange(sole, timeout_ns);
+    *count = ready(ready_set);
+    return true;
+}
+
+/* ---- The application's own batches ---- */
+
+void net_flush(const struct net_device *device)
+{
+    struct net_queue *queue = net_queue_of(device);
+    if (queue) {
+        send_held(queue);
+    }
+}
+
+static uint32_t read_each(const struct net_device *device, struct tender_net_frame *frames, uint32_t count)
+{
+    uint32_t done = 0;
+    for (size_t len; done < count; done++) {
+        struct tender_net_frame *frame = &frames[done];
+        if (net_read(device, (void *)frame->data, frame->len, &len) != GUEST_OK) {
+            break;
+        }
+        frame->len = (uint32_t)len;
+        frame->ret = GUEST_OK;
+    }
+    return done;
+}
+
+/* Where there is no batch: what it does, call by call. */
+static void submit_each(const struct net_device *device, struct tender_net_batch *batch,
+                        struct tender_net_frame *frames)
+{
+    for (uint32_t i = 0; i < batch->tx_count; i++) {
+        frames[i].ret = net_write(device, (const void *)frames[i].data, frames[i].len);
+    }
+    batch->rx_done = read_each(device, frames + batch->tx_count, batch->rx_count);
+    if (batch->timeout_ns && !batch->rx_done) {
+        poll_wait(batch->timeout_ns, NULL);
+        batch->rx_done = read_each(device, frames + batch->tx_count, batch->rx_count);
+    }
+    batch->ret = HVT_R_OK;
+}
+
+enum guest_result net_submit(const struct net_device *device, struct tender_net_frame *frames,
+                             size_t tx_count, size_t rx_count, uint64_t timeout_ns, size_t *received)
+{
+    struct net_queue *queue = net_queue_of(device);
+    size_t queued = 0;
+    *received = 0;
+    if (tx_count > TENDER_NET_BATCH_MAX || rx_count > TENDER_NET_BATCH_MAX) {
+        return GUEST_EINVAL;
+    }
+    struct tender_net_batch batch = {.handle = device->handle,
+                                     .frames = gpa_of(frames),
+                                     .tx_count = (uint32_t)tx_count,
+                                     .rx_count = (uint32_t)rx_count,
+                                     .timeout_ns = timeout_ns};
+    if (!queue) {
+        submit_each(device, &batch, frames);
+    } else {
+        send_held(queue);
+        if (!is_empty(queue)) { /* these came first */
+            queued =
+                read_each(device, frames + tx_count,
+                          batch.rx_count < queue->in_end - queue->in_next ? batch.rx_count
+                                                                          : queue->in_end - queue->in_next);
+            batch.rx_count = 0;
+            batch.timeout_ns = 0;
+        }
+        if (batch.tx_count || !queued) {
+            gate_net_batch(&batch);
+        } else {
+            batch.ret = HVT_R_OK;
+        }
+    }
+    *received = queued + batch.rx_done;
+    return (enum guest_result)batch.ret;
+}

@@ -1,0 +1,391 @@
+/*
+ * net_batch without KVM: what it sends and brings, what it refuses, and how its wait is interrupted. A vm is
+ * filled by hand, as in test_hypercall.c; its network is one end of a socket pair. Prints one TAP line for
+ * each check and exits 1 if one fails.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "holds.h"
+#include "hypercall.h"
+
+#define M          0x400000u
+#define TEXT       0x100000u
+#define DATA       0x102000u
+#define ARGS       0x200000u
+#define FRAMES     0x201000u
+#define BUFFER     0x210000u
+#define ROOM       2048u
+#define NET        1
+#define BLOCK      2
+#define OTHER      3
+#define NUMBER     TENDER_HYPERCALL_NET_BATCH
+#define PORT       (HVT_PORT_BASE + NUMBER)
+#define MS         1000000ull
+#define FRAME_SIZE sizeof(struct tender_net_frame)
+
+static struct vm vm;
+static sigset_t saved;
+static int wire, other_wire; /* the far ends */
+
+static void attach_net(uint32_t handle, int *far)
+{
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, ends) < 0)
+        abort();
+    vm.devices[handle] = (struct vm_device){.type = MFT_NET_BASIC, .fd = ends[0], .is_socket = true};
+    *far = ends[1];
+}
+
+static void set_up(void)
+{
+    if (vm_init(&vm) < 0)
+        abort();
+    vm.memory.hva = mmap(NULL, M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    vm.memory.bytes = M;
+    vm.memory.ranges[0] = (struct guest_range){TEXT, DATA, SEGMENT_EXEC};
+    vm.memory.ranges[1] = (struct guest_range){DATA, DATA + 0x1000, SEGMENT_READ};
+    vm.memory.range_count = 2;
+    attach_net(NET, &wire);
+    vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = -1};
+    attach_net(OTHER, &other_wire);
+    vm.device_end = OTHER + 1;
+    vm.net_count = 2;
+    vm.block_count = 1;
+    vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH;
+    vm_enter(&vm, &saved);
+}
+
+static void tear_down(void)
+{
+    vm_leave(&vm, &saved);
+    close(vm.devices[NET].fd);
+    close(vm.devices[OTHER].fd);
+    close(wire);
+    close(other_wire);
+    vm_release(&vm);
+}
+
+static uint8_t *at(gpa_t gpa)
+{
+    return vm.memory.hva + gpa;
+}
+
+static void put_frame(uint32_t index, gpa_t data, uint32_t len)
+{
+    const struct tender_net_frame frame = {data, len, 77, {0}};
+    memcpy(at(FRAMES + index * FRAME_SIZE), &frame, sizeof frame);
+}
+
+static struct tender_net_frame frame(uint32_t index)
+{
+    struct tender_net_frame f;
+    memcpy(&f, at(FRAMES + index * FRAME_SIZE), sizeof f);
+    return f;
+}
+
+static bool came(uint32_t index, uint32_t len, int32_t ret)
+{
+    return frame(index).len == len && frame(index).ret == ret;
+}
+
+static enum verdict submit_as(struct tender_net_batch batch)
+{
+    batch.tx_done = batch.rx_done = 99;
+    batch.ret = 99;
+    memcpy(at(ARGS), &batch, sizeof batch);
+    return hypercall_out(&vm, PORT, ARGS);
+}
+
+static enum verdict submit(uint32_t tx_count, uint32_t rx_count, uint64_t timeout_ns)
+{
+    return submit_as((struct tender_net_batch){.handle = NET,
+                                               .frames = FRAMES,
+                                               .tx_count = tx_count,
+                                               .rx_count = rx_count,
+                                               .timeout_ns = timeout_ns});
+}
+
+static bool ends_with(uint32_t tx_done, uint32_t rx_done, int32_t ret)
+{
+    struct tender_net_batch batch;
+    memcpy(&batch, at(ARGS), sizeof batch);
+    return batch.tx_done == tx_done && batch.rx_done == rx_done && batch.ret == ret;
+}
+
+static bool ends_the_guest(enum verdict verdict, gpa_t gpa, uint64_t len)
+{
+    const struct vm_event *event = &vm.shared->event;
+    return verdict == LEAVE && event->kind == EVENT_BAD_ACCESS && event->number == NUMBER &&
+           event->gpa == gpa && event->len == len;
+}
+
+/* The next frame on the wire is this text. */
+static bool went_out(const char *text)
+{
+    char got[ROOM];
+    ssize_t len = recv(wire, got, sizeof got, 0);
+    return len == (ssize_t)strlen(text) && memcmp(got, text, strlen(text)) == 0;
+}
+
+static void comes_in(const char *text)
+{
+    HOLDS(send(wire, text, strlen(text), 0) == (ssize_t)strlen(text));
+}
+
+static void put_text(gpa_t gpa, const char *text)
+{
+    memcpy(at(gpa), text, strlen(text));
+}
+
+static void test_frames_go_out_in_order_and_then_come_in(void)
+{
+    put_text(BUFFER, "first");
+    put_text(BUFFER + ROOM, "second");
+    put_frame(0, BUFFER, 5);
+    put_frame(1, BUFFER + ROOM, 6);
+    for (uint32_t i = 2; i < 5; i++)
+        put_frame(i, BUFFER + i * ROOM, ROOM);
+    comes_in("third");
+    comes_in("fourth");
+    HOLDS(submit(2, 3, 0) == CONTINUE && ends_with(2, 2, HVT_R_OK));
+    HOLDS(went_out("first") && went_out("second"));
+    HOLDS(came(0, 5, HVT_R_OK) && came(1, 6, HVT_R_OK));
+    HOLDS(came(2, 5, HVT_R_OK) && memcmp(at(BUFFER + 2 * ROOM), "third", 5) == 0);
+    HOLDS(came(3, 6, HVT_R_OK) && memcmp(at(BUFFER + 3 * ROOM), "fourth", 6) == 0);
+    HOLDS(came(4, ROOM, 77)); /* untouched */
+    const struct vm_counters *counters = &vm.shared->counters;
+    HOLDS(counters->net_batches == 1);
+    HOLDS(counters->net_tx_packets == 2 && counters->net_tx_bytes == 11);
+    HOLDS(counters->net_rx_packets == 2 && counters->net_rx_bytes == 11);
+}
+
+static void test_what_has_no_room_waits_for_the_next(void)
+{
+    comes_in("one");
+    comes_in("two");
+    comes_in("three");
+    put_frame(0, BUFFER, ROOM);
+    put_frame(1, BUFFER + ROOM, ROOM);
+    HOLDS(submit(0, 2, 0) == CONTINUE && ends_with(0, 2, HVT_R_OK));
+    put_frame(0, BUFFER, ROOM);
+    HOLDS(submit(0, 2, UINT64_MAX) == CONTINUE && ends_with(0, 1, HVT_R_OK));
+    HOLDS(came(0, 5, HVT_R_OK) && memcmp(at(BUFFER), "three", 5) == 0);
+    put_frame(0, BUFFER, 0); /* room for nothing takes nothing */
+    comes_in("four");
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 0, HVT_R_OK) && came(0, 0, 77));
+    put_frame(0, BUFFER, 2); /* cut, as with a single call */
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 2, HVT_R_OK));
+}
+
+static void test_a_frame_is_checked_as_if_it_came_alone(void)
+{
+    put_text(BUFFER, "good");
+    put_frame(0, BUFFER, 1u << 20);
+    put_frame(1, BUFFER, 4);
+    put_frame(2, DATA, 4); /* what may be read may be sent */
+    HOLDS(submit(3, 0, 0) == CONTINUE && ends_with(3, 0, HVT_R_OK));
+    HOLDS(came(0, 1u << 20, HVT_R_EINVAL) && came(1, 4, HVT_R_OK) && came(2, 4, HVT_R_OK));
+    HOLDS(went_out("good"));
+    static const struct {
+        gpa_t data;
+        uint32_t len;
+    } wild[] = {{M - 3, 4}, {M, 1}, {HVT_GDT_GPA, 4}, {UINT64_MAX, 2}, {(1ull << 32) + BUFFER, 4}};
+    for (size_t i = 0; i < sizeof wild / sizeof *wild; i++) {
+        put_frame(0, BUFFER, 4);
+        put_frame(1, wild[i].data, wild[i].len);
+        put_frame(2, BUFFER, 4);
+        HOLDS(ends_the_guest(submit(3, 0, 0), wild[i].data, wild[i].len));
+        HOLDS(came(0, 4, HVT_R_OK) && came(1, wild[i].len, 77) && came(2, 4, 77));
+        put_frame(0, wild[i].data, wild[i].len);
+        HOLDS(ends_the_guest(submit(0, 1, 0), wild[i].data, wild[i].len));
+    }
+    put_frame(0, DATA, 4);
+    HOLDS(ends_the_guest(submit(0, 1, 0), DATA, 4));
+    put_frame(0, TEXT, 4);
+    HOLDS(ends_the_guest(submit(0, 1, MS), TEXT, 4));
+}
+
+static void test_counts_handles_and_arrays_that_lie(void)
+{
+    static const uint32_t too_many[] = {TENDER_NET_BATCH_MAX + 1, 1u << 31, UINT32_MAX, UINT32_MAX / 32 + 2};
+    put_frame(0, BUFFER, 4);
+    for (size_t i = 0; i < sizeof too_many / sizeof *too_many; i++) {
+        HOLDS(submit(too_many[i], 0, 0) == CONTINUE && ends_with(0, 0, HVT_R_EINVAL) && came(0, 4, 77));
+        HOLDS(submit(0, too_many[i], 0) == CONTINUE && ends_with(0, 0, HVT_R_EINVAL));
+        HOLDS(submit(too_many[i], -too_many[i] + 1, 0) == CONTINUE && ends_with(0, 0, HVT_R_EINVAL));
+    }
+    static const uint64_t no_net[] = {0, BLOCK, 4, 63, 64, UINT32_MAX, (1ull << 32) + NET, UINT64_MAX};
+    for (size_t i = 0; i < sizeof no_net / sizeof *no_net; i++) {
+        struct tender_net_batch batch = {
+            .handle = no_net[i], .frames = UINT64_MAX, .tx_count = 1, .timeout_ns = 1};
+        HOLDS(submit_as(batch) == CONTINUE && ends_with(0, 0, HVT_R_EINVAL));
+    }
+    static const gpa_t wild[] = {
+        M - 2 * FRAME_SIZE + 1, M, UINT64_MAX - 8, (1ull << 32) + FRAMES, TEXT, DATA, 0x10,
+        HVT_BOOT_INFO_GPA,      0};
+    for (size_t i = 0; i < sizeof wild / sizeof *wild; i++) {
+        struct tender_net_batch batch = {.handle = NET, .frames = wild[i], .tx_count = 1, .rx_count = 1};
+        HOLDS(ends_the_guest(submit_as(batch), wild[i], 2 * FRAME_SIZE));
+    }
+    HOLDS(submit(0, 0, 0) == CONTINUE && ends_with(0, 0, HVT_R_OK));
+    struct tender_net_batch none = {.handle = NET, .frames = M};
+    HOLDS(submit_as(none) == CONTINUE && ends_with(0, 0, HVT_R_OK));
+    for (uint32_t i = 0; i < 2 * TENDER_NET_BATCH_MAX; i++)
+        put_frame(i, BUFFER, 64);
+    comes_in("a");
+    HOLDS(submit(TENDER_NET_BATCH_MAX, TENDER_NET_BATCH_MAX, 0) == CONTINUE);
+    HOLDS(ends_with(TENDER_NET_BATCH_MAX, 1, HVT_R_OK));
+    for (uint32_t i = 0; i < 2 * TENDER_NET_BATCH_MAX; i++)
+        put_frame(i, BUFFER, 1500);
+    for (uint32_t i = 0; i < 4; i++)
+        HOLDS(submit(TENDER_NET_BATCH_MAX, 0, 0) == CONTINUE && ends_with(TENDER_NET_BATCH_MAX, 0, HVT_R_OK));
+    HOLDS(vm.shared->counters.net_tx_drops > 0); /* the wire is full: dropped, and not the guest's end */
+    HOLDS(hypercall_out(&vm, PORT, M - 47) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
+}
+
+static void test_frames_that_come_in_over_the_array(void)
+{
+    /* The frame has what the array is read over with: the second room, and a third behind the count. */
+    struct tender_net_frame on_wire[2] = {{BUFFER, 3, 77, {0}}, {HVT_GDT_GPA, 512, 77, {0}}};
+    HOLDS(send(wire, on_wire, sizeof on_wire, 0) == (ssize_t)sizeof on_wire);
+    comes_in("abc");
+    comes_in("not asked for");
+    put_frame(0, FRAMES + FRAME_SIZE, 2 * FRAME_SIZE);
+    put_frame(1, HVT_GDT_GPA, 512); /* would end the guest */
+    HOLDS(submit(0, 2, 0) == CONTINUE && ends_with(0, 2, HVT_R_OK));
+    HOLDS(came(0, 2 * FRAME_SIZE, HVT_R_OK) && came(1, 3, HVT_R_OK) && came(2, 512, 77));
+    HOLDS(memcmp(at(BUFFER), "abc", 3) == 0);
+    /* Over the batch's own structure, which is written at the end from the copy. */
+    put_frame(0, ARGS, ROOM);
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK));
+    struct tender_net_batch batch;
+    memcpy(&batch, at(ARGS), sizeof batch);
+    HOLDS(batch.handle == NET && batch.frames == FRAMES && batch.rx_count == 1);
+    /* One buffer for all: the last frame is what it holds. */
+    comes_in("early");
+    comes_in("later");
+    for (uint32_t i = 0; i < 3; i++)
+        put_frame(i, BUFFER, 16);
+    HOLDS(submit(0, 3, 0) == CONTINUE && ends_with(0, 2, HVT_R_OK) && memcmp(at(BUFFER), "later", 5) == 0);
+}
+
+static void test_the_wait(void)
+{
+    put_frame(0, BUFFER, ROOM);
+    uint64_t start_ns = monotonic_ns();
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 0, HVT_R_OK));
+    HOLDS(submit(0, 1, 20 * MS) == CONTINUE && ends_with(0, 0, HVT_R_OK));
+    HOLDS(monotonic_ns() - start_ns >= 20 * MS);
+    comes_in("there");
+    HOLDS(submit(0, 1, UINT64_MAX) == CONTINUE && ends_with(0, 1, HVT_R_OK)); /* does not wait */
+    comes_in("again"); /* none was left: the wait is first, and ends at once */
+    HOLDS(submit(0, 1, 1) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 5, HVT_R_OK));
+    HOLDS(send(other_wire, "x", 1, 0) == 1); /* of another device: it ends the wait too */
+    HOLDS(submit(0, 1, UINT64_MAX) == CONTINUE && ends_with(0, 0, HVT_R_OK));
+    HOLDS(read(vm.devices[OTHER].fd, at(BUFFER), 1) == 1);
+    comes_in("unread");
+    HOLDS(submit(0, 0, UINT64_MAX) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* a poll */
+}
+
+static unsigned handled;
+
+static void on_signal(int signal)
+{
+    (void)signal;
+    handled++;
+}
+
+static void test_an_interrupted_wait_goes_on_and_sends_nothing_twice(void)
+{
+    put_text(BUFFER, "once");
+    put_frame(0, BUFFER, 4);
+    put_frame(1, BUFFER + ROOM, ROOM);
+    raise(SIGUSR1); /* blocked here, let in where it waits */
+    uint64_t start_ns = monotonic_ns();
+    HOLDS(submit(1, 1, 50 * MS) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 1);
+    HOLDS(went_out("once"));
+    raise(SIGUSR1);
+    HOLDS(hypercall_resume(&vm) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 2);
+    HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(1, 0, HVT_R_OK));
+    HOLDS(monotonic_ns() - start_ns >= 50 * MS);
+    char got;
+    HOLDS(recv(wire, &got, 1, 0) < 0 && vm.shared->counters.net_tx_packets == 1);
+    HOLDS(hypercall_resume(&vm) == CONTINUE); /* nothing left to resume */
+    raise(SIGUSR1);
+    HOLDS(submit(1, 1, UINT64_MAX) == LEAVE && handled == 3);
+    comes_in("late");
+    HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(1, 1, HVT_R_OK) && came(1, 4, HVT_R_OK));
+    HOLDS(vm.shared->counters.net_tx_packets == 2 && vm.shared->counters.net_batches == 2);
+    HOLDS(submit(1, 1, 0) == CONTINUE && vm.shared->counters.net_tx_packets == 3); /* from its beginning */
+}
+
+static void test_a_stop_ends_the_wait_behind_what_was_sent(void)
+{
+    put_text(BUFFER, "sent");
+    put_frame(0, BUFFER, 4);
+    vm_stop(&vm);
+    HOLDS(submit(1, 0, UINT64_MAX) == LEAVE && vm.shared->event.kind == EVENT_STOPPED);
+    HOLDS(went_out("sent"));
+}
+
+static void test_a_device_whose_other_end_is_gone(void)
+{
+    close(vm.devices[NET].fd);
+    int ends[2];
+    HOLDS(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, ends) == 0);
+    vm.devices[NET].fd = ends[0];
+    close(ends[1]);
+    put_frame(0, BUFFER, 4);
+    put_frame(1, BUFFER, ROOM);
+    HOLDS(submit(1, 1, 0) == CONTINUE && ends_with(1, 0, HVT_R_OK));
+    HOLDS(vm.shared->counters.net_tx_drops == 1 && vm.devices[NET].gone);
+    HOLDS(submit(0, 1, MS) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* the time is over; it does not turn */
+}
+
+static void test_it_is_there_only_for_whom_it_was_granted(void)
+{
+    put_frame(0, BUFFER, 4);
+    vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
+    HOLDS(submit(1, 0, 0) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT &&
+          vm.shared->event.port == PORT);
+    HOLDS(hypercall(&vm, NUMBER, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+    vm.extensions |= TENDER_FEATURE_NET_BATCH;
+    for (uint32_t number = HVT_HYPERCALL_MAX; number < 300; number++)
+        if (number != NUMBER && number != TENDER_HYPERCALL_BLOCK_BATCH)
+            HOLDS(hypercall_out(&vm, HVT_PORT_BASE + number, ARGS) == LEAVE &&
+                  vm.shared->event.kind == EVENT_BAD_PORT);
+    vm.net_count = 0;
+    HOLDS(submit(1, 0, 0) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+    HOLDS(vm.shared->event.number == NUMBER);
+}
+
+int main(void)
+{
+    signal(SIGUSR1, on_signal);
+    static void (*const tests[])(void) = {
+        test_frames_go_out_in_order_and_then_come_in,
+        test_what_has_no_room_waits_for_the_next,
+        test_a_frame_is_checked_as_if_it_came_alone,
+        test_counts_handles_and_arrays_that_lie,
+        test_frames_that_come_in_over_the_array,
+        test_the_wait,
+        test_an_interrupted_wait_goes_on_and_sends_nothing_twice,
+        test_a_stop_ends_the_wait_behind_what_was_sent,
+        test_a_device_whose_other_end_is_gone,
+        test_it_is_there_only_for_whom_it_was_granted,
+    };
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+        set_up();
+        tests[i]();
+        tear_down();
+    }
+    return claims_end();
+}
