@@ -52,7 +52,8 @@ int main(int argc, char **argv)
     if (!size || size > SIZE_MAX_BYTES || size > (uint64_t)status.st_size)
         return 1;
     struct pattern pattern = pattern_of(random, size, (uint64_t)status.st_size);
-    bool done = make(fd, write, &pattern, size, count / 10);
+    struct pattern warm = pattern_of(false, size, (uint64_t)status.st_size);
+    bool done = make(fd, write, &warm, size, warm.pieces);
     uint64_t begin = now_ns();
     done = done && make(fd, write, &pattern, size, count);
     uint64_t end = now_ns();

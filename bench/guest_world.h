@@ -140,6 +140,25 @@ static inline bool world_block_write(const world_disk *disk, uint64_t offset, co
     return block_write(disk, offset, data, len) == GUEST_OK;
 }
 
+#define WORLD_HAS_BATCHES
+
+static inline struct tender_block_request world_request(const world_disk *disk, bool write, uint64_t offset,
+                                                        uint8_t *data, size_t len)
+{
+    return (struct tender_block_request){
+        .op = write ? TENDER_BLOCK_WRITE : TENDER_BLOCK_READ,
+        .handle = disk->handle,
+        .offset = offset,
+        .data = (uintptr_t)data,
+        .len = len,
+    };
+}
+
+static inline bool world_submit(struct tender_block_request *requests, size_t count)
+{
+    return block_submit(requests, count) == GUEST_OK;
+}
+
 #endif
 
 /* ---- The same for both: words of the command line, and text ---- */

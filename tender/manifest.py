@@ -31,6 +31,8 @@ def match(image_name: str, devices: tuple[Device, ...], config: VmConfig) -> tup
     A device given without a name serves the only one of its kind. Raises ManifestError for a name that is
     not declared, a device left without, and a device given twice.
     """
+    if not devices and not config.net and not config.block:
+        return ()
     given: dict[int, NetDevice | BlockDevice] = {}
     for kind, named in (("net", config.net), ("block", config.block)):
         for name, device in named:

@@ -22,20 +22,10 @@ vCPU's shared page, a fresh vCPU's system registers with the start state written
 set one by one through cffi, cost more than most ioctls), and the rest of its state if
 VMs are to be reset. Two threads that ask at once get equal answers."""
 _KEPT: "dict[int, int]" = {}
-"""By process: the descriptor of its first VM's vCPU, which is never closed. While a host has a vCPU without a local APIC, KVM
-makes another in a tenth of the instructions: with the first it patches its code, and tells every processor; with
-the last it does so again. The vCPU holds its VM, whose memory is gone."""
-_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOTTY, _EOPNOTSUPP = (
-    2,
-    13,
-    1,
-    19,
-    16,
-    12,
-    5,
-    25,
-    95,
-)
+"""By process: the descriptor of its first VM's vCPU, which is never closed. While a host has a vCPU without a local
+APIC, KVM makes another in a tenth of the instructions: with the first it patches its code, and tells every processor;
+with the last it does so again. The vCPU holds its VM, whose memory is gone."""
+_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOTTY = 2, 13, 1, 19, 16, 12, 5, 25
 
 
 def open_kvm(path: str = "/dev/kvm") -> int:
@@ -122,7 +112,6 @@ class KvmVm:
         self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes, net_ring: str
     ) -> None:
         self.fallback = ""
-        self.pid = posix.getpid()
         self._fds: list[int] = []
         self._machine_fd = -1
         self._run_page: CData = ffi.NULL
@@ -190,6 +179,11 @@ class KvmVm:
         if khz == -_EIO:
             raise HostError("KVM: host TSC is unstable, cannot continue", errno=_EIO, code="tsc-unstable")
         return check(khz, "KVM: ioctl (GET_TSC_KHZ) failed")
+
+    @property
+    def pid(self) -> int:
+        """This process."""
+        return posix.getpid()
 
     def write_boot_info(self, vm: CData, image: "Image", manifest: CData, cmdline: bytes) -> None:
         """What the guest will be told; until the first run() it may be said again."""

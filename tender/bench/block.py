@@ -26,7 +26,7 @@ CASES = tuple(
     for order in ("seq", "rand")
     for size in (512, 4096)
 )
-WAYS = ("call",)
+WAYS = ("call", "batch")
 BARE = "bare"
 GOALS = {"512": 1.4, "4096": 1.2}
 """Requests a second over a peer's, by size."""

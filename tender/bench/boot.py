@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
         help="the door (default kvm); sandbox: also its process alone, and peers are started by C",
     )
     p.add_argument(
-        "--skip", action="append", default=[], metavar="NAME", help="leave out library, tender or python"
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out library, pool, tender or python",
     )
     p.add_argument("--count", action="store_true", help="count CPU time, faults and calls in place of times")
     p.add_argument("--gate", action="store_true", help="with --count: status 1 if a goal is missed")
@@ -146,8 +150,13 @@ def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -
 
 # What one process that lives for all boots measures, by name: the worker's mode.
 _MODES = {
-    "kvm": {"library": "kvm"},
-    "sandbox": {"library": "sandbox", "program": "program", "program-bare": "program-bare"},
+    "kvm": {"library": "kvm", "pool": "pool-kvm"},
+    "sandbox": {
+        "library": "sandbox",
+        "pool": "pool-sandbox",
+        "program": "program",
+        "program-bare": "program-bare",
+    },
 }
 
 
@@ -173,7 +182,7 @@ def tender_command() -> "tuple[str, ...] | None":
 def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
     """Ours beside every other, at the same ends where both have them."""
     wanted: list[regimes.Compared] = []
-    ours = ("library", "program", "program-bare", "tender")
+    ours = ("library", "pool", "program", "program-bare", "tender")
     for other in (name for name in samples if name not in ours):
         ready = ready_point(samples[other])
         for name in (name for name in ours if name in samples):
@@ -183,7 +192,7 @@ def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
             elif ready == "console_seen":  # both by pipes to us: the same ends
                 wanted.append((name, ready, other, ready))
                 wanted.append((name, "closed", other, "reaped"))
-            elif name == "library":
+            elif name in ("library", "pool"):
                 wanted.append((name, "first_exit", other, ready))
     return wanted
 

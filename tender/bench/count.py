@@ -48,7 +48,7 @@ def count(
             found[subject.name]["first_console_cpu_ns"] = median(first)
         if subject.kind == "library":
             series[subject.name] = [s.points_ns["first_exit"] for s in samples]
-            series["library to first run"] = [s.points_ns["first_run"] for s in samples]
+            series[f"{subject.name} to first run"] = [s.points_ns["first_run"] for s in samples]
         else:
             series[subject.name] = [float(c) for c in first] or [s.cpu_ns for s in samples]
     if any(subject.kind == "library" for subject in subjects):
@@ -124,10 +124,11 @@ def _ratios(series: "dict[str, list[float]]") -> "dict[str, dict[str, float | No
     peers = [
         n
         for n in series
-        if n not in ("library", "tender", "python", "minimal C") and " to first run" not in n
+        if n not in ("library", "pool", "tender", "python", "minimal C") and " to first run" not in n
     ]
     for peer in peers:
         wanted += [(f"library / {peer}", "library", peer), (f"command / {peer}", "tender", peer)]
+        wanted.append((f"pool / {peer}", "pool", peer))
     found: dict[str, dict[str, float | None]] = {}
     for name, above, below in wanted:
         if above in series and below in series:

@@ -150,7 +150,7 @@ class LibrarySubject(LineSubject):
         python: str = sys.executable,
         silent: bool = False,
     ) -> None:
-        piped = mode != "kvm" and not silent
+        piped = not mode.endswith("kvm") and not silent
         words = (mode, image, str(mem_mib), str(_WORKER_CONSOLE_FD if piped else -1), *args)
         command = (python, "-P", "-m", "tender.bench.worker", *words)
         super().__init__(name, command, piped=piped, console_fd=_WORKER_CONSOLE_FD)

@@ -6,7 +6,8 @@ answers each line with one of numbers: CLOCK_MONOTONIC stamps of points.LIBRARY_
 thread's CPU nanoseconds, minor page faults. It is a process of its own, and imports little, because
 KVM_CREATE_VM grows with the number of mappings in the process: the harness must not be part of the figure.
 
-MODE is a backend, and then a boot is a Vm's; or "program" or "program-bare": the sandbox's process alone, of a VM
+MODE is a backend, and then a boot is a Vm's; "pool-" and a backend, and then it is that of a VM taken from a pool,
+from take() to the end of giving it back; or "program" or "program-bare": the sandbox's process alone, of a VM
 whose console and manifest are ready, bare of namespaces. `start` is then before SandboxVm(), which makes the
 shared memory and spawns, `closed` behind its close(), which has reaped. CONSOLE_FD -1 discards the console.
 """
@@ -19,9 +20,11 @@ from tender.backend.sandbox import SandboxVm
 from tender.config import VmConfig
 from tender.image import Image
 from tender.native import ffi, lib
+from tender.pool import VmPool
 from tender.vm import DISCARD, Vm
 
 PROGRAM_MODES = ("program", "program-bare")
+POOL = "pool-"
 
 
 def _now_ns() -> int:
@@ -29,10 +32,11 @@ def _now_ns() -> int:
 
 
 def boot(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
-    """One VM, from Vm() to close(). Raises RuntimeError if the guest did not end by itself."""
+    """One VM, from Vm() or take() to close(). Raises RuntimeError if the guest did not end by itself."""
+    pool = mode.startswith(POOL) and _pool(image, config, console, mode.removeprefix(POOL))
     faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     cpu = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
-    vm = Vm(image, config, console=DISCARD if console < 0 else console, backend=mode)
+    vm = pool.take() if pool else Vm(image, config, console=DISCARD if console < 0 else console, backend=mode)
     result = vm.run()
     vm.close()
     closed = _now_ns()
@@ -43,6 +47,15 @@ def boot(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int,
     t = result.boot
     stamps = (t.start, t.vm_created, t.first_run, t.first_exit, t.first_console, t.guest_exit, closed)
     return (*stamps, cpu, faults)
+
+
+_POOLS: "list[VmPool]" = []
+
+
+def _pool(image: Image, config: VmConfig, console: int, backend: str) -> VmPool:
+    if not _POOLS:
+        _POOLS.append(VmPool(image, config, console=DISCARD if console < 0 else console, backend=backend))
+    return _POOLS[0]
 
 
 def boot_program(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
@@ -83,6 +96,8 @@ def main(argv: "list[str]") -> int:
         for _line in sys.stdin:
             sys.stdout.write(" ".join(map(str, once(image, config, int(console), mode))) + "\n")
             sys.stdout.flush()
+        for pool in _POOLS:
+            pool.close()
     return 0
 
 

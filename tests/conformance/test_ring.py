@@ -317,7 +317,9 @@ def test_many_vms_at_once_have_a_worker_each_and_leave_nothing(guest: Guest) -> 
         for thread in threads:
             thread.join(100)
     limit = time.monotonic() + 10
-    while me.num_fds() != before - 1 and time.monotonic() < limit:  # less the image's template; VMs are closed soon
+    while (
+        me.num_fds() != before - 1 and time.monotonic() < limit
+    ):  # less the image's template; VMs are closed soon
         time.sleep(0.01)
     assert me.num_fds() == before - 1
     assert_no_worker_is_left()
