@@ -33,7 +33,7 @@ def test_two_runs_reach_every_point_in_order(tender_cmd: list[str], guest: Guest
     assert [regime["regime"] for regime in measured["regimes"]] == ["back-to-back", "isolated"]
     for regime, runs in zip(measured["regimes"], (2, 1), strict=True):
         subjects = {subject["name"]: subject for subject in regime["subjects"]}
-        assert list(subjects) == ["library", "tender", "python", "again"]
+        assert list(subjects) == ["library", "pool", "tender", "python", "again"]
         assert all(len(subject["samples"]) == runs for subject in subjects.values())
         assert all(_ordered(sample, LIBRARY_POINTS) for sample in subjects["library"]["samples"])
         for name in ("tender", "again"):
