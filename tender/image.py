@@ -9,7 +9,7 @@ segments, page tables, GDT. It is sealed, so nothing can change it under a runni
 import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import allocate_lock
 
-from tender.errors import ImageError
+from tender.errors import HostError, ImageError
 from tender.native import (
     CData,
     ParsedElf,
@@ -41,6 +41,7 @@ class Device(Value):
         self._set(name=name, kind=kind, handle=handle)
 
 
+_EFBIG = 27
 _KINDS = {1: "block", 2: "net"}
 _EXTENSIONS = (
     (lib.TENDER_FEATURE_GATE, "gate"),
@@ -82,7 +83,7 @@ class Image:
 
     @classmethod
     def open(cls, path: "str | os.PathLike[str]") -> "Image":
-        """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it."""
+        """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it; HostError."""
         name = posix.fspath(path)
         try:
             fd = posix.open(name, posix.O_RDONLY | posix.O_CLOEXEC)
@@ -106,7 +107,7 @@ class Image:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "<bytes>") -> "Image":
-        """The same from an ELF in memory; `name` stands in messages. Raises ImageError."""
+        """The same from an ELF in memory; `name` stands in messages. Raises ImageError, HostError."""
         elf = parse_elf_bytes(data, name)
         error_out = ffi.new("struct elf_error *")
         buffer = ffi.from_buffer(data)
@@ -145,7 +146,7 @@ class Image:
 
         patched  one for the sandbox, whose hypercall sites are jumps
 
-        Raises ImageError if the image does not fit or is closed.
+        Raises ImageError if the image does not fit or is closed, HostError.
         """
         with self._lock:
             if self._base_fd < 0:
@@ -202,12 +203,18 @@ def _open_hint(name: str, errno: "int | None") -> str:
 
 
 def _memfd(size: int) -> int:
-    fd = posix.memfd_create("tender-image", posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING)
+    fd = -1
     try:
+        fd = posix.memfd_create("tender-image", posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING)
         posix.ftruncate(fd, size)
-    except BaseException:
-        posix.close(fd)
-        raise
+    except OSError as error:
+        if fd >= 0:
+            posix.close(fd)
+        raise HostError(
+            f"image: no file in memory of {size} bytes: {error.strerror}",
+            errno=error.errno or 0,
+            hint="the limit on the size of files counts here too: ulimit -f" if error.errno == _EFBIG else "",
+        ) from error
     return fd
 
 

@@ -32,8 +32,9 @@ class BlockAttachment:
         self.read_only = read_only
 
     def close(self) -> None:
+        """Errors say no more than that the guest did not flush, and are passed over: the descriptor is gone, close(2)."""
         if self.fd >= 0:
-            posix.close(self.fd)
+            posix.closerange(self.fd, self.fd + 1)
             self.fd = -1
 
 
