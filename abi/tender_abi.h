@@ -107,6 +107,7 @@
 #define TENDER_FEATURE_GATE        1
 #define TENDER_FEATURE_BLOCK_BATCH 2 /* needs the gate */
 #define TENDER_FEATURE_NET_BATCH   4 /* needs the gate */
+#define TENDER_FEATURE_NET_OFFLOAD 8 /* needs the net batch */
 
 /* Hypercalls of ours: a slot each in the gate page, and where `out` leaves the guest, its port too. */
 #define TENDER_HYPERCALL_BLOCK_BATCH 16
@@ -121,6 +122,21 @@
 
 /* Frames of a batch: so many out, and so many in. */
 #define TENDER_NET_BATCH_MAX 256
+
+/* What a device does for a guest that was granted the net offload: each both ways. */
+#define TENDER_OFFLOAD_CSUM 1 /* checksums that are not complete */
+#define TENDER_OFFLOAD_TSO4 2 /* TCP segments up to 64 KiB, over IPv4 */
+#define TENDER_OFFLOAD_TSO6 4 /* over IPv6 */
+#define TENDER_OFFLOAD_USO  8 /* UDP datagrams of one size, up to 64 KiB in all, over both */
+
+/* A frame's flags, and its gso_type: virtio's numbers. */
+#define TENDER_NET_NEEDS_CSUM 1 /* the sum from csum_start on is to be put at csum_start + csum_offset */
+#define TENDER_NET_DATA_VALID 2 /* of one that came: its checksum was found right */
+#define TENDER_GSO_NONE       0
+#define TENDER_GSO_TCP4       1
+#define TENDER_GSO_TCP6       4
+#define TENDER_GSO_UDP        5
+#define TENDER_GSO_ECN        0x80 /* with one of TCP's */
 
 /*
  * Guest-physical addresses, all below HVT_GUEST_MIN_GPA and so read-only to the guest; where nothing is
@@ -334,7 +350,14 @@ struct tender_net_frame {
     gpa_t data;
     uint32_t len; /* of the frame; of room, and out: of the frame that came */
     int32_t ret;  /* out: HVT_R_OK or EINVAL; of room, only if a frame came */
-    uint64_t reserved[2];
+    /* What is left for the host or the receiver to do, if the net offload was granted: virtio's net header */
+    uint8_t flags;        /* TENDER_NET_... */
+    uint8_t gso_type;     /* TENDER_GSO_... */
+    uint16_t hdr_len;     /* of all headers, a hint */
+    uint16_t gso_size;    /* bytes behind the headers of each packet that this frame stands for */
+    uint16_t csum_start;  /* from the frame's first byte */
+    uint16_t csum_offset; /* from csum_start */
+    uint16_t reserved[3];
 };
 
 /* TENDER_HYPERCALL_NET_BATCH: frames out, one after the other, then frames in as long as there are some. */
@@ -346,8 +369,8 @@ struct tender_net_batch {
     uint32_t tx_done;    /* out: how many have their answer */
     uint32_t rx_done;    /* out: how many were filled, the first ones */
     uint64_t timeout_ns; /* in: how long to wait if none has come; 0: do not wait */
-    int32_t ret; /* out: HVT_R_OK; HVT_R_EINVAL: no such device, too many, and nothing was looked at */
-    uint32_t reserved;
+    int32_t ret;      /* out: HVT_R_OK; HVT_R_EINVAL: no such device, too many, and nothing was looked at */
+    uint32_t offload; /* out: TENDER_OFFLOAD_... of the device */
 };
 
 /* </abi:types> */

@@ -128,6 +128,12 @@ ABI_SIZE(tender_net_frame, 32);
 ABI_AT(tender_net_frame, data, 0);
 ABI_AT(tender_net_frame, len, 8);
 ABI_AT(tender_net_frame, ret, 12);
+ABI_AT(tender_net_frame, flags, 16);
+ABI_AT(tender_net_frame, gso_type, 17);
+ABI_AT(tender_net_frame, hdr_len, 18);
+ABI_AT(tender_net_frame, gso_size, 20);
+ABI_AT(tender_net_frame, csum_start, 22);
+ABI_AT(tender_net_frame, csum_offset, 24);
 ABI_SIZE(tender_net_batch, 48);
 ABI_AT(tender_net_batch, handle, 0);
 ABI_AT(tender_net_batch, frames, 8);
@@ -137,6 +143,7 @@ ABI_AT(tender_net_batch, tx_done, 24);
 ABI_AT(tender_net_batch, rx_done, 28);
 ABI_AT(tender_net_batch, timeout_ns, 32);
 ABI_AT(tender_net_batch, ret, 40);
+ABI_AT(tender_net_batch, offload, 44);
 
 /* Ours begins behind all that Solo5's ABI puts there, and nothing of ours overlaps. */
 _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=

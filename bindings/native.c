@@ -169,9 +169,9 @@ void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const s
                                 vm->ring.shared ? vm->memory.bytes : 0, cmdline, cmdline_bytes);
 }
 
-int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd)
+int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int offload)
 {
-    return vm_attach_net(vm, handle, fd);
+    return vm_attach_net(vm, handle, fd, offload != 0);
 }
 
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only)
@@ -179,9 +179,14 @@ int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity
     return vm_attach_block(vm, handle, fd, capacity, read_only != 0);
 }
 
-int tn_net_open_tap(const char *name, uint32_t *mtu, struct device_error *error)
+int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error)
 {
-    return net_open_tap(name, mtu, error);
+    return net_open_tap(name, offload != 0, mtu, error);
+}
+
+void tn_net_leave_header(int fd)
+{
+    net_leave_header(fd);
 }
 
 int tn_net_duplicate(int fd, struct device_error *error)

@@ -31,7 +31,7 @@ const struct mft_entry *manifest_entry(const char *name, uint32_t type, uint64_t
 
 /* net_queue.c: a device's queues, if the tender grants the batch and the heap has room; else NULL, false. */
 struct net_queue;
-bool net_queue_open(const struct net_device *device);
+bool net_queue_open(struct net_device *device);
 struct net_queue *net_queue_of(const struct net_device *device);
 enum guest_result net_queue_write(struct net_queue *queue, const void *frame, size_t len);
 enum guest_result net_queue_read(struct net_queue *queue, void *frame, size_t size, size_t *len);

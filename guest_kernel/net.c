@@ -59,6 +59,7 @@ enum guest_result net_open(const char *name, struct net_device *device)
     }
     memcpy(device->mac, entry->u.net.mac, sizeof(device->mac));
     device->mtu = entry->u.net.mtu;
+    device->offload = 0;
     if (!net_queue_open(device)) {
         ring_open();
     }

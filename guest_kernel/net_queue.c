@@ -42,14 +42,15 @@ static uint32_t nets_attached(void)
     return count;
 }
 
-bool net_queue_open(const struct net_device *device)
+bool net_queue_open(struct net_device *device)
 {
     struct tender_net_batch ask = {.handle = device->handle};
-    if (queues[device->handle]) {
-        return true;
-    }
     if (!gate_net_batch(&ask) || ask.ret != HVT_R_OK) {
         return false;
+    }
+    device->offload = ask.offload;
+    if (device->offload || queues[device->handle]) {
+        return true; /* frames with an offload are no queue's: who wants them has room for them */
     }
     uint32_t room = ((uint32_t)device->mtu + 14 + 4 + 63) & ~63u; /* a VLAN's tag too */
     room = room < ROOM_MIN ? ROOM_MIN : room;
@@ -276,23 +277,20 @@ enum guest_result net_submit(const struct net_device *device, struct tender_net_
                                      .tx_count = (uint32_t)tx_count,
                                      .rx_count = (uint32_t)rx_count,
                                      .timeout_ns = timeout_ns};
-    if (!queue) {
-        submit_each(device, &batch, frames);
-    } else {
+    if (queue) {
+        const uint32_t waiting = queue->in_end - queue->in_next;
         send_held(queue);
-        if (!is_empty(queue)) { /* these came first */
+        if (waiting) { /* these came first */
             queued =
-                read_each(device, frames + tx_count,
-                          batch.rx_count < queue->in_end - queue->in_next ? batch.rx_count
-                                                                          : queue->in_end - queue->in_next);
+                read_each(device, frames + tx_count, batch.rx_count < waiting ? batch.rx_count : waiting);
             batch.rx_count = 0;
             batch.timeout_ns = 0;
         }
-        if (batch.tx_count || !queued) {
-            gate_net_batch(&batch);
-        } else {
-            batch.ret = HVT_R_OK;
-        }
+    }
+    if (queued && !batch.tx_count) {
+        batch.ret = HVT_R_OK;
+    } else if (!gate_net_batch(&batch)) {
+        submit_each(device, &batch, frames);
     }
     *received = queued + batch.rx_done;
     return (enum guest_result)batch.ret;

@@ -47,6 +47,7 @@ _EXTENSIONS = (
     (lib.TENDER_FEATURE_GATE, "gate"),
     (lib.TENDER_FEATURE_BLOCK_BATCH, "block-batch"),
     (lib.TENDER_FEATURE_NET_BATCH, "net-batch"),
+    (lib.TENDER_FEATURE_NET_OFFLOAD, "net-offload"),
 )
 
 

@@ -159,18 +159,18 @@ class Vm:
         for declared, device in attachments:
             entry = manifest.e[declared.handle]
             if isinstance(device, (Tap, NetFd)):
-                self._attach_net(declared, device, entry)
+                self._attach_net(declared, device, entry, "net-offload" in image.extensions)
             else:
                 self._attach_block(declared, device, entry)
             entry.attached = 1
         return manifest
 
-    def _attach_net(self, declared: Device, device: "Tap | NetFd", entry: CData) -> None:
+    def _attach_net(self, declared: Device, device: "Tap | NetFd", entry: CData, offload: bool) -> None:
         from tender.devices import tap
 
-        net = tap.attach(device)
+        net = tap.attach(device, offload=offload)
         self._attachments.append(net)
-        self._checked(declared.name, lib.tn_vm_attach_net(self._c, declared.handle, net.fd))
+        self._checked(declared.name, lib.tn_vm_attach_net(self._c, declared.handle, net.fd, offload))
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
 

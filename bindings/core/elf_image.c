@@ -360,7 +360,9 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, co
 /* Of those wanted; without the gate there is no way to call any other. */
 static uint32_t extensions_granted(uint32_t wanted)
 {
-    const uint32_t known = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;
+    uint32_t known = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;
+    if (wanted & TENDER_FEATURE_NET_BATCH)
+        known |= TENDER_FEATURE_NET_OFFLOAD;
     return wanted & TENDER_FEATURE_GATE ? wanted & known : 0;
 }
 

@@ -9,12 +9,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "hypercall.h"
 #include "net_frame.h"
 
 #define FRAME_MAX 65553u /* 64 KiB - 1 of MTU, the Ethernet header and a VLAN tag */
+#define DROPS_MAX 64     /* frames that one read drops, before it says that there is none */
 
 struct vm_device *net_device(struct vm *vm, uint64_t handle)
 {
@@ -23,23 +25,57 @@ struct vm_device *net_device(struct vm *vm, uint64_t handle)
     return &vm->devices[handle];
 }
 
-int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len)
+/*
+ * The header goes to the host's tun driver, which checks it too; what is nonsense in itself, or not among
+ * what the device can do, is refused here. A frame that asks for nothing is every device's.
+ */
+static bool header_is_sound(const struct vm_device *device, const struct net_header *header, uint64_t len)
 {
+    static const uint32_t needed[] = {
+        [TENDER_GSO_TCP4] = TENDER_OFFLOAD_TSO4,
+        [TENDER_GSO_TCP6] = TENDER_OFFLOAD_TSO6,
+        [TENDER_GSO_UDP] = TENDER_OFFLOAD_USO,
+    };
+    const uint8_t gso = header->gso_type & (uint8_t)~TENDER_GSO_ECN;
+    const bool sums = header->flags & TENDER_NET_NEEDS_CSUM;
+    if (header->flags & ~(TENDER_NET_NEEDS_CSUM | TENDER_NET_DATA_VALID) || header->hdr_len > len)
+        return false;
+    if (sums && (!(device->offload & TENDER_OFFLOAD_CSUM) ||
+                 (uint64_t)header->csum_start + header->csum_offset + sizeof(uint16_t) > len))
+        return false;
+    if (header->gso_type == TENDER_GSO_NONE)
+        return true;
+    return sums && header->gso_size && gso < sizeof needed / sizeof *needed &&
+           device->offload & needed[gso] && (gso != TENDER_GSO_UDP || header->gso_type == gso);
+}
+
+/* False: it is gone. */
+static bool send_frame(const struct vm_device *device, const void *data, uint64_t len,
+                       struct net_header header)
+{
+    if (device->has_header) {
+        header.flags &= TENDER_NET_NEEDS_CSUM;
+        const struct iovec pieces[] = {{&header, sizeof header}, {(void *)(uintptr_t)data, len}};
+        return writev(device->fd, pieces, 2) == (ssize_t)(sizeof header + len);
+    }
+    int64_t sent = device->is_socket ? send(device->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                     : write_quietly(device->fd, data, len);
+    return sent >= 0 && (uint64_t)sent == len;
+}
+
+int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len,
+                 const struct net_header *header)
+{
+    static const struct net_header plain;
     const struct vm_device *device = net_device(vm, handle);
     if (!device)
         return HVT_R_EINVAL;
     const void *data = guest_memory_at(&vm->memory, gpa, len, GUEST_READABLE);
     if (!data)
         return NET_BAD_RANGE;
-    if (len > FRAME_MAX)
+    if (len > FRAME_MAX || (header && !header_is_sound(device, header, len)))
         return HVT_R_EINVAL;
-    int64_t sent;
-    if (device->is_socket) {
-        sent = send(device->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
-    } else {
-        sent = write_quietly(device->fd, data, len);
-    }
-    if (sent >= 0 && (uint64_t)sent == len) {
+    if (send_frame(device, data, len, header ? *header : plain)) {
         counters->net_tx_packets++;
         counters->net_tx_bytes += len;
     } else {
@@ -48,7 +84,52 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
     return HVT_R_OK;
 }
 
-int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len)
+/* RFC 1071, as the kernel would have done it for a device without offload. False: it has no such place. */
+static bool complete_checksum(uint8_t *data, uint64_t len, const struct net_header *header)
+{
+    const uint64_t at = (uint64_t)header->csum_start + header->csum_offset;
+    if (at + sizeof(uint16_t) > len)
+        return false;
+    uint64_t sum = 0;
+    for (uint64_t i = header->csum_start; i < len; i += 2)
+        sum += (uint64_t)data[i] << 8 | (i + 1 < len ? data[i + 1] : 0);
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+    const uint16_t folded = (uint16_t)(sum == 0xffff ? 0xffff : ~sum); /* 0 would mean that there is none */
+    data[at] = (uint8_t)(folded >> 8);
+    data[at + 1] = (uint8_t)folded;
+    return true;
+}
+
+/* One frame behind its header: its length, 0 if it cannot be handed over and is gone, or read()'s answer. */
+static ssize_t read_headed(const struct vm_device *device, uint8_t *data, uint64_t room,
+                           struct net_header *header, bool *dropped)
+{
+    struct net_header own;
+    uint8_t rest; /* a byte that has no room: the frame is cut */
+    const struct iovec pieces[] = {{&own, sizeof own}, {data, room}, {&rest, sizeof rest}};
+    ssize_t got = readv(device->fd, pieces, 3);
+    if (got <= 0)
+        return got;
+    *dropped = got <= (ssize_t)sizeof own; /* a header and no frame */
+    if (*dropped)
+        return 0;
+    uint64_t len = (uint64_t)got - sizeof own;
+    const bool cut = len > room;
+    if (cut)
+        len = room;
+    if (header) {
+        *header = own;
+        *dropped = cut && (own.gso_type || own.flags & TENDER_NET_NEEDS_CSUM);
+    } else {
+        *dropped = own.gso_type ||
+                   (own.flags & TENDER_NET_NEEDS_CSUM && (cut || !complete_checksum(data, len, &own)));
+    }
+    return (ssize_t)len;
+}
+
+int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
+                    struct net_header *header)
 {
     struct vm_device *device = net_device(vm, handle);
     if (!device)
@@ -58,7 +139,18 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
         return NET_BAD_RANGE;
     if (atomic_load_explicit(&device->gone, memory_order_relaxed) || !*len)
         return HVT_R_AGAIN;
-    ssize_t got = read(device->fd, data, *len < FRAME_MAX ? *len : FRAME_MAX);
+    const uint64_t room = *len < FRAME_MAX ? *len : FRAME_MAX;
+    ssize_t got;
+    bool dropped;
+    unsigned drops = 0;
+    do {
+        dropped = false;
+        got = device->has_header ? read_headed(device, data, room, header, &dropped)
+                                 : read(device->fd, data, room);
+        counters->net_rx_drops += dropped;
+    } while (dropped && ++drops < DROPS_MAX);
+    if (dropped)
+        return HVT_R_AGAIN;
     if (got > 0) {
         counters->net_rx_packets++;
         counters->net_rx_bytes += (uint64_t)got;
@@ -78,13 +170,13 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
 enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_write *call = &args->net_write;
-    call->ret = net_send(vm, &vm->shared->counters, call->handle, call->data, call->len);
+    call->ret = net_send(vm, &vm->shared->counters, call->handle, call->data, call->len, NULL);
     return call->ret == NET_BAD_RANGE ? leave_bad_access(vm, call->data, call->len) : CONTINUE;
 }
 
 enum verdict hc_net_read(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_read *call = &args->net_read;
-    call->ret = net_receive(vm, &vm->shared->counters, call->handle, call->data, &call->len);
+    call->ret = net_receive(vm, &vm->shared->counters, call->handle, call->data, &call->len, NULL);
     return call->ret == NET_BAD_RANGE ? leave_bad_access(vm, call->data, call->len) : CONTINUE;
 }

@@ -22,6 +22,11 @@ static struct tender_net_frame frame_at(const uint8_t *frames, uint32_t index)
     return frame;
 }
 
+/* A frame's header lies in its structure as virtio has it. */
+_Static_assert(offsetof(struct tender_net_frame, reserved) - offsetof(struct tender_net_frame, flags) ==
+                   sizeof(struct net_header),
+               "the frame's fields are the header's");
+
 static void answer(uint8_t *frames, uint32_t index, uint32_t len, int32_t ret)
 {
     uint8_t *frame = frames + index * FRAME_BYTES;
@@ -29,11 +34,19 @@ static void answer(uint8_t *frames, uint32_t index, uint32_t len, int32_t ret)
     memcpy(frame + offsetof(struct tender_net_frame, ret), &ret, sizeof ret);
 }
 
+static bool has_offload(const struct vm *vm)
+{
+    return vm->extensions & TENDER_FEATURE_NET_OFFLOAD;
+}
+
 static enum verdict send_frames(struct vm *vm, const struct tender_net_batch *batch, uint8_t *frames)
 {
     for (uint32_t i = vm->resume.batch_done; i < batch->tx_count; i++) {
         const struct tender_net_frame frame = frame_at(frames, i);
-        int32_t ret = net_send(vm, &vm->shared->counters, batch->handle, frame.data, frame.len);
+        struct net_header header;
+        memcpy(&header, &frame.flags, sizeof header);
+        int32_t ret = net_send(vm, &vm->shared->counters, batch->handle, frame.data, frame.len,
+                               has_offload(vm) ? &header : NULL);
         if (ret == NET_BAD_RANGE)
             return leave_bad_access(vm, frame.data, frame.len);
         answer(frames, i, frame.len, ret);
@@ -49,13 +62,18 @@ static enum verdict receive_frames(struct vm *vm, struct vm_device *device, stru
         const uint32_t index = batch->tx_count + i;
         const struct tender_net_frame frame = frame_at(frames, index);
         uint64_t len = frame.len;
-        int32_t ret = net_receive(vm, &vm->shared->counters, batch->handle, frame.data, &len);
+        struct net_header header = {0};
+        int32_t ret = net_receive(vm, &vm->shared->counters, batch->handle, frame.data, &len,
+                                  has_offload(vm) ? &header : NULL);
         if (ret == NET_BAD_RANGE)
             return leave_bad_access(vm, frame.data, frame.len);
         device->drained = ret != HVT_R_OK;
         if (device->drained)
             break;
         answer(frames, index, (uint32_t)len, ret);
+        if (has_offload(vm))
+            memcpy(frames + index * FRAME_BYTES + offsetof(struct tender_net_frame, flags), &header,
+                   sizeof header);
         batch->rx_done = i + 1;
     }
     return CONTINUE;
@@ -66,6 +84,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
     struct tender_net_batch *batch = &args->net_batch;
     struct vm_device *device = net_device(vm, batch->handle);
     batch->tx_done = batch->rx_done = 0;
+    batch->offload = 0;
     batch->ret = HVT_R_EINVAL;
     if (!device || batch->tx_count > TENDER_NET_BATCH_MAX || batch->rx_count > TENDER_NET_BATCH_MAX)
         return CONTINUE;
@@ -88,6 +107,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
         return LEAVE;
     vm->shared->counters.net_batches++;
     batch->tx_done = batch->tx_count;
+    batch->offload = device->offload;
     batch->ret = HVT_R_OK;
     return CONTINUE;
 }

@@ -4,15 +4,31 @@
 
 #include "hypercall.h"
 
+/* virtio's net header, as a TAP with IFF_VNET_HDR has it; all zero: a frame that is complete. */
+struct net_header {
+    uint8_t flags;
+    uint8_t gso_type;
+    uint16_t hdr_len;
+    uint16_t gso_size;
+    uint16_t csum_start;
+    uint16_t csum_offset;
+};
+_Static_assert(sizeof(struct net_header) == 10, "no padding");
+
 #define NET_BAD_RANGE (-1) /* beside HVT_R_...: the guest may not name this memory, which ends its run */
 
 /*
  * Sends [gpa, gpa + len), or drops it and counts that; takes one frame of at most *len bytes to gpa, *len is
  * then its length. HVT_R_OK, HVT_R_EINVAL (no such device; a frame no device has), HVT_R_AGAIN (there is
  * none), NET_BAD_RANGE. Two threads may be in these for one VM, each with counters of its own.
+ *
+ * `header` NULL: of a plain frame. Then one that comes has its checksum completed here, and one that stands
+ * for many packets is dropped and counted.
  */
-int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len);
-int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len);
+int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len,
+                 const struct net_header *header);
+int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
+                    struct net_header *header);
 
 /* The network device of this handle, or NULL. */
 struct vm_device *net_device(struct vm *vm, uint64_t handle);

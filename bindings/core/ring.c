@@ -65,13 +65,13 @@ static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry)
     int32_t ret;
     switch (entry->operation) {
     case HVT_RING_WRITE: /* what it comes to is not told: the guest does not wait for it */
-        ret = net_send(vm, counters, entry->handle, entry->data, len);
+        ret = net_send(vm, counters, entry->handle, entry->data, len, NULL);
         if (ret != NET_BAD_RANGE)
             return true;
         ring_break(ring, HVT_HYPERCALL_NET_WRITE, entry);
         return false;
     case HVT_RING_READ:
-        ret = net_receive(vm, counters, entry->handle, entry->data, &len);
+        ret = net_receive(vm, counters, entry->handle, entry->data, &len, NULL);
         if (ret != NET_BAD_RANGE) {
             post_commit(ring, (struct hvt_ring_commit){
                                   .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});

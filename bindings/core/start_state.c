@@ -90,8 +90,8 @@ static void write_extension(uint8_t *low, uint32_t extensions)
         .gate = TENDER_GATE_GPA,
     };
 
-    assert((extensions &
-            ~(uint32_t)(TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH)) == 0);
+    assert(extensions <= (TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH |
+                          TENDER_FEATURE_NET_OFFLOAD));
     if ((extensions & TENDER_FEATURE_GATE) == 0)
         return;
     memcpy(low + TENDER_EXTENSION_GPA, &block, sizeof block);

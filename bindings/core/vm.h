@@ -43,6 +43,8 @@ struct vm_device {
     bool read_only;
     bool is_socket;
     atomic_bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
+    bool has_header;  /* of a network: a struct net_header stands before each frame on the descriptor */
+    uint32_t offload; /* TENDER_OFFLOAD_...: what may stand in it */
     bool drained;     /* of a network: the last batch took all there was; the vCPU's thread alone looks */
     uint64_t capacity;
     struct disk_map map; /* of a disk */

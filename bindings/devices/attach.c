@@ -29,16 +29,21 @@ static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
     return 0;
 }
 
-int vm_attach_net(struct vm *vm, uint32_t handle, int fd)
+int vm_attach_net(struct vm *vm, uint32_t handle, int fd, bool offload)
 {
     struct stat about;
     if (fstat(fd, &about) < 0)
         return -errno;
+    struct net_header_use use = {false, 0};
+    if (S_ISCHR(about.st_mode))
+        use = net_use_header(fd, offload);
     int error = attach(vm, handle,
                        (struct vm_device){
                            .type = MFT_NET_BASIC,
                            .fd = fd,
                            .is_socket = S_ISSOCK(about.st_mode),
+                           .has_header = use.has_header,
+                           .offload = use.offload,
                        });
     vm->net_count += error == 0;
     return error;

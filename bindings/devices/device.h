@@ -15,9 +15,21 @@
 
 /*
  * A descriptor of the existing TAP interface `name`, not blocking, without packet information; *mtu is the
- * interface's. The rules are solo5-hvt's: it exists, is up, and has one queue. Nothing is created.
+ * interface's. The rules are solo5-hvt's: it exists, is up, and has one queue. Nothing is created. With
+ * `offload` a net header stands before each frame on it; without, what an earlier owner had offloaded is off.
  */
-int net_open_tap(const char *name, uint32_t *mtu, struct device_error *error);
+int net_open_tap(const char *name, bool offload, uint32_t *mtu, struct device_error *error);
+
+/* A TAP whose frames have a net header: sets its form and, if wanted, the offloads that it has, else none.
+ * Anything else is left as it is. */
+struct net_header_use {
+    bool has_header;
+    uint32_t offload; /* TENDER_OFFLOAD_... */
+};
+struct net_header_use net_use_header(int fd, bool offload);
+
+/* Before such a descriptor is closed: the interface stays, and its next owner may know no header. */
+void net_leave_header(int fd);
 
 /* A duplicate of `fd`, which is switched to not blocking. */
 int net_duplicate(int fd, struct device_error *error);
@@ -38,8 +50,9 @@ int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacit
 int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
                          struct device_error *error);
 
-/* Gives an open descriptor to a VM as its device `handle`; it stays the caller's to close. 0 or -errno. */
-int vm_attach_net(struct vm *vm, uint32_t handle, int fd);
+/* Gives an open descriptor to a VM as its device `handle`; it stays the caller's to close. 0 or -errno.
+ * `offload`: the image was granted the net offload. */
+int vm_attach_net(struct vm *vm, uint32_t handle, int fd, bool offload);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 
 /* Fills `error`; -1, so that a caller can return it. */

@@ -18,6 +18,12 @@
 #include <unistd.h>
 
 #include "device.h"
+#include "net_frame.h"
+
+#ifndef TUN_F_USO4 /* of Linux 6.2; the kernel that runs says whether it knows them */
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
 
 static int refuse(struct device_error *error, const char *name, enum device_problem problem, int os_error)
 {
@@ -55,10 +61,10 @@ static int look_at(const char *name, uint32_t *mtu, struct device_error *error)
 }
 
 /* Binds `fd` to the interface, as a TAP without packet information. */
-static int bind_to(int fd, const char *name, struct device_error *error)
+static int bind_to(int fd, const char *name, bool offload, struct device_error *error)
 {
     struct ifreq request = request_for(name);
-    request.ifr_flags = IFF_TAP | IFF_NO_PI;
+    request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (offload ? IFF_VNET_HDR : 0));
     if (ioctl(fd, TUNSETIFF, &request) < 0)
         return refuse(error, name,
                       errno == EPERM    ? DEVICE_TAP_DENIED
@@ -68,10 +74,12 @@ static int bind_to(int fd, const char *name, struct device_error *error)
                       errno);
     if (strncmp(request.ifr_name, name, sizeof request.ifr_name) != 0)
         return refuse(error, name, DEVICE_TAP_PATTERN, EINVAL);
+    if (!offload) /* offloads stay with the interface, beyond the descriptor that had the header for them */
+        (void)ioctl(fd, TUNSETOFFLOAD, 0);
     return 0;
 }
 
-int net_open_tap(const char *name, uint32_t *mtu, struct device_error *error)
+int net_open_tap(const char *name, bool offload, uint32_t *mtu, struct device_error *error)
 {
     if (strlen(name) >= IFNAMSIZ)
         return refuse(error, name, DEVICE_TAP_NAME_LONG, ENAMETOOLONG);
@@ -83,11 +91,33 @@ int net_open_tap(const char *name, uint32_t *mtu, struct device_error *error)
         return device_failed(error, DEVICE_TUN, os_error, "Could not attach interface: %s: /dev/net/tun: %s",
                              name, strerror(os_error));
     }
-    if (bind_to(fd, name, error) < 0) {
+    if (bind_to(fd, name, offload, error) < 0) {
         close(fd);
         return -1;
     }
     return fd;
+}
+
+struct net_header_use net_use_header(int fd, bool offload)
+{
+    static const unsigned base = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+    static const uint32_t segments = TENDER_OFFLOAD_CSUM | TENDER_OFFLOAD_TSO4 | TENDER_OFFLOAD_TSO6;
+    struct ifreq request = {0};
+    int header_bytes = sizeof(struct net_header);
+    if (ioctl(fd, TUNGETIFF, &request) < 0 || !(request.ifr_flags & IFF_VNET_HDR) ||
+        ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0)
+        return (struct net_header_use){false, 0};
+    if (offload && ioctl(fd, TUNSETOFFLOAD, base | TUN_F_USO4 | TUN_F_USO6) == 0)
+        return (struct net_header_use){true, segments | TENDER_OFFLOAD_USO};
+    if (offload && ioctl(fd, TUNSETOFFLOAD, base) == 0) /* before Linux 6.2 */
+        return (struct net_header_use){true, segments};
+    (void)ioctl(fd, TUNSETOFFLOAD, 0);
+    return (struct net_header_use){true, 0};
+}
+
+void net_leave_header(int fd)
+{
+    (void)ioctl(fd, TUNSETOFFLOAD, 0);
 }
 
 int net_duplicate(int fd, struct device_error *error)

@@ -56,12 +56,13 @@ void *tn_vm_memory(struct vm *vm);
 uint64_t tn_vm_memory_bytes(struct vm *vm); /* the guest's */
 void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
                            uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes);
-int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd);
+int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int offload);
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
 
 /* Opening devices (devices/device.h): a descriptor that is Python's to close, or 0; -1 with *error filled. */
-int tn_net_open_tap(const char *name, uint32_t *mtu, struct device_error *error);
+int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error);
+void tn_net_leave_header(int fd);
 int tn_net_duplicate(int fd, struct device_error *error);
 int tn_net_choose_mac(uint8_t *mac); /* -errno */
 int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error);

@@ -58,11 +58,13 @@ static void refuse_the_rest(const struct elf_image *image, const struct choice *
         leave_to_python("%sAll declared devices must be attached. See --help for syntax.", text);
 }
 
-static void attach_net(const struct choice *choice, struct vm *vm, uint32_t handle, struct mft_entry *entry)
+static void attach_net(const struct choice *choice, const struct elf_image *image, struct vm *vm,
+                       uint32_t handle, struct mft_entry *entry)
 {
+    const bool offload = image->extensions & TENDER_FEATURE_NET_OFFLOAD;
     struct device_error error;
     uint32_t mtu = 1500;
-    int fd = choice->device->value ? net_open_tap(choice->device->value, &mtu, &error)
+    int fd = choice->device->value ? net_open_tap(choice->device->value, offload, &mtu, &error)
                                    : net_duplicate(choice->device->fd, &error);
     if (fd < 0)
         leave_to_python("%s", error.text);
@@ -70,12 +72,14 @@ static void attach_net(const struct choice *choice, struct vm *vm, uint32_t hand
     if (choice->mac)
         memcpy(entry->u.net.mac, choice->mac->mac, sizeof entry->u.net.mac);
     entry->u.net.mtu = (uint16_t)mtu;
-    if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd) < 0)
+    if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd, offload) < 0)
         leave_to_python("%s: cannot be attached", entry->name);
 }
 
-static void attach_block(const struct choice *choice, struct vm *vm, uint32_t handle, struct mft_entry *entry)
+static void attach_block(const struct choice *choice, const struct elf_image *image, struct vm *vm,
+                         uint32_t handle, struct mft_entry *entry)
 {
+    (void)image;
     const struct setting *device = choice->device;
     struct device_error error;
     uint64_t capacity = 0;
@@ -112,7 +116,14 @@ void devices_attach(const struct request *request, const struct elf_image *image
         struct mft_entry *entry = &devices->manifest.e[i];
         if (entry->type >= MFT_RESERVED_FIRST)
             continue;
-        (entry->type == MFT_NET_BASIC ? attach_net : attach_block)(&chosen[i], vm, i, entry);
+        (entry->type == MFT_NET_BASIC ? attach_net : attach_block)(&chosen[i], image, vm, i, entry);
         entry->attached = 1;
     }
+}
+
+void devices_leave(const struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (vm->devices[i].type == MFT_NET_BASIC && vm->devices[i].offload)
+            net_leave_header(vm->devices[i].fd);
 }

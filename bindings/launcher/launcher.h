@@ -58,6 +58,9 @@ struct devices {
 void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
                     struct devices *devices);
 
+/* What outlives their descriptors is undone. */
+void devices_leave(const struct vm *vm);
+
 /* ---- stranger.c */
 
 /* From now on a call that a filter answers with SIGSYS fails with ENOSYS, or is done by other calls. */

@@ -370,6 +370,7 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
     const struct vm_event event = *vm.event;
     if (!is_kvm)
         sandbox_release(&sandbox);
+    devices_leave(&vm);
     struct run_end ended;
     end_explain(&event, is_kvm, over_time, &ended);
     if (event.kind == EVENT_SETUP_FAILED) {

@@ -47,6 +47,8 @@ struct sandbox_device {
     uint32_t type;
     uint32_t read_only;
     uint32_t is_socket;
+    uint32_t has_header;
+    uint32_t offload;
     uint32_t mappable_pages; /* of a disk: disk_mappable_pages(), which the program cannot ask */
     uint64_t capacity;
 };

@@ -334,6 +334,8 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
             .type = vm->devices[i].type,
             .read_only = vm->devices[i].read_only,
             .is_socket = vm->devices[i].is_socket,
+            .has_header = vm->devices[i].has_header,
+            .offload = vm->devices[i].offload,
             .mappable_pages = vm->devices[i].type == MFT_BLOCK_BASIC
                                   ? disk_mappable_pages(vm->devices[i].fd, vm->devices[i].read_only)
                                   : 0,

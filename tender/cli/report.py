@@ -68,7 +68,8 @@ def stats(result: VmResult) -> str:
         lines.append(
             f"net        in {counters.net_rx_packets} packets, {counters.net_rx_bytes} bytes;"
             f" out {counters.net_tx_packets} packets, {counters.net_tx_bytes} bytes;"
-            f" {counters.net_batches} batches; {counters.net_tx_drops} dropped, {counters.net_rx_errors} errors"
+            f" {counters.net_batches} batches; {counters.net_tx_drops + counters.net_rx_drops} dropped,"
+            f" {counters.net_rx_errors} errors"
         )
     if counters.net_ring_packets or counters.net_ring_kicks:
         lines.append(

@@ -164,7 +164,8 @@ class _Devices:
             raise _invalid(word)
         _check_declared(image, word, name, "net")
         try:
-            made = tap.attach(_descriptor(iface) if iface.startswith("@") else Tap(iface))
+            device = _descriptor(iface) if iface.startswith("@") else Tap(iface)
+            made = tap.attach(device, offload="net-offload" in image.extensions)
         except DeviceError as error:
             raise _invalid(word, error.message) from error
         self._replace(self._nets.pop(name, None))  # only now: its interface counts as busy until here

@@ -30,19 +30,25 @@ _TUN_HINTS = {
 class NetAttachment:
     """An open network descriptor, with the MAC and MTU that the guest will see. close() it when done."""
 
-    def __init__(self, fd: int, mac: bytes, mtu: int) -> None:
+    def __init__(self, fd: int, mac: bytes, mtu: int, offload: bool) -> None:
         self.fd = fd
+        self.offload = offload
         self.mac = mac
         self.mtu = mtu
 
     def close(self) -> None:
         if self.fd >= 0:
+            if self.offload:
+                lib.tn_net_leave_header(self.fd)
             posix.close(self.fd)
             self.fd = -1
 
 
-def attach(device: Tap | NetFd) -> NetAttachment:
-    """Opens `device`. Raises DeviceError that says what is wrong with the interface and what to type."""
+def attach(device: Tap | NetFd, *, offload: bool = False) -> NetAttachment:
+    """Opens `device`; `offload`: its guest was granted the net offload.
+
+    Raises DeviceError that says what is wrong with the interface and what to type.
+    """
     mac = ffi.new("uint8_t[6]", parse_mac(device.mac) if device.mac else bytes(6))
     check(lib.tn_net_choose_mac(mac), "random numbers for a MAC address")
     error = ffi.new("struct device_error *")
@@ -50,14 +56,14 @@ def attach(device: Tap | NetFd) -> NetAttachment:
         if "\0" in device.name:
             raise DeviceError(f"Could not attach interface: {device.name!r}: embedded null byte")
         mtu = ffi.new("uint32_t *")
-        fd = lib.tn_net_open_tap(device.name.encode("utf-8", "surrogateescape"), mtu, error)
+        fd = lib.tn_net_open_tap(device.name.encode("utf-8", "surrogateescape"), offload, mtu, error)
         if fd < 0:
             raise _refused(error, device.name)
-        return NetAttachment(fd, bytes(mac), int(mtu[0]))
+        return NetAttachment(fd, bytes(mac), int(mtu[0]), offload)
     fd = lib.tn_net_duplicate(device.fd, error)
     if fd < 0:
         raise _refused(error, f"@{device.fd}")
-    return NetAttachment(fd, bytes(mac), device.mtu)
+    return NetAttachment(fd, bytes(mac), device.mtu, offload)
 
 
 def _refused(error: CData, name: str) -> DeviceError:

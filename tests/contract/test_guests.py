@@ -393,7 +393,7 @@ def test_a_guest_gets_no_gate_that_it_does_not_ask_for_in_words_we_know(
 
 def test_features_that_we_do_not_know_are_not_granted(guest: Guest) -> None:
     with Image.from_bytes(with_note(guest("gate"), 1, 0xFFFFFFFF)) as image, Vm(image, VmConfig(mem=8)) as vm:
-        assert struct.unpack("<4sIIIQ", vm.memory(0xFFE00, 24)) == (b"TNDX", 1, 7, 0, 0xFF000)
+        assert struct.unpack("<4sIIIQ", vm.memory(0xFFE00, 24)) == (b"TNDX", 1, 15, 0, 0xFF000)
 
 
 def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest: Guest, door: str) -> None:

@@ -165,8 +165,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     MUST(image.abi_target == HVT_ABI_TARGET_HVT);
     MUST(image.abi_version == 1 || image.abi_version == 2);
     MUST(image.extensions == 0 ||
-         (image.extensions & ~(uint32_t)(TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH)) ==
-             TENDER_FEATURE_GATE);
+         (image.extensions & ~(uint32_t)(TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH |
+                                         TENDER_FEATURE_NET_OFFLOAD)) == TENDER_FEATURE_GATE);
     check_segments(&image, size);
     check_manifest(&image);
     check_fits(&image);

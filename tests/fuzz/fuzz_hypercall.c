@@ -59,7 +59,8 @@ static void set_up(void)
     vm.devices[2] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK};
     vm.device_end = 3;
     vm.net_count = vm.block_count = 1;
-    vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;
+    vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH |
+                    TENDER_FEATURE_NET_OFFLOAD;
     disk_map_open(&vm.devices[2].map, disk, DISK, false, 16);
     console_set(&vm, open("/dev/null", O_WRONLY));
     memset(vm.memory.hva, 0x11, TEXT_END);

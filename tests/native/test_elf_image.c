@@ -480,7 +480,8 @@ static void test_extension_note(void)
     EXTENSIONS(1, (void)0);
     EXTENSIONS(0, e.phdr[SPARE].p_type = PT_NULL);
     EXTENSIONS(0, e.extension.features = 0);
-    EXTENSIONS(7, e.extension.features = UINT32_MAX);
+    EXTENSIONS(15, e.extension.features = UINT32_MAX);
+    EXTENSIONS(3, e.extension.features = 11);  /* no offload without the net batch */
     EXTENSIONS(0, e.extension.features = ~1U); /* nothing can be called without the gate */
     EXTENSIONS(0, e.extension.version = 0);
     EXTENSIONS(0, e.extension.version = 2);

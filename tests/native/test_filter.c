@@ -134,7 +134,9 @@ static int ends(void)
 
 static int nets(void)
 {
-    return done_if(SITE(SYS_write, NET, &byte, 1) == 1 && SITE(SYS_read, NET, &byte, 1) == 1 &&
+    struct iovec piece = {&byte, 1};
+    return done_if(SITE(SYS_writev, NET, &piece, 1) == 1 && SITE(SYS_readv, NET, &piece, 1) == 1 &&
+                   SITE(SYS_write, NET, &byte, 1) == 1 && SITE(SYS_read, NET, &byte, 1) == 1 &&
                    SITE(SYS_sendto, NET_SOCKET, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0) == 1);
 }
 
@@ -221,6 +223,18 @@ static int pread_past_the_blocks(void)
 {
     return (int)SITE(SYS_pread64, BLOCK + 1, &byte, 1, 0);
 }
+static int readv_past_the_nets(void)
+{
+    struct iovec piece = {&byte, 1};
+    return (int)SITE(SYS_readv, BLOCK, &piece, 1);
+}
+
+static int writev_to_the_console(void)
+{
+    struct iovec piece = {&byte, 1};
+    return (int)SITE(SYS_writev, SANDBOX_FD_CONSOLE, &piece, 1);
+}
+
 static int flush_past_the_blocks(void)
 {
     return (int)SITE(SYS_fdatasync, BLOCK + 1);
@@ -351,7 +365,7 @@ static void set_up(void)
     place(memfd_create("disk", 0), BLOCK);
     place(BLOCK, BLOCK + 1);
     place(NET, SANDBOX_FD_STOP);
-    if (write(net[1], "frame", 5) != 5 || write(monitor[1], "yes", 3) != 3)
+    if (write(net[1], "frame", 5) != 5 || write(net[1], "second", 6) != 6 || write(monitor[1], "yes", 3) != 3)
         abort();
 }
 
@@ -359,7 +373,7 @@ int main(void)
 {
     set_up();
     works(ends, "works: exit_group");
-    works(nets, "works: read, write and sendto of nets");
+    works(nets, "works: read, write, readv, writev and sendto of nets");
     works(blocks, "works: pread64, pwrite64, fdatasync and readahead of blocks");
     works(console, "works: ppoll, write, pwritev2 and sendto of the console");
     works(control, "works: read and write of the control socket");
@@ -376,6 +390,8 @@ int main(void)
     dies(read_of_the_console, "dies: read of the console");
     dies(read_of_a_block, "dies: read of a block");
     dies(pread_past_the_blocks, "dies: pread64 past the last block");
+    dies(readv_past_the_nets, "dies: readv past the last net");
+    dies(writev_to_the_console, "dies: writev to the console");
     dies(flush_past_the_blocks, "dies: fdatasync past the last block");
     dies(flush_of_the_console, "dies: fdatasync of the console");
     dies(readahead_past_the_blocks, "dies: readahead past the last block");

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "holds.h"
-#include "hypercall.h"
+#include "net_frame.h"
 
 #define M          0x400000u
 #define TEXT       0x100000u
@@ -80,7 +80,7 @@ static uint8_t *at(gpa_t gpa)
 
 static void put_frame(uint32_t index, gpa_t data, uint32_t len)
 {
-    const struct tender_net_frame frame = {data, len, 77, {0}};
+    const struct tender_net_frame frame = {.data = data, .len = len, .ret = 77};
     memcpy(at(FRAMES + index * FRAME_SIZE), &frame, sizeof frame);
 }
 
@@ -254,7 +254,8 @@ static void test_counts_handles_and_arrays_that_lie(void)
 static void test_frames_that_come_in_over_the_array(void)
 {
     /* The frame has what the array is read over with: the second room, and a third behind the count. */
-    struct tender_net_frame on_wire[2] = {{BUFFER, 3, 77, {0}}, {HVT_GDT_GPA, 512, 77, {0}}};
+    struct tender_net_frame on_wire[2] = {{.data = BUFFER, .len = 3, .ret = 77},
+                                          {.data = HVT_GDT_GPA, .len = 512, .ret = 77}};
     HOLDS(send(wire, on_wire, sizeof on_wire, 0) == (ssize_t)sizeof on_wire);
     comes_in("abc");
     comes_in("not asked for");
@@ -293,6 +294,154 @@ static void test_the_wait(void)
     HOLDS(read(vm.devices[OTHER].fd, at(BUFFER), 1) == 1);
     comes_in("unread");
     HOLDS(submit(0, 0, UINT64_MAX) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* a poll */
+}
+
+/* ---- The net header: here the wire shows it, as a TAP's driver would see it ---- */
+
+struct net_frame_on_wire {
+    struct net_header header;
+    char text[64];
+};
+
+static void offload_all(void)
+{
+    vm.extensions |= TENDER_FEATURE_NET_OFFLOAD;
+    vm.devices[NET].has_header = true;
+    vm.devices[NET].is_socket = false;
+    vm.devices[NET].offload =
+        TENDER_OFFLOAD_CSUM | TENDER_OFFLOAD_TSO4 | TENDER_OFFLOAD_TSO6 | TENDER_OFFLOAD_USO;
+}
+
+static struct tender_net_frame good_frame(void)
+{
+    return (struct tender_net_frame){.data = BUFFER,
+                                     .len = 60,
+                                     .ret = 77,
+                                     .flags = TENDER_NET_NEEDS_CSUM,
+                                     .gso_type = TENDER_GSO_UDP,
+                                     .hdr_len = 42,
+                                     .gso_size = 9,
+                                     .csum_start = 34,
+                                     .csum_offset = 6};
+}
+
+static int32_t sent_as(struct tender_net_frame f)
+{
+    memcpy(at(FRAMES), &f, sizeof f);
+    HOLDS(submit(1, 0, 0) == CONTINUE);
+    return frame(0).ret;
+}
+
+static void test_a_header_goes_out_as_it_is_or_not_at_all(void)
+{
+    struct net_frame_on_wire got;
+    struct tender_net_frame f = good_frame();
+    HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 60); /* not granted: not looked at */
+    vm.extensions |= TENDER_FEATURE_NET_OFFLOAD;
+    HOLDS(sent_as(f) == HVT_R_EINVAL && recv(wire, &got, sizeof got, 0) < 0);
+    offload_all();
+    HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 70);
+    HOLDS(memcmp(&got.header, &f.flags, sizeof got.header) == 0);
+    f.flags |= TENDER_NET_DATA_VALID; /* of one that came: not the driver's business */
+    HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 70 && got.header.flags == 1);
+    f.gso_type = TENDER_GSO_TCP4 | TENDER_GSO_ECN;
+    HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 70 && got.header.gso_type == 0x81);
+    f.csum_start = 52; /* the last two bytes */
+    HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 70);
+
+#define LIE(change)                                                                                          \
+    do {                                                                                                     \
+        f = good_frame();                                                                                    \
+        change;                                                                                              \
+        HOLDS(sent_as(f) == HVT_R_EINVAL && recv(wire, &got, sizeof got, 0) < 0);                            \
+    } while (0)
+    LIE(f.flags = 0);
+    LIE(f.flags = 0xff);
+    LIE(f.flags |= 4);
+    LIE(f.csum_start = 53);
+    LIE(f.csum_start = f.csum_offset = 0xffff);
+    LIE(f.hdr_len = 61);
+    LIE(f.gso_size = 0);
+    LIE(f.gso_type = 2);
+    LIE(f.gso_type = 3);
+    LIE(f.gso_type = 6);
+    LIE(f.gso_type = 0x7f);
+    LIE(f.gso_type = TENDER_GSO_ECN);
+    LIE(f.gso_type = TENDER_GSO_UDP | TENDER_GSO_ECN);
+    LIE(f.len = 39);
+    LIE(f.len = 0);
+    static const uint8_t types[] = {TENDER_GSO_TCP4, TENDER_GSO_TCP6, TENDER_GSO_UDP};
+    for (unsigned i = 0; i < 3; i++) { /* not among what the device has */
+        vm.devices[NET].offload = 15u & ~(2u << i);
+        LIE(f.gso_type = types[i]);
+    }
+    vm.devices[NET].offload = 14;
+    LIE(f.gso_type = 0);
+    struct hvt_net_write plain = {NET, BUFFER, 60, 77};
+    memcpy(at(ARGS), &plain, sizeof plain);
+    HOLDS(hypercall(&vm, HVT_HYPERCALL_NET_WRITE, ARGS) == CONTINUE);
+    static const struct net_header none;
+    HOLDS(recv(wire, &got, sizeof got, 0) == 70 && memcmp(&got.header, &none, sizeof none) == 0);
+}
+
+static void comes_headed(struct net_header header, size_t len)
+{
+    struct net_frame_on_wire it = {.header = header};
+    for (size_t i = 0; i < len; i++)
+        it.text[i] = (char)(i + 1);
+    HOLDS(send(wire, &it, sizeof header + len, 0) == (ssize_t)(sizeof header + len));
+}
+
+static uint64_t plain_read(uint64_t room)
+{
+    struct hvt_net_read in = {NET, BUFFER, room, 77};
+    memcpy(at(ARGS), &in, sizeof in);
+    HOLDS(hypercall(&vm, HVT_HYPERCALL_NET_READ, ARGS) == CONTINUE);
+    memcpy(&in, at(ARGS), sizeof in);
+    return in.ret == HVT_R_OK ? in.len : 0;
+}
+
+static void test_a_header_comes_in_with_its_frame_or_both_are_dropped(void)
+{
+    const struct net_header gso = {1, TENDER_GSO_UDP, 8, 10, 0, 6}, sum = {1, 0, 0, 0, 4, 2}, none = {0};
+    offload_all();
+    put_frame(0, BUFFER, ROOM);
+    comes_headed(gso, 40);
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 40, HVT_R_OK));
+    struct tender_net_frame f = frame(0);
+    HOLDS(memcmp(&f.flags, &gso, sizeof gso) == 0 && at(BUFFER)[39] == 40);
+    comes_headed(none, 20);
+    put_frame(0, BUFFER, ROOM);
+    HOLDS(submit(0, 1, 0) == CONTINUE && came(0, 20, HVT_R_OK) && frame(0).flags == 0 &&
+          frame(0).gso_type == 0);
+
+    put_frame(0, BUFFER, 30); /* one without room is gone, and the next is taken */
+    memset(at(BUFFER + 30), 0x5a, 8);
+    comes_headed(gso, 31);
+    comes_headed(sum, 31);
+    comes_headed(none, 31); /* nothing to do with it: cut, as ever */
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 30, HVT_R_OK));
+    HOLDS(vm.shared->counters.net_rx_drops == 2 && at(BUFFER)[30] == 0x5a);
+    comes_headed(gso, 30);
+    put_frame(0, BUFFER, 30);
+    HOLDS(submit(0, 1, 0) == CONTINUE && came(0, 30, HVT_R_OK)); /* just room */
+
+    comes_headed(gso, 40);
+    comes_headed(sum, 9);
+    HOLDS(plain_read(ROOM) == 9 && vm.shared->counters.net_rx_drops == 3);
+    /* 0x0506 + 0x0708 + 0x0900 = 0x150e, and its complement at 6 */
+    static const uint8_t summed[] = {1, 2, 3, 4, 5, 6, 0xea, 0xf1, 9};
+    HOLDS(memcmp(at(BUFFER), summed, sizeof summed) == 0);
+    comes_headed(sum, 9);
+    HOLDS(plain_read(8) == 0); /* of a cut frame there is no sum */
+    comes_headed((struct net_header){1, 0, 0, 0, 0xffff, 0xffff}, 9);
+    HOLDS(plain_read(ROOM) == 0);
+    comes_headed(none, 0);
+    HOLDS(plain_read(ROOM) == 0);
+    for (unsigned i = 0; i < 70; i++)
+        comes_headed(gso, 40);
+    comes_headed(none, 5);
+    HOLDS(plain_read(ROOM) == 0 && plain_read(ROOM) == 5); /* not more than 64 are dropped at once */
 }
 
 static unsigned handled;
@@ -377,6 +526,8 @@ int main(void)
         test_counts_handles_and_arrays_that_lie,
         test_frames_that_come_in_over_the_array,
         test_the_wait,
+        test_a_header_goes_out_as_it_is_or_not_at_all,
+        test_a_header_comes_in_with_its_frame_or_both_are_dropped,
         test_an_interrupted_wait_goes_on_and_sends_nothing_twice,
         test_a_stop_ends_the_wait_behind_what_was_sent,
         test_a_device_whose_other_end_is_gone,

@@ -71,7 +71,7 @@ def check_promises(image: ParsedElf, size: int) -> None:
     assert LOAD_ADDRESS <= image.entry < 4 * GIB
     assert image.abi_target == 1
     assert image.abi_version in (1, 2)
-    assert image.extensions in (0, 1, 3, 5, 7)
+    assert image.extensions in (0, 1, 3, 5, 7, 13, 15)
     assert len(image.segments) <= 128
     assert len(image.devices) <= 63
     assert all(len(name) <= 67 and b"\0" not in name for name, _ in image.devices)
@@ -170,7 +170,9 @@ def check_agreement(data: bytes) -> None:
     abi, manifest, extension = notes_of(other)
     assert (image.abi_target, image.abi_version) == struct.unpack_from("<II", abi)
     version, features = struct.unpack_from("<II", extension)
-    assert image.extensions == (features & 7 if version == 1 and features & 1 else 0)
+    assert image.extensions == (
+        features & (15 if features & 4 else 3) if version == 1 and features & 1 else 0
+    )
     count = struct.unpack_from("<II", manifest, 4)[1]
     assert len(image.devices) == count - 1
     for handle, (name, kind) in enumerate(image.devices, start=1):

@@ -126,7 +126,7 @@ def test_first_manifest_note_wins(parse: Parse) -> None:
         ([], 0),
         ([extension_note()], 1),
         ([extension_note(features=0)], 0),
-        ([extension_note(features=0xFFFFFFFF)], 7),
+        ([extension_note(features=0xFFFFFFFF)], 15),
         ([extension_note(features=0xFFFFFFFE)], 0),  # nothing can be called without the gate
         ([extension_note(version=0)], 0),
         ([extension_note(version=2)], 0),

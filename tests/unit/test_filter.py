@@ -56,6 +56,8 @@ FDS = (
 MAY: dict[str, tuple[int, ...] | None] = {
     "read": (*NETS, CONTROL),
     "write": (*NETS, CONSOLE, CONTROL),
+    "readv": (*NETS,),
+    "writev": (*NETS,),
     "ppoll": None,
     "pread64": (*BLOCKS,),
     "pwrite64": (*BLOCKS,),

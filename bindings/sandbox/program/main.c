@@ -192,6 +192,8 @@ static void take_config(const struct sandbox_config *config)
             .fd = (int)i + (device->type == MFT_NET_BASIC ? SANDBOX_NET_FD_BASE : SANDBOX_BLOCK_FD_BASE),
             .read_only = device->read_only,
             .is_socket = device->is_socket,
+            .has_header = device->has_header,
+            .offload = device->offload,
             .capacity = device->capacity,
         };
         if (device->mappable_pages)

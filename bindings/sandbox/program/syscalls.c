@@ -53,6 +53,16 @@ ssize_t write(int fd, const void *from, size_t len)
     return CALL(SYS_write, fd, from, len, 0, 0, 0);
 }
 
+ssize_t readv(int fd, const struct iovec *pieces, int count)
+{
+    return CALL(SYS_readv, fd, pieces, count, 0, 0, 0);
+}
+
+ssize_t writev(int fd, const struct iovec *pieces, int count)
+{
+    return CALL(SYS_writev, fd, pieces, count, 0, 0, 0);
+}
+
 ssize_t pread(int fd, void *to, size_t len, off_t offset)
 {
     return CALL(SYS_pread64, fd, to, len, offset, 0, 0);

@@ -120,7 +120,8 @@ const struct mft *guest_manifest(void);
 struct net_device {
     uint64_t handle;
     uint8_t mac[6];
-    uint16_t mtu; /* bytes behind the 14-byte Ethernet header */
+    uint16_t mtu;     /* bytes behind the 14-byte Ethernet header */
+    uint32_t offload; /* TENDER_OFFLOAD_...: what net_submit() may ask of it; 0: nothing */
 };
 
 /*
@@ -155,6 +156,15 @@ void net_flush(const struct net_device *device);
  * those to be sent, with data and len; then room for those that come, of which the first `*received` get
  * their len. Each of these has its own `ret`, a guest_result; nothing is copied. It may return early with
  * nothing, as poll_wait(). Under a tender without batches it does all this call by call.
+ *
+ * With device->offload, a frame may ask in its further fields for a checksum, or stand for many packets, up
+ * to 64 KiB in all; and so may one that comes: one without room is dropped. A unikernel that wants this says
+ * so by a note of its own:
+ *
+ *     TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | TENDER_FEATURE_NET_OFFLOAD);
+ *
+ * and takes frames by net_submit(): net_read() gets only what is one packet, its checksum complete, and is
+ * then a hypercall a frame.
  */
 enum guest_result net_submit(const struct net_device *device, struct tender_net_frame *frames,
                              size_t tx_count, size_t rx_count, uint64_t timeout_ns, size_t *received);

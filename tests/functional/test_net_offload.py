@@ -1,0 +1,232 @@
+"""Frames whose checksum, or whose cutting into packets, is left to the other side: over a real TAP, with the host's
+own UDP and TCP at the other end."""
+
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+import pytest
+from support import Guest, TapInterface, ip, with_note
+
+from tender import Image, NetFd, Tap, Vm, VmConfig
+from tender.result import VmResult
+
+pytestmark = [pytest.mark.doors, pytest.mark.tap]
+MAC = "02:00:00:00:00:02"
+PORT = 7000
+ALL = 15
+UDP_SEGMENT = 103
+TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
+IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 2, 0x1000, 0x4000
+
+
+def pattern(count: int) -> bytes:
+    return bytes((i * 7 + i // 256) & 255 for i in range(count))
+
+
+def words(tap: TapInterface, *args: str) -> tuple[str, ...]:
+    return (f"--mac={Path(f'/sys/class/net/{tap.name}/address').read_text().strip()}", *args)
+
+
+@contextmanager
+def started(path: Path, net: "Tap | NetFd", *args: str) -> Iterator[tuple[Vm, threading.Event, list[str]]]:
+    """The VM, whether it has begun, and what it says."""
+    begun, said = threading.Event(), list[str]()
+
+    def hear(data: bytes) -> None:
+        said.append(data.decode())
+        begun.set()
+
+    with Image.open(path) as image, Vm(image, VmConfig(mem=16, args=args, net=net), console=hear) as vm:
+        vm.start(timeout=60)
+        assert begun.wait(30)
+        yield vm, begun, said
+
+
+def ended(vm: Vm, said: list[str]) -> tuple[VmResult, list[str]]:
+    result = vm.wait(60)
+    assert result is not None and result.ok, (result, said)
+    return result, "".join(said).replace("net_offload: ", "").splitlines()
+
+
+@contextmanager
+def udp(tap: TapInterface) -> Iterator[socket.socket]:
+    """The host's end, which knows the guest's MAC."""
+    ip("neigh", "add", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.bind((tap.address, PORT))
+        sock.connect(("10.0.0.2", PORT))
+        sock.settimeout(30)
+        yield sock
+
+
+@pytest.mark.parametrize(("size", "count"), [(1000, 1), (1400, 45), (1472, 2), (500, 120)])
+def test_one_frame_out_becomes_many_datagrams(guest: Guest, tap: TapInterface, size: int, count: int) -> None:
+    with udp(tap) as sock:
+        args = words(tap, "udp", f"--size={size}", f"--count={count}")
+        with started(guest("net_offload"), Tap(tap.name, mac=MAC), *args) as (vm, _, said):
+            datagrams = [sock.recv(65536) for _ in range(count)]
+            result, lines = ended(vm, said)
+    assert lines == [f"offload {ALL}", "sent 0"]
+    assert b"".join(datagrams) == pattern(size * count) and {len(d) for d in datagrams} == {size}
+    assert (result.counters.net_tx_packets, result.counters.net_tx_drops) == (1, 0)
+    assert result.counters.net_tx_bytes == 42 + size * count
+
+
+def test_one_frame_out_is_a_stretch_of_tcp(guest: Guest, tap: TapInterface) -> None:
+    ip("neigh", "add", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
+    with socket.socket() as listening:
+        listening.bind((tap.address, PORT))
+        listening.listen()
+        listening.settimeout(30)
+        args = words(tap, "tcp", "--count=30000")
+        with started(guest("net_offload"), Tap(tap.name, mac=MAC), *args) as (vm, _, said):
+            connection, _ = listening.accept()
+            with connection:
+                connection.settimeout(30)
+                got = b""
+                while len(got) < 30000:
+                    got += connection.recv(65536)
+                result, lines = ended(vm, said)
+    assert lines == [f"offload {ALL}", "sent 0"] and got == pattern(30000)
+    assert result.counters.net_tx_packets == 2
+
+
+def test_many_datagrams_come_in_as_one_frame(guest: Guest, tap: TapInterface) -> None:
+    data = pattern(45 * 1400)
+    with (
+        udp(tap) as sock,
+        started(guest("net_offload"), Tap(tap.name, mac=MAC), "take", f"--count={len(data)}") as (
+            vm,
+            _,
+            said,
+        ),
+    ):
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+        sock.send(data)
+        _, lines = ended(vm, said)
+    assert lines == [f"offload {ALL}", f"took {len(data)} flags 1 gso 5 size 1400"]
+
+
+def test_a_datagram_comes_in_with_its_sum_left_to_do(guest: Guest, tap: TapInterface) -> None:
+    data = pattern(1000)
+    with udp(tap) as sock, started(guest("net_offload"), Tap(tap.name, mac=MAC), "take", "--count=1000") as (
+        vm, _, said
+    ):  # fmt: skip
+        sock.send(data)
+        _, lines = ended(vm, said)
+    assert lines == [f"offload {ALL}", "took 1000 flags 1 gso 0 size 0"]
+
+
+def test_a_plain_read_gets_complete_packets_and_nothing_else(guest: Guest, tap: TapInterface) -> None:
+    """Sums are completed, of odd lengths too; what stands for many packets is dropped and counted."""
+    data, sizes = pattern(3301), (1001, 1300, 1000)
+    with (
+        udp(tap) as sock,
+        started(guest("net_offload"), Tap(tap.name, mac=MAC), "read", f"--count={len(data)}") as (
+            vm,
+            _,
+            said,
+        ),
+    ):
+        at = 0
+        for size in sizes:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+            sock.send(bytes(14000))
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 0)
+            sock.send(data[at : at + size])
+            at += size
+        result, lines = ended(vm, said)
+    assert lines == [f"offload {ALL}", f"read {len(data)}"]
+    assert result.counters.net_rx_drops == 3 and result.counters.net_rx_errors == 0
+
+
+def test_headers_that_lie_are_refused_and_the_next_frame_goes(guest: Guest, tap: TapInterface) -> None:
+    with udp(tap) as sock:
+        with started(guest("net_offload"), Tap(tap.name, mac=MAC), *words(tap, "lies")) as (vm, _, said):
+            result, lines = ended(vm, said)
+        got = [sock.recv(65536) for _ in range(3)]
+    assert lines == [f"offload {ALL}", "refused 16 of 16", "good 0"]
+    assert len(b"".join(got)) >= 1000
+    assert result.counters.net_tx_packets >= 1
+
+
+@pytest.mark.parametrize("features", [1, 5], ids=["calls", "batch"])
+def test_a_guest_that_does_not_want_it_finds_none_that_was_left_behind(
+    guest: Guest, tap: TapInterface, tmp_path: Path, features: int
+) -> None:
+    """Offloads stay with an interface: the next guest gets packets all the same, complete."""
+    plain = tmp_path / "plain.elf"
+    plain.write_bytes(with_note(guest("net_offload"), 1, features))
+    data = pattern(2800)
+    with udp(tap) as sock:
+        leave_offload_on(tap).close()
+        with started(plain, Tap(tap.name, mac=MAC), "take", f"--count={len(data)}") as (vm, _, said):
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+            sock.send(data)
+            result, lines = ended(vm, said)
+    assert lines == ["offload 0", *["took 1400 flags 0 gso 0 size 0"] * 2]
+    assert result.counters.net_rx_drops == 0
+
+
+@pytest.mark.parametrize("features", [1, 13], ids=["calls", "offload"])
+def test_an_inherited_tap_with_a_header_serves_either_guest(
+    guest: Guest, tap: TapInterface, tmp_path: Path, features: int
+) -> None:
+    path = tmp_path / "either.elf"
+    path.write_bytes(with_note(guest("net_offload"), 1, features))
+    data, sizes = pattern(2800), 1400
+    with udp(tap) as sock, leave_offload_on(tap) as tun:
+        net = NetFd(tun.fileno(), mac=MAC)
+        with started(path, net, "take", f"--count={len(data)}") as (vm, _, said):
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, sizes)
+            sock.send(data)
+            _, lines = ended(vm, said)
+        with started(path, net, *words(tap, "udp", "--size=900")) as (vm, _, said):
+            if features == 13:
+                assert sock.recv(2048) == pattern(900)
+            ended(vm, said)
+    plain = ["offload 0", *["took 1400 flags 0 gso 0 size 0"] * 2]
+    assert lines == ([f"offload {ALL}", "took 2800 flags 1 gso 5 size 1400"] if features == 13 else plain)
+
+
+def test_an_offload_ends_with_its_guest(guest: Guest, tap: TapInterface) -> None:
+    """For a tender that knows nothing of headers and comes next."""
+    with udp(tap) as sock:
+        with started(guest("net_offload"), Tap(tap.name, mac=MAC), "take", "--count=1") as (vm, _, said):
+            sock.send(pattern(1))
+            ended(vm, said)
+        with open("/dev/net/tun", "r+b", buffering=0) as tun:
+            os.set_blocking(tun.fileno(), False)
+            request = struct.pack("16sH22x", tap.name.encode(), IFF_TAP | IFF_NO_PI)
+            fcntl.ioctl(tun, TUNSETIFF, request)
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+            sock.send(bytes(2800))
+            sizes = []
+            while frame := tun.read(65536):
+                if frame[23] == socket.IPPROTO_UDP and frame[12:14] == b"\x08\0":
+                    sizes.append(len(frame))
+    assert sizes == [1442, 1442]
+
+
+def test_a_device_that_is_no_tap_has_no_offload(guest: Guest) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, started(guest("net_offload"), NetFd(theirs.fileno()), "udp") as (vm, _, said):
+        _, lines = ended(vm, said)
+    assert lines == ["offload 0", "sent 2"]
+
+
+def leave_offload_on(tap: TapInterface) -> FileIO:
+    """A TAP whose owner has a header and every offload."""
+    tun = FileIO("/dev/net/tun", "r+")
+    request = struct.pack("16sH22x", tap.name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
+    fcntl.ioctl(tun, TUNSETIFF, request)
+    fcntl.ioctl(tun, TUNSETOFFLOAD, 0x67)
+    return tun
