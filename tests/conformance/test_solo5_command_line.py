@@ -523,20 +523,6 @@ def test_stdout_has_the_console_and_nothing_else(solo5: Solo5, guest: Guest) -> 
     assert (done.stdout, done.stderr) == ("<a>\n0: a\n", "solo5-hvt: adjusting memory to 8388608 bytes\n")
 
 
-def test_a_console_without_a_reader_does_not_lose_the_guest(solo5: Solo5, guest: Guest) -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = solo5("--mem=8", guest("hello"), "--status=7", stdout=writer)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (7, "")
-
-
-def test_a_console_on_a_full_disk_does_not_lose_the_guest(solo5: Solo5, guest: Guest) -> None:
-    with open("/dev/full", "wb") as full:
-        done = solo5("--mem=8", guest("hello"), "--status=7", stdout=full)
-    assert (done.returncode, done.stderr) == (7, "")
-
-
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_descriptors_lose_neither_the_guest_nor_a_disk(
     solo5: Solo5, front: Front, guest: Guest, disk: Path, closed: str
