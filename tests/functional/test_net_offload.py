@@ -58,7 +58,7 @@ def ended(vm: Vm, said: list[str]) -> tuple[VmResult, list[str]]:
 @contextmanager
 def udp(tap: TapInterface) -> Iterator[socket.socket]:
     """The host's end, which knows the guest's MAC."""
-    ip("neigh", "add", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
+    ip("neigh", "replace", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.bind((tap.address, PORT))
@@ -81,7 +81,7 @@ def test_one_frame_out_becomes_many_datagrams(guest: Guest, tap: TapInterface, s
 
 
 def test_one_frame_out_is_a_stretch_of_tcp(guest: Guest, tap: TapInterface) -> None:
-    ip("neigh", "add", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
+    ip("neigh", "replace", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
     with socket.socket() as listening:
         listening.bind((tap.address, PORT))
         listening.listen()
