@@ -298,7 +298,6 @@ static void expect_signals(const struct request *request, bool is_kvm)
     handle(SIGINT, on_stop, 0);
     handle(SIGTERM, on_stop, 0);
     handle(SIGPIPE, SIG_IGN, 0); /* a console without a reader costs the bytes */
-    handle(SIGXFSZ, SIG_IGN, 0); /* a disk at its limit is the guest's to hear of */
     if (is_kvm) {
         handle(vm_kick_signal(), on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;
@@ -401,6 +400,8 @@ void run(const struct request *request)
     static char line[HVT_CMDLINE_BYTES];
     struct elf_error too_small;
 
+    handle(SIGXFSZ, SIG_IGN,
+           0); /* a file at its limit is an error to be told, a disk's the guest's to hear of */
     open_image(&image, request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)
