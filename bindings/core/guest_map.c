@@ -2,11 +2,15 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 
 #include "guest_memory.h"
 
 int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64_t mapped_bytes)
 {
+    /* personality(2): whatever this process may read, it may then execute. mmap() would not tell. */
+    if (personality(0xffffffff) & READ_IMPLIES_EXEC)
+        return -ENOEXEC;
     void *hva =
         mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (hva == MAP_FAILED)

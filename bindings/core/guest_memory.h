@@ -67,7 +67,8 @@ void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len
  * Maps `mapped_bytes` of guest memory, of which the guest may name the first `mem_bytes`: the template
  * privately at 0, zero pages behind it, nothing reserved, each segment with its rights (execution becomes
  * reading: the host never executes guest memory).
- * Returns 0 or -errno. The mapping is released by guest_memory_unmap().
+ * Returns 0 or -errno; -ENOEXEC where the process's personality says that what it reads it may execute. The
+ * mapping is released by guest_memory_unmap().
  */
 int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
                      uint64_t template_bytes, uint64_t mem_bytes, uint64_t mapped_bytes);

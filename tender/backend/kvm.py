@@ -25,7 +25,7 @@ _KEPT: "dict[int, int]" = {}
 """By process: the descriptor of its first VM's vCPU, which is never closed. While a host has a vCPU without a local
 APIC, KVM makes another in a tenth of the instructions: with the first it patches its code, and tells every processor;
 with the last it does so again. The vCPU holds its VM, whose memory is gone."""
-_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOTTY = 2, 13, 1, 19, 16, 12, 5, 25
+_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOEXEC, _ENOTTY = 2, 13, 1, 19, 16, 12, 5, 8, 25
 
 
 def open_kvm(path: str = "/dev/kvm") -> int:
@@ -133,6 +133,13 @@ class KvmVm:
             wanted = {"inline": lib.RING_INLINE, "on": lib.RING_WORKER}.get(net_ring, lib.RING_ADAPTIVE)
             ring_mode = lib.tn_ring_mode(image.elf.c, mem_bytes, wanted)
         answer = lib.tn_vm_map(vm, image.elf.c, image.template_fd(mem_bytes), mem_bytes, ring_mode)
+        if answer == -_ENOEXEC:
+            raise HostError(
+                "Error allocating guest memory: this process could execute it: its personality is READ_IMPLIES_EXEC",
+                errno=_ENOEXEC,
+                code="memory",
+                hint="what sets it: personality(2), or a program whose stack is executable; any exec takes it off",
+            )
         if answer < 0:
             raise host_error("Error allocating guest memory", -answer, code="memory")
         self._filter_msrs(machine)

@@ -225,8 +225,7 @@ def _count_block(
             device = (f"--block:storage={disk.name}", f"--block-sector-size:storage={size}")
             command = (*words, *device, guest, mode, "seq", str(size))
             few, more = (_run((*command, str(n)), traced) for n in (_FEW, _MORE))
-            # the guest warms with a tenth as many
-            _add(rows, f"{mode} {size}, a request", few, more, (_MORE - _FEW) * 11 // 10)
+            _add(rows, f"{mode} {size}, a request", few, more, _MORE - _FEW)
 
 
 def _add(rows: Rows, name: str, few: "Counter[str]", more: "Counter[str]", by: int) -> None:

@@ -1,7 +1,10 @@
 """A sandbox with a hostile guest in it, from outside: what its process has, and that it ends."""
 
+import ctypes
+import errno
 import os
 import re
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -84,6 +87,50 @@ def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
         vm.stop()
         result = vm.wait(LIMIT)
         assert result is not None and result.reason == ExitReason.STOPPED
+
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, PTRACE_SECCOMP_GET_FILTER = 0x4206, 0x4207, 17, 0x420C
+ALLOW, TRAP, KILL_PROCESS = 0x7FFF0000, 0x00030000, 0x80000000  # linux/seccomp.h
+BPF_RET_K = 0x06
+
+
+def filters_in_force(pid: int) -> list[list[tuple[int, int]]]:
+    """Code and number of each instruction of each filter, in the order they were installed, as the kernel has them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ptrace(request: int, address: int = 0, data: int = 0) -> int:
+        done: int = libc.ptrace(
+            ctypes.c_long(request), ctypes.c_long(pid), ctypes.c_void_p(address), ctypes.c_void_p(data)
+        )
+        if done < 0:
+            raise OSError(ctypes.get_errno(), f"ptrace {request:#x}: {os.strerror(ctypes.get_errno())}")
+        return done
+
+    ptrace(PTRACE_SEIZE)
+    try:
+        ptrace(PTRACE_INTERRUPT)
+        os.waitpid(pid, 0x40000000)  # __WALL: it is a child of another thread
+        found: list[list[tuple[int, int]]] = []
+        while True:
+            room = ctypes.create_string_buffer(8 * 4096)
+            try:
+                length = ptrace(PTRACE_SECCOMP_GET_FILTER, len(found), ctypes.addressof(room))
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # there are no more
+                    raise
+                return found
+            found.append([(code, k) for code, _, _, k in struct.iter_unpack("<HBBI", room.raw[: 8 * length])])
+    finally:
+        ptrace(PTRACE_DETACH)
+
+
+def test_each_filter_in_force_ends_the_process_and_not_a_thread(rig: Rig) -> None:
+    """By what the kernel itself runs: the guard of the disks, and the filter of all calls. No verdict is an error either."""
+    vm, pid = running(rig)
+    with vm:
+        found = filters_in_force(pid)
+    verdicts = [{k for code, k in instructions if code == BPF_RET_K} for instructions in found]
+    assert verdicts == [{ALLOW, KILL_PROCESS}, {ALLOW, TRAP, KILL_PROCESS}]
 
 
 def test_a_running_sandbox_holds_the_descriptors_it_was_given_and_no_other(rig: Rig) -> None:

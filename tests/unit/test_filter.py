@@ -205,6 +205,16 @@ def test_the_filter_says_what_the_rules_and_the_list_say(built: Filter, calls: t
     assert {ALLOW, KILL} <= answers
 
 
+def test_what_no_rule_names_kills_the_process_and_not_a_thread(built: Filter) -> None:
+    """The death of a thread alone may leave a process behind that never ends. No verdict answers a call with an error."""
+    assert {k for code, _, _, k in built.code if code == 0x06} == {ALLOW, TRAP, KILL}
+    named = {number for name, number in built.numbers.items() if name.startswith("__NR_")}
+    for number in (*range(600), X32, X32 + 1, (1 << 31) - 1, -1):
+        if number not in named:
+            for fd in FDS:
+                assert run(built, Call(number, args=(fd, 0, 0, 0, 0, 0))).verdict == KILL, (number, fd)
+
+
 def test_every_call_of_the_list_has_a_number(built: Filter) -> None:
     assert {f"__NR_{name}" for name in (*MAY, "arch_prctl", "clock_gettime")} == {
         name for name in built.numbers if name.startswith("__NR_")
