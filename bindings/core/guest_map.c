@@ -9,7 +9,8 @@
 int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64_t mapped_bytes)
 {
     /* personality(2): whatever this process may read, it may then execute. mmap() would not tell. */
-    if (personality(0xffffffff) & READ_IMPLIES_EXEC)
+    const int now = personality(0xffffffff);
+    if (now != -1 && now & READ_IMPLIES_EXEC) /* -1: a filter around us refuses to say */
         return -ENOEXEC;
     void *hva =
         mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
