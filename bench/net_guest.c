@@ -18,6 +18,7 @@
 #include "guest_world.h"
 
 WORLD_MANIFEST(1, TENDER_NET("service0"));
+WORLD_ONE_BY_ONE;
 
 #define FRAME_MAX 1514
 #define ETHERTYPE 0x88b5 /* IEEE's local experimental one */

@@ -198,7 +198,11 @@ GOALS = (
          measurement="kvm net", figure=_frames("hvt", "tx 64", "rx 64"), needs_peer=True),
     Goal("frames guest to guest / two solo5-hvt over a bridge", 8.0, at_least=True,
          unmeasured="there is no switch in the monitor"),
-    Goal("bulk TCP, offload-aware guest / solo5-hvt's ring", 5.0, at_least=True, unmeasured="there is no offload"),
+    Goal("bulk with offload, sandbox / a frame a call, the worse of out and in", 5.0, at_least=True,
+         measurement="sandbox ways",
+         figure=extreme(min, [ratio(f"bulk-{way} 1514 offload", f"bulk-{way} 1514 calls") for way in ("tx", "rx")])),
+    Goal("poll, read, write of 64 bytes, our library, sandbox / a call each", 2.0, at_least=True,
+         measurement="sandbox ways", figure=ratio("serve 64 library", "serve 64 calls")),
     Goal("requests of 512 bytes, cached, sandbox / solo5-spt", 1.4, at_least=True, measurement="sandbox block",
          figure=_requests(512, "spt"), needs_peer=True),
     Goal("requests of 4096 bytes, cached, sandbox / solo5-spt", 1.2, at_least=True, measurement="sandbox block",
@@ -260,6 +264,7 @@ class Plan:
         self._add("sandbox hypercall", (), "hypercall", *sandbox, "--rounds", "15")
         self._add("sandbox net", net_ns, "net", *sandbox, "--rounds", "6", *frames,
                   *peer("spt", tap, spt_elf, "{args}"), *image("net_guest"))  # fmt: skip
+        self._add("sandbox ways", net_ns, "ways", *sandbox, "--rounds", "4")
         self._add("sandbox block", (), "block", *sandbox, "--rounds", "10", *cases,
                   *peer("spt", disk, spt_elf, "{args}"), *image("block_guest"))  # fmt: skip
         self._add("sandbox memory", (), "memory", *sandbox, "--guests", "10,100", "--rounds", "1",

@@ -11,6 +11,7 @@ _BENCHMARKS = {
     ),
     "net": ("tender.bench.net", "frames a second, by each transport, beside a peer"),
     "block": ("tender.bench.block", "requests a second to a cached disk, beside a bare loop and a peer"),
+    "ways": ("tender.bench.ways", "frames a second by our guest library's ways: calls, batches, offload"),
     "memory": ("tender.bench.memory", "what idle guests keep of memory, beyond their pages; beside a peer"),
     "density": (
         "tender.bench.density",

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -39,6 +40,7 @@ from tender.bench import (
     run,
     stats,
     syscalls,
+    ways,
 )
 from tender.bench.points import Sample
 from tender.bench.subjects import (
@@ -841,12 +843,12 @@ def test_every_command_of_the_plan_is_one_that_its_benchmark_reads(where: str, s
         module = sys.modules[f"tender.bench.{words[at + 1]}"]
         options = module.parser().parse_args(list(words[at + 2 :]))
         assert options.backend == name.split()[0]
-        assert bool(options.peer) == (solo5 is not None and name not in _ALONE)
+        assert bool(getattr(options, "peer", [])) == (solo5 is not None and name not in _ALONE)
     wanted = {goal.measurement for goal in goals.GOALS if goal.measurement}
     assert wanted <= {*plan.commands, *plan.absent}
 
 
-_ALONE = ("sandbox hypercall", "sandbox density")
+_ALONE = ("sandbox hypercall", "sandbox density", "sandbox ways")
 
 
 def test_a_benchmark_that_fails_is_a_reason(tmp_path: Path) -> None:
@@ -860,3 +862,22 @@ def test_a_tree_that_cannot_build_guests_is_refused(
 ) -> None:
     assert goals.main(["--kvm", "none", "--solo5", str(tmp_path / "absent")]) == 1
     assert "no guests could be built" in capsys.readouterr().err
+
+
+def test_the_librarys_ways_are_compared_with_a_call_a_frame() -> None:
+    found = {(c.of, c.to): c.goal for c in ways.comparisons()}
+    assert found["bulk-tx 1514 offload", "bulk-tx 1514 calls"] == 5
+    assert found["tx 64 batch", "tx 64 calls"] is None
+    assert ("tx 64 offload", "tx 64 calls") not in found
+
+
+def test_a_way_is_the_same_guest_with_another_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    guest = tmp_path / "guest.elf"
+    guest.write_bytes(b"front" + ways._NOTE + struct.pack("<II", 1, 7) + b"back")
+    monkeypatch.setattr(ways, "tender_command", lambda: ("tender",))
+    words = ways.commands("sandbox", guest, tmp_path)
+    assert list(words) == list(ways.WAYS)
+    for name, (features, word) in ways.WAYS.items():
+        assert words[name][-2:] == (word, "{args}")
+        data = Path(words[name][-3]).read_bytes()
+        assert data == b"front" + ways._NOTE + struct.pack("<II", 1, features) + b"back"
