@@ -248,13 +248,31 @@ static uint32_t read_each(const struct net_device *device, struct tender_net_fra
     return done;
 }
 
-/* Where there is no batch: what it does, call by call. */
+/* It leaves something to do to whoever takes it. */
+static bool asks(const struct tender_net_frame *frame)
+{
+    return (frame->flags & TENDER_NET_NEEDS_CSUM) || frame->gso_type;
+}
+
+static bool any_asks(const struct tender_net_frame *frames, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (asks(&frames[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Where there is no batch, or frames ask for what the device has not: what a batch does, call by call. */
 static void submit_each(const struct net_device *device, struct tender_net_batch *batch,
                         struct tender_net_frame *frames)
 {
     for (uint32_t i = 0; i < batch->tx_count; i++) {
-        frames[i].ret = net_write(device, (const void *)frames[i].data, frames[i].len);
+        frames[i].ret =
+            asks(&frames[i]) ? GUEST_EINVAL : net_write(device, (const void *)frames[i].data, frames[i].len);
     }
+    net_flush(device);
     batch->rx_done = read_each(device, frames + batch->tx_count, batch->rx_count);
     if (batch->timeout_ns && !batch->rx_done) {
         poll_wait(batch->timeout_ns, NULL);
@@ -289,7 +307,7 @@ enum guest_result net_submit(const struct net_device *device, struct tender_net_
     }
     if (queued && !batch.tx_count) {
         batch.ret = HVT_R_OK;
-    } else if (!gate_net_batch(&batch)) {
+    } else if ((!device->offload && any_asks(frames, tx_count)) || !gate_net_batch(&batch)) {
         submit_each(device, &batch, frames);
     }
     *received = queued + batch.rx_done;

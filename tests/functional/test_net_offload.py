@@ -216,10 +216,19 @@ def test_an_offload_ends_with_its_guest(guest: Guest, tap: TapInterface) -> None
     assert sizes == [1442, 1442]
 
 
-def test_a_device_that_is_no_tap_has_no_offload(guest: Guest) -> None:
+@pytest.mark.parametrize("features", [1, 5, 13], ids=["calls", "batch", "offload"])
+def test_a_frame_that_asks_is_refused_where_there_is_no_offload(
+    guest: Guest, tmp_path: Path, features: int
+) -> None:
+    """No TAP, no batch, or none of it granted: it would go out unfinished."""
+    path = tmp_path / "asks.elf"
+    path.write_bytes(with_note(guest("net_offload"), 1, features))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs, started(guest("net_offload"), NetFd(theirs.fileno()), "udp") as (vm, _, said):
+    with ours, theirs, started(path, NetFd(theirs.fileno()), "udp") as (vm, _, said):
         _, lines = ended(vm, said)
+        ours.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
     assert lines == ["offload 0", "sent 2"]
 
 

@@ -158,7 +158,8 @@ void net_flush(const struct net_device *device);
  * nothing, as poll_wait(). Under a tender without batches it does all this call by call.
  *
  * With device->offload, a frame may ask in its further fields for a checksum, or stand for many packets, up
- * to 64 KiB in all; and so may one that comes: one without room is dropped. A unikernel that wants this says
+ * to 64 KiB in all; and so may one that comes: one without room is dropped.
+ * One that asks for what the device has not is refused: GUEST_EINVAL. A unikernel that wants this says
  * so by a note of its own:
  *
  *     TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | TENDER_FEATURE_NET_OFFLOAD);
