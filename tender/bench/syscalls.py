@@ -41,7 +41,7 @@ def count_lines(log: str) -> "Counter[str]":
     """Calls by name in strace's output; KVM's ioctls by request.
 
     PROGRAM: those of processes that execveat() made, which is how the sandbox starts: there is no libc in it, so
-    their number is its own.
+    their number is its own; without read(), the last of which it makes only if it is not stopped before.
     """
     found: Counter[str] = Counter()
     programs = set()
@@ -55,7 +55,7 @@ def count_lines(log: str) -> "Counter[str]":
         kvm = _KVM_IOCTL.match(line)
         found[kvm[1] if kvm else call[1]] += 1
         pid = _PID.match(line)
-        if pid and pid[1] in programs:
+        if pid and pid[1] in programs and call[1] != "read":
             found[PROGRAM] += 1
         if pid and call[1] == "execveat":
             programs.add(pid[1])
