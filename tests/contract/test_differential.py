@@ -183,6 +183,8 @@ CASES = [
     Case("block_edges", gate=False),
     Case("block_load", ("--batch",), gate=False),
     Case("max_devices", disk_bytes=4096),
+    Case("net_batch", ("tx", "--count=5")),
+    Case("net_offload", ("lies",)),
     Case("net_rx_poll", frames=TO_BE_SENT_BACK),
     Case("net_tx"),
     Case("net_tx", ("--count=5", "--size=60")),
