@@ -76,10 +76,8 @@ static void attach_net(const struct choice *choice, const struct elf_image *imag
         leave_to_python("%s: cannot be attached", entry->name);
 }
 
-static void attach_block(const struct choice *choice, const struct elf_image *image, struct vm *vm,
-                         uint32_t handle, struct mft_entry *entry)
+static void attach_block(const struct choice *choice, struct vm *vm, uint32_t handle, struct mft_entry *entry)
 {
-    (void)image;
     const struct setting *device = choice->device;
     struct device_error error;
     uint64_t capacity = 0;
@@ -116,7 +114,10 @@ void devices_attach(const struct request *request, const struct elf_image *image
         struct mft_entry *entry = &devices->manifest.e[i];
         if (entry->type >= MFT_RESERVED_FIRST)
             continue;
-        (entry->type == MFT_NET_BASIC ? attach_net : attach_block)(&chosen[i], image, vm, i, entry);
+        if (entry->type == MFT_NET_BASIC)
+            attach_net(&chosen[i], image, vm, i, entry);
+        else
+            attach_block(&chosen[i], vm, i, entry);
         entry->attached = 1;
     }
 }
