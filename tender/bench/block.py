@@ -162,7 +162,8 @@ def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]"
         if way == "call":
             found["tender"] = (*ours, *door, image, "{args}")
         else:
-            found[f"tender-{way}"] = (*ours, *door, image, "{args}", way)
+            own = compile.image(None, "block_guest")  # of Solo5's there is "call" alone
+            found[f"tender-{way}"] = (*ours, *door, own, "{args}", way)
     for name, words in peers.parse(
         options.peer, image, wants=("disk", "sector", "args"), taken=(*found, BARE)
     ).items():
