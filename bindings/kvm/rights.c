@@ -5,6 +5,7 @@
  * the guest is behind KVM either way.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
@@ -13,6 +14,7 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -21,6 +23,11 @@
 #include "rights.h"
 
 #define KICK_SIGNAL 40 /* vm_kick_signal(), which is no constant to the C library */
+
+/* Stand in the filter for descriptors whose numbers are known when it is installed; no descriptor has them.
+ */
+#define LEFT_SOCKET_FD 0xfffff001u
+#define LEFT_LOCK_FD   0xfffff002u
 
 #include "kvm_filter.inc"
 
@@ -31,11 +38,25 @@ void give_up_capabilities(void)
     (void)syscall(SYS_capset, &head, none);
 }
 
-void give_up_calls(void)
+/* Without a socket the filter stays as it is: these numbers are nobody's. */
+static void fill_in(struct sock_filter *code, size_t count, const struct left_behind *left)
 {
+    for (size_t i = 0; i < count && left->ours >= 0; i++) {
+        if (code[i].k == LEFT_SOCKET_FD)
+            code[i].k = (uint32_t)left->ours;
+        else if (code[i].k == LEFT_LOCK_FD)
+            code[i].k = (uint32_t)left->lock_fd;
+    }
+}
+
+void give_up_calls(const struct left_behind *left)
+{
+    enum { COUNT = sizeof filter_code / sizeof *filter_code };
+    struct sock_filter code[COUNT];
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return;
-    const struct sock_fprog filter = {sizeof filter_code / sizeof *filter_code,
-                                      (struct sock_filter *)(uintptr_t)filter_code};
+    memcpy(code, filter_code, sizeof code);
+    fill_in(code, COUNT, left);
+    const struct sock_fprog filter = {COUNT, code};
     (void)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
 }

@@ -26,6 +26,7 @@
 #include "copy_fault.h"
 #include "ends.h"
 #include "launcher.h"
+#include "leave_behind.h"
 #include "machine.h"
 #include "patch.h"
 #include "rights.h"
@@ -43,8 +44,9 @@ static struct sandbox sandbox;
 static struct door {
     bool is_kvm;
     struct machine machine;
+    struct left_behind left;
     char fallback[256]; /* why it is not KVM although nobody asked for that; empty: it was asked for */
-} door;
+} door = {.left = {-1, -1, -1}};
 static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
 static volatile sig_atomic_t over_time; /* SIGALRM */
 
@@ -178,12 +180,14 @@ static void close_the_door(void)
     if (vm.map_disks)
         vm.map_disks(&vm);
     const bool filtered = waits_are_refused();
-    if (!filtered)
+    if (!filtered) {
         give_up_capabilities();
+        leave_behind_prepare(&door.left, vm.stop_fd);
+    }
     if (vm.ring.shared)
         ring_worker_prepare(&vm);
     if (!filtered)
-        give_up_calls();
+        give_up_calls(&door.left);
 }
 
 /* ---- the sandbox */
@@ -390,6 +394,8 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
         if (event.registers_valid && !request->solo5)
             hint_at_fault(request, &event, ended.status);
     }
+    if (is_kvm)
+        leave_behind(&door.left, &door.machine);
     _exit(ended.status);
 }
 

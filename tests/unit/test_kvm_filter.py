@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BINDINGS = ROOT / "bindings"
 ALLOW, KILL = 0x7FFF0000, 0x80000000  # linux/seccomp.h
 KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK, KVM_CREATE_VM = 0xAE80, 0x8090AE81, 0x4004AE8B, 0xAE01
+LEFT_SOCKET, LEFT_LOCK = 0xFFFFF001, 0xFFFFF002  # stand for two descriptors: rights.c
+F_SETFD, F_OFD_SETLK = 2, 37  # linux/fcntl.h
 TUNSETOFFLOAD, TUNSETIFF = 0x400454D0, 0x400454CA
 ALWAYS = {
     "read", "write", "pread64", "pwrite64", "pwritev2", "ppoll", "poll", "clock_gettime", "rt_sigprocmask",
@@ -20,6 +22,8 @@ ALWAYS = {
 }  # fmt: skip
 
 PRINTER = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/if_tun.h>
@@ -30,6 +34,8 @@ PRINTER = r"""
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #define KICK_SIGNAL 40
+#define LEFT_SOCKET_FD 0xfffff001u
+#define LEFT_LOCK_FD   0xfffff002u
 #include "kvm_filter.inc"
 int main(void)
 {
@@ -95,13 +101,27 @@ def test_of_signals_and_of_memory_only_what_the_rings_worker_needs(built: Filter
     assert [asked("madvise", advice) for advice in (4, 3, 0, 14)] == [ALLOW] + [KILL] * 3
 
 
+def test_descriptors_are_left_in_one_socket_and_a_place_is_asked_of_one_descriptor(built: Filter) -> None:
+    def asked(name: str, fd: int, second: int) -> int:
+        return run(built, Call(built.numbers[name], args=(fd, second, 0, 0, 0, 0))).verdict
+
+    for fd in (*range(100), LEFT_LOCK):
+        assert asked("sendmsg", fd, 1) == KILL
+    for fd in (*range(100), LEFT_SOCKET):
+        assert asked("fcntl", fd, F_OFD_SETLK) == KILL
+    for command in (F_SETFD, F_OFD_SETLK - 1, F_OFD_SETLK + 1, 0, 6, 1024 + 6):
+        assert asked("fcntl", LEFT_LOCK, command) == KILL
+    assert asked("sendmsg", LEFT_SOCKET, 1) == asked("fcntl", LEFT_LOCK, F_OFD_SETLK) == ALLOW
+
+
 def test_no_instruction_is_idle(built: Filter) -> None:
     reached: set[int] = set()
     for nr in range(600):
-        for request in (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD):
+        for request in (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD, F_OFD_SETLK):
             for address in (0, 1, 1 << 32):
                 for third in (0, 4, 40):
-                    reached.update(run(built, Call(nr, args=(0, request, third, 0, address, 0))).path)
+                    for fd in (0, LEFT_SOCKET, LEFT_LOCK):
+                        reached.update(run(built, Call(nr, args=(fd, request, third, 0, address, 0))).path)
     reached.update(run(built, Call(0, arch=0x40000003)).path)
     assert reached == set(range(len(built.code)))
     assert run(built, Call(0, arch=X86_64)).verdict == ALLOW

@@ -1,0 +1,41 @@
+/*
+ * The end of the command's machine, left to a thread of the kernel.
+ *
+ * The last close of a VM waits in the kernel, 10 to 20 ms at 250 ticks a second, and a process that exits has
+ * that wait in it; so whoever waits for the process does too. A thread (close_later.h) does not help there: a
+ * process has ended when all its threads have. So at the end the machine's descriptors are put into the queue
+ * of a socket, and the socket into its own queue:
+ *
+ *     ours  <-------- pair -------->  looped            exit closes all descriptors; what is left of the
+ *                                       | queue         right side is known by itself alone, and the kernel
+ *                                       v               collects such garbage where a socket is closed: ours
+ *                            [vm, vcpu, lock, looped]
+ *
+ * From Linux 6.9 on (and in stable kernels that took it over: 6.1.192 has it) a kernel thread collects, and
+ * so the last close is its. Before that the process that exits does, and waits as it would have.
+ *
+ * One kernel thread makes all such closes of the host, one after the other. LEFT_BEHIND_MAX of ours may wait
+ * for it at a time; who comes then closes its machine itself. They are counted by locks of one byte each, on
+ * the file without a name that all event descriptors of a host share; the kernel lets go of such a lock with
+ * the descriptor, which is behind the machine in the queue.
+ */
+#ifndef TENDER_LEAVE_BEHIND_H
+#define TENDER_LEAVE_BEHIND_H
+
+#include "machine.h"
+
+#define LEFT_BEHIND_MAX        8
+#define LEFT_BEHIND_FIRST_BYTE 0x74656e64 /* of the locks: some number that nobody else may think of */
+
+struct left_behind {
+    int ours, looped; /* -1: the host gives no socket; the machine's end is waited for */
+    int lock_fd;      /* an eventfd of the caller's, which it keeps open */
+};
+
+/* Before the filter (rights.h), which lets leave_behind() have these descriptors and no other. */
+void leave_behind_prepare(struct left_behind *left, int lock_fd);
+
+/* The last thing but exit: descriptors are closed by that alone. What fails is waited for. */
+void leave_behind(const struct left_behind *left, const struct machine *machine);
+
+#endif
