@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -97,6 +98,8 @@ int tn_template_write_tables(const struct elf_image *image, int template_fd, uin
     uint8_t *low = mmap(NULL, HVT_GUEST_MIN_GPA, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, 0);
     if (low == MAP_FAILED)
         return -errno;
+    /* A copy of the template of another size has that one's. */
+    memset(low + HVT_PD_GPA, 0, HVT_PT_GPA - HVT_PD_GPA);
     start_state_write_tables(low, mem_bytes, image->extensions);
     munmap(low, HVT_GUEST_MIN_GPA);
     return 0;

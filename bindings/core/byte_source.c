@@ -1,5 +1,6 @@
 /*
- * The two places an ELF is read from: memory (tests, fuzzers, images handed over as bytes) and a file.
+ * The two places an ELF is read from: memory (tests, fuzzers, images handed over as bytes) and a file, this
+ * also by windows, for who reads many small pieces of it.
  *
  * The rule: read_at either delivers everything asked for, or stops at the end of the data, or fails. A caller
  * never has to loop, and no offset, however large, is undefined: past the end there are no bytes.
@@ -46,6 +47,35 @@ static int64_t file_read_at(const struct byte_source *self, uint64_t offset, voi
             return -errno;
     }
     return (int64_t)count;
+}
+
+/* Pieces that lie in the window, which is moved to whatever does not. Large ones, and what touches a window's
+ * end, are the file's. */
+static int64_t window_read_at(const struct byte_source *self, uint64_t offset, void *to, size_t len)
+{
+    struct byte_window *window = self->window;
+    const uint64_t start = offset - offset % sizeof window->bytes;
+    if (len <= 1 || len > sizeof window->bytes - (offset - start))
+        return file_read_at(self, offset, to, len);
+    if (!window->held || window->start != start) {
+        window->held = 0;
+        const int64_t got = file_read_at(self, start, window->bytes, sizeof window->bytes);
+        if (got < 0)
+            return got;
+        window->start = start;
+        window->held = (size_t)got;
+    }
+    if (offset - start >= window->held)
+        return 0;
+    const size_t left = window->held - (size_t)(offset - start), count = len < left ? len : left;
+    memcpy(to, window->bytes + (offset - start), count);
+    return (int64_t)count;
+}
+
+struct byte_source byte_source_window(struct byte_window *window, int fd)
+{
+    window->held = 0;
+    return (struct byte_source){.read_at = window_read_at, .window = window, .fd = fd};
 }
 
 struct byte_source byte_source_memory(const void *bytes, size_t size)

@@ -605,7 +605,9 @@ static int open_table(const struct byte_source *source, struct phdr_window *wind
 {
     Elf64_Ehdr header;
 
-    memset(image, 0, sizeof *image);
+    memset(image, 0, offsetof(struct elf_image, segments));
+    image->manifest.entries =
+        0; /* of segments and entries none counts: clearing them would touch their pages */
     memset(error, 0, sizeof *error);
     if (read_header(source, &header, error) < 0)
         return -1;

@@ -12,16 +12,27 @@
 
 #include "elf_image_types.h"
 
+/* The piece of a file that was read last. */
+struct byte_window {
+    uint64_t start;
+    size_t held;
+    uint8_t bytes[2048]; /* a header and its table are in one, and so are most images' notes */
+};
+
 /* Reads up to `len` bytes at `offset`; returns how many there were, or -errno. */
 struct byte_source {
     int64_t (*read_at)(const struct byte_source *self, uint64_t offset, void *to, size_t len);
     const void *bytes; /* memory sources */
     uint64_t size;
-    int fd; /* file sources */
+    struct byte_window *window; /* windowed file sources */
+    int fd;                     /* file sources */
 };
 
 struct byte_source byte_source_memory(const void *bytes, size_t size);
 struct byte_source byte_source_file(int fd);
+/* The same with fewer calls for who reads many small pieces; not for two threads. `window` stays the
+ * caller's. */
+struct byte_source byte_source_window(struct byte_window *window, int fd);
 
 /*
  * Parses and checks everything that does not depend on the size of memory (against the 4 GiB limit).

@@ -103,7 +103,6 @@ void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t exte
     assert(mapped_bytes >= HVT_MEM_GRANULE && mapped_bytes <= HVT_MEM_MAX &&
            mapped_bytes % HVT_MEM_GRANULE == 0);
 
-    table_set(low, HVT_GDT_GPA, 0, 0);
     table_set(low, HVT_GDT_GPA, HVT_SELECTOR_CS / 8, HVT_GDT_CODE);
     table_set(low, HVT_GDT_GPA, HVT_SELECTOR_DS / 8, HVT_GDT_DATA);
 
@@ -111,22 +110,15 @@ void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t exte
     for (uint64_t i = 0; i < PAGE_DIRECTORIES; i++)
         table_set(low, HVT_PDPT_GPA, i, (HVT_PD_GPA + i * HVT_PAGE_BYTES) | PTE_PRESENT | PTE_WRITE);
 
-    /* The four PDs lie one after the other, so they are one array of 2 MiB entries. */
+    /* The four PDs lie one after the other, so they are one array of 2 MiB entries. What is not mapped is
+     * not written: a page of zeros is a page that nobody has to touch. */
     table_set(low, HVT_PD_GPA, 0, HVT_PT_GPA | PTE_PRESENT | PTE_WRITE);
-    for (uint64_t i = 1; i < PAGE_DIRECTORIES * PTE_COUNT; i++) {
-        gpa_t gpa = i * HVT_MEM_GRANULE;
-        table_set(low, HVT_PD_GPA, i, gpa < mapped_bytes ? gpa | PTE_LARGE | PTE_WRITE | PTE_PRESENT : 0);
-    }
+    for (gpa_t gpa = HVT_MEM_GRANULE; gpa < mapped_bytes; gpa += HVT_MEM_GRANULE)
+        table_set(low, HVT_PD_GPA, gpa / HVT_MEM_GRANULE, gpa | PTE_LARGE | PTE_WRITE | PTE_PRESENT);
 
-    for (uint64_t i = 0; i < PTE_COUNT; i++) {
-        gpa_t gpa = i * HVT_PAGE_BYTES;
-        uint64_t entry = gpa | PTE_PRESENT | PTE_WRITE;
-        if (gpa < HVT_LOW_UNMAPPED_BYTES)
-            entry = 0;
-        else if (gpa < HVT_GUEST_MIN_GPA)
-            entry = gpa | PTE_PRESENT;
-        table_set(low, HVT_PT_GPA, i, entry);
-    }
+    for (gpa_t gpa = HVT_LOW_UNMAPPED_BYTES; gpa < HVT_MEM_GRANULE; gpa += HVT_PAGE_BYTES)
+        table_set(low, HVT_PT_GPA, gpa / HVT_PAGE_BYTES,
+                  gpa | PTE_PRESENT | (gpa < HVT_GUEST_MIN_GPA ? 0 : PTE_WRITE));
     write_extension(low, extensions);
 }
 

@@ -19,8 +19,8 @@
 uint64_t start_state_template_bytes(const struct elf_image *image);
 
 /* Writes GDT and page tables for `mapped_bytes` of guest memory (a multiple of 2 MiB, at most 4 GiB) into
- * `low`, HVT_GUEST_MIN_GPA zeroed bytes; and, for elf_image.extensions, the extension block and the gate
- * page. */
+ * `low`, HVT_GUEST_MIN_GPA bytes whose tables are zero; and, for elf_image.extensions, the extension block
+ * and the gate page. */
 void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t extensions);
 
 /* Copies the segments' file bytes into `template_fd` (a memfd, already of template size), at their gpa.

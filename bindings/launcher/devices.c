@@ -42,7 +42,7 @@ static uint32_t find(const struct elf_image *image, const struct setting *settin
 
 static void refuse_the_rest(const struct elf_image *image, const struct choice *chosen)
 {
-    char text[MFT_MAX_ENTRIES * 160 + 80];
+    static char text[MFT_MAX_ENTRIES * 160 + 80]; /* on the stack its pages would be touched in any case */
     size_t at = 0;
     for (uint32_t i = 1; i < image->manifest.entries; i++)
         if (!chosen[i].device && image->manifest.e[i].type < MFT_RESERVED_FIRST) {
@@ -109,7 +109,7 @@ void devices_attach(const struct request *request, const struct elf_image *image
             choice->device = setting;
     }
     refuse_the_rest(image, chosen);
-    devices->manifest = image->manifest;
+    memcpy(&devices->manifest, &image->manifest, image->mft_bytes);
     for (uint32_t i = 1; i < image->manifest.entries; i++) {
         struct mft_entry *entry = &devices->manifest.e[i];
         if (entry->type >= MFT_RESERVED_FIRST)

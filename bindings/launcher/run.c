@@ -36,7 +36,8 @@
 #include "start_state.h"
 #include "tsc.h"
 
-#define SAY_ROOM_MS 1000
+#define SAY_ROOM_MS       1000
+#define PAGES_AT_ONCE_MIN 32
 
 /* The one run of this process: signal handlers have nothing else to go by. */
 static struct vm vm;
@@ -71,9 +72,21 @@ static void open_image(struct image *image, const char *name)
     image->fd = open(name, O_RDONLY | O_CLOEXEC);
     if (image->fd < 0)
         leave_to_python("%s: Could not open: %s", name, strerror(errno));
-    const struct byte_source source = byte_source_file(image->fd);
+    static struct byte_window window;
+    const struct byte_source source = byte_source_window(&window, image->fd);
     if (elf_image_parse(&source, &image->elf, &error) < 0)
         refuse_image(image, &error);
+}
+
+/* The pages of a large segment at once, which costs less than a fault each; with a few pages it does not. */
+static void make_pages(const struct image *image, uint8_t *memory)
+{
+    for (uint32_t i = 0; i < image->elf.segment_count; i++) {
+        const struct elf_segment *s = &image->elf.segments[i];
+        const uint64_t bytes = s->vaddr + s->file_bytes - s->start;
+        if (bytes >= PAGES_AT_ONCE_MIN * HVT_PAGE_BYTES)
+            (void)madvise(memory + s->start, bytes, MADV_POPULATE_WRITE);
+    }
 }
 
 static void fill_memory(const struct image *image, uint8_t *memory, uint64_t mem_bytes)
@@ -152,6 +165,7 @@ static bool make_machine(const struct request *request, const struct image *imag
     vm.extensions = image->elf.extensions;
     /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
     (void)madvise(vm.memory.hva, guest_small_pages_end(&image->elf, guest_bytes), MADV_NOHUGEPAGE);
+    make_pages(image, vm.memory.hva);
     fill_memory(image, vm.memory.hva, request->mem_bytes);
     refused = guest_memory_protect(&vm.memory, &image->elf);
     if (refused < 0)

@@ -776,6 +776,45 @@ static void test_file_source(void)
     close(fd);
 }
 
+/* Whatever is asked of it and in whatever order, a windowed source answers as the file's does. */
+static void test_windowed_source(void)
+{
+    enum { FILE_BYTES = 3 * sizeof(((struct byte_window *)0)->bytes) + 100 };
+    static uint8_t bytes[FILE_BYTES], want[FILE_BYTES], got[FILE_BYTES];
+    static struct test_elf e;
+    static struct elf_image image;
+    static struct byte_window window;
+    struct elf_error error;
+    uint32_t seed = 1;
+    bool same = true;
+    int fd = memfd_create("bytes", MFD_CLOEXEC);
+
+    for (size_t i = 0; i < FILE_BYTES; i++)
+        bytes[i] = (uint8_t)(i * 7 + i / 256);
+    HOLDS(write(fd, bytes, FILE_BYTES) == FILE_BYTES);
+    struct byte_source file = byte_source_file(fd), windowed = byte_source_window(&window, fd);
+    for (int i = 0; i < 20000; i++) {
+        seed = seed * 1664525 + 1013904223;
+        const uint64_t offset = (seed >> 8) % (FILE_BYTES + 50);
+        const size_t len = (seed >> 3) % (i % 8 ? 120 : FILE_BYTES);
+        memset(got, 0xee, FILE_BYTES);
+        memset(want, 0xee, FILE_BYTES);
+        same &= file.read_at(&file, offset, want, len) == windowed.read_at(&windowed, offset, got, len);
+        same &= memcmp(want, got, FILE_BYTES) == 0;
+    }
+    check(same, "a windowed source answers as the file", "differs");
+    HOLDS(windowed.read_at(&windowed, UINT64_MAX - 10, got, 20) == 0);
+    HOLDS(windowed.read_at(&windowed, INT64_MAX - 10, got, 20) == 0);
+
+    make_good(&e);
+    HOLDS(ftruncate(fd, 0) == 0 && pwrite(fd, &e, sizeof e, 0) == (ssize_t)sizeof e);
+    windowed = byte_source_window(&window, fd);
+    HOLDS(elf_image_parse(&windowed, &image, &error) == 0 && image.segment_count == 2);
+    close(fd);
+    windowed = byte_source_window(&window, -1);
+    HOLDS(elf_image_parse(&windowed, &image, &error) == -1 && error.os_error == EBADF);
+}
+
 static void test_load(void)
 {
     static struct test_elf e;
@@ -1003,6 +1042,7 @@ int main(void)
     test_failing_reads();
     test_file_that_shrinks_while_it_is_read();
     test_file_source();
+    test_windowed_source();
     test_load();
     check_tables(2 * MIB);
     check_tables(4 * MIB);
