@@ -25,7 +25,8 @@
 #define SYS_SECCOMP 1 /* siginfo.si_code, <asm-generic/siginfo.h> */
 #endif
 
-#define WAIT_MAX (MFT_MAX_ENTRIES + 1)
+#define SA_RESTORER_FLAG 0x04000000u /* asm/signal.h; libc hides it */
+#define WAIT_MAX         (MFT_MAX_ENTRIES + 1)
 
 volatile sig_atomic_t filtered_by_stranger;
 
@@ -89,11 +90,31 @@ static void on_refusal(int number, siginfo_t *about, void *context)
     registers[REG_RAX] = otherwise(about->si_syscall, registers);
 }
 
+/* struct sigaction as the kernel has it. */
+struct kernel_sigaction {
+    void (*handler)(int, siginfo_t *, void *);
+    uint64_t flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+void stranger_return(void);
+__asm__(".text\n"
+        ".type stranger_return, @function\n"
+        "stranger_return:\n"
+        "    mov $15, %eax\n" /* rt_sigreturn */
+        "    syscall\n"
+        ".size stranger_return, . - stranger_return\n");
+
+/* Without the C library, which makes a call more on this way (musl: rt_sigprocmask): until the handler
+ * stands, one that is refused is the end. */
 void expect_strangers_filter(void)
 {
     /* NODEFER: what the handler calls may be refused too. */
-    struct sigaction action = {.sa_sigaction = on_refusal, .sa_flags = SA_SIGINFO | SA_NODEFER};
-    (void)sigaction(SIGSYS, &action, NULL);
+    const struct kernel_sigaction action = {.handler = on_refusal,
+                                            .flags = SA_SIGINFO | SA_NODEFER | SA_RESTORER_FLAG,
+                                            .restorer = stranger_return};
+    (void)syscall(SYS_rt_sigaction, SIGSYS, &action, NULL, sizeof action.mask);
 }
 
 /*

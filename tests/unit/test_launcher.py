@@ -1,5 +1,6 @@
 """The native `tender` finds python3 and the package beside itself, wherever it is called from, for what is Python's."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -142,3 +143,24 @@ def test_it_is_static_and_no_segment_is_both_written_and_executed() -> None:
         kinds = [segment["p_type"] for segment in elf.iter_segments()]
         assert elf["e_type"] == "ET_DYN" and "PT_INTERP" not in kinds
         assert not [s for s in elf.iter_segments() if s["p_flags"] & 3 == 3]
+
+
+def test_the_texts_of_errors_are_pythons(tmp_path: Path) -> None:
+    """The command may be linked with a C library that has others: what stands in for its strerror() is generated."""
+    source, library = tmp_path / "texts.c", tmp_path / "texts.so"
+    subprocess.run([sys.executable, ROOT / "bindings" / "gen_error_texts.py", source], check=True)
+    build: list[str | Path] = [
+        "cc",
+        "-shared",
+        "-fPIC",
+        "-fno-builtin",
+        "-Dstrerror=text_of",
+        "-o",
+        library,
+        source,
+    ]
+    subprocess.run(build, check=True, timeout=60)
+    text_of = ctypes.CDLL(str(library)).text_of
+    text_of.restype = ctypes.c_char_p
+    for number in [*range(-1, 160), 524, 65535, 2**31 - 1]:
+        assert text_of(number).decode() == os.strerror(number), number
