@@ -20,6 +20,7 @@ int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64
     memory->bytes = mem_bytes;
     memory->mapped_bytes = mapped_bytes;
     memory->range_count = 0;
+    memory->open_bytes = 0;
     return 0;
 }
 
@@ -57,6 +58,7 @@ int guest_memory_protect(struct guest_memory *memory, const struct elf_image *im
         memory->ranges[memory->range_count++] =
             (struct guest_range){segment->start, segment->end, segment->flags};
     }
+    guest_memory_ranges_set(memory);
     return 0;
 }
 
@@ -84,4 +86,5 @@ void guest_memory_unmap(struct guest_memory *memory)
     memory->hva = NULL;
     memory->bytes = memory->mapped_bytes = 0;
     memory->range_count = 0;
+    memory->open_bytes = 0;
 }

@@ -1,6 +1,19 @@
 #include "guest_memory.h"
 
-void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len, enum guest_access access)
+void guest_memory_ranges_set(struct guest_memory *memory)
+{
+    uint32_t i = memory->range_count;
+    while (i > 0 && memory->ranges[i - 1].flags & SEGMENT_WRITE)
+        i--;
+    gpa_t start = i > 0 ? memory->ranges[i - 1].end : 0;
+    if (start < HVT_GUEST_MIN_GPA)
+        start = HVT_GUEST_MIN_GPA;
+    memory->open_start = start;
+    memory->open_bytes = start < memory->bytes ? memory->bytes - start : 0;
+}
+
+void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
+                             enum guest_access access)
 {
     static uint8_t nothing; /* where memory begins at address 0, that must not look like a refusal */
     if (gpa > memory->bytes || len > memory->bytes - gpa)

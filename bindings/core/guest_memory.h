@@ -31,6 +31,8 @@ struct guest_memory {
     int pagemap_fd;
     uint32_t range_count;
     struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX]; /* ascending, disjoint */
+    gpa_t open_start;    /* from here on, up to the end of `bytes`, the guest may read and write all ... */
+    uint64_t open_bytes; /* ... of so many; 0: nobody has looked */
 };
 
 /* PROT_... of a mapping of memory with these SEGMENT_... flags, but for execution, which only a door may
@@ -59,9 +61,28 @@ static inline gpa_t guest_small_pages_end(const struct elf_image *image, uint64_
 
 enum guest_access { GUEST_READABLE, GUEST_WRITABLE };
 
+/* For ranges that are there to stay: finds the open part. Any change of `bytes` or `ranges` closes it first.
+ */
+void guest_memory_ranges_set(struct guest_memory *memory);
+
+/* guest_memory_at() for what does not lie in the open part alone. */
+void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
+                             enum guest_access access);
+
 /* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M,
  * and then what comes back is not to be touched. */
-void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len, enum guest_access access);
+static inline void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
+                                    enum guest_access access)
+{
+    /* What guests name is nearly always in their data, heap or stack: two comparisons, and no loop. */
+    const uint64_t at = gpa - memory->open_start; /* below it: larger than open_bytes */
+    if (at >= memory->open_bytes || len > memory->open_bytes - at)
+        return guest_memory_in_ranges(memory, gpa, len, access);
+    uint8_t *hva = memory->hva + gpa;
+    if (!hva)
+        __builtin_unreachable(); /* it begins above HVT_GUEST_MIN_GPA: spares whoever asks the question */
+    return hva;
+}
 
 /*
  * Maps `mapped_bytes` of guest memory, of which the guest may name the first `mem_bytes`: the template

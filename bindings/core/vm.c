@@ -96,6 +96,8 @@ void vm_stop(struct vm *vm)
     const uint64_t one = 1;
     (void)!write(vm->stop_fd, &one, sizeof one); /* EAGAIN: it is set already */
     pthread_mutex_lock(&vm->runner_lock);
+    if (vm->runner && vm->leave_at_once)
+        __atomic_store_n(vm->leave_at_once, 1, __ATOMIC_SEQ_CST); /* the runner may not be in the guest yet */
     if (vm->runner)
         (void)syscall(SYS_tgkill, getpid(), vm->runner, vm_kick_signal());
     pthread_mutex_unlock(&vm->runner_lock);

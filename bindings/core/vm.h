@@ -107,6 +107,8 @@ struct vm {
     atomic_bool stop_requested;
     pthread_mutex_t runner_lock; /* guards runner: a kick never reaches a thread that has left */
     pid_t runner;                /* thread inside the run function, 0: none */
+    uint8_t *
+        leave_at_once; /* a door's, that vm_stop() sets before it kicks: kvm_run.immediate_exit; NULL: none */
     bool signals_at_will;        /* this process's handlers end KVM_RUN wherever they find it
                                     (kvm_run.immediate_exit), the kick's too: none is held back, which saves KVM two
                                     changes of the mask an exit */

@@ -3,8 +3,10 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 
 #include "copy_fault.h"
 #include "ring.h"
@@ -25,22 +27,37 @@ static enum verdict leave(struct vm *vm, enum vm_event_kind kind, uint64_t detai
     return LEAVE;
 }
 
+/* One `out` of 32 bits. What makes it one lies in one word of kvm_run, the port among it. */
+static bool is_plain_out(const struct kvm_run *run)
+{
+    static const union {
+        __typeof__(run->io) io;
+        uint64_t word;
+    } plain = {.io = {.direction = KVM_EXIT_IO_OUT, .size = sizeof(uint32_t), .count = 1}},
+      port = {.io = {.port = UINT16_MAX}};
+    _Static_assert(offsetof(struct kvm_run, io.data_offset) - offsetof(struct kvm_run, io) == 8, "one word");
+    uint64_t word;
+    memcpy(&word, &run->io, sizeof word);
+    return (word & ~port.word) == plain.word;
+}
+
 static enum verdict settle_io(struct vm *vm, const struct kvm_run *run)
 {
-    if (run->io.direction != KVM_EXIT_IO_OUT || run->io.size != 4 || run->io.count != 1)
+    if (!is_plain_out(run))
         return leave_bad_port(vm, run->io.port);
     uint32_t gpa;
     memcpy(&gpa, (const uint8_t *)run + run->io.data_offset, sizeof gpa);
+    const uint32_t number = run->io.port - HVT_PORT_BASE; /* of a lower port: past all numbers */
+    if (number < HVT_HYPERCALL_MAX)
+        return hypercall(vm, number, gpa);
     if (run->io.port == HVT_PORT_NET_KICK && vm->ring.shared)
         return ring_kicked(vm);
     return hypercall_out(vm, run->io.port, gpa);
 }
 
-enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run)
+static __attribute__((cold)) enum verdict settle_other_exit(struct vm *vm, const struct kvm_run *run)
 {
     switch (run->exit_reason) {
-    case KVM_EXIT_IO:
-        return settle_io(vm, run);
     case KVM_EXIT_FAIL_ENTRY:
         return leave(vm, EVENT_ENTRY_FAILURE, run->fail_entry.hardware_entry_failure_reason);
     case KVM_EXIT_INTERNAL_ERROR:
@@ -50,7 +67,12 @@ enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run)
     }
 }
 
-static enum verdict settle_failed_run(struct vm *vm, int error)
+enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run)
+{
+    return run->exit_reason == KVM_EXIT_IO ? settle_io(vm, run) : settle_other_exit(vm, run);
+}
+
+static __attribute__((cold)) enum verdict settle_failed_run(struct vm *vm, int error)
 {
     switch (error) {
     case EINTR:
@@ -83,11 +105,41 @@ static uint64_t guest_rip(int vcpu_fd)
     return ioctl(vcpu_fd, KVM_GET_REGS, &regs) == 0 ? regs.rip : 0;
 }
 
+/* ioctl(vcpu_fd, KVM_RUN): a count, or -errno. libc's takes words of any number, and is as long as all that
+ * is ours between two exits. */
+static inline long enter_guest(int vcpu_fd)
+{
+    long answer = SYS_ioctl;
+    __asm__ volatile("syscall" : "+a"(answer) : "D"(vcpu_fd), "S"(KVM_RUN), "d"(0L) : "rcx", "r11", "memory");
+    return answer;
+}
+
+/* Until there is an event. A stop that is asked for meanwhile ends KVM_RUN, or the next one before it begins:
+ * vm_stop(). */
+static void run_guest(struct vm *vm, int vcpu_fd, const struct kvm_run *run)
+{
+    struct vm_shared *shared = vm->shared;
+    enum verdict verdict;
+    do {
+        const long answer = enter_guest(vcpu_fd);
+        if (__builtin_expect(answer < 0, 0)) {
+            verdict = settle_failed_run(vm, (int)-answer);
+            continue;
+        }
+        if (__builtin_expect(!shared->timeline.first_exit, 0))
+            shared->timeline.first_exit = monotonic_ns();
+        shared->counters.exits++;
+        verdict = kvm_exit_settle(vm, run);
+    } while (verdict == CONTINUE);
+}
+
 void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
     struct vm_shared *shared = vm->shared;
     struct vm_timeline *timeline = &shared->timeline;
     sigset_t saved;
+    run->immediate_exit = 0; /* and who asked for a stop before is heard below */
+    vm->leave_at_once = &run->immediate_exit;
     vm_enter(vm, &saved);
     copy_fault_prepare(vm);
     shared->event = (struct vm_event){0};
@@ -99,20 +151,10 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run)
         verdict = hypercall_resume(vm);
     if (!timeline->first_run)
         timeline->first_run = monotonic_ns();
-    while (verdict == CONTINUE) {
-        if (atomic_load_explicit(&vm->stop_requested, memory_order_relaxed)) {
-            verdict = leave_stopped(vm);
-            break;
-        }
-        if (ioctl(vcpu_fd, KVM_RUN, 0) < 0) {
-            verdict = settle_failed_run(vm, errno);
-            continue;
-        }
-        if (!timeline->first_exit)
-            timeline->first_exit = monotonic_ns();
-        shared->counters.exits++;
-        verdict = kvm_exit_settle(vm, run);
-    }
+    if (verdict == CONTINUE && atomic_load(&vm->stop_requested))
+        verdict = leave_stopped(vm);
+    if (verdict == CONTINUE)
+        run_guest(vm, vcpu_fd, run);
     if (shared->event.kind != EVENT_INTERRUPTED && shared->event.kind != EVENT_CONSOLE) {
         ring_end(vm);
         timeline->guest_exit = monotonic_ns();

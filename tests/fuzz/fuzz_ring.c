@@ -51,6 +51,7 @@ static void set_up(void)
     vm.memory.bytes = M;
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
     vm.memory.range_count = 1;
+    guest_memory_ranges_set(&vm.memory);
     vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
     vm.device_end = 2;
     vm.net_count = 1;

@@ -38,6 +38,7 @@ static void set_up(void)
     vm.memory.ranges[0] = (struct guest_range){TEXT, DATA, SEGMENT_EXEC};
     vm.memory.ranges[1] = (struct guest_range){DATA, DATA + PAGE, SEGMENT_READ};
     vm.memory.range_count = 2;
+    guest_memory_ranges_set(&vm.memory);
     int disk = memfd_create("disk", 0), disk_ro = memfd_create("read-only", 0);
     if (ftruncate(disk, DISK) < 0 || ftruncate(disk_ro, DISK) < 0)
         abort();

@@ -52,6 +52,7 @@ static void set_up(void)
     vm.memory.ranges[1] = (struct guest_range){DATA, DATA + 0x1000, SEGMENT_READ};
     vm.memory.ranges[2] = (struct guest_range){DATA + 0x1000, DATA + 0x2000, 0};
     vm.memory.range_count = 3;
+    guest_memory_ranges_set(&vm.memory);
     int disk = memfd_create("disk", 0);
     if (ftruncate(disk, DISK) < 0)
         abort();
@@ -127,6 +128,48 @@ static void test_ranges(void)
     HOLDS(guest_memory_at(m, DATA + 0x0fff, 2, GUEST_READABLE) == NULL);
     HOLDS(guest_memory_at(m, DATA + 0x2000, 16, GUEST_WRITABLE) != NULL);
     HOLDS(guest_memory_at(m, DATA + 0x1fff, 2, GUEST_WRITABLE) == NULL);
+}
+
+/* Where the guest may do anything is found once; what is asked of it must not become another answer. */
+static void test_the_open_part_allows_what_the_ranges_allow(void)
+{
+    struct guest_memory *m = &vm.memory;
+    static const gpa_t edges[] = {0,
+                                  HVT_LOW_UNMAPPED_BYTES,
+                                  TEXT,
+                                  DATA,
+                                  DATA + 0x1000,
+                                  DATA + 0x2000,
+                                  ARGS,
+                                  M - 0x1000,
+                                  M,
+                                  UINT32_MAX,
+                                  UINT64_MAX / 2,
+                                  UINT64_MAX};
+    static const uint32_t flags[] = {0, SEGMENT_READ, SEGMENT_WRITE, SEGMENT_EXEC,
+                                     SEGMENT_READ | SEGMENT_WRITE};
+    enum { EDGES = sizeof edges / sizeof *edges, FLAGS = sizeof flags / sizeof *flags };
+    uint64_t asked = 0, differ = 0, open = 0;
+    for (uint32_t count = 0; count <= 3; count++)
+        for (uint32_t last = 0; last < FLAGS; last++) {
+            m->range_count = count;
+            m->ranges[0].flags = flags[(last + 1) % FLAGS];
+            m->ranges[count ? count - 1 : 0].flags = flags[last];
+            guest_memory_ranges_set(m);
+            for (int i = 0; i < EDGES * 3; i++)
+                for (int j = 0; j < EDGES * 3; j++)
+                    for (int write = 0; write < 2; write++) {
+                        const gpa_t gpa = edges[i / 3] + (gpa_t)(i % 3) - 1,
+                                    end = edges[j / 3] + (gpa_t)(j % 3) - 1;
+                        const enum guest_access access = write ? GUEST_WRITABLE : GUEST_READABLE;
+                        const void *in_ranges = guest_memory_in_ranges(m, gpa, end - gpa, access);
+                        const void *at = guest_memory_at(m, gpa, end - gpa, access);
+                        asked++;
+                        open += gpa - m->open_start < m->open_bytes;
+                        differ += end == gpa ? !at != !in_ranges : at != in_ranges;
+                    }
+        }
+    HOLDS(differ == 0 && asked > 50000 && open > asked / 10);
 }
 
 static void test_dispatch(void)
@@ -326,7 +369,7 @@ static void test_exits(void)
     run->io.direction = KVM_EXIT_IO_IN;
     HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
     run->io.direction = KVM_EXIT_IO_OUT;
-    static const uint16_t wrong[] = {0, 0x4ff, 0x509, 0x600, 0xffff};
+    static const uint16_t wrong[] = {0, 0x4ff, 0x509, 0x510, 0x511, 0x600, 0xffff};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         run->io.port = wrong[i];
         HOLDS(exit_with(run) == LEAVE && vm.shared->event.port == wrong[i]);
@@ -344,6 +387,24 @@ static void test_exits(void)
     HOLDS(vm.shared->event.detail == 3);
 }
 
+/* The door's word is for the thread inside, and nobody's once that has left. */
+static void test_a_stop_says_so_before_it_kicks(void)
+{
+    uint8_t word = 0;
+    sigset_t saved;
+    vm.leave_at_once = &word;
+    vm_stop(&vm);
+    HOLDS(word == 1 && atomic_load(&vm.stop_requested));
+    vm_leave(&vm, &vm.poll_mask);
+    word = 0;
+    vm_stop(&vm);
+    HOLDS(word == 0);
+    vm_enter(&vm, &saved);
+    vm.leave_at_once = NULL;
+    vm_stop(&vm);
+    HOLDS(word == 0);
+}
+
 static void nothing(int signal)
 {
     (void)signal;
@@ -353,8 +414,16 @@ int main(void)
 {
     signal(SIGUSR1, nothing);
     static void (*const tests[])(void) = {
-        test_ranges, test_dispatch, test_console, test_net,
-        test_block,  test_halt,     test_exits,   test_interrupted_calls_resume,
+        test_ranges,
+        test_the_open_part_allows_what_the_ranges_allow,
+        test_dispatch,
+        test_console,
+        test_net,
+        test_block,
+        test_halt,
+        test_exits,
+        test_interrupted_calls_resume,
+        test_a_stop_says_so_before_it_kicks,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         set_up();

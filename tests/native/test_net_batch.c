@@ -53,6 +53,7 @@ static void set_up(void)
     vm.memory.ranges[0] = (struct guest_range){TEXT, DATA, SEGMENT_EXEC};
     vm.memory.ranges[1] = (struct guest_range){DATA, DATA + 0x1000, SEGMENT_READ};
     vm.memory.range_count = 2;
+    guest_memory_ranges_set(&vm.memory);
     attach_net(NET, &wire);
     vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = -1};
     attach_net(OTHER, &other_wire);

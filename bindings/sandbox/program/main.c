@@ -181,6 +181,7 @@ static void take_config(const struct sandbox_config *config)
     the_vm.memory.bytes = config->mem_bytes;
     the_vm.memory.range_count = config->range_count;
     memcpy(the_vm.memory.ranges, config->ranges, config->range_count * sizeof config->ranges[0]);
+    guest_memory_ranges_set(&the_vm.memory);
     the_vm.device_end = config->device_end;
     the_vm.net_count = config->net_count;
     the_vm.block_count = config->block_count;
