@@ -13,9 +13,7 @@ from tender.backend import check_backend, create
 from tender.config import BlockDevice, NetDevice, NetFd, Tap, VmConfig
 from tender.errors import ConfigError, DeviceError, TenderError, VmStateError
 from tender.image import Device, Image
-from tender.manifest import match
 from tender.native import CData, ffi, lib
-from tender.result import BootTimeline, Counters, ExitReason, GuestFault, Trap, VmResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from tender.backend import Door
     from tender.devices.block import BlockAttachment
     from tender.devices.tap import NetAttachment
+    from tender.result import BootTimeline, Counters, VmResult
 
 CAPTURE = "capture"
 """console=CAPTURE: the console's bytes are in `VmResult.console` (the last MiB; what was lost is counted)."""
@@ -33,7 +32,6 @@ DISCARD = "discard"
 """console=DISCARD: the console goes nowhere."""
 
 _CAPTURE_MAX = 1 << 20
-_HYPERCALLS = ("walltime", "puts", "poll", "block_write", "block_read", "net_write", "net_read", "halt")
 
 
 class Vm:
@@ -65,7 +63,7 @@ class Vm:
         self._lock = RLock()  # a signal handler may call stop() while this thread holds it
         self._state = "new"  # new, running, ended
         self._pid = posix.getpid()
-        self._stop_reason = ExitReason.STOPPED
+        self._timed_out = False
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
         self._ended = allocate_lock()  # held from start() until the run is over
@@ -76,7 +74,11 @@ class Vm:
         self._captured_lost = 0
         self._on_console: Callable[[bytes], object] | None = None
         check_backend(backend)
-        attachments = match(image.name, image.devices, config)
+        attachments: tuple[tuple[Device, NetDevice | BlockDevice], ...] = ()
+        if image.devices or config.net or config.block:
+            from tender.manifest import match
+
+            attachments = match(image.name, image.devices, config)
         self._reusable = False  # pool.py: its machine can be reset
         self._c = lib.tn_vm_new()
         if self._c == ffi.NULL:
@@ -191,7 +193,7 @@ class Vm:
 
     # ---- running
 
-    def run(self, timeout: "float | None" = None) -> VmResult:
+    def run(self, timeout: "float | None" = None) -> "VmResult":
         """Runs the guest to its end and says how it ended. Blocks; signals handled by Python still are.
 
         timeout  seconds after which the guest is stopped; the result's reason is then "timeout"
@@ -227,7 +229,7 @@ class Vm:
             to._lock = RLock()
             to._ended = allocate_lock()
             to._state = "new"
-            to._stop_reason = ExitReason.STOPPED
+            to._timed_out = False
             to._result = to._failure = None
             to._closed, self._closed = False, True
             self._door, self._c, self._attachments, self._console_fd = None, ffi.NULL, [], -1
@@ -235,7 +237,11 @@ class Vm:
             to._captured, to._captured_lost = bytearray(), 0
             to._on_console = to._capture
 
-    def _run(self, timeout: "float | None") -> VmResult:
+    def _run(self, timeout: "float | None") -> "VmResult":
+        # Imported only here, while a sandbox's process makes itself ready; yet before the guest starts, for it may
+        # run for months, and other files be in their place by then.
+        from tender import outcome  # noqa: F401
+
         assert self._door is not None
         event = lib.tn_vm_event(self._c)
         over = None if timeout is None else self._watch(timeout)
@@ -265,7 +271,7 @@ class Vm:
         def wait() -> None:
             if not over.acquire(timeout=max(0.0, timeout)):
                 with self._lock:
-                    self._stop_reason = ExitReason.TIMEOUT
+                    self._timed_out = True
                     if not self._closed:
                         lib.tn_vm_stop(self._c)
             done.release()
@@ -342,34 +348,21 @@ class Vm:
             return self._door.isolation
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> "Counters":
         """What was counted so far; at any time, also while it runs."""
+        from tender import outcome
+
         self._check_usable()
-        shared = lib.tn_vm_shared(self._c)
-        c, ring = _numbers(shared, "counters"), _numbers(shared, "ring_counters")
-        values: dict[str, int | dict[str, int]] = {
-            name: mine + its for name, mine, its in zip(_COUNTED, c, ring, strict=True) if name
-        }
-        values["net_ring_packets"] = (
-            ring[_COUNTED.index("net_rx_packets")] + ring[_COUNTED.index("net_tx_packets")]
-        )
-        values["hypercalls"] = dict(zip(_HYPERCALLS, c[2:10], strict=True))
-        values["console_lost_bytes"] = c[_COUNTED.index("console_lost_bytes")] + self._captured_lost
-        return Counters(**values)
+        return outcome.counters(lib.tn_vm_shared(self._c), console_lost_bytes=self._captured_lost)
 
     @property
-    def boot(self) -> BootTimeline:
+    def boot(self) -> "BootTimeline":
         """When each step was reached, so far."""
+        from tender import outcome
+
         self._check_usable()
-        first_run, first_exit, first_console, guest_exit = _numbers(lib.tn_vm_shared(self._c), "timeline")
-        return BootTimeline(
-            start=self._start_ns,
-            vm_created=self._created_ns,
-            first_run=first_run,
-            first_exit=first_exit,
-            first_console=first_console,
-            guest_exit=guest_exit,
-        )
+        shared = lib.tn_vm_shared(self._c)
+        return outcome.boot(shared, start=self._start_ns, vm_created=self._created_ns)
 
     def memory(self, gpa: int, length: int) -> bytes:
         """A copy of guest memory, also after the guest has ended.
@@ -385,23 +378,16 @@ class Vm:
             assert self._door is not None
             return self._door.read(self._c, gpa, length)
 
-    def _make_result(self, event: CData) -> VmResult:
-        reason, status, message = _explain(event, self._stop_reason, self.backend)
-        halted = event.kind == lib.EVENT_HALT
-        trap = None
-        if halted and event.cookie_valid:
-            trap = Trap(**{name: int(getattr(event.trap, name)) for name in Trap.__slots__})
-        return VmResult(
-            reason=reason,
-            status=status,
-            guest_status=int(event.status) if halted else None,
-            message=message,
-            trap=trap,
+    def _make_result(self, event: CData) -> "VmResult":
+        from tender import outcome
+
+        return outcome.result(
+            event,
+            backend=self.backend,
+            timed_out=self._timed_out,
             console=None if self._captured is None else bytes(self._captured),
             counters=self.counters,
             boot=self.boot,
-            backend=self.backend,
-            fault=_fault(event) if event.registers_valid else None,
         )
 
     # ---- the end
@@ -472,7 +458,7 @@ def run(
     console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = 1,
     timeout: "float | None" = None,
     backend: str = "auto",
-) -> VmResult:
+) -> "VmResult":
     """Boots `image` (or the ELF at that path), runs it to its end, cleans up, and says how it ended.
 
     Raises what Image.open(), Vm() and Vm.run() raise.
@@ -482,38 +468,3 @@ def run(
             return vm.run(timeout)
     with Image.open(image) as opened, Vm(opened, config, console=console, backend=backend) as vm:
         return vm.run(timeout)
-
-
-_COUNTED = (
-    "exits",
-    *("",) * 9,  # hypercalls, by number; 0 is none
-    *(name for name in Counters.__slots__ if name not in ("exits", "hypercalls", "net_ring_packets")),
-)
-"""struct vm_counters, a word each (a test compares); read at once, because field by field costs more than a boot."""
-
-
-def _numbers(shared: CData, name: str) -> list[int]:
-    """A member of struct vm_shared that is made of 64-bit words."""
-    member = ffi.addressof(shared, name)
-    words: list[int] = ffi.unpack(ffi.cast("uint64_t *", member), ffi.sizeof(member[0]) // 8)
-    return words
-
-
-_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-
-
-def _fault(event: CData) -> GuestFault:
-    c = event.registers
-    values = {name: int(c.gpr[i]) for i, name in enumerate(_REGISTERS)}
-    values.update((f"r{i}", int(c.gpr[i])) for i in range(8, 16))
-    values.update(rflags=int(c.rflags), cr2=int(c.cr2), fs_base=int(c.fs_base))
-    code = bytes(ffi.buffer(event.instruction))[: event.instruction_bytes]
-    return GuestFault(rip=int(event.rip), instruction=code.hex(" "), registers=values)
-
-
-def _explain(event: CData, stop_reason: str, backend: str) -> tuple[str, int, str]:
-    """(reason, status, message) of an event that ends a run, in the contract's words."""
-    end = ffi.new("struct run_end *")
-    lib.tn_end_explain(event, backend == "kvm", stop_reason == ExitReason.TIMEOUT, end)
-    message = ffi.string(end.message).decode("utf-8", "replace")
-    return ffi.string(end.reason).decode(), int(end.status), message

@@ -8,6 +8,7 @@ file small: a script is compiled anew at each start.
 import sys
 
 if __name__ == "__main__":
+    sys.setdlopenflags(1)  # RTLD_LAZY: of what the two extensions call, a run needs a third
     sys.path.insert(0, __file__.removesuffix("/tender/cli/launch.py"))
     try:
         import _cffi_backend  # noqa: F401  tender._native needs it; nothing else may be asked for here

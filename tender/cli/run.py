@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tender.config import VmConfig
+    from tender.config import BlockDevice, NetDevice, VmConfig
     from tender.image import Image
     from tender.result import VmResult
     from tender.vm import Vm
@@ -103,10 +103,14 @@ class _Suspender:
 
 
 def _configured(options: RunOptions, image: "Image") -> "VmConfig":
-    from tender.cli.attach import resolve
     from tender.config import MIB, VmConfig
 
-    net, block = resolve(options.settings, image.devices, options.image)
+    net: dict[str, NetDevice] = {}
+    block: dict[str, BlockDevice] = {}
+    if options.settings:
+        from tender.cli.attach import resolve
+
+        net, block = resolve(options.settings, image.devices, options.image)
     if options.mem_adjusted and options.verbosity >= 0:
         say.error(f"adjusting memory to {options.mem_bytes} bytes")
     return VmConfig(

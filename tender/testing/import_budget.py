@@ -26,6 +26,7 @@ RUNNING = PARSING | {
         "tender.native",
         "tender.image",
         "tender.manifest",
+        "tender.outcome",
         "tender.result",
     ),
     *(

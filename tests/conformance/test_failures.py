@@ -20,7 +20,7 @@ from support import Guest
 
 from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, run
 from tender.native import ffi, lib
-from tender.vm import _explain
+from tender.outcome import explain
 
 NEVER_AGAIN = {1, *range(60, 65)}
 SMALL = VmConfig(mem=4)
@@ -106,7 +106,7 @@ def test_a_kvm_that_refuses_to_run_may_be_started_again(
 )
 def test_each_end_by_which_kvm_could_not_go_on_may_be_started_again(kind: int, reason: str) -> None:
     event = ffi.new("struct vm_event *", {"kind": kind, "os_error": 12, "detail": 3})
-    assert _explain(event, "stopped", "kvm")[:2] == (reason, 2)
+    assert explain(event, "kvm")[:2] == (reason, 2)
 
 
 @pytest.mark.doors

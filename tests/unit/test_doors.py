@@ -21,8 +21,9 @@ from tender.config import VmConfig
 from tender.errors import ConfigError, HostError, ImageError, KvmUnavailable
 from tender.image import Image
 from tender.native import CData, ffi, lib
+from tender.outcome import explain
 from tender.result import ExitReason
-from tender.vm import CAPTURE, Vm, _explain
+from tender.vm import CAPTURE, Vm
 
 ROOT = Path(__file__).resolve().parents[2]
 MEM = 4 << 20
@@ -349,7 +350,7 @@ def event(**fields: object) -> CData:
 )  # fmt: skip
 def test_every_end_of_the_sandbox_has_its_words(fields: dict[str, object], reason: str, message: str) -> None:
     status = 2 if "killed from outside" in message or "took its exit status" in message else 1
-    assert _explain(event(**fields), "stopped", "sandbox") == (reason, status, message)
+    assert explain(event(**fields), "sandbox") == (reason, status, message)
 
 
 @pytest.mark.parametrize(
@@ -361,8 +362,8 @@ def test_every_end_of_the_sandbox_has_its_words(fields: dict[str, object], reaso
     ],
 )
 def test_an_end_that_both_doors_have_names_the_door(kind: int, message: str) -> None:
-    assert _explain(event(kind=kind, rip=42, detail=5, os_error=5), "stopped", "sandbox")[2] == message
-    of_kvm = _explain(event(kind=kind, rip=42, detail=5, os_error=5), "stopped", "kvm")[2]
+    assert explain(event(kind=kind, rip=42, detail=5, os_error=5), "sandbox")[2] == message
+    of_kvm = explain(event(kind=kind, rip=42, detail=5, os_error=5), "kvm")[2]
     assert of_kvm == message.replace("sandbox: ", "KVM: ").replace("ppoll", "ioctl (RUN)")
 
 
@@ -382,7 +383,7 @@ def test_an_end_that_both_doors_have_names_the_door(kind: int, message: str) -> 
 def test_a_system_call_is_named_by_the_table_of_its_entry(number: int, arch: int, words: str) -> None:
     of_event = event(kind=lib.EVENT_FORBIDDEN_SYSCALL, number=number, detail=arch)
     message = f"sandbox: the guest asked the host's kernel for {words}: rip=0x0"
-    assert _explain(of_event, "stopped", "sandbox") == ("forbidden-syscall", 1, message)
+    assert explain(of_event, "sandbox") == ("forbidden-syscall", 1, message)
 
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
@@ -407,7 +408,7 @@ def test_whatever_a_sandbox_reports_is_one_line_and_a_known_reason(
         kind=kind, number=number, port=port, status=status, os_error=os_error, detail=detail, rip=rip, gpa=gpa,
         len=length, instruction=code, instruction_bytes=len(code), registers_valid=valid, cookie_valid=valid,
     )  # fmt: skip
-    reason, shown, message = _explain(made, ExitReason.STOPPED, "sandbox")
+    reason, shown, message = explain(made, "sandbox")
     assert reason in REASONS
     assert 0 <= shown <= 255
     assert message.isprintable()

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "tender"
 LEVELS = {
     "values": 0, "errors": 0, "_version": 0, "_native": 0,
     "config": 1, "native": 1,
-    "result": 2, "image": 2, "manifest_json": 2, "manifest": 3,
+    "result": 2, "image": 2, "manifest_json": 2, "manifest": 3, "outcome": 3,
     "devices": 4, "backend": 4,
     "vm": 5, "pool": 6,
     "testing": 6, "bench": 6,

@@ -143,12 +143,12 @@ def test_garbage_has_no_symbols(data: bytes, tmp_path: Path) -> None:
 def test_counters_are_the_words_of_the_c_structure_in_its_order() -> None:
     """They are read all at once, as 64-bit words."""
     from tender.native import ffi
-    from tender.vm import _COUNTED
+    from tender.outcome import COUNTED
 
     words = []
     for name, field in ffi.typeof("struct vm_counters").fields:
         words += [""] * field.type.length if field.type.kind == "array" else [name]
-    assert tuple(words) == _COUNTED
+    assert tuple(words) == COUNTED
     assert ffi.sizeof("struct vm_counters") == 8 * len(words)
     timeline = [name for name, _ in ffi.typeof("struct vm_timeline").fields]
     assert timeline == ["first_run", "first_exit", "first_console", "guest_exit"]

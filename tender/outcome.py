@@ -1,0 +1,96 @@
+"""What a run left behind, as values: its last event becomes a VmResult, the shared words counters and a timeline.
+
+Apart from vm.py so that a guest starts without it.
+"""
+
+from tender.native import CData, ffi, lib
+from tender.result import BootTimeline, Counters, GuestFault, Trap, VmResult
+
+_HYPERCALLS = ("walltime", "puts", "poll", "block_write", "block_read", "net_write", "net_read", "halt")
+COUNTED = (
+    "exits",
+    *("",) * 9,  # hypercalls, by number; 0 is none
+    *(name for name in Counters.__slots__ if name not in ("exits", "hypercalls", "net_ring_packets")),
+)
+"""struct vm_counters, a word each (a test compares); read at once, because field by field costs more than a boot."""
+
+
+def result(
+    event: CData,
+    *,
+    backend: str,
+    timed_out: bool,
+    console: bytes | None,
+    counters: Counters,
+    boot: BootTimeline,
+) -> VmResult:
+    """The VmResult of an event that ends a run."""
+    reason, status, message = explain(event, backend, timed_out=timed_out)
+    halted = event.kind == lib.EVENT_HALT
+    trap = None
+    if halted and event.cookie_valid:
+        trap = Trap(**{name: int(getattr(event.trap, name)) for name in Trap.__slots__})
+    return VmResult(
+        reason=reason,
+        status=status,
+        guest_status=int(event.status) if halted else None,
+        message=message,
+        trap=trap,
+        console=console,
+        counters=counters,
+        boot=boot,
+        backend=backend,
+        fault=_fault(event) if event.registers_valid else None,
+    )
+
+
+def explain(event: CData, backend: str, *, timed_out: bool = False) -> tuple[str, int, str]:
+    """(reason, status, message) of an event that ends a run, in the contract's words."""
+    end = ffi.new("struct run_end *")
+    lib.tn_end_explain(event, backend == "kvm", timed_out, end)
+    message = ffi.string(end.message).decode("utf-8", "replace")
+    return ffi.string(end.reason).decode(), int(end.status), message
+
+
+def counters(shared: CData, *, console_lost_bytes: int) -> Counters:
+    """What a `struct vm_shared *` counts, and the bytes that Python lost."""
+    c, ring = _numbers(shared, "counters"), _numbers(shared, "ring_counters")
+    values: dict[str, int | dict[str, int]] = {
+        name: mine + its for name, mine, its in zip(COUNTED, c, ring, strict=True) if name
+    }
+    values["net_ring_packets"] = ring[COUNTED.index("net_rx_packets")] + ring[COUNTED.index("net_tx_packets")]
+    values["hypercalls"] = dict(zip(_HYPERCALLS, c[2:10], strict=True))
+    values["console_lost_bytes"] = c[COUNTED.index("console_lost_bytes")] + console_lost_bytes
+    return Counters(**values)
+
+
+def boot(shared: CData, *, start: int, vm_created: int) -> BootTimeline:
+    """The steps in a `struct vm_shared *`, behind the monitor's own."""
+    first_run, first_exit, first_console, guest_exit = _numbers(shared, "timeline")
+    return BootTimeline(
+        start=start,
+        vm_created=vm_created,
+        first_run=first_run,
+        first_exit=first_exit,
+        first_console=first_console,
+        guest_exit=guest_exit,
+    )
+
+
+def _numbers(shared: CData, name: str) -> list[int]:
+    """A member of struct vm_shared that is made of 64-bit words."""
+    member = ffi.addressof(shared, name)
+    words: list[int] = ffi.unpack(ffi.cast("uint64_t *", member), ffi.sizeof(member[0]) // 8)
+    return words
+
+
+_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
+
+
+def _fault(event: CData) -> GuestFault:
+    c = event.registers
+    values = {name: int(c.gpr[i]) for i, name in enumerate(_REGISTERS)}
+    values.update((f"r{i}", int(c.gpr[i])) for i in range(8, 16))
+    values.update(rflags=int(c.rflags), cr2=int(c.cr2), fs_base=int(c.fs_base))
+    code = bytes(ffi.buffer(event.instruction))[: event.instruction_bytes]
+    return GuestFault(rip=int(event.rip), instruction=code.hex(" "), registers=values)
