@@ -1,7 +1,8 @@
 """`tender bench run`: a whole run of a command, from spawn to first byte, end of the guest, and reaped.
 
-The subjects: `tender` (the installed command), `module` (`python3 -m tender`, Python's whole road), `python` (what an
-interpreter costs before any monitor) and every peer. All are started and stamped by the same C program.
+The subjects: `tender` (the installed command), `road` (the same, all of it left to Python), `python` (an interpreter
+started as for that, which does nothing), `module` (`python3 -m tender`), `site` (an interpreter started as for that)
+and every peer. All are started and stamped by the same C program.
 """
 
 import argparse
@@ -19,7 +20,9 @@ from tender.errors import ConfigError
 SPANS = (("last_console", "console_eof"), ("console_eof", "reaped"))
 """The end apart: what a monitor still does when its guest has spoken last, and what the kernel does behind it."""
 
-OURS = ("tender", "module")
+OURS = ("tender", "road", "module")
+YARDSTICKS = ("python", "site")
+ENVIRONMENT = {"road": {"TENDER_LAUNCHER": "python"}}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--backend", choices=("kvm", "sandbox"), default="kvm", help="the door (default kvm)")
     p.add_argument(
-        "--skip", action="append", default=[], metavar="NAME", help="leave out tender, module or python"
+        "--skip", action="append", default=[], metavar="NAME", help="leave out one of ours or python or site"
     )
     regimes.add_options(p, runs=200, peer="solo5-hvt --mem=16 {elf}")
     return p
@@ -73,12 +76,14 @@ def commands(options: argparse.Namespace, image: str, notes: "list[str]") -> "di
     if tender is None:
         notes.append("tender: the command is not installed beside this Python: left out")
     else:
-        found["tender"] = (*tender, *words)
+        found["tender"] = found["road"] = (*tender, *words)
     found["module"] = (sys.executable, "-P", "-m", "tender", *words)
     found["python"] = (sys.executable, "-I", "-S", "-c", "pass")
-    unknown = set(options.skip) - {*OURS, "python"}
+    found["site"] = (sys.executable, "-P", "-c", "pass")
+    unknown = set(options.skip) - {*OURS, *YARDSTICKS}
     if unknown:
-        raise ConfigError(f"--skip: {', '.join(sorted(unknown))}: not one of {', '.join((*OURS, 'python'))}")
+        known = ", ".join((*OURS, *YARDSTICKS))
+        raise ConfigError(f"--skip: {', '.join(sorted(unknown))}: not one of {known}")
     for name, peer in peers.parse(options.peer, image, taken=found).items():
         found[name] = peers.fill(peer, {}, options.arg)
     return {name: command for name, command in found.items() if name not in options.skip}
@@ -93,8 +98,14 @@ def make_subjects(found: "dict[str, peers.Words]", notes: "list[str]") -> "list[
         runner = str(compile.program(checkout, "run_loop"))
     except BenchError as error:
         notes.append(f"commands are started and stamped by Python, not by C: {error.message}")
-        return [ProcessSubject(name, command) for name, command in found.items()]
-    return [RunSubject(name, command, runner=runner) for name, command in found.items()]
+        return [
+            ProcessSubject(name, command, environment=ENVIRONMENT.get(name))
+            for name, command in found.items()
+        ]
+    return [
+        RunSubject(name, command, runner=runner, environment=ENVIRONMENT.get(name))
+        for name, command in found.items()
+    ]
 
 
 def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
@@ -105,6 +116,7 @@ def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
         for other in others:
             wanted.append((name, ready_point(samples[name]), other, ready_point(samples[other])))
             wanted.append((name, "reaped", other, "reaped"))
-    if set(OURS) <= set(samples):
-        wanted.append(("tender", ready_point(samples["tender"]), "module", ready_point(samples["module"])))
+    for slower in ("road", "module"):
+        if {"tender", slower} <= set(samples):
+            wanted.append(("tender", ready_point(samples["tender"]), slower, ready_point(samples[slower])))
     return wanted

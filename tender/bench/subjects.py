@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tender.bench import facts
 from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS, SPAWNED_POINTS, Sample
@@ -57,7 +57,15 @@ class LineSubject(Subject):
     kind = "library"
     points: "tuple[str, ...]" = (*LIBRARY_POINTS, "console_seen")
 
-    def __init__(self, name: str, command: Sequence[str], *, piped: bool, console_fd: int = 3) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        piped: bool,
+        console_fd: int = 3,
+        environment: "Mapping[str, str] | None" = None,
+    ) -> None:
         super().__init__(name, command)
         self._pipe, write_end = os.pipe2(os.O_CLOEXEC) if piped else (-1, -1)
         actions: list[tuple[object, ...]] = []
@@ -67,7 +75,8 @@ class LineSubject(Subject):
             os.set_blocking(self._pipe, False)
             actions.append((os.POSIX_SPAWN_DUP2, write_end, console_fd))
         try:
-            self._pid = os.posix_spawnp(command[0], self.command, os.environ, file_actions=actions)
+            surroundings = {**os.environ, **(environment or {})}
+            self._pid = os.posix_spawnp(command[0], self.command, surroundings, file_actions=actions)
         except OSError as error:
             raise BenchError(f"{name}: {command[0]}: {error.strerror}") from error
         finally:
@@ -179,8 +188,16 @@ class RunSubject(LineSubject):
     kind = "run"
     points = RUN_POINTS
 
-    def __init__(self, name: str, command: Sequence[str], *, runner: str) -> None:
-        super().__init__(name, (runner, f"{facts.limit_s(_LIMIT_S) or 0:.0f}", *command), piped=False)
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        runner: str,
+        environment: "Mapping[str, str] | None" = None,
+    ) -> None:
+        words = (runner, f"{facts.limit_s(_LIMIT_S) or 0:.0f}", *command)
+        super().__init__(name, words, piped=False, environment=environment)
 
     def parse(self, line: str, seen: int) -> Sample:
         *stamps, cpu_ns, faults = map(int, line.split())
@@ -205,9 +222,17 @@ class ProcessSubject(Subject):
     kind = "process"
     points = PROCESS_POINTS
 
-    def __init__(self, name: str, command: Sequence[str], *, counted: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        counted: bool = False,
+        environment: "Mapping[str, str] | None" = None,
+    ) -> None:
         super().__init__(name, command)
         self._counted = counted
+        self._environment = {**os.environ, **(environment or {})}
 
     def boot(self) -> Sample:
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
@@ -220,7 +245,7 @@ class ProcessSubject(Subject):
         try:
             spawn = time.monotonic_ns()
             try:
-                pid = os.posix_spawnp(self.command[0], self.command, os.environ, file_actions=actions)
+                pid = os.posix_spawnp(self.command[0], self.command, self._environment, file_actions=actions)
             except OSError as error:
                 raise BenchError(f"{self.name}: {self.command[0]}: {error.strerror}") from error
             os.close(write_end)

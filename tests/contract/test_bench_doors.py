@@ -27,9 +27,10 @@ def test_a_run_is_stamped_to_its_end(tender_cmd: list[str], door: str, guest: Gu
     words = ["run", "--backend", door, "--runs", "2", "--warmup", "0", "--pause", "0", "--arg", "x"]
     measured = _bench(tender_cmd, tmp_path / "o.json", *words, "--peer", peer, str(guest("hello")))
     subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
-    assert list(subjects) == ["tender", "module", "python", "again"]
+    assert list(subjects) == ["tender", "road", "module", "python", "site", "again"]
     assert subjects["again"]["command"][-1] == "x"
-    for name in ("tender", "module", "again"):
+    assert subjects["road"]["command"] == subjects["tender"]["command"]
+    for name in ("tender", "road", "module", "again"):
         for sample in subjects[name]["samples"]:
             stamps = [sample["points_ns"][point] for point in RUN_POINTS]
             assert stamps == sorted(stamps) and stamps[1] > 0

@@ -800,6 +800,16 @@ def test_a_figure_is_taken_from_what_a_benchmark_made() -> None:
     several = {"ratios": [{"of": "a", "to": "x", "value": 3.0}, {"of": "b", "to": "x", "value": 4.0}]}
     assert goals.extreme(max, [goals.ratio("a", "x"), goals.ratio("b", "x")])(several) == 4.0
     assert goals.series("s")({"series": {"s": {"summary": {"median": 7}}}}) == 7.0
+    medians = {
+        "road": ("first_console", 14.0),
+        "tender": ("first_console", 2.0),
+        "python": ("console_eof", 8.0),
+    }
+    of_run = [{"name": n, "summary_ms": {point: {"median": m}}} for n, (point, m) in medians.items()]
+    figure = goals.less("road", "tender", "python")
+    assert figure({"regimes": [{"subjects": of_run}]}) == 1.5
+    with pytest.raises(LookupError, match="no tender"):
+        figure({"regimes": [{"subjects": [s for s in of_run if s["name"] != "tender"]}]})
     with pytest.raises(LookupError, match="what else ran"):
         goals.series("s")({"series": {"s": {"summary": {"median": -7}}}})
     with pytest.raises(LookupError, match="tender to hvt"):
