@@ -1,7 +1,7 @@
 /*
  * The yardstick of `tender bench block`: the same requests as system calls of a plain process.
  *
- *     bare_block FILE read|write seq|rand SIZE COUNT
+ *     bare_block FILE read|write seq|rand|cold SIZE COUNT
  *
  * pread() or pwrite() at the offsets of block_pattern.h; prints the same line as block_guest.c.
  */
@@ -44,16 +44,17 @@ int main(int argc, char **argv)
     struct stat status;
     int fd = argc == 6 ? open(argv[1], O_RDWR | O_CLOEXEC) : -1;
     if (fd < 0 || fstat(fd, &status)) {
-        perror("bare_block FILE read|write seq|rand SIZE COUNT");
+        perror("bare_block FILE read|write seq|rand|cold SIZE COUNT");
         return 1;
     }
-    bool write = strcmp(argv[2], "write") == 0, random = strcmp(argv[3], "rand") == 0;
+    bool write = strcmp(argv[2], "write") == 0, cold = strcmp(argv[3], "cold") == 0;
+    bool random = cold || strcmp(argv[3], "rand") == 0;
     uint64_t size = strtoull(argv[4], NULL, 10), count = strtoull(argv[5], NULL, 10);
     if (!size || size > SIZE_MAX_BYTES || size > (uint64_t)status.st_size)
         return 1;
     struct pattern pattern = pattern_of(random, size, (uint64_t)status.st_size);
     struct pattern warm = pattern_of(false, size, (uint64_t)status.st_size);
-    bool done = make(fd, write, &warm, size, warm.pieces);
+    bool done = cold || make(fd, write, &warm, size, warm.pieces);
     uint64_t begin = now_ns();
     done = done && make(fd, write, &pattern, size, count);
     uint64_t end = now_ns();

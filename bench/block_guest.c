@@ -1,11 +1,12 @@
 /*
  * The guest of `tender bench block`: what a request to a disk costs a guest. Built as guest_world.h says.
  *
- *     read|write seq|rand SIZE COUNT [WAY]
+ *     read|write seq|rand|cold SIZE COUNT [WAY]
  *
  * makes COUNT requests of SIZE bytes to the disk `storage`, after one pass over all of it that is not
- * counted, and prints "read seq SIZE COUNT NANOSECONDS". A way is how requests reach the host, a row of
- * `ways`; "call", one request a call and done when it returns, is the default; "batch", 32 a call.
+ * counted, and prints "read seq SIZE COUNT NANOSECONDS". cold is rand without that pass. A way is how
+ * requests reach the host, a row of `ways`; "call", one request a call and done when it returns, is the
+ * default; "batch", 32 a call.
  */
 #include "guest_world.h"
 
@@ -73,16 +74,16 @@ WORLD_MAIN
 {
     const char *at = WORLD_CMDLINE;
     bool read = take_word(&at, "read"), write = take_word(&at, "write");
-    bool seq = take_word(&at, "seq"), rand = take_word(&at, "rand");
+    bool seq = take_word(&at, "seq"), cold = take_word(&at, "cold"), rand = cold || take_word(&at, "rand");
     uint64_t size = take_number(&at), count = take_number(&at), capacity = 0;
     const struct way *way = choose_way(at);
     if (!world_block_open("storage", &disk, &capacity) || !(read || write) || !(seq || rand) || !size ||
         size > SIZE_MAX_BYTES || size > capacity || !count || !way) {
-        say("usage: read|write seq|rand SIZE COUNT [WAY]\n");
+        say("usage: read|write seq|rand|cold SIZE COUNT [WAY]\n");
         return 1;
     }
     struct pattern pattern = pattern_of(rand, size, capacity), warm = pattern_of(false, size, capacity);
-    bool done = way->make(write, &warm, size, warm.pieces);
+    bool done = cold || way->make(write, &warm, size, warm.pieces);
     uint64_t begin = world_now_ns();
     done = done && way->make(write, &pattern, size, count);
     uint64_t end = world_now_ns();
@@ -91,7 +92,7 @@ WORLD_MAIN
         return 2;
     }
     say(write ? "write " : "read ");
-    say(rand ? "rand " : "seq ");
+    say(cold ? "cold " : rand ? "rand " : "seq ");
     say_number(size);
     say(" ");
     say_number(count);

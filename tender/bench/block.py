@@ -1,13 +1,16 @@
 """`tender bench block`: what a request to a disk costs a guest, beside a bare pread() loop and peers.
 
 The program is bench/block_guest.c, which measures itself; bench/bare_block.c makes the same requests as system
-calls of a plain process, at the same offsets (bench/block_pattern.h). The disk is a file that is in the page cache.
+calls of a plain process, at the same offsets (bench/block_pattern.h). The disk is a file that is in the page cache, but
+for cases whose order is `cold`: before each of these runs the file's pages are dropped, and it is an error if any stay.
 
 A way is how requests reach the host, a row of `ways` in that file and a name in WAYS here; "call" is one request a
 call, and the only one that a peer has. A round is each case once for each subject, in ABBA order, all on one CPU.
 """
 
 import argparse
+import ctypes
+import mmap
 import os
 import subprocess
 import tempfile
@@ -28,8 +31,11 @@ CASES = tuple(
 )
 WAYS = ("call", "batch")
 BARE = "bare"
+COLD = "cold"
 GOALS = {"512": 1.4, "4096": 1.2}
 """Requests a second over a peer's, by size."""
+
+COLD_GOAL = 2.5  # batches of reads from a cold disk, over a peer's, one a call
 
 PEER = "spt=solo5-spt --mem=16 --block:storage={disk} --block-sector-size:storage={sector} {elf:.spt} {args}"
 """Solo5's guests make requests of one sector, no more: so a sector is as large as a request."""
@@ -62,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=case,
         metavar="MODE:ORDER:SIZE",
-        help="read:seq:512, write:rand:4096; repeat it (default: each of 512 and 4096)",
+        help="read:seq:512, write:rand:4096, read:cold:4096; repeat it (default: each of 512 and 4096 but cold)",
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=20, peer=PEER)
@@ -72,10 +78,10 @@ def parser() -> argparse.ArgumentParser:
 def case(text: str) -> str:
     """MODE:ORDER:SIZE of an option, as a case's name."""
     words = text.split(":")
-    right = len(words) == 3 and words[0] in ("read", "write") and words[1] in ("seq", "rand")
+    right = len(words) == 3 and words[0] in ("read", "write") and words[1] in ("seq", "rand", COLD)
     if not right or not words[2].isdigit() or int(words[2]) % 512 or not 512 <= int(words[2]) <= 65536:
         raise argparse.ArgumentTypeError(
-            f"{text}: not read|write:seq|rand:SIZE, of 512 to 65536 and whole sectors"
+            f"{text}: not read|write:seq|rand|cold:SIZE, of 512 to 65536 and whole sectors"
         )
     return " ".join(words)
 
@@ -94,8 +100,10 @@ def run(options: argparse.Namespace) -> compare.Measured:
     cases = options.case or list(CASES)
     series: compare.Series = {}
     with tempfile.NamedTemporaryFile(dir=options.directory) as disk:
-        disk.write(os.urandom(options.disk_mib << 20))
+        for _ in range(options.disk_mib):
+            disk.write(os.urandom(1 << 20))
         disk.flush()
+        os.fsync(disk.fileno())
         subjects = commands(options, disk.name)
         subjects[BARE] = (str(bare), disk.name, "{args}")
         cpu = compare.pin()
@@ -104,6 +112,8 @@ def run(options: argparse.Namespace) -> compare.Measured:
                 for what in cases:
                     for name in order:
                         bar.step(f"{what} {name}")
+                        if what.split()[1] == COLD:
+                            drop_pages(disk.fileno(), disk.name)
                         found = measure(subjects[name], what, options.requests)
                         if number:  # the first warms
                             series.setdefault(f"{what} {name}", []).append(found)
@@ -121,9 +131,49 @@ def run(options: argparse.Namespace) -> compare.Measured:
             "rounds": options.rounds,
             "cpu": cpu,
         },
-        notes=["the disk is in the page cache: this is the cost of a request, not of a medium"],
+        notes=notes(cases),
         host=host,
     )
+
+
+def notes(cases: Sequence[str]) -> "list[str]":
+    """What is and is not in these figures."""
+    is_cold = [what.split()[1] == COLD for what in cases]
+    found = []
+    if not all(is_cold):
+        found.append("the disk is in the page cache: this is the cost of a request, not of a medium")
+    if any(is_cold):
+        found.append(
+            "cold: dropped from the page cache before each run, and seen to be gone; what lies below may cache"
+        )
+    return found
+
+
+def drop_pages(fd: int, path: str) -> None:
+    """The file has no page in the page cache. Raises BenchError where that cannot be."""
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    left = cached_pages(fd)
+    if left:
+        raise BenchError(
+            f"block: {path}: {left} pages stay in the page cache: a cold disk cannot be had there",
+            hint="--directory DIR: on a file system with a medium",
+        )
+
+
+def cached_pages(fd: int) -> int:
+    """Pages of a file in the page cache, as mincore() tells it. Raises OSError, BenchError."""
+    size = os.fstat(fd).st_size
+    with mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
+        pages = -(-size // mmap.PAGESIZE)
+        found = (ctypes.c_ubyte * pages)()
+        view = ctypes.c_char.from_buffer(mapped)
+        libc = ctypes.CDLL(None, use_errno=True)
+        failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(view)), ctypes.c_size_t(size), found)
+        del view  # else the mapping cannot be closed
+        if failed:
+            raise BenchError(f"mincore: {os.strerror(ctypes.get_errno())}")
+        return sum(byte & 1 for byte in found)
 
 
 def comparisons(names: "list[str]", cases: Sequence[str] = CASES) -> "list[compare.Comparison]":
@@ -136,13 +186,19 @@ def comparisons(names: "list[str]", cases: Sequence[str] = CASES) -> "list[compa
                 compare.Comparison(
                     f"{what} {name}",
                     f"{what} {other}",
-                    goal=None if other in (BARE, *ours) else GOALS.get(what.split()[2]),
+                    goal=None if other in (BARE, *ours) else _goal(what, name),
                     at_least=True,
                 )
                 for other in names
                 if other != name and (other == "tender" or other not in ours)
             ]
     return found
+
+
+def _goal(what: str, name: str) -> "float | None":
+    if what.split()[1] == COLD:
+        return COLD_GOAL if name == "tender-batch" else None
+    return GOALS.get(what.split()[2])
 
 
 def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]":

@@ -1,15 +1,18 @@
 """`tender bench ways`: what a frame costs a guest of our library, by each of its ways, beside a hypercall a frame.
 
 The guest is bench/net_ways_guest.c, once a way: its note, which says what it wants of our extension, is changed in a copy.
-All else is as in `tender bench net`, which measures monitors beside each other.
+All else is as in `tender bench net`, which measures monitors beside each other. A peer runs the image named, net_guest,
+in the modes that it has: our own net_guest.elf is a hypercall a frame behind any monitor, Solo5's .hvt takes the ring
+where it is offered one.
 """
 
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from tender.bench import compare, compile, facts, net
+from tender.bench import compare, compile, facts, net, peers
 from tender.bench.boot import tender_command
 from tender.bench.progress import Bar
 from tender.bench.pyperf_format import Unit
@@ -21,6 +24,7 @@ CASES = (*net.CASES, *BULK)
 WAYS = {"calls": (1, "calls"), "library": (7, "calls"), "batch": (7, "batch"), "offload": (15, "batch")}
 """The features that the note asks for, and the guest's first word."""
 GOAL_OFFLOAD = 5.0
+GOAL_BATCH = 2.0  # beside a peer
 _NOTE = b"TND1Tender\0\0"
 
 
@@ -29,12 +33,29 @@ def parser() -> argparse.ArgumentParser:
         prog="tender bench ways",
         description="Measure frames a second of a guest of ours, by its library's ways; run it by `unshare -n`, as root.",
     )
+    p.add_argument("image", nargs="?", help="what peers run: net_guest (default: our own, compiled)")
     p.add_argument(
         "--frames", type=compare.positive, default=10000, metavar="N", help="frames a sample (10000)"
     )
+    p.add_argument(
+        "--case",
+        action="append",
+        metavar="MODE:SIZE",
+        type=case,
+        help="tx:64, bulk-rx:1514; repeat it (default: each)",
+    )
+    p.add_argument("--way", action="append", choices=WAYS, help="calls, batch; repeat it (default: each)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
-    compare.add_options(p, rounds=20)
+    compare.add_options(p, rounds=20, peer="hvt=solo5-hvt --mem=16 --net:service0={tap} {elf} {args}")
     return p
+
+
+def case(text: str) -> "tuple[str, int]":
+    """MODE:SIZE of an option: one of net's, or of bulk."""
+    for mode, size in BULK:
+        if text == f"{mode}:{size}":
+            return mode, size
+    return net.case(text)
 
 
 def main(argv: "list[str]") -> int:
@@ -49,15 +70,16 @@ def run(options: argparse.Namespace) -> compare.Measured:
     host = facts.host_facts(checkout)
     guest = compile.guest(checkout, "net_ways_guest")
     cpus = sorted(os.sched_getaffinity(0))
+    cases = options.case or list(CASES)
     series: compare.Series = {}
-    steps = sum(is_measured(way, mode) for way in WAYS for mode, _ in CASES)
     with tempfile.TemporaryDirectory() as made:
-        subjects = commands(options.backend, guest, Path(made))
+        subjects = commands(options, guest, Path(made))
+        steps = sum(is_measured(name, mode) for name in subjects for mode, _ in cases)
         net.make_tap(options.frames + 100)
         try:
             with Bar((1 + options.rounds) * steps) as bar:
                 for number, order in enumerate(rounds(1 + options.rounds, list(subjects))):
-                    for mode, size in CASES:
+                    for mode, size in cases:
                         for way in order:
                             if not is_measured(way, mode):
                                 continue
@@ -71,7 +93,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
         "ways",
         Unit("thousand frames a second (pong: round trips; bulk: packets)", "second", 1e-3, rate=True),
         series,
-        comparisons(),
+        comparisons(list(subjects), cases),
         conditions={
             "backend": options.backend,
             "frames a sample": options.frames,
@@ -84,36 +106,48 @@ def run(options: argparse.Namespace) -> compare.Measured:
 
 
 def is_measured(way: str, mode: str) -> bool:
-    """Offload is of use for bulk alone."""
-    return way != "offload" or mode.startswith("bulk-")
+    """Offload is of use for bulk alone, which peers do not have."""
+    return mode.startswith("bulk-") or way != "offload" if way in WAYS else not mode.startswith("bulk-")
 
 
-def comparisons() -> "list[compare.Comparison]":
-    """Each way beside a call a frame."""
+def comparisons(
+    names: "Sequence[str]" = tuple(WAYS), cases: "Sequence[tuple[str, int]]" = CASES
+) -> "list[compare.Comparison]":
+    """Each way beside a call a frame, and beside each peer."""
     return [
         compare.Comparison(
-            f"{mode} {size} {way}",
-            f"{mode} {size} calls",
-            goal=GOAL_OFFLOAD if way == "offload" else None,
-            at_least=True,
+            f"{mode} {size} {way}", f"{mode} {size} {other}", goal=_goal(way, other), at_least=True
         )
-        for mode, size in CASES
-        for way in WAYS
-        if way != "calls" and is_measured(way, mode)
+        for mode, size in cases
+        for way in names
+        for other in names
+        if way in WAYS and other != way and (other == "calls" or other not in WAYS)
+        if is_measured(way, mode) and is_measured(other, mode)
     ]
 
 
-def commands(backend: str, guest: Path, made: Path) -> "dict[str, tuple[str, ...]]":
-    """The guest, once a way, as files in `made`; {args} is still a word of each. Raises BenchError."""
+def _goal(way: str, other: str) -> "float | None":
+    if other == "calls":
+        return GOAL_OFFLOAD if way == "offload" else None
+    return {"calls": 1.0, "batch": GOAL_BATCH}.get(way)
+
+
+def commands(options: argparse.Namespace, guest: Path, made: Path) -> "dict[str, peers.Words]":
+    """The guest, once a way, as files in `made`, then the peers; {args} is still a word of each. Raises BenchError."""
     ours = tender_command()
     if ours is None:
         raise BenchError("tender: the command is not installed beside this Python")
     data = guest.read_bytes()
     at = data.index(_NOTE) + len(_NOTE) + 4
-    door = (f"--backend={backend}", "--mem=16", "--no-net-ring", f"--net:service0={net.TAP}")
-    found = {}
-    for way, (features, word) in WAYS.items():
+    door = (f"--backend={options.backend}", "--mem=16", "--no-net-ring", f"--net:service0={net.TAP}")
+    found: dict[str, peers.Words] = {}
+    for way in options.way or WAYS:
+        features, word = WAYS[way]
         image = made / f"{way}.elf"
         image.write_bytes(data[:at] + features.to_bytes(4, "little") + data[at + 4 :])
         found[way] = (*ours, *door, str(image), word, "{args}")
+    if options.peer:
+        named = compile.image(options.image, "net_guest")
+        for name, words in peers.parse(options.peer, named, wants=("tap", "args"), taken=WAYS).items():
+            found[name] = tuple(word.replace("{tap}", net.TAP) for word in words)
     return found

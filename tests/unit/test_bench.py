@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -555,6 +556,29 @@ def test_block_is_compared_with_the_bare_loop_and_each_peer() -> None:
     }
 
 
+def test_only_batches_of_reads_from_a_cold_disk_have_a_goal() -> None:
+    what = block.case("read:cold:4096")
+    found = {
+        (c.of, c.to): c.goal for c in block.comparisons(["tender", "tender-batch", "spt", "bare"], [what])
+    }
+    assert found[f"{what} tender-batch", f"{what} spt"] == 2.5
+    assert [goal for goal in found.values() if goal] == [2.5]
+    assert "dropped" in " ".join(block.notes([what])) and "is in" not in " ".join(block.notes([what]))
+    assert len(block.notes([what, "read seq 512"])) == 2
+
+
+def test_a_disk_that_cannot_be_made_cold_is_refused() -> None:
+    """Memory is what /dev/shm has, so its files keep their pages."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as disk:
+        disk.truncate(8 * 4096)
+        assert block.cached_pages(disk.fileno()) == 0
+        disk.write(bytes(3 * 4096))
+        disk.flush()
+        assert block.cached_pages(disk.fileno()) == 3
+        with pytest.raises(BenchError, match="3 pages stay"):
+            block.drop_pages(disk.fileno(), disk.name)
+
+
 def test_a_case_of_net_is_a_mode_and_a_size() -> None:
     assert net.case("tx:1514") == ("tx", 1514)
     with pytest.raises(argparse.ArgumentTypeError, match="MODE:SIZE"):
@@ -881,11 +905,24 @@ def test_the_librarys_ways_are_compared_with_a_call_a_frame() -> None:
     assert ("tx 64 offload", "tx 64 calls") not in found
 
 
+def test_the_librarys_ways_are_compared_with_a_peer_in_the_modes_that_it_has() -> None:
+    cases = [ways.case("tx:64"), ways.case("bulk-tx:1514")]
+    found = {(c.of, c.to): c.goal for c in ways.comparisons(["calls", "batch", "hvt"], cases)}
+    assert found == {
+        ("tx 64 calls", "tx 64 hvt"): 1,
+        ("tx 64 batch", "tx 64 calls"): None,
+        ("tx 64 batch", "tx 64 hvt"): 2,
+        ("bulk-tx 1514 batch", "bulk-tx 1514 calls"): None,
+    }
+
+
 def test_a_way_is_the_same_guest_with_another_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     guest = tmp_path / "guest.elf"
     guest.write_bytes(b"front" + ways._NOTE + struct.pack("<II", 1, 7) + b"back")
     monkeypatch.setattr(ways, "tender_command", lambda: ("tender",))
-    words = ways.commands("sandbox", guest, tmp_path)
+    options = ways.parser().parse_args(["--peer", "hvt=true --net:s={tap} {elf} {args}", "/a/net_guest.elf"])
+    words = ways.commands(options, guest, tmp_path)
+    assert words.pop("hvt") == ("true", f"--net:s={net.TAP}", "/a/net_guest.elf", "{args}")
     assert list(words) == list(ways.WAYS)
     for name, (features, word) in ways.WAYS.items():
         assert words[name][-2:] == (word, "{args}")
