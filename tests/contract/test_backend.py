@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,6 +73,36 @@ def test_auto_takes_a_usable_kvm_and_says_nothing(
         assert (done.returncode, done.stderr) == (3, "")
     done = command([*tender_cmd, "--json", "--mem=8", guest("hello")])
     assert json.loads(done.stderr)["backend"] == "kvm"
+
+
+@pytest.mark.kvm
+def test_the_machine_that_is_kept_loses_its_memory_to_the_next(guest: Guest) -> None:
+    """Else what the next one does with the same addresses is told the kept one, too: KVM walks its page tables.
+
+    In a process of its own, whose first VM it is. While a slot is there, another at the same place is EEXIST.
+    """
+    program = f"""
+import errno, os, tender
+from tender.backend import kvm
+from tender.native import ffi, lib
+
+def slot_one_at_zero(machine):
+    slot = ffi.new("struct kvm_userspace_memory_region *")
+    slot.slot, slot.memory_size, slot.userspace_addr = 1, 4096, int(ffi.cast("uintptr_t", page)) & ~4095
+    return lib.tn_ioctl_ptr(machine, kvm.req.KVM_SET_USER_MEMORY_REGION, slot)
+
+page = ffi.new("char[8192]") + 4096
+with tender.Image.open({str(guest("hello"))!r}) as image:
+    tender.run(image, console=tender.DISCARD)
+    kept = os.dup(kvm._SLOTTED[os.getpid()])
+    assert slot_one_at_zero(kept) == -errno.EEXIST
+    for _ in range(3):
+        assert tender.run(image, console=tender.CAPTURE, backend="kvm").ok
+    assert not kvm._SLOTTED
+    assert slot_one_at_zero(kept) == 0
+"""
+    done = command([sys.executable, "-P", "-c", program])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.kvm
