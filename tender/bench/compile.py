@@ -18,11 +18,25 @@ def program(checkout: Path, name: str, *more: Path, flags: Sequence[str] = ()) -
     return _built(name, [checkout / "bench" / f"{name}.c", *more], checkout / "bench" / "out" / name, words)
 
 
-def guest(checkout: Path, name: str, *, python: str = sys.executable, out: "Path | None" = None) -> Path:
-    """bench/NAME.c as a unikernel, by the SDK of the installation of `python`. Raises BenchError."""
+def guest(
+    checkout: Path,
+    name: str,
+    *,
+    python: str = sys.executable,
+    out: "Path | None" = None,
+    define: str = "",
+) -> Path:
+    """bench/NAME.c as a unikernel, by the SDK of the installation of `python`. Raises BenchError.
+
+    define  NAME=VALUE for its source; the file is then NAME-VALUE.elf
+    """
     cflags, ldflags = (shlex.split(_sdk(python, option)) for option in ("--cflags", "--ldflags"))
-    out = (out or checkout / "bench" / "out") / f"{name}.elf"
-    return _built(name, [checkout / "bench" / f"{name}.c"], out, ["-Wall", *cflags], ldflags)
+    if define:
+        cflags.append(f"-D{define}")
+    made = (out or checkout / "bench" / "out") / "-".join((name, *define.split("=")[1:]))
+    return _built(
+        name, [checkout / "bench" / f"{name}.c"], made.with_suffix(".elf"), ["-Wall", *cflags], ldflags
+    )
 
 
 def image(named: "str | None", name: str) -> str:

@@ -12,6 +12,7 @@ _BENCHMARKS = {
     "net": ("tender.bench.net", "frames a second, by each transport, beside a peer"),
     "block": ("tender.bench.block", "requests a second to a cached disk, beside a bare loop and a peer"),
     "ways": ("tender.bench.ways", "frames a second by our guest library's ways: calls, batches, offload"),
+    "size": ("tender.bench.size", "boots of a small and of a large image; beside a peer"),
     "memory": ("tender.bench.memory", "what idle guests keep of memory, beyond their pages; beside a peer"),
     "density": (
         "tender.bench.density",

@@ -48,6 +48,17 @@ def test_requests_to_a_disk_are_measured_beside_a_bare_loop(
     assert {r["to"].split()[-1] for r in measured["ratios"]} == {"bare", "tender"}
 
 
+def test_a_small_and_a_large_image_are_booted(tender_cmd: list[str], door: str, tmp_path: Path) -> None:
+    words = ["size", "--backend", door, "--rounds", "1", "--pause", "0", "--mem", "32"]
+    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    assert list(measured["series"]) == [
+        f"{w} {s}" for s in ("64 KiB", "16 MiB") for w in ("library", "tender")
+    ]
+    small, large = (int(measured["conditions"][f"file of {s}"].split()[0]) for s in ("64 KiB", "16 MiB"))
+    assert small > 64 << 10 and large - small == (16 << 20) - (64 << 10)
+    assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
+
+
 def test_a_hypercall_is_measured_beside_its_yardsticks(
     tender_cmd: list[str], door: str, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ from tender.bench import (
     report,
     revisions,
     run,
+    size,
     stats,
     syscalls,
     ways,
@@ -810,6 +811,31 @@ def test_a_run_stamped_by_c_passes_its_points_in_order() -> None:
     with closing(RunSubject("false", ("false",), runner=runner)) as subject:
         with pytest.raises(BenchError, match="ended with 1"):
             subject.boot()
+
+
+# ---- the size of an image
+
+
+def test_larger_images_are_compared_with_the_small_one_and_ours_with_each_peer() -> None:
+    names = [
+        f"{who} {which}" for which in ("64 KiB", "16 MiB", "x.hvt") for who in ("library", "tender", "hvt")
+    ]
+    found = {(c.of, c.to): c.goal for c in size.comparisons(names, ["64 KiB", "16 MiB", "x.hvt"])}
+    assert found["library 16 MiB", "library 64 KiB"] == size.GOAL
+    assert [pair for pair, goal in found.items() if goal] == [("library 16 MiB", "library 64 KiB")]
+    assert {("tender x.hvt", "tender 64 KiB"), ("tender x.hvt", "hvt x.hvt")} <= set(found)
+    assert not any(of == to for of, to in found)
+
+
+def test_a_command_is_counted_by_its_own_instructions_and_the_library_by_the_clock() -> None:
+    command = Sample(
+        {"first_console": 9000, "reaped": 9999}, cpu_ns=1, minor_faults=0, first_console_cpu_ns=700
+    )
+    library = Sample({"first_exit": 500}, cpu_ns=1, minor_faults=0)
+    assert (size.ready_ns(command, exact=True), size.ready_ns(command, exact=False)) == (700, 9000)
+    assert size.ready_ns(library, exact=True) == 500
+    with pytest.raises(BenchError, match="without a word"):
+        size.ready_ns(Sample({"reaped": 1}, cpu_ns=1, minor_faults=0), exact=False)
 
 
 # ---- goals
