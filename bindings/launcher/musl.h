@@ -4,9 +4,14 @@
 
 #ifndef __ASSEMBLER__
 #include <linux/fs.h> /* RWF_NOWAIT */
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 
 static inline ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
 {
