@@ -57,6 +57,14 @@ class TapInterface:
     def down(self) -> None:
         ip("link", "set", self.name, "down")
 
+    def carries(self) -> None:
+        """Wait until the host sends by it: some time after a guest has opened it, for the kernel does that by the way."""
+        state, deadline = Path(f"/sys/class/net/{self.name}/operstate"), time.monotonic() + 30
+        while state.read_text().strip() != "up":
+            assert time.monotonic() < deadline, f"{self.name} stays {state.read_text().strip()}"
+            time.sleep(0.001)
+        self.up()  # waits for who made it so, and is not done yet
+
 
 class Footprint(NamedTuple):
     """What this process has; a child is also one that has ended and waits to be reaped.

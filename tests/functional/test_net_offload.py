@@ -110,6 +110,7 @@ def test_many_datagrams_come_in_as_one_frame(guest: Guest, tap: TapInterface) ->
         ),
     ):
         sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+        tap.carries()
         sock.send(data)
         _, lines = ended(vm, said)
     assert lines == [f"offload {ALL}", f"took {len(data)} flags 1 gso 5 size 1400"]
@@ -120,6 +121,7 @@ def test_a_datagram_comes_in_with_its_sum_left_to_do(guest: Guest, tap: TapInter
     with udp(tap) as sock, started(guest("net_offload"), Tap(tap.name, mac=MAC), "take", "--count=1000") as (
         vm, _, said
     ):  # fmt: skip
+        tap.carries()
         sock.send(data)
         _, lines = ended(vm, said)
     assert lines == [f"offload {ALL}", "took 1000 flags 1 gso 0 size 0"]
@@ -137,6 +139,7 @@ def test_a_plain_read_gets_complete_packets_and_nothing_else(guest: Guest, tap: 
         ),
     ):
         at = 0
+        tap.carries()
         for size in sizes:
             sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
             sock.send(bytes(14000))
@@ -170,6 +173,7 @@ def test_a_guest_that_does_not_want_it_finds_none_that_was_left_behind(
         leave_offload_on(tap).close()
         with started(plain, Tap(tap.name, mac=MAC), "take", f"--count={len(data)}") as (vm, _, said):
             sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+            tap.carries()
             sock.send(data)
             result, lines = ended(vm, said)
     assert lines == ["offload 0", *["took 1400 flags 0 gso 0 size 0"] * 2]
@@ -187,6 +191,7 @@ def test_an_inherited_tap_with_a_header_serves_either_guest(
         net = NetFd(tun.fileno(), mac=MAC)
         with started(path, net, "take", f"--count={len(data)}") as (vm, _, said):
             sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, sizes)
+            tap.carries()
             sock.send(data)
             _, lines = ended(vm, said)
         with started(path, net, *words(tap, "udp", "--size=900")) as (vm, _, said):
@@ -201,6 +206,7 @@ def test_an_offload_ends_with_its_guest(guest: Guest, tap: TapInterface) -> None
     """For a tender that knows nothing of headers and comes next."""
     with udp(tap) as sock:
         with started(guest("net_offload"), Tap(tap.name, mac=MAC), "take", "--count=1") as (vm, _, said):
+            tap.carries()
             sock.send(pattern(1))
             ended(vm, said)
         with open("/dev/net/tun", "r+b", buffering=0) as tun:
@@ -208,6 +214,7 @@ def test_an_offload_ends_with_its_guest(guest: Guest, tap: TapInterface) -> None
             request = struct.pack("16sH22x", tap.name.encode(), IFF_TAP | IFF_NO_PI)
             fcntl.ioctl(tun, TUNSETIFF, request)
             sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1400)
+            tap.carries()
             sock.send(bytes(2800))
             sizes = []
             while frame := tun.read(65536):
