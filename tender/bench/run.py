@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 
 from tender._version import __version__
-from tender.bench import compile, facts, peers, regimes, report
+from tender.bench import compile, facts, in_memory, peers, regimes, report
 from tender.bench.boot import find_image, guest_facts, tender_command
 from tender.bench.points import RUN_POINTS, Sample
 from tender.bench.regimes import Report, ready_point
@@ -36,6 +36,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--skip", action="append", default=[], metavar="NAME", help="leave out one of ours or python or site"
     )
+    p.add_argument(
+        "--in-memory", action="store_true", help="run them in a root directory in memory (root; for the box)"
+    )
     regimes.add_options(p, runs=200, peer="solo5-hvt --mem=16 {elf}")
     return p
 
@@ -50,7 +53,7 @@ def run(options: argparse.Namespace) -> Report:
     host = facts.host_facts(facts.find_checkout())
     notes: list[str] = []
     with ExitStack() as stack:
-        subjects = make_subjects(commands(options, image, notes), notes)
+        subjects = make_subjects(commands(options, image, notes), notes, stack if options.in_memory else None)
         for subject in subjects:
             stack.callback(subject.close)
         measured = regimes.measure(subjects, options, compared, SPANS)
@@ -89,21 +92,31 @@ def commands(options: argparse.Namespace, image: str, notes: "list[str]") -> "di
     return {name: command for name, command in found.items() if name not in options.skip}
 
 
-def make_subjects(found: "dict[str, peers.Words]", notes: "list[str]") -> "list[Subject]":
-    """Started by C where its source and a compiler are; else by this process, which is a note."""
+def make_subjects(
+    found: "dict[str, peers.Words]", notes: "list[str]", rooted: "ExitStack | None" = None
+) -> "list[Subject]":
+    """Started by C where its source and a compiler are; else by this process, which is a note.
+
+    With `rooted` in a root directory in memory, which that stack takes away; then C is not optional.
+    """
     checkout = facts.find_checkout()
     try:
         if checkout is None:
             raise BenchError("run_loop: its source is in bench/ of a checkout")
         runner = str(compile.program(checkout, "run_loop"))
     except BenchError as error:
+        if rooted:
+            raise
         notes.append(f"commands are started and stamped by Python, not by C: {error.message}")
         return [
             ProcessSubject(name, command, environment=ENVIRONMENT.get(name))
             for name, command in found.items()
         ]
+    within: tuple[str, ...] = ()
+    if rooted:
+        within = ("chroot", rooted.enter_context(in_memory.root_for([(runner,), *found.values()])))
     return [
-        RunSubject(name, command, runner=runner, environment=ENVIRONMENT.get(name))
+        RunSubject(name, command, runner=runner, within=within, environment=ENVIRONMENT.get(name))
         for name, command in found.items()
     ]
 

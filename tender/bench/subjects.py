@@ -194,9 +194,10 @@ class RunSubject(LineSubject):
         command: Sequence[str],
         *,
         runner: str,
+        within: Sequence[str] = (),
         environment: "Mapping[str, str] | None" = None,
     ) -> None:
-        words = (runner, f"{facts.limit_s(_LIMIT_S) or 0:.0f}", *command)
+        words = (*within, runner, f"{facts.limit_s(_LIMIT_S) or 0:.0f}", *command)
         super().__init__(name, words, piped=False, environment=environment)
 
     def parse(self, line: str, seen: int) -> Sample:

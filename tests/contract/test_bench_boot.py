@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support import Guest
 
-from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS
+from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS
 
 pytestmark = pytest.mark.kvm
 
@@ -51,3 +51,32 @@ def test_counting_compares_with_minimal_c(tender_cmd: list[str], guest: Guest, t
     if calls is not None:  # strace is here
         assert calls["KVM_CREATE_VM"] == 1
         assert calls["KVM_CREATE_VCPU"] == 1
+
+
+def test_a_run_is_measured_in_memory(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+    """A directory that no command could run in: what a peer links was found and copied too."""
+    out = tmp_path / "run.json"
+    peer = f"shell=sh -c 'test -e /dev/kvm && ! test -e {tmp_path} && echo found' {{elf}}"
+    words = ["run", "--in-memory", "--backend", "kvm", "--runs", "2", "--warmup", "0", "--pause", "0"]
+    skipped = [word for name in ("road", "module", "python", "site") for word in ("--skip", name)]
+    command = [
+        *tender_cmd,
+        "bench",
+        *words,
+        *skipped,
+        "--peer",
+        peer,
+        "--json",
+        str(out),
+        str(guest("hello")),
+    ]
+    before = Path("/proc/mounts").read_text()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "--in-memory:" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    subjects = {one["name"]: one for one in json.loads(out.read_text())["regimes"][0]["subjects"]}
+    assert list(subjects) == ["tender", "shell"]
+    for one in subjects.values():
+        assert all(_ordered(sample, RUN_POINTS) for sample in one["samples"])
+    assert Path("/proc/mounts").read_text() == before

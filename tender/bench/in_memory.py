@@ -1,0 +1,54 @@
+"""A root directory in memory with all that some commands read, to run them in.
+
+For the box (tools/kvmbox): there every opening of a file asks the host, and while the box waits for an answer its clock
+leaps. A command whose files are in memory waits for nobody, and under `--icount` the elapsed time of its run is what it
+took in instructions, and what the kernel's own timers made it wait.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+from tender.bench.subjects import BenchError
+
+BESIDE = ("/dev", "/proc", "/sys")
+LOADER_CACHE = "/etc/ld.so.cache"
+
+
+@contextlib.contextmanager
+def root_for(commands: "Iterable[Sequence[str]]") -> "Iterator[str]":
+    """The directory; commands are looked up as ever, and files among their words are copied. Raises BenchError."""
+    files = {LOADER_CACHE}
+    for command in commands:
+        program = shutil.which(command[0])
+        if program is None:
+            raise BenchError(f"{command[0]}: no such program")
+        files |= {os.path.abspath(word) for word in (program, *command[1:]) if os.path.isfile(word)}
+        files |= set(_libraries(program))
+    with tempfile.TemporaryDirectory(prefix="tender-bench-") as root, contextlib.ExitStack() as stack:
+        _mount(stack, root, "-t", "tmpfs", "none")
+        for path in filter(os.path.isfile, files):
+            os.makedirs(root + os.path.dirname(path), exist_ok=True)
+            shutil.copy(path, root + path)
+        for path in BESIDE:
+            os.makedirs(root + path)
+            _mount(stack, root + path, "--bind", path)
+        os.makedirs(root + "/tmp", exist_ok=True)
+        yield root
+
+
+def _libraries(program: str) -> "list[str]":
+    """What the loader would take, and the loader; nothing of a static program."""
+    done = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+    return re.findall(r"(?:=>)?\s(/\S+)", done.stdout) if done.returncode == 0 else []
+
+
+def _mount(stack: contextlib.ExitStack, where: str, *words: str) -> None:
+    done = subprocess.run(["mount", *words, where], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"--in-memory: {done.stderr.strip()}", hint="it wants root, as in the box")
+    stack.callback(subprocess.run, ["umount", where], check=False)
