@@ -113,7 +113,7 @@ int tn_template_seal(int template_fd)
 
 struct vm *tn_vm_new(void)
 {
-    struct vm *vm = malloc(sizeof *vm);
+    struct vm *vm = calloc(1, sizeof *vm);
     if (!vm)
         return NULL;
     int error = vm_init(vm);

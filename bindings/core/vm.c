@@ -3,7 +3,6 @@
 #include "vm.h"
 
 #include <errno.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -18,12 +17,9 @@ int vm_kick_signal(void)
 
 int vm_init(struct vm *vm)
 {
-    memset(vm, 0, sizeof *vm);
     vm->shared = &vm->own_shared;
     vm->event = &vm->own_shared.event;
     vm->console_fd = CONSOLE_DISCARD;
-    for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i++)
-        vm->devices[i].fd = -1;
     vm->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (vm->stop_fd < 0)
         return -errno;

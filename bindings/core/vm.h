@@ -117,7 +117,8 @@ struct vm {
     struct vm_shared own_shared; /* where `shared` points unless a door puts it elsewhere */
 };
 
-/* For the process that holds the VM (vm.c); the sandbox program fills in a struct vm of its own. */
+/* For the process that holds the VM (vm.c); the sandbox program fills in a struct vm of its own. `vm` is
+ * zeros: most of it stays so, in pages that nobody touches. */
 int vm_init(struct vm *vm);
 void vm_release(struct vm *vm);
 

@@ -14,7 +14,8 @@
 #include "guest_cpu.h"
 #include "run_kvm.h"
 
-#define CPUID_ENTRIES 256
+#define CPUID_ENTRIES     256 /* KVM_MAX_CPUID_ENTRIES, which no header has */
+#define CPUID_ENTRIES_FEW 100 /* processors have some 60: KVM clears, and we touch, less */
 
 /* Intel SDM volume 3, 3.4.5.1 and 3.5 */
 #define CODE_TYPE 9
@@ -58,13 +59,18 @@ int machine_open(struct machine *machine, struct machine_error *error)
 
 static int copy_supported_cpuid(const struct machine *machine, const char **name)
 {
-    union {
+    static union {
         struct kvm_cpuid2 head;
         uint8_t room[sizeof(struct kvm_cpuid2) + CPUID_ENTRIES * sizeof(struct kvm_cpuid_entry2)];
     } cpuid;
-    cpuid.head.nent = CPUID_ENTRIES;
     *name = "GET_SUPPORTED_CPUID";
-    if (ioctl(machine->kvm_fd, KVM_GET_SUPPORTED_CPUID, &cpuid.head) < 0)
+    cpuid.head.nent = CPUID_ENTRIES_FEW;
+    int refused = ioctl(machine->kvm_fd, KVM_GET_SUPPORTED_CPUID, &cpuid.head);
+    if (refused < 0 && errno == E2BIG) {
+        cpuid.head.nent = CPUID_ENTRIES;
+        refused = ioctl(machine->kvm_fd, KVM_GET_SUPPORTED_CPUID, &cpuid.head);
+    }
+    if (refused < 0)
         return -1;
     guest_cpuid_filter(&cpuid.head);
     *name = "SET_CPUID2";
@@ -88,23 +94,24 @@ static struct kvm_segment flat(uint16_t selector, uint8_t type, uint8_t is_long)
 /* Long mode with paging, flat segments, no IDT, no local APIC: section 7 of the hvt contract as values. */
 static int set_registers(const struct machine *machine, uint64_t mem_bytes, gpa_t entry, const char **name)
 {
-    struct kvm_sregs s;
-    *name = "GET_SREGS";
-    if (ioctl(machine->vcpu_fd, KVM_GET_SREGS, &s) < 0)
-        return -1;
-    s.cs = flat(HVT_SELECTOR_CS, CODE_TYPE, 1);
-    s.ds = s.es = s.fs = s.gs = s.ss = flat(HVT_SELECTOR_DS, DATA_TYPE, 0);
-    s.tr = (struct kvm_segment){.type = TSS_TYPE, .present = 1};
-    s.ldt = (struct kvm_segment){.unusable = 1};
-    s.gdt = (struct kvm_dtable){.base = HVT_GDT_GPA, .limit = HVT_GDT_LIMIT};
-    s.idt = (struct kvm_dtable){.base = 0};
-    s.cr0 = HVT_CR0;
-    s.cr2 = 0;
-    s.cr3 = HVT_PML4_GPA;
-    s.cr4 = HVT_CR4;
-    s.cr8 = 0;
-    s.efer = HVT_EFER;
-    s.apic_base = 0; /* all of memory up to 4 GiB is memory */
+    /* All of them, so nothing has to be asked for first. */
+    const struct kvm_segment data = flat(HVT_SELECTOR_DS, DATA_TYPE, 0);
+    struct kvm_sregs s = {
+        .cs = flat(HVT_SELECTOR_CS, CODE_TYPE, 1),
+        .ds = data,
+        .es = data,
+        .fs = data,
+        .gs = data,
+        .ss = data,
+        .tr = {.type = TSS_TYPE, .present = 1},
+        .ldt = {.unusable = 1},
+        .gdt = {.base = HVT_GDT_GPA, .limit = HVT_GDT_LIMIT},
+        .cr0 = HVT_CR0,
+        .cr3 = HVT_PML4_GPA,
+        .cr4 = HVT_CR4,
+        .efer = HVT_EFER,
+        .apic_base = 0, /* all of memory up to 4 GiB is memory */
+    };
     *name = "SET_SREGS";
     if (ioctl(machine->vcpu_fd, KVM_SET_SREGS, &s) < 0)
         return -1;

@@ -5,12 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MIB         (UINT64_C(1) << 20)
-#define MEM_GRANULE (2 * MIB)
-#define MEM_DEFAULT (512 * MIB)
-#define MEM_MAX     (4096 * MIB)
-#define NAME_MAX_   67
-#define DIGITS_MAX  9 /* of any number here: an int holds it */
+#define MIB          (UINT64_C(1) << 20)
+#define MEM_GRANULE  (2 * MIB)
+#define MEM_DEFAULT  (512 * MIB)
+#define MEM_MAX      (4096 * MIB)
+#define NAME_MAX_    67
+#define SETTINGS_FEW 16
+#define DIGITS_MAX   9 /* of any number here: an int holds it */
 
 static bool is_digit(char c)
 {
@@ -273,7 +274,8 @@ bool request_read(char **words, const char *backend, struct request *request)
     size_t count = 0;
     while (words[count])
         count++;
-    request->settings = calloc(count + 1, sizeof *request->settings);
+    static struct setting few[SETTINGS_FEW]; /* musl's heap takes four calls and three pages to begin with */
+    request->settings = count < SETTINGS_FEW ? few : calloc(count + 1, sizeof *request->settings);
     request->mem_bytes = MEM_DEFAULT;
     if (!request->settings || (backend && *backend && !read_backend(request, backend)))
         return false;

@@ -46,7 +46,7 @@ struct request {
 /*
  * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL; `backend` is the
  * value of TENDER_BACKEND, or NULL. Fills `request`, whose pointers go into `words`; settings are
- * allocated and never freed. False: not for us.
+ * never freed. False: not for us.
  */
 bool request_read(char **words, const char *backend, struct request *request);
 

@@ -44,6 +44,7 @@ static int wire;
 static void set_up(void)
 {
     int net[2];
+    memset(&vm, 0, sizeof vm);
     MUST(vm_init(&vm) == 0);
     MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];

@@ -31,6 +31,7 @@ static sigset_t saved;
 
 static void set_up(void)
 {
+    memset(&vm, 0, sizeof vm);
     if (vm_init(&vm) < 0)
         abort();
     vm.memory.hva = mmap(NULL, M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -37,6 +37,7 @@ static struct vm_device *disk(void)
 
 static void set_up(void)
 {
+    memset(&vm, 0, sizeof vm);
     if (vm_init(&vm) < 0)
         abort();
     vm.memory.hva = mmap(NULL, M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

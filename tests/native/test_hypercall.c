@@ -43,6 +43,7 @@ static void attach(uint32_t handle, struct vm_device device)
 static void set_up(void)
 {
     int net[2], pipe_ends[2];
+    memset(&vm, 0, sizeof vm);
     if (vm_init(&vm) < 0 || socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) < 0 ||
         pipe2(pipe_ends, O_NONBLOCK) < 0)
         abort();

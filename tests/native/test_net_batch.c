@@ -46,6 +46,7 @@ static void attach_net(uint32_t handle, int *far)
 
 static void set_up(void)
 {
+    memset(&vm, 0, sizeof vm);
     if (vm_init(&vm) < 0)
         abort();
     vm.memory.hva = mmap(NULL, M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

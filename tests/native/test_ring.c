@@ -37,6 +37,7 @@ static int wire; /* the other end of the network */
 static void set_up(uint32_t mode)
 {
     int net[2];
+    memset(&vm, 0, sizeof vm);
     if (vm_init(&vm) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, net) < 0)
         abort();
     room = mmap(NULL, A + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -29,6 +29,7 @@ static int peer; /* the program's end of the control socket */
 static void set_up(void)
 {
     int pair[2];
+    memset(&vm, 0, sizeof vm);
     if (vm_init(&vm) < 0 || sandbox_init(&sandbox, &vm) < 0 ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         abort();
