@@ -1,6 +1,8 @@
-"""Compiles kvm_filter_rules.txt to the BPF of the command's filter on KVM, as C that rights.c includes.
+"""Compiles the rules of the command's filter on KVM to BPF, as C that rights.c includes: two arrays.
 
-usage: gen_kvm_filter.py KVM_FILTER_RULES.TXT KVM_FILTER.INC COMPILER...
+usage: gen_kvm_filter.py KVM_FILTER_RULES.TXT KVM_FILTER_DEVICE_RULES.TXT KVM_FILTER.INC COMPILER...
+
+`filter_plain` has the first file's rules, for a guest without devices, `filter_devices` both files'.
 
 Rules, conditions and instructions are those of sandbox/gen_filter.py. What differs is the way to a call's rules: no list
 that is gone through, but a tree of comparisons. The kernel runs a new filter once for each number that there is, so the
@@ -126,19 +128,24 @@ def compile_rules(every: list[Rule], numbers: dict[str, int]) -> Assembler:
     return a
 
 
-def main(text: str, target: str, *compiler: str) -> None:
+def main(rules_txt: str, device_rules_txt: str, target: str, *compiler: str) -> None:
     """Writes the C file `target`."""
-    lines = compile_rules(parse(Path(text).read_text()), call_numbers(list(compiler))).lines()
-    Path(target).write_text(
-        "/* Written by gen_kvm_filter.py from kvm_filter_rules.txt. */\n"
-        "static const struct sock_filter filter_code[] = {\n"
-        + "".join(f"    /* {at:3} */ {line},\n" for at, (line, _) in enumerate(lines))
-        + "};\n"
-    )
+    numbers = call_numbers(list(compiler))
+    plain = parse(Path(rules_txt).read_text())
+    more = parse(f"{Path(device_rules_txt).read_text()}\nany | always | kill | the end of a list\n")[:-1]
+    written = [
+        "/* Written by gen_kvm_filter.py from kvm_filter_rules.txt and kvm_filter_device_rules.txt. */"
+    ]
+    for name, rules in (("filter_plain", plain), ("filter_devices", [*plain[:-1], *more, plain[-1]])):
+        lines = enumerate(compile_rules(rules, numbers).lines())
+        written += [f"static const struct sock_filter {name}[] = {{"]
+        written += [f"    /* {at:3} */ {line}," for at, (line, _) in lines]
+        written += ["};"]
+    Path(target).write_text("\n".join(written) + "\n")
 
 
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except RulesError as error:
-        sys.exit(f"{sys.argv[1]}: {error}")
+        sys.exit(f"{', '.join(sys.argv[1:3])}: {error}")

@@ -31,6 +31,8 @@
 
 #include "kvm_filter.inc"
 
+_Static_assert(sizeof filter_plain <= sizeof filter_devices, "there is room for either");
+
 void give_up_capabilities(void)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -49,14 +51,21 @@ static void fill_in(struct sock_filter *code, size_t count, const struct left_be
     }
 }
 
-void give_up_calls(const struct left_behind *left)
+static void install(const struct sock_filter *rules, size_t count, const struct left_behind *left)
 {
-    enum { COUNT = sizeof filter_code / sizeof *filter_code };
-    struct sock_filter code[COUNT];
+    struct sock_filter code[sizeof filter_devices / sizeof *filter_devices];
+    memcpy(code, rules, count * sizeof *code);
+    fill_in(code, count, left);
+    const struct sock_fprog filter = {(unsigned short)count, code};
+    (void)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
+}
+
+void give_up_calls(const struct left_behind *left, bool has_devices)
+{
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return;
-    memcpy(code, filter_code, sizeof code);
-    fill_in(code, COUNT, left);
-    const struct sock_fprog filter = {COUNT, code};
-    (void)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
+    if (has_devices)
+        install(filter_devices, sizeof filter_devices / sizeof *filter_devices, left);
+    else
+        install(filter_plain, sizeof filter_plain / sizeof *filter_plain, left);
 }

@@ -201,7 +201,7 @@ static void close_the_door(void)
     if (vm.ring.shared)
         ring_worker_prepare(&vm);
     if (!filtered)
-        give_up_calls(&door.left);
+        give_up_calls(&door.left, vm.device_end > 0);
 }
 
 /* ---- the sandbox */
