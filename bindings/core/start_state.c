@@ -81,7 +81,7 @@ static void write_gate(uint8_t *low, uint32_t extensions)
 }
 
 /* An image that wants nothing finds zeros, as it does under a tender without extensions. */
-static void write_extension(uint8_t *low, uint32_t extensions)
+void start_state_write_extension(uint8_t *low, uint32_t extensions)
 {
     const struct tender_extension block = {
         .magic = TENDER_EXTENSION_MAGIC,
@@ -119,7 +119,7 @@ void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t exte
     for (gpa_t gpa = HVT_LOW_UNMAPPED_BYTES; gpa < HVT_MEM_GRANULE; gpa += HVT_PAGE_BYTES)
         table_set(low, HVT_PT_GPA, gpa / HVT_PAGE_BYTES,
                   gpa | PTE_PRESENT | (gpa < HVT_GUEST_MIN_GPA ? 0 : PTE_WRITE));
-    write_extension(low, extensions);
+    start_state_write_extension(low, extensions);
 }
 
 static __attribute__((format(printf, 4, 5))) int load_failed(struct elf_error *error, uint64_t offset,

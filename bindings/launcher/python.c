@@ -18,6 +18,7 @@
 #include <sys/auxv.h>
 #include <unistd.h>
 
+#include "ahead.h"
 #include "launcher.h"
 
 struct command the_command = {.program = "tender"};
@@ -132,6 +133,7 @@ void execute_python(char **words)
 
 void leave_to_python(const char *format, ...)
 {
+    sandbox_ahead_end();
     if (!the_command.only_native)
         execute_python(the_command.words);
     char text[8192];

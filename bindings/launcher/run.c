@@ -22,6 +22,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "ahead.h"
 #include "console.h"
 #include "copy_fault.h"
 #include "ends.h"
@@ -89,11 +90,10 @@ static void make_pages(const struct image *image, uint8_t *memory)
     }
 }
 
-static void fill_memory(const struct image *image, uint8_t *memory, uint64_t mem_bytes)
+static void load_segments(const struct image *image, uint8_t *memory)
 {
     struct elf_error error;
     const struct byte_source source = byte_source_file(image->fd);
-    start_state_write_tables(memory, mem_bytes, image->elf.extensions);
     if (start_state_load_segments_at(&image->elf, &source, memory, &error) < 0)
         refuse_image(image, &error);
 }
@@ -166,7 +166,8 @@ static bool make_machine(const struct request *request, const struct image *imag
     /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
     (void)madvise(vm.memory.hva, guest_small_pages_end(&image->elf, guest_bytes), MADV_NOHUGEPAGE);
     make_pages(image, vm.memory.hva);
-    fill_memory(image, vm.memory.hva, request->mem_bytes);
+    start_state_write_tables(vm.memory.hva, request->mem_bytes, image->elf.extensions);
+    load_segments(image, vm.memory.hva);
     refused = guest_memory_protect(&vm.memory, &image->elf);
     if (refused < 0)
         leave_to_python("Error allocating guest memory: %s", strerror(-refused));
@@ -206,14 +207,21 @@ static void close_the_door(void)
 
 /* ---- the sandbox */
 
+static bool will_be_sandbox(const struct request *request)
+{
+    return request->backend == BACKEND_SANDBOX ||
+           (request->backend == BACKEND_AUTO && (!exists("/dev/kvm") || !kvm_is_fit()));
+}
+
 static _Noreturn void refuse_sandbox(const char *what, int os_error)
 {
     sandbox_release(&sandbox);
     leave_to_python("sandbox: %s: %s", what, strerror(os_error));
 }
 
-/* The image as start state with its sites patched, in a memfd for the sandbox's process. */
-static int make_template(const struct image *image, uint64_t mem_bytes)
+/* The image as start state with its sites patched, in a memfd for the sandbox's process. It stays mapped:
+ * what is begun ahead has this process's memory, so to unmap would be to wait for another processor. */
+static int make_template(const struct image *image)
 {
     const uint64_t bytes = start_state_template_bytes(&image->elf);
     int fd = memfd_create("tender-image", MFD_CLOEXEC);
@@ -222,23 +230,19 @@ static int make_template(const struct image *image, uint64_t mem_bytes)
         memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED)
         refuse_sandbox("its template", errno);
-    fill_memory(image, memory, mem_bytes);
-    munmap(memory, bytes);
-    int64_t patched = patch_sites(&image->elf, fd);
-    if (patched < 0)
-        refuse_sandbox("patching hypercall sites", (int)-patched);
+    start_state_write_extension(memory, image->elf.extensions);
+    load_segments(image, memory);
+    (void)patch_template(&image->elf, memory);
     return fd;
 }
 
 static void make_sandbox(const struct request *request, const struct image *image,
                          const struct devices *devices, const char *line, size_t line_bytes)
 {
-    int template_fd = make_template(image, request->mem_bytes);
+    int template_fd = make_template(image);
     int error = sandbox_init(&sandbox, &vm);
     if (error < 0)
         refuse_sandbox("its shared memory", -error);
-    start_state_write_boot_info(sandbox_boot_info(&sandbox), &image->elf, &devices->manifest,
-                                request->mem_bytes, tsc_hz(), 0, line, line_bytes);
     char *program = find_in_package("tender-sandbox");
     if (!program)
         refuse_sandbox("tender-sandbox cannot be found", ENOENT);
@@ -247,6 +251,9 @@ static void make_sandbox(const struct request *request, const struct image *imag
         refuse_sandbox(program, -error);
     close(template_fd); /* nobody else has it: what the guest maps stays as it is */
     free(program);
+    /* While the program starts; it enters the guest when it is told to go on. */
+    start_state_write_boot_info(sandbox_boot_info(&sandbox), &image->elf, &devices->manifest,
+                                request->mem_bytes, tsc_hz(), 0, line, line_bytes);
 }
 
 /* ---- signals */
@@ -385,8 +392,10 @@ static void hint_at_fault(const struct request *request, const struct vm_event *
 static _Noreturn void end(const struct request *request, bool is_kvm)
 {
     const struct vm_event event = *vm.event;
-    if (!is_kvm)
+    if (!is_kvm) {
         sandbox_release(&sandbox);
+        sandbox_ahead_end();
+    }
     devices_leave(&vm);
     struct run_end ended;
     end_explain(&event, is_kvm, over_time, &ended);
@@ -422,6 +431,8 @@ void run(const struct request *request)
 
     handle(SIGXFSZ, SIG_IGN,
            0); /* a file at its limit is an error to be told, a disk's the guest's to hear of */
+    if (will_be_sandbox(request))
+        sandbox_ahead_begin();
     open_image(&image, request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)
@@ -435,6 +446,8 @@ void run(const struct request *request)
 
     if (request->backend == BACKEND_SANDBOX || !make_machine(request, &image, &devices, line, line_bytes))
         make_sandbox(request, &image, &devices, line, line_bytes);
+    if (door.is_kvm)
+        sandbox_ahead_end();
     close(image.fd);
     if (request->mem_adjusted && !request->quiet)
         say("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);

@@ -43,6 +43,16 @@ enum sandbox_isolation {
     ISOLATION_EMPTY_ROOT = 1 << 5,
 };
 
+/* sandbox_config.network: a namespace that another process makes while the program starts, and keeps until it
+ * is no longer needed. A word to wait for, of both. */
+enum sandbox_network {
+    SANDBOX_NETWORK_GIVEN = 0, /* the process was born in it, or there is none */
+    SANDBOX_NETWORK_COMES = 1,
+    SANDBOX_NETWORK_MADE = 2,
+    SANDBOX_NETWORK_REFUSED = 3, /* there will be none */
+    SANDBOX_NETWORK_SETTLED = 4, /* by the program */
+};
+
 struct sandbox_device {
     uint32_t type;
     uint32_t read_only;
@@ -69,7 +79,9 @@ struct sandbox_config {
     uint32_t console_chunk;
     uint32_t console_nowait;
     uint32_t console_socket;
+    uint32_t ends_at_once; /* nobody looks into its memory when it has reported its end */
     uint32_t range_count;
+    _Atomic uint32_t network; /* enum sandbox_network */
     _Atomic uint32_t
         prepared; /* by the program: memory is what the guest will find; pairs with sandbox_read() */
     struct sandbox_device devices[MFT_MAX_ENTRIES];

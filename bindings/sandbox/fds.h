@@ -12,6 +12,7 @@
 #define SANDBOX_FD_CONSOLE  122
 #define SANDBOX_FD_VM       123 /* a memfd, the VM as both sides see it */
 #define SANDBOX_FD_TEMPLATE 124 /* a memfd, the image as start state */
+#define SANDBOX_FD_NETWORK  125 /* a pidfd, whose network namespace is to be entered (config.h) */
 
 #define SANDBOX_NET_FD_BASE   128 /* + handle */
 #define SANDBOX_NET_FDS       64
@@ -19,7 +20,7 @@
 #define SANDBOX_BLOCK_FDS     64
 
 #ifndef __ASSEMBLER__
-_Static_assert(SANDBOX_FD_TEMPLATE < SANDBOX_NET_FD_BASE, "no single descriptor is a network's");
+_Static_assert(SANDBOX_FD_NETWORK < SANDBOX_NET_FD_BASE, "no single descriptor is a network's");
 _Static_assert(SANDBOX_NET_FD_BASE + SANDBOX_NET_FDS <= SANDBOX_BLOCK_FD_BASE, "no network is a disk");
 #endif
 

@@ -110,37 +110,33 @@ static uint8_t *map_template(int template_fd, gpa_t start, size_t bytes)
     return pages == MAP_FAILED ? NULL : pages;
 }
 
-static int64_t patch_segment(const struct elf_segment *s, int template_fd, struct patch_stubs *stubs)
+uint32_t patch_template(const struct elf_image *image, uint8_t *template)
 {
-    size_t bytes = (size_t)(s->vaddr + s->file_bytes - s->start);
-    uint8_t *pages = map_template(template_fd, s->start, bytes);
-    if (!pages)
-        return -errno;
-    uint32_t patched = patch_code(pages + (s->vaddr - s->start), s->vaddr, (size_t)s->file_bytes, stubs);
-    munmap(pages, bytes);
-    return patched;
+    struct patch_stubs stubs = {
+        .at = template + TENDER_STUBS_GPA, .gpa = TENDER_STUBS_GPA, .max = PATCH_STUBS_MAX};
+    for (uint32_t i = 0; i < image->segment_count; i++) {
+        const struct elf_segment *s = &image->segments[i];
+        if (s->flags & SEGMENT_EXEC)
+            patch_code(template + s->vaddr, s->vaddr, (size_t)s->file_bytes, &stubs);
+    }
+    return stubs.used;
 }
 
 int64_t patch_sites(const struct elf_image *image, int template_fd)
 {
-    const size_t stubs_bytes = TENDER_STUBS_END - TENDER_STUBS_GPA;
+    const uint64_t bytes = start_state_template_bytes(image);
     struct stat status;
     /* Touching a mapping past the end of its file is SIGBUS, so a template that is too small stops here. */
     if (fstat(template_fd, &status) < 0)
         return -errno;
-    if (status.st_size < 0 || (uint64_t)status.st_size < start_state_template_bytes(image))
+    if (status.st_size < 0 || (uint64_t)status.st_size < bytes)
         return -EINVAL;
-    uint8_t *stubs_hva = map_template(template_fd, TENDER_STUBS_GPA, stubs_bytes);
-    if (!stubs_hva)
+    uint8_t *template = map_template(template_fd, 0, bytes);
+    if (!template)
         return -errno;
-
-    struct patch_stubs stubs = {.at = stubs_hva, .gpa = TENDER_STUBS_GPA, .max = PATCH_STUBS_MAX};
-    int64_t result = 0;
-    for (uint32_t i = 0; i < image->segment_count && result >= 0; i++)
-        if (image->segments[i].flags & SEGMENT_EXEC)
-            result = patch_segment(&image->segments[i], template_fd, &stubs);
-    munmap(stubs_hva, stubs_bytes);
-    return result < 0 ? result : (int64_t)stubs.used;
+    uint32_t patched = patch_template(image, template);
+    munmap(template, bytes);
+    return patched;
 }
 
 static bool segment_holds(const struct elf_segment *s, gpa_t site)

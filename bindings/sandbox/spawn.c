@@ -14,7 +14,7 @@
  * interface up, and its children inherit them. So the sandboxes of one process share what none of them can
  * use: their filters know no call that opens a socket or a file. A user, pid and ipc namespace each has for
  * itself. Where it may not (it takes CAP_SYS_ADMIN, and a thread cannot enter a user namespace to get it),
- * each child has its own of all of them.
+ * each child has its own of all of them. The command, which makes one, begins ahead instead (ahead.c).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,31 +33,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "ahead.h"
+#include "child.h"
 #include "spawn.h"
 #include "start_state.h"
-
-#define CHILD_STACK_BYTES (64u << 10)
-#define MOVED_FD_BASE     SANDBOX_FD_END
-#define FDS_MAX           (5 + MFT_MAX_ENTRIES)
-
-struct fd_move {
-    int from;
-    int to;
-};
-
-/* What the child needs, in the memory it shares with us until it executes the program. */
-struct spawn {
-    const char *name;
-    int program_fd;
-    uint32_t fd_count;
-    struct fd_move fds[FDS_MAX];
-    sigset_t mask; /* the program's */
-    bool no_namespaces;
-    uint32_t isolation;
-    int error; /* -errno, from either side */
-    int pid;
-    int pidfd;
-};
 
 static struct {
     pthread_mutex_t lock; /* one spawn at a time */
@@ -83,61 +62,12 @@ static const uint32_t namespaces[] = {
 };
 #define NAMESPACES_COUNT (sizeof namespaces / sizeof *namespaces)
 
-/* ---- in the child, whose memory is ours: only system calls, and nothing of ours is changed but struct spawn
- */
-
-static int move_fds(const struct spawn *spawn)
+static int child_main(void *spawn)
 {
-    int moved[FDS_MAX];
-    /* Out of the way first, so that none is overwritten before it has moved; and whatever else this process
-     * has open, inherited or not, is none of the guest's business. */
-    for (uint32_t i = 0; i < spawn->fd_count; i++) {
-        moved[i] = fcntl(spawn->fds[i].from, F_DUPFD, MOVED_FD_BASE);
-        if (moved[i] < 0)
-            return -errno;
-    }
-    int program = fcntl(spawn->program_fd, F_DUPFD, MOVED_FD_BASE);
-    if (program < 0 || syscall(SYS_close_range, 0u, MOVED_FD_BASE - 1u, 0u) < 0)
-        return -errno;
-    for (uint32_t i = 0; i < spawn->fd_count; i++)
-        if (dup2(moved[i], spawn->fds[i].to) < 0)
-            return -errno;
-    if (dup3(program, 1, O_CLOEXEC) < 0 || syscall(SYS_close_range, (unsigned)MOVED_FD_BASE, ~0u, 0u) < 0)
-        return -errno;
-    return 0;
-}
-
-static int child_main(void *argument)
-{
-    struct spawn *spawn = argument;
-    char *const argv[] = {(char *)(uintptr_t)"tender-sandbox", (char *)(uintptr_t)spawn->name, NULL};
-    char *const envp[] = {NULL};
-
-    spawn->error = move_fds(spawn);
-    if (spawn->error < 0)
-        _exit(127);
-    /* The directory of this process's descriptors is empty for everyone but itself, and gone with it. */
-    if (spawn->isolation & ISOLATION_MOUNT_NAMESPACE && chroot("/proc/self/fdinfo") == 0 && chdir("/") == 0)
-        spawn->isolation |= ISOLATION_EMPTY_ROOT;
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
-        goto fail;
-    (void)sigprocmask(SIG_SETMASK, &spawn->mask, NULL);
-    syscall(SYS_execveat, 1, "", argv, envp, AT_EMPTY_PATH);
-fail:
-    spawn->error = -errno;
-    _exit(127);
+    child_become(spawn);
 }
 
 /* ---- the thread */
-
-static uint32_t isolation_of(uint32_t flags)
-{
-    return (flags & CLONE_NEWUSER ? (uint32_t)ISOLATION_USER_NAMESPACE : 0) |
-           (flags & CLONE_NEWNET ? (uint32_t)ISOLATION_NETWORK_NAMESPACE : 0) |
-           (flags & CLONE_NEWNS ? (uint32_t)ISOLATION_MOUNT_NAMESPACE : 0) |
-           (flags & CLONE_NEWPID ? (uint32_t)ISOLATION_PID_NAMESPACE : 0) |
-           (flags & CLONE_NEWIPC ? (uint32_t)ISOLATION_IPC_NAMESPACE : 0);
-}
 
 static void spawn_child(struct spawn *spawn)
 {
@@ -194,14 +124,9 @@ static void forget_in_fork(void)
 
 static int make_child_stack(void)
 {
-    if (spawner.stack)
-        return 0;
-    void *stack =
-        mmap(NULL, CHILD_STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (stack == MAP_FAILED)
-        return -errno;
-    spawner.stack = stack;
-    return 0;
+    if (!spawner.stack)
+        spawner.stack = child_stack_new();
+    return spawner.stack ? 0 : -ENOMEM;
 }
 
 static int spawner_start(void)
@@ -229,8 +154,9 @@ static int spawner_start(void)
     return -error;
 }
 
-static int spawner_ask(struct spawn *spawn)
+static int spawner_ask(struct spawn *spawn, struct sandbox_config *config)
 {
+    (void)config;
     pthread_mutex_lock(&spawner.lock);
     int error = spawner_start();
     if (!error) {
@@ -247,8 +173,11 @@ static int spawner_ask(struct spawn *spawn)
 }
 
 /* Without the thread, for a process that has one thread, ends with it and makes one sandbox. */
-static int spawn_here(struct spawn *spawn)
+static int spawn_here(struct spawn *spawn, struct sandbox_config *config)
 {
+    config->ends_at_once = true;
+    if (sandbox_ahead_finish(spawn, config) != AHEAD_NOTHING)
+        return spawn->error;
     int error = make_child_stack();
     if (error)
         return error;
@@ -347,24 +276,20 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
     config->range_count = image->segment_count;
 }
 
-static void add_fd(struct spawn *spawn, int from, int to)
-{
-    spawn->fds[spawn->fd_count++] = (struct fd_move){from, to};
-}
-
 static void name_fds(struct spawn *spawn, const struct sandbox *sandbox, int control, int template_fd)
 {
     const struct vm *vm = sandbox->vm;
-    add_fd(spawn, control, SANDBOX_FD_CONTROL);
-    add_fd(spawn, vm->stop_fd, SANDBOX_FD_STOP);
-    add_fd(spawn, sandbox->vm_fd, SANDBOX_FD_VM);
-    add_fd(spawn, template_fd, SANDBOX_FD_TEMPLATE);
+    spawn_add_fd(spawn, control, SANDBOX_FD_CONTROL);
+    spawn_add_fd(spawn, vm->stop_fd, SANDBOX_FD_STOP);
+    spawn_add_fd(spawn, sandbox->vm_fd, SANDBOX_FD_VM);
+    spawn_add_fd(spawn, template_fd, SANDBOX_FD_TEMPLATE);
     if (vm->console_fd >= 0)
-        add_fd(spawn, vm->console_fd, SANDBOX_FD_CONSOLE);
+        spawn_add_fd(spawn, vm->console_fd, SANDBOX_FD_CONSOLE);
     for (int i = 0; i < (int)vm->device_end; i++)
         if (vm->devices[i].type)
-            add_fd(spawn, vm->devices[i].fd,
-                   (vm->devices[i].type == MFT_NET_BASIC ? SANDBOX_NET_FD_BASE : SANDBOX_BLOCK_FD_BASE) + i);
+            spawn_add_fd(
+                spawn, vm->devices[i].fd,
+                (vm->devices[i].type == MFT_NET_BASIC ? SANDBOX_NET_FD_BASE : SANDBOX_BLOCK_FD_BASE) + i);
 }
 
 /* The program handles its own faults and the kick, and lets a terminal stop it; the rest is for this process.
@@ -377,9 +302,9 @@ static void program_mask(sigset_t *mask)
         sigdelset(mask, open[i]);
 }
 
-static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, const struct elf_image *image,
-                    int template_fd, uint64_t mem_bytes, const char *program, const char *name,
-                    bool namespaces_wanted)
+static int spawn_by(int (*ask)(struct spawn *spawn, struct sandbox_config *config), struct sandbox *sandbox,
+                    const struct elf_image *image, int template_fd, uint64_t mem_bytes, const char *program,
+                    const char *name, bool namespaces_wanted)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     fill_config(config, sandbox->vm, image);
@@ -397,7 +322,7 @@ static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, co
     int error = spawn.program_fd < 0 ? -errno : 0;
     if (!error) {
         name_fds(&spawn, sandbox, pair[1], template_fd);
-        error = ask(&spawn);
+        error = ask(&spawn, config);
         close(spawn.program_fd);
     }
     close(pair[1]);
@@ -423,5 +348,6 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
 int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
                         uint64_t mem_bytes, const char *program, const char *name)
 {
+    sandbox->when_ready = sandbox_ahead_end; /* the helper is done */
     return spawn_by(spawn_here, sandbox, image, template_fd, mem_bytes, program, name, true);
 }

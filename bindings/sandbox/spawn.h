@@ -18,7 +18,8 @@ struct sandbox {
     int pid;
     uint32_t isolation;
     bool started;
-    bool ready; /* SANDBOX_READY was heard: what is said from here on may be the guest's word */
+    bool ready;               /* SANDBOX_READY was heard: what is said from here on may be the guest's word */
+    void (*when_ready)(void); /* called then, if there is one */
     bool stopping;
     bool stopped_late;
     uint64_t kill_at_ns;

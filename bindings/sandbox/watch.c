@@ -157,6 +157,8 @@ static void wait_for_it(struct sandbox *sandbox)
         }
         if (got == 1 && word == SANDBOX_READY && !sandbox->ready) {
             sandbox->ready = true;
+            if (sandbox->when_ready)
+                sandbox->when_ready();
         } else if (got >= 0 || errno != EAGAIN) {
             take_its_end(sandbox, got > 0);
             return;

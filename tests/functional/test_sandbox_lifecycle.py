@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sandbox_rig import wait_until
 from support import Guest
 
 from tender import DISCARD, ExitReason, Image, Vm, VmConfig
@@ -84,7 +85,9 @@ def test_no_process_is_left_of_a_command_that_was_killed(guest: Guest, tender_cm
     command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout and parent.stdout.readline() == "ready\n"
-        (sandbox,) = psutil.Process(parent.pid).children(recursive=True)
+        children = psutil.Process(parent.pid).children
+        wait_until(lambda: len(children(recursive=True)) == 1)  # what helped at the start has ended
+        (sandbox,) = children(recursive=True)
         parent.kill()
         parent.wait()
     deadline = time.monotonic() + 10

@@ -9,7 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 from sandbox_rig import (
+    FD_CONSOLE,
     FD_CONTROL,
     FD_LARGE,
     FD_NET,
@@ -22,6 +24,7 @@ from sandbox_rig import (
     Rig,
     wait_until,
 )
+from support import Guest
 
 from tender import DISCARD, ExitReason, Vm
 from tender.backend.sandbox import SandboxVm
@@ -177,6 +180,36 @@ def test_this_host_gives_every_wall(rig: Rig) -> None:
             assert set(NAMESPACES) | {"empty root directory"} == set(vm._door.isolation)
         elif os.geteuid() == 0:
             assert "network namespace" in vm._door.isolation
+
+
+def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_cmd: list[str]) -> None:
+    """It is begun before the image is read, and enters a network namespace that a helper makes: which is gone."""
+    with rig.vm() as vm:
+        assert isinstance(vm._door, SandboxVm)
+        given = vm._door.isolation
+    command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout and running.stdout.readline() == "ready\n"
+            children = psutil.Process(running.pid).children
+            wait_until(lambda: len(children(recursive=True)) == 1)
+            (sandbox,) = children(recursive=True)
+            proc = Path(f"/proc/{sandbox.pid}")
+            status = dict(
+                line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line
+            )
+            assert (status["Seccomp"].strip(), status["NoNewPrivs"].strip()) == ("2", "1")
+            for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+                assert int(status[kind], 16) == 0, kind
+            assert {int(name) for name in os.listdir(proc / "fd")} == {FD_CONTROL, FD_STOP, FD_CONSOLE}
+            for name, short in NAMESPACES.items():
+                ours, theirs = os.readlink(f"/proc/self/ns/{short}"), os.readlink(proc / "ns" / short)
+                assert (ours != theirs) == (name in given), name
+            if "empty root directory" in given:
+                assert sorted(os.listdir(proc / "root")) == sorted(os.listdir(proc / "fdinfo"))
+            assert (proc / "environ").read_bytes() == b""
+        finally:
+            running.kill()
 
 
 def test_a_sandbox_cannot_be_looked_into_by_its_own_user(rig: Rig) -> None:

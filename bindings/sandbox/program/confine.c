@@ -1,11 +1,15 @@
 /*
- * Giving up rights, the last thing before the guest: limits, capabilities, the filter. spawn.c has already
- * given namespaces, an empty root and no descriptor but the guest's.
+ * Giving up rights, the last thing before the guest: the network, limits, capabilities, the filter. child.c
+ * has already given an empty root and no descriptor but the guest's, and whoever made the process its other
+ * namespaces.
  */
 #include <errno.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -45,10 +49,25 @@ static void install(struct sock_filter *code, uint32_t length)
                system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
 }
 
-void confine(const struct sandbox_config *config)
+/* One that cannot be entered is made here, the same wall later; where that is refused too, there is none. */
+static void enter_network(_Atomic uint32_t *network)
+{
+    if (atomic_load(network) == SANDBOX_NETWORK_GIVEN)
+        return;
+    while (atomic_load(network) == SANDBOX_NETWORK_COMES)
+        (void)system_call((uint64_t)network, FUTEX_WAIT, SANDBOX_NETWORK_COMES, 0, 0, 0, SYS_futex);
+    if (atomic_load(network) == SANDBOX_NETWORK_REFUSED ||
+        system_call(SANDBOX_FD_NETWORK, CLONE_NEWNET, 0, 0, 0, 0, SYS_setns) < 0)
+        (void)system_call(CLONE_NEWNET, 0, 0, 0, 0, 0, SYS_unshare);
+    atomic_store(network, SANDBOX_NETWORK_SETTLED);
+    (void)system_call((uint64_t)network, FUTEX_WAKE, INT32_MAX, 0, 0, 0, SYS_futex);
+}
+
+void confine(struct sandbox_config *config)
 {
     const uint64_t file_bytes_max = config->file_bytes_max;
-    step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_TEMPLATE, 0, 0, 0, 0, SYS_close_range));
+    enter_network(&config->network);
+    step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_NETWORK, 0, 0, 0, 0, SYS_close_range));
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NPROC, 0);
     limit(RLIMIT_NOFILE, MFT_MAX_ENTRIES + 1); /* not 0: ppoll takes no more descriptors than that */

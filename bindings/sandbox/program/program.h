@@ -42,7 +42,7 @@ void map_guest(const struct sandbox_config *config);
 void traps_init(uint32_t kick_signal);
 
 /* confine.c: from here on the filter is in force. */
-void confine(const struct sandbox_config *config);
+void confine(struct sandbox_config *config);
 
 /* entry_x86_64.S */
 _Noreturn void enter_guest(gpa_t entry, gpa_t stack, gpa_t argument);

@@ -1,0 +1,71 @@
+/*
+ * The sandbox's process between its birth and the program: descriptors, an empty root, the end with its
+ * parent. It has the memory of the process that makes it (CLONE_VM), which may be running meanwhile, so all
+ * of this is bare system calls: errno, too, is the parent's.
+ */
+#ifndef TENDER_SANDBOX_CHILD_H
+#define TENDER_SANDBOX_CHILD_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/syscall.h>
+
+#include "config.h"
+
+#define CHILD_STACK_BYTES (64u << 10)
+#define CHILD_FDS_MAX     (6 + MFT_MAX_ENTRIES)
+
+struct fd_move {
+    int from;
+    int to;
+};
+
+/* What the child needs until it executes the program, and what becomes of it. */
+struct spawn {
+    const char *name;
+    int program_fd;
+    uint32_t fd_count;
+    struct fd_move fds[CHILD_FDS_MAX];
+    sigset_t mask; /* the program's */
+    bool no_namespaces;
+    uint32_t isolation;
+    int error; /* -errno, from either side */
+    int pid;
+    int pidfd;
+};
+
+/* The child is to have this process's descriptor `from` as `to`. */
+static inline void spawn_add_fd(struct spawn *spawn, int from, int to)
+{
+    spawn->fds[spawn->fd_count++] = (struct fd_move){from, to};
+}
+
+/* ISOLATION_... of CLONE_NEW... */
+uint32_t isolation_of(uint32_t namespaces);
+
+/* An anonymous mapping for children to run on; NULL if there is none. */
+void *child_stack_new(void);
+
+/* In the child: becomes the program, or leaves -errno in `error` and ends. */
+_Noreturn void child_become(struct spawn *spawn);
+
+/* A system call: the kernel's answer, a value or -errno. */
+static inline long bare_call(long number, long a, long b, long c, long d, long e)
+{
+    long answer;
+    register long fourth __asm__("r10") = d;
+    register long fifth __asm__("r8") = e;
+    __asm__ volatile("syscall"
+                     : "=a"(answer)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
+                     : "rcx", "r11", "memory");
+    return answer;
+}
+
+static inline _Noreturn void child_leave(int status)
+{
+    for (;;)
+        (void)bare_call(SYS_exit_group, status, 0, 0, 0, 0);
+}
+
+#endif
