@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "launcher.h"
-#include "tsc.h"
 
 /* As in tender/cli/main.py (a test compares): COMMANDS that are Python's, and FRONTS, names of solo5-hvt's.
  */
@@ -85,7 +84,6 @@ int main(int argc, char **argv)
     if (!*words || (road && strcmp(road, "python") == 0) ||
         among(*words, pythons, sizeof pythons / sizeof *pythons))
         leave_to_python("this needs Python, and there is none beside this program or in PATH");
-    tsc_sample(); /* early: sandbox/tsc.h */
     if (!request_read(words + (request.solo5 || strcmp(*words, "run") == 0), getenv("TENDER_BACKEND"),
                       &request))
         leave_to_python("these words need Python, and there is none beside this program or in PATH");

@@ -429,10 +429,11 @@ void run(const struct request *request)
     static char line[HVT_CMDLINE_BYTES];
     struct elf_error too_small;
 
-    handle(SIGXFSZ, SIG_IGN,
-           0); /* a file at its limit is an error to be told, a disk's the guest's to hear of */
     if (will_be_sandbox(request))
         sandbox_ahead_begin();
+    tsc_sample(); /* early: sandbox/tsc.h */
+    handle(SIGXFSZ, SIG_IGN,
+           0); /* a file at its limit is an error to be told, a disk's the guest's to hear of */
     open_image(&image, request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)

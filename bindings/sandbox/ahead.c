@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -38,12 +39,24 @@ static struct ahead {
     int helper_pidfd; /* 0: there is none */
     int told[2];    /* a pipe. Who is woken by it runs where its waker does, which then waits itself, and not
                        behind the helper on the processor where it fell asleep: so no futex */
+    int self_pidfd; /* this process's */
     int error;      /* of the child: what it was begun for cannot be had */
     _Atomic int go; /* 1: `spawn` and `network` are filled */
     _Atomic int executed; /* 0: the child has executed the program, or has ended: CLONE_CHILD_CLEARTID */
     struct spawn *spawn;
     _Atomic uint32_t *network; /* sandbox_config's */
 } ahead;
+
+/* The kernel kills who is asked here when the process above ends, unless it has ended already. */
+static long end_with_parent(void)
+{
+    struct pollfd parent = {ahead.self_pidfd, POLLIN, 0};
+    const struct timespec at_once = {0, 0};
+    long error = bare_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (error >= 0 && bare_call(SYS_ppoll, (long)&parent, 1, (long)&at_once, 0, 0) != 0)
+        child_leave(127);
+    return error;
+}
 
 /* ---- the helper */
 
@@ -57,7 +70,7 @@ static void drop_capabilities(void)
 static int helper_main(void *unused)
 {
     (void)unused;
-    long error = bare_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    long error = end_with_parent();
     if (error >= 0 && ahead.namespaces & CLONE_NEWUSER)
         error = bare_call(SYS_setns, ahead.pidfd, CLONE_NEWUSER, 0, 0, 0);
     if (error >= 0)
@@ -92,7 +105,7 @@ static int child_main(void *unused)
 {
     char go;
     (void)unused;
-    long error = bare_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    long error = end_with_parent();
     while (error >= 0 && bare_call(SYS_read, ahead.told[0], (long)&go, 1, 0, 0) != 1)
         ;
     if (error >= 0)
@@ -131,7 +144,8 @@ void sandbox_ahead_begin(void)
     const int flags = CLONE_VM | CLONE_FILES | CLONE_PIDFD | SIGCHLD;
     sigset_t all, saved;
     ahead.stack = child_stack_new();
-    if (!ahead.stack || pipe2(ahead.told, O_CLOEXEC) < 0)
+    ahead.self_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (!ahead.stack || ahead.self_pidfd < 0 || pipe2(ahead.told, O_CLOEXEC) < 0)
         return;
     sigfillset(&all);
     (void)sigprocmask(SIG_SETMASK, &all, &saved); /* no handler of ours may run in a child that is us */
@@ -165,6 +179,7 @@ enum ahead_end sandbox_ahead_finish(struct spawn *spawn, struct sandbox_config *
         (void)bare_call(SYS_futex, (long)&ahead.executed, FUTEX_WAIT, 1, 0, 0);
     close(ahead.told[0]);
     close(ahead.told[1]);
+    close(ahead.self_pidfd);
     if (ahead.error || spawn->error < 0) {
         sandbox_ahead_end();
         atomic_store(&config->network, SANDBOX_NETWORK_GIVEN);

@@ -229,10 +229,8 @@ int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_
 
 void sandbox_release(struct sandbox *sandbox)
 {
-    if (sandbox->pidfd >= 0) {
+    if (sandbox->pidfd >= 0)
         signal_program(sandbox, SIGKILL); /* it waits to be told, or does not: nothing is lost */
-        reap(sandbox);
-    }
     if (sandbox->control_fd >= 0)
         close(sandbox->control_fd);
     if (sandbox->vm_fd >= 0)
@@ -244,4 +242,6 @@ void sandbox_release(struct sandbox *sandbox)
     }
     sandbox->mapping = NULL;
     sandbox->control_fd = sandbox->vm_fd = -1;
+    if (sandbox->pidfd >= 0)
+        reap(sandbox); /* last: it takes the kernel a while to end it */
 }

@@ -1,6 +1,8 @@
 """The process behind a sandboxed VM: it ends with its parent whatever happens, and is in nobody's way."""
 
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +96,36 @@ def test_no_process_is_left_of_a_command_that_was_killed(guest: Guest, tender_cm
     while not is_over(sandbox):
         assert time.monotonic() < deadline, sandbox
         time.sleep(0.01)
+
+
+def of_image(image: str) -> list[psutil.Process]:
+    """Every process that has it among its words and runs."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if image in process.cmdline() and not is_over(process):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_a_command_that_is_killed_while_it_starts_leaves_nothing(
+    guest: Guest, tender_cmd: list[str], tmp_path: Path
+) -> None:
+    """At moments of the first three milliseconds: before its sandbox looks for its parent, between, afterwards."""
+    image = shutil.copy(guest("spin"), tmp_path / "spin.elf")
+    moments = random.Random(1)
+    for _ in range(150):
+        moment = time.perf_counter() + moments.uniform(0, 0.003)
+        command = subprocess.Popen(
+            [*tender_cmd, "--backend=sandbox", "--mem=8", str(image)], stdout=subprocess.DEVNULL
+        )
+        while time.perf_counter() < moment:
+            pass
+        command.kill()
+        command.wait()
+    wait_until(lambda: not of_image(str(image)))
 
 
 def test_a_process_that_is_killed_from_outside_is_a_result(guest: Guest) -> None:

@@ -14,11 +14,14 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #include "disk_guard.h"
 #include "filter.h"
 #include "program.h"
 #include "syscalls.h"
+
+#define NETWORK_LIMIT_S 2 /* whoever makes it was killed, or cannot run */
 
 static void limit(int resource, uint64_t value)
 {
@@ -52,11 +55,14 @@ static void install(struct sock_filter *code, uint32_t length)
 /* One that cannot be entered is made here, the same wall later; where that is refused too, there is none. */
 static void enter_network(_Atomic uint32_t *network)
 {
+    const struct timespec limit = {NETWORK_LIMIT_S, 0};
+    int64_t waited = 0;
     if (atomic_load(network) == SANDBOX_NETWORK_GIVEN)
         return;
-    while (atomic_load(network) == SANDBOX_NETWORK_COMES)
-        (void)system_call((uint64_t)network, FUTEX_WAIT, SANDBOX_NETWORK_COMES, 0, 0, 0, SYS_futex);
-    if (atomic_load(network) == SANDBOX_NETWORK_REFUSED ||
+    while (atomic_load(network) == SANDBOX_NETWORK_COMES && waited != -ETIMEDOUT)
+        waited = system_call((uint64_t)network, FUTEX_WAIT, SANDBOX_NETWORK_COMES, (uint64_t)&limit, 0, 0,
+                             SYS_futex);
+    if (atomic_load(network) != SANDBOX_NETWORK_MADE ||
         system_call(SANDBOX_FD_NETWORK, CLONE_NEWNET, 0, 0, 0, 0, SYS_setns) < 0)
         (void)system_call(CLONE_NEWNET, 0, 0, 0, 0, 0, SYS_unshare);
     atomic_store(network, SANDBOX_NETWORK_SETTLED);

@@ -21,6 +21,8 @@
     .balign 4096
 handler_stack:
     .skip   HANDLER_STACK_BYTES
+    .globl  handler_stack_top
+    .hidden handler_stack_top
 handler_stack_top:
 guest_rsp:
     .skip   8

@@ -17,6 +17,10 @@
 #include "program.h"
 #include "syscalls.h"
 
+#ifndef MADV_POPULATE_READ /* Linux 5.14; an older one refuses, and nothing is lost */
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
 #ifndef HWCAP2_FSGSBASE
 #define HWCAP2_FSGSBASE 2 /* asm/hwcap2.h */
 #endif
@@ -213,6 +217,23 @@ static void take_config(const struct sandbox_config *config)
     memset(&the_vm.poll_mask, 0xff, sizeof the_vm.poll_mask);
 }
 
+/* By the kernel, which says no where a hostile image's entry or stack would be a fault of ours. */
+static void populate(gpa_t at, int how)
+{
+    (void)system_call(at & ~(gpa_t)(HVT_PAGE_BYTES - 1), HVT_PAGE_BYTES, (uint64_t)how, 0, 0, 0, SYS_madvise);
+}
+
+/* What the guest's first instructions and its first hypercall touch is brought in here, while a network
+ * namespace may still be in the making, and not fault by fault. */
+static void populate_first(gpa_t entry, gpa_t stack_top)
+{
+    populate(HVT_BOOT_INFO_GPA, MADV_POPULATE_READ);
+    populate(TENDER_STUBS_GPA, MADV_POPULATE_READ);
+    populate(entry, MADV_POPULATE_READ);
+    populate(stack_top - 1, MADV_POPULATE_WRITE);
+    ((volatile uint8_t *)handler_stack_top)[-1] = 0;
+}
+
 /* entry_x86_64.S: the program's first C. */
 _Noreturn void program_start(const uint64_t *stack);
 _Noreturn void program_start(const uint64_t *stack)
@@ -230,6 +251,7 @@ _Noreturn void program_start(const uint64_t *stack)
     map_guest(config);
     traps_init(config->kick_signal);
     gpa_t entry = config->entry, stack_top = config->mem_bytes - HVT_STACK_OFFSET;
+    populate_first(entry, stack_top);
     confine(config);
     atomic_store_explicit(&config->prepared, 1, memory_order_release);
     if (!tell(SANDBOX_READY) || !told_to_go_on())
