@@ -400,6 +400,11 @@ void tn_signals_release(void)
     pthread_sigmask(SIG_SETMASK, &held_from, NULL);
 }
 
+void tn_vm_signals_elsewhere(struct vm *vm)
+{
+    vm->signals_elsewhere = true;
+}
+
 uint64_t tn_monotonic_ns(void)
 {
     return monotonic_ns();

@@ -295,6 +295,7 @@ class Vm:
     def start(self, timeout: "float | None" = None) -> None:
         """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run()."""
         self._begin()
+        lib.tn_vm_signals_elsewhere(self._c)
         self._ended.acquire()
 
         def body() -> None:

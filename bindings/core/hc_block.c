@@ -74,7 +74,10 @@ int32_t block_flush(struct vm *vm, uint64_t handle)
     struct vm_device *device = block_device(vm, handle);
     if (!device)
         return HVT_R_EINVAL;
-    if (!device->read_only && fdatasync(device->fd) < 0) {
+    int failed = device->read_only ? 0 : fdatasync(device->fd);
+    while (failed < 0 && errno == EINTR)
+        failed = fdatasync(device->fd);
+    if (failed < 0) {
         vm->shared->counters.block_errors++;
         return HVT_R_EUNSPEC;
     }

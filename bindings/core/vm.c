@@ -41,6 +41,7 @@ int vm_reset(struct vm *vm)
 {
     *vm->shared = (struct vm_shared){0};
     vm->resume = (struct vm_resume){0};
+    vm->signals_elsewhere = vm->signals_let_in_next = false;
     atomic_store(&vm->stop_requested, false);
     uint64_t asked;
     (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */

@@ -9,11 +9,12 @@
  *
  * Signals: while it runs, that thread blocks all asynchronous signals, and lets them in only where it waits
  * (ppoll, and KVM_RUN by KVM_SET_SIGNAL_MASK), so none can fall between a check and a wait. A wait that ends
- * by a signal returns EVENT_INTERRUPTED; the caller's handlers run once the mask is back.
+ * by a signal returns EVENT_INTERRUPTED; the caller's handlers run once the mask is back. A guest that exits
+ * often pays for that mask at each exit: for it they are let in, in another way (kvm/run_signals.h).
  *
- * The kick is let into KVM_RUN alone, which puts the mask back before the signal could be delivered, so that
- * it needs no handler. ppoll delivers first and puts the mask back behind it: there the kick would take its
- * default action and end the process, and there stop_fd does its work.
+ * Of held-back ones the kick is let into KVM_RUN alone, which puts the mask back before the signal could be
+ * delivered, so that it needs no handler. ppoll delivers first and puts the mask back behind it: there the
+ * kick would take its default action and end the process, and there stop_fd does its work.
  *
  * A process whose handlers are all its own (the launcher) holds nothing back: see signals_at_will.
  */
@@ -112,6 +113,9 @@ struct vm {
     bool signals_at_will;        /* this process's handlers end KVM_RUN wherever they find it
                                     (kvm_run.immediate_exit), the kick's too: none is held back, which saves KVM two
                                     changes of the mask an exit */
+    bool signals_elsewhere;      /* the thread that runs it is one of ours: what a handler does is for another
+                                    thread to see, and none is to end this run */
+    bool signals_let_in_next;    /* by the next call of the run function, from its beginning */
     sigset_t run_mask;           /* the caller's mask without the kick: in force inside KVM_RUN */
     sigset_t poll_mask;          /* the caller's mask with the kick: in force inside ppoll */
     struct vm_shared own_shared; /* where `shared` points unless a door puts it elsewhere */
@@ -134,7 +138,7 @@ void vm_stop(struct vm *vm);
 void vm_enter(struct vm *vm, sigset_t *saved);
 void vm_leave(struct vm *vm, const sigset_t *saved);
 
-/* The signal a runner is kicked with: blocked outside of waits, so it needs no handler and runs none. */
+/* The signal a runner is kicked with. Blocked outside of waits it needs no handler and runs none. */
 int vm_kick_signal(void);
 
 uint64_t monotonic_ns(void);

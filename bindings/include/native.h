@@ -136,6 +136,9 @@ void tn_vm_stop(struct vm *vm);
 void tn_signals_hold(void);
 void tn_signals_release(void);
 
+/* The thread that will run this VM is not one whose run a signal is to end. Until tn_vm_reset(). */
+void tn_vm_signals_elsewhere(struct vm *vm);
+
 uint64_t tn_monotonic_ns(void);
 
 /* </native:functions> */

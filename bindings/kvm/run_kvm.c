@@ -10,6 +10,10 @@
 
 #include "copy_fault.h"
 #include "ring.h"
+#include "run_signals.h"
+
+/* KVM's mask costs 200 instructions an exit; to let signals in costs some 30,000, once. */
+#define EXITS_WITH_MASK 128
 
 int kvm_set_memory(const struct vm *vm, int machine_fd)
 {
@@ -87,15 +91,17 @@ static __attribute__((cold)) enum verdict settle_failed_run(struct vm *vm, int e
     }
 }
 
-/* KVM_RUN waits with this mask in place of the thread's, atomically (KVM API, 4.20). */
-static int set_run_mask(const struct vm *vm, int vcpu_fd)
+/* KVM_RUN waits with this mask in place of the thread's, atomically (KVM API, 4.20); NULL: with that. */
+static int set_run_mask(int vcpu_fd, const sigset_t *run_mask)
 {
     struct {
         struct kvm_signal_mask head;
         uint8_t bits[8]; /* the kernel's sigset_t; glibc's is larger and begins with it */
     } mask;
+    if (!run_mask)
+        return ioctl(vcpu_fd, KVM_SET_SIGNAL_MASK, NULL);
     mask.head.len = sizeof mask.bits;
-    memcpy(mask.head.sigset, &vm->run_mask, sizeof mask.bits);
+    memcpy(mask.head.sigset, run_mask, sizeof mask.bits);
     return ioctl(vcpu_fd, KVM_SET_SIGNAL_MASK, &mask);
 }
 
@@ -114,50 +120,76 @@ static inline long enter_guest(int vcpu_fd)
     return answer;
 }
 
-/* Until there is an event. A stop that is asked for meanwhile ends KVM_RUN, or the next one before it begins:
- * vm_stop(). */
-static void run_guest(struct vm *vm, int vcpu_fd, const struct kvm_run *run)
+/* Until there is an event, or after so many exits. A stop that is asked for meanwhile ends KVM_RUN, or the
+ * next one before it begins: vm_stop(). */
+static enum verdict run_guest(struct vm *vm, int vcpu_fd, const struct kvm_run *run, uint64_t exits)
 {
     struct vm_shared *shared = vm->shared;
-    enum verdict verdict;
-    do {
+    if (!shared->timeline.first_run)
+        shared->timeline.first_run = monotonic_ns();
+    for (; exits; exits--) {
         const long answer = enter_guest(vcpu_fd);
+        enum verdict verdict;
         if (__builtin_expect(answer < 0, 0)) {
             verdict = settle_failed_run(vm, (int)-answer);
-            continue;
+        } else {
+            if (__builtin_expect(!shared->timeline.first_exit, 0))
+                shared->timeline.first_exit = monotonic_ns();
+            shared->counters.exits++;
+            verdict = kvm_exit_settle(vm, run);
         }
-        if (__builtin_expect(!shared->timeline.first_exit, 0))
-            shared->timeline.first_exit = monotonic_ns();
-        shared->counters.exits++;
-        verdict = kvm_exit_settle(vm, run);
-    } while (verdict == CONTINUE);
+        if (verdict == LEAVE)
+            return LEAVE;
+    }
+    return CONTINUE;
 }
 
-void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run)
+/* Signals held back: so many exits together cost less by it than to let them in. After them the caller looks
+ * what signals have left for it, and comes back. */
+static enum verdict run_with_mask(struct vm *vm, int vcpu_fd, const struct kvm_run *run)
+{
+    if (set_run_mask(vcpu_fd, &vm->run_mask) < 0)
+        return settle_failed_run(vm, errno);
+    if (run_guest(vm, vcpu_fd, run, EXITS_WITH_MASK) == LEAVE)
+        return LEAVE;
+    vm->signals_let_in_next = true;
+    return leave_interrupted(vm);
+}
+
+static enum verdict run(struct vm *vm, int vcpu_fd, const struct kvm_run *run)
+{
+    if (atomic_load(&vm->stop_requested))
+        return leave_stopped(vm);
+    if (vm->signals_at_will)
+        return run_guest(vm, vcpu_fd, run, UINT64_MAX);
+    if (!vm->signals_elsewhere && !vm->signals_let_in_next)
+        return run_with_mask(vm, vcpu_fd, run);
+    vm->signals_let_in_next = false;
+    const bool let_in = run_signals_let_in(vm);
+    enum verdict verdict = LEAVE;
+    if (set_run_mask(vcpu_fd, let_in ? NULL : &vm->run_mask) < 0)
+        (void)settle_failed_run(vm, errno);
+    else
+        verdict = run_guest(vm, vcpu_fd, run, UINT64_MAX);
+    if (let_in)
+        run_signals_hold(vm);
+    return verdict;
+}
+
+void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
 {
     struct vm_shared *shared = vm->shared;
-    struct vm_timeline *timeline = &shared->timeline;
     sigset_t saved;
-    run->immediate_exit = 0; /* and who asked for a stop before is heard below */
-    vm->leave_at_once = &run->immediate_exit;
+    run_page->immediate_exit = 0; /* and who asked for a stop before is heard below */
+    vm->leave_at_once = &run_page->immediate_exit;
     vm_enter(vm, &saved);
     copy_fault_prepare(vm);
     shared->event = (struct vm_event){0};
-
-    enum verdict verdict = CONTINUE;
-    if (!vm->signals_at_will && set_run_mask(vm, vcpu_fd) < 0)
-        verdict = settle_failed_run(vm, errno);
-    else
-        verdict = hypercall_resume(vm);
-    if (!timeline->first_run)
-        timeline->first_run = monotonic_ns();
-    if (verdict == CONTINUE && atomic_load(&vm->stop_requested))
-        verdict = leave_stopped(vm);
-    if (verdict == CONTINUE)
-        run_guest(vm, vcpu_fd, run);
+    if (hypercall_resume(vm) == CONTINUE)
+        (void)run(vm, vcpu_fd, run_page);
     if (shared->event.kind != EVENT_INTERRUPTED && shared->event.kind != EVENT_CONSOLE) {
         ring_end(vm);
-        timeline->guest_exit = monotonic_ns();
+        shared->timeline.guest_exit = monotonic_ns();
         shared->event.rip = guest_rip(vcpu_fd);
     }
     vm_leave(vm, &saved);

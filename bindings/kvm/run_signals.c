@@ -1,0 +1,144 @@
+#define _GNU_SOURCE
+#include "run_signals.h"
+
+#include <errno.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* The kernel calls any handler with three arguments, whether it takes them or not: and so do we. */
+typedef void handler_t(int, siginfo_t *, void *);
+
+static struct sigaction before[NSIG];     /* of the first thread: what is put back */
+static _Atomic(handler_t *) theirs[NSIG]; /* of whichever thread a signal comes to; never taken back */
+static uint64_t wrapped;                  /* a bit a signal, from 1 on */
+static struct vm *listening;              /* the run on the first thread: only that thread looks */
+static _Atomic(pid_t) listener; /* that thread, 0: it runs no guest. In a forked child it is nobody */
+
+static pid_t this_thread(void)
+{
+    return (pid_t)syscall(SYS_gettid);
+}
+
+/* On the first thread, in its run: the next KVM_RUN and the next wait come back at once. */
+static void end_the_wait(void)
+{
+    const uint64_t one = 1;
+    __atomic_store_n(listening->leave_at_once, 1, __ATOMIC_SEQ_CST);
+    (void)!write(listening->stop_fd, &one, sizeof one);
+}
+
+static void on_kick(int number)
+{
+    const int saved = errno;
+    (void)number;
+    if (this_thread() == atomic_load(&listener))
+        end_the_wait();
+    errno = saved;
+}
+
+static void on_signal(int number, siginfo_t *info, void *frame)
+{
+    handler_t *handler = atomic_load(&theirs[number]);
+    handler(number, info, frame);
+    const int saved = errno;
+    const pid_t first = atomic_load(&listener);
+    if (first && first == this_thread())
+        end_the_wait();
+    else if (first) /* its handler may have left something for the first thread to do: Python's do */
+        (void)syscall(SYS_tgkill, getpid(), first, vm_kick_signal());
+    errno = saved;
+}
+
+static bool is_ours(const struct sigaction *action)
+{
+    return action->sa_flags & SA_SIGINFO && action->sa_sigaction == on_signal;
+}
+
+/* What kills a process is its own affair; a fault is not to be waited for. */
+static bool is_let_alone(int number)
+{
+    static const int alone[] = {SIGKILL, SIGSTOP, SIGSEGV, SIGBUS,  SIGFPE,
+                                SIGILL,  SIGTRAP, SIGSYS,  SIGABRT, SIGPIPE};
+    for (size_t i = 0; i < sizeof alone / sizeof *alone; i++)
+        if (number == alone[i])
+            return true;
+    return number == vm_kick_signal();
+}
+
+static void wrap(const sigset_t *blocked)
+{
+    for (int number = 1; number < NSIG; number++) {
+        struct sigaction now;
+        if (is_let_alone(number) || sigismember(blocked, number) == 1 || sigaction(number, NULL, &now) < 0)
+            continue; /* libc keeps two for itself */
+        const bool plain = !(now.sa_flags & SA_SIGINFO);
+        if (is_ours(&now) || (plain && (now.sa_handler == SIG_DFL || now.sa_handler == SIG_IGN)))
+            continue;
+        before[number] = now;
+        atomic_store(&theirs[number], now.sa_sigaction);
+        now.sa_sigaction = on_signal;
+        now.sa_flags |= SA_SIGINFO;
+        if (sigaction(number, &now, NULL) == 0)
+            wrapped |= (uint64_t)1 << (number - 1);
+    }
+}
+
+static void unwrap(void)
+{
+    for (; wrapped; wrapped &= wrapped - 1) {
+        const int number = __builtin_ctzll(wrapped) + 1;
+        struct sigaction now;
+        if (sigaction(number, NULL, &now) == 0 && is_ours(&now))
+            (void)sigaction(number, &before[number], NULL);
+    }
+}
+
+/* A kick is not to kill, whenever it arrives. */
+static bool catch_kicks(void)
+{
+    struct sigaction now;
+    if (sigaction(vm_kick_signal(), NULL, &now) < 0)
+        return false;
+    if (!(now.sa_flags & SA_SIGINFO) && now.sa_handler == on_kick)
+        return true;
+    if (now.sa_flags & SA_SIGINFO || now.sa_handler != SIG_DFL)
+        return false;
+    struct sigaction ours = {.sa_handler = on_kick, .sa_flags = SA_RESTART | SA_ONSTACK};
+    sigemptyset(&ours.sa_mask);
+    return sigaction(vm_kick_signal(), &ours, NULL) == 0;
+}
+
+bool run_signals_let_in(struct vm *vm)
+{
+    const bool first = !vm->signals_elsewhere;
+    if ((first && this_thread() != getpid()) || !catch_kicks())
+        return false;
+    if (first) {
+        listening = vm;
+        atomic_store(&listener, this_thread());
+        wrap(&vm->run_mask);
+    }
+    sigset_t let_in; /* all that the caller had let in, and the kick */
+    sigfillset(&let_in);
+    for (int number = 1; number < NSIG; number++)
+        if (number == SIGPIPE || sigismember(&vm->run_mask, number) == 1)
+            sigdelset(&let_in, number);
+    sigdelset(&vm->poll_mask, vm_kick_signal());
+    pthread_sigmask(SIG_UNBLOCK, &let_in, NULL);
+    return true;
+}
+
+void run_signals_hold(struct vm *vm)
+{
+    if (vm->signals_elsewhere)
+        return;
+    atomic_store(&listener, 0);
+    unwrap();
+    /* What end_the_wait() wrote is not to end the next one. What vm_stop() wrote is. */
+    uint64_t written;
+    if (!atomic_load(&vm->stop_requested) && read(vm->stop_fd, &written, sizeof written) > 0 &&
+        atomic_load(&vm->stop_requested)) {
+        const uint64_t one = 1;
+        (void)!write(vm->stop_fd, &one, sizeof one);
+    }
+}
