@@ -4,6 +4,10 @@ The program is bench/block_guest.c, which measures itself; bench/bare_block.c ma
 calls of a plain process, at the same offsets (bench/block_pattern.h). The disk is a file that is in the page cache, but
 for cases whose order is `cold`: before each of these runs the file's pages are dropped, and it is an error if any stay.
 
+`read seq 0` and its like are not measured: they are what a request costs without its bytes, where the straight line
+through the same request of 512 and of 4096 bytes begins. Where a clock counts instructions, a copy's are no measure of
+its time: `rep movs` is one to a processor and as many as it has steps to the counter, and the kernel's copy is another.
+
 A way is how requests reach the host, a row of `ways` in that file and a name in WAYS here; "call" is one request a
 call, and the only one that a peer has. A round is each case once for each subject, in ABBA order, all on one CPU.
 """
@@ -36,6 +40,9 @@ GOALS = {"512": 1.4, "4096": 1.2}
 """Requests a second over a peer's, by size."""
 
 COLD_GOAL = 2.5  # batches of reads from a cold disk, over a peer's, one a call
+
+NO_BYTES = "0"
+"""In place of a size."""
 
 PEER = "spt=solo5-spt --mem=16 --block:storage={disk} --block-sector-size:storage={sector} {elf:.spt} {args}"
 """Solo5's guests make requests of one sector, no more: so a sector is as large as a request."""
@@ -118,6 +125,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
                         if number:  # the first warms
                             series.setdefault(f"{what} {name}", []).append(found)
         file_system = _file_system(disk.name)
+    cases = [*cases, *add_without_bytes(series, list(subjects))]
     return compare.describe(
         "block",
         Unit("thousand requests a second", "second", 1e-3, rate=True),
@@ -199,6 +207,21 @@ def _goal(what: str, name: str) -> "float | None":
     if what.split()[1] == COLD:
         return COLD_GOAL if name == "tender-batch" else None
     return GOALS.get(what.split()[2])
+
+
+def add_without_bytes(series: compare.Series, names: "list[str]") -> "list[str]":
+    """Adds what is left of a request at no bytes, for each subject that has both sizes. The cases that this made."""
+    made: dict[str, None] = {}
+    for kind in dict.fromkeys(case.rpartition(" ")[0] for case in CASES):
+        for name in names:
+            pairs = zip(
+                series.get(f"{kind} 512 {name}", ()), series.get(f"{kind} 4096 {name}", ()), strict=False
+            )
+            left = [1 / (1 / small + (1 / small - 1 / large) * 512 / (4096 - 512)) for small, large in pairs]
+            if left and min(left) > 0:
+                series[f"{kind} {NO_BYTES} {name}"] = left
+                made[f"{kind} {NO_BYTES}"] = None
+    return list(made)
 
 
 def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]":

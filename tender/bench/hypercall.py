@@ -4,8 +4,9 @@ A round is a run of the guest (bench/hypercall_guest.c) and one of the yardstick
 seccomp filter (bench/bare_calls.c), in ABBA order, all on one CPU. A sample is cycles of the time stamp counter
 a call, over --calls calls in a row.
 
-Behind KVM there is one yardstick more, `exit raw`: KVM_RUN in a loop, around a guest that does nothing but `out`
-(bench/bare_kvm.c). A peer runs the same image, on a TAP and a file; of its TAP nothing is compared.
+Behind KVM there are two yardsticks more, KVM_RUN in a loop around a guest that does nothing but `out`
+(bench/bare_kvm.c): `exit raw` in the 64-bit mode that every guest of the ABI is in, `exit real` in real mode, whose exits
+KVM serves in fewer instructions. A peer runs the same image, on a TAP and a file; of its TAP nothing is compared.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from tender.vm import CAPTURE, Vm
 KINDS = ("walltime", "net_read", "block_read")
 WAYS = ("trap", "patched", "gate")
 YARDSTICKS = ("plain", "filtered")
-RAW = "raw"
+RAW, REAL = "raw", "real"
 GOAL = 1.3
 RAW_GOAL = 1.05
 PEER = "hvt=solo5-hvt --mem=16 --net:service={tap} --block:storage={disk} {elf} {args}"
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
     cpu = compare.pin()
     series: compare.Series = {}
     others = peers.parse(
-        options.peer, str(guest), wants=("tap", "disk", "args"), taken=("guest", RAW, *YARDSTICKS)
+        options.peer, str(guest), wants=("tap", "disk", "args"), taken=("guest", RAW, REAL, *YARDSTICKS)
     )
     with ExitStack() as stack, tempfile.NamedTemporaryFile() as disk, Image.open(guest) as image:
         if others:
@@ -84,8 +85,9 @@ def run(options: argparse.Namespace) -> compare.Measured:
                 **{y: partial(_run_bare, bare, options.calls, near, disk.fileno(), y) for y in YARDSTICKS},
             }
             if options.backend == "kvm":
-                raw = str(compile.program(checkout, "bare_kvm"))
-                measure[RAW] = partial(_run_command, (raw, str(options.calls)))
+                raw = (str(compile.program(checkout, "bare_kvm")), str(options.calls))
+                measure[RAW] = partial(_run_command, raw)
+                measure[REAL] = partial(_run_command, (*raw, REAL))
             for name, words in others.items():
                 filled = peers.fill(words, {"tap": net.TAP, "disk": disk.name}, (str(options.calls),))
                 measure[name] = partial(_run_command, filled)
@@ -138,6 +140,7 @@ def comparisons(others: Sequence[str] = (), *, backend: str = "sandbox") -> "lis
     ]
     found += [compare.Comparison(f"{kind} filtered", f"{kind} plain") for kind in KINDS]
     found += [compare.Comparison(f"walltime {way}", f"exit {RAW}", goal=RAW_GOAL) for way in WAYS]
+    found += [compare.Comparison(f"walltime {way}", f"exit {REAL}") for way in WAYS]
     return found + [
         compare.Comparison(f"{kind} trap", f"{kind} trap {other}", goal=1.0)
         for kind in PEER_KINDS

@@ -466,6 +466,7 @@ def test_a_peers_hypercalls_are_compared_by_the_same_way() -> None:
     assert series == {"walltime trap hvt": [50.0], "exit raw": [40.0]}
     goals_of = {(c.of, c.to): c.goal for c in hypercall.comparisons(["hvt"])}
     assert goals_of["walltime trap", "exit raw"] == 1.05
+    assert goals_of["walltime trap", "exit real"] is None
     assert goals_of["block_read trap", "block_read trap hvt"] == 1.0
     assert ("net_read trap", "net_read trap hvt") not in goals_of
 
@@ -547,6 +548,22 @@ def test_a_peer_without_a_place_or_with_a_taken_name_is_refused() -> None:
 def test_a_case_that_no_disk_has_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="whole sectors"):
         block.case(text)
+
+
+def test_a_request_without_its_bytes_is_where_both_sizes_lines_begin() -> None:
+    """1000 ns and half a nanosecond a byte; in thousand requests a second."""
+    series = {
+        "read seq 512 tender": [1e6 / 1256],
+        "read seq 4096 tender": [1e6 / 3048],
+        "read seq 512 hvt": [500.0],
+    }
+    assert block.add_without_bytes(series, ["tender", "hvt"]) == ["read seq 0"]
+    assert series["read seq 0 tender"] == [pytest.approx(1000.0)]
+    assert "read seq 0 hvt" not in series  # of one size alone there is no line
+    flat = {"write rand 512 a": [100.0], "write rand 4096 a": [1.0]}  # so steep that nothing is left
+    assert block.add_without_bytes(flat, ["a"]) == []
+    compared = {(c.of, c.to): c.goal for c in block.comparisons(["tender", "hvt"], ["read seq 0"])}
+    assert compared == {("read seq 0 tender", "read seq 0 hvt"): None}
 
 
 def test_block_is_compared_with_the_bare_loop_and_each_peer() -> None:
