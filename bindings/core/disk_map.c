@@ -77,8 +77,13 @@ uint64_t disk_map_copy(const struct disk_map *map, bool writing, void *data, uin
 {
     if ((offset | len) % COPY_BYTES) /* no disk's sector: a guest that tries what the ABI lets it */
         return 0;
-    const uint64_t bytes = bytes_noted(map, writing ? map->dirty : map->cached, len, offset);
-    if (!bytes)
+    const uint64_t *bits = writing ? map->dirty : map->cached;
+    const uint64_t page = offset / HVT_PAGE_BYTES;
+    uint64_t bytes = len;
+    /* A guest's request is a sector or a page: nearly always of one page. */
+    if (offset >= map->bytes || page != (offset + len - 1) / HVT_PAGE_BYTES)
+        bytes = bytes_noted(map, bits, len, offset);
+    else if (!(bits[page / WORD_BITS] >> page % WORD_BITS & 1))
         return 0;
     void *disk = map->hva + offset;
     const uint64_t left =

@@ -25,12 +25,12 @@ bool block_range_is_valid(const struct vm_device *device, uint64_t offset, uint6
     return len <= INT64_MAX && offset < device->capacity && len <= device->capacity - offset;
 }
 
-/* All of it, or an errno's worth of nothing: what the host leaves undone is an error for the guest. */
-static bool transfer_all(struct vm_device *device, bool writing, uint8_t *data, uint64_t len, uint64_t offset)
+/* Behind what was copied, all of it, or an errno's worth of nothing: what the host leaves undone is an error
+ * for the guest. */
+static __attribute__((cold, noinline)) bool transfer_rest(struct vm_device *device, bool writing,
+                                                          uint8_t *data, uint64_t len, uint64_t offset,
+                                                          uint64_t done)
 {
-    uint64_t done = disk_map_copy(&device->map, writing, data, len, offset);
-    if (done == len)
-        return true;
     const uint64_t copied = done;
     while (done < len) {
         off_t at = (off_t)(offset + done);
@@ -46,27 +46,36 @@ static bool transfer_all(struct vm_device *device, bool writing, uint8_t *data, 
     return true;
 }
 
-/* Both directions have one structure (tender_abi_check.h pins each field of both to the same place). */
-enum verdict block_transfer(struct vm *vm, struct hvt_block_write *call, bool writing)
+/* Both directions have one structure (tender_abi_check.h pins each field of both to the same place), and a
+ * body each: what depends on the direction is then decided. */
+static inline __attribute__((always_inline)) enum verdict transfer(struct vm *vm,
+                                                                   struct hvt_block_write *call, bool writing)
 {
     struct vm_counters *counters = &vm->shared->counters;
     struct vm_device *device = block_device(vm, call->handle);
     call->ret = HVT_R_EINVAL;
     if (!device || !block_range_is_valid(device, call->offset, call->len))
         return CONTINUE;
-    uint8_t *data =
-        guest_memory_at(&vm->memory, call->data, call->len, writing ? GUEST_READABLE : GUEST_WRITABLE);
+    const uint64_t len = call->len, offset = call->offset;
+    uint8_t *data = guest_memory_at(&vm->memory, call->data, len, writing ? GUEST_READABLE : GUEST_WRITABLE);
     if (!data)
-        return leave_bad_access(vm, call->data, call->len);
-    if ((writing && device->read_only) || !transfer_all(device, writing, data, call->len, call->offset)) {
+        return leave_bad_access(vm, call->data, len);
+    const bool refused = writing && device->read_only;
+    const uint64_t done = refused ? 0 : disk_map_copy(&device->map, writing, data, len, offset);
+    if (refused || (done != len && !transfer_rest(device, writing, data, len, offset, done))) {
         counters->block_errors++;
         call->ret = HVT_R_EUNSPEC;
         return CONTINUE;
     }
     *(writing ? &counters->block_writes : &counters->block_reads) += 1;
-    *(writing ? &counters->block_write_bytes : &counters->block_read_bytes) += call->len;
+    *(writing ? &counters->block_write_bytes : &counters->block_read_bytes) += len;
     call->ret = HVT_R_OK;
     return CONTINUE;
+}
+
+enum verdict block_transfer(struct vm *vm, struct hvt_block_write *call, bool writing)
+{
+    return writing ? transfer(vm, call, true) : transfer(vm, call, false);
 }
 
 int32_t block_flush(struct vm *vm, uint64_t handle)
@@ -88,11 +97,11 @@ int32_t block_flush(struct vm *vm, uint64_t handle)
 
 enum verdict hc_block_write(struct vm *vm, union hypercall_args *args)
 {
-    return block_transfer(vm, &args->block_write, true);
+    return transfer(vm, &args->block_write, true);
 }
 
 enum verdict hc_block_read(struct vm *vm, union hypercall_args *args)
 {
     _Static_assert(sizeof args->block_read == sizeof args->block_write, "one structure for both");
-    return block_transfer(vm, &args->block_write, false);
+    return transfer(vm, &args->block_write, false);
 }
