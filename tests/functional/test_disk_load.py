@@ -7,6 +7,7 @@ import subprocess
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -91,15 +92,15 @@ def test_a_batch_with_an_address_that_is_not_the_guests_ends_it(guest: Guest, di
 
 @pytest.fixture
 def running(guest: Guest) -> Iterator[object]:
-    """running(block, args): a guest under load that has said so. Closed afterwards."""
+    """running(block, args): a guest under load that has said so; by batches too, or not. Closed afterwards."""
     made: list[Vm] = []
 
-    def start(block: BlockFile | BlockFd, *args: str) -> Vm:
+    def start(block: BlockFile | BlockFd, *args: str, batch: bool = True) -> Vm:
         said = threading.Event()
         with Image.open(guest("block_load")) as image:
             vm = Vm(
                 image,
-                config(block, "--forever", "--batch", *args),
+                config(block, "--forever", *(["--batch"] if batch else []), *args),
                 console=lambda text: said.set() if b"load: runs" in text else print(text.decode()),
             )
         made.append(vm)
@@ -112,9 +113,43 @@ def running(guest: Guest) -> Iterator[object]:
         vm.close()
 
 
-def test_a_file_that_shrinks_and_grows_under_load_is_errors_for_the_guest(running, disk: Path) -> None:  # type: ignore[no-untyped-def]
+@contextmanager
+def opened(disk: Path, *, mapped: bool) -> Iterator[tuple[BlockFile | BlockFd, Path]]:
+    """A disk of which pages are mapped, or, as all is to be synchronous, the host asked at each request; its file.
+
+    The second is in memory: what waits for a medium makes few requests.
+    """
+    if mapped:
+        yield BlockFile(str(disk)), disk
+        return
+    memory = os.memfd_create("disk")
+    path = Path(f"/proc/self/fd/{memory}")
+    path.write_bytes(disk.read_bytes())
+    fd = os.open(path, os.O_RDWR | os.O_DSYNC)
+    try:
+        yield BlockFd(fd), path
+    finally:
+        os.close(fd)
+        os.close(memory)
+
+
+by_each_way = pytest.mark.parametrize(
+    ("mapped", "batch"),
+    [(True, True), (True, False), (False, True), (False, False)],
+    ids=["mapped-batch", "mapped-call", "asked-batch", "asked-call"],
+)
+
+
+@by_each_way
+def test_a_file_that_shrinks_and_grows_under_load_is_errors_for_the_guest(  # type: ignore[no-untyped-def]
+    running, disk: Path, mapped: bool, batch: bool
+) -> None:
     """To a page, into a page, to nothing, and back; this process goes on."""
-    vm = running(BlockFile(str(disk)), "--errors")
+    with opened(disk, mapped=mapped) as (block, path):
+        shrink_and_grow(running(block, "--errors", batch=batch), path)
+
+
+def shrink_and_grow(vm: Vm, disk: Path) -> None:
     for length in (50 * 4096, 0, 30 * 4096 + 700, 4096, 1, SIZE, 99 * 4096) * 4:
         before = vm.counters.block_reads + vm.counters.block_errors
         os.truncate(disk, length)
@@ -152,13 +187,15 @@ def test_a_file_that_shrinks_is_an_error_for_a_hypercall_that_came_as_a_signal(
     assert (result.counters.trapped_hypercalls > 2) == (door == "sandbox")
 
 
-def test_a_stop_ends_a_guest_under_load(running, disk: Path) -> None:  # type: ignore[no-untyped-def]
-    for seed in range(8):
-        vm = running(BlockFile(str(disk)), f"--seed={seed}")
-        vm.stop()
-        result = vm.wait(LIMIT)
-        assert result is not None and result.reason == ExitReason.STOPPED
-        vm.close()  # the image is the next one's
+@by_each_way
+def test_a_stop_ends_a_guest_under_load(running, disk: Path, mapped: bool, batch: bool) -> None:  # type: ignore[no-untyped-def]
+    for seed in range(4):
+        with opened(disk, mapped=mapped) as (block, _):
+            vm = running(block, f"--seed={seed}", batch=batch)
+            vm.stop()
+            result = vm.wait(LIMIT)
+            assert result is not None and result.reason == ExitReason.STOPPED
+            vm.close()  # the image is the next one's
 
 
 def test_two_vms_read_one_image(running, disk: Path, guest: Guest) -> None:  # type: ignore[no-untyped-def]

@@ -21,8 +21,8 @@ FACTOR, WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
 HEADER = bytes(12) + b"\x88\xb5"
 QUIT = HEADER + struct.pack("<QQ", WORD, 0) + bytes(40)
 IN_THE_BOX = bool(os.environ.get("KVMBOX"))
-MANY = 5_000 if IN_THE_BOX else 1_000_000
-"""A million where a processor runs the guest; in the box another program is that processor."""
+MANY = 5_000 if IN_THE_BOX else 100_000
+"""In the box another program is the processor. A million, over a TAP, are test_net_load.py's."""
 
 by = pytest.mark.parametrize("by", ["submit", "calls"])
 
@@ -149,8 +149,8 @@ def test_a_stop_under_load(guest: Guest, by: str) -> None:
     ):
         ours.setblocking(False)
         for number in range(2000):
-            select.select([], [ours], [], 10)
-            ours.send(frame(number))
+            if select.select([], [ours], [], 0.1)[1]:
+                ours.send(frame(number))
             if number == 1500:
                 vm.stop()
             if vm.wait(0) is not None:

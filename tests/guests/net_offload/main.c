@@ -8,9 +8,12 @@
  *     net_offload take [--count=N]                 takes frames until N payload bytes have come
  *     net_offload read [--count=N]                 the same by net_read() and poll_wait()
  *     net_offload lies                             headers that are refused, and the counts of each answer
+ *     net_offload stream [--frames=N]              as udp, N times; each datagram with its number, and at its
+ * end a product of that net_offload sink                             takes such up to the one with number
+ * 2^64 - 1
  *
- * It begins with "net_offload: offload N". take prints a line a frame; a wrong byte or sum ends with
- * status 1.
+ * The last two end with "net_offload: datagrams N reordered N lost N broken N frames N". It begins with
+ * "net_offload: offload N". take prints a line a frame; a wrong byte or sum ends with status 1.
  */
 #include <tender/guest.h>
 
@@ -152,8 +155,8 @@ static void tcp(size_t bytes)
 
 static size_t taken;
 
-/* What a frame of UDP to us has; 0 for any other. Its bytes go on where the last frame's ended. */
-static size_t frame_take(const uint8_t *frame, size_t len, bool partial)
+/* How many bytes a frame of UDP to us has; 0 for any other. */
+static size_t payload_of(const uint8_t *frame, size_t len, bool partial)
 {
     if (len < UDP_DATA || get16(frame + 12) != 0x0800 || frame[IP + 9] != UDP ||
         get16(frame + L4 + 2) != PORT) {
@@ -169,14 +172,21 @@ static size_t frame_take(const uint8_t *frame, size_t len, bool partial)
         printf("net_offload: wrong sum %x of %zu bytes, partial %d\n", sum, len, partial);
         guest_exit(1);
     }
-    for (size_t i = UDP_DATA; i < end; i++) {
-        if (frame[i] != pattern(taken)) {
+    return end - UDP_DATA;
+}
+
+/* The same; its bytes go on where the last frame's ended. */
+static size_t frame_take(const uint8_t *frame, size_t len, bool partial)
+{
+    const size_t bytes = payload_of(frame, len, partial);
+    for (size_t i = 0; i < bytes; i++) {
+        if (frame[UDP_DATA + i] != pattern(taken)) {
             printf("net_offload: wrong byte %zu\n", taken);
             guest_exit(1);
         }
         taken++;
     }
-    return end - UDP_DATA;
+    return bytes;
 }
 
 static void take(size_t count)
@@ -210,6 +220,73 @@ static void take_plain(size_t count)
         }
     }
     printf("net_offload: read %zu\n", taken);
+}
+
+/* ---- Numbered datagrams, many ---- */
+
+#define FACTOR 0x9e3779b97f4a7c15u
+#define LAST   UINT64_MAX
+
+static uint64_t datagrams, expected, reordered, lost, broken, frames;
+
+static void say_numbered(void)
+{
+    printf("net_offload: datagrams %lu reordered %lu lost %lu broken %lu frames %lu\n", datagrams, reordered,
+           lost, broken, frames);
+}
+
+static void stream(size_t size, size_t count, uint64_t many)
+{
+    const struct tender_net_frame frame = frame_make(UDP, UDP_DATA, size * count, size);
+    for (; frames < many; frames++) {
+        for (size_t i = 0; i < count; i++, datagrams++) {
+            const uint64_t product = datagrams * FACTOR;
+            memcpy(out + UDP_DATA + i * size, &datagrams, 8);
+            memcpy(out + UDP_DATA + (i + 1) * size - 8, &product, 8);
+        }
+        broken += frame_send(frame) != GUEST_OK;
+    }
+    say_numbered();
+}
+
+/* False: it is the last. */
+static bool datagram_check(const uint8_t *data, size_t len)
+{
+    uint64_t number = 0, product = 1;
+    if (len >= 16) {
+        memcpy(&number, data, 8);
+        memcpy(&product, data + len - 8, 8);
+    }
+    if (number == LAST) {
+        return false;
+    }
+    datagrams++;
+    broken += product != number * FACTOR;
+    reordered += number < expected;
+    lost += number > expected ? number - expected : 0;
+    expected = number + 1;
+    return true;
+}
+
+static void sink(void)
+{
+    for (bool over = false; !over;) {
+        struct tender_net_frame in[ROOMS];
+        size_t received;
+        for (uint32_t i = 0; i < ROOMS; i++) {
+            in[i] = (struct tender_net_frame){.data = (gpa_t)(uintptr_t)rooms[i], .len = ROOM};
+        }
+        net_submit(&net, in, 0, ROOMS, UINT64_MAX, &received);
+        for (size_t i = 0; i < received; i++) {
+            const size_t bytes = payload_of(rooms[i], in[i].len, in[i].flags & TENDER_NET_NEEDS_CSUM);
+            const size_t each = in[i].gso_type ? in[i].gso_size : bytes;
+            frames += bytes != 0;
+            for (size_t at = 0; at < bytes && !over; at += each) {
+                over = !datagram_check(rooms[i] + UDP_DATA + at, bytes - at < each ? bytes - at : each);
+            }
+        }
+    }
+    say_numbered();
 }
 
 /* ---- Lies ---- */
@@ -275,7 +352,7 @@ static void mac_parse(const char *text)
 
 int main(int argc, char **argv)
 {
-    uint64_t size = 1400, count = 1;
+    uint64_t size = 1400, count = 1, many = 1;
     if (net_open("service0", &net) != GUEST_OK) {
         panic("net_offload: no network device service0");
     }
@@ -285,6 +362,11 @@ int main(int argc, char **argv)
     printf("net_offload: offload %u\n", net.offload);
     if (args_has(argc, argv, "udp")) {
         printf("net_offload: sent %d\n", frame_send(frame_make(UDP, UDP_DATA, size * count, size)));
+    } else if (args_has(argc, argv, "stream")) {
+        number_parse(args_value(argc, argv, "--frames="), &many);
+        stream(size, count, many);
+    } else if (args_has(argc, argv, "sink")) {
+        sink();
     } else if (args_has(argc, argv, "tcp")) {
         tcp(count);
     } else if (args_has(argc, argv, "take")) {
