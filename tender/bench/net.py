@@ -201,7 +201,8 @@ def _run(words: peers.Words, mode: str, size: int, count: int, cpus: "list[int]"
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
             text = _until(process.stdout.fileno(), b"ready\n")
-            sender.bind((TAP, ETHERTYPE))
+            if mode in FILLED or mode == "pong":  # what is bound gets a copy of each frame that is sent
+                sender.bind((TAP, ETHERTYPE))
             if mode == "bulk-rx":
                 _fill_bulk(size, count)
             elif mode in FILLED:
