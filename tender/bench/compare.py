@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from tender._version import __version__
-from tender.bench import facts, pyperf_format, report
+from tender.bench import facts, picture, pyperf_format, report
 from tender.bench.pyperf_format import Unit
 from tender.bench.stats import ratio_of_medians, summarise
 from tender.errors import TenderError
@@ -101,7 +101,7 @@ def main(
     options = p.parse_args(argv)
     try:
         if options.plot:
-            report.check_plot()  # before the minutes of measuring
+            picture.check()  # before the minutes of measuring
         measured = run(options)
         sys.stdout.write(report.comparison_table(measured))
         write_outputs(options, measured)
@@ -124,7 +124,7 @@ def write_outputs(options: argparse.Namespace, measured: Measured) -> None:
         found = pyperf_format.document(str(measured["benchmark"]), samples, Unit(**unit), host)
         Path(options.pyperf).write_text(json.dumps(found) + "\n")
     if options.plot:
-        report.plot_comparison(measured, options.plot)
+        picture.samples(measured, options.plot)
 
 
 def complain(error: Exception) -> int:

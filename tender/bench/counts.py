@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 from tender._version import __version__
-from tender.bench import compare, compile, facts, net, syscalls
+from tender.bench import compare, compile, facts, net, picture, syscalls
 from tender.bench.progress import Bar
 from tender.bench.subjects import BenchError, LibrarySubject
 from tender.errors import TenderError
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--expect", metavar="FILE", help="status 1 if an exact row is not as in this table")
     p.add_argument("--update", metavar="FILE", help="write the exact rows of this door into this table")
     p.add_argument("--json", metavar="FILE", help="rows, and reasons for those that are missing")
+    p.add_argument("--plot", metavar="FILE.png", help="the rows as a picture (needs matplotlib)")
     p.add_argument("--only", choices=PARTS, action="append", help="repeat it (default: each)")
     p.add_argument("--python", default=sys.executable, metavar="FILE", help="of the installation to count")
     p.add_argument("--out", metavar="DIR", help="where its guests are compiled (default: bench/out)")
@@ -79,12 +80,18 @@ def main(argv: "list[str]") -> int:
     """Status 1 if something could not be counted, or is not as expected."""
     options = parser().parse_args(argv)
     try:
+        if options.plot:
+            picture.check()
         counted = run(options)
         rows, because = counted["rows"], counted["missing"]
         assert isinstance(rows, dict) and isinstance(because, dict)
         sys.stdout.write(table(options.backend, rows, because))
         if options.json:
             Path(options.json).write_text(json.dumps(counted, indent=1) + "\n")
+        if options.plot:
+            host = counted["host"]
+            assert isinstance(host, dict)
+            picture.counts(options.backend, rows, options.plot, host)
         if options.update:
             path = Path(options.update)
             text = path.read_text() if path.exists() else ""

@@ -1,20 +1,22 @@
 """`tender bench density`: live VMs of one image until a limit; boot time and memory as they grow in number.
 
 One kind at a time, ours then each peer: one more VM until --max, until --reserve MiB are left of the machine's
-memory, until a boot takes --slowdown times as long as at first, or until one is refused. Which of them it was is a
-note. A boot is to its first console byte: in the library from the call of Vm(), of a peer from its spawn.
+memory, or --tasks of the processes and threads it may have, until boots take --slowdown times as long as at first, or
+until one is refused. Which of them it was is a note. A boot is to its first console byte: in the library from the call
+of Vm(), of a peer from its spawn. All end before the next kind begins, and it is an error if a process of theirs does not.
 """
 
 import argparse
+from dataclasses import dataclass
 from statistics import median
 
 from tender.bench import compare, facts, footprint
-from tender.bench.fleet import Fleet, Refused
+from tender.bench.fleet import HELD_MAX, Fleet, Refused
 from tender.bench.memory import commands, make_fleet
 from tender.bench.progress import Bar
 from tender.bench.pyperf_format import MILLISECONDS
 
-_WINDOW = 5  # boots whose median is compared with the first ones'
+_WINDOW = 20  # boots whose median is compared with the first ones', and is a point of the curve
 BOOT = "ms to the first console byte"
 MEMORY = "KiB a VM, Pss of its process"
 KERNEL = "KiB a VM, the whole machine's kernel memory"
@@ -45,11 +47,25 @@ def parser() -> argparse.ArgumentParser:
         "--reserve", type=compare.positive, default=1024, metavar="MIB", help="memory to be left (1024)"
     )
     p.add_argument(
+        "--tasks",
+        type=compare.positive,
+        default=1000,
+        metavar="N",
+        help="processes and threads that the machine is to have room for (1000)",
+    )
+    p.add_argument(
         "--slowdown",
         type=float,
         default=10.0,
         metavar="X",
         help="boots that take X times the first ones (10)",
+    )
+    p.add_argument(
+        "--per-process",
+        type=compare.positive,
+        default=0,
+        metavar="N",
+        help=f"VMs that one process of the library holds ({HELD_MAX['sandbox']}; kvm: {HELD_MAX['kvm']})",
     )
     p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
@@ -75,9 +91,9 @@ def run(options: argparse.Namespace) -> compare.Measured:
     grown: dict[str, Grown] = {}
     for name in (options.backend, *others):
         with make_fleet(name, image, options, others) as fleet:
-            grown[name] = grow(
-                fleet, limit=options.max, reserve_kib=options.reserve << 10, slowdown=options.slowdown
-            )
+            limits = Limits(options.max, options.reserve << 10, options.tasks, options.slowdown)
+            grown[name] = grow(fleet, limits)
+        fleet.assert_gone()
     series = {
         f"{name} {low}..{min(high, len(g.boots_ms))}": g.boots_ms[low - 1 : high]
         for name, g in grown.items()
@@ -92,36 +108,44 @@ def run(options: argparse.Namespace) -> compare.Measured:
             "backend": options.backend,
             "max": options.max,
             "reserve MiB": options.reserve,
+            "reserve tasks": options.tasks,
             "slowdown": options.slowdown,
+            "VMs a process": options.per_process or HELD_MAX[options.backend],
             "MiB": options.mem,
         },
         notes=[f"{name}: {len(g.boots_ms)} live VMs: {g.limit}" for name, g in grown.items()],
         host=host,
     )
     measured["curves"] = {
-        BOOT: {
-            name: [(n + 1, g.boots_ms[n]) for n in range(len(g.boots_ms)) if is_checkpoint(n + 1)]
-            for name, g in grown.items()
-        },
+        BOOT: {name: curve(g.boots_ms) for name, g in grown.items()},
         MEMORY: {name: g.memory for name, g in grown.items()},
         KERNEL: {name: g.kernel for name, g in grown.items()},
     }
     return measured
 
 
-def grow(fleet: Fleet, *, limit: int, reserve_kib: int, slowdown: float) -> Grown:
+@dataclass(frozen=True)
+class Limits:
+    """Where growing stops, but for a VM that is refused."""
+
+    vms: int
+    reserve_kib: int
+    tasks: int
+    slowdown: float
+
+
+def grow(fleet: Fleet, limits: Limits) -> Grown:
     """One more VM until something stops it. Raises BenchError if not even one can be made."""
     grown = Grown()
     kernel_before = footprint.kernel_kib(footprint.meminfo())
-    with Bar(limit) as bar:
+    with Bar(limits.vms) as bar:
         while True:
             n = len(grown.boots_ms)
             grown.limit = why_stop(
                 grown.boots_ms,
-                limit=limit,
+                limits,
                 available=footprint.meminfo()["MemAvailable"],
-                reserve=reserve_kib,
-                slowdown=slowdown,
+                tasks_left=facts.tasks_left(),
             )
             if grown.limit:
                 break
@@ -146,17 +170,25 @@ def _measure_memory(fleet: Fleet, grown: Grown, kernel_before: int) -> None:
     grown.kernel.append((n, (footprint.kernel_kib(footprint.meminfo()) - kernel_before) / n))
 
 
-def why_stop(boots_ms: "list[float]", *, limit: int, available: int, reserve: int, slowdown: float) -> str:
+def why_stop(boots_ms: "list[float]", limits: Limits, *, available: int, tasks_left: "int | None") -> str:
     """The limit that is reached, in words; empty if none is."""
-    if len(boots_ms) >= limit:
+    if len(boots_ms) >= limits.vms:
         return "--max reached"
-    if available < reserve:
+    if available < limits.reserve_kib:
         return f"--reserve reached: {available >> 10} MiB are left"
+    if tasks_left is not None and tasks_left < limits.tasks:
+        return f"--tasks reached: room for {tasks_left} processes and threads is left"
     if len(boots_ms) >= 2 * _WINDOW:
         first, last = median(boots_ms[:_WINDOW]), median(boots_ms[-_WINDOW:])
-        if last >= slowdown * first:
+        if last >= limits.slowdown * first:
             return f"--slowdown reached: a boot takes {last:.2f} ms, the first took {first:.2f}"
     return ""
+
+
+def curve(boots_ms: "list[float]") -> "list[Point]":
+    """At each checkpoint, and at the end, the median of the boots that led there; of fewer than twenty, of all."""
+    counts = [n for n in range(1, len(boots_ms) + 1) if is_checkpoint(n) or n == len(boots_ms)]
+    return [(n, median(boots_ms[max(0, n - _WINDOW) : n])) for n in counts]
 
 
 def is_checkpoint(n: int) -> bool:

@@ -4,6 +4,7 @@ import gzip
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,36 @@ def counts_instructions(cpu: "dict[str, str]") -> bool:
         return "QEMU TCG" in cpu.get("model name", "") and abs(float(cpu.get("cpu MHz", "0")) - 1000) < 1
     except ValueError:
         return False
+
+
+def raise_open_files() -> int:
+    """As many descriptors as this process may have; how many. Root may go beyond its hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (int(_text("/proc/sys/fs/nr_open") or hard), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+            break
+        except (OSError, ValueError):
+            continue
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def tasks_left() -> "int | None":
+    """How many processes and threads more this machine, or our cgroup, has room for; None if it does not tell."""
+    running = (_text("/proc/loadavg") or "").split()
+    found = []
+    if len(running) > 3 and "/" in running[3]:
+        in_use = int(running[3].partition("/")[2])
+        for name in ("pid_max", "threads-max"):
+            text = _text(f"/proc/sys/kernel/{name}") or ""
+            found += [int(text) - in_use] if text.isdigit() else []
+    for line in (_text("/proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "pids"):  # v2, v1; what lies above may be lower
+            group = Path(f"/sys/fs/cgroup{'/pids' if controllers else ''}{path}")
+            most, now = _text(group / "pids.max") or "", _text(group / "pids.current") or ""
+            found += [int(most) - int(now)] if most.isdigit() and now.isdigit() else []
+    return min(found, default=None)
 
 
 def limit_s(seconds: float) -> "float | None":

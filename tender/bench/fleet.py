@@ -14,6 +14,10 @@ from tender.bench.footprint import Footprint, of_process
 from tender.bench.subjects import BenchError
 
 _LIMIT_S = 60
+HELD_MAX = {"sandbox": 5000, "kvm": 250}
+"""VMs of one process of ours, by door. In the sandbox a VM takes three descriptors and four mappings of it, of which it
+may have 20,000 and 65,000 or so. Behind KVM each VM of a process is told of every change of its address space, so that
+making one more costs the more, the more there are: by a tenth more at some hundred."""
 
 
 class Refused(BenchError):
@@ -40,6 +44,9 @@ class Fleet:
     def close(self) -> None:
         """Ends all. Idempotent."""
 
+    def assert_gone(self) -> None:
+        """Behind close(): waits until none of their processes is there. Raises BenchError if one stays."""
+
     def __enter__(self) -> "Fleet":
         return self
 
@@ -52,21 +59,23 @@ class Fleet:
         self.close()
 
 
-class LibraryFleet(Fleet):
-    """VMs of one process through the library: tender.bench.resident."""
+class _Holder:
+    """A process that makes VMs through the library and keeps them: tender.bench.resident."""
 
-    def __init__(self, name: str, image: str, mem_mib: int, backend: str) -> None:
-        super().__init__(name, mem_mib << 20)
-        words = (sys.executable, "-P", "-m", "tender.bench.resident", backend, image, str(mem_mib))
-        self._holder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, name: str, words: Sequence[str], mem_bytes: int) -> None:
+        self.name = name
+        self.count = 0
+        self.mem_bytes = mem_bytes
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._empty: Footprint | None = None
 
-    def grow(self) -> float:
-        orders = self._holder.stdin
+    def grow(self) -> "tuple[int, int]":
+        """Nanoseconds to one more VM's first console byte, and its process or -1. Raises Refused, BenchError."""
+        orders = self._process.stdin
         assert orders
         if self._empty is None:  # what one more VM costs is without what the image and the imports did
             self._answer()
-            self._empty = of_process(self._holder.pid, self.mem_bytes)
+            self._empty = of_process(self._process.pid, self.mem_bytes)
         orders.write("one more\n")
         orders.flush()
         line = self._answer()
@@ -74,39 +83,89 @@ class LibraryFleet(Fleet):
             raise Refused(line.partition(" ")[2].strip())
         *_, console, pid = map(int, line.split())
         self.count += 1
-        if pid >= 0:
-            self.pids.append(pid)
-        return console / 1e6
+        return console, pid
 
     def _answer(self) -> str:
-        assert self._holder.stdout
-        line = self._holder.stdout.readline()
+        assert self._process.stdout
+        line = self._process.stdout.readline()
         if not line:
             raise BenchError(
-                f"{self.name}: the process that holds the VMs ended with {self._holder.wait()}; see its message"
+                f"{self.name}: the process that holds the VMs ended with {self._process.wait()}; see its message"
             )
         return line
 
     def footprint(self) -> Footprint:
-        holder = of_process(self._holder.pid, self.mem_bytes)
-        empty = self._empty or holder
-        own = Footprint(
-            pss=holder.pss - empty.pss, private=holder.private - empty.private, guest=holder.guest
-        )
-        if self.pids:  # the guests are in processes of their own: none of the holder's memory is theirs
+        """What it grew by."""
+        now = of_process(self._process.pid, self.mem_bytes)
+        empty = self._empty or now
+        return Footprint(pss=now.pss - empty.pss, private=now.private - empty.private, guest=now.guest)
+
+    def let_go(self) -> None:
+        """It begins to end its VMs."""
+        if self._process.stdin:
+            self._process.stdin.close()
+
+    def wait(self) -> None:
+        limit = facts.limit_s(_LIMIT_S + self.count / 100)
+        try:
+            self._process.wait(limit)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+class LibraryFleet(Fleet):
+    """VMs through the library, up to `held` in a process."""
+
+    def __init__(self, name: str, image: str, mem_mib: int, backend: str, *, held: int = 0) -> None:
+        super().__init__(name, mem_mib << 20)
+        self._held = held or HELD_MAX[backend]
+        self._words = (sys.executable, "-P", "-m", "tender.bench.resident", backend, image, str(mem_mib))
+        self._holders: list[_Holder] = []
+        self._born: dict[int, str] = {}
+
+    def grow(self) -> float:
+        if not self._holders or self._holders[-1].count == self._held:
+            self._holders.append(_Holder(self.name, self._words, self.mem_bytes))
+        console, pid = self._holders[-1].grow()
+        self.count += 1
+        if pid >= 0:
+            self.pids.append(pid)
+            self._born[pid] = _start_time(pid)
+        return console / 1e6
+
+    def footprint(self) -> Footprint:
+        own = _sum([holder.footprint() for holder in self._holders])
+        if self.pids:  # the guests are in processes of their own: none of the holders' memory is theirs
             own.guest = 0.0
-        return _sum([own, *(of_process(pid, self.mem_bytes) for pid in self.pids)])
+        return _sum([own, super().footprint()])
 
     def close(self) -> None:
-        if self._holder.stdin:
-            self._holder.stdin.close()
-        try:
-            self._holder.wait(facts.limit_s(_LIMIT_S))
-        except subprocess.TimeoutExpired:
-            self._holder.kill()
-            self._holder.wait()
-        if self._holder.stdout:
-            self._holder.stdout.close()
+        holders, self._holders = self._holders, []
+        for holder in holders:
+            holder.let_go()
+        for holder in holders:
+            holder.wait()
+
+    def assert_gone(self) -> None:
+        end = time.monotonic() + _LIMIT_S
+        left = dict(self._born)
+        while left := {pid: born for pid, born in left.items() if _start_time(pid) == born}:
+            if time.monotonic() > end:
+                raise BenchError(f"{self.name}: {len(left)} of its processes do not end: {sorted(left)[:5]}")
+            time.sleep(0.05)
+
+
+def _start_time(pid: int) -> str:
+    """Tells a process from a later one of the same number; empty if there is none, or it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
 
 
 class PeerFleet(Fleet):

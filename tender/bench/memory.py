@@ -63,7 +63,9 @@ def commands(options: argparse.Namespace) -> "tuple[str, dict[str, peers.Words]]
 def make_fleet(name: str, image: str, options: argparse.Namespace, others: "dict[str, peers.Words]") -> Fleet:
     """Ours if the name is the door's."""
     if name == options.backend:
-        return LibraryFleet(name, image, options.mem, options.backend)
+        return LibraryFleet(
+            name, image, options.mem, options.backend, held=getattr(options, "per_process", 0)
+        )
     return PeerFleet(name, others[name], options.mem)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tender.bench import compare, facts, pyperf_format, report
+from tender.bench import compare, facts, picture, pyperf_format, report
 from tender.bench.points import Sample
 from tender.bench.progress import Bar
 from tender.bench.stats import ratio_of_medians, summarise
@@ -153,7 +153,7 @@ def main(
     options = p.parse_args(argv)
     try:
         if options.plot:
-            report.check_plot()  # before the minutes of measuring
+            picture.check()  # before the minutes of measuring
         measured: dict[str, Any] = run(options)
         sys.stdout.write(report.table(measured))
         if options.json:
@@ -164,7 +164,7 @@ def main(
             )
             Path(options.pyperf).write_text(json.dumps(found) + "\n")
         if options.plot:
-            report.plot(measured, options.plot)
+            picture.boots(measured, options.plot)
     except (TenderError, OSError) as error:
         return compare.complain(error), options, {}
     for line in measured["warnings"]:

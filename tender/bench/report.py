@@ -1,10 +1,9 @@
-"""What a run says to a person: the machine, the table, the ratios, the picture; from boot.run()'s object."""
+"""What a run says to a person: the machine, the table, the ratios; from boot.run()'s object."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from tender.bench.points import MEANING
-from tender.bench.subjects import BenchError
 
 _SHOWN = (
     "cpu",
@@ -135,82 +134,3 @@ def _calls(subject: "dict[str, Any]") -> "list[str]":
 def meanings(points: "Sequence[str]" = tuple(MEANING)) -> str:
     """What each point means, for --help and the README's reader."""
     return "\n".join(f"  {name:<14} {MEANING[name]}" for name in points)
-
-
-def check_plot() -> None:
-    """Raises BenchError if there is nothing to draw with."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise BenchError("--plot needs matplotlib", hint="pip install 'tender[plot]'") from error
-
-
-def plot(measured: "dict[str, Any]", path: str) -> None:
-    """Each subject's distribution to its ready point, one panel a regime. Raises BenchError."""
-    check_plot()
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    regimes = measured["regimes"]
-    if not regimes:
-        raise BenchError("--plot draws times, and --count measures none")
-    figure, axes = pyplot.subplots(1, len(regimes), figsize=(6 * len(regimes), 4), squeeze=False)
-    for axis, regime in zip(axes[0], regimes, strict=True):
-        for subject in regime["subjects"]:
-            point = next(
-                p
-                for p in ("first_exit", "first_console", "console_eof")
-                if p in subject["samples"][0]["points_ns"]
-            )
-            times = sorted(s["points_ns"][point] / 1e6 for s in subject["samples"])
-            share = [(i + 1) / len(times) for i in range(len(times))]
-            axis.step(times, share, where="post", label=f"{subject['name']} -> {point}")
-        axis.set_xscale("log")
-        axis.set_xlabel("ms")
-        axis.set_ylabel("share of boots")
-        axis.set_title(regime["regime"])
-        axis.legend(fontsize="small")
-    host = measured["host"]
-    figure.suptitle(
-        f"{measured['benchmark']} of {measured['guest']['file']}: {host['cpu']}, {host['kernel']}",
-        fontsize="small",
-    )
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def plot_comparison(measured: "dict[str, Any]", path: str) -> None:
-    """Each series as a box over its samples; of a curve, its points. Raises BenchError."""
-    check_plot()
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    series = measured["series"]
-    if not series:
-        raise BenchError("--plot has nothing to draw: no series was measured")
-    curves = measured.get("curves", {})
-    figure, axes = pyplot.subplots(
-        1, 1 + len(curves), squeeze=False, figsize=(7 + 6 * len(curves), 2 + len(series) / 4)
-    )
-    box = axes[0][0]
-    box.boxplot([entry["samples"] for entry in series.values()], orientation="horizontal", whis=(1, 99))
-    box.set_yticks(range(1, len(series) + 1), list(series), fontsize="small")
-    box.invert_yaxis()
-    box.set_xlabel(measured["unit"])
-    for axis, (title, lines) in zip(axes[0][1:], curves.items(), strict=True):
-        for name, points in lines.items():
-            axis.plot([x for x, _ in points], [y for _, y in points], marker="o", markersize=3, label=name)
-        axis.set_xscale("log")
-        axis.set_xlabel("live VMs")
-        axis.set_ylabel(title)
-        axis.legend(fontsize="small")
-    host = measured["host"]
-    figure.suptitle(f"{measured['benchmark']}: {host['cpu']}, {host['kernel']}", fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

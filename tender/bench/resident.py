@@ -8,7 +8,6 @@ is answered by "refused MESSAGE", and those before it live on. The end of its st
 """
 
 import os
-import resource
 import sys
 import time
 from contextlib import ExitStack
@@ -40,8 +39,7 @@ def grow(image: Image, mem_mib: int, backend: str, stack: ExitStack) -> str:
 
 def main(argv: "list[str]") -> int:
     backend, path, mem = argv
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    facts.raise_open_files()
     with ExitStack() as stack:
         image = stack.enter_context(Image.open(path))
         sys.stdout.write("open\n")

@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from tender.bench import compare, counts, facts
+from tender.bench import compare, counts, facts, picture
 from tender.bench.progress import Bar
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         "--tolerance", type=float, default=3.0, metavar="PERCENT", help="for rows marked with a ~ (3)"
     )
     p.add_argument("--json", metavar="FILE", help="all counts of all rounds")
+    p.add_argument("--plot", metavar="FILE.png", help="the changes as a picture (needs matplotlib)")
     p.add_argument("--keep", action="store_true", help="leave the worktrees, for the next time")
     return p
 
@@ -57,6 +58,8 @@ def main(argv: "list[str]") -> int:
     """Status 1 if something got worse, or could not be counted."""
     options = parser().parse_args(argv)
     try:
+        if options.plot:
+            picture.check()  # before the minutes of building
         names, counted = run(options)
     except (TenderError, OSError) as error:
         return compare.complain(error)
@@ -65,6 +68,13 @@ def main(argv: "list[str]") -> int:
     sys.stdout.write(text)
     if options.json:
         Path(options.json).write_text(json.dumps({"schema": 1, "counts": counted}, indent=1) + "\n")
+    if options.plot:
+        failed = {row: any(line.startswith(f"{row}: ") for line in worse) for row in a}
+        host = facts.host_facts(facts.find_checkout())
+        try:
+            picture.revisions(a, b, failed, options.plot, names=names, host=host)
+        except (TenderError, OSError) as error:
+            return compare.complain(error)
     sys.stderr.writelines(f"gate: {line}\n" for line in worse)
     return 1 if worse else 0
 

@@ -113,9 +113,21 @@ def test_memory_of_idle_guests_is_counted(tender_cmd: list[str], door: str, tmp_
 
 
 def test_live_vms_are_grown_to_a_number(tender_cmd: list[str], door: str, tmp_path: Path) -> None:
-    words = ["density", "--backend", door, "--max", "3", "--slowdown", "1000", "--mem", "8"]
+    words = [
+        "density",
+        "--backend",
+        door,
+        "--max",
+        "3",
+        "--slowdown",
+        "1000",
+        "--mem",
+        "8",
+        "--per-process",
+        "2",
+    ]
     measured = _bench(tender_cmd, tmp_path / "o.json", *words)
     assert measured["notes"] == [f"{door}: 3 live VMs: --max reached"]
     boots, memory, _kernel = measured["curves"].values()
-    assert [n for n, _ in boots[door]] == [1, 2] and [n for n, _ in memory[door]] == [1, 2, 3]
+    assert [n for n, _ in boots[door]] == [1, 2, 3] and [n for n, _ in memory[door]] == [1, 2, 3]
     assert all(kib > 0 for _, kib in memory[door])

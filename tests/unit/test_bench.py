@@ -32,6 +32,7 @@ from tender.bench import (
     minimal,
     net,
     peers,
+    picture,
     points,
     progress,
     pyperf_format,
@@ -222,16 +223,71 @@ def test_the_table_names_both_ends_and_the_machine(tmp_path: Path, monkeypatch: 
 
 
 def test_the_plot_is_a_picture_of_every_regime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report.plot(_measured(tmp_path, monkeypatch), str(tmp_path / "boot.png"))
-    picture = (tmp_path / "boot.png").read_bytes()
-    width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))
-    assert picture.startswith(b"\x89PNG\r\n") and width >= 600 and height >= 400
+    picture.boots(_measured(tmp_path, monkeypatch), str(tmp_path / "boot.png"))
+    width, height = _pixels(tmp_path / "boot.png")
+    assert width >= 600 and height >= 400
+
+
+def _pixels(path: Path) -> tuple[int, int]:
+    written = path.read_bytes()
+    assert written.startswith(b"\x89PNG\r\n")
+    return int.from_bytes(written[16:20], "big"), int.from_bytes(written[20:24], "big")
+
+
+def _pictures(number: int, to: Path) -> dict[str, int]:
+    """The heights of pictures of as many samples, goals, counts and changes."""
+    host = facts.host_facts()
+    names = [f"tx {i}, a frame: exits" for i in range(number)]
+    rows = {name: float(i) for i, name in enumerate(names, 1)}
+    series = {name: [1.0, 2.0] for name in names}
+    described = compare.describe(
+        "net", pyperf_format.MILLISECONDS, series, [], conditions={"a": 1}, host=host
+    )
+    picture.samples(described, str(to / "samples.png"))
+    goal = goals.Goal("a goal", 2.0, at_least=True)
+    made = [goals.Row(goal, value=3.0).to_dict(), *[goals.Row(goal, why="no KVM").to_dict()] * number]
+    picture.goals(made, str(to / "goals.png"), host)
+    picture.counts("kvm", rows, str(to / "counts.png"), host)
+    more = {name: value + 1 for name, value in rows.items()}
+    path = str(to / "revisions.png")
+    picture.revisions(rows, more, {names[0]: True}, path, names=("a", "b"), host=host)
+    return {path.stem: _pixels(path)[1] for path in to.glob("*.png")}
+
+
+def test_a_picture_grows_with_what_it_shows(tmp_path: Path) -> None:
+    """A row has its own height, so that names do not overlap."""
+    small, large = _pictures(3, tmp_path), _pictures(60, tmp_path)
+    assert set(small) == {"samples", "goals", "counts", "revisions"}
+    assert all(large[name] > small[name] + 57 * 20 for name in small), (small, large)
+
+
+def test_a_curve_has_a_panel_beside_its_samples(tmp_path: Path) -> None:
+    described = compare.describe(
+        "density", pyperf_format.MILLISECONDS, {"a 1..10": [1.0]}, [], conditions={}, host=facts.host_facts()
+    )
+    picture.samples(described, str(tmp_path / "one.png"))
+    described["curves"] = {"ms": {"a": [(1, 1.0), (2, 3.0)], "b": []}}
+    picture.samples(described, str(tmp_path / "two.png"))
+    assert _pixels(tmp_path / "two.png")[0] > 1.5 * _pixels(tmp_path / "one.png")[0]
+
+
+def test_nothing_is_no_picture(tmp_path: Path) -> None:
+    host, to = facts.host_facts(), str(tmp_path / "x.png")
+    with pytest.raises(BenchError, match="nothing to draw"):
+        picture.counts("kvm", {}, to, host)
+    with pytest.raises(BenchError, match="nothing to draw"):
+        picture.goals([goals.Row(goals.GOALS[0], why="no KVM").to_dict()], to, host)
+    with pytest.raises(BenchError, match="nothing to draw"):
+        picture.revisions({"a": 1.0}, {"b": 1.0}, {}, to, names=("a", "b"), host=host)
+    with pytest.raises(BenchError, match="nothing to draw"):
+        picture.samples({"series": {}}, to)
+    assert not list(tmp_path.iterdir())
 
 
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(BenchError, match="matplotlib") as caught:
-        report.check_plot()
+        picture.check()
     assert "pip install" in caught.value.hint
 
 
@@ -702,16 +758,30 @@ def test_kernel_memory_leaves_out_what_a_kernel_does_not_tell() -> None:
     ("boots", "available", "why"),
     [
         ([1.0] * 3, 500, ""),
-        ([1.0] * 20, 500, "--max"),
+        ([1.0] * 80, 500, "--max"),
         ([1.0] * 3, 99, "--reserve"),
-        ([1.0] * 5 + [10.0] * 5, 500, "--slowdown"),
-        ([1.0] * 5 + [9.0] * 5, 500, ""),
-        ([1.0] * 4 + [99.0] * 5, 500, ""),
+        ([1.0] * 20 + [10.0] * 20, 500, "--slowdown"),
+        ([1.0] * 20 + [9.0] * 20, 500, ""),
+        ([1.0] * 19 + [99.0] * 20, 500, ""),
     ],
 )
 def test_a_density_run_ends_at_the_first_limit(boots: list[float], available: int, why: str) -> None:
-    found = density.why_stop(boots, limit=20, available=available, reserve=100, slowdown=10.0)
+    found = density.why_stop(boots, _LIMITS, available=available, tasks_left=None)
     assert found.startswith(why) and bool(found) == bool(why)
+
+
+_LIMITS = density.Limits(vms=80, reserve_kib=100, tasks=50, slowdown=10.0)
+
+
+def test_a_density_run_leaves_room_for_others_processes() -> None:
+    assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=50) == ""
+    assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=49).startswith("--tasks")
+    assert (facts.tasks_left() or 1) > 0
+
+
+def test_a_point_of_the_curve_is_the_median_of_the_boots_that_led_there() -> None:
+    boots = [9.0, *[1.0] * 19, *[2.0] * 10, *[3.0] * 11]
+    assert density.curve(boots) == [(1, 9.0), (2, 5.0), (5, 1.0), (10, 1.0), (20, 1.0), (41, 3.0)]
 
 
 class _Room(fleet.Fleet):
@@ -732,14 +802,21 @@ class _Room(fleet.Fleet):
 
 
 def test_a_fleet_that_is_refused_one_more_is_measured_as_it_stands() -> None:
-    grown = density.grow(_Room(7), limit=20, reserve_kib=0, slowdown=100)
+    grown = density.grow(_Room(7), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=100))
     assert len(grown.boots_ms) == 7 and grown.limit == "refused: full"
     assert grown.memory == [(n, 10.0) for n in (1, 2, 5, 7)]
 
 
+def test_a_process_that_does_not_end_is_told() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        assert fleet._start_time(process.pid).isdigit()
+        process.kill()
+    assert fleet._start_time(process.pid) == ""
+
+
 def test_not_even_one_vm_is_an_error() -> None:
     with pytest.raises(fleet.Refused, match="full"):
-        density.grow(_Room(0), limit=20, reserve_kib=0, slowdown=10)
+        density.grow(_Room(0), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=10))
 
 
 def test_checkpoints_are_one_two_and_five_of_each_power() -> None:
