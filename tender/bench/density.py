@@ -12,7 +12,7 @@ from statistics import median
 
 from tender.bench import compare, facts, footprint
 from tender.bench.fleet import HELD_MAX, Fleet, Refused
-from tender.bench.memory import commands, make_fleet
+from tender.bench.memory import add_guest_options, commands, make_fleet
 from tender.bench.progress import Bar
 from tender.bench.pyperf_format import MILLISECONDS
 
@@ -67,8 +67,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"VMs that one process of the library holds ({HELD_MAX['sandbox']}; kvm: {HELD_MAX['kvm']})",
     )
-    p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
-    p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
+    add_guest_options(p)
     p.add_argument(
         "--peer",
         action="append",

@@ -119,10 +119,21 @@ class _Holder:
 class LibraryFleet(Fleet):
     """VMs through the library, up to `held` in a process."""
 
-    def __init__(self, name: str, image: str, mem_mib: int, backend: str, *, held: int = 0) -> None:
+    def __init__(
+        self, name: str, image: str, mem_mib: int, backend: str, *, args: Sequence[str] = (), held: int = 0
+    ) -> None:
         super().__init__(name, mem_mib << 20)
         self._held = held or HELD_MAX[backend]
-        self._words = (sys.executable, "-P", "-m", "tender.bench.resident", backend, image, str(mem_mib))
+        self._words = (
+            sys.executable,
+            "-P",
+            "-m",
+            "tender.bench.resident",
+            backend,
+            image,
+            str(mem_mib),
+            *args,
+        )
         self._holders: list[_Holder] = []
         self._born: dict[int, str] = {}
 
@@ -169,10 +180,11 @@ def _start_time(pid: int) -> str:
 
 
 class PeerFleet(Fleet):
-    """A process a VM. It is ready when the guest has said something."""
+    """A process a VM. It is ready when the guest has said `ready`."""
 
-    def __init__(self, name: str, command: Sequence[str], mem_mib: int) -> None:
+    def __init__(self, name: str, command: Sequence[str], mem_mib: int, *, ready: str = "ready\n") -> None:
         super().__init__(name, mem_mib << 20)
+        self._ready = ready.encode()
         self._command = tuple(command)
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -186,7 +198,7 @@ class PeerFleet(Fleet):
         assert process.stdout
         fd = process.stdout.fileno()
         said = b""
-        while b"ready\n" not in said:
+        while self._ready not in said:
             if not select.select([fd], [], [], facts.limit_s(_LIMIT_S))[0]:
                 raise Refused(f"{self.name}: says nothing for {_LIMIT_S} s")
             piece = os.read(fd, 4096)

@@ -38,10 +38,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--guests", type=counts, default=(1, 10, 100), metavar="N,N,...", help="of each (1,10,100)"
     )
-    p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
-    p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
+    add_guest_options(p)
     compare.add_options(p, rounds=3, peer="spt=solo5-spt --mem=16 {elf:.spt}")
     return p
+
+
+def add_guest_options(p: argparse.ArgumentParser) -> None:
+    """What `memory` and `density` are told of the guest alike."""
+    p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
+    p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
+    p.add_argument(
+        "--arg", action="append", default=[], metavar="WORD", help="an argument for the guest; repeat it"
+    )
+    p.add_argument(
+        "--ready",
+        default="ready\n",
+        metavar="TEXT",
+        help="what a peer's guest says when it is (ready, and a line's end)",
+    )
 
 
 def counts(text: str) -> "tuple[int, ...]":
@@ -57,16 +71,15 @@ def commands(options: argparse.Namespace) -> "tuple[str, dict[str, peers.Words]]
     """The image, and the peers by name. Raises ConfigError, BenchError."""
     image = compile.image(options.image, "idle_guest")
     found = peers.parse(options.peer, image, taken=(options.backend,))
-    return image, {name: peers.fill(words, {}) for name, words in found.items()}
+    return image, {name: peers.fill(words, {}, options.arg) for name, words in found.items()}
 
 
 def make_fleet(name: str, image: str, options: argparse.Namespace, others: "dict[str, peers.Words]") -> Fleet:
     """Ours if the name is the door's."""
     if name == options.backend:
-        return LibraryFleet(
-            name, image, options.mem, options.backend, held=getattr(options, "per_process", 0)
-        )
-    return PeerFleet(name, others[name], options.mem)
+        held = getattr(options, "per_process", 0)
+        return LibraryFleet(name, image, options.mem, options.backend, args=options.arg, held=held)
+    return PeerFleet(name, others[name], options.mem, ready=options.ready)
 
 
 def run(options: argparse.Namespace) -> compare.Measured:

@@ -1,6 +1,6 @@
 """A process that keeps VMs alive: each line on its standard input makes one more.
 
-    python -P -m tender.bench.resident BACKEND IMAGE MEM_MIB
+    python -P -m tender.bench.resident BACKEND IMAGE MEM_MIB [ARG ...]
 
 Says "open" when the image is. Answers a line a VM, once the guest waits in poll: "VM_CREATED_NS FIRST_EXIT_NS
 FIRST_CONSOLE_NS PID", from the call of Vm(); PID is the guest's process, -1 if it is this one. What cannot be made
@@ -21,9 +21,9 @@ from tender.vm import DISCARD, Vm
 _LIMIT_S = 30
 
 
-def grow(image: Image, mem_mib: int, backend: str, stack: ExitStack) -> str:
+def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
     """One more VM, which `stack` closes; its line. Raises TenderError, OSError, RuntimeError."""
-    vm = Vm(image, VmConfig(mem=mem_mib), console=DISCARD, backend=backend)
+    vm = Vm(image, config, console=DISCARD, backend=backend)
     stack.enter_context(vm)
     vm.start()
     limit = facts.limit_s(_LIMIT_S)
@@ -38,7 +38,8 @@ def grow(image: Image, mem_mib: int, backend: str, stack: ExitStack) -> str:
 
 
 def main(argv: "list[str]") -> int:
-    backend, path, mem = argv
+    backend, path, mem, *args = argv
+    config = VmConfig(mem=int(mem), args=args)
     facts.raise_open_files()
     with ExitStack() as stack:
         image = stack.enter_context(Image.open(path))
@@ -46,7 +47,7 @@ def main(argv: "list[str]") -> int:
         sys.stdout.flush()
         for _line in sys.stdin:
             try:
-                answer = grow(image, int(mem), backend, stack)
+                answer = grow(image, config, backend, stack)
             except (TenderError, OSError, RuntimeError, MemoryError) as error:
                 answer = f"refused {' '.join(str(error).split())}"
             sys.stdout.write(answer + "\n")

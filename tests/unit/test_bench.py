@@ -747,6 +747,25 @@ def test_numbers_of_guests_are_ascending_and_positive() -> None:
         memory.counts("0")
 
 
+def test_the_guests_arguments_go_to_ours_and_to_peers(tmp_path: Path) -> None:
+    words = [
+        "--arg=--end=forever",
+        "--arg",
+        "x",
+        "--ready",
+        "up",
+        "--peer",
+        "hvt=echo up {elf} {args}",
+        "/a.hvt",
+    ]
+    for benchmark in (memory, density):
+        options = benchmark.parser().parse_args(words)
+        image, others = memory.commands(options)
+        assert others == {"hvt": ("echo", "up", "/a.hvt", "--end=forever", "x")}
+        with memory.make_fleet("hvt", image, options, others) as peer:
+            assert peer.grow() > 0  # it has said what --ready waits for, and no line's end of its own
+
+
 def test_kernel_memory_leaves_out_what_a_kernel_does_not_tell() -> None:
     assert footprint.kernel_kib({"SUnreclaim": 5, "PageTables": 2, "MemFree": 100}) == 7
 
