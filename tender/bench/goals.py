@@ -5,7 +5,7 @@
 
 The sandbox is measured in wall time, here. KVM is measured where there is one: here in wall time, if this machine's
 passes the doctor's trial; else in the box, where the clock counts instructions. Peers are a built Solo5 tree:
---solo5, or TENDER_BENCH_SOLO5.
+--solo5, or TENDER_BENCH_SOLO5. Which commands measure what, and where, is goal_plan.py's.
 """
 
 import argparse
@@ -13,11 +13,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tender.bench import compare, facts, report
+from tender.bench import compare, facts, picture, report
+from tender.bench.goal_plan import Plan
 from tender.bench.progress import Bar
 from tender.bench.subjects import BenchError
 from tender.errors import TenderError
@@ -165,6 +167,23 @@ _HYPERCALLS = [
 _REQUESTS = [f"{direction} seq" for direction in ("read", "write")]
 
 
+def _ready_ms(name: str, point: str = "first_exit") -> Callable[[Measured], float]:
+    """Median milliseconds of a subject to a point, back to back."""
+
+    def take(measured: Measured) -> float:
+        for subject in measured["regimes"][0]["subjects"]:
+            if subject["name"] == name:
+                return float(subject["summary_ms"][point]["median"])
+        raise LookupError(f"no boots of {name}")
+
+    return take
+
+
+def _live(measured: Measured) -> float:
+    """How many VMs lived when growing stopped, if they did not stop where they were told to."""
+    return float(sum(entry["summary"]["n"] for entry in measured["series"].values()))
+
+
 def _requests(size: int, peer: str) -> Callable[[Measured], float]:
     return extreme(min, [ratio(f"{r} {size} tender", f"{r} {size} {peer}") for r in _REQUESTS])
 
@@ -173,11 +192,18 @@ def _frames(peer: str, *cases: str) -> Callable[[Measured], float]:
     return extreme(min, [ratio(f"{case} tender", f"{case} {peer}") for case in cases])
 
 
+_KVM_CASES = tuple((mode, size) for size in (64, 1514) for mode in ("tx", "rx", "echo"))
+
 GOALS = (
     Goal("boot, library, KVM / the least a C program needs", 1.15, measurement="kvm boot",
          figure=counted("library / minimal C")),
     Goal("boot, library to first exit, KVM: solo5-hvt's first byte / it", 4.0, at_least=True,
          measurement="kvm boot", figure=counted("library / hvt", inverse=True), needs_peer=True),
+    Goal("boot, library to first exit, KVM", 0.25, measurement="kvm times", figure=_ready_ms("library"), unit="ms"),
+    Goal("boot, library to first exit, KVM: an image of 16 MiB / of 64 KiB", 1.05, measurement="kvm size",
+         figure=ratio("library 16 MiB", "library 64 KiB")),
+    Goal("boot, library to first exit, sandbox: an image of 16 MiB / of 64 KiB", 1.05, measurement="sandbox size",
+         figure=ratio("library 16 MiB", "library 64 KiB")),
     Goal("boot, command to first byte, KVM: solo5-hvt / it", 2.0, at_least=True, measurement="kvm boot",
          figure=counted("command / hvt", inverse=True), needs_peer=True),
     Goal("run, command to reaped, KVM: solo5-hvt / it", 5.0, at_least=True, measurement="kvm run",
@@ -194,11 +220,17 @@ GOALS = (
          measurement="sandbox run", figure=less("module", "tender", "site")),
     Goal("boot from a pool to first exit, KVM: solo5-hvt's first byte / it", 20.0, at_least=True,
          measurement="kvm boot", figure=counted("pool / hvt", inverse=True), needs_peer=True),
+    Goal("boot from a pool to first exit, KVM", 0.05, measurement="kvm times", figure=_ready_ms("pool"), unit="ms"),
+    Goal("MirageOS, cold boot to its end, command, KVM: solo5-hvt / it", 1.2, at_least=True,
+         measurement="kvm mirage", figure=counted("command / hvt, to its end", inverse=True), needs_peer=True),
     Goal("snapshot restore / a blank boot", 1.1, unmeasured="there are no snapshots"),
+    Goal("snapshot restore: a boot of the same MirageOS guest / it", 15.0, at_least=True,
+         unmeasured="there are no snapshots"),
+    Goal("snapshot restore: Firecracker's / it", 10.0, at_least=True, unmeasured="there are no snapshots"),
     Goal("fresh VMs a second, one core, from a snapshot", 2000, at_least=True,
          unmeasured="there are no snapshots", unit=""),
-    Goal("MirageOS cold boot to exit: solo5-hvt / it", 1.2, at_least=True,
-         unmeasured="no MirageOS image is at hand: tender bench run --peer ... IMAGE"),
+    Goal("VMs a second, one core, from a pool, taken to given back, KVM", 20000, at_least=True,
+         measurement="kvm times", figure=lambda measured: 1000 / _ready_ms("pool", "closed")(measured), unit=""),
     Goal("hypercall, KVM / a raw KVM_RUN loop", 1.05, measurement="kvm hypercall",
          figure=ratio("walltime trap", "exit raw")),
     Goal("hypercall, KVM / solo5-hvt's", 1.0, measurement="kvm hypercall",
@@ -210,10 +242,20 @@ GOALS = (
          figure=_frames("spt", "tx 64", "rx 64"), needs_peer=True),
     Goal("frames of 1514 bytes, tx and rx, sandbox / solo5-spt", 1.0, at_least=True, measurement="sandbox net",
          figure=_frames("spt", "tx 1514", "rx 1514"), needs_peer=True),
-    Goal("frames of 64 bytes, tx and rx, KVM / solo5-hvt's path of a hypercall a frame", 2.0, at_least=True,
-         measurement="kvm net", figure=_frames("hvt", "tx 64", "rx 64"), needs_peer=True),
+    *(Goal(f"frames of {size} bytes, {mode}, a hypercall each, KVM / solo5-hvt's, a hypercall each", 1.0,
+           at_least=True, measurement="kvm ways", figure=ratio(f"{mode} {size} calls", f"{mode} {size} hvt"),
+           needs_peer=True) for mode, size in _KVM_CASES),
+    *(Goal(f"frames of {size} bytes, {mode}, batches, KVM / solo5-hvt's, a hypercall each", 2.0,
+           at_least=True, measurement="kvm ways", figure=ratio(f"{mode} {size} batch", f"{mode} {size} hvt"),
+           needs_peer=True) for mode, size in _KVM_CASES),
+    Goal("received frames of 64 bytes, batches, KVM / solo5-hvt's ring, two CPUs", 2.0, at_least=True,
+         measurement="kvm ring", figure=ratio("rx 64 batch", "rx 64 hvt"), needs_peer=True),
+    Goal("sent frames of 64 bytes, batches, KVM / solo5-hvt's ring, two CPUs", 1.2, at_least=True,
+         measurement="kvm ring", figure=ratio("tx 64 batch", "tx 64 hvt"), needs_peer=True),
     Goal("frames guest to guest / two solo5-hvt over a bridge", 8.0, at_least=True,
          unmeasured="there is no switch in the monitor"),
+    Goal("bulk TCP of a stock guest with a large MTU / solo5-hvt's ring with 1500", 2.0, at_least=True,
+         unmeasured="needs a guest with TCP, and two CPUs of a KVM of this host: iperf3 against one"),
     Goal("bulk with offload, sandbox / a frame a call, the worse of out and in", 5.0, at_least=True,
          measurement="sandbox ways",
          figure=extreme(min, [ratio(f"bulk-{way} 1514 offload", f"bulk-{way} 1514 calls") for way in ("tx", "rx")])),
@@ -231,6 +273,9 @@ GOALS = (
          measurement="kvm block", figure=ratio("read seq 512 tender-batch", "read seq 512 hvt"), needs_peer=True),
     Goal("requests of 4096 bytes, cached, batched, KVM / solo5-hvt, one a call", 4.0, at_least=True,
          measurement="kvm block", figure=ratio("read seq 4096 tender-batch", "read seq 4096 hvt"), needs_peer=True),
+    Goal("reads of 4096 bytes, anywhere on a cold disk, batched, sandbox / solo5-spt, one a call", 2.5, at_least=True,
+         measurement="sandbox cold", figure=ratio("read cold 4096 tender-batch", "read cold 4096 spt"),
+         needs_peer=True),
     Goal("memory a VM beyond guest pages, with the kernel's, KVM", 512, measurement="kvm memory",
          figure=series("kvm 10 Whole"), unit="KiB"),
     Goal("memory a VM beyond guest pages, with the kernel's, sandbox", 512, measurement="sandbox memory",
@@ -240,89 +285,12 @@ GOALS = (
     Goal("private memory of one more VM, sandbox / solo5-spt's Pss", 0.25, measurement="sandbox memory",
          figure=ratio("sandbox 100 Private", "spt 100 Pss"), needs_peer=True),
     Goal("boot with 200 live VMs / with none, sandbox", 10.0, measurement="sandbox density", figure=_slowdown),
-    Goal("10,000 live VMs", 10000, at_least=True, unit="",
-         unmeasured="takes longer than minutes: tender bench density --max 10000"),
+    Goal("live VMs at once, sandbox", 10000, at_least=True, measurement="sandbox many", figure=_live, unit=""),
+    Goal("live VMs at once, KVM", 10000, at_least=True, unit="",
+         unmeasured="takes an hour in the box: tools/kvmbox/kvmbox run --mem 16384 -- tender bench density --backend kvm"),
+    Goal("live VMs of a MirageOS image at once / solo5-hvt's", 4.0, at_least=True,
+         unmeasured="needs all of the machine's memory, twice: tender bench density --backend kvm --peer ... IMAGE"),
 )  # fmt: skip
-
-
-# ---- measurements
-
-
-class Plan:
-    """Which commands make the figures on this machine, by name; and why some are left out."""
-
-    def __init__(self, checkout: Path, solo5: "Path | None", where_kvm: str) -> None:
-        self.commands: dict[str, tuple[str, ...]] = {}
-        self.absent: dict[str, str] = {}
-        guests = checkout / "bench" / "out" / "solo5"
-        net_ns = (str(checkout / "tools" / "with_net"), "--")
-        box = (str(checkout / "tools" / "kvmbox" / "kvmbox"), "run", "--icount", "--")
-        hello: tuple[str, ...] = ()
-        if solo5:
-            hello = ("--arg", "Hello_Solo5", str(solo5 / "tests" / "test_hello" / "test_hello.hvt"))
-        spt, hvt = (f"{solo5}/tenders/{abi}/solo5-{abi} --mem=16" for abi in ("spt", "hvt"))
-
-        def image(name: str) -> "tuple[str, ...]":
-            return (str(guests / f"{name}.hvt"),) if solo5 else ()
-
-        def peer(name: str, *words: str) -> "tuple[str, ...]":
-            return ("--peer", " ".join((f"{name}={spt if name == 'spt' else hvt}", *words))) if solo5 else ()
-
-        spt_elf, hvt_elf = "{elf:.spt}", "{elf}"
-        disk = "--block:storage={disk} --block-sector-size:storage={sector}"
-        tap = "--net:service0={tap}"
-        cases = [f"--case={direction}:seq:{size}" for direction in ("read", "write") for size in (512, 4096)]
-        frames = [f"--case={mode}:{size}" for mode in ("tx", "rx") for size in (64, 1514)]
-        sandbox = ("--backend", "sandbox")
-        runs = ("--runs", "40", "--pause", "0")
-        self._add("sandbox boot", (), "boot", *sandbox, *runs, *peer("spt", spt_elf, "Hello_Solo5"), *hello)
-        self._add("sandbox run", (), "run", *sandbox, *runs, *peer("spt", spt_elf, "Hello_Solo5"), *hello)
-        self._add("sandbox hypercall", (), "hypercall", *sandbox, "--rounds", "15")
-        self._add("sandbox net", net_ns, "net", *sandbox, "--rounds", "6", *frames,
-                  *peer("spt", tap, spt_elf, "{args}"), *image("net_guest"))  # fmt: skip
-        self._add("sandbox ways", net_ns, "ways", *sandbox, "--rounds", "4")
-        self._add("sandbox block", (), "block", *sandbox, "--rounds", "10", *cases,
-                  *peer("spt", disk, spt_elf, "{args}"), *image("block_guest"))  # fmt: skip
-        self._add("sandbox memory", (), "memory", *sandbox, "--guests", "10,100", "--rounds", "1",
-                  *peer("spt", spt_elf), *image("idle_guest"))  # fmt: skip
-        self._add("sandbox density", (), "density", *sandbox, "--max", "200", *image("idle_guest"))
-        if where_kvm == "none":
-            for name in ("boot", "run", "hypercall", "net", "block", "memory"):
-                self.absent[f"kvm {name}"] = "KVM was left out: --kvm none"
-            return
-        through, kvm = (box if where_kvm == "box" else net_ns), ("--backend", "kvm")
-        few = where_kvm == "box"
-        self._add(
-            "kvm boot",
-            through,
-            "boot",
-            *kvm,
-            "--count",
-            "--runs",
-            "10",
-            *peer("hvt", hvt_elf, "Hello_Solo5"),
-            *hello,
-        )
-        self._add("kvm net", through, "net", *kvm, "--rounds", "1" if few else "6", *frames,
-                  "--frames", "300" if few else "10000",
-                  *peer("hvt", tap, hvt_elf, "{args}"), *image("net_guest"))  # fmt: skip
-        self._add("kvm block", through, "block", *kvm, "--rounds", "1" if few else "10", *cases,
-                  "--requests", "300" if few else "20000", "--disk-mib", "1",
-                  *peer("hvt", disk, hvt_elf, "{args}"), *image("block_guest"))  # fmt: skip
-        self._add("kvm memory", through, "memory", *kvm, "--guests", "10", "--rounds", "1",
-                  *peer("hvt", hvt_elf), *image("idle_guest"))  # fmt: skip
-        self._add("kvm hypercall", through, "hypercall", *kvm, "--rounds", "2" if few else "15",
-                  "--calls", "200" if few else "20000",
-                  *peer("hvt", "--net:service={tap}", "--block:storage={disk}", hvt_elf, "{args}"))  # fmt: skip
-        if few:
-            self.absent["kvm run"] = (
-                "the box's clock leaps where the end of a run waits: needs a KVM of this host"
-            )
-        else:
-            self._add("kvm run", through, "run", *kvm, *runs, *peer("hvt", hvt_elf, "Hello_Solo5"), *hello)
-
-    def _add(self, name: str, through: Sequence[str], *words: str) -> None:
-        self.commands[name] = (*through, sys.executable, "-P", "-m", "tender", "bench", *words)
 
 
 def rows_of(measured: "Mapping[str, Measured]", absent: "Mapping[str, str]", *, peers: bool) -> "list[Row]":
@@ -360,7 +328,7 @@ def table(rows: "list[Row]", host: facts.Facts, where_kvm: str) -> str:
         value = (
             "-"
             if row.value is None
-            else f"{row.value:.3g}{unit}"
+            else f"{row.value:.4g}{unit}"
             if row.value < 1000
             else f"{row.value:.0f}{unit}"
         )
@@ -391,8 +359,16 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="where KVM is measured (auto: here if it works, else in the box)",
     )
+    p.add_argument(
+        "--mirage",
+        metavar="FILE.hvt",
+        default=os.environ.get("TENDER_BENCH_MIRAGE"),
+        help="a MirageOS unikernel that needs no device and ends by itself (default: TENDER_BENCH_MIRAGE)",
+    )
+    p.add_argument("--long", action="store_true", help="also what takes many minutes and most of the machine")
     p.add_argument("--only", action="append", metavar="NAME", help="a measurement: 'sandbox boot'; repeat it")
     p.add_argument("--json", metavar="FILE", help="goals, and the objects of all measurements")
+    p.add_argument("--plot", metavar="FILE.png", help="the goals as a picture (needs matplotlib)")
     return p
 
 
@@ -400,6 +376,8 @@ def main(argv: "list[str]") -> int:
     """Status 1 if nothing could be measured; a missed goal is a figure, not an error."""
     options = parser().parse_args(argv)
     try:
+        if options.plot:
+            picture.check()  # before the minutes of measuring
         measured, absent, where, host = run(options)
     except (TenderError, OSError) as error:
         return compare.complain(error)
@@ -408,6 +386,8 @@ def main(argv: "list[str]") -> int:
     if options.json:
         found = {"schema": compare.SCHEMA, "goals": [row.to_dict() for row in rows], "measured": measured}
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+    if options.plot and any(row.value is not None for row in rows):
+        picture.goals([row.to_dict() for row in rows], options.plot, host)
     sys.stderr.writelines(f"WARNING: {line}\n" for line in facts.warnings_of(host))
     return 0 if measured else 1
 
@@ -422,7 +402,10 @@ def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, st
     if solo5:
         _build_guests(checkout, solo5)
     where = _where_kvm(options.kvm)
-    plan = Plan(checkout, solo5, where)
+    mirage = Path(options.mirage).resolve() if options.mirage else None
+    if mirage and not mirage.is_file():
+        raise BenchError(f"--mirage: {mirage}: no such file", hint="or unset TENDER_BENCH_MIRAGE")
+    plan = Plan(checkout, solo5, where, mirage=mirage, long=options.long)
     unknown = set(options.only or ()) - set(plan.commands) - set(plan.absent)
     if unknown:
         raise BenchError(
@@ -437,8 +420,10 @@ def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, st
     with Bar(len(wanted)) as bar:
         for name, words in wanted.items():
             bar.step(name)
+            begin = time.monotonic()
             try:
                 measured[name] = measure(words, out / f"{name.replace(' ', '-')}.json", checkout)
+                measured[name]["seconds"] = round(time.monotonic() - begin, 1)
             except BenchError as error:
                 plan.absent[name] = error.message
     return measured, plan.absent, where, host

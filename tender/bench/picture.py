@@ -141,7 +141,7 @@ def goals(rows: "Sequence[Mapping[str, Any]]", path: str, host: "Mapping[str, An
         unit = row["unit"] if row["unit"] in ("", "x") else f" {row['unit']}"
         bound = f"{'>=' if row['at_least'] else '<='} {row['bound']:g}"
         axis.annotate(
-            f"{row['value']:.3g}{unit}  (goal {bound})",
+            f"{row['value']:.4g}{unit}  (goal {bound})",
             (max(value, 1), at), textcoords="offset points", xytext=(4, 0), va="center", fontsize="x-small",
         )  # fmt: skip
     for at, row in enumerate(others, len(known)):

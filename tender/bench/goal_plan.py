@@ -1,0 +1,141 @@
+"""Which commands make the figures of `tender bench goals` on this machine, and where: its measurements, by name.
+
+Each is a `tender bench` of its own with few samples, so that all take minutes. Peers run beside ours where there is a
+Solo5 tree. Where KVM is the box's the figures are instructions (--icount, one CPU). What wants a time, or two CPUs at
+once, is then left out: the box's CPUs take turns.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class Plan:
+    """`commands`: words by the measurement's name; `absent`: why one is left out."""
+
+    def __init__(
+        self,
+        checkout: Path,
+        solo5: "Path | None",
+        where_kvm: str,
+        *,
+        mirage: "Path | None" = None,
+        long: bool = False,
+    ) -> None:
+        self.commands: dict[str, tuple[str, ...]] = {}
+        self.absent: dict[str, str] = {}
+        self._guests = checkout / "bench" / "out" / "solo5"
+        self._solo5 = solo5
+        self._net_ns = (str(checkout / "tools" / "with_net"), "--")
+        self._kvmbox = str(checkout / "tools" / "kvmbox" / "kvmbox")
+        self._hello: tuple[str, ...] = ()
+        if solo5:
+            self._hello = ("--arg", "Hello_Solo5", str(solo5 / "tests" / "test_hello" / "test_hello.hvt"))
+        self._plan_sandbox(checkout, long)
+        if where_kvm == "none":
+            for name in (
+                "boot",
+                "times",
+                "size",
+                "mirage",
+                "run",
+                "hypercall",
+                "ways",
+                "ring",
+                "block",
+                "memory",
+            ):
+                self.absent[f"kvm {name}"] = "KVM was left out: --kvm none"
+        else:
+            self._plan_kvm(mirage, in_box=where_kvm == "box")
+
+    def _plan_sandbox(self, checkout: Path, long: bool) -> None:
+        door = ("--backend", "sandbox")
+        runs = ("--runs", "40", "--pause", "0")
+        hello = self._peer("spt", "{elf:.spt}", "Hello_Solo5") + self._hello
+        disk = self._peer("spt", *_DISK, "{elf:.spt}", "{args}") + self._image("block_guest")
+        idle = self._image("idle_guest")
+        self._add("sandbox boot", (), "boot", *door, *runs, *hello)
+        self._add("sandbox size", (), "size", *door, "--rounds", "30", "--skip", "tender")
+        self._add("sandbox run", (), "run", *door, *runs, *hello)
+        self._add("sandbox hypercall", (), "hypercall", *door, "--rounds", "15")
+        self._add("sandbox net", self._net_ns, "net", *door, "--rounds", "6", *_cases("tx", "rx"),
+                  *self._peer("spt", _TAP, "{elf:.spt}", "{args}"), *self._image("net_guest"))  # fmt: skip
+        self._add("sandbox ways", self._net_ns, "ways", *door, "--rounds", "4", "--case", "serve:64",
+                  "--case", "bulk-tx:1514", "--case", "bulk-rx:1514")  # fmt: skip
+        self._add("sandbox block", (), "block", *door, "--rounds", "10", *_REQUESTS, *disk)
+        self._add("sandbox cold", (), "block", *door, "--rounds", "5", "--case", "read:cold:4096", "--requests", "2000",
+                  "--disk-mib", "256", "--directory", str(checkout / "bench" / "out"), *disk)  # fmt: skip
+        self._add("sandbox memory", (), "memory", *door, "--guests", "10,100", "--rounds", "1",
+                  *self._peer("spt", "{elf:.spt}"), *idle)  # fmt: skip
+        self._add("sandbox density", (), "density", *door, "--max", "200", *idle)
+        if long:
+            self._add("sandbox many", (), "density", *door, "--max", "100000", "--reserve", "2048", *idle)
+        else:
+            self.absent["sandbox many"] = (
+                "takes minutes, and most of the machine: --long, or tender bench density --max 100000"
+            )
+
+    def _plan_kvm(self, mirage: "Path | None", *, in_box: bool) -> None:
+        door = ("--backend", "kvm")
+        through = (self._kvmbox, "run", "--icount", "--") if in_box else self._net_ns
+        hello = self._peer("hvt", "{elf}", "Hello_Solo5") + self._hello
+        self._add("kvm boot", through, "boot", *door, "--count", "--runs", "10", *hello)
+        self._add("kvm size", through, "size", *door, "--rounds", "5" if in_box else "30", "--skip", "tender")
+        if mirage:
+            self._add("kvm mirage", through, "boot", *door, "--count", "--runs", "5", "--mem", "64", "--skip", "library",
+                      "--skip", "pool", "--skip", "python", *self._peer("hvt", "{elf}", mem=64), str(mirage))  # fmt: skip
+        else:
+            self.absent["kvm mirage"] = (
+                "no MirageOS image: set TENDER_BENCH_MIRAGE to one that ends by itself"
+            )
+        self._add("kvm hypercall", through, "hypercall", *door, "--rounds", "2" if in_box else "15",
+                  "--calls", "200" if in_box else "20000",
+                  *self._peer("hvt", "--net:service={tap}", "--block:storage={disk}", "{elf}", "{args}"))  # fmt: skip
+        hvt = self._peer("hvt", _TAP, "{elf}", "{args}")
+        # our own net_guest: behind solo5-hvt a hypercall a frame, too
+        self._add("kvm ways", through, "ways", *door, "--rounds", "1" if in_box else "6", "--way", "calls",
+                  "--way", "batch", *_cases("tx", "rx", "echo"), "--frames", "1000" if in_box else "10000",
+                  *hvt)  # fmt: skip
+        self._add("kvm block", through, "block", *door, "--rounds", "1" if in_box else "10", *_REQUESTS,
+                  "--requests", "300" if in_box else "20000", "--disk-mib", "1",
+                  *self._peer("hvt", *_DISK, "{elf}", "{args}"), *self._image("block_guest"))  # fmt: skip
+        self._add("kvm memory", through, "memory", *door, "--guests", "10", "--rounds", "1",
+                  *self._peer("hvt", "{elf}"), *self._image("idle_guest"))  # fmt: skip
+        if in_box:
+            why = "a time needs a KVM of this host: "
+            self.absent["kvm times"] = f"{why}tender bench boot"
+            self.absent["kvm ring"] = (
+                f"the box's CPUs take turns; {why}tender bench ways --backend kvm --peer ..."
+            )
+            self.absent["kvm run"] = (
+                f"the box's clock leaps where the end of a run waits; {why}tender bench run"
+            )
+        else:
+            runs = ("--runs", "40", "--pause", "0")
+            self._add("kvm times", through, "boot", *door, *runs, "--skip", "tender", "--skip", "python")
+            # Solo5's own net_guest: behind solo5-hvt it takes the ring
+            self._add("kvm ring", through, "ways", *door, "--rounds", "6", "--way", "batch", "--case", "tx:64",
+                      "--case", "rx:64", *hvt, *self._image("net_guest"))  # fmt: skip
+            self._add("kvm run", through, "run", *door, *runs, *hello)
+
+    def _image(self, name: str) -> "tuple[str, ...]":
+        """Solo5's build of a guest, if it is to run beside a peer; else the benchmark compiles ours."""
+        return (str(self._guests / f"{name}.hvt"),) if self._solo5 else ()
+
+    def _peer(self, name: str, *words: str, mem: int = 16) -> "tuple[str, ...]":
+        if not self._solo5:
+            return ()
+        return ("--peer", " ".join((f"{name}={self._solo5}/tenders/{name}/solo5-{name} --mem={mem}", *words)))
+
+    def _add(self, name: str, through: Sequence[str], *words: str) -> None:
+        self.commands[name] = (*through, sys.executable, "-P", "-m", "tender", "bench", *words)
+
+
+_TAP = "--net:service0={tap}"
+_DISK = ("--block:storage={disk}", "--block-sector-size:storage={sector}")
+_REQUESTS = tuple(f"--case={direction}:seq:{size}" for direction in ("read", "write") for size in (512, 4096))
+
+
+def _cases(*modes: str) -> "tuple[str, ...]":
+    return tuple(f"--case={mode}:{size}" for mode in modes for size in (64, 1514))
