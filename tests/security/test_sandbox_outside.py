@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 from sandbox_rig import (
     FD_CONSOLE,
     FD_CONTROL,
@@ -210,6 +211,24 @@ def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_
             assert (proc / "environ").read_bytes() == b""
         finally:
             running.kill()
+
+
+@pytest.mark.parametrize(
+    "refused", [(kind,) for kind in NAMESPACES.values()] + [("user", "net"), ("user", "mnt")]
+)
+def test_the_command_runs_where_namespaces_are_refused(
+    guest: Guest, tender_cmd: list[str], refused: tuple[str, ...]
+) -> None:
+    """By the limits of a user namespace around it. What was begun before the refusal is undone, or done otherwise."""
+    limits = "".join(f"echo 0 > /proc/sys/user/max_{kind}_namespaces && " for kind in refused)
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", limits + 'exec "$@"', "sh", *tender_cmd]
+    done = subprocess.run(
+        [*command, "--backend=sandbox", "--mem=8", str(guest("exit_status")), "3"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    if "unshare: " in done.stderr:
+        pytest.skip(f"this host gives no user namespace: {done.stderr}")
+    assert (done.returncode, done.stderr) == (3, "")
 
 
 def test_a_sandbox_cannot_be_looked_into_by_its_own_user(rig: Rig) -> None:
