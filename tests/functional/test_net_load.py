@@ -20,13 +20,13 @@ from support import Guest, TapInterface, ip, with_note
 from tender import ExitReason, Image, NetFd, Tap, Vm, VmConfig
 from tender.result import VmResult
 
-pytestmark = pytest.mark.tap
 IN_THE_BOX = bool(os.environ.get("KVMBOX"))
 MANY = int(os.environ.get("TENDER_FLOOD", 3_000 if IN_THE_BOX else 1_000_000))
 """A million where a processor runs the guest; in the box another program is that processor. TENDER_FLOOD says another."""
 
-LIMIT = 300
+LIMIT = 1800 if "TENDER_FLOOD" in os.environ else 100
 ENDLESS = 1 << 40
+pytestmark = [pytest.mark.tap, pytest.mark.timeout(LIMIT + 20)]
 MAC = "02:00:00:00:00:02"
 SIZE = 64
 PATIENT, HASTY = 400, 0
