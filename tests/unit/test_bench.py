@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -374,6 +375,24 @@ kvm      boot: KVM ioctls   16
 sandbox  tx 64, a frame: exits   1
 sandbox  gone   2
 """
+
+
+def _calls(counted: list[dict[str, int]], n: int) -> "Counter[str]":
+    return Counter({"exits": n, "read": 2 * n, "futex": len(counted), **counted.pop(0)})
+
+
+def test_a_call_that_one_run_makes_more_is_counted_again() -> None:
+    late = [{}, {"ppoll": 1}, {}, {}]
+    few, more = counts.few_and_more(lambda n: _calls(late, n))
+    rows: dict[str, float] = {}
+    counts._add(rows, "tx", few + Counter({"system calls": 1}), more + Counter({"system calls": 9}), 200)
+    assert rows == {"tx: exits": 1, "tx: system calls": 2} and not late
+
+
+def test_a_call_that_comes_now_and_then_each_time_stays_a_fraction() -> None:
+    always = [{}, {"ppoll": 7}] * 3
+    few, more = counts.few_and_more(lambda n: _calls(always, n))
+    assert counts._difference(few, more, "calls") == 407 and not always
 
 
 def test_every_difference_from_the_committed_counts_is_told() -> None:
