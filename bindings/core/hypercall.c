@@ -87,7 +87,12 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
 {
     if (number < HVT_HYPERCALL_MAX)
         vm->shared->counters.hypercalls[number]++;
-    vm->resume = (struct vm_resume){0};
+    /* By field: as a whole, a compiler without vector registers clears it by a slow string instruction. */
+    vm->resume.number = 0;
+    vm->resume.again = false;
+    vm->resume.console_done = 0;
+    vm->resume.poll_deadline_ns = 0;
+    vm->resume.batch_done = 0;
     return settle(vm, number, gpa);
 }
 
