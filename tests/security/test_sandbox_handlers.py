@@ -128,15 +128,38 @@ ENDS = ("0", "1", "8", "m", "m+8", "0xffffffffffffffff", "0x8000000000000000", "
 @pytest.mark.parametrize("target", ["0", "handlers", "gate"])
 def test_a_fault_on_any_stack_is_reported(rig: Rig, rsp: str, target: str) -> None:
     """Also on the stack that signals are handled on, which then overflows. The gate pops its return address."""
-    where = {"0": "0", "handlers": at("system_call"), "gate": "0xff010"}[target]
+    where = {"0": "0", "handlers": at("the_call"), "gate": "0xff010"}[target]
     result = rig.run(f"goto={where},{rsp}", timeout=2)
     assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
 
 
-CF, PF, DF, AC, NT, ID = 1, 4, 1 << 10, 1 << 18, 1 << 14, 1 << 21
+CF, PF, AF, ZF, SF, OF = 1, 4, 1 << 4, 1 << 6, 1 << 7, 1 << 11
+DF, AC, NT, ID = 1 << 10, 1 << 18, 1 << 14, 1 << 21
+RESULT = CF | PF | AF | ZF | SF | OF
+KEPT = RESULT | DF | ID
 
 
-@pytest.mark.parametrize("flags", [0, CF | PF, DF, AC, NT, DF | AC | NT | CF, ID])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        0,
+        CF,
+        PF,
+        AF,
+        ZF,
+        SF,
+        OF,
+        RESULT,
+        RESULT & ~OF,
+        OF | ID,
+        DF,
+        AC,
+        NT,
+        DF | AC | NT | CF,
+        DF | RESULT,
+        ID,
+    ],
+)
 def test_flags_outlive_a_hypercall(rig: Rig, flags: int) -> None:
     """A site and a trapped `out` keep them all, but for AC and NT by a signal; the gate is a function."""
     result = rig.run(f"flags={flags | 0x202:#x}")
@@ -144,8 +167,8 @@ def test_flags_outlive_a_hypercall(rig: Rig, flags: int) -> None:
     found = re.search(r"flags = (\S+) (\S+) (\S+)", text(result))
     assert found
     site, out, gate = (int(word, 16) for word in found.groups())
-    assert site & (CF | PF | DF | ID) == flags & (CF | PF | DF | ID)
-    assert out & (CF | PF | DF | ID) == flags & (CF | PF | DF | ID)
+    assert site & KEPT == flags & KEPT
+    assert out & KEPT == flags & KEPT
     assert not gate & DF
 
 

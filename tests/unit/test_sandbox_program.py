@@ -58,3 +58,19 @@ def test_it_has_one_system_call_instruction(listing: list[str]) -> None:
 def test_it_leaves_vector_registers_and_thread_local_storage_to_the_guest(listing: list[str]) -> None:
     found = [line for line in listing if re.search(r"%([xyz]mm|k[0-7]\b|fs:|gs:|st\b)", line)]
     assert found == []
+
+
+def test_there_is_no_return_between_a_frame_and_its_system_call() -> None:
+    """Behind a system call each would be guessed wrong: the road of a frame comes and goes by jumps."""
+    done = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", PROGRAM], capture_output=True, text=True, check=True
+    )
+    code: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        if found := re.match(r"[0-9a-f]+ <(\w+)[^>]*>:$", line):
+            lines = code.setdefault(found[1], [])
+        elif "\t" in line:
+            lines.append(line.partition("\t")[2])
+    for name in ("entry_patched", "handle_hypercall", "handle_net_write", "handle_net_read", "the_call"):
+        assert code[name], name
+        assert not [line for line in code[name] if re.match(r"(repz? )?ret", line)], name

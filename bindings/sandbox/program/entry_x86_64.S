@@ -17,6 +17,24 @@
     .set    FLAGS_NOT_FOR_C, 0x44500    /* alignment checks, a nested task, downwards, single steps */
     .set    SAVED_FLAGS, 72             /* entry_patched: nine registers lie below */
 
+/*
+ * A call and its return would be right too, and slow: a processor guesses where a return goes by the calls it has
+ * seen last, which behind a system call are the kernel's. A jump it guesses by what that jump did before. So from the
+ * guest to the system call and back there is none: C functions on that road return by __x86_return_thunk.
+ */
+    .macro  enter function
+    lea     1000f(%rip), %rax
+    push    %rax
+    jmp     \function
+1000:
+    .endm
+
+    .data
+    .globl  flags_by_popf
+    .hidden flags_by_popf
+flags_by_popf:                      /* a guest with one of these gets its flags back by POPF; others by SAHF */
+    .long   FLAGS_NOT_FOR_C
+
     .bss
     .balign 4096
 handler_stack:
@@ -117,7 +135,7 @@ entry_patched:
     push    $2
     popfq
 1:
-    call    handle_hypercall
+    enter   handle_hypercall
     pop     %rdx
     pop     %r11
     pop     %r10
@@ -126,9 +144,21 @@ entry_patched:
     pop     %rdi
     pop     %rsi
     pop     %rcx
-    pop     %rax
     cmpq    $0, kicked(%rip)
     jne     leave_kicked
+    mov     8(%rsp), %eax
+    test    %eax, flags_by_popf(%rip)
+    jnz     2f
+    xchg    %al, %ah            /* POPF is slow. AH: SF ZF AF PF CF; AL: OF as bit 3; no other has changed */
+    shr     $3, %al
+    and     $1, %al
+    add     $0x7f, %al          /* 0x80, an overflow, if OF was set */
+    sahf
+    mov     (%rsp), %rax
+    mov     guest_rsp(%rip), %rsp
+    jmp     *guest_rip(%rip)
+2:
+    pop     %rax
     popfq
     mov     guest_rsp(%rip), %rsp
     jmp     *guest_rip(%rip)
@@ -150,7 +180,7 @@ entry_gate:
     add     $(GATE_GPA - HVT_PORT_BASE * 16 + 8), %edx
     mov     %rdx, guest_rip(%rip)
     cld
-    call    handle_hypercall
+    enter   handle_hypercall
     cmpq    $0, kicked(%rip)
     jne     leave_kicked
     mov     guest_rsp(%rip), %rsp
@@ -172,22 +202,30 @@ leave_kicked:
     .size   leave_kicked, . - leave_kicked
 
 /*
- * system_call(six arguments, number): see syscalls.h. The C ABI has the seventh argument on the stack, the kernel
- * the fourth in R10. signal_return has no frame of its own: RSP is the signal's.
+ * The program's system call. In: the kernel's registers, and on the stack where to go on, behind it (system_call() in
+ * syscalls.h). Clobbered: RCX and R11, which the kernel changes. signal_return has no frame of its own: RSP is the
+ * signal's.
  */
-    .globl  system_call
-    .hidden system_call
-    .type   system_call, @function
-system_call:
-    mov     %rcx, %r10
-    mov     8(%rsp), %rax
+    .globl  the_call
+    .hidden the_call
+    .type   the_call, @function
 the_call:
     syscall
     .globl  system_call_return
     .hidden system_call_return
 system_call_return:
-    ret
-    .size   system_call, . - system_call
+    pop     %rcx
+    jmp     *%rcx
+    .size   the_call, . - the_call
+
+/* How handle_hypercall() returns, by the compiler's name for it. Clobbered: RCX, which is a C call's to change. */
+    .globl  __x86_return_thunk
+    .hidden __x86_return_thunk
+    .type   __x86_return_thunk, @function
+__x86_return_thunk:
+    pop     %rcx
+    jmp     *%rcx
+    .size   __x86_return_thunk, . - __x86_return_thunk
 
     .globl  signal_return
     .hidden signal_return

@@ -150,34 +150,70 @@ static __attribute__((cold, noinline)) void settle_left(uint64_t rip)
     }
 }
 
-/* From a hypercall to the next instruction of the guest, if there is one. */
-static inline void settle(enum verdict verdict, uint64_t rip)
-{
-    if (verdict == LEAVE)
-        settle_left(rip);
-}
-
 void count_exit(void)
 {
     struct vm_shared *shared = the_vm.shared;
-    shared->counters.exits++;
-    if (!shared->timeline.first_exit)
+    if (!shared->counters.exits++)
         shared->timeline.first_exit = monotonic_ns();
 }
 
-/* entry_x86_64.S: a patched site, or the gate. One function of all that it calls: returns behind a system
- * call are slow. */
-void handle_hypercall(uint32_t number, uint32_t gpa);
-__attribute__((flatten)) void handle_hypercall(uint32_t number, uint32_t gpa)
+/*
+ * entry_x86_64.S: a patched site, or the gate. From there to the system call and back it is one function
+ * without a return, a function each for the calls that come most often: where the compiler knows the number,
+ * little is left of the core's table.
+ */
+#define ROAD __attribute__((flatten, noinline, function_return("thunk-extern")))
+
+static inline __attribute__((always_inline)) void settle_hypercall(uint32_t number, uint32_t gpa)
 {
     count_exit();
-    settle(hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa), guest_rip - 1); /* the `out` */
+    if (hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa) == LEAVE)
+        settle_left(guest_rip - 1); /* the `out` */
+}
+
+static ROAD void handle_net_write(uint32_t gpa)
+{
+    settle_hypercall(HVT_HYPERCALL_NET_WRITE, gpa);
+}
+
+static ROAD void handle_net_read(uint32_t gpa)
+{
+    settle_hypercall(HVT_HYPERCALL_NET_READ, gpa);
+}
+
+static ROAD void handle_other(uint32_t number, uint32_t gpa)
+{
+    settle_hypercall(number, gpa);
+}
+
+void handle_hypercall(uint32_t number, uint32_t gpa);
+__attribute__((function_return("thunk-extern"))) void handle_hypercall(uint32_t number, uint32_t gpa)
+{
+    if (number == HVT_HYPERCALL_NET_WRITE)
+        handle_net_write(gpa);
+    else if (number == HVT_HYPERCALL_NET_READ)
+        handle_net_read(gpa);
+    else
+        handle_other(number, gpa);
 }
 
 /* trap.c: an `out` that came as a signal. */
 void handle_out(uint32_t port, uint32_t gpa, uint64_t rip)
 {
-    settle(hypercall_out(&the_vm, port, gpa), rip);
+    if (hypercall_out(&the_vm, port, gpa) == LEAVE)
+        settle_left(rip);
+}
+
+/* LAHF and SAHF: CPUID leaf 0x80000001, ECX bit 0. The first 64-bit processors have them in 32-bit code
+ * alone; all with FSGSBASE are younger, and need not be asked: a hypervisor traps CPUID. */
+static void choose_flags(void)
+{
+    uint32_t eax = 0x80000001, ebx, ecx, edx;
+    if (auxiliary.fsgsbase)
+        return;
+    __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx));
+    if (!(ecx & 1))
+        flags_by_popf = UINT32_MAX;
 }
 
 static void take_config(const struct sandbox_config *config)
@@ -241,6 +277,7 @@ _Noreturn void program_start(const uint64_t *stack)
     relocate();
     read_auxiliary(stack);
     clock_find(auxiliary.vdso);
+    choose_flags();
     int64_t mapped =
         system_call(0, SANDBOX_VM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, SANDBOX_FD_VM, 0, SYS_mmap);
     if (mapped < 0)

@@ -51,6 +51,7 @@ void entry_gate(void);
 void signal_return(void);
 extern uint64_t guest_rip, kicked;
 extern uint8_t handler_stack_top[];
+extern uint32_t flags_by_popf;
 extern const uint8_t window_start[], window_end[], gate_return[];
 
 #endif

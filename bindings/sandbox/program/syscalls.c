@@ -45,12 +45,12 @@ static int64_t answer(int64_t value)
 
 ssize_t read(int fd, void *to, size_t len)
 {
-    return CALL(SYS_read, fd, to, len, 0, 0, 0);
+    return answer(system_call_3((uint64_t)fd, (uint64_t)to, len, SYS_read));
 }
 
 ssize_t write(int fd, const void *from, size_t len)
 {
-    return CALL(SYS_write, fd, from, len, 0, 0, 0);
+    return answer(system_call_3((uint64_t)fd, (uint64_t)from, len, SYS_write));
 }
 
 ssize_t readv(int fd, const struct iovec *pieces, int count)
@@ -117,7 +117,7 @@ int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, cons
 /* SIGPIPE is ignored in this program. */
 int64_t write_quietly(int fd, const void *data, uint64_t len)
 {
-    return system_call((uint64_t)fd, (uint64_t)data, len, 0, 0, 0, SYS_write);
+    return system_call_3((uint64_t)fd, (uint64_t)data, len, SYS_write);
 }
 
 /* ---- the clock */
@@ -195,12 +195,20 @@ void *memcpy(void *restrict to, const void *restrict from, size_t len)
     if (len <= SHORT_COPY) {
         uint8_t *out = to;
         const uint8_t *in = from;
-        for (; len >= sizeof(uint64_t); len -= sizeof(uint64_t)) {
+#pragma GCC unroll 8
+        for (; len > sizeof(uint64_t); len -= sizeof(uint64_t)) {
             uint64_t word;
             __builtin_memcpy(&word, in, sizeof word);
             __builtin_memcpy(out, &word, sizeof word);
             in += sizeof word;
             out += sizeof word;
+        }
+        for (; len >= sizeof(uint32_t); len -= sizeof(uint32_t)) {
+            uint32_t half;
+            __builtin_memcpy(&half, in, sizeof half);
+            __builtin_memcpy(out, &half, sizeof half);
+            in += sizeof half;
+            out += sizeof half;
         }
         while (len--)
             *out++ = *in++;

