@@ -386,18 +386,14 @@ void tn_vm_stop(struct vm *vm)
     vm_stop(vm);
 }
 
-static _Thread_local sigset_t held_from;
-
 void tn_signals_hold(void)
 {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &held_from);
+    vm_hold_signals();
 }
 
 void tn_signals_release(void)
 {
-    pthread_sigmask(SIG_SETMASK, &held_from, NULL);
+    vm_release_signals();
 }
 
 void tn_vm_signals_elsewhere(struct vm *vm)

@@ -97,12 +97,15 @@ class Vm:
                 cmdline=config.cmdline,
                 net_ring=config.net_ring if config.net else "off",
             )
+            self._created_ns: int = lib.tn_monotonic_ns()
+            # Here, while a sandbox's process makes itself ready; and not behind the guest's end: that may be months
+            # from now, when other files are in their place, or when no descriptor is left to read them with.
+            from tender import outcome  # noqa: F401
         except BaseException:
             self.close()
             raise
         self.backend = self._door.name
         self.fallback = self._door.fallback
-        self._created_ns: int = lib.tn_monotonic_ns()
 
     # ---- set-up
 
@@ -238,16 +241,12 @@ class Vm:
             to._on_console = to._capture
 
     def _run(self, timeout: "float | None") -> "VmResult":
-        # Imported only here, while a sandbox's process makes itself ready; yet before the guest starts, for it may
-        # run for months, and other files be in their place by then.
-        from tender import outcome  # noqa: F401
-
         assert self._door is not None
         event = lib.tn_vm_event(self._c)
         over = None if timeout is None else self._watch(timeout)
         try:
             while True:
-                self._door.run(self._c)
+                self._run_held()
                 if event.kind == lib.EVENT_CONSOLE:
                     assert self._on_console is not None
                     self._on_console(self._door.console(self._c, event.gpa, event.len))
@@ -260,6 +259,15 @@ class Vm:
         finally:
             if over is not None:
                 over.release()
+
+    def _run_held(self) -> None:
+        """The door's run(). A signal that comes between Python's last look and the run's own wait is for the wait."""
+        assert self._door is not None
+        try:
+            lib.tn_signals_hold()  # what was caught before is raised at the latest on the way into run()
+            self._door.run(self._c)
+        finally:
+            lib.tn_signals_release()
 
     def _watch(self, timeout: float) -> "CData":
         """A thread that stops the VM after `timeout` seconds, unless the lock it returns is released first."""

@@ -53,7 +53,12 @@ int vm_reset(struct vm *vm)
     return error;
 }
 
-void vm_enter(struct vm *vm, sigset_t *saved)
+static _Thread_local struct {
+    bool held;
+    sigset_t mask; /* what was let in before */
+} signals;
+
+static void hold(sigset_t *before)
 {
     /* Synchronous ones stay: a fault of ours must not be lost. */
     static const int synchronous[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
@@ -61,8 +66,32 @@ void vm_enter(struct vm *vm, sigset_t *saved)
     sigfillset(&block);
     for (size_t i = 0; i < sizeof synchronous / sizeof *synchronous; i++)
         sigdelset(&block, synchronous[i]);
+    pthread_sigmask(SIG_BLOCK, &block, before);
+}
+
+void vm_hold_signals(void)
+{
+    if (!signals.held)
+        hold(&signals.mask);
+    signals.held = true;
+}
+
+void vm_release_signals(void)
+{
+    if (signals.held)
+        pthread_sigmask(SIG_SETMASK, &signals.mask, NULL);
+    signals.held = false;
+}
+
+void vm_enter(struct vm *vm, sigset_t *saved)
+{
     sigemptyset(saved); /* what holds where a filter refuses the next call */
-    pthread_sigmask(SIG_BLOCK, vm->signals_at_will ? NULL : &block, saved);
+    if (signals.held)
+        *saved = signals.mask;
+    else if (vm->signals_at_will)
+        pthread_sigmask(SIG_BLOCK, NULL, saved);
+    else
+        hold(saved);
     vm->run_mask = vm->poll_mask = *saved;
     sigdelset(&vm->run_mask, vm_kick_signal());
     if (!vm->signals_at_will)
@@ -84,7 +113,8 @@ void vm_leave(struct vm *vm, const sigset_t *saved)
     const struct timespec at_once = {0, 0};
     while (sigtimedwait(&kick, NULL, &at_once) > 0)
         ;
-    pthread_sigmask(SIG_SETMASK, saved, NULL);
+    if (!signals.held) /* else vm_release_signals() does */
+        pthread_sigmask(SIG_SETMASK, saved, NULL);
 }
 
 void vm_stop(struct vm *vm)

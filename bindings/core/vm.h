@@ -138,6 +138,12 @@ void vm_stop(struct vm *vm);
 void vm_enter(struct vm *vm, sigset_t *saved);
 void vm_leave(struct vm *vm, const sigset_t *saved);
 
+/* The same ahead of it, for a caller that looks what signals have left for it: it holds them back, looks, and
+ * runs; what comes from the first on ends the run's first wait. Of this thread; releasing what is not held
+ * does nothing. */
+void vm_hold_signals(void);
+void vm_release_signals(void);
+
 /* The signal a runner is kicked with. Blocked outside of waits it needs no handler and runs none. */
 int vm_kick_signal(void);
 

@@ -30,6 +30,7 @@ _SLOTTED: "dict[int, int]" = {}
 range of our addresses; the next VM's memory comes to lie there, and whatever then changes in this range the kernel
 tells the old machine too, which walks its page tables: a sixth of the boot of an image of more than 2 MiB."""
 _ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOEXEC, _ENOTTY = 2, 13, 1, 19, 16, 12, 5, 8, 25
+_EINTR = 4
 
 
 def _empty_kept() -> None:
@@ -82,6 +83,8 @@ def _failed(name: str, errno: int) -> HostError:
 
 def _int(fd: int, name: str, request: int, argument: int = 0) -> int:
     answer: int = lib.tn_ioctl_int(fd, request, argument)
+    while answer == -_EINTR:  # a signal, whose handler has run by now
+        answer = lib.tn_ioctl_int(fd, request, argument)
     if answer < 0:
         raise _failed(name, -answer)
     return answer
@@ -89,6 +92,8 @@ def _int(fd: int, name: str, request: int, argument: int = 0) -> int:
 
 def _ptr(fd: int, name: str, request: int, argument: CData) -> int:
     answer: int = lib.tn_ioctl_ptr(fd, request, argument)
+    while answer == -_EINTR:
+        answer = lib.tn_ioctl_ptr(fd, request, argument)
     if answer < 0:
         raise _failed(name, -answer)
     return answer

@@ -22,7 +22,7 @@ LIMIT_S = 30
 EXITS = 140  # so many after a signal was heard, the guest runs as it will from then on; only while it runs it makes any
 
 
-@pytest.mark.kvm
+@pytest.mark.doors
 def test_each_of_many_signals_is_heard_while_a_guest_makes_hypercalls(guest: Guest) -> None:
     heard = threading.Event()
     unheard: list[int] = []
@@ -45,7 +45,7 @@ def test_each_of_many_signals_is_heard_while_a_guest_makes_hypercalls(guest: Gue
         vm.stop()
 
     try:
-        with Image.open(guest("flood")) as image, Vm(image, SMALL, console=DISCARD, backend="kvm") as vm:
+        with Image.open(guest("flood")) as image, Vm(image, SMALL, console=DISCARD) as vm:
             sender = threading.Thread(target=send, args=(vm,))
             sender.start()
             result = vm.run(timeout=300)
