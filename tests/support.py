@@ -66,6 +66,17 @@ class TapInterface:
         self.up()  # waits for who made it so, and is not done yet
 
 
+def sandbox_of(command: int) -> psutil.Process:
+    """The sandbox's process of a command whose guest runs; what helped at its start has ended by then."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = psutil.Process(command).children(recursive=True)
+        if len(found) == 1 and found[0].name() == "tender-sandbox":
+            return found[0]
+        assert time.monotonic() < deadline, found
+        time.sleep(0.001)
+
+
 class Footprint(NamedTuple):
     """What this process has; a child is also one that has ended and waits to be reaped.
 

@@ -47,12 +47,18 @@ static struct ahead {
     _Atomic uint32_t *network; /* sandbox_config's */
 } ahead;
 
-/* The kernel kills who is asked here when the process above ends, unless it has ended already. */
+/*
+ * The kernel kills who has asked here when the process above ends; if it is ending already, this one ends by
+ * itself. A process that ends looks first which of its children have asked, and is seen to have ended a
+ * moment later, all behind one lock: to wait for a child, though there is none, takes it too, so that there
+ * is no moment between the two.
+ */
 static long end_with_parent(void)
 {
     struct pollfd parent = {ahead.self_pidfd, POLLIN, 0};
     const struct timespec at_once = {0, 0};
     long error = bare_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    (void)bare_call(SYS_wait4, -1, 0, WNOHANG, 0, 0);
     if (error >= 0 && bare_call(SYS_ppoll, (long)&parent, 1, (long)&at_once, 0, 0) != 0)
         child_leave(127);
     return error;
@@ -70,9 +76,14 @@ static void drop_capabilities(void)
 static int helper_main(void *unused)
 {
     (void)unused;
-    long error = end_with_parent();
-    if (error >= 0 && ahead.namespaces & CLONE_NEWUSER)
+    long error = 0;
+    if (ahead.namespaces & CLONE_NEWUSER)
         error = bare_call(SYS_setns, ahead.pidfd, CLONE_NEWUSER, 0, 0, 0);
+    /* Not before: the kernel forgets it of who gains capabilities, as in a user namespace. But in any case.
+     */
+    const long no_end = end_with_parent();
+    if (error >= 0)
+        error = no_end;
     if (error >= 0)
         error = bare_call(SYS_unshare, CLONE_NEWNET, 0, 0, 0, 0);
     drop_capabilities(); /* also because who has fewer of them may not enter its namespace */
@@ -179,7 +190,6 @@ enum ahead_end sandbox_ahead_finish(struct spawn *spawn, struct sandbox_config *
         (void)bare_call(SYS_futex, (long)&ahead.executed, FUTEX_WAIT, 1, 0, 0);
     close(ahead.told[0]);
     close(ahead.told[1]);
-    close(ahead.self_pidfd);
     if (ahead.error || spawn->error < 0) {
         sandbox_ahead_end();
         atomic_store(&config->network, SANDBOX_NETWORK_GIVEN);
@@ -199,4 +209,8 @@ void sandbox_ahead_end(void)
     ahead.pid = 0;
     if (ahead.helper_pidfd)
         kill_and_wait_for(&ahead.helper_pidfd);
+    if (ahead.self_pidfd > 0)
+        close(
+            ahead.self_pidfd); /* not sooner: the helper may be late, and would look at what has its number */
+    ahead.self_pidfd = 0;
 }

@@ -10,13 +10,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from support import Guest
+from support import Guest, sandbox_of
 
 from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, run
 from tender.native import ffi, lib
@@ -30,12 +29,7 @@ Front = Callable[[str], str]
 def wait_for_child(process: "subprocess.Popen[str]") -> psutil.Process:
     """The sandbox's process, once its guest runs: it has said so."""
     assert process.stdout is not None and process.stdout.readline()
-    deadline = time.monotonic() + 30
-    while not (children := psutil.Process(process.pid).children()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (child,) = children
-    return child
+    return sandbox_of(process.pid)
 
 
 @pytest.mark.parametrize("name", ["tender", "solo5-hvt", "solo5-hvt.2"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import support
 from sandbox_rig import wait_until
 from support import Guest
 
@@ -87,9 +88,7 @@ def test_no_process_is_left_of_a_command_that_was_killed(guest: Guest, tender_cm
     command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout and parent.stdout.readline() == "ready\n"
-        children = psutil.Process(parent.pid).children
-        wait_until(lambda: len(children(recursive=True)) == 1)  # what helped at the start has ended
-        (sandbox,) = children(recursive=True)
+        sandbox = support.sandbox_of(parent.pid)
         parent.kill()
         parent.wait()
     deadline = time.monotonic() + 10
@@ -192,7 +191,7 @@ def test_a_terminals_stop_stops_the_guest_too_and_it_goes_on(guest: Guest, tende
     with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as running:
         try:
             assert running.stdout is not None and running.stdout.readline()
-            (program,) = psutil.Process(running.pid).children()
+            program = support.sandbox_of(running.pid)
             for stop, state in (
                 (signal.SIGTSTP, psutil.STATUS_STOPPED),
                 (signal.SIGCONT, psutil.STATUS_RUNNING),

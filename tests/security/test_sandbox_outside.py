@@ -9,7 +9,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from sandbox_rig import (
     FD_CONSOLE,
@@ -25,7 +24,7 @@ from sandbox_rig import (
     Rig,
     wait_until,
 )
-from support import Guest
+from support import Guest, sandbox_of
 
 from tender import DISCARD, ExitReason, Vm
 from tender.backend.sandbox import SandboxVm
@@ -192,9 +191,7 @@ def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout and running.stdout.readline() == "ready\n"
-            children = psutil.Process(running.pid).children
-            wait_until(lambda: len(children(recursive=True)) == 1)
-            (sandbox,) = children(recursive=True)
+            sandbox = sandbox_of(running.pid)
             proc = Path(f"/proc/{sandbox.pid}")
             status = dict(
                 line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line
