@@ -90,7 +90,7 @@ class Plan:
                 "no MirageOS image: set TENDER_BENCH_MIRAGE to one that ends by itself"
             )
         self._add("kvm hypercall", through, "hypercall", *door, "--rounds", "2" if in_box else "15",
-                  "--calls", "200" if in_box else "20000",
+                  "--calls", "5000" if in_box else "20000",
                   *self._peer("hvt", "--net:service={tap}", "--block:storage={disk}", "{elf}", "{args}"))  # fmt: skip
         hvt = self._peer("hvt", _TAP, "{elf}", "{args}")
         # our own net_guest: behind solo5-hvt a hypercall a frame, too
@@ -98,7 +98,7 @@ class Plan:
                   "--way", "batch", *_cases("tx", "rx", "echo"), "--frames", "1000" if in_box else "10000",
                   *hvt)  # fmt: skip
         self._add("kvm block", through, "block", *door, "--rounds", "1" if in_box else "10", *_REQUESTS,
-                  "--requests", "300" if in_box else "20000", "--disk-mib", "1",
+                  "--requests", "5000" if in_box else "20000", "--disk-mib", "1",
                   *self._peer("hvt", *_DISK, "{elf}", "{args}"), *self._image("block_guest"))  # fmt: skip
         self._add("kvm memory", through, "memory", *door, "--guests", "10", "--rounds", "1",
                   *self._peer("hvt", "{elf}"), *self._image("idle_guest"))  # fmt: skip
