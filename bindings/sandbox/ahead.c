@@ -133,19 +133,14 @@ static int child_main(void *unused)
 
 /* ---- this process */
 
-static void wait_for(int *pidfd)
+static void kill_and_wait_for(int *pidfd)
 {
     siginfo_t ignored;
+    (void)syscall(SYS_pidfd_send_signal, *pidfd, SIGKILL, NULL, 0);
     while (waitid(P_PIDFD, (id_t)*pidfd, &ignored, WEXITED | __WALL) < 0 && errno == EINTR)
         ;
     close(*pidfd);
     *pidfd = 0;
-}
-
-static void kill_and_wait_for(int *pidfd)
-{
-    (void)syscall(SYS_pidfd_send_signal, *pidfd, SIGKILL, NULL, 0);
-    wait_for(pidfd);
 }
 
 void sandbox_ahead_begin(void)
@@ -209,8 +204,8 @@ void sandbox_ahead_end(void)
     ahead.pid = 0;
     if (ahead.helper_pidfd)
         kill_and_wait_for(&ahead.helper_pidfd);
+    /* Not sooner: the helper may be late, and would look at what has its number by then. */
     if (ahead.self_pidfd > 0)
-        close(
-            ahead.self_pidfd); /* not sooner: the helper may be late, and would look at what has its number */
+        close(ahead.self_pidfd);
     ahead.self_pidfd = 0;
 }

@@ -18,7 +18,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from tender.bench import compare, compile, facts, peers
@@ -92,34 +92,48 @@ def run(options: argparse.Namespace) -> compare.Measured:
     host = facts.host_facts(checkout)
     subjects = commands(options)
     cases = options.case or list(CASES)
+    series, conditions = sample(options, subjects, cases)
+    return compare.describe(
+        "net",
+        Unit("thousand frames a second (pong: round trips)", "second", 1e-3, rate=True),
+        series,
+        comparisons(list(subjects), cases),
+        conditions=conditions,
+        host=host,
+    )
+
+
+def sample(
+    options: argparse.Namespace,
+    subjects: "Mapping[str, peers.Words]",
+    cases: "Sequence[tuple[str, int]]",
+    takes_part: "Callable[[str, str], bool]" = lambda name, mode: True,
+) -> "tuple[compare.Series, dict[str, object]]":
+    """Frames a second of every subject in each case that it takes part in, interleaved; and what held meanwhile."""
     cpus = sorted(os.sched_getaffinity(0))
     series: compare.Series = {}
+    steps = sum(takes_part(name, mode) for name in subjects for mode, _ in cases)
     make_tap(options.frames + 100)
     try:
-        with Bar((1 + options.rounds) * len(cases) * len(subjects)) as bar:
+        with Bar((1 + options.rounds) * steps) as bar:
             for number, order in enumerate(rounds(1 + options.rounds, list(subjects))):
                 for mode, size in cases:
                     for name in order:
+                        if not takes_part(name, mode):
+                            continue
                         bar.step(f"{mode} {size} {name}")
                         rate = measure(subjects[name], mode, size, options.frames, cpus)
                         if number:  # the first warms
                             series.setdefault(f"{mode} {size} {name}", []).append(rate)
     finally:
         remove_tap()
-    return compare.describe(
-        "net",
-        Unit("thousand frames a second (pong: round trips)", "second", 1e-3, rate=True),
-        series,
-        comparisons(list(subjects), cases),
-        conditions={
-            "backend": options.backend,
-            "frames a sample": options.frames,
-            "rounds": options.rounds,
-            "guest's cpu": cpus[-1],
-            "sender's cpu": cpus[0],
-        },
-        host=host,
-    )
+    return series, {
+        "backend": options.backend,
+        "frames a sample": options.frames,
+        "rounds": options.rounds,
+        "guest's cpu": cpus[-1],
+        "sender's cpu": cpus[0],
+    }
 
 
 def comparisons(names: "list[str]", cases: "Sequence[tuple[str, int]]" = CASES) -> "list[compare.Comparison]":

@@ -7,16 +7,13 @@ where it is offered one.
 """
 
 import argparse
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tender.bench import compare, compile, facts, net, peers
 from tender.bench.boot import tender_command
-from tender.bench.progress import Bar
 from tender.bench.pyperf_format import Unit
-from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
 
 BULK = (("bulk-tx", 1514), ("bulk-rx", 1514))
@@ -69,38 +66,16 @@ def run(options: argparse.Namespace) -> compare.Measured:
         raise BenchError("ways: the guest is in bench/ of a checkout", hint="run it from there")
     host = facts.host_facts(checkout)
     guest = compile.guest(checkout, "net_ways_guest")
-    cpus = sorted(os.sched_getaffinity(0))
     cases = options.case or list(CASES)
-    series: compare.Series = {}
     with tempfile.TemporaryDirectory() as made:
         subjects = commands(options, guest, Path(made))
-        steps = sum(is_measured(name, mode) for name in subjects for mode, _ in cases)
-        net.make_tap(options.frames + 100)
-        try:
-            with Bar((1 + options.rounds) * steps) as bar:
-                for number, order in enumerate(rounds(1 + options.rounds, list(subjects))):
-                    for mode, size in cases:
-                        for way in order:
-                            if not is_measured(way, mode):
-                                continue
-                            bar.step(f"{mode} {size} {way}")
-                            rate = net.measure(subjects[way], mode, size, options.frames, cpus)
-                            if number:  # the first warms
-                                series.setdefault(f"{mode} {size} {way}", []).append(rate)
-        finally:
-            net.remove_tap()
+        series, conditions = net.sample(options, subjects, cases, is_measured)
     return compare.describe(
         "ways",
         Unit("thousand frames a second (pong: round trips; bulk: packets)", "second", 1e-3, rate=True),
         series,
         comparisons(list(subjects), cases),
-        conditions={
-            "backend": options.backend,
-            "frames a sample": options.frames,
-            "rounds": options.rounds,
-            "guest's cpu": cpus[-1],
-            "sender's cpu": cpus[0],
-        },
+        conditions=conditions,
         host=host,
     )
 
