@@ -8,6 +8,7 @@ calls, descriptors and the kernel's constants are written as names: the compiler
 headers and fds.h. Rules are not reordered: the first that holds decides, here and in the filter.
 """
 
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ _CONDITION = re.compile(
     r"|(?P<arch>arch not x86_64)"
     r"|call past (?P<past>[a-z]\w*)"
     r"|fd in (?P<kinds>[a-z]+(, [a-z]+)*)"
-    r"|arg(?P<among>[0-5]) in (?P<names>[A-Z]\w*(, [A-Z]\w*)*)"
+    r"|arg(?P<among>[0-5]) in (?P<names>[A-Z]\w*([+][A-Z]\w*)*(, [A-Z]\w*([+][A-Z]\w*)*)*)"
     r"|arg(?P<whole>[0-5]) (?P<word>null|minus one)"
 )
 
@@ -182,7 +183,12 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
     found = _CONDITION.fullmatch(condition)
     assert found
     if condition == "ip in guest":
-        a.jump(_high(ip), "BPF_JEQ", "0", if_true=None, if_false=otherwise)
+        within, above = Label(), Label()
+        a.jump(_high(ip), "BPF_JEQ", "0", if_true=within, if_false=above)
+        a.place(above)  # a `syscall` in the last bytes below 4 GiB returns to 4 GiB
+        a.jump(_high(ip), "BPF_JEQ", "1", if_true=None, if_false=otherwise)
+        a.jump(_low(ip), "BPF_JEQ", "0", if_true=None, if_false=otherwise)
+        a.place(within)
     elif condition == "ip not site":
         elsewhere = Label()
         a.jump(_high(ip), "BPF_JEQ", "0", if_true=None, if_false=elsewhere, hole="SITE_HIGH")
@@ -195,8 +201,10 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
     elif found["kinds"]:
         _test_among(a, _low("args[0]"), [FD_KINDS[kind] for kind in found["kinds"].split(", ")], otherwise)
     elif found["names"]:
-        names = found["names"].split(", ")
-        _test_among(a, _low(f"args[{found['among']}]"), [(name, f"{name} + 1") for name in names], otherwise)
+        values = [name.replace("+", " | ") for name in found["names"].split(", ")]
+        _test_among(
+            a, _low(f"args[{found['among']}]"), [(value, f"{value} + 1") for value in values], otherwise
+        )
     else:
         value = "0" if found["word"] == "null" else "0xffffffff"
         for half in (_low, _high):
@@ -204,8 +212,27 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
 
 
 def compile_rules(rules: list[Rule]) -> Assembler:
-    """The filter: neighbours with the same call share one comparison of its number."""
+    """The filter: neighbours whose first condition is one about the place of the call share its comparison."""
     a = Assembler()
+
+    def place_of(rule: Rule) -> str:
+        return rule.conditions[0] if rule.conditions[:1] == ("ip not site",) else ""
+
+    for place, run in itertools.groupby(rules, place_of):
+        if not place:
+            _compile_list(a, list(run))
+            continue
+        elsewhere = Label()
+        if not a.reachable:
+            raise RulesError(f"{place}: a rule above it always holds")
+        _test(a, place, elsewhere)
+        _compile_list(a, [Rule(one.call, one.conditions[1:], one.verdict, one.reason) for one in run])
+        a.place(elsewhere)
+    return a
+
+
+def _compile_list(a: Assembler, rules: list[Rule]) -> None:
+    """Rules in their order: neighbours with the same call share one comparison of its number."""
     seen: set[str] = set()
     to_next_any = Label()  # where a call goes that matched a rule's name and none of its conditions
     for at, rule in enumerate(rules):
@@ -232,7 +259,8 @@ def compile_rules(rules: list[Rule]) -> Assembler:
             a.place(following)
         if rule.call != "any" and last_of_call:
             a.place(other_call)
-    return a
+    if to_next_any.held:
+        a.place(to_next_any)
 
 
 def symbols(rules: list[Rule]) -> list[str]:
@@ -242,7 +270,7 @@ def symbols(rules: list[Rule]) -> list[str]:
         for condition in rule.conditions:
             found = _CONDITION.fullmatch(condition)
             assert found
-            names |= set((found["names"] or "").split(", ")) - {""}
+            names |= set(re.split(r", |\+", found["names"] or "")) - {""}
             names |= {f"__NR_{found['past']}"} if found["past"] else set()
     return sorted(names)
 

@@ -153,8 +153,8 @@ static int console(void)
     struct pollfd wait = {SANDBOX_FD_CONSOLE, POLLOUT, 0};
     return done_if(SITE(SYS_ppoll, &wait, 1, 0, 0, 8) == 1 &&
                    SITE(SYS_write, SANDBOX_FD_CONSOLE, &byte, 1) == 1 &&
-                   SITE(SYS_pwritev2, SANDBOX_FD_CONSOLE, &piece, 1, -1, -1, 0) == 1 &&
-                   SITE(SYS_sendto, SANDBOX_FD_CONSOLE, &byte, 1, MSG_NOSIGNAL, 0, 0) == 1);
+                   SITE(SYS_pwritev2, SANDBOX_FD_CONSOLE, &piece, 1, -1, -1, RWF_NOWAIT) == 1 &&
+                   SITE(SYS_sendto, SANDBOX_FD_CONSOLE, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL, 0, 0) == 1);
 }
 
 static int control(void)
@@ -180,7 +180,31 @@ static int vdso_clock(void)
 static int clock_by_a_call_from_elsewhere(void)
 {
     struct timespec now = {0, 0};
-    return done_if(syscall(SYS_clock_gettime, CLOCK_PROCESS_CPUTIME_ID, &now) == 0);
+    return done_if(syscall(SYS_clock_gettime, CLOCK_REALTIME, &now) == 0);
+}
+
+static int clock_of_another_process(void)
+{
+    struct timespec now = {0, 0};
+    return (int)syscall(SYS_clock_gettime, (clockid_t)(~(unsigned)getppid() << 3 | 2), &now);
+}
+
+static int clock_of_another_process_at_the_site(void)
+{
+    struct timespec now = {0, 0};
+    return (int)SITE(SYS_clock_gettime, ~1u << 3 | 2, &now);
+}
+
+static int write_over_what_is_appended_to(void)
+{
+    struct iovec piece = {&byte, 1};
+    return (int)SITE(SYS_pwritev2, SANDBOX_FD_CONSOLE, &piece, 1, -1, 0,
+                     RWF_NOWAIT | 0x20); /* RWF_NOAPPEND */
+}
+
+static int send_out_of_band(void)
+{
+    return (int)SITE(SYS_sendto, SANDBOX_FD_CONSOLE, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL | MSG_OOB, 0, 0);
 }
 
 static int getpid_at_the_site(void)
@@ -255,13 +279,13 @@ static int other_prctl_code(void)
 static int send_to_an_address(void)
 {
     const struct sockaddr nobody = {.sa_family = AF_UNIX};
-    return (int)SITE(SYS_sendto, NET_SOCKET, &byte, 1, MSG_DONTWAIT, &nobody, sizeof nobody);
+    return (int)SITE(SYS_sendto, NET_SOCKET, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL, &nobody, sizeof nobody);
 }
 
 static int write_at_a_place(void)
 {
     struct iovec piece = {&byte, 1};
-    return done_if(SITE(SYS_pwritev2, SANDBOX_FD_CONSOLE, &piece, 1, 0xffffffff, 0, 0) == 1);
+    return done_if(SITE(SYS_pwritev2, SANDBOX_FD_CONSOLE, &piece, 1, 0xffffffff, 0, RWF_NOWAIT) == 1);
 }
 
 static int write_from_elsewhere(void)
@@ -398,6 +422,10 @@ int main(void)
     dies(other_prctl_code, "dies: arch_prctl with another code");
     dies(send_to_an_address, "dies: sendto an address");
     dies(write_at_a_place, "dies: pwritev2 of the console at a place of its own choice");
+    dies(write_over_what_is_appended_to, "dies: pwritev2 of the console with RWF_NOAPPEND");
+    dies(send_out_of_band, "dies: sendto with MSG_OOB");
+    dies(clock_of_another_process, "dies: the clock of another process as the vDSO asks");
+    dies(clock_of_another_process_at_the_site, "dies: the clock of another process");
     dies(write_from_elsewhere, "dies: write of a net from another instruction");
     dies_or_faults(write_by_the_old_convention, "dies: write by int 0x80");
     dies_or_faults(vsyscall, "dies: getcpu by the vsyscall page");

@@ -24,6 +24,7 @@ from sandbox_rig import (
     FDATASYNC,
     KILL,
     LAST_CALL,
+    LIMIT,
     PPOLL,
     PREAD64,
     PWRITE64,
@@ -43,7 +44,11 @@ from sandbox_rig import (
 )
 from support import Guest
 
-from tender import ExitReason
+from tender import DISCARD, ExitReason, Image, Vm, VmConfig
+from tender.testing.elf_builder import PF_R, PF_W, PF_X, Segment, abi_note, build_elf, manifest_note
+
+DONTWAIT_NOSIGNAL = 0x40 | 0x4000  # linux/socket.h
+RWF_NOWAIT = 8  # linux/fs.h
 
 # ---- the guest's own way to the kernel
 
@@ -164,13 +169,72 @@ def test_descriptors_that_are_not_for_this_are_killed(rig: Rig, number: int, als
 
 
 @pytest.mark.parametrize(
-    "call", [f"{SENDTO},{FD_NET},b,60,0,b,16", f"{SENDTO},{FD_NET},b,60,0,0x100000000,2"]
+    "call",
+    [
+        f"{SENDTO},{FD_NET},b,60,{DONTWAIT_NOSIGNAL},b,16",
+        f"{SENDTO},{FD_NET},b,60,{DONTWAIT_NOSIGNAL},0x100000000,2",
+    ],
 )
 def test_a_frame_cannot_be_sent_to_an_address(rig: Rig, call: str) -> None:
     assert_killed_by_filter(rig.run(f"call={call}"))
     rig.ours.setblocking(False)
     with pytest.raises(BlockingIOError):
         rig.ours.recv(1)
+
+
+ODD_CLOCKS = (*range(2, 17), *((~pid << 3 | kind) & 0xFFFFFFFF for pid in (0, 1) for kind in (2, 3, 6)))
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [f"{SENDTO},{fd},b,60,{DONTWAIT_NOSIGNAL ^ 1 << bit},0,0" for bit in range(32) for fd in (FD_NET, FD_CONSOLE)],
+        [f"{PWRITEV2},{FD_CONSOLE},b+64,1,0xffffffffffffffff,0,{RWF_NOWAIT ^ 1 << bit}" for bit in range(32)],
+        [f"{CLOCK_GETTIME},{clock},b" for clock in ODD_CLOCKS],
+    ],
+    ids=["sendto", "pwritev2", "clock_gettime"],
+)  # fmt: skip
+def test_each_flag_and_each_clock_that_the_program_does_not_use_is_killed(rig: Rig, calls: list[str]) -> None:
+    """Out of band data and signals to a reader, writes over what is appended to, the time of other processes."""
+    for call in calls:
+        assert_killed_by_filter(rig.run(f"call={call}"))
+    rig.ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        rig.ours.recv(1)
+
+
+def test_the_flags_and_clocks_that_the_program_uses_are_answered(rig: Rig) -> None:
+    result = rig.run(
+        f"call={SENDTO},{FD_NET},b,60,{1 << 32 | DONTWAIT_NOSIGNAL:#x},0,0",  # the kernel takes 32 bits
+        f"call={CLOCK_GETTIME},0,b", f"call={CLOCK_GETTIME},1,b",
+    )  # fmt: skip
+    assert result.ok, result.message
+    assert re.findall(r"call = (-?\d+)", text(result)) == ["60", "0", "0"]
+    assert rig.ours.recv(64) == bytes(60)
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(CLOCK_GETTIME, "clock_gettime"), (39, "getpid"), (WRITE, "write")]
+)
+def test_a_call_in_the_last_two_bytes_below_4_gib_is_the_guests_own(number: int, name: str) -> None:
+    """It returns to 4 GiB, which is no address of the guest's."""
+    code = b"\xb8" + struct.pack("<I", number) + bytes.fromhex("31ff be00003000 bbfeffffff ffe3")
+    elf = build_elf(
+        segments=[
+            Segment(data=code, flags=PF_X),
+            Segment(data=bytes(16), flags=PF_R | PF_W, vaddr=0x300000),
+            Segment(data=b"\x90" * 4094 + b"\x0f\x05", flags=PF_X, vaddr=0xFFFFF000),
+        ],
+        notes=[abi_note(), manifest_note([])],
+    )
+    with (
+        Image.from_bytes(elf) as image,
+        Vm(image, VmConfig(mem=4096), console=DISCARD, backend="sandbox") as vm,
+    ):
+        result = vm.run(timeout=LIMIT)
+        assert result.reason == ExitReason.FORBIDDEN_SYSCALL, result.message
+        assert f"({name})" in result.message
+        assert vm.memory(0x300000, 16) == bytes(16)
 
 
 def test_allowed_calls_with_odd_arguments_are_answered_by_the_kernel(rig: Rig) -> None:
@@ -180,8 +244,8 @@ def test_allowed_calls_with_odd_arguments_are_answered_by_the_kernel(rig: Rig) -
         f"{WRITE},{FD_CONSOLE},{bad},16": -14,
         f"{WRITE},{FD_CONSOLE},m,16": -14,
         f"{WRITE},{FD_CONSOLE},0,16": -14,
-        f"{PWRITEV2},{FD_CONSOLE},{bad},1,0xffffffffffffffff,0,0": -14,
-        f"{PWRITEV2},{FD_CONSOLE},b,0xffff,0xffffffffffffffff,0,0": -22,
+        f"{PWRITEV2},{FD_CONSOLE},{bad},1,0xffffffffffffffff,0,{RWF_NOWAIT}": -14,
+        f"{PWRITEV2},{FD_CONSOLE},b,0xffff,0xffffffffffffffff,0,{RWF_NOWAIT}": -22,
         f"{PPOLL},b,0xffffffff,0,0,8": -22,
         f"{PPOLL},b,66,0,0,8": -22,
         f"{PPOLL},{bad},1,0,0,8": -14,

@@ -7,6 +7,7 @@ import re
 import struct
 from pathlib import Path
 
+import pytest
 from sandbox_rig import (
     BASE,
     FD_CONSOLE,
@@ -102,8 +103,28 @@ def test_what_stands_in_a_consoles_file_cannot_be_written_over(rig: Rig, tmp_pat
         iovec = struct.pack("<Q", 0x200000).hex()
         for offset in (0, 3, 1 << 32, 1 << 40, 0xFFFFFFFF, 0xFFFFFFFF00000000):
             result = rig.run(
-                "poke=b,58585858", f"poke=b+64,{iovec}", f"call={PWRITEV2},{FD_CONSOLE},b+64,1,{offset:#x},0,0",
+                "poke=b,58585858", f"poke=b+64,{iovec}", f"call={PWRITEV2},{FD_CONSOLE},b+64,1,{offset:#x},0,8",
                 console=file.fileno(),
+            )  # fmt: skip
+            assert_killed_by_filter(result)
+    assert log.read_bytes() == b"before the guest\n"
+
+
+@pytest.mark.parametrize("given", ["path", "descriptor"])
+def test_a_consoles_file_that_is_appended_to_keeps_what_stands_in_it(
+    rig: Rig, tmp_path: Path, given: str
+) -> None:
+    """RWF_NOAPPEND of Linux 6.9 and all its neighbours: 0x20 would put the bytes at the descriptor's place, 0."""
+    log = tmp_path / "log"
+    log.write_bytes(b"before the guest\n")
+    iovec = struct.pack("<QQ", 0x200000, 8).hex()
+    with log.open("ab", buffering=0) as file:
+        file.seek(0)
+        for flags in (0x20, 0x28, 0x60, 0x3F & ~8):
+            result = rig.run(
+                "poke=b,5858585858585858", f"poke=b+64,{iovec}",
+                f"call={PWRITEV2},{FD_CONSOLE},b+64,1,0xffffffffffffffff,0,{flags}",
+                console=log if given == "path" else file.fileno(),
             )  # fmt: skip
             assert_killed_by_filter(result)
     assert log.read_bytes() == b"before the guest\n"

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,17 @@ RULES = gen_filter.parse((SANDBOX / "filter_rules.txt").read_text())
 I386, AARCH64 = 0x40000003, 0xC00000B7  # linux/audit.h
 ALLOW, TRAP, KILL = 0x7FFF0000, 0x00030000, 0x80000000  # linux/seccomp.h
 VERDICT = {"allow": ALLOW, "trap": TRAP, "kill": KILL}
-GUEST_IPS = (0, 0x100002, 0xFFFFFFFF, SITE & 0xFFFFFFFF)
-OTHER_IPS = (SITE - 1, SITE + 2, SITE ^ (1 << 32), 1 << 32, 0xFFFFFFFFFF600009, (1 << 64) - 1)
+GUEST_IPS = (0, 0x100002, 0xFFFFFFFF, SITE & 0xFFFFFFFF, 1 << 32)
+OTHER_IPS = (
+    SITE - 1,
+    SITE + 2,
+    SITE ^ (1 << 32),
+    (1 << 32) + 1,
+    (1 << 32) + 2,
+    2 << 32,
+    0xFFFFFFFFFF600009,
+    (1 << 64) - 1,
+)
 X32 = 0x40000000
 
 CONTROL, STOP, CONSOLE, VM, TEMPLATE = 120, 121, 122, 123, 124
@@ -52,27 +62,64 @@ FDS = (
     (1 << 32) - 1,
 )
 
-# All that the program may do at its site, apart from what arguments must be: the descriptors, or None for any.
-MAY: dict[str, tuple[int, ...] | None] = {
-    "read": (*NETS, CONTROL),
-    "write": (*NETS, CONSOLE, CONTROL),
-    "readv": (*NETS,),
-    "writev": (*NETS,),
-    "ppoll": None,
-    "pread64": (*BLOCKS,),
-    "pwrite64": (*BLOCKS,),
-    "fdatasync": (*BLOCKS,),
-    "readahead": (*BLOCKS,),
-    "sendto": (*NETS, CONSOLE),
-    "pwritev2": (CONSOLE,),
-    "rt_sigreturn": None,
-    "exit_group": None,
+
+@dataclass(frozen=True)
+class Among:
+    """An argument that the kernel takes as a number of `bits` bits: allowed are these values of it and no other."""
+
+    values: tuple[int, ...]
+    bits: int = 32
+
+
+ANY = None
+"""An address, a length or a place: the kernel checks it, and no value of it does what the others do not."""
+DONTWAIT_NOSIGNAL = 0x40 | 0x4000  # linux/socket.h
+ZERO, MINUS_ONE = Among((0,), 64), Among(((1 << 64) - 1,), 64)
+TIME = Among((0, 1))  # CLOCK_REALTIME, CLOCK_MONOTONIC: linux/time.h
+
+# All that the program may do at its site: what each argument of the manual page's may be.
+MAY: dict[str, tuple["Among | None", ...]] = {
+    "read": (Among((*NETS, CONTROL)), ANY, ANY),  # int fd, void *buf, size_t count
+    "write": (Among((*NETS, CONSOLE, CONTROL)), ANY, ANY),  # int fd, const void *buf, size_t count
+    "readv": (Among((*NETS,)), ANY, ANY),  # int fd, const struct iovec *iov, int iovcnt
+    "writev": (Among((*NETS,)), ANY, ANY),  # the same
+    "ppoll": (
+        ANY,
+        ANY,
+        ANY,
+        ANY,
+        ANY,
+    ),  # fds, nfds_t, const timespec *, const sigset_t *, size_t: it has no flags
+    "pread64": (Among((*BLOCKS,)), ANY, ANY, ANY),  # int fd, void *buf, size_t count, off_t
+    "pwrite64": (
+        Among((*BLOCKS,)),
+        ANY,
+        ANY,
+        ANY,
+    ),  # the same; disk_guard.c or RLIMIT_FSIZE looks at the place
+    "fdatasync": (Among((*BLOCKS,)),),  # int fd
+    "readahead": (Among((*BLOCKS,)), ANY, ANY),  # int fd, off_t offset, size_t count
+    # int fd, const void *buf, size_t len, int flags, const struct sockaddr *, socklen_t, which is the address's
+    "sendto": (Among((*NETS, CONSOLE)), ANY, ANY, Among((DONTWAIT_NOSIGNAL,)), ZERO, ANY),
+    # int fd, const struct iovec *, int iovcnt, off_t low, off_t high, which 64-bit kernels ignore, int flags
+    "pwritev2": (Among((CONSOLE,)), ANY, ANY, MINUS_ONE, ANY, Among((8,))),  # RWF_NOWAIT: linux/fs.h
+    "rt_sigreturn": (),
+    "exit_group": (ANY,),  # int status
+    "clock_gettime": (TIME, ANY),  # clockid_t, struct timespec *
+    "arch_prctl": (
+        Among((0x1001, 0x1002, 0x1003, 0x1004)),
+        ANY,
+    ),  # int code, unsigned long address: asm/prctl.h
 }
 
 PRINTER = r"""
+#define _GNU_SOURCE
 #include <asm/prctl.h>
 #include <asm/unistd.h>
 #include <stdio.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
 #include "filter.h"
 int main(void)
 {
@@ -114,7 +161,7 @@ def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
     subject, relation, *rest = condition.replace(",", "").split()
     match subject, relation, rest:
         case "ip", "in", ["guest"]:
-            return call.ip < 1 << 32
+            return call.ip <= 1 << 32
         case "ip", "not", ["site"]:
             return call.ip != SITE
         case "arch", "not", ["x86_64"]:
@@ -125,7 +172,8 @@ def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
             members = {"nets": NETS, "blocks": BLOCKS, "console": (CONSOLE,), "control": (CONTROL,)}
             return any(call.args[0] & 0xFFFFFFFF in members[kind] for kind in kinds)
         case _, "in", names:
-            return call.args[int(subject[3:])] & 0xFFFFFFFF in [numbers[name] for name in names]
+            values = [sum(numbers[one] for one in name.split("+")) for name in names]
+            return call.args[int(subject[3:])] & 0xFFFFFFFF in values
         case _, "null", []:
             return call.args[int(subject[3:])] == 0
         case _, "minus", ["one"]:
@@ -146,22 +194,32 @@ def by_the_list(call: Call, numbers: dict[str, int]) -> int:
         number: name.removeprefix("__NR_") for name, number in numbers.items() if name.startswith("__NR_")
     }
     name = names.get(call.nr, "")
-    if call.ip < 1 << 32:
+    if call.ip != SITE and call.ip <= 1 << 32:
         return TRAP
-    if call.arch != X86_64:
+    if call.arch != X86_64 or name not in MAY or (call.ip != SITE and name != "clock_gettime"):
         return KILL
-    if name == "clock_gettime":
-        return ALLOW
-    if call.ip != SITE:
-        return KILL
-    if name == "arch_prctl":
-        return ALLOW if call.args[0] & 0xFFFFFFFF in (0x1001, 0x1002, 0x1003, 0x1004) else KILL
-    if name not in MAY or (name == "sendto" and call.args[4]):
-        return KILL
-    if name == "pwritev2" and call.args[3] != (1 << 64) - 1:
-        return KILL
-    fds = MAY[name]
-    return ALLOW if fds is None or call.args[0] & 0xFFFFFFFF in fds else KILL
+    allowed = all(
+        may is None or value & (1 << may.bits) - 1 in may.values
+        for may, value in zip(MAY[name], call.args, strict=False)
+    )
+    return ALLOW if allowed else KILL
+
+
+def allowed_calls(numbers: dict[str, int]) -> Iterator[Call]:
+    """Each call that may be made, with each value that an argument may have, all others being the first that they may."""
+    for name, arguments in MAY.items():
+        first = [may.values[0] if may else 0x200000 for may in arguments] + [0] * (6 - len(arguments))
+        yield Call(numbers[f"__NR_{name}"], args=tuple(first))  # type: ignore[arg-type]
+        for at, may in enumerate(arguments):
+            for value in may.values if may else ():
+                yield Call(numbers[f"__NR_{name}"], args=(*first[:at], value, *first[at + 1 :]))  # type: ignore[arg-type]
+
+
+def with_each_bit_changed(call: Call) -> Iterator[Call]:
+    for at in range(6):
+        for bit in range(64):
+            args = (*call.args[:at], call.args[at] ^ 1 << bit, *call.args[at + 1 :])
+            yield call._replace(args=args)  # type: ignore[arg-type]
 
 
 def calls_at_the_site() -> Iterator[Call]:
@@ -191,8 +249,43 @@ def calls_with_other_arguments() -> Iterator[Call]:
             yield Call(nr, args=(fd, *((1 << 64) - 1,) * 3, 0, (1 << 64) - 1))
             for offset in ((1 << 32) - 1, (1 << 64) - (1 << 32), (1 << 64) - 2):
                 yield Call(nr, args=(fd, 1, 1, offset, 0, 0))
+        for clock in (*range(18), *(~pid << 3 | kind for pid in (0, 1, 4242) for kind in range(8))):
+            yield Call(nr, args=(clock & (1 << 64) - 1, 0, 0, 0, 0, 0))
+            yield Call(nr, ip=SITE + 2, args=(clock & (1 << 32) - 1, 0, 0, 0, 0, 0))
+        for flags in (
+            0,
+            1,
+            8,
+            0x10,
+            0x20,
+            0x28,
+            0x40,
+            0x4000,
+            DONTWAIT_NOSIGNAL,
+            DONTWAIT_NOSIGNAL | 1,
+            1 << 32 | 8,
+        ):
+            for fd in (NETS[0], CONSOLE):
+                yield Call(nr, args=(fd, 1, 1, flags, 0, 0))
+                yield Call(nr, args=(fd, 1, 1, (1 << 64) - 1, 0, flags))
         for code in (*range(0x0FFF, 0x1020), 0x2001, 0x3001, 0x4001, 0x5001, 1 << 32 | 0x1002):
             yield Call(nr, args=(code, 0, 0, 0, 0, 0))
+
+
+def test_each_bit_of_each_argument_is_what_the_list_says(built: Filter) -> None:
+    """All calls that are allowed, all values they may be made with, and each of these with one bit another."""
+    told = {ALLOW: 0, KILL: 0}
+    for allowed in allowed_calls(built.numbers):
+        assert run(built, allowed).verdict == ALLOW, allowed
+        for call in with_each_bit_changed(allowed):
+            answer = run(built, call).verdict
+            assert answer == by_the_list(call, built.numbers) == by_the_rules(call, built.numbers), call
+            told[answer] += 1
+    assert min(told.values()) > 1000
+
+
+def test_the_list_has_every_call_that_a_rule_allows() -> None:
+    assert set(MAY) == {rule.call for rule in RULES if rule.verdict == "allow"}
 
 
 @pytest.mark.parametrize("calls", [calls_at_the_site, calls_from_elsewhere, calls_with_other_arguments])
@@ -215,25 +308,36 @@ def test_what_no_rule_names_kills_the_process_and_not_a_thread(built: Filter) ->
                 assert run(built, Call(number, args=(fd, 0, 0, 0, 0, 0))).verdict == KILL, (number, fd)
 
 
-def test_every_call_of_the_list_has_a_number(built: Filter) -> None:
-    assert {f"__NR_{name}" for name in (*MAY, "arch_prctl", "clock_gettime")} == {
-        name for name in built.numbers if name.startswith("__NR_")
-    }
-
-
 def test_every_instruction_of_the_filter_is_used(built: Filter) -> None:
     """An instruction that no call reaches would be one that these tests do not test."""
     reached: set[int] = set()
     for calls in (calls_at_the_site, calls_from_elsewhere, calls_with_other_arguments):
         for call in calls():
             reached.update(run(built, call).path)
+    for call in allowed_calls(built.numbers):
+        reached.update(run(built, call).path)
     assert reached == set(range(len(built.code)))
 
 
-@pytest.mark.parametrize(("name", "steps"), [("read", 16), ("write", 17)])
+@pytest.mark.parametrize(("name", "steps"), [("read", 12), ("write", 13)])
 def test_a_frame_costs_few_instructions(built: Filter, name: str, steps: int) -> None:
     answer = run(built, Call(built.numbers[f"__NR_{name}"], args=(NETS[5], 0, 0, 0, 0, 0)))
     assert (answer.verdict, len(answer.path)) == (ALLOW, steps)
+
+
+def test_the_threat_model_says_what_the_filter_does(built: Filter) -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    start = text.index("**The filter**")
+    section = text[start : text.index("**Why hijacked handlers", start)]
+    assert f"These are {len(MAY)} system calls." in section
+    assert f"*The host's kernel.* {len(MAY)} system calls" in text
+    for name in MAY:
+        assert f"`{name}`" in section, name
+    steps = [
+        len(run(built, Call(built.numbers[f"__NR_{name}"], args=(NETS[0], 0, 0, 0, 0, 0))).path)
+        for name in ("read", "write")
+    ]
+    assert f"`read` is {steps[0]} BPF instructions, of its `write` {steps[1]}" in section
 
 
 def test_every_rule_has_a_reason() -> None:
@@ -287,7 +391,7 @@ def test_a_filter_whose_jumps_are_too_long_is_refused() -> None:
 # ---- the compiler alone, on rules that nobody would write ----
 
 NUMBERS = {
-    "__NR_read": 0, "__NR_write": 1, "__NR_ppoll": 271, "ONE": 1, "FAR": 0xFFFFFFFF,
+    "__NR_read": 0, "__NR_write": 1, "__NR_ppoll": 271, "ONE": 1, "TWO": 2, "FAR": 0xFFFFFFFF,
     "SANDBOX_FD_CONTROL": CONTROL, "SANDBOX_FD_CONSOLE": CONSOLE, "SANDBOX_NET_FD_BASE": NETS.start,
     "SANDBOX_NET_FDS": len(NETS), "SANDBOX_BLOCK_FD_BASE": BLOCKS.start, "SANDBOX_BLOCK_FDS": len(BLOCKS),
     "BPF_LD": 0, "BPF_W": 0, "BPF_ABS": 0x20, "BPF_JMP": 5, "BPF_JEQ": 0x10, "BPF_JGE": 0x30, "BPF_RET": 6, "BPF_K": 0,
@@ -320,6 +424,7 @@ CONDITIONS = st.one_of(
             "arg3 minus one",
             "arg1 in ONE",
             "arg1 in ONE, FAR",
+            "arg1 in ONE+TWO",
             "call past read",
             "call past write",
         ]
@@ -337,9 +442,9 @@ RANDOM_CALLS = st.builds(
     Call,
     st.sampled_from([0, 1, 271, 2]),
     st.sampled_from([X86_64, I386]),
-    st.sampled_from([SITE, 1, SITE + 1]),
+    st.sampled_from([SITE, 1, SITE + 1, 1 << 32, (1 << 32) + 1]),
     st.tuples(
-        st.sampled_from([*FDS, CONSOLE | 1 << 32]), st.sampled_from([0, 1, 2, 0xFFFFFFFF, 1 << 32 | 1]),
+        st.sampled_from([*FDS, CONSOLE | 1 << 32]), st.sampled_from([0, 1, 2, 3, 0xFFFFFFFF, 1 << 32 | 1]),
         st.just(0), st.sampled_from([0, 0xFFFFFFFF, (1 << 64) - 1]), st.sampled_from([0, 1, 1 << 32]), st.just(0),
     ),
 )  # fmt: skip

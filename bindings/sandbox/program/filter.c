@@ -1,4 +1,5 @@
-/* See filter.h. Freestanding: no libc. */
+/* See filter.h. Freestanding: no libc, but its headers, for the values of flags. */
+#define _GNU_SOURCE
 #include "filter.h"
 
 #include <asm/prctl.h>
@@ -6,6 +7,9 @@
 #include <linux/audit.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
 
 #include "../fds.h"
 #include "filter.inc"
@@ -14,10 +18,15 @@ _Static_assert(sizeof filter_code / sizeof *filter_code == FILTER_LENGTH, "both 
 _Static_assert(FILTER_LENGTH <= BPF_MAXINSNS, "the kernel takes it");
 _Static_assert(FILTER_SITE_HIGH < FILTER_LENGTH && FILTER_SITE_LOW < FILTER_LENGTH, "holes are in it");
 
+#define GUEST_END ((uint64_t)1 << 32)
+#define NOWHERE   UINT64_MAX
+
 void filter_build(struct sock_filter copy[FILTER_LENGTH], uint64_t syscall_return_ip)
 {
     for (uint32_t i = 0; i < FILTER_LENGTH; i++)
         copy[i] = filter_code[i];
+    if (syscall_return_ip <= GUEST_END)
+        syscall_return_ip = NOWHERE;
     copy[FILTER_SITE_HIGH].k = (uint32_t)(syscall_return_ip >> 32);
     copy[FILTER_SITE_LOW].k = (uint32_t)syscall_return_ip;
 }

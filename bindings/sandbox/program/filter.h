@@ -14,8 +14,8 @@
 
 /*
  * Writes the filter to `copy`. `syscall_return_ip` is the address behind the program's only `syscall`
- * instruction, which is what the kernel shows to a filter. One below 4 GiB would lie in the guest's memory:
- * every call but those of the vDSO then traps, so a mistake closes the door and does not open it.
+ * instruction, which is what the kernel shows to a filter. One in the guest's memory, which ends at 4 GiB, is
+ * not taken: then no place is the site, and every call but those of the vDSO traps or kills.
  */
 void filter_build(struct sock_filter copy[FILTER_LENGTH], uint64_t syscall_return_ip);
 
