@@ -348,7 +348,7 @@ const void *tn_sandbox_console(struct sandbox *sandbox)
 
 uint32_t tn_sandbox_isolation(struct sandbox *sandbox)
 {
-    return sandbox->isolation;
+    return sandbox_isolation(sandbox);
 }
 
 int tn_sandbox_pid(struct sandbox *sandbox)

@@ -346,10 +346,10 @@ class Vm:
 
     @property
     def isolation(self) -> tuple[str, ...]:
-        """The walls around a sandbox's process that this host allowed, beside its filter; () behind KVM.
+        """The isolation layers that stand around a sandbox's process; () behind KVM.
 
-        Of "user namespace", "network namespace", "mount namespace", "pid namespace", "ipc namespace" and "empty
-        root directory".
+        Of "user-namespace", "network-namespace", "mount-namespace", "pid-namespace", "ipc-namespace", "empty-root",
+        "landlock", "seccomp-filter", "uid" (its user is not root outside) and "capabilities" (it has none).
         """
         with self._lock:
             self._check_usable()

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "unprivileged.h"
 
 #define HELPER_STACK_BYTES (16u << 10) /* the low end of the child's */
 
@@ -36,7 +37,8 @@ static struct ahead {
     uint8_t *stack;
     int pid; /* the child's; 0: nothing is begun, or it is finished */
     int pidfd;
-    int helper_pidfd; /* 0: there is none */
+    int helper_pidfd;  /* 0: there is none */
+    bool unprivileged; /* both are */
     int told[2];    /* a pipe. Who is woken by it runs where its waker does, which then waits itself, and not
                        behind the helper on the processor where it fell asleep: so no futex */
     int self_pidfd; /* this process's */
@@ -155,6 +157,8 @@ void sandbox_ahead_begin(void)
         return;
     sigfillset(&all);
     (void)sigprocmask(SIG_SETMASK, &all, &saved); /* no handler of ours may run in a child that is us */
+    struct unprivileged before;
+    ahead.unprivileged = unprivileged_begin(&before);
     for (size_t i = 0; i < sizeof tried / sizeof *tried && !ahead.pid; i++) {
         ahead.namespaces = tried[i];
         atomic_store(&ahead.executed, 1);
@@ -166,6 +170,7 @@ void sandbox_ahead_begin(void)
     if (ahead.pid &&
         clone(helper_main, ahead.stack + HELPER_STACK_BYTES, flags, NULL, &ahead.helper_pidfd) < 0)
         sandbox_ahead_end();
+    unprivileged_end(&before);
     (void)sigprocmask(SIG_SETMASK, &saved, NULL);
 }
 
@@ -174,7 +179,8 @@ enum ahead_end sandbox_ahead_finish(struct spawn *spawn, struct sandbox_config *
     if (!ahead.pid)
         return AHEAD_NOTHING;
     spawn_add_fd(spawn, ahead.helper_pidfd, SANDBOX_FD_NETWORK);
-    spawn->isolation = isolation_of(ahead.namespaces | CLONE_NEWNET);
+    spawn->isolation = isolation_of(ahead.namespaces); /* of the network's the program tells */
+    spawn->unprivileged = ahead.unprivileged;
     atomic_store(&config->network, SANDBOX_NETWORK_COMES);
     ahead.spawn = spawn;
     ahead.network = &config->network;

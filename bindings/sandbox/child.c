@@ -6,9 +6,11 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 
 #define MOVED_FD_BASE SANDBOX_FD_END
 #define SIGSET_BYTES  8 /* the kernel's */
+#define STACK_BYTES   (64u << 10)
 
 uint32_t isolation_of(uint32_t namespaces)
 {
@@ -49,12 +51,36 @@ static long move_fds(const struct spawn *spawn)
     return done < 0 ? done : 0;
 }
 
+/* The guest can reach the process's own stack, and each page that it touches there is one that --mem does not
+ * count. A tighter limit stays. */
+static long bound_stack(void)
+{
+    struct rlimit limit;
+    long error = bare_call(SYS_prlimit64, 0, RLIMIT_STACK, 0, (long)&limit, 0);
+    if (error < 0)
+        return error;
+    limit.rlim_max = limit.rlim_max < STACK_BYTES ? limit.rlim_max : STACK_BYTES;
+    limit.rlim_cur = limit.rlim_max;
+    return bare_call(SYS_prlimit64, 0, RLIMIT_STACK, (long)&limit, 0, 0);
+}
+
+/* Until the kernel knows no more of them, or this process may not. A user namespace begins with all of them.
+ */
+static void empty_bounding_set(void)
+{
+    for (long capability = 0; bare_call(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; capability++)
+        ;
+}
+
 _Noreturn void child_become(struct spawn *spawn)
 {
     const char *const argv[] = {"tender-sandbox", spawn->name, NULL};
     const char *const envp[] = {NULL};
 
-    long error = move_fds(spawn);
+    long error = bound_stack();
+    if (error < 0)
+        goto fail;
+    error = move_fds(spawn);
     if (error < 0)
         goto fail;
     /* The directory of this process's descriptors is empty for everyone but itself, and gone with it. */
@@ -62,6 +88,9 @@ _Noreturn void child_become(struct spawn *spawn)
         bare_call(SYS_chroot, (long)"/proc/self/fdinfo", 0, 0, 0, 0) == 0 &&
         bare_call(SYS_chdir, (long)"/", 0, 0, 0, 0) == 0)
         spawn->isolation |= ISOLATION_EMPTY_ROOT;
+    if (spawn->unprivileged)
+        spawn->isolation |= ISOLATION_UID;
+    empty_bounding_set();
     error = bare_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (error < 0)
         goto fail;

@@ -28,6 +28,7 @@ struct spawn {
     struct fd_move fds[CHILD_FDS_MAX];
     sigset_t mask; /* the program's */
     bool no_namespaces;
+    bool unprivileged; /* its user is not root outside */
     uint32_t isolation;
     int error; /* -errno, from either side */
     int pid;

@@ -12,8 +12,8 @@
  *
  * The control socket carries single bytes. To the program: SANDBOX_GO (once, then the guest is entered; and
  * after each piece of console). From it: SANDBOX_READY (once, when nothing of the set-up can fail any more: a
- * guest cannot take it back), SANDBOX_EVENT (look at the event). The end of file on either side is the end of
- * the other.
+ * guest cannot take it back; two more bytes tell which layers stand), SANDBOX_EVENT (look at the event). The
+ * end of file on either side is the end of the other.
  */
 #ifndef TENDER_SANDBOX_CONFIG_H
 #define TENDER_SANDBOX_CONFIG_H
@@ -41,6 +41,20 @@ enum sandbox_isolation {
     ISOLATION_PID_NAMESPACE = 1 << 3,
     ISOLATION_IPC_NAMESPACE = 1 << 4,
     ISOLATION_EMPTY_ROOT = 1 << 5,
+    ISOLATION_LANDLOCK = 1 << 6,
+    ISOLATION_SECCOMP_FILTER = 1 << 7,
+    ISOLATION_UID = 1 << 8, /* its user is not root outside */
+    ISOLATION_CAPABILITIES = 1 << 9,
+};
+
+/* What the program alone knows. It says so behind SANDBOX_READY, in the same write(): before the guest's
+ * first instruction, and so before the guest could say anything. */
+#define ISOLATION_OF_THE_PROGRAM                                                                             \
+    (ISOLATION_NETWORK_NAMESPACE | ISOLATION_LANDLOCK | ISOLATION_SECCOMP_FILTER | ISOLATION_CAPABILITIES)
+
+struct sandbox_ready {
+    uint8_t word;      /* SANDBOX_READY */
+    uint8_t layers[2]; /* enum sandbox_isolation, the low byte first */
 };
 
 /* sandbox_config.network: a namespace that another process makes while the program starts, and keeps until it

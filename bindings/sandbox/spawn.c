@@ -22,11 +22,13 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -37,6 +39,7 @@
 #include "child.h"
 #include "spawn.h"
 #include "start_state.h"
+#include "unprivileged.h"
 
 static struct {
     pthread_mutex_t lock; /* one spawn at a time */
@@ -46,17 +49,24 @@ static struct {
     bool runs;             /* in this process: a fork has no such thread */
     bool watched;          /* for forks */
     void *stack;
-    uint32_t shared;     /* namespaces that the thread has apart from the rest of this process */
-    int namespaces_seen; /* 1 + index of the first combination that this host allows, 0: not known */
+    uint32_t shared;   /* namespaces that the thread has apart from the rest of this process */
+    bool unprivileged; /* the thread's user is not root */
 } spawner = {.lock = PTHREAD_MUTEX_INITIALIZER,
              .handover = PTHREAD_MUTEX_INITIALIZER,
              .changed = PTHREAD_COND_INITIALIZER};
 
-/* From most to least: what an unprivileged process gets, what root gets where user namespaces are refused (a
- * chroot, a container), nothing. */
+#define ALL_NAMESPACES (CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC)
+
+/* From most to least: what an unprivileged process gets; the same without one kind, whose limit may be met;
+ * what root gets where user namespaces are refused (a chroot, a container); nothing. Each process tries again
+ * from the top, for a limit that was met once may not be met any more. */
 static const uint32_t namespaces[] = {
-    CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC,
-    CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC,
+    ALL_NAMESPACES,
+    ALL_NAMESPACES & ~CLONE_NEWNET,
+    ALL_NAMESPACES & ~CLONE_NEWIPC,
+    ALL_NAMESPACES & ~CLONE_NEWPID,
+    ALL_NAMESPACES & ~CLONE_NEWNS,
+    ALL_NAMESPACES & ~CLONE_NEWUSER,
     CLONE_NEWUSER,
     0,
 };
@@ -71,21 +81,19 @@ static int child_main(void *spawn)
 
 static void spawn_child(struct spawn *spawn)
 {
-    size_t first = spawn->no_namespaces      ? NAMESPACES_COUNT - 1
-                   : spawner.namespaces_seen ? (size_t)spawner.namespaces_seen - 1
-                                             : 0;
-    for (size_t i = first; i < NAMESPACES_COUNT; i++) {
+    bool refused = false; /* a user namespace, by a rule and not by a limit */
+    for (size_t i = spawn->no_namespaces ? NAMESPACES_COUNT - 1 : 0; i < NAMESPACES_COUNT; i++) {
         uint32_t own = namespaces[i] & ~spawner.shared;
+        if (refused && own & CLONE_NEWUSER)
+            continue;
         spawn->isolation = isolation_of(namespaces[i] | spawner.shared);
         spawn->error = 0;
         spawn->pid = clone(child_main, (uint8_t *)spawner.stack + CHILD_STACK_BYTES,
                            (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | own), spawn, &spawn->pidfd);
-        if (spawn->pid > 0) {
-            if (!spawn->no_namespaces)
-                spawner.namespaces_seen = (int)i + 1;
+        if (spawn->pid > 0)
             break;
-        }
-        spawn->error = -errno; /* EPERM, EUSERS, ENOSPC: not allowed here, or no more of them */
+        spawn->error = -errno; /* EPERM: not allowed here; EUSERS, ENOSPC: no more of them */
+        refused |= own & CLONE_NEWUSER && errno != ENOSPC && errno != EUSERS;
         if (spawn->error == -EAGAIN || spawn->error == -ENOMEM)
             return;
     }
@@ -101,10 +109,13 @@ static void *spawner_body(void *unused)
     (void)unused;
     /* A thread's namespaces are its own: the rest of this process stays where it is. */
     spawner.shared = unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 ? CLONE_NEWNET | CLONE_NEWNS : 0;
+    static struct unprivileged for_good;
+    spawner.unprivileged = unprivileged_begin(&for_good);
     pthread_mutex_lock(&spawner.handover);
     for (;;) {
         while (!spawner.request)
             pthread_cond_wait(&spawner.changed, &spawner.handover);
+        spawner.request->unprivileged = spawner.unprivileged;
         spawn_child(spawner.request);
         spawner.request = NULL;
         pthread_cond_broadcast(&spawner.changed);
@@ -184,7 +195,10 @@ static int spawn_here(struct spawn *spawn, struct sandbox_config *config)
     sigset_t all, saved;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &saved); /* as in the thread: the child is us until it has executed */
+    struct unprivileged before;
+    spawn->unprivileged = unprivileged_begin(&before);
     spawn_child(spawn);
+    unprivileged_end(&before);
     pthread_sigmask(SIG_SETMASK, &saved, NULL);
     return spawn->error;
 }
@@ -302,6 +316,44 @@ static void program_mask(sigset_t *mask)
         sigdelset(mask, open[i]);
 }
 
+/* Root's program may be root's alone, and whoever is to execute it is not root. */
+static int copy_of_program(int program_fd, const struct stat *about)
+{
+    char path[32];
+    int copy = memfd_create("tender-sandbox", MFD_CLOEXEC), from = -1, opened = -1;
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", program_fd);
+    if (copy >= 0)
+        from = open(path, O_RDONLY | O_CLOEXEC);
+    for (off_t at = 0; from >= 0 && at < about->st_size;)
+        if (sendfile(copy, from, &at, (size_t)(about->st_size - at)) <= 0)
+            break;
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", copy);
+    if (from >= 0 && lseek(copy, 0, SEEK_END) == about->st_size)
+        opened = open(path, O_RDONLY | O_CLOEXEC); /* what is open for writing is not executed */
+    if (from >= 0)
+        close(from);
+    if (copy >= 0)
+        close(copy);
+    return opened;
+}
+
+static int open_program(const char *path)
+{
+    struct stat about;
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (geteuid() == 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode) && about.st_mode & S_IXUSR &&
+        !(about.st_mode & S_IXOTH)) {
+        int copy = copy_of_program(fd, &about);
+        if (copy >= 0) {
+            close(fd);
+            return copy;
+        }
+    }
+    return fd;
+}
+
 static int spawn_by(int (*ask)(struct spawn *spawn, struct sandbox_config *config), struct sandbox *sandbox,
                     const struct elf_image *image, int template_fd, uint64_t mem_bytes, const char *program,
                     const char *name, bool namespaces_wanted)
@@ -313,13 +365,15 @@ static int spawn_by(int (*ask)(struct spawn *spawn, struct sandbox_config *confi
     config->small_pages_end = guest_small_pages_end(image, mem_bytes);
     config->extensions = image->extensions;
 
-    struct spawn spawn = {.name = name, .no_namespaces = !namespaces_wanted, .pid = -1, .pidfd = -1};
+    const char *slash = strrchr(name, '/'); /* the guest can read it: it is told no path of the host's */
+    struct spawn spawn = {
+        .name = slash ? slash + 1 : name, .no_namespaces = !namespaces_wanted, .pid = -1, .pidfd = -1};
     program_mask(&spawn.mask);
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         return -errno;
-    spawn.program_fd = open(program, O_PATH | O_CLOEXEC);
-    int error = spawn.program_fd < 0 ? -errno : 0;
+    spawn.program_fd = open_program(program);
+    int error = spawn.program_fd < 0 ? spawn.program_fd : 0;
     if (!error) {
         name_fds(&spawn, sandbox, pair[1], template_fd);
         error = ask(&spawn, config);

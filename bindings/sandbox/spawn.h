@@ -47,6 +47,10 @@ int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, 
 /* Runs until Python must decide; sandbox->event says what. */
 void sandbox_run(struct sandbox *sandbox);
 
+/* The layers that stand, enum sandbox_isolation. Before the first sandbox_run() it waits until the program
+ * has told; a program that cannot be set up has none of its own, and sandbox_run() says why. */
+uint32_t sandbox_isolation(struct sandbox *sandbox);
+
 /* Copies guest memory as long as the process lives. Bytes or -errno. Any thread. */
 int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len);
 

@@ -116,6 +116,20 @@ static void start_stopping(struct sandbox *sandbox)
     signal_program(sandbox, vm_kick_signal());
 }
 
+/* What is behind the word was sent with it, by the program, before the guest's first instruction. */
+static bool take_ready(struct sandbox *sandbox)
+{
+    struct sandbox_ready ready;
+    if (recv(sandbox->control_fd, ready.layers, sizeof ready.layers, MSG_DONTWAIT) != sizeof ready.layers)
+        return false;
+    const uint32_t layers = ready.layers[0] | (uint32_t)ready.layers[1] << 8;
+    sandbox->isolation |= layers & ISOLATION_OF_THE_PROGRAM;
+    sandbox->ready = true;
+    if (sandbox->when_ready)
+        sandbox->when_ready();
+    return true;
+}
+
 /* Until there is something to say. */
 static void wait_for_it(struct sandbox *sandbox)
 {
@@ -155,11 +169,9 @@ static void wait_for_it(struct sandbox *sandbox)
             take_event(sandbox);
             return;
         }
-        if (got == 1 && word == SANDBOX_READY && !sandbox->ready) {
-            sandbox->ready = true;
-            if (sandbox->when_ready)
-                sandbox->when_ready();
-        } else if (got >= 0 || errno != EAGAIN) {
+        if (got == 1 && word == SANDBOX_READY && !sandbox->ready && take_ready(sandbox))
+            continue;
+        if (got >= 0 || errno != EAGAIN) {
             take_its_end(sandbox, got > 0);
             return;
         }
@@ -199,6 +211,23 @@ void sandbox_run(struct sandbox *sandbox)
         !vm->shared->timeline.guest_exit)
         vm->shared->timeline.guest_exit = monotonic_ns();
     vm_leave(vm, &saved);
+}
+
+uint32_t sandbox_isolation(struct sandbox *sandbox)
+{
+    const uint64_t give_up_ns = monotonic_ns() + PREPARE_NS;
+    while (!sandbox->started && !sandbox->ready && sandbox->pidfd >= 0 && monotonic_ns() < give_up_ns) {
+        struct pollfd said = {sandbox->control_fd, POLLIN, 0};
+        const struct timespec wait = {0, PREPARE_NS / 10};
+        char word;
+        if (ppoll(&said, 1, &wait, NULL) < 1)
+            continue;
+        /* What else it says is left for sandbox_run(). */
+        if (recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT | MSG_PEEK) != 1 || word != SANDBOX_READY ||
+            recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT) != 1 || !take_ready(sandbox))
+            break;
+    }
+    return sandbox->isolation;
 }
 
 /* The program maps the guest's memory itself, after its parent has gone on: until it has, there is nothing to

@@ -106,7 +106,7 @@ class SandboxVm:
 
     @property
     def isolation(self) -> tuple[str, ...]:
-        """What of `ISOLATION` this host allowed."""
+        """The layers that stand, of `ISOLATION`; before the first run() it waits until the process is set up."""
         bits = int(lib.tn_sandbox_isolation(self._c))
         return tuple(name for i, name in enumerate(ISOLATION) if bits & 1 << i)
 
@@ -117,12 +117,16 @@ class SandboxVm:
 
 
 ISOLATION = (
-    "user namespace",
-    "network namespace",
-    "mount namespace",
-    "pid namespace",
-    "ipc namespace",
-    "empty root directory",
+    "user-namespace",
+    "network-namespace",
+    "mount-namespace",
+    "pid-namespace",
+    "ipc-namespace",
+    "empty-root",
+    "landlock",
+    "seccomp-filter",
+    "uid",
+    "capabilities",
 )
 """In the order of enum sandbox_isolation's bits."""
 

@@ -33,12 +33,16 @@ BOX = "for tests that need KVM: the box, a real one in software: tools/kvmbox/kv
 # What it means that a wall of the sandbox could not be had (tender.backend.sandbox.ISOLATION). The filter
 # stands in each case, and lets the process open no file and no socket.
 WALLS = {
-    "user namespace": "a process that broke out of the filter would have your user's rights",
-    "network namespace": "behind the filter lie this machine's network interfaces",
-    "mount namespace": "behind the filter lie this machine's file systems",
-    "pid namespace": "behind the filter lie this machine's processes",
-    "ipc namespace": "behind the filter lies this machine's shared memory",
-    "empty root directory": "behind the filter lies this machine's root directory",
+    "user-namespace": "a process that broke out of the filter would have your user's rights",
+    "network-namespace": "behind the filter lie this machine's network interfaces",
+    "mount-namespace": "behind the filter lie this machine's file systems",
+    "pid-namespace": "behind the filter lie this machine's processes",
+    "ipc-namespace": "behind the filter lies this machine's shared memory",
+    "empty-root": "behind the filter lies this machine's root directory",
+    "landlock": "behind the filter no second check of files, TCP and signals stands",
+    "seccomp-filter": "the guest's process can ask the kernel for anything",
+    "uid": "a process that broke out of all else would be root",
+    "capabilities": "behind the filter the process has rights of root's",
 }
 # enum tsc_source of bindings/sandbox/tsc.h; the last is the one that measures.
 TSC_SOURCES = {
@@ -276,7 +280,11 @@ def _sandbox_lacks(sandbox: SandboxFacts) -> list[Check]:
 
 def _wall_cure(wall: str, facts: Facts) -> str:
     sandbox, had = facts.sandbox, facts.sandbox.trial.isolation
-    if wall == "empty root directory" and "mount namespace" in had:
+    if wall == "landlock":
+        return "boot a kernel of 5.13 or later with `landlock` in CONFIG_LSM or on its command line: lsm=landlock,..."
+    if wall == "uid":
+        return "start tender as another user, or with CAP_SETUID, CAP_SETGID and CAP_KILL"
+    if wall == "empty-root" and "mount-namespace" in had:
         return "sudo mount -t proc proc /proc   # the empty directory is one of /proc"
     if sandbox.max_user_namespaces == 0:
         return "sudo sysctl user.max_user_namespaces=10000"

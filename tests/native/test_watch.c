@@ -152,6 +152,28 @@ static void test_what_was_taken_does_not_change(void)
     tear_down();
 }
 
+/* What is said behind the first word of all was said before the guest; nothing later changes it. */
+static void test_layers_are_what_was_told_at_first(void)
+{
+    set_up();
+    sandbox.isolation = ISOLATION_USER_NAMESPACE;
+    tell("r\xff\xff", 3);
+    uint32_t told = sandbox_isolation(&sandbox);
+    HOLDS(told == (ISOLATION_USER_NAMESPACE | ISOLATION_OF_THE_PROGRAM));
+    tell("r\0\0", 3);
+    sandbox_run(&sandbox);
+    HOLDS(is_false_report(&sandbox.event) && sandbox_isolation(&sandbox) == told);
+    tear_down();
+
+    set_up();
+    vm.shared->event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = 3, .os_error = 1};
+    tell("e", 1);
+    HOLDS(sandbox_isolation(&sandbox) == 0);
+    sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_SETUP_FAILED);
+    tear_down();
+}
+
 static void test_the_program_is_told_once(void)
 {
     set_up();
@@ -347,6 +369,7 @@ int main(void)
     test_every_kind();
     test_hostile_values();
     test_what_was_taken_does_not_change();
+    test_layers_are_what_was_told_at_first();
     test_the_program_is_told_once();
     test_garbage_is_the_end();
     test_a_peer_that_is_gone_is_the_end();

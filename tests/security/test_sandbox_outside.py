@@ -6,6 +6,7 @@ import os
 import re
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from sandbox_rig import (
 from support import Guest, sandbox_of
 
 from tender import DISCARD, ExitReason, Vm
+from tender.backend import sandbox as sandbox_module
 from tender.backend.sandbox import SandboxVm
 
 # ---- resources
@@ -81,6 +83,7 @@ def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
         assert status["NoNewPrivs"].strip() == "1"
         for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
             assert int(status[kind], 16) == 0, kind
+        assert re.search(r"Max stack size +65536 +65536 ", Path(f"/proc/{pid}/limits").read_text())
         assert status["Threads"].strip() == "1"
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert re.search(r"Max core file size +0 +0 ", limits)
@@ -90,6 +93,88 @@ def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
         vm.stop()
         result = vm.wait(LIMIT)
         assert result is not None and result.reason == ExitReason.STOPPED
+
+
+def assert_is_not_root(pid: int) -> None:
+    """By what the kernel says to a process outside: no user, group or supplementary group of root's, and no way back."""
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+    )
+    for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd"):
+        assert int(status[kind], 16) == 0, kind
+    if os.geteuid() == 0:
+        uids, gids = status["Uid"].split(), status["Gid"].split()
+        assert len(set(uids)) == 1 and uids[0] != "0"
+        assert len(set(gids)) == 1 and gids[0] != "0"
+        assert status["Groups"].split() == []
+    else:
+        assert set(status["Uid"].split()) == {str(os.geteuid())}
+
+
+def test_the_process_of_roots_monitor_is_not_roots(rig: Rig) -> None:
+    """And the monitor is what it was."""
+    before = (os.getresuid(), os.getresgid(), os.getgroups(), Path("/proc/self/status").stat().st_uid)
+    vm, pid = running(rig)
+    with vm:
+        assert_is_not_root(pid)
+        assert {"uid", "capabilities"} <= set(vm.isolation)
+        assert os.stat("/proc/self/mem").st_uid == os.geteuid()
+        assert vm.memory(0x10000, 8)  # it can still look into it, and end it
+    assert before == (os.getresuid(), os.getresgid(), os.getgroups(), Path("/proc/self/status").stat().st_uid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root's groups, and a program that is root's alone")
+def test_a_program_that_is_roots_alone_is_executed_all_the_same(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an installation under umask 077 leaves it. The caller's supplementary groups are not handed on."""
+    own = tmp_path / "tender-sandbox"
+    own.write_bytes(Path(sandbox_module.PROGRAM).read_bytes())
+    own.chmod(0o700)
+    tmp_path.chmod(0o700)
+    code = (
+        "import os, sys, tender\n"
+        "from tender.backend import sandbox\n"
+        "os.setgroups([0, 4, 27])\n"
+        "sandbox.SandboxVm.__init__.__kwdefaults__['program'] = sys.argv[2]\n"
+        "with tender.Image.open(sys.argv[1]) as image, tender.Vm(image, tender.VmConfig(mem=8), backend='sandbox') as vm:\n"
+        "    status = open(f'/proc/{vm.pid}/status').read()\n"
+        "    assert '\\nGroups:\\t \\n' in status, status\n"
+        "    assert 'uid' in vm.isolation, vm.isolation\n"
+        "    assert os.getgroups() == [0, 4, 27]\n"
+        "    assert vm.run(timeout=20).ok\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(guest("args")), str(own)],
+        capture_output=True, text=True, timeout=60, check=False, cwd="/",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_limit_of_namespaces_that_is_met_once_is_not_met_for_ever(guest: Guest) -> None:
+    """By the limits of a user namespace around it: of each kind alone, of all, and then of none, in one process."""
+    code = (
+        "import sys, tender\n"
+        "kinds = ('user', 'net', 'mnt', 'pid', 'ipc')\n"
+        "def layers(limited):\n"
+        "    for kind in kinds:\n"
+        "        open(f'/proc/sys/user/max_{kind}_namespaces', 'w').write('0' if kind in limited else '1000')\n"
+        "    with tender.Image.open(sys.argv[1]) as i, tender.Vm(i, tender.VmConfig(mem=8), backend='sandbox') as vm:\n"
+        "        given = vm.isolation\n"
+        "        assert vm.run(timeout=20).ok\n"
+        "    return {name for name in given if name.endswith('-namespace')}\n"
+        "none = layers(kinds)\n"
+        "each = [len(layers((kind,))) for kind in kinds]\n"
+        "print(len(none), min(each) >= 4, len(layers(())))\n"
+    )
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, str(guest("args"))],
+        capture_output=True, text=True, timeout=60, check=False, cwd="/",
+    )  # fmt: skip
+    if "unshare: " in done.stderr:
+        pytest.skip(f"this host gives no user namespace: {done.stderr}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[-3:] == ["0", "True", "5"]
 
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, PTRACE_SECCOMP_GET_FILTER = 0x4206, 0x4207, 17, 0x420C
@@ -146,11 +231,11 @@ def test_a_running_sandbox_holds_the_descriptors_it_was_given_and_no_other(rig: 
 
 
 NAMESPACES = {
-    "user namespace": "user",
-    "network namespace": "net",
-    "mount namespace": "mnt",
-    "pid namespace": "pid",
-    "ipc namespace": "ipc",
+    "user-namespace": "user",
+    "network-namespace": "net",
+    "mount-namespace": "mnt",
+    "pid-namespace": "pid",
+    "ipc-namespace": "ipc",
 }
 
 
@@ -162,7 +247,7 @@ def test_a_running_sandbox_is_in_namespaces_of_its_own_with_an_empty_root(rig: R
         for name, short in NAMESPACES.items():
             ours, theirs = os.readlink(f"/proc/self/ns/{short}"), os.readlink(f"/proc/{pid}/ns/{short}")
             assert (ours != theirs) == (name in given), name
-        if "empty root directory" in given:
+        if "empty-root" in given:
             """The kernel's list of the process's own descriptors, which no one can put a file into."""
             own = sorted(os.listdir(f"/proc/{pid}/fdinfo"))
             assert sorted(os.listdir(f"/proc/{pid}/root")) == sorted(os.listdir(f"/proc/{pid}/cwd")) == own
@@ -177,9 +262,11 @@ def test_this_host_gives_every_wall(rig: Rig) -> None:
     with vm:
         assert isinstance(vm._door, SandboxVm)
         if done.returncode == 0:
-            assert set(NAMESPACES) | {"empty root directory"} == set(vm._door.isolation)
+            assert set(NAMESPACES) | {"empty-root", "seccomp-filter", "capabilities"} <= set(
+                vm._door.isolation
+            )
         elif os.geteuid() == 0:
-            assert "network namespace" in vm._door.isolation
+            assert "network-namespace" in vm._door.isolation
 
 
 def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_cmd: list[str]) -> None:
@@ -197,13 +284,15 @@ def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_
                 line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line
             )
             assert (status["Seccomp"].strip(), status["NoNewPrivs"].strip()) == ("2", "1")
-            for kind in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
-                assert int(status[kind], 16) == 0, kind
+            assert_is_not_root(sandbox.pid)
+            assert re.search(r"Max stack size +65536 +65536 ", (proc / "limits").read_text())
+            """Its arguments lie on that stack: no path of the host's."""
+            assert (proc / "cmdline").read_bytes() == b"tender-sandbox\0spin.elf\0"
             assert {int(name) for name in os.listdir(proc / "fd")} == {FD_CONTROL, FD_STOP, FD_CONSOLE}
             for name, short in NAMESPACES.items():
                 ours, theirs = os.readlink(f"/proc/self/ns/{short}"), os.readlink(proc / "ns" / short)
                 assert (ours != theirs) == (name in given), name
-            if "empty root directory" in given:
+            if "empty-root" in given:
                 assert sorted(os.listdir(proc / "root")) == sorted(os.listdir(proc / "fdinfo"))
             assert (proc / "environ").read_bytes() == b""
         finally:

@@ -211,7 +211,7 @@ def test_a_wall_that_could_not_be_had_is_a_warning_of_its_own(wall: str) -> None
 def test_refused_namespaces_name_who_refuses_them_once(
     changes: dict[str, int], container: bool, cure: str
 ) -> None:
-    none = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=()), **changes)  # type: ignore[arg-type]
+    none = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=ISOLATION[6:]), **changes)  # type: ignore[arg-type]
     facts = replace(HEALTHY, sandbox=none, container=container)
     cures = [each.cure for each in checks(facts) if each.what in WALLS]
     assert cures[0].startswith(cure)
@@ -219,8 +219,8 @@ def test_refused_namespaces_name_who_refuses_them_once(
 
 
 def test_an_empty_root_that_is_refused_by_itself_wants_proc() -> None:
-    trial = replace(SANDBOX.trial, isolation=walls_without("empty root directory"))
-    check = found("empty root directory", sandbox=replace(SANDBOX, trial=trial))
+    trial = replace(SANDBOX.trial, isolation=walls_without("empty-root"))
+    check = found("empty-root", sandbox=replace(SANDBOX, trial=trial))
     assert check.cure.startswith("sudo mount -t proc proc /proc")
 
 

@@ -267,7 +267,7 @@ def enum_of(header: str, name: str) -> dict[str, int]:
 
 def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
     walls = enum_of("config.h", "sandbox_isolation")
-    words = [name.split()[0].upper() for name in ISOLATION]
+    words = [name.split("-")[0].upper() for name in ISOLATION]
     assert [key.split("_")[1] for key in walls] == words
     assert list(walls.values()) == [1 << i for i in range(len(ISOLATION))]
     assert list(enum_of("program/program.h", "sandbox_step").values()) == list(STEPS)

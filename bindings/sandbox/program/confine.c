@@ -18,6 +18,7 @@
 
 #include "disk_guard.h"
 #include "filter.h"
+#include "landlock.h"
 #include "program.h"
 #include "syscalls.h"
 
@@ -52,27 +53,45 @@ static void install(struct sock_filter *code, uint32_t length)
                system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
 }
 
-/* One that cannot be entered is made here, the same wall later; where that is refused too, there is none. */
-static void enter_network(_Atomic uint32_t *network)
+/* Everything that the kernel can deny. 0 where it has no Landlock, or refuses it. */
+static uint32_t deny_by_landlock(void)
+{
+    struct landlock_denial denial;
+    int64_t abi = system_call(0, 0, LANDLOCK_ASK_ABI, 0, 0, 0, CALL_LANDLOCK_CREATE_RULESET);
+    if (abi < 1)
+        return 0;
+    uint64_t bytes = landlock_denial(abi, &denial);
+    int64_t fd = system_call((uint64_t)&denial, bytes, 0, 0, 0, 0, CALL_LANDLOCK_CREATE_RULESET);
+    if (fd < 0)
+        return 0;
+    int64_t refused = system_call((uint64_t)fd, 0, 0, 0, 0, 0, CALL_LANDLOCK_RESTRICT_SELF);
+    step_check(STEP_RIGHTS, system_call((uint64_t)fd, 0, 0, 0, 0, 0, SYS_close));
+    return refused < 0 ? 0 : ISOLATION_LANDLOCK;
+}
+
+/* One that cannot be entered is made here, the same layer later; where that is refused too, there is none: 0.
+ */
+static uint32_t enter_network(_Atomic uint32_t *network)
 {
     const struct timespec limit = {NETWORK_LIMIT_S, 0};
-    int64_t waited = 0;
+    int64_t waited = 0, entered = 0;
     if (atomic_load(network) == SANDBOX_NETWORK_GIVEN)
-        return;
+        return 0;
     while (atomic_load(network) == SANDBOX_NETWORK_COMES && waited != -ETIMEDOUT)
         waited = system_call((uint64_t)network, FUTEX_WAIT, SANDBOX_NETWORK_COMES, (uint64_t)&limit, 0, 0,
                              SYS_futex);
     if (atomic_load(network) != SANDBOX_NETWORK_MADE ||
         system_call(SANDBOX_FD_NETWORK, CLONE_NEWNET, 0, 0, 0, 0, SYS_setns) < 0)
-        (void)system_call(CLONE_NEWNET, 0, 0, 0, 0, 0, SYS_unshare);
+        entered = system_call(CLONE_NEWNET, 0, 0, 0, 0, 0, SYS_unshare);
     atomic_store(network, SANDBOX_NETWORK_SETTLED);
     (void)system_call((uint64_t)network, FUTEX_WAKE, INT32_MAX, 0, 0, 0, SYS_futex);
+    return entered < 0 ? 0 : ISOLATION_NETWORK_NAMESPACE;
 }
 
-void confine(struct sandbox_config *config)
+uint32_t confine(struct sandbox_config *config)
 {
     const uint64_t file_bytes_max = config->file_bytes_max;
-    enter_network(&config->network);
+    uint32_t layers = enter_network(&config->network);
     step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_NETWORK, 0, 0, 0, 0, SYS_close_range));
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NPROC, 0);
@@ -83,6 +102,8 @@ void confine(struct sandbox_config *config)
     step_check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, 0, 0, 0, 0, 0, SYS_prctl));
     step_check(STEP_RIGHTS, system_call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0, SYS_prctl));
 
+    layers |= deny_by_landlock();
+
     if (config->guard_disks) { /* first: the other filter allows no more of them */
         struct sock_filter guard[DISK_GUARD_LENGTH];
         install(guard, disk_guard_build(guard, &the_vm));
@@ -90,4 +111,5 @@ void confine(struct sandbox_config *config)
     struct sock_filter filter[FILTER_LENGTH];
     filter_build(filter, (uint64_t)system_call_return);
     install(filter, FILTER_LENGTH);
+    return layers | ISOLATION_CAPABILITIES | ISOLATION_SECCOMP_FILTER; /* else there is no guest */
 }

@@ -77,6 +77,13 @@ static bool tell(char word)
     return system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1;
 }
 
+static bool tell_ready(uint32_t layers)
+{
+    const struct sandbox_ready ready = {SANDBOX_READY, {(uint8_t)layers, (uint8_t)(layers >> 8)}};
+    return system_call(SANDBOX_FD_CONTROL, (uint64_t)&ready, sizeof ready, 0, 0, 0, SYS_write) ==
+           sizeof ready;
+}
+
 static bool told_to_go_on(void)
 {
     char word;
@@ -289,9 +296,9 @@ _Noreturn void program_start(const uint64_t *stack)
     traps_init(config->kick_signal);
     gpa_t entry = config->entry, stack_top = config->mem_bytes - HVT_STACK_OFFSET;
     populate_first(entry, stack_top);
-    confine(config);
+    const uint32_t layers = confine(config);
     atomic_store_explicit(&config->prepared, 1, memory_order_release);
-    if (!tell(SANDBOX_READY) || !told_to_go_on())
+    if (!tell_ready(layers) || !told_to_go_on())
         leave(0);
     the_vm.shared->timeline.first_run = monotonic_ns();
     __asm__ volatile("fninit");

@@ -41,8 +41,8 @@ void map_guest(const struct sandbox_config *config);
 /* trap.c */
 void traps_init(uint32_t kick_signal);
 
-/* confine.c: from here on the filter is in force. */
-void confine(struct sandbox_config *config);
+/* confine.c: from here on the filter is in force. Which of ISOLATION_OF_THE_PROGRAM stand. */
+uint32_t confine(struct sandbox_config *config);
 
 /* entry_x86_64.S */
 _Noreturn void enter_guest(gpa_t entry, gpa_t stack, gpa_t argument);

@@ -1,0 +1,96 @@
+/* See unprivileged.h. Bare system calls: the C library's would change all threads. */
+#define _GNU_SOURCE
+#include "unprivileged.h"
+
+#include <grp.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/*
+ * Users of no system and no service: above 16-bit numbers and what containers are given, below 2^31. Each
+ * process has one of its own, by its number, so that the sandboxes of two monitors do not share one. In a
+ * user namespace, where only few numbers exist, it is the overflow user.
+ */
+#define UNPRIVILEGED_BASE 0x70000000u
+#define UNPRIVILEGED_MASK 0x00ffffffu
+#define OVERFLOW_ID       65534u
+
+static struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+
+static bool may(const struct unprivileged *saved, unsigned capability)
+{
+    return saved->capabilities[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability);
+}
+
+/* The saved user stays root's until the child executes a program, which takes the effective one: only so is
+ * there a way back where CAP_SETUID is not in the permitted set any more. */
+static bool change_to(uint32_t id)
+{
+    return syscall(SYS_setresgid, id, id, id) == 0 && syscall(SYS_setresuid, id, id, 0) == 0;
+}
+
+static void give_back_capabilities(void)
+{
+    struct __user_cap_data_struct have[_LINUX_CAPABILITY_U32S_3];
+    if (syscall(SYS_capget, &head, have) < 0)
+        return;
+    for (size_t i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
+        have[i].effective = have[i].permitted; /* a change of the effective user has taken them away */
+    (void)syscall(SYS_capset, &head, have);
+}
+
+bool unprivileged_begin(struct unprivileged *saved)
+{
+    memset(saved, 0, sizeof *saved);
+    if (getresuid(&saved->uid[0], &saved->uid[1], &saved->uid[2]) < 0 ||
+        getresgid(&saved->gid[0], &saved->gid[1], &saved->gid[2]) < 0)
+        return false;
+    if (saved->uid[0] && saved->uid[1] && saved->uid[2])
+        return true;
+    if (syscall(SYS_capget, &head, saved->capabilities) < 0 || !may(saved, CAP_SETUID) ||
+        !may(saved, CAP_SETGID) || !may(saved, CAP_KILL))
+        return false;
+    saved->group_count = getgroups(0, NULL);
+    if (saved->group_count > 0) {
+        saved->groups = calloc((size_t)saved->group_count, sizeof *saved->groups);
+        if (!saved->groups || getgroups(saved->group_count, saved->groups) != saved->group_count) {
+            free(saved->groups);
+            saved->groups = NULL;
+            return false;
+        }
+    }
+    const int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    saved->changed = true;
+    if (syscall(SYS_setgroups, 0, NULL) < 0 ||
+        (!change_to(UNPRIVILEGED_BASE | ((uint32_t)getpid() & UNPRIVILEGED_MASK)) &&
+         !change_to(OVERFLOW_ID))) {
+        unprivileged_end(saved);
+        return false;
+    }
+    give_back_capabilities();
+    if (dumpable == 1) /* a change of user takes it away, from all who share the memory */
+        (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    return true;
+}
+
+void unprivileged_end(struct unprivileged *saved)
+{
+    if (!saved->changed)
+        return;
+    const int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    give_back_capabilities();
+    (void)syscall(SYS_setresuid, saved->uid[0], saved->uid[1], saved->uid[2]);
+    give_back_capabilities();
+    (void)syscall(SYS_setresgid, saved->gid[0], saved->gid[1], saved->gid[2]);
+    (void)syscall(SYS_setgroups, saved->group_count > 0 ? saved->group_count : 0, saved->groups);
+    (void)syscall(SYS_capset, &head, saved->capabilities);
+    if (dumpable == 1)
+        (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+    free(saved->groups);
+    saved->groups = NULL;
+    saved->changed = false;
+}
