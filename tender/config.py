@@ -14,7 +14,27 @@ MEM_DEFAULT = 512 * MIB
 NET_RINGS = ("auto", "on", "inline", "off")
 CMDLINE_MAX = 8191  # characters, without the final NUL
 
+LAYERS = (
+    "user-namespace",
+    "network-namespace",
+    "mount-namespace",
+    "pid-namespace",
+    "ipc-namespace",
+    "empty-root",
+    "landlock",
+    "seccomp-filter",
+    "uid",
+    "capabilities",
+    "kvm",
+)
+"""The isolation layers that may stand around a guest, in the order of the bits of enum isolation_layer (core/layers.h)."""
+
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
+
+
+def standing(bits: int) -> tuple[str, ...]:
+    """The names of the layers whose bits are set."""
+    return tuple(name for i, name in enumerate(LAYERS) if bits & 1 << i)
 
 
 def parse_mem(text: str | int) -> int:

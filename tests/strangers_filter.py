@@ -1,8 +1,10 @@
 """Executes a command behind the system-call filter that urunc 0.5 to 0.7 puts around solo5-hvt before it executes it.
 
     strangers_filter.py [+CALL...] COMMAND [WORDS...]
+    strangers_filter.py -CALL... COMMAND [WORDS...]
 
-The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well.
+The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well. With -CALL another filter
+is put around it: one that allows all calls but those.
 """
 
 import ctypes
@@ -20,20 +22,20 @@ TRAP, ALLOW = 0x00030000, 0x7FFF0000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
 
-def numbers(more: list[str]) -> list[int]:
+def numbers(names: list[str]) -> list[int]:
     """The calls' numbers."""
     from tender.native import ffi, lib
 
     known = {ffi.string(lib.tn_system_call_name(n, 0)).decode(): n for n in range(512)}
-    return [known[name] for name in (*ALLOWED.split(), *more)]
+    return [known[name] for name in names]
 
 
-def install(allowed: list[int]) -> None:
-    """Puts the filter in force for this process and what it executes."""
+def install(named: list[int], verdict: int, otherwise: int) -> None:
+    """Puts a filter in force for this process and what it executes: `verdict` for the calls named."""
     code = [(0x20, 0, 0, 0)]  # the call's number
-    for at, number in enumerate(allowed):
-        code.append((0x15, len(allowed) - at, 0, number))
-    code += [(0x06, 0, 0, TRAP), (0x06, 0, 0, ALLOW)]
+    for at, number in enumerate(named):
+        code.append((0x15, len(named) - at, 0, number))
+    code += [(0x06, 0, 0, otherwise), (0x06, 0, 0, verdict)]
     filter_code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *one) for one in code))
     program = ctypes.create_string_buffer(struct.pack("<H6xQ", len(code), ctypes.addressof(filter_code)))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -45,8 +47,13 @@ def install(allowed: list[int]) -> None:
 
 if __name__ == "__main__":
     command = sys.argv[1:]
-    more = []
-    while command[0].startswith("+"):
-        more.append(command.pop(0)[1:])
-    install(numbers(more))
+    more: list[str] = []
+    refused: list[str] = []
+    while command[0][0] in "+-":
+        word = command.pop(0)
+        (more if word[0] == "+" else refused).append(word[1:])
+    if refused:
+        install(numbers(refused), TRAP, ALLOW)
+    else:
+        install(numbers([*ALLOWED.split(), *more]), ALLOW, TRAP)
     os.execv(command[0], command)

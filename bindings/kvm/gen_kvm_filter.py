@@ -1,8 +1,10 @@
 """Compiles the rules of the command's filter on KVM to BPF, as C that rights.c includes: two arrays.
 
-usage: gen_kvm_filter.py KVM_FILTER_RULES.TXT KVM_FILTER_DEVICE_RULES.TXT KVM_FILTER.INC COMPILER...
+usage: gen_kvm_filter.py KVM_FILTER_RULES.TXT KVM_FILTER_DEVICE_RULES.TXT KVM_FILTER_STRANGER_RULES.TXT
+                         KVM_FILTER.INC COMPILER...
 
-`filter_plain` has the first file's rules, for a guest without devices, `filter_devices` both files'.
+`filter_plain` has the first file's rules, for a guest without devices, `filter_devices` the first two files',
+`filter_stranger` all.
 
 Rules, conditions and instructions are those of sandbox/gen_filter.py. What differs is the way to a call's rules: no list
 that is gone through, but a tree of comparisons. The kernel runs a new filter once for each number that there is, so the
@@ -128,15 +130,23 @@ def compile_rules(every: list[Rule], numbers: dict[str, int]) -> Assembler:
     return a
 
 
-def main(rules_txt: str, device_rules_txt: str, target: str, *compiler: str) -> None:
+def main(rules_txt: str, device_rules_txt: str, stranger_rules_txt: str, target: str, *compiler: str) -> None:
     """Writes the C file `target`."""
     numbers = call_numbers(list(compiler))
     plain = parse(Path(rules_txt).read_text())
-    more = parse(f"{Path(device_rules_txt).read_text()}\nany | always | kill | the end of a list\n")[:-1]
+    more, strangers = (
+        parse(f"{Path(text).read_text()}\nany | always | kill | the end of a list\n")[:-1]
+        for text in (device_rules_txt, stranger_rules_txt)
+    )
     written = [
-        "/* Written by gen_kvm_filter.py from kvm_filter_rules.txt and kvm_filter_device_rules.txt. */"
+        "/* Written by gen_kvm_filter.py from kvm_filter_rules.txt and the files of rules beside it. */"
     ]
-    for name, rules in (("filter_plain", plain), ("filter_devices", [*plain[:-1], *more, plain[-1]])):
+    filters = {
+        "filter_plain": plain,
+        "filter_devices": [*plain[:-1], *more, plain[-1]],
+        "filter_stranger": [*plain[:-1], *more, *strangers, plain[-1]],
+    }
+    for name, rules in filters.items():
         lines = enumerate(compile_rules(rules, numbers).lines())
         written += [f"static const struct sock_filter {name}[] = {{"]
         written += [f"    /* {at:3} */ {line}," for at, (line, _) in lines]
@@ -148,4 +158,4 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except RulesError as error:
-        sys.exit(f"{', '.join(sys.argv[1:3])}: {error}")
+        sys.exit(f"{', '.join(sys.argv[1:4])}: {error}")

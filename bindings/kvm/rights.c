@@ -20,6 +20,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "landlock.h"
+#include "layers.h"
 #include "rights.h"
 
 #define KICK_SIGNAL 40 /* vm_kick_signal(), which is no constant to the C library */
@@ -31,13 +33,67 @@
 
 #include "kvm_filter.inc"
 
-_Static_assert(sizeof filter_plain <= sizeof filter_devices, "there is room for either");
+_Static_assert(sizeof filter_plain <= sizeof filter_stranger &&
+                   sizeof filter_devices <= sizeof filter_stranger,
+               "there is room for any");
 
-void give_up_capabilities(void)
+/* All that the kernel can deny; what is open stays as it is. */
+static uint32_t deny_by_landlock(void)
+{
+    struct landlock_denial denial;
+    long abi = syscall(CALL_LANDLOCK_CREATE_RULESET, NULL, 0, LANDLOCK_ASK_ABI);
+    if (abi < 1)
+        return 0;
+    uint64_t bytes = landlock_denial(abi, &denial);
+    long fd = syscall(CALL_LANDLOCK_CREATE_RULESET, &denial, bytes, 0);
+    if (fd < 0)
+        return 0;
+    long refused = syscall(CALL_LANDLOCK_RESTRICT_SELF, fd, 0);
+    close((int)fd);
+    return refused < 0 ? 0 : ISOLATION_LANDLOCK;
+}
+
+/* Of this thread, before there is another; not by the C library, which would look for others. */
+static bool change_to(uint32_t id)
+{
+    return syscall(SYS_setresgid, id, id, id) == 0 && syscall(SYS_setresuid, id, id, id) == 0;
+}
+
+static uint32_t give_up_root(void)
+{
+    uid_t real, effective, saved;
+    if (getresuid(&real, &effective, &saved) < 0)
+        return 0;
+    if (real && effective && saved)
+        return ISOLATION_UID;
+    if (syscall(SYS_setgroups, 0, NULL) < 0)
+        return 0;
+    return change_to(unprivileged_id(getpid())) || change_to(OVERFLOW_ID) ? ISOLATION_UID : 0;
+}
+
+/* The bounding set first, which takes a capability to empty; without that, no new privileges has its effect.
+ */
+static uint32_t give_up_capabilities(void)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0, 0, 0}};
-    (void)syscall(SYS_capset, &head, none);
+    return syscall(SYS_capset, &head, none) == 0 ? ISOLATION_CAPABILITIES : 0; /* ambient ones go with them */
+}
+
+static void empty_bounding_set(void)
+{
+    for (unsigned long capability = 0; prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; capability++)
+        ;
+}
+
+uint32_t give_up_rights(void)
+{
+    empty_bounding_set();
+    uint32_t layers = give_up_root();
+    layers |= give_up_capabilities();
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return layers & ~(uint32_t)ISOLATION_CAPABILITIES; /* a set-uid program would bring them back */
+    return layers | deny_by_landlock();
 }
 
 /* Without a socket the filter stays as it is: these numbers are nobody's. */
@@ -51,21 +107,23 @@ static void fill_in(struct sock_filter *code, size_t count, const struct left_be
     }
 }
 
-static void install(const struct sock_filter *rules, size_t count, const struct left_behind *left)
+static bool install(const struct sock_filter *rules, size_t count, const struct left_behind *left)
 {
-    struct sock_filter code[sizeof filter_devices / sizeof *filter_devices];
+    struct sock_filter code[sizeof filter_stranger / sizeof *filter_stranger];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, left);
     const struct sock_fprog filter = {(unsigned short)count, code};
-    (void)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter);
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) == 0;
 }
 
-void give_up_calls(const struct left_behind *left, bool has_devices)
+#define INSTALL(rules, left) install(rules, sizeof(rules) / sizeof *(rules), left)
+
+uint32_t give_up_calls(const struct left_behind *left, bool has_devices, bool has_stand_ins)
 {
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return;
-    if (has_devices)
-        install(filter_devices, sizeof filter_devices / sizeof *filter_devices, left);
-    else
-        install(filter_plain, sizeof filter_plain / sizeof *filter_plain, left);
+        return 0;
+    bool installed = has_stand_ins ? INSTALL(filter_stranger, left)
+                     : has_devices ? INSTALL(filter_devices, left)
+                                   : INSTALL(filter_plain, left);
+    return installed ? ISOLATION_SECCOMP_FILTER : 0;
 }

@@ -3,16 +3,23 @@
 #define TENDER_RIGHTS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "leave_behind.h"
 
 /*
- * For good, and in this order: capabilities, of this thread and of those it makes from now on; then new
- * privileges and all system calls but those of kvm_filter_rules.txt, and of
- * kvm_filter_device_rules.txt for a guest that has devices, of all threads. A host that refuses a
- * step loses that wall alone. The filter knows the descriptors of `left` by their numbers.
+ * For good, of this thread and of those it makes from now on: root's user and groups, capabilities and with
+ * them the bounding set, new privileges, and by Landlock files, TCP, signals and abstract sockets. A host
+ * that refuses a step loses that layer alone. Which layers stand: enum isolation_layer.
  */
-void give_up_capabilities(void);
-void give_up_calls(const struct left_behind *left, bool has_devices);
+uint32_t give_up_rights(void);
+
+/*
+ * For good, of all threads: all system calls but those of kvm_filter_rules.txt, and of
+ * kvm_filter_device_rules.txt for a guest that has devices; with `has_stand_ins` those that
+ * launcher/stranger.c makes in place of refused ones, too. The filter knows the descriptors of `left` by
+ * their numbers. Which layers stand.
+ */
+uint32_t give_up_calls(const struct left_behind *left, bool has_devices, bool has_stand_ins);
 
 #endif

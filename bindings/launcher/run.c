@@ -27,6 +27,7 @@
 #include "copy_fault.h"
 #include "ends.h"
 #include "launcher.h"
+#include "layers.h"
 #include "leave_behind.h"
 #include "machine.h"
 #include "patch.h"
@@ -188,21 +189,20 @@ static bool waits_are_refused(void)
     return filtered_by_stranger;
 }
 
-/* What would be done at its first use is done now, because afterwards this process may not. */
-static void close_the_door(void)
+/* What would be done at its first use is done now, because afterwards this process may not. Which
+ * isolation layers stand. */
+static uint32_t close_the_door(void)
 {
     copy_fault_prepare(&vm);
     if (vm.map_disks)
         vm.map_disks(&vm);
     const bool filtered = waits_are_refused();
-    if (!filtered) {
-        give_up_capabilities();
+    if (!filtered)
         leave_behind_prepare(&door.left, vm.stop_fd);
-    }
+    uint32_t layers = ISOLATION_KVM | give_up_rights();
     if (vm.ring.shared)
         ring_worker_prepare(&vm);
-    if (!filtered)
-        give_up_calls(&door.left, vm.device_end > 0);
+    return layers | give_up_calls(&door.left, vm.device_end > 0, filtered);
 }
 
 /* ---- the sandbox */
@@ -458,7 +458,7 @@ void run(const struct request *request)
             door.fallback);
     expect_signals(request, door.is_kvm);
     if (door.is_kvm)
-        close_the_door();
+        (void)close_the_door();
     do {
         if (door.is_kvm)
             kvm_run_loop(&vm, door.machine.vcpu_fd, door.machine.run);

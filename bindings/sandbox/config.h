@@ -19,6 +19,7 @@
 #define TENDER_SANDBOX_CONFIG_H
 
 #include "guest_memory.h"
+#include "layers.h"
 #include "vm.h"
 
 #include "fds.h"
@@ -33,20 +34,6 @@
 #define SANDBOX_READY 'r'
 #define SANDBOX_EVENT 'e'
 
-/* What was set up around the program; each that is missing is a wall less (tender doctor names them). */
-enum sandbox_isolation {
-    ISOLATION_USER_NAMESPACE = 1 << 0,
-    ISOLATION_NETWORK_NAMESPACE = 1 << 1,
-    ISOLATION_MOUNT_NAMESPACE = 1 << 2,
-    ISOLATION_PID_NAMESPACE = 1 << 3,
-    ISOLATION_IPC_NAMESPACE = 1 << 4,
-    ISOLATION_EMPTY_ROOT = 1 << 5,
-    ISOLATION_LANDLOCK = 1 << 6,
-    ISOLATION_SECCOMP_FILTER = 1 << 7,
-    ISOLATION_UID = 1 << 8, /* its user is not root outside */
-    ISOLATION_CAPABILITIES = 1 << 9,
-};
-
 /* What the program alone knows. It says so behind SANDBOX_READY, in the same write(): before the guest's
  * first instruction, and so before the guest could say anything. */
 #define ISOLATION_OF_THE_PROGRAM                                                                             \
@@ -54,7 +41,7 @@ enum sandbox_isolation {
 
 struct sandbox_ready {
     uint8_t word;      /* SANDBOX_READY */
-    uint8_t layers[2]; /* enum sandbox_isolation, the low byte first */
+    uint8_t layers[2]; /* enum isolation_layer, the low byte first */
 };
 
 /* sandbox_config.network: a namespace that another process makes while the program starts, and keeps until it

@@ -47,7 +47,7 @@ int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, 
 /* Runs until Python must decide; sandbox->event says what. */
 void sandbox_run(struct sandbox *sandbox);
 
-/* The layers that stand, enum sandbox_isolation. Before the first sandbox_run() it waits until the program
+/* The layers that stand, enum isolation_layer. Before the first sandbox_run() it waits until the program
  * has told; a program that cannot be set up has none of its own, and sandbox_run() says why. */
 uint32_t sandbox_isolation(struct sandbox *sandbox);
 

@@ -10,14 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/*
- * Users of no system and no service: above 16-bit numbers and what containers are given, below 2^31. Each
- * process has one of its own, by its number, so that the sandboxes of two monitors do not share one. In a
- * user namespace, where only few numbers exist, it is the overflow user.
- */
-#define UNPRIVILEGED_BASE 0x70000000u
-#define UNPRIVILEGED_MASK 0x00ffffffu
-#define OVERFLOW_ID       65534u
+#include "layers.h"
 
 static struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
 
@@ -66,8 +59,7 @@ bool unprivileged_begin(struct unprivileged *saved)
     const int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     saved->changed = true;
     if (syscall(SYS_setgroups, 0, NULL) < 0 ||
-        (!change_to(UNPRIVILEGED_BASE | ((uint32_t)getpid() & UNPRIVILEGED_MASK)) &&
-         !change_to(OVERFLOW_ID))) {
+        (!change_to(unprivileged_id(getpid())) && !change_to(OVERFLOW_ID))) {
         unprivileged_end(saved);
         return false;
     }

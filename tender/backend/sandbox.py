@@ -6,6 +6,7 @@ and what may be believed of its reports are C (bindings/sandbox/spawn.c, watch.c
 
 import posix  # not os: its ABCs cost a tenth of the command's start
 
+from tender.config import LAYERS, standing
 from tender.errors import HostError
 from tender.native import CData, ffi, lib
 
@@ -107,8 +108,7 @@ class SandboxVm:
     @property
     def isolation(self) -> tuple[str, ...]:
         """The layers that stand, of `ISOLATION`; before the first run() it waits until the process is set up."""
-        bits = int(lib.tn_sandbox_isolation(self._c))
-        return tuple(name for i, name in enumerate(ISOLATION) if bits & 1 << i)
+        return standing(int(lib.tn_sandbox_isolation(self._c)))
 
     def close(self) -> None:
         """Kills the process if it lives, reaps it, unmaps. Idempotent; never while run() is under way."""
@@ -116,19 +116,8 @@ class SandboxVm:
         lib.tn_sandbox_free(c)
 
 
-ISOLATION = (
-    "user-namespace",
-    "network-namespace",
-    "mount-namespace",
-    "pid-namespace",
-    "ipc-namespace",
-    "empty-root",
-    "landlock",
-    "seccomp-filter",
-    "uid",
-    "capabilities",
-)
-"""In the order of enum sandbox_isolation's bits."""
+ISOLATION = LAYERS[: LAYERS.index("kvm")]
+"""The layers that may stand around the sandbox."""
 
 
 def _failed(what: str, errno: int) -> HostError:

@@ -37,6 +37,36 @@ def test_a_guest_runs_and_its_disk_works(solo5_hvt: list[str], guest: Guest, dis
     assert (behind.returncode, behind.stdout, behind.stderr) == (0, free.stdout, "")
 
 
+def assert_confined(pid: int) -> None:
+    """No capability, no new privilege, and a filter of ours beside the stranger's."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapInh"], 16) == 0
+    assert (status["NoNewPrivs"], status["Seccomp_filters"]) == ("1", "2")
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    "call", ["ppoll", "eventfd2", "fcntl", "rt_sigprocmask", "landlock_create_ruleset", "setgroups"]
+)
+def test_one_call_that_is_refused_costs_no_other_layer(solo5_hvt: list[str], guest: Guest, call: str) -> None:
+    """Whatever a filter around us refuses: capabilities go, and our own filter comes."""
+    running = subprocess.Popen(
+        filtered([*solo5_hvt, str(guest("spin"))], f"-{call}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+    )
+    try:
+        assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+        assert_confined(running.pid)
+        running.send_signal(signal.SIGTERM)
+        _, stderr = running.communicate(timeout=60)
+        assert (running.returncode, stderr) == (1, b"solo5-hvt: Exiting on signal 15\n")
+    finally:
+        running.kill()
+
+
 OURS = ("+prctl", "+seccomp", "+capset", "+eventfd2")
 
 
@@ -49,6 +79,8 @@ def test_a_signal_stops_it(solo5_hvt: list[str], guest: Guest, name: str, more: 
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
     )  # fmt: skip
     assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+    if more:
+        assert_confined(running.pid)
     running.send_signal(signal.SIGTERM)
     _, stderr = running.communicate(timeout=60)
     assert (running.returncode, stderr) == (1, "solo5-hvt: Exiting on signal 15\n")

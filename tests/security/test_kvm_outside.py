@@ -36,6 +36,19 @@ def test_a_filter_is_in_force_and_no_privilege_or_capability_is_left(
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapInh"], 16) == 0
 
 
+def test_it_is_not_root_and_has_no_groups_and_no_bounding_set(running: subprocess.Popen[bytes]) -> None:
+    """Where whoever started it is root; a user who is not root keeps its own, and cannot empty that set."""
+    status = status_of(running.pid)
+    assert int(status["CapAmb"], 16) == 0
+    if os.geteuid() == 0:
+        assert int(status["CapBnd"], 16) == 0
+        for kind in ("Uid", "Gid"):
+            assert len(set(status[kind].split())) == 1 and status[kind].split()[0] != "0", status[kind]
+        assert status["Groups"].split() == []
+    else:
+        assert set(status["Uid"].split()) == {str(os.geteuid())}
+
+
 def test_it_has_no_thread_beside_kvms_own_and_keeps_no_kvm_to_make_others_by(
     running: subprocess.Popen[bytes],
 ) -> None:

@@ -15,9 +15,9 @@ import tender.backend
 import tender.backend.kvm
 import tender.backend.sandbox
 from tender.backend import create, trial
-from tender.backend.sandbox import ISOLATION, SandboxVm, setup_failed
+from tender.backend.sandbox import SandboxVm, setup_failed
 from tender.cli import doctor
-from tender.config import VmConfig
+from tender.config import LAYERS, VmConfig
 from tender.errors import ConfigError, HostError, ImageError, KvmUnavailable
 from tender.image import Image
 from tender.native import CData, ffi, lib
@@ -237,7 +237,7 @@ def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
 
 def test_the_walls_are_among_those_that_have_a_name(image: Image) -> None:
     door = sandbox(image, tender.backend.sandbox.PROGRAM)
-    assert set(door.isolation) <= set(ISOLATION)
+    assert set(door.isolation) <= set(LAYERS)
     pid = door.pid
     assert Path(f"/proc/{pid}").exists()
     door.close()
@@ -259,19 +259,19 @@ def test_a_step_of_set_up_that_failed_is_named(step: int) -> None:
 
 
 def enum_of(header: str, name: str) -> dict[str, int]:
-    text = re.sub(r"/\*.*?\*/", "", (ROOT / "bindings" / "sandbox" / header).read_text(), flags=re.DOTALL)
+    text = re.sub(r"/\*.*?\*/", "", (ROOT / "bindings" / header).read_text(), flags=re.DOTALL)
     found = re.search(rf"enum {name} \{{(.*?)\}}", text, re.DOTALL)
     assert found
     return {key: eval(value) for key, value in re.findall(r"(\w+) = ([0-9 <]+)", found[1])}
 
 
 def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
-    walls = enum_of("config.h", "sandbox_isolation")
-    words = [name.split("-")[0].upper() for name in ISOLATION]
+    walls = enum_of("core/layers.h", "isolation_layer")
+    words = [name.split("-")[0].upper() for name in LAYERS]
     assert [key.split("_")[1] for key in walls] == words
-    assert list(walls.values()) == [1 << i for i in range(len(ISOLATION))]
-    assert list(enum_of("program/program.h", "sandbox_step").values()) == list(STEPS)
-    sources = enum_of("tsc.h", "tsc_source")
+    assert list(walls.values()) == [1 << i for i in range(len(LAYERS))]
+    assert list(enum_of("sandbox/program/program.h", "sandbox_step").values()) == list(STEPS)
+    sources = enum_of("sandbox/tsc.h", "tsc_source")
     assert [value for value in sources.values() if value] == list(doctor.TSC_SOURCES)
     assert sources["TSC_CALIBRATED"] == max(doctor.TSC_SOURCES)
 
