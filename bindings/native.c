@@ -290,6 +290,16 @@ const char *tn_setup_step_hint(uint32_t step)
     return setup_step_hint(step);
 }
 
+const char *tn_isolation_name(uint32_t index)
+{
+    return isolation_name(index);
+}
+
+const char *tn_isolation_cure(uint32_t index, int behind_kvm)
+{
+    return isolation_cure(index, behind_kvm);
+}
+
 const char *tn_system_call_name(uint32_t number, uint64_t arch)
 {
     return system_call_name(number, arch);

@@ -37,6 +37,18 @@ def standing(bits: int) -> tuple[str, ...]:
     return tuple(name for i, name in enumerate(LAYERS) if bits & 1 << i)
 
 
+def check_layers(names: "tuple[str, ...] | list[str]") -> tuple[str, ...]:
+    """The names of isolation layers as a tuple. Raises ConfigError for one that is none."""
+    if isinstance(names, str):
+        raise ConfigError("require: give a sequence of names, not one string", hint=f"require=({names!r},)")
+    for name in names:
+        if name not in LAYERS:
+            raise ConfigError(
+                f"require: {name!r} is no isolation layer", hint=f"the layers are {', '.join(LAYERS)}"
+            )
+    return tuple(names)
+
+
 def parse_mem(text: str | int) -> int:
     """Bytes of memory named by `text`: `64` (MiB, as solo5-hvt), `64M`, `64Mi`, `64MiB`, `1G`; not rounded.
 
@@ -180,14 +192,16 @@ class VmConfig(Value):
     net_ring  whether a guest with a network gets a ring in shared memory for its frames, in the last 2 MiB of `mem`:
            "auto" (with KVM and two processors, if memory allows), "on" (on one processor too, and always served by a
            thread of its own), "inline" (served on the guest's own thread: the same order every time), "off"
+    require  isolation layers without which the guest is not run, of LAYERS: ("landlock", "seccomp-filter")
     """
 
-    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring")
+    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring", "require")
     mem_bytes: int
     args: tuple[str, ...]
     net: "tuple[tuple[str, NetDevice], ...]"
     block: "tuple[tuple[str, BlockDevice], ...]"
     net_ring: str
+    require: tuple[str, ...]
 
     def __init__(
         self,
@@ -197,6 +211,7 @@ class VmConfig(Value):
         net: "dict[str, NetDevice] | NetDevice | None" = None,
         block: "dict[str, BlockDevice] | BlockDevice | None" = None,
         net_ring: str = "auto",
+        require: "tuple[str, ...] | list[str]" = (),
     ) -> None:
         mem_bytes = parse_mem(mem)
         if round_mem(mem_bytes) != mem_bytes:
@@ -210,12 +225,24 @@ class VmConfig(Value):
         if net_ring not in NET_RINGS:
             raise ConfigError(f"net_ring: {net_ring!r} is none of {', '.join(NET_RINGS)}")
         self._set(
-            mem_bytes=mem_bytes, args=tuple(args), net=_named(net), block=_named(block), net_ring=net_ring
+            mem_bytes=mem_bytes,
+            args=tuple(args),
+            net=_named(net),
+            block=_named(block),
+            net_ring=net_ring,
+            require=check_layers(require),
         )
 
     def with_args(self, args: "tuple[str, ...] | list[str]") -> "VmConfig":
         """The same with other arguments. Raises ConfigError as the constructor does."""
-        return VmConfig(mem=self.mem_bytes // MIB, args=args, net=dict(self.net), block=dict(self.block))
+        return VmConfig(
+            mem=self.mem_bytes // MIB,
+            args=args,
+            net=dict(self.net),
+            block=dict(self.block),
+            net_ring=self.net_ring,
+            require=self.require,
+        )
 
     @property
     def cmdline(self) -> bytes:

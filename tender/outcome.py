@@ -19,6 +19,7 @@ def result(
     event: CData,
     *,
     backend: str,
+    isolation: tuple[str, ...],
     timed_out: bool,
     console: bytes | None,
     counters: Counters,
@@ -41,6 +42,7 @@ def result(
         boot=boot,
         backend=backend,
         fault=_fault(event) if event.registers_valid else None,
+        isolation=isolation,
     )
 
 

@@ -169,6 +169,7 @@ class VmResult(Value):
     console  the captured console bytes with console=CAPTURE, else None
     backend  the door that the guest ran behind: "kvm" or "sandbox"
     fault    where the guest stood, for an end that only the sandbox has, else None
+    isolation  the isolation layers that stood around the guest
     """
 
     __slots__ = (
@@ -182,6 +183,7 @@ class VmResult(Value):
         "boot",
         "backend",
         "fault",
+        "isolation",
     )
     reason: str
     status: int
@@ -193,6 +195,7 @@ class VmResult(Value):
     boot: BootTimeline
     backend: str
     fault: GuestFault | None
+    isolation: tuple[str, ...]
 
     def __init__(
         self,
@@ -207,6 +210,7 @@ class VmResult(Value):
         boot: BootTimeline,
         backend: str,
         fault: GuestFault | None = None,
+        isolation: tuple[str, ...] = (),
     ) -> None:
         self._set(
             reason=reason,
@@ -219,6 +223,7 @@ class VmResult(Value):
             boot=boot,
             backend=backend,
             fault=fault,
+            isolation=isolation,
         )
 
     @property

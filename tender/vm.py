@@ -10,8 +10,8 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import RLock, allocate_lock, start_new_thread
 
 from tender.backend import check_backend, create
-from tender.config import BlockDevice, NetDevice, NetFd, Tap, VmConfig
-from tender.errors import ConfigError, DeviceError, TenderError, VmStateError
+from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig
+from tender.errors import ConfigError, DeviceError, HostError, TenderError, VmStateError
 from tender.image import Device, Image
 from tender.native import CData, ffi, lib
 
@@ -98,6 +98,8 @@ class Vm:
                 net_ring=config.net_ring if config.net else "off",
             )
             self._created_ns: int = lib.tn_monotonic_ns()
+            if config.require:
+                self._check_layers(config.require)
             # Here, while a sandbox's process makes itself ready; and not behind the guest's end: that may be months
             # from now, when other files are in their place, or when no descriptor is left to read them with.
             from tender import outcome  # noqa: F401
@@ -108,6 +110,17 @@ class Vm:
         self.fallback = self._door.fallback
 
     # ---- set-up
+
+    def _check_layers(self, required: tuple[str, ...]) -> None:
+        assert self._door is not None
+        missing = [name for name in LAYERS if name in required and name not in self._door.isolation]
+        if missing:
+            cure = lib.tn_isolation_cure(LAYERS.index(missing[0]), self._door.name == "kvm")
+            raise HostError(
+                f"required isolation layers are missing: {', '.join(missing)}",
+                code="isolation-missing",
+                hint=ffi.string(cure).decode(),
+            )
 
     def _set_console(self, console: object) -> None:
         fd: int = lib.CONSOLE_PYTHON
@@ -346,7 +359,7 @@ class Vm:
 
     @property
     def isolation(self) -> tuple[str, ...]:
-        """The isolation layers that stand around a sandbox's process; () behind KVM.
+        """The isolation layers that stand around the guest; behind KVM "kvm" alone, for your process is not confined.
 
         Of "user-namespace", "network-namespace", "mount-namespace", "pid-namespace", "ipc-namespace", "empty-root",
         "landlock", "seccomp-filter", "uid" (its user is not root outside) and "capabilities" (it has none).
@@ -390,9 +403,11 @@ class Vm:
     def _make_result(self, event: CData) -> "VmResult":
         from tender import outcome
 
+        assert self._door is not None
         return outcome.result(
             event,
             backend=self.backend,
+            isolation=self._door.isolation,
             timed_out=self._timed_out,
             console=None if self._captured is None else bytes(self._captured),
             counters=self.counters,

@@ -4,7 +4,7 @@
     strangers_filter.py -CALL... COMMAND [WORDS...]
 
 The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well. With -CALL another filter
-is put around it: one that allows all calls but those.
+is put around it: one that allows all calls but those. -CALL:ERRNO answers with that error, and raises no signal.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ ALLOWED = """
     exit_group getpid tgkill nanosleep futex epoll_pwait rt_sigreturn timerfd_settime pwrite64 newfstatat
     set_tid_address set_robust_list rseq prlimit64 getrandom
 """
-TRAP, ALLOW = 0x00030000, 0x7FFF0000
+TRAP, ERRNO, ALLOW = 0x00030000, 0x00050000, 0x7FFF0000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
 
@@ -53,7 +53,9 @@ if __name__ == "__main__":
         word = command.pop(0)
         (more if word[0] == "+" else refused).append(word[1:])
     if refused:
-        install(numbers(refused), TRAP, ALLOW)
+        _, _, error = refused[0].partition(":")
+        names = [word.partition(":")[0] for word in refused]
+        install(numbers(names), ERRNO | int(error) if error else TRAP, ALLOW)
     else:
         install(numbers([*ALLOWED.split(), *more]), ALLOW, TRAP)
     os.execv(command[0], command)

@@ -147,6 +147,50 @@ const char *setup_step_hint(uint32_t step)
     return setup_step_name(step) ? setup_steps[step].hint : "";
 }
 
+#define NAMESPACES_CURE                                                                                      \
+    "the host must allow user namespaces: a sysctl or the container's profile forbids them; `tender doctor " \
+    "--sandbox` names which"
+#define NATIVE_CURE                                                                                          \
+    "on KVM the native command alone confines itself: leave out --json, --stats, --console and --verbose, "  \
+    "or "                                                                                                    \
+    "use --backend=sandbox"
+#define SANDBOX_CURE "only the sandbox has it: use --backend=sandbox"
+
+/* In the order of enum isolation_layer. */
+static const struct {
+    const char *name;
+    const char *cure; /* in the sandbox */
+    const char *kvm_cure;
+} layers[] = {
+    {"user-namespace", NAMESPACES_CURE, SANDBOX_CURE},
+    {"network-namespace", NAMESPACES_CURE, SANDBOX_CURE},
+    {"mount-namespace", NAMESPACES_CURE, SANDBOX_CURE},
+    {"pid-namespace", NAMESPACES_CURE, SANDBOX_CURE},
+    {"ipc-namespace", NAMESPACES_CURE, SANDBOX_CURE},
+    {"empty-root", "it needs a mount namespace, and /proc mounted", SANDBOX_CURE},
+    {"landlock",
+     "the kernel must be 5.13 or later, with `landlock` among its security modules (lsm=landlock,...)",
+     "the kernel must be 5.13 or later, with `landlock` among its security modules "
+     "(lsm=landlock,...); " NATIVE_CURE},
+    {"seccomp-filter", "the kernel must have CONFIG_SECCOMP_FILTER", NATIVE_CURE},
+    {"uid", "start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL",
+     NATIVE_CURE},
+    {"capabilities", "a filter around tender must allow capset()", NATIVE_CURE},
+    {"kvm", "the guest is in the sandbox: use --backend=kvm; `tender doctor --kvm` names what it lacks", ""},
+};
+
+const char *isolation_name(uint32_t index)
+{
+    return index < COUNT(layers) ? layers[index].name : NULL;
+}
+
+const char *isolation_cure(uint32_t index, bool behind_kvm)
+{
+    if (index >= COUNT(layers))
+        return "";
+    return behind_kvm ? layers[index].kvm_cure : layers[index].cure;
+}
+
 void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, struct run_end *end)
 {
     const char *door = behind_kvm ? "KVM" : "sandbox";

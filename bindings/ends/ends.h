@@ -21,6 +21,11 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
 const char *setup_step_name(uint32_t step);
 const char *setup_step_hint(uint32_t step);
 
+/* The name of the isolation layer 1 << `index` (core/layers.h), NULL past the last; and what to do where it
+ * is missing behind this backend. */
+const char *isolation_name(uint32_t index);
+const char *isolation_cure(uint32_t index, bool behind_kvm);
+
 /* The name of a system call by the numbers of its entry (AUDIT_ARCH_I386 or any other), or "no such call". */
 const char *system_call_name(uint32_t number, uint64_t arch);
 

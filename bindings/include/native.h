@@ -98,6 +98,8 @@ const struct vm_event *tn_vm_event(struct vm *vm);
 void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, struct run_end *end);
 const char *tn_setup_step_name(uint32_t step);
 const char *tn_setup_step_hint(uint32_t step);
+const char *tn_isolation_name(uint32_t index);
+const char *tn_isolation_cure(uint32_t index, int behind_kvm);
 const char *tn_system_call_name(uint32_t number, uint64_t arch);
 
 /*

@@ -85,7 +85,7 @@ int main(int argc, char **argv)
         among(*words, pythons, sizeof pythons / sizeof *pythons))
         leave_to_python("this needs Python, and there is none beside this program or in PATH");
     if (!request_read(words + (request.solo5 || strcmp(*words, "run") == 0), getenv("TENDER_BACKEND"),
-                      &request))
+                      getenv("TENDER_REQUIRE"), &request))
         leave_to_python("these words need Python, and there is none beside this program or in PATH");
     run(&request);
 }

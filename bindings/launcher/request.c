@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ends.h"
+
 #define MIB          (UINT64_C(1) << 20)
 #define MEM_GRANULE  (2 * MIB)
 #define MEM_DEFAULT  (512 * MIB)
@@ -108,6 +110,25 @@ static bool read_backend(struct request *request, const char *text)
             return true;
         }
     return false;
+}
+
+/* LAYER,LAYER,...: in place of what was required before. */
+static bool read_require(struct request *request, const char *text)
+{
+    request->require = 0;
+    for (;;) {
+        size_t len = strcspn(text, ",");
+        uint32_t index = 0;
+        const char *name;
+        while ((name = isolation_name(index)) && (strlen(name) != len || memcmp(name, text, len) != 0))
+            index++;
+        if (!name)
+            return false;
+        request->require |= 1u << index;
+        if (!text[len])
+            return true;
+        text += len + 1;
+    }
 }
 
 static bool read_mac(const char *text, uint8_t mac[6])
@@ -234,6 +255,8 @@ static bool read_run_option(struct request *request, char *word, char ***next)
         return read_mem(request, value);
     if (option_is(word, base, "--timeout"))
         return read_timeout(request, value);
+    if (option_is(word, base, "--require"))
+        return read_require(request, value);
     return option_is(word, base, "--backend") && read_backend(request, value);
 }
 
@@ -269,7 +292,7 @@ static bool read_solo5_option(struct request *request, char *word)
     return true;
 }
 
-bool request_read(char **words, const char *backend, struct request *request)
+bool request_read(char **words, const char *backend, const char *require, struct request *request)
 {
     size_t count = 0;
     while (words[count])
@@ -277,7 +300,8 @@ bool request_read(char **words, const char *backend, struct request *request)
     static struct setting few[SETTINGS_FEW]; /* musl's heap takes four calls and three pages to begin with */
     request->settings = count < SETTINGS_FEW ? few : calloc(count + 1, sizeof *request->settings);
     request->mem_bytes = MEM_DEFAULT;
-    if (!request->settings || (backend && *backend && !read_backend(request, backend)))
+    if (!request->settings || (backend && *backend && !read_backend(request, backend)) ||
+        (require && *require && !read_require(request, require)))
         return false;
     while (*words && **words == '-') {
         char *word = *words++;

@@ -38,16 +38,17 @@ struct request {
     bool mem_adjusted;
     bool no_net_ring;
     enum backend backend;
+    uint32_t require; /* enum isolation_layer: those without which no guest is run */
     double timeout_s; /* 0: none */
     struct setting *settings;
     size_t setting_count;
 };
 
 /*
- * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL; `backend` is the
- * value of TENDER_BACKEND, or NULL. Fills `request`, whose pointers go into `words`; settings are
- * never freed. False: not for us.
+ * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL; `backend` and
+ * `require` are the values of TENDER_BACKEND and TENDER_REQUIRE, or NULL. Fills `request`, whose pointers go
+ * into `words`; settings are never freed. False: not for us.
  */
-bool request_read(char **words, const char *backend, struct request *request);
+bool request_read(char **words, const char *backend, const char *require, struct request *request);
 
 #endif

@@ -422,6 +422,31 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
     _exit(ended.status);
 }
 
+/* Before the guest's first instruction. Not by Python: on KVM it cannot be executed any more. */
+static void refuse_missing_layers(const struct request *request, uint32_t layers)
+{
+    const uint32_t missing = request->require & ~layers;
+    char names[256] = "";
+    size_t at = 0;
+    if (!missing)
+        return;
+    for (uint32_t i = 0; isolation_name(i); i++)
+        if (missing & 1u << i)
+            at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
+    say("required isolation layers are missing: %s", names);
+    if (!request->solo5)
+        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), door.is_kvm));
+    if (door.is_kvm) {
+        devices_leave(&vm);
+        leave_behind(&door.left, &door.machine);
+    } else {
+        sandbox_release(&sandbox);
+        sandbox_ahead_end();
+        devices_leave(&vm);
+    }
+    _exit(STATUS_CANNOT_START);
+}
+
 void run(const struct request *request)
 {
     static struct image image;
@@ -458,7 +483,9 @@ void run(const struct request *request)
             door.fallback);
     expect_signals(request, door.is_kvm);
     if (door.is_kvm)
-        (void)close_the_door();
+        refuse_missing_layers(request, close_the_door());
+    else if (request->require)
+        refuse_missing_layers(request, sandbox_isolation(&sandbox));
     do {
         if (door.is_kvm)
             kvm_run_loop(&vm, door.machine.vcpu_fd, door.machine.run);

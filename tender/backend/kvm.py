@@ -124,7 +124,7 @@ class KvmVm:
     """
 
     name = "kvm"
-    isolation = ()
+    isolation = ("kvm",)
 
     def __init__(
         self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes, net_ring: str

@@ -12,13 +12,13 @@ Which names exist is the image's to say: `tender.cli.attach` goes on from here.
 """
 
 from tender.backend import check_backend
-from tender.config import MEM_DEFAULT, parse_mac, parse_mem, round_mem
+from tender.config import LAYERS, MEM_DEFAULT, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
 from tender.values import Value
 
 NAME_MAX = 67
 
-VALUED = ("--mem", "--timeout", "--console", "--backend")
+VALUED = ("--mem", "--timeout", "--console", "--backend", "--require")
 NAMED = ("--net", "--net-mac", "--block", "--block-sector-size")
 FLAGS = ("--json", "--stats", "--quiet", "--verbose", "--no-net-ring", "--help", "--version")
 OPTIONS = VALUED + NAMED + FLAGS
@@ -34,6 +34,7 @@ _FORMS = {
     "--console": "--console=FILE, --console=fd:N or --console=none",
     "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
 }
+_FORMS["--require"] = f"--require=LAYER,...; the layers are {', '.join(LAYERS)}"
 _ENVIRONMENT = "TENDER_BACKEND=auto, TENDER_BACKEND=kvm or TENDER_BACKEND=sandbox, or unset it"
 
 
@@ -87,6 +88,7 @@ class RunOptions(Value):
         "stats",
         "verbosity",
         "net_ring",
+        "require",
         "words",
     )
     action: str
@@ -102,6 +104,7 @@ class RunOptions(Value):
     stats: bool
     verbosity: int
     net_ring: str
+    require: tuple[str, ...]
     words: tuple[str, ...]
 
     def __init__(self, **fields: object) -> None:
@@ -122,12 +125,14 @@ _DEFAULTS: dict[str, object] = {
     "stats": False,
     "verbosity": 0,
     "net_ring": "auto",
+    "require": (),
     "words": (),
 }
 
 
-def parse_args(argv: list[str], *, backend: str = "") -> RunOptions:
-    """The values of a command line; `backend` is what TENDER_BACKEND says, for one without --backend.
+def parse_args(argv: list[str], *, backend: str = "", require: str = "") -> RunOptions:
+    """The values of a command line; `backend` is what TENDER_BACKEND says, for one without --backend, and `require` what
+    TENDER_REQUIRE says, for one without --require.
 
     Raises UsageError, and ConfigError for memory above 4 GiB.
     """
@@ -165,6 +170,8 @@ def parse_args(argv: list[str], *, backend: str = "") -> RunOptions:
         raise UsageError("Missing KERNEL operand", show_usage=True)
     if "backend" not in found:
         found["backend"] = ambient_backend(backend)
+    if "require" not in found:
+        found["require"] = ambient_require(require)
     return RunOptions(
         **found,
         settings=tuple(settings),
@@ -219,6 +226,8 @@ def _value(base: str, value: str) -> dict[str, object]:
         return {"timeout": _seconds(value)}
     if base == "--backend":
         return {"backend": _checked_backend(value, "Malformed argument to --backend", _FORMS[base])}
+    if base == "--require":
+        return {"require": _checked_layers(value, "Malformed argument to --require", _FORMS[base])}
     return {"console": None if value == "none" else _file_or_fd("--console", value)}
 
 
@@ -233,6 +242,20 @@ def _checked_backend(name: str, refusal: str, form: str) -> str:
 def ambient_backend(value: str) -> str:
     """The backend that TENDER_BACKEND's value names; empty counts as unset. Raises UsageError."""
     return _checked_backend(value or "auto", "Malformed value of TENDER_BACKEND", _ENVIRONMENT)
+
+
+def _checked_layers(text: str, refusal: str, form: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in LAYERS:
+            raise UsageError(refusal, hint=f"got {name!r}: write {form}")
+    return names
+
+
+def ambient_require(value: str) -> tuple[str, ...]:
+    """The layers that TENDER_REQUIRE's value names; empty counts as unset. Raises UsageError."""
+    form = _FORMS["--require"].replace("--require", "TENDER_REQUIRE")
+    return _checked_layers(value, "Malformed value of TENDER_REQUIRE", form) if value else ()
 
 
 def _seconds(text: str) -> float:

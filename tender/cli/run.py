@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     """Run one unikernel; the process's exit status."""
     began_ns = time.monotonic_ns()
     try:
-        options = parse_args(argv, backend=backend_variable())
+        options = parse_args(argv, backend=backend_variable(), require=require_variable())
     except ConfigError as error:
         return _complain(error)
     if options.action != "run":
@@ -56,6 +56,11 @@ def main(argv: list[str]) -> int:
 def backend_variable() -> str:
     """The value of TENDER_BACKEND, empty if there is none."""
     return posix.environ.get(b"TENDER_BACKEND", b"").decode("utf-8", "replace")
+
+
+def require_variable() -> str:
+    """The value of TENDER_REQUIRE, empty if there is none."""
+    return posix.environ.get(b"TENDER_REQUIRE", b"").decode("utf-8", "replace")
 
 
 class MistakeWhileRunning(Exception):
@@ -114,7 +119,12 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
     if options.mem_adjusted and options.verbosity >= 0:
         say.error(f"adjusting memory to {options.mem_bytes} bytes")
     return VmConfig(
-        mem=options.mem_bytes // MIB, args=options.args, net=net, block=block, net_ring=options.net_ring
+        mem=options.mem_bytes // MIB,
+        args=options.args,
+        net=net,
+        block=block,
+        net_ring=options.net_ring,
+        require=options.require,
     )
 
 

@@ -14,7 +14,14 @@ import posix
 import time
 
 from tender.cli import run, say
-from tender.cli.options import NAME_MAX, RunOptions, UsageError, ambient_backend, invalid_option
+from tender.cli.options import (
+    NAME_MAX,
+    RunOptions,
+    UsageError,
+    ambient_backend,
+    ambient_require,
+    invalid_option,
+)
 from tender.config import (
     MEM_DEFAULT,
     MIB,
@@ -85,11 +92,17 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
     kernel = argv[at + (argv[at : at + 1] == ["--"]) :]
     if not kernel:
         raise UsageError("Missing KERNEL operand", show_usage=True)
-    options = RunOptions(image=kernel[0], backend=ambient_backend(run.backend_variable()))
+    options = RunOptions(
+        image=kernel[0],
+        backend=ambient_backend(run.backend_variable()),
+        require=ambient_require(run.require_variable()),
+    )
     devices = _Devices()
     try:
         return run.launch(
-            options, lambda image: _configured(image, words, tuple(kernel[1:]), devices), began_ns
+            options,
+            lambda image: _configured(image, words, tuple(kernel[1:]), devices, options.require),
+            began_ns,
         )
     except UsageError:
         raise
@@ -111,7 +124,9 @@ def _usage(program: str) -> int:
     return run.STATUS_CANNOT_START
 
 
-def _configured(image: "Image", words: list[str], args: tuple[str, ...], devices: "_Devices") -> VmConfig:
+def _configured(
+    image: "Image", words: list[str], args: tuple[str, ...], devices: "_Devices", require: tuple[str, ...]
+) -> VmConfig:
     """The second pass, and every check that solo5-hvt makes between it and the guest's start, in its order."""
     from tender.manifest import match
 
@@ -130,7 +145,7 @@ def _configured(image: "Image", words: list[str], args: tuple[str, ...], devices
     image.check_fits(mem_bytes)
     net, block = devices.config(image)
     match(image.name, image.devices, VmConfig(net=net, block=block))
-    return VmConfig(mem=mem_bytes // MIB, args=args, net=net, block=block, net_ring=net_ring)
+    return VmConfig(mem=mem_bytes // MIB, args=args, net=net, block=block, net_ring=net_ring, require=require)
 
 
 class _Devices:

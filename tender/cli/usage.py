@@ -23,6 +23,8 @@ Where, and with what:
   --backend=auto|kvm|sandbox     run it on KVM, or without: as a process behind a system-call filter.
                                  auto (the default) takes KVM if this host has it, else the sandbox;
                                  TENDER_BACKEND in the environment sets another default
+  --require=LAYER,...            run no guest where one of these isolation layers is missing: 'tender doctor'
+                                 names them; TENDER_REQUIRE in the environment does the same
   --mem=N                        guest memory in MiB, or with a unit: 64M, 1G (default 512)
   --timeout=SECONDS              stop the guest after that time: 5, 0.25, 250ms
 

@@ -269,6 +269,8 @@ def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
     walls = enum_of("core/layers.h", "isolation_layer")
     words = [name.split("-")[0].upper() for name in LAYERS]
     assert [key.split("_")[1] for key in walls] == words
+    assert [ffi.string(lib.tn_isolation_name(i)).decode() for i in range(len(LAYERS))] == list(LAYERS)
+    assert lib.tn_isolation_name(len(LAYERS)) == ffi.NULL
     assert list(walls.values()) == [1 << i for i in range(len(LAYERS))]
     assert list(enum_of("sandbox/program/program.h", "sandbox_step").values()) == list(STEPS)
     sources = enum_of("sandbox/tsc.h", "tsc_source")

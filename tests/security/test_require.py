@@ -1,0 +1,168 @@
+"""Isolation layers that are asked for: without one of them no guest runs, whoever is asked and however it is."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+import tender
+from tender import CAPTURE, ConfigError, HostError, Image, Vm, VmConfig, VmPool
+from tender.config import LAYERS
+
+SANDBOXES = ("landlock", "seccomp-filter", "uid", "capabilities")
+ROADS = ["native", "python"]
+REFUSING = Path(__file__).resolve().parents[1] / "strangers_filter.py"
+
+
+def run(command: list[str], road: str = "native", **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "TENDER_LAUNCHER": road, **variables},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def standing(guest: Guest) -> tuple[str, ...]:
+    with (
+        Image.open(guest("args")) as image,
+        Vm(image, VmConfig(mem=8), backend="sandbox", console=CAPTURE) as vm,
+    ):
+        before = vm.isolation
+        result = vm.run(timeout=20)
+        assert result.ok
+        assert before == result.isolation == tuple(name for name in LAYERS if name in before)
+        return result.isolation
+
+
+def test_the_sandbox_tells_what_stands_and_runs_where_that_is_required(
+    guest: Guest, standing: tuple[str, ...], tender_cmd: list[str]
+) -> None:
+    assert {"seccomp-filter", "capabilities"} <= set(standing)
+    assert "kvm" not in standing
+    listed = ",".join(standing)
+    for road in ROADS:
+        words = [
+            *tender_cmd,
+            "--backend=sandbox",
+            "--mem=8",
+            f"--require={listed}",
+            str(guest("exit_status")),
+            "3",
+        ]
+        done = run(words, road)
+        assert (done.returncode, done.stderr) == (3, "")
+    done = run(
+        [*tender_cmd, "--backend=sandbox", "--json=fd:1", "--console=none", "--mem=8", str(guest("args"))],
+        "python",
+    )
+    assert done.returncode == 0
+    assert tuple(json.loads(done.stdout)["isolation"]) == standing
+    with Image.open(guest("args")) as image:
+        config = VmConfig(mem=8, require=standing)
+        assert config.with_args(("a",)).require == standing
+        with VmPool(image, config, size=1, backend="sandbox") as pool, pool.take() as vm:
+            assert vm.run(timeout=20).ok
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("how", ["option", "next word", "variable", "solo5-hvt"])
+def test_a_layer_that_is_missing_is_named_with_its_cure_and_the_guest_does_not_run(
+    guest: Guest, tender_cmd: list[str], road: str, how: str
+) -> None:
+    image = str(guest("args"))
+    words = {
+        "option": ["--backend=sandbox", "--mem=8", "--require=seccomp-filter,kvm", image],
+        "next word": ["--backend=sandbox", "--mem=8", "--require", "kvm", image],
+        "variable": ["--backend=sandbox", "--mem=8", image],
+        "solo5-hvt": ["solo5-hvt", "--mem=8", image],
+    }[how]
+    variables = (
+        {"TENDER_REQUIRE": "kvm", "TENDER_BACKEND": "sandbox"} if how in ("variable", "solo5-hvt") else {}
+    )
+    done = run([*tender_cmd, *words], road, **variables)
+    program = "solo5-hvt" if how == "solo5-hvt" else "tender"
+    assert (done.returncode, done.stdout) == (1, "")
+    said = done.stderr.splitlines()
+    assert said[0] == f"{program}: required isolation layers are missing: kvm"
+    assert len(said) == (1 if how == "solo5-hvt" else 2)
+    if how != "solo5-hvt":
+        assert said[1].startswith("tender: hint: ") and "--backend=kvm" in said[1]
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize(
+    ("refused", "missing"),
+    [
+        ("landlock_create_ruleset", "landlock"),
+        ("landlock_restrict_self", "landlock"),
+        ("chroot", "empty-root"),
+    ],
+)
+def test_a_layer_that_the_host_refuses_is_told_as_missing(
+    guest: Guest, tender_cmd: list[str], standing: tuple[str, ...], road: str, refused: str, missing: str
+) -> None:
+    """By a filter around tender that answers ENOSYS: the run goes on without that layer, unless it is required."""
+    if missing not in standing:
+        pytest.skip(f"this host has no {missing}")
+    around = [sys.executable, str(REFUSING), f"-{refused}:38", *tender_cmd, "--backend=sandbox", "--mem=8"]
+    image = str(guest("exit_status"))
+    done = run([*around, image, "3"], road)
+    assert (done.returncode, done.stderr) == (3, "")
+    done = run([*around, f"--require={missing}", image, "3"], road)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"tender: required isolation layers are missing: {missing}\ntender: hint: ")
+    others = ",".join(name for name in standing if name != missing)
+    assert run([*around, f"--require={others}", image, "3"], road).returncode == 3
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("value", ["walls", "kvm,", ",kvm", "kvm,,uid", "KVM", " kvm", ""])
+def test_a_layer_that_is_none_is_refused_and_the_layers_are_named(
+    guest: Guest, tender_cmd: list[str], road: str, value: str
+) -> None:
+    if road == "native":
+        road = ""  # errors of words are Python's to say
+    done = run([*tender_cmd, f"--require={value}", str(guest("args"))], road)
+    assert done.returncode == 1
+    assert "Malformed argument to --require" in done.stderr and ", ".join(LAYERS) in done.stderr
+    if value:
+        done = run([*tender_cmd, str(guest("args"))], road, TENDER_REQUIRE=value)
+        assert done.returncode == 1
+        assert "Malformed value of TENDER_REQUIRE" in done.stderr
+
+
+def test_the_library_refuses_before_the_guest(guest: Guest) -> None:
+    with pytest.raises(ConfigError, match="'walls' is no isolation layer"):
+        VmConfig(require=("walls",))
+    with pytest.raises(ConfigError, match="a sequence of names"):
+        VmConfig(require="kvm")  # type: ignore[arg-type]
+    with Image.open(guest("args")) as image, pytest.raises(HostError, match=r"are missing: kvm$") as caught:
+        Vm(image, VmConfig(mem=8, require=("uid", "kvm")), backend="sandbox")
+    assert caught.value.code == "isolation-missing"
+    assert caught.value.hint
+
+
+@pytest.mark.kvm
+def test_behind_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_alone(
+    guest: Guest, tender_cmd: list[str]
+) -> None:
+    words = [*tender_cmd, "--backend=kvm", "--mem=8"]
+    image = str(guest("exit_status"))
+    done = run([*words, "--require=kvm,seccomp-filter,uid,capabilities", image, "3"])
+    assert (done.returncode, done.stderr) == (3, "")
+    for road, missing in (("native", "empty-root"), ("python", "seccomp-filter")):
+        done = run([*words, f"--require=kvm,{missing}", image, "3"], road)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(
+            f"tender: required isolation layers are missing: {missing}\ntender: hint: "
+        )
+    with tender.Image.open(image) as opened:
+        with tender.Vm(opened, tender.VmConfig(mem=8, args=("3",), require=("kvm",)), backend="kvm") as vm:
+            assert vm.isolation == ("kvm",)
+            assert vm.run(timeout=60).isolation == ("kvm",)
+        with pytest.raises(HostError, match=r"are missing: landlock$"):
+            tender.Vm(opened, tender.VmConfig(mem=8, require=("landlock",)), backend="kvm")
