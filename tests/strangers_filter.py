@@ -4,7 +4,8 @@
     strangers_filter.py -CALL... COMMAND [WORDS...]
 
 The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well. With -CALL another filter
-is put around it: one that allows all calls but those. -CALL:ERRNO answers with that error, and raises no signal.
+is put around it: one that allows all calls but those. -CALL:ERRNO answers with that error, and raises no signal;
+-CALL:kill ends the process, as systemd's SystemCallFilter= does.
 """
 
 import ctypes
@@ -18,7 +19,7 @@ ALLOWED = """
     exit_group getpid tgkill nanosleep futex epoll_pwait rt_sigreturn timerfd_settime pwrite64 newfstatat
     set_tid_address set_robust_list rseq prlimit64 getrandom
 """
-TRAP, ERRNO, ALLOW = 0x00030000, 0x00050000, 0x7FFF0000
+KILL, TRAP, ERRNO, ALLOW = 0x80000000, 0x00030000, 0x00050000, 0x7FFF0000
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
 
@@ -55,7 +56,8 @@ if __name__ == "__main__":
     if refused:
         _, _, error = refused[0].partition(":")
         names = [word.partition(":")[0] for word in refused]
-        install(numbers(names), ERRNO | int(error) if error else TRAP, ALLOW)
+        verdict = KILL if error == "kill" else ERRNO | int(error) if error else TRAP
+        install(numbers(names), verdict, ALLOW)
     else:
         install(numbers([*ALLOWED.split(), *more]), ALLOW, TRAP)
     os.execv(command[0], command)

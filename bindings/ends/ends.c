@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "ends.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <linux/audit.h>
 #include <signal.h>
@@ -74,7 +75,12 @@ static void explain_unsupported(const struct vm_event *event, struct run_end *en
 static void explain_death(const struct vm_event *event, struct run_end *end)
 {
     const char *reason = "sandbox-died";
-    if (event->os_error)
+    if (event->os_error == ETIMEDOUT)
+        ends(end, reason,
+             "sandbox: the process was killed and has not ended: it waits in the kernel, as for storage that "
+             "does "
+             "not answer");
+    else if (event->os_error)
         ends(end, reason,
              "sandbox: the process ended, and something else in this program took its exit status");
     else if (event->detail == SIGSYS)
@@ -135,6 +141,10 @@ static const struct {
     [4] = {"dropping rights", ""},
     [5] = {"the seccomp filter",
            "the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it"},
+    [6] = {"a system-call filter around tender ended the process before the guest's first instruction",
+           "whoever started tender put it there: systemd's SystemCallFilter= wants @sandbox, @mount and "
+           "@setuid "
+           "beside @system-service, a container a profile that allows these calls"},
 };
 
 const char *setup_step_name(uint32_t step)

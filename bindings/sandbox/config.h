@@ -30,6 +30,9 @@
 #define SANDBOX_CONSOLE_OFFSET 0x8000u
 #define SANDBOX_VM_BYTES       (SANDBOX_CONSOLE_OFFSET + CONSOLE_PIECE_MAX)
 
+/* Beside the program's steps: the host's side says that of a program that was ended. */
+#define SANDBOX_STEP_OUTER_FILTER 6
+
 #define SANDBOX_GO    'g'
 #define SANDBOX_READY 'r'
 #define SANDBOX_EVENT 'e'

@@ -21,6 +21,8 @@
 #define STOP_GRACE_NS   200000000u
 #define PREPARE_NS      2000000000u
 #define PREPARE_LOOK_NS 50000
+#define REAP_NS         2000000000u
+#define REAP_LOOK_NS    10000000
 #define NS_PER_S        1000000000u
 
 static void signal_program(const struct sandbox *sandbox, int number)
@@ -34,19 +36,70 @@ static void say(struct sandbox *sandbox, enum vm_event_kind kind, uint64_t detai
     sandbox->event = (struct vm_event){.kind = kind, .detail = detail};
 }
 
-/* The process is gone, or will not be waited for any longer. */
+/* Processes that were killed and had not ended when they were left, a pidfd each; 0: none. */
+#define LEFT_MAX 64
+static _Atomic int left_pidfds[LEFT_MAX];
+
+/* True: it is reaped, or nobody's any more; `error` says which. */
+static bool reap_at_once(int pidfd, siginfo_t *about, int *error)
+{
+    do {
+        about->si_pid = 0;
+        *error = waitid(P_PIDFD, (id_t)pidfd, about, WEXITED | WNOHANG) < 0 ? errno : 0;
+    } while (*error == EINTR);
+    return *error || about->si_pid;
+}
+
+/* Without room it is left to whoever reaps this process's children when it ends. */
+static void leave_to_later(int pidfd)
+{
+    for (size_t i = 0; i < LEFT_MAX; i++) {
+        int none = 0;
+        if (atomic_compare_exchange_strong(&left_pidfds[i], &none, pidfd))
+            return;
+    }
+    close(pidfd);
+}
+
+static void reap_left(void)
+{
+    for (size_t i = 0; i < LEFT_MAX; i++) {
+        siginfo_t about;
+        int error, pidfd = atomic_exchange(&left_pidfds[i], 0);
+        if (pidfd && reap_at_once(pidfd, &about, &error))
+            close(pidfd);
+        else if (pidfd)
+            leave_to_later(pidfd);
+    }
+}
+
+/* The process is gone, or will be: one that waits in the kernel for storage ends when that answers, whenever
+ * that is. So nobody waits for it longer than REAP_NS; a later one is reaped then. */
 static void reap(struct sandbox *sandbox)
 {
+    const uint64_t give_up_ns = monotonic_ns() + REAP_NS;
     siginfo_t about = {0};
     int error;
+    bool reaped, ended = false;
     sandbox->pid = -1; /* while it is still ours: sandbox_read() must not find another process by it */
-    do {
-        error = waitid(P_PIDFD, (id_t)sandbox->pidfd, &about, WEXITED) < 0 ? errno : 0;
-    } while (error == EINTR);
-    close(sandbox->pidfd);
+    reap_left();
+    while (!(reaped = reap_at_once(sandbox->pidfd, &about, &error)) && monotonic_ns() < give_up_ns) {
+        struct pollfd end = {sandbox->pidfd, POLLIN, 0};
+        const struct timespec wait = {0, REAP_LOOK_NS};
+        if (ended) /* and not to be had: a debugger has it, and has not let go */
+            (void)ppoll(NULL, 0, &wait, NULL);
+        else
+            ended = ppoll(&end, 1, &wait, NULL) > 0;
+    }
+    if (reaped)
+        close(sandbox->pidfd);
+    else
+        leave_to_later(sandbox->pidfd);
     sandbox->pidfd = -1;
     say(sandbox, EVENT_PROCESS_DIED, 0);
-    if (error) /* someone in this process waits for every child */
+    if (!reaped)
+        sandbox->event.os_error = ETIMEDOUT;
+    else if (error) /* someone in this process waits for every child */
         sandbox->event.os_error = error;
     else if (about.si_code == CLD_EXITED)
         sandbox->event.status = about.si_status;
@@ -85,12 +138,23 @@ static void say_false_report(struct sandbox *sandbox)
     say(sandbox, EVENT_HANDLER_FAULT, 0);
 }
 
+/* A process that another filter ends while it is set up, or stops at a call, says nothing about a guest,
+ * which has not begun. */
+static void blame_outer_filter(struct sandbox *sandbox)
+{
+    say(sandbox, EVENT_SETUP_FAILED, 0);
+    sandbox->event.number = SANDBOX_STEP_OUTER_FILTER;
+    sandbox->event.os_error = EPERM;
+}
+
 /* After an end the program only waits to be killed; a guest that forged it would go on, with its memory, its
  * devices and a processor: SIGSTOP is not for it to refuse, and leaves its memory to be read. */
 static void take_event(struct sandbox *sandbox)
 {
     sandbox->event = sandbox->vm->shared->event;
-    if (!event_is_possible(sandbox, &sandbox->event))
+    if (!sandbox->ready && sandbox->event.kind == EVENT_FORBIDDEN_SYSCALL)
+        blame_outer_filter(sandbox);
+    else if (!event_is_possible(sandbox, &sandbox->event))
         say_false_report(sandbox);
     if (sandbox->event.kind != EVENT_CONSOLE)
         signal_program(sandbox, SIGSTOP);
@@ -105,6 +169,8 @@ static void take_its_end(struct sandbox *sandbox, bool nonsense)
         say(sandbox, EVENT_STOPPED, 0);
     else if (nonsense)
         say_false_report(sandbox);
+    else if (!sandbox->ready && sandbox->event.detail == SIGSYS)
+        blame_outer_filter(sandbox);
 }
 
 static void start_stopping(struct sandbox *sandbox)

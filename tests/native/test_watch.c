@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -65,6 +66,7 @@ static void tell(const void *words, size_t count)
 static const struct vm_event *report(struct vm_event event)
 {
     vm.shared->event = event;
+    sandbox.ready = event.kind != EVENT_SETUP_FAILED; /* all else is said behind the guest's entry */
     tell("e", 1);
     sandbox_run(&sandbox);
     return &sandbox.event;
@@ -261,6 +263,13 @@ static void test_how_it_died_is_told(void)
     set_up();
     end_by(0, SIGSYS);
     sandbox_run(&sandbox);
+    HOLDS(sandbox.event.kind == EVENT_SETUP_FAILED && sandbox.event.os_error == EPERM);
+    tear_down(); /* before it was ready: another filter's */
+
+    set_up();
+    tell("r\0\0", 3);
+    end_by(0, SIGSYS);
+    sandbox_run(&sandbox);
     HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.detail == SIGSYS);
     tear_down();
 
@@ -270,6 +279,40 @@ static void test_how_it_died_is_told(void)
     sandbox_run(&sandbox);
     HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.os_error == ECHILD);
     tear_down();
+}
+
+/* A process whose end the kernel does not hand over, as of one that waits for storage: here a debugger keeps
+ * it. */
+static void test_a_process_that_does_not_end_is_not_waited_for(void)
+{
+    int told[2];
+    set_up();
+    const int pid = sandbox.pid;
+    if (pipe(told) < 0)
+        abort();
+    int debugger = fork();
+    if (debugger == 0) {
+        char answer = ptrace(PTRACE_SEIZE, pid, 0, 0) == 0 ? 'y' : 'n';
+        (void)!write(told[1], &answer, 1);
+        for (;;)
+            pause();
+    }
+    char answer = 'n';
+    HOLDS(read(told[0], &answer, 1) == 1);
+    (void)alarm(60);
+    tear_down();
+    siginfo_t about = {0};
+    if (answer == 'y')
+        HOLDS(waitid(P_PID, (id_t)pid, &about, WEXITED | WNOHANG | WNOWAIT) == 0 && about.si_pid == 0);
+    kill(debugger, SIGKILL);
+    waitpid(debugger, NULL, 0);
+    HOLDS(answer != 'y' || waitid(P_PID, (id_t)pid, &about, WEXITED | WNOWAIT) == 0);
+    set_up();
+    tear_down(); /* the next one that is reaped takes it along */
+    HOLDS(waitid(P_PID, (id_t)pid, &about, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD);
+    (void)alarm(0);
+    close(told[0]);
+    close(told[1]);
 }
 
 /* ---- stopping it */
@@ -374,6 +417,7 @@ int main(void)
     test_garbage_is_the_end();
     test_a_peer_that_is_gone_is_the_end();
     test_how_it_died_is_told();
+    test_a_process_that_does_not_end_is_not_waited_for();
     test_a_stop_before_the_start_tells_the_program_nothing();
     test_a_program_that_does_not_obey_is_killed();
     test_a_stop_is_believed_only_if_it_was_asked_for();

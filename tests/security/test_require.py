@@ -166,3 +166,25 @@ def test_behind_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_a
             assert vm.run(timeout=60).isolation == ("kvm",)
         with pytest.raises(HostError, match=r"are missing: landlock$"):
             tender.Vm(opened, tender.VmConfig(mem=8, require=("landlock",)), backend="kvm")
+
+
+@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("verdict", ["kill", "trap"])
+@pytest.mark.parametrize("call", ["chroot", "landlock_restrict_self", "close_range"])
+def test_a_filter_around_tender_that_ends_the_process_is_not_blamed_on_the_guest(
+    guest: Guest, tender_cmd: list[str], road: str, call: str, verdict: str
+) -> None:
+    """As under systemd's SystemCallFilter=@system-service, which ends a process that calls anything else."""
+    word = f"-{call}:kill" if verdict == "kill" else f"-{call}"
+    around = [sys.executable, str(REFUSING), word, *tender_cmd, "--backend=sandbox", "--mem=8"]
+    done = run([*around, str(guest("exit_status")), "3"], road)
+    if done.returncode == 3:
+        pytest.skip(f"{call} is not made here, or goes on without")
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("tender: sandbox: ") and "guest made" not in first
+    assert (
+        "filter around tender ended the process before the guest's first instruction" in first
+        or verdict == "trap"
+    )
+    assert second.startswith("tender: hint: ")

@@ -247,15 +247,16 @@ def test_the_walls_are_among_those_that_have_a_name(image: Image) -> None:
 
 STEPS = {
     1: "mapping guest memory", 2: "signals", 3: "limits", 4: "dropping rights", 5: "the seccomp filter",
+    6: "a system-call filter around tender ended the process before the guest's first instruction",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("step", [0, *STEPS, 6, 99])
+@pytest.mark.parametrize("step", [0, *STEPS, 7, 99])
 def test_a_step_of_set_up_that_failed_is_named(step: int) -> None:
     error = setup_failed(step, 1)
     what = STEPS.get(step, f"step {step}")
     assert (error.message, error.errno) == (f"sandbox: {what}: Operation not permitted", 1)
-    assert bool(error.hint) == (step in (1, 5))
+    assert bool(error.hint) == (step in (1, 5, 6))
 
 
 def enum_of(header: str, name: str) -> dict[str, int]:
@@ -272,7 +273,9 @@ def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
     assert [ffi.string(lib.tn_isolation_name(i)).decode() for i in range(len(LAYERS))] == list(LAYERS)
     assert lib.tn_isolation_name(len(LAYERS)) == ffi.NULL
     assert list(walls.values()) == [1 << i for i in range(len(LAYERS))]
-    assert list(enum_of("sandbox/program/program.h", "sandbox_step").values()) == list(STEPS)
+    assert list(enum_of("sandbox/program/program.h", "sandbox_step").values()) == list(STEPS)[:-1]
+    config = (ROOT / "bindings" / "sandbox" / "config.h").read_text()
+    assert re.findall(r"#define SANDBOX_STEP_OUTER_FILTER (\d+)", config) == [str(list(STEPS)[-1])]
     sources = enum_of("sandbox/tsc.h", "tsc_source")
     assert [value for value in sources.values() if value] == list(doctor.TSC_SOURCES)
     assert sources["TSC_CALIBRATED"] == max(doctor.TSC_SOURCES)

@@ -12,6 +12,7 @@ enum sandbox_step {
     STEP_LIMITS = 3,
     STEP_RIGHTS = 4,
     STEP_FILTER = 5,
+    STEP_OUTER_FILTER = SANDBOX_STEP_OUTER_FILTER, /* never by the program */
 };
 
 struct auxiliary { /* what of the kernel's auxiliary vector is used */

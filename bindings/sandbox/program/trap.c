@@ -33,6 +33,12 @@
 #define EXIT_HLT         5 /* KVM's numbers, so that a reason is the same at both doors */
 #define EXIT_SHUTDOWN    8
 
+#define ARCH_REQ_XCOMP_PERM_CODE 0x1023 /* asm/prctl.h of Linux 5.16 */
+#define XFEATURE_TILE_DATA       18     /* the bit of XCR0 */
+#ifdef ARCH_REQ_XCOMP_PERM
+_Static_assert(ARCH_REQ_XCOMP_PERM_CODE == ARCH_REQ_XCOMP_PERM, "as the kernel has it");
+#endif
+
 static uint8_t trap_stack[TRAP_STACK_BYTES] __attribute__((aligned(16)));
 static struct system_state state;
 
@@ -296,13 +302,24 @@ static uint64_t host_xcr0(void)
     return (uint64_t)high << 32 | low;
 }
 
+/* CPUID shows AMX, and a process has its tiles only when it has asked (Linux 5.16). A guest
+ * that is refused gets #NM's signal at its first tile instruction. Behind sigaltstack(), for the kernel looks
+ * whether a frame with tiles fits there. */
+static void ask_for_tiles(uint64_t xcr0)
+{
+    if (xcr0 & (uint64_t)1 << XFEATURE_TILE_DATA)
+        (void)system_call(ARCH_REQ_XCOMP_PERM_CODE, XFEATURE_TILE_DATA, 0, 0, 0, 0, SYS_arch_prctl);
+}
+
 void traps_init(uint32_t kick_signal)
 {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
     const stack_t stack = {.ss_sp = trap_stack, .ss_size = sizeof trap_stack};
     int64_t answer = system_call((uint64_t)&stack, 0, 0, 0, 0, 0, SYS_sigaltstack);
     step_check(STEP_SIGNALS, answer);
-    system_state_init(&state, host_xcr0());
+    const uint64_t xcr0 = host_xcr0();
+    ask_for_tiles(xcr0);
+    system_state_init(&state, xcr0);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
         install(faults[i], on_fault);
     install((int)kick_signal, on_kick);
