@@ -62,6 +62,7 @@ RWF_NOWAIT = 8  # linux/fs.h
         ("syscall=0x40000001,1,b,5", "no such call"),
         ("syscall=0xffffffffffffffff", "system call -1 (no such call)"),
         ("syscall=228,0,b", "system call 228 (clock_gettime)"),
+        ("syscall=335", "system call 335"),
     ],
 )
 def test_a_system_call_of_the_guests_own_is_named(rig: Rig, script: str, name: str) -> None:
@@ -70,6 +71,16 @@ def test_a_system_call_of_the_guests_own_is_named(rig: Rig, script: str, name: s
     assert name in result.message
     assert result.fault is not None
     assert result.fault.instruction.startswith("0f 05")
+
+
+def test_uprobe_is_named_or_refused_by_the_kernel(rig: Rig) -> None:
+    """Linux asks no filter about it since 6.18, and refuses it but from a page of its own."""
+    result = rig.run("syscall=336")
+    if result.reason == ExitReason.EXIT:
+        assert f"call = {-errno.ENXIO}" in text(result)
+    else:
+        assert result.reason == ExitReason.FORBIDDEN_SYSCALL, result.message
+        assert "system call 336" in result.message
 
 
 def test_the_32_bit_entry_is_named_or_is_the_guests_exception(rig: Rig) -> None:

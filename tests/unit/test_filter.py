@@ -22,6 +22,8 @@ SANDBOX = ROOT / "bindings" / "sandbox"
 sys.path.insert(0, str(SANDBOX.parent))
 from sandbox import gen_filter  # noqa: E402
 
+from tender.native import lib  # noqa: E402
+
 RULES = gen_filter.parse((SANDBOX / "filter_rules.txt").read_text())
 
 I386, AARCH64 = 0x40000003, 0xC00000B7  # linux/audit.h
@@ -333,6 +335,11 @@ def test_the_threat_model_says_what_the_filter_does(built: Filter) -> None:
     assert f"*The host's kernel.* {len(MAY)} system calls" in text
     for name in MAY:
         assert f"`{name}`" in section, name
+    stack = re.search(r"#define STACK_BYTES +\((\d+)u << 10\)", (SANDBOX / "child.c").read_text())
+    assert stack and f"the process's own stack ({stack[1]} KiB)" in text
+    assert f"a stack of at most {stack[1]} KiB" in text
+    shared = 0x8000 + int(str(lib.CONSOLE_PIECE_MAX))
+    assert f"shares with the monitor ({shared >> 10} KiB)" in text
     steps = [
         len(run(built, Call(built.numbers[f"__NR_{name}"], args=(NETS[0], 0, 0, 0, 0, 0))).path)
         for name in ("read", "write")

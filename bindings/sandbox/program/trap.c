@@ -13,6 +13,7 @@
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
+#include <linux/audit.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,6 +33,7 @@
 #define ERROR_FETCH      16
 #define EXIT_HLT         5 /* KVM's numbers, so that a reason is the same at both doors */
 #define EXIT_SHUTDOWN    8
+#define CALL_URETPROBE   335 /* asm/unistd_64.h of Linux 6.11 */
 
 #define ARCH_REQ_XCOMP_PERM_CODE 0x1023 /* asm/prctl.h of Linux 5.16 */
 #define XFEATURE_TILE_DATA       18     /* the bit of XCR0 */
@@ -122,6 +124,21 @@ static _Noreturn void end_syscall(const siginfo_t *info, struct cpu *cpu)
 {
     cpu->rip -= SYSCALL_BYTES;
     end(EVENT_FORBIDDEN_SYSCALL, (uint32_t)info->si_syscall, info->si_arch, cpu);
+}
+
+/*
+ * uretprobe passes any filter since Linux 6.14. Made from elsewhere than the kernel's own page for a probe it
+ * does nothing but raise SIGILL, as the kernel's and not an instruction's.
+ */
+static bool is_uretprobe(int number, const siginfo_t *info)
+{
+    return number == SIGILL && info->si_code == SI_KERNEL;
+}
+
+static _Noreturn void end_uretprobe(struct cpu *cpu)
+{
+    cpu->rip -= SYSCALL_BYTES;
+    end(EVENT_FORBIDDEN_SYSCALL, CALL_URETPROBE, AUDIT_ARCH_X86_64, cpu);
 }
 
 /* ---- exceptions */
@@ -241,6 +258,8 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     take(&cpu, context);
     if (number == SIGSYS)
         end_syscall(info, &cpu);
+    if (is_uretprobe(number, info) && !ours)
+        end_uretprobe(&cpu);
     if (ours) /* the guest jumped into the handlers, or wrote over what they rely on */
         end(EVENT_HANDLER_FAULT, 0, (uint64_t)number, &cpu);
     count_exit();
