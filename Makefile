@@ -9,10 +9,10 @@ COMMAND = tests/contract/test_cli.py tests/contract/test_backend.py \
 C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check lint format types unit native fuzz run test bench clean
+.PHONY: help setup build check lint format types unit native fuzz run test test-intel test-intel-fast bench clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready  ## what this machine lacks (Debian packages as root), and the Python environment
 
@@ -55,6 +55,13 @@ test: check fuzz  ## everything, behind both doors: the sandbox's here, KVM's he
 	TENDER_LAUNCHER=python tools/with_net -- $(VENV)/bin/pytest -q -m 'not kvm' $(COMMAND)
 	tools/with_kvm -- $(VENV)/bin/pytest -v -m kvm $(DOORS)
 	pytest -v tests/box tests/package
+
+test-intel-fast: build  ## the sixteen tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some four minutes
+	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt
+
+test-intel: build  ## the contract tests and echo on kvm_intel in Bochs, with nested paging (EPT) and without: an hour
+	tools/with_intel -- .venv/bin/pytest -v -m kvm tests/contract tests/functional/test_echo.py
+	tools/with_intel --ept 0 -- .venv/bin/pytest -v -m kvm tests/contract tests/functional/test_echo.py
 
 bench: build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
 	tender bench goals

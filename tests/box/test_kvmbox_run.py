@@ -166,7 +166,7 @@ def test_environment_and_cwd_are_the_hosts(tmp_path: Path, monkeypatch: pytest.M
 
     done = kvmbox("--", "sh", "-c", 'printf "%s|%s|%s" "$TEXT" "$KVMBOX" "$(pwd)"', cwd=tmp_path)
 
-    assert done.stdout.decode() == f"two\nlines = fine|1|{tmp_path}"
+    assert done.stdout.decode() == f"two\nlines = fine|amd|{tmp_path}"
 
 
 def test_kvm_opens_and_answers_its_api_version(tmp_path: Path) -> None:

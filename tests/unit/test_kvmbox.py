@@ -16,7 +16,7 @@ import pytest
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "kvmbox"
 sys.path.insert(0, str(TOOL))
 
-from kvmbox_lib import initramfs, kernel, machine  # noqa: E402
+from kvmbox_lib import bochs, cli, disc, initramfs, kernel, machine  # noqa: E402
 from kvmbox_lib.cache import KEPT, Cache  # noqa: E402
 from kvmbox_lib.channel import FRAME_MAX, HEADER, Decoder, Kind, encode, fields  # noqa: E402
 from kvmbox_lib.errors import BoxError, Interrupted  # noqa: E402
@@ -306,6 +306,108 @@ def test_counting_box_counts_instructions(tmp_path: Path) -> None:
     assert "-cpu max,-smap,-erms,-fsrm" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "cpus"),
+    [
+        ([], 2),
+        (["--smp", "1"], 1),
+        (["--smp", "4"], 4),
+        (["--icount"], 1),
+        (["--icount", "--smp", "2"], 2),
+        (["--cpu", "amd"], 2),
+        (["--cpu", "intel"], 1),
+    ],
+)
+def test_box_has_two_processors_where_nothing_asks_for_one(words: list[str], cpus: int) -> None:
+    assert cli._parse(["run", *words, "--", "true"]).smp == cpus
+
+
+# ---------------------------------------------------------------- the Intel box
+
+
+@pytest.mark.parametrize("ept", [True, False])
+def test_intel_box_is_told_its_channel_its_disc_and_how_to_page(tmp_path: Path, ept: bool) -> None:
+    shape = bochs.BochsShape(cpu="intel", mem_mib=512, ept=ept)
+    source = (TOOL / "init.c").read_text()
+
+    variables = dict(word.split("=", 1) for word in shape.kernel_arguments().split() if "KVMBOX_" in word)
+    written = bochs.configuration(shape, tmp_path / "disc", tmp_path, "/dev/pts/77")
+
+    assert variables["KVMBOX_KVM_INTEL"] == f"ept={int(ept)}"
+    assert [name for name in variables if f'getenv("{name}")' not in source] == []
+    assert "cpu: model=corei7_skylake_x, count=1" in written
+    assert "memory: guest=512, host=512" in written
+    assert "com2: enabled=1, mode=term, dev=/dev/pts/77" in written
+    assert f"path={tmp_path}/disc, status=inserted" in written
+
+
+def test_disc_has_each_link_on_the_way_to_a_file(tmp_path: Path) -> None:
+    (tmp_path / "real/lib").mkdir(parents=True)
+    (tmp_path / "real/lib/file").write_text("x")
+    (tmp_path / "place").symlink_to("real")
+    (tmp_path / "real/alias").symlink_to("lib/file")
+
+    found = disc.with_links(tmp_path / "place/alias")
+
+    assert found == [tmp_path / "place", tmp_path / "real/alias", tmp_path / "real/lib/file"]
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+
+    with pytest.raises(BoxError, match="too many symbolic links"):
+        disc.with_links(tmp_path / "a")
+
+
+def test_disc_has_a_programs_libraries_and_where_links_out_of_a_directory_lead(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "elsewhere").write_text("x")
+    (tmp_path / "dir/out").symlink_to("../elsewhere")
+    (tmp_path / "dir/program").symlink_to(os.path.realpath("/bin/sh"))
+
+    found = disc.contents([tmp_path / "dir", Path("/bin/sh")])
+
+    assert tmp_path / "dir" in found
+    assert tmp_path / "elsewhere" in found
+    assert tmp_path / "dir/out" not in found  # the directory has it
+    assert Path(os.path.realpath("/bin/sh")) in found
+    assert [path.name for path in found if path.name.startswith("libc.so")]
+
+
+def test_what_a_disc_needs_and_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BoxError, match=f"{tmp_path}/none: not there"):
+        disc.contents([tmp_path / "none"])
+
+
+def test_programs_of_what_is_left_out_bring_no_libraries(tmp_path: Path) -> None:
+    (tmp_path / "dir/large").mkdir(parents=True)
+    shell = Path(os.path.realpath("/bin/sh"))
+    for place in ("dir", "dir/large"):
+        (tmp_path / place / "program").write_bytes(shell.read_bytes())
+        (tmp_path / place / "program").chmod(0o755)
+
+    with_it = disc.contents([tmp_path / "dir/large"])
+    without = disc.contents([tmp_path / "dir"], [tmp_path / "dir/large", tmp_path / "dir/program"])
+
+    assert len(with_it) > 1
+    assert without == [tmp_path / "dir"]
+
+
+def test_missing_programs_of_the_intel_box_are_told_in_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(bochs, "FILES", {tmp_path / "bios": "bochsbios", tmp_path / "vga": "vgabios"})
+
+    with pytest.raises(BoxError) as refused:
+        bochs.require_programs()
+
+    assert str(refused.value) == (
+        "programs are missing: apt-get install bochs xorriso gcc libc6-dev zstd bochsbios vgabios"
+    )
+
+
 def run_tool(*arguments: str, path: str, cache: Path) -> "subprocess.CompletedProcess[str]":
     environment = {"PATH": path, "KVMBOX_CACHE": str(cache), "HOME": str(cache)}
     command = [sys.executable, str(TOOL / "kvmbox"), *arguments]
@@ -328,6 +430,14 @@ def test_missing_programs_are_told_as_packages_in_one_message(tmp_path: Path) ->
         (["run", "true"], "unrecognized arguments: true"),
         (["run", "--no-such-option", "--", "true"], "unrecognized arguments: --no-such-option"),
         (["run", "--mem", "20", "--", "true"], "--mem 20: the box does not boot with less than 256 MiB"),
+        (["run", "--smp", "0", "--", "true"], "--smp 0: the box has at least one CPU"),
+        (["run", "--cpu", "via", "--", "true"], "invalid choice: 'via'"),
+        (["run", "--cpu", "intel", "--smp", "2", "--", "true"], "--smp 2: the Intel box has one CPU"),
+        (["run", "--cpu", "intel", "--icount", "--", "true"], "--icount: the Intel box has no such thing"),
+        (["run", "--cpu", "intel", "--rw", "/", "--", "true"], "--rw: the Intel box has no such thing"),
+        (["run", "--with", "/etc", "--", "true"], "--with: only with --cpu intel"),
+        (["run", "--without", "/etc", "--", "true"], "--without: only with --cpu intel"),
+        (["run", "--ept", "0", "--", "true"], "--ept 0: only with --cpu intel"),
     ],
 )
 def test_wrong_use_is_a_failure_of_kvmbox(tmp_path: Path, arguments: list[str], message: str) -> None:

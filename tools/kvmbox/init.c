@@ -36,6 +36,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -137,6 +138,23 @@ static struct frame frame_receive(void)
     return f;
 }
 
+/* A serial port, raw: in a box without virtio the kernel's command line names one. */
+static int serial_open(const char *name)
+{
+    char path[64];
+    struct termios raw;
+    snprintf(path, sizeof path, "/dev/%s", name);
+    int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 || tcgetattr(fd, &raw) < 0)
+        die("open", path);
+    cfmakeraw(&raw);
+    raw.c_cflag |= CLOCAL;
+    cfsetspeed(&raw, B115200);
+    if (tcsetattr(fd, TCSANOW, &raw) < 0)
+        die("set up", path);
+    return fd;
+}
+
 static int channel_find(void)
 {
     DIR *ports = opendir("/sys/class/virtio-ports");
@@ -163,6 +181,11 @@ static int channel_find(void)
 
 static void channel_open(void)
 {
+    const char *serial = getenv("KVMBOX_CHANNEL");
+    if (serial) {
+        channel = serial_open(serial);
+        return;
+    }
     for (int ms = 0; (channel = channel_find()) < 0; ms += 10) {
         if (ms == DEVICE_WAIT_MS)
             die("no port", "kvmbox");
@@ -188,7 +211,8 @@ static void modules_load(void)
     while (fscanf(order, "%127s", name) == 1) {
         snprintf(path, sizeof path, "/modules/%s.ko", name);
         int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
+        const char *options = strcmp(name, "kvm_intel") ? NULL : getenv("KVMBOX_KVM_INTEL");
+        if (fd < 0 || (syscall(SYS_finit_module, fd, options ? options : "", 0) < 0 && errno != EEXIST))
             die("load module", name);
         close(fd);
     }
@@ -243,9 +267,11 @@ static void clock_set(const char *time_ns)
 
 static void host_mount(void)
 {
+    const char *disc = getenv("KVMBOX_DISC"); /* in a box without virtio: a picture of the host's files */
+    const char *device = disc ? disc : "host", *type = disc ? "iso9660" : "virtiofs";
     mkdir("/host", 0755);
     /* The device is plugged in as the box is resumed: it may still be on its way. */
-    for (int ms = 0; mount("host", "/host", "virtiofs", 0, NULL) < 0; ms += 5) {
+    for (int ms = 0; mount(device, "/host", type, disc ? MS_RDONLY : 0, NULL) < 0; ms += 5) {
         if (ms == DEVICE_WAIT_MS)
             die("mount", "the host's /");
         pause_ms(5);
@@ -281,6 +307,13 @@ static void root_build(void)
     mount_at("proc", "/new/proc", NULL);
     mount_at("sysfs", "/new/sys", NULL);
     devices_make();
+    if (getenv("KVMBOX_DISC")) { /* a disc has nothing there that was not asked for */
+        mkdir("/new/run", 0755);
+        mkdir("/new/tmp", 0755);
+        if (chmod("/new/tmp", 01777) < 0)
+            die("chmod", "/new/tmp");
+        return;
+    }
     mount_at("tmpfs", "/new/run", "mode=755");
     mount_at("tmpfs", "/new/tmp", "mode=1777");
 }

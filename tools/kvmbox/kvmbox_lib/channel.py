@@ -4,11 +4,11 @@ u8 kind | u32 length, little endian | payload
 """
 
 import select
-import socket
 import struct
 import time
 from collections.abc import Iterable
 from enum import Enum
+from typing import Protocol
 
 from .errors import BoxError
 
@@ -72,10 +72,18 @@ class Decoder:
         return Kind(code), payload
 
 
+class End(Protocol):
+    """A socket, or what looks like one."""
+
+    def fileno(self) -> int: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+
+
 class Channel:
     """The host's end. Sending never blocks for long: see the rule on stdin in init.c."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: End) -> None:
         self._socket = end
         self._decoder = Decoder()
 

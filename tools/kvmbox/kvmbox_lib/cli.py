@@ -5,16 +5,19 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from . import bochs, disc
 from . import kernel as kernels
 from .cache import Cache
+from .channel import Channel
 from .errors import BoxError, Interrupted, say
-from .initramfs import INIT_SOURCE, compile_init, initramfs
+from .initramfs import INIT_SOURCE, INTEL_MODULES, MODULES, compile_init, initramfs
 from .job import Job
 from .kernel import Kernel
 from .machine import C_VIRTIOFSD, RUST_VIRTIOFSD, BootFiles, Machine, Shape
@@ -24,6 +27,7 @@ from .snapshot import boot, resume, save
 FAILED = 125  # of kvmbox's own account; 126 and 127 are a command that cannot run or is not there
 BROKEN_PIPE = 141
 MEM_MIN_MIB = 256
+CPUS = 2  # as the least of users' machines; counting is one processor's matter, and Bochs has one
 
 DESCRIPTION = """\
 Run a command on a real /dev/kvm, on a machine that has none.
@@ -71,7 +75,28 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             raise BoxError("no command: kvmbox run [options] -- CMD...")
         if options.mem < MEM_MIN_MIB:
             raise BoxError(f"--mem {options.mem}: the box does not boot with less than {MEM_MIN_MIB} MiB")
+        _fit_to_cpu(options)
     return options
+
+
+def _fit_to_cpu(options: argparse.Namespace) -> None:
+    """Raises BoxError for options that the other processor's box has; sets the number of CPUs."""
+    intel = options.cpu == "intel"
+    if options.smp is None:
+        options.smp = 1 if intel or options.icount else CPUS
+    if options.smp < 1:
+        raise BoxError(f"--smp {options.smp}: the box has at least one CPU")
+    if intel and options.smp != 1:
+        raise BoxError(f"--smp {options.smp}: the Intel box has one CPU")
+    if intel and (options.icount or options.rw):
+        raise BoxError(f"{'--icount' if options.icount else '--rw'}: the Intel box has no such thing")
+    for option, given in (
+        ("--with", options.files),
+        ("--without", options.without),
+        ("--ept 0", not options.ept),
+    ):
+        if given and not intel:
+            raise BoxError(f"{option}: only with --cpu intel")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,7 +119,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout", type=float, metavar="SECONDS", help="end it all after this time, status 124")
     add("--idle-timeout", type=float, metavar="SECONDS", help="the same, after this time without output")
     add("--mem", type=int, default=2048, metavar="MIB", help="the box's memory (2048)")
-    add("--smp", type=int, default=1, metavar="N", help="the box's CPUs, taking turns on one thread (1)")
+    smp = f"the box's CPUs, taking turns on one thread ({CPUS}; with --icount and --cpu intel 1)"
+    add("--smp", type=int, metavar="N", help=smp)
+    add(
+        "--cpu",
+        choices=("amd", "intel"),
+        default="amd",
+        help="amd: QEMU, kvm_amd; intel: Bochs, kvm_intel (slow)",
+    )
+    add(
+        "--ept", type=int, choices=(0, 1), default=1, help="intel: nested paging by the processor, or not (1)"
+    )
+    add("--with", action="append", dest="files", metavar="PATH", help="intel: CMD needs this too; repeatable")
+    add("--without", action="append", metavar="PATH", help="intel: CMD does not need this; repeatable")
     add("--icount", action="store_true", help="one instruction is one ns: CPU times are repeatable counts")
     add("--cold", action="store_true", help="boot, neither making nor resuming a snapshot")
     add("--kernel", type=Path, metavar="DIR", help="unpacked kernel package, or / (the last fetched)")
@@ -122,26 +159,63 @@ class Stopwatch:
 def run(options: argparse.Namespace) -> int:
     """Run options.command in a box; raises BoxError if there is none to be had."""
     stopwatch = Stopwatch()
-    shape = Shape(qemu=options.qemu, mem_mib=options.mem, smp=options.smp, icount=options.icount)
-    require_programs(shape)
-    with Signals(options.timeout) as signals:
-        cache = Cache.default()
-        kernel = Kernel(options.kernel or kernels.newest(cache))
-        key, files = boot_files(cache, kernel)
-        stopwatch.mark("files")
-        paths = shared_paths(options.rw or [])
-        with _ready_box(cache, shape, key, files, paths, cold=options.cold) as machine:
-            stopwatch.mark("box")
-            try:
-                job = Job(machine.channel, signals, 0 if options.stdin else None, options.idle_timeout)
-                environment = {**os.environb, b"KVMBOX": b"1"}
-                status = job.run(options.command, os.getcwd(), environment)
-            finally:
-                signals.ignore()
-        stopwatch.mark("end")
+    with ExitStack() as ending:
+        signals = ending.enter_context(Signals(options.timeout))
+        open_box = _intel_box if options.cpu == "intel" else _amd_box
+        channel = ending.enter_context(open_box(options, stopwatch))
+        stopwatch.mark("box")
+        try:
+            job = Job(channel, signals, 0 if options.stdin else None, options.idle_timeout)
+            environment = {**os.environb, b"KVMBOX": options.cpu.encode()}
+            status = job.run(options.command, os.getcwd(), environment)
+        finally:
+            signals.ignore()
+    stopwatch.mark("end")
     if options.timing:
         say(stopwatch.text())
     return status
+
+
+@contextmanager
+def _amd_box(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
+    """The way to QEMU's box: the channel to one that is ready for a command."""
+    shape = Shape(qemu=options.qemu, mem_mib=options.mem, smp=options.smp, icount=options.icount)
+    require_programs(shape)
+    cache = Cache.default()
+    kernel = Kernel(options.kernel or kernels.newest(cache))
+    key, files = boot_files(cache, kernel, MODULES)
+    stopwatch.mark("files")
+    paths = shared_paths(options.rw or [])
+    with _ready_box(cache, shape, key, files, paths, cold=options.cold) as machine:
+        yield machine.channel
+
+
+@contextmanager
+def _intel_box(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
+    """The way to Bochs' box."""
+    bochs.require_programs()
+    cache = Cache.default()
+    kernel = Kernel(options.kernel or kernels.newest(cache))
+    _, files = boot_files(cache, kernel, INTEL_MODULES)
+    shape = bochs.BochsShape(cpu=options.cpu, mem_mib=options.mem, ept=bool(options.ept))
+    programs = [found for name in disc.PROGRAMS.split() if (found := shutil.which(name))]
+    present = [name for name in disc.FILES if os.path.exists(name)]
+    named = [os.getcwd(), *(options.files or [])]
+    with tempfile.TemporaryDirectory(prefix="kvmbox-") as directory:
+        place = Path(directory)
+        without = [Path(os.path.abspath(path)) for path in options.without or []]
+        contents = disc.contents(
+            (Path(os.path.abspath(path)) for path in (*programs, *present, *named)), without
+        )
+        with cache.in_use():
+            disc.write_disc(
+                place / "disc", kernel.image, files.initrd, shape.kernel_arguments(), contents, without
+            )
+        stopwatch.mark("disc")
+        with bochs.BochsMachine(shape, place) as machine:
+            machine.start(place / "disc")
+            machine.await_boot()
+            yield machine.channel
 
 
 def require_programs(shape: Shape) -> None:
@@ -186,15 +260,14 @@ def _sources(*names: str) -> list[bytes]:
     return [(INIT_SOURCE if name == INIT_SOURCE.name else here / name).read_bytes() for name in names]
 
 
-def boot_files(cache: Cache, kernel: Kernel) -> tuple[str, BootFiles]:
+def boot_files(cache: Cache, kernel: Kernel, modules: list[str]) -> tuple[str, BootFiles]:
     """The key of all that boots, and the files; made if not there."""
-    key = _key(
-        kernel.release, _identity(kernel.image), _sources(INIT_SOURCE.name, "kernel.py", "initramfs.py")
-    )
+    sources = _sources(INIT_SOURCE.name, "kernel.py", "initramfs.py")
+    key = _key(kernel.release, _identity(kernel.image), modules, sources)
 
     def make(place: Path) -> None:
         compile_init(place / "init")
-        (place / "initrd").write_bytes(initramfs(kernel, (place / "init").read_bytes()))
+        (place / "initrd").write_bytes(initramfs(kernel, modules, (place / "init").read_bytes()))
         (place / "vmlinux").write_bytes(kernels.vmlinux(kernel.image.read_bytes()))
 
     place = cache.entry(f"boot-{key}", make)

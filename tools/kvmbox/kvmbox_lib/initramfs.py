@@ -16,6 +16,7 @@ INIT_SOURCE = Path(__file__).resolve().parent.parent / "init.c"
 
 # In Debian's cloud kernel all but kvm-amd, tun and overlay are built in.
 MODULES = ["virtio_pci", "virtio_console", "virtiofs", "overlay", "tun", "kvm-amd"]
+INTEL_MODULES = ["ata_piix", "sr_mod", "isofs", "overlay", "tun", "kvm-intel"]
 
 FILE = 0o100644
 PROGRAM = 0o100755
@@ -57,9 +58,9 @@ def compile_init(out: Path) -> None:
         raise BoxError(f"could not compile {INIT_SOURCE} (apt-get install gcc libc6-dev?):\n{done.stderr}")
 
 
-def initramfs(kernel: Kernel, init: bytes) -> bytes:
-    """The archive for this kernel."""
-    modules = kernel.modules(MODULES)
+def initramfs(kernel: Kernel, names: list[str], init: bytes) -> bytes:
+    """The archive for this kernel, with the named modules and what they need."""
+    modules = kernel.modules(names)
     order = "".join(f"{name}\n" for name, _ in modules).encode()
     return cpio(
         [

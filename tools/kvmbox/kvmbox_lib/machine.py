@@ -126,7 +126,7 @@ def virtiofsd_command(listener: int) -> list[str]:
     return [rust, f"--fd={listener}", *options.split(), "--no-announce-submounts"]
 
 
-def _with_parent() -> Callable[[], None]:
+def die_with_parent() -> Callable[[], None]:
     """For preexec_fn: have the kernel kill the child when kvmbox dies, of SIGKILL too."""
     libc = ctypes.CDLL(None)
     parent = os.getpid()
@@ -226,7 +226,7 @@ class Machine:
                 stderr=self._log,
                 pass_fds=inherited,
                 start_new_session=True,
-                preexec_fn=_with_parent(),
+                preexec_fn=die_with_parent(),
             )
         )
 
