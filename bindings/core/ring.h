@@ -50,8 +50,12 @@ void ring_end(struct vm *vm);
 /* Wakes the worker, which is made if there is none; false if it cannot be. The vCPU's thread. */
 bool ring_worker_wake(struct vm *vm);
 
-/* Makes the worker and waits until it sleeps, for a process that is about to lose the right to make threads.
- * Without it, kicks are served as ever. */
+/*
+ * Makes the worker and waits until it sleeps, for a process that runs this guest alone and is about to lose
+ * the right to make threads, and to end them: what a C library asks of the kernel for a thread's end differs
+ * from one to the next. Such a worker is never joined. ring_worker_stop() waits until it has let go of the
+ * guest, and the process's end is its own. Where no thread can be had, kicks are served as ever.
+ */
 void ring_worker_prepare(struct vm *vm);
 
 /* Ends it, if there is one. Entries may be left. Whoever holds the VM, once its guest runs no more. */

@@ -41,8 +41,8 @@ static void *work(void *argument)
     bool sound = true;
     uint64_t woken;
     (void)prctl(PR_SET_NAME, "tender-ring");
-    if (ring->starts_asleep) {
-        sem_post(&ring->prepared);
+    if (ring->kept) {
+        sem_post(&ring->asleep);
         (void)!read(ring->wake_fd, &woken, sizeof woken);
     }
     while (!is_to_quit(ring)) {
@@ -62,6 +62,11 @@ static void *work(void *argument)
     }
     if (!sound)
         vm_stop(vm);
+    if (ring->kept) {
+        sem_post(&ring->done);
+        for (;;) /* nobody writes there any more: the end of the process is this thread's */
+            (void)!read(ring->wake_fd, &woken, sizeof woken);
+    }
     return NULL;
 }
 
@@ -112,13 +117,22 @@ bool ring_worker_wake(struct vm *vm)
     return true;
 }
 
+static void await(sem_t *semaphore)
+{
+    while (sem_wait(semaphore) < 0) /* EINTR: a SIGTERM */
+        ;
+}
+
 void ring_worker_prepare(struct vm *vm)
 {
-    vm->ring.starts_asleep = true;
-    sem_init(&vm->ring.prepared, 0, 0);
+    struct net_ring *ring = &vm->ring;
+    ring->kept = true;
+    sem_init(&ring->asleep, 0, 0);
+    sem_init(&ring->done, 0, 0);
     if (make_worker(vm))
-        while (sem_wait(&vm->ring.prepared) < 0) /* EINTR: an early SIGTERM */
-            ;
+        await(&ring->asleep);
+    else
+        ring->mode = RING_INLINE; /* and no kick tries again what is then forbidden */
 }
 
 uint32_t ring_mode_for(const struct elf_image *image, uint64_t mem_bytes, uint32_t wanted)
@@ -139,11 +153,17 @@ void ring_worker_stop(struct vm *vm)
     struct net_ring *ring = &vm->ring;
     if (!ring->has_worker)
         return;
+    ring->has_worker = false;
+    if (ring->kept) { /* no call but those on an eventfd and a lock: see ring_worker_prepare() */
+        atomic_store_explicit(&ring->quit, true, memory_order_relaxed);
+        wake(ring);
+        await(&ring->done);
+        return;
+    }
     if (ring->process == getpid()) { /* a fork has the descriptor, and not the thread */
         atomic_store_explicit(&ring->quit, true, memory_order_relaxed);
         wake(ring);
         pthread_join(ring->thread, NULL);
     }
     close(ring->wake_fd);
-    ring->has_worker = false;
 }

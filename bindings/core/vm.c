@@ -10,11 +10,6 @@
 
 #include "ring.h"
 
-int vm_kick_signal(void)
-{
-    return SIGRTMIN + 6;
-}
-
 int vm_init(struct vm *vm)
 {
     vm->shared = &vm->own_shared;
@@ -24,6 +19,7 @@ int vm_init(struct vm *vm)
     if (vm->stop_fd < 0)
         return -errno;
     pthread_mutex_init(&vm->runner_lock, NULL);
+    vm->process = getpid();
     return 0;
 }
 
@@ -93,9 +89,9 @@ void vm_enter(struct vm *vm, sigset_t *saved)
     else
         hold(saved);
     vm->run_mask = vm->poll_mask = *saved;
-    sigdelset(&vm->run_mask, vm_kick_signal());
+    sigdelset(&vm->run_mask, VM_KICK_SIGNAL);
     if (!vm->signals_at_will)
-        sigaddset(&vm->poll_mask, vm_kick_signal());
+        sigaddset(&vm->poll_mask, VM_KICK_SIGNAL);
     pthread_mutex_lock(&vm->runner_lock);
     vm->runner = (pid_t)syscall(SYS_gettid);
     pthread_mutex_unlock(&vm->runner_lock);
@@ -109,7 +105,7 @@ void vm_leave(struct vm *vm, const sigset_t *saved)
     /* No kick can be sent any more; take those that were, before the mask could let them kill us. */
     sigset_t kick;
     sigemptyset(&kick);
-    sigaddset(&kick, vm_kick_signal());
+    sigaddset(&kick, VM_KICK_SIGNAL);
     const struct timespec at_once = {0, 0};
     while (sigtimedwait(&kick, NULL, &at_once) > 0)
         ;
@@ -126,6 +122,6 @@ void vm_stop(struct vm *vm)
     if (vm->runner && vm->leave_at_once)
         __atomic_store_n(vm->leave_at_once, 1, __ATOMIC_SEQ_CST); /* the runner may not be in the guest yet */
     if (vm->runner)
-        (void)syscall(SYS_tgkill, getpid(), vm->runner, vm_kick_signal());
+        (void)syscall(SYS_tgkill, vm->process, vm->runner, VM_KICK_SIGNAL);
     pthread_mutex_unlock(&vm->runner_lock);
 }

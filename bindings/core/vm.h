@@ -76,9 +76,10 @@ struct net_ring {
 
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;
-    bool starts_asleep;
-    sem_t prepared; /* it sleeps */
-    pid_t process;  /* that it is a thread of: a fork has none */
+    bool kept;     /* made by ring_worker_prepare(): it stays to the end of the process */
+    sem_t asleep;  /* of a kept one: posted once it sleeps, */
+    sem_t done;    /* and once it leaves the guest's memory and the devices alone for good */
+    pid_t process; /* that it is a thread of: a fork has none */
     pthread_t thread;
     int wake_fd; /* eventfd: made readable to wake it */
     atomic_bool quit;
@@ -107,6 +108,7 @@ struct vm {
     int stop_fd; /* eventfd: wakes ppoll */
     atomic_bool stop_requested;
     pthread_mutex_t runner_lock; /* guards runner: a kick never reaches a thread that has left */
+    pid_t process;               /* that made this VM, and alone may run it */
     pid_t runner;                /* thread inside the run function, 0: none */
     uint8_t *
         leave_at_once; /* a door's, that vm_stop() sets before it kicks: kvm_run.immediate_exit; NULL: none */
@@ -144,8 +146,14 @@ void vm_leave(struct vm *vm, const sigset_t *saved);
 void vm_hold_signals(void);
 void vm_release_signals(void);
 
-/* The signal a runner is kicked with. Blocked outside of waits it needs no handler and runs none. */
-int vm_kick_signal(void);
+/*
+ * The signal a runner is kicked with. Blocked outside of waits it needs no handler and runs none.
+ *
+ * SIGURG has the same number with every C library, and by default it is ignored. It is no real-time signal:
+ * the kernel refuses to send one of those to a thread where the user's signals queued are at
+ * RLIMIT_SIGPENDING.
+ */
+#define VM_KICK_SIGNAL SIGURG
 
 uint64_t monotonic_ns(void);
 

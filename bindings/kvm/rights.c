@@ -9,14 +9,15 @@
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -24,12 +25,11 @@
 #include "layers.h"
 #include "rights.h"
 
-#define KICK_SIGNAL 40 /* vm_kick_signal(), which is no constant to the C library */
-
-/* Stand in the filter for descriptors whose numbers are known when it is installed; no descriptor has them.
+/* Stand in the filter for numbers that are known when it is installed; no descriptor and no process has them.
  */
 #define LEFT_SOCKET_FD 0xfffff001u
 #define LEFT_LOCK_FD   0xfffff002u
+#define OWN_PROCESS    0xfffff003u
 
 #include "kvm_filter.inc"
 
@@ -96,13 +96,16 @@ uint32_t give_up_rights(void)
     return layers | deny_by_landlock();
 }
 
-/* Without a socket the filter stays as it is: these numbers are nobody's. */
+/* Without a socket its numbers stay as they are: nobody's. */
 static void fill_in(struct sock_filter *code, size_t count, const struct left_behind *left)
 {
-    for (size_t i = 0; i < count && left->ours >= 0; i++) {
-        if (code[i].k == LEFT_SOCKET_FD)
+    const uint32_t process = (uint32_t)getpid();
+    for (size_t i = 0; i < count; i++) {
+        if (code[i].k == OWN_PROCESS)
+            code[i].k = process;
+        else if (code[i].k == LEFT_SOCKET_FD && left->ours >= 0)
             code[i].k = (uint32_t)left->ours;
-        else if (code[i].k == LEFT_LOCK_FD)
+        else if (code[i].k == LEFT_LOCK_FD && left->ours >= 0)
             code[i].k = (uint32_t)left->lock_fd;
     }
 }

@@ -45,7 +45,7 @@ static void on_signal(int number, siginfo_t *info, void *frame)
     if (first && first == this_thread())
         end_the_wait();
     else if (first) /* its handler may have left something for the first thread to do: Python's do */
-        (void)syscall(SYS_tgkill, getpid(), first, vm_kick_signal());
+        (void)syscall(SYS_tgkill, getpid(), first, VM_KICK_SIGNAL);
     errno = saved;
 }
 
@@ -62,7 +62,7 @@ static bool is_let_alone(int number)
     for (size_t i = 0; i < sizeof alone / sizeof *alone; i++)
         if (number == alone[i])
             return true;
-    return number == vm_kick_signal();
+    return number == VM_KICK_SIGNAL;
 }
 
 static void wrap(const sigset_t *blocked)
@@ -97,7 +97,7 @@ static void unwrap(void)
 static bool catch_kicks(void)
 {
     struct sigaction now;
-    if (sigaction(vm_kick_signal(), NULL, &now) < 0)
+    if (sigaction(VM_KICK_SIGNAL, NULL, &now) < 0)
         return false;
     if (!(now.sa_flags & SA_SIGINFO) && now.sa_handler == on_kick)
         return true;
@@ -105,7 +105,7 @@ static bool catch_kicks(void)
         return false;
     struct sigaction ours = {.sa_handler = on_kick, .sa_flags = SA_RESTART | SA_ONSTACK};
     sigemptyset(&ours.sa_mask);
-    return sigaction(vm_kick_signal(), &ours, NULL) == 0;
+    return sigaction(VM_KICK_SIGNAL, &ours, NULL) == 0;
 }
 
 bool run_signals_let_in(struct vm *vm)
@@ -123,7 +123,7 @@ bool run_signals_let_in(struct vm *vm)
     for (int number = 1; number < NSIG; number++)
         if (number == SIGPIPE || sigismember(&vm->run_mask, number) == 1)
             sigdelset(&let_in, number);
-    sigdelset(&vm->poll_mask, vm_kick_signal());
+    sigdelset(&vm->poll_mask, VM_KICK_SIGNAL);
     pthread_sigmask(SIG_UNBLOCK, &let_in, NULL);
     return true;
 }

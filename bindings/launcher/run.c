@@ -324,7 +324,7 @@ static void expect_signals(const struct request *request, bool is_kvm)
     handle(SIGTERM, on_stop, 0);
     handle(SIGPIPE, SIG_IGN, 0); /* a console without a reader costs the bytes */
     if (is_kvm) {
-        handle(vm_kick_signal(), on_kick, 0); /* the ring's worker has found what ends the run */
+        handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;
     }
     if (!is_kvm && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)

@@ -264,7 +264,7 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
     config->entry = image->entry;
     config->file_bytes_max = largest_file(vm);
     config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
-    config->kick_signal = (uint32_t)vm_kick_signal();
+    config->kick_signal = (uint32_t)VM_KICK_SIGNAL;
     config->device_end = vm->device_end;
     config->net_count = vm->net_count;
     config->block_count = vm->block_count;
@@ -311,7 +311,7 @@ static void name_fds(struct spawn *spawn, const struct sandbox *sandbox, int con
 static void program_mask(sigset_t *mask)
 {
     sigfillset(mask);
-    const int open[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGTSTP, vm_kick_signal()};
+    const int open[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGTSTP, VM_KICK_SIGNAL};
     for (size_t i = 0; i < sizeof open / sizeof *open; i++)
         sigdelset(mask, open[i]);
 }

@@ -179,7 +179,7 @@ static void start_stopping(struct sandbox *sandbox)
         return;
     sandbox->stopping = true;
     sandbox->kill_at_ns = monotonic_ns() + STOP_GRACE_NS;
-    signal_program(sandbox, vm_kick_signal());
+    signal_program(sandbox, VM_KICK_SIGNAL);
 }
 
 /* What is behind the word was sent with it, by the program, before the guest's first instruction. */

@@ -271,7 +271,7 @@ def test_the_command_offers_it_where_two_processors_may_serve_it(
             [
                 *tender_cmd,
                 "--backend=kvm",
-                "--mem=16",
+                "--mem=64",
                 f"--net=@{theirs.fileno()}",
                 *words,
                 guest("ring"),
@@ -283,7 +283,7 @@ def test_the_command_offers_it_where_two_processors_may_serve_it(
             pass_fds=[theirs.fileno()],
             preexec_fn=(lambda: os.sched_setaffinity(0, {min(mask)})) if cpus == "one" else None,
         )
-    end = f"{(14 if offered else 16) * MIB:#x}"
+    end = f"{(62 if offered else 64) * MIB:#x}"
     assert done.stdout == f"features {int(offered)} ring {end if offered else 0} memory {end}\n", done.stderr
 
 

@@ -204,7 +204,7 @@ static void test_another_thread_lets_them_in_only_if_they_are_not_its_own(void)
 
 static void test_a_kick_that_is_somebody_elses_is_left_alone(void)
 {
-    const int kick = vm_kick_signal();
+    const int kick = VM_KICK_SIGNAL;
     void (*const ours)(int) = handler_of(kick);
     handle(kick, count);
     HOLDS(!enter());
@@ -225,7 +225,7 @@ static void test_a_stop_is_not_lost_with_what_a_signal_wrote(void)
     struct pollfd stop = {vm.stop_fd, POLLIN, 0};
     HOLDS(poll(&stop, 1, 0) == 1 && atomic_load(&vm.stop_requested));
     HOLDS(vm_reset(&vm) == 0 && poll(&stop, 1, 0) == 0);
-    kill(getpid(), vm_kick_signal()); /* outside of a run: nothing */
+    kill(getpid(), VM_KICK_SIGNAL); /* outside of a run: nothing */
     HOLDS(*word);
 }
 
@@ -235,7 +235,7 @@ static void test_a_forked_child_does_not_touch_its_parents_run(void)
     pid_t child = fork();
     if (child == 0) {
         raise(SIGUSR1);
-        raise(vm_kick_signal());
+        raise(VM_KICK_SIGNAL);
         _exit(atomic_load(&calls) == 1 ? 0 : 1);
     }
     int status = -1;

@@ -335,7 +335,7 @@ static void test_a_program_that_does_not_obey_is_killed(void)
 {
     sigset_t kick;
     sigemptyset(&kick);
-    sigaddset(&kick, vm_kick_signal());
+    sigaddset(&kick, VM_KICK_SIGNAL);
     sigprocmask(SIG_BLOCK, &kick, NULL); /* which the child inherits: a kick does not reach it */
     set_up();
     start();
@@ -354,7 +354,7 @@ static void test_a_stop_is_believed_only_if_it_was_asked_for(void)
 {
     sigset_t kick;
     sigemptyset(&kick);
-    sigaddset(&kick, vm_kick_signal());
+    sigaddset(&kick, VM_KICK_SIGNAL);
     sigprocmask(SIG_BLOCK, &kick, NULL);
     set_up();
     start();
@@ -370,7 +370,7 @@ static void test_a_program_that_only_talks_is_stopped(void)
 {
     sigset_t kick;
     sigemptyset(&kick);
-    sigaddset(&kick, vm_kick_signal());
+    sigaddset(&kick, VM_KICK_SIGNAL);
     sigprocmask(SIG_BLOCK, &kick, NULL);
     set_up();
     start();

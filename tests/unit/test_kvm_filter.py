@@ -1,6 +1,9 @@
 """The filter of the native command on KVM: the bytes that ship, against a list of all that is allowed."""
 
+import itertools
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 BINDINGS = ROOT / "bindings"
 ALLOW, KILL = 0x7FFF0000, 0x80000000  # linux/seccomp.h
 KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK, KVM_CREATE_VM = 0xAE80, 0x8090AE81, 0x4004AE8B, 0xAE01
-LEFT_SOCKET, LEFT_LOCK = 0xFFFFF001, 0xFFFFF002  # stand for two descriptors: rights.c
+LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS = 0xFFFFF001, 0xFFFFF002, 0xFFFFF003  # filled in by rights.c
 F_SETFD, F_OFD_SETLK = 2, 37  # linux/fcntl.h
 TUNSETOFFLOAD, TUNSETIFF = 0x400454D0, 0x400454CA
 ALWAYS = {
     "plain": {
-        "write", "pwritev2", "ppoll", "poll", "clock_gettime", "rt_sigprocmask", "rt_sigtimedwait", "rt_sigreturn",
+        "write", "ppoll", "poll", "clock_gettime", "rt_sigprocmask", "rt_sigtimedwait", "rt_sigreturn",
         "rt_sigaction", "restart_syscall", "gettid", "futex", "exit_group",
     },
-    "devices": {"read", "pread64", "pwrite64", "exit", "fdatasync", "readahead", "readv", "writev"},
+    "devices": {"read", "pread64", "pwrite64", "fdatasync", "readahead", "readv", "writev"},
     "stranger": {"epoll_create1", "epoll_ctl", "epoll_pwait", "close", "timerfd_settime"},
 }  # fmt: skip
 
@@ -29,16 +32,18 @@ PRINTER = r"""
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdio.h>
-#include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
-#define KICK_SIGNAL 40
+#include "vm.h"
 #define LEFT_SOCKET_FD 0xfffff001u
 #define LEFT_LOCK_FD   0xfffff002u
+#define OWN_PROCESS    0xfffff003u
 #include "kvm_filter.inc"
 int main(void)
 {
@@ -79,6 +84,8 @@ def built(name: str, tmp_path_factory: pytest.TempPathFactory) -> Filter:
             "-Werror",
             f"-DFILTER=filter_{name}",
             f"-I{place}",
+            f"-I{BINDINGS / 'core'}",
+            f"-I{ROOT / 'abi'}",
             place / "print.c",
             "-o",
             place / "print",
@@ -100,7 +107,7 @@ def built(name: str, tmp_path_factory: pytest.TempPathFactory) -> Filter:
 def test_it_allows_what_is_on_the_list_and_nothing_else(built: Filter, name: str) -> None:
     names = {number: name for name, number in built.numbers.items()}
     for nr in range(1200):
-        expected = ALLOW if names.get(nr) in always(name) | {"sendto"} else KILL
+        expected = ALLOW if names.get(nr) in always(name) else KILL
         assert run(built, Call(nr)).verdict == expected, names.get(nr, nr)
         assert run(built, Call(nr | 0x40000000)).verdict == KILL, "x32's numbers"
         assert run(built, Call(nr, arch=0x40000003)).verdict == KILL, "the 32-bit entry"
@@ -117,18 +124,37 @@ def test_a_vcpu_is_run_and_asked_and_no_machine_is_made(built: Filter) -> None:
     ] * 5
 
 
-def test_a_message_goes_to_the_peer_of_its_socket_alone(built: Filter) -> None:
-    for address in (1, 1 << 32, (1 << 64) - 1):
-        assert run(built, Call(built.numbers["sendto"], args=(5, 1, 1, 0, address, 0))).verdict == KILL
+def test_a_message_goes_to_the_peer_of_its_socket_alone_and_with_the_flags_in_use(built: Filter) -> None:
+    def asked(flags: int, address: int) -> int:
+        return run(built, Call(built.numbers["sendto"], args=(5, 1, 1, flags, address, 0))).verdict
+
+    in_use = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    assert asked(in_use, 0) == ALLOW
+    assert {asked(in_use, address) for address in (1, 1 << 32, (1 << 64) - 1)} == {KILL}
+    assert {asked(in_use ^ 1 << bit, 0) for bit in range(32)} == {KILL}
 
 
-def test_of_signals_and_of_memory_only_what_the_rings_worker_needs(built: Filter, name: str) -> None:
-    def asked(name: str, second: int) -> int:
-        return run(built, Call(built.numbers[name], args=(1, 2, second, 0, 0, 0))).verdict
+def test_the_console_is_written_where_it_stands_and_with_the_flag_in_use(built: Filter) -> None:
+    def asked(position: int, flags: int) -> int:
+        return run(built, Call(built.numbers["pwritev2"], args=(1, 1, 1, position, 0, flags))).verdict
+
+    here, nowait = (1 << 64) - 1, 8  # linux/fs.h: RWF_NOWAIT
+    assert asked(here, nowait) == ALLOW
+    assert {asked(position, nowait) for position in (0, 1, 4096, (1 << 32) - 1, 1 << 63)} == {KILL}
+    assert {asked(here, nowait ^ 1 << bit) for bit in range(32)} == {KILL}
+
+
+def test_the_one_signal_is_the_kick_and_goes_to_this_process(built: Filter, name: str) -> None:
+    def asked(process: int, number: int) -> int:
+        return run(built, Call(built.numbers["tgkill"], args=(process, 2, number, 0, 0, 0))).verdict
 
     of_a_ring = KILL if name == "plain" else ALLOW
-    assert [asked("tgkill", number) for number in (40, 9, 15, 39, 41, 0)] == [of_a_ring] + [KILL] * 5
-    assert [asked("madvise", advice) for advice in (4, 3, 0, 14)] == [of_a_ring] + [KILL] * 3
+    assert asked(OWN_PROCESS, signal.SIGURG) == of_a_ring
+    others = [number for number in range(65) if number != signal.SIGURG]
+    assert {asked(OWN_PROCESS, number) for number in others} == {KILL}
+    assert {asked(process, signal.SIGURG) for process in (0, 1, 1000, OWN_PROCESS + 1, (1 << 32) - 1)} == {
+        KILL
+    }
 
 
 def test_descriptors_are_left_in_one_socket_and_a_place_is_asked_of_one_descriptor(built: Filter) -> None:
@@ -152,12 +178,18 @@ def test_the_way_to_no_number_is_long(built: Filter) -> None:
 
 def test_no_instruction_is_idle(built: Filter) -> None:
     reached: set[int] = set()
+    requests = (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD, F_OFD_SETLK)
+    descriptors = (0, LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS)
+    fourths = (0, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, (1 << 32) - 1, (1 << 64) - 1)
+    every = itertools.product(descriptors, requests, (0, signal.SIGURG), fourths, (0, 1, 1 << 32), (0, 8))
+    for args in every:
+        for nr in {
+            0,
+            *(built.numbers[call] for call in ("ioctl", "fcntl", "sendto", "sendmsg", "pwritev2", "tgkill")),
+        }:
+            reached.update(run(built, Call(nr, args=args)).path)
     for nr in range(600):
-        for request in (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD, F_OFD_SETLK):
-            for address in (0, 1, 1 << 32):
-                for third in (0, 4, 40):
-                    for fd in (0, LEFT_SOCKET, LEFT_LOCK):
-                        reached.update(run(built, Call(nr, args=(fd, request, third, 0, address, 0))).path)
+        reached.update(run(built, Call(nr)).path)
     reached.update(run(built, Call(0, arch=0x40000003)).path)
     assert reached == set(range(len(built.code)))
     assert run(built, Call(built.numbers["write"], arch=X86_64)).verdict == ALLOW
