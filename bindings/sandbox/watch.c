@@ -77,19 +77,20 @@ static void reap_left(void)
  * that is. So nobody waits for it longer than REAP_NS; a later one is reaped then. */
 static void reap(struct sandbox *sandbox)
 {
-    const uint64_t give_up_ns = monotonic_ns() + REAP_NS;
+    struct timespec wait = {REAP_NS / NS_PER_S, REAP_NS % NS_PER_S};
     siginfo_t about = {0};
     int error;
-    bool reaped, ended = false;
+    bool reaped;
     sandbox->pid = -1; /* while it is still ours: sandbox_read() must not find another process by it */
     reap_left();
+    const uint64_t give_up_ns = monotonic_ns() + REAP_NS;
+    struct pollfd end = {sandbox->pidfd, POLLIN, 0};
+    (void)ppoll(&end, 1, &wait,
+                NULL); /* one call, and one more below: how many a run makes does not hang on when it ends */
     while (!(reaped = reap_at_once(sandbox->pidfd, &about, &error)) && monotonic_ns() < give_up_ns) {
-        struct pollfd end = {sandbox->pidfd, POLLIN, 0};
-        const struct timespec wait = {0, REAP_LOOK_NS};
-        if (ended) /* and not to be had: a debugger has it, and has not let go */
-            (void)ppoll(NULL, 0, &wait, NULL);
-        else
-            ended = ppoll(&end, 1, &wait, NULL) > 0;
+        wait =
+            (struct timespec){0, REAP_LOOK_NS}; /* a signal came, or a debugger has it and has not let go */
+        (void)ppoll(NULL, 0, &wait, NULL);
     }
     if (reaped)
         close(sandbox->pidfd);
