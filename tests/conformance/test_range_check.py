@@ -204,15 +204,18 @@ def test_a_structure_that_is_only_read_may_be_read_only(devices: dict[str, Any])
     refused(ran, HALT, 0xC0C0C0C0C0C0C0C0, 512)
 
 
-def test_where_memory_ends_at_4_gib_so_do_32_bits(devices: dict[str, Any]) -> None:
+@pytest.mark.parametrize("net_ring", ["off", "on"])
+def test_where_memory_ends_at_4_gib_so_do_32_bits(door: str, net_ring: str, devices: dict[str, Any]) -> None:
+    """With a ring it ends 2 MiB below, and what the guest may name ends there too."""
+    end = (1 << 32) - (2 << 20 if (door, net_ring) == ("kvm", "on") else 0)
     guest = Bare([NET, BLOCK])
-    guest.store((1 << 32) - 8, 0)
-    guest.out(PORT + WALLTIME, 0xFFFFFFF8)
-    seen = guest.load((1 << 32) - 8)
-    guest.out(PORT + WALLTIME, 0xFFFFFFF9)
-    ran = run(guest, devices, mem=4096)
+    guest.store(end - 8, 0)
+    guest.out(PORT + WALLTIME, end - 8)
+    seen = guest.load(end - 8)
+    guest.out(PORT + WALLTIME, end - 7)
+    ran = run(guest, devices | {"net_ring": net_ring}, mem=4096)
     assert ran.at(seen)[0] > 1_600_000_000 * 10**9
-    refused(ran, WALLTIME, 0xFFFFFFF9, 8)
+    refused(ran, WALLTIME, end - 7, 8)
 
 
 # ---- buffers
