@@ -69,6 +69,11 @@ extern volatile sig_atomic_t filtered_by_stranger; /* it has happened */
 
 /* ---- run.c */
 
+/* From the start on: a SIGINT or SIGTERM waits until the guest's run hears it, and a SIGPIPE ends nothing. */
+void signals_prepare(void);
+/* What signals_prepare() holds back is let in, and so is what an inherited mask held back of them. */
+void signals_let_in(void);
+
 _Noreturn void run(const struct request *request);
 
 #endif

@@ -127,8 +127,10 @@ void execute_python(char **words)
         argv[at++] = (char *)(uintptr_t)options[i];
     memcpy(argv + at, words, count * sizeof *words);
     /* Where a filter refuses what we asked it would kill an interpreter, which asks for more. */
-    if (!filtered_by_stranger)
-        execvp(argv[0], argv);
+    if (filtered_by_stranger)
+        return;
+    signals_let_in();
+    execvp(argv[0], argv);
 }
 
 void leave_to_python(const char *format, ...)

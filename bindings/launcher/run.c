@@ -317,18 +317,40 @@ static void on_kick(int number)
     machine_leave(&door.machine);
 }
 
+/* SIGINT and SIGTERM, and the kick, whatever mask this process was started with. */
+static void change_mask(int how)
+{
+    sigset_t ours;
+    sigemptyset(&ours);
+    sigaddset(&ours, SIGINT);
+    sigaddset(&ours, SIGTERM);
+    sigaddset(&ours, VM_KICK_SIGNAL);
+    (void)sigprocmask(how, &ours, NULL);
+}
+
+void signals_prepare(void)
+{
+    change_mask(SIG_BLOCK);
+    handle(SIGPIPE, SIG_IGN, 0); /* a console or a stderr without a reader costs the bytes */
+}
+
+void signals_let_in(void)
+{
+    change_mask(SIG_UNBLOCK);
+}
+
 static void expect_signals(const struct request *request, bool is_kvm)
 {
     struct sigaction now;
     handle(SIGINT, on_stop, 0);
     handle(SIGTERM, on_stop, 0);
-    handle(SIGPIPE, SIG_IGN, 0); /* a console without a reader costs the bytes */
     if (is_kvm) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;
     }
     if (!is_kvm && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
+    signals_let_in();
     if (request->timeout_s > 0) {
         sigset_t alarm;
         sigemptyset(&alarm);

@@ -159,6 +159,7 @@ def _launch(
         config = configured(image)
         for number in (_SIGINT, _SIGTERM):
             _signal.signal(number, stopper)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_SIGINT, _SIGTERM))  # a mask that was inherited
         try:
             vm = Vm(image, config, console=_console(options.console, DISCARD), backend=options.backend)
         except ManifestError as error:
