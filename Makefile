@@ -56,7 +56,7 @@ test: check fuzz  ## everything, behind both doors: the sandbox's here, KVM's he
 	tools/with_kvm -- $(VENV)/bin/pytest -v -m kvm $(DOORS)
 	pytest -v tests/box tests/package
 
-test-intel-fast: build  ## the sixteen tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some four minutes
+test-intel-fast: build  ## the sixteen tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
 	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt
 
 test-intel: build  ## the contract tests and echo on kvm_intel in Bochs, with nested paging (EPT) and without: an hour
