@@ -54,6 +54,7 @@ test: check fuzz  ## everything, behind both doors: the sandbox's here, KVM's he
 	tools/with_net -- $(VENV)/bin/pytest -v -m 'not kvm' $(DOORS)
 	TENDER_LAUNCHER=python tools/with_net -- $(VENV)/bin/pytest -q -m 'not kvm' $(COMMAND)
 	tools/with_kvm -- $(VENV)/bin/pytest -v -m kvm $(DOORS)
+	TENDER_KVM_CPUS=1 tools/with_kvm -- $(VENV)/bin/pytest -q -m kvm tests/conformance/test_ring.py
 	pytest -v tests/box tests/package
 
 test-intel-fast: build  ## the sixteen tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
