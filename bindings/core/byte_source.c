@@ -5,7 +5,7 @@
  * The rule: read_at either delivers everything asked for, or stops at the end of the data, or fails. A caller
  * never has to loop, and no offset, however large, is undefined: past the end there are no bytes.
  */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE /* SEEK_DATA */
 
 #include <errno.h>
 #include <string.h>
@@ -49,6 +49,25 @@ static int64_t file_read_at(const struct byte_source *self, uint64_t offset, voi
     return (int64_t)count;
 }
 
+static bool file_data_in(const struct byte_source *self, uint64_t offset, uint64_t end, uint64_t *start,
+                         uint64_t *stop)
+{
+    *start = offset;
+    *stop = end;
+    if (end > INT64_MAX)
+        return true;
+    const off_t data = lseek(self->fd, (off_t)offset, SEEK_DATA);
+    if (data < 0) /* ENXIO: no data from here to the end of the file; else nobody can tell */
+        return errno != ENXIO;
+    if ((uint64_t)data >= end)
+        return false;
+    const off_t hole = lseek(self->fd, data, SEEK_HOLE);
+    *start = (uint64_t)data;
+    if (hole > data && (uint64_t)hole < end)
+        *stop = (uint64_t)hole;
+    return true;
+}
+
 /* Pieces that lie in the window, which is moved to whatever does not. Large ones, and what touches a window's
  * end, are the file's. */
 static int64_t window_read_at(const struct byte_source *self, uint64_t offset, void *to, size_t len)
@@ -85,5 +104,5 @@ struct byte_source byte_source_memory(const void *bytes, size_t size)
 
 struct byte_source byte_source_file(int fd)
 {
-    return (struct byte_source){.read_at = file_read_at, .fd = fd};
+    return (struct byte_source){.read_at = file_read_at, .data_in = file_data_in, .fd = fd};
 }

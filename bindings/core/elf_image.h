@@ -8,6 +8,7 @@
 #ifndef TENDER_ELF_IMAGE_H
 #define TENDER_ELF_IMAGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "elf_image_types.h"
@@ -22,6 +23,10 @@ struct byte_window {
 /* Reads up to `len` bytes at `offset`; returns how many there were, or -errno. */
 struct byte_source {
     int64_t (*read_at)(const struct byte_source *self, uint64_t offset, void *to, size_t len);
+    /* The first piece of [offset, end) that is no hole: sets [*start, *stop) and returns true; false if all
+     * of it is one. What cannot tell holes calls everything data. NULL: there are no holes. */
+    bool (*data_in)(const struct byte_source *self, uint64_t offset, uint64_t end, uint64_t *start,
+                    uint64_t *stop);
     const void *bytes; /* memory sources */
     uint64_t size;
     struct byte_window *window; /* windowed file sources */

@@ -136,18 +136,49 @@ static __attribute__((format(printf, 4, 5))) int load_failed(struct elf_error *e
     return -1;
 }
 
-/* The bytes go from the file straight to where the guest will find them; what is around them stays zero. */
-static int read_segment(const struct elf_segment *s, const struct byte_source *source, uint8_t *to,
-                        struct elf_error *error)
+/* Bytes [from, to) of the file, which are bytes of the segment that begins at `memory`. */
+static int read_piece(const struct elf_segment *s, const struct byte_source *source, uint64_t from,
+                      uint64_t to, uint8_t *memory, struct elf_error *error)
 {
-    int64_t got = source->read_at(source, s->file_offset, to, (size_t)s->file_bytes);
+    const uint64_t before = from - s->file_offset;
+    int64_t got = source->read_at(source, from, memory + before, (size_t)(to - from));
     if (got < 0)
         return load_failed(error, s->file_offset, (int)-got, "phdr[%u] segment could not be read", s->index);
-    if ((uint64_t)got != s->file_bytes)
+    if ((uint64_t)got != to - from)
         return load_failed(error, s->file_offset, 0,
                            "phdr[%u] host file segment mismatched (%llu != %llu (p_filesz))", s->index,
-                           (unsigned long long)got, (unsigned long long)s->file_bytes);
+                           (unsigned long long)(before + (uint64_t)got), (unsigned long long)s->file_bytes);
     return 0;
+}
+
+/*
+ * The bytes go from the file straight to where the guest will find them; what is around them stays zero. A
+ * hole of a large segment is not read: it costs no disk, so it must cost no memory. The last byte is read in
+ * any case, because that is how a file that became shorter is found.
+ */
+static int read_segment(const struct elf_segment *s, const struct byte_source *source, uint8_t *memory,
+                        struct elf_error *error)
+{
+    const uint64_t end = s->file_offset + s->file_bytes; /* the parser has read the last byte: no overflow */
+    uint64_t start, stop;
+
+    if (s->file_bytes < START_STATE_SPARSE_MIN || !source->data_in)
+        return read_piece(s, source, s->file_offset, end, memory, error);
+    for (uint64_t at = s->file_offset; at < end && source->data_in(source, at, end, &start, &stop); at = stop)
+        if (read_piece(s, source, start, stop, memory, error) < 0)
+            return -1;
+    return read_piece(s, source, end - 1, end, memory, error);
+}
+
+bool start_state_is_whole(const struct elf_segment *s, const struct byte_source *source)
+{
+    const uint64_t end = s->file_offset + s->file_bytes;
+    uint64_t start, stop;
+
+    if (s->file_bytes < START_STATE_SPARSE_MIN || !source->data_in)
+        return true;
+    return source->data_in(source, s->file_offset, end, &start, &stop) && start == s->file_offset &&
+           stop == end;
 }
 
 int start_state_load_segments_at(const struct elf_image *image, const struct byte_source *source,

@@ -12,6 +12,10 @@
 
 #include "elf_image.h"
 
+/* From this size on a segment's holes are looked for, a system call or two for each piece of it; a smaller
+ * one is read whole. */
+#define START_STATE_SPARSE_MIN (512u << 10)
+
 /* Room for boot info, manifest and command line, in whole pages. */
 #define START_STATE_BOOT_BYTES 0x4000u
 
@@ -31,7 +35,11 @@ void start_state_write_extension(uint8_t *low, uint32_t extensions);
 int start_state_load_segments(const struct elf_image *image, const struct byte_source *source,
                               int template_fd, struct elf_error *error);
 
-/* The same into `memory`, at least start_state_template_bytes() of zeroed pages from gpa 0. */
+/* Whether no part of the segment is a hole of the file, so that all of its pages are going to be written. */
+bool start_state_is_whole(const struct elf_segment *segment, const struct byte_source *source);
+
+/* The same as start_state_load_segments() into `memory`, at least start_state_template_bytes() of zeroed
+ * pages from gpa 0. */
 int start_state_load_segments_at(const struct elf_image *image, const struct byte_source *source,
                                  uint8_t *memory, struct elf_error *error);
 

@@ -83,10 +83,11 @@ static void open_image(struct image *image, const char *name)
 /* The pages of a large segment at once, which costs less than a fault each; with a few pages it does not. */
 static void make_pages(const struct image *image, uint8_t *memory)
 {
+    const struct byte_source source = byte_source_file(image->fd);
     for (uint32_t i = 0; i < image->elf.segment_count; i++) {
         const struct elf_segment *s = &image->elf.segments[i];
         const uint64_t bytes = s->vaddr + s->file_bytes - s->start;
-        if (bytes >= PAGES_AT_ONCE_MIN * HVT_PAGE_BYTES)
+        if (bytes >= PAGES_AT_ONCE_MIN * HVT_PAGE_BYTES && start_state_is_whole(s, &source))
             (void)madvise(memory + s->start, bytes, MADV_POPULATE_WRITE);
     }
 }
@@ -232,7 +233,7 @@ static int make_template(const struct image *image)
         refuse_sandbox("its template", errno);
     start_state_write_extension(memory, image->elf.extensions);
     load_segments(image, memory);
-    (void)patch_template(&image->elf, memory);
+    (void)patch_template(&image->elf, memory, fd);
     return fd;
 }
 

@@ -110,14 +110,33 @@ static uint8_t *map_template(int template_fd, gpa_t start, size_t bytes)
     return pages == MAP_FAILED ? NULL : pages;
 }
 
-uint32_t patch_template(const struct elf_image *image, uint8_t *template)
+/*
+ * Looks through the code of a segment as far as it has pages: to read a hole of a memfd gives it a page. A
+ * site has no zero at either end and is shorter than a page, so none reaches into a hole.
+ */
+static void patch_segment(const struct elf_segment *s, uint8_t *template, int template_fd,
+                          struct patch_stubs *stubs)
+{
+    const uint64_t end = s->vaddr + s->file_bytes;
+    const struct byte_source source = byte_source_file(template_fd);
+    uint64_t start, stop;
+
+    if (s->file_bytes < START_STATE_SPARSE_MIN) {
+        patch_code(template + s->vaddr, s->vaddr, (size_t)s->file_bytes, stubs);
+        return;
+    }
+    for (uint64_t at = s->vaddr; at < end && source.data_in(&source, at, end, &start, &stop); at = stop)
+        patch_code(template + start, start, (size_t)(stop - start), stubs);
+}
+
+uint32_t patch_template(const struct elf_image *image, uint8_t *template, int template_fd)
 {
     struct patch_stubs stubs = {
         .at = template + TENDER_STUBS_GPA, .gpa = TENDER_STUBS_GPA, .max = PATCH_STUBS_MAX};
     for (uint32_t i = 0; i < image->segment_count; i++) {
         const struct elf_segment *s = &image->segments[i];
         if (s->flags & SEGMENT_EXEC)
-            patch_code(template + s->vaddr, s->vaddr, (size_t)s->file_bytes, &stubs);
+            patch_segment(s, template, template_fd, &stubs);
     }
     return stubs.used;
 }
@@ -134,7 +153,7 @@ int64_t patch_sites(const struct elf_image *image, int template_fd)
     uint8_t *template = map_template(template_fd, 0, bytes);
     if (!template)
         return -errno;
-    uint32_t patched = patch_template(image, template);
+    uint32_t patched = patch_template(image, template, template_fd);
     munmap(template, bytes);
     return patched;
 }

@@ -50,8 +50,9 @@ struct patch_stubs {
  */
 uint32_t patch_code(uint8_t *code, gpa_t gpa, size_t bytes, struct patch_stubs *stubs);
 
-/* Patches the executable segments of `image` in its template, mapped. Returns how many sites were patched. */
-uint32_t patch_template(const struct elf_image *image, uint8_t *template);
+/* Patches the executable segments of `image` in `template`, the mapped memfd `template_fd`. Returns how many
+ * sites were patched. Holes of the memfd stay holes. */
+uint32_t patch_template(const struct elf_image *image, uint8_t *template, int template_fd);
 
 /* Patches the executable segments of `image` in `template_fd`, a memfd with the segments loaded and not yet
  * sealed. Returns how many sites were patched, or -errno; the template is then good for nothing. */

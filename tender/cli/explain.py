@@ -3,19 +3,11 @@
 import os
 
 from tender.cli.options import RunOptions
+from tender.printable import quoted
 from tender.result import GuestFault
 
 _KINDS = ("net", "block")
-_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./")
-_SYMBOL_MAX = 120
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
-
-
-def quote(word: str) -> str:
-    """The word as a shell takes it."""
-    if word and _SAFE.issuperset(word):
-        return word
-    return "'" + word.replace("'", "'\"'\"'") + "'"
 
 
 def missing_hint(
@@ -37,11 +29,11 @@ def missing_hint(
         else:
             path = f"{name}.img"
             if not os.path.exists(path):
-                advice.append(f"truncate -s 16M {quote(path)}")
+                advice.append(f"truncate -s 16M {quoted(path)}")
             words.append(f"--block:{name}={path}")
     separator = ["--"] if options.image.startswith("-") else []
     command = ["tender", *words, *separator, options.image, *options.args]
-    return "\n".join([" ".join(quote(word) for word in command), *(f"first: {line}" for line in advice)])
+    return "\n".join([" ".join(quoted(word) for word in command), *(f"first: {line}" for line in advice)])
 
 
 def tap_interfaces(sys_class_net: str = "/sys/class/net") -> list[str]:
@@ -114,6 +106,8 @@ def target_named(refusal: str) -> int | None:
 
 def fault_hint(path: str, fault: GuestFault) -> str:
     """Where a guest stood: symbol, instruction bytes and registers, a few lines."""
+    from tender.cli.symbols import symbol_at
+
     where = symbol_at(path, fault.rip)
     lines = [
         f"rip {fault.rip:#x}{f' is {where}' if where else ''}; bytes there: {fault.instruction or 'none'}"
@@ -121,31 +115,3 @@ def fault_hint(path: str, fault: GuestFault) -> str:
     values = [f"{name} {value:#x}" for name, value in fault.registers.items()]
     lines += ["  ".join(values[i : i + 6]) for i in range(0, len(values), 6)]
     return "\n".join(lines)
-
-
-def symbol_at(path: str, address: int) -> str:
-    """`name+0x12` for the symbol of the ELF at `path` that `address` lies in; empty if it tells none.
-
-    The file is hostile: whatever goes wrong while it is read means no name.
-    """
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import SymbolTableSection
-
-    best: tuple[int, str] | None = None
-    try:
-        with open(path, "rb") as file:
-            for section in ELFFile(file).iter_sections():
-                if not isinstance(section, SymbolTableSection):
-                    continue
-                for symbol in section.iter_symbols():
-                    start, size = symbol["st_value"], symbol["st_size"]
-                    if symbol["st_info"]["type"] not in ("STT_FUNC", "STT_OBJECT", "STT_NOTYPE"):
-                        continue  # sections and files have addresses too, and name nothing that is there
-                    if symbol.name and start <= address < start + max(size, 1):
-                        best = max(best or (start, symbol.name), (start, symbol.name))
-    except Exception:
-        return ""  # not all that pyelftools raises of a broken file is an ELFError
-    if best is None:
-        return ""
-    name = "".join(letter if letter.isprintable() else "?" for letter in best[1][:_SYMBOL_MAX])
-    return f"{name}+{address - best[0]:#x}"

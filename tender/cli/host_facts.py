@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tender.cli.explain import quote, tap_interfaces
+from tender.cli.explain import tap_interfaces
+from tender.printable import quoted
 
 # _IO(KVMIO, n) of <linux/kvm.h>; a test compares them with tender.backend.kvm_ioctls
 KVM_GET_API_VERSION = 0xAE00
@@ -104,7 +105,7 @@ class Facts:
 
 def user_word(user: str) -> str:
     """The user as a command takes it."""
-    return quote(user) if user else "$USER"
+    return quoted(user) if user else "$USER"
 
 
 def collect(capabilities: dict[str, int]) -> Facts:

@@ -1,15 +1,16 @@
 """`tender inspect`: what a file is to a monitor. Needs no KVM, boots nothing.
 
 What decides whether the file can run (segments, notes) is read by the same parser that boots it; what only
-people want to know (symbols, build id) is read by pyelftools, and may be missing or broken in any file.
+people want to know (symbols, build id) is read by symbols.py, and may be missing or broken in any file.
 """
 
 import json
 import os
-from dataclasses import dataclass
 
 from tender.cli import explain, say
+from tender.cli.symbols import Details, read_details
 from tender.errors import ImageError, TenderError
+from tender.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,24 +28,6 @@ the file can be loaded, 1 if not.
 _TYPES = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
 _EXEC, _WRITE, _READ = 1, 2, 4
 _GRANULE = 2 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Symbol:
-    """A function of the symbol table."""
-
-    name: str
-    address: int
-    size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Details:
-    """What pyelftools finds: nothing of it decides whether the file runs."""
-
-    build_id: str = ""
-    symbol_count: int = 0
-    functions: tuple[Symbol, ...] = ()
 
 
 def main(argv: list[str]) -> int:
@@ -112,6 +95,7 @@ def describe(image: "Image", details: Details) -> dict[str, object]:
             for s in image.segments
         ],
         "symbol_count": details.symbol_count,
+        "symbols_complete": details.complete,
         "functions": [
             {"name": s.name, "address": s.address, "size": s.size}
             for s in sorted(details.functions, key=lambda s: (s.address, s.name))
@@ -139,9 +123,9 @@ def rights(flags: int) -> str:
 def text(found: dict[str, object]) -> str:
     """The description for a person."""
     abi, memory = _dict(found["abi"]), _dict(found["memory"])
-    symbol = f" ({found['entry_symbol']})" if found["entry_symbol"] else ""
+    symbol = f" ({printable(str(found['entry_symbol']))})" if found["entry_symbol"] else ""
     lines = [
-        f"{found['file']}: a unikernel for {abi['target']}, ABI version {abi['version']}",
+        f"{printable(str(found['file']))}: a unikernel for {abi['target']}, ABI version {abi['version']}",
         "",
         f"entry     {found['entry']:#x}{symbol}",
         f"build id  {found['build_id'] or 'none'}",
@@ -149,12 +133,12 @@ def text(found: dict[str, object]) -> str:
         f"sites     {found['sites']} hypercalls in its text, which the sandbox turns into jumps",
         f"memory    the image ends at {memory['image_end']:#x}: {_mib(memory['least_bytes'])} MiB"
         " at the least, and room for its heap and stack",
-        f"symbols   {found['symbol_count'] or 'none'}",
+        f"symbols   {found['symbol_count'] or 'none'}{'' if found['symbols_complete'] else ', and more'}",
         "",
         "devices" if found["devices"] else "devices   none",
     ]
     for device in map(_dict, _list(found["devices"])):
-        lines.append(f"  {device['handle']:>2}  {device['type']:<12}  {device['name']}")
+        lines.append(f"  {device['handle']:>2}  {device['type']:<12}  {printable(str(device['name']))}")
     lines += ["", "segments", "  start       end         rights  in file   in memory"]
     for s in map(_dict, _list(found["segments"])):
         lines.append(
@@ -164,7 +148,7 @@ def text(found: dict[str, object]) -> str:
     if "functions" in found:
         lines += ["", "functions"]
         for f in map(_dict, _list(found["functions"])):
-            lines.append(f"  {f['address']:#010x}  {f['size']:>6}  {f['name']}")
+            lines.append(f"  {f['address']:#010x}  {f['size']:>6}  {printable(str(f['name']))}")
     return "\n".join(lines)
 
 
@@ -181,26 +165,3 @@ def _list(value: object) -> list[object]:
 def _mib(value: object) -> int:
     assert isinstance(value, int)
     return value >> 20
-
-
-def read_details(path: str) -> Details:
-    """Symbols and build id; empty where the file's section headers are missing or broken."""
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import NoteSection, SymbolTableSection
-
-    build_id, count, functions = "", 0, []
-    try:
-        with open(path, "rb") as file:
-            for section in ELFFile(file).iter_sections():
-                if isinstance(section, SymbolTableSection):
-                    count += section.num_symbols()
-                    for symbol in section.iter_symbols():
-                        if symbol["st_info"]["type"] == "STT_FUNC":
-                            functions.append(
-                                Symbol(name=symbol.name, address=symbol["st_value"], size=symbol["st_size"])
-                            )
-                elif isinstance(section, NoteSection) and section.name == ".note.gnu.build-id":
-                    build_id = next((str(note["n_desc"]) for note in section.iter_notes()), "")
-    except Exception:
-        pass  # of a broken file what was read so far stands; not all that pyelftools raises is an ELFError
-    return Details(build_id=build_id, symbol_count=count, functions=tuple(functions))

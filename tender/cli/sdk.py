@@ -6,7 +6,7 @@ The files are installed inside the package: sdk/include (headers), sdk/lib (link
 from pathlib import Path
 
 from tender.cli import say
-from tender.cli.explain import quote
+from tender.printable import quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,13 +75,13 @@ def sdk_root() -> Path:
 
 def cflags(root: Path) -> str:
     """The compiler's flags as one shell line."""
-    return " ".join([*CFLAGS, quote(f"-I{root / 'include'}")])
+    return " ".join([*CFLAGS, quoted(f"-I{root / 'include'}")])
 
 
 def ldflags(root: Path) -> str:
     """The linker's flags as one shell line; they follow the sources."""
     lib = root / "lib"
-    return " ".join([*LDFLAGS, quote(f"-Wl,-T,{lib / 'guest.ld'}"), quote(f"-L{lib}"), "-ltender_guest"])
+    return " ".join([*LDFLAGS, quoted(f"-Wl,-T,{lib / 'guest.ld'}"), quoted(f"-L{lib}"), "-ltender_guest"])
 
 
 def recipe(root: Path) -> str:

@@ -50,7 +50,7 @@ def test_a_program_gets_one_object(app: Path, capsys: pytest.CaptureFixture[str]
             "memory",
             "devices",
         ),
-        *("segments", "symbol_count", "error"),
+        *("segments", "symbol_count", "symbols_complete", "error"),
     ]
     assert (found["schema"], found["abi"]) == (1, {"target": "hvt", "version": 2})
     assert found["devices"][0] == {"handle": 1, "name": "service0", "kind": "net", "type": "NET_BASIC"}

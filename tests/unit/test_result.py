@@ -11,7 +11,7 @@ from support import Guest
 
 from tender.backend import trial
 from tender.cli import explain
-from tender.cli.inspect import read_details
+from tender.cli.symbols import read_details, symbol_at
 from tender.result import BootTimeline, Counters, GuestFault, VmResult
 from tender.testing.elf_builder import abi_note, build_elf, good_segments, manifest_note
 
@@ -71,10 +71,10 @@ def test_a_fault_without_symbols_shows_bytes_and_registers(tmp_path: Path) -> No
 def test_an_address_is_named_by_the_symbol_it_lies_in(guest: Guest) -> None:
     path = str(guest("hello"))
     main = next(symbol for symbol in read_details(path).functions if symbol.name == "main")
-    assert explain.symbol_at(path, main.address) == "main+0x0"
-    assert explain.symbol_at(path, main.address + main.size - 1) == f"main+{main.size - 1:#x}"
-    assert explain.symbol_at(path, 0) == ""
-    assert explain.symbol_at(path, (1 << 64) - 1) == ""
+    assert symbol_at(path, main.address) == "main+0x0"
+    assert symbol_at(path, main.address + main.size - 1) == f"main+{main.size - 1:#x}"
+    assert symbol_at(path, 0) == ""
+    assert symbol_at(path, (1 << 64) - 1) == ""
 
 
 def with_symbols(names: bytes, *, entry_bytes: int = 24) -> bytes:
@@ -105,17 +105,17 @@ def with_symbols(names: bytes, *, entry_bytes: int = 24) -> bytes:
 def test_a_symbols_name_is_the_files_and_so_hostile(tmp_path: Path) -> None:
     path = tmp_path / "app.elf"
     path.write_bytes(with_symbols(b"plain"))
-    assert explain.symbol_at(str(path), 0x100003) == "plain+0x3"
+    assert symbol_at(str(path), 0x100003) == "plain+0x3"
     path.write_bytes(with_symbols(b"\x1b]0;owned\x07\nx"))
-    assert explain.symbol_at(str(path), 0x100000) == "?]0;owned??x+0x0"
+    assert symbol_at(str(path), 0x100000) == "\\x1b]0;owned\\x07\\x0ax+0x0"
     path.write_bytes(with_symbols(b"n" * 100_000))
-    assert len(explain.symbol_at(str(path), 0x100000)) < 200
+    assert len(symbol_at(str(path), 0x100000)) < 200
 
 
 def test_symbols_of_no_size_are_no_mistake_of_ours(tmp_path: Path) -> None:
     path = tmp_path / "app.elf"
     path.write_bytes(with_symbols(b"plain", entry_bytes=0))
-    assert explain.symbol_at(str(path), 0x100000) == ""
+    assert symbol_at(str(path), 0x100000) == ""
 
 
 @settings(max_examples=300, deadline=None)
@@ -129,15 +129,15 @@ def test_a_broken_file_only_costs_the_name(
         data[at if at < 64 else len(data) - at % len(data) - 1] = value
     path = tmp_path_factory.getbasetemp() / "broken.elf"
     path.write_bytes(data[: len(data) - cut] if cut % 3 == 0 else data)
-    assert isinstance(explain.symbol_at(str(path), 0x100000), str)
+    assert isinstance(symbol_at(str(path), 0x100000), str)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x7fELF", b"\x7fELF" + bytes(60), bytes(1000), b"#!/bin/sh\n"])
 def test_garbage_has_no_symbols(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(data)
-    assert explain.symbol_at(str(path), 0) == ""
-    assert explain.symbol_at(str(tmp_path), 0) == ""
+    assert symbol_at(str(path), 0) == ""
+    assert symbol_at(str(tmp_path), 0) == ""
 
 
 def test_counters_are_the_words_of_the_c_structure_in_its_order() -> None:

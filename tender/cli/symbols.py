@@ -1,0 +1,191 @@
+"""Symbols and build id of an ELF file, for people: read with a bound on time and memory, whatever the file says.
+
+The file is hostile, and who asks is not confined: behind a guest's end, and in `tender inspect`. So nothing
+here loops or allocates by a number of the file's. The bounds are far above what a unikernel has; a file that
+passes one is described as far as it was read.
+"""
+
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tender.printable import printable
+
+SECTIONS_MAX = 1024
+SYMBOLS_MAX = 1 << 18
+NAME_MAX = 512
+NAMES_BYTES_MAX = 16 << 20
+BUILD_ID_MAX = 64
+_SHOWN_MAX = 120
+
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
+_NOTE = struct.Struct("<III")
+_SYMTAB, _STRTAB, _NOTES, _DYNSYM = 2, 3, 7, 11
+_NOTYPE, _OBJECT, _FUNC = 0, 1, 2
+_CHUNK = 1 << 20
+_GNU_BUILD_ID = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symbol:
+    """A function of the symbol table."""
+
+    name: str
+    address: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What a file tells beyond what runs; `complete` is False where a bound ended the reading."""
+
+    build_id: str = ""
+    symbol_count: int = 0
+    functions: tuple[Symbol, ...] = ()
+    complete: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    kind: int
+    offset: int
+    size: int
+    link: int
+    entry_bytes: int
+
+
+class _File:
+    """A regular file, read by position; what is past its end is not there."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, offset: int, size: int) -> bytes:
+        if offset < 0 or offset >= 1 << 63 or size <= 0:
+            return b""
+        try:
+            return os.pread(self._fd, size, offset)
+        except OSError:
+            return b""
+
+
+def read_details(path: str) -> Details:
+    """Build id, number of symbols and the functions; empty where the section headers are missing or broken."""
+    fd = _open(path)
+    if fd < 0:
+        return Details()
+    try:
+        return _details(_File(fd))
+    finally:
+        os.close(fd)
+
+
+def symbol_at(path: str, address: int) -> str:
+    """`name+0x12` for the symbol that `address` lies in; empty if the file tells none."""
+    fd = _open(path)
+    if fd < 0:
+        return ""
+    try:
+        file, best = _File(fd), (-1, "")
+        sections = _sections(file)
+        for table, (name, kind, start, size), _ in _symbols(file, sections):
+            if kind not in (_NOTYPE, _OBJECT, _FUNC) or not start <= address < start + max(size, 1):
+                continue  # sections and files have addresses too, and name nothing that is there
+            if start > best[0] and (text := _name(file, sections, table, name)):
+                best = (start, text)
+    finally:
+        os.close(fd)
+    return f"{printable(best[1][:_SHOWN_MAX])}+{address - best[0]:#x}" if best[1] else ""
+
+
+def _open(path: str) -> int:
+    """A descriptor of a regular file, else -1: a FIFO is not awaited."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return -1
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return -1
+
+
+def _details(file: _File) -> Details:
+    sections = _sections(file)
+    build_id = next(filter(None, (_build_id(file, s) for s in sections if s.kind == _NOTES)), "")
+    functions, count, named, complete = [], 0, 0, True
+    for table, (name, kind, start, size), all_read in _symbols(file, sections):
+        count += 1
+        complete = complete and all_read
+        if kind != _FUNC:
+            continue
+        if named >= NAMES_BYTES_MAX:
+            complete = False
+            continue
+        text = _name(file, sections, table, name)
+        named += len(text) + 1
+        functions.append(Symbol(name=text, address=start, size=size))
+    return Details(build_id=build_id, symbol_count=count, functions=tuple(functions), complete=complete)
+
+
+def _sections(file: _File) -> list[_Section]:
+    header = file.read(0, 64)
+    if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
+        return []
+    (offset,) = struct.unpack_from("<Q", header, 40)
+    header_bytes, count = struct.unpack_from("<HH", header, 58)
+    if header_bytes != _SECTION.size:
+        return []
+    table = file.read(offset, min(count, SECTIONS_MAX) * _SECTION.size)
+    whole = len(table) - len(table) % _SECTION.size
+    return [
+        _Section(kind=kind, offset=at, size=size, link=link, entry_bytes=entry_bytes)
+        for _, kind, _, _, at, size, link, _, _, entry_bytes in _SECTION.iter_unpack(table[:whole])
+    ]
+
+
+def _symbols(
+    file: _File, sections: list[_Section]
+) -> Iterator[tuple[_Section, tuple[int, int, int, int], bool]]:
+    """(table, (name's place, type, address, size), whether its table will be read to the end) of each symbol."""
+    left = SYMBOLS_MAX
+    for table in sections:
+        if table.kind not in (_SYMTAB, _DYNSYM) or table.entry_bytes != _SYMBOL.size:
+            continue
+        count = min(table.size // _SYMBOL.size, left)
+        whole = count == table.size // _SYMBOL.size
+        at, end = table.offset, table.offset + count * _SYMBOL.size
+        while at < end:
+            piece = file.read(at, min(end - at, _CHUNK // _SYMBOL.size * _SYMBOL.size))
+            piece = piece[: len(piece) - len(piece) % _SYMBOL.size]
+            if not piece:
+                break
+            at += len(piece)
+            left -= len(piece) // _SYMBOL.size
+            for name, info, _, _, start, size in _SYMBOL.iter_unpack(piece):
+                yield table, (name, info & 0xF, start, size), whole
+
+
+def _name(file: _File, sections: list[_Section], table: _Section, place: int) -> str:
+    if table.link >= len(sections):
+        return ""
+    strings = sections[table.link]
+    if strings.kind != _STRTAB or place >= strings.size:
+        return ""
+    raw = file.read(strings.offset + place, min(NAME_MAX, strings.size - place))
+    return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def _build_id(file: _File, section: _Section) -> str:
+    """The build id, if the section's first note is one."""
+    raw = file.read(section.offset, min(section.size, _NOTE.size + 4 + BUILD_ID_MAX))
+    if len(raw) < _NOTE.size + 4:
+        return ""
+    owner_bytes, size, kind = _NOTE.unpack_from(raw)
+    at = _NOTE.size + 4
+    if (owner_bytes, kind) != (4, _GNU_BUILD_ID) or raw[_NOTE.size : at] != b"GNU\0":
+        return ""
+    return raw[at : at + size].hex() if size <= BUILD_ID_MAX else ""
