@@ -6,7 +6,8 @@
  *   BIN/../lib/python3.N/site-packages/tender/        or dist-packages
  *
  * Without `site` (-I -S) the interpreter starts in half the time and is told the one directory it needs. Any
- * other layout takes the long way, `python3 -m tender`.
+ * other layout takes the long way, `python3 -P -m tender`: -P, for without it Python imports from the working
+ * directory first.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -118,9 +119,12 @@ void execute_python(char **words)
     if (asprintf(&python, "%s/python3", bin) < 0)
         return;
     size_t at = 0;
+    /* With somebody else's rights nothing is executed that PATH, or the directory of a link, chose. */
+    if (getauxval(AT_SECURE))
+        return;
     argv[at++] = access(python, X_OK) == 0 ? python : (char *)(uintptr_t)"python3";
     const char *const beside[] = {"-I", "-S", "-X", "utf8", launch};
-    const char *const anywhere[] = {"-X", "utf8", "-m", "tender"};
+    const char *const anywhere[] = {"-P", "-X", "utf8", "-m", "tender"};
     const char *const *options = launch ? beside : anywhere;
     /* -X utf8: words reach the guest byte for byte, whatever the locale. */
     for (size_t i = 0; i < (launch ? sizeof beside : sizeof anywhere) / sizeof *options; i++)

@@ -58,7 +58,38 @@ def test_the_short_way_passes_every_word_untouched(prefix: Path, packages: str, 
 
 
 def test_without_the_package_beside_it_python_looks_for_it(prefix: Path) -> None:
-    assert called(prefix / "bin" / "tender", "x") == ["python3", "-X", "utf8", "-m", "tender", "x"]
+    assert called(prefix / "bin" / "tender", "x") == ["python3", "-P", "-X", "utf8", "-m", "tender", "x"]
+
+
+def test_the_working_directory_is_no_place_for_the_package(prefix: Path, tmp_path: Path) -> None:
+    """The long way, with a real interpreter that has no package of ours: ./tender is not it."""
+    executable(prefix / "bin" / "python3", f'#!/bin/sh\nexec {sys._base_executable} "$@"\n')  # type: ignore[attr-defined]
+    (tmp_path / "tender").mkdir()
+    (tmp_path / "tender" / "__main__.py").write_text("print('taken')")
+    (tmp_path / "tender" / "__init__.py").touch()
+    done = subprocess.run(
+        [prefix / "bin" / "tender", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "No module named tender" in done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="another user is needed, whose copy it becomes by set-uid")
+def test_with_another_users_rights_no_python_is_executed(tmp_path: Path) -> None:
+    (tmp_path / "python3").write_text("#!/bin/sh\necho taken\n")
+    (tmp_path / "python3").chmod(0o755)
+    copy = tmp_path / "own" / "tender"
+    copy.parent.mkdir()
+    shutil.copy(PROGRAM, copy)
+    copy.chmod(0o4755)
+    for directory in (tmp_path, copy.parent, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    done = subprocess.run(
+        [copy, "--help"], user=65534, capture_output=True, text=True, check=False,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1 and "Python" in done.stderr
 
 
 def test_symbolic_links_are_followed(prefix: Path, tmp_path: Path) -> None:
