@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,14 @@ def test_the_documents_link_to_what_exists() -> None:
                                        for p in (ROOT / d).rglob("*.md"))]:  # fmt: skip
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} -> {target}"
+
+
+def test_the_tools_find_the_built_command_without_help_of_path() -> None:
+    """As documented: right after `make run`, in a shell that has never heard of .venv/bin."""
+    if not (ROOT / ".venv" / "bin" / "tender").exists():
+        pytest.skip("built into another environment")
+    done = subprocess.run(
+        [ROOT / "tools" / "with_net", "--", "tender", "--version"],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
