@@ -21,7 +21,7 @@ from tender.native import (
     parse_elf_bytes,
     parse_elf_fd,
 )
-from tender.values import Value
+from tender.values import Owner, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _EXTENSIONS = (
 )
 
 
-class Image:
+class Image(Owner):
     """A unikernel that passed every check. Share it between VMs and threads; close it when no more are made.
 
     `Image.open(path)` and `Image.from_bytes(data)` make one. VMs already made keep running after close().

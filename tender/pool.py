@@ -15,7 +15,8 @@ from tender.backend import check_backend
 from tender.config import VmConfig
 from tender.errors import ConfigError, TenderError, VmStateError
 from tender.native import lib
-from tender.vm import CAPTURE, Vm
+from tender.values import Owner
+from tender.vm import CAPTURE, Vm, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _SIZE_MAX = 4096
 
 
-class VmPool:
+class VmPool(Owner):
     """Up to `size` idle VMs of one image and configuration, ready to run. Any thread may take one.
 
     image    must stay open as long as the pool
@@ -102,6 +103,7 @@ class VmPool:
         self, args: "tuple[str, ...] | list[str] | None" = None, *, timeout: "float | None" = None
     ) -> "VmResult":
         """Takes a VM, runs it to its end, gives it back. Raises what take() and Vm.run() raise."""
+        timeout = seconds("timeout", timeout)
         with self.take(args) as vm:
             return vm.run(timeout)
 
@@ -145,6 +147,8 @@ class VmPool:
 
     def close(self) -> None:
         """Closes the idle VMs; those taken go on, and are closed when they are given back. Idempotent."""
+        if posix.getpid() != self._pid:
+            self._lock = allocate_lock()  # a forked child: a thread that is not here may hold the parent's
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -172,7 +176,4 @@ class _Taken(Vm):
     _pool: VmPool
 
     def _release(self) -> None:
-        if posix.getpid() == self._pid:
-            self._pool._give_back(self)
-        else:
-            super()._release()
+        self._pool._give_back(self)

@@ -4,6 +4,19 @@ The run road may not import dataclasses (importing it costs more than a boot), s
 classes stand on this instead. Subclasses list their fields in `__slots__` and set them with `_set`.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+class Owner:
+    """A base for what owns descriptors, memory or processes: a second object with the same would give them back twice."""
+
+    def __reduce_ex__(self, protocol: object) -> "NoReturn":
+        raise TypeError(
+            f"{type(self).__name__} cannot be copied or pickled: it owns descriptors and memory of this process"
+        )
+
 
 class Value:
     """An immutable record; its fields are the names in `__slots__`, in order."""

@@ -7,13 +7,14 @@ Vm(image, config)   attaches every device, makes the machine: all errors of set-
 """
 
 import posix  # not os: its ABCs cost a tenth of the command's start
-from _thread import RLock, allocate_lock, start_new_thread
+from _thread import TIMEOUT_MAX, RLock, allocate_lock, start_new_thread
 
 from tender.backend import check_backend, create
 from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig
 from tender.errors import ConfigError, DeviceError, HostError, TenderError, VmStateError
 from tender.image import Device, Image
 from tender.native import CData, ffi, lib
+from tender.values import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ DISCARD = "discard"
 _CAPTURE_MAX = 1 << 20
 
 
-class Vm:
+class Vm(Owner):
     """One virtual machine: made whole or not at all, run once, closed as often as you like.
 
     image    what runs; it may be closed afterwards
@@ -217,6 +218,7 @@ class Vm:
         Raises VmStateError if it was run before, and whatever the console callable or a signal handler
         raised (the VM is then ended).
         """
+        timeout = seconds("timeout", timeout)
         self._begin()
         try:
             result = self._run(timeout)
@@ -226,6 +228,7 @@ class Vm:
         return result
 
     def _begin(self) -> None:
+        self._check_usable()
         with self._lock:
             self._check_usable()
             if self._state != "new":
@@ -259,6 +262,10 @@ class Vm:
         over = None if timeout is None else self._watch(timeout)
         try:
             while True:
+                if posix.getpid() != self._pid:
+                    raise VmStateError(
+                        "fork() inside run(): the guest is the parent's; a child ends with os._exit()"
+                    )
                 self._run_held()
                 if event.kind == lib.EVENT_CONSOLE:
                     assert self._on_console is not None
@@ -309,12 +316,17 @@ class Vm:
 
         Any thread, any time; does not wait. Before run(), the run ends at once. After the end, nothing.
         """
+        if (
+            posix.getpid() != self._pid
+        ):  # before the lock: a thread that is not here may have held it at fork()
+            return
         with self._lock:
-            if not self._closed and posix.getpid() == self._pid:
+            if not self._closed:
                 lib.tn_vm_stop(self._c)
 
     def start(self, timeout: "float | None" = None) -> None:
         """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run()."""
+        timeout = seconds("timeout", timeout)
         self._begin()
         lib.tn_vm_signals_elsewhere(self._c)
         self._ended.acquire()
@@ -340,8 +352,11 @@ class Vm:
 
         Raises what the console callable raised, and VmStateError if the VM was never started.
         """
+        timeout = seconds("wait", timeout)
         if self._state == "new":
             raise VmStateError("the Vm was not started")
+        if posix.getpid() != self._pid:
+            raise VmStateError("the Vm was created before fork(): its run is the parent's")
         if not self._ended.acquire(timeout=-1 if timeout is None else timeout):
             return None
         self._ended.release()
@@ -424,8 +439,9 @@ class Vm:
         if self._closed:
             return
         if posix.getpid() != self._pid:
-            self._closed = True  # a forked child: the descriptors it has are copies
-        elif self._state == "running":
+            self._forget()
+            return
+        if self._state == "running":
             if not self._ended.locked():
                 raise VmStateError(
                     "the Vm is inside run() on another thread: call stop() and let run() return"
@@ -436,6 +452,20 @@ class Vm:
         with self._lock:
             self._closed = True
             self._release()
+
+    def _forget(self) -> None:
+        """In a forked child: closes the copies of descriptors. The machine, the TAP's state and every lock are the parent's.
+
+        Guest memory was not inherited, and something else may lie at its address by now: it is not unmapped.
+        """
+        self._closed = True
+        if self._door is not None:
+            self._door.forget()
+        for attachment in self._attachments:
+            attachment.forget()
+        if self._console_fd >= 0:
+            posix.close(self._console_fd)
+            self._console_fd = -1
 
     def _release(self) -> None:
         if self._door is not None:
@@ -463,16 +493,29 @@ class Vm:
         return f"<Vm {self.image_name!r} {self.config.mem_bytes >> 20} MiB {state}>"
 
 
+def seconds(what: str, value: object) -> "float | None":
+    """A time limit; None: there is none, as for what no clock reaches. Raises ConfigError for what is no time."""
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ConfigError(f"{what}: {value!r} is not a number of seconds")
+    if not value >= 0:  # nan too
+        raise ConfigError(f"{what}: {value!r} is not a time from 0 seconds on")
+    return None if value >= TIMEOUT_MAX else float(value)
+
+
 class _Watch:
     """The two ends of a time limit: release() cancels it and waits until its thread is done."""
 
     def __init__(self, over: CData, done: CData) -> None:
         self._over = over
         self._done = done
+        self._pid = posix.getpid()
 
     def release(self) -> None:
         self._over.release()
-        self._done.acquire()
+        if posix.getpid() == self._pid:  # a forked child has no such thread
+            self._done.acquire()
 
 
 def run(
@@ -487,6 +530,7 @@ def run(
 
     Raises what Image.open(), Vm() and Vm.run() raise.
     """
+    timeout = seconds("timeout", timeout)
     if isinstance(image, Image):
         with Vm(image, config, console=console, backend=backend) as vm:
             return vm.run(timeout)

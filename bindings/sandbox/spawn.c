@@ -209,6 +209,7 @@ int sandbox_init(struct sandbox *sandbox, struct vm *vm)
 {
     memset(sandbox, 0, sizeof *sandbox);
     sandbox->vm = vm;
+    sandbox->parent = getpid();
     sandbox->control_fd = sandbox->pidfd = sandbox->pid = -1;
     sandbox->vm_fd = memfd_create("tender-vm", MFD_CLOEXEC);
     if (sandbox->vm_fd < 0)

@@ -16,6 +16,7 @@ struct sandbox {
     int control_fd;
     int pidfd; /* -1: not spawned, or reaped */
     int pid;
+    int parent; /* the process whose child it is: a fork of that has copies of the descriptors alone */
     uint32_t isolation;
     bool started;
     bool ready;               /* SANDBOX_READY was heard: what is said from here on may be the guest's word */
@@ -54,7 +55,7 @@ uint32_t sandbox_isolation(struct sandbox *sandbox);
 /* Copies guest memory as long as the process lives. Bytes or -errno. Any thread. */
 int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len);
 
-/* Kills and reaps the process, unmaps. */
+/* Kills and reaps the process, unmaps. In a fork of its parent it closes and unmaps copies, and no more. */
 void sandbox_release(struct sandbox *sandbox);
 
 #endif

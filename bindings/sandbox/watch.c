@@ -325,6 +325,10 @@ int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_
 
 void sandbox_release(struct sandbox *sandbox)
 {
+    if (sandbox->pidfd >= 0 && sandbox->parent != getpid()) {
+        close(sandbox->pidfd);
+        sandbox->pidfd = -1;
+    }
     if (sandbox->pidfd >= 0)
         signal_program(sandbox, SIGKILL); /* it waits to be told, or does not: nothing is lost */
     if (sandbox->control_fd >= 0)

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
         def read(self, vm: CData, gpa: int, length: int) -> bytes:
             """A copy of guest memory. Raises HostError where the host does not allow it, or it is gone."""
 
+        def forget(self) -> None:
+            """In a forked child: closes copies of descriptors, and does no more."""
+
         def close(self) -> None:
             """Gives everything back. Idempotent; never while run() is under way."""
 

@@ -10,6 +10,7 @@ from tender.backend import kvm_requests as req
 from tender.backend.kvm_cpu import write_regs, write_sregs
 from tender.errors import HostError, KvmUnavailable
 from tender.native import CData, check, ffi, host_error, lib
+from tender.values import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def _start_sregs(vcpu: int) -> CData:
     return sregs
 
 
-class KvmVm:
+class KvmVm(Owner):
     """A VM with its memory in slot 0 and one vCPU in the start state.
 
     Raises KvmUnavailable, HostError, ImageError.
@@ -245,6 +246,12 @@ class KvmVm:
     def read(self, vm: CData, gpa: int, length: int) -> bytes:
         """A copy of guest memory."""
         return bytes(ffi.buffer(ffi.cast("char *", lib.tn_vm_memory(vm)) + gpa, length))
+
+    def forget(self) -> None:
+        """In a forked child: closes copies of descriptors; the vCPU's page is left where it is, for it was not inherited."""
+        self._run_page = ffi.NULL
+        while self._fds:
+            posix.close(self._fds.pop())
 
     def close(self) -> None:
         """Gives everything back to the kernel. Idempotent; never while run() is under way."""

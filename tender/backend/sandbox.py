@@ -9,6 +9,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from tender.config import LAYERS, standing
 from tender.errors import HostError
 from tender.native import CData, ffi, lib
+from tender.values import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
 _EPERM, _ENOENT, _ENOEXEC, _EACCES, _EINVAL, _ENOSYS = 1, 2, 8, 13, 22, 38
 
 
-class SandboxVm:
+class SandboxVm(Owner):
     """A process with the guest's memory that waits for its first run(). Raises HostError, ImageError.
 
     namespaces  False for benchmarks alone: what the rest costs
@@ -109,6 +110,10 @@ class SandboxVm:
     def isolation(self) -> tuple[str, ...]:
         """The layers that stand, of `ISOLATION`; before the first run() it waits until the process is set up."""
         return standing(int(lib.tn_sandbox_isolation(self._c)))
+
+    def forget(self) -> None:
+        """In a forked child: closes copies of descriptors; the process is the parent's."""
+        self.close()
 
     def close(self) -> None:
         """Kills the process if it lives, reaps it, unmaps. Idempotent; never while run() is under way."""

@@ -5,6 +5,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from tender.config import BlockFd, BlockFile
 from tender.errors import DeviceError
 from tender.native import CData, ffi, lib
+from tender.values import Owner
 
 _CODES = {
     lib.DEVICE_BLOCK_LOCKED: "block-locked",
@@ -22,7 +23,7 @@ _LOCKED_HINT = (
 )
 
 
-class BlockAttachment:
+class BlockAttachment(Owner):
     """An open disk, with what the guest will see of it. close() it when done."""
 
     def __init__(self, fd: int, capacity: int, sector_size: int, read_only: bool) -> None:
@@ -30,6 +31,10 @@ class BlockAttachment:
         self.capacity = capacity
         self.sector_size = sector_size
         self.read_only = read_only
+
+    def forget(self) -> None:
+        """In a forked child: closes the copy; the lock is the parent's."""
+        self.close()
 
     def close(self) -> None:
         """Errors say no more than that the guest did not flush, and are passed over: the descriptor is gone, close(2)."""

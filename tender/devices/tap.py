@@ -9,6 +9,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from tender.config import NetFd, Tap, parse_mac
 from tender.errors import DeviceError
 from tender.native import CData, check, ffi, lib
+from tender.values import Owner
 
 _ENOENT, _EPERM, _EACCES, _ENODEV = 2, 1, 13, 19
 _CODES = {
@@ -27,7 +28,7 @@ _TUN_HINTS = {
 }
 
 
-class NetAttachment:
+class NetAttachment(Owner):
     """An open network descriptor, with the MAC and MTU that the guest will see. close() it when done."""
 
     def __init__(self, fd: int, mac: bytes, mtu: int, offload: bool) -> None:
@@ -35,6 +36,12 @@ class NetAttachment:
         self.offload = offload
         self.mac = mac
         self.mtu = mtu
+
+    def forget(self) -> None:
+        """In a forked child: closes the copy; the interface is the parent's, and stays as it is."""
+        if self.fd >= 0:
+            posix.close(self.fd)
+            self.fd = -1
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -1,0 +1,130 @@
+"""Who owns a VM's resources: a forked child has copies of descriptors alone, a copied object does not exist, and a
+time limit is checked before a guest starts."""
+
+import copy
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from support import Guest
+
+import tender
+from tender import CAPTURE, DISCARD, ConfigError, Image, Vm, VmConfig, VmPool, VmStateError
+
+pytestmark = pytest.mark.doors
+SMALL = VmConfig(mem=4)
+
+
+def leaves_with_exit(vm: Vm) -> None:
+    with vm:
+        sys.exit(0)
+
+
+def leaves_with_an_exception(vm: Vm) -> None:
+    with vm:
+        raise ZeroDivisionError
+
+
+def closes_twice(vm: Vm) -> None:
+    vm.close()
+    vm.close()
+
+
+def stops_and_closes(vm: Vm) -> None:
+    vm.stop()
+    vm.close()
+
+
+def in_a_child(act: Callable[[], object]) -> int:
+    """The status of a forked child that does this; 0: it came to its end, by whatever exception."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        except BaseException:
+            pass
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(
+    "ending", [leaves_with_exit, leaves_with_an_exception, closes_twice, stops_and_closes]
+)
+def test_a_child_of_fork_does_not_end_its_parents_guest_when_it(
+    guest: Guest, ending: Callable[[Vm], None]
+) -> None:
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=CAPTURE) as vm:
+        assert in_a_child(lambda: ending(vm)) == 0
+        assert vm.run(timeout=60).ok
+
+
+def test_a_child_of_fork_does_not_end_the_guests_of_a_pool(guest: Guest) -> None:
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL, size=2) as pool, pool.take() as taken:
+        assert in_a_child(pool.close) == 0
+        assert in_a_child(taken.close) == 0
+        assert taken.run(timeout=60).ok and pool.run(timeout=60).ok
+
+
+def test_a_console_callable_that_forks_and_returns_in_the_child_ends_the_childs_run(guest: Guest) -> None:
+    """Also with a time limit, whose thread the child does not have."""
+    children: list[int] = []
+
+    def fork(_: bytes) -> None:
+        if not children:
+            children.append(os.fork())
+
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=fork) as vm:
+        try:
+            result = vm.run(timeout=60)
+        except VmStateError:
+            if children == [0]:
+                vm.close()
+                os._exit(42)
+            raise
+        finally:
+            if children == [0]:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 42
+        assert result.ok
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps, lambda it: it.__reduce_ex__(4)])
+def test_what_owns_something_cannot_be_copied(guest: Guest, way: Callable[[object], object]) -> None:
+    with (
+        Image.open(guest("hello")) as image,
+        Vm(image, SMALL, console=DISCARD) as vm,
+        VmPool(image, SMALL) as pool,
+        pool.take() as taken,
+    ):
+        for owner in (image, vm, pool, taken, vm._door):
+            with pytest.raises(TypeError):
+                way(owner)
+        assert vm.run(timeout=60).ok
+
+
+@pytest.mark.parametrize("limit", [float("inf"), 1e10, 2**63, 10**400])
+def test_a_time_that_no_clock_reaches_is_no_limit(guest: Guest, limit: float) -> None:
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
+        assert tender.run(image, SMALL, console=DISCARD, timeout=limit).ok
+        assert pool.run(timeout=limit).ok
+        with Vm(image, SMALL, console=DISCARD) as vm:
+            vm.start(timeout=limit)
+            result = vm.wait(limit)
+            assert result is not None and result.ok
+
+
+@pytest.mark.parametrize("limit", [-1, -0.5, float("nan"), "5", Decimal(5), timedelta(seconds=5), True, []])
+def test_what_is_no_time_is_refused_before_the_guest_starts(guest: Guest, limit: float) -> None:
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
+        with Vm(image, SMALL, console=DISCARD) as vm:
+            for run in (vm.run, vm.start, vm.wait, lambda it: pool.run(timeout=it)):
+                with pytest.raises(ConfigError, match="is not a"):
+                    run(limit)
+            assert vm.run(timeout=60).ok
+        with pytest.raises(ConfigError, match="is not a"):
+            tender.run(image, SMALL, console=DISCARD, timeout=limit)
