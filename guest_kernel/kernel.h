@@ -5,6 +5,8 @@
 #ifndef TENDER_KERNEL_H
 #define TENDER_KERNEL_H
 
+#include <elf.h>
+
 #include "gate.h"
 #include "tender/guest.h"
 
@@ -22,6 +24,15 @@ void memory_init(uintptr_t from, uintptr_t to, uint64_t mem_bytes);
 
 /* cmdline.c: copies the line and splits it at spaces; returns argc and sets argv. No quoting, as in Solo5. */
 int cmdline_init(const char *line, char ***argv);
+
+/* start.c: the program headers of this unikernel. */
+const Elf64_Phdr *program_headers(uint16_t *count);
+
+/* thread.c: thread-local variables and the canary, if there are any; allocates. */
+void thread_init(void);
+
+/* stack_protector.c. Weak: NULL in a unikernel whose code was compiled without. */
+__attribute__((weak)) _Noreturn void __stack_chk_fail(void);
 
 /* manifest.c: checks the tender's copy and keeps its address. */
 void manifest_init(const struct mft *manifest);

@@ -7,7 +7,7 @@
  *     int main(int argc, char **argv) { printf("Hello, World\n"); return 0; }
  *
  * The world: one CPU, no interrupts, no threads, no user mode. Memory is identity-mapped: a pointer is a
- * guest-physical address. SSE and x87 are on, AVX is off, `__thread` is not supported. Nothing here blocks
+ * guest-physical address. SSE and x87 are on, AVX is off. Nothing here blocks
  * except poll_wait(). Nothing here may be called from a second stack that is smaller than 8 KiB.
  *
  * Promised: the names and contracts below. Not promised: addresses, the order of the heap, the text of a
