@@ -2,14 +2,11 @@
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-DOORS   = tests/contract tests/conformance tests/functional tests/security
-# What tests the command; by Python's road too.
-COMMAND = tests/contract/test_cli.py tests/contract/test_backend.py \
-          tests/conformance/test_solo5_command_line.py tests/conformance/test_launchers.py
-C_FILES = $(shell git ls-files '*.c' '*.h' | grep -v '^bindings/kvm_cdef.h$$')
+SUITES := $(PY) tools/suites.py
+EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python box package
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check lint format types unit native fuzz run test test-intel test-intel-fast bench clean
+.PHONY: help setup build check format run test test-intel test-intel-fast bench clean $(EACH)
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -26,36 +23,19 @@ build: setup  ## the native core, the guests and the package, into the environme
 run: build  ## boot the echo unikernel over a real TAP and ping it: on KVM, or without one in the sandbox
 	tools/with_kvm --or-sandbox -- tools/run_echo
 
-check: build lint types unit native  ## lint, types, unit and native tests: no root, no KVM, under a minute
+check: build  ## lint, types, unit and native tests: no root, no KVM, under a minute
+	@$(SUITES) lint types unit native
 
-lint:
-	ruff check .
-	ruff format --check .
-	clang-format --dry-run -Werror $(C_FILES)
+test: build  ## every suite, each to its end, and a summary: with the sandbox, and on KVM, here or else in the box
+	@$(SUITES)
+
+$(EACH): build  # one suite of tools/suites.py
+	@$(SUITES) $@
 
 format: setup  ## lay out every source as `make check` wants it
 	ruff check . --fix -q
 	ruff format -q .
-	clang-format -i $(C_FILES)
-
-types:
-	mypy
-
-unit:
-	pytest -q tests/unit tests/conformance/test_elftool.py
-
-native:
-	meson test -C build --no-rebuild --print-errorlogs
-
-fuzz: setup  ## a short run of the fuzzers
-	tools/fuzz 20
-
-test: check fuzz  ## everything, behind both doors: the sandbox's here, KVM's here too or else in the box
-	tools/with_net -- $(VENV)/bin/pytest -v -m 'not kvm' $(DOORS)
-	TENDER_LAUNCHER=python tools/with_net -- $(VENV)/bin/pytest -q -m 'not kvm' $(COMMAND)
-	tools/with_kvm -- $(VENV)/bin/pytest -v -m kvm $(DOORS)
-	TENDER_KVM_CPUS=1 tools/with_kvm -- $(VENV)/bin/pytest -q -m kvm tests/conformance/test_ring.py
-	pytest -v tests/box tests/package
+	clang-format -i $$($(SUITES) --c-files)
 
 test-intel-fast: build  ## the sixteen tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
 	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt

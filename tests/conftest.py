@@ -12,12 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support import Guest, TapInterface, ip, take_door
 
 import tender
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TENDER_BUILD", ROOT / "build"))
+
+# One profile everywhere; Hypothesis would take another where CI is set. No time decides, and each run of a tree draws
+# the same examples: new ones are the fuzzers' part.
+settings.register_profile(
+    "tender",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("tender")
 
 
 @pytest.fixture(scope="session")

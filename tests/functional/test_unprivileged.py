@@ -126,7 +126,17 @@ def test_a_tap_that_was_handed_down_is_all_that_a_network_needs(
                     assert result.counters.net_tx_packets >= 3
 
             with as_nobody(run):
-                words = ["ping", "-q", "-c", "3", "-i", "0.05", "-W", "20", "10.0.0.2"]
+                words = [
+                    "ping",
+                    "-q",
+                    "-c",
+                    "3",
+                    "-i",
+                    "0.05",
+                    "-w",
+                    "60",
+                    "10.0.0.2",
+                ]  # until the third reply
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 assert " 3 received" in done.stdout, done.stdout
     finally:

@@ -12,7 +12,7 @@ from sandbox_rig import (
     FD_CONTROL,
     LIMIT,
     SHARED,
-    STOP_GRACE,
+    SOON,
     WRITE,
     Rig,
     assert_false_report,
@@ -160,7 +160,7 @@ def test_a_guest_that_has_always_something_to_say_is_stopped(rig: Rig, ahead: in
     started = time.monotonic()
     result = rig.run(f"poke={SHARED}+{EVENT_AT},{EMPTY_PIECE}", f"chatter={ahead}", timeout=0.2)
     assert result.reason == ExitReason.TIMEOUT, result.message
-    assert time.monotonic() - started < 0.2 + STOP_GRACE + 1.0
+    assert time.monotonic() - started < SOON
 
 
 def test_a_guest_that_has_ended_does_nothing_more(rig: Rig) -> None:

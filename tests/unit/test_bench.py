@@ -390,7 +390,7 @@ def test_a_call_that_one_run_makes_more_is_counted_again() -> None:
 
 
 def test_a_call_that_comes_now_and_then_each_time_stays_a_fraction() -> None:
-    always = [{}, {"ppoll": 7}] * 3
+    always = [{}, {"ppoll": 7}] * counts._TRIES
     few, more = counts.few_and_more(lambda n: _calls(always, n))
     assert counts._difference(few, more, "calls") == 407 and not always
 

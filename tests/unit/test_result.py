@@ -118,7 +118,7 @@ def test_symbols_of_no_size_are_no_mistake_of_ours(tmp_path: Path) -> None:
     assert symbol_at(str(path), 0x100000) == ""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=12), st.integers(0, 700))
 def test_a_broken_file_only_costs_the_name(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], cut: int

@@ -1,0 +1,226 @@
+"""Runs test suites, each to its end whatever became of the one before, and sums up at the end.
+
+usage: tools/suites.py [SUITE...]       no SUITE: all of them, in the table's order, as `make test` does
+       tools/suites.py --c-files        the C sources that clang-format lays out
+
+The table below is the one list of suites; each has a target of its own name in the Makefile. The status is 0 if every
+suite that was asked for succeeded, else 1, and 2 for a name that is not in the table. A suite that does not end within
+its limit is killed and has failed, so a hang hides no other suite either. The environment's programs are expected first
+in PATH.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PYTEST = ("pytest", "--color=no")
+BACKENDS = ("tests/contract", "tests/conformance", "tests/functional", "tests/security")
+# What tests the command; by the Python launcher too.
+COMMAND = (
+    "tests/contract/test_cli.py",
+    "tests/contract/test_backend.py",
+    "tests/conformance/test_solo5_command_line.py",
+    "tests/conformance/test_launchers.py",
+)
+C_DIRECTORIES = ("abi", "bench", "bindings", "guest_kernel", "tests", "tools")
+GENERATED = "bindings/kvm_cdef.h"
+OUTPUT_LIMIT_S = 10.0
+
+
+def c_files() -> list[str]:
+    """Every C source that is laid out by clang-format."""
+    found = (p for d in C_DIRECTORIES for p in (ROOT / d).rglob("*.[ch]"))
+    return sorted(name for name in (str(p.relative_to(ROOT)) for p in found) if name != GENERATED)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """All `commands` run, in order; the suite has failed if one of them has."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    limit_s: float = 3600.0  # generous: twenty times what an idle machine needs
+
+
+SUITES = (
+    Suite(
+        "lint",
+        (
+            ("ruff", "check", "."),
+            ("ruff", "format", "--check", "."),
+            ("clang-format", "--dry-run", "-Werror", *c_files()),
+        ),
+    ),
+    Suite("types", (("mypy",),)),
+    Suite("unit", ((*PYTEST, "tests/unit", "tests/conformance/test_elftool.py"),)),
+    Suite("native", (("meson", "test", "-C", "build", "--no-rebuild", "--print-errorlogs"),)),
+    Suite("fuzz", (("tools/fuzz", "20"),)),
+    Suite("sandbox", (("tools/with_net", "--", *PYTEST, "-m", "not kvm", *BACKENDS),)),
+    Suite(
+        "sandbox-python",
+        (("tools/with_net", "--", *PYTEST, "-m", "not kvm", *COMMAND),),
+        {"TENDER_LAUNCHER": "python"},
+    ),
+    Suite("kvm", (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *BACKENDS),)),
+    Suite(  # no second processor, so the network ring is not offered
+        "kvm-one",
+        (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", "tests/conformance/test_ring.py"),),
+        {"TENDER_KVM_CPUS": "1"},
+    ),
+    Suite(
+        "kvm-python",
+        (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *COMMAND, "tests/functional/test_command_net.py"),),
+        {"TENDER_LAUNCHER": "python"},
+    ),
+    Suite("box", ((*PYTEST, "tests/box"),)),
+    Suite("package", ((*PYTEST, "tests/package"),)),
+)
+
+
+class Outcome:
+    """What a suite's commands said and how they ended; it reads their lines as they are printed."""
+
+    # `= 3 failed, 10 passed in 4.56s (0:01:02) =`, with or without the rules at its sides
+    PYTEST_END = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s")
+    MESON_END = re.compile(r"^(Ok|Fail|Timeout|Unexpected Pass|Skipped): +(\d+)$")
+    FAILURE = re.compile(r"^(FAILED|ERROR) \S")
+    PLACE = re.compile(r"^with_(kvm|net): ")
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.failed = False
+        self.failures: list[str] = []
+        self.places: list[str] = []
+        self.seconds = 0.0
+
+    def read(self, line: str) -> None:
+        """One line of output, without its newline."""
+        if found := self.PYTEST_END.match(line):
+            for number, word in re.findall(r"(\d+) ([a-z]+)", found[1]):
+                self.counts["failed" if word in ("error", "errors") else word] += int(number)
+        elif found := self.MESON_END.match(line):
+            self.counts[{"Ok": "passed", "Skipped": "skipped"}.get(found[1], "failed")] += int(found[2])
+        elif self.FAILURE.match(line):
+            self.failures.append(line)
+        elif self.PLACE.match(line) and line not in self.places:
+            self.places.append(line)
+
+    def fail(self, why: str, command: Sequence[str]) -> None:
+        """The suite has failed, by this command of it."""
+        words = shlex.join(command)
+        self.failed = True
+        self.failures.append(f"{why}: {words if len(words) < 200 else words[:200] + ' ...'}")
+
+
+def hand_on(output: IO[str], outcome: Outcome) -> None:
+    """Every line of a command's output, as it comes."""
+    for line in output:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        outcome.read(line.rstrip("\n"))
+
+
+def run_command(
+    command: Sequence[str], environment: dict[str, str], limit_s: float, outcome: Outcome
+) -> None:
+    """Run it, hand its output on, and note how it ended. Its process group gets SIGKILL when the time is over, or when
+    we are interrupted."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,
+    )
+    assert process.stdout
+    reader = threading.Thread(target=hand_on, args=(process.stdout, outcome), daemon=True)
+    reader.start()
+    try:
+        if status := process.wait(max(0.0, limit_s)):
+            outcome.fail(f"status {status}", command)
+    except subprocess.TimeoutExpired:
+        outcome.fail("did not end within its limit", command)
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        reader.join(OUTPUT_LIMIT_S)  # a process that the command left behind may hold the pipe for ever
+
+
+def run_suite(suite: Suite) -> Outcome:
+    """Every command of it, in order."""
+    outcome, began = Outcome(), time.monotonic()
+    for command in suite.commands:
+        try:
+            limit_s = began + suite.limit_s - time.monotonic()
+            run_command(command, suite.environment, limit_s, outcome)
+        except OSError as error:
+            outcome.fail(f"{error.strerror}", command)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def summary(outcomes: dict[str, Outcome]) -> Iterator[str]:
+    """A row a suite, below it what failed and where it ran; and the sum, which closes the output."""
+    total: Counter[str] = Counter()
+    yield f"{'suite':16}{'':8}{'passed':>8}{'failed':>8}{'skipped':>8}{'time':>10}"
+    for name, outcome in outcomes.items():
+        verdict = "FAILED" if outcome.failed else "ok"
+        shown = [
+            str(outcome.counts[word]) if outcome.counts else "" for word in ("passed", "failed", "skipped")
+        ]
+        minutes, seconds = divmod(round(outcome.seconds), 60)
+        yield f"{name:16}{verdict:8}{shown[0]:>8}{shown[1]:>8}{shown[2]:>8}{f'{minutes}:{seconds:02}':>10}"
+        yield from (f"    {line}" for line in (*outcome.places, *outcome.failures))
+        total += outcome.counts
+        if outcome.failed and not outcome.counts["failed"]:
+            total["failed"] += 1  # a suite that counts no tests, or that ended before its sum
+    yield f"{total['passed']} passed, {total['failed']} failed" + (
+        f", {total['skipped']} skipped" if total["skipped"] else ""
+    )
+
+
+def main(names: Sequence[str]) -> int:
+    """The exit status."""
+    if list(names) == ["--c-files"]:
+        print(*c_files(), sep="\n")
+        return 0
+    known = {suite.name: suite for suite in SUITES}
+    if unknown := [name for name in names if name not in known]:
+        print(f"suites: no suite {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outcomes: dict[str, Outcome] = {}
+    for name in names or known:
+        print(f"--- {name}", flush=True)
+        try:
+            outcomes[name] = run_suite(known[name])
+        except KeyboardInterrupt:
+            print("", *summary(outcomes), sep="\n", flush=True)
+            print(f"suites: interrupted in {name}; what follows it did not run", file=sys.stderr)
+            return 130
+    print("", *summary(outcomes), sep="\n", flush=True)
+    return 1 if any(outcome.failed for outcome in outcomes.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
