@@ -4,8 +4,15 @@ Values hold names and numbers only (NetFd and BlockFd, which hold a descriptor, 
 nothing is opened here. `tender.devices` opens, `tender.manifest` decides what belongs to which device.
 """
 
+import posix  # not os: its ABCs cost a tenth of the command's start
+
 from tender.errors import ConfigError
 from tender.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
 
 MIB = 1 << 20
 MEM_GRANULE = 2 * MIB
@@ -13,6 +20,7 @@ MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
 NET_RINGS = ("auto", "on", "inline", "off")
 CMDLINE_MAX = 8191  # characters, without the final NUL
+FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
 LAYERS = (
     "user-namespace",
@@ -39,14 +47,13 @@ def standing(bits: int) -> tuple[str, ...]:
 
 def check_layers(names: "tuple[str, ...] | list[str]") -> tuple[str, ...]:
     """The names of isolation layers as a tuple. Raises ConfigError for one that is none."""
-    if isinstance(names, str):
-        raise ConfigError("require: give a sequence of names, not one string", hint=f"require=({names!r},)")
-    for name in names:
+    layers = _strings("require", names)
+    for name in layers:
         if name not in LAYERS:
             raise ConfigError(
                 f"require: {name!r} is no isolation layer", hint=f"the layers are {', '.join(LAYERS)}"
             )
-    return tuple(names)
+    return layers
 
 
 def parse_mem(text: str | int) -> int:
@@ -94,9 +101,67 @@ def parse_mac(text: str) -> bytes:
 _HEX = "0123456789abcdefABCDEF"
 
 
-def _check_mac(mac: str | None) -> None:
+def _check_mac(what: str, mac: object) -> None:
     if mac is not None:
-        parse_mac(mac)
+        parse_mac(_text(f"{what}: mac", mac))
+
+
+# A value of a wrong type is refused where it is given. Later it would be taken for something else, or its failure
+# for a fault of the guest.
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{what}: {value!r} is not a string")
+    if "\0" in value:
+        raise ConfigError(f"{what}: {value!r} contains a NUL byte")
+    return value
+
+
+def _number(what: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{what}: {value!r} is not a whole number")
+    return value
+
+
+def _flag(what: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{what}: {value!r} is neither True nor False")
+    return value
+
+
+def descriptor(what: str, value: object) -> int:
+    """`value` if it is the number of a descriptor. Raises ConfigError for what cannot be one."""
+    if not 0 <= _number(what, value) <= FD_MAX:
+        raise ConfigError(f"{what}: {value} is not a descriptor")
+    return _number(what, value)
+
+
+def path_text(what: str, path: object) -> str:
+    """The text of a path. Raises ConfigError for what is none."""
+    if not isinstance(path, str):
+        if not hasattr(type(path), "__fspath__"):
+            raise ConfigError(f"{what}: {path!r} is not a path")
+        path = posix.fspath(path)  # type: ignore[call-overload]
+    return _text(what, path)
+
+
+def _strings(what: str, values: object) -> tuple[str, ...]:
+    """A sequence of strings as a tuple. Raises ConfigError for one string, which is a sequence too, and for no strings."""
+    if isinstance(values, (str, bytes)):
+        raise ConfigError(
+            f"{what}: {values!r} is one string, not a sequence of words",
+            hint=f"{what}=({values!r},)",
+        )
+    try:
+        words: tuple[object, ...] = tuple(values)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{what}: {values!r} is not a sequence of words") from None
+    strings = tuple(word for word in words if isinstance(word, str))
+    if len(strings) != len(words):
+        wrong = next(word for word in words if not isinstance(word, str))
+        raise ConfigError(f"{what}: {wrong!r} is not a string")
+    return strings
 
 
 class Tap(Value):
@@ -107,8 +172,8 @@ class Tap(Value):
     mac: str | None
 
     def __init__(self, name: str, *, mac: str | None = None) -> None:
-        _check_mac(mac)
-        if not name:
+        _check_mac("Tap", mac)
+        if not _text("Tap: name", name):
             raise ConfigError("Tap: the interface has no name")
         self._set(name=name, mac=mac)
 
@@ -126,10 +191,9 @@ class NetFd(Value):
     mtu: int
 
     def __init__(self, fd: int, *, mac: str | None = None, mtu: int = 1500) -> None:
-        _check_mac(mac)
-        if fd < 0:
-            raise ConfigError(f"NetFd: {fd} is not a descriptor")
-        if not 68 <= mtu <= 65535:
+        _check_mac("NetFd", mac)
+        descriptor("NetFd: fd", fd)
+        if not 68 <= _number("NetFd: mtu", mtu) <= 65535:
             raise ConfigError(f"NetFd: mtu {mtu} is not in 68..65535")
         self._set(fd=fd, mac=mac, mtu=mtu)
 
@@ -154,9 +218,15 @@ class BlockFile(Value):
     read_only: bool
     sector_size: int
 
-    def __init__(self, path: str, *, read_only: bool = False, sector_size: int = 512) -> None:
-        check_sector(sector_size)
-        self._set(path=str(path), read_only=read_only, sector_size=sector_size)
+    def __init__(
+        self, path: "str | os.PathLike[str]", *, read_only: bool = False, sector_size: int = 512
+    ) -> None:
+        check_sector(_number("BlockFile: sector_size", sector_size))
+        self._set(
+            path=path_text("BlockFile: path", path),
+            read_only=_flag("BlockFile: read_only", read_only),
+            sector_size=sector_size,
+        )
 
 
 class BlockFd(Value):
@@ -168,10 +238,12 @@ class BlockFd(Value):
     sector_size: int
 
     def __init__(self, fd: int, *, read_only: bool = False, sector_size: int = 512) -> None:
-        check_sector(sector_size)
-        if fd < 0:
-            raise ConfigError(f"BlockFd: {fd} is not a descriptor")
-        self._set(fd=fd, read_only=read_only, sector_size=sector_size)
+        check_sector(_number("BlockFd: sector_size", sector_size))
+        self._set(
+            fd=descriptor("BlockFd: fd", fd),
+            read_only=_flag("BlockFd: read_only", read_only),
+            sector_size=sector_size,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("BlockFd holds a descriptor of this process and cannot be pickled")
@@ -208,41 +280,37 @@ class VmConfig(Value):
         *,
         mem: int | str = 512,
         args: "tuple[str, ...] | list[str]" = (),
-        net: "dict[str, NetDevice] | NetDevice | None" = None,
-        block: "dict[str, BlockDevice] | BlockDevice | None" = None,
+        net: "Mapping[str, NetDevice] | NetDevice | None" = None,
+        block: "Mapping[str, BlockDevice] | BlockDevice | None" = None,
         net_ring: str = "auto",
         require: "tuple[str, ...] | list[str]" = (),
     ) -> None:
+        if not isinstance(mem, (int, str)) or isinstance(mem, bool):
+            raise ConfigError(
+                f"mem: {mem!r} is not an amount of memory",
+                hint="give MiB as an int, or text with a unit: '64M'",
+            )
         mem_bytes = parse_mem(mem)
         if round_mem(mem_bytes) != mem_bytes:
             raise ConfigError(
                 f"mem: {mem} is not a multiple of 2 MiB between 2 MiB and 4 GiB",
                 hint=f"the nearest below is {round_mem(mem_bytes) // MIB} MiB",
             )
-        if isinstance(args, str):
-            raise ConfigError("args: give a sequence of words, not one string", hint=f"args=({args!r},)")
-        cmdline(tuple(args))
-        if net_ring not in NET_RINGS:
+        words = _words(args)
+        if not isinstance(net_ring, str) or net_ring not in NET_RINGS:
             raise ConfigError(f"net_ring: {net_ring!r} is none of {', '.join(NET_RINGS)}")
         self._set(
             mem_bytes=mem_bytes,
-            args=tuple(args),
-            net=_named(net),
-            block=_named(block),
+            args=words,
+            net=_named("net", net, (Tap, NetFd)),
+            block=_named("block", block, (BlockFile, BlockFd)),
             net_ring=net_ring,
             require=check_layers(require),
         )
 
     def with_args(self, args: "tuple[str, ...] | list[str]") -> "VmConfig":
         """The same with other arguments. Raises ConfigError as the constructor does."""
-        return VmConfig(
-            mem=self.mem_bytes // MIB,
-            args=args,
-            net=dict(self.net),
-            block=dict(self.block),
-            net_ring=self.net_ring,
-            require=self.require,
-        )
+        return self._with(args=_words(args))
 
     @property
     def cmdline(self) -> bytes:
@@ -267,9 +335,23 @@ def cmdline(args: tuple[str, ...]) -> bytes:
     return line
 
 
-def _named(devices: object) -> tuple[tuple[str, object], ...]:
+def _words(args: "tuple[str, ...] | list[str]") -> tuple[str, ...]:
+    words = _strings("args", args)
+    cmdline(words)
+    return words
+
+
+def _named(what: str, devices: object, kinds: tuple[type, ...]) -> tuple[tuple[str, object], ...]:
+    """Devices by name; a bare one has none: manifest.match gives it to the only device of its kind."""
     if devices is None:
         return ()
-    if isinstance(devices, dict):
-        return tuple(devices.items())
-    return (("", devices),)  # no name: manifest.match gives it to the only device of its kind
+    by_name = hasattr(type(devices), "items")
+    named = tuple(devices.items()) if by_name else (("", devices),)  # type: ignore[attr-defined]
+    for name, device in named:
+        where = f"{what}: {_text(f'{what}: name', name)}" if by_name else what
+        if not isinstance(device, kinds):
+            raise ConfigError(
+                f"{where}: {device!r} is none of {', '.join(kind.__name__ for kind in kinds)}",
+                hint=f"write {kinds[0].__name__}({device!r})" if isinstance(device, str) else "",
+            )
+    return named

@@ -9,7 +9,8 @@ segments, page tables, GDT. It is sealed, so nothing can change it under a runni
 import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import allocate_lock
 
-from tender.errors import HostError, ImageError
+from tender.config import path_text
+from tender.errors import ConfigError, HostError, ImageError
 from tender.native import (
     CData,
     ParsedElf,
@@ -85,7 +86,7 @@ class Image(Owner):
     @classmethod
     def open(cls, path: "str | os.PathLike[str]") -> "Image":
         """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it; HostError."""
-        name = posix.fspath(path)
+        name = path_text("Image.open: path", path)
         try:
             fd = posix.open(name, posix.O_RDONLY | posix.O_CLOEXEC)
         except OSError as error:
@@ -95,8 +96,6 @@ class Image(Owner):
                 code="image-open",
                 hint=_open_hint(name, error.errno),
             ) from error
-        except ValueError as error:  # a NUL in the path
-            raise ImageError(f"Could not open: {error}", file=repr(name), code="image-open") from error
         try:
             elf = parse_elf_fd(fd, name)
             error_out = ffi.new("struct elf_error *")
@@ -109,6 +108,13 @@ class Image(Owner):
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "<bytes>") -> "Image":
         """The same from an ELF in memory; `name` stands in messages. Raises ImageError, HostError."""
+        if not isinstance(name, str):
+            raise ConfigError(f"Image.from_bytes: name {name!r} is not a string")
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise ConfigError(
+                f"Image.from_bytes: a value of type {type(data).__name__} is not bytes",
+                hint="for a file, Image.open(path)",
+            )
         elf = parse_elf_bytes(data, name)
         error_out = ffi.new("struct elf_error *")
         buffer = ffi.from_buffer(data)
@@ -195,6 +201,16 @@ class Image(Owner):
 
     def __repr__(self) -> str:
         return f"Image({self.name!r}, entry={self.entry:#x}, devices={[d.name for d in self.devices]})"
+
+
+def check_image(what: str, image: object) -> None:
+    """Raises ConfigError for what is no Image."""
+    if not isinstance(image, Image):
+        path = isinstance(image, str) or hasattr(type(image), "__fspath__")
+        raise ConfigError(
+            f"{what}: image {image!r} is not an Image",
+            hint=f"open it first: Image.open({str(image)!r})" if path else "",
+        )
 
 
 def _open_hint(name: str, errno: "int | None") -> str:

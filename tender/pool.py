@@ -14,17 +14,16 @@ from _thread import allocate_lock
 from tender.backend import check_backend
 from tender.config import VmConfig
 from tender.errors import ConfigError, TenderError, VmStateError
+from tender.image import check_image
 from tender.native import lib
 from tender.values import Owner
-from tender.vm import CAPTURE, Vm, seconds
+from tender.vm import CAPTURE, Vm, checked_config, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
-
     from tender.image import Image
     from tender.result import VmResult
+    from tender.vm import Console
 
 _SIZE_MAX = 4096
 
@@ -45,7 +44,7 @@ class VmPool(Owner):
         config: VmConfig | None = None,
         *,
         size: int = 1,
-        console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = CAPTURE,
+        console: "Console" = CAPTURE,
         backend: str = "auto",
     ) -> None:
         self._idle: list[Vm] = []
@@ -53,8 +52,9 @@ class VmPool(Owner):
         self._pid = posix.getpid()
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _SIZE_MAX:
             raise ConfigError(f"VmPool: size {size!r} is not a number from 1 to {_SIZE_MAX}")
+        check_image("VmPool", image)
         check_backend(backend)
-        self.image, self.config, self.size = image, config or VmConfig(), size
+        self.image, self.config, self.size = image, checked_config("VmPool", config), size
         self._console, self._backend = console, backend
         self._lock = allocate_lock()
         self._closed = False

@@ -6,7 +6,7 @@ classes stand on this instead. Subclasses list their fields in `__slots__` and s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import NoReturn, Self
 
 
 class Owner:
@@ -26,6 +26,14 @@ class Value:
     def _set(self, **fields: object) -> None:
         for name in self.__slots__:
             object.__setattr__(self, name, fields[name])
+
+    def _with(self, **fields: object) -> "Self":
+        """The same with other values of these fields, which the caller has checked."""
+        value = object.__new__(type(self))
+        value._set(
+            **{name: fields[name] if name in fields else getattr(self, name) for name in self.__slots__}
+        )
+        return value
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable: cannot set {name!r}")

@@ -10,9 +10,9 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import TIMEOUT_MAX, RLock, allocate_lock, start_new_thread
 
 from tender.backend import check_backend, create
-from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig
+from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig, descriptor, path_text
 from tender.errors import ConfigError, DeviceError, HostError, TenderError, VmStateError
-from tender.image import Device, Image
+from tender.image import Device, Image, check_image
 from tender.native import CData, ffi, lib
 from tender.values import Owner
 
@@ -20,16 +20,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+    from typing import Final, Literal
 
     from tender.backend import Door
     from tender.devices.block import BlockAttachment
     from tender.devices.tap import NetAttachment
     from tender.result import BootTimeline, Counters, VmResult
 
-CAPTURE = "capture"
+    Console = int | os.PathLike[str] | Callable[[bytes], object] | Literal["capture", "discard"]
+
+CAPTURE: "Final" = "capture"
 """console=CAPTURE: the console's bytes are in `VmResult.console` (the last MiB; what was lost is counted)."""
 
-DISCARD = "discard"
+DISCARD: "Final" = "discard"
 """console=DISCARD: the console goes nowhere."""
 
 _CAPTURE_MAX = 1 << 20
@@ -54,12 +57,13 @@ class Vm(Owner):
         image: Image,
         config: VmConfig | None = None,
         *,
-        console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = 1,
+        console: "Console" = 1,
         backend: str = "auto",
     ) -> None:
         self._closed = True  # until there is something to close
         self._start_ns: int = lib.tn_monotonic_ns()
-        self.config = config = config or VmConfig()
+        check_image("Vm", image)
+        self.config = config = checked_config("Vm", config)
         self.image_name = image.name
         self._lock = RLock()  # a signal handler may call stop() while this thread holds it
         self._state = "new"  # new, running, ended
@@ -125,17 +129,15 @@ class Vm(Owner):
 
     def _set_console(self, console: object) -> None:
         fd: int = lib.CONSOLE_PYTHON
-        if console is DISCARD:
+        if console == DISCARD:
             fd = lib.CONSOLE_DISCARD
-        elif console is CAPTURE:
+        elif console == CAPTURE:
             self._captured = bytearray()
             self._on_console = self._capture
         elif isinstance(console, int) and not isinstance(console, bool):
-            if console < 0:
-                raise ConfigError(f"console: {console} is not a descriptor")
-            fd = console
+            fd = descriptor("console", console)
         elif hasattr(type(console), "__fspath__"):
-            fd = self._console_fd = self._open_console(posix.fspath(console))  # type: ignore[call-overload]
+            fd = self._console_fd = self._open_console(path_text("console", console))
         elif callable(console):
             self._on_console = console
         else:
@@ -389,17 +391,19 @@ class Vm(Owner):
         """What was counted so far; at any time, also while it runs."""
         from tender import outcome
 
-        self._check_usable()
-        return outcome.counters(lib.tn_vm_shared(self._c), console_lost_bytes=self._captured_lost)
+        with self._lock:  # against close() on another thread
+            self._check_usable()
+            return outcome.counters(lib.tn_vm_shared(self._c), console_lost_bytes=self._captured_lost)
 
     @property
     def boot(self) -> "BootTimeline":
         """When each step was reached, so far."""
         from tender import outcome
 
-        self._check_usable()
-        shared = lib.tn_vm_shared(self._c)
-        return outcome.boot(shared, start=self._start_ns, vm_created=self._created_ns)
+        with self._lock:  # against close() on another thread
+            self._check_usable()
+            shared = lib.tn_vm_shared(self._c)
+            return outcome.boot(shared, start=self._start_ns, vm_created=self._created_ns)
 
     def memory(self, gpa: int, length: int) -> bytes:
         """A copy of guest memory, also after the guest has ended.
@@ -493,6 +497,15 @@ class Vm(Owner):
         return f"<Vm {self.image_name!r} {self.config.mem_bytes >> 20} MiB {state}>"
 
 
+def checked_config(what: str, config: object) -> VmConfig:
+    """`config`, or the default one for None. Raises ConfigError for anything else."""
+    if config is None:
+        return VmConfig()
+    if not isinstance(config, VmConfig):
+        raise ConfigError(f"{what}: config {config!r} is not a VmConfig")
+    return config
+
+
 def seconds(what: str, value: object) -> "float | None":
     """A time limit; None: there is none, as for what no clock reaches. Raises ConfigError for what is no time."""
     if value is None:
@@ -522,7 +535,7 @@ def run(
     image: "Image | str | os.PathLike[str]",
     config: VmConfig | None = None,
     *,
-    console: "int | os.PathLike[str] | Callable[[bytes], object] | str" = 1,
+    console: "Console" = 1,
     timeout: "float | None" = None,
     backend: str = "auto",
 ) -> "VmResult":

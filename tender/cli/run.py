@@ -18,6 +18,7 @@ from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from tender.config import BlockDevice, NetDevice, VmConfig
     from tender.image import Image
@@ -192,7 +193,7 @@ class _Path:
         return self._name
 
 
-def _console(choice: int | str | None, discard: str) -> "int | _Path | str":
+def _console(choice: int | str | None, discard: "Literal['discard']") -> "int | _Path | Literal['discard']":
     if choice is None:
         return discard
     return _Path(choice) if isinstance(choice, str) else choice

@@ -65,8 +65,11 @@ class Requests(Bare):
         """Its end, and its memory. `said` is called when it writes to the console."""
         self.halt(7)
         with Image.from_bytes(self.elf()) as image:
-            console = CAPTURE if said is None else lambda _: said()
-            with Vm(image, VmConfig(mem=2, block=block), console=console) as vm:
+            with Vm(
+                image,
+                VmConfig(mem=2, block=block),
+                console=CAPTURE if said is None else lambda _: said(),
+            ) as vm:
                 result = vm.run(timeout=60)
                 memory = vm.memory(DATA, HEAP - DATA)
         got = {name: Ran(result, memory).at(call)[-1] for call, name, _ in self.expected}

@@ -138,7 +138,7 @@ def test_a_layer_that_is_none_is_refused_and_the_layers_are_named(
 def test_the_library_refuses_before_the_guest(guest: Guest) -> None:
     with pytest.raises(ConfigError, match="'walls' is no isolation layer"):
         VmConfig(require=("walls",))
-    with pytest.raises(ConfigError, match="a sequence of names"):
+    with pytest.raises(ConfigError, match="not a sequence of words"):
         VmConfig(require="kvm")  # type: ignore[arg-type]
     with Image.open(guest("args")) as image, pytest.raises(HostError, match=r"are missing: kvm$") as caught:
         Vm(image, VmConfig(mem=8, require=("uid", "kvm")), backend="sandbox")
