@@ -1,0 +1,9 @@
+/* What lwIP uses of it. */
+#ifndef BENCH_LWIP_STDLIB_H
+#define BENCH_LWIP_STDLIB_H
+
+#include <stddef.h>
+
+int atoi(const char *text);
+
+#endif
