@@ -1,7 +1,8 @@
 /*
- * The guest of `tender bench tcp`: a stock guest, written against Solo5's public API (solo5.h) alone, with lwIP
- * as its TCP/IP. build_solo5_guests builds it with Solo5's compiler and bindings, so whichever monitor runs it
- * runs the same file. It reads frames until there is none, hands each to the stack, and yields, as MirageOS does.
+ * The guest of tcp_rounds.py: a stock guest, written against Solo5's public API (solo5.h) alone, with lwIP
+ * as its TCP/IP. build_solo5_guests builds it with Solo5's compiler and bindings, so whichever monitor runs
+ * it runs the same file. It reads frames until there is none, hands each to the stack, and yields, as
+ * MirageOS does.
  *
  *     10.9.0.2 port 80     HTTP: each request, up to its empty line, is answered with 1024 bytes; kept alive
  *              port 5001   takes all bytes and drops them

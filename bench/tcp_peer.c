@@ -1,5 +1,5 @@
 /*
- * The host's side of `tender bench tcp`: clients of tcp_guest.c, one process without threads.
+ * The host's side of tcp_rounds.py: clients of tcp_guest.c, one process without threads.
  *
  *     tcp_peer http CONNECTIONS SECONDS    requests a second, each connection with one at a time
  *     tcp_peer in   CONNECTIONS SECONDS    bytes a second to the guest

@@ -2,16 +2,20 @@
 
 #include "net_frame.h"
 
-/* So many kicks with less than this between them are of a guest that is busy with frames: an exit and a
- * system call take some microseconds each. A worker takes a whole processor, also while it only looks. */
-#define QUICK_NS    20000u
-#define QUICK_KICKS 16u
+/* So many kicks, each within the time that as many kicks cost, are of a guest that is busy with frames. A
+ * worker takes a whole processor, also while it only looks. */
+#define QUICK_KICKS  16u
+#define QUICK_MIN_NS 20000u /* where an exit and a system call take some microseconds each, or less */
+#define QUICK_MAX_NS 2000000u
 
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
 {
     vm->ring.shared = shared;
     vm->ring.mode = mode;
     vm->ring.ent_head = vm->ring.com_tail = 0;
+    vm->ring.kicked_ns = 0;
+    vm->ring.kick_cost_ns = UINT64_MAX;
+    vm->ring.quick_kicks = 0;
     atomic_store(&vm->ring.broken, false);
     pthread_mutex_init(&vm->ring.serving, NULL); /* it needs no end: what it guards does */
     ring_want_kicks(vm, true);
@@ -100,11 +104,21 @@ int32_t ring_serve(struct vm *vm)
     return (int32_t)posted;
 }
 
-static bool kicks_come_fast(struct net_ring *ring)
+static uint64_t quick_ns(const struct net_ring *ring)
 {
-    uint64_t now_ns = monotonic_ns();
-    ring->quick_kicks = now_ns - ring->kicked_ns < QUICK_NS ? ring->quick_kicks + 1 : 0;
+    if (ring->kick_cost_ns >= QUICK_MAX_NS / QUICK_KICKS)
+        return QUICK_MAX_NS;
+    const uint64_t ns = QUICK_KICKS * ring->kick_cost_ns;
+    return ns > QUICK_MIN_NS ? ns : QUICK_MIN_NS;
+}
+
+bool ring_kicks_come_fast(struct net_ring *ring, uint64_t now_ns)
+{
+    const uint64_t since_ns = now_ns - ring->kicked_ns;
     ring->kicked_ns = now_ns;
+    if (since_ns < ring->kick_cost_ns)
+        ring->kick_cost_ns = since_ns;
+    ring->quick_kicks = since_ns < quick_ns(ring) ? ring->quick_kicks + 1 : 0;
     if (ring->quick_kicks < QUICK_KICKS)
         return false;
     ring->quick_kicks = 0;
@@ -121,7 +135,8 @@ enum verdict ring_kicked(struct vm *vm)
     pthread_mutex_unlock(&ring->serving);
     if (served < 0)
         return leave_stopped(vm);
-    if (ring->mode == RING_WORKER || (ring->mode == RING_ADAPTIVE && kicks_come_fast(ring)))
+    if (ring->mode == RING_WORKER ||
+        (ring->mode == RING_ADAPTIVE && ring_kicks_come_fast(ring, monotonic_ns())))
         if (!ring_worker_wake(vm))
             ring->mode = RING_INLINE;
     return CONTINUE;

@@ -43,6 +43,14 @@ void ring_want_kicks(struct vm *vm, bool wanted);
  * LEAVE. */
 enum verdict ring_kicked(struct vm *vm);
 
+/*
+ * The guest has kicked at `now_ns`: whether kicks come so fast that a worker is worth its processor. What is
+ * fast depends on what a kick costs, from a microsecond on bare metal to a hundred in a virtual machine. A
+ * kick costs no more than the shortest time from one to the next, which a guest that empties its queue shows
+ * soon. The vCPU's thread.
+ */
+bool ring_kicks_come_fast(struct net_ring *ring, uint64_t now_ns);
+
 /* The guest runs no more, and there is an event: ends the worker and serves what is left. If the event is a
  * halt, and an entry posted before it ends the run, that becomes the event. */
 void ring_end(struct vm *vm);

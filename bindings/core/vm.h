@@ -72,6 +72,7 @@ struct net_ring {
 
     pthread_mutex_t serving; /* held by the thread that serves, the vCPU's or the worker */
     uint64_t kicked_ns;      /* the last kick */
+    uint64_t kick_cost_ns;   /* at most: the shortest time between two */
     uint32_t quick_kicks;    /* how many came fast, one after the other */
 
     /* the worker (ring_worker.c), if there is one */

@@ -355,9 +355,49 @@ static void test_a_worker_serves_sleeps_and_is_woken(void)
     ring_worker_stop(&vm); /* once more does nothing */
 }
 
+/* Whether any of `count` kicks, `apart_ns` from each other, is one too many. The clock is ours. */
+static bool wakes(uint64_t *now_ns, uint32_t count, uint64_t apart_ns)
+{
+    bool woken = false;
+    for (uint32_t i = 0; i < count; i++) {
+        *now_ns += apart_ns;
+        woken = ring_kicks_come_fast(&vm.ring, *now_ns) || woken;
+    }
+    return woken;
+}
+
+static void test_what_is_fast_follows_what_a_kick_costs(void)
+{
+    static const struct {
+        uint64_t cost_ns, fast_ns, slow_ns;
+    } machines[] = {
+        {500, 19999, 20000},        /* never less than 20 us */
+        {1250, 19999, 20000},       /* 16 of them */
+        {2000, 31999, 32000},       /* bare metal */
+        {20000, 319999, 320000},    /* nested virtualization */
+        {120000, 1919999, 1920000}, /* emulated */
+        {125000, 1999999, 2000000}, /* never more than 2 ms */
+        {1000000, 1999999, 2000000},
+    };
+    for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
+        uint64_t now_ns = 1000000000;
+        ring_offer(&vm, ring, RING_ADAPTIVE);
+        HOLDS(!wakes(&now_ns, 1, 0)); /* the first has none before it */
+        HOLDS(!wakes(&now_ns, 1, machines[i].cost_ns));
+        HOLDS(!wakes(&now_ns, 100, machines[i].slow_ns));
+        HOLDS(!wakes(&now_ns, 15, machines[i].fast_ns));
+        HOLDS(!wakes(&now_ns, 1, machines[i].slow_ns)); /* and it counts from the start */
+        HOLDS(!wakes(&now_ns, 15, machines[i].fast_ns) && wakes(&now_ns, 1, machines[i].fast_ns));
+        HOLDS(!wakes(&now_ns, 15, machines[i].fast_ns) && wakes(&now_ns, 1, machines[i].fast_ns));
+    }
+    ring_offer(&vm, ring, RING_ADAPTIVE); /* for another guest: nothing is known */
+    HOLDS(vm.ring.kick_cost_ns == UINT64_MAX && vm.ring.quick_kicks == 0);
+}
+
 static void test_a_kick_is_served_at_once_and_a_worker_woken_only_when_they_come_fast(void)
 {
     vm.ring.mode = RING_ADAPTIVE;
+    vm.ring.kick_cost_ns = 1; /* so that 25 us are slow */
     for (uint32_t i = 0; i < 200; i++) {
         uint64_t next_ns = monotonic_ns() + 25000;
         post(HVT_RING_READ, 0, 0, 0, i);
@@ -468,6 +508,7 @@ int main(void)
         test_entries_that_change,
         test_kicks_as_exits,
         test_a_worker_serves_sleeps_and_is_woken,
+        test_what_is_fast_follows_what_a_kick_costs,
         test_a_kick_is_served_at_once_and_a_worker_woken_only_when_they_come_fast,
         test_a_worker_that_meets_a_bad_address_stops_the_run,
         test_the_end_serves_what_is_left,
