@@ -192,6 +192,11 @@ void tn_net_leave_header(int fd)
     net_leave_header(fd);
 }
 
+int tn_device_check_inherited(int fd, int is_net, struct device_error *error)
+{
+    return device_check_inherited(fd, is_net != 0, error);
+}
+
 int tn_net_duplicate(int fd, struct device_error *error)
 {
     return net_duplicate(fd, error);

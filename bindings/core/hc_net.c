@@ -4,10 +4,12 @@
  *
  * A frame that cannot be sent now (queue full, interface down, too short for the kernel) is dropped and
  * counted, as a wire would; the guest goes on. A device whose other end is gone reads as empty for ever and
- * leaves the poll set, so that a guest does not spin on it.
+ * leaves the poll set, so that a guest does not spin on it. A read of 0 bytes alone is no such end: it may be
+ * an empty datagram, which is dropped and counted.
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -158,6 +160,37 @@ static __attribute__((noinline)) ssize_t read_headed(const struct vm_device *dev
     return -1;
 }
 
+static bool has_hung_up(const struct vm *vm, const struct vm_device *device)
+{
+    static const struct timespec at_once = {0, 0};
+    struct pollfd end = {device->fd, POLLRDHUP, 0};
+    return ppoll(&end, 1, &at_once, &vm->poll_mask) == 1 && end.revents & (POLLRDHUP | POLLHUP);
+}
+
+/*
+ * The frame behind a datagram that was empty, as read() answers; 0 if the peer has hung up and nothing is
+ * left. Behind a hang-up nothing new arrives, so the reads below take what was queued. -EAGAIN's answer
+ * behind too many empty ones: the guest asks again.
+ */
+static __attribute__((noinline)) ssize_t read_behind_empty(const struct vm *vm,
+                                                           const struct vm_device *device, void *data,
+                                                           uint64_t room, struct vm_counters *counters)
+{
+    ssize_t got = 0;
+    bool ended = false;
+    for (unsigned drops = 0; got == 0 && drops < DROPS_MAX; drops++) {
+        ended = ended || has_hung_up(vm, device);
+        counters->net_rx_drops += !ended;
+        got = read(device->fd, data, room);
+    }
+    if (got == 0 && !ended) {
+        counters->net_rx_drops++;
+        errno = EAGAIN;
+        return -1;
+    }
+    return got;
+}
+
 int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
                     struct net_header *header)
 {
@@ -172,6 +205,8 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
     const uint64_t room = *len < FRAME_MAX ? *len : FRAME_MAX;
     ssize_t got =
         device->has_header ? read_headed(device, data, room, header, counters) : read(device->fd, data, room);
+    if (got == 0 && device->is_socket)
+        got = read_behind_empty(vm, device, data, room, counters);
     if (got > 0) {
         counters->net_rx_packets++;
         counters->net_rx_bytes += (uint64_t)got;

@@ -1,6 +1,7 @@
 /* Devices of a VM by handle, and the words for one that cannot be had. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
@@ -17,6 +18,15 @@ int device_failed(struct device_error *error, enum device_problem problem, int o
     (void)vsnprintf(error->text, sizeof error->text, format, arguments);
     va_end(arguments);
     return -1;
+}
+
+int device_check_inherited(int fd, bool is_net, struct device_error *error)
+{
+    const int flags = fcntl(fd, F_GETFD);
+    if (flags >= 0 && !(flags & FD_CLOEXEC))
+        return 0;
+    return device_failed(error, DEVICE_NOT_INHERITED, EBADF, "%s: @%d: Bad file descriptor",
+                         is_net ? "Could not attach interface" : "Could not open block device", fd);
 }
 
 static int attach(struct vm *vm, uint32_t handle, struct vm_device device)

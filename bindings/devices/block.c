@@ -7,14 +7,17 @@
  * - not the process's (F_SETLK): two VMs of one process must meet it, and the close of another descriptor
  *   of the file must not drop it;
  * - not flock(2): udev takes that one on block devices to look at them, and it means other things there.
- * It is gone with the last copy of the descriptor, so with the process however it ends; a descriptor that was
- * inherited keeps it as long as whoever gave it has it open. It is advice, as all locks on Linux are:
+ * It is gone with the last copy of the descriptor, so with the process however it ends. The file behind a
+ * descriptor that was handed over is opened once more: the lock of a shared description would stop nobody
+ * who shares it, and a reader's would replace a writer's. Where that cannot be done (no /proc, no permission)
+ * a duplicate is used, unless its description has a lock already. It is advice, as all locks on Linux are:
  * solo5-hvt takes none and sees none. Where the host has no such locks (a file system or a system-call filter
  * that refuses them) there is none, and the disk is used all the same.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -32,8 +35,6 @@ static int lock_as(int fd, short type)
 static int lock_disk(int fd, bool read_only)
 {
     int error = lock_as(fd, read_only ? F_RDLCK : F_WRLCK);
-    if (error == -EBADF && !read_only) /* a descriptor that cannot write: the guest's writes will fail */
-        error = lock_as(fd, F_RDLCK);
     return error == -EAGAIN || error == -EACCES ? -EAGAIN : 0;
 }
 
@@ -41,6 +42,14 @@ static int cannot_open(struct device_error *error, const char *shown, int os_err
 {
     return device_failed(error, DEVICE_BLOCK_OPEN, os_error, "Could not open block device: %.*s: %s",
                          DEVICE_NAME_SHOWN_MAX, shown, strerror(os_error));
+}
+
+static int locked_already(const char *shown, bool read_only, struct device_error *error)
+{
+    return device_failed(error, DEVICE_BLOCK_LOCKED, EAGAIN,
+                         "Could not open block device: %.*s: in use already: %s has locked it",
+                         DEVICE_NAME_SHOWN_MAX, shown,
+                         read_only ? "a VM or program that may write to it" : "another VM or program");
 }
 
 /* `fd`, or -1 and it is closed. */
@@ -57,10 +66,7 @@ static int accepted(int fd, const char *shown, bool read_only, uint64_t *capacit
     else if ((end = lseek(fd, 0, SEEK_END)) < 0)
         (void)cannot_open(error, shown, errno);
     else if (lock_disk(fd, read_only) < 0) {
-        (void)device_failed(error, DEVICE_BLOCK_LOCKED, EAGAIN,
-                            "Could not open block device: %.*s: in use already: %s has locked it",
-                            DEVICE_NAME_SHOWN_MAX, shown,
-                            read_only ? "a VM or program that may write to it" : "another VM or program");
+        (void)locked_already(shown, read_only, error);
         end = -1;
     }
     if (end < 0) {
@@ -80,9 +86,77 @@ int block_open(const char *path, bool read_only, uint64_t *capacity, struct devi
     return accepted(fd, path, read_only, capacity, error);
 }
 
+/* Whether a guest can use a descriptor that was opened so, 0 or -1. */
+static int flags_fit(int fd, int flags, const char *shown, bool read_only, struct device_error *error)
+{
+    const int mode = flags & O_ACCMODE, seals = fcntl(fd, F_GET_SEALS);
+    enum device_problem problem;
+    const char *why;
+    if (flags & O_PATH)
+        problem = DEVICE_PATH_ONLY, why = "the descriptor names a file that is not open (O_PATH)";
+    else if (mode == O_WRONLY)
+        problem = DEVICE_BLOCK_WRITE_ONLY, why = "the descriptor is open for writing alone (O_WRONLY)";
+    else if (flags & O_APPEND)
+        problem = DEVICE_BLOCK_APPENDS,
+        why = "the descriptor is open for appending (O_APPEND): each write goes to the end of the file";
+    else if (flags & O_DIRECT)
+        problem = DEVICE_BLOCK_DIRECT,
+        why = "the descriptor is open for direct transfers (O_DIRECT), which a guest's buffers do not fit";
+    else if (mode == O_RDONLY && !read_only)
+        problem = DEVICE_BLOCK_READ_ONLY, why = "the descriptor is open for reading alone (O_RDONLY)";
+    else if (!read_only && seals > 0 && seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
+        problem = DEVICE_BLOCK_SEALED, why = "the file is sealed against writes (F_SEAL_WRITE)";
+    else
+        return 0;
+    return device_failed(error, problem, EINVAL, "Could not open block device: %.*s: %s",
+                         DEVICE_NAME_SHOWN_MAX, shown, why);
+}
+
+/* The file behind `fd`, opened once more; -1 where that cannot be done. */
+static int open_again(int fd, int flags, const struct stat *about)
+{
+    char path[32];
+    struct stat opened;
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int again = open(path, flags | O_CLOEXEC | O_NONBLOCK);
+    if (again >= 0 && fstat(again, &opened) == 0 && opened.st_dev == about->st_dev &&
+        opened.st_ino == about->st_ino)
+        return again;
+    if (again >= 0)
+        close(again);
+    return -1;
+}
+
+/* Whether the description behind `fd` has a lock: F_OFD_GETLK tells of others' alone. */
+static bool has_lock(int fd)
+{
+    char path[32], text[2048];
+    (void)snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    int info = open(path, O_RDONLY | O_CLOEXEC);
+    if (info < 0)
+        return false;
+    ssize_t got = read(info, text, sizeof text - 1);
+    close(info);
+    text[got > 0 ? got : 0] = '\0';
+    return strstr(text, "OFDLCK") != NULL;
+}
+
 int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacity, struct device_error *error)
 {
-    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    struct stat about;
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fstat(fd, &about) < 0)
+        return cannot_open(error, shown, errno);
+    int copy = -1;
+    if (S_ISREG(about.st_mode) || S_ISBLK(about.st_mode)) { /* what else it is, accepted() says */
+        if (flags_fit(fd, flags, shown, read_only, error) < 0)
+            return -1;
+        copy = open_again(fd, (flags & O_SYNC) | (read_only ? O_RDONLY : O_RDWR), &about);
+        if (copy < 0 && has_lock(fd))
+            return locked_already(shown, read_only, error);
+    }
+    if (copy < 0)
+        copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (copy < 0)
         return cannot_open(error, shown, errno);
     return accepted(copy, shown, read_only, capacity, error);

@@ -31,7 +31,14 @@ struct net_header_use net_use_header(int fd, bool offload);
 /* Before such a descriptor is closed: the interface stays, and its next owner may know no header. */
 void net_leave_header(int fd);
 
-/* A duplicate of `fd`, which is switched to not blocking. */
+/*
+ * For the command, whose words may name only what it was given: -1 if `fd` is one of its own, or not open.
+ * All of its own are closed on exec, and no such descriptor comes through an exec.
+ */
+int device_check_inherited(int fd, bool is_net, struct device_error *error);
+
+/* A duplicate of `fd`, which is switched to not blocking. Refused is what does not carry one frame a call: a
+ * stream, a file, a socket without a peer. */
 int net_duplicate(int fd, struct device_error *error);
 
 /* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
@@ -42,7 +49,8 @@ int net_choose_mac(uint8_t mac[6]);
  */
 int block_open(const char *path, bool read_only, uint64_t *capacity, struct device_error *error);
 
-/* The same of a duplicate of `fd`; `shown` stands for it in messages. */
+/* The same of the file behind `fd`, which block.c opens once more; `shown` stands for it in messages. Refused
+ * is a descriptor that was opened in a way that the guest's reads or writes would fail by. */
 int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacity,
                     struct device_error *error);
 

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -120,8 +121,55 @@ void net_leave_header(int fd)
     (void)ioctl(fd, TUNSETOFFLOAD, 0);
 }
 
+static int does_not_fit(struct device_error *error, int fd, enum device_problem problem, const char *why)
+{
+    return device_failed(error, problem, problem == DEVICE_DESCRIPTOR ? errno : EINVAL,
+                         "Could not attach interface: @%d: %s", fd, why);
+}
+
+static int judge_socket(int fd, struct device_error *error)
+{
+    int type = 0;
+    socklen_t type_len = sizeof type, peer_len;
+    struct sockaddr_storage peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0)
+        return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(errno));
+    if (type == SOCK_STREAM)
+        return does_not_fit(error, fd, DEVICE_NET_STREAM,
+                            "a stream socket, which does not keep one frame apart from the next");
+    peer_len = sizeof peer;
+    if (getpeername(fd, (struct sockaddr *)&peer, &peer_len) < 0 && errno == ENOTCONN)
+        return does_not_fit(error, fd, DEVICE_NET_UNCONNECTED, "the socket is not connected");
+    return 0;
+}
+
+/* Whether one read() or write() carries one Ethernet frame, 0 or -1. */
+static int judge(int fd, struct device_error *error)
+{
+    struct stat about;
+    struct ifreq request = {0};
+    const int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fstat(fd, &about) < 0)
+        return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(errno));
+    if (flags & O_PATH)
+        return does_not_fit(error, fd, DEVICE_PATH_ONLY,
+                            "the descriptor names a file that is not open (O_PATH)");
+    if (S_ISSOCK(about.st_mode))
+        return judge_socket(fd, error);
+    if (!S_ISCHR(about.st_mode) || ioctl(fd, TUNGETIFF, &request) < 0)
+        return does_not_fit(error, fd, DEVICE_NET_KIND, "neither a TAP interface nor a socket");
+    if (!(request.ifr_flags & IFF_TAP) || !(request.ifr_flags & IFF_NO_PI))
+        return does_not_fit(error, fd, DEVICE_NET_KIND,
+                            "not a TAP interface without packet information (IFF_TAP | IFF_NO_PI)");
+    if ((flags & O_ACCMODE) != O_RDWR)
+        return does_not_fit(error, fd, DEVICE_NET_KIND, "not open for reading and writing (O_RDWR)");
+    return 0;
+}
+
 int net_duplicate(int fd, struct device_error *error)
 {
+    if (judge(fd, error) < 0)
+        return -1;
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     int on = 1;
     if (copy >= 0 && ioctl(copy, FIONBIO, &on) == 0)
@@ -129,8 +177,7 @@ int net_duplicate(int fd, struct device_error *error)
     int os_error = errno;
     if (copy >= 0)
         close(copy);
-    return device_failed(error, DEVICE_DESCRIPTOR, os_error, "Could not attach interface: @%d: %s", fd,
-                         strerror(os_error));
+    return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(os_error));
 }
 
 int net_choose_mac(uint8_t mac[6])

@@ -63,6 +63,7 @@ int tn_vm_set_console(struct vm *vm, int fd);
 /* Opening devices (devices/device.h): a descriptor that is Python's to close, or 0; -1 with *error filled. */
 int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error);
 void tn_net_leave_header(int fd);
+int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error);
 int tn_net_choose_mac(uint8_t *mac); /* -errno */
 int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error);

@@ -58,12 +58,20 @@ static void refuse_the_rest(const struct elf_image *image, const struct choice *
         leave_to_python("%sAll declared devices must be attached. See --help for syntax.", text);
 }
 
+static void check_inherited(const struct setting *device)
+{
+    struct device_error error;
+    if (!device->value && device_check_inherited(device->fd, device->kind == SETTING_NET, &error) < 0)
+        leave_to_python("%s", error.text);
+}
+
 static void attach_net(const struct choice *choice, const struct elf_image *image, struct vm *vm,
                        uint32_t handle, struct mft_entry *entry)
 {
     const bool offload = image->extensions & TENDER_FEATURE_NET_OFFLOAD;
     struct device_error error;
     uint32_t mtu = 1500;
+    check_inherited(choice->device);
     int fd = choice->device->value ? net_open_tap(choice->device->value, offload, &mtu, &error)
                                    : net_duplicate(choice->device->fd, &error);
     if (fd < 0)
@@ -83,6 +91,7 @@ static void attach_block(const struct choice *choice, struct vm *vm, uint32_t ha
     uint64_t capacity = 0;
     char shown[16];
     (void)snprintf(shown, sizeof shown, "@%d", device->fd);
+    check_inherited(device);
     int fd = device->value ? block_open(device->value, device->read_only, &capacity, &error)
                            : block_duplicate(device->fd, shown, device->read_only, &capacity, &error);
     uint32_t sector_size = choice->sector_size ? choice->sector_size : 512;

@@ -117,6 +117,11 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
         from tender.cli.attach import resolve
 
         net, block = resolve(options.settings, image.devices, options.image)
+        for device in (*net.values(), *block.values()):
+            if hasattr(device, "fd"):
+                from tender.devices.inherited import check_inherited
+
+                check_inherited(device.fd, is_net=device in net.values())
     if options.mem_adjusted and options.verbosity >= 0:
         say.error(f"adjusting memory to {options.mem_bytes} bytes")
     return VmConfig(

@@ -201,6 +201,7 @@ class _Devices:
         _check_declared(image, word, name, "block")
         if value.startswith("@") and _all_in(value[1:], _DIGITS) and int(value[1:]) <= _INT_MAX:
             device: BlockDevice = BlockFd(int(value[1:]))
+            _check_inherited(int(value[1:]), is_net=False)
         else:
             device = BlockFile(value)
         self._replace(
@@ -234,7 +235,7 @@ class _Devices:
 
                 sector_size = self._sector_sizes.get(device.name, 512)
                 block.check_capacity(device.name, disk.capacity, sector_size)
-                disks[device.name] = BlockFd(disk.fd, sector_size=sector_size)
+                disks[device.name] = block.LockedFd(disk.fd, sector_size=sector_size)
         nets: dict[str, NetDevice] = {
             name: NetFd(net.fd, mac=self._macs.get(name, net.mac.hex(":")), mtu=net.mtu)
             for name, net in self._nets.items()
@@ -259,6 +260,12 @@ def _check_declared(image: "Image", word: str, name: str, kind: str) -> None:
         raise _invalid(word, f"Resource not declared in manifest: '{name}'")
 
 
+def _check_inherited(fd: int, *, is_net: bool) -> None:
+    from tender.devices.inherited import check_inherited
+
+    check_inherited(fd, is_net=is_net)
+
+
 def _descriptor(iface: str) -> NetFd:
     """The descriptor of `@FD`. Raises DeviceError for what is no number of one."""
     number = iface[1:].removeprefix("+")
@@ -267,6 +274,7 @@ def _descriptor(iface: str) -> NetFd:
     elif number.startswith("-") or int(number) > _INT_MAX:
         errno = _ERANGE
     else:
+        _check_inherited(int(number), is_net=True)
         return NetFd(int(number))
     raise DeviceError(f"Could not attach interface: {iface}: {posix.strerror(errno)}", errno=errno)
 

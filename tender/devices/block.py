@@ -23,6 +23,20 @@ _LOCKED_HINT = (
 )
 
 
+_FD_HINTS = {
+    lib.DEVICE_BLOCK_APPENDS: "open it without O_APPEND",
+    lib.DEVICE_BLOCK_WRITE_ONLY: "open it with O_RDWR; or with O_RDONLY, and give it read-only: {path}:ro",
+    lib.DEVICE_BLOCK_READ_ONLY: "give it read-only: {path}:ro; or open it with O_RDWR",
+    lib.DEVICE_BLOCK_DIRECT: "open it without O_DIRECT",
+    lib.DEVICE_BLOCK_SEALED: "give it read-only: {path}:ro; or an unsealed copy",
+    lib.DEVICE_PATH_ONLY: "open it with O_RDWR, without O_PATH",
+}
+
+
+class LockedFd(BlockFd):
+    """The descriptor of a BlockAttachment, whose checks and lock hold for its duplicates."""
+
+
 class BlockAttachment(Owner):
     """An open disk, with what the guest will see of it. close() it when done."""
 
@@ -61,6 +75,9 @@ def attach(name: str, device: BlockFile | BlockFd) -> BlockAttachment:
 def open_disk(device: BlockFile | BlockFd, *, shown: str = "") -> BlockAttachment:
     """The same, of whatever size; `shown` is the name of a descriptor in messages."""
     error, capacity = ffi.new("struct device_error *"), ffi.new("uint64_t *")
+    if isinstance(device, LockedFd):
+        fd = posix.dup(device.fd)
+        return BlockAttachment(fd, posix.lseek(fd, 0, 2), device.sector_size, device.read_only)
     if isinstance(device, BlockFile):
         shown = device.path
         if "\0" in shown:
@@ -91,6 +108,8 @@ def _refused(error: CData, shown: str, *, hint: str = "") -> DeviceError:
         hint = _OPEN_HINTS.get(error.os_error, "").format(path=shown)
     elif error.problem == lib.DEVICE_BLOCK_LOCKED:
         hint = _LOCKED_HINT.format(path=shown)
+    elif error.problem in _FD_HINTS:
+        hint = _FD_HINTS[error.problem].format(path=shown)
     return DeviceError(
         ffi.string(error.text).decode("utf-8", "surrogateescape"),
         errno=error.os_error,

@@ -20,6 +20,12 @@ _CODES = {
     lib.DEVICE_TAP_KIND: "tap-kind",
     lib.DEVICE_TUN: "tun-unavailable",
 }
+_FD_HINTS = {
+    lib.DEVICE_NET_STREAM: "use a socket of type SOCK_DGRAM or SOCK_SEQPACKET",
+    lib.DEVICE_NET_UNCONNECTED: "connect() it to the peer that the frames are for",
+    lib.DEVICE_NET_KIND: "give a TAP interface, or a connected SOCK_DGRAM or SOCK_SEQPACKET socket",
+    lib.DEVICE_PATH_ONLY: "open it without O_PATH",
+}
 _TUN_HINTS = {
     _ENOENT: "load the driver: modprobe tun; in a container: --device /dev/net/tun",
     _ENODEV: "load the driver: modprobe tun",
@@ -97,6 +103,8 @@ def _hint(problem: int, errno: int, name: str) -> str:
         return "interface names have at most 15 characters"
     if problem == lib.DEVICE_TAP_PATTERN:
         return "the name must be that of one interface, not a pattern"
+    if problem in _FD_HINTS:
+        return _FD_HINTS[problem]
     if problem == lib.DEVICE_DESCRIPTOR:
         return "the descriptor must be open in this process"
     return _TUN_HINTS.get(errno, "") if problem == lib.DEVICE_TUN else ""

@@ -104,12 +104,16 @@ def test_an_inherited_descriptor_locks_as_a_path_does(guest: Guest, disk: Path) 
     with open(disk, "r+b") as file, made(guest, BlockFd(file.fileno())):
         with pytest.raises(DeviceError, match="in use already"):
             made(guest, BlockFile(str(disk)))
-        made(guest, BlockFd(file.fileno())).close()  # one open file: whoever shares it out answers for it
+        for read_only in (False, True):  # by the same descriptor: neither beside the writer nor in its place
+            with pytest.raises(DeviceError, match="in use already"):
+                made(guest, BlockFd(file.fileno(), read_only=read_only))
+        with pytest.raises(DeviceError, match="in use already"):
+            made(guest, BlockFile(str(disk), read_only=True))
     made(guest, BlockFile(str(disk))).close()
 
 
 def test_a_descriptor_that_cannot_write_does_not_keep_readers_away(guest: Guest, disk: Path) -> None:
-    with open(disk, "rb") as file, made(guest, BlockFd(file.fileno())):
+    with open(disk, "rb") as file, made(guest, BlockFd(file.fileno(), read_only=True)):
         made(guest, BlockFile(str(disk), read_only=True)).close()
         with pytest.raises(DeviceError, match="in use already"):
             made(guest, BlockFile(str(disk)))

@@ -518,6 +518,37 @@ static void test_it_is_there_only_for_whom_it_was_granted(void)
     HOLDS(vm.shared->event.number == NUMBER);
 }
 
+/* An empty datagram is dropped and counted, by each call that reads; the end is a hang-up with nothing left.
+ */
+static void test_empty_datagrams(int type)
+{
+    int ends[2];
+    set_up();
+    if (socketpair(AF_UNIX, type | SOCK_NONBLOCK, 0, ends) < 0 || dup2(ends[0], vm.devices[NET].fd) < 0 ||
+        dup2(ends[1], wire) < 0)
+        abort();
+    close(ends[0]);
+    close(ends[1]);
+    HOLDS(send(wire, "", 0, 0) == 0 && send(wire, "", 0, 0) == 0 && send(wire, "behind", 6, 0) == 6);
+    put_frame(0, BUFFER, ROOM);
+    put_frame(1, BUFFER + ROOM, ROOM);
+    HOLDS(submit(0, 2, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 6, HVT_R_OK));
+    HOLDS(vm.shared->counters.net_rx_drops == 2 && !vm.devices[NET].gone);
+    HOLDS(send(wire, "", 0, 0) == 0);
+    uint64_t len = ROOM;
+    HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
+    HOLDS(vm.shared->counters.net_rx_drops == 3 && !vm.devices[NET].gone);
+    HOLDS(send(wire, "", 0, 0) == 0 && send(wire, "last", 4, 0) == 4);
+    close(wire);
+    wire = -1;
+    len = ROOM;
+    HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_OK && len == 4);
+    len = ROOM;
+    HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
+    HOLDS(type != SOCK_SEQPACKET || vm.devices[NET].gone);
+    tear_down();
+}
+
 int main(void)
 {
     signal(SIGUSR1, on_signal);
@@ -540,5 +571,7 @@ int main(void)
         tests[i]();
         tear_down();
     }
+    test_empty_datagrams(SOCK_DGRAM);
+    test_empty_datagrams(SOCK_SEQPACKET);
     return claims_end();
 }
