@@ -333,7 +333,11 @@ class Vm(Owner):
         lib.tn_vm_signals_elsewhere(self._c)
         self._ended.acquire()
 
+        claimed = allocate_lock()  # by the thread, or by an exception that came before the thread began
+
         def body() -> None:
+            if not claimed.acquire(False):
+                return
             try:
                 self._result = self._run(timeout)
             except BaseException as error:
@@ -345,8 +349,9 @@ class Vm(Owner):
         try:
             start_new_thread(body, ())
         except BaseException:
-            self._state = "ended"
-            self._ended.release()
+            if claimed.acquire(False):
+                self._state = "ended"
+                self._ended.release()
             raise
 
     def wait(self, timeout: "float | None" = None) -> "VmResult | None":
@@ -359,9 +364,10 @@ class Vm(Owner):
             raise VmStateError("the Vm was not started")
         if posix.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
-        if not self._ended.acquire(timeout=-1 if timeout is None else timeout):
-            return None
-        self._ended.release()
+        if self._state != "ended":  # a wait() that was interrupted may have left the lock held
+            if not self._ended.acquire(timeout=-1 if timeout is None else timeout):
+                return None
+            self._ended.release()
         if self._failure is not None:
             raise self._failure
         return self._result

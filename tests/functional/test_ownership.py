@@ -1,13 +1,19 @@
 """Who owns a VM's resources: a forked child has copies of descriptors alone, a copied object does not exist, and a
 time limit is checked before a guest starts."""
 
+import _thread
 import copy
+import linecache
 import os
 import pickle
 import sys
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from types import FrameType
+from typing import Any
 
 import pytest
 from support import Guest
@@ -128,3 +134,63 @@ def test_what_is_no_time_is_refused_before_the_guest_starts(guest: Guest, limit:
             assert vm.run(timeout=60).ok
         with pytest.raises(ConfigError, match="is not a"):
             tender.run(image, SMALL, console=DISCARD, timeout=limit)
+
+
+def test_an_interrupt_behind_the_start_of_the_thread_leaves_it_its_vm(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close() waits for the thread: it does not free the machine under it."""
+    start = _thread.start_new_thread
+
+    def interrupted(*args: Any) -> int:
+        start(*args)
+        while not started.wait(60):
+            pytest.fail("the guest said nothing")
+        raise KeyboardInterrupt
+
+    started = threading.Event()
+    with Image.open(guest("flood")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        watch = threading.Thread(target=until_it_runs, args=(vm, started))
+        watch.start()
+        monkeypatch.setattr("tender.vm.start_new_thread", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            vm.start()
+        monkeypatch.undo()
+        watch.join()
+        assert vm.wait(0) is None
+        vm.stop()
+        result = vm.wait(60)
+        assert result is not None and result.reason == tender.ExitReason.STOPPED
+
+
+def until_it_runs(vm: Vm, started: threading.Event) -> None:
+    while not vm.counters.exits:
+        time.sleep(0)
+    started.set()
+
+
+def test_an_interrupt_inside_wait_does_not_hang_the_next_one(guest: Guest) -> None:
+    """The interrupt comes on the line behind the one that takes the lock."""
+    taking = False
+
+    def interrupt(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal taking
+        if frame.f_code is not Vm.wait.__code__ or event not in ("call", "line"):
+            return None
+        if taking:
+            raise KeyboardInterrupt
+        if "_ended.acquire(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+            taking = True
+            vm.stop()
+        return interrupt
+
+    with Image.open(guest("flood")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        vm.start()
+        sys.settrace(interrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                vm.wait(60)
+        finally:
+            sys.settrace(None)
+        result = vm.wait(10)
+        assert result is not None and result.reason == tender.ExitReason.STOPPED
