@@ -290,9 +290,9 @@ const char *tn_setup_step_name(uint32_t step)
     return setup_step_name(step);
 }
 
-const char *tn_setup_step_hint(uint32_t step)
+const char *tn_setup_step_hint(uint32_t step, int os_error)
 {
-    return setup_step_hint(step);
+    return setup_step_hint(step, os_error);
 }
 
 const char *tn_isolation_name(uint32_t index)

@@ -130,31 +130,64 @@ static void explain_handler_fault(const struct vm_event *event, struct run_end *
         ends(end, "sandbox-fault", "sandbox: a false report %s", rest);
 }
 
+static const char *const setup_steps[] = {
+    [1] = "mapping guest memory",
+    [2] = "signals",
+    [3] = "limits",
+    [4] = "dropping rights",
+    [5] = "the seccomp filter",
+    [6] = "a system-call filter around tender ended the process before the guest's first instruction",
+};
+
+enum { ANY_STEP = -1, ANY_ERROR = -1 };
+
+/* What usually causes this error at this step. The first row that fits counts; an error that may have many
+ * causes has no row. */
 static const struct {
-    const char *name;
+    int step, os_error;
     const char *hint;
-} setup_steps[] = {
-    [1] = {"mapping guest memory",
-           "guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536"},
-    [2] = {"signals", ""},
-    [3] = {"limits", ""},
-    [4] = {"dropping rights", ""},
-    [5] = {"the seccomp filter",
-           "the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it"},
-    [6] = {"a system-call filter around tender ended the process before the guest's first instruction",
-           "whoever started tender put it there: systemd's SystemCallFilter= wants @sandbox, @mount and "
-           "@setuid "
-           "beside @system-service, a container a profile that allows these calls"},
+} setup_hints[] = {
+    {ANY_STEP, ENOMEM,
+     "the host grants no more memory: give the guest less (--mem=16), raise `ulimit -v` and `ulimit -d`, or "
+     "set sysctl vm.overcommit_memory to 0"},
+    {ANY_STEP, EMFILE, "the limit of open files is reached: ulimit -n 1024"},
+    {ANY_STEP, ENFILE, "the host's limit of open files is reached: sysctl fs.file-max"},
+    {SETUP_START, EINVAL, "the limit of open files may be below 512: ulimit -n 1024"},
+    {SETUP_START, EAGAIN, "the limit of processes is reached: ulimit -u, or pids.max of the control group"},
+    {SETUP_START, ENOSYS, "the sandbox needs Linux 5.9 or later"},
+    {SETUP_START, ENOENT,
+     "it belongs to the package: install tender again, on a file system that is not noexec"},
+    {SETUP_START, ENOEXEC,
+     "it belongs to the package: install tender again, on a file system that is not noexec"},
+    {SETUP_START, EACCES,
+     "it belongs to the package: install tender again, on a file system that is not noexec"},
+    {1, EPERM,
+     "guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536; or a filter forbids "
+     "executable memory, as systemd's MemoryDenyWriteExecute= does"},
+    {1, EACCES,
+     "executable memory is forbidden: systemd's MemoryDenyWriteExecute= must be off, and a security module "
+     "must allow it"},
+    {1, EEXIST, "the sandbox needs Linux 5.9 or later"},
+    {1, EAGAIN, "all memory of the process is locked: raise `ulimit -l`"},
+    {5, ANY_ERROR,
+     "the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it"},
+    {6, ANY_ERROR,
+     "whoever started tender put it there: systemd's SystemCallFilter= wants @sandbox, @mount and @setuid "
+     "beside @system-service, a container a profile that allows these calls"},
 };
 
 const char *setup_step_name(uint32_t step)
 {
-    return step < COUNT(setup_steps) ? setup_steps[step].name : NULL;
+    return step < COUNT(setup_steps) ? setup_steps[step] : NULL;
 }
 
-const char *setup_step_hint(uint32_t step)
+const char *setup_step_hint(uint32_t step, int os_error)
 {
-    return setup_step_name(step) ? setup_steps[step].hint : "";
+    for (size_t i = 0; i < COUNT(setup_hints); i++)
+        if ((setup_hints[i].step == ANY_STEP || (uint32_t)setup_hints[i].step == step) &&
+            (setup_hints[i].os_error == ANY_ERROR || setup_hints[i].os_error == os_error))
+            return setup_hints[i].hint;
+    return "";
 }
 
 #define NAMESPACES_CURE                                                                                      \

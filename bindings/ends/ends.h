@@ -17,9 +17,12 @@
 void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, struct run_end *end);
 
 /* What the sandbox's set-up was at when it failed (enum sandbox_step), NULL if there is no such step; and the
- * way out, empty if there is none. */
+ * way out of this error at that step, empty if there is none. Two more steps have hints alone: SETUP_START is
+ * the start of the process, SETUP_SHARED the memory shared with it. */
+#define SETUP_START  0
+#define SETUP_SHARED UINT32_MAX
 const char *setup_step_name(uint32_t step);
-const char *setup_step_hint(uint32_t step);
+const char *setup_step_hint(uint32_t step, int os_error);
 
 /* The name of the isolation layer 1 << `index` (core/layers.h), NULL past the last; and what to do where it
  * is missing behind this backend. */

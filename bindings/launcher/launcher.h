@@ -22,6 +22,7 @@
 #include "vm.h"
 
 #define STATUS_CANNOT_START 1
+#define STATUS_PIPE         141 /* what a shell shows for death by SIGPIPE */
 
 /* ---- python.c */
 

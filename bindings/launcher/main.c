@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -69,6 +70,27 @@ static char **words_of(int argc, char **argv)
     return words;
 }
 
+/* Both lines as tender/cli/usage.py has them, and by the same descriptor; managers of unikernels look for the
+ * second. */
+static _Noreturn void say_version(const char *front)
+{
+    char text[256];
+    const int fd = front ? STDERR_FILENO : STDOUT_FILENO;
+    const int len = snprintf(text, sizeof text,
+                             front ? "%s tender, version %s\nABI version %d\n" : "%s %s\nABI version %d\n",
+                             front ? front : "tender", TENDER_VERSION, HVT_ABI_VERSION);
+    if (write(fd, text, (size_t)len) == len || front)
+        _exit(0);
+    if (errno == EPIPE)
+        _exit(STATUS_PIPE);
+    leave_to_python("stdout: %s", strerror(errno));
+}
+
+static bool asks_version(const char *word, bool solo5)
+{
+    return word && (strcmp(word, "--version") == 0 || (!solo5 && strcmp(word, "-V") == 0));
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 1)
@@ -85,6 +107,8 @@ int main(int argc, char **argv)
     if (!*words || (road && strcmp(road, "python") == 0) ||
         among(*words, pythons, sizeof pythons / sizeof *pythons))
         leave_to_python("this needs Python, and there is none beside this program or in PATH");
+    if (asks_version(words[request.solo5 || strcmp(*words, "run") == 0], request.solo5))
+        say_version(request.solo5 ? *words : NULL);
     if (!request_read(words + (request.solo5 || strcmp(*words, "run") == 0), getenv("TENDER_BACKEND"),
                       getenv("TENDER_REQUIRE"), &request))
         leave_to_python("these words need Python, and there is none beside this program or in PATH");

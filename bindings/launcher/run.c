@@ -246,7 +246,11 @@ static void make_sandbox(const struct request *request, const struct image *imag
         refuse_sandbox("its shared memory", -error);
     char *program = find_in_package("tender-sandbox");
     if (!program)
-        refuse_sandbox("tender-sandbox cannot be found", ENOENT);
+        refuse_sandbox(
+            "tender-sandbox cannot be found in ../lib/python3*/{site,dist}-packages/tender beside the "
+            "directory of this program; copy it there too, or make a symbolic link to the installed "
+            "`tender` in place of a copy",
+            ENOENT);
     error = sandbox_spawn_alone(&sandbox, &image->elf, template_fd, request->mem_bytes, program, image->name);
     if (error < 0)
         refuse_sandbox(program, -error);
@@ -427,7 +431,7 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
         ended.status = STATUS_CANNOT_START;
         say("sandbox: %s: %s", step ? step : "set-up", strerror(event.os_error));
         if (!request->solo5)
-            say_hint(setup_step_hint(event.number));
+            say_hint(setup_step_hint(event.number, event.os_error));
     } else if (caught && event.kind != EVENT_HALT) {
         char text[40];
         (void)snprintf(text, sizeof text, "Exiting on signal %d", (int)caught);

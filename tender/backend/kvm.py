@@ -62,7 +62,7 @@ def _cannot_open(path: str, errno: int) -> KvmUnavailable:
     hints = {
         _ENOENT: "no KVM here; `tender doctor` says why and what to do",
         _ENODEV: "no KVM here; `tender doctor` says why and what to do",
-        _EACCES: "join the group that owns it (usermod -aG kvm $USER) and log in again; `tender doctor` shows it",
+        _EACCES: _denied_hint(path) if errno == _EACCES else "",
         _EPERM: "this container may not open it: pass --device /dev/kvm",
     }
     return KvmUnavailable(
@@ -70,6 +70,21 @@ def _cannot_open(path: str, errno: int) -> KvmUnavailable:
         errno=errno,
         hint=hints.get(errno, ""),
         code="kvm-denied" if errno in (_EACCES, _EPERM) else "kvm-missing",
+    )
+
+
+def _denied_hint(path: str) -> str:
+    try:
+        import grp
+
+        about = posix.stat(path)
+        group = grp.getgrgid(about.st_gid).gr_name
+    except (OSError, KeyError):
+        return "`tender doctor` shows whose it is"
+    if about.st_gid == 0 or about.st_mode & 0o060 != 0o060:
+        return f"no group gives access to it: sudo setfacl -m u:$USER:rw {path}; `tender doctor` shows whose it is"
+    return (
+        f"join the group that owns it (usermod -aG {group} $USER) and log in again; `tender doctor` shows it"
     )
 
 

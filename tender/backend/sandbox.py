@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tender.image import Image
 
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
-_EPERM, _ENOENT, _ENOEXEC, _EACCES, _EINVAL, _ENOSYS = 1, 2, 8, 13, 22, 38
+_EPERM = 1
 
 
 class SandboxVm(Owner):
@@ -56,7 +56,7 @@ class SandboxVm(Owner):
                 namespaces,
             )
             if answer < 0:
-                raise _cannot_spawn(program, -answer)
+                raise _failed(f"{program} cannot be started", -answer, step=_STEP_START)
         except BaseException:
             self.close()
             raise
@@ -125,24 +125,15 @@ ISOLATION = LAYERS[: LAYERS.index("kvm")]
 """The layers that may stand around the sandbox."""
 
 
-def _failed(what: str, errno: int) -> HostError:
-    return HostError(f"sandbox: {what}: {posix.strerror(errno)}", errno=errno, code="sandbox")
+_STEP_START, _STEP_SHARED = 0, 0xFFFFFFFF  # SETUP_START and SETUP_SHARED of ends.h
 
 
-def _cannot_spawn(program: str, errno: int) -> HostError:
-    error = _failed(f"{program} cannot be started", errno)
-    if errno in (_ENOENT, _ENOEXEC, _EACCES):
-        error.hint = "it belongs to the package: install tender again, on a file system that is not noexec"
-    elif errno == _ENOSYS:
-        error.hint = "the sandbox needs Linux 5.9 or later"
-    elif errno == _EINVAL:
-        error.hint = "the limit of open files may be below 512: ulimit -n 1024"
-    return error
+def _failed(what: str, errno: int, *, step: int = _STEP_SHARED) -> HostError:
+    hint = ffi.string(lib.tn_setup_step_hint(step, errno)).decode()
+    return HostError(f"sandbox: {what}: {posix.strerror(errno)}", errno=errno, code="sandbox", hint=hint)
 
 
 def setup_failed(step: int, errno: int) -> HostError:
     """The HostError for an EVENT_SETUP_FAILED of the program."""
     name = lib.tn_setup_step_name(step)
-    error = _failed(f"step {step}" if name == ffi.NULL else ffi.string(name).decode(), errno)
-    error.hint = ffi.string(lib.tn_setup_step_hint(step)).decode()
-    return error
+    return _failed(f"step {step}" if name == ffi.NULL else ffi.string(name).decode(), errno, step=step)

@@ -1,6 +1,7 @@
 """Ways out of errors: the command line that would work, and what a refused file really is."""
 
 import os
+import stat
 
 from tender.cli.options import RunOptions
 from tender.printable import quoted
@@ -61,6 +62,8 @@ def image_hint(path: str, refusal: str) -> str:
     from tender.cli.main import COMMANDS
     from tender.cli.nearest import nearest
 
+    if "Illegal seek" in refusal or _is_pipe(path):
+        return "a pipe, which cannot be read at any offset: write it to a file first"
     if not os.path.exists(path):
         command = path if path in COMMANDS else nearest(path, COMMANDS) if "/" not in path else ""
         if command:
@@ -74,6 +77,14 @@ def image_hint(path: str, refusal: str) -> str:
     except OSError:
         return ""
     return kind_hint(start, target_named(refusal))
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def kind_hint(start: bytes, target: int | None) -> str:

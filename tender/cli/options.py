@@ -35,6 +35,13 @@ _FORMS = {
     "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
 }
 _FORMS["--require"] = f"--require=LAYER,...; the layers are {', '.join(LAYERS)}"
+# Options of other monitors and of containers.
+_MEMORY = f"guest memory: write {_FORMS['--mem']}"
+_CPUS = "a guest has one processor; there is no option for more"
+_FOREIGN = {
+    **dict.fromkeys(("-m", "--memory", "--mem-size", "--ram"), _MEMORY),
+    **dict.fromkeys(("-c", "--cpu", "--cpus", "--vcpus", "-smp", "--smp"), _CPUS),
+}
 _ENVIRONMENT = "TENDER_BACKEND=auto, TENDER_BACKEND=kvm or TENDER_BACKEND=sandbox, or unset it"
 
 
@@ -186,7 +193,9 @@ def _unknown(word: str) -> UsageError:
 
     head = word.partition("=")[0].partition(":")[0]
     near = nearest(head, OPTIONS)
-    if near:
+    if head in _FOREIGN:
+        way_out = _FOREIGN[head]
+    elif near:
         way_out = f"did you mean {near}?"
     else:
         way_out = f"words for the guest go after the image: tender IMAGE {word}"

@@ -91,6 +91,8 @@ def _refused(error: CData, name: str) -> DeviceError:
 def _hint(problem: int, errno: int, name: str) -> str:
     if problem == lib.DEVICE_TAP_MISSING:
         return f"make it: ip tuntap add {name} mode tap user {_user()} && ip link set {name} up"
+    if problem in (lib.DEVICE_TAP_DOWN, lib.DEVICE_TAP_KIND) and _is_other_kind(name):
+        return _other_kind_hint(name)
     if problem == lib.DEVICE_TAP_DOWN:
         return f"switch it on: ip link set {name} up"
     if problem == lib.DEVICE_TAP_DENIED:
@@ -108,6 +110,25 @@ def _hint(problem: int, errno: int, name: str) -> str:
     if problem == lib.DEVICE_DESCRIPTOR:
         return "the descriptor must be open in this process"
     return _TUN_HINTS.get(errno, "") if problem == lib.DEVICE_TUN else ""
+
+
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _is_other_kind(name: str, sys_class_net: str = "/sys/class/net") -> bool:
+    return _exists(f"{sys_class_net}/{name}") and not _exists(f"{sys_class_net}/{name}/tun_flags")
+
+
+def _other_kind_hint(name: str, sys_class_net: str = "/sys/class/net") -> str:
+    make = f"ip tuntap add tap0 mode tap user {_user()}"
+    if _exists(f"{sys_class_net}/{name}/bridge"):
+        return f"{name} is a bridge: attach a TAP that is one of its ports: {make} && ip link set tap0 up master {name}"
+    return f"{name} is not a TAP interface; make one: {make} && ip link set tap0 up"
 
 
 def _owner(name: str) -> str:

@@ -168,6 +168,61 @@ def test_an_ordinary_program_is_told_so() -> None:
     assert "an ordinary Linux program or library, not a unikernel" in done.stderr
 
 
+def test_a_pipe_as_image_is_told_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert explain.image_hint(str(tmp_path / "pipe"), "any").startswith("a pipe")
+    assert explain.image_hint("/dev/fd/63", "/dev/fd/63: Illegal seek").startswith("a pipe")
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "words"),
+    [
+        (0o660, 1, "usermod -aG "),
+        (0o600, 1, "setfacl -m u:$USER:rw "),
+        (0o600, 0, "setfacl -m u:$USER:rw "),
+        (0o660, 0, "setfacl -m u:$USER:rw "),
+        (None, 0, "`tender doctor` shows whose it is"),
+    ],
+)
+def test_only_a_group_that_may_open_kvm_is_to_be_joined(
+    mode: int | None, group: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tender.backend import kvm
+
+    real = posix.stat
+
+    def stat(path: str) -> os.stat_result:
+        if path != "/dev/kvm":
+            return real(path)
+        if mode is None:
+            raise FileNotFoundError(2, "absent")
+        return os.stat_result((mode, 0, 0, 1, 0, group, 0, 0, 0, 0))
+
+    monkeypatch.setattr(posix, "stat", stat)
+    hint = kvm._denied_hint("/dev/kvm")
+    assert words in hint and ("usermod" in hint) == (words == "usermod -aG ")
+
+
+@pytest.mark.parametrize(
+    ("files", "other", "words"),
+    [
+        (["tun_flags"], False, ""),
+        (["bridge"], True, "br0 is a bridge"),
+        (["mtu"], True, "br0 is not a TAP interface"),
+        ([], False, ""),
+    ],
+)
+def test_an_interface_that_is_no_tap_is_told_apart(
+    files: list[str], other: bool, words: str, tmp_path: Path
+) -> None:
+    from tender.devices.tap import _is_other_kind, _other_kind_hint
+
+    for name in files:
+        (tmp_path / "br0" / name).mkdir(parents=True)
+    assert _is_other_kind("br0", str(tmp_path)) == other
+    assert not other or _other_kind_hint("br0", str(tmp_path)).startswith(words)
+
+
 def test_a_directory_is_told_so(tmp_path: Path) -> None:
     done = cli(str(tmp_path))
     assert done.returncode == 1

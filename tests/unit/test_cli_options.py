@@ -261,6 +261,20 @@ def test_a_word_for_the_guest_before_the_image_is_shown_its_place() -> None:
     assert refused.value.hint == "words for the guest go after the image: tender IMAGE --ipv4=10.0.0.2/24"
 
 
+@pytest.mark.parametrize("word", ["-m", "--memory", "--memory=64", "--ram=1"])
+def test_another_monitors_word_for_memory_is_answered_with_ours(word: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(word)
+    assert refused.value.hint.startswith("guest memory: write --mem=")
+
+
+@pytest.mark.parametrize("word", ["--cpus=2", "--vcpus", "-smp", "--cpu=1"])
+def test_another_monitors_word_for_processors_is_answered(word: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(word)
+    assert refused.value.hint == "a guest has one processor; there is no option for more"
+
+
 def test_distance_counts_a_swap_as_one() -> None:
     assert distance("mem", "mme") == 1
     assert distance("", "abc") == 3

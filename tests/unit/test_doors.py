@@ -1,5 +1,6 @@
 """The choice between the doors, and what stands around the sandbox in Python: its errors, its ends, its templates."""
 
+import errno as errno_numbers
 import os
 import re
 import struct
@@ -257,6 +258,33 @@ def test_a_step_of_set_up_that_failed_is_named(step: int) -> None:
     what = STEPS.get(step, f"step {step}")
     assert (error.message, error.errno) == (f"sandbox: {what}: Operation not permitted", 1)
     assert bool(error.hint) == (step in (1, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "words"),
+    [
+        (1, errno_numbers.EPERM, "vm.mmap_min_addr"),
+        (1, errno_numbers.ENOMEM, "ulimit -v"),
+        (1, errno_numbers.EACCES, "MemoryDenyWriteExecute"),
+        (1, errno_numbers.EEXIST, "Linux 5.9"),
+        (1, errno_numbers.EAGAIN, "ulimit -l"),
+        (1, errno_numbers.EIO, ""),
+        (2, errno_numbers.ENOMEM, "vm.overcommit_memory"),
+        (4, errno_numbers.EPERM, ""),
+        (5, errno_numbers.EINVAL, "CONFIG_SECCOMP_FILTER"),
+        (5, errno_numbers.ENOMEM, "ulimit -v"),
+        (6, errno_numbers.ENOSYS, "SystemCallFilter="),
+        (0, errno_numbers.EAGAIN, "ulimit -u"),
+        (0, errno_numbers.EMFILE, "ulimit -n"),
+        (0, errno_numbers.EACCES, "noexec"),
+        (0xFFFFFFFF, errno_numbers.ENOMEM, "vm.overcommit_memory"),
+        (0xFFFFFFFF, errno_numbers.EACCES, ""),
+    ],
+)
+def test_the_hint_of_a_failed_step_fits_its_error(step: int, number: int, words: str) -> None:
+    hint = setup_failed(step, number).hint
+    assert words in hint and bool(hint) == bool(words)
+    assert ("mmap_min_addr" in hint) == (words == "vm.mmap_min_addr")
 
 
 def enum_of(header: str, name: str) -> dict[str, int]:

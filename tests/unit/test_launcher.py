@@ -153,6 +153,22 @@ def test_every_subcommand_but_a_run_is_pythons(prefix: Path, tmp_path: Path, com
     assert called(prefix / "bin" / "tender", command, "x", cwd=tmp_path)[-2:] == [command, "x"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--version"], ["-V", "x"], ["run", "--version"], *([front, "--version"] for front in FRONTS)],
+)
+def test_the_version_is_the_same_without_python(prefix: Path, words: list[str]) -> None:
+    by_python = subprocess.run(
+        [PROGRAM, *words], env={**os.environ, "TENDER_LAUNCHER": "python"}, capture_output=True, check=True
+    )
+    (prefix / "bin" / "python3").unlink()
+    native = subprocess.run(
+        [prefix / "bin" / "tender", *words], env={"PATH": ""}, capture_output=True, check=True
+    )
+    assert (native.stdout, native.stderr) == (by_python.stdout, by_python.stderr)
+    assert b"ABI version 2" in native.stdout + native.stderr
+
+
 def test_both_know_the_same_names() -> None:
     main = (ROOT / "bindings" / "launcher" / "main.c").read_text()
     lists = {
