@@ -14,7 +14,8 @@
 #endif
 
 /* musl has it from 1.2.5 on. By another name, this one serves before that too. */
-static inline ssize_t pwritev2_by_number(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
+static inline ssize_t pwritev2_by_number(int fd, const struct iovec *pieces, int count, off_t offset,
+                                         int flags)
 {
     /* The kernel takes the offset in two halves; the high one is ignored where long has 64 bits. */
     return syscall(SYS_pwritev2, fd, pieces, count, offset, 0, flags);
