@@ -6,7 +6,7 @@ SUITES := $(PY) tools/suites.py
 EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python box package
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check format run test test-intel test-intel-fast bench clean $(EACH)
+.PHONY: help setup build check format run test test-intel test-intel-fast bench clean fuzz-long $(EACH)
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ format: setup  ## lay out every source as `make check` wants it
 	ruff check . --fix -q
 	ruff format -q .
 	clang-format -i $$($(SUITES) --c-files)
+
+fuzz-long: build  ## every fuzzer for an hour
+	tools/fuzz 3600
 
 test-intel-fast: build  ## the sixteen tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
 	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt

@@ -122,6 +122,7 @@ def main() -> int:
         "hypercall": list(hypercalls()),
         "ring": list(rings()),
         "emulate": list(emulations()),
+        "patch": [("two_sites", bytes([8, 0, 0, 0, 0]) + bytes.fromhex("ba01050000efba02050000ef"))],
     }
     for target, seeds in targets.items():
         directory = Path(sys.argv[1]) / target
