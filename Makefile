@@ -40,7 +40,7 @@ format: setup  ## lay out every source as `make check` wants it
 fuzz-long: build  ## every fuzzer for an hour
 	tools/fuzz 3600
 
-test-intel-fast: build  ## the sixteen tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
+test-intel-fast: build  ## the tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
 	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt
 
 test-intel: build  ## the contract tests and echo on kvm_intel in Bochs, with nested paging (EPT) and without: an hour
