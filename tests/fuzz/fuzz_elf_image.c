@@ -16,19 +16,12 @@
 #include <unistd.h>
 
 #include "elf_image.h"
+#include "must.h"
 #include "start_state.h"
 
 #define TEMPLATE_MAX 0x4000000ULL
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define MUST(expression)                                                                                     \
-    do {                                                                                                     \
-        if (!(expression)) {                                                                                 \
-            fprintf(stderr, "%s:%d: broken promise: %s\n", __FILE__, __LINE__, #expression);                 \
-            abort();                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static void check_error(const struct elf_error *error)
 {

@@ -11,13 +11,13 @@
 #define _GNU_SOURCE
 #endif
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "decode.h"
 #include "emulate.h"
 #include "fault.h"
+#include "must.h"
 
 #define M            0x104000u
 #define TEXT         0x100000u /* can be read, and is the last memory before... */
@@ -30,14 +30,6 @@
 #define HOST_XCR0    0x2e7u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define MUST(expression)                                                                                     \
-    do {                                                                                                     \
-        if (!(expression)) {                                                                                 \
-            fprintf(stderr, "%s:%d: broken: %s\n", __FILE__, __LINE__, #expression);                         \
-            abort();                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static struct guest_memory memory;
 

@@ -12,8 +12,6 @@
 #endif
 #include <fcntl.h>
 #include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -21,6 +19,7 @@
 
 #include "console.h"
 #include "hypercall.h"
+#include "must.h"
 
 #define M            0x200000u
 #define TEXT         0x100000u
@@ -29,14 +28,6 @@
 #define RECORD_BYTES 56u
 #define BODY_BYTES   48u
 #define RECORDS_MAX  64u
-
-#define MUST(expression)                                                                                     \
-    do {                                                                                                     \
-        if (!(expression)) {                                                                                 \
-            fprintf(stderr, "broken: %s\n", #expression);                                                    \
-            abort();                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static struct vm vm;
 static int wire;

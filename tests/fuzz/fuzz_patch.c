@@ -6,19 +6,11 @@
  * Text and stubs end where their allocations end, so that a stray access is found. Every changed byte belongs
  * to a site, every site took one stub, and a stub goes on behind the `out` of its site.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "must.h"
 #include "patch.h"
-
-#define MUST(expression)                                                                                     \
-    do {                                                                                                     \
-        if (!(expression)) {                                                                                 \
-            fprintf(stderr, "broken: %s\n", #expression);                                                    \
-            abort();                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -12,13 +12,12 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "must.h"
 #include "ring.h"
 
 #define M         0x200000u
@@ -26,14 +25,6 @@
 #define TEXT      0x100000u
 #define TEXT_END  0x104000u
 #define SERVE_MAX 64
-
-#define MUST(expression)                                                                                     \
-    do {                                                                                                     \
-        if (!(expression)) {                                                                                 \
-            fprintf(stderr, "broken: %s\n", #expression);                                                    \
-            abort();                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static struct vm vm;
 static struct hvt_net_ring *ring;

@@ -1,0 +1,16 @@
+/* What a fuzzer holds: a promise that is broken ends it, with its place, and libFuzzer keeps the input. */
+#ifndef TENDER_FUZZ_MUST_H
+#define TENDER_FUZZ_MUST_H
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define MUST(expression)                                                                                     \
+    do {                                                                                                     \
+        if (!(expression)) {                                                                                 \
+            fprintf(stderr, "%s:%d: broken promise: %s\n", __FILE__, __LINE__, #expression);                 \
+            abort();                                                                                         \
+        }                                                                                                    \
+    } while (0)
+
+#endif
