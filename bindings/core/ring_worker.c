@@ -99,7 +99,6 @@ static bool make_worker(struct vm *vm)
     ring->wake_fd = eventfd(0, EFD_CLOEXEC);
     if (ring->wake_fd < 0)
         return false;
-    ring->process = getpid();
     atomic_store(&ring->quit, false);
     if (start_thread(vm) != 0) {
         close(ring->wake_fd);
@@ -160,7 +159,7 @@ void ring_worker_stop(struct vm *vm)
         await(&ring->done);
         return;
     }
-    if (ring->process == getpid()) { /* a fork has the descriptor, and not the thread */
+    if (vm->process == getpid()) { /* a fork has the descriptor, and not the thread */
         atomic_store_explicit(&ring->quit, true, memory_order_relaxed);
         wake(ring);
         pthread_join(ring->thread, NULL);

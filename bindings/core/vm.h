@@ -77,10 +77,9 @@ struct net_ring {
 
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;
-    bool kept;     /* made by ring_worker_prepare(): it stays to the end of the process */
-    sem_t asleep;  /* of a kept one: posted once it sleeps, */
-    sem_t done;    /* and once it leaves the guest's memory and the devices alone for good */
-    pid_t process; /* that it is a thread of: a fork has none */
+    bool kept;    /* made by ring_worker_prepare(): it stays to the end of the process */
+    sem_t asleep; /* of a kept one: posted once it sleeps, */
+    sem_t done;   /* and once it leaves the guest's memory and the devices alone for good */
     pthread_t thread;
     int wake_fd; /* eventfd: made readable to wake it */
     atomic_bool quit;

@@ -71,8 +71,6 @@ static uint32_t give_up_root(void)
     return change_to(unprivileged_id(getpid())) || change_to(OVERFLOW_ID) ? ISOLATION_UID : 0;
 }
 
-/* The bounding set first, which takes a capability to empty; without that, no new privileges has its effect.
- */
 static uint32_t give_up_capabilities(void)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
@@ -88,7 +86,8 @@ static void empty_bounding_set(void)
 
 uint32_t give_up_rights(void)
 {
-    empty_bounding_set();
+    empty_bounding_set(); /* first: it takes a capability. Where it is refused, no new privileges does the
+                             same */
     uint32_t layers = give_up_root();
     layers |= give_up_capabilities();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -123,8 +122,6 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
 
 uint32_t give_up_calls(const struct left_behind *left, bool has_devices, bool has_stand_ins)
 {
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return 0;
     bool installed = has_stand_ins ? INSTALL(filter_stranger, left)
                      : has_devices ? INSTALL(filter_devices, left)
                                    : INSTALL(filter_plain, left);

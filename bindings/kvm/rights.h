@@ -15,10 +15,10 @@
 uint32_t give_up_rights(void);
 
 /*
- * For good, of all threads: all system calls but those of kvm_filter_rules.txt, and of
- * kvm_filter_device_rules.txt for a guest that has devices; with `has_stand_ins` those that
- * launcher/stranger.c makes in place of refused ones, too. The filter knows the descriptors of `left` by
- * their numbers. Which layers stand.
+ * Behind give_up_rights(), for a filter wants no new privileges. For good, of all threads: all system calls
+ * but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt for a guest that has devices; with
+ * `has_stand_ins` those that launcher/stranger.c makes in place of refused ones, too. The filter knows the
+ * descriptors of `left` by their numbers. Which layers stand.
  */
 uint32_t give_up_calls(const struct left_behind *left, bool has_devices, bool has_stand_ins);
 

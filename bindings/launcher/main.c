@@ -107,10 +107,10 @@ int main(int argc, char **argv)
     if (!*words || (road && strcmp(road, "python") == 0) ||
         among(*words, pythons, sizeof pythons / sizeof *pythons))
         leave_to_python("this needs Python, and there is none beside this program or in PATH");
-    if (asks_version(words[request.solo5 || strcmp(*words, "run") == 0], request.solo5))
+    char **options = words + (request.solo5 || strcmp(*words, "run") == 0);
+    if (asks_version(*options, request.solo5))
         say_version(request.solo5 ? *words : NULL);
-    if (!request_read(words + (request.solo5 || strcmp(*words, "run") == 0), getenv("TENDER_BACKEND"),
-                      getenv("TENDER_REQUIRE"), &request))
+    if (!request_read(options, getenv("TENDER_BACKEND"), getenv("TENDER_REQUIRE"), &request))
         leave_to_python("these words need Python, and there is none beside this program or in PATH");
     run(&request);
 }

@@ -108,6 +108,9 @@ char *find_in_package(const char *name)
 
 void execute_python(char **words)
 {
+    /* With somebody else's rights nothing is executed that PATH, or the directory of a link, chose. */
+    if (getauxval(AT_SECURE))
+        return;
     size_t count = 0;
     while (words[count])
         count++;
@@ -119,9 +122,6 @@ void execute_python(char **words)
     if (asprintf(&python, "%s/python3", bin) < 0)
         return;
     size_t at = 0;
-    /* With somebody else's rights nothing is executed that PATH, or the directory of a link, chose. */
-    if (getauxval(AT_SECURE))
-        return;
     argv[at++] = access(python, X_OK) == 0 ? python : (char *)(uintptr_t)"python3";
     const char *const beside[] = {"-I", "-S", "-X", "utf8", launch};
     const char *const anywhere[] = {"-P", "-X", "utf8", "-m", "tender"};
