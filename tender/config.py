@@ -132,9 +132,10 @@ def _flag(what: str, value: object) -> bool:
 
 def descriptor(what: str, value: object) -> int:
     """`value` if it is the number of a descriptor. Raises ConfigError for what cannot be one."""
-    if not 0 <= _number(what, value) <= FD_MAX:
+    fd = _number(what, value)
+    if not 0 <= fd <= FD_MAX:
         raise ConfigError(f"{what}: {value} is not a descriptor")
-    return _number(what, value)
+    return fd
 
 
 def path_text(what: str, path: object) -> str:

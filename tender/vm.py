@@ -237,10 +237,14 @@ class Vm(Owner):
                 raise VmStateError("a Vm runs once; make another from the same Image")
             self._state = "running"
 
+    def _is_in_fork(self) -> bool:
+        """Whether this process is a forked child of the one that made the VM: all of it is the parent's."""
+        return posix.getpid() != self._pid
+
     def _check_usable(self) -> None:
         if self._closed:
             raise VmStateError("the Vm is closed")
-        if posix.getpid() != self._pid:
+        if self._is_in_fork():
             raise VmStateError("the Vm was created before fork(): KVM binds it to the process that made it")
 
     def _hand_over(self, to: "Vm") -> None:
@@ -264,7 +268,7 @@ class Vm(Owner):
         over = None if timeout is None else self._watch(timeout)
         try:
             while True:
-                if posix.getpid() != self._pid:
+                if self._is_in_fork():
                     raise VmStateError(
                         "fork() inside run(): the guest is the parent's; a child ends with os._exit()"
                     )
@@ -318,9 +322,7 @@ class Vm(Owner):
 
         Any thread, any time; does not wait. Before run(), the run ends at once. After the end, nothing.
         """
-        if (
-            posix.getpid() != self._pid
-        ):  # before the lock: a thread that is not here may have held it at fork()
+        if self._is_in_fork():  # before the lock: a thread that is not here may have held it at fork()
             return
         with self._lock:
             if not self._closed:
@@ -362,7 +364,7 @@ class Vm(Owner):
         timeout = seconds("wait", timeout)
         if self._state == "new":
             raise VmStateError("the Vm was not started")
-        if posix.getpid() != self._pid:
+        if self._is_in_fork():
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
         if self._state != "ended":  # a wait() that was interrupted may have left the lock held
             if not self._ended.acquire(timeout=-1 if timeout is None else timeout):
@@ -448,7 +450,7 @@ class Vm(Owner):
         """
         if self._closed:
             return
-        if posix.getpid() != self._pid:
+        if self._is_in_fork():
             self._forget()
             return
         if self._state == "running":

@@ -78,8 +78,7 @@ static void explain_death(const struct vm_event *event, struct run_end *end)
     if (event->os_error == ETIMEDOUT)
         ends(end, reason,
              "sandbox: the process was killed and has not ended: it waits in the kernel, as for storage that "
-             "does "
-             "not answer");
+             "does not answer");
     else if (event->os_error)
         ends(end, reason,
              "sandbox: the process ended, and something else in this program took its exit status");
@@ -139,6 +138,8 @@ static const char *const setup_steps[] = {
     [6] = "a system-call filter around tender ended the process before the guest's first instruction",
 };
 
+#define PACKAGE_HINT "it belongs to the package: install tender again, on a file system that is not noexec"
+
 enum { ANY_STEP = -1, ANY_ERROR = -1 };
 
 /* What usually causes this error at this step. The first row that fits counts; an error that may have many
@@ -155,12 +156,9 @@ static const struct {
     {SETUP_START, EINVAL, "the limit of open files may be below 512: ulimit -n 1024"},
     {SETUP_START, EAGAIN, "the limit of processes is reached: ulimit -u, or pids.max of the control group"},
     {SETUP_START, ENOSYS, "the sandbox needs Linux 5.9 or later"},
-    {SETUP_START, ENOENT,
-     "it belongs to the package: install tender again, on a file system that is not noexec"},
-    {SETUP_START, ENOEXEC,
-     "it belongs to the package: install tender again, on a file system that is not noexec"},
-    {SETUP_START, EACCES,
-     "it belongs to the package: install tender again, on a file system that is not noexec"},
+    {SETUP_START, ENOENT, PACKAGE_HINT},
+    {SETUP_START, ENOEXEC, PACKAGE_HINT},
+    {SETUP_START, EACCES, PACKAGE_HINT},
     {1, EPERM,
      "guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536; or a filter forbids "
      "executable memory, as systemd's MemoryDenyWriteExecute= does"},
@@ -195,8 +193,9 @@ const char *setup_step_hint(uint32_t step, int os_error)
     "--sandbox` names which"
 #define NATIVE_CURE                                                                                          \
     "on KVM the native command alone confines itself: leave out --json, --stats, --console and --verbose, "  \
-    "or "                                                                                                    \
-    "use --backend=sandbox"
+    "or use --backend=sandbox"
+#define LANDLOCK_CURE                                                                                        \
+    "the kernel must be 5.13 or later, with `landlock` among its security modules (lsm=landlock,...)"
 #define SANDBOX_CURE "only the sandbox has it: use --backend=sandbox"
 
 /* In the order of enum isolation_layer. */
@@ -211,10 +210,7 @@ static const struct {
     {"pid-namespace", NAMESPACES_CURE, SANDBOX_CURE},
     {"ipc-namespace", NAMESPACES_CURE, SANDBOX_CURE},
     {"empty-root", "it needs a mount namespace, and /proc mounted", SANDBOX_CURE},
-    {"landlock",
-     "the kernel must be 5.13 or later, with `landlock` among its security modules (lsm=landlock,...)",
-     "the kernel must be 5.13 or later, with `landlock` among its security modules "
-     "(lsm=landlock,...); " NATIVE_CURE},
+    {"landlock", LANDLOCK_CURE, LANDLOCK_CURE "; " NATIVE_CURE},
     {"seccomp-filter", "the kernel must have CONFIG_SECCOMP_FILTER", NATIVE_CURE},
     {"uid", "start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL",
      NATIVE_CURE},

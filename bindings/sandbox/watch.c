@@ -85,11 +85,11 @@ static void reap(struct sandbox *sandbox)
     reap_left();
     const uint64_t give_up_ns = monotonic_ns() + REAP_NS;
     struct pollfd end = {sandbox->pidfd, POLLIN, 0};
-    (void)ppoll(&end, 1, &wait,
-                NULL); /* one call, and one more below: how many a run makes does not hang on when it ends */
+    /* One call, and one more below: how many a run makes does not hang on when it ends. */
+    (void)ppoll(&end, 1, &wait, NULL);
     while (!(reaped = reap_at_once(sandbox->pidfd, &about, &error)) && monotonic_ns() < give_up_ns) {
-        wait =
-            (struct timespec){0, REAP_LOOK_NS}; /* a signal came, or a debugger has it and has not let go */
+        /* A signal came, or a debugger has it and has not let go. */
+        wait = (struct timespec){0, REAP_LOOK_NS};
         (void)ppoll(NULL, 0, &wait, NULL);
     }
     if (reaped)

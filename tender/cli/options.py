@@ -33,8 +33,8 @@ _FORMS = {
     "--timeout": "--timeout=SECONDS",
     "--console": "--console=FILE, --console=fd:N or --console=none",
     "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
+    "--require": f"--require=LAYER,...; the layers are {', '.join(LAYERS)}",
 }
-_FORMS["--require"] = f"--require=LAYER,...; the layers are {', '.join(LAYERS)}"
 # Options of other monitors and of containers.
 _MEMORY = f"guest memory: write {_FORMS['--mem']}"
 _CPUS = "a guest has one processor; there is no option for more"

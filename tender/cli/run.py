@@ -109,7 +109,7 @@ class _Suspender:
 
 
 def _configured(options: RunOptions, image: "Image") -> "VmConfig":
-    from tender.config import MIB, VmConfig
+    from tender.config import MIB, BlockFd, NetFd, VmConfig
 
     net: dict[str, NetDevice] = {}
     block: dict[str, BlockDevice] = {}
@@ -118,10 +118,10 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
 
         net, block = resolve(options.settings, image.devices, options.image)
         for device in (*net.values(), *block.values()):
-            if hasattr(device, "fd"):
+            if isinstance(device, (NetFd, BlockFd)):
                 from tender.devices.inherited import check_inherited
 
-                check_inherited(device.fd, is_net=device in net.values())
+                check_inherited(device.fd, is_net=isinstance(device, NetFd))
     if options.mem_adjusted and options.verbosity >= 0:
         say.error(f"adjusting memory to {options.mem_bytes} bytes")
     return VmConfig(
