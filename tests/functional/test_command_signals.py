@@ -10,7 +10,7 @@ import pytest
 from support import Guest
 
 pytestmark = pytest.mark.doors
-ROADS = ["native", "python"]
+LAUNCHERS = ["native", "python"]
 BLOCKED = {
     "term": [15],
     "int": [2],
@@ -22,15 +22,15 @@ def block(numbers: list[int]) -> Callable[[], object]:
     return lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("blocked", BLOCKED)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_guest_although_the_command_inherits_it_blocked(
-    tender_cmd: list[str], guest: Guest, door: str, road: str, blocked: str, number: signal.Signals
+    tender_cmd: list[str], guest: Guest, door: str, launcher: str, blocked: str, number: signal.Signals
 ) -> None:
     with subprocess.Popen(
         [*tender_cmd, f"--backend={door}", str(guest("flood"))],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TENDER_LAUNCHER": road},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TENDER_LAUNCHER": launcher},
         preexec_fn=block(BLOCKED[blocked]),
     ) as command:  # fmt: skip
         try:
@@ -58,9 +58,9 @@ def test_a_signal_of_before_the_command_ends_it_as_any_other(
     assert (done.returncode, done.stderr) == (1, "tender: Exiting on signal 15\n")
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_line_that_nobody_reads_does_not_end_it(
-    tender_cmd: list[str], guest: Guest, door: str, road: str
+    tender_cmd: list[str], guest: Guest, door: str, launcher: str
 ) -> None:
     """5 MiB: the memory's size is adjusted, which is said before the guest starts."""
     reader, writer = os.pipe()
@@ -69,7 +69,7 @@ def test_a_line_that_nobody_reads_does_not_end_it(
         done = subprocess.run(
             [*tender_cmd, f"--backend={door}", "--mem=5", guest("hello")],
             stdout=subprocess.PIPE, stderr=writer, timeout=60, check=False,
-            env={**os.environ, "TENDER_LAUNCHER": road},
+            env={**os.environ, "TENDER_LAUNCHER": launcher},
         )  # fmt: skip
     finally:
         os.close(writer)

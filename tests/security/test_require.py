@@ -14,14 +14,14 @@ from tender import CAPTURE, ConfigError, HostError, Image, Vm, VmConfig, VmPool
 from tender.config import LAYERS
 
 SANDBOXES = ("landlock", "seccomp-filter", "uid", "capabilities")
-ROADS = ["native", "python"]
+LAUNCHERS = ["native", "python"]
 REFUSING = Path(__file__).resolve().parents[1] / "strangers_filter.py"
 
 
-def run(command: list[str], road: str = "native", **variables: str) -> "subprocess.CompletedProcess[str]":
+def run(command: list[str], launcher: str = "native", **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "TENDER_LAUNCHER": road, **variables},
+        env={**os.environ, "TENDER_LAUNCHER": launcher, **variables},
     )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_the_sandbox_tells_what_stands_and_runs_where_that_is_required(
     assert {"seccomp-filter", "capabilities"} <= set(standing)
     assert "kvm" not in standing
     listed = ",".join(standing)
-    for road in ROADS:
+    for launcher in LAUNCHERS:
         words = [
             *tender_cmd,
             "--backend=sandbox",
@@ -53,7 +53,7 @@ def test_the_sandbox_tells_what_stands_and_runs_where_that_is_required(
             str(guest("exit_status")),
             "3",
         ]
-        done = run(words, road)
+        done = run(words, launcher)
         assert (done.returncode, done.stderr) == (3, "")
     done = run(
         [*tender_cmd, "--backend=sandbox", "--json=fd:1", "--console=none", "--mem=8", str(guest("args"))],
@@ -68,10 +68,10 @@ def test_the_sandbox_tells_what_stands_and_runs_where_that_is_required(
             assert vm.run(timeout=20).ok
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("how", ["option", "next word", "variable", "solo5-hvt"])
 def test_a_layer_that_is_missing_is_named_with_its_cure_and_the_guest_does_not_run(
-    guest: Guest, tender_cmd: list[str], road: str, how: str
+    guest: Guest, tender_cmd: list[str], launcher: str, how: str
 ) -> None:
     image = str(guest("args"))
     words = {
@@ -83,7 +83,7 @@ def test_a_layer_that_is_missing_is_named_with_its_cure_and_the_guest_does_not_r
     variables = (
         {"TENDER_REQUIRE": "kvm", "TENDER_BACKEND": "sandbox"} if how in ("variable", "solo5-hvt") else {}
     )
-    done = run([*tender_cmd, *words], road, **variables)
+    done = run([*tender_cmd, *words], launcher, **variables)
     program = "solo5-hvt" if how == "solo5-hvt" else "tender"
     assert (done.returncode, done.stdout) == (1, "")
     said = done.stderr.splitlines()
@@ -93,7 +93,7 @@ def test_a_layer_that_is_missing_is_named_with_its_cure_and_the_guest_does_not_r
         assert said[1].startswith("tender: hint: ") and "--backend=kvm" in said[1]
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize(
     ("refused", "missing"),
     [
@@ -103,34 +103,34 @@ def test_a_layer_that_is_missing_is_named_with_its_cure_and_the_guest_does_not_r
     ],
 )
 def test_a_layer_that_the_host_refuses_is_told_as_missing(
-    guest: Guest, tender_cmd: list[str], standing: tuple[str, ...], road: str, refused: str, missing: str
+    guest: Guest, tender_cmd: list[str], standing: tuple[str, ...], launcher: str, refused: str, missing: str
 ) -> None:
     """By a filter around tender that answers ENOSYS: the run goes on without that layer, unless it is required."""
     if missing not in standing:
         pytest.skip(f"this host has no {missing}")
     around = [sys.executable, str(REFUSING), f"-{refused}:38", *tender_cmd, "--backend=sandbox", "--mem=8"]
     image = str(guest("exit_status"))
-    done = run([*around, image, "3"], road)
+    done = run([*around, image, "3"], launcher)
     assert (done.returncode, done.stderr) == (3, "")
-    done = run([*around, f"--require={missing}", image, "3"], road)
+    done = run([*around, f"--require={missing}", image, "3"], launcher)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"tender: required isolation layers are missing: {missing}\ntender: hint: ")
     others = ",".join(name for name in standing if name != missing)
-    assert run([*around, f"--require={others}", image, "3"], road).returncode == 3
+    assert run([*around, f"--require={others}", image, "3"], launcher).returncode == 3
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("value", ["walls", "kvm,", ",kvm", "kvm,,uid", "KVM", " kvm", ""])
 def test_a_layer_that_is_none_is_refused_and_the_layers_are_named(
-    guest: Guest, tender_cmd: list[str], road: str, value: str
+    guest: Guest, tender_cmd: list[str], launcher: str, value: str
 ) -> None:
-    if road == "native":
-        road = ""  # errors of words are Python's to say
-    done = run([*tender_cmd, f"--require={value}", str(guest("args"))], road)
+    if launcher == "native":
+        launcher = ""  # errors of words are Python's to say
+    done = run([*tender_cmd, f"--require={value}", str(guest("args"))], launcher)
     assert done.returncode == 1
     assert "Malformed argument to --require" in done.stderr and ", ".join(LAYERS) in done.stderr
     if value:
-        done = run([*tender_cmd, str(guest("args"))], road, TENDER_REQUIRE=value)
+        done = run([*tender_cmd, str(guest("args"))], launcher, TENDER_REQUIRE=value)
         assert done.returncode == 1
         assert "Malformed value of TENDER_REQUIRE" in done.stderr
 
@@ -154,8 +154,8 @@ def test_behind_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_a
     image = str(guest("exit_status"))
     done = run([*words, "--require=kvm,seccomp-filter,uid,capabilities", image, "3"])
     assert (done.returncode, done.stderr) == (3, "")
-    for road, missing in (("native", "empty-root"), ("python", "seccomp-filter")):
-        done = run([*words, f"--require=kvm,{missing}", image, "3"], road)
+    for launcher, missing in (("native", "empty-root"), ("python", "seccomp-filter")):
+        done = run([*words, f"--require=kvm,{missing}", image, "3"], launcher)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(
             f"tender: required isolation layers are missing: {missing}\ntender: hint: "
@@ -168,16 +168,16 @@ def test_behind_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_a
             tender.Vm(opened, tender.VmConfig(mem=8, require=("landlock",)), backend="kvm")
 
 
-@pytest.mark.parametrize("road", ROADS)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("verdict", ["kill", "trap"])
 @pytest.mark.parametrize("call", ["chroot", "landlock_restrict_self", "close_range"])
 def test_a_filter_around_tender_that_ends_the_process_is_not_blamed_on_the_guest(
-    guest: Guest, tender_cmd: list[str], road: str, call: str, verdict: str
+    guest: Guest, tender_cmd: list[str], launcher: str, call: str, verdict: str
 ) -> None:
     """As under systemd's SystemCallFilter=@system-service, which ends a process that calls anything else."""
     word = f"-{call}:kill" if verdict == "kill" else f"-{call}"
     around = [sys.executable, str(REFUSING), word, *tender_cmd, "--backend=sandbox", "--mem=8"]
-    done = run([*around, str(guest("exit_status")), "3"], road)
+    done = run([*around, str(guest("exit_status")), "3"], launcher)
     if done.returncode == 3:
         pytest.skip(f"{call} is not made here, or goes on without")
     assert (done.returncode, done.stdout) == (1, "")
