@@ -2,6 +2,10 @@
 #ifndef TENDER_FUZZ_MUST_H
 #define TENDER_FUZZ_MUST_H
 
+#ifdef NDEBUG
+#error "asserts are compiled out: a fuzzer is built with -UNDEBUG"
+#endif
+
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -2,6 +2,10 @@
 #ifndef TEST_HOLDS_H
 #define TEST_HOLDS_H
 
+#ifdef NDEBUG
+#error "asserts are compiled out: pass -Db_ndebug=false to meson"
+#endif
+
 #include <stdbool.h>
 #include <stdio.h>
 

@@ -164,7 +164,7 @@ def image() -> Iterator[Image]:
 
 def sandbox(image: Image, program: Path | str) -> SandboxVm:
     vm = lib.tn_vm_new()
-    manifest = ffi.new("struct mft *")
+    manifest = ffi.addressof(image.elf.c, "manifest")
     return SandboxVm(vm, image=image, mem_bytes=MEM, manifest=manifest, cmdline=b"", program=str(program))
 
 
@@ -203,7 +203,7 @@ def test_a_program_that_cannot_be_started_is_named_and_leaves_nothing(
             vm,
             image=image,
             mem_bytes=MEM,
-            manifest=ffi.new("struct mft *"),
+            manifest=ffi.addressof(image.elf.c, "manifest"),
             cmdline=b"",
             program=str(program),
         )

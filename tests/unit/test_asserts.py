@@ -1,0 +1,85 @@
+"""Asserts of the C core are in what users get, and none is where a guest could reach it."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import tender
+
+ROOT = Path(__file__).resolve().parents[2]
+BINDINGS = ROOT / "bindings"
+ASSERT = re.compile(r"(?<![\w])assert\((.*?)\);", re.DOTALL)
+
+
+def asserts_of(path: Path) -> list[str]:
+    """Each condition as the preprocessor writes it down: runs of white space are one space."""
+    return [" ".join(found.split()) for found in ASSERT.findall(path.read_text())]
+
+
+ASSERTS = [
+    pytest.param(condition, id=f"{path.name}-{i}")
+    for path in sorted(BINDINGS.rglob("*.c"))
+    for i, condition in enumerate(asserts_of(path))
+]
+
+
+def command() -> Path:
+    found = shutil.which("tender", path=sysconfig.get_path("scripts"))
+    assert found, "the environment has no `tender`; run `make build`"
+    return Path(found)
+
+
+@pytest.mark.parametrize("condition", ASSERTS)
+def test_each_assert_is_compiled_into_the_command_and_the_library(condition: str) -> None:
+    (extension,) = Path(tender.__file__).parent.glob("_native*.so")
+    for built in (command(), extension):
+        assert condition.encode() in built.read_bytes(), built.name
+
+
+def test_there_are_asserts() -> None:
+    assert len(ASSERTS) >= 7
+
+
+def handler_sources() -> list[Path]:
+    """What meson.build links into the sandbox's program as well."""
+    text = (BINDINGS / "meson.build").read_text()
+    (listed,) = re.findall(r"^handler_sources = files\((.*?)^\)", text, re.DOTALL | re.MULTILINE)
+    return [BINDINGS / name for name in re.findall(r"'([^']+)'", listed)]
+
+
+REACHED_BY_A_GUEST = [
+    *handler_sources(),
+    *sorted((BINDINGS / "sandbox" / "program").glob("*.c")),
+    *(BINDINGS / "core" / name for name in ("ring.c", "ring_worker.c", "console.c")),
+    *sorted((BINDINGS / "kvm").glob("run_*.c")),
+    BINDINGS / "sandbox" / "watch.c",
+]
+
+
+@pytest.mark.parametrize("path", REACHED_BY_A_GUEST, ids=lambda p: p.name)
+def test_what_a_guest_reaches_has_no_asserts(path: Path) -> None:
+    """There a wrong value is an answer or an end with a reason: a guest cannot abort the process that holds it."""
+    assert asserts_of(path) == [] and "assert.h" not in path.read_text()
+
+
+WRONG_MEMORY = """
+import os
+from tender._native import ffi, lib
+fd = os.memfd_create("template")
+os.ftruncate(fd, 1 << 21)
+lib.tn_template_write_tables(ffi.new("struct elf_image *"), fd, 4097)
+"""
+
+
+def test_an_assert_that_fails_is_sigabrt_and_names_its_condition(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WRONG_MEMORY], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert "start_state.c" in done.stderr and "HVT_MEM_GRANULE" in done.stderr
