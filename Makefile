@@ -11,25 +11,29 @@ EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-pyt
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.ready  ## what this machine lacks (Debian packages as root), and the Python environment
+setup: $(VENV)/.ready-test  ## what this machine lacks for all of these (Debian packages as root), and the Python environment
 
-$(VENV)/.ready: pyproject.toml tools/setup
-	tools/setup $(VENV)
+$(VENV)/.ready-build: pyproject.toml tools/setup
+	tools/setup $(VENV) build
 	touch $@
 
-build: setup  ## the native core, the guests and the package, into the environment
+$(VENV)/.ready-test: $(VENV)/.ready-build
+	tools/setup $(VENV) test
+	touch $@
+
+build: $(VENV)/.ready-build  ## the native core, the guests and the package, into the environment
 	@tools/build
 
 run: build  ## boot the echo unikernel over a real TAP and ping it: on KVM, or without one in the sandbox
 	tools/with_kvm --or-sandbox -- tools/run_echo
 
-check: build  ## lint, types, unit and native tests: no root, no KVM, under a minute
+check: setup build  ## lint, types, unit and native tests: no root, no KVM, under a minute
 	@$(SUITES) lint types unit native
 
-test: build  ## every suite, each to its end, and a summary: with the sandbox, and on KVM, here or else in the box
+test: setup build  ## every suite, each to its end, and a summary: with the sandbox, and on KVM, here or else in the box
 	@$(SUITES)
 
-$(EACH): build  # one suite of tools/suites.py
+$(EACH): setup build  # one suite of tools/suites.py
 	@$(SUITES) $@
 
 format: setup  ## lay out every source as `make check` wants it
@@ -37,17 +41,17 @@ format: setup  ## lay out every source as `make check` wants it
 	ruff format -q .
 	clang-format -i $$($(SUITES) --c-files)
 
-fuzz-long: build  ## every fuzzer for an hour
+fuzz-long: setup build  ## every fuzzer for an hour
 	tools/fuzz 3600
 
-test-intel-fast: build  ## the tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
+test-intel-fast: setup build  ## the tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
 	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt
 
-test-intel: build  ## the contract tests and echo on kvm_intel in Bochs, with nested paging (EPT) and without: an hour
+test-intel: setup build  ## the contract tests and echo on kvm_intel in Bochs, with nested paging (EPT) and without: an hour
 	tools/with_intel -- .venv/bin/pytest -v -m kvm tests/contract tests/functional/test_echo.py
 	tools/with_intel --ept 0 -- .venv/bin/pytest -v -m kvm tests/contract tests/functional/test_echo.py
 
-bench: build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
+bench: setup build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
 	tender bench goals
 
 clean:  ## what the build made (the environment stays)

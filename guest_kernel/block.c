@@ -68,7 +68,7 @@ static void submit(struct tender_block_request *requests, uint32_t count)
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
-        requests[i].ret = submit_one(&requests[i]);
+        requests[i].ret = (int32_t)submit_one(&requests[i]);
     }
 }
 

@@ -269,8 +269,9 @@ static void submit_each(const struct net_device *device, struct tender_net_batch
                         struct tender_net_frame *frames)
 {
     for (uint32_t i = 0; i < batch->tx_count; i++) {
-        frames[i].ret =
+        enum guest_result sent =
             asks(&frames[i]) ? GUEST_EINVAL : net_write(device, (const void *)frames[i].data, frames[i].len);
+        frames[i].ret = (int32_t)sent;
     }
     net_flush(device);
     batch->rx_done = read_each(device, frames + batch->tx_count, batch->rx_count);

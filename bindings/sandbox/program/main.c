@@ -169,7 +169,12 @@ void count_exit(void)
  * without a return, a function each for the calls that come most often: where the compiler knows the number,
  * little is left of the core's table.
  */
-#define ROAD __attribute__((flatten, noinline, function_return("thunk-extern")))
+#if __has_attribute(function_return) /* clang before 15 lacks it, and a return there is slower */
+#define RETURN_BY_JUMP __attribute__((function_return("thunk-extern")))
+#else
+#define RETURN_BY_JUMP
+#endif
+#define ROAD __attribute__((flatten, noinline)) RETURN_BY_JUMP
 
 static inline __attribute__((always_inline)) void settle_hypercall(uint32_t number, uint32_t gpa)
 {
@@ -194,7 +199,7 @@ static ROAD void handle_other(uint32_t number, uint32_t gpa)
 }
 
 void handle_hypercall(uint32_t number, uint32_t gpa);
-__attribute__((function_return("thunk-extern"))) void handle_hypercall(uint32_t number, uint32_t gpa)
+RETURN_BY_JUMP void handle_hypercall(uint32_t number, uint32_t gpa)
 {
     if (number == HVT_HYPERCALL_NET_WRITE)
         handle_net_write(gpa);

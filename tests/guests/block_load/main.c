@@ -123,10 +123,10 @@ static void do_single(void)
     choose(SINGLE_MAX, &offset, &len);
     if (writing) {
         fill(single, len);
-        account(true, offset, single, len, block_write(&disk, offset, single, len));
+        account(true, offset, single, len, (int32_t)block_write(&disk, offset, single, len));
     } else {
         memset(single, 0xa5, len);
-        account(false, offset, single, len, block_read(&disk, offset, single, len));
+        account(false, offset, single, len, (int32_t)block_read(&disk, offset, single, len));
     }
 }
 

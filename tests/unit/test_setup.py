@@ -1,0 +1,74 @@
+"""tools/setup asks for what a purpose needs and this machine lacks, and for nothing else."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ("id", "grep", "sed", "head", "ls")  # programs of any Debian that the script calls
+BUILD = {"gcc", "binutils", "git", "musl-tools", "iproute2", "iputils-ping", "python3-venv", "python3-dev"}
+TEST = {
+    *("clang", "libclang-rt-19-dev", "lld", "strace", "qemu-system-x86", "virtiofsd", "zstd", "lz4"),
+    *("bochs", "bochs-term", "bochsbios", "vgabios", "xorriso", "isolinux", "syslinux-common"),
+}
+DEBIAN_13 = """\
+case "$*" in
+"show virtiofsd" | "show clang") ;;
+"depends clang") echo "  Depends: clang-19" ;;
+*) exit 1 ;;
+esac
+"""
+
+
+def program(place: Path, script: str) -> None:
+    """A shell script in the place of a program."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(f"#!/bin/sh\n{script}\n")
+    place.chmod(0o755)
+
+
+def setup(tmp_path: Path, purpose: str, present: set[str]) -> "subprocess.CompletedProcess[str]":
+    """Run it by a user who is not root, on a Debian 13 that has these programs."""
+    bin_directory, venv = tmp_path / "bin", tmp_path / "venv"
+    for name in TOOLS:
+        program(bin_directory / name, f'exec {shutil.which(name)} "$@"')
+    program(bin_directory / "id", "echo 1000")
+    program(bin_directory / "python3", "exit 1")
+    program(bin_directory / "apt-cache", DEBIAN_13)
+    for name in present:
+        program(bin_directory / name, "exit 0")
+    program(venv / "bin" / "python", "exit 1")
+    program(venv / "bin" / "pip", f'echo " --group" "$@"; echo "$@" >>{tmp_path}/pip')
+    command = [str(ROOT / "tools" / "setup"), str(venv), purpose]
+    environment = os.environ | {"PATH": str(bin_directory)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def missing(done: "subprocess.CompletedProcess[str]") -> set[str]:
+    """The packages that it names."""
+    assert done.returncode == 0, done.stderr
+    _, _, names = done.stderr.partition("apt-get install ")
+    return set(names.split())
+
+
+@pytest.mark.parametrize(("purpose", "packages"), [("build", BUILD), ("test", TEST)])
+def test_a_purpose_names_its_packages_and_no_others(tmp_path: Path, purpose: str, packages: set[str]) -> None:
+    # whether these two are here is seen by a file that is no program
+    beside_programs = {"libc6-dev", "virtiofsd"}
+    done = setup(tmp_path, purpose, set())
+    assert missing(done) - beside_programs == packages - beside_programs
+    assert (tmp_path / "pip").read_text().splitlines()[-1] == f"install -q --group {purpose}"
+
+
+def test_what_is_there_is_not_named(tmp_path: Path) -> None:
+    present = {"ld.lld", "strace", "virtiofsd", "qemu-system-x86_64", "xorriso", "bochs"}
+    done = setup(tmp_path, "test", present)
+    assert missing(done) == {"clang", "libclang-rt-19-dev", "zstd", "lz4"}
+
+
+def test_another_purpose_is_refused(tmp_path: Path) -> None:
+    done = setup(tmp_path, "tests", set())
+    assert (done.returncode, done.stderr) == (2, "setup: tests: build or test\n")
