@@ -208,6 +208,7 @@ static int spawn_here(struct spawn *spawn, struct sandbox_config *config)
 int sandbox_init(struct sandbox *sandbox, struct vm *vm)
 {
     memset(sandbox, 0, sizeof *sandbox);
+    pthread_mutex_init(&sandbox->hearing, NULL);
     sandbox->vm = vm;
     sandbox->parent = getpid();
     sandbox->control_fd = sandbox->pidfd = sandbox->pid = -1;

@@ -2,10 +2,13 @@
  * The host's side of a sandboxed VM: the memory shared with tender-sandbox, the process, and waiting for it.
  *
  * One thread of this process makes all the children (spawn.c says why). Everything else belongs to the
- * struct sandbox: its caller sees to it that one thread at a time uses it (sandbox_read() apart).
+ * struct sandbox: its caller sees to it that one thread at a time uses it (sandbox_read() and
+ * sandbox_isolation() apart).
  */
 #ifndef TENDER_SANDBOX_SPAWN_H
 #define TENDER_SANDBOX_SPAWN_H
+
+#include <pthread.h>
 
 #include "config.h"
 
@@ -19,7 +22,8 @@ struct sandbox {
     int parent; /* the process whose child it is: a fork of that has copies of the descriptors alone */
     uint32_t isolation;
     bool started;
-    bool ready;               /* SANDBOX_READY was heard: what is said from here on may be the guest's word */
+    pthread_mutex_t hearing;  /* held by who takes a word from control_fd, for `ready` and `isolation` */
+    _Atomic bool ready;       /* SANDBOX_READY was heard: what is said from here on may be the guest's word */
     void (*when_ready)(void); /* called then, if there is one */
     bool stopping;
     bool stopped_late;
@@ -48,8 +52,9 @@ int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, 
 /* Runs until Python must decide; sandbox->event says what. */
 void sandbox_run(struct sandbox *sandbox);
 
-/* The layers that stand, enum isolation_layer. Before the first sandbox_run() it waits until the program
- * has told; a program that cannot be set up has none of its own, and sandbox_run() says why. */
+/* The layers that stand, enum isolation_layer. It waits until the program has told; a program that cannot be
+ * set up has none of its own, and sandbox_run() says why. Any thread, also while another is in sandbox_run().
+ */
 uint32_t sandbox_isolation(struct sandbox *sandbox);
 
 /* Copies guest memory as long as the process lives. Bytes or -errno. Any thread. */

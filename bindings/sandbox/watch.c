@@ -197,6 +197,21 @@ static bool take_ready(struct sandbox *sandbox)
     return true;
 }
 
+/* The next word for this thread; no word: 0 at the end of the stream, or -1 and errno. */
+static ssize_t hear(struct sandbox *sandbox, char *word)
+{
+    pthread_mutex_lock(&sandbox->hearing);
+    ssize_t got = recv(sandbox->control_fd, word, 1, MSG_DONTWAIT);
+    if (got == 1 && *word == SANDBOX_READY && !sandbox->ready && take_ready(sandbox)) {
+        got = -1;
+        errno = EAGAIN;
+    }
+    int error = errno;
+    pthread_mutex_unlock(&sandbox->hearing);
+    errno = error;
+    return got;
+}
+
 /* Until there is something to say. */
 static void wait_for_it(struct sandbox *sandbox)
 {
@@ -231,13 +246,11 @@ static void wait_for_it(struct sandbox *sandbox)
         if (!wait[0].revents)
             continue;
         char word;
-        ssize_t got = recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT);
+        ssize_t got = hear(sandbox, &word);
         if (got == 1 && word == SANDBOX_EVENT) {
             take_event(sandbox);
             return;
         }
-        if (got == 1 && word == SANDBOX_READY && !sandbox->ready && take_ready(sandbox))
-            continue;
         if (got >= 0 || errno != EAGAIN) {
             take_its_end(sandbox, got > 0);
             return;
@@ -283,16 +296,19 @@ void sandbox_run(struct sandbox *sandbox)
 uint32_t sandbox_isolation(struct sandbox *sandbox)
 {
     const uint64_t give_up_ns = monotonic_ns() + PREPARE_NS;
-    while (!sandbox->started && !sandbox->ready && sandbox->pidfd >= 0 && monotonic_ns() < give_up_ns) {
+    while (!sandbox->ready && sandbox->pidfd >= 0 && monotonic_ns() < give_up_ns) {
         struct pollfd said = {sandbox->control_fd, POLLIN, 0};
         const struct timespec wait = {0, PREPARE_NS / 10};
         char word;
         if (ppoll(&said, 1, &wait, NULL) < 1)
             continue;
+        pthread_mutex_lock(&sandbox->hearing);
         /* What else it says is left for sandbox_run(). */
-        if (recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT | MSG_PEEK) != 1 || word != SANDBOX_READY ||
-            recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT) != 1 || !take_ready(sandbox))
-            break;
+        if (!sandbox->ready && recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT | MSG_PEEK) == 1 &&
+            word == SANDBOX_READY && recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT) == 1)
+            (void)take_ready(sandbox);
+        pthread_mutex_unlock(&sandbox->hearing);
+        break;
     }
     return sandbox->isolation;
 }

@@ -38,6 +38,18 @@ def standing(guest: Guest) -> tuple[str, ...]:
         return result.isolation
 
 
+def test_layers_are_told_whole_while_the_guest_runs(guest: Guest, standing: tuple[str, ...]) -> None:
+    """Whichever thread hears of them: the one that asks, or the one that runs the guest."""
+    with Image.open(guest("spin")) as image:
+        for _ in range(50):
+            with Vm(image, VmConfig(mem=8), backend="sandbox") as vm:
+                vm.start()
+                assert vm.isolation == standing
+                vm.stop()
+                result = vm.wait(60)
+                assert result and result.isolation == standing
+
+
 def test_the_sandbox_tells_what_stands_and_runs_where_that_is_required(
     guest: Guest, standing: tuple[str, ...], tender_cmd: list[str]
 ) -> None:
