@@ -43,7 +43,9 @@ OUTPUT_LIMIT_S = 10.0
 def c_files() -> list[str]:
     """Every C source that is laid out by clang-format."""
     found = (p for d in C_DIRECTORIES for p in (ROOT / d).rglob("*.[ch]"))
-    return sorted(name for name in (str(p.relative_to(ROOT)) for p in found) if not name.startswith(GENERATED))
+    return sorted(
+        name for name in (str(p.relative_to(ROOT)) for p in found) if not name.startswith(GENERATED)
+    )
 
 
 @dataclass(frozen=True)
