@@ -155,21 +155,18 @@ static bool ends_with(const char *text, const char *end)
 /* The interface, path or @FD of --net or --block. `suffixes`: :ro and :rw behind a path mean something. */
 static bool read_value(struct setting *setting, const char *value, bool suffixes)
 {
-    if (suffixes && (ends_with(value, ":ro") || ends_with(value, ":rw"))) {
-        setting->read_only = ends_with(value, ":ro");
-        value = strndup(value, strlen(value) - 3); /* the word stays whole, for Python */
-        if (!value)
-            return false;
-    }
+    const bool has_suffix = suffixes && (ends_with(value, ":ro") || ends_with(value, ":rw"));
+    const size_t len = strlen(value) - (has_suffix ? 3 : 0);
+    setting->read_only = has_suffix && ends_with(value, ":ro");
     if (*value == '@') {
         uint32_t fd;
-        if (!number(value + 1, strlen(value + 1), &fd))
+        if (!number(value + 1, len - 1, &fd))
             return false;
         setting->fd = (int)fd;
         return true;
     }
-    setting->value = value;
-    return *value != '\0';
+    setting->value = has_suffix ? strndup(value, len) : value; /* the word stays whole, for Python */
+    return setting->value && len;
 }
 
 static bool read_setting(struct request *request, enum setting_kind kind, const char *name, size_t name_len,

@@ -3,6 +3,8 @@
 elf_image   good ELFs of several shapes, and one file for every rule that refuses
 hypercall   every call, with lengths, handles and addresses at the edges, in the records of fuzz_hypercall.c
 ring        entries, indices and lies, in the records of fuzz_ring.c
+disk_guard  disks of edges, writes in them, at their ends and behind
+request     command lines of both grammars
 emulate     a guest that is in order, before each instruction that ring 3 may not execute
 
 Usage: python tests/fuzz/make_seeds.py DIRECTORY   (from the top of the project)
@@ -112,6 +114,36 @@ def emulations() -> Iterator[tuple[str, bytes]]:
         yield code, header + bytes(memory)
 
 
+def requests() -> Iterator[tuple[str, bytes]]:
+    """A command line for each option of both grammars, one that has all, and one with more settings than most."""
+    net = ["--net:service0=tap0", "--net-mac:service0=02:00:00:00:00:01"]
+    disks = ["--block:storage=d.img", "--block-sector-size:storage=512"]
+    ours = [[*net, *disks], ["--net", "tap0", "--block=d.img:ro"], ["--net=a=@3", "--block:b=@4:rw"], ["--mem=64M"],
+            ["--mem", "1G"], ["--timeout=250ms"], ["--timeout", "0.5s"], ["--backend=sandbox", "-q"], ["--no-net-ring"],
+            ["--require=kvm,landlock"], [f"--block:d{i}=@{i}" for i in range(30)]]  # fmt: skip
+    theirs = [[*net, *disks], ["--mem=32"], ["--no-net-ring"], ["--block:a=@4", "--block:b=x:ro", "--"]]
+    for solo5, lines in ((0, ours), (1, theirs)):
+        for i, words in enumerate(lines):
+            yield f"{solo5}-{i}", bytes([solo5]) + "\0".join([*words, "app.elf", "word"]).encode()
+    yield "environment", b"\6" + b"\0".join((b"kvm", b"seccomp-filter", b"--", b"app.elf"))
+
+
+def disk_guards() -> Iterator[tuple[str, bytes]]:
+    """One disk of each edge of a capacity, then three of them with others between; calls of every kind of edge."""
+    capacities = (0, 1, 512, 0xFFFFFFFF, 1 << 32, (1 << 32) + 512, (1 << 63) - 1, (1 << 64) - 1)
+    calls = b"".join(
+        struct.pack("<BBBQQ", number, fd, edges, count, offset)
+        for number, fd, edges in product((0, 1, 2, 4), (0, 1, 3), (0, 35, 200, 201))
+        for count, offset in ((1, 1 << 33),)
+    )
+    for capacity in capacities:
+        yield f"one-{capacity:x}", struct.pack("<BBQ", 1, 1, capacity) + calls
+    kinds = (1, 4, 3, 1, 0, 1)
+    devices = b"".join(struct.pack("<BQ", kind, capacities[i + 2]) for i, kind in enumerate(kinds))
+    yield "several", bytes([len(kinds)]) + devices + calls
+    yield "most", bytes([64]) + struct.pack("<BQ", 1, 4096) * 64 + calls
+
+
 def main() -> int:
     """Writes one file for each case and returns the process's status."""
     if len(sys.argv) != 2:
@@ -122,6 +154,8 @@ def main() -> int:
         "hypercall": list(hypercalls()),
         "ring": list(rings()),
         "emulate": list(emulations()),
+        "request": list(requests()),
+        "disk_guard": list(disk_guards()),
         "patch": [("two_sites", bytes([8, 0, 0, 0, 0]) + bytes.fromhex("ba01050000efba02050000ef"))],
     }
     for target, seeds in targets.items():

@@ -1,0 +1,147 @@
+/*
+ * Command lines under libFuzzer: words to a request, as the launcher reads them
+ * (bindings/launcher/request.c).
+ *
+ *   input: u8 flags (1: solo5-hvt's grammar, 2: TENDER_BACKEND is set, 4: TENDER_REQUIRE is set), then words,
+ * each up to a 0 byte. The variables that are set take the first words.
+ *
+ * The words are copies of their own, so a read past a word's end is found. An accepted request keeps the
+ * bounds that later code relies on. The words stay as they were, for Python to read them again, and a second
+ * reading gives the same request.
+ */
+#include <string.h>
+
+#include "ends.h"
+#include "must.h"
+#include "request.h"
+
+#define WORDS_MAX 40u
+#define MIB       (UINT64_C(1) << 20)
+#define STATIC    16u /* up to so many words request.c needs no memory for settings */
+
+static bool is_within(const char *pointer, char *const *words, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (pointer >= words[i] && pointer <= words[i] + strlen(words[i]))
+            return true;
+    return false;
+}
+
+/* Six numbers of one or two digits, and nothing else. */
+static void check_mac(const char *text, const uint8_t mac[6])
+{
+    unsigned byte[6];
+    int end = -1;
+    MUST(sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", byte, byte + 1, byte + 2, byte + 3, byte + 4, byte + 5,
+                &end) == 6);
+    MUST(end >= 11 && !text[end] && strspn(text, "0123456789abcdefABCDEF:") == (size_t)end);
+    for (int i = 0; i < 6; i++)
+        MUST(mac[i] == byte[i]);
+}
+
+static void check_setting(const struct request *request, const struct setting *setting, char *const *words,
+                          size_t count)
+{
+    MUST(setting->name_len <= 67 && (setting->name_len || !request->solo5));
+    for (size_t i = 0; i < setting->name_len; i++)
+        MUST(is_within(setting->name + i, words, count) && strchr(":=", setting->name[i]) == NULL);
+    switch (setting->kind) {
+    case SETTING_NET:
+        MUST(setting->value ? strlen(setting->value) >= 1 && strlen(setting->value) <= 15 : setting->fd >= 0);
+        break;
+    case SETTING_BLOCK:
+        MUST(setting->value ? *setting->value && setting->fd == -1 : setting->fd >= 0);
+        MUST(!setting->read_only || !request->solo5);
+        break;
+    case SETTING_SECTOR_SIZE:
+        MUST(setting->sector_size >= 512 && setting->sector_size <= 32768);
+        MUST(__builtin_popcount(setting->sector_size) == 1);
+        break;
+    case SETTING_NET_MAC:
+        if (setting->name_len)
+            check_mac(setting->name + setting->name_len + 1, setting->mac);
+        break;
+    }
+}
+
+static void check(const struct request *request, char *const *words, size_t count)
+{
+    size_t at = 0;
+    uint32_t layers = 0;
+    while (isolation_name(layers))
+        layers++;
+    MUST(request->image && *request->image);
+    while (at < count && words[at] != request->image)
+        at++;
+    MUST(at < count && request->args == words + at + 1);
+    MUST(request->mem_bytes >= 2 * MIB && request->mem_bytes <= 4096 * MIB &&
+         request->mem_bytes % (2 * MIB) == 0);
+    MUST(request->timeout_s >= 0 && request->timeout_s < 1e9);
+    MUST(request->backend <= BACKEND_SANDBOX && request->setting_count <= at &&
+         !(request->require >> layers));
+    MUST(!request->solo5 || (request->timeout_s == 0 && !request->quiet)); /* solo5-hvt has no such options */
+    for (size_t i = 0; i < request->setting_count; i++) {
+        const struct setting *one = &request->settings[i];
+        check_setting(request, one, words, count);
+        for (size_t j = 0; request->solo5 && j < i; j++) {
+            const struct setting *other = &request->settings[j];
+            MUST(one->kind != other->kind || one->name_len != other->name_len ||
+                 memcmp(one->name, other->name, one->name_len) != 0);
+        }
+    }
+}
+
+/* Reads, and frees what a process of one run leaves to its end. */
+static bool read_once(char **words, size_t count, const char *backend, const char *require, bool solo5,
+                      struct request *request)
+{
+    *request = (struct request){.program = "tender", .solo5 = solo5};
+    const bool ours = request_read(words, backend, require, request);
+    if (ours)
+        check(request, words, count);
+    for (size_t i = 0; request->settings && i < request->setting_count; i++) {
+        const char *value = request->settings[i].value;
+        if (value && !is_within(value, words, count))
+            free((void *)(uintptr_t)value);
+        request->settings[i].value = NULL;
+    }
+    if (count >= STATIC)
+        free(request->settings);
+    return ours;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    char *words[WORDS_MAX + 1] = {NULL}, *before[WORDS_MAX];
+    size_t count = 0, first = 0;
+    if (!size)
+        return 0;
+    const unsigned flags = *data++;
+    size--;
+    while (size && count < WORDS_MAX) {
+        const size_t len = strnlen((const char *)data, size), taken = len < size ? len + 1 : len;
+        words[count] = strndup((const char *)data, len);
+        before[count] = strndup((const char *)data, len);
+        MUST(words[count] && before[count]);
+        count++;
+        data += taken;
+        size -= taken;
+    }
+    const char *backend = flags & 2 && first < count ? words[first++] : NULL;
+    const char *require = flags & 4 && first < count ? words[first++] : NULL;
+    struct request request, again;
+    const bool ours = read_once(words + first, count - first, backend, require, flags & 1, &request);
+    MUST(read_once(words + first, count - first, backend, require, flags & 1, &again) == ours);
+    MUST(!ours ||
+         (request.image == again.image && request.args == again.args && request.quiet == again.quiet &&
+          request.mem_bytes == again.mem_bytes && request.mem_adjusted == again.mem_adjusted &&
+          request.backend == again.backend && request.require == again.require &&
+          request.no_net_ring == again.no_net_ring && request.setting_count == again.setting_count));
+    for (size_t i = 0; i < count; i++) {
+        MUST(strcmp(words[i], before[i]) == 0);
+        free(words[i]);
+        free(before[i]);
+    }
+    return 0;
+}
