@@ -207,6 +207,16 @@ int tn_net_choose_mac(uint8_t *mac)
     return net_choose_mac(mac);
 }
 
+int tn_file_open(const char *path, int use, struct device_error *error)
+{
+    return file_open(path, (enum file_use)use, error);
+}
+
+int tn_file_check_output(int fd, struct device_error *error)
+{
+    return file_check_output(fd, error);
+}
+
 int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error)
 {
     return block_open(path, read_only != 0, capacity, error);

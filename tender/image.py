@@ -19,6 +19,7 @@ from tender.native import (
     ffi,
     image_error,
     lib,
+    open_file,
     parse_elf_bytes,
     parse_elf_fd,
 )
@@ -87,15 +88,9 @@ class Image(Owner):
     def open(cls, path: "str | os.PathLike[str]") -> "Image":
         """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it; HostError."""
         name = path_text("Image.open: path", path)
-        try:
-            fd = posix.open(name, posix.O_RDONLY | posix.O_CLOEXEC)
-        except OSError as error:
-            raise ImageError(
-                f"Could not open: {error.strerror}",
-                file=name,
-                code="image-open",
-                hint=_open_hint(name, error.errno),
-            ) from error
+        fd, why, errno, hint = open_file(name, lib.FILE_IMAGE)
+        if fd < 0:
+            raise ImageError(why, file=name, code="image-open", hint=hint or _open_hint(name, errno))
         try:
             elf = parse_elf_fd(fd, name)
             error_out = ffi.new("struct elf_error *")
@@ -213,7 +208,7 @@ def check_image(what: str, image: object) -> None:
         )
 
 
-def _open_hint(name: str, errno: "int | None") -> str:
+def _open_hint(name: str, errno: int) -> str:
     if errno == 2 and "/" not in name:
         return f"there is no {name} in this directory; give the path of a unikernel ELF"
     return ""

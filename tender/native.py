@@ -23,6 +23,7 @@ __all__ = [
     "host_error",
     "image_error",
     "lib",
+    "open_file",
     "parse_elf_bytes",
     "query_abi_fd",
     "query_manifest_fd",
@@ -53,6 +54,32 @@ def image_error(error: CData, file: str) -> ImageError:
         text += f": {posix.strerror(error.os_error)}"
     code = _CODES.get(error.code, "image")
     return ImageError(text, file=file, offset=error.offset, code=code)
+
+
+_FILE_HINTS = {
+    lib.DEVICE_FILE_PIPE: "a pipe cannot be read at any offset: write it to a file first",
+    lib.DEVICE_FILE_NO_READER: "start its reader first: cat {path} &",
+    lib.DEVICE_FILE_SOCKET: "connect to it and give the descriptor: fd:N",
+}
+
+OUTPUT_HINT = "give a file, a pipe, a connected socket or a terminal"
+
+
+def open_file(path: str, use: int) -> "tuple[int, str, int, str]":
+    """A descriptor of the file for `use`, of enum file_use, and nothing else; or -1, why not, errno, and a way out.
+
+    Never waits: what a FIFO without its other side would do is among the reasons.
+    """
+    error = ffi.new("struct device_error *")
+    fd: int = lib.tn_file_open(path.encode("utf-8", "surrogateescape"), use, error)
+    if fd >= 0:
+        return fd, "", 0, ""
+    from tender.printable import quoted
+
+    hint = _FILE_HINTS.get(error.problem, "").format(path=quoted(path))
+    if error.problem == lib.DEVICE_FILE_KIND and use != lib.FILE_IMAGE:
+        hint = OUTPUT_HINT
+    return -1, ffi.string(error.text).decode(), error.os_error, hint
 
 
 class Segment(Value):

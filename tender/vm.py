@@ -13,7 +13,7 @@ from tender.backend import check_backend, create
 from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig, descriptor, path_text
 from tender.errors import ConfigError, DeviceError, HostError, TenderError, VmStateError
 from tender.image import Device, Image, check_image
-from tender.native import CData, ffi, lib
+from tender.native import CData, ffi, lib, open_file
 from tender.values import Owner
 
 TYPE_CHECKING = False
@@ -153,12 +153,10 @@ class Vm(Owner):
 
     @staticmethod
     def _open_console(path: str) -> int:
-        try:
-            return posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise DeviceError(
-                f"console: {path}: {error.strerror}", errno=error.errno or 0, code="device-console"
-            ) from error
+        fd, why, errno, hint = open_file(path, lib.FILE_CONSOLE)
+        if fd < 0:
+            raise DeviceError(f"console: {path}: {why}", errno=errno, code="device-console", hint=hint)
+        return fd
 
     def _capture(self, data: bytes) -> None:
         if self._captured is not None:

@@ -80,7 +80,7 @@ static int accepted(int fd, const char *shown, bool read_only, uint64_t *capacit
 int block_open(const char *path, bool read_only, uint64_t *capacity, struct device_error *error)
 {
     /* O_NONBLOCK: a FIFO by mistake must not hang here; it means nothing for files and disks. */
-    int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+    int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return cannot_open(error, path, errno);
     return accepted(fd, path, read_only, capacity, error);

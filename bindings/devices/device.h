@@ -54,6 +54,15 @@ int block_open(const char *path, bool read_only, uint64_t *capacity, struct devi
 int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacity,
                     struct device_error *error);
 
+/* A descriptor of the file at `path`, for its use, without waiting: what would make open() wait, and what is
+ * of no kind that serves, is refused. It is not blocking. A file to be written is made if there is none; what
+ * is in it stays. `error` says the reason alone, without the path. */
+int file_open(const char *path, enum file_use use, struct device_error *error);
+
+/* 0 if a command may write its console or report to the inherited descriptor `fd`, else -1: it is open for
+ * writing, is none of the command's own, and is of a kind that takes bytes in a row. */
+int file_check_output(int fd, struct device_error *error);
+
 /* 0 if a disk of `capacity` bytes, the guest's `name`, is a whole number of sectors, at least one. */
 int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
                          struct device_error *error);

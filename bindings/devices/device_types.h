@@ -36,7 +36,16 @@ enum device_problem {
     DEVICE_NET_UNCONNECTED = 22,
     DEVICE_NET_KIND = 23,
     DEVICE_NOT_INHERITED = 24,
+    DEVICE_FILE_OPEN = 25,
+    DEVICE_FILE_KIND = 26,
+    DEVICE_FILE_PIPE = 27,
+    DEVICE_FILE_NO_READER = 28,
+    DEVICE_FILE_SOCKET = 29,
+    DEVICE_FILE_READ_ONLY = 30,
 };
+
+/* What a file is opened for (devices/file.c). */
+enum file_use { FILE_IMAGE = 0, FILE_CONSOLE = 1, FILE_REPORT = 2 };
 
 struct device_error {
     uint32_t problem; /* enum device_problem */

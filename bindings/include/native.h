@@ -63,6 +63,8 @@ int tn_vm_set_console(struct vm *vm, int fd);
 /* Opening devices (devices/device.h): a descriptor that is Python's to close, or 0; -1 with *error filled. */
 int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error);
 void tn_net_leave_header(int fd);
+int tn_file_open(const char *path, int use, struct device_error *error); /* enum file_use */
+int tn_file_check_output(int fd, struct device_error *error);
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error);
 int tn_net_choose_mac(uint8_t *mac); /* -errno */

@@ -25,6 +25,7 @@
 #include "ahead.h"
 #include "console.h"
 #include "copy_fault.h"
+#include "device.h"
 #include "ends.h"
 #include "launcher.h"
 #include "layers.h"
@@ -70,10 +71,11 @@ static _Noreturn void refuse_image(const struct image *image, const struct elf_e
 static void open_image(struct image *image, const char *name)
 {
     struct elf_error error;
+    struct device_error refused;
     image->name = name;
-    image->fd = open(name, O_RDONLY | O_CLOEXEC);
+    image->fd = file_open(name, FILE_IMAGE, &refused);
     if (image->fd < 0)
-        leave_to_python("%s: Could not open: %s", name, strerror(errno));
+        leave_to_python("%s: %s", name, refused.text);
     static struct byte_window window;
     const struct byte_source source = byte_source_window(&window, image->fd);
     if (elf_image_parse(&source, &image->elf, &error) < 0)

@@ -62,7 +62,7 @@ def query_abi(binary: str) -> None:
     """Print the ABI note. Raises ImageError, HostError."""
     from tender.native import query_abi_fd
 
-    fd = _open(binary, posix.O_RDONLY | posix.O_NONBLOCK, "Could not open")  # a FIFO is refused, not awaited
+    fd = _open_binary(binary)
     try:
         target, version = query_abi_fd(fd, binary)
     finally:
@@ -80,12 +80,21 @@ def query_manifest(binary: str) -> None:
     """Print the manifest note. Raises ImageError, HostError."""
     from tender.native import lib, query_manifest_fd
 
-    fd = _open(binary, posix.O_RDONLY | posix.O_NONBLOCK, "Could not open")
+    fd = _open_binary(binary)
     try:
         found = query_manifest_fd(fd, binary)
     finally:
         posix.close(fd)
     say.out(manifest_text((name, kind) for name, kind in found if kind < lib.MFT_RESERVED_FIRST))
+
+
+def _open_binary(path: str) -> int:
+    from tender.native import lib, open_file
+
+    fd, why, errno, _ = open_file(path, lib.FILE_IMAGE)
+    if fd < 0:
+        raise HostError(f"{path}: {why}", errno=errno)
+    return fd
 
 
 def manifest_text(devices: Iterable[tuple[bytes, int]]) -> str:

@@ -1,9 +1,9 @@
 """Ways out of errors: the command line that would work, and what a refused file really is."""
 
 import os
-import stat
 
 from tender.cli.options import RunOptions
+from tender.native import lib, open_file
 from tender.printable import quoted
 from tender.result import GuestFault
 
@@ -62,8 +62,6 @@ def image_hint(path: str, refusal: str) -> str:
     from tender.cli.main import COMMANDS
     from tender.cli.nearest import nearest
 
-    if "Illegal seek" in refusal or _is_pipe(path):
-        return "a pipe, which cannot be read at any offset: write it to a file first"
     if not os.path.exists(path):
         command = path if path in COMMANDS else nearest(path, COMMANDS) if "/" not in path else ""
         if command:
@@ -71,20 +69,16 @@ def image_hint(path: str, refusal: str) -> str:
         return ""
     if os.path.isdir(path):
         return "a directory; give the unikernel's ELF file"
+    fd = open_file(path, lib.FILE_IMAGE)[0]
+    if fd < 0:
+        return ""
     try:
-        with open(path, "rb") as file:
-            start = file.read(4096)
+        start = os.pread(fd, 4096, 0)
     except OSError:
         return ""
+    finally:
+        os.close(fd)
     return kind_hint(start, target_named(refusal))
-
-
-def _is_pipe(path: str) -> bool:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 def kind_hint(start: bytes, target: int | None) -> str:

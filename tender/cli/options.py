@@ -31,7 +31,7 @@ _FORMS = {
     "--block-sector-size": "--block-sector-size:NAME=N",
     "--mem": "--mem=MIB, or with a unit: --mem=64M, --mem=1G",
     "--timeout": "--timeout=SECONDS",
-    "--console": "--console=FILE, --console=fd:N or --console=none",
+    "--console": "--console=FILE, --console=-, --console=fd:N or --console=none",
     "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
     "--require": f"--require=LAYER,...; the layers are {', '.join(LAYERS)}",
 }
@@ -78,6 +78,7 @@ class RunOptions(Value):
     console  a descriptor, a path, or None for no console at all
     backend  one of tender.backend.BACKENDS
     json     where the result goes: a descriptor, a path, or None
+    json_fd  the descriptor of that, once it is open (outputs.py)
     words    the options as typed, for hints that repeat the command
     """
 
@@ -92,6 +93,7 @@ class RunOptions(Value):
         "console",
         "backend",
         "json",
+        "json_fd",
         "stats",
         "verbosity",
         "net_ring",
@@ -108,6 +110,7 @@ class RunOptions(Value):
     console: int | str | None
     backend: str
     json: int | str | None
+    json_fd: int
     stats: bool
     verbosity: int
     net_ring: str
@@ -129,6 +132,7 @@ _DEFAULTS: dict[str, object] = {
     "console": 1,
     "backend": "auto",
     "json": None,
+    "json_fd": -1,
     "stats": False,
     "verbosity": 0,
     "net_ring": "auto",
@@ -282,12 +286,12 @@ def _seconds(text: str) -> float:
 def _file_or_fd(option: str, text: str) -> int | str:
     if text.startswith("fd:"):
         if not _is_number(text[3:]):
-            hint = f"got {text!r}: write fd:N, N a descriptor"
+            hint = f"got {text!r}: write fd:N, N the number of an inherited descriptor; for a file write ./fd:..."
             raise UsageError(f"Malformed argument to {option}", hint=hint)
         return int(text[3:])
     if not text:
         raise UsageError(f"Malformed argument to {option}", hint="the file has no name")
-    return text
+    return 1 if text == "-" else text
 
 
 def _setting(base: str, name: str | None, value: str, word: str) -> Setting:

@@ -2,7 +2,7 @@
 
 import json
 
-from tender.cli import say
+from tender.cli import outputs, say
 from tender.cli.options import RunOptions
 from tender.errors import TenderError
 from tender.result import VmResult
@@ -33,17 +33,18 @@ def not_started(error: TenderError, options: RunOptions) -> dict[str, object]:
     }
 
 
-def write_json(value: dict[str, object], target: int | str) -> None:
-    """One line of JSON to a descriptor or a file; a failure to write is said and changes nothing else."""
+def write_json(value: dict[str, object], options: RunOptions) -> None:
+    """One line of JSON to where --json says; a failure to write is said and changes nothing else."""
     line = json.dumps(value) + "\n"
-    if target == 2:
+    if options.json == 2:
         say.plain(line[:-1])
         return
     try:
-        with open(target, "w", closefd=isinstance(target, str)) as file:
-            file.write(line)
+        if isinstance(options.json, str):
+            outputs.empty(options.json_fd)
+        say.write(options.json_fd, line.encode())
     except OSError as error:
-        where = f"fd:{target}" if isinstance(target, int) else target
+        where = f"fd:{options.json}" if isinstance(options.json, int) else options.json
         say.error(f"--json={where}: {error.strerror}")
 
 

@@ -38,6 +38,10 @@ def main(argv: list[str]) -> int:
     began_ns = time.monotonic_ns()
     try:
         options = parse_args(argv, backend=backend_variable(), require=require_variable())
+        if options.json is not None or options.console != 1:
+            from tender.cli.outputs import settled
+
+            options = settled(options)
     except ConfigError as error:
         return _complain(error)
     if options.action != "run":
@@ -81,6 +85,7 @@ class _Stopper:
             _signal.signal(number, _signal.SIG_DFL)
             _signal.raise_signal(number)
         self.signal = number
+        say.hurry()
         if self.vm is not None:
             self.vm.stop()
 
@@ -213,9 +218,8 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
     if signal and result.guest_status is None:
         result = _by_signal(result, signal)
     if result.reason == "timeout":
+        say.hurry()
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
-    elif result.reason == "signal":
-        say.error_in_passing(result.message)
     elif result.message:
         say.error(result.message)
         if result.fault is not None and say.HINTS:
@@ -229,7 +233,7 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
     if options.json is not None:
         from tender.cli import report
 
-        report.write_json(report.ended(result, options, signal), options.json)
+        report.write_json(report.ended(result, options, signal), options)
     return result.status
 
 
@@ -262,7 +266,7 @@ def failed(error: TenderError, options: RunOptions) -> int:
     if options.json is not None:
         from tender.cli import report
 
-        report.write_json(report.not_started(error, options), options.json)
+        report.write_json(report.not_started(error, options), options)
     return STATUS_CANNOT_START
 
 

@@ -4,9 +4,15 @@ stdout belongs to the guest's console while a guest runs, so only the subcommand
 Who speaks is the process's, as stderr is: `speak_as` is called once, first.
 """
 
+import posix
 import sys
+import time
 
 PROGRAM = "tender"
+ROOM_S = 1.0
+_LOOK_MS = 50
+_TERMINAL_ROOM = 256
+_until = 0.0  # of the monotonic clock; 0: nobody hurries
 HINTS = True  # whether `hint` says anything; whoever would work for one asks first
 
 
@@ -21,14 +27,30 @@ def error(text: str) -> None:
     _stderr(_prefixed(text))
 
 
-def error_in_passing(text: str) -> None:
-    """The same, unless stderr has no room for it within a second: whoever waits for our end may be its reader."""
+def hurry() -> None:
+    """From now on nothing waits longer than ROOM_S, all in all, for a reader: a signal or a time limit ends the command."""
+    global _until
+    if not _until:
+        _until = time.monotonic() + ROOM_S
+
+
+def write(fd: int, data: bytes) -> None:
+    """All of `data`; waits for room as long as nobody hurries. Raises OSError: TimeoutError for want of room."""
     import select
 
     room = select.poll()
-    room.register(2, select.POLLOUT)
-    if room.poll(1000):
-        _stderr(_prefixed(text))
+    room.register(fd, select.POLLOUT)
+    # what poll() promises room for, pipe(7) and n_tty_poll(): a write() of more might wait, with nobody to end it
+    at_once = _TERMINAL_ROOM if posix.isatty(fd) else select.PIPE_BUF
+    while data:
+        if not room.poll(_LOOK_MS):
+            if _until and time.monotonic() >= _until:
+                raise TimeoutError(11, "no room for it, and its reader does not read")
+            continue
+        try:
+            data = data[posix.write(fd, data[:at_once]) :]
+        except BlockingIOError:  # somebody else took the room
+            time.sleep(_LOOK_MS / 1000)
 
 
 def _prefixed(text: str) -> str:
@@ -54,11 +76,13 @@ def out(text: str) -> None:
 
 def _stderr(text: str) -> None:
     try:
-        if sys.stderr is not None:  # None: the descriptor was closed when we started
+        if sys.stderr is sys.__stderr__:
+            write(2, text.encode("utf-8", "backslashreplace"))
+        elif sys.stderr is not None:  # a caller's own
             sys.stderr.write(text)
             sys.stderr.flush()
     except OSError:
-        pass  # a reader that went away must not change how we end
+        pass  # a reader that went away, or does not read, must not change how we end
 
 
 def flush() -> None:

@@ -6,11 +6,11 @@ passes one is described as far as it was read.
 """
 
 import os
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tender.native import lib, open_file
 from tender.printable import printable
 
 SECTIONS_MAX = 1024
@@ -102,15 +102,8 @@ def symbol_at(path: str, address: int) -> str:
 
 
 def _open(path: str) -> int:
-    """A descriptor of a regular file, else -1: a FIFO is not awaited."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):
-        return -1
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    return -1
+    """A descriptor of a file that can be an image, else -1."""
+    return open_file(path, lib.FILE_IMAGE)[0]
 
 
 def _details(file: _File) -> Details:

@@ -15,29 +15,35 @@ PARSING = {
     *("tender.backend", "tender.config", "tender.errors", "tender.values"),
     *("_signal", "time", "posix"),
 }
+# A line on stderr, such as that a guest runs in the sandbox for want of KVM.
+SPEAKING = {"select"}
 # The words of a refused option.
-EXPLAINING = {"tender.cli.nearest", "tender.cli.usage"}
+EXPLAINING = SPEAKING | {"tender.cli.nearest", "tender.cli.usage"}
 # A guest that runs. `os` is not among them: it is frozen into the interpreter, but makes ABCs when imported,
 # which costs a tenth of the whole start; `posix` has the same calls.
-RUNNING = PARSING | {
-    *(
-        "tender._native",
-        "tender._native.lib",
-        "tender.native",
-        "tender.image",
-        "tender.manifest",
-        "tender.outcome",
-        "tender.result",
-    ),
-    *(
-        "tender.backend.kvm",
-        "tender.backend.sandbox",
-        "tender.backend.kvm_cpu",
-        "tender.backend.kvm_requests",
-    ),
-    *("tender.cli.attach", "tender.vm", "_cffi_backend"),
-    *("abc", "_abc"),
-}
+RUNNING = (
+    PARSING
+    | SPEAKING
+    | {
+        *(
+            "tender._native",
+            "tender._native.lib",
+            "tender.native",
+            "tender.image",
+            "tender.manifest",
+            "tender.outcome",
+            "tender.result",
+        ),
+        *(
+            "tender.backend.kvm",
+            "tender.backend.sandbox",
+            "tender.backend.kvm_cpu",
+            "tender.backend.kvm_requests",
+        ),
+        *("tender.cli.attach", "tender.vm", "_cffi_backend"),
+        *("abc", "_abc"),
+    }
+)
 # The same by solo5-hvt's command line.
 SOLO5 = RUNNING | {"tender.cli.solo5"}
 FORBIDDEN = {

@@ -183,7 +183,7 @@ def test_a_console_that_cannot_be_opened_is_an_error(tender: Tender, guest: Gues
     assert done.stderr == f"tender: console: {tmp_path}/absent/x: No such file or directory\n"
     done = tender("--mem=8", "--console=fd:77", guest("args"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("tender: console: 77: ")
+    assert done.stderr.startswith("tender: --console=fd:77: Bad file descriptor\n")
 
 
 def test_json_is_the_last_line_of_stderr_or_a_file(tender: Tender, guest: Guest, tmp_path: Path) -> None:

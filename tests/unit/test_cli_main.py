@@ -168,12 +168,6 @@ def test_an_ordinary_program_is_told_so() -> None:
     assert "an ordinary Linux program or library, not a unikernel" in done.stderr
 
 
-def test_a_pipe_as_image_is_told_so(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    assert explain.image_hint(str(tmp_path / "pipe"), "any").startswith("a pipe")
-    assert explain.image_hint("/dev/fd/63", "/dev/fd/63: Illegal seek").startswith("a pipe")
-
-
 @pytest.mark.parametrize(
     ("mode", "group", "words"),
     [

@@ -127,7 +127,12 @@ def test_timeout_that_is_no_time_is_malformed(value: str) -> None:
 
 @pytest.mark.parametrize(
     ("words", "console"),
-    [(["--console=none"], None), (["--console", "fd:3"], 3), (["--console=out file"], "out file")],
+    [
+        (["--console=none"], None),
+        (["--console", "fd:3"], 3),
+        (["--console=out file"], "out file"),
+        (["--console=-"], 1),
+    ],
 )
 def test_console_goes_to_a_file_a_descriptor_or_nowhere(words: list[str], console: int | str | None) -> None:
     assert parse(*words).console == console
@@ -135,7 +140,13 @@ def test_console_goes_to_a_file_a_descriptor_or_nowhere(words: list[str], consol
 
 @pytest.mark.parametrize(
     ("word", "target"),
-    [("--json", 2), ("--json=fd:5", 5), ("--json=a=b.json", "a=b.json"), ("--json=-", "-")],
+    [
+        ("--json", 2),
+        ("--json=fd:5", 5),
+        ("--json=a=b.json", "a=b.json"),
+        ("--json=-", 1),
+        ("--json=./-", "./-"),
+    ],
 )
 def test_json_goes_to_stderr_a_descriptor_or_a_file(word: str, target: int | str) -> None:
     assert parse(word).json == target
