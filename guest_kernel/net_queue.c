@@ -19,11 +19,13 @@
 
 struct net_queue {
     uint64_t handle;
-    uint32_t room; /* bytes of a frame */
+    uint32_t room;  /* bytes of a frame */
+    uint32_t asked; /* room of the last net_read(), at most `room`: longer ones the host drops; 0: none yet */
     uint32_t frames;
     uint32_t in_next, in_end; /* frames that wait to be read */
     uint32_t out_count;
     uint64_t held_since_ns; /* the first of those */
+    uint64_t dropped;       /* were here already when a net_read() had less room than the one before */
     bool drained;           /* the last batch brought all there was, and nobody has been told yet */
     uint8_t *in, *out;
     uint32_t in_len[FRAMES_MAX], out_len[FRAMES_MAX];
@@ -52,7 +54,7 @@ bool net_queue_open(struct net_device *device)
     if (device->offload || queues[device->handle]) {
         return true; /* frames with an offload are no queue's: who wants them has room for them */
     }
-    uint32_t room = ((uint32_t)device->mtu + 14 + 4 + 63) & ~63u; /* a VLAN's tag too */
+    uint32_t room = ((uint32_t)net_frame_bytes(device) + 63) & ~63u;
     room = room < ROOM_MIN ? ROOM_MIN : room;
     uint32_t frames = QUEUE_BYTES / room;
     frames = frames > FRAMES_MAX ? FRAMES_MAX : frames < FRAMES_MIN ? FRAMES_MIN : frames;
@@ -90,7 +92,7 @@ static void exchange(struct net_queue *queue, uint64_t timeout_ns)
     struct tender_net_batch batch = {.handle = queue->handle,
                                      .frames = gpa_of(frames),
                                      .tx_count = queue->out_count,
-                                     .rx_count = is_empty(queue) ? queue->frames : 0,
+                                     .rx_count = is_empty(queue) && queue->asked ? queue->frames : 0,
                                      .timeout_ns = timeout_ns};
     for (uint32_t i = 0; i < batch.tx_count; i++) {
         frames[i] = (struct tender_net_frame){.data = gpa_of(queue->out + (size_t)i * queue->room),
@@ -99,7 +101,7 @@ static void exchange(struct net_queue *queue, uint64_t timeout_ns)
     struct tender_net_frame *in = frames + batch.tx_count;
     for (uint32_t i = 0; i < batch.rx_count; i++) {
         in[i] = (struct tender_net_frame){.data = gpa_of(queue->in + (size_t)i * queue->room),
-                                          .len = queue->room};
+                                          .len = queue->asked};
     }
     gate_net_batch(&batch);
     queue->out_count = 0;
@@ -160,13 +162,19 @@ enum guest_result net_queue_write(struct net_queue *queue, const void *frame, si
     return GUEST_OK;
 }
 
-static uint32_t take(struct net_queue *queue, void *frame, size_t size)
+/* The next frame that `size` bytes hold; false if there is none. */
+static bool take(struct net_queue *queue, void *frame, size_t size, size_t *len)
 {
-    const uint32_t len = queue->in_len[queue->in_next];
-    const uint32_t cut = len < size ? len : (uint32_t)size;
-    memcpy(frame, queue->in + (size_t)queue->in_next * queue->room, cut);
-    queue->in_next++;
-    return cut;
+    while (!is_empty(queue)) {
+        const uint32_t at = queue->in_next++;
+        if (queue->in_len[at] <= size) {
+            *len = queue->in_len[at];
+            memcpy(frame, queue->in + (size_t)at * queue->room, *len);
+            return true;
+        }
+        queue->dropped++;
+    }
+    return false;
 }
 
 enum guest_result net_queue_read(struct net_queue *queue, void *frame, size_t size, size_t *len)
@@ -174,15 +182,24 @@ enum guest_result net_queue_read(struct net_queue *queue, void *frame, size_t si
     if (size == 0) {
         return GUEST_AGAIN;
     }
-    if (is_empty(queue) && !(queue->drained && queue->out_count == 0)) {
+    queue->asked = size < queue->room ? (uint32_t)size : queue->room;
+    if (take(queue, frame, size, len)) {
+        return GUEST_OK;
+    }
+    if (!(queue->drained && queue->out_count == 0)) {
         exchange(queue, 0);
     }
-    if (is_empty(queue)) {
-        queue->drained = false; /* told: the next call looks again */
-        return GUEST_AGAIN;
+    if (take(queue, frame, size, len)) {
+        return GUEST_OK;
     }
-    *len = take(queue, frame, size);
-    return GUEST_OK;
+    queue->drained = false; /* told: the next call looks again */
+    return GUEST_AGAIN;
+}
+
+uint64_t net_dropped(const struct net_device *device)
+{
+    const struct net_queue *queue = net_queue_of(device);
+    return queue ? queue->dropped : 0;
 }
 
 /* ---- What poll_wait() and guest_exit() ask ---- */
@@ -215,7 +232,7 @@ bool net_queues_wait(uint64_t timeout_ns, uint64_t *ready_set, int *count)
     if (*count) {
         return true;
     }
-    if (!sole) {
+    if (!sole || !sole->asked) { /* before the first net_read() it is not known what has room */
         net_queues_flush();
         return false;
     }

@@ -135,7 +135,7 @@ class Counters(Value):
     net_tx_bytes: int
     net_tx_drops: int
     net_rx_errors: int
-    net_rx_drops: int  # they came with an offload that who asked could not take
+    net_rx_drops: int  # too long for their room, empty, or with an offload that who asked could not take
     net_ring_kicks: int  # of the network ring: how often the guest asked to be served
     net_batches: int  # of our extension: each frame of one is counted above too
     net_ring_packets: int  # of the packets above, those that went by the ring

@@ -22,6 +22,8 @@ _Static_assert(sizeof(struct net_header) == 10, "no padding");
  * then its length. HVT_R_OK, HVT_R_EINVAL (no such device; a frame no device has), HVT_R_AGAIN (there is
  * none), NET_BAD_RANGE. Two threads may be in these for one VM, each with counters of its own.
  *
+ * A frame that is longer than its room is dropped and counted, never cut.
+ *
  * `header` NULL: of a plain frame. Then one that comes has its checksum completed here, and one that stands
  * for many packets is dropped and counted.
  */

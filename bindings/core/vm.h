@@ -71,6 +71,7 @@ struct net_ring {
     atomic_bool broken;
 
     pthread_mutex_t serving; /* held by the thread that serves, the vCPU's or the worker */
+    atomic_bool by_worker;   /* the worker serves, and the guest runs meanwhile */
     uint64_t kicked_ns;      /* the last kick */
     uint64_t kick_cost_ns;   /* at most: the shortest time between two */
     uint32_t quick_kicks;    /* how many came fast, one after the other */

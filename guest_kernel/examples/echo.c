@@ -311,7 +311,7 @@ int main(int argc, char **argv)
     if (net_open("service0", &host.net) != GUEST_OK) {
         panic("echo: no network device service0");
     }
-    size_t frame_bytes = (size_t)host.net.mtu + ETHERNET_BYTES;
+    size_t frame_bytes = net_frame_bytes(&host.net);
     uint8_t *frame = guest_alloc(frame_bytes);
     if (!frame) {
         panic("echo: no memory for a frame of %zu bytes", frame_bytes);

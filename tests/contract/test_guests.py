@@ -255,7 +255,7 @@ def test_frames_pass_unchanged_both_ways_over_a_descriptor(guest: Guest) -> None
     assert result.counters.net_tx_bytes == sum(map(len, frames))
 
 
-def test_a_frame_longer_than_the_buffer_is_cut_to_it(guest: Guest) -> None:
+def test_a_frame_longer_than_the_buffer_is_dropped_and_counted(guest: Guest) -> None:
     import socket
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -264,10 +264,13 @@ def test_a_frame_longer_than_the_buffer_is_cut_to_it(guest: Guest) -> None:
         config = VmConfig(mem=16, args=("--buffer=100",), net=NetFd(theirs.fileno()))
         with Vm(image, config, console=CAPTURE) as vm:
             vm.start(timeout=60)
-            ours.send(bytes(range(200)))
+            for size in (200, 101, 100):
+                ours.send(bytes(range(size)))
             assert ours.recv(65536) == bytes(range(100))
             ours.send(bytes(14) + b"QUIT")
-            assert vm.wait() is not None
+            result = vm.wait()
+    assert result is not None and result.ok
+    assert result.counters.net_rx_drops == 2 and result.counters.net_rx_packets == 2
 
 
 def test_a_peer_that_goes_away_does_not_make_the_guest_spin(guest: Guest) -> None:

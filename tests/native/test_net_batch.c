@@ -183,8 +183,10 @@ static void test_what_has_no_room_waits_for_the_next(void)
     put_frame(0, BUFFER, 0); /* room for nothing takes nothing */
     comes_in("four");
     HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 0, HVT_R_OK) && came(0, 0, 77));
-    put_frame(0, BUFFER, 2); /* cut, as with a single call */
-    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 2, HVT_R_OK));
+    put_frame(0, BUFFER, 3); /* too long: dropped, as with a single call */
+    comes_in("two");
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 3, HVT_R_OK));
+    HOLDS(memcmp(at(BUFFER), "two", 3) == 0 && vm.shared->counters.net_rx_drops == 1);
 }
 
 static void test_a_frame_is_checked_as_if_it_came_alone(void)
@@ -421,16 +423,17 @@ static void test_a_header_comes_in_with_its_frame_or_both_are_dropped(void)
     memset(at(BUFFER + 30), 0x5a, 8);
     comes_headed(gso, 31);
     comes_headed(sum, 31);
-    comes_headed(none, 31); /* nothing to do with it: cut, as ever */
-    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 30, HVT_R_OK));
-    HOLDS(vm.shared->counters.net_rx_drops == 2 && at(BUFFER)[30] == 0x5a);
+    comes_headed(none, 31);
+    comes_headed(none, 29);
+    HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 29, HVT_R_OK));
+    HOLDS(vm.shared->counters.net_rx_drops == 3 && at(BUFFER)[30] == 0x5a);
     comes_headed(gso, 30);
     put_frame(0, BUFFER, 30);
     HOLDS(submit(0, 1, 0) == CONTINUE && came(0, 30, HVT_R_OK)); /* just room */
 
     comes_headed(gso, 40);
     comes_headed(sum, 9);
-    HOLDS(plain_read(ROOM) == 9 && vm.shared->counters.net_rx_drops == 3);
+    HOLDS(plain_read(ROOM) == 9 && vm.shared->counters.net_rx_drops == 4);
     /* 0x0506 + 0x0708 + 0x0900 = 0x150e, and its complement at 6 */
     static const uint8_t summed[] = {1, 2, 3, 4, 5, 6, 0xea, 0xf1, 9};
     HOLDS(memcmp(at(BUFFER), summed, sizeof summed) == 0);

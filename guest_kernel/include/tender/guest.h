@@ -142,10 +142,22 @@ enum guest_result net_open(const char *name, struct net_device *device);
 enum guest_result net_write(const struct net_device *device, const void *frame, size_t len);
 
 /*
- * Takes one frame, `size` bytes at most (mtu + 14 holds any), and puts its length into `len`. GUEST_AGAIN
- * if none waits; never blocks. A frame longer than `size` is cut.
+ * Takes one frame, `size` bytes at most, and puts its length into `len`. GUEST_AGAIN if none waits; never
+ * blocks. net_frame_bytes() hold any frame of the interface as it was at the guest's start. A frame longer
+ * than `size`, or than that and 2048 bytes (the MTU was raised meanwhile), is dropped, never cut. The host
+ * counts it.
  */
 enum guest_result net_read(const struct net_device *device, void *frame, size_t size, size_t *len);
+
+/* The longest frame: Ethernet header, VLAN tag and mtu bytes. */
+static inline size_t net_frame_bytes(const struct net_device *device)
+{
+    return (size_t)device->mtu + 14 + 4;
+}
+
+/* Frames that a net_read() with less room than the one before found too long for it; the host had given them
+ * to the guest, and does not count them. */
+uint64_t net_dropped(const struct net_device *device);
 
 /* Sends what net_write() holds, if it holds anything. */
 void net_flush(const struct net_device *device);

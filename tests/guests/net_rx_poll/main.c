@@ -2,14 +2,14 @@
  * Prints "ready", then sends every frame back as it came (addresses and all) until one holds "QUIT" at
  * byte 14. At the end "net_rx_poll: frames N bytes N polls N" and 0.
  *
- *     net_rx_poll [--buffer=N] [--quiet]      buffer of the reads, mtu+14 unless told; --quiet sends nothing
- * back
+ *     net_rx_poll [--buffer=N] [--quiet]      buffer of the reads, net_frame_bytes() unless told;
+ *                                             --quiet sends nothing back
  */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(1, TENDER_NET("service0"));
 
-static uint8_t frame[65536 + 14];
+static uint8_t frame[65536 + 18];
 
 int main(int argc, char **argv)
 {
@@ -17,7 +17,7 @@ int main(int argc, char **argv)
     if (net_open("service0", &net) != GUEST_OK) {
         panic("net_rx_poll: no network device service0");
     }
-    uint64_t room = (uint64_t)net.mtu + 14;
+    uint64_t room = net_frame_bytes(&net);
     number_parse(args_value(argc, argv, "--buffer="), &room);
     if (room > sizeof(frame)) {
         panic("net_rx_poll: --buffer=%lu is over %zu", room, sizeof(frame));

@@ -18,10 +18,10 @@ static void print_device(const char *name, const struct net_device *net)
 
 static unsigned drain(const struct net_device *net)
 {
-    static uint8_t frame[65536 + 14];
+    static uint8_t frame[65536 + 18];
     unsigned frames = 0;
     size_t len;
-    while (frames < 10000 && net_read(net, frame, (size_t)net->mtu + 14, &len) == GUEST_OK) {
+    while (frames < 10000 && net_read(net, frame, net_frame_bytes(net), &len) == GUEST_OK) {
         frames++;
     }
     return frames;

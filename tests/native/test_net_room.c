@@ -1,0 +1,200 @@
+/*
+ * Frames around the bound of their room, by each way that a frame comes: whole with the same length, or
+ * dropped and counted; never cut, and nothing behind the room is changed. The network is one end of a socket
+ * pair. Prints one TAP line for each check and exits 1 if one fails.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "holds.h"
+#include "net_frame.h"
+#include "ring.h"
+
+#define M         0x400000u
+#define RODATA    0x200000u /* a page that the guest may not write, in the middle of memory */
+#define ARGS      0x300000u
+#define FRAMES    0x301000u
+#define MIDDLE    0x320000u
+#define NET       1
+#define FRAME_MAX 65553u /* what hc_net.c takes */
+#define BEHIND    64u
+#define LONGEST   (FRAME_MAX + 100)
+
+static struct vm vm;
+static struct hvt_net_ring *ring;
+static int wire;
+static uint8_t sent[10 + LONGEST]; /* behind a header's room */
+
+struct answer {
+    int32_t ret;
+    uint64_t len;
+};
+
+/* ---- the ways */
+
+static struct answer by_call(gpa_t data, uint32_t room)
+{
+    struct hvt_net_read call = {NET, data, room, 77};
+    memcpy(vm.memory.hva + ARGS, &call, sizeof call);
+    HOLDS(hypercall(&vm, HVT_HYPERCALL_NET_READ, ARGS) == CONTINUE);
+    memcpy(&call, vm.memory.hva + ARGS, sizeof call);
+    return (struct answer){call.ret, call.len};
+}
+
+static struct answer by_batch(gpa_t data, uint32_t room)
+{
+    const struct tender_net_frame room_for = {.data = data, .len = room, .ret = 77};
+    struct tender_net_batch batch = {.handle = NET, .frames = FRAMES, .rx_count = 1};
+    struct tender_net_frame got;
+    memcpy(vm.memory.hva + FRAMES, &room_for, sizeof room_for);
+    memcpy(vm.memory.hva + ARGS, &batch, sizeof batch);
+    HOLDS(hypercall_out(&vm, HVT_PORT_BASE + TENDER_HYPERCALL_NET_BATCH, ARGS) == CONTINUE);
+    memcpy(&batch, vm.memory.hva + ARGS, sizeof batch);
+    memcpy(&got, vm.memory.hva + FRAMES, sizeof got);
+    return batch.rx_done ? (struct answer){got.ret, got.len} : (struct answer){HVT_R_AGAIN, 0};
+}
+
+static struct answer by_ring(gpa_t data, uint32_t room)
+{
+    const uint32_t tail = ring->ent_tail, commits = ring->com_tail;
+    ring->entries[tail % HVT_RING_ENTRIES] =
+        (struct hvt_ring_entry){.operation = HVT_RING_READ, .handle = NET, .data = data, .len = room};
+    __atomic_store_n(&ring->ent_tail, tail + 1, __ATOMIC_SEQ_CST);
+    HOLDS(ring_serve(&vm) == 1 && ring->com_tail == commits + 1);
+    const struct hvt_ring_commit commit = ring->commits[commits % HVT_RING_ENTRIES];
+    return (struct answer){commit.ret, commit.len};
+}
+
+static const struct way {
+    const char *name;
+    struct answer (*take)(gpa_t data, uint32_t room);
+    bool header;  /* the device has one before each frame */
+    bool offload; /* the guest was granted it */
+    bool by_worker;
+    bool counts_in_ring;
+} ways[] = {
+    {"call", by_call, false, false, false, false},
+    {"call, the worker serves meanwhile", by_call, false, false, true, false},
+    {"call, with a header", by_call, true, false, false, false},
+    {"batch", by_batch, false, false, false, false},
+    {"batch, with a header", by_batch, true, false, false, false},
+    {"batch, with the offload", by_batch, true, true, false, false},
+    {"ring, the vCPU's thread", by_ring, false, false, false, true},
+    {"ring, the worker", by_ring, false, false, true, true},
+    {"ring, with a header", by_ring, true, false, false, true},
+};
+
+/* ---- one frame */
+
+static void set_up(int type, const struct way *way)
+{
+    int ends[2];
+    const int bytes = 1 << 20;
+    memset(&vm, 0, sizeof vm);
+    if (vm_init(&vm) < 0 || socketpair(AF_UNIX, type | SOCK_NONBLOCK, 0, ends) < 0 ||
+        setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes) < 0)
+        abort();
+    vm.memory.hva =
+        mmap(NULL, M + HVT_RING_ROOM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (vm.memory.hva == MAP_FAILED)
+        abort();
+    vm.memory.bytes = M;
+    vm.memory.ranges[0] = (struct guest_range){RODATA, RODATA + HVT_PAGE_BYTES, SEGMENT_READ};
+    vm.memory.range_count = 1;
+    guest_memory_ranges_set(&vm.memory);
+    vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC,
+                                         .fd = ends[0],
+                                         .is_socket = true,
+                                         .has_header = way->header,
+                                         .offload = way->offload ? TENDER_OFFLOAD_CSUM : 0};
+    vm.device_end = NET + 1;
+    vm.net_count = 1;
+    vm.extensions =
+        TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | (way->offload ? TENDER_FEATURE_NET_OFFLOAD : 0);
+    ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
+    ring_offer(&vm, ring, RING_INLINE);
+    atomic_store(&vm.ring.by_worker, way->by_worker);
+    wire = ends[1];
+}
+
+static void tear_down(void)
+{
+    close(vm.devices[NET].fd);
+    close(wire);
+    munmap(vm.memory.hva, M + HVT_RING_ROOM_BYTES);
+    vm.memory.hva = NULL;
+    vm_release(&vm);
+}
+
+static void comes(const struct way *way, uint32_t len)
+{
+    const size_t before = way->header ? 10 : 0; /* of zeros: nothing left to do */
+    HOLDS(send(wire, sent + 10 - before, before + len, 0) == (ssize_t)(before + len));
+}
+
+static bool all_are(const uint8_t *bytes, size_t len, uint8_t value)
+{
+    for (size_t i = 0; i < len; i++)
+        if (bytes[i] != value)
+            return false;
+    return true;
+}
+
+/* A frame of `len` bytes, and behind it one that fits, into `room` bytes at `data`. */
+static bool comes_whole_or_is_counted(const struct way *way, gpa_t data, uint32_t room, uint32_t len)
+{
+    uint8_t *at = vm.memory.hva + data;
+    const struct vm_counters *counters =
+        way->counts_in_ring ? &vm.shared->ring_counters : &vm.shared->counters;
+    const uint64_t drops = counters->net_rx_drops, packets = counters->net_rx_packets;
+    const size_t behind = data + room + BEHIND <= M ? BEHIND : M - (data + room);
+    memset(at, 0xa5, room + behind);
+    comes(way, len);
+    const uint32_t whole = len <= room ? len : 1;
+    if (len > room)
+        comes(way, whole);
+    const struct answer answer = way->take(data, room);
+    return answer.ret == HVT_R_OK && answer.len == whole && memcmp(at, sent + 10, whole) == 0 &&
+           all_are(at + room, behind, 0xa5) && counters->net_rx_packets == packets + 1 &&
+           counters->net_rx_drops == drops + (len > room) && way->take(data, room).ret == HVT_R_AGAIN;
+}
+
+int main(void)
+{
+    static const int types[] = {SOCK_DGRAM, SOCK_SEQPACKET};
+    static const uint32_t rooms[] = {1, 60, 1514, 1518, 2048, 4096, 9014, FRAME_MAX - 1, FRAME_MAX};
+    for (size_t i = 10; i < sizeof sent; i++)
+        sent[i] = (uint8_t)(i * 7 + i / 256);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+            const struct way *way = &ways[w];
+            set_up(types[t], way);
+            for (size_t r = 0; r < sizeof rooms / sizeof *rooms; r++) {
+                const uint32_t room = rooms[r];
+                const gpa_t places[] = {MIDDLE, M - room, RODATA - room, M - room - 1};
+                const uint32_t lens[] = {1, room - 1, room, room + 1, room + 4, 2 * room, LONGEST};
+                for (size_t p = 0; p < sizeof places / sizeof *places; p++)
+                    for (size_t l = 0; l < sizeof lens / sizeof *lens; l++)
+                        if (lens[l] && lens[l] <= LONGEST &&
+                            !comes_whole_or_is_counted(way, places[p], room, lens[l])) {
+                            printf("# %s: room %u at %#llx, frame of %u\n", way->name, room,
+                                   (unsigned long long)places[p], lens[l]);
+                            HOLDS(!"whole or counted");
+                        }
+            }
+            /* Too many for one call: the guest asks again, and gets what is behind them. */
+            for (unsigned i = 0; i < 70; i++)
+                comes(way, 61);
+            comes(way, 60);
+            HOLDS(way->take(MIDDLE, 60).ret == HVT_R_AGAIN);
+            const struct answer answer = way->take(MIDDLE, 60);
+            HOLDS(answer.ret == HVT_R_OK && answer.len == 60);
+            tear_down();
+        }
+    return claims_end();
+}
