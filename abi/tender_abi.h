@@ -144,9 +144,10 @@
  *
  *   0x80000 .. 0xff000   the door's own: a guest neither reads nor calls it
  *   0xff000              the gate page: slot N, of 16 bytes at 16 * N, is hypercall N (Solo5's 1 to 8, and
- * ours if their feature is granted) as a function, void (uint32_t gpa_of_structure), System V: may change
- * what a call may change 0xffe00              struct tender_extension: in the same page, for a page costs a
- * fault 0xfff00 .. 0x100000  the door's own
+ *                        ours if their feature is granted) as a function, void (uint32_t
+ *                        gpa_of_structure), System V: may change what a call may change
+ *   0xffe00              struct tender_extension: in the same page, for a page costs a fault
+ *   0xfff00 .. 0x100000  the door's own
  */
 #define TENDER_EXTENSION_MAGIC 0x58444e54 /* "TNDX" */
 #define TENDER_STUBS_GPA       0x80000

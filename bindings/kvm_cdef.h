@@ -1,6 +1,6 @@
 /*
- * The part of <linux/kvm.h> and <linux/if_tun.h> that Python uses, for cffi only: `...` is filled in by the compiler, so no
- * offset and no number is written here.
+ * The part of <linux/kvm.h> and <linux/if_tun.h> that Python uses, for cffi only: `...` is filled in by the
+ * compiler, so no offset and no number is written here.
  */
 
 #define KVM_API_VERSION ...

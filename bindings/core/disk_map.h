@@ -5,10 +5,10 @@
  * theirs is the error that the guest sees. It serves
  *
  *   reads    of pages that were read or written through us: they are in the host's cache. What is not comes
- * by pread(), which reads ahead where a guest goes through a disk in order and not where it does not writes
- * of pages that were written through us since the last flush: room for them has been found. The first write
- * of a page is a pwrite(), so nothing is read only to be overwritten, and that there is no room is an error
- * of a system call
+ *            by pread(), which reads ahead where a guest goes through a disk in order, and not elsewhere
+ *   writes   of pages that were written through us since the last flush: room for them has been found. The
+ *            first write of a page is a pwrite(), so nothing is read only to be overwritten, and that there
+ *            is no room is an error of a system call
  *
  * What was used longest ago is the first that the host gives up when memory is short, and a fault for it
  * reads far more than was asked for. So after a part of the host's memory has been noted, all of it is

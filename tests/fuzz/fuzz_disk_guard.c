@@ -2,7 +2,7 @@
  * The disks' own filter under libFuzzer (bindings/sandbox/program/disk_guard.c): any disks, any system call.
  *
  *   input: u8 devices, for each u8 kind (1: disk, 2: read-only, 4: network) and u64 capacity; then system
- * calls: u8 number, u8 descriptor, u8 edges, u64 count, u64 offset
+ *          calls: u8 number, u8 descriptor, u8 edges, u64 count, u64 offset
  *
  * The kernel takes the program. It allows a pwrite64 that lies in a disk that may be written, kills for any
  * other, and lets every other call pass: by a machine of our own that reads the program, against one line of

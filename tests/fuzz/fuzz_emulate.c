@@ -2,7 +2,7 @@
  * Ring-0 instructions and exceptions under libFuzzer: the input is a guest that wants to break out.
  *
  *   input: 40 words of 3 bytes (registers, tables, bases, selectors: see word()), 8 bytes of IDT gates to
- * make good, then the guest's writable memory, from WINDOW on
+ *          make good, then the guest's writable memory, from WINDOW on
  *
  * Memory ends at a page without rights and is read-only below WINDOW, so a stray access is SIGSEGV. The guest
  * runs as the program runs it: an instruction is emulated or its fault is delivered, STEPS times at most.

@@ -2,7 +2,7 @@
  * Hypercalls under libFuzzer: the input is a guest's memory of structures and a list of calls.
  *
  *   input: up to 64 records of 56 bytes: u8 number, 3 unused, u32 gpa, 48 bytes of structure. A number with
- * its upper bit set makes no call: the 48 bytes are requests of a batch that comes later.
+ *          its upper bit set makes no call: the 48 bytes are requests of a batch that comes later.
  *
  * Whatever a call names, what lies outside of memory that the guest may write stays as it was: the low
  * megabyte, the text, the pages behind the end (which have no rights at all: a stray access is SIGSEGV).

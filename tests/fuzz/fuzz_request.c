@@ -3,7 +3,7 @@
  * (bindings/launcher/request.c).
  *
  *   input: u8 flags (1: solo5-hvt's grammar, 2: TENDER_BACKEND is set, 4: TENDER_REQUIRE is set), then words,
- * each up to a 0 byte. The variables that are set take the first words.
+ *          each up to a 0 byte. The variables that are set take the first words.
  *
  * The words are copies of their own, so a read past a word's end is found. An accepted request keeps the
  * bounds that later code relies on. The words stay as they were, for Python to read them again, and a second

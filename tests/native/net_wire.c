@@ -3,11 +3,15 @@
  * their end, a product of it, as tests/guests/net_batch and net_offload make and check them. Python is too
  * slow for that.
  *
- *     net_wire send IFACE COUNT SIZE WINDOW       frames of SIZE bytes; then the one that ends, until it is
- * killed net_wire receive IFACE                      until its standard input ends and nothing is queued any
- * more net_wire udp-send IFACE=ADDRESS COUNT SIZE PER WINDOW COUNT datagrams of SIZE bytes, PER of them a
- * call, which the host's stack may pass on as one frame; then as above net_wire udp-receive ADDRESS as above,
- * of port 7000
+ *     net_wire send IFACE COUNT SIZE WINDOW
+ *         frames of SIZE bytes; then the one that ends, until it is killed
+ *     net_wire receive IFACE
+ *         until its standard input ends and nothing is queued any more
+ *     net_wire udp-send IFACE=ADDRESS COUNT SIZE PER WINDOW
+ *         COUNT datagrams of SIZE bytes, PER of them a call, which the host's stack may pass on as one frame;
+ *         then as above
+ *     net_wire udp-receive ADDRESS
+ *         as above, of port 7000
  *
  * The senders say "sent N refused N dropped N": refused by the queue before the interface, dropped by the
  * interface's own, before the frame that ends. The receivers say "ready", then "received N reordered N broken

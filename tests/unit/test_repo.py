@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,55 @@ def test_the_tools_find_the_built_command_without_help_of_path() -> None:
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def c_files() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "*.c", "*.h"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    names = listed.stdout.split() or [str(path) for kind in ("*.c", "*.h") for path in ROOT.rglob(kind)]
+    paths = [ROOT / name for name in names]
+    return [
+        path for path in paths if path.exists() and path.relative_to(ROOT).parts[0] not in ("build", ".venv")
+    ]
+
+
+def run_together(lines: list[str]) -> list[str]:
+    """Lines of a comment's list or picture that seem to go on at the margin, and those with columns at the margin."""
+    margin, indented = re.compile(r" \* \S"), re.compile(r" \*   +\S")
+    found = [
+        one for one, next_ in pairwise(lines) if indented.match(one) and len(one) > 80 and margin.match(next_)
+    ]
+    return found + [line for line in lines if margin.match(line) and re.search(r"[^-\s|] {5,}\S", line)]
+
+
+def test_a_list_that_was_run_together_is_found() -> None:
+    """What clang-format made of two lists when it still laid out comments."""
+    assert run_together(
+        [
+            " *     refused   a write and a read of handles that are no network, unknown operations, a frame",
+            ' * bytes, then one frame of 60 bytes is sent: "refused: ret 2" echo      sends back what comes',
+        ]
+    ) == [
+        " *     refused   a write and a read of handles that are no network, unknown operations, a frame",
+        ' * bytes, then one frame of 60 bytes is sent: "refused: ret 2" echo      sends back what comes',
+    ]
+
+
+def test_lists_and_pictures_of_c_comments_are_not_run_together_and_fit() -> None:
+    """clang-format leaves comments alone (ReflowComments), so their width is looked at here."""
+    files = c_files()
+    assert len(files) > 100
+    assert [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in files
+        for text in [path.read_text()]
+        for line in [
+            *(
+                line
+                for comment in re.findall(r"/\*.*?\*/", text, re.S)
+                for line in run_together(comment.split("\n"))
+            ),
+            *(line for line in text.split("\n") if len(line) > 110),
+        ]
+    ] == []

@@ -6,10 +6,11 @@
  *   frame:  u8 kind | u32 length, little endian | payload
  *
  *   to the box                                       from the box
- *   'S' setup   time_ns seed_hex rw_path...          'R' ready   "kvm" or what is wrong; after boot, after
- * setup 'J' job     cwd argc argv... env...              'O' 'E'     stdout, stderr 'I' stdin   data; empty
- * is the end               'I'         stdin: the data went to the command 'K' kill    u8 signal 'X' exit i32
- * status, 128+n for a death by signal n
+ *   'S' setup   time_ns seed_hex rw_path...          'R' ready   "kvm" or what is wrong; after boot, and
+ *                                                                after setup
+ *   'J' job     cwd argc argv... env...              'O' 'E'     stdout, stderr
+ *   'I' stdin   data; empty is the end               'I'         stdin: the data went to the command
+ *   'K' kill    u8 signal                            'X' exit    i32 status, 128+n for a death by signal n
  *
  * Fields of 'S' and 'J' end with NUL each. The host sends no 'I' before the former one is
  * acknowledged, so a command that does not read its input blocks nobody.

@@ -8,10 +8,10 @@
  * with the copy's CRC-32 (zlib's), how many requests the host refused, and how the last flush ended (9: there
  * was none). Status 0, or 1 after a line "load: FAILED ...". --forever says "load: runs" once it does.
  *
- * --batch      several requests at once too, and flushes
- * --errors     a refused request is counted; what it was to move is then not known until it is read again,
- * and zeros in place of what was written count as refused: a file was cut there
- * --read-only  reads alone
+ *     --batch      several requests at once too, and flushes
+ *     --errors     a refused request is counted; what it was to move is then not known until it is read
+ *                  again, and zeros in place of what was written count as refused: a file was cut there
+ *     --read-only  reads alone
  */
 #include <tender/guest.h>
 

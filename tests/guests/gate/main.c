@@ -2,8 +2,8 @@
  * What a guest finds of the gate page.
  *
  *     gate.elf            "granted" or "none"; then, where it is granted, calls slots and plain `out` sites
- * and compares. Status 0 and "gate: OK" gate.elf --wild     prints from an address outside memory, by the
- * library: the tender says where from
+ *                         and compares. Status 0 and "gate: OK"
+ *     gate.elf --wild     prints from an address outside memory, by the library: the tender says where from
  */
 #include <tender/guest.h>
 

@@ -4,15 +4,15 @@
  *
  *     hostile --mode=survivable [--seed=1] [--calls=1000] [--solo5]
  *         Only calls that the ABI answers: bad handles, offsets, lengths, odd frames (--solo5: sound frames
- * and handles below 2^32 only, as solo5-hvt dies of the one and cuts the other). Each answer is compared with
- * the ABI, each buffer's surroundings and each structure's inputs with what they were. Ends with "SURVIVED
- * calls=N" and 0, or with "hostile: FAILED ..." and 1.
+ *         and handles below 2^32 only, as solo5-hvt dies of the one and cuts the other). Each answer is
+ *         compared with the ABI, each buffer's surroundings and each structure's inputs with what they were.
+ *         Ends with "SURVIVED calls=N" and 0, or with "hostile: FAILED ..." and 1.
  *
  *     hostile --mode=wild [--seed=1] [--addresses=any|outside]
  *         Prints "wild: ..." and makes one access that the ABI forbids: a structure or buffer that leaves
- * memory or wraps, or that the tender would have to write into the low megabyte or into code
- * (--addresses=outside: never those two). The tender must end the run. Otherwise "NOT STOPPED ..." and 99, or
- * status 98 if a halt with a bad cookie was granted.
+ *         memory or wraps, or that the tender would have to write into the low megabyte or into code
+ *         (--addresses=outside: never those two). The tender must end the run. Otherwise "NOT STOPPED ..."
+ *         and 99, or status 98 if a halt with a bad cookie was granted.
  */
 #include <tender/guest.h>
 

@@ -9,8 +9,8 @@
  *     net_offload read [--count=N]                 the same by net_read() and poll_wait()
  *     net_offload lies                             headers that are refused, and the counts of each answer
  *     net_offload stream [--frames=N]              as udp, N times; each datagram with its number, and at its
- * end a product of that net_offload sink                             takes such up to the one with number
- * 2^64 - 1
+ *                                                  end a product of that
+ *     net_offload sink                             takes such up to the one with number 2^64 - 1
  *
  * The last two end with "net_offload: datagrams N reordered N lost N broken N frames N". It begins with
  * "net_offload: offload N". take prints a line a frame; a wrong byte or sum ends with status 1.

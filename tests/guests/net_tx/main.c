@@ -3,7 +3,7 @@
  * and prints "net_tx: size N sent N ok N refused N" a size. Status 0 whatever the results.
  *
  *     net_tx [--count=1] [--size=N]      without --size: 0, 1, 13, 14, 60, mtu+13, mtu+14, mtu+15, 9000,
- * 65535
+ *                                        65535
  *
  * A result of AGAIN is a breach of the ABI: "net_tx: FAILED ..." and status 1.
  */

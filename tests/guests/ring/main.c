@@ -6,13 +6,17 @@
  *     layout    "ring at 0xG memory 0xM kick K words W": W words of the ring that are not 0, needs_kick apart
  *     again     a read while nothing waits: "read ret 1 len 0 id 77"
  *     refused   a write and a read of handles that are no network, unknown operations, a frame of 65554
- * bytes, then one frame of 60 bytes is sent: "refused: ret 2 id 7, heads E C" echo      sends back what comes
- * until a frame holds "QUIT" at byte 14: "echo: N frames" flood     N frames, waiting for room in the ring:
- * "flood: N frames"; N 0: for ever drain     N frames, no kick, halt at once bare      a kick for nothing, N
- * times: "bare: N kicks" send-bad, read-bad     an entry whose buffer is the ring itself: the tender must end
- * the run drain-bad              send-bad, no kick, halt at once with 0: the same narrow    a kick of two
- * bytes: no such port lies      indices of both sides overwritten and entries changed while they are served;
- * "lies: survived" none      prints "features F ring 0xG"
+ *               bytes, then one frame of 60 bytes is sent: "refused: ret 2 id 7, heads E C"
+ *     echo      sends back what comes until a frame holds "QUIT" at byte 14: "echo: N frames"
+ *     flood     N frames, waiting for room in the ring: "flood: N frames"; N 0: for ever
+ *     drain     N frames, no kick, halt at once
+ *     bare      a kick for nothing, N times: "bare: N kicks"
+ *     send-bad, read-bad     an entry whose buffer is the ring itself: the tender must end the run
+ *     drain-bad              send-bad, no kick, halt at once with 0: the same
+ *     narrow    a kick of two bytes: no such port
+ *     lies      indices of both sides overwritten and entries changed while they are served:
+ *               "lies: survived"
+ *     none      prints "features F ring 0xG"
  *
  *     take      after "ring: ready", frames as net_batch numbers them, up to the one with number 2^64 - 1:
  *               "ring: frames N reordered N lost N broken N"

@@ -2,7 +2,7 @@
  * One CPU exception of each kind that a program can cause: the guest's own dump and status 255.
  *
  *     traps --kind=divide | debug | breakpoint | opcode | protection | page | fetch | interrupt | simd |
- * double | nested | bare
+ *                  double | nested | bare
  *
  * "simd" needs a CPU that raises #XM; QEMU's emulation (TCG) does not, and the guest ends with 99.
  * "double" breaks the usual trap stack first (a double fault, on its own stack); "nested" pretends to fault
