@@ -113,11 +113,11 @@ struct vm {
     pid_t runner;                /* thread inside the run function, 0: none */
     uint8_t *
         leave_at_once; /* a door's, that vm_stop() sets before it kicks: kvm_run.immediate_exit; NULL: none */
-    /* This process's handlers end KVM_RUN wherever they find it (kvm_run.immediate_exit), the kick's too: none
-     * is held back, which saves KVM two changes of the mask an exit. */
+    /* This process's handlers end KVM_RUN wherever they find it (kvm_run.immediate_exit), the kick's too:
+     * none is held back, which saves KVM two changes of the mask an exit. */
     bool signals_at_will;
-    /* The thread that runs it is one of ours: what a handler does is for another thread to see, and none is to
-     * end this run. */
+    /* The thread that runs it is one of ours: what a handler does is for another thread to see, and none is
+     * to end this run. */
     bool signals_elsewhere;
     bool signals_let_in_next;    /* by the next call of the run function, from its beginning */
     sigset_t run_mask;           /* the caller's mask without the kick: in force inside KVM_RUN */
