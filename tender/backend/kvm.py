@@ -31,6 +31,7 @@ _SLOTTED: "dict[int, int]" = {}
 range of our addresses; the next VM's memory comes to lie there, and whatever then changes in this range the kernel
 tells the old machine too, which walks its page tables: a sixth of the boot of an image of more than 2 MiB."""
 _ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOEXEC, _ENOTTY = 2, 13, 1, 19, 16, 12, 5, 8, 25
+_EINVAL = 22
 _EINTR = 4
 
 
@@ -189,6 +190,7 @@ class KvmVm(Owner):
         if self._run_page == ffi.NULL:
             raise _failed("mmap of kvm_run", ffi.errno)
         self._set_cpuid(kvm)
+        self._enforce_shown_features(self.vcpu_fd)
         sregs = _HOST.get("sregs") or _HOST.setdefault("sregs", _start_sregs(self.vcpu_fd))
         _ptr(self.vcpu_fd, "SET_SREGS", req.KVM_SET_SREGS, sregs)
         self._regs = ffi.new("struct kvm_regs *")
@@ -204,6 +206,15 @@ class KvmVm(Owner):
         """The guest sees what KVM supports but for what bindings/kvm/guest_cpu.c hides."""
         cpuid = _HOST.get("cpuid") or _HOST.setdefault("cpuid", _supported_cpuid(kvm))
         _ptr(self.vcpu_fd, "SET_CPUID2", req.KVM_SET_CPUID2, cpuid)
+
+    def _enforce_shown_features(self, vcpu: int) -> None:
+        """As machine.c does. EINVAL: a kernel before 5.10, and KVM's own choice stands: the doctor says so."""
+        enforce = ffi.new("struct kvm_enable_cap *")
+        enforce.cap = lib.KVM_CAP_ENFORCE_PV_FEATURE_CPUID
+        enforce.args[0] = 1
+        answer = lib.tn_ioctl_ptr(vcpu, req.KVM_ENABLE_CAP, enforce)
+        if answer < 0 and answer != -_EINVAL:
+            raise _failed("ENABLE_CAP (ENFORCE_PV_FEATURE_CPUID)", -answer)
 
     def _filter_msrs(self, machine: int) -> None:
         """A kernel before 5.10 has no such filter, and KVM's own choice stands: the doctor says so.

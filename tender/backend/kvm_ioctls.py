@@ -36,5 +36,6 @@ def requests(sizeof: Sizeof) -> dict[str, int]:
         "KVM_SET_SREGS": IOC(IOC_WRITE, KVMIO, 0x84, sizeof("struct kvm_sregs")),
         "KVM_SET_SIGNAL_MASK": IOC(IOC_WRITE, KVMIO, 0x8B, sizeof("struct kvm_signal_mask")),
         "KVM_SET_CPUID2": IOC(IOC_WRITE, KVMIO, 0x90, sizeof("struct kvm_cpuid2")),
+        "KVM_ENABLE_CAP": IOC(IOC_WRITE, KVMIO, 0xA3, sizeof("struct kvm_enable_cap")),
         "KVM_GET_TSC_KHZ": IO(KVMIO, 0xA3),
     }

@@ -26,7 +26,9 @@ API_VERSION = 12
 # Of /dev/kvm's capabilities, those that every run needs; <linux/kvm.h>.
 CAPABILITIES = {"KVM_CAP_USER_MEMORY": 3, "KVM_CAP_GET_TSC_KHZ": 61}
 # A wall around the guest that a run can do without.
-MSR_FILTER = {"KVM_CAP_X86_MSR_FILTER": 189}
+MSR_FILTER = "KVM_CAP_X86_MSR_FILTER"
+SHOWN_FEATURES = "KVM_CAP_ENFORCE_PV_FEATURE_CPUID"
+OPTIONAL_CAPABILITIES = {MSR_FILTER: 189, SHOWN_FEATURES: 190}
 
 BOX = "for tests that need KVM: the box, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
 
@@ -86,7 +88,7 @@ def main(argv: list[str]) -> int:
         return 1
     if argv == ["--filter"]:
         return _print_filter()
-    facts = collect(CAPABILITIES | MSR_FILTER)
+    facts = collect(CAPABILITIES | OPTIONAL_CAPABILITIES)
     kvm, sandbox = kvm_unusable(facts), sandbox_unusable(facts)
     if argv in (["--kvm"], ["--sandbox"]):
         reason = kvm if argv == ["--kvm"] else sandbox
@@ -225,7 +227,7 @@ def _kvm(facts: Facts) -> list[Check]:
         cure = f"boot a newer kernel than {facts.release}; every one since 3.0 has them on x86_64"
         return [*found, Check(FAIL, "KVM capabilities", f"missing: {', '.join(absent)}", cure)]
     found.append(Check(OK, "KVM capabilities", ", ".join(CAPABILITIES)))
-    found.append(_msr_filter(facts))
+    found += [_msr_filter(facts), _shown_features(facts)]
     found.append(_trial(facts))
     return found
 
@@ -237,10 +239,17 @@ def _trial(facts: Facts) -> Check:
 
 
 def _msr_filter(facts: Facts) -> Check:
-    if all(facts.kvm_capabilities.get(name, 0) > 0 for name in MSR_FILTER):
+    if facts.kvm_capabilities.get(MSR_FILTER, 0) > 0:
         return Check(OK, "MSR filter", "a guest on KVM reaches only the registers that it needs")
     value = "missing: a guest on KVM reaches every model-specific register that KVM emulates"
     return Check(WARN, "MSR filter", value, f"boot a newer kernel than {facts.release}: 5.10 or later")
+
+
+def _shown_features(facts: Facts) -> Check:
+    if facts.kvm_capabilities.get(SHOWN_FEATURES, 0) > 0:
+        return Check(OK, "KVM features", "a guest on KVM is served none that CPUID hides")
+    value = "KVM serves a guest features that CPUID hides: vmcall and vmmcall that wake or interrupt a vCPU"
+    return Check(WARN, "KVM features", value, f"boot a newer kernel than {facts.release}: 5.10 or later")
 
 
 def _sandbox(facts: Facts) -> list[Check]:

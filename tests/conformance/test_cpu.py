@@ -1,6 +1,7 @@
 """The processor that a guest sees: what it may know of by CPUID, and which model-specific registers it has."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,22 @@ def test_a_guest_on_kvm_reads_kvms_name_and_none_of_its_features(guest: Guest) -
     name = b"".join(register.to_bytes(4, "little") for register in seen["0x40000000.0"][1:])
     assert name == b"KVMKVMKVM\0\0\0"
     assert seen["0x40000001.0"][0] == seen["0x40000001.0"][3] == 0
+
+
+KVM_ENOSYS = 1000  # linux/kvm_para.h
+KICK_CPU, SEND_IPI, SCHED_YIELD, MAP_GPA_RANGE = 5, 10, 11, 12
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("number", [0, 2, 3, 4, KICK_CPU, 6, 7, 8, SEND_IPI, SCHED_YIELD, MAP_GPA_RANGE, 13])
+def test_no_hypercall_of_kvms_own_serves_a_feature_that_is_hidden(guest: Guest, number: int) -> None:
+    """Nor by the command. The other two are no feature's: 1 does nothing, 9 pairs the clocks that a guest can read."""
+    refused = f"kvm call {number} {-KVM_ENOSYS}\n"
+    result = asked(guest, f"--kvm-call={number}")
+    assert result.ok and text(result) == refused
+    command = ["tender", "--backend=kvm", "--mem=8", str(guest("cpu")), f"--kvm-call={number}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, refused, "")
 
 
 def host_flags() -> frozenset[str]:

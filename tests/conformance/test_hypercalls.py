@@ -118,6 +118,10 @@ def test_a_device_of_the_other_kind_does_not_bring_the_calls(
         ("66ba0205 be00001400 6e", 0x502),  # mov $DATA, %esi; outsb
         ("66ba0205 be00001400 666f", 0x502),  # outsw
         ("66ba0205 bf00001400 6d", 0x502),  # mov $DATA, %edi; insl
+        ("66ba0205 b904000000 bf00001400 f36d", 0x502),  # mov $4, %ecx; rep insl
+        ("66ba0205 b904000000 bf00001400 f36c", 0x502),  # rep insb
+        ("66ba0205 b904000000 be00001400 f36e", 0x502),  # rep outsb
+        ("66ba0205 b904000000 be00001400 f3666f", 0x502),  # rep outsw
     ],
 )
 def test_only_out_of_32_bits_is_a_hypercall(code: str, port: int) -> None:
@@ -127,18 +131,32 @@ def test_only_out_of_32_bits_is_a_hypercall(code: str, port: int) -> None:
     bad_port(guest.run().result, port)
 
 
-@pytest.mark.parametrize("code", ["6f", "b902000000 f36f"], ids=["outsl", "rep outsl"])
-def test_outsl_is_told_from_out_in_the_sandbox_only(door: str, code: str) -> None:
-    """KVM reports each of its accesses like an `out`, so that it is a hypercall there: with what lies at RSI."""
+@pytest.mark.parametrize("code", ["6f", "b901000000 f36f", "b902000000 f36f", "b9ffffffff f36f"])
+@pytest.mark.parametrize("port", [0x508, 0x502, 0x501])
+def test_outsl_and_rep_outsl_are_no_hypercalls(code: str, port: int) -> None:
+    """KVM reports each of their accesses like an `out`. What lies at RSI would be a hypercall, and is in no register."""
     guest = Bare()
     halt = guest.structure(L_HALT, 0, 7)
-    pointer = guest.place(struct.pack("<I", halt.gpa))
-    guest.code(b"\x66\xba\x08\x05" + b"\xbe" + struct.pack("<I", pointer) + bytes.fromhex(code))
+    pointer = guest.place(struct.pack("<I", halt.gpa) * 2)
+    guest.code(
+        b"\x66\xba" + struct.pack("<H", port) + b"\xbe" + struct.pack("<I", pointer) + bytes.fromhex(code)
+    )
+    bad_port(guest.run().result, port)
+
+
+def test_rep_outsl_ends_a_guest_that_has_long_been_running(door: str) -> None:
+    """KVM's registers, by which it is told, are then looked at with each sixteenth exit."""
+    guest = Bare()
+    call = guest.structure(L_WALLTIME, 0)
+    words = guest.place(struct.pack("<I", call.gpa) * 64)
+    for _ in range(300):
+        guest.out(PORT + WALLTIME, call.gpa)
+    guest.code(b"\x66\xba" + struct.pack("<H", PORT + WALLTIME) + b"\xbe" + struct.pack("<I", words))
+    guest.code("b940000000 31c0 f36f")  # mov $64, %ecx; xor %eax, %eax; rep outsl
     result = guest.run().result
+    bad_port(result, PORT + WALLTIME)
     if door == "kvm":
-        assert (result.reason, result.status) == (ExitReason.EXIT, 7)
-    else:
-        bad_port(result, 0x508)
+        assert 300 < result.counters.exits <= 300 + 16 + 1
 
 
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])

@@ -358,7 +358,16 @@ static void test_exits(void)
     run->io.port = HVT_PORT_BASE + HVT_HYPERCALL_WALLTIME;
     run->io.data_offset = 4096;
     memcpy(page.page + 4096, &gpa, sizeof gpa);
+    HOLDS(exit_with(run) == CONTINUE); /* without registers */
+    run->kvm_valid_regs = KVM_SYNC_X86_REGS;
+    run->s.regs.regs.rax = 0xdeadbeef00000000u | gpa;
     HOLDS(exit_with(run) == CONTINUE);
+    /* OUTS: what goes out is not what stands in EAX. */
+    for (unsigned bit = 0; bit < 32; bit++) {
+        run->s.regs.regs.rax = gpa ^ 1u << bit;
+        HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
+    }
+    run->s.regs.regs.rax = gpa;
     for (unsigned size = 1; size <= 2; size++) {
         run->io.size = (uint8_t)size;
         HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);

@@ -14,6 +14,7 @@ from tender.cli.doctor import (
     FAIL,
     MSR_FILTER,
     OK,
+    OPTIONAL_CAPABILITIES,
     WALLS,
     WARN,
     Check,
@@ -47,7 +48,7 @@ HEALTHY = Facts(
     user="ann",
     kvm=KVM,
     kvm_api=12,
-    kvm_capabilities=dict.fromkeys(CAPABILITIES | MSR_FILTER, 1),
+    kvm_capabilities=dict.fromkeys(CAPABILITIES | OPTIONAL_CAPABILITIES, 1),
     trial=TrialFacts(value="every step right"),
     sandbox=SANDBOX,
     auto_backend="kvm",
@@ -71,7 +72,16 @@ def test_a_healthy_machine_is_ok_throughout() -> None:
     assert {check.level for check in everything} == {OK}
     assert unusable(everything) == ""
     assert [check.what for check in everything] == [
-        *("kernel", "processor", "/dev/kvm", "KVM API", "KVM capabilities", "MSR filter", "trial VM"),
+        *(
+            "kernel",
+            "processor",
+            "/dev/kvm",
+            "KVM API",
+            "KVM capabilities",
+            "MSR filter",
+            "KVM features",
+            "trial VM",
+        ),
         *("sandbox", "walls", "TSC", "clock source"),
         *("/dev/net/tun", "TAP tap0", "memory", "descriptors"),
     ]
@@ -137,6 +147,15 @@ def test_a_kvm_without_an_msr_filter_is_a_warning_and_no_more() -> None:
     assert (check.level, check.cure) == (WARN, "boot a newer kernel than 5.4.0: 5.10 or later")
     assert "missing" in check.value
     assert kvm_unusable(replace(HEALTHY, kvm_capabilities=dict.fromkeys(CAPABILITIES, 1))) == ""
+
+
+def test_a_kvm_that_serves_hidden_features_is_a_warning_and_no_more() -> None:
+    without = dict.fromkeys(CAPABILITIES | {MSR_FILTER: 189}, 1)
+    check = found("KVM features", kvm_capabilities=without, release="5.9.0")
+    assert (check.level, check.cure) == (WARN, "boot a newer kernel than 5.9.0: 5.10 or later")
+    assert "vmmcall" in check.value
+    assert found("MSR filter", kvm_capabilities=without).level == OK
+    assert kvm_unusable(replace(HEALTHY, kvm_capabilities=without)) == ""
 
 
 def test_an_unfit_kvm_alone_is_a_warning_and_with_a_broken_sandbox_a_failure() -> None:
@@ -441,6 +460,6 @@ def test_the_capability_numbers_are_the_kernels() -> None:
     defined = {}
     for line in Path("/usr/include/linux/kvm.h").read_text().splitlines():
         words = line.split()
-        if words[:1] == ["#define"] and len(words) > 2 and words[1] in CAPABILITIES | MSR_FILTER:
+        if words[:1] == ["#define"] and len(words) > 2 and words[1] in CAPABILITIES | OPTIONAL_CAPABILITIES:
             defined[words[1]] = int(words[2])
-    assert defined == CAPABILITIES | MSR_FILTER
+    assert defined == CAPABILITIES | OPTIONAL_CAPABILITIES

@@ -2,11 +2,13 @@
 an answer to one means.
 """
 
+import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from tender.backend import kvm_requests
+from tender.backend import kvm, kvm_requests
 from tender.backend.kvm import KvmVm
 from tender.backend.kvm_ioctls import requests
 from tender.errors import HostError
@@ -38,3 +40,23 @@ def test_a_kernel_without_an_msr_filter_is_no_error_and_any_other_refusal_is() -
     os.close(closed)
     with pytest.raises(HostError, match=r"KVM: ioctl \(X86_SET_MSR_FILTER\) failed: Bad file descriptor"):
         vm._filter_msrs(closed)
+
+
+def test_a_kernel_that_cannot_enforce_features_is_no_error_and_any_other_refusal_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """KVM answers EINVAL for a capability that it does not know, and that alone is let pass."""
+    vm = KvmVm.__new__(KvmVm)
+    monkeypatch.setattr(
+        kvm,
+        "lib",
+        SimpleNamespace(KVM_CAP_ENFORCE_PV_FEATURE_CPUID=190, tn_ioctl_ptr=lambda *_: -errno.EINVAL),
+    )
+    vm._enforce_shown_features(0)
+    monkeypatch.undo()
+    closed = os.dup(0)
+    os.close(closed)
+    with pytest.raises(
+        HostError, match=r"KVM: ioctl \(ENABLE_CAP \(ENFORCE_PV_FEATURE_CPUID\)\) failed: Bad file"
+    ):
+        vm._enforce_shown_features(closed)

@@ -4,6 +4,7 @@
  *     cpu [--cpuid=LEAF[.INDEX]] ...     "cpuid LEAF.INDEX EAX EBX ECX EDX", each 8 hexadecimal digits
  *     cpu --rdmsr=N                      "rdmsr N VALUE"
  *     cpu --wrmsr=N [--value=V]          "wrmsr N V", then reads it: "rdmsr N VALUE"
+ *     cpu --kvm-call=N                   the hypercall N of KVM's own: "kvm call N ANSWER"
  *     cpu --tls                          FS base written 1000 times, each seen by a load through FS: "tls OK"
  *
  * Numbers as number_parse() has them. Status 0; a register that is refused is #GP, the guest's dump and 255.
@@ -46,6 +47,26 @@ static void print_cpuid(const char *what)
     printf("cpuid 0x%x.%u %08x %08x %08x %08x\n", (uint32_t)leaf, (uint32_t)index, eax, ebx, ecx, edx);
 }
 
+/* KVM's hypercalls (virt/kvm/x86/hypercalls.rst): `vmmcall` on AMD's processors, `vmcall` on Intel's. */
+static int64_t kvm_call(uint64_t number)
+{
+    uint32_t eax = 0, ebx, ecx, edx;
+    int64_t answer = (int64_t)number;
+    __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "=c"(ecx), "=d"(edx));
+    if (ecx == 0x6c65746e) { /* "ntel" */
+        __asm__ volatile("xor %%esi, %%esi; vmcall"
+                         : "+a"(answer)
+                         : "b"(0), "c"(0), "d"(0)
+                         : "rsi", "memory");
+    } else {
+        __asm__ volatile("xor %%esi, %%esi; vmmcall"
+                         : "+a"(answer)
+                         : "b"(0), "c"(0), "d"(0)
+                         : "rsi", "memory");
+    }
+    return answer;
+}
+
 static bool tls_holds(void)
 {
     static uint64_t blocks[2][2];
@@ -77,6 +98,9 @@ int main(int argc, char **argv)
         wrmsr((uint32_t)msr, value);
         printf("wrmsr 0x%x 0x%lx\n", (uint32_t)msr, value);
         printf("rdmsr 0x%x 0x%lx\n", (uint32_t)msr, rdmsr((uint32_t)msr));
+    }
+    if (number_parse(args_value(argc, argv, "--kvm-call="), &value)) {
+        printf("kvm call %lu %ld\n", value, kvm_call(value));
     }
     if (args_has(argc, argv, "--tls")) {
         printf("tls %s\n", tls_holds() ? "OK" : "FAILED");
