@@ -2,10 +2,14 @@
  * block_write and block_read: one whole transfer a call, of any length. A host error (no space, medium, file
  * cut short) is the guest's to handle: it gets EUNSPEC and it is counted; the VM goes on.
  *
+ * A long transfer is made piece by piece, and behind each a stop or a signal is looked for; the rest is done
+ * when the run goes on.
+ *
  * What can be copied is (disk_map.h); the rest is pread() and pwrite().
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <stdint.h>
 #include <unistd.h>
 
@@ -46,6 +50,42 @@ static __attribute__((cold, noinline)) bool transfer_rest(struct vm_device *devi
     return true;
 }
 
+static inline bool move(struct vm_device *device, bool writing, uint8_t *data, uint64_t len, uint64_t offset)
+{
+    const uint64_t done = disk_map_copy(&device->map, writing, data, len, offset);
+    return done == len || transfer_rest(device, writing, data, len, offset, done);
+}
+
+bool block_is_wanted_elsewhere(struct vm *vm)
+{
+    struct pollfd stop = {vm->stop_fd, POLLIN, 0};
+    const struct timespec at_once = {0, 0};
+    int ready = ppoll(&stop, 1, &at_once, &vm->poll_mask);
+    return ready > 0 || (ready < 0 && errno == EINTR);
+}
+
+/* LEAVE: some of it is done, as vm->resume has it. */
+static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, struct vm_device *device,
+                                                                bool writing, uint8_t *data, uint64_t len,
+                                                                uint64_t offset, bool *failed)
+{
+    uint64_t done = vm->resume.bytes_done;
+    if (done >= len) /* the guest's memory says another length than it did: it begins anew */
+        done = 0;
+    while (done < len) {
+        const uint64_t left = len - done, piece = left < BLOCK_PIECE_BYTES ? left : BLOCK_PIECE_BYTES;
+        *failed = !move(device, writing, data + done, piece, offset + done);
+        if (*failed)
+            break;
+        done += piece;
+        if (done < len && block_is_wanted_elsewhere(vm)) {
+            vm->resume.bytes_done = done;
+            return leave_interrupted(vm);
+        }
+    }
+    return CONTINUE;
+}
+
 /* Both directions have one structure (tender_abi_check.h pins each field of both to the same place), and a
  * body each: what depends on the direction is then decided. */
 static inline __attribute__((always_inline)) enum verdict transfer(struct vm *vm,
@@ -60,9 +100,14 @@ static inline __attribute__((always_inline)) enum verdict transfer(struct vm *vm
     uint8_t *data = guest_memory_at(&vm->memory, call->data, len, writing ? GUEST_READABLE : GUEST_WRITABLE);
     if (!data)
         return leave_bad_access(vm, call->data, len);
-    const bool refused = writing && device->read_only;
-    const uint64_t done = refused ? 0 : disk_map_copy(&device->map, writing, data, len, offset);
-    if (refused || (done != len && !transfer_rest(device, writing, data, len, offset, done))) {
+    bool failed = writing && device->read_only;
+    if (!failed && __builtin_expect(len > BLOCK_PIECE_BYTES, 0)) {
+        if (move_pieces(vm, device, writing, data, len, offset, &failed) == LEAVE)
+            return LEAVE;
+    } else if (!failed) {
+        failed = !move(device, writing, data, len, offset);
+    }
+    if (failed) {
         counters->block_errors++;
         call->ret = HVT_R_EUNSPEC;
         return CONTINUE;

@@ -8,19 +8,15 @@
  * and what its neighbours do to it before that is the guest's own doing.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stddef.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "block.h"
 
-/* Bytes between two looks for a stop: a copy of so many takes less than a tenth of a millisecond, and one
- * request that goes to the disk is counted as an eighth of it. */
-#define LOOK_BYTES 0x100000u
-#define CALL_BYTES (LOOK_BYTES / 8)
+/* Between two looks for a stop, one request that goes to the disk is counted as an eighth of a piece. */
+#define CALL_BYTES (BLOCK_PIECE_BYTES / 8)
 #define COPY_BYTES 4096u /* at least, for a request */
 
 struct cold_run {
@@ -88,14 +84,6 @@ static enum verdict serve_request(struct vm *vm, struct tender_block_request *re
     return verdict;
 }
 
-static bool is_wanted_elsewhere(struct vm *vm)
-{
-    struct pollfd stop = {vm->stop_fd, POLLIN, 0};
-    const struct timespec at_once = {0, 0};
-    int ready = ppoll(&stop, 1, &at_once, &vm->poll_mask);
-    return ready > 0 || (ready < 0 && errno == EINTR);
-}
-
 enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
 {
     struct tender_block_batch *batch = &args->block_batch;
@@ -115,18 +103,21 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
     for (uint32_t i = vm->resume.batch_done; i < count; i++) {
         struct tender_block_request request = request_at(requests, i);
         moved += is_cached(vm, &request) ? COPY_BYTES : CALL_BYTES;
-        if (serve_request(vm, &request) == LEAVE)
+        if (serve_request(vm, &request) == LEAVE) {
+            vm->resume.batch_done = i; /* a long one may have been begun */
             return LEAVE;
+        }
+        vm->resume.bytes_done = 0;
         memcpy(requests + (size_t)i * sizeof request + offsetof(struct tender_block_request, ret),
                &request.ret, sizeof request.ret);
         if (request.op == TENDER_BLOCK_FLUSH)
-            moved = LOOK_BYTES; /* it took its time */
+            moved = BLOCK_PIECE_BYTES; /* it took its time */
         else if (request.ret == HVT_R_OK)
             moved += request.len;
-        if (moved < LOOK_BYTES)
+        if (moved < BLOCK_PIECE_BYTES)
             continue;
         moved = 0;
-        if (is_wanted_elsewhere(vm)) {
+        if (block_is_wanted_elsewhere(vm)) {
             vm->resume.batch_done = i + 1;
             return leave_interrupted(vm);
         }

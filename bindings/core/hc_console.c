@@ -39,12 +39,12 @@ static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 static enum verdict leave_with_piece(struct vm *vm, gpa_t data, uint64_t len)
 {
     struct vm_event *event = &vm->shared->event;
-    uint64_t left = len - vm->resume.console_done;
+    uint64_t left = len - vm->resume.bytes_done;
     event->kind = EVENT_CONSOLE;
-    event->gpa = data + vm->resume.console_done;
+    event->gpa = data + vm->resume.bytes_done;
     event->len = left < CONSOLE_PIECE_MAX ? left : CONSOLE_PIECE_MAX;
-    vm->resume.console_done += event->len;
-    vm->resume.again = vm->resume.console_done < len;
+    vm->resume.bytes_done += event->len;
+    vm->resume.again = vm->resume.bytes_done < len;
     vm->shared->counters.console_bytes += event->len;
     return LEAVE;
 }
@@ -60,18 +60,18 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
         vm->shared->timeline.first_console = monotonic_ns();
     if (vm->console_fd == CONSOLE_PYTHON)
         return leave_with_piece(vm, args->puts.data, len);
-    while (vm->console_fd >= 0 && vm->resume.console_done < len) {
+    while (vm->console_fd >= 0 && vm->resume.bytes_done < len) {
         struct pollfd wait[2] = {{vm->console_fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
         if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)
             return leave_interrupted(vm);
-        int64_t written = write_some(vm, data + vm->resume.console_done, len - vm->resume.console_done);
+        int64_t written = write_some(vm, data + vm->resume.bytes_done, len - vm->resume.bytes_done);
         if (written == -EAGAIN || written == -EINTR)
             continue;
         if (written < 0)
             break; /* closed, full, broken: the guest is not to suffer for it */
-        vm->resume.console_done += (uint64_t)written;
+        vm->resume.bytes_done += (uint64_t)written;
         counters->console_bytes += (uint64_t)written;
     }
-    counters->console_lost_bytes += vm->console_fd == CONSOLE_DISCARD ? 0 : len - vm->resume.console_done;
+    counters->console_lost_bytes += vm->console_fd == CONSOLE_DISCARD ? 0 : len - vm->resume.bytes_done;
     return CONTINUE;
 }

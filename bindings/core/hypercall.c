@@ -90,7 +90,7 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
     /* By field: as a whole, a compiler without vector registers clears it by a slow string instruction. */
     vm->resume.number = 0;
     vm->resume.again = false;
-    vm->resume.console_done = 0;
+    vm->resume.bytes_done = 0;
     vm->resume.poll_deadline_ns = 0;
     vm->resume.batch_done = 0;
     return settle(vm, number, gpa);

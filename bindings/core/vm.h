@@ -56,7 +56,7 @@ struct vm_resume {
     uint32_t number; /* 0: none */
     gpa_t gpa;
     bool again;                /* the handler wants to be called again with the same structure */
-    uint64_t console_done;     /* bytes of this write already out */
+    uint64_t bytes_done;       /* of a console write or of a disk's transfer: moved already */
     uint64_t poll_deadline_ns; /* 0: not armed */
     uint32_t batch_done;       /* requests or frames of a batch that have their answer */
 };

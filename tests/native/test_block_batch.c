@@ -9,22 +9,23 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "block.h"
 #include "holds.h"
-#include "hypercall.h"
 
-#define M        0x1000000u
-#define TEXT     0x100000u
-#define DATA     0x102000u
-#define ARGS     0x200000u
-#define REQUESTS 0x201000u
-#define BUFFER   0x210000u
-#define PAGE     4096u
-#define DISK     (4u << 20)
-#define NET      1
-#define BLOCK    2
-#define BLOCK_RO 3
-#define NUMBER   TENDER_HYPERCALL_BLOCK_BATCH
-#define PORT     (HVT_PORT_BASE + NUMBER)
+#define M           0x1000000u
+#define TEXT        0x100000u
+#define DATA        0x102000u
+#define ARGS        0x200000u
+#define REQUESTS    0x201000u
+#define BUFFER      0x210000u
+#define LONG_BUFFER 0x400000u
+#define PAGE        4096u
+#define DISK        (4u << 20)
+#define NET         1
+#define BLOCK       2
+#define BLOCK_RO    3
+#define NUMBER      TENDER_HYPERCALL_BLOCK_BATCH
+#define PORT        (HVT_PORT_BASE + NUMBER)
 
 static struct vm vm;
 static sigset_t saved;
@@ -326,6 +327,117 @@ static void test_an_array_that_shrinks_while_it_is_interrupted(void)
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(0, HVT_R_OK));
 }
 
+#define PIECE BLOCK_PIECE_BYTES
+#define LONG  (3 * PIECE + 8)
+
+static enum verdict transfer(uint32_t number, uint64_t handle, uint64_t offset, uint64_t len)
+{
+    const struct hvt_block_write call = {handle, offset, LONG_BUFFER, len, 99};
+    memcpy(at(ARGS), &call, sizeof call);
+    return hypercall(&vm, number, ARGS);
+}
+
+static int32_t transfer_answer(void)
+{
+    struct hvt_block_write call;
+    memcpy(&call, at(ARGS), sizeof call);
+    return call.ret;
+}
+
+static void fill(uint8_t *bytes, uint64_t len, uint32_t seed)
+{
+    for (uint64_t i = 0; i < len; i++)
+        bytes[i] = (uint8_t)((seed = seed * 1103515245 + 12345) >> 16);
+}
+
+/* By copy and by call, both directions: what is served behind an interruption is what was not served before.
+ */
+static void test_a_long_transfer_is_interrupted_between_its_pieces_and_goes_on(void)
+{
+    static uint8_t disk[LONG], held[LONG];
+    static const struct {
+        uint32_t number;
+        uint64_t handle;
+    } ways[] = {{HVT_HYPERCALL_BLOCK_WRITE, BLOCK}, /* first written by calls, */
+                {HVT_HYPERCALL_BLOCK_WRITE, BLOCK}, /* then by copies */
+                {HVT_HYPERCALL_BLOCK_READ, BLOCK},
+                {HVT_HYPERCALL_BLOCK_READ, BLOCK_RO}};
+    for (uint32_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        const bool writing = ways[i].number == HVT_HYPERCALL_BLOCK_WRITE;
+        const int fd = vm.devices[ways[i].handle].fd;
+        fill(disk, LONG, i + 1);
+        fill(held, LONG, i + 100);
+        HOLDS(pwrite(fd, disk, LONG, 8) == LONG);
+        memcpy(at(LONG_BUFFER), held, LONG);
+        handled = 0;
+        raise(SIGUSR1);
+        HOLDS(transfer(ways[i].number, ways[i].handle, 8, LONG) == LEAVE);
+        HOLDS(vm.shared->event.kind == EVENT_INTERRUPTED && handled == 1 && vm.resume.bytes_done == PIECE);
+        raise(SIGUSR1);
+        HOLDS(hypercall_resume(&vm) == LEAVE && vm.resume.bytes_done == 2 * PIECE && transfer_answer() == 99);
+        if (!writing) { /* what is done is not done again */
+            memset(at(LONG_BUFFER), 0, 2 * PIECE);
+            memset(disk, 0, 2 * PIECE);
+        }
+        HOLDS(hypercall_resume(&vm) == CONTINUE && transfer_answer() == HVT_R_OK);
+        HOLDS(memcmp(at(LONG_BUFFER), writing ? held : disk, LONG) == 0);
+        if (writing)
+            HOLDS(pread(fd, disk, LONG, 8) == LONG && memcmp(disk, held, LONG) == 0);
+        HOLDS(hypercall_resume(&vm) == CONTINUE); /* nothing left to resume */
+    }
+    HOLDS(vm.shared->counters.block_writes == 2 && vm.shared->counters.block_write_bytes == 2 * LONG);
+    HOLDS(vm.shared->counters.block_reads == 2 && vm.shared->counters.block_read_bytes == 2 * LONG);
+}
+
+static void test_a_stop_is_honoured_amid_a_transfer(void)
+{
+    static const uint64_t handles[] = {BLOCK, BLOCK_RO}; /* mapped, and not */
+    for (uint32_t i = 0; i < 2; i++) {
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, DISK) == CONTINUE);
+        vm_stop(&vm);
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, DISK) == LEAVE);
+        HOLDS(vm.shared->event.kind == EVENT_STOPPED && vm.resume.bytes_done == PIECE);
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, PIECE) == CONTINUE);
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, PIECE + 8) == LEAVE);
+        uint64_t asked;
+        HOLDS(read(vm.stop_fd, &asked, sizeof asked) == sizeof asked);
+        atomic_store(&vm.stop_requested, false);
+    }
+    HOLDS(vm.shared->counters.block_reads == 4);
+}
+
+static void test_a_long_request_of_a_batch_is_interrupted_too(void)
+{
+    put_request(0, write_from(0, LONG_BUFFER, LONG));
+    put_request(1, write_from(0, LONG_BUFFER, 512));
+    put_request(2, write_from(0, LONG_BUFFER, LONG));
+    raise(SIGUSR1);
+    HOLDS(submit(3) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && answered() == 0);
+    HOLDS(vm.resume.batch_done == 0 && vm.resume.bytes_done == PIECE);
+    put_request(0, write_from(0, LONG_BUFFER, 512)); /* what it was told is not what is there now */
+    HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(3, HVT_R_OK) && answer(2) == HVT_R_OK);
+    HOLDS(vm.shared->counters.block_write_bytes == 512 + 512 + LONG);
+    uint8_t tail[8];
+    fill(at(LONG_BUFFER), LONG, 7);
+    put_request(0, write_from(DISK - LONG, LONG_BUFFER, LONG));
+    raise(SIGUSR1);
+    HOLDS(submit(1) == LEAVE && hypercall_resume(&vm) == CONTINUE && ends_with(1, HVT_R_OK));
+    HOLDS(pread(vm.devices[BLOCK].fd, tail, sizeof tail, DISK - sizeof tail) == sizeof tail);
+    HOLDS(memcmp(tail, at(LONG_BUFFER + LONG - sizeof tail), sizeof tail) == 0);
+}
+
+static void test_a_transfer_that_shrinks_while_it_is_interrupted_begins_anew(void)
+{
+    static const uint64_t lens[] = {PIECE, PIECE + 8, 2 * PIECE, 512, 0};
+    for (uint32_t i = 0; i < sizeof lens / sizeof *lens; i++) {
+        raise(SIGUSR1);
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, BLOCK_RO, 0, LONG) == LEAVE);
+        const struct hvt_block_write shorter = {BLOCK_RO, 0, LONG_BUFFER, lens[i], 99};
+        memcpy(at(ARGS), &shorter, sizeof shorter);
+        HOLDS(hypercall_resume(&vm) == CONTINUE && transfer_answer() == HVT_R_OK);
+    }
+}
+
 static void test_what_a_batch_reads_is_cached_for_the_next(void)
 {
     for (uint32_t i = 0; i < 8; i++)
@@ -354,6 +466,10 @@ int main(void)
         test_a_stop_is_honoured_between_requests,
         test_a_signal_interrupts_and_the_batch_goes_on_where_it_was,
         test_an_array_that_shrinks_while_it_is_interrupted,
+        test_a_long_transfer_is_interrupted_between_its_pieces_and_goes_on,
+        test_a_stop_is_honoured_amid_a_transfer,
+        test_a_long_request_of_a_batch_is_interrupted_too,
+        test_a_transfer_that_shrinks_while_it_is_interrupted_begins_anew,
         test_what_a_batch_reads_is_cached_for_the_next,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
