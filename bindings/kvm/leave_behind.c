@@ -3,15 +3,47 @@
 
 #include <fcntl.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-void leave_behind_prepare(struct left_behind *left, int lock_fd)
+/* -1: none, or another user may open it and hold its places. */
+static int open_private(const char *path, uid_t user)
 {
-    int pair[2] = {-1, -1};
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-        pair[0] = pair[1] = -1;
-    *left = (struct left_behind){.ours = pair[0], .looped = pair[1], .lock_fd = lock_fd};
+    struct stat about;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, S_IRUSR | S_IWUSR);
+    if (fd < 0)
+        return -1;
+    if (fstat(fd, &about) == 0 && S_ISREG(about.st_mode) && about.st_uid == user &&
+        !(about.st_mode & (S_IRWXG | S_IRWXO)))
+        return fd;
+    close(fd);
+    return -1;
+}
+
+static int open_places(void)
+{
+    char path[64];
+    const uid_t user = geteuid();
+    if (user)
+        (void)snprintf(path, sizeof path, "/run/user/%u/tender-ends", user);
+    int fd = open_private(user ? path : "/run/tender-ends", user);
+    if (fd >= 0)
+        return fd;
+    (void)snprintf(path, sizeof path, "/dev/shm/tender-ends-%u", user);
+    return open_private(path, user);
+}
+
+void leave_behind_prepare(struct left_behind *left)
+{
+    int pair[2];
+    *left = (struct left_behind){-1, -1, open_places()};
+    if (left->lock_fd >= 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
+        left->ours = pair[0];
+        left->looped = pair[1];
+    }
 }
 
 static bool take_a_place(int lock_fd)

@@ -15,9 +15,11 @@
  * so the last close is its. Before that the process that exits does, and waits as it would have.
  *
  * One kernel thread makes all such closes of the host, one after the other. LEFT_BEHIND_MAX of ours may wait
- * for it at a time; who comes then closes its machine itself. They are counted by locks of one byte each, on
- * the file without a name that all event descriptors of a host share; the kernel lets go of such a lock with
- * the descriptor, which is behind the machine in the queue.
+ * for it at a time, of each user; who comes then closes its machine itself. They are counted by locks of one
+ * byte each, on an empty file that this user alone may open: /run/user/UID/tender-ends, for root
+ * /run/tender-ends; where that cannot be had, or somebody else may open it, /dev/shm/tender-ends-UID; without
+ * either the machine's end is waited for. The kernel lets go of such a lock with the descriptor, which is
+ * behind the machine in the queue.
  */
 #ifndef TENDER_LEAVE_BEHIND_H
 #define TENDER_LEAVE_BEHIND_H
@@ -28,12 +30,13 @@
 #define LEFT_BEHIND_FIRST_BYTE 0x74656e64 /* of the locks: some number that nobody else may think of */
 
 struct left_behind {
-    int ours, looped; /* -1: the host gives no socket; the machine's end is waited for */
-    int lock_fd;      /* an eventfd of the caller's, which it keeps open */
+    int ours, looped; /* -1: the host gives no socket or no file; the machine's end is waited for */
+    int lock_fd;
 };
 
-/* Before the filter (rights.h), which lets leave_behind() have these descriptors and no other. */
-void leave_behind_prepare(struct left_behind *left, int lock_fd);
+/* Before rights are given up, and before the filter (rights.h), which lets leave_behind() have these
+ * descriptors and no other. */
+void leave_behind_prepare(struct left_behind *left);
 
 /* The last thing but exit: descriptors are closed by that alone. What fails is waited for. */
 void leave_behind(const struct left_behind *left, const struct machine *machine);

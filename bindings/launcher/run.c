@@ -201,7 +201,7 @@ static uint32_t close_the_door(void)
         vm.map_disks(&vm);
     const bool filtered = waits_are_refused();
     if (!filtered)
-        leave_behind_prepare(&door.left, vm.stop_fd);
+        leave_behind_prepare(&door.left);
     uint32_t layers = ISOLATION_KVM | give_up_rights();
     if (vm.ring.shared)
         ring_worker_prepare(&vm);
