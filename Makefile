@@ -4,12 +4,13 @@ PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SUITES := $(PY) tools/suites.py
 EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python box package
+DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check format run test test-intel test-intel-fast bench clean fuzz-long $(EACH)
+.PHONY: help setup build check format run test test-intel test-intel-fast bench clean fuzz-long $(EACH) $(DEBIANS:%=test-%) test-debian13
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready-test  ## what this machine lacks for all of these (Debian packages as root), and the Python environment
 
@@ -50,6 +51,11 @@ test-intel-fast: setup build  ## the tests that an Intel processor is likeliest 
 test-intel: setup build  ## the contract tests and echo on kvm_intel in Bochs, with nested paging (EPT) and without: an hour
 	tools/with_intel -- .venv/bin/pytest -v -m kvm tests/contract tests/functional/test_echo.py
 	tools/with_intel --ept 0 -- .venv/bin/pytest -v -m kvm tests/contract tests/functional/test_echo.py
+
+test-debian13: test-trixie  ## `make test` in a fresh Debian 13, as root; test-forky, test-bookworm, test-bookworm-main: in 14, 12, 12 without updates
+
+$(DEBIANS:%=test-%): test-%:
+	tools/chroot $* -- make test
 
 bench: setup build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
 	tender bench goals

@@ -306,6 +306,40 @@ def test_counting_box_counts_instructions(tmp_path: Path) -> None:
     assert "-cpu max,-smap,-erms,-fsrm" in line
 
 
+# What each says first when it is asked for its options: QEMU 7.2's in C, and 1.13 in Rust.
+C_HELP = "usage: {} [options]\n    --fd=FDNUM\n    -o source=PATH\n"
+RUST_HELP = "Launch a virtiofsd backend.\n\nOptions:\n      --shared-dir <SHARED_DIR>\n      --fd <FD>\n"
+
+
+@pytest.mark.parametrize("place", range(len(machine.VIRTIOFSDS)))
+@pytest.mark.parametrize(
+    ("says", "option"), [(C_HELP, "no_posix_lock"), (RUST_HELP, "--no-announce-submounts")]
+)
+def test_virtiofsd_gets_its_own_options_wherever_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, says: str, option: str
+) -> None:
+    """Debian 13 has a link to the one in Rust where Debian 12 has the one in C."""
+    program = tmp_path / "virtiofsd"
+    program.write_text(f"#!/bin/sh\n[ $1 = --help ] && printf '{says.format(program)}'\n")
+    program.chmod(0o755)
+    names = [str(tmp_path / "none"), "/none/none", "none-of-path"]
+    names[place] = str(program)
+    monkeypatch.setattr(machine, "VIRTIOFSDS", tuple(names))
+
+    command = machine.virtiofsd_command(7)
+
+    assert command[:2] == [str(program), "--fd=7"]
+    assert option in " ".join(command)
+    assert ("--shared-dir=/" in command) == (says == RUST_HELP)
+
+
+def test_no_virtiofsd_at_all_is_told_with_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "VIRTIOFSDS", ("/none/none",))
+
+    with pytest.raises(BoxError, match=r"apt-get install virtiofsd \(Debian 12: qemu-system-common\)"):
+        machine.virtiofsd_command(7)
+
+
 @pytest.mark.parametrize(
     ("words", "cpus"),
     [

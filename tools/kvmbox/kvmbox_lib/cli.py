@@ -20,7 +20,7 @@ from .errors import BoxError, Interrupted, say
 from .initramfs import INIT_SOURCE, INTEL_MODULES, MODULES, compile_init, initramfs
 from .job import Job
 from .kernel import Kernel
-from .machine import C_VIRTIOFSD, RUST_VIRTIOFSD, BootFiles, Machine, Shape
+from .machine import BootFiles, Machine, Shape, find_virtiofsd
 from .signals import TIMED_OUT, Signals
 from .snapshot import boot, resume, save
 
@@ -223,7 +223,7 @@ def require_programs(shape: Shape) -> None:
     missing = []
     if not shutil.which(shape.qemu):
         missing.append("qemu-system-x86")
-    elif not any(map(shutil.which, (C_VIRTIOFSD, RUST_VIRTIOFSD, "virtiofsd"))):
+    elif not find_virtiofsd():
         missing.append("virtiofsd")
     if not shutil.which("cc"):
         missing.append("gcc libc6-dev")

@@ -42,9 +42,9 @@ KERNEL_ARGUMENTS = " ".join(
     )
 )
 
-# bookworm's, in C, part of qemu-system-common; and its successor in Rust, in a package of its own
-C_VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
-RUST_VIRTIOFSD = "/usr/libexec/virtiofsd"
+# Where it may be. Debian 12's is in C, a part of qemu-system-common. Later there is one in Rust, in a package of its own,
+# with other options; Debian 13 has a link to it at the first of these places.
+VIRTIOFSDS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "virtiofsd")
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,23 @@ def qemu_command(shape: Shape, files: BootFiles, wires: Wires, incoming: bool) -
     return command
 
 
+def find_virtiofsd() -> str | None:
+    """The program's path."""
+    return next(filter(None, map(shutil.which, VIRTIOFSDS)), None)
+
+
 def virtiofsd_command(listener: int) -> list[str]:
     """The command line of whichever virtiofsd is here; raises BoxError if none is."""
-    if os.path.exists(C_VIRTIOFSD):
-        options = "source=/,cache=always,sandbox=chroot,log_level=err,no_posix_lock,no_flock"
-        return [C_VIRTIOFSD, f"--fd={listener}", "-o", options]
-    rust = RUST_VIRTIOFSD if os.path.exists(RUST_VIRTIOFSD) else shutil.which("virtiofsd")
-    if rust is None:
+    program = find_virtiofsd()
+    if program is None:
         raise BoxError("virtiofsd is missing: apt-get install virtiofsd (Debian 12: qemu-system-common)")
+    says = subprocess.run([program, "--help"], capture_output=True, text=True, errors="replace").stdout
+    if "--shared-dir" not in says:
+        options = "source=/,cache=always,sandbox=chroot,log_level=err,no_posix_lock,no_flock"
+        return [program, f"--fd={listener}", "-o", options]
     options = "--shared-dir=/ --cache=always --sandbox=chroot --log-level=error"
     # Without the last one mounting over the host's mount points, /proc say, fails with EREMOTE.
-    return [rust, f"--fd={listener}", *options.split(), "--no-announce-submounts"]
+    return [program, f"--fd={listener}", *options.split(), "--no-announce-submounts"]
 
 
 def die_with_parent() -> Callable[[], None]:

@@ -1,0 +1,118 @@
+"""tools/chroot: what its command sees, and that nothing of it is left. A copy of some programs stands for a Debian."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.box
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = ("sh", "env", "umount", "cat", "ls", "git", "unshare", "true", "kill")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+DEBOOTSTRAP = """\
+#!/bin/sh
+[ -z "$FAIL" ] || exit 3
+for tree; do case $tree in *.new) break ;; esac; done
+mkdir -p $tree/proc $tree/sys $tree/dev $tree/run $tree/etc/apt/apt.conf.d $tree/etc/ssl/certs $tree/tmp $tree/root
+mount -t proc proc $tree/proc # as debootstrap does
+echo "deb mirror.example/debian suite main" >$tree/etc/apt/sources.list
+cp --parents -L FILES $tree
+for link in bin lib lib64; do [ -e $tree/$link ] || ln -s usr/$link $tree/$link; done
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """tools/chroot, with a cache of its own and a debootstrap that makes the tree of programs that are here."""
+    programs = [found for name in PROGRAMS if (found := shutil.which(name, path="/usr/bin:/bin"))]
+    listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
+    libraries = set(re.findall(r"(/\S+) \(0x", listed))
+    fake = tmp_path / "bin" / "debootstrap"
+    fake.parent.mkdir()
+    fake.write_text(DEBOOTSTRAP.replace("FILES", " ".join([*programs, *libraries])))
+    fake.chmod(0o755)
+
+    def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **variables}
+        environment.setdefault("PATH", "")
+        if "PATH" not in variables:
+            environment["PATH"] = f"{fake.parent}:{os.environ['PATH']}"
+        command = [str(ROOT / "tools" / "chroot"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_its_command_has_these_sources_and_namespaces_and_leaves_no_mount(run: Run, tmp_path: Path) -> None:
+    new = ROOT / "tests" / "box" / f"new-{os.getpid()}"
+    new.write_text("uncommitted\n")
+    try:
+        script = (
+            f"cat tests/box/{new.name}; ls -d /proc/self /dev/null /sys/kernel; git status --porcelain;"
+            "unshare --user --map-root-user --net true && echo namespaces; exit 7"
+        )
+        done = run("bookworm-main", "--", "sh", "-c", script)
+        assert done.returncode == 7, done.stderr
+        assert done.stdout.split() == ["uncommitted", "/dev/null", "/proc/self", "/sys/kernel", "namespaces"]
+    finally:
+        new.unlink()
+    done = run("bookworm-main", "ls", f"tests/box/{new.name}")  # the tree is there already, and follows
+    assert done.returncode != 0 and "making" not in done.stderr
+    assert run("bookworm-main", "sh", "-c", "kill -KILL $$").returncode == -9
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+    assert (tmp_path / "cache/tender-chroot/bookworm-main/etc/apt/sources.list").read_text().count(
+        "deb "
+    ) == 1
+
+
+def test_updates_are_sources_of_the_distributions_that_have_them(run: Run, tmp_path: Path) -> None:
+    assert run("trixie", "true").returncode == 0
+    sources = (tmp_path / "cache/tender-chroot/trixie/etc/apt/sources.list").read_text().splitlines()
+    assert sources[1] == "deb mirror.example/debian trixie-updates main"
+    assert re.fullmatch(r"deb \S+ trixie-security main", sources[2])
+
+
+def test_configuration_of_pip_is_this_machines_with_the_paths_it_names(run: Run, tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    (wheels / "one.whl").write_text("")
+    done = run("trixie", "sh", "-c", 'ls "$PIP_FIND_LINKS"', PIP_FIND_LINKS=str(wheels))
+    assert (done.returncode, done.stdout) == (0, "one.whl\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "message"),
+    [
+        ([], {}, "no DIST: there are bookworm-main, bookworm, trixie, forky"),
+        (["sarge", "true"], {}, "sarge: there are bookworm-main, bookworm, trixie, forky"),
+        (["trixie"], {}, "no command: tools/chroot DIST [--] COMMAND..."),
+        (["trixie", "--"], {}, "no command: tools/chroot DIST [--] COMMAND..."),
+        (["trixie", "true"], {"FAIL": "yes"}, "debootstrap trixie .*: status 3; see .*debootstrap.log"),
+        (
+            ["trixie", "true"],
+            {"PATH": "/usr/bin:/bin"},
+            "debootstrap is missing: apt-get install debootstrap",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_the_way_out(
+    run: Run, tmp_path: Path, arguments: list[str], variables: dict[str, str], message: str
+) -> None:
+    done = run(*arguments, **variables)
+    assert done.returncode == 125
+    assert re.fullmatch(
+        message.replace("[--]", r"\[--\]"), done.stderr.splitlines()[-1].removeprefix("chroot: ")
+    )
+    assert not (tmp_path / "cache/tender-chroot/trixie").exists()
+
+
+def test_it_wants_root() -> None:
+    command = ["unshare", "--user", str(ROOT / "tools" / "chroot"), "trixie", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 125
+    assert done.stderr == "chroot: only root can make another Debian and its mounts: run it as root\n"
