@@ -1,0 +1,205 @@
+"""The source tree without git: what is packed of it, that it builds, and that an edited source is built again."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LEFTOVERS = {
+    ".git",
+    ".venv",
+    "build",
+    "dist",
+    ".cache",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+    ".hypothesis",
+}
+
+
+@pytest.fixture(scope="module")
+def without_git(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment whose PATH has every program but git."""
+    directory = tmp_path_factory.mktemp("bin")
+    for place in [Path(sys.executable).parent, *map(Path, ("/usr/bin", "/bin", "/usr/sbin", "/sbin"))]:
+        for program in place.iterdir() if place.exists() else ():
+            link = directory / program.name
+            if not program.name.startswith("git") and not link.is_symlink():
+                link.symlink_to(program)
+    # A virtual environment's Python knows its environment by the directory that it is called from.
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{directory}"}
+    assert shutil.which("git", path=environment["PATH"]) is None
+    return environment
+
+
+def copy_of_sources(place: Path) -> Path:
+    """The tree as it is, but for what builds and tools leave in it."""
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        here = Path(directory).relative_to(ROOT)
+        return {"__pycache__"} | (
+            LEFTOVERS if here == Path() else {"out"} if here == Path("bench") else set()
+        )
+
+    return shutil.copytree(ROOT, place, ignore=ignored, symlinks=True)
+
+
+def sdist(tree: Path, environment: dict[str, str]) -> Path:
+    """Made by the usual front end, without the network."""
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--sdist",
+        "--no-isolation",
+        "-o",
+        str(tree / "dist"),
+        str(tree),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (archive,) = (tree / "dist").glob("*.tar.gz")
+    return archive
+
+
+def names_in(archive: Path) -> list[str]:
+    with tarfile.open(archive) as opened:
+        return sorted(member.name for member in opened.getmembers())
+
+
+def git(tree: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(tree), *words], check=True, capture_output=True)
+
+
+def test_a_source_distribution_holds_the_same_files_whatever_made_it(
+    tmp_path: Path, without_git: dict[str, str]
+) -> None:
+    plain = copy_of_sources(tmp_path / "plain")
+    (plain / "tender/cli/__pycache__").mkdir()
+    (plain / "tender/cli/__pycache__/main.pyc").touch()
+    archive = sdist(plain, without_git)
+    expected = names_in(archive)
+    on_disk = [p.relative_to(plain) for p in plain.rglob("*") if p.is_file()]
+    kept = {
+        f"tender-0.1.0/{name}"
+        for name in on_disk
+        if name.parts[0] != "dist" and name.suffix != ".pyc" and name.name != ".git-blame-ignore-revs"
+    }
+    assert {"tender-0.1.0/tools/build", "tender-0.1.0/.gitignore", "tender-0.1.0/tests/conftest.py"} < kept
+    assert set(expected) == kept | {"tender-0.1.0/PKG-INFO"}
+    with tarfile.open(archive) as opened:
+        members = opened.getmembers()
+        opened.extractall(tmp_path, filter="data")
+    assert {(m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, "", "")}
+    assert {m.mode for m in members} == {0o644, 0o755}
+
+    assert names_in(sdist(tmp_path / "tender-0.1.0", without_git)) == expected, "made of an unpacked one"
+
+    with_git = dict(os.environ)
+    tracked = copy_of_sources(tmp_path / "tracked")
+    git(tracked, "init", "-q")
+    git(tracked, "add", "-A")
+    (tracked / "tender/notes.txt").write_text("of the user, unknown to git")
+    assert names_in(sdist(tracked, with_git)) == expected, "of a git checkout"
+    (tracked / "tender/notes.txt").unlink()
+    shutil.rmtree(tracked / "dist")
+    assert names_in(sdist(tracked, without_git)) == expected, "of a checkout, git is not installed"
+
+    git(tmp_path, "init", "-q")
+    shutil.rmtree(plain / "dist")
+    assert names_in(sdist(plain, with_git)) == expected, "below a repository of something else"
+
+
+def test_a_source_distribution_builds_where_git_is_not_installed(
+    tmp_path: Path, without_git: dict[str, str]
+) -> None:
+    archive = sdist(copy_of_sources(tmp_path / "tree"), without_git)
+    command = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--no-build-isolation"]
+    done = subprocess.run(
+        [*command, "-w", str(tmp_path), str(archive)],
+        env=without_git,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith("tender-0.1.0-cp311-abi3-")
+
+
+def edit(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a Python source": lambda tree: edit(tree / "tender/vm.py"),
+    "a C source": lambda tree: edit(tree / "bindings/core/vm.c"),
+    "a header of the ABI": lambda tree: edit(tree / "abi/tender_abi.h"),
+    "a source of the guest kernel": lambda tree: edit(tree / "guest_kernel/boot_x86_64.S"),
+    "a guest of the tests": lambda tree: edit(tree / "tests/guests/args/main.c"),
+    "a filter's rules": lambda tree: edit(tree / "bindings/sandbox/filter_rules.txt"),
+    "meson.build": lambda tree: edit(tree / "meson.build"),
+    "the metadata": lambda tree: edit(tree / "pyproject.toml"),
+    "the licence": lambda tree: edit(tree / "LICENSE"),
+    "the build backend": lambda tree: edit(tree / "tools/build_backend.py"),
+    "a new file": lambda tree: (tree / "tender/cli/new.py").touch(),
+    "a deleted file": lambda tree: (tree / "tender/pool.py").unlink(),
+    "a renamed file": lambda tree: (tree / "tender/pool.py").rename(tree / "tender/pools.py"),
+}
+NO_CHANGES: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda tree: None,
+    "a document": lambda tree: edit(tree / "docs/cli.md"),
+    "a test": lambda tree: edit(tree / "tests/unit/test_abi.py"),
+}
+
+
+@pytest.fixture
+def built(tmp_path: Path, without_git: dict[str, str]) -> tuple[Path, dict[str, str]]:
+    """A tree without git that tools/build has built, by a pip that writes a line into `pip.log`."""
+    tree = copy_of_sources(tmp_path / "tree")
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "pip").write_text(f'#!/bin/sh\necho "$*" >>{tree}/pip.log\n[ ! -e {tree}/broken ]\n')
+    (fake / "pip").chmod(0o755)
+    environment = without_git | {"PATH": f"{fake}:{without_git['PATH']}"}
+    assert build(tree, environment) == (0, 1)
+    return tree, environment
+
+
+def build(tree: Path, environment: dict[str, str]) -> tuple[int, int]:
+    """The status of tools/build, and how often a package was built so far."""
+    done = subprocess.run([tree / "tools/build"], env=environment, check=False, timeout=60)
+    return done.returncode, len((tree / "pip.log").read_text().splitlines())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_the_package_is_made_of_is_built_again(built: tuple[Path, dict[str, str]], change: str) -> None:
+    tree, environment = built
+    CHANGES[change](tree)
+    assert build(tree, environment) == (0, 2)
+    assert build(tree, environment) == (0, 2), "built once"
+
+
+@pytest.mark.parametrize("change", NO_CHANGES)
+def test_what_is_no_part_of_the_package_builds_nothing(
+    built: tuple[Path, dict[str, str]], change: str
+) -> None:
+    tree, environment = built
+    NO_CHANGES[change](tree)
+    assert build(tree, environment) == (0, 1)
+
+
+def test_a_build_that_failed_is_tried_again(built: tuple[Path, dict[str, str]]) -> None:
+    tree, environment = built
+    edit(tree / "tender/vm.py")
+    (tree / "broken").touch()
+    assert build(tree, environment) == (1, 2)
+    (tree / "broken").unlink()
+    assert build(tree, environment) == (0, 3)
