@@ -4,6 +4,7 @@ elf_image   good ELFs of several shapes, and one file for every rule that refuse
 hypercall   every call, with lengths, handles and addresses at the edges, in the records of fuzz_hypercall.c
 ring        entries, indices and lies, in the records of fuzz_ring.c
 disk_guard  disks of edges, writes in them, at their ends and behind
+watch       what a process of the sandbox says, in order and out of it
 request     command lines of both grammars
 emulate     a guest that is in order, before each instruction that ring 3 may not execute
 
@@ -144,6 +145,25 @@ def disk_guards() -> Iterator[tuple[str, bytes]]:
     yield "most", bytes([64]) + struct.pack("<BQ", 1, 4096) * 64 + calls
 
 
+def watches() -> Iterator[tuple[str, bytes]]:
+    """A guest's life for each kind of event, with and without a console of Python's; stops, signals and ends."""
+    say, garbage, ready, report, stop, interrupt, close, end, ask, read, hear, run = range(12)
+    begin = bytes([ready, 9, ask, 0, hear, 0])
+    for console, kind in product((0, 1), range(19)):
+        body = struct.pack("<IIIiiIQQQQ", 1, 0, 0, 0, 0, 0, 7, 0x100000, 16, 0)
+        event = bytes([report, kind]) + body.ljust(268, b"\0")
+        yield (
+            f"event-{console}-{kind}",
+            bytes([console]) + begin + event + bytes([say, 0, run, 0, hear, 0, run, 0]),
+        )
+    ends = {"stop": [stop, 0], "signal": [interrupt, 0], "close": [close, 0], "death": [end, 0, close, 0],
+            "garbage": [garbage, 99], "late": [say, 1], "short": [ready, 0], "read": [read, 8, say, 0]}  # fmt: skip
+    for name, words in ends.items():
+        yield name, bytes([1]) + begin + bytes([*words, run, 0, hear, 0, run, 0])
+        yield f"{name}-early", bytes([1]) + bytes([*words, ask, 0, run, 0])
+        yield f"{name}-running", bytes([1]) + begin + bytes([interrupt, 0, run, 0, *words, run, 0])
+
+
 def main() -> int:
     """Writes one file for each case and returns the process's status."""
     if len(sys.argv) != 2:
@@ -156,6 +176,7 @@ def main() -> int:
         "emulate": list(emulations()),
         "request": list(requests()),
         "disk_guard": list(disk_guards()),
+        "watch": list(watches()),
         "patch": [("two_sites", bytes([8, 0, 0, 0, 0]) + bytes.fromhex("ba01050000efba02050000ef"))],
     }
     for target, seeds in targets.items():
