@@ -15,10 +15,12 @@ static uint64_t pages_of(uint64_t bytes)
     return (bytes + HVT_PAGE_BYTES - 1) / HVT_PAGE_BYTES;
 }
 
-void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit)
+void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit,
+                   uint64_t *room)
 {
     *map = (struct disk_map){0};
-    const uint64_t pages = capacity / HVT_PAGE_BYTES, bytes = pages * HVT_PAGE_BYTES;
+    const uint64_t pages = (capacity < *room ? capacity : *room) / HVT_PAGE_BYTES,
+                   bytes = pages * HVT_PAGE_BYTES;
     if (!pages)
         return;
     const uint64_t words = (pages + WORD_BITS - 1) / WORD_BITS;
@@ -36,6 +38,7 @@ void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_on
     map->cached = bits;
     map->dirty = map->cached + words;
     map->page_limit = page_limit;
+    *room -= bytes;
 }
 
 void disk_map_close(struct disk_map *map)

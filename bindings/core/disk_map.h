@@ -42,9 +42,19 @@ struct disk_map {
  */
 uint32_t disk_mappable_pages(int fd, bool read_only);
 
-/* Maps the whole pages of `capacity`, for writing too unless it is read-only. What cannot be mapped stays
- * unmapped, and that is no error. disk_map_close() undoes it, and may be called without. */
-void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit);
+/*
+ * How much of all its disks a VM has mapped at most, the first ones first. A page of a mapping that was
+ * touched once keeps its page table, 8 bytes for each 4096 of what lies around it, until the end: a guest
+ * that reads a sparse disk here and there would take gigabytes. Of this much, all tables together are 32
+ * MiB.
+ */
+#define DISK_MAPPED_BYTES_MAX ((uint64_t)16 << 30)
+
+/* Maps the whole pages of `capacity` as far as there is `room`, and takes them from it; for writing too
+ * unless it is read-only. What is not or cannot be mapped stays so, and that is no error. disk_map_close()
+ * undoes it, and may be called without. */
+void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit,
+                   uint64_t *room);
 void disk_map_close(struct disk_map *map);
 
 /* Copies [offset, offset + len) between the disk, which has that range, and `data`: as much from its

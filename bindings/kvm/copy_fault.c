@@ -81,13 +81,14 @@ static void map_disks(struct vm *vm)
     if (!install())
         return;
     let_in();
+    uint64_t room = DISK_MAPPED_BYTES_MAX;
     for (uint32_t i = 0; i < vm->device_end; i++) {
         struct vm_device *device = &vm->devices[i];
         const uint32_t pages =
             device->type == MFT_BLOCK_BASIC ? disk_mappable_pages(device->fd, device->read_only) : 0;
         if (!pages)
             continue;
-        disk_map_open(&device->map, device->fd, device->capacity, device->read_only, pages);
+        disk_map_open(&device->map, device->fd, device->capacity, device->read_only, pages, &room);
         if (device->map.hva)
             (void)madvise(device->map.hva, device->map.bytes, MADV_DONTFORK);
     }

@@ -54,7 +54,7 @@ static void set_up(void)
     vm.net_count = vm.block_count = 1;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH |
                     TENDER_FEATURE_NET_OFFLOAD;
-    disk_map_open(&vm.devices[2].map, disk, DISK, false, 16);
+    disk_map_open(&vm.devices[2].map, disk, DISK, false, 16, &(uint64_t){DISK_MAPPED_BYTES_MAX});
     console_set(&vm, open("/dev/null", O_WRONLY));
     memset(vm.memory.hva, 0x11, TEXT_END);
     sigset_t saved;

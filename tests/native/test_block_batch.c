@@ -53,7 +53,7 @@ static void set_up(void)
     vm.block_count = 2;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
     vm_enter(&vm, &saved);
-    disk_map_open(&vm.devices[BLOCK].map, disk, DISK, false, UINT32_MAX);
+    disk_map_open(&vm.devices[BLOCK].map, disk, DISK, false, UINT32_MAX, &(uint64_t){DISK_MAPPED_BYTES_MAX});
 }
 
 static void tear_down(void)

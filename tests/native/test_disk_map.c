@@ -217,7 +217,7 @@ static void test_what_is_noted_is_what_a_page_by_page_model_notes(void)
     int fd = memfd_create("disk", 0);
     struct disk_map map;
     HOLDS(ftruncate(fd, MODEL_PAGES * PAGE + 100) == 0);
-    disk_map_open(&map, fd, MODEL_PAGES * PAGE + 512, false, UINT32_MAX);
+    disk_map_open(&map, fd, MODEL_PAGES * PAGE + 512, false, UINT32_MAX, &(uint64_t){DISK_MAPPED_BYTES_MAX});
     HOLDS(map.bytes == MODEL_PAGES * PAGE);
     bool agrees = true;
     for (unsigned i = 0; i < 20000 && agrees; i++) {
@@ -291,14 +291,41 @@ static void test_what_is_not_mapped_is_served_all_the_same(void)
         HOLDS(writes(0, PAGE) == HVT_R_OK && reads(0, PAGE) == HVT_R_OK);
     HOLDS(file_has(disk()->fd, 0, at(BUFFER), PAGE) && disk()->map.hva == NULL);
     struct disk_map map;
-    disk_map_open(&map, disk()->fd, (uint64_t)1 << 62, false, UINT32_MAX); /* more than there are addresses */
+    disk_map_open(&map, disk()->fd, (uint64_t)1 << 62, false, UINT32_MAX,
+                  &(uint64_t){(uint64_t)1 << 62}); /* more than there are addresses */
     HOLDS(map.hva == NULL);
-    disk_map_open(&map, disk()->fd, PAGE - 512, false, UINT32_MAX); /* not a page */
+    disk_map_open(&map, disk()->fd, PAGE - 512, false, UINT32_MAX,
+                  &(uint64_t){DISK_MAPPED_BYTES_MAX}); /* not a page */
     HOLDS(map.hva == NULL);
     int pipe_ends[2];
     HOLDS(pipe(pipe_ends) == 0);
-    disk_map_open(&map, pipe_ends[0], PAGE, false, UINT32_MAX);
+    disk_map_open(&map, pipe_ends[0], PAGE, false, UINT32_MAX, &(uint64_t){DISK_MAPPED_BYTES_MAX});
     HOLDS(map.hva == NULL);
+}
+
+/* Disks of a VM share the room; behind it, and across its end, each is served by calls. */
+static void test_a_vm_has_so_much_mapped_and_no_more(void)
+{
+    const int fd = disk()->fd;
+    struct disk_map first, second, third;
+    uint64_t room = 3 * PAGE + 512;
+    disk_map_open(&first, fd, 2 * PAGE, false, UINT32_MAX, &room);
+    HOLDS(first.bytes == 2 * PAGE && room == PAGE + 512);
+    disk_map_open(&second, fd, 8 * PAGE, false, UINT32_MAX, &room);
+    HOLDS(second.bytes == PAGE && room == 512);
+    disk_map_open(&third, fd, 8 * PAGE, false, UINT32_MAX, &room);
+    HOLDS(!third.hva && !third.bytes && room == 512);
+    disk_map_close(&first);
+    disk_map_close(&third);
+    vm.map_disks = NULL;
+    disk()->map = second;
+    for (unsigned i = 0; i < 3; i++) {
+        memset(at(BUFFER), 'a' + (int)i, 2 * PAGE);
+        HOLDS(writes(0, 2 * PAGE) == HVT_R_OK && file_has(fd, 0, at(BUFFER), 2 * PAGE));
+        memset(at(BUFFER), 0, 2 * PAGE);
+        HOLDS(reads(0, 2 * PAGE) == HVT_R_OK && file_has(fd, 0, at(BUFFER), 2 * PAGE));
+        HOLDS(reads(2 * PAGE, PAGE) == HVT_R_OK && file_has(fd, 2 * PAGE, at(BUFFER), PAGE));
+    }
 }
 
 static void test_which_descriptors_are_mapped(void)
@@ -497,6 +524,7 @@ int main(void)
         test_what_is_noted_is_what_a_page_by_page_model_notes,
         test_past_a_limit_all_is_forgotten_and_noted_again,
         test_what_is_not_mapped_is_served_all_the_same,
+        test_a_vm_has_so_much_mapped_and_no_more,
         test_which_descriptors_are_mapped,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {

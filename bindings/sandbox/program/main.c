@@ -240,6 +240,7 @@ static void take_config(const struct sandbox_config *config)
     the_vm.net_count = config->net_count;
     the_vm.block_count = config->block_count;
     the_vm.extensions = config->extensions;
+    uint64_t room = DISK_MAPPED_BYTES_MAX;
     for (uint32_t i = 0; i < config->device_end; i++) {
         const struct sandbox_device *device = &config->devices[i];
         the_vm.devices[i] = (struct vm_device){
@@ -253,7 +254,7 @@ static void take_config(const struct sandbox_config *config)
         };
         if (device->mappable_pages)
             disk_map_open(&the_vm.devices[i].map, the_vm.devices[i].fd, device->capacity, device->read_only,
-                          device->mappable_pages);
+                          device->mappable_pages, &room);
     }
     the_vm.console_fd = config->console;
     the_vm.console_chunk = config->console_chunk;
