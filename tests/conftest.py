@@ -6,6 +6,7 @@ library what "auto" stands for, for the command TENDER_BACKEND. A body names `do
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from hypothesis import HealthCheck, settings
 from support import Guest, TapInterface, ip, take_door
 
 import tender
+
+# A shell ignores it for what it starts in the background, and so would each command that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TENDER_BUILD", ROOT / "build"))

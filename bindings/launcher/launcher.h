@@ -44,8 +44,11 @@ void execute_python(char **words);
 /* The path of a file of the installed package, the caller's to free; NULL if the package is not found. */
 char *find_in_package(const char *name);
 
-/* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. */
+/* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. It waits for room there as long
+ * as nobody hurries (below). */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* The same of what is no error, before the guest starts: left out if there is no room within a second. */
+void say_notice(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* `PROGRAM: hint: text`. */
 void say_hint(const char *text);
 
@@ -70,10 +73,17 @@ extern volatile sig_atomic_t filtered_by_stranger; /* it has happened */
 
 /* ---- run.c */
 
+/* A signal or a time limit ends the command: from then on no reader is waited for longer than a second. */
+extern volatile sig_atomic_t hurried;
+
 /* From the start on: a SIGINT or SIGTERM waits until the guest's run hears it, and a SIGPIPE ends nothing. */
 void signals_prepare(void);
 /* What signals_prepare() holds back is let in, and so is what an inherited mask held back of them. */
 void signals_let_in(void);
+/* The same where no guest will run: they only hurry. */
+void signals_let_in_to_hurry(void);
+/* Before Python is executed: what is its business is held back until it lets it in (tender/cli/run.py). */
+void signals_hand_over(void);
 
 _Noreturn void run(const struct request *request);
 

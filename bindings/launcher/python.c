@@ -12,6 +12,8 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,41 +24,88 @@
 #include "ahead.h"
 #include "launcher.h"
 
+#define LOOK_NS 50000000
+#define ROOM_NS UINT64_C(1000000000)
+#define CUT     "...\n" /* where a line of more than 8 KiB ends */
+
 struct command the_command = {.program = "tender"};
 
-static void write_stderr(const char *text, size_t len)
+volatile sig_atomic_t hurried;
+
+/*
+ * A write() of no more than PIPE_BUF bytes does not wait where poll() has told of room (pipe(7)). What comes
+ * to late, or to a reader that went away, must not change how we end. Looked at every LOOK_NS and not held in
+ * a wait that a signal ends: such a signal may come just before it.
+ */
+static void write_stderr(const char *text, size_t len, uint64_t until_ns)
 {
-    (void)!write(STDERR_FILENO, text, len); /* a reader that went away must not change how we end */
+    static uint64_t hurry_until_ns;
+    const struct timespec look = {0, LOOK_NS};
+    while (len) {
+        struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
+        if (hurried && !hurry_until_ns)
+            hurry_until_ns = monotonic_ns() + ROOM_NS;
+        if (ppoll(&room, 1, &look, NULL) <= 0) {
+            const uint64_t now_ns = monotonic_ns();
+            if (now_ns >= until_ns || (hurry_until_ns && now_ns >= hurry_until_ns))
+                return;
+            continue;
+        }
+        const ssize_t written = write(STDERR_FILENO, text, len < PIPE_BUF ? len : PIPE_BUF);
+        if (written < 0 && errno == EAGAIN) /* somebody else took the room */
+            (void)ppoll(NULL, 0, &look, NULL);
+        else if (written < 0 && errno != EINTR)
+            return;
+        else if (written > 0) {
+            text += written;
+            len -= (size_t)written;
+        }
+    }
 }
 
-static void say_lines(const char *before, const char *text)
+static void say_lines(const char *before, const char *text, uint64_t until_ns)
 {
     while (text) {
-        char line[8192];
+        char line[sizeof CUT + 8192];
         const char *end = strchrnul(text, '\n');
         int len =
             snprintf(line, sizeof line, "%s: %s%.*s\n", the_command.program, before, (int)(end - text), text);
-        if (len >= (int)sizeof line)
-            line[(len = sizeof line) - 1] = '\n';
-        write_stderr(line, (size_t)len);
+        if (len >= (int)sizeof line) {
+            len = sizeof line - 1;
+            memcpy(line + sizeof line - sizeof CUT, CUT, sizeof CUT);
+        }
+        write_stderr(line, (size_t)len, until_ns);
         text = *end ? end + 1 : NULL;
     }
 }
 
-void say(const char *format, ...)
+static void say_formatted(uint64_t until_ns, const char *format, va_list arguments)
 {
     char text[8192];
+    (void)vsnprintf(text, sizeof text, format, arguments);
+    say_lines("", text, until_ns);
+}
+
+void say(const char *format, ...)
+{
     va_list arguments;
     va_start(arguments, format);
-    (void)vsnprintf(text, sizeof text, format, arguments);
+    say_formatted(UINT64_MAX, format, arguments);
     va_end(arguments);
-    say_lines("", text);
+}
+
+void say_notice(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    say_formatted(monotonic_ns() + ROOM_NS, format, arguments);
+    va_end(arguments);
 }
 
 void say_hint(const char *text)
 {
     if (*text)
-        say_lines("hint: ", text);
+        say_lines("hint: ", text, UINT64_MAX);
 }
 
 /* The directory that this program really lies in; NULL if the host does not tell. */
@@ -133,7 +182,7 @@ void execute_python(char **words)
     /* Where a filter refuses what we asked it would kill an interpreter, which asks for more. */
     if (filtered_by_stranger)
         return;
-    signals_let_in();
+    signals_hand_over();
     execvp(argv[0], argv);
 }
 
@@ -142,11 +191,10 @@ void leave_to_python(const char *format, ...)
     sandbox_ahead_end();
     if (!the_command.only_native)
         execute_python(the_command.words);
-    char text[8192];
+    signals_let_in_to_hurry();
     va_list arguments;
     va_start(arguments, format);
-    (void)vsnprintf(text, sizeof text, format, arguments);
+    say_formatted(UINT64_MAX, format, arguments);
     va_end(arguments);
-    say("%s", text);
     _exit(STATUS_CANNOT_START);
 }

@@ -39,7 +39,6 @@
 #include "start_state.h"
 #include "tsc.h"
 
-#define SAY_ROOM_MS       1000
 #define PAGES_AT_ONCE_MIN 32
 
 /* The one run of this process: signal handlers have nothing else to go by. */
@@ -53,12 +52,19 @@ static struct door {
 } door = {.left = {-1, -1, -1}};
 static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
 static volatile sig_atomic_t over_time; /* SIGALRM */
+static bool deaf_to_interrupts; /* SIGINT is ignored, as a shell has it for what runs in the background */
 
 struct image {
     const char *name;
     int fd;
     struct elf_image elf;
 };
+
+static void handle(int number, void (*handler)(int), int flags)
+{
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    (void)sigaction(number, &action, NULL);
+}
 
 /* ---- the image */
 
@@ -243,6 +249,8 @@ static void make_sandbox(const struct request *request, const struct image *imag
                          const struct devices *devices, const char *line, size_t line_bytes)
 {
     int template_fd = make_template(image);
+    handle(SIGCHLD, SIG_DFL,
+           0); /* ignored, as whoever started us may have it, nobody tells how a process ended */
     int error = sandbox_init(&sandbox, &vm);
     if (error < 0)
         refuse_sandbox("its shared memory", -error);
@@ -278,17 +286,13 @@ static void stop_soon(void)
         (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* it is a timer's (stranger.c) */
 }
 
-static void handle(int number, void (*handler)(int), int flags)
-{
-    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
-    (void)sigaction(number, &action, NULL);
-}
-
 static void on_stop(int number)
 {
     int saved = errno;
     caught = number;
-    handle(SIGINT, SIG_DFL, 0); /* the next one kills */
+    hurried = 1;
+    if (!deaf_to_interrupts)
+        handle(SIGINT, SIG_DFL, 0); /* the next one kills */
     handle(SIGTERM, SIG_DFL, 0);
     stop_soon();
     errno = saved;
@@ -298,7 +302,7 @@ static void on_time_over(int number)
 {
     (void)number;
     int saved = errno;
-    over_time = 1;
+    over_time = hurried = 1;
     stop_soon();
     errno = saved;
 }
@@ -324,46 +328,71 @@ static void on_kick(int number)
     machine_leave(&door.machine);
 }
 
-/* SIGINT and SIGTERM, and the kick, whatever mask this process was started with. */
-static void change_mask(int how)
+/* What ends a run, whatever mask this process was started with: SIGINT, SIGTERM, the end of its time. */
+static void change_mask(int how, bool ends, bool kick)
 {
     sigset_t ours;
     sigemptyset(&ours);
-    sigaddset(&ours, SIGINT);
-    sigaddset(&ours, SIGTERM);
-    sigaddset(&ours, VM_KICK_SIGNAL);
+    if (ends) {
+        sigaddset(&ours, SIGINT);
+        sigaddset(&ours, SIGTERM);
+        sigaddset(&ours, SIGALRM);
+    }
+    if (kick)
+        sigaddset(&ours, VM_KICK_SIGNAL);
     (void)sigprocmask(how, &ours, NULL);
 }
 
 void signals_prepare(void)
 {
-    change_mask(SIG_BLOCK);
+    change_mask(SIG_BLOCK, true, true);
     handle(SIGPIPE, SIG_IGN, 0); /* a console or a stderr without a reader costs the bytes */
 }
 
 void signals_let_in(void)
 {
-    change_mask(SIG_UNBLOCK);
+    change_mask(SIG_UNBLOCK, true, true);
+}
+
+static void on_hurry(int number)
+{
+    (void)number;
+    hurried = 1;
+}
+
+void signals_let_in_to_hurry(void)
+{
+    handle(SIGINT, on_hurry, 0);
+    handle(SIGTERM, on_hurry, 0);
+    handle(SIGALRM, on_hurry, 0);
+    signals_let_in();
+}
+
+void signals_hand_over(void)
+{
+    change_mask(SIG_BLOCK, true, false);   /* again, if a guest has run */
+    change_mask(SIG_UNBLOCK, false, true); /* of which Python will not know */
 }
 
 static void expect_signals(const struct request *request, bool is_kvm)
 {
+    const struct sigaction stop = {.sa_handler = on_stop};
     struct sigaction now;
-    handle(SIGINT, on_stop, 0);
     handle(SIGTERM, on_stop, 0);
+    if (sigaction(SIGINT, &stop, &now) == 0 && now.sa_handler == SIG_IGN && !request->solo5) {
+        deaf_to_interrupts = true; /* solo5-hvt hears it even then */
+        handle(SIGINT, SIG_IGN, 0);
+    }
     if (is_kvm) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;
     }
     if (!is_kvm && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
+    if (request->timeout_s > 0)
+        handle(SIGALRM, on_time_over, 0);
     signals_let_in();
     if (request->timeout_s > 0) {
-        sigset_t alarm;
-        sigemptyset(&alarm);
-        sigaddset(&alarm, SIGALRM);
-        handle(SIGALRM, on_time_over, 0);
-        (void)sigprocmask(SIG_UNBLOCK, &alarm, NULL);
         struct itimerval limit = {0};
         limit.it_value.tv_sec = (time_t)request->timeout_s;
         limit.it_value.tv_usec = (suseconds_t)((request->timeout_s - (double)limit.it_value.tv_sec) * 1e6);
@@ -374,14 +403,6 @@ static void expect_signals(const struct request *request, bool is_kvm)
 }
 
 /* ---- the end */
-
-/* Unless stderr has no room for it within a second: whoever waits for our end may be its reader. */
-static void say_in_passing(const char *text)
-{
-    struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
-    if (poll(&room, 1, SAY_ROOM_MS) != 0)
-        say("%s", text);
-}
 
 /* Symbol, bytes and registers of where the guest stood are Python's to show (tender/cli/fault.py). */
 static void hint_at_fault(const struct request *request, const struct vm_event *event, int status)
@@ -435,15 +456,13 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
         if (!request->solo5)
             say_hint(setup_step_hint(event.number, event.os_error));
     } else if (caught && event.kind != EVENT_HALT) {
-        char text[40];
-        (void)snprintf(text, sizeof text, "Exiting on signal %d", (int)caught);
         ended.status = STATUS_ENDED;
-        say_in_passing(text);
+        say("Exiting on signal %d", (int)caught);
     } else if (event.kind == EVENT_STOPPED) {
         say("the guest was stopped: the %g s given are over", request->timeout_s);
     } else if (ended.message[0]) {
         say("%s", ended.message);
-        if (event.registers_valid && !request->solo5)
+        if (event.registers_valid && !request->solo5 && !hurried)
             hint_at_fault(request, &event, ended.status);
     }
     if (is_kvm)
@@ -504,13 +523,14 @@ void run(const struct request *request)
     if (door.is_kvm)
         sandbox_ahead_end();
     close(image.fd);
-    if (request->mem_adjusted && !request->quiet)
-        say("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);
-    if (door.fallback[0] && !request->quiet)
-        say("no usable KVM (%s): the guest runs in the sandbox, a process behind a system-call filter, which "
-            "isolates less than a virtual machine",
-            door.fallback);
     expect_signals(request, door.is_kvm);
+    if (request->mem_adjusted && !request->quiet)
+        say_notice("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);
+    if (door.fallback[0] && !request->quiet)
+        say_notice(
+            "no usable KVM (%s): the guest runs in the sandbox, a process behind a system-call filter, "
+            "which isolates less than a virtual machine",
+            door.fallback);
     if (door.is_kvm)
         refuse_missing_layers(request, close_the_door());
     else if (request->require)

@@ -4,11 +4,13 @@ tender --fault-hint IMAGE STATUS RIP BYTES NAME=VALUE...
 """
 
 from tender.cli import explain, say
+from tender.cli.run import only_hurry
 from tender.result import GuestFault
 
 
 def main(argv: list[str]) -> int:
     """Says it; the exit status is the one given."""
+    only_hurry()
     image, status, rip, code, *registers = argv
     values = dict(word.split("=") for word in registers)
     fault = GuestFault(

@@ -38,8 +38,9 @@ FRONTS = ("solo5-hvt", "solo5-hvt.2", "solo5-spt")
 def main(argv: list[str]) -> int:
     """Run one command line (without the program's name); the process's exit status."""
     if argv and argv[0] == "help":
-        from tender.cli import usage
+        from tender.cli import run, usage
 
+        run.let_signals_in()
         return usage.help_command(argv[1:])
     if argv and argv[0] in FRONTS:
         from tender.cli import solo5
@@ -49,10 +50,12 @@ def main(argv: list[str]) -> int:
         from tender.cli import fault
 
         return fault.main(argv[1:])
-    if argv and argv[0] in COMMANDS:
-        return _command(argv[0])(argv[1:])
     from tender.cli import run
 
+    if argv and argv[0] in COMMANDS:
+        if argv[0] != "run":
+            run.let_signals_in()
+        return _command(argv[0])(argv[1:])
     return run.main(argv)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tender.vm import Vm
 
 STATUS_CANNOT_START = 1
-_SIGINT, _SIGTERM, _SIGCONT, _SIGSTOP, _SIGTSTP = 2, 15, 18, 19, 20
+_SIGINT, _SIGALRM, _SIGTERM, _SIGCHLD, _SIGCONT, _SIGSTOP, _SIGTSTP = 2, 14, 15, 17, 18, 19, 20
 FALLBACK = (
     "no usable KVM ({reason}): the guest runs in the sandbox, a process behind a system-call filter, "
     "which isolates less than a virtual machine"
@@ -36,6 +36,7 @@ FALLBACK = (
 def main(argv: list[str]) -> int:
     """Run one unikernel; the process's exit status."""
     began_ns = time.monotonic_ns()
+    stopper = Stopper()
     try:
         options = parse_args(argv, backend=backend_variable(), require=require_variable())
         if options.json is not None or options.console != 1:
@@ -47,10 +48,11 @@ def main(argv: list[str]) -> int:
     if options.action != "run":
         from tender.cli import usage
 
+        stopper.dismiss()
         say.out(usage.run_help() if options.action == "help" else usage.version())
         return 0
     try:
-        return launch(options, lambda image: _configured(options, image), began_ns)
+        return launch(options, lambda image: _configured(options, image), began_ns, stopper)
     except TenderError as error:
         return failed(error, options)
     except MistakeWhileRunning as error:
@@ -72,13 +74,31 @@ class MistakeWhileRunning(Exception):
     """A mistake of ours from the guest's start on, which is the exception's cause: it is no "cannot start"."""
 
 
-class _Stopper:
-    """The handler of SIGINT and SIGTERM: the first one stops the VM, a second one kills the process."""
+class Stopper:
+    """The handler of SIGINT and SIGTERM: the first one stops the VM, a second one kills the process.
 
-    def __init__(self) -> None:
+    Made first of all: from then on these signals are let in, which the native command holds back when it executes
+    Python, and which an inherited mask may. An inherited SIG_IGN of SIGINT, a shell's for what runs in the background,
+    stays unless `deaf` is False.
+    """
+
+    def __init__(self, *, deaf: bool = True) -> None:
         self.signal = 0
         self.vm: Vm | None = None
         self.guest_began = False
+        if not deaf or _signal.getsignal(_SIGINT) != _signal.SIG_IGN:
+            _signal.signal(_SIGINT, self)
+        _signal.signal(_SIGTERM, self)
+        _signal.signal(_SIGCHLD, _signal.SIG_DFL)  # ignored, nobody tells how the sandbox's process ended
+        let_signals_in()
+
+    def dismiss(self) -> None:
+        """No guest will run: signals end the process as any other."""
+        if _signal.getsignal(_SIGINT) is self:
+            _signal.signal(_SIGINT, _signal.default_int_handler)
+        _signal.signal(_SIGTERM, _signal.SIG_DFL)
+        if self.signal:
+            _signal.raise_signal(self.signal)
 
     def __call__(self, number: int, frame: object) -> None:
         if self.signal:  # not by SIG_DFL at the first one: the second may be pending in Python by then
@@ -88,6 +108,18 @@ class _Stopper:
         say.hurry()
         if self.vm is not None:
             self.vm.stop()
+
+
+def let_signals_in() -> None:
+    """What the native command holds back while it executes Python, or an inherited mask does."""
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_SIGINT, _SIGALRM, _SIGTERM))
+
+
+def only_hurry() -> None:
+    """SIGINT, SIGTERM and the end of --timeout's time keep this process from waiting for a reader, and nothing else."""
+    for number in (_SIGINT, _SIGALRM, _SIGTERM):
+        _signal.signal(number, lambda *_: say.hurry())
+    let_signals_in()
 
 
 class _Suspender:
@@ -128,7 +160,7 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
 
                 check_inherited(device.fd, is_net=isinstance(device, NetFd))
     if options.mem_adjusted and options.verbosity >= 0:
-        say.error(f"adjusting memory to {options.mem_bytes} bytes")
+        say.notice(f"adjusting memory to {options.mem_bytes} bytes")
     return VmConfig(
         mem=options.mem_bytes // MIB,
         args=options.args,
@@ -139,7 +171,9 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
     )
 
 
-def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int) -> int:
+def launch(
+    options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: Stopper
+) -> int:
     """Runs `options.image` as `configured` makes of it, says how that ended, and gives the exit status.
 
     Of `options` only image, timeout, console, backend, json, stats, verbosity and words are looked at; what a
@@ -147,7 +181,8 @@ def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began
 
     Raises TenderError if the guest could not start, MistakeWhileRunning for any other exception from then on.
     """
-    stopper = _Stopper()
+    if options.timeout is not None:
+        say.hurry(after_s=options.timeout)
     try:
         return _launch(options, configured, began_ns, stopper)
     except TenderError:
@@ -159,7 +194,7 @@ def launch(options: RunOptions, configured: "Callable[[Image], VmConfig]", began
 
 
 def _launch(
-    options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: _Stopper
+    options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: Stopper
 ) -> int:
     from tender.config import MIB
     from tender.image import Image
@@ -168,9 +203,6 @@ def _launch(
     with Image.open(options.image) as image:
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
         config = configured(image)
-        for number in (_SIGINT, _SIGTERM):
-            _signal.signal(number, stopper)
-        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_SIGINT, _SIGTERM))  # a mask that was inherited
         try:
             vm = Vm(image, config, console=_console(options.console, DISCARD), backend=options.backend)
         except ManifestError as error:
@@ -180,11 +212,13 @@ def _launch(
             if vm.backend == "sandbox" and _signal.getsignal(_SIGTSTP) == _signal.SIG_DFL:
                 _signal.signal(_SIGTSTP, _Suspender(vm))
             if vm.fallback and options.verbosity >= 0:
-                say.error(FALLBACK.format(reason=vm.fallback))
+                say.notice(FALLBACK.format(reason=vm.fallback))
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
             if stopper.signal:
                 vm.stop()
             stopper.guest_began = True
+            if options.timeout is not None and not stopper.signal:
+                say.hurry(after_s=options.timeout)  # anew: its time begins here
             result = vm.run(timeout=options.timeout)
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
     return _ended(result, options, stopper.signal)
@@ -211,14 +245,13 @@ def _console(choice: int | str | None, discard: "Literal['discard']") -> "int | 
 
 def _phase(options: RunOptions, text: str, began_ns: int) -> None:
     if options.verbosity > 0:
-        say.error(f"{(time.monotonic_ns() - began_ns) / 1e6:8.3f} ms  {text}")
+        say.notice(f"{(time.monotonic_ns() - began_ns) / 1e6:8.3f} ms  {text}")
 
 
 def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
     if signal and result.guest_status is None:
         result = _by_signal(result, signal)
     if result.reason == "timeout":
-        say.hurry()
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
     elif result.message:
         say.error(result.message)

@@ -12,7 +12,7 @@ PROGRAM = "tender"
 ROOM_S = 1.0
 _LOOK_MS = 50
 _TERMINAL_ROOM = 256
-_until = 0.0  # of the monotonic clock; 0: nobody hurries
+_hurry_until = float("inf")  # of the monotonic clock
 HINTS = True  # whether `hint` says anything; whoever would work for one asks first
 
 
@@ -27,15 +27,24 @@ def error(text: str) -> None:
     _stderr(_prefixed(text))
 
 
-def hurry() -> None:
-    """From now on nothing waits longer than ROOM_S, all in all, for a reader: a signal or a time limit ends the command."""
-    global _until
-    if not _until:
-        _until = time.monotonic() + ROOM_S
+def notice(text: str) -> None:
+    """The same of what is no error, before the guest starts: left out if there is no room for it in ROOM_S."""
+    _stderr(_prefixed(text), time.monotonic() + ROOM_S)
 
 
-def write(fd: int, data: bytes) -> None:
-    """All of `data`; waits for room as long as nobody hurries. Raises OSError: TimeoutError for want of room."""
+def hurry(*, after_s: float | None = None) -> None:
+    """Nothing waits longer than ROOM_S for a reader, all in all: from now on, as a signal ends the command, or from the end
+    of a time limit on."""
+    global _hurry_until
+    now = time.monotonic()
+    if after_s is not None:
+        _hurry_until = now + after_s + ROOM_S
+    elif now + ROOM_S < _hurry_until:
+        _hurry_until = now + ROOM_S
+
+
+def write(fd: int, data: bytes, until: float = float("inf")) -> None:
+    """All of `data`; waits for room until then as long as nobody hurries. Raises OSError: TimeoutError for want of room."""
     import select
 
     room = select.poll()
@@ -44,7 +53,7 @@ def write(fd: int, data: bytes) -> None:
     at_once = _TERMINAL_ROOM if posix.isatty(fd) else select.PIPE_BUF
     while data:
         if not room.poll(_LOOK_MS):
-            if _until and time.monotonic() >= _until:
+            if time.monotonic() >= min(until, _hurry_until):
                 raise TimeoutError(11, "no room for it, and its reader does not read")
             continue
         try:
@@ -74,10 +83,10 @@ def out(text: str) -> None:
         sys.stdout.write(text + "\n")
 
 
-def _stderr(text: str) -> None:
+def _stderr(text: str, until: float = float("inf")) -> None:
     try:
         if sys.stderr is sys.__stderr__:
-            write(2, text.encode("utf-8", "backslashreplace"))
+            write(2, text.encode("utf-8", "backslashreplace"), until)
         elif sys.stderr is not None:  # a caller's own
             sys.stderr.write(text)
             sys.stderr.flush()

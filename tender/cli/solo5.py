@@ -78,8 +78,11 @@ def _mistake(error: BaseException | None, status: int) -> int:
 
 
 def _main(program: str, argv: list[str], began_ns: int) -> int:
+    stopper = run.Stopper(deaf=False)
     at = 0
     while at < len(argv) and argv[at].startswith("-") and argv[at] != "--":
+        if argv[at] in ("--help", "--version"):
+            stopper.dismiss()
         if argv[at] == "--help":
             return _usage(program)
         if argv[at] == "--version":
@@ -103,6 +106,7 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
             options,
             lambda image: _configured(image, words, tuple(kernel[1:]), devices, options.require),
             began_ns,
+            stopper,
         )
     except UsageError:
         raise
@@ -140,7 +144,7 @@ def _configured(
             devices.take(word, image)
     mem_bytes = floor_mem(asked)
     if mem_bytes != asked:
-        say.error(f"adjusting memory to {mem_bytes} bytes")
+        say.notice(f"adjusting memory to {mem_bytes} bytes")
     round_mem(mem_bytes)
     image.check_fits(mem_bytes)
     net, block = devices.config(image)

@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from support import Guest
@@ -74,3 +75,130 @@ def test_a_line_that_nobody_reads_does_not_end_it(
     finally:
         os.close(writer)
     assert done.returncode == 0 and done.stdout
+
+
+# ---- signals that it inherits as ignored: nohup, a shell's background, systemd, a parent that never waits
+
+IGNORED = {
+    "nothing": [],
+    "hup": [signal.SIGHUP],
+    "term": [signal.SIGTERM],
+    "chld": [signal.SIGCHLD],
+    "pipe": [signal.SIGPIPE],
+    "urg": [signal.SIGURG],
+    "alrm": [signal.SIGALRM],
+    "faults": [signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS],
+    "all": sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGINT}),
+}
+FRONTS: list[list[str]] = [[], ["solo5-hvt"]]
+
+
+def inherit(ignored: Sequence[int], blocked: Sequence[int]) -> Callable[[], object]:
+    def prepare() -> None:
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    return prepare
+
+
+def start(
+    command: list[str], launcher: str, ignored: Sequence[int], blocked: Sequence[int] = ()
+) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, restore_signals=False,
+        env={**os.environ, "TENDER_LAUNCHER": launcher}, preexec_fn=inherit(ignored, blocked),
+    )  # fmt: skip
+
+
+def stopped(command: "subprocess.Popen[bytes]", *numbers: int) -> tuple[int, str]:
+    """Its status and last words, once it was sent these signals while its guest ran."""
+    with command:
+        try:
+            assert command.stdout and command.stdout.read(1)
+            for number in numbers:
+                command.send_signal(number)
+            _, said = command.communicate(timeout=60)
+        finally:
+            command.kill()
+    return command.returncode, said.decode()
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("front", FRONTS, ids=["tender", "solo5-hvt"])
+@pytest.mark.parametrize("ignored", IGNORED)
+def test_sigterm_stops_the_guest_whatever_is_ignored(
+    tender_cmd: list[str], guest: Guest, launcher: str, front: list[str], ignored: str
+) -> None:
+    command = start([*tender_cmd, *front, "--mem=8", str(guest("sleep"))], launcher, IGNORED[ignored])
+    program = front[0] if front else "tender"
+    assert stopped(command, signal.SIGTERM) == (1, f"{program}: Exiting on signal 15\n")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("front", FRONTS, ids=["tender", "solo5-hvt"])
+def test_a_background_jobs_guest_does_not_hear_the_terminals_interrupt(
+    tender_cmd: list[str], guest: Guest, launcher: str, front: list[str]
+) -> None:
+    """A shell ignores SIGINT for what it starts in the background. solo5-hvt hears it all the same."""
+    words = [*tender_cmd, *front, "--mem=8", str(guest("sleep"))]
+    command = start(words, launcher, [signal.SIGINT])
+    if front:
+        assert stopped(command, signal.SIGINT) == (1, "solo5-hvt: Exiting on signal 2\n")
+    else:
+        assert stopped(command, signal.SIGINT, signal.SIGTERM) == (1, "tender: Exiting on signal 15\n")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_hangup_ends_it_unless_it_is_ignored(tender_cmd: list[str], guest: Guest, launcher: str) -> None:
+    words = [*tender_cmd, "--mem=8", str(guest("sleep"))]
+    assert stopped(start(words, launcher, []), signal.SIGHUP) == (-signal.SIGHUP, "")
+    of_nohup = start(words, launcher, [signal.SIGHUP])
+    assert stopped(of_nohup, signal.SIGHUP, signal.SIGTERM) == (1, "tender: Exiting on signal 15\n")
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+@pytest.mark.parametrize("which", IGNORED)
+def test_a_guest_ends_as_without(
+    tender_cmd: list[str], guest: Guest, launcher: str, how: str, which: str
+) -> None:
+    """By its own status, by a fault, by a trap that it serves itself, and by its time's end."""
+    ends: tuple[tuple[list[str], int], ...] = (
+        (["exit_status", "3"], 3),
+        (["write_text"], 1),
+        (["traps", "--kind=divide"], 255),
+        (["--timeout=0.2", "spin"], 1),
+    )
+    numbers = [int(number) for number in IGNORED[which]]
+    for words, status in ends:
+        named = [str(guest(word)) if word.isidentifier() else word for word in words]
+        ignored, blocked = (numbers, []) if how == "ignored" else ([], numbers)
+        with start([*tender_cmd, "--mem=8", *named], launcher, ignored, blocked) as command:
+            try:
+                _, said = command.communicate(timeout=60)
+            finally:
+                command.kill()
+        assert command.returncode == status, (words, said)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_how_the_sandboxs_process_died_is_told_by_a_parents_child(
+    tender_cmd: list[str], guest: Guest, door: str, launcher: str
+) -> None:
+    """SIGCHLD ignored: the kernel would reap it at once, and tell nobody."""
+    if door != "sandbox":
+        return  # it has no process of its own
+    command = start([*tender_cmd, "--mem=8", str(guest("sleep"))], launcher, [signal.SIGCHLD])
+    with command:
+        try:
+            assert command.stdout and command.stdout.read(1)
+            tasks = Path(f"/proc/{command.pid}/task").iterdir()
+            children = [pid for task in tasks for pid in (task / "children").read_text().split()]
+            assert children
+            for pid in children:
+                os.kill(int(pid), signal.SIGKILL)
+            _, said = command.communicate(timeout=60)
+        finally:
+            command.kill()
+    assert command.returncode == 2 and b"SIGKILL" in said

@@ -20,7 +20,7 @@ F_SETFD, F_OFD_SETLK = 2, 37  # linux/fcntl.h
 TUNSETOFFLOAD, TUNSETIFF = 0x400454D0, 0x400454CA
 ALWAYS = {
     "plain": {
-        "write", "ppoll", "poll", "clock_gettime", "rt_sigprocmask", "rt_sigtimedwait", "rt_sigreturn",
+        "write", "ppoll", "clock_gettime", "rt_sigprocmask", "rt_sigtimedwait", "rt_sigreturn",
         "rt_sigaction", "restart_syscall", "gettid", "futex", "exit_group",
     },
     "devices": {"read", "pread64", "pwrite64", "fdatasync", "readahead", "readv", "writev"},

@@ -1,0 +1,211 @@
+"""Each standard descriptor closed, without a reader, full or of a full disk: every command ends with its own status."""
+
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+LIMIT = 60
+PIPE, FAILED = 141, 1
+
+
+@contextmanager
+def _no_reader() -> Iterator[int]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[int, int]]:
+    """Its reader and its writer."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ))
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+@contextmanager
+def _full_disk() -> Iterator[int]:
+    fd = os.open("/dev/full", os.O_WRONLY)
+    yield fd
+    os.close(fd)
+
+
+STATES = {"closed": None, "no reader": _no_reader, "full disk": _full_disk}
+
+# words ({name}: a guest), status, and whether what is asked for goes to stdout: then one that fails is told
+COMMANDS: dict[str, tuple[list[str], int, bool]] = {
+    "run": (["--mem=5", "{hello}"], 0, False),
+    "its status": (["{exit_status}", "3"], 3, False),
+    "fault": (["{write_text}"], 1, False),
+    "json": (["--json", "{exit_status}", "3"], 3, False),
+    "json to stdout": (["--json=-", "{exit_status}", "3"], 3, False),
+    "stats": (["--stats", "-v", "{exit_status}", "3"], 3, False),
+    "console to stderr": (["--console=fd:2", "{hello}"], 0, False),
+    "no image": (["/absent"], 1, False),
+    "no words": ([], 1, False),
+    "wrong option": (["--frob", "{hello}"], 1, False),
+    "help": (["--help"], 0, True),
+    "help of a command": (["help", "inspect"], 0, True),
+    "version": (["--version"], 0, True),
+    "solo5": (["solo5-hvt", "--mem=5", "{hello}"], 0, False),
+    "solo5 help": (["solo5-hvt", "--help"], 1, False),
+    "solo5 version": (["solo5-hvt", "--version"], 0, False),
+    "inspect": (["inspect", "--symbols", "{hello}"], 0, True),
+    "inspect json": (["inspect", "--json", "{hello}"], 0, True),
+    "inspect of no image": (["inspect", "/etc/passwd"], 1, False),
+    "doctor": (["doctor", "--filter"], 0, True),
+    "sdk": (["sdk"], 0, True),
+    "bench": (["bench", "--help"], 0, True),
+    "elftool": (["solo5-elftool", "query-abi", "{hello}"], 0, True),
+    "elftool help": (["solo5-elftool", "--help"], 0, True),
+    "elftool manifest": (["solo5-elftool", "gen-manifest", "{manifest}", "-"], 0, True),
+    "elftool, refused": (["solo5-elftool", "query-abi", "/absent"], 1, False),
+}
+
+
+def words_of(words: list[str], guest: Guest, directory: Path) -> list[str]:
+    manifest = directory / "manifest.json"
+    manifest.write_text('{"type": "solo5.manifest", "version": 1, "devices": []}')
+    return [
+        str(manifest) if word == "{manifest}" else str(guest(word[1:-1])) if word.startswith("{") else word
+        for word in words
+    ]
+
+
+def environment(launcher: str) -> dict[str, str]:
+    return {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": "sandbox"}
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("stream", [0, 1, 2])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_whose_standard_descriptor_is_of_no_use(
+    command: str, stream: int, state: str, launcher: str,
+    tender_cmd: list[str], guest: Guest, tmp_path: Path,
+) -> None:  # fmt: skip
+    words, status, answers = COMMANDS[command]
+    make = STATES[state]
+    if stream == 1 and answers and state != "closed":
+        status = PIPE if state == "no reader" else FAILED
+    if stream == 1 and answers and state == "closed":
+        status = PIPE
+    streams: list[int] = [subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE]
+
+    def run(close: bool) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*tender_cmd, *words_of(words, guest, tmp_path)],
+            stdin=streams[0], stdout=streams[1], stderr=streams[2], text=True, timeout=LIMIT, check=False,
+            env=environment(launcher), preexec_fn=(lambda: os.close(stream)) if close else None,
+        )  # fmt: skip
+
+    if make is None:
+        done = run(close=True)
+    else:
+        with make() as fd:
+            streams[stream] = fd
+            done = run(close=False)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in (done.stderr or "") and "internal error" not in (done.stderr or "")
+    if stream == 1 and answers and state == "full disk":
+        assert "stdout: No space left on device" in done.stderr
+
+
+# ---- a full pipe, which would hold a write for good
+
+ENDS_BY_ITSELF: dict[str, tuple[list[str], int]] = {
+    # a line before the guest starts, and none at its end
+    "memory is adjusted": (["--mem=5", "{exit_status}", "3"], 3),
+    "solo5, memory is adjusted": (["solo5-hvt", "--mem=5", "{exit_status}", "3"], 3),
+    "phases": (["-v", "--timeout=1", "{exit_status}", "3"], 3),
+    # lines behind the guest's end, which a time limit is for too
+    "time over": (["--timeout=0.1", "{spin}"], 1),
+    "fault, and time over": (["--timeout=0.5", "{write_text}"], 1),
+    "json, and time over": (["--timeout=0.5", "--json", "{exit_status}", "3"], 3),
+    "stats, and time over": (["--timeout=0.5", "--stats", "{exit_status}", "3"], 3),
+}
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("command", ENDS_BY_ITSELF)
+def test_a_full_stderr_keeps_no_guest_from_running_and_outlasts_no_time_limit(
+    command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    words, status = ENDS_BY_ITSELF[command]
+    with full_pipe() as (_, writer):
+        done = subprocess.run(
+            [*tender_cmd, *words_of(words, guest, tmp_path)], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=writer, timeout=LIMIT, check=False, env=environment(launcher),
+        )  # fmt: skip
+    assert done.returncode == status
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("words", [["--frob", "x"], ["/absent"], ["solo5-hvt", "/absent"], []])
+def test_a_signal_ends_an_error_that_nobody_reads(
+    words: list[str], number: signal.Signals, launcher: str, tender_cmd: list[str]
+) -> None:
+    """At whatever moment it comes: the native command holds it until Python hears it."""
+    if launcher == "python" and number == signal.SIGTERM:
+        launcher = ""  # the same road, by way of an error
+    with full_pipe() as (_, writer):
+        running = subprocess.Popen(
+            [*tender_cmd, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=writer,
+            env=environment(launcher), preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [2, 15]),
+        )  # fmt: skip
+        running.send_signal(number)
+        assert running.wait(LIMIT) == 1
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("front", [[], ["solo5-hvt"]])
+@pytest.mark.parametrize("is_read", [False, True])
+def test_the_last_line_waits_for_a_reader_but_not_for_ever(
+    is_read: bool, front: list[str], launcher: str, tender_cmd: list[str], guest: Guest
+) -> None:
+    with full_pipe() as (reader, writer):
+        running = subprocess.Popen(
+            [*tender_cmd, *front, "--mem=8", str(guest("sleep"))],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=writer, env=environment(launcher),
+        )  # fmt: skip
+        with running:
+            assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+            running.send_signal(signal.SIGTERM)
+            text = b""
+            while is_read and not text.endswith(b"\n"):
+                text += os.read(reader, 1 << 16)
+            assert running.wait(LIMIT) == 1
+        if is_read:
+            program = front[0] if front else "tender"
+            assert text.lstrip(b"x").decode() == f"{program}: Exiting on signal 15\n"
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize(
+    "words", [["--version"], ["--help"], ["inspect", "{hello}"], ["solo5-hvt", "--version"]]
+)
+def test_a_command_without_a_guest_ends_by_a_signal_as_any_other(
+    words: list[str], launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    with full_pipe() as (_, writer):
+        running = subprocess.Popen(
+            [*tender_cmd, *words_of(words, guest, tmp_path)],
+            stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, env=environment(launcher),
+        )  # fmt: skip
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(LIMIT) in (
+            -signal.SIGTERM,
+            1,
+        )  # 1: in the moments before it is known what is asked
