@@ -7,7 +7,7 @@ EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-pyt
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check format run test test-intel test-intel-fast bench clean fuzz-long $(EACH) $(DEBIANS:%=test-%) test-debian13
+.PHONY: help setup build check format run test test-intel test-intel-fast wheel bench clean fuzz-long $(EACH) $(DEBIANS:%=test-%) test-debian13
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test-debian13: test-trixie  ## `make test` in a fresh Debian 13, as root; test-f
 
 $(DEBIANS:%=test-%): test-%:
 	tools/chroot $* -- make test
+
+wheel: build  ## a wheel in dist/ to hand on: manylinux, stripped, with the licences of its parts; needs Debian
+	$(PY) -m pip install -q --group wheel
+	@$(PY) tools/make_wheel.py
 
 bench: setup build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
 	tender bench goals

@@ -1,15 +1,22 @@
-"""The wheel, as a user gets it: built, installed into an environment of its own, used from outside the tree."""
+"""The wheel that `make wheel` makes: what is in it, and that it serves in an environment of its own, outside the tree."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from packaging.metadata import Metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 
+ADDRESS = "https://example.org/tender"
 PROGRAM = """
 import threading
 from pathlib import Path
@@ -47,8 +54,8 @@ def installed() -> Iterator[Path]:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     run = subprocess.run
-    pip = [sys.executable, "-m", "pip", "-q"]
-    run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(place), str(ROOT)], check=True)
+    make = [sys.executable, str(ROOT / "tools/make_wheel.py"), str(place)]
+    run(make, env=os.environ | {"PROJECT_URL": ADDRESS}, check=True)
     (wheel,) = place.glob("tender-*.whl")
     run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
     run([str(place / "venv/bin/pip"), "-q", "install", str(wheel)], check=True)
@@ -56,9 +63,147 @@ def installed() -> Iterator[Path]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def test_the_wheel_is_for_every_python_from_3_11(installed: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(installed: Path) -> Path:
     (wheel,) = installed.parents[1].glob("tender-*.whl")
-    assert "-cp311-abi3-" in wheel.name
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def contents(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that the wheel is unpacked in."""
+    place = tmp_path_factory.mktemp("contents")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place)
+    return place
+
+
+def metadata_of(contents: Path) -> Metadata:
+    """Validated by the rules of core metadata."""
+    return Metadata.from_email((contents / "tender-0.1.0.dist-info/METADATA").read_bytes(), validate=True)
+
+
+def test_the_wheel_is_for_every_python_from_3_11_and_linux_with_a_glibc(wheel: Path, contents: Path) -> None:
+    assert re.fullmatch(r"tender-0\.1\.0-cp311-abi3-manylinux_2_\d+_x86_64\.whl", wheel.name)
+    tag = wheel.name.removeprefix("tender-0.1.0-").removesuffix(".whl")
+    assert f"Tag: {tag}\n" in (contents / "tender-0.1.0.dist-info/WHEEL").read_text()
+
+
+def test_it_has_the_packages_sources_and_nothing_that_is_not_meant(contents: Path) -> None:
+    package = contents / "tender"
+    sources = {p.relative_to(ROOT / "tender") for p in (ROOT / "tender").rglob("*.py")}
+    found = {p.relative_to(package) for p in package.rglob("*") if p.is_file()}
+    assert {str(p) for p in found - sources} == {
+        *("_native.abi3.so", "_native.pyi", "py.typed", "tender-sandbox", "backend/kvm_requests.py"),
+        *("data/filter_rules.txt", "guests/disk.elf", "guests/echo.elf", "guests/hello.elf"),
+        *("sdk/include/tender_abi.h", "sdk/include/tender_abi_check.h", "sdk/include/tender_note.h"),
+        *("sdk/include/tender/guest.h", "sdk/lib/guest.ld", "sdk/lib/libtender_guest.a"),
+    }
+    assert sources <= found
+    assert {p.name for p in contents.iterdir()} == {
+        *("tender", "tender-0.1.0.dist-info", "tender-0.1.0.data")
+    }
+
+
+ELF_FILES = (
+    *("tender/_native.abi3.so", "tender/tender-sandbox", "tender-0.1.0.data/scripts/tender"),
+    *("tender/guests/disk.elf", "tender/guests/echo.elf", "tender/guests/hello.elf"),
+)
+
+
+@pytest.mark.parametrize("name", ELF_FILES)
+def test_programs_are_stripped_and_name_no_directory_of_the_build(contents: Path, name: str) -> None:
+    with open(contents / name, "rb") as file:
+        elf = ELFFile(file)
+        sections = [section.name for section in elf.iter_sections()]
+        dynamic = [s for s in elf.iter_sections() if isinstance(s, DynamicSection)]
+        tags = [tag.entry.d_tag for section in dynamic for tag in section.iter_tags()]
+    assert ".symtab" not in sections
+    assert not [s for s in sections if s.startswith(".debug")]
+    assert not {"DT_RPATH", "DT_RUNPATH"} & set(tags)
+    assert str(ROOT).encode() not in (contents / name).read_bytes()
+
+
+def test_every_elf_file_of_the_wheel_is_among_the_stripped(contents: Path) -> None:
+    found = [p for p in contents.rglob("*") if p.is_file() and p.read_bytes()[:4] == b"\x7fELF"]
+    assert {str(p.relative_to(contents)) for p in found} == set(ELF_FILES)
+
+
+def test_the_guest_library_keeps_its_symbols_alone(contents: Path) -> None:
+    library = contents / "tender/sdk/lib/libtender_guest.a"
+    headers = subprocess.run(["readelf", "-SW", library], capture_output=True, text=True, check=True).stdout
+    assert ".symtab" in headers and ".debug" not in headers
+
+
+def test_licences_of_all_that_is_linked_in_are_there(contents: Path) -> None:
+    metadata = metadata_of(contents)
+    licences = contents / "tender-0.1.0.dist-info/licenses"
+    texts = {p.name: p.read_text() for p in licences.iterdir()}
+    assert sorted(metadata.license_files or []) == sorted(texts)
+    assert texts["LICENSE"] == (ROOT / "LICENSE").read_text()
+    assert "Permission is hereby granted" in texts["cffi.txt"]
+    whole = "\n".join(texts.values())
+    assert "GCC Runtime Library Exception" in whole or "GCC RUNTIME LIBRARY EXCEPTION" in whole
+    assert "GNU C Library" in whole
+    # The native command is musl's or glibc's: of musl it has the texts of errors without glibc's `GLIBC_` symbols.
+    log = (ROOT / "build/wheel/meson-logs/meson-log.txt").read_text()
+    with_musl = re.search(r'Checking if "musl".* links: YES', log) is not None
+    assert ("Rich Felker" in whole) == with_musl
+    assert metadata.license_expression == ("ISC AND MIT" if with_musl else "ISC")
+
+
+def test_the_metadata_has_the_address_that_its_maker_gave(contents: Path) -> None:
+    assert metadata_of(contents).project_urls == {"Source": ADDRESS}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("tender", "http://example.org", "https://", "https://user:secret@example.org/", "file:///tender"),
+        *("https://example.org/a\nName: other", "https://example.org/a b"),
+    ],
+)
+def test_an_address_that_is_none_makes_no_wheel(tmp_path: Path, address: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/make_wheel.py", tmp_path / "out"],
+        env=os.environ | {"PROJECT_URL": address},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert "PROJECT_URL" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_its_requirements_are_met(installed: Path) -> None:
+    done = subprocess.run([installed / "pip", "check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("launcher", ["native", "python"])
+def test_the_command_runs_a_guest(installed: Path, tmp_path: Path, launcher: str) -> None:
+    (hello,) = installed.parent.rglob("guests/hello.elf")
+    done = subprocess.run(
+        [installed / "tender", "--backend=sandbox", hello, "--status=3"],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "TENDER_LAUNCHER": launcher},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (3, "") and done.stdout.startswith("Hello, World")
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("inspect", "--symbols"), ("solo5-elftool", "query-abi")])
+def test_commands_of_python_read_its_guests(
+    installed: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (hello,) = installed.parent.rglob("guests/hello.elf")
+    done = subprocess.run(
+        [installed / "tender", *command, hello], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "") and "hvt" in done.stdout
 
 
 def test_a_users_program_outside_the_tree_runs_vms(installed: Path) -> None:

