@@ -84,9 +84,11 @@ uint64_t disk_map_copy(const struct disk_map *map, bool writing, void *data, uin
     const uint64_t page = offset / HVT_PAGE_BYTES;
     uint64_t bytes = len;
     /* A guest's request is a sector or a page: nearly always of one page. */
-    if (offset >= map->bytes || page != (offset + len - 1) / HVT_PAGE_BYTES)
+    if (offset >= map->bytes || page != (offset + len - 1) / HVT_PAGE_BYTES) {
         bytes = bytes_noted(map, bits, len, offset);
-    else if (!(bits[page / WORD_BITS] >> page % WORD_BITS & 1))
+        if (!bytes) /* of what is not mapped there is no address either */
+            return 0;
+    } else if (!(bits[page / WORD_BITS] >> page % WORD_BITS & 1))
         return 0;
     void *disk = map->hva + offset;
     const uint64_t left =

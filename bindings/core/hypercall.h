@@ -30,7 +30,7 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
 enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa);
 
 /* A handler that a signal interrupts sets vm->resume; the door calls this before it enters the guest again.
- */
+ * The handler gets the structure as it was copied first, whatever guest memory says by then. */
 enum verdict hypercall_resume(struct vm *vm);
 
 /* The rows. Each gets its own copy of the structure and may change it. */

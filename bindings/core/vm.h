@@ -55,10 +55,11 @@ struct vm_device {
 struct vm_resume {
     uint32_t number; /* 0: none */
     gpa_t gpa;
-    bool again;                /* the handler wants to be called again with the same structure */
-    uint64_t bytes_done;       /* of a console write or of a disk's transfer: moved already */
-    uint64_t poll_deadline_ns; /* 0: not armed */
-    uint32_t batch_done;       /* requests or frames of a batch that have their answer */
+    _Alignas(8) uint8_t structure[48]; /* as it was copied first: guest memory may have changed, by a frame */
+    bool again;                        /* the handler wants to be called again with the same structure */
+    uint64_t bytes_done;               /* of a console write or of a disk's transfer: moved already */
+    uint64_t poll_deadline_ns;         /* 0: not armed */
+    uint32_t batch_done;               /* requests or frames of a batch that have their answer */
 };
 
 /* The network ring, as its host sees it (ring.h). */

@@ -1,9 +1,9 @@
 /*
  * The host's side of the sandbox under libFuzzer (bindings/sandbox/watch.c): what a hijacked process may say.
  *
- *   input: steps of 2 bytes, what to do and how: words on the control socket, an event in shared memory (its
- * bytes follow), a stop, a signal, the end of the process or of its socket, and the calls of the process that
- * holds the VM
+ * The input is steps of 2 bytes, what to do and how: words on the control socket, an event in shared memory
+ * (its bytes follow), a stop, a signal, the end of the process or of its socket, and the calls of the process
+ * that holds the VM.
  *
  * A model beside it says what each call gives: which event is believed, what is told to the program, which
  * layers stand, whether the process was reaped. At the end there is no descriptor and no child too many.
@@ -29,7 +29,8 @@
 #include "must.h"
 #include "spawn.h"
 
-#define ENDS_IT SIGVTALRM /* a process that libFuzzer's handlers would not notice, and that leaves no core   \
+#define ENDS_IT                                                                                              \
+    SIGVTALRM /* a process that libFuzzer's handlers would not notice, and that leaves no core   \
                            */
 #define STEPS_MAX 64u
 #define WORDS_MAX 256u

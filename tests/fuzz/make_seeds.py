@@ -5,6 +5,7 @@ hypercall   every call, with lengths, handles and addresses at the edges, in the
 ring        entries, indices and lies, in the records of fuzz_ring.c
 disk_guard  disks of edges, writes in them, at their ends and behind
 watch       what a process of the sandbox says, in order and out of it
+resume      calls that wait, interrupted at once, twice, between two pieces, and with another structure then
 request     command lines of both grammars
 emulate     a guest that is in order, before each instruction that ring 3 may not execute
 
@@ -164,6 +165,16 @@ def watches() -> Iterator[tuple[str, bytes]]:
         yield f"{name}-running", bytes([1]) + begin + bytes([interrupt, 0, run, 0, *words, run, 0])
 
 
+def resumes() -> Iterator[tuple[str, bytes]]:
+    """Each call that can be interrupted, with each console, and what may happen while it is."""
+    changed = bytes([5, 1]) + struct.pack("<Q", 33)
+    happenings = {"nothing": b"", "signals": b"\1\1\1", "reader": b"\3\3\3", "changed": changed}
+    for console, number, how in product(range(3), range(6), (3, 0x1F, 0xFF)):
+        for name, bytes_meanwhile in happenings.items():
+            one = struct.pack("<BBH", 0xC0 | number, how, 0x3EB) + bytes_meanwhile
+            yield f"{console}-{number}-{how}-{name}", bytes([console]) + one * 2
+
+
 def main() -> int:
     """Writes one file for each case and returns the process's status."""
     if len(sys.argv) != 2:
@@ -177,6 +188,7 @@ def main() -> int:
         "request": list(requests()),
         "disk_guard": list(disk_guards()),
         "watch": list(watches()),
+        "resume": list(resumes()),
         "patch": [("two_sites", bytes([8, 0, 0, 0, 0]) + bytes.fromhex("ba01050000efba02050000ef"))],
     }
     for target, seeds in targets.items():

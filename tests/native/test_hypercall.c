@@ -338,6 +338,20 @@ static void test_interrupted_calls_resume(void)
     HOLDS(hypercall_resume(&vm) == CONTINUE); /* nothing left to resume */
 }
 
+/* By the ring's worker, which brings a frame to where the structure is while the piece is somebody's. */
+static void test_a_resumed_call_is_the_one_that_was_made(void)
+{
+    const int fd = vm.console_fd;
+    const struct hvt_puts puts = {BUFFER, (1u << 20) + 5}, other = {M - 16, 16};
+    vm.console_fd = CONSOLE_PYTHON;
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
+    memcpy(at(ARGS), &other, sizeof other);
+    HOLDS(hypercall_resume(&vm) == LEAVE);
+    HOLDS(vm.shared->event.gpa == BUFFER + (1u << 20) && vm.shared->event.len == 5);
+    HOLDS(hypercall_resume(&vm) == CONTINUE);
+    vm.console_fd = fd;
+}
+
 static enum verdict exit_with(struct kvm_run *run)
 {
     return kvm_exit_settle(&vm, run);
@@ -433,6 +447,7 @@ int main(void)
         test_halt,
         test_exits,
         test_interrupted_calls_resume,
+        test_a_resumed_call_is_the_one_that_was_made,
         test_a_stop_says_so_before_it_kicks,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
