@@ -7,7 +7,7 @@ EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-pyt
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check format run test test-intel test-intel-fast wheel bench clean fuzz-long $(EACH) $(DEBIANS:%=test-%) test-debian13
+.PHONY: help setup build check format run test test-intel test-intel-fast wheel bench clean fuzz-long hostile-long $(EACH) $(DEBIANS:%=test-%) test-debian13
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ format: setup  ## lay out every source as `make check` wants it
 
 fuzz-long: setup build  ## every fuzzer for an hour
 	tools/fuzz 3600
+
+hostile-long: build  ## 100 million hostile hypercalls behind each backend: hours
+	HOSTILE_CALLS=100000000 tools/with_net -- pytest -s -m 'not kvm' tests/security/test_hostile.py -k without_end
+	HOSTILE_CALLS=100000000 tools/with_kvm -- pytest -s -m kvm tests/security/test_hostile.py -k without_end
 
 test-intel-fast: setup build  ## the tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
 	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt

@@ -1,5 +1,6 @@
 """A hostile guest: thousands of seeded calls. The monitor answers or stops it; it never crashes or is misled."""
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -12,7 +13,14 @@ from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, NetFd, Tap, V
 pytestmark = pytest.mark.doors
 
 
-def attack(image: Image, disk: Path, *args: str) -> VmResult:
+# `make hostile-long` has another number, and other seeds make other calls.
+CALLS = int(os.environ.get("HOSTILE_CALLS", "100000"))
+FIRST_SEED = int(os.environ.get("HOSTILE_SEED", "1"))
+CALLS_OF_A_VM = 1_000_000
+RSS_GROWTH_MAX = 64 << 20
+
+
+def attack(image: Image, disk: Path, *args: str, timeout: float = 100) -> VmResult:
     """One run of `hostile`, with the devices that it declares."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
@@ -24,7 +32,7 @@ def attack(image: Image, disk: Path, *args: str) -> VmResult:
         }
         config = VmConfig(mem=16, args=args, net=net, block=block)
         with Vm(image, config, console=CAPTURE) as vm:
-            return vm.run(timeout=100)
+            return vm.run(timeout=timeout)
 
 
 @pytest.fixture
@@ -62,3 +70,34 @@ def test_every_wild_access_stops_the_guest_with_its_reason(guest: Guest, disk: P
             else:
                 assert result.reason == ExitReason.EXIT and result.status == 0, (seed, result.console)
     assert stopped > 60
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.timeout(0)
+def test_calls_without_end_leave_the_monitor_as_it_was(guest: Guest, disk: Path) -> None:
+    """The guest compares each answer with the ABI and looks after its memory; this looks after the process."""
+    mode = ("--mode=survivable", "--no-waits")
+    with Image.open(guest("hostile")) as image:
+        assert attack(image, disk, *mode, "--calls=1000").ok  # what is made once has been made
+        before, resident = descriptors(), resident_bytes()
+        for i, start in enumerate(range(0, CALLS, CALLS_OF_A_VM)):
+            calls = min(CALLS_OF_A_VM, CALLS - start)
+            result = attack(image, disk, *mode, f"--seed={FIRST_SEED + i}", f"--calls={calls}", timeout=3600)
+            assert result.console is not None
+            assert result.ok and f"SURVIVED calls={calls}".encode() in result.console, result.console[-500:]
+            assert sum(result.counters.hypercalls.values()) >= calls
+            print(f"{start + calls} calls of {CALLS}", flush=True)
+        assert descriptors() == before
+        assert resident_bytes() - resident < RSS_GROWTH_MAX
+        assert disk.stat().st_size == 1 << 20
+        assert attack(image, disk, "--mode=survivable", "--calls=1000").ok
+    with Image.open(guest("hello")) as image, Vm(image, VmConfig(mem=16), console=CAPTURE) as vm:
+        good = vm.run(timeout=100)
+    assert good.ok and good.console

@@ -2,10 +2,11 @@
  * A guest that misbehaves by a seed, the same way every time. Devices service0 (handle 1) and storage
  * (handle 2, 8 KiB at least).
  *
- *     hostile --mode=survivable [--seed=1] [--calls=1000] [--solo5]
+ *     hostile --mode=survivable [--seed=1] [--calls=1000] [--solo5] [--no-waits]
  *         Only calls that the ABI answers: bad handles, offsets, lengths, odd frames (--solo5: sound frames
  *         and handles below 2^32 only, as solo5-hvt dies of the one and cuts the other). Each answer is
  *         compared with the ABI, each buffer's surroundings and each structure's inputs with what they were.
+ *         With --no-waits polls do not wait: for millions of calls.
  *         Ends with "SURVIVED calls=N" and 0, or with "hostile: FAILED ..." and 1.
  *
  *     hostile --mode=wild [--seed=1] [--addresses=any|outside]
@@ -32,6 +33,7 @@ static struct block_device disk;
 static uint64_t state;
 static uint64_t calls_made;
 static bool for_solo5;
+static bool never_waits;
 
 static uint64_t random_next(void)
 {
@@ -144,7 +146,7 @@ static void try_puts(void)
 static void try_poll(void)
 {
     static const uint64_t timeouts[] = {0, 1, 999, 1000, 50000};
-    uint64_t timeout = ONE_OF(timeouts);
+    uint64_t timeout = never_waits ? 0 : ONE_OF(timeouts);
     struct hvt_poll call = {.timeout_nsecs = timeout, .ready_set = ~0ULL, .ret = 77};
     gate_poll(&call);
     uint64_t ready = call.ready_set & (1ULL << NET_HANDLE);
@@ -472,6 +474,7 @@ int main(int argc, char **argv)
     const char *mode = args_value(argc, argv, "--mode=");
     if (mode_is(mode, "survivable")) {
         for_solo5 = args_has(argc, argv, "--solo5");
+        never_waits = args_has(argc, argv, "--no-waits");
         survive(calls);
         return 0;
     }
