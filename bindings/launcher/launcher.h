@@ -44,6 +44,15 @@ void execute_python(char **words);
 /* The path of a file of the installed package, the caller's to free; NULL if the package is not found. */
 char *find_in_package(const char *name);
 
+/* Where find_in_package() looks, for a message; the caller's to free, NULL for want of memory. */
+char *package_places(void);
+/* The directory that this program really lies in, for a message. */
+const char *program_directory(void);
+/* The way out where it found nothing. */
+#define COPY_HINT                                                                                            \
+    "a copy of the program alone does not work: make a symbolic link to the installed `tender`, or "         \
+    "install the package here"
+
 /* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. It waits for room there as long
  * as nobody hurries (below). */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -107,11 +107,11 @@ int main(int argc, char **argv)
     request.program = the_command.program = request.solo5 ? *words : "tender";
     if (!*words || (road && strcmp(road, "python") == 0) ||
         among(*words, pythons, sizeof pythons / sizeof *pythons))
-        leave_to_python("this needs Python, and there is none beside this program or in PATH");
+        leave_to_python("this needs Python: there is no python3 in %s or in PATH", program_directory());
     char **options = words + (request.solo5 || strcmp(*words, "run") == 0);
     if (asks_version(*options, request.solo5))
         say_version(request.solo5 ? *words : NULL);
     if (!request_read(options, getenv("TENDER_BACKEND"), getenv("TENDER_REQUIRE"), &request))
-        leave_to_python("these words need Python, and there is none beside this program or in PATH");
+        leave_to_python("these words need Python: there is no python3 in %s or in PATH", program_directory());
     run(&request);
 }

@@ -6,8 +6,8 @@
  *   BIN/../lib/python3.N/site-packages/tender/        or dist-packages
  *
  * Without `site` (-I -S) the interpreter starts in half the time and is told the one directory it needs. Any
- * other layout takes the long way, `python3 -P -m tender`: -P, for without it Python imports from the working
- * directory first.
+ * other layout takes the long way: the interpreter looks for the package in its own directories, by the text
+ * `elsewhere`. -P, for without it Python imports from the working directory first.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -155,6 +155,40 @@ char *find_in_package(const char *name)
     return found;
 }
 
+/* For the interpreter: as `-m tender`, which says less where there is no such package, as beside a copy of this
+ * program. The first words are whom diagnostics begin with, a hint or nothing, and where we looked. */
+static const char elsewhere[] =
+    "import sys\n"
+    "program, hint, places = sys.argv[1:4]\n"
+    "del sys.argv[1:4]\n"
+    "try:\n"
+    "    from tender.cli.main import entry\n"
+    "except ModuleNotFoundError as error:\n"
+    "    if error.name and error.name.split('.')[0] != 'tender':\n"
+    "        raise\n"
+    "    paths = ', '.join(sys.path) or 'no directory'\n"
+    "    lines = [f'the Python package tender cannot be found: it is not in {places}, nor where '\n"
+    "             f'{sys.executable} looks: {paths}']\n"
+    "    lines += ['hint: ' + hint] if hint else []\n"
+    "    sys.exit('\\n'.join(f'{program}: {line}' for line in lines))\n"
+    "entry()\n";
+
+char *package_places(void)
+{
+    const char *bin = bin_directory();
+    char *places;
+    const char *const form =
+        bin ? "%s/../lib/python3*/{site,dist}-packages/tender" : "the directory of this program, %s";
+    return asprintf(&places, form, bin ? bin : "which is not known: was its file deleted?") < 0 ? NULL
+                                                                                                : places;
+}
+
+const char *program_directory(void)
+{
+    const char *bin = bin_directory();
+    return bin ? bin : "the directory of this program, which is not known,";
+}
+
 void execute_python(char **words)
 {
     /* With somebody else's rights nothing is executed that PATH, or the directory of a link, chose. */
@@ -163,17 +197,17 @@ void execute_python(char **words)
     size_t count = 0;
     while (words[count])
         count++;
-    char **argv = calloc(count + 8, sizeof *argv);
+    char **argv = calloc(count + 10, sizeof *argv);
     const char *bin = bin_directory();
-    if (!argv || !bin)
-        return;
-    char *python, *launch = find_in_package("cli/launch.py");
-    if (asprintf(&python, "%s/python3", bin) < 0)
+    char *python = NULL, *launch = find_in_package("cli/launch.py");
+    if (!argv || (bin && asprintf(&python, "%s/python3", bin) < 0))
         return;
     size_t at = 0;
-    argv[at++] = access(python, X_OK) == 0 ? python : (char *)(uintptr_t)"python3";
+    argv[at++] = python && access(python, X_OK) == 0 ? python : (char *)(uintptr_t)"python3";
     const char *const beside[] = {"-I", "-S", "-X", "utf8", launch};
-    const char *const anywhere[] = {"-P", "-X", "utf8", "-m", "tender"};
+    char *places = launch ? NULL : package_places();
+    const char *const hint = strcmp(the_command.program, "tender") == 0 ? COPY_HINT : "";
+    const char *const anywhere[] = {"-P", "-X", "utf8", "-c", elsewhere, the_command.program, hint, places};
     const char *const *options = launch ? beside : anywhere;
     /* -X utf8: words reach the guest byte for byte, whatever the locale. */
     for (size_t i = 0; i < (launch ? sizeof beside : sizeof anywhere) / sizeof *options; i++)

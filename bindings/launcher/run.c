@@ -255,12 +255,12 @@ static void make_sandbox(const struct request *request, const struct image *imag
     if (error < 0)
         refuse_sandbox("its shared memory", -error);
     char *program = find_in_package("tender-sandbox");
-    if (!program)
-        refuse_sandbox(
-            "tender-sandbox cannot be found in ../lib/python3*/{site,dist}-packages/tender beside the "
-            "directory of this program; copy it there too, or make a symbolic link to the installed "
-            "`tender` in place of a copy",
-            ENOENT);
+    if (!program) {
+        const char *places = package_places();
+        sandbox_release(&sandbox);
+        leave_to_python("tender-sandbox cannot be found: it is not in %s; %s",
+                        places ? places : "(no memory)", COPY_HINT);
+    }
     error = sandbox_spawn_alone(&sandbox, &image->elf, template_fd, request->mem_bytes, program, image->name);
     if (error < 0)
         refuse_sandbox(program, -error);

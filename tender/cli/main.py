@@ -117,6 +117,11 @@ def last_resort(error: Exception) -> int:
         say.error(error.message)
         say.hint(error.hint)
         return 1
+    if isinstance(error, ImportError):
+        from tender.cli import needs
+
+        if needs.explain(error):
+            return 1
     if isinstance(error, OSError) and error.errno == 28:  # ENOSPC from a flush of stdout
         say.error(f"stdout: {error.strerror}")
         return 1

@@ -58,7 +58,8 @@ def test_the_short_way_passes_every_word_untouched(prefix: Path, packages: str, 
 
 
 def test_without_the_package_beside_it_python_looks_for_it(prefix: Path) -> None:
-    assert called(prefix / "bin" / "tender", "x") == ["python3", "-P", "-X", "utf8", "-m", "tender", "x"]
+    words = called(prefix / "bin" / "tender", "x", "", "a b")
+    assert words[:5] == ["python3", "-P", "-X", "utf8", "-c"] and words[-3:] == ["x", "", "a b"]
 
 
 def test_the_working_directory_is_no_place_for_the_package(prefix: Path, tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_the_working_directory_is_no_place_for_the_package(prefix: Path, tmp_pat
         [prefix / "bin" / "tender", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "No module named tender" in done.stderr
+    assert "the Python package tender cannot be found" in done.stderr
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="another user is needed, whose copy it becomes by set-uid")

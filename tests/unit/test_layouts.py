@@ -1,0 +1,285 @@
+"""Where `tender` and what it needs may lie: each layout serves, or says what was looked for, where, and the way out."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+import tender
+
+PROGRAM = Path(sys.executable).parent / "tender"
+PACKAGE = Path(tender.__file__).parent
+BASE_PYTHON = Path(sys._base_executable)  # type: ignore[attr-defined]
+LIB = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+
+
+def put_package(place: Path) -> None:
+    shutil.copytree(PACKAGE, place / "tender")
+
+
+def put_cffi(place: Path) -> None:
+    import _cffi_backend
+
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(_cffi_backend.__file__, place)
+
+
+def put_program(prefix: Path) -> None:
+    (prefix / "bin").mkdir(parents=True)
+    shutil.copy(PROGRAM, prefix / "bin")
+
+
+def make_venv(prefix: Path) -> None:
+    """As `python -m venv` makes it, with the package and without cffi."""
+    put_program(prefix)
+    put_package(prefix / LIB)
+    put_python(prefix / "bin")
+
+
+def put_python(bin_directory: Path) -> None:
+    """A python3 of a virtual environment: without what is installed for the whole system."""
+    bin_directory.parent.joinpath("pyvenv.cfg").write_text(
+        f"home = {BASE_PYTHON.parent}\ninclude-system-site-packages = false\n"
+    )
+    (bin_directory / "python3").symlink_to(BASE_PYTHON)
+
+
+@dataclass
+class Layout:
+    """Places below `tmp`, and what is in the environment."""
+
+    tmp: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        (self.tmp / "path").mkdir()
+        (self.tmp / "path/python3").symlink_to(BASE_PYTHON)
+        self.environment = {"PATH": f"{self.tmp}/path:/usr/bin:/bin", "HOME": f"{self.tmp}/home"}
+
+    def run(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            words, cwd=self.tmp, env=self.environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+def in_one_venv(at: Layout) -> Path:
+    make_venv(at.tmp / "venv")
+    put_cffi(at.tmp / "venv" / LIB)
+    return at.tmp / "venv"
+
+
+def cffi_by_a_path_file(at: Layout) -> Path:
+    """As in a virtual environment that sees another's directory: only `site` knows."""
+    make_venv(at.tmp / "venv")
+    put_cffi(at.tmp / "others")
+    (at.tmp / "venv" / LIB / "others.pth").write_text(f"{at.tmp}/others\n")
+    return at.tmp / "venv"
+
+
+def cffi_of_the_user(at: Layout) -> Path:
+    """`pip install --user cffi`, and a `tender` that an administrator installed."""
+    put_program(at.tmp / "usr")
+    put_package(at.tmp / "usr" / LIB)
+    put_cffi(at.tmp / "home/.local" / LIB)
+    return at.tmp / "usr"
+
+
+def all_of_the_user(at: Layout) -> Path:
+    put_program(at.tmp / "home/.local")
+    put_package(at.tmp / "home/.local" / LIB)
+    put_cffi(at.tmp / "home/.local" / LIB)
+    return at.tmp / "home/.local"
+
+
+def cffi_by_pythonpath(at: Layout) -> Path:
+    make_venv(at.tmp / "venv")
+    put_cffi(at.tmp / "others")
+    at.environment["PYTHONPATH"] = f"{at.tmp}/others"
+    return at.tmp / "venv"
+
+
+def target_with_pythonpath(at: Layout) -> Path:
+    """`pip install --target DIRECTORY`, and PYTHONPATH as pip's manual says."""
+    put_program(at.tmp / "target")
+    put_package(at.tmp / "target")
+    put_cffi(at.tmp / "target")
+    at.environment["PYTHONPATH"] = f"{at.tmp}/target"
+    return at.tmp / "target"
+
+
+def moved_venv(at: Layout) -> Path:
+    return in_one_venv(at).rename(at.tmp / "moved")
+
+
+def venv_without_python(at: Layout) -> Path:
+    place = in_one_venv(at)
+    (place / "bin/python3").unlink()
+    (place / "bin/python3").symlink_to(at.tmp / "gone")
+    return place
+
+
+SERVES = (
+    *(in_one_venv, cffi_by_a_path_file, cffi_of_the_user, all_of_the_user, cffi_by_pythonpath),
+    *(target_with_pythonpath, moved_venv, venv_without_python),
+)
+
+
+@pytest.mark.parametrize("make", SERVES)
+def test_what_needs_python_works_wherever_cffi_lies(
+    layout: Layout, guest: Guest, make: Callable[[Layout], Path]
+) -> None:
+    program = make(layout) / "bin/tender"
+    done = layout.run(program, "inspect", guest("hello"))
+    assert (done.returncode, done.stderr) == (0, "") and "hvt" in done.stdout
+    done = layout.run(program, "sdk", "--include")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def no_cffi(at: Layout) -> Path:
+    make_venv(at.tmp / "venv")
+    return at.tmp / "venv"
+
+
+def no_cffi_and_no_python(at: Layout) -> Path:
+    make_venv(at.tmp / "venv")
+    (at.tmp / "venv/bin/python3").unlink()
+    (at.tmp / "path/python3").unlink()
+    put_python(at.tmp / "path")
+    return at.tmp / "venv"
+
+
+def broken_cffi(at: Layout) -> Path:
+    place = in_one_venv(at)
+    (library,) = (place / LIB).glob("_cffi_backend*")
+    library.write_bytes(b"")
+    return place
+
+
+def broken_native(at: Layout) -> Path:
+    place = in_one_venv(at)
+    (place / LIB / "tender/_native.abi3.so").write_bytes(b"")
+    return place
+
+
+def no_native(at: Layout) -> Path:
+    place = in_one_venv(at)
+    (place / LIB / "tender/_native.abi3.so").unlink()
+    return place
+
+
+MISSING: dict[Callable[[Layout], Path], str] = {
+    **dict.fromkeys((no_cffi, no_cffi_and_no_python, broken_cffi), "cffi"),
+    **dict.fromkeys((broken_native, no_native), "tender"),
+}
+
+
+@pytest.mark.parametrize("module", [False, True], ids=["command", "python -m"])
+@pytest.mark.parametrize("make", MISSING)
+def test_what_is_missing_is_named_with_the_places_and_the_way_out(
+    layout: Layout, guest: Guest, make: Callable[[Layout], Path], module: bool
+) -> None:
+    place = make(layout)
+    python = place / "bin/python3" if (place / "bin/python3").exists() else layout.tmp / "path/python3"
+    layout.environment |= {"PYTHONPATH": f"{place}/{LIB}"} if module else {}
+    front = [python, "-P", "-m", "tender"] if module else [place / "bin/tender"]
+    done = layout.run(*front, "inspect", guest("hello"))
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second, hint = done.stderr.splitlines()
+    assert first.startswith(
+        f"tender: the Python package {MISSING[make]}, which this needs, cannot be imported: "
+    )
+    assert str(python) in second and LIB in second
+    assert hint.startswith("tender: hint: ") and "install tender anew" in hint
+    done = layout.run(*front, "--help")
+    assert (done.returncode, done.stderr) == (0, ""), "what does not need it works"
+
+
+def copied(at: Layout) -> list[str | Path]:
+    put_program(at.tmp / "copy")
+    return [at.tmp / "copy/bin/tender"]
+
+
+def linked_hard(at: Layout) -> list[str | Path]:
+    place = in_one_venv(at)
+    (at.tmp / "other/bin").mkdir(parents=True)
+    (at.tmp / "other/bin/tender").hardlink_to(place / "bin/tender")
+    return [at.tmp / "other/bin/tender"]
+
+
+def package_removed(at: Layout) -> list[str | Path]:
+    place = in_one_venv(at)
+    shutil.rmtree(place / LIB / "tender")
+    return [place / "bin/tender"]
+
+
+ALONE = (copied, linked_hard, package_removed)
+
+
+@pytest.mark.parametrize("words", [("--backend=sandbox",), ("inspect",), ("--stats",), ("solo5-hvt",)])
+@pytest.mark.parametrize("python", ["python", "no python"])
+@pytest.mark.parametrize("make", ALONE)
+def test_the_program_without_its_package_says_where_it_looked(
+    layout: Layout,
+    guest: Guest,
+    make: Callable[[Layout], list[str | Path]],
+    python: str,
+    words: tuple[str, ...],
+) -> None:
+    command = make(layout)
+    layout.environment["TENDER_BACKEND"] = "sandbox"
+    if python == "no python":
+        layout.environment["PATH"] = ""
+        Path(command[0]).parent.joinpath("python3").unlink(missing_ok=True)
+    done = layout.run(*command, *words, guest("hello"))
+    assert (done.returncode, done.stdout) == (1, "")
+    name = words[0] if words == ("solo5-hvt",) else "tender"
+    lines = done.stderr.splitlines()
+    assert lines and all(line.startswith(f"{name}: ") for line in lines)
+    here = Path(command[0]).parent
+    if python == "no python" and words[0] in ("inspect", "--stats"):
+        assert f"there is no python3 in {here} or in PATH" in done.stderr
+        return
+    assert f"{here}/../lib/python3*/{{site,dist}}-packages/tender" in done.stderr
+    assert "symbolic link" in done.stderr or name == "solo5-hvt"
+
+
+@pytest.mark.parametrize("launcher", ["native", "python"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_symbolic_link_runs_guests_wherever_the_environment_lies(
+    layout: Layout, guest: Guest, moved: bool, launcher: str
+) -> None:
+    place = moved_venv(layout) if moved else in_one_venv(layout)
+    (layout.tmp / "link").symlink_to(place / "bin/tender")
+    layout.environment["TENDER_LAUNCHER"] = launcher
+    done = layout.run(layout.tmp / "link", "--backend=sandbox", guest("hello"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_program_that_was_deleted_says_so(layout: Layout, guest: Guest) -> None:
+    """As by fexecve(3) of a file that has gone: it does not know its directory."""
+    (program,) = copied(layout)
+    fd = os.open(program, os.O_RDONLY)
+    os.unlink(program)
+    done = subprocess.run(
+        [f"/proc/self/fd/{fd}", "--backend=sandbox", guest("hello")],
+        pass_fds=[fd],
+        env=layout.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(fd)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the directory of this program" in done.stderr and "symbolic link" in done.stderr
