@@ -56,6 +56,15 @@ def check_layers(names: "tuple[str, ...] | list[str]") -> tuple[str, ...]:
     return layers
 
 
+def check_lock_wait(value: object) -> float:
+    """Seconds to wait for a lock. Raises ConfigError for what is no such time."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ConfigError(f"lock_wait: {value!r} is not a number of seconds")
+    if not 0 <= value < 1e9:
+        raise ConfigError(f"lock_wait: {value!r} is not a time from 0 to 1e9 seconds")
+    return float(value)
+
+
 def parse_mem(text: str | int) -> int:
     """Bytes of memory named by `text`: `64` (MiB, as solo5-hvt), `64M`, `64Mi`, `64MiB`, `1G`; not rounded.
 
@@ -266,15 +275,17 @@ class VmConfig(Value):
            "auto" (with KVM and two processors, if memory allows), "on" (on one processor too, and always served by a
            thread of its own), "inline" (served on the guest's own thread: the same order every time), "off"
     require  isolation layers without which the guest is not run, of LAYERS: ("landlock", "seccomp-filter")
+    lock_wait  seconds that a Vm waits, while it is made, for disks that another has locked: the time for all of them
     """
 
-    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring", "require")
+    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring", "require", "lock_wait")
     mem_bytes: int
     args: tuple[str, ...]
     net: "tuple[tuple[str, NetDevice], ...]"
     block: "tuple[tuple[str, BlockDevice], ...]"
     net_ring: str
     require: tuple[str, ...]
+    lock_wait: float
 
     def __init__(
         self,
@@ -285,6 +296,7 @@ class VmConfig(Value):
         block: "Mapping[str, BlockDevice] | BlockDevice | None" = None,
         net_ring: str = "auto",
         require: "tuple[str, ...] | list[str]" = (),
+        lock_wait: float = 0,
     ) -> None:
         if not isinstance(mem, (int, str)) or isinstance(mem, bool):
             raise ConfigError(
@@ -307,6 +319,7 @@ class VmConfig(Value):
             block=_named("block", block, (BlockFile, BlockFd)),
             net_ring=net_ring,
             require=check_layers(require),
+            lock_wait=check_lock_wait(lock_wait),
         )
 
     def with_args(self, args: "tuple[str, ...] | list[str]") -> "VmConfig":

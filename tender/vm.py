@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Final, Literal
 
     from tender.backend import Door
-    from tender.devices.block import BlockAttachment
+    from tender.devices.block import BlockAttachment, Patience
     from tender.devices.tap import NetAttachment
     from tender.result import BootTimeline, Counters, VmResult
 
@@ -174,13 +174,15 @@ class Vm(Owner):
             self._elf = image.elf  # the owner
             return ffi.addressof(image.elf.c, "manifest")
         manifest = ffi.new("struct mft *")
+        patience: Patience | None = None
         ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
         for declared, device in attachments:
             entry = manifest.e[declared.handle]
             if isinstance(device, (Tap, NetFd)):
                 self._attach_net(declared, device, entry, "net-offload" in image.extensions)
             else:
-                self._attach_block(declared, device, entry)
+                patience = patience or self._patience()
+                self._attach_block(declared, device, entry, patience)
             entry.attached = 1
         return manifest
 
@@ -193,10 +195,17 @@ class Vm(Owner):
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
 
-    def _attach_block(self, declared: Device, device: BlockDevice, entry: CData) -> None:
+    def _patience(self) -> "Patience":
+        from tender.devices.block import Patience
+
+        return Patience(self.config.lock_wait)
+
+    def _attach_block(
+        self, declared: Device, device: BlockDevice, entry: CData, patience: "Patience"
+    ) -> None:
         from tender.devices import block
 
-        disk = block.attach(declared.name, device)
+        disk = block.attach(declared.name, device, patience)
         self._attachments.append(disk)
         answer = lib.tn_vm_attach_block(self._c, declared.handle, disk.fd, disk.capacity, disk.read_only)
         self._checked(declared.name, answer)

@@ -5,9 +5,13 @@
 #include "launcher.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "device.h"
+
+#define LOCK_LOOK_NS 50000000 /* between two looks at a lock that another has */
 
 /* What was chosen for a handle. */
 struct choice {
@@ -84,16 +88,55 @@ static void attach_net(const struct choice *choice, const struct elf_image *imag
         leave_to_python("%s: cannot be attached", entry->name);
 }
 
-static void attach_block(const struct choice *choice, struct vm *vm, uint32_t handle, struct mft_entry *entry)
+/* A SIGINT or SIGTERM that is held back until the guest runs, 0: none. */
+static int signal_that_ends_us(void)
+{
+    sigset_t pending;
+    if (sigpending(&pending) < 0)
+        return 0;
+    return sigismember(&pending, SIGTERM) ? SIGTERM : sigismember(&pending, SIGINT) ? SIGINT : 0;
+}
+
+/* Waits a moment for a lock that another has. False: the time is over, and Python need not wait again. */
+static bool wait_for_lock(const struct request *request, uint64_t until_ns)
+{
+    static char none[] = "0", option[] = "--lock-wait=0";
+    static const struct timespec moment = {0, LOCK_LOOK_NS};
+    const int number = signal_that_ends_us();
+    if (number)
+        leave_to_python("Exiting on signal %d, before the guest started", number);
+    if (monotonic_ns() < until_ns) {
+        (void)nanosleep(&moment, NULL);
+        return true;
+    }
+    if (request->lock_wait_word)
+        *request->lock_wait_word = **request->lock_wait_word == '-' ? option : none;
+    else
+        (void)setenv("TENDER_LOCK_WAIT", none, true);
+    return false;
+}
+
+/* A descriptor of the disk, or -1. */
+static int open_disk(const struct setting *device, uint64_t *capacity, struct device_error *error)
+{
+    char shown[16];
+    (void)snprintf(shown, sizeof shown, "@%d", device->fd);
+    return device->value ? block_open(device->value, device->read_only, capacity, error)
+                         : block_duplicate(device->fd, shown, device->read_only, capacity, error);
+}
+
+static void attach_block(const struct request *request, uint64_t lock_until_ns, const struct choice *choice,
+                         struct vm *vm, uint32_t handle, struct mft_entry *entry)
 {
     const struct setting *device = choice->device;
     struct device_error error;
     uint64_t capacity = 0;
-    char shown[16];
-    (void)snprintf(shown, sizeof shown, "@%d", device->fd);
+    int fd;
     check_inherited(device);
-    int fd = device->value ? block_open(device->value, device->read_only, &capacity, &error)
-                           : block_duplicate(device->fd, shown, device->read_only, &capacity, &error);
+    do {
+        fd = open_disk(device, &capacity, &error);
+    } while (fd < 0 && error.problem == DEVICE_BLOCK_LOCKED && request->lock_wait_s > 0 &&
+             wait_for_lock(request, lock_until_ns));
     uint32_t sector_size = choice->sector_size ? choice->sector_size : 512;
     if (fd < 0 || block_check_capacity(entry->name, capacity, sector_size, &error) < 0)
         leave_to_python("%s", error.text);
@@ -119,6 +162,8 @@ void devices_attach(const struct request *request, const struct elf_image *image
     }
     refuse_the_rest(image, chosen);
     memcpy(&devices->manifest, &image->manifest, image->mft_bytes);
+    const uint64_t lock_until_ns =
+        request->lock_wait_s > 0 ? monotonic_ns() + (uint64_t)(request->lock_wait_s * 1e9) : 0;
     for (uint32_t i = 1; i < image->manifest.entries; i++) {
         struct mft_entry *entry = &devices->manifest.e[i];
         if (entry->type >= MFT_RESERVED_FIRST)
@@ -126,7 +171,7 @@ void devices_attach(const struct request *request, const struct elf_image *image
         if (entry->type == MFT_NET_BASIC)
             attach_net(&chosen[i], image, vm, i, entry);
         else
-            attach_block(&chosen[i], vm, i, entry);
+            attach_block(request, lock_until_ns, &chosen[i], vm, i, entry);
         entry->attached = 1;
     }
 }

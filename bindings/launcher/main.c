@@ -111,7 +111,8 @@ int main(int argc, char **argv)
     char **options = words + (request.solo5 || strcmp(*words, "run") == 0);
     if (asks_version(*options, request.solo5))
         say_version(request.solo5 ? *words : NULL);
-    if (!request_read(options, getenv("TENDER_BACKEND"), getenv("TENDER_REQUIRE"), &request))
+    if (!request_read(options, getenv("TENDER_BACKEND"), getenv("TENDER_REQUIRE"), getenv("TENDER_LOCK_WAIT"),
+                      &request))
         leave_to_python("these words need Python: there is no python3 in %s or in PATH", program_directory());
     run(&request);
 }

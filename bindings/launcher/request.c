@@ -88,7 +88,7 @@ static bool read_mem(struct request *request, const char *text)
 }
 
 /* `5`, `0.25`, `250ms`, `5s`: no exponent, no sign. */
-static bool read_timeout(struct request *request, const char *text)
+static bool read_seconds(const char *text, double *seconds)
 {
     size_t digits = strspn(text, "0123456789.");
     const char *unit = text + digits;
@@ -96,8 +96,14 @@ static bool read_timeout(struct request *request, const char *text)
     char *end;
     if (digits < 1 || digits > 20 || (*unit && !in_ms && strcmp(unit, "s") != 0))
         return false;
-    request->timeout_s = strtod(text, &end) * (in_ms ? 0.001 : 1.0);
-    return end == unit && request->timeout_s > 0 && request->timeout_s < 1e9;
+    *seconds = strtod(text, &end) * (in_ms ? 0.001 : 1.0);
+    return end == unit && *seconds > 0 && *seconds < 1e9;
+}
+
+static bool read_lock_wait(struct request *request, const char *text)
+{
+    request->lock_wait_s = 0;
+    return strcmp(text, "0") == 0 || read_seconds(text, &request->lock_wait_s);
 }
 
 static bool read_backend(struct request *request, const char *text)
@@ -251,7 +257,11 @@ static bool read_run_option(struct request *request, char *word, char ***next)
     if (option_is(word, base, "--mem"))
         return read_mem(request, value);
     if (option_is(word, base, "--timeout"))
-        return read_timeout(request, value);
+        return read_seconds(value, &request->timeout_s);
+    if (option_is(word, base, "--lock-wait")) {
+        request->lock_wait_word = *next - 1;
+        return read_lock_wait(request, value);
+    }
     if (option_is(word, base, "--require"))
         return read_require(request, value);
     return option_is(word, base, "--backend") && read_backend(request, value);
@@ -289,7 +299,8 @@ static bool read_solo5_option(struct request *request, char *word)
     return true;
 }
 
-bool request_read(char **words, const char *backend, const char *require, struct request *request)
+bool request_read(char **words, const char *backend, const char *require, const char *lock_wait,
+                  struct request *request)
 {
     size_t count = 0;
     while (words[count])
@@ -298,7 +309,8 @@ bool request_read(char **words, const char *backend, const char *require, struct
     request->settings = count < SETTINGS_FEW ? few : calloc(count + 1, sizeof *request->settings);
     request->mem_bytes = MEM_DEFAULT;
     if (!request->settings || (backend && *backend && !read_backend(request, backend)) ||
-        (require && *require && !read_require(request, require)))
+        (require && *require && !read_require(request, require)) ||
+        (lock_wait && *lock_wait && !read_lock_wait(request, lock_wait)))
         return false;
     while (*words && **words == '-') {
         char *word = *words++;

@@ -38,17 +38,21 @@ struct request {
     bool mem_adjusted;
     bool no_net_ring;
     enum backend backend;
-    uint32_t require; /* enum isolation_layer: those without which no guest is run */
-    double timeout_s; /* 0: none */
+    uint32_t require;      /* enum isolation_layer: those without which no guest is run */
+    double timeout_s;      /* 0: none */
+    double lock_wait_s;    /* how long to wait for disks that another has locked */
+    char **lock_wait_word; /* the word that says so, or the value behind it; NULL: the environment's */
     struct setting *settings;
     size_t setting_count;
 };
 
 /*
- * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL; `backend` and
- * `require` are the values of TENDER_BACKEND and TENDER_REQUIRE, or NULL. Fills `request`, whose pointers go
+ * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL; `backend`,
+ * `require` and `lock_wait` are the values of TENDER_BACKEND, TENDER_REQUIRE and TENDER_LOCK_WAIT, or NULL.
+ * Fills `request`, whose pointers go
  * into `words`; settings are never freed. False: not for us.
  */
-bool request_read(char **words, const char *backend, const char *require, struct request *request);
+bool request_read(char **words, const char *backend, const char *require, const char *lock_wait,
+                  struct request *request);
 
 #endif

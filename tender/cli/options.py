@@ -18,7 +18,7 @@ from tender.values import Value
 
 NAME_MAX = 67
 
-VALUED = ("--mem", "--timeout", "--console", "--backend", "--require")
+VALUED = ("--mem", "--timeout", "--console", "--backend", "--require", "--lock-wait")
 NAMED = ("--net", "--net-mac", "--block", "--block-sector-size")
 FLAGS = ("--json", "--stats", "--quiet", "--verbose", "--no-net-ring", "--help", "--version")
 OPTIONS = VALUED + NAMED + FLAGS
@@ -33,6 +33,7 @@ _FORMS = {
     "--timeout": "--timeout=SECONDS",
     "--console": "--console=FILE, --console=-, --console=fd:N or --console=none",
     "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
+    "--lock-wait": "--lock-wait=SECONDS",
     "--require": f"--require=LAYER,...; the layers are {', '.join(LAYERS)}",
 }
 # Options of other monitors and of containers.
@@ -98,6 +99,7 @@ class RunOptions(Value):
         "verbosity",
         "net_ring",
         "require",
+        "lock_wait",
         "words",
     )
     action: str
@@ -115,6 +117,7 @@ class RunOptions(Value):
     verbosity: int
     net_ring: str
     require: tuple[str, ...]
+    lock_wait: float
     words: tuple[str, ...]
 
     def __init__(self, **fields: object) -> None:
@@ -137,13 +140,14 @@ _DEFAULTS: dict[str, object] = {
     "verbosity": 0,
     "net_ring": "auto",
     "require": (),
+    "lock_wait": 0.0,
     "words": (),
 }
 
 
-def parse_args(argv: list[str], *, backend: str = "", require: str = "") -> RunOptions:
-    """The values of a command line; `backend` is what TENDER_BACKEND says, for one without --backend, and `require` what
-    TENDER_REQUIRE says, for one without --require.
+def parse_args(argv: list[str], *, backend: str = "", require: str = "", lock_wait: str = "") -> RunOptions:
+    """The values of a command line; `backend` is what TENDER_BACKEND says, for one without --backend, `require` what
+    TENDER_REQUIRE says, for one without --require, and `lock_wait` what TENDER_LOCK_WAIT says, for one without --lock-wait.
 
     Raises UsageError, and ConfigError for memory above 4 GiB.
     """
@@ -183,6 +187,8 @@ def parse_args(argv: list[str], *, backend: str = "", require: str = "") -> RunO
         found["backend"] = ambient_backend(backend)
     if "require" not in found:
         found["require"] = ambient_require(require)
+    if "lock_wait" not in found:
+        found["lock_wait"] = ambient_lock_wait(lock_wait)
     return RunOptions(
         **found,
         settings=tuple(settings),
@@ -236,7 +242,9 @@ def _value(base: str, value: str) -> dict[str, object]:
         mem_bytes = round_mem(asked)
         return {"mem_bytes": mem_bytes, "mem_adjusted": mem_bytes != asked}
     if base == "--timeout":
-        return {"timeout": _seconds(value)}
+        return {"timeout": _seconds(value, "Malformed argument to --timeout")}
+    if base == "--lock-wait":
+        return {"lock_wait": _lock_wait(value, "Malformed argument to --lock-wait")}
     if base == "--backend":
         return {"backend": _checked_backend(value, "Malformed argument to --backend", _FORMS[base])}
     if base == "--require":
@@ -271,7 +279,16 @@ def ambient_require(value: str) -> tuple[str, ...]:
     return _checked_layers(value, "Malformed value of TENDER_REQUIRE", form) if value else ()
 
 
-def _seconds(text: str) -> float:
+def ambient_lock_wait(value: str) -> float:
+    """The seconds that TENDER_LOCK_WAIT's value names; empty counts as unset. Raises UsageError."""
+    return _lock_wait(value, "Malformed value of TENDER_LOCK_WAIT") if value else 0.0
+
+
+def _lock_wait(text: str, refusal: str) -> float:
+    return 0.0 if text == "0" else _seconds(text, refusal)
+
+
+def _seconds(text: str, refusal: str) -> float:
     scale, number = (0.001, text[:-2]) if text.endswith("ms") else (1.0, text.removesuffix("s"))
     try:
         seconds = float(number) * scale
@@ -279,7 +296,7 @@ def _seconds(text: str) -> float:
         seconds = 0.0
     if not 0 < seconds < 1e9:
         hint = f"got {text!r}: write seconds: 5, 0.25, 250ms"
-        raise UsageError("Malformed argument to --timeout", hint=hint)
+        raise UsageError(refusal, hint=hint)
     return seconds
 
 

@@ -13,7 +13,7 @@ import time
 
 from tender.cli import say
 from tender.cli.options import RunOptions, UsageError, parse_args
-from tender.errors import ConfigError, ImageError, ManifestError, TenderError
+from tender.errors import ConfigError, HostError, ImageError, ManifestError, TenderError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def main(argv: list[str]) -> int:
     began_ns = time.monotonic_ns()
     stopper = Stopper()
     try:
-        options = parse_args(argv, backend=backend_variable(), require=require_variable())
+        options = parse_args(
+            argv, backend=backend_variable(), require=require_variable(), lock_wait=lock_wait_variable()
+        )
         if options.json is not None or options.console != 1:
             from tender.cli.outputs import settled
 
@@ -70,6 +72,11 @@ def require_variable() -> str:
     return posix.environ.get(b"TENDER_REQUIRE", b"").decode("utf-8", "replace")
 
 
+def lock_wait_variable() -> str:
+    """The value of TENDER_LOCK_WAIT, empty if there is none."""
+    return posix.environ.get(b"TENDER_LOCK_WAIT", b"").decode("utf-8", "replace")
+
+
 class MistakeWhileRunning(Exception):
     """A mistake of ours from the guest's start on, which is the exception's cause: it is no "cannot start"."""
 
@@ -79,11 +86,12 @@ class Stopper:
 
     Made first of all: from then on these signals are let in, which the native command holds back when it executes
     Python, and which an inherited mask may. An inherited SIG_IGN of SIGINT, a shell's for what runs in the background,
-    stays unless `deaf` is False.
+    stays unless `deaf` is False. While there is no VM yet, and `may_wait`, the first signal ends what is under way.
     """
 
     def __init__(self, *, deaf: bool = True) -> None:
         self.signal = 0
+        self._may_wait = False
         self.vm: Vm | None = None
         self.guest_began = False
         if not deaf or _signal.getsignal(_SIGINT) != _signal.SIG_IGN:
@@ -108,6 +116,17 @@ class Stopper:
         say.hurry()
         if self.vm is not None:
             self.vm.stop()
+        elif self._may_wait:
+            self._end_wait()
+
+    def let_wait(self) -> None:
+        """From now on, until there is a VM, a disk's lock may be waited for. Raises HostError if a signal came before."""
+        self._may_wait = True
+        if self.signal:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        raise HostError(f"Exiting on signal {self.signal}, before the guest started", code="signal")
 
 
 def let_signals_in() -> None:
@@ -168,6 +187,7 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
         block=block,
         net_ring=options.net_ring,
         require=options.require,
+        lock_wait=options.lock_wait,
     )
 
 
@@ -202,6 +222,8 @@ def _launch(
 
     with Image.open(options.image) as image:
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
+        if options.lock_wait > 0:
+            stopper.let_wait()
         config = configured(image)
         try:
             vm = Vm(image, config, console=_console(options.console, DISCARD), backend=options.backend)

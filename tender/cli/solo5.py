@@ -19,6 +19,7 @@ from tender.cli.options import (
     RunOptions,
     UsageError,
     ambient_backend,
+    ambient_lock_wait,
     ambient_require,
     invalid_option,
 )
@@ -39,7 +40,7 @@ from tender.errors import ConfigError, DeviceError, TenderError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from tender.config import BlockDevice, NetDevice
-    from tender.devices.block import BlockAttachment
+    from tender.devices.block import BlockAttachment, Patience
     from tender.devices.tap import NetAttachment
     from tender.image import Image
 
@@ -99,8 +100,9 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
         image=kernel[0],
         backend=ambient_backend(run.backend_variable()),
         require=ambient_require(run.require_variable()),
+        lock_wait=ambient_lock_wait(run.lock_wait_variable()),
     )
-    devices = _Devices()
+    devices = _Devices(options.lock_wait)
     try:
         return run.launch(
             options,
@@ -155,7 +157,9 @@ def _configured(
 class _Devices:
     """What the options have attached so far, open. A Vm works on duplicates: close() when it is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock_wait: float) -> None:
+        self._lock_wait = lock_wait
+        self._patience: Patience | None = None
         self._nets: dict[str, NetAttachment] = {}
         self._macs: dict[str, str] = {}
         self._disks: dict[str, BlockAttachment] = {}
@@ -211,7 +215,8 @@ class _Devices:
         self._replace(
             self._disks.pop(name, None)
         )  # first: its lock may be of the file that is asked for again
-        self._disks[name] = block.open_disk(device, shown=value)
+        self._patience = self._patience or block.Patience(self._lock_wait)
+        self._disks[name] = block.open_disk(device, self._patience, shown=value)
 
     def _sector_size(self, word: str, name: str, value: str, image: "Image") -> None:
         size = _number_prefix(value)

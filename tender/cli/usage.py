@@ -36,6 +36,8 @@ Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists 
   --block:NAME=PATH[:ro]         attach a file or block device as block device NAME; :ro for read-only
   --block:NAME=@FD[:ro]          ... an inherited descriptor
   --block-sector-size:NAME=N     its block size in bytes (default 512)
+  --lock-wait=SECONDS            wait so long for disks that another VM has locked (default 0);
+                                 TENDER_LOCK_WAIT in the environment does the same
   The only device of its kind needs no name: --net tap0, --block disk.img:ro
 
 Output:

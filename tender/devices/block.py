@@ -1,6 +1,7 @@
 """Attaching a file or block device as a guest's disk. Rules, lock and words are C (bindings/devices/block.c)."""
 
 import posix  # not os: its ABCs cost a tenth of the command's start
+import time
 
 from tender.config import BlockFd, BlockFile
 from tender.errors import DeviceError
@@ -33,6 +34,24 @@ _FD_HINTS = {
 }
 
 
+_LOOK_S = 0.05
+"""Between two looks at a lock that another has."""
+
+
+class Patience:
+    """How long its holder waits for locks, all of them together."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    def wait(self) -> bool:
+        """Waits a moment; False if the time is over. Signals are handled, and may raise."""
+        left = self._until - time.monotonic()
+        if left > 0:
+            time.sleep(min(left, _LOOK_S))
+        return left > 0
+
+
 class LockedFd(BlockFd):
     """The descriptor of a BlockAttachment, whose checks and lock hold for its duplicates."""
 
@@ -57,13 +76,13 @@ class BlockAttachment(Owner):
             self.fd = -1
 
 
-def attach(name: str, device: BlockFile | BlockFd) -> BlockAttachment:
-    """Opens and locks `device` to serve as the guest's `name`.
+def attach(name: str, device: BlockFile | BlockFd, patience: Patience) -> BlockAttachment:
+    """Opens and locks `device` to serve as the guest's `name`; waits for another's lock as `patience` has it.
 
     Raises DeviceError if it cannot be opened, is neither a file nor a block device, is locked by another, or if its
     size is not a whole number of sectors, at least one.
     """
-    disk = open_disk(device)
+    disk = open_disk(device, patience)
     try:
         check_capacity(name, disk.capacity, disk.sector_size)
     except BaseException:
@@ -72,8 +91,17 @@ def attach(name: str, device: BlockFile | BlockFd) -> BlockAttachment:
     return disk
 
 
-def open_disk(device: BlockFile | BlockFd, *, shown: str = "") -> BlockAttachment:
+def open_disk(device: BlockFile | BlockFd, patience: Patience, *, shown: str = "") -> BlockAttachment:
     """The same, of whatever size; `shown` is the name of a descriptor in messages."""
+    while True:
+        try:
+            return _open_disk(device, shown)
+        except DeviceError as error:
+            if error.code != "block-locked" or not patience.wait():
+                raise
+
+
+def _open_disk(device: BlockFile | BlockFd, shown: str) -> BlockAttachment:
     error, capacity = ffi.new("struct device_error *"), ffi.new("uint64_t *")
     if isinstance(device, LockedFd):
         fd = posix.dup(device.fd)

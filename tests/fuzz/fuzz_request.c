@@ -2,8 +2,9 @@
  * Command lines under libFuzzer: words to a request, as the launcher reads them
  * (bindings/launcher/request.c).
  *
- *   input: u8 flags (1: solo5-hvt's grammar, 2: TENDER_BACKEND is set, 4: TENDER_REQUIRE is set), then words,
- *          each up to a 0 byte. The variables that are set take the first words.
+ *   input: u8 flags (1: solo5-hvt's grammar, 2: TENDER_BACKEND is set, 4: TENDER_REQUIRE is set,
+ *          8: TENDER_LOCK_WAIT is set), then words, each up to a 0 byte. The variables that are set take the
+ *          first words.
  *
  * The words are copies of their own, so a read past a word's end is found. An accepted request keeps the
  * bounds that later code relies on. The words stay as they were, for Python to read them again, and a second
@@ -77,6 +78,9 @@ static void check(const struct request *request, char *const *words, size_t coun
     MUST(request->mem_bytes >= 2 * MIB && request->mem_bytes <= 4096 * MIB &&
          request->mem_bytes % (2 * MIB) == 0);
     MUST(request->timeout_s >= 0 && request->timeout_s < 1e9);
+    MUST(request->lock_wait_s >= 0 && request->lock_wait_s < 1e9);
+    MUST(!request->lock_wait_word ||
+         (request->lock_wait_word >= words && request->lock_wait_word < words + at));
     MUST(request->backend <= BACKEND_SANDBOX && request->setting_count <= at &&
          !(request->require >> layers));
     MUST(!request->solo5 || (request->timeout_s == 0 && !request->quiet)); /* solo5-hvt has no such options */
@@ -92,11 +96,11 @@ static void check(const struct request *request, char *const *words, size_t coun
 }
 
 /* Reads, and frees what a process of one run leaves to its end. */
-static bool read_once(char **words, size_t count, const char *backend, const char *require, bool solo5,
-                      struct request *request)
+static bool read_once(char **words, size_t count, const char *backend, const char *require,
+                      const char *lock_wait, bool solo5, struct request *request)
 {
     *request = (struct request){.program = "tender", .solo5 = solo5};
-    const bool ours = request_read(words, backend, require, request);
+    const bool ours = request_read(words, backend, require, lock_wait, request);
     if (ours)
         check(request, words, count);
     for (size_t i = 0; request->settings && i < request->setting_count; i++) {
@@ -130,13 +134,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     const char *backend = flags & 2 && first < count ? words[first++] : NULL;
     const char *require = flags & 4 && first < count ? words[first++] : NULL;
+    const char *lock_wait = flags & 8 && first < count ? words[first++] : NULL;
     struct request request, again;
-    const bool ours = read_once(words + first, count - first, backend, require, flags & 1, &request);
-    MUST(read_once(words + first, count - first, backend, require, flags & 1, &again) == ours);
+    const bool ours =
+        read_once(words + first, count - first, backend, require, lock_wait, flags & 1, &request);
+    MUST(read_once(words + first, count - first, backend, require, lock_wait, flags & 1, &again) == ours);
     MUST(!ours ||
          (request.image == again.image && request.args == again.args && request.quiet == again.quiet &&
           request.mem_bytes == again.mem_bytes && request.mem_adjusted == again.mem_adjusted &&
-          request.backend == again.backend && request.require == again.require &&
+          request.backend == again.backend && request.lock_wait_s == again.lock_wait_s &&
+          request.lock_wait_word == again.lock_wait_word && request.require == again.require &&
           request.no_net_ring == again.no_net_ring && request.setting_count == again.setting_count));
     for (size_t i = 0; i < count; i++) {
         MUST(strcmp(words[i], before[i]) == 0);

@@ -417,3 +417,26 @@ def test_a_door_that_does_not_exist_is_refused_wherever_it_stands(name: str) -> 
 
 def test_help_does_not_care_what_the_environment_says() -> None:
     assert parse_args(["--help"], backend="nonsense").action == "help"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("0", 0.0), ("5", 5.0), ("0.25", 0.25), ("250ms", 0.25), ("3s", 3.0)]
+)
+def test_lock_wait_is_in_seconds_and_the_environment_stands_in_for_it(value: str, seconds: float) -> None:
+    assert parse().lock_wait == 0
+    assert (
+        parse(f"--lock-wait={value}").lock_wait
+        == parse("--lock-wait", value).lock_wait
+        == pytest.approx(seconds)
+    )
+    assert parse_args(["app.elf"], lock_wait=value).lock_wait == pytest.approx(seconds)
+    assert parse_args(["--lock-wait=7", "app.elf"], lock_wait=value).lock_wait == 7
+
+
+@pytest.mark.parametrize("value", ["", "-1", "nan", "inf", "1e9", "soon", "5m"])
+def test_lock_wait_that_is_no_time_is_malformed(value: str) -> None:
+    with pytest.raises(UsageError, match=r"^Malformed argument to --lock-wait$"):
+        parse(f"--lock-wait={value}")
+    if value:
+        with pytest.raises(UsageError, match=r"^Malformed value of TENDER_LOCK_WAIT$"):
+            parse_args(["app.elf"], lock_wait=value)

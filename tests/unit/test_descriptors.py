@@ -121,7 +121,7 @@ def test_a_descriptor_serves_or_is_refused_by_name(row: str, role: str, tmp_path
         if role == "net":
             tap.attach(NetFd(fd)).close()
         else:
-            block.attach("storage", BlockFd(fd, read_only=role == "block:ro")).close()
+            block.attach("storage", BlockFd(fd, read_only=role == "block:ro"), block.Patience(0)).close()
 
     if not reason:
         attach()

@@ -54,6 +54,7 @@ FIELDS: list[tuple[Callable[..., object], str, list[object]]] = [
     ),
     (VmConfig, "block", [*NO_BLOCK, *({"storage": it} for it in [None, *NO_BLOCK]), {5: DISK}, {None: DISK}]),
     (VmConfig, "net_ring", [None, True, 1, "yes", "ON", ["on"], b"on"]),
+    (VmConfig, "lock_wait", [None, "5", True, [5], b"5", -1, float("nan"), float("inf"), 1e9]),
     (VmConfig, "require", [*NO_WORDS, ["moat"]]),
     (Tap, "name", [*NO_TEXT, "", "tap\0"]),
     (Tap, "mac", [*NO_TEXT[1:], "", "02:00"]),
@@ -116,6 +117,7 @@ FULL: dict[str, Any] = {
     "net": {"service0": TAP},
     "block": {"storage": DISK},
     "net_ring": "inline",
+    "lock_wait": 2.5,
     "require": ("kvm",),
 }
 
