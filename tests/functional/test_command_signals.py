@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,44 @@ BLOCKED = {
     "int": [2],
     "all": sorted(map(int, signal.valid_signals())),
 }
+
+
+def wait_until_it_hears(command: "subprocess.Popen[bytes]", number: int) -> None:
+    """From its main() on: it holds the signal back, or has a handler. Popen() returns when it is executed."""
+    deadline, bit = time.monotonic() + 60, 1 << number - 1
+    while True:
+        with open(f"/proc/{command.pid}/status") as status:
+            fields = dict(line.split(":\t", 1) for line in status if ":\t" in line)
+        if (int(fields["SigBlk"], 16) | int(fields["SigCgt"], 16)) & bit:
+            return
+        assert command.poll() is None and time.monotonic() < deadline, fields
+
+
+@pytest.mark.parametrize("front", [[], ["solo5-hvt"]], ids=["tender", "solo5-hvt"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_any_moment_of_the_start_has_the_same_end(
+    tender_cmd: list[str], guest: Guest, door: str, launcher: str, front: list[str], number: signal.Signals
+) -> None:
+    """From the first moment that the command can know of, in steps that cover the start and what follows."""
+    ends = set()
+    environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": door}
+    for step in range(24):
+        with subprocess.Popen(
+            [*tender_cmd, *front, str(guest("flood"))], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            env=environment,
+        ) as command:  # fmt: skip
+            try:
+                wait_until_it_hears(command, number)
+                at_ns = time.monotonic_ns() + step * step * 200_000
+                while time.monotonic_ns() < at_ns:
+                    pass
+                command.send_signal(number)
+                _, said = command.communicate(timeout=60)
+            finally:
+                command.kill()
+        ends.add((command.returncode, said.decode()))
+    assert ends == {(1, f"{front[0] if front else 'tender'}: Exiting on signal {number.value}\n")}
 
 
 def block(numbers: list[int]) -> Callable[[], object]:
