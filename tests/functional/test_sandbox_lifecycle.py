@@ -182,13 +182,18 @@ def test_the_children_of_the_program_itself_are_left_to_it(guest: Guest) -> None
     assert answers(text, guest("hello")) == ["[40, 41, 42, 43, 44]", "no others"]
 
 
-def test_a_terminals_stop_stops_the_guest_too_and_it_goes_on(guest: Guest, tender_cmd: list[str]) -> None:
+@pytest.mark.parametrize("front", [["run"], ["solo5-hvt"]], ids=["run", "solo5-hvt"])
+@pytest.mark.parametrize("launcher", ["native", "python"])
+def test_a_terminals_stop_stops_the_guest_too_and_it_goes_on(
+    guest: Guest, tender_cmd: list[str], launcher: str, front: list[str]
+) -> None:
     """As ^Z and `fg` do: the signal goes to the command, and its guest's process is the first of a pid namespace.
 
     A group of its own in this session, as a shell gives a job: in an orphaned one the kernel drops SIGTSTP.
     """
-    command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0) as running:
+    command = [*tender_cmd, *front, "--mem=8", str(guest("spin"))]
+    env = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": "sandbox"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, process_group=0, env=env) as running:
         try:
             assert running.stdout is not None and running.stdout.readline()
             program = support.sandbox_of(running.pid)
