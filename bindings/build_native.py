@@ -17,8 +17,12 @@ HEADERS = (
     HERE / "core" / "vm_types.h",
     HERE / "devices" / "device_types.h",
     HERE / "ends" / "end_types.h",
+    HERE / "include" / "owner_types.h",
     HERE / "include" / "native.h",
 )
+
+OPAQUE = "struct vm;\nstruct owned_vm;\nstruct owned_templates;\n"
+"""What Python has pointers to and does not look into."""
 
 
 def kvm_cdef() -> str:
@@ -29,12 +33,13 @@ def kvm_cdef() -> str:
 
 def declared() -> str:
     """All that cffi is told, apart from the kernel's part."""
-    return "".join(extract(header) for header in HEADERS[:-1]) + "struct vm;\n" + extract(HEADERS[-1])
+    return OPAQUE + "".join(extract(header) for header in HEADERS)
 
 
 ffibuilder = FFI()
 ffibuilder.cdef(declared())
 ffibuilder.cdef(kvm_cdef())
+ffibuilder.cdef('extern "Python" void run_started(uint64_t key);')  # vm.py: what a thread of Vm.start() does
 ffibuilder.set_source(
     "tender._native",
     """

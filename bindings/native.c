@@ -4,18 +4,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include "close_later.h"
 #include "console.h"
 #include "device.h"
 #include "ends.h"
 #include "guest_cpu.h"
-#include "patch.h"
+#include "owner.h"
 #include "reset_kvm.h"
 #include "ring.h"
 #include "run_kvm.h"
@@ -33,17 +28,6 @@ int tn_ioctl_ptr(int fd, unsigned long request, void *argument)
 {
     int answer = ioctl(fd, request, argument);
     return answer < 0 ? -errno : answer;
-}
-
-void *tn_map_shared(int fd, size_t bytes)
-{
-    void *address = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    return address == MAP_FAILED ? NULL : address;
-}
-
-int tn_unmap(void *address, size_t bytes)
-{
-    return munmap(address, bytes) < 0 ? -errno : 0;
 }
 
 int tn_elf_parse_fd(int fd, struct elf_image *image, struct elf_error *error)
@@ -80,57 +64,174 @@ uint64_t tn_template_bytes(const struct elf_image *image)
     return start_state_template_bytes(image);
 }
 
-int tn_template_load_fd(const struct elf_image *image, int fd, int template_fd, struct elf_error *error)
+/* 0; -errno; 1, *error is filled */
+static int load(struct image_handle *handle, const struct elf_image *image, struct byte_source *source,
+                struct elf_error *error)
+{
+    int fd;
+    int refused = owned_templates_make(handle, start_state_template_bytes(image), &fd);
+    if (refused)
+        return refused;
+    return start_state_load_segments(image, source, fd, error) < 0;
+}
+
+int tn_image_load_fd(struct image_handle *handle, const struct elf_image *image, int fd,
+                     struct elf_error *error)
 {
     struct byte_source source = byte_source_file(fd);
-    return start_state_load_segments(image, &source, template_fd, error);
+    return load(handle, image, &source, error);
 }
 
-int tn_template_load_bytes(const struct elf_image *image, const void *bytes, size_t size, int template_fd,
-                           struct elf_error *error)
+int tn_image_load_bytes(struct image_handle *handle, const struct elf_image *image, const void *bytes,
+                        size_t size, struct elf_error *error)
 {
     struct byte_source source = byte_source_memory(bytes, size);
-    return start_state_load_segments(image, &source, template_fd, error);
+    return load(handle, image, &source, error);
 }
 
-int tn_template_write_tables(const struct elf_image *image, int template_fd, uint64_t mem_bytes)
+int tn_image_template(struct image_handle *handle, const struct elf_image *image, uint64_t mem_bytes,
+                      int patched, struct descriptor *into, int *step)
 {
-    uint8_t *low = mmap(NULL, HVT_GUEST_MIN_GPA, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, 0);
-    if (low == MAP_FAILED)
+    return owned_template(handle, image, mem_bytes, patched, into, step);
+}
+
+void tn_image_close(struct image_handle *handle)
+{
+    owned_templates_close(handle);
+}
+
+int tn_descriptor_duplicate(int fd, struct descriptor *into)
+{
+    int made = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (made < 0)
         return -errno;
-    /* A copy of the template of another size has that one's. */
-    memset(low + HVT_PD_GPA, 0, HVT_PT_GPA - HVT_PD_GPA);
-    start_state_write_tables(low, mem_bytes, image->extensions);
-    munmap(low, HVT_GUEST_MIN_GPA);
+    into->fd = made;
     return 0;
 }
 
-int tn_template_seal(int template_fd)
+void tn_descriptor_close(struct descriptor *descriptor)
 {
-    int seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
-    return fcntl(template_fd, F_ADD_SEALS, seals) < 0 ? -errno : 0;
+    descriptor_close(descriptor);
 }
 
-struct vm *tn_vm_new(void)
+int tn_vm_make(struct vm_handle *handle)
 {
-    struct vm *vm = calloc(1, sizeof *vm);
-    if (!vm)
-        return NULL;
-    int error = vm_init(vm);
-    if (error < 0) {
-        free(vm);
-        errno = -error;
-        return NULL;
-    }
-    return vm;
+    return owned_vm_make(handle);
 }
 
-void tn_vm_free(struct vm *vm)
+int tn_vm_close(struct vm_handle *handle)
 {
-    if (!vm)
-        return;
-    vm_release(vm);
-    free(vm);
+    return owned_vm_close(handle);
+}
+
+void tn_vm_drop(struct vm_handle *handle)
+{
+    owned_vm_drop(handle);
+}
+
+int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
+{
+    return owned_vm_move(from, to);
+}
+
+struct vm *tn_vm(struct vm_handle *handle)
+{
+    return owned_vm(handle);
+}
+
+int tn_vm_add_sandbox(struct vm_handle *handle)
+{
+    return owned_vm_add_sandbox(handle);
+}
+
+int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor)
+{
+    return owned_vm_add_device(handle, number, descriptor);
+}
+
+int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor)
+{
+    return owned_vm_add_console(handle, descriptor);
+}
+
+int tn_kvm_open(struct vm_handle *handle, const char *path)
+{
+    return owned_kvm_open(handle, path);
+}
+
+int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu)
+{
+    return owned_kvm_create(handle, fd, request, is_vcpu);
+}
+
+void *tn_kvm_map_run(struct vm_handle *handle, size_t bytes)
+{
+    return owned_kvm_map_run(handle, bytes);
+}
+
+void tn_kvm_close(struct vm_handle *handle)
+{
+    owned_kvm_close(handle);
+}
+
+void tn_kvm_empty_kept(void)
+{
+    owned_kvm_empty_kept();
+}
+
+int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
+{
+    return owned_run_begin(handle, limit_ns, turn);
+}
+
+int tn_run(struct vm_handle *handle, struct run_report *report)
+{
+    return owned_run(handle, report);
+}
+
+void tn_run_leave(struct vm_handle *handle, const int *turn)
+{
+    owned_run_leave(handle, turn);
+}
+
+const void *tn_run_console(struct vm_handle *handle, const struct vm_event *event)
+{
+    struct sandbox *sandbox = owned_sandbox(handle);
+    if (sandbox)
+        return sandbox->mapping + SANDBOX_CONSOLE_OFFSET;
+    struct vm *vm = owned_vm(handle);
+    return vm ? vm->memory.hva + event->gpa : NULL;
+}
+
+int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
+             struct descriptor *done, int *turn)
+{
+    return owned_start(handle, limit_ns, key, body, done, turn);
+}
+
+int tn_stop(struct vm_handle *handle)
+{
+    return owned_stop(handle);
+}
+
+int tn_look(struct vm_handle *handle, struct vm_shared *copy)
+{
+    return owned_look(handle, copy);
+}
+
+int64_t tn_read(struct vm_handle *handle, gpa_t gpa, void *to, uint64_t len)
+{
+    return owned_read(handle, gpa, to, len);
+}
+
+int tn_pid(struct vm_handle *handle, int *pid)
+{
+    return owned_pid(handle, pid);
+}
+
+int tn_isolation(struct vm_handle *handle, uint32_t *layers)
+{
+    return owned_isolation(handle, layers);
 }
 
 struct vm_shared *tn_vm_shared(struct vm *vm)
@@ -160,11 +261,6 @@ uint64_t tn_vm_memory_bytes(struct vm *vm)
     return vm->memory.bytes;
 }
 
-void *tn_vm_memory(struct vm *vm)
-{
-    return vm->memory.hva;
-}
-
 void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
                            uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes)
 {
@@ -182,14 +278,18 @@ int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity
     return vm_attach_block(vm, handle, fd, capacity, read_only != 0);
 }
 
-int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error)
+static int keep(int fd, struct descriptor *into)
 {
-    return net_open_tap(name, offload != 0, mtu, error);
+    if (fd >= 0)
+        into->fd = fd;
+    return fd < 0 ? fd : 0;
 }
 
-void tn_net_leave_header(int fd)
+int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error,
+                    struct descriptor *into)
 {
-    net_leave_header(fd);
+    into->leave_header = offload;
+    return keep(net_open_tap(name, offload != 0, mtu, error), into);
 }
 
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error)
@@ -197,9 +297,9 @@ int tn_device_check_inherited(int fd, int is_net, struct device_error *error)
     return device_check_inherited(fd, is_net != 0, error);
 }
 
-int tn_net_duplicate(int fd, struct device_error *error)
+int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into)
 {
-    return net_duplicate(fd, error);
+    return keep(net_duplicate(fd, error), into);
 }
 
 int tn_net_choose_mac(uint8_t *mac)
@@ -207,9 +307,9 @@ int tn_net_choose_mac(uint8_t *mac)
     return net_choose_mac(mac);
 }
 
-int tn_file_open(const char *path, int use, struct device_error *error)
+int tn_file_open(const char *path, int use, struct device_error *error, struct descriptor *into)
 {
-    return file_open(path, (enum file_use)use, error);
+    return keep(file_open(path, (enum file_use)use, error), into);
 }
 
 int tn_file_check_output(int fd, struct device_error *error)
@@ -217,15 +317,16 @@ int tn_file_check_output(int fd, struct device_error *error)
     return file_check_output(fd, error);
 }
 
-int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error)
+int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error,
+                  struct descriptor *into)
 {
-    return block_open(path, read_only != 0, capacity, error);
+    return keep(block_open(path, read_only != 0, capacity, error), into);
 }
 
 int tn_block_duplicate(int fd, const char *shown, int read_only, uint64_t *capacity,
-                       struct device_error *error)
+                       struct device_error *error, struct descriptor *into)
 {
-    return block_duplicate(fd, shown, read_only != 0, capacity, error);
+    return keep(block_duplicate(fd, shown, read_only != 0, capacity, error), into);
 }
 
 int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
@@ -237,11 +338,6 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
 int tn_vm_set_console(struct vm *vm, int fd)
 {
     return console_set(vm, fd);
-}
-
-void tn_close_later(int fd)
-{
-    close_later(fd);
 }
 
 void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid)
@@ -257,11 +353,6 @@ const void *tn_kvm_msr_filter(void)
 int tn_kvm_set_memory(const struct vm *vm, int machine_fd)
 {
     return kvm_set_memory(vm, machine_fd);
-}
-
-void tn_vm_run_kvm(struct vm *vm, int vcpu_fd, void *kvm_run)
-{
-    kvm_run_loop(vm, vcpu_fd, kvm_run);
 }
 
 int tn_vm_keep(struct vm *vm, int template_fd)
@@ -283,11 +374,6 @@ int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, cons
                  const void *regs)
 {
     return kvm_reset(fresh, vcpu_fd, kvm_run, sregs, regs);
-}
-
-const struct vm_event *tn_vm_event(struct vm *vm)
-{
-    return vm->event;
 }
 
 void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, struct run_end *end)
@@ -320,75 +406,19 @@ const char *tn_system_call_name(uint32_t number, uint64_t arch)
     return system_call_name(number, arch);
 }
 
-struct sandbox *tn_sandbox_new(struct vm *vm)
-{
-    struct sandbox *sandbox = malloc(sizeof *sandbox);
-    if (!sandbox)
-        return NULL;
-    int error = sandbox_init(sandbox, vm);
-    if (error < 0) {
-        free(sandbox);
-        errno = -error;
-        return NULL;
-    }
-    return sandbox;
-}
-
-void tn_sandbox_free(struct sandbox *sandbox)
-{
-    if (!sandbox)
-        return;
-    sandbox_release(sandbox);
-    free(sandbox);
-}
-
-void tn_sandbox_write_boot_info(struct sandbox *sandbox, const struct elf_image *image,
+void tn_sandbox_write_boot_info(struct vm_handle *handle, const struct elf_image *image,
                                 const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
                                 const char *cmdline, size_t cmdline_bytes)
 {
-    start_state_write_boot_info(sandbox_boot_info(sandbox), image, manifest, mem_bytes, tsc_hz, 0, cmdline,
-                                cmdline_bytes);
+    start_state_write_boot_info(sandbox_boot_info(owned_sandbox(handle)), image, manifest, mem_bytes, tsc_hz,
+                                0, cmdline, cmdline_bytes);
 }
 
-int tn_sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
+int tn_sandbox_spawn(struct vm_handle *handle, const struct elf_image *image, int template_fd,
                      uint64_t mem_bytes, const char *program, const char *name, int namespaces_wanted)
 {
-    return sandbox_spawn(sandbox, image, template_fd, mem_bytes, program, name, namespaces_wanted);
-}
-
-void tn_sandbox_run(struct sandbox *sandbox)
-{
-    sandbox_run(sandbox);
-}
-
-int64_t tn_sandbox_read(struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len)
-{
-    return sandbox_read(sandbox, gpa, to, len);
-}
-
-const void *tn_sandbox_console(struct sandbox *sandbox)
-{
-    return sandbox->mapping + SANDBOX_CONSOLE_OFFSET;
-}
-
-uint32_t tn_sandbox_isolation(struct sandbox *sandbox)
-{
-    return sandbox_isolation(sandbox);
-}
-
-int tn_sandbox_pid(struct sandbox *sandbox)
-{
-    return sandbox->pidfd >= 0 ? sandbox->pid : -1;
-}
-
-int64_t tn_template_patch(const struct elf_image *image, int template_fd)
-{
-    return patch_sites(image, template_fd);
-}
-
-int tn_template_unpatch(const struct elf_image *image, int template_fd)
-{
-    return unpatch_sites(image, template_fd);
+    return sandbox_spawn(owned_sandbox(handle), image, template_fd, mem_bytes, program, name,
+                         namespaces_wanted);
 }
 
 void tn_tsc_sample(void)
@@ -406,24 +436,9 @@ uint32_t tn_tsc_source(void)
     return tsc_hz_source();
 }
 
-void tn_vm_stop(struct vm *vm)
-{
-    vm_stop(vm);
-}
-
 void tn_signals_hold(void)
 {
     vm_hold_signals();
-}
-
-void tn_signals_release(void)
-{
-    vm_release_signals();
-}
-
-void tn_vm_signals_elsewhere(struct vm *vm)
-{
-    vm->signals_elsewhere = true;
 }
 
 uint64_t tn_monotonic_ns(void)

@@ -6,20 +6,19 @@ A template holds everything of the first instruction's state that VMs of one ima
 segments, page tables, GDT. It is sealed, so nothing can change it under a running VM.
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
-from _thread import allocate_lock
-
 from tender.config import path_text
-from tender.errors import ConfigError, HostError, ImageError
+from tender.errors import ConfigError, ImageError
 from tender.native import (
     CData,
     ParsedElf,
     Segment,
-    check,
+    descriptor,
     ffi,
+    host_error,
     image_error,
+    image_handle,
     lib,
-    open_file,
+    open_into,
     parse_elf_bytes,
     parse_elf_fd,
 )
@@ -43,7 +42,14 @@ class Device(Value):
         self._set(name=name, kind=kind, handle=handle)
 
 
-_EFBIG = 27
+_EFBIG, _ESTALE = 27, 116
+_STEPS = {
+    lib.TEMPLATE_STEP_COPY: "copying the template",
+    lib.TEMPLATE_STEP_UNPATCH: "undoing the patches",
+    lib.TEMPLATE_STEP_TABLES: "page tables",
+    lib.TEMPLATE_STEP_PATCH: "patching hypercall sites",
+    lib.TEMPLATE_STEP_SEAL: "sealing the template",
+}
 _KINDS = {1: "block", 2: "net"}
 _EXTENSIONS = (
     (lib.TENDER_FEATURE_GATE, "gate"),
@@ -59,7 +65,7 @@ class Image(Owner):
     `Image.open(path)` and `Image.from_bytes(data)` make one. VMs already made keep running after close().
     """
 
-    def __init__(self, name: str, elf: ParsedElf, base_fd: int) -> None:
+    def __init__(self, name: str, elf: ParsedElf, handle: CData) -> None:
         self.name = name
         self.elf = elf
         self.entry = elf.entry
@@ -73,11 +79,8 @@ class Image(Owner):
             for i, (device, kind) in enumerate(elf.devices, start=1)
             if kind < lib.MFT_RESERVED_FIRST
         )
-        self._base_fd = base_fd  # segments only; becomes the first template
-        self._base_patched = False
+        self._handle = handle
         self._fits: set[int] = set()  # bytes of memory found to be enough
-        self._templates: dict[tuple[int, bool], int] = {}  # bytes of memory, for the sandbox: memfd
-        self._lock = allocate_lock()
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -88,17 +91,17 @@ class Image(Owner):
     def open(cls, path: "str | os.PathLike[str]") -> "Image":
         """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it; HostError."""
         name = path_text("Image.open: path", path)
-        fd, why, errno, hint = open_file(name, lib.FILE_IMAGE)
-        if fd < 0:
+        file = descriptor()
+        why, errno, hint = open_into(file, name, lib.FILE_IMAGE)
+        if why:
             raise ImageError(why, file=name, code="image-open", hint=hint or _open_hint(name, errno))
         try:
-            elf = parse_elf_fd(fd, name)
-            error_out = ffi.new("struct elf_error *")
+            elf = parse_elf_fd(file.fd, name)
             return cls._load(
-                name, elf, error_out, lambda template: lib.tn_template_load_fd(elf.c, fd, template, error_out)
+                name, elf, lambda handle, error: lib.tn_image_load_fd(handle, elf.c, file.fd, error)
             )
         finally:
-            posix.close(fd)
+            lib.tn_descriptor_close(file)
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "<bytes>") -> "Image":
@@ -111,25 +114,26 @@ class Image(Owner):
                 hint="for a file, Image.open(path)",
             )
         elf = parse_elf_bytes(data, name)
-        error_out = ffi.new("struct elf_error *")
         buffer = ffi.from_buffer(data)
         return cls._load(
             name,
             elf,
-            error_out,
-            lambda template: lib.tn_template_load_bytes(elf.c, buffer, len(data), template, error_out),
+            lambda handle, error: lib.tn_image_load_bytes(handle, elf.c, buffer, len(data), error),
         )
 
     @classmethod
-    def _load(cls, name: str, elf: ParsedElf, error_out: CData, load: "Callable[[int], int]") -> "Image":
-        fd = _memfd(lib.tn_template_bytes(elf.c))
-        try:
-            if load(fd) < 0:
-                raise image_error(error_out, name)
-            return cls(name, elf, fd)
-        except BaseException:
-            posix.close(fd)
-            raise
+    def _load(cls, name: str, elf: ParsedElf, load: "Callable[[CData, CData], int]") -> "Image":
+        handle, error = image_handle(), ffi.new("struct elf_error *")
+        answer = load(handle, error)
+        if answer > 0:
+            raise image_error(error, name)
+        if answer < 0:
+            raise host_error(
+                f"image: no file in memory of {lib.tn_template_bytes(elf.c)} bytes",
+                -answer,
+                hint="the limit on the size of files counts here too: ulimit -f" if answer == -_EFBIG else "",
+            )
+        return cls(name, elf, handle)
 
     def check_fits(self, mem_bytes: int) -> None:
         """Raises ImageError if entry, segments or bss lie outside `mem_bytes` of guest memory."""
@@ -143,56 +147,36 @@ class Image(Owner):
             raise raised
         self._fits.add(mem_bytes)
 
-    def template_fd(self, mem_bytes: int, *, patched: bool = False) -> int:
-        """A sealed memfd to map privately at 0, for VMs of this much memory; it stays the image's.
+    def template(self, mem_bytes: int, *, patched: bool = False) -> CData:
+        """A `struct descriptor *` of a sealed memfd to map privately at 0, for VMs of this much memory.
 
         patched  one for the sandbox, whose hypercall sites are jumps
 
         Raises ImageError if the image does not fit or is closed, HostError.
         """
-        with self._lock:
-            if self._base_fd < 0:
-                raise ImageError("the image is closed", file=self.name, code="image-closed")
-            found = self._templates.get((mem_bytes, patched))
-            if found is not None:
-                return found
+        if not self._closed:
             self.check_fits(mem_bytes)
-            fd = self._base_fd
-            if self._templates:
-                fd = _copy(fd, lib.tn_template_bytes(self.elf.c))
-            else:
-                self._base_patched = patched
-            self._make_template(fd, mem_bytes, patched)
-            self._templates[mem_bytes, patched] = fd
-            return fd
+        template, step = descriptor(), ffi.new("int *")
+        answer = lib.tn_image_template(self._handle, self.elf.c, mem_bytes, patched, template, step)
+        if answer == -_ESTALE:
+            raise ImageError("the image is closed", file=self.name, code="image-closed")
+        if answer < 0:
+            raise host_error(f"image: {_STEPS[step[0]]}", -answer)
+        return template
 
-    def _make_template(self, fd: int, mem_bytes: int, patched: bool) -> None:
-        """What the base, or a copy of it, lacks of a template."""
-        if self._templates and self._base_patched and not patched:
-            check(lib.tn_template_unpatch(self.elf.c, fd), "undoing the patches")
-        check(lib.tn_template_write_tables(self.elf.c, fd, mem_bytes), "page tables")
-        if patched and not (self._templates and self._base_patched):
-            check(lib.tn_template_patch(self.elf.c, fd), "patching hypercall sites")
-        check(lib.tn_template_seal(fd), "sealing the template")
+    @property
+    def _closed(self) -> bool:
+        return bool(self._handle.owned == ffi.NULL)
 
     def close(self) -> None:
-        """Releases the templates; VMs that run keep their memory. Idempotent."""
-        with self._lock:
-            fds = {self._base_fd, *self._templates.values()} - {-1}
-            self._base_fd = -1
-            self._templates = {}
-        for fd in fds:
-            posix.close(fd)
+        """Releases the templates; VMs that are made or run keep what they have of them. Any thread; idempotent."""
+        lib.tn_image_close(self._handle)
 
     def __enter__(self) -> "Image":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_base_fd", -1) >= 0:
-            self.close()
 
     def __repr__(self) -> str:
         return f"Image({self.name!r}, entry={self.entry:#x}, devices={[d.name for d in self.devices]})"
@@ -212,39 +196,3 @@ def _open_hint(name: str, errno: int) -> str:
     if errno == 2 and "/" not in name:
         return f"there is no {name} in this directory; give the path of a unikernel ELF"
     return ""
-
-
-def _memfd(size: int) -> int:
-    fd = -1
-    try:
-        fd = posix.memfd_create("tender-image", posix.MFD_CLOEXEC | posix.MFD_ALLOW_SEALING)
-        posix.ftruncate(fd, size)
-    except OSError as error:
-        if fd >= 0:
-            posix.close(fd)
-        raise HostError(
-            f"image: no file in memory of {size} bytes: {error.strerror}",
-            errno=error.errno or 0,
-            hint="the limit on the size of files counts here too: ulimit -f" if error.errno == _EFBIG else "",
-        ) from error
-    return fd
-
-
-def _copy(source: int, size: int) -> int:
-    """A new memfd with the bytes of `source`, holes kept out of memory."""
-    fd = _memfd(size)
-    try:
-        at = 0
-        while at < size:
-            try:
-                at = posix.lseek(source, at, posix.SEEK_DATA)
-            except OSError:
-                break
-            end = posix.lseek(source, at, posix.SEEK_HOLE)
-            while at < end:
-                piece = posix.pread(source, min(end - at, 1 << 20), at)
-                at += posix.pwrite(fd, piece, at)
-    except BaseException:
-        posix.close(fd)
-        raise
-    return fd

@@ -19,14 +19,18 @@ __all__ = [
     "ParsedElf",
     "Segment",
     "check",
+    "descriptor",
     "ffi",
     "host_error",
     "image_error",
+    "image_handle",
     "lib",
     "open_file",
+    "open_into",
     "parse_elf_bytes",
     "query_abi_fd",
     "query_manifest_fd",
+    "vm_handle",
 ]
 
 
@@ -43,6 +47,26 @@ def check(answer: int, what: str) -> int:
 
 
 lib.tn_tsc_sample()  # at import, because a microsecond now may save five thousand later (sandbox/tsc.h)
+
+# An exception may come between any two instructions, a KeyboardInterrupt for one. What a call returns may then never
+# reach the name it is for. So what has to be given back is obtained into a structure that is there already, by one call
+# of C, and is given back at the latest when the last reference to the structure goes (bindings/owner.h).
+
+
+def descriptor() -> CData:
+    """A `struct descriptor *` that is not open yet."""
+    return ffi.gc(ffi.new("struct descriptor *", (-1,)), lib.tn_descriptor_close)
+
+
+def vm_handle() -> CData:
+    """A `struct vm_handle *` of nothing."""
+    return ffi.gc(ffi.new("struct vm_handle *"), lib.tn_vm_drop)
+
+
+def image_handle() -> CData:
+    """A `struct image_handle *` of nothing."""
+    return ffi.gc(ffi.new("struct image_handle *"), lib.tn_image_close)
+
 
 _CODES = {1: "image-file", 2: "image-note", 3: "image-abi", 4: "image-manifest", 5: "image-too-large"}
 
@@ -66,20 +90,27 @@ OUTPUT_HINT = "give a file, a pipe, a connected socket or a terminal"
 
 
 def open_file(path: str, use: int) -> "tuple[int, str, int, str]":
-    """A descriptor of the file for `use`, of enum file_use, and nothing else; or -1, why not, errno, and a way out.
+    """For the command: a descriptor that is the caller's, and what open_into() says; or -1."""
+    file = descriptor()
+    refused = open_into(file, path, use)
+    fd, file.fd = int(file.fd), -1
+    return fd, *refused
+
+
+def open_into(into: CData, path: str, use: int) -> "tuple[str, int, str]":
+    """Opens the file for `use`, of enum file_use, into a `struct descriptor *`. Else: why not, errno, and a way out.
 
     Never waits: what a FIFO without its other side would do is among the reasons.
     """
     error = ffi.new("struct device_error *")
-    fd: int = lib.tn_file_open(path.encode("utf-8", "surrogateescape"), use, error)
-    if fd >= 0:
-        return fd, "", 0, ""
+    if lib.tn_file_open(path.encode("utf-8", "surrogateescape"), use, error, into) == 0:
+        return "", 0, ""
     from tender.printable import quoted
 
     hint = _FILE_HINTS.get(error.problem, "").format(path=quoted(path))
     if error.problem == lib.DEVICE_FILE_KIND and use != lib.FILE_IMAGE:
         hint = OUTPUT_HINT
-    return -1, ffi.string(error.text).decode(), error.os_error, hint
+    return ffi.string(error.text).decode(), error.os_error, hint
 
 
 class Segment(Value):

@@ -9,7 +9,6 @@ again: the pool holds fresh processes that wait to be told to go.
 """
 
 import posix
-from _thread import allocate_lock
 
 from tender.backend import check_backend
 from tender.config import VmConfig
@@ -17,7 +16,7 @@ from tender.errors import ConfigError, TenderError, VmStateError
 from tender.image import check_image
 from tender.native import lib
 from tender.values import Owner
-from tender.vm import CAPTURE, Vm, checked_config, seconds
+from tender.vm import _ECHILD, _ESTALE, CAPTURE, Vm, checked_config, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,20 +55,19 @@ class VmPool(Owner):
         check_backend(backend)
         self.image, self.config, self.size = image, checked_config("VmPool", config), size
         self._console, self._backend = console, backend
-        self._lock = allocate_lock()
         self._closed = False
         try:
             for _ in range(size):
                 self._idle.append(self._make())
         except BaseException:
-            self.close()
+            self.close()  # at once: the exception's traceback may keep this object
             raise
 
     def _make(self) -> Vm:
         vm = Vm(self.image, self.config, console=self._console, backend=self._backend)
         try:
             assert vm._door is not None
-            vm._reusable = vm._door.keep(vm._c, self.image)
+            vm._reusable = vm._door.keep(self.image)
         except BaseException:
             vm.close()
             raise
@@ -82,20 +80,18 @@ class VmPool(Owner):
         what Vm() raises.
         """
         config = self.config if args is None else self.config.with_args(args)
-        with self._lock:
-            if self._closed:
-                raise VmStateError("the VmPool is closed")
-            if posix.getpid() != self._pid:
-                raise VmStateError("the VmPool was created before fork(): make one in this process")
-            made = self._idle.pop() if self._idle else None
+        if self._closed:
+            raise VmStateError("the VmPool is closed")
+        if posix.getpid() != self._pid:
+            raise VmStateError("the VmPool was created before fork(): make one in this process")
         start_ns = lib.tn_monotonic_ns()
-        made = made or self._make()
         vm = _Taken.__new__(_Taken)
-        made._hand_over(vm)
+        while (self._take_idle() or self._make())._hand_over(vm):
+            pass  # close() of the pool was there first
         vm._pool, vm._start_ns, vm.config = self, start_ns, config
         if config is not self.config:
             assert vm._door is not None
-            vm._door.write_boot_info(vm._c, self.image, vm._manifest, config.cmdline)
+            vm._door.write_boot_info(self.image, vm._manifest, config.cmdline)
         vm._created_ns = lib.tn_monotonic_ns()
         return vm
 
@@ -107,63 +103,55 @@ class VmPool(Owner):
         with self.take(args) as vm:
             return vm.run(timeout)
 
-    def _give_back(self, used: Vm) -> None:
-        """A machine whose run is over, or that never ran, becomes an idle one, or is closed."""
-        fresh = Vm.__new__(Vm)
-        used._hand_over(fresh)
-        fresh.config = self.config
-        kept = False
+    def _take_idle(self) -> "Vm | None":
         try:
-            if self._wanted():
-                fresh = self._renew(fresh)
-                with self._lock:
-                    kept = not self._closed and len(self._idle) < self.size
-                    if kept:
-                        self._idle.append(fresh)
-        except TenderError:
-            pass  # this host refused: the next take() makes a machine, or says why it cannot
-        finally:
-            if not kept:
-                fresh.close()
+            return self._idle.pop()  # one call: two threads never have the same
+        except IndexError:
+            return None
 
-    def _wanted(self) -> bool:
-        with self._lock:
-            return not self._closed and len(self._idle) < self.size
+    def _give_back(self, fresh: Vm) -> None:
+        """A machine whose run is over, or that never ran, becomes an idle one, or is closed."""
+        fresh.config = self.config
+        try:
+            if not self._closed and len(self._idle) < self.size:
+                fresh = self._renew(fresh)
+                self._idle.append(fresh)
+            else:
+                fresh.close()
+        except TenderError:
+            fresh.close()  # this host refused: the next take() makes a machine, or says why it cannot
+        self._keep_to_size()  # several threads may have found room for one
+
+    def _keep_to_size(self) -> None:
+        while len(self._idle) > (0 if self._closed else self.size):
+            extra = self._take_idle()
+            if extra is not None:
+                extra.close()
 
     def _renew(self, vm: Vm) -> Vm:
         if not vm._reusable:
             vm.close()  # first: its devices are the next one's
             return self._make()
         assert vm._door is not None
-        vm._door.reset(vm._c)
-        vm._door.write_boot_info(vm._c, self.image, vm._manifest, self.config.cmdline)
+        vm._door.reset()
+        vm._door.write_boot_info(self.image, vm._manifest, self.config.cmdline)
         return vm
 
     @property
     def idle(self) -> int:
         """How many wait to be taken."""
-        with self._lock:
-            return len(self._idle)
+        return len(self._idle)
 
     def close(self) -> None:
-        """Closes the idle VMs; those taken go on, and are closed when they are given back. Idempotent."""
-        if posix.getpid() != self._pid:
-            self._lock = allocate_lock()  # a forked child: a thread that is not here may hold the parent's
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for vm in idle:
-            vm.close()
+        """Closes the idle VMs; those taken go on, and are closed when they are given back. Idempotent; any thread."""
+        self._closed = True
+        self._keep_to_size()
 
     def __enter__(self) -> "VmPool":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.idle} of {self.size} idle"
@@ -175,5 +163,9 @@ class _Taken(Vm):
 
     _pool: VmPool
 
-    def _release(self) -> None:
-        self._pool._give_back(self)
+    def _release(self) -> int:
+        fresh = Vm.__new__(Vm)
+        answer = self._hand_over(fresh)
+        if answer == 0:
+            self._pool._give_back(fresh)
+        return super()._release() if answer == -_ECHILD else 0 if answer == -_ESTALE else answer

@@ -7,24 +7,24 @@ Vm(image, config)   attaches every device, makes the machine: all errors of set-
 """
 
 import posix  # not os: its ABCs cost a tenth of the command's start
-from _thread import TIMEOUT_MAX, RLock, allocate_lock, start_new_thread
+from _thread import TIMEOUT_MAX
 
 from tender.backend import check_backend, create
-from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig, descriptor, path_text
-from tender.errors import ConfigError, DeviceError, HostError, TenderError, VmStateError
+from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig, path_text
+from tender.config import descriptor as config_descriptor
+from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
-from tender.native import CData, ffi, lib, open_file
+from tender.native import CData, descriptor, ffi, host_error, lib, open_into, vm_handle
 from tender.values import Owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-    from typing import Final, Literal
+    from typing import Final, Literal, Self
 
     from tender.backend import Door
-    from tender.devices.block import BlockAttachment, Patience
-    from tender.devices.tap import NetAttachment
+    from tender.devices.block import Patience
     from tender.result import BootTimeline, Counters, VmResult
 
     Console = int | os.PathLike[str] | Callable[[bytes], object] | Literal["capture", "discard"]
@@ -36,6 +36,25 @@ DISCARD: "Final" = "discard"
 """console=DISCARD: the console goes nowhere."""
 
 _CAPTURE_MAX = 1 << 20
+_POLL_MAX_S = 1e6
+_EPERM, _ECHILD, _EAGAIN, _EBUSY, _EDEADLK, _EALREADY, _EINPROGRESS, _ESTALE = (
+    1,
+    10,
+    11,
+    16,
+    35,
+    114,
+    115,
+    116,
+)
+_STATES = {
+    _ESTALE: "the Vm is closed",
+    _ECHILD: "the Vm was created before fork(): KVM binds it to the process that made it",
+    _EBUSY: "the Vm is inside run() on another thread: call stop() and let run() return",
+    _EDEADLK: "the Vm is inside run() on this thread: return from the console callable first",
+    _EALREADY: "a Vm runs once; make another from the same Image",
+}
+"""What bindings/owner.h answers where a Vm is not in a state for what is asked of it."""
 
 
 class Vm(Owner):
@@ -60,21 +79,17 @@ class Vm(Owner):
         console: "Console" = 1,
         backend: str = "auto",
     ) -> None:
-        self._closed = True  # until there is something to close
         self._start_ns: int = lib.tn_monotonic_ns()
+        self._handle = vm_handle()  # all that must be given back
         check_image("Vm", image)
         self.config = config = checked_config("Vm", config)
         self.image_name = image.name
-        self._lock = RLock()  # a signal handler may call stop() while this thread holds it
-        self._state = "new"  # new, running, ended
-        self._pid = posix.getpid()
-        self._timed_out = False
+        self._state = "new"  # new, running, ended: for people; what may be done is decided in C
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
-        self._ended = allocate_lock()  # held from start() until the run is over
         self._door: Door | None = None
-        self._attachments: list[NetAttachment | BlockAttachment] = []
-        self._console_fd = -1  # ours to close
+        self._pid = posix.getpid()
+        self._done = descriptor()  # readable once the thread of start() is done
         self._captured: bytearray | None = None
         self._captured_lost = 0
         self._on_console: Callable[[bytes], object] | None = None
@@ -85,17 +100,16 @@ class Vm(Owner):
 
             attachments = match(image.name, image.devices, config)
         self._reusable = False  # pool.py: its machine can be reset
-        self._c = lib.tn_vm_new()
-        if self._c == ffi.NULL:
-            raise TenderError("no memory for a VM")
-        self._closed = False
+        refused = lib.tn_vm_make(self._handle)
+        if refused:
+            raise host_error("a VM cannot be made", -refused)
         try:
             self._set_console(console)
             self._manifest = manifest = self._attach(image, attachments)
             image.check_fits(config.mem_bytes)
             self._door = create(
                 backend,
-                self._c,
+                self._handle,
                 image=image,
                 mem_bytes=config.mem_bytes,
                 manifest=manifest,
@@ -109,7 +123,7 @@ class Vm(Owner):
             # from now, when other files are in their place, or when no descriptor is left to read them with.
             from tender import outcome  # noqa: F401
         except BaseException:
-            self.close()
+            lib.tn_vm_close(self._handle)  # at once: the exception's traceback may keep this object
             raise
         self.backend = self._door.name
         self.fallback = self._door.fallback
@@ -118,7 +132,8 @@ class Vm(Owner):
 
     def _check_layers(self, required: tuple[str, ...]) -> None:
         assert self._door is not None
-        missing = [name for name in LAYERS if name in required and name not in self._door.isolation]
+        stand = self.isolation
+        missing = [name for name in LAYERS if name in required and name not in stand]
         if missing:
             cure = lib.tn_isolation_cure(LAYERS.index(missing[0]), self._door.name == "kvm")
             raise HostError(
@@ -135,9 +150,9 @@ class Vm(Owner):
             self._captured = bytearray()
             self._on_console = self._capture
         elif isinstance(console, int) and not isinstance(console, bool):
-            fd = descriptor("console", console)
+            fd = config_descriptor("console", console)
         elif hasattr(type(console), "__fspath__"):
-            fd = self._console_fd = self._open_console(path_text("console", console))
+            fd = self._open_console(path_text("console", console))
         elif callable(console):
             self._on_console = console
         else:
@@ -145,17 +160,17 @@ class Vm(Owner):
                 f"console: {console!r} is not a descriptor, a path object, a callable, CAPTURE or DISCARD",
                 hint="for a file, give pathlib.Path(name)",
             )
-        answer = lib.tn_vm_set_console(self._c, fd)
+        answer = lib.tn_vm_set_console(lib.tn_vm(self._handle), fd)
         if answer < 0:
-            raise DeviceError(
-                f"console: {console}: {posix.strerror(-answer)}", errno=-answer, code="device-console"
-            )
+            raise _console_error(console, -answer)
 
-    @staticmethod
-    def _open_console(path: str) -> int:
-        fd, why, errno, hint = open_file(path, lib.FILE_CONSOLE)
-        if fd < 0:
+    def _open_console(self, path: str) -> int:
+        file = descriptor()
+        why, errno, hint = open_into(file, path, lib.FILE_CONSOLE)
+        if why:
             raise DeviceError(f"console: {path}: {why}", errno=errno, code="device-console", hint=hint)
+        fd: int = file.fd
+        lib.tn_vm_add_console(self._handle, file)
         return fd
 
     def _capture(self, data: bytes) -> None:
@@ -190,8 +205,10 @@ class Vm(Owner):
         from tender.devices import tap
 
         net = tap.attach(device, offload=offload)
-        self._attachments.append(net)
-        self._checked(declared.name, lib.tn_vm_attach_net(self._c, declared.handle, net.fd, offload))
+        fd = net.fd
+        self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, net.owner))
+        vm = lib.tn_vm(self._handle)
+        self._attached(declared.name, lib.tn_vm_attach_net(vm, declared.handle, fd, offload))
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
 
@@ -206,14 +223,15 @@ class Vm(Owner):
         from tender.devices import block
 
         disk = block.attach(declared.name, device, patience)
-        self._attachments.append(disk)
-        answer = lib.tn_vm_attach_block(self._c, declared.handle, disk.fd, disk.capacity, disk.read_only)
-        self._checked(declared.name, answer)
+        fd, vm = disk.fd, lib.tn_vm(self._handle)
+        self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, disk.owner))
+        answer = lib.tn_vm_attach_block(vm, declared.handle, fd, disk.capacity, disk.read_only)
+        self._attached(declared.name, answer)
         entry.u.block.capacity = disk.capacity
         entry.u.block.block_size = disk.sector_size
 
     @staticmethod
-    def _checked(name: str, answer: int) -> None:
+    def _attached(name: str, answer: int) -> None:
         if answer < 0:
             raise DeviceError(f"{name}: {posix.strerror(-answer)}", errno=-answer)
 
@@ -227,167 +245,125 @@ class Vm(Owner):
         Raises VmStateError if it was run before, and whatever the console callable or a signal handler
         raised (the VM is then ended).
         """
-        timeout = seconds("timeout", timeout)
-        self._begin()
+        limit_ns = nanoseconds("timeout", timeout)
+        turn = ffi.new("int *")
         try:
-            result = self._run(timeout)
-        finally:
-            self._state = "ended"
-        self._result = result
-        return result
-
-    def _begin(self) -> None:
-        self._check_usable()
-        with self._lock:
-            self._check_usable()
-            if self._state != "new":
-                raise VmStateError("a Vm runs once; make another from the same Image")
+            self._checked(lib.tn_run_begin(self._handle, limit_ns, turn))
             self._state = "running"
+            self._result = result = self._run()
+            self._state = "ended"
+            return result
+        except BaseException:
+            lib.tn_run_leave(self._handle, turn)
+            if turn[0]:
+                self._state = "ended"
+            raise
 
-    def _is_in_fork(self) -> bool:
-        """Whether this process is a forked child of the one that made the VM: all of it is the parent's."""
-        return posix.getpid() != self._pid
+    def _run(self) -> "VmResult":
+        report = ffi.new("struct run_report *")
+        event = ffi.addressof(report, "event")
+        while True:
+            lib.tn_signals_hold()  # what was caught before is raised at the latest on the way into tn_run()
+            answer = lib.tn_run(self._handle, report)
+            if answer == -_ECHILD:
+                raise VmStateError(
+                    "fork() inside run(): the guest is the parent's; a child ends with os._exit()"
+                )
+            self._checked(answer)
+            if event.kind == lib.EVENT_CONSOLE:
+                assert self._on_console is not None
+                self._on_console(ffi.buffer(lib.tn_run_console(self._handle, event), event.len)[:])
+            elif event.kind == lib.EVENT_SETUP_FAILED:
+                from tender.backend.sandbox import setup_failed
 
-    def _check_usable(self) -> None:
-        if self._closed:
-            raise VmStateError("the Vm is closed")
-        if self._is_in_fork():
-            raise VmStateError("the Vm was created before fork(): KVM binds it to the process that made it")
+                raise setup_failed(event.number, event.os_error)
+            elif report.over:
+                return self._make_result(report)
 
-    def _hand_over(self, to: "Vm") -> None:
+    @staticmethod
+    def _checked(answer: int) -> None:
+        """Raises VmStateError or HostError for an answer of owner.h that is none."""
+        if -answer in _STATES:
+            raise VmStateError(_STATES[-answer])
+        if answer < 0:
+            hint = "threads count as processes: ulimit -u" if answer == -_EAGAIN else ""
+            raise host_error("the run's thread cannot be had", -answer, hint=hint)
+
+    def _hand_over(self, to: "Vm") -> int:
         """Everything that a Vm owns goes to another, whose constructor was not run; this one is closed then."""
-        with self._lock:
+        handle = vm_handle()
+        answer: int = lib.tn_vm_move(self._handle, handle)
+        if answer == 0:
             to.__dict__.update(self.__dict__)
-            to._lock = RLock()
-            to._ended = allocate_lock()
+            to._handle = handle
+            assert to._door is not None
+            to._door.handle = handle
             to._state = "new"
-            to._timed_out = False
+            to._done = descriptor()
             to._result = to._failure = None
-            to._closed, self._closed = False, True
-            self._door, self._c, self._attachments, self._console_fd = None, ffi.NULL, [], -1
-        if to._captured is not None:
-            to._captured, to._captured_lost = bytearray(), 0
-            to._on_console = to._capture
-
-    def _run(self, timeout: "float | None") -> "VmResult":
-        assert self._door is not None
-        event = lib.tn_vm_event(self._c)
-        over = None if timeout is None else self._watch(timeout)
-        try:
-            while True:
-                if self._is_in_fork():
-                    raise VmStateError(
-                        "fork() inside run(): the guest is the parent's; a child ends with os._exit()"
-                    )
-                self._run_held()
-                if event.kind == lib.EVENT_CONSOLE:
-                    assert self._on_console is not None
-                    self._on_console(self._door.console(self._c, event.gpa, event.len))
-                elif event.kind == lib.EVENT_SETUP_FAILED:
-                    from tender.backend.sandbox import setup_failed
-
-                    raise setup_failed(event.number, event.os_error)
-                elif event.kind != lib.EVENT_INTERRUPTED:
-                    return self._make_result(event)
-        finally:
-            if over is not None:
-                over.release()
-
-    def _run_held(self) -> None:
-        """The door's run(). A signal that comes between Python's last look and the run's own wait is for the wait."""
-        assert self._door is not None
-        try:
-            lib.tn_signals_hold()  # what was caught before is raised at the latest on the way into run()
-            self._door.run(self._c)
-        finally:
-            lib.tn_signals_release()
-
-    def _watch(self, timeout: float) -> "CData":
-        """A thread that stops the VM after `timeout` seconds, unless the lock it returns is released first."""
-        over = allocate_lock()
-        over.acquire()
-        done = allocate_lock()
-        done.acquire()
-
-        def wait() -> None:
-            if not over.acquire(timeout=max(0.0, timeout)):
-                with self._lock:
-                    self._timed_out = True
-                    if not self._closed:
-                        lib.tn_vm_stop(self._c)
-            done.release()
-
-        lib.tn_signals_hold()
-        try:
-            start_new_thread(wait, ())
-        finally:
-            lib.tn_signals_release()
-        return _Watch(over, done)
+            if to._captured is not None:
+                to._captured, to._captured_lost = bytearray(), 0
+                to._on_console = to._capture
+        return answer
 
     def stop(self) -> None:
         """Ends the guest soon, wherever it is: computing, waiting in poll, writing to a full pipe.
 
         Any thread, any time; does not wait. Before run(), the run ends at once. After the end, nothing.
         """
-        if self._is_in_fork():  # before the lock: a thread that is not here may have held it at fork()
-            return
-        with self._lock:
-            if not self._closed:
-                lib.tn_vm_stop(self._c)
+        lib.tn_stop(self._handle)
 
     def start(self, timeout: "float | None" = None) -> None:
-        """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run()."""
-        timeout = seconds("timeout", timeout)
-        self._begin()
-        lib.tn_vm_signals_elsewhere(self._c)
-        self._ended.acquire()
-
-        claimed = allocate_lock()  # by the thread, or by an exception that came before the thread began
-
-        def body() -> None:
-            if not claimed.acquire(False):
-                return
-            try:
-                self._result = self._run(timeout)
-            except BaseException as error:
-                self._failure = error
-            finally:
-                self._state = "ended"
-                self._ended.release()
-
+        """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run(), HostError."""
+        limit_ns = nanoseconds("timeout", timeout)
+        ffi.def_extern(name="run_started")(_run_started)
+        turn = ffi.new("int *")
+        key = id(turn)
         try:
-            start_new_thread(body, ())
+            _STARTED[key] = (self, turn)
+            self._checked(lib.tn_start(self._handle, limit_ns, key, lib.run_started, self._done, turn))
         except BaseException:
-            if claimed.acquire(False):
-                self._state = "ended"
-                self._ended.release()
+            if not turn[0]:  # there is no thread that takes it
+                _STARTED.pop(key, None)
             raise
 
     def wait(self, timeout: "float | None" = None) -> "VmResult | None":
         """The result once the guest has ended; None if `timeout` seconds pass first (it goes on).
 
-        Raises what the console callable raised, and VmStateError if the VM was never started.
+        Raises what the console callable raised, and VmStateError if the VM was not started by start().
         """
-        timeout = seconds("wait", timeout)
-        if self._state == "new":
-            raise VmStateError("the Vm was not started")
-        if self._is_in_fork():
+        limit = seconds("wait", timeout)
+        if posix.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
-        if self._state != "ended":  # a wait() that was interrupted may have left the lock held
-            if not self._ended.acquire(timeout=-1 if timeout is None else timeout):
+        if self._result is None and self._failure is None:
+            done = self._done  # close() may put another there, but does not close this one
+            if done.fd < 0:
+                raise VmStateError(self._no_wait())
+            if not _readable(done.fd, limit):
                 return None
-            self._ended.release()
         if self._failure is not None:
             raise self._failure
         return self._result
 
+    def _no_wait(self) -> str:
+        if self._closed:
+            return _STATES[_ESTALE]
+        return (
+            "the Vm was not started"
+            if self._state == "new"
+            else "the Vm is inside run(), which returns its result"
+        )
+
+    @property
+    def _closed(self) -> bool:
+        return bool(self._handle.owned == ffi.NULL)
+
     @property
     def pid(self) -> int:
         """The process that the guest runs in: this one behind KVM, else the sandbox's (-1 when that is gone)."""
-        with self._lock:
-            self._check_usable()
-            assert self._door is not None
-            return self._door.pid
+        pid = ffi.new("int *")
+        self._checked(lib.tn_pid(self._handle, pid))
+        return int(pid[0])
 
     @property
     def isolation(self) -> tuple[str, ...]:
@@ -396,29 +372,29 @@ class Vm(Owner):
         Of "user-namespace", "network-namespace", "mount-namespace", "pid-namespace", "ipc-namespace", "empty-root",
         "landlock", "seccomp-filter", "uid" (its user is not root outside) and "capabilities" (it has none).
         """
-        with self._lock:
-            self._check_usable()
-            assert self._door is not None
-            return self._door.isolation
+        layers = ffi.new("uint32_t *")
+        self._checked(lib.tn_isolation(self._handle, layers))
+        assert self._door is not None
+        return self._door.isolation(layers[0])
+
+    def _look(self) -> CData:
+        shared = ffi.new("struct vm_shared *")
+        self._checked(lib.tn_look(self._handle, shared))
+        return shared
 
     @property
     def counters(self) -> "Counters":
         """What was counted so far; at any time, also while it runs."""
         from tender import outcome
 
-        with self._lock:  # against close() on another thread
-            self._check_usable()
-            return outcome.counters(lib.tn_vm_shared(self._c), console_lost_bytes=self._captured_lost)
+        return outcome.counters(self._look(), console_lost_bytes=self._captured_lost)
 
     @property
     def boot(self) -> "BootTimeline":
         """When each step was reached, so far."""
         from tender import outcome
 
-        with self._lock:  # against close() on another thread
-            self._check_usable()
-            shared = lib.tn_vm_shared(self._c)
-            return outcome.boot(shared, start=self._start_ns, vm_created=self._created_ns)
+        return outcome.boot(self._look(), start=self._start_ns, vm_created=self._created_ns)
 
     def memory(self, gpa: int, length: int) -> bytes:
         """A copy of guest memory, also after the guest has ended.
@@ -426,90 +402,108 @@ class Vm(Owner):
         Raises ConfigError outside of it, VmStateError after close(), HostError for memory that the guest itself could
         not read (below 64 KiB in the sandbox), or that is gone with a sandbox's killed process.
         """
-        self._check_usable()
         if gpa < 0 or length < 0 or gpa + length > self.config.mem_bytes:
+            self._checked(lib.tn_pid(self._handle, ffi.new("int *")))
             raise ConfigError(f"memory: [{gpa:#x}, {gpa + length:#x}) is not in the guest's memory")
-        with self._lock:  # against close() on another thread
-            self._check_usable()
-            assert self._door is not None
-            return self._door.read(self._c, gpa, length)
+        into = bytearray(length)
+        buffer, done = ffi.from_buffer(into), 0
+        while True:
+            got = lib.tn_read(self._handle, gpa + done, buffer + done, length - done)
+            if -got in _STATES:
+                raise VmStateError(_STATES[-got])
+            if got <= 0 and done < length:
+                raise HostError(
+                    f"memory: {gpa + done:#x} cannot be read: {posix.strerror(-got)}",
+                    errno=-got,
+                    code="sandbox-memory",
+                    hint="without user namespaces only root may look into it" if got == -_EPERM else "",
+                )
+            done += got
+            if done == length:
+                return bytes(into)
 
-    def _make_result(self, event: CData) -> "VmResult":
+    def _make_result(self, report: CData) -> "VmResult":
         from tender import outcome
 
         assert self._door is not None
+        shared = ffi.addressof(report, "shared")
         return outcome.result(
-            event,
+            ffi.addressof(report, "event"),
             backend=self.backend,
-            isolation=self._door.isolation,
-            timed_out=self._timed_out,
+            isolation=self._door.isolation(report.isolation),
+            timed_out=bool(report.timed_out),
             console=None if self._captured is None else bytes(self._captured),
-            counters=self.counters,
-            boot=self.boot,
+            counters=outcome.counters(shared, console_lost_bytes=self._captured_lost),
+            boot=outcome.boot(shared, start=self._start_ns, vm_created=self._created_ns),
         )
 
     # ---- the end
 
     def close(self) -> None:
-        """Stops the guest if it runs on a thread of start(), and releases everything. Idempotent.
+        """Stops the guest if it runs on a thread of start(), and releases everything. Idempotent; any thread.
 
         Raises VmStateError if another thread is inside run(), or the console callable calls it.
         """
-        if self._closed:
-            return
-        if self._is_in_fork():
-            self._forget()
-            return
-        if self._state == "running":
-            if not self._ended.locked():
-                raise VmStateError(
-                    "the Vm is inside run() on another thread: call stop() and let run() return"
-                )
+        while (answer := self._release()) == -_EINPROGRESS:
             self.stop()
-            self._ended.acquire()
-            self._ended.release()
-        with self._lock:
-            self._closed = True
-            self._release()
+            _readable(self._done.fd, None)
+        self._checked(answer)
+        self._done = descriptor()
 
-    def _forget(self) -> None:
-        """In a forked child: closes the copies of descriptors. The machine, the TAP's state and every lock are the parent's.
+    def _release(self) -> int:
+        """Gives everything back at once; else what owner.h says of a run under way."""
+        return int(lib.tn_vm_close(self._handle))
 
-        Guest memory was not inherited, and something else may lie at its address by now: it is not unmapped.
-        """
-        self._closed = True
-        if self._door is not None:
-            self._door.forget()
-        for attachment in self._attachments:
-            attachment.forget()
-        if self._console_fd >= 0:
-            posix.close(self._console_fd)
-            self._console_fd = -1
-
-    def _release(self) -> None:
-        if self._door is not None:
-            self._door.close()
-        c, self._c = self._c, ffi.NULL
-        lib.tn_vm_free(c)  # ends the ring's worker, if a run was left by an exception: before its devices go
-        for attachment in self._attachments:
-            attachment.close()
-        if self._console_fd >= 0:
-            posix.close(self._console_fd)
-            self._console_fd = -1
-
-    def __enter__(self) -> "Vm":
+    def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        try:
             self.close()
+        except VmStateError:
+            raise
+        except BaseException:  # an interrupt, while the thread of start() is waited for
+            self.close()
+            raise
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else self._state
         return f"<Vm {self.image_name!r} {self.config.mem_bytes >> 20} MiB {state}>"
+
+
+_STARTED: "dict[int, tuple[Vm, CData]]" = {}
+"""By a number that C carries to it: what a thread of start() is to run, until it has begun."""
+
+
+def _run_started(key: int) -> None:
+    vm, _ = _STARTED.pop(key)
+    try:
+        vm._state = "running"
+        vm._result = vm._run()
+    except BaseException as error:
+        vm._failure = error
+    finally:
+        vm._state = "ended"
+
+
+def _readable(fd: int, limit: "float | None") -> bool:
+    """Whether it is before the limit. By select.poll(), which gevent and eventlet replace by one that lets others run."""
+    from select import POLLIN, poll
+    from time import monotonic
+
+    end = None if limit is None else monotonic() + limit
+    ready = poll()
+    ready.register(fd, POLLIN)
+    while True:
+        left = _POLL_MAX_S if end is None else min(max(0.0, end - monotonic()), _POLL_MAX_S)
+        if ready.poll(left * 1000):
+            return True
+        if end is not None and monotonic() >= end:
+            return False
+
+
+def _console_error(console: object, errno: int) -> DeviceError:
+    return DeviceError(f"console: {console}: {posix.strerror(errno)}", errno=errno, code="device-console")
 
 
 def checked_config(what: str, config: object) -> VmConfig:
@@ -532,18 +526,10 @@ def seconds(what: str, value: object) -> "float | None":
     return None if value >= TIMEOUT_MAX else float(value)
 
 
-class _Watch:
-    """The two ends of a time limit: release() cancels it and waits until its thread is done."""
-
-    def __init__(self, over: CData, done: CData) -> None:
-        self._over = over
-        self._done = done
-        self._pid = posix.getpid()
-
-    def release(self) -> None:
-        self._over.release()
-        if posix.getpid() == self._pid:  # a forked child has no such thread
-            self._done.acquire()
+def nanoseconds(what: str, value: object) -> int:
+    """The same in nanoseconds, for C; NO_LIMIT: there is none."""
+    limit = seconds(what, value)
+    return lib.NO_LIMIT if limit is None else int(limit * 1e9)
 
 
 def run(

@@ -27,6 +27,12 @@ int kvm_set_memory(const struct vm *vm, int machine_fd)
     return ioctl(machine_fd, KVM_SET_USER_MEMORY_REGION, &region) < 0 ? -errno : 0;
 }
 
+void kvm_clear_memory(int machine_fd)
+{
+    const struct kvm_userspace_memory_region none = {0};
+    (void)ioctl(machine_fd, KVM_SET_USER_MEMORY_REGION, &none);
+}
+
 static enum verdict leave(struct vm *vm, enum vm_event_kind kind, uint64_t detail)
 {
     vm->shared->event.kind = kind;

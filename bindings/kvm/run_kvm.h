@@ -9,6 +9,9 @@ struct kvm_run;
 /* The VM's memory becomes slot 0 of the machine, at address 0. 0 or -errno. */
 int kvm_set_memory(const struct vm *vm, int machine_fd);
 
+/* The slot is gone, or stays: that costs time, no more (owner.c). */
+void kvm_clear_memory(int machine_fd);
+
 /* What one successful KVM_RUN left in `run` is settled, or becomes an event. Needs no KVM: tests fill `run`.
  */
 enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run);

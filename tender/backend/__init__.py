@@ -20,39 +20,20 @@ if TYPE_CHECKING:
         """A machine that is ready to run: what vm.py knows of it."""
 
         name: str
+        handle: CData  # the VM that it is a part of
         fallback: str  # why it is not KVM although nobody asked for that; empty: it was asked for
 
-        @property
-        def pid(self) -> int:
-            """The process that the guest runs in; -1: it is gone."""
+        def isolation(self, layers: int) -> "tuple[str, ...]":
+            """The layers around the guest's process, by name, of which the VM was found to have `layers`."""
 
-        @property
-        def isolation(self) -> "tuple[str, ...]":
-            """The walls around the guest's process, by name."""
+        def write_boot_info(self, image: Image, manifest: CData, cmdline: bytes) -> None:
+            """What the guest will be told; until the first run it may be said again."""
 
-        def write_boot_info(self, vm: CData, image: Image, manifest: CData, cmdline: bytes) -> None:
-            """What the guest will be told; until the first run() it may be said again."""
-
-        def keep(self, vm: CData, image: Image) -> bool:
+        def keep(self, image: Image) -> bool:
             """Before the first run: this machine is to be reset() after it, if it can. Raises HostError."""
 
-        def reset(self, vm: CData) -> None:
+        def reset(self) -> None:
             """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
-
-        def run(self, vm: CData) -> None:
-            """Runs until Python must decide; the VM's event says what. The GIL is released."""
-
-        def console(self, vm: CData, gpa: int, length: int) -> bytes:
-            """The bytes of an EVENT_CONSOLE."""
-
-        def read(self, vm: CData, gpa: int, length: int) -> bytes:
-            """A copy of guest memory. Raises HostError where the host does not allow it, or it is gone."""
-
-        def forget(self) -> None:
-            """In a forked child: closes copies of descriptors, and does no more."""
-
-        def close(self) -> None:
-            """Gives everything back. Idempotent; never while run() is under way."""
 
 
 BACKENDS = ("auto", "kvm", "sandbox")
@@ -69,7 +50,7 @@ def check_backend(backend: str) -> None:
 
 def create(
     backend: str,
-    vm: "CData",
+    handle: "CData",
     *,
     image: "Image",
     mem_bytes: int,
@@ -79,6 +60,7 @@ def create(
 ) -> "Door":
     """The machine, behind the door asked for; with "auto" KVM's if it can be had, else the sandbox's.
 
+    handle    the VM that it becomes a part of, and ends with
     net_ring  as in VmConfig; "off" also for a guest without a network device. The sandbox has no ring
 
     Raises ConfigError for an unknown backend, ImageError, KvmUnavailable, HostError.
@@ -90,7 +72,7 @@ def create(
         if not reason:
             try:
                 return _door("kvm")(
-                    vm,
+                    handle,
                     image=image,
                     mem_bytes=mem_bytes,
                     manifest=manifest,
@@ -102,7 +84,7 @@ def create(
                     raise
                 reason = error.message
     try:
-        door = _door("sandbox")(vm, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
+        door = _door("sandbox")(handle, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
     except HostError as error:
         if reason:
             error.hint = f"{error.hint}\nand no KVM: {reason}".lstrip()

@@ -1,7 +1,7 @@
 """Door 1: a virtual machine on /dev/kvm, one vCPU, one memslot.
 
-A KvmVm owns its descriptors and its `kvm_run` page and releases them in close(). The ioctls are made here,
-through cffi, with errno kept; from the first KVM_RUN on the loop is C (bindings/kvm/run_kvm.c).
+Its descriptors and its `kvm_run` page are the VM's (bindings/owner.h). The ioctls are made here, through cffi, with
+errno kept; from the first KVM_RUN on the loop is C (bindings/kvm/run_kvm.c).
 """
 
 import posix  # not os: its ABCs cost a tenth of the command's start
@@ -22,39 +22,20 @@ _HOST: "dict[str, CData]" = {}
 vCPU's shared page, a fresh vCPU's system registers with the start state written over them (a hundred fields,
 set one by one through cffi, cost more than most ioctls), and the rest of its state if
 VMs are to be reset. Two threads that ask at once get equal answers."""
-_KEPT: "dict[int, int]" = {}
-"""By process: the descriptor of its first VM's vCPU, which is never closed. While a host has a vCPU without a local
-APIC, KVM makes another in a tenth of the instructions: with the first it patches its code, and tells every processor;
-with the last it does so again. The vCPU holds its VM, whose memory is gone."""
-_SLOTTED: "dict[int, int]" = {}
-"""By process: the machine of that vCPU, until the next VM is made, which takes the memory slot from it. A slot is a
-range of our addresses; the next VM's memory comes to lie there, and whatever then changes in this range the kernel
-tells the old machine too, which walks its page tables: a sixth of the boot of an image of more than 2 MiB."""
 _ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _EIO, _ENOEXEC, _ENOTTY = 2, 13, 1, 19, 16, 12, 5, 8, 25
 _EINVAL = 22
 _EINTR = 4
 
 
-def _empty_kept() -> None:
-    """The slot is gone, or stays: that costs time, no more."""
-    machine = _SLOTTED.pop(posix.getpid(), -1)
-    if machine >= 0:
-        none = ffi.new("struct kvm_userspace_memory_region *")
-        lib.tn_ioctl_ptr(machine, req.KVM_SET_USER_MEMORY_REGION, none)
-        posix.close(machine)
-
-
-def open_kvm(path: str = "/dev/kvm") -> int:
-    """A descriptor of a KVM that speaks API version 12. Raises KvmUnavailable with the cure."""
-    try:
-        fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
-    except OSError as error:
-        raise _cannot_open(path, error.errno or 0) from error
+def open_kvm(handle: CData, path: str = "/dev/kvm") -> int:
+    """A descriptor, the VM's, of a KVM that speaks API version 12. Raises KvmUnavailable with the cure."""
+    fd: int = lib.tn_kvm_open(handle, path.encode())
+    if fd < 0:
+        raise _cannot_open(path, -fd)
     version = lib.tn_ioctl_int(fd, req.KVM_GET_API_VERSION, 0)
+    if version < 0:
+        raise KvmUnavailable(f"{path}: not KVM: {posix.strerror(-version)}", errno=-version)
     if version != lib.KVM_API_VERSION:
-        posix.close(fd)
-        if version < 0:
-            raise KvmUnavailable(f"{path}: not KVM: {posix.strerror(-version)}", errno=-version)
         raise KvmUnavailable(f"KVM: API version is {version}, tender requires version {lib.KVM_API_VERSION}")
     return fd
 
@@ -137,38 +118,38 @@ def _start_sregs(vcpu: int) -> CData:
 class KvmVm(Owner):
     """A VM with its memory in slot 0 and one vCPU in the start state.
 
+    handle  the VM that descriptors and the `kvm_run` page become a part of, and end with
+
     Raises KvmUnavailable, HostError, ImageError.
     """
 
     name = "kvm"
-    isolation = ("kvm",)
 
     def __init__(
-        self, vm: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes, net_ring: str
+        self, handle: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes, net_ring: str
     ) -> None:
         self.fallback = ""
-        self._fds: list[int] = []
-        self._machine_fd = -1
-        self._run_page: CData = ffi.NULL
-        self._run_bytes = 0
+        self.handle = handle
         self._fresh: CData = ffi.NULL
         self._mem_bytes = mem_bytes
         try:
-            self._create(vm, image, mem_bytes, net_ring)
-            self.write_boot_info(vm, image, manifest, cmdline)
-        except BaseException:
-            self.close()
+            self._create(lib.tn_vm(handle), image, mem_bytes, net_ring)
+        except HostError:
+            lib.tn_kvm_close(handle)  # the VM may become a sandbox
             raise
+        self.write_boot_info(image, manifest, cmdline)
 
     def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: str) -> None:
-        kvm = self._own(open_kvm())
-        _empty_kept()
-        machine = self._machine_fd = self._own(_int(kvm, "CREATE_VM", req.KVM_CREATE_VM))
+        kvm = self._kvm_fd = open_kvm(self.handle)
+        lib.tn_kvm_empty_kept()
+        machine = self._made("CREATE_VM", kvm, req.KVM_CREATE_VM)
         ring_mode = lib.RING_NONE
         if net_ring != "off":
             wanted = {"inline": lib.RING_INLINE, "on": lib.RING_WORKER}.get(net_ring, lib.RING_ADAPTIVE)
             ring_mode = lib.tn_ring_mode(image.elf.c, mem_bytes, wanted)
-        answer = lib.tn_vm_map(vm, image.elf.c, image.template_fd(mem_bytes), mem_bytes, ring_mode)
+        template = image.template(mem_bytes)
+        answer = lib.tn_vm_map(vm, image.elf.c, template.fd, mem_bytes, ring_mode)
+        lib.tn_descriptor_close(template)
         if answer == -_ENOEXEC:
             raise HostError(
                 "Error allocating guest memory: this process could execute it: its personality is READ_IMPLIES_EXEC",
@@ -182,11 +163,11 @@ class KvmVm(Owner):
         answer = lib.tn_kvm_set_memory(vm, machine)
         if answer < 0:
             raise _failed("SET_USER_MEMORY_REGION", -answer)
-        self.vcpu_fd = self._own(_int(machine, "CREATE_VCPU", req.KVM_CREATE_VCPU))
-        self._run_bytes = _HOST.get("run_bytes") or _HOST.setdefault(
+        self.vcpu_fd = self._made("CREATE_VCPU", machine, req.KVM_CREATE_VCPU, is_vcpu=True)
+        run_bytes = _HOST.get("run_bytes") or _HOST.setdefault(
             "run_bytes", _int(kvm, "GET_VCPU_MMAP_SIZE", req.KVM_GET_VCPU_MMAP_SIZE)
         )
-        self._run_page = lib.tn_map_shared(self.vcpu_fd, self._run_bytes)
+        self._run_page = lib.tn_kvm_map_run(self.handle, run_bytes)
         if self._run_page == ffi.NULL:
             raise _failed("mmap of kvm_run", ffi.errno)
         self._set_cpuid(kvm)
@@ -198,9 +179,11 @@ class KvmVm(Owner):
         _ptr(self.vcpu_fd, "SET_REGS", req.KVM_SET_REGS, self._regs)
         self.tsc_hz = self._tsc_khz() * 1000
 
-    def _own(self, fd: int) -> int:
-        self._fds.append(fd)
-        return fd
+    def _made(self, name: str, fd: int, request: int, *, is_vcpu: bool = False) -> int:
+        made: int = lib.tn_kvm_create(self.handle, fd, request, is_vcpu)
+        if made < 0:
+            raise _failed(name, -made)
+        return made
 
     def _set_cpuid(self, kvm: int) -> None:
         """The guest sees what KVM supports but for what bindings/kvm/guest_cpu.c hides."""
@@ -233,62 +216,34 @@ class KvmVm(Owner):
             raise HostError("KVM: host TSC is unstable, cannot continue", errno=_EIO, code="tsc-unstable")
         return check(khz, "KVM: ioctl (GET_TSC_KHZ) failed")
 
-    @property
-    def pid(self) -> int:
-        """This process."""
-        return posix.getpid()
+    def isolation(self, layers: int) -> tuple[str, ...]:
+        """KVM's; the process is not confined."""
+        return ("kvm",)
 
-    def write_boot_info(self, vm: CData, image: "Image", manifest: CData, cmdline: bytes) -> None:
-        """What the guest will be told; until the first run() it may be said again."""
+    def write_boot_info(self, image: "Image", manifest: CData, cmdline: bytes) -> None:
+        """What the guest will be told; until the first run it may be said again."""
         line = ffi.from_buffer(cmdline + b"\0")
-        lib.tn_vm_write_boot_info(vm, image.elf.c, manifest, self.tsc_hz, line, len(cmdline))
+        lib.tn_vm_write_boot_info(
+            lib.tn_vm(self.handle), image.elf.c, manifest, self.tsc_hz, line, len(cmdline)
+        )
 
-    def keep(self, vm: CData, image: "Image") -> bool:
+    def keep(self, image: "Image") -> bool:
         """Before the first run: this machine will be reset(). True: it can be."""
-        check(lib.tn_vm_keep(vm, image.template_fd(self._mem_bytes)), "keeping the image's memory")
+        template = image.template(self._mem_bytes)
+        answer = lib.tn_vm_keep(lib.tn_vm(self.handle), template.fd)
+        lib.tn_descriptor_close(template)
+        check(answer, "keeping the image's memory")
         self._fresh = _HOST.get("fresh") or _HOST.setdefault("fresh", self._take_fresh())
         return True
 
     def _take_fresh(self) -> CData:
-        fresh = lib.tn_kvm_fresh(self._fds[0], self.vcpu_fd)
+        fresh = lib.tn_kvm_fresh(self._kvm_fd, self.vcpu_fd)
         if fresh == ffi.NULL:
             raise host_error("KVM: the state of a fresh vCPU cannot be read", ffi.errno, code="kvm-ioctl")
         return fresh
 
-    def reset(self, vm: CData) -> None:
+    def reset(self) -> None:
         """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
-        check(lib.tn_vm_reset(vm), "resetting guest memory")
+        check(lib.tn_vm_reset(lib.tn_vm(self.handle)), "resetting guest memory")
         answer = lib.tn_kvm_reset(self._fresh, self.vcpu_fd, self._run_page, _HOST["sregs"], self._regs)
         check(answer, "KVM: resetting the vCPU")
-
-    def run(self, vm: CData) -> None:
-        """Runs until Python must decide; the VM's event says what. The GIL is released."""
-        lib.tn_vm_run_kvm(vm, self.vcpu_fd, self._run_page)
-
-    def console(self, vm: CData, gpa: int, length: int) -> bytes:
-        """The bytes of an EVENT_CONSOLE."""
-        return self.read(vm, gpa, length)
-
-    def read(self, vm: CData, gpa: int, length: int) -> bytes:
-        """A copy of guest memory."""
-        return bytes(ffi.buffer(ffi.cast("char *", lib.tn_vm_memory(vm)) + gpa, length))
-
-    def forget(self) -> None:
-        """In a forked child: closes copies of descriptors; the vCPU's page is left where it is, for it was not inherited."""
-        self._run_page = ffi.NULL
-        while self._fds:
-            posix.close(self._fds.pop())
-
-    def close(self) -> None:
-        """Gives everything back to the kernel. Idempotent; never while run() is under way."""
-        if self._run_page != ffi.NULL:
-            lib.tn_unmap(self._run_page, self._run_bytes)
-            self._run_page = ffi.NULL
-            vcpu = self._fds[-1]  # the last that was made
-            if _KEPT.setdefault(self.pid, vcpu) == vcpu:
-                self._fds.pop()
-                _SLOTTED[self.pid] = self._fds.pop()
-        while self._fds:
-            fd = self._fds.pop()
-            # The vCPU's is closed by then: this is the VM's last, and waits in the kernel.
-            (lib.tn_close_later if fd == self._machine_fd else posix.close)(fd)

@@ -32,11 +32,11 @@ def build(checkout: Path) -> Path:
 
 
 def command(program: Path, image: Image, config: VmConfig, boots: int) -> "tuple[list[str], list[int]]":
-    """Its command line and the descriptors it inherits: the template's, and the boot info's to close."""
+    """Its command line and the descriptors it inherits: the template's and the boot info's, to close."""
     with Vm(image, config, console=DISCARD, backend="kvm") as vm:
         start = lib.HVT_BOOT_INFO_GPA
         info = vm.memory(start, lib.TENDER_STUBS_GPA - start).rstrip(b"\0") + b"\0"
-    template = image.template_fd(config.mem_bytes)
+    template = os.dup(image.template(config.mem_bytes).fd)
     info_fd = os.memfd_create("boot-info")
     os.write(info_fd, info)
     numbers = (
@@ -57,7 +57,8 @@ def run(program: Path, image: Image, config: VmConfig, boots: int) -> "list[dict
     try:
         done = subprocess.run(words, pass_fds=fds, capture_output=True, text=True, check=False)
     finally:
-        os.close(fds[1])
+        for fd in fds:
+            os.close(fd)
     if done.returncode:
         raise BenchError(f"minimal C: {done.stderr.strip() or done.returncode}")
     return [

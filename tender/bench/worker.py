@@ -19,7 +19,7 @@ import time
 from tender.backend.sandbox import SandboxVm
 from tender.config import VmConfig
 from tender.image import Image
-from tender.native import ffi, lib
+from tender.native import check, ffi, lib, vm_handle
 from tender.pool import VmPool
 from tender.vm import DISCARD, Vm
 
@@ -60,31 +60,29 @@ def _pool(image: Image, config: VmConfig, console: int, backend: str) -> VmPool:
 
 def boot_program(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
     """One sandbox's process, from SandboxVm() to reaped. Raises RuntimeError if the guest did not halt."""
-    vm = lib.tn_vm_new()
-    try:
-        lib.tn_vm_set_console(vm, console)
-        manifest = ffi.new("struct mft *")
-        ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
-        start = _now_ns()
-        door = SandboxVm(
-            vm,
-            image=image,
-            mem_bytes=config.mem_bytes,
-            manifest=manifest,
-            cmdline=config.cmdline,
-            namespaces=mode == "program",
-        )
-        created = _now_ns()
-        door.run(vm)
-        halted = lib.tn_vm_event(vm).kind == lib.EVENT_HALT
-        t = lib.tn_vm_shared(vm).timeline
-        stamps = [int(t.first_run), int(t.first_exit), int(t.first_console), int(t.guest_exit)]
-        door.close()
-        closed = _now_ns()
-        if not halted:
-            raise RuntimeError(f"{image.name}: the guest did not halt")
-    finally:
-        lib.tn_vm_free(vm)
+    handle, report, turn = vm_handle(), ffi.new("struct run_report *"), ffi.new("int *")
+    check(lib.tn_vm_make(handle), "a VM")
+    lib.tn_vm_set_console(lib.tn_vm(handle), console)
+    manifest = ffi.new("struct mft *")
+    ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
+    start = _now_ns()
+    SandboxVm(
+        handle,
+        image=image,
+        mem_bytes=config.mem_bytes,
+        manifest=manifest,
+        cmdline=config.cmdline,
+        namespaces=mode == "program",
+    )
+    created = _now_ns()
+    check(lib.tn_run_begin(handle, lib.NO_LIMIT, turn), "a run")
+    check(lib.tn_run(handle, report), "a run")
+    t = report.shared.timeline
+    stamps = [int(t.first_run), int(t.first_exit), int(t.first_console), int(t.guest_exit)]
+    lib.tn_vm_close(handle)
+    closed = _now_ns()
+    if report.event.kind != lib.EVENT_HALT:
+        raise RuntimeError(f"{image.name}: the guest did not halt")
     return (start, created, *stamps, closed, 0, 0)
 
 

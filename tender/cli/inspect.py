@@ -108,8 +108,8 @@ def patched_sites(image: "Image", mem_bytes: int) -> int:
     """How many hypercall sites the sandbox turns into jumps: a stub of 32 bytes, `mov $...,%edx` first, for each."""
     from tender.native import lib
 
-    fd = image.template_fd(mem_bytes, patched=True)
-    stubs = os.pread(fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_STUBS_GPA, lib.TENDER_STUBS_GPA)
+    template = image.template(mem_bytes, patched=True)
+    stubs = os.pread(template.fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_STUBS_GPA, lib.TENDER_STUBS_GPA)
     return stubs[::32].count(0xBA)
 
 

@@ -5,7 +5,7 @@ import time
 
 from tender.config import BlockFd, BlockFile
 from tender.errors import DeviceError
-from tender.native import CData, ffi, lib
+from tender.native import CData, check, descriptor, ffi, lib
 from tender.values import Owner
 
 _CODES = {
@@ -57,23 +57,21 @@ class LockedFd(BlockFd):
 
 
 class BlockAttachment(Owner):
-    """An open disk, with what the guest will see of it. close() it when done."""
+    """An open disk, with what the guest will see of it. It is closed with close(), or with the VM that took it."""
 
-    def __init__(self, fd: int, capacity: int, sector_size: int, read_only: bool) -> None:
-        self.fd = fd
+    def __init__(self, owner: CData, capacity: int, sector_size: int, read_only: bool) -> None:
+        self.owner = owner
         self.capacity = capacity
         self.sector_size = sector_size
         self.read_only = read_only
 
-    def forget(self) -> None:
-        """In a forked child: closes the copy; the lock is the parent's."""
-        self.close()
+    @property
+    def fd(self) -> int:
+        return int(self.owner.fd)
 
     def close(self) -> None:
         """Errors say no more than that the guest did not flush, and are passed over: the descriptor is gone, close(2)."""
-        if self.fd >= 0:
-            posix.closerange(self.fd, self.fd + 1)
-            self.fd = -1
+        lib.tn_descriptor_close(self.owner)
 
 
 def attach(name: str, device: BlockFile | BlockFd, patience: Patience) -> BlockAttachment:
@@ -102,21 +100,21 @@ def open_disk(device: BlockFile | BlockFd, patience: Patience, *, shown: str = "
 
 
 def _open_disk(device: BlockFile | BlockFd, shown: str) -> BlockAttachment:
-    error, capacity = ffi.new("struct device_error *"), ffi.new("uint64_t *")
+    error, capacity, owner = ffi.new("struct device_error *"), ffi.new("uint64_t *"), descriptor()
     if isinstance(device, LockedFd):
-        fd = posix.dup(device.fd)
-        return BlockAttachment(fd, posix.lseek(fd, 0, 2), device.sector_size, device.read_only)
+        check(lib.tn_descriptor_duplicate(device.fd, owner), f"disk @{device.fd}")
+        return BlockAttachment(owner, posix.lseek(owner.fd, 0, 2), device.sector_size, device.read_only)
     if isinstance(device, BlockFile):
         shown = device.path
         if "\0" in shown:
             raise DeviceError(f"Could not open block device: {shown!r}: embedded null byte")
-        fd = lib.tn_block_open(_bytes(shown), device.read_only, capacity, error)
+        answer = lib.tn_block_open(_bytes(shown), device.read_only, capacity, error, owner)
     else:
         shown = shown or f"@{device.fd}"
-        fd = lib.tn_block_duplicate(device.fd, _bytes(shown), device.read_only, capacity, error)
-    if fd < 0:
+        answer = lib.tn_block_duplicate(device.fd, _bytes(shown), device.read_only, capacity, error, owner)
+    if answer < 0:
         raise _refused(error, shown)
-    return BlockAttachment(fd, int(capacity[0]), device.sector_size, device.read_only)
+    return BlockAttachment(owner, int(capacity[0]), device.sector_size, device.read_only)
 
 
 def check_capacity(name: str, capacity: int, sector_size: int) -> None:

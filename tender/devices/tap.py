@@ -8,7 +8,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 
 from tender.config import NetFd, Tap, parse_mac
 from tender.errors import DeviceError
-from tender.native import CData, check, ffi, lib
+from tender.native import CData, check, descriptor, ffi, lib
 from tender.values import Owner
 
 _ENOENT, _EPERM, _EACCES, _ENODEV = 2, 1, 13, 19
@@ -35,26 +35,20 @@ _TUN_HINTS = {
 
 
 class NetAttachment(Owner):
-    """An open network descriptor, with the MAC and MTU that the guest will see. close() it when done."""
+    """An open network descriptor, with the MAC and MTU that the guest will see. It is closed with close(), or with the
+    VM that took it."""
 
-    def __init__(self, fd: int, mac: bytes, mtu: int, offload: bool) -> None:
-        self.fd = fd
-        self.offload = offload
+    def __init__(self, owner: CData, mac: bytes, mtu: int) -> None:
+        self.owner = owner
         self.mac = mac
         self.mtu = mtu
 
-    def forget(self) -> None:
-        """In a forked child: closes the copy; the interface is the parent's, and stays as it is."""
-        if self.fd >= 0:
-            posix.close(self.fd)
-            self.fd = -1
+    @property
+    def fd(self) -> int:
+        return int(self.owner.fd)
 
     def close(self) -> None:
-        if self.fd >= 0:
-            if self.offload:
-                lib.tn_net_leave_header(self.fd)
-            posix.close(self.fd)
-            self.fd = -1
+        lib.tn_descriptor_close(self.owner)
 
 
 def attach(device: Tap | NetFd, *, offload: bool = False) -> NetAttachment:
@@ -64,19 +58,19 @@ def attach(device: Tap | NetFd, *, offload: bool = False) -> NetAttachment:
     """
     mac = ffi.new("uint8_t[6]", parse_mac(device.mac) if device.mac else bytes(6))
     check(lib.tn_net_choose_mac(mac), "random numbers for a MAC address")
-    error = ffi.new("struct device_error *")
+    error, owner = ffi.new("struct device_error *"), descriptor()
     if isinstance(device, Tap):
         if "\0" in device.name:
             raise DeviceError(f"Could not attach interface: {device.name!r}: embedded null byte")
         mtu = ffi.new("uint32_t *")
-        fd = lib.tn_net_open_tap(device.name.encode("utf-8", "surrogateescape"), offload, mtu, error)
-        if fd < 0:
+        name = device.name.encode("utf-8", "surrogateescape")
+        if lib.tn_net_open_tap(name, offload, mtu, error, owner) < 0:
             raise _refused(error, device.name)
-        return NetAttachment(fd, bytes(mac), int(mtu[0]), offload)
-    fd = lib.tn_net_duplicate(device.fd, error)
-    if fd < 0:
+        return NetAttachment(owner, bytes(mac), int(mtu[0]))
+    owner.leave_header = offload
+    if lib.tn_net_duplicate(device.fd, error, owner) < 0:
         raise _refused(error, f"@{device.fd}")
-    return NetAttachment(fd, bytes(mac), device.mtu, offload)
+    return NetAttachment(owner, bytes(mac), device.mtu)
 
 
 def _refused(error: CData, name: str) -> DeviceError:

@@ -61,13 +61,13 @@ def test_the_json_agrees_with_the_status(front: Front, guest: Guest) -> None:
 WITHOUT_VCPU = textwrap.dedent("""
     import os, sys
     from tender.backend.kvm import KvmVm
-    original = KvmVm.run
+    original = KvmVm.__init__
 
-    def run(self, vm):
-        self.vcpu_fd = os.open("/dev/null", os.O_RDWR)  # KVM_RUN: ENOTTY, as of a kernel that lost its KVM
-        original(self, vm)
+    def made(self, *args, **values):
+        original(self, *args, **values)
+        os.dup2(os.open("/dev/null", os.O_RDWR), self.vcpu_fd)  # KVM_RUN: ENOTTY, as of a kernel that lost its KVM
 
-    KvmVm.run = run
+    KvmVm.__init__ = made
     from tender.cli.main import guarded
     os._exit(guarded(sys.argv[1:]))
 """)

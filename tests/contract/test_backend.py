@@ -86,6 +86,10 @@ import errno, os, tender
 from tender.backend import kvm
 from tender.native import ffi, lib
 
+def machines():
+    fds = [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{fd}}")]
+    return [fd for fd in fds if os.readlink(f"/proc/self/fd/{{fd}}") == "anon_inode:kvm-vm"]
+
 def slot_one_at_zero(machine):
     slot = ffi.new("struct kvm_userspace_memory_region *")
     slot.slot, slot.memory_size, slot.userspace_addr = 1, 4096, int(ffi.cast("uintptr_t", page)) & ~4095
@@ -94,11 +98,12 @@ def slot_one_at_zero(machine):
 page = ffi.new("char[8192]") + 4096
 with tender.Image.open({str(guest("hello"))!r}) as image:
     tender.run(image, console=tender.DISCARD)
-    kept = os.dup(kvm._SLOTTED[os.getpid()])
+    [machine] = machines()
+    kept = os.dup(machine)
     assert slot_one_at_zero(kept) == -errno.EEXIST
     for _ in range(3):
         assert tender.run(image, console=tender.CAPTURE, backend="kvm").ok
-    assert not kvm._SLOTTED
+    assert machines() == [kept]
     assert slot_one_at_zero(kept) == 0
 """
     done = command([sys.executable, "-P", "-c", program])
@@ -154,7 +159,7 @@ def test_the_sandbox_asked_for_says_nothing(
 
 
 def test_the_library_tells_why_it_is_not_kvm(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_here(path: str = "/dev/kvm") -> int:
+    def none_here(handle: object, path: str = "/dev/kvm") -> int:
         raise KvmUnavailable("no KVM in this test")
 
     monkeypatch.setattr(tender.backend.kvm, "open_kvm", none_here)
@@ -185,7 +190,7 @@ def test_auto_does_not_take_a_kvm_without_a_vendors_module(
 ) -> None:
     tried = []
 
-    def open_kvm(path: str = "/dev/kvm") -> int:
+    def open_kvm(handle: object, path: str = "/dev/kvm") -> int:
         tried.append(path)
         raise KvmUnavailable("tried")
 

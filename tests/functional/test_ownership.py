@@ -1,7 +1,6 @@
 """Who owns a VM's resources: a forked child has copies of descriptors alone, a copied object does not exist, and a
 time limit is checked before a guest starts."""
 
-import _thread
 import copy
 import linecache
 import os
@@ -20,6 +19,7 @@ from support import Guest
 
 import tender
 from tender import CAPTURE, DISCARD, ConfigError, Image, Vm, VmConfig, VmPool, VmStateError
+from tender.native import lib
 
 pytestmark = pytest.mark.doors
 SMALL = VmConfig(mem=4)
@@ -140,19 +140,23 @@ def test_an_interrupt_behind_the_start_of_the_thread_leaves_it_its_vm(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """close() waits for the thread: it does not free the machine under it."""
-    start = _thread.start_new_thread
 
-    def interrupted(*args: Any) -> int:
-        start(*args)
-        while not started.wait(60):
-            pytest.fail("the guest said nothing")
-        raise KeyboardInterrupt
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return self.start if name == "tn_start" else getattr(lib, name)
+
+        @staticmethod
+        def start(*args: object) -> int:
+            assert lib.tn_start(*args) == 0
+            while not started.wait(60):
+                pytest.fail("the guest said nothing")
+            raise KeyboardInterrupt
 
     started = threading.Event()
     with Image.open(guest("flood")) as image, Vm(image, SMALL, console=DISCARD) as vm:
         watch = threading.Thread(target=until_it_runs, args=(vm, started))
         watch.start()
-        monkeypatch.setattr("tender.vm.start_new_thread", interrupted)
+        monkeypatch.setattr("tender.vm.lib", Interrupted())
         with pytest.raises(KeyboardInterrupt):
             vm.start()
         monkeypatch.undo()
@@ -179,7 +183,7 @@ def test_an_interrupt_inside_wait_does_not_hang_the_next_one(guest: Guest) -> No
             return None
         if taking:
             raise KeyboardInterrupt
-        if "_ended.acquire(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+        if "_readable(" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             taking = True
             vm.stop()
         return interrupt

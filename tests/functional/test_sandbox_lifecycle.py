@@ -159,7 +159,7 @@ def test_a_program_that_loses_the_status_of_its_children_gets_the_right_results(
         print(run(sys.argv[2], SMALL, console=DISCARD, timeout=0.3, backend="sandbox").reason)
         with Image.open(sys.argv[2]) as image, Vm(image, SMALL, console=DISCARD, backend="sandbox") as vm:
             vm.start()
-            os.kill(vm._door.pid, signal.SIGKILL)
+            os.kill(vm.pid, signal.SIGKILL)
             print(vm.wait().reason)
     """)
     assert answers(text, guest("exit_status"), guest("spin")) == [

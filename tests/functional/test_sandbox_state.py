@@ -34,7 +34,7 @@ def test_a_million_hypercalls_keep_every_register(guest: Guest, disturbed: bool)
         Vm(image, VmConfig(mem=16, args=args), console=CAPTURE, backend="sandbox") as vm,
     ):
         assert isinstance(vm._door, SandboxVm)
-        pid = vm._door.pid
+        pid = vm.pid
         draw = random.Random(7)
         vm.start(timeout=100)
         while disturbed and vm.counters.hypercalls["halt"] == 0:

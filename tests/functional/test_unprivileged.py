@@ -84,11 +84,11 @@ def test_a_guest_runs_without_any_right(guest: Guest, open_program: None) -> Non
                 assert isinstance(vm._door, SandboxVm)
                 result = vm.run(timeout=60)
                 assert result.ok and result.console is not None and b"Hello, World" in result.console
-                status = Path(f"/proc/{vm._door.pid}/status").read_text()
+                status = Path(f"/proc/{vm.pid}/status").read_text()
                 assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
                 assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
                 if may_make_user_namespaces():
-                    assert vm._door.isolation == ISOLATION
+                    assert vm.isolation == ISOLATION
                     assert vm.memory(lib.HVT_BOOT_INFO_GPA, 8) == (16 << 20).to_bytes(8, "little")
 
         run_here(image)

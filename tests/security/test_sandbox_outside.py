@@ -37,7 +37,7 @@ from tender.backend.sandbox import SandboxVm
 def test_a_guest_that_spins_is_stopped_and_gone_after_close(rig: Rig) -> None:
     vm = rig.vm("spin")
     assert isinstance(vm._door, SandboxVm)
-    pid = vm._door.pid
+    pid = vm.pid
     with vm:
         assert vm.run(timeout=0.1).reason == ExitReason.TIMEOUT
     assert not Path(f"/proc/{pid}").exists()
@@ -70,7 +70,7 @@ def running(rig: Rig) -> tuple[Vm, int]:
     assert isinstance(vm._door, SandboxVm)
     vm.start()
     wait_until(lambda: vm.counters.hypercalls["puts"] > 0)
-    return vm, vm._door.pid
+    return vm, vm.pid
 
 
 def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
@@ -243,7 +243,7 @@ def test_a_running_sandbox_is_in_namespaces_of_its_own_with_an_empty_root(rig: R
     vm, pid = running(rig)
     with vm:
         assert isinstance(vm._door, SandboxVm)
-        given = vm._door.isolation
+        given = vm.isolation
         for name, short in NAMESPACES.items():
             ours, theirs = os.readlink(f"/proc/self/ns/{short}"), os.readlink(f"/proc/{pid}/ns/{short}")
             assert (ours != theirs) == (name in given), name
@@ -262,18 +262,16 @@ def test_this_host_gives_every_wall(rig: Rig) -> None:
     with vm:
         assert isinstance(vm._door, SandboxVm)
         if done.returncode == 0:
-            assert set(NAMESPACES) | {"empty-root", "seccomp-filter", "capabilities"} <= set(
-                vm._door.isolation
-            )
+            assert set(NAMESPACES) | {"empty-root", "seccomp-filter", "capabilities"} <= set(vm.isolation)
         elif os.geteuid() == 0:
-            assert "network-namespace" in vm._door.isolation
+            assert "network-namespace" in vm.isolation
 
 
 def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_cmd: list[str]) -> None:
     """It is begun before the image is read, and enters a network namespace that a helper makes: which is gone."""
     with rig.vm() as vm:
         assert isinstance(vm._door, SandboxVm)
-        given = vm._door.isolation
+        given = vm.isolation
     command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:

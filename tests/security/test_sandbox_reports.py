@@ -169,7 +169,7 @@ def test_a_guest_that_has_ended_does_nothing_more(rig: Rig) -> None:
     with rig.vm(f"poke={SHARED}+{EVENT_AT},{event}", "events=1", "spin") as vm:
         assert vm.run(timeout=LIMIT).status == 0
         assert isinstance(vm._door, SandboxVm)
-        pid = vm._door.pid
+        pid = vm.pid
         wait_until(lambda: state_of(pid) in "tT")
         before = cpu_ticks(pid)
         time.sleep(0.1)  # ten ticks' worth of spinning

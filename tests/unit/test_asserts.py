@@ -69,11 +69,11 @@ def test_what_a_guest_reaches_has_no_asserts(path: Path) -> None:
 
 
 WRONG_MEMORY = """
-import os
-from tender._native import ffi, lib
-fd = os.memfd_create("template")
-os.ftruncate(fd, 1 << 21)
-lib.tn_template_write_tables(ffi.new("struct elf_image *"), fd, 4097)
+from tender.backend import trial
+from tender.image import Image
+from tender.native import descriptor, ffi, lib
+image = Image.from_bytes(trial.elf())
+lib.tn_image_template(image._handle, image.elf.c, 4097, False, descriptor(), ffi.new("int *"))
 """
 
 

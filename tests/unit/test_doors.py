@@ -16,12 +16,12 @@ import tender.backend
 import tender.backend.kvm
 import tender.backend.sandbox
 from tender.backend import create, trial
-from tender.backend.sandbox import SandboxVm, setup_failed
+from tender.backend.sandbox import ISOLATION, PROGRAM, SandboxVm, setup_failed
 from tender.cli import doctor
-from tender.config import LAYERS, VmConfig
+from tender.config import LAYERS, VmConfig, standing
 from tender.errors import ConfigError, HostError, ImageError, KvmUnavailable
 from tender.image import Image
-from tender.native import CData, ffi, lib
+from tender.native import CData, ffi, lib, vm_handle
 from tender.outcome import explain
 from tender.result import ExitReason
 from tender.vm import CAPTURE, Vm
@@ -162,10 +162,12 @@ def image() -> Iterator[Image]:
         yield opened
 
 
-def sandbox(image: Image, program: Path | str) -> SandboxVm:
-    vm = lib.tn_vm_new()
+def sandbox(image: Image, program: Path | str) -> CData:
+    handle = vm_handle()
+    assert lib.tn_vm_make(handle) == 0
     manifest = ffi.addressof(image.elf.c, "manifest")
-    return SandboxVm(vm, image=image, mem_bytes=MEM, manifest=manifest, cmdline=b"", program=str(program))
+    SandboxVm(handle, image=image, mem_bytes=MEM, manifest=manifest, cmdline=b"", program=str(program))
+    return handle
 
 
 def static_program(place: Path, code: bytes) -> Path:
@@ -195,20 +197,21 @@ def test_a_program_that_cannot_be_started_is_named_and_leaves_nothing(
     which: str, image: Image, tmp_path: Path
 ) -> None:
     program, errno = unusable_programs(tmp_path)[which]
-    image.template_fd(MEM, patched=True)
-    vm = lib.tn_vm_new()
+    image.template(MEM, patched=True)
+    handle = vm_handle()
     before = set(os.listdir("/proc/self/fd"))
+    assert lib.tn_vm_make(handle) == 0
     with pytest.raises(HostError) as raised:
         SandboxVm(
-            vm,
+            handle,
             image=image,
             mem_bytes=MEM,
             manifest=ffi.addressof(image.elf.c, "manifest"),
             cmdline=b"",
             program=str(program),
         )
+    lib.tn_vm_close(handle)
     assert set(os.listdir("/proc/self/fd")) == before
-    lib.tn_vm_free(vm)
     assert (raised.value.errno, raised.value.code) == (errno, "sandbox")
     assert raised.value.message == f"sandbox: {program} cannot be started: {os.strerror(errno)}"
     assert raised.value.hint.startswith("it belongs to the package: install tender again")
@@ -237,12 +240,12 @@ def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
 
 
 def test_the_walls_are_among_those_that_have_a_name(image: Image) -> None:
-    door = sandbox(image, tender.backend.sandbox.PROGRAM)
-    assert set(door.isolation) <= set(LAYERS)
-    pid = door.pid
+    handle, layers, number = sandbox(image, PROGRAM), ffi.new("uint32_t *"), ffi.new("int *")
+    assert lib.tn_isolation(handle, layers) == lib.tn_pid(handle, number) == 0
+    assert standing(layers[0]) and set(standing(layers[0])) <= set(ISOLATION)
+    pid = int(number[0])
     assert Path(f"/proc/{pid}").exists()
-    door.close()
-    door.close()
+    assert lib.tn_vm_close(handle) == lib.tn_vm_close(handle) == 0
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -454,12 +457,14 @@ def test_counters_times_and_registers_may_be_any_numbers(noise: bytes) -> None:
         Image.from_bytes(trial.elf()) as image,
         Vm(image, VmConfig(mem=4), backend="sandbox", console=CAPTURE) as vm,
     ):
-        shared = lib.tn_vm_shared(vm._c)
+        report = ffi.new("struct run_report *")
+        shared = ffi.addressof(report, "shared")
         room = ffi.sizeof(shared.counters) + ffi.sizeof(shared.timeline)
         ffi.memmove(shared, noise, min(room, len(noise)))
-        result = vm._make_result(
-            event(kind=lib.EVENT_HALT, registers_valid=1, cookie_valid=1, instruction_bytes=2**32 - 1)
-        )
+        report.event = event(
+            kind=lib.EVENT_HALT, registers_valid=1, cookie_valid=1, instruction_bytes=2**32 - 1
+        )[0]
+        result = vm._make_result(report)
         assert result.counters.exits == int.from_bytes(noise[:8], "little")
         result.boot.since_start_ms("guest_exit")
         assert result.fault is not None
@@ -471,8 +476,8 @@ def test_counters_times_and_registers_may_be_any_numbers(noise: bytes) -> None:
 
 
 def template(image: Image, *, patched: bool, mem_bytes: int = MEM) -> bytes:
-    fd = image.template_fd(mem_bytes, patched=patched)
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+    made = image.template(mem_bytes, patched=patched)
+    return os.pread(made.fd, os.fstat(made.fd).st_size, 0)
 
 
 def test_a_patched_template_differs_in_the_sites_and_the_stubs_alone(image: Image) -> None:
@@ -503,12 +508,14 @@ def test_the_order_in_which_the_doors_ask_for_templates_does_not_matter() -> Non
 
 
 def test_a_template_is_made_once_and_cannot_be_written_to(image: Image) -> None:
-    patched, plain = image.template_fd(MEM, patched=True), image.template_fd(MEM)
-    assert patched != plain
-    assert (image.template_fd(MEM, patched=True), image.template_fd(MEM)) == (patched, plain)
-    for fd in (patched, plain):
+    patched, plain = image.template(MEM, patched=True), image.template(MEM)
+    files = [os.fstat(made.fd).st_ino for made in (patched, plain)]
+    assert files[0] != files[1]
+    again = image.template(MEM, patched=True), image.template(MEM)
+    assert [os.fstat(made.fd).st_ino for made in again] == files
+    for made in (patched, plain):
         with pytest.raises(PermissionError):
-            os.pwrite(fd, b"x", 0x100000)
+            os.pwrite(made.fd, b"x", 0x100000)
 
 
 # ---- names of system calls

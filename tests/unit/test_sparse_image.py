@@ -31,7 +31,8 @@ def image(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("patched", [False, True])
 def test_a_sparse_segment_costs_its_data(image: Path, *, patched: bool) -> None:
     with Image.open(image) as opened:
-        fd = opened.template_fd(2 << 30, patched=patched)
+        template = opened.template(2 << 30, patched=patched)
+        fd = template.fd
         assert os.fstat(fd).st_blocks * 512 < 4 << 20
         code = os.pread(fd, 8, AT + BYTES // 2)
         assert (code[0], code[5:]) == (0xE9 if patched else 0xBA, b"\xefmm")

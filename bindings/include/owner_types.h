@@ -1,0 +1,47 @@
+/* What Python holds of what it owns (bindings/owner.h): structures of its own that C fills and empties. */
+#ifndef TENDER_OWNER_TYPES_H
+#define TENDER_OWNER_TYPES_H
+
+#include "vm_types.h"
+
+struct owned_vm;
+struct owned_templates;
+
+/* <native:types> */
+
+/* An open descriptor, or -1. */
+struct descriptor {
+    int fd;
+    int leave_header; /* a TAP whose next owner may know no net header: tn_net_leave_header() before its close
+                       */
+};
+
+/* NULL: nothing yet, or closed. */
+struct vm_handle {
+    struct owned_vm *owned;
+};
+
+struct image_handle {
+    struct owned_templates *owned;
+};
+
+/* What is known of a run when tn_run() comes back; the second half only with an event that ends it. */
+struct run_report {
+    struct vm_event event;
+    uint32_t over; /* the event ends the run */
+    uint32_t timed_out;
+    uint32_t isolation; /* enum isolation_layer; 0 behind KVM */
+    struct vm_shared shared;
+};
+
+#define TEMPLATE_STEP_COPY    1
+#define TEMPLATE_STEP_UNPATCH 2
+#define TEMPLATE_STEP_TABLES  3
+#define TEMPLATE_STEP_PATCH   4
+#define TEMPLATE_STEP_SEAL    5
+
+#define NO_LIMIT 0xffffffffffffffff /* ns */
+
+/* </native:types> */
+
+#endif

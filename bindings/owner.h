@@ -1,0 +1,84 @@
+/*
+ * What a Vm and an Image of the library own: descriptors, mappings, a process, threads.
+ *
+ * An exception may come between any two instructions of Python, a KeyboardInterrupt for one. So nothing is
+ * owned by a number on its way from a call to a variable: each call that obtains something puts it into a
+ * structure that Python has already, and that is given back when Python's last reference to it goes.
+ *
+ * A handle is used by any thread at any time. A call takes a use of what it stands for, and close waits until
+ * the last use is over; while a run is under way, close is refused. No lock is held while a guest runs.
+ *
+ * Answers: -ESTALE, it is closed; -ECHILD, this is a forked child of the process that made it, which has
+ * copies of descriptors alone; -EBUSY, -EDEADLK and -EINPROGRESS, a run is under way: inside tn_run() on
+ * another thread, on this one, on a thread of tn_start(); -EALREADY, it has run.
+ */
+#ifndef TENDER_OWNER_H
+#define TENDER_OWNER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "owner_types.h"
+
+struct vm;
+struct sandbox;
+
+void descriptor_close(struct descriptor *descriptor); /* idempotent */
+
+/* ---- a VM */
+
+int owned_vm_make(struct vm_handle *handle); /* an empty struct vm; 0 or -errno */
+int owned_vm_close(struct vm_handle *handle);
+void owned_vm_drop(struct vm_handle *handle); /* Python's last reference is gone */
+/* What is owned goes to an empty handle; the answers of owned_vm_close(), and -ESTALE. */
+int owned_vm_move(struct vm_handle *from, struct vm_handle *to);
+
+/* While it is made or renewed, by the thread that does: NULL where it is closed. */
+struct vm *owned_vm(struct vm_handle *handle);
+struct sandbox *owned_sandbox(struct vm_handle *handle);
+int owned_vm_add_sandbox(struct vm_handle *handle); /* of this VM; 0 or -errno */
+/* The VM's from now on, closed behind the machine that uses them; *descriptor is -1 then. */
+int owned_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor);
+int owned_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
+
+/* KVM's: a descriptor or -errno; the mapping or NULL with errno. */
+int owned_kvm_open(struct vm_handle *handle, const char *path);
+int owned_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu);
+void *owned_kvm_map_run(struct vm_handle *handle, size_t bytes);
+/* What was made of it is given back: it could not be finished, and another backend takes the VM. */
+void owned_kvm_close(struct vm_handle *handle);
+/* The memory slot of the machine that is kept is emptied: its addresses will be another's. */
+void owned_kvm_empty_kept(void);
+
+/* ---- its run. `turn` tells runs of one thread apart; it becomes 1 with this one. */
+
+int owned_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn);
+/* Until Python must decide. Gives back held signals. 0, or an answer. */
+int owned_run(struct vm_handle *handle, struct run_report *report);
+/* The run is left by an exception; does nothing if it is not this turn's. */
+void owned_run_leave(struct vm_handle *handle, const int *turn);
+/* A thread that calls body(key), which runs it by owned_run(); *done is readable once that is over. *turn
+ * becomes 1 if there is such a thread. */
+int owned_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
+                struct descriptor *done, int *turn);
+
+/* Any thread, any time. */
+int owned_stop(struct vm_handle *handle);
+int owned_look(struct vm_handle *handle, struct vm_shared *copy);
+int64_t owned_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t len);
+int owned_pid(struct vm_handle *handle, int *pid);
+int owned_isolation(struct vm_handle *handle, uint32_t *layers);
+
+/* ---- an image's templates */
+
+struct elf_image;
+
+/* An empty template of `bytes` in *fd, which stays the handle's: 0 or -errno. */
+int owned_templates_make(struct image_handle *handle, uint64_t bytes, int *fd);
+/* A duplicate of the sealed template for VMs of this much memory; it is made if there is none. 0, or -errno
+ * with *step. -ESTALE: closed. */
+int owned_template(struct image_handle *handle, const struct elf_image *image, uint64_t mem_bytes,
+                   int patched, struct descriptor *into, int *step);
+void owned_templates_close(struct image_handle *handle); /* idempotent */
+
+#endif
