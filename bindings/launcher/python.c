@@ -155,8 +155,8 @@ char *find_in_package(const char *name)
     return found;
 }
 
-/* For the interpreter: as `-m tender`, which says less where there is no such package, as beside a copy of this
- * program. The first words are whom diagnostics begin with, a hint or nothing, and where we looked. */
+/* For the interpreter: as `-m tender`, which says less where there is no such package, as beside a copy of
+ * this program. The first words are whom diagnostics begin with, a hint or nothing, and where we looked. */
 static const char elsewhere[] =
     "import sys\n"
     "program, hint, places = sys.argv[1:4]\n"
