@@ -13,6 +13,7 @@ from support import Guest
 
 import tender
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(sys.executable).parent / "tender"
 PACKAGE = Path(tender.__file__).parent
 BASE_PYTHON = Path(sys._base_executable)  # type: ignore[attr-defined]
@@ -283,3 +284,24 @@ def test_a_program_that_was_deleted_says_so(layout: Layout, guest: Guest) -> Non
     os.close(fd)
     assert (done.returncode, done.stdout) == (1, "")
     assert "the directory of this program" in done.stderr and "symbolic link" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("doctor", "said"),
+    [
+        (None, "there is no `tender` in PATH"),
+        ("echo broken >&2; exit 1", "`tender doctor --kvm` failed: broken"),
+        ("exit 127", "`tender doctor --kvm` failed: "),
+    ],
+)
+def test_with_kvm_takes_no_failure_of_the_command_for_the_hosts_kvm(
+    layout: Layout, doctor: str | None, said: str
+) -> None:
+    """In a copy of tools/, as in a tree where nothing was built."""
+    shutil.copytree(ROOT / "tools", layout.tmp / "tree/tools")
+    if doctor is not None:
+        (layout.tmp / "path/tender").write_text(f"#!/bin/sh\n{doctor}\n")
+        (layout.tmp / "path/tender").chmod(0o755)
+    done = layout.run(layout.tmp / "tree/tools/with_kvm", "--or-sandbox", "--", "true")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"with_kvm: {said}") and "this host's KVM" not in done.stderr
