@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,6 +32,18 @@ void vm_release(struct vm *vm)
     guest_memory_unmap(&vm->memory);
     close(vm->stop_fd);
     pthread_mutex_destroy(&vm->runner_lock);
+}
+
+uint64_t vm_largest_file(const struct vm *vm)
+{
+    struct stat about;
+    uint64_t largest = 0;
+    if (vm->console_fd >= 0 && fstat(vm->console_fd, &about) == 0 && S_ISREG(about.st_mode))
+        return UINT64_MAX;
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (vm->devices[i].type == MFT_BLOCK_BASIC && vm->devices[i].capacity > largest)
+            largest = vm->devices[i].capacity;
+    return largest;
 }
 
 int vm_reset(struct vm *vm)

@@ -158,6 +158,9 @@ void vm_release_signals(void);
  */
 #define VM_KICK_SIGNAL SIGURG
 
+/* How large those files may become that the VM writes; UINT64_MAX: its console is a file, which grows. */
+uint64_t vm_largest_file(const struct vm *vm);
+
 uint64_t monotonic_ns(void);
 
 #endif

@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sandbox.gen_filter import Assembler, Label, Rule, RulesError, _low, _test, parse
+from sandbox.gen_filter import VERDICTS, Assembler, Label, Rule, RulesError, _low, _test, parse
 
 NUMBERS_END = 470  # about as many as the kernel has; beyond, nothing is asked often
 HOT = {"ioctl": 80}  # KVM_RUN runs the filter too: worth as much as so many numbers
@@ -91,7 +91,7 @@ def compile_rules(every: list[Rule], numbers: dict[str, int]) -> Assembler:
             raise RulesError(f"{rule.call}: no such call")
         rules.setdefault(rule.call, []).append(rule)
     a = Assembler()
-    ends = {"allow": Label(), "kill": Label()}
+    ends = {verdict: Label() for verdict in VERDICTS if any(rule.verdict == verdict for rule in every)}
     other_arch = Label()
     for condition in head.conditions:
         _test(a, condition, other_arch)
@@ -125,8 +125,9 @@ def compile_rules(every: list[Rule], numbers: dict[str, int]) -> Assembler:
 
     branch(tuple(pieces_of(rules, numbers)))
     for verdict, label in ends.items():
-        a.place(label)
-        a.answer(verdict)
+        if label.held:
+            a.place(label)
+            a.answer(verdict)
     return a
 
 

@@ -6,6 +6,11 @@
 #include <stdint.h>
 
 #include "leave_behind.h"
+#include "vm.h"
+
+/* No file of this process grows past the VM's largest disk, where neither console nor stderr is a file: by
+ * RLIMIT_FSIZE, which the host may already have set lower. */
+void give_up_file_growth(const struct vm *vm);
 
 /*
  * For good, of this thread and of those it makes from now on: root's user and groups, capabilities and with
@@ -15,11 +20,13 @@
 uint32_t give_up_rights(void);
 
 /*
- * Behind give_up_rights(), for a filter wants no new privileges. For good, of all threads: all system calls
- * but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt for a guest that has devices; with
- * `has_stand_ins` those that launcher/stranger.c makes in place of refused ones, too. The filter knows the
- * descriptors of `left` by their numbers. Which layers stand.
+ * Behind give_up_rights(), for a filter wants no new privileges. For good, of all threads: all system
+ * calls but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt for a guest that has
+ * devices; with `has_stand_ins` those that launcher/stranger.c makes in place of refused ones, too. The
+ * filter knows the descriptors of `left` and the disks of `vm` by their numbers: a disk is written by
+ * pwrite64 alone, within what it holds, and one that is read-only to the guest not at all. Which layers
+ * stand.
  */
-uint32_t give_up_calls(const struct left_behind *left, bool has_devices, bool has_stand_ins);
+uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, bool has_stand_ins);
 
 #endif

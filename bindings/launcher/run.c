@@ -208,10 +208,11 @@ static uint32_t close_the_door(void)
     const bool filtered = waits_are_refused();
     if (!filtered)
         leave_behind_prepare(&door.left);
+    give_up_file_growth(&vm);
     uint32_t layers = ISOLATION_KVM | give_up_rights();
     if (vm.ring.shared)
         ring_worker_prepare(&vm);
-    return layers | give_up_calls(&door.left, vm.device_end > 0, filtered);
+    return layers | give_up_calls(&door.left, &vm, filtered);
 }
 
 /* ---- the sandbox */

@@ -15,7 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-VERDICTS = {"allow": "SECCOMP_RET_ALLOW", "trap": "SECCOMP_RET_TRAP", "kill": "SECCOMP_RET_KILL_PROCESS"}
+VERDICTS = {
+    "allow": "SECCOMP_RET_ALLOW",
+    "trap": "SECCOMP_RET_TRAP",
+    "kill": "SECCOMP_RET_KILL_PROCESS",
+    "guard": "GUARDED",  # the command's filter alone: rights.c puts what decides in its place
+}
 
 # The first descriptor of a kind, and one past its last.
 FD_KINDS = {

@@ -234,18 +234,6 @@ uint8_t *sandbox_boot_info(struct sandbox *sandbox)
     return sandbox->mapping + SANDBOX_BOOT_OFFSET;
 }
 
-static uint64_t largest_file(const struct vm *vm)
-{
-    struct stat about;
-    if (vm->console_fd >= 0 && fstat(vm->console_fd, &about) == 0 && S_ISREG(about.st_mode))
-        return UINT64_MAX; /* a console in a file may grow */
-    uint64_t largest = 0;
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_BLOCK_BASIC && vm->devices[i].capacity > largest)
-            largest = vm->devices[i].capacity;
-    return largest;
-}
-
 /* A disk could be changed in a way that `file_bytes_max` does not keep a guest from. */
 static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
 {
@@ -264,7 +252,7 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
 static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image)
 {
     config->entry = image->entry;
-    config->file_bytes_max = largest_file(vm);
+    config->file_bytes_max = vm_largest_file(vm);
     config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
     config->kick_signal = (uint32_t)VM_KICK_SIGNAL;
     config->device_end = vm->device_end;

@@ -1,5 +1,5 @@
 /*
- * The disks' own filter under libFuzzer (bindings/sandbox/program/disk_guard.c): any disks, any system call.
+ * The disks' own filter under libFuzzer (bindings/core/disk_guard.c): any disks, any system call.
  *
  *   input: u8 devices, for each u8 kind (1: disk, 2: read-only, 4: network) and u64 capacity; then system
  *          calls: u8 number, u8 descriptor, u8 edges, u64 count, u64 offset
@@ -156,6 +156,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         device->type = kind & 1 ? MFT_BLOCK_BASIC : kind & 4 ? MFT_NET_BASIC : 0;
         device->read_only = kind & 2;
+        device->fd = SANDBOX_BLOCK_FD_BASE + (int)vm.device_end;
     }
     /* Exactly as long as it may get: a write past it is found. */
     struct sock_filter *code = malloc(DISK_GUARD_LENGTH * sizeof *code);

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,42 @@ def test_it_has_no_thread_beside_kvms_own_and_keeps_no_kvm_to_make_others_by(
     open_files = [os.readlink(entry) for entry in Path(f"/proc/{running.pid}/fd").iterdir()]
     assert "/dev/kvm" not in open_files
     assert not [name for name in open_files if name.endswith(".elf")]
+
+
+def limit_of(pid: int, name: str) -> set[str]:
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(name))
+    return set(line.removeprefix(name).split()) - {"bytes"}
+
+
+def test_no_file_of_its_grows_without_a_disk(running: subprocess.Popen[bytes]) -> None:
+    assert limit_of(running.pid, "Max file size") == {"0"}
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_none_grows_past_the_largest_disk_but_where_it_speaks_to_a_file(
+    tender_cmd: list[str], guest: Guest, tmp_path: Path, stream: str
+) -> None:
+    """The guest says one line; then it is looked at, and stopped. Both ways its last words come out."""
+    disk, log = tmp_path / "disk.img", tmp_path / "log"
+    disk.write_bytes(bytes(3 << 20))
+    command = [*tender_cmd, "--mem=8", "--backend=kvm", f"--block={disk}", str(guest("block_sparse"))]
+    for in_file, expected in ((False, {str(3 << 20)}), (True, limit_of(os.getpid(), "Max file size"))):
+        with log.open("wb") as file:
+            streams = {
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                **({stream: file} if in_file else {}),
+            }
+            made = subprocess.Popen(command, **streams)  # type: ignore[call-overload]
+            until = time.monotonic() + 60
+            while status_of(made.pid)["Seccomp"] != "2":
+                assert made.poll() is None and time.monotonic() < until
+            assert limit_of(made.pid, "Max file size") == expected
+            made.send_signal(signal.SIGTERM)
+            _, said = made.communicate(timeout=60)
+        assert made.returncode == 1
+        assert b"Exiting on signal 15" in (log.read_bytes() if in_file and stream == "stderr" else said)
 
 
 def test_it_still_obeys_a_stop(running: subprocess.Popen[bytes]) -> None:

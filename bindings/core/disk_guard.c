@@ -14,8 +14,6 @@
 #include <linux/seccomp.h>
 #include <stddef.h>
 
-#include "../fds.h"
-
 #define ARGUMENT_LOW(n)  (uint32_t)(offsetof(struct seccomp_data, args) + 8 * (n))
 #define ARGUMENT_HIGH(n) (ARGUMENT_LOW(n) + 4)
 #define FD               0
@@ -105,7 +103,7 @@ uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const stru
          * net/core/filter.c). */
         const uint8_t otherwise = (uint8_t)(DISK_LENGTH - 1 + (++at == disks ? CHECK_LENGTH - 1 : 0));
         const struct sock_filter disk[DISK_LENGTH] = {
-            IF(BPF_JEQ, SANDBOX_BLOCK_FD_BASE + handle, 0, otherwise),
+            IF(BPF_JEQ, (uint32_t)device->fd, 0, otherwise),
             LOAD_NUMBER((uint32_t)device->capacity),
             STORE(LOW),
             LOAD_NUMBER((uint32_t)(device->capacity >> 32)),

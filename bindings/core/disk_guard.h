@@ -1,16 +1,18 @@
 /*
- * A second filter, for VMs whose disks RLIMIT_FSIZE cannot guard: every pwrite64 must lie in its own disk.
+ * A system-call filter: every pwrite64 must lie in its own disk.
+ *
+ * In the sandbox it is a second one, for VMs whose disks RLIMIT_FSIZE cannot guard.
  *
  * The limit is one number for the process: it lets the smaller of two files grow to the size of the larger,
  * and it cannot be set where the console is a file, which grows. And a descriptor that may be written, given
  * for a disk that is read-only to the guest, has only the handlers between it and a guest that goes around
- * them. The kernel asks both filters and takes the stricter answer.
+ * them. The kernel asks both filters and takes the stricter answer. Every system call then pays for a second
+ * filter, so it is installed only where it is needed (spawn.c decides).
  *
- * Every system call then pays for a second filter, so it is installed only where it is needed (spawn.c
- * decides).
+ * The command on KVM has it as the end of its one filter, for any disk (kvm/rights.c).
  */
-#ifndef TENDER_SANDBOX_DISK_GUARD_H
-#define TENDER_SANDBOX_DISK_GUARD_H
+#ifndef TENDER_DISK_GUARD_H
+#define TENDER_DISK_GUARD_H
 
 #include <linux/filter.h>
 

@@ -1,0 +1,239 @@
+/*
+ * The command's filter on KVM as the kernel has it: a child each makes one call behind it, and ends well
+ * or by SIGSYS. What is written where is the table below. Prints one TAP line for each check and exits 1
+ * if one fails.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "holds.h"
+#include "rights.h"
+
+#define DISK    0x10000u
+#define LARGE   0x40000u
+#define RO_DISK 0x8000u
+
+static struct vm vm;
+static struct left_behind left = {-1, -1, -1};
+static int disk, large, read_only, log_file, net;
+static uint8_t data[LARGE + 1];
+
+static int file_of(uint64_t bytes)
+{
+    int fd = memfd_create("file", 0);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) < 0)
+        abort();
+    return fd;
+}
+
+/* Its status, or a signal's number and 256. */
+static int behind_the_filter(const long call[7])
+{
+    pid_t child = fork();
+    if (child == 0) {
+        const struct rlimit no_core = {0, 0};
+        (void)setrlimit(RLIMIT_CORE, &no_core);
+        (void)give_up_rights();
+        if (!give_up_calls(&left, &vm, false))
+            _exit(99);
+        long answer = syscall(call[0], call[1], call[2], call[3], call[4], call[5], call[6]);
+        _exit(answer < 0 ? 1 : 0);
+    }
+    int status = 0;
+    if (waitpid(child, &status, 0) != child)
+        abort();
+    return WIFSIGNALED(status) ? 256 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+#define KILLED       (256 + SIGSYS)
+#define ALLOWED(...) HOLDS(behind_the_filter((const long[7]){__VA_ARGS__}) == 0)
+#define REFUSED(...) HOLDS(behind_the_filter((const long[7]){__VA_ARGS__}) == KILLED)
+
+static void attach(uint32_t handle, int fd, uint64_t capacity, bool is_read_only)
+{
+    vm.devices[handle] = (struct vm_device){
+        .type = MFT_BLOCK_BASIC, .fd = fd, .capacity = capacity, .read_only = is_read_only};
+    vm.device_end = handle + 1;
+}
+
+static void test_a_disk_is_written_within_itself_alone(void)
+{
+    const long at = (long)data;
+    const struct {
+        int fd;
+        long bytes;
+    } disks[] = {{disk, DISK}, {large, LARGE}};
+    for (int i = 0; i < 2; i++) {
+        const int fd = disks[i].fd;
+        const long bytes = disks[i].bytes;
+        ALLOWED(SYS_pwrite64, fd, at, 512, 0);
+        ALLOWED(SYS_pwrite64, fd, at, bytes, 0);
+        ALLOWED(SYS_pwrite64, fd, at, 1, bytes - 1);
+        ALLOWED(SYS_pwrite64, fd, at, 0, bytes);
+        REFUSED(SYS_pwrite64, fd, at, 1, bytes);
+        REFUSED(SYS_pwrite64, fd, at, 2, bytes - 1);
+        REFUSED(SYS_pwrite64, fd, at, bytes + 1, 0);
+        REFUSED(SYS_pwrite64, fd, at, 1, 1l << 32);
+        REFUSED(SYS_pwrite64, fd, at, 1l << 32, 0);
+        REFUSED(SYS_pwrite64, fd, at, 512, -1);
+        REFUSED(SYS_pwrite64, fd, at, -1, 1);
+    }
+}
+
+static void test_what_is_no_disk_of_the_guests_to_write_is_not_written(void)
+{
+    static const long fds[] = {-1, 0, 1000};
+    REFUSED(SYS_pwrite64, read_only, (long)data, 1, 0);
+    REFUSED(SYS_pwrite64, log_file, (long)data, 1, 0);
+    REFUSED(SYS_pwrite64, net, (long)data, 1, 0);
+    for (size_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        REFUSED(SYS_pwrite64, fds[i], (long)data, 1, 0);
+}
+
+/* By the descriptor's own position: a disk would grow, or one that is read-only be written. */
+static void test_no_other_write_goes_to_a_disk(void)
+{
+    const struct iovec piece = {data, 1};
+    const int disks[] = {disk, large, read_only};
+    for (int i = 0; i < 3; i++) {
+        REFUSED(SYS_write, disks[i], (long)data, 1);
+        REFUSED(SYS_writev, disks[i], (long)&piece, 1);
+        REFUSED(SYS_pwritev2, disks[i], (long)&piece, 1, -1, 0, RWF_NOWAIT);
+    }
+    ALLOWED(SYS_write, log_file, (long)data, 1);
+    ALLOWED(SYS_writev, log_file, (long)&piece, 1);
+    ALLOWED(SYS_write, net, (long)data, 1);
+    ALLOWED(SYS_writev, net, (long)&piece, 1);
+    REFUSED(SYS_pwritev2, log_file, (long)&piece, 1, 0, 0, RWF_NOWAIT);
+}
+
+static void test_arguments_of_the_others(void)
+{
+    static struct timespec now;
+    static uint32_t word = 1;
+    ALLOWED(SYS_clock_gettime, CLOCK_REALTIME, (long)&now);
+    ALLOWED(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&now);
+    static const long clocks[] = {2, 3, 4, 5, 6, 7, 11, -1, -6, ~(1l << 3) | 2, 1l << 31};
+    for (size_t i = 0; i < sizeof clocks / sizeof *clocks; i++)
+        REFUSED(SYS_clock_gettime, clocks[i], (long)&now);
+    static const int ops[] = {FUTEX_WAKE, FUTEX_WAKE_PRIVATE};
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
+        ALLOWED(SYS_futex, (long)&word, ops[i], 1);
+    for (int op = FUTEX_FD; op < 32; op++)
+        for (int flags = 0; flags < 4; flags++) {
+            const int all =
+                op | (flags & 1 ? FUTEX_PRIVATE_FLAG : 0) | (flags & 2 ? FUTEX_CLOCK_REALTIME : 0);
+            if (all != (FUTEX_WAIT_BITSET_PRIVATE | FUTEX_CLOCK_REALTIME))
+                REFUSED(SYS_futex, (long)&word, all, 0);
+        }
+    REFUSED(SYS_mmap, 0, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REFUSED(SYS_openat, AT_FDCWD, (long)"/", O_RDONLY);
+}
+
+static void test_without_a_disk_the_rest_is_as_it_is(void)
+{
+    const uint32_t end = vm.device_end;
+    const struct iovec piece = {data, 1};
+    vm.device_end = 0;
+    ALLOWED(SYS_write, log_file, (long)data, 1);
+    REFUSED(SYS_pwrite64, disk, (long)data, 1, 0);
+    vm.device_end = 1;
+    vm.devices[0] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net};
+    ALLOWED(SYS_writev, net, (long)&piece, 1);
+    ALLOWED(SYS_write, log_file, (long)data, 1);
+    vm.devices[0] = (struct vm_device){0};
+    vm.device_end = end;
+}
+
+/* Every handle has a disk: the filter's longest jumps. */
+static void test_as_many_disks_as_there_can_be(void)
+{
+    const struct vm before = vm;
+    int fds[MFT_MAX_ENTRIES];
+    for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i++)
+        attach(i, fds[i] = file_of(512 * (i + 1)), 512 * (i + 1), i % 2);
+    for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i += MFT_MAX_ENTRIES / 4 - 1) {
+        HOLDS(behind_the_filter((const long[7]){SYS_pwrite64, fds[i], (long)data, 512, 512 * i}) ==
+              (i % 2 ? KILLED : 0));
+        REFUSED(SYS_pwrite64, fds[i], (long)data, 512, 512 * i + 1);
+        REFUSED(SYS_write, fds[i], (long)data, 1);
+    }
+    ALLOWED(SYS_write, log_file, (long)data, 1);
+    for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i++)
+        close(fds[i]);
+    vm = before;
+}
+
+static uint64_t limit_behind(int console, int error)
+{
+    int answer[2];
+    uint64_t limit = 0;
+    if (pipe(answer) < 0)
+        abort();
+    pid_t child = fork();
+    if (child == 0) {
+        struct rlimit now;
+        vm.console_fd = console;
+        if (dup2(error, STDERR_FILENO) < 0)
+            _exit(1);
+        give_up_file_growth(&vm);
+        (void)getrlimit(RLIMIT_FSIZE, &now);
+        _exit(now.rlim_max != now.rlim_cur || write(answer[1], &now.rlim_cur, sizeof now.rlim_cur) < 0);
+    }
+    int status = 0;
+    HOLDS(waitpid(child, &status, 0) == child && status == 0);
+    HOLDS(read(answer[0], &limit, sizeof limit) == sizeof limit);
+    close(answer[0]);
+    close(answer[1]);
+    return limit;
+}
+
+static void test_no_file_grows_past_the_largest_disk(void)
+{
+    const int pipe_like = net;
+    const uint64_t none = limit_behind(log_file, log_file);
+    HOLDS(none > LARGE);
+    HOLDS(limit_behind(pipe_like, pipe_like) == LARGE);
+    HOLDS(limit_behind(CONSOLE_DISCARD, pipe_like) == LARGE);
+    HOLDS(limit_behind(log_file, pipe_like) == none && limit_behind(pipe_like, log_file) == none);
+    const uint32_t end = vm.device_end;
+    vm.device_end = 0;
+    HOLDS(limit_behind(pipe_like, pipe_like) == 0);
+    vm.device_end = end;
+}
+
+int main(void)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) < 0)
+        return 1;
+    net = pair[0];
+    disk = file_of(DISK);
+    large = file_of(LARGE);
+    read_only = file_of(RO_DISK);
+    log_file = file_of(0);
+    attach(1, disk, DISK, false);
+    attach(2, large, LARGE, false);
+    attach(3, read_only, RO_DISK, true);
+    test_a_disk_is_written_within_itself_alone();
+    test_what_is_no_disk_of_the_guests_to_write_is_not_written();
+    test_no_other_write_goes_to_a_disk();
+    test_arguments_of_the_others();
+    test_without_a_disk_the_rest_is_as_it_is();
+    test_as_many_disks_as_there_can_be();
+    test_no_file_grows_past_the_largest_disk();
+    return claims_end();
+}
