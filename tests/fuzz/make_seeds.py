@@ -6,6 +6,8 @@ ring        entries, indices and lies, in the records of fuzz_ring.c
 disk_guard  disks of edges, writes in them, at their ends and behind
 watch       what a process of the sandbox says, in order and out of it
 resume      calls that wait, interrupted at once, twice, between two pieces, and with another structure then
+net         frames with a header: plain, with a checksum to complete, and large ones; calls that take or send them
+reset       segments of all rights; pages written in ones, in runs and far behind, read, and reset
 request     command lines of both grammars
 emulate     a guest that is in order, before each instruction that ring 3 may not execute
 
@@ -175,6 +177,33 @@ def resumes() -> Iterator[tuple[str, bytes]]:
             yield f"{console}-{number}-{how}-{name}", bytes([console]) + one * 2
 
 
+def headed_frames() -> Iterator[tuple[str, bytes]]:
+    """For each kind of header a frame on the wire, and the calls that take and send such a one."""
+    headers = {"plain": (0, 0, 0, 0, 0, 0), "sum": (1, 0, 34, 0, 34, 6), "odd": (1, 0, 34, 0, 33, 7),
+               "valid": (2, 0, 0, 0, 0, 0),
+               "tcp4": (1, 1, 54, 1448, 34, 16), "tcp6": (1, 0x84, 74, 1448, 54, 16), "udp": (1, 5, 42, 512, 34, 6),
+               "past": (1, 0, 34, 0, 65535, 65535), "nonsense": (255, 255, 65535, 0, 0, 0)}  # fmt: skip
+    for (name, header), offload, length in product(headers.items(), (0, 1, 15), (0, 60, 150, 241)):
+        calls = ((0, length), (2, 241), (0, length), (0x2B, 241), (0, length), (0x4B, length), (1, length))
+        steps = b"".join(struct.pack("<BHBBBHHHH", what, 0x137, bytes_, *header) for what, bytes_ in calls)
+        ones = struct.pack("<BHBBBHHHH", 0, 0xFF00, length, *header)  # whose sum is the other zero
+        for features in (0, 1):
+            yield f"{name}-{offload}-{length}-{features}", bytes([offload, features]) + ones + steps
+
+
+def resets() -> Iterator[tuple[str, bytes]]:
+    """The same pages with and without the kernel's list of them, in a few layouts of segments."""
+    steps = {
+        "one": b"\0\x30\1\7\3\0\0\0",
+        "run": b"\x40\0\1\xc8\3\0\0\0",
+        "far": b"\xc0\0\6\xff\x42\0\1\x40\3\0\0\0\x80\0\7\1",
+        "apart": b"".join(struct.pack("<BHB", 0, 0x100 + 2 * i, i) for i in range(40)),
+    }
+    layouts = (b"", b"\x10\3\x11\1\x20\2", b"\2\0\4\4\6\3\7\2\1\1")
+    for unasked, layout, (name, body) in product((0, 1), layouts, steps.items()):
+        yield f"{unasked}-{len(layout)}-{name}", bytes([unasked, len(layout) // 2]) + layout + body
+
+
 def main() -> int:
     """Writes one file for each case and returns the process's status."""
     if len(sys.argv) != 2:
@@ -189,6 +218,8 @@ def main() -> int:
         "disk_guard": list(disk_guards()),
         "watch": list(watches()),
         "resume": list(resumes()),
+        "net": list(headed_frames()),
+        "reset": list(resets()),
         "patch": [("two_sites", bytes([8, 0, 0, 0, 0]) + bytes.fromhex("ba01050000efba02050000ef"))],
     }
     for target, seeds in targets.items():
