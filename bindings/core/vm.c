@@ -46,6 +46,20 @@ uint64_t vm_largest_file(const struct vm *vm)
     return largest;
 }
 
+#define LEFT_FRAMES_MAX 4096 /* more than an interface's queue has; a peer that floods it is not waited for */
+
+/* What came by an interface for the last guest is not the next one's: one that is opened anew has none. A
+ * socket stays its owner's, with what is in it. */
+static void drop_frames(struct vm_device *device)
+{
+    uint8_t beginning[64]; /* the rest of a frame goes with it */
+    device->gone = device->drained = false;
+    if (device->type != MFT_NET_BASIC || device->is_socket)
+        return;
+    for (uint32_t i = 0; i < LEFT_FRAMES_MAX && read(device->fd, beginning, sizeof beginning) > 0; i++)
+        ;
+}
+
 int vm_reset(struct vm *vm)
 {
     *vm->shared = (struct vm_shared){0};
@@ -55,7 +69,7 @@ int vm_reset(struct vm *vm)
     uint64_t asked;
     (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */
     for (uint32_t i = 0; i < vm->device_end; i++)
-        vm->devices[i].gone = false;
+        drop_frames(&vm->devices[i]);
     int error = guest_memory_reset(&vm->memory);
     if (!error && vm->ring.shared)
         ring_offer(vm, vm->ring.shared, vm->ring.mode);

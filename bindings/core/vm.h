@@ -132,8 +132,9 @@ int vm_init(struct vm *vm);
 void vm_release(struct vm *vm);
 
 /* Back to before the first run, of a VM whose memory is kept: what was counted, the event, a stop that was
- * asked for, memory as the image has it (boot info apart). Devices and console stay. No thread is inside a
- * run function, and none asks for a stop. */
+ * asked for, memory as the image has it (boot info apart), no frame that came by an interface. Devices and
+ * console stay, and what is known of a disk's pages: they are the same. No thread is inside a run function,
+ * and none asks for a stop. */
 int vm_reset(struct vm *vm);
 
 /* Asks a running VM to stop, and one that is not running not to start. Any thread, any time, no waiting. */

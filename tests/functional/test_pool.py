@@ -1,14 +1,16 @@
 """A pool of VMs: what is taken is as new whatever ran on it before, and nothing is left behind."""
 
 import os
+import socket
 import threading
 from pathlib import Path
 
 import pytest
-from support import Guest, assert_nothing_is_left, footprint
+from bare import HEAP, L_NET, NET_READ, Bare
+from support import Guest, TapInterface, assert_nothing_is_left, footprint
 
 import tender
-from tender import BlockFile, ConfigError, ExitReason, Image, VmConfig, VmPool, VmStateError
+from tender import BlockFile, ConfigError, ExitReason, Image, Tap, VmConfig, VmPool, VmStateError
 
 pytestmark = pytest.mark.doors
 SMALL = VmConfig(mem=4, args=("from-the-pool",))
@@ -140,6 +142,28 @@ def test_a_disk_stays_the_pools(guest: Guest, tmp_path: Path) -> None:
         config = VmConfig(mem=4, block=BlockFile(str(disk)))
         with VmPool(image, config) as pool:
             assert [pool.run().status for _ in range(3)] == [0, 0, 0]
+
+
+@pytest.mark.tap
+def test_a_frame_that_came_for_one_guest_is_not_the_nexts(tap: TapInterface) -> None:
+    """Each reads one frame; more than one has come before the first ran."""
+    frame = b"\xff" * 6 + b"\x02\x00\x00\x00\x00\x01" + (0x88B5).to_bytes(2, "big") + bytes(50)
+    reader = Bare([("service", "net")])
+    reader.call(NET_READ, L_NET, 1, HEAP, 1514, 0)
+    reader.halt()
+    with (
+        Image.from_bytes(reader.elf()) as image,
+        VmPool(image, VmConfig(mem=2, net=Tap(tap.name))) as pool,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender,
+    ):
+        first = pool.take()
+        tap.carries()
+        sender.bind((tap.name, 0))
+        for _ in range(5):
+            sender.send(frame)
+        with first as vm:
+            assert vm.run().counters.net_rx_packets == 1
+        assert pool.run().counters.net_rx_packets == 0
 
 
 def test_a_closed_pool_gives_nothing_and_what_is_out_may_finish(guest: Guest) -> None:
