@@ -138,9 +138,38 @@ static void check_boot_info(const struct elf_image *image)
          0);
 }
 
+/* A file that is read by windows gives what its bytes in memory give: piece by piece, and parsed. */
+static void check_window(const uint8_t *data, size_t size)
+{
+    static int file = -1;
+    static struct elf_image plain, windowed;
+    static struct byte_window window;
+    struct elf_error plain_error = {0}, windowed_error = {0};
+    uint8_t one[sizeof window.bytes + 8], other[sizeof one];
+    if (file < 0)
+        file = memfd_create("image", 0);
+    MUST(ftruncate(file, (off_t)size) == 0 && pwrite(file, data, size, 0) == (ssize_t)size);
+    const struct byte_source memory = byte_source_memory(data, size),
+                             by_window = byte_source_window(&window, file);
+    uint64_t at = size;
+    for (size_t i = 0; i + 4 <= size && i < 64; i += 4) { /* places and lengths as the bytes say */
+        const size_t len = (data[i] | (size_t)data[i + 1] << 8) % sizeof one;
+        at = data[i + 3] == 0xff ? UINT64_MAX - data[i + 2] : (at + data[i + 2] * 16u) % (size + 64);
+        const int64_t got = memory.read_at(&memory, at, one, len);
+        MUST(by_window.read_at(&by_window, at, other, len) == got && memcmp(one, other, (size_t)got) == 0);
+    }
+    memset(&plain, 0, sizeof plain);
+    memset(&windowed, 0, sizeof windowed);
+    const int parsed = elf_image_parse(&memory, &plain, &plain_error);
+    MUST(elf_image_parse(&by_window, &windowed, &windowed_error) == parsed);
+    MUST(parsed != 0 || memcmp(&plain, &windowed, sizeof plain) == 0);
+    MUST(strcmp(plain_error.text, windowed_error.text) == 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct elf_image image;
+    check_window(data, size);
     struct byte_source source = byte_source_memory(data, size);
     struct elf_error error;
 
