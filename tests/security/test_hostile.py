@@ -94,7 +94,7 @@ def test_calls_without_end_leave_the_monitor_as_it_was(guest: Guest, disk: Path)
             assert result.ok and f"SURVIVED calls={calls}".encode() in result.console, result.console[-500:]
             assert sum(result.counters.hypercalls.values()) >= calls
             print(f"{start + calls} calls of {CALLS}", flush=True)
-        assert descriptors() == before
+        assert descriptors() <= before  # on KVM the last machine before may have been about to be closed
         assert resident_bytes() - resident < RSS_GROWTH_MAX
         assert disk.stat().st_size == 1 << 20
         assert attack(image, disk, "--mode=survivable", "--calls=1000").ok
