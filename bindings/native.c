@@ -317,16 +317,17 @@ int tn_file_check_output(int fd, struct device_error *error)
     return file_check_output(fd, error);
 }
 
-int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error,
+int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
                   struct descriptor *into)
 {
-    return keep(block_open(path, read_only != 0, capacity, error), into);
+    return keep(block_open(path, (struct block_use){read_only != 0, raw != 0}, capacity, error), into);
 }
 
-int tn_block_duplicate(int fd, const char *shown, int read_only, uint64_t *capacity,
+int tn_block_duplicate(int fd, const char *shown, int read_only, int raw, uint64_t *capacity,
                        struct device_error *error, struct descriptor *into)
 {
-    return keep(block_duplicate(fd, shown, read_only != 0, capacity, error), into);
+    return keep(block_duplicate(fd, shown, (struct block_use){read_only != 0, raw != 0}, capacity, error),
+                into);
 }
 
 int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,

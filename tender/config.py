@@ -100,11 +100,17 @@ def round_mem(mem_bytes: int) -> int:
 
 
 def parse_mac(text: str) -> bytes:
-    """The six bytes of `XX:XX:XX:XX:XX:XX`. Raises ConfigError for anything else."""
+    """The six bytes of `XX:XX:XX:XX:XX:XX`, an interface's. Raises ConfigError for anything else."""
     parts = text.split(":")
     if len(parts) != 6 or not all(1 <= len(p) <= 2 and all(c in _HEX for c in p) for p in parts):
         raise ConfigError(f"MAC address {text!r} is not of the form XX:XX:XX:XX:XX:XX")
-    return bytes(int(part, 16) for part in parts)
+    mac = bytes(int(part, 16) for part in parts)
+    if mac[0] & 1:
+        raise ConfigError(
+            f"MAC address {text!r} is of a group (multicast or broadcast), and no interface's",
+            hint="the first byte must be even: 02:00:00:00:00:01",
+        )
+    return mac
 
 
 _HEX = "0123456789abcdefABCDEF"
@@ -221,38 +227,53 @@ def check_sector(size: int) -> None:
 
 
 class BlockFile(Value):
-    """A file or block device by path. `sector_size` in bytes is what the guest sees as its block size."""
+    """A file or block device by path. `sector_size` in bytes is what the guest sees as its block size.
 
-    __slots__ = ("path", "read_only", "sector_size")
+    An image of another format than raw (qcow2, VMDK, VDI, VHD, VHDX) is refused unless `raw` says that its bytes are
+    the disk's.
+    """
+
+    __slots__ = ("path", "read_only", "sector_size", "raw")
     path: str
     read_only: bool
     sector_size: int
+    raw: bool
 
     def __init__(
-        self, path: "str | os.PathLike[str]", *, read_only: bool = False, sector_size: int = 512
+        self,
+        path: "str | os.PathLike[str]",
+        *,
+        read_only: bool = False,
+        sector_size: int = 512,
+        raw: bool = False,
     ) -> None:
         check_sector(_number("BlockFile: sector_size", sector_size))
         self._set(
             path=path_text("BlockFile: path", path),
             read_only=_flag("BlockFile: read_only", read_only),
             sector_size=sector_size,
+            raw=_flag("BlockFile: raw", raw),
         )
 
 
 class BlockFd(Value):
-    """An inherited descriptor of a file or block device; it stays the caller's."""
+    """An inherited descriptor of a file or block device; it stays the caller's. `raw` as for BlockFile."""
 
-    __slots__ = ("fd", "read_only", "sector_size")
+    __slots__ = ("fd", "read_only", "sector_size", "raw")
     fd: int
     read_only: bool
     sector_size: int
+    raw: bool
 
-    def __init__(self, fd: int, *, read_only: bool = False, sector_size: int = 512) -> None:
+    def __init__(
+        self, fd: int, *, read_only: bool = False, sector_size: int = 512, raw: bool = False
+    ) -> None:
         check_sector(_number("BlockFd: sector_size", sector_size))
         self._set(
             fd=descriptor("BlockFd: fd", fd),
             read_only=_flag("BlockFd: read_only", read_only),
             sector_size=sector_size,
+            raw=_flag("BlockFd: raw", raw),
         )
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -40,7 +40,11 @@ class ImageError(TenderError):
     def __init__(
         self, message: str, *, file: str = "", offset: int = 0, code: str = "", hint: str = ""
     ) -> None:
-        super().__init__(f"{file}: {message}" if file else message, code=code, hint=hint)
+        if file:
+            from tender.printable import printable
+
+            message = f"{printable(file)}: {message}"
+        super().__init__(message, code=code, hint=hint)
         self.file = file
         self.offset = offset
 

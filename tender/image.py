@@ -194,5 +194,7 @@ def check_image(what: str, image: object) -> None:
 
 def _open_hint(name: str, errno: int) -> str:
     if errno == 2 and "/" not in name:
-        return f"there is no {name} in this directory; give the path of a unikernel ELF"
+        from tender.printable import printable
+
+        return f"there is no {printable(name)} in this directory; give the path of a unikernel ELF"
     return ""

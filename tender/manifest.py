@@ -3,6 +3,7 @@
 from tender.config import BlockDevice, NetDevice, VmConfig
 from tender.errors import ManifestError
 from tender.image import Device
+from tender.printable import printable, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def match(image_name: str, devices: tuple[Device, ...], config: VmConfig) -> tup
         for name, device in named:
             declared = _find(image_name, devices, kind, name)
             if declared.handle in given:
-                raise ManifestError(f"{declared.name}: attached twice", code="device-twice")
+                raise ManifestError(f"{printable(declared.name)}: attached twice", code="device-twice")
             given[declared.handle] = device
     left = [device for device in devices if device.handle not in given]
     if left:
@@ -53,17 +54,17 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
             if device.name == name:
                 return device
         raise ManifestError(
-            f"Resource not declared in manifest: '{name}'",
+            f"Resource not declared in manifest: '{printable(name)}'",
             code="device-unknown",
             hint=declares(devices, image_name, first=[device.name for device in of_kind]),
         )
     if len(of_kind) != 1:
         what = f"{len(of_kind)} {kind} devices" if of_kind else f"no {kind} device"
-        hint = f"name one: {_OPTION[kind]} {of_kind[0].name}={_VALUE[kind]}" if of_kind else ""
+        hint = f"name one: {_OPTION[kind]}:{quoted(of_kind[0].name)}={_VALUE[kind]}" if of_kind else ""
         raise ManifestError(
-            f"{image_name} declares {what}, so a {kind} device must be given with a name"
+            f"{printable(image_name)} declares {what}, so a {kind} device must be given with a name"
             if of_kind
-            else f"{image_name} declares {what}",
+            else f"{printable(image_name)} declares {what}",
             code="device-unnamed",
             hint=hint,
         )
@@ -75,18 +76,19 @@ def declares(devices: "Iterable[Declared]", image_name: str, *, first: "Iterable
     order = {name: index for index, name in enumerate(first)}
     listed = sorted(devices, key=lambda device: order.get(device.name, len(order)))
     if not listed:
-        return f"{image_name} declares no devices"
-    return f"{image_name} declares: " + ", ".join(f"{device.kind} {device.name}" for device in listed)
+        return f"{printable(image_name)} declares no devices"
+    names = ", ".join(f"{device.kind} {printable(device.name)}" for device in listed)
+    return f"{printable(image_name)} declares: {names}"
 
 
 def _missing(image_name: str, left: list[Device]) -> ManifestError:
     lines = [
-        f"Device '{device.name}' of type {_TYPE.get(device.kind, '<undefined type>')} declared but not attached."
+        f"Device '{printable(device.name)}' of type {_TYPE.get(device.kind, '<undefined type>')} declared but not attached."
         for device in left
     ]
     lines.append("All declared devices must be attached. See --help for syntax.")
     options = " ".join(
-        f"{_OPTION[device.kind]} {device.name}={_VALUE[device.kind]}"
+        f"{_OPTION[device.kind]}:{quoted(device.name)}={_VALUE[device.kind]}"
         for device in left
         if device.kind in _OPTION
     )
@@ -94,5 +96,5 @@ def _missing(image_name: str, left: list[Device]) -> ManifestError:
         "\n".join(lines),
         missing=tuple((device.name, device.kind) for device in left),
         code="device-missing",
-        hint=f"add: {options} {image_name}" if options else "this kind of device is not known here",
+        hint=f"add: {options} {quoted(image_name)}" if options else "this kind of device is not known here",
     )

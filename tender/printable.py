@@ -24,6 +24,11 @@ def _escaped(letter: str) -> str:
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
+def unicode_text(text: str) -> str:
+    """`text` with each byte that is no UTF-8 as `\\xff`, and all else as it is: what any encoder takes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def quoted(word: str) -> str:
     """`word` as a shell takes it, on one line and without a character that a terminal would obey."""
     if word.isprintable():

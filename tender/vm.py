@@ -168,7 +168,11 @@ class Vm(Owner):
         file = descriptor()
         why, errno, hint = open_into(file, path, lib.FILE_CONSOLE)
         if why:
-            raise DeviceError(f"console: {path}: {why}", errno=errno, code="device-console", hint=hint)
+            from tender.printable import printable
+
+            raise DeviceError(
+                f"console: {printable(path)}: {why}", errno=errno, code="device-console", hint=hint
+            )
         fd: int = file.fd
         lib.tn_vm_add_console(self._handle, file)
         return fd

@@ -4,9 +4,30 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include "device.h"
+
+char *text_escape(char *to, size_t room, const char *text, bool keep_high)
+{
+    static const char cut[] = "...";
+    size_t at = 0;
+    for (; *text; text++) {
+        const unsigned char byte = (unsigned char)*text;
+        const bool plain = (byte >= 0x20 && byte < 0x7f) || (byte >= 0x80 && keep_high);
+        if (at + (plain ? 1 : 4) + sizeof cut > room) {
+            memcpy(to + at, cut, sizeof cut);
+            return to;
+        }
+        if (plain)
+            to[at++] = *text;
+        else
+            at += (size_t)snprintf(to + at, room - at, "\\x%02x", byte);
+    }
+    to[at] = '\0';
+    return to;
+}
 
 int device_failed(struct device_error *error, enum device_problem problem, int os_error, const char *format,
                   ...)
@@ -14,9 +35,12 @@ int device_failed(struct device_error *error, enum device_problem problem, int o
     va_list arguments;
     error->problem = problem;
     error->os_error = os_error;
+    char text[sizeof error->text];
     va_start(arguments, format);
-    (void)vsnprintf(error->text, sizeof error->text, format, arguments);
+    (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    /* Bytes from 0x80 on are of a text that Python reads, and makes printable as that. */
+    (void)text_escape(error->text, sizeof error->text, text, true);
     return -1;
 }
 

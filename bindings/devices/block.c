@@ -24,6 +24,8 @@
 
 #include "device.h"
 
+#define FORMAT_BYTES 68
+
 static int lock_as(int fd, short type)
 {
     struct flock lock = {.l_type = type,
@@ -52,9 +54,35 @@ static int locked_already(const char *shown, bool read_only, struct device_error
                          read_only ? "a VM or program that may write to it" : "another VM or program");
 }
 
-/* `fd`, or -1 and it is closed. */
-static int accepted(int fd, const char *shown, bool read_only, uint64_t *capacity, struct device_error *error)
+/* The name of the format of a disk image that is not the disk's bytes as they are; NULL for a raw one. */
+static const char *format_of(int fd)
 {
+    static const struct {
+        const char *name;
+        unsigned at, len;
+        const char *magic;
+    } formats[] = {
+        {"qcow2", 0, 4, "QFI\xfb"},
+        {"VMDK", 0, 4, "KDMV"},
+        {"VMDK", 0, 21, "# Disk DescriptorFile"},
+        {"VDI", 64, 4, "\x7f\x10\xda\xbe"},
+        {"VHDX", 0, 8, "vhdxfile"},
+        {"VHD", 0, 8, "conectix"},
+    };
+    char start[FORMAT_BYTES];
+    const ssize_t got = pread(fd, start, sizeof start, 0);
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
+        if (got >= (ssize_t)(formats[i].at + formats[i].len) &&
+            memcmp(start + formats[i].at, formats[i].magic, formats[i].len) == 0)
+            return formats[i].name;
+    return NULL;
+}
+
+/* `fd`, or -1 and it is closed. */
+static int accepted(int fd, const char *shown, struct block_use use, uint64_t *capacity,
+                    struct device_error *error)
+{
+    const char *format = NULL;
     struct stat about;
     off_t end = -1;
     if (fstat(fd, &about) < 0)
@@ -65,8 +93,15 @@ static int accepted(int fd, const char *shown, bool read_only, uint64_t *capacit
                             DEVICE_NAME_SHOWN_MAX, shown);
     else if ((end = lseek(fd, 0, SEEK_END)) < 0)
         (void)cannot_open(error, shown, errno);
-    else if (lock_disk(fd, read_only) < 0) {
-        (void)locked_already(shown, read_only, error);
+    else if (lock_disk(fd, use.read_only) < 0) {
+        (void)locked_already(shown, use.read_only, error);
+        end = -1;
+    } else if (!use.raw && (format = format_of(fd))) {
+        (void)device_failed(
+            error, DEVICE_BLOCK_FORMAT, 0,
+            "Could not open block device: %.*s: it is a %s image, which a guest would see as it "
+            "stands in the file",
+            DEVICE_NAME_SHOWN_MAX, shown, format);
         end = -1;
     }
     if (end < 0) {
@@ -77,13 +112,13 @@ static int accepted(int fd, const char *shown, bool read_only, uint64_t *capacit
     return fd;
 }
 
-int block_open(const char *path, bool read_only, uint64_t *capacity, struct device_error *error)
+int block_open(const char *path, struct block_use use, uint64_t *capacity, struct device_error *error)
 {
     /* O_NONBLOCK: a FIFO by mistake must not hang here; it means nothing for files and disks. */
-    int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd = open(path, (use.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return cannot_open(error, path, errno);
-    return accepted(fd, path, read_only, capacity, error);
+    return accepted(fd, path, use, capacity, error);
 }
 
 /* Whether a guest can use a descriptor that was opened so, 0 or -1. */
@@ -141,8 +176,10 @@ static bool has_lock(int fd)
     return strstr(text, "OFDLCK") != NULL;
 }
 
-int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacity, struct device_error *error)
+int block_duplicate(int fd, const char *shown, struct block_use use, uint64_t *capacity,
+                    struct device_error *error)
 {
+    const bool read_only = use.read_only;
     struct stat about;
     const int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fstat(fd, &about) < 0)
@@ -159,7 +196,7 @@ int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacit
         copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (copy < 0)
         return cannot_open(error, shown, errno);
-    return accepted(copy, shown, read_only, capacity, error);
+    return accepted(copy, shown, use, capacity, error);
 }
 
 int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,

@@ -44,14 +44,20 @@ int net_duplicate(int fd, struct device_error *error);
 /* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
 int net_choose_mac(uint8_t mac[6]);
 
+struct block_use {
+    bool read_only;
+    bool
+        raw; /* its bytes are the disk's, whatever format of a disk image they look like: else one is refused */
+};
+
 /*
  * A descriptor of the file or block device at `path`, locked (block.c says how), with its size in bytes.
  */
-int block_open(const char *path, bool read_only, uint64_t *capacity, struct device_error *error);
+int block_open(const char *path, struct block_use use, uint64_t *capacity, struct device_error *error);
 
 /* The same of the file behind `fd`, which block.c opens once more; `shown` stands for it in messages. Refused
  * is a descriptor that was opened in a way that the guest's reads or writes would fail by. */
-int block_duplicate(int fd, const char *shown, bool read_only, uint64_t *capacity,
+int block_duplicate(int fd, const char *shown, struct block_use use, uint64_t *capacity,
                     struct device_error *error);
 
 /* A descriptor of the file at `path`, for its use, without waiting: what would make open() wait, and what is
@@ -72,7 +78,12 @@ int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_by
 int vm_attach_net(struct vm *vm, uint32_t handle, int fd, bool offload);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 
-/* Fills `error`; -1, so that a caller can return it. */
+/* `text` as it may reach a terminal, in `to` of `room` bytes: what is no printable ASCII is an escape of its
+ * byte, `\\x1b`; a byte from 0x80 on stays if `keep_high`. What finds no room is left out, and `...` stands in its
+ * place. Returns `to`. */
+char *text_escape(char *to, size_t room, const char *text, bool keep_high);
+
+/* Fills `error`, control characters escaped; -1, so that a caller can return it. */
 int device_failed(struct device_error *error, enum device_problem problem, int os_error, const char *format,
                   ...) __attribute__((format(printf, 4, 5)));
 

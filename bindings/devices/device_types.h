@@ -42,6 +42,7 @@ enum device_problem {
     DEVICE_FILE_NO_READER = 28,
     DEVICE_FILE_SOCKET = 29,
     DEVICE_FILE_READ_ONLY = 30,
+    DEVICE_BLOCK_FORMAT = 31,
 };
 
 /* What a file is opened for (devices/file.c). */

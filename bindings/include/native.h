@@ -103,9 +103,9 @@ int tn_file_check_output(int fd, struct device_error *error);
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into);
 int tn_net_choose_mac(uint8_t *mac); /* -errno */
-int tn_block_open(const char *path, int read_only, uint64_t *capacity, struct device_error *error,
+int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
                   struct descriptor *into);
-int tn_block_duplicate(int fd, const char *shown, int read_only, uint64_t *capacity,
+int tn_block_duplicate(int fd, const char *shown, int read_only, int raw, uint64_t *capacity,
                        struct device_error *error, struct descriptor *into);
 int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
                             struct device_error *error);

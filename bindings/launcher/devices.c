@@ -46,14 +46,14 @@ static uint32_t find(const struct elf_image *image, const struct setting *settin
 
 static void refuse_the_rest(const struct elf_image *image, const struct choice *chosen)
 {
-    static char text[MFT_MAX_ENTRIES * 160 + 80]; /* on the stack its pages would be touched in any case */
+    static char text[MFT_MAX_ENTRIES * 360 + 80]; /* on the stack its pages would be touched in any case */
     size_t at = 0;
     for (uint32_t i = 1; i < image->manifest.entries; i++)
         if (!chosen[i].device && image->manifest.e[i].type < MFT_RESERVED_FIRST) {
             uint32_t type = image->manifest.e[i].type;
             at += (size_t)snprintf(text + at, sizeof text - at,
                                    "Device '%s' of type %s declared but not attached.\n",
-                                   image->manifest.e[i].name,
+                                   shown(image->manifest.e[i].name),
                                    type == MFT_NET_BASIC     ? "NET_BASIC"
                                    : type == MFT_BLOCK_BASIC ? "BLOCK_BASIC"
                                                              : "<undefined type>");
@@ -85,7 +85,7 @@ static void attach_net(const struct choice *choice, const struct elf_image *imag
         memcpy(entry->u.net.mac, choice->mac->mac, sizeof entry->u.net.mac);
     entry->u.net.mtu = (uint16_t)mtu;
     if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd, offload) < 0)
-        leave_to_python("%s: cannot be attached", entry->name);
+        leave_to_python("%s: cannot be attached", shown(entry->name));
 }
 
 /* A SIGINT or SIGTERM that is held back until the guest runs, 0: none. */
@@ -119,10 +119,11 @@ static bool wait_for_lock(const struct request *request, uint64_t until_ns)
 /* A descriptor of the disk, or -1. */
 static int open_disk(const struct setting *device, uint64_t *capacity, struct device_error *error)
 {
-    char shown[16];
-    (void)snprintf(shown, sizeof shown, "@%d", device->fd);
-    return device->value ? block_open(device->value, device->read_only, capacity, error)
-                         : block_duplicate(device->fd, shown, device->read_only, capacity, error);
+    const struct block_use use = {device->read_only, device->raw};
+    char name[16];
+    (void)snprintf(name, sizeof name, "@%d", device->fd);
+    return device->value ? block_open(device->value, use, capacity, error)
+                         : block_duplicate(device->fd, name, use, capacity, error);
 }
 
 static void attach_block(const struct request *request, uint64_t lock_until_ns, const struct choice *choice,
@@ -143,7 +144,7 @@ static void attach_block(const struct request *request, uint64_t lock_until_ns, 
     entry->u.block.capacity = capacity;
     entry->u.block.block_size = (uint16_t)sector_size;
     if (vm_attach_block(vm, handle, fd, capacity, device->read_only) < 0)
-        leave_to_python("%s: cannot be attached", entry->name);
+        leave_to_python("%s: cannot be attached", shown(entry->name));
 }
 
 void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,

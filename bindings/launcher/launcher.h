@@ -58,6 +58,8 @@ const char *program_directory(void);
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same of what is no error, before the guest starts: left out if there is no room within a second. */
 void say_notice(const char *format, ...) __attribute__((format(printf, 1, 2)));
+/* A name from outside as it may stand in such a line, which a newline would end; never freed. */
+const char *shown(const char *name);
 /* `PROGRAM: hint: text`. */
 void say_hint(const char *text);
 

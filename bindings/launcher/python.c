@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "device.h"
 #include "launcher.h"
 
 #define LOOK_NS 50000000
@@ -63,13 +64,21 @@ static void write_stderr(const char *text, size_t len, uint64_t until_ns)
     }
 }
 
+const char *shown(const char *name)
+{
+    const size_t room = 4 * strlen(name) + sizeof "...";
+    char *text = malloc(room);
+    return text ? text_escape(text, room, name, true) : "?";
+}
+
 static void say_lines(const char *before, const char *text, uint64_t until_ns)
 {
     while (text) {
-        char line[sizeof CUT + 8192];
+        char line[sizeof CUT + 8192], part[8192], safe[8192];
         const char *end = strchrnul(text, '\n');
-        int len =
-            snprintf(line, sizeof line, "%s: %s%.*s\n", the_command.program, before, (int)(end - text), text);
+        (void)snprintf(part, sizeof part, "%.*s", (int)(end - text), text);
+        int len = snprintf(line, sizeof line, "%s: %s%s\n", the_command.program, before,
+                           text_escape(safe, sizeof safe, part, false));
         if (len >= (int)sizeof line) {
             len = sizeof line - 1;
             memcpy(line + sizeof line - sizeof CUT, CUT, sizeof CUT);

@@ -149,7 +149,7 @@ static bool read_mac(const char *text, uint8_t mac[6])
         mac[i] = (uint8_t)byte;
         text = end + 1;
     }
-    return true;
+    return !(mac[0] & 1); /* a group's address is no interface's */
 }
 
 static bool ends_with(const char *text, const char *end)
@@ -158,12 +158,16 @@ static bool ends_with(const char *text, const char *end)
     return len >= end_len && strcmp(text + len - end_len, end) == 0;
 }
 
-/* The interface, path or @FD of --net or --block. `suffixes`: :ro and :rw behind a path mean something. */
+/* The interface, path or @FD of --net or --block. `suffixes`: :raw, and then :ro or :rw,
+ * mean something behind a path; else a disk is raw. */
 static bool read_value(struct setting *setting, const char *value, bool suffixes)
 {
     const bool has_suffix = suffixes && (ends_with(value, ":ro") || ends_with(value, ":rw"));
-    const size_t len = strlen(value) - (has_suffix ? 3 : 0);
+    size_t len = strlen(value) - (has_suffix ? 3 : 0);
     setting->read_only = has_suffix && ends_with(value, ":ro");
+    setting->raw = !suffixes || (len >= 4 && memcmp(value + len - 4, ":raw", 4) == 0);
+    if (suffixes && setting->raw)
+        len -= 4;
     if (*value == '@') {
         uint32_t fd;
         if (!number(value + 1, len - 1, &fd))
@@ -171,7 +175,7 @@ static bool read_value(struct setting *setting, const char *value, bool suffixes
         setting->fd = (int)fd;
         return true;
     }
-    setting->value = has_suffix ? strndup(value, len) : value; /* the word stays whole, for Python */
+    setting->value = value[len] ? strndup(value, len) : value; /* the word stays whole, for Python */
     return setting->value && len;
 }
 

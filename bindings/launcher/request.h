@@ -22,6 +22,7 @@ struct setting {
     const char *value; /* of --net and --block: an interface or a path; NULL: `fd` */
     int fd;
     bool read_only;
+    bool raw; /* --block: whatever format of a disk image it looks like */
     uint32_t sector_size;
     uint8_t mac[6];
 };

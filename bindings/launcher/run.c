@@ -70,7 +70,7 @@ static void handle(int number, void (*handler)(int), int flags)
 
 static _Noreturn void refuse_image(const struct image *image, const struct elf_error *error)
 {
-    leave_to_python("%s: %s%s%s", image->name, error->text, error->os_error ? ": " : "",
+    leave_to_python("%s: %s%s%s", shown(image->name), error->text, error->os_error ? ": " : "",
                     error->os_error ? strerror(error->os_error) : "");
 }
 
@@ -81,7 +81,7 @@ static void open_image(struct image *image, const char *name)
     image->name = name;
     image->fd = file_open(name, FILE_IMAGE, &refused);
     if (image->fd < 0)
-        leave_to_python("%s: %s", name, refused.text);
+        leave_to_python("%s: %s", shown(name), refused.text);
     static struct byte_window window;
     const struct byte_source source = byte_source_window(&window, image->fd);
     if (elf_image_parse(&source, &image->elf, &error) < 0)

@@ -4,10 +4,11 @@ Settings are applied in the order given, so the last one for a name wins, whethe
 left out. Nothing is opened here.
 """
 
-from tender.cli.options import Setting, UsageError
+from tender.cli.options import Setting, UsageError, invalid_option
 from tender.config import BlockFd, BlockFile, NetFd, Tap
 from tender.errors import ConfigError
 from tender.manifest import declares
+from tender.printable import printable, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +60,11 @@ def _block(device: Setting, size_setting: Setting | None) -> "BlockDevice":
     sector_size = 512 if size_setting is None else int(size_setting.value)
     try:
         if isinstance(device.value, int):
-            return BlockFd(device.value, read_only=device.read_only, sector_size=sector_size)
-        return BlockFile(device.value, read_only=device.read_only, sector_size=sector_size)
+            return BlockFd(device.value, read_only=device.read_only, sector_size=sector_size, raw=device.raw)
+        return BlockFile(device.value, read_only=device.read_only, sector_size=sector_size, raw=device.raw)
     except ConfigError as error:
         option = (size_setting or device).option
-        raise UsageError(f"{error.message}\nInvalid option: `{option}'", hint=error.hint) from None
+        raise invalid_option(option, error.message, error.hint) from None
 
 
 def _only(kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting) -> str:
@@ -73,16 +74,16 @@ def _only(kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setti
     is_fd = isinstance(setting.value, int) and setting.what in ("net", "block")
     value = f"@{setting.value}" if is_fd else setting.value
     if names:
-        reason = f"{image} declares {len(names)} {_WORDS[kind]} devices: say which"
-        way_out = "\n".join(f"--{setting.what}:{name}={value}" for name in names)
+        reason = f"{printable(image)} declares {len(names)} {_WORDS[kind]} devices: say which"
+        way_out = "\n".join(quoted(f"--{setting.what}:{name}={value}") for name in names)
     else:
-        reason = f"{image} declares no {_WORDS[kind]} device"
+        reason = f"{printable(image)} declares no {_WORDS[kind]} device"
         way_out = declares(devices, image)
     return _refuse(reason, setting, way_out)
 
 
 def _refuse(reason: str, setting: Setting, way_out: str) -> str:
-    raise UsageError(f"{reason}\nInvalid option: `{setting.option}'", hint=way_out)
+    raise invalid_option(setting.option, reason, way_out)
 
 
 def _undeclared(
@@ -93,15 +94,14 @@ def _undeclared(
     same_name = [device for device in devices if device.name == name]
     ordered = by_nearness(name, [device.name for device in devices if device.kind == kind])
     if same_name:
-        way_out = f"{name} is a {_WORDS.get(same_name[0].kind, same_name[0].kind)} device"
+        way_out = f"{printable(name)} is a {_WORDS.get(same_name[0].kind, same_name[0].kind)} device"
         if same_name[0].kind in _WORDS:
-            way_out += f": use --{same_name[0].kind}:{name}=..."
+            way_out += f": use --{same_name[0].kind}:{printable(name)}=..."
     else:
         way_out = declares(devices, image, first=ordered)
         near = nearest(name, ordered)
         if near:
             rest = setting.option[len(f"--{setting.what}:{name}=") :]
-            way_out = f"did you mean --{setting.what}:{near}={rest}?\n{way_out}"
-    return UsageError(
-        f"Resource not declared in manifest: '{name}'\nInvalid option: `{setting.option}'", hint=way_out
-    )
+            option = quoted(f"--{setting.what}:{near}={rest}")
+            way_out = f"did you mean {option}?\n{way_out}"
+    return invalid_option(setting.option, f"Resource not declared in manifest: '{printable(name)}'", way_out)

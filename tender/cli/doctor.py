@@ -8,6 +8,7 @@ import json
 
 from tender.cli import say
 from tender.cli.host_facts import INSTALL, DeviceNode, Facts, SandboxFacts, TapFacts, collect, user_word
+from tender.printable import printable
 
 USAGE = """\
 usage: tender doctor [--json | --kvm | --sandbox | --filter]
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
         say.out(USAGE)
         return 0
     if len(argv) > 1 or (argv and argv[0] not in OPTIONS):
-        say.error(f"doctor: Invalid option: `{' '.join(argv)}'")
+        say.error(f"doctor: Invalid option: `{printable(' '.join(argv))}'")
         say.plain(USAGE)
         return 1
     if argv == ["--filter"]:

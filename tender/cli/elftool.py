@@ -14,6 +14,7 @@ from tender._version import __version__
 from tender.cli import explain, say
 from tender.errors import HostError, ManifestError, TenderError
 from tender.manifest_json import DeclaredDevice
+from tender.printable import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _open_binary(path: str) -> int:
 
     fd, why, errno, _ = open_file(path, lib.FILE_IMAGE)
     if fd < 0:
-        raise HostError(f"{path}: {why}", errno=errno)
+        raise HostError(f"{printable(path)}: {why}", errno=errno)
     return fd
 
 
@@ -128,9 +129,9 @@ def gen_manifest(source: str, output: str) -> None:
     """Write the C for a manifest.json. A refused source leaves OUTPUT as it was. Raises ManifestError, HostError."""
     fd = 0 if source == "-" else _open(source, posix.O_RDONLY, "Could not open for reading")
     try:
-        text = c_source(manifest_json.parse(_read(fd, source), source))
+        text = c_source(manifest_json.parse(_read(fd, source), printable(source)))
         if output != "-" and _same_file(fd, output):
-            raise ManifestError(f"{output}: is SOURCE itself; name another OUTPUT")
+            raise ManifestError(f"{printable(output)}: is SOURCE itself; name another OUTPUT")
     finally:
         if fd != 0:
             posix.close(fd)
@@ -168,7 +169,7 @@ def _open(path: str, flags: int, failed: str) -> int:
     try:
         return posix.open(path, flags | posix.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise _host_error(f"{path}: {failed}", error) from error
+        raise _host_error(f"{printable(path)}: {failed}", error) from error
 
 
 def _read(fd: int, source: str) -> bytes:
@@ -181,7 +182,7 @@ def _read(fd: int, source: str) -> bytes:
                 break
             data += more
     except OSError as error:
-        raise _host_error(f"{source}: Could not read", error) from error
+        raise _host_error(f"{printable(source)}: Could not read", error) from error
     return data
 
 
@@ -203,7 +204,7 @@ def _write(path: str, data: bytes) -> None:
         while data:
             data = data[posix.write(fd, data) :]
     except OSError as error:
-        raise _host_error(f"{path}: Could not write", error) from error
+        raise _host_error(f"{printable(path)}: Could not write", error) from error
     finally:
         posix.close(fd)
 

@@ -4,7 +4,7 @@ import os
 
 from tender.cli.options import RunOptions
 from tender.native import lib, open_file
-from tender.printable import quoted
+from tender.printable import printable, quoted
 from tender.result import GuestFault
 
 _KINDS = ("net", "block")
@@ -17,7 +17,8 @@ def missing_hint(
     """The command as typed with the missing devices put in, and how to make what it names."""
     unknown = [name for name, kind in missing if kind not in _KINDS]
     if unknown:
-        return f"no device can be attached as {', '.join(unknown)}: its type is not one of hvt's"
+        names = ", ".join(map(printable, unknown))
+        return f"no device can be attached as {names}: its type is not one of hvt's"
     taps = list(tap_interfaces() if taps is None else taps)
     words, advice, made = list(options.words), [], 0
     for name, kind in missing:

@@ -4,10 +4,9 @@ What decides whether the file can run (segments, notes) is read by the same pars
 people want to know (symbols, build id) is read by symbols.py, and may be missing or broken in any file.
 """
 
-import json
 import os
 
-from tender.cli import explain, say
+from tender.cli import explain, report, say
 from tender.cli.symbols import Details, read_details
 from tender.errors import ImageError, TenderError
 from tender.printable import printable
@@ -39,7 +38,9 @@ def main(argv: list[str]) -> int:
         return 0
     wrong = [word for word in options if word not in ("--json", "--symbols", "--")]
     if wrong or len(files) != 1:
-        say.error(f"inspect: Invalid option: `{wrong[0]}'" if wrong else "inspect: one IMAGE is needed")
+        say.error(
+            f"inspect: Invalid option: `{printable(wrong[0])}'" if wrong else "inspect: one IMAGE is needed"
+        )
         say.plain(USAGE)
         return 1
     try:
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         say.error(error.message)
         say.hint(error.hint)
         if "--json" in options:
-            say.out(json.dumps({"schema": 1, "file": files[0], "error": error.to_dict()}))
+            say.out(report.to_json({"schema": 1, "file": files[0], "error": error.to_dict()}))
         return 1
 
 
@@ -61,7 +62,7 @@ def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
         found = describe(image, read_details(path))
     if not symbols:
         del found["functions"]
-    say.out(json.dumps(found) if as_json else text(found))
+    say.out(report.to_json(found) if as_json else text(found))
     return 0
 
 

@@ -59,17 +59,25 @@ class UsageError(ConfigError):
 class Setting(Value):
     """One word about a device: `what` is the option without its dashes, `option` the word as typed."""
 
-    __slots__ = ("what", "name", "value", "read_only", "option")
+    __slots__ = ("what", "name", "value", "read_only", "raw", "option")
     what: str  # "net", "net-mac", "block", "block-sector-size"
     name: str  # "" stands for the only device of its kind
     value: int | str  # a descriptor (@FD) or sector size is an int
     read_only: bool
+    raw: bool
     option: str
 
     def __init__(
-        self, what: str, name: str, value: int | str, *, option: str, read_only: bool = False
+        self,
+        what: str,
+        name: str,
+        value: int | str,
+        *,
+        option: str,
+        read_only: bool = False,
+        raw: bool = False,
     ) -> None:
-        self._set(what=what, name=name, value=value, read_only=read_only, option=option)
+        self._set(what=what, name=name, value=value, read_only=read_only, raw=raw, option=option)
 
 
 class RunOptions(Value):
@@ -173,7 +181,9 @@ def parse_args(argv: list[str], *, backend: str = "", require: str = "", lock_wa
             continue
         if not equals:
             if colon or at == len(argv) or argv[at].startswith("--"):
-                raise UsageError(f"Missing argument to {head}", hint=f"write {_FORMS[base]}")
+                from tender.printable import printable
+
+                raise UsageError(f"Missing argument to {printable(head)}", hint=f"write {_FORMS[base]}")
             value = argv[at]
             at += 1
             word = f"{word} {value}"
@@ -200,6 +210,7 @@ def parse_args(argv: list[str], *, backend: str = "", require: str = "", lock_wa
 
 def _unknown(word: str) -> UsageError:
     from tender.cli.nearest import nearest
+    from tender.printable import quoted
 
     head = word.partition("=")[0].partition(":")[0]
     near = nearest(head, OPTIONS)
@@ -208,13 +219,15 @@ def _unknown(word: str) -> UsageError:
     elif near:
         way_out = f"did you mean {near}?"
     else:
-        way_out = f"words for the guest go after the image: tender IMAGE {word}"
+        way_out = f"words for the guest go after the image: tender IMAGE {quoted(word)}"
     return invalid_option(word, "", way_out, show_usage=True)
 
 
 def invalid_option(word: str, reason: str = "", way_out: str = "", *, show_usage: bool = False) -> UsageError:
     """The error of an option as typed, in the contract's words; `reason` is a line before them."""
-    message = f"Invalid option: `{word}'"
+    from tender.printable import printable
+
+    message = f"Invalid option: `{printable(word)}'"
     return UsageError(f"{reason}\n{message}" if reason else message, hint=way_out, show_usage=show_usage)
 
 
@@ -317,12 +330,12 @@ def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
         name, value = _split_name(value)
     elif not 1 <= len(name) <= NAME_MAX:
         raise invalid_option(word, "", f"{form}; a NAME has 1 to {NAME_MAX} letters and digits")
-    what, read_only = base[2:], False
+    what, read_only, raw = base[2:], False, False
     if what == "net-mac":
         try:
             parse_mac(value)
         except ConfigError as error:
-            raise invalid_option(word, error.message, form) from None
+            raise invalid_option(word, error.message, error.hint or form) from None
         return Setting(what, name, value, option=word)
     if what == "block-sector-size":
         if not _is_number(value):
@@ -331,14 +344,16 @@ def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
     if what == "block":
         read_only = value.endswith(":ro")
         value = value.removesuffix(":ro") if read_only else value.removesuffix(":rw")
+        raw = value.endswith(":raw")
+        value = value.removesuffix(":raw")
     if value.startswith("@"):
         if not _is_number(value[1:]):
             way_out = "after @ stands the number of an inherited descriptor"
             raise invalid_option(word, "", way_out + ("; for a file write ./@..." if what == "block" else ""))
-        return Setting(what, name, int(value[1:]), read_only=read_only, option=word)
+        return Setting(what, name, int(value[1:]), read_only=read_only, raw=raw, option=word)
     if not value:
         raise invalid_option(word, "", form)
-    return Setting(what, name, value, read_only=read_only, option=word)
+    return Setting(what, name, value, read_only=read_only, raw=raw, option=word)
 
 
 def _split_name(value: str) -> tuple[str, str]:

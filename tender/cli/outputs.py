@@ -29,7 +29,9 @@ def settled(options: RunOptions) -> RunOptions:
         return options
     fd, why, _, hint = open_file(options.json, lib.FILE_REPORT)
     if fd < 0:
-        raise UsageError(f"--json={options.json}: {why}", hint=hint)
+        from tender.printable import printable
+
+        raise UsageError(f"--json={printable(options.json)}: {why}", hint=hint)
     return options._with(json_fd=fd)
 
 

@@ -5,6 +5,7 @@ import json
 from tender.cli import outputs, say
 from tender.cli.options import RunOptions
 from tender.errors import TenderError
+from tender.printable import printable, unicode_text
 from tender.result import VmResult
 
 SCHEMA = 1
@@ -33,9 +34,24 @@ def not_started(error: TenderError, options: RunOptions) -> dict[str, object]:
     }
 
 
+def to_json(value: object) -> str:
+    """`value` as JSON for any reader: a byte of a name that is no text is shown as that byte, `\\xff`."""
+    return json.dumps(_of_text(value))
+
+
+def _of_text(value: object) -> object:
+    if isinstance(value, str):
+        return unicode_text(value)
+    if isinstance(value, dict):
+        return {key: _of_text(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_of_text(part) for part in value]
+    return value
+
+
 def write_json(value: dict[str, object], options: RunOptions) -> None:
     """One line of JSON to where --json says; a failure to write is said and changes nothing else."""
-    line = json.dumps(value) + "\n"
+    line = to_json(value) + "\n"
     if options.json == 2:
         say.plain(line[:-1])
         return
@@ -44,7 +60,7 @@ def write_json(value: dict[str, object], options: RunOptions) -> None:
             outputs.empty(options.json_fd)
         say.write(options.json_fd, line.encode())
     except OSError as error:
-        where = f"fd:{options.json}" if isinstance(options.json, int) else options.json
+        where = f"fd:{options.json}" if isinstance(options.json, int) else printable(options.json or "")
         say.error(f"--json={where}: {error.strerror}")
 
 

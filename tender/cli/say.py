@@ -63,13 +63,22 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
 
 
 def _prefixed(text: str) -> str:
-    return "".join(f"{PROGRAM}: {line}\n" for line in text.split("\n"))
+    return "".join(f"{PROGRAM}: {_safe(line)}\n" for line in text.split("\n"))
+
+
+def _safe(line: str) -> str:
+    """Whatever came into it: who makes a message makes a name printable, as only there a newline of a name is known."""
+    if line.isprintable():
+        return line
+    from tender.printable import printable
+
+    return printable(line)
 
 
 def hint(text: str) -> None:
     """`PROGRAM: hint: text` on stderr, line by line; nothing for an empty text."""
     if text and HINTS:
-        _stderr("".join(f"{PROGRAM}: hint: {line}\n" for line in text.split("\n")))
+        _stderr("".join(f"{PROGRAM}: hint: {_safe(line)}\n" for line in text.split("\n")))
 
 
 def plain(text: str) -> None:
@@ -80,7 +89,10 @@ def plain(text: str) -> None:
 def out(text: str) -> None:
     """The text as it is, on stdout. Raises BrokenPipeError, which `entry` turns into the shell's 141."""
     if sys.stdout is not None:
-        sys.stdout.write(text + "\n")
+        try:
+            sys.stdout.write(text + "\n")
+        except UnicodeEncodeError:
+            sys.stdout.write(text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def _stderr(text: str, until: float = float("inf")) -> None:

@@ -6,7 +6,7 @@ The files are installed inside the package: sdk/include (headers), sdk/lib (link
 from pathlib import Path
 
 from tender.cli import say
-from tender.printable import quoted
+from tender.printable import printable, quoted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
         return 0
     option = argv[0] if argv else ""
     if len(argv) > 1 or option not in _ANSWERS:
-        say.error(f"sdk: Invalid option: `{' '.join(argv)}'")
+        say.error(f"sdk: Invalid option: `{printable(' '.join(argv))}'")
         say.plain(USAGE)
         return 1
     root = sdk_root()

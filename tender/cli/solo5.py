@@ -33,6 +33,7 @@ from tender.config import (
     VmConfig,
     check_sector,
     floor_mem,
+    parse_mac,
     round_mem,
 )
 from tender.errors import ConfigError, DeviceError, TenderError
@@ -198,6 +199,10 @@ class _Devices:
         mac = _mac_prefix(value)
         if not mac:
             raise _invalid(word)
+        try:
+            parse_mac(mac)
+        except ConfigError as error:
+            raise _invalid(word, error.message) from None
         _check_declared(image, word, name, "net")
         self._macs[name] = mac
 
@@ -208,10 +213,10 @@ class _Devices:
             raise _invalid(word)
         _check_declared(image, word, name, "block")
         if value.startswith("@") and _all_in(value[1:], _DIGITS) and int(value[1:]) <= _INT_MAX:
-            device: BlockDevice = BlockFd(int(value[1:]))
+            device: BlockDevice = BlockFd(int(value[1:]), raw=True)
             _check_inherited(int(value[1:]), is_net=False)
         else:
-            device = BlockFile(value)
+            device = BlockFile(value, raw=True)  # as solo5-hvt takes every file
         self._replace(
             self._disks.pop(name, None)
         )  # first: its lock may be of the file that is asked for again

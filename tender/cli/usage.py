@@ -26,6 +26,7 @@ Where, and with what:
   --require=LAYER,...            run no guest where one of these isolation layers is missing: 'tender doctor'
                                  names them; TENDER_REQUIRE in the environment does the same
   --mem=N                        guest memory in MiB, or with a unit: 64M, 1G (default 512)
+  --no-net-ring                  offer the guest no network ring: all of --mem is its own
   --timeout=SECONDS              stop the guest after that time: 5, 0.25, 250ms
 
 Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists them):
@@ -41,13 +42,14 @@ Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists 
   The only device of its kind needs no name: --net tap0, --block disk.img:ro
 
 Output:
-  --console=FILE|fd:N|none       where the guest's console goes (default: stdout)
-  --json[=FILE|fd:N]             how the run ended, as one line of JSON (default: last line of stderr)
+  --console=FILE|-|fd:N|none     where the guest's console goes (default: stdout)
+  --json[=FILE|-|fd:N]           how the run ended, as one line of JSON (default: last line of stderr)
   --stats                        counters and the times of the boot, on stderr at the end
   -q, --quiet                    errors only
   -v, --verbose                  a line for each phase
 
-  --help, --version              this text; the version and the ABI version
+  -h, --help                     this text
+  -V, --version                  the version and the ABI version
 
 Any option may also be written with its value in the next word: --mem 64M. Repeated, the last one wins.
 
@@ -111,7 +113,9 @@ def help_command(argv: list[str]) -> int:
 
         return main([argv[0], "--help"])
     if argv:
-        say.error(f"help: no such command: {argv[0]}")
+        from tender.printable import printable
+
+        say.error(f"help: no such command: {printable(argv[0])}")
         say.hint(f"commands: {', '.join(COMMANDS)}")
         return 1
     say.out(run_help())

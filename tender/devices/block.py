@@ -6,12 +6,14 @@ import time
 from tender.config import BlockFd, BlockFile
 from tender.errors import DeviceError
 from tender.native import CData, check, descriptor, ffi, lib
+from tender.printable import quoted
 from tender.values import Owner
 
 _CODES = {
     lib.DEVICE_BLOCK_LOCKED: "block-locked",
     lib.DEVICE_BLOCK_MISALIGNED: "block-misaligned",
     lib.DEVICE_BLOCK_SMALL: "block-small",
+    lib.DEVICE_BLOCK_FORMAT: "block-format",
 }
 _OPEN_HINTS = {
     2: "make it: truncate -s 16M {path}",
@@ -30,6 +32,7 @@ _FD_HINTS = {
     lib.DEVICE_BLOCK_READ_ONLY: "give it read-only: {path}:ro; or open it with O_RDWR",
     lib.DEVICE_BLOCK_DIRECT: "open it without O_DIRECT",
     lib.DEVICE_BLOCK_SEALED: "give it read-only: {path}:ro; or an unsealed copy",
+    lib.DEVICE_BLOCK_FORMAT: "convert it: qemu-img convert -O raw {path} RAW; or, if its bytes are the disk's: {path}:raw",
     lib.DEVICE_PATH_ONLY: "open it with O_RDWR, without O_PATH",
 }
 
@@ -108,10 +111,12 @@ def _open_disk(device: BlockFile | BlockFd, shown: str) -> BlockAttachment:
         shown = device.path
         if "\0" in shown:
             raise DeviceError(f"Could not open block device: {shown!r}: embedded null byte")
-        answer = lib.tn_block_open(_bytes(shown), device.read_only, capacity, error, owner)
+        answer = lib.tn_block_open(_bytes(shown), device.read_only, device.raw, capacity, error, owner)
     else:
         shown = shown or f"@{device.fd}"
-        answer = lib.tn_block_duplicate(device.fd, _bytes(shown), device.read_only, capacity, error, owner)
+        answer = lib.tn_block_duplicate(
+            device.fd, _bytes(shown), device.read_only, device.raw, capacity, error, owner
+        )
     if answer < 0:
         raise _refused(error, shown)
     return BlockAttachment(owner, int(capacity[0]), device.sector_size, device.read_only)
@@ -131,11 +136,11 @@ def _bytes(text: str) -> bytes:
 
 def _refused(error: CData, shown: str, *, hint: str = "") -> DeviceError:
     if error.problem == lib.DEVICE_BLOCK_OPEN:
-        hint = _OPEN_HINTS.get(error.os_error, "").format(path=shown)
+        hint = _OPEN_HINTS.get(error.os_error, "").format(path=quoted(shown))
     elif error.problem == lib.DEVICE_BLOCK_LOCKED:
-        hint = _LOCKED_HINT.format(path=shown)
+        hint = _LOCKED_HINT.format(path=quoted(shown))
     elif error.problem in _FD_HINTS:
-        hint = _FD_HINTS[error.problem].format(path=shown)
+        hint = _FD_HINTS[error.problem].format(path=quoted(shown))
     return DeviceError(
         ffi.string(error.text).decode("utf-8", "surrogateescape"),
         errno=error.os_error,

@@ -9,6 +9,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from tender.config import NetFd, Tap, parse_mac
 from tender.errors import DeviceError
 from tender.native import CData, check, descriptor, ffi, lib
+from tender.printable import quoted
 from tender.values import Owner
 
 _ENOENT, _EPERM, _EACCES, _ENODEV = 2, 1, 13, 19
@@ -82,7 +83,8 @@ def _refused(error: CData, name: str) -> DeviceError:
     )
 
 
-def _hint(problem: int, errno: int, name: str) -> str:
+def _hint(problem: int, errno: int, word: str) -> str:
+    name = quoted(word)
     if problem == lib.DEVICE_TAP_MISSING:
         return f"make it: ip tuntap add {name} mode tap user {_user()} && ip link set {name} up"
     if problem in (lib.DEVICE_TAP_DOWN, lib.DEVICE_TAP_KIND) and _is_other_kind(name):

@@ -16,7 +16,7 @@ PARSING = {
     *("_signal", "time", "posix"),
 }
 # A line on stderr, such as that a guest runs in the sandbox for want of KVM.
-SPEAKING = {"select"}
+SPEAKING = {"select", "tender.printable"}
 # The words of a refused option.
 EXPLAINING = SPEAKING | {"tender.cli.nearest", "tender.cli.usage"}
 # A guest that runs. `os` is not among them: it is frozen into the interpreter, but makes ABCs when imported,

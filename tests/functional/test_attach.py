@@ -131,7 +131,7 @@ def test_a_device_left_out_is_named_with_the_option_to_add(guest: Guest) -> None
     assert refused.value.missing == (
         ("service0", "net"), ("storage0", "block"), ("service1", "net"), ("storage1", "block"),
     )  # fmt: skip
-    assert "--net service0=TAP --block storage0=FILE" in refused.value.hint
+    assert "--net:service0=TAP --block:storage0=FILE" in refused.value.hint
 
 
 def test_a_device_that_is_not_declared_is_named(guest: Guest) -> None:
@@ -148,4 +148,4 @@ def test_an_unnamed_device_among_several_must_be_named(guest: Guest) -> None:
         pytest.raises(ManifestError, match="2 net devices") as refused,
     ):
         Vm(image, VmConfig(mem=8, net=Tap("tap0")))
-    assert refused.value.hint == "name one: --net service0=TAP"
+    assert refused.value.hint == "name one: --net:service0=TAP"

@@ -1,10 +1,13 @@
 """The command line's grammar: words to values, and every way of getting it wrong."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tender.cli.attach import resolve
 from tender.cli.nearest import distance, nearest
-from tender.cli.options import OPTIONS, RunOptions, Setting, UsageError, parse_args
+from tender.cli.options import NAMED, OPTIONS, SHORT, RunOptions, Setting, UsageError, parse_args
 from tender.config import BlockFd, BlockFile, NetFd, Tap
 from tender.errors import ConfigError
 from tender.image import Device
@@ -220,6 +223,8 @@ def test_every_form_of_a_device_option(words: list[str], expected: tuple[str, st
         "--net-mac:service0=02:00:00:00:00",
         "--net-mac:service0=02:00:00:00:00:0g",
         "--net-mac=nonsense",
+        "--net-mac=01:00:5e:00:00:01",
+        "--net-mac:service0=ff:ff:ff:ff:ff:ff",
         "--block:storage=",
         "--block:storage=:ro",
         "--block:storage=@1x",
@@ -440,3 +445,18 @@ def test_lock_wait_that_is_no_time_is_malformed(value: str) -> None:
     if value:
         with pytest.raises(UsageError, match=r"^Malformed value of TENDER_LOCK_WAIT$"):
             parse_args(["app.elf"], lock_wait=value)
+
+
+def test_the_help_names_every_option() -> None:
+    """And the native command's table has none that Python's does not."""
+    from tender.cli import usage
+
+    request = (Path(__file__).resolve().parents[2] / "bindings" / "launcher" / "request.c").read_text()
+    native = set(re.findall(r'"(--?[a-z][a-z-]*)"', request))
+    assert native and native <= {*OPTIONS, *SHORT}
+    text = usage.run_help()
+    for option in (*OPTIONS, *SHORT):
+        assert re.search(rf"^  (-\w, )?{option}\b", text, re.MULTILINE) or f"  {option}, --" in text, option
+    solo5 = usage.solo5("solo5-hvt")
+    for option in ("--mem", "--no-net-ring", "--help", "--version", *NAMED):
+        assert re.search(rf"^  (--help, )?{option}\b", solo5, re.MULTILINE), option

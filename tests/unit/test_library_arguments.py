@@ -63,9 +63,11 @@ FIELDS: list[tuple[Callable[..., object], str, list[object]]] = [
     (NetFd, "mtu", [*NO_NUMBER, 67, 65536]),
     (BlockFile, "path", [*NO_TEXT, Path, PurePosixPath, "d\0"]),
     (BlockFile, "read_only", NO_FLAG),
+    (BlockFile, "raw", NO_FLAG),
     (BlockFile, "sector_size", [*NO_NUMBER, 0, 513]),
     (BlockFd, "fd", [*NO_NUMBER, -1, 2**31, 2**80]),
     (BlockFd, "read_only", NO_FLAG),
+    (BlockFd, "raw", NO_FLAG),
     (BlockFd, "sector_size", [*NO_NUMBER, 0, 513]),
 ]
 NEEDED: dict[object, dict[str, object]] = {

@@ -1,0 +1,160 @@
+"""Names from files and from words, of any bytes: none moves a cursor, forges a line, or runs when a hint is pasted."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+from tender.testing.elf_builder import good_elf
+
+NAMES = {
+    "escape": "a\x1b[2K\x1b]0;FORGED\x07",
+    "newline": "a\nFORGED: hint: run this",
+    "return": "a\rFORGED",
+    "C1": "a\x9b31mb",
+    "a byte of C1": os.fsdecode(b"a\x9b31mb"),
+    "no UTF-8": os.fsdecode(b"a\xff\xfeb"),
+    "delete": "a\x7f\x7fb",
+    "bidi": "a\u202eb\u2066c",
+    "line separator": "a\u2028FORGED",
+    "quotes": "a'b\"c`touch hit`",
+    "substitution": "a$(touch hit);touch hit",
+    "spaces": "a  b",
+}
+# {}: the name, {/}: a path with it; {disk}: a guest that declares a disk
+PLACES: dict[str, list[str]] = {
+    "image": ["{}"],
+    "image, solo5": ["solo5-hvt", "{}"],
+    "image, by path": ["{/}"],
+    "image that is none": ["{file}"],
+    "subcommand": ["help", "{}"],
+    "option": ["--frob{}"],
+    "option, solo5": ["solo5-hvt", "--frob={}", "{disk}"],
+    "value": ["--mem={}", "{disk}"],
+    "time": ["--timeout={}", "{disk}"],
+    "layer": ["--require={}", "{disk}"],
+    "disk": ["--block=storage={/}", "{disk}"],
+    "disk, solo5": ["solo5-hvt", "--block:storage={/}", "{disk}"],
+    "disk's name": ["--block:{}=x", "{disk}"],
+    "interface": ["--net={}", "{net}"],
+    "interface, solo5": ["solo5-hvt", "--net:service0={}", "{net}"],
+    "console": ["--console={/}/x", "{disk}"],
+    "report": ["--json={/}/x", "{disk}"],
+    "inspected": ["inspect", "{/}"],
+    "inspected, none": ["inspect", "{file}"],
+    "inspect's option": ["inspect", "--{}"],
+    "doctor's option": ["doctor", "--{}"],
+    "sdk's option": ["sdk", "--{}"],
+    "queried": ["solo5-elftool", "query-abi", "{/}"],
+    "manifest": ["solo5-elftool", "gen-manifest", "{file}", "out.c"],
+    "device": ["{devices}"],
+    "device, solo5": ["solo5-hvt", "{devices}"],
+    "device, another": ["--block:other=x", "{devices}"],
+    "device, one of two": ["--block=x", "{devices}"],
+}
+
+
+def run(launcher: str, words: list[str], directory: Path) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(
+        [os.fsencode(word) for word in words], capture_output=True, timeout=60, check=False, cwd=directory,
+        stdin=subprocess.DEVNULL, env={**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": "sandbox"},
+    )  # fmt: skip
+
+
+def filled(words: list[str], name: str, directory: Path, guest: Guest) -> list[str]:
+    raw = os.fsencode(name)
+    (directory / "dir").mkdir(exist_ok=True)
+    file = os.fsencode(directory) + b"/dir/file " + raw
+    Path(os.fsdecode(file)).write_bytes(b"{ no elf")
+    devices = directory / "devices.elf"
+    devices.write_bytes(good_elf(devices=[(raw[:60], "block"), (b"second" + raw[:40], "block")]))
+    return [
+        word.format(
+            name, **{"/": f"{directory}/dir/{name}", "file": os.fsdecode(file), "devices": str(devices),
+                     "disk": str(guest("disk")), "net": str(guest("echo"))}
+        ) for word in words
+    ]  # fmt: skip
+
+
+def check_lines(text: bytes, program: str) -> list[str]:
+    lines = text.decode("utf-8").split("\n")  # UTF-8, whatever the name
+    assert lines.pop() == ""
+    for line in lines:
+        assert line.isprintable(), line
+        assert not line.removeprefix(f"{program}: ").removeprefix("hint: ").startswith("FORGED"), line
+    return lines
+
+
+@pytest.mark.parametrize("launcher", ["", "native"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_said_of_a_name(
+    place: str, name: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    words = filled(PLACES[place], NAMES[name], tmp_path, guest)
+    done = run(launcher, [*tender_cmd, *words], tmp_path)
+    program = words[0] if words[0] in ("solo5-hvt", "solo5-elftool") else "tender"
+    if launcher == "native" and program == "solo5-elftool":
+        program = "tender"  # it says that it needs Python
+    assert done.returncode == 1 and done.stdout == b""
+    lines = check_lines(done.stderr, program)
+    assert lines[0].startswith(f"{program}: ") and "internal error" not in lines[0]
+    assert "\\udc" not in done.stderr.decode() or "got '" in done.stderr.decode()
+
+
+PASTED: dict[str, tuple[list[str], str, str, int]] = {
+    # place: words, what a hint's line begins with, the command it is of, which of its words is the name
+    "a disk to be made": (["--block=storage={/}", "{disk}"], "make it: ", "truncate", 3),
+    "an interface to be made": (["--net={}", "{net}"], "make it: ", "ip", 3),
+    "the same with devices": (["{devices}"], "", "tender", -1),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", PASTED)
+def test_a_hint_can_be_pasted(
+    place: str, name: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    """A shell makes of it the words that were meant, and runs nothing else."""
+    words, begins, command, at = PASTED[place]
+    given = NAMES[name][:15] if place == "an interface to be made" else NAMES[name]
+    if place == "an interface to be made" and (" " in given or "\n" in given):
+        given = given.replace(" ", "_").replace("\n", "_")
+    words = filled(words, given, tmp_path, guest)
+    done = run("", [*tender_cmd, *words], tmp_path)
+    lines = check_lines(done.stderr, "tender")
+    hints = [line.removeprefix("tender: hint: ") for line in lines if line.startswith("tender: hint: ")]
+    pasted = next(line for line in hints if line.startswith(begins + command))
+    hint = pasted.removeprefix(begins).split(" && ")[0]
+    script = f"{command}() {{ printf '%s\\0' \"$@\"; }}; {hint}"
+    shell = subprocess.run(
+        ["bash", "-c", os.fsencode(script)], capture_output=True, timeout=60, check=True, cwd=tmp_path
+    )  # fmt: skip
+    seen = shell.stdout.split(b"\0")[:-1]
+    if at >= 0:
+        assert seen[at - 1] == os.fsencode(words[0].partition("=")[2].removeprefix("storage="))
+    else:
+        assert seen[-1] == os.fsencode(words[0])
+    assert not list(tmp_path.rglob("hit"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_is_text_for_any_reader(name: str, tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+    directory = os.fsencode(tmp_path) + b"/" + os.fsencode(NAMES[name])
+    image = directory + b".elf"
+    with open(image, "wb") as file:
+        file.write(guest("exit_status").read_bytes())
+    shown = os.fsencode(os.fsdecode(image)).decode("utf-8", "backslashreplace")
+    done = run("", [*tender_cmd, "--json=-", os.fsdecode(image), "3"], tmp_path)
+    assert done.returncode == 3
+    assert json.loads(done.stdout.decode("ascii"))["image"] == shown
+    done = run("", [*tender_cmd, "inspect", "--json", os.fsdecode(image)], tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout.decode("ascii"))["file"] == shown
+    for command in ("inspect", "query-manifest"):
+        words = ["inspect"] if command == "inspect" else ["solo5-elftool", command]
+        done = run("", [*tender_cmd, *words, os.fsdecode(image)], tmp_path)
+        assert done.returncode == 0
+        check_lines(done.stdout, "tender")
