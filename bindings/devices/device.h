@@ -44,10 +44,10 @@ int net_duplicate(int fd, struct device_error *error);
 /* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
 int net_choose_mac(uint8_t mac[6]);
 
+/* `raw`: the bytes are the disk's, whatever image format they look like; else such an image is refused. */
 struct block_use {
     bool read_only;
-    bool
-        raw; /* its bytes are the disk's, whatever format of a disk image they look like: else one is refused */
+    bool raw;
 };
 
 /*
