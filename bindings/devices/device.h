@@ -78,9 +78,9 @@ int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_by
 int vm_attach_net(struct vm *vm, uint32_t handle, int fd, bool offload);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 
-/* `text` as it may reach a terminal, in `to` of `room` bytes: what is no printable ASCII is an escape of its
- * byte, `\\x1b`; a byte from 0x80 on stays if `keep_high`. What finds no room is left out, and `...` stands in its
- * place. Returns `to`. */
+/* `text` as it may reach a terminal, in `to` of `room` bytes. What is no printable ASCII is an escape of its
+ * byte, two hexadecimal digits; a byte from 0x80 on stays if `keep_high`. What finds no room is left out,
+ * with three dots in its place. Returns `to`. */
 char *text_escape(char *to, size_t room, const char *text, bool keep_high);
 
 /* Fills `error`, control characters escaped; -1, so that a caller can return it. */
