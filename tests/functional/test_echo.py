@@ -130,11 +130,11 @@ def test_pings_of_every_kind_of_size(guest: Guest, tap: TapInterface) -> None:
 
 
 def test_a_real_ping_is_answered(guest: Guest, tap: TapInterface) -> None:
-    """It sends until it has had three replies, or for a minute."""
+    """It sends until it has had three replies, which is status 0, or for a minute. By then more may have come."""
     with echo(guest, tap):
         words = ["ping", "-q", "-c", "3", "-i", "0.05", "-w", "60", GUEST]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0 and " 3 received" in done.stdout, done.stdout + done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_udp_frames_of_every_size_up_to_the_mtu_come_back_unchanged(guest: Guest, tap: TapInterface) -> None:

@@ -136,8 +136,8 @@ def test_a_tap_that_was_handed_down_is_all_that_a_network_needs(
                     "-w",
                     "60",
                     "10.0.0.2",
-                ]  # until the third reply
+                ]  # until the third reply, or a minute: status 1
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
-                assert " 3 received" in done.stdout, done.stdout
+                assert done.returncode == 0, done.stdout
     finally:
         os.close(fd)
