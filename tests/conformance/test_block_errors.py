@@ -169,7 +169,7 @@ def test_a_transfer_that_is_cut_is_continued(short: int) -> None:
         room = guest.read_disk(offset, length, OK)
         guest.write_disk(offset, data, OK)
         again = guest.read_disk(offset, length - 1, OK)
-        result, memory = guest.boot(BlockFd(disk.open()))
+        result, memory = guest.boot(BlockFd(disk.open(), raw=True))
         assert disk.data == before[:offset] + data + before[offset + length :]
         assert memory(room, length) == before[offset : offset + length]
         assert memory(again, length) == data[:-1] + b"\xa5"
@@ -188,7 +188,7 @@ def test_an_error_in_the_middle_is_the_answer_for_all_of_it() -> None:
         guest = Requests()
         room = guest.read_disk(BAD, 1536, EUNSPEC)
         guest.write_disk(BAD, b"\1" * 1536, EUNSPEC)
-        _, memory = guest.boot(BlockFd(disk.open()))
+        _, memory = guest.boot(BlockFd(disk.open(), raw=True))
         assert memory(room, 1536) == before[BAD : BAD + 512] + b"\xa5" * 1024
         assert disk.data == before[:BAD] + b"\1" * 512 + before[BAD + 512 :]
         assert disk.reads == disk.writes == [(BAD, 1536), (BAD + 512, 1024)]

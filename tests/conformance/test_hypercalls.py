@@ -510,25 +510,25 @@ def test_net_write_that_cannot_be_sent_is_dropped_and_never_to_be_tried_again(wi
     assert sent > 0
 
 
-def test_net_read_takes_frames_in_order_and_cuts_what_is_longer(wires: Wires) -> None:
-    """The rest of a frame that was cut is gone; with none left it is AGAIN, and the length stays."""
+def test_net_read_takes_frames_in_order_and_drops_what_is_longer(wires: Wires) -> None:
+    """A frame that does not fit is counted, and the next one is read; with none left it is AGAIN, and the length stays."""
     ours, theirs = wires[0]
-    frames = [b"\x01" * 60, b"\x02" * 9014, b"\x03" * 100, b"\x04" * 14, b"\x05" * 65535]
-    for frame in frames:
-        ours.send(frame)
+    fits, too_long = [60, 9014, 14, 65535], 100
+    for size in (60, 9014, too_long, 14, 65535):
+        ours.send(bytes([size % 251]) * size)
     guest = Bare([NET])
     calls = []
-    for room in (2048, 9014, 64, 14, 65536, 14):
+    for room in (2048, 9014, 64, 65536, 14):
         at = guest.place(b"\xa5" * (room + 8))
         calls.append((guest.call(NET_READ, L_NET, 1, at, room, UNTOUCHED), at, room))
     guest.halt()
     ran = guest.run(net=NetFd(theirs.fileno()))
     seen = [(ran.at(call)[2:], ran.raw(at, room + 8)) for call, at, room in calls]
-    for (_, _, room), frame, (fields, memory) in zip(calls, frames, seen, strict=False):
-        got = frame[:room]
-        assert fields == (len(got), OK)
-        assert memory == got + b"\xa5" * (room + 8 - len(got))
-    assert seen[5] == ((14, AGAIN), b"\xa5" * 22)
+    for (_, _, room), size, (fields, memory) in zip(calls, fits, seen, strict=False):
+        assert fields == (size, OK)
+        assert (memory[:size], memory[room:]) == (bytes([size % 251]) * size, b"\xa5" * 8)
+    assert seen[4] == ((14, AGAIN), b"\xa5" * 22)
+    assert (ran.result.counters.net_rx_packets, ran.result.counters.net_rx_drops) == (4, 1)
 
 
 def test_net_read_of_a_closed_wire_is_again_and_it_is_no_longer_ready(wires: Wires) -> None:

@@ -86,12 +86,12 @@ def met(door: str, row: Row, calls: tuple[int, ...]) -> list[tuple[int, bool]]:
 
 @pytest.fixture
 def devices(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A network with handle 1 and a disk with handle 2, whose first byte is 0xD0."""
+    """A network with handle 1 where a frame of 16 bytes waits, and a disk with handle 2, whose first byte is 0xD0."""
     disk = tmp_path / "disk.img"
     disk.write_bytes(b"\xd0" * CAPACITY)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        ours.send(b"\xe0" * 64)
+        ours.send(b"\xe0" * 16)
         yield {"net": NetFd(theirs.fileno()), "block": BlockFile(str(disk))}
 
 
@@ -173,7 +173,7 @@ def test_a_structure_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
     answers: dict[int, list[Placed]] = {}
     for call in (*ANSWERED, PUTS, HALT):
         size = struct.calcsize(LAYOUTS[call])
-        values = fields(call, text if call == PUTS else room, 4 if call == PUTS else 60)
+        values = fields(call, text if call == PUTS else room, 4 if call == PUTS else 16)
         for i, (word,) in enumerate(struct.iter_unpack("<Q", struct.pack(LAYOUTS[call], *values))):
             guest.store(M - size + 8 * i, word)
         guest.out(PORT + call, M - size)
@@ -185,9 +185,9 @@ def test_a_structure_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
     poll = words.pop(POLL)
     assert poll[:2] == [0, 2] and poll[2] & 0xFFFFFFFF == 1  # the frame that waits
     for call, answered in words.items():
-        assert answered[:-1] == list(fields(call, room, 60)[:-1]), NAMES[call]
+        assert answered[:-1] == list(fields(call, room, 16)[:-1]), NAMES[call]
         assert answered[-1] & 0xFFFFFFFF == OK, NAMES[call]
-    assert ran.raw(room, 61) == b"\xe0" * 60 + b"\0"  # the frame, cut
+    assert ran.raw(room, 17) == b"\xe0" * 16 + b"\0"  # the frame
 
 
 def test_a_structure_that_is_only_read_may_be_read_only(devices: dict[str, Any]) -> None:
