@@ -128,6 +128,7 @@ CASES = [
     Case("echo", frames=TO_ECHO, stop_at=b"10.0.0.2/24", answers=3, counts=POLLS | {"net_read"}),
     Case("disk"),
     Case("disk", ("--read-only",)),
+    Case("block_sparse", disk_bytes=8 << 20, stop_at=b"read 8\n", counts=POLLS),
     Case("args", ("a", "", "b  c", "\udcff")),
     *(Case("bad_hypercall", (f"--number={n}",)) for n in (0, 4, 5, 6, 7, 9, 0x1F)),
     *(
