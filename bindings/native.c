@@ -256,6 +256,11 @@ int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted)
     return (int)ring_mode_for(image, mem_bytes, (uint32_t)wanted);
 }
 
+int tn_net_use(const struct elf_image *image, int ring_mode)
+{
+    return (int)net_use_for(image, (uint32_t)ring_mode);
+}
+
 uint64_t tn_vm_memory_bytes(struct vm *vm)
 {
     return vm->memory.bytes;
@@ -268,9 +273,9 @@ void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const s
                                 vm->ring.shared ? vm->memory.bytes : 0, cmdline, cmdline_bytes);
 }
 
-int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int offload)
+int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)
 {
-    return vm_attach_net(vm, handle, fd, offload != 0);
+    return vm_attach_net(vm, handle, fd, (enum net_use)use);
 }
 
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only)
@@ -285,11 +290,11 @@ static int keep(int fd, struct descriptor *into)
     return fd < 0 ? fd : 0;
 }
 
-int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error,
+int tn_net_open_tap(const char *name, int use, uint32_t *mtu, struct device_error *error,
                     struct descriptor *into)
 {
-    into->leave_header = offload;
-    return keep(net_open_tap(name, offload != 0, mtu, error), into);
+    into->leave_header = use != NET_PLAIN;
+    return keep(net_open_tap(name, (enum net_use)use, mtu, error), into);
 }
 
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error)

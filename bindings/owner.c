@@ -319,6 +319,7 @@ int owned_vm_add_sandbox(struct vm_handle *handle)
     struct sandbox *sandbox = malloc(sizeof *sandbox);
     if (!sandbox)
         return -ENOMEM;
+    net_leave_segments(owned->vm);
     int error = sandbox_init(sandbox, owned->vm);
     if (error)
         free(sandbox);

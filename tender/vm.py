@@ -9,7 +9,7 @@ Vm(image, config)   attaches every device, makes the machine: all errors of set-
 import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import TIMEOUT_MAX
 
-from tender.backend import check_backend, create
+from tender.backend import check_backend, create, may_be_kvm, ring_mode
 from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig, path_text
 from tender.config import descriptor as config_descriptor
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
@@ -105,7 +105,7 @@ class Vm(Owner):
             raise host_error("a VM cannot be made", -refused)
         try:
             self._set_console(console)
-            self._manifest = manifest = self._attach(image, attachments)
+            self._manifest = manifest = self._attach(image, attachments, backend)
             image.check_fits(config.mem_bytes)
             self._door = create(
                 backend,
@@ -186,7 +186,7 @@ class Vm(Owner):
                 self._captured_lost += over
 
     def _attach(
-        self, image: Image, attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]"
+        self, image: Image, attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]", backend: str
     ) -> CData:
         """Opens every device; returns the manifest as the guest will see it."""
         if not attachments:
@@ -195,24 +195,32 @@ class Vm(Owner):
         manifest = ffi.new("struct mft *")
         patience: Patience | None = None
         ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
+        net_use = lib.tn_net_use(image.elf.c, self._ring_mode(image, backend))
         for declared, device in attachments:
             entry = manifest.e[declared.handle]
             if isinstance(device, (Tap, NetFd)):
-                self._attach_net(declared, device, entry, "net-offload" in image.extensions)
+                self._attach_net(declared, device, entry, net_use)
             else:
                 patience = patience or self._patience()
                 self._attach_block(declared, device, entry, patience)
             entry.attached = 1
         return manifest
 
-    def _attach_net(self, declared: Device, device: "Tap | NetFd", entry: CData, offload: bool) -> None:
+    def _ring_mode(self, image: Image, backend: str) -> int:
+        """Of the network ring that the guest will be offered, if it runs on KVM."""
+        config = self.config
+        return (
+            ring_mode(image, config.mem_bytes, config.net_ring) if may_be_kvm(backend) else int(lib.RING_NONE)
+        )
+
+    def _attach_net(self, declared: Device, device: "Tap | NetFd", entry: CData, use: int) -> None:
         from tender.devices import tap
 
-        net = tap.attach(device, offload=offload)
+        net = tap.attach(device, use=use)
         fd = net.fd
         self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, net.owner))
         vm = lib.tn_vm(self._handle)
-        self._attached(declared.name, lib.tn_vm_attach_net(vm, declared.handle, fd, offload))
+        self._attached(declared.name, lib.tn_vm_attach_net(vm, declared.handle, fd, use))
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
 

@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -105,20 +106,28 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
     return HVT_R_OK;
 }
 
+void net_send_joined(const struct vm_device *device, struct vm_counters *counters,
+                     const struct tcp_joined *joined)
+{
+    const uint64_t whole = joined->head_len + joined->payload_len;
+    if (writev(device->fd, joined->pieces, (int)(2 + joined->count)) ==
+        (ssize_t)(sizeof joined->header + whole)) {
+        counters->net_tx_packets += joined->count;
+        counters->net_tx_bytes += whole + (uint64_t)(joined->count - 1) * joined->head_len;
+    } else {
+        counters->net_tx_drops += joined->count;
+    }
+}
+
 /* RFC 1071, as the kernel would have done it for a device without offload. False: it has no such place. */
 static bool complete_checksum(uint8_t *data, uint64_t len, const struct net_header *header)
 {
     const uint64_t at = (uint64_t)header->csum_start + header->csum_offset;
     if (at + sizeof(uint16_t) > len)
         return false;
-    uint64_t sum = 0;
-    for (uint64_t i = header->csum_start; i < len; i += 2)
-        sum += (uint64_t)data[i] << 8 | (i + 1 < len ? data[i + 1] : 0);
-    while (sum >> 16)
-        sum = (sum & 0xffff) + (sum >> 16);
-    const uint16_t folded = (uint16_t)(sum == 0xffff ? 0xffff : ~sum); /* 0 would mean that there is none */
-    data[at] = (uint8_t)(folded >> 8);
-    data[at + 1] = (uint8_t)folded;
+    const uint16_t folded = (uint16_t)~internet_sum(data + header->csum_start, len - header->csum_start);
+    const uint16_t sum = folded ? folded : 0xffff; /* 0 would mean that there is none */
+    memcpy(data + at, &sum, sizeof sum);
     return true;
 }
 
@@ -155,13 +164,23 @@ static ssize_t read_plain(int fd, uint8_t *data, uint64_t room, bool may_borrow)
     return got;
 }
 
+/* The next segment: its length; `dropped`, if it is longer than its room. */
+static ssize_t take_segment(struct tcp_cut *large, uint8_t *data, uint64_t room, bool *dropped)
+{
+    const uint32_t len = tcp_cut_next(large, data, room);
+    *dropped = len > room;
+    return (ssize_t)len;
+}
+
 /* One frame behind its header: its length, 0 if it cannot be handed over and is gone, or read()'s answer. */
-static ssize_t read_one_headed(const struct vm_device *device, uint8_t *data, uint64_t room,
-                               struct net_header *header, bool *dropped)
+static ssize_t read_one_headed(const struct vm_device *device, struct tcp_cut *large, uint8_t *data,
+                               uint64_t room, struct net_header *header, bool *dropped)
 {
     struct net_header own;
     uint8_t spare;
-    const struct iovec pieces[] = {{&own, sizeof own}, {data, room}, {&spare, sizeof spare}};
+    struct iovec pieces[] = {{&own, sizeof own}, {data, room}, {&spare, sizeof spare}};
+    if (large)
+        pieces[2] = (struct iovec){large->frame + room, TCP_LARGE_MAX + 1 - room};
     ssize_t got = readv(device->fd, pieces, 3);
     if (got <= 0)
         return got;
@@ -169,6 +188,11 @@ static ssize_t read_one_headed(const struct vm_device *device, uint8_t *data, ui
     if (*dropped)
         return 0;
     const uint64_t len = (uint64_t)got - sizeof own;
+    if (large && own.gso_type) {
+        memcpy(large->frame, data, len < room ? len : room);
+        *dropped = !tcp_cut_begin(large, len, &own);
+        return *dropped ? 0 : take_segment(large, data, room, dropped);
+    }
     *dropped = len > room;
     if (header)
         *header = own;
@@ -178,19 +202,36 @@ static ssize_t read_one_headed(const struct vm_device *device, uint8_t *data, ui
 }
 
 /* The same of the first that can be handed over; -EAGAIN's answer behind too many that cannot. */
-static __attribute__((noinline)) ssize_t read_headed(const struct vm_device *device, void *data,
-                                                     uint64_t room, struct net_header *header,
+static __attribute__((noinline)) ssize_t read_headed(const struct vm_device *device, struct tcp_cut *large,
+                                                     void *data, uint64_t room, struct net_header *header,
                                                      struct vm_counters *counters)
 {
     for (unsigned drops = 0; drops < DROPS_MAX; drops++) {
         bool dropped = false;
-        ssize_t got = read_one_headed(device, data, room, header, &dropped);
+        ssize_t got = large && large->at != large->end
+                          ? take_segment(large, data, room, &dropped)
+                          : read_one_headed(device, large, data, room, header, &dropped);
         if (!dropped)
             return got;
         counters->net_rx_drops++;
     }
     errno = EAGAIN;
     return -1;
+}
+
+/* The next segment of a large frame, or what comes: as read() answers. */
+static __attribute__((noinline)) ssize_t read_segment(struct vm *vm, const struct vm_device *device,
+                                                      void *data, uint64_t room, struct vm_counters *counters)
+{
+    struct tcp_cut *const cut = &vm->cut;
+    if (atomic_exchange_explicit(&vm->cut_busy, true, memory_order_acquire)) {
+        errno = EAGAIN;
+        return -1;
+    }
+    const ssize_t got = read_headed(device, cut, data, room, NULL, counters);
+    atomic_store_explicit(&vm->cut_left, cut->at != cut->end, memory_order_relaxed);
+    atomic_store_explicit(&vm->cut_busy, false, memory_order_release);
+    return got;
 }
 
 static bool has_hung_up(const struct vm *vm, const struct vm_device *device)
@@ -242,8 +283,10 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
         return HVT_R_AGAIN;
     const uint64_t room = *len < FRAME_MAX ? *len : FRAME_MAX;
     ssize_t got;
-    if (device->has_header) {
-        got = read_headed(device, data, room, header, counters);
+    if (device->segments) {
+        got = read_segment(vm, device, data, room, counters);
+    } else if (device->has_header) {
+        got = read_headed(device, NULL, data, room, header, counters);
     } else {
         const bool may_borrow = may_borrow_behind(vm, gpa, room);
         got = read_plain(device->fd, data, room, may_borrow);

@@ -29,7 +29,8 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
     wait[count] = (struct pollfd){vm->stop_fd, POLLIN, 0};
 
     struct timespec timeout = {0, 0};
-    if (timeout_ns) {
+    const bool held = atomic_load_explicit(&vm->cut_left, memory_order_relaxed);
+    if (timeout_ns && !held) {
         if (!vm->resume.poll_deadline_ns) {
             uint64_t now_ns = monotonic_ns();
             uint64_t limit_ns = UINT64_MAX - now_ns; /* 2^64 - 1 asks for five centuries: no overflow */
@@ -48,7 +49,8 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
         return leave_interrupted(vm);
     *ready_set = 0;
     for (nfds_t i = 0; i < count; i++)
-        if (wait[i].revents) /* errors and hang-ups too: the read that follows finds out */
+        /* errors and hang-ups too: the read that follows finds out */
+        if (wait[i].revents || (held && vm->devices[handles[i]].segments))
             *ready_set |= (uint64_t)1 << handles[i];
     return CONTINUE;
 }

@@ -3,17 +3,7 @@
 #define TENDER_NET_FRAME_H
 
 #include "hypercall.h"
-
-/* virtio's net header, as a TAP with IFF_VNET_HDR has it; all zero: a frame that is complete. */
-struct net_header {
-    uint8_t flags;
-    uint8_t gso_type;
-    uint16_t hdr_len;
-    uint16_t gso_size;
-    uint16_t csum_start;
-    uint16_t csum_offset;
-};
-_Static_assert(sizeof(struct net_header) == 10, "no padding");
+#include "tcp_segments.h"
 
 #define NET_BAD_RANGE (-1) /* beside HVT_R_...: the guest may not name this memory, which ends its run */
 
@@ -31,6 +21,10 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
                  const struct net_header *header);
 int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
                     struct net_header *header);
+
+/* Sends what was joined, or drops it; a device whose segments are ours to join. */
+void net_send_joined(const struct vm_device *device, struct vm_counters *counters,
+                     const struct tcp_joined *joined);
 
 /* The network device of this handle, or NULL. */
 struct vm_device *net_device(struct vm *vm, uint64_t handle);

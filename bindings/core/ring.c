@@ -11,6 +11,10 @@
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
 {
     vm->ring.shared = shared;
+    _Static_assert(sizeof *shared <= HVT_RING_ROOM_BYTES / 2 && TCP_LARGE_MAX < HVT_RING_ROOM_BYTES / 2,
+                   "ring and large frame have their halves of the room");
+    vm->cut = (struct tcp_cut){.frame = (uint8_t *)shared + HVT_RING_ROOM_BYTES / 2};
+    atomic_store(&vm->cut_left, false);
     vm->ring.mode = mode;
     vm->ring.ent_head = vm->ring.com_tail = 0;
     vm->ring.kicked_ns = 0;
@@ -88,18 +92,49 @@ static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry)
     }
 }
 
+/* The entry at our head and those behind it, if they are segments that can be sent as one: how many. */
+static uint32_t serve_joined(struct vm *vm, const struct hvt_ring_entry *first, uint32_t posted)
+{
+    const struct vm_device *device = net_device(vm, first->handle);
+    struct tcp_joined joined;
+    if (posted < 2 || first->operation != HVT_RING_WRITE || !device || !device->segments)
+        return 0;
+    const uint8_t *data = guest_memory_at(&vm->memory, first->data, first->len, GUEST_READABLE);
+    if (!data || !tcp_join_first(&joined, data, first->len))
+        return 0;
+    for (uint32_t i = 1; i < posted; i++) {
+        const struct hvt_ring_entry next = entry_at(vm->ring.shared, vm->ring.ent_head + i);
+        if (next.operation != HVT_RING_WRITE || next.handle != first->handle)
+            break;
+        data = guest_memory_at(&vm->memory, next.data, next.len, GUEST_READABLE);
+        if (!data || !tcp_join_next(&joined, data, next.len))
+            break;
+    }
+    if (joined.count < 2)
+        return 0;
+    tcp_join_end(&joined);
+    net_send_joined(device, &vm->shared->ring_counters, &joined);
+    return joined.count;
+}
+
 int32_t ring_serve(struct vm *vm)
 {
     struct net_ring *ring = &vm->ring;
     uint32_t posted = ring_posted(vm) - ring->ent_head;
     if (posted > HVT_RING_ENTRIES) /* a lie */
         posted = HVT_RING_ENTRIES;
-    for (uint32_t i = 0; i < posted; i++) {
+    for (uint32_t left = posted; left;) {
         const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head);
-        if (!serve_entry(vm, &entry))
-            return -1;
-        /* a frame at a time, so that a guest which waits for room need not wait for all of them */
-        __atomic_store_n(&ring->shared->ent_head, ++ring->ent_head, __ATOMIC_RELEASE);
+        uint32_t served = serve_joined(vm, &entry, left);
+        if (!served) {
+            if (!serve_entry(vm, &entry))
+                return -1;
+            served = 1;
+        }
+        left -= served;
+        ring->ent_head += served;
+        /* at each, so that a guest which waits for room need not wait for all of them */
+        __atomic_store_n(&ring->shared->ent_head, ring->ent_head, __ATOMIC_RELEASE);
     }
     return (int32_t)posted;
 }

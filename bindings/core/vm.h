@@ -31,6 +31,7 @@
 
 #include "disk_map.h"
 #include "guest_memory.h"
+#include "tcp_segments.h"
 #include "vm_types.h"
 
 enum verdict {
@@ -46,6 +47,7 @@ struct vm_device {
     atomic_bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
     bool has_header;  /* of a network: a struct net_header stands before each frame on the descriptor */
     uint32_t offload; /* TENDER_OFFLOAD_...: what may stand in it */
+    bool segments;    /* of a network: we join and cut TCP segments (tcp_segments.h); one of a VM at most */
     bool drained;     /* of a network: the last batch took all there was; the vCPU's thread alone looks */
     uint64_t capacity;
     struct disk_map map; /* of a disk */
@@ -106,6 +108,9 @@ struct vm {
 
     struct vm_resume resume;
     struct net_ring ring;
+    struct tcp_cut cut;   /* of the device with `segments` */
+    atomic_bool cut_busy; /* a thread is at it: another finds no frame */
+    atomic_bool cut_left; /* segments of it have not been taken yet */
 
     int stop_fd; /* eventfd: wakes ppoll */
     atomic_bool stop_requested;

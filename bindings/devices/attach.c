@@ -63,14 +63,33 @@ static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
     return 0;
 }
 
-int vm_attach_net(struct vm *vm, uint32_t handle, int fd, bool offload)
+enum net_use net_use_for(const struct elf_image *image, uint32_t ring_mode)
+{
+    uint32_t networks = 0;
+    for (uint32_t i = 1; i < image->manifest.entries; i++)
+        networks += image->manifest.e[i].type == MFT_NET_BASIC;
+    if (image->extensions & TENDER_FEATURE_NET_OFFLOAD)
+        return NET_OFFLOAD;
+    return ring_mode != RING_NONE && networks == 1 ? NET_SEGMENTS : NET_PLAIN;
+}
+
+void net_leave_segments(struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (vm->devices[i].segments) {
+            net_leave_header(vm->devices[i].fd);
+            vm->devices[i].segments = false;
+        }
+}
+
+int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use wanted)
 {
     struct stat about;
     if (fstat(fd, &about) < 0)
         return -errno;
-    struct net_header_use use = {false, 0};
+    struct net_header_use use = {0};
     if (S_ISCHR(about.st_mode))
-        use = net_use_header(fd, offload);
+        use = net_use_header(fd, wanted);
     int error = attach(vm, handle,
                        (struct vm_device){
                            .type = MFT_NET_BASIC,
@@ -78,6 +97,7 @@ int vm_attach_net(struct vm *vm, uint32_t handle, int fd, bool offload)
                            .is_socket = S_ISSOCK(about.st_mode),
                            .has_header = use.has_header,
                            .offload = use.offload,
+                           .segments = use.segments,
                        });
     vm->net_count += error == 0;
     return error;

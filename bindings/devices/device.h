@@ -13,20 +13,29 @@
 #include "device_types.h"
 #include "vm.h"
 
+/* How the networks of this guest are used; `ring_mode` is enum vm_ring_mode. There is room for the large
+ * frames of one network, in the ring's. */
+enum net_use net_use_for(const struct elf_image *image, uint32_t ring_mode);
+
 /*
  * A descriptor of the existing TAP interface `name`, not blocking, without packet information; *mtu is the
  * interface's. The rules are solo5-hvt's: it exists, is up, and has one queue. Nothing is created. With
- * `offload` a net header stands before each frame on it; without, what an earlier owner had offloaded is off.
+ * a use other than NET_PLAIN a net header stands before each frame on it; without, what an earlier owner had
+ * offloaded is off.
  */
-int net_open_tap(const char *name, bool offload, uint32_t *mtu, struct device_error *error);
+int net_open_tap(const char *name, enum net_use use, uint32_t *mtu, struct device_error *error);
 
 /* A TAP whose frames have a net header: sets its form and, if wanted, the offloads that it has, else none.
  * Anything else is left as it is. */
 struct net_header_use {
     bool has_header;
     uint32_t offload; /* TENDER_OFFLOAD_... */
+    bool segments;    /* TCP over IPv4 comes in large frames, and may go so */
 };
-struct net_header_use net_use_header(int fd, bool offload);
+struct net_header_use net_use_header(int fd, enum net_use use);
+
+/* Segments are no longer joined and cut: there is no ring. */
+void net_leave_segments(struct vm *vm);
 
 /* Before such a descriptor is closed: the interface stays, and its next owner may know no header. */
 void net_leave_header(int fd);
@@ -75,7 +84,7 @@ int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_by
 
 /* Gives an open descriptor to a VM as its device `handle`; it stays the caller's to close. 0 or -errno.
  * `offload`: the image was granted the net offload. */
-int vm_attach_net(struct vm *vm, uint32_t handle, int fd, bool offload);
+int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 
 /* `text` as it may reach a terminal, in `to` of `room` bytes. What is no printable ASCII is an escape of its

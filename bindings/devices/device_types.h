@@ -7,6 +7,13 @@
 
 /* <native:types> */
 
+/* What a net header before each frame is used for. */
+enum net_use {
+    NET_PLAIN,    /* nothing: there is none */
+    NET_OFFLOAD,  /* by a guest that was granted the net offload */
+    NET_SEGMENTS, /* by us: TCP segments are joined and cut (tcp_segments.h) */
+};
+
 #define DEVICE_NAME_SHOWN_MAX 4096 /* bytes of a name or path that a message repeats */
 
 /* What is known beside errno; each has a code of its own in Python (tender/devices), and its way out. */

@@ -62,10 +62,10 @@ static int look_at(const char *name, uint32_t *mtu, struct device_error *error)
 }
 
 /* Binds `fd` to the interface, as a TAP without packet information. */
-static int bind_to(int fd, const char *name, bool offload, struct device_error *error)
+static int bind_to(int fd, const char *name, enum net_use use, struct device_error *error)
 {
     struct ifreq request = request_for(name);
-    request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (offload ? IFF_VNET_HDR : 0));
+    request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (use == NET_PLAIN ? 0 : IFF_VNET_HDR));
     if (ioctl(fd, TUNSETIFF, &request) < 0)
         return refuse(error, name,
                       errno == EPERM    ? DEVICE_TAP_DENIED
@@ -75,12 +75,13 @@ static int bind_to(int fd, const char *name, bool offload, struct device_error *
                       errno);
     if (strncmp(request.ifr_name, name, sizeof request.ifr_name) != 0)
         return refuse(error, name, DEVICE_TAP_PATTERN, EINVAL);
-    if (!offload) /* offloads stay with the interface, beyond the descriptor that had the header for them */
+    /* Offloads stay with the interface, beyond the descriptor that had the header for them. */
+    if (use == NET_PLAIN)
         (void)ioctl(fd, TUNSETOFFLOAD, 0);
     return 0;
 }
 
-int net_open_tap(const char *name, bool offload, uint32_t *mtu, struct device_error *error)
+int net_open_tap(const char *name, enum net_use use, uint32_t *mtu, struct device_error *error)
 {
     if (strlen(name) >= IFNAMSIZ)
         return refuse(error, name, DEVICE_TAP_NAME_LONG, ENAMETOOLONG);
@@ -92,14 +93,14 @@ int net_open_tap(const char *name, bool offload, uint32_t *mtu, struct device_er
         return device_failed(error, DEVICE_TUN, os_error, "Could not attach interface: %s: /dev/net/tun: %s",
                              name, strerror(os_error));
     }
-    if (bind_to(fd, name, offload, error) < 0) {
+    if (bind_to(fd, name, use, error) < 0) {
         close(fd);
         return -1;
     }
     return fd;
 }
 
-struct net_header_use net_use_header(int fd, bool offload)
+struct net_header_use net_use_header(int fd, enum net_use use)
 {
     static const unsigned base = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     static const uint32_t segments = TENDER_OFFLOAD_CSUM | TENDER_OFFLOAD_TSO4 | TENDER_OFFLOAD_TSO6;
@@ -107,13 +108,15 @@ struct net_header_use net_use_header(int fd, bool offload)
     int header_bytes = sizeof(struct net_header);
     if (ioctl(fd, TUNGETIFF, &request) < 0 || !(request.ifr_flags & IFF_VNET_HDR) ||
         ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0)
-        return (struct net_header_use){false, 0};
-    if (offload && ioctl(fd, TUNSETOFFLOAD, base | TUN_F_USO4 | TUN_F_USO6) == 0)
-        return (struct net_header_use){true, segments | TENDER_OFFLOAD_USO};
-    if (offload && ioctl(fd, TUNSETOFFLOAD, base) == 0) /* before Linux 6.2 */
-        return (struct net_header_use){true, segments};
+        return (struct net_header_use){0};
+    if (use == NET_OFFLOAD && ioctl(fd, TUNSETOFFLOAD, base | TUN_F_USO4 | TUN_F_USO6) == 0)
+        return (struct net_header_use){.has_header = true, .offload = segments | TENDER_OFFLOAD_USO};
+    if (use == NET_OFFLOAD && ioctl(fd, TUNSETOFFLOAD, base) == 0) /* before Linux 6.2 */
+        return (struct net_header_use){.has_header = true, .offload = segments};
+    if (use == NET_SEGMENTS && ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) == 0)
+        return (struct net_header_use){.has_header = true, .segments = true};
     (void)ioctl(fd, TUNSETOFFLOAD, 0);
-    return (struct net_header_use){true, 0};
+    return (struct net_header_use){.has_header = true};
 }
 
 void net_leave_header(int fd)

@@ -87,15 +87,16 @@ struct vm_shared *tn_vm_shared(struct vm *vm);
 int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
               int ring_mode);
 int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted); /* core/ring.h */
+int tn_net_use(const struct elf_image *image, int ring_mode);                    /* devices/device.h */
 uint64_t tn_vm_memory_bytes(struct vm *vm);                                      /* the guest's */
 void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
                            uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes);
-int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int offload);
+int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use); /* enum net_use */
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
 
 /* Opening devices (devices/device.h): 0, or -1 with *error filled. */
-int tn_net_open_tap(const char *name, int offload, uint32_t *mtu, struct device_error *error,
+int tn_net_open_tap(const char *name, int use, uint32_t *mtu, struct device_error *error,
                     struct descriptor *into);
 int tn_file_open(const char *path, int use, struct device_error *error,
                  struct descriptor *into); /* enum file_use */

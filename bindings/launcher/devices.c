@@ -70,13 +70,13 @@ static void check_inherited(const struct setting *device)
 }
 
 static void attach_net(const struct choice *choice, const struct elf_image *image, struct vm *vm,
-                       uint32_t handle, struct mft_entry *entry)
+                       uint32_t handle, struct mft_entry *entry, uint32_t ring_mode)
 {
-    const bool offload = image->extensions & TENDER_FEATURE_NET_OFFLOAD;
+    const enum net_use use = net_use_for(image, ring_mode);
     struct device_error error;
     uint32_t mtu = 1500;
     check_inherited(choice->device);
-    int fd = choice->device->value ? net_open_tap(choice->device->value, offload, &mtu, &error)
+    int fd = choice->device->value ? net_open_tap(choice->device->value, use, &mtu, &error)
                                    : net_duplicate(choice->device->fd, &error);
     if (fd < 0)
         leave_to_python("%s", error.text);
@@ -84,7 +84,7 @@ static void attach_net(const struct choice *choice, const struct elf_image *imag
     if (choice->mac)
         memcpy(entry->u.net.mac, choice->mac->mac, sizeof entry->u.net.mac);
     entry->u.net.mtu = (uint16_t)mtu;
-    if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd, offload) < 0)
+    if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd, use) < 0)
         leave_to_python("%s: cannot be attached", shown(entry->name));
 }
 
@@ -148,7 +148,7 @@ static void attach_block(const struct request *request, uint64_t lock_until_ns, 
 }
 
 void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
-                    struct devices *devices)
+                    uint32_t ring_mode, struct devices *devices)
 {
     struct choice chosen[MFT_MAX_ENTRIES] = {0};
     for (size_t i = 0; i < request->setting_count; i++) {
@@ -170,7 +170,7 @@ void devices_attach(const struct request *request, const struct elf_image *image
         if (entry->type >= MFT_RESERVED_FIRST)
             continue;
         if (entry->type == MFT_NET_BASIC)
-            attach_net(&chosen[i], image, vm, i, entry);
+            attach_net(&chosen[i], image, vm, i, entry, ring_mode);
         else
             attach_block(request, lock_until_ns, &chosen[i], vm, i, entry);
         entry->attached = 1;
@@ -180,6 +180,6 @@ void devices_attach(const struct request *request, const struct elf_image *image
 void devices_leave(const struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_NET_BASIC && vm->devices[i].offload)
+        if (vm->devices[i].type == MFT_NET_BASIC && (vm->devices[i].offload || vm->devices[i].segments))
             net_leave_header(vm->devices[i].fd);
 }

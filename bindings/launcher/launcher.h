@@ -69,9 +69,10 @@ struct devices {
     struct mft manifest; /* as the guest will see it */
 };
 
-/* Opens what the request gives to the image's devices and attaches it to `vm`. */
+/* Opens what the request gives to the image's devices and attaches it to `vm`; the mode is the ring's that
+ * its guest will be offered, if it runs on KVM. */
 void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
-                    struct devices *devices);
+                    uint32_t ring_mode, struct devices *devices);
 
 /* What outlives their descriptors is undone. */
 void devices_leave(const struct vm *vm);

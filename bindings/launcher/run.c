@@ -152,6 +152,12 @@ static bool no_kvm(const struct request *request, const struct machine_error *er
     return false;
 }
 
+static uint32_t ring_wanted(const struct request *request, const struct elf_image *image)
+{
+    return request->no_net_ring ? (uint32_t)RING_NONE
+                                : ring_mode_for(image, request->mem_bytes, RING_ADAPTIVE);
+}
+
 static bool make_machine(const struct request *request, const struct image *image,
                          const struct devices *devices, const char *line, size_t line_bytes)
 {
@@ -163,9 +169,7 @@ static bool make_machine(const struct request *request, const struct image *imag
     }
     if (machine_open(&door.machine, &error) < 0)
         return no_kvm(request, &error);
-    uint32_t ring = RING_NONE;
-    if (vm.net_count && !request->no_net_ring)
-        ring = ring_mode_for(&image->elf, request->mem_bytes, RING_ADAPTIVE);
+    const uint32_t ring = vm.net_count ? ring_wanted(request, &image->elf) : (uint32_t)RING_NONE;
     const uint64_t guest_bytes = request->mem_bytes - (ring == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
     int refused = guest_memory_reserve(&vm.memory, guest_bytes, request->mem_bytes);
     if (refused < 0)
@@ -252,6 +256,7 @@ static void make_sandbox(const struct request *request, const struct image *imag
     int template_fd = make_template(image);
     handle(SIGCHLD, SIG_DFL,
            0); /* ignored, as whoever started us may have it, nobody tells how a process ended */
+    net_leave_segments(&vm);
     int error = sandbox_init(&sandbox, &vm);
     if (error < 0)
         refuse_sandbox("its shared memory", -error);
@@ -517,7 +522,9 @@ void run(const struct request *request)
         leave_to_python("no memory for a VM");
     if (console_set(&vm, STDOUT_FILENO) < 0)
         leave_to_python("console: 1: %s", strerror(errno));
-    devices_attach(request, &image.elf, &vm, &devices);
+    const bool sandbox_alone = will_be_sandbox(request);
+    devices_attach(request, &image.elf, &vm,
+                   sandbox_alone ? (uint32_t)RING_NONE : ring_wanted(request, &image.elf), &devices);
 
     if (request->backend == BACKEND_SANDBOX || !make_machine(request, &image, &devices, line, line_bytes))
         make_sandbox(request, &image, &devices, line, line_bytes);

@@ -93,6 +93,21 @@ def create(
     return door
 
 
+def may_be_kvm(backend: str) -> bool:
+    """Whether create() will try KVM, as far as a look can tell."""
+    return backend == "kvm" or (backend == "auto" and _exists("/dev/kvm") and not _unfit())
+
+
+def ring_mode(image: "Image", mem_bytes: int, net_ring: str) -> int:
+    """enum vm_ring_mode of a guest with a network on KVM; `net_ring` as in VmConfig."""
+    from tender.native import lib  # here: words are judged without it
+
+    if net_ring == "off":
+        return int(lib.RING_NONE)
+    wanted = {"inline": lib.RING_INLINE, "on": lib.RING_WORKER}.get(net_ring, lib.RING_ADAPTIVE)
+    return int(lib.tn_ring_mode(image.elf.c, mem_bytes, wanted))
+
+
 def _door(name: str) -> "Callable[..., Door]":
     """The class; imported when it is first wanted, for a run wants one of them."""
     door = _DOORS.get(name)

@@ -7,6 +7,7 @@ errno kept; from the first KVM_RUN on the loop is C (bindings/kvm/run_kvm.c).
 import posix  # not os: its ABCs cost a tenth of the command's start
 
 from tender.backend import kvm_requests as req
+from tender.backend import ring_mode
 from tender.backend.kvm_cpu import write_regs, write_sregs
 from tender.errors import HostError, KvmUnavailable
 from tender.native import CData, check, ffi, host_error, lib
@@ -143,12 +144,9 @@ class KvmVm(Owner):
         kvm = self._kvm_fd = open_kvm(self.handle)
         lib.tn_kvm_empty_kept()
         machine = self._made("CREATE_VM", kvm, req.KVM_CREATE_VM)
-        ring_mode = lib.RING_NONE
-        if net_ring != "off":
-            wanted = {"inline": lib.RING_INLINE, "on": lib.RING_WORKER}.get(net_ring, lib.RING_ADAPTIVE)
-            ring_mode = lib.tn_ring_mode(image.elf.c, mem_bytes, wanted)
         template = image.template(mem_bytes)
-        answer = lib.tn_vm_map(vm, image.elf.c, template.fd, mem_bytes, ring_mode)
+        mode = ring_mode(image, mem_bytes, net_ring)
+        answer = lib.tn_vm_map(vm, image.elf.c, template.fd, mem_bytes, mode)
         lib.tn_descriptor_close(template)
         if answer == -_ENOEXEC:
             raise HostError(

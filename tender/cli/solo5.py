@@ -182,6 +182,7 @@ class _Devices:
 
     def _net(self, word: str, name: str, value: str, image: "Image") -> None:
         from tender.devices import tap
+        from tender.native import lib
 
         iface = _first_word(value)[:_IFACE_MAX]
         if not iface:
@@ -189,7 +190,7 @@ class _Devices:
         _check_declared(image, word, name, "net")
         try:
             device = _descriptor(iface) if iface.startswith("@") else Tap(iface)
-            made = tap.attach(device, offload="net-offload" in image.extensions)
+            made = tap.attach(device, use=lib.tn_net_use(image.elf.c, lib.RING_NONE))
         except DeviceError as error:
             raise _invalid(word, error.message) from error
         self._replace(self._nets.pop(name, None))  # only now: its interface counts as busy until here

@@ -52,8 +52,8 @@ class NetAttachment(Owner):
         lib.tn_descriptor_close(self.owner)
 
 
-def attach(device: Tap | NetFd, *, offload: bool = False) -> NetAttachment:
-    """Opens `device`; `offload`: its guest was granted the net offload.
+def attach(device: Tap | NetFd, *, use: int = lib.NET_PLAIN) -> NetAttachment:
+    """Opens `device`; `use` (enum net_use) is what a net header is wanted for.
 
     Raises DeviceError that says what is wrong with the interface and what to type.
     """
@@ -65,10 +65,10 @@ def attach(device: Tap | NetFd, *, offload: bool = False) -> NetAttachment:
             raise DeviceError(f"Could not attach interface: {device.name!r}: embedded null byte")
         mtu = ffi.new("uint32_t *")
         name = device.name.encode("utf-8", "surrogateescape")
-        if lib.tn_net_open_tap(name, offload, mtu, error, owner) < 0:
+        if lib.tn_net_open_tap(name, use, mtu, error, owner) < 0:
             raise _refused(error, device.name)
         return NetAttachment(owner, bytes(mac), int(mtu[0]))
-    owner.leave_header = offload
+    owner.leave_header = use != lib.NET_PLAIN
     if lib.tn_net_duplicate(device.fd, error, owner) < 0:
         raise _refused(error, f"@{device.fd}")
     return NetAttachment(owner, bytes(mac), device.mtu)

@@ -4,6 +4,8 @@
  *   input: u16 records, each followed by as many bytes as its kind wants
  *          kind 0: ent_tail = u32          kind 1: entry u16 = 24 bytes        kind 2: serve
  *          kind 3: any u32 at u16 * 4      kind 4: a frame comes from the wire
+ *          kind 5: 64 bytes to u16 * 64 of memory, and TCP segments are joined and cut from now on
+ *          kind 6: a net header and up to 120 bytes of a frame of u16 bytes come from the wire
  *
  * Whatever stands there, a call ends, serves at most HVT_RING_ENTRIES, keeps to its own indices, and leaves
  * alone what the guest may not write: the low megabyte, the text, the pages around memory (which have no
@@ -91,29 +93,50 @@ static void serve(void)
     MUST(commits <= reads && (!commits || ring->com_tail == vm.ring.com_tail));
 }
 
+static void write_memory(const uint8_t **data, size_t *size)
+{
+    uint16_t at;
+    vm.devices[1].has_header = vm.devices[1].segments = true;
+    if (take(data, size, &at, sizeof at))
+        (void)take(data, size, vm.memory.hva + TEXT_END + at * 64u % (M - TEXT_END), 64);
+}
+
+static void large_frame(const uint8_t **data, size_t *size)
+{
+    static uint8_t frame[10 + 4096];
+    uint16_t len;
+    if (take(data, size, &len, sizeof len) && take(data, size, frame, *size < 130 ? *size : 130))
+        (void)send(wire, frame, len % sizeof frame, 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!vm.memory.hva)
         set_up();
     memset(ring, 0, sizeof *ring);
     vm.ring = (struct net_ring){0};
+    vm.devices[1].has_header = vm.devices[1].segments = false;
     ring_offer(&vm, ring, RING_INLINE);
     uint8_t drop[2048];
     uint16_t kind, at;
     for (int serves = 0; serves < SERVE_MAX && take(&data, &size, &kind, sizeof kind);) {
-        if (kind % 5 == 0) {
+        if (kind % 7 == 0) {
             (void)take(&data, &size, &ring->ent_tail, 4);
-        } else if (kind % 5 == 1) {
+        } else if (kind % 7 == 1) {
             if (take(&data, &size, &at, sizeof at))
                 (void)take(&data, &size, &ring->entries[at % HVT_RING_ENTRIES], 24);
-        } else if (kind % 5 == 2) {
+        } else if (kind % 7 == 2) {
             serve();
             serves++;
-        } else if (kind % 5 == 3) {
+        } else if (kind % 7 == 3) {
             if (take(&data, &size, &at, sizeof at))
                 (void)take(&data, &size, (uint32_t *)(void *)ring + at % (sizeof *ring / 4), 4);
-        } else {
+        } else if (kind % 7 == 4) {
             (void)send(wire, drop, 60, 0);
+        } else if (kind % 7 == 5) {
+            write_memory(&data, &size);
+        } else {
+            large_frame(&data, &size);
         }
         while (recv(wire, drop, sizeof drop, 0) > 0)
             ;

@@ -9,6 +9,7 @@ resume      calls that wait, interrupted at once, twice, between two pieces, and
 net         frames with a header: plain, with a checksum to complete, and large ones; calls that take or send them
 reset       segments of all rights; pages written in ones, in runs and far behind, read, and reset
 request     command lines of both grammars
+tcp_segments  stretches of a connection, and what is near one, in the records of fuzz_tcp_segments.c
 emulate     a guest that is in order, before each instruction that ring 3 may not execute
 
 Usage: python tests/fuzz/make_seeds.py DIRECTORY   (from the top of the project)
@@ -74,6 +75,21 @@ def net_batch(count: int, frames: int) -> bytes:
         call = struct.pack("<QQIIIIQiI", 1, frames, tx, rx, 0, 0, 0, 0, 0)
         records += struct.pack("<BxxxI", 17, 0x170000) + call
     return records
+
+
+def tcp_segments() -> Iterator[tuple[str, bytes]]:
+    """Three segments, the last shorter, by the header that a large frame of them has; and with other flags."""
+    net = struct.pack("<BBHHHH", 1, 1, 54, 100, 34, 16)
+    for flags, doff in product((0x10, 0x11, 0x18, 0x02), (5, 8)):
+        head = bytes(12) + b"\x08\x00" + b"\x45\x00" + struct.pack(">HHHBBH", 120 + 4 * doff, 7, 0, 64, 6, 0)
+        head += bytes((10, 9, 0, 2, 10, 9, 0, 1)) + struct.pack(
+            ">HHIIBBHHH", 80, 4000, 1, 2, doff << 4, flags, 9, 0, 0
+        )
+        head = head.ljust(34 + 4 * doff, b"\1")
+        records = b"".join(
+            struct.pack("<BH", 3, len(head) + payload) + head + bytes(payload) for payload in (100, 100, 40)
+        )
+        yield f"flags-{flags:x}-{doff}", net + records
 
 
 def rings() -> Iterator[tuple[str, bytes]]:
@@ -213,6 +229,7 @@ def main() -> int:
         "elf_image": [*ACCEPTED, *((name, data) for name, data, _ in REFUSED)],
         "hypercall": list(hypercalls()),
         "ring": list(rings()),
+        "tcp_segments": list(tcp_segments()),
         "emulate": list(emulations()),
         "request": list(requests()),
         "disk_guard": list(disk_guards()),

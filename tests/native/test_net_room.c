@@ -77,16 +77,19 @@ static const struct way {
     bool offload; /* the guest was granted it */
     bool by_worker;
     bool counts_in_ring;
+    bool segments; /* TCP segments are joined and cut */
 } ways[] = {
-    {"call", by_call, false, false, false, false},
-    {"call, the worker serves meanwhile", by_call, false, false, true, false},
-    {"call, with a header", by_call, true, false, false, false},
-    {"batch", by_batch, false, false, false, false},
-    {"batch, with a header", by_batch, true, false, false, false},
-    {"batch, with the offload", by_batch, true, true, false, false},
-    {"ring, the vCPU's thread", by_ring, false, false, false, true},
-    {"ring, the worker", by_ring, false, false, true, true},
-    {"ring, with a header", by_ring, true, false, false, true},
+    {"call", by_call, false, false, false, false, false},
+    {"call, the worker serves meanwhile", by_call, false, false, true, false, false},
+    {"call, with a header", by_call, true, false, false, false, false},
+    {"batch", by_batch, false, false, false, false, false},
+    {"batch, with a header", by_batch, true, false, false, false, false},
+    {"batch, with the offload", by_batch, true, true, false, false, false},
+    {"ring, the vCPU's thread", by_ring, false, false, false, true, false},
+    {"ring, the worker", by_ring, false, false, true, true, false},
+    {"ring, with a header", by_ring, true, false, false, true, false},
+    {"call, where segments are cut", by_call, true, false, false, false, true},
+    {"ring, where segments are cut", by_ring, true, false, true, true, true},
 };
 
 /* ---- one frame */
@@ -111,6 +114,7 @@ static void set_up(int type, const struct way *way)
                                          .fd = ends[0],
                                          .is_socket = true,
                                          .has_header = way->header,
+                                         .segments = way->segments,
                                          .offload = way->offload ? TENDER_OFFLOAD_CSUM : 0};
     vm.device_end = NET + 1;
     vm.net_count = 1;

@@ -1,0 +1,377 @@
+/*
+ * TCP segments and the large frame that stands for them, as bytes: what is joined and cut again is what it
+ * was, and what must not be joined is not. Sums are counted here byte by byte. Prints one TAP line for each
+ * check and exits 1 if one fails.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "holds.h"
+#include "tcp_segments.h"
+#include "tender_abi.h"
+
+#define IP       14u
+#define TCP      34u
+#define FRAME    2048u
+#define SEGMENTS 64u
+#define PSH      0x08
+#define ACK      0x10
+#define OPTIONS  12u /* two NOPs and a time stamp */
+#define HEAD     (TCP + 20 + OPTIONS)
+#define FLAGS_AT (TCP + 13)
+#define SEQ_AT   (TCP + 4)
+#define DF       0x40
+
+static uint8_t frames[SEGMENTS][FRAME];
+static uint64_t lens[SEGMENTS];
+static struct tcp_joined joined;
+static struct tcp_cut cut;
+
+#define claim(text, holds) check(holds, text, __LINE__)
+
+static uint16_t sum_of(const uint8_t *data, uint64_t len, uint32_t sum)
+{
+    for (uint64_t i = 0; i < len; i++)
+        sum += i % 2 ? data[i] : (uint32_t)data[i] << 8;
+    while (sum >> 16)
+        sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)sum;
+}
+
+static void put16(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)(value >> 8);
+    at[1] = (uint8_t)value;
+}
+
+static void put32(uint8_t *at, uint32_t value)
+{
+    put16(at, value >> 16);
+    put16(at + 2, value);
+}
+
+static uint16_t tcp_sum(const uint8_t *ip, const uint8_t *tcp, uint32_t tcp_len)
+{
+    return sum_of(tcp, tcp_len, sum_of(ip + 12, 8, 6 + tcp_len));
+}
+
+static void put_sums(uint8_t *frame, uint64_t len, uint32_t ip, uint32_t tcp)
+{
+    put16(frame + ip + 10, 0);
+    put16(frame + ip + 10, (uint16_t)~sum_of(frame + ip, tcp - ip, 0));
+    put16(frame + tcp + 16, 0);
+    put16(frame + tcp + 16, (uint16_t)~tcp_sum(frame + ip, frame + tcp, (uint32_t)len - tcp));
+}
+
+static void make(uint32_t index, uint32_t seq, uint32_t payload_len, uint8_t flags)
+{
+    uint8_t *f = frames[index];
+    memset(f, 0, FRAME);
+    memcpy(f, "\2\0\0\0\0\1\2\0\0\0\0\2\x08\0", 14);
+    f[IP] = 0x45;
+    put16(f + IP + 2, HEAD - IP + payload_len);
+    put16(f + IP + 4, 0xfffe + index); /* wraps */
+    f[IP + 8] = 64;
+    f[IP + 9] = 6;
+    memcpy(f + IP + 12, "\x0a\x09\0\2\x0a\x09\0\1", 8);
+    put16(f + TCP, 80);
+    put16(f + TCP + 2, 40000);
+    put32(f + SEQ_AT, seq);
+    put32(f + TCP + 8, 777);
+    f[TCP + 12] = (20 + OPTIONS) / 4 << 4;
+    f[FLAGS_AT] = flags;
+    put16(f + TCP + 14, 500);
+    memcpy(f + TCP + 20, "\1\1\x08\x0a\0\0\0\1\0\0\0\2", OPTIONS);
+    for (uint32_t i = 0; i < payload_len; i++)
+        f[HEAD + i] = (uint8_t)(i * 7 + index + seq);
+    lens[index] = HEAD + payload_len;
+    put_sums(f, lens[index], IP, TCP);
+}
+
+/* `count` segments of `payload_len`, the last of `last_len`; sequence numbers wrap. */
+static void make_stretch(uint32_t count, uint32_t payload_len, uint32_t last_len, uint8_t last_flags)
+{
+    for (uint32_t i = 0; i < count; i++)
+        make(i, 0xffffff00u + i * payload_len, i + 1 < count ? payload_len : last_len,
+             i + 1 < count ? ACK : last_flags);
+}
+
+static uint32_t join(uint32_t count)
+{
+    if (!tcp_join_first(&joined, frames[0], lens[0]))
+        return 0;
+    for (uint32_t i = 1; i < count && tcp_join_next(&joined, frames[i], lens[i]); i++)
+        ;
+    return joined.count;
+}
+
+/* The joined frame in memory that ends where a page without rights begins: its length. */
+static uint64_t lay_out(void)
+{
+    static uint8_t *end;
+    if (!end) {
+        uint8_t *room = mmap(NULL, 0x20000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (room == MAP_FAILED || mprotect(room + 0x1f000, 0x1000, PROT_NONE) < 0)
+            abort();
+        end = room + 0x1f000;
+    }
+    uint64_t len = 0;
+    for (uint32_t i = 1; i < 2 + joined.count; i++)
+        len += joined.pieces[i].iov_len;
+    uint8_t *at = cut.frame = end - len;
+    for (uint32_t i = 1; i < 2 + joined.count; i++) {
+        memcpy(at, joined.pieces[i].iov_base, joined.pieces[i].iov_len);
+        at += joined.pieces[i].iov_len;
+    }
+    return len;
+}
+
+static bool comes_back(uint32_t count)
+{
+    uint8_t one[FRAME];
+    tcp_join_end(&joined);
+    const uint64_t len = lay_out();
+    if (!tcp_cut_begin(&cut, len, &joined.header))
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (cut.at == cut.end || tcp_cut_next(&cut, one, sizeof one) != lens[i] ||
+            memcmp(one, frames[i], lens[i]) != 0)
+            return false;
+    return cut.at == cut.end;
+}
+
+static void sums(void)
+{
+    static uint8_t bytes[3000];
+    bool right = true;
+    for (uint32_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)(i % 3 ? 0xff : i * i);
+    for (uint32_t len = 0; len < sizeof bytes - 3; len++) {
+        uint8_t shown[2];
+        const uint16_t sum = internet_sum(bytes + len % 3, len);
+        memcpy(shown, &sum, sizeof sum);
+        right = right && (shown[0] << 8 | shown[1]) == sum_of(bytes + len % 3, len, 0);
+    }
+    claim("sums of each length are those of RFC 1071", right);
+}
+
+static void stretches(void)
+{
+    static const uint32_t counts[] = {2, 3, 44, TCP_JOINED_MAX}, payloads[] = {1, 2, 536, 1247};
+    bool whole = true, header = true;
+    for (uint32_t c = 0; c < 4; c++)
+        for (uint32_t p = 0; p < 4; p++)
+            for (uint32_t last = 1; last <= payloads[p]; last += payloads[p] > 2 ? 177 : 1)
+                for (uint32_t push = 0; push < 2; push++) {
+                    make_stretch(counts[c], payloads[p], last, push ? ACK | PSH : ACK);
+                    whole = whole && join(counts[c]) == counts[c] && comes_back(counts[c]);
+                    const struct net_header *h = &joined.header;
+                    header = header && h->flags == TENDER_NET_NEEDS_CSUM && h->gso_type == TENDER_GSO_TCP4 &&
+                             h->hdr_len == HEAD && h->gso_size == payloads[p] && h->csum_start == TCP &&
+                             h->csum_offset == 16;
+                }
+    claim("what is joined and cut again is what it was", whole);
+    claim("the header says where segments end, and which sum is left to do", header);
+}
+
+static void pseudo(void)
+{
+    make_stretch(3, 1000, 1000, ACK);
+    claim("three are joined", join(3) == 3);
+    tcp_join_end(&joined);
+    const uint64_t len = lay_out();
+    const uint8_t *f = cut.frame;
+    claim("its IP sum is right", sum_of(f + IP, 20, 0) == 0xffff);
+    claim("its length is that of all", (f[IP + 2] << 8 | f[IP + 3]) == (int)(len - IP));
+    claim("where the sum goes stands the pseudo header's",
+          (f[TCP + 16] << 8 | f[TCP + 17]) == sum_of(f + IP + 12, 8, 6 + (uint32_t)len - TCP));
+}
+
+/* Each bit of the second segment's headers, with its sums put right: what follows differs in PSH at most. */
+static void other_headers(void)
+{
+    uint32_t wrong = 0, pushed = 0;
+    for (uint32_t at = 0; at < HEAD; at++)
+        for (uint32_t bit = 0; bit < 8; bit++) {
+            make_stretch(2, 100, 100, ACK);
+            frames[1][at] ^= (uint8_t)(1u << bit);
+            if (at != TCP + 12) /* sums go by the headers' lengths */
+                put_sums(frames[1], lens[1], IP, TCP);
+            const bool is_sum = at / 2 == (IP + 10) / 2 || at / 2 == (TCP + 16) / 2;
+            const bool follows = join(2) == 2;
+            pushed += follows && at == FLAGS_AT && 1u << bit == PSH;
+            wrong += follows && !is_sum && !(at == FLAGS_AT && 1u << bit == PSH);
+            wrong += !follows && is_sum;
+        }
+    claim("a header that differs in any bit is not joined", wrong == 0);
+    claim("but PSH may be the last one's", pushed == 1);
+}
+
+static void first_headers(void)
+{
+    static const struct {
+        uint32_t at;
+        uint8_t value;
+        const char *what;
+    } table[] = {
+        {12, 0x86, "another protocol than IPv4"},
+        {IP, 0x46, "IP options"},
+        {IP, 0x65, "another IP version"},
+        {IP + 3, 1, "another length than the frame's"},
+        {IP + 6, 0x20, "a fragment with more behind it"},
+        {IP + 7, 1, "a fragment's offset"},
+        {IP + 9, 17, "UDP"},
+        {TCP + 12, 0x40, "TCP headers that are too short"},
+        {TCP + 12, 0xf0, "TCP headers longer than the frame"},
+        {FLAGS_AT, ACK | 1, "FIN"},
+        {FLAGS_AT, ACK | 2, "SYN"},
+        {FLAGS_AT, ACK | 4, "RST"},
+        {FLAGS_AT, ACK | PSH, "PSH, which ends a stretch"},
+        {FLAGS_AT, ACK | 0x20, "URG"},
+        {FLAGS_AT, ACK | 0x40, "ECE"},
+        {FLAGS_AT, ACK | 0x80, "CWR"},
+        {FLAGS_AT, 0, "no ACK"},
+    };
+    char text[120];
+    for (uint32_t i = 0; i < sizeof table / sizeof *table; i++) {
+        make_stretch(2, 10, 10, ACK);
+        frames[0][table[i].at] = table[i].value;
+        (void)snprintf(text, sizeof text, "none begins with %s", table[i].what);
+        claim(text, join(2) == 0);
+    }
+    make_stretch(2, 10, 10, ACK);
+    bool none = true;
+    for (uint64_t len = 0; len <= HEAD; len++)
+        none = none && !tcp_join_first(&joined, frames[0], len);
+    claim("nor with a frame that is cut within its headers, or empty behind them", none);
+}
+
+static void wrong_sums(void)
+{
+    static const uint32_t places[] = {IP + 10, TCP + 16, HEAD, HEAD + 99};
+    bool joined_none = true;
+    for (uint32_t which = 0; which < 2; which++)
+        for (uint32_t i = 0; i < sizeof places / sizeof *places; i++) {
+            make_stretch(2, 100, 100, ACK);
+            frames[which][places[i]] ^= 1;
+            joined_none = joined_none && join(2) < 2;
+        }
+    claim("a wrong sum does not become right", joined_none);
+}
+
+static void ends(void)
+{
+    make_stretch(4, 100, 100, ACK);
+    make(1, 0xffffff00u + 100, 100, ACK | PSH);
+    claim("nothing follows PSH", join(4) == 2);
+    make_stretch(4, 100, 100, ACK);
+    make(1, 0xffffff00u + 100, 99, ACK);
+    make(2, 0xffffff00u + 199, 99, ACK);
+    claim("nothing follows a shorter one", join(4) == 2);
+    make_stretch(2, 100, 100, ACK);
+    make(1, 0xffffff00u + 100, 101, ACK);
+    claim("a longer one does not follow", join(2) == 1);
+    make_stretch(SEGMENTS, 10, 10, ACK);
+    claim("there is a most of segments", join(SEGMENTS) == TCP_JOINED_MAX);
+    make_stretch(SEGMENTS, 1900, 1900, ACK);
+    claim("an IP packet is no longer than 65535", join(SEGMENTS) == (65535 - 20 - 32) / 1900);
+    make_stretch(3, 100, 100, ACK);
+    for (uint32_t i = 0; i < 3; i++) {
+        frames[i][IP + 6] |= DF;
+        put16(frames[i] + IP + 4, 0);
+        put_sums(frames[i], lens[i], IP, TCP);
+    }
+    claim("a number of a packet that is not to be fragmented is none", join(3) == 3);
+}
+
+static void cuts(void)
+{
+    uint8_t one[FRAME];
+    make_stretch(3, 100, 50, ACK);
+    (void)join(3);
+    tcp_join_end(&joined);
+    const uint64_t len = lay_out();
+    cut.frame[FLAGS_AT] = ACK | PSH | 0x81; /* FIN, CWR */
+    bool flags = tcp_cut_begin(&cut, len, &joined.header);
+    static const uint8_t expected[] = {ACK | 0x80, ACK, ACK | PSH | 1};
+    for (uint32_t i = 0; i < 3; i++)
+        flags = flags && tcp_cut_next(&cut, one, sizeof one) && one[FLAGS_AT] == expected[i];
+    claim("CWR is the first one's, FIN and PSH the last one's", flags);
+
+    bool bounded = true;
+    for (uint64_t room = 0; room < HEAD + 110; room++) {
+        memset(one, 0xaa, sizeof one);
+        bounded = bounded && tcp_cut_begin(&cut, len, &joined.header) &&
+                  tcp_cut_next(&cut, one, room) == HEAD + 100 && cut.at == HEAD + 100 &&
+                  (one[0] == 0xaa) == (room < HEAD + 100) && one[HEAD + 100] == 0xaa;
+    }
+    claim("a segment that has no room is not written, and is over", bounded);
+
+    static uint8_t tagged[FRAME];
+    memcpy(tagged, frames[0], 12);
+    memcpy(tagged + 12, "\x81\0\0\7", 4);
+    memcpy(tagged + 16, frames[0] + 12, lens[0] - 12);
+    cut.frame = tagged;
+    const struct net_header header = {.gso_type = TENDER_GSO_TCP4, .gso_size = 100};
+    bool vlan = tcp_cut_begin(&cut, lens[0] + 4, &header) &&
+                tcp_cut_next(&cut, one, sizeof one) == lens[0] + 4 && memcmp(one, tagged, lens[0] + 4) == 0;
+    claim("a VLAN tag stays", vlan);
+}
+
+/* What is no large frame is not cut; each length that there can be, of each frame whose header lies. */
+static void lies(void)
+{
+    static const uint32_t places[] = {12, 13, IP, IP + 9, TCP + 12};
+    uint8_t one[FRAME];
+    make_stretch(3, 100, 50, ACK);
+    (void)join(3);
+    tcp_join_end(&joined);
+    const uint64_t whole = lay_out();
+    uint8_t *const end = cut.frame + whole;
+    bool refused = true;
+    struct net_header header = joined.header;
+    header.gso_size = 0;
+    refused = refused && !tcp_cut_begin(&cut, whole, &header);
+    for (uint32_t type = 0; type < 256; type++) {
+        header = joined.header;
+        header.gso_type = (uint8_t)type;
+        refused = refused && tcp_cut_begin(&cut, whole, &header) == (type == TENDER_GSO_TCP4);
+    }
+    refused = refused && !tcp_cut_begin(&cut, TCP_LARGE_MAX + 1, &joined.header) && cut.at == cut.end;
+    claim("what is no large frame is not cut", refused);
+
+    bool ended = true;
+    for (uint32_t place = 0; place < sizeof places / sizeof *places; place++)
+        for (uint32_t value = 0; value < 256; value++)
+            for (uint64_t len = 0; len <= whole; len += len < HEAD + 2 ? 1 : 97) {
+                memmove(end - len, cut.frame, len < whole ? len : whole);
+                uint8_t *const kept = cut.frame;
+                cut.frame = end - len;
+                if (len > places[place])
+                    cut.frame[places[place]] = (uint8_t)value;
+                if (tcp_cut_begin(&cut, len, &joined.header))
+                    for (uint32_t i = 0; cut.at != cut.end; i++) {
+                        ended = ended && i <= len && tcp_cut_next(&cut, one, sizeof one) <= whole;
+                    }
+                cut.frame = kept;
+                (void)lay_out();
+            }
+    claim("headers that lie lead no further than the frame", ended);
+}
+
+int main(void)
+{
+    sums();
+    stretches();
+    pseudo();
+    first_headers();
+    other_headers();
+    wrong_sums();
+    ends();
+    cuts();
+    lies();
+    return claims_end();
+}
