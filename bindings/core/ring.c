@@ -139,11 +139,12 @@ int32_t ring_serve(struct vm *vm)
     return (int32_t)posted;
 }
 
-static uint64_t quick_ns(const struct net_ring *ring)
+uint64_t ring_quick_ns(const struct net_ring *ring)
 {
-    if (ring->kick_cost_ns >= QUICK_MAX_NS / QUICK_KICKS)
+    const uint64_t cost_ns = __atomic_load_n(&ring->kick_cost_ns, __ATOMIC_RELAXED);
+    if (cost_ns >= QUICK_MAX_NS / QUICK_KICKS)
         return QUICK_MAX_NS;
-    const uint64_t ns = QUICK_KICKS * ring->kick_cost_ns;
+    const uint64_t ns = QUICK_KICKS * cost_ns;
     return ns > QUICK_MIN_NS ? ns : QUICK_MIN_NS;
 }
 
@@ -152,8 +153,8 @@ bool ring_kicks_come_fast(struct net_ring *ring, uint64_t now_ns)
     const uint64_t since_ns = now_ns - ring->kicked_ns;
     ring->kicked_ns = now_ns;
     if (since_ns < ring->kick_cost_ns)
-        ring->kick_cost_ns = since_ns;
-    ring->quick_kicks = since_ns < quick_ns(ring) ? ring->quick_kicks + 1 : 0;
+        __atomic_store_n(&ring->kick_cost_ns, since_ns, __ATOMIC_RELAXED); /* the worker reads it */
+    ring->quick_kicks = since_ns < ring_quick_ns(ring) ? ring->quick_kicks + 1 : 0;
     if (ring->quick_kicks < QUICK_KICKS)
         return false;
     ring->quick_kicks = 0;

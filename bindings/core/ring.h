@@ -51,6 +51,9 @@ enum verdict ring_kicked(struct vm *vm);
  */
 bool ring_kicks_come_fast(struct net_ring *ring, uint64_t now_ns);
 
+/* What sixteen kicks cost, within bounds. Any thread. */
+uint64_t ring_quick_ns(const struct net_ring *ring);
+
 /* The guest runs no more, and there is an event: ends the worker and serves what is left. If the event is a
  * halt, and an entry posted before it ends the run, that becomes the event. */
 void ring_end(struct vm *vm);
