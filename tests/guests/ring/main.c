@@ -18,10 +18,10 @@
  *               "lies: survived"
  *     none      prints "features F ring 0xG"
  *
- *     bounce    takes N frames of TCP over IPv4, by the ring or (--calls) by hypercalls, then posts them at once:
- *               "bounce: N frames"
- *     take      after "ring: ready", frames as net_batch numbers them, up to the one with number 2^64 - 1:
- *               "ring: frames N reordered N lost N broken N"
+ *     bounce    takes N frames of TCP over IPv4, by the ring or (--calls) by hypercalls,
+ *               then posts them at once: "bounce: N frames"
+ *     take      after "ring: ready", frames as net_batch numbers them, up to the one with
+ *               number 2^64 - 1: "ring: frames N reordered N lost N broken N"
  *
  * Status 0, or 1 and "ring: FAILED ...". Frames are 60 bytes, with their number from byte 14.
  */
