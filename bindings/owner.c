@@ -289,7 +289,11 @@ int owned_vm_move(struct vm_handle *from, struct vm_handle *to)
         from->owned = NULL;
         while (owned->users > 1)
             pthread_cond_wait(&unused, &handles);
+        pthread_mutex_unlock(&handles); /* nobody else has it any more */
+        limit_end(owned);               /* of a run that began just then, and found the handle moved */
+        pthread_mutex_lock(&handles);
         owned->state = NEW;
+        owned->turn = NULL;
         owned->started = false;
         owned->limit.timed_out = false;
         close_number(&owned->done_fd);
@@ -611,6 +615,18 @@ static int start_thread(struct owned_vm *owned, struct start start, struct descr
     return -error;
 }
 
+/* Nothing ran: the VM is as new. */
+static void take_back_start(struct owned_vm *owned)
+{
+    limit_end(owned);
+    owned->vm->signals_elsewhere = false;
+    close_number(&owned->done_fd);
+    pthread_mutex_lock(&handles);
+    owned->started = false;
+    owned->state = NEW;
+    pthread_mutex_unlock(&handles);
+}
+
 int owned_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
                 struct descriptor *done, int *turn)
 {
@@ -623,7 +639,7 @@ int owned_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void 
         owned->vm->signals_elsewhere = true;
         answer = start_thread(owned, (struct start){owned, key, body}, done);
         if (answer)
-            end(owned);
+            take_back_start(owned);
     }
     if (answer)
         unuse(owned);

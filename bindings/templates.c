@@ -2,7 +2,8 @@
  * An image's templates: memfds that VMs map privately, one for each size of memory and backend
  * (architecture.md).
  *
- * The base holds the segments alone. It becomes the first template; the others are copies of it.
+ * The base holds the segments alone. It becomes the first template; the others are copies of it. A base that
+ * a fork has shared between processes is only copied: each would finish and seal it for the others.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,14 +30,26 @@ struct template {
 struct owned_templates {
     int base_fd;
     uint64_t bytes;
+    unsigned forks; /* as it was when the base was made */
     bool base_patched;
     struct template *first; /* NULL: the base is nobody's yet */
 };
 
 static pthread_mutex_t templates_lock = PTHREAD_MUTEX_INITIALIZER; /* one is made at a time */
 static bool watched;
+static unsigned forks; /* of this process and its forebears, since the first image */
 
-/* A fork may have come while a thread that the child does not have held it. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&templates_lock);
+    forks++;
+}
+
+static void behind_fork(void)
+{
+    pthread_mutex_unlock(&templates_lock);
+}
+
 static void reset_lock(void)
 {
     pthread_mutex_init(&templates_lock, NULL);
@@ -59,11 +72,14 @@ int owned_templates_make(struct image_handle *handle, uint64_t bytes, int *fd)
 {
     pthread_mutex_lock(&templates_lock);
     if (!watched)
-        watched = pthread_atfork(NULL, NULL, reset_lock) == 0;
+        watched = pthread_atfork(before_fork, behind_fork, reset_lock) == 0;
     pthread_mutex_unlock(&templates_lock);
     struct owned_templates *owned = watched ? calloc(1, sizeof *owned) : NULL;
     if (!owned)
         return -ENOMEM;
+    pthread_mutex_lock(&templates_lock);
+    owned->forks = forks;
+    pthread_mutex_unlock(&templates_lock);
     *fd = owned->base_fd = new_memfd(bytes);
     owned->bytes = bytes;
     if (owned->base_fd < 0) {
@@ -93,7 +109,7 @@ static int copy_data(int from, int to)
 /* The base, or a copy of it that is the caller's; -errno. */
 static int raw_template(struct owned_templates *owned, bool patched)
 {
-    if (!owned->first) {
+    if (!owned->first && owned->forks == forks) {
         owned->base_patched = patched;
         return owned->base_fd;
     }

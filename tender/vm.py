@@ -457,8 +457,12 @@ class Vm(Owner):
         Raises VmStateError if another thread is inside run(), or the console callable calls it.
         """
         while (answer := self._release()) == -_EINPROGRESS:
+            done = self._done  # held: another close() puts another there
             self.stop()
-            _readable(self._done.fd, None)
+            if done.fd >= 0:
+                _readable(done.fd, None)
+            else:  # start() is about to have one, or the other close() is done
+                _moment()
         self._checked(answer)
         self._done = descriptor()
 
@@ -512,6 +516,12 @@ def _readable(fd: int, limit: "float | None") -> bool:
             return True
         if end is not None and monotonic() >= end:
             return False
+
+
+def _moment() -> None:
+    from time import sleep
+
+    sleep(0.001)
 
 
 def _console_error(console: object, errno: int) -> DeviceError:

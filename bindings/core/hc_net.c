@@ -283,7 +283,7 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
         return HVT_R_AGAIN;
     const uint64_t room = *len < FRAME_MAX ? *len : FRAME_MAX;
     ssize_t got;
-    if (device->segments) {
+    if (device->segments && vm->cut.frame) { /* none: the ring was not to be had any more */
         got = read_segment(vm, device, data, room, counters);
     } else if (device->has_header) {
         got = read_headed(device, NULL, data, room, header, counters);

@@ -56,12 +56,14 @@ static void drop_frames(struct vm_device *device)
     device->gone = device->drained = false;
     if (device->type != MFT_NET_BASIC || device->is_socket)
         return;
-    for (uint32_t i = 0; i < LEFT_FRAMES_MAX && read(device->fd, beginning, sizeof beginning) > 0; i++)
-        ;
+    for (uint32_t i = 0; i < LEFT_FRAMES_MAX; i++)
+        if (read(device->fd, beginning, sizeof beginning) <= 0 && errno != EINVAL)
+            break; /* EINVAL: a frame that the interface could not hand over, and it is gone */
 }
 
 int vm_reset(struct vm *vm)
 {
+    ring_worker_stop(vm); /* a run that its caller left by an exception has not stopped it */
     *vm->shared = (struct vm_shared){0};
     vm->resume = (struct vm_resume){0};
     vm->signals_elsewhere = vm->signals_let_in_next = false;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include "device.h"
 
@@ -63,6 +64,12 @@ static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
     return 0;
 }
 
+/* A header needs both. EBADF: no filter around us refuses them. */
+static bool has_vectors(void)
+{
+    return readv(-1, NULL, 0) < 0 && errno == EBADF && writev(-1, NULL, 0) < 0 && errno == EBADF;
+}
+
 enum net_use net_use_for(const struct elf_image *image, uint32_t ring_mode)
 {
     uint32_t networks = 0;
@@ -70,7 +77,7 @@ enum net_use net_use_for(const struct elf_image *image, uint32_t ring_mode)
         networks += image->manifest.e[i].type == MFT_NET_BASIC;
     if (image->extensions & TENDER_FEATURE_NET_OFFLOAD)
         return NET_OFFLOAD;
-    return ring_mode != RING_NONE && networks == 1 ? NET_SEGMENTS : NET_PLAIN;
+    return ring_mode != RING_NONE && networks == 1 && has_vectors() ? NET_SEGMENTS : NET_PLAIN;
 }
 
 void net_leave_segments(struct vm *vm)

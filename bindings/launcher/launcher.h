@@ -77,6 +77,9 @@ void devices_attach(const struct request *request, const struct elf_image *image
 /* What outlives their descriptors is undone. */
 void devices_leave(const struct vm *vm);
 
+/* The same of what this run has attached so far. */
+void leave_devices(void);
+
 /* ---- stranger.c */
 
 /* From now on a call that a filter answers with SIGSYS fails with ENOSYS, or is done by other calls. */

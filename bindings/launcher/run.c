@@ -445,6 +445,11 @@ static void hint_at_fault(const struct request *request, const struct vm_event *
         execute_python(words);
 }
 
+void leave_devices(void)
+{
+    devices_leave(&vm);
+}
+
 static _Noreturn void end(const struct request *request, bool is_kvm)
 {
     const struct vm_event event = *vm.event;

@@ -242,6 +242,7 @@ class KvmVm(Owner):
 
     def reset(self) -> None:
         """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
-        check(lib.tn_vm_reset(lib.tn_vm(self.handle)), "resetting guest memory")
         answer = lib.tn_kvm_reset(self._fresh, self.vcpu_fd, self._run_page, _HOST["sregs"], self._regs)
         check(answer, "KVM: resetting the vCPU")
+        # Behind it: KVM completes the last guest's exit there, and that of an `ins` writes to guest memory.
+        check(lib.tn_vm_reset(lib.tn_vm(self.handle)), "resetting guest memory")

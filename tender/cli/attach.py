@@ -73,6 +73,8 @@ def _only(kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setti
         return names[0]
     is_fd = isinstance(setting.value, int) and setting.what in ("net", "block")
     value = f"@{setting.value}" if is_fd else setting.value
+    if setting.what == "block":
+        value = f"{value}{':raw' if setting.raw else ''}{':ro' if setting.read_only else ''}"
     if names:
         reason = f"{printable(image)} declares {len(names)} {_WORDS[kind]} devices: say which"
         way_out = "\n".join(quoted(f"--{setting.what}:{name}={value}") for name in names)

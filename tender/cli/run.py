@@ -201,7 +201,7 @@ def launch(
 
     Raises TenderError if the guest could not start, MistakeWhileRunning for any other exception from then on.
     """
-    if options.timeout is not None:
+    if options.timeout is not None and not stopper.signal:
         say.hurry(after_s=options.timeout)
     try:
         return _launch(options, configured, began_ns, stopper)

@@ -34,7 +34,7 @@ Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists 
   --net:NAME=@FD                 ... an inherited descriptor: a TAP, a socketpair
   --net-mac:NAME=XX:XX:XX:XX:XX:XX
                                  its MAC address (default: a random one)
-  --block:NAME=PATH[:ro]         attach a file or block device as block device NAME; :ro for read-only
+  --block:NAME=PATH[:raw][:ro]   attach a file or block device as block device NAME; :ro for read-only
   --block:NAME=@FD[:ro]          ... an inherited descriptor
   --block-sector-size:NAME=N     its block size in bytes (default 512)
   --lock-wait=SECONDS            wait so long for disks that another VM has locked (default 0);

@@ -2,11 +2,12 @@
 
 import os
 import socket
+import struct
 import threading
 from pathlib import Path
 
 import pytest
-from bare import HEAP, L_NET, NET_READ, Bare
+from bare import HEAP, L_NET, L_PUTS, NET_READ, PUTS, Bare
 from support import Guest, TapInterface, assert_nothing_is_left, footprint
 
 import tender
@@ -73,6 +74,20 @@ def test_nothing_that_a_guest_wrote_or_set_is_found_by_the_next(guest: Guest, do
         for _ in range(5):
             result = pool.run()
             assert (result.console, result.status) == (b"clean\n", 0)
+
+
+def test_what_an_instruction_was_still_to_write_is_not_written_to_the_next_guest() -> None:
+    """KVM ends a run amid an `ins`, and completes it when the vCPU is entered again."""
+    guest = Bare()
+    word = guest.place(b"untouched")
+    guest.call(PUTS, L_PUTS, word, 9)
+    guest.code(
+        bytes.fromhex("66ba0205") + b"\xbf" + struct.pack("<I", word) + b"\x6d"
+    )  # mov $word, %edi; insl
+    with Image.from_bytes(guest.elf()) as image, VmPool(image, VmConfig(mem=2)) as pool:
+        for _ in range(3):
+            result = pool.run()
+            assert (result.reason, result.console) == (ExitReason.BAD_PORT, b"untouched")
 
 
 def test_a_vm_that_never_ran_or_was_stopped_serves_again(guest: Guest) -> None:
