@@ -224,3 +224,18 @@ void *memset(void *to, int byte, size_t len)
     __asm__ volatile("rep stosb" : "+D"(to), "+c"(len) : "a"(byte) : "memory");
     return start;
 }
+
+int memcmp(const void *a, const void *b, size_t len)
+{
+    const uint8_t *one = a, *other = b;
+    for (; len && *one == *other; len--)
+        one++, other++;
+    return len ? *one - *other : 0;
+}
+
+/* clang's name for a memcmp() that is only compared with 0. */
+int bcmp(const void *a, const void *b, size_t len);
+int bcmp(const void *a, const void *b, size_t len)
+{
+    return memcmp(a, b, len);
+}
