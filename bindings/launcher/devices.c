@@ -181,10 +181,3 @@ void devices_attach(const struct request *request, const struct elf_image *image
         entry->attached = 1;
     }
 }
-
-void devices_leave(const struct vm *vm)
-{
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_NET_BASIC && (vm->devices[i].offload || vm->devices[i].segments))
-            net_leave_header(vm->devices[i].fd);
-}

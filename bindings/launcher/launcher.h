@@ -74,11 +74,8 @@ struct devices {
 void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
                     uint32_t ring_mode, struct devices *devices);
 
-/* What outlives their descriptors is undone. */
-void devices_leave(const struct vm *vm);
-
-/* The same of what this run has attached so far. */
-void leave_devices(void);
+/* What outlives the descriptors of this run's devices is undone. In run.c, where they are kept. */
+void devices_leave(void);
 
 /* ---- stranger.c */
 

@@ -232,7 +232,7 @@ void execute_python(char **words)
 void leave_to_python(const char *format, ...)
 {
     sandbox_ahead_end();
-    leave_devices();
+    devices_leave();
     if (!the_command.only_native)
         execute_python(the_command.words);
     signals_let_in_to_hurry();

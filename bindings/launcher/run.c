@@ -445,9 +445,11 @@ static void hint_at_fault(const struct request *request, const struct vm_event *
         execute_python(words);
 }
 
-void leave_devices(void)
+void devices_leave(void)
 {
-    devices_leave(&vm);
+    for (uint32_t i = 0; i < vm.device_end; i++)
+        if (vm.devices[i].type == MFT_NET_BASIC && (vm.devices[i].offload || vm.devices[i].segments))
+            net_leave_header(vm.devices[i].fd);
 }
 
 static _Noreturn void end(const struct request *request, bool is_kvm)
@@ -457,7 +459,7 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
         sandbox_release(&sandbox);
         sandbox_ahead_end();
     }
-    devices_leave(&vm);
+    devices_leave();
     struct run_end ended;
     end_explain(&event, is_kvm, over_time, &ended);
     if (event.kind == EVENT_SETUP_FAILED) {
@@ -496,12 +498,12 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
     if (!request->solo5)
         say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), door.is_kvm));
     if (door.is_kvm) {
-        devices_leave(&vm);
+        devices_leave();
         leave_behind(&door.left, &door.machine);
     } else {
         sandbox_release(&sandbox);
         sandbox_ahead_end();
-        devices_leave(&vm);
+        devices_leave();
     }
     _exit(STATUS_CANNOT_START);
 }
