@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "guest_room.h"
 #include "hypercall.h"
 #include "must.h"
 
@@ -39,10 +40,7 @@ static void set_up(void)
     MUST(vm_init(&vm) == 0);
     MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];
-    uint8_t *room = mmap(NULL, M + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    MUST(room != MAP_FAILED && mprotect(room + 0x10000, M, PROT_READ | PROT_WRITE) == 0);
-    vm.memory.hva = room + 0x10000;
-    vm.memory.bytes = M;
+    guest_room(&vm, M);
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
     vm.memory.range_count = 1;
     guest_memory_ranges_set(&vm.memory);

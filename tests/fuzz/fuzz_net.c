@@ -13,9 +13,9 @@
 #endif
 #include <errno.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "guest_room.h"
 #include "must.h"
 #include "net_frame.h"
 
@@ -45,10 +45,7 @@ static void set_up(void)
     memset(&vm, 0, sizeof vm);
     MUST(vm_init(&vm) == 0 && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];
-    uint8_t *room = mmap(NULL, M + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    MUST(room != MAP_FAILED && mprotect(room + 0x10000, M, PROT_READ | PROT_WRITE) == 0);
-    vm.memory.hva = room + 0x10000;
-    vm.memory.bytes = M;
+    guest_room(&vm, M);
     guest_memory_ranges_set(&vm.memory);
     vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .has_header = true};
     vm.device_end = 2;

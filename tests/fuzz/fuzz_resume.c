@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "guest_room.h"
 #include "hypercall.h"
 #include "must.h"
 
@@ -68,10 +69,7 @@ static void set_up(void)
     MUST(vm_init(&vm) == 0 && signal(SIGUSR1, on_signal) != SIG_ERR);
     MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];
-    uint8_t *room = mmap(NULL, M + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    MUST(room != MAP_FAILED && mprotect(room + 0x10000, M, PROT_READ | PROT_WRITE) == 0);
-    vm.memory.hva = room + 0x10000;
-    vm.memory.bytes = M;
+    guest_room(&vm, M);
     guest_memory_ranges_set(&vm.memory);
     for (uint32_t i = 0; i < M; i++)
         vm.memory.hva[i] = (uint8_t)(i * 2654435761u >> 24);
