@@ -37,12 +37,12 @@ def run(tmp_path: Path) -> Run:
     fake.write_text(DEBOOTSTRAP.replace("FILES", " ".join([*programs, *libraries])))
     fake.chmod(0o755)
 
-    def run(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, root: Path = ROOT, **variables: str) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), **variables}
         environment.setdefault("PATH", "")
         if "PATH" not in variables:
             environment["PATH"] = f"{fake.parent}:{os.environ['PATH']}"
-        command = [str(ROOT / "tools" / "chroot"), *arguments]
+        command = [str(root / "tools" / "chroot"), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
     return run
@@ -68,6 +68,40 @@ def test_its_command_has_these_sources_and_namespaces_and_leaves_no_mount(run: R
     assert (tmp_path / "cache/tender-chroot/bookworm-main/etc/apt/sources.list").read_text().count(
         "deb "
     ) == 1
+
+
+def files_below(directory: Path) -> dict[str, tuple[int, int, int]]:
+    """Each file and directory, with its owner, its size and its inode. Times may change: git marks an object as used."""
+    states = {str(path): path.lstat() for path in directory.rglob("*")}
+    return {path: (state.st_uid, state.st_size, state.st_ino) for path, state in states.items()}
+
+
+@pytest.mark.parametrize("where", ["a repository", "a worktree"])
+def test_it_changes_nothing_in_the_repository_of_another_user(run: Run, tmp_path: Path, where: str) -> None:
+    """Its commit needs objects and an index; root's files there would stop the user's own git."""
+    main = tmp_path / "a: repository"
+    (main / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "chroot", main / "tools")
+    (main / "old").write_text("before\n")
+    git = ("git", "-C", str(main), "-c", "user.name=a", "-c", "user.email=a@example.org")
+    sources = main if where == "a repository" else tmp_path / "worktree"
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    if sources != main:
+        subprocess.run([*git, "worktree", "add", "-q", str(sources)], check=True)
+    hook = main / ".git" / "hooks" / "pre-push"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    (sources / "old").write_text("after\n")
+    (sources / "new").write_text("untracked\n")
+    for path in (main, *main.rglob("*"), sources, *sources.rglob("*")):
+        os.chown(path, 65534, 65534)
+    before = files_below(main / ".git")
+    done = run("trixie", "--", "cat", "old", "new", root=sources)
+    assert (done.returncode, done.stdout) == (0, "after\nuntracked\n"), done.stderr
+    assert files_below(main / ".git") == before
+    assert not list((tmp_path / "cache/tender-chroot/trixie").glob("git-*"))
 
 
 def test_updates_are_sources_of_the_distributions_that_have_them(run: Run, tmp_path: Path) -> None:
