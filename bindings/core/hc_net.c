@@ -8,9 +8,9 @@
  * guest does not spin on it. A read of 0 bytes alone is no such end: it may be an empty datagram, which is
  * dropped and counted.
  *
- * A read() that fills its room does not tell whether there was more. So one byte more is asked for, which
- * lies behind the room in the guest's memory: it is written only by a frame that is dropped, and then
- * restored.
+ * A read() that fills its room does not tell whether there was more. So one byte more is asked for. Where
+ * nothing else can look at guest memory meanwhile it lies behind the room: it is written only by a frame that
+ * is dropped, and then restored. Beside a thread that can, which is a ring's worker, it lies in our own.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -131,10 +131,11 @@ static bool complete_checksum(uint8_t *data, uint64_t len, const struct net_head
     return true;
 }
 
-/* Whether the byte behind the room is the guest's to write, and nobody looks at it meanwhile. */
+/* Whether the byte behind the room is the guest's to write, and nobody can look at it meanwhile: the guest's
+ * one vCPU is out, and no worker can begin. */
 static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t room)
 {
-    return !atomic_load_explicit(&vm->ring.by_worker, memory_order_relaxed) &&
+    return (!vm->ring.shared || vm->ring.vcpu_serves) &&
            guest_memory_at(&vm->memory, gpa + room, 1, GUEST_WRITABLE);
 }
 

@@ -20,6 +20,7 @@ void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
     vm->ring.kicked_ns = 0;
     vm->ring.kick_cost_ns = UINT64_MAX;
     vm->ring.quick_kicks = 0;
+    vm->ring.vcpu_serves = false;
     atomic_store(&vm->ring.broken, false);
     pthread_mutex_init(&vm->ring.serving, NULL); /* it needs no end: what it guards does */
     ring_want_kicks(vm, true);
@@ -167,7 +168,9 @@ enum verdict ring_kicked(struct vm *vm)
     vm->shared->counters.net_ring_kicks++;
     if (pthread_mutex_trylock(&ring->serving) != 0)
         return CONTINUE; /* the worker's; it looks once more when it has let go (ring_worker.c) */
+    ring->vcpu_serves = true;
     int32_t served = ring_serve(vm);
+    ring->vcpu_serves = false;
     pthread_mutex_unlock(&ring->serving);
     if (served < 0)
         return leave_stopped(vm);

@@ -54,11 +54,9 @@ static void *work(void *argument)
     }
     while (!is_to_quit(ring)) {
         pthread_mutex_lock(&ring->serving);
-        atomic_store_explicit(&ring->by_worker, true, memory_order_relaxed);
         ring_want_kicks(vm, false);
         sound = serve_while_busy(vm);
         ring_want_kicks(vm, true);
-        atomic_store_explicit(&ring->by_worker, false, memory_order_relaxed);
         const uint32_t served = ring->ent_head;
         pthread_mutex_unlock(&ring->serving);
         if (!sound)

@@ -74,10 +74,10 @@ struct net_ring {
     atomic_bool broken;
 
     pthread_mutex_t serving; /* held by the thread that serves, the vCPU's or the worker */
-    atomic_bool by_worker;   /* the worker serves, and the guest runs meanwhile */
-    uint64_t kicked_ns;      /* the last kick */
-    uint64_t kick_cost_ns;   /* at most: the shortest time between two */
-    uint32_t quick_kicks;    /* how many came fast, one after the other */
+    bool vcpu_serves; /* the vCPU's thread holds `serving`, and alone writes this: nobody else reads memory */
+    uint64_t kicked_ns;    /* the last kick */
+    uint64_t kick_cost_ns; /* at most: the shortest time between two */
+    uint32_t quick_kicks;  /* how many came fast, one after the other */
 
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;

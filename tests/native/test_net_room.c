@@ -1,7 +1,8 @@
 /*
  * Frames around the bound of their room, by each way that a frame comes: whole with the same length, or
- * dropped and counted; never cut, and nothing behind the room is changed. The network is one end of a socket
- * pair. Prints one TAP line for each check and exits 1 if one fails.
+ * dropped and counted; never cut. Nothing behind the room is changed, not even for a moment where another
+ * thread may look. The network is one end of a socket pair. Prints one TAP line for each check and exits 1 if
+ * one fails.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -59,15 +60,36 @@ static struct answer by_batch(gpa_t data, uint32_t room)
     return batch.rx_done ? (struct answer){got.ret, got.len} : (struct answer){HVT_R_AGAIN, 0};
 }
 
-static struct answer by_ring(gpa_t data, uint32_t room)
+static struct answer posted(gpa_t data, uint32_t room, void (*serve)(void))
 {
     const uint32_t tail = ring->ent_tail, commits = ring->com_tail;
     ring->entries[tail % HVT_RING_ENTRIES] =
         (struct hvt_ring_entry){.operation = HVT_RING_READ, .handle = NET, .data = data, .len = room};
     __atomic_store_n(&ring->ent_tail, tail + 1, __ATOMIC_SEQ_CST);
-    HOLDS(ring_serve(&vm) == 1 && ring->com_tail == commits + 1);
+    serve();
+    HOLDS(ring->com_tail == commits + 1);
     const struct hvt_ring_commit commit = ring->commits[commits % HVT_RING_ENTRIES];
     return (struct answer){commit.ret, commit.len};
+}
+
+static void serve_kick(void)
+{
+    HOLDS(ring_kicked(&vm) == CONTINUE);
+}
+
+static void serve_as_worker(void)
+{
+    HOLDS(ring_serve(&vm) == 1);
+}
+
+static struct answer by_kick(gpa_t data, uint32_t room)
+{
+    return posted(data, room, serve_kick);
+}
+
+static struct answer by_worker(gpa_t data, uint32_t room)
+{
+    return posted(data, room, serve_as_worker);
 }
 
 static const struct way {
@@ -75,21 +97,22 @@ static const struct way {
     struct answer (*take)(gpa_t data, uint32_t room);
     bool header;  /* the device has one before each frame */
     bool offload; /* the guest was granted it */
-    bool by_worker;
+    bool others;  /* another thread may read guest memory meanwhile */
     bool counts_in_ring;
     bool segments; /* TCP segments are joined and cut */
 } ways[] = {
     {"call", by_call, false, false, false, false, false},
-    {"call, the worker serves meanwhile", by_call, false, false, true, false, false},
+    {"call, beside a ring", by_call, false, false, true, false, false},
     {"call, with a header", by_call, true, false, false, false, false},
     {"batch", by_batch, false, false, false, false, false},
+    {"batch, beside a ring", by_batch, false, false, true, false, false},
     {"batch, with a header", by_batch, true, false, false, false, false},
     {"batch, with the offload", by_batch, true, true, false, false, false},
-    {"ring, the vCPU's thread", by_ring, false, false, false, true, false},
-    {"ring, the worker", by_ring, false, false, true, true, false},
-    {"ring, with a header", by_ring, true, false, false, true, false},
-    {"call, where segments are cut", by_call, true, false, false, false, true},
-    {"ring, where segments are cut", by_ring, true, false, true, true, true},
+    {"ring, the vCPU's thread", by_kick, false, false, false, true, false},
+    {"ring, the worker", by_worker, false, false, true, true, false},
+    {"ring, with a header", by_kick, true, false, false, true, false},
+    {"call, where segments are cut", by_call, true, false, true, false, true},
+    {"ring, where segments are cut", by_worker, true, false, true, true, true},
 };
 
 /* ---- one frame */
@@ -121,8 +144,8 @@ static void set_up(int type, const struct way *way)
     vm.extensions =
         TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | (way->offload ? TENDER_FEATURE_NET_OFFLOAD : 0);
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
-    ring_offer(&vm, ring, RING_INLINE);
-    atomic_store(&vm.ring.by_worker, way->by_worker);
+    if (way->others || way->counts_in_ring)
+        ring_offer(&vm, ring, RING_INLINE);
     wire = ends[1];
 }
 
@@ -168,6 +191,18 @@ static bool comes_whole_or_is_counted(const struct way *way, gpa_t data, uint32_
            counters->net_rx_drops == drops + (len > room) && way->take(data, room).ret == HVT_R_AGAIN;
 }
 
+/* The page behind the room cannot be written, not even for a moment. */
+static bool leaves_the_next_page_alone(const struct way *way)
+{
+    const uint32_t room = 60;
+    comes(way, room + 1);
+    comes(way, room);
+    HOLDS(mprotect(vm.memory.hva + MIDDLE, HVT_PAGE_BYTES, PROT_READ) == 0);
+    const struct answer answer = way->take(MIDDLE - room, room);
+    HOLDS(mprotect(vm.memory.hva + MIDDLE, HVT_PAGE_BYTES, PROT_READ | PROT_WRITE) == 0);
+    return answer.ret == HVT_R_OK && answer.len == room;
+}
+
 int main(void)
 {
     static const int types[] = {SOCK_DGRAM, SOCK_SEQPACKET};
@@ -190,6 +225,10 @@ int main(void)
                                    (unsigned long long)places[p], lens[l]);
                             check(0, "whole or counted", __LINE__);
                         }
+            }
+            if (way->others && !leaves_the_next_page_alone(way)) {
+                printf("# %s\n", way->name);
+                check(0, "nothing behind the room is written where others read", __LINE__);
             }
             /* Too many for one call: the guest asks again, and gets what is behind them. */
             for (unsigned i = 0; i < 70; i++)
