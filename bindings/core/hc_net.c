@@ -106,17 +106,16 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
     return HVT_R_OK;
 }
 
-void net_send_joined(const struct vm_device *device, struct vm_counters *counters,
+bool net_send_joined(const struct vm_device *device, struct vm_counters *counters,
                      const struct tcp_joined *joined)
 {
     const uint64_t whole = joined->head_len + joined->payload_len;
-    if (writev(device->fd, joined->pieces, (int)(2 + joined->count)) ==
-        (ssize_t)(sizeof joined->header + whole)) {
-        counters->net_tx_packets += joined->count;
-        counters->net_tx_bytes += whole + (uint64_t)(joined->count - 1) * joined->head_len;
-    } else {
-        counters->net_tx_drops += joined->count;
-    }
+    if (writev(device->fd, joined->pieces, (int)(2 + joined->count)) !=
+        (ssize_t)(sizeof joined->header + whole))
+        return false;
+    counters->net_tx_packets += joined->count;
+    counters->net_tx_bytes += whole + (uint64_t)(joined->count - 1) * joined->head_len;
+    return true;
 }
 
 /* RFC 1071, as the kernel would have done it for a device without offload. False: it has no such place. */

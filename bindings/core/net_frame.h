@@ -22,8 +22,9 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
 int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
                     struct net_header *header);
 
-/* Sends what was joined, or drops it; a device whose segments are ours to join. */
-void net_send_joined(const struct vm_device *device, struct vm_counters *counters,
+/* Sends what was joined; a device whose segments are ours to join. False: the kernel refuses it, and nothing
+ * was sent or counted. */
+bool net_send_joined(const struct vm_device *device, struct vm_counters *counters,
                      const struct tcp_joined *joined);
 
 /* The network device of this handle, or NULL. */

@@ -93,8 +93,10 @@ static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry)
     }
 }
 
-/* The entry at our head and those behind it, if they are segments that can be sent as one: how many. */
-static uint32_t serve_joined(struct vm *vm, const struct hvt_ring_entry *first, uint32_t posted)
+/* The entry at our head and those behind it, if they are segments that can be sent as one: how many were.
+ * `refused`: how many the kernel did not take as one (no memory for so much, a full queue). */
+static uint32_t serve_joined(struct vm *vm, const struct hvt_ring_entry *first, uint32_t posted,
+                             uint32_t *refused)
 {
     const struct vm_device *device = net_device(vm, first->handle);
     struct tcp_joined joined;
@@ -114,8 +116,10 @@ static uint32_t serve_joined(struct vm *vm, const struct hvt_ring_entry *first, 
     if (joined.count < 2)
         return 0;
     tcp_join_end(&joined);
-    net_send_joined(device, &vm->shared->ring_counters, &joined);
-    return joined.count;
+    if (net_send_joined(device, &vm->shared->ring_counters, &joined))
+        return joined.count;
+    *refused = joined.count;
+    return 0;
 }
 
 int32_t ring_serve(struct vm *vm)
@@ -124,13 +128,15 @@ int32_t ring_serve(struct vm *vm)
     uint32_t posted = ring_posted(vm) - ring->ent_head;
     if (posted > HVT_RING_ENTRIES) /* a lie */
         posted = HVT_RING_ENTRIES;
+    uint32_t single = 0; /* so many are sent one by one: together they were refused */
     for (uint32_t left = posted; left;) {
         const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head);
-        uint32_t served = serve_joined(vm, &entry, left);
+        uint32_t served = single ? 0 : serve_joined(vm, &entry, left, &single);
         if (!served) {
             if (!serve_entry(vm, &entry))
                 return -1;
             served = 1;
+            single -= single > 0;
         }
         left -= served;
         ring->ent_head += served;
