@@ -233,7 +233,7 @@ def invalid_option(word: str, reason: str = "", way_out: str = "", *, show_usage
 
 def _flag(found: dict[str, object], base: str, equals: str, value: str, word: str) -> None:
     if base == "--json":
-        found["json"] = _file_or_fd("--json", value) if equals else 2
+        found["json"] = json_target(value) if equals else 2
     elif equals:
         raise invalid_option(word, "", f"{base} takes no value")
     elif base == "--quiet":
@@ -311,6 +311,11 @@ def _seconds(text: str, refusal: str) -> float:
         hint = f"got {text!r}: write seconds: 5, 0.25, 250ms"
         raise UsageError(refusal, hint=hint)
     return seconds
+
+
+def json_target(value: str) -> int | str:
+    """The descriptor or the file that `--json=VALUE` names. Raises UsageError."""
+    return _file_or_fd("--json", value)
 
 
 def _file_or_fd(option: str, text: str) -> int | str:

@@ -20,18 +20,25 @@ def ended(result: VmResult, options: RunOptions, signal: int) -> dict[str, objec
     return {"schema": SCHEMA, "image": options.image, "signal": signal or None, **plain, "error": None}
 
 
-def not_started(error: TenderError, options: RunOptions) -> dict[str, object]:
-    """The result object when the guest could not start."""
+def without_result(
+    error: Exception, options: RunOptions, *, reason: str = "not-started", status: int = 1
+) -> dict[str, object]:
+    """The result object when the guest could not start, or a mistake of ours ended its run."""
+    known = error if isinstance(error, TenderError) else _unexpected(error)
     return {
         "schema": SCHEMA,
         "image": options.image,
         "signal": None,
-        "reason": "not-started",
-        "status": 1,
+        "reason": reason,
+        "status": status,
         "guest_status": None,
-        "message": error.message,
-        "error": error.to_dict(),
+        "message": known.message,
+        "error": known.to_dict(),
     }
+
+
+def _unexpected(error: Exception) -> TenderError:
+    return TenderError(f"{type(error).__name__}: {error}", code="internal-error")
 
 
 def to_json(value: object) -> str:

@@ -41,25 +41,42 @@ def main(argv: list[str]) -> int:
         options = parse_args(
             argv, backend=backend_variable(), require=require_variable(), lock_wait=lock_wait_variable()
         )
-        if options.json is not None or options.console != 1:
-            from tender.cli.outputs import settled
-
-            options = settled(options)
     except ConfigError as error:
-        return _complain(error)
+        return failed(error, _salvaged(argv))
     if options.action != "run":
         from tender.cli import usage
 
         stopper.dismiss()
         say.out(usage.run_help() if options.action == "help" else usage.version())
         return 0
+    if options.json is not None:
+        from tender.cli.outputs import with_report
+
+        try:
+            options = with_report(options)
+        except UsageError as error:
+            return failed(error, options._with(json=None))
     try:
+        if options.console != 1:
+            from tender.cli.outputs import check_console
+
+            check_console(options)
         return launch(options, lambda image: _configured(options, image), began_ns, stopper)
     except TenderError as error:
         return failed(error, options)
     except MistakeWhileRunning as error:
-        assert error.__cause__ is not None
-        raise error.__cause__ from None  # STATUS_INTERNAL, as at any other time
+        assert isinstance(error.__cause__, Exception)
+        return _mistake(error.__cause__, "internal-error", options)
+    except Exception as error:
+        return _mistake(error, "not-started", options)
+
+
+def _salvaged(argv: list[str]) -> RunOptions:
+    if not any(word.startswith("--json") for word in argv):
+        return RunOptions()
+    from tender.cli.outputs import salvaged
+
+    return salvaged(argv)
 
 
 def backend_variable() -> str:
@@ -300,16 +317,6 @@ def _by_signal(result: "VmResult", signal: int) -> "VmResult":
     return VmResult(**fields)
 
 
-def _complain(error: TenderError) -> int:
-    say.error(error.message)
-    say.hint(error.hint)
-    if isinstance(error, UsageError) and error.show_usage:
-        from tender.cli import usage
-
-        say.plain(usage.short())
-    return STATUS_CANNOT_START
-
-
 def failed(error: TenderError, options: RunOptions) -> int:
     """Says why the guest could not start, with a way out; the exit status."""
     if isinstance(error, ImageError) and say.HINTS:
@@ -318,11 +325,27 @@ def failed(error: TenderError, options: RunOptions) -> int:
         error.hint = explain.image_hint(options.image, error.message) or error.hint
     say.error(error.message)
     say.hint(error.hint)
+    if isinstance(error, UsageError) and error.show_usage:
+        from tender.cli import usage
+
+        say.plain(usage.short())
     if options.json is not None:
         from tender.cli import report
 
-        report.write_json(report.not_started(error, options), options)
+        report.write_json(report.without_result(error, options), options)
     return STATUS_CANNOT_START
+
+
+def _mistake(error: Exception, reason: str, options: RunOptions) -> int:
+    """Says what nobody expected; the exit status."""
+    from tender.cli.main import last_resort
+
+    status = last_resort(error)
+    if options.json is not None:
+        from tender.cli import report
+
+        report.write_json(report.without_result(error, options, reason=reason, status=status), options)
+    return status
 
 
 def _unattached(error: ManifestError, options: RunOptions, image: "Image") -> ManifestError:
