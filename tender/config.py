@@ -9,20 +9,25 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from tender.errors import ConfigError
 from tender.values import Value
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from typing import Final, TypeVar
+
+    from tender.annotations import IsolationLayer, NetRing
+
+    Word = TypeVar("Word", bound=str)
 
 MIB = 1 << 20
 MEM_GRANULE = 2 * MIB
 MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
-NET_RINGS = ("auto", "on", "inline", "off")
+NET_RINGS: "Final" = ("auto", "on", "inline", "off")
 CMDLINE_MAX = 8191  # characters, without the final NUL
 FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
-LAYERS = (
+LAYERS: "Final[tuple[IsolationLayer, ...]]" = (
     "user-namespace",
     "network-namespace",
     "mount-namespace",
@@ -40,20 +45,22 @@ LAYERS = (
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
 
 
-def standing(bits: int) -> tuple[str, ...]:
+def standing(bits: int) -> "tuple[IsolationLayer, ...]":
     """The names of the layers whose bits are set."""
     return tuple(name for i, name in enumerate(LAYERS) if bits & 1 << i)
 
 
-def check_layers(names: "tuple[str, ...] | list[str]") -> tuple[str, ...]:
+def one_of(what: str, value: object, words: "tuple[Word, ...]") -> "Word":
+    """`value` if it is one of `words`. Raises ConfigError, which lists them."""
+    for word in words:
+        if isinstance(value, str) and value == word:
+            return word
+    raise ConfigError(f"{what}: {value!r} is none of {', '.join(words)}")
+
+
+def check_layers(names: "Iterable[object]") -> "tuple[IsolationLayer, ...]":
     """The names of isolation layers as a tuple. Raises ConfigError for one that is none."""
-    layers = _strings("require", names)
-    for name in layers:
-        if name not in LAYERS:
-            raise ConfigError(
-                f"require: {name!r} is no isolation layer", hint=f"the layers are {', '.join(LAYERS)}"
-            )
-    return layers
+    return tuple(one_of("require", name, LAYERS) for name in _strings("require", names))
 
 
 def check_lock_wait(value: object) -> float:
@@ -304,8 +311,8 @@ class VmConfig(Value):
     args: tuple[str, ...]
     net: "tuple[tuple[str, NetDevice], ...]"
     block: "tuple[tuple[str, BlockDevice], ...]"
-    net_ring: str
-    require: tuple[str, ...]
+    net_ring: "NetRing"
+    require: "tuple[IsolationLayer, ...]"
     lock_wait: float
 
     def __init__(
@@ -315,8 +322,8 @@ class VmConfig(Value):
         args: "tuple[str, ...] | list[str]" = (),
         net: "Mapping[str, NetDevice] | NetDevice | None" = None,
         block: "Mapping[str, BlockDevice] | BlockDevice | None" = None,
-        net_ring: str = "auto",
-        require: "tuple[str, ...] | list[str]" = (),
+        net_ring: "NetRing" = "auto",
+        require: "Iterable[IsolationLayer]" = (),
         lock_wait: float = 0,
     ) -> None:
         if not isinstance(mem, (int, str)) or isinstance(mem, bool):
@@ -331,14 +338,12 @@ class VmConfig(Value):
                 hint=f"the nearest below is {round_mem(mem_bytes) // MIB} MiB",
             )
         words = _words(args)
-        if not isinstance(net_ring, str) or net_ring not in NET_RINGS:
-            raise ConfigError(f"net_ring: {net_ring!r} is none of {', '.join(NET_RINGS)}")
         self._set(
             mem_bytes=mem_bytes,
             args=words,
             net=_named("net", net, (Tap, NetFd)),
             block=_named("block", block, (BlockFile, BlockFd)),
-            net_ring=net_ring,
+            net_ring=one_of("net_ring", net_ring, NET_RINGS),
             require=check_layers(require),
             lock_wait=check_lock_wait(lock_wait),
         )

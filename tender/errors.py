@@ -26,8 +26,8 @@ class TenderError(Exception):
         }
 
 
-class ConfigError(TenderError):
-    """A value of the configuration is wrong, whatever the image and the host are."""
+class ConfigError(TenderError, ValueError):
+    """A value of the configuration is wrong, whatever the image and the host are; a ValueError too."""
 
     default_code = "config"
 

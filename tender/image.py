@@ -24,7 +24,7 @@ from tender.native import (
 )
 from tender.values import Owner, Value
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
@@ -41,6 +41,9 @@ class Device(Value):
     def __init__(self, *, name: str, kind: str, handle: int) -> None:
         self._set(name=name, kind=kind, handle=handle)
 
+
+TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
+"""Solo5's names of what an ABI note says that a unikernel is built for."""
 
 _EFBIG, _ESTALE = 27, 116
 _STEPS = {
@@ -71,7 +74,7 @@ class Image(Owner):
         self.entry = elf.entry
         self.kernel_end = elf.kernel_end
         self.bss_end = elf.bss_end
-        self.abi_target = elf.abi_target
+        self.abi_target = TARGETS[elf.abi_target]
         self.abi_version = elf.abi_version
         self.extensions = tuple(name for bit, name in _EXTENSIONS if elf.extensions & bit)
         self.devices = tuple(

@@ -5,7 +5,7 @@ from tender.errors import ManifestError
 from tender.image import Device
 from tender.printable import printable, quoted
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Protocol

@@ -6,7 +6,7 @@ from tender._native import ffi, lib
 from tender.errors import HostError, ImageError
 from tender.values import Value
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import Any
 

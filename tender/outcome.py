@@ -6,6 +6,12 @@ Apart from vm.py so that a guest starts without it.
 from tender.native import CData, ffi, lib
 from tender.result import BootTimeline, Counters, GuestFault, Trap, VmResult
 
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from tender.annotations import IsolationLayer
+
 _HYPERCALLS = ("walltime", "puts", "poll", "block_write", "block_read", "net_write", "net_read", "halt")
 COUNTED = (
     "exits",
@@ -18,8 +24,8 @@ COUNTED = (
 def result(
     event: CData,
     *,
-    backend: str,
-    isolation: tuple[str, ...],
+    backend: "Literal['kvm', 'sandbox']",
+    isolation: "tuple[IsolationLayer, ...]",
     timed_out: bool,
     console: bytes | None,
     counters: Counters,

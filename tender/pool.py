@@ -18,11 +18,11 @@ from tender.native import lib
 from tender.values import Owner
 from tender.vm import _ECHILD, _ESTALE, CAPTURE, Vm, checked_config, seconds
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from tender.annotations import Backend, Console
     from tender.image import Image
     from tender.result import VmResult
-    from tender.vm import Console
 
 _SIZE_MAX = 4096
 
@@ -44,7 +44,7 @@ class VmPool(Owner):
         *,
         size: int = 1,
         console: "Console" = CAPTURE,
-        backend: str = "auto",
+        backend: "Backend" = "auto",
     ) -> None:
         self._idle: list[Vm] = []
         self._closed = True

@@ -1,7 +1,13 @@
 """How a run ended: the reason, the statuses, what was counted, and when each step was reached."""
 
-from tender.errors import GuestFailed
+from tender.errors import ConfigError, GuestFailed
 from tender.values import Value
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from tender.annotations import BootStep, IsolationLayer
 
 STATUS_ENDED = 1
 """An end that is not the guest's own halt and that starting anew would only repeat, or that was asked for."""
@@ -90,8 +96,13 @@ class BootTimeline(Value):
     def __init__(self, **stamps_ns: int) -> None:
         self._set(**stamps_ns)
 
-    def since_start_ms(self, step: str) -> float | None:
-        """Milliseconds from `start` to `step` (a field's name), None if it was not reached."""
+    def since_start_ms(self, step: "BootStep") -> float | None:
+        """Milliseconds from `start` to `step` (a field's name), None if it was not reached.
+
+        Raises ConfigError for a name that is no field's.
+        """
+        if step not in self.__slots__:
+            raise ConfigError(f"since_start_ms: {step!r} is none of {', '.join(self.__slots__)}")
         stamp = getattr(self, step)
         return (stamp - self.start) / 1e6 if stamp else None
 
@@ -193,9 +204,9 @@ class VmResult(Value):
     console: bytes | None
     counters: Counters
     boot: BootTimeline
-    backend: str
+    backend: "Literal['kvm', 'sandbox']"
     fault: GuestFault | None
-    isolation: tuple[str, ...]
+    isolation: "tuple[IsolationLayer, ...]"
 
     def __init__(
         self,
@@ -208,9 +219,9 @@ class VmResult(Value):
         console: bytes | None,
         counters: Counters,
         boot: BootTimeline,
-        backend: str,
+        backend: "Literal['kvm', 'sandbox']",
         fault: GuestFault | None = None,
-        isolation: tuple[str, ...] = (),
+        isolation: "tuple[IsolationLayer, ...]" = (),
     ) -> None:
         self._set(
             reason=reason,

@@ -4,7 +4,7 @@ The run road may not import dataclasses (importing it costs more than a boot), s
 classes stand on this instead. Subclasses list their fields in `__slots__` and set them with `_set`.
 """
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from typing import NoReturn, Self
 

@@ -17,17 +17,16 @@ from tender.image import Device, Image, check_image
 from tender.native import CData, descriptor, ffi, host_error, lib, open_into, vm_handle
 from tender.values import Owner
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-    from typing import Final, Literal, Self
+    from typing import Final, Literal, Self, overload
 
+    from tender.annotations import Backend, Console, IsolationLayer
     from tender.backend import Door
     from tender.devices.block import Patience
     from tender.result import BootTimeline, Counters, VmResult
-
-    Console = int | os.PathLike[str] | Callable[[bytes], object] | Literal["capture", "discard"]
 
 CAPTURE: "Final" = "capture"
 """console=CAPTURE: the console's bytes are in `VmResult.console` (the last MiB; what was lost is counted)."""
@@ -77,7 +76,7 @@ class Vm(Owner):
         config: VmConfig | None = None,
         *,
         console: "Console" = 1,
-        backend: str = "auto",
+        backend: "Backend" = "auto",
     ) -> None:
         self._start_ns: int = lib.tn_monotonic_ns()
         self._handle = vm_handle()  # all that must be given back
@@ -125,12 +124,12 @@ class Vm(Owner):
         except BaseException:
             lib.tn_vm_close(self._handle)  # at once: the exception's traceback may keep this object
             raise
-        self.backend = self._door.name
+        self.backend: Literal["kvm", "sandbox"] = self._door.name
         self.fallback = self._door.fallback
 
     # ---- set-up
 
-    def _check_layers(self, required: tuple[str, ...]) -> None:
+    def _check_layers(self, required: "tuple[IsolationLayer, ...]") -> None:
         assert self._door is not None
         stand = self.isolation
         missing = [name for name in LAYERS if name in required and name not in stand]
@@ -157,7 +156,8 @@ class Vm(Owner):
             self._on_console = console
         else:
             raise ConfigError(
-                f"console: {console!r} is not a descriptor, a path object, a callable, CAPTURE or DISCARD",
+                f"console: {console!r} is not a descriptor, a path object, a callable, "
+                f"CAPTURE ({CAPTURE!r}) or DISCARD ({DISCARD!r})",
                 hint="for a file, give pathlib.Path(name)",
             )
         answer = lib.tn_vm_set_console(lib.tn_vm(self._handle), fd)
@@ -186,7 +186,10 @@ class Vm(Owner):
                 self._captured_lost += over
 
     def _attach(
-        self, image: Image, attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]", backend: str
+        self,
+        image: Image,
+        attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]",
+        backend: "Backend",
     ) -> CData:
         """Opens every device; returns the manifest as the guest will see it."""
         if not attachments:
@@ -206,7 +209,7 @@ class Vm(Owner):
             entry.attached = 1
         return manifest
 
-    def _ring_mode(self, image: Image, backend: str) -> int:
+    def _ring_mode(self, image: Image, backend: "Backend") -> int:
         """Of the network ring that the guest will be offered, if it runs on KVM."""
         config = self.config
         return (
@@ -339,6 +342,13 @@ class Vm(Owner):
                 _STARTED.pop(key, None)
             raise
 
+    if TYPE_CHECKING:
+
+        @overload
+        def wait(self, timeout: None = None) -> VmResult: ...
+        @overload
+        def wait(self, timeout: float | None) -> VmResult | None: ...
+
     def wait(self, timeout: "float | None" = None) -> "VmResult | None":
         """The result once the guest has ended; None if `timeout` seconds pass first (it goes on).
 
@@ -378,7 +388,7 @@ class Vm(Owner):
         return int(pid[0])
 
     @property
-    def isolation(self) -> tuple[str, ...]:
+    def isolation(self) -> "tuple[IsolationLayer, ...]":
         """The isolation layers that stand around the guest; behind KVM "kvm" alone, for your process is not confined.
 
         Of "user-namespace", "network-namespace", "mount-namespace", "pid-namespace", "ipc-namespace", "empty-root",
@@ -560,7 +570,7 @@ def run(
     *,
     console: "Console" = 1,
     timeout: "float | None" = None,
-    backend: str = "auto",
+    backend: "Backend" = "auto",
 ) -> "VmResult":
     """Boots `image` (or the ELF at that path), runs it to its end, cleans up, and says how it ended.
 

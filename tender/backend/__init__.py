@@ -6,24 +6,28 @@ the whole machine from the same values, or raises.
 
 import posix  # not os: its ABCs cost a tenth of the command's start
 
-from tender.errors import ConfigError, HostError
+from tender.config import one_of
+from tender.errors import HostError
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Final, Literal, Protocol
 
+    from tender.annotations import Backend, IsolationLayer, NetRing
     from tender.image import Image
     from tender.native import CData
 
     class Door(Protocol):
         """A machine that is ready to run: what vm.py knows of it."""
 
-        name: str
         handle: CData  # the VM that it is a part of
         fallback: str  # why it is not KVM although nobody asked for that; empty: it was asked for
 
-        def isolation(self, layers: int) -> "tuple[str, ...]":
+        @property
+        def name(self) -> "Literal['kvm', 'sandbox']": ...
+
+        def isolation(self, layers: int) -> "tuple[IsolationLayer, ...]":
             """The layers around the guest's process, by name, of which the VM was found to have `layers`."""
 
         def write_boot_info(self, image: Image, manifest: CData, cmdline: bytes) -> None:
@@ -36,27 +40,26 @@ if TYPE_CHECKING:
             """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
 
 
-BACKENDS = ("auto", "kvm", "sandbox")
+BACKENDS: "Final" = ("auto", "kvm", "sandbox")
 _DOORS: "dict[str, Callable[..., Door]]" = {}
 _HOST: "set[str]" = set()
 """What was found on this host and holds as long as this process: "fit", KVM has a vendor's module under it."""
 
 
-def check_backend(backend: str) -> None:
-    """Raises ConfigError for a name that is none of BACKENDS."""
-    if backend not in BACKENDS:
-        raise ConfigError(f"backend: {backend!r} is none of {', '.join(BACKENDS)}")
+def check_backend(backend: object) -> "Backend":
+    """`backend` if it is one of BACKENDS. Raises ConfigError, which lists them."""
+    return one_of("backend", backend, BACKENDS)
 
 
 def create(
-    backend: str,
+    backend: "Backend",
     handle: "CData",
     *,
     image: "Image",
     mem_bytes: int,
     manifest: "CData",
     cmdline: bytes,
-    net_ring: str = "off",
+    net_ring: "NetRing" = "off",
 ) -> "Door":
     """The machine, behind the door asked for; with "auto" KVM's if it can be had, else the sandbox's.
 
@@ -93,12 +96,12 @@ def create(
     return door
 
 
-def may_be_kvm(backend: str) -> bool:
+def may_be_kvm(backend: "Backend") -> bool:
     """Whether create() will try KVM, as far as a look can tell."""
     return backend == "kvm" or (backend == "auto" and _exists("/dev/kvm") and not _unfit())
 
 
-def ring_mode(image: "Image", mem_bytes: int, net_ring: str) -> int:
+def ring_mode(image: "Image", mem_bytes: int, net_ring: "NetRing") -> int:
     """enum vm_ring_mode of a guest with a network on KVM; `net_ring` as in VmConfig."""
     from tender.native import lib  # here: words are judged without it
 

@@ -13,8 +13,11 @@ from tender.errors import HostError, KvmUnavailable
 from tender.native import CData, check, ffi, host_error, lib
 from tender.values import Owner
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from typing import Final
+
+    from tender.annotations import IsolationLayer, NetRing
     from tender.image import Image
 
 _CPUID_ENTRIES = 256
@@ -124,10 +127,17 @@ class KvmVm(Owner):
     Raises KvmUnavailable, HostError, ImageError.
     """
 
-    name = "kvm"
+    name: "Final" = "kvm"
 
     def __init__(
-        self, handle: CData, *, image: "Image", mem_bytes: int, manifest: CData, cmdline: bytes, net_ring: str
+        self,
+        handle: CData,
+        *,
+        image: "Image",
+        mem_bytes: int,
+        manifest: CData,
+        cmdline: bytes,
+        net_ring: "NetRing",
     ) -> None:
         self.fallback = ""
         self.handle = handle
@@ -140,7 +150,7 @@ class KvmVm(Owner):
             raise
         self.write_boot_info(image, manifest, cmdline)
 
-    def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: str) -> None:
+    def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: "NetRing") -> None:
         kvm = self._kvm_fd = open_kvm(self.handle)
         lib.tn_kvm_empty_kept()
         machine = self._made("CREATE_VM", kvm, req.KVM_CREATE_VM)
@@ -214,7 +224,7 @@ class KvmVm(Owner):
             raise HostError("KVM: host TSC is unstable, cannot continue", errno=_EIO, code="tsc-unstable")
         return check(khz, "KVM: ioctl (GET_TSC_KHZ) failed")
 
-    def isolation(self, layers: int) -> tuple[str, ...]:
+    def isolation(self, layers: int) -> "tuple[IsolationLayer, ...]":
         """KVM's; the process is not confined."""
         return ("kvm",)
 

@@ -11,8 +11,11 @@ from tender.errors import HostError
 from tender.native import CData, ffi, lib
 from tender.values import Owner
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from typing import Final
+
+    from tender.annotations import IsolationLayer
     from tender.image import Image
 
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
@@ -25,7 +28,7 @@ class SandboxVm(Owner):
     namespaces   False for benchmarks alone: what the rest costs
     """
 
-    name = "sandbox"
+    name: "Final" = "sandbox"
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class SandboxVm(Owner):
         """Not for this door: keep() says so."""
         raise NotImplementedError
 
-    def isolation(self, layers: int) -> tuple[str, ...]:
+    def isolation(self, layers: int) -> "tuple[IsolationLayer, ...]":
         """The names of the layers that the VM was found to have."""
         return standing(layers)
 

@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import ExitStack
 
+from tender.backend import check_backend
 from tender.bench import facts
 from tender.config import VmConfig
 from tender.errors import TenderError
@@ -23,7 +24,7 @@ _LIMIT_S = 30
 
 def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
     """One more VM, which `stack` closes; its line. Raises TenderError, OSError, RuntimeError."""
-    vm = Vm(image, config, console=DISCARD, backend=backend)
+    vm = Vm(image, config, console=DISCARD, backend=check_backend(backend))
     stack.enter_context(vm)
     vm.start()
     limit = facts.limit_s(_LIMIT_S)

@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 
+from tender.backend import check_backend
 from tender.backend.sandbox import SandboxVm
 from tender.config import VmConfig
 from tender.image import Image
@@ -36,7 +37,11 @@ def boot(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int,
     pool = mode.startswith(POOL) and _pool(image, config, console, mode.removeprefix(POOL))
     faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     cpu = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)
-    vm = pool.take() if pool else Vm(image, config, console=DISCARD if console < 0 else console, backend=mode)
+    vm = (
+        pool.take()
+        if pool
+        else Vm(image, config, console=DISCARD if console < 0 else console, backend=check_backend(mode))
+    )
     result = vm.run()
     vm.close()
     closed = _now_ns()
@@ -54,7 +59,9 @@ _POOLS: "list[VmPool]" = []
 
 def _pool(image: Image, config: VmConfig, console: int, backend: str) -> VmPool:
     if not _POOLS:
-        _POOLS.append(VmPool(image, config, console=DISCARD if console < 0 else console, backend=backend))
+        _POOLS.append(
+            VmPool(image, config, console=DISCARD if console < 0 else console, backend=check_backend(backend))
+        )
     return _POOLS[0]
 
 

@@ -10,7 +10,7 @@ from tender.errors import ConfigError
 from tender.manifest import declares
 from tender.printable import printable, quoted
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable
 
 from tender import manifest_json
 from tender._version import __version__
-from tender.cli import explain, say
+from tender.cli import say
 from tender.errors import HostError, ManifestError, TenderError
+from tender.image import TARGETS
 from tender.manifest_json import DeclaredDevice
 from tender.printable import printable
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     import os
 
@@ -71,7 +72,7 @@ def query_abi(binary: str) -> None:
     say.out(
         "{\n"
         '  "type": "solo5.abi",\n'
-        f'  "target": "{explain.TARGETS.get(target, "unknown")}",\n'
+        f'  "target": "{TARGETS.get(target, "unknown")}",\n'
         f'  "version": {version}\n'
         "}"
     )

@@ -3,12 +3,12 @@
 import os
 
 from tender.cli.options import RunOptions
+from tender.image import TARGETS
 from tender.native import lib, open_file
 from tender.printable import printable, quoted
 from tender.result import GuestFault
 
 _KINDS = ("net", "block")
-TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 
 
 def missing_hint(

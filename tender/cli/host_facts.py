@@ -9,9 +9,13 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tender.cli.explain import tap_interfaces
 from tender.printable import quoted
+
+if TYPE_CHECKING:
+    from tender.annotations import Backend
 
 # _IO(KVMIO, n) of <linux/kvm.h>; a test compares them with tender.backend.kvm_ioctls
 KVM_GET_API_VERSION = 0xAE00
@@ -200,7 +204,7 @@ def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
         os.close(fd)
 
 
-def run_trial(backend: str) -> TrialFacts:
+def run_trial(backend: "Backend") -> TrialFacts:
     """Runs tender.backend.trial's unikernel behind that door and no other."""
     from tender.backend import trial
     from tender.errors import TenderError

@@ -11,7 +11,7 @@ from tender.cli.symbols import Details, read_details
 from tender.errors import ImageError, TenderError
 from tender.printable import printable
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from tender.image import Image
 
@@ -73,7 +73,7 @@ def describe(image: "Image", details: Details) -> dict[str, object]:
     return {
         "schema": 1,
         "file": image.name,
-        "abi": {"target": explain.TARGETS.get(image.abi_target, "unknown"), "version": image.abi_version},
+        "abi": {"target": image.abi_target, "version": image.abi_version},
         "extensions": list(image.extensions),
         "sites": patched_sites(image, -(-end // _GRANULE) * _GRANULE),
         "entry": image.entry,

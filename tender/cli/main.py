@@ -10,7 +10,7 @@ Status: the guest's own, 1 for what could not start, 70 for a mistake of ours.
 import posix
 import sys
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

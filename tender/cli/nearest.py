@@ -1,6 +1,6 @@
 """The word that a person probably meant."""
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

@@ -12,9 +12,13 @@ Which names exist is the image's to say: `tender.cli.attach` goes on from here.
 """
 
 from tender.backend import check_backend
-from tender.config import LAYERS, MEM_DEFAULT, parse_mac, parse_mem, round_mem
+from tender.config import LAYERS, MEM_DEFAULT, check_layers, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
 from tender.values import Value
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from tender.annotations import Backend, IsolationLayer, NetRing
 
 NAME_MAX = 67
 
@@ -118,13 +122,13 @@ class RunOptions(Value):
     settings: tuple[Setting, ...]
     timeout: float | None
     console: int | str | None
-    backend: str
+    backend: "Backend"
     json: int | str | None
     json_fd: int
     stats: bool
     verbosity: int
-    net_ring: str
-    require: tuple[str, ...]
+    net_ring: "NetRing"
+    require: "tuple[IsolationLayer, ...]"
     lock_wait: float
     words: tuple[str, ...]
 
@@ -265,28 +269,27 @@ def _value(base: str, value: str) -> dict[str, object]:
     return {"console": None if value == "none" else _file_or_fd("--console", value)}
 
 
-def _checked_backend(name: str, refusal: str, form: str) -> str:
+def _checked_backend(name: str, refusal: str, form: str) -> "Backend":
     try:
-        check_backend(name)
+        return check_backend(name)
     except ConfigError:
         raise UsageError(refusal, hint=f"got {name!r}: write {form}") from None
-    return name
 
 
-def ambient_backend(value: str) -> str:
+def ambient_backend(value: str) -> "Backend":
     """The backend that TENDER_BACKEND's value names; empty counts as unset. Raises UsageError."""
     return _checked_backend(value or "auto", "Malformed value of TENDER_BACKEND", _ENVIRONMENT)
 
 
-def _checked_layers(text: str, refusal: str, form: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
+def _checked_layers(text: str, refusal: str, form: str) -> "tuple[IsolationLayer, ...]":
+    names = text.split(",")
     for name in names:
         if name not in LAYERS:
             raise UsageError(refusal, hint=f"got {name!r}: write {form}")
-    return names
+    return check_layers(names)
 
 
-def ambient_require(value: str) -> tuple[str, ...]:
+def ambient_require(value: str) -> "tuple[IsolationLayer, ...]":
     """The layers that TENDER_REQUIRE's value names; empty counts as unset. Raises UsageError."""
     form = _FORMS["--require"].replace("--require", "TENDER_REQUIRE")
     return _checked_layers(value, "Malformed value of TENDER_REQUIRE", form) if value else ()

@@ -15,7 +15,7 @@ from tender.cli import say
 from tender.cli.options import RunOptions, UsageError, parse_args
 from tender.errors import ConfigError, HostError, ImageError, ManifestError, TenderError
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Literal

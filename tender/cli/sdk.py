@@ -8,7 +8,7 @@ from pathlib import Path
 from tender.cli import say
 from tender.printable import printable, quoted
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

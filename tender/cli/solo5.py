@@ -38,8 +38,9 @@ from tender.config import (
 )
 from tender.errors import ConfigError, DeviceError, TenderError
 
-TYPE_CHECKING = False
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
+    from tender.annotations import IsolationLayer, NetRing
     from tender.config import BlockDevice, NetDevice
     from tender.devices.block import BlockAttachment, Patience
     from tender.devices.tap import NetAttachment
@@ -132,12 +133,17 @@ def _usage(program: str) -> int:
 
 
 def _configured(
-    image: "Image", words: list[str], args: tuple[str, ...], devices: "_Devices", require: tuple[str, ...]
+    image: "Image",
+    words: list[str],
+    args: tuple[str, ...],
+    devices: "_Devices",
+    require: "tuple[IsolationLayer, ...]",
 ) -> VmConfig:
     """The second pass, and every check that solo5-hvt makes between it and the guest's start, in its order."""
     from tender.manifest import match
 
-    asked, net_ring = MEM_DEFAULT, "auto"
+    asked = MEM_DEFAULT
+    net_ring: NetRing = "auto"
     for word in words:
         if word.startswith("--mem="):
             asked = _mem(word[len("--mem=") :])

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from support import Guest, TapInterface, with_note
 
-from tender import CAPTURE, ExitReason, Image, NetFd, Tap, Vm, VmConfig, VmResult
+from tender import CAPTURE, ExitReason, Image, NetFd, NetRing, Tap, Vm, VmConfig, VmResult
 
 pytestmark = pytest.mark.kvm
 MIB = 1 << 20
@@ -36,7 +36,7 @@ def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def boot(
-    path: Path, *args: str, net: "NetFd | Tap", net_ring: str, mem: int = 16, timeout: float = 60
+    path: Path, *args: str, net: "NetFd | Tap", net_ring: NetRing, mem: int = 16, timeout: float = 60
 ) -> VmResult:
     with Image.open(path) as image:
         config = VmConfig(mem=mem, args=args, net=net, net_ring=net_ring)
@@ -90,14 +90,14 @@ def numbers(ours: socket.socket) -> list[int]:
 
 
 @both
-def test_the_ring_is_zero_and_lies_behind_the_guests_memory(guest: Guest, net_ring: str) -> None:
+def test_the_ring_is_zero_and_lies_behind_the_guests_memory(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "layout", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert text(result) == f"ring at {14 * MIB:#x} memory {14 * MIB:#x} kick 1 words 0\n"
 
 
 @both
-def test_a_read_is_answered_at_once_when_nothing_waits(guest: Guest, net_ring: str) -> None:
+def test_a_read_is_answered_at_once_when_nothing_waits(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "again", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert text(result) == "read ret 1 len 0 id 77\n"
@@ -105,7 +105,7 @@ def test_a_read_is_answered_at_once_when_nothing_waits(guest: Guest, net_ring: s
 
 @both
 def test_bad_handles_and_unknown_operations_are_skipped_but_a_read_is_answered(
-    guest: Guest, net_ring: str
+    guest: Guest, net_ring: NetRing
 ) -> None:
     with wire() as (ours, theirs):
         result = boot(guest("ring"), "refused", net=NetFd(theirs.fileno()), net_ring=net_ring)
@@ -115,7 +115,7 @@ def test_bad_handles_and_unknown_operations_are_skipped_but_a_read_is_answered(
 
 
 @both
-def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: str) -> None:
+def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (ours, theirs), Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("echo",), net=NetFd(theirs.fileno()), net_ring=net_ring)
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
@@ -133,7 +133,7 @@ def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: str) ->
 
 
 @both
-def test_a_full_ring_loses_nothing_that_the_wire_takes(guest: Guest, net_ring: str) -> None:
+def test_a_full_ring_loses_nothing_that_the_wire_takes(guest: Guest, net_ring: NetRing) -> None:
     got: list[int] = []
 
     def read(ours: socket.socket) -> None:
@@ -153,7 +153,7 @@ def test_a_full_ring_loses_nothing_that_the_wire_takes(guest: Guest, net_ring: s
 
 
 @both
-def test_what_was_posted_before_the_halt_is_sent(guest: Guest, net_ring: str) -> None:
+def test_what_was_posted_before_the_halt_is_sent(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
@@ -164,7 +164,9 @@ def test_what_was_posted_before_the_halt_is_sent(guest: Guest, net_ring: str) ->
 
 @pytest.mark.parametrize("case", ["send-bad", "read-bad", "drain-bad"])
 @both
-def test_a_buffer_that_the_guest_may_not_name_ends_the_run(guest: Guest, net_ring: str, case: str) -> None:
+def test_a_buffer_that_the_guest_may_not_name_ends_the_run(
+    guest: Guest, net_ring: NetRing, case: str
+) -> None:
     """Behind a halt too: it was posted before."""
     with wire() as (_, theirs):
         result = boot(guest("ring"), case, net=NetFd(theirs.fileno()), net_ring=net_ring)
@@ -174,7 +176,7 @@ def test_a_buffer_that_the_guest_may_not_name_ends_the_run(guest: Guest, net_rin
 
 
 @both
-def test_a_kick_for_nothing_does_nothing(guest: Guest, net_ring: str) -> None:
+def test_a_kick_for_nothing_does_nothing(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "bare", "--count=500", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert result.ok and text(result) == "bare: 500 kicks\n"
@@ -182,14 +184,14 @@ def test_a_kick_for_nothing_does_nothing(guest: Guest, net_ring: str) -> None:
 
 
 @both
-def test_a_kick_of_another_width_is_no_kick(guest: Guest, net_ring: str) -> None:
+def test_a_kick_of_another_width_is_no_kick(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "narrow", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert result.reason == ExitReason.BAD_PORT and "port=0x600" in result.message
 
 
 @both
-def test_a_guest_that_lies_about_every_index_hurts_nobody(guest: Guest, net_ring: str) -> None:
+def test_a_guest_that_lies_about_every_index_hurts_nobody(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "lies", "--count=200", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert result.ok and text(result) == "lies: survived\n"
@@ -197,7 +199,7 @@ def test_a_guest_that_lies_about_every_index_hurts_nobody(guest: Guest, net_ring
 
 @both
 @pytest.mark.parametrize("case", ["flood", "lies"])
-def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: str, case: str) -> None:
+def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: NetRing, case: str) -> None:
     with wire() as (_, theirs), Image.open(guest("ring")) as image:
         count = f"--count={1 << 40 if case == 'lies' else 0}"
         config = VmConfig(mem=16, args=(case, count), net=NetFd(theirs.fileno()), net_ring=net_ring)
@@ -223,7 +225,7 @@ def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: str, case: str
     ],
 )
 def test_it_is_offered_where_two_mebibytes_are_left_and_all_is_within_mem(
-    guest: Guest, net_ring: str, mem: int, offered: bool
+    guest: Guest, net_ring: NetRing, mem: int, offered: bool
 ) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "none", net=NetFd(theirs.fileno()), net_ring=net_ring, mem=mem)
@@ -234,7 +236,7 @@ def test_it_is_offered_where_two_mebibytes_are_left_and_all_is_within_mem(
 @pytest.mark.tap
 @both
 def test_an_interface_that_goes_down_and_up_under_load_costs_frames_only(
-    guest: Guest, tap: TapInterface, net_ring: str
+    guest: Guest, tap: TapInterface, net_ring: NetRing
 ) -> None:
     with Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("flood",), net=Tap(tap.name), net_ring=net_ring)
@@ -360,7 +362,7 @@ def without_batch(path: Path, tmp_path: Path) -> Path:
 
 @both
 def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
-    guest: Guest, tmp_path: Path, net_ring: str
+    guest: Guest, tmp_path: Path, net_ring: NetRing
 ) -> None:
     """Ten sizes a round; what fits 2048 bytes goes by the ring. Order is kept across both ways."""
     got: list[int] = []
@@ -385,7 +387,7 @@ def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
 
 @both
 def test_the_guest_library_waits_for_room_and_loses_nothing(
-    guest: Guest, tmp_path: Path, net_ring: str
+    guest: Guest, tmp_path: Path, net_ring: NetRing
 ) -> None:
     with wire() as (_, theirs):
         words = ("--count=3000", "--size=60")

@@ -208,7 +208,7 @@ def test_an_unknown_door_is_refused(guest: Guest, tender_cmd: list[str]) -> None
         Image.open(guest("hello")) as image,
         pytest.raises(ConfigError, match=r"'xen' is none of auto, kvm, "),
     ):
-        Vm(image, SMALL, backend="xen")
+        Vm(image, SMALL, backend="xen")  # type: ignore[arg-type]
     done = command([*tender_cmd, "--backend=xen", guest("hello")])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("tender: Malformed argument to --backend\ntender: hint: got 'xen': write ")

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from support import Guest
 
-from tender import DISCARD, BlockFd, BlockFile, Image, Vm, VmConfig
+from tender import DISCARD, Backend, BlockFd, BlockFile, Image, Vm, VmConfig
 from tender.errors import DeviceError
 
 pytestmark = pytest.mark.doors
@@ -151,7 +151,7 @@ def test_a_signal_ends_the_wait(
 
 
 @pytest.mark.parametrize("by_descriptor", [False, True], ids=["path", "descriptor"])
-def test_a_vm_waits_while_it_is_made(guest: Guest, disk: Path, door: str, by_descriptor: bool) -> None:
+def test_a_vm_waits_while_it_is_made(guest: Guest, disk: Path, door: Backend, by_descriptor: bool) -> None:
     fd = os.open(disk, os.O_RDWR)
     block = BlockFd(fd) if by_descriptor else BlockFile(disk)
     try:

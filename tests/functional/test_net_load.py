@@ -17,7 +17,7 @@ import pytest
 from conftest import BUILD
 from support import Guest, TapInterface, ip, with_note
 
-from tender import ExitReason, Image, NetFd, Tap, Vm, VmConfig
+from tender import ExitReason, Image, NetFd, NetRing, Tap, Vm, VmConfig
 from tender.result import VmResult
 
 IN_THE_BOX = bool(os.environ.get("KVMBOX"))
@@ -38,7 +38,7 @@ class Way(NamedTuple):
 
     features: int
     by: str
-    net_ring: str = "off"
+    net_ring: NetRing = "off"
 
 
 WAYS = {

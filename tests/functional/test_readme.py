@@ -1,4 +1,4 @@
-"""The examples of README.md, run as they stand."""
+"""The examples of README.md and docs/library.md, run as they stand."""
 
 import os
 import re
@@ -11,7 +11,8 @@ import pytest
 from support import Guest
 
 pytestmark = pytest.mark.doors
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 
 
 def first_block(language: str) -> str:
@@ -30,20 +31,42 @@ def as_a_reader(command: list[str], where: Path) -> "subprocess.CompletedProcess
     )
 
 
-def test_the_python_example_runs_as_it_stands(guest: Guest, door: str, tmp_path: Path) -> None:
-    """The library does not read the environment: the door is put there before the example is run."""
-    shutil.copy(guest("hello"), tmp_path / "app.elf")
-    (tmp_path / "example.py").write_text(first_block("python"))
+def python_example(text: str, guest: Guest, door: str, where: Path) -> str:
+    """What it prints. The library does not read the environment: the door is put there before the example is run."""
+    shutil.copy(guest("hello"), where / "app.elf")
+    (where / "example.py").write_text(text)
     program = (
         f"import runpy, sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})\n"
         f"import support; support.take_door({door!r})\n"
         "runpy.run_path('example.py', run_name='__main__')\n"
     )
-    done = as_a_reader([sys.executable, "-c", program], tmp_path)
+    done = as_a_reader([sys.executable, "-c", program], where)
     assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    return done.stdout
+
+
+def test_the_python_example_runs_as_it_stands(guest: Guest, door: str, tmp_path: Path) -> None:
+    lines = python_example(first_block("python"), guest, door, tmp_path).splitlines()
     assert re.fullmatch(r"\d+ exits, \d+\.\d+ ms to the first output", lines[0])
     assert lines[-1] == "exit 0 Hello, World"
+
+
+SAID = [
+    r"guest: b'Hello, World\\n'\n(guest: .*\n)*exit\n",
+    r"(Hello, World\n(.*\n)*){2}\['exit', 'exit'\]\n",
+    r"\('one',\) \d+ bytes of console\n\('two', 'words'\) \d+ bytes of console\n",
+]
+
+
+@pytest.mark.parametrize("number", range(len(SAID)))
+def test_the_librarys_examples_run_as_they_stand(
+    guest: Guest, door: str, tmp_path: Path, number: int
+) -> None:
+    page = (ROOT / "docs" / "library.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(examples) == len(SAID)
+    said = python_example(examples[number], guest, door, tmp_path)
+    assert re.fullmatch(SAID[number], said), said
 
 
 def test_the_guest_example_builds_with_the_one_command_and_runs(tmp_path: Path) -> None:

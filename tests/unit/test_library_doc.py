@@ -1,53 +1,124 @@
-"""The signatures that docs/library.md shows are those of the library."""
+"""docs/library.md shows every public name of the library, with the signature that it has.
+
+A line of a block that begins with a call shows a signature: `vm.run(timeout=None)` that of Vm.run.
+"""
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import tender
+from tender import image as image_module
+from tender.backend import trial
 
-DOC = Path(__file__).parents[2] / "docs" / "library.md"
-OWNERS = {"vm": tender.Vm, "pool": tender.VmPool}
-SHOWN = {
-    "Tap",
-    "NetFd",
-    "BlockFile",
-    "BlockFd",
-    "Vm",
-    "VmPool",
-    "run",
-    "vm.run",
-    "vm.start",
-    "vm.wait",
-    "vm.stop",
+DOC = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
+SHOWN_BY = {"image": tender.Image, "config": tender.VmConfig, "vm": tender.Vm, "pool": tender.VmPool}
+MADE_BY_USERS = ("Tap", "NetFd", "BlockFile", "BlockFd", "VmConfig", "Vm", "VmPool", "run")
+CLASS_METHODS = ("Image.open", "Image.from_bytes")
+OURS = {"image.elf", "image.template", "config.to_dict"}
+"""Public by name only: for the library's own parts."""
+
+
+def blocks() -> Iterator[str]:
+    """Those that are no program."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
+    return iter([text for language, text in found if not language])
+
+
+def written() -> dict[str, str]:
+    """The arguments by name, of the lines of blocks that begin with a call."""
+    calls = (
+        re.match(r"([\w.]+)\((.*?)\)(?:  |$)", line) for block in blocks() for line in block.splitlines()
+    )
+    return {call[1]: call[2] for call in calls if call}
+
+
+def members() -> dict[str, object]:
+    """Every public attribute of the objects that users hold, as `vm.run`; None for those that only an object has."""
+    found: dict[str, object] = {}
+    with tender.Image.from_bytes(trial.elf()) as image:
+        made = {"image": image, "config": tender.VmConfig()}
+        for name, kind in SHOWN_BY.items():
+            held = getattr(made.get(name), "__dict__", {})
+            for member in {*dir(kind), *held}:
+                if not member.startswith("_") and f"{kind.__name__}.{member}" not in CLASS_METHODS:
+                    found[f"{name}.{member}"] = getattr(kind, member, None)
+    return {name: it for name, it in found.items() if name not in OURS}
+
+
+METHODS = {name: it for name, it in members().items() if inspect.isfunction(it)}
+CALLS: dict[str, object] = {
+    **METHODS,
+    **{name: getattr(tender, name) for name in MADE_BY_USERS},
+    **{name: getattr(tender.Image, name.partition(".")[2]) for name in CLASS_METHODS},
 }
-SHOWN |= {"vm.memory", "vm.close", "pool.run", "pool.take"}
 
 
-def written(text: str) -> dict[str, str]:
-    """The arguments by name, of the lines of code blocks that begin with a call."""
-    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    calls = (re.match(r"([\w.]+)\(([^)]*)\)", line) for block in blocks for line in block.splitlines())
-    return {call[1]: call[2] for call in calls if call and call[1] in SHOWN}
-
-
-def real(name: str) -> str:
-    owner, _, method = name.rpartition(".")
-    found = getattr(OWNERS[owner], method) if owner else getattr(tender, name)
-    parameters = [it for it in inspect.signature(found).parameters.values() if it.name != "self"]
+def real(found: object) -> str:
+    assert callable(found)
     words: list[str] = []
-    for it in parameters:
+    for it in inspect.signature(found).parameters.values():
+        if it.name == "self":
+            continue
         if it.kind is it.KEYWORD_ONLY and "*" not in words:
             words.append("*")
-        default = "CAPTURE" if it.default == tender.CAPTURE else str(it.default)
-        if it.name == "backend":
-            default = f'"{it.default}"'
+        default = "CAPTURE" if it.default == tender.CAPTURE else repr(it.default).replace("'", '"')
         words.append(it.name if it.default is it.empty else f"{it.name}={default}")
     return ", ".join(words)
 
 
-@pytest.mark.parametrize("name", sorted(SHOWN))
+@pytest.mark.parametrize("name", sorted(CALLS))
 def test_the_signature_in_the_documentation_is_the_real_one(name: str) -> None:
-    assert written(DOC.read_text())[name] == real(name)
+    assert written()[name] == real(CALLS[name])
+
+
+def test_every_call_shown_is_one_of_the_library() -> None:
+    assert set(written()) - {"config.to_dict"} == set(CALLS)
+
+
+def test_every_attribute_is_named_beside_its_object() -> None:
+    """`image.name, .entry` names two of an image."""
+    named: set[str] = set()
+    for line in (line for block in blocks() for line in block.splitlines()):
+        words = re.match(r"(?:(\w+)\.\w+)(?:\(.*?\))?(?:, (?:\w+)?\.\w+)*", line)
+        if words and words[1] in SHOWN_BY:
+            named |= {f"{words[1]}.{it}" for it in re.findall(r"\.(\w+)", words[0])}
+    assert set(members()) <= named | set(METHODS)
+    made_by_run = {"vm.backend", "vm.fallback", "vm.config", "vm.image_name"}
+    made_by_run |= {"pool.image", "pool.config", "pool.size"}
+    assert named - set(members()) == made_by_run
+
+
+@pytest.mark.parametrize("name", [it for it in tender.__all__ if not it.startswith("_")])
+def test_every_public_name_is_in_the_documentation(name: str) -> None:
+    assert re.search(rf"\b{name}\b", DOC)
+
+
+@pytest.mark.parametrize("kind", [tender.VmResult, tender.GuestFault, tender.Trap])
+def test_every_field_of_a_result_is_in_the_documentation(kind: type) -> None:
+    fields = [name for name in dir(kind) if not name.startswith("_")]
+    shown = DOC[DOC.index("## VmResult") : DOC.index("## Errors")]
+    assert [name for name in fields if not re.search(rf"\b{name}\b", shown)] == []
+
+
+def test_the_words_for_extensions_are_those_of_an_image() -> None:
+    line = re.search(r"^image\.extensions .*$", DOC, re.MULTILINE)
+    assert line
+    assert re.findall(r'"([\w-]+)"', line[0]) == [name for _, name in image_module._EXTENSIONS]
+
+
+def test_the_errors_are_shown_as_the_tree_they_are() -> None:
+    """Two columns to the right is one class below."""
+    tree = next(block for block in blocks() if block.startswith("TenderError"))
+    above: list[str] = []
+    shown = {}
+    for line in tree.splitlines():
+        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        del above[indent // 2 :]
+        shown[name] = above[-1] if above else "Exception"
+        above.append(name)
+    errors = {n: getattr(tender, n) for n in tender.__all__ if n.endswith(("Error", "Unavailable", "Failed"))}
+    assert shown == {name: kind.__base__.__name__ for name, kind in errors.items()}

@@ -1,0 +1,32 @@
+"""Types for annotations: what an argument may be where not every value of its type is right.
+
+The values that a check compares with stand beside the check; a test holds them equal to these.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Literal
+
+Backend = Literal["auto", "kvm", "sandbox"]
+
+Console = int | os.PathLike[str] | Callable[[bytes], object] | Literal["capture", "discard"]
+"""A descriptor, a path object, a callable that gets each write, tender.CAPTURE or tender.DISCARD."""
+
+NetRing = Literal["auto", "on", "inline", "off"]
+
+IsolationLayer = Literal[
+    "user-namespace",
+    "network-namespace",
+    "mount-namespace",
+    "pid-namespace",
+    "ipc-namespace",
+    "empty-root",
+    "landlock",
+    "seccomp-filter",
+    "uid",
+    "capabilities",
+    "kvm",
+]
+
+BootStep = Literal["start", "vm_created", "first_run", "first_exit", "first_console", "guest_exit"]
+"""The fields of BootTimeline."""

@@ -1,0 +1,233 @@
+"""What a type checker and an editor know of the library: wrong words are errors, the documents' examples pass, and names,
+signatures and docstrings are offered for completion."""
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import jedi
+import pytest
+
+import tender
+from tender import annotations
+from tender.backend import BACKENDS
+from tender.config import LAYERS, NET_RINGS
+
+STEPS = tender.BootTimeline.__slots__
+ROOT = Path(__file__).parents[2]
+
+
+def examples() -> dict[str, str]:
+    """Every Python block of the documents: page and line, and text."""
+    found: dict[str, str] = {}
+    for page in sorted(
+        p for d in (".", "docs", "abi", "bench", "tools", "guest_kernel") for p in ROOT.glob(f"{d}/*.md")
+    ):
+        text = page.read_text()
+        for block in re.finditer(r"^ *```python\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
+            found[f"{page.stem}_{text.count(chr(10), 0, block.start(1)) + 1}"] = block[1]
+    return found
+
+
+USE = """\
+from collections.abc import Callable
+from pathlib import Path
+from tender import *
+from tender import Backend, Console, IsolationLayer, NetRing
+
+def made(
+    image: Image, vm: Vm, result: VmResult, console: Console, backend: Backend, layer: IsolationLayer, ring: NetRing
+) -> None:
+    {body}
+"""
+RIGHT = [
+    *(f"Vm(image, console={it})" for it in ("1", "CAPTURE", "DISCARD", "Path('f')", "print", "console")),
+    *(f"{it}, backend={word!r})" for it in ("Vm(image", "VmPool(image", "run(image") for word in BACKENDS),
+    *(f"VmConfig(net_ring={word!r})" for word in NET_RINGS),
+    *(f"VmConfig(require=[{word!r}])" for word in LAYERS),
+    "VmConfig(require=(layer,), net_ring=ring)",
+    "Vm(image, backend=backend)",
+    "vm.wait().status",
+    "result.boot.since_start_ms('first_run')",
+]
+WRONG = {
+    **{
+        f"{it}(image, console={word})": "arg-type"
+        for it in ("Vm", "VmPool", "run")
+        for word in ("'captrue'", "'out.txt'", "None", "b'out'", "1.5", "open('f')")
+    },
+    **{f"{it}(image, backend='xen')": "arg-type" for it in ("Vm", "VmPool", "run")},
+    "VmConfig(net_ring='yes')": "arg-type",
+    "VmConfig(require=('moat',))": "arg-type",
+    "VmConfig(require='kvm')": "arg-type",
+    "VmConfig(args='one string')": "arg-type",
+    "VmConfig(64)": "call-arg",
+    "VmConfig(net='tap0')": "arg-type",
+    "VmConfig(block='disk.img')": "arg-type",
+    "result.boot.since_start_ms('first_byte')": "arg-type",
+    "result.backend == 'xen'": "comparison-overlap",
+    "vm.backend == 'auto'": "comparison-overlap",
+    "vm.wait(5).status": "union-attr",
+    "result.console.decode()": "union-attr",
+}
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What mypy --strict says of all examples and of the uses above, as a user runs it: of the installed package."""
+    where = tmp_path_factory.mktemp("types")
+    # An expected error that does not come is an unused `type: ignore`, which --strict reports.
+    lines = [*RIGHT, *(f"{line}  # type: ignore[{code}]" for line, code in WRONG.items())]
+    files = examples() | {"use": USE.format(body="\n    ".join(lines))}
+    for name, text in files.items():
+        (where / f"{name}.py").write_text(text)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir=cache"]
+    command += [f"{name}.py" for name in files]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode in (0, 1), done.stderr
+    assert re.search(
+        rf"checked {len(files)} source files|no issues found in {len(files)} source", done.stdout
+    ), done.stdout
+    return done.stdout
+
+
+def errors_in(errors: str, file: str) -> list[str]:
+    return [line for line in errors.splitlines() if line.startswith(f"{file}.py:")]
+
+
+@pytest.mark.parametrize("name", examples())
+def test_an_example_of_the_documents_passes_a_strict_type_check(name: str, errors: str) -> None:
+    assert errors_in(errors, name) == []
+
+
+def test_the_pages_with_examples_are_those() -> None:
+    assert {name.rpartition("_")[0] for name in examples()} == {"README", "library"}
+
+
+def test_a_type_checker_takes_what_is_right_and_refuses_each_wrong_word(errors: str) -> None:
+    assert errors_in(errors, "use") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "checked"),
+    [
+        (annotations.Backend, BACKENDS),
+        (annotations.NetRing, NET_RINGS),
+        (annotations.IsolationLayer, LAYERS),
+        (annotations.BootStep, STEPS),
+        (get_args(annotations.Console)[-1], (tender.CAPTURE, tender.DISCARD)),
+    ],
+)
+def test_the_words_of_a_type_are_those_that_the_check_takes(words: object, checked: tuple[str, ...]) -> None:
+    assert get_args(words) == checked
+
+
+@pytest.mark.parametrize(
+    ("refused", "listed"),
+    [
+        (lambda: tender.Vm(image(), console="captrue"), ("CAPTURE ('capture')", "DISCARD ('discard')")),  # type: ignore[arg-type]
+        (lambda: tender.VmPool(image(), console="captrue"), ("CAPTURE ('capture')", "DISCARD ('discard')")),  # type: ignore[arg-type]
+        (lambda: tender.Vm(image(), backend="xen"), BACKENDS),  # type: ignore[arg-type]
+        (lambda: tender.VmPool(image(), backend="xen"), BACKENDS),  # type: ignore[arg-type]
+        (lambda: tender.VmConfig(net_ring="yes"), NET_RINGS),  # type: ignore[arg-type]
+        (lambda: tender.VmConfig(require=("moat",)), LAYERS),  # type: ignore[arg-type]
+        (lambda: tender.BootTimeline(**dict.fromkeys(STEPS, 0)).since_start_ms("first_byte"), STEPS),  # type: ignore[arg-type]
+    ],
+)
+def test_a_wrong_word_is_a_value_error_that_lists_the_right_ones(
+    refused: "Callable[[], object]", listed: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError) as error:
+        refused()
+    assert isinstance(error.value, tender.ConfigError)
+    assert all(word in str(error.value) for word in listed)
+
+
+def image() -> tender.Image:
+    from tender.backend import trial
+
+    return tender.Image.from_bytes(trial.elf())
+
+
+@pytest.fixture
+def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Callable[[str], jedi.Script]":
+    """jedi on a program elsewhere than in this tree: it sees the installed package."""
+    monkeypatch.setattr(jedi.settings, "cache_directory", str(tmp_path))
+    project = jedi.Project(tmp_path)
+    environment = jedi.InterpreterEnvironment()
+    return lambda code: jedi.Script(
+        code, path=tmp_path / "program.py", project=project, environment=environment
+    )
+
+
+MADE = """\
+from tender import *
+image = Image.open("app.elf")
+with VmPool(image) as pool:
+    taken = pool.take()
+vm = Vm(image)
+result = vm.run()
+waited = vm.wait()
+config = VmConfig()
+"""
+
+
+def offered(script: "jedi.Script") -> "dict[str, str]":
+    return {it.name: it.docstring(raw=True) for it in script.complete() if not it.name.startswith("_")}
+
+
+def test_an_editor_offers_every_public_name(editor: "Callable[[str], jedi.Script]") -> None:
+    names = offered(editor("import tender\ntender."))
+    assert set(names) >= {name for name in tender.__all__ if not name.startswith("_")}
+    for name, doc in names.items():
+        found = getattr(tender, name, None)
+        if inspect.isclass(found) or inspect.isfunction(found):
+            assert doc == inspect.getdoc(found), name
+            assert doc, name
+
+
+@pytest.mark.parametrize(
+    ("variable", "kind"),
+    [
+        ("image", tender.Image),
+        ("pool", tender.VmPool),
+        ("taken", tender.Vm),
+        ("vm", tender.Vm),
+        ("result", tender.VmResult),
+        ("waited", tender.VmResult),
+        ("result.boot", tender.BootTimeline),
+        ("result.counters", tender.Counters),
+        ("config", tender.VmConfig),
+    ],
+)
+def test_an_editor_offers_methods_with_their_docstrings(
+    editor: "Callable[[str], jedi.Script]", variable: str, kind: type
+) -> None:
+    names = offered(editor(f"{MADE}{variable}."))
+    members = {name: it for name, it in inspect.getmembers(kind) if not name.startswith("_")}
+    assert set(names) >= set(members)
+    for name, member in members.items():
+        if callable(member) or isinstance(member, property):
+            assert names[name] == inspect.getdoc(member), name
+            assert names[name], name
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("Vm", "VmPool", "VmConfig", "Tap", "NetFd", "BlockFile", "BlockFd", "run"),
+        *("Image.open", "Image.from_bytes"),
+    ],
+)
+def test_an_editor_shows_a_calls_arguments(editor: "Callable[[str], jedi.Script]", call: str) -> None:
+    found = tender
+    for name in call.split("."):
+        found = getattr(found, name)
+    [shown] = editor(f"import tender\ntender.{call}(").get_signatures()
+    expected = [it.name for it in inspect.signature(found).parameters.values()]  # type: ignore[arg-type]
+    assert [it.name for it in shown.params] == expected
+    assert shown.docstring(raw=True) == inspect.getdoc(found)
