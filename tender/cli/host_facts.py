@@ -215,11 +215,11 @@ def run_trial(backend: "Backend") -> TrialFacts:
         from tender.vm import Vm
     except ImportError as error:
         return TrialFacts(error=f"this installation is not complete: {error}", cure=INSTALL)
-    stamps_ns: dict[str, int] = {}
+    cpu_ns: dict[str, int] = {}
 
     def note(data: bytes) -> None:
         for digit in data.decode("ascii", "replace"):
-            stamps_ns.setdefault(digit, time.monotonic_ns())
+            cpu_ns.setdefault(digit, time.process_time_ns())
 
     try:
         with (
@@ -233,11 +233,11 @@ def run_trial(backend: "Backend") -> TrialFacts:
     except OSError as error:
         return TrialFacts(error=str(error))
     message = "" if result.reason == "timeout" else result.message
-    unfit = trial.verdict(stamps_ns, result.guest_status, message)
+    unfit = trial.verdict(cpu_ns, result.guest_status, message)
     if unfit:
         door = "this KVM" if backend == "kvm" else "the sandbox"
         return TrialFacts(error=f"{door} is unfit: {unfit}", isolation=walls)
-    loop_ms = (stamps_ns["1"] - stamps_ns["0"]) / 1e6
+    loop_ms = (cpu_ns["1"] - cpu_ns["0"]) / 1e6
     boot_ms = result.boot.since_start_ms("first_console") or 0.0
     value = f"every step right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
     if backend == "sandbox":

@@ -1,12 +1,15 @@
 """The doctor's trial unikernel: its bytes are its listing, and its verdicts name the step."""
 
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tender.backend import trial
+from tender.cli import host_facts
 from tender.config import VmConfig
 from tender.image import Image
 from tender.vm import Vm
@@ -54,7 +57,7 @@ def test_the_sandbox_does_every_step() -> None:
     assert (result.counters.guest_faults, result.counters.trapped_hypercalls) == (1, 0)
 
 
-def test_a_kvm_that_does_all_steps_in_time_is_fit() -> None:
+def test_a_kvm_that_does_all_steps_at_a_fair_cost_is_fit() -> None:
     assert trial.verdict(stamps("012345"), 0, "") == ""
 
 
@@ -73,7 +76,7 @@ def test_a_kvm_that_does_all_steps_in_time_is_fit() -> None:
             0,
             None,
             "",
-            "emulates every instruction in software: a loop of 1,000,000 turns was not done after 2 s",
+            "emulates every instruction in software: a loop of 1,000,000 turns was not done after 20 s",
         ),
         (
             "012345",
@@ -92,7 +95,7 @@ def test_a_kvm_that_does_all_steps_in_time_is_fit() -> None:
             "it cannot do this: a page fault through an IDT of the guest's own:"
             " KVM: unhandled exit: exit_reason=0x8, rip=0x1",
         ),
-        ("01234", 1, None, "", "a page fault through an IDT of the guest's own: not done after 2 s"),
+        ("01234", 1, None, "", "a page fault through an IDT of the guest's own: not done after 20 s"),
         ("012345", 1, None, "KVM: ioctl (RUN) failed: Bad address", "the trial ended with status None"),
     ],
 )
@@ -100,3 +103,24 @@ def test_an_unfit_kvm_is_told_by_the_step_that_fails(
     digits: str, loop_ms: float, status: int | None, message: str, expected: str
 ) -> None:
     assert expected in trial.verdict(stamps(digits, loop_ms), status, message)
+
+
+def clocks(wall_ms: int, cpu_ms: int) -> SimpleNamespace:
+    """Of a machine on which so much of either goes by between any two looks."""
+    wall, cpu = itertools.count(0, wall_ms * MS), itertools.count(0, cpu_ms * MS)
+    return SimpleNamespace(monotonic_ns=lambda: next(wall), process_time_ns=lambda: next(cpu))
+
+
+@pytest.mark.parametrize(("cpu_ms", "fit"), [(1, True), (900, False)])
+def test_a_busy_machine_is_not_taken_for_an_emulation(
+    monkeypatch: pytest.MonkeyPatch, cpu_ms: int, fit: bool
+) -> None:
+    """The trial waits for its turns as any program does, so only what it used counts."""
+    monkeypatch.setattr(host_facts, "time", clocks(wall_ms=60_000, cpu_ms=cpu_ms))
+    found = host_facts.run_trial("sandbox")
+    if fit:
+        assert (found.error, found.value[:15]) == ("", "a unikernel ran")
+    else:
+        assert found.error.endswith(
+            "emulates every instruction in software: a loop of 1,000,000 turns took 900 ms"
+        )
