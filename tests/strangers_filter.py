@@ -5,7 +5,7 @@
 
 The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well. With -CALL another filter
 is put around it: one that allows all calls but those. -CALL:ERRNO answers with that error, and raises no signal;
--CALL:kill ends the process, as systemd's SystemCallFilter= does.
+-CALL:ERRNO@N does so where the first argument is N. -CALL:kill ends the process, as systemd's SystemCallFilter= does.
 """
 
 import ctypes
@@ -31,12 +31,16 @@ def numbers(names: list[str]) -> list[int]:
     return [known[name] for name in names]
 
 
-def install(named: list[int], verdict: int, otherwise: int) -> None:
-    """Puts a filter in force for this process and what it executes: `verdict` for the calls named."""
+def install(named: list[int], verdict: int, otherwise: int, first: int | None = None) -> None:
+    """Puts a filter in force for this process and what it executes: `verdict` for the calls named, with that first
+    argument if one is given."""
     code = [(0x20, 0, 0, 0)]  # the call's number
     for at, number in enumerate(named):
         code.append((0x15, len(named) - at, 0, number))
-    code += [(0x06, 0, 0, otherwise), (0x06, 0, 0, verdict)]
+    code.append((0x06, 0, 0, otherwise))
+    if first is not None:
+        code += [(0x20, 0, 0, 16), (0x15, 1, 0, first), (0x06, 0, 0, otherwise)]
+    code.append((0x06, 0, 0, verdict))
     filter_code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *one) for one in code))
     program = ctypes.create_string_buffer(struct.pack("<H6xQ", len(code), ctypes.addressof(filter_code)))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -54,10 +58,10 @@ if __name__ == "__main__":
         word = command.pop(0)
         (more if word[0] == "+" else refused).append(word[1:])
     if refused:
-        _, _, error = refused[0].partition(":")
+        error, _, first = refused[0].partition(":")[2].partition("@")
         names = [word.partition(":")[0] for word in refused]
         verdict = KILL if error == "kill" else ERRNO | int(error) if error else TRAP
-        install(numbers(names), verdict, ALLOW)
+        install(numbers(names), verdict, ALLOW, int(first) if first else None)
     else:
         install(numbers([*ALLOWED.split(), *more]), ALLOW, TRAP)
     os.execv(command[0], command)

@@ -88,7 +88,8 @@ extern volatile sig_atomic_t filtered_by_stranger; /* it has happened */
 /* A signal or a time limit ends the command: from then on no reader is waited for longer than a second. */
 extern volatile sig_atomic_t hurried;
 
-/* From the start on: a SIGINT or SIGTERM waits until the guest's run hears it, and a SIGPIPE ends nothing. */
+/* From the start on: a SIGINT or SIGTERM waits until the guest's run hears it, and neither a SIGPIPE nor a
+ * SIGXFSZ ends anything. */
 void signals_prepare(void);
 /* What signals_prepare() holds back is let in, and so is what an inherited mask held back of them. */
 void signals_let_in(void);

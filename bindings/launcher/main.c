@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +71,23 @@ static char **words_of(int argc, char **argv)
     return words;
 }
 
+/* 0 or an errno. It waits for room where others share a descriptor that does not. */
+static int write_all(int fd, const char *text, size_t len)
+{
+    while (len) {
+        struct pollfd room = {fd, POLLOUT, 0};
+        const ssize_t written = write(fd, text, len);
+        if (written >= 0) {
+            text += written;
+            len -= (size_t)written;
+        } else if (errno == EAGAIN)
+            (void)poll(&room, 1, -1);
+        else if (errno != EINTR)
+            return errno;
+    }
+    return 0;
+}
+
 /* Both lines as tender/cli/usage.py has them, and by the same descriptor; managers of unikernels look for the
  * second. */
 static _Noreturn void say_version(const char *front)
@@ -80,11 +98,13 @@ static _Noreturn void say_version(const char *front)
                              front ? "%s tender, version %s\nABI version %d\n" : "%s %s\nABI version %d\n",
                              front ? front : "tender", TENDER_VERSION, HVT_ABI_VERSION);
     signals_let_in(); /* who ends this command while nobody reads ends it as any other */
-    if (write(fd, text, (size_t)len) == len || front)
+    const int error = write_all(fd, text, (size_t)len);
+    if (!error || front)
         _exit(0);
-    if (errno == EPIPE)
+    if (error == EPIPE)
         _exit(STATUS_PIPE);
-    leave_to_python("stdout: %s", strerror(errno));
+    say("stdout: %s", strerror(error));
+    _exit(STATUS_CANNOT_START);
 }
 
 static bool asks_version(const char *word, bool solo5)

@@ -353,6 +353,8 @@ void signals_prepare(void)
 {
     change_mask(SIG_BLOCK, true, true);
     handle(SIGPIPE, SIG_IGN, 0); /* a console or a stderr without a reader costs the bytes */
+    /* a file at its limit is an error to be told, a disk's the guest's to hear of */
+    handle(SIGXFSZ, SIG_IGN, 0);
 }
 
 void signals_let_in(void)
@@ -518,8 +520,6 @@ void run(const struct request *request)
     if (will_be_sandbox(request))
         sandbox_ahead_begin();
     tsc_sample(); /* early: sandbox/tsc.h */
-    handle(SIGXFSZ, SIG_IGN,
-           0); /* a file at its limit is an error to be told, a disk's the guest's to hear of */
     open_image(&image, request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)

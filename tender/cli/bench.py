@@ -2,6 +2,8 @@
 
 import sys
 
+from tender.cli import say
+
 _BENCHMARKS = {
     "boot": ("tender.bench.boot", "from spawn or Vm() to first exit, first console byte, end; beside peers"),
     "run": ("tender.bench.run", "a whole run of the command: first byte, guest's end, reaped; beside peers"),
@@ -30,13 +32,15 @@ _BENCHMARKS = {
 def main(argv: list[str]) -> int:
     """Run one benchmark; the process's exit status."""
     if not argv or argv[0] in ("-h", "--help") or argv[0] not in _BENCHMARKS:
-        asked = bool(argv) and argv[0] in ("-h", "--help")
-        out = sys.stdout if asked else sys.stderr
-        if argv and not asked:
-            out.write(f"tender: bench: no benchmark is called {argv[0]!r}\n")
-        out.write("usage: tender bench NAME [OPTIONS]\n\n")
-        out.writelines(f"  {name:<10} {text}\n" for name, (_, text) in _BENCHMARKS.items())
-        return 0 if asked else 1
+        listed = "\n".join(f"  {name:<10} {text}" for name, (_, text) in _BENCHMARKS.items())
+        usage = f"usage: tender bench NAME [OPTIONS]\n\n{listed}"
+        if argv and argv[0] in ("-h", "--help"):
+            say.out(usage)
+            return 0
+        if argv:
+            say.error(f"bench: no benchmark is called {argv[0]!r}")
+        say.plain(usage)
+        return 1
     module = _BENCHMARKS[argv[0]][0]
     __import__(module)
     status: int = sys.modules[module].main(argv[1:])

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 STATUS_INTERNAL = 70  # EX_SOFTWARE: managers of unikernels take 1 for "cannot start" and restart on others
 STATUS_PIPE = 141  # what a shell shows for death by SIGPIPE
+STATUS_UNANSWERED = 1
+_EPIPE = 32
 
 # name -> module (imported when picked), one line for --help
 COMMANDS = {
@@ -86,24 +88,33 @@ def guarded(argv: list[str]) -> int:
     from tender.cli import say
 
     try:
-        status = main(argv)
+        status = _status(argv)
         say.flush()
         return status
     except KeyboardInterrupt:
         say.error("Exiting on signal 2")
         return 1
-    except BrokenPipeError:
-        _forget_stdout()
-        return STATUS_PIPE
+    except say.OutputLost as lost:
+        return _unanswered(lost.error)
     except Exception as error:
         return last_resort(error)
 
 
-def _forget_stdout() -> None:
-    """Point fd 1 at /dev/null, so that no later flush meets the closed pipe again."""
-    devnull = posix.open("/dev/null", posix.O_WRONLY | posix.O_CLOEXEC)
-    posix.dup2(devnull, 1)
-    posix.close(devnull)
+def _status(argv: list[str]) -> int:
+    try:
+        return main(argv)
+    except SystemExit as end:  # argparse's, behind a help or an error
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+
+
+def _unanswered(error: OSError) -> int:
+    """Says why stdout did not take an answer, unless its reader has gone; the exit status."""
+    from tender.cli import say
+
+    if error.errno == _EPIPE:
+        return STATUS_PIPE
+    say.error(f"stdout: {error.strerror}")
+    return STATUS_UNANSWERED
 
 
 def last_resort(error: Exception) -> int:
@@ -122,9 +133,6 @@ def last_resort(error: Exception) -> int:
 
         if needs.explain(error):
             return 1
-    if isinstance(error, OSError) and error.errno == 28:  # ENOSPC from a flush of stdout
-        say.error(f"stdout: {error.strerror}")
-        return 1
     what = str(error).split("\n")[0]
     say.error(f"internal error: {type(error).__name__}: {what}; please report")
     say.hint("TENDER_DEBUG=1 shows where")
@@ -134,7 +142,14 @@ def last_resort(error: Exception) -> int:
 def entry() -> None:
     """The process's main: run sys.argv and leave by _exit, which skips the interpreter's clean-up."""
     _hold_standard_descriptors()
+    _take_stdout()
     posix._exit(guarded(sys.argv[1:]))
+
+
+def _take_stdout() -> None:
+    from tender.cli import say
+
+    sys.stdout = say.Stdout()
 
 
 def _hold_standard_descriptors() -> None:

@@ -8,12 +8,60 @@ import posix
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 PROGRAM = "tender"
 ROOM_S = 1.0
 _LOOK_MS = 50
 _TERMINAL_ROOM = 256
+_KEPT_MAX = 1 << 16
 _hurry_until = float("inf")  # of the monotonic clock
 HINTS = True  # whether `hint` says anything; whoever would work for one asks first
+
+
+class OutputLost(Exception):
+    """stdout cannot take an answer; `error` is the host's OSError. None itself, so that nobody takes it for another's."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.error = error
+
+
+class Stdout:
+    """What the command's process has as sys.stdout: the one place where an answer is written, or fails to be."""
+
+    encoding, errors = "utf-8", "backslashreplace"
+
+    def __init__(self) -> None:
+        self._kept = b""
+
+    def write(self, text: str) -> int:
+        """Raises OutputLost."""
+        self._kept += text.encode(self.encoding, self.errors)
+        if len(self._kept) >= _KEPT_MAX:
+            self.flush()
+        return len(text)
+
+    def writelines(self, lines: "Iterable[str]") -> None:
+        """Raises OutputLost."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Raises OutputLost, once: what is lost is not tried again."""
+        data, self._kept = self._kept, b""
+        try:
+            write(self.fileno(), data)
+        except OSError as error:
+            raise OutputLost(error) from error
+
+    def fileno(self) -> int:
+        return 1
+
+    def isatty(self) -> bool:
+        return posix.isatty(1)
 
 
 def speak_as(program: str, *, hints: bool) -> None:
@@ -87,7 +135,7 @@ def plain(text: str) -> None:
 
 
 def out(text: str) -> None:
-    """The text as it is, on stdout. Raises BrokenPipeError, which `entry` turns into the shell's 141."""
+    """The text as it is, on stdout. Raises OutputLost, which `guarded` turns into a line and a status."""
     if sys.stdout is not None:
         try:
             sys.stdout.write(text + "\n")
@@ -107,6 +155,6 @@ def _stderr(text: str, until: float = float("inf")) -> None:
 
 
 def flush() -> None:
-    """Write out what is buffered. Raises OSError if stdout cannot take it."""
+    """Write out what is buffered. Raises OutputLost."""
     if sys.stdout is not None:
         sys.stdout.flush()

@@ -1,9 +1,13 @@
 """Each standard descriptor closed, without a reader, full or of a full disk: every command ends with its own status."""
 
+import errno
 import fcntl
 import os
+import pty
+import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +71,9 @@ COMMANDS: dict[str, tuple[list[str], int, bool]] = {
     "doctor": (["doctor", "--filter"], 0, True),
     "sdk": (["sdk"], 0, True),
     "bench": (["bench", "--help"], 0, True),
+    "bench of one": (["bench", "boot", "--help"], 0, True),
+    "bench, refused": (["bench", "flood"], 1, False),
+    "bench of one, refused": (["bench", "boot", "--frob"], 2, False),
     "elftool": (["solo5-elftool", "query-abi", "{hello}"], 0, True),
     "elftool help": (["solo5-elftool", "--help"], 0, True),
     "elftool manifest": (["solo5-elftool", "gen-manifest", "{manifest}", "-"], 0, True),
@@ -120,6 +127,119 @@ def test_a_command_whose_standard_descriptor_is_of_no_use(
     assert "Traceback" not in (done.stderr or "") and "internal error" not in (done.stderr or "")
     if stream == 1 and answers and state == "full disk":
         assert "stdout: No space left on device" in done.stderr
+
+
+# ---- stdout fails in each way that a write can fail
+
+WRITE_ERRORS = (
+    *(
+        "EPERM",
+        "EIO",
+        "ENXIO",
+        "EBADF",
+        "ENOMEM",
+        "EACCES",
+        "ENODEV",
+        "EINVAL",
+        "EFBIG",
+        "ENOSPC",
+        "EROFS",
+        "EPIPE",
+    ),
+    *(
+        "EDQUOT",
+        "ESTALE",
+        "ECONNRESET",
+        "ENOTCONN",
+        "EDESTADDRREQ",
+        "ENOBUFS",
+        "ETIMEDOUT",
+        "EHOSTUNREACH",
+        "EREMOTEIO",
+    ),
+)
+FILTER = Path(__file__).resolve().parents[1] / "strangers_filter.py"
+ANSWERS = [command for command, (_, _, answers) in COMMANDS.items() if answers]
+
+
+def assert_unanswered(done: "subprocess.CompletedProcess[str]", number: int) -> None:
+    """A line with the error and a status of its own; nothing at all where the reader has gone."""
+    if number == errno.EPIPE:
+        assert (done.returncode, done.stderr) == (PIPE, "")
+    else:
+        assert (done.returncode, done.stderr) == (FAILED, f"tender: stdout: {os.strerror(number)}\n")
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("name", WRITE_ERRORS)
+@pytest.mark.parametrize("command", ["version", "inspect"])
+def test_an_answer_that_cannot_be_written(
+    command: str, name: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    number = getattr(errno, name)
+    done = subprocess.run(
+        [sys.executable, FILTER, f"-write:{number}@1", *tender_cmd, *words_of(COMMANDS[command][0], guest, tmp_path)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False,
+        env=environment(launcher),
+    )  # fmt: skip
+    assert done.stdout == ""
+    assert_unanswered(done, number)
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("command", [*ANSWERS, "doctor"])
+def test_an_answer_that_comes_to_a_files_limit(
+    command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    """`ulimit -f`, with room for ten bytes of the answer: the kernel sends SIGXFSZ, which would end a program."""
+    words = ["doctor"] if command == "doctor" else words_of(COMMANDS[command][0], guest, tmp_path)
+    most = 8 << 20  # enough for an image in memory, which is a file too
+    with open(tmp_path / "answer", "wb") as file:
+        file.seek(most - 10)
+        done = subprocess.run(
+            [*tender_cmd, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE, text=True,
+            timeout=LIMIT, check=False, env=environment(launcher),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+        )  # fmt: skip
+    assert_unanswered(done, errno.EFBIG)
+    assert (tmp_path / "answer").stat().st_size == most
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("command", ANSWERS)
+def test_an_answer_to_a_terminal_that_has_gone(
+    command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    master, slave = pty.openpty()
+    os.close(master)
+    done = subprocess.run(
+        [*tender_cmd, *words_of(COMMANDS[command][0], guest, tmp_path)],
+        stdin=subprocess.DEVNULL, stdout=slave, stderr=subprocess.PIPE, text=True, timeout=LIMIT, check=False,
+        env=environment(launcher),
+    )  # fmt: skip
+    os.close(slave)
+    assert_unanswered(done, errno.EIO)
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("command", ANSWERS)
+def test_an_answer_waits_for_room_in_a_pipe_that_does_not(
+    command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    """O_NONBLOCK is the open file's, so whoever shares it may have set it."""
+    words = [*tender_cmd, *words_of(COMMANDS[command][0], guest, tmp_path)]
+    whole = subprocess.run(
+        words, capture_output=True, timeout=LIMIT, check=True, env=environment(launcher)
+    ).stdout
+    reader, writer = os.pipe()
+    filled = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, b"x" * filled)
+    os.set_blocking(writer, False)
+    running = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=writer, env=environment(launcher))
+    os.close(writer)
+    with open(reader, "rb") as text:
+        assert text.read()[filled:] == whole
+    assert running.wait(LIMIT) == 0
 
 
 # ---- a full pipe, which would hold a write for good
