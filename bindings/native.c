@@ -382,9 +382,10 @@ int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, cons
     return kvm_reset(fresh, vcpu_fd, kvm_run, sregs, regs);
 }
 
-void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, struct run_end *end)
+void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, int told,
+                    struct run_end *end)
 {
-    end_explain(event, behind_kvm != 0, over_time != 0, end);
+    end_explain(event, behind_kvm != 0, over_time != 0, (enum told)told, end);
 }
 
 const char *tn_setup_step_name(uint32_t step)
@@ -392,9 +393,9 @@ const char *tn_setup_step_name(uint32_t step)
     return setup_step_name(step);
 }
 
-const char *tn_setup_step_hint(uint32_t step, int os_error)
+const char *tn_setup_step_hint(uint32_t step, int os_error, int told)
 {
-    return setup_step_hint(step, os_error);
+    return setup_step_hint(step, os_error, (enum told)told);
 }
 
 const char *tn_isolation_name(uint32_t index)
@@ -402,9 +403,9 @@ const char *tn_isolation_name(uint32_t index)
     return isolation_name(index);
 }
 
-const char *tn_isolation_cure(uint32_t index, int behind_kvm)
+const char *tn_isolation_cure(uint32_t index, int behind_kvm, int told)
 {
-    return isolation_cure(index, behind_kvm);
+    return isolation_cure(index, behind_kvm, (enum told)told);
 }
 
 const char *tn_system_call_name(uint32_t number, uint64_t arch)

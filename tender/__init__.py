@@ -4,7 +4,9 @@ Everything public is here; the example in README.md is run by the tests. The nam
 first used, so that the command line pays only for what its road needs.
 """
 
-TYPE_CHECKING: bool = False  # ": bool", here and in each module: an editor takes a plain False for a branch never taken
+TYPE_CHECKING: bool = (
+    False  # ": bool", here and in each module: an editor takes a plain False for a branch never taken
+)
 if TYPE_CHECKING:
     from tender._version import __version__
     from tender.annotations import Backend, BootStep, Console, IsolationLayer, NetRing

@@ -99,9 +99,10 @@ def round_mem(mem_bytes: int) -> int:
     """The amount a guest really gets: that of floor_mem(). Raises ConfigError above 4 GiB."""
     rounded = floor_mem(mem_bytes)
     if rounded > MEM_MAX:
+        from tender.cures import cure
+
         raise ConfigError(
-            f"guest memory size {rounded} bytes exceeds the max size {MEM_MAX} bytes",
-            hint="an hvt guest addresses at most 4 GiB: use --mem=4096 or less",
+            f"guest memory size {rounded} bytes exceeds the max size {MEM_MAX} bytes", **cure("mem-max")
         )
     return rounded
 

@@ -4,17 +4,31 @@ A guest that exits with 3 is no exception but a VmResult; these are raised when 
 used. `str(error)` is one line that names the thing, the value and the reason.
 """
 
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    class Hints(TypedDict, total=False):
+        """The way out of an error, as arguments of it."""
+
+        hint: str
+        command_hint: str
+
 
 class TenderError(Exception):
-    """The root: `code` is a stable short name for programs, `hint` a line (or lines) on what to do."""
+    """The root: `code` is a stable short name for programs, `hint` a line (or lines) on what to do.
+
+    command_hint is the same for who typed a command, where that differs: options in place of arguments.
+    """
 
     default_code = "error"
 
-    def __init__(self, message: str, *, code: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, code: str = "", hint: str = "", command_hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
         self.hint = hint
+        self.command_hint = command_hint or hint
 
     def to_dict(self) -> dict[str, object]:
         """The error as plain data: error, code, message, hint."""
@@ -38,13 +52,20 @@ class ImageError(TenderError):
     default_code = "image"
 
     def __init__(
-        self, message: str, *, file: str = "", offset: int = 0, code: str = "", hint: str = ""
+        self,
+        message: str,
+        *,
+        file: str = "",
+        offset: int = 0,
+        code: str = "",
+        hint: str = "",
+        command_hint: str = "",
     ) -> None:
         if file:
             from tender.printable import printable
 
             message = f"{printable(file)}: {message}"
-        super().__init__(message, code=code, hint=hint)
+        super().__init__(message, code=code, hint=hint, command_hint=command_hint)
         self.file = file
         self.offset = offset
 
@@ -55,9 +76,15 @@ class ManifestError(TenderError):
     default_code = "manifest"
 
     def __init__(
-        self, message: str, *, missing: tuple[tuple[str, str], ...] = (), code: str = "", hint: str = ""
+        self,
+        message: str,
+        *,
+        missing: tuple[tuple[str, str], ...] = (),
+        code: str = "",
+        hint: str = "",
+        command_hint: str = "",
     ) -> None:
-        super().__init__(message, code=code, hint=hint)
+        super().__init__(message, code=code, hint=hint, command_hint=command_hint)
         self.missing = missing
 
 
@@ -66,8 +93,10 @@ class HostError(TenderError):
 
     default_code = "host"
 
-    def __init__(self, message: str, *, errno: int = 0, code: str = "", hint: str = "") -> None:
-        super().__init__(message, code=code, hint=hint)
+    def __init__(
+        self, message: str, *, errno: int = 0, code: str = "", hint: str = "", command_hint: str = ""
+    ) -> None:
+        super().__init__(message, code=code, hint=hint, command_hint=command_hint)
         self.errno = errno
 
     def to_dict(self) -> dict[str, object]:

@@ -95,9 +95,11 @@ class Image(Owner):
         """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it; HostError."""
         name = path_text("Image.open: path", path)
         file = descriptor()
-        why, errno, hint = open_into(file, name, lib.FILE_IMAGE)
+        why, errno, hints = open_into(file, name, lib.FILE_IMAGE)
         if why:
-            raise ImageError(why, file=name, code="image-open", hint=hint or _open_hint(name, errno))
+            raise ImageError(
+                why, file=name, code="image-open", **(hints or {"hint": _open_hint(name, errno)})
+            )
         try:
             elf = parse_elf_fd(file.fd, name)
             return cls._load(
@@ -144,10 +146,10 @@ class Image(Owner):
             return
         error = ffi.new("struct elf_error *")
         if lib.tn_elf_fits(self.elf.c, mem_bytes, error) < 0:
-            raised = image_error(error, self.name)
-            need = -(-max(self.bss_end, self.kernel_end, self.entry + 1) // (2 << 20)) * 2
-            raised.hint = f"give it more memory: --mem={need} or more" if need <= 4096 else ""
-            raise raised
+            from tender.cures import cure
+
+            mib = -(-max(self.bss_end, self.kernel_end, self.entry + 1) // (2 << 20)) * 2
+            raise image_error(error, self.name, **(cure("mem-min", mib=mib) if mib <= 4096 else {}))
         self._fits.add(mem_bytes)
 
     def template(self, mem_bytes: int, *, patched: bool = False) -> CData:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Protocol
 
+    from tender.errors import Hints
+
     class Declared(Protocol):
         """What is said of a device that an image declares."""
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
         def kind(self) -> str: ...
 
 
-_OPTION = {"net": "--net", "block": "--block"}
 _VALUE = {"net": "TAP", "block": "FILE"}
+_EXAMPLE = {"net": "Tap(...)", "block": "BlockFile(...)"}
 _TYPE = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
 
 Attachment = tuple[Device, "NetDevice | BlockDevice"]
@@ -59,14 +61,19 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
             hint=declares(devices, image_name, first=[device.name for device in of_kind]),
         )
     if len(of_kind) != 1:
+        from tender.cures import cure
+
         what = f"{len(of_kind)} {kind} devices" if of_kind else f"no {kind} device"
-        hint = f"name one: {_OPTION[kind]}:{quoted(of_kind[0].name)}={_VALUE[kind]}" if of_kind else ""
+        name, example, value = of_kind[0].name if of_kind else "", _EXAMPLE[kind], _VALUE[kind]
+        hints = cure(
+            "device-unnamed", kind=kind, name=name, quoted=quoted(name), example=example, value=value
+        )
         raise ManifestError(
             f"{printable(image_name)} declares {what}, so a {kind} device must be given with a name"
             if of_kind
             else f"{printable(image_name)} declares {what}",
             code="device-unnamed",
-            hint=hint,
+            **(hints if of_kind else {}),
         )
     return of_kind[0]
 
@@ -86,15 +93,22 @@ def _missing(image_name: str, left: list[Device]) -> ManifestError:
         f"Device '{printable(device.name)}' of type {_TYPE.get(device.kind, '<undefined type>')} declared but not attached."
         for device in left
     ]
-    lines.append("All declared devices must be attached. See --help for syntax.")
-    options = " ".join(
-        f"{_OPTION[device.kind]}:{quoted(device.name)}={_VALUE[device.kind]}"
-        for device in left
-        if device.kind in _OPTION
-    )
+    lines.append("All declared devices must be attached.")
+    known = [device for device in left if device.kind in _VALUE]
+    hints: Hints = {"hint": "this kind of device is not known here"}
+    if known:
+        from tender.cures import cure
+
+        options = " ".join(f"--{it.kind}:{quoted(it.name)}={_VALUE[it.kind]}" for it in known)
+        arguments = ", ".join(f"{kind}={{{_named(known, kind)}}}" for kind in _VALUE if _named(known, kind))
+        hints = cure("device-missing", arguments=arguments, options=options, image=quoted(image_name))
     return ManifestError(
         "\n".join(lines),
         missing=tuple((device.name, device.kind) for device in left),
         code="device-missing",
-        hint=f"add: {options} {quoted(image_name)}" if options else "this kind of device is not known here",
+        **hints,
     )
+
+
+def _named(devices: list[Device], kind: str) -> str:
+    return ", ".join(f"{device.name!r}: {_EXAMPLE[kind]}" for device in devices if device.kind == kind)

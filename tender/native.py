@@ -8,7 +8,10 @@ from tender.values import Value
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, Unpack
+
+    from tender.errors import Hints
 
     CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
 else:
@@ -18,6 +21,7 @@ __all__ = [
     "CData",
     "ParsedElf",
     "Segment",
+    "both_told",
     "check",
     "descriptor",
     "ffi",
@@ -34,9 +38,11 @@ __all__ = [
 ]
 
 
-def host_error(what: str, errno: int, *, hint: str = "", code: str = "") -> HostError:
+def host_error(what: str, errno: int, *, hint: str = "", command_hint: str = "", code: str = "") -> HostError:
     """A HostError for `what` with errno's own words."""
-    return HostError(f"{what}: {posix.strerror(errno)}", errno=errno, hint=hint, code=code)
+    return HostError(
+        f"{what}: {posix.strerror(errno)}", errno=errno, hint=hint, command_hint=command_hint, code=code
+    )
 
 
 def check(answer: int, what: str) -> int:
@@ -71,19 +77,24 @@ def image_handle() -> CData:
 _CODES = {1: "image-file", 2: "image-note", 3: "image-abi", 4: "image-manifest", 5: "image-too-large"}
 
 
-def image_error(error: CData, file: str) -> ImageError:
+def image_error(error: CData, file: str, **hints: "Unpack[Hints]") -> ImageError:
     """The ImageError that a filled `struct elf_error *` stands for."""
     text: str = ffi.string(error.text).decode("utf-8", "replace")
     if error.os_error:
         text += f": {posix.strerror(error.os_error)}"
     code = _CODES.get(error.code, "image")
-    return ImageError(text, file=file, offset=error.offset, code=code)
+    return ImageError(text, file=file, offset=error.offset, code=code, **hints)
+
+
+def both_told(hint: "Callable[[int], CData]") -> "Hints":
+    """What C says to each (enum told), as arguments of an error."""
+    texts = [ffi.string(hint(told)).decode() for told in (lib.TOLD_LIBRARY, lib.TOLD_COMMAND)]
+    return {"hint": texts[0], "command_hint": texts[1]}
 
 
 _FILE_HINTS = {
     lib.DEVICE_FILE_PIPE: "a pipe cannot be read at any offset: write it to a file first",
     lib.DEVICE_FILE_NO_READER: "start its reader first: cat {path} &",
-    lib.DEVICE_FILE_SOCKET: "connect to it and give the descriptor: fd:N",
 }
 
 OUTPUT_HINT = "give a file, a pipe, a connected socket or a terminal"
@@ -94,23 +105,33 @@ def open_file(path: str, use: int) -> "tuple[int, str, int, str]":
     file = descriptor()
     refused = open_into(file, path, use)
     fd, file.fd = int(file.fd), -1
-    return fd, *refused
+    why, errno, hints = refused
+    return fd, why, errno, hints.get("command_hint", "")
 
 
-def open_into(into: CData, path: str, use: int) -> "tuple[str, int, str]":
-    """Opens the file for `use`, of enum file_use, into a `struct descriptor *`. Else: why not, errno, and a way out.
+def open_into(into: CData, path: str, use: int) -> "tuple[str, int, Hints]":
+    """Opens the file for `use`, of enum file_use, into a `struct descriptor *`. Else: why not, errno, and a way out as
+    cures.py gives it, or nothing.
 
     Never waits: what a FIFO without its other side would do is among the reasons.
     """
     error = ffi.new("struct device_error *")
     if lib.tn_file_open(path.encode("utf-8", "surrogateescape"), use, error, into) == 0:
-        return "", 0, ""
+        return "", 0, {}
+    return ffi.string(error.text).decode(), error.os_error, _file_cure(error.problem, path, use)
+
+
+def _file_cure(problem: int, path: str, use: int) -> "Hints":
+    from tender.cures import cure
     from tender.printable import quoted
 
-    hint = _FILE_HINTS.get(error.problem, "").format(path=quoted(path))
-    if error.problem == lib.DEVICE_FILE_KIND and use != lib.FILE_IMAGE:
+    if problem == lib.DEVICE_FILE_SOCKET:
+        return cure("console-socket")
+    if problem == lib.DEVICE_FILE_KIND and use != lib.FILE_IMAGE:
         hint = OUTPUT_HINT
-    return ffi.string(error.text).decode(), error.os_error, hint
+    else:
+        hint = _FILE_HINTS.get(problem, "").format(path=quoted(path))
+    return {"hint": hint, "command_hint": hint} if hint else {}
 
 
 class Segment(Value):

@@ -27,12 +27,13 @@ def result(
     backend: "Literal['kvm', 'sandbox']",
     isolation: "tuple[IsolationLayer, ...]",
     timed_out: bool,
+    told: int,
     console: bytes | None,
     counters: Counters,
     boot: BootTimeline,
 ) -> VmResult:
     """The VmResult of an event that ends a run."""
-    reason, status, message = explain(event, backend, timed_out=timed_out)
+    reason, status, message = explain(event, backend, timed_out=timed_out, told=told)
     halted = event.kind == lib.EVENT_HALT
     trap = None
     if halted and event.cookie_valid:
@@ -52,10 +53,12 @@ def result(
     )
 
 
-def explain(event: CData, backend: str, *, timed_out: bool = False) -> tuple[str, int, str]:
-    """(reason, status, message) of an event that ends a run, in the contract's words."""
+def explain(
+    event: CData, backend: str, *, timed_out: bool = False, told: int = lib.TOLD_LIBRARY
+) -> tuple[str, int, str]:
+    """(reason, status, message) of an event that ends a run, in the contract's words; a way out as it is `told`."""
     end = ffi.new("struct run_end *")
-    lib.tn_end_explain(event, backend == "kvm", timed_out, end)
+    lib.tn_end_explain(event, backend == "kvm", timed_out, told, end)
     message = ffi.string(end.message).decode("utf-8", "replace")
     return ffi.string(end.reason).decode(), int(end.status), message
 

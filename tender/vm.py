@@ -14,7 +14,7 @@ from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig, 
 from tender.config import descriptor as config_descriptor
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
-from tender.native import CData, descriptor, ffi, host_error, lib, open_into, vm_handle
+from tender.native import CData, both_told, descriptor, ffi, host_error, lib, open_into, vm_handle
 from tender.values import Owner
 
 TYPE_CHECKING: bool = False
@@ -98,6 +98,9 @@ class Vm(Owner):
             from tender.manifest import match
 
             attachments = match(image.name, image.devices, config)
+        self._told: int = (
+            lib.TOLD_LIBRARY
+        )  # in whose words its result's way out is; cli/run.py sets the other
         self._reusable = False  # pool.py: its machine can be reset
         refused = lib.tn_vm_make(self._handle)
         if refused:
@@ -134,11 +137,11 @@ class Vm(Owner):
         stand = self.isolation
         missing = [name for name in LAYERS if name in required and name not in stand]
         if missing:
-            cure = lib.tn_isolation_cure(LAYERS.index(missing[0]), self._door.name == "kvm")
+            layer, is_kvm = LAYERS.index(missing[0]), self._door.name == "kvm"
             raise HostError(
                 f"required isolation layers are missing: {', '.join(missing)}",
                 code="isolation-missing",
-                hint=ffi.string(cure).decode(),
+                **both_told(lambda told: lib.tn_isolation_cure(layer, is_kvm, told)),
             )
 
     def _set_console(self, console: object) -> None:
@@ -166,12 +169,12 @@ class Vm(Owner):
 
     def _open_console(self, path: str) -> int:
         file = descriptor()
-        why, errno, hint = open_into(file, path, lib.FILE_CONSOLE)
+        why, errno, hints = open_into(file, path, lib.FILE_CONSOLE)
         if why:
             from tender.printable import printable
 
             raise DeviceError(
-                f"console: {printable(path)}: {why}", errno=errno, code="device-console", hint=hint
+                f"console: {printable(path)}: {why}", errno=errno, code="device-console", **hints
             )
         fd: int = file.fd
         lib.tn_vm_add_console(self._handle, file)
@@ -454,6 +457,7 @@ class Vm(Owner):
             backend=self.backend,
             isolation=self._door.isolation(report.isolation),
             timed_out=bool(report.timed_out),
+            told=self._told,
             console=None if self._captured is None else bytes(self._captured),
             counters=outcome.counters(shared, console_lost_bytes=self._captured_lost),
             boot=outcome.boot(shared, start=self._start_ns, vm_created=self._created_ns),

@@ -11,6 +11,9 @@
 #define STATUS_ENDED       1 /* starting anew would only repeat it, or it was asked for */
 #define STATUS_HOST_FAILED 2 /* through nothing that the guest did: starting anew may help */
 
+/* In whose words a way out is told: arguments of the library, or options of the command. */
+enum told { TOLD_LIBRARY, TOLD_COMMAND };
+
 struct run_end {
     const char *reason; /* one of ExitReason's (tender/result.py) */
     int32_t status;     /* what the command line exits with */

@@ -58,16 +58,17 @@ static struct signal_words signal_words(uint64_t number)
     return words;
 }
 
-static void explain_unsupported(const struct vm_event *event, struct run_end *end)
+static void explain_unsupported(const struct vm_event *event, enum told told, struct run_end *end)
 {
+    static const char *const cures[] = {[TOLD_LIBRARY] = "backend=\"kvm\"", [TOLD_COMMAND] = "--backend kvm"};
     char code[3 * sizeof event->instruction + 1] = "";
     size_t at = 0;
     for (uint32_t i = 0; i < event->instruction_bytes && i < sizeof event->instruction; i++)
         at += (size_t)snprintf(code + at, sizeof code - at, "%s%02x", i ? " " : "", event->instruction[i]);
     ends(end, "unsupported-instruction",
          "sandbox: a privileged instruction that is not emulated: rip=0x%" PRIx64
-         ", bytes %s; KVM may run it: --backend kvm",
-         event->rip, code);
+         ", bytes %s; KVM may run it: %s",
+         event->rip, code, cures[told]);
 }
 
 /* Whether somebody else ended the process is told as far as it can be: a guest that took it over can make it
@@ -138,6 +139,13 @@ static const char *const setup_steps[] = {
     [6] = "a system-call filter around tender ended the process before the guest's first instruction",
 };
 
+/* A way out that both word alike, or one for the library and one for the command. */
+#define BOTH(text)             {text, text}
+#define EACH(library, command) {library, command}
+#define MORE_MEMORY(less)                                                                                    \
+    "the host grants no more memory: give the guest less (" less "), raise `ulimit -v` and `ulimit -d`, or " \
+    "set sysctl vm.overcommit_memory to 0"
+
 #define PACKAGE_HINT "it belongs to the package: install tender again, on a file system that is not noexec"
 
 enum { ANY_STEP = -1, ANY_ERROR = -1 };
@@ -146,32 +154,31 @@ enum { ANY_STEP = -1, ANY_ERROR = -1 };
  * causes has no row. */
 static const struct {
     int step, os_error;
-    const char *hint;
+    const char *hints[2]; /* by enum told */
 } setup_hints[] = {
-    {ANY_STEP, ENOMEM,
-     "the host grants no more memory: give the guest less (--mem=16), raise `ulimit -v` and `ulimit -d`, or "
-     "set sysctl vm.overcommit_memory to 0"},
-    {ANY_STEP, EMFILE, "the limit of open files is reached: ulimit -n 1024"},
-    {ANY_STEP, ENFILE, "the host's limit of open files is reached: sysctl fs.file-max"},
-    {SETUP_START, EINVAL, "the limit of open files may be below 512: ulimit -n 1024"},
-    {SETUP_START, EAGAIN, "the limit of processes is reached: ulimit -u, or pids.max of the control group"},
-    {SETUP_START, ENOSYS, "the sandbox needs Linux 5.9 or later"},
-    {SETUP_START, ENOENT, PACKAGE_HINT},
-    {SETUP_START, ENOEXEC, PACKAGE_HINT},
-    {SETUP_START, EACCES, PACKAGE_HINT},
+    {ANY_STEP, ENOMEM, EACH(MORE_MEMORY("mem=16"), MORE_MEMORY("--mem=16"))},
+    {ANY_STEP, EMFILE, BOTH("the limit of open files is reached: ulimit -n 1024")},
+    {ANY_STEP, ENFILE, BOTH("the host's limit of open files is reached: sysctl fs.file-max")},
+    {SETUP_START, EINVAL, BOTH("the limit of open files may be below 512: ulimit -n 1024")},
+    {SETUP_START, EAGAIN,
+     BOTH("the limit of processes is reached: ulimit -u, or pids.max of the control group")},
+    {SETUP_START, ENOSYS, BOTH("the sandbox needs Linux 5.9 or later")},
+    {SETUP_START, ENOENT, BOTH(PACKAGE_HINT)},
+    {SETUP_START, ENOEXEC, BOTH(PACKAGE_HINT)},
+    {SETUP_START, EACCES, BOTH(PACKAGE_HINT)},
     {1, EPERM,
-     "guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536; or a filter forbids "
-     "executable memory, as systemd's MemoryDenyWriteExecute= does"},
+     BOTH("guest memory begins at 64 KiB: sysctl vm.mmap_min_addr must not be above 65536; or a filter "
+          "forbids executable memory, as systemd's MemoryDenyWriteExecute= does")},
     {1, EACCES,
-     "executable memory is forbidden: systemd's MemoryDenyWriteExecute= must be off, and a security module "
-     "must allow it"},
-    {1, EEXIST, "the sandbox needs Linux 5.9 or later"},
-    {1, EAGAIN, "all memory of the process is locked: raise `ulimit -l`"},
+     BOTH("executable memory is forbidden: systemd's MemoryDenyWriteExecute= must be off, and a security "
+          "module must allow it")},
+    {1, EEXIST, BOTH("the sandbox needs Linux 5.9 or later")},
+    {1, EAGAIN, BOTH("all memory of the process is locked: raise `ulimit -l`")},
     {5, ANY_ERROR,
-     "the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it"},
+     BOTH("the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it")},
     {6, ANY_ERROR,
-     "whoever started tender put it there: systemd's SystemCallFilter= wants @sandbox, @mount and @setuid "
-     "beside @system-service, a container a profile that allows these calls"},
+     BOTH("whoever started tender put it there: systemd's SystemCallFilter= wants @sandbox, @mount and "
+          "@setuid beside @system-service, a container a profile that allows these calls")},
 };
 
 const char *setup_step_name(uint32_t step)
@@ -179,43 +186,53 @@ const char *setup_step_name(uint32_t step)
     return step < COUNT(setup_steps) ? setup_steps[step] : NULL;
 }
 
-const char *setup_step_hint(uint32_t step, int os_error)
+const char *setup_step_hint(uint32_t step, int os_error, enum told told)
 {
     for (size_t i = 0; i < COUNT(setup_hints); i++)
         if ((setup_hints[i].step == ANY_STEP || (uint32_t)setup_hints[i].step == step) &&
             (setup_hints[i].os_error == ANY_ERROR || setup_hints[i].os_error == os_error))
-            return setup_hints[i].hint;
+            return setup_hints[i].hints[told];
     return "";
 }
 
-#define NAMESPACES_CURE                                                                                      \
-    "the host must allow user namespaces: a sysctl or the container's profile forbids them; `tender doctor " \
-    "--sandbox` names which"
-#define NATIVE_CURE                                                                                          \
+#define NAMESPACES_CURE(doctor)                                                                              \
+    "the host must allow user namespaces: a sysctl or the container's profile forbids them; `" doctor "` "   \
+    "names which"
+#define NAMESPACES_CURES EACH(NAMESPACES_CURE("tender doctor"), NAMESPACES_CURE("tender doctor --sandbox"))
+#define NATIVE_LIBRARY                                                                                       \
+    "on KVM the command alone confines itself, the library does not: use backend=\"sandbox\""
+#define NATIVE_COMMAND                                                                                       \
     "on KVM the native command alone confines itself: leave out --json, --stats, --console and --verbose, "  \
     "or use --backend=sandbox"
+#define NATIVE_CURES EACH(NATIVE_LIBRARY, NATIVE_COMMAND)
 #define LANDLOCK_CURE                                                                                        \
     "the kernel must be 5.13 or later, with `landlock` among its security modules (lsm=landlock,...)"
-#define SANDBOX_CURE "only the sandbox has it: use --backend=sandbox"
+#define SANDBOX_CURES                                                                                        \
+    EACH("only the sandbox has it: use backend=\"sandbox\"", "only the sandbox has it: use "                 \
+                                                             "--backend=sandbox")
+#define KVM_CURES                                                                                            \
+    EACH("the guest is in the sandbox: use backend=\"kvm\"; `tender doctor` names what it lacks",            \
+         "the guest is in the sandbox: use --backend=kvm; `tender doctor --kvm` names what it lacks")
 
 /* In the order of enum isolation_layer. */
 static const struct {
     const char *name;
-    const char *cure; /* in the sandbox */
-    const char *kvm_cure;
+    const char *cures[2]; /* in the sandbox, by enum told */
+    const char *kvm_cures[2];
 } layers[] = {
-    {"user-namespace", NAMESPACES_CURE, SANDBOX_CURE},
-    {"network-namespace", NAMESPACES_CURE, SANDBOX_CURE},
-    {"mount-namespace", NAMESPACES_CURE, SANDBOX_CURE},
-    {"pid-namespace", NAMESPACES_CURE, SANDBOX_CURE},
-    {"ipc-namespace", NAMESPACES_CURE, SANDBOX_CURE},
-    {"empty-root", "it needs a mount namespace, and /proc mounted", SANDBOX_CURE},
-    {"landlock", LANDLOCK_CURE, LANDLOCK_CURE "; " NATIVE_CURE},
-    {"seccomp-filter", "the kernel must have CONFIG_SECCOMP_FILTER", NATIVE_CURE},
-    {"uid", "start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL",
-     NATIVE_CURE},
-    {"capabilities", "a filter around tender must allow capset()", NATIVE_CURE},
-    {"kvm", "the guest is in the sandbox: use --backend=kvm; `tender doctor --kvm` names what it lacks", ""},
+    {"user-namespace", NAMESPACES_CURES, SANDBOX_CURES},
+    {"network-namespace", NAMESPACES_CURES, SANDBOX_CURES},
+    {"mount-namespace", NAMESPACES_CURES, SANDBOX_CURES},
+    {"pid-namespace", NAMESPACES_CURES, SANDBOX_CURES},
+    {"ipc-namespace", NAMESPACES_CURES, SANDBOX_CURES},
+    {"empty-root", BOTH("it needs a mount namespace, and /proc mounted"), SANDBOX_CURES},
+    {"landlock", BOTH(LANDLOCK_CURE),
+     EACH(LANDLOCK_CURE "; " NATIVE_LIBRARY, LANDLOCK_CURE "; " NATIVE_COMMAND)},
+    {"seccomp-filter", BOTH("the kernel must have CONFIG_SECCOMP_FILTER"), NATIVE_CURES},
+    {"uid", BOTH("start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL"),
+     NATIVE_CURES},
+    {"capabilities", BOTH("a filter around tender must allow capset()"), NATIVE_CURES},
+    {"kvm", KVM_CURES, BOTH("")},
 };
 
 const char *isolation_name(uint32_t index)
@@ -223,14 +240,15 @@ const char *isolation_name(uint32_t index)
     return index < COUNT(layers) ? layers[index].name : NULL;
 }
 
-const char *isolation_cure(uint32_t index, bool behind_kvm)
+const char *isolation_cure(uint32_t index, bool behind_kvm, enum told told)
 {
     if (index >= COUNT(layers))
         return "";
-    return behind_kvm ? layers[index].kvm_cure : layers[index].cure;
+    return behind_kvm ? layers[index].kvm_cures[told] : layers[index].cures[told];
 }
 
-void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, struct run_end *end)
+void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, enum told told,
+                 struct run_end *end)
 {
     const char *door = behind_kvm ? "KVM" : "sandbox";
     switch (event->kind) {
@@ -272,7 +290,7 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
         end->status = STATUS_HOST_FAILED;
         break;
     case EVENT_UNSUPPORTED_INSTRUCTION:
-        explain_unsupported(event, end);
+        explain_unsupported(event, told, end);
         break;
     case EVENT_FORBIDDEN_SYSCALL:
         ends(end, "forbidden-syscall",

@@ -14,7 +14,8 @@
  * Fills `end` from an event that ends a run. `over_time`: what stopped it, if it was stopped, was a time
  * limit. Whatever the event holds, the message is one line; it fits (ends.c counts).
  */
-void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, struct run_end *end);
+void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, enum told told,
+                 struct run_end *end);
 
 /* What the sandbox's set-up was at when it failed (enum sandbox_step), NULL if there is no such step; and the
  * way out of this error at that step, empty if there is none. Two more steps have hints alone: SETUP_START is
@@ -22,12 +23,12 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
 #define SETUP_START  0
 #define SETUP_SHARED UINT32_MAX
 const char *setup_step_name(uint32_t step);
-const char *setup_step_hint(uint32_t step, int os_error);
+const char *setup_step_hint(uint32_t step, int os_error, enum told told);
 
 /* The name of the isolation layer 1 << `index` (core/layers.h), NULL past the last; and what to do where it
  * is missing behind this backend. */
 const char *isolation_name(uint32_t index);
-const char *isolation_cure(uint32_t index, bool behind_kvm);
+const char *isolation_cure(uint32_t index, bool behind_kvm, enum told told);
 
 /* The name of a system call by the numbers of its entry (AUDIT_ARCH_I386 or any other), or "no such call". */
 const char *system_call_name(uint32_t number, uint64_t arch);

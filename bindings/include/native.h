@@ -128,11 +128,12 @@ int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, cons
                  const void *regs);
 
 /* How a run ended, in words (ends/ends.h). */
-void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, struct run_end *end);
+void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, int told,
+                    struct run_end *end);
 const char *tn_setup_step_name(uint32_t step);
-const char *tn_setup_step_hint(uint32_t step, int os_error);
+const char *tn_setup_step_hint(uint32_t step, int os_error, int told);
 const char *tn_isolation_name(uint32_t index);
-const char *tn_isolation_cure(uint32_t index, int behind_kvm);
+const char *tn_isolation_cure(uint32_t index, int behind_kvm, int told);
 const char *tn_system_call_name(uint32_t number, uint64_t arch);
 
 /* The sandbox, of a handle that has one: a VM whose guest runs in a process of its own, tender-sandbox. Spawn

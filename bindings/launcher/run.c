@@ -164,7 +164,7 @@ static bool make_machine(const struct request *request, const struct image *imag
     struct machine_error error;
     if (request->backend == BACKEND_AUTO && !kvm_is_fit()) {
         (void)snprintf(door.fallback, sizeof door.fallback,
-                       "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor --kvm` tries it");
+                       "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it");
         return false;
     }
     if (machine_open(&door.machine, &error) < 0)
@@ -463,13 +463,13 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
     }
     devices_leave();
     struct run_end ended;
-    end_explain(&event, is_kvm, over_time, &ended);
+    end_explain(&event, is_kvm, over_time, TOLD_COMMAND, &ended);
     if (event.kind == EVENT_SETUP_FAILED) {
         const char *step = setup_step_name(event.number);
         ended.status = STATUS_CANNOT_START;
         say("sandbox: %s: %s", step ? step : "set-up", strerror(event.os_error));
         if (!request->solo5)
-            say_hint(setup_step_hint(event.number, event.os_error));
+            say_hint(setup_step_hint(event.number, event.os_error, TOLD_COMMAND));
     } else if (caught && event.kind != EVENT_HALT) {
         ended.status = STATUS_ENDED;
         say("Exiting on signal %d", (int)caught);
@@ -498,7 +498,7 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
             at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
     say("required isolation layers are missing: %s", names);
     if (!request->solo5)
-        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), door.is_kvm));
+        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), door.is_kvm, TOLD_COMMAND));
     if (door.is_kvm) {
         devices_leave();
         leave_behind(&door.left, &door.machine);

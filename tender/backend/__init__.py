@@ -91,6 +91,7 @@ def create(
     except HostError as error:
         if reason:
             error.hint = f"{error.hint}\nand no KVM: {reason}".lstrip()
+            error.command_hint = f"{error.command_hint}\nand no KVM: {reason}".lstrip()
         raise
     door.fallback = reason
     return door
@@ -138,7 +139,7 @@ def _unfit() -> str:
         return ""
     if not _exists("/dev/kvm"):
         return ""  # opening it gives the better reason
-    return "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor --kvm` tries it"
+    return "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it"
 
 
 def _exists(path: str) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from tender.annotations import IsolationLayer, NetRing
+    from tender.errors import Hints
     from tender.image import Image
 
 _CPUID_ENTRIES = 256
@@ -45,17 +46,20 @@ def open_kvm(handle: CData, path: str = "/dev/kvm") -> int:
 
 
 def _cannot_open(path: str, errno: int) -> KvmUnavailable:
-    hints = {
-        _ENOENT: "no KVM here; `tender doctor` says why and what to do",
-        _ENODEV: "no KVM here; `tender doctor` says why and what to do",
-        _EACCES: _denied_hint(path) if errno == _EACCES else "",
-        _EPERM: "this container may not open it: pass --device /dev/kvm",
-    }
+    hints: Hints = {"hint": ""}
+    if errno in (_ENOENT, _ENODEV):
+        hints = {"hint": "no KVM here; `tender doctor` says why and what to do"}
+    elif errno == _EACCES:
+        hints = {"hint": _denied_hint(path)}
+    elif errno == _EPERM:
+        from tender.cures import cure
+
+        hints = cure("kvm-container")
     return KvmUnavailable(
         f"Could not open: {path}: {posix.strerror(errno)}",
         errno=errno,
-        hint=hints.get(errno, ""),
         code="kvm-denied" if errno in (_EACCES, _EPERM) else "kvm-missing",
+        **hints,
     )
 
 

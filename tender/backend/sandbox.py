@@ -8,7 +8,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 
 from tender.config import LAYERS, standing
 from tender.errors import HostError
-from tender.native import CData, ffi, lib
+from tender.native import CData, both_told, ffi, lib
 from tender.values import Owner
 
 TYPE_CHECKING: bool = False
@@ -92,8 +92,8 @@ _STEP_START, _STEP_SHARED = 0, 0xFFFFFFFF  # SETUP_START and SETUP_SHARED of end
 
 
 def _failed(what: str, errno: int, *, step: int = _STEP_SHARED) -> HostError:
-    hint = ffi.string(lib.tn_setup_step_hint(step, errno)).decode()
-    return HostError(f"sandbox: {what}: {posix.strerror(errno)}", errno=errno, code="sandbox", hint=hint)
+    hints = both_told(lambda told: lib.tn_setup_step_hint(step, errno, told))
+    return HostError(f"sandbox: {what}: {posix.strerror(errno)}", errno=errno, code="sandbox", **hints)
 
 
 def setup_failed(step: int, errno: int) -> HostError:

@@ -64,7 +64,7 @@ def _block(device: Setting, size_setting: Setting | None) -> "BlockDevice":
         return BlockFile(device.value, read_only=device.read_only, sector_size=sector_size, raw=device.raw)
     except ConfigError as error:
         option = (size_setting or device).option
-        raise invalid_option(option, error.message, error.hint) from None
+        raise invalid_option(option, error.message, error.command_hint) from None
 
 
 def _only(kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting) -> str:

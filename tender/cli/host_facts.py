@@ -229,7 +229,7 @@ def run_trial(backend: "Backend") -> TrialFacts:
             result = vm.run(timeout=trial.TIMEOUT_S)
             walls = vm.isolation
     except TenderError as error:
-        return TrialFacts(error=error.message, cure=error.hint)
+        return TrialFacts(error=error.message, cure=error.command_hint)
     except OSError as error:
         return TrialFacts(error=str(error))
     message = "" if result.reason == "timeout" else result.message

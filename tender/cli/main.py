@@ -126,7 +126,7 @@ def last_resort(error: Exception) -> int:
         sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(error, TenderError):
         say.error(error.message)
-        say.hint(error.hint)
+        say.hint(error.command_hint)
         return 1
     if isinstance(error, ImportError):
         from tender.cli import needs

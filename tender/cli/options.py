@@ -255,7 +255,9 @@ def _value(base: str, value: str) -> dict[str, object]:
         try:
             asked = parse_mem(value)
         except ConfigError as error:
-            raise UsageError("Malformed argument to --mem", hint=f"got {value!r}: {error.hint}") from None
+            raise UsageError(
+                "Malformed argument to --mem", hint=f"got {value!r}: {error.command_hint}"
+            ) from None
         mem_bytes = round_mem(asked)
         return {"mem_bytes": mem_bytes, "mem_adjusted": mem_bytes != asked}
     if base == "--timeout":
@@ -343,7 +345,7 @@ def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
         try:
             parse_mac(value)
         except ConfigError as error:
-            raise invalid_option(word, error.message, error.hint or form) from None
+            raise invalid_option(word, error.message, error.command_hint or form) from None
         return Setting(what, name, value, option=word)
     if what == "block-sector-size":
         if not _is_number(value):

@@ -235,6 +235,7 @@ def _launch(
 ) -> int:
     from tender.config import MIB
     from tender.image import Image
+    from tender.native import lib
     from tender.vm import DISCARD, Vm
 
     with Image.open(options.image) as image:
@@ -247,6 +248,7 @@ def _launch(
         except ManifestError as error:
             raise _unattached(error, options, image) from error
         with vm:
+            vm._told = lib.TOLD_COMMAND
             stopper.vm = vm
             if vm.backend == "sandbox" and _signal.getsignal(_SIGTSTP) == _signal.SIG_DFL:
                 _signal.signal(_SIGTSTP, _Suspender(vm))
@@ -319,6 +321,9 @@ def _by_signal(result: "VmResult", signal: int) -> "VmResult":
 
 def failed(error: TenderError, options: RunOptions) -> int:
     """Says why the guest could not start, with a way out; the exit status."""
+    error.hint = error.command_hint
+    if error.code == "device-missing":
+        error.message += " See --help for syntax."  # the contract's words
     if isinstance(error, ImageError) and say.HINTS:
         from tender.cli import explain
 

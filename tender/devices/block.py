@@ -15,25 +15,19 @@ _CODES = {
     lib.DEVICE_BLOCK_SMALL: "block-small",
     lib.DEVICE_BLOCK_FORMAT: "block-format",
 }
-_OPEN_HINTS = {
-    2: "make it: truncate -s 16M {path}",
-    13: "you may not open it so: check its mode, or give it read-only: {path}:ro",
-    30: "the file system is read-only: {path}:ro",
-    26: "it is being executed; give another file",
-}
-_LOCKED_HINT = (
-    "one writer, or any number of readers: {path}:ro in all of them; or give it a copy: cp {path} COPY"
-)
-
-
-_FD_HINTS = {
+_OPEN_HINTS = {2: "make it: truncate -s 16M {path}", 26: "it is being executed; give another file"}
+_OPEN_CURES = {13: "disk-denied", 30: "disk-read-only-files"}
+_HINTS = {
     lib.DEVICE_BLOCK_APPENDS: "open it without O_APPEND",
-    lib.DEVICE_BLOCK_WRITE_ONLY: "open it with O_RDWR; or with O_RDONLY, and give it read-only: {path}:ro",
-    lib.DEVICE_BLOCK_READ_ONLY: "give it read-only: {path}:ro; or open it with O_RDWR",
     lib.DEVICE_BLOCK_DIRECT: "open it without O_DIRECT",
-    lib.DEVICE_BLOCK_SEALED: "give it read-only: {path}:ro; or an unsealed copy",
-    lib.DEVICE_BLOCK_FORMAT: "convert it: qemu-img convert -O raw {path} RAW; or, if its bytes are the disk's: {path}:raw",
     lib.DEVICE_PATH_ONLY: "open it with O_RDWR, without O_PATH",
+}
+_CURES = {
+    lib.DEVICE_BLOCK_LOCKED: "disk-locked",
+    lib.DEVICE_BLOCK_WRITE_ONLY: "disk-write-only",
+    lib.DEVICE_BLOCK_READ_ONLY: "disk-read-only",
+    lib.DEVICE_BLOCK_SEALED: "disk-sealed",
+    lib.DEVICE_BLOCK_FORMAT: "disk-format",
 }
 
 
@@ -135,15 +129,18 @@ def _bytes(text: str) -> bytes:
 
 
 def _refused(error: CData, shown: str, *, hint: str = "") -> DeviceError:
-    if error.problem == lib.DEVICE_BLOCK_OPEN:
-        hint = _OPEN_HINTS.get(error.os_error, "").format(path=quoted(shown))
-    elif error.problem == lib.DEVICE_BLOCK_LOCKED:
-        hint = _LOCKED_HINT.format(path=quoted(shown))
-    elif error.problem in _FD_HINTS:
-        hint = _FD_HINTS[error.problem].format(path=quoted(shown))
+    from tender.cures import cure
+
+    is_open = error.problem == lib.DEVICE_BLOCK_OPEN
+    named = _OPEN_CURES.get(error.os_error) if is_open else _CURES.get(error.problem)
+    if named:
+        hints = cure(named, path=quoted(shown))
+    else:
+        text = _OPEN_HINTS.get(error.os_error) if is_open else _HINTS.get(error.problem)
+        hints = {"hint": (text or hint).format(path=quoted(shown))}
     return DeviceError(
         ffi.string(error.text).decode("utf-8", "surrogateescape"),
         errno=error.os_error,
-        hint=hint,
         code=_CODES.get(error.problem, "device-block"),
+        **hints,
     )

@@ -28,11 +28,10 @@ _FD_HINTS = {
     lib.DEVICE_PATH_ONLY: "open it without O_PATH",
 }
 _TUN_HINTS = {
-    _ENOENT: "load the driver: modprobe tun; in a container: --device /dev/net/tun",
     _ENODEV: "load the driver: modprobe tun",
     _EACCES: "let your user open it: chmod 0666 /dev/net/tun (as root; the TAP's owner is checked apart)",
-    _EPERM: "this container may not open it: --device /dev/net/tun",
 }
+_TUN_CURES = {_ENOENT: "tun-missing", _EPERM: "tun-container"}
 
 
 class NetAttachment(Owner):
@@ -75,11 +74,17 @@ def attach(device: Tap | NetFd, *, use: int = lib.NET_PLAIN) -> NetAttachment:
 
 
 def _refused(error: CData, name: str) -> DeviceError:
+    from tender.cures import cure
+
+    if error.problem == lib.DEVICE_TUN and error.os_error in _TUN_CURES:
+        hints = cure(_TUN_CURES[error.os_error])
+    else:
+        hints = {"hint": _hint(error.problem, error.os_error, name)}
     return DeviceError(
         ffi.string(error.text).decode("utf-8", "surrogateescape"),
         errno=error.os_error,
-        hint=_hint(error.problem, error.os_error, name),
         code=_CODES.get(error.problem, "device-net"),
+        **hints,
     )
 
 

@@ -123,7 +123,8 @@ def test_a_bss_that_does_not_fit_is_refused_before_start(guest: Guest) -> None:
 
     with pytest.raises(ImageError, match="falls outside of valid range") as refused:
         boot(guest("bss_big"), mem=32)
-    assert "--mem=" in refused.value.hint
+    assert re.fullmatch(r"give it more memory: mem=\d+ or more", refused.value.hint)
+    assert re.fullmatch(r"give it more memory: --mem=\d+ or more", refused.value.command_hint)
 
 
 @pytest.mark.parametrize("mem", [2, 4, 512, 4096])

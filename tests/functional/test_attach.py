@@ -124,14 +124,18 @@ def test_a_path_with_spaces(guest: Guest, tmp_path: Path) -> None:
         pass
 
 
-def test_a_device_left_out_is_named_with_the_option_to_add(guest: Guest) -> None:
+def test_a_device_left_out_is_named_with_what_to_add(guest: Guest) -> None:
     with Image.open(guest("nets_and_blocks")) as image, pytest.raises(ManifestError) as refused:
         Vm(image, VmConfig(mem=8))
     assert "Device 'service0' of type NET_BASIC declared but not attached." in str(refused.value)
     assert refused.value.missing == (
         ("service0", "net"), ("storage0", "block"), ("service1", "net"), ("storage1", "block"),
     )  # fmt: skip
-    assert "--net:service0=TAP --block:storage0=FILE" in refused.value.hint
+    assert refused.value.hint == (
+        "add: net={'service0': Tap(...), 'service1': Tap(...)}, "
+        "block={'storage0': BlockFile(...), 'storage1': BlockFile(...)}"
+    )
+    assert "add: --net:service0=TAP --block:storage0=FILE" in refused.value.command_hint
 
 
 def test_a_device_that_is_not_declared_is_named(guest: Guest) -> None:
@@ -148,4 +152,5 @@ def test_an_unnamed_device_among_several_must_be_named(guest: Guest) -> None:
         pytest.raises(ManifestError, match="2 net devices") as refused,
     ):
         Vm(image, VmConfig(mem=8, net=Tap("tap0")))
-    assert refused.value.hint == "name one: --net:service0=TAP"
+    assert refused.value.hint == "name one: net={'service0': Tap(...)}"
+    assert refused.value.command_hint == "name one: --net:service0=TAP"

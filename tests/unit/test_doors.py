@@ -333,7 +333,7 @@ def event(**fields: object) -> CData:
              "instruction_bytes": 3},
             "unsupported-instruction",
             "sandbox: a privileged instruction that is not emulated: rip=0x100010, bytes 0f 01 c1;"
-            " KVM may run it: --backend kvm",
+            ' KVM may run it: backend="kvm"',
         ),
         (
             {"kind": lib.EVENT_FORBIDDEN_SYSCALL, "number": 1, "detail": 0xC000003E, "rip": 0x100010},

@@ -1,0 +1,75 @@
+"""Ways out of errors that the library and the command word differently: an argument of one is an option of the other.
+
+The C core's have two columns too (bindings/ends/ends.c). A way out that both word alike stands where the error is raised.
+"""
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from tender.errors import Hints
+
+_CURES = {
+    "mem-max": (
+        "an hvt guest addresses at most 4 GiB: mem=4096 or less",
+        "an hvt guest addresses at most 4 GiB: use --mem=4096 or less",
+    ),
+    "mem-min": (
+        "give it more memory: mem={mib} or more",
+        "give it more memory: --mem={mib} or more",
+    ),
+    "device-unnamed": (
+        "name one: {kind}={{{name!r}: {example}}}",
+        "name one: --{kind}:{quoted}={value}",
+    ),
+    "device-missing": ("add: {arguments}", "add: {options} {image}"),
+    "kvm-container": (
+        "this container may not open it: it must be started with the device /dev/kvm",
+        "this container may not open it: pass --device /dev/kvm",
+    ),
+    "tun-missing": (
+        "load the driver: modprobe tun; a container must be started with the device /dev/net/tun",
+        "load the driver: modprobe tun; in a container: --device /dev/net/tun",
+    ),
+    "tun-container": (
+        "this container may not open it: it must be started with the device /dev/net/tun",
+        "this container may not open it: --device /dev/net/tun",
+    ),
+    "console-socket": (
+        "connect to it and give the descriptor: console=FD",
+        "connect to it and give the descriptor: fd:N",
+    ),
+    "disk-denied": (
+        "you may not open it so: check its mode, or give it with read_only=True",
+        "you may not open it so: check its mode, or give it read-only: {path}:ro",
+    ),
+    "disk-read-only-files": (
+        "the file system is read-only: give it with read_only=True",
+        "the file system is read-only: {path}:ro",
+    ),
+    "disk-locked": (
+        "one writer, or any number of readers: read_only=True for all of them; or give it a copy: cp {path} COPY",
+        "one writer, or any number of readers: {path}:ro in all of them; or give it a copy: cp {path} COPY",
+    ),
+    "disk-write-only": (
+        "open it with O_RDWR; or with O_RDONLY, and give it with read_only=True",
+        "open it with O_RDWR; or with O_RDONLY, and give it read-only: {path}:ro",
+    ),
+    "disk-read-only": (
+        "give it with read_only=True; or open it with O_RDWR",
+        "give it read-only: {path}:ro; or open it with O_RDWR",
+    ),
+    "disk-sealed": (
+        "give it with read_only=True; or an unsealed copy",
+        "give it read-only: {path}:ro; or an unsealed copy",
+    ),
+    "disk-format": (
+        "convert it: qemu-img convert -O raw {path} RAW; or, if its bytes are the disk's, give it with raw=True",
+        "convert it: qemu-img convert -O raw {path} RAW; or, if its bytes are the disk's: {path}:raw",
+    ),
+}
+"""(in the library's words, in the command's)"""
+
+
+def cure(of: str, /, **values: object) -> "Hints":
+    """Both, as arguments of an error: TenderError(message, **cure("mem-max"))."""
+    library, command = _CURES[of]
+    return {"hint": library.format(**values), "command_hint": command.format(**values)}

@@ -1,0 +1,208 @@
+"""What the library says of an error is in the library's words: it names arguments, and no option of the command."""
+
+import ast
+import errno
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tender
+from tender import BlockFd, BlockFile, Image, Tap, TenderError, Vm, VmConfig, VmPool
+from tender.backend import kvm, sandbox, trial
+from tender.config import LAYERS
+from tender.devices import block, tap
+from tender.native import both_told, ffi, lib
+from tender.outcome import explain
+from tender.testing.elf_builder import good_elf
+
+SOURCES = Path(tender.__file__).parent
+OPTION = re.compile(r"(?<![\w-])--[a-z]|:ro\b|:raw\b|\bfd:")
+"""An option, or another word that only the command knows."""
+
+
+def of_command(error: TenderError) -> str:
+    return f"{error.message} {error.command_hint}"
+
+
+def image(**elf: Any) -> Image:
+    return Image.from_bytes(good_elf(**elf), name="app.elf")
+
+
+def with_devices() -> Image:
+    return image(devices=[("service0", "net"), ("service1", "net"), ("storage", "block")])
+
+
+def console(path: Path) -> Vm:
+    return Vm(Image.from_bytes(trial.elf()), VmConfig(mem=4), console=path, backend="sandbox")
+
+
+def a_socket(where: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(where / "s"))
+    return where / "s"
+
+
+def disk(where: Path, data: bytes) -> Vm:
+    (where / "d.img").write_bytes(data)
+    return Vm(image(devices=[("storage", "block")]), VmConfig(block=BlockFile(where / "d.img")))
+
+
+def open_twice(where: Path) -> None:
+    (where / "d.img").write_bytes(bytes(512))
+    opened = block.attach("storage", BlockFile(where / "d.img"), block.Patience(0))
+    try:
+        block.attach("storage", BlockFile(where / "d.img"), block.Patience(0))
+    finally:
+        opened.close()
+
+
+def read_only_descriptor(where: Path) -> None:
+    (where / "d.img").write_bytes(bytes(512))
+    with open(where / "d.img", "rb") as file:
+        block.attach("storage", BlockFd(file.fileno()), block.Patience(0))
+
+
+PROVOKED: list[tuple[Callable[[Path], object], str, str]] = [
+    # what is done, a part of the library's hint, and of the command's
+    (lambda _: VmConfig(mem=8192), "mem=4096 or less", "--mem=4096"),
+    (lambda _: VmConfig(mem=3), "the nearest below is 2 MiB", ""),
+    (lambda _: VmConfig(mem="64X"), "write MiB, or a unit", ""),
+    (lambda _: image(code=bytes(4 << 20)).check_fits(4 << 20), "mem=", "--mem="),
+    (lambda _: VmPool(image(code=bytes(4 << 20)), VmConfig(mem=4)), "mem=", "--mem="),
+    (lambda _: Vm(with_devices()), ", 'service1': Tap(...)}, block={'storage': BlockFile(...)}", "--net:service0=TAP"),
+    (lambda _: Vm(with_devices(), VmConfig(net=Tap("t"))), "name one: net={'service0': Tap(...)}", "--net:service0=TAP"),
+    (lambda _: Vm(with_devices(), VmConfig(net={"eth0": Tap("t")})), "declares: net service0", ""),
+    (lambda _: Vm(image(), VmConfig(block=BlockFile("d"))), "", ""),
+    (lambda tmp: Image.open(tmp), "", ""),
+    (lambda _: Image.open("missing.elf"), "there is no missing.elf in this directory", ""),
+    (lambda _: Image.from_bytes(b""), "", ""),
+    (lambda tmp: console(tmp), "", ""),
+    (lambda tmp: console(a_socket(tmp)), "console=FD", "fd:N"),
+    (lambda tmp: disk(tmp, b"QFI\xfb" + bytes(1020)), "raw=True", ":raw"),
+    (lambda tmp: disk(tmp, bytes(500)), "it has 500 bytes", ""),
+    (open_twice, "read_only=True for all of them", ":ro in all of them"),
+    (read_only_descriptor, "read_only=True", ":ro"),
+    (lambda _: tap.attach(Tap("no-such-tap0")), "make it: ip tuntap add", ""),
+    (lambda _: kvm.open_kvm(lib_handle(), "/dev/null"), "", ""),
+    (lambda _: kvm.open_kvm(lib_handle(), "/nowhere/kvm"), "`tender doctor`", ""),
+]  # fmt: skip
+
+
+def lib_handle() -> Any:
+    from tender.native import vm_handle
+
+    handle = vm_handle()
+    assert lib.tn_vm_make(handle) == 0
+    return handle
+
+
+@pytest.mark.parametrize("row", range(len(PROVOKED)))
+def test_an_error_of_the_library_names_arguments_and_of_the_command_options(row: int, tmp_path: Path) -> None:
+    provoke, library, command = PROVOKED[row]
+    with pytest.raises(TenderError) as refused:
+        provoke(tmp_path)
+    error = refused.value
+    said = f"{error.message}\n{error.hint}"
+    assert not OPTION.search(said.replace(str(tmp_path), "")), said
+    assert library in error.hint and command in error.command_hint
+    assert error.to_dict()["hint"] == error.hint
+
+
+ERRNOS = sorted(errno.errorcode)
+PROBLEMS = {name: getattr(lib, name) for name in dir(lib) if name.startswith("DEVICE_") and "MAX" not in name}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_refusal_of_a_device_is_told_in_the_librarys_words(name: str) -> None:
+    """With each errno, whether that comes or not."""
+    error = ffi.new("struct device_error *", {"problem": PROBLEMS[name]})
+    for error.os_error in ERRNOS:
+        for refused in (tap._refused(error, "tap0"), block._refused(error, "disk.img")):
+            assert not OPTION.search(refused.hint), refused.hint
+
+
+@pytest.mark.parametrize("number", ERRNOS)
+def test_every_refusal_of_dev_kvm_is_told_in_the_librarys_words(number: int) -> None:
+    assert not OPTION.search(kvm._cannot_open("/dev/kvm", number).hint)
+
+
+def test_every_failure_of_the_sandbox_is_told_in_the_librarys_words() -> None:
+    differ = 0
+    for step in (*range(8), sandbox._STEP_SHARED):
+        for number in ERRNOS:
+            error = sandbox.setup_failed(step, number)
+            assert not OPTION.search(f"{error.message} {error.hint}")
+            differ += error.hint != error.command_hint
+    assert differ
+
+
+@pytest.mark.parametrize("is_kvm", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_missing_layer_is_told_in_the_librarys_words(layer: str, is_kvm: bool) -> None:
+    hints = both_told(lambda told: lib.tn_isolation_cure(LAYERS.index(layer), is_kvm, told))
+    assert not OPTION.search(hints["hint"])
+    assert bool(hints["hint"]) == bool(hints["command_hint"])
+    for word in ("sandbox", "kvm"):
+        assert (f"--backend={word}" in hints["command_hint"]) == (f'backend="{word}"' in hints["hint"])
+
+
+def test_every_end_of_a_run_is_told_in_the_librarys_words() -> None:
+    kinds = {name: getattr(lib, name) for name in dir(lib) if name.startswith("EVENT_")}
+    differ = set()
+    for name, kind in kinds.items():
+        event = ffi.new("struct vm_event *", {"kind": kind})
+        for backend in ("kvm", "sandbox"):
+            _, _, message = explain(event, backend)
+            assert not OPTION.search(message), message
+            if explain(event, backend, told=lib.TOLD_COMMAND)[2] != message:
+                differ.add(name)
+    assert differ == {"EVENT_UNSUPPORTED_INSTRUCTION"}
+
+
+def texts(source: str) -> list[str]:
+    """The strings of a program, without its docstrings."""
+    tree = ast.parse(source)
+    docs = {
+        node.body[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+        and isinstance(node.body[0].value, ast.Constant)
+    }
+    loose = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    found = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    return [str(node.value) for node in found if node not in docs | loose]
+
+
+LIBRARY = [
+    path.relative_to(SOURCES).as_posix()
+    for path in sorted(SOURCES.rglob("*.py"))
+    if path.relative_to(SOURCES).parts[0] not in ("cli", "bench", "testing", "cures.py")
+]
+
+
+@pytest.mark.parametrize("path", LIBRARY)
+def test_no_text_of_the_library_has_an_option(path: str) -> None:
+    """Texts that both word differently stand in cures.py, and for the C core in ends.c."""
+    for text in texts((SOURCES / path).read_text()):
+        assert not OPTION.search(text), text
+
+
+def test_the_table_of_ways_out_has_the_librarys_words_in_its_first_column() -> None:
+    from tender.cures import _CURES
+
+    for library, command in _CURES.values():
+        assert not OPTION.search(library), library
+        assert OPTION.search(command.replace("{kind}", "net").replace("{options}", "--net=tap0")), command
+        assert library != command
