@@ -7,6 +7,7 @@
 #define QUICK_KICKS  16u
 #define QUICK_MIN_NS 20000u /* where an exit and a system call take some microseconds each, or less */
 #define QUICK_MAX_NS 2000000u
+#define AHEAD_MAX    32u /* entries that may wait: the last answer of so many delays the first */
 
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
 {
@@ -16,7 +17,8 @@ void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
     vm->cut = (struct tcp_cut){.frame = (uint8_t *)shared + HVT_RING_ROOM_BYTES / 2};
     atomic_store(&vm->cut_left, false);
     vm->ring.mode = mode;
-    vm->ring.ent_head = vm->ring.com_tail = 0;
+    vm->ring.ent_head = vm->ring.com_tail = vm->ring.ahead = 0;
+    vm->ring.found = false;
     vm->ring.kicked_ns = 0;
     vm->ring.kick_cost_ns = UINT64_MAX;
     vm->ring.quick_kicks = 0;
@@ -65,29 +67,38 @@ static void ring_break(struct net_ring *ring, uint32_t number, const struct hvt_
     atomic_store_explicit(&ring->broken, true, memory_order_release); /* pairs with leave_stopped() */
 }
 
+enum served { ENDS_RUN, SERVED, FOUND_NONE };
+
+/* `answer_none`: that there is no frame is an answer too. If not, such a read is still to be served. */
+static enum served serve_read(struct vm *vm, const struct hvt_ring_entry *entry, bool answer_none)
+{
+    struct net_ring *ring = &vm->ring;
+    uint64_t len = entry->len;
+    const int32_t ret = net_receive(vm, &vm->shared->ring_counters, entry->handle, entry->data, &len, NULL);
+    if (ret == NET_BAD_RANGE) {
+        ring_break(ring, HVT_HYPERCALL_NET_READ, entry);
+        return ENDS_RUN;
+    }
+    ring->found = ret == HVT_R_OK;
+    if (ret == HVT_R_AGAIN && !answer_none)
+        return FOUND_NONE;
+    post_commit(ring, (struct hvt_ring_commit){
+                          .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
+    return SERVED;
+}
+
 /* False: it ends the run. */
 static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry)
 {
-    struct vm_counters *counters = &vm->shared->ring_counters;
-    struct net_ring *ring = &vm->ring;
-    uint64_t len = entry->len;
-    int32_t ret;
     switch (entry->operation) {
     case HVT_RING_WRITE: /* what it comes to is not told: the guest does not wait for it */
-        ret = net_send(vm, counters, entry->handle, entry->data, len, NULL);
-        if (ret != NET_BAD_RANGE)
+        if (net_send(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
+            NET_BAD_RANGE)
             return true;
-        ring_break(ring, HVT_HYPERCALL_NET_WRITE, entry);
+        ring_break(&vm->ring, HVT_HYPERCALL_NET_WRITE, entry);
         return false;
     case HVT_RING_READ:
-        ret = net_receive(vm, counters, entry->handle, entry->data, &len, NULL);
-        if (ret != NET_BAD_RANGE) {
-            post_commit(ring, (struct hvt_ring_commit){
-                                  .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
-            return true;
-        }
-        ring_break(ring, HVT_HYPERCALL_NET_READ, entry);
-        return false;
+        return serve_read(vm, entry, true) == SERVED;
     default:
         return true;
     }
@@ -122,28 +133,54 @@ static uint32_t serve_joined(struct vm *vm, const struct hvt_ring_entry *first, 
     return 0;
 }
 
+/* How many entries from our head on. */
+static uint32_t posted_behind_head(const struct vm *vm)
+{
+    const uint32_t posted = ring_posted(vm) - vm->ring.ent_head;
+    return posted < HVT_RING_ENTRIES ? posted : HVT_RING_ENTRIES; /* more is a lie */
+}
+
 int32_t ring_serve(struct vm *vm)
 {
     struct net_ring *ring = &vm->ring;
-    uint32_t posted = ring_posted(vm) - ring->ent_head;
-    if (posted > HVT_RING_ENTRIES) /* a lie */
-        posted = HVT_RING_ENTRIES;
+    const uint32_t posted = posted_behind_head(vm);
     uint32_t single = 0; /* so many are sent one by one: together they were refused */
     for (uint32_t left = posted; left;) {
         const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head);
         uint32_t served = single ? 0 : serve_joined(vm, &entry, left, &single);
         if (!served) {
-            if (!serve_entry(vm, &entry))
+            const bool done = ring->ahead && entry.operation == HVT_RING_READ;
+            if (!done && !serve_entry(vm, &entry))
                 return -1;
             served = 1;
             single -= single > 0;
         }
         left -= served;
         ring->ent_head += served;
+        ring->ahead -= served < ring->ahead ? served : ring->ahead;
         /* at each, so that a guest which waits for room need not wait for all of them */
         __atomic_store_n(&ring->shared->ent_head, ring->ent_head, __ATOMIC_RELEASE);
     }
     return (int32_t)posted;
+}
+
+int32_t ring_serve_ahead(struct vm *vm)
+{
+    struct net_ring *ring = &vm->ring;
+    const uint32_t posted = posted_behind_head(vm);
+    int32_t seen = 0;
+    for (; ring->ahead < posted; ring->ahead++, seen++) {
+        const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head + ring->ahead);
+        if (entry.operation != HVT_RING_READ)
+            continue;
+        /* What finds no frame ahead of writes is served behind them: theirs may be what brings one. */
+        const enum served served = serve_read(vm, &entry, ring->ahead == 0);
+        if (served == ENDS_RUN)
+            return -1;
+        if (served == FOUND_NONE)
+            break;
+    }
+    return ring->found && ring->ahead < AHEAD_MAX ? seen : ring_serve(vm);
 }
 
 uint64_t ring_quick_ns(const struct net_ring *ring)

@@ -3,6 +3,7 @@
  *
  *   guest:  entry, ent_tail+1, then `out` to port 0x600 if needs_kick; a read turns until its commit is there
  *   host:   each entry in order: one frame; for a read its commit, com_tail+1; then ent_head+1
+ *           (the worker serves reads ahead of writes: ring_serve_ahead())
  *
  * The guest may scribble anywhere in the ring, at any time. So the host's indices are its own (struct
  * net_ring), each word of an entry is read once, and one call serves HVT_RING_ENTRIES at most. A commit that
@@ -32,6 +33,16 @@ void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode);
 
 /* Serves what was posted. How many entries, or -1: the run is to end, and leave_stopped() says why. */
 int32_t ring_serve(struct vm *vm);
+
+/*
+ * The same for the worker. While the guest reads frame after frame, its writes wait: until a read finds no
+ * frame, or until 32 entries wait. ring_serve() serves what waits, for a guest that pauses.
+ *
+ * A guest that answers requests gets all requests that are there, and the answers leave together. So their
+ * receiver is woken once and not for each, and the guest does not wait for one answer to be sent before it
+ * reads the next request. A guest that only writes is served at once.
+ */
+int32_t ring_serve_ahead(struct vm *vm);
 
 /* The guest's index: what is posted. */
 uint32_t ring_posted(const struct vm *vm);

@@ -70,6 +70,8 @@ struct net_ring {
     uint32_t mode;               /* enum vm_ring_mode */
     uint32_t ent_head;           /* ours: what the guest reads are copies, what it writes there is not read */
     uint32_t com_tail;
+    uint32_t ahead; /* of so many entries from ent_head on the reads are served, and the writes are not */
+    bool found;     /* the last read brought a frame */
     struct vm_event fault; /* set before `broken`, never after */
     atomic_bool broken;
 

@@ -3,6 +3,7 @@
  *
  *   input: u16 records, each followed by as many bytes as its kind wants
  *          kind 0: ent_tail = u32          kind 1: entry u16 = 24 bytes        kind 2: serve
+ *          kind 7: serve as the worker does, reads ahead of writes
  *          kind 3: any u32 at u16 * 4      kind 4: a frame comes from the wire
  *          kind 5: 64 bytes to u16 * 64 of memory, and TCP segments are joined and cut from now on
  *          kind 6: a net header and up to 120 bytes of a frame of u16 bytes come from the wire
@@ -93,6 +94,18 @@ static void serve(void)
     MUST(commits <= reads && (!commits || ring->com_tail == vm.ring.com_tail));
 }
 
+static void serve_ahead(void)
+{
+    const uint32_t head = vm.ring.ent_head, commits = vm.ring.com_tail;
+    const int32_t served = ring_serve_ahead(&vm);
+    MUST(served >= -1 && served <= HVT_RING_ENTRIES && vm.ring.ahead <= HVT_RING_ENTRIES);
+    MUST(vm.ring.ent_head - head <= HVT_RING_ENTRIES && vm.ring.com_tail - commits <= 2 * HVT_RING_ENTRIES);
+    if (served < 0) {
+        MUST(leave_stopped(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
+        atomic_store(&vm.ring.broken, false);
+    }
+}
+
 static void write_memory(const uint8_t **data, size_t *size)
 {
     uint16_t at;
@@ -120,23 +133,26 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t drop[2048];
     uint16_t kind, at;
     for (int serves = 0; serves < SERVE_MAX && take(&data, &size, &kind, sizeof kind);) {
-        if (kind % 7 == 0) {
+        if (kind % 8 == 0) {
             (void)take(&data, &size, &ring->ent_tail, 4);
-        } else if (kind % 7 == 1) {
+        } else if (kind % 8 == 1) {
             if (take(&data, &size, &at, sizeof at))
                 (void)take(&data, &size, &ring->entries[at % HVT_RING_ENTRIES], 24);
-        } else if (kind % 7 == 2) {
+        } else if (kind % 8 == 2) {
             serve();
             serves++;
-        } else if (kind % 7 == 3) {
+        } else if (kind % 8 == 3) {
             if (take(&data, &size, &at, sizeof at))
                 (void)take(&data, &size, (uint32_t *)(void *)ring + at % (sizeof *ring / 4), 4);
-        } else if (kind % 7 == 4) {
+        } else if (kind % 8 == 4) {
             (void)send(wire, drop, 60, 0);
-        } else if (kind % 7 == 5) {
+        } else if (kind % 8 == 5) {
             write_memory(&data, &size);
-        } else {
+        } else if (kind % 8 == 6) {
             large_frame(&data, &size);
+        } else {
+            serve_ahead();
+            serves++;
         }
         while (recv(wire, drop, sizeof drop, 0) > 0)
             ;

@@ -96,12 +96,13 @@ def rings() -> Iterator[tuple[str, bytes]]:
     """A few entries with edges of addresses and lengths, a tail that tells or lies, and a call to serve them."""
     edges = (0, 0x10000, 0x100000, 0x180000, 0x1FFFC4, 0x200000, (1 << 64) - 1)
     for i, (tail, length) in enumerate(product((1, 4, 1024, 5000, 1 << 31), (0, 60, 2048, (1 << 32) - 1))):
+        serve = 2 if i % 2 else 7  # in order, and as the worker does
         entries = b"".join(
             struct.pack("<HHIIQII", 1, slot, 1 + (slot + i) % 3, slot % 3, data, length, slot)
             for slot, data in enumerate(edges)
         )
         scribble = struct.pack("<HHI", 3, 16 + i % 3, 0xFFFFFFF0)
-        yield f"tail-{i}", entries + struct.pack("<HHIH", 4, 5, tail, 2) + scribble + b"\x02\0"
+        yield f"tail-{i}", entries + struct.pack("<HHIH", 4, 0, tail, serve) + scribble + b"\x02\0"
 
 
 # One each of what bindings/sandbox/program/emulate.c knows; operands are (%rbx), %ebx or the stack.

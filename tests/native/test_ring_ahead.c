@@ -1,0 +1,294 @@
+/*
+ * The worker's order: reads ahead of writes that were posted before them, each served once and each write at
+ * the latest when the guest pauses. This test is the guest and the other end of the network. Prints one TAP
+ * line for each check and exits 1 if one fails.
+ */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "holds.h"
+#include "net_frame.h"
+#include "ring.h"
+
+#define M         0x400000u
+#define A         (M + HVT_RING_ROOM_BYTES)
+#define BUFFERS   0x200000u
+#define FRAME     64u
+#define NET       1
+#define LIMIT_S   30u
+#define AHEAD_MAX 32 /* ring.c */
+
+static struct vm vm;
+static struct hvt_net_ring *ring;
+static int wire;
+
+static void set_up(void)
+{
+    int net[2];
+    memset(&vm, 0, sizeof vm);
+    if (vm_init(&vm) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, net) < 0)
+        abort();
+    vm.memory.hva = mmap(NULL, A, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (vm.memory.hva == MAP_FAILED)
+        abort();
+    vm.memory.bytes = M;
+    vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
+    vm.device_end = NET + 1;
+    vm.net_count = 1;
+    wire = net[1];
+    ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
+    ring_offer(&vm, ring, RING_INLINE);
+}
+
+static void tear_down(void)
+{
+    ring_worker_stop(&vm);
+    close(vm.devices[NET].fd);
+    close(wire);
+    munmap(vm.memory.hva, A);
+    vm.memory.hva = NULL;
+    vm_release(&vm);
+}
+
+static void post_at(uint32_t operation, gpa_t data)
+{
+    const uint32_t tail = ring->ent_tail;
+    ring->entries[tail % HVT_RING_ENTRIES] = (struct hvt_ring_entry){
+        .operation = operation, .handle = NET, .data = data, .len = FRAME, .id = tail};
+    __atomic_store_n(&ring->ent_tail, tail + 1, __ATOMIC_SEQ_CST);
+}
+
+/* A letter each: R is a read, any other a write of a frame that begins with it. */
+static void post(const char *letters)
+{
+    for (; *letters; letters++) {
+        const gpa_t data = BUFFERS + ring->ent_tail % HVT_RING_ENTRIES * FRAME;
+        vm.memory.hva[data] = (uint8_t)*letters;
+        post_at(*letters == 'R' ? HVT_RING_READ : HVT_RING_WRITE, data);
+    }
+}
+
+static void comes(uint32_t frames)
+{
+    const uint8_t frame[FRAME] = {'!'};
+    for (; frames; frames--)
+        HOLDS(send(wire, frame, sizeof frame, 0) == (ssize_t)sizeof frame);
+}
+
+/* What is on the wire: a letter each. */
+static bool were_sent(const char *letters)
+{
+    uint8_t frame[FRAME];
+    for (; *letters; letters++)
+        if (recv(wire, frame, sizeof frame, 0) != (ssize_t)sizeof frame || frame[0] != *letters)
+            return false;
+    return recv(wire, frame, sizeof frame, 0) < 0;
+}
+
+/* The commits that the guest has not taken, which it now has: + for a frame, - for none. */
+static bool are_answered(const char *answers)
+{
+    for (; *answers; answers++, ring->com_head++) {
+        const struct hvt_ring_commit *commit = &ring->commits[ring->com_head % HVT_RING_ENTRIES];
+        if (ring->com_head == ring->com_tail || (*answers == '+') != (commit->ret == HVT_R_OK))
+            return false;
+    }
+    return ring->com_head == ring->com_tail;
+}
+
+/* What one look at the ring comes to, a row after the other. */
+static const struct look {
+    const char *what;
+    uint32_t frames; /* that come before it */
+    const char *posted, *answers, *sent;
+    uint32_t left; /* entries that are still the host's */
+} looks[] = {
+    {"writes that no read preceded are sent at once", 0, "ab", "", "ab", 0},
+    {"a read that finds none is answered", 0, "R", "-", "", 0},
+    {"and writes behind it are sent at once", 0, "c", "", "c", 0},
+    {"a read that finds a frame is answered", 3, "R", "+", "", 1},
+    {"the next is, ahead of the write before it", 0, "dR", "+", "", 3},
+    {"a write waits for the next read", 0, "e", "", "", 4},
+    {"which is answered ahead of all", 0, "fR", "+", "", 6},
+    {"until one finds none", 0, "gR", "-", "defg", 0},
+    {"many in one look: each in its order", 1, "hRiRjR", "+--", "hij", 0},
+    {"after that all is in order", 1, "kRl", "+", "", 3},
+    {"no entry, no change", 0, "", "", "", 3},
+};
+
+static void test_the_order(void)
+{
+    for (size_t i = 0; i < sizeof looks / sizeof *looks; i++) {
+        const struct look *look = &looks[i];
+        comes(look->frames);
+        post(look->posted);
+        HOLDS(ring_serve_ahead(&vm) >= 0);
+        const bool right = are_answered(look->answers) && were_sent(look->sent) &&
+                           ring->ent_tail - ring->ent_head == look->left &&
+                           ring->ent_head == vm.ring.ent_head;
+        check(right, look->what, __LINE__);
+    }
+    /* A pause of the guest ends the waiting, and what was read ahead is not read again. */
+    comes(1);
+    HOLDS(ring_serve(&vm) == 3 && are_answered("") && were_sent("kl") && ring->ent_head == ring->ent_tail);
+    post("R");
+    HOLDS(ring_serve(&vm) == 1 && are_answered("+"));
+    HOLDS(ring_serve(&vm) == 0 && ring_serve_ahead(&vm) == 0);
+}
+
+static void test_no_more_than_so_many_wait(void)
+{
+    char sent[AHEAD_MAX] = {0};
+    comes(1);
+    post("R");
+    HOLDS(ring_serve_ahead(&vm) == 1 && are_answered("+"));
+    for (uint32_t i = 0; i < AHEAD_MAX - 1; i++) {
+        HOLDS(were_sent(""));
+        post("x");
+        sent[i] = 'x';
+        HOLDS(ring_serve_ahead(&vm) > 0);
+    }
+    HOLDS(were_sent(sent) && ring->ent_head == ring->ent_tail);
+    post("y");
+    HOLDS(ring_serve_ahead(&vm) == 1 && were_sent("")); /* the guest still reads, as far as one knows */
+}
+
+/* Whoever answers at once: a socket that is its own peer. */
+static void test_a_read_that_finds_none_looks_again_behind_the_writes(void)
+{
+    const struct sockaddr_un nameless = {.sun_family = AF_UNIX};
+    struct sockaddr_un name;
+    socklen_t len = sizeof name;
+    close(vm.devices[NET].fd);
+    const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    vm.devices[NET].fd = fd;
+    HOLDS(bind(fd, (const struct sockaddr *)&nameless, sizeof nameless.sun_family) == 0 &&
+          getsockname(fd, (struct sockaddr *)&name, &len) == 0 &&
+          connect(fd, (struct sockaddr *)&name, len) == 0);
+    post("a");
+    HOLDS(ring_serve_ahead(&vm) == 1);
+    post("R");
+    HOLDS(ring_serve_ahead(&vm) == 1 && are_answered("+"));
+    post("bR");
+    HOLDS(ring_serve_ahead(&vm) > 0 && are_answered("+") && ring->ent_head == ring->ent_tail);
+    HOLDS(vm.memory.hva[ring->entries[3].data] == 'b');
+}
+
+static void test_addresses(void)
+{
+    comes(2);
+    post("R");
+    HOLDS(ring_serve_ahead(&vm) == 1);
+    post("a");
+    post_at(HVT_RING_READ, M);
+    HOLDS(ring_serve_ahead(&vm) == -1 && atomic_load(&vm.ring.broken) && vm.ring.fault.gpa == M &&
+          vm.ring.fault.number == HVT_HYPERCALL_NET_READ);
+
+    ring_offer(&vm, ring, RING_INLINE);
+    memset(ring, 0, sizeof *ring);
+    post("R");
+    HOLDS(ring_serve_ahead(&vm) == 1);
+    post_at(HVT_RING_WRITE, M);
+    HOLDS(ring_serve_ahead(&vm) == 1 && !atomic_load(&vm.ring.broken)); /* it waits */
+    vm.shared->event = (struct vm_event){.kind = EVENT_HALT};
+    ring_end(&vm);
+    HOLDS(vm.shared->event.kind == EVENT_BAD_ACCESS && vm.shared->event.gpa == M);
+}
+
+static void test_the_end_sends_what_waits(void)
+{
+    comes(2);
+    post("R");
+    HOLDS(ring_serve_ahead(&vm) == 1);
+    post("abR");
+    HOLDS(ring_serve_ahead(&vm) == 3 && were_sent(""));
+    vm.shared->event = (struct vm_event){.kind = EVENT_HALT};
+    ring_end(&vm);
+    HOLDS(were_sent("ab") && are_answered("++") && vm.shared->event.kind == EVENT_HALT);
+}
+
+static void test_tails_that_lie(void)
+{
+    static const uint32_t tails[] = {0, 1, 4, HVT_RING_ENTRIES, HVT_RING_ENTRIES + 9, UINT32_MAX, 0x80000000};
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
+        memset(ring, 0, sizeof *ring);
+        ring_offer(&vm, ring, RING_INLINE);
+        comes(1);
+        post("Rabc");
+        HOLDS(ring_serve_ahead(&vm) == 4 && vm.ring.ahead == 4);
+        ring->ent_tail = tails[i];
+        for (uint32_t k = 0; k < 4; k++) {
+            HOLDS(ring_serve_ahead(&vm) <= HVT_RING_ENTRIES && vm.ring.ahead <= HVT_RING_ENTRIES);
+            HOLDS(ring_serve(&vm) <= HVT_RING_ENTRIES && vm.ring.ahead <= 4);
+        }
+        uint8_t frame[FRAME];
+        while (recv(wire, frame, sizeof frame, 0) > 0)
+            ;
+    }
+    memset(ring, 0, sizeof *ring);
+    ring_offer(&vm, ring, RING_INLINE); /* for another guest: nothing is left of it */
+    post("R");
+    HOLDS(ring_serve(&vm) == 1 && ring->com_tail == 1);
+}
+
+static bool within_limit(bool (*reached)(void))
+{
+    const uint64_t end = monotonic_ns() + LIMIT_S * 1000000000ull;
+    while (!reached())
+        if (monotonic_ns() > end)
+            return false;
+        else
+            sched_yield();
+    return true;
+}
+
+static bool all_is_served(void)
+{
+    return __atomic_load_n(&ring->ent_head, __ATOMIC_ACQUIRE) == ring->ent_tail;
+}
+
+static bool it_is_awake(void)
+{
+    return !__atomic_load_n(&ring->needs_kick, __ATOMIC_SEQ_CST);
+}
+
+/* The worker itself: a guest that reads, writes, and then does something else. */
+static void test_a_pause_of_the_guest_sends_what_waits(void)
+{
+    for (uint32_t i = 0; i < 50; i++) {
+        comes(1);
+        HOLDS(ring_worker_wake(&vm) && (all_is_served() || within_limit(it_is_awake)));
+        post("Ra");
+        (void)ring_worker_wake(&vm); /* it may have gone to sleep before it saw them */
+        if (!within_limit(all_is_served))
+            break;
+        HOLDS(were_sent("a") && are_answered("+"));
+    }
+    HOLDS(ring->ent_tail == 100);
+}
+
+int main(void)
+{
+    static void (*const tests[])(void) = {
+        test_the_order,
+        test_no_more_than_so_many_wait,
+        test_a_read_that_finds_none_looks_again_behind_the_writes,
+        test_addresses,
+        test_the_end_sends_what_waits,
+        test_tails_that_lie,
+        test_a_pause_of_the_guest_sends_what_waits,
+    };
+    for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
+        set_up();
+        tests[i]();
+        tear_down();
+    }
+    return claims_end();
+}
