@@ -278,6 +278,16 @@ int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)
     return vm_attach_net(vm, handle, fd, (enum net_use)use);
 }
 
+void tn_vm_net_is_named(struct vm *vm, uint32_t handle)
+{
+    vm_net_is_named(vm, handle);
+}
+
+int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text)
+{
+    return owned_net_news(handle, next, text);
+}
+
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only)
 {
     return vm_attach_block(vm, handle, fd, capacity, read_only != 0);

@@ -521,11 +521,6 @@ int owned_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
     return answer;
 }
 
-static bool is_end(uint32_t kind)
-{
-    return kind != EVENT_CONSOLE && kind != EVENT_INTERRUPTED;
-}
-
 int owned_run(struct vm_handle *handle, struct run_report *report)
 {
     int answer;
@@ -540,7 +535,7 @@ int owned_run(struct vm_handle *handle, struct run_report *report)
         kvm_run_loop(owned->vm, owned->vcpu_fd, owned->run_page);
     vm_release_signals();
     report->event = *owned->vm->event;
-    report->over = is_end(report->event.kind);
+    report->over = event_ends_run(report->event.kind);
     if (report->over) {
         limit_end(owned);
         report->timed_out = owned->limit.timed_out;
@@ -707,4 +702,15 @@ int owned_isolation(struct vm_handle *handle, uint32_t *layers)
     *layers = owned->sandbox ? sandbox_isolation(owned->sandbox) : 0;
     unuse(owned);
     return 0;
+}
+
+int owned_net_news(struct vm_handle *handle, uint32_t *next, char *text)
+{
+    int answer;
+    struct owned_vm *owned = use_here(handle, &answer);
+    if (!owned)
+        return answer;
+    answer = net_news(owned->vm, next, text);
+    unuse(owned);
+    return answer;
 }

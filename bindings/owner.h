@@ -69,6 +69,9 @@ int64_t owned_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t le
 int owned_pid(struct vm_handle *handle, int *pid);
 int owned_isolation(struct vm_handle *handle, uint32_t *layers);
 
+/* Behind an EVENT_NETWORK, on the run's thread: net_news() of device.h, or an answer. */
+int owned_net_news(struct vm_handle *handle, uint32_t *next, char *text);
+
 /* ---- an image's templates */
 
 struct elf_image;

@@ -124,6 +124,8 @@ class Counters(Value):
         "net_rx_drops",
         "net_ring_kicks",
         "net_batches",
+        "net_detached",
+        "net_attached",
         "net_ring_packets",
         "block_reads",
         "block_read_bytes",
@@ -149,6 +151,8 @@ class Counters(Value):
     net_rx_drops: int  # too long for their room, empty, or with an offload that who asked could not take
     net_ring_kicks: int  # of the network ring: how often the guest asked to be served
     net_batches: int  # of our extension: each frame of one is counted above too
+    net_detached: int  # a TAP's interface was deleted
+    net_attached: int  # its descriptor was found attached to a new one
     net_ring_packets: int  # of the packets above, those that went by the ring
     block_reads: int
     block_read_bytes: int

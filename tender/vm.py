@@ -92,6 +92,7 @@ class Vm(Owner):
         self._captured: bytearray | None = None
         self._captured_lost = 0
         self._on_console: Callable[[bytes], object] | None = None
+        self._on_network: Callable[[str], object] = _log
         check_backend(backend)
         attachments: tuple[tuple[Device, NetDevice | BlockDevice], ...] = ()
         if image.devices or config.net or config.block:
@@ -227,6 +228,8 @@ class Vm(Owner):
         self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, net.owner))
         vm = lib.tn_vm(self._handle)
         self._attached(declared.name, lib.tn_vm_attach_net(vm, declared.handle, fd, use))
+        if net.named:
+            lib.tn_vm_net_is_named(vm, declared.handle)
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
 
@@ -291,12 +294,20 @@ class Vm(Owner):
             if event.kind == lib.EVENT_CONSOLE:
                 assert self._on_console is not None
                 self._on_console(ffi.buffer(lib.tn_run_console(self._handle, event), event.len)[:])
+            elif event.kind == lib.EVENT_NETWORK:
+                self._tell_net_news()
             elif event.kind == lib.EVENT_SETUP_FAILED:
                 from tender.backend.sandbox import setup_failed
 
                 raise setup_failed(event.number, event.os_error)
             elif report.over:
                 return self._make_result(report)
+
+    def _tell_net_news(self) -> None:
+        at, text = ffi.new("uint32_t *"), ffi.new("char[]", lib.NET_NEWS_BYTES)
+        while (answer := lib.tn_net_news(self._handle, at, text)) == 1:
+            self._on_network(ffi.string(text).decode("utf-8", "replace"))
+        self._checked(answer)
 
     @staticmethod
     def _checked(answer: int) -> None:
@@ -530,6 +541,12 @@ def _readable(fd: int, limit: "float | None") -> bool:
             return True
         if end is not None and monotonic() >= end:
             return False
+
+
+def _log(text: str) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning("%s", text)
 
 
 def _moment() -> None:

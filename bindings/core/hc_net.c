@@ -5,8 +5,8 @@
  * A frame that cannot be sent now (queue full, interface down, too short for the kernel) is dropped and
  * counted, as a wire would; the guest goes on. So is a frame that comes and is longer than its room: half a
  * frame is none. A device whose other end is gone reads as empty for ever and leaves the poll set, so that a
- * guest does not spin on it. A read of 0 bytes alone is no such end: it may be an empty datagram, which is
- * dropped and counted.
+ * guest does not spin on it; so does a TAP without an interface, until it has one again (hc_net_link.c). A
+ * read of 0 bytes alone is no such end: it may be an empty datagram, which is dropped and counted.
  *
  * A read() that fills its room does not tell whether there was more. So one byte more is asked for. Where
  * nothing else can look at guest memory meanwhile it lies behind the room: it is written only by a frame that
@@ -58,38 +58,40 @@ static bool header_is_sound(const struct vm_device *device, const struct net_hea
 }
 
 /* A function of its own, as is each that few devices need: the road of a plain frame is short. */
-static __attribute__((noinline)) bool send_headed(const struct vm_device *device, const void *data,
-                                                  uint64_t len, const struct net_header *asked)
+static __attribute__((noinline)) int64_t send_headed(const struct vm_device *device, const void *data,
+                                                     uint64_t len, const struct net_header *asked)
 {
     struct net_header header = {0};
     if (asked)
         header = *asked;
     header.flags &= TENDER_NET_NEEDS_CSUM;
     const struct iovec pieces[] = {{&header, sizeof header}, {(void *)(uintptr_t)data, len}};
-    return writev(device->fd, pieces, 2) == (ssize_t)(sizeof header + len);
+    const ssize_t sent = writev(device->fd, pieces, 2);
+    return sent < 0 ? -errno : sent - (ssize_t)sizeof header;
 }
 
-static __attribute__((noinline)) bool send_to_peer(const struct vm_device *device, const void *data,
-                                                   uint64_t len)
+static __attribute__((noinline)) int64_t send_to_peer(const struct vm_device *device, const void *data,
+                                                      uint64_t len)
 {
-    return send(device->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len;
+    const ssize_t sent = send(device->fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 ? -errno : sent;
 }
 
-/* False: it is gone. */
-static bool send_frame(const struct vm_device *device, const void *data, uint64_t len,
-                       const struct net_header *header)
+/* Bytes or -errno; if these are not all, the frame is gone. */
+static int64_t send_frame(const struct vm_device *device, const void *data, uint64_t len,
+                          const struct net_header *header)
 {
     if (device->has_header)
         return send_headed(device, data, len, header);
     if (device->is_socket)
         return send_to_peer(device, data, len);
-    return write_quietly(device->fd, data, len) == (int64_t)len; /* len is at most FRAME_MAX */
+    return write_quietly(device->fd, data, len);
 }
 
 int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len,
                  const struct net_header *header)
 {
-    const struct vm_device *device = net_device(vm, handle);
+    struct vm_device *device = net_device(vm, handle);
     if (!device)
         return HVT_R_EINVAL;
     const void *data = guest_memory_at(&vm->memory, gpa, len, GUEST_READABLE);
@@ -97,11 +99,14 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
         return NET_BAD_RANGE;
     if (len > FRAME_MAX || (header && !header_is_sound(device, header, len)))
         return HVT_R_EINVAL;
-    if (send_frame(device, data, len, header)) {
+    const int64_t sent = send_frame(device, data, len, header);
+    if (sent == (int64_t)len) { /* len is at most FRAME_MAX */
         counters->net_tx_packets++;
         counters->net_tx_bytes += len;
     } else {
         counters->net_tx_drops++;
+        if (sent == -EBADFD)
+            net_note_detached(vm, device, counters);
     }
     return HVT_R_OK;
 }
@@ -300,9 +305,11 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
         return HVT_R_OK;
     }
     bool gone = got == 0;
-    if (got < 0 && errno != EAGAIN && errno != EINTR) {
+    if (got < 0 && errno == EBADFD) {
+        net_note_detached(vm, device, counters);
+    } else if (got < 0 && errno != EAGAIN && errno != EINTR) {
         counters->net_rx_errors++;
-        gone = errno == EBADFD || errno == ECONNRESET; /* the interface was deleted */
+        gone = errno == ECONNRESET;
     }
     if (gone)
         atomic_store_explicit(&device->gone, true, memory_order_relaxed);
@@ -312,6 +319,8 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
 enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_write *call = &args->net_write;
+    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
+        return LEAVE;
     call->ret = net_send(vm, &vm->shared->counters, call->handle, call->data, call->len, NULL);
     return call->ret == NET_BAD_RANGE ? leave_bad_access(vm, call->data, call->len) : CONTINUE;
 }
@@ -319,6 +328,8 @@ enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
 enum verdict hc_net_read(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_read *call = &args->net_read;
+    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
+        return LEAVE;
     call->ret = net_receive(vm, &vm->shared->counters, call->handle, call->data, &call->len, NULL);
     return call->ret == NET_BAD_RANGE ? leave_bad_access(vm, call->data, call->len) : CONTINUE;
 }

@@ -82,6 +82,8 @@ static enum verdict receive_frames(struct vm *vm, struct vm_device *device, stru
 enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
 {
     struct tender_net_batch *batch = &args->net_batch;
+    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
+        return LEAVE;
     struct vm_device *device = net_device(vm, batch->handle);
     batch->tx_done = batch->rx_done = 0;
     batch->offload = 0;

@@ -15,30 +15,21 @@ static struct timespec until(uint64_t deadline_ns)
     return (struct timespec){(time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S)};
 }
 
-enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
+/* One look at all of them: a bit a handle. A TAP whose interface was deleted is noted, and is not ready. */
+static enum verdict look(struct vm *vm, const struct timespec *timeout, bool held, uint64_t *ready_set)
 {
     struct pollfd wait[MFT_MAX_ENTRIES + 1];
     nfds_t count = 0;
     uint32_t handles[MFT_MAX_ENTRIES + 1];
     for (uint32_t handle = 0; handle < vm->device_end; handle++)
         if (vm->devices[handle].type == MFT_NET_BASIC &&
-            !atomic_load_explicit(&vm->devices[handle].gone, memory_order_relaxed)) {
+            !atomic_load_explicit(&vm->devices[handle].gone, memory_order_relaxed) &&
+            !atomic_load_explicit(&vm->devices[handle].detached, memory_order_relaxed)) {
             handles[count] = handle;
             wait[count++] = (struct pollfd){vm->devices[handle].fd, POLLIN, 0};
         }
     wait[count] = (struct pollfd){vm->stop_fd, POLLIN, 0};
-
-    struct timespec timeout = {0, 0};
-    const bool held = atomic_load_explicit(&vm->cut_left, memory_order_relaxed);
-    if (timeout_ns && !held) {
-        if (!vm->resume.poll_deadline_ns) {
-            uint64_t now_ns = monotonic_ns();
-            uint64_t limit_ns = UINT64_MAX - now_ns; /* 2^64 - 1 asks for five centuries: no overflow */
-            vm->resume.poll_deadline_ns = now_ns + (timeout_ns < limit_ns ? timeout_ns : limit_ns);
-        }
-        timeout = until(vm->resume.poll_deadline_ns);
-    }
-    if (ppoll(wait, count + 1, &timeout, &vm->poll_mask) < 0) {
+    if (ppoll(wait, count + 1, timeout, &vm->poll_mask) < 0) {
         if (errno == EINTR)
             return leave_interrupted(vm);
         vm->shared->event.kind = EVENT_HOST_ERROR;
@@ -48,11 +39,41 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
     if (wait[count].revents)
         return leave_interrupted(vm);
     *ready_set = 0;
-    for (nfds_t i = 0; i < count; i++)
+    for (nfds_t i = 0; i < count; i++) {
+        struct vm_device *device = &vm->devices[handles[i]];
+        if (wait[i].revents & POLLERR && !device->is_socket)
+            net_note_detached(vm, device, &vm->shared->counters);
         /* errors and hang-ups too: the read that follows finds out */
-        if (wait[i].revents || (held && vm->devices[handles[i]].segments))
+        else if (wait[i].revents || (held && device->segments))
             *ready_set |= (uint64_t)1 << handles[i];
+    }
     return CONTINUE;
+}
+
+enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
+{
+    const bool held = atomic_load_explicit(&vm->cut_left, memory_order_relaxed);
+    const bool waits = timeout_ns && !held;
+    if (waits && !vm->resume.poll_deadline_ns) {
+        uint64_t now_ns = monotonic_ns();
+        uint64_t limit_ns = UINT64_MAX - now_ns; /* 2^64 - 1 asks for five centuries: no overflow */
+        vm->resume.poll_deadline_ns = now_ns + (timeout_ns < limit_ns ? timeout_ns : limit_ns);
+    }
+    for (;;) {
+        uint64_t until_ns = vm->resume.poll_deadline_ns;
+        if (net_is_unsettled(vm)) {
+            if (net_settle(vm) == LEAVE)
+                return LEAVE;
+            if (vm->net_look_ns < until_ns)
+                until_ns = vm->net_look_ns;
+        }
+        const struct timespec timeout = waits ? until(until_ns) : (struct timespec){0, 0};
+        if (look(vm, &timeout, held, ready_set) == LEAVE)
+            return LEAVE;
+        /* else it was for a deleted interface that the wait was short, or ended */
+        if (*ready_set || !net_is_unsettled(vm) || !waits || monotonic_ns() >= vm->resume.poll_deadline_ns)
+            return CONTINUE;
+    }
 }
 
 enum verdict hc_poll(struct vm *vm, union hypercall_args *args)

@@ -30,6 +30,24 @@ bool net_send_joined(const struct vm_device *device, struct vm_counters *counter
 /* The network device of this handle, or NULL. */
 struct vm_device *net_device(struct vm *vm, uint64_t handle);
 
+/*
+ * A TAP whose interface was deleted has nothing to read and nowhere to write, and its ppoll() returns at
+ * once; but the same descriptor may be attached to a new interface (TUNSETIFF), by us or by who gave it to
+ * us. So it leaves the poll set, and the run is left with EVENT_NETWORK: at once, and then so often that a
+ * new interface is found soon. Who holds the VM looks, may attach it, and calls the run function again.
+ *
+ * net_settle() is for the beginning of each call of a network, before anything is moved, where
+ * net_is_unsettled(). CONTINUE; or LEAVE, and the same call is made again by hypercall_resume().
+ */
+enum verdict net_settle(struct vm *vm);
+static inline bool net_is_unsettled(const struct vm *vm)
+{
+    return __builtin_expect(atomic_load_explicit(&vm->net_unsettled, memory_order_relaxed), 0);
+}
+
+/* The interface of this TAP is gone; `counters` are the thread's. Any thread that serves. */
+void net_note_detached(struct vm *vm, struct vm_device *device, struct vm_counters *counters);
+
 /* Waits until a frame waits for any device, or the time is over: a bit a handle, none when it is. LEAVE if
  * that was interrupted: the same call, made again by hypercall_resume(), waits for the rest (hc_poll.c). */
 enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set);

@@ -221,7 +221,7 @@ enum verdict ring_kicked(struct vm *vm)
         (ring->mode == RING_ADAPTIVE && ring_kicks_come_fast(ring, monotonic_ns())))
         if (!ring_worker_wake(vm))
             ring->mode = RING_INLINE;
-    return CONTINUE;
+    return net_is_unsettled(vm) ? net_settle(vm) : CONTINUE;
 }
 
 void ring_end(struct vm *vm)

@@ -53,7 +53,7 @@ uint64_t vm_largest_file(const struct vm *vm)
 static void drop_frames(struct vm_device *device)
 {
     uint8_t beginning[64]; /* the rest of a frame goes with it */
-    device->gone = device->drained = false;
+    device->gone = device->detached = device->drained = false;
     if (device->type != MFT_NET_BASIC || device->is_socket)
         return;
     for (uint32_t i = 0; i < LEFT_FRAMES_MAX; i++)
@@ -68,6 +68,9 @@ int vm_reset(struct vm *vm)
     vm->resume = (struct vm_resume){0};
     vm->signals_elsewhere = vm->signals_let_in_next = false;
     atomic_store(&vm->stop_requested, false);
+    atomic_store(&vm->net_unsettled, false);
+    vm->net_told = false;
+    vm->net_look_ns = 0;
     uint64_t asked;
     (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */
     for (uint32_t i = 0; i < vm->device_end; i++)

@@ -39,18 +39,27 @@ enum verdict {
     LEAVE,    /* vm_shared.event says why */
 };
 
+/* What is known of a TAP's interface by who opened the descriptor; devices/net_link.c. */
+struct net_link {
+    char name[16]; /* the interface's, when it was attached; empty: no TAP */
+    bool named;    /* we opened it by that name; else the descriptor was given to us */
+    bool lost;     /* it was said that the interface is gone */
+};
+
 struct vm_device {
     uint32_t type; /* MFT_...; 0: nothing attached */
     int fd;
     bool read_only;
     bool is_socket;
     atomic_bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
-    bool has_header;  /* of a network: a struct net_header stands before each frame on the descriptor */
-    uint32_t offload; /* TENDER_OFFLOAD_...: what may stand in it */
-    bool segments;    /* of a network: we join and cut TCP segments (tcp_segments.h); one of a VM at most */
-    bool drained;     /* of a network: the last batch took all there was; the vCPU's thread alone looks */
+    atomic_bool detached; /* of a TAP: its interface was deleted; the descriptor may be attached to another */
+    bool has_header;      /* of a network: a struct net_header stands before each frame on the descriptor */
+    uint32_t offload;     /* TENDER_OFFLOAD_...: what may stand in it */
+    bool segments; /* of a network: we join and cut TCP segments (tcp_segments.h); one of a VM at most */
+    bool drained;  /* of a network: the last batch took all there was; the vCPU's thread alone looks */
     uint64_t capacity;
-    struct disk_map map; /* of a disk */
+    struct disk_map map;  /* of a disk */
+    struct net_link link; /* of a network, for the process that holds the VM */
 };
 
 /* A hypercall that left before it was settled (a signal, or a console write too large for one event). */
@@ -114,6 +123,11 @@ struct vm {
     atomic_bool cut_busy; /* a thread is at it: another finds no frame */
     atomic_bool cut_left; /* segments of it have not been taken yet */
 
+    /* A device is or was `detached`: hc_net.c looks after it. The rest is the vCPU's thread's. */
+    atomic_bool net_unsettled;
+    bool net_told;        /* EVENT_NETWORK was left with, and what came of it has not been looked at */
+    uint64_t net_look_ns; /* when to leave with the next */
+
     int stop_fd; /* eventfd: wakes ppoll */
     atomic_bool stop_requested;
     pthread_mutex_t runner_lock; /* guards runner: a kick never reaches a thread that has left */
@@ -165,6 +179,12 @@ void vm_release_signals(void);
  * RLIMIT_SIGPENDING.
  */
 #define VM_KICK_SIGNAL SIGURG
+
+/* Whether a run function that came back with this event is to be called no more. */
+static inline bool event_ends_run(uint32_t kind)
+{
+    return kind != EVENT_INTERRUPTED && kind != EVENT_CONSOLE && kind != EVENT_NETWORK;
+}
 
 /* How large those files may become that the VM writes; UINT64_MAX: its console is a file, which grows. */
 uint64_t vm_largest_file(const struct vm *vm);

@@ -24,6 +24,8 @@ struct vm_counters {
     uint64_t net_rx_drops;   /* too long for their room, empty, or with an offload that nobody asked for */
     uint64_t net_ring_kicks; /* entries were posted while nobody looked */
     uint64_t net_batches;
+    uint64_t net_detached; /* how often a TAP's interface was deleted, */
+    uint64_t net_attached; /* and how often a descriptor was found attached to a new one */
     uint64_t block_reads;
     uint64_t block_read_bytes;
     uint64_t block_writes;
@@ -67,6 +69,7 @@ enum vm_event_kind {
         15, /* detail = signal, rip: a fault in the handlers' own code, which a guest can jump into */
     EVENT_PROCESS_DIED = 16, /* detail = signal, 0: it exited with `status` */
     EVENT_SETUP_FAILED = 17, /* number = enum sandbox_step, os_error */
+    EVENT_NETWORK = 18,      /* a TAP has no interface: look (devices/device.h), then call vm_run() again */
 };
 
 /* What an hvt guest could see of its processor, in the order of the instruction set's numbers. */

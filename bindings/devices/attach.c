@@ -106,8 +106,15 @@ int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use wanted)
                            .offload = use.offload,
                            .segments = use.segments,
                        });
+    if (!error)
+        memcpy(vm->devices[handle].link.name, use.name, sizeof use.name);
     vm->net_count += error == 0;
     return error;
+}
+
+void vm_net_is_named(struct vm *vm, uint32_t handle)
+{
+    vm->devices[handle].link.named = true;
 }
 
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only)

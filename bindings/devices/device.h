@@ -31,6 +31,7 @@ struct net_header_use {
     bool has_header;
     uint32_t offload; /* TENDER_OFFLOAD_... */
     bool segments;    /* TCP over IPv4 comes in large frames, and may go so */
+    char name[16];    /* the interface's, whether it has the header or not; empty: it is no TAP */
 };
 struct net_header_use net_use_header(int fd, enum net_use use);
 
@@ -49,6 +50,13 @@ int device_check_inherited(int fd, bool is_net, struct device_error *error);
 /* A duplicate of `fd`, which is switched to not blocking. Refused is what does not carry one frame a call: a
  * stream, a file, a socket without a peer. */
 int net_duplicate(int fd, struct device_error *error);
+
+/*
+ * Behind an EVENT_NETWORK: looks at the TAPs of `vm` from handle *next on, until there is something to say:
+ * an interface was deleted, or is attached again. True: it stands in `text` of NET_NEWS_BYTES, one line, and
+ * *next is where to go on. What the event was made of is not believed, and not needed.
+ */
+bool net_news(struct vm *vm, uint32_t *next, char *text);
 
 /* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
 int net_choose_mac(uint8_t mac[6]);
@@ -85,6 +93,9 @@ int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_by
 /* Gives an open descriptor to a VM as its device `handle`; it stays the caller's to close. 0 or -errno.
  * `offload`: the image was granted the net offload. */
 int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
+/* The device is the interface that net_open_tap() found by its name; else whoever gave its descriptor is
+ * asked to do something about it. */
+void vm_net_is_named(struct vm *vm, uint32_t handle);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 
 /* `text` as it may reach a terminal, in `to` of `room` bytes. What is no printable ASCII is an escape of its

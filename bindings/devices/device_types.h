@@ -14,6 +14,8 @@ enum net_use {
     NET_SEGMENTS, /* by us: TCP segments are joined and cut (tcp_segments.h) */
 };
 
+#define NET_NEWS_BYTES 512 /* of a line about a network whose interface was deleted */
+
 #define DEVICE_NAME_SHOWN_MAX 4096 /* bytes of a name or path that a message repeats */
 
 /* What is known beside errno; each has a code of its own in Python (tender/devices), and its way out. */

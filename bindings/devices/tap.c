@@ -104,19 +104,26 @@ struct net_header_use net_use_header(int fd, enum net_use use)
 {
     static const unsigned base = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     static const uint32_t segments = TENDER_OFFLOAD_CSUM | TENDER_OFFLOAD_TSO4 | TENDER_OFFLOAD_TSO6;
+    struct net_header_use used = {0};
     struct ifreq request = {0};
     int header_bytes = sizeof(struct net_header);
-    if (ioctl(fd, TUNGETIFF, &request) < 0 || !(request.ifr_flags & IFF_VNET_HDR) ||
-        ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0)
-        return (struct net_header_use){0};
+    if (ioctl(fd, TUNGETIFF, &request) < 0)
+        return used;
+    _Static_assert(sizeof used.name == sizeof request.ifr_name, "a name fits");
+    memcpy(used.name, request.ifr_name, sizeof used.name);
+    used.name[sizeof used.name - 1] = '\0';
+    if (!(request.ifr_flags & IFF_VNET_HDR) || ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0)
+        return used;
+    used.has_header = true;
     if (use == NET_OFFLOAD && ioctl(fd, TUNSETOFFLOAD, base | TUN_F_USO4 | TUN_F_USO6) == 0)
-        return (struct net_header_use){.has_header = true, .offload = segments | TENDER_OFFLOAD_USO};
-    if (use == NET_OFFLOAD && ioctl(fd, TUNSETOFFLOAD, base) == 0) /* before Linux 6.2 */
-        return (struct net_header_use){.has_header = true, .offload = segments};
-    if (use == NET_SEGMENTS && ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) == 0)
-        return (struct net_header_use){.has_header = true, .segments = true};
-    (void)ioctl(fd, TUNSETOFFLOAD, 0);
-    return (struct net_header_use){.has_header = true};
+        used.offload = segments | TENDER_OFFLOAD_USO;
+    else if (use == NET_OFFLOAD && ioctl(fd, TUNSETOFFLOAD, base) == 0) /* before Linux 6.2 */
+        used.offload = segments;
+    else if (use == NET_SEGMENTS && ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) == 0)
+        used.segments = true;
+    else
+        (void)ioctl(fd, TUNSETOFFLOAD, 0);
+    return used;
 }
 
 void net_leave_header(int fd)

@@ -78,6 +78,9 @@ int tn_stop(struct vm_handle *handle);
 int tn_look(struct vm_handle *handle, struct vm_shared *copy);
 int64_t tn_read(struct vm_handle *handle, gpa_t gpa, void *to, uint64_t len);
 int tn_pid(struct vm_handle *handle, int *pid);
+/* Behind an EVENT_NETWORK, on the run's thread: 1, and a line in `text` of NET_NEWS_BYTES; 0, there is no
+ * more; -errno. *next is 0 at first. */
+int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text);
 int tn_isolation(struct vm_handle *handle, uint32_t *layers);
 
 /* A VM's memory, devices and console. */
@@ -103,6 +106,7 @@ int tn_file_open(const char *path, int use, struct device_error *error,
 int tn_file_check_output(int fd, struct device_error *error);
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into);
+void tn_vm_net_is_named(struct vm *vm, uint32_t handle);
 int tn_net_choose_mac(uint8_t *mac); /* -errno */
 int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
                   struct descriptor *into);

@@ -217,7 +217,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
     shared->event = (struct vm_event){0};
     if (hypercall_resume(vm) == CONTINUE)
         (void)run(vm, vcpu_fd, run_page);
-    if (shared->event.kind != EVENT_INTERRUPTED && shared->event.kind != EVENT_CONSOLE) {
+    if (event_ends_run(shared->event.kind)) {
         ring_end(vm);
         shared->timeline.guest_exit = monotonic_ns();
         shared->event.rip = guest_rip(vcpu_fd);

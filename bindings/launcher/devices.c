@@ -86,6 +86,8 @@ static void attach_net(const struct choice *choice, const struct elf_image *imag
     entry->u.net.mtu = (uint16_t)mtu;
     if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd, use) < 0)
         leave_to_python("%s: cannot be attached", shown(entry->name));
+    if (choice->device->value)
+        vm_net_is_named(vm, handle);
 }
 
 /* A SIGINT or SIGTERM that is held back until the guest runs, 0: none. */

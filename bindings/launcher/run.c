@@ -510,6 +510,13 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
     _exit(STATUS_CANNOT_START);
 }
 
+static void say_net_news(void)
+{
+    char text[NET_NEWS_BYTES];
+    for (uint32_t next = 0; net_news(&vm, &next, text);)
+        say_notice("%s", text);
+}
+
 void run(const struct request *request)
 {
     static struct image image;
@@ -555,6 +562,8 @@ void run(const struct request *request)
             kvm_run_loop(&vm, door.machine.vcpu_fd, door.machine.run);
         else
             sandbox_run(&sandbox);
-    } while (vm.event->kind == EVENT_INTERRUPTED);
+        if (vm.event->kind == EVENT_NETWORK)
+            say_net_news();
+    } while (!event_ends_run(vm.event->kind));
     end(request, door.is_kvm);
 }

@@ -108,6 +108,14 @@ static void reap(struct sandbox *sandbox)
         sandbox->event.detail = (uint64_t)about.si_status;
 }
 
+static bool has_tap(const struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (vm->devices[i].type == MFT_NET_BASIC && !vm->devices[i].is_socket)
+            return true;
+    return false;
+}
+
 static bool event_is_possible(const struct sandbox *sandbox, const struct vm_event *event)
 {
     if (event->instruction_bytes > sizeof event->instruction)
@@ -115,6 +123,8 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
     switch (event->kind) {
     case EVENT_CONSOLE: /* a console that is a descriptor is written by the program itself */
         return sandbox->vm->console_fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
+    case EVENT_NETWORK:
+        return has_tap(sandbox->vm);
     case EVENT_STOPPED:
         return atomic_load(&sandbox->vm->stop_requested);
     case EVENT_SETUP_FAILED:
@@ -157,7 +167,7 @@ static void take_event(struct sandbox *sandbox)
         blame_outer_filter(sandbox);
     else if (!event_is_possible(sandbox, &sandbox->event))
         say_false_report(sandbox);
-    if (sandbox->event.kind != EVENT_CONSOLE)
+    if (event_ends_run(sandbox->event.kind))
         signal_program(sandbox, SIGSTOP);
 }
 
@@ -275,7 +285,8 @@ void sandbox_run(struct sandbox *sandbox)
         return;
     }
     vm_enter(vm, &saved);
-    bool answer = !sandbox->started || sandbox->event.kind == EVENT_CONSOLE;
+    bool answer =
+        !sandbox->started || sandbox->event.kind == EVENT_CONSOLE || sandbox->event.kind == EVENT_NETWORK;
     sandbox->started = true;
     if (sandbox->stopping && !sandbox->stopped_late) {
         /* It was asked while it waited for Python to take a piece of console, and could not obey. Once: a
@@ -287,8 +298,7 @@ void sandbox_run(struct sandbox *sandbox)
         wait_for_it(sandbox);
     else
         take_its_end(sandbox, true);
-    if (sandbox->event.kind != EVENT_INTERRUPTED && sandbox->event.kind != EVENT_CONSOLE &&
-        !vm->shared->timeline.guest_exit)
+    if (event_ends_run(sandbox->event.kind) && !vm->shared->timeline.guest_exit)
         vm->shared->timeline.guest_exit = monotonic_ns();
     vm_leave(vm, &saved);
 }

@@ -99,6 +99,11 @@ def stats(result: VmResult) -> str:
             f" {counters.net_batches} batches; {counters.net_tx_drops + counters.net_rx_drops} dropped,"
             f" {counters.net_rx_errors} errors"
         )
+    if counters.net_detached:
+        plural = "" if counters.net_detached == 1 else "s"
+        lines.append(
+            f"net        {counters.net_detached} interface{plural} deleted, {counters.net_attached} attached again"
+        )
     if counters.net_ring_packets or counters.net_ring_kicks:
         lines.append(
             f"net ring   {counters.net_ring_packets} of these packets, {counters.net_ring_kicks} kicks"

@@ -250,6 +250,7 @@ def _launch(
         with vm:
             vm._told = lib.TOLD_COMMAND
             stopper.vm = vm
+            vm._on_network = say.notice
             if vm.backend == "sandbox" and _signal.getsignal(_SIGTSTP) == _signal.SIG_DFL:
                 _signal.signal(_SIGTSTP, _Suspender(vm))
             if vm.fallback and options.verbosity >= 0:

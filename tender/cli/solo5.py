@@ -257,10 +257,12 @@ class _Devices:
                 sector_size = self._sector_sizes.get(device.name, 512)
                 block.check_capacity(device.name, disk.capacity, sector_size)
                 disks[device.name] = block.LockedFd(disk.fd, sector_size=sector_size)
-        nets: dict[str, NetDevice] = {
-            name: NetFd(net.fd, mac=self._macs.get(name, net.mac.hex(":")), mtu=net.mtu)
-            for name, net in self._nets.items()
-        }
+        nets: dict[str, NetDevice] = {}
+        for name, net in self._nets.items():
+            from tender.devices import tap
+
+            kind = tap.TapFd if net.named else NetFd
+            nets[name] = kind(net.fd, mac=self._macs.get(name, net.mac.hex(":")), mtu=net.mtu)
         return nets, disks
 
     def close(self) -> None:

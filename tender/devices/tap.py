@@ -34,12 +34,17 @@ _TUN_HINTS = {
 _TUN_CURES = {_ENOENT: "tun-missing", _EPERM: "tun-container"}
 
 
-class NetAttachment(Owner):
-    """An open network descriptor, with the MAC and MTU that the guest will see. It is closed with close(), or with the
-    VM that took it."""
+class TapFd(NetFd):
+    """An open TAP interface that was found by its name, as a device for a VM."""
 
-    def __init__(self, owner: CData, mac: bytes, mtu: int) -> None:
+
+class NetAttachment(Owner):
+    """An open network descriptor, with the MAC and MTU that the guest will see, and whether it is an interface that was
+    found by its name. It is closed with close(), or with the VM that took it."""
+
+    def __init__(self, owner: CData, mac: bytes, mtu: int, *, named: bool) -> None:
         self.owner = owner
+        self.named = named
         self.mac = mac
         self.mtu = mtu
 
@@ -66,11 +71,11 @@ def attach(device: Tap | NetFd, *, use: int = lib.NET_PLAIN) -> NetAttachment:
         name = device.name.encode("utf-8", "surrogateescape")
         if lib.tn_net_open_tap(name, use, mtu, error, owner) < 0:
             raise _refused(error, device.name)
-        return NetAttachment(owner, bytes(mac), int(mtu[0]))
+        return NetAttachment(owner, bytes(mac), int(mtu[0]), named=True)
     owner.leave_header = use != lib.NET_PLAIN
     if lib.tn_net_duplicate(device.fd, error, owner) < 0:
         raise _refused(error, f"@{device.fd}")
-    return NetAttachment(owner, bytes(mac), device.mtu)
+    return NetAttachment(owner, bytes(mac), device.mtu, named=isinstance(device, TapFd))
 
 
 def _refused(error: CData, name: str) -> DeviceError:

@@ -76,6 +76,8 @@ static void set_up(void)
     memset(&model, 0, sizeof model);
     memset(&vm, 0, sizeof vm);
     MUST(vm_init(&vm) == 0 && sandbox_init(&sandbox, &vm) == 0);
+    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = -1}; /* a TAP */
+    vm.device_end = 2;
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
     sandbox.control_fd = pair[0];
     peer = pair[1];
@@ -107,6 +109,8 @@ static bool is_believed(const struct vm_event *event)
         return false;
     if (event->kind == EVENT_CONSOLE)
         return vm.console_fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
+    if (event->kind == EVENT_NETWORK)
+        return true;
     if (event->kind == EVENT_STOPPED)
         return model.stop_asked;
     if (event->kind == EVENT_SETUP_FAILED)
@@ -159,7 +163,7 @@ static struct vm_event model_run(void)
 {
     if (!model.started && model.stop_asked)
         return (struct vm_event){.kind = EVENT_STOPPED};
-    if (!model.started || model.event.kind == EVENT_CONSOLE)
+    if (!model.started || model.event.kind == EVENT_CONSOLE || model.event.kind == EVENT_NETWORK)
         model.told++;
     model.started = true;
     for (;;) {
@@ -205,7 +209,7 @@ static void run(void)
     sandbox_run(&sandbox);
     MUST(memcmp(&sandbox.event, &expected, sizeof expected) == 0 && vm.event == &sandbox.event);
     model.event = expected;
-    model.ended = expected.kind != EVENT_CONSOLE && expected.kind != EVENT_INTERRUPTED;
+    model.ended = event_ends_run(expected.kind);
     MUST(!model.ended || !model.started || vm.shared->timeline.guest_exit);
     memset(&vm.shared->event, 0xff, sizeof vm.shared->event); /* what was heard stays as it was */
     MUST(memcmp(&sandbox.event, &expected, sizeof expected) == 0);

@@ -143,6 +143,23 @@ static void test_hostile_values(void)
     tear_down();
 }
 
+/* Of a guest that has an interface, which may have been deleted. It goes on when it is told to. */
+static void test_a_look_at_the_networks(void)
+{
+    set_up();
+    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = -1, .is_socket = true};
+    vm.device_end = 2;
+    HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_NETWORK})));
+    tear_down();
+    set_up();
+    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = -1};
+    vm.device_end = 2;
+    HOLDS(report((struct vm_event){.kind = EVENT_NETWORK})->kind == EVENT_NETWORK && gone_on() == 1);
+    HOLDS(report((struct vm_event){.kind = EVENT_NETWORK})->kind == EVENT_NETWORK && gone_on() == 1);
+    HOLDS(report((struct vm_event){.kind = EVENT_HALT, .status = 3})->kind == EVENT_HALT && gone_on() == 1);
+    tear_down();
+}
+
 static void test_what_was_taken_does_not_change(void)
 {
     set_up();
@@ -411,6 +428,7 @@ int main(void)
     alarm(60); /* a wait that never ends is a failure too */
     test_every_kind();
     test_hostile_values();
+    test_a_look_at_the_networks();
     test_what_was_taken_does_not_change();
     test_layers_are_what_was_told_at_first();
     test_the_program_is_told_once();

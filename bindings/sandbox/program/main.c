@@ -131,14 +131,20 @@ _Noreturn void handle_kick(void)
     end_stopped(guest_rip);
 }
 
+/* The monitor takes the event and lets us go on. */
+static enum verdict ask_and_resume(void)
+{
+    if (!tell(SANDBOX_EVENT) || !told_to_go_on())
+        leave(0);
+    return hypercall_resume(&the_vm);
+}
+
 static enum verdict give_console_piece(void)
 {
     const struct vm_event *event = &the_vm.shared->event;
     uint64_t len = event->len < CONSOLE_PIECE_MAX ? event->len : CONSOLE_PIECE_MAX;
     memcpy(shared_memory + SANDBOX_CONSOLE_OFFSET, (const void *)(uintptr_t)event->gpa, len);
-    if (!tell(SANDBOX_EVENT) || !told_to_go_on())
-        leave(0);
-    return hypercall_resume(&the_vm);
+    return ask_and_resume();
 }
 
 static __attribute__((cold, noinline)) void settle_left(uint64_t rip)
@@ -148,6 +154,8 @@ static __attribute__((cold, noinline)) void settle_left(uint64_t rip)
         struct vm_event *event = &the_vm.shared->event;
         if (event->kind == EVENT_CONSOLE) {
             verdict = give_console_piece();
+        } else if (event->kind == EVENT_NETWORK) {
+            verdict = ask_and_resume();
         } else if (event->kind == EVENT_INTERRUPTED) {
             end_stopped(rip); /* no signal but the kick reaches this process */
         } else {

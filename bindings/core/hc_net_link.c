@@ -1,0 +1,60 @@
+/* A TAP whose interface was deleted, and what is done about it on the guest's side: net_frame.h. */
+#define _GNU_SOURCE
+#include <poll.h>
+
+#include "net_frame.h"
+
+#define LOOK_NS 200000000u /* from one EVENT_NETWORK to the next */
+
+__attribute__((cold)) void net_note_detached(struct vm *vm, struct vm_device *device,
+                                             struct vm_counters *counters)
+{
+    if (atomic_exchange(&device->detached, true))
+        return;
+    counters->net_detached++;
+    atomic_store(&vm->net_unsettled, true);
+}
+
+static bool is_detached(const struct vm *vm, const struct vm_device *device)
+{
+    static const struct timespec at_once = {0, 0};
+    struct pollfd end = {device->fd, POLLIN, 0};
+    return ppoll(&end, 1, &at_once, &vm->poll_mask) == 1 && end.revents & POLLERR;
+}
+
+/* Which of them have an interface again. True: one has, and who holds the VM is to hear of it. */
+static bool find_attached(struct vm *vm)
+{
+    bool found = false, left = false;
+    atomic_store(&vm->net_unsettled, false); /* before the look: the ring's worker may find another */
+    for (uint32_t handle = 0; handle < vm->device_end; handle++) {
+        struct vm_device *device = &vm->devices[handle];
+        if (!atomic_load(&device->detached))
+            continue;
+        if (is_detached(vm, device)) {
+            left = true;
+            continue;
+        }
+        atomic_store(&device->detached, false);
+        vm->shared->counters.net_attached++;
+        found = true;
+    }
+    if (left || found)
+        atomic_store(&vm->net_unsettled, true);
+    return found;
+}
+
+__attribute__((cold)) enum verdict net_settle(struct vm *vm)
+{
+    const uint64_t now_ns = monotonic_ns();
+    if (vm->net_told) {
+        vm->net_told = false;
+        vm->net_look_ns = find_attached(vm) ? 0 : now_ns + LOOK_NS;
+    }
+    if (!net_is_unsettled(vm) || now_ns < vm->net_look_ns)
+        return CONTINUE;
+    vm->net_told = true;
+    vm->shared->event.kind = EVENT_NETWORK;
+    vm->resume.again = true;
+    return LEAVE;
+}

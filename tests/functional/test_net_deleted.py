@@ -1,0 +1,313 @@
+"""A TAP whose interface is deleted while its guest runs: one line says so, it is counted, nothing spins, and the guest
+goes on, can be stopped, and keeps its other networks."""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import psutil
+import pytest
+from support import Guest, TapInterface, ip, with_note
+
+from tender import Image, NetFd, Tap, Vm, VmConfig
+from tender.result import Counters
+
+pytestmark = [pytest.mark.doors, pytest.mark.tap]
+LIMIT_S = 60.0
+TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
+LOST = "{}: the interface was deleted; the guest goes on without this network; start it again once there is a new one"
+LOST_GIVEN = (
+    "{}: the interface was deleted; the guest goes on without this network until whoever gave its descriptor attaches it"
+    " to a new interface"
+)
+BACK = "{}: an interface is attached again"
+
+
+class Way(NamedTuple):
+    """How a guest's frames go: what it asks for (the bits of its extension note), and its network ring."""
+
+    features: int
+    net_ring: str = "off"
+
+
+WAYS = {
+    "call": Way(1),
+    "queue": Way(5),
+    "header": Way(13),
+    "worker": Way(1, "on"),
+    "inline": Way(1, "inline"),
+}
+FRONTS = {
+    "tender": ["--net={}"],
+    "solo5-hvt": ["solo5-hvt", "--net:service0={}"],
+    "solo5-spt": ["solo5-spt", "--net:service0={}"],
+}
+RINGS = {"ring": [], "no-ring": ["--no-net-ring"]}
+
+
+fronts = pytest.mark.parametrize("front", FRONTS)
+roads = pytest.mark.parametrize("road", ["native", "python"])
+rings = pytest.mark.parametrize("ring", RINGS)
+
+
+class Lines:
+    """What is said, line by line: of a stream, or of whoever calls add()."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, args=(stream or (),), daemon=True)
+        self._reader.start()
+
+    def _read(self, stream: Iterable[str]) -> None:
+        for line in stream:
+            self.add(line.rstrip("\n"))
+
+    def add(self, line: str) -> None:
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def are(self, *expected: str) -> None:
+        """So many come in time, and they are these."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._lines) >= len(expected), LIMIT_S)
+            assert self._lines == list(expected)
+
+    def end(self) -> list[str]:
+        """All of a stream, which ends."""
+        self._reader.join(LIMIT_S)
+        assert not self._reader.is_alive()
+        return self._lines
+
+
+class Command(NamedTuple):
+    process: subprocess.Popen[str]
+    program: str
+    lines: Lines
+
+    def says(self, *texts: str) -> None:
+        self.lines.are(*(f"{self.program}: {text}" for text in texts))
+
+    def is_terminated(self) -> None:
+        """With the line of its end alone."""
+        so_far = list(self.lines._lines)
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(LIMIT_S) == 1
+        assert self.lines.end() == [*so_far, f"{self.program}: Exiting on signal 15"]
+
+
+@contextmanager
+def commanded(tender_cmd: list[str], words: list[str], front: str, road: str) -> Iterator[Command]:
+    """A command whose guest has said that it is there."""
+    with subprocess.Popen(
+        [*tender_cmd, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TENDER_LAUNCHER": road},
+    ) as process:  # fmt: skip
+        lines = Lines(process.stderr)
+        try:
+            assert process.stdout and process.stdout.readline(), lines.end()
+            yield Command(process, front, lines)
+        finally:
+            process.kill()
+
+
+def words_for(front: str, name: str, *words: str) -> list[str]:
+    return [*(word.format(name) for word in FRONTS[front]), *words]
+
+
+def delete(name: str) -> None:
+    ip("link", "del", name)
+
+
+def make(name: str) -> None:
+    ip("tuntap", "add", name, "mode", "tap")
+    ip("link", "set", name, "up")
+
+
+def open_tap(name: str) -> int:
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    attach(fd, name)
+    return fd
+
+
+def attach(fd: int, name: str) -> None:
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI))
+
+
+def answers(name: str) -> None:
+    """Frames pass the interface both ways: sends some until the guest has sent one back."""
+    frame = bytes(12) + b"\x88\xb5" + bytes(46)
+    deadline = time.monotonic() + LIMIT_S
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)) as wire:
+        wire.bind((name, 0x88B5))
+        wire.settimeout(0.1)
+        while True:
+            assert time.monotonic() < deadline, "nothing comes back"
+            try:
+                wire.send(frame)
+                while wire.recvfrom(2048)[1][2] == socket.PACKET_OUTGOING:
+                    pass
+                return
+            except (TimeoutError, OSError):  # nothing yet; or the interface is not up
+                continue
+
+
+def is_used(name: str) -> bool:
+    """Whether a process has it open."""
+    return Path(f"/sys/class/net/{name}/carrier").read_text().strip() == "1"
+
+
+@contextmanager
+def started(
+    guest: Guest, tmp_path: Path, way: Way, config: VmConfig, name: str = "net_rx_poll"
+) -> Iterator[tuple[Vm, Lines]]:
+    """A VM whose guest has said that it is there, and what is said of its networks."""
+    path = tmp_path / "guest.elf"
+    path.write_bytes(with_note(guest(name), 1, way.features))
+    said, lines = threading.Event(), Lines()
+    with Image.open(path) as image, Vm(image, config, console=lambda _: said.set()) as vm:
+        vm._on_network = lines.add
+        vm.start(timeout=4 * LIMIT_S)
+        assert said.wait(LIMIT_S)
+        yield vm, lines
+
+
+def stopped(vm: Vm) -> Counters:
+    vm.stop()
+    result = vm.wait(LIMIT_S)
+    assert result is not None and result.reason == "stopped", result
+    return result.counters
+
+
+@fronts
+@roads
+@rings
+def test_the_command_says_one_line_and_its_guest_goes_on(
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, front: str, road: str, ring: str
+) -> None:
+    words = words_for(front, tap.name, "--mem=64", *RINGS[ring], str(guest("net_rx_poll")))
+    with commanded(tender_cmd, words, front, road) as command:
+        answers(tap.name)
+        delete(tap.name)
+        command.says(LOST.format(tap.name))
+        make(tap.name)
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.process.wait(1)
+        assert not is_used(tap.name), "nobody asked for that"
+        command.is_terminated()
+
+
+@roads
+def test_the_command_counts_it_and_obeys_its_time_limit(
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, road: str, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.json"
+    more = [f"--json={report}", "--stats"] if road == "python" else []
+    words = words_for("tender", tap.name, "--mem=64", "--timeout=3", *more, str(guest("net_rx_poll")))
+    with commanded(tender_cmd, words, "tender", road) as command:
+        delete(tap.name)
+        command.says(LOST.format(tap.name))
+        assert command.process.wait(LIMIT_S) == 1
+        assert command.lines.end()[1] == "tender: the guest was stopped: the 3 s given are over"
+    if road == "python":
+        counters = json.loads(report.read_text())["counters"]
+        assert (counters["net_detached"], counters["net_attached"]) == (1, 0)
+        assert any("1 interface deleted" in line for line in command.lines.end())
+
+
+@pytest.mark.parametrize("by", WAYS)
+def test_it_is_counted_and_the_guest_does_not_turn(
+    guest: Guest, tap: TapInterface, tmp_path: Path, by: str
+) -> None:
+    config = VmConfig(mem=32, net=Tap(tap.name), net_ring=WAYS[by].net_ring)
+    with started(guest, tmp_path, WAYS[by], config) as (vm, lines):
+        answers(tap.name)
+        delete(tap.name)
+        lines.are(LOST.format(tap.name))
+        me, before = psutil.Process(vm.pid), vm.counters
+        cpu_s = sum(me.cpu_times()[:2])
+        assert vm.wait(2) is None, "it goes on"
+        after = vm.counters
+        assert after.exits - before.exits < 1000
+        assert sum(me.cpu_times()[:2]) - cpu_s < 1, "and so does not spin whoever serves it"
+        counters = stopped(vm)
+        assert (counters.net_detached, counters.net_attached) == (1, 0)
+        lines.are(LOST.format(tap.name))
+
+
+def test_the_other_network_goes_on(guest: Guest, tap: TapInterface, tmp_path: Path) -> None:
+    make("tapt1")
+    for name in (tap.name, "tapt1"):
+        off = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+        if off.exists():
+            off.write_text("1")  # the guest waits for one frame, which is not to be the host's own
+    try:
+        config = VmConfig(
+            mem=32, args=("--wait-ms=200000",), net={"service0": Tap(tap.name), "service1": Tap("tapt1")}
+        )
+        with (
+            started(guest, tmp_path, WAYS["call"], config, "two_nets") as (vm, lines),
+            socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire,
+        ):
+            wire.bind(("tapt1", 0))
+            delete(tap.name)
+            lines.are(LOST.format(tap.name))
+            TapInterface("tapt1", "").carries()
+            wire.send(bytes(12) + b"\x88\xb5" + bytes(46))
+            result = vm.wait(LIMIT_S)
+            assert result is not None and result.ok, result
+            assert result.counters.net_detached == 1 and result.counters.net_rx_packets >= 1
+    finally:
+        delete("tapt1")
+
+
+@pytest.mark.parametrize("by", WAYS)
+def test_a_given_descriptor_serves_again_once_its_giver_attached_it(
+    guest: Guest, tap: TapInterface, tmp_path: Path, by: str
+) -> None:
+    fd = open_tap(tap.name)
+    try:
+        config = VmConfig(mem=32, net=NetFd(fd), net_ring=WAYS[by].net_ring)
+        with started(guest, tmp_path, WAYS[by], config) as (vm, lines):
+            said: list[str] = []
+            for _ in range(2):
+                answers(tap.name)
+                delete(tap.name)
+                said.append(LOST_GIVEN.format(tap.name))
+                lines.are(*said)
+                make(tap.name)
+                attach(fd, tap.name)
+                said.append(BACK.format(tap.name))
+                lines.are(*said)
+            answers(tap.name)
+            counters = stopped(vm)
+            assert (counters.net_detached, counters.net_attached) == (2, 2)
+    finally:
+        os.close(fd)
+
+
+def test_the_library_logs_it(guest: Guest, tap: TapInterface, caplog: pytest.LogCaptureFixture) -> None:
+    with Image.open(guest("net_rx_poll")) as image:
+        vm = Vm(image, VmConfig(mem=32, net=Tap(tap.name)), console="discard")
+    with vm:
+        vm.start(timeout=4 * LIMIT_S)
+        answers(tap.name)
+        delete(tap.name)
+        deadline = time.monotonic() + LIMIT_S
+        while not caplog.records and time.monotonic() < deadline:
+            assert vm.wait(0.05) is None
+        stopped(vm)
+    assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("tender.vm", "WARNING", LOST.format(tap.name))
+    ]
