@@ -20,6 +20,7 @@ import pytest
 from support import Guest, TapInterface, ip, with_note
 
 from tender import Image, NetFd, Tap, Vm, VmConfig
+from tender.annotations import NetRing
 from tender.result import Counters
 
 pytestmark = [pytest.mark.doors, pytest.mark.tap]
@@ -37,7 +38,7 @@ class Way(NamedTuple):
     """How a guest's frames go: what it asks for (the bits of its extension note), and its network ring."""
 
     features: int
-    net_ring: str = "off"
+    net_ring: NetRing = "off"
 
 
 WAYS = {
