@@ -214,6 +214,11 @@ int tn_stop(struct vm_handle *handle)
     return owned_stop(handle);
 }
 
+int tn_leave_headers(struct vm_handle *handle)
+{
+    return owned_leave_headers(handle);
+}
+
 int tn_look(struct vm_handle *handle, struct vm_shared *copy)
 {
     return owned_look(handle, copy);

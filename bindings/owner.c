@@ -654,6 +654,19 @@ int owned_stop(struct vm_handle *handle)
     return 0;
 }
 
+int owned_leave_headers(struct vm_handle *handle)
+{
+    int answer;
+    struct owned_vm *owned = use_here(handle, &answer);
+    if (!owned)
+        return answer;
+    for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
+        if (owned->devices[i].fd >= 0 && owned->devices[i].leave_header)
+            net_leave_header(owned->devices[i].fd);
+    unuse(owned);
+    return 0;
+}
+
 int owned_look(struct vm_handle *handle, struct vm_shared *copy)
 {
     int answer;

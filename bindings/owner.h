@@ -64,6 +64,10 @@ int owned_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void 
 
 /* Any thread, any time. */
 int owned_stop(struct vm_handle *handle);
+
+/* What outlives the descriptors of its interfaces is undone now: for a process that may be killed before the
+ * VM is closed. Its guest gets no large frames any more. */
+int owned_leave_headers(struct vm_handle *handle);
 int owned_look(struct vm_handle *handle, struct vm_shared *copy);
 int64_t owned_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t len);
 int owned_pid(struct vm_handle *handle, int *pid);

@@ -75,6 +75,7 @@ const void *tn_run_console(struct vm_handle *handle,
 int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
              struct descriptor *done, int *turn);
 int tn_stop(struct vm_handle *handle);
+int tn_leave_headers(struct vm_handle *handle);
 int tn_look(struct vm_handle *handle, struct vm_shared *copy);
 int64_t tn_read(struct vm_handle *handle, gpa_t gpa, void *to, uint64_t len);
 int tn_pid(struct vm_handle *handle, int *pid);

@@ -74,7 +74,8 @@ struct devices {
 void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
                     uint32_t ring_mode, struct devices *devices);
 
-/* What outlives the descriptors of this run's devices is undone. In run.c, where they are kept. */
+/* What outlives the descriptors of this run's devices is undone, again if need be; a signal handler may ask
+ * for it. In run.c, where they are kept. */
 void devices_leave(void);
 
 /* ---- stranger.c */

@@ -297,6 +297,7 @@ static void on_stop(int number)
     int saved = errno;
     caught = number;
     hurried = 1;
+    devices_leave(); /* before the next one, which kills at whatever moment it comes */
     if (!deaf_to_interrupts)
         handle(SIGINT, SIG_DFL, 0); /* the next one kills */
     handle(SIGTERM, SIG_DFL, 0);

@@ -133,6 +133,7 @@ class Stopper:
         say.hurry()
         if self.vm is not None:
             self.vm.stop()
+            self.vm._leave_interfaces()  # the next signal kills, at whatever moment it comes
         elif self._may_wait:
             self._end_wait()
 

@@ -1,10 +1,13 @@
 """Frames whose checksum, or whose cutting into packets, is left to the other side: over a real TAP, with the host's
 own UDP and TCP at the other end."""
 
+import ctypes
 import fcntl
 import os
+import signal
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ import pytest
 from support import Guest, TapInterface, ip, with_note
 
 from tender import Image, NetFd, Tap, Vm, VmConfig
+from tender.cli.run import Stopper
 from tender.result import VmResult
 
 pytestmark = [pytest.mark.doors, pytest.mark.tap]
@@ -246,3 +250,54 @@ def leave_offload_on(tap: TapInterface) -> FileIO:
     fcntl.ioctl(tun, TUNSETIFF, request)
     fcntl.ioctl(tun, TUNSETOFFLOAD, 0x67)
     return tun
+
+
+# ---- the command is killed by a second signal
+
+SIOCETHTOOL, ETHTOOL_GTSO = 0x8946, 0x1E  # linux/sockios.h, linux/ethtool.h
+
+
+def is_offloaded(tap: TapInterface) -> bool:
+    """Whether the kernel leaves segments to whoever reads the interface."""
+    value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_GTSO, 2))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sQ16x", tap.name.encode(), ctypes.addressof(value)))
+    return bool(struct.unpack("II", value.raw[:8])[1])
+
+
+@pytest.mark.parametrize(
+    "front", [["--net={}"], ["solo5-hvt", "--net:service0={}"]], ids=["tender", "solo5-hvt"]
+)
+def test_a_second_signal_leaves_no_offload_behind(
+    guest: Guest, tap: TapInterface, tender_cmd: list[str], front: list[str]
+) -> None:
+    """At whatever moment it comes: that cannot be chosen, so it comes many times."""
+    command = [*tender_cmd, *(word.format(tap.name) for word in front), "--mem=16", str(guest("net_offload"))]
+    killed = 0
+    for _ in range(16):
+        with subprocess.Popen(
+            [*command, "take"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as running:
+            assert running.stdout is not None and running.stdout.readline() == b"net_offload: offload 15\n"
+            assert is_offloaded(tap)
+            while running.poll() is None:
+                running.send_signal(signal.SIGTERM)
+        killed += running.returncode == -signal.SIGTERM
+        assert running.returncode in (1, -signal.SIGTERM)
+        assert not is_offloaded(tap)
+    assert killed
+
+
+def test_pythons_launcher_switches_it_off_at_the_first(
+    guest: Guest, tap: TapInterface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The VM is not closed yet, and may never be."""
+    monkeypatch.setattr("_signal.signal", lambda *_: None)  # the handlers of this process stay
+    stopper = Stopper()
+    with started(guest("net_offload"), Tap(tap.name, mac=MAC), "take") as (vm, _, _):
+        stopper.vm = vm
+        assert is_offloaded(tap)
+        stopper(signal.SIGTERM, None)
+        assert not is_offloaded(tap)
+        result = vm.wait(60)
+    assert result is not None and result.reason == "stopped"
