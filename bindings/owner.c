@@ -165,9 +165,13 @@ void owned_kvm_close(struct vm_handle *handle)
 }
 
 /* A forked child has copies of descriptors. The machine, the TAP's state, the process and every lock are the
- * parent's; guest memory was not inherited, and something else may lie at its address by now. */
+ * parent's; guest memory was not inherited, and something else may lie at its address by now. The vCPU's page
+ * was, and holds its vCPU. */
 static void release_copies(struct owned_vm *owned)
 {
+    if (owned->run_page)
+        munmap(owned->run_page, owned->run_bytes);
+    owned->run_page = NULL;
     close_number(&owned->vcpu_fd);
     close_number(&owned->machine_fd);
     close_number(&owned->kvm_fd);

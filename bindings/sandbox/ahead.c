@@ -37,7 +37,7 @@ static struct ahead {
     uint8_t *stack;
     int pid; /* the child's; 0: nothing is begun, or it is finished */
     int pidfd;
-    int helper_pidfd;  /* 0: there is none */
+    int helper_pidfd;  /* -1: there is none */
     bool unprivileged; /* both are */
     int told[2];    /* a pipe. Who is woken by it runs where its waker does, which then waits itself, and not
                        behind the helper on the processor where it fell asleep: so no futex */
@@ -47,7 +47,7 @@ static struct ahead {
     _Atomic int executed; /* 0: the child has executed the program, or has ended: CLONE_CHILD_CLEARTID */
     struct spawn *spawn;
     _Atomic uint32_t *network; /* sandbox_config's */
-} ahead;
+} ahead = {.helper_pidfd = -1, .self_pidfd = -1};
 
 /*
  * The kernel kills who has asked here when the process above ends; if it is ending already, this one ends by
@@ -142,7 +142,7 @@ static void kill_and_wait_for(int *pidfd)
     while (waitid(P_PIDFD, (id_t)*pidfd, &ignored, WEXITED | __WALL) < 0 && errno == EINTR)
         ;
     close(*pidfd);
-    *pidfd = 0;
+    *pidfd = -1;
 }
 
 void sandbox_ahead_begin(void)
@@ -168,8 +168,10 @@ void sandbox_ahead_begin(void)
         ahead.pid = pid > 0 ? pid : 0;
     }
     if (ahead.pid &&
-        clone(helper_main, ahead.stack + HELPER_STACK_BYTES, flags, NULL, &ahead.helper_pidfd) < 0)
+        clone(helper_main, ahead.stack + HELPER_STACK_BYTES, flags, NULL, &ahead.helper_pidfd) < 0) {
+        ahead.helper_pidfd = -1;
         sandbox_ahead_end();
+    }
     unprivileged_end(&before);
     (void)sigprocmask(SIG_SETMASK, &saved, NULL);
 }
@@ -208,10 +210,10 @@ void sandbox_ahead_end(void)
     if (ahead.pid)
         kill_and_wait_for(&ahead.pidfd);
     ahead.pid = 0;
-    if (ahead.helper_pidfd)
+    if (ahead.helper_pidfd >= 0)
         kill_and_wait_for(&ahead.helper_pidfd);
     /* Not sooner: the helper may be late, and would look at what has its number by then. */
-    if (ahead.self_pidfd > 0)
+    if (ahead.self_pidfd >= 0)
         close(ahead.self_pidfd);
-    ahead.self_pidfd = 0;
+    ahead.self_pidfd = -1;
 }

@@ -36,7 +36,7 @@ static void say(struct sandbox *sandbox, enum vm_event_kind kind, uint64_t detai
     sandbox->event = (struct vm_event){.kind = kind, .detail = detail};
 }
 
-/* Processes that were killed and had not ended when they were left, a pidfd each; 0: none. */
+/* Processes that were killed and had not ended when they were left: a pidfd each, plus one; 0: none. */
 #define LEFT_MAX 64
 static _Atomic int left_pidfds[LEFT_MAX];
 
@@ -55,7 +55,7 @@ static void leave_to_later(int pidfd)
 {
     for (size_t i = 0; i < LEFT_MAX; i++) {
         int none = 0;
-        if (atomic_compare_exchange_strong(&left_pidfds[i], &none, pidfd))
+        if (atomic_compare_exchange_strong(&left_pidfds[i], &none, pidfd + 1))
             return;
     }
     close(pidfd);
@@ -65,10 +65,10 @@ static void reap_left(void)
 {
     for (size_t i = 0; i < LEFT_MAX; i++) {
         siginfo_t about;
-        int error, pidfd = atomic_exchange(&left_pidfds[i], 0);
-        if (pidfd && reap_at_once(pidfd, &about, &error))
+        int error, pidfd = atomic_exchange(&left_pidfds[i], 0) - 1;
+        if (pidfd >= 0 && reap_at_once(pidfd, &about, &error))
             close(pidfd);
-        else if (pidfd)
+        else if (pidfd >= 0)
             leave_to_later(pidfd);
     }
 }

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -67,6 +68,29 @@ def test_a_child_of_fork_does_not_end_its_parents_guest_when_it(
     with Image.open(guest("hello")) as image, Vm(image, SMALL, console=CAPTURE) as vm:
         assert in_a_child(lambda: ending(vm)) == 0
         assert vm.run(timeout=60).ok
+
+
+def test_a_child_of_fork_keeps_no_page_of_the_vcpu(guest: Guest, door: str) -> None:
+    """It would hold the vCPU, and with it the machine, of a parent that has closed them."""
+
+    def closes(vm: Vm) -> None:
+        assert ("kvm-vcpu" in Path("/proc/self/maps").read_text()) == (door == "kvm")
+        vm.close()
+        assert "kvm-vcpu" not in Path("/proc/self/maps").read_text()
+
+    with Image.open(guest("hello")) as image:
+        with Vm(image, SMALL, console=CAPTURE):
+            pass  # the first vCPU of a process is kept
+        with Vm(image, SMALL, console=CAPTURE) as vm:
+            child = os.fork()
+            if child == 0:
+                try:
+                    closes(vm)
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert vm.run(timeout=60).ok
 
 
 def test_a_child_of_fork_does_not_end_the_guests_of_a_pool(guest: Guest) -> None:

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -300,10 +301,16 @@ static void test_how_it_died_is_told(void)
 
 /* A process whose end the kernel does not hand over, as of one that waits for storage: here a debugger keeps
  * it. */
-static void test_a_process_that_does_not_end_is_not_waited_for(void)
+/* `as_zero`: its descriptor has the number that a closed standard input leaves free. */
+static void test_a_process_that_does_not_end_is_not_waited_for(bool as_zero)
 {
     int told[2];
     set_up();
+    if (as_zero) {
+        HOLDS(dup2(sandbox.pidfd, 0) == 0);
+        close(sandbox.pidfd);
+        sandbox.pidfd = 0;
+    }
     const int pid = sandbox.pid;
     if (pipe(told) < 0)
         abort();
@@ -327,6 +334,7 @@ static void test_a_process_that_does_not_end_is_not_waited_for(void)
     set_up();
     tear_down(); /* the next one that is reaped takes it along */
     HOLDS(waitid(P_PID, (id_t)pid, &about, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD);
+    HOLDS(!as_zero || (fcntl(0, F_GETFD) < 0 && errno == EBADF));
     (void)alarm(0);
     close(told[0]);
     close(told[1]);
@@ -435,7 +443,8 @@ int main(void)
     test_garbage_is_the_end();
     test_a_peer_that_is_gone_is_the_end();
     test_how_it_died_is_told();
-    test_a_process_that_does_not_end_is_not_waited_for();
+    test_a_process_that_does_not_end_is_not_waited_for(false);
+    test_a_process_that_does_not_end_is_not_waited_for(true);
     test_a_stop_before_the_start_tells_the_program_nothing();
     test_a_program_that_does_not_obey_is_killed();
     test_a_stop_is_believed_only_if_it_was_asked_for();
