@@ -5,8 +5,8 @@
  *
  * Each frame's structure is copied once, at its turn, and checked as a single call's (hc_net.c): the array is
  * guest memory that a frame may be read into. Nothing waits before the one wait at the end, so a stop is seen
- * at the end of the batch, as after a single call: behind at most 256 frames that are sent, and 256 that come,
- * each behind up to 64 that are dropped (hc_net.c).
+ * when the batch is over, as after a single call. It is over behind TENDER_NET_BATCH_MAX frames each way at
+ * the latest, and a read drops no more than DROPS_MAX frames (hc_net.c) before it says that there is none.
  */
 #include <stddef.h>
 #include <string.h>
