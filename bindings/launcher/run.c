@@ -549,7 +549,8 @@ void run(const struct request *request)
     expect_signals(request, door.is_kvm);
     if (request->mem_adjusted && !request->quiet)
         say_notice("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);
-    if (door.fallback[0] && !request->quiet)
+    /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
+    if (door.fallback[0] && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
         say_notice(
             "no usable KVM (%s): the guest runs in the sandbox, a process behind a system-call filter, "
             "which isolates less than a virtual machine",

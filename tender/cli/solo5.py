@@ -103,6 +103,7 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
         backend=ambient_backend(run.backend_variable()),
         require=ambient_require(run.require_variable()),
         lock_wait=ambient_lock_wait(run.lock_wait_variable()),
+        verbosity=0 if posix.isatty(2) else -1,  # a manager keeps stderr as the guest's console
     )
     devices = _Devices(options.lock_wait)
     try:

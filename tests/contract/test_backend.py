@@ -1,8 +1,11 @@
 """Which door a guest gets: asked for, by the environment, or found out; and that the tests' own doors are real."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
+import tty
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -134,6 +137,33 @@ def test_auto_without_a_kvm_says_so_in_one_line_and_runs_the_guest(
     assert (done.returncode, done.stderr) == (3, "")
     done = command([*WITHOUT_DEVICES, *tender_cmd, *words, "-q", "--json", "--mem=8", guest("hello")])
     assert done.returncode == 0 and json.loads(done.stderr)["backend"] == "sandbox"
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("front", [[], ["solo5-hvt"], ["solo5-hvt.2"], ["solo5-spt"]], ids=" ".join)
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["pipe", "terminal"])
+def test_by_solo5_hvts_names_it_is_said_at_a_terminal_alone(
+    guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch,
+    is_terminal: bool, front: list[str], launcher: str,
+) -> None:  # fmt: skip
+    """A manager keeps stderr as the guest's console, where it would be a line a start."""
+    monkeypatch.delenv("TENDER_BACKEND", raising=False)
+    monkeypatch.setenv("TENDER_LAUNCHER", launcher)
+    words = [*WITHOUT_DEVICES, *tender_cmd, *front, "--mem=8", str(guest("exit_status")), "3"]
+    reader, writer = pty.openpty() if is_terminal else os.pipe()
+    if is_terminal:
+        tty.setraw(writer)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stderr=writer, timeout=60, check=False)
+    os.write(writer, b"\0")
+    said = b""
+    while not said.endswith(b"\0"):
+        said += os.read(reader, 4096)
+    os.close(reader)
+    os.close(writer)
+    line = FALLBACK.format(reason=MISSING)
+    if front:
+        line = line.replace("tender:", f"{front[0]}:", 1) if is_terminal else ""
+    assert (done.returncode, said.decode().rstrip("\0")) == (3, line)
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])
