@@ -45,7 +45,7 @@ class Device(Value):
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 """Solo5's names of what an ABI note says that a unikernel is built for."""
 
-_EFBIG, _ESTALE = 27, 116
+_EINTR, _EFBIG, _ESTALE = 4, 27, 116
 _STEPS = {
     lib.TEMPLATE_STEP_COPY: "copying the template",
     lib.TEMPLATE_STEP_UNPATCH: "undoing the patches",
@@ -128,8 +128,11 @@ class Image(Owner):
 
     @classmethod
     def _load(cls, name: str, elf: ParsedElf, load: "Callable[[CData, CData], int]") -> "Image":
-        handle, error = image_handle(), ffi.new("struct elf_error *")
-        answer = load(handle, error)
+        while True:
+            handle, error = image_handle(), ffi.new("struct elf_error *")
+            answer = load(handle, error)
+            if error.os_error != _EINTR:  # a signal, whose handler has run by now
+                break
         if answer > 0:
             raise image_error(error, name)
         if answer < 0:

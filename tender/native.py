@@ -21,6 +21,7 @@ __all__ = [
     "CData",
     "ParsedElf",
     "Segment",
+    "answered",
     "both_told",
     "check",
     "descriptor",
@@ -36,6 +37,9 @@ __all__ = [
     "query_manifest_fd",
     "vm_handle",
 ]
+
+
+_EINTR = 4
 
 
 def host_error(what: str, errno: int, *, hint: str = "", command_hint: str = "", code: str = "") -> HostError:
@@ -116,7 +120,8 @@ def open_into(into: CData, path: str, use: int) -> "tuple[str, int, Hints]":
     Never waits: what a FIFO without its other side would do is among the reasons.
     """
     error = ffi.new("struct device_error *")
-    if lib.tn_file_open(path.encode("utf-8", "surrogateescape"), use, error, into) == 0:
+    name = path.encode("utf-8", "surrogateescape")
+    if answered(lambda: lib.tn_file_open(name, use, error, into), error) == 0:
         return "", 0, {}
     return ffi.string(error.text).decode(), error.os_error, _file_cure(error.problem, path, use)
 
@@ -132,6 +137,15 @@ def _file_cure(problem: int, path: str, use: int) -> "Hints":
     else:
         hint = _FILE_HINTS.get(problem, "").format(path=quoted(path))
     return {"hint": hint, "command_hint": hint} if hint else {}
+
+
+def answered(ask: "Callable[[], int]", error: CData) -> int:
+    """What `ask` answers, which fills `error` where it is not 0. Again, if a signal is all that was in its way: the
+    signal's handler has run by then, and may have raised."""
+    while True:
+        answer = ask()
+        if not answer or error.os_error != _EINTR:
+            return answer
 
 
 class Segment(Value):
@@ -180,7 +194,7 @@ class ParsedElf:
 def parse_elf_fd(fd: int, file: str) -> ParsedElf:
     """Parses the file behind `fd`. Raises ImageError, with `file` as its name."""
     image, error = ffi.new("struct elf_image *"), ffi.new("struct elf_error *")
-    if lib.tn_elf_parse_fd(fd, image, error) < 0:
+    if answered(lambda: lib.tn_elf_parse_fd(fd, image, error), error) < 0:
         raise image_error(error, file)
     return ParsedElf(image)
 
@@ -206,6 +220,6 @@ def query_manifest_fd(fd: int, file: str) -> list[tuple[bytes, int]]:
 
 def _query(ask: CData, fd: int, file: str) -> ParsedElf:
     image, error = ffi.new("struct elf_image *"), ffi.new("struct elf_error *")
-    if ask(fd, image, error) < 0:
+    if answered(lambda: ask(fd, image, error), error) < 0:
         raise image_error(error, file)
     return ParsedElf(image)

@@ -41,10 +41,9 @@ static int64_t file_read_at(const struct byte_source *self, uint64_t offset, voi
         ssize_t got = pread(self->fd, (uint8_t *)to + count, len - count, (off_t)(offset + count));
         if (got == 0)
             break;
-        if (got > 0)
-            count += (size_t)got;
-        else if (errno != EINTR)
+        if (got < 0) /* EINTR too: a file system that does not answer holds nobody against a signal */
             return -errno;
+        count += (size_t)got;
     }
     return (int64_t)count;
 }

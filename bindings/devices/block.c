@@ -33,10 +33,12 @@ static int lock_as(int fd, short type)
     return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 }
 
-/* 0, or -EAGAIN if someone else's lock is in the way. */
+/* 0; -EAGAIN if someone else's lock is in the way; -EINTR if a signal came while a file system was asked. */
 static int lock_disk(int fd, bool read_only)
 {
     int error = lock_as(fd, read_only ? F_RDLCK : F_WRLCK);
+    if (error == -EINTR)
+        return error;
     return error == -EAGAIN || error == -EACCES ? -EAGAIN : 0;
 }
 
@@ -54,7 +56,8 @@ static int locked_already(const char *shown, bool read_only, struct device_error
                          read_only ? "a VM or program that may write to it" : "another VM or program");
 }
 
-/* The name of the format of a disk image that is not the disk's bytes as they are; NULL for a raw one. */
+/* The name of the format of a disk image that is not the disk's bytes as they are; NULL for a raw one. errno
+ * is EINTR if a signal came before that was known. */
 static const char *format_of(int fd)
 {
     static const struct {
@@ -70,6 +73,7 @@ static const char *format_of(int fd)
         {"VHD", 0, 8, "conectix"},
     };
     char start[FORMAT_BYTES];
+    errno = 0;
     const ssize_t got = pread(fd, start, sizeof start, 0);
     for (size_t i = 0; i < sizeof formats / sizeof *formats; i++)
         if (got >= (ssize_t)(formats[i].at + formats[i].len) &&
@@ -85,6 +89,7 @@ static int accepted(int fd, const char *shown, struct block_use use, uint64_t *c
     const char *format = NULL;
     struct stat about;
     off_t end = -1;
+    int locked = 0;
     if (fstat(fd, &about) < 0)
         (void)cannot_open(error, shown, errno);
     else if (!S_ISREG(about.st_mode) && !S_ISBLK(about.st_mode))
@@ -93,10 +98,16 @@ static int accepted(int fd, const char *shown, struct block_use use, uint64_t *c
                             DEVICE_NAME_SHOWN_MAX, shown);
     else if ((end = lseek(fd, 0, SEEK_END)) < 0)
         (void)cannot_open(error, shown, errno);
-    else if (lock_disk(fd, use.read_only) < 0) {
-        (void)locked_already(shown, use.read_only, error);
+    else if ((locked = lock_disk(fd, use.read_only)) < 0) {
+        if (locked == -EINTR)
+            (void)cannot_open(error, shown, EINTR);
+        else
+            (void)locked_already(shown, use.read_only, error);
         end = -1;
-    } else if (!use.raw && (format = format_of(fd))) {
+    } else if (!use.raw && !(format = format_of(fd)) && errno == EINTR) {
+        (void)cannot_open(error, shown, EINTR);
+        end = -1;
+    } else if (format) {
         (void)device_failed(
             error, DEVICE_BLOCK_FORMAT, 0,
             "Could not open block device: %.*s: it is a %s image, which a guest would see as it "

@@ -90,28 +90,13 @@ static void attach_net(const struct choice *choice, const struct elf_image *imag
         vm_net_is_named(vm, handle);
 }
 
-/* A SIGINT or SIGTERM that is held back until the guest runs, 0: none. */
-static int signal_that_ends_us(const struct request *request)
-{
-    sigset_t pending;
-    struct sigaction now;
-    if (sigpending(&pending) < 0)
-        return 0;
-    if (sigismember(&pending, SIGTERM))
-        return SIGTERM;
-    /* One that is ignored and held back is pending all the same; solo5-hvt hears it even then. */
-    const bool deaf = !request->solo5 && sigaction(SIGINT, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
-    return !deaf && sigismember(&pending, SIGINT) ? SIGINT : 0;
-}
-
 /* Waits a moment for a lock that another has. False: the time is over, and Python need not wait again. */
 static bool wait_for_lock(const struct request *request, uint64_t until_ns)
 {
     static char none[] = "0", option[] = "--lock-wait=0";
     static const struct timespec moment = {0, LOCK_LOOK_NS};
-    const int number = signal_that_ends_us(request);
-    if (number)
-        leave_to_python("Exiting on signal %d, before the guest started", number);
+    if (signal_caught())
+        leave_to_python("a signal has come");
     if (monotonic_ns() < until_ns) {
         (void)nanosleep(&moment, NULL);
         return true;

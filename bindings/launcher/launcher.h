@@ -89,9 +89,11 @@ extern volatile sig_atomic_t filtered_by_stranger; /* it has happened */
 /* A signal or a time limit ends the command: from then on no reader is waited for longer than a second. */
 extern volatile sig_atomic_t hurried;
 
-/* From the start on: a SIGINT or SIGTERM waits until the guest's run hears it, and neither a SIGPIPE nor a
+/* From the start on: a SIGINT or SIGTERM waits until it is heard, and neither a SIGPIPE nor a
  * SIGXFSZ ends anything. */
 void signals_prepare(void);
+/* The first SIGINT or SIGTERM, which ends the command; 0: none has come. A second one kills it. */
+int signal_caught(void);
 /* What signals_prepare() holds back is let in, and so is what an inherited mask held back of them. */
 void signals_let_in(void);
 /* The same where no guest will run: they only hurry. */

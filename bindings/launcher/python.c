@@ -233,12 +233,15 @@ void leave_to_python(const char *format, ...)
 {
     sandbox_ahead_end();
     devices_leave();
-    if (!the_command.only_native)
+    if (!the_command.only_native && !signal_caught())
         execute_python(the_command.words);
     signals_let_in_to_hurry();
     va_list arguments;
     va_start(arguments, format);
-    say_formatted(UINT64_MAX, format, arguments);
+    if (signal_caught()) /* whatever it was that the signal ended */
+        say("Exiting on signal %d", signal_caught());
+    else
+        say_formatted(UINT64_MAX, format, arguments);
     va_end(arguments);
     _exit(STATUS_CANNOT_START);
 }

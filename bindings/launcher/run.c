@@ -66,6 +66,17 @@ static void handle(int number, void (*handler)(int), int flags)
     (void)sigaction(number, &action, NULL);
 }
 
+/* Around what files are asked for before the guest runs: a file system may take its time, and the first
+ * SIGINT or SIGTERM ends such a wait, and with it the command. */
+static void let_stops_in(int how)
+{
+    sigset_t stops;
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    (void)sigprocmask(how, &stops, NULL);
+}
+
 /* ---- the image */
 
 static _Noreturn void refuse_image(const struct image *image, const struct elf_error *error)
@@ -104,8 +115,10 @@ static void load_segments(const struct image *image, uint8_t *memory)
 {
     struct elf_error error;
     const struct byte_source source = byte_source_file(image->fd);
+    let_stops_in(SIG_UNBLOCK);
     if (start_state_load_segments_at(&image->elf, &source, memory, &error) < 0)
         refuse_image(image, &error);
+    let_stops_in(SIG_BLOCK);
 }
 
 /* The words joined with single spaces. */
@@ -365,13 +378,15 @@ void signals_let_in(void)
 
 static void on_hurry(int number)
 {
-    (void)number;
     hurried = 1;
+    handle(number, SIG_DFL, 0); /* the next one kills */
 }
 
 void signals_let_in_to_hurry(void)
 {
-    handle(SIGINT, on_hurry, 0);
+    struct sigaction now;
+    if (sigaction(SIGINT, NULL, &now) < 0 || now.sa_handler != SIG_IGN)
+        handle(SIGINT, on_hurry, 0);
     handle(SIGTERM, on_hurry, 0);
     handle(SIGALRM, on_hurry, 0);
     signals_let_in();
@@ -383,15 +398,39 @@ void signals_hand_over(void)
     change_mask(SIG_UNBLOCK, false, true); /* of which Python will not know */
 }
 
+static void on_first(int number)
+{
+    caught = number;
+    hurried = 1;
+    if (!deaf_to_interrupts)
+        handle(SIGINT, SIG_DFL, 0);
+    handle(SIGTERM, SIG_DFL, 0);
+}
+
+/* Unless one has come: then the next one kills. */
+static void hear(const struct request *request, void (*handler)(int))
+{
+    struct sigaction now;
+    if (caught)
+        return;
+    if (sigaction(SIGINT, NULL, &now) == 0 && now.sa_handler == SIG_IGN && !request->solo5)
+        deaf_to_interrupts = true; /* solo5-hvt hears it even then */
+    handle(SIGTERM, handler, 0);
+    if (!deaf_to_interrupts)
+        handle(SIGINT, handler, 0);
+}
+
+int signal_caught(void)
+{
+    return caught;
+}
+
 static void expect_signals(const struct request *request, bool is_kvm)
 {
-    const struct sigaction stop = {.sa_handler = on_stop};
     struct sigaction now;
-    handle(SIGTERM, on_stop, 0);
-    if (sigaction(SIGINT, &stop, &now) == 0 && now.sa_handler == SIG_IGN && !request->solo5) {
-        deaf_to_interrupts = true; /* solo5-hvt hears it even then */
-        handle(SIGINT, SIG_IGN, 0);
-    }
+    hear(request, on_stop);
+    if (caught)
+        stop_soon();
     if (is_kvm) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;
@@ -528,6 +567,8 @@ void run(const struct request *request)
     if (will_be_sandbox(request))
         sandbox_ahead_begin();
     tsc_sample(); /* early: sandbox/tsc.h */
+    hear(request, on_first);
+    let_stops_in(SIG_UNBLOCK);
     open_image(&image, request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)
@@ -540,6 +581,7 @@ void run(const struct request *request)
     const bool sandbox_alone = will_be_sandbox(request);
     devices_attach(request, &image.elf, &vm,
                    sandbox_alone ? (uint32_t)RING_NONE : ring_wanted(request, &image.elf), &devices);
+    let_stops_in(SIG_BLOCK);
 
     if (request->backend == BACKEND_SANDBOX || !make_machine(request, &image, &devices, line, line_bytes))
         make_sandbox(request, &image, &devices, line, line_bytes);

@@ -25,14 +25,19 @@ def ended(result: VmResult, options: RunOptions, signal: int) -> dict[str, objec
 
 
 def without_result(
-    error: Exception, options: RunOptions, *, reason: str = "not-started", status: int = 1
+    error: Exception,
+    options: RunOptions,
+    *,
+    reason: str = "not-started",
+    status: int = 1,
+    signal: int | None = None,
 ) -> dict[str, object]:
     """The result object when the guest could not start, or a mistake of ours ended its run."""
     known = error if isinstance(error, TenderError) else _unexpected(error)
     return {
         "schema": SCHEMA,
         "image": options.image,
-        "signal": None,
+        "signal": signal,
         "reason": reason,
         "status": status,
         "guest_status": None,

@@ -13,7 +13,7 @@ import time
 
 from tender.cli import say
 from tender.cli.options import RunOptions, UsageError, parse_args
-from tender.errors import ConfigError, HostError, ImageError, ManifestError, TenderError
+from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -98,12 +98,20 @@ class MistakeWhileRunning(Exception):
     """A mistake of ours from the guest's start on, which is the exception's cause: it is no "cannot start"."""
 
 
+class StoppedEarly(TenderError):
+    """A signal came before there was a VM."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Exiting on signal {number}", code="signal")
+        self.number = number
+
+
 class Stopper:
     """The handler of SIGINT and SIGTERM: the first one stops the VM, a second one kills the process.
 
     Made first of all: from then on these signals are let in, which the native command holds back when it executes
     Python, and which an inherited mask may. An inherited SIG_IGN of SIGINT, a shell's for what runs in the background,
-    stays unless `deaf` is False. While there is no VM yet, and `may_wait`, the first signal ends what is under way.
+    stays unless `deaf` is False. From let_wait() on, until there is a VM, the first signal ends what is under way.
     """
 
     def __init__(self, *, deaf: bool = True) -> None:
@@ -138,13 +146,14 @@ class Stopper:
             self._end_wait()
 
     def let_wait(self) -> None:
-        """From now on, until there is a VM, a disk's lock may be waited for. Raises HostError if a signal came before."""
+        """From now on, until there is a VM, a lock or a file system may be waited for. Raises StoppedEarly if a signal
+        came before."""
         self._may_wait = True
         if self.signal:
             self._end_wait()
 
     def _end_wait(self) -> None:
-        raise HostError(f"Exiting on signal {self.signal}, before the guest started", code="signal")
+        raise StoppedEarly(self.signal)
 
 
 def let_signals_in() -> None:
@@ -153,9 +162,15 @@ def let_signals_in() -> None:
 
 
 def only_hurry() -> None:
-    """SIGINT, SIGTERM and the end of --timeout's time keep this process from waiting for a reader, and nothing else."""
+    """SIGINT, SIGTERM and the end of --timeout's time keep this process from waiting for a reader; a second one kills it."""
+
+    def hurry(number: int, frame: object) -> None:
+        say.hurry()
+        _signal.signal(number, _signal.SIG_DFL)
+
     for number in (_SIGINT, _SIGALRM, _SIGTERM):
-        _signal.signal(number, lambda *_: say.hurry())
+        if _signal.getsignal(number) != _signal.SIG_IGN or number != _SIGINT:
+            _signal.signal(number, hurry)
     let_signals_in()
 
 
@@ -239,10 +254,9 @@ def _launch(
     from tender.native import lib
     from tender.vm import DISCARD, Vm
 
+    stopper.let_wait()
     with Image.open(options.image) as image:
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
-        if options.lock_wait > 0:
-            stopper.let_wait()
         config = configured(image)
         try:
             vm = Vm(image, config, console=_console(options.console, DISCARD), backend=options.backend)
@@ -339,7 +353,9 @@ def failed(error: TenderError, options: RunOptions) -> int:
     if options.json is not None:
         from tender.cli import report
 
-        report.write_json(report.without_result(error, options), options)
+        early = error.number if isinstance(error, StoppedEarly) else None
+        reason = "not-started" if early is None else "signal"
+        report.write_json(report.without_result(error, options, reason=reason, signal=early), options)
     return STATUS_CANNOT_START
 
 

@@ -5,7 +5,7 @@ import time
 
 from tender.config import BlockFd, BlockFile
 from tender.errors import DeviceError
-from tender.native import CData, check, descriptor, ffi, lib
+from tender.native import CData, answered, check, descriptor, ffi, lib
 from tender.printable import quoted
 from tender.values import Owner
 
@@ -105,11 +105,18 @@ def _open_disk(device: BlockFile | BlockFd, shown: str) -> BlockAttachment:
         shown = device.path
         if "\0" in shown:
             raise DeviceError(f"Could not open block device: {shown!r}: embedded null byte")
-        answer = lib.tn_block_open(_bytes(shown), device.read_only, device.raw, capacity, error, owner)
+        path = _bytes(shown)
+        answer = answered(
+            lambda: lib.tn_block_open(path, device.read_only, device.raw, capacity, error, owner), error
+        )
     else:
         shown = shown or f"@{device.fd}"
-        answer = lib.tn_block_duplicate(
-            device.fd, _bytes(shown), device.read_only, device.raw, capacity, error, owner
+        name = _bytes(shown)
+        answer = answered(
+            lambda: lib.tn_block_duplicate(
+                device.fd, name, device.read_only, device.raw, capacity, error, owner
+            ),
+            error,
         )
     if answer < 0:
         raise _refused(error, shown)

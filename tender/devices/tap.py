@@ -8,7 +8,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 
 from tender.config import NetFd, Tap, parse_mac
 from tender.errors import DeviceError
-from tender.native import CData, check, descriptor, ffi, lib
+from tender.native import CData, answered, check, descriptor, ffi, lib
 from tender.printable import quoted
 from tender.values import Owner
 
@@ -69,7 +69,7 @@ def attach(device: Tap | NetFd, *, use: int = lib.NET_PLAIN) -> NetAttachment:
             raise DeviceError(f"Could not attach interface: {device.name!r}: embedded null byte")
         mtu = ffi.new("uint32_t *")
         name = device.name.encode("utf-8", "surrogateescape")
-        if lib.tn_net_open_tap(name, use, mtu, error, owner) < 0:
+        if answered(lambda: lib.tn_net_open_tap(name, use, mtu, error, owner), error) < 0:
             raise _refused(error, device.name)
         return NetAttachment(owner, bytes(mac), int(mtu[0]), named=True)
     owner.leave_header = use != lib.NET_PLAIN

@@ -146,7 +146,7 @@ def test_a_signal_ends_the_wait(
         _, said = command.communicate(timeout=60)
     program = ASKED[how][0] if ASKED[how] else "tender"
     assert (command.returncode, said) == (
-        1, f"{program}: Exiting on signal {number.value}, before the guest started\n",
+        1, f"{program}: Exiting on signal {number.value}\n",
     )  # fmt: skip
 
 

@@ -1,0 +1,118 @@
+"""A file system that does not answer: the first signal ends the command's wait for it, before there is a guest."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from hanging_files import HangingFile
+from support import Guest
+
+from tender import Image
+
+pytestmark = pytest.mark.doors
+
+LAUNCHERS = ["native", "python"]
+PLACES = {
+    "image, opened": ("image", "open"),
+    "image, read": ("image", "read"),
+    "disk, opened": ("disk", "open"),
+    "disk, locked": ("disk", "lock"),
+    "disk, read": ("disk", "read"),
+}
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Path:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/fuse to mount a file system of this test's by")
+    place = tmp_path / "hangs"
+    place.mkdir()
+    return place
+
+
+def hanging(where: Path, guest: Guest, place: str) -> tuple[HangingFile, list[str]]:
+    """The file, and the words of a run that waits for it."""
+    what, call = PLACES[place]
+    data = guest("hello").read_bytes() if what == "image" else bytes(1 << 20)
+    file = HangingFile(where, data, call)
+    if what == "image":
+        return file, [str(file.path)]
+    return file, [f"--block:storage={file.path}", str(guest("block_edges"))]
+
+
+@pytest.mark.parametrize("front", [[], ["solo5-hvt"]], ids=["tender", "solo5-hvt"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_ends_a_wait_for_a_file(
+    tender_cmd: list[str],
+    guest: Guest,
+    door: str,
+    where: Path,
+    launcher: str,
+    place: str,
+    front: list[str],
+    number: signal.Signals,
+) -> None:
+    file, words = hanging(where, guest, place)
+    environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": door}
+    with file, subprocess.Popen(
+        [*tender_cmd, *front, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+    ) as command:  # fmt: skip
+        try:
+            assert file.waited.wait(60)
+            command.send_signal(number)
+            _, said = command.communicate(timeout=60)
+        finally:
+            command.kill()
+    program = front[0] if front else "tender"
+    assert (command.returncode, said.decode()) == (1, f"{program}: Exiting on signal {number.value}\n")
+
+
+def test_the_report_tells_of_the_signal(
+    tender_cmd: list[str], guest: Guest, door: str, where: Path, tmp_path: Path
+) -> None:
+    file, words = hanging(where, guest, "image, read")
+    report = tmp_path / "report"
+    with file, subprocess.Popen(
+        [*tender_cmd, f"--backend={door}", f"--json={report}", *words], stderr=subprocess.DEVNULL
+    ) as command:  # fmt: skip
+        try:
+            assert file.waited.wait(60)
+            command.send_signal(signal.SIGTERM)
+            status = command.wait(60)
+        finally:
+            command.kill()
+    told = json.loads(report.read_text())
+    assert (status, told["status"], told["reason"], told["signal"]) == (1, 1, "signal", 15)
+
+
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_the_library_waits_on_behind_a_signal_that_its_caller_handles(
+    guest: Guest, where: Path, call: str
+) -> None:
+    """And an exception of the handler ends the wait."""
+
+    class Enough(Exception):
+        pass
+
+    heard = []
+
+    def handler(number: int, frame: object) -> None:
+        heard.append(number)
+        if len(heard) == 3:
+            raise Enough
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with HangingFile(where, guest("hello").read_bytes(), call) as file:
+            signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+            with pytest.raises(Enough):
+                Image.open(file.path)
+            assert file.waited.is_set() and len(heard) == 3
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
