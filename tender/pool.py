@@ -167,5 +167,6 @@ class _Taken(Vm):
         fresh = Vm.__new__(Vm)
         answer = self._hand_over(fresh)
         if answer == 0:
+            del fresh.__dict__["_pool"]  # a pool's idle VMs do not keep it
             self._pool._give_back(fresh)
         return super()._release() if answer == -_ECHILD else 0 if answer == -_ESTALE else answer

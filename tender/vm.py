@@ -56,6 +56,25 @@ _STATES = {
 """What bindings/owner.h answers where a Vm is not in a state for what is asked of it."""
 
 
+# No object of the library refers to itself, by whatever way: what its user drops without close() is given back at
+# once, and does not wait for the garbage collector.
+
+
+class _Captured:
+    """The last of a console's bytes, and how many came before."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.lost = 0
+
+    def take(self, data: bytes) -> None:
+        self.data += data
+        over = len(self.data) - _CAPTURE_MAX
+        if over > 0:
+            del self.data[:over]
+            self.lost += over
+
+
 class Vm(Owner):
     """One virtual machine: made whole or not at all, run once, closed as often as you like.
 
@@ -89,8 +108,7 @@ class Vm(Owner):
         self._door: Door | None = None
         self._pid = posix.getpid()
         self._done = descriptor()  # readable once the thread of start() is done
-        self._captured: bytearray | None = None
-        self._captured_lost = 0
+        self._captured: _Captured | None = None
         self._on_console: Callable[[bytes], object] | None = None
         self._on_network: Callable[[str], object] = _log
         check_backend(backend)
@@ -150,8 +168,7 @@ class Vm(Owner):
         if console == DISCARD:
             fd = lib.CONSOLE_DISCARD
         elif console == CAPTURE:
-            self._captured = bytearray()
-            self._on_console = self._capture
+            self._capture()
         elif isinstance(console, int) and not isinstance(console, bool):
             fd = config_descriptor("console", console)
         elif hasattr(type(console), "__fspath__"):
@@ -181,13 +198,13 @@ class Vm(Owner):
         lib.tn_vm_add_console(self._handle, file)
         return fd
 
-    def _capture(self, data: bytes) -> None:
-        if self._captured is not None:
-            self._captured += data
-            over = len(self._captured) - _CAPTURE_MAX
-            if over > 0:
-                del self._captured[:over]
-                self._captured_lost += over
+    def _capture(self) -> None:
+        self._captured = _Captured()
+        self._on_console = self._captured.take
+
+    @property
+    def _lost_bytes(self) -> int:
+        return 0 if self._captured is None else self._captured.lost
 
     def _attach(
         self,
@@ -331,8 +348,7 @@ class Vm(Owner):
             to._done = descriptor()
             to._result = to._failure = None
             if to._captured is not None:
-                to._captured, to._captured_lost = bytearray(), 0
-                to._on_console = to._capture
+                to._capture()
         return answer
 
     def stop(self) -> None:
@@ -384,7 +400,10 @@ class Vm(Owner):
             if not _readable(done.fd, limit):
                 return None
         if self._failure is not None:
-            raise self._failure
+            try:
+                raise self._failure
+            finally:
+                del self  # the traceback has this frame
         return self._result
 
     def _no_wait(self) -> str:
@@ -429,7 +448,7 @@ class Vm(Owner):
         """What was counted so far; at any time, also while it runs."""
         from tender import outcome
 
-        return outcome.counters(self._look(), console_lost_bytes=self._captured_lost)
+        return outcome.counters(self._look(), console_lost_bytes=self._lost_bytes)
 
     @property
     def boot(self) -> "BootTimeline":
@@ -475,8 +494,8 @@ class Vm(Owner):
             isolation=self._door.isolation(report.isolation),
             timed_out=bool(report.timed_out),
             told=self._told,
-            console=None if self._captured is None else bytes(self._captured),
-            counters=outcome.counters(shared, console_lost_bytes=self._captured_lost),
+            console=None if self._captured is None else bytes(self._captured.data),
+            counters=outcome.counters(shared, console_lost_bytes=self._lost_bytes),
             boot=outcome.boot(shared, start=self._start_ns, vm_created=self._created_ns),
         )
 
@@ -528,9 +547,13 @@ def _run_started(key: int) -> None:
         vm._state = "running"
         vm._result = vm._run()
     except BaseException as error:
+        below = error.__traceback__ and error.__traceback__.tb_next
+        if below is not None:
+            below.tb_frame.clear()  # of _run(), which has the Vm
         vm._failure = error
     finally:
         vm._state = "ended"
+        del vm
 
 
 def _readable(fd: int, limit: "float | None") -> bool:
