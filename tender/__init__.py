@@ -1,8 +1,11 @@
 """Tender: a minimal monitor for unikernels.
 
 Everything public is here; the example in README.md is run by the tests. The names are loaded when they are
-first used, so that the command line pays only for what its road needs.
+first used, so that the command line pays only for what its road needs. In the source tree, whose package has no native
+part, the import itself fails and says what to do.
 """
+
+import posix
 
 TYPE_CHECKING: bool = (
     False  # ": bool", here and in each module: an editor takes a plain False for a branch never taken
@@ -101,6 +104,34 @@ __all__ = [
     "__version__",
     "run",
 ]
+
+
+def _exists(path: str) -> bool:
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
+
+
+def _refuse_sources() -> None:
+    """Fail where Python found the source tree's package in place of the installed one."""
+    directory = __path__[0]
+    if _exists(f"{directory}/_native.abi3.so") or not _exists(f"{directory}/../bindings/native.c"):
+        return
+    from importlib.util import find_spec
+
+    if find_spec("tender._native") is None:  # an editable installation finds it elsewhere
+        # With this package's name in the error, `python -m tender` shows a line and no traceback.
+        raise ImportError(
+            f"{directory} holds the sources of the package, and Python finds them before the package that is installed: "
+            "start Python in another directory, or as `python -P`",
+            name="tender",
+            path=__file__,
+        )
+
+
+_refuse_sources()
 
 
 def __getattr__(name: str) -> object:

@@ -305,3 +305,50 @@ def test_with_kvm_takes_no_failure_of_the_command_for_the_hosts_kvm(
     done = layout.run(layout.tmp / "tree/tools/with_kvm", "--or-sandbox", "--", "true")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"with_kvm: {said}") and "this host's KVM" not in done.stderr
+
+
+def in_the_source_tree(at: Layout) -> Path:
+    """As after `make build`: the sources here, and an environment that has the package."""
+    tree = at.tmp / "tree"
+    shutil.copytree(ROOT / "tender", tree / "tender")
+    (tree / "bindings").mkdir()
+    shutil.copy(ROOT / "bindings/native.c", tree / "bindings")
+    make_venv(tree / ".venv")
+    put_cffi(tree / ".venv" / LIB)
+    return tree
+
+
+USES = {
+    "import tender": ("-c", "import tender"),
+    "a name": ("-c", "from tender import Vm"),
+    "a module": ("-c", "import tender.config"),
+    "-m tender": ("-m", "tender", "--version"),
+    "-m tender.cli.main": ("-m", "tender.cli.main"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_in_the_source_tree_an_import_says_what_is_in_its_way(layout: Layout, use: str) -> None:
+    """Python puts the working directory, or that of the script, before what is installed."""
+    tree = in_the_source_tree(layout)
+    layout.tmp = tree
+    python = tree / ".venv/bin/python3"
+    done = layout.run(python, *USES[use])
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"ImportError: {tree}/tender holds the sources of the package" in last and "`python -P`" in last
+    if use.startswith("-m"):
+        assert done.stderr.splitlines() == [last], "no traceback"
+    way_out = {"-m tender": (0, "tender 0.1.0")}.get(use, (0, ""))
+    done = layout.run(python, "-P", *USES[use])
+    assert (done.returncode, done.stdout.partition("\n")[0], done.stderr) == (*way_out, "")
+
+
+def test_a_script_in_the_source_tree_is_told_so_too(layout: Layout) -> None:
+    tree = in_the_source_tree(layout)
+    (tree / "example.py").write_text("import tender\nprint(tender.Vm.__name__)\n")
+    done = layout.run(tree / ".venv/bin/python3", tree / "example.py")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "holds the sources of the package" in done.stderr.splitlines()[-1]
+    done = layout.run(tree / ".venv/bin/python3", "-P", tree / "example.py")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Vm\n", "")
