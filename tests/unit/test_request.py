@@ -1,0 +1,367 @@
+"""The native program's reading of a command line beside Python's: whatever words it takes mean the same to both.
+
+What it does not take it leaves to Python, so that is no difference. Both really read: bindings/launcher/request.c is
+compiled here, and by solo5-hvt's names Python opens its devices by functions that only note what they are asked for.
+"""
+
+import ctypes
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tender.cli import solo5
+from tender.cli.options import (
+    FLAGS,
+    NAMED,
+    SHORT,
+    VALUED,
+    RunOptions,
+    ambient_backend,
+    ambient_lock_wait,
+    ambient_require,
+    parse_args,
+)
+from tender.config import LAYERS, BlockFd, BlockFile, NetFd, Tap, parse_mac
+from tender.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+BINDINGS = ROOT / "bindings"
+
+# The words of a request as bytes that end in 0, in the order of Read.
+SHOWN = """
+#include <stdio.h>
+#include <string.h>
+#include "request.h"
+
+static const char *const layers[] = {LAYERS, NULL};
+const char *isolation_name(uint32_t index);
+const char *isolation_name(uint32_t index) { return layers[index]; }
+
+static char *at;
+static void text(const char *value, size_t len) { memcpy(at, value, len); at += len; *at++ = 0; }
+static void number(double value) { at += sprintf(at, "%.17g", value) + 1; }
+
+size_t shown(char **words, int is_solo5, const char *backend, const char *require, const char *lock_wait, char *to);
+size_t shown(char **words, int is_solo5, const char *backend, const char *require, const char *lock_wait, char *to)
+{
+    struct request r = {.program = "tender", .solo5 = is_solo5};
+    if (!request_read(words, backend, require, lock_wait, &r))
+        return 0;
+    at = to;
+    number((double)r.mem_bytes);
+    number(r.mem_adjusted);
+    number(r.quiet);
+    number(r.no_net_ring);
+    number(r.backend);
+    number(r.require);
+    number(r.timeout_s);
+    number(r.lock_wait_s);
+    text(r.image, strlen(r.image));
+    size_t args = 0;
+    while (r.args[args])
+        args++;
+    number((double)args);
+    for (size_t i = 0; i < args; i++)
+        text(r.args[i], strlen(r.args[i]));
+    number((double)r.setting_count);
+    for (size_t i = 0; i < r.setting_count; i++) {
+        const struct setting *s = &r.settings[i];
+        number(s->kind);
+        text(s->name_len ? s->name : "", s->name_len);
+        number(s->read_only);
+        number(s->raw);
+        if (s->kind == SETTING_NET_MAC)
+            for (int b = 0; b < 6; b++)
+                number(s->mac[b]);
+        else if (s->kind == SETTING_SECTOR_SIZE)
+            number(s->sector_size);
+        else if (s->value)
+            text(s->value, strlen(s->value));
+        else
+            number(s->fd);
+    }
+    return (size_t)(at - to);
+}
+"""
+KINDS = ("net", "net-mac", "block", "block-sector-size")  # enum setting_kind
+BACKENDS = ("auto", "kvm", "sandbox")  # enum backend
+
+
+class Device(NamedTuple):
+    """One word about a device; `value` is an interface, a path, a descriptor, a sector size or a MAC address's bytes."""
+
+    kind: str
+    name: bytes
+    value: "bytes | int | tuple[int, ...]"
+    read_only: bool = False
+    raw: bool = False
+
+
+class Read(NamedTuple):
+    """What a command line asks for."""
+
+    mem_bytes: int
+    mem_adjusted: bool
+    quiet: bool
+    no_net_ring: bool
+    backend: str
+    require: frozenset[str]
+    timeout: float
+    lock_wait: float
+    image: bytes
+    args: tuple[bytes, ...]
+    devices: tuple[Device, ...]
+
+
+Ambient = dict[str, str]  # by the name of parse_args()'s argument
+Native = Callable[[list[bytes], bool, Ambient], "Read | None"]
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
+    directory = tmp_path_factory.mktemp("request")
+    source, library = directory / "shown.c", directory / "shown.so"
+    source.write_text(SHOWN.replace("LAYERS", ", ".join(f'"{name}"' for name in LAYERS)))
+    folders = [
+        f"-I{folder}"
+        for folder in (ROOT / "abi", BINDINGS / "core", BINDINGS / "ends", BINDINGS / "launcher")
+    ]
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", *folders, source, BINDINGS / "launcher" / "request.c", "-o", library],
+        check=True, timeout=60,
+    )  # fmt: skip
+    shown = ctypes.CDLL(str(library)).shown
+    shown.restype = ctypes.c_size_t
+    room = ctypes.create_string_buffer(1 << 16)
+
+    def read(words: list[bytes], is_solo5: bool, ambient: Ambient) -> Read | None:
+        given = (ctypes.c_char_p * (len(words) + 1))(*words, None)
+        values = [
+            ambient[name].encode() if name in ambient else None
+            for name in ("backend", "require", "lock_wait")
+        ]
+        count = shown(given, int(is_solo5), *values, room)
+        return _parsed(iter(room.raw[:count].split(b"\0")[:-1])) if count else None
+
+    return read
+
+
+def _parsed(parts: Iterator[bytes]) -> Read:
+    def number() -> int:
+        return int(next(parts))
+
+    mem, adjusted, quiet, no_ring = number(), bool(number()), bool(number()), bool(number())
+    backend, layers = BACKENDS[number()], number()
+    timeout, lock_wait, image = float(next(parts)), float(next(parts)), next(parts)
+    args = tuple(next(parts) for _ in range(number()))
+    devices = []
+    for _ in range(number()):
+        kind, name, read_only, raw = KINDS[number()], next(parts), bool(number()), bool(number())
+        value: bytes | int | tuple[int, ...]
+        if kind == "net-mac":
+            value = tuple(number() for _ in range(6))
+        elif kind == "block-sector-size":
+            value = number()
+        else:
+            value = next(parts)
+        devices.append(_device(kind, name, value, read_only, raw))
+    require = frozenset(name for i, name in enumerate(LAYERS) if layers >> i & 1)
+    return Read(
+        mem, adjusted, quiet, no_ring, backend, require, timeout, lock_wait, image, args, tuple(devices)
+    )
+
+
+def _device(
+    kind: str, name: bytes, value: "bytes | int | tuple[int, ...]", read_only: bool, raw: bool
+) -> Device:
+    """Only a disk has these two."""
+    return Device(kind, name, value, *((read_only, raw) if kind == "block" else (False, False)))
+
+
+def raw_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def by_run(words: list[bytes], ambient: Ambient) -> Read:
+    """Raises ConfigError."""
+    options = parse_args([word.decode("utf-8", "surrogateescape") for word in words], **ambient)
+    assert options.action == "run"
+    devices = []
+    for s in options.settings:
+        value: bytes | int | tuple[int, ...]
+        if s.what == "net-mac":
+            assert isinstance(s.value, str)
+            value = tuple(parse_mac(s.value))
+        elif s.what == "block-sector-size":
+            assert isinstance(s.value, int)
+            value = s.value
+        else:
+            value = raw_bytes(str(s.value))
+        devices.append(_device(s.what, raw_bytes(s.name), value, s.read_only, s.raw))
+    unserved = RunOptions()
+    assert (options.console, options.json, options.stats) == (unserved.console, unserved.json, unserved.stats)
+    assert options.verbosity <= 0
+    return Read(
+        options.mem_bytes, options.mem_adjusted, options.verbosity < 0, options.net_ring == "off", options.backend,
+        frozenset(options.require), options.timeout or 0.0, options.lock_wait, raw_bytes(options.image),
+        tuple(map(raw_bytes, options.args)), tuple(devices),
+    )  # fmt: skip
+
+
+class _Noted:
+    """Stands for what Python opens: a device that is asked for, and nothing behind it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        pass
+
+
+def by_solo5(words: list[bytes], ambient: Ambient, monkeypatch: pytest.MonkeyPatch) -> Read:
+    """Raises ConfigError, which UsageError is."""
+    noted: list[Device] = []
+    name = ""
+
+    def attach(device: Tap | NetFd, **_: object) -> _Noted:
+        value = raw_bytes(device.name) if isinstance(device, Tap) else str(device.fd).encode()
+        noted.append(Device("net", name.encode(), value))
+        return _Noted(3)
+
+    def open_disk(device: BlockFile | BlockFd, *_: object, **__: object) -> _Noted:
+        value = raw_bytes(str(device.path)) if isinstance(device, BlockFile) else str(device.fd).encode()
+        noted.append(Device("block", name.encode(), value, device.read_only, device.raw))
+        return _Noted(3)
+
+    asked: dict[str, Any] = {}
+    with monkeypatch.context() as patched:
+        patched.setattr("tender.devices.tap.attach", attach)
+        patched.setattr("tender.devices.block.open_disk", open_disk)
+        patched.setattr(solo5, "_check_declared", lambda *_: None)
+        patched.setattr(solo5, "_check_inherited", lambda *_, **__: None)
+        patched.setattr("tender.native.lib", SimpleNamespace(tn_net_use=lambda *_: 0, RING_NONE=0))
+        patched.setattr("tender.cli.say.notice", lambda _: asked.update(adjusted=True))
+        patched.setattr("tender.manifest.match", lambda *_: None)
+        image: Any = SimpleNamespace(
+            name="", devices=(), elf=SimpleNamespace(c=None), check_fits=lambda mem: asked.update(mem=mem)
+        )
+        texts = [word.decode("utf-8", "surrogateescape") for word in words]
+        at = 0
+        while at < len(texts) and texts[at].startswith("-") and texts[at] != "--":
+            at += 1
+        kernel = texts[at + (texts[at : at + 1] == ["--"]) :]
+        if not kernel or not kernel[0]:
+            raise ConfigError("no KERNEL")
+        backend = ambient_backend(ambient.get("backend", ""))
+        require = ambient_require(ambient.get("require", ""))
+        lock_wait = ambient_lock_wait(ambient.get("lock_wait", ""))
+        devices = solo5._Devices(lock_wait)
+        for word in texts[:at]:
+            name = word.partition("=")[0].partition(":")[2]
+            before = dict(devices._macs), dict(devices._sector_sizes)
+            if not word.startswith("--mem=") and word != "--no-net-ring":
+                devices.take(word, image)
+            if devices._macs != before[0] or word.startswith("--net-mac:"):
+                noted.append(Device("net-mac", name.encode(), tuple(parse_mac(devices._macs[name]))))
+            if devices._sector_sizes != before[1] or word.startswith("--block-sector-size:"):
+                noted.append(Device("block-sector-size", name.encode(), devices._sector_sizes[name]))
+        plain = [text for text in texts[:at] if text.startswith("--mem=") or text == "--no-net-ring"]
+        config = solo5._configured(image, plain, tuple(kernel[1:]), solo5._Devices(lock_wait), require)
+    return Read(
+        config.mem_bytes, bool(asked.get("adjusted")), False, config.net_ring == "off", backend, frozenset(require),
+        0.0, lock_wait, raw_bytes(kernel[0]), tuple(map(raw_bytes, kernel[1:])), tuple(noted),
+    )  # fmt: skip
+
+
+# ---- words
+
+NAMES = ("", "a", "service0", "Z9", "n" * 67, "n" * 68, "a_b", "a.b", "é")
+VALUES = (
+    *("", "0", "1", "2", "3", "5", "8", "64", "511", "512", "513", "4094", "4095", "4096", "4097", "32768", "65536"),
+    *("999999999", "1000000000", "99999999999999999999", "+5", "-5", " 5", "5 ", "0x10", "1e3", "1_0", "٣", "012"),
+    *("64M", "64m", "1G", "1g", "4G", "5G", "2048K", "2048k", "1K", "64MiB", "64Mi", "8MB", "8 M", "M", "1.5G"),
+    *("0.25", "250ms", "5s", ".5", "5.", ".", "1.2.3", "0ms", "0.0", "1e9", "999999999.9", "inf", "nan", "ms", "s"),
+    *("0.00000000000000001", "00000000000000000005", "12345678901234567890s", "123456789012345678901", "5sms"),
+    *("auto", "kvm", "sandbox", "KVM", "xen", "kvm ", "kvm,landlock", "landlock", "landlock,", ",", "uid,uid"),
+    *("tap0", "a=tap0", "a b", "t" * 15, "t" * 16, "t" * 20, "@3", "@0", "@", "@x", "@-1", "@999999999"),
+    *("@1000000000", "a=@3", "@3:ro", "@3:raw", "@3:raw:ro", "a=@3:raw:rw", "disk.img", "/a=b", "./@3", ":ro", ":raw"),
+    *(":rw", ":raw:ro", "d:ro", "d:rw", "d:raw", "d:raw:raw", "d:ro:rw", "d:ro:raw", "d:raw:rw", "a=d:ro", "a=", "=d"),
+    *("02:00:00:00:00:01", "2:0:0:0:0:1", "a=02:00:00:00:00:01", "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff"),
+    *("02:00:00:00:00", "02:00:00:00:00:01:02", "02:00:00:00:00:011", "02:00:00:00:00:0x", "0x2:0:0:0:0:1"),
+    *("+2:0:0:0:0:1", " 2:0:0:0:0:1", "002:0:0:0:0:1", "02-00-00-00-00-01", "00:00:00:00:00:00", "\udcff", "é"),
+)  # fmt: skip
+KERNELS = ("app.elf", "", "-", "--", "-app.elf", "run", "\udcff")
+value = st.sampled_from(VALUES) | st.text("0123456789abGKkMmsx:=@.,-+ ro", max_size=9)
+option = st.sampled_from((*VALUED, *NAMED, *FLAGS, *SHORT, "-vv", "--frob", "--me", "--"))
+word = st.one_of(
+    st.builds("{}={}".format, option, value).map(lambda w: [w]),
+    st.builds(lambda o, v: [o, v], option, value),
+    st.builds("{}:{}={}".format, option, st.sampled_from(NAMES), value).map(lambda w: [w]),
+    st.builds(lambda o, n, v: [f"{o}:{n}", v], option, st.sampled_from(NAMES), value),
+    option.map(lambda w: [w]),
+)
+# Words that both are likelier to take, or one whole command line might never be read to its end.
+likely = st.one_of(
+    st.sampled_from(VALUES).map(lambda v: [f"--mem={v}"]),
+    st.builds("--net:{}={}".format, st.sampled_from(NAMES), st.sampled_from(VALUES)).map(lambda w: [w]),
+    st.builds("--net-mac:{}={}".format, st.sampled_from(NAMES), st.sampled_from(VALUES)).map(lambda w: [w]),
+    st.builds("--block:{}={}".format, st.sampled_from(NAMES), st.sampled_from(VALUES)).map(lambda w: [w]),
+    st.builds("--block-sector-size:{}={}".format, st.sampled_from(NAMES), st.sampled_from(VALUES)).map(lambda w: [w]),
+    st.builds(lambda o, v: [f"{o}={v}"], st.sampled_from(("--timeout", "--lock-wait", "--backend", "--require")),
+              st.sampled_from(VALUES)),
+    st.sampled_from((["-q"], ["--quiet"], ["--no-net-ring"])),
+)  # fmt: skip
+lines = st.builds(
+    lambda words, rest: [w for group in words for w in group] + rest,
+    st.lists(word | likely, max_size=3),
+    st.lists(st.sampled_from(KERNELS), max_size=3),
+)
+variables = st.fixed_dictionaries(
+    {},
+    optional={
+        "backend": st.sampled_from(("", "auto", "kvm", "sandbox", "xen", "KVM")),
+        "require": st.sampled_from(("", "kvm", "uid,kvm", "uid,", "walls", " uid")),
+        "lock_wait": st.sampled_from(("", "0", "0.0", "00", "5", "250ms", "5s", "1e1", "-1", "x", " 5")),
+    },
+)
+
+
+@settings(max_examples=1500)
+@given(words=lines, ambient=variables)
+@example(words=["--lock-wait=0", "--lock-wait", "5", "app.elf"], ambient={})
+def test_what_both_take_of_runs_words_is_the_same(native: Native, words: list[str], ambient: Ambient) -> None:
+    given = list(map(raw_bytes, words))
+    taken = native(given, False, ambient)
+    assert taken is None or taken == by_run(given, ambient)
+
+
+@settings(max_examples=1500)
+@given(words=lines, ambient=variables)
+def test_what_both_take_of_solo5_hvts_words_is_the_same(
+    native: Native, words: list[str], ambient: Ambient
+) -> None:
+    given = list(map(raw_bytes, words))
+    taken = native(given, True, ambient)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert taken is None or taken == by_solo5(given, ambient, monkeypatch)
+
+
+@pytest.mark.parametrize("is_solo5", [False, True], ids=["run", "solo5-hvt"])
+def test_every_value_of_every_option(native: Native, is_solo5: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In each form; and the native program takes a good part of them, else this would compare nothing."""
+    taken = 0
+    for base in (*VALUED, *NAMED):
+        for text in VALUES:
+            for form in ([f"{base}={text}"], [base, text], [f"{base}:a={text}"], [f"{base}:a", text]):
+                words = list(map(raw_bytes, [*form, "app.elf", "x"]))
+                found = native(words, is_solo5, {})
+                if found:
+                    taken += 1
+                    assert found == (by_solo5(words, {}, monkeypatch) if is_solo5 else by_run(words, {}))
+    assert taken > 100
