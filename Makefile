@@ -7,7 +7,7 @@ EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-pyt
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check format run test test-intel test-intel-fast wheel bench clean fuzz-long hostile-long $(EACH) $(DEBIANS:%=test-%) test-debian13
+.PHONY: help setup build check format run can-run test test-intel test-intel-fast wheel bench clean fuzz-long hostile-long $(EACH) $(DEBIANS:%=test-%) test-debian13
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -25,8 +25,11 @@ $(VENV)/.ready-test: $(VENV)/.ready-build
 build: $(VENV)/.ready-build  ## the native core, the guests and the package, into the environment
 	@tools/build
 
-run: build  ## boot the echo unikernel over a real TAP and ping it: on KVM, or without one in the sandbox
+run: can-run build  ## boot the echo unikernel over a real TAP and ping it: on KVM, or without one in the sandbox
 	tools/with_kvm --or-sandbox -- tools/run_echo
+
+can-run: # asked before the build, which takes minutes; the box needs nothing of this host
+	@[ "$${TENDER_KVM:-}" = box ] || tools/with_net --check || { echo "make run: or in a test VM, as any user: make setup && TENDER_KVM=box make run" >&2; exit 1; }
 
 check: setup build  ## lint, types, unit and native tests: no root, no KVM, under a minute
 	@$(SUITES) lint types unit native

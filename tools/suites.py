@@ -203,6 +203,9 @@ def summary(outcomes: dict[str, Outcome]) -> Iterator[str]:
 
 def main(names: Sequence[str]) -> int:
     """The exit status."""
+    if list(names) in (["-h"], ["--help"]):
+        print(__doc__, end="")
+        return 0
     if list(names) == ["--c-files"]:
         print(*c_files(), sep="\n")
         return 0

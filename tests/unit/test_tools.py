@@ -1,0 +1,46 @@
+"""What the programs in tools/ say of themselves."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Those that take words, and what they end with where there is none.
+WITH_WORDS = {
+    "with_net": 2,
+    "with_kvm": 2,
+    "with_kvm --or-sandbox": 2,
+    "with_net --": 2,
+    "with_kvm --": 2,
+    "with_intel --": 2,
+    "with_intel": 2,
+    "fuzz": 2,
+    "setup": 2,
+    "setup .venv": 2,
+    "with_net --check true": 2,
+    "with_net --no-such-option": 2,
+    "with_kvm --no-such-option": 2,
+}
+PROGRAMS = ("with_net", "with_kvm", "with_intel", "fuzz", "setup", "suites.py", "chroot", "make_wheel.py")
+
+
+def tool(words: str) -> "subprocess.CompletedProcess[str]":
+    command = f"{ROOT}/tools/{words}".split()
+    front = ["python3"] if ".py" in command[0] else []
+    return subprocess.run([*front, *command], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_is_the_usage_and_nothing_else_happens(name: str, option: str) -> None:
+    done = tool(f"{name} {option}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: tools/{name}" in done.stdout
+
+
+@pytest.mark.parametrize("words", WITH_WORDS)
+def test_without_what_it_wants_a_tool_shows_its_usage_and_fails(words: str) -> None:
+    done = tool(words)
+    assert (done.returncode, done.stdout) == (WITH_WORDS[words], "")
+    assert f"usage: tools/{words.split()[0]}" in done.stderr
