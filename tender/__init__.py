@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tender.errors import (
         ConfigError,
         DeviceError,
-        GuestFailed,
         HostError,
         ImageError,
         KvmUnavailable,
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from tender.image import Device, Image
     from tender.native import Segment
     from tender.pool import VmPool
-    from tender.result import BootTimeline, Counters, ExitReason, GuestFault, Trap, VmResult
+    from tender.result import BootTimeline, Counters, ExitReason, GuestFailed, GuestFault, Trap, VmResult
     from tender.vm import CAPTURE, DISCARD, Vm, run
 
 _WHERE = {
@@ -45,7 +44,7 @@ _WHERE = {
     "VmConfig": "config",
     "ConfigError": "errors",
     "DeviceError": "errors",
-    "GuestFailed": "errors",
+    "GuestFailed": "result",
     "HostError": "errors",
     "ImageError": "errors",
     "KvmUnavailable": "errors",

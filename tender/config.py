@@ -224,6 +224,12 @@ class NetFd(Value):
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("NetFd holds a descriptor of this process and cannot be pickled")
 
+    def __copy__(self) -> "NetFd":
+        return self
+
+    def __deepcopy__(self, _: object) -> "NetFd":
+        return self  # an immutable value: the number of the descriptor
+
 
 def check_sector(size: int) -> None:
     """Raises ConfigError unless a disk can have sectors of `size` bytes."""
@@ -286,6 +292,12 @@ class BlockFd(Value):
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("BlockFd holds a descriptor of this process and cannot be pickled")
+
+    def __copy__(self) -> "BlockFd":
+        return self
+
+    def __deepcopy__(self, _: object) -> "BlockFd":
+        return self
 
 
 NetDevice = Tap | NetFd

@@ -119,13 +119,3 @@ class VmStateError(TenderError):
     """The VM is not in a state that allows this: run twice, used after close, used in a forked child."""
 
     default_code = "state"
-
-
-class GuestFailed(TenderError):
-    """Raised by VmResult.check() only: the guest did not end with status 0; `result` is the VmResult."""
-
-    default_code = "guest"
-
-    def __init__(self, message: str, result: object) -> None:
-        super().__init__(message)
-        self.result = result

@@ -1,6 +1,6 @@
 """How a run ended: the reason, the statuses, what was counted, and when each step was reached."""
 
-from tender.errors import ConfigError, GuestFailed
+from tender.errors import ConfigError, TenderError
 from tender.values import Value
 
 TYPE_CHECKING: bool = False
@@ -257,3 +257,16 @@ class VmResult(Value):
         if tail:
             text += "\n" + tail.decode("utf-8", "replace")
         raise GuestFailed(text, self)
+
+
+class GuestFailed(TenderError):
+    """Raised by VmResult.check() only: the guest did not end with status 0; `result` is the VmResult."""
+
+    default_code = "guest"
+
+    def __init__(self, message: str, result: "VmResult") -> None:
+        super().__init__(message)
+        self.result = result
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.message, self.result), self.__dict__)

@@ -93,6 +93,40 @@ def test_a_child_of_fork_keeps_no_page_of_the_vcpu(guest: Guest, door: str) -> N
             assert vm.run(timeout=60).ok
 
 
+USES: dict[str, Callable[[Vm], object]] = {
+    "run": lambda vm: vm.run(),
+    "start": lambda vm: vm.start(),
+    "wait": lambda vm: vm.wait(),
+    "counters": lambda vm: vm.counters,
+    "boot": lambda vm: vm.boot,
+    "memory": lambda vm: vm.memory(0x100000, 1),
+    "pid": lambda vm: vm.pid,
+    "isolation": lambda vm: vm.isolation,
+}
+HARMLESS = {"close", "stop", "backend", "config", "fallback", "image_name"}
+
+
+def test_the_uses_are_all_that_a_vm_has() -> None:
+    assert set(USES) | HARMLESS - {"backend", "config", "fallback", "image_name"} == {
+        name for name in dir(Vm) if not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_child_of_fork_is_told_that_a_vm_is_its_parents(guest: Guest, use: str) -> None:
+    def tries() -> None:
+        with pytest.raises(VmStateError, match=r"before fork\(\)"):
+            USES[use](vm)
+        with pytest.raises(VmStateError, match=r"before fork\(\)"):
+            pool.take()
+        os._exit(42)
+
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        with VmPool(image, SMALL) as pool:
+            assert in_a_child(tries) == 42
+            assert vm.run(timeout=60).ok and pool.run(timeout=60).ok
+
+
 def test_a_child_of_fork_does_not_end_the_guests_of_a_pool(guest: Guest) -> None:
     with Image.open(guest("hello")) as image, VmPool(image, SMALL, size=2) as pool, pool.take() as taken:
         assert in_a_child(pool.close) == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tender import BlockFd, DeviceError, NetFd
+from tender import BlockFd, BlockFile, DeviceError, NetFd
 from tender.devices import block, tap
 from tender.devices.inherited import check_inherited
 
@@ -139,6 +139,25 @@ def test_the_commands_own_descriptors_are_not_what_it_was_given(tmp_path: Path) 
         check_inherited(fd, is_net=False)
     os.set_inheritable(fd, True)
     check_inherited(fd, is_net=False)
+
+
+def test_the_lock_of_a_disk_by_descriptor_ends_with_its_vm_whatever_duplicates_are_open(
+    tmp_path: Path,
+) -> None:
+    disk = tmp_path / "d.img"
+    disk.write_bytes(bytes(1024))
+    fd = os.open(disk, os.O_RDWR)
+    duplicate = os.dup(fd)
+    try:
+        held = block.attach("storage", BlockFd(fd), block.Patience(0))
+        with pytest.raises(DeviceError) as refused:
+            block.attach("storage", BlockFd(duplicate), block.Patience(0))
+        assert refused.value.code == "block-locked"
+        held.close()
+        block.attach("storage", BlockFile(disk), block.Patience(0)).close()
+    finally:
+        os.close(fd)
+        os.close(duplicate)
 
 
 @pytest.mark.parametrize("launcher", ["python", "native"])

@@ -1,0 +1,112 @@
+"""Which objects of the library can be copied, compared and sent to another process; a table of every public class."""
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import tender
+from tender import (
+    BlockFd,
+    BlockFile,
+    BootTimeline,
+    ConfigError,
+    Counters,
+    Device,
+    DeviceError,
+    GuestFailed,
+    GuestFault,
+    HostError,
+    Image,
+    ImageError,
+    KvmUnavailable,
+    ManifestError,
+    NetFd,
+    Segment,
+    Tap,
+    TenderError,
+    Trap,
+    Vm,
+    VmConfig,
+    VmPool,
+    VmResult,
+    VmStateError,
+)  # fmt: skip
+from tender.backend import trial
+from tender.values import Value
+
+ZERO = dict.fromkeys(Counters.__slots__, 0) | {"hypercalls": {"puts": 1}}
+RESULT = VmResult(
+    reason="exit", status=3, guest_status=3, message="", trap=None, console=b"\xff\n", backend="sandbox",
+    counters=Counters(**ZERO), boot=BootTimeline(**dict.fromkeys(BootTimeline.__slots__, 1)), isolation=("uid",),
+)  # fmt: skip
+HINTS: Any = {"code": "c", "hint": "h", "command_hint": "--h"}
+
+SENT: list[object] = [
+    VmConfig(mem="64M", args=("a", "\udcff"), net={"n": Tap("t")}, block=BlockFile("d"), require=("kvm",)),
+    Tap("tap0", mac="02:00:00:00:00:01"),
+    BlockFile("disk.img", read_only=True, raw=True),
+    Device(name="service0", kind="net", handle=1),
+    Segment(**dict.fromkeys(Segment.__slots__, 7)),
+    RESULT,
+    RESULT.counters,
+    RESULT.boot,
+    Trap(**dict.fromkeys(Trap.__slots__, 7)),
+    GuestFault(rip=1, instruction="0f", registers={"rax": 1}),
+    *(kind("what", **HINTS) for kind in (TenderError, ConfigError, VmStateError)),
+    ImageError("what", file="app.elf", offset=9, **HINTS),
+    ManifestError("what", missing=(("service0", "net"),), **HINTS),
+    *(kind("what", errno=5, **HINTS) for kind in (HostError, KvmUnavailable, DeviceError)),
+    GuestFailed("what", RESULT),
+]
+COPIED_ONLY: list[Value] = [NetFd(3), BlockFd(3), VmConfig(net=NetFd(3), block={"b": BlockFd(4)})]
+OWNERS = (Image, Vm, VmPool)
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, BaseException):
+        return type(a) is type(b) and str(a) == str(b) and a.__dict__ == b.__dict__
+    return type(a) is type(b) and a == b and hash(a) == hash(b)
+
+
+WAYS: list[Callable[[Any], Any]] = [
+    copy.copy,
+    copy.deepcopy,
+    *(lambda it, n=n: pickle.loads(pickle.dumps(it, protocol=n)) for n in range(pickle.HIGHEST_PROTOCOL + 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("it", SENT, ids=lambda it: type(it).__name__)
+def test_a_value_or_an_error_is_the_same_behind_a_copy_and_in_another_process(it: object) -> None:
+    for way in WAYS:
+        assert same(way(it), it)
+
+
+@pytest.mark.parametrize("it", COPIED_ONLY, ids=lambda it: type(it).__name__)
+def test_what_names_a_descriptor_is_copied_but_not_sent(it: Value) -> None:
+    for way in WAYS[:2]:
+        assert same(way(it), it)
+    for way in WAYS[2:]:
+        with pytest.raises(TypeError, match="holds a descriptor of this process and cannot be pickled"):
+            way(it)
+
+
+def test_an_owner_is_neither_copied_nor_sent() -> None:
+    with Image.from_bytes(trial.elf()) as image:
+        with (
+            Vm(image, VmConfig(mem=4), backend="sandbox") as vm,
+            VmPool(image, VmConfig(mem=4), backend="sandbox") as pool,
+        ):
+            with pool.take() as taken:
+                for it in (image, vm, pool, taken, [vm], {"vm": vm}):
+                    for way in WAYS if not isinstance(it, (list, dict)) else WAYS[1:]:
+                        with pytest.raises(TypeError, match="cannot be copied or pickled: it owns"):
+                            way(it)
+
+
+def test_the_tables_have_every_public_class() -> None:
+    public = {it for name in tender.__all__ if inspect.isclass(it := getattr(tender, name))}
+    assert {type(it) for it in [*SENT, *COPIED_ONLY]} | {*OWNERS, tender.ExitReason} == public
