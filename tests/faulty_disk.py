@@ -91,7 +91,7 @@ class FaultyDisk:
         for fd in self._opened:
             os.close(fd)
         os.close(self._mount)
-        self._thread.join(30)
+        self._thread.join(120)
         os.close(self._device)
 
     # ---- the other side

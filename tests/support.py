@@ -59,7 +59,7 @@ class TapInterface:
 
     def carries(self) -> None:
         """Wait until the host sends by it: some time after a guest has opened it, for the kernel does that by the way."""
-        state, deadline = Path(f"/sys/class/net/{self.name}/operstate"), time.monotonic() + 30
+        state, deadline = Path(f"/sys/class/net/{self.name}/operstate"), time.monotonic() + 120
         while state.read_text().strip() != "up":
             assert time.monotonic() < deadline, f"{self.name} stays {state.read_text().strip()}"
             time.sleep(0.001)
@@ -68,7 +68,7 @@ class TapInterface:
 
 def sandbox_of(command: int) -> psutil.Process:
     """The sandbox's process of a command whose guest runs; what helped at its start has ended by then."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
         found = psutil.Process(command).children(recursive=True)
         if len(found) == 1 and found[0].name() == "tender-sandbox":
@@ -97,7 +97,7 @@ def footprint() -> Footprint:
 
 def assert_nothing_is_left(before: Footprint, *, slack_maps: int = 22) -> None:
     """Given some time to come down: a thread that has ended is unmapped a little later."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     # Malloc's arenas may grow a little, and eight threads that close VMs leave a stack each (close_later.h); a VM's
     # memory may not stay.
     maps_max = before.mappings + slack_maps

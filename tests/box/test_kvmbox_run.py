@@ -61,16 +61,29 @@ def is_running(process: int) -> bool:
         return False
 
 
-def wait_until(condition: Callable[[], bool], limit_s: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], limit_s: float = 120) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def start_ready(tmp_path: Path, script: str, *options: str) -> "subprocess.Popen[bytes]":
+# kvmbox, but the signal that should end the command is not followed by the end of the box ten seconds later.
+PATIENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from kvmbox_lib import job
+from kvmbox_lib.cli import main
+job.GRACE_S = 1000.0
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def start_ready(
+    tmp_path: Path, script: str, *options: str, program: tuple[str, ...] = (str(KVMBOX),)
+) -> "subprocess.Popen[bytes]":
     """A running box whose command has said that it is ready."""
-    command = [str(KVMBOX), "run", *options, "--", "sh", "-c", script]
+    command = [*program, "run", *options, "--", "sh", "-c", script]
     # A shell's background job ignores SIGINT, and what it starts inherits that: the tests may be such a job.
     command = ["env", "--default-signal=INT", *command]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -207,9 +220,9 @@ def test_time_limit_is_124(tmp_path: Path) -> None:
 
 
 def test_idle_limit_is_124_and_output_puts_it_off(tmp_path: Path) -> None:
-    script = "for i in 1 2 3 4; do echo $i; sleep 0.7; done; sleep 1000"
+    script = "for i in 1 2 3 4; do echo $i; sleep 2.2; done; sleep 1000"
 
-    done = kvmbox("--idle-timeout", "2", "--", "sh", "-c", script, cwd=tmp_path)
+    done = kvmbox("--idle-timeout", "8", "--", "sh", "-c", script, cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (124, b"1\n2\n3\n4\n")
 
@@ -230,12 +243,14 @@ def test_signal_reaches_the_command_and_nothing_stays(tmp_path: Path, number: si
 
 
 def test_second_signal_ends_a_command_that_does_not_listen(tmp_path: Path) -> None:
-    running = start_ready(tmp_path, "trap '' TERM; echo ready; while :; do sleep 0.1; done")
+    script = "trap 'echo again >heard' TERM; echo ready; while :; do sleep 0.1; done"
+    patient = (sys.executable, "-c", PATIENT, str(KVMBOX.parent))
+    running = start_ready(tmp_path, script, program=patient)
 
     running.terminate()
-    time.sleep(0.5)  # two of the same at once would be one
+    wait_until((tmp_path / "heard").exists)  # two of the same at once would be one
     running.terminate()
-    running.communicate(timeout=8)
+    running.communicate(timeout=120)
 
     assert running.returncode == 128 + signal.SIGTERM
 

@@ -145,5 +145,5 @@ def test_no_end_of_the_hosts_making_says_never_again(guest: Guest) -> None:
     with Image.open(guest("spin")) as image, Vm(image, SMALL, console=DISCARD, backend="sandbox") as vm:
         vm.start(timeout=60)
         os.kill(vm.pid, signal.SIGKILL)
-        result = vm.wait(30)
+        result = vm.wait(120)
     assert result is not None and result.status not in NEVER_AGAIN and not result.ok

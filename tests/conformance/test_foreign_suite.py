@@ -218,7 +218,7 @@ def flood(
         if FLOOD:
             process.send_signal(signal.SIGTERM)
         try:
-            said += process.communicate(timeout=30)[0]
+            said += process.communicate(timeout=120)[0]
         except subprocess.TimeoutExpired:
             process.kill()
             said += process.communicate()[0]

@@ -34,7 +34,7 @@ def test_as_process_1_of_a_container_sigterm_ends_it(front: Front, guest: Guest)
         assert re.search(r"^NSpid:(\s\d+)*\s1$", namespaces, re.M), namespaces
         os.kill(first, signal.SIGTERM)
         assert outside.stderr.read() == "solo5-hvt: Exiting on signal 15\n"
-        assert outside.wait(timeout=30) == 1
+        assert outside.wait(timeout=120) == 1
 
 
 def test_our_unikernels_are_no_programs_for_the_hosts_kernel(guest: Guest) -> None:
@@ -63,7 +63,7 @@ def test_an_idle_loop_wakes_for_each_frame_and_reads_until_again() -> None:
         )
     guest.halt()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(30)
+    ours.settimeout(120)
     answers: list[bytes] = []
 
     def talk() -> None:

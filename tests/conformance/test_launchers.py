@@ -144,7 +144,7 @@ def test_albatross_stops_it_with_sigterm_and_waits(
     process = albatross(front("solo5-hvt.2"), console, "--mem=32", "--", guest(name), "--name=vm")
     console.wait_for(b"ffff\n" if name == "flood" else b"ready\n")
     process.terminate()
-    assert process.wait(timeout=30) == 1
+    assert process.wait(timeout=120) == 1
     assert console.everything().endswith(b"solo5-hvt.2: Exiting on signal 15\n")
 
 
@@ -155,7 +155,7 @@ def test_albatross_stops_it_although_nobody_reads_its_console(
     while os.get_blocking(console.writer) and not _is_full(console.writer):
         assert process.poll() is None
     process.terminate()
-    assert process.wait(timeout=30) == 1
+    assert process.wait(timeout=120) == 1
     console.start()
 
 
@@ -237,7 +237,7 @@ def test_urunc_starts_a_unikernel_with_a_tap(front: Front, guest: Guest, tap: Ta
         assert process.stdout and process.stdout.readline()
         answered = subprocess.run(["ping", "-c1", "-W20", "10.0.0.2"], capture_output=True, check=False)
         process.terminate()
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=120) == 1
     assert answered.returncode == 0, answered.stdout
 
 
@@ -252,7 +252,7 @@ def test_urunc_ends_the_process_that_it_became(
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
         assert command[-4:] == [b"solo5-hvt", b"--mem=268", str(guest("spin")).encode(), b""]
         os.kill(process.pid, number)
-        assert process.wait(timeout=30) == status
+        assert process.wait(timeout=120) == status
         assert process.stdout.read() == b""  # nobody is left who holds the console
 
 

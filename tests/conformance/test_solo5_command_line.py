@@ -505,7 +505,7 @@ def test_sigint_and_sigterm(front: Front, guest: Guest, name: str, number: signa
         assert process.stdout.readline() in ("ready\n", "f" * 63 + "\n")
         process.send_signal(number)
         assert process.stderr.read() == f"solo5-hvt: Exiting on signal {number.value}\n"
-        assert process.wait(timeout=30) == 1
+        assert process.wait(timeout=120) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGKILL])
@@ -514,7 +514,7 @@ def test_other_signals_keep_their_default_action(front: Front, guest: Guest, num
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        assert process.wait(timeout=30) == -number
+        assert process.wait(timeout=120) == -number
         assert process.stdout.read() == ""  # and nobody is left who holds the console
 
 

@@ -94,7 +94,7 @@ def test_the_network_works(solo5_hvt: list[str], guest: Guest, tap: TapInterface
     try:
         assert running.stdout is not None and running.stdout.read(1)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-            udp.settimeout(10)
+            udp.settimeout(120)
             udp.sendto(b"hello", ("10.0.0.2", 7))
             assert udp.recv(100) == b"hello"
     finally:

@@ -94,7 +94,6 @@ def test_frames_are_measured_beside_the_same_program(
 
 
 @pytest.mark.tap
-@pytest.mark.timeout(300)
 def test_counts_are_the_committed_ones(tender_cmd: list[str], door: str) -> None:
     """System calls, ioctls and exits a boot, a frame and a request: who changes one changes the table, knowingly."""
     words = ["bench", "count", "--backend", door, "--expect", str(ROOT / "bench" / "expected_counts.txt")]

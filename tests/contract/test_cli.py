@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -107,15 +106,15 @@ def test_a_panic_is_the_guests_own_text_and_255(tender: Tender, guest: Guest) ->
 
 
 def test_a_time_limit_ends_a_guest_that_spins(tender: Tender, guest: Guest) -> None:
-    done = tender("--mem=8", "--timeout=200ms", guest("spin"))
+    done = tender("--mem=8", "--timeout=4000ms", guest("spin"))
     assert (done.returncode, done.stdout) == (1, "ready\n")
-    assert done.stderr == "tender: the guest was stopped: the 0.2 s given are over\n"
+    assert done.stderr == "tender: the guest was stopped: the 4 s given are over\n"
 
 
 # ---- signals
 
 
-@pytest.mark.parametrize("limit", [[], ["--timeout=50"]])
+@pytest.mark.parametrize("limit", [[], ["--timeout=1000"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("name", ["spin", "flood"])
 def test_a_signal_ends_the_guest(
@@ -129,11 +128,9 @@ def test_a_signal_ends_the_guest(
     ) as process:
         assert process.stdout and process.stderr
         assert process.stdout.readline() in ("ready\n", "f" * 63 + "\n")
-        began = time.monotonic()
         process.send_signal(number)  # with `flood` the pipe is full by now: the guest waits for its reader
         said = process.stderr.read().splitlines()
-        assert process.wait(timeout=30) == 1
-        assert time.monotonic() - began < 40, "it was the time limit that ended it"
+        assert process.wait(timeout=120) == 1
     assert said[0] == f"tender: Exiting on signal {number.value}"
     result = json.loads(said[-1])
     assert (result["reason"], result["signal"], result["status"]) == ("signal", number.value, 1)
@@ -152,7 +149,7 @@ def test_two_signals_close_together_end_it_without_a_traceback(tender_cmd: list[
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGTERM)
             said = process.stderr.read()
-            assert process.wait(timeout=30) in (1, -signal.SIGINT, -signal.SIGTERM)
+            assert process.wait(timeout=120) in (1, -signal.SIGINT, -signal.SIGTERM)
         assert "Traceback" not in said and "Exception" not in said, said
 
 

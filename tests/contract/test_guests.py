@@ -241,7 +241,7 @@ def test_frames_pass_unchanged_both_ways_over_a_descriptor(guest: Guest) -> None
     import socket
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(30)
+    ours.settimeout(120)
     frames = [os.urandom(size) for size in (14, 60, 61, 1500, 1514)]
     with ours, theirs, Image.open(guest("net_rx_poll")) as image:
         with Vm(image, VmConfig(mem=16, net=NetFd(theirs.fileno())), console=CAPTURE) as vm:
@@ -260,7 +260,7 @@ def test_a_frame_longer_than_the_buffer_is_dropped_and_counted(guest: Guest) -> 
     import socket
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(30)
+    ours.settimeout(120)
     with ours, theirs, Image.open(guest("net_rx_poll")) as image:
         config = VmConfig(mem=16, args=("--buffer=100",), net=NetFd(theirs.fileno()))
         with Vm(image, config, console=CAPTURE) as vm:

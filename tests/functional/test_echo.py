@@ -118,7 +118,7 @@ def test_1000_pings_none_lost(guest: Guest, tap: TapInterface) -> None:
     with echo(guest, tap) as vm, Pinger() as pinger:
         pinger.none_lost(1000, 56)
         vm.stop()
-        result = vm.wait(30)
+        result = vm.wait(120)
         assert result is not None and result.counters.net_tx_drops == 0
         assert result.counters.net_tx_packets >= 1000
 
@@ -139,7 +139,7 @@ def test_a_real_ping_is_answered(guest: Guest, tap: TapInterface) -> None:
 
 def test_udp_frames_of_every_size_up_to_the_mtu_come_back_unchanged(guest: Guest, tap: TapInterface) -> None:
     with echo(guest, tap), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.settimeout(20)
+        udp.settimeout(120)
         udp.connect((GUEST, 7))
         for size in range(1473):
             data = os.urandom(size)
@@ -162,7 +162,7 @@ def test_an_interface_that_goes_down_and_comes_back_does_not_end_the_guest(
         tap.up()
         pinger.answered()
         vm.stop()
-        result = vm.wait(30)
+        result = vm.wait(120)
         assert result is not None and result.reason == "stopped"
 
 

@@ -61,7 +61,7 @@ def test_a_guest_is_stopped_while_it(guest: Guest, name: str) -> None:
     with vm:
         assert said.wait(60)
         vm.stop()
-        result = vm.wait(timeout=30)
+        result = vm.wait(timeout=120)
         assert result is not None
         assert (result.reason, result.status) == (ExitReason.STOPPED, 1)
 
@@ -77,7 +77,7 @@ def test_many_stops_of_a_sleeping_guest_never_kill_the_process(guest: Guest) -> 
                 stopper.start()
             for stopper in stoppers:
                 stopper.join()
-            result = vm.wait(timeout=30)
+            result = vm.wait(timeout=120)
             assert result is not None and result.reason == ExitReason.STOPPED
 
 
@@ -93,7 +93,7 @@ def test_a_guest_is_stopped_while_it_writes_to_a_full_pipe(guest: Guest) -> None
                 assert time.monotonic() < deadline
                 threading.Event().wait(0.3)
             vm.stop()
-            result = vm.wait(timeout=30)
+            result = vm.wait(timeout=120)
             assert result is not None and result.reason == ExitReason.STOPPED
     finally:
         os.close(read_end)
@@ -159,7 +159,7 @@ def test_stop_from_many_threads_at_any_moment_never_hurts(guest: Guest) -> None:
                 stoppers = [threading.Timer(i * 0.002, vm.stop) for _ in range(3)]
                 for stopper in stoppers:
                     stopper.start()
-                assert vm.run(timeout=30).reason in (ExitReason.EXIT, ExitReason.STOPPED)
+                assert vm.run(timeout=120).reason in (ExitReason.EXIT, ExitReason.STOPPED)
                 for stopper in stoppers:
                     stopper.join()
 
@@ -339,7 +339,7 @@ def test_the_gil_is_free_while_a_guest_spins(guest: Guest) -> None:
         assert said.wait(60)
         assert sum(range(100_000)) > 0  # this thread gets on
         vm.stop()
-        assert vm.wait(30) is not None
+        assert vm.wait(120) is not None
 
 
 def test_counters_and_timeline_are_in_order(guest: Guest) -> None:

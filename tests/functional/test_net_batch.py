@@ -160,7 +160,7 @@ def test_a_stop_under_load(guest: Guest, by: str) -> None:
             except BlockingIOError:
                 continue
         vm.stop()
-        result = vm.wait(30)
+        result = vm.wait(120)
     assert result is not None and result.reason == "stopped"
 
 
@@ -170,7 +170,7 @@ def test_a_stop_while_a_batch_waits(guest: Guest) -> None:
         ours.send(frame(0))
         assert ours.recv(2048) == frame(0)
         vm.stop()
-        result = vm.wait(30)
+        result = vm.wait(120)
     assert result is not None and result.reason == "stopped"
 
 

@@ -24,9 +24,9 @@ IN_THE_BOX = bool(os.environ.get("KVMBOX"))
 MANY = int(os.environ.get("TENDER_FLOOD", 3_000 if IN_THE_BOX else 1_000_000))
 """A million where a processor runs the guest; in the box another program is that processor. TENDER_FLOOD says another."""
 
-LIMIT = 1800 if "TENDER_FLOOD" in os.environ else 100
+LIMIT = 1500
 ENDLESS = 1 << 40
-pytestmark = [pytest.mark.tap, pytest.mark.timeout(LIMIT + 20)]
+pytestmark = pytest.mark.tap
 MAC = "02:00:00:00:00:02"
 SIZE = 64
 PATIENT, HASTY = 400, 0
@@ -240,7 +240,7 @@ def stopped_under_load(load: Load, way: Way) -> None:
     ):
         wait_for_frames(vm, 300)
         vm.stop()
-        result = vm.wait(30)
+        result = vm.wait(120)
     assert result is not None and result.reason == ExitReason.STOPPED
     assert_came_by(way, result)
 

@@ -49,7 +49,7 @@ def started(path: Path, net: "Tap | NetFd", *args: str) -> Iterator[tuple[Vm, th
 
     with Image.open(path) as image, Vm(image, VmConfig(mem=16, args=args, net=net), console=hear) as vm:
         vm.start(timeout=60)
-        assert begun.wait(30)
+        assert begun.wait(120)
         yield vm, begun, said
 
 
@@ -67,7 +67,7 @@ def udp(tap: TapInterface) -> Iterator[socket.socket]:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.bind((tap.address, PORT))
         sock.connect(("10.0.0.2", PORT))
-        sock.settimeout(30)
+        sock.settimeout(120)
         yield sock
 
 
@@ -89,12 +89,12 @@ def test_one_frame_out_is_a_stretch_of_tcp(guest: Guest, tap: TapInterface) -> N
     with socket.socket() as listening:
         listening.bind((tap.address, PORT))
         listening.listen()
-        listening.settimeout(30)
+        listening.settimeout(120)
         args = words(tap, "tcp", "--count=30000")
         with started(guest("net_offload"), Tap(tap.name, mac=MAC), *args) as (vm, _, said):
             connection, _ = listening.accept()
             with connection:
-                connection.settimeout(30)
+                connection.settimeout(120)
                 got = b""
                 while len(got) < 30000:
                     got += connection.recv(65536)

@@ -72,7 +72,7 @@ def packets(tap: TapInterface) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP)) as sock:
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         sock.bind((tap.name, ETH_P_IP))
-        sock.settimeout(30)
+        sock.settimeout(120)
         yield sock
 
 
@@ -92,7 +92,7 @@ def bouncing(path: Path, tap: TapInterface, net_ring: NetRing, count: int, *args
     )
     with Image.open(path) as image, Vm(image, config, console=lambda _: ready.set(), backend="kvm") as vm:
         vm.start(timeout=60)
-        assert ready.wait(30)
+        assert ready.wait(120)
         tap.carries()
         yield vm
         result = vm.wait(60)

@@ -254,5 +254,5 @@ def test_an_interrupt_inside_wait_does_not_hang_the_next_one(guest: Guest) -> No
                 vm.wait(60)
         finally:
             sys.settrace(None)
-        result = vm.wait(10)
+        result = vm.wait(120)
         assert result is not None and result.reason == tender.ExitReason.STOPPED

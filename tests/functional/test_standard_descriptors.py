@@ -248,12 +248,12 @@ ENDS_BY_ITSELF: dict[str, tuple[list[str], int]] = {
     # a line before the guest starts, and none at its end
     "memory is adjusted": (["--mem=5", "{exit_status}", "3"], 3),
     "solo5, memory is adjusted": (["solo5-hvt", "--mem=5", "{exit_status}", "3"], 3),
-    "phases": (["-v", "--timeout=1", "{exit_status}", "3"], 3),
-    # lines behind the guest's end, which a time limit is for too
+    "phases": (["-v", "--timeout=4", "{exit_status}", "3"], 3),
+    # lines behind the guest's end, which a time limit is for too; it is waited for, and the guest ends long before
     "time over": (["--timeout=0.1", "{spin}"], 1),
-    "fault, and time over": (["--timeout=0.5", "{write_text}"], 1),
-    "json, and time over": (["--timeout=0.5", "--json", "{exit_status}", "3"], 3),
-    "stats, and time over": (["--timeout=0.5", "--stats", "{exit_status}", "3"], 3),
+    "fault, and time over": (["--timeout=4", "{write_text}"], 1),
+    "json, and time over": (["--timeout=4", "--json", "{exit_status}", "3"], 3),
+    "stats, and time over": (["--timeout=4", "--stats", "{exit_status}", "3"], 3),
 }
 
 

@@ -37,7 +37,6 @@ def mapped_of(pid: int, name: str) -> int:
     return sum(int(end, 16) - int(start, 16) for start, end in ends)
 
 
-@pytest.mark.timeout(LIMIT_S + 60)
 @pytest.mark.parametrize("launcher", ["native", "python"])
 def test_a_sparse_disk_costs_bounded_page_tables(
     tender_cmd: list[str],

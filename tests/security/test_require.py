@@ -32,7 +32,7 @@ def standing(guest: Guest) -> tuple[str, ...]:
         Vm(image, VmConfig(mem=8), backend="sandbox", console=CAPTURE) as vm,
     ):
         before = vm.isolation
-        result = vm.run(timeout=20)
+        result = vm.run(timeout=120)
         assert result.ok
         assert before == result.isolation == tuple(name for name in LAYERS if name in before)
         return result.isolation
@@ -77,7 +77,7 @@ def test_the_sandbox_tells_what_stands_and_runs_where_that_is_required(
         config = VmConfig(mem=8, require=check_layers(standing))
         assert config.with_args(("a",)).require == standing
         with VmPool(image, config, size=1, backend="sandbox") as pool, pool.take() as vm:
-            assert vm.run(timeout=20).ok
+            assert vm.run(timeout=120).ok
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -326,9 +326,9 @@ def spin_here(guest: Guest) -> int:
 def test_a_guest_that_blocks_every_signal_is_still_stopped(rig: Rig, spin_here: int) -> None:
     """A forged return from a signal sets the mask; the monitor does not rely on signals that can be blocked."""
     started = time.monotonic()
-    result = rig.run(f"poke=b,{frame(spin_here)}", f"goto={at('signal_return')},b", timeout=0.2)
+    result = rig.run(f"poke=b,{frame(spin_here)}", f"goto={at('signal_return')},b", timeout=4)
     assert result.reason == ExitReason.TIMEOUT, result.message
-    assert 0.2 + STOP_GRACE <= time.monotonic() - started < SOON
+    assert 4 + STOP_GRACE <= time.monotonic() - started < SOON
 
 
 @pytest.mark.parametrize(
@@ -345,5 +345,5 @@ def test_a_guest_that_blocks_every_signal_is_still_stopped(rig: Rig, spin_here: 
     ],
 )
 def test_a_forged_return_from_a_signal_ends_the_guest(rig: Rig, forged: str) -> None:
-    result = rig.run(f"poke=b+4096,{forged}", f"goto={at('signal_return')},b+4096", timeout=5)
+    result = rig.run(f"poke=b+4096,{forged}", f"goto={at('signal_return')},b+4096")
     assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message

@@ -129,7 +129,7 @@ ENDS = ("0", "1", "8", "m", "m+8", "0xffffffffffffffff", "0x8000000000000000", "
 def test_a_fault_on_any_stack_is_reported(rig: Rig, rsp: str, target: str) -> None:
     """Also on the stack that signals are handled on, which then overflows. The gate pops its return address."""
     where = {"0": "0", "handlers": at("the_call"), "gate": "0xff010"}[target]
-    result = rig.run(f"goto={where},{rsp}", timeout=2)
+    result = rig.run(f"goto={where},{rsp}")
     assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
 
 
@@ -186,7 +186,7 @@ def test_single_steps_are_the_guests_own_exception(rig: Rig) -> None:
 
 def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> None:
     """WRPKRU, where the processor has it, takes the handlers' rights to their own memory."""
-    result = rig.run("pkru=0xffffffff", "site", timeout=2)
+    result = rig.run("pkru=0xffffffff", "site")
     assert result.reason in END_OF_A_GUEST - {ExitReason.TIMEOUT}
 
 

@@ -142,7 +142,7 @@ def test_a_program_that_is_roots_alone_is_executed_all_the_same(
         "    assert '\\nGroups:\\t \\n' in status, status\n"
         "    assert 'uid' in vm.isolation, vm.isolation\n"
         "    assert os.getgroups() == [0, 4, 27]\n"
-        "    assert vm.run(timeout=20).ok\n"
+        "    assert vm.run(timeout=120).ok\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(guest("args")), str(own)],
@@ -161,7 +161,7 @@ def test_a_limit_of_namespaces_that_is_met_once_is_not_met_for_ever(guest: Guest
         "        open(f'/proc/sys/user/max_{kind}_namespaces', 'w').write('0' if kind in limited else '1000')\n"
         "    with tender.Image.open(sys.argv[1]) as i, tender.Vm(i, tender.VmConfig(mem=8), backend='sandbox') as vm:\n"
         "        given = vm.isolation\n"
-        "        assert vm.run(timeout=20).ok\n"
+        "        assert vm.run(timeout=120).ok\n"
         "    return {name for name in given if name.endswith('-namespace')}\n"
         "none = layers(kinds)\n"
         "each = [len(layers((kind,))) for kind in kinds]\n"

@@ -195,7 +195,7 @@ def test_the_command_reports_whatever_it_is_told_in_its_own_words(
         script = report(**IMPOSSIBLE[name])
     net = rig.theirs.fileno()
     words = [
-        *tender_cmd, "--backend=sandbox", "--mem=16", "--json", "--stats", "--timeout=20", f"--net=@{net}",
+        *tender_cmd, "--backend=sandbox", "--mem=16", "--json", "--stats", "--timeout=120", f"--net=@{net}",
         f"--console={tmp_path / 'log'}", f"--block:small={rig.small}", f"--block:large={rig.large}",
         str(rig.path), BASE, *script,
     ]  # fmt: skip

@@ -234,7 +234,7 @@ def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
         tender.backend._DOORS, "sandbox", lambda vm, **values: original(vm, **values, program=program)
     )
     with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), backend="sandbox") as vm:
-        result = vm.run(timeout=30)
+        result = vm.run(timeout=120)
     assert (result.reason, result.status, result.message) == ("sandbox-died", 1, f"sandbox: {message}")
     assert (result.guest_status, result.fault, result.backend) == (None, None, "sandbox")
 

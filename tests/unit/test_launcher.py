@@ -44,7 +44,7 @@ def called(
     *command: str | Path, cwd: Path | None = None, path: str | None = None, road: str | None = None
 ) -> list[str]:
     env = {**os.environ, **({"PATH": path} if path else {}), **({"TENDER_LAUNCHER": road} if road else {})}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=cwd, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=cwd, env=env)
     return done.stdout.split("|")[:-1]
 
 

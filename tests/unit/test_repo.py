@@ -228,3 +228,13 @@ def test_lists_and_pictures_of_c_comments_are_not_run_together_and_fit() -> None
             *(line for line in text.split("\n") if len(line) > 110),
         ]
     ] == []
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_no_test_has_a_shorter_limit_than_all_have(path: Path) -> None:
+    """A busy machine takes ten times as long. `timeout(0)` stands where a test is asked for by hand, for hours."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.timeout":
+            assert [ast.unparse(word) for word in node.args] == ["0"], f"line {node.lineno}"
