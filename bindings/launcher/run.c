@@ -429,8 +429,10 @@ static void expect_signals(const struct request *request, bool is_kvm)
 {
     struct sigaction now;
     hear(request, on_stop);
-    if (caught)
+    if (caught) {
+        devices_leave();
         stop_soon();
+    }
     if (is_kvm) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;

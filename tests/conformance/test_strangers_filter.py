@@ -122,3 +122,18 @@ def test_the_filter_is_in_force() -> None:
     """What the others rest on: a call that it does not allow kills a program that does not expect it."""
     done = run(filtered(["/bin/sh", "-c", "kill -0 $$; cd /; echo alive"]))
     assert done.returncode == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("refused", [None, "readv", "writev"])
+@pytest.mark.parametrize("error", [1, 38], ids=["EPERM", "ENOSYS"])
+def test_segments_need_calls_that_a_filter_may_refuse(guest: Guest, refused: str | None, error: int) -> None:
+    """A frame behind a header takes both: without one of them a guest of TCP segments would be deaf, or mute."""
+    code = (
+        "import sys; from tender import Image; from tender.native import lib\n"
+        "with Image.open(sys.argv[1]) as image:\n"
+        "    use = lib.tn_net_use(image.elf.c, lib.RING_WORKER)\n"
+        "    print('segments' if use == lib.NET_SEGMENTS else 'plain' if use == lib.NET_PLAIN else use)"
+    )
+    command = [sys.executable, "-P", "-c", code, str(guest("ring"))]
+    done = run(filtered(command, f"-{refused}:{error}") if refused else command)
+    assert (done.returncode, done.stdout) == (0, "plain\n" if refused else "segments\n"), done.stderr

@@ -150,6 +150,33 @@ def test_a_signal_ends_the_wait(
     )  # fmt: skip
 
 
+@asked
+@by_launcher
+def test_an_interrupt_that_is_ignored_does_not_end_the_wait(
+    tender_cmd: list[str], guest: Guest, disk: Path, door: str, launcher: str, how: str
+) -> None:
+    """As a shell's background job has it; solo5-hvt hears it even then."""
+    is_deaf = how != "solo5-hvt"
+    ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with (
+            locked(disk) as holder,
+            started(tender_cmd, guest, disk, door, launcher, how, "9999", False) as command,
+        ):
+            wait_until_it_waits(command)
+            command.send_signal(signal.SIGINT)
+            if is_deaf:
+                wait_until_it_waits(command)
+                free = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+                fcntl.fcntl(holder, fcntl.F_OFD_SETLK, free)
+            _, said = command.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    assert (command.returncode, said) == (
+        (0, "") if is_deaf else (1, "solo5-hvt: Exiting on signal 2\n")
+    )
+
+
 @pytest.mark.parametrize("by_descriptor", [False, True], ids=["path", "descriptor"])
 def test_a_vm_waits_while_it_is_made(guest: Guest, disk: Path, door: Backend, by_descriptor: bool) -> None:
     fd = os.open(disk, os.O_RDWR)

@@ -470,6 +470,16 @@ static void test_workers_come_and_go_without_a_trace(void)
     close(after);
 }
 
+/* A run that its caller has left by an exception has not ended its worker: the next guest's memory is this. */
+static void test_no_worker_outlives_a_reset(void)
+{
+    HOLDS(ring_worker_wake(&vm) && within_limit(it_sleeps));
+    HOLDS(vm_reset(&vm) == 0);
+    HOLDS(!vm.ring.has_worker && ring->needs_kick == 1);
+    post(HVT_RING_WRITE, NET, BUFFER, 60, 1); /* the next guest's, which has not kicked */
+    HOLDS(ring_worker_wake(&vm) && within_limit(all_is_served) && received() >= 0);
+}
+
 static void test_who_is_offered_one(void)
 {
     static const struct elf_image small = {.kernel_end = 0x300000, .bss_end = 0x400000};
@@ -514,6 +524,7 @@ int main(void)
         test_the_end_serves_what_is_left,
         test_a_fork_has_no_worker_to_wait_for,
         test_workers_come_and_go_without_a_trace,
+        test_no_worker_outlives_a_reset,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         set_up(RING_INLINE);

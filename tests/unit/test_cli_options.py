@@ -377,6 +377,29 @@ def test_a_device_without_a_name_is_refused_if_there_are_two() -> None:
     assert refused.value.hint == "--net:service0=@3\n--net:uplink=@3"
 
 
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        *(
+            (word, word)
+            for word in ("d.img", "d.img:ro", "d.img:raw", "d.img:raw:ro", "@5", "@5:ro", "@5:raw:ro")
+        ),
+        ("d.img:rw", "d.img"),
+        ("d.img:raw:rw", "d.img:raw"),
+    ],
+)
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_hint_keeps_what_is_said_of_a_disk(typed: str, shown: str, count: int) -> None:
+    """A hint that is pasted must not open for writing what was to be read, or refuse a raw disk."""
+    devices = [DISK, Device(name="second", kind="block", handle=4)][:count] or [NET]
+    with pytest.raises(UsageError) as refused:
+        resolved(devices, "--block", typed)
+    if count:
+        assert refused.value.hint == f"--block:storage={shown}\n--block:second={shown}"
+    else:
+        assert refused.value.hint == "app.elf declares: net service0"
+
+
 def test_a_device_without_a_name_is_refused_if_there_is_none() -> None:
     with pytest.raises(UsageError, match=r"^app\.elf declares no block device") as refused:
         resolved([NET], "--block", "disk.img")
