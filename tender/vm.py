@@ -60,6 +60,12 @@ _STATES = {
 # once, and does not wait for the garbage collector.
 
 
+def _key(fd: int) -> tuple[int, int]:
+    """What two descriptors of one file have in common."""
+    about = posix.fstat(fd)
+    return about.st_dev, about.st_ino
+
+
 class _Captured:
     """The last of a console's bytes, and how many came before."""
 
@@ -109,6 +115,7 @@ class Vm(Owner):
         self._pid = posix.getpid()
         self._done = descriptor()  # readable once the thread of start() is done
         self._captured: _Captured | None = None
+        self._console_file: tuple[int, int] | None = None
         self._on_console: Callable[[bytes], object] | None = None
         self._on_network: Callable[[str], object] = _log
         check_backend(backend)
@@ -195,6 +202,7 @@ class Vm(Owner):
                 f"console: {printable(path)}: {why}", errno=errno, code="device-console", **hints
             )
         fd: int = file.fd
+        self._console_file = _key(fd)
         lib.tn_vm_add_console(self._handle, file)
         return fd
 
@@ -262,6 +270,13 @@ class Vm(Owner):
 
         disk = block.attach(declared.name, device, patience)
         fd, vm = disk.fd, lib.tn_vm(self._handle)
+        if self._console_file is not None and self._console_file == _key(fd):
+            disk.close()
+            raise DeviceError(
+                f"{declared.name}: its file is also the console's, which would write over it",
+                code="device-console",
+                hint="name another file for the console",
+            )
         self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, disk.owner))
         answer = lib.tn_vm_attach_block(vm, declared.handle, fd, disk.capacity, disk.read_only)
         self._attached(declared.name, answer)

@@ -9,6 +9,10 @@ import posix
 from tender.cli.options import FLAGS, NAMED, SHORT, VALUED, RunOptions, UsageError, json_target
 from tender.native import OUTPUT_HINT, ffi, lib, open_file
 
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    import os
+
 _FILE_TYPE, _REGULAR = 0o170000, 0o100000  # S_IFMT and S_IFREG of stat.h
 _FD_HINTS = {
     lib.DEVICE_NOT_INHERITED: "it was not open when tender was executed; open it for the command: {fd}>FILE in a shell",
@@ -23,6 +27,7 @@ def with_report(options: RunOptions) -> RunOptions:
     if isinstance(options.json, int):
         if options.json != 2:
             _check("--json", options.json)
+            _check_apart("--json", options.json, posix.fstat(options.json), _inputs(options))
         return options._with(json_fd=options.json)
     if options.json is None:
         return options
@@ -31,19 +36,61 @@ def with_report(options: RunOptions) -> RunOptions:
         from tender.printable import printable
 
         raise UsageError(f"--json={printable(options.json)}: {why}", hint=hint)
+    about, files = posix.fstat(fd), _inputs(options)
+    if isinstance(options.console, str):
+        files.append((options.console, "where the console goes"))
+    _check_apart("--json", options.json, about, files)
     return options._with(json_fd=fd)
 
 
 def check_console(options: RunOptions) -> None:
     """Raises UsageError for a descriptor that --console cannot be written to; a file is opened with the VM."""
-    if isinstance(options.console, int) and options.console != 1:
+    if options.console is None or options.console == 1:
+        return
+    if isinstance(options.console, int):
         _check("--console", options.console)
+    about = _about(options.console)
+    if about is not None:
+        _check_apart("--console", options.console, about, _inputs(options))
+
+
+def _inputs(options: RunOptions) -> "list[tuple[int | str, str]]":
+    """The files that the guest is made of, and what each is."""
+    disks = [
+        (setting.value, "a disk of the guest") for setting in options.settings if setting.what == "block"
+    ]
+    return [(options.image, "the image"), *disks]
+
+
+def _about(file: int | str) -> "os.stat_result | None":
+    try:
+        return posix.stat(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _check_apart(
+    option: str, target: int | str, about: "os.stat_result", files: "list[tuple[int | str, str]]"
+) -> None:
+    """Raises UsageError if `target` is one of `files`, whatever its name: it would be written over."""
+    if about.st_mode & _FILE_TYPE != _REGULAR:
+        return
+    for file, what in files:
+        other = _about(file)
+        if other is not None and (other.st_dev, other.st_ino) == (about.st_dev, about.st_ino):
+            from tender.printable import printable
+
+            shown = f"fd:{target}" if isinstance(target, int) else printable(target)
+            raise UsageError(
+                f"{option}={shown}: this is {what}, which would be written over", hint="name another file"
+            )
 
 
 def salvaged(argv: list[str]) -> RunOptions:
     """Of words that parse_args() refuses: the image, as far as it is known, and where the report goes, if it can."""
     json: int | str | None = None
     image_known = True
+    others = []  # words that may name what a report would be written over
     at = 0
     while at < len(argv) and argv[at].startswith("-") and argv[at] != "--":
         head, equals, value = argv[at].partition("=")
@@ -55,15 +102,33 @@ def salvaged(argv: list[str]) -> RunOptions:
             except UsageError:
                 json = None
         elif base in VALUED + NAMED:
-            at += not equals and argv[at : at + 1] != [] and not argv[at].startswith("--")
+            others.append(value)
+            if not equals and argv[at : at + 1] != [] and not argv[at].startswith("--"):
+                others.append(argv[at])
+                at += 1
         elif base not in FLAGS and not equals:
             image_known = False  # the next word may be this one's value
     at += argv[at : at + 1] == ["--"]
     options = RunOptions(image="".join(argv[at : at + 1]) if image_known else "", json=json)
+    others += argv[at : at + 2]  # with the word behind what may be the image, and may be a value
     try:
-        return with_report(options)
+        kept = with_report(options)
+        if kept.json is not None and kept.json != 2:
+            files: list[tuple[int | str, str]] = [(name, "") for word in others for name in _names_in(word)]
+            _check_apart("--json", kept.json, posix.fstat(kept.json_fd), files)
     except UsageError:
         return options._with(json=None)
+    return kept
+
+
+def _names_in(word: str) -> "list[int | str]":
+    """The file or descriptor that a value may name: behind a device's name, before suffixes."""
+    names: list[int | str] = []
+    for name in (word, word.partition("=")[2]):
+        for _ in range(3):
+            names.append(int(name[1:]) if name[:1] == "@" and name[1:].isdecimal() else name)
+            name = name.removesuffix(":ro").removesuffix(":rw").removesuffix(":raw")
+    return names
 
 
 def _check(option: str, fd: int) -> None:

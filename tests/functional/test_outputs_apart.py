@@ -1,0 +1,111 @@
+"""What the guest is made of is not written over by its own console or report, by whatever name, run or refused."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+from tender import BlockFd, BlockFile, DeviceError, Image, Vm, VmConfig
+
+DISK, IMAGE = "disk.img", "app.elf"
+# words, and the file that they would write over; {fd} is a descriptor of the disk
+COMMANDS: dict[str, tuple[list[str], str]] = {
+    "report, disk": (["--json=disk.img", "--block=disk.img", "app.elf"], DISK),
+    "report, disk by a link": (["--json=link.img", "--block=disk.img", "app.elf"], DISK),
+    "report, disk by a hard link": (["--json=hard.img", "--block=disk.img", "app.elf"], DISK),
+    "report, disk with suffixes": (
+        ["--block", "storage=disk.img:raw:ro", "--json=./disk.img", "app.elf"],
+        DISK,
+    ),
+    "report, disk by a descriptor": (["--json=disk.img", "--block=@{fd}", "app.elf"], DISK),
+    "report by a descriptor, disk": (["--json=fd:{fd}", "--block=disk.img", "app.elf"], DISK),
+    "report, image": (["--json=app.elf", "--block=disk.img", "app.elf"], IMAGE),
+    "report by a descriptor, disk, no image": (["--json=fd:{fd}", "--block=disk.img", "absent.elf"], DISK),
+    "console, disk": (["--console=disk.img", "--block=disk.img", "app.elf"], DISK),
+    "console by a descriptor, disk": (["--console=fd:{fd}", "--block:storage=disk.img", "app.elf"], DISK),
+    "console, image": (["--console=app.elf", "--block=disk.img", "app.elf"], IMAGE),
+    "report, console": (["--json=log", "--console=log", "--block=disk.img", "app.elf"], "log"),
+}
+# Refused for another reason: that is said, and no report is written.
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "a word too many": (["--frob", "--json=disk.img", "--block=disk.img", "app.elf"], DISK),
+    "a bad value": (["--json=disk.img", "--block:storage=disk.img:ro", "--mem=x", "app.elf"], DISK),
+    "a bad value, a name before the file": (
+        ["--json=disk.img", "--block", "storage=disk.img", "--mem=x", "app.elf"],
+        DISK,
+    ),
+    "a bad value, a descriptor": (["--json=disk.img", "--block=@{fd}:ro", "--mem=x", "app.elf"], DISK),
+    "a bad value, the image": (["--json=app.elf", "--mem=x", "app.elf"], IMAGE),
+    "an unknown option, the image": (["--json=app.elf", "--frob", "app.elf"], IMAGE),
+    "an unknown option with a value, the image": (["--json=app.elf", "--frob", "5", "app.elf"], IMAGE),
+}
+
+
+@pytest.fixture
+def place(guest: Guest, tmp_path: Path) -> Path:
+    shutil.copy(guest("disk"), tmp_path / IMAGE)
+    (tmp_path / DISK).write_bytes(b"sector" * 256)
+    (tmp_path / "link.img").symlink_to(DISK)
+    (tmp_path / "hard.img").hardlink_to(tmp_path / DISK)
+    (tmp_path / "log").write_text("kept")
+    return tmp_path
+
+
+def refused(tender_cmd: list[str], words: list[str], place: Path, launcher: str) -> str:
+    """What is said; nothing has changed."""
+    files = {path: path.read_bytes() for path in place.iterdir()}
+    fd = os.open(place / DISK, os.O_RDWR)
+    try:
+        done = subprocess.run(
+            [*tender_cmd, *(word.replace("{fd}", str(fd)) for word in words)],
+            cwd=place,
+            env={**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": "sandbox"},
+            pass_fds=[fd],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.close(fd)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert {path: path.read_bytes() for path in place.iterdir()} == files
+    return done.stderr
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_file_that_the_guest_is_made_of_is_refused(
+    place: Path, tender_cmd: list[str], case: str, launcher: str
+) -> None:
+    words, _ = COMMANDS[case]
+    said = refused(tender_cmd, words, place, launcher)
+    assert ": this is " in said and "which would be written over" in said
+    assert "tender: hint: name another file" in said
+
+
+@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_nor_does_the_report_of_a_refusal_go_there(
+    place: Path, tender_cmd: list[str], case: str, launcher: str
+) -> None:
+    words, _ = REFUSED[case]
+    said = refused(tender_cmd, words, place, launcher)
+    assert "Invalid option" in said or "Malformed argument" in said
+
+
+@pytest.mark.parametrize("by_descriptor", [False, True])
+def test_the_librarys_console_is_no_disk_of_its_guest(place: Path, by_descriptor: bool) -> None:
+    fd = os.open(place / DISK, os.O_RDWR)
+    block = BlockFd(fd) if by_descriptor else BlockFile(place / DISK)
+    before = (place / DISK).read_bytes()
+    try:
+        with Image.open(place / IMAGE) as image, pytest.raises(DeviceError) as caught:
+            Vm(image, VmConfig(block=block), console=place / "hard.img", backend="sandbox")
+    finally:
+        os.close(fd)
+    assert caught.value.code == "device-console" and "storage: " in str(caught.value)
+    assert (place / DISK).read_bytes() == before
