@@ -1119,3 +1119,44 @@ def test_a_way_is_the_same_guest_with_another_note(monkeypatch: pytest.MonkeyPat
         assert words[name][-2:] == (word, "{args}")
         data = Path(words[name][-3]).read_bytes()
         assert data == b"front" + ways._NOTE + struct.pack("<II", 1, features) + b"back"
+
+
+FAKE_COMPILER = """\
+#!/bin/sh
+last=
+for word; do
+    case $last,$word in
+    -o,*) : >"$word" ;;
+    *,*.c | *,*.o) [ -e "$word" ] || exit 3 ;;
+    esac
+    last=$word
+done
+"""
+
+
+def test_guests_of_a_solo5_tree_are_built_from_paths_as_one_types_them(tmp_path: Path) -> None:
+    """Paths of the directory one is in. A compiler that only looks at its words stands for Solo5's."""
+    for name, text in {
+        "solo5/toolchain/bin/x86_64-solo5-none-static-cc": FAKE_COMPILER,
+        "solo5/elftool/solo5-elftool": '#!/bin/sh\n: >"$3"\n',
+        "lwip/src/core/init.c": "",
+        "lwip/src/core/ipv4/ip4.c": "",
+        "lwip/src/netif/ethernet.c": "",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    script = Path(__file__).resolve().parents[2] / "bench" / "build_solo5_guests"
+    done = subprocess.run(
+        [script, "solo5", "out", "lwip"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    built = {path.name for path in (tmp_path / "out").glob("*_guest.*") if path.suffix in {".hvt", ".spt"}}
+    names = ("net_guest", "block_guest", "idle_guest", "tcp_guest")
+    assert built == {f"{name}.{abi}" for name in names for abi in ("hvt", "spt")}
