@@ -88,6 +88,20 @@ static int64_t send_frame(const struct vm_device *device, const void *data, uint
     return write_quietly(device->fd, data, len);
 }
 
+static void send_or_drop(struct vm *vm, struct vm_device *device, struct vm_counters *counters,
+                         const void *data, uint64_t len, const struct net_header *header)
+{
+    const int64_t sent = send_frame(device, data, len, header);
+    if (sent == (int64_t)len) { /* len is at most FRAME_MAX */
+        counters->net_tx_packets++;
+        counters->net_tx_bytes += len;
+    } else {
+        counters->net_tx_drops++;
+        if (sent == -EBADFD)
+            net_note_detached(vm, device, counters);
+    }
+}
+
 int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len,
                  const struct net_header *header)
 {
@@ -99,16 +113,14 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
         return NET_BAD_RANGE;
     if (len > FRAME_MAX || (header && !header_is_sound(device, header, len)))
         return HVT_R_EINVAL;
-    const int64_t sent = send_frame(device, data, len, header);
-    if (sent == (int64_t)len) { /* len is at most FRAME_MAX */
-        counters->net_tx_packets++;
-        counters->net_tx_bytes += len;
-    } else {
-        counters->net_tx_drops++;
-        if (sent == -EBADFD)
-            net_note_detached(vm, device, counters);
-    }
+    send_or_drop(vm, device, counters, data, len, header);
     return HVT_R_OK;
+}
+
+void net_send_plain(struct vm *vm, struct vm_counters *counters, struct vm_device *device, const void *data,
+                    uint64_t len)
+{
+    send_or_drop(vm, device, counters, data, len, NULL);
 }
 
 bool net_send_joined(const struct vm_device *device, struct vm_counters *counters,

@@ -22,6 +22,10 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
 int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
                     struct net_header *header);
 
+/* Sends a plain frame that is ours to send, or drops it; no longer than any device has. */
+void net_send_plain(struct vm *vm, struct vm_counters *counters, struct vm_device *device, const void *data,
+                    uint64_t len);
+
 /* Sends what was joined; a device whose segments are ours to join. False: the kernel refuses it, and nothing
  * was sent or counted. */
 bool net_send_joined(const struct vm_device *device, struct vm_counters *counters,

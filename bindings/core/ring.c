@@ -1,5 +1,8 @@
 #include "ring.h"
 
+#include <sched.h>
+#include <string.h>
+
 #include "net_frame.h"
 
 /* So many kicks, each within the time that as many kicks cost, are of a guest that is busy with frames. A
@@ -7,17 +10,24 @@
 #define QUICK_KICKS  16u
 #define QUICK_MIN_NS 20000u /* where an exit and a system call take some microseconds each, or less */
 #define QUICK_MAX_NS 2000000u
-#define AHEAD_MAX    32u /* entries that may wait: the last answer of so many delays the first */
+#define TURNS        3u /* that the worker gives away: the scheduler may well return the first of them */
+
+/* The room behind the ring, for what the guest has no use for: the large frame that is cut, and frames that
+ * wait. The last of those that wait delays the first, so they are few. */
+#define CUT_AT        (HVT_RING_ROOM_BYTES / 2)
+#define WAITING_AT    (CUT_AT + 0x20000u)
+#define WAITING_BYTES 2048u
+_Static_assert(sizeof(struct hvt_net_ring) <= CUT_AT && TCP_LARGE_MAX < WAITING_AT - CUT_AT &&
+                   WAITING_AT + RING_WAITING_MAX * WAITING_BYTES <= HVT_RING_ROOM_BYTES,
+               "each has its place in the room");
 
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
 {
     vm->ring.shared = shared;
-    _Static_assert(sizeof *shared <= HVT_RING_ROOM_BYTES / 2 && TCP_LARGE_MAX < HVT_RING_ROOM_BYTES / 2,
-                   "ring and large frame have their halves of the room");
-    vm->cut = (struct tcp_cut){.frame = (uint8_t *)shared + HVT_RING_ROOM_BYTES / 2};
+    vm->cut = (struct tcp_cut){.frame = (uint8_t *)shared + CUT_AT};
     atomic_store(&vm->cut_left, false);
     vm->ring.mode = mode;
-    vm->ring.ent_head = vm->ring.com_tail = vm->ring.ahead = 0;
+    vm->ring.ent_head = vm->ring.com_tail = vm->ring.waiting = 0;
     vm->ring.found = false;
     vm->ring.kicked_ns = 0;
     vm->ring.kick_cost_ns = UINT64_MAX;
@@ -59,69 +69,48 @@ static void post_commit(struct net_ring *ring, struct hvt_ring_commit commit)
     __atomic_store_n(&ring->shared->com_tail, ++ring->com_tail, __ATOMIC_RELEASE);
 }
 
-/* As a hypercall's structure that names such memory: with the number of that one. */
-static void ring_break(struct net_ring *ring, uint32_t number, const struct hvt_ring_entry *entry)
+/* ---- frames to be sent: where the guest posted them, or where they wait */
+
+struct frame {
+    const uint8_t *data; /* NULL: none that can be sent */
+    uint32_t handle, len;
+};
+
+static uint8_t *waiting_room(const struct net_ring *ring, uint32_t index)
 {
-    ring->fault =
-        (struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number, .gpa = entry->data, .len = entry->len};
-    atomic_store_explicit(&ring->broken, true, memory_order_release); /* pairs with leave_stopped() */
+    return (uint8_t *)ring->shared + WAITING_AT + index * WAITING_BYTES;
 }
 
-enum served { ENDS_RUN, SERVED, FOUND_NONE };
-
-/* `answer_none`: that there is no frame is an answer too. If not, such a read is still to be served. */
-static enum served serve_read(struct vm *vm, const struct hvt_ring_entry *entry, bool answer_none)
+/* The entry of this index behind our head. */
+static struct frame posted_frame(struct vm *vm, uint32_t index)
 {
-    struct net_ring *ring = &vm->ring;
-    uint64_t len = entry->len;
-    const int32_t ret = net_receive(vm, &vm->shared->ring_counters, entry->handle, entry->data, &len, NULL);
-    if (ret == NET_BAD_RANGE) {
-        ring_break(ring, HVT_HYPERCALL_NET_READ, entry);
-        return ENDS_RUN;
-    }
-    ring->found = ret == HVT_R_OK;
-    if (ret == HVT_R_AGAIN && !answer_none)
-        return FOUND_NONE;
-    post_commit(ring, (struct hvt_ring_commit){
-                          .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
-    return SERVED;
+    const struct hvt_ring_entry entry = entry_at(vm->ring.shared, vm->ring.ent_head + index);
+    struct frame frame = {.handle = entry.handle, .len = entry.len};
+    if (entry.operation == HVT_RING_WRITE)
+        frame.data = guest_memory_at(&vm->memory, entry.data, entry.len, GUEST_READABLE);
+    return frame;
 }
 
-/* False: it ends the run. */
-static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry)
+static struct frame waiting_frame(struct vm *vm, uint32_t index)
 {
-    switch (entry->operation) {
-    case HVT_RING_WRITE: /* what it comes to is not told: the guest does not wait for it */
-        if (net_send(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
-            NET_BAD_RANGE)
-            return true;
-        ring_break(&vm->ring, HVT_HYPERCALL_NET_WRITE, entry);
-        return false;
-    case HVT_RING_READ:
-        return serve_read(vm, entry, true) == SERVED;
-    default:
-        return true;
-    }
+    const struct net_ring *ring = &vm->ring;
+    return (struct frame){waiting_room(ring, index), ring->waits[index].handle, ring->waits[index].len};
 }
 
-/* The entry at our head and those behind it, if they are segments that can be sent as one: how many were.
+/* `frame_at` of `at` and those behind it, if they are segments that can be sent as one: how many were.
  * `refused`: how many the kernel did not take as one (no memory for so much, a full queue). */
-static uint32_t serve_joined(struct vm *vm, const struct hvt_ring_entry *first, uint32_t posted,
-                             uint32_t *refused)
+static uint32_t send_joined(struct vm *vm, struct frame (*frame_at)(struct vm *, uint32_t), uint32_t at,
+                            uint32_t count, uint32_t *refused)
 {
-    const struct vm_device *device = net_device(vm, first->handle);
+    const struct frame first = frame_at(vm, at);
+    const struct vm_device *device = net_device(vm, first.handle);
     struct tcp_joined joined;
-    if (posted < 2 || first->operation != HVT_RING_WRITE || !device || !device->segments)
+    if (count < 2 || !first.data || !device || !device->segments ||
+        !tcp_join_first(&joined, first.data, first.len))
         return 0;
-    const uint8_t *data = guest_memory_at(&vm->memory, first->data, first->len, GUEST_READABLE);
-    if (!data || !tcp_join_first(&joined, data, first->len))
-        return 0;
-    for (uint32_t i = 1; i < posted; i++) {
-        const struct hvt_ring_entry next = entry_at(vm->ring.shared, vm->ring.ent_head + i);
-        if (next.operation != HVT_RING_WRITE || next.handle != first->handle)
-            break;
-        data = guest_memory_at(&vm->memory, next.data, next.len, GUEST_READABLE);
-        if (!data || !tcp_join_next(&joined, data, next.len))
+    for (uint32_t i = 1; i < count; i++) {
+        const struct frame next = frame_at(vm, at + i);
+        if (!next.data || next.handle != first.handle || !tcp_join_next(&joined, next.data, next.len))
             break;
     }
     if (joined.count < 2)
@@ -133,54 +122,134 @@ static uint32_t serve_joined(struct vm *vm, const struct hvt_ring_entry *first, 
     return 0;
 }
 
-/* How many entries from our head on. */
-static uint32_t posted_behind_head(const struct vm *vm)
-{
-    const uint32_t posted = ring_posted(vm) - vm->ring.ent_head;
-    return posted < HVT_RING_ENTRIES ? posted : HVT_RING_ENTRIES; /* more is a lie */
-}
-
-int32_t ring_serve(struct vm *vm)
+static void send_waiting(struct vm *vm)
 {
     struct net_ring *ring = &vm->ring;
-    const uint32_t posted = posted_behind_head(vm);
+    uint32_t single = 0; /* so many are sent one by one: together they were refused */
+    for (uint32_t at = 0; at < ring->waiting;) {
+        uint32_t sent = single ? 0 : send_joined(vm, waiting_frame, at, ring->waiting - at, &single);
+        if (!sent) {
+            const struct frame frame = waiting_frame(vm, at);
+            net_send_plain(vm, &vm->shared->ring_counters, net_device(vm, frame.handle), frame.data,
+                           frame.len);
+            sent = 1;
+            single -= single > 0;
+        }
+        at += sent;
+    }
+    ring->waiting = 0;
+}
+
+/* Whether it is one that may wait. */
+static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
+{
+    struct net_ring *ring = &vm->ring;
+    const void *data = guest_memory_at(&vm->memory, entry->data, entry->len, GUEST_READABLE);
+    if (!data || entry->len > WAITING_BYTES || !net_device(vm, entry->handle))
+        return false;
+    memcpy(waiting_room(ring, ring->waiting), data, entry->len);
+    ring->waits[ring->waiting].handle = entry->handle;
+    ring->waits[ring->waiting].len = entry->len;
+    if (++ring->waiting == RING_WAITING_MAX)
+        send_waiting(vm);
+    return true;
+}
+
+/* ---- entries */
+
+/* As a hypercall's structure that names such memory: with the number of that one. */
+static bool ring_break(struct net_ring *ring, uint32_t number, const struct hvt_ring_entry *entry)
+{
+    ring->fault =
+        (struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number, .gpa = entry->data, .len = entry->len};
+    atomic_store_explicit(&ring->broken, true, memory_order_release); /* pairs with leave_stopped() */
+    return false;
+}
+
+static void give_way(const struct net_ring *ring)
+{
+    for (uint32_t turn = 0; ring->gives_way && turn < TURNS; turn++)
+        sched_yield();
+}
+
+/* False: it ends the run. */
+static bool serve_write(struct vm *vm, const struct hvt_ring_entry *entry, bool may_wait)
+{
+    if (may_wait && let_wait(vm, entry))
+        return true;
+    send_waiting(vm); /* the order stays */
+    /* What it comes to is not told: the guest does not wait for it. */
+    return net_send(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
+               NET_BAD_RANGE ||
+           ring_break(&vm->ring, HVT_HYPERCALL_NET_WRITE, entry);
+}
+
+static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
+{
+    struct net_ring *ring = &vm->ring;
+    struct vm_counters *counters = &vm->shared->ring_counters;
+    uint64_t len = entry->len;
+    int32_t ret = net_receive(vm, counters, entry->handle, entry->data, &len, NULL);
+    if (ret != HVT_R_OK && ring->waiting) {
+        send_waiting(vm); /* which may be what brings a frame */
+        give_way(ring);
+        len = entry->len;
+        ret = net_receive(vm, counters, entry->handle, entry->data, &len, NULL);
+    }
+    ring->found = ret == HVT_R_OK;
+    if (ret == NET_BAD_RANGE)
+        return ring_break(ring, HVT_HYPERCALL_NET_READ, entry);
+    post_commit(ring, (struct hvt_ring_commit){
+                          .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
+    return true;
+}
+
+static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry, bool may_wait)
+{
+    switch (entry->operation) {
+    case HVT_RING_WRITE:
+        return serve_write(vm, entry, may_wait);
+    case HVT_RING_READ:
+        return serve_read(vm, entry);
+    default:
+        return true;
+    }
+}
+
+static int32_t serve(struct vm *vm, bool busy)
+{
+    struct net_ring *ring = &vm->ring;
+    uint32_t posted = ring_posted(vm) - ring->ent_head;
+    if (posted > HVT_RING_ENTRIES) /* a lie */
+        posted = HVT_RING_ENTRIES;
     uint32_t single = 0; /* so many are sent one by one: together they were refused */
     for (uint32_t left = posted; left;) {
-        const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head);
-        uint32_t served = single ? 0 : serve_joined(vm, &entry, left, &single);
+        const bool may_wait = busy && ring->found;
+        uint32_t served = single || may_wait ? 0 : send_joined(vm, posted_frame, 0, left, &single);
         if (!served) {
-            const bool done = ring->ahead && entry.operation == HVT_RING_READ;
-            if (!done && !serve_entry(vm, &entry))
+            const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head);
+            if (!serve_entry(vm, &entry, may_wait))
                 return -1;
             served = 1;
             single -= single > 0;
         }
         left -= served;
         ring->ent_head += served;
-        ring->ahead -= served < ring->ahead ? served : ring->ahead;
         /* at each, so that a guest which waits for room need not wait for all of them */
         __atomic_store_n(&ring->shared->ent_head, ring->ent_head, __ATOMIC_RELEASE);
     }
     return (int32_t)posted;
 }
 
-int32_t ring_serve_ahead(struct vm *vm)
+int32_t ring_serve(struct vm *vm)
 {
-    struct net_ring *ring = &vm->ring;
-    const uint32_t posted = posted_behind_head(vm);
-    int32_t seen = 0;
-    for (; ring->ahead < posted; ring->ahead++, seen++) {
-        const struct hvt_ring_entry entry = entry_at(ring->shared, ring->ent_head + ring->ahead);
-        if (entry.operation != HVT_RING_READ)
-            continue;
-        /* What finds no frame ahead of writes is served behind them: theirs may be what brings one. */
-        const enum served served = serve_read(vm, &entry, ring->ahead == 0);
-        if (served == ENDS_RUN)
-            return -1;
-        if (served == FOUND_NONE)
-            break;
-    }
-    return ring->found && ring->ahead < AHEAD_MAX ? seen : ring_serve(vm);
+    send_waiting(vm);
+    return serve(vm, false);
+}
+
+int32_t ring_serve_busy(struct vm *vm)
+{
+    return serve(vm, true);
 }
 
 uint64_t ring_quick_ns(const struct net_ring *ring)

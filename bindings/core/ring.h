@@ -3,7 +3,6 @@
  *
  *   guest:  entry, ent_tail+1, then `out` to port 0x600 if needs_kick; a read turns until its commit is there
  *   host:   each entry in order: one frame; for a read its commit, com_tail+1; then ent_head+1
- *           (the worker serves reads ahead of writes: ring_serve_ahead())
  *
  * The guest may scribble anywhere in the ring, at any time. So the host's indices are its own (struct
  * net_ring), each word of an entry is read once, and one call serves HVT_RING_ENTRIES at most. A commit that
@@ -35,14 +34,18 @@ void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode);
 int32_t ring_serve(struct vm *vm);
 
 /*
- * The same for the worker. While the guest reads frame after frame, its writes wait: until a read finds no
- * frame, or until 32 entries wait. ring_serve() serves what waits, for a guest that pauses.
+ * The same for the worker, which may take frames from the guest and send them later: while the guest reads
+ * frame after frame, until a read finds none, or until RING_WAITING_MAX wait. ring_serve() sends what waits,
+ * for a guest that pauses. What the guest sees does not change: a frame that waits is a copy.
  *
  * A guest that answers requests gets all requests that are there, and the answers leave together. So their
  * receiver is woken once and not for each, and the guest does not wait for one answer to be sent before it
  * reads the next request. A guest that only writes is served at once.
+ *
+ * Behind what waited, the worker gives its processor to whoever waits for it: most often the receiver, which
+ * then asks again before the guest is told that there is no frame, and goes to sleep for it.
  */
-int32_t ring_serve_ahead(struct vm *vm);
+int32_t ring_serve_busy(struct vm *vm);
 
 /* The guest's index: what is posted. */
 uint32_t ring_posted(const struct vm *vm);

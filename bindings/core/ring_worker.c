@@ -28,9 +28,9 @@ static bool serve_while_busy(struct vm *vm)
     uint64_t idle_since_ns = 0;
     uint32_t looks = 0;
     while (!is_to_quit(&vm->ring)) {
-        /* What waits for the guest's next read waits no longer than this. */
+        /* A frame waits for the guest's next read no longer than this. */
         const bool idle = looks >= LOOKS_A_CLOCK;
-        const int32_t served = idle ? ring_serve(vm) : ring_serve_ahead(vm);
+        const int32_t served = idle ? ring_serve(vm) : ring_serve_busy(vm);
         if (served < 0)
             return false;
         looks = served ? 0 : looks + 1;
@@ -109,6 +109,7 @@ static bool make_worker(struct vm *vm)
     if (ring->wake_fd < 0)
         return false;
     atomic_store(&ring->quit, false);
+    ring->gives_way = sched_yield() == 0; /* a stranger's filter may refuse it, which would end the worker */
     if (start_thread(vm) != 0) {
         close(ring->wake_fd);
         return false;

@@ -73,14 +73,19 @@ struct vm_resume {
     uint32_t batch_done;               /* requests or frames of a batch that have their answer */
 };
 
+#define RING_WAITING_MAX 32
+
 /* The network ring, as its host sees it (ring.h). */
 struct net_ring {
     struct hvt_net_ring *shared; /* in guest memory; NULL: not offered */
     uint32_t mode;               /* enum vm_ring_mode */
     uint32_t ent_head;           /* ours: what the guest reads are copies, what it writes there is not read */
     uint32_t com_tail;
-    uint32_t ahead; /* of so many entries from ent_head on the reads are served, and the writes are not */
-    bool found;     /* the last read brought a frame */
+    bool found;       /* the last read brought a frame */
+    uint32_t waiting; /* frames that were taken from the guest, and are still to be sent */
+    struct {
+        uint32_t handle, len;
+    } waits[RING_WAITING_MAX];
     struct vm_event fault; /* set before `broken`, never after */
     atomic_bool broken;
 
@@ -92,9 +97,10 @@ struct net_ring {
 
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;
-    bool kept;    /* made by ring_worker_prepare(): it stays to the end of the process */
-    sem_t asleep; /* of a kept one: posted once it sleeps, */
-    sem_t done;   /* and once it leaves the guest's memory and the devices alone for good */
+    bool gives_way; /* it may ask the kernel to run another thread in its place */
+    bool kept;      /* made by ring_worker_prepare(): it stays to the end of the process */
+    sem_t asleep;   /* of a kept one: posted once it sleeps, */
+    sem_t done;     /* and once it leaves the guest's memory and the devices alone for good */
     pthread_t thread;
     int wake_fd; /* eventfd: made readable to wake it */
     atomic_bool quit;

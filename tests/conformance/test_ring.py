@@ -133,6 +133,24 @@ def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: NetRing
 
 
 @both
+def test_frames_that_come_together_go_back_unchanged_and_in_order(guest: Guest, net_ring: NetRing) -> None:
+    """The guest has one buffer, and reads the next frame into it as soon as the one before is posted."""
+    with wire() as (ours, theirs), Image.open(guest("ring")) as image:
+        config = VmConfig(mem=16, args=("echo",), net=NetFd(theirs.fileno()), net_ring=net_ring)
+        with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
+            vm.start(timeout=60)
+            for first in range(0, 800, 8):
+                frames = [bytes(14) + struct.pack("<I", first + n) * (1 + 46 * n) for n in range(8)]
+                for frame in frames:
+                    ours.send(frame)
+                assert [ours.recv(2048) for _ in frames] == frames
+            ours.send(bytes(14) + b"QUIT")
+            result = vm.wait()
+    assert result is not None and text(result) == "echo: 801 frames\n"
+    assert (result.counters.net_rx_packets, result.counters.net_tx_packets) == (801, 800)
+
+
+@both
 def test_a_full_ring_loses_nothing_that_the_wire_takes(guest: Guest, net_ring: NetRing) -> None:
     got: list[int] = []
 

@@ -76,6 +76,31 @@ def test_a_guest_that_halts_gives_its_status(
             assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("front", ["tender", "solo5-hvt"])
+def test_a_busy_guest_is_served_to_its_end(tender_cmd: list[str], guest: Guest, front: str) -> None:
+    """So many frames at a time that, with two processors, the ring's thread serves them, behind the filter."""
+    words = {"tender": ["--net=@{}"], "solo5-hvt": ["solo5-hvt", "--net:service0=@{}"]}[front]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(60)
+    offered = len(os.sched_getaffinity(0)) > 1
+    with ours, theirs:
+        command = [*tender_cmd, *(word.format(theirs.fileno()) for word in words), "--mem=64"]
+        with subprocess.Popen(
+            [*command, str(guest("ring")), "echo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            pass_fds=[theirs.fileno()], env=native,
+        ) as running:  # fmt: skip
+            if offered:
+                frames = [bytes(14) + bytes([n]) * 100 for n in range(8)]
+                for _ in range(250):
+                    for frame in frames:
+                        ours.send(frame)
+                    assert [ours.recv(2048) for _ in frames] == frames
+                ours.send(bytes(14) + b"QUIT")
+            said, complained = running.communicate(timeout=60)
+        assert (running.returncode, complained) == (0 if offered else 1, "")
+        assert said == ("echo: 2001 frames\n" if offered else "ring: FAILED none is offered\n")
+
+
 @pytest.mark.parametrize("case", ["send-bad", "read-bad", "drain-bad"])
 def test_a_ring_that_names_memory_it_may_not_ends_it_with_a_line(
     tender_cmd: list[str], guest: Guest, case: str

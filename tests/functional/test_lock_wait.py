@@ -172,9 +172,7 @@ def test_an_interrupt_that_is_ignored_does_not_end_the_wait(
             _, said = command.communicate(timeout=60)
     finally:
         signal.signal(signal.SIGINT, ignored)
-    assert (command.returncode, said) == (
-        (0, "") if is_deaf else (1, "solo5-hvt: Exiting on signal 2\n")
-    )
+    assert (command.returncode, said) == ((0, "") if is_deaf else (1, "solo5-hvt: Exiting on signal 2\n"))
 
 
 @pytest.mark.parametrize("by_descriptor", [False, True], ids=["path", "descriptor"])

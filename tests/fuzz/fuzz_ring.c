@@ -3,7 +3,7 @@
  *
  *   input: u16 records, each followed by as many bytes as its kind wants
  *          kind 0: ent_tail = u32          kind 1: entry u16 = 24 bytes        kind 2: serve
- *          kind 7: serve as the worker does, reads ahead of writes
+ *          kind 7: serve as the worker does, which sends later
  *          kind 3: any u32 at u16 * 4      kind 4: a frame comes from the wire
  *          kind 5: 64 bytes to u16 * 64 of memory, and TCP segments are joined and cut from now on
  *          kind 6: a net header and up to 120 bytes of a frame of u16 bytes come from the wire
@@ -74,14 +74,14 @@ static bool take(const uint8_t **data, size_t *size, void *to, size_t len)
     return true;
 }
 
-static void serve(void)
+static void serve(int32_t (*ring_serves)(struct vm *))
 {
     uint32_t head = vm.ring.ent_head, commits = vm.ring.com_tail, posted = ring->ent_tail - head;
     uint64_t reads = 0;
     for (uint32_t i = 0; i < posted && i < HVT_RING_ENTRIES; i++)
         reads += ring->entries[(head + i) % HVT_RING_ENTRIES].operation == HVT_RING_READ;
-    int32_t served = ring_serve(&vm);
-    MUST(served >= -1 && served <= HVT_RING_ENTRIES);
+    int32_t served = ring_serves(&vm);
+    MUST(served >= -1 && served <= HVT_RING_ENTRIES && vm.ring.waiting < RING_WAITING_MAX);
     if (served < 0) {
         MUST(leave_stopped(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
         MUST(vm.ring.com_tail - commits <= reads);
@@ -92,18 +92,6 @@ static void serve(void)
     MUST(vm.ring.ent_head - head == (uint32_t)served && (!served || ring->ent_head == vm.ring.ent_head));
     commits = vm.ring.com_tail - commits;
     MUST(commits <= reads && (!commits || ring->com_tail == vm.ring.com_tail));
-}
-
-static void serve_ahead(void)
-{
-    const uint32_t head = vm.ring.ent_head, commits = vm.ring.com_tail;
-    const int32_t served = ring_serve_ahead(&vm);
-    MUST(served >= -1 && served <= HVT_RING_ENTRIES && vm.ring.ahead <= HVT_RING_ENTRIES);
-    MUST(vm.ring.ent_head - head <= HVT_RING_ENTRIES && vm.ring.com_tail - commits <= 2 * HVT_RING_ENTRIES);
-    if (served < 0) {
-        MUST(leave_stopped(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
-        atomic_store(&vm.ring.broken, false);
-    }
 }
 
 static void write_memory(const uint8_t **data, size_t *size)
@@ -139,7 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (take(&data, &size, &at, sizeof at))
                 (void)take(&data, &size, &ring->entries[at % HVT_RING_ENTRIES], 24);
         } else if (kind % 8 == 2) {
-            serve();
+            serve(ring_serve);
             serves++;
         } else if (kind % 8 == 3) {
             if (take(&data, &size, &at, sizeof at))
@@ -151,7 +139,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         } else if (kind % 8 == 6) {
             large_frame(&data, &size);
         } else {
-            serve_ahead();
+            serve(ring_serve_busy);
             serves++;
         }
         while (recv(wire, drop, sizeof drop, 0) > 0)

@@ -470,7 +470,7 @@ static void test_workers_come_and_go_without_a_trace(void)
     close(after);
 }
 
-/* A run that its caller has left by an exception has not ended its worker: the next guest's memory is this. */
+/* A run that is left by an exception does not end its worker, which has the next guest's memory. */
 static void test_no_worker_outlives_a_reset(void)
 {
     HOLDS(ring_worker_wake(&vm) && within_limit(it_sleeps));
