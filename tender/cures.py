@@ -26,8 +26,8 @@ _CURES = {
         "this container may not open it: pass --device /dev/kvm",
     ),
     "tun-missing": (
-        "load the driver: modprobe tun; a container must be started with the device /dev/net/tun",
-        "load the driver: modprobe tun; in a container: --device /dev/net/tun",
+        "load the driver, as root: modprobe tun; a container must be started with the device /dev/net/tun",
+        "load the driver, as root: modprobe tun; in a container: --device /dev/net/tun",
     ),
     "tun-container": (
         "this container may not open it: it must be started with the device /dev/net/tun",

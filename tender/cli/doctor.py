@@ -4,11 +4,10 @@
 if a unikernel can run here at all: on KVM or in the sandbox.
 """
 
-import json
-
 from tender.cli import say
 from tender.cli.host_facts import INSTALL, DeviceNode, Facts, SandboxFacts, TapFacts, collect, user_word
-from tender.printable import printable
+from tender.cli.report import to_json
+from tender.printable import printable, quoted
 
 USAGE = """\
 usage: tender doctor [--json | --kvm | --sandbox | --filter]
@@ -69,8 +68,8 @@ class Check:
 
     def text(self) -> str:
         """The line, and below it the cure, a line a command."""
-        lines = [f"{self.level:<4}  {self.what:<16}  {self.value}"]
-        lines += [f"      cure: {line}" for line in self.cure.split("\n") if line]
+        lines = [f"{self.level:<4}  {printable(self.what):<16}  {printable(self.value)}"]
+        lines += [f"      cure: {printable(line)}" for line in self.cure.split("\n") if line]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, str]:
@@ -93,17 +92,17 @@ def main(argv: list[str]) -> int:
     kvm, sandbox = kvm_unusable(facts), sandbox_unusable(facts)
     if argv in (["--kvm"], ["--sandbox"]):
         reason = kvm if argv == ["--kvm"] else sandbox
-        say.out(f"unusable: {reason}" if reason else "usable")
+        say.out(printable(f"unusable: {reason}") if reason else "usable")
         return 1 if reason else 0
     found = checks(facts)
     reason = unusable(found)
     if argv == ["--json"]:
-        say.out(json.dumps(as_json(facts, found)))
+        say.out(to_json(as_json(facts, found)))
     else:
         for each in found:
             say.out(each.text())
         say.out("")
-        say.out(last_line(facts))
+        say.out(printable(last_line(facts)))
     return 1 if reason else 0
 
 
@@ -372,13 +371,15 @@ def _tap(tap: TapFacts, facts: Facts) -> Check:
     value = f"{'up' if tap.up else 'down'}, {owner}{', multi-queue' if tap.multi_queue else ''}"
     what = f"TAP {tap.name}"
     user = user_word(facts.user)
-    again = f"sudo ip link delete {tap.name} && sudo ip tuntap add {tap.name} mode tap user {user}"
+    name = quoted(tap.name)
+    up = f"sudo ip link set {name} up"
+    again = f"sudo ip link delete {name} && sudo ip tuntap add {name} mode tap user {user} && {up}"
     if tap.multi_queue:
         return Check(WARN, what, value, again)
     if facts.user != "root" and tap.owner and tap.owner != facts.user:
         return Check(WARN, what, value, again)
     if not tap.up:
-        return Check(WARN, what, value, f"sudo ip link set {tap.name} up")
+        return Check(WARN, what, value, up)
     return Check(OK, what, value)
 
 

@@ -28,7 +28,7 @@ _FD_HINTS = {
     lib.DEVICE_PATH_ONLY: "open it without O_PATH",
 }
 _TUN_HINTS = {
-    _ENODEV: "load the driver: modprobe tun",
+    _ENODEV: "load the driver, as root: modprobe tun",
     _EACCES: "let your user open it: chmod 0666 /dev/net/tun (as root; the TAP's owner is checked apart)",
 }
 _TUN_CURES = {_ENOENT: "tun-missing", _EPERM: "tun-container"}
@@ -96,13 +96,16 @@ def _refused(error: CData, name: str) -> DeviceError:
 def _hint(problem: int, errno: int, word: str) -> str:
     name = quoted(word)
     if problem == lib.DEVICE_TAP_MISSING:
-        return f"make it: ip tuntap add {name} mode tap user {_user()} && ip link set {name} up"
+        return f"make it: {_making(name)}"
     if problem in (lib.DEVICE_TAP_DOWN, lib.DEVICE_TAP_KIND) and _is_other_kind(name):
         return _other_kind_hint(name)
     if problem == lib.DEVICE_TAP_DOWN:
-        return f"switch it on: ip link set {name} up"
+        return f"switch it on: {_root()}ip link set {name} up"
     if problem == lib.DEVICE_TAP_DENIED:
-        return f"it belongs to {_owner(name)}: make it yours: ip tuntap add {name} mode tap user {_user()}"
+        return (
+            f"it belongs to {_owner(name)}; make it anew as yours, with no address and in no bridge: "
+            f"{_root()}ip link delete {name} && {_making(name)}"
+        )
     if problem == lib.DEVICE_TAP_BUSY:
         return "another process has it open; stop that one, or make another TAP"
     if problem == lib.DEVICE_TAP_KIND:
@@ -131,10 +134,10 @@ def _is_other_kind(name: str, sys_class_net: str = "/sys/class/net") -> bool:
 
 
 def _other_kind_hint(name: str, sys_class_net: str = "/sys/class/net") -> str:
-    make = f"ip tuntap add tap0 mode tap user {_user()}"
+    make = _making("tap0")
     if _exists(f"{sys_class_net}/{name}/bridge"):
-        return f"{name} is a bridge: attach a TAP that is one of its ports: {make} && ip link set tap0 up master {name}"
-    return f"{name} is not a TAP interface; make one: {make} && ip link set tap0 up"
+        return f"{name} is a bridge: attach a TAP that is one of its ports: {make} master {name}"
+    return f"{name} is not a TAP interface; make one: {make}"
 
 
 def _owner(name: str) -> str:
@@ -151,6 +154,15 @@ def _owner(name: str) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def _making(name: str) -> str:
+    return f"{_root()}ip tuntap add {name} mode tap user {_user()} && {_root()}ip link set {name} up"
+
+
+def _root() -> str:
+    """What stands before a command that only root may execute."""
+    return "sudo " if posix.geteuid() else ""
 
 
 def _user() -> str:

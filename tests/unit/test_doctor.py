@@ -1,8 +1,10 @@
 """The doctor's judgement of made-up machines: each sign gets its line and its cure."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -330,6 +332,54 @@ def test_a_tap_must_be_up_and_ours(tap: TapFacts, level: str, cure: str) -> None
     check = found("TAP tap0", taps=(tap,))
     assert check.level == level
     assert check.cure.startswith(cure)
+
+
+HOSTILE = "\x1b[31mred\udcff"
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"taps": (TapFacts(name=HOSTILE, up=False, owner=""),)},
+        {"taps": (TapFacts(name=HOSTILE, up=True, owner=HOSTILE),)},
+        {"taps": (TapFacts(name="tap0", up=True, owner=HOSTILE),), "user": HOSTILE},
+        {"cpu_model": HOSTILE},
+        {"release": HOSTILE},
+        {"auto_backend": "sandbox", "auto_reason": HOSTILE},
+        {"auto_backend": "", "auto_reason": HOSTILE},
+        {"sandbox": replace(SANDBOX, clocksource=HOSTILE)},
+        {"sandbox": replace(SANDBOX, trial=TrialFacts(error=HOSTILE, cure=HOSTILE))},
+        {"tun": replace(TUN, permitted=False, open_error=HOSTILE)},
+    ],
+    ids=lambda facts: "-".join(facts),
+)
+@pytest.mark.parametrize("option", [[], ["--kvm"], ["--sandbox"], ["--json"]], ids=str)
+def test_no_fact_of_the_host_reaches_the_terminal_as_it_is(
+    facts: dict[str, Any],
+    option: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(doctor, "collect", lambda _: replace(HEALTHY, **facts))
+    assert doctor.main(option) in (0, 1)
+    shown = capsys.readouterr().out
+    assert all(line.isprintable() for line in shown.splitlines()), shown
+    if option == ["--json"]:
+        assert all(line.isprintable() or "\x1b" in line for line in _strings(json.loads(shown)))
+        assert "udcff" not in shown
+    elif not option:
+        assert "\\x1b[31mred" in shown or "\\033[31mred" in shown
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _strings(part)
 
 
 def test_a_tun_device_that_is_missing_or_denied_is_only_a_warning() -> None:
