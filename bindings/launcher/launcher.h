@@ -49,9 +49,15 @@ char *package_places(void);
 /* The directory that this program really lies in, for a message. */
 const char *program_directory(void);
 /* The way out where it found nothing. */
+/* The file of the package that this user may not read; NULL: there is none, or what was found can be read. */
+extern const char *unreadable_package;
+
 #define COPY_HINT                                                                                            \
     "a copy of the program alone does not work: make a symbolic link to the installed `tender`, or "         \
     "install the package here"
+#define UNREADABLE_HINT                                                                                      \
+    "it is installed, but not for your user, as under umask 077: chmod -R a+rX that directory, or install "  \
+    "the package anew"
 
 /* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. It waits for room there as long
  * as nobody hurries (below). */

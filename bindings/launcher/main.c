@@ -112,6 +112,13 @@ static bool asks_version(const char *word, bool solo5)
     return word && (strcmp(word, "--version") == 0 || (!solo5 && strcmp(word, "-V") == 0));
 }
 
+static _Noreturn void need_python(const char *what)
+{
+    if (the_command.only_native)
+        leave_to_python("%s, which TENDER_LAUNCHER=native forbids", what);
+    leave_to_python("%s: there is no python3 in %s or in PATH", what, program_directory());
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 1)
@@ -125,14 +132,16 @@ int main(int argc, char **argv)
 
     struct request request = {.solo5 = *words && is_front(*words)};
     request.program = the_command.program = request.solo5 ? *words : "tender";
+    if (road && *road && !the_command.only_native && strcmp(road, "python") != 0)
+        leave_to_python("Malformed value of TENDER_LAUNCHER");
     if (!*words || (road && strcmp(road, "python") == 0) ||
         among(*words, pythons, sizeof pythons / sizeof *pythons))
-        leave_to_python("this needs Python: there is no python3 in %s or in PATH", program_directory());
+        need_python("this needs Python");
     char **options = words + (request.solo5 || strcmp(*words, "run") == 0);
     if (asks_version(*options, request.solo5))
         say_version(request.solo5 ? *words : NULL);
     if (!request_read(options, getenv("TENDER_BACKEND"), getenv("TENDER_REQUIRE"), getenv("TENDER_LOCK_WAIT"),
                       &request))
-        leave_to_python("these words need Python: there is no python3 in %s or in PATH", program_directory());
+        need_python("these words need Python");
     run(&request);
 }

@@ -4,6 +4,7 @@
  *   BIN/tender                                        this program, whatever links lead to it
  *   BIN/python3                                       or else the one of PATH
  *   BIN/../lib/python3.N/site-packages/tender/        or dist-packages
+ *   BIN/../tender/                                    after pip install --target
  *
  * Without `site` (-I -S) the interpreter starts in half the time and is told the one directory it needs. Any
  * other layout takes the long way: the interpreter looks for the package in its own directories, by the text
@@ -136,15 +137,25 @@ static int is_python(const struct dirent *entry)
     return strncmp(entry->d_name, "python3", strlen("python3")) == 0;
 }
 
+const char *unreadable_package;
+
+/* `path`, which is allocated, if it can be read. */
+static char *readable(char *path)
+{
+    if (access(path, R_OK) == 0)
+        return path;
+    if (errno == EACCES && !unreadable_package)
+        unreadable_package = path;
+    else
+        free(path);
+    return NULL;
+}
+
 static char *existing(const char *bin, const char *python, const char *packages, const char *name)
 {
     char *path;
-    if (asprintf(&path, "%s/../lib/%s/%s/tender/%s", bin, python, packages, name) < 0)
-        return NULL;
-    if (access(path, F_OK) == 0)
-        return path;
-    free(path);
-    return NULL;
+    return asprintf(&path, "%s/../lib/%s/%s/tender/%s", bin, python, packages, name) < 0 ? NULL
+                                                                                         : readable(path);
 }
 
 char *find_in_package(const char *name)
@@ -161,6 +172,9 @@ char *find_in_package(const char *name)
         for (int i = 0; i < count && !found; i++)
             found = existing(bin, pythons[i]->d_name, packages[p], name);
     free(lib);
+    char *beside;
+    if (!found && asprintf(&beside, "%s/../tender/%s", bin, name) >= 0)
+        found = readable(beside);
     return found;
 }
 
@@ -186,10 +200,12 @@ char *package_places(void)
 {
     const char *bin = bin_directory();
     char *places;
-    const char *const form =
-        bin ? "%s/../lib/python3*/{site,dist}-packages/tender" : "the directory of this program, %s";
-    return asprintf(&places, form, bin ? bin : "which is not known: was its file deleted?") < 0 ? NULL
-                                                                                                : places;
+    const int made =
+        !bin ? asprintf(&places, "the directory of this program, which is not known: was its file deleted?")
+        : unreadable_package
+            ? asprintf(&places, "%s, which you may not read (%s)", unreadable_package, strerror(EACCES))
+            : asprintf(&places, "%s/../lib/python3*/{site,dist}-packages/tender or %s/../tender", bin, bin);
+    return made < 0 ? NULL : places;
 }
 
 const char *program_directory(void)
@@ -215,7 +231,8 @@ void execute_python(char **words)
     argv[at++] = python && access(python, X_OK) == 0 ? python : (char *)(uintptr_t)"python3";
     const char *const beside[] = {"-I", "-S", "-X", "utf8", launch};
     char *places = launch ? NULL : package_places();
-    const char *const hint = strcmp(the_command.program, "tender") == 0 ? COPY_HINT : "";
+    const char *const copy_hint = unreadable_package ? UNREADABLE_HINT : COPY_HINT;
+    const char *const hint = strcmp(the_command.program, "tender") == 0 ? copy_hint : "";
     const char *const anywhere[] = {"-P", "-X", "utf8", "-c", elsewhere, the_command.program, hint, places};
     const char *const *options = launch ? beside : anywhere;
     /* -X utf8: words reach the guest byte for byte, whatever the locale. */

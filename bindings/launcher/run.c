@@ -278,7 +278,7 @@ static void make_sandbox(const struct request *request, const struct image *imag
         const char *places = package_places();
         sandbox_release(&sandbox);
         leave_to_python("tender-sandbox cannot be found: it is not in %s; %s",
-                        places ? places : "(no memory)", COPY_HINT);
+                        places ? places : "(no memory)", unreadable_package ? UNREADABLE_HINT : COPY_HINT);
     }
     error = sandbox_spawn_alone(&sandbox, &image->elf, template_fd, request->mem_bytes, program, image->name);
     if (error < 0)

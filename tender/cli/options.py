@@ -157,9 +157,12 @@ _DEFAULTS: dict[str, object] = {
 }
 
 
-def parse_args(argv: list[str], *, backend: str = "", require: str = "", lock_wait: str = "") -> RunOptions:
+def parse_args(
+    argv: list[str], *, backend: str = "", require: str = "", lock_wait: str = "", launcher: str = ""
+) -> RunOptions:
     """The values of a command line; `backend` is what TENDER_BACKEND says, for one without --backend, `require` what
     TENDER_REQUIRE says, for one without --require, and `lock_wait` what TENDER_LOCK_WAIT says, for one without --lock-wait.
+    `launcher`, what TENDER_LAUNCHER says, is only judged: the native program has obeyed it.
 
     Raises UsageError, and ConfigError for memory above 4 GiB.
     """
@@ -203,6 +206,7 @@ def parse_args(argv: list[str], *, backend: str = "", require: str = "", lock_wa
         found["require"] = ambient_require(require)
     if "lock_wait" not in found:
         found["lock_wait"] = ambient_lock_wait(lock_wait)
+    check_launcher(launcher)
     return RunOptions(
         **found,
         settings=tuple(settings),
@@ -281,6 +285,15 @@ def _checked_backend(name: str, refusal: str, form: str) -> "Backend":
 def ambient_backend(value: str) -> "Backend":
     """The backend that TENDER_BACKEND's value names; empty counts as unset. Raises UsageError."""
     return _checked_backend(value or "auto", "Malformed value of TENDER_BACKEND", _ENVIRONMENT)
+
+
+def check_launcher(value: str) -> None:
+    """Raises UsageError for a value of TENDER_LAUNCHER that chooses nothing; empty counts as unset."""
+    if value not in ("", "native", "python"):
+        raise UsageError(
+            "Malformed value of TENDER_LAUNCHER",
+            hint=f"got {value!r}: write TENDER_LAUNCHER=python or TENDER_LAUNCHER=native, or unset it",
+        )
 
 
 def _checked_layers(text: str, refusal: str, form: str) -> "tuple[IsolationLayer, ...]":

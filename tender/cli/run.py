@@ -39,7 +39,11 @@ def main(argv: list[str]) -> int:
     stopper = Stopper()
     try:
         options = parse_args(
-            argv, backend=backend_variable(), require=require_variable(), lock_wait=lock_wait_variable()
+            argv,
+            backend=backend_variable(),
+            require=require_variable(),
+            lock_wait=lock_wait_variable(),
+            launcher=launcher_variable(),
         )
     except ConfigError as error:
         return failed(error, _salvaged(argv))
@@ -87,6 +91,11 @@ def backend_variable() -> str:
 def require_variable() -> str:
     """The value of TENDER_REQUIRE, empty if there is none."""
     return posix.environ.get(b"TENDER_REQUIRE", b"").decode("utf-8", "replace")
+
+
+def launcher_variable() -> str:
+    """The value of TENDER_LAUNCHER, empty if there is none."""
+    return posix.environ.get(b"TENDER_LAUNCHER", b"").decode("utf-8", "replace")
 
 
 def lock_wait_variable() -> str:

@@ -21,6 +21,7 @@ from tender.cli.options import (
     ambient_backend,
     ambient_lock_wait,
     ambient_require,
+    check_launcher,
     invalid_option,
 )
 from tender.config import (
@@ -98,6 +99,7 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
     kernel = argv[at + (argv[at : at + 1] == ["--"]) :]
     if not kernel:
         raise UsageError("Missing KERNEL operand", show_usage=True)
+    check_launcher(run.launcher_variable())
     options = RunOptions(
         image=kernel[0],
         backend=ambient_backend(run.backend_variable()),

@@ -1,9 +1,11 @@
 """Where `tender` and what it needs may lie: each layout serves, or says what was looked for, where, and the way out."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +121,13 @@ def target_with_pythonpath(at: Layout) -> Path:
     return at.tmp / "target"
 
 
+def target(at: Layout) -> Path:
+    """The same without PYTHONPATH."""
+    place = target_with_pythonpath(at)
+    del at.environment["PYTHONPATH"]
+    return place
+
+
 def moved_venv(at: Layout) -> Path:
     return in_one_venv(at).rename(at.tmp / "moved")
 
@@ -132,7 +141,7 @@ def venv_without_python(at: Layout) -> Path:
 
 SERVES = (
     *(in_one_venv, cffi_by_a_path_file, cffi_of_the_user, all_of_the_user, cffi_by_pythonpath),
-    *(target_with_pythonpath, moved_venv, venv_without_python),
+    *(target_with_pythonpath, target, moved_venv, venv_without_python),
 )
 
 
@@ -265,6 +274,67 @@ def test_a_symbolic_link_runs_guests_wherever_the_environment_lies(
     layout.environment["TENDER_LAUNCHER"] = launcher
     done = layout.run(layout.tmp / "link", "--backend=sandbox", guest("hello"))
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [["inspect", "app.elf"], ["--backend=sandbox", "app.elf"], ["--version"]])
+@pytest.mark.parametrize("what", ["tender", "tender/cli/launch.py"])
+def test_a_package_that_the_user_may_not_read_is_named_as_that(words: list[str], what: str) -> None:
+    """As root installs it under umask 077. pytest's own directories are no other user's to enter."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        at = Layout(place)
+        in_one_venv(at)
+        place.chmod(0o755)
+        shutil.copy(PACKAGE / "guests/hello.elf", place / "app.elf")
+        (place / "venv" / LIB / what).chmod(0)
+        command = [place / "venv/bin/tender", *words]
+        user = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+        done = subprocess.run(
+            command,
+            cwd=place,
+            env=at.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **user,
+        )  # type: ignore[call-overload]
+        (place / "venv" / LIB / what).chmod(0o755)
+        if words == ["--version"] or (what != "tender" and words[0] != "inspect"):
+            assert (done.returncode, done.stderr) == (0, "")
+            return
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"{LIB}/tender/" in done.stderr and "which you may not read (Permission denied)" in done.stderr
+        assert "chmod -R a+rX" in done.stderr and "a copy of the program" not in done.stderr
+        assert all(line.startswith("tender: ") for line in done.stderr.splitlines())
+
+
+def test_words_that_need_python_name_the_variable_that_forbids_it(layout: Layout, guest: Guest) -> None:
+    place = in_one_venv(layout)
+    layout.environment["TENDER_LAUNCHER"] = "native"
+    for words, what in ((["inspect"], "this needs Python"), (["--json"], "these words need Python")):
+        done = layout.run(place / "bin/tender", *words, guest("hello"))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"tender: {what}, which TENDER_LAUNCHER=native forbids\n"
+
+
+@pytest.mark.parametrize("front", [[], ["solo5-hvt"], ["--json=-"]])
+def test_a_launcher_that_does_not_exist_is_an_error(layout: Layout, guest: Guest, front: list[str]) -> None:
+    place = in_one_venv(layout)
+    layout.environment |= {"TENDER_LAUNCHER": "foo", "TENDER_BACKEND": "sandbox"}
+    done = layout.run(place / "bin/tender", *front, guest("hello"))
+    name = front[0] if front == ["solo5-hvt"] else "tender"
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{name}: Malformed value of TENDER_LAUNCHER\n")
+    if front == ["--json=-"]:
+        assert json.loads(done.stdout)["reason"] == "not-started"
+    if name == "tender":
+        assert done.stderr.splitlines()[1] == (
+            "tender: hint: got 'foo': write TENDER_LAUNCHER=python or TENDER_LAUNCHER=native, or unset it"
+        )
+    layout.environment["TENDER_LAUNCHER"] = ""
+    done = layout.run(place / "bin/tender", *front, guest("hello"))
+    assert done.returncode == 0, "empty counts as unset"
 
 
 def test_a_program_that_was_deleted_says_so(layout: Layout, guest: Guest) -> None:
