@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -265,6 +266,13 @@ def is_offloaded(tap: TapInterface) -> bool:
     return bool(struct.unpack("II", value.raw[:8])[1])
 
 
+def wait_until_nobody_has(tap: TapInterface) -> None:
+    carrier, deadline = Path(f"/sys/class/net/{tap.name}/carrier"), time.monotonic() + 30
+    while carrier.read_text().strip() != "0":
+        assert time.monotonic() < deadline, "somebody holds the interface"
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize(
     "front", [["--net={}"], ["solo5-hvt", "--net:service0={}"]], ids=["tender", "solo5-hvt"]
 )
@@ -284,6 +292,7 @@ def test_a_second_signal_leaves_no_offload_behind(
                 running.send_signal(signal.SIGTERM)
         killed += running.returncode == -signal.SIGTERM
         assert running.returncode in (1, -signal.SIGTERM)
+        wait_until_nobody_has(tap)  # a sandbox whose command was killed ends a moment later
         assert not is_offloaded(tap)
     assert killed
 
