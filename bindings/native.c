@@ -283,9 +283,9 @@ int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)
     return vm_attach_net(vm, handle, fd, (enum net_use)use);
 }
 
-void tn_vm_net_is_named(struct vm *vm, uint32_t handle)
+void tn_vm_net_is_named(struct vm *vm, uint32_t handle, int again)
 {
-    vm_net_is_named(vm, handle);
+    vm_net_is_named(vm, handle, again != 0);
 }
 
 int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text)

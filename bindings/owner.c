@@ -727,7 +727,7 @@ int owned_net_news(struct vm_handle *handle, uint32_t *next, char *text)
     struct owned_vm *owned = use_here(handle, &answer);
     if (!owned)
         return answer;
-    answer = net_news(owned->vm, next, text);
+    answer = net_news(owned->vm, next, NULL, text);
     unuse(owned);
     return answer;
 }

@@ -210,6 +210,7 @@ class NetFd(Value):
     """
 
     __slots__ = ("fd", "mac", "mtu")
+    named = False  # True: tender.devices has opened it by its name
     fd: int
     mac: str | None
     mtu: int
@@ -312,6 +313,7 @@ class VmConfig(Value):
     net    a device for each network the unikernel declares: `{"service0": Tap("tap0")}`; a bare device
            serves the only one
     block  the same for block devices: `{"storage": BlockFile("disk.img")}`
+    net_reattach  whether a TAP whose interface is deleted while the guest runs is attached to the next one of its name
     net_ring  whether a guest with a network gets a ring in shared memory for its frames, in the last 2 MiB of `mem`:
            "auto" (with KVM and two processors, if memory allows), "on" (on one processor too, and always served by a
            thread of its own), "inline" (served on the guest's own thread: the same order every time), "off"
@@ -319,12 +321,13 @@ class VmConfig(Value):
     lock_wait  seconds that a Vm waits, while it is made, for disks that another has locked: the time for all of them
     """
 
-    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring", "require", "lock_wait")
+    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring", "net_reattach", "require", "lock_wait")
     mem_bytes: int
     args: tuple[str, ...]
     net: "tuple[tuple[str, NetDevice], ...]"
     block: "tuple[tuple[str, BlockDevice], ...]"
     net_ring: "NetRing"
+    net_reattach: bool
     require: "tuple[IsolationLayer, ...]"
     lock_wait: float
 
@@ -336,6 +339,7 @@ class VmConfig(Value):
         net: "Mapping[str, NetDevice] | NetDevice | None" = None,
         block: "Mapping[str, BlockDevice] | BlockDevice | None" = None,
         net_ring: "NetRing" = "auto",
+        net_reattach: bool = False,
         require: "Iterable[IsolationLayer]" = (),
         lock_wait: float = 0,
     ) -> None:
@@ -351,12 +355,14 @@ class VmConfig(Value):
                 hint=f"the nearest below is {round_mem(mem_bytes) // MIB} MiB",
             )
         words = _words(args)
+        networks = _named("net", net, (Tap, NetFd))
         self._set(
             mem_bytes=mem_bytes,
             args=words,
-            net=_named("net", net, (Tap, NetFd)),
+            net=networks,
             block=_named("block", block, (BlockFile, BlockFd)),
             net_ring=one_of("net_ring", net_ring, NET_RINGS),
+            net_reattach=_reattaches(net_reattach, networks),
             require=check_layers(require),
             lock_wait=check_lock_wait(lock_wait),
         )
@@ -392,6 +398,20 @@ def _words(args: "tuple[str, ...] | list[str]") -> tuple[str, ...]:
     words = _strings("args", args)
     cmdline(words)
     return words
+
+
+def is_named(device: object) -> bool:
+    """Whether a network is an interface that is found by its name."""
+    return isinstance(device, Tap) or (isinstance(device, NetFd) and device.named)
+
+
+def _reattaches(value: object, networks: tuple[tuple[str, object], ...]) -> bool:
+    if _flag("net_reattach", value) and not any(is_named(device) for _, device in networks):
+        raise ConfigError(
+            "net_reattach: no network is given by an interface's name",
+            hint="a descriptor is for its owner to attach again" if networks else "net=Tap(name) is one",
+        )
+    return bool(value)
 
 
 def _named(what: str, devices: object, kinds: tuple[type, ...]) -> tuple[tuple[str, object], ...]:

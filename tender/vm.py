@@ -254,7 +254,7 @@ class Vm(Owner):
         vm = lib.tn_vm(self._handle)
         self._attached(declared.name, lib.tn_vm_attach_net(vm, declared.handle, fd, use))
         if net.named:
-            lib.tn_vm_net_is_named(vm, declared.handle)
+            lib.tn_vm_net_is_named(vm, declared.handle, self.config.net_reattach)
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
 

@@ -41,9 +41,14 @@ enum verdict {
 
 /* What is known of a TAP's interface by who opened the descriptor; devices/net_link.c. */
 struct net_link {
-    char name[16]; /* the interface's, when it was attached; empty: no TAP */
-    bool named;    /* we opened it by that name; else the descriptor was given to us */
-    bool lost;     /* it was said that the interface is gone */
+    char name[16];    /* the interface's, when it was attached; empty: no TAP */
+    bool named;       /* we opened it by that name; else the descriptor was given to us */
+    bool again;       /* a new interface of that name is to be attached */
+    bool lost;        /* it was said that the interface is gone */
+    uint64_t next_ns; /* when to try that again */
+    uint32_t problem; /* enum device_problem: the last try's, and how many in a row had it */
+    uint32_t tries;
+    uint64_t said; /* a bit each problem that was said since the interface was deleted */
 };
 
 struct vm_device {

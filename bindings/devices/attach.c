@@ -112,9 +112,10 @@ int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use wanted)
     return error;
 }
 
-void vm_net_is_named(struct vm *vm, uint32_t handle)
+void vm_net_is_named(struct vm *vm, uint32_t handle, bool again)
 {
     vm->devices[handle].link.named = true;
+    vm->devices[handle].link.again = again;
 }
 
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only)

@@ -51,12 +51,18 @@ int device_check_inherited(int fd, bool is_net, struct device_error *error);
  * stream, a file, a socket without a peer. */
 int net_duplicate(int fd, struct device_error *error);
 
+/* Attaches a descriptor of net_open_tap() that has lost its interface to the one that has its name by now, by
+ * the same rules, and to be used as before. 0, or -1 with *error. */
+int net_attach_again(const struct vm_device *device, struct device_error *error);
+
 /*
- * Behind an EVENT_NETWORK: looks at the TAPs of `vm` from handle *next on, until there is something to say:
- * an interface was deleted, or is attached again. True: it stands in `text` of NET_NEWS_BYTES, one line, and
- * *next is where to go on. What the event was made of is not believed, and not needed.
+ * Behind an EVENT_NETWORK: looks at the TAPs of `vm` from handle *next on, and attaches again what is to be,
+ * until there is something to say: an interface was deleted, is attached again, or cannot be. True: it stands
+ * in `text` of NET_NEWS_BYTES, one line, and *next is where to go on. What the event was made of is not
+ * believed, and not needed. `attach` does it: NULL, net_attach_again().
  */
-bool net_news(struct vm *vm, uint32_t *next, char *text);
+typedef int net_attacher(const struct vm *vm, uint32_t handle, struct device_error *error);
+bool net_news(struct vm *vm, uint32_t *next, net_attacher *attach, char *text);
 
 /* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
 int net_choose_mac(uint8_t mac[6]);
@@ -93,9 +99,9 @@ int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_by
 /* Gives an open descriptor to a VM as its device `handle`; it stays the caller's to close. 0 or -errno.
  * `offload`: the image was granted the net offload. */
 int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
-/* The device is the interface that net_open_tap() found by its name; else whoever gave its descriptor is
- * asked to do something about it. */
-void vm_net_is_named(struct vm *vm, uint32_t handle);
+/* The device is an interface that net_open_tap() found by its name; else it is for whoever gave the
+ * descriptor to do something about one that was deleted. `again`: the next one of that name is attached. */
+void vm_net_is_named(struct vm *vm, uint32_t handle, bool again);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 
 /* `text` as it may reach a terminal, in `to` of `room` bytes. What is no printable ASCII is an escape of its

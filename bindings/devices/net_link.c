@@ -1,16 +1,24 @@
 /*
  * A TAP whose interface is deleted while its guest runs, for the process that holds the VM: what is said of
- * it. The guest's side is core/hc_net_link.c.
+ * it, and the next interface of its name. The guest's side is core/hc_net_link.c.
  *
  * A descriptor without an interface answers ppoll() with POLLERR. Nothing else says so by itself: a ppoll()
  * that waits for no event is not woken by the deletion.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "device.h"
+
+#define TRY_NS         100000000u /* between two tries, whatever the guest asks for */
+#define TRIES_TO_SAY   5          /* so often in a row a problem is found before it is said: some pass */
+#define NAME_SHOWN_MAX (4 * sizeof(((struct net_link *)0)->name) + sizeof "...")
+
+_Static_assert(DEVICE_BLOCK_FORMAT < 64, "a bit each problem");
 
 static bool has_no_interface(int fd)
 {
@@ -19,30 +27,84 @@ static bool has_no_interface(int fd)
     return ppoll(&end, 1, &at_once, NULL) == 1 && end.revents & POLLERR;
 }
 
-static bool has_news(struct vm_device *device, char *text)
+/* True: `error` is new, and does not pass. */
+static bool problem_is_news(struct net_link *link, const struct device_error *error)
 {
+    if (error->problem == DEVICE_TAP_MISSING || error->os_error == EEXIST) /* the old one is not quite gone */
+        return false;
+    link->tries = error->problem == link->problem ? link->tries + 1 : 1;
+    link->problem = error->problem;
+    const uint64_t bit = UINT64_C(1) << error->problem;
+    if (link->tries < TRIES_TO_SAY || link->said & bit)
+        return false;
+    link->said |= bit;
+    return true;
+}
+
+static const char *words_for(const struct device_error *error)
+{
+    switch (error->problem) {
+    case DEVICE_TAP_DOWN:
+        return "it is down";
+    case DEVICE_TAP_DENIED:
+        return "it belongs to another user";
+    case DEVICE_TAP_BUSY:
+        return "another process has it open";
+    case DEVICE_TAP_KIND:
+        return "it is no TAP interface with a single queue";
+    default:
+        return strerror(error->os_error);
+    }
+}
+
+/* The interface is gone, and the next one of its name is wanted. True: `text` says why that cannot be had. */
+static bool try_again(struct vm *vm, uint32_t handle, net_attacher *attach, bool *lost, char *text,
+                      const char *name)
+{
+    struct net_link *link = &vm->devices[handle].link;
+    struct device_error error = {0};
+    const uint64_t now_ns = monotonic_ns();
+    if (now_ns < link->next_ns)
+        return false;
+    link->next_ns = now_ns + TRY_NS;
+    *lost = (attach ? attach(vm, handle, &error) : net_attach_again(&vm->devices[handle], &error)) < 0;
+    if (!*lost || !problem_is_news(link, &error))
+        return false;
+    (void)snprintf(text, NET_NEWS_BYTES, "%s: the new interface cannot be attached: %s; tender tries on",
+                   name, words_for(&error));
+    return true;
+}
+
+static bool has_news(struct vm *vm, uint32_t handle, net_attacher *attach, char *text)
+{
+    struct vm_device *device = &vm->devices[handle];
     struct net_link *link = &device->link;
-    char name[4 * sizeof link->name + sizeof "..."];
-    const bool lost = has_no_interface(device->fd);
+    char name[NAME_SHOWN_MAX];
+    (void)text_escape(name, sizeof name, link->name, true);
+    bool lost = has_no_interface(device->fd);
+    if (lost && link->lost && link->again && try_again(vm, handle, attach, &lost, text, name))
+        return true;
     if (lost == link->lost)
         return false;
     link->lost = lost;
-    (void)text_escape(name, sizeof name, link->name, true);
+    link->said = link->tries = 0;
     if (lost)
         (void)snprintf(text, NET_NEWS_BYTES,
                        "%s: the interface was deleted; the guest goes on without this network%s", name,
-                       link->named ? "; start it again once there is a new one"
-                                   : " until whoever gave its descriptor attaches it to a new interface");
+                       link->again   ? " until there is a new one"
+                       : link->named ? "; with --net-reattach it takes a new one"
+                                     : " until whoever gave its descriptor attaches it to a new interface");
     else
         (void)snprintf(text, NET_NEWS_BYTES, "%s: an interface is attached again", name);
     return true;
 }
 
-bool net_news(struct vm *vm, uint32_t *next, char *text)
+bool net_news(struct vm *vm, uint32_t *next, net_attacher *attach, char *text)
 {
     while (*next < vm->device_end) {
-        struct vm_device *device = &vm->devices[(*next)++];
-        if (device->type == MFT_NET_BASIC && device->link.name[0] && has_news(device, text))
+        const uint32_t handle = (*next)++;
+        const struct vm_device *device = &vm->devices[handle];
+        if (device->type == MFT_NET_BASIC && device->link.name[0] && has_news(vm, handle, attach, text))
             return true;
     }
     return false;

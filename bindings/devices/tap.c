@@ -66,6 +66,10 @@ static int bind_to(int fd, const char *name, enum net_use use, struct device_err
 {
     struct ifreq request = request_for(name);
     request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (use == NET_PLAIN ? 0 : IFF_VNET_HDR));
+    /* TUNSETIFF of one that may (CAP_NET_ADMIN) makes an interface where none has this name: one that was
+     * deleted since look_at(). With the number of another, which lo has everywhere, it cannot: EBUSY. */
+    const unsigned taken = 1;
+    (void)ioctl(fd, TUNSETIFINDEX, &taken);
     if (ioctl(fd, TUNSETIFF, &request) < 0)
         return refuse(error, name,
                       errno == EPERM    ? DEVICE_TAP_DENIED
@@ -124,6 +128,19 @@ struct net_header_use net_use_header(int fd, enum net_use use)
     else
         (void)ioctl(fd, TUNSETOFFLOAD, 0);
     return used;
+}
+
+int net_attach_again(const struct vm_device *device, struct device_error *error)
+{
+    uint32_t mtu; /* the guest was told of the first one's */
+    const char *name = device->link.name;
+    if (look_at(name, &mtu, error) < 0 ||
+        bind_to(device->fd, name, device->has_header ? NET_SEGMENTS : NET_PLAIN, error) < 0)
+        return -1;
+    (void)net_use_header(device->fd, device->segments  ? NET_SEGMENTS
+                                     : device->offload ? NET_OFFLOAD
+                                                       : NET_PLAIN);
+    return 0;
 }
 
 void net_leave_header(int fd)

@@ -107,7 +107,7 @@ int tn_file_open(const char *path, int use, struct device_error *error,
 int tn_file_check_output(int fd, struct device_error *error);
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into);
-void tn_vm_net_is_named(struct vm *vm, uint32_t handle);
+void tn_vm_net_is_named(struct vm *vm, uint32_t handle, int again);
 int tn_net_choose_mac(uint8_t *mac); /* -errno */
 int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
                   struct descriptor *into);

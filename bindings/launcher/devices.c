@@ -69,8 +69,9 @@ static void check_inherited(const struct setting *device)
         leave_to_python("%s", error.text);
 }
 
-static void attach_net(const struct choice *choice, const struct elf_image *image, struct vm *vm,
-                       uint32_t handle, struct mft_entry *entry, uint32_t ring_mode)
+static void attach_net(const struct request *request, const struct choice *choice,
+                       const struct elf_image *image, struct vm *vm, uint32_t handle, struct mft_entry *entry,
+                       uint32_t ring_mode)
 {
     const enum net_use use = net_use_for(image, ring_mode);
     struct device_error error;
@@ -87,7 +88,7 @@ static void attach_net(const struct choice *choice, const struct elf_image *imag
     if (net_choose_mac(entry->u.net.mac) < 0 || vm_attach_net(vm, handle, fd, use) < 0)
         leave_to_python("%s: cannot be attached", shown(entry->name));
     if (choice->device->value)
-        vm_net_is_named(vm, handle);
+        vm_net_is_named(vm, handle, request->net_reattach);
 }
 
 /* Waits a moment for a lock that another has. False: the time is over, and Python need not wait again. */
@@ -153,6 +154,7 @@ void devices_attach(const struct request *request, const struct elf_image *image
         else
             choice->device = setting;
     }
+    bool has_named = false;
     refuse_the_rest(image, chosen);
     memcpy(&devices->manifest, &image->manifest, image->mft_bytes);
     const uint64_t lock_until_ns =
@@ -162,9 +164,12 @@ void devices_attach(const struct request *request, const struct elf_image *image
         if (entry->type >= MFT_RESERVED_FIRST)
             continue;
         if (entry->type == MFT_NET_BASIC)
-            attach_net(&chosen[i], image, vm, i, entry, ring_mode);
+            attach_net(request, &chosen[i], image, vm, i, entry, ring_mode);
         else
             attach_block(request, lock_until_ns, &chosen[i], vm, i, entry);
         entry->attached = 1;
+        has_named = has_named || vm->devices[i].link.named;
     }
+    if (request->net_reattach && !has_named)
+        leave_to_python("no network is given by an interface's name\nInvalid option: `--net-reattach'");
 }

@@ -5,6 +5,7 @@
  *   request.c   words to values
  *   devices.c   values and manifest to open devices
  *   run.c       a door, the run, signals, the end
+ *   net_helper.c  interfaces that are attached again, for a command that may not
  *   stranger.c  under somebody else's system-call filter
  *   python.c    the other road
  *
@@ -17,6 +18,7 @@
 
 #include <signal.h>
 
+#include "device_types.h"
 #include "elf_image.h"
 #include "request.h"
 #include "vm.h"
@@ -83,6 +85,15 @@ void devices_attach(const struct request *request, const struct elf_image *image
 /* What outlives the descriptors of this run's devices is undone, again if need be; a signal handler may ask
  * for it. In run.c, where they are kept. */
 void devices_leave(void);
+
+/* ---- net_helper.c */
+
+/* For a run on KVM, before its machine and the guest's memory are there. 0 or -errno. */
+int net_helper_begin(const struct vm *devices);
+/* A net_attacher of device.h, by the helper. */
+int net_helper_attach(const struct vm *devices, uint32_t handle, struct device_error *error);
+/* There will be no run on KVM: it is ended, if there is one. (With this process it ends by itself.) */
+void net_helper_end(void);
 
 /* ---- stranger.c */
 

@@ -249,6 +249,7 @@ void execute_python(char **words)
 void leave_to_python(const char *format, ...)
 {
     sandbox_ahead_end();
+    net_helper_end();
     devices_leave();
     if (!the_command.only_native && !signal_caught())
         execute_python(the_command.words);

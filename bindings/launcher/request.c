@@ -236,6 +236,10 @@ static bool read_run_option(struct request *request, char *word, char ***next)
             request->no_net_ring = true;
             return true;
         }
+        if (option_is(word, base, "--net-reattach")) {
+            request->net_reattach = true;
+            return true;
+        }
         value = **next;
         if (!value || strncmp(value, "--", 2) == 0)
             return false;
@@ -283,6 +287,10 @@ static bool read_solo5_option(struct request *request, char *word)
     enum setting_kind kind = SETTING_NET;
     if (strcmp(word, "--no-net-ring") == 0) {
         request->no_net_ring = true;
+        return true;
+    }
+    if (strcmp(word, "--net-reattach") == 0) {
+        request->net_reattach = true;
         return true;
     }
     if (!word[head])

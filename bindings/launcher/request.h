@@ -38,6 +38,7 @@ struct request {
     uint64_t mem_bytes;
     bool mem_adjusted;
     bool no_net_ring;
+    bool net_reattach;
     enum backend backend;
     uint32_t require;      /* enum isolation_layer: those without which no guest is run */
     double timeout_s;      /* 0: none */

@@ -266,6 +266,7 @@ static int make_template(const struct image *image)
 static void make_sandbox(const struct request *request, const struct image *image,
                          const struct devices *devices, const char *line, size_t line_bytes)
 {
+    net_helper_end(); /* this process keeps its rights */
     int template_fd = make_template(image);
     handle(SIGCHLD, SIG_DFL,
            0); /* ignored, as whoever started us may have it, nobody tells how a process ended */
@@ -555,7 +556,7 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
 static void say_net_news(void)
 {
     char text[NET_NEWS_BYTES];
-    for (uint32_t next = 0; net_news(&vm, &next, text);)
+    for (uint32_t next = 0; net_news(&vm, &next, door.is_kvm ? net_helper_attach : NULL, text);)
         say_notice("%s", text);
 }
 
@@ -585,6 +586,8 @@ void run(const struct request *request)
                    sandbox_alone ? (uint32_t)RING_NONE : ring_wanted(request, &image.elf), &devices);
     let_stops_in(SIG_BLOCK);
 
+    if (request->net_reattach && !sandbox_alone && (error = net_helper_begin(&vm)) < 0)
+        leave_to_python("--net-reattach: a helper process cannot be had: %s", strerror(-error));
     if (request->backend == BACKEND_SANDBOX || !make_machine(request, &image, &devices, line, line_bytes))
         make_sandbox(request, &image, &devices, line, line_bytes);
     if (door.is_kvm)

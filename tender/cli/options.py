@@ -24,7 +24,16 @@ NAME_MAX = 67
 
 VALUED = ("--mem", "--timeout", "--console", "--backend", "--require", "--lock-wait")
 NAMED = ("--net", "--net-mac", "--block", "--block-sector-size")
-FLAGS = ("--json", "--stats", "--quiet", "--verbose", "--no-net-ring", "--help", "--version")
+FLAGS = (
+    "--json",
+    "--stats",
+    "--quiet",
+    "--verbose",
+    "--no-net-ring",
+    "--net-reattach",
+    "--help",
+    "--version",
+)
 OPTIONS = VALUED + NAMED + FLAGS
 SHORT = {"-q": "--quiet", "-v": "--verbose", "-h": "--help", "-V": "--version"}
 
@@ -110,6 +119,7 @@ class RunOptions(Value):
         "stats",
         "verbosity",
         "net_ring",
+        "net_reattach",
         "require",
         "lock_wait",
         "words",
@@ -128,6 +138,7 @@ class RunOptions(Value):
     stats: bool
     verbosity: int
     net_ring: "NetRing"
+    net_reattach: bool
     require: "tuple[IsolationLayer, ...]"
     lock_wait: float
     words: tuple[str, ...]
@@ -151,6 +162,7 @@ _DEFAULTS: dict[str, object] = {
     "stats": False,
     "verbosity": 0,
     "net_ring": "auto",
+    "net_reattach": False,
     "require": (),
     "lock_wait": 0.0,
     "words": (),
@@ -252,6 +264,8 @@ def _flag(found: dict[str, object], base: str, equals: str, value: str, word: st
         found["stats"] = True
     elif base == "--no-net-ring":
         found["net_ring"] = "off"
+    elif base == "--net-reattach":
+        found["net_reattach"] = True
 
 
 def _value(base: str, value: str) -> dict[str, object]:

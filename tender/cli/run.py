@@ -220,6 +220,8 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
                 from tender.devices.inherited import check_inherited
 
                 check_inherited(device.fd, is_net=isinstance(device, NetFd))
+    if options.net_reattach:
+        check_reattach(net)
     if options.mem_adjusted and options.verbosity >= 0:
         say.notice(f"adjusting memory to {options.mem_bytes} bytes")
     return VmConfig(
@@ -228,6 +230,7 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
         net=net,
         block=block,
         net_ring=options.net_ring,
+        net_reattach=options.net_reattach,
         require=options.require,
         lock_wait=options.lock_wait,
     )
@@ -288,6 +291,20 @@ def _launch(
             result = vm.run(timeout=options.timeout)
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
     return _ended(result, options, stopper.signal)
+
+
+def check_reattach(net: "dict[str, NetDevice]") -> None:
+    """Raises UsageError for --net-reattach where it means nothing."""
+    from tender.config import is_named
+
+    if not any(is_named(device) for device in net.values()):
+        from tender.cli.options import invalid_option
+
+        raise invalid_option(
+            "--net-reattach",
+            "no network is given by an interface's name",
+            "write --net:NAME=IFACE; a descriptor (@FD) is for whoever gave it to attach again",
+        )
 
 
 class _Path:

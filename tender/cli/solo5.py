@@ -1,7 +1,7 @@
 """`tender solo5-hvt`: the command line of solo5-hvt, word for word, for scripts and managers written for it.
 
     solo5-hvt [--mem=N] [--net:NAME=IFACE|@FD] [--net-mac:NAME=MAC] [--block:NAME=PATH|@FD]
-              [--block-sector-size:NAME=N] [--no-net-ring] [--] KERNEL [ARGS...]
+              [--block-sector-size:NAME=N] [--no-net-ring] [--net-reattach] [--] KERNEL [ARGS...]
 
 Two passes, as solo5-hvt's, for they decide which of two errors is said: the first finds KERNEL, which is then opened
 and checked; the second takes the options in order, each with the manifest at hand, and opens its device
@@ -147,11 +147,14 @@ def _configured(
 
     asked = MEM_DEFAULT
     net_ring: NetRing = "auto"
+    net_reattach = False
     for word in words:
         if word.startswith("--mem="):
             asked = _mem(word[len("--mem=") :])
         elif word == "--no-net-ring":
             net_ring = "off"
+        elif word == "--net-reattach":
+            net_reattach = True
         else:
             devices.take(word, image)
     mem_bytes = floor_mem(asked)
@@ -161,7 +164,17 @@ def _configured(
     image.check_fits(mem_bytes)
     net, block = devices.config(image)
     match(image.name, image.devices, VmConfig(net=net, block=block))
-    return VmConfig(mem=mem_bytes // MIB, args=args, net=net, block=block, net_ring=net_ring, require=require)
+    if net_reattach:
+        run.check_reattach(net)
+    return VmConfig(
+        mem=mem_bytes // MIB,
+        args=args,
+        net=net,
+        block=block,
+        net_ring=net_ring,
+        net_reattach=net_reattach,
+        require=require,
+    )
 
 
 class _Devices:

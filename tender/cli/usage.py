@@ -27,6 +27,7 @@ Where, and with what:
                                  names them; TENDER_REQUIRE in the environment does the same
   --mem=N                        guest memory in MiB, or with a unit: 64M, 1G (default 512)
   --no-net-ring                  offer the guest no network ring: all of --mem is its own
+  --net-reattach                 take a new interface of the same name for one that is deleted meanwhile
   --timeout=SECONDS              stop the guest after that time: 5, 0.25, 250ms
 
 Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists them):
@@ -65,6 +66,7 @@ Run the unikernel in the file KERNEL; ARGS are its own. (This is tender: 'tender
 Core options:
   --mem=N                        memory of the guest in MiB (512)
   --no-net-ring                  no network ring: all of --mem is the guest's
+  --net-reattach                 for an interface that is deleted, take the next one of its name
   --help, --version              this text; the version and the ABI version
 Module options (modules: core block net); every device that KERNEL declares must be attached:
   --net:NAME=IFACE|@FD           a TAP interface, or an open descriptor, as network NAME

@@ -37,6 +37,8 @@ _TUN_CURES = {_ENOENT: "tun-missing", _EPERM: "tun-container"}
 class TapFd(NetFd):
     """An open TAP interface that was found by its name, as a device for a VM."""
 
+    named = True
+
 
 class NetAttachment(Owner):
     """An open network descriptor, with the MAC and MTU that the guest will see, and whether it is an interface that was

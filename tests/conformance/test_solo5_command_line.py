@@ -224,6 +224,7 @@ def test_no_net_ring_is_accepted(solo5: Solo5, guest: Guest) -> None:
             "--mem",
             "--help=1",
             "--no-net-ring=1",
+            "--net-reattach=1",
             "--frob",
             "--gdb",
             "--dumpcore=.",

@@ -1,5 +1,5 @@
 """A TAP whose interface is deleted while its guest runs: one line says so, it is counted, nothing spins, and the guest
-goes on, can be stopped, and keeps its other networks."""
+goes on, can be stopped, and keeps its other networks. With --net-reattach it takes the next interface of that name."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -19,18 +19,21 @@ import psutil
 import pytest
 from support import Guest, TapInterface, ip, with_note
 
-from tender import Image, NetFd, Tap, Vm, VmConfig
+from tender import ConfigError, Image, NetFd, Tap, Vm, VmConfig
 from tender.annotations import NetRing
-from tender.result import Counters
+from tender.result import Counters, VmResult
 
 pytestmark = [pytest.mark.doors, pytest.mark.tap]
 LIMIT_S = 60.0
-TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
-LOST = "{}: the interface was deleted; the guest goes on without this network; start it again once there is a new one"
+NOBODY = 65534
+TUNSETIFF, TUNSETPERSIST, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x400454CB, 0x0002, 0x1000  # linux/if_tun.h
+LOST = "{}: the interface was deleted; the guest goes on without this network; with --net-reattach it takes a new one"
+LOST_WANTED = "{}: the interface was deleted; the guest goes on without this network until there is a new one"
 LOST_GIVEN = (
     "{}: the interface was deleted; the guest goes on without this network until whoever gave its descriptor attaches it"
     " to a new interface"
 )
+REFUSED = "{}: the new interface cannot be attached: {}; tender tries on"
 BACK = "{}: an interface is attached again"
 
 
@@ -132,7 +135,8 @@ def delete(name: str) -> None:
 
 
 def make(name: str) -> None:
-    ip("tuntap", "add", name, "mode", "tap")
+    """A TAP, up, that is root's: a command that has given up its user cannot have it by itself."""
+    ip("tuntap", "add", name, "mode", "tap", "user", "root")
     ip("link", "set", name, "up")
 
 
@@ -247,30 +251,48 @@ def test_it_is_counted_and_the_guest_does_not_turn(
         lines.are(LOST.format(tap.name))
 
 
-def test_the_other_network_goes_on(guest: Guest, tap: TapInterface, tmp_path: Path) -> None:
+@contextmanager
+def two_networks(
+    guest: Guest, tap: TapInterface, tmp_path: Path, *, again: bool
+) -> Iterator[tuple[Vm, Lines, str]]:
+    """A guest that waits for one frame by either; the name of the second interface."""
     make("tapt1")
-    for name in (tap.name, "tapt1"):
-        off = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
-        if off.exists():
-            off.write_text("1")  # the guest waits for one frame, which is not to be the host's own
     try:
-        config = VmConfig(
-            mem=32, args=("--wait-ms=200000",), net={"service0": Tap(tap.name), "service1": Tap("tapt1")}
-        )
-        with (
-            started(guest, tmp_path, WAYS["call"], config, "two_nets") as (vm, lines),
-            socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire,
-        ):
-            wire.bind(("tapt1", 0))
-            delete(tap.name)
-            lines.are(LOST.format(tap.name))
-            TapInterface("tapt1", "").carries()
-            wire.send(bytes(12) + b"\x88\xb5" + bytes(46))
-            result = vm.wait(LIMIT_S)
-            assert result is not None and result.ok, result
-            assert result.counters.net_detached == 1 and result.counters.net_rx_packets >= 1
+        for name in (tap.name, "tapt1"):
+            be_quiet(name)
+        net = {"service0": Tap(tap.name), "service1": Tap("tapt1")}
+        config = VmConfig(mem=32, args=("--wait-ms=200000",), net=net, net_reattach=again)
+        with started(guest, tmp_path, WAYS["call"], config, "two_nets") as (vm, lines):
+            yield vm, lines, "tapt1"
     finally:
         delete("tapt1")
+
+
+def be_quiet(name: str) -> None:
+    """The host sends nothing of its own by this interface."""
+    off = Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+    if off.exists():
+        off.write_text("1")
+
+
+def sends_until_its_end(vm: Vm, name: str) -> VmResult:
+    """Frames go to the guest by this interface until it ends, as the first makes it do."""
+    deadline = time.monotonic() + LIMIT_S
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind((name, 0))
+        while (result := vm.wait(0.1)) is None:
+            assert time.monotonic() < deadline
+            with suppress(OSError):  # it is not up yet
+                wire.send(bytes(12) + b"\x88\xb5" + bytes(46))
+    assert result.ok and result.counters.net_rx_packets >= 1, result
+    return result
+
+
+def test_the_other_network_goes_on(guest: Guest, tap: TapInterface, tmp_path: Path) -> None:
+    with two_networks(guest, tap, tmp_path, again=False) as (vm, lines, other):
+        delete(tap.name)
+        lines.are(LOST.format(tap.name))
+        assert sends_until_its_end(vm, other).counters.net_detached == 1
 
 
 @pytest.mark.parametrize("by", WAYS)
@@ -312,3 +334,224 @@ def test_the_library_logs_it(guest: Guest, tap: TapInterface, caplog: pytest.Log
     assert [(record.name, record.levelname, record.getMessage()) for record in caplog.records] == [
         ("tender.vm", "WARNING", LOST.format(tap.name))
     ]
+
+
+# ---- --net-reattach
+
+
+@fronts
+@roads
+@rings
+def test_the_command_takes_the_next_interface_of_that_name(
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, front: str, road: str, ring: str
+) -> None:
+    words = words_for(front, tap.name, "--net-reattach", "--mem=64", *RINGS[ring], str(guest("net_rx_poll")))
+    with commanded(tender_cmd, words, front, road) as command:
+        said: list[str] = []
+        for _ in range(2):
+            answers(tap.name)
+            delete(tap.name)
+            said.append(LOST_WANTED.format(tap.name))
+            command.says(*said)
+            make(tap.name)
+            said.append(BACK.format(tap.name))
+            command.says(*said)
+        answers(tap.name)
+        command.is_terminated()
+
+
+@pytest.mark.parametrize("by", WAYS)
+def test_the_library_takes_the_next_interface_of_that_name(
+    guest: Guest, tap: TapInterface, tmp_path: Path, by: str
+) -> None:
+    config = VmConfig(mem=32, net=Tap(tap.name), net_ring=WAYS[by].net_ring, net_reattach=True)
+    with started(guest, tmp_path, WAYS[by], config) as (vm, lines):
+        said: list[str] = []
+        for _ in range(2):
+            answers(tap.name)
+            delete(tap.name)
+            said.append(LOST_WANTED.format(tap.name))
+            lines.are(*said)
+            make(tap.name)
+            said.append(BACK.format(tap.name))
+            lines.are(*said)
+        answers(tap.name)
+        counters = stopped(vm)
+        assert (counters.net_detached, counters.net_attached) == (2, 2)
+
+
+def with_queues(name: str) -> None:
+    ip("tuntap", "add", name, "mode", "tap", "multi_queue")
+    ip("link", "set", name, "up")
+
+
+def a_tun(name: str) -> None:
+    ip("tuntap", "add", name, "mode", "tun")
+    ip("link", "set", name, "up")
+
+
+def one_that_is_down(name: str) -> None:
+    ip("tuntap", "add", name, "mode", "tap")
+
+
+WRONG = {
+    "queues": (with_queues, "it is no TAP interface with a single queue"),
+    "tun": (a_tun, "it is no TAP interface with a single queue"),
+    "down": (one_that_is_down, "it is down"),
+}
+
+
+@roads
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_new_interface_that_cannot_serve_is_said_once_and_tried_on(
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, road: str, wrong: str
+) -> None:
+    words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))
+    with commanded(tender_cmd, words, "tender", road) as command:
+        delete(tap.name)
+        said = [LOST_WANTED.format(tap.name)]
+        command.says(*said)
+        make_wrong, why = WRONG[wrong]
+        make_wrong(tap.name)
+        said.append(REFUSED.format(tap.name, why))
+        command.says(*said)
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.process.wait(2)
+        command.says(*said)
+        delete(tap.name)
+        make(tap.name)
+        said.append(BACK.format(tap.name))
+        command.says(*said)
+        answers(tap.name)
+        command.is_terminated()
+
+
+@roads
+def test_an_interface_that_another_process_has_is_taken_once_it_is_free(
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, road: str
+) -> None:
+    words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))
+    with commanded(tender_cmd, words, "tender", road) as command:
+        delete(tap.name)
+        said = [LOST_WANTED.format(tap.name)]
+        command.says(*said)
+        other = open_tap(tap.name)  # makes it, too
+        try:
+            fcntl.ioctl(other, TUNSETPERSIST, 1)
+            ip("link", "set", tap.name, "up")
+            said.append(REFUSED.format(tap.name, "another process has it open"))
+            command.says(*said)
+        finally:
+            os.close(other)
+        said.append(BACK.format(tap.name))
+        command.says(*said)
+        answers(tap.name)
+        command.is_terminated()
+
+
+def test_an_interface_of_another_user_is_taken_once_we_may(
+    guest: Guest, tap: TapInterface, tmp_path: Path
+) -> None:
+    config = VmConfig(mem=32, net=Tap(tap.name), net_reattach=True)
+    with (
+        subprocess.Popen(["sh"], stdin=subprocess.PIPE, text=True) as root,
+        started(guest, tmp_path, WAYS["call"], config) as (vm, lines),
+    ):
+        assert root.stdin is not None
+        delete(tap.name)
+        said = [LOST_WANTED.format(tap.name)]
+        lines.are(*said)
+        os.seteuid(NOBODY)
+        try:
+            root.stdin.write(f"ip tuntap add {tap.name} mode tap user root; ip link set {tap.name} up\n")
+            root.stdin.close()
+            said.append(REFUSED.format(tap.name, "it belongs to another user"))
+            lines.are(*said)
+        finally:
+            os.seteuid(0)
+        said.append(BACK.format(tap.name))
+        lines.are(*said)
+        answers(tap.name)
+        stopped(vm)
+
+
+def test_no_interface_is_made(tender_cmd: list[str], guest: Guest, tap: TapInterface) -> None:
+    """Also not by one that may, when the interface it has found is deleted just then: else `ip` finds its name in use."""
+    words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))
+    with commanded(tender_cmd, words, "tender", "native") as command:
+        delete(tap.name)
+        for _ in range(150):
+            a_tun(tap.name)
+            delete(tap.name)
+        make(tap.name)
+        answers(tap.name)
+        command.process.terminate()
+        assert command.process.wait(LIMIT_S) == 1
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "reattach"])
+def test_a_guest_without_its_interface_obeys_its_time_limit(
+    guest: Guest, tap: TapInterface, tmp_path: Path, again: bool
+) -> None:
+    config = VmConfig(mem=32, net=Tap(tap.name), net_reattach=again)
+    path = tmp_path / "guest.elf"
+    path.write_bytes(with_note(guest("net_rx_poll"), 1, 1))
+    said = threading.Event()
+    with Image.open(path) as image, Vm(image, config, console=lambda _: said.set()) as vm:
+        vm.start(timeout=3)
+        assert said.wait(LIMIT_S)
+        delete(tap.name)
+        result = vm.wait(LIMIT_S)
+        assert result is not None and result.reason == "timeout"
+
+
+def test_one_of_two_networks_is_taken_again(guest: Guest, tap: TapInterface, tmp_path: Path) -> None:
+    with two_networks(guest, tap, tmp_path, again=True) as (vm, lines, _):
+        delete(tap.name)
+        lines.are(LOST_WANTED.format(tap.name))
+        make(tap.name)
+        lines.are(LOST_WANTED.format(tap.name), BACK.format(tap.name))
+        result = sends_until_its_end(vm, tap.name)
+        assert (result.counters.net_detached, result.counters.net_attached) == (1, 1)
+
+
+def test_nothing_of_a_killed_command_holds_the_interface(
+    tender_cmd: list[str], guest: Guest, tap: TapInterface
+) -> None:
+    words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))
+    with commanded(tender_cmd, words, "tender", "native") as command:
+        answers(tap.name)
+        command.process.kill()
+        assert command.process.wait(LIMIT_S) == -signal.SIGKILL
+        deadline = time.monotonic() + LIMIT_S
+        while is_used(tap.name):
+            assert time.monotonic() < deadline
+        assert command.lines.end() == []
+
+
+@roads
+@pytest.mark.parametrize("front", FRONTS)
+def test_it_is_refused_where_no_interface_has_a_name(
+    tender_cmd: list[str], guest: Guest, front: str, road: str
+) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    none = [word for word in FRONTS[front] if not word.startswith("--net")]
+    cases = [
+        (words_for(front, f"@{theirs.fileno()}"), guest("net_rx_poll")),
+        (none, guest("hello")),
+    ]
+    with ours, theirs:
+        for words, image in cases:
+            done = subprocess.run(
+                [*tender_cmd, *words, "--net-reattach", image],
+                capture_output=True, text=True, timeout=LIMIT_S, check=False, pass_fds=[theirs.fileno()],
+                env={**os.environ, "TENDER_LAUNCHER": road},
+            )  # fmt: skip
+            assert done.returncode == 1 and done.stdout == ""
+            assert done.stderr.startswith(
+                f"{front}: no network is given by an interface's name\n{front}: Invalid option: `--net-reattach'\n"
+            ), done.stderr
+    with pytest.raises(ConfigError, match=r"^net_reattach: no network is given by an interface's name$"):
+        VmConfig(net_reattach=True)
+    with pytest.raises(ConfigError, match=r"^net_reattach: no network is given by an interface's name$"):
+        VmConfig(net_reattach=True, net=NetFd(0))

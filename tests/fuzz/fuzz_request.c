@@ -144,7 +144,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
           request.mem_bytes == again.mem_bytes && request.mem_adjusted == again.mem_adjusted &&
           request.backend == again.backend && request.lock_wait_s == again.lock_wait_s &&
           request.lock_wait_word == again.lock_wait_word && request.require == again.require &&
-          request.no_net_ring == again.no_net_ring && request.setting_count == again.setting_count));
+          request.no_net_ring == again.no_net_ring && request.net_reattach == again.net_reattach &&
+          request.setting_count == again.setting_count));
     for (size_t i = 0; i < count; i++) {
         MUST(strcmp(words[i], before[i]) == 0);
         free(words[i]);

@@ -141,8 +141,14 @@ def requests() -> Iterator[tuple[str, bytes]]:
     disks = ["--block:storage=d.img", "--block-sector-size:storage=512"]
     ours = [[*net, *disks], ["--net", "tap0", "--block=d.img:ro"], ["--net=a=@3", "--block:b=@4:rw"], ["--mem=64M"],
             ["--mem", "1G"], ["--timeout=250ms"], ["--timeout", "0.5s"], ["--backend=sandbox", "-q"], ["--no-net-ring"],
-            ["--require=kvm,landlock"], [f"--block:d{i}=@{i}" for i in range(30)]]  # fmt: skip
-    theirs = [[*net, *disks], ["--mem=32"], ["--no-net-ring"], ["--block:a=@4", "--block:b=x:ro", "--"]]
+            ["--net-reattach"], ["--require=kvm,landlock"], [f"--block:d{i}=@{i}" for i in range(30)]]  # fmt: skip
+    theirs = [
+        [*net, *disks],
+        ["--mem=32"],
+        ["--no-net-ring"],
+        ["--net-reattach"],
+        ["--block:a=@4", "--block:b=x:ro", "--"],
+    ]
     for solo5, lines in ((0, ours), (1, theirs)):
         for i, words in enumerate(lines):
             yield f"{solo5}-{i}", bytes([solo5]) + "\0".join([*words, "app.elf", "word"]).encode()

@@ -174,6 +174,11 @@ def test_no_net_ring_means_it() -> None:
     assert parse("--no-net-ring").net_ring == "off"
 
 
+def test_net_reattach_means_it() -> None:
+    assert not parse().net_reattach
+    assert parse("--net-reattach").net_reattach
+
+
 # ---- devices
 
 
@@ -235,6 +240,8 @@ def test_every_form_of_a_device_option(words: list[str], expected: tuple[str, st
         "--mem:storage=5",
         "--stats=5",
         "--no-net-ring=1",
+        "--net-reattach=1",
+        "--net-reattach:service0",
         "--help=me",
         "-x",
         "-",
@@ -481,5 +488,5 @@ def test_the_help_names_every_option() -> None:
     for option in (*OPTIONS, *SHORT):
         assert re.search(rf"^  (-\w, )?{option}\b", text, re.MULTILINE) or f"  {option}, --" in text, option
     solo5 = usage.solo5("solo5-hvt")
-    for option in ("--mem", "--no-net-ring", "--help", "--version", *NAMED):
+    for option in ("--mem", "--no-net-ring", "--net-reattach", "--help", "--version", *NAMED):
         assert re.search(rf"^  (--help, )?{option}\b", solo5, re.MULTILINE), option

@@ -54,6 +54,7 @@ FIELDS: list[tuple[Callable[..., object], str, list[object]]] = [
     ),
     (VmConfig, "block", [*NO_BLOCK, *({"storage": it} for it in [None, *NO_BLOCK]), {5: DISK}, {None: DISK}]),
     (VmConfig, "net_ring", [None, True, 1, "yes", "ON", ["on"], b"on"]),
+    (VmConfig, "net_reattach", NO_FLAG),
     (VmConfig, "lock_wait", [None, "5", True, [5], b"5", -1, float("nan"), float("inf"), 1e9]),
     (VmConfig, "require", [*NO_WORDS, ["moat"]]),
     (Tap, "name", [*NO_TEXT, "", "tap\0"]),
@@ -119,6 +120,7 @@ FULL: dict[str, Any] = {
     "net": {"service0": TAP},
     "block": {"storage": DISK},
     "net_ring": "inline",
+    "net_reattach": True,
     "lock_wait": 2.5,
     "require": ("kvm",),
 }

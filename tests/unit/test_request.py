@@ -58,6 +58,7 @@ size_t shown(char **words, int is_solo5, const char *backend, const char *requir
     number(r.mem_adjusted);
     number(r.quiet);
     number(r.no_net_ring);
+    number(r.net_reattach);
     number(r.backend);
     number(r.require);
     number(r.timeout_s);
@@ -110,6 +111,7 @@ class Read(NamedTuple):
     mem_adjusted: bool
     quiet: bool
     no_net_ring: bool
+    net_reattach: bool
     backend: str
     require: frozenset[str]
     timeout: float
@@ -156,7 +158,7 @@ def _parsed(parts: Iterator[bytes]) -> Read:
     def number() -> int:
         return int(next(parts))
 
-    mem, adjusted, quiet, no_ring = number(), bool(number()), bool(number()), bool(number())
+    mem, adjusted, quiet, no_ring, reattach = number(), *(bool(number()) for _ in range(4))
     backend, layers = BACKENDS[number()], number()
     timeout, lock_wait, image = float(next(parts)), float(next(parts)), next(parts)
     args = tuple(next(parts) for _ in range(number()))
@@ -173,7 +175,18 @@ def _parsed(parts: Iterator[bytes]) -> Read:
         devices.append(_device(kind, name, value, read_only, raw))
     require = frozenset(name for i, name in enumerate(LAYERS) if layers >> i & 1)
     return Read(
-        mem, adjusted, quiet, no_ring, backend, require, timeout, lock_wait, image, args, tuple(devices)
+        mem,
+        adjusted,
+        quiet,
+        no_ring,
+        reattach,
+        backend,
+        require,
+        timeout,
+        lock_wait,
+        image,
+        args,
+        tuple(devices),
     )
 
 
@@ -208,7 +221,8 @@ def by_run(words: list[bytes], ambient: Ambient) -> Read:
     assert (options.console, options.json, options.stats) == (unserved.console, unserved.json, unserved.stats)
     assert options.verbosity <= 0
     return Read(
-        options.mem_bytes, options.mem_adjusted, options.verbosity < 0, options.net_ring == "off", options.backend,
+        options.mem_bytes, options.mem_adjusted, options.verbosity < 0, options.net_ring == "off",
+        options.net_reattach, options.backend,
         frozenset(options.require), options.timeout or 0.0, options.lock_wait, raw_bytes(options.image),
         tuple(map(raw_bytes, options.args)), tuple(devices),
     )  # fmt: skip
@@ -222,6 +236,9 @@ class _Noted:
 
     def close(self) -> None:
         pass
+
+
+SOLO5_FLAGS = ("--no-net-ring", "--net-reattach")
 
 
 def by_solo5(words: list[bytes], ambient: Ambient, monkeypatch: pytest.MonkeyPatch) -> Read:
@@ -248,6 +265,9 @@ def by_solo5(words: list[bytes], ambient: Ambient, monkeypatch: pytest.MonkeyPat
         patched.setattr("tender.native.lib", SimpleNamespace(tn_net_use=lambda *_: 0, RING_NONE=0))
         patched.setattr("tender.cli.say.notice", lambda _: asked.update(adjusted=True))
         patched.setattr("tender.manifest.match", lambda *_: None)
+        # whether there is an interface to take again is looked at once the devices are known
+        patched.setattr("tender.cli.run.check_reattach", lambda _: None)
+        patched.setattr("tender.config._reattaches", lambda value, _: value)
         image: Any = SimpleNamespace(
             name="", devices=(), elf=SimpleNamespace(c=None), check_fits=lambda mem: asked.update(mem=mem)
         )
@@ -265,16 +285,17 @@ def by_solo5(words: list[bytes], ambient: Ambient, monkeypatch: pytest.MonkeyPat
         for word in texts[:at]:
             name = word.partition("=")[0].partition(":")[2]
             before = dict(devices._macs), dict(devices._sector_sizes)
-            if not word.startswith("--mem=") and word != "--no-net-ring":
+            if not word.startswith("--mem=") and word not in SOLO5_FLAGS:
                 devices.take(word, image)
             if devices._macs != before[0] or word.startswith("--net-mac:"):
                 noted.append(Device("net-mac", name.encode(), tuple(parse_mac(devices._macs[name]))))
             if devices._sector_sizes != before[1] or word.startswith("--block-sector-size:"):
                 noted.append(Device("block-sector-size", name.encode(), devices._sector_sizes[name]))
-        plain = [text for text in texts[:at] if text.startswith("--mem=") or text == "--no-net-ring"]
+        plain = [text for text in texts[:at] if text.startswith("--mem=") or text in SOLO5_FLAGS]
         config = solo5._configured(image, plain, tuple(kernel[1:]), solo5._Devices(lock_wait), require)
     return Read(
-        config.mem_bytes, bool(asked.get("adjusted")), False, config.net_ring == "off", backend, frozenset(require),
+        config.mem_bytes, bool(asked.get("adjusted")), False, config.net_ring == "off",
+        config.net_reattach, backend, frozenset(require),
         0.0, lock_wait, raw_bytes(kernel[0]), tuple(map(raw_bytes, kernel[1:])), tuple(noted),
     )  # fmt: skip
 
@@ -315,7 +336,7 @@ likely = st.one_of(
     st.builds("--block-sector-size:{}={}".format, st.sampled_from(NAMES), st.sampled_from(VALUES)).map(lambda w: [w]),
     st.builds(lambda o, v: [f"{o}={v}"], st.sampled_from(("--timeout", "--lock-wait", "--backend", "--require")),
               st.sampled_from(VALUES)),
-    st.sampled_from((["-q"], ["--quiet"], ["--no-net-ring"])),
+    st.sampled_from((["-q"], ["--quiet"], ["--no-net-ring"], ["--net-reattach"])),
 )  # fmt: skip
 lines = st.builds(
     lambda words, rest: [w for group in words for w in group] + rest,
