@@ -10,7 +10,8 @@
  *
  * A read() that fills its room does not tell whether there was more. So one byte more is asked for. Where
  * nothing else can look at guest memory meanwhile it lies behind the room: it is written only by a frame that
- * is dropped, and then restored. Beside a thread that can, which is a ring's worker, it lies in our own.
+ * is dropped, and then restored. Beside a thread that can, which is a ring's worker that was woken once, it
+ * lies in our own.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -148,10 +149,10 @@ static bool complete_checksum(uint8_t *data, uint64_t len, const struct net_head
 }
 
 /* Whether the byte behind the room is the guest's to write, and nobody can look at it meanwhile: the guest's
- * one vCPU is out, and no worker can begin. */
+ * one vCPU is out, and no worker serves or can begin. */
 static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t room)
 {
-    return (!vm->ring.shared || vm->ring.vcpu_serves) &&
+    return (!vm->ring.woken || vm->ring.vcpu_serves) &&
            guest_memory_at(&vm->memory, gpa + room, 1, GUEST_WRITABLE);
 }
 

@@ -32,7 +32,7 @@ void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
     vm->ring.kicked_ns = 0;
     vm->ring.kick_cost_ns = UINT64_MAX;
     vm->ring.quick_kicks = 0;
-    vm->ring.vcpu_serves = false;
+    vm->ring.vcpu_serves = vm->ring.woken = false;
     atomic_store(&vm->ring.broken, false);
     pthread_mutex_init(&vm->ring.serving, NULL); /* it needs no end: what it guards does */
     ring_want_kicks(vm, true);

@@ -120,6 +120,8 @@ static bool make_worker(struct vm *vm)
 
 bool ring_worker_wake(struct vm *vm)
 {
+    if (!vm->ring.woken) /* before the worker can see it, and never again while it may look */
+        vm->ring.woken = true;
     if (!vm->ring.has_worker)
         return make_worker(vm);
     wake(&vm->ring);

@@ -102,6 +102,7 @@ struct net_ring {
 
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;
+    bool woken;     /* it may serve: before that it looks at nothing */
     bool gives_way; /* it may ask the kernel to run another thread in its place */
     bool kept;      /* made by ring_worker_prepare(): it stays to the end of the process */
     sem_t asleep;   /* of a kept one: posted once it sleeps, */

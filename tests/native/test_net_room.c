@@ -102,10 +102,10 @@ static const struct way {
     bool segments; /* TCP segments are joined and cut */
 } ways[] = {
     {"call", by_call, false, false, false, false, false},
-    {"call, beside a ring", by_call, false, false, true, false, false},
+    {"call, beside a worker", by_call, false, false, true, false, false},
     {"call, with a header", by_call, true, false, false, false, false},
     {"batch", by_batch, false, false, false, false, false},
-    {"batch, beside a ring", by_batch, false, false, true, false, false},
+    {"batch, beside a worker", by_batch, false, false, true, false, false},
     {"batch, with a header", by_batch, true, false, false, false, false},
     {"batch, with the offload", by_batch, true, true, false, false, false},
     {"ring, the vCPU's thread", by_kick, false, false, false, true, false},
@@ -144,8 +144,8 @@ static void set_up(int type, const struct way *way)
     vm.extensions =
         TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | (way->offload ? TENDER_FEATURE_NET_OFFLOAD : 0);
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
-    if (way->others || way->counts_in_ring)
-        ring_offer(&vm, ring, RING_INLINE);
+    ring_offer(&vm, ring, RING_INLINE);
+    vm.ring.woken = way->others;
     wire = ends[1];
 }
 

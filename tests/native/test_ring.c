@@ -334,7 +334,7 @@ static void kick_if_wanted(void)
 
 static void test_a_worker_serves_sleeps_and_is_woken(void)
 {
-    HOLDS(ring_worker_wake(&vm) && vm.ring.has_worker);
+    HOLDS(!vm.ring.woken && ring_worker_wake(&vm) && vm.ring.has_worker && vm.ring.woken);
     for (uint32_t i = 0; i < 3000; i++) {
         while (ring->ent_tail - __atomic_load_n(&ring->ent_head, __ATOMIC_ACQUIRE) >= HVT_RING_ENTRIES)
             sched_yield();
@@ -353,6 +353,9 @@ static void test_a_worker_serves_sleeps_and_is_woken(void)
     ring_worker_stop(&vm);
     HOLDS(!vm.ring.has_worker && ring->needs_kick == 1);
     ring_worker_stop(&vm); /* once more does nothing */
+    HOLDS(vm.ring.woken);
+    ring_offer(&vm, ring, RING_INLINE); /* for another guest */
+    HOLDS(!vm.ring.woken);
 }
 
 /* Whether any of `count` kicks, `apart_ns` from each other, is one too many. The clock is ours. */
