@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 STATUS_INTERNAL = 70  # EX_SOFTWARE: managers of unikernels take 1 for "cannot start" and restart on others
 STATUS_PIPE = 141  # what a shell shows for death by SIGPIPE
 STATUS_UNANSWERED = 1
-_EPIPE = 32
+_EMFILE, _EPIPE = 24, 32
 
 # name -> module (imported when picked), one line for --help
 COMMANDS = {
@@ -133,6 +133,10 @@ def last_resort(error: Exception) -> int:
 
         if needs.explain(error):
             return 1
+    if isinstance(error, OSError) and error.errno == _EMFILE:
+        say.error(f"{error.strerror}: the limit is too low even to start")
+        say.hint("raise it: ulimit -n 1024")
+        return 1
     what = str(error).split("\n")[0]
     say.error(f"internal error: {type(error).__name__}: {what}; please report")
     say.hint("TENDER_DEBUG=1 shows where")

@@ -93,8 +93,11 @@ def hurry(*, after_s: float | None = None) -> None:
 
 def write(fd: int, data: bytes, until: float = float("inf")) -> None:
     """All of `data`; waits for room until then as long as nobody hurries. Raises OSError: TimeoutError for want of room."""
-    import select
-
+    try:
+        import select
+    except (ImportError, OSError):  # no descriptor is left to read it by
+        posix.write(fd, data)
+        return
     room = select.poll()
     room.register(fd, select.POLLOUT)
     # what poll() promises room for, pipe(7) and n_tty_poll(): a write() of more might wait, with nobody to end it

@@ -97,14 +97,17 @@ def run(
     )  # fmt: skip
 
 
-def assert_told(report: str, done: "subprocess.CompletedProcess[str]", code: str, image: str) -> None:
+def assert_told(
+    report: str, done: "subprocess.CompletedProcess[str]", code: str, image: str, signal: int | None = None
+) -> None:
     """One line of JSON, which agrees with the status and with the first line of stderr."""
     assert report.endswith("\n") and report.count("\n") == 1
     result = json.loads(report)
     assert (done.returncode, done.stdout.replace(report, "")) == (1, "")
-    assert (result["schema"], result["reason"], result["status"]) == (1, "not-started", done.returncode)
+    reason = "not-started" if signal is None else "signal"
+    assert (result["schema"], result["reason"], result["status"]) == (1, reason, done.returncode)
     assert (result["error"]["code"], result["image"]) == (code, image)
-    assert result["guest_status"] is result["signal"] is None
+    assert (result["guest_status"], result["signal"]) == (None, signal)
     assert result["message"] == result["error"]["message"] != ""
     assert done.stderr.startswith("tender: " + result["message"].split("\n")[0])
 
@@ -172,7 +175,7 @@ def test_a_signal_that_ends_the_wait_for_a_lock_is_reported(
         stdout, stderr = running.communicate(timeout=LIMIT)
     os.close(lock)
     done = subprocess.CompletedProcess(command, running.returncode, stdout, stderr)
-    assert_told(report.read_text(), done, "signal", names["disk.elf"])
+    assert_told(report.read_text(), done, "signal", names["disk.elf"], signal.SIGTERM)
 
 
 @by_launcher

@@ -242,6 +242,25 @@ def test_an_answer_waits_for_room_in_a_pipe_that_does_not(
     assert running.wait(LIMIT) == 0
 
 
+@pytest.mark.parametrize("launcher", ["", "native", "python"])
+@pytest.mark.parametrize(
+    "words", [["{hello}"], ["solo5-hvt", "{hello}"], ["--json", "{hello}"]], ids=" ".join
+)
+@pytest.mark.parametrize("limit", [4, 5, 6, 7, 8, 16, 64])
+def test_too_few_descriptors_are_told(
+    limit: int, words: list[str], launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
+    """`ulimit -n`, of so few that an interpreter hardly starts."""
+    done = subprocess.run(
+        [*tender_cmd, *words_of(words, guest, tmp_path)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False,
+        env=environment(launcher), preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    program = words[0] if words[0] == "solo5-hvt" else "tender"
+    assert done.stderr.startswith(f"{program}: ") and "internal error" not in done.stderr
+
+
 # ---- a full pipe, which would hold a write for good
 
 ENDS_BY_ITSELF: dict[str, tuple[list[str], int]] = {
