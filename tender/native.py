@@ -2,7 +2,16 @@
 
 import posix  # not os: its ABCs cost a tenth of the command's start
 
-from tender._native import ffi, lib
+try:
+    from tender._native import ffi, lib
+except ImportError as error:
+    if "subinterpreters" not in str(error):
+        raise
+    raise ImportError(
+        "tender cannot be used in a subinterpreter with a GIL of its own, for which its core (a cffi module) is not made: "
+        "use a thread, a process, or a subinterpreter that shares the GIL",
+        name="tender._native",
+    ) from error
 from tender.errors import HostError, ImageError
 from tender.values import Value
 

@@ -382,6 +382,10 @@ class Vm(Owner):
     def start(self, timeout: "float | None" = None) -> None:
         """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run(), HostError."""
         limit_ns = nanoseconds("timeout", timeout)
+        if not _is_main_interpreter():  # C's thread would run Python in the main one
+            raise VmStateError(
+                "start() is for the main interpreter: in a subinterpreter call run() on a thread"
+            )
         ffi.def_extern(name="run_started")(_run_started)
         turn = ffi.new("int *")
         key = id(turn)
@@ -554,6 +558,17 @@ class Vm(Owner):
 
 _STARTED: "dict[int, tuple[Vm, CData]]" = {}
 """By a number that C carries to it: what a thread of start() is to run, until it has begun."""
+
+
+def _is_main_interpreter() -> bool:
+    try:
+        import _interpreters as them  # type: ignore[import-not-found]
+    except ImportError:  # before Python 3.13
+        try:
+            import _xxsubinterpreters as them  # type: ignore[import-not-found]
+        except ImportError:
+            return True
+    return bool(them.get_current() == them.get_main())
 
 
 def _run_started(key: int) -> None:
