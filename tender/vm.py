@@ -425,6 +425,18 @@ class Vm(Owner):
                 del self  # the traceback has this frame
         return self._result
 
+    def fileno(self) -> int:
+        """A descriptor that is readable once the guest of start() has ended: for select, asyncio's add_reader, GUI loops.
+
+        It is the VM's, closed with it, and only to be waited for. Raises VmStateError if the VM was not started by start().
+        """
+        if posix.getpid() != self._pid:
+            raise VmStateError("the Vm was created before fork(): its run is the parent's")
+        fd = int(self._done.fd)
+        if fd < 0:
+            raise VmStateError(self._no_wait())
+        return fd
+
     def _no_wait(self) -> str:
         if self._closed:
             return _STATES[_ESTALE]

@@ -1,6 +1,8 @@
 """A VM's life in a process: many at once, stopped anywhere, closed in every way, and nothing left behind."""
 
+import asyncio
 import os
+import select
 import signal
 import threading
 import time
@@ -358,3 +360,39 @@ def test_counters_and_timeline_are_in_order(guest: Guest) -> None:
     assert result.counters.hypercalls["halt"] == 1
     calls = sum(result.counters.hypercalls.values())
     assert result.counters.exits == calls + result.counters.emulated  # none with KVM: the processor does it
+
+
+def test_the_end_of_a_started_guest_is_waited_for_by_its_descriptor(guest: Guest) -> None:
+    with Image.open(guest("sleep")) as image:
+        with Vm(image, SMALL, console=DISCARD) as vm:
+            with pytest.raises(VmStateError, match="was not started"):
+                vm.fileno()
+            vm.start(timeout=100)
+            assert select.select([vm], [], [], 0)[0] == []
+            vm.stop()
+            assert select.select([vm], [], [], 100)[0] == [vm]
+            assert select.select([vm], [], [], 0)[0] == [vm]  # it stays so
+            result = vm.wait(0)
+            assert result is not None and result.reason == "stopped"
+        with pytest.raises(VmStateError, match="closed"):
+            vm.fileno()
+
+
+def test_an_asyncio_loop_is_told_of_each_end(guest: Guest) -> None:
+    async def ended(vm: Vm) -> tender.VmResult:
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        vm.start(timeout=100)
+        loop.add_reader(vm, over.set)
+        await asyncio.wait_for(over.wait(), 100)
+        loop.remove_reader(vm)
+        return vm.wait()
+
+    async def all_of(vms: list[Vm]) -> list[tender.VmResult]:
+        return await asyncio.gather(*map(ended, vms))
+
+    with Image.open(guest("hello")) as image:
+        vms = [Vm(image, SMALL, console=DISCARD) for _ in range(4)]
+        assert [result.reason for result in asyncio.run(all_of(vms))] == ["exit"] * 4
+        for vm in vms:
+            vm.close()

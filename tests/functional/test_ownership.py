@@ -97,6 +97,7 @@ USES: dict[str, Callable[[Vm], object]] = {
     "run": lambda vm: vm.run(),
     "start": lambda vm: vm.start(),
     "wait": lambda vm: vm.wait(),
+    "fileno": lambda vm: vm.fileno(),
     "counters": lambda vm: vm.counters,
     "boot": lambda vm: vm.boot,
     "memory": lambda vm: vm.memory(0x100000, 1),
