@@ -4,6 +4,7 @@ The first one takes some 15 s (kernel, boot, snapshot), each later box about 1 s
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,6 +95,20 @@ def start_ready(
 
 def test_exit_status_is_the_commands(tmp_path: Path) -> None:
     assert kvmbox("--", "sh", "-c", "exit 7", cwd=tmp_path).returncode == 7
+
+
+@pytest.mark.parametrize("options", [(), ("--smp", "1"), ("--icount",)], ids=["two", "one", "icount"])
+def test_the_boxs_clock_counts_at_the_rate_it_was_given(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Not at what the kernel counts while it boots, which is wrong by any factor on a busy machine."""
+    done = kvmbox("--cold", *options, "--", "dmesg", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    told = re.findall(r"tsc_early_khz=(\d+)", done.stdout.decode())
+    taken = re.findall(
+        r"tsc: Detected ([\d.]+) MHz", done.stdout.decode()
+    )  # of the processor, and of the counter if it differs
+    assert told and taken, done.stdout
+    assert float(taken[-1]) == int(told[0]) / 1000
 
 
 def test_cold_boot_needs_no_snapshot(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -1160,3 +1161,30 @@ def test_guests_of_a_solo5_tree_are_built_from_paths_as_one_types_them(tmp_path:
     built = {path.name for path in (tmp_path / "out").glob("*_guest.*") if path.suffix in {".hvt", ".spt"}}
     names = ("net_guest", "block_guest", "idle_guest", "tcp_guest")
     assert built == {f"{name}.{abi}" for name in names for abi in ("hvt", "spt")}
+
+
+def by_hand() -> list[str]:
+    """The compiler's commands that the sources and the README of the benchmarks give."""
+    bench = Path(__file__).resolve().parents[2] / "bench"
+    lines = [
+        line for path in (*bench.glob("*.c"), bench / "README.md") for line in path.read_text().splitlines()
+    ]
+    return [found[1] for line in lines if (found := re.fullmatch(r"(?: \*)? {4,5}(cc -.*)", line))]
+
+
+def test_programs_that_are_built_by_hand_are_more_than_one() -> None:
+    assert any("ring_cost.c" in line for line in by_hand()) and any(
+        "tcp_peer.c" in line for line in by_hand()
+    )
+
+
+@pytest.mark.parametrize("line", by_hand())
+def test_a_program_that_is_built_by_hand_is_built_as_its_words_say(line: str, tmp_path: Path) -> None:
+    command, placed = re.subn(r"-o \S+$", f"-o {tmp_path}/program", line)
+    assert placed == 1
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=root, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.access(tmp_path / "program", os.X_OK)

@@ -16,7 +16,7 @@ import pytest
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "kvmbox"
 sys.path.insert(0, str(TOOL))
 
-from kvmbox_lib import bochs, cli, disc, initramfs, kernel, machine  # noqa: E402
+from kvmbox_lib import bochs, cli, disc, initramfs, kernel, machine, tsc  # noqa: E402
 from kvmbox_lib.cache import KEPT, Cache  # noqa: E402
 from kvmbox_lib.channel import FRAME_MAX, HEADER, Decoder, Kind, encode, fields  # noqa: E402
 from kvmbox_lib.errors import BoxError, Interrupted  # noqa: E402
@@ -285,7 +285,7 @@ def fake_program(path: Path) -> str:
 
 
 def qemu_line(tmp_path: Path, icount: bool = False) -> str:
-    shape = machine.Shape(fake_program(tmp_path / "qemu"), mem_mib=512, smp=2, icount=icount)
+    shape = machine.Shape(fake_program(tmp_path / "qemu"), mem_mib=512, smp=2, icount=icount, tsc_mhz=2400)
     files = machine.BootFiles(tmp_path / "vmlinux", tmp_path / "initrd")
     wires = machine.Wires(ram=3, channel=4, monitor=5, console=6, share=None)
     return " ".join(machine.qemu_command(shape, files, wires, incoming=False))
@@ -297,6 +297,18 @@ def test_vcpus_take_turns_on_one_thread(tmp_path: Path) -> None:
     assert "tcg,thread=single" in line
     assert "-smp 2" in line
     assert "-icount" not in line
+
+
+def test_the_kernel_is_told_how_fast_its_clocks_counter_runs(tmp_path: Path) -> None:
+    """On a busy machine it counts that wrong."""
+    assert "tsc_early_khz=2400000" in qemu_line(tmp_path).split()
+
+
+def test_the_counters_frequency_is_measured_alike_each_time() -> None:
+    """Each time the same, or a saved box would not be found again."""
+    measured = {tsc.frequency_mhz() for _ in range(3)}
+    assert max(measured) - min(measured) <= tsc.STEP_MHZ
+    assert 500 <= min(measured) <= max(measured) <= 8000
 
 
 def test_counting_box_counts_instructions(tmp_path: Path) -> None:

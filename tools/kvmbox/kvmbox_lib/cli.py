@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from . import bochs, disc
+from . import bochs, disc, tsc
 from . import kernel as kernels
 from .cache import Cache
 from .channel import Channel
@@ -179,7 +179,8 @@ def run(options: argparse.Namespace) -> int:
 @contextmanager
 def _amd_box(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
     """The way to QEMU's box: the channel to one that is ready for a command."""
-    shape = Shape(qemu=options.qemu, mem_mib=options.mem, smp=options.smp, icount=options.icount)
+    tsc_mhz = 1000 if options.icount else tsc.frequency_mhz()  # a tick each nanosecond
+    shape = Shape(options.qemu, options.mem, options.smp, options.icount, tsc_mhz)
     require_programs(shape)
     cache = Cache.default()
     kernel = Kernel(options.kernel or kernels.newest(cache))

@@ -6,7 +6,7 @@ from typing import Any
 
 from .errors import BoxError
 
-REPLY_LIMIT_S = 60.0
+REPLY_LIMIT_S = 300.0
 
 
 class Monitor:

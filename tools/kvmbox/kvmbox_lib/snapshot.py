@@ -15,7 +15,7 @@ from .errors import BoxError
 from .machine import BootFiles, Machine, Shape
 
 BLOCK = 1 << 16
-STATE_LIMIT_S = 60.0
+STATE_LIMIT_S = 300.0
 
 
 def boot(machine: Machine) -> None:
