@@ -41,13 +41,19 @@ _CURES = {
         "you may not open it so: check its mode, or give it with read_only=True",
         "you may not open it so: check its mode, or give it read-only: {path}:ro",
     ),
+    "disk-suffix": (
+        "a path has no suffix here: read_only=True, raw=True",
+        "it has no file of that name; suffixes stand in this order: PATH:raw:ro",
+    ),
     "disk-read-only-files": (
         "the file system is read-only: give it with read_only=True",
         "the file system is read-only: {path}:ro",
     ),
     "disk-locked": (
-        "one writer, or any number of readers: read_only=True for all of them; or give it a copy: cp {path} COPY",
-        "one writer, or any number of readers: {path}:ro in all of them; or give it a copy: cp {path} COPY",
+        "one writer, or any number of readers: read_only=True for all of them; or a copy: cp {source} COPY; "
+        "or wait for it: lock_wait=SECONDS",
+        "one writer, or any number of readers: {path}:ro in all of them; or a copy: cp {source} COPY; "
+        "or wait for it: --lock-wait=SECONDS",
     ),
     "disk-write-only": (
         "open it with O_RDWR; or with O_RDONLY, and give it with read_only=True",
@@ -67,6 +73,10 @@ _CURES = {
     ),
 }
 """(in the library's words, in the command's)"""
+
+
+SUFFIXES = (":ro", ":rw", ":raw")
+"""Of a disk's path on the command line."""
 
 
 def cure(of: str, /, **values: object) -> "Hints":

@@ -144,9 +144,16 @@ class Image(Owner):
         return cls(name, elf, handle)
 
     def check_fits(self, mem_bytes: int) -> None:
-        """Raises ImageError if entry, segments or bss lie outside `mem_bytes` of guest memory."""
+        """Raises ImageError if entry, segments or bss lie outside `mem_bytes` of guest memory, ConfigError for no number."""
         if mem_bytes in self._fits:
             return
+        if not isinstance(mem_bytes, int) or isinstance(mem_bytes, bool) or not 0 <= mem_bytes < 1 << 64:
+            from tender.errors import ConfigError
+
+            raise ConfigError(
+                f"check_fits: mem_bytes: {mem_bytes!r} is not a number of bytes",
+                hint="for 64 MiB: 64 << 20",
+            )
         error = ffi.new("struct elf_error *")
         if lib.tn_elf_fits(self.elf.c, mem_bytes, error) < 0:
             from tender.cures import cure

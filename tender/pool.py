@@ -11,7 +11,7 @@ again: the pool holds fresh processes that wait to be told to go.
 import posix
 
 from tender.backend import check_backend
-from tender.config import VmConfig
+from tender.config import BlockFd, BlockFile, Tap, VmConfig
 from tender.errors import ConfigError, TenderError, VmStateError
 from tender.image import check_image
 from tender.native import lib
@@ -55,6 +55,8 @@ class VmPool(Owner):
         check_backend(backend)
         self.image, self.config, self.size = image, checked_config("VmPool", config), size
         self._console, self._backend = console, backend
+        if size > 1:
+            _check_shared(self.config, size)
         self._closed = False
         try:
             for _ in range(size):
@@ -170,3 +172,14 @@ class _Taken(Vm):
             del fresh.__dict__["_pool"]  # a pool's idle VMs do not keep it
             self._pool._give_back(fresh)
         return super()._release() if answer == -_ECHILD else 0 if answer == -_ESTALE else answer
+
+
+def _check_shared(config: VmConfig, size: int) -> None:
+    """Raises ConfigError for a device that only one VM at a time can have."""
+    for name, device in (*config.net, *config.block):
+        if isinstance(device, Tap) or (isinstance(device, (BlockFile, BlockFd)) and not device.read_only):
+            kind = "a TAP interface" if isinstance(device, Tap) else "a disk to write"
+            raise ConfigError(
+                f"VmPool: size {size}: {name or 'its device'} is {kind}, which one VM has to itself",
+                hint="size=1" if isinstance(device, Tap) else "size=1, or read_only=True for the disk",
+            )

@@ -10,7 +10,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import TIMEOUT_MAX
 
 from tender.backend import check_backend, create, may_be_kvm, ring_mode
-from tender.config import LAYERS, BlockDevice, NetDevice, NetFd, Tap, VmConfig, path_text
+from tender.config import LAYERS, BlockDevice, BlockFile, NetDevice, NetFd, Tap, VmConfig, path_text
 from tender.config import descriptor as config_descriptor
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
@@ -66,6 +66,19 @@ def _key(fd: int) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
+def _same_thing(one: "NetDevice | BlockDevice", other: "NetDevice | BlockDevice") -> bool:
+    """Whether both are one interface, or one file by whatever name."""
+    if isinstance(one, (Tap, NetFd)) or isinstance(other, (Tap, NetFd)):
+        return isinstance(one, Tap) and isinstance(other, Tap) and one.name == other.name
+    try:
+        first, second = (
+            posix.stat(each.path if isinstance(each, BlockFile) else each.fd) for each in (one, other)
+        )
+    except OSError:
+        return False
+    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
+
+
 class _Captured:
     """The last of a console's bytes, and how many came before."""
 
@@ -116,6 +129,7 @@ class Vm(Owner):
         self._done = descriptor()  # readable once the thread of start() is done
         self._captured: _Captured | None = None
         self._console_file: tuple[int, int] | None = None
+        self._given: list[tuple[str, NetDevice | BlockDevice]] = []  # what is attached
         self._on_console: Callable[[bytes], object] | None = None
         self._on_network: Callable[[str], object] = _log
         check_backend(backend)
@@ -236,6 +250,7 @@ class Vm(Owner):
                 patience = patience or self._patience()
                 self._attach_block(declared, device, entry, patience)
             entry.attached = 1
+            self._given.append((declared.name, device))
         return manifest
 
     def _ring_mode(self, image: Image, backend: "Backend") -> int:
@@ -248,7 +263,12 @@ class Vm(Owner):
     def _attach_net(self, declared: Device, device: "Tap | NetFd", entry: CData, use: int) -> None:
         from tender.devices import tap
 
-        net = tap.attach(device, use=use)
+        try:
+            net = tap.attach(device, use=use)
+        except DeviceError as error:
+            if error.code == "tap-busy":
+                self._refuse_twice(error, declared, device)
+            raise
         fd = net.fd
         self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, net.owner))
         vm = lib.tn_vm(self._handle)
@@ -268,7 +288,12 @@ class Vm(Owner):
     ) -> None:
         from tender.devices import block
 
-        disk = block.attach(declared.name, device, patience)
+        try:
+            disk = block.attach(declared.name, device, patience)
+        except DeviceError as error:
+            if error.code == "block-locked":
+                self._refuse_twice(error, declared, device)
+            raise
         fd, vm = disk.fd, lib.tn_vm(self._handle)
         if self._console_file is not None and self._console_file == _key(fd):
             disk.close()
@@ -282,6 +307,18 @@ class Vm(Owner):
         self._attached(declared.name, answer)
         entry.u.block.capacity = disk.capacity
         entry.u.block.block_size = disk.sector_size
+
+    def _refuse_twice(self, error: DeviceError, declared: Device, device: "NetDevice | BlockDevice") -> None:
+        """Raises an error that says so, if it is this very VM's other device that has what `device` asks for."""
+        for name, other in self._given:
+            if _same_thing(device, other):
+                raise DeviceError(
+                    f"{error.message.partition(': in use already')[0]}: in use already: "
+                    f"given to this guest twice, as {name} and as {declared.name}",
+                    errno=error.errno,
+                    code=error.code,
+                    hint=f"give {declared.name} another one",
+                ) from error
 
     @staticmethod
     def _attached(name: str, answer: int) -> None:
@@ -301,7 +338,7 @@ class Vm(Owner):
         limit_ns = nanoseconds("timeout", timeout)
         turn = ffi.new("int *")
         try:
-            self._checked(lib.tn_run_begin(self._handle, limit_ns, turn))
+            self._begun(lib.tn_run_begin(self._handle, limit_ns, turn))
             self._state = "running"
             self._result = result = self._run()
             self._state = "ended"
@@ -339,6 +376,11 @@ class Vm(Owner):
         at, text = ffi.new("uint32_t *"), ffi.new("char[]", lib.NET_NEWS_BYTES)
         while (answer := lib.tn_net_news(self._handle, at, text)) == 1:
             self._on_network(ffi.string(text).decode("utf-8", "replace"))
+        self._checked(answer)
+
+    def _begun(self, answer: int) -> None:
+        if answer == -_EBUSY:
+            raise VmStateError(f"the Vm runs already: {_STATES[_EALREADY]}")
         self._checked(answer)
 
     @staticmethod
@@ -391,7 +433,7 @@ class Vm(Owner):
         key = id(turn)
         try:
             _STARTED[key] = (self, turn)
-            self._checked(lib.tn_start(self._handle, limit_ns, key, lib.run_started, self._done, turn))
+            self._begun(lib.tn_start(self._handle, limit_ns, key, lib.run_started, self._done, turn))
         except BaseException:
             if not turn[0]:  # there is no thread that takes it
                 _STARTED.pop(key, None)

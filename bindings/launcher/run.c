@@ -596,16 +596,16 @@ void run(const struct request *request)
     expect_signals(request, door.is_kvm);
     if (request->mem_adjusted && !request->quiet)
         say_notice("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);
+    if (door.is_kvm)
+        refuse_missing_layers(request, close_the_door());
+    else if (request->require)
+        refuse_missing_layers(request, sandbox_isolation(&sandbox));
     /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
     if (door.fallback[0] && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
         say_notice(
             "no usable KVM (%s): the guest runs in the sandbox, a process behind a system-call filter, "
             "which isolates less than a virtual machine",
             door.fallback);
-    if (door.is_kvm)
-        refuse_missing_layers(request, close_the_door());
-    else if (request->require)
-        refuse_missing_layers(request, sandbox_isolation(&sandbox));
     do {
         if (door.is_kvm)
             kvm_run_loop(&vm, door.machine.vcpu_fd, door.machine.run);

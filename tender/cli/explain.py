@@ -64,6 +64,8 @@ def image_hint(path: str, refusal: str) -> str:
     from tender.cli.nearest import nearest
 
     if not os.path.exists(path):
+        if path == "run":  # the word was given, and this is what follows it
+            return "the image's name is missing: tender run IMAGE"
         command = path if path in COMMANDS else nearest(path, COMMANDS) if "/" not in path else ""
         if command:
             return f"for the subcommand, write it first: tender {command} ..."

@@ -183,6 +183,8 @@ def parse_args(
     at = 0
     while at < len(argv) and argv[at].startswith("-"):
         word = argv[at]
+        if word == "-" and argv[at - 1 : at] == ["--json"]:
+            raise invalid_option(word, "", "the value of --json stands behind =: --json=-")
         at += 1
         if word == "--":
             break

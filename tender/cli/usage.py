@@ -52,7 +52,7 @@ Output:
   -h, --help                     this text
   -V, --version                  the version and the ABI version
 
-Any option may also be written with its value in the next word: --mem 64M. Repeated, the last one wins.
+A value may also stand in the next word, --mem 64M, but for --json. Repeated, the last one wins.
 
 Examples:
   tender app.elf

@@ -16,6 +16,7 @@ _CODES = {
     lib.DEVICE_BLOCK_FORMAT: "block-format",
 }
 _OPEN_HINTS = {2: "make it: truncate -s 16M {path}", 26: "it is being executed; give another file"}
+_ENOENT = 2
 _OPEN_CURES = {13: "disk-denied", 30: "disk-read-only-files"}
 _HINTS = {
     lib.DEVICE_BLOCK_APPENDS: "open it without O_APPEND",
@@ -119,7 +120,7 @@ def _open_disk(device: BlockFile | BlockFd, shown: str) -> BlockAttachment:
             error,
         )
     if answer < 0:
-        raise _refused(error, shown)
+        raise _refused(error, shown, device=device)
     return BlockAttachment(owner, int(capacity[0]), device.sector_size, device.read_only)
 
 
@@ -135,13 +136,20 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _refused(error: CData, shown: str, *, hint: str = "") -> DeviceError:
-    from tender.cures import cure
+def _refused(
+    error: CData, shown: str, *, hint: str = "", device: BlockFile | BlockFd | None = None
+) -> DeviceError:
+    from tender.cures import SUFFIXES, cure
 
     is_open = error.problem == lib.DEVICE_BLOCK_OPEN
     named = _OPEN_CURES.get(error.os_error) if is_open else _CURES.get(error.problem)
+    if is_open and error.os_error == _ENOENT and shown.endswith(SUFFIXES):
+        named = "disk-suffix"
+    if named == "disk-denied" and device is not None and device.read_only:
+        named, hint = None, "your user may not read it: check its mode, and those of its directories"
     if named:
-        hints = cure(named, path=quoted(shown))
+        source = "FILE" if isinstance(device, BlockFd) else quoted(shown)
+        hints = cure(named, path=quoted(shown), source=source)
     else:
         text = _OPEN_HINTS.get(error.os_error) if is_open else _HINTS.get(error.problem)
         hints = {"hint": (text or hint).format(path=quoted(shown))}

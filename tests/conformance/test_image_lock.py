@@ -21,7 +21,10 @@ REFUSED_WRITER = "Could not open block device: {}: in use already: another VM or
 REFUSED_READER = (
     "Could not open block device: {}: in use already: a VM or program that may write to it has locked it"
 )
-WAY_OUT = "one writer, or any number of readers: {0}:ro in all of them; or give it a copy: cp {0} COPY"
+WAY_OUT = (
+    "one writer, or any number of readers: {0}:ro in all of them; or a copy: cp {0} COPY; "
+    "or wait for it: --lock-wait=SECONDS"
+)
 
 
 def made(guest: Guest, *disks: BlockFile | BlockFd, name: str = "disk") -> Vm:
