@@ -78,7 +78,7 @@ struct vm_resume {
     uint32_t batch_done;               /* requests or frames of a batch that have their answer */
 };
 
-#define RING_WAITING_MAX 32
+#define RING_WAITING_MAX TCP_JOINED_MAX /* what is posted together leaves together */
 
 /* The network ring, as its host sees it (ring.h). */
 struct net_ring {
