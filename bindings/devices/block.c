@@ -82,11 +82,32 @@ static const char *format_of(int fd)
     return NULL;
 }
 
+static bool is_same(const struct stat *one, const struct stat *other)
+{
+    if (S_ISBLK(one->st_mode) && S_ISBLK(other->st_mode))
+        return one->st_rdev == other->st_rdev;
+    return one->st_dev == other->st_dev && one->st_ino == other->st_ino;
+}
+
+/* The name of this process's output that goes to that disk, NULL if none does: what is said there would be
+ * written over the disk, whatever the guest may do with it. */
+static const char *output_to(const struct stat *disk)
+{
+    static const char *const names[] = {[STDOUT_FILENO] = "stdout", [STDERR_FILENO] = "stderr"};
+    struct stat about;
+    for (int fd = STDOUT_FILENO; fd <= STDERR_FILENO; fd++) {
+        const int flags = fcntl(fd, F_GETFL);
+        if (flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && fstat(fd, &about) == 0 && is_same(&about, disk))
+            return names[fd];
+    }
+    return NULL;
+}
+
 /* `fd`, or -1 and it is closed. */
 static int accepted(int fd, const char *shown, struct block_use use, uint64_t *capacity,
                     struct device_error *error)
 {
-    const char *format = NULL;
+    const char *format = NULL, *output = NULL;
     struct stat about;
     off_t end = -1;
     int locked = 0;
@@ -96,6 +117,10 @@ static int accepted(int fd, const char *shown, struct block_use use, uint64_t *c
         (void)device_failed(error, DEVICE_BLOCK_KIND, 0,
                             "Could not open block device: %.*s: not a file or a block device",
                             DEVICE_NAME_SHOWN_MAX, shown);
+    else if ((output = output_to(&about)))
+        (void)device_failed(error, DEVICE_BLOCK_OUTPUT, 0,
+                            "Could not open block device: %.*s: %s is open for writing to the same file",
+                            DEVICE_NAME_SHOWN_MAX, shown, output);
     else if ((end = lseek(fd, 0, SEEK_END)) < 0)
         (void)cannot_open(error, shown, errno);
     else if ((locked = lock_disk(fd, use.read_only)) < 0) {
@@ -165,8 +190,7 @@ static int open_again(int fd, int flags, const struct stat *about)
     struct stat opened;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     int again = open(path, flags | O_CLOEXEC | O_NONBLOCK);
-    if (again >= 0 && fstat(again, &opened) == 0 && opened.st_dev == about->st_dev &&
-        opened.st_ino == about->st_ino)
+    if (again >= 0 && fstat(again, &opened) == 0 && is_same(&opened, about))
         return again;
     if (again >= 0)
         close(again);

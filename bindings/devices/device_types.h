@@ -52,6 +52,7 @@ enum device_problem {
     DEVICE_FILE_SOCKET = 29,
     DEVICE_FILE_READ_ONLY = 30,
     DEVICE_BLOCK_FORMAT = 31,
+    DEVICE_BLOCK_OUTPUT = 32,
 };
 
 /* What a file is opened for (devices/file.c). */

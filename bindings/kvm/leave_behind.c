@@ -13,7 +13,7 @@
 static int open_private(const char *path, uid_t user)
 {
     struct stat about;
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, S_IRUSR | S_IWUSR);
+    int fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, S_IRUSR | S_IWUSR);
     if (fd < 0)
         return -1;
     if (fstat(fd, &about) == 0 && S_ISREG(about.st_mode) && about.st_uid == user &&
@@ -46,13 +46,21 @@ void leave_behind_prepare(struct left_behind *left)
     }
 }
 
+/* Read locks, for the descriptor must not write: two may have one, so each looks whether it is alone behind
+ * its own. Where two came at once both go on to the next place. */
 static bool take_a_place(int lock_fd)
 {
     for (int i = 0; i < LEFT_BEHIND_MAX; i++) {
         struct flock place = {
-            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LEFT_BEHIND_FIRST_BYTE + i, .l_len = 1};
-        if (fcntl(lock_fd, F_OFD_SETLK, &place) == 0)
+            .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = LEFT_BEHIND_FIRST_BYTE + i, .l_len = 1};
+        if (fcntl(lock_fd, F_OFD_SETLK, &place) < 0)
+            continue;
+        struct flock others = place;
+        others.l_type = F_WRLCK; /* would be refused for anybody's */
+        if (fcntl(lock_fd, F_OFD_GETLK, &others) == 0 && others.l_type == F_UNLCK)
             return true;
+        place.l_type = F_UNLCK;
+        (void)fcntl(lock_fd, F_OFD_SETLK, &place);
     }
     return false;
 }

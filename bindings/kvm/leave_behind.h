@@ -19,7 +19,8 @@
  * byte each, on an empty file that this user alone may open: /run/user/UID/tender-ends, for root
  * /run/tender-ends; where that cannot be had, or somebody else may open it, /dev/shm/tender-ends-UID; without
  * either the machine's end is waited for. The kernel lets go of such a lock with the descriptor, which is
- * behind the machine in the queue.
+ * behind the machine in the queue. That descriptor reads alone: whoever has broken into the handlers finds
+ * no file in it to fill, or to leave something in for another VM's process.
  */
 #ifndef TENDER_LEAVE_BEHIND_H
 #define TENDER_LEAVE_BEHIND_H

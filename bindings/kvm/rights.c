@@ -131,27 +131,54 @@ static void fill_in(struct sock_filter *code, size_t count, const struct left_be
 #define LOAD(member)      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offsetof(struct seccomp_data, member))
 #define IF(value, t, f)   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (t), (f))
 #define ANSWER(verdict)   BPF_STMT(BPF_RET | BPF_K, (verdict))
-#define GUARD_LENGTH      (2 * MFT_MAX_ENTRIES + 4 + DISK_GUARD_LENGTH)
+#define GUARD_LENGTH      (2 * (MFT_MAX_ENTRIES + 4) + 4 + DISK_GUARD_LENGTH)
 #define PLACE(code, what) ((code) = (struct sock_filter)what)
 
+/* What this process writes by a descriptor's own position. */
+struct writable {
+    int fds[MFT_MAX_ENTRIES + 4];
+    uint32_t count;
+};
+
+static void may_write(struct writable *writable, int fd)
+{
+    if (fd >= 0)
+        writable->fds[writable->count++] = fd;
+}
+
+static struct writable find_writable(const struct vm *vm)
+{
+    struct writable found = {.count = 0};
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (vm->devices[i].type == MFT_NET_BASIC)
+            may_write(&found, vm->devices[i].fd);
+    may_write(&found, vm->console_fd);
+    may_write(&found, STDERR_FILENO);
+    may_write(&found, vm->stop_fd);
+    if (vm->ring.has_worker)
+        may_write(&found, vm->ring.wake_fd);
+    return found;
+}
+
 /* Behind the filter's rules: a guarded call. pwrite64 is disk_guard.h's; the others go by the descriptor's
- * own position, and to no disk. */
+ * own position, and to none but those above: a disk may be known by more descriptors than the guest's, as
+ * the one that was handed over for it, and whoever called us may have left any file open. */
 static uint32_t guard_build(struct sock_filter *code, const struct vm *vm)
 {
+    const struct writable writable = find_writable(vm);
     uint32_t n = 0;
     PLACE(code[n++], LOAD(nr));
     const uint32_t to_pwrite = n++;
     PLACE(code[n++], LOAD(args[0]));
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_BLOCK_BASIC) {
-            PLACE(code[n++], IF((uint32_t)vm->devices[i].fd, 0, 1));
-            PLACE(code[n++], ANSWER(SECCOMP_RET_KILL_PROCESS));
-        }
-    PLACE(code[n++], ANSWER(SECCOMP_RET_ALLOW));
+    for (uint32_t i = 0; i < writable.count; i++) {
+        PLACE(code[n++], IF((uint32_t)writable.fds[i], 0, 1));
+        PLACE(code[n++], ANSWER(SECCOMP_RET_ALLOW));
+    }
+    PLACE(code[n++], ANSWER(SECCOMP_RET_KILL_PROCESS));
     PLACE(code[to_pwrite], IF(__NR_pwrite64, (uint8_t)(n - to_pwrite - 1), 0));
     return n + disk_guard_build(code + n, vm);
 }
-_Static_assert(2 * MFT_MAX_ENTRIES + 2 <= UINT8_MAX, "a conditional jump goes past it");
+_Static_assert(2 * (MFT_MAX_ENTRIES + 4) + 2 <= UINT8_MAX, "a conditional jump goes past it");
 
 static bool has_disk(const struct vm *vm)
 {

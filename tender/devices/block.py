@@ -21,6 +21,7 @@ _OPEN_CURES = {13: "disk-denied", 30: "disk-read-only-files"}
 _HINTS = {
     lib.DEVICE_BLOCK_APPENDS: "open it without O_APPEND",
     lib.DEVICE_BLOCK_DIRECT: "open it without O_DIRECT",
+    lib.DEVICE_BLOCK_OUTPUT: "give the console and messages another file than the disk's",
     lib.DEVICE_PATH_ONLY: "open it with O_RDWR, without O_PATH",
 }
 _CURES = {

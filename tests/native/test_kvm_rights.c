@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -28,7 +30,7 @@
 
 static struct vm vm;
 static struct left_behind left = {-1, -1, -1};
-static int disk, large, read_only, log_file, net;
+static int disk, large, read_only, log_file, net, stop, stray;
 static uint8_t data[LARGE + 1];
 
 static int file_of(uint64_t bytes)
@@ -103,21 +105,59 @@ static void test_what_is_no_disk_of_the_guests_to_write_is_not_written(void)
         REFUSED(SYS_pwrite64, fds[i], (long)data, 1, 0);
 }
 
-/* By the descriptor's own position: a disk would grow, or one that is read-only be written. */
+static int opened_again(int fd)
+{
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int again = open(path, O_RDWR);
+    if (again < 0)
+        abort();
+    return again;
+}
+
+/* By the descriptor's own position: a disk would grow, or one that is read-only be written. Neither by the
+ * guest's descriptor nor by another of the same file, as the one that was handed over, nor by stdin. */
 static void test_no_other_write_goes_to_a_disk(void)
 {
     const struct iovec piece = {data, 1};
-    const int disks[] = {disk, large, read_only};
-    for (int i = 0; i < 3; i++) {
-        REFUSED(SYS_write, disks[i], (long)data, 1);
-        REFUSED(SYS_writev, disks[i], (long)&piece, 1);
-        REFUSED(SYS_pwritev2, disks[i], (long)&piece, 1, -1, 0, RWF_NOWAIT);
+    const int again = opened_again(read_only), copy = dup(read_only), grown = opened_again(disk);
+    const int stdin_before = dup(STDIN_FILENO);
+    if (copy < 0 || stdin_before < 0 || dup2(again, STDIN_FILENO) < 0)
+        abort();
+    const int refused[] = {disk, large, read_only, again, copy, grown, STDIN_FILENO, stray, 1000, -1};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        REFUSED(SYS_write, refused[i], (long)data, 1);
+        REFUSED(SYS_writev, refused[i], (long)&piece, 1);
+        REFUSED(SYS_pwritev2, refused[i], (long)&piece, 1, -1, 0, RWF_NOWAIT);
     }
+    (void)dup2(stdin_before, STDIN_FILENO);
+    close(stdin_before);
+    close(again);
+    close(copy);
+    close(grown);
+    const uint64_t one = 1;
+    ALLOWED(SYS_write, stop, (long)&one, sizeof one);
+    ALLOWED(SYS_write, STDERR_FILENO, (long)data, 0);
     ALLOWED(SYS_write, log_file, (long)data, 1);
     ALLOWED(SYS_writev, log_file, (long)&piece, 1);
     ALLOWED(SYS_write, net, (long)data, 1);
     ALLOWED(SYS_writev, net, (long)&piece, 1);
     REFUSED(SYS_pwritev2, log_file, (long)&piece, 1, 0, 0, RWF_NOWAIT);
+}
+
+/* With a worker of the ring, what wakes it too; without one that number is anybody's. */
+static void test_the_rings_worker_is_woken(void)
+{
+    const uint64_t one = 1;
+    const int wake = eventfd(0, 0);
+    if (wake < 0)
+        abort();
+    vm.ring.wake_fd = wake;
+    REFUSED(SYS_write, wake, (long)&one, sizeof one);
+    vm.ring.has_worker = true;
+    ALLOWED(SYS_write, wake, (long)&one, sizeof one);
+    vm.ring.has_worker = false;
+    close(wake);
 }
 
 static void test_arguments_of_the_others(void)
@@ -151,10 +191,8 @@ static void test_without_a_disk_the_rest_is_as_it_is(void)
     ALLOWED(SYS_write, log_file, (long)data, 1);
     REFUSED(SYS_pwrite64, disk, (long)data, 1, 0);
     vm.device_end = 1;
-    vm.devices[0] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net};
     ALLOWED(SYS_writev, net, (long)&piece, 1);
     ALLOWED(SYS_write, log_file, (long)data, 1);
-    vm.devices[0] = (struct vm_device){0};
     vm.device_end = end;
 }
 
@@ -225,12 +263,20 @@ int main(void)
     large = file_of(LARGE);
     read_only = file_of(RO_DISK);
     log_file = file_of(0);
+    stray = file_of(0);
+    stop = eventfd(0, 0);
+    if (stop < 0)
+        return 1;
+    vm.console_fd = log_file;
+    vm.stop_fd = stop;
+    vm.devices[0] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net};
     attach(1, disk, DISK, false);
     attach(2, large, LARGE, false);
     attach(3, read_only, RO_DISK, true);
     test_a_disk_is_written_within_itself_alone();
     test_what_is_no_disk_of_the_guests_to_write_is_not_written();
     test_no_other_write_goes_to_a_disk();
+    test_the_rings_worker_is_woken();
     test_arguments_of_the_others();
     test_without_a_disk_the_rest_is_as_it_is();
     test_as_many_disks_as_there_can_be();

@@ -24,7 +24,7 @@ GUARDED = {
 }
 KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK, KVM_CREATE_VM = 0xAE80, 0x8090AE81, 0x4004AE8B, 0xAE01
 LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS = 0xFFFFF001, 0xFFFFF002, 0xFFFFF003  # filled in by rights.c
-F_SETFD, F_OFD_SETLK = 2, 37  # linux/fcntl.h
+F_SETFD, F_OFD_GETLK, F_OFD_SETLK = 2, 36, 37  # linux/fcntl.h
 TUNSETOFFLOAD, TUNSETIFF = 0x400454D0, 0x400454CA
 ALWAYS = {
     "plain": {
@@ -200,11 +200,12 @@ def test_descriptors_are_left_in_one_socket_and_a_place_is_asked_of_one_descript
     for fd in (*range(100), LEFT_LOCK):
         assert asked("sendmsg", fd, 1) == KILL
     for fd in (*range(100), LEFT_SOCKET):
-        assert asked("fcntl", fd, F_OFD_SETLK) == KILL
-    for command in (F_SETFD, F_OFD_SETLK - 1, F_OFD_SETLK + 1, 0, 6, 1024 + 6):
+        assert asked("fcntl", fd, F_OFD_SETLK) == asked("fcntl", fd, F_OFD_GETLK) == KILL
+    for command in (F_SETFD, F_OFD_GETLK - 1, F_OFD_SETLK + 1, 0, 6, 1024 + 6):
         assert asked("fcntl", LEFT_LOCK, command) == KILL
     assert {asked("sendmsg", LEFT_SOCKET, 1, flags ^ 1 << bit) for bit in range(32)} == {KILL}
-    assert asked("sendmsg", LEFT_SOCKET, 1) == asked("fcntl", LEFT_LOCK, F_OFD_SETLK) == ALLOW
+    assert asked("sendmsg", LEFT_SOCKET, 1) == ALLOW
+    assert asked("fcntl", LEFT_LOCK, F_OFD_SETLK) == asked("fcntl", LEFT_LOCK, F_OFD_GETLK) == ALLOW
 
 
 def test_the_way_to_no_number_is_long(built: Filter) -> None:
@@ -215,7 +216,7 @@ def test_the_way_to_no_number_is_long(built: Filter) -> None:
 
 def test_no_instruction_is_idle(built: Filter) -> None:
     reached: set[int] = set()
-    requests = (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD, F_OFD_SETLK, 1, 128, 129, 9 | 128 | 256)
+    requests = (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD, F_OFD_GETLK, F_OFD_SETLK, 1, 128, 129, 9 | 128 | 256)
     descriptors = (0, LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS)
     fourths = (0, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, (1 << 32) - 1, (1 << 64) - 1)
     every = itertools.product(
