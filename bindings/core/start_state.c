@@ -252,6 +252,12 @@ void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *ima
         memcpy(boot_info + (mft_gpa - HVT_BOOT_INFO_GPA) + offsetof(struct mft, e) + i * sizeof entry, &entry,
                sizeof entry);
     }
-    memcpy(boot_info + (cmdline_gpa - HVT_BOOT_INFO_GPA), cmdline, cmdline_bytes);
-    boot_info[cmdline_gpa - HVT_BOOT_INFO_GPA + cmdline_bytes] = '\0';
+    /* A pool writes a guest's own line where that of the pool stands, of which nothing may stay. No guest has
+     * run since, so it ends with its NUL; new memory has none, and no page behind the line is touched. */
+    char *const line = (char *)boot_info + (cmdline_gpa - HVT_BOOT_INFO_GPA);
+    const size_t before = strnlen(line, HVT_CMDLINE_BYTES);
+    if (before > cmdline_bytes)
+        memset(line + cmdline_bytes, 0, before - cmdline_bytes);
+    memcpy(line, cmdline, cmdline_bytes);
+    line[cmdline_bytes] = '\0';
 }

@@ -44,8 +44,9 @@ int start_state_load_segments_at(const struct elf_image *image, const struct byt
                                  uint8_t *memory, struct elf_error *error);
 
 /*
- * Writes boot info, manifest copy and command line to `boot_info`, the START_STATE_BOOT_BYTES of zeroed
- * memory that the guest finds at HVT_BOOT_INFO_GPA. `manifest` has its attached flags and parameters filled
+ * Writes boot info, manifest copy and command line to `boot_info`, the START_STATE_BOOT_BYTES of memory that
+ * the guest finds at HVT_BOOT_INFO_GPA: zeroed, or as an earlier call for this image left it, of whose line
+ * nothing stays. `manifest` has its attached flags and parameters filled
  * in. `net_ring` is the ring's address, 0 if none is offered. `cmdline_bytes` excludes the NUL and is below
  * HVT_CMDLINE_BYTES.
  */

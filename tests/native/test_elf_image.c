@@ -985,7 +985,7 @@ static void test_boot_info(void)
     manifest.e[2].u.block.capacity = 0x123456789000;
     manifest.e[2].u.block.block_size = 512;
     manifest.e[2].padding[0] = 0xff;
-    memset(low + cmdline, 0xcc, 100);
+    memset(low + cmdline, 0xcc, HVT_CMDLINE_BYTES + 1);
     start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &manifest, 512 * MIB, 2700000000, 0,
                                 "hello world", 11);
 
@@ -1006,7 +1006,9 @@ static void test_boot_info(void)
     HOLDS(u64_at(low, mft + 8 + 208 + 80) == 512);
     HOLDS(u64_at(low, mft + 8 + 208 + 96) == 1);
     HOLDS(strcmp((char *)low + cmdline, "hello world") == 0);
-    HOLDS(low[cmdline + 12] == 0xcc);
+    /* No more of a longer line that stood there, and nothing behind its room. */
+    HOLDS(low[cmdline + 12] == 0 && low[cmdline + HVT_CMDLINE_BYTES - 1] == 0);
+    HOLDS(low[cmdline + HVT_CMDLINE_BYTES] == 0xcc);
     HOLDS(manifest.e[1].host_private == 7); /* the caller's is left as it is */
 
     /* The largest of everything stays below the lowest load address. */
@@ -1022,7 +1024,9 @@ static void test_boot_info(void)
     HOLDS(u64_at(low, 0x10018) == end - 8192);
     HOLDS(low[end - 2] == 'x' && low[end - 1] == 0 && u64_at(low, end) == 0);
     start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &image.manifest, 2 * MIB, 1, 0, "", 0);
-    HOLDS(low[end - 8192] == 0);
+    for (uint64_t at = end - 8192; at < end; at++)
+        if (low[at])
+            HOLDS(!"what stood behind the shorter line is gone");
     free(low);
 }
 
