@@ -337,6 +337,11 @@ int tn_file_check_output(int fd, struct device_error *error)
     return file_check_output(fd, error);
 }
 
+int tn_terminal_without_waiting(int fd)
+{
+    return terminal_without_waiting(fd);
+}
+
 int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
                   struct descriptor *into)
 {

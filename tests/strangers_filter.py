@@ -5,7 +5,8 @@
 
 The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well. With -CALL another filter
 is put around it: one that allows all calls but those. -CALL:ERRNO answers with that error, and raises no signal;
--CALL:ERRNO@N does so where the first argument is N. -CALL:kill ends the process, as systemd's SystemCallFilter= does.
+-CALL:ERRNO@N does so where the first argument is N, -CALL:ERRNO@K=N where the
+Kth from 0 on is. -CALL:kill ends the process, as systemd's SystemCallFilter= does.
 """
 
 import ctypes
@@ -31,15 +32,16 @@ def numbers(names: list[str]) -> list[int]:
     return [known[name] for name in names]
 
 
-def install(named: list[int], verdict: int, otherwise: int, first: int | None = None) -> None:
-    """Puts a filter in force for this process and what it executes: `verdict` for the calls named, with that first
-    argument if one is given."""
+def install(named: list[int], verdict: int, otherwise: int, argument: tuple[int, int] | None = None) -> None:
+    """Puts a filter in force for this process and what it executes: `verdict` for the calls named, with that argument, a
+    place from 0 on and a value, if one is given."""
     code = [(0x20, 0, 0, 0)]  # the call's number
     for at, number in enumerate(named):
         code.append((0x15, len(named) - at, 0, number))
     code.append((0x06, 0, 0, otherwise))
-    if first is not None:
-        code += [(0x20, 0, 0, 16), (0x15, 1, 0, first), (0x06, 0, 0, otherwise)]
+    if argument:
+        place, value = argument
+        code += [(0x20, 0, 0, 16 + 8 * place), (0x15, 1, 0, value), (0x06, 0, 0, otherwise)]
     code.append((0x06, 0, 0, verdict))
     filter_code = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *one) for one in code))
     program = ctypes.create_string_buffer(struct.pack("<H6xQ", len(code), ctypes.addressof(filter_code)))
@@ -58,10 +60,11 @@ if __name__ == "__main__":
         word = command.pop(0)
         (more if word[0] == "+" else refused).append(word[1:])
     if refused:
-        error, _, first = refused[0].partition(":")[2].partition("@")
+        error, _, where = refused[0].partition(":")[2].partition("@")
+        place, _, value = where.rpartition("=")
         names = [word.partition(":")[0] for word in refused]
         verdict = KILL if error == "kill" else ERRNO | int(error) if error else TRAP
-        install(numbers(names), verdict, ALLOW, int(first) if first else None)
+        install(numbers(names), verdict, ALLOW, (int(place or 0), int(value)) if where else None)
     else:
         install(numbers([*ALLOWED.split(), *more]), ALLOW, TRAP)
     os.execv(command[0], command)

@@ -1,19 +1,42 @@
 /* What kind of thing the console's descriptor is, and with it how much one write may carry (hc_console.c). */
-#include <errno.h>
-#include <limits.h>
-#include <sys/stat.h>
-
 #include "console.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define TERMINAL_ROOM 256u
 #define FILE_CHUNK    (1u << 20)
 
+int terminal_without_waiting(int fd)
+{
+    char path[32];
+    int number;
+    /* The master of a pair: to open that once more would be to make another pair. */
+    if (!isatty(fd) || ioctl(fd, TIOCGPTN, &number) == 0 || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
+        return -1;
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+static void close_own(struct vm *vm)
+{
+    if (vm->console_own)
+        close(vm->console_fd);
+    vm->console_own = false;
+}
+
 int console_set(struct vm *vm, int fd)
 {
+    struct stat about;
+    close_own(vm);
     vm->console_fd = fd;
     if (fd < 0)
         return 0;
-    struct stat about;
     if (fstat(fd, &about) < 0) {
         vm->console_fd = CONSOLE_DISCARD;
         return -errno;
@@ -23,5 +46,9 @@ int console_set(struct vm *vm, int fd)
     vm->console_chunk = S_ISFIFO(about.st_mode)  ? PIPE_BUF
                         : S_ISCHR(about.st_mode) ? TERMINAL_ROOM
                                                  : FILE_CHUNK;
+    const int own = S_ISCHR(about.st_mode) ? terminal_without_waiting(fd) : -1;
+    if (own >= 0)
+        vm->console_fd = own;
+    vm->console_own = own >= 0;
     return 0;
 }

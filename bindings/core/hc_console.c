@@ -3,11 +3,11 @@
  * guest.
  *
  * The descriptor is the caller's, perhaps shared and blocking, so its flags are left alone. No write may
- * block, else a full pipe could hold the VM against vm_stop(): ppoll says that there is room, and the write
- * is one that fits into the least room ppoll promises. pipe(7) and pipe_poll(): a writable pipe has a free
- * page slot, PIPE_BUF bytes. n_tty_poll(): a writable terminal has room for at least 256 bytes
- * (WAKEUP_CHARS). console.c looks once which it is. Where the kernel can promise more (RWF_NOWAIT on a pipe,
- * MSG_DONTWAIT on a socket), that is used.
+ * block, else a full pipe could hold the VM against vm_stop(). That ppoll told of room is not enough: another
+ * writer may take it. So each write is one that does not wait: RWF_NOWAIT on a pipe, MSG_DONTWAIT on a
+ * socket, a description of our own with O_NONBLOCK for a terminal; console.c looks once which it is. Where
+ * the kernel has none of these, a write carries no more than ppoll has promised room for, for one writer:
+ * PIPE_BUF bytes on a pipe (pipe(7)).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,13 +17,15 @@
 
 #include "hypercall.h"
 
+#define FULL_PAUSE_NS 10000000 /* where ppoll tells of room that is too little */
+
 static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 {
     if (vm->console_socket) {
         ssize_t sent = send(vm->console_fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
         return sent < 0 ? -errno : sent;
     }
-    if (vm->console_nowait && len > vm->console_chunk) {
+    if (vm->console_nowait) {
         const struct iovec piece = {(void *)(uintptr_t)data, len};
         ssize_t written = pwritev2(vm->console_fd, &piece, 1, -1, RWF_NOWAIT);
         if (written >= 0)
@@ -65,7 +67,13 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
         if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)
             return leave_interrupted(vm);
         int64_t written = write_some(vm, data + vm->resume.bytes_done, len - vm->resume.bytes_done);
-        if (written == -EAGAIN || written == -EINTR)
+        if (written == -EAGAIN) {
+            static const struct timespec pause = {0, FULL_PAUSE_NS};
+            if (ppoll(wait + 1, 1, &pause, &vm->poll_mask) != 0)
+                return leave_interrupted(vm);
+            continue;
+        }
+        if (written == -EINTR)
             continue;
         if (written < 0)
             break; /* closed, full, broken: the guest is not to suffer for it */

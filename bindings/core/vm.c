@@ -30,6 +30,8 @@ void vm_release(struct vm *vm)
     for (uint32_t i = 0; i < vm->device_end; i++)
         disk_map_close(&vm->devices[i].map);
     guest_memory_unmap(&vm->memory);
+    if (vm->console_own)
+        close(vm->console_fd);
     close(vm->stop_fd);
     pthread_mutex_destroy(&vm->runner_lock);
 }

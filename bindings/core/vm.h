@@ -127,6 +127,7 @@ struct vm {
     int console_fd; /* or CONSOLE_DISCARD, CONSOLE_PYTHON */
     uint32_t console_chunk;
     bool console_nowait; /* pwritev2(RWF_NOWAIT) is worth trying */
+    bool console_own;    /* console_fd is the VM's: a terminal that was opened once more */
     bool console_socket;
 
     struct vm_resume resume;

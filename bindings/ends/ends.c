@@ -285,8 +285,13 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
             end->status = STATUS_HOST_FAILED;
         break;
     case EVENT_HOST_ERROR:
-        ends(end, "host-error", "%s: %s failed: %s", door, behind_kvm ? "ioctl (RUN)" : "ppoll",
-             strerror(event->os_error));
+        /* Linux makes a thread at a VM's first KVM_RUN. */
+        ends(
+            end, "host-error", "%s: %s failed: %s%s", door, behind_kvm ? "ioctl (RUN)" : "ppoll",
+            strerror(event->os_error),
+            behind_kvm && event->os_error == EAGAIN
+                ? ": no more processes or threads may be made here; see ulimit -u, and pids.max of the cgroup"
+                : "");
         end->status = STATUS_HOST_FAILED;
         break;
     case EVENT_UNSUPPORTED_INSTRUCTION:

@@ -105,6 +105,7 @@ int tn_net_open_tap(const char *name, int use, uint32_t *mtu, struct device_erro
 int tn_file_open(const char *path, int use, struct device_error *error,
                  struct descriptor *into); /* enum file_use */
 int tn_file_check_output(int fd, struct device_error *error);
+int tn_terminal_without_waiting(int fd); /* core/console.h */
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into);
 void tn_vm_net_is_named(struct vm *vm, uint32_t handle, int again);

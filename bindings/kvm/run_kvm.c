@@ -110,8 +110,6 @@ static __attribute__((cold)) enum verdict settle_failed_run(struct vm *vm, int e
     switch (error) {
     case EINTR:
         return leave_interrupted(vm);
-    case EAGAIN:
-        return CONTINUE;
     case EFAULT: /* the second level found no right to write in our mapping: gup fails, KVM gives up */
         return leave(vm, EVENT_TRANSLATION_FAULT, 0);
     default:

@@ -68,6 +68,8 @@ void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void say_notice(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* A name from outside as it may stand in such a line, which a newline would end; never freed. */
 const char *shown(const char *name);
+/* What say() has to ask of stderr, before a filter refuses it. */
+void stderr_prepare(void);
 /* `PROGRAM: hint: text`. */
 void say_hint(const char *text);
 

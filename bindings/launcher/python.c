@@ -20,9 +20,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "ahead.h"
+#include "console.h"
 #include "device.h"
 #include "launcher.h"
 
@@ -34,31 +37,62 @@ struct command the_command = {.program = "tender"};
 
 volatile sig_atomic_t hurried;
 
+static struct {
+    bool prepared;
+    bool is_pipe;
+    int terminal; /* that was opened once more; -1: none */
+} errors;
+
+void stderr_prepare(void)
+{
+    struct stat about;
+    if (errors.prepared)
+        return;
+    errors.prepared = true;
+    errors.is_pipe = fstat(STDERR_FILENO, &about) == 0 && S_ISFIFO(about.st_mode);
+    errors.terminal = errors.is_pipe ? -1 : terminal_without_waiting(STDERR_FILENO);
+}
+
+/* One that does not wait, as the guest's console (hc_console.c). */
+static ssize_t write_at_once(const char *text, size_t len)
+{
+    const struct iovec piece = {(void *)(uintptr_t)text, len < PIPE_BUF ? len : PIPE_BUF};
+    if (errors.is_pipe) {
+        const ssize_t written = pwritev2(STDERR_FILENO, &piece, 1, -1, RWF_NOWAIT);
+        if (written >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS))
+            return written;
+    }
+    return write(errors.terminal < 0 ? STDERR_FILENO : errors.terminal, piece.iov_base, piece.iov_len);
+}
+
 /*
- * A write() of no more than PIPE_BUF bytes does not wait where poll() has told of room (pipe(7)). What comes
- * to late, or to a reader that went away, must not change how we end. Looked at every LOOK_NS and not held in
- * a wait that a signal ends: such a signal may come just before it.
+ * What comes to late, or to a reader that went away, must not change how we end. Looked at every LOOK_NS and
+ * not held in a wait that a signal ends: such a signal may come just before it.
  */
 static void write_stderr(const char *text, size_t len, uint64_t until_ns)
 {
     static uint64_t hurry_until_ns;
     const struct timespec look = {0, LOOK_NS};
+    bool full = false;
+    stderr_prepare();
     while (len) {
         struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
         if (hurried && !hurry_until_ns)
             hurry_until_ns = monotonic_ns() + ROOM_NS;
-        if (ppoll(&room, 1, &look, NULL) <= 0) {
+        if (full || ppoll(&room, 1, &look, NULL) <= 0) {
             const uint64_t now_ns = monotonic_ns();
             if (now_ns >= until_ns || (hurry_until_ns && now_ns >= hurry_until_ns))
                 return;
+            if (full)
+                (void)ppoll(NULL, 0, &look, NULL);
+            full = false;
             continue;
         }
-        const ssize_t written = write(STDERR_FILENO, text, len < PIPE_BUF ? len : PIPE_BUF);
-        if (written < 0 && errno == EAGAIN) /* somebody else took the room */
-            (void)ppoll(NULL, 0, &look, NULL);
-        else if (written < 0 && errno != EINTR)
+        const ssize_t written = write_at_once(text, len);
+        full = written < 0 && errno == EAGAIN; /* somebody else took the room, or it was too little */
+        if (written < 0 && errno != EINTR && !full)
             return;
-        else if (written > 0) {
+        if (written > 0) {
             text += written;
             len -= (size_t)written;
         }

@@ -220,6 +220,7 @@ static bool waits_are_refused(void)
 static uint32_t close_the_door(void)
 {
     copy_fault_prepare(&vm);
+    stderr_prepare();
     if (vm.map_disks)
         vm.map_disks(&vm);
     const bool filtered = waits_are_refused();

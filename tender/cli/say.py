@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 PROGRAM = "tender"
 ROOM_S = 1.0
 _LOOK_MS = 50
-_TERMINAL_ROOM = 256
+_FILE_TYPE, _PIPE = 0o170000, 0o010000  # S_IFMT and S_IFIFO of stat.h
+_NO_FLAGS = (38, 95)  # ENOSYS, EOPNOTSUPP
 _KEPT_MAX = 1 << 16
 _hurry_until = float("inf")  # of the monotonic clock
 HINTS = True  # whether `hint` says anything; whoever would work for one asks first
@@ -100,17 +101,46 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
         return
     room = select.poll()
     room.register(fd, select.POLLOUT)
-    # what poll() promises room for, pipe(7) and n_tty_poll(): a write() of more might wait, with nobody to end it
-    at_once = _TERMINAL_ROOM if posix.isatty(fd) else select.PIPE_BUF
-    while data:
-        if not room.poll(_LOOK_MS):
+    own = _terminal_without_waiting(fd)
+    is_pipe = posix.fstat(fd).st_mode & _FILE_TYPE == _PIPE
+    try:
+        while data:
+            if room.poll(_LOOK_MS):
+                try:
+                    data = data[_write_at_once(fd if own < 0 else own, data[: select.PIPE_BUF], is_pipe) :]
+                    continue
+                except BlockingIOError:  # somebody else took the room, or it was too little
+                    time.sleep(_LOOK_MS / 1000)
             if time.monotonic() >= min(until, _hurry_until):
                 raise TimeoutError(11, "no room for it, and its reader does not read")
-            continue
+    finally:
+        if own >= 0:
+            posix.close(own)
+
+
+def _write_at_once(fd: int, data: bytes, is_pipe: bool) -> int:
+    """A write that does not wait: poll() has told of room, but another writer may take it."""
+    if is_pipe:
         try:
-            data = data[posix.write(fd, data[:at_once]) :]
-        except BlockingIOError:  # somebody else took the room
-            time.sleep(_LOOK_MS / 1000)
+            return posix.pwritev(fd, [data], -1, posix.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno not in _NO_FLAGS:
+                raise
+    return posix.write(fd, data)
+
+
+def _terminal_without_waiting(fd: int) -> int:
+    """The terminal once more, without waiting, for the flags of `fd` are its owner's; -1 for what is none.
+
+    poll() tells of room as soon as a terminal has any, and a newline may take more than its own byte.
+    """
+    if not posix.isatty(fd):
+        return -1
+    try:
+        from tender.native import lib
+    except ImportError:  # of which there may be something to say
+        return -1
+    return int(lib.tn_terminal_without_waiting(fd))
 
 
 def _prefixed(text: str) -> str:

@@ -178,7 +178,14 @@ def test_an_answer_that_cannot_be_written(
 ) -> None:
     number = getattr(errno, name)
     done = subprocess.run(
-        [sys.executable, FILTER, f"-write:{number}@1", *tender_cmd, *words_of(COMMANDS[command][0], guest, tmp_path)],
+        [
+            sys.executable,
+            FILTER,
+            f"-write:{number}@1",
+            f"-pwritev2:{number}@1",
+            *tender_cmd,
+            *words_of(COMMANDS[command][0], guest, tmp_path),
+        ],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False,
         env=environment(launcher),
     )  # fmt: skip

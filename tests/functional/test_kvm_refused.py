@@ -1,0 +1,36 @@
+"""KVM that does not run a guest any more: the run ends with what the kernel said, and does not try for ever."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import Guest
+
+pytestmark = pytest.mark.kvm
+FILTER = str(Path(__file__).resolve().parents[1] / "strangers_filter.py")
+KVM_RUN = 0xAE80
+
+
+@pytest.mark.parametrize("launcher", ["native", "python"])
+@pytest.mark.parametrize("name", ["EAGAIN", "ENOMEM", "EIO", "EINVAL"])
+def test_a_refused_run_is_the_hosts_failure(
+    tender_cmd: list[str], guest: Guest, name: str, launcher: str, tmp_path: Path
+) -> None:
+    """EAGAIN: Linux makes a thread at a VM's first run, which a limit on processes refuses each time."""
+    number = getattr(errno, name)
+    report = tmp_path / "report"
+    words = [f"--json={report}"] if launcher == "python" else []
+    done = subprocess.run(
+        [sys.executable, FILTER, f"-ioctl:{number}@1={KVM_RUN}", *tender_cmd, "--backend=kvm", *words, guest("hello")],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "TENDER_LAUNCHER": launcher},
+    )  # fmt: skip
+    line = f"tender: KVM: ioctl (RUN) failed: {os.strerror(number)}"
+    cure = ": no more processes or threads may be made here; see ulimit -u, and pids.max of the cgroup"
+    assert (done.returncode, done.stderr) == (2, line + (cure if name == "EAGAIN" else "") + "\n")
+    if words:
+        told = json.loads(report.read_text())
+        assert (told["reason"], told["status"]) == ("host-error", 2)
