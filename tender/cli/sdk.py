@@ -12,16 +12,22 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+WHOLE = """eval "gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf\""""
+
 USAGE = """\
-usage: tender sdk [--cflags | --ldflags | --include | --lib | --script | --example]
+usage: tender sdk [--cflags | --ldflags | --include | --lib | --script | --example | --guests]
 
 Without an option: a commented recipe for a unikernel of your own.
 
   --cflags    compiler flags            --include   the directory of the headers
   --ldflags   linker flags              --lib       the directory of the library
   --example   a whole program in C      --script    the linker script
+  --guests    the directory of hello.elf, echo.elf and disk.elf
 
-  gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf"""
+  gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf
+
+Flags are quoted for a shell. Where the package's directory has a space in its
+name, `eval "gcc $(tender sdk --cflags) ..."` reads them so."""
 
 # Code that runs without an operating system below it: no relocation at run time, no red zone (a trap
 # pushes onto the same stack), no stack protector (its canary lives in TLS). The guest library is built so.
@@ -63,6 +69,10 @@ def main(argv: list[str]) -> int:
         say.hint("install the built package: make build, or pip install .")
         return 1
     say.out(_ANSWERS[option](root))
+    if option in ("--cflags", "--ldflags") and quoted(str(root)) != str(root):
+        say.hint(
+            f"a shell takes $(tender sdk {option}) apart at the space in it; what keeps it whole: {WHOLE}"
+        )
     return 0
 
 
@@ -103,7 +113,7 @@ gcc {cflags(root)} \\
 tender inspect app.elf
 tender app.elf world
 
-# In a Makefile: gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf"""
+# In a Makefile: gcc $(shell tender sdk --cflags) app.c $(shell tender sdk --ldflags) -o app.elf"""
 
 
 _ANSWERS: "dict[str, Callable[[Path], str]]" = {
@@ -114,4 +124,5 @@ _ANSWERS: "dict[str, Callable[[Path], str]]" = {
     "--lib": lambda root: str(root / "lib"),
     "--script": lambda root: str(root / "lib" / "guest.ld"),
     "--example": lambda root: EXAMPLE,
+    "--guests": lambda root: str(root.parent / "guests"),
 }

@@ -1,8 +1,10 @@
 """`tender sdk`: the recipe it prints builds a unikernel, from an empty directory."""
 
+import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,7 +48,7 @@ def test_flags_survive_a_directory_with_a_space() -> None:
     assert "-L/opt/my tools/sdk/lib" in shlex.split(sdk.ldflags(root))
 
 
-@pytest.mark.parametrize("option", ["--include", "--lib", "--script"])
+@pytest.mark.parametrize("option", ["--include", "--lib", "--script", "--guests"])
 def test_directories_exist(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sdk.main([option]) == 0
     assert Path(capsys.readouterr().out.strip()).exists()
@@ -63,3 +65,39 @@ def test_an_installation_without_the_library_says_what_to_do(
 def test_a_wrong_option_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert sdk.main(["--frob"]) == 1
     assert capsys.readouterr().err.startswith("tender: sdk: Invalid option: `--frob'\nusage: tender sdk ")
+
+
+def test_in_a_directory_with_a_space_the_hint_builds_the_example(tmp_path: Path) -> None:
+    """By a package in such a place, whose `tender` is this one's module."""
+    place = tmp_path / "a place"
+    shutil.copytree(sdk.sdk_root().parent, place / "tender")
+    program = tmp_path / "bin" / "tender"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nPYTHONPATH='{place}' exec '{sys.executable}' -P -m tender \"$@\"\n")
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    (tmp_path / "app.c").write_text(sdk.EXAMPLE)
+    asked = subprocess.run(
+        [program, "sdk", "--cflags"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 0 and f"'-I{place}/tender/sdk/include'" in asked.stdout
+    assert asked.stderr.startswith("tender: hint: ") and asked.stderr.endswith(f": {sdk.WHOLE}\n")
+    built = subprocess.run(
+        ["sh", "-ec", sdk.WHOLE], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    with Image.open(tmp_path / "app.elf") as image:
+        assert image.devices == ()
+
+
+def test_the_line_for_a_makefile_builds_the_example(tmp_path: Path) -> None:
+    line = sdk.recipe(sdk.sdk_root()).rpartition("# In a Makefile: ")[2]
+    (tmp_path / "app.c").write_text(sdk.EXAMPLE)
+    (tmp_path / "Makefile").write_text(f"app.elf:\n\t{line}\n")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["make"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(tmp_path / "app.elf") as image:
+        assert image.devices == ()
