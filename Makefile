@@ -31,7 +31,7 @@ run: can-run build  ## boot the echo unikernel over a real TAP and ping it: on K
 can-run: # asked before the build, which takes minutes; the box needs nothing of this host
 	@[ "$${TENDER_KVM:-}" = box ] || tools/with_net --check || { echo "make run: or in a test VM, as any user: make setup && TENDER_KVM=box make run" >&2; exit 1; }
 
-check: setup build  ## lint, types, unit and native tests: no root, no KVM, under a minute
+check: setup build  ## lint, types, unit and native tests: no root, no KVM, some minutes
 	@$(SUITES) lint types unit native
 
 test: setup build  ## every suite, each to its end, and a summary: with the sandbox, and on KVM, here or else in the box
