@@ -1,5 +1,7 @@
 """What the programs in tools/ say of themselves."""
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -44,3 +46,25 @@ def test_without_what_it_wants_a_tool_shows_its_usage_and_fails(words: str) -> N
     done = tool(words)
     assert (done.returncode, done.stdout) == (WITH_WORDS[words], "")
     assert f"usage: tools/{words.split()[0]}" in done.stderr
+
+
+def test_a_tree_that_was_copied_with_its_environment_is_not_built(tmp_path: Path) -> None:
+    """Else the build goes to the first tree's directories, or fails for want of them."""
+    shutil.copytree(ROOT / "tools", tmp_path / "moved/tools")
+    programs = tmp_path / "moved/.venv/bin"
+    programs.mkdir(parents=True)
+    (programs.parent / "pyvenv.cfg").touch()
+    (programs / "pip").write_text("#!/first/tree/.venv/bin/python3\n")
+    (programs / "pip").chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "moved/tools/build"],
+        env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "made in another place (/first/tree/.venv/bin/python3)" in done.stderr
+    assert "rm -r .venv build" in done.stderr
+    assert not (tmp_path / "moved/build").exists()
