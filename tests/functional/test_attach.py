@@ -9,6 +9,7 @@ import pytest
 from support import Guest, TapInterface, ip
 
 from tender import BlockFile, DeviceError, Image, ManifestError, NetFd, Tap, Vm, VmConfig
+from tender.testing.elf_builder import good_elf
 
 pytestmark = [pytest.mark.doors, pytest.mark.tap]
 
@@ -63,6 +64,15 @@ def test_an_interface_that_is_no_tap(guest: Guest) -> None:
 @pytest.mark.parametrize("name", ["tap%d", "a" * 16, "tap\udcff"])
 def test_a_name_that_no_interface_can_have(guest: Guest, name: str) -> None:
     assert refusal(guest, name).errno
+
+
+def test_one_tap_given_twice_to_one_guest(tap: TapInterface) -> None:
+    elf = good_elf(devices=[("one", "net"), ("two", "net")])
+    config = VmConfig(mem=8, net={"one": Tap(tap.name), "two": Tap(tap.name)})
+    with Image.from_bytes(elf) as image, pytest.raises(DeviceError) as refused:
+        Vm(image, config)
+    assert str(refused.value).endswith("given to this guest twice, as one and as two")
+    assert (refused.value.code, refused.value.hint) == ("tap-busy", "give two another one")
 
 
 def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
