@@ -323,6 +323,15 @@ def test_an_image_may_be_closed_while_its_vms_run(guest: Guest) -> None:
         Vm(image, SMALL)
 
 
+def test_memory_is_there_from_the_start_on(guest: Guest) -> None:
+    """Right behind start() too, while the sandbox's program may still be mapping it."""
+    with Image.open(guest("spin")) as image:
+        for _ in range(60):
+            with Vm(image, VmConfig(mem=4), console="discard") as vm:
+                vm.start()
+                assert vm.memory(0x100000, 16) != bytes(16)
+
+
 def test_vms_of_one_image_do_not_see_each_others_memory(guest: Guest) -> None:
     with Image.open(guest("globals")) as image:
         for _ in range(3):
