@@ -330,8 +330,8 @@ static void wait_until_prepared(const struct sandbox *sandbox)
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     struct pollfd ends[2] = {{sandbox->control_fd, POLLIN, 0}, {sandbox->pidfd, POLLIN, 0}};
     const uint64_t give_up_ns = monotonic_ns() + PREPARE_NS;
-    /* It may have been told to go on before it has mapped anything. Once it was heard, what a guest writes over
-     * `prepared` keeps nobody waiting. */
+    /* It may have been told to go on before it has mapped anything. Once it was heard, a guest that
+     * clears `prepared` keeps nobody waiting. */
     while (!sandbox->ready && !atomic_load_explicit(&config->prepared, memory_order_acquire) &&
            monotonic_ns() < give_up_ns) {
         const struct timespec wait = {0, PREPARE_LOOK_NS};
