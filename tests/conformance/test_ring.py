@@ -30,13 +30,13 @@ both = pytest.mark.parametrize("net_ring", ["on", "inline"], ids=["worker", "inl
 def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Ours, and the guest's."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.settimeout(120)
+    ours.settimeout(300)
     with ours, theirs:
         yield ours, theirs
 
 
 def boot(
-    path: Path, *args: str, net: "NetFd | Tap", net_ring: NetRing, mem: int = 16, timeout: float = 60
+    path: Path, *args: str, net: "NetFd | Tap", net_ring: NetRing, mem: int = 16, timeout: float = 300
 ) -> VmResult:
     with Image.open(path) as image:
         config = VmConfig(mem=mem, args=args, net=net, net_ring=net_ring)
@@ -119,7 +119,7 @@ def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: NetRing
     with wire() as (ours, theirs), Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("echo",), net=NetFd(theirs.fileno()), net_ring=net_ring)
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
-            vm.start(timeout=60)
+            vm.start(timeout=300)
             for size in (18, 60, 1514) * 20:
                 frame = bytes(14) + struct.pack("<I", size) * 375
                 ours.send(frame[:size])
@@ -138,7 +138,7 @@ def test_frames_that_come_together_go_back_unchanged_and_in_order(guest: Guest, 
     with wire() as (ours, theirs), Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("echo",), net=NetFd(theirs.fileno()), net_ring=net_ring)
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
-            vm.start(timeout=60)
+            vm.start(timeout=300)
             for first in range(0, 800, 8):
                 frames = [bytes(14) + struct.pack("<I", first + n) * (1 + 46 * n) for n in range(8)]
                 for frame in frames:
@@ -222,7 +222,7 @@ def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: NetRing, case:
         count = f"--count={1 << 40 if case == 'lies' else 0}"
         config = VmConfig(mem=16, args=(case, count), net=NetFd(theirs.fileno()), net_ring=net_ring)
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
-            vm.start(timeout=60)
+            vm.start(timeout=300)
             while not vm.counters.net_tx_packets + vm.counters.net_tx_drops > 300:
                 threading.Event().wait(0.01)
             vm.stop()
@@ -259,7 +259,7 @@ def test_an_interface_that_goes_down_and_up_under_load_costs_frames_only(
     with Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("flood",), net=Tap(tap.name), net_ring=net_ring)
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
-            vm.start(timeout=60)
+            vm.start(timeout=300)
 
             def wait_for(name: str) -> None:
                 beyond = getattr(vm.counters, name) + 200
@@ -299,7 +299,7 @@ def test_the_command_offers_it_where_two_processors_may_serve_it(
             ],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             pass_fds=[theirs.fileno()],
             preexec_fn=(lambda: os.sched_setaffinity(0, {min(mask)})) if cpus == "one" else None,
         )
@@ -323,7 +323,7 @@ def test_without_a_descriptor_for_a_worker_the_guest_is_served_as_well(guest: Gu
             before = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
             try:
-                result = vm.run(60)
+                result = vm.run(300)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert result.ok and text(result) == "bare: 100 kicks\n"
@@ -337,7 +337,7 @@ def test_many_vms_at_once_have_a_worker_each_and_leave_nothing(guest: Guest) -> 
                 mem=16, args=("flood", "--count=300"), net=NetFd(theirs.fileno()), net_ring="on"
             )
             with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
-                assert vm.run(60).ok
+                assert vm.run(300).ok
 
     with Image.open(guest("ring")) as image:
         one(image)
@@ -361,7 +361,7 @@ def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) 
         for _ in range(3):  # a process's first VM leaves its vCPU, and its machine to the second
             with Vm(image, config, console=fail, backend="kvm") as vm:
                 with pytest.raises(RuntimeError, match="enough"):
-                    vm.run(60)
+                    vm.run(300)
                 assert workers() == 1
             descriptors.append(settled_descriptors())
         assert descriptors[1] == descriptors[2]
@@ -422,7 +422,7 @@ def test_the_guest_library_sends_back_what_it_reads_by_the_ring(guest: Guest, tm
     with wire() as (ours, theirs), Image.open(without_batch(guest("net_rx_poll"), tmp_path)) as image:
         config = VmConfig(mem=16, net=NetFd(theirs.fileno()), net_ring="on")
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
-            vm.start(timeout=60)
+            vm.start(timeout=300)
             for i in range(300):
                 frame = bytes(14) + struct.pack("<Q", i) + os.urandom(i)
                 ours.send(frame)

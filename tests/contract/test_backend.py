@@ -85,13 +85,17 @@ def test_the_machine_that_is_kept_loses_its_memory_to_the_next(guest: Guest) -> 
     In a process of its own, whose first VM it is. While a slot is there, another at the same place is EEXIST.
     """
     program = f"""
-import errno, os, tender, time
+import contextlib, errno, os, tender, time
 from tender.backend import kvm
 from tender.native import ffi, lib
 
 def machines():
-    fds = [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{{fd}}")]
-    return [fd for fd in fds if os.readlink(f"/proc/self/fd/{{fd}}") == "anon_inode:kvm-vm"]
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own, and what is closed meanwhile
+            if os.readlink(f"/proc/self/fd/{{fd}}") == "anon_inode:kvm-vm":
+                found.append(int(fd))
+    return found
 
 def slot_one_at_zero(machine):
     slot = ffi.new("struct kvm_userspace_memory_region *")
