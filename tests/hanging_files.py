@@ -18,15 +18,20 @@ CALLS = {"open": _OPEN, "read": _READ, "lock": _SETLK}
 
 class HangingFile:
     """`path`, a file of these bytes on a file system of its own below `where`; one call of it is never answered,
-    unless a signal comes to who waits, as libfuse's file systems may have it. Raises OSError where this cannot be mounted.
+    from the open with the number `since` on, unless a signal comes to who waits, as libfuse's file systems may have it,
+    and here if it is `interruptible`. Raises OSError where this cannot be mounted.
     """
 
-    def __init__(self, where: Path, data: bytes, call: str) -> None:
+    def __init__(
+        self, where: Path, data: bytes, call: str, *, since: int = 1, interruptible: bool = True
+    ) -> None:
         self.path = where / "file"
         self.waited = threading.Event()
         self._where = os.fsencode(where)
         self._data = data
         self._call = CALLS[call]
+        self._opens_to_come = since
+        self._interruptible = interruptible
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         self._libc = ctypes.CDLL(None, use_errno=True)
         options = f"fd={self._device},rootmode=40000,user_id={os.getuid()},group_id={os.getgid()},allow_other"
@@ -45,11 +50,13 @@ class HangingFile:
                 return
             _, operation, number, node, *_ = _REQUEST.unpack_from(request)
             body = request[_REQUEST.size :]
-            if operation == self._call and node != 1:
+            self._opens_to_come -= operation == _OPEN
+            if operation == self._call and node != 1 and self._opens_to_come <= 0:
                 self.waited.set()
                 continue
             if operation == _INTERRUPT:
-                self._answer(struct.unpack_from("<Q", body)[0], error=_EINTR)
+                if self._interruptible:
+                    self._answer(struct.unpack_from("<Q", body)[0], error=_EINTR)
                 continue
             if operation in (_FORGET, _BATCH_FORGET):
                 continue

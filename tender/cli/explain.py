@@ -60,6 +60,12 @@ def image_hint(path: str, refusal: str) -> str:
 
     `refusal` is the core's reason for refusing it.
     """
+    from tender.cli.aside import asked
+
+    return asked(lambda: _image_hint(path, refusal))
+
+
+def _image_hint(path: str, refusal: str) -> str:
     from tender.cli.main import COMMANDS
     from tender.cli.nearest import nearest
 
@@ -114,9 +120,10 @@ def target_named(refusal: str) -> int | None:
 
 def fault_hint(path: str, fault: GuestFault) -> str:
     """Where a guest stood: symbol, instruction bytes and registers, a few lines."""
+    from tender.cli.aside import asked
     from tender.cli.symbols import symbol_at
 
-    where = symbol_at(path, fault.rip)
+    where = asked(lambda: symbol_at(path, fault.rip))
     lines = [
         f"rip {fault.rip:#x}{f' is {where}' if where else ''}; bytes there: {fault.instruction or 'none'}"
     ]

@@ -338,18 +338,18 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
     elif result.message:
         say.error(result.message)
-        if result.fault is not None and say.HINTS:
-            from tender.cli import explain
+    if options.json is not None:  # before the image is read again, which may take its time
+        from tender.cli import report
 
-            say.hint(explain.fault_hint(options.image, result.fault))
+        report.write_json(report.ended(result, options, signal), options)
+    if result.message and result.reason != "timeout" and result.fault is not None and say.HINTS:
+        from tender.cli import explain
+
+        say.hint(explain.fault_hint(options.image, result.fault))
     if options.stats:
         from tender.cli import report
 
         say.plain(report.stats(result))
-    if options.json is not None:
-        from tender.cli import report
-
-        report.write_json(report.ended(result, options, signal), options)
     return result.status
 
 

@@ -92,6 +92,11 @@ def hurry(*, after_s: float | None = None) -> None:
         _hurry_until = now + ROOM_S
 
 
+def is_over(until: float) -> bool:
+    """Whether who waits until then, of the monotonic clock, waits no longer: because of that, or because of hurry()."""
+    return time.monotonic() >= min(until, _hurry_until)
+
+
 def write(fd: int, data: bytes, until: float = float("inf")) -> None:
     """All of `data`; waits for room until then as long as nobody hurries. Raises OSError: TimeoutError for want of room."""
     try:
@@ -111,7 +116,7 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
                     continue
                 except BlockingIOError:  # somebody else took the room, or it was too little
                     time.sleep(_LOOK_MS / 1000)
-            if time.monotonic() >= min(until, _hurry_until):
+            if is_over(until):
                 raise TimeoutError(11, "no room for it, and its reader does not read")
     finally:
         if own >= 0:

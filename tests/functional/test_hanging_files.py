@@ -90,6 +90,49 @@ def test_the_report_tells_of_the_signal(
     assert (status, told["status"], told["reason"], told["signal"]) == (1, 1, "signal", 15)
 
 
+@pytest.mark.parametrize(
+    ("interruptible", "number"), [(True, signal.SIGTERM), (False, signal.SIGTERM), (False, None)]
+)
+@pytest.mark.parametrize("launcher", ["", "python", "json"])  # `native` reads nothing again
+def test_an_end_is_told_though_the_image_cannot_be_read_again(
+    tender_cmd: list[str],
+    guest: Guest,
+    door: str,
+    where: Path,
+    tmp_path: Path,
+    launcher: str,
+    number: signal.Signals | None,
+    interruptible: bool,
+) -> None:
+    """What names the place of a fault reads the image a second time: it is left out, at once if a signal comes."""
+    report = tmp_path / "report"
+    words = [f"--json={report}"] if launcher == "json" else []
+    environment = {**os.environ, "TENDER_LAUNCHER": launcher.replace("json", ""), "TENDER_BACKEND": door}
+    with (
+        HangingFile(
+            where, guest("triple").read_bytes(), "read", since=2, interruptible=interruptible
+        ) as file,
+        subprocess.Popen(
+            [*tender_cmd, *words, file.path],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as command,
+    ):
+        try:
+            assert file.waited.wait(60)
+            if launcher == "json":
+                assert json.loads(report.read_text())["status"] == 1
+            if number:
+                command.send_signal(number)
+            _, said = command.communicate(timeout=60)
+        finally:
+            command.kill()
+    assert command.returncode == 1
+    assert "hint: rip 0x" in said and "bytes there" in said and " is " not in said.split("bytes there")[0]
+
+
 @pytest.mark.parametrize("call", ["open", "read"])
 def test_the_library_waits_on_behind_a_signal_that_its_caller_handles(
     guest: Guest, where: Path, call: str
