@@ -146,14 +146,15 @@ def last_resort(error: Exception) -> int:
 def entry() -> None:
     """The process's main: run sys.argv and leave by _exit, which skips the interpreter's clean-up."""
     _hold_standard_descriptors()
-    _take_stdout()
+    _take_streams()
     posix._exit(guarded(sys.argv[1:]))
 
 
-def _take_stdout() -> None:
+def _take_streams() -> None:
+    """What writes to them by itself, as argparse does, is treated as what this command writes."""
     from tender.cli import say
 
-    sys.stdout = say.Stdout()
+    sys.stdout, sys.stderr = say.Stdout(), say.Stderr()
 
 
 def _hold_standard_descriptors() -> None:

@@ -65,6 +65,29 @@ class Stdout:
         return posix.isatty(1)
 
 
+class Stderr:
+    """The same for sys.stderr, which may be closed, or have no reader: what it does not take is left out."""
+
+    encoding, errors = "utf-8", "backslashreplace"
+
+    def write(self, text: str) -> int:
+        _stderr(text)
+        return len(text)
+
+    def writelines(self, lines: "Iterable[str]") -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return 2
+
+    def isatty(self) -> bool:
+        return posix.isatty(2)
+
+
 def speak_as(program: str, *, hints: bool) -> None:
     """From now on diagnostics begin with this name."""
     global PROGRAM, HINTS
@@ -183,7 +206,7 @@ def out(text: str) -> None:
 
 def _stderr(text: str, until: float = float("inf")) -> None:
     try:
-        if sys.stderr is sys.__stderr__:
+        if sys.stderr is sys.__stderr__ or isinstance(sys.stderr, Stderr):
             write(2, text.encode("utf-8", "backslashreplace"), until)
         elif sys.stderr is not None:  # a caller's own
             sys.stderr.write(text)

@@ -97,6 +97,24 @@ def test_module_that_is_built_in_is_left_out(kernel_root: Path) -> None:
     assert kernel.Kernel(kernel_root).modules(["overlay"]) == []
 
 
+def test_a_kernel_may_lie_beside_its_modules(kernel_root: Path) -> None:
+    """As Debian 14 has it."""
+    image = kernel_root / "lib/modules/6.0-test/vmlinuz"
+    (kernel_root / "boot/vmlinuz-6.0-test").rename(image)
+    assert kernel.Kernel(kernel_root).image == image
+
+
+def test_a_kernel_may_be_more_than_one_package() -> None:
+    one = "linux-image-6.12.1-cloud-amd64\n  Depends: kmod\n  Depends: linux-base\n"
+    assert kernel.parts("linux-image-6.12.1-cloud-amd64", one) == ["linux-image-6.12.1-cloud-amd64"]
+    more = "".join(
+        f"  Depends: linux-{kind}-7.2.12+deb14-cloud-amd64\n" for kind in ("base", "binary", "modules")
+    )
+    assert kernel.parts("linux-image-7.2.12+deb14-cloud-amd64", more) == [
+        f"linux-{kind}-7.2.12+deb14-cloud-amd64" for kind in ("image", "base", "binary", "modules")
+    ]
+
+
 def test_module_that_is_not_there_is_named(kernel_root: Path) -> None:
     with pytest.raises(BoxError, match=r"6\.0-test has no module virtiofs"):
         kernel.Kernel(kernel_root).modules(["virtiofs"])

@@ -75,14 +75,23 @@ def _apt(*command: str) -> str:
     return done.stdout
 
 
+def parts(package: str, depends: str) -> list[str]:
+    """Where the kernel and its modules are: the package, and from Debian 14 on three more that it depends on.
+
+    depends  what `apt-cache depends` says of it
+    """
+    return [package, *re.findall(r"Depends: (linux-(?:base|binary|modules)-\d\S+)", depends)]
+
+
 def _download(package: str, place: Path) -> None:
     say(f"fetching {package}")
-    # The _apt user may not write here; as another user than root the option is without effect.
-    download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package]
-    _call(download, place, f"could not download {package}; try `apt-get update`")
-    (deb,) = place.glob("*.deb")
-    _call(["dpkg-deb", "-x", deb.name, "."], place, f"could not unpack {deb.name}")
-    deb.unlink()
+    for part in parts(package, _apt("apt-cache", "depends", "--no-recommends", package)):
+        # The _apt user may not write here; as another user than root the option is without effect.
+        download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", part]
+        _call(download, place, f"could not download {part}; try `apt-get update`")
+        (deb,) = place.glob("*.deb")
+        _call(["dpkg-deb", "-x", deb.name, "."], place, f"could not unpack {deb.name}")
+        deb.unlink()
 
 
 def _call(command: list[str], where: Path, failure: str) -> None:
@@ -100,10 +109,12 @@ class Kernel:
         if modules is None or not releases:
             raise BoxError(f"{root}: no lib/modules/RELEASE in it, so it is no unpacked kernel package")
         self.release = release or releases[-1]
-        self.image = root / "boot" / f"vmlinuz-{self.release}"
-        if not self.image.is_file():
-            raise BoxError(f"{self.image}: not there; is {root} an unpacked kernel package?")
         self._modules = modules / self.release
+        images = (root / "boot" / f"vmlinuz-{self.release}", self._modules / "vmlinuz")
+        image = next((path for path in images if path.is_file()), None)
+        if image is None:
+            raise BoxError(f"{images[0]}: not there; is {root} an unpacked kernel package?")
+        self.image = image
         self._files = {_module_name(path.name): path for path in self._modules.glob("kernel/**/*.ko*")}
         builtin = (self._modules / "modules.builtin").read_text().split()
         self._builtin = {_module_name(Path(line).name) for line in builtin}
