@@ -10,7 +10,7 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -339,6 +339,20 @@ def test_the_library_logs_it(guest: Guest, tap: TapInterface, caplog: pytest.Log
 # ---- --net-reattach
 
 
+def loses_it_twice_and_answers(name: str, says: Callable[..., None]) -> None:
+    """The guest, by the next interface of the name; `says` checks which lines were said so far."""
+    said: list[str] = []
+    for _ in range(2):
+        answers(name)
+        delete(name)
+        said.append(LOST_WANTED.format(name))
+        says(*said)
+        make(name)
+        said.append(BACK.format(name))
+        says(*said)
+    answers(name)
+
+
 @fronts
 @roads
 @rings
@@ -347,16 +361,7 @@ def test_the_command_takes_the_next_interface_of_that_name(
 ) -> None:
     words = words_for(front, tap.name, "--net-reattach", "--mem=64", *RINGS[ring], str(guest("net_rx_poll")))
     with commanded(tender_cmd, words, front, road) as command:
-        said: list[str] = []
-        for _ in range(2):
-            answers(tap.name)
-            delete(tap.name)
-            said.append(LOST_WANTED.format(tap.name))
-            command.says(*said)
-            make(tap.name)
-            said.append(BACK.format(tap.name))
-            command.says(*said)
-        answers(tap.name)
+        loses_it_twice_and_answers(tap.name, command.says)
         command.is_terminated()
 
 
@@ -366,16 +371,7 @@ def test_the_library_takes_the_next_interface_of_that_name(
 ) -> None:
     config = VmConfig(mem=32, net=Tap(tap.name), net_ring=WAYS[by].net_ring, net_reattach=True)
     with started(guest, tmp_path, WAYS[by], config) as (vm, lines):
-        said: list[str] = []
-        for _ in range(2):
-            answers(tap.name)
-            delete(tap.name)
-            said.append(LOST_WANTED.format(tap.name))
-            lines.are(*said)
-            make(tap.name)
-            said.append(BACK.format(tap.name))
-            lines.are(*said)
-        answers(tap.name)
+        loses_it_twice_and_answers(tap.name, lines.are)
         counters = stopped(vm)
         assert (counters.net_detached, counters.net_attached) == (2, 2)
 
