@@ -1024,9 +1024,10 @@ static void test_boot_info(void)
     HOLDS(u64_at(low, 0x10018) == end - 8192);
     HOLDS(low[end - 2] == 'x' && low[end - 1] == 0 && u64_at(low, end) == 0);
     start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &image.manifest, 2 * MIB, 1, 0, "", 0);
+    uint64_t left = 0; /* of what stood behind the shorter line */
     for (uint64_t at = end - 8192; at < end; at++)
-        if (low[at])
-            HOLDS(!"what stood behind the shorter line is gone");
+        left += low[at] != 0;
+    HOLDS(left == 0);
     free(low);
 }
 
