@@ -21,6 +21,14 @@ static inline ssize_t pwritev2_by_number(int fd, const struct iovec *pieces, int
     return syscall(SYS_pwritev2, fd, pieces, count, offset, 0, flags);
 }
 #define pwritev2 pwritev2_by_number
+
+/* From 1.2.6 on musl's makes another call of it, pwritev2 with RWF_NOAPPEND, which the command's filter
+ * kills for. */
+static inline ssize_t pwrite_by_number(int fd, const void *data, size_t len, off_t offset)
+{
+    return syscall(SYS_pwrite64, fd, data, len, offset);
+}
+#define pwrite pwrite_by_number
 #endif
 
 #endif
