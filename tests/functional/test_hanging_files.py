@@ -43,9 +43,17 @@ def hanging(where: Path, guest: Guest, place: str) -> tuple[HangingFile, list[st
     return file, [f"--block:storage={file.path}", str(guest("block_edges"))]
 
 
-@pytest.mark.parametrize("front", [[], ["solo5-hvt"]], ids=["tender", "solo5-hvt"])
+# By solo5-hvt's names a disk is raw, and not read before the guest reads it.
+CASES = [
+    (front, place)
+    for place in PLACES
+    for front in ("tender", "solo5-hvt")
+    if (front, place) != ("solo5-hvt", "disk, read")
+]
+
+
+@pytest.mark.parametrize(("program", "place"), CASES)
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_ends_a_wait_for_a_file(
     tender_cmd: list[str],
@@ -53,14 +61,15 @@ def test_the_first_signal_ends_a_wait_for_a_file(
     door: str,
     where: Path,
     launcher: str,
+    program: str,
     place: str,
-    front: list[str],
     number: signal.Signals,
 ) -> None:
     file, words = hanging(where, guest, place)
     environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": door}
     with file, subprocess.Popen(
-        [*tender_cmd, *front, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+        [*tender_cmd, *([] if program == "tender" else [program]), *words],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
     ) as command:  # fmt: skip
         try:
             assert file.waited.wait(60)
@@ -68,7 +77,6 @@ def test_the_first_signal_ends_a_wait_for_a_file(
             _, said = command.communicate(timeout=60)
         finally:
             command.kill()
-    program = front[0] if front else "tender"
     assert (command.returncode, said.decode()) == (1, f"{program}: Exiting on signal {number.value}\n")
 
 
@@ -121,6 +129,10 @@ def test_an_end_is_told_though_the_image_cannot_be_read_again(
         ) as command,
     ):
         try:
+            if door == "kvm":  # which tells no registers of a fault: nothing is read again
+                command.communicate(timeout=60)
+                assert command.returncode == 1 and not file.waited.is_set()
+                return
             assert file.waited.wait(60)
             if launcher == "json":
                 assert json.loads(report.read_text())["status"] == 1
