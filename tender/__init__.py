@@ -7,9 +7,8 @@ part, the import itself fails and says what to do.
 
 import posix
 
-TYPE_CHECKING: bool = (
-    False  # ": bool", here and in each module: an editor takes a plain False for a branch never taken
-)
+# ": bool", here and in each module: an editor takes a plain False for a branch never taken
+TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from tender._version import __version__
     from tender.annotations import Backend, BootStep, Console, IsolationLayer, NetRing

@@ -50,10 +50,10 @@ char *find_in_package(const char *name);
 char *package_places(void);
 /* The directory that this program really lies in, for a message. */
 const char *program_directory(void);
-/* The way out where it found nothing. */
 /* The file of the package that this user may not read; NULL: there is none, or what was found can be read. */
 extern const char *unreadable_package;
 
+/* The way out where it found nothing. */
 #define COPY_HINT                                                                                            \
     "a copy of the program alone does not work: make a symbolic link to the installed `tender`, or "         \
     "install the package here"

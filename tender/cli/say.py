@@ -30,10 +30,30 @@ class OutputLost(Exception):
         self.error = error
 
 
-class Stdout:
-    """What the command's process has as sys.stdout: the one place where an answer is written, or fails to be."""
+class _Stream:
+    """A standard stream as this command writes it."""
 
     encoding, errors = "utf-8", "backslashreplace"
+    _fd: int
+
+    def write(self, text: str) -> int:
+        raise NotImplementedError
+
+    def writelines(self, lines: "Iterable[str]") -> None:
+        for line in lines:
+            self.write(line)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return posix.isatty(self._fd)
+
+
+class Stdout(_Stream):
+    """What the command's process has as sys.stdout: the one place where an answer is written, or fails to be."""
+
+    _fd = 1
 
     def __init__(self) -> None:
         self._kept = b""
@@ -45,47 +65,26 @@ class Stdout:
             self.flush()
         return len(text)
 
-    def writelines(self, lines: "Iterable[str]") -> None:
-        """Raises OutputLost."""
-        for line in lines:
-            self.write(line)
-
     def flush(self) -> None:
         """Raises OutputLost, once: what is lost is not tried again."""
         data, self._kept = self._kept, b""
         try:
-            write(self.fileno(), data)
+            write(self._fd, data)
         except OSError as error:
             raise OutputLost(error) from error
 
-    def fileno(self) -> int:
-        return 1
 
-    def isatty(self) -> bool:
-        return posix.isatty(1)
-
-
-class Stderr:
+class Stderr(_Stream):
     """The same for sys.stderr, which may be closed, or have no reader: what it does not take is left out."""
 
-    encoding, errors = "utf-8", "backslashreplace"
+    _fd = 2
 
     def write(self, text: str) -> int:
         _stderr(text)
         return len(text)
 
-    def writelines(self, lines: "Iterable[str]") -> None:
-        for line in lines:
-            self.write(line)
-
     def flush(self) -> None:
         pass
-
-    def fileno(self) -> int:
-        return 2
-
-    def isatty(self) -> bool:
-        return posix.isatty(2)
 
 
 def speak_as(program: str, *, hints: bool) -> None:
