@@ -49,8 +49,7 @@ static struct {
     bool runs;             /* in this process: a fork has no such thread */
     bool watched;          /* for forks */
     void *stack;
-    uint32_t shared;   /* namespaces that the thread has apart from the rest of this process */
-    bool unprivileged; /* the thread's user is not root */
+    uint32_t shared; /* namespaces that the thread has apart from the rest of this process */
 } spawner = {.lock = PTHREAD_MUTEX_INITIALIZER,
              .handover = PTHREAD_MUTEX_INITIALIZER,
              .changed = PTHREAD_COND_INITIALIZER};
@@ -109,13 +108,12 @@ static void *spawner_body(void *unused)
     (void)unused;
     /* A thread's namespaces are its own: the rest of this process stays where it is. */
     spawner.shared = unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 ? CLONE_NEWNET | CLONE_NEWNS : 0;
-    static struct unprivileged for_good;
-    spawner.unprivileged = unprivileged_begin(&for_good);
     pthread_mutex_lock(&spawner.handover);
     for (;;) {
         while (!spawner.request)
             pthread_cond_wait(&spawner.changed, &spawner.handover);
-        spawner.request->unprivileged = spawner.unprivileged;
+        /* Each time: a program that changes its user has the C library change that of every thread. */
+        spawner.request->unprivileged = unprivileged_begin(NULL);
         spawn_child(spawner.request);
         spawner.request = NULL;
         pthread_cond_broadcast(&spawner.changed);

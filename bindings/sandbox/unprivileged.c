@@ -36,8 +36,25 @@ static void give_back_capabilities(void)
     (void)syscall(SYS_capset, &head, have);
 }
 
+static bool save_groups(struct unprivileged *saved)
+{
+    saved->group_count = getgroups(0, NULL);
+    if (saved->group_count <= 0)
+        return true;
+    saved->groups = calloc((size_t)saved->group_count, sizeof *saved->groups);
+    if (saved->groups && getgroups(saved->group_count, saved->groups) == saved->group_count)
+        return true;
+    free(saved->groups);
+    saved->groups = NULL;
+    return false;
+}
+
 bool unprivileged_begin(struct unprivileged *saved)
 {
+    struct unprivileged forgotten;
+    const bool for_good = !saved;
+    if (for_good)
+        saved = &forgotten;
     memset(saved, 0, sizeof *saved);
     if (getresuid(&saved->uid[0], &saved->uid[1], &saved->uid[2]) < 0 ||
         getresgid(&saved->gid[0], &saved->gid[1], &saved->gid[2]) < 0)
@@ -47,20 +64,14 @@ bool unprivileged_begin(struct unprivileged *saved)
     if (syscall(SYS_capget, &head, saved->capabilities) < 0 || !may(saved, CAP_SETUID) ||
         !may(saved, CAP_SETGID) || !may(saved, CAP_KILL))
         return false;
-    saved->group_count = getgroups(0, NULL);
-    if (saved->group_count > 0) {
-        saved->groups = calloc((size_t)saved->group_count, sizeof *saved->groups);
-        if (!saved->groups || getgroups(saved->group_count, saved->groups) != saved->group_count) {
-            free(saved->groups);
-            saved->groups = NULL;
-            return false;
-        }
-    }
+    if (!for_good && !save_groups(saved))
+        return false;
     const int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     saved->changed = true;
     if (syscall(SYS_setgroups, 0, NULL) < 0 ||
         (!change_to(unprivileged_id(getpid())) && !change_to(OVERFLOW_ID))) {
-        unprivileged_end(saved);
+        if (!for_good)
+            unprivileged_end(saved);
         return false;
     }
     give_back_capabilities();

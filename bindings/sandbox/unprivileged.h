@@ -24,7 +24,8 @@ struct unprivileged {
 /*
  * The calling thread, if it is root's, gets a user and a group that own nothing and no supplementary group,
  * and keeps its capabilities. True: its children are not root's. False: they are; this thread may not change
- * that, or could not end them afterwards (CAP_SETUID, CAP_SETGID and CAP_KILL are needed).
+ * that, or could not end them afterwards (CAP_SETUID, CAP_SETGID and CAP_KILL are needed). NULL: it stays so
+ * for good, and this may be called again.
  */
 bool unprivileged_begin(struct unprivileged *saved);
 

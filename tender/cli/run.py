@@ -338,10 +338,9 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
     elif result.message:
         say.error(result.message)
-    if options.json is not None:  # before the image is read again, which may take its time
-        from tender.cli import report
-
-        report.write_json(report.ended(result, options, signal), options)
+    shares_stderr = options.json == 2
+    if not shares_stderr:  # the image is read again for the hint, which may take its time
+        _write_json(result, options, signal)
     if result.message and result.reason != "timeout" and result.fault is not None and say.HINTS:
         from tender.cli import explain
 
@@ -350,7 +349,16 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         from tender.cli import report
 
         say.plain(report.stats(result))
+    if shares_stderr:  # its last line, for whoever looks for it there
+        _write_json(result, options, signal)
     return result.status
+
+
+def _write_json(result: "VmResult", options: RunOptions, signal: int) -> None:
+    if options.json is not None:
+        from tender.cli import report
+
+        report.write_json(report.ended(result, options, signal), options)
 
 
 def _by_signal(result: "VmResult", signal: int) -> "VmResult":

@@ -183,6 +183,16 @@ def test_a_console_that_cannot_be_opened_is_an_error(tender: Tender, guest: Gues
     assert done.stderr.startswith("tender: --console=fd:77: Bad file descriptor\n")
 
 
+@pytest.mark.parametrize("stats", [[], ["--stats"]])
+@pytest.mark.parametrize("name", ["exit_status", "triple", "bad_port", "spin"])
+def test_json_is_the_last_line_of_stderr(tender: Tender, guest: Guest, name: str, stats: list[str]) -> None:
+    """Behind messages, hints and counters."""
+    done = tender("--mem=8", "--json", *stats, "--timeout=2", guest(name))
+    *others, last = done.stderr.splitlines()
+    assert json.loads(last)["status"] == done.returncode
+    assert not [line for line in others if line.startswith("{")]
+
+
 def test_json_is_the_last_line_of_stderr_or_a_file(tender: Tender, guest: Guest, tmp_path: Path) -> None:
     done = tender("--mem=8", "--json", guest("exit_status"), "3")
     result = json.loads(done.stderr.splitlines()[-1])

@@ -123,6 +123,42 @@ def test_the_process_of_roots_monitor_is_not_roots(rig: Rig) -> None:
     assert before == (os.getresuid(), os.getresgid(), os.getgroups(), Path("/proc/self/status").stat().st_uid)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.seteuid(65534); os.seteuid(0)",
+        "os.setegid(65534); os.setegid(0)",
+        "os.setgroups([0, 4, 27])",
+        "os.setresuid(0, 0, 1)",
+        "os.setreuid(65534, 0)",
+        "os.seteuid(65534)",
+    ],
+)
+def test_a_program_that_changes_its_user_has_no_sandbox_of_roots(guest: Guest, change: str) -> None:
+    """The C library changes that of every thread, so also of the one that makes sandboxes."""
+    code = (
+        "import os, sys, tender\n"
+        "def made():\n"
+        "    config = tender.VmConfig(mem=8)\n"
+        "    with tender.Vm(image, config, backend='sandbox', console=tender.DISCARD) as vm:\n"
+        "        assert 'uid' in vm.isolation, vm.isolation\n"
+        "        lines = open(f'/proc/{vm.pid}/status').read().splitlines()\n"
+        "        return [line.split()[1:] for line in lines if line.startswith(('Uid:', 'Gid:', 'Groups:'))]\n"
+        "with tender.Image.open(sys.argv[1]) as image:\n"
+        "    before = made()\n"
+        f"    {change}\n"
+        "    after = made()\n"
+        "assert before == after, (before, after)\n"
+        "assert '0' not in before[0] + before[1] and before[2] == [], before\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(guest("args"))],
+        capture_output=True, text=True, timeout=60, check=False, cwd="/",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root's groups, and a program that is root's alone")
 def test_a_program_that_is_roots_alone_is_executed_all_the_same(
     guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
