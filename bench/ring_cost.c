@@ -3,8 +3,8 @@
  * of both, on a TAP, without a guest and without its exit or jump. This thread plays the guest. It decides
  * where a ring is worth its second processor: where an exit costs more than the difference.
  *
- *     cc -std=gnu11 -O2 -Iabi -Ibindings/core bench/ring_cost.c bindings/core/?*.[cS] -pthread -o ring_cost
- *     tools/with_net -- ./ring_cost ROUNDS
+ *     cc -O2 -Iabi -Ibindings/core bench/ring_cost.c bindings/core/?*.c bindings/arch/x86_64/?*.S -o ring
+ *     tools/with_net -- ./ring ROUNDS
  *
  *     tx SIZE      frames written, until all are out
  *     rx SIZE      frames read that wait in the queue

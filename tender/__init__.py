@@ -115,7 +115,7 @@ def _exists(path: str) -> bool:
 def _refuse_sources() -> None:
     """Fail where Python found the source tree's package in place of the installed one."""
     directory = __path__[0]
-    if _exists(f"{directory}/_native.abi3.so") or not _exists(f"{directory}/../bindings/native.c"):
+    if _exists(f"{directory}/_native.abi3.so") or not _exists(f"{directory}/../bindings/python/native.c"):
         return
     from importlib.util import find_spec
 

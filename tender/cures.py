@@ -1,6 +1,6 @@
 """Ways out of errors that the library and the command word differently: an argument of one is an option of the other.
 
-The C core's have two columns too (bindings/ends/ends.c). A way out that both word alike stands where the error is raised.
+The C core's have two columns too (bindings/vm/ends.c). A way out that both word alike stands where the error is raised.
 """
 
 TYPE_CHECKING: bool = False

@@ -65,11 +65,11 @@ def check(answer: int, what: str) -> int:
     return answer
 
 
-lib.tn_tsc_sample()  # at import, because a microsecond now may save five thousand later (sandbox/tsc.h)
+lib.tn_tsc_sample()  # at import, because a microsecond now may save five thousand later (arch/x86_64/tsc.h)
 
 # An exception may come between any two instructions, a KeyboardInterrupt for one. What a call returns may then never
 # reach the name it is for. So what has to be given back is obtained into a structure that is there already, by one call
-# of C, and is given back at the latest when the last reference to the structure goes (bindings/owner.h).
+# of C, and is given back at the latest when the last reference to the structure goes (bindings/python/owner.h).
 
 
 def descriptor() -> CData:

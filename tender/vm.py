@@ -53,7 +53,7 @@ _STATES = {
     _EDEADLK: "the Vm is inside run() on this thread: return from the console callable first",
     _EALREADY: "a Vm runs once; make another from the same Image",
 }
-"""What bindings/owner.h answers where a Vm is not in a state for what is asked of it."""
+"""What bindings/python/owner.h answers where a Vm is not in a state for what is asked of it."""
 
 
 # No object of the library refers to itself, by whatever way: what its user drops without close() is given back at

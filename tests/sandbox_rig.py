@@ -18,10 +18,10 @@ from tender.backend.sandbox import PROGRAM
 SMALL, LARGE = 1 << 20, 3 << 20
 SECRET = b"what the parent keeps"
 LIMIT = 20.0  # seconds; none of these takes one
-STOP_GRACE = 0.2  # bindings/sandbox/watch.c
+STOP_GRACE = 0.2  # bindings/machine/sandbox/watch.c
 SOON = 60.0  # what is over by then was ended by its time limit; a busy machine takes some of it
 
-# bindings/sandbox/fds.h
+# bindings/machine/sandbox/fds.h
 FD_CONTROL, FD_STOP, FD_CONSOLE, FD_VM, FD_TEMPLATE, FD_NET, FD_SMALL, FD_LARGE = (
     120, 121, 122, 123, 124, 129, 194, 195,
 )  # fmt: skip

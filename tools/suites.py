@@ -36,7 +36,7 @@ COMMAND = (
     "tests/conformance/test_launchers.py",
 )
 C_DIRECTORIES = ("abi", "bench", "bindings", "guest_kernel", "tests", "tools")
-GENERATED = ("bindings/kvm_cdef.h", "bench/out/")
+GENERATED = ("bindings/python/kvm_cdef.h", "bench/out/")
 OUTPUT_LIMIT_S = 10.0
 
 

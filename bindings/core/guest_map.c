@@ -26,11 +26,11 @@ int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64
 
 /* A host that dumps core, or forks, has no business with guest memory. Said before the segments split it:
  * each piece would be another walk. */
-static void advise(const struct guest_memory *memory, const struct elf_image *image)
+static void advise(const struct guest_memory *memory, gpa_t image_end)
 {
     (void)madvise(memory->hva, memory->mapped_bytes, MADV_DONTDUMP);
     (void)madvise(memory->hva, memory->mapped_bytes, MADV_DONTFORK);
-    const gpa_t small_end = guest_small_pages_end(image, memory->bytes),
+    const gpa_t small_end = guest_small_pages_end(image_end, memory->bytes),
                 top = memory->bytes - HVT_MEM_GRANULE;
     if (small_end >= top) {
         (void)madvise(memory->hva, memory->mapped_bytes, MADV_NOHUGEPAGE);
@@ -41,41 +41,23 @@ static void advise(const struct guest_memory *memory, const struct elf_image *im
                   MADV_NOHUGEPAGE); /* the ring is behind the stack */
 }
 
-int guest_memory_protect(struct guest_memory *memory, const struct elf_image *image)
+int guest_memory_protect(struct guest_memory *memory, gpa_t image_end)
 {
-    advise(memory, image);
-    for (uint32_t i = 0; i < image->segment_count; i++) {
-        const struct elf_segment *segment = &image->segments[i];
-        int protection = guest_protection(segment->flags);
+    advise(memory, image_end);
+    for (uint32_t i = 0; i < memory->range_count; i++) {
+        const struct guest_range *range = &memory->ranges[i];
+        int protection = guest_protection(range->flags);
         errno = EINVAL;
-        if (segment->end > memory->bytes ||
+        if (range->end > memory->bytes ||
             (protection != (PROT_READ | PROT_WRITE) &&
-             mprotect(memory->hva + segment->start, segment->end - segment->start, protection) != 0)) {
+             mprotect(memory->hva + range->start, range->end - range->start, protection) != 0)) {
             int error = -errno;
             guest_memory_unmap(memory);
             return error;
         }
-        memory->ranges[memory->range_count++] =
-            (struct guest_range){segment->start, segment->end, segment->flags};
     }
     guest_memory_ranges_set(memory);
     return 0;
-}
-
-int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
-                     uint64_t template_bytes, uint64_t mem_bytes, uint64_t mapped_bytes)
-{
-    int error = guest_memory_reserve(memory, mem_bytes, mapped_bytes);
-    if (error < 0)
-        return error;
-    memory->template_bytes = template_bytes;
-    if (mmap(memory->hva, template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
-             template_fd, 0) == MAP_FAILED) {
-        error = -errno;
-        guest_memory_unmap(memory);
-        return error;
-    }
-    return guest_memory_protect(memory, image);
 }
 
 void guest_memory_unmap(struct guest_memory *memory)

@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <sys/mman.h>
 
-#include "elf_image.h"
+#include "vm_types.h"
 
 struct guest_range {
     gpa_t start;
@@ -30,7 +30,7 @@ struct guest_memory {
     uint8_t *template; /* NULL: it is not to be reset */
     int pagemap_fd;
     uint32_t range_count;
-    struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX]; /* ascending, disjoint */
+    struct guest_range ranges[GUEST_RANGES_MAX]; /* ascending, disjoint */
     gpa_t open_start;    /* from here on, up to the end of `bytes`, the guest may read and write all ... */
     uint64_t open_bytes; /* ... of so many; 0: nobody has looked */
 };
@@ -53,9 +53,9 @@ static inline int guest_protection(uint32_t flags)
  * behind it have small pages, up to this address, and so has the top, where the stack begins; a large heap
  * may have huge ones.
  */
-static inline gpa_t guest_small_pages_end(const struct elf_image *image, uint64_t mem_bytes)
+static inline gpa_t guest_small_pages_end(gpa_t image_end, uint64_t mem_bytes)
 {
-    const gpa_t end = (image->bss_end > image->kernel_end ? image->bss_end : image->kernel_end) + (16u << 20);
+    const gpa_t end = image_end + (16u << 20);
     return end < mem_bytes ? end & ~(gpa_t)(HVT_MEM_GRANULE - 1) : mem_bytes;
 }
 
@@ -85,21 +85,18 @@ static inline void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa
 }
 
 /*
- * Maps `mapped_bytes` of guest memory, of which the guest may name the first `mem_bytes`: the template
- * privately at 0, zero pages behind it, nothing reserved, each segment with its rights (execution becomes
- * reading: the host never executes guest memory).
- * Returns 0 or -errno; -ENOEXEC where the process's personality says that what it reads it may execute. The
- * mapping is released by guest_memory_unmap().
- */
-int guest_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
-                     uint64_t template_bytes, uint64_t mem_bytes, uint64_t mapped_bytes);
-
-/*
- * The same in two steps, without a template: zero pages that may be written, which whoever loads the image
- * fills, and then the segments' rights. guest_memory_protect() unmaps on failure.
+ * Maps `mapped_bytes` of guest memory, of which the guest may name the first `mem_bytes`: zero pages that may
+ * be written, nothing reserved. Returns 0 or -errno; -ENOEXEC where the process's personality says that what
+ * it reads it may execute. The mapping is released by guest_memory_unmap().
  */
 int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64_t mapped_bytes);
-int guest_memory_protect(struct guest_memory *memory, const struct elf_image *image);
+
+/*
+ * Once it is filled: gives each of the `range_count` pieces in `ranges` its rights (execution becomes
+ * reading: the host never executes guest memory). `image_end`: of what was loaded. 0 or -errno; unmaps on
+ * failure.
+ */
+int guest_memory_protect(struct guest_memory *memory, gpa_t image_end);
 
 void guest_memory_unmap(struct guest_memory *memory);
 

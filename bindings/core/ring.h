@@ -25,7 +25,7 @@
  * too little memory, the ring's room is better the guest's (solo5-hvt adds it on top of what was asked for,
  * and images are sized by that): then there is none, and frames go by hypercalls.
  */
-uint32_t ring_mode_for(const struct elf_image *image, uint64_t mem_bytes, uint32_t wanted);
+uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted);
 
 /* Offers the ring in the zeroed memory at `shared`, which the guest shares; enum vm_ring_mode says how. */
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode);

@@ -146,11 +146,10 @@ void ring_worker_prepare(struct vm *vm)
         ring->mode = RING_INLINE; /* and no kick tries again what is then forbidden */
 }
 
-uint32_t ring_mode_for(const struct elf_image *image, uint64_t mem_bytes, uint32_t wanted)
+uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted)
 {
-    const uint64_t end = image->bss_end > image->kernel_end ? image->bss_end : image->kernel_end;
     cpu_set_t mine;
-    if (mem_bytes < HVT_RING_ROOM_BYTES + HEAP_MIN + end)
+    if (mem_bytes < HVT_RING_ROOM_BYTES + HEAP_MIN + image_end)
         return RING_NONE;
     if (wanted != RING_ADAPTIVE)
         return wanted;

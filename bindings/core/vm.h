@@ -1,8 +1,8 @@
 /*
  * One VM as the hypercall handlers see it: its memory, its devices, its console, and the request to stop.
  *
- * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (kvm/run_kvm.c, or the
- * program in sandbox/) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
+ * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (machine/kvm/run_kvm.c, or
+ * machine/sandbox/program) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
  *
  * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other. The
  * network ring may have a worker: it reads memory and devices, and writes only what ring.h says.
@@ -10,7 +10,7 @@
  * Signals: while it runs, that thread blocks all asynchronous signals, and lets them in only where it waits
  * (ppoll, and KVM_RUN by KVM_SET_SIGNAL_MASK), so none can fall between a check and a wait. A wait that ends
  * by a signal returns EVENT_INTERRUPTED; the caller's handlers run once the mask is back. A guest that exits
- * often pays for that mask at each exit: for it they are let in, in another way (kvm/run_signals.h).
+ * often pays for that mask at each exit: for it they are let in, in another way (machine/kvm/run_signals.h).
  *
  * Of held-back ones the kick is let into KVM_RUN alone, which puts the mask back before the signal could be
  * delivered, so that it needs no handler. ppoll delivers first and puts the mask back behind it: there the

@@ -1,4 +1,4 @@
-/* What C counts and says about one VM; Python reads it through cffi (bindings/include/native.h). */
+/* What C counts and says about one VM; Python reads it through cffi (bindings/python/native.h). */
 #ifndef TENDER_VM_TYPES_H
 #define TENDER_VM_TYPES_H
 
@@ -9,6 +9,12 @@
 #define CONSOLE_DISCARD   (-1)
 #define CONSOLE_PYTHON    (-2)     /* each write comes back as EVENT_CONSOLE */
 #define CONSOLE_PIECE_MAX 0x100000 /* bytes of one EVENT_CONSOLE */
+
+#define GUEST_RANGES_MAX 128 /* pieces of memory with rights of their own: an image's segments */
+
+#define SEGMENT_EXEC  1 /* those rights, as ELF's PF_X, PF_W, PF_R */
+#define SEGMENT_WRITE 2
+#define SEGMENT_READ  4
 
 struct vm_counters {
     uint64_t exits;

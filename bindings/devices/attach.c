@@ -70,12 +70,12 @@ static bool has_vectors(void)
     return readv(-1, NULL, 0) < 0 && errno == EBADF && writev(-1, NULL, 0) < 0 && errno == EBADF;
 }
 
-enum net_use net_use_for(const struct elf_image *image, uint32_t ring_mode)
+enum net_use net_use_for(const struct mft *manifest, uint32_t extensions, uint32_t ring_mode)
 {
     uint32_t networks = 0;
-    for (uint32_t i = 1; i < image->manifest.entries; i++)
-        networks += image->manifest.e[i].type == MFT_NET_BASIC;
-    if (image->extensions & TENDER_FEATURE_NET_OFFLOAD)
+    for (uint32_t i = 1; i < manifest->entries; i++)
+        networks += manifest->e[i].type == MFT_NET_BASIC;
+    if (extensions & TENDER_FEATURE_NET_OFFLOAD)
         return NET_OFFLOAD;
     return ring_mode != RING_NONE && networks == 1 && has_vectors() ? NET_SEGMENTS : NET_PLAIN;
 }

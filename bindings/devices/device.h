@@ -15,7 +15,7 @@
 
 /* How the networks of this guest are used; `ring_mode` is enum vm_ring_mode. There is room for the large
  * frames of one network, in the ring's. */
-enum net_use net_use_for(const struct elf_image *image, uint32_t ring_mode);
+enum net_use net_use_for(const struct mft *manifest, uint32_t extensions, uint32_t ring_mode);
 
 /*
  * A descriptor of the existing TAP interface `name`, not blocking, without packet information; *mtu is the

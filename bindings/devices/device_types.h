@@ -1,5 +1,5 @@
 /* Why a device could not be attached, as plain data; Python reads it through cffi
- * (bindings/include/native.h). */
+ * (bindings/python/native.h). */
 #ifndef TENDER_DEVICE_TYPES_H
 #define TENDER_DEVICE_TYPES_H
 

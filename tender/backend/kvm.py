@@ -1,7 +1,7 @@
 """Door 1: a virtual machine on /dev/kvm, one vCPU, one memslot.
 
-Its descriptors and its `kvm_run` page are the VM's (bindings/owner.h). The ioctls are made here, through cffi, with
-errno kept; from the first KVM_RUN on the loop is C (bindings/kvm/run_kvm.c).
+Its descriptors and its `kvm_run` page are the VM's (bindings/python/owner.h). The ioctls are made here, through cffi, with
+errno kept; from the first KVM_RUN on the loop is C (bindings/machine/kvm/run_kvm.c).
 """
 
 import posix  # not os: its ABCs cost a tenth of the command's start
@@ -198,7 +198,7 @@ class KvmVm(Owner):
         return made
 
     def _set_cpuid(self, kvm: int) -> None:
-        """The guest sees what KVM supports but for what bindings/kvm/guest_cpu.c hides."""
+        """The guest sees what KVM supports but for what bindings/machine/kvm/guest_cpu.c hides."""
         cpuid = _HOST.get("cpuid") or _HOST.setdefault("cpuid", _supported_cpuid(kvm))
         _ptr(self.vcpu_fd, "SET_CPUID2", req.KVM_SET_CPUID2, cpuid)
 

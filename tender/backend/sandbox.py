@@ -1,7 +1,7 @@
 """Door 2: the guest as ring-3 code of a process of its own, tender-sandbox, behind a seccomp filter.
 
-That process and what is shared with it are the VM's (bindings/owner.h). Spawning, waiting and what may be believed of its
-reports are C (bindings/sandbox/spawn.c, watch.c).
+That process and what is shared with it are the VM's (bindings/python/owner.h). Spawning, waiting and
+what may be believed of its reports are C (bindings/machine/sandbox/spawn.c, watch.c).
 """
 
 import posix  # not os: its ABCs cost a tenth of the command's start

@@ -53,7 +53,7 @@ def image(named: "str | None", name: str) -> str:
 
 def filtered(checkout: Path, name: str) -> Path:
     """bench/NAME.c with the sandbox's seccomp filter, compiled from its rules. Raises BenchError."""
-    sandbox = checkout / "bindings" / "sandbox"
+    sandbox = next((checkout / "bindings").rglob("gen_filter.py")).parent
     out = checkout / "bench" / "out"
     out.mkdir(exist_ok=True)
     sources = [sandbox / "gen_filter.py", sandbox / "filter_rules.txt"]

@@ -46,7 +46,7 @@ WALLS = {
     "uid": "a process that broke out of all else would be root",
     "capabilities": "behind the filter the process has rights of root's",
 }
-# enum tsc_source of bindings/sandbox/tsc.h; the last is the one that measures.
+# enum tsc_source of bindings/arch/x86_64/tsc.h; the last is the one that measures.
 TSC_SOURCES = {
     1: "told by CPUID",
     2: "told by the hypervisor",

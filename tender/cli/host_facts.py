@@ -75,7 +75,7 @@ class SandboxFacts:
     apparmor_userns: int | None = None
     seccomp_actions: tuple[str, ...] | None = None  # None: the kernel tells of none
     tsc_hz: int = 0
-    tsc_source: int = 0  # enum tsc_source of bindings/sandbox/tsc.h
+    tsc_source: int = 0  # enum tsc_source of bindings/arch/x86_64/tsc.h
     clocksource: str = ""
 
 

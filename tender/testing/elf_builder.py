@@ -1,7 +1,7 @@
 """Builds unikernel ELFs, good and bad, for tests: no compiler, no linker, byte for byte predictable.
 
 A file is laid out as header, program headers, segments' bytes, notes' bytes. Nothing is checked here: every
-field can be given a wrong value, because refusing it is somebody else's job (`bindings/core/elf_image.c`).
+field can be given a wrong value, because refusing it is somebody else's job (`bindings/guest_abi/elf_image.c`).
 
     data = good_elf(code=b"\\xf4", devices=[("service0", "net"), ("storage", "block")])
     data = build_elf(segments=[Segment(flags=PF_W | PF_X)], notes=[abi_note(), manifest_note([])])

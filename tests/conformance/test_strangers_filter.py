@@ -1,6 +1,6 @@
 """Behind the filter that urunc 0.5 to 0.7 puts around solo5-hvt: a guest runs on KVM, and what cannot be is said.
 
-There no Python starts, no process is made and no filter of our own is possible (bindings/launcher/stranger.c).
+There no Python starts, no process is made and no filter of our own is possible (bindings/command/stranger.c).
 """
 
 import signal

@@ -1,7 +1,7 @@
 """Signals and stops, many and at random moments, of a guest that makes one hypercall after the other: none is lost.
 
-Behind KVM such a guest runs with signals let in (kvm/run_signals.h) once it has made some exits; the moments here are
-behind those. What falls anywhere else is test_run_signals.c's.
+Behind KVM such a guest runs with signals let in (machine/kvm/run_signals.h) once it has made some exits; the moments here
+are behind those. What falls anywhere else is test_run_signals.c's.
 """
 
 import os

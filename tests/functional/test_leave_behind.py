@@ -19,7 +19,7 @@ from support import Guest
 pytestmark = pytest.mark.kvm
 
 # leave_behind.h
-HEADER = Path(__file__).resolve().parents[2] / "bindings" / "kvm" / "leave_behind.h"
+HEADER = Path(__file__).resolve().parents[2] / "bindings" / "machine" / "kvm" / "leave_behind.h"
 PLACES, FIRST_BYTE = (
     int(found, 0)
     for found in re.findall(r"^#define LEFT_BEHIND_(?:MAX|FIRST_BYTE) +(\w+)", HEADER.read_text(), re.M)

@@ -1,5 +1,5 @@
 /*
- * The disks' own filter under libFuzzer (bindings/core/disk_guard.c): any disks, any system call.
+ * The disks' own filter under libFuzzer (bindings/machine/disk_guard.c): any disks, any system call.
  *
  *   input: u8 devices, for each u8 kind (1: disk, 2: read-only, 4: network) and u64 capacity; then system
  *          calls: u8 number, u8 descriptor, u8 edges, u64 count, u64 offset
@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "../../bindings/sandbox/fds.h"
+#include "../../bindings/machine/sandbox/fds.h"
 #include "disk_guard.h"
 #include "must.h"
 

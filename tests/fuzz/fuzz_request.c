@@ -1,6 +1,6 @@
 /*
  * Command lines under libFuzzer: words to a request, as the launcher reads them
- * (bindings/launcher/request.c).
+ * (bindings/command/request.c).
  *
  *   input: u8 flags (1: solo5-hvt's grammar, 2: TENDER_BACKEND is set, 4: TENDER_REQUIRE is set,
  *          8: TENDER_LOCK_WAIT is set), then words, each up to a 0 byte. The variables that are set take the

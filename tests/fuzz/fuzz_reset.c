@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "guest_memory.h"
+#include "image_memory.h"
 #include "must.h"
 
 #define PAGE           4096u
@@ -102,7 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         segment->flags = rights[data[1] % 5];
     }
     image.kernel_end = image.bss_end = page * PAGE;
-    MUST(guest_memory_map(&memory, &image, template_fd, TEMPLATE_BYTES, M, M) == 0);
+    MUST(image_memory_map(&memory, &image, template_fd, TEMPLATE_BYTES, M, M) == 0);
     MUST(guest_memory_keep(&memory, template_fd) == 0 && memory.pagemap_fd >= 0);
     const int pagemap = memory.pagemap_fd;
     if (unasked)

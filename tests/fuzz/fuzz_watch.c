@@ -1,5 +1,5 @@
 /*
- * The host's side of the sandbox under libFuzzer (bindings/sandbox/watch.c): what a hijacked process may say.
+ * The host's side of the sandbox under libFuzzer (machine/sandbox/watch.c): what a hijacked process may say.
  *
  * The input is steps of 2 bytes, what to do and how: words on the control socket, an event in shared memory
  * (its bytes follow), a stop, a signal, the end of the process or of its socket, and the calls of the process

@@ -105,7 +105,7 @@ def rings() -> Iterator[tuple[str, bytes]]:
         yield f"tail-{i}", entries + struct.pack("<HHIH", 4, 0, tail, serve) + scribble + b"\x02\0"
 
 
-# One each of what bindings/sandbox/program/emulate.c knows; operands are (%rbx), %ebx or the stack.
+# One each of what bindings/arch/x86_64/emulate.c knows; operands are (%rbx), %ebx or the stack.
 INSTRUCTIONS = """
 0f0113 0f011b 0f0103 0f010b 0f0123 0f0133 0f013b 0f01f3 0f01e3 0f01d1 0f01f8 0f01c1 0f0003 0f000b 0f0013 0f001b
 0f00d3 0f00db 0f00c3 0f00cb 0f06 0f08 0f09 0f20c3 0f22c3 0f20d3 0f22d3 0f22db 0f20e3 0f22e3 440f22c3 0f21fb 0f23f3

@@ -1,5 +1,5 @@
 /*
- * A guest in ring 0 for the tests of bindings/sandbox/program: registers, and memory that is a plain array
+ * A guest in ring 0 for the tests of arch/x86_64: registers, and memory that is a plain array
  * with a GDT, an IDT and a TSS in it. Instructions are assembled here, so their bytes are the assembler's
  * opinion and not ours; only what it refuses to write is in bytes. One TAP line for each check; a test ends
  * with finish().

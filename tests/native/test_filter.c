@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../../bindings/sandbox/fds.h"
+#include "../../bindings/machine/sandbox/fds.h"
 #include "filter.h"
 
 #define NET             (SANDBOX_NET_FD_BASE + 3)

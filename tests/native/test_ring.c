@@ -485,7 +485,7 @@ static void test_no_worker_outlives_a_reset(void)
 
 static void test_who_is_offered_one(void)
 {
-    static const struct elf_image small = {.kernel_end = 0x300000, .bss_end = 0x400000};
+    const gpa_t small = 0x400000;
     const uint64_t mib = 1 << 20;
     cpu_set_t all, one;
     sched_getaffinity(0, sizeof all, &all);
@@ -494,15 +494,15 @@ static void test_who_is_offered_one(void)
         if (CPU_ISSET(i, &all))
             CPU_SET(i, &one);
     const uint32_t here = CPU_COUNT(&all) < 2 ? RING_NONE : RING_ADAPTIVE;
-    HOLDS(ring_mode_for(&small, 32 * mib, RING_ADAPTIVE) == here);
-    HOLDS(ring_mode_for(&small, 30 * mib, RING_ADAPTIVE) == RING_NONE); /* sized for one that adds the room */
-    HOLDS(ring_mode_for(&small, 8 * mib, RING_INLINE) == RING_INLINE);
-    HOLDS(ring_mode_for(&small, 8 * mib, RING_WORKER) == RING_WORKER);
-    HOLDS(ring_mode_for(&small, 7 * mib, RING_INLINE) == RING_NONE); /* less than 2 MiB behind the bss */
-    HOLDS(ring_mode_for(&small, 32 * mib, RING_NONE) == RING_NONE);
+    HOLDS(ring_mode_for(small, 32 * mib, RING_ADAPTIVE) == here);
+    HOLDS(ring_mode_for(small, 30 * mib, RING_ADAPTIVE) == RING_NONE); /* sized for one that adds the room */
+    HOLDS(ring_mode_for(small, 8 * mib, RING_INLINE) == RING_INLINE);
+    HOLDS(ring_mode_for(small, 8 * mib, RING_WORKER) == RING_WORKER);
+    HOLDS(ring_mode_for(small, 7 * mib, RING_INLINE) == RING_NONE); /* less than 2 MiB behind the bss */
+    HOLDS(ring_mode_for(small, 32 * mib, RING_NONE) == RING_NONE);
     HOLDS(sched_setaffinity(0, sizeof one, &one) == 0);
-    HOLDS(ring_mode_for(&small, 32 * mib, RING_ADAPTIVE) == RING_NONE);
-    HOLDS(ring_mode_for(&small, 32 * mib, RING_WORKER) == RING_WORKER);
+    HOLDS(ring_mode_for(small, 32 * mib, RING_ADAPTIVE) == RING_NONE);
+    HOLDS(ring_mode_for(small, 32 * mib, RING_WORKER) == RING_WORKER);
     HOLDS(sched_setaffinity(0, sizeof all, &all) == 0);
 }
 

@@ -1,5 +1,5 @@
 /*
- * Signals of this process while a run lets them in (kvm/run_signals.h), without KVM: a word stands for
+ * Signals of this process while a run lets them in (run_signals.h), without KVM: a word stands for
  * kvm_run.immediate_exit. Each handler is still called; the word is set and the wait's descriptor readable;
  * what was there before is there afterwards. Prints one TAP line for each check and exits 1 if one fails.
  */

@@ -11,10 +11,10 @@ from tender.native import ffi, lib
 from tender.testing.elf_builder import extension_note
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bindings"))
+sys.path.insert(0, str(ROOT / "bindings" / "python"))
 from cdef_extract import extract, names  # noqa: E402
 
-HEADERS = ["abi/tender_abi.h", "bindings/core/elf_image_types.h", "bindings/core/vm_types.h"]
+HEADERS = ["abi/tender_abi.h", "bindings/guest_abi/elf_image_types.h", "bindings/core/vm_types.h"]
 
 
 @pytest.mark.parametrize("header", HEADERS)
@@ -57,7 +57,7 @@ def test_offsets_are_those_of_the_contract(struct: str, field: str, offset: int)
 
 
 def test_every_function_that_is_declared_is_there() -> None:
-    text = extract(ROOT / "bindings/include/native.h")
+    text = extract(ROOT / "bindings/python/native.h")
     functions = {word.split("(")[0].lstrip("*") for word in text.replace("\n", " ").split() if "(" in word}
     declared = {name for name in functions if name.startswith("tn_")}
     assert declared == {name for name in dir(lib) if name.startswith("tn_")}

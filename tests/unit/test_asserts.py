@@ -55,10 +55,10 @@ def handler_sources() -> list[Path]:
 
 REACHED_BY_A_GUEST = [
     *handler_sources(),
-    *sorted((BINDINGS / "sandbox" / "program").glob("*.c")),
+    *sorted((BINDINGS / "machine" / "sandbox" / "program").glob("*.c")),
     *(BINDINGS / "core" / name for name in ("ring.c", "ring_worker.c", "console.c")),
-    *sorted((BINDINGS / "kvm").glob("run_*.c")),
-    BINDINGS / "sandbox" / "watch.c",
+    *sorted((BINDINGS / "machine" / "kvm").glob("run_*.c")),
+    BINDINGS / "machine" / "sandbox" / "watch.c",
 ]
 
 
@@ -82,4 +82,4 @@ def test_an_assert_that_fails_is_sigabrt_and_names_its_condition(tmp_path: Path)
         [sys.executable, "-c", WRONG_MEMORY], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGABRT
-    assert "start_state.c" in done.stderr and "HVT_MEM_GRANULE" in done.stderr
+    assert "page_tables.c" in done.stderr and "HVT_MEM_GRANULE" in done.stderr

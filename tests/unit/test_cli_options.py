@@ -481,7 +481,7 @@ def test_the_help_names_every_option() -> None:
     """And the native command's table has none that Python's does not."""
     from tender.cli import usage
 
-    request = (Path(__file__).resolve().parents[2] / "bindings" / "launcher" / "request.c").read_text()
+    request = (Path(__file__).resolve().parents[2] / "bindings" / "command" / "request.c").read_text()
     native = set(re.findall(r'"(--?[a-z][a-z-]*)"', request))
     assert native and native <= {*OPTIONS, *SHORT}
     text = usage.run_help()

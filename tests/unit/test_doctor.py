@@ -440,7 +440,7 @@ def test_json_has_every_check_and_both_doors(
 
 def test_the_filters_rules_are_printed_with_their_reasons(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.main(["--filter"]) == 0
-    rules = Path(__file__).resolve().parents[2] / "bindings" / "sandbox" / "filter_rules.txt"
+    rules = Path(__file__).resolve().parents[2] / "bindings" / "machine" / "sandbox" / "filter_rules.txt"
     assert capsys.readouterr().out == rules.read_text()
 
 

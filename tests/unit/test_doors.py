@@ -298,16 +298,16 @@ def enum_of(header: str, name: str) -> dict[str, int]:
 
 
 def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
-    walls = enum_of("core/layers.h", "isolation_layer")
+    walls = enum_of("machine/layers.h", "isolation_layer")
     words = [name.split("-")[0].upper() for name in LAYERS]
     assert [key.split("_")[1] for key in walls] == words
     assert [ffi.string(lib.tn_isolation_name(i)).decode() for i in range(len(LAYERS))] == list(LAYERS)
     assert lib.tn_isolation_name(len(LAYERS)) == ffi.NULL
     assert list(walls.values()) == [1 << i for i in range(len(LAYERS))]
-    assert list(enum_of("sandbox/program/program.h", "sandbox_step").values()) == list(STEPS)[:-1]
-    config = (ROOT / "bindings" / "sandbox" / "config.h").read_text()
+    assert list(enum_of("machine/sandbox/program/program.h", "sandbox_step").values()) == list(STEPS)[:-1]
+    config = (ROOT / "bindings" / "machine" / "sandbox" / "config.h").read_text()
     assert re.findall(r"#define SANDBOX_STEP_OUTER_FILTER (\d+)", config) == [str(list(STEPS)[-1])]
-    sources = enum_of("sandbox/tsc.h", "tsc_source")
+    sources = enum_of("arch/x86_64/tsc.h", "tsc_source")
     assert [value for value in sources.values() if value] == list(doctor.TSC_SOURCES)
     assert sources["TSC_CALIBRATED"] == max(doctor.TSC_SOURCES)
 

@@ -18,9 +18,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[2]
-SANDBOX = ROOT / "bindings" / "sandbox"
-sys.path.insert(0, str(SANDBOX.parent))
-from sandbox import gen_filter  # noqa: E402
+SANDBOX = ROOT / "bindings" / "machine" / "sandbox"
+sys.path.insert(0, str(SANDBOX.parents[1]))
+from machine.sandbox import gen_filter  # noqa: E402
 
 from tender.native import lib  # noqa: E402
 

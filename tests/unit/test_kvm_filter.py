@@ -79,7 +79,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def built(name: str, tmp_path_factory: pytest.TempPathFactory) -> Filter:
     place = tmp_path_factory.mktemp("kvm_filter")
-    kvm = BINDINGS / "kvm"
+    kvm = BINDINGS / "machine" / "kvm"
     rules = [
         kvm / "kvm_filter_rules.txt",
         kvm / "kvm_filter_device_rules.txt",

@@ -171,7 +171,7 @@ def test_the_version_is_the_same_without_python(prefix: Path, words: list[str]) 
 
 
 def test_both_know_the_same_names() -> None:
-    main = (ROOT / "bindings" / "launcher" / "main.c").read_text()
+    main = (ROOT / "bindings" / "command" / "main.c").read_text()
     lists = {
         name: tuple(re.findall(r'"([^"]+)"', words))
         for name, words in re.findall(r"const char \*const (\w+)\[\] = \{(.*?)\};", main, re.DOTALL)
@@ -196,7 +196,7 @@ def test_it_is_static_and_no_segment_is_both_written_and_executed() -> None:
 def test_the_texts_of_errors_are_pythons(tmp_path: Path) -> None:
     """The command may be linked with a C library that has others: what stands in for its strerror() is generated."""
     source, library = tmp_path / "texts.c", tmp_path / "texts.so"
-    subprocess.run([sys.executable, ROOT / "bindings" / "gen_error_texts.py", source], check=True)
+    subprocess.run([sys.executable, ROOT / "bindings" / "command" / "gen_error_texts.py", source], check=True)
     build: list[str | Path] = [
         "cc",
         "-shared",

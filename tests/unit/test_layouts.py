@@ -381,8 +381,8 @@ def in_the_source_tree(at: Layout) -> Path:
     """As after `make build`: the sources here, and an environment that has the package."""
     tree = at.tmp / "tree"
     shutil.copytree(ROOT / "tender", tree / "tender")
-    (tree / "bindings").mkdir()
-    shutil.copy(ROOT / "bindings/native.c", tree / "bindings")
+    (tree / "bindings/python").mkdir(parents=True)
+    shutil.copy(ROOT / "bindings/python/native.c", tree / "bindings/python")
     make_venv(tree / ".venv")
     put_cffi(tree / ".venv" / LIB)
     return tree

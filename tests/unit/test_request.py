@@ -1,6 +1,6 @@
 """The native program's reading of a command line beside Python's: whatever words it takes mean the same to both.
 
-What it does not take it leaves to Python, so that is no difference. Both really read: bindings/launcher/request.c is
+What it does not take it leaves to Python, so that is no difference. Both really read: bindings/command/request.c is
 compiled here, and by solo5-hvt's names Python opens its devices by functions that only note what they are asked for.
 """
 
@@ -131,11 +131,10 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     source, library = directory / "shown.c", directory / "shown.so"
     source.write_text(SHOWN.replace("LAYERS", ", ".join(f'"{name}"' for name in LAYERS)))
     folders = [
-        f"-I{folder}"
-        for folder in (ROOT / "abi", BINDINGS / "core", BINDINGS / "ends", BINDINGS / "launcher")
+        f"-I{folder}" for folder in (ROOT / "abi", BINDINGS / "core", BINDINGS / "vm", BINDINGS / "command")
     ]
     subprocess.run(
-        ["cc", "-shared", "-fPIC", *folders, source, BINDINGS / "launcher" / "request.c", "-o", library],
+        ["cc", "-shared", "-fPIC", *folders, source, BINDINGS / "command" / "request.c", "-o", library],
         check=True, timeout=60,
     )  # fmt: skip
     shown = ctypes.CDLL(str(library)).shown

@@ -30,7 +30,7 @@ TENDER_MANIFEST(3, TENDER_NET("service0"), TENDER_BLOCK("small"), TENDER_BLOCK("
 #define ARGUMENTS_MAX 8
 #define BUFFER_BYTES  65536
 #define SCAN_BYTES    4096
-#define FD_CONTROL    120 /* bindings/sandbox/fds.h */
+#define FD_CONTROL    120 /* bindings/machine/sandbox/fds.h */
 #define NR_READ       0
 #define NR_WRITE      1
 

@@ -27,7 +27,9 @@ def names(compiler: list[str], header: str) -> dict[int, str]:
 def main(target: str, *compiler: str) -> None:
     """Writes the C file `target`."""
     with open(target, "w") as file:
-        file.write("/* The names of system calls by number; written by bindings/gen_syscall_names.py. */\n")
+        file.write(
+            "/* The names of system calls by number; written by bindings/vm/gen_syscall_names.py. */\n"
+        )
         for table, header in TABLES.items():
             found = sorted(names(list(compiler), header).items())
             file.write(f"\nstatic const char text_{table}[] =\n")

@@ -11,6 +11,7 @@
 #include <pthread.h>
 
 #include "config.h"
+#include "elf_image.h"
 
 struct sandbox {
     struct vm *vm;

@@ -1,4 +1,4 @@
-/* What Python holds of what it owns (bindings/owner.h): structures of its own that C fills and empties. */
+/* What Python holds of what it owns (owner.h): structures of its own that C fills and empties. */
 #ifndef TENDER_OWNER_TYPES_H
 #define TENDER_OWNER_TYPES_H
 

@@ -19,9 +19,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sandbox.gen_filter import VERDICTS, Assembler, Label, Rule, RulesError, _low, _test, parse
+from machine.sandbox.gen_filter import VERDICTS, Assembler, Label, Rule, RulesError, _low, _test, parse
 
 NUMBERS_END = 470  # about as many as the kernel has; beyond, nothing is asked often
 HOT = {"ioctl": 80}  # KVM_RUN runs the filter too: worth as much as so many numbers

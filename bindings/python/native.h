@@ -118,7 +118,7 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
                             struct device_error *error);
 int tn_kvm_set_memory(const struct vm *vm, int machine_fd); /* tn_vm_map()'s, as slot 0 */
 
-/* What a guest on KVM may see and touch of its processor; see kvm/guest_cpu.h. */
+/* What a guest on KVM may see and touch of its processor; see machine/kvm/guest_cpu.h. */
 void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid);
 const void *tn_kvm_msr_filter(void); /* the argument of KVM_X86_SET_MSR_FILTER */
 
@@ -133,7 +133,7 @@ struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd);
 int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,
                  const void *regs);
 
-/* How a run ended, in words (ends/ends.h). */
+/* How a run ended, in words (vm/ends.h). */
 void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, int told,
                     struct run_end *end);
 const char *tn_setup_step_name(uint32_t step);
@@ -150,7 +150,7 @@ void tn_sandbox_write_boot_info(struct vm_handle *handle, const struct elf_image
 int tn_sandbox_spawn(struct vm_handle *handle, const struct elf_image *image, int template_fd,
                      uint64_t mem_bytes, const char *program, const char *name, int namespaces_wanted);
 
-/* The time stamp counter's frequency; see sandbox/tsc.h. */
+/* The time stamp counter's frequency; see arch/x86_64/tsc.h. */
 void tn_tsc_sample(void); /* early, so that a frequency that has to be measured need not be waited for */
 uint64_t tn_tsc_hz(void);
 uint32_t tn_tsc_source(void); /* enum tsc_source; 0 before the first question */

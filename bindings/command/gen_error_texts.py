@@ -13,7 +13,7 @@ LAST = 255
 def main(target: str) -> None:
     """Writes the C file `target`."""
     with open(target, "w") as file:
-        file.write("/* The texts of errors by number; written by bindings/gen_error_texts.py. */\n")
+        file.write("/* The texts of errors by number; written by bindings/command/gen_error_texts.py. */\n")
         file.write(
             "#include <stdint.h>\n#include <stdio.h>\n#include <string.h>\n\nstatic const char text[] =\n"
         )

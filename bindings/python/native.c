@@ -10,6 +10,7 @@
 #include "device.h"
 #include "ends.h"
 #include "guest_cpu.h"
+#include "image_memory.h"
 #include "owner.h"
 #include "reset_kvm.h"
 #include "ring.h"
@@ -249,7 +250,7 @@ int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uin
 {
     vm->extensions = image->extensions;
     uint64_t named_bytes = mem_bytes - (ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
-    int error = guest_memory_map(&vm->memory, image, template_fd, start_state_template_bytes(image),
+    int error = image_memory_map(&vm->memory, image, template_fd, start_state_template_bytes(image),
                                  named_bytes, mem_bytes);
     if (error == 0 && ring_mode != RING_NONE)
         ring_offer(vm, (struct hvt_net_ring *)(void *)(vm->memory.hva + named_bytes), (uint32_t)ring_mode);
@@ -258,12 +259,12 @@ int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uin
 
 int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted)
 {
-    return (int)ring_mode_for(image, mem_bytes, (uint32_t)wanted);
+    return (int)ring_mode_for(image_end(image), mem_bytes, (uint32_t)wanted);
 }
 
 int tn_net_use(const struct elf_image *image, int ring_mode)
 {
-    return (int)net_use_for(image, (uint32_t)ring_mode);
+    return (int)net_use_for(&image->manifest, image->extensions, (uint32_t)ring_mode);
 }
 
 uint64_t tn_vm_memory_bytes(struct vm *vm)

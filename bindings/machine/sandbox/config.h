@@ -89,7 +89,7 @@ struct sandbox_config {
     _Atomic uint32_t
         prepared; /* by the program: memory is what the guest will find; pairs with sandbox_read() */
     struct sandbox_device devices[MFT_MAX_ENTRIES];
-    struct guest_range ranges[ELF_IMAGE_SEGMENTS_MAX];
+    struct guest_range ranges[GUEST_RANGES_MAX];
 };
 
 _Static_assert(sizeof(struct vm_shared) <= SANDBOX_CONFIG_OFFSET, "the shared page is one page");

@@ -37,6 +37,7 @@
 
 #include "ahead.h"
 #include "child.h"
+#include "image_memory.h"
 #include "spawn.h"
 #include "start_state.h"
 #include "unprivileged.h"
@@ -350,7 +351,7 @@ static int spawn_by(int (*ask)(struct spawn *spawn, struct sandbox_config *confi
     fill_config(config, sandbox->vm, image);
     config->template_bytes = start_state_template_bytes(image);
     config->mem_bytes = mem_bytes;
-    config->small_pages_end = guest_small_pages_end(image, mem_bytes);
+    config->small_pages_end = guest_small_pages_end(image_end(image), mem_bytes);
     config->extensions = image->extensions;
 
     const char *slash = strrchr(name, '/'); /* the guest can read it: it is told no path of the host's */

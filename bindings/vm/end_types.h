@@ -1,4 +1,4 @@
-/* The end of a run, in words, as plain data; Python reads it through cffi (bindings/include/native.h). */
+/* The end of a run, in words, as plain data; Python reads it through cffi (bindings/python/native.h). */
 #ifndef TENDER_END_TYPES_H
 #define TENDER_END_TYPES_H
 

@@ -1,18 +1,14 @@
-/* What a parsed unikernel is, as plain data; Python reads it through cffi (bindings/include/native.h). */
+/* What a parsed unikernel is, as plain data; Python reads it through cffi (bindings/python/native.h). */
 #ifndef TENDER_ELF_IMAGE_TYPES_H
 #define TENDER_ELF_IMAGE_TYPES_H
 
-#include "tender_abi.h"
+#include "vm_types.h"
 
 /* <native:types> */
 
 #define ELF_IMAGE_SEGMENTS_MAX 128 /* loadable ones; real unikernels have about six */
 #define ELF_IMAGE_BUILD_ID_MAX 64
 #define ELF_ERROR_TEXT_BYTES   256
-
-#define SEGMENT_EXEC  1 /* as PF_X, PF_W, PF_R */
-#define SEGMENT_WRITE 2
-#define SEGMENT_READ  4
 
 /* One PT_LOAD with bytes in the file. [start, end) is page-aligned and has the protection `flags`. */
 struct elf_segment {

@@ -27,6 +27,7 @@
 #include "copy_fault.h"
 #include "device.h"
 #include "ends.h"
+#include "image_memory.h"
 #include "launcher.h"
 #include "layers.h"
 #include "leave_behind.h"
@@ -168,7 +169,7 @@ static bool no_kvm(const struct request *request, const struct machine_error *er
 static uint32_t ring_wanted(const struct request *request, const struct elf_image *image)
 {
     return request->no_net_ring ? (uint32_t)RING_NONE
-                                : ring_mode_for(image, request->mem_bytes, RING_ADAPTIVE);
+                                : ring_mode_for(image_end(image), request->mem_bytes, RING_ADAPTIVE);
 }
 
 static bool make_machine(const struct request *request, const struct image *image,
@@ -191,11 +192,11 @@ static bool make_machine(const struct request *request, const struct image *imag
         ring_offer(&vm, (struct hvt_net_ring *)(void *)(vm.memory.hva + guest_bytes), ring);
     vm.extensions = image->elf.extensions;
     /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
-    (void)madvise(vm.memory.hva, guest_small_pages_end(&image->elf, guest_bytes), MADV_NOHUGEPAGE);
+    (void)madvise(vm.memory.hva, guest_small_pages_end(image_end(&image->elf), guest_bytes), MADV_NOHUGEPAGE);
     make_pages(image, vm.memory.hva);
     start_state_write_tables(vm.memory.hva, request->mem_bytes, image->elf.extensions);
     load_segments(image, vm.memory.hva);
-    refused = guest_memory_protect(&vm.memory, &image->elf);
+    refused = image_memory_protect(&vm.memory, &image->elf);
     if (refused < 0)
         leave_to_python("Error allocating guest memory: %s", strerror(-refused));
     if (machine_finish(&door.machine, &vm, image->elf.entry, &error) < 0)

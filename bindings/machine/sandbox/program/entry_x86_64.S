@@ -11,7 +11,7 @@
  */
     .set    HVT_PORT_BASE, 0x500
     .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes a slot; its `out` is the eighth */
-    .set    STUB_RETURN, 12             /* bindings/sandbox/patch.c lays the stubs out */
+    .set    STUB_RETURN, 12             /* bindings/machine/sandbox/patch.c lays the stubs out */
     .set    STUB_NUMBER, 16
     .set    HANDLER_STACK_BYTES, 65536
     .set    FLAGS_NOT_FOR_C, 0x44500    /* alignment checks, a nested task, downwards, single steps */

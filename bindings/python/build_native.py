@@ -10,15 +10,15 @@ from cdef_extract import extract
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-ABI = HERE.parent / "abi"
+BINDINGS = HERE.parent
 HEADERS = (
-    ABI / "tender_abi.h",
-    HERE / "core" / "elf_image_types.h",
-    HERE / "core" / "vm_types.h",
-    HERE / "devices" / "device_types.h",
-    HERE / "ends" / "end_types.h",
-    HERE / "include" / "owner_types.h",
-    HERE / "include" / "native.h",
+    BINDINGS.parent / "abi" / "tender_abi.h",
+    BINDINGS / "guest_abi" / "elf_image_types.h",
+    BINDINGS / "core" / "vm_types.h",
+    BINDINGS / "devices" / "device_types.h",
+    BINDINGS / "vm" / "end_types.h",
+    HERE / "owner_types.h",
+    HERE / "native.h",
 )
 
 OPAQUE = "struct vm;\nstruct owned_vm;\nstruct owned_templates;\n"

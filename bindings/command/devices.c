@@ -73,7 +73,7 @@ static void attach_net(const struct request *request, const struct choice *choic
                        const struct elf_image *image, struct vm *vm, uint32_t handle, struct mft_entry *entry,
                        uint32_t ring_mode)
 {
-    const enum net_use use = net_use_for(image, ring_mode);
+    const enum net_use use = net_use_for(&image->manifest, image->extensions, ring_mode);
     struct device_error error;
     uint32_t mtu = 1500;
     check_inherited(choice->device);

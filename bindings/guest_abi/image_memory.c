@@ -1,0 +1,32 @@
+#include "image_memory.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+_Static_assert(ELF_IMAGE_SEGMENTS_MAX == GUEST_RANGES_MAX, "a range for each segment");
+
+int image_memory_protect(struct guest_memory *memory, const struct elf_image *image)
+{
+    for (uint32_t i = 0; i < image->segment_count; i++) {
+        const struct elf_segment *segment = &image->segments[i];
+        memory->ranges[i] = (struct guest_range){segment->start, segment->end, segment->flags};
+    }
+    memory->range_count = image->segment_count;
+    return guest_memory_protect(memory, image_end(image));
+}
+
+int image_memory_map(struct guest_memory *memory, const struct elf_image *image, int template_fd,
+                     uint64_t template_bytes, uint64_t mem_bytes, uint64_t mapped_bytes)
+{
+    int error = guest_memory_reserve(memory, mem_bytes, mapped_bytes);
+    if (error < 0)
+        return error;
+    memory->template_bytes = template_bytes;
+    if (mmap(memory->hva, template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+             template_fd, 0) == MAP_FAILED) {
+        error = -errno;
+        guest_memory_unmap(memory);
+        return error;
+    }
+    return image_memory_protect(memory, image);
+}
