@@ -389,6 +389,13 @@ def test_rules_that_would_not_be_tried_in_their_order_are_refused(text: str, wor
         gen_filter.compile_rules(gen_filter.parse(text))
 
 
+@pytest.mark.parametrize("call", ["any", "raed"])
+def test_by_number_a_rule_between_the_first_and_the_last_is_for_a_call(call: str) -> None:
+    text = f"any | arch not x86_64 | kill | why\n{call} | arg0 null | allow | why\n{LAST}"
+    with pytest.raises(gen_filter.RulesError, match=f"{call}: not a call"):
+        gen_filter.compile_by_number(gen_filter.parse(text), {"read": 0})
+
+
 def test_a_filter_whose_jumps_are_too_long_is_refused() -> None:
     many = "".join(f"read | arg0 in N{i} | kill | why\n" for i in range(150))
     with pytest.raises(gen_filter.RulesError, match="too many rules"):

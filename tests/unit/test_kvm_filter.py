@@ -26,6 +26,11 @@ KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK, KVM_CREATE_VM = 0xAE80, 0x8090AE81, 
 LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS = 0xFFFFF001, 0xFFFFF002, 0xFFFFF003  # filled in by rights.c
 F_SETFD, F_OFD_GETLK, F_OFD_SETLK = 2, 36, 37  # linux/fcntl.h
 TUNSETOFFLOAD, TUNSETIFF = 0x400454D0, 0x400454CA
+ARRAYS = {
+    "plain": "kvm_filter_rules",
+    "devices": "kvm_filter_device_rules",
+    "stranger": "kvm_filter_stranger_rules",
+}
 ALWAYS = {
     "plain": {
         "ppoll", "clock_gettime", "rt_sigprocmask", "rt_sigtimedwait", "rt_sigreturn",
@@ -60,7 +65,7 @@ int main(void)
 {
     for (size_t i = 0; i < sizeof FILTER / sizeof *FILTER; i++)
         printf("%u %u %u %u\n", FILTER[i].code, FILTER[i].jt, FILTER[i].jf, FILTER[i].k);
-    return sizeof filter_plain > sizeof filter_devices;
+    return sizeof kvm_filter_rules > sizeof kvm_filter_device_rules;
 }
 """
 
@@ -85,15 +90,16 @@ def built(name: str, tmp_path_factory: pytest.TempPathFactory) -> Filter:
         kvm / "kvm_filter_device_rules.txt",
         kvm / "kvm_filter_stranger_rules.txt",
     ]
-    words = [kvm / "gen_kvm_filter.py", *rules, place / "kvm_filter.inc"]
-    subprocess.run([sys.executable, *words, "cc"], check=True)
+    written = [place / "kvm_filter.inc", place / "kvm_filter_shape.h"]
+    generator = BINDINGS / "machine" / "sandbox" / "gen_filter.py"
+    subprocess.run([sys.executable, generator, *rules, *written, "--by-number", "cc"], check=True)
     (place / "print.c").write_text(PRINTER)
     subprocess.run(
         [
             "cc",
             "-Wall",
             "-Werror",
-            f"-DFILTER=filter_{name}",
+            f"-DFILTER={ARRAYS[name]}",
             f"-I{place}",
             f"-I{BINDINGS / 'core'}",
             f"-I{ROOT / 'abi'}",
@@ -209,9 +215,9 @@ def test_descriptors_are_left_in_one_socket_and_a_place_is_asked_of_one_descript
 
 
 def test_the_way_to_no_number_is_long(built: Filter) -> None:
-    """The kernel goes each once when the filter is installed: a list in place of the tree would take 18."""
+    """The kernel goes each once when the filter is installed: a list in the order of the rules takes 20 to 33."""
     ways = [len(run(built, Call(nr)).path) for nr in range(470)]
-    assert sum(ways) / len(ways) < 9
+    assert sum(ways) / len(ways) < 11
 
 
 def test_no_instruction_is_idle(built: Filter) -> None:

@@ -40,8 +40,8 @@
 
 #include "kvm_filter.inc"
 
-_Static_assert(sizeof filter_plain <= sizeof filter_stranger &&
-                   sizeof filter_devices <= sizeof filter_stranger,
+_Static_assert(sizeof kvm_filter_rules <= sizeof kvm_filter_stranger_rules &&
+                   sizeof kvm_filter_device_rules <= sizeof kvm_filter_stranger_rules,
                "there is room for any");
 
 /* All that the kernel can deny; what is open stays as it is. */
@@ -191,7 +191,7 @@ static bool has_disk(const struct vm *vm)
 static bool install(const struct sock_filter *rules, size_t count, const struct left_behind *left,
                     const struct vm *vm)
 {
-    struct sock_filter code[sizeof filter_stranger / sizeof *filter_stranger + GUARD_LENGTH];
+    struct sock_filter code[sizeof kvm_filter_stranger_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, left);
     const uint32_t guard = has_disk(vm) ? guard_build(code + count, vm) : 0;
@@ -210,8 +210,8 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
 
 uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, bool has_stand_ins)
 {
-    bool installed = has_stand_ins    ? INSTALL(filter_stranger)
-                     : vm->device_end ? INSTALL(filter_devices)
-                                      : INSTALL(filter_plain);
+    bool installed = has_stand_ins    ? INSTALL(kvm_filter_stranger_rules)
+                     : vm->device_end ? INSTALL(kvm_filter_device_rules)
+                                      : INSTALL(kvm_filter_rules);
     return installed ? ISOLATION_SECCOMP_FILTER : 0;
 }

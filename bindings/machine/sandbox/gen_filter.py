@@ -1,19 +1,33 @@
-"""Compiles filter_rules.txt to the BPF of the sandbox's seccomp filter, as C that the program includes.
+"""Compiles rules to the BPF of a seccomp filter, as C that the program includes.
 
-usage: gen_filter.py FILTER_RULES.TXT FILTER.INC FILTER_SHAPE.H
+usage: gen_filter.py RULES.TXT FILTER.INC FILTER_SHAPE.H
+       gen_filter.py RULES.TXT... FILTER.INC FILTER_SHAPE.H --by-number COMPILER...
 
-FILTER.INC is the array; FILTER_SHAPE.H its length and the holes, the two instructions that compare with the
-address of the program's `syscall` instruction, which is known only when the program is loaded. Numbers of system
-calls, descriptors and the kernel's constants are written as names: the compiler fills them in from the kernel's
-headers and fds.h. Rules are not reordered: the first that holds decides, here and in the filter.
+FILTER.INC has an array for each file of rules, named after it, which has the rules of the files before it too.
+FILTER_SHAPE.H has the length of the last array and its holes, the two instructions that compare with the address of the
+sandbox program's `syscall` instruction, which is known only when the program is loaded. Numbers of system calls,
+descriptors and the kernel's constants are written as names: the compiler fills them in from the kernel's headers and
+fds.h. Rules of one call are not reordered: the first that holds decides, here and in the filter.
+
+Without --by-number the filter is a list in the order of the rules. The kernel runs a new filter once for each number
+that a system call may have, so the way that all numbers go is what an installation costs. With --by-number the calls are
+halved by their number until few are left. That pays for a filter whose answers the kernel can know from the number; the
+sandbox's looks at addresses first, which ends the kernel's run at once.
 """
 
+import argparse
 import itertools
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from vm.gen_syscall_names import names
+
+LIST_LENGTH = 4  # so few calls are compared with one after the other
 
 VERDICTS = {
     "allow": "SECCOMP_RET_ALLOW",
@@ -268,6 +282,48 @@ def _compile_list(a: Assembler, rules: list[Rule]) -> None:
         a.place(to_next_any)
 
 
+def compile_by_number(rules: list[Rule], numbers: dict[str, int]) -> Assembler:
+    """The filter whose rules, but for the first and the last, are each for one call."""
+    head, *named, _ = rules
+    for rule in named:
+        if rule.call not in numbers:
+            raise RulesError(f"{rule.call}: not a call, between the first rule and the last")
+    a = Assembler()
+    ends = {verdict: Label() for verdict in VERDICTS}
+    _compile_list(a, [head])
+    named.sort(key=lambda rule: numbers[rule.call])
+    _compile_halves(a, [list(run) for _, run in itertools.groupby(named, lambda rule: rule.call)], ends)
+    for verdict, label in ends.items():
+        if label.held:
+            a.place(label)
+            a.answer(verdict)
+    return a
+
+
+def _compile_halves(a: Assembler, calls: list[list[Rule]], ends: dict[str, Label]) -> None:
+    """The rules of some calls, in the order of their numbers; other calls, and those that no rule holds for, end."""
+    if len(calls) > LIST_LENGTH:
+        middle, upper = len(calls) // 2, Label()
+        a.jump(_low("nr"), "BPF_JGE", f"__NR_{calls[middle][0].call}", if_true=upper, if_false=None)
+        _compile_halves(a, calls[:middle], ends)
+        a.place(upper)
+        _compile_halves(a, calls[middle:], ends)
+        return
+    for rules in calls:
+        other_call = ends["kill"] if rules is calls[-1] else Label()
+        found = ends[rules[0].verdict] if len(rules) == 1 and not rules[0].conditions else None
+        a.jump(_low("nr"), "BPF_JEQ", f"__NR_{rules[0].call}", if_true=found, if_false=other_call)
+        for rule in rules if not found else ():
+            following = ends["kill"] if rule is rules[-1] else Label()
+            for condition in rule.conditions:
+                _test(a, condition, following)
+            a.answer(rule.verdict)
+            if following is not ends["kill"]:
+                a.place(following)
+        if other_call is not ends["kill"]:
+            a.place(other_call)
+
+
 def symbols(rules: list[Rule]) -> list[str]:
     """The names in the filter that the compiler fills in, for whoever wants their values."""
     names = {f"__NR_{rule.call}" for rule in rules if rule.call != "any"}
@@ -280,22 +336,31 @@ def symbols(rules: list[Rule]) -> list[str]:
     return sorted(names)
 
 
-def write(rules: list[Rule], code: Path, shape: Path) -> None:
-    """Writes the two files."""
-    lines = list(compile_rules(rules).lines())
-    origin = "/* Written by gen_filter.py from filter_rules.txt. */"
-    code.write_text(
-        f"{origin}\nstatic const struct sock_filter filter_code[] = {{\n"
-        + "".join(f"    /* {at:3} */ {line},\n" for at, (line, _) in enumerate(lines))
-        + "};\n"
-    )
+def write(rules_texts: list[Path], code: Path, shape: Path, compiler: list[str] | None) -> None:
+    """Writes the two files; with a compiler, whose headers have the calls' numbers, by number."""
+    found = names(compiler, "asm/unistd_64.h") if compiler else {}
+    numbers = {name: number for number, name in found.items()}
+    origin = f"/* Written by gen_filter.py from {', '.join(text.name for text in rules_texts)}. */\n"
+    written, rules, lines = [origin], list[Rule](), list[tuple[str, str]]()
+    for text in rules_texts:
+        rules = [*rules[:-1], *parse(text.read_text())]
+        lines = list((compile_by_number(rules, numbers) if numbers else compile_rules(rules)).lines())
+        written += [f"static const struct sock_filter {text.stem}[] = {{\n"]
+        written += [f"    /* {at:3} */ {line},\n" for at, (line, _) in enumerate(lines)]
+        written += ["};\n"]
+    code.write_text("".join(written))
     holes = [f"#define FILTER_{hole} {at}\n" for at, (_, hole) in enumerate(lines) if hole]
-    shape.write_text(f"{origin}\n#define FILTER_LENGTH {len(lines)}\n{''.join(holes)}")
+    shape.write_text(f"{origin}#define FILTER_LENGTH {len(lines)}\n{''.join(holes)}")
 
 
 if __name__ == "__main__":
-    _rules, _code, _shape = map(Path, sys.argv[1:])
+    words = argparse.ArgumentParser()
+    words.add_argument("rules", type=Path, nargs="+")
+    words.add_argument("code", type=Path)
+    words.add_argument("shape", type=Path)
+    words.add_argument("--by-number", metavar="COMPILER", nargs=argparse.REMAINDER)
+    given = words.parse_args()
     try:
-        write(parse(_rules.read_text()), _code, _shape)
+        write(given.rules, given.code, given.shape, given.by_number)
     except RulesError as error:
-        sys.exit(f"{_rules}: {error}")
+        sys.exit(f"{', '.join(map(str, given.rules))}: {error}")

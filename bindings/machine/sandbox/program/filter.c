@@ -14,7 +14,7 @@
 #include "../fds.h"
 #include "filter.inc"
 
-_Static_assert(sizeof filter_code / sizeof *filter_code == FILTER_LENGTH, "both files are of one run");
+_Static_assert(sizeof filter_rules / sizeof *filter_rules == FILTER_LENGTH, "both files are of one run");
 _Static_assert(FILTER_LENGTH <= BPF_MAXINSNS, "the kernel takes it");
 _Static_assert(FILTER_SITE_HIGH < FILTER_LENGTH && FILTER_SITE_LOW < FILTER_LENGTH, "holes are in it");
 
@@ -24,7 +24,7 @@ _Static_assert(FILTER_SITE_HIGH < FILTER_LENGTH && FILTER_SITE_LOW < FILTER_LENG
 void filter_build(struct sock_filter copy[FILTER_LENGTH], uint64_t syscall_return_ip)
 {
     for (uint32_t i = 0; i < FILTER_LENGTH; i++)
-        copy[i] = filter_code[i];
+        copy[i] = filter_rules[i];
     if (syscall_return_ip <= GUEST_END)
         syscall_return_ip = NOWHERE;
     copy[FILTER_SITE_HIGH].k = (uint32_t)(syscall_return_ip >> 32);
