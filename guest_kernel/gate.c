@@ -48,35 +48,6 @@ void gate_init(void)
     }
 }
 
-void gate_walltime(struct hvt_walltime *call)
-{
-    GATE(HVT_HYPERCALL_WALLTIME, call);
-}
-void gate_puts(struct hvt_puts *call)
-{
-    GATE(HVT_HYPERCALL_PUTS, call);
-}
-void gate_poll(struct hvt_poll *call)
-{
-    GATE(HVT_HYPERCALL_POLL, call);
-}
-void gate_block_write(struct hvt_block_write *call)
-{
-    GATE(HVT_HYPERCALL_BLOCK_WRITE, call);
-}
-void gate_block_read(struct hvt_block_read *call)
-{
-    GATE(HVT_HYPERCALL_BLOCK_READ, call);
-}
-void gate_net_write(struct hvt_net_write *call)
-{
-    GATE(HVT_HYPERCALL_NET_WRITE, call);
-}
-void gate_net_read(struct hvt_net_read *call)
-{
-    GATE(HVT_HYPERCALL_NET_READ, call);
-}
-
 /* Of the same shape as the others, but the port is not that of a hypercall, and no answer comes back. */
 void gate_net_kick(void)
 {
@@ -97,18 +68,14 @@ static bool gate_ours(uint32_t feature, uint32_t number, const volatile void *ca
     return true;
 }
 
-bool gate_block_batch(struct tender_block_batch *call)
-{
-    return gate_ours(TENDER_FEATURE_BLOCK_BATCH, TENDER_HYPERCALL_BLOCK_BATCH, call);
-}
-bool gate_net_batch(struct tender_net_batch *call)
-{
-    return gate_ours(TENDER_FEATURE_NET_BATCH, TENDER_HYPERCALL_NET_BATCH, call);
-}
-
-_Noreturn void gate_halt(struct hvt_halt *call)
-{
-    for (;;) {
-        GATE(HVT_HYPERCALL_HALT, call);
+#define HYPERCALL(number, name, structure, access, feature, device)                                          \
+    void gate_##name(structure *call)                                                                        \
+    {                                                                                                        \
+        GATE(number, call);                                                                                  \
     }
-}
+#define EXTENSION_HYPERCALL(number, name, structure, access, feature, device)                                \
+    bool gate_##name(structure *call)                                                                        \
+    {                                                                                                        \
+        return gate_ours(feature, number, call);                                                             \
+    }
+#include "hypercalls.def"

@@ -16,19 +16,14 @@
 /* Looks whether there is a gate page; before it, and under a tender that has none, a request is an `out`. */
 void gate_init(void);
 
-void gate_walltime(struct hvt_walltime *call);
-void gate_puts(struct hvt_puts *call);
-void gate_poll(struct hvt_poll *call);
-void gate_block_write(struct hvt_block_write *call);
-void gate_block_read(struct hvt_block_read *call);
-void gate_net_write(struct hvt_net_write *call);
-void gate_net_read(struct hvt_net_read *call);
-void gate_net_kick(void); /* no structure, and no slot of the page: only who offers a ring is kicked */
-
+/* gate_walltime(), gate_puts() and so on, one a row. */
+#define HYPERCALL(number, name, structure, access, feature, device) void gate_##name(structure *call);
 /* One of ours: false, and nothing done, where the tender did not grant it. */
-bool gate_block_batch(struct tender_block_batch *call);
-bool gate_net_batch(struct tender_net_batch *call);
-_Noreturn void gate_halt(struct hvt_halt *call);
+#define EXTENSION_HYPERCALL(number, name, structure, access, feature, device)                                \
+    bool gate_##name(structure *call);
+#include "hypercalls.def"
+
+void gate_net_kick(void); /* no structure, and no slot of the page: only who offers a ring is kicked */
 
 static inline gpa_t gpa_of(const volatile void *pointer)
 {

@@ -96,5 +96,7 @@ _Noreturn void guest_exit(int status)
         net_queues_flush();
     }
     struct hvt_halt halt = {.cookie = 0, .exit_status = status};
-    gate_halt(&halt);
+    for (;;) {
+        gate_halt(&halt);
+    }
 }

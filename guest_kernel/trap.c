@@ -170,7 +170,9 @@ static _Noreturn void trap_halt(const struct trap_frame *frame)
     };
     halt.cookie = gpa_of(&halt_cookie);
     halt.exit_status = HVT_EXIT_ABORT;
-    gate_halt(&halt);
+    for (;;) {
+        gate_halt(&halt);
+    }
 }
 
 static void page_fault_explain(const struct trap_frame *frame)

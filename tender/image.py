@@ -54,12 +54,6 @@ _STEPS = {
     lib.TEMPLATE_STEP_SEAL: "sealing the template",
 }
 _KINDS = {1: "block", 2: "net"}
-_EXTENSIONS = (
-    (lib.TENDER_FEATURE_GATE, "gate"),
-    (lib.TENDER_FEATURE_BLOCK_BATCH, "block-batch"),
-    (lib.TENDER_FEATURE_NET_BATCH, "net-batch"),
-    (lib.TENDER_FEATURE_NET_OFFLOAD, "net-offload"),
-)
 
 
 class Image(Owner):
@@ -76,7 +70,9 @@ class Image(Owner):
         self.bss_end = elf.bss_end
         self.abi_target = TARGETS[elf.abi_target]
         self.abi_version = elf.abi_version
-        self.extensions = tuple(name for bit, name in _EXTENSIONS if elf.extensions & bit)
+        self.extensions = tuple(
+            ffi.string(lib.tn_feature_name(1 << i)).decode() for i in range(32) if elf.extensions >> i & 1
+        )
         self.devices = tuple(
             Device(name=device.decode("latin-1"), kind=_KINDS.get(kind, f"type {kind:#x}"), handle=i)
             for i, (device, kind) in enumerate(elf.devices, start=1)

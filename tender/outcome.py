@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
     from tender.annotations import IsolationLayer
 
-_HYPERCALLS = ("walltime", "puts", "poll", "block_write", "block_read", "net_write", "net_read", "halt")
+_NAMES = [lib.tn_hypercall_name(number) for number in range(32)]
+_HYPERCALLS = {number: ffi.string(name).decode() for number, name in enumerate(_NAMES) if name}
 COUNTED = (
     "exits",
-    *("",) * 9,  # hypercalls, by number; 0 is none
+    *("",) * len(_NAMES),  # hypercalls, by number
     *(name for name in Counters.__slots__ if name not in ("exits", "hypercalls", "net_ring_packets")),
 )
 """struct vm_counters, a word each (a test compares); read at once, because field by field costs more than a boot."""
+_FIRST_HYPERCALL = COUNTED.index("")
 
 
 def result(
@@ -70,7 +72,7 @@ def counters(shared: CData, *, console_lost_bytes: int) -> Counters:
         name: mine + its for name, mine, its in zip(COUNTED, c, ring, strict=True) if name
     }
     values["net_ring_packets"] = ring[COUNTED.index("net_rx_packets")] + ring[COUNTED.index("net_tx_packets")]
-    values["hypercalls"] = dict(zip(_HYPERCALLS, c[2:10], strict=True))
+    values["hypercalls"] = {name: c[_FIRST_HYPERCALL + number] for number, name in _HYPERCALLS.items()}
     values["console_lost_bytes"] = c[COUNTED.index("console_lost_bytes")] + console_lost_bytes
     return Counters(**values)
 

@@ -3,13 +3,26 @@
 
 #include <string.h>
 
-/* Solo5's numbers are everyone's, and each has its port; ours are only theirs who were granted the feature.
- */
+/* Each number of Solo5's has its port, also one that is no hypercall; ours are only theirs who were granted
+ * the feature. */
 static bool has_port(const struct vm *vm, uint32_t number)
 {
-    return number < HVT_HYPERCALL_MAX ||
-           (number == TENDER_HYPERCALL_BLOCK_BATCH && vm->extensions & TENDER_FEATURE_BLOCK_BATCH) ||
-           (number == TENDER_HYPERCALL_NET_BATCH && vm->extensions & TENDER_FEATURE_NET_BATCH);
+    if (number < HVT_HYPERCALL_MAX)
+        return true;
+    switch (number) {
+#define HYPERCALL(number, name, structure, access, feature, device)
+#define EXTENSION_HYPERCALL(number, name, structure, access, feature, device)                                \
+    case number:                                                                                             \
+        return vm->extensions & (feature);
+#include "hypercalls.def"
+    default:
+        return false;
+    }
+}
+
+static inline __attribute__((always_inline)) bool has_device(const struct vm *vm, uint32_t kind)
+{
+    return !kind || (kind == MFT_NET_BASIC ? vm->net_count : vm->block_count);
 }
 
 /* A row of the table: made anew for each, so that a structure's size is a number to the compiler, its copy a
@@ -41,6 +54,8 @@ static enum verdict leave_bad_hypercall(struct vm *vm)
     return LEAVE;
 }
 
+_Static_assert(TENDER_HYPERCALL_MAX <= sizeof(((struct vm_counters *)0)->hypercalls) / sizeof(uint64_t),
+               "each has its counter");
 _Static_assert(sizeof(union hypercall_args) == sizeof(((struct vm_resume *)0)->structure), "it holds any");
 
 /* The table. A call of a kind of device that the guest has not is none. Made twice, once for calls that are
@@ -50,39 +65,12 @@ static inline __attribute__((always_inline)) enum verdict settle(struct vm *vm, 
 {
     vm->shared->event.number = number;
     switch (number) {
-    case HVT_HYPERCALL_WALLTIME:
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_walltime), GUEST_WRITABLE, hc_walltime);
-    case HVT_HYPERCALL_PUTS:
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_puts), GUEST_READABLE, hc_puts);
-    case HVT_HYPERCALL_POLL:
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_poll), GUEST_WRITABLE, hc_poll);
-    case HVT_HYPERCALL_BLOCK_WRITE:
-        if (!vm->block_count)
-            break;
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_block_write), GUEST_WRITABLE, hc_block_write);
-    case HVT_HYPERCALL_BLOCK_READ:
-        if (!vm->block_count)
-            break;
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_block_read), GUEST_WRITABLE, hc_block_read);
-    case HVT_HYPERCALL_NET_WRITE:
-        if (!vm->net_count)
-            break;
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_net_write), GUEST_WRITABLE, hc_net_write);
-    case HVT_HYPERCALL_NET_READ:
-        if (!vm->net_count)
-            break;
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_net_read), GUEST_WRITABLE, hc_net_read);
-    case HVT_HYPERCALL_HALT:
-        return row(vm, number, gpa, resumed, sizeof(struct hvt_halt), GUEST_READABLE, hc_halt);
-    case TENDER_HYPERCALL_BLOCK_BATCH:
-        if (!vm->block_count || !has_port(vm, number))
-            break;
-        return row(vm, number, gpa, resumed, sizeof(struct tender_block_batch), GUEST_WRITABLE,
-                   hc_block_batch);
-    case TENDER_HYPERCALL_NET_BATCH:
-        if (!vm->net_count || !has_port(vm, number))
-            break;
-        return row(vm, number, gpa, resumed, sizeof(struct tender_net_batch), GUEST_WRITABLE, hc_net_batch);
+#define HYPERCALL(number, name, structure, access, feature, device)                                          \
+    case number:                                                                                             \
+        if (!has_device(vm, device) || ((feature) && !(vm->extensions & (feature))))                         \
+            break;                                                                                           \
+        return row(vm, number, gpa, resumed, sizeof(structure), access, hc_##name);
+#include "hypercalls.def"
     default:
         break;
     }
@@ -91,7 +79,7 @@ static inline __attribute__((always_inline)) enum verdict settle(struct vm *vm, 
 
 enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
 {
-    if (number < HVT_HYPERCALL_MAX)
+    if (number < TENDER_HYPERCALL_MAX)
         vm->shared->counters.hypercalls[number]++;
     /* By field: as a whole, a compiler without vector registers clears it by a slow string instruction. */
     vm->resume.number = 0;

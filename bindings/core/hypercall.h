@@ -1,5 +1,5 @@
 /*
- * The hypercalls: a table, one row a call. Guest input meets the host here.
+ * The hypercalls: a table, one row a call (hypercalls.def). Guest input meets the host here.
  *
  * Every structure is found, checked and copied once, by hypercall(); a handler works on the copy and the
  * answer goes back through one place. Nothing else enters the guest but buffers that a handler names with
@@ -11,16 +11,8 @@
 #include "vm.h"
 
 union hypercall_args {
-    struct hvt_walltime walltime;
-    struct hvt_puts puts;
-    struct hvt_poll poll;
-    struct hvt_block_write block_write;
-    struct hvt_block_read block_read;
-    struct hvt_net_write net_write;
-    struct hvt_net_read net_read;
-    struct hvt_halt halt;
-    struct tender_block_batch block_batch;
-    struct tender_net_batch net_batch;
+#define HYPERCALL(number, name, structure, access, feature, device) structure name;
+#include "hypercalls.def"
 };
 
 /* Settles hypercall `number` with its structure at `gpa`. CONTINUE, or LEAVE with the event filled. */
@@ -33,17 +25,20 @@ enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa);
  * The handler gets the structure as it was copied first, whatever guest memory says by then. */
 enum verdict hypercall_resume(struct vm *vm);
 
-/* The rows. Each gets its own copy of the structure and may change it. */
-enum verdict hc_walltime(struct vm *vm, union hypercall_args *args);
-enum verdict hc_puts(struct vm *vm, union hypercall_args *args);
-enum verdict hc_poll(struct vm *vm, union hypercall_args *args);
-enum verdict hc_block_write(struct vm *vm, union hypercall_args *args);
-enum verdict hc_block_read(struct vm *vm, union hypercall_args *args);
-enum verdict hc_net_write(struct vm *vm, union hypercall_args *args);
-enum verdict hc_net_read(struct vm *vm, union hypercall_args *args);
-enum verdict hc_halt(struct vm *vm, union hypercall_args *args);
-enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args);
-enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args);
+/* The handlers, one a row: hc_walltime() and so on. Each gets its own copy of the structure and may change
+ * it. */
+#define HYPERCALL(number, name, structure, access, feature, device)                                          \
+    enum verdict hc_##name(struct vm *vm, union hypercall_args *args);
+#include "hypercalls.def"
+
+/* In messages, counters and JSON; NULL: there is no such hypercall. */
+const char *hypercall_name(uint32_t number);
+
+/* Of a bit of TENDER_FEATURE_; NULL: there is no such feature. */
+const char *feature_name(uint32_t bit);
+
+/* Of those features that a guest wants, those that it gets: each that is known, with all that it needs. */
+uint32_t features_granted(uint32_t wanted);
 
 /* Leaves with EVENT_BAD_PORT. */
 enum verdict leave_bad_port(struct vm *vm, uint32_t port);

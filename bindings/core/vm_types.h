@@ -18,7 +18,7 @@
 
 struct vm_counters {
     uint64_t exits;
-    uint64_t hypercalls[9];
+    uint64_t hypercalls[32]; /* by number */
     uint64_t console_bytes;
     uint64_t console_lost_bytes;
     uint64_t net_rx_packets;

@@ -15,6 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "hypercall.h"
+
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "headers are used as they are in the file");
 _Static_assert(sizeof(((struct elf_image *)0)->segments) / sizeof(struct elf_segment) ==
                    ELF_IMAGE_SEGMENTS_MAX,
@@ -357,15 +359,6 @@ static int load_manifest(struct phdr_window *window, struct elf_image *image, co
     return 0;
 }
 
-/* Of those wanted; without the gate there is no way to call any other. */
-static uint32_t extensions_granted(uint32_t wanted)
-{
-    uint32_t known = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;
-    if (wanted & TENDER_FEATURE_NET_BATCH)
-        known |= TENDER_FEATURE_NET_OFFLOAD;
-    return wanted & TENDER_FEATURE_GATE ? wanted & known : 0;
-}
-
 /*
  * Our note is a wish: a file without it, of a version that we do not know, or with bits that we do not know
  * is as good as any other, and gets less. Only a note that is ours and broken is refused.
@@ -388,7 +381,7 @@ static int load_extension(struct phdr_window *window, struct elf_image *image, s
 
     memcpy(&info, data, EXTENSION_DATA_MIN);
     if (info.version == TENDER_EXTENSION_VERSION)
-        image->extensions = extensions_granted(info.features);
+        image->extensions = features_granted(info.features);
     return 0;
 }
 

@@ -419,6 +419,16 @@ const char *tn_setup_step_hint(uint32_t step, int os_error, int told)
     return setup_step_hint(step, os_error, (enum told)told);
 }
 
+const char *tn_hypercall_name(uint32_t number)
+{
+    return hypercall_name(number);
+}
+
+const char *tn_feature_name(uint32_t bit)
+{
+    return feature_name(bit);
+}
+
 const char *tn_isolation_name(uint32_t index)
 {
     return isolation_name(index);

@@ -133,6 +133,10 @@ struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd);
 int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,
                  const void *regs);
 
+/* What the rows of abi/hypercalls.def are called; NULL: there is no such row. */
+const char *tn_hypercall_name(uint32_t number);
+const char *tn_feature_name(uint32_t bit);
+
 /* How a run ended, in words (vm/ends.h). */
 void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, int told,
                     struct run_end *end);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "hypercall.h"
 #include "syscall_names.inc" /* written by gen_syscall_names.py from the kernel's headers */
 
 /* KVM_INTERNAL_ERROR_EMULATION of <linux/kvm.h>: the guest executes what is no memory, or what KVM does not
@@ -102,19 +103,7 @@ static void explain_death(const struct vm_event *event, struct run_end *end)
 
 static void explain_bad_access(const struct vm_event *event, struct run_end *end)
 {
-    static const char *const calls[] = {
-        [HVT_HYPERCALL_WALLTIME] = "walltime",
-        [HVT_HYPERCALL_PUTS] = "puts",
-        [HVT_HYPERCALL_POLL] = "poll",
-        [HVT_HYPERCALL_BLOCK_WRITE] = "block_write",
-        [HVT_HYPERCALL_BLOCK_READ] = "block_read",
-        [HVT_HYPERCALL_NET_WRITE] = "net_write",
-        [HVT_HYPERCALL_NET_READ] = "net_read",
-        [HVT_HYPERCALL_HALT] = "halt",
-        [TENDER_HYPERCALL_BLOCK_BATCH] = "block_batch",
-        [TENDER_HYPERCALL_NET_BATCH] = "net_batch",
-    };
-    const char *call = event->number < COUNT(calls) ? calls[event->number] : NULL;
+    const char *call = hypercall_name(event->number);
     ends(end, "bad-access",
          "Invalid guest access: gpa=0x%" PRIx64 ", sz=%" PRIu64 " (hypercall %s, rip=0x%" PRIx64 ")",
          event->gpa, event->len, call ? call : "unknown", event->rip);

@@ -56,6 +56,28 @@ def test_offsets_are_those_of_the_contract(struct: str, field: str, offset: int)
     assert ffi.offsetof(f"struct {struct}", field) == offset
 
 
+def test_each_number_has_a_row_and_each_row_a_number() -> None:
+    """abi/hypercalls.def against the numbers of the header, and the names in the page against both."""
+    numbers = {
+        getattr(lib, name): name.split("HYPERCALL_")[1].lower()
+        for name in names(extract(ROOT / "abi/tender_abi.h"))
+        if "_HYPERCALL_" in name and not name.endswith("_MAX")
+    }
+    rows = {i: lib.tn_hypercall_name(i) for i in range(256)}
+    assert {i: ffi.string(name).decode() for i, name in rows.items() if name} == numbers
+    assert max(numbers) == lib.TENDER_HYPERCALL_MAX - 1
+    bits = {
+        getattr(lib, name): name.split("FEATURE_")[1].lower().replace("_", "-")
+        for name in names(extract(ROOT / "abi/tender_abi.h"))
+        if name.startswith("TENDER_FEATURE_")
+    }
+    features = {1 << i: lib.tn_feature_name(1 << i) for i in range(32)}
+    assert {bit: ffi.string(name).decode() for bit, name in features.items() if name} == bits
+    page = (ROOT / "docs/cli.md").read_text()
+    listed = page[page.index("`hypercalls`, an object with ") :].partition(";")[0]
+    assert listed.split(" with ")[1] == ", ".join(f"`{name}`" for _, name in sorted(numbers.items()))
+
+
 def test_every_function_that_is_declared_is_there() -> None:
     text = extract(ROOT / "bindings/python/native.h")
     functions = {word.split("(")[0].lstrip("*") for word in text.replace("\n", " ").split() if "(" in word}

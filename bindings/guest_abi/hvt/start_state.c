@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "hypercall.h"
 #include "page_tables.h"
 
 _Static_assert(HVT_PT_GPA + HVT_PAGE_BYTES <= HVT_BOOT_INFO_GPA, "tables end before the boot info");
@@ -60,12 +61,10 @@ static void write_slot(uint8_t *low, uint32_t number)
 static void write_gate(uint8_t *low, uint32_t extensions)
 {
     memset(low + TENDER_GATE_GPA, 0xcc, TENDER_EXTENSION_GPA - TENDER_GATE_GPA);
-    for (uint32_t number = 1; number < HVT_HYPERCALL_MAX; number++)
+#define HYPERCALL(number, name, structure, access, feature, device)                                          \
+    if ((extensions & (feature)) == (feature))                                                               \
         write_slot(low, number);
-    if (extensions & TENDER_FEATURE_BLOCK_BATCH)
-        write_slot(low, TENDER_HYPERCALL_BLOCK_BATCH);
-    if (extensions & TENDER_FEATURE_NET_BATCH)
-        write_slot(low, TENDER_HYPERCALL_NET_BATCH);
+#include "hypercalls.def"
 }
 
 /* An image that wants nothing finds zeros, as it does under a tender without extensions. */
@@ -78,8 +77,7 @@ void start_state_write_extension(uint8_t *low, uint32_t extensions)
         .gate = TENDER_GATE_GPA,
     };
 
-    assert(extensions <= (TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH |
-                          TENDER_FEATURE_NET_OFFLOAD));
+    assert(extensions == features_granted(extensions));
     if ((extensions & TENDER_FEATURE_GATE) == 0)
         return;
     memcpy(low + TENDER_EXTENSION_GPA, &block, sizeof block);

@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hypercall.h"
 #include "spawn.h"
 
 #define STOP_GRACE_NS   200000000u
@@ -130,8 +131,7 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
     case EVENT_SETUP_FAILED:
         return !sandbox->ready;
     case EVENT_BAD_ACCESS:
-        return (event->number >= 1 && event->number < HVT_HYPERCALL_MAX) ||
-               event->number == TENDER_HYPERCALL_BLOCK_BATCH || event->number == TENDER_HYPERCALL_NET_BATCH;
+        return hypercall_name(event->number) != NULL;
     case EVENT_NONE:
     case EVENT_INTERRUPTED:
     case EVENT_ENTRY_FAILURE:

@@ -53,14 +53,10 @@ static void fill_gate_page(uint32_t extensions)
 {
     uint8_t *page = (uint8_t *)(uintptr_t)TENDER_GATE_GPA;
     const uint64_t entries[2] = {(uint64_t)entry_patched, (uint64_t)entry_gate};
-    for (uint32_t number = 1; extensions & TENDER_FEATURE_GATE && number < HVT_HYPERCALL_MAX; number++)
-        fill_gate_slot(page + number * TENDER_GATE_SLOT_BYTES, number);
-    if (extensions & TENDER_FEATURE_BLOCK_BATCH)
-        fill_gate_slot(page + TENDER_HYPERCALL_BLOCK_BATCH * TENDER_GATE_SLOT_BYTES,
-                       TENDER_HYPERCALL_BLOCK_BATCH);
-    if (extensions & TENDER_FEATURE_NET_BATCH)
-        fill_gate_slot(page + TENDER_HYPERCALL_NET_BATCH * TENDER_GATE_SLOT_BYTES,
-                       TENDER_HYPERCALL_NET_BATCH);
+#define HYPERCALL(number, name, structure, access, feature, device)                                          \
+    if ((extensions & (TENDER_FEATURE_GATE | (feature))) == (TENDER_FEATURE_GATE | (feature)))               \
+        fill_gate_slot(page + (number) * TENDER_GATE_SLOT_BYTES, number);
+#include "hypercalls.def"
     memcpy((uint8_t *)(uintptr_t)TENDER_GATE_DOOR_GPA, entries, sizeof entries);
 }
 
