@@ -65,7 +65,7 @@ def check(answer: int, what: str) -> int:
     return answer
 
 
-lib.tn_tsc_sample()  # at import, because a microsecond now may save five thousand later (arch/x86_64/tsc.h)
+lib.tn_tsc_sample()  # at import, because a microsecond now saves some hundred later (arch/x86_64/tsc.h)
 
 # An exception may come between any two instructions, a KeyboardInterrupt for one. What a call returns may then never
 # reach the name it is for. So what has to be given back is obtained into a structure that is there already, by one call

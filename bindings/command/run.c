@@ -571,7 +571,7 @@ void run(const struct request *request)
 
     if (will_be_sandbox(request))
         sandbox_ahead_begin();
-    tsc_sample(); /* early: sandbox/tsc.h */
+    tsc_sample(); /* early: tsc.h */
     hear(request, on_first);
     let_stops_in(SIG_UNBLOCK);
     open_image(&image, request->image);

@@ -469,11 +469,6 @@ uint64_t tn_tsc_hz(void)
     return tsc_hz();
 }
 
-uint32_t tn_tsc_source(void)
-{
-    return tsc_hz_source();
-}
-
 void tn_signals_hold(void)
 {
     vm_hold_signals();

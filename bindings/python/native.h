@@ -157,7 +157,6 @@ int tn_sandbox_spawn(struct vm_handle *handle, const struct elf_image *image, in
 /* The time stamp counter's frequency; see arch/x86_64/tsc.h. */
 void tn_tsc_sample(void); /* early, so that a frequency that has to be measured need not be waited for */
 uint64_t tn_tsc_hz(void);
-uint32_t tn_tsc_source(void); /* enum tsc_source; 0 before the first question */
 
 /* Ahead of tn_run(), on its thread: a signal that comes from now on ends the run's first wait, and is not
  * lost between Python's last look and that. tn_run() and tn_run_leave() let them in again. */

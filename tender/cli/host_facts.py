@@ -75,7 +75,6 @@ class SandboxFacts:
     apparmor_userns: int | None = None
     seccomp_actions: tuple[str, ...] | None = None  # None: the kernel tells of none
     tsc_hz: int = 0
-    tsc_source: int = 0  # enum tsc_source of bindings/arch/x86_64/tsc.h
     clocksource: str = ""
 
 
@@ -283,8 +282,7 @@ def sandbox_facts() -> SandboxFacts:
         userns_clone=_sysctl("kernel/unprivileged_userns_clone"),
         apparmor_userns=_sysctl("kernel/apparmor_restrict_unprivileged_userns"),
         seccomp_actions=tuple(actions) or None,
-        tsc_hz=int(lib.tn_tsc_hz()),  # before the source, which is known by then
-        tsc_source=int(lib.tn_tsc_source()),
+        tsc_hz=int(lib.tn_tsc_hz()),
         clocksource=_read("/sys/devices/system/clocksource/clocksource0/current_clocksource").strip(),
     )
 
