@@ -28,10 +28,10 @@
 #include "device.h"
 #include "ends.h"
 #include "image_memory.h"
+#include "kvm_machine.h"
 #include "launcher.h"
 #include "layers.h"
 #include "leave_behind.h"
-#include "machine.h"
 #include "patch.h"
 #include "rights.h"
 #include "ring.h"
@@ -47,10 +47,10 @@ static struct vm vm;
 static struct sandbox sandbox;
 static struct door {
     bool is_kvm;
-    struct machine machine;
+    struct kvm_machine machine;
     struct left_behind left;
     char fallback[256]; /* why it is not KVM although nobody asked for that; empty: it was asked for */
-} door = {.left = {-1, -1, -1}};
+} door = {.machine = {.kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1}, .left = {-1, -1, -1}};
 static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
 static volatile sig_atomic_t over_time; /* SIGALRM */
 static bool deaf_to_interrupts; /* SIGINT is ignored, as a shell has it for what runs in the background */
@@ -158,9 +158,10 @@ static bool kvm_is_fit(void)
 /* False: no KVM here, and the sandbox may be taken in its place. */
 static bool no_kvm(const struct request *request, const struct machine_error *error)
 {
+    kvm_machine_close(&door.machine);
     guest_memory_unmap(&vm.memory);
     vm.ring.shared = NULL;
-    if (request->backend == BACKEND_KVM || !error->no_kvm)
+    if (request->backend == BACKEND_KVM || !error->elsewhere)
         leave_to_python("%s", error->text);
     (void)snprintf(door.fallback, sizeof door.fallback, "%s", error->text);
     return false;
@@ -181,7 +182,7 @@ static bool make_machine(const struct request *request, const struct image *imag
                        "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it");
         return false;
     }
-    if (machine_open(&door.machine, &error) < 0)
+    if (kvm_machine_open(&door.machine, &error) < 0)
         return no_kvm(request, &error);
     const uint32_t ring = vm.net_count ? ring_wanted(request, &image->elf) : (uint32_t)RING_NONE;
     const uint64_t guest_bytes = request->mem_bytes - (ring == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
@@ -199,8 +200,14 @@ static bool make_machine(const struct request *request, const struct image *imag
     refused = image_memory_protect(&vm.memory, &image->elf);
     if (refused < 0)
         leave_to_python("Error allocating guest memory: %s", strerror(-refused));
-    if (machine_finish(&door.machine, &vm, image->elf.entry, &error) < 0)
+    static struct cpu_state start; /* most of it is for others: pages that nobody touches */
+    start_state_registers(image->elf.entry, guest_bytes, &start);
+    if (kvm_machine_prepare(&door.machine, &vm, &error) < 0 ||
+        kvm_machine_add_vcpu(&door.machine, &error) < 0 ||
+        kvm_machine_finish(&door.machine, &start, &error) < 0)
         return no_kvm(request, &error);
+    close(door.machine.kvm_fd); /* nothing asks it any more */
+    door.machine.kvm_fd = -1;
     start_state_write_boot_info(vm.memory.hva + HVT_BOOT_INFO_GPA, &image->elf, &devices->manifest,
                                 guest_bytes, door.machine.tsc_hz, ring == RING_NONE ? 0 : guest_bytes, line,
                                 line_bytes);
@@ -303,7 +310,7 @@ static void stop_soon(void)
     static const struct itimerspec at_once = {.it_value = {.tv_nsec = 1}};
     const uint64_t one = 1;
     atomic_store(&vm.stop_requested, true);
-    machine_leave(&door.machine);
+    kvm_machine_leave(&door.machine);
     if (write(vm.stop_fd, &one, sizeof one) < 0)
         (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* it is a timer's (stranger.c) */
 }
@@ -348,7 +355,7 @@ static void on_suspend(int number)
 static void on_kick(int number)
 {
     (void)number;
-    machine_leave(&door.machine);
+    kvm_machine_leave(&door.machine);
 }
 
 /* What ends a run, whatever mask this process was started with: SIGINT, SIGTERM, the end of its time. */

@@ -13,7 +13,9 @@ HERE = Path(__file__).resolve().parent
 BINDINGS = HERE.parent
 HEADERS = (
     BINDINGS.parent / "abi" / "tender_abi.h",
+    BINDINGS / "arch" / "x86_64" / "cpu_state.h",
     BINDINGS / "guest_abi" / "elf_image_types.h",
+    BINDINGS / "machine" / "machine_types.h",
     BINDINGS / "core" / "vm_types.h",
     BINDINGS / "devices" / "device_types.h",
     BINDINGS / "vm" / "end_types.h",

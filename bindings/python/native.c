@@ -9,12 +9,10 @@
 #include "console.h"
 #include "device.h"
 #include "ends.h"
-#include "guest_cpu.h"
 #include "image_memory.h"
+#include "kvm_machine.h"
 #include "owner.h"
-#include "reset_kvm.h"
 #include "ring.h"
-#include "run_kvm.h"
 #include "spawn.h"
 #include "start_state.h"
 #include "tsc.h"
@@ -165,9 +163,19 @@ int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int i
     return owned_kvm_create(handle, fd, request, is_vcpu);
 }
 
-void *tn_kvm_map_run(struct vm_handle *handle, size_t bytes)
+int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error)
 {
-    return owned_kvm_map_run(handle, bytes);
+    return owned_kvm_prepare(handle, error);
+}
+
+int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error)
+{
+    return owned_kvm_finish(handle, entry, error);
+}
+
+struct kvm_cpuid2 *tn_kvm_cpuid(void)
+{
+    return kvm_machine_cpuid();
 }
 
 void tn_kvm_close(struct vm_handle *handle)
@@ -267,16 +275,10 @@ int tn_net_use(const struct elf_image *image, int ring_mode)
     return (int)net_use_for(&image->manifest, image->extensions, (uint32_t)ring_mode);
 }
 
-uint64_t tn_vm_memory_bytes(struct vm *vm)
+int tn_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
+                       uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes)
 {
-    return vm->memory.bytes;
-}
-
-void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
-                           uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes)
-{
-    start_state_write_boot_info(vm->memory.hva + HVT_BOOT_INFO_GPA, image, manifest, vm->memory.bytes, tsc_hz,
-                                vm->ring.shared ? vm->memory.bytes : 0, cmdline, cmdline_bytes);
+    return owned_write_boot_info(handle, image, manifest, mem_bytes, cmdline, cmdline_bytes);
 }
 
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)
@@ -367,40 +369,24 @@ int tn_vm_set_console(struct vm *vm, int fd)
     return console_set(vm, fd);
 }
 
-void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid)
+int tn_vm_keep(struct vm_handle *handle, int template_fd)
 {
-    guest_cpuid_filter(cpuid);
+    return owned_keep(handle, template_fd);
 }
 
-const void *tn_kvm_msr_filter(void)
+int tn_vm_reset(struct vm_handle *handle)
 {
-    return guest_msr_filter();
+    return owned_reset(handle);
 }
 
-int tn_kvm_set_memory(const struct vm *vm, int machine_fd)
+int tn_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state)
 {
-    return kvm_set_memory(vm, machine_fd);
+    return owned_cpu_state(handle, parts, state);
 }
 
-int tn_vm_keep(struct vm *vm, int template_fd)
+int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state)
 {
-    return guest_memory_keep(&vm->memory, template_fd);
-}
-
-int tn_vm_reset(struct vm *vm)
-{
-    return vm_reset(vm);
-}
-
-struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd)
-{
-    return kvm_fresh_take(kvm_fd, vcpu_fd);
-}
-
-int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,
-                 const void *regs)
-{
-    return kvm_reset(fresh, vcpu_fd, kvm_run, sregs, regs);
+    return owned_cpu_state_set(handle, parts, state);
 }
 
 void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, int told,
@@ -442,14 +428,6 @@ const char *tn_isolation_cure(uint32_t index, int behind_kvm, int told)
 const char *tn_system_call_name(uint32_t number, uint64_t arch)
 {
     return system_call_name(number, arch);
-}
-
-void tn_sandbox_write_boot_info(struct vm_handle *handle, const struct elf_image *image,
-                                const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
-                                const char *cmdline, size_t cmdline_bytes)
-{
-    start_state_write_boot_info(sandbox_boot_info(owned_sandbox(handle)), image, manifest, mem_bytes, tsc_hz,
-                                0, cmdline, cmdline_bytes);
 }
 
 int tn_sandbox_spawn(struct vm_handle *handle, const struct elf_image *image, int template_fd,

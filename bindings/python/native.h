@@ -9,15 +9,16 @@
 
 #include <stddef.h>
 
+#include "cpu_state.h"
 #include "device_types.h"
 #include "elf_image_types.h"
 #include "end_types.h"
+#include "machine_types.h"
 #include "owner_types.h"
 #include "vm_types.h"
 
 struct kvm_cpuid2;
 struct vm;
-struct kvm_fresh;
 
 /* <native:functions> */
 
@@ -63,7 +64,9 @@ int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descripto
 int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
 int tn_kvm_open(struct vm_handle *handle, const char *path);
 int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu);
-void *tn_kvm_map_run(struct vm_handle *handle, size_t bytes); /* NULL on failure, errno kept */
+int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error);
+int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error);
+struct kvm_cpuid2 *tn_kvm_cpuid(void); /* what this process's guests see; NULL before the first */
 void tn_kvm_close(struct vm_handle *handle);
 void tn_kvm_empty_kept(void);
 
@@ -92,9 +95,8 @@ int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uin
               int ring_mode);
 int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted); /* core/ring.h */
 int tn_net_use(const struct elf_image *image, int ring_mode);                    /* devices/device.h */
-uint64_t tn_vm_memory_bytes(struct vm *vm);                                      /* the guest's */
-void tn_vm_write_boot_info(struct vm *vm, const struct elf_image *image, const struct mft *manifest,
-                           uint64_t tsc_hz, const char *cmdline, size_t cmdline_bytes);
+int tn_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
+                       uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes);
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use); /* enum net_use */
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
@@ -116,22 +118,17 @@ int tn_block_duplicate(int fd, const char *shown, int read_only, int raw, uint64
                        struct device_error *error, struct descriptor *into);
 int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
                             struct device_error *error);
-int tn_kvm_set_memory(const struct vm *vm, int machine_fd); /* tn_vm_map()'s, as slot 0 */
-
-/* What a guest on KVM may see and touch of its processor; see machine/kvm/guest_cpu.h. */
-void tn_kvm_filter_cpuid(struct kvm_cpuid2 *cpuid);
-const void *tn_kvm_msr_filter(void); /* the argument of KVM_X86_SET_MSR_FILTER */
 
 /*
- * For the next guest of the same image: memory, counters, events and a stop asked for as before the first
- * run; then the vCPU, from what tn_kvm_fresh() took of one that had not run (NULL with errno kept; never
- * freed by a VM). Boot info is to be written again. After an error the VM is fit only to be freed.
+ * For the next guest of the same image: memory, counters, events, a stop asked for and the vCPU as before the
+ * first run. Boot info is to be written again. After an error the VM is fit only to be freed.
  */
-int tn_vm_keep(struct vm *vm, int template_fd); /* once, before the first run */
-int tn_vm_reset(struct vm *vm);
-struct kvm_fresh *tn_kvm_fresh(int kvm_fd, int vcpu_fd);
-int tn_kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, void *kvm_run, const void *sregs,
-                 const void *regs);
+int tn_vm_keep(struct vm_handle *handle, int template_fd); /* once, before the first run; -EOPNOTSUPP */
+int tn_vm_reset(struct vm_handle *handle);
+
+/* The processor's state while nothing runs it (owner.h). */
+int tn_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state);
+int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state);
 
 /* What the rows of abi/hypercalls.def are called; NULL: there is no such row. */
 const char *tn_hypercall_name(uint32_t number);
@@ -148,9 +145,6 @@ const char *tn_system_call_name(uint32_t number, uint64_t arch);
 
 /* The sandbox, of a handle that has one: a VM whose guest runs in a process of its own, tender-sandbox. Spawn
  * wants boot info, devices and console in place. */
-void tn_sandbox_write_boot_info(struct vm_handle *handle, const struct elf_image *image,
-                                const struct mft *manifest, uint64_t mem_bytes, uint64_t tsc_hz,
-                                const char *cmdline, size_t cmdline_bytes);
 int tn_sandbox_spawn(struct vm_handle *handle, const struct elf_image *image, int template_fd,
                      uint64_t mem_bytes, const char *program, const char *name, int namespaces_wanted);
 

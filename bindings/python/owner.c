@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -15,8 +16,12 @@
 
 #include "close_later.h"
 #include "device.h"
+#include "kvm_cpu_state.h"
+#include "reset_kvm.h"
 #include "run_kvm.h"
 #include "spawn.h"
+#include "start_state.h"
+#include "tsc.h"
 
 #define LIMIT_STACK_BYTES 0x10000
 #define NS_PER_S          1000000000u
@@ -40,9 +45,8 @@ struct owned_vm {
     pid_t process;
     struct vm *vm;
     struct sandbox *sandbox;
-    int kvm_fd, machine_fd, vcpu_fd;
-    void *run_page;
-    size_t run_bytes;
+    struct kvm_machine kvm;
+    struct cpu_state start; /* of the vCPU */
     struct descriptor devices[MFT_MAX_ENTRIES];
     struct descriptor console;
 
@@ -123,7 +127,8 @@ int owned_vm_make(struct vm_handle *handle)
     }
     owned->users = 1;
     owned->process = getpid();
-    owned->kvm_fd = owned->machine_fd = owned->vcpu_fd = owned->console.fd = owned->done_fd = -1;
+    owned->console.fd = owned->done_fd = -1;
+    owned->kvm = KVM_MACHINE_NONE;
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
         owned->devices[i].fd = -1;
     handle->owned = owned;
@@ -137,7 +142,7 @@ static bool keep_vcpu(struct owned_vm *owned)
     const bool is_first = kept.process != owned->process;
     if (is_first) { /* in a fork the parent's are left as they are */
         kept.process = owned->process;
-        kept.machine_fd = owned->machine_fd;
+        kept.machine_fd = owned->kvm.vm_fd;
     }
     pthread_mutex_unlock(&handles);
     return is_first;
@@ -145,17 +150,14 @@ static bool keep_vcpu(struct owned_vm *owned)
 
 static void release_kvm(struct owned_vm *owned)
 {
-    if (owned->run_page) {
-        munmap(owned->run_page, owned->run_bytes);
-        if (keep_vcpu(owned))
-            owned->vcpu_fd = owned->machine_fd = -1;
-    }
-    close_number(&owned->vcpu_fd);
-    if (owned->machine_fd >= 0)
-        close_later(owned->machine_fd); /* the VM's last, which waits in the kernel */
-    owned->machine_fd = -1;
-    close_number(&owned->kvm_fd);
-    owned->run_page = NULL;
+    struct kvm_machine *kvm = &owned->kvm;
+    if (kvm->run && keep_vcpu(owned))
+        kvm->vcpu_fd = kvm->vm_fd = -1;
+    const int vm_fd = kvm->vm_fd;
+    kvm->vm_fd = -1;
+    kvm_machine_close(kvm);
+    if (vm_fd >= 0)
+        close_later(vm_fd); /* the VM's last, which waits in the kernel */
 }
 
 void owned_kvm_close(struct vm_handle *handle)
@@ -169,12 +171,7 @@ void owned_kvm_close(struct vm_handle *handle)
  * was, and holds its vCPU. */
 static void release_copies(struct owned_vm *owned)
 {
-    if (owned->run_page)
-        munmap(owned->run_page, owned->run_bytes);
-    owned->run_page = NULL;
-    close_number(&owned->vcpu_fd);
-    close_number(&owned->machine_fd);
-    close_number(&owned->kvm_fd);
+    kvm_machine_close(&owned->kvm);
     close_number(&owned->vm->stop_fd);
     if (owned->vm->memory.template)
         close_number(&owned->vm->memory.pagemap_fd);
@@ -368,7 +365,7 @@ int owned_kvm_open(struct vm_handle *handle, const char *path)
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    handle->owned->kvm_fd = fd;
+    handle->owned->kvm.kvm_fd = fd;
     return fd;
 }
 
@@ -382,20 +379,22 @@ int owned_kvm_create(struct vm_handle *handle, int fd, unsigned long request, in
     while (made < 0 && errno == EINTR); /* a signal, whose handler has run by now */
     if (made < 0)
         return -errno;
-    *(is_vcpu ? &handle->owned->vcpu_fd : &handle->owned->machine_fd) = made;
+    *(is_vcpu ? &handle->owned->kvm.vcpu_fd : &handle->owned->kvm.vm_fd) = made;
     return made;
 }
 
-void *owned_kvm_map_run(struct vm_handle *handle, size_t bytes)
+int owned_kvm_prepare(struct vm_handle *handle, struct machine_error *error)
 {
-    if (!handle->owned)
-        return NULL;
-    void *page = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, handle->owned->vcpu_fd, 0);
-    if (page == MAP_FAILED)
-        return NULL;
-    handle->owned->run_page = page;
-    handle->owned->run_bytes = bytes;
-    return page;
+    return handle->owned ? kvm_machine_prepare(&handle->owned->kvm, handle->owned->vm, error) : -ESTALE;
+}
+
+int owned_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error)
+{
+    struct owned_vm *owned = handle->owned;
+    if (!owned)
+        return -ESTALE;
+    start_state_registers(entry, owned->vm->memory.bytes, &owned->start);
+    return kvm_machine_finish(&owned->kvm, &owned->start, error);
 }
 
 void owned_kvm_empty_kept(void)
@@ -411,6 +410,113 @@ void owned_kvm_empty_kept(void)
         return;
     kvm_clear_memory(machine_fd);
     close(machine_fd);
+}
+
+int owned_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
+                          uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes)
+{
+    struct owned_vm *owned = handle->owned;
+    if (!owned)
+        return -ESTALE;
+    if (owned->sandbox) {
+        start_state_write_boot_info(sandbox_boot_info(owned->sandbox), image, manifest, mem_bytes, tsc_hz(),
+                                    0, cmdline, cmdline_bytes);
+        return 0;
+    }
+    const struct guest_memory *memory = &owned->vm->memory;
+    start_state_write_boot_info(memory->hva + HVT_BOOT_INFO_GPA, image, manifest, memory->bytes,
+                                owned->kvm.tsc_hz, owned->vm->ring.shared ? memory->bytes : 0, cmdline,
+                                cmdline_bytes);
+    return 0;
+}
+
+/* ---- used again */
+
+static _Atomic(struct kvm_fresh *) fresh; /* of any vCPU of this process; never freed */
+
+/* Two threads that ask at once get equal answers. */
+static int take_fresh(const struct kvm_machine *kvm)
+{
+    struct kvm_fresh *none = NULL, *taken;
+    if (atomic_load(&fresh))
+        return 0;
+    taken = kvm_fresh_take(kvm->kvm_fd, kvm->vcpu_fd);
+    if (!taken)
+        return -errno;
+    if (!atomic_compare_exchange_strong(&fresh, &none, taken))
+        free(taken);
+    return 0;
+}
+
+int owned_keep(struct vm_handle *handle, int template_fd)
+{
+    struct owned_vm *owned = handle->owned;
+    if (!owned)
+        return -ESTALE;
+    if (owned->sandbox) /* a process that a guest has had is not to be trusted with another's */
+        return -EOPNOTSUPP;
+    const int error = guest_memory_keep(&owned->vm->memory, template_fd);
+    return error ? error : take_fresh(&owned->kvm);
+}
+
+/* Memory behind the vCPU: KVM completes the last guest's exit there, and that of an `ins` writes to it. */
+int owned_reset(struct vm_handle *handle)
+{
+    struct owned_vm *owned = handle->owned;
+    if (!owned)
+        return -ESTALE;
+    const int error = kvm_reset(atomic_load(&fresh), &owned->kvm, &owned->start);
+    return error ? error : vm_reset(owned->vm);
+}
+
+/* What a sandbox's guest had when it ended is known where its end came by a signal: general registers, and
+ * CR2 and the FS base among the event's. Of its vector registers, and of a guest that waits, nothing is. */
+static int sandbox_cpu_state(const struct vm_event *event, struct cpu_state *state)
+{
+    if (!event->registers_valid)
+        return -ENODATA;
+    memcpy(state->general.gpr, event->registers.gpr, sizeof state->general.gpr);
+    state->general.rip = event->registers.rip;
+    state->general.rflags = event->registers.rflags;
+    state->known = CPU_GENERAL;
+    return 0;
+}
+
+/* With a use: nothing runs it while this is under way. */
+static int state_begin(struct owned_vm *owned)
+{
+    pthread_mutex_lock(&handles);
+    const int answer = owned->state == RUNNING ? -EBUSY : 0;
+    pthread_mutex_unlock(&handles);
+    return answer;
+}
+
+int owned_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state)
+{
+    int answer;
+    struct owned_vm *owned = use_here(handle, &answer);
+    if (!owned)
+        return answer;
+    answer = state_begin(owned);
+    if (!answer)
+        answer = owned->sandbox ? sandbox_cpu_state(owned->vm->event, state)
+                                : kvm_cpu_state_get(owned->kvm.vcpu_fd, parts, state);
+    unuse(owned);
+    return answer;
+}
+
+int owned_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state)
+{
+    int answer;
+    const char *name;
+    struct owned_vm *owned = use_here(handle, &answer);
+    if (!owned)
+        return answer;
+    answer = state_begin(owned);
+    if (!answer)
+        answer = owned->sandbox ? -EOPNOTSUPP : kvm_cpu_state_set(owned->kvm.vcpu_fd, parts, state, &name);
+    unuse(owned);
+    return answer;
 }
 
 /* ---- a run */
@@ -536,7 +642,7 @@ int owned_run(struct vm_handle *handle, struct run_report *report)
     if (owned->sandbox)
         sandbox_run(owned->sandbox);
     else
-        kvm_run_loop(owned->vm, owned->vcpu_fd, owned->run_page);
+        kvm_run_loop(owned->vm, owned->kvm.vcpu_fd, owned->kvm.run);
     vm_release_signals();
     report->event = *owned->vm->event;
     report->over = event_ends_run(report->event.kind);

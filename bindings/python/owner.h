@@ -20,8 +20,11 @@
 
 #include "owner_types.h"
 
-struct vm;
+struct cpu_state;
+struct elf_image;
+struct machine_error;
 struct sandbox;
+struct vm;
 
 void descriptor_close(struct descriptor *descriptor); /* idempotent */
 
@@ -41,14 +44,29 @@ int owned_vm_add_sandbox(struct vm_handle *handle); /* of this VM; 0 or -errno *
 int owned_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor);
 int owned_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
 
-/* KVM's: a descriptor or -errno; the mapping or NULL with errno. */
+/* KVM's (kvm_machine.h): a descriptor or -errno; 0, -errno, or -1 with *error filled. */
 int owned_kvm_open(struct vm_handle *handle, const char *path);
 int owned_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu);
-void *owned_kvm_map_run(struct vm_handle *handle, size_t bytes);
+int owned_kvm_prepare(struct vm_handle *handle, struct machine_error *error);
+int owned_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error);
 /* What was made of it is given back: it could not be finished, and another backend takes the VM. */
 void owned_kvm_close(struct vm_handle *handle);
 /* The memory slot of the machine that is kept is emptied: its addresses will be another's. */
 void owned_kvm_empty_kept(void);
+
+/* What the guest will be told; until its first run it may be said again. */
+int owned_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
+                          uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes);
+
+/* Before the first run: this machine will be reset. 0; -EOPNOTSUPP, it cannot be; or another -errno. */
+int owned_keep(struct vm_handle *handle, int template_fd);
+/* As it was before the first run, but for the boot info. 0 or -errno; it is then only to be closed. */
+int owned_reset(struct vm_handle *handle);
+
+/* The processor's state while nothing runs it, else -EBUSY; parts are CPU_... of cpu_state.h. -ENODATA: it is
+ * not known. -EOPNOTSUPP: it cannot be set. */
+int owned_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state);
+int owned_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state);
 
 /* ---- its run. `turn` tells runs of one thread apart; it becomes 1 with this one. */
 
@@ -77,8 +95,6 @@ int owned_isolation(struct vm_handle *handle, uint32_t *layers);
 int owned_net_news(struct vm_handle *handle, uint32_t *next, char *text);
 
 /* ---- an image's templates */
-
-struct elf_image;
 
 /* An empty template of `bytes` in *fd, which stays the handle's: 0 or -errno. */
 int owned_templates_make(struct image_handle *handle, uint64_t bytes, int *fd);

@@ -67,9 +67,7 @@ class SandboxVm(Owner):
     def write_boot_info(self, image: "Image", manifest: CData, cmdline: bytes) -> None:
         """What the guest will be told; until the first run it may be said again."""
         line = ffi.from_buffer(cmdline + b"\0")
-        lib.tn_sandbox_write_boot_info(
-            self.handle, image.elf.c, manifest, self._mem_bytes, lib.tn_tsc_hz(), line, len(cmdline)
-        )
+        lib.tn_write_boot_info(self.handle, image.elf.c, manifest, self._mem_bytes, line, len(cmdline))
 
     def keep(self, image: "Image") -> bool:
         """False: a process that a guest has had is not to be trusted with another's."""

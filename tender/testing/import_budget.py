@@ -37,7 +37,6 @@ RUNNING = (
         *(
             "tender.backend.kvm",
             "tender.backend.sandbox",
-            "tender.backend.kvm_cpu",
             "tender.backend.kvm_requests",
         ),
         *("tender.cli.attach", "tender.vm", "_cffi_backend"),

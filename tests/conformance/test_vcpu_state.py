@@ -1,6 +1,7 @@
 """The state at the first instruction, row by row, as a guest in assembly finds it (tests/guests/first_state).
 
-What a guest cannot see of it, the hidden parts of its segment registers, is compared in what KVM is given. The sandbox
+What a guest cannot see of it, the hidden parts of its segment registers, is compared in what KVM is given, by
+tests/native/test_kvm_machine.c. The sandbox
 cannot set the processor's own registers: where it differs, the row says so, as docs/sandbox.md does.
 """
 
@@ -11,10 +12,7 @@ from bare import L_POLL, L_WALLTIME, POLL, TEXT, WALLTIME, Bare, Placed, Ran
 from support import Guest
 
 from tender import CAPTURE, Image, Vm, VmConfig
-from tender.backend import kvm_requests
-from tender.backend.kvm import KvmVm
-from tender.backend.kvm_cpu import write_regs, write_sregs
-from tender.native import CData, ffi, lib
+from tender.native import ffi, lib
 
 MIB = 1 << 20
 MEM = 6  # MiB: a size that is no default
@@ -97,11 +95,10 @@ def test_control_registers(state: State, door: str) -> None:
 @pytest.mark.kvm
 def test_control_registers_as_kvm_holds_them(guest: Guest) -> None:
     with Image.open(guest("first_state")) as image, Vm(image, VmConfig(mem=MEM), console=CAPTURE) as vm:
-        assert isinstance(vm._door, KvmVm)
-        held = ffi.new("struct kvm_sregs *")
+        held = ffi.new("struct cpu_state *")
         assert vm.run(timeout=60).ok
-        assert lib.tn_ioctl_ptr(vm._door.vcpu_fd, kvm_requests.KVM_GET_SREGS, held) == 0
-    assert {name: int(getattr(held, name)) for name in CONTROL} == CONTROL
+        assert lib.tn_cpu_state(vm._handle, lib.CPU_SYSTEM, held) == 0
+    assert {name: int(getattr(held.system, name)) for name in CONTROL} == CONTROL
 
 
 @doors
@@ -204,48 +201,3 @@ def test_the_counters_frequency_is_that_of_the_clock() -> None:
     longest = counter(ran, last_after) - counter(ran, first)
     assert elapsed_ns > 150_000_000
     assert shortest * 10**9 / ran_hz * 0.999 <= elapsed_ns <= longest * 10**9 / ran_hz * 1.001
-
-
-# ---- what KVM is given, door or no door
-
-
-@pytest.fixture
-def sregs() -> CData:
-    """The special registers, over a page of ones: what is not written shows."""
-    made = ffi.new("struct kvm_sregs *")
-    ffi.memmove(made, b"\xff" * ffi.sizeof("struct kvm_sregs"), ffi.sizeof("struct kvm_sregs"))
-    write_sregs(made)
-    return made
-
-
-SEGMENT = ("base", "limit", "selector", "type", "present", "dpl", "db", "s", "l", "g", "unusable")
-
-
-def segment(value: CData) -> tuple[int, ...]:
-    return tuple(int(getattr(value, name)) for name in SEGMENT)
-
-
-def test_cached_code_segment(sregs: CData) -> None:
-    assert segment(sregs.cs) == (0, 0xFFFFFFFF, 8, 9, 1, 0, 0, 1, 1, 1, 0)
-
-
-@pytest.mark.parametrize("name", ["ss", "ds", "es", "fs", "gs"])
-def test_cached_data_segments(sregs: CData, name: str) -> None:
-    assert segment(getattr(sregs, name)) == (0, 0xFFFFFFFF, 0x10, 3, 1, 0, 1, 1, 0, 1, 0)
-
-
-def test_cached_task_and_local_segments(sregs: CData) -> None:
-    assert segment(sregs.tr) == (0, 0, 0, 11, 1, 0, 0, 0, 0, 0, 0)
-    assert sregs.ldt.unusable == 1
-
-
-def test_special_registers_and_apic_base(sregs: CData) -> None:
-    names = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
-    assert [int(getattr(sregs, name)) for name in names] == [0x80010021, 0, 0x2000, 0x620, 0, 0x500, 0]
-    assert (sregs.gdt.base, sregs.gdt.limit, sregs.idt.base, sregs.idt.limit) == (0x1000, 23, 0, 0)
-
-
-def test_registers_for_an_entry_and_a_size() -> None:
-    regs = ffi.new("struct kvm_regs *")
-    write_regs(regs, entry=0x123456, mem_bytes=64 * MIB)
-    assert (regs.rip, regs.rsp, regs.rdi, regs.rflags) == (0x123456, 64 * MIB - 8, 0x10000, 2)

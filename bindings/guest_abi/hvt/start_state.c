@@ -1,9 +1,8 @@
 /*
- * Memory as the guest finds it at its first instruction; start_state.h has the picture.
+ * Memory and registers as the guest finds them at its first instruction; start_state.h has the picture.
  *
- * Registers are not here: they are numbers of tender_abi.h, and the vCPU code sets them. The rule: every byte
- * written lies below HVT_GUEST_MIN_GPA (tables, gate page, boot info) or inside a segment that
- * elf_image_parse() accepted.
+ * The rule: every byte of memory that is written lies below HVT_GUEST_MIN_GPA (tables, gate page, boot info)
+ * or inside a segment that elf_image_parse() accepted.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -28,6 +27,48 @@ _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct 
 static uint64_t round_up_to_page(uint64_t bytes)
 {
     return (bytes + HVT_PAGE_BYTES - 1) & ~(uint64_t)(HVT_PAGE_BYTES - 1);
+}
+
+/* Intel SDM volume 3, 3.4.5.1 and 3.5 */
+#define CODE_TYPE 9
+#define DATA_TYPE 3
+#define TSS_TYPE  11
+
+static struct cpu_segment flat(uint16_t selector, uint8_t type, uint8_t is_long)
+{
+    return (struct cpu_segment){
+        .limit = UINT32_MAX,
+        .selector = selector,
+        .type = type,
+        .present = 1,
+        .db = !is_long,
+        .s = 1,
+        .l = is_long,
+        .g = 1,
+    };
+}
+
+/* Long mode with paging, flat segments, no IDT, no local APIC: section 7 of the hvt contract as values. */
+void start_state_registers(gpa_t entry, uint64_t mem_bytes, struct cpu_state *state)
+{
+    const struct cpu_segment data = flat(HVT_SELECTOR_DS, DATA_TYPE, 0);
+    state->system = (struct cpu_system){
+        .segment = {data, flat(HVT_SELECTOR_CS, CODE_TYPE, 1), data, data, data, data},
+        .tr = {.type = TSS_TYPE, .present = 1},
+        .ldtr = {.unusable = 1},
+        .gdtr = {HVT_GDT_GPA, HVT_GDT_LIMIT},
+        .cr0 = HVT_CR0,
+        .cr3 = HVT_PML4_GPA,
+        .cr4 = HVT_CR4,
+        .efer = HVT_EFER,
+        .apic_base = 0, /* all of memory up to 4 GiB is memory */
+    };
+    state->general = (struct cpu_general){
+        .gpr = {[GPR_RSP] = mem_bytes - HVT_STACK_OFFSET, [GPR_RDI] = HVT_BOOT_INFO_GPA},
+        .rip = entry,
+        .rflags = HVT_RFLAGS,
+    };
+    state->known = CPU_GENERAL | CPU_SYSTEM;
 }
 
 uint64_t start_state_template_bytes(const struct elf_image *image)

@@ -10,6 +10,7 @@
 #ifndef TENDER_START_STATE_H
 #define TENDER_START_STATE_H
 
+#include "cpu_state.h"
 #include "elf_image.h"
 
 /* From this size on a segment's holes are looked for, a system call or two for each piece of it; a smaller
@@ -18,6 +19,10 @@
 
 /* Room for boot info, manifest and command line, in whole pages. */
 #define START_STATE_BOOT_BYTES 0x4000u
+
+/* General and system registers for `mem_bytes` of memory, section 7 of the contract; the other parts of the
+ * state are as after a reset. Every machine starts its guest from this. */
+void start_state_registers(gpa_t entry, uint64_t mem_bytes, struct cpu_state *state);
 
 /* Bytes of the template: kernel_end rounded up to a page, at least HVT_GUEST_MIN_GPA. */
 uint64_t start_state_template_bytes(const struct elf_image *image);

@@ -65,7 +65,7 @@ static bool take_a_place(int lock_fd)
     return false;
 }
 
-void leave_behind(const struct left_behind *left, const struct machine *machine)
+void leave_behind(const struct left_behind *left, const struct kvm_machine *machine)
 {
     if (left->ours < 0 || !take_a_place(left->lock_fd))
         return;

@@ -25,7 +25,7 @@
 #ifndef TENDER_LEAVE_BEHIND_H
 #define TENDER_LEAVE_BEHIND_H
 
-#include "machine.h"
+#include "kvm_machine.h"
 
 #define LEFT_BEHIND_MAX        8
 #define LEFT_BEHIND_FIRST_BYTE 0x74656e64 /* of the locks: some number that nobody else may think of */
@@ -40,6 +40,6 @@ struct left_behind {
 void leave_behind_prepare(struct left_behind *left);
 
 /* The last thing but exit: descriptors are closed by that alone. What fails is waited for. */
-void leave_behind(const struct left_behind *left, const struct machine *machine);
+void leave_behind(const struct left_behind *left, const struct kvm_machine *machine);
 
 #endif

@@ -5,8 +5,9 @@
 #include <linux/kvm.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
+
+#include "kvm_cpu_state.h"
 
 #define MSRS_MAX 1024 /* KVM 6.12 lists some 100 to 300, by processor */
 
@@ -22,9 +23,7 @@ struct msr_list {
 };
 
 struct kvm_fresh {
-    struct kvm_xsave xsave;
-    struct kvm_xcrs xcrs;
-    struct kvm_debugregs debugregs;
+    struct cpu_state state; /* CPU_FPU and CPU_DEBUG: the other MSRs are among all of them */
     struct kvm_vcpu_events events;
     struct msrs msrs;
 };
@@ -54,29 +53,20 @@ static int take_msrs(struct kvm_fresh *fresh, int kvm_fd, int vcpu_fd)
     return answer;
 }
 
-/* Of a component that the header leaves out KVM keeps what is not in its own part of the area: MXCSR. So the
- * two oldest are said to be there, with the values that stand in the area anyway (Intel SDM volume 1, 13.4).
- */
-static void name_legacy_state(struct kvm_xsave *xsave)
-{
-    enum { XSTATE_BV_WORD = 512 / sizeof xsave->region[0], X87_AND_SSE = 3 };
-    xsave->region[XSTATE_BV_WORD] |= X87_AND_SSE;
-}
-
 struct kvm_fresh *kvm_fresh_take(int kvm_fd, int vcpu_fd)
 {
     struct kvm_fresh *fresh = calloc(1, sizeof *fresh);
     if (!fresh)
         return NULL;
-    if (ioctl(vcpu_fd, KVM_GET_XSAVE, &fresh->xsave) < 0 || ioctl(vcpu_fd, KVM_GET_XCRS, &fresh->xcrs) < 0 ||
-        ioctl(vcpu_fd, KVM_GET_DEBUGREGS, &fresh->debugregs) < 0 ||
-        ioctl(vcpu_fd, KVM_GET_VCPU_EVENTS, &fresh->events) < 0 || take_msrs(fresh, kvm_fd, vcpu_fd) < 0) {
+    const int refused = kvm_cpu_state_get(vcpu_fd, CPU_FPU | CPU_DEBUG, &fresh->state);
+    errno = -refused;
+    if (refused < 0 || ioctl(vcpu_fd, KVM_GET_VCPU_EVENTS, &fresh->events) < 0 ||
+        take_msrs(fresh, kvm_fd, vcpu_fd) < 0) {
         int error = errno;
         free(fresh);
         errno = error;
         return NULL;
     }
-    name_legacy_state(&fresh->xsave);
     return fresh;
 }
 
@@ -91,22 +81,23 @@ static int finish_last_exit(int vcpu_fd, struct kvm_run *run)
     return answer < 0 && error == EINTR ? 0 : answer < 0 ? -error : -EIO;
 }
 
-int kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, struct kvm_run *run, const struct kvm_sregs *sregs,
-              const struct kvm_regs *regs)
+int kvm_reset(const struct kvm_fresh *fresh, const struct kvm_machine *machine, const struct cpu_state *start)
 {
-    int error = finish_last_exit(vcpu_fd, run);
+    const int vcpu_fd = machine->vcpu_fd;
+    const char *name = "";
+    int error = finish_last_exit(vcpu_fd, machine->run);
+    if (!error)
+        error = kvm_cpu_state_set(vcpu_fd, CPU_SYSTEM, start, &name);
+    if (!error)
+        error = kvm_cpu_state_set(vcpu_fd, CPU_ALL, &fresh->state, &name);
     if (error)
         return error;
-    /* The system registers first: what else may be said depends on the mode they make. */
-    if (ioctl(vcpu_fd, KVM_SET_SREGS, sregs) < 0 || ioctl(vcpu_fd, KVM_SET_XCRS, &fresh->xcrs) < 0 ||
-        ioctl(vcpu_fd, KVM_SET_XSAVE, &fresh->xsave) < 0 ||
-        ioctl(vcpu_fd, KVM_SET_DEBUGREGS, &fresh->debugregs) < 0 ||
-        ioctl(vcpu_fd, KVM_SET_VCPU_EVENTS, &fresh->events) < 0)
+    if (ioctl(vcpu_fd, KVM_SET_VCPU_EVENTS, &fresh->events) < 0)
         return -errno;
     int set = ioctl(vcpu_fd, KVM_SET_MSRS, &fresh->msrs);
     if (set < 0)
         return -errno;
     if ((uint32_t)set != fresh->msrs.head.nmsrs)
         return -EIO;
-    return ioctl(vcpu_fd, KVM_SET_REGS, regs) < 0 ? -errno : 0;
+    return kvm_cpu_state_set(vcpu_fd, CPU_GENERAL, start, &name);
 }

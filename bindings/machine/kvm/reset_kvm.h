@@ -8,16 +8,15 @@
 #ifndef TENDER_RESET_KVM_H
 #define TENDER_RESET_KVM_H
 
+#include "kvm_machine.h"
+
 struct kvm_fresh;
-struct kvm_regs;
-struct kvm_run;
-struct kvm_sregs;
 
 /* The state of a vCPU that has its CPUID and its filter, and has not run. NULL with errno; to be freed. */
 struct kvm_fresh *kvm_fresh_take(int kvm_fd, int vcpu_fd);
 
 /* 0 or -errno; after an error the vCPU is not to be used. No thread runs it. */
-int kvm_reset(const struct kvm_fresh *fresh, int vcpu_fd, struct kvm_run *run, const struct kvm_sregs *sregs,
-              const struct kvm_regs *regs);
+int kvm_reset(const struct kvm_fresh *fresh, const struct kvm_machine *machine,
+              const struct cpu_state *start);
 
 #endif

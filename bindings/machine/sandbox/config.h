@@ -68,7 +68,7 @@ struct sandbox_device {
 };
 
 struct sandbox_config {
-    gpa_t entry;
+    uint64_t rip, rsp, rdi; /* of the start state: the others are 0, the system's are as emulate.h has them */
     uint64_t mem_bytes;
     uint64_t template_bytes;
     gpa_t small_pages_end;   /* guest_small_pages_end() */

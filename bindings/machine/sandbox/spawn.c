@@ -250,7 +250,6 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
 
 static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image)
 {
-    config->entry = image->entry;
     config->file_bytes_max = vm_largest_file(vm);
     config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
     config->kick_signal = (uint32_t)VM_KICK_SIGNAL;
@@ -348,6 +347,11 @@ static int spawn_by(int (*ask)(struct spawn *spawn, struct sandbox_config *confi
                     const char *name, bool namespaces_wanted)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
+    struct cpu_state start;
+    start_state_registers(image->entry, mem_bytes, &start);
+    config->rip = start.general.rip;
+    config->rsp = start.general.gpr[GPR_RSP];
+    config->rdi = start.general.gpr[GPR_RDI];
     fill_config(config, sandbox->vm, image);
     config->template_bytes = start_state_template_bytes(image);
     config->mem_bytes = mem_bytes;

@@ -308,7 +308,7 @@ _Noreturn void program_start(const uint64_t *stack)
     take_config(config);
     map_guest(config);
     traps_init(config->kick_signal);
-    gpa_t entry = config->entry, stack_top = config->mem_bytes - HVT_STACK_OFFSET;
+    const gpa_t entry = config->rip, stack_top = config->rsp, argument = config->rdi;
     populate_first(entry, stack_top);
     const uint32_t layers = confine(config);
     atomic_store_explicit(&config->prepared, 1, memory_order_release);
@@ -316,5 +316,5 @@ _Noreturn void program_start(const uint64_t *stack)
         leave(0);
     the_vm.shared->timeline.first_run = monotonic_ns();
     __asm__ volatile("fninit");
-    enter_guest(entry, stack_top, HVT_BOOT_INFO_GPA);
+    enter_guest(entry, stack_top, argument);
 }

@@ -1,0 +1,19 @@
+/* Why there is no machine, as plain data; Python reads it through cffi (bindings/python/native.h). */
+#ifndef TENDER_MACHINE_TYPES_H
+#define TENDER_MACHINE_TYPES_H
+
+#include <stdint.h>
+
+/* <native:types> */
+
+struct machine_error {
+    int32_t os_error;
+    uint32_t elsewhere; /* there is no such machine on this host, and another one may be had; 0: it is
+                           something that no other would cure */
+    char code[16];      /* HostError.code of the library; empty: its default */
+    char text[160];
+};
+
+/* </native:types> */
+
+#endif
