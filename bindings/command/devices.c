@@ -20,7 +20,7 @@ struct choice {
     uint32_t sector_size;
 };
 
-static uint32_t type_of(enum setting_kind kind)
+static uint32_t type_of(enum option_kind kind)
 {
     return kind == SETTING_NET || kind == SETTING_NET_MAC ? MFT_NET_BASIC : MFT_BLOCK_BASIC;
 }
@@ -102,8 +102,8 @@ static bool wait_for_lock(const struct request *request, uint64_t until_ns)
         (void)nanosleep(&moment, NULL);
         return true;
     }
-    if (request->lock_wait_word)
-        *request->lock_wait_word = **request->lock_wait_word == '-' ? option : none;
+    if (request->wait_word)
+        *request->wait_word = **request->wait_word == '-' ? option : none;
     else
         (void)setenv("TENDER_LOCK_WAIT", none, true);
     return false;

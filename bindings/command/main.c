@@ -16,10 +16,9 @@
 
 #include "launcher.h"
 
-/* As in tender/cli/main.py (a test compares): COMMANDS that are Python's, and FRONTS, names of solo5-hvt's.
- */
-static const char *const pythons[] = {"inspect", "doctor", "sdk", "bench", "solo5-elftool", "help"};
-static const char *const fronts[] = {"solo5-hvt", "solo5-hvt.2", "solo5-spt"};
+/* By tender/cli/main.py: the subcommands that are Python's, and the names of solo5-hvt's. */
+static const char *const pythons[] = {PYTHON_COMMANDS};
+static const char *const fronts[] = {FRONTS};
 #define LINKED_TOOL "solo5-elftool" /* by a link of that name, as the fronts */
 
 static bool among(const char *word, const char *const *names, size_t count)
@@ -140,8 +139,7 @@ int main(int argc, char **argv)
     char **options = words + (request.solo5 || strcmp(*words, "run") == 0);
     if (asks_version(*options, request.solo5))
         say_version(request.solo5 ? *words : NULL);
-    if (!request_read(options, getenv("TENDER_BACKEND"), getenv("TENDER_REQUIRE"), getenv("TENDER_LOCK_WAIT"),
-                      &request))
+    if (!request_read(options, environ, &request))
         need_python("these words need Python");
     run(&request);
 }

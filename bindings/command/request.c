@@ -100,28 +100,28 @@ static bool read_seconds(const char *text, double *seconds)
     return end == unit && *seconds > 0 && *seconds < 1e9;
 }
 
-static bool read_lock_wait(struct request *request, const char *text)
+static bool read_wait(const char *text, double *seconds)
 {
-    request->lock_wait_s = 0;
-    return strcmp(text, "0") == 0 || read_seconds(text, &request->lock_wait_s);
+    *seconds = 0;
+    return strcmp(text, "0") == 0 || read_seconds(text, seconds);
 }
 
-static bool read_backend(struct request *request, const char *text)
+static bool read_backend(const char *text, enum backend *backend)
 {
     static const char *const names[] = {
         [BACKEND_AUTO] = "auto", [BACKEND_KVM] = "kvm", [BACKEND_SANDBOX] = "sandbox"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(text, names[i]) == 0) {
-            request->backend = (enum backend)i;
+            *backend = (enum backend)i;
             return true;
         }
     return false;
 }
 
 /* LAYER,LAYER,...: in place of what was required before. */
-static bool read_require(struct request *request, const char *text)
+static bool read_layers(const char *text, uint32_t *layers)
 {
-    request->require = 0;
+    *layers = 0;
     for (;;) {
         size_t len = strcspn(text, ",");
         uint32_t index = 0;
@@ -130,7 +130,7 @@ static bool read_require(struct request *request, const char *text)
             index++;
         if (!name)
             return false;
-        request->require |= 1u << index;
+        *layers |= 1u << index;
         if (!text[len])
             return true;
         text += len + 1;
@@ -160,7 +160,7 @@ static bool ends_with(const char *text, const char *end)
 
 /* The interface, path or @FD of --net or --block. `suffixes`: :raw, and then :ro or :rw,
  * mean something behind a path; else a disk is raw. */
-static bool read_value(struct setting *setting, const char *value, bool suffixes)
+static bool read_device(struct setting *setting, const char *value, bool suffixes)
 {
     const bool has_suffix = suffixes && (ends_with(value, ":ro") || ends_with(value, ":rw"));
     size_t len = strlen(value) - (has_suffix ? 3 : 0);
@@ -179,7 +179,7 @@ static bool read_value(struct setting *setting, const char *value, bool suffixes
     return setting->value && len;
 }
 
-static bool read_setting(struct request *request, enum setting_kind kind, const char *name, size_t name_len,
+static bool read_setting(struct request *request, enum option_kind kind, const char *name, size_t name_len,
                          const char *value)
 {
     struct setting *setting = &request->settings[request->setting_count++];
@@ -191,32 +191,62 @@ static bool read_setting(struct request *request, enum setting_kind kind, const 
         return number(value, strlen(value), &setting->sector_size) && setting->sector_size >= 512 &&
                setting->sector_size <= 32768 && !(setting->sector_size & (setting->sector_size - 1));
     case SETTING_NET: /* solo5-hvt reads an interface up to a blank, and no more than 19 letters of it */
-        return read_value(setting, value, false) && !strpbrk(value, " \t\n\v\f\r") && strlen(value) <= 15;
+        return read_device(setting, value, false) && !strpbrk(value, " \t\n\v\f\r") && strlen(value) <= 15;
     case SETTING_BLOCK:
-        return read_value(setting, value, !request->solo5);
+        return read_device(setting, value, !request->solo5);
+    default:
+        return false;
     }
-    return false;
 }
 
-static bool option_is(const char *word, size_t len, const char *option)
+struct option {
+    bool solo5; /* solo5-hvt has it too */
+    uint8_t kind;
+    uint16_t field; /* of struct request; of a setting 0 */
+    char variable[OPTION_VARIABLE_BYTES];
+};
+#define ROW(name, ...) {__VA_ARGS__},
+static const struct option options[] = {OPTION_ROWS(ROW)};
+
+/* The option that [word, word + len) is, or NULL. A compiler compares constant lengths without a call. */
+static const struct option *option_named(const char *word, size_t len, bool solo5)
 {
-    return len == strlen(option) && memcmp(word, option, len) == 0;
+    const struct option *option = options;
+#define SKIP_IF_OTHER(name, ...)                                                                             \
+    if (len == sizeof name - 1 && memcmp(word, name, sizeof name - 1) == 0)                                  \
+        goto found;                                                                                          \
+    option++;
+    OPTION_ROWS(SKIP_IF_OTHER)
+    return NULL;
+found:
+    return option->solo5 || !solo5 ? option : NULL;
 }
 
-static bool kind_of(const char *word, size_t len, enum setting_kind *kind)
+/* A value that is about no device. */
+static bool read_value(struct request *request, const struct option *option, const char *value)
 {
-    static const char *const options[] = {
-        [SETTING_NET] = "--net",
-        [SETTING_NET_MAC] = "--net-mac",
-        [SETTING_BLOCK] = "--block",
-        [SETTING_SECTOR_SIZE] = "--block-sector-size",
-    };
-    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
-        if (option_is(word, len, options[i])) {
-            *kind = (enum setting_kind)i;
-            return true;
-        }
-    return false;
+    void *field = (char *)request + option->field;
+    uint32_t mib;
+    switch (option->kind) {
+    case OPTION_MEMORY: /* solo5-hvt knows no units */
+        return request->solo5 ? number(value, strlen(value), &mib) && take_mem(request, mib * MIB)
+                              : read_mem(request, value);
+    case OPTION_SECONDS:
+        return read_seconds(value, field);
+    case OPTION_WAIT:
+        return read_wait(value, field);
+    case OPTION_BACKEND:
+        return read_backend(value, field);
+    case OPTION_LAYERS:
+        return read_layers(value, field);
+    default:
+        return false;
+    }
+}
+
+static void set_flag(struct request *request, const struct option *option)
+{
+    *(bool *)((char *)request + option->field) = true;
 }
 
 /* An option of `tender run`; *next is the word behind it, which it may take. */
@@ -225,21 +255,14 @@ static bool read_run_option(struct request *request, char *word, char ***next)
     size_t head = strcspn(word, "="), base = strcspn(word, ":=");
     char *value = word[head] ? word + head + 1 : NULL;
     bool named = base < head;
-    enum setting_kind kind = SETTING_NET;
-    bool is_setting = kind_of(word, base, &kind);
+    const struct option *option = option_named(word, base, false);
+    if (!option)
+        return false;
+    if (option->kind == OPTION_FLAG) {
+        set_flag(request, option);
+        return !value && !named;
+    }
     if (!value && !named) {
-        if (option_is(word, base, "-q") || option_is(word, base, "--quiet")) {
-            request->quiet = true;
-            return true;
-        }
-        if (option_is(word, base, "--no-net-ring")) {
-            request->no_net_ring = true;
-            return true;
-        }
-        if (option_is(word, base, "--net-reattach")) {
-            request->net_reattach = true;
-            return true;
-        }
         value = **next;
         if (!value || strncmp(value, "--", 2) == 0)
             return false;
@@ -247,7 +270,7 @@ static bool read_run_option(struct request *request, char *word, char ***next)
     }
     if (!value)
         return false;
-    if (is_setting) {
+    if (option->kind <= SETTING_SECTOR_SIZE) {
         const char *name = word + base + 1;
         size_t name_len = named ? head - base - 1 : 0;
         if (named && !is_name(name, name_len))
@@ -258,21 +281,11 @@ static bool read_run_option(struct request *request, char *word, char ***next)
             name_len = split;
             value += split + 1;
         }
-        return read_setting(request, kind, name, name_len, value);
+        return read_setting(request, (enum option_kind)option->kind, name, name_len, value);
     }
-    if (named)
-        return false;
-    if (option_is(word, base, "--mem"))
-        return read_mem(request, value);
-    if (option_is(word, base, "--timeout"))
-        return read_seconds(value, &request->timeout_s);
-    if (option_is(word, base, "--lock-wait")) {
-        request->lock_wait_word = *next - 1;
-        return read_lock_wait(request, value);
-    }
-    if (option_is(word, base, "--require"))
-        return read_require(request, value);
-    return option_is(word, base, "--backend") && read_backend(request, value);
+    if (option->kind == OPTION_WAIT)
+        request->wait_word = *next - 1;
+    return !named && read_value(request, option, value);
 }
 
 static bool same_device(const struct setting *a, const struct setting *b)
@@ -284,25 +297,20 @@ static bool same_device(const struct setting *a, const struct setting *b)
 static bool read_solo5_option(struct request *request, char *word)
 {
     size_t head = strcspn(word, "="), base = strcspn(word, ":=");
-    enum setting_kind kind = SETTING_NET;
-    if (strcmp(word, "--no-net-ring") == 0) {
-        request->no_net_ring = true;
-        return true;
-    }
-    if (strcmp(word, "--net-reattach") == 0) {
-        request->net_reattach = true;
-        return true;
+    const struct option *option = option_named(word, base, true);
+    char *value = word + head + 1;
+    if (!option)
+        return false;
+    if (option->kind == OPTION_FLAG) {
+        set_flag(request, option);
+        return !word[base];
     }
     if (!word[head])
         return false;
-    char *value = word + head + 1;
-    if (option_is(word, head, "--mem")) {
-        uint32_t mib;
-        return number(value, strlen(value), &mib) && take_mem(request, mib * MIB);
-    }
-    if (base == head || !kind_of(word, base, &kind) || !is_name(word + base + 1, head - base - 1))
-        return false;
-    if (!read_setting(request, kind, word + base + 1, head - base - 1, value))
+    if (option->kind > SETTING_SECTOR_SIZE)
+        return base == head && read_value(request, option, value);
+    if (base == head || !is_name(word + base + 1, head - base - 1) ||
+        !read_setting(request, (enum option_kind)option->kind, word + base + 1, head - base - 1, value))
         return false;
     const struct setting *made = &request->settings[request->setting_count - 1];
     for (size_t i = 0; i + 1 < request->setting_count; i++)
@@ -311,8 +319,27 @@ static bool read_solo5_option(struct request *request, char *word)
     return true;
 }
 
-bool request_read(char **words, const char *backend, const char *require, const char *lock_wait,
-                  struct request *request)
+/* What the environment says, by the rows that begin the table: in one pass, for getenv() makes one each. */
+static bool read_variables(struct request *request, char *const *environment)
+{
+    bool seen[OPTIONS_WITH_VARIABLE] = {false}; /* of two of a name the first counts, as for getenv() */
+    for (; *environment; environment++) {
+        const char *word = *environment;
+        if (word[0] != 'T' || word[1] != 'E') /* most of them */
+            continue;
+        size_t len = strcspn(word, "=");
+        for (size_t i = 0; word[len] && i < OPTIONS_WITH_VARIABLE; i++) {
+            if (seen[i] || strlen(options[i].variable) != len || memcmp(word, options[i].variable, len) != 0)
+                continue;
+            seen[i] = true;
+            if (word[len + 1] && !read_value(request, &options[i], word + len + 1))
+                return false;
+        }
+    }
+    return true;
+}
+
+bool request_read(char **words, char *const *environment, struct request *request)
 {
     size_t count = 0;
     while (words[count])
@@ -320,9 +347,7 @@ bool request_read(char **words, const char *backend, const char *require, const 
     static struct setting few[SETTINGS_FEW]; /* musl's heap takes four calls and three pages to begin with */
     request->settings = count < SETTINGS_FEW ? few : calloc(count + 1, sizeof *request->settings);
     request->mem_bytes = MEM_DEFAULT;
-    if (!request->settings || (backend && *backend && !read_backend(request, backend)) ||
-        (require && *require && !read_require(request, require)) ||
-        (lock_wait && *lock_wait && !read_lock_wait(request, lock_wait)))
+    if (!request->settings || !read_variables(request, environment))
         return false;
     while (*words && **words == '-') {
         char *word = *words++;

@@ -1,9 +1,11 @@
 /*
  * What a command line asks for, as far as the launcher serves it by itself: words to values, nothing opened.
  *
- * The grammars are those of tender/cli/options.py and solo5.py, of each the part that is plainly right. What
- * is wrong, rare or new is not decided here but left to Python, which reads the same words again and says
- * what is to be said. So a message has one place, and a word that both accept means the same to both.
+ * The options are those rows of tender/cli/option_table.py that are marked as native: options.h, which the
+ * build writes, has them, and a field of `struct request` for each. The grammars are those of
+ * tender/cli/options.py and solo5.py, of each the part that is plainly right. What is wrong, rare or new is
+ * not decided here but left to Python, which reads the same words again and says what is to be said. So a
+ * message has one place, and a word that both accept means the same to both.
  */
 #ifndef TENDER_REQUEST_H
 #define TENDER_REQUEST_H
@@ -12,11 +14,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum setting_kind { SETTING_NET, SETTING_NET_MAC, SETTING_BLOCK, SETTING_SECTOR_SIZE };
+#include "options.h"
+
+/* How an option's value is read; the first ones are about a device. */
+enum option_kind {
+    SETTING_NET,
+    SETTING_NET_MAC,
+    SETTING_BLOCK,
+    SETTING_SECTOR_SIZE,
+    OPTION_FLAG,
+    OPTION_MEMORY,
+    OPTION_SECONDS,
+    OPTION_WAIT,
+    OPTION_BACKEND,
+    OPTION_LAYERS,
+};
 
 /* One word about a device. */
 struct setting {
-    enum setting_kind kind;
+    enum option_kind kind;
     const char *name; /* name_len 0: the only device of its kind */
     size_t name_len;
     const char *value; /* of --net and --block: an interface or a path; NULL: `fd` */
@@ -32,29 +48,24 @@ enum backend { BACKEND_AUTO, BACKEND_KVM, BACKEND_SANDBOX };
 struct request {
     const char *program; /* whom messages begin with */
     bool solo5;          /* solo5-hvt's grammar: no hints, no --quiet */
-    bool quiet;
     const char *image;
     char **args; /* NULL-terminated */
-    uint64_t mem_bytes;
-    bool mem_adjusted;
-    bool no_net_ring;
-    bool net_reattach;
-    enum backend backend;
-    uint32_t require;      /* enum isolation_layer: those without which no guest is run */
-    double timeout_s;      /* 0: none */
-    double lock_wait_s;    /* how long to wait for disks that another has locked */
-    char **lock_wait_word; /* the word that says so, or the value behind it; NULL: the environment's */
+    /*
+     * Of the options: a flag is a bool, memory NAME_bytes, a time NAME_s (0: none); `require` is the layers
+     * of enum isolation_layer without which no guest is run.
+     */
+    OPTION_FIELDS
+    bool mem_adjusted; /* rounded */
+    char **wait_word;  /* the word of --lock-wait, or the value behind it; NULL: the environment's */
     struct setting *settings;
     size_t setting_count;
 };
 
 /*
- * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL; `backend`,
- * `require` and `lock_wait` are the values of TENDER_BACKEND, TENDER_REQUIRE and TENDER_LOCK_WAIT, or NULL.
- * Fills `request`, whose pointers go
- * into `words`; settings are never freed. False: not for us.
+ * Reads the words of `tender run`, or with `request->solo5` set of solo5-hvt, up to a NULL, and
+ * `environment`, whose words stand in for options. Fills `request`, whose pointers go into `words`; settings
+ * are never freed. False: not for us.
  */
-bool request_read(char **words, const char *backend, const char *require, const char *lock_wait,
-                  struct request *request);
+bool request_read(char **words, char *const *environment, struct request *request);
 
 #endif

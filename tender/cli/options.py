@@ -12,51 +12,32 @@ Which names exist is the image's to say: `tender.cli.attach` goes on from here.
 """
 
 from tender.backend import check_backend
-from tender.config import LAYERS, MEM_DEFAULT, check_layers, parse_mac, parse_mem, round_mem
+from tender.cli import option_table
+from tender.cli.option_table import ACTION, DEVICE_KINDS, FLAG, REPORT, Fields, Option
+from tender.config import LAYERS, check_layers, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
 from tender.values import Value
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from tender.annotations import Backend, IsolationLayer, NetRing
+    from collections.abc import Callable, Mapping
 
 NAME_MAX = 67
 
-VALUED = ("--mem", "--timeout", "--console", "--backend", "--require", "--lock-wait")
-NAMED = ("--net", "--net-mac", "--block", "--block-sector-size")
-FLAGS = (
-    "--json",
-    "--stats",
-    "--quiet",
-    "--verbose",
-    "--no-net-ring",
-    "--net-reattach",
-    "--help",
-    "--version",
-)
-OPTIONS = VALUED + NAMED + FLAGS
-SHORT = {"-q": "--quiet", "-v": "--verbose", "-h": "--help", "-V": "--version"}
+OPTIONS = tuple(option.name for option in option_table.OPTIONS)
+SHORT = {option.short: option.name for option in option_table.OPTIONS if option.short}
+FLAGS = tuple(o.name for o in option_table.OPTIONS if o.kind in (FLAG, ACTION, REPORT))
+NAMED = tuple(o.name for o in option_table.OPTIONS if o.kind in DEVICE_KINDS)
+VALUED = tuple(name for name in OPTIONS if name not in FLAGS + NAMED)
+BY_NAME = {option.name: option for option in option_table.OPTIONS}
 
-_FORMS = {
-    "--net": "--net:NAME=IFACE, or --net IFACE for the only network device",
-    "--net-mac": "--net-mac:NAME=XX:XX:XX:XX:XX:XX",
-    "--block": "--block:NAME=PATH, or --block PATH for the only block device",
-    "--block-sector-size": "--block-sector-size:NAME=N",
-    "--mem": "--mem=MIB, or with a unit: --mem=64M, --mem=1G",
-    "--timeout": "--timeout=SECONDS",
-    "--console": "--console=FILE, --console=-, --console=fd:N or --console=none",
-    "--backend": "--backend=auto, --backend=kvm or --backend=sandbox",
-    "--lock-wait": "--lock-wait=SECONDS",
-    "--require": f"--require=LAYER,...; the layers are {', '.join(LAYERS)}",
-}
 # Options of other monitors and of containers.
-_MEMORY = f"guest memory: write {_FORMS['--mem']}"
+_MEMORY = f"guest memory: write {BY_NAME['--mem'].form}"
 _CPUS = "a guest has one processor; there is no option for more"
 _FOREIGN = {
     **dict.fromkeys(("-m", "--memory", "--mem-size", "--ram"), _MEMORY),
     **dict.fromkeys(("-c", "--cpu", "--cpus", "--vcpus", "-smp", "--smp"), _CPUS),
 }
-_ENVIRONMENT = "TENDER_BACKEND=auto, TENDER_BACKEND=kvm or TENDER_BACKEND=sandbox, or unset it"
 
 
 class UsageError(ConfigError):
@@ -93,54 +74,25 @@ class Setting(Value):
         self._set(what=what, name=name, value=value, read_only=read_only, raw=raw, option=option)
 
 
-class RunOptions(Value):
-    """A command line, understood.
+class RunOptions(Value, Fields):
+    """A command line, understood: what the rows of option_table.py set, and
 
-    action   "run", "help" or "version"
-    console  a descriptor, a path, or None for no console at all
-    backend  one of tender.backend.BACKENDS
-    json     where the result goes: a descriptor, a path, or None
-    json_fd  the descriptor of that, once it is open (outputs.py)
-    words    the options as typed, for hints that repeat the command
+    action    "run", or what an option asked for instead: "help", "version"
+    settings  the words about devices, in their order
+    json_fd   the descriptor of `json`, once it is open (outputs.py)
+    words     the options as typed, for hints that repeat the command
     """
 
     __slots__ = (
-        "action",
-        "image",
-        "args",
-        "mem_bytes",
-        "mem_adjusted",
-        "settings",
-        "timeout",
-        "console",
-        "backend",
-        "json",
-        "json_fd",
-        "stats",
-        "verbosity",
-        "net_ring",
-        "net_reattach",
-        "require",
-        "lock_wait",
-        "words",
+        *("action", "image", "args", "mem_adjusted", "settings", "json_fd", "words"),
+        *dict.fromkeys(o.field for o in option_table.OPTIONS if o.kind not in (ACTION, *DEVICE_KINDS)),
     )
     action: str
     image: str
     args: tuple[str, ...]
-    mem_bytes: int
     mem_adjusted: bool
     settings: tuple[Setting, ...]
-    timeout: float | None
-    console: int | str | None
-    backend: "Backend"
-    json: int | str | None
     json_fd: int
-    stats: bool
-    verbosity: int
-    net_ring: "NetRing"
-    net_reattach: bool
-    require: "tuple[IsolationLayer, ...]"
-    lock_wait: float
     words: tuple[str, ...]
 
     def __init__(self, **fields: object) -> None:
@@ -148,32 +100,21 @@ class RunOptions(Value):
 
 
 _DEFAULTS: dict[str, object] = {
-    "action": "run",
-    "image": "",
-    "args": (),
-    "mem_bytes": MEM_DEFAULT,
-    "mem_adjusted": False,
-    "settings": (),
-    "timeout": None,
-    "console": 1,
-    "backend": "auto",
-    "json": None,
-    "json_fd": -1,
-    "stats": False,
-    "verbosity": 0,
-    "net_ring": "auto",
-    "net_reattach": False,
-    "require": (),
-    "lock_wait": 0.0,
-    "words": (),
+    **{option.field: option.default for option in option_table.OPTIONS},
+    **{
+        "action": "run",
+        "image": "",
+        "args": (),
+        "mem_adjusted": False,
+        "settings": (),
+        "json_fd": -1,
+        "words": (),
+    },
 }
 
 
-def parse_args(
-    argv: list[str], *, backend: str = "", require: str = "", lock_wait: str = "", launcher: str = ""
-) -> RunOptions:
-    """The values of a command line; `backend` is what TENDER_BACKEND says, for one without --backend, `require` what
-    TENDER_REQUIRE says, for one without --require, and `lock_wait` what TENDER_LOCK_WAIT says, for one without --lock-wait.
+def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunOptions:
+    """The values of a command line; `variables` are what the environment says of the fields that an option leaves open.
     `launcher`, what TENDER_LAUNCHER says, is only judged: the native program has obeyed it.
 
     Raises UsageError, and ConfigError for memory above 4 GiB.
@@ -190,36 +131,34 @@ def parse_args(
             break
         head, equals, value = word.partition("=")
         base, colon, name = head.partition(":")
-        base = SHORT.get(base, base)
-        if base == "-vv":
-            base, found["verbosity"] = "--verbose", 1
-        if base not in OPTIONS or (colon and base not in NAMED):
+        option = BY_NAME.get("--verbose" if base == "-vv" else SHORT.get(base, base))
+        if option is None or (colon and option.name not in NAMED):
             raise _unknown(word)
-        if base in ("--help", "--version") and not equals:
-            return RunOptions(action=base[2:])
-        if base in FLAGS:
-            _flag(found, base, equals, value, word)
+        if option.kind == ACTION and not equals:
+            return RunOptions(action=option.name[2:])
+        if option.kind == REPORT:
+            found[option.field] = json_target(value) if equals else 2
+            continue
+        if option.name in FLAGS:
+            if equals:
+                raise invalid_option(word, "", f"{option.name} takes no value")
+            found[option.field] = option.sets
             continue
         if not equals:
             if colon or at == len(argv) or argv[at].startswith("--"):
                 from tender.printable import printable
 
-                raise UsageError(f"Missing argument to {printable(head)}", hint=f"write {_FORMS[base]}")
+                raise UsageError(f"Missing argument to {printable(head)}", hint=f"write {_form(option)}")
             value = argv[at]
             at += 1
             word = f"{word} {value}"
-        if base in NAMED:
-            settings.append(_setting(base, name if colon else None, value, word))
+        if option.name in NAMED:
+            settings.append(_setting(option, name if colon else None, value, word))
         else:
-            found.update(_value(base, value))
+            found.update(_READERS[option.kind](option, option.name, value))
     if at >= len(argv) or not argv[at]:
         raise UsageError("Missing KERNEL operand", show_usage=True)
-    if "backend" not in found:
-        found["backend"] = ambient_backend(backend)
-    if "require" not in found:
-        found["require"] = ambient_require(require)
-    if "lock_wait" not in found:
-        found["lock_wait"] = ambient_lock_wait(lock_wait)
+    found = {**ambient({field: text for field, text in variables.items() if field not in found}), **found}
     check_launcher(launcher)
     return RunOptions(
         **found,
@@ -228,6 +167,15 @@ def parse_args(
         args=tuple(argv[at + 1 :]),
         words=tuple(word for word in argv[:at] if word != "--"),
     )
+
+
+def ambient(variables: "Mapping[str, str]") -> dict[str, object]:
+    """The fields that environment variables set, from their values by field; empty counts as unset. Raises UsageError."""
+    found: dict[str, object] = {}
+    for option in option_table.OPTIONS:
+        if option.variable and variables.get(option.field):
+            found.update(_READERS[option.kind](option, option.variable, variables[option.field]))
+    return found
 
 
 def _unknown(word: str) -> UsageError:
@@ -253,56 +201,6 @@ def invalid_option(word: str, reason: str = "", way_out: str = "", *, show_usage
     return UsageError(f"{reason}\n{message}" if reason else message, hint=way_out, show_usage=show_usage)
 
 
-def _flag(found: dict[str, object], base: str, equals: str, value: str, word: str) -> None:
-    if base == "--json":
-        found["json"] = json_target(value) if equals else 2
-    elif equals:
-        raise invalid_option(word, "", f"{base} takes no value")
-    elif base == "--quiet":
-        found["verbosity"] = -1
-    elif base == "--verbose":
-        found["verbosity"] = 1
-    elif base == "--stats":
-        found["stats"] = True
-    elif base == "--no-net-ring":
-        found["net_ring"] = "off"
-    elif base == "--net-reattach":
-        found["net_reattach"] = True
-
-
-def _value(base: str, value: str) -> dict[str, object]:
-    if base == "--mem":
-        try:
-            asked = parse_mem(value)
-        except ConfigError as error:
-            raise UsageError(
-                "Malformed argument to --mem", hint=f"got {value!r}: {error.command_hint}"
-            ) from None
-        mem_bytes = round_mem(asked)
-        return {"mem_bytes": mem_bytes, "mem_adjusted": mem_bytes != asked}
-    if base == "--timeout":
-        return {"timeout": _seconds(value, "Malformed argument to --timeout")}
-    if base == "--lock-wait":
-        return {"lock_wait": _lock_wait(value, "Malformed argument to --lock-wait")}
-    if base == "--backend":
-        return {"backend": _checked_backend(value, "Malformed argument to --backend", _FORMS[base])}
-    if base == "--require":
-        return {"require": _checked_layers(value, "Malformed argument to --require", _FORMS[base])}
-    return {"console": None if value == "none" else _file_or_fd("--console", value)}
-
-
-def _checked_backend(name: str, refusal: str, form: str) -> "Backend":
-    try:
-        return check_backend(name)
-    except ConfigError:
-        raise UsageError(refusal, hint=f"got {name!r}: write {form}") from None
-
-
-def ambient_backend(value: str) -> "Backend":
-    """The backend that TENDER_BACKEND's value names; empty counts as unset. Raises UsageError."""
-    return _checked_backend(value or "auto", "Malformed value of TENDER_BACKEND", _ENVIRONMENT)
-
-
 def check_launcher(value: str) -> None:
     """Raises UsageError for a value of TENDER_LAUNCHER that chooses nothing; empty counts as unset."""
     if value not in ("", "native", "python"):
@@ -312,39 +210,71 @@ def check_launcher(value: str) -> None:
         )
 
 
-def _checked_layers(text: str, refusal: str, form: str) -> "tuple[IsolationLayer, ...]":
+# ---- values by their kind; `source` is the option's name, or the variable's
+
+Found = dict[str, object]  # by field
+
+
+def _refusal(source: str, hint: str) -> UsageError:
+    return UsageError(f"Malformed {'argument to' if source[0] == '-' else 'value of'} {source}", hint=hint)
+
+
+def _form(option: Option) -> str:
+    return option.form.format(layers=", ".join(LAYERS))
+
+
+def _memory(option: Option, source: str, text: str) -> Found:
+    try:
+        asked = parse_mem(text)
+    except ConfigError as error:
+        raise _refusal(source, f"got {text!r}: {error.command_hint}") from None
+    mem_bytes = round_mem(asked)
+    return {option.field: mem_bytes, "mem_adjusted": mem_bytes != asked}
+
+
+def _backend(option: Option, source: str, text: str) -> Found:
+    try:
+        return {option.field: check_backend(text)}
+    except ConfigError:
+        form = _form(option).replace(option.name, source) + ", or unset it" * (source == option.variable)
+        raise _refusal(source, f"got {text!r}: write {form}") from None
+
+
+def _layers(option: Option, source: str, text: str) -> Found:
     names = text.split(",")
     for name in names:
         if name not in LAYERS:
-            raise UsageError(refusal, hint=f"got {name!r}: write {form}")
-    return check_layers(names)
+            raise _refusal(source, f"got {name!r}: write {_form(option).replace(option.name, source)}")
+    return {option.field: check_layers(names)}
 
 
-def ambient_require(value: str) -> "tuple[IsolationLayer, ...]":
-    """The layers that TENDER_REQUIRE's value names; empty counts as unset. Raises UsageError."""
-    form = _FORMS["--require"].replace("--require", "TENDER_REQUIRE")
-    return _checked_layers(value, "Malformed value of TENDER_REQUIRE", form) if value else ()
+def _wait(option: Option, source: str, text: str) -> Found:
+    return {option.field: 0.0} if text == "0" else _seconds(option, source, text)
 
 
-def ambient_lock_wait(value: str) -> float:
-    """The seconds that TENDER_LOCK_WAIT's value names; empty counts as unset. Raises UsageError."""
-    return _lock_wait(value, "Malformed value of TENDER_LOCK_WAIT") if value else 0.0
-
-
-def _lock_wait(text: str, refusal: str) -> float:
-    return 0.0 if text == "0" else _seconds(text, refusal)
-
-
-def _seconds(text: str, refusal: str) -> float:
+def _seconds(option: Option, source: str, text: str) -> Found:
     scale, number = (0.001, text[:-2]) if text.endswith("ms") else (1.0, text.removesuffix("s"))
     try:
         seconds = float(number) * scale
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e9:
-        hint = f"got {text!r}: write seconds: 5, 0.25, 250ms"
-        raise UsageError(refusal, hint=hint)
-    return seconds
+        raise _refusal(source, f"got {text!r}: write seconds: 5, 0.25, 250ms")
+    return {option.field: seconds}
+
+
+def _output(option: Option, source: str, text: str) -> Found:
+    return {option.field: None if text == "none" else _file_or_fd(source, text)}
+
+
+_READERS: "dict[str, Callable[[Option, str, str], Found]]" = {
+    option_table.MEMORY: _memory,
+    option_table.BACKEND: _backend,
+    option_table.LAYERS: _layers,
+    option_table.SECONDS: _seconds,
+    option_table.WAIT: _wait,
+    option_table.OUTPUT: _output,
+}
 
 
 def json_target(value: str) -> int | str:
@@ -363,13 +293,13 @@ def _file_or_fd(option: str, text: str) -> int | str:
     return 1 if text == "-" else text
 
 
-def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
-    form = f"write {_FORMS[base]}"
+def _setting(option: Option, name: str | None, value: str, word: str) -> Setting:
+    form = f"write {_form(option)}"
     if name is None:
         name, value = _split_name(value)
     elif not 1 <= len(name) <= NAME_MAX:
         raise invalid_option(word, "", f"{form}; a NAME has 1 to {NAME_MAX} letters and digits")
-    what, read_only, raw = base[2:], False, False
+    what, read_only, raw = option.name[2:], False, False
     if what == "net-mac":
         try:
             parse_mac(value)
@@ -378,7 +308,7 @@ def _setting(base: str, name: str | None, value: str, word: str) -> Setting:
         return Setting(what, name, value, option=word)
     if what == "block-sector-size":
         if not _is_number(value):
-            raise invalid_option(word, f"Malformed argument to {base}", form)
+            raise invalid_option(word, f"Malformed argument to {option.name}", form)
         return Setting(what, name, int(value), option=word)
     if what == "block":
         read_only = value.endswith(":ro")

@@ -12,12 +12,13 @@ import posix
 import time
 
 from tender.cli import say
+from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions, UsageError, parse_args
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Literal
 
     from tender.config import BlockDevice, NetDevice, VmConfig
@@ -38,13 +39,7 @@ def main(argv: list[str]) -> int:
     began_ns = time.monotonic_ns()
     stopper = Stopper()
     try:
-        options = parse_args(
-            argv,
-            backend=backend_variable(),
-            require=require_variable(),
-            lock_wait=lock_wait_variable(),
-            launcher=launcher_variable(),
-        )
+        options = parse_args(argv, launcher=variable("TENDER_LAUNCHER"), **option_variables())
     except ConfigError as error:
         return failed(error, _salvaged(argv))
     if options.action != "run":
@@ -83,24 +78,14 @@ def _salvaged(argv: list[str]) -> RunOptions:
     return salvaged(argv)
 
 
-def backend_variable() -> str:
-    """The value of TENDER_BACKEND, empty if there is none."""
-    return posix.environ.get(b"TENDER_BACKEND", b"").decode("utf-8", "replace")
+def variable(name: str) -> str:
+    """The value of an environment variable, empty if there is none."""
+    return posix.environ.get(name.encode(), b"").decode("utf-8", "replace")
 
 
-def require_variable() -> str:
-    """The value of TENDER_REQUIRE, empty if there is none."""
-    return posix.environ.get(b"TENDER_REQUIRE", b"").decode("utf-8", "replace")
-
-
-def launcher_variable() -> str:
-    """The value of TENDER_LAUNCHER, empty if there is none."""
-    return posix.environ.get(b"TENDER_LAUNCHER", b"").decode("utf-8", "replace")
-
-
-def lock_wait_variable() -> str:
-    """The value of TENDER_LOCK_WAIT, empty if there is none."""
-    return posix.environ.get(b"TENDER_LOCK_WAIT", b"").decode("utf-8", "replace")
+def option_variables() -> dict[str, str]:
+    """What the environment says in place of options, by their fields."""
+    return {option.field: variable(option.variable) for option in OPTIONS if option.variable}
 
 
 class MistakeWhileRunning(Exception):
@@ -207,7 +192,7 @@ class _Suspender:
 
 
 def _configured(options: RunOptions, image: "Image") -> "VmConfig":
-    from tender.config import MIB, BlockFd, NetFd, VmConfig
+    from tender.config import BlockFd, NetFd
 
     net: dict[str, NetDevice] = {}
     block: dict[str, BlockDevice] = {}
@@ -224,6 +209,15 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
         check_reattach(net)
     if options.mem_adjusted and options.verbosity >= 0:
         say.notice(f"adjusting memory to {options.mem_bytes} bytes")
+    return vm_config(options, net, block)
+
+
+def vm_config(
+    options: RunOptions, net: "Mapping[str, NetDevice]", block: "Mapping[str, BlockDevice]"
+) -> "VmConfig":
+    """What the VM is to be, whichever front read the words."""
+    from tender.config import MIB, VmConfig
+
     return VmConfig(
         mem=options.mem_bytes // MIB,
         args=options.args,

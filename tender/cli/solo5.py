@@ -14,18 +14,17 @@ import posix
 import time
 
 from tender.cli import run, say
+from tender.cli.option_table import BLOCK, FLAG, NET, NET_MAC, SECTOR_SIZE
 from tender.cli.options import (
+    BY_NAME,
     NAME_MAX,
     RunOptions,
     UsageError,
-    ambient_backend,
-    ambient_lock_wait,
-    ambient_require,
+    ambient,
     check_launcher,
     invalid_option,
 )
 from tender.config import (
-    MEM_DEFAULT,
     MIB,
     BlockFd,
     BlockFile,
@@ -41,7 +40,6 @@ from tender.errors import ConfigError, DeviceError, TenderError
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from tender.annotations import IsolationLayer, NetRing
     from tender.config import BlockDevice, NetDevice
     from tender.devices.block import BlockAttachment, Patience
     from tender.devices.tap import NetAttachment
@@ -99,19 +97,18 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
     kernel = argv[at + (argv[at : at + 1] == ["--"]) :]
     if not kernel:
         raise UsageError("Missing KERNEL operand", show_usage=True)
-    check_launcher(run.launcher_variable())
+    check_launcher(run.variable("TENDER_LAUNCHER"))
     options = RunOptions(
+        **ambient(run.option_variables()),
         image=kernel[0],
-        backend=ambient_backend(run.backend_variable()),
-        require=ambient_require(run.require_variable()),
-        lock_wait=ambient_lock_wait(run.lock_wait_variable()),
+        args=tuple(kernel[1:]),
         verbosity=0 if posix.isatty(2) else -1,  # a manager keeps stderr as the guest's console
     )
     devices = _Devices(options.lock_wait)
     try:
         return run.launch(
             options,
-            lambda image: _configured(image, words, tuple(kernel[1:]), devices, options.require),
+            lambda image: _configured(image, words, options, devices),
             began_ns,
             stopper,
         )
@@ -135,26 +132,18 @@ def _usage(program: str) -> int:
     return run.STATUS_CANNOT_START
 
 
-def _configured(
-    image: "Image",
-    words: list[str],
-    args: tuple[str, ...],
-    devices: "_Devices",
-    require: "tuple[IsolationLayer, ...]",
-) -> VmConfig:
+def _configured(image: "Image", words: list[str], options: RunOptions, devices: "_Devices") -> VmConfig:
     """The second pass, and every check that solo5-hvt makes between it and the guest's start, in its order."""
     from tender.manifest import match
 
-    asked = MEM_DEFAULT
-    net_ring: NetRing = "auto"
-    net_reattach = False
+    found: dict[str, object] = {}
+    asked = options.mem_bytes
     for word in words:
+        option = BY_NAME.get(word)
         if word.startswith("--mem="):
             asked = _mem(word[len("--mem=") :])
-        elif word == "--no-net-ring":
-            net_ring = "off"
-        elif word == "--net-reattach":
-            net_reattach = True
+        elif option is not None and option.kind == FLAG and option.solo5 is not None:
+            found[option.field] = option.sets
         else:
             devices.take(word, image)
     mem_bytes = floor_mem(asked)
@@ -164,17 +153,10 @@ def _configured(
     image.check_fits(mem_bytes)
     net, block = devices.config(image)
     match(image.name, image.devices, VmConfig(net=net, block=block))
-    if net_reattach:
+    options = options._with(mem_bytes=mem_bytes, **found)
+    if options.net_reattach:
         run.check_reattach(net)
-    return VmConfig(
-        mem=mem_bytes // MIB,
-        args=args,
-        net=net,
-        block=block,
-        net_ring=net_ring,
-        net_reattach=net_reattach,
-        require=require,
-    )
+    return run.vm_config(options, net, block)
 
 
 class _Devices:
@@ -191,13 +173,10 @@ class _Devices:
     def take(self, word: str, image: "Image") -> None:
         """Does what one option says. Raises UsageError, and DeviceError for a disk that cannot be opened."""
         head, equals, value = word.partition("=")
-        option, _, name = head.partition(":")
-        known = {
-            "--net": self._net,
-            "--net-mac": self._mac,
-            "--block": self._block,
-            "--block-sector-size": self._sector_size,
-        }.get(option)
+        base, _, name = head.partition(":")
+        option = BY_NAME.get(base)
+        takes = {NET: self._net, NET_MAC: self._mac, BLOCK: self._block, SECTOR_SIZE: self._sector_size}
+        known = takes.get(option.kind) if option is not None else None
         if known is None or not equals or not _is_name(name):
             raise _invalid(word)
         known(word, name, value, image)

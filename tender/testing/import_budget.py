@@ -12,6 +12,7 @@ import tender
 # Options only: the parser, the values.
 PARSING = {
     *("tender", "tender.cli", "tender.cli.main", "tender.cli.say", "tender.cli.run", "tender.cli.options"),
+    "tender.cli.option_table",
     *("tender.backend", "tender.config", "tender.errors", "tender.values"),
     *("_signal", "time", "posix"),
 }

@@ -10,6 +10,8 @@
  * bounds that later code relies on. The words stay as they were, for Python to read them again, and a second
  * reading gives the same request.
  */
+#define _GNU_SOURCE /* asprintf() */
+#include <stdio.h>
 #include <string.h>
 
 #include "ends.h"
@@ -62,6 +64,8 @@ static void check_setting(const struct request *request, const struct setting *s
         if (setting->name_len)
             check_mac(setting->name + setting->name_len + 1, setting->mac);
         break;
+    default:
+        MUST(false);
     }
 }
 
@@ -79,8 +83,7 @@ static void check(const struct request *request, char *const *words, size_t coun
          request->mem_bytes % (2 * MIB) == 0);
     MUST(request->timeout_s >= 0 && request->timeout_s < 1e9);
     MUST(request->lock_wait_s >= 0 && request->lock_wait_s < 1e9);
-    MUST(!request->lock_wait_word ||
-         (request->lock_wait_word >= words && request->lock_wait_word < words + at));
+    MUST(!request->wait_word || (request->wait_word >= words && request->wait_word < words + at));
     MUST(request->backend <= BACKEND_SANDBOX && request->setting_count <= at &&
          !(request->require >> layers));
     MUST(!request->solo5 || (request->timeout_s == 0 && !request->quiet)); /* solo5-hvt has no such options */
@@ -96,11 +99,11 @@ static void check(const struct request *request, char *const *words, size_t coun
 }
 
 /* Reads, and frees what a process of one run leaves to its end. */
-static bool read_once(char **words, size_t count, const char *backend, const char *require,
-                      const char *lock_wait, bool solo5, struct request *request)
+static bool read_once(char **words, size_t count, char *const *environment, bool solo5,
+                      struct request *request)
 {
     *request = (struct request){.program = "tender", .solo5 = solo5};
-    const bool ours = request_read(words, backend, require, lock_wait, request);
+    const bool ours = request_read(words, environment, request);
     if (ours)
         check(request, words, count);
     for (size_t i = 0; request->settings && i < request->setting_count; i++) {
@@ -132,20 +135,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data += taken;
         size -= taken;
     }
-    const char *backend = flags & 2 && first < count ? words[first++] : NULL;
-    const char *require = flags & 4 && first < count ? words[first++] : NULL;
-    const char *lock_wait = flags & 8 && first < count ? words[first++] : NULL;
+    static const char *const names[] = {"TENDER_BACKEND", "TENDER_REQUIRE", "TENDER_LOCK_WAIT"};
+    char *environment[4] = {NULL};
+    for (unsigned i = 0, set = 0; i < 3; i++)
+        if (flags & 2u << i && first < count)
+            MUST(asprintf(&environment[set++], "%s=%s", names[i], words[first++]) > 0);
     struct request request, again;
-    const bool ours =
-        read_once(words + first, count - first, backend, require, lock_wait, flags & 1, &request);
-    MUST(read_once(words + first, count - first, backend, require, lock_wait, flags & 1, &again) == ours);
+    const bool ours = read_once(words + first, count - first, environment, flags & 1, &request);
+    MUST(read_once(words + first, count - first, environment, flags & 1, &again) == ours);
     MUST(!ours ||
          (request.image == again.image && request.args == again.args && request.quiet == again.quiet &&
           request.mem_bytes == again.mem_bytes && request.mem_adjusted == again.mem_adjusted &&
           request.backend == again.backend && request.lock_wait_s == again.lock_wait_s &&
-          request.lock_wait_word == again.lock_wait_word && request.require == again.require &&
+          request.wait_word == again.wait_word && request.require == again.require &&
           request.no_net_ring == again.no_net_ring && request.net_reattach == again.net_reattach &&
           request.setting_count == again.setting_count));
+    for (int i = 0; environment[i]; i++)
+        free(environment[i]);
     for (size_t i = 0; i < count; i++) {
         MUST(strcmp(words[i], before[i]) == 0);
         free(words[i]);

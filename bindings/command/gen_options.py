@@ -1,0 +1,235 @@
+"""Writes what the build makes of the table of options, tender/cli/option_table.py: each OUTPUT by its name.
+
+    options.h    rows and fields for the native parser (request.c), names of subcommands (main.c)
+    tender.1     the manual page
+    tender.bash, _tender, tender.fish    completions
+
+usage: gen_options.py OPTION_TABLE.PY MAIN.PY OUTPUT...
+"""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+NOTE = "Written by the build (gen_options.py) from tender/cli/option_table.py."
+# Of a field of `struct request`, by kind: its type, and what stands behind the option's name.
+FIELDS = {
+    **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("enum backend", "")},
+    **{"seconds": ("double", "_s"), "wait": ("double", "_s"), "layers": ("uint32_t", "")},
+}
+Option = Any  # of option_table.py
+Module = ModuleType
+
+
+def load(path: str) -> Module:
+    """The module in the file `path`, which imports nothing of the package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pythons(main: Module) -> list[str]:
+    """The subcommands that run no guest."""
+    return [name for name in (*main.COMMANDS, "help") if name not in ("run", *main.FRONTS)]
+
+
+# ---- C
+
+
+def quoted(words: Iterable[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)
+
+
+def c_header(table: Module, main: Module) -> str:
+    native = sorted((o for o in table.OPTIONS if o.native), key=lambda o: not o.variable)
+    rows, fields = "", ""
+    for option in native:
+        kind, place = f"OPTION_{option.kind.upper()}", "0"
+        if option.kind in table.DEVICE_KINDS:
+            kind = f"SETTING_{option.kind.upper()}"
+        else:
+            c_type, suffix = FIELDS[option.kind]
+            field = option.name[2:].replace("-", "_") + suffix
+            fields += f" \\\n    {c_type} {field};"
+            place = f"offsetof(struct request, {field})"
+        solo5 = "false" if option.solo5 is None else "true"
+        for name in filter(None, (option.name, option.short)):
+            rows += f' \\\n    ROW("{name}", {solo5}, {kind}, {place}, "{option.variable}")'
+    return (
+        f"/* {NOTE} */\n"
+        f"#define OPTION_FIELDS{fields}\n"
+        f"#define OPTION_ROWS(ROW){rows}\n"
+        f"#define OPTIONS_WITH_VARIABLE {sum(1 for o in native if o.variable)} /* the first rows */\n"
+        f"#define OPTION_VARIABLE_BYTES {max(len(o.variable) for o in native) + 1}\n"
+        f"#define PYTHON_COMMANDS       {quoted(pythons(main))}\n"
+        f"#define FRONTS                {quoted(main.FRONTS)}\n"
+    )
+
+
+# ---- the manual page
+
+
+def roff(text: str) -> str:
+    return re.sub(r"(?m)^[.']", r"\\&\g<0>", text.replace("\\", r"\e").replace("-", r"\-"))
+
+
+def man_option(option: Option) -> str:
+    short = f"\\fB{roff(option.short)}\\fR, " if option.short else ""
+    rows = ""
+    for value, text in option.lines:
+        shown = re.sub(r"[A-Z][A-Z:]*", r"\\fI\g<0>\\fR", roff(value))
+        rows += f".TP\n{short}\\fB{roff(option.name)}\\fR{shown}\n{roff(text)}\n"
+    return rows
+
+
+def man_page(table: Module, main: Module) -> str:
+    groups = "".join(
+        f".SS {roff(heading.rstrip(':') or 'Other')}\n{''.join(map(man_option, options))}"
+        + f".PP\n{roff(note)}\n" * bool(note)
+        for heading, options, note in table.GROUPS
+    )
+    commands = "".join(
+        f".TP\n\\fB{roff(name)}\\fR\n{roff(text)}\n" for name, (_, text) in main.COMMANDS.items()
+    )
+    variables = "".join(
+        f".TP\n.B {option.variable}\nstands in for \\fB{roff(option.name)}\\fR where that is not given\n"
+        for option in table.OPTIONS
+        if option.variable
+    )
+    return rf""".\" {NOTE}
+.TH TENDER 1
+.SH NAME
+tender \- run a unikernel on KVM or in a sandbox
+.SH SYNOPSIS
+\fBtender\fR [\fBrun\fR] [\fIOPTIONS\fR] [\fB\-\-\fR] \fIIMAGE\fR [\fIARGS\fR...]
+.br
+\fBtender\fR \fICOMMAND\fR [...]
+.SH DESCRIPTION
+{roff(table.ABOUT)}
+.SH COMMANDS
+{commands}.SH OPTIONS
+{roff(table.GRAMMAR)}
+{groups}.SH ENVIRONMENT
+{variables}.SH EXAMPLES
+.nf
+{roff(table.EXAMPLES)}
+.fi
+"""
+
+
+# ---- completions
+
+
+def sentence(text: str) -> str:
+    return text.replace("\n", " ")
+
+
+def values(option: Option) -> str:
+    """What stands behind an option: words, or one of "FILE", "IFACE", "TEXT", or nothing."""
+    shown = option.lines[0][0]
+    words = re.findall(r"(?<=[=|])[a-z]+(?=[|]|$)", shown)
+    if words and "FILE" not in shown:
+        return " ".join(words)
+    kind = re.search(r"PATH|FILE|IFACE", shown)
+    return kind[0].replace("PATH", "FILE") if kind else "TEXT" if shown else ""
+
+
+def bash(table: Module, main: Module) -> str:
+    cases = ""
+    for option in table.OPTIONS:
+        found = values(option)
+        if found and found not in ("FILE", "TEXT"):
+            words = "$(cd /sys/class/net && echo *)" if found == "IFACE" else found
+            cases += f'    {option.name}) words="{words}" ;;\n'
+    plain = "|".join(o.name for o in table.OPTIONS if values(o) in ("FILE", "TEXT") and o.kind != "report")
+    names = " ".join(name for o in table.OPTIONS for name in (o.short, o.name) if name)
+    return rf"""# {NOTE}
+# A value stands behind `=` or is the next word. Where nothing is offered, bash offers files.
+_tender() {{
+    local line=${{COMP_LINE:0:COMP_POINT}} before option words=
+    local word=${{line##* }}
+    before=${{line%"$word"}}
+    before=${{before% }}
+    option=${{before##* }}
+    case $word in
+    -*=*) option=${{word%%[:=]*}} word=${{word#*=}} ;;
+    esac
+    case ${{COMP_WORDS[1]}} in
+    {"|".join(pythons(main))}) [ "$COMP_CWORD" = 1 ] || return ;;
+    esac
+    case $option in
+{cases}    {plain}) ;;
+    *)
+        case $word in
+        -*) words="{names}" ;;
+        *) [ "$COMP_CWORD" = 1 ] && words="{" ".join((*main.COMMANDS, "help"))}" ;;
+        esac
+        ;;
+    esac
+    # shellcheck disable=SC2207  # words without blanks
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F _tender tender
+"""
+
+
+def zsh(table: Module, main: Module) -> str:
+    actions = {"FILE": "_files", "IFACE": "_net_interfaces", "TEXT": " "}
+    specs = ""
+    for option in table.OPTIONS:
+        found = values(option)
+        text = re.sub(r"[\[\]:]", r"\\\g<0>", sentence(option.lines[0][1])).replace("'", "'\\''")
+        action = (
+            f"{'::' if option.kind == 'report' else ':'}value:{actions.get(found, f'({found})')}"
+            if found
+            else ""
+        )
+        equals = "=-" * (option.kind == "report") or "=" * bool(found)
+        for name in filter(None, (option.short, option.name)):
+            specs += f"    '*{name}{equals}[{text}]{action}' \\\n"
+    return f"""#compdef tender
+# {NOTE}
+_arguments -S \\
+{specs}    '1:image or command:{{ _files; compadd {" ".join((*main.COMMANDS, "help"))} }}' \\
+    '*:argument:_files'
+"""
+
+
+def fish(table: Module, main: Module) -> str:
+    lines = f"# {NOTE}\n"
+    for option in table.OPTIONS:
+        found = values(option)
+        text = sentence(option.lines[0][1]).replace("'", "\\'")
+        words = "(command ls /sys/class/net)" if found == "IFACE" else found
+        takes = {"": "", "FILE": " -r", "TEXT": " -x"}.get(found, f" -x -a '{words}'")
+        short = f" -s {option.short[1]}" if option.short else ""
+        lines += (
+            f"complete -c tender -l {option.name[2:]}{short}{takes * (option.kind != 'report')} -d '{text}'\n"
+        )
+    for name, (_, text) in main.COMMANDS.items():
+        quoted_text = text.replace("'", "\\'")
+        lines += f"complete -c tender -n __fish_use_subcommand -a {name} -d '{quoted_text}'\n"
+    return lines
+
+
+WRITERS: dict[str, Callable[[Module, Module], str]] = {
+    **{"options.h": c_header, "tender.1": man_page},
+    **{"tender.bash": bash, "_tender": zsh, "tender.fish": fish},
+}
+
+
+def main() -> None:
+    sys.dont_write_bytecode = True
+    table, command = load(sys.argv[1]), load(sys.argv[2])
+    for output in map(Path, sys.argv[3:]):
+        output.write_text(WRITERS[output.name](table, command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The options of `tender run` and of solo5-hvt: a row an option, and what is known of an option in its row.
+
+Read by Python's parser (options.py, solo5.py), by --help (usage.py), and at build time by
+bindings/command/gen_options.py, which writes the native parser's table, the manual page and the shells' completions.
+A test compares the list in docs/cli.md with it. This file imports nothing, for the build loads it alone.
+
+A new option is a row, its field in `Fields`, and what serves it. If the native program serves it, `struct request`
+has the field too: bindings/command/request.h takes its fields from here.
+"""
+
+TYPE_CHECKING: bool = False
+if TYPE_CHECKING:
+    from tender.annotations import Backend, IsolationLayer, NetRing
+
+# How a value is read: each kind has one reader in options.py, and one in request.c if the native program serves it.
+FLAG, ACTION, MEMORY, SECONDS, WAIT = "flag", "action", "memory", "seconds", "wait"
+BACKEND, LAYERS, OUTPUT, REPORT = "backend", "layers", "output", "report"
+# Of what is said about one device: `--OPTION:NAME=VALUE`.
+NET, NET_MAC, BLOCK, SECTOR_SIZE = "net", "net_mac", "block", "sector_size"
+DEVICE_KINDS = (NET, NET_MAC, BLOCK, SECTOR_SIZE)
+
+
+class Option:
+    """One option.
+
+    value     what stands behind the name, as --help shows it; `also`: other forms, each with its text
+    text      what it means; a line of --help each
+    form      how to write it, for the hint of an error
+    native    the native program serves it; what else is asked for is left to Python
+    variable  the environment variable that stands in for it, whichever front is used
+    field     of RunOptions; `default`: without the option; `sets`: with a flag
+    solo5     the text for solo5-hvt's usage; None: not an option there; empty: told with another
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        value: str,
+        text: str,
+        *,
+        also: tuple[tuple[str, str], ...] = (),
+        form: str = "",
+        short: str = "",
+        native: bool = False,
+        variable: str = "",
+        field: str = "",
+        default: object = False,
+        sets: object = True,
+        solo5: str | None = None,
+        solo5_value: str = "",
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.lines = ((value, text), *also)
+        self.form = form
+        self.short = short
+        self.native = native
+        self.variable = variable
+        self.field = field or name[2:].replace("-", "_")
+        self.default = default
+        self.sets = sets
+        self.solo5 = solo5
+        self.solo5_value = solo5_value or value
+
+
+class Fields:
+    """The fields of RunOptions that are rows' fields, and their types."""
+
+    __slots__ = ()
+    backend: "Backend"
+    require: "tuple[IsolationLayer, ...]"
+    mem_bytes: int
+    net_ring: "NetRing"
+    net_reattach: bool
+    timeout: float | None
+    lock_wait: float
+    console: int | str | None  # a descriptor, a path, or None for no console at all
+    json: int | str | None  # where the result goes: a descriptor, a path, or None
+    stats: bool
+    verbosity: int
+
+
+ABOUT = """\
+Run the unikernel IMAGE, an ELF file of Solo5's hvt ABI. Words after IMAGE are the guest's arguments,
+untouched. The guest's console is stdout; all that tender itself says goes to stderr. The exit status is
+the guest's, or 1 if it could not start."""
+GRAMMAR = "A value may also stand in the next word, --mem 64M, but for --json. Repeated, the last one wins."
+EXAMPLES = """\
+tender app.elf
+tender --mem=64M --net:service=tap0 app.elf --ipv4=10.0.0.2/24
+tender --block disk.img:ro --timeout 10 app.elf"""
+
+# fmt: off
+# A heading of --help, its options, and a line below them.
+GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
+    ("Where, and with what:", (
+        Option("--backend", BACKEND, "=auto|kvm|sandbox",
+               "run it on KVM, or without: as a process behind a system-call filter.\n"
+               "auto (the default) takes KVM if this host has it, else the sandbox;\n"
+               "TENDER_BACKEND in the environment sets another default",
+               form="--backend=auto, --backend=kvm or --backend=sandbox",
+               native=True, variable="TENDER_BACKEND", default="auto"),
+        Option("--require", LAYERS, "=LAYER,...",
+               "run no guest where one of these isolation layers is missing: 'tender doctor'\n"
+               "names them; TENDER_REQUIRE in the environment does the same",
+               form="--require=LAYER,...; the layers are {layers}",
+               native=True, variable="TENDER_REQUIRE", default=()),
+        Option("--mem", MEMORY, "=N", "guest memory in MiB, or with a unit: 64M, 1G (default 512)",
+               form="--mem=MIB, or with a unit: --mem=64M, --mem=1G",
+               native=True, field="mem_bytes", default=512 << 20, solo5="memory of the guest in MiB (512)"),
+        Option("--no-net-ring", FLAG, "", "offer the guest no network ring: all of --mem is its own",
+               native=True, field="net_ring", default="auto", sets="off",
+               solo5="no network ring: all of --mem is the guest's"),
+        Option("--net-reattach", FLAG, "", "take a new interface of the same name for one that is deleted meanwhile",
+               native=True, solo5="for an interface that is deleted, take the next one of its name"),
+        Option("--timeout", SECONDS, "=SECONDS", "stop the guest after that time: 5, 0.25, 250ms",
+               form="--timeout=SECONDS", native=True, default=None),
+    ), ""),
+    ("Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists them):", (
+        Option("--net", NET, ":NAME=IFACE", "attach the TAP interface IFACE as network device NAME",
+               also=((":NAME=@FD", "... an inherited descriptor: a TAP, a socketpair"),),
+               form="--net:NAME=IFACE, or --net IFACE for the only network device", native=True,
+               solo5="a TAP interface, or an open descriptor, as network NAME", solo5_value=":NAME=IFACE|@FD"),
+        Option("--net-mac", NET_MAC, ":NAME=XX:XX:XX:XX:XX:XX", "its MAC address (default: a random one)",
+               form="--net-mac:NAME=XX:XX:XX:XX:XX:XX", native=True,
+               solo5="the MAC address of network NAME (a random one)"),
+        Option("--block", BLOCK, ":NAME=PATH[:raw][:ro]",
+               "attach a file or block device as block device NAME; :ro for read-only",
+               also=((":NAME=@FD[:ro]", "... an inherited descriptor"),),
+               form="--block:NAME=PATH, or --block PATH for the only block device", native=True,
+               solo5="a file or block device, or an open descriptor, as block device NAME",
+               solo5_value=":NAME=PATH|@FD"),
+        Option("--block-sector-size", SECTOR_SIZE, ":NAME=N", "its block size in bytes (default 512)",
+               form="--block-sector-size:NAME=N", native=True,
+               solo5="its sector size in bytes, a power of two from 512 to 32768 (512)"),
+        Option("--lock-wait", WAIT, "=SECONDS",
+               "wait so long for disks that another VM has locked (default 0);\n"
+               "TENDER_LOCK_WAIT in the environment does the same",
+               form="--lock-wait=SECONDS", native=True, variable="TENDER_LOCK_WAIT", default=0.0),
+    ), "The only device of its kind needs no name: --net tap0, --block disk.img:ro"),
+    ("Output:", (
+        Option("--console", OUTPUT, "=FILE|-|fd:N|none", "where the guest's console goes (default: stdout)",
+               form="--console=FILE, --console=-, --console=fd:N or --console=none", default=1),
+        Option("--json", REPORT, "[=FILE|-|fd:N]",
+               "how the run ended, as one line of JSON (default: last line of stderr)", default=None),
+        Option("--stats", FLAG, "", "counters and the times of the boot, on stderr at the end"),
+        Option("--quiet", FLAG, "", "errors only", short="-q", native=True, field="verbosity", default=0, sets=-1),
+        Option("--verbose", FLAG, "", "a line for each phase", short="-v", field="verbosity", default=0, sets=1),
+    ), ""),
+    ("", (
+        Option("--help", ACTION, "", "this text", short="-h",
+               solo5="this text; the version and the ABI version", solo5_value=", --version"),
+        Option("--version", ACTION, "", "the version and the ABI version", short="-V", solo5=""),
+    ), ""),
+)
+# fmt: on
+OPTIONS = tuple(option for _, options, _ in GROUPS for option in options)

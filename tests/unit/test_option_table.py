@@ -1,0 +1,155 @@
+"""The table of options, and what is made of it: values, documentation, the manual page, completions."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tender.cli import main, option_table, options, usage
+from tender.cli.option_table import ACTION, DEVICE_KINDS, OPTIONS, Fields, Option
+from tender.config import MEM_DEFAULT
+
+ROOT = Path(__file__).resolve().parents[2]
+EACH = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+SHELLS = ("tender.bash", "_tender", "tender.fish")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of what the build writes for users."""
+    directory = tmp_path_factory.mktemp("made")
+    cli = ROOT / "tender" / "cli"
+    write: list[str | Path] = [sys.executable, ROOT / "bindings" / "command" / "gen_options.py"]
+    outputs = [directory / name for name in ("tender.1", *SHELLS)]
+    subprocess.run([*write, cli / "option_table.py", cli / "main.py", *outputs], check=True, timeout=60)
+    return directory
+
+
+def test_a_name_stands_in_one_row() -> None:
+    names = [name for option in OPTIONS for name in (option.name, option.short) if name]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch(r"--[a-z][a-z-]+|-[a-zA-Z]", name) for name in names)
+
+
+def test_each_field_has_a_type_and_a_default() -> None:
+    fields = {o.field for o in OPTIONS if o.kind not in (ACTION, *DEVICE_KINDS)}
+    assert set(Fields.__annotations__) == fields
+    plain = options.RunOptions()
+    for option in OPTIONS:
+        if option.field in fields:
+            assert getattr(plain, option.field) == option.default, option.name
+    assert plain.mem_bytes == MEM_DEFAULT
+
+
+@EACH
+def test_pythons_parser_knows_each_option(option: Option) -> None:
+    """A value is read, or refused in the words of that option; no option is unknown."""
+    try:
+        options.parse_args([option.name, "app.elf"])
+    except options.UsageError as error:
+        assert not error.message.startswith(f"Invalid option: `{option.name}'"), error.message
+
+
+def document() -> list[list[str]]:
+    """The rows of the list in docs/cli.md."""
+    text = (ROOT / "docs" / "cli.md").read_text()
+    table = text.split("| Option | |\n|---|---|\n")[1].split("\n\n")[0]
+    return [re.split(r" \| ", row.strip("| "), maxsplit=1) for row in table.split("\n")]
+
+
+def heads() -> list[str]:
+    """What the document has of each option before its explanation: every form, words for a value apart."""
+    found = []
+    for option in OPTIONS:
+        for value, _ in option.lines:
+            form = option.name + value
+            if form.endswith("]") and "[=" in form:
+                form = f"{option.name}|{form.replace('[', '').rstrip(']')}"
+            words = form.split("|")
+            found.append(", ".join(f"`{word}`" for word in ([option.short] if option.short else []) + words))
+    return found
+
+
+def test_the_document_lists_the_tables_options() -> None:
+    assert [row[0] for row in document()] == heads()
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.variable], ids=lambda option: option.name)
+def test_help_and_document_name_the_variable(option: Option) -> None:
+    (row,) = [row for row in document() if row[0].startswith(f"`{option.name}=")]
+    assert f"`{option.variable}`" in row[1]
+    assert option.variable in option.lines[0][1]
+
+
+def test_solo5s_usage_has_its_options_and_no_other() -> None:
+    text = usage.solo5("solo5-hvt")
+    found = set(re.findall(r"^  (--[a-z-]+)(?:, (--[a-z-]+))?", text, re.MULTILINE))
+    assert {name for pair in found for name in pair if name} == {
+        o.name for o in OPTIONS if o.solo5 is not None
+    }
+
+
+def test_the_manual_page_has_every_form_command_and_variable(made: Path) -> None:
+    text = re.sub(r"\\f[BIR]|\\&", "", (made / "tender.1").read_text()).replace("\\-", "-")
+    for option in OPTIONS:
+        for value, words in option.lines:
+            short = f"{option.short}, " if option.short else ""
+            assert f"\n.TP\n{short}{option.name}{value}\n{words}\n" in text
+        assert not option.variable or f"\n.B {option.variable}\n" in text
+    for name, (_, words) in main.COMMANDS.items():
+        assert f"\n.TP\n{name}\n{words}\n" in text
+    assert option_table.ABOUT in text and option_table.EXAMPLES in text
+    for line in text.split("\n"):  # else a formatter takes a sentence for a request
+        assert not line.startswith("'") and (
+            line[:1] != "." or re.match(r"\.(TH|SH|SS|TP|B|PP|br|nf|fi|\.\.|\\)", line)
+        )
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@EACH
+def test_completions_have_every_option(made: Path, shell: str, option: Option) -> None:
+    text = (made / shell).read_text()
+    dashes = "-l " if shell == "tender.fish" else "--"
+    assert re.search(rf"(?<![\w-]){dashes}{option.name[2:]}(?![\w-])", text)
+
+
+def offered(made: Path, line: str) -> list[str]:
+    """What bash offers behind `line`: the words as bash divides them, at `=` and `:` too."""
+    words = re.findall(r"[^\s=:]+|[=:]+", line) + ([""] if line[-1] in " =:" else [])
+    script = (
+        f'. "{made}/tender.bash"; COMP_LINE=$1 COMP_POINT=${{#1}}; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); '
+        'COMPREPLY=(); _tender tender "" ""; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-uc", script, "bash", line, *words], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tender --back", ["--backend"]),
+        ("tender --backend=", ["auto", "kvm", "sandbox"]),
+        ("tender --backend=s", ["sandbox"]),
+        ("tender --mem=8 --backend k", ["kvm"]),
+        ("tender --net-r", ["--net-reattach"]),
+        ("tender --mem 8 --no", ["--no-net-ring"]),
+        ("tender --net:service0=l", ["lo"]),
+        ("tender ins", ["inspect"]),
+        ("tender run --ver", ["--verbose", "--version"]),
+        ("tender --mem ", []),
+        ("tender --block=", []),
+        ("tender inspect --m", []),
+        ("tender --mem=8 ", []),
+    ],
+)
+def test_bash_offers(made: Path, line: str, words: list[str]) -> None:
+    """An empty list is left to bash, which offers files."""
+    assert offered(made, line) == words
+
+
+def test_bash_offers_all_options_behind_a_dash(made: Path) -> None:
+    assert set(offered(made, "tender -")) == {*options.OPTIONS, *options.SHORT}
