@@ -7,7 +7,10 @@ import os
 from collections.abc import Callable
 from typing import Literal
 
-Backend = Literal["auto", "kvm", "sandbox"]
+Machine = Literal["kvm", "sandbox"]
+"""What a guest runs on: a row of bindings/machine/machines.c."""
+
+Backend = Literal["auto", Machine]
 
 Console = int | os.PathLike[str] | Callable[[bytes], object] | Literal["capture", "discard"]
 """A descriptor, a path object, a callable that gets each write, tender.CAPTURE or tender.DISCARD."""

@@ -8,9 +8,7 @@ from tender.result import BootTimeline, Counters, GuestFault, Trap, VmResult
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Literal
-
-    from tender.annotations import IsolationLayer
+    from tender.annotations import IsolationLayer, Machine
 
 _NAMES = [lib.tn_hypercall_name(number) for number in range(32)]
 _HYPERCALLS = {number: ffi.string(name).decode() for number, name in enumerate(_NAMES) if name}
@@ -26,7 +24,7 @@ _FIRST_HYPERCALL = COUNTED.index("")
 def result(
     event: CData,
     *,
-    backend: "Literal['kvm', 'sandbox']",
+    backend: "Machine",
     isolation: "tuple[IsolationLayer, ...]",
     timed_out: bool,
     told: int,
@@ -60,7 +58,7 @@ def explain(
 ) -> tuple[str, int, str]:
     """(reason, status, message) of an event that ends a run, in the contract's words; a way out as it is `told`."""
     end = ffi.new("struct run_end *")
-    lib.tn_end_explain(event, backend == "kvm", timed_out, told, end)
+    lib.tn_end_explain(event, backend.encode(), timed_out, told, end)
     message = ffi.string(end.message).decode("utf-8", "replace")
     return ffi.string(end.reason).decode(), int(end.status), message
 

@@ -5,9 +5,7 @@ from tender.values import Value
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Literal
-
-    from tender.annotations import BootStep, IsolationLayer
+    from tender.annotations import BootStep, IsolationLayer, Machine
 
 STATUS_ENDED = 1
 """An end that is not the guest's own halt and that starting anew would only repeat, or that was asked for."""
@@ -208,7 +206,7 @@ class VmResult(Value):
     console: bytes | None
     counters: Counters
     boot: BootTimeline
-    backend: "Literal['kvm', 'sandbox']"
+    backend: "Machine"
     fault: GuestFault | None
     isolation: "tuple[IsolationLayer, ...]"
 
@@ -223,7 +221,7 @@ class VmResult(Value):
         console: bytes | None,
         counters: Counters,
         boot: BootTimeline,
-        backend: "Literal['kvm', 'sandbox']",
+        backend: "Machine",
         fault: GuestFault | None = None,
         isolation: "tuple[IsolationLayer, ...]" = (),
     ) -> None:

@@ -10,7 +10,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from _thread import TIMEOUT_MAX
 
 from tender.backend import check_backend, create, may_be_kvm, ring_mode
-from tender.config import LAYERS, BlockDevice, BlockFile, NetDevice, NetFd, Tap, VmConfig, path_text
+from tender.config import LAYERS, BlockDevice, BlockFile, NetDevice, NetFd, Tap, VmConfig, path_text, standing
 from tender.config import descriptor as config_descriptor
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
@@ -21,10 +21,11 @@ TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
-    from typing import Final, Literal, Self, overload
+    from typing import Final, Self, overload
 
     from tender.annotations import Backend, Console, IsolationLayer
-    from tender.backend import Door
+    from tender.annotations import Machine as MachineName
+    from tender.backend.machine import Machine
     from tender.devices.block import Patience
     from tender.result import BootTimeline, Counters, VmResult
 
@@ -124,7 +125,7 @@ class Vm(Owner):
         self._state = "new"  # new, running, ended: for people; what may be done is decided in C
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
-        self._door: Door | None = None
+        self._door: Machine | None = None
         self._pid = posix.getpid()
         self._done = descriptor()  # readable once the thread of start() is done
         self._captured: _Captured | None = None
@@ -167,7 +168,7 @@ class Vm(Owner):
         except BaseException:
             lib.tn_vm_close(self._handle)  # at once: the exception's traceback may keep this object
             raise
-        self.backend: Literal["kvm", "sandbox"] = self._door.name
+        self.backend: MachineName = self._door.name
         self.fallback = self._door.fallback
 
     # ---- set-up
@@ -177,11 +178,11 @@ class Vm(Owner):
         stand = self.isolation
         missing = [name for name in LAYERS if name in required and name not in stand]
         if missing:
-            layer, is_kvm = LAYERS.index(missing[0]), self._door.name == "kvm"
+            layer, machine = LAYERS.index(missing[0]), self._door.name.encode()
             raise HostError(
                 f"required isolation layers are missing: {', '.join(missing)}",
                 code="isolation-missing",
-                **both_told(lambda told: lib.tn_isolation_cure(layer, is_kvm, told)),
+                **both_told(lambda told: lib.tn_isolation_cure(layer, machine, told)),
             )
 
     def _set_console(self, console: object) -> None:
@@ -508,8 +509,7 @@ class Vm(Owner):
         """
         layers = ffi.new("uint32_t *")
         self._checked(lib.tn_isolation(self._handle, layers))
-        assert self._door is not None
-        return self._door.isolation(layers[0])
+        return standing(layers[0])
 
     def _look(self) -> CData:
         shared = ffi.new("struct vm_shared *")
@@ -564,7 +564,7 @@ class Vm(Owner):
         return outcome.result(
             ffi.addressof(report, "event"),
             backend=self.backend,
-            isolation=self._door.isolation(report.isolation),
+            isolation=standing(report.isolation),
             timed_out=bool(report.timed_out),
             told=self._told,
             console=None if self._captured is None else bytes(self._captured.data),

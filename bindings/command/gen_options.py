@@ -18,7 +18,7 @@ from typing import Any
 NOTE = "Written by the build (gen_options.py) from tender/cli/option_table.py."
 # Of a field of `struct request`, by kind: its type, and what stands behind the option's name.
 FIELDS = {
-    **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("enum backend", "")},
+    **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("const struct machine_ops *", "")},
     **{"seconds": ("double", "_s"), "wait": ("double", "_s"), "layers": ("uint32_t", "")},
 }
 Option = Any  # of option_table.py

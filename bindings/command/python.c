@@ -24,10 +24,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "ahead.h"
 #include "console.h"
 #include "device.h"
 #include "launcher.h"
+#include "machine.h"
 
 #define LOOK_NS 50000000
 #define ROOM_NS UINT64_C(1000000000)
@@ -282,7 +282,7 @@ void execute_python(char **words)
 
 void leave_to_python(const char *format, ...)
 {
-    sandbox_ahead_end();
+    machines_ahead_end();
     net_helper_end();
     devices_leave();
     if (!the_command.only_native && !signal_caught())

@@ -106,16 +106,11 @@ static bool read_wait(const char *text, double *seconds)
     return strcmp(text, "0") == 0 || read_seconds(text, seconds);
 }
 
-static bool read_backend(const char *text, enum backend *backend)
+/* NULL: the first that can be had. */
+static bool read_backend(const char *text, const struct machine_ops **backend)
 {
-    static const char *const names[] = {
-        [BACKEND_AUTO] = "auto", [BACKEND_KVM] = "kvm", [BACKEND_SANDBOX] = "sandbox"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (strcmp(text, names[i]) == 0) {
-            *backend = (enum backend)i;
-            return true;
-        }
-    return false;
+    *backend = machine_by_name(text);
+    return *backend || strcmp(text, "auto") == 0;
 }
 
 /* LAYER,LAYER,...: in place of what was required before. */

@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "machine.h"
 #include "options.h"
 
 /* How an option's value is read; the first ones are about a device. */
@@ -43,8 +44,6 @@ struct setting {
     uint8_t mac[6];
 };
 
-enum backend { BACKEND_AUTO, BACKEND_KVM, BACKEND_SANDBOX };
-
 struct request {
     const char *program; /* whom messages begin with */
     bool solo5;          /* solo5-hvt's grammar: no hints, no --quiet */
@@ -52,7 +51,8 @@ struct request {
     char **args; /* NULL-terminated */
     /*
      * Of the options: a flag is a bool, memory NAME_bytes, a time NAME_s (0: none); `require` is the layers
-     * of enum isolation_layer without which no guest is run.
+     * of enum isolation_layer without which no guest is run, `backend` a row of machines.c, NULL: the first
+     * that can be had.
      */
     OPTION_FIELDS
     bool mem_adjusted; /* rounded */

@@ -1,5 +1,5 @@
 /*
- * One run: image, devices, a door, the guest, and how it ended. What tender/cli/run.py, vm.py and the
+ * One run: image, devices, a machine, the guest, and how it ended. What tender/cli/run.py, vm.py and the
  * backends do, for a VM that is made once: no template is kept, the image is read to where the guest will
  * find it.
  *
@@ -22,21 +22,13 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "ahead.h"
 #include "console.h"
-#include "copy_fault.h"
 #include "device.h"
 #include "ends.h"
 #include "image_memory.h"
-#include "kvm_machine.h"
 #include "launcher.h"
-#include "layers.h"
-#include "leave_behind.h"
-#include "patch.h"
-#include "rights.h"
+#include "machine.h"
 #include "ring.h"
-#include "run_kvm.h"
-#include "spawn.h"
 #include "start_state.h"
 #include "tsc.h"
 
@@ -44,22 +36,17 @@
 
 /* The one run of this process: signal handlers have nothing else to go by. */
 static struct vm vm;
-static struct sandbox sandbox;
-static struct door {
-    bool is_kvm;
-    struct kvm_machine machine;
-    struct left_behind left;
-    char fallback[256]; /* why it is not KVM although nobody asked for that; empty: it was asked for */
-} door = {.machine = {.kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1}, .left = {-1, -1, -1}};
+static struct machine machine;
+static char fallback[768];              /* what is said of the machine, if it is taken for want of another */
 static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
 static volatile sig_atomic_t over_time; /* SIGALRM */
 static bool deaf_to_interrupts; /* SIGINT is ignored, as a shell has it for what runs in the background */
 
-struct image {
+static struct image {
     const char *name;
     int fd;
     struct elf_image elf;
-};
+} image;
 
 static void handle(int number, void (*handler)(int), int flags)
 {
@@ -80,45 +67,48 @@ static void let_stops_in(int how)
 
 /* ---- the image */
 
-static _Noreturn void refuse_image(const struct image *image, const struct elf_error *error)
+static _Noreturn void refuse_image(const struct elf_error *error)
 {
-    leave_to_python("%s: %s%s%s", shown(image->name), error->text, error->os_error ? ": " : "",
+    leave_to_python("%s: %s%s%s", shown(image.name), error->text, error->os_error ? ": " : "",
                     error->os_error ? strerror(error->os_error) : "");
 }
 
-static void open_image(struct image *image, const char *name)
+static void open_image(const char *name)
 {
     struct elf_error error;
     struct device_error refused;
-    image->name = name;
-    image->fd = file_open(name, FILE_IMAGE, &refused);
-    if (image->fd < 0)
+    image.name = name;
+    image.fd = file_open(name, FILE_IMAGE, &refused);
+    if (image.fd < 0)
         leave_to_python("%s: %s", shown(name), refused.text);
     static struct byte_window window;
-    const struct byte_source source = byte_source_window(&window, image->fd);
-    if (elf_image_parse(&source, &image->elf, &error) < 0)
-        refuse_image(image, &error);
+    const struct byte_source source = byte_source_window(&window, image.fd);
+    if (elf_image_parse(&source, &image.elf, &error) < 0)
+        refuse_image(&error);
 }
 
 /* The pages of a large segment at once, which costs less than a fault each; with a few pages it does not. */
-static void make_pages(const struct image *image, uint8_t *memory)
+static void make_pages(uint8_t *memory)
 {
-    const struct byte_source source = byte_source_file(image->fd);
-    for (uint32_t i = 0; i < image->elf.segment_count; i++) {
-        const struct elf_segment *s = &image->elf.segments[i];
+    const struct byte_source source = byte_source_file(image.fd);
+    for (uint32_t i = 0; i < image.elf.segment_count; i++) {
+        const struct elf_segment *s = &image.elf.segments[i];
         const uint64_t bytes = s->vaddr + s->file_bytes - s->start;
         if (bytes >= PAGES_AT_ONCE_MIN * HVT_PAGE_BYTES && start_state_is_whole(s, &source))
             (void)madvise(memory + s->start, bytes, MADV_POPULATE_WRITE);
     }
 }
 
-static void load_segments(const struct image *image, uint8_t *memory)
+/* Of struct machine_plan. */
+static void load_segments(uint8_t *memory, bool at_once)
 {
     struct elf_error error;
-    const struct byte_source source = byte_source_file(image->fd);
+    const struct byte_source source = byte_source_file(image.fd);
+    if (at_once)
+        make_pages(memory);
     let_stops_in(SIG_UNBLOCK);
-    if (start_state_load_segments_at(&image->elf, &source, memory, &error) < 0)
-        refuse_image(image, &error);
+    if (start_state_load_segments_at(&image.elf, &source, memory, &error) < 0)
+        refuse_image(&error);
     let_stops_in(SIG_BLOCK);
 }
 
@@ -139,80 +129,72 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
     return at;
 }
 
-/* ---- KVM */
+/* ---- the machine */
 
-static bool exists(const char *path)
+static uint32_t ring_wanted(const struct request *request, const struct machine_ops *ops)
 {
-    struct stat about;
-    return stat(path, &about) == 0;
+    return request->no_net_ring || !ops->serves_ring
+               ? (uint32_t)RING_NONE
+               : ring_mode_for(image_end(&image.elf), request->mem_bytes, RING_ADAPTIVE);
 }
 
-/* As tender/backend/__init__.py has it: a KVM without a vendor's module under it interprets guests in
- * software. */
-static bool kvm_is_fit(void)
+/* The one that will probably run the guest. */
+static const struct machine_ops *expected_machine(const struct request *request)
 {
-    return exists("/sys/module/kvm_intel") || exists("/sys/module/kvm_amd") || !exists("/sys/module/kvm") ||
-           !exists("/dev/kvm");
+    static struct machine_error ignored;
+    const struct machine_ops *const *ops = machines;
+    if (request->backend)
+        return request->backend;
+    while (ops[1] && (*ops)->look && (*ops)->look(&ignored) != MACHINE_LIKELY)
+        ops++;
+    return *ops;
 }
 
-/* False: no KVM here, and the sandbox may be taken in its place. */
-static bool no_kvm(const struct request *request, const struct machine_error *error)
+static char *find_program(const char *program)
 {
-    kvm_machine_close(&door.machine);
-    guest_memory_unmap(&vm.memory);
-    vm.ring.shared = NULL;
-    if (request->backend == BACKEND_KVM || !error->elsewhere)
-        leave_to_python("%s", error->text);
-    (void)snprintf(door.fallback, sizeof door.fallback, "%s", error->text);
-    return false;
+    char *found = find_in_package(program);
+    if (found)
+        return found;
+    const char *places = package_places();
+    leave_to_python("%s cannot be found: it is not in %s; %s", program, places ? places : "(no memory)",
+                    unreadable_package ? UNREADABLE_HINT : COPY_HINT);
 }
 
-static uint32_t ring_wanted(const struct request *request, const struct elf_image *image)
+static bool open_machine(const struct machine_ops *ops, struct machine_plan *plan,
+                         const struct request *request, struct machine_error *error)
 {
-    return request->no_net_ring ? (uint32_t)RING_NONE
-                                : ring_mode_for(image_end(image), request->mem_bytes, RING_ADAPTIVE);
-}
-
-static bool make_machine(const struct request *request, const struct image *image,
-                         const struct devices *devices, const char *line, size_t line_bytes)
-{
-    struct machine_error error;
-    if (request->backend == BACKEND_AUTO && !kvm_is_fit()) {
-        (void)snprintf(door.fallback, sizeof door.fallback,
-                       "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it");
+    if (!ops->confine)
+        net_helper_end(); /* this process keeps its rights */
+    if (!ops->serves_ring)
+        net_leave_segments(&vm);
+    plan->ring_mode = vm.net_count ? ring_wanted(request, ops) : (uint32_t)RING_NONE;
+    machine.vm = &vm;
+    if (ops->open(&machine, plan, error) < 0)
         return false;
-    }
-    if (kvm_machine_open(&door.machine, &error) < 0)
-        return no_kvm(request, &error);
-    const uint32_t ring = vm.net_count ? ring_wanted(request, &image->elf) : (uint32_t)RING_NONE;
-    const uint64_t guest_bytes = request->mem_bytes - (ring == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
-    int refused = guest_memory_reserve(&vm.memory, guest_bytes, request->mem_bytes);
-    if (refused < 0)
-        leave_to_python("Error allocating guest memory: %s", strerror(-refused));
-    if (ring != RING_NONE)
-        ring_offer(&vm, (struct hvt_net_ring *)(void *)(vm.memory.hva + guest_bytes), ring);
-    vm.extensions = image->elf.extensions;
-    /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
-    (void)madvise(vm.memory.hva, guest_small_pages_end(image_end(&image->elf), guest_bytes), MADV_NOHUGEPAGE);
-    make_pages(image, vm.memory.hva);
-    start_state_write_tables(vm.memory.hva, request->mem_bytes, image->elf.extensions);
-    load_segments(image, vm.memory.hva);
-    refused = image_memory_protect(&vm.memory, &image->elf);
-    if (refused < 0)
-        leave_to_python("Error allocating guest memory: %s", strerror(-refused));
-    static struct cpu_state start; /* most of it is for others: pages that nobody touches */
-    start_state_registers(image->elf.entry, guest_bytes, &start);
-    if (kvm_machine_prepare(&door.machine, &vm, &error) < 0 ||
-        kvm_machine_add_vcpu(&door.machine, &error) < 0 ||
-        kvm_machine_finish(&door.machine, &start, &error) < 0)
-        return no_kvm(request, &error);
-    close(door.machine.kvm_fd); /* nothing asks it any more */
-    door.machine.kvm_fd = -1;
-    start_state_write_boot_info(vm.memory.hva + HVT_BOOT_INFO_GPA, &image->elf, &devices->manifest,
-                                guest_bytes, door.machine.tsc_hz, ring == RING_NONE ? 0 : guest_bytes, line,
-                                line_bytes);
-    door.is_kvm = true;
+    machine.ops = ops;
     return true;
+}
+
+/* The one that was asked for, or the first that can be had. */
+static void make_machine(const struct request *request, struct machine_plan *plan)
+{
+    static struct machine_error error;
+    for (const struct machine_ops *const *ops = machines; *ops; ops++) {
+        if (request->backend && *ops != request->backend)
+            continue;
+        const bool unfit = !request->backend && (*ops)->look && (*ops)->look(&error) == MACHINE_UNFIT;
+        if (!unfit && open_machine(*ops, plan, request, &error)) {
+            const size_t said = strlen(fallback);
+            if (said && (*ops)->words->instead)
+                (void)snprintf(fallback + said, sizeof fallback - said, ": %s", (*ops)->words->instead);
+            return;
+        }
+        if (request->backend || !error.elsewhere || !ops[1])
+            leave_to_python("%s", error.text);
+        if (!fallback[0])
+            (void)snprintf(fallback, sizeof fallback, "no usable %s (%s)", (*ops)->words->title, error.text);
+        memset(machine.own, 0, sizeof machine.own);
+    }
 }
 
 /* What stands in for a refused ppoll (stranger.c) makes calls that our own filter would kill for. */
@@ -223,81 +205,14 @@ static bool waits_are_refused(void)
     return filtered_by_stranger;
 }
 
-/* What would be done at its first use is done now, because afterwards this process may not. Which
- * isolation layers stand. */
-static uint32_t close_the_door(void)
+/* Which isolation layers stand; a machine that need not be asked is not waited for. */
+static uint32_t isolate(const struct request *request)
 {
-    copy_fault_prepare(&vm);
-    stderr_prepare();
-    if (vm.map_disks)
-        vm.map_disks(&vm);
-    const bool filtered = waits_are_refused();
-    if (!filtered)
-        leave_behind_prepare(&door.left);
-    give_up_file_growth(&vm);
-    uint32_t layers = ISOLATION_KVM | give_up_rights();
-    if (vm.ring.shared)
-        ring_worker_prepare(&vm);
-    return layers | give_up_calls(&door.left, &vm, filtered);
-}
-
-/* ---- the sandbox */
-
-static bool will_be_sandbox(const struct request *request)
-{
-    return request->backend == BACKEND_SANDBOX ||
-           (request->backend == BACKEND_AUTO && (!exists("/dev/kvm") || !kvm_is_fit()));
-}
-
-static _Noreturn void refuse_sandbox(const char *what, int os_error)
-{
-    sandbox_release(&sandbox);
-    leave_to_python("sandbox: %s: %s", what, strerror(os_error));
-}
-
-/* The image as start state with its sites patched, in a memfd for the sandbox's process. It stays mapped:
- * what is begun ahead has this process's memory, so to unmap would be to wait for another processor. */
-static int make_template(const struct image *image)
-{
-    const uint64_t bytes = start_state_template_bytes(&image->elf);
-    int fd = memfd_create("tender-image", MFD_CLOEXEC);
-    void *memory = MAP_FAILED;
-    if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0)
-        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (memory == MAP_FAILED)
-        refuse_sandbox("its template", errno);
-    start_state_write_extension(memory, image->elf.extensions);
-    load_segments(image, memory);
-    (void)patch_template(&image->elf, memory, fd);
-    return fd;
-}
-
-static void make_sandbox(const struct request *request, const struct image *image,
-                         const struct devices *devices, const char *line, size_t line_bytes)
-{
-    net_helper_end(); /* this process keeps its rights */
-    int template_fd = make_template(image);
-    handle(SIGCHLD, SIG_DFL,
-           0); /* ignored, as whoever started us may have it, nobody tells how a process ended */
-    net_leave_segments(&vm);
-    int error = sandbox_init(&sandbox, &vm);
-    if (error < 0)
-        refuse_sandbox("its shared memory", -error);
-    char *program = find_in_package("tender-sandbox");
-    if (!program) {
-        const char *places = package_places();
-        sandbox_release(&sandbox);
-        leave_to_python("tender-sandbox cannot be found: it is not in %s; %s",
-                        places ? places : "(no memory)", unreadable_package ? UNREADABLE_HINT : COPY_HINT);
+    if (machine.ops->confine) {
+        stderr_prepare(); /* before this process may not */
+        return machine.ops->confine(&machine, waits_are_refused());
     }
-    error = sandbox_spawn_alone(&sandbox, &image->elf, template_fd, request->mem_bytes, program, image->name);
-    if (error < 0)
-        refuse_sandbox(program, -error);
-    close(template_fd); /* nobody else has it: what the guest maps stays as it is */
-    free(program);
-    /* While the program starts; it enters the guest when it is told to go on. */
-    start_state_write_boot_info(sandbox_boot_info(&sandbox), &image->elf, &devices->manifest,
-                                request->mem_bytes, tsc_hz(), 0, line, line_bytes);
+    return request->require ? machine.ops->isolation(&machine) : 0;
 }
 
 /* ---- signals */
@@ -310,7 +225,8 @@ static void stop_soon(void)
     static const struct itimerspec at_once = {.it_value = {.tv_nsec = 1}};
     const uint64_t one = 1;
     atomic_store(&vm.stop_requested, true);
-    kvm_machine_leave(&door.machine);
+    if (machine.ops->kick)
+        machine.ops->kick(&machine);
     if (write(vm.stop_fd, &one, sizeof one) < 0)
         (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* it is a timer's (stranger.c) */
 }
@@ -337,25 +253,23 @@ static void on_time_over(int number)
     errno = saved;
 }
 
-/* A terminal's ^Z, where the guest is another process: both stop, both go on. The sandbox's process is the
- * first of its pid namespace, and such a one hears only of a stop that it cannot refuse, from outside. */
+/* A terminal's ^Z, where the guest is another process: both stop, both go on. */
 static void on_suspend(int number)
 {
-    int saved = errno, pid = sandbox.pid;
-    if (pid > 0)
-        (void)kill(pid, SIGSTOP);
+    int saved = errno;
+    machine.ops->pause(&machine, true);
     handle(number, SIG_DFL, 0);
     (void)raise(number); /* returns when this process goes on */
     handle(number, on_suspend, SA_NODEFER);
-    if (pid > 0)
-        (void)kill(pid, SIGCONT);
+    machine.ops->pause(&machine, false);
     errno = saved;
 }
 
 static void on_kick(int number)
 {
     (void)number;
-    kvm_machine_leave(&door.machine);
+    if (machine.ops->kick)
+        machine.ops->kick(&machine);
 }
 
 /* What ends a run, whatever mask this process was started with: SIGINT, SIGTERM, the end of its time. */
@@ -435,7 +349,7 @@ int signal_caught(void)
     return caught;
 }
 
-static void expect_signals(const struct request *request, bool is_kvm)
+static void expect_signals(const struct request *request)
 {
     struct sigaction now;
     hear(request, on_stop);
@@ -443,11 +357,10 @@ static void expect_signals(const struct request *request, bool is_kvm)
         devices_leave();
         stop_soon();
     }
-    if (is_kvm) {
+    if (!machine.ops->pause) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;
-    }
-    if (!is_kvm && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+    } else if (sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
     if (request->timeout_s > 0)
         handle(SIGALRM, on_time_over, 0);
@@ -506,20 +419,31 @@ void devices_leave(void)
             net_leave_header(vm.devices[i].fd);
 }
 
-static _Noreturn void end(const struct request *request, bool is_kvm)
+/* Of machine and devices, what outlives this process. */
+static void give_back(void)
+{
+    if (!machine.ops->leave)
+        machine.ops->close(&machine);
+    devices_leave();
+}
+
+static _Noreturn void leave(int status)
+{
+    if (machine.ops->leave)
+        machine.ops->leave(&machine);
+    _exit(status);
+}
+
+static _Noreturn void end(const struct request *request)
 {
     const struct vm_event event = *vm.event;
-    if (!is_kvm) {
-        sandbox_release(&sandbox);
-        sandbox_ahead_end();
-    }
-    devices_leave();
+    give_back();
     struct run_end ended;
-    end_explain(&event, is_kvm, over_time, TOLD_COMMAND, &ended);
+    end_explain(&event, machine.ops, over_time, TOLD_COMMAND, &ended);
     if (event.kind == EVENT_SETUP_FAILED) {
         const char *step = setup_step_name(event.number);
         ended.status = STATUS_CANNOT_START;
-        say("sandbox: %s: %s", step ? step : "set-up", strerror(event.os_error));
+        say("%s: %s: %s", machine.ops->words->title, step ? step : "set-up", strerror(event.os_error));
         if (!request->solo5)
             say_hint(setup_step_hint(event.number, event.os_error, TOLD_COMMAND));
     } else if (caught && event.kind != EVENT_HALT) {
@@ -532,9 +456,7 @@ static _Noreturn void end(const struct request *request, bool is_kvm)
         if (event.registers_valid && !request->solo5 && !hurried)
             hint_at_fault(request, &event, ended.status);
     }
-    if (is_kvm)
-        leave_behind(&door.left, &door.machine);
-    _exit(ended.status);
+    leave(ended.status);
 }
 
 /* Before the guest's first instruction. Not by Python: on KVM it cannot be executed any more. */
@@ -550,78 +472,70 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
             at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
     say("required isolation layers are missing: %s", names);
     if (!request->solo5)
-        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), door.is_kvm, TOLD_COMMAND));
-    if (door.is_kvm) {
-        devices_leave();
-        leave_behind(&door.left, &door.machine);
-    } else {
-        sandbox_release(&sandbox);
-        sandbox_ahead_end();
-        devices_leave();
-    }
-    _exit(STATUS_CANNOT_START);
+        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), machine.ops, TOLD_COMMAND));
+    give_back();
+    leave(STATUS_CANNOT_START);
 }
 
 static void say_net_news(void)
 {
     char text[NET_NEWS_BYTES];
-    for (uint32_t next = 0; net_news(&vm, &next, door.is_kvm ? net_helper_attach : NULL, text);)
+    for (uint32_t next = 0; net_news(&vm, &next, machine.ops->confine ? net_helper_attach : NULL, text);)
         say_notice("%s", text);
 }
 
 void run(const struct request *request)
 {
-    static struct image image;
     static struct devices devices;
     static char line[HVT_CMDLINE_BYTES];
     struct elf_error too_small;
 
-    if (will_be_sandbox(request))
-        sandbox_ahead_begin();
-    tsc_sample(); /* early: tsc.h */
+    const struct machine_ops *const expected = expected_machine(request);
+    if (expected->ahead)
+        expected->ahead();
+    tsc_sample(); /* early: sandbox/tsc.h */
     hear(request, on_first);
     let_stops_in(SIG_UNBLOCK);
-    open_image(&image, request->image);
+    open_image(request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)
-        refuse_image(&image, &too_small);
+        refuse_image(&too_small);
     int error = vm_init(&vm);
     if (error < 0)
         leave_to_python("no memory for a VM");
     if (console_set(&vm, STDOUT_FILENO) < 0)
         leave_to_python("console: 1: %s", strerror(errno));
-    const bool sandbox_alone = will_be_sandbox(request);
-    devices_attach(request, &image.elf, &vm,
-                   sandbox_alone ? (uint32_t)RING_NONE : ring_wanted(request, &image.elf), &devices);
+    devices_attach(request, &image.elf, &vm, ring_wanted(request, expected), &devices);
     let_stops_in(SIG_BLOCK);
 
-    if (request->net_reattach && !sandbox_alone && (error = net_helper_begin(&vm)) < 0)
+    if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
         leave_to_python("--net-reattach: a helper process cannot be had: %s", strerror(-error));
-    if (request->backend == BACKEND_SANDBOX || !make_machine(request, &image, &devices, line, line_bytes))
-        make_sandbox(request, &image, &devices, line, line_bytes);
-    if (door.is_kvm)
-        sandbox_ahead_end();
+    struct machine_plan plan = {
+        .image = &image.elf,
+        .name = image.name,
+        .manifest = &devices.manifest,
+        .mem_bytes = request->mem_bytes,
+        .cmdline = line,
+        .cmdline_bytes = line_bytes,
+        .template_fd = -1,
+        .load = load_segments,
+        .find = find_program,
+    };
+    make_machine(request, &plan);
+    if (machine.ops != expected)
+        machines_ahead_end();
     close(image.fd);
-    expect_signals(request, door.is_kvm);
+    expect_signals(request);
     if (request->mem_adjusted && !request->quiet)
         say_notice("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);
-    if (door.is_kvm)
-        refuse_missing_layers(request, close_the_door());
-    else if (request->require)
-        refuse_missing_layers(request, sandbox_isolation(&sandbox));
+    refuse_missing_layers(request, isolate(request));
     /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
-    if (door.fallback[0] && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
-        say_notice(
-            "no usable KVM (%s): the guest runs in the sandbox, a process behind a system-call filter, "
-            "which isolates less than a virtual machine",
-            door.fallback);
+    if (fallback[0] && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
+        say_notice("%s", fallback);
     do {
-        if (door.is_kvm)
-            kvm_run_loop(&vm, door.machine.vcpu_fd, door.machine.run);
-        else
-            sandbox_run(&sandbox);
+        machine.ops->run(&machine);
         if (vm.event->kind == EVENT_NETWORK)
             say_net_news();
     } while (!event_ends_run(vm.event->kind));
-    end(request, door.is_kvm);
+    end(request);
 }

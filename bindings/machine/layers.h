@@ -20,6 +20,7 @@ enum isolation_layer {
     ISOLATION_CAPABILITIES = 1 << 9, /* it has none, and can gain none */
     ISOLATION_KVM = 1 << 10,         /* the guest is a virtual machine */
 };
+#define ISOLATION_LAYERS 11 /* how many */
 
 /*
  * A user that is no system's and no service's: above 16-bit numbers and what containers are given, below

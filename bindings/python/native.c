@@ -10,10 +10,10 @@
 #include "device.h"
 #include "ends.h"
 #include "image_memory.h"
-#include "kvm_machine.h"
+#include "kvm_ops.h"
+#include "machine.h"
 #include "owner.h"
 #include "ring.h"
-#include "spawn.h"
 #include "start_state.h"
 #include "tsc.h"
 
@@ -138,9 +138,34 @@ struct vm *tn_vm(struct vm_handle *handle)
     return owned_vm(handle);
 }
 
-int tn_vm_add_sandbox(struct vm_handle *handle)
+int tn_machine_open(struct vm_handle *handle, const char *machine, const struct elf_image *image,
+                    const struct mft *manifest, uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes,
+                    int template_fd, const char *program, const char *name, int namespaces_wanted,
+                    struct machine_error *error)
 {
-    return owned_vm_add_sandbox(handle);
+    const struct machine_plan plan = {.image = image,
+                                      .name = name,
+                                      .manifest = manifest,
+                                      .mem_bytes = mem_bytes,
+                                      .cmdline = cmdline,
+                                      .cmdline_bytes = cmdline_bytes,
+                                      .template_fd = template_fd,
+                                      .program = program,
+                                      .no_namespaces = !namespaces_wanted};
+    return owned_machine_open(handle, machine, &plan, error);
+}
+
+const char *tn_machine_name(uint32_t index)
+{
+    uint32_t count = 0;
+    while (machines[count])
+        count++;
+    return index < count ? machines[index]->name : NULL;
+}
+
+void tn_machine_close(struct vm_handle *handle)
+{
+    owned_machine_close(handle);
 }
 
 int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor)
@@ -178,16 +203,6 @@ struct kvm_cpuid2 *tn_kvm_cpuid(void)
     return kvm_machine_cpuid();
 }
 
-void tn_kvm_close(struct vm_handle *handle)
-{
-    owned_kvm_close(handle);
-}
-
-void tn_kvm_empty_kept(void)
-{
-    owned_kvm_empty_kept();
-}
-
 int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
 {
     return owned_run_begin(handle, limit_ns, turn);
@@ -205,11 +220,7 @@ void tn_run_leave(struct vm_handle *handle, const int *turn)
 
 const void *tn_run_console(struct vm_handle *handle, const struct vm_event *event)
 {
-    struct sandbox *sandbox = owned_sandbox(handle);
-    if (sandbox)
-        return sandbox->mapping + SANDBOX_CONSOLE_OFFSET;
-    struct vm *vm = owned_vm(handle);
-    return vm ? vm->memory.hva + event->gpa : NULL;
+    return owned_console(handle, event);
 }
 
 int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
@@ -236,6 +247,11 @@ int tn_look(struct vm_handle *handle, struct vm_shared *copy)
 int64_t tn_read(struct vm_handle *handle, gpa_t gpa, void *to, uint64_t len)
 {
     return owned_read(handle, gpa, to, len);
+}
+
+int64_t tn_write(struct vm_handle *handle, gpa_t gpa, const void *from, uint64_t len)
+{
+    return owned_write(handle, gpa, from, len);
 }
 
 int tn_pid(struct vm_handle *handle, int *pid)
@@ -278,7 +294,12 @@ int tn_net_use(const struct elf_image *image, int ring_mode)
 int tn_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
                        uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes)
 {
-    return owned_write_boot_info(handle, image, manifest, mem_bytes, cmdline, cmdline_bytes);
+    const struct machine_plan plan = {.image = image,
+                                      .manifest = manifest,
+                                      .mem_bytes = mem_bytes,
+                                      .cmdline = cmdline,
+                                      .cmdline_bytes = cmdline_bytes};
+    return owned_write_boot_info(handle, &plan);
 }
 
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)
@@ -389,10 +410,14 @@ int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_
     return owned_cpu_state_set(handle, parts, state);
 }
 
-void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, int told,
-                    struct run_end *end)
+int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,
+                   struct run_end *end)
 {
-    end_explain(event, behind_kvm != 0, over_time != 0, (enum told)told, end);
+    const struct machine_ops *ops = machine_by_name(machine);
+    if (!ops)
+        return -EINVAL;
+    end_explain(event, ops, over_time != 0, (enum told)told, end);
+    return 0;
 }
 
 const char *tn_setup_step_name(uint32_t step)
@@ -420,21 +445,15 @@ const char *tn_isolation_name(uint32_t index)
     return isolation_name(index);
 }
 
-const char *tn_isolation_cure(uint32_t index, int behind_kvm, int told)
+const char *tn_isolation_cure(uint32_t index, const char *machine, int told)
 {
-    return isolation_cure(index, behind_kvm, (enum told)told);
+    const struct machine_ops *ops = machine_by_name(machine);
+    return ops ? isolation_cure(index, ops, (enum told)told) : "";
 }
 
 const char *tn_system_call_name(uint32_t number, uint64_t arch)
 {
     return system_call_name(number, arch);
-}
-
-int tn_sandbox_spawn(struct vm_handle *handle, const struct elf_image *image, int template_fd,
-                     uint64_t mem_bytes, const char *program, const char *name, int namespaces_wanted)
-{
-    return sandbox_spawn(owned_sandbox(handle), image, template_fd, mem_bytes, program, name,
-                         namespaces_wanted);
 }
 
 void tn_tsc_sample(void)

@@ -59,16 +59,21 @@ int tn_vm_close(struct vm_handle *handle);
 void tn_vm_drop(struct vm_handle *handle);
 int tn_vm_move(struct vm_handle *from, struct vm_handle *to);
 struct vm *tn_vm(struct vm_handle *handle);
-int tn_vm_add_sandbox(struct vm_handle *handle);
 int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor);
 int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
+/* A machine by its name (machine/machine.h), of a VM whose console and devices are in place: 0, -errno, or -1
+ * with *error filled. `namespaces_wanted` is 0 for benchmarks alone. KVM's descriptors come one by one. */
+int tn_machine_open(struct vm_handle *handle, const char *machine, const struct elf_image *image,
+                    const struct mft *manifest, uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes,
+                    int template_fd, const char *program, const char *name, int namespaces_wanted,
+                    struct machine_error *error);
+const char *tn_machine_name(uint32_t index); /* in the order in which "auto" tries them; NULL past the last */
+void tn_machine_close(struct vm_handle *handle); /* another may take the VM */
 int tn_kvm_open(struct vm_handle *handle, const char *path);
 int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu);
 int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error);
 int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error);
 struct kvm_cpuid2 *tn_kvm_cpuid(void); /* what this process's guests see; NULL before the first */
-void tn_kvm_close(struct vm_handle *handle);
-void tn_kvm_empty_kept(void);
 
 int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn);
 int tn_run(struct vm_handle *handle, struct run_report *report);
@@ -81,6 +86,7 @@ int tn_stop(struct vm_handle *handle);
 int tn_leave_headers(struct vm_handle *handle);
 int tn_look(struct vm_handle *handle, struct vm_shared *copy);
 int64_t tn_read(struct vm_handle *handle, gpa_t gpa, void *to, uint64_t len);
+int64_t tn_write(struct vm_handle *handle, gpa_t gpa, const void *from, uint64_t len);
 int tn_pid(struct vm_handle *handle, int *pid);
 /* Behind an EVENT_NETWORK, on the run's thread: 1, and a line in `text` of NET_NEWS_BYTES; 0, there is no
  * more; -errno. *next is 0 at first. */
@@ -135,18 +141,13 @@ const char *tn_hypercall_name(uint32_t number);
 const char *tn_feature_name(uint32_t bit);
 
 /* How a run ended, in words (vm/ends.h). */
-void tn_end_explain(const struct vm_event *event, int behind_kvm, int over_time, int told,
-                    struct run_end *end);
+int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,
+                   struct run_end *end);
 const char *tn_setup_step_name(uint32_t step);
 const char *tn_setup_step_hint(uint32_t step, int os_error, int told);
 const char *tn_isolation_name(uint32_t index);
-const char *tn_isolation_cure(uint32_t index, int behind_kvm, int told);
+const char *tn_isolation_cure(uint32_t index, const char *machine, int told);
 const char *tn_system_call_name(uint32_t number, uint64_t arch);
-
-/* The sandbox, of a handle that has one: a VM whose guest runs in a process of its own, tender-sandbox. Spawn
- * wants boot info, devices and console in place. */
-int tn_sandbox_spawn(struct vm_handle *handle, const struct elf_image *image, int template_fd,
-                     uint64_t mem_bytes, const char *program, const char *name, int namespaces_wanted);
 
 /* The time stamp counter's frequency; see arch/x86_64/tsc.h. */
 void tn_tsc_sample(void); /* early, so that a frequency that has to be measured need not be waited for */

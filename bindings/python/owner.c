@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -14,14 +13,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "close_later.h"
 #include "device.h"
-#include "kvm_cpu_state.h"
-#include "reset_kvm.h"
-#include "run_kvm.h"
-#include "spawn.h"
-#include "start_state.h"
-#include "tsc.h"
+#include "kvm_ops.h"
+#include "machine.h"
 
 #define LIMIT_STACK_BYTES 0x10000
 #define NS_PER_S          1000000000u
@@ -44,9 +38,7 @@ struct owned_vm {
     uint32_t users; /* the handle, calls under way, the thread of owned_start() */
     pid_t process;
     struct vm *vm;
-    struct sandbox *sandbox;
-    struct kvm_machine kvm;
-    struct cpu_state start; /* of the vCPU */
+    struct machine machine;
     struct descriptor devices[MFT_MAX_ENTRIES];
     struct descriptor console;
 
@@ -61,19 +53,6 @@ struct owned_vm {
 /* Guards what handles stand for, their users and their states. Nothing waits while it holds this. */
 static pthread_mutex_t handles = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t unused = PTHREAD_COND_INITIALIZER; /* somebody's last use but one is over */
-
-/* The descriptors of a process's first vCPU are never closed: while a host has a vCPU without a local APIC,
- * KVM makes another in a tenth of the instructions. With the first it patches its code, and tells every
- * processor; with the last it does so again. The vCPU holds its VM, whose memory is gone.
- *
- * Its machine stays open until the next VM is made, which takes the memory slot from it. A slot is a range of
- * our addresses; the next VM's memory comes to lie there, and whatever then changes in this range the kernel
- * tells the old machine too, which walks its page tables: a sixth of the boot of an image of more than 2 MiB.
- */
-static struct {
-    pid_t process;
-    int machine_fd; /* -1: its slot is empty */
-} kept = {.machine_fd = -1};
 
 /* A fork may have come while a thread that the child does not have held them. */
 static void reset_locks(void)
@@ -128,50 +107,30 @@ int owned_vm_make(struct vm_handle *handle)
     owned->users = 1;
     owned->process = getpid();
     owned->console.fd = owned->done_fd = -1;
-    owned->kvm = KVM_MACHINE_NONE;
+    owned->machine.vm = owned->vm;
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
         owned->devices[i].fd = -1;
     handle->owned = owned;
     return 0;
 }
 
-/* True: what is kept from now on is this VM's vCPU, with its machine. */
-static bool keep_vcpu(struct owned_vm *owned)
+static void release_machine(struct owned_vm *owned)
 {
-    pthread_mutex_lock(&handles);
-    const bool is_first = kept.process != owned->process;
-    if (is_first) { /* in a fork the parent's are left as they are */
-        kept.process = owned->process;
-        kept.machine_fd = owned->kvm.vm_fd;
-    }
-    pthread_mutex_unlock(&handles);
-    return is_first;
+    if (owned->machine.ops)
+        owned->machine.ops->close(&owned->machine);
+    owned->machine = (struct machine){.vm = owned->vm};
 }
 
-static void release_kvm(struct owned_vm *owned)
-{
-    struct kvm_machine *kvm = &owned->kvm;
-    if (kvm->run && keep_vcpu(owned))
-        kvm->vcpu_fd = kvm->vm_fd = -1;
-    const int vm_fd = kvm->vm_fd;
-    kvm->vm_fd = -1;
-    kvm_machine_close(kvm);
-    if (vm_fd >= 0)
-        close_later(vm_fd); /* the VM's last, which waits in the kernel */
-}
-
-void owned_kvm_close(struct vm_handle *handle)
+void owned_machine_close(struct vm_handle *handle)
 {
     if (handle->owned)
-        release_kvm(handle->owned);
+        release_machine(handle->owned);
 }
 
 /* A forked child has copies of descriptors. The machine, the TAP's state, the process and every lock are the
- * parent's; guest memory was not inherited, and something else may lie at its address by now. The vCPU's page
- * was, and holds its vCPU. */
+ * parent's; guest memory was not inherited, and something else may lie at its address by now. */
 static void release_copies(struct owned_vm *owned)
 {
-    kvm_machine_close(&owned->kvm);
     close_number(&owned->vm->stop_fd);
     if (owned->vm->memory.template)
         close_number(&owned->vm->memory.pagemap_fd);
@@ -189,14 +148,9 @@ static void release(struct owned_vm *owned)
         release_copies(owned);
     else
         limit_end(owned);
-    if (owned->sandbox) {
-        sandbox_release(owned->sandbox);
-        free(owned->sandbox);
-    }
-    if (!is_copy) {
-        release_kvm(owned);
+    release_machine(owned);
+    if (!is_copy)
         vm_release(owned->vm);
-    }
     free(owned->vm);
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
         descriptor_close(&owned->devices[i]);
@@ -311,26 +265,19 @@ struct vm *owned_vm(struct vm_handle *handle)
     return handle->owned ? handle->owned->vm : NULL;
 }
 
-struct sandbox *owned_sandbox(struct vm_handle *handle)
-{
-    return handle->owned ? handle->owned->sandbox : NULL;
-}
-
-int owned_vm_add_sandbox(struct vm_handle *handle)
+int owned_machine_open(struct vm_handle *handle, const char *name, const struct machine_plan *plan,
+                       struct machine_error *error)
 {
     struct owned_vm *owned = handle->owned;
-    if (!owned || owned->sandbox)
-        return owned ? -EALREADY : -ESTALE;
-    struct sandbox *sandbox = malloc(sizeof *sandbox);
-    if (!sandbox)
-        return -ENOMEM;
-    net_leave_segments(owned->vm);
-    int error = sandbox_init(sandbox, owned->vm);
-    if (error)
-        free(sandbox);
-    else
-        owned->sandbox = sandbox;
-    return error;
+    const struct machine_ops *ops = machine_by_name(name);
+    if (!owned || !ops || owned->machine.ops)
+        return !owned ? -ESTALE : !ops ? -EINVAL : -EALREADY;
+    if (!ops->serves_ring)
+        net_leave_segments(owned->vm);
+    const int answer = ops->open(&owned->machine, plan, error);
+    if (!answer)
+        owned->machine.ops = ops;
+    return answer;
 }
 
 static void take_descriptor(struct descriptor *to, struct descriptor *from)
@@ -360,12 +307,16 @@ int owned_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor
 
 int owned_kvm_open(struct vm_handle *handle, const char *path)
 {
-    if (!handle->owned)
+    struct owned_vm *owned = handle->owned;
+    if (!owned)
         return -ESTALE;
     int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    handle->owned->kvm.kvm_fd = fd;
+    kvm_empty_kept();
+    owned->machine.ops = &kvm_ops;
+    *kvm_of(&owned->machine) = KVM_MACHINE_NONE;
+    kvm_of(&owned->machine)->kvm_fd = fd;
     return fd;
 }
 
@@ -373,134 +324,80 @@ int owned_kvm_create(struct vm_handle *handle, int fd, unsigned long request, in
 {
     if (!handle->owned)
         return -ESTALE;
+    struct kvm_machine *kvm = kvm_of(&handle->owned->machine);
     int made;
     do
         made = ioctl(fd, request, 0);
     while (made < 0 && errno == EINTR); /* a signal, whose handler has run by now */
     if (made < 0)
         return -errno;
-    *(is_vcpu ? &handle->owned->kvm.vcpu_fd : &handle->owned->kvm.vm_fd) = made;
+    *(is_vcpu ? &kvm->vcpu_fd : &kvm->vm_fd) = made;
     return made;
 }
 
 int owned_kvm_prepare(struct vm_handle *handle, struct machine_error *error)
 {
-    return handle->owned ? kvm_machine_prepare(&handle->owned->kvm, handle->owned->vm, error) : -ESTALE;
+    return handle->owned ? kvm_library_prepare(&handle->owned->machine, error) : -ESTALE;
 }
 
 int owned_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error)
 {
-    struct owned_vm *owned = handle->owned;
-    if (!owned)
-        return -ESTALE;
-    start_state_registers(entry, owned->vm->memory.bytes, &owned->start);
-    return kvm_machine_finish(&owned->kvm, &owned->start, error);
+    return handle->owned ? kvm_library_finish(&handle->owned->machine, entry, error) : -ESTALE;
 }
 
-void owned_kvm_empty_kept(void)
+/* A machine that has been made, or NULL: closed. */
+static const struct machine_ops *ops_of(const struct vm_handle *handle)
 {
-    pthread_mutex_lock(&handles);
-    int machine_fd = -1;
-    if (kept.process == getpid()) {
-        machine_fd = kept.machine_fd;
-        kept.machine_fd = -1;
-    }
-    pthread_mutex_unlock(&handles);
-    if (machine_fd < 0)
-        return;
-    kvm_clear_memory(machine_fd);
-    close(machine_fd);
+    return handle->owned ? handle->owned->machine.ops : NULL;
 }
 
-int owned_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
-                          uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes)
+int owned_write_boot_info(struct vm_handle *handle, const struct machine_plan *plan)
 {
-    struct owned_vm *owned = handle->owned;
-    if (!owned)
+    if (!ops_of(handle))
         return -ESTALE;
-    if (owned->sandbox) {
-        start_state_write_boot_info(sandbox_boot_info(owned->sandbox), image, manifest, mem_bytes, tsc_hz(),
-                                    0, cmdline, cmdline_bytes);
-        return 0;
-    }
-    const struct guest_memory *memory = &owned->vm->memory;
-    start_state_write_boot_info(memory->hva + HVT_BOOT_INFO_GPA, image, manifest, memory->bytes,
-                                owned->kvm.tsc_hz, owned->vm->ring.shared ? memory->bytes : 0, cmdline,
-                                cmdline_bytes);
+    ops_of(handle)->write_boot_info(&handle->owned->machine, plan);
     return 0;
 }
 
-/* ---- used again */
-
-static _Atomic(struct kvm_fresh *) fresh; /* of any vCPU of this process; never freed */
-
-/* Two threads that ask at once get equal answers. */
-static int take_fresh(const struct kvm_machine *kvm)
+const void *owned_console(struct vm_handle *handle, const struct vm_event *event)
 {
-    struct kvm_fresh *none = NULL, *taken;
-    if (atomic_load(&fresh))
-        return 0;
-    taken = kvm_fresh_take(kvm->kvm_fd, kvm->vcpu_fd);
-    if (!taken)
-        return -errno;
-    if (!atomic_compare_exchange_strong(&fresh, &none, taken))
-        free(taken);
-    return 0;
+    return ops_of(handle) ? ops_of(handle)->console(&handle->owned->machine, event) : NULL;
 }
 
 int owned_keep(struct vm_handle *handle, int template_fd)
 {
-    struct owned_vm *owned = handle->owned;
-    if (!owned)
+    if (!ops_of(handle))
         return -ESTALE;
-    if (owned->sandbox) /* a process that a guest has had is not to be trusted with another's */
-        return -EOPNOTSUPP;
-    const int error = guest_memory_keep(&owned->vm->memory, template_fd);
-    return error ? error : take_fresh(&owned->kvm);
+    return ops_of(handle)->keep ? ops_of(handle)->keep(&handle->owned->machine, template_fd) : -EOPNOTSUPP;
 }
 
-/* Memory behind the vCPU: KVM completes the last guest's exit there, and that of an `ins` writes to it. */
 int owned_reset(struct vm_handle *handle)
 {
-    struct owned_vm *owned = handle->owned;
+    return ops_of(handle) ? ops_of(handle)->reset(&handle->owned->machine) : -ESTALE;
+}
+
+/* A use of a VM that nothing runs. */
+static struct owned_vm *use_stopped(const struct vm_handle *handle, int *answer)
+{
+    struct owned_vm *owned = use_here(handle, answer);
     if (!owned)
-        return -ESTALE;
-    const int error = kvm_reset(atomic_load(&fresh), &owned->kvm, &owned->start);
-    return error ? error : vm_reset(owned->vm);
-}
-
-/* What a sandbox's guest had when it ended is known where its end came by a signal: general registers, and
- * CR2 and the FS base among the event's. Of its vector registers, and of a guest that waits, nothing is. */
-static int sandbox_cpu_state(const struct vm_event *event, struct cpu_state *state)
-{
-    if (!event->registers_valid)
-        return -ENODATA;
-    memcpy(state->general.gpr, event->registers.gpr, sizeof state->general.gpr);
-    state->general.rip = event->registers.rip;
-    state->general.rflags = event->registers.rflags;
-    state->known = CPU_GENERAL;
-    return 0;
-}
-
-/* With a use: nothing runs it while this is under way. */
-static int state_begin(struct owned_vm *owned)
-{
+        return NULL;
     pthread_mutex_lock(&handles);
-    const int answer = owned->state == RUNNING ? -EBUSY : 0;
+    *answer = owned->state == RUNNING ? -EBUSY : 0;
     pthread_mutex_unlock(&handles);
-    return answer;
+    if (!*answer)
+        return owned;
+    unuse(owned);
+    return NULL;
 }
 
 int owned_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state)
 {
     int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
+    struct owned_vm *owned = use_stopped(handle, &answer);
     if (!owned)
         return answer;
-    answer = state_begin(owned);
-    if (!answer)
-        answer = owned->sandbox ? sandbox_cpu_state(owned->vm->event, state)
-                                : kvm_cpu_state_get(owned->kvm.vcpu_fd, parts, state);
+    answer = owned->machine.ops->get_cpu_state(&owned->machine, parts, state);
     unuse(owned);
     return answer;
 }
@@ -508,13 +405,11 @@ int owned_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *
 int owned_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state)
 {
     int answer;
-    const char *name;
-    struct owned_vm *owned = use_here(handle, &answer);
+    struct owned_vm *owned = use_stopped(handle, &answer);
     if (!owned)
         return answer;
-    answer = state_begin(owned);
-    if (!answer)
-        answer = owned->sandbox ? -EOPNOTSUPP : kvm_cpu_state_set(owned->kvm.vcpu_fd, parts, state, &name);
+    const struct machine_ops *ops = owned->machine.ops;
+    answer = ops->set_cpu_state ? ops->set_cpu_state(&owned->machine, parts, state) : -EOPNOTSUPP;
     unuse(owned);
     return answer;
 }
@@ -639,18 +534,16 @@ int owned_run(struct vm_handle *handle, struct run_report *report)
         vm_release_signals();
         return answer;
     }
-    if (owned->sandbox)
-        sandbox_run(owned->sandbox);
-    else
-        kvm_run_loop(owned->vm, owned->kvm.vcpu_fd, owned->kvm.run);
+    struct machine *machine = &owned->machine;
+    machine->ops->run(machine);
     vm_release_signals();
     report->event = *owned->vm->event;
     report->over = event_ends_run(report->event.kind);
     if (report->over) {
         limit_end(owned);
         report->timed_out = owned->limit.timed_out;
-        if (owned->sandbox && report->event.kind != EVENT_SETUP_FAILED)
-            report->isolation = sandbox_isolation(owned->sandbox);
+        if (report->event.kind != EVENT_SETUP_FAILED)
+            report->isolation = machine->ops->isolation(machine);
         report->shared = *owned->vm->shared;
         if (!owned->started) /* its result is the thread's to keep first */
             end(owned);
@@ -794,13 +687,20 @@ int64_t owned_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t le
     struct owned_vm *owned = use_here(handle, &answer);
     if (!owned)
         return answer;
-    int64_t got = (int64_t)len;
-    if (owned->sandbox)
-        got = sandbox_read(owned->sandbox, gpa, to, len);
-    else
-        memcpy(to, owned->vm->memory.hva + gpa, len);
+    const int64_t got = owned->machine.ops->read(&owned->machine, gpa, to, len);
     unuse(owned);
     return got;
+}
+
+int64_t owned_write(struct vm_handle *handle, uint64_t gpa, const void *from, uint64_t len)
+{
+    int answer;
+    struct owned_vm *owned = use_here(handle, &answer);
+    if (!owned)
+        return answer;
+    const int64_t put = owned->machine.ops->write(&owned->machine, gpa, from, len);
+    unuse(owned);
+    return put;
 }
 
 int owned_pid(struct vm_handle *handle, int *pid)
@@ -809,9 +709,8 @@ int owned_pid(struct vm_handle *handle, int *pid)
     struct owned_vm *owned = use_here(handle, &answer);
     if (!owned)
         return answer;
-    *pid = owned->process;
-    if (owned->sandbox)
-        *pid = owned->sandbox->pidfd >= 0 ? owned->sandbox->pid : -1;
+    const struct machine_ops *ops = owned->machine.ops;
+    *pid = ops->pid ? ops->pid(&owned->machine) : owned->process;
     unuse(owned);
     return 0;
 }
@@ -822,7 +721,7 @@ int owned_isolation(struct vm_handle *handle, uint32_t *layers)
     struct owned_vm *owned = use_here(handle, &answer);
     if (!owned)
         return answer;
-    *layers = owned->sandbox ? sandbox_isolation(owned->sandbox) : 0;
+    *layers = owned->machine.ops->isolation(&owned->machine);
     unuse(owned);
     return 0;
 }

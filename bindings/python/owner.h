@@ -23,7 +23,7 @@
 struct cpu_state;
 struct elf_image;
 struct machine_error;
-struct sandbox;
+struct machine_plan;
 struct vm;
 
 void descriptor_close(struct descriptor *descriptor); /* idempotent */
@@ -38,25 +38,23 @@ int owned_vm_move(struct vm_handle *from, struct vm_handle *to);
 
 /* While it is made or renewed, by the thread that does: NULL where it is closed. */
 struct vm *owned_vm(struct vm_handle *handle);
-struct sandbox *owned_sandbox(struct vm_handle *handle);
-int owned_vm_add_sandbox(struct vm_handle *handle); /* of this VM; 0 or -errno */
+/* Its machine, by name: 0, -errno, or -1 with *error filled. */
+int owned_machine_open(struct vm_handle *handle, const char *name, const struct machine_plan *plan,
+                       struct machine_error *error);
+/* What was made of it is given back: it could not be finished, and another machine takes the VM. */
+void owned_machine_close(struct vm_handle *handle);
 /* The VM's from now on, closed behind the machine that uses them; *descriptor is -1 then. */
 int owned_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor);
 int owned_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
 
-/* KVM's (kvm_machine.h): a descriptor or -errno; 0, -errno, or -1 with *error filled. */
+/* KVM's, whose descriptors Python makes (kvm_machine.h): a descriptor or -errno; 0, -errno, or -1 with
+ * *error filled. */
 int owned_kvm_open(struct vm_handle *handle, const char *path);
 int owned_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu);
 int owned_kvm_prepare(struct vm_handle *handle, struct machine_error *error);
 int owned_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error);
-/* What was made of it is given back: it could not be finished, and another backend takes the VM. */
-void owned_kvm_close(struct vm_handle *handle);
-/* The memory slot of the machine that is kept is emptied: its addresses will be another's. */
-void owned_kvm_empty_kept(void);
-
 /* What the guest will be told; until its first run it may be said again. */
-int owned_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
-                          uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes);
+int owned_write_boot_info(struct vm_handle *handle, const struct machine_plan *plan);
 
 /* Before the first run: this machine will be reset. 0; -EOPNOTSUPP, it cannot be; or another -errno. */
 int owned_keep(struct vm_handle *handle, int template_fd);
@@ -88,6 +86,8 @@ int owned_stop(struct vm_handle *handle);
 int owned_leave_headers(struct vm_handle *handle);
 int owned_look(struct vm_handle *handle, struct vm_shared *copy);
 int64_t owned_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t len);
+int64_t owned_write(struct vm_handle *handle, uint64_t gpa, const void *from, uint64_t len);
+const void *owned_console(struct vm_handle *handle, const struct vm_event *event); /* NULL: closed */
 int owned_pid(struct vm_handle *handle, int *pid);
 int owned_isolation(struct vm_handle *handle, uint32_t *layers);
 

@@ -30,7 +30,7 @@ struct run_report {
     struct vm_event event;
     uint32_t over; /* the event ends the run */
     uint32_t timed_out;
-    uint32_t isolation; /* enum isolation_layer; 0 behind KVM */
+    uint32_t isolation; /* enum isolation_layer */
     struct vm_shared shared;
 };
 

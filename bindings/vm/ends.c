@@ -11,6 +11,8 @@
 #include <string.h>
 
 #include "hypercall.h"
+#include "words.h"
+
 #include "syscall_names.inc" /* written by gen_syscall_names.py from the kernel's headers */
 
 /* KVM_INTERNAL_ERROR_EMULATION of <linux/kvm.h>: the guest executes what is no memory, or what KVM does not
@@ -128,9 +130,6 @@ static const char *const setup_steps[] = {
     [6] = "a system-call filter around tender ended the process before the guest's first instruction",
 };
 
-/* A way out that both word alike, or one for the library and one for the command. */
-#define BOTH(text)             {text, text}
-#define EACH(library, command) {library, command}
 #define MORE_MEMORY(less)                                                                                    \
     "the host grants no more memory: give the guest less (" less "), raise `ulimit -v` and `ulimit -d`, or " \
     "set sysctl vm.overcommit_memory to 0"
@@ -184,62 +183,38 @@ const char *setup_step_hint(uint32_t step, int os_error, enum told told)
     return "";
 }
 
-#define NAMESPACES_CURE(doctor)                                                                              \
-    "the host must allow user namespaces: a sysctl or the container's profile forbids them; `" doctor "` "   \
-    "names which"
-#define NAMESPACES_CURES EACH(NAMESPACES_CURE("tender doctor"), NAMESPACES_CURE("tender doctor --sandbox"))
-#define NATIVE_LIBRARY                                                                                       \
-    "on KVM the command alone confines itself, the library does not: use backend=\"sandbox\""
-#define NATIVE_COMMAND                                                                                       \
-    "on KVM the native command alone confines itself: leave out --json, --stats, --console and --verbose, "  \
-    "or use --backend=sandbox"
-#define NATIVE_CURES EACH(NATIVE_LIBRARY, NATIVE_COMMAND)
-#define LANDLOCK_CURE                                                                                        \
-    "the kernel must be 5.13 or later, with `landlock` among its security modules (lsm=landlock,...)"
-#define SANDBOX_CURES                                                                                        \
-    EACH("only the sandbox has it: use backend=\"sandbox\"", "only the sandbox has it: use "                 \
-                                                             "--backend=sandbox")
-#define KVM_CURES                                                                                            \
-    EACH("the guest is in the sandbox: use backend=\"kvm\"; `tender doctor` names what it lacks",            \
-         "the guest is in the sandbox: use --backend=kvm; `tender doctor --kvm` names what it lacks")
-
-/* In the order of enum isolation_layer. */
-static const struct {
-    const char *name;
-    const char *cures[2]; /* in the sandbox, by enum told */
-    const char *kvm_cures[2];
-} layers[] = {
-    {"user-namespace", NAMESPACES_CURES, SANDBOX_CURES},
-    {"network-namespace", NAMESPACES_CURES, SANDBOX_CURES},
-    {"mount-namespace", NAMESPACES_CURES, SANDBOX_CURES},
-    {"pid-namespace", NAMESPACES_CURES, SANDBOX_CURES},
-    {"ipc-namespace", NAMESPACES_CURES, SANDBOX_CURES},
-    {"empty-root", BOTH("it needs a mount namespace, and /proc mounted"), SANDBOX_CURES},
-    {"landlock", BOTH(LANDLOCK_CURE),
-     EACH(LANDLOCK_CURE "; " NATIVE_LIBRARY, LANDLOCK_CURE "; " NATIVE_COMMAND)},
-    {"seccomp-filter", BOTH("the kernel must have CONFIG_SECCOMP_FILTER"), NATIVE_CURES},
-    {"uid", BOTH("start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL"),
-     NATIVE_CURES},
-    {"capabilities", BOTH("a filter around tender must allow capset()"), NATIVE_CURES},
-    {"kvm", KVM_CURES, BOTH("")},
+static const char *const layers[ISOLATION_LAYERS] = {
+    "user-namespace",
+    "network-namespace",
+    "mount-namespace",
+    "pid-namespace",
+    "ipc-namespace",
+    "empty-root",
+    "landlock",
+    "seccomp-filter",
+    "uid",
+    "capabilities",
+    "kvm",
 };
 
 const char *isolation_name(uint32_t index)
 {
-    return index < COUNT(layers) ? layers[index].name : NULL;
+    return index < COUNT(layers) ? layers[index] : NULL;
 }
 
-const char *isolation_cure(uint32_t index, bool behind_kvm, enum told told)
+const char *isolation_cure(uint32_t index, const struct machine_ops *machine, enum told told)
 {
-    if (index >= COUNT(layers))
-        return "";
-    return behind_kvm ? layers[index].kvm_cures[told] : layers[index].cures[told];
+    const char *cure = NULL;
+    if (index < COUNT(layers) && machine->words->cures)
+        cure = machine->words->cures[index][told];
+    return cure ? cure : "";
 }
 
-void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, enum told told,
-                 struct run_end *end)
+void end_explain(const struct vm_event *event, const struct machine_ops *machine, bool over_time,
+                 enum told told, struct run_end *end)
 {
-    const char *door = behind_kvm ? "KVM" : "sandbox";
+    const struct machine_words *const words = machine->words;
+    const char *const title = words->title;
     switch (event->kind) {
     case EVENT_HALT:
         ends(end, event->status == HVT_EXIT_ABORT ? "abort" : "exit", "%s", "");
@@ -249,7 +224,7 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
         ends(end, over_time ? "timeout" : "stopped", "%s", over_time ? "the time given is over" : "stopped");
         break;
     case EVENT_TRANSLATION_FAULT:
-        ends(end, "translation-fault", "%s: host/guest translation fault: rip=0x%" PRIx64, door, event->rip);
+        ends(end, "translation-fault", "%s: host/guest translation fault: rip=0x%" PRIx64, title, event->rip);
         break;
     case EVENT_BAD_PORT:
         ends(end, "bad-port", "Invalid guest port access: port=0x%x", event->port);
@@ -261,7 +236,7 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
         explain_bad_access(event, end);
         break;
     case EVENT_UNHANDLED_EXIT:
-        ends(end, "unhandled-exit", "%s: unhandled exit: exit_reason=0x%" PRIx64 ", rip=0x%" PRIx64, door,
+        ends(end, "unhandled-exit", "%s: unhandled exit: exit_reason=0x%" PRIx64 ", rip=0x%" PRIx64, title,
              event->detail, event->rip);
         break;
     case EVENT_ENTRY_FAILURE:
@@ -274,13 +249,8 @@ void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, 
             end->status = STATUS_HOST_FAILED;
         break;
     case EVENT_HOST_ERROR:
-        /* Linux makes a thread at a VM's first KVM_RUN. */
-        ends(
-            end, "host-error", "%s: %s failed: %s%s", door, behind_kvm ? "ioctl (RUN)" : "ppoll",
-            strerror(event->os_error),
-            behind_kvm && event->os_error == EAGAIN
-                ? ": no more processes or threads may be made here; see ulimit -u, and pids.max of the cgroup"
-                : "");
+        ends(end, "host-error", "%s: %s failed: %s%s", title, words->run_call, strerror(event->os_error),
+             words->run_hint && event->os_error == EAGAIN ? words->run_hint : "");
         end->status = STATUS_HOST_FAILED;
         break;
     case EVENT_UNSUPPORTED_INSTRUCTION:

@@ -8,27 +8,26 @@
 #include <stdbool.h>
 
 #include "end_types.h"
+#include "machine.h"
 #include "vm_types.h"
 
 /*
  * Fills `end` from an event that ends a run. `over_time`: what stopped it, if it was stopped, was a time
  * limit. Whatever the event holds, the message is one line; it fits (ends.c counts).
  */
-void end_explain(const struct vm_event *event, bool behind_kvm, bool over_time, enum told told,
-                 struct run_end *end);
+void end_explain(const struct vm_event *event, const struct machine_ops *machine, bool over_time,
+                 enum told told, struct run_end *end);
 
 /* What the sandbox's set-up was at when it failed (enum sandbox_step), NULL if there is no such step; and the
- * way out of this error at that step, empty if there is none. Two more steps have hints alone: SETUP_START is
- * the start of the process, SETUP_SHARED the memory shared with it. */
-#define SETUP_START  0
-#define SETUP_SHARED UINT32_MAX
+ * way out of this error at that step, empty if there is none. SETUP_START and SETUP_SHARED (machine_types.h)
+ * have hints alone. */
 const char *setup_step_name(uint32_t step);
 const char *setup_step_hint(uint32_t step, int os_error, enum told told);
 
 /* The name of the isolation layer 1 << `index` (core/layers.h), NULL past the last; and what to do where it
- * is missing behind this backend. */
+ * is missing around this machine. */
 const char *isolation_name(uint32_t index);
-const char *isolation_cure(uint32_t index, bool behind_kvm, enum told told);
+const char *isolation_cure(uint32_t index, const struct machine_ops *machine, enum told told);
 
 /* The name of a system call by the numbers of its entry (AUDIT_ARCH_I386 or any other), or "no such call". */
 const char *system_call_name(uint32_t number, uint64_t arch);

@@ -1,7 +1,7 @@
-"""The doors a guest runs behind, and the choice between them.
+"""The machines a guest runs on, and the choice between them.
 
-A door is a class as `Door` says: KvmVm (kvm.py) and SandboxVm (sandbox.py). Each makes
-the whole machine from the same values, or raises.
+A machine is a class that makes the whole of it from the same values, or raises: KvmVm (kvm.py), SandboxVm (sandbox.py),
+and OpenedVm (machine.py) for any other that C opens.
 """
 
 import posix  # not os: its ABCs cost a tenth of the command's start
@@ -12,36 +12,17 @@ from tender.errors import HostError
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Final, Literal, Protocol
+    from typing import Any, Final
 
-    from tender.annotations import Backend, IsolationLayer, NetRing
+    from tender.annotations import Backend, NetRing
+    from tender.backend.machine import Machine
     from tender.image import Image
     from tender.native import CData
 
-    class Door(Protocol):
-        """A machine that is ready to run: what vm.py knows of it."""
-
-        handle: CData  # the VM that it is a part of
-        fallback: str  # why it is not KVM although nobody asked for that; empty: it was asked for
-
-        @property
-        def name(self) -> "Literal['kvm', 'sandbox']": ...
-
-        def isolation(self, layers: int) -> "tuple[IsolationLayer, ...]":
-            """The layers around the guest's process, by name, of which the VM was found to have `layers`."""
-
-        def write_boot_info(self, image: Image, manifest: CData, cmdline: bytes) -> None:
-            """What the guest will be told; until the first run it may be said again."""
-
-        def keep(self, image: Image) -> bool:
-            """Before the first run: this machine is to be reset() after it, if it can. Raises HostError."""
-
-        def reset(self) -> None:
-            """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
-
 
 BACKENDS: "Final" = ("auto", "kvm", "sandbox")
-_DOORS: "dict[str, Callable[..., Door]]" = {}
+"""Machines by name, in the order in which "auto" tries them: bindings/machine/machines.c has it too."""
+_DOORS: "dict[str, Callable[..., Machine]]" = {}
 _HOST: "set[str]" = set()
 """What was found on this host and holds as long as this process: "fit", KVM has a vendor's module under it."""
 
@@ -60,8 +41,8 @@ def create(
     manifest: "CData",
     cmdline: bytes,
     net_ring: "NetRing" = "off",
-) -> "Door":
-    """The machine, behind the door asked for; with "auto" KVM's if it can be had, else the sandbox's.
+) -> "Machine":
+    """The machine asked for; with "auto" the first of BACKENDS that can be had.
 
     handle    the VM that it becomes a part of, and ends with
     net_ring  as in VmConfig; "off" also for a guest without a network device. The sandbox has no ring
@@ -69,12 +50,13 @@ def create(
     Raises ConfigError for an unknown backend, ImageError, KvmUnavailable, HostError.
     """
     check_backend(backend)
-    reason = ""
-    if backend != "sandbox":
-        reason = _unfit() if backend == "auto" else ""
-        if not reason:
-            try:
-                return _door("kvm")(
+    names = BACKENDS[1:] if backend == "auto" else (backend,)
+    first = reason = ""  # that could not be had, and why
+    for name in names:
+        unfit = _unfit() if backend == "auto" and name == "kvm" else ""
+        try:
+            if not unfit:
+                machine = _door(name)(
                     handle,
                     image=image,
                     mem_bytes=mem_bytes,
@@ -82,19 +64,18 @@ def create(
                     cmdline=cmdline,
                     net_ring=net_ring,
                 )
-            except HostError as error:
-                if backend != "auto" or not error.code.startswith("kvm"):
-                    raise
-                reason = error.message
-    try:
-        door = _door("sandbox")(handle, image=image, mem_bytes=mem_bytes, manifest=manifest, cmdline=cmdline)
-    except HostError as error:
-        if reason:
-            error.hint = f"{error.hint}\nand no KVM: {reason}".lstrip()
-            error.command_hint = f"{error.command_hint}\nand no KVM: {reason}".lstrip()
-        raise
-    door.fallback = reason
-    return door
+                machine.fallback = reason
+                return machine
+        except HostError as error:
+            if name == names[-1] or not error.code.startswith(name):  # else there is no such machine here
+                if reason:
+                    error.hint = f"{error.hint}\nand no {first.upper()}: {reason}".lstrip()
+                    error.command_hint = f"{error.command_hint}\nand no {first.upper()}: {reason}".lstrip()
+                raise
+            unfit = error.message
+        if not reason:
+            first, reason = name, unfit
+    raise AssertionError("the last machine is made or refused")
 
 
 def may_be_kvm(backend: "Backend") -> bool:
@@ -112,16 +93,26 @@ def ring_mode(image: "Image", mem_bytes: int, net_ring: "NetRing") -> int:
     return int(lib.tn_ring_mode(image.elf.c, mem_bytes, wanted))
 
 
-def _door(name: str) -> "Callable[..., Door]":
+def _door(name: str) -> "Callable[..., Machine]":
     """The class; imported when it is first wanted, for a run wants one of them."""
     door = _DOORS.get(name)
     if door is None:
-        if name == "kvm":
-            from tender.backend.kvm import KvmVm as door
-        else:
-            from tender.backend.sandbox import SandboxVm as door
-        _DOORS[name] = door  # type: ignore[assignment]
-    return door  # type: ignore[return-value]
+        door = _DOORS[name] = _class(name)
+    return door
+
+
+def _class(name: "Any") -> "Callable[..., Machine]":
+    if name == "kvm":
+        from tender.backend.kvm import KvmVm
+
+        return KvmVm
+    if name == "sandbox":
+        from tender.backend.sandbox import SandboxVm
+
+        return SandboxVm
+    from tender.backend.machine import OpenedVm
+
+    return lambda handle, **values: OpenedVm(handle, name=name, **values)
 
 
 def _unfit() -> str:

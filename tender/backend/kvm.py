@@ -9,15 +9,13 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 
 from tender.backend import kvm_requests as req
 from tender.backend import ring_mode
+from tender.backend.machine import Machine, machine_error
 from tender.errors import HostError, KvmUnavailable
-from tender.native import CData, check, ffi, host_error, lib
-from tender.values import Owner
+from tender.native import CData, ffi, host_error, lib
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from typing import Final
-
-    from tender.annotations import IsolationLayer, NetRing
+    from tender.annotations import NetRing
     from tender.errors import Hints
     from tender.image import Image
 
@@ -79,7 +77,7 @@ def _failed(name: str, errno: int) -> HostError:
     )
 
 
-class KvmVm(Owner):
+class KvmVm(Machine):
     """A VM with its memory in slot 0 and one vCPU in the start state.
 
     handle  the VM that descriptors and the `kvm_run` page become a part of, and end with
@@ -87,7 +85,7 @@ class KvmVm(Owner):
     Raises KvmUnavailable, HostError, ImageError.
     """
 
-    name: "Final" = "kvm"
+    name = "kvm"
 
     def __init__(
         self,
@@ -105,13 +103,12 @@ class KvmVm(Owner):
         try:
             self._create(lib.tn_vm(handle), image, mem_bytes, net_ring)
         except HostError:
-            lib.tn_kvm_close(handle)  # the VM may become a sandbox
+            lib.tn_machine_close(handle)  # another machine may take the VM
             raise
         self.write_boot_info(image, manifest, cmdline)
 
     def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: "NetRing") -> None:
         kvm = open_kvm(self.handle)
-        lib.tn_kvm_empty_kept()
         machine = self._made("CREATE_VM", kvm, req.KVM_CREATE_VM)
         template = image.template(mem_bytes)
         mode = ring_mode(image, mem_bytes, net_ring)
@@ -140,26 +137,4 @@ class KvmVm(Owner):
     @staticmethod
     def _done(answer: int, error: CData) -> None:
         if answer < 0:
-            text, code = ffi.string(error.text).decode(), ffi.string(error.code).decode()
-            raise HostError(text, errno=error.os_error, code=code)
-
-    def isolation(self, layers: int) -> "tuple[IsolationLayer, ...]":
-        """KVM's; the process is not confined."""
-        return ("kvm",)
-
-    def write_boot_info(self, image: "Image", manifest: CData, cmdline: bytes) -> None:
-        """What the guest will be told; until the first run it may be said again."""
-        line = ffi.from_buffer(cmdline + b"\0")
-        lib.tn_write_boot_info(self.handle, image.elf.c, manifest, self._mem_bytes, line, len(cmdline))
-
-    def keep(self, image: "Image") -> bool:
-        """Before the first run: this machine will be reset(). True: it can be."""
-        template = image.template(self._mem_bytes)
-        answer = lib.tn_vm_keep(self.handle, template.fd)
-        lib.tn_descriptor_close(template)
-        check(answer, "keeping the image's memory and the state of a fresh vCPU")
-        return True
-
-    def reset(self) -> None:
-        """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
-        check(lib.tn_vm_reset(self.handle), "resetting the vCPU and guest memory")
+            raise machine_error(error)

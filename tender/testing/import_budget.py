@@ -37,6 +37,7 @@ RUNNING = (
         ),
         *(
             "tender.backend.kvm",
+            "tender.backend.machine",
             "tender.backend.sandbox",
             "tender.backend.kvm_requests",
         ),

@@ -131,3 +131,22 @@ def test_a_sandbox_knows_the_general_registers_of_a_fault_and_nothing_else() -> 
         assert state.known == lib.CPU_GENERAL
         assert state.general.gpr[0] == 0x11223344
         assert state.general.rip == image.entry + 5
+
+
+@pytest.mark.doors
+def test_memory_is_written_where_the_guest_may_write_and_its_text_is_not(guest: Guest, door: str) -> None:
+    """Before the run: data that is written is what the guest finds. Text is refused, and stays as it is."""
+    bare = Bare()
+    place = bare.structure("<Q", 1)
+    loaded = bare.load(place.gpa)
+    bare.halt()
+    with Image.from_bytes(bare.elf()) as image, Vm(image, VmConfig(mem=6), console=DISCARD) as vm:
+        value = struct.pack("<Q", 0x1122334455667788)
+        assert lib.tn_write(vm._handle, place.gpa, value, len(value)) == len(value)
+        text = vm.memory(image.entry, 8)
+        assert lib.tn_write(vm._handle, image.entry, value, len(value)) == -errno.EFAULT
+        assert vm.memory(image.entry, 8) == text
+        assert vm.run(timeout=60).ok
+        assert struct.unpack("<Q", vm.memory(loaded.gpa, 8)) == (0x1122334455667788,)
+        vm.close()
+        assert lib.tn_write(vm._handle, place.gpa, value, len(value)) == -errno.ESTALE

@@ -84,8 +84,8 @@ static void check(const struct request *request, char *const *words, size_t coun
     MUST(request->timeout_s >= 0 && request->timeout_s < 1e9);
     MUST(request->lock_wait_s >= 0 && request->lock_wait_s < 1e9);
     MUST(!request->wait_word || (request->wait_word >= words && request->wait_word < words + at));
-    MUST(request->backend <= BACKEND_SANDBOX && request->setting_count <= at &&
-         !(request->require >> layers));
+    MUST((!request->backend || machine_by_name(request->backend->name) == request->backend) &&
+         request->setting_count <= at && !(request->require >> layers));
     MUST(!request->solo5 || (request->timeout_s == 0 && !request->quiet)); /* solo5-hvt has no such options */
     for (size_t i = 0; i < request->setting_count; i++) {
         const struct setting *one = &request->settings[i];

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import tender.backend
 import tender.backend.kvm
 import tender.backend.sandbox
-from tender.backend import create, trial
+from tender.backend import BACKENDS, create, trial
+from tender.backend.machine import OpenedVm
 from tender.backend.sandbox import ISOLATION, PROGRAM, SandboxVm, setup_failed
 from tender.config import LAYERS, VmConfig, standing
 from tender.errors import ConfigError, HostError, ImageError, KvmUnavailable
@@ -150,6 +151,20 @@ def test_a_kvm_without_a_vendors_module_is_unfit(
     monkeypatch.setattr(tender.backend, "_HOST", set())
     monkeypatch.setattr(tender.backend, "_exists", lambda path: path in there)
     assert bool(tender.backend._unfit()) == unfit
+
+
+def test_the_machines_in_c_are_the_backends_in_their_order() -> None:
+    names = [lib.tn_machine_name(i) for i in range(len(BACKENDS))]
+    assert [ffi.string(name).decode() for name in names[:-1]] == list(BACKENDS[1:])
+    assert names[-1] == ffi.NULL
+
+
+def test_a_machine_that_this_build_does_not_have_is_refused_by_name(image: Image) -> None:
+    handle = vm_handle()
+    assert lib.tn_vm_make(handle) == 0
+    manifest = ffi.addressof(image.elf.c, "manifest")
+    with pytest.raises(HostError, match="no machine of this build: none such"):
+        OpenedVm(handle, name="none such", image=image, mem_bytes=MEM, manifest=manifest, cmdline=b"")  # type: ignore[arg-type]
 
 
 # ---- starting the program

@@ -132,7 +132,7 @@ def test_every_refusal_of_dev_kvm_is_told_in_the_librarys_words(number: int) -> 
 
 def test_every_failure_of_the_sandbox_is_told_in_the_librarys_words() -> None:
     differ = 0
-    for step in (*range(8), sandbox._STEP_SHARED):
+    for step in (*range(8), lib.SETUP_SHARED):
         for number in ERRNOS:
             error = sandbox.setup_failed(step, number)
             assert not OPTION.search(f"{error.message} {error.hint}")
@@ -140,10 +140,10 @@ def test_every_failure_of_the_sandbox_is_told_in_the_librarys_words() -> None:
     assert differ
 
 
-@pytest.mark.parametrize("is_kvm", [False, True])
+@pytest.mark.parametrize("machine", [b"kvm", b"sandbox"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_every_missing_layer_is_told_in_the_librarys_words(layer: str, is_kvm: bool) -> None:
-    hints = both_told(lambda told: lib.tn_isolation_cure(LAYERS.index(layer), is_kvm, told))
+def test_every_missing_layer_is_told_in_the_librarys_words(layer: str, machine: bytes) -> None:
+    hints = both_told(lambda told: lib.tn_isolation_cure(LAYERS.index(layer), machine, told))
     assert not OPTION.search(hints["hint"])
     assert bool(hints["hint"]) == bool(hints["command_hint"])
     for word in ("sandbox", "kvm"):

@@ -166,6 +166,17 @@ def test_the_two_sides_of_the_sandbox_share_only_plain_numbers(path: Path) -> No
         assert sides <= {"program" if of_program else "sandbox"}, name
 
 
+@pytest.mark.parametrize("room", ["command", "vm", "python"])
+def test_machines_are_known_by_their_interface_alone(room: str) -> None:
+    """Who runs a guest does not ask what runs it: no header of one machine's, no flag for it. The library makes KVM's
+    descriptors itself, and an image's templates have their sites patched."""
+    excused = {"kvm_ops.h", "patch.h"} if room == "python" else set()
+    for path in (p for p in OURS if c_room(p) == room):
+        for name in set(includes(path)) & set(HEADERS) - excused:
+            assert c_backend(HEADERS[name]) not in {"machine/kvm", "machine/sandbox"}, f"{path.name}: {name}"
+        assert not re.search(r"\b(is|behind)_(kvm|sandbox)\b", path.read_text()), path.name
+
+
 def test_only_the_kvm_door_includes_the_kernels_kvm_header() -> None:
     users = [p for p in (ROOT / "bindings").rglob("*.[ch]") if "#include <linux/kvm.h>" in p.read_text()]
     assert {p.parent.name for p in users} == {"kvm"}

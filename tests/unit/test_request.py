@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tender.backend import BACKENDS
 from tender.cli import solo5
 from tender.cli.option_table import FLAG, OPTIONS, Option
 from tender.cli.options import (
@@ -37,11 +38,21 @@ BINDINGS = ROOT / "bindings"
 SHOWN = """
 #include <stdio.h>
 #include <string.h>
+#include "machine.h"
 #include "request.h"
 
 static const char *const layers[] = {LAYERS, NULL};
 const char *isolation_name(uint32_t index);
 const char *isolation_name(uint32_t index) { return layers[index]; }
+
+static const struct machine_ops known[] = {MACHINES};
+const struct machine_ops *machine_by_name(const char *name)
+{
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(known[i].name, name) == 0)
+            return &known[i];
+    return NULL;
+}
 
 static char *at;
 static void text(const char *value, size_t len) { memcpy(at, value, len); at += len; *at++ = 0; }
@@ -59,7 +70,7 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
     number(r.quiet);
     number(r.no_net_ring);
     number(r.net_reattach);
-    number(r.backend);
+    number(r.backend ? (double)(r.backend - known + 1) : 0);
     number(r.require);
     number(r.timeout_s);
     number(r.lock_wait_s);
@@ -91,7 +102,6 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
 }
 """
 KINDS = ("net", "net-mac", "block", "block-sector-size")  # enum setting_kind
-BACKENDS = ("auto", "kvm", "sandbox")  # enum backend
 
 
 class Device(NamedTuple):
@@ -129,10 +139,11 @@ Native = Callable[[list[bytes], bool, Ambient], "Read | None"]
 def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     directory = tmp_path_factory.mktemp("request")
     source, library = directory / "shown.c", directory / "shown.so"
-    source.write_text(SHOWN.replace("LAYERS", ", ".join(f'"{name}"' for name in LAYERS)))
-    folders = [
-        f"-I{folder}" for folder in (ROOT / "abi", BINDINGS / "core", BINDINGS / "vm", BINDINGS / "command")
-    ]
+    layers = ", ".join(f'"{name}"' for name in LAYERS)
+    machines = ", ".join(f'{{.name = "{name}"}}' for name in BACKENDS[1:])
+    source.write_text(SHOWN.replace("LAYERS", layers).replace("MACHINES", machines))
+    rooms = ("core", "arch/x86_64", "guest_abi", "machine", "vm", "command")
+    folders = [f"-I{folder}" for folder in (ROOT / "abi", *(BINDINGS / room for room in rooms))]
     subprocess.run(
         [
             *(sys.executable, BINDINGS / "command" / "gen_options.py"),

@@ -58,8 +58,10 @@ void sandbox_run(struct sandbox *sandbox);
  */
 uint32_t sandbox_isolation(struct sandbox *sandbox);
 
-/* Copies guest memory as long as the process lives. Bytes or -errno. Any thread. */
+/* Copies guest memory as long as the process lives; what it may not write itself is not written. Bytes or
+ * -errno. Any thread. */
 int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_t len);
+int64_t sandbox_write(const struct sandbox *sandbox, gpa_t gpa, const void *from, uint64_t len);
 
 /* Kills and reaps the process, unmaps. In a fork of its parent it closes and unmaps copies, and no more. */
 void sandbox_release(struct sandbox *sandbox);

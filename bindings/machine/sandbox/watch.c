@@ -351,6 +351,16 @@ int64_t sandbox_read(const struct sandbox *sandbox, gpa_t gpa, void *to, uint64_
     return got < 0 ? -errno : got;
 }
 
+int64_t sandbox_write(const struct sandbox *sandbox, gpa_t gpa, const void *from, uint64_t len)
+{
+    if (sandbox->pid < 0)
+        return -ESRCH;
+    wait_until_prepared(sandbox);
+    const struct iovec here = {(void *)(uintptr_t)from, len}, there = {(void *)(uintptr_t)gpa, len};
+    const ssize_t put = process_vm_writev(sandbox->pid, &here, 1, &there, 1, 0);
+    return put < 0 ? -errno : put;
+}
+
 void sandbox_release(struct sandbox *sandbox)
 {
     if (sandbox->pidfd >= 0 && sandbox->parent != getpid()) {

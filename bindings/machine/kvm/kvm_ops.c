@@ -1,0 +1,353 @@
+/* machine_ops on KVM. */
+#define _GNU_SOURCE
+#include "kvm_ops.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "close_later.h"
+#include "copy_fault.h"
+#include "image_memory.h"
+#include "kvm_cpu_state.h"
+#include "leave_behind.h"
+#include "reset_kvm.h"
+#include "rights.h"
+#include "ring.h"
+#include "run_kvm.h"
+#include "start_state.h"
+#include "words.h"
+
+struct kvm {
+    struct kvm_machine machine;
+    struct left_behind left;
+    bool is_left; /* `left` is prepared */
+    gpa_t entry;
+};
+_Static_assert(sizeof(struct kvm) <= MACHINE_OWN_BYTES, "there is room");
+
+static struct kvm *own(const struct machine *machine)
+{
+    return (struct kvm *)(void *)(uintptr_t)machine->own;
+}
+
+struct kvm_machine *kvm_of(struct machine *machine)
+{
+    return &own(machine)->machine;
+}
+
+/* ---- before it is there */
+
+static bool exists(const char *path)
+{
+    struct stat about;
+    return stat(path, &about) == 0;
+}
+
+/* As tender/backend/__init__.py has it: a KVM without a vendor's module under it interprets guests in
+ * software. */
+static enum machine_look look(struct machine_error *why)
+{
+    if (!exists("/dev/kvm"))
+        return MACHINE_ABSENT;
+    if (exists("/sys/module/kvm_intel") || exists("/sys/module/kvm_amd") || !exists("/sys/module/kvm"))
+        return MACHINE_LIKELY;
+    *why = (struct machine_error){
+        .elsewhere = 1, .text = "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it"};
+    return MACHINE_UNFIT;
+}
+
+static struct cpu_state *start_of(const struct machine *machine, struct cpu_state *start)
+{
+    start_state_registers(own(machine)->entry, machine->vm->memory.bytes, start);
+    return start;
+}
+
+int kvm_library_prepare(struct machine *machine, struct machine_error *error)
+{
+    return kvm_machine_prepare(kvm_of(machine), machine->vm, error);
+}
+
+int kvm_library_finish(struct machine *machine, gpa_t entry, struct machine_error *error)
+{
+    struct cpu_state start; /* most of it is for others: pages that nobody touches */
+    own(machine)->entry = entry;
+    return kvm_machine_finish(kvm_of(machine), start_of(machine, &start), error);
+}
+
+static int no_memory(struct machine_error *error, int refused)
+{
+    *error = (struct machine_error){.os_error = -refused, .code = "memory"};
+    (void)snprintf(error->text, sizeof error->text, "Error allocating guest memory: %s", strerror(-refused));
+    return -1;
+}
+
+/* No sealed template: segments are read to where the guest finds them. */
+static int map_and_load(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
+{
+    struct vm *vm = machine->vm;
+    const struct elf_image *image = plan->image;
+    const uint64_t guest_bytes = plan->mem_bytes - (plan->ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
+    int refused = guest_memory_reserve(&vm->memory, guest_bytes, plan->mem_bytes);
+    if (refused < 0)
+        return no_memory(error, refused);
+    if (plan->ring_mode != RING_NONE)
+        ring_offer(vm, (struct hvt_net_ring *)(void *)(vm->memory.hva + guest_bytes), plan->ring_mode);
+    vm->extensions = image->extensions;
+    /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
+    (void)madvise(vm->memory.hva, guest_small_pages_end(image_end(image), guest_bytes), MADV_NOHUGEPAGE);
+    start_state_write_tables(vm->memory.hva, plan->mem_bytes, image->extensions);
+    plan->load(vm->memory.hva, true);
+    refused = image_memory_protect(&vm->memory, image);
+    return refused < 0 ? no_memory(error, refused) : 0;
+}
+
+static void write_boot_info(struct machine *machine, const struct machine_plan *plan)
+{
+    const struct guest_memory *memory = &machine->vm->memory;
+    start_state_write_boot_info(memory->hva + HVT_BOOT_INFO_GPA, plan->image, plan->manifest, memory->bytes,
+                                kvm_of(machine)->tsc_hz, machine->vm->ring.shared ? memory->bytes : 0,
+                                plan->cmdline, plan->cmdline_bytes);
+}
+
+/* The command's. The library makes the descriptors itself. */
+static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
+{
+    struct kvm_machine *kvm = kvm_of(machine);
+    *kvm = KVM_MACHINE_NONE;
+    if (kvm_machine_open(kvm, error) < 0 || map_and_load(machine, plan, error) < 0 ||
+        kvm_machine_prepare(kvm, machine->vm, error) < 0 || kvm_machine_add_vcpu(kvm, error) < 0 ||
+        kvm_library_finish(machine, plan->image->entry, error) < 0) {
+        kvm_machine_close(kvm);
+        guest_memory_unmap(&machine->vm->memory);
+        machine->vm->ring.shared = NULL;
+        return -1;
+    }
+    close(kvm->kvm_fd); /* nothing asks it any more */
+    kvm->kvm_fd = -1;
+    write_boot_info(machine, plan);
+    return 0;
+}
+
+/* What would be done at its first use is done now, because afterwards this process may not. */
+static uint32_t confine(struct machine *machine, bool has_stand_ins)
+{
+    struct vm *vm = machine->vm;
+    struct left_behind *left = &own(machine)->left;
+    copy_fault_prepare(vm);
+    if (vm->map_disks)
+        vm->map_disks(vm);
+    *left = (struct left_behind){-1, -1, -1};
+    if (!has_stand_ins)
+        leave_behind_prepare(left);
+    own(machine)->is_left = true;
+    give_up_file_growth(vm);
+    uint32_t layers = ISOLATION_KVM | give_up_rights();
+    if (vm->ring.shared)
+        ring_worker_prepare(vm);
+    return layers | give_up_calls(left, vm, has_stand_ins);
+}
+
+static uint32_t isolation(struct machine *machine)
+{
+    (void)machine;
+    return ISOLATION_KVM; /* the process is not confined */
+}
+
+/* ---- while it runs */
+
+static void run(struct machine *machine)
+{
+    kvm_run_loop(machine->vm, kvm_of(machine)->vcpu_fd, kvm_of(machine)->run);
+}
+
+static void kick(struct machine *machine)
+{
+    kvm_machine_leave(kvm_of(machine));
+}
+
+static int get_cpu_state(struct machine *machine, uint32_t parts, struct cpu_state *state)
+{
+    return kvm_cpu_state_get(kvm_of(machine)->vcpu_fd, parts, state);
+}
+
+static int set_cpu_state(struct machine *machine, uint32_t parts, const struct cpu_state *state)
+{
+    const char *name;
+    return kvm_cpu_state_set(kvm_of(machine)->vcpu_fd, parts, state, &name);
+}
+
+static int64_t read_memory(struct machine *machine, gpa_t gpa, void *to, uint64_t len)
+{
+    memcpy(to, machine->vm->memory.hva + gpa, len);
+    return (int64_t)len;
+}
+
+/* By the kernel, which says no where our mapping may not be written. */
+static int64_t write_memory(struct machine *machine, gpa_t gpa, const void *from, uint64_t len)
+{
+    const struct iovec here = {(void *)(uintptr_t)from, len}, there = {machine->vm->memory.hva + gpa, len};
+    const ssize_t put = process_vm_writev(getpid(), &here, 1, &there, 1, 0);
+    return put < 0 ? -errno : put;
+}
+
+static const void *console(struct machine *machine, const struct vm_event *event)
+{
+    return machine->vm->memory.hva + event->gpa;
+}
+
+/* ---- used again */
+
+static _Atomic(struct kvm_fresh *) fresh; /* of any vCPU of this process; never freed */
+
+/* Two threads that ask at once get equal answers. */
+static int take_fresh(const struct kvm_machine *kvm)
+{
+    struct kvm_fresh *none = NULL;
+    if (atomic_load(&fresh))
+        return 0;
+    struct kvm_fresh *taken = kvm_fresh_take(kvm->kvm_fd, kvm->vcpu_fd);
+    if (!taken)
+        return -errno;
+    if (!atomic_compare_exchange_strong(&fresh, &none, taken))
+        free(taken);
+    return 0;
+}
+
+static int keep(struct machine *machine, int template_fd)
+{
+    const int error = guest_memory_keep(&machine->vm->memory, template_fd);
+    return error ? error : take_fresh(kvm_of(machine));
+}
+
+/* Memory behind the vCPU: KVM completes the last guest's exit there, and that of an `ins` writes to it. */
+static int reset(struct machine *machine)
+{
+    struct cpu_state start;
+    const int error = kvm_reset(atomic_load(&fresh), kvm_of(machine), start_of(machine, &start));
+    return error ? error : vm_reset(machine->vm);
+}
+
+/* ---- the end */
+
+/* The descriptors of a process's first vCPU are never closed: while a host has a vCPU without a local APIC,
+ * KVM makes another in a tenth of the instructions. With the first it patches its code, and tells every
+ * processor; with the last it does so again. The vCPU holds its VM, whose memory is gone.
+ *
+ * Its machine stays open until the next VM is made, which takes the memory slot from it. A slot is a range of
+ * our addresses; the next VM's memory comes to lie there, and whatever then changes in this range the kernel
+ * tells the old machine too, which walks its page tables: a sixth of the boot of an image of more than 2 MiB.
+ *
+ * One word, for there is no lock that a fork could find held: the process, and the machine's descriptor, all
+ * ones if its slot is empty.
+ */
+static _Atomic uint64_t kept;
+#define KEPT(process, fd) ((uint64_t)(uint32_t)(process) << 32 | (uint32_t)(fd))
+
+/* True: what is kept from now on is this VM's vCPU, with its machine. In a fork the parent's are left as they
+ * are. */
+static bool keep_vcpu(pid_t process, int vm_fd)
+{
+    uint64_t now = atomic_load(&kept);
+    do
+        if (now >> 32 == (uint32_t)process)
+            return false;
+    while (!atomic_compare_exchange_weak(&kept, &now, KEPT(process, vm_fd)));
+    return true;
+}
+
+void kvm_empty_kept(void)
+{
+    const pid_t process = getpid();
+    uint64_t now = atomic_load(&kept);
+    do
+        if (now >> 32 != (uint32_t)process || (uint32_t)now == UINT32_MAX)
+            return;
+    while (!atomic_compare_exchange_weak(&kept, &now, KEPT(process, -1)));
+    kvm_clear_memory((int)(uint32_t)now);
+    close((int)(uint32_t)now);
+}
+
+/* A fork has copies; the machine is its parent's. The vCPU's page was inherited, and holds its vCPU. */
+static void close_machine(struct machine *machine)
+{
+    struct kvm_machine *kvm = kvm_of(machine);
+    int vm_fd = -1;
+    if (machine->vm->process == getpid()) {
+        if (kvm->run && keep_vcpu(machine->vm->process, kvm->vm_fd))
+            kvm->vcpu_fd = kvm->vm_fd = -1;
+        vm_fd = kvm->vm_fd;
+        kvm->vm_fd = -1;
+    }
+    kvm_machine_close(kvm);
+    if (vm_fd >= 0)
+        close_later(vm_fd); /* the VM's last, which waits in the kernel */
+}
+
+static void leave(struct machine *machine)
+{
+    if (own(machine)->is_left)
+        leave_behind(&own(machine)->left, kvm_of(machine));
+}
+
+/* ---- its words */
+
+#define NATIVE_LIBRARY                                                                                       \
+    "on KVM the command alone confines itself, the library does not: use backend=\"sandbox\""
+#define NATIVE_COMMAND                                                                                       \
+    "on KVM the native command alone confines itself: leave out --json, --stats, --console and --verbose, "  \
+    "or use --backend=sandbox"
+#define NATIVE_CURES EACH(NATIVE_LIBRARY, NATIVE_COMMAND)
+#define SANDBOX_CURES                                                                                        \
+    EACH("only the sandbox has it: use backend=\"sandbox\"", "only the sandbox has it: use "                 \
+                                                             "--backend=sandbox")
+
+static const char *const cures[ISOLATION_LAYERS][2] = {
+    SANDBOX_CURES,
+    SANDBOX_CURES,
+    SANDBOX_CURES,
+    SANDBOX_CURES,
+    SANDBOX_CURES,
+    SANDBOX_CURES,
+    EACH(LANDLOCK_CURE "; " NATIVE_LIBRARY, LANDLOCK_CURE "; " NATIVE_COMMAND),
+    NATIVE_CURES,
+    NATIVE_CURES,
+    NATIVE_CURES,
+    BOTH(""),
+};
+
+static const struct machine_words words = {
+    .title = "KVM",
+    .run_call = "ioctl (RUN)",
+    /* Linux makes a thread at a VM's first KVM_RUN. */
+    .run_hint = ": no more processes or threads may be made here; see ulimit -u, and pids.max of the cgroup",
+    .cures = cures,
+};
+
+const struct machine_ops kvm_ops = {
+    .name = "kvm",
+    .words = &words,
+    .serves_ring = true,
+    .look = look,
+    .open = open_machine,
+    .confine = confine,
+    .isolation = isolation,
+    .run = run,
+    .kick = kick,
+    .get_cpu_state = get_cpu_state,
+    .set_cpu_state = set_cpu_state,
+    .read = read_memory,
+    .write = write_memory,
+    .console = console,
+    .write_boot_info = write_boot_info,
+    .keep = keep,
+    .reset = reset,
+    .close = close_machine,
+    .leave = leave,
+};

@@ -1,0 +1,23 @@
+/* The table of machines: a row each, in the order in which "auto" tries them. */
+#include "machine.h"
+
+#include <string.h>
+
+extern const struct machine_ops kvm_ops, sandbox_ops;
+
+const struct machine_ops *const machines[] = {&kvm_ops, &sandbox_ops, NULL};
+
+const struct machine_ops *machine_by_name(const char *name)
+{
+    for (const struct machine_ops *const *ops = machines; *ops; ops++)
+        if (strcmp((*ops)->name, name) == 0)
+            return *ops;
+    return NULL;
+}
+
+void machines_ahead_end(void)
+{
+    for (const struct machine_ops *const *ops = machines; *ops; ops++)
+        if ((*ops)->ahead_end)
+            (*ops)->ahead_end();
+}

@@ -1,0 +1,222 @@
+/* machine_ops of the sandbox: the guest is a process of its own, tender-sandbox. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "ahead.h"
+#include "machine.h"
+#include "patch.h"
+#include "spawn.h"
+#include "start_state.h"
+#include "tsc.h"
+#include "words.h"
+
+_Static_assert(sizeof(struct sandbox) <= MACHINE_OWN_BYTES, "there is room");
+
+static struct sandbox *own(const struct machine *machine)
+{
+    return (struct sandbox *)(void *)(uintptr_t)machine->own;
+}
+
+/* ---- before it is there */
+
+static int failed(struct machine_error *error, uint32_t step, const char *what, int refused)
+{
+    *error = (struct machine_error){.os_error = -refused, .step = step, .code = "sandbox"};
+    (void)snprintf(error->text, sizeof error->text, "sandbox: %s: %s", what, strerror(-refused));
+    return -1;
+}
+
+static void write_boot_info(struct machine *machine, const struct machine_plan *plan)
+{
+    start_state_write_boot_info(sandbox_boot_info(own(machine)), plan->image, plan->manifest, plan->mem_bytes,
+                                tsc_hz(), 0, plan->cmdline, plan->cmdline_bytes);
+}
+
+/* The image as start state with its sites patched, in a memfd for the sandbox's process. It stays mapped:
+ * what is begun ahead has this process's memory, so to unmap would be to wait for another processor. A
+ * descriptor or -errno. */
+static int make_template(const struct machine_plan *plan)
+{
+    const uint64_t bytes = start_state_template_bytes(plan->image);
+    int fd = memfd_create("tender-image", MFD_CLOEXEC);
+    void *memory = MAP_FAILED;
+    if (fd >= 0 && ftruncate(fd, (off_t)bytes) == 0)
+        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED)
+        return -errno;
+    start_state_write_extension(memory, plan->image->extensions);
+    plan->load(memory, false);
+    (void)patch_template(plan->image, memory, fd);
+    return fd;
+}
+
+static int open_alone(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
+{
+    struct sandbox *sandbox = own(machine);
+    const struct sigaction none = {.sa_handler = SIG_DFL};
+    char *program = plan->find("tender-sandbox");
+    const int template_fd = make_template(plan);
+    if (template_fd < 0)
+        return failed(error, SETUP_SHARED, "its template", template_fd);
+    /* ignored, as whoever started us may have it, nobody tells how a process ended */
+    (void)sigaction(SIGCHLD, &none, NULL);
+    int refused = sandbox_init(sandbox, machine->vm);
+    if (refused < 0)
+        return failed(error, SETUP_SHARED, "its shared memory", refused);
+    refused = sandbox_spawn_alone(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);
+    close(template_fd); /* nobody else has it: what the guest maps stays as it is */
+    if (refused < 0) {
+        sandbox_release(sandbox);
+        return failed(error, SETUP_START, program, refused);
+    }
+    free(program);
+    write_boot_info(machine,
+                    plan); /* while the program starts; it enters the guest when it is told to go on */
+    return 0;
+}
+
+static int open_one_of_many(struct machine *machine, const struct machine_plan *plan,
+                            struct machine_error *error)
+{
+    struct sandbox *sandbox = own(machine);
+    int refused = sandbox_init(sandbox, machine->vm);
+    if (refused < 0)
+        return failed(error, SETUP_SHARED, "its shared memory", refused);
+    write_boot_info(machine, plan);
+    refused = sandbox_spawn(sandbox, plan->image, plan->template_fd, plan->mem_bytes, plan->program,
+                            plan->name, !plan->no_namespaces);
+    if (refused == 0)
+        return 0;
+    sandbox_release(sandbox);
+    *error = (struct machine_error){.os_error = -refused, .step = SETUP_START, .code = "sandbox"};
+    (void)snprintf(error->text, sizeof error->text, "sandbox: %s cannot be started: %s", plan->program,
+                   strerror(-refused));
+    return -1;
+}
+
+static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
+{
+    return plan->load ? open_alone(machine, plan, error) : open_one_of_many(machine, plan, error);
+}
+
+/* ---- while it runs */
+
+static uint32_t isolation(struct machine *machine)
+{
+    return sandbox_isolation(own(machine));
+}
+
+static void run(struct machine *machine)
+{
+    sandbox_run(own(machine));
+}
+
+/* It is the first of its pid namespace, and such a process hears only of a stop that it cannot refuse, from
+ * outside. */
+static void pause_process(struct machine *machine, bool paused)
+{
+    const int pid = own(machine)->pid;
+    if (pid > 0)
+        (void)kill(pid, paused ? SIGSTOP : SIGCONT);
+}
+
+static int process_of(const struct machine *machine)
+{
+    return own(machine)->pidfd >= 0 ? own(machine)->pid : -1;
+}
+
+/*
+ * The general registers are known of a guest whose end came by a fault; the event has them, with CR2 and the
+ * FS base. Of other ends, and of a guest that waits in a hypercall, nothing is told to this process; nor of
+ * vector registers and of the system registers' shadows at any time.
+ */
+static int get_cpu_state(struct machine *machine, uint32_t parts, struct cpu_state *state)
+{
+    const struct vm_event *event = &own(machine)->event;
+    state->known = 0;
+    if (!event->registers_valid || !(parts & CPU_GENERAL))
+        return -ENODATA;
+    memcpy(state->general.gpr, event->registers.gpr, sizeof state->general.gpr);
+    state->general.rip = event->registers.rip;
+    state->general.rflags = event->registers.rflags;
+    state->known = CPU_GENERAL;
+    return 0;
+}
+
+static int64_t read_memory(struct machine *machine, gpa_t gpa, void *to, uint64_t len)
+{
+    return sandbox_read(own(machine), gpa, to, len);
+}
+
+static int64_t write_memory(struct machine *machine, gpa_t gpa, const void *from, uint64_t len)
+{
+    return sandbox_write(own(machine), gpa, from, len);
+}
+
+static const void *console(struct machine *machine, const struct vm_event *event)
+{
+    (void)event;
+    return own(machine)->mapping + SANDBOX_CONSOLE_OFFSET;
+}
+
+static void close_machine(struct machine *machine)
+{
+    sandbox_release(own(machine));
+    sandbox_ahead_end();
+}
+
+/* ---- its words */
+
+#define NAMESPACES_CURE(doctor)                                                                              \
+    "the host must allow user namespaces: a sysctl or the container's profile forbids them; `" doctor "` "   \
+    "names which"
+#define NAMESPACES_CURES EACH(NAMESPACES_CURE("tender doctor"), NAMESPACES_CURE("tender doctor --sandbox"))
+
+static const char *const cures[ISOLATION_LAYERS][2] = {
+    NAMESPACES_CURES,
+    NAMESPACES_CURES,
+    NAMESPACES_CURES,
+    NAMESPACES_CURES,
+    NAMESPACES_CURES,
+    BOTH("it needs a mount namespace, and /proc mounted"),
+    BOTH(LANDLOCK_CURE),
+    BOTH("the kernel must have CONFIG_SECCOMP_FILTER"),
+    BOTH("start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL"),
+    BOTH("a filter around tender must allow capset()"),
+    EACH("the guest is in the sandbox: use backend=\"kvm\"; `tender doctor` names what it lacks",
+         "the guest is in the sandbox: use --backend=kvm; `tender doctor --kvm` names what it lacks"),
+};
+
+static const struct machine_words words = {
+    .title = "sandbox",
+    .run_call = "ppoll",
+    .instead =
+        "the guest runs in the sandbox, a process behind a system-call filter, which isolates less than "
+        "a virtual machine",
+    .cures = cures,
+};
+
+const struct machine_ops sandbox_ops = {
+    .name = "sandbox",
+    .words = &words,
+    .ahead = sandbox_ahead_begin,
+    .ahead_end = sandbox_ahead_end,
+    .open = open_machine,
+    .isolation = isolation,
+    .run = run,
+    .pause = pause_process,
+    .pid = process_of,
+    .get_cpu_state = get_cpu_state,
+    .read = read_memory,
+    .write = write_memory,
+    .console = console,
+    .write_boot_info = write_boot_info,
+    .close = close_machine,
+};
