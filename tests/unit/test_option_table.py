@@ -136,7 +136,7 @@ def offered(made: Path, line: str) -> list[str]:
         ("tender --backend=s", ["sandbox"]),
         ("tender --mem=8 --backend k", ["kvm"]),
         ("tender --net-r", ["--net-reattach"]),
-        ("tender --mem 8 --no", ["--no-net-ring"]),
+        ("tender --mem 8 --no-net", ["--no-net-ring"]),
         ("tender --net:service0=l", ["lo"]),
         ("tender ins", ["inspect"]),
         ("tender run --ver", ["--verbose", "--version"]),
