@@ -388,7 +388,9 @@ def cmdline(args: tuple[str, ...]) -> bytes:
             hint="a byte that is no text is written as os.fsdecode() does: '\\udc80' to '\\udcff'",
         ) from None
     if len(line) > CMDLINE_MAX:
-        raise ConfigError(f"Guest command line too long (max={CMDLINE_MAX} characters)")
+        from tender.native import says
+
+        raise ConfigError(says("args_too_long", CMDLINE_MAX))
     if b"\0" in line:
         raise ConfigError("args: a guest argument contains a NUL byte")
     return line

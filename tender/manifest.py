@@ -55,8 +55,10 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
         for device in of_kind:
             if device.name == name:
                 return device
+        from tender.native import says
+
         raise ManifestError(
-            f"Resource not declared in manifest: '{printable(name)}'",
+            says("undeclared", printable(name)),
             code="device-unknown",
             hint=declares(devices, image_name, first=[device.name for device in of_kind]),
         )
@@ -89,11 +91,13 @@ def declares(devices: "Iterable[Declared]", image_name: str, *, first: "Iterable
 
 
 def _missing(image_name: str, left: list[Device]) -> ManifestError:
+    from tender.native import says
+
     lines = [
-        f"Device '{printable(device.name)}' of type {_TYPE.get(device.kind, '<undefined type>')} declared but not attached."
+        says("unattached", printable(device.name), _TYPE.get(device.kind, "<undefined type>"))
         for device in left
     ]
-    lines.append("All declared devices must be attached.")
+    lines.append(says("attach_all"))
     known = [device for device in left if device.kind in _VALUE]
     hints: Hints = {"hint": "this kind of device is not known here"}
     if known:

@@ -44,6 +44,7 @@ __all__ = [
     "parse_elf_bytes",
     "query_abi_fd",
     "query_manifest_fd",
+    "says",
     "vm_handle",
 ]
 
@@ -56,6 +57,15 @@ def host_error(what: str, errno: int, *, hint: str = "", command_hint: str = "",
     return HostError(
         f"{what}: {posix.strerror(errno)}", errno=errno, hint=hint, command_hint=command_hint, code=code
     )
+
+
+_says = lib.tn_says
+
+
+def says(name: str, *values: object) -> str:
+    """What the native command says in the same words (SAYS of bindings/vm/ends.def), with these values."""
+    format: str = ffi.string(_says(name.encode())).decode()
+    return format % values
 
 
 def check(answer: int, what: str) -> int:

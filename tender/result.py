@@ -1,15 +1,16 @@
 """How a run ended: the reason, the statuses, what was counted, and when each step was reached."""
 
 from tender.errors import ConfigError, TenderError
+from tender.native import lib
 from tender.values import Value
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from tender.annotations import BootStep, IsolationLayer, Machine
 
-STATUS_ENDED = 1
+STATUS_ENDED: int = lib.STATUS_ENDED
 """An end that is not the guest's own halt and that starting anew would only repeat, or that was asked for."""
-STATUS_HOST_FAILED = 2
+STATUS_HOST_FAILED: int = lib.STATUS_HOST_FAILED
 """The host or tender failed while the guest ran, through nothing that the guest did: starting anew may help.
 
 Managers of unikernels (Albatross) never start again after 1 and 60 to 64, and do after 2.

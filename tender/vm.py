@@ -14,7 +14,7 @@ from tender.config import LAYERS, BlockDevice, BlockFile, NetDevice, NetFd, Tap,
 from tender.config import descriptor as config_descriptor
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
-from tender.native import CData, both_told, descriptor, ffi, host_error, lib, open_into, vm_handle
+from tender.native import CData, both_told, descriptor, ffi, host_error, lib, open_into, says, vm_handle
 from tender.values import Owner
 
 TYPE_CHECKING: bool = False
@@ -180,7 +180,7 @@ class Vm(Owner):
         if missing:
             layer, machine = LAYERS.index(missing[0]), self._door.name.encode()
             raise HostError(
-                f"required isolation layers are missing: {', '.join(missing)}",
+                says("layers_missing", ", ".join(missing)),
                 code="isolation-missing",
                 **both_told(lambda told: lib.tn_isolation_cure(layer, machine, told)),
             )

@@ -39,8 +39,11 @@ static uint32_t find(const struct elf_image *image, const struct setting *settin
         found = i;
         count++;
     }
-    if (count != 1)
-        leave_to_python("Resource not declared in manifest: '%.*s'", (int)setting->name_len, setting->name);
+    if (count != 1) {
+        char name[MFT_NAME_BYTES] = "";
+        memcpy(name, setting->name, setting->name_len);
+        leave_to_python(says_undeclared, name);
+    }
     return found;
 }
 
@@ -51,15 +54,15 @@ static void refuse_the_rest(const struct elf_image *image, const struct choice *
     for (uint32_t i = 1; i < image->manifest.entries; i++)
         if (!chosen[i].device && image->manifest.e[i].type < MFT_RESERVED_FIRST) {
             uint32_t type = image->manifest.e[i].type;
-            at += (size_t)snprintf(text + at, sizeof text - at,
-                                   "Device '%s' of type %s declared but not attached.\n",
+            at += (size_t)snprintf(text + at, sizeof text - at, says_unattached,
                                    shown(image->manifest.e[i].name),
                                    type == MFT_NET_BASIC     ? "NET_BASIC"
                                    : type == MFT_BLOCK_BASIC ? "BLOCK_BASIC"
                                                              : "<undefined type>");
+            text[at++] = '\n'; /* there is room: a name is shown in 360 bytes at most */
         }
     if (at)
-        leave_to_python("%sAll declared devices must be attached. See --help for syntax.", text);
+        leave_to_python("%s%s%s", text, says_attach_all, says_see_help);
 }
 
 static void check_inherited(const struct setting *device)
@@ -171,5 +174,5 @@ void devices_attach(const struct request *request, const struct elf_image *image
         has_named = has_named || vm->devices[i].link.named;
     }
     if (request->net_reattach && !has_named)
-        leave_to_python("no network is given by an interface's name\nInvalid option: `--net-reattach'");
+        leave_to_python("%s\nInvalid option: `--net-reattach'", says_nothing_to_reattach);
 }

@@ -69,6 +69,7 @@ def c_header(table: Module, main: Module) -> str:
         f"#define OPTION_VARIABLE_BYTES {max(len(o.variable) for o in native) + 1}\n"
         f"#define PYTHON_COMMANDS       {quoted(pythons(main))}\n"
         f"#define FRONTS                {quoted(main.FRONTS)}\n"
+        f"#define STATUS_PIPE           {main.STATUS_PIPE} /* what a shell shows for death by SIGPIPE */\n"
     )
 
 

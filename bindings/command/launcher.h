@@ -20,11 +20,10 @@
 
 #include "device_types.h"
 #include "elf_image.h"
+#include "ends.h"
 #include "request.h"
+#include "says.h"
 #include "vm.h"
-
-#define STATUS_CANNOT_START 1
-#define STATUS_PIPE         141 /* what a shell shows for death by SIGPIPE */
 
 /* ---- python.c */
 

@@ -291,7 +291,7 @@ void leave_to_python(const char *format, ...)
     va_list arguments;
     va_start(arguments, format);
     if (signal_caught()) /* whatever it was that the signal ended */
-        say("Exiting on signal %d", signal_caught());
+        say(says_signal, signal_caught());
     else
         say_formatted(UINT64_MAX, format, arguments);
     va_end(arguments);

@@ -119,7 +119,7 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
     for (; *words; words++) {
         size_t len = strlen(*words);
         if (at + len + 1 >= HVT_CMDLINE_BYTES)
-            leave_to_python("Guest command line too long (max=%d characters)", HVT_CMDLINE_BYTES - 1);
+            leave_to_python(says_args_too_long, HVT_CMDLINE_BYTES - 1);
         memcpy(line + at, *words, len);
         at += len;
         if (words[1])
@@ -192,7 +192,7 @@ static void make_machine(const struct request *request, struct machine_plan *pla
         if (request->backend || !error.elsewhere || !ops[1])
             leave_to_python("%s", error.text);
         if (!fallback[0])
-            (void)snprintf(fallback, sizeof fallback, "no usable %s (%s)", (*ops)->words->title, error.text);
+            (void)snprintf(fallback, sizeof fallback, says_no_usable, (*ops)->words->title, error.text);
         memset(machine.own, 0, sizeof machine.own);
     }
 }
@@ -448,9 +448,9 @@ static _Noreturn void end(const struct request *request)
             say_hint(setup_step_hint(event.number, event.os_error, TOLD_COMMAND));
     } else if (caught && event.kind != EVENT_HALT) {
         ended.status = STATUS_ENDED;
-        say("Exiting on signal %d", (int)caught);
+        say(says_signal, (int)caught);
     } else if (event.kind == EVENT_STOPPED) {
-        say("the guest was stopped: the %g s given are over", request->timeout_s);
+        say(says_time_over, request->timeout_s);
     } else if (ended.message[0]) {
         say("%s", ended.message);
         if (event.registers_valid && !request->solo5 && !hurried)
@@ -470,7 +470,7 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
     for (uint32_t i = 0; isolation_name(i); i++)
         if (missing & 1u << i)
             at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
-    say("required isolation layers are missing: %s", names);
+    say(says_layers_missing, names);
     if (!request->solo5)
         say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), machine.ops, TOLD_COMMAND));
     give_back();
@@ -527,7 +527,7 @@ void run(const struct request *request)
     close(image.fd);
     expect_signals(request);
     if (request->mem_adjusted && !request->quiet)
-        say_notice("adjusting memory to %" PRIu64 " bytes", request->mem_bytes);
+        say_notice(says_memory_adjusted, request->mem_bytes);
     refuse_missing_layers(request, isolate(request));
     /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
     if (fallback[0] && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))

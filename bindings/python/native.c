@@ -425,6 +425,16 @@ const char *tn_setup_step_name(uint32_t step)
     return setup_step_name(step);
 }
 
+const char *tn_end_reason(uint32_t end, int32_t *status)
+{
+    return end_reason(end, status);
+}
+
+const char *tn_says(const char *name)
+{
+    return end_says(name);
+}
+
 const char *tn_setup_step_hint(uint32_t step, int os_error, int told)
 {
     return setup_step_hint(step, os_error, (enum told)told);

@@ -144,6 +144,8 @@ const char *tn_feature_name(uint32_t bit);
 int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,
                    struct run_end *end);
 const char *tn_setup_step_name(uint32_t step);
+const char *tn_end_reason(uint32_t end, int32_t *status);
+const char *tn_says(const char *name);
 const char *tn_setup_step_hint(uint32_t step, int os_error, int told);
 const char *tn_isolation_name(uint32_t index);
 const char *tn_isolation_cure(uint32_t index, const char *machine, int told);

@@ -8,8 +8,9 @@
 
 /* Of an end that is not the guest's own halt. Managers of unikernels (Albatross) never start again after 1
  * and 60 to 64, and do after 2. */
-#define STATUS_ENDED       1 /* starting anew would only repeat it, or it was asked for */
-#define STATUS_HOST_FAILED 2 /* through nothing that the guest did: starting anew may help */
+#define STATUS_CANNOT_START 1
+#define STATUS_ENDED        1 /* starting anew would only repeat it, or it was asked for */
+#define STATUS_HOST_FAILED  2 /* through nothing that the guest did: starting anew may help */
 
 /* In whose words a way out is told: arguments of the library, or options of the command. */
 enum told { TOLD_LIBRARY, TOLD_COMMAND };

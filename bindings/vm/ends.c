@@ -21,12 +21,34 @@
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-static __attribute__((format(printf, 3, 4))) void ends(struct run_end *end, const char *reason,
-                                                       const char *format, ...)
+/* Not tables: a pointer costs the command a relocation at each start. */
+const char *end_reason(uint32_t end, int32_t *status)
+{
+    switch (end) {
+#define END(name, reason, its_status)                                                                        \
+    case END_##name:                                                                                         \
+        *status = its_status;                                                                                \
+        return reason;
+#include "ends.def"
+    default:
+        return NULL;
+    }
+}
+
+const char *end_says(const char *asked)
+{
+#define SAYS(name, format)                                                                                   \
+    if (strcmp(asked, #name) == 0)                                                                           \
+        return format;
+#include "says.def"
+    return NULL;
+}
+
+static __attribute__((format(printf, 3, 4))) void ends(struct run_end *end, enum end how, const char *format,
+                                                       ...)
 {
     va_list arguments;
-    end->reason = reason;
-    end->status = STATUS_ENDED;
+    end->reason = end_reason(how, &end->status);
     va_start(arguments, format);
     (void)vsnprintf(end->message, sizeof end->message, format, arguments);
     va_end(arguments);
@@ -68,7 +90,7 @@ static void explain_unsupported(const struct vm_event *event, enum told told, st
     size_t at = 0;
     for (uint32_t i = 0; i < event->instruction_bytes && i < sizeof event->instruction; i++)
         at += (size_t)snprintf(code + at, sizeof code - at, "%s%02x", i ? " " : "", event->instruction[i]);
-    ends(end, "unsupported-instruction",
+    ends(end, END_UNSUPPORTED_INSTRUCTION,
          "sandbox: a privileged instruction that is not emulated: rip=0x%" PRIx64
          ", bytes %s; KVM may run it: %s",
          event->rip, code, cures[told]);
@@ -78,26 +100,24 @@ static void explain_unsupported(const struct vm_event *event, enum told told, st
  * exit, fault, or ask for a forbidden call, but not be sent SIGKILL. */
 static void explain_death(const struct vm_event *event, struct run_end *end)
 {
-    const char *reason = "sandbox-died";
+    const enum end how = END_SANDBOX_DIED;
     if (event->os_error == ETIMEDOUT)
-        ends(end, reason,
+        ends(end, how,
              "sandbox: the process was killed and has not ended: it waits in the kernel, as for storage that "
              "does not answer");
     else if (event->os_error)
-        ends(end, reason,
-             "sandbox: the process ended, and something else in this program took its exit status");
+        ends(end, how, "sandbox: the process ended, and something else in this program took its exit status");
     else if (event->detail == SIGSYS)
-        ends(end, reason,
+        ends(end, how,
              "sandbox: the process was killed by its filter: the guest made the handlers ask for a forbidden "
              "system call");
     else if (event->detail == SIGKILL)
-        ends(end, reason,
+        ends(end, how,
              "sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory");
     else if (event->detail)
-        ends(end, reason, "sandbox: the process died of %s in its handlers",
-             signal_words(event->detail).text);
+        ends(end, how, "sandbox: the process died of %s in its handlers", signal_words(event->detail).text);
     else
-        ends(end, reason, "sandbox: the process exited with status %d instead of reporting an end",
+        ends(end, how, "sandbox: the process exited with status %d instead of reporting an end",
              event->status);
     if (event->os_error || event->detail == SIGKILL)
         end->status = STATUS_HOST_FAILED;
@@ -106,7 +126,7 @@ static void explain_death(const struct vm_event *event, struct run_end *end)
 static void explain_bad_access(const struct vm_event *event, struct run_end *end)
 {
     const char *call = hypercall_name(event->number);
-    ends(end, "bad-access",
+    ends(end, END_BAD_ACCESS,
          "Invalid guest access: gpa=0x%" PRIx64 ", sz=%" PRIu64 " (hypercall %s, rip=0x%" PRIx64 ")",
          event->gpa, event->len, call ? call : "unknown", event->rip);
 }
@@ -115,10 +135,10 @@ static void explain_handler_fault(const struct vm_event *event, struct run_end *
 {
     const char *rest = "in the handlers: the guest jumped into them or wrote over their memory";
     if (event->detail)
-        ends(end, "sandbox-fault", "sandbox: %s at rip=0x%" PRIx64 " %s", signal_words(event->detail).text,
+        ends(end, END_SANDBOX_FAULT, "sandbox: %s at rip=0x%" PRIx64 " %s", signal_words(event->detail).text,
              event->rip, rest);
     else
-        ends(end, "sandbox-fault", "sandbox: a false report %s", rest);
+        ends(end, END_SANDBOX_FAULT, "sandbox: a false report %s", rest);
 }
 
 static const char *const setup_steps[] = {
@@ -217,47 +237,47 @@ void end_explain(const struct vm_event *event, const struct machine_ops *machine
     const char *const title = words->title;
     switch (event->kind) {
     case EVENT_HALT:
-        ends(end, event->status == HVT_EXIT_ABORT ? "abort" : "exit", "%s", "");
+        ends(end, event->status == HVT_EXIT_ABORT ? END_ABORT : END_EXIT, "%s", "");
         end->status = event->status & 0xff;
         break;
     case EVENT_STOPPED:
-        ends(end, over_time ? "timeout" : "stopped", "%s", over_time ? "the time given is over" : "stopped");
+        ends(end, over_time ? END_TIMEOUT : END_STOPPED, "%s",
+             over_time ? "the time given is over" : "stopped");
         break;
     case EVENT_TRANSLATION_FAULT:
-        ends(end, "translation-fault", "%s: host/guest translation fault: rip=0x%" PRIx64, title, event->rip);
+        ends(end, END_TRANSLATION_FAULT, "%s: host/guest translation fault: rip=0x%" PRIx64, title,
+             event->rip);
         break;
     case EVENT_BAD_PORT:
-        ends(end, "bad-port", "Invalid guest port access: port=0x%x", event->port);
+        ends(end, END_BAD_PORT, "Invalid guest port access: port=0x%x", event->port);
         break;
     case EVENT_BAD_HYPERCALL:
-        ends(end, "bad-hypercall", "Invalid guest hypercall: num=%u", event->number);
+        ends(end, END_BAD_HYPERCALL, "Invalid guest hypercall: num=%u", event->number);
         break;
     case EVENT_BAD_ACCESS:
         explain_bad_access(event, end);
         break;
     case EVENT_UNHANDLED_EXIT:
-        ends(end, "unhandled-exit", "%s: unhandled exit: exit_reason=0x%" PRIx64 ", rip=0x%" PRIx64, title,
+        ends(end, END_UNHANDLED_EXIT, "%s: unhandled exit: exit_reason=0x%" PRIx64 ", rip=0x%" PRIx64, title,
              event->detail, event->rip);
         break;
     case EVENT_ENTRY_FAILURE:
-        ends(end, "entry-failure", "KVM: entry failure: hw_entry_failure_reason=0x%" PRIx64, event->detail);
-        end->status = STATUS_HOST_FAILED;
+        ends(end, END_ENTRY_FAILURE, "KVM: entry failure: hw_entry_failure_reason=0x%" PRIx64, event->detail);
         break;
     case EVENT_INTERNAL_ERROR:
-        ends(end, "internal-error", "KVM: internal error exit: suberror=0x%" PRIx64, event->detail);
-        if (event->detail != SUBERROR_EMULATION)
-            end->status = STATUS_HOST_FAILED;
+        ends(end, END_INTERNAL_ERROR, "KVM: internal error exit: suberror=0x%" PRIx64, event->detail);
+        if (event->detail == SUBERROR_EMULATION)
+            end->status = STATUS_ENDED;
         break;
     case EVENT_HOST_ERROR:
-        ends(end, "host-error", "%s: %s failed: %s%s", title, words->run_call, strerror(event->os_error),
+        ends(end, END_HOST_ERROR, "%s: %s failed: %s%s", title, words->run_call, strerror(event->os_error),
              words->run_hint && event->os_error == EAGAIN ? words->run_hint : "");
-        end->status = STATUS_HOST_FAILED;
         break;
     case EVENT_UNSUPPORTED_INSTRUCTION:
         explain_unsupported(event, told, end);
         break;
     case EVENT_FORBIDDEN_SYSCALL:
-        ends(end, "forbidden-syscall",
+        ends(end, END_FORBIDDEN_SYSCALL,
              "sandbox: the guest asked the host's kernel for system call %d (%s%s): rip=0x%" PRIx64,
              (int32_t)event->number, system_call_name(event->number, event->detail),
              event->detail == AUDIT_ARCH_I386 ? ", by the 32-bit entry" : "", event->rip);

@@ -11,6 +11,15 @@
 #include "machine.h"
 #include "vm_types.h"
 
+/* The ends by number. */
+#define END(name, reason, status) END_##name,
+enum end {
+#include "ends.def"
+};
+/* The reason of an end and its status; NULL past the last. The format of that name in says.def, or NULL. */
+const char *end_reason(uint32_t end, int32_t *status);
+const char *end_says(const char *asked);
+
 /*
  * Fills `end` from an event that ends a run. `over_time`: what stopped it, if it was stopped, was a time
  * limit. Whatever the event holds, the message is one line; it fits (ends.c counts).

@@ -130,7 +130,9 @@ def _unfit() -> str:
         return ""
     if not _exists("/dev/kvm"):
         return ""  # opening it gives the better reason
-    return "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it"
+    from tender.native import says
+
+    return says("unfit_kvm")
 
 
 def _exists(path: str) -> bool:

@@ -11,7 +11,7 @@ from tender.backend import kvm_requests as req
 from tender.backend import ring_mode
 from tender.backend.machine import Machine, machine_error
 from tender.errors import HostError, KvmUnavailable
-from tender.native import CData, ffi, host_error, lib
+from tender.native import CData, ffi, host_error, lib, says
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def open_kvm(handle: CData, path: str = "/dev/kvm") -> int:
     if version < 0:
         raise KvmUnavailable(f"{path}: not KVM: {posix.strerror(-version)}", errno=-version)
     if version != lib.KVM_API_VERSION:
-        raise KvmUnavailable(f"KVM: API version is {version}, tender requires version {lib.KVM_API_VERSION}")
+        raise KvmUnavailable(says("api_version", version, lib.KVM_API_VERSION))
     return fd
 
 
@@ -73,7 +73,7 @@ def _failed(name: str, errno: int) -> HostError:
     if name == "CREATE_VM" and errno in (_EBUSY, _ENOMEM):
         hint = "another hypervisor may hold the processor's virtualisation, or a limit is reached"
     return HostError(
-        f"KVM: ioctl ({name}) failed: {posix.strerror(errno)}", errno=errno, hint=hint, code="kvm-ioctl"
+        says("ioctl_failed", name, posix.strerror(errno)), errno=errno, hint=hint, code="kvm-ioctl"
     )
 
 
@@ -116,13 +116,13 @@ class KvmVm(Machine):
         lib.tn_descriptor_close(template)
         if answer == -_ENOEXEC:
             raise HostError(
-                "Error allocating guest memory: this process could execute it: its personality is READ_IMPLIES_EXEC",
+                f"{says('memory_refused')}: this process could execute it: its personality is READ_IMPLIES_EXEC",
                 errno=_ENOEXEC,
                 code="memory",
                 hint="what sets it: personality(2), or a program whose stack is executable; any exec takes it off",
             )
         if answer < 0:
-            raise host_error("Error allocating guest memory", -answer, code="memory")
+            raise host_error(says("memory_refused"), -answer, code="memory")
         error = ffi.new("struct machine_error *")
         self._done(lib.tn_kvm_prepare(self.handle, error), error)
         self.vcpu_fd = self._made("CREATE_VCPU", machine, req.KVM_CREATE_VCPU, is_vcpu=True)

@@ -8,7 +8,7 @@ import posix  # not os: its ABCs cost a tenth of the command's start
 from tender.backend.machine import OpenedVm
 from tender.config import LAYERS
 from tender.errors import HostError
-from tender.native import CData, both_told, ffi, lib
+from tender.native import CData, both_told, ffi, lib, says
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class SandboxVm(OpenedVm):
 
     def _refused(self, error: CData, program: str) -> HostError:
         is_shared = error.step == lib.SETUP_SHARED
-        what = "its shared memory" if is_shared else f"{program} cannot be started"
+        what = says("sandbox_memory") if is_shared else f"{program} cannot be started"
         return _failed(what, error.os_error, step=error.step)
 
 
@@ -59,7 +59,9 @@ ISOLATION = LAYERS[: LAYERS.index("kvm")]
 
 def _failed(what: str, errno: int, *, step: int) -> HostError:
     hints = both_told(lambda told: lib.tn_setup_step_hint(step, errno, told))
-    return HostError(f"sandbox: {what}: {posix.strerror(errno)}", errno=errno, code="sandbox", **hints)
+    return HostError(
+        says("sandbox_failed", what, posix.strerror(errno)), errno=errno, code="sandbox", **hints
+    )
 
 
 def setup_failed(step: int, errno: int) -> HostError:

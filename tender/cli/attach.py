@@ -92,6 +92,7 @@ def _undeclared(
     name: str, kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting
 ) -> UsageError:
     from tender.cli.nearest import by_nearness, nearest
+    from tender.native import says
 
     same_name = [device for device in devices if device.name == name]
     ordered = by_nearness(name, [device.name for device in devices if device.kind == kind])
@@ -106,4 +107,4 @@ def _undeclared(
             rest = setting.option[len(f"--{setting.what}:{name}=") :]
             option = quoted(f"--{setting.what}:{near}={rest}")
             way_out = f"did you mean {option}?\n{way_out}"
-    return invalid_option(setting.option, f"Resource not declared in manifest: '{printable(name)}'", way_out)
+    return invalid_option(setting.option, says("undeclared", printable(name)), way_out)

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 STATUS_CANNOT_START = 1
 _SIGINT, _SIGALRM, _SIGTERM, _SIGCHLD, _SIGCONT, _SIGSTOP, _SIGTSTP = 2, 14, 15, 17, 18, 19, 20
-FALLBACK = (
-    "no usable KVM ({reason}): the guest runs in the sandbox, a process behind a system-call filter, "
-    "which isolates less than a virtual machine"
-)
 
 
 def main(argv: list[str]) -> int:
@@ -96,7 +92,9 @@ class StoppedEarly(TenderError):
     """A signal came before there was a VM."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"Exiting on signal {number}", code="signal")
+        from tender.native import says
+
+        super().__init__(says("signal", number), code="signal")
         self.number = number
 
 
@@ -208,7 +206,9 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
     if options.net_reattach:
         check_reattach(net)
     if options.mem_adjusted and options.verbosity >= 0:
-        say.notice(f"adjusting memory to {options.mem_bytes} bytes")
+        from tender.native import says
+
+        say.notice(says("memory_adjusted", options.mem_bytes))
     return vm_config(options, net, block)
 
 
@@ -257,7 +257,7 @@ def _launch(
 ) -> int:
     from tender.config import MIB
     from tender.image import Image
-    from tender.native import lib
+    from tender.native import lib, says
     from tender.vm import DISCARD, Vm
 
     stopper.let_wait()
@@ -275,7 +275,7 @@ def _launch(
             if vm.backend == "sandbox" and _signal.getsignal(_SIGTSTP) == _signal.SIG_DFL:
                 _signal.signal(_SIGTSTP, _Suspender(vm))
             if vm.fallback and options.verbosity >= 0:
-                say.notice(FALLBACK.format(reason=vm.fallback))
+                say.notice(f"{says('no_usable', 'KVM', vm.fallback)}: {says('in_sandbox')}")
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
             if stopper.signal:
                 vm.stop()
@@ -293,10 +293,11 @@ def check_reattach(net: "dict[str, NetDevice]") -> None:
 
     if not any(is_named(device) for device in net.values()):
         from tender.cli.options import invalid_option
+        from tender.native import says
 
         raise invalid_option(
             "--net-reattach",
-            "no network is given by an interface's name",
+            says("nothing_to_reattach"),
             "write --net:NAME=IFACE; a descriptor (@FD) is for whoever gave it to attach again",
         )
 
@@ -329,7 +330,9 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
     if signal and result.guest_status is None:
         result = _by_signal(result, signal)
     if result.reason == "timeout":
-        say.error(f"the guest was stopped: the {options.timeout:g} s given are over")
+        from tender.native import says
+
+        say.error(says("time_over", options.timeout))
     elif result.message:
         say.error(result.message)
     shares_stderr = options.json == 2
@@ -356,10 +359,11 @@ def _write_json(result: "VmResult", options: RunOptions, signal: int) -> None:
 
 
 def _by_signal(result: "VmResult", signal: int) -> "VmResult":
-    from tender.result import ExitReason, VmResult
+    from tender.native import says
+    from tender.result import STATUS_ENDED, ExitReason, VmResult
 
     fields = {name: getattr(result, name) for name in VmResult.__slots__}
-    fields.update(reason=ExitReason.SIGNAL, status=1, message=f"Exiting on signal {signal}")
+    fields.update(reason=ExitReason.SIGNAL, status=STATUS_ENDED, message=says("signal", signal))
     return VmResult(**fields)
 
 
@@ -367,7 +371,9 @@ def failed(error: TenderError, options: RunOptions) -> int:
     """Says why the guest could not start, with a way out; the exit status."""
     error.hint = error.command_hint
     if error.code == "device-missing":
-        error.message += " See --help for syntax."  # the contract's words
+        from tender.native import says
+
+        error.message += says("see_help")
     if isinstance(error, ImageError) and say.HINTS:
         from tender.cli import explain
 

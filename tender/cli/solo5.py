@@ -135,6 +135,7 @@ def _usage(program: str) -> int:
 def _configured(image: "Image", words: list[str], options: RunOptions, devices: "_Devices") -> VmConfig:
     """The second pass, and every check that solo5-hvt makes between it and the guest's start, in its order."""
     from tender.manifest import match
+    from tender.native import says
 
     found: dict[str, object] = {}
     asked = options.mem_bytes
@@ -148,7 +149,7 @@ def _configured(image: "Image", words: list[str], options: RunOptions, devices: 
             devices.take(word, image)
     mem_bytes = floor_mem(asked)
     if mem_bytes != asked:
-        say.notice(f"adjusting memory to {mem_bytes} bytes")
+        say.notice(says("memory_adjusted", mem_bytes))
     round_mem(mem_bytes)
     image.check_fits(mem_bytes)
     net, block = devices.config(image)
@@ -275,7 +276,9 @@ def _invalid(word: str, reason: str = "") -> UsageError:
 
 def _check_declared(image: "Image", word: str, name: str, kind: str) -> None:
     if (name, kind) not in [(device.name, device.kind) for device in image.devices]:
-        raise _invalid(word, f"Resource not declared in manifest: '{name}'")
+        from tender.native import says
+
+        raise _invalid(word, says("undeclared", name))
 
 
 def _check_inherited(fd: int, *, is_net: bool) -> None:

@@ -16,6 +16,7 @@
 #include "guest_cpu.h"
 #include "kvm_cpu_state.h"
 #include "run_kvm.h"
+#include "says.h"
 
 #define CPUID_ENTRIES     256 /* KVM_MAX_CPUID_ENTRIES, which no header has */
 #define CPUID_ENTRIES_FEW 100 /* processors have some 60: KVM clears, and we touch, less */
@@ -35,7 +36,7 @@ static __attribute__((format(printf, 4, 5))) int failed(struct machine_error *er
 static int ioctl_failed(struct machine_error *error, const char *name)
 {
     const int os_error = errno;
-    return failed(error, "kvm-ioctl", os_error, "KVM: ioctl (%s) failed: %s", name, strerror(os_error));
+    return failed(error, "kvm-ioctl", os_error, says_ioctl_failed, name, strerror(os_error));
 }
 
 int kvm_machine_open(struct kvm_machine *machine, struct machine_error *error)
@@ -47,8 +48,7 @@ int kvm_machine_open(struct kvm_machine *machine, struct machine_error *error)
     if (version < 0)
         return failed(error, "kvm", errno, "/dev/kvm: not KVM: %s", strerror(errno));
     if (version != KVM_API_VERSION)
-        return failed(error, "kvm", 0, "KVM: API version is %d, tender requires version %d", version,
-                      KVM_API_VERSION);
+        return failed(error, "kvm", 0, says_api_version, version, KVM_API_VERSION);
     machine->vm_fd = ioctl(machine->kvm_fd, KVM_CREATE_VM, 0);
     return machine->vm_fd < 0 ? ioctl_failed(error, "CREATE_VM") : 0;
 }
@@ -166,7 +166,7 @@ int kvm_machine_finish(struct kvm_machine *machine, const struct cpu_state *star
     if (khz < 0 && errno == EIO)
         return failed(error, "tsc-unstable", EIO, "KVM: host TSC is unstable, cannot continue");
     if (khz < 0)
-        return failed(error, "", errno, "KVM: ioctl (GET_TSC_KHZ) failed: %s", strerror(errno));
+        return failed(error, "", errno, says_ioctl_failed, "GET_TSC_KHZ", strerror(errno));
     machine->tsc_hz = (uint64_t)khz * 1000;
     return 0;
 }

@@ -21,6 +21,7 @@
 #include "rights.h"
 #include "ring.h"
 #include "run_kvm.h"
+#include "says.h"
 #include "start_state.h"
 #include "words.h"
 
@@ -58,8 +59,8 @@ static enum machine_look look(struct machine_error *why)
         return MACHINE_ABSENT;
     if (exists("/sys/module/kvm_intel") || exists("/sys/module/kvm_amd") || !exists("/sys/module/kvm"))
         return MACHINE_LIKELY;
-    *why = (struct machine_error){
-        .elsewhere = 1, .text = "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it"};
+    *why = (struct machine_error){.elsewhere = 1};
+    (void)snprintf(why->text, sizeof why->text, "%s", says_unfit_kvm);
     return MACHINE_UNFIT;
 }
 
@@ -84,7 +85,7 @@ int kvm_library_finish(struct machine *machine, gpa_t entry, struct machine_erro
 static int no_memory(struct machine_error *error, int refused)
 {
     *error = (struct machine_error){.os_error = -refused, .code = "memory"};
-    (void)snprintf(error->text, sizeof error->text, "Error allocating guest memory: %s", strerror(-refused));
+    (void)snprintf(error->text, sizeof error->text, "%s: %s", says_memory_refused, strerror(-refused));
     return -1;
 }
 

@@ -12,6 +12,7 @@
 #include "ahead.h"
 #include "machine.h"
 #include "patch.h"
+#include "says.h"
 #include "spawn.h"
 #include "start_state.h"
 #include "tsc.h"
@@ -29,7 +30,7 @@ static struct sandbox *own(const struct machine *machine)
 static int failed(struct machine_error *error, uint32_t step, const char *what, int refused)
 {
     *error = (struct machine_error){.os_error = -refused, .step = step, .code = "sandbox"};
-    (void)snprintf(error->text, sizeof error->text, "sandbox: %s: %s", what, strerror(-refused));
+    (void)snprintf(error->text, sizeof error->text, says_sandbox_failed, what, strerror(-refused));
     return -1;
 }
 
@@ -69,7 +70,7 @@ static int open_alone(struct machine *machine, const struct machine_plan *plan, 
     (void)sigaction(SIGCHLD, &none, NULL);
     int refused = sandbox_init(sandbox, machine->vm);
     if (refused < 0)
-        return failed(error, SETUP_SHARED, "its shared memory", refused);
+        return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     refused = sandbox_spawn_alone(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);
     close(template_fd); /* nobody else has it: what the guest maps stays as it is */
     if (refused < 0) {
@@ -88,7 +89,7 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
     struct sandbox *sandbox = own(machine);
     int refused = sandbox_init(sandbox, machine->vm);
     if (refused < 0)
-        return failed(error, SETUP_SHARED, "its shared memory", refused);
+        return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
     refused = sandbox_spawn(sandbox, plan->image, plan->template_fd, plan->mem_bytes, plan->program,
                             plan->name, !plan->no_namespaces);
@@ -197,9 +198,7 @@ static const char *const cures[ISOLATION_LAYERS][2] = {
 static const struct machine_words words = {
     .title = "sandbox",
     .run_call = "ppoll",
-    .instead =
-        "the guest runs in the sandbox, a process behind a system-call filter, which isolates less than "
-        "a virtual machine",
+    .instead = says_in_sandbox,
     .cures = cures,
 };
 

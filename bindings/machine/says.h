@@ -1,0 +1,8 @@
+/* What the native command and Python say in the same words, as formats: says_signal, ... */
+#ifndef TENDER_SAYS_H
+#define TENDER_SAYS_H
+
+#define SAYS(name, format) static const char says_##name[] __attribute__((unused)) = format;
+#include "says.def"
+
+#endif
