@@ -88,17 +88,6 @@ int tn_image_load_bytes(struct image_handle *handle, const struct elf_image *ima
     return load(handle, image, &source, error);
 }
 
-int tn_image_template(struct image_handle *handle, const struct elf_image *image, uint64_t mem_bytes,
-                      int patched, struct descriptor *into, int *step)
-{
-    return owned_template(handle, image, mem_bytes, patched, into, step);
-}
-
-void tn_image_close(struct image_handle *handle)
-{
-    owned_templates_close(handle);
-}
-
 int tn_descriptor_duplicate(int fd, struct descriptor *into)
 {
     int made = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -106,36 +95,6 @@ int tn_descriptor_duplicate(int fd, struct descriptor *into)
         return -errno;
     into->fd = made;
     return 0;
-}
-
-void tn_descriptor_close(struct descriptor *descriptor)
-{
-    descriptor_close(descriptor);
-}
-
-int tn_vm_make(struct vm_handle *handle)
-{
-    return owned_vm_make(handle);
-}
-
-int tn_vm_close(struct vm_handle *handle)
-{
-    return owned_vm_close(handle);
-}
-
-void tn_vm_drop(struct vm_handle *handle)
-{
-    owned_vm_drop(handle);
-}
-
-int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
-{
-    return owned_vm_move(from, to);
-}
-
-struct vm *tn_vm(struct vm_handle *handle)
-{
-    return owned_vm(handle);
 }
 
 int tn_machine_open(struct vm_handle *handle, const char *machine, const struct elf_image *image,
@@ -163,110 +122,9 @@ const char *tn_machine_name(uint32_t index)
     return index < count ? machines[index]->name : NULL;
 }
 
-void tn_machine_close(struct vm_handle *handle)
-{
-    owned_machine_close(handle);
-}
-
-int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor)
-{
-    return owned_vm_add_device(handle, number, descriptor);
-}
-
-int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor)
-{
-    return owned_vm_add_console(handle, descriptor);
-}
-
-int tn_kvm_open(struct vm_handle *handle, const char *path)
-{
-    return owned_kvm_open(handle, path);
-}
-
-int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu)
-{
-    return owned_kvm_create(handle, fd, request, is_vcpu);
-}
-
-int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error)
-{
-    return owned_kvm_prepare(handle, error);
-}
-
-int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error)
-{
-    return owned_kvm_finish(handle, entry, error);
-}
-
 struct kvm_cpuid2 *tn_kvm_cpuid(void)
 {
     return kvm_machine_cpuid();
-}
-
-int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
-{
-    return owned_run_begin(handle, limit_ns, turn);
-}
-
-int tn_run(struct vm_handle *handle, struct run_report *report)
-{
-    return owned_run(handle, report);
-}
-
-void tn_run_leave(struct vm_handle *handle, const int *turn)
-{
-    owned_run_leave(handle, turn);
-}
-
-const void *tn_run_console(struct vm_handle *handle, const struct vm_event *event)
-{
-    return owned_console(handle, event);
-}
-
-int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
-             struct descriptor *done, int *turn)
-{
-    return owned_start(handle, limit_ns, key, body, done, turn);
-}
-
-int tn_stop(struct vm_handle *handle)
-{
-    return owned_stop(handle);
-}
-
-int tn_leave_headers(struct vm_handle *handle)
-{
-    return owned_leave_headers(handle);
-}
-
-int tn_look(struct vm_handle *handle, struct vm_shared *copy)
-{
-    return owned_look(handle, copy);
-}
-
-int64_t tn_read(struct vm_handle *handle, gpa_t gpa, void *to, uint64_t len)
-{
-    return owned_read(handle, gpa, to, len);
-}
-
-int64_t tn_write(struct vm_handle *handle, gpa_t gpa, const void *from, uint64_t len)
-{
-    return owned_write(handle, gpa, from, len);
-}
-
-int tn_pid(struct vm_handle *handle, int *pid)
-{
-    return owned_pid(handle, pid);
-}
-
-int tn_isolation(struct vm_handle *handle, uint32_t *layers)
-{
-    return owned_isolation(handle, layers);
-}
-
-struct vm_shared *tn_vm_shared(struct vm *vm)
-{
-    return vm->shared;
 }
 
 int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
@@ -310,11 +168,6 @@ int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)
 void tn_vm_net_is_named(struct vm *vm, uint32_t handle, int again)
 {
     vm_net_is_named(vm, handle, again != 0);
-}
-
-int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text)
-{
-    return owned_net_news(handle, next, text);
 }
 
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only)
@@ -388,26 +241,6 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
 int tn_vm_set_console(struct vm *vm, int fd)
 {
     return console_set(vm, fd);
-}
-
-int tn_vm_keep(struct vm_handle *handle, int template_fd)
-{
-    return owned_keep(handle, template_fd);
-}
-
-int tn_vm_reset(struct vm_handle *handle)
-{
-    return owned_reset(handle);
-}
-
-int tn_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state)
-{
-    return owned_cpu_state(handle, parts, state);
-}
-
-int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state)
-{
-    return owned_cpu_state_set(handle, parts, state);
 }
 
 int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,

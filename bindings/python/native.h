@@ -51,50 +51,66 @@ int tn_descriptor_duplicate(int fd, struct descriptor *into);
 void tn_descriptor_close(struct descriptor *descriptor); /* idempotent */
 
 /*
- * What a Vm owns (owner.h, which says what they answer). tn_vm() and what takes its struct vm are for the
- * thread that makes or renews the VM; NULL, it is closed.
+ * What a Vm owns. owner.h says who may call what when, and what is answered where a VM is not in a state for
+ * it.
  */
-int tn_vm_make(struct vm_handle *handle);
+int tn_vm_make(struct vm_handle *handle); /* an empty struct vm; 0 or -errno */
 int tn_vm_close(struct vm_handle *handle);
-void tn_vm_drop(struct vm_handle *handle);
+void tn_vm_drop(struct vm_handle *handle); /* Python's last reference is gone */
+/* What is owned goes to an empty handle; the answers of tn_vm_close(), and -ESTALE. */
 int tn_vm_move(struct vm_handle *from, struct vm_handle *to);
+
+/* While it is made or renewed, by the thread that does: NULL where it is closed. */
 struct vm *tn_vm(struct vm_handle *handle);
+/* The VM's from now on, closed behind the machine that uses them; *descriptor is -1 then. */
 int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor);
 int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
-/* A machine by its name (machine/machine.h), of a VM whose console and devices are in place: 0, -errno, or -1
- * with *error filled. `namespaces_wanted` is 0 for benchmarks alone. KVM's descriptors come one by one. */
+
+/* Its machine, by name (machine/machine.h), once console and devices are in place: 0, -errno, or -1 with
+ * *error filled. `namespaces_wanted` is 0 for benchmarks alone. */
 int tn_machine_open(struct vm_handle *handle, const char *machine, const struct elf_image *image,
                     const struct mft *manifest, uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes,
                     int template_fd, const char *program, const char *name, int namespaces_wanted,
                     struct machine_error *error);
 const char *tn_machine_name(uint32_t index); /* in the order in which "auto" tries them; NULL past the last */
-void tn_machine_close(struct vm_handle *handle); /* another may take the VM */
+/* What was made of it is given back: it could not be finished, and another machine takes the VM. */
+void tn_machine_close(struct vm_handle *handle);
+
+/* KVM's, whose descriptors Python makes (kvm_machine.h): a descriptor or -errno; 0, -errno, or -1 with
+ * *error filled. */
 int tn_kvm_open(struct vm_handle *handle, const char *path);
 int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu);
 int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error);
 int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error);
 struct kvm_cpuid2 *tn_kvm_cpuid(void); /* what this process's guests see; NULL before the first */
 
+/* Its run. `turn` tells runs of one thread apart; it becomes 1 with this one. */
 int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn);
+/* Until Python must decide. Gives back held signals. 0, or an answer. */
 int tn_run(struct vm_handle *handle, struct run_report *report);
+/* The run is left by an exception; does nothing if it is not this turn's. */
 void tn_run_leave(struct vm_handle *handle, const int *turn);
-const void *tn_run_console(struct vm_handle *handle,
-                           const struct vm_event *event); /* the bytes of an EVENT_CONSOLE */
+const void *tn_run_console(struct vm_handle *handle, const struct vm_event *event); /* an EVENT_CONSOLE's */
+/* A thread that calls body(key), which runs it by tn_run(); *done is readable once that is over. *turn
+ * becomes 1 if there is such a thread. */
 int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
              struct descriptor *done, int *turn);
+/* Behind an EVENT_NETWORK, on the run's thread: 1, and a line in `text` of NET_NEWS_BYTES; 0, there is no
+ * more; -errno. *next is 0 at first. */
+int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text);
+
+/* Any thread, any time. */
 int tn_stop(struct vm_handle *handle);
+/* What outlives the descriptors of its interfaces is undone now: for a process that may be killed before the
+ * VM is closed. Its guest gets no large frames any more. */
 int tn_leave_headers(struct vm_handle *handle);
 int tn_look(struct vm_handle *handle, struct vm_shared *copy);
 int64_t tn_read(struct vm_handle *handle, gpa_t gpa, void *to, uint64_t len);
 int64_t tn_write(struct vm_handle *handle, gpa_t gpa, const void *from, uint64_t len);
 int tn_pid(struct vm_handle *handle, int *pid);
-/* Behind an EVENT_NETWORK, on the run's thread: 1, and a line in `text` of NET_NEWS_BYTES; 0, there is no
- * more; -errno. *next is 0 at first. */
-int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text);
 int tn_isolation(struct vm_handle *handle, uint32_t *layers);
 
 /* A VM's memory, devices and console. */
-struct vm_shared *tn_vm_shared(struct vm *vm);
 /* ring_mode: enum vm_ring_mode; a ring lies in the last HVT_RING_ROOM_BYTES, which are not the guest's then.
  */
 int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
@@ -127,12 +143,14 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
 
 /*
  * For the next guest of the same image: memory, counters, events, a stop asked for and the vCPU as before the
- * first run. Boot info is to be written again. After an error the VM is fit only to be freed.
+ * first run. Boot info is to be written again. keep: once, before the first run; -EOPNOTSUPP, the machine
+ * cannot. reset: after an error the VM is only to be closed.
  */
-int tn_vm_keep(struct vm_handle *handle, int template_fd); /* once, before the first run; -EOPNOTSUPP */
+int tn_vm_keep(struct vm_handle *handle, int template_fd);
 int tn_vm_reset(struct vm_handle *handle);
 
-/* The processor's state while nothing runs it (owner.h). */
+/* The processor's state while nothing runs it, else -EBUSY; parts are CPU_... of cpu_state.h. -ENODATA: it is
+ * not known. -EOPNOTSUPP: it cannot be set. */
 int tn_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state);
 int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state);
 

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "owner.h"
+#include "native.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +36,7 @@ struct limit {
 };
 
 struct owned_vm {
-    uint32_t users; /* the handle, calls under way, the thread of owned_start() */
+    uint32_t users; /* the handle, calls under way, the thread of tn_start() */
     pid_t process;
     struct vm *vm;
     struct machine machine;
@@ -43,11 +44,11 @@ struct owned_vm {
     struct descriptor console;
 
     enum run_state state;
-    bool started; /* by owned_start() */
+    bool started; /* by tn_start() */
     pid_t runner;
     const int *turn;
     struct limit limit;
-    int done_fd; /* eventfd, readable once the thread of owned_start() is done; -1: not started */
+    int done_fd; /* eventfd, readable once the thread of tn_start() is done; -1: not started */
 };
 
 /* Guards what handles stand for, their users and their states. Nothing waits while it holds this. */
@@ -71,7 +72,7 @@ static int watch_forks(void)
     return -error;
 }
 
-void descriptor_close(struct descriptor *descriptor)
+void tn_descriptor_close(struct descriptor *descriptor)
 {
     int fd = descriptor->fd;
     descriptor->fd = -1;
@@ -91,7 +92,7 @@ static void close_number(int *fd)
 
 /* ---- the life of what a handle stands for */
 
-int owned_vm_make(struct vm_handle *handle)
+int tn_vm_make(struct vm_handle *handle)
 {
     int error = watch_forks();
     struct owned_vm *owned = error ? NULL : calloc(1, sizeof *owned);
@@ -121,7 +122,7 @@ static void release_machine(struct owned_vm *owned)
     owned->machine = (struct machine){.vm = owned->vm};
 }
 
-void owned_machine_close(struct vm_handle *handle)
+void tn_machine_close(struct vm_handle *handle)
 {
     if (handle->owned)
         release_machine(handle->owned);
@@ -153,8 +154,8 @@ static void release(struct owned_vm *owned)
         vm_release(owned->vm);
     free(owned->vm);
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
-        descriptor_close(&owned->devices[i]);
-    descriptor_close(&owned->console);
+        tn_descriptor_close(&owned->devices[i]);
+    tn_descriptor_close(&owned->console);
     close_number(&owned->done_fd);
     free(owned);
 }
@@ -204,7 +205,7 @@ static int in_the_way(const struct owned_vm *owned)
     return owned->started ? -EINPROGRESS : -EBUSY;
 }
 
-int owned_vm_close(struct vm_handle *handle)
+int tn_vm_close(struct vm_handle *handle)
 {
     pthread_mutex_lock(&handles);
     struct owned_vm *owned = handle->owned;
@@ -221,7 +222,7 @@ int owned_vm_close(struct vm_handle *handle)
     return 0;
 }
 
-void owned_vm_drop(struct vm_handle *handle)
+void tn_vm_drop(struct vm_handle *handle)
 {
     pthread_mutex_lock(&handles);
     struct owned_vm *owned = handle->owned;
@@ -233,7 +234,7 @@ void owned_vm_drop(struct vm_handle *handle)
         unuse(owned);
 }
 
-int owned_vm_move(struct vm_handle *from, struct vm_handle *to)
+int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
 {
     pthread_mutex_lock(&handles);
     struct owned_vm *owned = from->owned;
@@ -260,7 +261,7 @@ int owned_vm_move(struct vm_handle *from, struct vm_handle *to)
 
 /* ---- while it is made */
 
-struct vm *owned_vm(struct vm_handle *handle)
+struct vm *tn_vm(struct vm_handle *handle)
 {
     return handle->owned ? handle->owned->vm : NULL;
 }
@@ -286,7 +287,7 @@ static void take_descriptor(struct descriptor *to, struct descriptor *from)
     from->fd = -1;
 }
 
-int owned_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor)
+int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor)
 {
     struct owned_vm *owned = handle->owned;
     if (!owned)
@@ -297,7 +298,7 @@ int owned_vm_add_device(struct vm_handle *handle, uint32_t number, struct descri
     return 0;
 }
 
-int owned_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor)
+int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor)
 {
     if (!handle->owned)
         return -ESTALE;
@@ -305,7 +306,7 @@ int owned_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor
     return 0;
 }
 
-int owned_kvm_open(struct vm_handle *handle, const char *path)
+int tn_kvm_open(struct vm_handle *handle, const char *path)
 {
     struct owned_vm *owned = handle->owned;
     if (!owned)
@@ -320,7 +321,7 @@ int owned_kvm_open(struct vm_handle *handle, const char *path)
     return fd;
 }
 
-int owned_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu)
+int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu)
 {
     if (!handle->owned)
         return -ESTALE;
@@ -335,12 +336,12 @@ int owned_kvm_create(struct vm_handle *handle, int fd, unsigned long request, in
     return made;
 }
 
-int owned_kvm_prepare(struct vm_handle *handle, struct machine_error *error)
+int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error)
 {
     return handle->owned ? kvm_library_prepare(&handle->owned->machine, error) : -ESTALE;
 }
 
-int owned_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error)
+int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error)
 {
     return handle->owned ? kvm_library_finish(&handle->owned->machine, entry, error) : -ESTALE;
 }
@@ -359,19 +360,19 @@ int owned_write_boot_info(struct vm_handle *handle, const struct machine_plan *p
     return 0;
 }
 
-const void *owned_console(struct vm_handle *handle, const struct vm_event *event)
+const void *tn_run_console(struct vm_handle *handle, const struct vm_event *event)
 {
     return ops_of(handle) ? ops_of(handle)->console(&handle->owned->machine, event) : NULL;
 }
 
-int owned_keep(struct vm_handle *handle, int template_fd)
+int tn_vm_keep(struct vm_handle *handle, int template_fd)
 {
     if (!ops_of(handle))
         return -ESTALE;
     return ops_of(handle)->keep ? ops_of(handle)->keep(&handle->owned->machine, template_fd) : -EOPNOTSUPP;
 }
 
-int owned_reset(struct vm_handle *handle)
+int tn_vm_reset(struct vm_handle *handle)
 {
     return ops_of(handle) ? ops_of(handle)->reset(&handle->owned->machine) : -ESTALE;
 }
@@ -391,7 +392,7 @@ static struct owned_vm *use_stopped(const struct vm_handle *handle, int *answer)
     return NULL;
 }
 
-int owned_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state)
+int tn_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state)
 {
     int answer;
     struct owned_vm *owned = use_stopped(handle, &answer);
@@ -402,7 +403,7 @@ int owned_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *
     return answer;
 }
 
-int owned_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state)
+int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state)
 {
     int answer;
     struct owned_vm *owned = use_stopped(handle, &answer);
@@ -511,7 +512,7 @@ static void end(struct owned_vm *owned)
     pthread_mutex_unlock(&handles);
 }
 
-int owned_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
+int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -526,7 +527,7 @@ int owned_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
     return answer;
 }
 
-int owned_run(struct vm_handle *handle, struct run_report *report)
+int tn_run(struct vm_handle *handle, struct run_report *report)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -552,7 +553,7 @@ int owned_run(struct vm_handle *handle, struct run_report *report)
     return 0;
 }
 
-void owned_run_leave(struct vm_handle *handle, const int *turn)
+void tn_run_leave(struct vm_handle *handle, const int *turn)
 {
     int answer;
     vm_release_signals();
@@ -625,8 +626,8 @@ static void take_back_start(struct owned_vm *owned)
     pthread_mutex_unlock(&handles);
 }
 
-int owned_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
-                struct descriptor *done, int *turn)
+int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
+             struct descriptor *done, int *turn)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer); /* the thread's, if there is one */
@@ -646,7 +647,7 @@ int owned_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void 
     return answer;
 }
 
-int owned_stop(struct vm_handle *handle)
+int tn_stop(struct vm_handle *handle)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -657,7 +658,7 @@ int owned_stop(struct vm_handle *handle)
     return 0;
 }
 
-int owned_leave_headers(struct vm_handle *handle)
+int tn_leave_headers(struct vm_handle *handle)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -670,7 +671,7 @@ int owned_leave_headers(struct vm_handle *handle)
     return 0;
 }
 
-int owned_look(struct vm_handle *handle, struct vm_shared *copy)
+int tn_look(struct vm_handle *handle, struct vm_shared *copy)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -681,7 +682,7 @@ int owned_look(struct vm_handle *handle, struct vm_shared *copy)
     return 0;
 }
 
-int64_t owned_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t len)
+int64_t tn_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t len)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -692,7 +693,7 @@ int64_t owned_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t le
     return got;
 }
 
-int64_t owned_write(struct vm_handle *handle, uint64_t gpa, const void *from, uint64_t len)
+int64_t tn_write(struct vm_handle *handle, uint64_t gpa, const void *from, uint64_t len)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -703,7 +704,7 @@ int64_t owned_write(struct vm_handle *handle, uint64_t gpa, const void *from, ui
     return put;
 }
 
-int owned_pid(struct vm_handle *handle, int *pid)
+int tn_pid(struct vm_handle *handle, int *pid)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -715,7 +716,7 @@ int owned_pid(struct vm_handle *handle, int *pid)
     return 0;
 }
 
-int owned_isolation(struct vm_handle *handle, uint32_t *layers)
+int tn_isolation(struct vm_handle *handle, uint32_t *layers)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);
@@ -726,7 +727,7 @@ int owned_isolation(struct vm_handle *handle, uint32_t *layers)
     return 0;
 }
 
-int owned_net_news(struct vm_handle *handle, uint32_t *next, char *text)
+int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text)
 {
     int answer;
     struct owned_vm *owned = use_here(handle, &answer);

@@ -16,6 +16,7 @@
 #include <sys/sendfile.h>
 #include <unistd.h>
 
+#include "native.h"
 #include "owner.h"
 #include "patch.h"
 #include "start_state.h"
@@ -177,8 +178,8 @@ static int find_or_make(struct owned_templates *owned, const struct elf_image *i
     return fd;
 }
 
-int owned_template(struct image_handle *handle, const struct elf_image *image, uint64_t mem_bytes,
-                   int patched, struct descriptor *into, int *step)
+int tn_image_template(struct image_handle *handle, const struct elf_image *image, uint64_t mem_bytes,
+                      int patched, struct descriptor *into, int *step)
 {
     pthread_mutex_lock(&templates_lock);
     *step = TEMPLATE_STEP_COPY;
@@ -192,7 +193,7 @@ int owned_template(struct image_handle *handle, const struct elf_image *image, u
     return answer;
 }
 
-void owned_templates_close(struct image_handle *handle)
+void tn_image_close(struct image_handle *handle)
 {
     pthread_mutex_lock(&templates_lock);
     struct owned_templates *owned = handle->owned;

@@ -10,36 +10,23 @@
 
 /* ---- as KVM has them */
 
-static struct kvm_segment segment_of(const struct cpu_segment *s)
+/* Both have these fields by these names. */
+#define SEGMENT(type_, s_)                                                                                   \
+    (struct type_)                                                                                           \
+    {                                                                                                        \
+        .base = (s_)->base, .limit = (s_)->limit, .selector = (s_)->selector, .type = (s_)->type,            \
+        .present = (s_)->present, .dpl = (s_)->dpl, .db = (s_)->db, .s = (s_)->s, .l = (s_)->l,              \
+        .g = (s_)->g, .avl = (s_)->avl, .unusable = (s_)->unusable                                           \
+    }
+
+static struct kvm_segment segment_of(const struct cpu_segment *segment)
 {
-    return (struct kvm_segment){.base = s->base,
-                                .limit = s->limit,
-                                .selector = s->selector,
-                                .type = s->type,
-                                .present = s->present,
-                                .dpl = s->dpl,
-                                .db = s->db,
-                                .s = s->s,
-                                .l = s->l,
-                                .g = s->g,
-                                .avl = s->avl,
-                                .unusable = s->unusable};
+    return SEGMENT(kvm_segment, segment);
 }
 
-static struct cpu_segment segment_from(const struct kvm_segment *s)
+static struct cpu_segment segment_from(const struct kvm_segment *segment)
 {
-    return (struct cpu_segment){.base = s->base,
-                                .limit = s->limit,
-                                .selector = s->selector,
-                                .type = s->type,
-                                .present = s->present,
-                                .dpl = s->dpl,
-                                .db = s->db,
-                                .s = s->s,
-                                .l = s->l,
-                                .g = s->g,
-                                .avl = s->avl,
-                                .unusable = s->unusable};
+    return SEGMENT(cpu_segment, segment);
 }
 
 void kvm_sregs_of(const struct cpu_system *system, struct kvm_sregs *sregs)
