@@ -1,4 +1,4 @@
-"""Door 2: the guest as ring-3 code of a process of its own, tender-sandbox, behind a seccomp filter.
+"""The sandbox: the guest as ring-3 code of a process of its own, tender-sandbox, behind a seccomp filter.
 
 C opens it (bindings/machine/sandbox/sandbox_ops.c). Here are its program, and the words for what is refused.
 """
@@ -12,8 +12,7 @@ from tender.native import CData, both_told, ffi, lib, says
 
 TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
-    from tender.annotations import NetRing
-    from tender.image import Image
+    from typing import Any
 
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
 
@@ -24,28 +23,9 @@ class SandboxVm(OpenedVm):
     patched = True
 
     def __init__(
-        self,
-        handle: CData,
-        *,
-        image: "Image",
-        mem_bytes: int,
-        manifest: CData,
-        cmdline: bytes,
-        net_ring: "NetRing" = "off",
-        program: str = PROGRAM,
-        namespaces: bool = True,
+        self, handle: CData, *, program: str = PROGRAM, namespaces: bool = True, **values: "Any"
     ) -> None:
-        super().__init__(
-            handle,
-            name="sandbox",
-            image=image,
-            mem_bytes=mem_bytes,
-            manifest=manifest,
-            cmdline=cmdline,
-            net_ring=net_ring,
-            program=program,
-            namespaces=namespaces,
-        )
+        super().__init__(handle, name="sandbox", program=program, namespaces=namespaces, **values)
 
     def _refused(self, error: CData, program: str) -> HostError:
         is_shared = error.step == lib.SETUP_SHARED
