@@ -103,6 +103,12 @@ def test_it_has_the_packages_sources_and_nothing_that_is_not_meant(contents: Pat
     assert {p.name for p in contents.iterdir()} == {
         *("tender", "tender-0.1.0.dist-info", "tender-0.1.0.data")
     }
+    data = contents / "tender-0.1.0.data"
+    assert {str(p.relative_to(data)) for p in data.rglob("*") if p.is_file()} == {
+        *("scripts/tender", "data/share/man/man1/tender.1"),
+        *("data/share/bash-completion/completions/tender.bash", "data/share/zsh/site-functions/_tender"),
+        "data/share/fish/vendor_completions.d/tender.fish",
+    }
 
 
 ELF_FILES = (
