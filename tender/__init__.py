@@ -1,14 +1,13 @@
 """Tender: a minimal monitor for unikernels.
 
 Everything public is here; the example in README.md is run by the tests. The names are loaded when they are
-first used, so that the command line pays only for what its road needs. In the source tree, whose package has no native
-part, the import itself fails and says what to do.
+first used: what needs no native part works where that cannot be loaded. In the source tree, whose package has none, the
+import itself fails and says what to do.
 """
 
-import posix
+import os
+from typing import TYPE_CHECKING
 
-# ": bool", here and in each module: an editor takes a plain False for a branch never taken
-TYPE_CHECKING: bool = False
 if TYPE_CHECKING:
     from tender._version import __version__
     from tender.annotations import Backend, BootStep, Console, IsolationLayer, NetRing
@@ -104,18 +103,12 @@ __all__ = [
 ]
 
 
-def _exists(path: str) -> bool:
-    try:
-        posix.stat(path)
-    except OSError:
-        return False
-    return True
-
-
 def _refuse_sources() -> None:
     """Fail where Python found the source tree's package in place of the installed one."""
     directory = __path__[0]
-    if _exists(f"{directory}/_native.abi3.so") or not _exists(f"{directory}/../bindings/python/native.c"):
+    if os.path.exists(f"{directory}/_native.abi3.so") or not os.path.exists(
+        f"{directory}/../bindings/python/native.c"
+    ):
         return
     from importlib.util import find_spec
 

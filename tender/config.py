@@ -4,30 +4,25 @@ Values hold names and numbers only (NetFd and BlockFd, which hold a descriptor, 
 nothing is opened here. `tender.devices` opens, `tender.manifest` decides what belongs to which device.
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar
 
+from tender.annotations import IsolationLayer, NetRing
 from tender.errors import ConfigError
 from tender.values import Value
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Mapping
-    from typing import Final, TypeVar
-
-    from tender.annotations import IsolationLayer, NetRing
-
-    Word = TypeVar("Word", bound=str)
+Word = TypeVar("Word", bound=str)
 
 MIB = 1 << 20
 MEM_GRANULE = 2 * MIB
 MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
-NET_RINGS: "Final" = ("auto", "on", "inline", "off")
+NET_RINGS: Final = ("auto", "on", "inline", "off")
 CMDLINE_MAX = 8191  # characters, without the final NUL
 FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
-LAYERS: "Final[tuple[IsolationLayer, ...]]" = (
+LAYERS: Final[tuple[IsolationLayer, ...]] = (
     "user-namespace",
     "network-namespace",
     "mount-namespace",
@@ -45,12 +40,12 @@ LAYERS: "Final[tuple[IsolationLayer, ...]]" = (
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
 
 
-def standing(bits: int) -> "tuple[IsolationLayer, ...]":
+def standing(bits: int) -> tuple[IsolationLayer, ...]:
     """The names of the layers whose bits are set."""
     return tuple(name for i, name in enumerate(LAYERS) if bits & 1 << i)
 
 
-def one_of(what: str, value: object, words: "tuple[Word, ...]") -> "Word":
+def one_of(what: str, value: object, words: tuple[Word, ...]) -> Word:
     """`value` if it is one of `words`. Raises ConfigError, which lists them."""
     for word in words:
         if isinstance(value, str) and value == word:
@@ -58,7 +53,7 @@ def one_of(what: str, value: object, words: "tuple[Word, ...]") -> "Word":
     raise ConfigError(f"{what}: {value!r} is none of {', '.join(words)}")
 
 
-def check_layers(names: "Iterable[object]") -> "tuple[IsolationLayer, ...]":
+def check_layers(names: Iterable[object]) -> tuple[IsolationLayer, ...]:
     """The names of isolation layers as a tuple. Raises ConfigError for one that is none."""
     return tuple(one_of("require", name, LAYERS) for name in _strings("require", names))
 
@@ -166,7 +161,7 @@ def path_text(what: str, path: object) -> str:
     if not isinstance(path, str):
         if not hasattr(type(path), "__fspath__"):
             raise ConfigError(f"{what}: {path!r} is not a path")
-        path = posix.fspath(path)  # type: ignore[call-overload]
+        path = os.fspath(path)  # type: ignore[call-overload]
     return _text(what, path)
 
 
@@ -199,7 +194,7 @@ class Tap(Value):
         _check_mac("Tap", mac)
         if not _text("Tap: name", name):
             raise ConfigError("Tap: the interface has no name")
-        self._set(name=name, mac=mac)
+        self.name, self.mac = name, mac
 
 
 class NetFd(Value):
@@ -220,7 +215,7 @@ class NetFd(Value):
         descriptor("NetFd: fd", fd)
         if not 68 <= _number("NetFd: mtu", mtu) <= 65535:
             raise ConfigError(f"NetFd: mtu {mtu} is not in 68..65535")
-        self._set(fd=fd, mac=mac, mtu=mtu)
+        self.fd, self.mac, self.mtu = fd, mac, mtu
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("NetFd holds a descriptor of this process and cannot be pickled")
@@ -256,19 +251,17 @@ class BlockFile(Value):
 
     def __init__(
         self,
-        path: "str | os.PathLike[str]",
+        path: str | os.PathLike[str],
         *,
         read_only: bool = False,
         sector_size: int = 512,
         raw: bool = False,
     ) -> None:
         check_sector(_number("BlockFile: sector_size", sector_size))
-        self._set(
-            path=path_text("BlockFile: path", path),
-            read_only=_flag("BlockFile: read_only", read_only),
-            sector_size=sector_size,
-            raw=_flag("BlockFile: raw", raw),
-        )
+        self.path = path_text("BlockFile: path", path)
+        self.read_only = _flag("BlockFile: read_only", read_only)
+        self.sector_size = sector_size
+        self.raw = _flag("BlockFile: raw", raw)
 
 
 class BlockFd(Value):
@@ -284,12 +277,10 @@ class BlockFd(Value):
         self, fd: int, *, read_only: bool = False, sector_size: int = 512, raw: bool = False
     ) -> None:
         check_sector(_number("BlockFd: sector_size", sector_size))
-        self._set(
-            fd=descriptor("BlockFd: fd", fd),
-            read_only=_flag("BlockFd: read_only", read_only),
-            sector_size=sector_size,
-            raw=_flag("BlockFd: raw", raw),
-        )
+        self.fd = descriptor("BlockFd: fd", fd)
+        self.read_only = _flag("BlockFd: read_only", read_only)
+        self.sector_size = sector_size
+        self.raw = _flag("BlockFd: raw", raw)
 
     def __reduce__(self) -> tuple[object, ...]:
         raise TypeError("BlockFd holds a descriptor of this process and cannot be pickled")
@@ -324,23 +315,23 @@ class VmConfig(Value):
     __slots__ = ("mem_bytes", "args", "net", "block", "net_ring", "net_reattach", "require", "lock_wait")
     mem_bytes: int
     args: tuple[str, ...]
-    net: "tuple[tuple[str, NetDevice], ...]"
-    block: "tuple[tuple[str, BlockDevice], ...]"
-    net_ring: "NetRing"
+    net: tuple[tuple[str, NetDevice], ...]
+    block: tuple[tuple[str, BlockDevice], ...]
+    net_ring: NetRing
     net_reattach: bool
-    require: "tuple[IsolationLayer, ...]"
+    require: tuple[IsolationLayer, ...]
     lock_wait: float
 
     def __init__(
         self,
         *,
         mem: int | str = 512,
-        args: "tuple[str, ...] | list[str]" = (),
-        net: "Mapping[str, NetDevice] | NetDevice | None" = None,
-        block: "Mapping[str, BlockDevice] | BlockDevice | None" = None,
-        net_ring: "NetRing" = "auto",
+        args: tuple[str, ...] | list[str] = (),
+        net: Mapping[str, NetDevice] | NetDevice | None = None,
+        block: Mapping[str, BlockDevice] | BlockDevice | None = None,
+        net_ring: NetRing = "auto",
         net_reattach: bool = False,
-        require: "Iterable[IsolationLayer]" = (),
+        require: Iterable[IsolationLayer] = (),
         lock_wait: float = 0,
     ) -> None:
         if not isinstance(mem, (int, str)) or isinstance(mem, bool):
@@ -356,18 +347,16 @@ class VmConfig(Value):
             )
         words = _words(args)
         networks = _named("net", net, (Tap, NetFd))
-        self._set(
-            mem_bytes=mem_bytes,
-            args=words,
-            net=networks,
-            block=_named("block", block, (BlockFile, BlockFd)),
-            net_ring=one_of("net_ring", net_ring, NET_RINGS),
-            net_reattach=_reattaches(net_reattach, networks),
-            require=check_layers(require),
-            lock_wait=check_lock_wait(lock_wait),
-        )
+        self.mem_bytes = mem_bytes
+        self.args = words
+        self.net = networks
+        self.block = _named("block", block, (BlockFile, BlockFd))
+        self.net_ring = one_of("net_ring", net_ring, NET_RINGS)
+        self.net_reattach = _reattaches(net_reattach, networks)
+        self.require = check_layers(require)
+        self.lock_wait = check_lock_wait(lock_wait)
 
-    def with_args(self, args: "tuple[str, ...] | list[str]") -> "VmConfig":
+    def with_args(self, args: tuple[str, ...] | list[str]) -> "VmConfig":
         """The same with other arguments. Raises ConfigError as the constructor does."""
         return self._with(args=_words(args))
 
@@ -396,7 +385,7 @@ def cmdline(args: tuple[str, ...]) -> bytes:
     return line
 
 
-def _words(args: "tuple[str, ...] | list[str]") -> tuple[str, ...]:
+def _words(args: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     words = _strings("args", args)
     cmdline(words)
     return words
@@ -416,7 +405,7 @@ def _reattaches(value: object, networks: tuple[tuple[str, object], ...]) -> bool
     return bool(value)
 
 
-def _named(what: str, devices: object, kinds: tuple[type, ...]) -> tuple[tuple[str, object], ...]:
+def _named(what: str, devices: object, kinds: tuple[type, ...]) -> tuple[tuple[str, Any], ...]:
     """Devices by name; a bare one has none: manifest.match gives it to the only device of its kind."""
     if devices is None:
         return ()

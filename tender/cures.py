@@ -3,9 +3,7 @@
 The C core's have two columns too (bindings/vm/ends.c). A way out that both word alike stands where the error is raised.
 """
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.errors import Hints
+from tender.errors import Hints
 
 _CURES = {
     "mem-max": (
@@ -79,7 +77,7 @@ SUFFIXES = (":ro", ":rw", ":raw")
 """Of a disk's path on the command line."""
 
 
-def cure(of: str, /, **values: object) -> "Hints":
+def cure(of: str, /, **values: object) -> Hints:
     """Both, as arguments of an error: TenderError(message, **cure("mem-max"))."""
     library, command = _CURES[of]
     return {"hint": library.format(**values), "command_hint": command.format(**values)}

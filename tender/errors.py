@@ -4,15 +4,14 @@ A guest that exits with 3 is no exception but a VmResult; these are raised when 
 used. `str(error)` is one line that names the thing, the value and the reason.
 """
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from typing import TypedDict
+from typing import TypedDict
 
-    class Hints(TypedDict, total=False):
-        """The way out of an error, as arguments of it."""
 
-        hint: str
-        command_hint: str
+class Hints(TypedDict, total=False):
+    """The way out of an error, as arguments of it."""
+
+    hint: str
+    command_hint: str
 
 
 class TenderError(Exception):

@@ -6,6 +6,10 @@ A template holds everything of the first instruction's state that VMs of one ima
 segments, page tables, GDT. It is sealed, so nothing can change it under a running VM.
 """
 
+import os
+from collections.abc import Callable
+from errno import EFBIG, EINTR, ESTALE
+
 from tender.config import path_text
 from tender.errors import ConfigError, ImageError
 from tender.native import (
@@ -24,11 +28,6 @@ from tender.native import (
 )
 from tender.values import Owner, Value
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
-
 
 class Device(Value):
     """A device that the unikernel declares: `kind` is "net" or "block" ("type 0xN" for one we do not know)."""
@@ -45,7 +44,6 @@ class Device(Value):
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 """Solo5's names of what an ABI note says that a unikernel is built for."""
 
-_EINTR, _EFBIG, _ESTALE = 4, 27, 116
 _STEPS = {
     lib.TEMPLATE_STEP_COPY: "copying the template",
     lib.TEMPLATE_STEP_UNPATCH: "undoing the patches",
@@ -87,7 +85,7 @@ class Image(Owner):
         return self.elf.segments
 
     @classmethod
-    def open(cls, path: "str | os.PathLike[str]") -> "Image":
+    def open(cls, path: str | os.PathLike[str]) -> "Image":
         """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it; HostError."""
         name = path_text("Image.open: path", path)
         file = descriptor()
@@ -123,11 +121,11 @@ class Image(Owner):
         )
 
     @classmethod
-    def _load(cls, name: str, elf: ParsedElf, load: "Callable[[CData, CData], int]") -> "Image":
+    def _load(cls, name: str, elf: ParsedElf, load: Callable[[CData, CData], int]) -> "Image":
         while True:
             handle, error = image_handle(), ffi.new("struct elf_error *")
             answer = load(handle, error)
-            if error.os_error != _EINTR:  # a signal, whose handler has run by now
+            if error.os_error != EINTR:  # a signal, whose handler has run by now
                 break
         if answer > 0:
             raise image_error(error, name)
@@ -135,7 +133,7 @@ class Image(Owner):
             raise host_error(
                 f"image: no file in memory of {lib.tn_template_bytes(elf.c)} bytes",
                 -answer,
-                hint="the limit on the size of files counts here too: ulimit -f" if answer == -_EFBIG else "",
+                hint="the limit on the size of files counts here too: ulimit -f" if answer == -EFBIG else "",
             )
         return cls(name, elf, handle)
 
@@ -169,7 +167,7 @@ class Image(Owner):
             self.check_fits(mem_bytes)
         template, step = descriptor(), ffi.new("int *")
         answer = lib.tn_image_template(self._handle, self.elf.c, mem_bytes, patched, template, step)
-        if answer == -_ESTALE:
+        if answer == -ESTALE:
             raise ImageError("the image is closed", file=self.name, code="image-closed")
         if answer < 0:
             raise host_error(f"image: {_STEPS[step[0]]}", -answer)

@@ -1,6 +1,9 @@
 """The compiled core as Python sees it: -errno and error structures become exceptions here, and only here."""
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
+from collections.abc import Callable
+from errno import EINTR
+from typing import Any, Unpack
 
 try:
     from tender._native import ffi, lib
@@ -12,19 +15,10 @@ except ImportError as error:
         "use a thread, a process, or a subinterpreter that shares the GIL",
         name="tender._native",
     ) from error
-from tender.errors import HostError, ImageError
+from tender.errors import Hints, HostError, ImageError
 from tender.values import Value
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Unpack
-
-    from tender.errors import Hints
-
-    CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
-else:
-    CData = object
+CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
 
 __all__ = [
     "CData",
@@ -49,13 +43,10 @@ __all__ = [
 ]
 
 
-_EINTR = 4
-
-
 def host_error(what: str, errno: int, *, hint: str = "", command_hint: str = "", code: str = "") -> HostError:
     """A HostError for `what` with errno's own words."""
     return HostError(
-        f"{what}: {posix.strerror(errno)}", errno=errno, hint=hint, command_hint=command_hint, code=code
+        f"{what}: {os.strerror(errno)}", errno=errno, hint=hint, command_hint=command_hint, code=code
     )
 
 
@@ -100,16 +91,16 @@ def image_handle() -> CData:
 _CODES = {1: "image-file", 2: "image-note", 3: "image-abi", 4: "image-manifest", 5: "image-too-large"}
 
 
-def image_error(error: CData, file: str, **hints: "Unpack[Hints]") -> ImageError:
+def image_error(error: CData, file: str, **hints: Unpack[Hints]) -> ImageError:
     """The ImageError that a filled `struct elf_error *` stands for."""
     text: str = ffi.string(error.text).decode("utf-8", "replace")
     if error.os_error:
-        text += f": {posix.strerror(error.os_error)}"
+        text += f": {os.strerror(error.os_error)}"
     code = _CODES.get(error.code, "image")
     return ImageError(text, file=file, offset=error.offset, code=code, **hints)
 
 
-def both_told(hint: "Callable[[int], CData]") -> "Hints":
+def both_told(hint: Callable[[int], CData]) -> Hints:
     """What C says to each (enum told), as arguments of an error."""
     texts = [ffi.string(hint(told)).decode() for told in (lib.TOLD_LIBRARY, lib.TOLD_COMMAND)]
     return {"hint": texts[0], "command_hint": texts[1]}
@@ -123,7 +114,7 @@ _FILE_HINTS = {
 OUTPUT_HINT = "give a file, a pipe, a connected socket or a terminal"
 
 
-def open_file(path: str, use: int) -> "tuple[int, str, int, str]":
+def open_file(path: str, use: int) -> tuple[int, str, int, str]:
     """For the command: a descriptor that is the caller's, and what open_into() says; or -1."""
     file = descriptor()
     refused = open_into(file, path, use)
@@ -132,7 +123,7 @@ def open_file(path: str, use: int) -> "tuple[int, str, int, str]":
     return fd, why, errno, hints.get("command_hint", "")
 
 
-def open_into(into: CData, path: str, use: int) -> "tuple[str, int, Hints]":
+def open_into(into: CData, path: str, use: int) -> tuple[str, int, Hints]:
     """Opens the file for `use`, of enum file_use, into a `struct descriptor *`. Else: why not, errno, and a way out as
     cures.py gives it, or nothing.
 
@@ -145,7 +136,7 @@ def open_into(into: CData, path: str, use: int) -> "tuple[str, int, Hints]":
     return ffi.string(error.text).decode(), error.os_error, _file_cure(error.problem, path, use)
 
 
-def _file_cure(problem: int, path: str, use: int) -> "Hints":
+def _file_cure(problem: int, path: str, use: int) -> Hints:
     from tender.cures import cure
     from tender.printable import quoted
 
@@ -158,12 +149,12 @@ def _file_cure(problem: int, path: str, use: int) -> "Hints":
     return {"hint": hint, "command_hint": hint} if hint else {}
 
 
-def answered(ask: "Callable[[], int]", error: CData) -> int:
+def answered(ask: Callable[[], int], error: CData) -> int:
     """What `ask` answers, which fills `error` where it is not 0. Again, if a signal is all that was in its way: the
     signal's handler has run by then, and may have raised."""
     while True:
         answer = ask()
-        if not answer or error.os_error != _EINTR:
+        if not answer or error.os_error != EINTR:
             return answer
 
 

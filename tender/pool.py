@@ -8,21 +8,18 @@ one has, its memory is the image's once more. Behind the sandbox nothing of a pr
 again: the pool holds fresh processes that wait to be told to go.
 """
 
-import posix
+import os
+from errno import ECHILD, ESTALE
 
+from tender.annotations import Backend, Console
 from tender.backend import check_backend
 from tender.config import BlockFd, BlockFile, Tap, VmConfig
 from tender.errors import ConfigError, TenderError, VmStateError
-from tender.image import check_image
+from tender.image import Image, check_image
 from tender.native import lib
+from tender.result import VmResult
 from tender.values import Owner
-from tender.vm import _ECHILD, _ESTALE, CAPTURE, Vm, checked_config, seconds
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.annotations import Backend, Console
-    from tender.image import Image
-    from tender.result import VmResult
+from tender.vm import CAPTURE, Vm, checked_config, seconds
 
 _SIZE_MAX = 4096
 
@@ -39,16 +36,16 @@ class VmPool(Owner):
 
     def __init__(
         self,
-        image: "Image",
+        image: Image,
         config: VmConfig | None = None,
         *,
         size: int = 1,
-        console: "Console" = CAPTURE,
-        backend: "Backend" = "auto",
+        console: Console = CAPTURE,
+        backend: Backend = "auto",
     ) -> None:
         self._idle: list[Vm] = []
         self._closed = True
-        self._pid = posix.getpid()
+        self._pid = os.getpid()
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _SIZE_MAX:
             raise ConfigError(f"VmPool: size {size!r} is not a number from 1 to {_SIZE_MAX}")
         check_image("VmPool", image)
@@ -75,7 +72,7 @@ class VmPool(Owner):
             raise
         return vm
 
-    def take(self, args: "tuple[str, ...] | list[str] | None" = None) -> Vm:
+    def take(self, args: tuple[str, ...] | list[str] | None = None) -> Vm:
         """A VM that has not run, with the pool's arguments or these; closing it gives its machine back.
 
         If none is idle, one is made. Raises ConfigError for the arguments, VmStateError if the pool is closed, and
@@ -84,7 +81,7 @@ class VmPool(Owner):
         config = self.config if args is None else self.config.with_args(args)
         if self._closed:
             raise VmStateError("the VmPool is closed")
-        if posix.getpid() != self._pid:
+        if os.getpid() != self._pid:
             raise VmStateError("the VmPool was created before fork(): make one in this process")
         start_ns = lib.tn_monotonic_ns()
         vm = _Taken.__new__(_Taken)
@@ -98,14 +95,14 @@ class VmPool(Owner):
         return vm
 
     def run(
-        self, args: "tuple[str, ...] | list[str] | None" = None, *, timeout: "float | None" = None
-    ) -> "VmResult":
+        self, args: tuple[str, ...] | list[str] | None = None, *, timeout: float | None = None
+    ) -> VmResult:
         """Takes a VM, runs it to its end, gives it back. Raises what take() and Vm.run() raise."""
         timeout = seconds("timeout", timeout)
         with self.take(args) as vm:
             return vm.run(timeout)
 
-    def _take_idle(self) -> "Vm | None":
+    def _take_idle(self) -> Vm | None:
         try:
             return self._idle.pop()  # one call: two threads never have the same
         except IndexError:
@@ -171,7 +168,7 @@ class _Taken(Vm):
         if answer == 0:
             del fresh.__dict__["_pool"]  # a pool's idle VMs do not keep it
             self._pool._give_back(fresh)
-        return super()._release() if answer == -_ECHILD else 0 if answer == -_ESTALE else answer
+        return super()._release() if answer == -ECHILD else 0 if answer == -ESTALE else answer
 
 
 def _check_shared(config: VmConfig, size: int) -> None:

@@ -1,12 +1,9 @@
 """How a run ended: the reason, the statuses, what was counted, and when each step was reached."""
 
+from tender.annotations import BootStep, IsolationLayer, Machine
 from tender.errors import ConfigError, TenderError
 from tender.native import lib
 from tender.values import Value
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.annotations import BootStep, IsolationLayer, Machine
 
 STATUS_ENDED: int = lib.STATUS_ENDED
 """An end that is not the guest's own halt and that starting anew would only repeat, or that was asked for."""
@@ -95,7 +92,7 @@ class BootTimeline(Value):
     def __init__(self, **stamps_ns: int) -> None:
         self._set(**stamps_ns)
 
-    def since_start_ms(self, step: "BootStep") -> float | None:
+    def since_start_ms(self, step: BootStep) -> float | None:
         """Milliseconds from `start` to `step` (a field's name), None if it was not reached.
 
         Raises ConfigError for a name that is no field's.
@@ -164,7 +161,7 @@ class Counters(Value):
     emulated: int  # the sandbox: other instructions emulated
     guest_faults: int  # the sandbox: exceptions delivered to the guest
 
-    def __init__(self, **counts: "int | dict[str, int]") -> None:
+    def __init__(self, **counts: int | dict[str, int]) -> None:
         self._set(**counts)
 
     def __hash__(self) -> int:
@@ -207,9 +204,9 @@ class VmResult(Value):
     console: bytes | None
     counters: Counters
     boot: BootTimeline
-    backend: "Machine"
+    backend: Machine
     fault: GuestFault | None
-    isolation: "tuple[IsolationLayer, ...]"
+    isolation: tuple[IsolationLayer, ...]
 
     def __init__(
         self,
@@ -222,9 +219,9 @@ class VmResult(Value):
         console: bytes | None,
         counters: Counters,
         boot: BootTimeline,
-        backend: "Machine",
+        backend: Machine,
         fault: GuestFault | None = None,
-        isolation: "tuple[IsolationLayer, ...]" = (),
+        isolation: tuple[IsolationLayer, ...] = (),
     ) -> None:
         self._set(
             reason=reason,
@@ -263,7 +260,7 @@ class GuestFailed(TenderError):
 
     default_code = "guest"
 
-    def __init__(self, message: str, result: "VmResult") -> None:
+    def __init__(self, message: str, result: VmResult) -> None:
         super().__init__(message)
         self.result = result
 

@@ -6,53 +6,39 @@ Vm(image, config)   attaches every device, makes the machine: all errors of set-
   .close()          idempotent; leaving a `with` block does it
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
 from _thread import TIMEOUT_MAX
+from collections.abc import Callable
+from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, ESTALE
+from typing import Final, Self, overload
 
+from tender.annotations import Backend, Console, IsolationLayer
+from tender.annotations import Machine as MachineName
 from tender.backend import check_backend, create, may_be_kvm, ring_mode
+from tender.backend.machine import Machine
 from tender.config import LAYERS, BlockDevice, BlockFile, NetDevice, NetFd, Tap, VmConfig, path_text, standing
 from tender.config import descriptor as config_descriptor
+from tender.devices.block import Patience
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
 from tender.native import CData, both_told, descriptor, ffi, host_error, lib, open_into, says, vm_handle
+from tender.result import BootTimeline, Counters, VmResult
 from tender.values import Owner
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
-    from typing import Final, Self, overload
-
-    from tender.annotations import Backend, Console, IsolationLayer
-    from tender.annotations import Machine as MachineName
-    from tender.backend.machine import Machine
-    from tender.devices.block import Patience
-    from tender.result import BootTimeline, Counters, VmResult
-
-CAPTURE: "Final" = "capture"
+CAPTURE: Final = "capture"
 """console=CAPTURE: the console's bytes are in `VmResult.console` (the last MiB; what was lost is counted)."""
 
-DISCARD: "Final" = "discard"
+DISCARD: Final = "discard"
 """console=DISCARD: the console goes nowhere."""
 
 _CAPTURE_MAX = 1 << 20
 _POLL_MAX_S = 1e6
-_EPERM, _ECHILD, _EAGAIN, _EBUSY, _EDEADLK, _EALREADY, _EINPROGRESS, _ESTALE = (
-    1,
-    10,
-    11,
-    16,
-    35,
-    114,
-    115,
-    116,
-)
 _STATES = {
-    _ESTALE: "the Vm is closed",
-    _ECHILD: "the Vm was created before fork(): KVM binds it to the process that made it",
-    _EBUSY: "the Vm is inside run() on another thread: call stop() and let run() return",
-    _EDEADLK: "the Vm is inside run() on this thread: return from the console callable first",
-    _EALREADY: "a Vm runs once; make another from the same Image",
+    ESTALE: "the Vm is closed",
+    ECHILD: "the Vm was created before fork(): KVM binds it to the process that made it",
+    EBUSY: "the Vm is inside run() on another thread: call stop() and let run() return",
+    EDEADLK: "the Vm is inside run() on this thread: return from the console callable first",
+    EALREADY: "a Vm runs once; make another from the same Image",
 }
 """What bindings/python/owner.h answers where a Vm is not in a state for what is asked of it."""
 
@@ -63,17 +49,17 @@ _STATES = {
 
 def _key(fd: int) -> tuple[int, int]:
     """What two descriptors of one file have in common."""
-    about = posix.fstat(fd)
+    about = os.fstat(fd)
     return about.st_dev, about.st_ino
 
 
-def _same_thing(one: "NetDevice | BlockDevice", other: "NetDevice | BlockDevice") -> bool:
+def _same_thing(one: NetDevice | BlockDevice, other: NetDevice | BlockDevice) -> bool:
     """Whether both are one interface, or one file by whatever name."""
     if isinstance(one, (Tap, NetFd)) or isinstance(other, (Tap, NetFd)):
         return isinstance(one, Tap) and isinstance(other, Tap) and one.name == other.name
     try:
         first, second = (
-            posix.stat(each.path if isinstance(each, BlockFile) else each.fd) for each in (one, other)
+            os.stat(each.path if isinstance(each, BlockFile) else each.fd) for each in (one, other)
         )
     except OSError:
         return False
@@ -114,8 +100,8 @@ class Vm(Owner):
         image: Image,
         config: VmConfig | None = None,
         *,
-        console: "Console" = 1,
-        backend: "Backend" = "auto",
+        console: Console = 1,
+        backend: Backend = "auto",
     ) -> None:
         self._start_ns: int = lib.tn_monotonic_ns()
         self._handle = vm_handle()  # all that must be given back
@@ -126,7 +112,7 @@ class Vm(Owner):
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
         self._door: Machine | None = None
-        self._pid = posix.getpid()
+        self._pid = os.getpid()
         self._done = descriptor()  # readable once the thread of start() is done
         self._captured: _Captured | None = None
         self._console_file: tuple[int, int] | None = None
@@ -173,7 +159,7 @@ class Vm(Owner):
 
     # ---- set-up
 
-    def _check_layers(self, required: "tuple[IsolationLayer, ...]") -> None:
+    def _check_layers(self, required: tuple[IsolationLayer, ...]) -> None:
         assert self._door is not None
         stand = self.isolation
         missing = [name for name in LAYERS if name in required and name not in stand]
@@ -232,8 +218,8 @@ class Vm(Owner):
     def _attach(
         self,
         image: Image,
-        attachments: "tuple[tuple[Device, NetDevice | BlockDevice], ...]",
-        backend: "Backend",
+        attachments: tuple[tuple[Device, NetDevice | BlockDevice], ...],
+        backend: Backend,
     ) -> CData:
         """Opens every device; returns the manifest as the guest will see it."""
         if not attachments:
@@ -254,14 +240,14 @@ class Vm(Owner):
             self._given.append((declared.name, device))
         return manifest
 
-    def _ring_mode(self, image: Image, backend: "Backend") -> int:
+    def _ring_mode(self, image: Image, backend: Backend) -> int:
         """Of the network ring that the guest will be offered, if it runs on KVM."""
         config = self.config
         return (
             ring_mode(image, config.mem_bytes, config.net_ring) if may_be_kvm(backend) else int(lib.RING_NONE)
         )
 
-    def _attach_net(self, declared: Device, device: "Tap | NetFd", entry: CData, use: int) -> None:
+    def _attach_net(self, declared: Device, device: Tap | NetFd, entry: CData, use: int) -> None:
         from tender.devices import tap
 
         try:
@@ -279,14 +265,12 @@ class Vm(Owner):
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
 
-    def _patience(self) -> "Patience":
+    def _patience(self) -> Patience:
         from tender.devices.block import Patience
 
         return Patience(self.config.lock_wait)
 
-    def _attach_block(
-        self, declared: Device, device: BlockDevice, entry: CData, patience: "Patience"
-    ) -> None:
+    def _attach_block(self, declared: Device, device: BlockDevice, entry: CData, patience: Patience) -> None:
         from tender.devices import block
 
         try:
@@ -309,7 +293,7 @@ class Vm(Owner):
         entry.u.block.capacity = disk.capacity
         entry.u.block.block_size = disk.sector_size
 
-    def _refuse_twice(self, error: DeviceError, declared: Device, device: "NetDevice | BlockDevice") -> None:
+    def _refuse_twice(self, error: DeviceError, declared: Device, device: NetDevice | BlockDevice) -> None:
         """Raises an error that says so, if it is this very VM's other device that has what `device` asks for."""
         for name, other in self._given:
             if _same_thing(device, other):
@@ -324,11 +308,11 @@ class Vm(Owner):
     @staticmethod
     def _attached(name: str, answer: int) -> None:
         if answer < 0:
-            raise DeviceError(f"{name}: {posix.strerror(-answer)}", errno=-answer)
+            raise DeviceError(f"{name}: {os.strerror(-answer)}", errno=-answer)
 
     # ---- running
 
-    def run(self, timeout: "float | None" = None) -> "VmResult":
+    def run(self, timeout: float | None = None) -> VmResult:
         """Runs the guest to its end and says how it ended. Blocks; signals handled by Python still are.
 
         timeout  seconds after which the guest is stopped; the result's reason is then "timeout"
@@ -350,13 +334,13 @@ class Vm(Owner):
                 self._state = "ended"
             raise
 
-    def _run(self) -> "VmResult":
+    def _run(self) -> VmResult:
         report = ffi.new("struct run_report *")
         event = ffi.addressof(report, "event")
         while True:
             lib.tn_signals_hold()  # what was caught before is raised at the latest on the way into tn_run()
             answer = lib.tn_run(self._handle, report)
-            if answer == -_ECHILD:
+            if answer == -ECHILD:
                 raise VmStateError(
                     "fork() inside run(): the guest is the parent's; a child ends with os._exit()"
                 )
@@ -380,8 +364,8 @@ class Vm(Owner):
         self._checked(answer)
 
     def _begun(self, answer: int) -> None:
-        if answer == -_EBUSY:
-            raise VmStateError(f"the Vm runs already: {_STATES[_EALREADY]}")
+        if answer == -EBUSY:
+            raise VmStateError(f"the Vm runs already: {_STATES[EALREADY]}")
         self._checked(answer)
 
     @staticmethod
@@ -390,7 +374,7 @@ class Vm(Owner):
         if -answer in _STATES:
             raise VmStateError(_STATES[-answer])
         if answer < 0:
-            hint = "threads count as processes: ulimit -u" if answer == -_EAGAIN else ""
+            hint = "threads count as processes: ulimit -u" if answer == -EAGAIN else ""
             raise host_error("the run's thread cannot be had", -answer, hint=hint)
 
     def _hand_over(self, to: "Vm") -> int:
@@ -422,7 +406,7 @@ class Vm(Owner):
         """
         lib.tn_leave_headers(self._handle)
 
-    def start(self, timeout: "float | None" = None) -> None:
+    def start(self, timeout: float | None = None) -> None:
         """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run(), HostError."""
         limit_ns = nanoseconds("timeout", timeout)
         if not _is_main_interpreter():  # C's thread would run Python in the main one
@@ -440,20 +424,18 @@ class Vm(Owner):
                 _STARTED.pop(key, None)
             raise
 
-    if TYPE_CHECKING:
+    @overload
+    def wait(self, timeout: None = None) -> VmResult: ...
+    @overload
+    def wait(self, timeout: float | None) -> VmResult | None: ...
 
-        @overload
-        def wait(self, timeout: None = None) -> VmResult: ...
-        @overload
-        def wait(self, timeout: float | None) -> VmResult | None: ...
-
-    def wait(self, timeout: "float | None" = None) -> "VmResult | None":
+    def wait(self, timeout: float | None = None) -> VmResult | None:
         """The result once the guest has ended; None if `timeout` seconds pass first (it goes on).
 
         Raises what the console callable raised, and VmStateError if the VM was not started by start().
         """
         limit = seconds("wait", timeout)
-        if posix.getpid() != self._pid:
+        if os.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
         if self._result is None and self._failure is None:
             done = self._done  # close() may put another there, but does not close this one
@@ -473,7 +455,7 @@ class Vm(Owner):
 
         It is the VM's, closed with it, and only to be waited for. Raises VmStateError if the VM was not started by start().
         """
-        if posix.getpid() != self._pid:
+        if os.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
         fd = int(self._done.fd)
         if fd < 0:
@@ -482,7 +464,7 @@ class Vm(Owner):
 
     def _no_wait(self) -> str:
         if self._closed:
-            return _STATES[_ESTALE]
+            return _STATES[ESTALE]
         return (
             "the Vm was not started"
             if self._state == "new"
@@ -501,7 +483,7 @@ class Vm(Owner):
         return int(pid[0])
 
     @property
-    def isolation(self) -> "tuple[IsolationLayer, ...]":
+    def isolation(self) -> tuple[IsolationLayer, ...]:
         """The isolation layers that stand around the guest; behind KVM "kvm" alone, for your process is not confined.
 
         Of "user-namespace", "network-namespace", "mount-namespace", "pid-namespace", "ipc-namespace", "empty-root",
@@ -517,14 +499,14 @@ class Vm(Owner):
         return shared
 
     @property
-    def counters(self) -> "Counters":
+    def counters(self) -> Counters:
         """What was counted so far; at any time, also while it runs."""
         from tender import outcome
 
         return outcome.counters(self._look(), console_lost_bytes=self._lost_bytes)
 
     @property
-    def boot(self) -> "BootTimeline":
+    def boot(self) -> BootTimeline:
         """When each step was reached, so far."""
         from tender import outcome
 
@@ -547,16 +529,16 @@ class Vm(Owner):
                 raise VmStateError(_STATES[-got])
             if got <= 0 and done < length:
                 raise HostError(
-                    f"memory: {gpa + done:#x} cannot be read: {posix.strerror(-got)}",
+                    f"memory: {gpa + done:#x} cannot be read: {os.strerror(-got)}",
                     errno=-got,
                     code="sandbox-memory",
-                    hint="without user namespaces only root may look into it" if got == -_EPERM else "",
+                    hint="without user namespaces only root may look into it" if got == -EPERM else "",
                 )
             done += got
             if done == length:
                 return bytes(into)
 
-    def _make_result(self, report: CData) -> "VmResult":
+    def _make_result(self, report: CData) -> VmResult:
         from tender import outcome
 
         assert self._door is not None
@@ -579,7 +561,7 @@ class Vm(Owner):
 
         Raises VmStateError if another thread is inside run(), or the console callable calls it.
         """
-        while (answer := self._release()) == -_EINPROGRESS:
+        while (answer := self._release()) == -EINPROGRESS:
             done = self._done  # held: another close() puts another there
             self.stop()
             if done.fd >= 0:
@@ -593,7 +575,7 @@ class Vm(Owner):
         """Gives everything back at once; else what owner.h says of a run under way."""
         return int(lib.tn_vm_close(self._handle))
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -610,7 +592,7 @@ class Vm(Owner):
         return f"<Vm {self.image_name!r} {self.config.mem_bytes >> 20} MiB {state}>"
 
 
-_STARTED: "dict[int, tuple[Vm, CData]]" = {}
+_STARTED: dict[int, tuple[Vm, CData]] = {}
 """By a number that C carries to it: what a thread of start() is to run, until it has begun."""
 
 
@@ -640,7 +622,7 @@ def _run_started(key: int) -> None:
         del vm
 
 
-def _readable(fd: int, limit: "float | None") -> bool:
+def _readable(fd: int, limit: float | None) -> bool:
     """Whether it is before the limit. By select.poll(), which gevent and eventlet replace by one that lets others run."""
     from select import POLLIN, poll
     from time import monotonic
@@ -669,7 +651,7 @@ def _moment() -> None:
 
 
 def _console_error(console: object, errno: int) -> DeviceError:
-    return DeviceError(f"console: {console}: {posix.strerror(errno)}", errno=errno, code="device-console")
+    return DeviceError(f"console: {console}: {os.strerror(errno)}", errno=errno, code="device-console")
 
 
 def checked_config(what: str, config: object) -> VmConfig:
@@ -681,7 +663,7 @@ def checked_config(what: str, config: object) -> VmConfig:
     return config
 
 
-def seconds(what: str, value: object) -> "float | None":
+def seconds(what: str, value: object) -> float | None:
     """A time limit; None: there is none, as for what no clock reaches. Raises ConfigError for what is no time."""
     if value is None:
         return None
@@ -699,13 +681,13 @@ def nanoseconds(what: str, value: object) -> int:
 
 
 def run(
-    image: "Image | str | os.PathLike[str]",
+    image: Image | str | os.PathLike[str],
     config: VmConfig | None = None,
     *,
-    console: "Console" = 1,
-    timeout: "float | None" = None,
-    backend: "Backend" = "auto",
-) -> "VmResult":
+    console: Console = 1,
+    timeout: float | None = None,
+    backend: Backend = "auto",
+) -> VmResult:
     """Boots `image` (or the ELF at that path), runs it to its end, cleans up, and says how it ended.
 
     Raises what Image.open(), Vm() and Vm.run() raise.

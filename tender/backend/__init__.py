@@ -4,43 +4,40 @@ A machine is a class that makes the whole of it from the same values, or raises:
 and OpenedVm (machine.py) for any other that C opens.
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
+from tender.annotations import Backend, NetRing
 from tender.config import one_of
 from tender.errors import HostError
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Final
-
-    from tender.annotations import Backend, NetRing
+if TYPE_CHECKING:  # words are judged without the native core
     from tender.backend.machine import Machine
     from tender.image import Image
     from tender.native import CData
 
-
-BACKENDS: "Final" = ("auto", "kvm", "sandbox")
+BACKENDS: Final = ("auto", "kvm", "sandbox")
 """Machines by name, in the order in which "auto" tries them: bindings/machine/machines.c has it too."""
 _DOORS: "dict[str, Callable[..., Machine]]" = {}
-_HOST: "set[str]" = set()
+_HOST: set[str] = set()
 """What was found on this host and holds as long as this process: "fit", KVM has a vendor's module under it."""
 
 
-def check_backend(backend: object) -> "Backend":
+def check_backend(backend: object) -> Backend:
     """`backend` if it is one of BACKENDS. Raises ConfigError, which lists them."""
     return one_of("backend", backend, BACKENDS)
 
 
 def create(
-    backend: "Backend",
+    backend: Backend,
     handle: "CData",
     *,
     image: "Image",
     mem_bytes: int,
     manifest: "CData",
     cmdline: bytes,
-    net_ring: "NetRing" = "off",
+    net_ring: NetRing = "off",
 ) -> "Machine":
     """The machine asked for; with "auto" the first of BACKENDS that can be had.
 
@@ -78,12 +75,12 @@ def create(
     raise AssertionError("the last machine is made or refused")
 
 
-def may_be_kvm(backend: "Backend") -> bool:
+def may_be_kvm(backend: Backend) -> bool:
     """Whether create() will try KVM, as far as a look can tell."""
-    return backend == "kvm" or (backend == "auto" and _exists("/dev/kvm") and not _unfit())
+    return backend == "kvm" or (backend == "auto" and os.path.exists("/dev/kvm") and not _unfit())
 
 
-def ring_mode(image: "Image", mem_bytes: int, net_ring: "NetRing") -> int:
+def ring_mode(image: "Image", mem_bytes: int, net_ring: NetRing) -> int:
     """enum vm_ring_mode of a guest with a network on KVM; `net_ring` as in VmConfig."""
     from tender.native import lib  # here: words are judged without it
 
@@ -101,7 +98,7 @@ def _door(name: str) -> "Callable[..., Machine]":
     return door
 
 
-def _class(name: "Any") -> "Callable[..., Machine]":
+def _class(name: Any) -> "Callable[..., Machine]":
     if name == "kvm":
         from tender.backend.kvm import KvmVm
 
@@ -123,21 +120,13 @@ def _unfit() -> str:
     """
     if "fit" in _HOST:
         return ""
-    if _exists("/sys/module/kvm_intel") or _exists("/sys/module/kvm_amd"):
+    if os.path.exists("/sys/module/kvm_intel") or os.path.exists("/sys/module/kvm_amd"):
         _HOST.add("fit")
         return ""
-    if not _exists("/sys/module/kvm"):
+    if not os.path.exists("/sys/module/kvm"):
         return ""
-    if not _exists("/dev/kvm"):
+    if not os.path.exists("/dev/kvm"):
         return ""  # opening it gives the better reason
     from tender.native import says
 
     return says("unfit_kvm")
-
-
-def _exists(path: str) -> bool:
-    try:
-        posix.stat(path)
-    except OSError:
-        return False
-    return True

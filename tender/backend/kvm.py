@@ -5,21 +5,16 @@ are made, here, by ioctls through cffi, with errno kept. What is behind the desc
 bindings/machine/kvm/kvm_machine.c.
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
+from errno import EACCES, EBUSY, ENODEV, ENOENT, ENOEXEC, ENOMEM, EPERM
 
+from tender.annotations import NetRing
 from tender.backend import kvm_requests as req
 from tender.backend import ring_mode
 from tender.backend.machine import Machine, machine_error
-from tender.errors import HostError, KvmUnavailable
+from tender.errors import Hints, HostError, KvmUnavailable
+from tender.image import Image
 from tender.native import CData, ffi, host_error, lib, says
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.annotations import NetRing
-    from tender.errors import Hints
-    from tender.image import Image
-
-_ENOENT, _EACCES, _EPERM, _ENODEV, _EBUSY, _ENOMEM, _ENOEXEC = 2, 13, 1, 19, 16, 12, 8
 
 
 def open_kvm(handle: CData, path: str = "/dev/kvm") -> int:
@@ -29,7 +24,7 @@ def open_kvm(handle: CData, path: str = "/dev/kvm") -> int:
         raise _cannot_open(path, -fd)
     version = lib.tn_ioctl_int(fd, req.KVM_GET_API_VERSION, 0)
     if version < 0:
-        raise KvmUnavailable(f"{path}: not KVM: {posix.strerror(-version)}", errno=-version)
+        raise KvmUnavailable(f"{path}: not KVM: {os.strerror(-version)}", errno=-version)
     if version != lib.KVM_API_VERSION:
         raise KvmUnavailable(says("api_version", version, lib.KVM_API_VERSION))
     return fd
@@ -37,18 +32,18 @@ def open_kvm(handle: CData, path: str = "/dev/kvm") -> int:
 
 def _cannot_open(path: str, errno: int) -> KvmUnavailable:
     hints: Hints = {"hint": ""}
-    if errno in (_ENOENT, _ENODEV):
+    if errno in (ENOENT, ENODEV):
         hints = {"hint": "no KVM here; `tender doctor` says why and what to do"}
-    elif errno == _EACCES:
+    elif errno == EACCES:
         hints = {"hint": _denied_hint(path)}
-    elif errno == _EPERM:
+    elif errno == EPERM:
         from tender.cures import cure
 
         hints = cure("kvm-container")
     return KvmUnavailable(
-        f"Could not open: {path}: {posix.strerror(errno)}",
+        f"Could not open: {path}: {os.strerror(errno)}",
         errno=errno,
-        code="kvm-denied" if errno in (_EACCES, _EPERM) else "kvm-missing",
+        code="kvm-denied" if errno in (EACCES, EPERM) else "kvm-missing",
         **hints,
     )
 
@@ -57,7 +52,7 @@ def _denied_hint(path: str) -> str:
     try:
         import grp
 
-        about = posix.stat(path)
+        about = os.stat(path)
         group = grp.getgrgid(about.st_gid).gr_name
     except (OSError, KeyError):
         return "`tender doctor` shows whose it is"
@@ -70,11 +65,9 @@ def _denied_hint(path: str) -> str:
 
 def _failed(name: str, errno: int) -> HostError:
     hint = ""
-    if name == "CREATE_VM" and errno in (_EBUSY, _ENOMEM):
+    if name == "CREATE_VM" and errno in (EBUSY, ENOMEM):
         hint = "another hypervisor may hold the processor's virtualisation, or a limit is reached"
-    return HostError(
-        says("ioctl_failed", name, posix.strerror(errno)), errno=errno, hint=hint, code="kvm-ioctl"
-    )
+    return HostError(says("ioctl_failed", name, os.strerror(errno)), errno=errno, hint=hint, code="kvm-ioctl")
 
 
 class KvmVm(Machine):
@@ -91,11 +84,11 @@ class KvmVm(Machine):
         self,
         handle: CData,
         *,
-        image: "Image",
+        image: Image,
         mem_bytes: int,
         manifest: CData,
         cmdline: bytes,
-        net_ring: "NetRing",
+        net_ring: NetRing,
     ) -> None:
         self.fallback = ""
         self.handle = handle
@@ -107,17 +100,17 @@ class KvmVm(Machine):
             raise
         self.write_boot_info(image, manifest, cmdline)
 
-    def _create(self, vm: CData, image: "Image", mem_bytes: int, net_ring: "NetRing") -> None:
+    def _create(self, vm: CData, image: Image, mem_bytes: int, net_ring: NetRing) -> None:
         kvm = open_kvm(self.handle)
         machine = self._made("CREATE_VM", kvm, req.KVM_CREATE_VM)
         template = image.template(mem_bytes)
         mode = ring_mode(image, mem_bytes, net_ring)
         answer = lib.tn_vm_map(vm, image.elf.c, template.fd, mem_bytes, mode)
         lib.tn_descriptor_close(template)
-        if answer == -_ENOEXEC:
+        if answer == -ENOEXEC:
             raise HostError(
                 f"{says('memory_refused')}: this process could execute it: its personality is READ_IMPLIES_EXEC",
-                errno=_ENOEXEC,
+                errno=ENOEXEC,
                 code="memory",
                 hint="what sets it: personality(2), or a program whose stack is executable; any exec takes it off",
             )

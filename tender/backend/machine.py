@@ -3,19 +3,15 @@
 The machine is the VM's (bindings/python/owner.h), and C's: bindings/machine/machine.h says what it does.
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
+from errno import EOPNOTSUPP
 
+from tender.annotations import Machine as Name
+from tender.annotations import NetRing
 from tender.errors import HostError
+from tender.image import Image
 from tender.native import CData, check, ffi, lib
 from tender.values import Owner
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.annotations import Machine as Name
-    from tender.annotations import NetRing
-    from tender.image import Image
-
-_EOPNOTSUPP = 95
 
 
 class Machine(Owner):
@@ -25,22 +21,22 @@ class Machine(Owner):
     fallback  why it is no earlier one of BACKENDS although nobody asked for it; empty: it was asked for
     """
 
-    name: "Name"
+    name: Name
     handle: CData
     fallback: str
     _mem_bytes: int
 
-    def write_boot_info(self, image: "Image", manifest: CData, cmdline: bytes) -> None:
+    def write_boot_info(self, image: Image, manifest: CData, cmdline: bytes) -> None:
         """What the guest will be told; until the first run it may be said again."""
         line = ffi.from_buffer(cmdline + b"\0")
         lib.tn_write_boot_info(self.handle, image.elf.c, manifest, self._mem_bytes, line, len(cmdline))
 
-    def keep(self, image: "Image") -> bool:
+    def keep(self, image: Image) -> bool:
         """Before the first run: this machine is to be reset() after it. True: it can be. Raises HostError."""
         template = image.template(self._mem_bytes)
         answer = lib.tn_vm_keep(self.handle, template.fd)
         lib.tn_descriptor_close(template)
-        if answer == -_EOPNOTSUPP:
+        if answer == -EOPNOTSUPP:
             return False
         check(answer, "keeping the image's memory and the state of a fresh vCPU")
         return True
@@ -65,12 +61,12 @@ class OpenedVm(Machine):
         self,
         handle: CData,
         *,
-        name: "Name",
-        image: "Image",
+        name: Name,
+        image: Image,
         mem_bytes: int,
         manifest: CData,
         cmdline: bytes,
-        net_ring: "NetRing" = "off",
+        net_ring: NetRing = "off",
         program: str = "",
         namespaces: bool = True,
     ) -> None:
@@ -103,4 +99,4 @@ class OpenedVm(Machine):
 def machine_error(error: CData) -> HostError:
     """The HostError that a filled `struct machine_error *` stands for."""
     text, code = ffi.string(error.text).decode("utf-8", "replace"), ffi.string(error.code).decode()
-    return HostError(text or posix.strerror(error.os_error), errno=error.os_error, code=code)
+    return HostError(text or os.strerror(error.os_error), errno=error.os_error, code=code)

@@ -3,16 +3,13 @@
 C opens it (bindings/machine/sandbox/sandbox_ops.c). Here are its program, and the words for what is refused.
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
+from typing import Any
 
 from tender.backend.machine import OpenedVm
 from tender.config import LAYERS
 from tender.errors import HostError
 from tender.native import CData, both_told, ffi, lib, says
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from typing import Any
 
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
 
@@ -23,7 +20,7 @@ class SandboxVm(OpenedVm):
     patched = True
 
     def __init__(
-        self, handle: CData, *, program: str = PROGRAM, namespaces: bool = True, **values: "Any"
+        self, handle: CData, *, program: str = PROGRAM, namespaces: bool = True, **values: Any
     ) -> None:
         super().__init__(handle, name="sandbox", program=program, namespaces=namespaces, **values)
 
@@ -39,9 +36,7 @@ ISOLATION = LAYERS[: LAYERS.index("kvm")]
 
 def _failed(what: str, errno: int, *, step: int) -> HostError:
     hints = both_told(lambda told: lib.tn_setup_step_hint(step, errno, told))
-    return HostError(
-        says("sandbox_failed", what, posix.strerror(errno)), errno=errno, code="sandbox", **hints
-    )
+    return HostError(says("sandbox_failed", what, os.strerror(errno)), errno=errno, code="sandbox", **hints)
 
 
 def setup_failed(step: int, errno: int) -> HostError:

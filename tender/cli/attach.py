@@ -4,27 +4,21 @@ Settings are applied in the order given, so the last one for a name wins, whethe
 left out. Nothing is opened here.
 """
 
+from collections.abc import Iterable
+
 from tender.cli.options import Setting, UsageError, invalid_option
-from tender.config import BlockFd, BlockFile, NetFd, Tap
+from tender.config import BlockDevice, BlockFd, BlockFile, NetDevice, NetFd, Tap
 from tender.errors import ConfigError
-from tender.manifest import declares
+from tender.manifest import Declared, declares
 from tender.printable import printable, quoted
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from tender.config import BlockDevice, NetDevice
-    from tender.manifest import Declared
-
 
 _KINDS = {"net": "net", "net-mac": "net", "block": "block", "block-sector-size": "block"}
 _WORDS = {"net": "network", "block": "block"}
 
 
 def resolve(
-    settings: "Iterable[Setting]", devices: "Iterable[Declared]", image: str
-) -> "tuple[dict[str, NetDevice], dict[str, BlockDevice]]":
+    settings: Iterable[Setting], devices: Iterable[Declared], image: str
+) -> tuple[dict[str, NetDevice], dict[str, BlockDevice]]:
     """The network and the block devices by name.
 
     Raises UsageError for a name that `image` does not declare, and for a value that no device can have.
@@ -47,7 +41,7 @@ def resolve(
     return net, block
 
 
-def _net(device: Setting, mac_setting: Setting | None) -> "NetDevice":
+def _net(device: Setting, mac_setting: Setting | None) -> NetDevice:
     mac = None if mac_setting is None else str(mac_setting.value)
     if mac is not None and not mac.strip("0:"):
         mac = None  # all zero asks for a random one, as solo5-hvt has it
@@ -56,7 +50,7 @@ def _net(device: Setting, mac_setting: Setting | None) -> "NetDevice":
     return Tap(device.value, mac=mac)
 
 
-def _block(device: Setting, size_setting: Setting | None) -> "BlockDevice":
+def _block(device: Setting, size_setting: Setting | None) -> BlockDevice:
     sector_size = 512 if size_setting is None else int(size_setting.value)
     try:
         if isinstance(device.value, int):
@@ -67,7 +61,7 @@ def _block(device: Setting, size_setting: Setting | None) -> "BlockDevice":
         raise invalid_option(option, error.message, error.command_hint) from None
 
 
-def _only(kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting) -> str:
+def _only(kind: str, devices: tuple[Declared, ...], image: str, setting: Setting) -> str:
     names = [device.name for device in devices if device.kind == kind]
     if len(names) == 1:
         return names[0]
@@ -89,7 +83,7 @@ def _refuse(reason: str, setting: Setting, way_out: str) -> str:
 
 
 def _undeclared(
-    name: str, kind: str, devices: "tuple[Declared, ...]", image: str, setting: Setting
+    name: str, kind: str, devices: tuple[Declared, ...], image: str, setting: Setting
 ) -> UsageError:
     from tender.cli.nearest import by_nearness, nearest
     from tender.native import says

@@ -5,7 +5,7 @@ with `solo5-elftool: ` whichever way it was started. Files for any target are an
 """
 
 import json
-import posix
+import os
 import stat
 from collections.abc import Callable, Iterable
 
@@ -16,10 +16,6 @@ from tender.errors import HostError, ManifestError, TenderError
 from tender.image import TARGETS
 from tender.manifest_json import DeclaredDevice
 from tender.printable import printable
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    import os
 
 PROGRAM = "solo5-elftool"
 USAGE = f"""\
@@ -68,7 +64,7 @@ def query_abi(binary: str) -> None:
     try:
         target, version = query_abi_fd(fd, binary)
     finally:
-        posix.close(fd)
+        os.close(fd)
     say.out(
         "{\n"
         '  "type": "solo5.abi",\n'
@@ -86,7 +82,7 @@ def query_manifest(binary: str) -> None:
     try:
         found = query_manifest_fd(fd, binary)
     finally:
-        posix.close(fd)
+        os.close(fd)
     say.out(manifest_text((name, kind) for name, kind in found if kind < lib.MFT_RESERVED_FIRST))
 
 
@@ -128,14 +124,14 @@ def _string(raw: bytes) -> str:
 
 def gen_manifest(source: str, output: str) -> None:
     """Write the C for a manifest.json. A refused source leaves OUTPUT as it was. Raises ManifestError, HostError."""
-    fd = 0 if source == "-" else _open(source, posix.O_RDONLY, "Could not open for reading")
+    fd = 0 if source == "-" else _open(source, os.O_RDONLY, "Could not open for reading")
     try:
         text = c_source(manifest_json.parse(_read(fd, source), printable(source)))
         if output != "-" and _same_file(fd, output):
             raise ManifestError(f"{printable(output)}: is SOURCE itself; name another OUTPUT")
     finally:
         if fd != 0:
-            posix.close(fd)
+            os.close(fd)
     if output == "-":
         say.out(text)
     else:
@@ -168,7 +164,7 @@ def c_source(devices: tuple[DeclaredDevice, ...]) -> str:
 
 def _open(path: str, flags: int, failed: str) -> int:
     try:
-        return posix.open(path, flags | posix.O_CLOEXEC, 0o666)
+        return os.open(path, flags | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise _host_error(f"{printable(path)}: {failed}", error) from error
 
@@ -178,7 +174,7 @@ def _read(fd: int, source: str) -> bytes:
     data = b""
     try:
         while len(data) <= manifest_json.SOURCE_BYTES_MAX:
-            more = posix.read(fd, min(_READ_BYTES, manifest_json.SOURCE_BYTES_MAX + 1 - len(data)))
+            more = os.read(fd, min(_READ_BYTES, manifest_json.SOURCE_BYTES_MAX + 1 - len(data)))
             if not more:
                 break
             data += more
@@ -189,25 +185,25 @@ def _read(fd: int, source: str) -> bytes:
 
 def _same_file(fd: int, path: str) -> bool:
     try:
-        there, here = posix.stat(path), posix.fstat(fd)
+        there, here = os.stat(path), os.fstat(fd)
     except OSError:
         return False  # opening it says why
     return stat.S_ISREG(here.st_mode) and _identity(there) == _identity(here)
 
 
-def _identity(found: "os.stat_result") -> tuple[int, int]:
+def _identity(found: os.stat_result) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
 def _write(path: str, data: bytes) -> None:
-    fd = _open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, "Could not open for writing")
+    fd = _open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, "Could not open for writing")
     try:
         while data:
-            data = data[posix.write(fd, data) :]
+            data = data[os.write(fd, data) :]
     except OSError as error:
         raise _host_error(f"{printable(path)}: Could not write", error) from error
     finally:
-        posix.close(fd)
+        os.close(fd)
 
 
 def _host_error(what: str, error: OSError) -> HostError:

@@ -9,11 +9,8 @@ import os
 from tender.cli import explain, report, say
 from tender.cli.symbols import Details, read_details
 from tender.errors import ImageError, TenderError
+from tender.image import Image
 from tender.printable import printable
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.image import Image
 
 USAGE = """\
 usage: tender inspect [--json] [--symbols] IMAGE
@@ -66,7 +63,7 @@ def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
     return 0
 
 
-def describe(image: "Image", details: Details) -> dict[str, object]:
+def describe(image: Image, details: Details) -> dict[str, object]:
     """Everything about the image as plain data, ready for JSON."""
     end = max(image.kernel_end, image.bss_end)
     entry_symbol = next((s.name for s in details.functions if s.address == image.entry), "")
@@ -105,7 +102,7 @@ def describe(image: "Image", details: Details) -> dict[str, object]:
     }
 
 
-def patched_sites(image: "Image", mem_bytes: int) -> int:
+def patched_sites(image: Image, mem_bytes: int) -> int:
     """How many hypercall sites the sandbox turns into jumps: a stub of 32 bytes, `mov $...,%edx` first, for each."""
     from tender.native import lib
 

@@ -15,14 +15,14 @@ if __name__ == "__main__":
         import _cffi_backend  # noqa: F401  tender._native needs it; nothing else may be asked for here
     except ImportError:
         if sys.flags.isolated:
-            import posix
+            import os
             import site
             from importlib.util import find_spec
 
             site.main()
             if find_spec("_cffi_backend") is None:
                 words = [sys.executable, "-P", "-X", "utf8", __file__, *sys.argv[1:]]
-                posix.execv(sys.executable, words)
+                os.execv(sys.executable, words)
     from tender.cli.main import entry
 
     entry()

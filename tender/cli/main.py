@@ -7,17 +7,14 @@ command is `tender THAT_NAME ...`: the native program puts the name before the o
 Status: the guest's own, 1 for what could not start, 70 for a mistake of ours.
 """
 
-import posix
+import os
 import sys
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
+from errno import EMFILE, EPIPE
 
 STATUS_INTERNAL = 70  # EX_SOFTWARE: managers of unikernels take 1 for "cannot start" and restart on others
 STATUS_PIPE = 141  # what a shell shows for death by SIGPIPE
 STATUS_UNANSWERED = 1
-_EMFILE, _EPIPE = 24, 32
 
 # name -> module (imported when picked), one line for --help
 COMMANDS = {
@@ -61,7 +58,7 @@ def main(argv: list[str]) -> int:
     return run.main(argv)
 
 
-def _command(name: str) -> "Callable[[list[str]], int]":
+def _command(name: str) -> Callable[[list[str]], int]:
     module_name = COMMANDS[name][0]
     try:
         __import__(module_name)
@@ -73,7 +70,7 @@ def _command(name: str) -> "Callable[[list[str]], int]":
     return found
 
 
-def _absent(name: str) -> "Callable[[list[str]], int]":
+def _absent(name: str) -> Callable[[list[str]], int]:
     def main(argv: list[str]) -> int:
         from tender.cli import say
 
@@ -111,7 +108,7 @@ def _unanswered(error: OSError) -> int:
     """Says why stdout did not take an answer, unless its reader has gone; the exit status."""
     from tender.cli import say
 
-    if error.errno == _EPIPE:
+    if error.errno == EPIPE:
         return STATUS_PIPE
     say.error(f"stdout: {error.strerror}")
     return STATUS_UNANSWERED
@@ -122,7 +119,7 @@ def last_resort(error: Exception) -> int:
     from tender.cli import say
     from tender.errors import TenderError
 
-    if b"TENDER_DEBUG" in posix.environ:
+    if "TENDER_DEBUG" in os.environ:
         sys.excepthook(type(error), error, error.__traceback__)
     if isinstance(error, TenderError):
         say.error(error.message)
@@ -133,7 +130,7 @@ def last_resort(error: Exception) -> int:
 
         if needs.explain(error):
             return 1
-    if isinstance(error, OSError) and error.errno == _EMFILE:
+    if isinstance(error, OSError) and error.errno == EMFILE:
         say.error(f"{error.strerror}: the limit is too low even to start")
         say.hint("raise it: ulimit -n 1024")
         return 1
@@ -147,7 +144,7 @@ def entry() -> None:
     """The process's main: run sys.argv and leave by _exit, which skips the interpreter's clean-up."""
     _hold_standard_descriptors()
     _take_streams()
-    posix._exit(guarded(sys.argv[1:]))
+    os._exit(guarded(sys.argv[1:]))
 
 
 def _take_streams() -> None:
@@ -165,20 +162,20 @@ def _hold_standard_descriptors() -> None:
     closed = [fd for fd in (0, 1, 2) if not _is_open(fd)]
     if not closed:
         return
-    reader, writer = posix.pipe()  # of the closed numbers, where there are two
+    reader, writer = os.pipe()  # of the closed numbers, where there are two
     for fd in closed:
         if fd == writer:
-            posix.set_inheritable(fd, True)
+            os.set_inheritable(fd, True)
         else:
-            posix.dup2(writer, fd)
+            os.dup2(writer, fd)
     for fd in (reader, writer):
         if fd > 2:
-            posix.close(fd)
+            os.close(fd)
 
 
 def _is_open(fd: int) -> bool:
     try:
-        posix.fstat(fd)
+        os.fstat(fd)
     except OSError:
         return False
     return True

@@ -1,8 +1,6 @@
 """The word that a person probably meant."""
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
 
 
 def distance(a: str, b: str) -> int:
@@ -19,12 +17,12 @@ def distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def by_nearness(word: str, choices: "Iterable[str]") -> list[str]:
+def by_nearness(word: str, choices: Iterable[str]) -> list[str]:
     """The choices, the nearest first; equals keep their order. Long words are compared by their start."""
     return sorted(choices, key=lambda choice: distance(word.lower()[:80], choice.lower()[:80]))
 
 
-def nearest(word: str, choices: "Iterable[str]") -> str:
+def nearest(word: str, choices: Iterable[str]) -> str:
     """The nearest choice if it is near enough to be a slip of the fingers, else an empty word."""
     ordered = by_nearness(word, choices)
     if not ordered:

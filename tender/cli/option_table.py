@@ -2,13 +2,14 @@
 
 Read by Python's parser (options.py, solo5.py), by --help (usage.py), and at build time by
 bindings/command/gen_options.py, which writes the native parser's table, the manual page and the shells' completions.
-A test compares the list in docs/cli.md with it. This file imports nothing, for the build loads it alone.
+A test compares the list in docs/cli.md with it. This file imports nothing of the package, for the build loads it alone.
 
 A new option is a row, its field in `Fields`, and what serves it. If the native program serves it, `struct request`
 has the field too: bindings/command/request.h takes its fields from here.
 """
 
-TYPE_CHECKING: bool = False
+from typing import TYPE_CHECKING
+
 if TYPE_CHECKING:
     from tender.annotations import Backend, IsolationLayer, NetRing
 

@@ -11,16 +11,14 @@ only device of a kind needs no name (`--net tap0`). Repeated, the last one wins.
 Which names exist is the image's to say: `tender.cli.attach` goes on from here.
 """
 
+from collections.abc import Callable, Mapping
+
 from tender.backend import check_backend
 from tender.cli import option_table
 from tender.cli.option_table import ACTION, DEVICE_KINDS, FLAG, REPORT, Fields, Option
 from tender.config import LAYERS, check_layers, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
 from tender.values import Value
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 NAME_MAX = 67
 
@@ -169,7 +167,7 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
     )
 
 
-def ambient(variables: "Mapping[str, str]") -> dict[str, object]:
+def ambient(variables: Mapping[str, str]) -> dict[str, object]:
     """The fields that environment variables set, from their values by field; empty counts as unset. Raises UsageError."""
     found: dict[str, object] = {}
     for option in option_table.OPTIONS:
@@ -267,7 +265,7 @@ def _output(option: Option, source: str, text: str) -> Found:
     return {option.field: None if text == "none" else _file_or_fd(source, text)}
 
 
-_READERS: "dict[str, Callable[[Option, str, str], Found]]" = {
+_READERS: dict[str, Callable[[Option, str, str], Found]] = {
     option_table.MEMORY: _memory,
     option_table.BACKEND: _backend,
     option_table.LAYERS: _layers,

@@ -4,16 +4,12 @@ So what cannot be written is an error before the guest runs, and nothing here wa
 first: whatever is refused afterwards is told in it too.
 """
 
-import posix
+import os
+import stat
 
 from tender.cli.options import FLAGS, NAMED, SHORT, VALUED, RunOptions, UsageError, json_target
 from tender.native import OUTPUT_HINT, ffi, lib, open_file
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    import os
-
-_FILE_TYPE, _REGULAR = 0o170000, 0o100000  # S_IFMT and S_IFREG of stat.h
 _FD_HINTS = {
     lib.DEVICE_NOT_INHERITED: "it was not open when tender was executed; open it for the command: {fd}>FILE in a shell",
     lib.DEVICE_PATH_ONLY: "open it with O_WRONLY, without O_PATH",
@@ -27,7 +23,7 @@ def with_report(options: RunOptions) -> RunOptions:
     if isinstance(options.json, int):
         if options.json != 2:
             _check("--json", options.json)
-            _check_apart("--json", options.json, posix.fstat(options.json), _inputs(options))
+            _check_apart("--json", options.json, os.fstat(options.json), _inputs(options))
         return options._with(json_fd=options.json)
     if options.json is None:
         return options
@@ -36,7 +32,7 @@ def with_report(options: RunOptions) -> RunOptions:
         from tender.printable import printable
 
         raise UsageError(f"--json={printable(options.json)}: {why}", hint=hint)
-    about, files = posix.fstat(fd), _inputs(options)
+    about, files = os.fstat(fd), _inputs(options)
     if isinstance(options.console, str):
         files.append((options.console, "where the console goes"))
     _check_apart("--json", options.json, about, files)
@@ -54,7 +50,7 @@ def check_console(options: RunOptions) -> None:
         _check_apart("--console", options.console, about, _inputs(options))
 
 
-def _inputs(options: RunOptions) -> "list[tuple[int | str, str]]":
+def _inputs(options: RunOptions) -> list[tuple[int | str, str]]:
     """The files that the guest is made of, and what each is."""
     disks = [
         (setting.value, "a disk of the guest") for setting in options.settings if setting.what == "block"
@@ -62,18 +58,18 @@ def _inputs(options: RunOptions) -> "list[tuple[int | str, str]]":
     return [(options.image, "the image"), *disks]
 
 
-def _about(file: int | str) -> "os.stat_result | None":
+def _about(file: int | str) -> os.stat_result | None:
     try:
-        return posix.stat(file)
+        return os.stat(file)
     except (OSError, ValueError):
         return None
 
 
 def _check_apart(
-    option: str, target: int | str, about: "os.stat_result", files: "list[tuple[int | str, str]]"
+    option: str, target: int | str, about: os.stat_result, files: list[tuple[int | str, str]]
 ) -> None:
     """Raises UsageError if `target` is one of `files`, whatever its name: it would be written over."""
-    if about.st_mode & _FILE_TYPE != _REGULAR:
+    if not stat.S_ISREG(about.st_mode):
         return
     for file, what in files:
         other = _about(file)
@@ -115,13 +111,13 @@ def salvaged(argv: list[str]) -> RunOptions:
         kept = with_report(options)
         if kept.json is not None and kept.json != 2:
             files: list[tuple[int | str, str]] = [(name, "") for word in others for name in _names_in(word)]
-            _check_apart("--json", kept.json, posix.fstat(kept.json_fd), files)
+            _check_apart("--json", kept.json, os.fstat(kept.json_fd), files)
     except UsageError:
         return options._with(json=None)
     return kept
 
 
-def _names_in(word: str) -> "list[int | str]":
+def _names_in(word: str) -> list[int | str]:
     """The file or descriptor that a value may name: behind a device's name, before suffixes."""
     names: list[int | str] = []
     for name in (word, word.partition("=")[2]):
@@ -140,5 +136,5 @@ def _check(option: str, fd: int) -> None:
 
 def empty(fd: int) -> None:
     """What a file held before is no part of the report; a pipe, a socket or a terminal holds nothing."""
-    if posix.fstat(fd).st_mode & _FILE_TYPE == _REGULAR:
-        posix.ftruncate(fd, 0)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        os.ftruncate(fd, 0)

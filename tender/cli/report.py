@@ -2,18 +2,15 @@
 
 import json
 
+from tender.annotations import BootStep
 from tender.cli import outputs, say
 from tender.cli.options import RunOptions
 from tender.errors import TenderError
 from tender.printable import printable, unicode_text
 from tender.result import VmResult
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.annotations import BootStep
-
 SCHEMA = 1
-_STEPS: "tuple[BootStep, ...]" = ("vm_created", "first_run", "first_exit", "first_console", "guest_exit")
+_STEPS: tuple[BootStep, ...] = ("vm_created", "first_run", "first_exit", "first_console", "guest_exit")
 
 
 def ended(result: VmResult, options: RunOptions, signal: int) -> dict[str, object]:

@@ -1,33 +1,30 @@
-"""`tender run`, Python's road from the command line to a running guest: import next to nothing here.
+"""`tender run`, Python's road from the command line to a running guest.
 
-argv -> options -> image -> devices by name -> VmConfig -> Vm -> the guest's status. What is needed only to
-explain an error or to report a result is imported by the function that does so.
+argv -> options -> image -> devices by name -> VmConfig -> Vm -> the guest's status.
 
 From the image on, `launch` is the road of every front: `tender run` here, `tender solo5-hvt` in solo5.py. They
 differ in how words become a VmConfig, which is what each passes to it.
 """
 
-import _signal  # type: ignore[import-not-found]  # the C half of `signal`, which would import enum
-import posix
+import os
+import signal
 import time
+from collections.abc import Callable, Mapping
+from signal import SIGALRM, SIGCHLD, SIGCONT, SIGINT, SIGSTOP, SIGTERM, SIGTSTP
+from typing import TYPE_CHECKING, Literal
 
 from tender.cli import say
 from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions, UsageError, parse_args
+from tender.config import BlockDevice, NetDevice, VmConfig
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Literal
-
-    from tender.config import BlockDevice, NetDevice, VmConfig
+if TYPE_CHECKING:  # what needs no native core works without it
     from tender.image import Image
     from tender.result import VmResult
     from tender.vm import Vm
 
 STATUS_CANNOT_START = 1
-_SIGINT, _SIGALRM, _SIGTERM, _SIGCHLD, _SIGCONT, _SIGSTOP, _SIGTSTP = 2, 14, 15, 17, 18, 19, 20
 
 
 def main(argv: list[str]) -> int:
@@ -76,7 +73,7 @@ def _salvaged(argv: list[str]) -> RunOptions:
 
 def variable(name: str) -> str:
     """The value of an environment variable, empty if there is none."""
-    return posix.environ.get(name.encode(), b"").decode("utf-8", "replace")
+    return os.environb.get(name.encode(), b"").decode("utf-8", "replace")
 
 
 def option_variables() -> dict[str, str]:
@@ -111,24 +108,24 @@ class Stopper:
         self._may_wait = False
         self.vm: Vm | None = None
         self.guest_began = False
-        if not deaf or _signal.getsignal(_SIGINT) != _signal.SIG_IGN:
-            _signal.signal(_SIGINT, self)
-        _signal.signal(_SIGTERM, self)
-        _signal.signal(_SIGCHLD, _signal.SIG_DFL)  # ignored, nobody tells how the sandbox's process ended
+        if not deaf or signal.getsignal(SIGINT) != signal.SIG_IGN:
+            signal.signal(SIGINT, self)
+        signal.signal(SIGTERM, self)
+        signal.signal(SIGCHLD, signal.SIG_DFL)  # ignored, nobody tells how the sandbox's process ended
         let_signals_in()
 
     def dismiss(self) -> None:
         """No guest will run: signals end the process as any other."""
-        if _signal.getsignal(_SIGINT) is self:
-            _signal.signal(_SIGINT, _signal.default_int_handler)
-        _signal.signal(_SIGTERM, _signal.SIG_DFL)
+        if signal.getsignal(SIGINT) is self:
+            signal.signal(SIGINT, signal.default_int_handler)
+        signal.signal(SIGTERM, signal.SIG_DFL)
         if self.signal:
-            _signal.raise_signal(self.signal)
+            signal.raise_signal(self.signal)
 
     def __call__(self, number: int, frame: object) -> None:
         if self.signal:  # not by SIG_DFL at the first one: the second may be pending in Python by then
-            _signal.signal(number, _signal.SIG_DFL)
-            _signal.raise_signal(number)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         self.signal = number
         say.hurry()
         if self.vm is not None:
@@ -150,7 +147,7 @@ class Stopper:
 
 def let_signals_in() -> None:
     """What the native command holds back while it executes Python, or an inherited mask does."""
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_SIGINT, _SIGALRM, _SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (SIGINT, SIGALRM, SIGTERM))
 
 
 def only_hurry() -> None:
@@ -158,11 +155,11 @@ def only_hurry() -> None:
 
     def hurry(number: int, frame: object) -> None:
         say.hurry()
-        _signal.signal(number, _signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
 
-    for number in (_SIGINT, _SIGALRM, _SIGTERM):
-        if _signal.getsignal(number) != _signal.SIG_IGN or number != _SIGINT:
-            _signal.signal(number, hurry)
+    for number in (SIGINT, SIGALRM, SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN or number != SIGINT:
+            signal.signal(number, hurry)
     let_signals_in()
 
 
@@ -177,19 +174,19 @@ class _Suspender:
         self._vm = vm
 
     def __call__(self, number: int, frame: object) -> None:
-        self._tell(_SIGSTOP)
-        _signal.signal(number, _signal.SIG_DFL)
-        _signal.raise_signal(number)  # returns when this process goes on
-        _signal.signal(number, self)
-        self._tell(_SIGCONT)
+        self._tell(SIGSTOP)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)  # returns when this process goes on
+        signal.signal(number, self)
+        self._tell(SIGCONT)
 
     def _tell(self, number: int) -> None:
         pid = self._vm.pid
         if pid > 0:
-            posix.kill(pid, number)
+            os.kill(pid, number)
 
 
-def _configured(options: RunOptions, image: "Image") -> "VmConfig":
+def _configured(options: RunOptions, image: "Image") -> VmConfig:
     from tender.config import BlockFd, NetFd
 
     net: dict[str, NetDevice] = {}
@@ -213,8 +210,8 @@ def _configured(options: RunOptions, image: "Image") -> "VmConfig":
 
 
 def vm_config(
-    options: RunOptions, net: "Mapping[str, NetDevice]", block: "Mapping[str, BlockDevice]"
-) -> "VmConfig":
+    options: RunOptions, net: Mapping[str, NetDevice], block: Mapping[str, BlockDevice]
+) -> VmConfig:
     """What the VM is to be, whichever front read the words."""
     from tender.config import MIB, VmConfig
 
@@ -272,8 +269,8 @@ def _launch(
             vm._told = lib.TOLD_COMMAND
             stopper.vm = vm
             vm._on_network = say.notice
-            if vm.backend == "sandbox" and _signal.getsignal(_SIGTSTP) == _signal.SIG_DFL:
-                _signal.signal(_SIGTSTP, _Suspender(vm))
+            if vm.backend == "sandbox" and signal.getsignal(SIGTSTP) == signal.SIG_DFL:
+                signal.signal(SIGTSTP, _Suspender(vm))
             if vm.fallback and options.verbosity >= 0:
                 say.notice(f"{says('no_usable', 'KVM', vm.fallback)}: {says('in_sandbox')}")
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
@@ -287,7 +284,7 @@ def _launch(
     return _ended(result, options, stopper.signal)
 
 
-def check_reattach(net: "dict[str, NetDevice]") -> None:
+def check_reattach(net: dict[str, NetDevice]) -> None:
     """Raises UsageError for --net-reattach where it means nothing."""
     from tender.config import is_named
 
@@ -315,7 +312,7 @@ class _Path:
         return self._name
 
 
-def _console(choice: int | str | None, discard: "Literal['discard']") -> "int | _Path | Literal['discard']":
+def _console(choice: int | str | None, discard: Literal["discard"]) -> int | _Path | Literal["discard"]:
     if choice is None:
         return discard
     return _Path(choice) if isinstance(choice, str) else choice

@@ -4,18 +4,15 @@ stdout belongs to the guest's console while a guest runs, so only the subcommand
 Who speaks is the process's, as stderr is: `speak_as` is called once, first.
 """
 
-import posix
+import os
+import stat
 import sys
 import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
 
 PROGRAM = "tender"
 ROOM_S = 1.0
 _LOOK_MS = 50
-_FILE_TYPE, _PIPE = 0o170000, 0o010000  # S_IFMT and S_IFIFO of stat.h
 _NO_FLAGS = (38, 95)  # ENOSYS, EOPNOTSUPP
 _KEPT_MAX = 1 << 16
 _hurry_until = float("inf")  # of the monotonic clock
@@ -39,7 +36,7 @@ class _Stream:
     def write(self, text: str) -> int:
         raise NotImplementedError
 
-    def writelines(self, lines: "Iterable[str]") -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
@@ -47,7 +44,7 @@ class _Stream:
         return self._fd
 
     def isatty(self) -> bool:
-        return posix.isatty(self._fd)
+        return os.isatty(self._fd)
 
 
 class Stdout(_Stream):
@@ -124,12 +121,12 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
     try:
         import select
     except (ImportError, OSError):  # no descriptor is left to read it by
-        posix.write(fd, data)
+        os.write(fd, data)
         return
     room = select.poll()
     room.register(fd, select.POLLOUT)
     own = _terminal_without_waiting(fd)
-    is_pipe = posix.fstat(fd).st_mode & _FILE_TYPE == _PIPE
+    is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
     try:
         while data:
             if room.poll(_LOOK_MS):
@@ -142,18 +139,18 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
                 raise TimeoutError(11, "no room for it, and its reader does not read")
     finally:
         if own >= 0:
-            posix.close(own)
+            os.close(own)
 
 
 def _write_at_once(fd: int, data: bytes, is_pipe: bool) -> int:
     """A write that does not wait: poll() has told of room, but another writer may take it."""
     if is_pipe:
         try:
-            return posix.pwritev(fd, [data], -1, posix.RWF_NOWAIT)
+            return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno not in _NO_FLAGS:
                 raise
-    return posix.write(fd, data)
+    return os.write(fd, data)
 
 
 def _terminal_without_waiting(fd: int) -> int:
@@ -161,7 +158,7 @@ def _terminal_without_waiting(fd: int) -> int:
 
     poll() tells of room as soon as a terminal has any, and a newline may take more than its own byte.
     """
-    if not posix.isatty(fd):
+    if not os.isatty(fd):
         return -1
     try:
         from tender.native import lib

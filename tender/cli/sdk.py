@@ -3,14 +3,11 @@
 The files are installed inside the package: sdk/include (headers), sdk/lib (linker script, library).
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tender.cli import say
 from tender.printable import printable, quoted
-
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 WHOLE = """eval "gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf\""""
 
@@ -116,7 +113,7 @@ tender app.elf world
 # In a Makefile: gcc $(shell tender sdk --cflags) app.c $(shell tender sdk --ldflags) -o app.elf"""
 
 
-_ANSWERS: "dict[str, Callable[[Path], str]]" = {
+_ANSWERS: dict[str, Callable[[Path], str]] = {
     "": recipe,
     "--cflags": cflags,
     "--ldflags": ldflags,

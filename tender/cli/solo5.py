@@ -10,8 +10,10 @@ at once. Then memory, disks and what is left unattached, in that order. From the
 No hints: each line on stderr is the contract's, and begins with the name that the command was called by.
 """
 
-import posix
+import os
 import time
+from errno import EINVAL, ERANGE
+from typing import TYPE_CHECKING
 
 from tender.cli import run, say
 from tender.cli.option_table import BLOCK, FLAG, NET, NET_MAC, SECTOR_SIZE
@@ -26,8 +28,10 @@ from tender.cli.options import (
 )
 from tender.config import (
     MIB,
+    BlockDevice,
     BlockFd,
     BlockFile,
+    NetDevice,
     NetFd,
     Tap,
     VmConfig,
@@ -38,9 +42,7 @@ from tender.config import (
 )
 from tender.errors import ConfigError, DeviceError, TenderError
 
-TYPE_CHECKING: bool = False
-if TYPE_CHECKING:
-    from tender.config import BlockDevice, NetDevice
+if TYPE_CHECKING:  # words are judged without the native core
     from tender.devices.block import BlockAttachment, Patience
     from tender.devices.tap import NetAttachment
     from tender.image import Image
@@ -49,7 +51,6 @@ _BLANKS = " \t\n\v\f\r"
 _DIGITS = "0123456789"
 _HEX = _DIGITS + "abcdefABCDEF"
 _IFACE_MAX = 19  # characters of IFACE that are looked at
-_EINVAL, _ERANGE = 22, 34
 _INT_MAX = (1 << 31) - 1
 
 
@@ -102,7 +103,7 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
         **ambient(run.option_variables()),
         image=kernel[0],
         args=tuple(kernel[1:]),
-        verbosity=0 if posix.isatty(2) else -1,  # a manager keeps stderr as the guest's console
+        verbosity=0 if os.isatty(2) else -1,  # a manager keeps stderr as the guest's console
     )
     devices = _Devices(options.lock_wait)
     try:
@@ -242,7 +243,7 @@ class _Devices:
         if old is not None:
             old.close()
 
-    def config(self, image: "Image") -> "tuple[dict[str, NetDevice], dict[str, BlockDevice]]":
+    def config(self, image: "Image") -> tuple[dict[str, NetDevice], dict[str, BlockDevice]]:
         """The devices as a VmConfig takes them. Raises DeviceError for a disk of no whole number of sectors."""
         disks: dict[str, BlockDevice] = {}
         for device in image.devices:
@@ -291,13 +292,13 @@ def _descriptor(iface: str) -> NetFd:
     """The descriptor of `@FD`. Raises DeviceError for what is no number of one."""
     number = iface[1:].removeprefix("+")
     if not _all_in(number.removeprefix("-"), _DIGITS):
-        errno = _EINVAL
+        errno = EINVAL
     elif number.startswith("-") or int(number) > _INT_MAX:
-        errno = _ERANGE
+        errno = ERANGE
     else:
         _check_inherited(int(number), is_net=True)
         return NetFd(int(number))
-    raise DeviceError(f"Could not attach interface: {iface}: {posix.strerror(errno)}", errno=errno)
+    raise DeviceError(f"Could not attach interface: {iface}: {os.strerror(errno)}", errno=errno)
 
 
 # ---- values: what follows a readable beginning is not looked at, as scanf() has it

@@ -1,7 +1,8 @@
 """Attaching a file or block device as a guest's disk. Rules, lock and words are C (bindings/devices/block.c)."""
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
 import time
+from errno import ENOENT
 
 from tender.config import BlockFd, BlockFile
 from tender.errors import DeviceError
@@ -16,7 +17,6 @@ _CODES = {
     lib.DEVICE_BLOCK_FORMAT: "block-format",
 }
 _OPEN_HINTS = {2: "make it: truncate -s 16M {path}", 26: "it is being executed; give another file"}
-_ENOENT = 2
 _OPEN_CURES = {13: "disk-denied", 30: "disk-read-only-files"}
 _HINTS = {
     lib.DEVICE_BLOCK_APPENDS: "open it without O_APPEND",
@@ -102,7 +102,7 @@ def _open_disk(device: BlockFile | BlockFd, shown: str) -> BlockAttachment:
     error, capacity, owner = ffi.new("struct device_error *"), ffi.new("uint64_t *"), descriptor()
     if isinstance(device, LockedFd):
         check(lib.tn_descriptor_duplicate(device.fd, owner), f"disk @{device.fd}")
-        return BlockAttachment(owner, posix.lseek(owner.fd, 0, 2), device.sector_size, device.read_only)
+        return BlockAttachment(owner, os.lseek(owner.fd, 0, 2), device.sector_size, device.read_only)
     if isinstance(device, BlockFile):
         shown = device.path
         if "\0" in shown:
@@ -144,7 +144,7 @@ def _refused(
 
     is_open = error.problem == lib.DEVICE_BLOCK_OPEN
     named = _OPEN_CURES.get(error.os_error) if is_open else _CURES.get(error.problem)
-    if is_open and error.os_error == _ENOENT and shown.endswith(SUFFIXES):
+    if is_open and error.os_error == ENOENT and shown.endswith(SUFFIXES):
         named = "disk-suffix"
     if named == "disk-denied" and device is not None and device.read_only:
         named, hint = None, "your user may not read it: check its mode, and those of its directories"

@@ -4,7 +4,8 @@ The rules and words are C (bindings/devices/tap.c): the interface exists, is up,
 type is said here.
 """
 
-import posix  # not os: its ABCs cost a tenth of the command's start
+import os
+from errno import EACCES, ENODEV, ENOENT, EPERM
 
 from tender.config import NetFd, Tap, parse_mac
 from tender.errors import DeviceError
@@ -12,7 +13,6 @@ from tender.native import CData, answered, check, descriptor, ffi, lib
 from tender.printable import quoted
 from tender.values import Owner
 
-_ENOENT, _EPERM, _EACCES, _ENODEV = 2, 1, 13, 19
 _CODES = {
     lib.DEVICE_TAP_MISSING: "tap-missing",
     lib.DEVICE_TAP_DOWN: "tap-down",
@@ -28,10 +28,10 @@ _FD_HINTS = {
     lib.DEVICE_PATH_ONLY: "open it without O_PATH",
 }
 _TUN_HINTS = {
-    _ENODEV: "load the driver, as root: modprobe tun",
-    _EACCES: "let your user open it: chmod 0666 /dev/net/tun (as root; the TAP's owner is checked apart)",
+    ENODEV: "load the driver, as root: modprobe tun",
+    EACCES: "let your user open it: chmod 0666 /dev/net/tun (as root; the TAP's owner is checked apart)",
 }
-_TUN_CURES = {_ENOENT: "tun-missing", _EPERM: "tun-container"}
+_TUN_CURES = {ENOENT: "tun-missing", EPERM: "tun-container"}
 
 
 class TapFd(NetFd):
@@ -123,21 +123,15 @@ def _hint(problem: int, errno: int, word: str) -> str:
     return _TUN_HINTS.get(errno, "") if problem == lib.DEVICE_TUN else ""
 
 
-def _exists(path: str) -> bool:
-    try:
-        posix.stat(path)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def _is_other_kind(name: str, sys_class_net: str = "/sys/class/net") -> bool:
-    return _exists(f"{sys_class_net}/{name}") and not _exists(f"{sys_class_net}/{name}/tun_flags")
+    return os.path.exists(f"{sys_class_net}/{name}") and not os.path.exists(
+        f"{sys_class_net}/{name}/tun_flags"
+    )
 
 
 def _other_kind_hint(name: str, sys_class_net: str = "/sys/class/net") -> str:
     make = _making("tap0")
-    if _exists(f"{sys_class_net}/{name}/bridge"):
+    if os.path.exists(f"{sys_class_net}/{name}/bridge"):
         return f"{name} is a bridge: attach a TAP that is one of its ports: {make} master {name}"
     return f"{name} is not a TAP interface; make one: {make}"
 
@@ -164,7 +158,7 @@ def _making(name: str) -> str:
 
 def _root() -> str:
     """What stands before a command that only root may execute."""
-    return "sudo " if posix.geteuid() else ""
+    return "sudo " if os.geteuid() else ""
 
 
 def _user() -> str:

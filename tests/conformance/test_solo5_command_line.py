@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from support import Guest, TapInterface
 
-from tender.testing.import_budget import SOLO5, imported_by_command
-
 pytestmark = pytest.mark.doors
 
 Done = subprocess.CompletedProcess[str]
@@ -68,12 +66,6 @@ def test_tender_takes_the_name_as_its_first_word(tender_cmd: list[str], name: st
         1,
         f"{name}: absent: Could not open: No such file or directory\n",
     )
-
-
-def test_it_imports_next_to_nothing(guest: Guest) -> None:
-    found = imported_by_command("solo5-hvt", "--mem=8", str(guest("args")))
-    assert "tender.cli.solo5" in found
-    assert found - SOLO5 == set()
 
 
 # ---- the options

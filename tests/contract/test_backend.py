@@ -232,7 +232,7 @@ def test_auto_does_not_take_a_kvm_without_a_vendors_module(
 
     monkeypatch.setattr(tender.backend.kvm, "open_kvm", open_kvm)
     monkeypatch.setattr(tender.backend, "_HOST", set())
-    monkeypatch.setattr(tender.backend, "_exists", lambda path: path in there)
+    monkeypatch.setattr("os.path.exists", lambda path: path in there)
     with Image.open(guest("hello")) as image, Vm(image, SMALL, console=CAPTURE) as vm:
         assert vm.backend == "sandbox"
         assert (tried == []) == unfit

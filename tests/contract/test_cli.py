@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-from tender.testing.import_budget import FORBIDDEN, RUNNING, imported_by_command
-
 pytestmark = pytest.mark.doors
 
 Done = subprocess.CompletedProcess[str]
@@ -349,9 +347,3 @@ def test_the_sdks_recipe_gives_a_unikernel_that_runs(tender: Tender, tmp_path: P
     subprocess.run(["sh", "-eu"], input=recipe, cwd=tmp_path, text=True, timeout=60, check=True)
     done = tender("--mem=8", "app.elf", "world", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Hello from a unikernel, world\n", "")
-
-
-def test_a_whole_run_imports_next_to_nothing(guest: Guest) -> None:
-    found = imported_by_command("--mem=8", str(guest("args")))
-    assert found - RUNNING == set()
-    assert found & FORBIDDEN == set()

@@ -230,7 +230,6 @@ def test_a_mistake_of_ours_is_reported(
     began: bool, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    import posix
 
     from tender.cli import main
 
@@ -240,7 +239,7 @@ def test_a_mistake_of_ours_is_reported(
     report = tmp_path / "report.json"
     monkeypatch.setattr("tender.vm.Vm.run" if began else "tender.image.Image.open", broken)
     monkeypatch.setattr("_signal.signal", lambda *_: None)  # the handlers of this process stay
-    monkeypatch.setitem(posix.environ, b"TENDER_BACKEND", b"sandbox")
+    monkeypatch.setenv("TENDER_BACKEND", "sandbox")
     assert main.guarded([f"--json={report}", "--mem=4", names["hello"]]) == 70
     assert "internal error: OSError" in capfd.readouterr().err
     result = json.loads(report.read_text())

@@ -2,7 +2,6 @@
 
 import json
 import os
-import posix
 import subprocess
 import sys
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_a_mistake_of_ours_once_the_guest_runs_is_not_cannot_start(
     monkeypatch.setattr("tender.cli.say.PROGRAM", "tender")  # given back at the end of the test
     monkeypatch.setattr("tender.cli.say.HINTS", True)
     monkeypatch.setattr("_signal.signal", lambda *_: None)  # the handlers of this process stay
-    monkeypatch.setitem(posix.environ, b"TENDER_BACKEND", b"sandbox")
+    monkeypatch.setenv("TENDER_BACKEND", "sandbox")
     said = "internal error: MemoryError: one; please report\n"
     assert main.guarded(["--mem=4", str(image)]) == 70
     assert capfd.readouterr().err.startswith(f"tender: {said}")
@@ -183,7 +182,7 @@ def test_only_a_group_that_may_open_kvm_is_to_be_joined(
 ) -> None:
     from tender.backend import kvm
 
-    real = posix.stat
+    real = os.stat
 
     def stat(path: str) -> os.stat_result:
         if path != "/dev/kvm":
@@ -192,7 +191,7 @@ def test_only_a_group_that_may_open_kvm_is_to_be_joined(
             raise FileNotFoundError(2, "absent")
         return os.stat_result((mode, 0, 0, 1, 0, group, 0, 0, 0, 0))
 
-    monkeypatch.setattr(posix, "stat", stat)
+    monkeypatch.setattr(os, "stat", stat)
     hint = kvm._denied_hint("/dev/kvm")
     assert words in hint and ("usermod" in hint) == (words == "usermod -aG ")
 

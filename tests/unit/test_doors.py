@@ -149,7 +149,7 @@ def test_a_kvm_without_a_vendors_module_is_unfit(
     there: set[str], unfit: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tender.backend, "_HOST", set())
-    monkeypatch.setattr(tender.backend, "_exists", lambda path: path in there)
+    monkeypatch.setattr("os.path.exists", lambda path: path in there)
     assert bool(tender.backend._unfit()) == unfit
 
 

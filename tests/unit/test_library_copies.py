@@ -38,7 +38,7 @@ from tender import (
 from tender.backend import trial
 from tender.values import Value
 
-ZERO = dict.fromkeys(Counters.__slots__, 0) | {"hypercalls": {"puts": 1}}
+ZERO: dict[str, Any] = dict.fromkeys(Counters.__slots__, 0) | {"hypercalls": {"puts": 1}}
 RESULT = VmResult(
     reason="exit", status=3, guest_status=3, message="", trap=None, console=b"\xff\n", backend="sandbox",
     counters=Counters(**ZERO), boot=BootTimeline(**dict.fromkeys(BootTimeline.__slots__, 1)), isolation=("uid",),
