@@ -3,8 +3,7 @@
  * of both, on a TAP, without a guest and without its exit or jump. This thread plays the guest. It decides
  * where a ring is worth its second processor: where an exit costs more than the difference.
  *
- *     cc -O2 -Iabi -Ibindings/core bench/ring_cost.c bindings/core/?*.c bindings/arch/x86_64/?*.S -o ring
- *     tools/with_net -- ./ring ROUNDS
+ *     tools/with_net -- build/tests/native/ring_cost ROUNDS
  *
  *     tx SIZE      frames written, until all are out
  *     rx SIZE      frames read that wait in the queue
@@ -163,7 +162,7 @@ static void set_up(void)
     vm.memory.bytes = M;
     vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = fd};
     vm.device_end = 2;
-    vm.net_count = 1;
+    vm.count_of[MFT_NET_BASIC] = 1;
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
     ring_offer(&vm, ring, RING_WORKER);
     memcpy(vm.memory.hva + FRAME, frame, sizeof frame);

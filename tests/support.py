@@ -57,6 +57,12 @@ class TapInterface:
     def down(self) -> None:
         ip("link", "set", self.name, "down")
 
+    def be_quiet(self) -> None:
+        """The host sends nothing of its own by it, which a guest would find among what it reads or counts."""
+        off = Path(f"/proc/sys/net/ipv6/conf/{self.name}/disable_ipv6")
+        if off.exists():
+            off.write_text("1")
+
     def carries(self) -> None:
         """Wait until the host sends by it: some time after a guest has opened it, for the kernel does that by the way."""
         state, deadline = Path(f"/sys/class/net/{self.name}/operstate"), time.monotonic() + 120

@@ -167,7 +167,7 @@ static bool open_machine(const struct machine_ops *ops, struct machine_plan *pla
         net_helper_end(); /* this process keeps its rights */
     if (!ops->serves_ring)
         net_leave_segments(&vm);
-    plan->ring_mode = vm.net_count ? ring_wanted(request, ops) : (uint32_t)RING_NONE;
+    plan->ring_mode = vm.count_of[MFT_NET_BASIC] ? ring_wanted(request, ops) : (uint32_t)RING_NONE;
     machine.vm = &vm;
     if (ops->open(&machine, plan, error) < 0)
         return false;
@@ -414,9 +414,7 @@ static void hint_at_fault(const struct request *request, const struct vm_event *
 
 void devices_leave(void)
 {
-    for (uint32_t i = 0; i < vm.device_end; i++)
-        if (vm.devices[i].type == MFT_NET_BASIC && (vm.devices[i].offload || vm.devices[i].segments))
-            net_leave_header(vm.devices[i].fd);
+    net_leave_headers(&vm);
 }
 
 /* Of machine and devices, what outlives this process. */

@@ -22,7 +22,7 @@ static bool has_port(const struct vm *vm, uint32_t number)
 
 static inline __attribute__((always_inline)) bool has_device(const struct vm *vm, uint32_t kind)
 {
-    return !kind || (kind == MFT_NET_BASIC ? vm->net_count : vm->block_count);
+    return !kind || vm->count_of[kind];
 }
 
 /* A row of the table: made anew for each, so that a structure's size is a number to the compiler, its copy a

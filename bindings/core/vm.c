@@ -9,7 +9,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ring.h"
+#include "device_ops.h"
+
+static void stop_devices(struct vm *vm)
+{
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        if (device_kinds[type] && device_kinds[type]->stop)
+            device_kinds[type]->stop(vm);
+}
 
 int vm_init(struct vm *vm)
 {
@@ -26,9 +33,10 @@ int vm_init(struct vm *vm)
 
 void vm_release(struct vm *vm)
 {
-    ring_worker_stop(vm);
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        disk_map_close(&vm->devices[i].map);
+    stop_devices(vm);
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        if (device_kinds[type] && device_kinds[type]->release)
+            device_kinds[type]->release(vm);
     guest_memory_unmap(&vm->memory);
     if (vm->console_own)
         close(vm->console_fd);
@@ -42,44 +50,27 @@ uint64_t vm_largest_file(const struct vm *vm)
     uint64_t largest = 0;
     if (vm->console_fd >= 0 && fstat(vm->console_fd, &about) == 0 && S_ISREG(about.st_mode))
         return UINT64_MAX;
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_BLOCK_BASIC && vm->devices[i].capacity > largest)
-            largest = vm->devices[i].capacity;
+    for (uint32_t i = 0; i < vm->device_end; i++) {
+        const struct device_ops *ops = device_ops_of(&vm->devices[i]);
+        if (ops && ops->places && ops->places(&vm->devices[i]).bytes > largest)
+            largest = ops->places(&vm->devices[i]).bytes;
+    }
     return largest;
-}
-
-#define LEFT_FRAMES_MAX 4096 /* more than an interface's queue has; a peer that floods it is not waited for */
-
-/* What came by an interface for the last guest is not the next one's: one that is opened anew has none. A
- * socket stays its owner's, with what is in it. */
-static void drop_frames(struct vm_device *device)
-{
-    uint8_t beginning[64]; /* the rest of a frame goes with it */
-    device->gone = device->detached = device->drained = false;
-    if (device->type != MFT_NET_BASIC || device->is_socket)
-        return;
-    for (uint32_t i = 0; i < LEFT_FRAMES_MAX; i++)
-        if (read(device->fd, beginning, sizeof beginning) <= 0 && errno != EINVAL)
-            break; /* EINVAL: a frame that the interface could not hand over, and it is gone */
 }
 
 int vm_reset(struct vm *vm)
 {
-    ring_worker_stop(vm); /* a run that its caller left by an exception has not stopped it */
+    stop_devices(vm); /* a run that its caller left by an exception has not */
     *vm->shared = (struct vm_shared){0};
     vm->resume = (struct vm_resume){0};
     vm->signals_elsewhere = vm->signals_let_in_next = false;
     atomic_store(&vm->stop_requested, false);
-    atomic_store(&vm->net_unsettled, false);
-    vm->net_told = false;
-    vm->net_look_ns = 0;
     uint64_t asked;
     (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        drop_frames(&vm->devices[i]);
     int error = guest_memory_reset(&vm->memory);
-    if (!error && vm->ring.shared)
-        ring_offer(vm, vm->ring.shared, vm->ring.mode);
+    for (uint32_t type = 0; !error && type < DEVICE_TYPES; type++)
+        if (device_kinds[type] && device_kinds[type]->reset)
+            device_kinds[type]->reset(vm);
     return error;
 }
 

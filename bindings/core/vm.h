@@ -23,32 +23,18 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "disk_map.h"
+#include "device_state.h"
 #include "guest_memory.h"
-#include "tcp_segments.h"
 #include "vm_types.h"
 
 enum verdict {
     CONTINUE, /* settled: back into the guest */
     LEAVE,    /* vm_shared.event says why */
-};
-
-/* What is known of a TAP's interface by who opened the descriptor; devices/net_link.c. */
-struct net_link {
-    char name[16];    /* the interface's, when it was attached; empty: no TAP */
-    bool named;       /* we opened it by that name; else the descriptor was given to us */
-    bool again;       /* a new interface of that name is to be attached */
-    bool lost;        /* it was said that the interface is gone */
-    uint64_t next_ns; /* when to try that again */
-    uint32_t problem; /* enum device_problem: the last try's, and how many in a row had it */
-    uint32_t tries;
-    uint64_t said; /* a bit each problem that was said since the interface was deleted */
 };
 
 struct vm_device {
@@ -63,8 +49,9 @@ struct vm_device {
     bool segments; /* of a network: we join and cut TCP segments (tcp_segments.h); one of a VM at most */
     bool drained;  /* of a network: the last batch took all there was; the vCPU's thread alone looks */
     uint64_t capacity;
-    struct disk_map map;  /* of a disk */
-    struct net_link link; /* of a network, for the process that holds the VM */
+    uint32_t mappable_pages; /* of a disk: how many are served by copies at a time (disk_map.h) */
+    struct disk_map map;     /* of a disk */
+    struct net_link link;    /* of a network, for the process that holds the VM */
 };
 
 /* A hypercall that left before it was settled (a signal, or a console write too large for one event). */
@@ -78,49 +65,15 @@ struct vm_resume {
     uint32_t batch_done;               /* requests or frames of a batch that have their answer */
 };
 
-#define RING_WAITING_MAX TCP_JOINED_MAX /* what is posted together leaves together */
-
-/* The network ring, as its host sees it (ring.h). */
-struct net_ring {
-    struct hvt_net_ring *shared; /* in guest memory; NULL: not offered */
-    uint32_t mode;               /* enum vm_ring_mode */
-    uint32_t ent_head;           /* ours: what the guest reads are copies, what it writes there is not read */
-    uint32_t com_tail;
-    bool found;       /* the last read brought a frame */
-    uint32_t waiting; /* frames that were taken from the guest, and are still to be sent */
-    struct {
-        uint32_t handle, len;
-    } waits[RING_WAITING_MAX];
-    struct vm_event fault; /* set before `broken`, never after */
-    atomic_bool broken;
-
-    pthread_mutex_t serving; /* held by the thread that serves, the vCPU's or the worker */
-    bool vcpu_serves; /* the vCPU's thread holds `serving`, and alone writes this: nobody else reads memory */
-    uint64_t kicked_ns;    /* the last kick */
-    uint64_t kick_cost_ns; /* at most: the shortest time between two */
-    uint32_t quick_kicks;  /* how many came fast, one after the other */
-
-    /* the worker (ring_worker.c), if there is one */
-    bool has_worker;
-    bool woken;     /* it may serve: before that it looks at nothing */
-    bool gives_way; /* it may ask the kernel to run another thread in its place */
-    bool kept;      /* made by ring_worker_prepare(): it stays to the end of the process */
-    sem_t asleep;   /* of a kept one: posted once it sleeps, */
-    sem_t done;     /* and once it leaves the guest's memory and the devices alone for good */
-    pthread_t thread;
-    int wake_fd; /* eventfd: made readable to wake it */
-    atomic_bool quit;
-};
-
 struct vm {
     const struct vm_event *event; /* what Python believes: shared->event, or a door's checked copy of it */
     struct vm_shared *shared;     /* the VM's own, or a page shared with the process that runs the guest */
     struct guest_memory memory;
     struct vm_device devices[MFT_MAX_ENTRIES];
-    uint32_t device_end; /* one past the highest attached handle */
-    uint32_t net_count;
-    uint32_t block_count;
-    uint32_t extensions;              /* TENDER_FEATURE_... that the guest was granted */
+    uint32_t device_end;                     /* one past the highest attached handle */
+    uint32_t count_of[DEVICE_TYPES];         /* attached ones, by type */
+    uint32_t extensions;                     /* TENDER_FEATURE_... that the guest was granted */
+    enum verdict (*doorbell)(struct vm *vm); /* of a device with a port to kick; NULL: there is none */
     void (*map_disks)(struct vm *vm); /* a door's, for the first call of a disk; NULL: done, or not wanted */
     bool disks_mapped;                /* map_disks() has been called */
 

@@ -10,6 +10,7 @@
 #define CONSOLE_PYTHON    (-2)     /* each write comes back as EVENT_CONSOLE */
 #define CONSOLE_PIECE_MAX 0x100000 /* bytes of one EVENT_CONSOLE */
 
+#define DEVICE_TYPES     3   /* one past the last of MFT_BLOCK_BASIC, MFT_NET_BASIC */
 #define GUEST_RANGES_MAX 128 /* pieces of memory with rights of their own: an image's segments */
 
 #define SEGMENT_EXEC  1 /* those rights, as ELF's PF_X, PF_W, PF_R */
@@ -114,7 +115,7 @@ struct vm_shared {
                                          of its own */
 };
 
-/* How the network ring is served, if there is one; core/ring.h. */
+/* How the network ring is served, if there is one; devices/net/ring.h. */
 enum vm_ring_mode {
     RING_NONE = 0,
     RING_INLINE = 1,   /* by the vCPU's thread, at each kick */

@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 
 #include "device.h"
+#include "disk_map.h"
 
 char *text_escape(char *to, size_t room, const char *text, bool keep_high)
 {
@@ -59,6 +60,7 @@ static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
     if (handle >= MFT_MAX_ENTRIES || vm->devices[handle].type)
         return -EINVAL;
     vm->devices[handle] = device;
+    vm->count_of[device.type]++;
     if (handle >= vm->device_end)
         vm->device_end = handle + 1;
     return 0;
@@ -78,6 +80,13 @@ enum net_use net_use_for(const struct mft *manifest, uint32_t extensions, uint32
     if (extensions & TENDER_FEATURE_NET_OFFLOAD)
         return NET_OFFLOAD;
     return ring_mode != RING_NONE && networks == 1 && has_vectors() ? NET_SEGMENTS : NET_PLAIN;
+}
+
+void net_leave_headers(const struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (vm->devices[i].offload || vm->devices[i].segments)
+            net_leave_header(vm->devices[i].fd);
 }
 
 void net_leave_segments(struct vm *vm)
@@ -108,7 +117,6 @@ int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use wanted)
                        });
     if (!error)
         memcpy(vm->devices[handle].link.name, use.name, sizeof use.name);
-    vm->net_count += error == 0;
     return error;
 }
 
@@ -120,13 +128,12 @@ void vm_net_is_named(struct vm *vm, uint32_t handle, bool again)
 
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only)
 {
-    int error = attach(vm, handle,
-                       (struct vm_device){
-                           .type = MFT_BLOCK_BASIC,
-                           .fd = fd,
-                           .capacity = capacity,
-                           .read_only = read_only,
-                       });
-    vm->block_count += error == 0;
-    return error;
+    return attach(vm, handle,
+                  (struct vm_device){
+                      .type = MFT_BLOCK_BASIC,
+                      .fd = fd,
+                      .capacity = capacity,
+                      .read_only = read_only,
+                      .mappable_pages = disk_mappable_pages(fd, read_only),
+                  });
 }

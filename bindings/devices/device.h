@@ -40,6 +40,7 @@ void net_leave_segments(struct vm *vm);
 
 /* Before such a descriptor is closed: the interface stays, and its next owner may know no header. */
 void net_leave_header(int fd);
+void net_leave_headers(const struct vm *vm); /* all of them */
 
 /*
  * For the command, whose words may name only what it was given: -1 if `fd` is one of its own, or not open.

@@ -115,7 +115,7 @@ int tn_isolation(struct vm_handle *handle, uint32_t *layers);
  */
 int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
               int ring_mode);
-int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted); /* core/ring.h */
+int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted); /* devices/net/ring.h */
 int tn_net_use(const struct elf_image *image, int ring_mode);                    /* devices/device.h */
 int tn_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
                        uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes);
@@ -129,7 +129,7 @@ int tn_net_open_tap(const char *name, int use, uint32_t *mtu, struct device_erro
 int tn_file_open(const char *path, int use, struct device_error *error,
                  struct descriptor *into); /* enum file_use */
 int tn_file_check_output(int fd, struct device_error *error);
-int tn_terminal_without_waiting(int fd); /* core/console.h */
+int tn_terminal_without_waiting(int fd); /* devices/console/console.h */
 int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into);
 void tn_vm_net_is_named(struct vm *vm, uint32_t handle, int again);

@@ -1,4 +1,4 @@
-"""Attaching a file or block device as a guest's disk. Rules, lock and words are C (bindings/devices/block.c)."""
+"""Attaching a file or block device as a guest's disk. Rules, lock and words are C (bindings/devices/block/disk.c)."""
 
 import os
 import time

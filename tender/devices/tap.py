@@ -1,6 +1,6 @@
 """Attaching to an existing TAP interface, with an answer to each way in which that fails.
 
-The rules and words are C (bindings/devices/tap.c): the interface exists, is up, and is single-queue. What to
+The rules and words are C (bindings/devices/net/tap.c): the interface exists, is up, and is single-queue. What to
 type is said here.
 """
 

@@ -181,6 +181,7 @@ def test_a_frame_that_came_for_one_guest_is_not_the_nexts(tap: TapInterface) -> 
     reader = Bare([("service", "net")])
     reader.call(NET_READ, L_NET, 1, HEAP, 1514, 0)
     reader.halt()
+    tap.be_quiet()
     with (
         Image.from_bytes(reader.elf()) as image,
         VmPool(image, VmConfig(mem=2, net=Tap(tap.name))) as pool,

@@ -49,7 +49,7 @@ static void set_up(void)
     guest_memory_ranges_set(&vm.memory);
     vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .has_header = true};
     vm.device_end = 2;
-    vm.net_count = 1;
+    vm.count_of[MFT_NET_BASIC] = 1;
 }
 
 /* ---- the model */

@@ -82,7 +82,7 @@ static void set_up(void)
     vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
     vm.devices[2] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK_BYTES};
     vm.device_end = 3;
-    vm.net_count = vm.block_count = 1;
+    vm.count_of[MFT_NET_BASIC] = vm.count_of[MFT_BLOCK_BASIC] = 1;
     vm.extensions = TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;
 }
 

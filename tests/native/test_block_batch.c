@@ -49,8 +49,8 @@ static void set_up(void)
     vm.devices[BLOCK_RO] =
         (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk_ro, .capacity = DISK, .read_only = true};
     vm.device_end = BLOCK_RO + 1;
-    vm.net_count = 1;
-    vm.block_count = 2;
+    vm.count_of[MFT_NET_BASIC] = 1;
+    vm.count_of[MFT_BLOCK_BASIC] = 2;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
     vm_enter(&vm, &saved);
     disk_map_open(&vm.devices[BLOCK].map, disk, DISK, false, UINT32_MAX, &(uint64_t){DISK_MAPPED_BYTES_MAX});
@@ -262,7 +262,7 @@ static void test_it_is_there_only_for_whom_it_was_granted(void)
         if (number != NUMBER)
             HOLDS(hypercall_out(&vm, HVT_PORT_BASE + number, ARGS) == LEAVE &&
                   vm.shared->event.kind == EVENT_BAD_PORT);
-    vm.block_count = 0;
+    vm.count_of[MFT_BLOCK_BASIC] = 0;
     HOLDS(submit(1) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     HOLDS(vm.shared->event.number == NUMBER);
 }

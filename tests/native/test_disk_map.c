@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #include "copy_fault.h"
+#include "disk_map.h"
+#include "guarded_copy.h"
 #include "holds.h"
 #include "hypercall.h"
 
@@ -45,9 +47,12 @@ static void set_up(void)
     int fd = memfd_create("disk", MFD_ALLOW_SEALING);
     if (ftruncate(fd, DISK) < 0)
         abort();
-    vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = fd, .capacity = DISK};
+    vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC,
+                                           .fd = fd,
+                                           .capacity = DISK,
+                                           .mappable_pages = disk_mappable_pages(fd, false)};
     vm.device_end = BLOCK + 1;
-    vm.block_count = 1;
+    vm.count_of[MFT_BLOCK_BASIC] = 1;
     vm_enter(&vm, &saved);
     copy_fault_prepare(&vm);
 }

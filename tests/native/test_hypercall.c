@@ -36,8 +36,8 @@ static void attach(uint32_t handle, struct vm_device device)
 {
     vm.devices[handle] = device;
     vm.device_end = handle + 1;
-    vm.net_count += device.type == MFT_NET_BASIC;
-    vm.block_count += device.type == MFT_BLOCK_BASIC;
+    vm.count_of[MFT_NET_BASIC] += device.type == MFT_NET_BASIC;
+    vm.count_of[MFT_BLOCK_BASIC] += device.type == MFT_BLOCK_BASIC;
 }
 
 static void set_up(void)
@@ -187,12 +187,12 @@ static void test_dispatch(void)
     HOLDS(hypercall(&vm, HVT_HYPERCALL_WALLTIME, M - 8) == CONTINUE);
     HOLDS(refused(hypercall(&vm, HVT_HYPERCALL_WALLTIME, TEXT), TEXT, 8));
     HOLDS(refused(hypercall(&vm, HVT_HYPERCALL_WALLTIME, HVT_PML4_GPA), HVT_PML4_GPA, 8));
-    uint32_t nets = vm.net_count, blocks = vm.block_count;
-    vm.net_count = vm.block_count = 0;
+    uint32_t nets = vm.count_of[MFT_NET_BASIC], blocks = vm.count_of[MFT_BLOCK_BASIC];
+    vm.count_of[MFT_NET_BASIC] = vm.count_of[MFT_BLOCK_BASIC] = 0;
     for (uint32_t number = HVT_HYPERCALL_BLOCK_WRITE; number <= HVT_HYPERCALL_NET_READ; number++)
         HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
-    vm.net_count = nets;
-    vm.block_count = blocks;
+    vm.count_of[MFT_NET_BASIC] = nets;
+    vm.count_of[MFT_BLOCK_BASIC] = blocks;
 }
 
 static void test_console(void)

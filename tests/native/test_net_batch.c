@@ -59,8 +59,8 @@ static void set_up(void)
     vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = -1};
     attach_net(OTHER, &other_wire);
     vm.device_end = OTHER + 1;
-    vm.net_count = 2;
-    vm.block_count = 1;
+    vm.count_of[MFT_NET_BASIC] = 2;
+    vm.count_of[MFT_BLOCK_BASIC] = 1;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH;
     vm_enter(&vm, &saved);
 }
@@ -516,7 +516,7 @@ static void test_it_is_there_only_for_whom_it_was_granted(void)
         if (number != NUMBER && number != TENDER_HYPERCALL_BLOCK_BATCH)
             HOLDS(hypercall_out(&vm, HVT_PORT_BASE + number, ARGS) == LEAVE &&
                   vm.shared->event.kind == EVENT_BAD_PORT);
-    vm.net_count = 0;
+    vm.count_of[MFT_NET_BASIC] = 0;
     HOLDS(submit(1, 0, 0) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     HOLDS(vm.shared->event.number == NUMBER);
 }

@@ -140,7 +140,7 @@ static void set_up(int type, const struct way *way)
                                          .segments = way->segments,
                                          .offload = way->offload ? TENDER_OFFLOAD_CSUM : 0};
     vm.device_end = NET + 1;
-    vm.net_count = 1;
+    vm.count_of[MFT_NET_BASIC] = 1;
     vm.extensions =
         TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | (way->offload ? TENDER_FEATURE_NET_OFFLOAD : 0);
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);

@@ -50,7 +50,7 @@ static void set_up(uint32_t mode)
     vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
     vm.devices[DISK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = -1};
     vm.device_end = DISK + 1;
-    vm.net_count = 1;
+    vm.count_of[MFT_NET_BASIC] = 1;
     wire = net[1];
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
     ring_offer(&vm, ring, mode);

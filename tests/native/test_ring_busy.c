@@ -44,7 +44,7 @@ static void set_up(void)
     vm.memory.bytes = M;
     vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
     vm.device_end = NET + 1;
-    vm.net_count = 1;
+    vm.count_of[MFT_NET_BASIC] = 1;
     wire = net[1];
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
     ring_offer(&vm, ring, RING_INLINE);

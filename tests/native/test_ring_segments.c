@@ -45,7 +45,7 @@ static void set_up(int send_buffer)
                                          .segments = true,
                                          .offload = TENDER_OFFLOAD_CSUM};
     vm.device_end = NET + 1;
-    vm.net_count = 1;
+    vm.count_of[MFT_NET_BASIC] = 1;
     wire = net[1];
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
     ring_offer(&vm, ring, RING_INLINE);

@@ -206,7 +206,7 @@ def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> No
         ("0x1000", ExitReason.ABORT),
         ("m", ExitReason.ABORT),
         (at("the_call"), ExitReason.ABORT),  # the handlers' text
-        (at("filter_code"), ExitReason.ABORT),
+        (at("filter_rules"), ExitReason.ABORT),
         ("0xffffffffff600000", ExitReason.ABORT),
         ("0x7ffffffff000", ExitReason.ABORT),  # the last page of user space, never mapped
     ],

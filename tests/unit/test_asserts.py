@@ -56,7 +56,7 @@ def handler_sources() -> list[Path]:
 REACHED_BY_A_GUEST = [
     *handler_sources(),
     *sorted((BINDINGS / "machine" / "sandbox" / "program").glob("*.c")),
-    *(BINDINGS / "core" / name for name in ("ring.c", "ring_worker.c", "console.c")),
+    *(BINDINGS / "devices" / name for name in ("net/ring.c", "net/ring_worker.c", "console/console.c")),
     *sorted((BINDINGS / "machine" / "kvm").glob("run_*.c")),
     BINDINGS / "machine" / "sandbox" / "watch.c",
 ]

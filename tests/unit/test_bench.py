@@ -1172,10 +1172,8 @@ def by_hand() -> list[str]:
     return [found[1] for line in lines if (found := re.fullmatch(r"(?: \*)? {4,5}(cc -.*)", line))]
 
 
-def test_programs_that_are_built_by_hand_are_more_than_one() -> None:
-    assert any("ring_cost.c" in line for line in by_hand()) and any(
-        "tcp_peer.c" in line for line in by_hand()
-    )
+def test_programs_that_are_built_by_hand_are_found() -> None:
+    assert any("tcp_peer.c" in line for line in by_hand())
 
 
 @pytest.mark.parametrize("line", by_hand())

@@ -100,7 +100,7 @@ C_LEVELS = {
     "abi": 0,
     "core": 1,
     "arch": 2,
-    "devices": 2,
+    "devices": 3,
     "guest_abi": 3,
     "machine": 4,
     "vm": 5,

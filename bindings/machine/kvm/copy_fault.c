@@ -5,6 +5,9 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include "device_ops.h"
+#include "guarded_copy.h"
+
 static struct sigaction before;
 static atomic_bool handing_on;
 static pthread_mutex_t installing = PTHREAD_MUTEX_INITIALIZER;
@@ -81,23 +84,13 @@ static void map_disks(struct vm *vm)
     if (!install())
         return;
     let_in();
-    uint64_t room = DISK_MAPPED_BYTES_MAX;
-    for (uint32_t i = 0; i < vm->device_end; i++) {
-        struct vm_device *device = &vm->devices[i];
-        const uint32_t pages =
-            device->type == MFT_BLOCK_BASIC ? disk_mappable_pages(device->fd, device->read_only) : 0;
-        if (!pages)
-            continue;
-        disk_map_open(&device->map, device->fd, device->capacity, device->read_only, pages, &room);
-        if (device->map.hva)
-            (void)madvise(device->map.hva, device->map.bytes, MADV_DONTFORK);
-    }
+    devices_map(vm, true);
 }
 
 void copy_fault_prepare(struct vm *vm)
 {
     if (!vm->disks_mapped) {
-        vm->map_disks = vm->block_count ? map_disks : NULL;
+        vm->map_disks = devices_can_map(vm) ? map_disks : NULL;
         return;
     }
     (void)install();

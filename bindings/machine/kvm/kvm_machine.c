@@ -82,7 +82,8 @@ struct cpuid_table {
 };
 
 static struct cpuid_table shown;
-static _Atomic enum { UNASKED, ASKING, SHOWN } shown_is; /* SHOWN pairs with what is read of `shown` */
+enum asked { UNASKED, ASKING, SHOWN };
+static _Atomic enum asked shown_is; /* SHOWN pairs with what is read of `shown` */
 static _Atomic int run_bytes;
 
 struct kvm_cpuid2 *kvm_machine_cpuid(void)
@@ -110,7 +111,7 @@ static int set_cpuid(const struct kvm_machine *machine, const char **name)
     struct cpuid_table own, *table = &shown;
     *name = "GET_SUPPORTED_CPUID";
     if (atomic_load(&shown_is) != SHOWN) {
-        __typeof__(UNASKED) unasked = UNASKED;
+        enum asked unasked = UNASKED;
         const bool is_first = atomic_compare_exchange_strong(&shown_is, &unasked, ASKING);
         table = is_first ? &shown : &own;
         const int refused = ask_cpuid(machine->kvm_fd, table);

@@ -14,12 +14,12 @@
 
 #include "close_later.h"
 #include "copy_fault.h"
+#include "device_ops.h"
 #include "image_memory.h"
 #include "kvm_cpu_state.h"
 #include "leave_behind.h"
 #include "reset_kvm.h"
 #include "rights.h"
-#include "ring.h"
 #include "run_kvm.h"
 #include "says.h"
 #include "start_state.h"
@@ -99,7 +99,7 @@ static int map_and_load(struct machine *machine, const struct machine_plan *plan
     if (refused < 0)
         return no_memory(error, refused);
     if (plan->ring_mode != RING_NONE)
-        ring_offer(vm, (struct hvt_net_ring *)(void *)(vm->memory.hva + guest_bytes), plan->ring_mode);
+        devices_offer(vm, vm->memory.hva + guest_bytes, plan->ring_mode);
     vm->extensions = image->extensions;
     /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
     (void)madvise(vm->memory.hva, guest_small_pages_end(image_end(image), guest_bytes), MADV_NOHUGEPAGE);
@@ -150,8 +150,7 @@ static uint32_t confine(struct machine *machine, bool has_stand_ins)
     own(machine)->is_left = true;
     give_up_file_growth(vm);
     uint32_t layers = ISOLATION_KVM | give_up_rights();
-    if (vm->ring.shared)
-        ring_worker_prepare(vm);
+    devices_prepare(vm);
     return layers | give_up_calls(left, vm, has_stand_ins);
 }
 

@@ -25,6 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "device_ops.h"
 #include "disk_guard.h"
 #include "landlock.h"
 #include "layers.h"
@@ -131,12 +132,12 @@ static void fill_in(struct sock_filter *code, size_t count, const struct left_be
 #define LOAD(member)      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offsetof(struct seccomp_data, member))
 #define IF(value, t, f)   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (t), (f))
 #define ANSWER(verdict)   BPF_STMT(BPF_RET | BPF_K, (verdict))
-#define GUARD_LENGTH      (2 * (MFT_MAX_ENTRIES + 4) + 4 + DISK_GUARD_LENGTH)
+#define GUARD_LENGTH      (2 * (MFT_MAX_ENTRIES + 3 + DEVICE_TYPES) + 4 + DISK_GUARD_LENGTH)
 #define PLACE(code, what) ((code) = (struct sock_filter)what)
 
 /* What this process writes by a descriptor's own position. */
 struct writable {
-    int fds[MFT_MAX_ENTRIES + 4];
+    int fds[MFT_MAX_ENTRIES + 3 + DEVICE_TYPES];
     uint32_t count;
 };
 
@@ -150,13 +151,14 @@ static struct writable find_writable(const struct vm *vm)
 {
     struct writable found = {.count = 0};
     for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_NET_BASIC)
+        if (vm->devices[i].type && !device_ops_of(&vm->devices[i])->places)
             may_write(&found, vm->devices[i].fd);
     may_write(&found, vm->console_fd);
     may_write(&found, STDERR_FILENO);
     may_write(&found, vm->stop_fd);
-    if (vm->ring.has_worker)
-        may_write(&found, vm->ring.wake_fd);
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        if (device_kinds[type] && device_kinds[type]->written_fd)
+            may_write(&found, device_kinds[type]->written_fd(vm));
     return found;
 }
 
@@ -178,12 +180,12 @@ static uint32_t guard_build(struct sock_filter *code, const struct vm *vm)
     PLACE(code[to_pwrite], IF(__NR_pwrite64, (uint8_t)(n - to_pwrite - 1), 0));
     return n + disk_guard_build(code + n, vm);
 }
-_Static_assert(2 * (MFT_MAX_ENTRIES + 4) + 2 <= UINT8_MAX, "a conditional jump goes past it");
+_Static_assert(2 * (MFT_MAX_ENTRIES + 3 + DEVICE_TYPES) + 2 <= UINT8_MAX, "a conditional jump goes past it");
 
-static bool has_disk(const struct vm *vm)
+static bool has_places(const struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_BLOCK_BASIC)
+        if (vm->devices[i].type && device_ops_of(&vm->devices[i])->places)
             return true;
     return false;
 }
@@ -194,7 +196,7 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
     struct sock_filter code[sizeof kvm_filter_stranger_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, left);
-    const uint32_t guard = has_disk(vm) ? guard_build(code + count, vm) : 0;
+    const uint32_t guard = has_places(vm) ? guard_build(code + count, vm) : 0;
     for (size_t i = 0; i < count; i++)
         if (code[i].code == (BPF_RET | BPF_K) && code[i].k == GUARDED) {
             if (guard)

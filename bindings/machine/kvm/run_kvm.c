@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 
 #include "copy_fault.h"
-#include "ring.h"
+#include "device_ops.h"
 #include "run_signals.h"
 
 /* KVM's mask costs 200 instructions an exit; to let signals in costs some 30,000, once. */
@@ -83,8 +83,8 @@ static enum verdict settle_io(struct vm *vm, const struct kvm_run *run)
     const uint32_t number = run->io.port - HVT_PORT_BASE; /* of a lower port: past all numbers */
     if (number < HVT_HYPERCALL_MAX)
         return hypercall(vm, number, gpa);
-    if (run->io.port == HVT_PORT_NET_KICK && vm->ring.shared)
-        return ring_kicked(vm);
+    if (run->io.port == HVT_PORT_NET_KICK && vm->doorbell)
+        return vm->doorbell(vm);
     return hypercall_out(vm, run->io.port, gpa);
 }
 
@@ -216,7 +216,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
     if (hypercall_resume(vm) == CONTINUE)
         (void)run(vm, vcpu_fd, run_page);
     if (event_ends_run(shared->event.kind)) {
-        ring_end(vm);
+        devices_end(vm);
         shared->timeline.guest_exit = monotonic_ns();
         shared->event.rip = guest_rip(vcpu_fd);
     }

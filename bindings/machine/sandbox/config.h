@@ -18,6 +18,7 @@
 #ifndef TENDER_SANDBOX_CONFIG_H
 #define TENDER_SANDBOX_CONFIG_H
 
+#include "device_ops.h"
 #include "guest_memory.h"
 #include "layers.h"
 #include "vm.h"
@@ -57,14 +58,18 @@ enum sandbox_network {
     SANDBOX_NETWORK_SETTLED = 4, /* by the program */
 };
 
+/* Of a device: a range of handles for each type, the first type's the last. */
+static inline int sandbox_device_fd(uint32_t type, uint32_t handle)
+{
+    return (int)(SANDBOX_FD_END - type * MFT_MAX_ENTRIES + handle);
+}
+_Static_assert(SANDBOX_FD_END - MFT_BLOCK_BASIC * MFT_MAX_ENTRIES == SANDBOX_BLOCK_FD_BASE &&
+                   SANDBOX_FD_END - MFT_NET_BASIC * MFT_MAX_ENTRIES == SANDBOX_NET_FD_BASE,
+               "as the filter has them");
+
 struct sandbox_device {
     uint32_t type;
-    uint32_t read_only;
-    uint32_t is_socket;
-    uint32_t has_header;
-    uint32_t offload;
-    uint32_t mappable_pages; /* of a disk: disk_mappable_pages(), which the program cannot ask */
-    uint64_t capacity;
+    _Alignas(8) uint8_t saved[DEVICE_SAVED_BYTES]; /* by device_ops */
 };
 
 struct sandbox_config {
@@ -77,8 +82,6 @@ struct sandbox_config {
     uint32_t kick_signal;
     uint32_t extensions; /* TENDER_FEATURE_... that the guest was granted */
     uint32_t device_end;
-    uint32_t net_count;
-    uint32_t block_count;
     int32_t console; /* CONSOLE_DISCARD, CONSOLE_PYTHON, or SANDBOX_FD_CONSOLE */
     uint32_t console_chunk;
     uint32_t console_nowait;

@@ -37,6 +37,7 @@
 
 #include "ahead.h"
 #include "child.h"
+#include "device_ops.h"
 #include "image_memory.h"
 #include "spawn.h"
 #include "start_state.h"
@@ -238,11 +239,13 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
 {
     for (uint32_t i = 0; i < vm->device_end; i++) {
         const struct vm_device *device = &vm->devices[i];
-        if (device->type != MFT_BLOCK_BASIC)
+        const struct device_ops *ops = device_ops_of(device);
+        if (!ops || !ops->places)
             continue;
+        const struct device_places places = ops->places(device);
         int flags = fcntl(device->fd, F_GETFL); /* a descriptor may be given for less than it can do */
         bool writable = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
-        if (writable && (device->read_only || device->capacity < file_bytes_max))
+        if (writable && (places.read_only || places.bytes < file_bytes_max))
             return true;
     }
     return false;
@@ -254,24 +257,15 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
     config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
     config->kick_signal = (uint32_t)VM_KICK_SIGNAL;
     config->device_end = vm->device_end;
-    config->net_count = vm->net_count;
-    config->block_count = vm->block_count;
     config->console = vm->console_fd >= 0 ? SANDBOX_FD_CONSOLE : vm->console_fd;
     config->console_chunk = vm->console_chunk;
     config->console_nowait = vm->console_nowait;
     config->console_socket = vm->console_socket;
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        config->devices[i] = (struct sandbox_device){
-            .type = vm->devices[i].type,
-            .read_only = vm->devices[i].read_only,
-            .is_socket = vm->devices[i].is_socket,
-            .has_header = vm->devices[i].has_header,
-            .offload = vm->devices[i].offload,
-            .mappable_pages = vm->devices[i].type == MFT_BLOCK_BASIC
-                                  ? disk_mappable_pages(vm->devices[i].fd, vm->devices[i].read_only)
-                                  : 0,
-            .capacity = vm->devices[i].capacity,
-        };
+    for (uint32_t i = 0; i < vm->device_end; i++) {
+        config->devices[i].type = vm->devices[i].type;
+        if (vm->devices[i].type)
+            device_ops_of(&vm->devices[i])->save(&vm->devices[i], config->devices[i].saved);
+    }
     for (uint32_t i = 0; i < image->segment_count; i++)
         config->ranges[i] =
             (struct guest_range){image->segments[i].start, image->segments[i].end, image->segments[i].flags};
@@ -289,9 +283,7 @@ static void name_fds(struct spawn *spawn, const struct sandbox *sandbox, int con
         spawn_add_fd(spawn, vm->console_fd, SANDBOX_FD_CONSOLE);
     for (int i = 0; i < (int)vm->device_end; i++)
         if (vm->devices[i].type)
-            spawn_add_fd(
-                spawn, vm->devices[i].fd,
-                (vm->devices[i].type == MFT_NET_BASIC ? SANDBOX_NET_FD_BASE : SANDBOX_BLOCK_FD_BASE) + i);
+            spawn_add_fd(spawn, vm->devices[i].fd, sandbox_device_fd(vm->devices[i].type, (uint32_t)i));
 }
 
 /* The program handles its own faults and the kick, and lets a terminal stop it; the rest is for this process.

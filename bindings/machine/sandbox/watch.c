@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "device_ops.h"
 #include "hypercall.h"
 #include "spawn.h"
 
@@ -109,11 +110,13 @@ static void reap(struct sandbox *sandbox)
         sandbox->event.detail = (uint64_t)about.si_status;
 }
 
-static bool has_tap(const struct vm *vm)
+static bool may_detach(const struct vm *vm)
 {
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type == MFT_NET_BASIC && !vm->devices[i].is_socket)
+    for (uint32_t i = 0; i < vm->device_end; i++) {
+        const struct device_ops *ops = device_ops_of(&vm->devices[i]);
+        if (ops && ops->may_detach && ops->may_detach(&vm->devices[i]))
             return true;
+    }
     return false;
 }
 
@@ -125,7 +128,7 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
     case EVENT_CONSOLE: /* a console that is a descriptor is written by the program itself */
         return sandbox->vm->console_fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
     case EVENT_NETWORK:
-        return has_tap(sandbox->vm);
+        return may_detach(sandbox->vm);
     case EVENT_STOPPED:
         return atomic_load(&sandbox->vm->stop_requested);
     case EVENT_SETUP_FAILED:

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "device_ops.h"
 #include "program.h"
 #include "syscalls.h"
 
@@ -245,25 +246,17 @@ static void take_config(const struct sandbox_config *config)
     memcpy(the_vm.memory.ranges, config->ranges, config->range_count * sizeof config->ranges[0]);
     guest_memory_ranges_set(&the_vm.memory);
     the_vm.device_end = config->device_end;
-    the_vm.net_count = config->net_count;
-    the_vm.block_count = config->block_count;
     the_vm.extensions = config->extensions;
-    uint64_t room = DISK_MAPPED_BYTES_MAX;
     for (uint32_t i = 0; i < config->device_end; i++) {
         const struct sandbox_device *device = &config->devices[i];
-        the_vm.devices[i] = (struct vm_device){
-            .type = device->type,
-            .fd = (int)i + (device->type == MFT_NET_BASIC ? SANDBOX_NET_FD_BASE : SANDBOX_BLOCK_FD_BASE),
-            .read_only = device->read_only,
-            .is_socket = device->is_socket,
-            .has_header = device->has_header,
-            .offload = device->offload,
-            .capacity = device->capacity,
-        };
-        if (device->mappable_pages)
-            disk_map_open(&the_vm.devices[i].map, the_vm.devices[i].fd, device->capacity, device->read_only,
-                          device->mappable_pages, &room);
+        if (!device->type)
+            continue;
+        the_vm.devices[i].type = device->type;
+        the_vm.devices[i].fd = sandbox_device_fd(device->type, i);
+        device_run_kinds[device->type]->restore(&the_vm.devices[i], device->saved);
+        the_vm.count_of[device->type]++;
     }
+    devices_map(&the_vm, false);
     the_vm.console_fd = config->console;
     the_vm.console_chunk = config->console_chunk;
     the_vm.console_nowait = config->console_nowait;

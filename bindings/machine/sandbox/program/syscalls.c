@@ -105,6 +105,11 @@ int munmap(void *at, size_t len)
     return (int)CALL(SYS_munmap, at, len, 0, 0, 0, 0);
 }
 
+int madvise(void *at, size_t len, int advice)
+{
+    return (int)CALL(SYS_madvise, at, len, advice, 0, 0, 0);
+}
+
 /* The kernel writes what is left into the timeout; POSIX has it untouched. */
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask)
 {

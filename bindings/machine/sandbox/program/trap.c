@@ -6,7 +6,7 @@
  *   others    the guest's exception (fault.c), through its own IDT
  *   SIGSYS    the guest asked the host's kernel for something: the end, with the call's number
  *   the kick  the end, at once if the guest was running, on the way back to it if a handler was
- *   SIGBUS    in a copy from or to a mapped disk: the copy ends early (core/disk_map.h)
+ *   SIGBUS    in a copy from or to a mapped disk: the copy ends early (devices/block/disk_map.h)
  *
  * Handlers run on a stack of their own with every signal blocked, but for SIGBUS: a hypercall that came as a
  * trap copies too. Another fault of theirs kills the process, which whoever holds the VM reports.
@@ -22,6 +22,7 @@
 
 #include "emulate.h"
 #include "fault.h"
+#include "guarded_copy.h"
 #include "program.h"
 #include "syscalls.h"
 

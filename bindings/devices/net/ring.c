@@ -24,6 +24,7 @@ _Static_assert(sizeof(struct hvt_net_ring) <= CUT_AT && TCP_LARGE_MAX < WAITING_
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
 {
     vm->ring.shared = shared;
+    vm->doorbell = ring_kicked;
     vm->cut = (struct tcp_cut){.frame = (uint8_t *)shared + CUT_AT};
     atomic_store(&vm->cut_left, false);
     vm->ring.mode = mode;

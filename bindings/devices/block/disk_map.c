@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "guarded_copy.h"
 #include "tender_abi.h"
 
 #define WORD_BITS  64u

@@ -24,16 +24,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct disk_map {
-    uint8_t *hva;         /* NULL: not mapped, and nothing is ever served */
-    uint64_t bytes;       /* whole pages */
-    uint64_t *cached;     /* a bit a page: it was read or written */
-    uint64_t *dirty;      /* a bit a page: it was written since the last flush */
-    uint64_t dirty_start; /* the words of `dirty` that may have a bit */
-    uint64_t dirty_end;
-    uint64_t pages_noted; /* since all was forgotten last */
-    uint32_t page_limit;
-};
+#include "device_state.h"
 
 /*
  * Whether requests to this descriptor may be copies, and of how many pages that may be believed at a time; 0:
@@ -69,8 +60,5 @@ uint64_t disk_map_cached(const struct disk_map *map, uint64_t len, uint64_t offs
 
 /* All that was written is on the disk: the next write of a page is the first again. */
 void disk_map_flushed(struct disk_map *map);
-
-uint64_t guarded_copy(void *to, const void *from, uint64_t words);
-extern const uint8_t guarded_copy_may_fault[], guarded_copy_ends[];
 
 #endif

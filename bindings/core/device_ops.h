@@ -1,0 +1,103 @@
+/*
+ * What others know of a kind of device. devices/devices.def has a row a kind; handlers of its hypercalls are
+ * rows of abi/hypercalls.def. Nobody else names a kind.
+ */
+#ifndef TENDER_DEVICE_OPS_H
+#define TENDER_DEVICE_OPS_H
+
+#include "vm.h"
+
+#define DEVICE_SAVED_BYTES 32
+
+/* Where a device writes in its file. */
+struct device_places {
+    uint64_t bytes; /* the file's, from its beginning */
+    bool read_only;
+};
+
+/* For the process that holds the VM. */
+struct device_ops {
+    const char *type_name; /* in messages, as Solo5 has it */
+
+    /* A device whose bytes have places, as a disk's; NULL: it sends and receives messages. */
+    struct device_places (*places)(const struct vm_device *device);
+    /* Its other end may go, and come again: the run may be left with EVENT_NETWORK. NULL: never. */
+    bool (*may_detach)(const struct vm_device *device);
+    /* As plain data, for the process that runs the guest, if that is another. */
+    void (*save)(const struct vm_device *device, uint8_t saved[DEVICE_SAVED_BYTES]);
+
+    /* For all devices of the kind at once; each may be NULL. */
+    /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. */
+    void (*offer)(struct vm *vm, uint8_t *room, uint32_t mode);
+    /* This process runs this guest alone and is about to lose rights: threads are made now. */
+    void (*prepare)(struct vm *vm);
+    int (*written_fd)(const struct vm *vm); /* one that the kind itself made and writes; -1: none */
+    void (*end)(struct vm *vm);     /* the guest has ended: serves what it left, which may change the event */
+    void (*stop)(struct vm *vm);    /* the guest runs no more: no thread of the kind's uses anything */
+    void (*reset)(struct vm *vm);   /* behind stop(): as before the first run; guest memory is so already */
+    void (*release)(struct vm *vm); /* behind stop(): what the kind has made, descriptors apart */
+};
+
+/* For the process that runs the guest. */
+struct device_run_ops {
+    /* From what save() has written, with a descriptor of this process. */
+    void (*restore)(struct vm_device *device, const uint8_t saved[DEVICE_SAVED_BYTES]);
+    /* Of all devices of the kind: files become memory where they can. A fault there is the caller's to
+     * handle. `forks`: this process may. NULL: none has a file. */
+    void (*map)(struct vm *vm, bool forks);
+};
+
+/* By type (MFT_...); NULL: there is none. */
+extern const struct device_ops *const device_kinds[DEVICE_TYPES];
+extern const struct device_run_ops *const device_run_kinds[DEVICE_TYPES];
+
+static inline const struct device_ops *device_ops_of(const struct vm_device *device)
+{
+    return device_kinds[device->type];
+}
+
+static inline bool devices_of_type_map(const struct vm *vm, uint32_t type)
+{
+    return vm->count_of[type] && device_run_kinds[type]->map;
+}
+
+static inline void devices_offer(struct vm *vm, uint8_t *room, uint32_t mode)
+{
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        if (device_kinds[type] && device_kinds[type]->offer)
+            device_kinds[type]->offer(vm, room, mode);
+}
+
+static inline void devices_prepare(struct vm *vm)
+{
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        if (device_kinds[type] && device_kinds[type]->prepare)
+            device_kinds[type]->prepare(vm);
+}
+
+/* The guest runs no more, and there is an event. */
+static inline void devices_end(struct vm *vm)
+{
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        if (device_kinds[type] && device_kinds[type]->end)
+            device_kinds[type]->end(vm);
+}
+
+/* Whether devices_map() has anything to do. */
+static inline bool devices_can_map(const struct vm *vm)
+{
+    bool found = false;
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        found = found || devices_of_type_map(vm, type);
+    return found;
+}
+
+/* Of each kind whose files can be memory. */
+static inline void devices_map(struct vm *vm, bool forks)
+{
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        if (devices_of_type_map(vm, type))
+            device_run_kinds[type]->map(vm, forks);
+}
+
+#endif
