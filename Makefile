@@ -71,7 +71,7 @@ wheel: build  ## a wheel in dist/ to hand on: manylinux, stripped, with the lice
 	@$(PY) tools/make_wheel.py
 
 bench: setup build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
-	tender bench goals
+	python bench goals
 
 clean:  ## what the build made (the environment stays)
 	rm -rf build dist

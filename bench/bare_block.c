@@ -1,5 +1,5 @@
 /*
- * The yardstick of `tender bench block`: the same requests as system calls of a plain process.
+ * The yardstick of `python bench block`: the same requests as system calls of a plain process.
  *
  *     bare_block FILE read|write seq|rand|cold SIZE COUNT
  *

@@ -1,5 +1,5 @@
 /*
- * The yardstick of `tender bench hypercall`: the same work as a system call of a plain process, in a loop.
+ * The yardstick of `python bench hypercall`: the same work as a system call of a plain process, in a loop.
  *
  *     bare_calls CALLS SOCKET FILE filtered|plain
  *

@@ -1,5 +1,5 @@
 /*
- * The yardstick of `tender bench hypercall --backend kvm`: an exit to user space and back, and nothing else.
+ * The yardstick of `python bench hypercall --backend kvm`: an exit to user space and back, and nothing else.
  *
  *     bare_kvm CALLS [real]
  *

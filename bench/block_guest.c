@@ -1,5 +1,5 @@
 /*
- * The guest of `tender bench block`: what a request to a disk costs a guest. Built as guest_world.h says.
+ * The guest of `python bench block`: what a request to a disk costs a guest. Built as guest_world.h says.
  *
  *     read|write seq|rand|cold SIZE COUNT [WAY]
  *

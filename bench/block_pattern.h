@@ -1,5 +1,5 @@
 /*
- * Where the requests of `tender bench block` go, the same for a guest and for the bare loop beside it: one
+ * Where the requests of `python bench block` go, the same for a guest and for the bare loop beside it: one
  * after the other, or anywhere; whole pieces of `size` bytes, inside `capacity`.
  */
 #ifndef BENCH_BLOCK_PATTERN_H

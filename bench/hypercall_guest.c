@@ -1,5 +1,5 @@
 /*
- * The guest of `tender bench hypercall`: what one hypercall costs, by each of the ways it can take.
+ * The guest of `python bench hypercall`: what one hypercall costs, by each of the ways it can take.
  *
  *     hypercall_guest.elf CALLS
  *

@@ -1,5 +1,5 @@
 /*
- * The guest of `tender bench memory` and `density`: says "ready" and waits for ever, without a device. Built
+ * The guest of `python bench memory` and `density`: says "ready" and waits for ever, without a device. Built
  * as guest_world.h says.
  */
 #include "guest_world.h"

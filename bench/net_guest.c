@@ -1,5 +1,5 @@
 /*
- * The guest of `tender bench net`: what a frame costs a guest. Built as guest_world.h says: for Tender by its
+ * The guest of `python bench net`: what a frame costs a guest. Built as guest_world.h says: for Tender by its
  * SDK, for Solo5's hvt and spt by Solo5's compiler (build_solo5_guests).
  *
  *     tx SIZE COUNT [TRANSPORT]      writes COUNT frames

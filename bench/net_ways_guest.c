@@ -1,10 +1,10 @@
 /*
- * The guest of `tender bench ways`: what a frame costs a guest of our library, by each of its ways.
+ * The guest of `python bench ways`: what a frame costs a guest of our library, by each of its ways.
  *
  *     net_ways_guest.elf calls|batch MODE SIZE COUNT
  *
  * calls uses net_read(), net_write() and poll_wait(), batch net_submit(). Which ways out of the guest these
- * take is what its note asks for: `tender bench ways` changes that in copies of the file. The modes are those
+ * take is what its note asks for: `python bench ways` changes that in copies of the file. The modes are those
  * of net_guest.c, and it says the same; and two of bulk, where SIZE is that of a packet and COUNT counts
  * packets: bulk-tx sends TCP, bulk-rx takes UDP that waits, and where the device has offload a frame stands
  * for 44.

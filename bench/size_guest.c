@@ -1,5 +1,5 @@
 /*
- * The guest of `tender bench size`: says "ready" and ends, with PADDING_BYTES of constants behind it that it
+ * The guest of `python bench size`: says "ready" and ends, with PADDING_BYTES of constants behind it that it
  * never looks at, as most of a large unikernel is not looked at before it is up.
  */
 #include "guest_world.h"

@@ -4,6 +4,7 @@ what a process has open."""
 import gc
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,10 @@ import pytest
 import tender.vm
 
 Guest = Callable[[str], Path]
+
+
+BENCH = (sys.executable, str(Path(__file__).resolve().parents[1] / "bench"))
+"""What runs a benchmark of this checkout: its name follows."""
 
 
 def take_door(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:

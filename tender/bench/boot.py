@@ -1,28 +1,25 @@
 """`tender bench boot`: from named point to named point, beside peers, on a machine that is described.
 
-    options -> subjects -> regimes.measure(), or with --count count.count() -> one object (schema 1)
-            -> table, JSON, pyperf's JSON, plot
+    options -> subjects -> regimes.measure() -> one object (schema 1) -> table, JSON
 
 What is measured, and what is compared, is decided here; measuring is subjects.py, statistics stats.py, words report.py.
+bench/ of a checkout adds to it what wants a compiler, a count or a picture.
 """
 
 import argparse
-import hashlib
 import os
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
-from tender._version import __version__
-from tender.bench import compile, facts, peers, regimes, report
-from tender.bench.count import count, missed_goals
+from tender.bench import facts, peers, regimes, report
 from tender.bench.points import Sample
 from tender.bench.regimes import Report, ready_point
 from tender.bench.subjects import (
     BenchError,
     LibrarySubject,
     ProcessSubject,
-    SpawnedSubject,
     Subject,
 )
 from tender.errors import ConfigError
@@ -39,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         choices=("kvm", "sandbox"),
         default="kvm",
-        help="the door (default kvm); sandbox: also its process alone, and peers are started by C",
+        help="the door (default kvm)",
     )
     p.add_argument(
         "--skip",
@@ -48,53 +45,26 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="leave out library, pool, tender or python",
     )
-    p.add_argument("--count", action="store_true", help="count CPU time, faults and calls in place of times")
-    p.add_argument("--gate", action="store_true", help="with --count: status 1 if a goal is missed")
     regimes.add_options(p, runs=200, peer="solo5-hvt --mem=16 {elf}")
     return p
 
 
 def main(argv: "list[str]") -> int:
-    """The benchmark as a command. Status 1 if something could not be measured or a gate is missed."""
-    status, options, measured = regimes.main(parser(), argv, run)
-    counted = measured.get("counted")
-    if not status and options.gate and isinstance(counted, dict):
-        missed = missed_goals(counted)
-        sys.stderr.writelines(f"gate: {line}\n" for line in missed)
-        return 1 if missed else 0
-    return status
+    """The benchmark as a command. Status 1 if something could not be measured."""
+    return regimes.main(parser(), argv, run)[0]
 
 
 def run(options: argparse.Namespace) -> Report:
     """Measures what `options` (of parser()) ask for. Raises TenderError."""
-    checkout = facts.find_checkout()
     image = find_image(options.image)
-    host = facts.host_facts(checkout)
-    measured: list[dict[str, object]] = []
-    counted = None
+    host = facts.host_facts()
     notes: list[str] = []
     with ExitStack() as stack:
         subjects = make_subjects(options, image, notes)
         for subject in subjects:
             stack.callback(subject.close)
-        if options.count:
-            counted = count(
-                subjects, image=image, mem_mib=options.mem, runs=min(options.runs, 30), checkout=checkout
-            )
-        else:
-            measured = regimes.measure(subjects, options, compared)
-    return {
-        "schema": regimes.SCHEMA,
-        "benchmark": "boot",
-        "tender": __version__,
-        "guest": guest_facts(image),
-        "mem_mib": options.mem,
-        "host": host,
-        "warnings": regimes.warnings_of(host, timed=not options.count),
-        "notes": notes,
-        "regimes": measured,
-        "counted": counted,
-    }
+        measured = regimes.measure(subjects, options, compared)
+    return regimes.document("boot", image, options, host, notes, measured)
 
 
 def find_image(named: "str | None") -> str:
@@ -109,68 +79,51 @@ def find_image(named: "str | None") -> str:
     )
 
 
-def guest_facts(image: str) -> "dict[str, object]":
-    data = Path(image).read_bytes()
-    return {"file": os.path.basename(image), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
 def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -> "list[Subject]":
     """The library, the command, Python's own start as a yardstick, and the peers. Raises ConfigError."""
-    commands: dict[str, tuple[str, ...]] = {}
+    ways = modes(options.backend)
+    wanted = commands(options, image, notes, taken=ways)
+    return [
+        *(
+            LibrarySubject(name, image, options.mem, mode=mode, args=options.arg)
+            for name, mode in ways.items()
+            if name not in options.skip
+        ),
+        *(ProcessSubject(name, command) for name, command in wanted.items()),
+    ]
+
+
+def modes(backend: str) -> "dict[str, str]":
+    """What one process that lives for all boots measures, by name: the worker's mode."""
+    return {"library": backend, "pool": f"pool-{backend}"}
+
+
+def commands(
+    options: argparse.Namespace, image: str, notes: "list[str]", taken: "Collection[str]"
+) -> "dict[str, peers.Words]":
+    """Ours, Python's start and the peers, but for what is skipped; `taken` are other subjects' names.
+
+    Raises ConfigError.
+    """
+    found: dict[str, peers.Words] = {}
     tender = tender_command()
     if tender is None:
         notes.append("tender: the command is not installed beside this Python: left out")
     else:
         door = (f"--backend={options.backend}", f"--mem={options.mem}")
-        commands["tender"] = (*tender, *door, image, *options.arg)
-    commands["python"] = (sys.executable, "-I", "-S", "-c", "pass")
-    taken = {*commands, *_MODES[options.backend]}
-    for name, words in peers.parse(options.peer, image, taken=taken).items():
-        commands[name] = peers.fill(words, {}, options.arg)
-    modes = _MODES[options.backend]
-    unknown = set(options.skip) - {*modes, "tender", "python"}
+        found["tender"] = (*tender, *door, image, *options.arg)
+    found["python"] = (sys.executable, "-I", "-S", "-c", "pass")
+    for name, words in peers.parse(options.peer, image, taken={*found, *taken}).items():
+        found[name] = peers.fill(words, {}, options.arg)
+    check_skipped(options.skip, (*taken, "tender", "python"))
+    return {name: command for name, command in found.items() if name not in options.skip}
+
+
+def check_skipped(skipped: "Collection[str]", known: "Collection[str]") -> None:
+    """Raises ConfigError if a name that is to be left out is not known."""
+    unknown = sorted(set(skipped) - set(known))
     if unknown:
-        known = ", ".join((*modes, "tender", "python"))
-        raise ConfigError(f"--skip: {', '.join(sorted(unknown))}: not one of {known}")
-    spawner = _spawner(options, notes)
-    subjects: list[Subject] = [
-        LibrarySubject(name, image, options.mem, mode=mode, args=options.arg)
-        for name, mode in modes.items()
-        if name not in options.skip
-    ]
-    for name, command in commands.items():
-        if name in options.skip:
-            continue
-        if spawner and name != "python":  # what is compared is started alike
-            subjects.append(SpawnedSubject(name, command, spawner=spawner))
-        else:
-            subjects.append(ProcessSubject(name, command, counted=options.count))
-    return subjects
-
-
-# What one process that lives for all boots measures, by name: the worker's mode.
-_MODES = {
-    "kvm": {"library": "kvm", "pool": "pool-kvm"},
-    "sandbox": {
-        "library": "sandbox",
-        "pool": "pool-sandbox",
-        "program": "program",
-        "program-bare": "program-bare",
-    },
-}
-
-
-def _spawner(options: argparse.Namespace, notes: "list[str]") -> str:
-    """The small program that starts commands beside the sandbox; empty: the harness does."""
-    checkout = facts.find_checkout()
-    if options.backend != "sandbox" or options.count or not options.peer:
-        return ""
-    if checkout is None:
-        notes.append(
-            "peers are started by Python: what would do it in C is in a checkout (bench/spawn_loop.c)"
-        )
-        return ""
-    return str(compile.program(checkout, "spawn_loop"))
+        raise ConfigError(f"--skip: {', '.join(unknown)}: not one of {', '.join(known)}")
 
 
 def tender_command() -> "tuple[str, ...] | None":

@@ -4,7 +4,6 @@ import gzip
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -26,10 +25,10 @@ def host_facts(checkout: "Path | None" = None) -> Facts:
         "hypervisor": "hypervisor" in cpu.get("flags", "").split(),
         "kvm_modules": sorted(p.name for p in Path("/sys/module").glob("kvm*")),
         "nested": _parameter("nested"),
-        "nx_huge_pages": _text("/sys/module/kvm/parameters/nx_huge_pages"),
+        "nx_huge_pages": text_of("/sys/module/kvm/parameters/nx_huge_pages"),
         "mitigations": _mitigations(),
-        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "transparent_hugepage": _text("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "governor": text_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "transparent_hugepage": text_of("/sys/kernel/mm/transparent_hugepage/enabled"),
         "cgroup": _cgroup(),
         "debugfs": _debugfs(),
         "loadavg": [round(load, 2) for load in os.getloadavg()],
@@ -67,42 +66,13 @@ def counts_instructions(cpu: "dict[str, str]") -> bool:
         return False
 
 
-def raise_open_files() -> int:
-    """As many descriptors as this process may have; how many. Root may go beyond its hard limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (int(_text("/proc/sys/fs/nr_open") or hard), hard):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
-            break
-        except (OSError, ValueError):
-            continue
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def tasks_left() -> "int | None":
-    """How many processes and threads more this machine, or our cgroup, has room for; None if it does not tell."""
-    running = (_text("/proc/loadavg") or "").split()
-    found = []
-    if len(running) > 3 and "/" in running[3]:
-        in_use = int(running[3].partition("/")[2])
-        for name in ("pid_max", "threads-max"):
-            text = _text(f"/proc/sys/kernel/{name}") or ""
-            found += [int(text) - in_use] if text.isdigit() else []
-    for line in (_text("/proc/self/cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "pids"):  # v2, v1; what lies above may be lower
-            group = Path(f"/sys/fs/cgroup{'/pids' if controllers else ''}{path}")
-            most, now = _text(group / "pids.max") or "", _text(group / "pids.current") or ""
-            found += [int(most) - int(now)] if most.isdigit() and now.isdigit() else []
-    return min(found, default=None)
-
-
 def limit_s(seconds: float) -> "float | None":
     """A time limit in seconds; None where the clock counts instructions: there, who waits for a file leaps to it."""
     return None if counts_instructions(_first_cpu()) else seconds
 
 
-def _text(path: "str | Path") -> "str | None":
+def text_of(path: "str | Path") -> "str | None":
+    """What a file holds, without the spaces around it; None if it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:
@@ -110,13 +80,13 @@ def _text(path: "str | Path") -> "str | None":
 
 
 def _first_cpu() -> "dict[str, str]":
-    first = (_text("/proc/cpuinfo") or "").split("\n\n")[0]
+    first = (text_of("/proc/cpuinfo") or "").split("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _hz(release: str) -> "int | None":
-    config = _text(f"/boot/config-{release}") or _text(f"/lib/modules/{release}/config")
+    config = text_of(f"/boot/config-{release}") or text_of(f"/lib/modules/{release}/config")
     if config is None:
         try:
             with gzip.open("/proc/config.gz", "rt") as file:
@@ -129,7 +99,7 @@ def _hz(release: str) -> "int | None":
 
 def _parameter(name: str) -> "str | None":
     for module in ("kvm_intel", "kvm_amd"):
-        value = _text(f"/sys/module/{module}/parameters/{name}")
+        value = text_of(f"/sys/module/{module}/parameters/{name}")
         if value is not None:
             return value
     return None
@@ -138,14 +108,14 @@ def _parameter(name: str) -> "str | None":
 def _mitigations() -> "dict[str, str]":
     found = {}
     for path in sorted(Path("/sys/devices/system/cpu/vulnerabilities").glob("*")):
-        value = _text(path)
+        value = text_of(path)
         if value and value != "Not affected":
             found[path.name] = value
     return found
 
 
 def _mounts() -> "list[list[str]]":
-    return [line.split() for line in (_text("/proc/mounts") or "").splitlines()]
+    return [line.split() for line in (text_of("/proc/mounts") or "").splitlines()]
 
 
 def _cgroup() -> str:
@@ -156,11 +126,11 @@ def _cgroup() -> str:
 
 
 def _debugfs() -> str:
-    words = (_text("/proc/cmdline") or "").split()
+    words = (text_of("/proc/cmdline") or "").split()
     asked = [word.partition("=")[2] for word in words if word.startswith("debugfs=")]
     if asked:
         return asked[-1]
-    kinds = (_text("/proc/filesystems") or "").split()
+    kinds = (text_of("/proc/filesystems") or "").split()
     return "on" if "debugfs" in kinds else "absent"
 
 
@@ -178,12 +148,3 @@ def revision(checkout: Path) -> "str | None":
     except OSError:
         return None
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def find_checkout(start: "Path | None" = None) -> "Path | None":
-    """The checkout that `start` (default: the current directory) is in: where bench/minimal_kvm.c is."""
-    here = (start or Path.cwd()).resolve()
-    for directory in (here, *here.parents):
-        if (directory / "bench" / "minimal_kvm.c").is_file() and (directory / "abi").is_dir():
-            return directory
-    return None

@@ -4,14 +4,17 @@ subjects -> regimes (each: ABBA rounds over all subjects) -> samples, summaries,
 """
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tender.bench import compare, facts, picture, pyperf_format, report
+from tender._version import __version__
+from tender.bench import facts, report
 from tender.bench.points import Sample
 from tender.bench.progress import Bar
 from tender.bench.stats import ratio_of_medians, summarise
@@ -29,9 +32,7 @@ def add_options(p: argparse.ArgumentParser, *, runs: int, peer: str) -> None:
     p.add_argument(
         "image", nargs="?", help="the unikernel to boot (default: the hello that comes with tender)"
     )
-    p.add_argument(
-        "--runs", type=compare.positive, default=runs, metavar="N", help=f"of each subject ({runs})"
-    )
+    p.add_argument("--runs", type=positive, default=runs, metavar="N", help=f"of each subject ({runs})")
     p.add_argument("--warmup", type=int, default=5, metavar="N", help="runs before, not counted (5)")
     p.add_argument(
         "--pause", type=float, default=4.0, metavar="S", help="seconds before an isolated run (4); 0: none"
@@ -39,14 +40,14 @@ def add_options(p: argparse.ArgumentParser, *, runs: int, peer: str) -> None:
     p.add_argument(
         "--isolated-runs", type=int, metavar="N", help="runs in the isolated regime (default: runs/10)"
     )
-    p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
+    p.add_argument("--mem", type=positive, default=16, metavar="MIB", help="guest memory (16)")
     p.add_argument(
         "--arg", action="append", default=[], metavar="WORD", help="an argument for the guest; repeat it"
     )
     p.add_argument(
         "--peer", action="append", default=[], metavar="[NAME=]COMMAND", help=f"{peer!r}; repeat it"
     )
-    compare.add_outputs(p)
+    p.add_argument("--json", metavar="FILE", help="everything, every sample, as one JSON object")
 
 
 def rounds(count: int, names: "list[str]") -> "list[list[str]]":
@@ -127,6 +128,35 @@ def describe(
     return {"regime": regime, "pause_s": pause, "subjects": entries, "ratios": ratios}
 
 
+def document(
+    benchmark: str,
+    image: str,
+    options: argparse.Namespace,
+    host: facts.Facts,
+    notes: "list[str]",
+    measured: "list[dict[str, object]]",
+    counted: "dict[str, object] | None" = None,
+) -> Report:
+    """The one object (schema 1). `counted`: figures that are no times, in place of `measured`."""
+    return {
+        "schema": SCHEMA,
+        "benchmark": benchmark,
+        "tender": __version__,
+        "guest": guest_facts(image),
+        "mem_mib": options.mem,
+        "host": host,
+        "warnings": facts.warnings_of(host) if counted is None else [],
+        "notes": notes,
+        "regimes": measured,
+        "counted": counted,
+    }
+
+
+def guest_facts(image: str) -> "dict[str, object]":
+    data = Path(image).read_bytes()
+    return {"file": os.path.basename(image), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
 def ready_point(samples: "list[Sample]") -> str:
     """Where a process counts as ready: its first console byte, or its end if it prints nothing."""
     for point in ("first_console", "console_seen"):
@@ -135,38 +165,22 @@ def ready_point(samples: "list[Sample]") -> str:
     return "console_eof" if all("console_eof" in s.points_ns for s in samples) else "reaped"
 
 
-def series(measured: "dict[str, Any]") -> "dict[str, list[float]]":
-    """Milliseconds by "REGIME SUBJECT FROM -> POINT", of every point that all samples of a subject reached."""
-    found = {}
-    for regime in measured["regimes"]:
-        for subject in regime["subjects"]:
-            for point in subject["summary_ms"]:
-                name = f"{regime['regime']} {subject['name']} {subject['from']} -> {point}"
-                found[name] = [s["points_ns"][point] / 1e6 for s in subject["samples"]]
-    return found
-
-
 def main(
-    p: argparse.ArgumentParser, argv: "list[str]", run: Callable[[argparse.Namespace], Report]
+    p: argparse.ArgumentParser,
+    argv: "list[str]",
+    run: Callable[[argparse.Namespace], Report],
+    write: "Callable[[argparse.Namespace, Report], None] | None" = None,
 ) -> "tuple[int, argparse.Namespace, Report]":
-    """The benchmark as a command: status 1 if something could not be measured; the options, the object."""
+    """The benchmark as a command: status 1 if something could not be measured; the options, the object.
+
+    `write` makes of the object what the options ask for (default: the table, and --json)
+    """
     options = p.parse_args(argv)
     try:
-        if options.plot:
-            picture.check()  # before the minutes of measuring
         measured: dict[str, Any] = run(options)
-        sys.stdout.write(report.table(measured))
-        if options.json:
-            Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
-        if options.pyperf:
-            found = pyperf_format.document(
-                measured["benchmark"], series(measured), pyperf_format.MILLISECONDS, measured["host"]
-            )
-            Path(options.pyperf).write_text(json.dumps(found) + "\n")
-        if options.plot:
-            picture.boots(measured, options.plot)
+        (write or write_table)(options, measured)
     except (TenderError, OSError) as error:
-        return compare.complain(error), options, {}
+        return complain(error), options, {}
     for line in measured["warnings"]:
         sys.stderr.write(f"WARNING: {line}\n")
     if measured["warnings"]:
@@ -174,6 +188,25 @@ def main(
     return 0, options, measured
 
 
-def warnings_of(host: facts.Facts, *, timed: bool) -> "list[str]":
-    """What speaks against the times of this run; a count has nothing against it."""
-    return facts.warnings_of(host) if timed else []
+def write_table(options: argparse.Namespace, measured: Report, more: Sequence[str] = ()) -> None:
+    """The table on standard output, and the object where --json says. Raises OSError."""
+    sys.stdout.write(report.table(measured, more))
+    if options.json:
+        Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def complain(error: Exception, who: str = "tender bench") -> int:
+    """The error as a message; the status to end with."""
+    sys.stderr.write(f"{who}: {error}\n")
+    hint = getattr(error, "hint", "")
+    if hint:
+        sys.stderr.write(f"  {hint}\n")
+    return 1
+
+
+def positive(text: str) -> int:
+    """An option's value that is a number of things."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value

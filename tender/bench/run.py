@@ -2,23 +2,18 @@
 
 The subjects: `tender` (the installed command), `road` (the same, all of it left to Python), `python` (an interpreter
 started as for that, which does nothing), `module` (`python3 -m tender`), `site` (an interpreter started as for that)
-and every peer. All are started and stamped by the same C program.
+and every peer. All are started and stamped by this process; bench/ of a checkout does it by a C program.
 """
 
 import argparse
 import sys
 from contextlib import ExitStack
 
-from tender._version import __version__
-from tender.bench import compile, facts, in_memory, peers, regimes, report
-from tender.bench.boot import find_image, guest_facts, tender_command
-from tender.bench.points import RUN_POINTS, Sample
+from tender.bench import facts, peers, regimes, report
+from tender.bench.boot import check_skipped, find_image, tender_command
+from tender.bench.points import PROCESS_POINTS, Sample
 from tender.bench.regimes import Report, ready_point
-from tender.bench.subjects import BenchError, ProcessSubject, RunSubject, Subject
-from tender.errors import ConfigError
-
-SPANS = (("last_console", "console_eof"), ("console_eof", "reaped"))
-"""The end apart: what a monitor still does when its guest has spoken last, and what the kernel does behind it."""
+from tender.bench.subjects import ProcessSubject, Subject
 
 OURS = ("tender", "road", "module")
 YARDSTICKS = ("python", "site")
@@ -29,46 +24,38 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="tender bench run",
         description="Measure whole runs of the command, in milliseconds, beside peers.",
-        epilog="points:\n" + report.meanings(RUN_POINTS) + "\n\nA ratio below 1 means: the first is faster.",
+        epilog="points:\n"
+        + report.meanings(PROCESS_POINTS)
+        + "\n\nA ratio below 1 means: the first is faster.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("--backend", choices=("kvm", "sandbox"), default="kvm", help="the door (default kvm)")
     p.add_argument(
         "--skip", action="append", default=[], metavar="NAME", help="leave out one of ours or python or site"
     )
-    p.add_argument(
-        "--in-memory", action="store_true", help="run them in a root directory in memory (root; for the box)"
-    )
     regimes.add_options(p, runs=200, peer="solo5-hvt --mem=16 {elf}")
     return p
 
 
 def main(argv: "list[str]") -> int:
+    """The benchmark as a command. Status 1 if something could not be measured."""
     return regimes.main(parser(), argv, run)[0]
 
 
 def run(options: argparse.Namespace) -> Report:
     """Measures. Raises TenderError."""
     image = find_image(options.image)
-    host = facts.host_facts(facts.find_checkout())
+    host = facts.host_facts()
     notes: list[str] = []
     with ExitStack() as stack:
-        subjects = make_subjects(commands(options, image, notes), notes, stack if options.in_memory else None)
+        subjects: list[Subject] = [
+            ProcessSubject(name, command, environment=ENVIRONMENT.get(name))
+            for name, command in commands(options, image, notes).items()
+        ]
         for subject in subjects:
             stack.callback(subject.close)
-        measured = regimes.measure(subjects, options, compared, SPANS)
-    return {
-        "schema": regimes.SCHEMA,
-        "benchmark": "run",
-        "tender": __version__,
-        "guest": guest_facts(image),
-        "mem_mib": options.mem,
-        "host": host,
-        "warnings": regimes.warnings_of(host, timed=True),
-        "notes": notes,
-        "regimes": measured,
-        "counted": None,
-    }
+        measured = regimes.measure(subjects, options, compared)
+    return regimes.document("run", image, options, host, notes, measured)
 
 
 def commands(options: argparse.Namespace, image: str, notes: "list[str]") -> "dict[str, peers.Words]":
@@ -83,42 +70,10 @@ def commands(options: argparse.Namespace, image: str, notes: "list[str]") -> "di
     found["module"] = (sys.executable, "-P", "-m", "tender", *words)
     found["python"] = (sys.executable, "-I", "-S", "-c", "pass")
     found["site"] = (sys.executable, "-P", "-c", "pass")
-    unknown = set(options.skip) - {*OURS, *YARDSTICKS}
-    if unknown:
-        known = ", ".join((*OURS, *YARDSTICKS))
-        raise ConfigError(f"--skip: {', '.join(sorted(unknown))}: not one of {known}")
+    check_skipped(options.skip, (*OURS, *YARDSTICKS))
     for name, peer in peers.parse(options.peer, image, taken=found).items():
         found[name] = peers.fill(peer, {}, options.arg)
     return {name: command for name, command in found.items() if name not in options.skip}
-
-
-def make_subjects(
-    found: "dict[str, peers.Words]", notes: "list[str]", rooted: "ExitStack | None" = None
-) -> "list[Subject]":
-    """Started by C where its source and a compiler are; else by this process, which is a note.
-
-    With `rooted` in a root directory in memory, which that stack takes away; then C is not optional.
-    """
-    checkout = facts.find_checkout()
-    try:
-        if checkout is None:
-            raise BenchError("run_loop: its source is in bench/ of a checkout")
-        runner = str(compile.program(checkout, "run_loop"))
-    except BenchError as error:
-        if rooted:
-            raise
-        notes.append(f"commands are started and stamped by Python, not by C: {error.message}")
-        return [
-            ProcessSubject(name, command, environment=ENVIRONMENT.get(name))
-            for name, command in found.items()
-        ]
-    within: tuple[str, ...] = ()
-    if rooted:
-        within = ("chroot", rooted.enter_context(in_memory.root_for([(runner,), *found.values()])))
-    return [
-        RunSubject(name, command, runner=runner, within=within, environment=ENVIRONMENT.get(name))
-        for name, command in found.items()
-    ]
 
 
 def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":

@@ -13,14 +13,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from tender.bench import facts
-from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS, SPAWNED_POINTS, Sample
+from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, Sample
 from tender.errors import ConfigError, TenderError
 
-_LIMIT_S = 60  # a boot that takes longer hangs
+LIMIT_S = 60  # a boot that takes longer hangs
 
 
 def _limit_ms() -> "float | None":
-    limit = facts.limit_s(_LIMIT_S)
+    limit = facts.limit_s(LIMIT_S)
     return None if limit is None else limit * 1000
 
 
@@ -145,7 +145,8 @@ _WORKER_CONSOLE_FD = 3
 class LibrarySubject(LineSubject):
     """tender.Vm in a process that has opened the Image: tender.bench.worker. `mode` is the worker's.
 
-    python  of the installation that is measured; `silent`: the console is discarded, not watched
+    python  of the installation that is measured; `silent`: the console is discarded, not watched;
+    `worker`: Python's words for a program that is used as that module is
     """
 
     def __init__(
@@ -158,53 +159,12 @@ class LibrarySubject(LineSubject):
         args: Sequence[str] = (),
         python: str = sys.executable,
         silent: bool = False,
+        worker: Sequence[str] = ("-m", "tender.bench.worker"),
     ) -> None:
         piped = not mode.endswith("kvm") and not silent
         words = (mode, image, str(mem_mib), str(_WORKER_CONSOLE_FD if piped else -1), *args)
-        command = (python, "-P", "-m", "tender.bench.worker", *words)
+        command = (python, "-P", *worker, *words)
         super().__init__(name, command, piped=piped, console_fd=_WORKER_CONSOLE_FD)
-
-
-class SpawnedSubject(LineSubject):
-    """A command that a small C program (bench/spawn_loop.c) starts: as near to the kernel as the library's spawn."""
-
-    kind = "spawned"
-    points = SPAWNED_POINTS
-
-    def __init__(self, name: str, command: Sequence[str], *, spawner: str) -> None:
-        super().__init__(name, (spawner, *command), piped=True)
-
-    def parse(self, line: str, seen: int) -> Sample:
-        spawn, reaped, cpu_ns, faults = map(int, line.split())
-        stamps = (("spawn", spawn), ("console_seen", seen), ("reaped", reaped))
-        return Sample(
-            {name: stamp - spawn for name, stamp in stamps if stamp}, cpu_ns=cpu_ns, minor_faults=faults
-        )
-
-
-class RunSubject(LineSubject):
-    """A command from spawn to reaped, every point stamped by a small C program (bench/run_loop.c)."""
-
-    kind = "run"
-    points = RUN_POINTS
-
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        *,
-        runner: str,
-        within: Sequence[str] = (),
-        environment: "Mapping[str, str] | None" = None,
-    ) -> None:
-        words = (*within, runner, f"{facts.limit_s(_LIMIT_S) or 0:.0f}", *command)
-        super().__init__(name, words, piped=False, environment=environment)
-
-    def parse(self, line: str, seen: int) -> Sample:
-        *stamps, cpu_ns, faults = map(int, line.split())
-        named = zip(RUN_POINTS, stamps, strict=True)
-        points = {name: stamp - stamps[0] for name, stamp in named if stamp}
-        return Sample(points, cpu_ns=cpu_ns, minor_faults=faults)
 
 
 def parse_worker_line(line: str, seen: int = 0) -> Sample:
@@ -266,7 +226,7 @@ class ProcessSubject(Subject):
             if not poll.poll(_limit_ms()):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                raise BenchError(f"{self.name}: still running after {_LIMIT_S} s: ended")
+                raise BenchError(f"{self.name}: still running after {LIMIT_S} s: ended")
             now = time.monotonic_ns()
             if not os.read(pipe, 65536):
                 points["console_eof"] = now - spawn

@@ -7,9 +7,7 @@ thread's CPU nanoseconds, minor page faults. It is a process of its own, and imp
 KVM_CREATE_VM grows with the number of mappings in the process: the harness must not be part of the figure.
 
 MODE is a backend, and then a boot is a Vm's; "pool-" and a backend, and then it is that of a VM taken from a pool,
-from take() to the end of giving it back; or "program" or "program-bare": the sandbox's process alone, of a VM
-whose console and manifest are ready, bare of namespaces. `start` is then before SandboxVm(), which makes the
-shared memory and spawns, `closed` behind its close(), which has reaped. CONSOLE_FD -1 discards the console.
+from take() to the end of giving it back. CONSOLE_FD -1 discards the console.
 """
 
 import resource
@@ -17,14 +15,11 @@ import sys
 import time
 
 from tender.backend import check_backend
-from tender.backend.sandbox import SandboxVm
 from tender.config import VmConfig
 from tender.image import Image
-from tender.native import check, ffi, lib, vm_handle
 from tender.pool import VmPool
 from tender.vm import DISCARD, Vm
 
-PROGRAM_MODES = ("program", "program-bare")
 POOL = "pool-"
 
 
@@ -65,41 +60,12 @@ def _pool(image: Image, config: VmConfig, console: int, backend: str) -> VmPool:
     return _POOLS[0]
 
 
-def boot_program(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
-    """One sandbox's process, from SandboxVm() to reaped. Raises RuntimeError if the guest did not halt."""
-    handle, report, turn = vm_handle(), ffi.new("struct run_report *"), ffi.new("int *")
-    check(lib.tn_vm_make(handle), "a VM")
-    lib.tn_vm_set_console(lib.tn_vm(handle), console)
-    manifest = ffi.new("struct mft *")
-    ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
-    start = _now_ns()
-    SandboxVm(
-        handle,
-        image=image,
-        mem_bytes=config.mem_bytes,
-        manifest=manifest,
-        cmdline=config.cmdline,
-        namespaces=mode == "program",
-    )
-    created = _now_ns()
-    check(lib.tn_run_begin(handle, lib.NO_LIMIT, turn), "a run")
-    check(lib.tn_run(handle, report), "a run")
-    t = report.shared.timeline
-    stamps = [int(t.first_run), int(t.first_exit), int(t.first_console), int(t.guest_exit)]
-    lib.tn_vm_close(handle)
-    closed = _now_ns()
-    if report.event.kind != lib.EVENT_HALT:
-        raise RuntimeError(f"{image.name}: the guest did not halt")
-    return (start, created, *stamps, closed, 0, 0)
-
-
 def main(argv: "list[str]") -> int:
     mode, path, mem, console, *args = argv
     config = VmConfig(mem=int(mem), args=args)
-    once = boot_program if mode in PROGRAM_MODES else boot
     with Image.open(path) as image:
         for _line in sys.stdin:
-            sys.stdout.write(" ".join(map(str, once(image, config, int(console), mode))) + "\n")
+            sys.stdout.write(" ".join(map(str, boot(image, config, int(console), mode))) + "\n")
             sys.stdout.flush()
         for pool in _POOLS:
             pool.close()

@@ -1,4 +1,4 @@
-"""`tender bench boot` on a real KVM: every point is reached, in order, and the object is valid JSON."""
+"""`python bench boot` on a real KVM: every point is reached, in order, and the object is valid JSON."""
 
 import json
 import subprocess
@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Guest
+from support import BENCH, Guest
 
 from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS
 
 pytestmark = pytest.mark.kvm
 
 
-def _bench(tender_cmd: list[str], *words: str) -> str:
-    done = subprocess.run([*tender_cmd, "bench", "boot", *words], capture_output=True, text=True, check=False)
+def _bench(*words: str) -> str:
+    done = subprocess.run([*BENCH, "boot", *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -28,7 +28,7 @@ def test_two_runs_reach_every_point_in_order(tender_cmd: list[str], guest: Guest
     out = tmp_path / "boot.json"
     peer = f"again={tender_cmd[0]} --mem=8 {{elf}}"
     words = ["--runs", "2", "--warmup", "0", "--pause", "0.01", "--isolated-runs", "1"]
-    text = _bench(tender_cmd, *words, "--peer", peer, "--json", str(out), str(guest("hello")))
+    text = _bench(*words, "--peer", peer, "--json", str(out), str(guest("hello")))
     measured = json.loads(out.read_text())
     assert [regime["regime"] for regime in measured["regimes"]] == ["back-to-back", "isolated"]
     for regime, runs in zip(measured["regimes"], (2, 1), strict=True):
@@ -41,9 +41,9 @@ def test_two_runs_reach_every_point_in_order(tender_cmd: list[str], guest: Guest
     assert "library: start -> first_exit" in text
 
 
-def test_counting_compares_with_minimal_c(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+def test_counting_compares_with_minimal_c(guest: Guest, tmp_path: Path) -> None:
     out = tmp_path / "count.json"
-    _bench(tender_cmd, "--count", "--runs", "2", "--skip", "tender", "--json", str(out), str(guest("hello")))
+    _bench("--count", "--runs", "2", "--skip", "tender", "--json", str(out), str(guest("hello")))
     counted = json.loads(out.read_text())["counted"]
     assert {"library", "minimal C", "python"} <= set(counted["subjects"])
     assert counted["ratios"]["library / minimal C"]["value"] > 0
@@ -53,15 +53,14 @@ def test_counting_compares_with_minimal_c(tender_cmd: list[str], guest: Guest, t
         assert calls["KVM_CREATE_VCPU"] == 1
 
 
-def test_a_run_is_measured_in_memory(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+def test_a_run_is_measured_in_memory(guest: Guest, tmp_path: Path) -> None:
     """A directory that no command could run in: what a peer links was found and copied too."""
     out = tmp_path / "run.json"
     peer = f"shell=sh -c 'test -e /dev/kvm && ! test -e {tmp_path} && echo found' {{elf}}"
     words = ["run", "--in-memory", "--backend", "kvm", "--runs", "2", "--warmup", "0", "--pause", "0"]
     skipped = [word for name in ("road", "module", "python", "site") for word in ("--skip", name)]
     command = [
-        *tender_cmd,
-        "bench",
+        *BENCH,
         *words,
         *skipped,
         "--peer",

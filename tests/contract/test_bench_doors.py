@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Guest
+from support import BENCH, Guest
 
-from tender.bench.points import RUN_POINTS
+from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.doors
 
 
-def _bench(tender_cmd: list[str], out: Path, *words: str) -> dict[str, Any]:
-    command = [*tender_cmd, "bench", *words, "--json", str(out)]
+def _bench(out: Path, *words: str) -> dict[str, Any]:
+    command = [*BENCH, *words, "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())  # type: ignore[no-any-return]
@@ -25,7 +25,7 @@ def _bench(tender_cmd: list[str], out: Path, *words: str) -> dict[str, Any]:
 def test_a_run_is_stamped_to_its_end(tender_cmd: list[str], door: str, guest: Guest, tmp_path: Path) -> None:
     peer = f"again={tender_cmd[0]} --mem=8 {{elf}} {{args}}"
     words = ["run", "--backend", door, "--runs", "2", "--warmup", "0", "--pause", "0", "--arg", "x"]
-    measured = _bench(tender_cmd, tmp_path / "o.json", *words, "--peer", peer, str(guest("hello")))
+    measured = _bench(tmp_path / "o.json", *words, "--peer", peer, str(guest("hello")))
     subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
     assert list(subjects) == ["tender", "road", "module", "python", "site", "again"]
     assert subjects["again"]["command"][-1] == "x"
@@ -37,11 +37,36 @@ def test_a_run_is_stamped_to_its_end(tender_cmd: list[str], door: str, guest: Gu
         assert set(subjects[name]["spans_ms"]) == {"last_console -> console_eof", "console_eof -> reaped"}
 
 
-def test_requests_to_a_disk_are_measured_beside_a_bare_loop(
+def test_what_an_installation_measures_needs_no_checkout(
     tender_cmd: list[str], door: str, tmp_path: Path
 ) -> None:
+    """`tender bench boot` and `run`, in another directory, of the guest that came with the package."""
+    expected = {
+        "boot": ["library", "pool", "tender", "python"],
+        "run": ["tender", "road", "module", "python", "site"],
+    }
+    for name, subjects in expected.items():
+        out = tmp_path / f"{name}.json"
+        words = [name, "--backend", door, "--runs", "2", "--warmup", "0", "--pause", "0", "--json", str(out)]
+        done = subprocess.run(
+            [*tender_cmd, "bench", *words], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        measured = json.loads(out.read_text())
+        assert measured["benchmark"] == name and measured["guest"]["file"] == "hello.elf"
+        (regime,) = measured["regimes"]
+        assert [subject["name"] for subject in regime["subjects"]] == subjects
+        for subject in regime["subjects"]:
+            assert len(subject["samples"]) == 2
+            for sample in subject["samples"]:
+                points = LIBRARY_POINTS if subject["kind"] == "library" else PROCESS_POINTS
+                stamps = [sample["points_ns"][p] for p in points if p in sample["points_ns"]]
+                assert stamps[0] == 0 and stamps == sorted(stamps) and stamps[-1] > 0
+
+
+def test_requests_to_a_disk_are_measured_beside_a_bare_loop(door: str, tmp_path: Path) -> None:
     words = ["block", "--backend", door, "--rounds", "1", "--requests", "20", "--disk-mib", "1"]
-    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    measured = _bench(tmp_path / "o.json", *words)
     computed = {name for name in measured["series"] if name.split()[2] == "0"}
     assert len(measured["series"].keys() - computed) == 3 * 8
     assert measured["series"]["write rand 4096 tender-batch"]["summary"]["min"] > 0
@@ -49,9 +74,9 @@ def test_requests_to_a_disk_are_measured_beside_a_bare_loop(
     assert {r["to"].split()[-1] for r in measured["ratios"]} == {"bare", "tender"}
 
 
-def test_a_small_and_a_large_image_are_booted(tender_cmd: list[str], door: str, tmp_path: Path) -> None:
+def test_a_small_and_a_large_image_are_booted(door: str, tmp_path: Path) -> None:
     words = ["size", "--backend", door, "--rounds", "1", "--pause", "0", "--mem", "32"]
-    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    measured = _bench(tmp_path / "o.json", *words)
     assert list(measured["series"]) == [
         f"{w} {s}" for s in ("64 KiB", "16 MiB") for w in ("library", "tender")
     ]
@@ -60,12 +85,8 @@ def test_a_small_and_a_large_image_are_booted(tender_cmd: list[str], door: str, 
     assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
 
 
-def test_a_hypercall_is_measured_beside_its_yardsticks(
-    tender_cmd: list[str], door: str, tmp_path: Path
-) -> None:
-    measured = _bench(
-        tender_cmd, tmp_path / "o.json", "hypercall", "--backend", door, "--rounds", "1", "--calls", "20"
-    )
+def test_a_hypercall_is_measured_beside_its_yardsticks(door: str, tmp_path: Path) -> None:
+    measured = _bench(tmp_path / "o.json", "hypercall", "--backend", door, "--rounds", "1", "--calls", "20")
     assert ("exit raw" in measured["series"]) == (door == "kvm")
     assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
 
@@ -88,22 +109,22 @@ def test_frames_are_measured_beside_the_same_program(
         "--case",
         "rx:1514",
     ]
-    measured = _bench(tender_cmd, tmp_path / "o.json", *words, "--peer", peer)
+    measured = _bench(tmp_path / "o.json", *words, "--peer", peer)
     assert set(measured["series"]) == {f"{c} {s}" for c in ("tx 64", "rx 1514") for s in ("tender", "again")}
     assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
 
 
 @pytest.mark.tap
-def test_counts_are_the_committed_ones(tender_cmd: list[str], door: str) -> None:
+def test_counts_are_the_committed_ones(door: str) -> None:
     """System calls, ioctls and exits a boot, a frame and a request: who changes one changes the table, knowingly."""
-    words = ["bench", "count", "--backend", door, "--expect", str(ROOT / "bench" / "expected_counts.txt")]
-    done = subprocess.run([*tender_cmd, *words], capture_output=True, text=True, check=False, cwd=ROOT)
+    words = ["count", "--backend", door, "--expect", str(ROOT / "bench" / "expected_counts.txt")]
+    done = subprocess.run([*BENCH, *words], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
-def test_memory_of_idle_guests_is_counted(tender_cmd: list[str], door: str, tmp_path: Path) -> None:
+def test_memory_of_idle_guests_is_counted(door: str, tmp_path: Path) -> None:
     words = ["memory", "--backend", door, "--rounds", "1", "--guests", "1,2", "--mem", "8"]
-    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    measured = _bench(tmp_path / "o.json", *words)
     assert set(measured["series"]) == {
         f"{door} {n} {f}" for n in (1, 2) for f in ("Pss", "Private", "Beyond")
     }
@@ -111,7 +132,7 @@ def test_memory_of_idle_guests_is_counted(tender_cmd: list[str], door: str, tmp_
     assert 0 < beyond < pss
 
 
-def test_live_vms_are_grown_to_a_number(tender_cmd: list[str], door: str, tmp_path: Path) -> None:
+def test_live_vms_are_grown_to_a_number(door: str, tmp_path: Path) -> None:
     words = [
         "density",
         "--backend",
@@ -125,7 +146,7 @@ def test_live_vms_are_grown_to_a_number(tender_cmd: list[str], door: str, tmp_pa
         "--per-process",
         "2",
     ]
-    measured = _bench(tender_cmd, tmp_path / "o.json", *words)
+    measured = _bench(tmp_path / "o.json", *words)
     assert measured["notes"] == [f"{door}: 3 live VMs: --max reached"]
     boots, memory, _kernel = measured["curves"].values()
     assert [n for n, _ in boots[door]] == [1, 2, 3] and [n for n, _ in memory[door]] == [1, 2, 3]

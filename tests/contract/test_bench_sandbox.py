@@ -5,22 +5,22 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from support import Guest
+from harness import hypercall
+from support import BENCH, Guest
 
-from tender.bench import hypercall
 from tender.bench.points import LIBRARY_POINTS, SPAWNED_POINTS
 
 
-def _bench(tender_cmd: list[str], out: Path, *words: str) -> dict[str, Any]:
-    command = [*tender_cmd, "bench", *words, "--json", str(out)]
+def _bench(out: Path, *words: str) -> dict[str, Any]:
+    command = [*BENCH, *words, "--json", str(out)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())  # type: ignore[no-any-return]
 
 
-def test_each_way_of_a_hypercall_is_measured(tender_cmd: list[str], tmp_path: Path) -> None:
+def test_each_way_of_a_hypercall_is_measured(tmp_path: Path) -> None:
     """That the ways are what they are called, the benchmark itself sees to by the counters."""
-    measured = _bench(tender_cmd, tmp_path / "o.json", "hypercall", "--rounds", "2", "--calls", "20")
+    measured = _bench(tmp_path / "o.json", "hypercall", "--rounds", "2", "--calls", "20")
     expected = {f"{k} {w}" for k in hypercall.KINDS for w in (*hypercall.WAYS, *hypercall.YARDSTICKS)}
     assert set(measured["series"]) == expected
     assert all(len(s["samples"]) == 2 for s in measured["series"].values())
@@ -30,7 +30,7 @@ def test_each_way_of_a_hypercall_is_measured(tender_cmd: list[str], tmp_path: Pa
 def test_the_sandbox_boots_past_every_point(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
     peer = f"again={tender_cmd[0]} --backend=sandbox --mem=8 {{elf}}"
     words = ["--backend", "sandbox", "--runs", "2", "--warmup", "0", "--pause", "0", "--skip", "python"]
-    measured = _bench(tender_cmd, tmp_path / "o.json", "boot", *words, "--peer", peer, str(guest("hello")))
+    measured = _bench(tmp_path / "o.json", "boot", *words, "--peer", peer, str(guest("hello")))
     subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
     assert list(subjects) == ["library", "pool", "program", "program-bare", "tender", "again"]
     for name in ("library", "pool", "program", "program-bare"):
@@ -41,9 +41,9 @@ def test_the_sandbox_boots_past_every_point(tender_cmd: list[str], guest: Guest,
     assert all(set(sample["points_ns"]) == set(SPAWNED_POINTS) for sample in subjects["again"]["samples"])
 
 
-def test_a_goal_is_measured_by_its_benchmark(tender_cmd: list[str], tmp_path: Path) -> None:
+def test_a_goal_is_measured_by_its_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "goals.json"
-    words = [*tender_cmd, "bench", "goals", "--kvm", "none", "--only", "sandbox memory", "--json", str(out)]
+    words = [*BENCH, "goals", "--kvm", "none", "--only", "sandbox memory", "--json", str(out)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     goals = {goal["goal"]: goal for goal in json.loads(out.read_text())["goals"]}

@@ -16,8 +16,8 @@ from typing import Any
 
 import pyperf
 import pytest
-
-from tender.bench import (
+from harness import (
+    CHECKOUT,
     block,
     boot,
     compare,
@@ -25,7 +25,6 @@ from tender.bench import (
     count,
     counts,
     density,
-    facts,
     fleet,
     footprint,
     goal_plan,
@@ -34,27 +33,26 @@ from tender.bench import (
     memory,
     minimal,
     net,
-    peers,
     picture,
-    points,
-    progress,
     pyperf_format,
-    regimes,
-    report,
     revisions,
     run,
     size,
-    stats,
     syscalls,
+    tables,
     ways,
 )
+from harness import command as harness_command
+from harness.subjects import RunSubject, SpawnedSubject
+
+from tender.bench import boot as user_boot
+from tender.bench import facts, peers, points, progress, regimes, report, stats
+from tender.bench import run as user_run
 from tender.bench.points import Sample
 from tender.bench.subjects import (
     BenchError,
     LibrarySubject,
     ProcessSubject,
-    RunSubject,
-    SpawnedSubject,
     Subject,
     parse_peer,
     parse_worker_line,
@@ -302,9 +300,10 @@ def test_a_taken_name_and_an_absent_program_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["flood"]) == 1
-    assert "'flood'" in capsys.readouterr().err
-    assert command.main(["--help"]) == 0
+    for one in (command, harness_command):
+        assert one.main(["flood"]) == 1
+        assert "'flood'" in capsys.readouterr().err
+        assert one.main(["--help"]) == 0
 
 
 # ---- facts
@@ -471,9 +470,7 @@ def test_a_ratio_above_its_goal_is_missed() -> None:
 
 
 def test_minimal_c_has_the_points_of_its_source() -> None:
-    checkout = facts.find_checkout(Path(__file__))
-    assert checkout is not None
-    source = (checkout / "bench" / "minimal_kvm.c").read_text()
+    source = (CHECKOUT / "bench" / "minimal_kvm.c").read_text()
     inside = source.partition("enum point {")[2].partition("}")[0]
     assert [name.strip().lower() for name in inside.split(",")][:-1] == list(minimal.POINTS)
 
@@ -524,7 +521,7 @@ def test_nothing_is_compared_with_zero() -> None:
 def test_the_table_of_a_comparison_says_conditions_unit_and_goal() -> None:
     measured = _compared(a=[6.0, 6.0], b=[4.0, 4.0])
     measured["host"] = facts.host_facts()
-    text = report.comparison_table(measured)
+    text = tables.comparison_table(measured)
     for words in ("x: calls 7", "unit\n", "a / b", "1.500  [1.500, 1.500]  goal <= 1.30"):
         assert words in text
 
@@ -692,7 +689,7 @@ def test_net_runs_the_same_program_of_each_subject(monkeypatch: pytest.MonkeyPat
 
 
 def test_net_refuses_a_host_with_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tender.bench.net.socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
+    monkeypatch.setattr("harness.net.socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
     with pytest.raises(BenchError, match="eth0") as refused:
         net.make_tap(10)
     assert "unshare -n" in refused.value.hint
@@ -816,7 +813,7 @@ _LIMITS = density.Limits(vms=80, reserve_kib=100, tasks=50, slowdown=10.0)
 def test_a_density_run_leaves_room_for_others_processes() -> None:
     assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=50) == ""
     assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=49).startswith("--tasks")
-    assert (facts.tasks_left() or 1) > 0
+    assert (density.tasks_left() or 1) > 0
 
 
 def test_a_point_of_the_curve_is_the_median_of_the_boots_that_led_there() -> None:
@@ -867,9 +864,7 @@ def test_checkpoints_are_one_two_and_five_of_each_power() -> None:
 
 
 def _spawn_loop(*words: str) -> SpawnedSubject:
-    checkout = facts.find_checkout(Path(__file__))
-    assert checkout is not None
-    return SpawnedSubject("peer", words, spawner=str(compile.program(checkout, "spawn_loop")))
+    return SpawnedSubject("peer", words, spawner=str(compile.program("spawn_loop")))
 
 
 def test_a_spawned_command_passes_its_points_in_order_each_time() -> None:
@@ -894,7 +889,7 @@ def test_a_peer_may_boot_the_file_beside_the_image() -> None:
 
 
 def _compared_boots(samples: dict[str, list[Sample]]) -> list[dict[str, Any]]:
-    found = regimes.describe("x", 0.0, [], samples, boot.compared)["ratios"]
+    found = regimes.describe("x", 0.0, [], samples, user_boot.compared)["ratios"]
     return found  # type: ignore[return-value]
 
 
@@ -923,7 +918,7 @@ def test_a_run_has_its_end_apart() -> None:
     subjects = [_Fixed(name, "process", {}) for name in samples]
     for subject in subjects:
         subject.points = points.RUN_POINTS
-    found = regimes.describe("back-to-back", 0.0, list(subjects), samples, run.compared, run.SPANS)
+    found = regimes.describe("back-to-back", 0.0, list(subjects), samples, user_run.compared, run.SPANS)
     text = json.loads(json.dumps(found))
     assert text["subjects"][0]["spans_ms"]["console_eof -> reaped"]["median"] == 4.0
     assert [(r["of_point"], r["to_point"], r["value"]) for r in text["ratios"]] == [
@@ -933,9 +928,7 @@ def test_a_run_has_its_end_apart() -> None:
 
 
 def test_a_run_stamped_by_c_passes_its_points_in_order() -> None:
-    checkout = facts.find_checkout(Path(__file__))
-    assert checkout is not None
-    runner = str(compile.program(checkout, "run_loop"))
+    runner = str(compile.program("run_loop"))
     with closing(RunSubject("echo", ("echo", "hello"), runner=runner)) as subject:
         stamps = subject.boot().points_ns
         assert list(stamps) == list(points.RUN_POINTS)
@@ -1036,8 +1029,8 @@ def test_every_command_of_the_plan_is_one_that_its_benchmark_reads(
 ) -> None:
     plan = goal_plan.Plan(Path("/checkout"), solo5, where, mirage=Path("/x.hvt") if more else None, long=more)
     for name, words in plan.commands.items():
-        at = words.index("bench")
-        module = sys.modules[f"tender.bench.{words[at + 1]}"]
+        at = words.index("/checkout/bench")
+        module = sys.modules[f"harness.{words[at + 1]}"]
         options = module.parser().parse_args(list(words[at + 2 :]))
         assert options.backend == name.split()[0]
         assert bool(getattr(options, "peer", [])) == (solo5 is not None and name not in _ALONE)
@@ -1055,7 +1048,7 @@ def test_a_goal_that_is_not_measured_here_names_what_would_measure_it() -> None:
     plan = goal_plan.Plan(Path("/checkout"), Path("/opt/solo5"), "box")
     for row in goals.rows_of({}, plan.absent, peers=True):
         if row.goal.measurement in plan.absent:
-            assert "tender bench" in row.verdict or "TENDER_BENCH_" in row.verdict
+            assert "python bench" in row.verdict or "TENDER_BENCH_" in row.verdict
 
 
 def test_figures_of_boots_and_of_live_vms() -> None:
@@ -1078,8 +1071,8 @@ def test_a_mirage_image_that_is_not_there_is_refused(capsys: pytest.CaptureFixtu
 
 
 def test_a_benchmark_that_fails_is_a_reason(tmp_path: Path) -> None:
-    script = "import sys; sys.stderr.write('tender bench: no room\\n'); sys.exit(1)"
-    with pytest.raises(BenchError, match="ended with 1: tender bench: no room"):
+    script = "import sys; sys.stderr.write('bench: no room\\n'); sys.exit(1)"
+    with pytest.raises(BenchError, match="ended with 1: bench: no room"):
         goals.measure([sys.executable, "-c", script], tmp_path / "o.json", tmp_path)
 
 

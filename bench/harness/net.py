@@ -1,4 +1,4 @@
-"""`tender bench net`: what a frame costs a guest, by each transport, beside a peer that runs the same program.
+"""`python bench net`: what a frame costs a guest, by each transport, beside a peer that runs the same program.
 
 The program is bench/net_guest.c, which measures itself: frames written, frames read from a queue that was filled
 before, and both. So no generator is in the figure, and none can be its bottleneck. `pong` alone is measured here:
@@ -21,10 +21,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
-from tender.bench import compare, compile, facts, peers
+from harness import CHECKOUT, compare, compile
+from harness.pyperf_format import Unit
+from tender.bench import facts, peers, regimes
 from tender.bench.boot import tender_command
 from tender.bench.progress import Bar
-from tender.bench.pyperf_format import Unit
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
 
@@ -46,14 +47,14 @@ class _Late(Exception):
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench net",
+        prog="python bench net",
         description="Measure frames a second of a guest, beside a peer; run it by `unshare -n`, as root.",
     )
     p.add_argument(
         "image", nargs="?", help="net_guest.hvt of bench/build_solo5_guests (default: our own, compiled)"
     )
     p.add_argument(
-        "--frames", type=compare.positive, default=10000, metavar="N", help="frames a sample (10000)"
+        "--frames", type=regimes.positive, default=10000, metavar="N", help="frames a sample (10000)"
     )
     p.add_argument(
         "--transport",
@@ -88,8 +89,7 @@ def main(argv: "list[str]") -> int:
 
 def run(options: argparse.Namespace) -> compare.Measured:
     """Measures. Raises TenderError."""
-    checkout = facts.find_checkout()
-    host = facts.host_facts(checkout)
+    host = facts.host_facts(CHECKOUT)
     subjects = commands(options)
     cases = options.case or list(CASES)
     series, conditions = sample(options, subjects, cases)
@@ -182,7 +182,7 @@ def make_tap(queue: int) -> None:
     if others:
         raise BenchError(
             f"net: this is not a network namespace of its own: it has {others[0]}",
-            hint="unshare -n tender bench net ...",
+            hint="unshare -n python bench net ...",
         )
     _ip("tuntap", "add", TAP, "mode", "tap")
     _ip("link", "set", TAP, "addrgenmode", "none")  # no frame but ours

@@ -1,7 +1,7 @@
-"""`tender bench ways`: what a frame costs a guest of our library, by each of its ways, beside a hypercall a frame.
+"""`python bench ways`: what a frame costs a guest of our library, by each of its ways, beside a hypercall a frame.
 
 The guest is bench/net_ways_guest.c, once a way: its note, which says what it wants of our extension, is changed in a copy.
-All else is as in `tender bench net`, which measures monitors beside each other. A peer runs the image named, net_guest,
+All else is as in `python bench net`, which measures monitors beside each other. A peer runs the image named, net_guest,
 in the modes that it has: our own net_guest.elf is a hypercall a frame behind any monitor, Solo5's .hvt takes the ring
 where it is offered one.
 """
@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tender.bench import compare, compile, facts, net, peers
+from harness import CHECKOUT, compare, compile, net
+from harness.pyperf_format import Unit
+from tender.bench import facts, peers, regimes
 from tender.bench.boot import tender_command
-from tender.bench.pyperf_format import Unit
 from tender.bench.subjects import BenchError
 
 BULK = (("bulk-tx", 1514), ("bulk-rx", 1514))
@@ -27,12 +28,12 @@ _NOTE = b"TND1Tender\0\0"
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench ways",
+        prog="python bench ways",
         description="Measure frames a second of a guest of ours, by its library's ways; run it by `unshare -n`, as root.",
     )
     p.add_argument("image", nargs="?", help="what peers run: net_guest (default: our own, compiled)")
     p.add_argument(
-        "--frames", type=compare.positive, default=10000, metavar="N", help="frames a sample (10000)"
+        "--frames", type=regimes.positive, default=10000, metavar="N", help="frames a sample (10000)"
     )
     p.add_argument(
         "--case",
@@ -60,12 +61,9 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError; BenchError outside of a checkout, where the guest's source is."""
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError("ways: the guest is in bench/ of a checkout", hint="run it from there")
-    host = facts.host_facts(checkout)
-    guest = compile.guest(checkout, "net_ways_guest")
+    """Measures. Raises TenderError."""
+    host = facts.host_facts(CHECKOUT)
+    guest = compile.guest("net_ways_guest")
     cases = options.case or list(CASES)
     with tempfile.TemporaryDirectory() as made:
         subjects = commands(options, guest, Path(made))

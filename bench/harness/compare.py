@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
+from harness import picture, pyperf_format, tables
+from harness.pyperf_format import Unit
 from tender._version import __version__
-from tender.bench import facts, picture, pyperf_format, report
-from tender.bench.pyperf_format import Unit
+from tender.bench import facts, regimes
 from tender.bench.stats import ratio_of_medians, summarise
 from tender.errors import TenderError
 
@@ -74,7 +75,11 @@ def add_options(p: argparse.ArgumentParser, *, rounds: int, peer: str = "") -> N
             "--peer", action="append", default=[], metavar="NAME=COMMAND", help=f"{peer!r}; repeat it"
         )
     p.add_argument(
-        "--rounds", type=positive, default=rounds, metavar="N", help=f"rounds over all of them ({rounds})"
+        "--rounds",
+        type=regimes.positive,
+        default=rounds,
+        metavar="N",
+        help=f"rounds over all of them ({rounds})",
     )
     add_outputs(p)
 
@@ -83,13 +88,6 @@ def add_outputs(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", metavar="FILE", help="everything, every sample, as one JSON object")
     p.add_argument("--pyperf", metavar="FILE", help="the samples as pyperf's JSON, for `pyperf compare_to`")
     p.add_argument("--plot", metavar="FILE.png", help="the samples as a picture (needs matplotlib)")
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
 
 
 def main(
@@ -103,7 +101,7 @@ def main(
         if options.plot:
             picture.check()  # before the minutes of measuring
         measured = run(options)
-        sys.stdout.write(report.comparison_table(measured))
+        sys.stdout.write(tables.comparison_table(measured))
         write_outputs(options, measured)
     except (TenderError, OSError) as error:
         return complain(error)
@@ -129,11 +127,7 @@ def write_outputs(options: argparse.Namespace, measured: Measured) -> None:
 
 def complain(error: Exception) -> int:
     """The error as a message; the status to end with."""
-    sys.stderr.write(f"tender bench: {error}\n")
-    hint = getattr(error, "hint", "")
-    if hint:
-        sys.stderr.write(f"  {hint}\n")
-    return 1
+    return regimes.complain(error, "bench")
 
 
 def pin(cpu: "int | None" = None) -> int:

@@ -1,4 +1,4 @@
-"""`tender bench goals`, `make bench`: each goal of this project on this machine: value, met or missed, or why there is none.
+"""`python bench goals`, `make bench`: each goal of this project on this machine: value, met or missed, or why there is none.
 
     measurements   other benchmarks, each a process of its own with --json; in minutes, not hours, so with few samples
     goals          a figure of one of them, and what it is to be; or why there is no figure
@@ -18,8 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tender.bench import compare, facts, picture, report
-from tender.bench.goal_plan import Plan
+from harness import CHECKOUT, compare, picture
+from harness.goal_plan import Plan
+from tender.bench import facts, report
 from tender.bench.progress import Bar
 from tender.bench.subjects import BenchError
 from tender.errors import TenderError
@@ -111,7 +112,7 @@ def extreme(
 
 
 def counted(name: str, *, inverse: bool = False) -> Callable[[Measured], float]:
-    """A ratio of `tender bench boot --count`."""
+    """A ratio of `python bench boot --count`."""
 
     def take(measured: Measured) -> float:
         ratios = measured["counted"]["ratios"]
@@ -287,9 +288,9 @@ GOALS = (
     Goal("boot with 200 live VMs / with none, sandbox", 10.0, measurement="sandbox density", figure=_slowdown),
     Goal("live VMs at once, sandbox", 10000, at_least=True, measurement="sandbox many", figure=_live, unit=""),
     Goal("live VMs at once, KVM", 10000, at_least=True, unit="",
-         unmeasured="takes an hour in the box: tools/kvmbox/kvmbox run --mem 16384 -- tender bench density --backend kvm"),
+         unmeasured="takes an hour in the box: tools/kvmbox/kvmbox run --mem 16384 -- python bench density --backend kvm"),
     Goal("live VMs of a MirageOS image at once / solo5-hvt's", 4.0, at_least=True,
-         unmeasured="needs all of the machine's memory, twice: tender bench density --backend kvm --peer ... IMAGE"),
+         unmeasured="needs all of the machine's memory, twice: python bench density --backend kvm --peer ... IMAGE"),
 )  # fmt: skip
 
 
@@ -344,7 +345,7 @@ def table(rows: "list[Row]", host: facts.Facts, where_kvm: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench goals",
+        prog="python bench goals",
         description="Measure every goal of this project on this machine: value, met or missed, or why not.",
     )
     p.add_argument(
@@ -394,18 +395,15 @@ def main(argv: "list[str]") -> int:
 
 def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, str], str, facts.Facts]":
     """The measurements that could be made, why others could not, where KVM was, and the host. Raises BenchError."""
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError("goals: the yardsticks are in bench/ of a checkout", hint="run it from there")
-    host = facts.host_facts(checkout)
+    host = facts.host_facts(CHECKOUT)
     solo5 = Path(options.solo5).resolve() if options.solo5 else None
     if solo5:
-        _build_guests(checkout, solo5)
+        _build_guests(solo5)
     where = _where_kvm(options.kvm)
     mirage = Path(options.mirage).resolve() if options.mirage else None
     if mirage and not mirage.is_file():
         raise BenchError(f"--mirage: {mirage}: no such file", hint="or unset TENDER_BENCH_MIRAGE")
-    plan = Plan(checkout, solo5, where, mirage=mirage, long=options.long)
+    plan = Plan(CHECKOUT, solo5, where, mirage=mirage, long=options.long)
     unknown = set(options.only or ()) - set(plan.commands) - set(plan.absent)
     if unknown:
         raise BenchError(
@@ -414,7 +412,7 @@ def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, st
     wanted = {
         name: words for name, words in plan.commands.items() if not options.only or name in options.only
     }
-    out = checkout / "bench" / "out" / "goals"
+    out = CHECKOUT / "bench" / "out" / "goals"
     out.mkdir(parents=True, exist_ok=True)
     measured: dict[str, Measured] = {}
     with Bar(len(wanted)) as bar:
@@ -422,7 +420,7 @@ def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, st
             bar.step(name)
             begin = time.monotonic()
             try:
-                measured[name] = measure(words, out / f"{name.replace(' ', '-')}.json", checkout)
+                measured[name] = measure(words, out / f"{name.replace(' ', '-')}.json", CHECKOUT)
                 measured[name]["seconds"] = round(time.monotonic() - begin, 1)
             except BenchError as error:
                 plan.absent[name] = error.message
@@ -458,11 +456,11 @@ def _where_kvm(asked: str) -> str:
     return "host" if subprocess.run(words, capture_output=True, check=False).returncode == 0 else "box"
 
 
-def _build_guests(checkout: Path, solo5: Path) -> None:
+def _build_guests(solo5: Path) -> None:
     words = [
-        str(checkout / "bench" / "build_solo5_guests"),
+        str(CHECKOUT / "bench" / "build_solo5_guests"),
         str(solo5),
-        str(checkout / "bench" / "out" / "solo5"),
+        str(CHECKOUT / "bench" / "out" / "solo5"),
     ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,4 +1,4 @@
-"""`tender bench count`: what a boot, a frame and a request cost in things that are counted, not timed.
+"""`python bench count`: what a boot, a frame and a request cost in things that are counted, not timed.
 
 System calls and KVM's ioctls (by strace), exits (by the VM's own counters); where the clock counts instructions, also
 these. Each is the difference of a larger and a smaller run, divided by how much larger it was: what is done once
@@ -24,8 +24,9 @@ from contextlib import closing
 from pathlib import Path
 from statistics import median
 
+from harness import CHECKOUT, compare, compile, net, picture, syscalls
 from tender._version import __version__
-from tender.bench import compare, compile, facts, net, picture, syscalls
+from tender.bench import facts
 from tender.bench.progress import Bar
 from tender.bench.subjects import BenchError, LibrarySubject
 from tender.errors import TenderError
@@ -63,7 +64,7 @@ class Installation:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench count",
+        prog="python bench count",
         description="Count system calls, ioctls and exits a boot, a frame and a request.",
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
@@ -108,15 +109,11 @@ def main(argv: "list[str]") -> int:
 
 def run(options: argparse.Namespace) -> "dict[str, object]":
     """Counts. Raises TenderError."""
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError("count: the guests are in bench/ of a checkout", hint="run it from there")
-    out = Path(options.out) if options.out else checkout / "bench" / "out"
-    host = facts.host_facts(checkout)
+    out = Path(options.out) if options.out else CHECKOUT / "bench" / "out"
+    host = facts.host_facts(CHECKOUT)
     rows, because = count(
         Installation(options.python, out),
         options.backend,
-        checkout,
         instructions=bool(host["counts_instructions"]),
         parts=options.only or PARTS,
     )
@@ -134,7 +131,6 @@ def run(options: argparse.Namespace) -> "dict[str, object]":
 def count(
     installation: Installation,
     backend: str,
-    checkout: Path,
     *,
     instructions: bool,
     parts: Sequence[str] = PARTS,
@@ -150,10 +146,10 @@ def count(
             bar.step("boot")
             _count_boots(rows, installation, backend, traced, instructions)
         if "net" in parts:
-            guest = compile.guest(checkout, "net_guest", python=installation.python, out=installation.out)
+            guest = compile.guest("net_guest", python=installation.python, out=installation.out)
             _count_net(rows, because, installation, str(guest), backend, traced, bar)
         if "block" in parts:
-            guest = compile.guest(checkout, "block_guest", python=installation.python, out=installation.out)
+            guest = compile.guest("block_guest", python=installation.python, out=installation.out)
             _count_block(rows, installation, str(guest), backend, traced, bar)
     return rows, because
 

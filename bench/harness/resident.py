@@ -1,6 +1,6 @@
 """A process that keeps VMs alive: each line on its standard input makes one more.
 
-    python -P -m tender.bench.resident BACKEND IMAGE MEM_MIB [ARG ...]
+    python -P resident.py BACKEND IMAGE MEM_MIB [ARG ...]
 
 Says "open" when the image is. Answers a line a VM, once the guest waits in poll: "VM_CREATED_NS FIRST_EXIT_NS
 FIRST_CONSOLE_NS PID", from the call of Vm(); PID is the guest's process, -1 if it is this one. What cannot be made
@@ -8,9 +8,11 @@ is answered by "refused MESSAGE", and those before it live on. The end of its st
 """
 
 import os
+import resource
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 from tender.backend import check_backend
 from tender.bench import facts
@@ -38,10 +40,22 @@ def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
     return " ".join(str(stamp - t.start if stamp else 0) for stamp in stamps) + f" {pid}"
 
 
+def raise_open_files() -> int:
+    """As many descriptors as this process may have; how many. Root may go beyond its hard limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (int(Path("/proc/sys/fs/nr_open").read_text()), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(wanted, hard)))
+            break
+        except (OSError, ValueError):
+            continue
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def main(argv: "list[str]") -> int:
     backend, path, mem, *args = argv
     config = VmConfig(mem=int(mem), args=args)
-    facts.raise_open_files()
+    raise_open_files()
     with ExitStack() as stack:
         image = stack.enter_context(Image.open(path))
         sys.stdout.write("open\n")

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
+from harness.footprint import Footprint, of_process
 from tender.bench import facts
-from tender.bench.footprint import Footprint, of_process
 from tender.bench.subjects import BenchError
 
 _LIMIT_S = 60
@@ -60,7 +61,7 @@ class Fleet:
 
 
 class _Holder:
-    """A process that makes VMs through the library and keeps them: tender.bench.resident."""
+    """A process that makes VMs through the library and keeps them: resident.py."""
 
     def __init__(self, name: str, words: Sequence[str], mem_bytes: int) -> None:
         self.name = name
@@ -127,8 +128,7 @@ class LibraryFleet(Fleet):
         self._words = (
             sys.executable,
             "-P",
-            "-m",
-            "tender.bench.resident",
+            str(Path(__file__).with_name("resident.py")),
             backend,
             image,
             str(mem_mib),

@@ -1,4 +1,4 @@
-"""`tender bench hypercall`: what a hypercall costs by trap, patched site and gate, beside a bare system call.
+"""`python bench hypercall`: what a hypercall costs by trap, patched site and gate, beside a bare system call.
 
 A round is a run of the guest (bench/hypercall_guest.c) and one of the yardstick without and with the sandbox's
 seccomp filter (bench/bare_calls.c), in ABBA order, all on one CPU. A sample is cycles of the time stamp counter
@@ -19,9 +19,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from tender.bench import compare, compile, facts, net, peers
+from harness import CHECKOUT, compare, compile, net
+from harness.pyperf_format import Unit
+from tender.bench import facts, peers, regimes
 from tender.bench.progress import Bar
-from tender.bench.pyperf_format import Unit
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
 from tender.config import BlockFile, NetFd, VmConfig
@@ -41,11 +42,11 @@ PEER_KINDS = ("walltime", "block_read")
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench hypercall",
+        prog="python bench hypercall",
         description="Measure a hypercall in cycles, by each way it can take, beside a bare system call.",
     )
     p.add_argument(
-        "--calls", type=compare.positive, default=20000, metavar="N", help="calls a sample (20000)"
+        "--calls", type=regimes.positive, default=20000, metavar="N", help="calls a sample (20000)"
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=30, peer=PEER)
@@ -57,12 +58,9 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError; BenchError outside of a checkout, where the yardstick's source is."""
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError("hypercall: the yardstick is in bench/ of a checkout", hint="run it from there")
-    guest, bare = compile.guest(checkout, "hypercall_guest"), compile.filtered(checkout, "bare_calls")
-    host = facts.host_facts(checkout)
+    """Measures. Raises TenderError."""
+    guest, bare = compile.guest("hypercall_guest"), compile.filtered("bare_calls")
+    host = facts.host_facts(CHECKOUT)
     cpu = compare.pin()
     series: compare.Series = {}
     others = peers.parse(
@@ -85,7 +83,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
                 **{y: partial(_run_bare, bare, options.calls, near, disk.fileno(), y) for y in YARDSTICKS},
             }
             if options.backend == "kvm":
-                raw = (str(compile.program(checkout, "bare_kvm")), str(options.calls))
+                raw = (str(compile.program("bare_kvm")), str(options.calls))
                 measure[RAW] = partial(_run_command, raw)
                 measure[REAL] = partial(_run_command, (*raw, REAL))
             for name, words in others.items():

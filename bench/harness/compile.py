@@ -8,18 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tender.bench import facts
+from harness import CHECKOUT
 from tender.bench.subjects import BenchError
 
 
-def program(checkout: Path, name: str, *more: Path, flags: Sequence[str] = ()) -> Path:
+def program(name: str, *more: Path, flags: Sequence[str] = ()) -> Path:
     """bench/NAME.c as a program of the host, with the sources `more`. Raises BenchError."""
-    words = ["-O2", "-Wall", "-I", str(checkout / "abi"), *flags]
-    return _built(name, [checkout / "bench" / f"{name}.c", *more], checkout / "bench" / "out" / name, words)
+    words = ["-O2", "-Wall", "-I", str(CHECKOUT / "abi"), *flags]
+    return _built(name, [CHECKOUT / "bench" / f"{name}.c", *more], CHECKOUT / "bench" / "out" / name, words)
 
 
 def guest(
-    checkout: Path,
     name: str,
     *,
     python: str = sys.executable,
@@ -33,35 +32,30 @@ def guest(
     cflags, ldflags = (shlex.split(_sdk(python, option)) for option in ("--cflags", "--ldflags"))
     if define:
         cflags.append(f"-D{define}")
-    made = (out or checkout / "bench" / "out") / "-".join((name, *define.split("=")[1:]))
+    made = (out or CHECKOUT / "bench" / "out") / "-".join((name, *define.split("=")[1:]))
     return _built(
-        name, [checkout / "bench" / f"{name}.c"], made.with_suffix(".elf"), ["-Wall", *cflags], ldflags
+        name, [CHECKOUT / "bench" / f"{name}.c"], made.with_suffix(".elf"), ["-Wall", *cflags], ldflags
     )
 
 
 def image(named: "str | None", name: str) -> str:
-    """The image named, or bench/NAME.c compiled. Raises BenchError where neither is."""
+    """The image named, or bench/NAME.c compiled. Raises BenchError."""
     if named:
         return os.path.abspath(named)
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError(
-            f"no image named, and {name}.c is in bench/ of a checkout", hint="run it from there, or name one"
-        )
-    return str(guest(checkout, name))
+    return str(guest(name))
 
 
-def filtered(checkout: Path, name: str) -> Path:
+def filtered(name: str) -> Path:
     """bench/NAME.c with the sandbox's seccomp filter, compiled from its rules. Raises BenchError."""
-    sandbox = next((checkout / "bindings").rglob("gen_filter.py")).parent
-    out = checkout / "bench" / "out"
+    sandbox = CHECKOUT / "bindings" / "machine" / "sandbox"
+    out = CHECKOUT / "bench" / "out"
     out.mkdir(exist_ok=True)
     sources = [sandbox / "gen_filter.py", sandbox / "filter_rules.txt"]
     words = [sys.executable, *map(str, sources), str(out / "filter.inc"), str(out / "filter_shape.h")]
     _run(name, words)
-    includes = (sandbox, checkout / "bindings" / "core", out)
+    includes = (sandbox, CHECKOUT / "bindings" / "core", out)
     flags = [f"-I{directory}" for directory in includes]
-    return program(checkout, name, sandbox / "program" / "filter.c", flags=["-fPIE", "-pie", *flags])
+    return program(name, sandbox / "program" / "filter.c", flags=["-fPIE", "-pie", *flags])
 
 
 def _sdk(python: str, option: str) -> str:

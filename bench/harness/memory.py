@@ -1,4 +1,4 @@
-"""`tender bench memory`: what idle guests of one image keep of memory, beyond their own pages, beside a peer.
+"""`python bench memory`: what idle guests of one image keep of memory, beyond their own pages, beside a peer.
 
 Of N guests of each kind, divided by N:
 
@@ -15,10 +15,11 @@ alone, in ABBA order over the rounds.
 import argparse
 import time
 
-from tender.bench import compare, compile, facts, footprint, peers
-from tender.bench.fleet import Fleet, LibraryFleet, PeerFleet
+from harness import CHECKOUT, compare, compile, footprint
+from harness.fleet import Fleet, LibraryFleet, PeerFleet
+from harness.pyperf_format import Unit
+from tender.bench import facts, peers, regimes
 from tender.bench.progress import Bar
-from tender.bench.pyperf_format import Unit
 from tender.bench.regimes import rounds
 
 FIELDS = ("Pss", "Private", "Beyond")
@@ -28,7 +29,7 @@ UNIQUE_GOAL = 0.25  # of a peer's Pss
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench memory", description="Measure the memory of idle guests, beside a peer."
+        prog="python bench memory", description="Measure the memory of idle guests, beside a peer."
     )
     p.add_argument(
         "image",
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_guest_options(p: argparse.ArgumentParser) -> None:
     """What `memory` and `density` are told of the guest alike."""
-    p.add_argument("--mem", type=compare.positive, default=16, metavar="MIB", help="guest memory (16)")
+    p.add_argument("--mem", type=regimes.positive, default=16, metavar="MIB", help="guest memory (16)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument(
         "--arg", action="append", default=[], metavar="WORD", help="an argument for the guest; repeat it"
@@ -60,7 +61,7 @@ def add_guest_options(p: argparse.ArgumentParser) -> None:
 
 def counts(text: str) -> "tuple[int, ...]":
     """Numbers of guests of an option, ascending."""
-    return tuple(sorted({compare.positive(word) for word in text.split(",")}))
+    return tuple(sorted({regimes.positive(word) for word in text.split(",")}))
 
 
 def main(argv: "list[str]") -> int:
@@ -84,7 +85,7 @@ def make_fleet(name: str, image: str, options: argparse.Namespace, others: "dict
 
 def run(options: argparse.Namespace) -> compare.Measured:
     """Measures. Raises TenderError."""
-    host = facts.host_facts(facts.find_checkout())
+    host = facts.host_facts(CHECKOUT)
     image, others = commands(options)
     names = [options.backend, *others]
     series: compare.Series = {}

@@ -1,4 +1,4 @@
-"""`tender bench density`: live VMs of one image until a limit; boot time and memory as they grow in number.
+"""`python bench density`: live VMs of one image until a limit; boot time and memory as they grow in number.
 
 One kind at a time, ours then each peer: one more VM until --max, until --reserve MiB are left of the machine's
 memory, or --tasks of the processes and threads it may have, until boots take --slowdown times as long as at first, or
@@ -8,13 +8,15 @@ of Vm(), of a peer from its spawn. All end before the next kind begins, and it i
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
-from tender.bench import compare, facts, footprint
-from tender.bench.fleet import HELD_MAX, Fleet, Refused
-from tender.bench.memory import add_guest_options, commands, make_fleet
+from harness import CHECKOUT, compare, footprint
+from harness.fleet import HELD_MAX, Fleet, Refused
+from harness.memory import add_guest_options, commands, make_fleet
+from harness.pyperf_format import MILLISECONDS
+from tender.bench import facts, regimes
 from tender.bench.progress import Bar
-from tender.bench.pyperf_format import MILLISECONDS
 
 _WINDOW = 20  # boots whose median is compared with the first ones', and is a point of the curve
 BOOT = "ms to the first console byte"
@@ -35,20 +37,20 @@ class Grown:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench density", description="Boot VMs and keep them, until a limit; beside a peer."
+        prog="python bench density", description="Boot VMs and keep them, until a limit; beside a peer."
     )
     p.add_argument(
         "image",
         nargs="?",
         help="a guest that says ready and waits: idle_guest.hvt (default: our own, compiled)",
     )
-    p.add_argument("--max", type=compare.positive, default=1000, metavar="N", help="live VMs at most (1000)")
+    p.add_argument("--max", type=regimes.positive, default=1000, metavar="N", help="live VMs at most (1000)")
     p.add_argument(
-        "--reserve", type=compare.positive, default=1024, metavar="MIB", help="memory to be left (1024)"
+        "--reserve", type=regimes.positive, default=1024, metavar="MIB", help="memory to be left (1024)"
     )
     p.add_argument(
         "--tasks",
-        type=compare.positive,
+        type=regimes.positive,
         default=1000,
         metavar="N",
         help="processes and threads that the machine is to have room for (1000)",
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--per-process",
-        type=compare.positive,
+        type=regimes.positive,
         default=0,
         metavar="N",
         help=f"VMs that one process of the library holds ({HELD_MAX['sandbox']}; kvm: {HELD_MAX['kvm']})",
@@ -85,7 +87,7 @@ def main(argv: "list[str]") -> int:
 
 def run(options: argparse.Namespace) -> compare.Measured:
     """Measures. Raises TenderError."""
-    host = facts.host_facts(facts.find_checkout())
+    host = facts.host_facts(CHECKOUT)
     image, others = commands(options)
     grown: dict[str, Grown] = {}
     for name in (options.backend, *others):
@@ -144,7 +146,7 @@ def grow(fleet: Fleet, limits: Limits) -> Grown:
                 grown.boots_ms,
                 limits,
                 available=footprint.meminfo()["MemAvailable"],
-                tasks_left=facts.tasks_left(),
+                tasks_left=tasks_left(),
             )
             if grown.limit:
                 break
@@ -167,6 +169,24 @@ def _measure_memory(fleet: Fleet, grown: Grown, kernel_before: int) -> None:
     n = len(grown.boots_ms)
     grown.memory.append((n, fleet.footprint().pss / n))
     grown.kernel.append((n, (footprint.kernel_kib(footprint.meminfo()) - kernel_before) / n))
+
+
+def tasks_left() -> "int | None":
+    """How many processes and threads more this machine, or our cgroup, has room for; None if it does not tell."""
+    running = (facts.text_of("/proc/loadavg") or "").split()
+    found = []
+    if len(running) > 3 and "/" in running[3]:
+        in_use = int(running[3].partition("/")[2])
+        for name in ("pid_max", "threads-max"):
+            text = facts.text_of(f"/proc/sys/kernel/{name}") or ""
+            found += [int(text) - in_use] if text.isdigit() else []
+    for line in (facts.text_of("/proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "pids"):  # v2, v1; what lies above may be lower
+            group = Path(f"/sys/fs/cgroup{'/pids' if controllers else ''}{path}")
+            most, now = facts.text_of(group / "pids.max") or "", facts.text_of(group / "pids.current") or ""
+            found += [int(most) - int(now)] if most.isdigit() and now.isdigit() else []
+    return min(found, default=None)
 
 
 def why_stop(boots_ms: "list[float]", limits: Limits, *, available: int, tasks_left: "int | None") -> str:

@@ -1,4 +1,4 @@
-"""`tender bench size`: whether a boot costs more where the image is larger.
+"""`python bench size`: whether a boot costs more where the image is larger.
 
 One guest (bench/size_guest.c) is linked with 64 KiB of constants and with 16 MiB, which it never looks at; both are
 booted in turns, by the library (`start -> first_exit`, the Image is open) and by the command (`spawn ->
@@ -13,14 +13,14 @@ import argparse
 import os
 import time
 from contextlib import ExitStack
-from pathlib import Path
 
-from tender.bench import compare, compile, facts, peers
+from harness import CHECKOUT, compare, compile
+from harness.count import come_first
+from harness.pyperf_format import Unit
+from tender.bench import facts, peers, regimes
 from tender.bench.boot import tender_command
-from tender.bench.count import come_first
 from tender.bench.points import Sample
 from tender.bench.progress import Bar
-from tender.bench.pyperf_format import Unit
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError, LibrarySubject, ProcessSubject, Subject
 
@@ -34,11 +34,11 @@ _WARM = 3
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench size",
+        prog="python bench size",
         description="Measure boots of a small and of a large image, in microseconds.",
     )
     p.add_argument("image", nargs="?", help="one more image beside them: a MirageOS unikernel")
-    p.add_argument("--mem", type=compare.positive, default=64, metavar="MIB", help="guest memory (64)")
+    p.add_argument("--mem", type=regimes.positive, default=64, metavar="MIB", help="guest memory (64)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument(
         "--skip", action="append", default=[], choices=("library", "tender"), help="leave out; repeat it"
@@ -53,12 +53,9 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError; BenchError outside of a checkout, where the guest's source is."""
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError("size: the guest is in bench/ of a checkout", hint="run it from there")
-    host = facts.host_facts(checkout)
-    found = images(checkout, options.image)
+    """Measures. Raises TenderError."""
+    host = facts.host_facts(CHECKOUT)
+    found = images(options.image)
     exact = bool(host["counts_instructions"])
     notes = ["thousands of instructions, not microseconds"] if exact else []
     if exact:
@@ -103,11 +100,10 @@ def ready_ns(sample: Sample, *, exact: bool) -> float:
     return found
 
 
-def images(checkout: Path, named: "str | None") -> "dict[str, str]":
+def images(named: "str | None") -> "dict[str, str]":
     """Paths by what they are called here. Raises BenchError."""
     found = {
-        name: str(compile.guest(checkout, "size_guest", define=f"PADDING_BYTES={size}"))
-        for name, size in SIZES.items()
+        name: str(compile.guest("size_guest", define=f"PADDING_BYTES={size}")) for name, size in SIZES.items()
     }
     if named:
         found[os.path.basename(named)] = os.path.abspath(named)

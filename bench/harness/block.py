@@ -1,4 +1,4 @@
-"""`tender bench block`: what a request to a disk costs a guest, beside a bare pread() loop and peers.
+"""`python bench block`: what a request to a disk costs a guest, beside a bare pread() loop and peers.
 
 The program is bench/block_guest.c, which measures itself; bench/bare_block.c makes the same requests as system
 calls of a plain process, at the same offsets (bench/block_pattern.h). The disk is a file that is in the page cache, but
@@ -20,10 +20,11 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 
-from tender.bench import compare, compile, facts, peers
+from harness import CHECKOUT, compare, compile
+from harness.pyperf_format import Unit
+from tender.bench import facts, peers, regimes
 from tender.bench.boot import tender_command
 from tender.bench.progress import Bar
-from tender.bench.pyperf_format import Unit
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
 
@@ -52,17 +53,17 @@ _LIMIT_S = 60
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench block",
+        prog="python bench block",
         description="Measure requests a second of a guest to a cached disk, beside a bare loop and peers.",
     )
     p.add_argument(
         "image", nargs="?", help="block_guest.hvt of bench/build_solo5_guests (default: our own, compiled)"
     )
     p.add_argument(
-        "--requests", type=compare.positive, default=20000, metavar="N", help="requests a sample (20000)"
+        "--requests", type=regimes.positive, default=20000, metavar="N", help="requests a sample (20000)"
     )
     p.add_argument(
-        "--disk-mib", type=compare.positive, default=16, metavar="MIB", help="size of the disk (16)"
+        "--disk-mib", type=regimes.positive, default=16, metavar="MIB", help="size of the disk (16)"
     )
     p.add_argument(
         "--directory", metavar="DIR", help="where the disk's file is made: its file system is measured"
@@ -98,12 +99,9 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError; BenchError outside of a checkout, where the yardstick's source is."""
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError("block: the yardstick is in bench/ of a checkout", hint="run it from there")
-    bare = compile.program(checkout, "bare_block")
-    host = facts.host_facts(checkout)
+    """Measures. Raises TenderError."""
+    bare = compile.program("bare_block")
+    host = facts.host_facts(CHECKOUT)
     cases = options.case or list(CASES)
     series: compare.Series = {}
     with tempfile.NamedTemporaryFile(dir=options.directory) as disk:

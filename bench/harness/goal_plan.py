@@ -1,6 +1,6 @@
-"""Which commands make the figures of `tender bench goals` on this machine, and where: its measurements, by name.
+"""Which commands make the figures of `python bench goals` on this machine, and where: its measurements, by name.
 
-Each is a `tender bench` of its own with few samples, so that all take minutes. Peers run beside ours where there is a
+Each is a `python bench` of its own with few samples, so that all take minutes. Peers run beside ours where there is a
 Solo5 tree. Where KVM is the box's the figures are instructions (--icount, one CPU). What wants a time, or two CPUs at
 once, is then left out: the box's CPUs take turns.
 """
@@ -24,6 +24,7 @@ class Plan:
     ) -> None:
         self.commands: dict[str, tuple[str, ...]] = {}
         self.absent: dict[str, str] = {}
+        self._bench = checkout / "bench"
         self._guests = checkout / "bench" / "out" / "solo5"
         self._solo5 = solo5
         self._net_ns = (str(checkout / "tools" / "with_net"), "--")
@@ -73,7 +74,7 @@ class Plan:
             self._add("sandbox many", (), "density", *door, "--max", "100000", "--reserve", "2048", *idle)
         else:
             self.absent["sandbox many"] = (
-                "takes minutes, and most of the machine: --long, or tender bench density --max 100000"
+                "takes minutes, and most of the machine: --long, or python bench density --max 100000"
             )
 
     def _plan_kvm(self, mirage: "Path | None", *, in_box: bool) -> None:
@@ -104,9 +105,9 @@ class Plan:
                   *self._peer("hvt", "{elf}"), *self._image("idle_guest"))  # fmt: skip
         if in_box:
             why = "a time needs a KVM of this host: "
-            self.absent["kvm times"] = f"{why}tender bench boot"
+            self.absent["kvm times"] = f"{why}python bench boot"
             self.absent["kvm ring"] = (
-                f"the box's CPUs take turns; {why}tender bench ways --backend kvm --peer ..."
+                f"the box's CPUs take turns; {why}python bench ways --backend kvm --peer ..."
             )
             # in memory: else the clock leaps where a file is asked for
             skipped = [word for name in ("road", "module", "python", "site") for word in ("--skip", name)]
@@ -130,7 +131,7 @@ class Plan:
         return ("--peer", " ".join((f"{name}={self._solo5}/tenders/{name}/solo5-{name} --mem={mem}", *words)))
 
     def _add(self, name: str, through: Sequence[str], *words: str) -> None:
-        self.commands[name] = (*through, sys.executable, "-P", "-m", "tender", "bench", *words)
+        self.commands[name] = (*through, sys.executable, str(self._bench), *words)
 
 
 _TAP = "--net:service0={tap}"

@@ -1,11 +1,11 @@
-"""`tender bench compare REV_A REV_B`: two revisions, each built by itself, counted in turns; a gate.
+"""`python bench compare REV_A REV_B`: two revisions, each built by itself, counted in turns; a gate.
 
     git worktree + an environment of its own, below build/revisions         for each revision
-    `tender bench count` of this tree, on each installation, ABBA           rounds; medians
+    `python bench count` of this tree, on each installation, ABBA           rounds; medians
     a table; status 1 if a count of B is worse than A's
 
 The counts are counts.py's, of this tree; what is counted is each revision's library, command and guest kernel. So the
-revisions need not have the benchmark, only `tender bench boot`'s worker. With --through the counting, not the building,
+revisions need not have the benchmark, only `python bench boot`'s worker. With --through the counting, not the building,
 runs elsewhere: 'tools/with_kvm --' for KVM, 'tools/kvmbox/kvmbox run --icount --' to count instructions too.
 """
 
@@ -21,7 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-from tender.bench import compare, counts, facts, picture
+from harness import CHECKOUT, compare, counts, picture
+from tender.bench import facts, regimes
 from tender.bench.progress import Bar
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
@@ -32,7 +33,7 @@ Rows = dict[str, float]
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="tender bench compare",
+        prog="python bench compare",
         description="Build two revisions, count both in turns, and say what got worse.",
     )
     p.add_argument("a", metavar="REV_A", help="before: a commit, a branch, HEAD~1")
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--only", choices=counts.PARTS, action="append", default=[], help="repeat it (default: each)"
     )
-    p.add_argument("--rounds", type=compare.positive, default=2, metavar="N", help="rounds (2)")
+    p.add_argument("--rounds", type=regimes.positive, default=2, metavar="N", help="rounds (2)")
     p.add_argument(
         "--tolerance", type=float, default=3.0, metavar="PERCENT", help="for rows marked with a ~ (3)"
     )
@@ -70,7 +71,7 @@ def main(argv: "list[str]") -> int:
         Path(options.json).write_text(json.dumps({"schema": 1, "counts": counted}, indent=1) + "\n")
     if options.plot:
         failed = {row: any(line.startswith(f"{row}: ") for line in worse) for row in a}
-        host = facts.host_facts(facts.find_checkout())
+        host = facts.host_facts(CHECKOUT)
         try:
             picture.revisions(a, b, failed, options.plot, names=names, host=host)
         except (TenderError, OSError) as error:
@@ -81,9 +82,7 @@ def main(argv: "list[str]") -> int:
 
 def run(options: argparse.Namespace) -> "tuple[tuple[str, str], dict[str, dict[str, list[float]]]]":
     """The revisions' names, and by name each row's counts, a value a round. Raises TenderError."""
-    checkout = facts.find_checkout()
-    if checkout is None:
-        raise BenchError("compare: this is not a checkout", hint="run it from there")
+    checkout = CHECKOUT
     names = (_commit(checkout, options.a), _commit(checkout, options.b))
     if names[0] == names[1]:
         raise BenchError(f"compare: {options.a} and {options.b} are the same commit, {names[0]}")
@@ -199,7 +198,7 @@ def _count(checkout: Path, name: str, options: argparse.Namespace) -> Rows:
     place = place_of(checkout, name)
     python, result = place / "environment" / "bin" / "python", place / "counts.json"
     result.unlink(missing_ok=True)
-    own = [sys.executable, "-P", "-m", "tender", "bench", "count", "--backend", options.backend]
+    own = [sys.executable, str(checkout / "bench"), "count", "--backend", options.backend]
     own += [f"--only={part}" for part in options.only]
     words = [
         *shlex.split(options.through),

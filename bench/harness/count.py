@@ -6,10 +6,9 @@ C program, commands with Python's own start.
 
 import os
 from contextlib import closing
-from pathlib import Path
 from statistics import median
 
-from tender.bench import minimal, syscalls
+from harness import minimal, syscalls
 from tender.bench.stats import Ratio, ratio_of_medians
 from tender.bench.subjects import BenchError, Subject
 from tender.config import VmConfig
@@ -22,9 +21,7 @@ WHOLE = ", to its end"
 _WARM = 3  # boots that fill caches and static keys before counting starts
 
 
-def count(
-    subjects: "list[Subject]", *, image: str, mem_mib: int, runs: int, checkout: "Path | None"
-) -> Counted:
+def count(subjects: "list[Subject]", *, image: str, mem_mib: int, runs: int) -> Counted:
     """The figures by subject, and the ratios that have a goal. Raises BenchError."""
     notes: list[str] = []
     found: dict[str, dict[str, object]] = {}
@@ -54,7 +51,7 @@ def count(
             series[subject.name] = [float(c) for c in first] or [s.cpu_ns for s in samples]
             series[subject.name + WHOLE] = [s.cpu_ns for s in samples]
     if any(subject.kind == "library" for subject in subjects):
-        _count_minimal(found, series, notes, image=image, mem_mib=mem_mib, runs=runs, checkout=checkout)
+        _count_minimal(found, series, notes, image=image, mem_mib=mem_mib, runs=runs)
     _count_syscalls(subjects, found, notes)
     return {"runs": runs, "subjects": found, "ratios": _ratios(series), "notes": notes}
 
@@ -79,13 +76,9 @@ def _count_minimal(
     image: str,
     mem_mib: int,
     runs: int,
-    checkout: "Path | None",
 ) -> None:
-    if checkout is None:
-        notes.append("minimal C: not built: its source is in a checkout (bench/minimal_kvm.c); run there")
-        return
     try:
-        program = minimal.build(checkout)
+        program = minimal.build()
         with Image.open(image) as opened:
             boots = minimal.run(program, opened, VmConfig(mem=mem_mib), _WARM + runs)[_WARM:]
     except BenchError as error:

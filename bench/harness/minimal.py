@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tender.bench import compile
+from harness import compile
 from tender.bench.subjects import BenchError
 from tender.config import VmConfig
 from tender.image import Image
@@ -26,9 +26,9 @@ POINTS = (
 """enum point of minimal_kvm.c; `ready` is what the library calls first_run."""
 
 
-def build(checkout: Path) -> Path:
+def build() -> Path:
     """The program, compiled if it is older than its source. Raises BenchError with the compiler's words."""
-    return compile.program(checkout, "minimal_kvm")
+    return compile.program("minimal_kvm")
 
 
 def command(program: Path, image: Image, config: VmConfig, boots: int) -> "tuple[list[str], list[int]]":
