@@ -21,8 +21,8 @@ from tender.errors import DeviceError
 pytestmark = pytest.mark.doors
 LAUNCHERS = ["native", "python"]
 ASKED = {"option": [], "words": [], "variable": [], "solo5-hvt": ["solo5-hvt"]}
-LOOKS = 8
-"""So many looks at the lock, a context switch each, are a wait; neither launcher makes so many before it."""
+NANOSLEEP, CLOCK_NANOSLEEP = "35", "230"  # asm/unistd_64.h
+SLEEPS = 3
 
 by_launcher = pytest.mark.parametrize("launcher", LAUNCHERS)
 asked = pytest.mark.parametrize("how", ASKED)
@@ -73,19 +73,16 @@ def started(
 
 
 def wait_until_it_waits(command: "subprocess.Popen[str]") -> None:
-    """It sleeps again and again, and uses no processor to speak of meanwhile."""
-    process, deadline = psutil.Process(command.pid), time.monotonic() + 60
-    before, last, switches = -1.0, 0, 0
-    while switches < LOOKS:
-        assert command.poll() is None and time.monotonic() < deadline, command.communicate()
-        used = sum(process.cpu_times()[:2])
-        now = process.num_ctx_switches().voluntary
-        if used == before and now > last:
-            switches += now - last
-        elif used != before:
-            switches = 0
-        before, last = used, now
-        time.sleep(0.02)
+    """It is in a sleep, and then in another: between two looks. Nothing sleeps on its way there."""
+    process, deadline, sleeps, last = psutil.Process(command.pid), time.monotonic() + 300, 0, -1
+    while sleeps < SLEEPS:
+        assert command.poll() is None, command.communicate()
+        assert time.monotonic() < deadline, "it does not wait"
+        call = Path(f"/proc/{command.pid}/syscall").read_text().split()[0]
+        switches = process.num_ctx_switches().voluntary
+        if call in (NANOSLEEP, CLOCK_NANOSLEEP) and switches > last:
+            sleeps, last = sleeps + 1, switches
+        time.sleep(0.01)
 
 
 @given
@@ -96,7 +93,7 @@ def test_the_guest_starts_when_the_lock_is_free(
 ) -> None:
     with (
         locked(disk) as holder,
-        started(tender_cmd, guest, disk, door, launcher, how, "60", by_descriptor) as command,
+        started(tender_cmd, guest, disk, door, launcher, how, "600", by_descriptor) as command,
     ):
         wait_until_it_waits(command)
         fcntl.fcntl(holder, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
@@ -139,7 +136,7 @@ def test_a_signal_ends_the_wait(
 ) -> None:  # fmt: skip
     with (
         locked(disk),
-        started(tender_cmd, guest, disk, door, launcher, how, "9999", by_descriptor) as command,
+        started(tender_cmd, guest, disk, door, launcher, how, "600", by_descriptor) as command,
     ):
         wait_until_it_waits(command)
         command.send_signal(number)
@@ -161,7 +158,7 @@ def test_an_interrupt_that_is_ignored_does_not_end_the_wait(
     try:
         with (
             locked(disk) as holder,
-            started(tender_cmd, guest, disk, door, launcher, how, "9999", False) as command,
+            started(tender_cmd, guest, disk, door, launcher, how, "600", False) as command,
         ):
             wait_until_it_waits(command)
             command.send_signal(signal.SIGINT)
