@@ -79,6 +79,7 @@ class KvmVm(Machine):
     """
 
     name = "kvm"
+    serves_again = True
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ The machine is the VM's (bindings/python/owner.h), and C's: bindings/machine/mac
 """
 
 import os
-from errno import EOPNOTSUPP
 
 from tender.annotations import Machine as Name
 from tender.annotations import NetRing
@@ -26,6 +25,9 @@ class Machine(Owner):
     fallback: str
     _mem_bytes: int
 
+    serves_again = False
+    """A machine of this kind can be reset() when its guest has ended."""
+
     def write_boot_info(self, image: Image, manifest: CData, cmdline: bytes) -> None:
         """What the guest will be told; until the first run it may be said again."""
         line = ffi.from_buffer(cmdline + b"\0")
@@ -33,11 +35,11 @@ class Machine(Owner):
 
     def keep(self, image: Image) -> bool:
         """Before the first run: this machine is to be reset() after it. True: it can be. Raises HostError."""
+        if not self.serves_again:
+            return False
         template = image.template(self._mem_bytes)
         answer = lib.tn_vm_keep(self.handle, template.fd)
         lib.tn_descriptor_close(template)
-        if answer == -EOPNOTSUPP:
-            return False
         check(answer, "keeping the image's memory and the state of a fresh vCPU")
         return True
 
