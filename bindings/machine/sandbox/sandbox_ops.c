@@ -62,7 +62,6 @@ static int open_alone(struct machine *machine, const struct machine_plan *plan, 
 {
     struct sandbox *sandbox = own(machine);
     const struct sigaction none = {.sa_handler = SIG_DFL};
-    char *program = plan->find("tender-sandbox");
     const int template_fd = make_template(plan);
     if (template_fd < 0)
         return failed(error, SETUP_SHARED, "its template", template_fd);
@@ -71,6 +70,7 @@ static int open_alone(struct machine *machine, const struct machine_plan *plan, 
     int refused = sandbox_init(sandbox, machine->vm);
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
+    char *program = plan->find("tender-sandbox"); /* last: what hides it may have refused the others too */
     refused = sandbox_spawn_alone(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);
     close(template_fd); /* nobody else has it: what the guest maps stays as it is */
     if (refused < 0) {
