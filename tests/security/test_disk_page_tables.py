@@ -17,7 +17,7 @@ LIMIT_S = 240
 
 
 def mapped_bytes_max() -> int:
-    header = (ROOT / "bindings" / "core" / "disk_map.h").read_text()
+    header = (ROOT / "bindings" / "devices" / "block" / "disk_map.h").read_text()
     found = re.search(r"^#define DISK_MAPPED_BYTES_MAX \(\(uint64_t\)(\d+) << 30\)$", header, re.M)
     assert found
     return int(found[1]) * GIB
