@@ -76,7 +76,7 @@ class _Holder:
         assert orders
         if self._empty is None:  # what one more VM costs is without what the image and the imports did
             self._answer()
-            self._empty = of_process(self._process.pid, self.mem_bytes)
+            self._empty = of_process(self._process.pid, self.mem_bytes, without_files=True)
         orders.write("one more\n")
         orders.flush()
         line = self._answer()
@@ -97,7 +97,7 @@ class _Holder:
 
     def footprint(self) -> Footprint:
         """What it grew by."""
-        now = of_process(self._process.pid, self.mem_bytes)
+        now = of_process(self._process.pid, self.mem_bytes, without_files=True)
         empty = self._empty or now
         return Footprint(pss=now.pss - empty.pss, private=now.private - empty.private, guest=now.guest)
 

@@ -98,9 +98,15 @@ def of_mappings(mappings: "list[Mapping]", mem_bytes: int) -> Footprint:
     )
 
 
-def of_process(pid: int, mem_bytes: int) -> Footprint:
-    """Raises OSError."""
-    return of_mappings(parse_smaps(Path(f"/proc/{pid}/smaps").read_text()), mem_bytes)
+def of_process(pid: int, mem_bytes: int, *, without_files: bool = False) -> Footprint:
+    """Raises OSError.
+
+    without_files   programs and libraries are left out: their share falls when another process maps the same
+    """
+    mappings = parse_smaps(Path(f"/proc/{pid}/smaps").read_text())
+    if without_files:
+        mappings = [m for m in mappings if not m.name.startswith("/") or m.name.startswith(_FIRST[:2])]
+    return of_mappings(mappings, mem_bytes)
 
 
 def meminfo() -> "dict[str, int]":
