@@ -85,18 +85,18 @@ static const struct sock_filter check[] = {
 
 _Static_assert(3 + DISK_LENGTH * MFT_MAX_ENTRIES + 1 + CHECK_LENGTH <= DISK_GUARD_LENGTH, "it has room");
 
-/* How much of the device's file may be written, from its beginning. */
-static uint64_t written_bytes(const struct vm_device *device)
+/* Its file may be written, from its beginning on. */
+static bool is_written(const struct vm_device *device)
 {
     const struct device_run_ops *ops = device_run_kinds[device->type];
-    return ops && ops->map && !device->read_only ? device->capacity : 0;
+    return ops && ops->map && !device->read_only;
 }
 
 uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const struct vm *vm)
 {
     uint32_t length = 0, disks = 0, at = 0; /* those that may be written */
     for (uint32_t handle = 0; handle < vm->device_end; handle++)
-        disks += written_bytes(&vm->devices[handle]) > 0;
+        disks += is_written(&vm->devices[handle]);
 
     /* The other filter has seen to the architecture and to the place of the call. */
     code[length++] = (struct sock_filter)LOAD((uint32_t)offsetof(struct seccomp_data, nr));
@@ -105,8 +105,7 @@ uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const stru
     code[length++] = (struct sock_filter)LOAD(ARGUMENT_LOW(FD));
     for (uint32_t handle = 0; handle < vm->device_end; handle++) {
         const struct vm_device *device = &vm->devices[handle];
-        const uint64_t capacity = written_bytes(device);
-        if (!capacity)
+        if (!is_written(device))
             continue;
         /* Behind the last one comes the check, which ends in a KILL: an instruction in between that returns
          * would be in its way, for the kernel follows M through it (check_load_and_stores() in
@@ -114,9 +113,9 @@ uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const stru
         const uint8_t otherwise = (uint8_t)(DISK_LENGTH - 1 + (++at == disks ? CHECK_LENGTH - 1 : 0));
         const struct sock_filter disk[DISK_LENGTH] = {
             IF(BPF_JEQ, (uint32_t)device->fd, 0, otherwise),
-            LOAD_NUMBER((uint32_t)capacity),
+            LOAD_NUMBER((uint32_t)device->capacity),
             STORE(LOW),
-            LOAD_NUMBER((uint32_t)(capacity >> 32)),
+            LOAD_NUMBER((uint32_t)(device->capacity >> 32)),
             STORE(HIGH),
             SKIP((disks - at) * DISK_LENGTH),
         };

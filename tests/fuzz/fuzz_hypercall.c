@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "disk_map.h"
 #include "guest_room.h"
 #include "hypercall.h"
 #include "must.h"
