@@ -6,7 +6,7 @@ nothing is opened here. `tender.devices` opens, `tender.manifest` decides what b
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 from tender.annotations import IsolationLayer, NetRing
 from tender.errors import ConfigError
@@ -22,19 +22,7 @@ NET_RINGS: Final = ("auto", "on", "inline", "off")
 CMDLINE_MAX = 8191  # characters, without the final NUL
 FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
-LAYERS: Final[tuple[IsolationLayer, ...]] = (
-    "user-namespace",
-    "network-namespace",
-    "mount-namespace",
-    "pid-namespace",
-    "ipc-namespace",
-    "empty-root",
-    "landlock",
-    "seccomp-filter",
-    "uid",
-    "capabilities",
-    "kvm",
-)
+LAYERS: Final[tuple[IsolationLayer, ...]] = get_args(IsolationLayer)
 """The isolation layers that may stand around a guest, in the order of the bits of enum isolation_layer (core/layers.h)."""
 
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "device.h"
+#include "device_ops.h"
 
 #define LOCK_LOOK_NS 50000000 /* between two looks at a lock that another has */
 
@@ -56,9 +57,8 @@ static void refuse_the_rest(const struct elf_image *image, const struct choice *
             uint32_t type = image->manifest.e[i].type;
             at += (size_t)snprintf(text + at, sizeof text - at, says_unattached,
                                    shown(image->manifest.e[i].name),
-                                   type == MFT_NET_BASIC     ? "NET_BASIC"
-                                   : type == MFT_BLOCK_BASIC ? "BLOCK_BASIC"
-                                                             : "<undefined type>");
+                                   type < DEVICE_TYPES && device_kinds[type] ? device_kinds[type]->type_name
+                                                                             : "<undefined type>");
             text[at++] = '\n'; /* there is room: a name is shown in 360 bytes at most */
         }
     if (at)

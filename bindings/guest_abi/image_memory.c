@@ -5,13 +5,18 @@
 
 _Static_assert(ELF_IMAGE_SEGMENTS_MAX == GUEST_RANGES_MAX, "a range for each segment");
 
-int image_memory_protect(struct guest_memory *memory, const struct elf_image *image)
+uint32_t image_ranges(const struct elf_image *image, struct guest_range ranges[GUEST_RANGES_MAX])
 {
     for (uint32_t i = 0; i < image->segment_count; i++) {
         const struct elf_segment *segment = &image->segments[i];
-        memory->ranges[i] = (struct guest_range){segment->start, segment->end, segment->flags};
+        ranges[i] = (struct guest_range){segment->start, segment->end, segment->flags};
     }
-    memory->range_count = image->segment_count;
+    return image->segment_count;
+}
+
+int image_memory_protect(struct guest_memory *memory, const struct elf_image *image)
+{
+    memory->range_count = image_ranges(image, memory->ranges);
     return guest_memory_protect(memory, image_end(image));
 }
 

@@ -11,6 +11,9 @@ static inline gpa_t image_end(const struct elf_image *image)
     return image->bss_end > image->kernel_end ? image->bss_end : image->kernel_end;
 }
 
+/* Its segments' rights, as guest memory has them; how many. */
+uint32_t image_ranges(const struct elf_image *image, struct guest_range ranges[GUEST_RANGES_MAX]);
+
 /* Of memory that guest_memory_reserve() made and somebody filled. 0 or -errno; unmaps on failure. */
 int image_memory_protect(struct guest_memory *memory, const struct elf_image *image);
 

@@ -266,10 +266,7 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
         if (vm->devices[i].type)
             device_ops_of(&vm->devices[i])->save(&vm->devices[i], config->devices[i].saved);
     }
-    for (uint32_t i = 0; i < image->segment_count; i++)
-        config->ranges[i] =
-            (struct guest_range){image->segments[i].start, image->segments[i].end, image->segments[i].flags};
-    config->range_count = image->segment_count;
+    config->range_count = image_ranges(image, config->ranges);
 }
 
 static void name_fds(struct spawn *spawn, const struct sandbox *sandbox, int control, int template_fd)
