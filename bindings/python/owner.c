@@ -160,16 +160,19 @@ static void release(struct owned_vm *owned)
     free(owned);
 }
 
-/* A use, or NULL with *answer. */
-static struct owned_vm *use(const struct vm_handle *handle, int *answer)
+/* A use, `stopped` of a VM that nothing runs; or NULL with *answer. */
+static struct owned_vm *use(const struct vm_handle *handle, bool stopped, int *answer)
 {
     pthread_mutex_lock(&handles);
-    struct owned_vm *owned = handle->owned;
-    if (owned)
+    struct owned_vm *const owned = handle->owned;
+    *answer = !owned                               ? -ESTALE
+              : owned->process != getpid()         ? -ECHILD
+              : stopped && owned->state == RUNNING ? -EBUSY
+                                                   : 0;
+    if (!*answer)
         owned->users++;
     pthread_mutex_unlock(&handles);
-    *answer = owned ? 0 : -ESTALE;
-    return owned;
+    return *answer ? NULL : owned;
 }
 
 static void unuse(struct owned_vm *owned)
@@ -183,17 +186,18 @@ static void unuse(struct owned_vm *owned)
         release(owned);
 }
 
-/* The same, for what a forked child cannot do. */
-static struct owned_vm *use_here(const struct vm_handle *handle, int *answer)
+static void end_use(struct owned_vm *const *owned)
 {
-    struct owned_vm *owned = use(handle, answer);
-    if (owned && owned->process != getpid()) {
-        unuse(owned);
-        *answer = -ECHILD;
-        return NULL;
-    }
-    return owned;
+    if (*owned)
+        unuse(*owned);
 }
+
+/* Begins a function that has a use until it returns; it returns at once where there is none to be had. */
+#define USE(owned, handle, stopped)                                                                          \
+    int unusable;                                                                                            \
+    struct owned_vm *const owned __attribute__((cleanup(end_use))) = use(handle, stopped, &unusable);        \
+    if (!owned)                                                                                              \
+    return unusable
 
 /* With `handles` held: why it cannot be taken from its handle. */
 static int in_the_way(const struct owned_vm *owned)
@@ -377,42 +381,17 @@ int tn_vm_reset(struct vm_handle *handle)
     return ops_of(handle) ? ops_of(handle)->reset(&handle->owned->machine) : -ESTALE;
 }
 
-/* A use of a VM that nothing runs. */
-static struct owned_vm *use_stopped(const struct vm_handle *handle, int *answer)
-{
-    struct owned_vm *owned = use_here(handle, answer);
-    if (!owned)
-        return NULL;
-    pthread_mutex_lock(&handles);
-    *answer = owned->state == RUNNING ? -EBUSY : 0;
-    pthread_mutex_unlock(&handles);
-    if (!*answer)
-        return owned;
-    unuse(owned);
-    return NULL;
-}
-
 int tn_cpu_state(struct vm_handle *handle, uint32_t parts, struct cpu_state *state)
 {
-    int answer;
-    struct owned_vm *owned = use_stopped(handle, &answer);
-    if (!owned)
-        return answer;
-    answer = owned->machine.ops->get_cpu_state(&owned->machine, parts, state);
-    unuse(owned);
-    return answer;
+    USE(owned, handle, true);
+    return owned->machine.ops->get_cpu_state(&owned->machine, parts, state);
 }
 
 int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_state *state)
 {
-    int answer;
-    struct owned_vm *owned = use_stopped(handle, &answer);
-    if (!owned)
-        return answer;
+    USE(owned, handle, true);
     const struct machine_ops *ops = owned->machine.ops;
-    answer = ops->set_cpu_state ? ops->set_cpu_state(&owned->machine, parts, state) : -EOPNOTSUPP;
-    unuse(owned);
-    return answer;
+    return ops->set_cpu_state ? ops->set_cpu_state(&owned->machine, parts, state) : -EOPNOTSUPP;
 }
 
 /* ---- a run */
@@ -514,23 +493,19 @@ static void end(struct owned_vm *owned)
 
 int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
-    answer = begin(owned, limit_ns, false);
+    USE(owned, handle, false);
+    const int answer = begin(owned, limit_ns, false);
     if (!answer) {
         owned->turn = turn;
         *turn = 1;
     }
-    unuse(owned);
     return answer;
 }
 
 int tn_run(struct vm_handle *handle, struct run_report *report)
 {
     int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
+    struct owned_vm *owned = use(handle, false, &answer);
     if (!owned) {
         vm_release_signals();
         return answer;
@@ -557,7 +532,7 @@ void tn_run_leave(struct vm_handle *handle, const int *turn)
 {
     int answer;
     vm_release_signals();
-    struct owned_vm *owned = use_here(handle, &answer);
+    struct owned_vm *owned = use(handle, false, &answer);
     if (!owned)
         return;
     if (owned->turn == turn)
@@ -630,7 +605,7 @@ int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*b
              struct descriptor *done, int *turn)
 {
     int answer;
-    struct owned_vm *owned = use_here(handle, &answer); /* the thread's, if there is one */
+    struct owned_vm *owned = use(handle, false, &answer); /* the thread's, if there is one */
     if (!owned)
         return answer;
     answer = begin(owned, limit_ns, true);
@@ -649,91 +624,56 @@ int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*b
 
 int tn_stop(struct vm_handle *handle)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
+    USE(owned, handle, false);
     vm_stop(owned->vm);
-    unuse(owned);
     return 0;
 }
 
 int tn_leave_headers(struct vm_handle *handle)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
+    USE(owned, handle, false);
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
         if (owned->devices[i].fd >= 0 && owned->devices[i].leave_header)
             net_leave_header(owned->devices[i].fd);
-    unuse(owned);
     return 0;
 }
 
 int tn_look(struct vm_handle *handle, struct vm_shared *copy)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
+    USE(owned, handle, false);
     *copy = *owned->vm->shared;
-    unuse(owned);
     return 0;
 }
 
 int64_t tn_read(struct vm_handle *handle, uint64_t gpa, void *to, uint64_t len)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
-    const int64_t got = owned->machine.ops->read(&owned->machine, gpa, to, len);
-    unuse(owned);
-    return got;
+    USE(owned, handle, false);
+    return owned->machine.ops->read(&owned->machine, gpa, to, len);
 }
 
 int64_t tn_write(struct vm_handle *handle, uint64_t gpa, const void *from, uint64_t len)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
-    const int64_t put = owned->machine.ops->write(&owned->machine, gpa, from, len);
-    unuse(owned);
-    return put;
+    USE(owned, handle, false);
+    return owned->machine.ops->write(&owned->machine, gpa, from, len);
 }
 
 int tn_pid(struct vm_handle *handle, int *pid)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
+    USE(owned, handle, false);
     const struct machine_ops *ops = owned->machine.ops;
     *pid = ops->pid ? ops->pid(&owned->machine) : owned->process;
-    unuse(owned);
     return 0;
 }
 
 int tn_isolation(struct vm_handle *handle, uint32_t *layers)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
+    USE(owned, handle, false);
     *layers = owned->machine.ops->isolation(&owned->machine);
-    unuse(owned);
     return 0;
 }
 
 int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text)
 {
-    int answer;
-    struct owned_vm *owned = use_here(handle, &answer);
-    if (!owned)
-        return answer;
-    answer = net_news(owned->vm, next, NULL, text);
-    unuse(owned);
-    return answer;
+    USE(owned, handle, false);
+    return net_news(owned->vm, next, NULL, text);
 }

@@ -87,6 +87,7 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
                             struct machine_error *error)
 {
     struct sandbox *sandbox = own(machine);
+    char what[sizeof error->text - 64];
     int refused = sandbox_init(sandbox, machine->vm);
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
@@ -96,10 +97,8 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
     if (refused == 0)
         return 0;
     sandbox_release(sandbox);
-    *error = (struct machine_error){.os_error = -refused, .step = SETUP_START, .code = "sandbox"};
-    (void)snprintf(error->text, sizeof error->text, "sandbox: %s cannot be started: %s", plan->program,
-                   strerror(-refused));
-    return -1;
+    (void)snprintf(what, sizeof what, "%s cannot be started", plan->program);
+    return failed(error, SETUP_START, what, refused);
 }
 
 static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
