@@ -31,6 +31,8 @@ from sandbox_rig import (
     PWRITEV2,
     READ,
     READAHEAD,
+    RT_SIGPROCMASK,
+    RT_SIGRETURN,
     SENDTO,
     SMALL,
     SOON,
@@ -303,18 +305,15 @@ def test_a_wait_for_ever_in_the_kernel_is_ended(rig: Rig) -> None:
     assert time.monotonic() - started < SOON
 
 
-def frame(
-    rip: int, *, mask: int = (1 << 64) - 1, cs: int = 0x33, stack: tuple[int, int, int] = (0, 2, 0)
-) -> str:
-    """The part of a signal's frame that rt_sigreturn(2) reads: struct ucontext of asm/ucontext.h, in hexadecimal."""
-    sp, flags, size = stack
-    registers = struct.pack("<16Q", *([0] * 15), 0x140000)  # r8 .. rcx, rsp
+ZEROES = 0x150000  # guest memory behind the image; as vector registers they are valid
+
+
+def frame(rip: int, *, cs: int = 0x33, flags: int = 0x202, vectors: int = 0) -> str:
+    """The part of a signal's frame that registers are put back from: struct ucontext of asm/ucontext.h, in
+    hexadecimal; `vectors` is where those registers lie."""
+    general = struct.pack("<16Q", *([0] * 15), 0x140000)  # r8 .. rcx, rsp
     return (
-        struct.pack("<QQQiiQ", 0, 0, sp, flags, 0, size)
-        + registers
-        + struct.pack("<QQHHHHQQQQQ", rip, 0x202, cs, 0, 0, 0x2B, 0, 0, 0, 0, 0)
-        + bytes(64)
-        + struct.pack("<Q", mask)
+        bytes(40) + general + struct.pack("<QQHHHHQQQQQ", rip, flags, cs, 0, 0, 0x2B, 0, 0, 0, 0, vectors)
     ).hex()
 
 
@@ -323,27 +322,48 @@ def spin_here(guest: Guest) -> int:
     return symbols_of(guest("sandbox_attack"))["spin_here"].start
 
 
-def test_a_guest_that_blocks_every_signal_is_still_stopped(rig: Rig, spin_here: int) -> None:
-    """A forged return from a signal sets the mask; the monitor does not rely on signals that can be blocked."""
+def test_no_call_blocks_a_signal(rig: Rig) -> None:
+    assert_killed_by_filter(rig.run(f"call={RT_SIGRETURN}"))
+    assert_killed_by_filter(rig.run(f"call={RT_SIGPROCMASK},2,b,0,8"))
+    assert_killed_by_filter(rig.run("poke=b,ffffffffffffffff", f"call={PPOLL},0,0,0,b,8"))
+
+
+def test_a_forged_return_from_a_signal_goes_where_it_says_and_blocks_nothing(
+    rig: Rig, spin_here: int
+) -> None:
     started = time.monotonic()
-    result = rig.run(f"poke=b,{frame(spin_here)}", f"goto={at('signal_return')},b", timeout=4)
+    forged = frame(spin_here, vectors=ZEROES)
+    result = rig.run(f"poke=b,{forged}", f"goto={at('signal_return')},b", timeout=1)
     assert result.reason == ExitReason.TIMEOUT, result.message
-    assert 4 + STOP_GRACE <= time.monotonic() - started < SOON
+    assert 1 <= time.monotonic() - started < SOON
+
+
+def test_a_guest_that_claims_to_be_reporting_is_still_stopped(rig: Rig) -> None:
+    """A stop waits for a report that is being made; the monitor does not wait for ever."""
+    started = time.monotonic()
+    result = rig.run(f"poke={at('reporting')},01", "spin", timeout=1)
+    assert result.reason == ExitReason.TIMEOUT, result.message
+    assert 1 + STOP_GRACE <= time.monotonic() - started < SOON
 
 
 @pytest.mark.parametrize(
     "forged",
     [
-        frame(0),  # nothing is there, and SIGSEGV is blocked
-        frame(0xFFFF_8000_0000_0000),
-        frame(0x100000, cs=0x23),  # compatibility mode
-        frame(0x100000, cs=0x10),  # the kernel's segment
-        frame(0, mask=0, stack=(0x140000, 0, 0x1000)),  # an alternate stack that is too small
-        frame(0, mask=0, stack=(0xFFFF_8000_0000_0000, 0, 0x10000)),
-        frame(0, mask=0),
+        frame(0),  # vector registers from nowhere
+        frame(0, vectors=ZEROES),  # and no code
+        frame(0xFFFF_8000_0000_0000, vectors=ZEROES),
+        frame(0x100000, cs=0x10, vectors=ZEROES),  # the kernel's segment
+        frame(0, vectors=0xFFFF_8000_0000_0000),
+        frame(0, vectors=ZEROES + 8),  # not aligned
         "ff" * 440,
     ],
 )
 def test_a_forged_return_from_a_signal_ends_the_guest(rig: Rig, forged: str) -> None:
     result = rig.run(f"poke=b+4096,{forged}", f"goto={at('signal_return')},b+4096")
     assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
+
+
+def test_a_guest_that_returns_to_compatibility_mode_gains_nothing(rig: Rig) -> None:
+    forged = frame(0x100000, cs=0x23, vectors=ZEROES)
+    result = rig.run(f"poke=b+4096,{forged}", f"goto={at('signal_return')},b+4096", timeout=1)
+    assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT}, result.message

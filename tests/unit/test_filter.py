@@ -89,7 +89,7 @@ MAY: dict[str, tuple["Among | None", ...]] = {
         ANY,
         ANY,
         ANY,
-        ANY,
+        ZERO,
         ANY,
     ),  # fds, nfds_t, const timespec *, const sigset_t *, size_t: it has no flags
     "pread64": (Among((*BLOCKS,)), ANY, ANY, ANY),  # int fd, void *buf, size_t count, off_t
@@ -105,7 +105,6 @@ MAY: dict[str, tuple["Among | None", ...]] = {
     "sendto": (Among((*NETS, CONSOLE)), ANY, ANY, Among((DONTWAIT_NOSIGNAL,)), ZERO, ANY),
     # int fd, const struct iovec *, int iovcnt, off_t low, off_t high, which 64-bit kernels ignore, int flags
     "pwritev2": (Among((CONSOLE,)), ANY, ANY, MINUS_ONE, ANY, Among((8,))),  # RWF_NOWAIT: linux/fs.h
-    "rt_sigreturn": (),
     "exit_group": (ANY,),  # int status
     "clock_gettime": (TIME, ANY),  # clockid_t, struct timespec *
     "arch_prctl": (

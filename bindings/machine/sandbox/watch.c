@@ -2,7 +2,7 @@
  * Waiting for a tender-sandbox, stopping it, reading its memory, and its end.
  *
  * What it says is the guest's word: an event is copied once and checked before anything is done with it. A
- * program that does not obey a stop is killed, for a guest may have taken its signals away.
+ * program that does not obey a stop is killed, for a guest may claim to be reporting just now.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -5,9 +5,6 @@
  * The guest's registers are the guest's: what comes in by a site finds every register, every flag and the red
  * zone as it left them. Handlers are compiled for general registers alone, so vector registers need no saving.
  * Handlers have a stack of their own and believe no register of the guest's but EAX, a number that is checked.
- *
- * A window is the code between the last look at `kicked` and the guest: a kick that arrives there is dealt with by
- * the signal's handler, which knows the windows by their addresses.
  */
     .set    HVT_PORT_BASE, 0x500
     .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes a slot; its `out` is the eighth */
@@ -16,6 +13,32 @@
     .set    HANDLER_STACK_BYTES, 65536
     .set    FLAGS_NOT_FOR_C, 0x44500    /* alignment checks, a nested task, downwards, single steps */
     .set    SAVED_FLAGS, 72             /* entry_patched: nine registers lie below */
+
+    /* A signal's frame: struct ucontext of asm/ucontext.h, struct _fpx_sw_bytes of asm/sigcontext.h. */
+    .set    UC_R8, 40
+    .set    UC_R9, 48
+    .set    UC_R10, 56
+    .set    UC_R11, 64
+    .set    UC_R12, 72
+    .set    UC_R13, 80
+    .set    UC_R14, 88
+    .set    UC_R15, 96
+    .set    UC_RDI, 104
+    .set    UC_RSI, 112
+    .set    UC_RBP, 120
+    .set    UC_RBX, 128
+    .set    UC_RDX, 136
+    .set    UC_RAX, 144
+    .set    UC_RCX, 152
+    .set    UC_RSP, 160
+    .set    UC_RIP, 168
+    .set    UC_FLAGS, 176
+    .set    UC_CS, 184
+    .set    UC_SS, 190
+    .set    UC_FPSTATE, 224
+    .set    FP_XSTATE_MAGIC1, 0x46505853
+    .set    FP_MAGIC1, 464
+    .set    FP_XFEATURES, 472
 
 /*
  * A call and its return would be right too, and slow: a processor guesses where a return goes by the calls it has
@@ -47,10 +70,6 @@ guest_rsp:
     .globl  guest_rip
     .hidden guest_rip
 guest_rip:
-    .skip   8
-    .globl  kicked
-    .hidden kicked
-kicked:
     .skip   8
 
     .text
@@ -94,11 +113,6 @@ enter_guest:
     xor     %r13d, %r13d
     xor     %r14d, %r14d
     xor     %r15d, %r15d
-    .globl  window_start
-    .hidden window_start
-window_start:
-    cmpq    $0, kicked(%rip)
-    jne     leave_kicked
     push    $2
     popfq
     mov     guest_rsp(%rip), %rsp
@@ -144,8 +158,6 @@ entry_patched:
     pop     %rdi
     pop     %rsi
     pop     %rcx
-    cmpq    $0, kicked(%rip)
-    jne     leave_kicked
     mov     8(%rsp), %eax
     test    %eax, flags_by_popf(%rip)
     jnz     2f
@@ -181,30 +193,13 @@ entry_gate:
     mov     %rdx, guest_rip(%rip)
     cld
     enter   handle_hypercall
-    cmpq    $0, kicked(%rip)
-    jne     leave_kicked
     mov     guest_rsp(%rip), %rsp
-    .globl  gate_return
-    .hidden gate_return
-gate_return:
     ret
-    .globl  window_end
-    .hidden window_end
-window_end:
     .size   entry_gate, . - entry_gate
-
-/* Out: never returns. Enters handle_kick() in main.c. */
-    .type   leave_kicked, @function
-leave_kicked:
-    lea     handler_stack_top(%rip), %rsp
-    call    handle_kick
-    ud2
-    .size   leave_kicked, . - leave_kicked
 
 /*
  * The program's system call. In: the kernel's registers, and on the stack where to go on, behind it (system_call() in
- * syscalls.h). Clobbered: RCX and R11, which the kernel changes. signal_return has no frame of its own: RSP is the
- * signal's.
+ * syscalls.h). Clobbered: RCX and R11, which the kernel changes.
  */
     .globl  the_call
     .hidden the_call
@@ -227,12 +222,54 @@ __x86_return_thunk:
     jmp     *%rcx
     .size   __x86_return_thunk, . - __x86_return_thunk
 
+/*
+ * Where a signal's handler returns to. In: RSP = the signal's struct ucontext. Out: all registers as it has them.
+ *
+ * rt_sigreturn(2) would do the same, and let a guest that jumps to it choose which signals it hears. Handlers leave the
+ * signal mask as it is, so nothing else is to be put back. An address that no code can have faults at the IRETQ, and
+ * on_fault() in trap.c takes it for the guest's.
+ */
     .globl  signal_return
     .hidden signal_return
     .type   signal_return, @function
 signal_return:
-    mov     $15, %eax           /* rt_sigreturn */
-    jmp     the_call
+    mov     %rsp, %rbx
+    mov     UC_FPSTATE(%rbx), %rcx
+    cmpl    $FP_XSTATE_MAGIC1, FP_MAGIC1(%rcx)
+    jne     1f
+    mov     FP_XFEATURES(%rcx), %eax
+    mov     FP_XFEATURES+4(%rcx), %edx
+    xrstor64 (%rcx)
+    jmp     2f
+1:
+    fxrstor64 (%rcx)
+2:
+    movzwl  UC_SS(%rbx), %eax
+    push    %rax
+    push    UC_RSP(%rbx)
+    push    UC_FLAGS(%rbx)
+    movzwl  UC_CS(%rbx), %eax
+    push    %rax
+    push    UC_RIP(%rbx)
+    mov     UC_R8(%rbx), %r8
+    mov     UC_R9(%rbx), %r9
+    mov     UC_R10(%rbx), %r10
+    mov     UC_R11(%rbx), %r11
+    mov     UC_R12(%rbx), %r12
+    mov     UC_R13(%rbx), %r13
+    mov     UC_R14(%rbx), %r14
+    mov     UC_R15(%rbx), %r15
+    mov     UC_RDI(%rbx), %rdi
+    mov     UC_RSI(%rbx), %rsi
+    mov     UC_RBP(%rbx), %rbp
+    mov     UC_RDX(%rbx), %rdx
+    mov     UC_RAX(%rbx), %rax
+    mov     UC_RCX(%rbx), %rcx
+    mov     UC_RBX(%rbx), %rbx
+    .globl  signal_return_leaves
+    .hidden signal_return_leaves
+signal_return_leaves:
+    iretq
     .size   signal_return, . - signal_return
 
     .section .note.GNU-stack, "", @progbits

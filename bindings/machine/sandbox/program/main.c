@@ -31,6 +31,11 @@ struct auxiliary auxiliary;
 static uint8_t *shared_memory;
 static bool ends_at_once;
 
+/* A stop waits while this is set: until the guest is entered, and while an event is read by who holds the
+ * VM. */
+static volatile bool reporting = true;
+static volatile bool stop_waits;
+
 /* A position-independent program without a dynamic linker: its own relocations are all of one kind. */
 extern const Elf64_Ehdr __ehdr_start __attribute__((visibility("hidden")));
 extern const Elf64_Dyn _DYNAMIC[] __attribute__((visibility("hidden")));
@@ -91,7 +96,7 @@ static bool told_to_go_on(void)
     int64_t got;
     do {
         got = system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_read);
-    } while (got == -4); /* EINTR: a kick, which is looked at before the guest is entered */
+    } while (got == -4); /* EINTR: the kick, which is looked at behind this */
     return got == 1 && word == SANDBOX_GO;
 }
 
@@ -105,6 +110,7 @@ static _Noreturn void leave(int status)
  * nobody will look. */
 _Noreturn void end_run(void)
 {
+    reporting = true;
     if (!the_vm.shared->timeline.guest_exit)
         the_vm.shared->timeline.guest_exit = monotonic_ns();
     if (tell(SANDBOX_EVENT) && !ends_at_once)
@@ -112,10 +118,28 @@ _Noreturn void end_run(void)
     leave(0);
 }
 
-_Noreturn void end_stopped(uint64_t rip)
+static _Noreturn void end_stopped(void)
 {
-    the_vm.shared->event = (struct vm_event){.kind = EVENT_STOPPED, .rip = rip};
+    reporting = true;
+    the_vm.shared->event = (struct vm_event){.kind = EVENT_STOPPED};
     end_run();
+}
+
+/* Also in the middle of a hypercall: the guest is at no other place than if the stop had come a moment
+ * earlier. */
+void stop_soon(void)
+{
+    if (!reporting)
+        end_stopped();
+    stop_waits = true;
+}
+
+/* What waited is not forgotten, and what comes now finds the way free. */
+static void let_stops_in(void)
+{
+    reporting = false;
+    if (stop_waits)
+        end_stopped();
 }
 
 _Noreturn void end_failed(enum sandbox_step step, int64_t error)
@@ -125,18 +149,13 @@ _Noreturn void end_failed(enum sandbox_step step, int64_t error)
     end_run();
 }
 
-/* entry_x86_64.S: a kick was seen on the way back to the guest. */
-_Noreturn void handle_kick(void);
-_Noreturn void handle_kick(void)
-{
-    end_stopped(guest_rip);
-}
-
 /* The monitor takes the event and lets us go on. */
 static enum verdict ask_and_resume(void)
 {
+    reporting = true;
     if (!tell(SANDBOX_EVENT) || !told_to_go_on())
         leave(0);
+    let_stops_in();
     return hypercall_resume(&the_vm);
 }
 
@@ -158,7 +177,7 @@ static __attribute__((cold, noinline)) void settle_left(uint64_t rip)
         } else if (event->kind == EVENT_NETWORK) {
             verdict = ask_and_resume();
         } else if (event->kind == EVENT_INTERRUPTED) {
-            end_stopped(rip); /* no signal but the kick reaches this process */
+            end_stopped(); /* no signal but the kick reaches this process */
         } else {
             event->rip = rip;
             end_run();
@@ -263,8 +282,6 @@ static void take_config(const struct sandbox_config *config)
     the_vm.console_socket = config->console_socket;
     the_vm.stop_fd = SANDBOX_FD_STOP;
     ends_at_once = config->ends_at_once;
-    /* Only ppoll uses it; there stop_fd does the kick's work, so nothing needs to interrupt. */
-    memset(&the_vm.poll_mask, 0xff, sizeof the_vm.poll_mask);
 }
 
 /* By the kernel, which says no where a hostile image's entry or stack would be a fault of ours. */
@@ -309,5 +326,6 @@ _Noreturn void program_start(const uint64_t *stack)
         leave(0);
     the_vm.shared->timeline.first_run = monotonic_ns();
     __asm__ volatile("fninit");
+    let_stops_in();
     enter_guest(entry, stack_top, argument);
 }

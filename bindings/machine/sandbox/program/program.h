@@ -23,8 +23,8 @@ struct auxiliary { /* what of the kernel's auxiliary vector is used */
 /* main.c: the one VM of this process. */
 extern struct vm the_vm;
 extern struct auxiliary auxiliary;
-_Noreturn void end_run(void);             /* the event is filled: report it, wait to be killed */
-_Noreturn void end_stopped(uint64_t rip); /* the kick */
+_Noreturn void end_run(void); /* the event is filled: report it, wait to be killed */
+void stop_soon(void);         /* the kick */
 void count_exit(void);
 void handle_out(uint32_t port, uint32_t gpa, uint64_t rip);
 _Noreturn void end_failed(enum sandbox_step, int64_t error); /* -errno */
@@ -50,9 +50,9 @@ _Noreturn void enter_guest(gpa_t entry, gpa_t stack, gpa_t argument);
 void entry_patched(void);
 void entry_gate(void);
 void signal_return(void);
-extern uint64_t guest_rip, kicked;
+extern uint64_t guest_rip;
 extern uint8_t handler_stack_top[];
 extern uint32_t flags_by_popf;
-extern const uint8_t window_start[], window_end[], gate_return[];
+extern const uint8_t signal_return_leaves[];
 
 #endif

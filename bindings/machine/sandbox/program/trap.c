@@ -5,11 +5,12 @@
  *   #PF       the guest's exception, or a protection that the guest's page tables do not have: the end
  *   others    the guest's exception (fault.c), through its own IDT
  *   SIGSYS    the guest asked the host's kernel for something: the end, with the call's number
- *   the kick  the end, at once if the guest was running, on the way back to it if a handler was
+ *   the kick  the end, at once; a report that has begun is made first
  *   SIGBUS    in a copy from or to a mapped disk: the copy ends early (devices/block/disk_map.h)
  *
- * Handlers run on a stack of their own with every signal blocked, but for SIGBUS: a hypercall that came as a
- * trap copies too. Another fault of theirs kills the process, which whoever holds the VM reports.
+ * Handlers run on a stack of their own, and no signal is ever blocked: that would have to be undone by a call
+ * that a guest could use to block the kick. A fault of theirs comes back here, as the end; one of that kills
+ * the process, which whoever holds the VM reports.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -226,12 +227,23 @@ static bool is_ours(uint64_t rip)
     return rip >= (uint64_t)__ehdr_start && rip < (uint64_t)_end;
 }
 
-/* The guest may have asked for alignment checks, which the processor makes of us too. What else it has set
- * stays: rt_sigreturn(2) restores only the flags that a program may see change, and the rest is as we leave
- * it. */
+/* The guest may have asked for alignment checks, which the processor makes of us too, and have set the flag
+ * of a nested task, with which it takes no IRETQ. */
 static inline void clean_flags(void)
 {
-    __asm__ volatile("pushfq\n\tandl %0, (%%rsp)\n\tpopfq" : : "i"(~RFLAGS_AC) : "cc", "memory");
+    __asm__ volatile("pushfq\n\tandl %0, (%%rsp)\n\tpopfq"
+                     :
+                     : "i"(~(RFLAGS_AC | RFLAGS_NT))
+                     : "cc", "memory");
+}
+
+/* signal_return was refused what the frame on its stack says: the fault is that of where it was to go. */
+static void look_behind_return(greg_t *gregs)
+{
+    const greg_t *to = (const greg_t *)(uintptr_t)gregs[REG_RSP]; /* RIP, CS, RFLAGS, RSP, SS */
+    gregs[REG_RIP] = to[0];
+    gregs[REG_EFL] = to[2];
+    gregs[REG_RSP] = to[3];
 }
 
 static void on_fault(int number, siginfo_t *info, void *frame)
@@ -240,9 +252,11 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     clean_flags();
     greg_t *gregs = context->uc_mcontext.gregs;
     unsigned vector = (unsigned)gregs[REG_TRAPNO];
-    bool ours = is_ours((uint64_t)gregs[REG_RIP]);
     if (info->si_code <= 0 && number != SIGSYS)
         return; /* another process sent it: it says nothing about the guest */
+    if (gregs[REG_RIP] == (greg_t)signal_return_leaves)
+        look_behind_return(gregs);
+    bool ours = is_ours((uint64_t)gregs[REG_RIP]);
     if (number == SIGBUS && gregs[REG_RIP] == (greg_t)guarded_copy_may_fault) {
         gregs[REG_RIP] = (greg_t)guarded_copy_ends;
         return;
@@ -278,16 +292,11 @@ static void on_fault(int number, siginfo_t *info, void *frame)
 
 static void on_kick(int number, siginfo_t *info, void *frame)
 {
-    const ucontext_t *context = frame;
-    uint64_t rip = (uint64_t)context->uc_mcontext.gregs[REG_RIP];
     (void)number;
     (void)info;
+    (void)frame;
     clean_flags();
-    bool on_the_way = rip >= (uint64_t)window_start && rip < (uint64_t)window_end;
-    if (is_ours(rip) && !on_the_way)
-        kicked = 1;
-    else
-        end_stopped(on_the_way ? guest_rip : rip);
+    stop_soon();
 }
 
 /* The kernel's struct sigaction, which is not libc's. */
@@ -302,9 +311,8 @@ static void install(int number, void (*handler)(int, siginfo_t *, void *))
 {
     const struct kernel_sigaction action = {
         .handler = handler,
-        .flags = SA_SIGINFO | SA_ONSTACK | SA_RESTORER_FLAG,
+        .flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTORER_FLAG,
         .restorer = signal_return,
-        .mask = ~((uint64_t)1 << (SIGBUS - 1)),
     };
     int64_t answer =
         system_call((uint64_t)number, (uint64_t)&action, 0, sizeof action.mask, 0, 0, SYS_rt_sigaction);
