@@ -2,8 +2,8 @@
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-SUITES := $(PY) tools/suites.py
-EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python box package
+SUITES := $(PY) tools/suites.py $(if $(JOBS),-j $(JOBS))
+EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python package box
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
@@ -43,7 +43,7 @@ $(EACH): setup build  # one suite of tools/suites.py
 format: setup  ## lay out every source as `make check` wants it
 	ruff check . --fix -q
 	ruff format -q .
-	clang-format -i $$($(SUITES) --c-files)
+	clang-format -i $$($(PY) tools/suites.py --c-files)
 
 fuzz-long: setup build  ## every fuzzer for an hour
 	tools/fuzz 3600

@@ -1,16 +1,20 @@
-"""Runs test suites, each to its end whatever became of the one before, and sums up at the end.
+"""Runs test suites, each to its end whatever becomes of the others, and sums up at the end.
 
-usage: tools/suites.py [SUITE...]       no SUITE: all of them, in the table's order, as `make test` does
-       tools/suites.py --c-files        the C sources that clang-format lays out
+usage: tools/suites.py [-j N] [SUITE...]    no SUITE: all of them, as `make test` does
+       tools/suites.py --c-files            the C sources that clang-format lays out
+
+As many suites run side by side as there are processors, or N. What they print is shown one suite after the other: of the
+first as it comes, of the others from their beginning when their turn comes.
 
 The table below is the one list of suites; each has a target of its own name in the Makefile. The status is 0 if every
-suite that was asked for succeeded, else 1, and 2 for a name that is not in the table. A suite that does not end within
-its limit is killed and has failed, so a hang hides no other suite either. The environment's programs are expected first
-in PATH.
+suite that was asked for succeeded, else 1, and 2 for a name that is not in the table or an N that is no number. A suite
+that does not end within its limit is killed and has failed, so a hang hides no other suite either. The environment's
+programs are expected first in PATH.
 """
 
 import contextlib
 import os
+import queue
 import re
 import shlex
 import signal
@@ -19,7 +23,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -38,6 +43,7 @@ COMMAND = (
 C_DIRECTORIES = ("abi", "bench", "bindings", "guest_kernel", "tests", "tools")
 GENERATED = ("bindings/python/kvm_cdef.h", "bench/out/")
 OUTPUT_LIMIT_S = 10.0
+PROCESSORS = len(os.sched_getaffinity(0))
 
 
 def c_files() -> list[str]:
@@ -57,6 +63,8 @@ class Suite:
     environment: dict[str, str] = field(default_factory=dict)
     # For what its tests' own limits do not end. A machine that others use as well takes ten times the idle one's half hour.
     limit_s: float = 6 * 3600.0
+    # It takes longer than any other, on one processor, so it begins before those that precede it in the table.
+    begins_first: bool = False
 
 
 SUITES = (
@@ -81,7 +89,7 @@ SUITES = (
         (("tools/with_net", "--", *PYTEST, "-m", "not kvm", *COMMAND),),
         {"TENDER_LAUNCHER": "python"},
     ),
-    Suite("kvm", (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *BACKENDS),)),
+    Suite("kvm", (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *BACKENDS),), begins_first=True),
     Suite(  # no second processor, so the network ring is not offered
         "kvm-one",
         (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", "tests/conformance/test_ring.py"),),
@@ -92,8 +100,8 @@ SUITES = (
         (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *COMMAND, "tests/functional/test_command_net.py"),),
         {"TENDER_LAUNCHER": "python"},
     ),
-    Suite("box", ((*PYTEST, "tests/box"),)),
     Suite("package", ((*PYTEST, "tests/package"),)),
+    Suite("box", ((*PYTEST, "tests/box"),)),
 )
 
 
@@ -108,6 +116,8 @@ class Outcome:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.begun = False
+        self.ended = False  # of itself, whatever became of it, and not by an interrupt
         self.failed = False
         self.failures: list[str] = []
         self.places: list[str] = []
@@ -132,32 +142,78 @@ class Outcome:
         self.failures.append(f"{why}: {words if len(words) < 200 else words[:200] + ' ...'}")
 
 
-def hand_on(output: IO[str], outcome: Outcome) -> None:
+class Commands:
+    """The commands that run now, so that an interrupt ends them all, and none begins after it."""
+
+    def __init__(self, jobs: int) -> None:
+        # For the one suite that fills all processors by itself.
+        self._environment = {"FUZZ_JOBS": str(max(1, PROCESSORS // jobs)), **os.environ}
+        self._lock = threading.RLock()  # stop() may be a signal's, amid another
+        self._running: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+
+    def start(self, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str] | None:
+        """It runs, in a process group of its own; None after stop()."""
+        with self._lock:
+            if self.stopped:
+                return None
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self._environment | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                process_group=0,
+            )
+            self._running.add(process)
+            return process
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """If it runs still, its process group gets SIGKILL."""
+        with self._lock:
+            self._running.discard(process)
+            self._kill(process)
+        process.wait()
+
+    def stop(self) -> None:
+        """Every process group gets SIGKILL."""
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                self._kill(process)
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def hand_on(output: IO[str], outcome: Outcome, show: Callable[[str], None]) -> None:
     """Every line of a command's output, as it comes."""
     for line in output:
-        sys.stdout.write(line)
-        sys.stdout.flush()
+        show(line)
         outcome.read(line.rstrip("\n"))
 
 
 def run_command(
-    command: Sequence[str], environment: dict[str, str], limit_s: float, outcome: Outcome
+    command: Sequence[str],
+    environment: dict[str, str],
+    limit_s: float,
+    outcome: Outcome,
+    commands: Commands,
+    show: Callable[[str], None],
 ) -> None:
-    """Run it, hand its output on, and note how it ended. Its process group gets SIGKILL when the time is over, or when
-    we are interrupted."""
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        process_group=0,
-    )
+    """Run it, hand its output on, and note how it ended."""
+    process = commands.start(command, environment)
+    if process is None:
+        return
+    outcome.begun = True
     assert process.stdout
-    reader = threading.Thread(target=hand_on, args=(process.stdout, outcome), daemon=True)
+    reader = threading.Thread(target=hand_on, args=(process.stdout, outcome, show), daemon=True)
     reader.start()
     try:
         if status := process.wait(max(0.0, limit_s)):
@@ -165,24 +221,76 @@ def run_command(
     except subprocess.TimeoutExpired:
         outcome.fail("did not end within its limit", command)
     finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        commands.end(process)
         reader.join(OUTPUT_LIMIT_S)  # a process that the command left behind may hold the pipe for ever
 
 
-def run_suite(suite: Suite) -> Outcome:
+def run_suite(suite: Suite, commands: Commands, show: Callable[[str], None]) -> Outcome:
     """Every command of it, in order."""
     outcome, began = Outcome(), time.monotonic()
     for command in suite.commands:
         try:
             limit_s = began + suite.limit_s - time.monotonic()
-            run_command(command, suite.environment, limit_s, outcome)
+            run_command(command, suite.environment, limit_s, outcome, commands, show)
         except OSError as error:
             outcome.fail(f"{error.strerror}", command)
+    outcome.ended = not commands.stopped
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+class Turn:
+    """A suite that runs, or waits to, while others do: its output is kept until it is shown."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._ran: Future[Outcome]
+
+    def submit(self, pool: ThreadPoolExecutor, commands: Commands) -> None:
+        """It runs when it is its turn in the pool."""
+
+        def run() -> Outcome:
+            if not commands.stopped:
+                self._lines.put(f"--- {self.suite.name}\n")
+            try:
+                return run_suite(self.suite, commands, self._lines.put)
+            finally:
+                self._lines.put(None)
+
+        self._ran = pool.submit(run)
+
+    def show(self) -> Outcome:
+        """What it printed so far and all that follows, to its end."""
+        for line in iter(self._lines.get, None):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        return self._ran.result()
+
+
+@contextlib.contextmanager
+def ended_by_signals(commands: Commands) -> Iterator[None]:
+    """SIGINT and SIGTERM end the commands, and we go on to the sum."""
+    signals = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, lambda *_: commands.stop()) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def run_side_by_side(suites: Sequence[Suite], jobs: int) -> dict[str, Outcome]:
+    """How each ended, in this order; so many run at a time."""
+    turns, commands = [Turn(suite) for suite in suites], Commands(jobs)
+    with ended_by_signals(commands), ThreadPoolExecutor(jobs) as pool:
+        for turn in sorted(turns, key=lambda turn: not turn.suite.begins_first):
+            turn.submit(pool, commands)
+        try:
+            return {turn.suite.name: turn.show() for turn in turns}
+        except BaseException:  # nobody reads our output any more
+            commands.stop()
+            raise
 
 
 def summary(outcomes: dict[str, Outcome]) -> Iterator[str]:
@@ -205,30 +313,41 @@ def summary(outcomes: dict[str, Outcome]) -> Iterator[str]:
     )
 
 
-def main(names: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """The exit status."""
-    if list(names) in (["-h"], ["--help"]):
+    names = list(arguments)
+    if names in (["-h"], ["--help"]):
         print(__doc__, end="")
         return 0
-    if list(names) == ["--c-files"]:
+    if names == ["--c-files"]:
         print(*c_files(), sep="\n")
         return 0
+    jobs = PROCESSORS
+    if names[:1] == ["-j"]:
+        number = "".join(names[1:2])
+        if not re.fullmatch("[1-9][0-9]{0,2}", number):
+            print(f"suites: -j {number}: not a number of suites from 1 to 999", file=sys.stderr)
+            return 2
+        jobs, names = int(number), names[2:]
     known = {suite.name: suite for suite in SUITES}
     if unknown := [name for name in names if name not in known]:
         print(f"suites: no suite {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcomes: dict[str, Outcome] = {}
-    for name in names or known:
-        print(f"--- {name}", flush=True)
-        try:
-            outcomes[name] = run_suite(known[name])
-        except KeyboardInterrupt:
-            print("", *summary(outcomes), sep="\n", flush=True)
-            print(f"suites: interrupted in {name}; what follows it did not run", file=sys.stderr)
-            return 130
-    print("", *summary(outcomes), sep="\n", flush=True)
-    return 1 if any(outcome.failed for outcome in outcomes.values()) else 0
+    chosen = [known[name] for name in dict.fromkeys(names or known)]
+    outcomes = run_side_by_side(chosen, min(jobs, len(chosen)))
+    ended = {name: outcome for name, outcome in outcomes.items() if outcome.ended}
+    print("", *summary(ended), sep="\n", flush=True)
+    if len(ended) < len(outcomes):
+        interrupted = [name for name, outcome in outcomes.items() if outcome.begun and not outcome.ended]
+        rest = [name for name, outcome in outcomes.items() if not outcome.begun and not outcome.ended]
+        said = [
+            f"{what}: {', '.join(of)}"
+            for what, of in (("interrupted", interrupted), ("did not run", rest))
+            if of
+        ]
+        print(f"suites: {'; '.join(said)}", file=sys.stderr)
+        return 130
+    return 1 if any(outcome.failed for outcome in ended.values()) else 0
 
 
 if __name__ == "__main__":

@@ -48,20 +48,31 @@ def run(tmp_path: Path) -> Run:
     return run
 
 
+def repository(place: Path) -> Path:
+    """Of tools/chroot and a file, committed."""
+    (place / "tools").mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "chroot", place / "tools")
+    (place / "old").write_text("before\n")
+    git = ("git", "-C", str(place), "-c", "user.name=a", "-c", "user.email=a@example.org")
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    return place
+
+
 def test_its_command_has_these_sources_and_namespaces_and_leaves_no_mount(run: Run, tmp_path: Path) -> None:
-    new = ROOT / "tests" / "box" / f"new-{os.getpid()}"
-    new.write_text("uncommitted\n")
-    try:
-        script = (
-            f"cat tests/box/{new.name}; ls -d /proc/self /dev/null /sys/kernel; git status --porcelain;"
-            "unshare --user --map-root-user --net true && echo namespaces; exit 7"
-        )
-        done = run("bookworm-main", "--", "sh", "-c", script)
-        assert done.returncode == 7, done.stderr
-        assert done.stdout.split() == ["uncommitted", "/dev/null", "/proc/self", "/sys/kernel", "namespaces"]
-    finally:
-        new.unlink()
-    done = run("bookworm-main", "ls", f"tests/box/{new.name}")  # the tree is there already, and follows
+    """In a repository of its own: a new file in this tree would be seen by what runs beside this test."""
+    sources = repository(tmp_path / "sources")
+    (sources / "new").write_text("uncommitted\n")
+    script = (
+        "cat old new; ls -d /proc/self /dev/null /sys/kernel; git status --porcelain;"
+        "unshare --user --map-root-user --net true && echo namespaces; exit 7"
+    )
+    done = run("bookworm-main", "--", "sh", "-c", script, root=sources)
+    assert done.returncode == 7, done.stderr
+    said = ["before", "uncommitted", "/dev/null", "/proc/self", "/sys/kernel", "namespaces"]
+    assert done.stdout.split() == said
+    (sources / "new").unlink()
+    done = run("bookworm-main", "ls", "new", root=sources)  # the tree is there already, and follows
     assert done.returncode != 0 and "making" not in done.stderr
     assert run("bookworm-main", "sh", "-c", "kill -KILL $$").returncode == -9
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
@@ -79,16 +90,10 @@ def files_below(directory: Path) -> dict[str, tuple[int, int, int]]:
 @pytest.mark.parametrize("where", ["a repository", "a worktree"])
 def test_it_changes_nothing_in_the_repository_of_another_user(run: Run, tmp_path: Path, where: str) -> None:
     """Its commit needs objects and an index; root's files there would stop the user's own git."""
-    main = tmp_path / "a: repository"
-    (main / "tools").mkdir(parents=True)
-    shutil.copy(ROOT / "tools" / "chroot", main / "tools")
-    (main / "old").write_text("before\n")
-    git = ("git", "-C", str(main), "-c", "user.name=a", "-c", "user.email=a@example.org")
+    main = repository(tmp_path / "a: repository")
     sources = main if where == "a repository" else tmp_path / "worktree"
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *words], check=True)
     if sources != main:
-        subprocess.run([*git, "worktree", "add", "-q", str(sources)], check=True)
+        subprocess.run(["git", "-C", str(main), "worktree", "add", "-q", str(sources)], check=True)
     hook = main / ".git" / "hooks" / "pre-push"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\nexit 1\n")

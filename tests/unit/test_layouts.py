@@ -368,7 +368,7 @@ def test_with_kvm_takes_no_failure_of_the_command_for_the_hosts_kvm(
     layout: Layout, doctor: str | None, said: str
 ) -> None:
     """In a copy of tools/, as in a tree where nothing was built."""
-    shutil.copytree(ROOT / "tools", layout.tmp / "tree/tools")
+    shutil.copytree(ROOT / "tools", layout.tmp / "tree/tools", ignore=shutil.ignore_patterns("__pycache__"))
     if doctor is not None:
         (layout.tmp / "path/tender").write_text(f"#!/bin/sh\n{doctor}\n")
         (layout.tmp / "path/tender").chmod(0o755)

@@ -1,9 +1,12 @@
 """tools/suites.py, which `make test` is: no failure hides another, and the sum tells what failed."""
 
 import importlib.util
+import json
+import os
 import re
+import signal
+import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +32,17 @@ def suites() -> Any:
 def run(
     suites: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Any]:
-    """run(NAME=[COMMAND...]): the status and the lines of output, with these suites as the table."""
+    """run(NAME=[COMMAND...]): the status and the lines of output, with these suites as the table, so many at a time."""
 
-    def of(limit_s: float = 60.0, **table: list[tuple[str, ...]]) -> tuple[int, list[str]]:
-        made = tuple(suites.Suite(name, tuple(commands), {}, limit_s) for name, commands in table.items())
+    def of(
+        limit_s: float = 60.0, jobs: int = 2, begins_first: str = "", **table: list[tuple[str, ...]]
+    ) -> tuple[int, list[str]]:
+        made = tuple(
+            suites.Suite(name, tuple(commands), {}, limit_s, name == begins_first)
+            for name, commands in table.items()
+        )
         monkeypatch.setattr(suites, "SUITES", made)
-        status = suites.main([])
+        status = suites.main(["-j", str(jobs)])
         return status, capfd.readouterr().out.splitlines()
 
     return of
@@ -127,21 +135,142 @@ def test_where_a_suite_ran_is_said_in_the_summary(run: Callable[..., Any]) -> No
     assert "    with_kvm: on this host's /dev/kvm" in lines[lines.index("") :]
 
 
-def test_an_interrupted_run_says_what_did_not_run(
-    suites: Any, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+WAIT = """
+import os, sys, time
+made, awaited, *lines = sys.argv[1:]
+open(made, "w").close()
+deadline = time.monotonic() + 120
+while awaited and not os.path.exists(awaited) and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(*lines, sep="\\n")
+sys.exit(bool(awaited) and not os.path.exists(awaited))
+"""
+
+
+def waits(made: Path, awaited: Path | str, *lines: str) -> tuple[str, ...]:
+    """A command that makes a file, waits for another, and prints the lines."""
+    return (sys.executable, "-c", WAIT, str(made), str(awaited), *lines)
+
+
+def test_suites_run_side_by_side_and_are_shown_one_after_the_other(
+    run: Callable[..., Any], tmp_path: Path
 ) -> None:
-    commands = []
+    one, two = tmp_path / "one", tmp_path / "two"
+    status, lines = run(
+        one=[says("= 1 passed in 0.01s =", "one's"), waits(one, two, "one's end")],
+        two=[says("two's"), waits(two, one, "two's end", "= 2 passed in 0.01s =")],
+    )
+    assert status == 0, lines
+    shown = ["--- one", "= 1 passed in 0.01s =", "one's", "one's end"]
+    shown += ["--- two", "two's", "two's end", "= 2 passed in 0.01s ="]
+    assert lines[: lines.index("")] == shown
+    assert lines[-1] == "3 passed, 0 failed"
 
-    def interrupted(command: tuple[str, ...], *_: object) -> None:
-        commands.append(command)
-        if len(commands) == 2:
-            raise KeyboardInterrupt
 
-    monkeypatch.setattr(suites, "run_command", interrupted)
-    status, lines = run(one=[says()], two=[says()], three=[says()])
-    assert status == 130
-    assert len(commands) == 2
-    assert row(lines, "one")[1] == "ok"
+def test_no_more_run_at_a_time_than_was_said(run: Callable[..., Any], tmp_path: Path) -> None:
+    """A directory is made by who is alone."""
+    script = 'mkdir "$1" && "$2" -c "" && rmdir "$1"'
+    alone = ("sh", "-c", script, "sh", str(tmp_path / "alone"), sys.executable)
+    status, lines = run(jobs=1, one=[alone, alone], two=[alone], three=[alone])
+    assert status == 0, lines
+
+
+def test_what_takes_longest_begins_first_and_is_shown_in_its_place(
+    run: Callable[..., Any], tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    note = ("sh", "-c", 'echo "$2" >>"$1"; echo "$2"', "sh", str(notes))
+    status, lines = run(
+        jobs=1, begins_first="long", a=[(*note, "a")], long=[(*note, "long")], b=[(*note, "b")]
+    )
+    assert status == 0
+    assert notes.read_text().split() == ["long", "a", "b"]
+    assert lines[: lines.index("")] == ["--- a", "a", "--- long", "long", "--- b", "b"]
+
+
+MAIN = """
+import importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("suites", sys.argv[1])
+suites = sys.modules["suites"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(suites)
+suites.SUITES = tuple(suites.Suite(name, (tuple(command),)) for name, command in json.loads(sys.argv[2]).items())
+sys.exit(suites.main(["-j", "2"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_every_command_and_says_what_did_not_run(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """Each command, and each child of it, holds the FIFO that we read: it ends when the last of them has."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    hangs = ("sh", "-c", 'echo said; exec 3>"$1"; echo began >&3; sleep 1000 & sleep 1000', "sh", str(fifo))
+    table = {"quick": says("4 passed in 0.01s"), "one": hangs, "two": hangs, "three": hangs}
+    command = [sys.executable, "-c", MAIN, str(ROOT / "tools" / "suites.py"), json.dumps(table)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        with open(fifo) as reader:
+            assert [reader.readline() for _ in range(2)] == ["began\n"] * 2
+            running.send_signal(number)
+            assert reader.read() == ""
+        out, err = running.communicate(timeout=120)
+    lines = out.splitlines()
+    assert running.returncode == 130
+    assert row(lines, "quick")[1:3] == ["ok", "4"]
+    assert lines[: lines.index("")] == [
+        "--- quick",
+        "4 passed in 0.01s",
+        "--- one",
+        "said",
+        "--- two",
+        "said",
+    ]
+    assert lines[-1] == "4 passed, 0 failed"
+    assert err == "suites: interrupted: one, two; did not run: three\n"
+
+
+def test_commands_end_when_nobody_reads_what_they_print(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    hangs = ("sh", "-c", 'exec 3>"$1"; echo began >&3; sleep 1000', "sh", str(fifo))
+    prints = ("sh", "-c", 'exec 3>"$1"; echo began >&3; while :; do echo said; done', "sh", str(fifo))
+    table = {"prints": prints, "hangs": hangs, "next": hangs}
+    command = [sys.executable, "-c", MAIN, str(ROOT / "tools" / "suites.py"), json.dumps(table)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as running:
+        with open(fifo) as reader:
+            assert [reader.readline() for _ in range(2)] == ["began\n"] * 2
+            assert running.stdout
+            running.stdout.close()
+            assert reader.read() == ""
+        assert running.wait(120) == 1
+
+
+@pytest.mark.parametrize("number", ["", "0", "two", "-1", "1000"])
+def test_a_number_of_suites_that_is_none_is_refused(
+    suites: Any, capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    assert suites.main(["-j", number, "lint"]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"suites: -j {number}: not a number of suites from 1 to 999\n")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "processors", "given"), [(1, 4, "4"), (2, 4, "2"), (2, 1, "1"), (4, 2, "1")]
+)
+def test_the_fuzzers_take_the_processors_that_no_other_suite_has(
+    suites: Any,
+    run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int,
+    processors: int,
+    given: str,
+) -> None:
+    monkeypatch.delenv("FUZZ_JOBS", raising=False)
+    monkeypatch.setattr(suites, "PROCESSORS", processors)
+    tell = ("sh", "-c", 'echo "jobs $FUZZ_JOBS"')
+    status, lines = run(jobs=jobs, **{name: [tell] for name in ("one", "two", "three", "four")})
+    assert status == 0
+    assert lines[: lines.index("")].count(f"jobs {given}") == 4
 
 
 def test_an_unknown_suite_is_refused_with_the_names_there_are(
@@ -165,31 +294,30 @@ def test_every_directory_of_tests_belongs_to_a_suite(suites: Any) -> None:
         assert words & {str(p.relative_to(ROOT)) for p in mine}, path
 
 
-def test_output_is_handed_on_as_it_comes(suites: Any) -> None:
-    outcome, seen = suites.Outcome(), threading.Event()
-
-    def lines() -> Any:
-        yield "first\n"
-        assert seen.wait(60)
-        yield "= 1 passed in 0.01s =\n"
+def test_output_is_handed_on_as_it_comes(run: Callable[..., Any], tmp_path: Path) -> None:
+    """The command goes on when its first line was written."""
+    seen = tmp_path / "seen"
 
     class Out:
         def write(self, text: str) -> None:
             if text == "first\n":
-                seen.set()
+                seen.touch()
 
         def flush(self) -> None: ...
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", Out())
-        suites.hand_on(lines(), outcome)
-    assert outcome.counts["passed"] == 1
+        status, _ = run(one=[says("first"), waits(tmp_path / "made", seen)])
+    assert status == 0
 
 
 def test_every_c_file_of_the_tree_is_laid_out(suites: Any) -> None:
     listed = {ROOT / name for name in suites.c_files()}
     skipped = {".git", ".venv", "build", "dist"}
-    in_tree = {p for p in ROOT.rglob("*.[ch]") if not skipped & set(p.relative_to(ROOT).parts)}
+    in_tree = set()
+    for place, directories, names in os.walk(ROOT):
+        directories[:] = [name for name in directories if name not in skipped]
+        in_tree |= {Path(place, name) for name in names if name.endswith((".c", ".h"))}
     left = {str(p.relative_to(ROOT)) for p in in_tree - listed}
     assert "bindings/python/kvm_cdef.h" in left
     assert all(name.startswith(suites.GENERATED) for name in left), left

@@ -50,7 +50,7 @@ def test_without_what_it_wants_a_tool_shows_its_usage_and_fails(words: str) -> N
 
 def test_a_tree_that_was_copied_with_its_environment_is_not_built(tmp_path: Path) -> None:
     """Else the build goes to the first tree's directories, or fails for want of them."""
-    shutil.copytree(ROOT / "tools", tmp_path / "moved/tools")
+    shutil.copytree(ROOT / "tools", tmp_path / "moved/tools", ignore=shutil.ignore_patterns("__pycache__"))
     programs = tmp_path / "moved/.venv/bin"
     programs.mkdir(parents=True)
     (programs.parent / "pyvenv.cfg").touch()
