@@ -12,7 +12,7 @@ _LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _SETLK = 1, 2, 3, 14, 15, 32
 _RELEASE, _FLUSH, _INIT, _INTERRUPT, _BATCH_FORGET = 18, 25, 26, 36, 42
 _ENOENT, _EINTR, _ENOSYS = 2, 4, 38
 _REQUEST = struct.Struct("<IIQQIIIHH")  # fuse_in_header
-_MNT_DETACH = 2
+_MNT_FORCE, _MNT_DETACH = 1, 2
 CALLS = {"open": _OPEN, "read": _READ, "lock": _SETLK}
 
 
@@ -96,6 +96,6 @@ class HangingFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Whoever waits still is answered by an error."""
-        self._libc.umount2(self._where, _MNT_DETACH)
+        self._libc.umount2(self._where, _MNT_FORCE | _MNT_DETACH)  # FORCE ends the connection, whoever waits
         os.close(self._device)
         self._server.join(10)
