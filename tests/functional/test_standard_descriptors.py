@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -284,35 +284,56 @@ ENDS_BY_ITSELF: dict[str, tuple[list[str], int]] = {
 
 
 @pytest.mark.parametrize("launcher", ["", "python"])
-@pytest.mark.parametrize("command", ENDS_BY_ITSELF)
 def test_a_full_stderr_keeps_no_guest_from_running_and_outlasts_no_time_limit(
-    command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
+    launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    words, status = ENDS_BY_ITSELF[command]
-    with full_pipe() as (_, writer):
-        done = subprocess.run(
-            [*tender_cmd, *words_of(words, guest, tmp_path)], stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=writer, timeout=LIMIT, check=False, env=environment(launcher),
-        )  # fmt: skip
-    assert done.returncode == status
+    """Side by side, for each waits some seconds."""
+    with ExitStack() as stack:
+        running = {}
+        for command, (words, _) in ENDS_BY_ITSELF.items():
+            _, writer = stack.enter_context(full_pipe())
+            running[command] = stack.enter_context(
+                subprocess.Popen(
+                    [*tender_cmd, *words_of(words, guest, tmp_path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=writer,
+                    env=environment(launcher),
+                )
+            )
+            stack.callback(running[command].kill)
+        ended = {command: process.wait(LIMIT) for command, process in running.items()}
+    assert ended == {command: status for command, (_, status) in ENDS_BY_ITSELF.items()}
 
 
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("words", [["--frob", "x"], ["/absent"], ["solo5-hvt", "/absent"], []])
 def test_a_signal_ends_an_error_that_nobody_reads(
-    words: list[str], number: signal.Signals, launcher: str, tender_cmd: list[str]
+    number: signal.Signals, launcher: str, tender_cmd: list[str]
 ) -> None:
-    """At whatever moment it comes: the native command holds it until Python hears it."""
+    """At whatever moment it comes: the native command holds it until Python hears it. Side by side, for each waits a
+    second."""
     if launcher == "python" and number == signal.SIGTERM:
         launcher = ""  # the same road, by way of an error
-    with full_pipe() as (_, writer):
-        running = subprocess.Popen(
-            [*tender_cmd, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=writer,
-            env=environment(launcher), preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [2, 15]),
-        )  # fmt: skip
-        running.send_signal(number)
-        assert running.wait(LIMIT) == 1
+    with ExitStack() as stack:
+        running = {}
+        for words in ([], ["--frob", "x"], ["/absent"], ["solo5-hvt", "/absent"]):
+            _, writer = stack.enter_context(full_pipe())
+            command = stack.enter_context(
+                subprocess.Popen(
+                    [*tender_cmd, *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=writer,
+                    env=environment(launcher),
+                    preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, [2, 15]),
+                )
+            )
+            stack.callback(command.kill)
+            running[" ".join(words)] = command
+            command.send_signal(number)
+        ended = {words: command.wait(LIMIT) for words, command in running.items()}
+    assert ended == dict.fromkeys(running, 1)
 
 
 @pytest.mark.parametrize("launcher", ["", "python"])
