@@ -1,4 +1,4 @@
-#include "guest_memory.h"
+#include "entered.h"
 
 void guest_memory_ranges_set(struct guest_memory *memory)
 {
@@ -30,4 +30,11 @@ void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint6
             return NULL;
     }
     return memory->hva + gpa;
+}
+
+__attribute__((cold)) void entered_tell(const struct guest_memory *memory, const void *at, uint64_t len,
+                                        enum entered_source source)
+{
+    if (len)
+        memory->listener->entered(memory->listener, (uint64_t)at - (uint64_t)memory->hva, len, source);
 }

@@ -31,6 +31,7 @@ struct guest_memory {
     int pagemap_fd;
     uint32_t range_count;
     struct guest_range ranges[GUEST_RANGES_MAX]; /* ascending, disjoint */
+    struct entry_listener *listener;             /* entered.h; NULL: nobody listens */
     gpa_t open_start;    /* from here on, up to the end of `bytes`, the guest may read and write all ... */
     uint64_t open_bytes; /* ... of so many; 0: nobody has looked */
 };
@@ -70,7 +71,8 @@ void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint6
                              enum guest_access access);
 
 /* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M,
- * and then what comes back is not to be touched. */
+ * and then what comes back is not to be touched. Handlers ask by guest_bytes_at() and, for what they fill, by
+ * guest_room_at() (entered.h). */
 static inline void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
                                     enum guest_access access)
 {
@@ -82,6 +84,12 @@ static inline void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa
     if (!hva)
         __builtin_unreachable(); /* it begins above HVT_GUEST_MIN_GPA: spares whoever asks the question */
     return hva;
+}
+
+/* The same for what is only read. */
+static inline const void *guest_bytes_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len)
+{
+    return guest_memory_at(memory, gpa, len, GUEST_READABLE);
 }
 
 /*

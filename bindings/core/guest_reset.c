@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "guest_memory.h"
+#include "entered.h"
 
 #define RESTORED_BYTES_MAX                                                                                   \
     (64u * HVT_PAGE_BYTES) /* per run of the kernel's list: beyond it, a fault costs less */
@@ -123,7 +123,7 @@ void guest_memory_forget(struct guest_memory *memory)
         close(memory->pagemap_fd);
 }
 
-int guest_memory_reset(const struct guest_memory *memory)
+static int put_back(const struct guest_memory *memory)
 {
     struct region regions[REGIONS_MAX];
     gpa_t at = 0;
@@ -148,4 +148,11 @@ int guest_memory_reset(const struct guest_memory *memory)
         at = next;
     }
     return 0;
+}
+
+int guest_memory_reset(const struct guest_memory *memory)
+{
+    const int error = put_back(memory);
+    entered(memory, memory->hva, memory->mapped_bytes, ENTERED_START_STATE);
+    return error;
 }

@@ -10,8 +10,7 @@ enum verdict hc_halt(struct vm *vm, union hypercall_args *args)
     const struct hvt_halt *halt = &args->halt;
     event->cookie_valid = 0;
     if (halt->cookie) {
-        const void *cookie =
-            guest_memory_at(&vm->memory, halt->cookie, HVT_HALT_COOKIE_BYTES, GUEST_READABLE);
+        const void *cookie = guest_bytes_at(&vm->memory, halt->cookie, HVT_HALT_COOKIE_BYTES);
         if (!cookie)
             return leave_bad_access(vm, halt->cookie, HVT_HALT_COOKIE_BYTES);
         memcpy(&event->trap, cookie, sizeof event->trap);

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "entered.h"
+
 /* Each number of Solo5's has its port, also one that is no hypercall; ours are only theirs who were granted
  * the feature. */
 static bool has_port(const struct vm *vm, uint32_t number)
@@ -39,7 +41,7 @@ row(struct vm *vm, uint32_t number, gpa_t gpa, bool resumed, size_t bytes, enum 
     enum verdict verdict = serve(vm, &args);
     if (verdict == CONTINUE) {
         if (access == GUEST_WRITABLE)
-            memcpy(structure, &args, bytes);
+            guest_put(&vm->memory, structure, &args, bytes, ENTERED_ANSWER);
     } else if (vm->shared->event.kind == EVENT_INTERRUPTED || vm->resume.again) {
         vm->resume.number = number;
         vm->resume.gpa = gpa;

@@ -2,8 +2,8 @@
  * The hypercalls: a table, one row a call (hypercalls.def). Guest input meets the host here.
  *
  * Every structure is found, checked and copied once, by hypercall(); a handler works on the copy and the
- * answer goes back through one place. Nothing else enters the guest but buffers that a handler names with
- * guest_memory_at().
+ * answer goes back through one place. Nothing else enters the guest but what a handler fills, which it tells
+ * by entered().
  */
 #ifndef TENDER_HYPERCALL_H
 #define TENDER_HYPERCALL_H

@@ -66,9 +66,9 @@ struct vm_resume {
 };
 
 struct vm {
+    struct guest_memory memory;   /* first: its address is the VM's, which handlers have in a register */
     const struct vm_event *event; /* what Python believes: shared->event, or a door's checked copy of it */
     struct vm_shared *shared;     /* the VM's own, or a page shared with the process that runs the guest */
-    struct guest_memory memory;
     struct vm_device devices[MFT_MAX_ENTRIES];
     uint32_t device_end;                     /* one past the highest attached handle */
     uint32_t count_of[DEVICE_TYPES];         /* attached ones, by type */

@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "entered.h"
+
 _Static_assert(ELF_IMAGE_SEGMENTS_MAX == GUEST_RANGES_MAX, "a range for each segment");
 
 uint32_t image_ranges(const struct elf_image *image, struct guest_range ranges[GUEST_RANGES_MAX])
@@ -17,6 +19,7 @@ uint32_t image_ranges(const struct elf_image *image, struct guest_range ranges[G
 int image_memory_protect(struct guest_memory *memory, const struct elf_image *image)
 {
     memory->range_count = image_ranges(image, memory->ranges);
+    entered(memory, memory->hva, image_end(image), ENTERED_START_STATE);
     return guest_memory_protect(memory, image_end(image));
 }
 

@@ -5,7 +5,8 @@
  *          its upper bit set makes no call: the 48 bytes are requests of a batch that comes later.
  *
  * Whatever a call names, what lies outside of memory that the guest may write stays as it was: the low
- * megabyte, the text, the pages behind the end (which have no rights at all: a stray access is SIGSEGV).
+ * megabyte, the text, the pages behind the end (which have no rights at all: a stray access is SIGSEGV). And
+ * what changed in memory was told by entered().
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -19,6 +20,7 @@
 
 #include "console.h"
 #include "disk_map.h"
+#include "entered.h"
 #include "guest_room.h"
 #include "hypercall.h"
 #include "must.h"
@@ -33,6 +35,24 @@
 
 static struct vm vm;
 static int wire;
+
+static uint8_t replica[M]; /* what the guest wrote, and what was told */
+
+static void on_entered(struct entry_listener *listener, gpa_t gpa, uint64_t len, enum entered_source source)
+{
+    (void)listener;
+    (void)source;
+    MUST(gpa < M && len && len <= M - gpa);
+    memcpy(replica + gpa, vm.memory.hva + gpa, len);
+}
+
+static struct entry_listener listener = {on_entered};
+
+static void guest_writes(gpa_t gpa, const void *from, size_t len)
+{
+    memcpy(vm.memory.hva + gpa, from, len);
+    memcpy(replica + gpa, from, len);
+}
 
 static void set_up(void)
 {
@@ -56,6 +76,8 @@ static void set_up(void)
     disk_map_open(&vm.devices[2].map, disk, DISK, false, 16, &(uint64_t){DISK_MAPPED_BYTES_MAX});
     console_set(&vm, open("/dev/null", O_WRONLY));
     memset(vm.memory.hva, 0x11, TEXT_END);
+    memcpy(replica, vm.memory.hva, M);
+    vm.memory.listener = &listener;
     sigset_t saved;
     vm_enter(&vm, &saved);
 }
@@ -66,6 +88,7 @@ static void check_untouched(void)
     if (!expected[0])
         memset(expected, 0x11, sizeof expected);
     MUST(memcmp(vm.memory.hva, expected, sizeof expected) == 0);
+    MUST(memcmp(vm.memory.hva, replica, M) == 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -73,16 +96,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!vm.memory.hva)
         set_up();
     uint8_t drop[2048];
+    const uint64_t at_once = 0;
     for (unsigned i = 0; i < RECORDS_MAX && size >= RECORD_BYTES; i++) {
         uint32_t number = data[0], gpa;
         memcpy(&gpa, data + 4, sizeof gpa);
         bool lands = gpa >= TEXT_END && gpa <= M - BODY_BYTES;
         if (lands)
-            memcpy(vm.memory.hva + gpa, data + 8, BODY_BYTES);
+            guest_writes(gpa, data + 8, BODY_BYTES);
         if (number == HVT_HYPERCALL_POLL && lands) /* do not wait for the fuzzer's idea of a timeout */
-            memset(vm.memory.hva + gpa, 0, 8);
+            guest_writes(gpa, &at_once, sizeof at_once);
         if (number == TENDER_HYPERCALL_NET_BATCH && lands)
-            memset(vm.memory.hva + gpa + offsetof(struct tender_net_batch, timeout_ns), 0, 8);
+            guest_writes(gpa + offsetof(struct tender_net_batch, timeout_ns), &at_once, sizeof at_once);
         if ((number == HVT_HYPERCALL_POLL || number == TENDER_HYPERCALL_NET_BATCH) && !lands && gpa <= M - 8)
             gpa = M; /* the same for a structure read from elsewhere */
         if (number & 0x80) {

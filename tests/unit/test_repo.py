@@ -182,6 +182,71 @@ def test_only_the_kvm_door_includes_the_kernels_kvm_header() -> None:
     assert {p.parent.name for p in users} == {"kvm"}
 
 
+# ---- every value that enters the guest passes entered() (core/entered.h); tests/native/test_entered.c listens
+
+MAY_ASK_FOR_WRITABLE = {
+    "hypercalls.def",  # a row's access, which hypercall.c's row() asks for and writes back
+    "guest_memory.h", "guest_memory.c", "entered.h",
+    "guest_access.c",  # an emulated write
+    "hc_block.c",  # one address for both directions
+}  # fmt: skip
+MAY_KNOW_THE_ADDRESS = {
+    "guest_memory.h", "guest_memory.c", "guest_map.c", "guest_reset.c", "entered.h",
+    "image_memory.c", "kvm_ops.c", "run_kvm.c", "sandbox_ops.c",
+    "native.c",  # where the ring's room begins
+    "main.c",  # the sandbox's: sets it
+}  # fmt: skip
+TOLD_BY = {
+    "restore": "guest_memory_reset", "disk_map_copy": "move", "transfer_rest": "move",
+    "map_and_load": "image_memory_protect", "make_template": "map_guest",
+    "fill_gate_slot": "map_guest", "fill_gate_page": "map_guest",
+}  # fmt: skip
+"""What fills guest memory, and who behind it tells."""
+FILL_OURS_ALONE = {
+    "guest_read", "guest_fetch", "read_memory", "give_console_piece", "end",  # copies from the guest
+    "disk_map_note", "disk_map_flushed",  # what is known of a disk's pages
+    "drop_frames", "ring_kicks_come_fast", "save", "get_cpu_state", "set_run_mask", "take_config",
+}  # fmt: skip
+FILLS = re.compile(
+    r"\b(?:p?readv?|preadv2|recv|recvfrom|recvmsg|guarded_copy|tcp_cut_next|process_vm_writev|start_state_write_\w+)\("
+    r"|\bmem(?:cpy|move|set)\((?!&)|\b__atomic_store_n\(|\bring->shared->\w+(?:\[[^]]*\])? = |\bdata\[\w+\] = "
+)
+TELLS = re.compile(r"\b(?:entered|guest_put|tell|tell_read)\(")
+
+
+def c_functions(path: Path) -> dict[str, str]:
+    """Of a file as clang-format leaves it: a body begins and ends with a brace at the margin."""
+    code = re.sub(r"__attribute__\(\(.*?\)\)", "", c_code(path))
+    found = re.findall(r"^(\w[^;{}#]*?)\n\{\n(.*?)^\}", code, re.M | re.S)
+    return {re.findall(r"(\w+)\(", head)[0]: body for head, body in found if "(" in head}
+
+
+def test_only_the_core_asks_for_memory_to_write_or_knows_where_it_lies() -> None:
+    for path in [*OURS, ROOT / "abi" / "hypercalls.def"]:
+        code = c_code(path)
+        if path.name not in MAY_ASK_FOR_WRITABLE:
+            assert "GUEST_WRITABLE" not in code.replace("if (access == GUEST_WRITABLE)", ""), path.name
+        if path.name not in MAY_KNOW_THE_ADDRESS:
+            assert not re.search(r"\bmemory(\.|->)hva\b", code), path.name
+        if c_room(path) == "devices" and path.name != "hc_block.c":
+            assert "guest_memory_at(" not in code, (
+                f"{path.name}: guest_bytes_at(), or guest_room_at() to fill it"
+            )
+
+
+def test_what_fills_guest_memory_tells_it() -> None:
+    reach = re.compile(r"\b(guest_\w+_at\(|memory(\.|->)hva\b|(ring->|ring\.)shared\b|struct disk_map\b)")
+    told, silent = set(), set()
+    for path in (p for p in OURS if p.suffix == ".c" and (reach.search(c_code(p)) or p.name == "map.c")):
+        for name, body in c_functions(path).items():
+            if TELLS.search(body):
+                told.add(name)
+            elif FILLS.search(body):
+                silent.add(name)
+    assert silent == FILL_OURS_ALONE | TOLD_BY.keys()
+    assert set(TOLD_BY.values()) <= told
+
+
 def test_the_documents_link_to_what_exists() -> None:
     for page in [*ROOT.glob("*.md"), *(p for d in ("docs", "abi", "bench", "tools", "guest_kernel", "tests")
                                        for p in (ROOT / d).rglob("*.md"))]:  # fmt: skip

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "entered.h"
+
 bool address_is_canonical(uint64_t address)
 {
     uint64_t top = address >> 47;
@@ -70,7 +72,7 @@ bool guest_write(const struct guest_memory *memory, uint64_t address, const void
     void *to = reach(memory, address, len, GUEST_WRITABLE, through, fault);
     if (!to)
         return false;
-    memcpy(to, from, len);
+    guest_put(memory, to, from, len, ENTERED_PROCESSOR);
     return true;
 }
 

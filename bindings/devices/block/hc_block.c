@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "block.h"
+#include "entered.h"
 
 struct vm_device *block_device(struct vm *vm, uint64_t handle)
 {
@@ -50,10 +51,14 @@ static __attribute__((cold, noinline)) bool transfer_rest(struct vm_device *devi
     return true;
 }
 
-static inline bool move(struct vm_device *device, bool writing, uint8_t *data, uint64_t len, uint64_t offset)
+static inline bool move(struct vm *vm, struct vm_device *device, bool writing, uint8_t *data, uint64_t len,
+                        uint64_t offset)
 {
     const uint64_t done = disk_map_copy(&device->map, writing, data, len, offset);
-    return done == len || transfer_rest(device, writing, data, len, offset, done);
+    const bool moved = done == len || transfer_rest(device, writing, data, len, offset, done);
+    if (!writing)
+        entered(&vm->memory, data, len, ENTERED_BLOCK);
+    return moved;
 }
 
 bool block_is_wanted_elsewhere(struct vm *vm)
@@ -74,7 +79,7 @@ static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, s
         done = 0;
     while (done < len) {
         const uint64_t left = len - done, piece = left < BLOCK_PIECE_BYTES ? left : BLOCK_PIECE_BYTES;
-        *failed = !move(device, writing, data + done, piece, offset + done);
+        *failed = !move(vm, device, writing, data + done, piece, offset + done);
         if (*failed)
             break;
         done += piece;
@@ -105,7 +110,7 @@ static inline __attribute__((always_inline)) enum verdict transfer(struct vm *vm
         if (move_pieces(vm, device, writing, data, len, offset, &failed) == LEAVE)
             return LEAVE;
     } else if (!failed) {
-        failed = !move(device, writing, data, len, offset);
+        failed = !move(vm, device, writing, data, len, offset);
     }
     if (failed) {
         counters->block_errors++;

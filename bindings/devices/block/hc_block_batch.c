@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "block.h"
+#include "entered.h"
 
 /* Between two looks for a stop, one request that goes to the disk is counted as an eighth of a piece. */
 #define CALL_BYTES (BLOCK_PIECE_BYTES / 8)
@@ -94,7 +95,7 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
         return CONTINUE;
     }
     const uint64_t bytes = (uint64_t)count * sizeof(struct tender_block_request);
-    uint8_t *requests = guest_memory_at(&vm->memory, batch->requests, bytes, GUEST_WRITABLE);
+    uint8_t *requests = guest_room_at(&vm->memory, batch->requests, bytes);
     if (!requests)
         return leave_bad_access(vm, batch->requests, bytes);
     if (!vm->resume.batch_done)
@@ -108,8 +109,9 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
             return LEAVE;
         }
         vm->resume.bytes_done = 0;
-        memcpy(requests + (size_t)i * sizeof request + offsetof(struct tender_block_request, ret),
-               &request.ret, sizeof request.ret);
+        guest_put(&vm->memory,
+                  requests + (size_t)i * sizeof request + offsetof(struct tender_block_request, ret),
+                  &request.ret, sizeof request.ret, ENTERED_ANSWER);
         if (request.op == TENDER_BLOCK_FLUSH)
             moved = BLOCK_PIECE_BYTES; /* it took its time */
         else if (request.ret == HVT_R_OK)

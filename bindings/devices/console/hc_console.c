@@ -55,7 +55,7 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
 {
     struct vm_counters *counters = &vm->shared->counters;
     uint64_t len = args->puts.len;
-    const uint8_t *data = guest_memory_at(&vm->memory, args->puts.data, len, GUEST_READABLE);
+    const uint8_t *data = guest_bytes_at(&vm->memory, args->puts.data, len);
     if (!data)
         return leave_bad_access(vm, args->puts.data, len);
     if (!vm->shared->timeline.first_console && len)

@@ -21,6 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "entered.h"
 #include "hypercall.h"
 #include "net_frame.h"
 
@@ -109,7 +110,7 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
     struct vm_device *device = net_device(vm, handle);
     if (!device)
         return HVT_R_EINVAL;
-    const void *data = guest_memory_at(&vm->memory, gpa, len, GUEST_READABLE);
+    const void *data = guest_bytes_at(&vm->memory, gpa, len);
     if (!data)
         return NET_BAD_RANGE;
     if (len > FRAME_MAX || (header && !header_is_sound(device, header, len)))
@@ -137,14 +138,15 @@ bool net_send_joined(const struct vm_device *device, struct vm_counters *counter
 }
 
 /* RFC 1071, as the kernel would have done it for a device without offload. False: it has no such place. */
-static bool complete_checksum(uint8_t *data, uint64_t len, const struct net_header *header)
+static bool complete_checksum(const struct vm *vm, uint8_t *data, uint64_t len,
+                              const struct net_header *header)
 {
     const uint64_t at = (uint64_t)header->csum_start + header->csum_offset;
     if (at + sizeof(uint16_t) > len)
         return false;
     const uint16_t folded = (uint16_t)~internet_sum(data + header->csum_start, len - header->csum_start);
     const uint16_t sum = folded ? folded : 0xffff; /* 0 would mean that there is none */
-    memcpy(data + at, &sum, sizeof sum);
+    guest_put(&vm->memory, data + at, &sum, sizeof sum, ENTERED_FRAME);
     return true;
 }
 
@@ -152,47 +154,58 @@ static bool complete_checksum(uint8_t *data, uint64_t len, const struct net_head
  * one vCPU is out, and no worker serves or can begin. */
 static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t room)
 {
-    return (!vm->ring.woken || vm->ring.vcpu_serves) &&
-           guest_memory_at(&vm->memory, gpa + room, 1, GUEST_WRITABLE);
+    return (!vm->ring.woken || vm->ring.vcpu_serves) && guest_room_at(&vm->memory, gpa + room, 1);
+}
+
+/* A read at `data` was answered so: what it has written of the room. */
+static inline void tell_read(const struct vm *vm, const uint8_t *data, uint64_t room, ssize_t got)
+{
+    entered(&vm->memory, data, got < 0 ? 0 : (uint64_t)got < room ? (uint64_t)got : room, ENTERED_FRAME);
 }
 
 /* readv() costs 280 instructions more than read() on a TAP, which takes 1750 with 1514 bytes (Linux 6.1). */
-static __attribute__((noinline)) ssize_t read_with_spare(int fd, uint8_t *data, uint64_t room)
+static __attribute__((noinline)) ssize_t read_with_spare(const struct vm *vm, int fd, uint8_t *data,
+                                                         uint64_t room)
 {
     uint8_t spare;
     const struct iovec pieces[] = {{data, room}, {&spare, sizeof spare}};
-    const ssize_t got = readv(fd, pieces, 2);
-    if (got >= 0 || errno != ENOSYS)
-        return got;
-    /* A filter refuses it: whether a frame that fills its room was longer is not known. */
-    const ssize_t sure = read(fd, data, room);
-    return sure == (ssize_t)room ? sure + 1 : sure;
+    ssize_t got = readv(fd, pieces, 2);
+    if (got < 0 && errno == ENOSYS) {
+        /* A filter refuses it: whether a frame that fills its room was longer is not known. */
+        got = read(fd, data, room);
+        got += got == (ssize_t)room;
+    }
+    tell_read(vm, data, room, got);
+    return got;
 }
 
 /* One frame, as read() answers; more than `room` if it was longer, and then it is gone. `may_borrow`: the
  * byte behind the room may be used. */
-static ssize_t read_plain(int fd, uint8_t *data, uint64_t room, bool may_borrow)
+static ssize_t read_plain(const struct vm *vm, int fd, uint8_t *data, uint64_t room, bool may_borrow)
 {
     if (!may_borrow)
-        return read_with_spare(fd, data, room);
+        return read_with_spare(vm, fd, data, room);
     const uint8_t behind = data[room];
     const ssize_t got = read(fd, data, room + 1);
     if (got > (ssize_t)room)
         data[room] = behind;
+    tell_read(vm, data, room, got);
     return got;
 }
 
 /* The next segment: its length; `dropped`, if it is longer than its room. */
-static ssize_t take_segment(struct tcp_cut *large, uint8_t *data, uint64_t room, bool *dropped)
+static ssize_t take_segment(const struct vm *vm, struct tcp_cut *large, uint8_t *data, uint64_t room,
+                            bool *dropped)
 {
     const uint32_t len = tcp_cut_next(large, data, room);
     *dropped = len > room;
+    entered(&vm->memory, data, *dropped ? 0 : len, ENTERED_FRAME);
     return (ssize_t)len;
 }
 
 /* One frame behind its header: its length, 0 if it cannot be handed over and is gone, or read()'s answer. */
-static ssize_t read_one_headed(const struct vm_device *device, struct tcp_cut *large, uint8_t *data,
-                               uint64_t room, struct net_header *header, bool *dropped)
+static ssize_t read_one_headed(const struct vm *vm, const struct vm_device *device, struct tcp_cut *large,
+                               uint8_t *data, uint64_t room, struct net_header *header, bool *dropped)
 {
     struct net_header own;
     uint8_t spare;
@@ -205,30 +218,34 @@ static ssize_t read_one_headed(const struct vm_device *device, struct tcp_cut *l
     *dropped = got <= (ssize_t)sizeof own; /* a header and no frame */
     if (*dropped)
         return 0;
-    const uint64_t len = (uint64_t)got - sizeof own;
+    const uint64_t len = (uint64_t)got - sizeof own, here = len < room ? len : room;
+    entered(&vm->memory, data, here, ENTERED_FRAME);
+    if (large)
+        entered(&vm->memory, large->frame + room, len - here, ENTERED_FRAME);
     if (large && own.gso_type) {
-        memcpy(large->frame, data, len < room ? len : room);
+        guest_put(&vm->memory, large->frame, data, here, ENTERED_FRAME);
         *dropped = !tcp_cut_begin(large, len, &own);
-        return *dropped ? 0 : take_segment(large, data, room, dropped);
+        return *dropped ? 0 : take_segment(vm, large, data, room, dropped);
     }
     *dropped = len > room;
     if (header)
         *header = own;
     else if (!*dropped)
-        *dropped = own.gso_type || (own.flags & TENDER_NET_NEEDS_CSUM && !complete_checksum(data, len, &own));
+        *dropped =
+            own.gso_type || (own.flags & TENDER_NET_NEEDS_CSUM && !complete_checksum(vm, data, len, &own));
     return (ssize_t)len;
 }
 
 /* The same of the first that can be handed over; -EAGAIN's answer behind too many that cannot. */
-static __attribute__((noinline)) ssize_t read_headed(const struct vm_device *device, struct tcp_cut *large,
-                                                     void *data, uint64_t room, struct net_header *header,
-                                                     struct vm_counters *counters)
+static __attribute__((noinline)) ssize_t read_headed(const struct vm *vm, const struct vm_device *device,
+                                                     struct tcp_cut *large, void *data, uint64_t room,
+                                                     struct net_header *header, struct vm_counters *counters)
 {
     for (unsigned drops = 0; drops < DROPS_MAX; drops++) {
         bool dropped = false;
         ssize_t got = large && large->at != large->end
-                          ? take_segment(large, data, room, &dropped)
-                          : read_one_headed(device, large, data, room, header, &dropped);
+                          ? take_segment(vm, large, data, room, &dropped)
+                          : read_one_headed(vm, device, large, data, room, header, &dropped);
         if (!dropped)
             return got;
         counters->net_rx_drops++;
@@ -246,7 +263,7 @@ static __attribute__((noinline)) ssize_t read_segment(struct vm *vm, const struc
         errno = EAGAIN;
         return -1;
     }
-    const ssize_t got = read_headed(device, cut, data, room, NULL, counters);
+    const ssize_t got = read_headed(vm, device, cut, data, room, NULL, counters);
     atomic_store_explicit(&vm->cut_left, cut->at != cut->end, memory_order_relaxed);
     atomic_store_explicit(&vm->cut_busy, false, memory_order_release);
     return got;
@@ -278,7 +295,7 @@ static __attribute__((noinline)) ssize_t read_behind_none(const struct vm *vm, c
     for (unsigned drops = 0; drops < DROPS_MAX && is_none(device, got, room); drops++) {
         ended = ended || (got == 0 && has_hung_up(vm, device));
         counters->net_rx_drops += got > 0 || !ended;
-        got = read_plain(device->fd, data, room, may_borrow);
+        got = read_plain(vm, device->fd, data, room, may_borrow);
     }
     if (is_none(device, got, room) && (got > 0 || !ended)) {
         counters->net_rx_drops++;
@@ -294,7 +311,7 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
     struct vm_device *device = net_device(vm, handle);
     if (!device)
         return HVT_R_EINVAL;
-    uint8_t *data = guest_memory_at(&vm->memory, gpa, *len, GUEST_WRITABLE);
+    uint8_t *data = guest_room_at(&vm->memory, gpa, *len);
     if (!data)
         return NET_BAD_RANGE;
     if (atomic_load_explicit(&device->gone, memory_order_relaxed) || !*len)
@@ -304,10 +321,10 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
     if (device->segments && vm->cut.frame) { /* none: the ring was not to be had any more */
         got = read_segment(vm, device, data, room, counters);
     } else if (device->has_header) {
-        got = read_headed(device, NULL, data, room, header, counters);
+        got = read_headed(vm, device, NULL, data, room, header, counters);
     } else {
         const bool may_borrow = may_borrow_behind(vm, gpa, room);
-        got = read_plain(device->fd, data, room, may_borrow);
+        got = read_plain(vm, device->fd, data, room, may_borrow);
         if (is_none(device, got, room))
             got = read_behind_none(vm, device, data, room, may_borrow, got, counters);
     }

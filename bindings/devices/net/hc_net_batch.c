@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "entered.h"
 #include "hypercall.h"
 #include "net_frame.h"
 
@@ -28,11 +29,16 @@ _Static_assert(offsetof(struct tender_net_frame, reserved) - offsetof(struct ten
                    sizeof(struct net_header),
                "the frame's fields are the header's");
 
-static void answer(uint8_t *frames, uint32_t index, uint32_t len, int32_t ret)
+static void put(const struct vm *vm, uint8_t *field, const void *from, size_t len)
+{
+    guest_put(&vm->memory, field, from, len, ENTERED_ANSWER);
+}
+
+static void answer(const struct vm *vm, uint8_t *frames, uint32_t index, uint32_t len, int32_t ret)
 {
     uint8_t *frame = frames + index * FRAME_BYTES;
-    memcpy(frame + offsetof(struct tender_net_frame, len), &len, sizeof len);
-    memcpy(frame + offsetof(struct tender_net_frame, ret), &ret, sizeof ret);
+    put(vm, frame + offsetof(struct tender_net_frame, len), &len, sizeof len);
+    put(vm, frame + offsetof(struct tender_net_frame, ret), &ret, sizeof ret);
 }
 
 static bool has_offload(const struct vm *vm)
@@ -50,7 +56,7 @@ static enum verdict send_frames(struct vm *vm, const struct tender_net_batch *ba
                                has_offload(vm) ? &header : NULL);
         if (ret == NET_BAD_RANGE)
             return leave_bad_access(vm, frame.data, frame.len);
-        answer(frames, i, frame.len, ret);
+        answer(vm, frames, i, frame.len, ret);
     }
     vm->resume.batch_done = batch->tx_count; /* none is sent again if the wait is interrupted */
     return CONTINUE;
@@ -71,10 +77,10 @@ static enum verdict receive_frames(struct vm *vm, struct vm_device *device, stru
         device->drained = ret != HVT_R_OK;
         if (device->drained)
             break;
-        answer(frames, index, (uint32_t)len, ret);
+        answer(vm, frames, index, (uint32_t)len, ret);
         if (has_offload(vm))
-            memcpy(frames + index * FRAME_BYTES + offsetof(struct tender_net_frame, flags), &header,
-                   sizeof header);
+            put(vm, frames + index * FRAME_BYTES + offsetof(struct tender_net_frame, flags), &header,
+                sizeof header);
         batch->rx_done = i + 1;
     }
     return CONTINUE;
@@ -92,7 +98,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
     if (!device || batch->tx_count > TENDER_NET_BATCH_MAX || batch->rx_count > TENDER_NET_BATCH_MAX)
         return CONTINUE;
     const uint64_t bytes = (batch->tx_count + batch->rx_count) * FRAME_BYTES;
-    uint8_t *frames = guest_memory_at(&vm->memory, batch->frames, bytes, GUEST_WRITABLE);
+    uint8_t *frames = guest_room_at(&vm->memory, batch->frames, bytes);
     if (!frames)
         return leave_bad_access(vm, batch->frames, bytes);
 

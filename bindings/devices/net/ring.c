@@ -3,6 +3,7 @@
 #include <sched.h>
 #include <string.h>
 
+#include "entered.h"
 #include "net_frame.h"
 
 /* So many kicks, each within the time that as many kicks cost, are of a guest that is busy with frames. A
@@ -45,9 +46,16 @@ uint32_t ring_posted(const struct vm *vm)
     return __atomic_load_n(&vm->ring.shared->ent_tail, __ATOMIC_ACQUIRE);
 }
 
+/* A word of the ring that the host writes; pairs with the guest, which reads it and then what it is about. */
+static void set_word(struct vm *vm, uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_RELEASE);
+    entered(&vm->memory, word, sizeof *word, ENTERED_RING);
+}
+
 void ring_want_kicks(struct vm *vm, bool wanted)
 {
-    __atomic_store_n(&vm->ring.shared->needs_kick, wanted, __ATOMIC_RELAXED);
+    set_word(vm, &vm->ring.shared->needs_kick, wanted);
 }
 
 /* Each field once: what is checked is what is used, whatever the guest writes there meanwhile. */
@@ -63,11 +71,12 @@ static struct hvt_ring_entry entry_at(const struct hvt_net_ring *shared, uint32_
     };
 }
 
-static void post_commit(struct net_ring *ring, struct hvt_ring_commit commit)
+static void post_commit(struct vm *vm, struct hvt_ring_commit commit)
 {
-    ring->shared->commits[ring->com_tail % HVT_RING_ENTRIES] = commit;
-    /* pairs with the guest, which reads the tail and then the commit */
-    __atomic_store_n(&ring->shared->com_tail, ++ring->com_tail, __ATOMIC_RELEASE);
+    struct net_ring *ring = &vm->ring;
+    guest_put(&vm->memory, &ring->shared->commits[ring->com_tail % HVT_RING_ENTRIES], &commit, sizeof commit,
+              ENTERED_RING);
+    set_word(vm, &ring->shared->com_tail, ++ring->com_tail);
 }
 
 /* ---- frames to be sent: where the guest posted them, or where they wait */
@@ -88,7 +97,7 @@ static struct frame posted_frame(struct vm *vm, uint32_t index)
     const struct hvt_ring_entry entry = entry_at(vm->ring.shared, vm->ring.ent_head + index);
     struct frame frame = {.handle = entry.handle, .len = entry.len};
     if (entry.operation == HVT_RING_WRITE)
-        frame.data = guest_memory_at(&vm->memory, entry.data, entry.len, GUEST_READABLE);
+        frame.data = guest_bytes_at(&vm->memory, entry.data, entry.len);
     return frame;
 }
 
@@ -145,10 +154,10 @@ static void send_waiting(struct vm *vm)
 static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
 {
     struct net_ring *ring = &vm->ring;
-    const void *data = guest_memory_at(&vm->memory, entry->data, entry->len, GUEST_READABLE);
+    const void *data = guest_bytes_at(&vm->memory, entry->data, entry->len);
     if (!data || entry->len > WAITING_BYTES || !net_device(vm, entry->handle))
         return false;
-    memcpy(waiting_room(ring, ring->waiting), data, entry->len);
+    guest_put(&vm->memory, waiting_room(ring, ring->waiting), data, entry->len, ENTERED_RING);
     ring->waits[ring->waiting].handle = entry->handle;
     ring->waits[ring->waiting].len = entry->len;
     if (++ring->waiting == RING_WAITING_MAX)
@@ -200,8 +209,8 @@ static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
     ring->found = ret == HVT_R_OK;
     if (ret == NET_BAD_RANGE)
         return ring_break(ring, HVT_HYPERCALL_NET_READ, entry);
-    post_commit(ring, (struct hvt_ring_commit){
-                          .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
+    post_commit(vm, (struct hvt_ring_commit){
+                        .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
     return true;
 }
 
@@ -237,7 +246,7 @@ static int32_t serve(struct vm *vm, bool busy)
         left -= served;
         ring->ent_head += served;
         /* at each, so that a guest which waits for room need not wait for all of them */
-        __atomic_store_n(&ring->shared->ent_head, ring->ent_head, __ATOMIC_RELEASE);
+        set_word(vm, &ring->shared->ent_head, ring->ent_head);
     }
     return (int32_t)posted;
 }

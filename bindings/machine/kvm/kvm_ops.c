@@ -15,6 +15,7 @@
 #include "close_later.h"
 #include "copy_fault.h"
 #include "device_ops.h"
+#include "entered.h"
 #include "image_memory.h"
 #include "kvm_cpu_state.h"
 #include "leave_behind.h"
@@ -112,9 +113,11 @@ static int map_and_load(struct machine *machine, const struct machine_plan *plan
 static void write_boot_info(struct machine *machine, const struct machine_plan *plan)
 {
     const struct guest_memory *memory = &machine->vm->memory;
-    start_state_write_boot_info(memory->hva + HVT_BOOT_INFO_GPA, plan->image, plan->manifest, memory->bytes,
+    uint8_t *const boot_info = memory->hva + HVT_BOOT_INFO_GPA;
+    start_state_write_boot_info(boot_info, plan->image, plan->manifest, memory->bytes,
                                 kvm_of(machine)->tsc_hz, machine->vm->ring.shared ? memory->bytes : 0,
                                 plan->cmdline, plan->cmdline_bytes);
+    entered(memory, boot_info, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
 }
 
 /* The command's. The library makes the descriptors itself. */
@@ -192,9 +195,13 @@ static int64_t read_memory(struct machine *machine, gpa_t gpa, void *to, uint64_
 /* By the kernel, which says no where our mapping may not be written. */
 static int64_t write_memory(struct machine *machine, gpa_t gpa, const void *from, uint64_t len)
 {
-    const struct iovec here = {(void *)(uintptr_t)from, len}, there = {machine->vm->memory.hva + gpa, len};
+    const struct guest_memory *memory = &machine->vm->memory;
+    const struct iovec here = {(void *)(uintptr_t)from, len}, there = {memory->hva + gpa, len};
     const ssize_t put = process_vm_writev(getpid(), &here, 1, &there, 1, 0);
-    return put < 0 ? -errno : put;
+    if (put < 0)
+        return -errno;
+    entered(memory, there.iov_base, (uint64_t)put, ENTERED_HOST);
+    return put;
 }
 
 static const void *console(struct machine *machine, const struct vm_event *event)

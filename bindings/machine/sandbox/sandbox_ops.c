@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "ahead.h"
+#include "entered.h"
 #include "machine.h"
 #include "patch.h"
 #include "says.h"
@@ -34,10 +35,18 @@ static int failed(struct machine_error *error, uint32_t step, const char *what, 
     return -1;
 }
 
+/* What this process brings into the memory of that one; what its handlers do, it tells by itself. */
+static void tell(const struct machine *machine, gpa_t gpa, uint64_t len, enum entered_source source)
+{
+    const struct guest_memory *memory = &machine->vm->memory;
+    entered(memory, (const void *)((uintptr_t)memory->hva + gpa), len, source);
+}
+
 static void write_boot_info(struct machine *machine, const struct machine_plan *plan)
 {
     start_state_write_boot_info(sandbox_boot_info(own(machine)), plan->image, plan->manifest, plan->mem_bytes,
                                 tsc_hz(), 0, plan->cmdline, plan->cmdline_bytes);
+    tell(machine, HVT_BOOT_INFO_GPA, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
 }
 
 /* The image as start state with its sites patched, in a memfd for the sandbox's process. It stays mapped:
@@ -157,7 +166,10 @@ static int64_t read_memory(struct machine *machine, gpa_t gpa, void *to, uint64_
 
 static int64_t write_memory(struct machine *machine, gpa_t gpa, const void *from, uint64_t len)
 {
-    return sandbox_write(own(machine), gpa, from, len);
+    const int64_t put = sandbox_write(own(machine), gpa, from, len);
+    if (put > 0)
+        tell(machine, gpa, (uint64_t)put, ENTERED_HOST);
+    return put;
 }
 
 static const void *console(struct machine *machine, const struct vm_event *event)

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "entered.h"
 #include "program.h"
 #include "start_state.h"
 #include "syscalls.h"
@@ -75,6 +76,9 @@ void map_guest(const struct sandbox_config *config)
     if (config->mem_bytes > config->template_bytes)
         map(config->template_bytes, config->mem_bytes, writable, MAP_ANONYMOUS, -1, 0);
     fill_gate_page(config->extensions);
+    /* hva 0: a gpa is an address here; boot info is told by who writes it */
+    entered(&the_vm.memory, (void *)(uintptr_t)boot_end, config->template_bytes - boot_end,
+            ENTERED_START_STATE);
     protect(boot_end, TENDER_STUBS_GPA, PROT_READ);
     protect(TENDER_STUBS_GPA, HVT_GUEST_MIN_GPA, PROT_READ | PROT_EXEC);
     for (uint32_t i = 0; i < config->range_count; i++) {

@@ -112,7 +112,7 @@ static _Noreturn void end(enum vm_event_kind kind, uint32_t number, uint64_t det
     event->registers.cr2 = state.cr2;
     event->registers.fs_base = state.fs_base;
     for (uint32_t len = INSTRUCTION_MAX; len && !event->instruction_bytes; len--) {
-        const void *code = guest_memory_at(&the_vm.memory, cpu->rip, len, GUEST_READABLE);
+        const void *code = guest_bytes_at(&the_vm.memory, cpu->rip, len);
         if (code) {
             memcpy(event->instruction, code, len);
             event->instruction_bytes = len;
