@@ -282,6 +282,16 @@ def test_an_unknown_suite_is_refused_with_the_names_there_are(
     assert said.out == ""
 
 
+def test_what_python_compiles_is_kept_for_the_next_suite(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    status, lines = run(
+        one=[(sys.executable, "-c", "import sys; print('keeps', not sys.dont_write_bytecode)")]
+    )
+    assert (status, lines[1]) == (0, "keeps True")
+
+
 def test_every_suite_has_a_target_of_its_own(suites: Any) -> None:
     (names,) = re.findall(r"^EACH *= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert names.split() == [suite.name for suite in suites.SUITES]
