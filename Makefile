@@ -3,7 +3,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SUITES := $(PY) tools/suites.py $(if $(JOBS),-j $(JOBS))
-EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python package box
+EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python package box intel-fast
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ check: setup build  ## lint, types, unit and native tests: no root, no KVM, some
 	@$(SUITES) lint types unit native
 
 test: setup build  ## every suite, each to its end, and a summary: with the sandbox, and on KVM, here or else in the box
-	@$(SUITES)
+	@$(SUITES) $(if $(ALSO),--also $(ALSO))
 
 $(EACH): setup build  # one suite of tools/suites.py
 	@$(SUITES) $@
@@ -52,8 +52,7 @@ hostile-long: build  ## 100 million hostile hypercalls behind each backend: hour
 	HOSTILE_CALLS=100000000 tools/with_net -- pytest -s -m 'not kvm' tests/security/test_hostile.py -k without_end
 	HOSTILE_CALLS=100000000 tools/with_kvm -- pytest -s -m kvm tests/security/test_hostile.py -k without_end
 
-test-intel-fast: setup build  ## the tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
-	tools/with_intel -- .venv/bin/pytest -v -m kvm @tests/box/intel_fast.txt
+test-intel-fast: intel-fast  ## the tests that an Intel processor is likeliest to change, on kvm_intel in Bochs: some five minutes
 
 # Without the benchmarks' tests, whose figures mean nothing in Bochs, and without the one that compiles: that system has no compiler.
 INTEL = --ignore-glob='tests/contract/test_bench_*' --deselect='tests/contract/test_cli.py::test_the_sdks_recipe_gives_a_unikernel_that_runs[kvm]' \

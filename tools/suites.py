@@ -1,7 +1,8 @@
 """Runs test suites, each to its end whatever becomes of the others, and sums up at the end.
 
-usage: tools/suites.py [-j N] [SUITE...]    no SUITE: all of them, as `make test` does
-       tools/suites.py --c-files            the C sources that clang-format lays out
+usage: tools/suites.py [-j N] [SUITE...]        no SUITE: all that `make test` runs
+       tools/suites.py [-j N] --also SUITE...   these beside all that
+       tools/suites.py --c-files                the C sources that clang-format lays out
 
 As many suites run side by side as there are processors, or N. What they print is shown one suite after the other: of the
 first as it comes, of the others from their beginning when their turn comes.
@@ -65,6 +66,8 @@ class Suite:
     limit_s: float = 6 * 3600.0
     # It takes longer than any other, on one processor, so it begins before those that precede it in the table.
     begins_first: bool = False
+    in_test: bool = True
+    """Whether `make test` runs it."""
 
 
 SUITES = (
@@ -110,6 +113,22 @@ SUITES = (
     ),
     Suite("package", ((*PYTEST, "tests/package"),)),
     Suite("box", ((*PYTEST, "tests/box"),)),
+    Suite(  # what an Intel processor is likeliest to change, on kvm_intel in Bochs
+        "intel-fast",
+        (
+            (
+                "tools/with_intel",
+                "--",
+                ".venv/bin/pytest",
+                "--color=no",
+                "-v",
+                "-m",
+                "kvm",
+                "@tests/box/intel_fast.txt",
+            ),
+        ),
+        in_test=False,
+    ),
 )
 
 
@@ -339,11 +358,15 @@ def main(arguments: Sequence[str]) -> int:
             print(f"suites: -j {number}: not a number of suites from 1 to 999", file=sys.stderr)
             return 2
         jobs, names = int(number), names[2:]
+    also = names[:1] == ["--also"]
+    names = names[also:]
     known = {suite.name: suite for suite in SUITES}
     if unknown := [name for name in names if name not in known]:
         print(f"suites: no suite {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    chosen = [known[name] for name in dict.fromkeys(names or known)]
+    if also or not names:
+        names = [name for name, suite in known.items() if suite.in_test or name in names]
+    chosen = [known[name] for name in dict.fromkeys(names)]
     outcomes = run_side_by_side(chosen, min(jobs, len(chosen)))
     ended = {name: outcome for name, outcome in outcomes.items() if outcome.ended}
     print("", *summary(ended), sep="\n", flush=True)

@@ -292,6 +292,24 @@ def test_what_python_compiles_is_kept_for_the_next_suite(
     assert (status, lines[1]) == (0, "keeps True")
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [([], ["a", "c"]), (["--also", "b"], ["a", "b", "c"]), (["b"], ["b"]), (["c", "a"], ["c", "a"])],
+)
+def test_a_suite_outside_of_make_test_runs_where_it_is_named(
+    suites: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
+    shown: list[str],
+) -> None:
+    table = [suites.Suite(name, (says(),), in_test=name != "b") for name in ("a", "b", "c")]
+    monkeypatch.setattr(suites, "SUITES", tuple(table))
+    assert suites.main(words) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line[4:] for line in lines if line.startswith("--- ")] == shown
+
+
 def test_every_suite_has_a_target_of_its_own(suites: Any) -> None:
     (names,) = re.findall(r"^EACH *= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert names.split() == [suite.name for suite in suites.SUITES]
