@@ -90,7 +90,7 @@ class VmPool(Owner):
         vm._pool, vm._start_ns, vm.config = self, start_ns, config
         if config is not self.config:
             assert vm._door is not None
-            vm._door.write_boot_info(self.image, vm._manifest, config.cmdline)
+            vm._door.write_boot_info(config.cmdline)
         vm._created_ns = lib.tn_monotonic_ns()
         return vm
 
@@ -133,7 +133,7 @@ class VmPool(Owner):
             return self._make()
         assert vm._door is not None
         vm._door.reset()
-        vm._door.write_boot_info(self.image, vm._manifest, self.config.cmdline)
+        vm._door.write_boot_info(self.config.cmdline)
         return vm
 
     @property

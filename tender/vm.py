@@ -14,8 +14,8 @@ from typing import Final, Self, overload
 
 from tender.annotations import Backend, Console, IsolationLayer
 from tender.annotations import Machine as MachineName
-from tender.backend import check_backend, create, may_be_kvm, ring_mode
-from tender.backend.machine import Machine
+from tender.backend import check_backend, create
+from tender.backend.machine import RING_MODES, Machine
 from tender.config import LAYERS, BlockDevice, BlockFile, NetDevice, NetFd, Tap, VmConfig, path_text, standing
 from tender.config import descriptor as config_descriptor
 from tender.devices.block import Patience
@@ -143,7 +143,7 @@ class Vm(Owner):
                 mem_bytes=config.mem_bytes,
                 manifest=manifest,
                 cmdline=config.cmdline,
-                net_ring=config.net_ring if config.net else "off",
+                net_ring=config.net_ring,
             )
             self._created_ns: int = lib.tn_monotonic_ns()
             if config.require:
@@ -155,7 +155,7 @@ class Vm(Owner):
             lib.tn_vm_close(self._handle)  # at once: the exception's traceback may keep this object
             raise
         self.backend: MachineName = self._door.name
-        self.fallback = self._door.fallback
+        self.fallback, self._notice = self._door.fallback, self._door.notice
 
     # ---- set-up
 
@@ -228,7 +228,9 @@ class Vm(Owner):
         manifest = ffi.new("struct mft *")
         patience: Patience | None = None
         ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
-        net_use = lib.tn_net_use(image.elf.c, self._ring_mode(image, backend))
+        ring_wanted = RING_MODES[self.config.net_ring]
+        mode = lib.tn_ring_mode(image.elf.c, self.config.mem_bytes, ring_wanted, backend.encode())
+        net_use = lib.tn_net_use(image.elf.c, mode)
         for declared, device in attachments:
             entry = manifest.e[declared.handle]
             if isinstance(device, (Tap, NetFd)):
@@ -239,13 +241,6 @@ class Vm(Owner):
             entry.attached = 1
             self._given.append((declared.name, device))
         return manifest
-
-    def _ring_mode(self, image: Image, backend: Backend) -> int:
-        """Of the network ring that the guest will be offered, if it runs on KVM."""
-        config = self.config
-        return (
-            ring_mode(image, config.mem_bytes, config.net_ring) if may_be_kvm(backend) else int(lib.RING_NONE)
-        )
 
     def _attach_net(self, declared: Device, device: Tap | NetFd, entry: CData, use: int) -> None:
         from tender.devices import tap

@@ -27,8 +27,7 @@
 #include "ends.h"
 #include "image_memory.h"
 #include "launcher.h"
-#include "machine.h"
-#include "ring.h"
+#include "lifecycle.h"
 #include "start_state.h"
 #include "tsc.h"
 
@@ -37,7 +36,7 @@
 /* The one run of this process: signal handlers have nothing else to go by. */
 static struct vm vm;
 static struct machine machine;
-static char fallback[768];              /* what is said of the machine, if it is taken for want of another */
+static struct machine_choice choice;
 static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
 static volatile sig_atomic_t over_time; /* SIGALRM */
 static bool deaf_to_interrupts; /* SIGINT is ignored, as a shell has it for what runs in the background */
@@ -131,25 +130,6 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
 
 /* ---- the machine */
 
-static uint32_t ring_wanted(const struct request *request, const struct machine_ops *ops)
-{
-    return request->no_net_ring || !ops->serves_ring
-               ? (uint32_t)RING_NONE
-               : ring_mode_for(image_end(&image.elf), request->mem_bytes, RING_ADAPTIVE);
-}
-
-/* The one that will probably run the guest. */
-static const struct machine_ops *expected_machine(const struct request *request)
-{
-    static struct machine_error ignored;
-    const struct machine_ops *const *ops = machines;
-    if (request->backend)
-        return request->backend;
-    while (ops[1] && (*ops)->look && (*ops)->look(&ignored) != MACHINE_LIKELY)
-        ops++;
-    return *ops;
-}
-
 static char *find_program(const char *program)
 {
     char *found = find_in_package(program);
@@ -160,41 +140,19 @@ static char *find_program(const char *program)
                     unreadable_package ? UNREADABLE_HINT : COPY_HINT);
 }
 
-static bool open_machine(const struct machine_ops *ops, struct machine_plan *plan,
-                         const struct request *request, struct machine_error *error)
-{
-    if (!ops->confine)
-        net_helper_end(); /* this process keeps its rights */
-    if (!ops->serves_ring)
-        net_leave_segments(&vm);
-    plan->ring_mode = vm.count_of[MFT_NET_BASIC] ? ring_wanted(request, ops) : (uint32_t)RING_NONE;
-    machine.vm = &vm;
-    if (ops->open(&machine, plan, error) < 0)
-        return false;
-    machine.ops = ops;
-    return true;
-}
-
 /* The one that was asked for, or the first that can be had. */
-static void make_machine(const struct request *request, struct machine_plan *plan)
+static void make_machine(const struct request *request, const struct machine_plan *plan)
 {
     static struct machine_error error;
-    for (const struct machine_ops *const *ops = machines; *ops; ops++) {
-        if (request->backend && *ops != request->backend)
-            continue;
-        const bool unfit = !request->backend && (*ops)->look && (*ops)->look(&error) == MACHINE_UNFIT;
-        if (!unfit && open_machine(*ops, plan, request, &error)) {
-            const size_t said = strlen(fallback);
-            if (said && (*ops)->words->instead)
-                (void)snprintf(fallback + said, sizeof fallback - said, ": %s", (*ops)->words->instead);
+    const struct machine_ops *ops;
+    machine.vm = &vm;
+    while ((ops = machine_choose(&choice, request->backend, &error))) {
+        if (!ops->confine)
+            net_helper_end(); /* this process keeps its rights */
+        if (machine_open(&machine, ops, plan, &error) == 0)
             return;
-        }
-        if (request->backend || !error.elsewhere || !ops[1])
-            leave_to_python("%s", error.text);
-        if (!fallback[0])
-            (void)snprintf(fallback, sizeof fallback, says_no_usable, (*ops)->words->title, error.text);
-        memset(machine.own, 0, sizeof machine.own);
     }
+    leave_to_python("%s", error.text);
 }
 
 /* What stands in for a refused ppoll (stranger.c) makes calls that our own filter would kill for. */
@@ -488,7 +446,8 @@ void run(const struct request *request)
     static char line[HVT_CMDLINE_BYTES];
     struct elf_error too_small;
 
-    const struct machine_ops *const expected = expected_machine(request);
+    const uint32_t ring_wanted = request->no_net_ring ? RING_NONE : RING_ADAPTIVE;
+    const struct machine_ops *const expected = machine_expected(request->backend);
     if (expected->ahead)
         expected->ahead();
     tsc_sample(); /* early: sandbox/tsc.h */
@@ -503,16 +462,18 @@ void run(const struct request *request)
         leave_to_python("no memory for a VM");
     if (console_set(&vm, STDOUT_FILENO) < 0)
         leave_to_python("console: 1: %s", strerror(errno));
-    devices_attach(request, &image.elf, &vm, ring_wanted(request, expected), &devices);
+    devices_attach(request, &image.elf, &vm,
+                   machine_ring_mode(expected, &image.elf, request->mem_bytes, ring_wanted), &devices);
     let_stops_in(SIG_BLOCK);
 
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
         leave_to_python("--net-reattach: a helper process cannot be had: %s", strerror(-error));
-    struct machine_plan plan = {
+    const struct machine_plan plan = {
         .image = &image.elf,
         .name = image.name,
         .manifest = &devices.manifest,
         .mem_bytes = request->mem_bytes,
+        .ring_mode = ring_wanted,
         .cmdline = line,
         .cmdline_bytes = line_bytes,
         .template_fd = -1,
@@ -528,8 +489,8 @@ void run(const struct request *request)
         say_notice(says_memory_adjusted, request->mem_bytes);
     refuse_missing_layers(request, isolate(request));
     /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
-    if (fallback[0] && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
-        say_notice("%s", fallback);
+    if (choice.title && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
+        say_notice("%s", choice.notice);
     do {
         machine.ops->run(&machine);
         if (vm.event->kind == EVENT_NETWORK)

@@ -27,30 +27,8 @@ struct machine_ops;
 struct machine {
     const struct machine_ops *ops; /* NULL: none yet */
     struct vm *vm;
-    _Alignas(16) uint8_t own[MACHINE_OWN_BYTES]; /* the machine's; zeros before open() */
-};
-
-/* What a machine is made from. Devices and console are attached to `vm`; open() gives it memory. */
-struct machine_plan {
-    const struct elf_image *image;
-    const char *name; /* the image's, for lists */
-    const struct mft *manifest;
-    uint64_t mem_bytes;
-    uint32_t ring_mode; /* enum vm_ring_mode, for a machine that serves a ring */
-    const char *cmdline;
-    size_t cmdline_bytes;
-
-    /* The library's: a template of start_state.h, with its hypercall sites patched if the machine wants it so
-     * (tender/backend); and the path of the program that confines itself. */
-    int template_fd;
-    const char *program;
-    bool no_namespaces; /* for benchmarks */
-
-    /* The command's, which has one thread, makes one machine and ends with it; NULL: it is the library.
-     * load() copies the image's segments to `memory`; with `at_once` it makes the pages of a large one
-     * together. find() gives a path in the package, the caller's to free. Neither returns an error. */
-    void (*load)(uint8_t *memory, bool at_once);
-    char *(*find)(const char *program);
+    /* The machine's; before open() zeros, or what the library has made of KVM's (kvm_ops.h). */
+    _Alignas(16) uint8_t own[MACHINE_OWN_BYTES];
 };
 
 enum machine_look {

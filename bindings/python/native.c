@@ -9,11 +9,10 @@
 #include "console.h"
 #include "device.h"
 #include "ends.h"
-#include "image_memory.h"
+#include "hypercall.h"
 #include "kvm_ops.h"
-#include "machine.h"
+#include "lifecycle.h"
 #include "owner.h"
-#include "ring.h"
 #include "start_state.h"
 #include "tsc.h"
 
@@ -97,23 +96,6 @@ int tn_descriptor_duplicate(int fd, struct descriptor *into)
     return 0;
 }
 
-int tn_machine_open(struct vm_handle *handle, const char *machine, const struct elf_image *image,
-                    const struct mft *manifest, uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes,
-                    int template_fd, const char *program, const char *name, int namespaces_wanted,
-                    struct machine_error *error)
-{
-    const struct machine_plan plan = {.image = image,
-                                      .name = name,
-                                      .manifest = manifest,
-                                      .mem_bytes = mem_bytes,
-                                      .cmdline = cmdline,
-                                      .cmdline_bytes = cmdline_bytes,
-                                      .template_fd = template_fd,
-                                      .program = program,
-                                      .no_namespaces = !namespaces_wanted};
-    return owned_machine_open(handle, machine, &plan, error);
-}
-
 const char *tn_machine_name(uint32_t index)
 {
     uint32_t count = 0;
@@ -122,42 +104,26 @@ const char *tn_machine_name(uint32_t index)
     return index < count ? machines[index]->name : NULL;
 }
 
+const char *tn_machine_choose(struct machine_choice *choice, const char *backend, struct machine_error *error)
+{
+    const struct machine_ops *ops = machine_choose(choice, machine_by_name(backend), error);
+    return ops ? ops->name : NULL;
+}
+
 struct kvm_cpuid2 *tn_kvm_cpuid(void)
 {
     return kvm_machine_cpuid();
 }
 
-int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
-              int ring_mode)
+int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted, const char *backend)
 {
-    vm->extensions = image->extensions;
-    uint64_t named_bytes = mem_bytes - (ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
-    int error = image_memory_map(&vm->memory, image, template_fd, start_state_template_bytes(image),
-                                 named_bytes, mem_bytes);
-    if (error == 0 && ring_mode != RING_NONE)
-        ring_offer(vm, (struct hvt_net_ring *)(void *)(vm->memory.hva + named_bytes), (uint32_t)ring_mode);
-    return error;
-}
-
-int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted)
-{
-    return (int)ring_mode_for(image_end(image), mem_bytes, (uint32_t)wanted);
+    const struct machine_ops *expected = machine_expected(machine_by_name(backend));
+    return (int)machine_ring_mode(expected, image, mem_bytes, (uint32_t)wanted);
 }
 
 int tn_net_use(const struct elf_image *image, int ring_mode)
 {
     return (int)net_use_for(&image->manifest, image->extensions, (uint32_t)ring_mode);
-}
-
-int tn_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
-                       uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes)
-{
-    const struct machine_plan plan = {.image = image,
-                                      .manifest = manifest,
-                                      .mem_bytes = mem_bytes,
-                                      .cmdline = cmdline,
-                                      .cmdline_bytes = cmdline_bytes};
-    return owned_write_boot_info(handle, &plan);
 }
 
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)

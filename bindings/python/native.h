@@ -66,22 +66,21 @@ struct vm *tn_vm(struct vm_handle *handle);
 int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor);
 int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
 
-/* Its machine, by name (machine/machine.h), once console and devices are in place: 0, -errno, or -1 with
- * *error filled. `namespaces_wanted` is 0 for benchmarks alone. */
-int tn_machine_open(struct vm_handle *handle, const char *machine, const struct elf_image *image,
-                    const struct mft *manifest, uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes,
-                    int template_fd, const char *program, const char *name, int namespaces_wanted,
+/* Which machine it gets, or probably will (vm/lifecycle.h); `backend` a name, or "auto". */
+int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted, const char *backend);
+const char *tn_machine_choose(struct machine_choice *choice, const char *backend,
+                              struct machine_error *error);
+/* That machine, by name (machine/machine.h), once console and devices are in place: 0, -errno, or -1 with
+ * *error filled. */
+int tn_machine_open(struct vm_handle *handle, const char *name, const struct machine_plan *plan,
                     struct machine_error *error);
 const char *tn_machine_name(uint32_t index); /* in the order in which "auto" tries them; NULL past the last */
-/* What was made of it is given back: it could not be finished, and another machine takes the VM. */
-void tn_machine_close(struct vm_handle *handle);
+/* What the guest will be told; until its first run it may be said again. */
+int tn_write_boot_info(struct vm_handle *handle, const struct machine_plan *plan);
 
-/* KVM's, whose descriptors Python makes (kvm_machine.h): a descriptor or -errno; 0, -errno, or -1 with
- * *error filled. */
+/* KVM's descriptors, which Python makes before it opens the machine (kvm_ops.h): one, or -errno. */
 int tn_kvm_open(struct vm_handle *handle, const char *path);
-int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu);
-int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error);
-int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error);
+int tn_kvm_create_vm(struct vm_handle *handle, unsigned long request);
 struct kvm_cpuid2 *tn_kvm_cpuid(void); /* what this process's guests see; NULL before the first */
 
 /* Its run. `turn` tells runs of one thread apart; it becomes 1 with this one. */
@@ -110,15 +109,8 @@ int64_t tn_write(struct vm_handle *handle, gpa_t gpa, const void *from, uint64_t
 int tn_pid(struct vm_handle *handle, int *pid);
 int tn_isolation(struct vm_handle *handle, uint32_t *layers);
 
-/* A VM's memory, devices and console. */
-/* ring_mode: enum vm_ring_mode; a ring lies in the last HVT_RING_ROOM_BYTES, which are not the guest's then.
- */
-int tn_vm_map(struct vm *vm, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
-              int ring_mode);
-int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted); /* devices/net/ring.h */
-int tn_net_use(const struct elf_image *image, int ring_mode);                    /* devices/device.h */
-int tn_write_boot_info(struct vm_handle *handle, const struct elf_image *image, const struct mft *manifest,
-                       uint64_t mem_bytes, const char *cmdline, size_t cmdline_bytes);
+/* A VM's devices and console. */
+int tn_net_use(const struct elf_image *image, int ring_mode);          /* devices/device.h */
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use); /* enum net_use */
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
@@ -143,9 +135,10 @@ int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector
 
 /*
  * For the next guest of the same image: memory, counters, events, a stop asked for and the vCPU as before the
- * first run. Boot info is to be written again. keep: once, before the first run; -EOPNOTSUPP, the machine
- * cannot. reset: after an error the VM is only to be closed.
+ * first run. Boot info is to be written again. keeps: whether its machine can. keep: once, before the first
+ * run. reset: after an error the VM is only to be closed.
  */
+int tn_vm_keeps(struct vm_handle *handle);
 int tn_vm_keep(struct vm_handle *handle, int template_fd);
 int tn_vm_reset(struct vm_handle *handle);
 

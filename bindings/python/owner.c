@@ -16,7 +16,7 @@
 
 #include "device.h"
 #include "kvm_ops.h"
-#include "machine.h"
+#include "lifecycle.h"
 
 #define LIMIT_STACK_BYTES 0x10000
 #define NS_PER_S          1000000000u
@@ -120,12 +120,6 @@ static void release_machine(struct owned_vm *owned)
     if (owned->machine.ops)
         owned->machine.ops->close(&owned->machine);
     owned->machine = (struct machine){.vm = owned->vm};
-}
-
-void tn_machine_close(struct vm_handle *handle)
-{
-    if (handle->owned)
-        release_machine(handle->owned);
 }
 
 /* A forked child has copies of descriptors. The machine, the TAP's state, the process and every lock are the
@@ -270,19 +264,16 @@ struct vm *tn_vm(struct vm_handle *handle)
     return handle->owned ? handle->owned->vm : NULL;
 }
 
-int owned_machine_open(struct vm_handle *handle, const char *name, const struct machine_plan *plan,
-                       struct machine_error *error)
+int tn_machine_open(struct vm_handle *handle, const char *name, const struct machine_plan *plan,
+                    struct machine_error *error)
 {
     struct owned_vm *owned = handle->owned;
     const struct machine_ops *ops = machine_by_name(name);
-    if (!owned || !ops || owned->machine.ops)
-        return !owned ? -ESTALE : !ops ? -EINVAL : -EALREADY;
-    if (!ops->serves_ring)
-        net_leave_segments(owned->vm);
-    const int answer = ops->open(&owned->machine, plan, error);
-    if (!answer)
-        owned->machine.ops = ops;
-    return answer;
+    if (!owned || !ops)
+        return !owned ? -ESTALE : -EINVAL;
+    if (owned->machine.ops != ops)
+        release_machine(owned); /* descriptors that were made for another, which could not be had */
+    return machine_open(&owned->machine, ops, plan, error);
 }
 
 static void take_descriptor(struct descriptor *to, struct descriptor *from)
@@ -325,29 +316,15 @@ int tn_kvm_open(struct vm_handle *handle, const char *path)
     return fd;
 }
 
-int tn_kvm_create(struct vm_handle *handle, int fd, unsigned long request, int is_vcpu)
+int tn_kvm_create_vm(struct vm_handle *handle, unsigned long request)
 {
     if (!handle->owned)
         return -ESTALE;
     struct kvm_machine *kvm = kvm_of(&handle->owned->machine);
-    int made;
     do
-        made = ioctl(fd, request, 0);
-    while (made < 0 && errno == EINTR); /* a signal, whose handler has run by now */
-    if (made < 0)
-        return -errno;
-    *(is_vcpu ? &kvm->vcpu_fd : &kvm->vm_fd) = made;
-    return made;
-}
-
-int tn_kvm_prepare(struct vm_handle *handle, struct machine_error *error)
-{
-    return handle->owned ? kvm_library_prepare(&handle->owned->machine, error) : -ESTALE;
-}
-
-int tn_kvm_finish(struct vm_handle *handle, gpa_t entry, struct machine_error *error)
-{
-    return handle->owned ? kvm_library_finish(&handle->owned->machine, entry, error) : -ESTALE;
+        kvm->vm_fd = ioctl(kvm->kvm_fd, request, 0);
+    while (kvm->vm_fd < 0 && errno == EINTR); /* a signal, whose handler has run by now */
+    return kvm->vm_fd < 0 ? -errno : kvm->vm_fd;
 }
 
 /* A machine that has been made, or NULL: closed. */
@@ -356,7 +333,7 @@ static const struct machine_ops *ops_of(const struct vm_handle *handle)
     return handle->owned ? handle->owned->machine.ops : NULL;
 }
 
-int owned_write_boot_info(struct vm_handle *handle, const struct machine_plan *plan)
+int tn_write_boot_info(struct vm_handle *handle, const struct machine_plan *plan)
 {
     if (!ops_of(handle))
         return -ESTALE;
@@ -369,11 +346,14 @@ const void *tn_run_console(struct vm_handle *handle, const struct vm_event *even
     return ops_of(handle) ? ops_of(handle)->console(&handle->owned->machine, event) : NULL;
 }
 
+int tn_vm_keeps(struct vm_handle *handle)
+{
+    return ops_of(handle) && ops_of(handle)->keep;
+}
+
 int tn_vm_keep(struct vm_handle *handle, int template_fd)
 {
-    if (!ops_of(handle))
-        return -ESTALE;
-    return ops_of(handle)->keep ? ops_of(handle)->keep(&handle->owned->machine, template_fd) : -EOPNOTSUPP;
+    return ops_of(handle) ? ops_of(handle)->keep(&handle->owned->machine, template_fd) : -ESTALE;
 }
 
 int tn_vm_reset(struct vm_handle *handle)

@@ -22,14 +22,6 @@
 #include "owner_types.h"
 
 struct elf_image;
-struct machine_error;
-struct machine_plan;
-
-/* A VM's machine, by name: 0, -errno, or -1 with *error filled. */
-int owned_machine_open(struct vm_handle *handle, const char *name, const struct machine_plan *plan,
-                       struct machine_error *error);
-/* What the guest will be told; until its first run it may be said again. */
-int owned_write_boot_info(struct vm_handle *handle, const struct machine_plan *plan);
 
 /* An empty template of `bytes` in *fd, which stays the handle's: 0 or -errno. */
 int owned_templates_make(struct image_handle *handle, uint64_t bytes, int *fd);

@@ -21,7 +21,6 @@ def requests(sizeof: Sizeof) -> dict[str, int]:
         "KVM_CREATE_VM": IO(KVMIO, 0x01),
         "KVM_CHECK_EXTENSION": IO(KVMIO, 0x03),
         # a VM
-        "KVM_CREATE_VCPU": IO(KVMIO, 0x41),
         "KVM_SET_USER_MEMORY_REGION": IOC(
             IOC_WRITE, KVMIO, 0x46, sizeof("struct kvm_userspace_memory_region")
         ),

@@ -1,9 +1,10 @@
-"""What every machine has once it is made, and the machines that C opens by themselves.
+"""What every machine has once it is made.
 
 The machine is the VM's (bindings/python/owner.h), and C's: bindings/machine/machine.h says what it does.
 """
 
 import os
+from typing import Final
 
 from tender.annotations import Machine as Name
 from tender.annotations import NetRing
@@ -12,50 +13,26 @@ from tender.image import Image
 from tender.native import CData, check, ffi, lib
 from tender.values import Owner
 
+RING_MODES: Final[dict[str, int]] = {
+    "auto": lib.RING_ADAPTIVE,
+    "on": lib.RING_WORKER,
+    "inline": lib.RING_INLINE,
+    "off": lib.RING_NONE,
+}
+"""enum vm_ring_mode of VmConfig.net_ring: what is wanted."""
+
 
 class Machine(Owner):
-    """A machine that is ready to run.
+    """A machine that is ready to run. Raises HostError, ImageError.
 
-    handle    the VM that it is a part of, and ends with
-    fallback  why it is no earlier one of BACKENDS although nobody asked for it; empty: it was asked for
-    """
-
-    name: Name
-    handle: CData
-    fallback: str
-    _mem_bytes: int
-
-    serves_again = False
-    """A machine of this kind can be reset() when its guest has ended."""
-
-    def write_boot_info(self, image: Image, manifest: CData, cmdline: bytes) -> None:
-        """What the guest will be told; until the first run it may be said again."""
-        line = ffi.from_buffer(cmdline + b"\0")
-        lib.tn_write_boot_info(self.handle, image.elf.c, manifest, self._mem_bytes, line, len(cmdline))
-
-    def keep(self, image: Image) -> bool:
-        """Before the first run: this machine is to be reset() after it. True: it can be. Raises HostError."""
-        if not self.serves_again:
-            return False
-        template = image.template(self._mem_bytes)
-        answer = lib.tn_vm_keep(self.handle, template.fd)
-        lib.tn_descriptor_close(template)
-        check(answer, "keeping the image's memory and the state of a fresh vCPU")
-        return True
-
-    def reset(self) -> None:
-        """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
-        check(lib.tn_vm_reset(self.handle), "resetting the vCPU and guest memory")
-
-
-class OpenedVm(Machine):
-    """A machine that C opens, by its name. Raises HostError, ImageError.
-
-    handle       the VM that it becomes a part of, and ends with
+    handle       the VM that it is a part of, and ends with
+    fallback     why it is no earlier one of BACKENDS although nobody asked for it; empty: it was asked for
+    notice       the same as a line for a person
     program      the path of the one that the guest's process executes, if it has one
     namespaces   False for benchmarks alone: what the rest costs
     """
 
+    fallback = notice = ""
     patched = False
     """Its templates have their hypercall sites patched."""
 
@@ -72,23 +49,20 @@ class OpenedVm(Machine):
         program: str = "",
         namespaces: bool = True,
     ) -> None:
-        self.name, self.fallback, self.handle, self._mem_bytes = name, "", handle, mem_bytes
+        self.name, self.handle = name, handle
+        self._plan = plan = ffi.new("struct machine_plan *")
+        self._of_plan = image.elf, manifest  # what it points to
         error = ffi.new("struct machine_error *")
+        title = ffi.from_buffer(image.name.encode("utf-8", "replace").replace(b"\0", b"?") + b"\0")
+        path = ffi.from_buffer(program.encode("utf-8", "surrogateescape") + b"\0")
+        line = ffi.from_buffer(cmdline + b"\0")
+        plan.image, plan.name, plan.manifest, plan.mem_bytes = image.elf.c, title, manifest, mem_bytes
+        plan.ring_mode = RING_MODES[net_ring]
+        plan.cmdline, plan.cmdline_bytes = line, len(cmdline)
+        plan.program, plan.no_namespaces = path, not namespaces
         template = image.template(mem_bytes, patched=self.patched)
-        answer = lib.tn_machine_open(
-            handle,
-            name.encode(),
-            image.elf.c,
-            manifest,
-            mem_bytes,
-            ffi.from_buffer(cmdline + b"\0"),
-            len(cmdline),
-            template.fd,
-            program.encode("utf-8", "surrogateescape"),
-            image.name.encode("utf-8", "replace").replace(b"\0", b"?"),
-            namespaces,
-            error,
-        )
+        plan.template_fd = template.fd
+        answer = lib.tn_machine_open(handle, name.encode(), plan, error)
         lib.tn_descriptor_close(template)
         if answer == -1:
             raise self._refused(error, program)
@@ -96,6 +70,26 @@ class OpenedVm(Machine):
 
     def _refused(self, error: CData, program: str) -> HostError:
         return machine_error(error)
+
+    def write_boot_info(self, cmdline: bytes) -> None:
+        """What the guest will be told; until the first run it may be said again."""
+        line = ffi.from_buffer(cmdline + b"\0")
+        self._plan.cmdline, self._plan.cmdline_bytes = line, len(cmdline)
+        lib.tn_write_boot_info(self.handle, self._plan)
+
+    def keep(self, image: Image) -> bool:
+        """Before the first run: this machine is to be reset() after it. True: it can be. Raises HostError."""
+        if not lib.tn_vm_keeps(self.handle):
+            return False
+        template = image.template(self._plan.mem_bytes)
+        answer = lib.tn_vm_keep(self.handle, template.fd)
+        lib.tn_descriptor_close(template)
+        check(answer, "keeping the image's memory and the state of a fresh vCPU")
+        return True
+
+    def reset(self) -> None:
+        """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
+        check(lib.tn_vm_reset(self.handle), "resetting the vCPU and guest memory")
 
 
 def machine_error(error: CData) -> HostError:

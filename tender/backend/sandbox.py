@@ -6,7 +6,7 @@ C opens it (bindings/machine/sandbox/sandbox_ops.c). Here are its program, and t
 import os
 from typing import Any
 
-from tender.backend.machine import OpenedVm
+from tender.backend.machine import Machine
 from tender.config import LAYERS
 from tender.errors import HostError
 from tender.native import CData, both_told, ffi, lib, says
@@ -14,7 +14,7 @@ from tender.native import CData, both_told, ffi, lib, says
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
 
 
-class SandboxVm(OpenedVm):
+class SandboxVm(Machine):
     """A process with the guest's memory that waits for its first run. Raises HostError, ImageError."""
 
     patched = True

@@ -254,7 +254,7 @@ def _launch(
 ) -> int:
     from tender.config import MIB
     from tender.image import Image
-    from tender.native import lib, says
+    from tender.native import lib
     from tender.vm import DISCARD, Vm
 
     stopper.let_wait()
@@ -272,7 +272,7 @@ def _launch(
             if vm.backend == "sandbox" and signal.getsignal(SIGTSTP) == signal.SIG_DFL:
                 signal.signal(SIGTSTP, _Suspender(vm))
             if vm.fallback and options.verbosity >= 0:
-                say.notice(f"{says('no_usable', 'KVM', vm.fallback)}: {says('in_sandbox')}")
+                say.notice(vm._notice)
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
             if stopper.signal:
                 vm.stop()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support import Guest
+from support import Guest, find_kvm_likely
 
 import tender.backend.kvm
 from tender import CAPTURE, ConfigError, Image, KvmUnavailable, Vm, VmConfig, run
@@ -199,7 +199,7 @@ def test_the_library_tells_why_it_is_not_kvm(guest: Guest, monkeypatch: pytest.M
         raise KvmUnavailable("no KVM in this test")
 
     monkeypatch.setattr(tender.backend.kvm, "open_kvm", none_here)
-    monkeypatch.setattr(tender.backend, "_unfit", lambda: "")
+    find_kvm_likely(monkeypatch)
     with Image.open(guest("hello")) as image:
         with Vm(image, SMALL, console=CAPTURE) as vm:
             assert (vm.backend, vm.fallback) == ("sandbox", "no KVM in this test")
@@ -222,21 +222,27 @@ def test_the_library_tells_why_it_is_not_kvm(guest: Guest, monkeypatch: pytest.M
     ],
 )
 def test_auto_does_not_take_a_kvm_without_a_vendors_module(
-    guest: Guest, monkeypatch: pytest.MonkeyPatch, there: set[str], unfit: bool
+    guest: Guest, there: set[str], unfit: bool
 ) -> None:
-    tried = []
+    program = f"""
+import tender, tender.backend.kvm
+def open_kvm(handle, path="/dev/kvm"):
+    tried.append(path)
+    raise tender.KvmUnavailable("tried")
 
-    def open_kvm(handle: object, path: str = "/dev/kvm") -> int:
-        tried.append(path)
-        raise KvmUnavailable("tried")
-
-    monkeypatch.setattr(tender.backend.kvm, "open_kvm", open_kvm)
-    monkeypatch.setattr(tender.backend, "_HOST", set())
-    monkeypatch.setattr("os.path.exists", lambda path: path in there)
-    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=CAPTURE) as vm:
-        assert vm.backend == "sandbox"
-        assert (tried == []) == unfit
-        assert vm.fallback.startswith("/dev/kvm is neither kvm_intel's nor" if unfit else "tried")
+tried = []
+tender.backend.kvm.open_kvm = open_kvm
+with tender.Image.open({str(guest("hello"))!r}) as image, tender.Vm(image, console=tender.CAPTURE) as vm:
+    print(vm.backend, tried, vm.fallback)
+"""
+    empty = "mount -t tmpfs none /dev && mount -t tmpfs none /sys/module"
+    script = f'{empty} && mkdir -p /dev/shm {" ".join(there)} && exec "$@"'
+    done = command(["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-P", "-c", program])
+    assert (done.returncode, done.stderr) == (0, "")
+    if unfit:
+        assert done.stdout.startswith("sandbox [] /dev/kvm is neither kvm_intel's nor")
+    else:
+        assert done.stdout == "sandbox ['/dev/kvm'] tried\n"
 
 
 def test_an_unknown_door_is_refused(guest: Guest, tender_cmd: list[str]) -> None:

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kvm.h>
 #include <stdarg.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 
 #include "holds.h"
 #include "kvm_cpu_state.h"
-#include "kvm_machine.h"
+#include "kvm_ops.h"
 #include "start_state.h"
 
 #define PAGE 4096
@@ -130,7 +131,7 @@ static void is_named(unsigned long request, const char *name)
     HOLDS(make(request, EBADF, &error) == -1);
     (void)snprintf(text, sizeof text, "KVM: ioctl (%s) failed: Bad file descriptor", name);
     HOLDS(strcmp(error.text, text) == 0);
-    HOLDS(error.os_error == EBADF && error.elsewhere && strcmp(error.code, "kvm-ioctl") == 0);
+    HOLDS(error.os_error == EBADF && strcmp(error.code, "kvm-ioctl") == 0);
 }
 
 /* Before any machine was made. solo5-hvt has room for 100 leaves; KVM itself takes 256. */
@@ -180,10 +181,39 @@ static void test_an_unstable_clock_is_no_lack_of_kvm(void)
 {
     struct machine_error error;
     HOLDS(make(KVM_GET_TSC_KHZ, EIO, &error) == -1);
-    HOLDS(!error.elsewhere && strcmp(error.code, "tsc-unstable") == 0);
+    HOLDS(strcmp(error.code, "tsc-unstable") == 0);
     HOLDS(strcmp(error.text, "KVM: host TSC is unstable, cannot continue") == 0);
     HOLDS(make(KVM_GET_TSC_KHZ, EBADF, &error) == -1);
-    HOLDS(!error.elsewhere && strcmp(error.code, "") == 0);
+    HOLDS(strcmp(error.code, "") == 0);
+}
+
+/* Another machine may take the VM then. */
+static void test_a_machine_that_cannot_be_had_leaves_nothing_in_its_vm(void)
+{
+    static const unsigned long refused[] = {KVM_X86_SET_MSR_FILTER, KVM_CREATE_VCPU};
+    static struct elf_image image;
+    const uint64_t bytes = start_state_template_bytes(&image);
+    const int template_fd = memfd_create("template", MFD_CLOEXEC);
+    HOLDS(ftruncate(template_fd, (off_t)bytes) == 0);
+    const struct machine_plan plan = {
+        .image = &image, .mem_bytes = 4 * MIB, .ring_mode = RING_INLINE, .template_fd = template_fd};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        struct vm vm = {0};
+        struct machine machine = {.vm = &vm};
+        struct machine_error error;
+        *kvm_of(&machine) =
+            (struct kvm_machine){.kvm_fd = dup(template_fd), .vm_fd = dup(template_fd), .vcpu_fd = -1};
+        const int fds[] = {kvm_of(&machine)->kvm_fd, kvm_of(&machine)->vm_fd};
+        HOLDS(vm_init(&vm) == 0);
+        fake.refused = refused[i];
+        fake.with = EBADF;
+        HOLDS(kvm_ops.open(&machine, &plan, &error) == -1 && strcmp(error.code, "kvm-ioctl") == 0);
+        HOLDS(!vm.memory.hva && !vm.ring.shared && !vm.doorbell);
+        HOLDS(fcntl(fds[0], F_GETFD) < 0 && fcntl(fds[1], F_GETFD) < 0);
+        vm_release(&vm);
+    }
+    fake.refused = 0;
+    close(template_fd);
 }
 
 /* ---- the start state, as KVM is given it */
@@ -314,6 +344,7 @@ int main(void)
     test_what_is_refused_is_named();
     test_a_kernel_without_a_filter_or_a_capability_is_no_error();
     test_an_unstable_clock_is_no_lack_of_kvm();
+    test_a_machine_that_cannot_be_had_leaves_nothing_in_its_vm();
     test_cached_segments();
     test_special_registers_and_apic_base();
     test_registers_for_an_entry_and_a_size();

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import find_kvm_likely
 
 import tender.backend
 import tender.backend.kvm
 import tender.backend.sandbox
 from tender.backend import BACKENDS, create, trial
-from tender.backend.machine import OpenedVm
+from tender.backend.machine import Machine
 from tender.backend.sandbox import ISOLATION, PROGRAM, SandboxVm, setup_failed
 from tender.config import LAYERS, VmConfig, standing
 from tender.errors import ConfigError, HostError, ImageError, KvmUnavailable
@@ -60,7 +61,7 @@ class Doors:
 @pytest.fixture
 def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     made = Doors()
-    monkeypatch.setattr(tender.backend, "_unfit", lambda: "")
+    find_kvm_likely(monkeypatch)
     monkeypatch.setattr(tender.backend, "_DOORS", {name: made.maker(name) for name in ("kvm", "sandbox")})
     return made
 
@@ -109,7 +110,17 @@ def test_who_asks_for_the_sandbox_does_not_touch_kvm(doors: Doors) -> None:
 
 
 def test_an_unfit_kvm_is_not_even_tried(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tender.backend, "_unfit", lambda: "odd")
+    """What C finds of this host's KVM, test_lifecycle.c has."""
+    choose = tender.backend._choose
+
+    def unfit(choice: CData, backend: str, refused: CData) -> str:
+        name = choose(choice, backend, refused)
+        if (backend, name) != ("auto", "kvm"):
+            return name
+        refused.code, refused.text = b"kvm", b"odd"
+        return choose(choice, backend, refused)
+
+    monkeypatch.setattr(tender.backend, "_choose", unfit)
     assert doors.create("auto") == ("sandbox", "odd")
     assert doors.made == ["sandbox"]
     assert doors.create("kvm") == ("kvm", ""), "asked for by name it is"
@@ -134,25 +145,6 @@ def test_an_unknown_door_is_refused_by_name(doors: Doors, name: str) -> None:
     assert doors.made == []
 
 
-@pytest.mark.parametrize(
-    ("there", "unfit"),
-    [
-        ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_intel"}, False),
-        ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_amd"}, False),
-        ({"/dev/kvm", "/sys/module/kvm"}, True),
-        ({"/dev/kvm"}, False),  # no /sys, or a kernel without modules: opening it tells
-        ({"/sys/module/kvm"}, False),
-        (set(), False),
-    ],
-)
-def test_a_kvm_without_a_vendors_module_is_unfit(
-    there: set[str], unfit: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tender.backend, "_HOST", set())
-    monkeypatch.setattr("os.path.exists", lambda path: path in there)
-    assert bool(tender.backend._unfit()) == unfit
-
-
 def test_the_machines_in_c_are_the_backends_in_their_order() -> None:
     names = [lib.tn_machine_name(i) for i in range(len(BACKENDS))]
     assert [ffi.string(name).decode() for name in names[:-1]] == list(BACKENDS[1:])
@@ -164,7 +156,7 @@ def test_a_machine_that_this_build_does_not_have_is_refused_by_name(image: Image
     assert lib.tn_vm_make(handle) == 0
     manifest = ffi.addressof(image.elf.c, "manifest")
     with pytest.raises(HostError, match="no machine of this build: none such"):
-        OpenedVm(handle, name="none such", image=image, mem_bytes=MEM, manifest=manifest, cmdline=b"")  # type: ignore[arg-type]
+        Machine(handle, name="none such", image=image, mem_bytes=MEM, manifest=manifest, cmdline=b"")  # type: ignore[arg-type]
 
 
 # ---- starting the program

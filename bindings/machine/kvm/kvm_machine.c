@@ -25,7 +25,7 @@ static __attribute__((format(printf, 4, 5))) int failed(struct machine_error *er
                                                         int os_error, const char *format, ...)
 {
     va_list arguments;
-    *error = (struct machine_error){.os_error = os_error, .elsewhere = strncmp(code, "kvm", 3) == 0};
+    *error = (struct machine_error){.os_error = os_error};
     (void)snprintf(error->code, sizeof error->code, "%s", code);
     va_start(arguments, format);
     (void)vsnprintf(error->text, sizeof error->text, format, arguments);

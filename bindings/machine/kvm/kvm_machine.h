@@ -4,7 +4,7 @@
  *
  *   kvm_machine_open()      /dev/kvm and the VM                   the library: open_kvm(), CREATE_VM
  *   kvm_machine_prepare()   its MSR filter, its memory
- *   kvm_machine_add_vcpu()  the vCPU                              the library: CREATE_VCPU
+ *   kvm_machine_add_vcpu()  the vCPU
  *   kvm_machine_finish()    what the guest sees of its processor, registers, the clock's frequency
  */
 #ifndef TENDER_KVM_MACHINE_H

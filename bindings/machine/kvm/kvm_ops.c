@@ -22,7 +22,6 @@
 #include "reset_kvm.h"
 #include "rights.h"
 #include "run_kvm.h"
-#include "says.h"
 #include "start_state.h"
 #include "words.h"
 
@@ -52,17 +51,23 @@ static bool exists(const char *path)
     return stat(path, &about) == 0;
 }
 
-/* As tender/backend/__init__.py has it: a KVM without a vendor's module under it interprets guests in
- * software. */
+/* A KVM without a vendor's module under it interprets guests in software, more or less of each: the doctor's
+ * trial tells how it stands with this one. */
 static enum machine_look look(struct machine_error *why)
 {
+    static atomic_bool has_vendor; /* as long as this process */
     if (!exists("/dev/kvm"))
         return MACHINE_ABSENT;
-    if (exists("/sys/module/kvm_intel") || exists("/sys/module/kvm_amd") || !exists("/sys/module/kvm"))
-        return MACHINE_LIKELY;
-    *why = (struct machine_error){.elsewhere = 1};
-    (void)snprintf(why->text, sizeof why->text, "%s", says_unfit_kvm);
-    return MACHINE_UNFIT;
+    if (!atomic_load(&has_vendor) && !exists("/sys/module/kvm_intel") && !exists("/sys/module/kvm_amd")) {
+        if (!exists("/sys/module/kvm"))
+            return MACHINE_LIKELY;
+        *why = (struct machine_error){.code = "kvm"};
+        (void)snprintf(why->text, sizeof why->text, "%s",
+                       "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it");
+        return MACHINE_UNFIT;
+    }
+    atomic_store(&has_vendor, true);
+    return MACHINE_LIKELY;
 }
 
 static struct cpu_state *start_of(const struct machine *machine, struct cpu_state *start)
@@ -71,43 +76,43 @@ static struct cpu_state *start_of(const struct machine *machine, struct cpu_stat
     return start;
 }
 
-int kvm_library_prepare(struct machine *machine, struct machine_error *error)
-{
-    return kvm_machine_prepare(kvm_of(machine), machine->vm, error);
-}
-
-int kvm_library_finish(struct machine *machine, gpa_t entry, struct machine_error *error)
-{
-    struct cpu_state start; /* most of it is for others: pages that nobody touches */
-    own(machine)->entry = entry;
-    return kvm_machine_finish(kvm_of(machine), start_of(machine, &start), error);
-}
-
 static int no_memory(struct machine_error *error, int refused)
 {
     *error = (struct machine_error){.os_error = -refused, .code = "memory"};
-    (void)snprintf(error->text, sizeof error->text, "%s: %s", says_memory_refused, strerror(-refused));
+    (void)snprintf(error->text, sizeof error->text, "Error allocating guest memory: %s",
+                   refused == -ENOEXEC ? "this process could execute it: its personality is READ_IMPLIES_EXEC"
+                                       : strerror(-refused));
     return -1;
 }
 
 /* No sealed template: segments are read to where the guest finds them. */
-static int map_and_load(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
+static int map_and_load(struct vm *vm, const struct machine_plan *plan, uint64_t guest_bytes)
 {
-    struct vm *vm = machine->vm;
     const struct elf_image *image = plan->image;
-    const uint64_t guest_bytes = plan->mem_bytes - (plan->ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
-    int refused = guest_memory_reserve(&vm->memory, guest_bytes, plan->mem_bytes);
+    const int refused = guest_memory_reserve(&vm->memory, guest_bytes, plan->mem_bytes);
     if (refused < 0)
-        return no_memory(error, refused);
-    if (plan->ring_mode != RING_NONE)
-        devices_offer(vm, vm->memory.hva + guest_bytes, plan->ring_mode);
-    vm->extensions = image->extensions;
+        return refused;
     /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
     (void)madvise(vm->memory.hva, guest_small_pages_end(image_end(image), guest_bytes), MADV_NOHUGEPAGE);
     start_state_write_tables(vm->memory.hva, plan->mem_bytes, image->extensions);
     plan->load(vm->memory.hva, true);
-    refused = image_memory_protect(&vm->memory, image);
-    return refused < 0 ? no_memory(error, refused) : 0;
+    return image_memory_protect(&vm->memory, image);
+}
+
+static int make_memory(struct vm *vm, const struct machine_plan *plan, struct machine_error *error)
+{
+    const struct elf_image *image = plan->image;
+    const uint64_t guest_bytes = plan->mem_bytes - (plan->ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
+    vm->extensions = image->extensions;
+    const int refused =
+        plan->load ? map_and_load(vm, plan, guest_bytes)
+                   : image_memory_map(&vm->memory, image, plan->template_fd,
+                                      start_state_template_bytes(image), guest_bytes, plan->mem_bytes);
+    if (refused < 0)
+        return no_memory(error, refused);
+    if (plan->ring_mode != RING_NONE)
+        devices_offer(vm, vm->memory.hva + guest_bytes, plan->ring_mode);
+    return 0;
 }
 
 static void write_boot_info(struct machine *machine, const struct machine_plan *plan)
@@ -120,21 +125,36 @@ static void write_boot_info(struct machine *machine, const struct machine_plan *
     entered(memory, boot_info, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
 }
 
-/* The command's. The library makes the descriptors itself. */
+static int make_vcpu(struct machine *machine, gpa_t entry, struct machine_error *error)
+{
+    struct kvm_machine *kvm = kvm_of(machine);
+    struct cpu_state start; /* most of it is for others: pages that nobody touches */
+    own(machine)->entry = entry;
+    if (kvm_machine_prepare(kvm, machine->vm, error) < 0 || kvm_machine_add_vcpu(kvm, error) < 0)
+        return -1;
+    return kvm_machine_finish(kvm, start_of(machine, &start), error);
+}
+
+/* The library has made /dev/kvm's and the VM's descriptors itself, and asks /dev/kvm again. */
 static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
 {
     struct kvm_machine *kvm = kvm_of(machine);
-    *kvm = KVM_MACHINE_NONE;
-    if (kvm_machine_open(kvm, error) < 0 || map_and_load(machine, plan, error) < 0 ||
-        kvm_machine_prepare(kvm, machine->vm, error) < 0 || kvm_machine_add_vcpu(kvm, error) < 0 ||
-        kvm_library_finish(machine, plan->image->entry, error) < 0) {
+    struct vm *vm = machine->vm;
+    const bool is_command = plan->load != NULL;
+    if (is_command)
+        *kvm = KVM_MACHINE_NONE;
+    if ((is_command && kvm_machine_open(kvm, error) < 0) || make_memory(vm, plan, error) < 0 ||
+        make_vcpu(machine, plan->image->entry, error) < 0) {
         kvm_machine_close(kvm);
-        guest_memory_unmap(&machine->vm->memory);
-        machine->vm->ring.shared = NULL;
+        guest_memory_unmap(&vm->memory);
+        vm->ring.shared = NULL;
+        vm->doorbell = NULL;
         return -1;
     }
-    close(kvm->kvm_fd); /* nothing asks it any more */
-    kvm->kvm_fd = -1;
+    if (is_command) {
+        close(kvm->kvm_fd);
+        kvm->kvm_fd = -1;
+    }
     write_boot_info(machine, plan);
     return 0;
 }

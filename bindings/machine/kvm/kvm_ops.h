@@ -1,4 +1,4 @@
-/* What the library's road has to KVM beside machine.h: the descriptors are made by Python (kvm_machine.h). */
+/* What the library's road has to KVM beside machine.h: its descriptors are made by Python (kvm_machine.h). */
 #ifndef TENDER_KVM_OPS_H
 #define TENDER_KVM_OPS_H
 
@@ -7,13 +7,9 @@
 
 extern const struct machine_ops kvm_ops;
 
-/* Of a machine whose ops are kvm_ops. */
+/* Of a machine whose ops are kvm_ops. For the library: where the descriptors of /dev/kvm and of the VM are
+ * before open(), which takes them. */
 struct kvm_machine *kvm_of(struct machine *machine);
-
-/* With a VM, whose memory is mapped, and with a vCPU: kvm_machine_prepare() and kvm_machine_finish(), the
- * guest to start at `entry`. */
-int kvm_library_prepare(struct machine *machine, struct machine_error *error);
-int kvm_library_finish(struct machine *machine, gpa_t entry, struct machine_error *error);
 
 /* Before a VM is made: the memory slot of the machine that is kept is emptied, its addresses will be
  * another's. */

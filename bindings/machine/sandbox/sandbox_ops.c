@@ -209,7 +209,9 @@ static const char *const cures[ISOLATION_LAYERS][2] = {
 static const struct machine_words words = {
     .title = "sandbox",
     .run_call = "ppoll",
-    .instead = says_in_sandbox,
+    .instead =
+        "the guest runs in the sandbox, a process behind a system-call filter, which isolates less than "
+        "a virtual machine",
     .cures = cures,
 };
 
