@@ -52,16 +52,6 @@ int tn_elf_query_manifest_fd(int fd, struct elf_image *image, struct elf_error *
     return elf_image_query_manifest(&source, image, error);
 }
 
-int tn_elf_fits(const struct elf_image *image, uint64_t mem_bytes, struct elf_error *error)
-{
-    return elf_image_fits(image, mem_bytes, error);
-}
-
-uint64_t tn_template_bytes(const struct elf_image *image)
-{
-    return start_state_template_bytes(image);
-}
-
 /* 0; -errno; 1, *error is filled */
 static int load(struct image_handle *handle, const struct elf_image *image, struct byte_source *source,
                 struct elf_error *error)
@@ -110,11 +100,6 @@ const char *tn_machine_choose(struct machine_choice *choice, const char *backend
     return ops ? ops->name : NULL;
 }
 
-struct kvm_cpuid2 *tn_kvm_cpuid(void)
-{
-    return kvm_machine_cpuid();
-}
-
 int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted, const char *backend)
 {
     const struct machine_ops *expected = machine_expected(machine_by_name(backend));
@@ -124,21 +109,6 @@ int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted, 
 int tn_net_use(const struct elf_image *image, int ring_mode)
 {
     return (int)net_use_for(&image->manifest, image->extensions, (uint32_t)ring_mode);
-}
-
-int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use)
-{
-    return vm_attach_net(vm, handle, fd, (enum net_use)use);
-}
-
-void tn_vm_net_is_named(struct vm *vm, uint32_t handle, int again)
-{
-    vm_net_is_named(vm, handle, again != 0);
-}
-
-int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only)
-{
-    return vm_attach_block(vm, handle, fd, capacity, read_only != 0);
 }
 
 static int keep(int fd, struct descriptor *into)
@@ -155,34 +125,14 @@ int tn_net_open_tap(const char *name, int use, uint32_t *mtu, struct device_erro
     return keep(net_open_tap(name, (enum net_use)use, mtu, error), into);
 }
 
-int tn_device_check_inherited(int fd, int is_net, struct device_error *error)
-{
-    return device_check_inherited(fd, is_net != 0, error);
-}
-
 int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into)
 {
     return keep(net_duplicate(fd, error), into);
 }
 
-int tn_net_choose_mac(uint8_t *mac)
-{
-    return net_choose_mac(mac);
-}
-
 int tn_file_open(const char *path, int use, struct device_error *error, struct descriptor *into)
 {
     return keep(file_open(path, (enum file_use)use, error), into);
-}
-
-int tn_file_check_output(int fd, struct device_error *error)
-{
-    return file_check_output(fd, error);
-}
-
-int tn_terminal_without_waiting(int fd)
-{
-    return terminal_without_waiting(fd);
 }
 
 int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
@@ -198,17 +148,6 @@ int tn_block_duplicate(int fd, const char *shown, int read_only, int raw, uint64
                 into);
 }
 
-int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
-                            struct device_error *error)
-{
-    return block_check_capacity(name, capacity, sector_bytes, error);
-}
-
-int tn_vm_set_console(struct vm *vm, int fd)
-{
-    return console_set(vm, fd);
-}
-
 int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,
                    struct run_end *end)
 {
@@ -219,68 +158,8 @@ int tn_end_explain(const struct vm_event *event, const char *machine, int over_t
     return 0;
 }
 
-const char *tn_setup_step_name(uint32_t step)
-{
-    return setup_step_name(step);
-}
-
-const char *tn_end_reason(uint32_t end, int32_t *status)
-{
-    return end_reason(end, status);
-}
-
-const char *tn_says(const char *name)
-{
-    return end_says(name);
-}
-
-const char *tn_setup_step_hint(uint32_t step, int os_error, int told)
-{
-    return setup_step_hint(step, os_error, (enum told)told);
-}
-
-const char *tn_hypercall_name(uint32_t number)
-{
-    return hypercall_name(number);
-}
-
-const char *tn_feature_name(uint32_t bit)
-{
-    return feature_name(bit);
-}
-
-const char *tn_isolation_name(uint32_t index)
-{
-    return isolation_name(index);
-}
-
 const char *tn_isolation_cure(uint32_t index, const char *machine, int told)
 {
     const struct machine_ops *ops = machine_by_name(machine);
     return ops ? isolation_cure(index, ops, (enum told)told) : "";
-}
-
-const char *tn_system_call_name(uint32_t number, uint64_t arch)
-{
-    return system_call_name(number, arch);
-}
-
-void tn_tsc_sample(void)
-{
-    tsc_sample();
-}
-
-uint64_t tn_tsc_hz(void)
-{
-    return tsc_hz();
-}
-
-void tn_signals_hold(void)
-{
-    vm_hold_signals();
-}
-
-uint64_t tn_monotonic_ns(void)
-{
-    return monotonic_ns();
 }

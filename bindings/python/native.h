@@ -7,6 +7,7 @@
 #ifndef TENDER_NATIVE_H
 #define TENDER_NATIVE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "cpu_state.h"
@@ -19,6 +20,33 @@
 
 struct kvm_cpuid2;
 struct vm;
+
+/* Of these Python has another name, and the same function: native.c includes both declarations, and so the
+ * compiler compares them. */
+#define tn_elf_fits                 elf_image_fits
+#define tn_template_bytes           start_state_template_bytes
+#define tn_kvm_cpuid                kvm_machine_cpuid
+#define tn_vm_attach_net            vm_attach_net
+#define tn_vm_net_is_named          vm_net_is_named
+#define tn_vm_attach_block          vm_attach_block
+#define tn_device_check_inherited   device_check_inherited
+#define tn_net_choose_mac           net_choose_mac
+#define tn_file_check_output        file_check_output
+#define tn_terminal_without_waiting terminal_without_waiting
+#define tn_block_check_capacity     block_check_capacity
+#define tn_vm_set_console           console_set
+#define tn_setup_step_name          setup_step_name
+#define tn_end_reason               end_reason
+#define tn_says                     end_says
+#define tn_setup_step_hint          setup_step_hint
+#define tn_hypercall_name           hypercall_name
+#define tn_feature_name             feature_name
+#define tn_isolation_name           isolation_name
+#define tn_system_call_name         system_call_name
+#define tn_tsc_sample               tsc_sample
+#define tn_tsc_hz                   tsc_hz
+#define tn_signals_hold             vm_hold_signals
+#define tn_monotonic_ns             monotonic_ns
 
 /* <native:functions> */
 
@@ -110,9 +138,9 @@ int tn_pid(struct vm_handle *handle, int *pid);
 int tn_isolation(struct vm_handle *handle, uint32_t *layers);
 
 /* A VM's devices and console. */
-int tn_net_use(const struct elf_image *image, int ring_mode);          /* devices/device.h */
-int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, int use); /* enum net_use */
-int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, int read_only);
+int tn_net_use(const struct elf_image *image, int ring_mode); /* devices/device.h */
+int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
+int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
 
 /* Opening devices (devices/device.h): 0, or -1 with *error filled. */
@@ -122,10 +150,10 @@ int tn_file_open(const char *path, int use, struct device_error *error,
                  struct descriptor *into); /* enum file_use */
 int tn_file_check_output(int fd, struct device_error *error);
 int tn_terminal_without_waiting(int fd); /* devices/console/console.h */
-int tn_device_check_inherited(int fd, int is_net, struct device_error *error);
+int tn_device_check_inherited(int fd, bool is_net, struct device_error *error);
 int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into);
-void tn_vm_net_is_named(struct vm *vm, uint32_t handle, int again);
-int tn_net_choose_mac(uint8_t *mac); /* -errno */
+void tn_vm_net_is_named(struct vm *vm, uint32_t handle, bool again);
+int tn_net_choose_mac(uint8_t mac[6]); /* -errno */
 int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
                   struct descriptor *into);
 int tn_block_duplicate(int fd, const char *shown, int read_only, int raw, uint64_t *capacity,
@@ -157,7 +185,7 @@ int tn_end_explain(const struct vm_event *event, const char *machine, int over_t
 const char *tn_setup_step_name(uint32_t step);
 const char *tn_end_reason(uint32_t end, int32_t *status);
 const char *tn_says(const char *name);
-const char *tn_setup_step_hint(uint32_t step, int os_error, int told);
+const char *tn_setup_step_hint(uint32_t step, int os_error, enum told told);
 const char *tn_isolation_name(uint32_t index);
 const char *tn_isolation_cure(uint32_t index, const char *machine, int told);
 const char *tn_system_call_name(uint32_t number, uint64_t arch);
