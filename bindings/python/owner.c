@@ -11,29 +11,14 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "device.h"
 #include "kvm_ops.h"
 #include "lifecycle.h"
-
-#define LIMIT_STACK_BYTES 0x10000
-#define NS_PER_S          1000000000u
+#include "time_limit.h"
 
 enum run_state { NEW, RUNNING, ENDED };
-
-/* A time limit of a run: a thread that stops the VM. It is a thread of C's: what replaces Python's threads by
- * something else, as gevent does, does not reach it. */
-struct limit {
-    bool runs;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    bool over; /* the run is */
-    bool timed_out;
-    uint64_t deadline_ns;
-};
 
 struct owned_vm {
     uint32_t users; /* the handle, calls under way, the thread of tn_start() */
@@ -47,7 +32,7 @@ struct owned_vm {
     bool started; /* by tn_start() */
     pid_t runner;
     const int *turn;
-    struct limit limit;
+    struct time_limit limit;
     int done_fd; /* eventfd, readable once the thread of tn_start() is done; -1: not started */
 };
 
@@ -133,8 +118,6 @@ static void release_copies(struct owned_vm *owned)
         owned->devices[i].leave_header = 0;
 }
 
-static void limit_end(struct owned_vm *owned);
-
 /* The order matters: the machine, then the ring's worker and guest memory, then the devices they use. */
 static void release(struct owned_vm *owned)
 {
@@ -142,7 +125,7 @@ static void release(struct owned_vm *owned)
     if (is_copy)
         release_copies(owned);
     else
-        limit_end(owned);
+        time_limit_end(&owned->limit);
     release_machine(owned);
     if (!is_copy)
         vm_release(owned->vm);
@@ -244,7 +227,7 @@ int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
         while (owned->users > 1)
             pthread_cond_wait(&unused, &handles);
         pthread_mutex_unlock(&handles); /* nobody else has it any more */
-        limit_end(owned);               /* of a run that began just then, and found the handle moved */
+        time_limit_end(&owned->limit);  /* of a run that began just then, and found the handle moved */
         pthread_mutex_lock(&handles);
         owned->state = NEW;
         owned->turn = NULL;
@@ -376,66 +359,6 @@ int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_
 
 /* ---- a run */
 
-static void *limit_body(void *of)
-{
-    struct owned_vm *owned = of;
-    struct limit *limit = &owned->limit;
-    const struct timespec deadline = {(time_t)(limit->deadline_ns / NS_PER_S),
-                                      (long)(limit->deadline_ns % NS_PER_S)};
-    pthread_mutex_lock(&limit->lock);
-    int waited = 0;
-    while (!limit->over && waited != ETIMEDOUT)
-        waited = pthread_cond_timedwait(&limit->changed, &limit->lock, &deadline);
-    if (!limit->over) {
-        limit->timed_out = true;
-        vm_stop(owned->vm);
-    }
-    pthread_mutex_unlock(&limit->lock);
-    return NULL;
-}
-
-static int limit_begin(struct owned_vm *owned, uint64_t limit_ns)
-{
-    struct limit *limit = &owned->limit;
-    if (limit_ns == NO_LIMIT)
-        return 0;
-    pthread_attr_t attributes;
-    pthread_condattr_t clock;
-    sigset_t all, saved;
-    limit->over = limit->timed_out = false;
-    limit->deadline_ns = monotonic_ns() + limit_ns;
-    pthread_mutex_init(&limit->lock, NULL);
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_cond_init(&limit->changed, &clock);
-    pthread_condattr_destroy(&clock);
-    sigfillset(&all); /* a signal that woke this thread would leave the guest running */
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, LIMIT_STACK_BYTES);
-    int error = pthread_create(&limit->thread, &attributes, limit_body, owned);
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
-    limit->runs = error == 0;
-    return -error;
-}
-
-/* By one thread at a time: the run's, or the one that releases. */
-static void limit_end(struct owned_vm *owned)
-{
-    struct limit *limit = &owned->limit;
-    if (!limit->runs)
-        return;
-    pthread_mutex_lock(&limit->lock);
-    limit->over = true;
-    pthread_cond_signal(&limit->changed);
-    pthread_mutex_unlock(&limit->lock);
-    pthread_join(limit->thread, NULL);
-    pthread_cond_destroy(&limit->changed);
-    pthread_mutex_destroy(&limit->lock);
-    limit->runs = false;
-}
-
 /* With a use. NEW becomes RUNNING, with its time limit. */
 static int begin(struct owned_vm *owned, uint64_t limit_ns, bool started)
 {
@@ -452,7 +375,7 @@ static int begin(struct owned_vm *owned, uint64_t limit_ns, bool started)
     pthread_mutex_unlock(&handles);
     if (answer)
         return answer;
-    answer = limit_begin(owned, limit_ns);
+    answer = time_limit_begin(&owned->limit, owned->vm, limit_ns);
     if (answer) {
         pthread_mutex_lock(&handles);
         owned->state = NEW;
@@ -463,7 +386,7 @@ static int begin(struct owned_vm *owned, uint64_t limit_ns, bool started)
 
 static void end(struct owned_vm *owned)
 {
-    limit_end(owned);
+    time_limit_end(&owned->limit);
     pthread_mutex_lock(&handles);
     owned->state = ENDED;
     owned->runner = 0;
@@ -496,7 +419,7 @@ int tn_run(struct vm_handle *handle, struct run_report *report)
     report->event = *owned->vm->event;
     report->over = event_ends_run(report->event.kind);
     if (report->over) {
-        limit_end(owned);
+        time_limit_end(&owned->limit);
         report->timed_out = owned->limit.timed_out;
         if (report->event.kind != EVENT_SETUP_FAILED)
             report->isolation = machine->ops->isolation(machine);
@@ -572,7 +495,7 @@ static int start_thread(struct owned_vm *owned, struct start start, struct descr
 /* Nothing ran: the VM is as new. */
 static void take_back_start(struct owned_vm *owned)
 {
-    limit_end(owned);
+    time_limit_end(&owned->limit);
     owned->vm->signals_elsewhere = false;
     close_number(&owned->done_fd);
     pthread_mutex_lock(&handles);

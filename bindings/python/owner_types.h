@@ -40,8 +40,6 @@ struct run_report {
 #define TEMPLATE_STEP_PATCH   4
 #define TEMPLATE_STEP_SEAL    5
 
-#define NO_LIMIT 0xffffffffffffffff /* ns */
-
 /* </native:types> */
 
 #endif

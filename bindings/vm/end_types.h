@@ -12,6 +12,8 @@
 #define STATUS_ENDED        1 /* starting anew would only repeat it, or it was asked for */
 #define STATUS_HOST_FAILED  2 /* through nothing that the guest did: starting anew may help */
 
+#define NO_LIMIT 0xffffffffffffffff /* ns: of a run without a time limit */
+
 /* In whose words a way out is told: arguments of the library, or options of the command. */
 enum told { TOLD_LIBRARY, TOLD_COMMAND };
 
