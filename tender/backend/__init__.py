@@ -58,21 +58,25 @@ def create(
                 cmdline=cmdline,
                 net_ring=net_ring,
             )
-            machine.fallback, machine.notice = (
-                ffi.string(choice.why).decode(),
-                ffi.string(choice.notice).decode(),
-            )
+            machine.fallback, machine.notice = _text(choice.why), _text(choice.notice)
             return machine
         except HostError as error:
-            refused.code, refused.text = error.code.encode()[:15], error.message.encode()[:511]
+            refused.code = error.code.encode()[: ffi.sizeof(refused.code) - 1]
+            refused.text = error.message.encode("utf-8", "replace")[: ffi.sizeof(refused.text) - 1]
             name = _choose(choice, backend, refused)
             if name:
                 continue
             if choice.title:
-                earlier = f"and no {ffi.string(choice.title).decode()}: {ffi.string(choice.why).decode()}"
+                earlier = f"and no {_text(choice.title)}: {_text(choice.why)}"
                 error.hint = f"{error.hint}\n{earlier}".lstrip()
                 error.command_hint = f"{error.command_hint}\n{earlier}".lstrip()
             raise
+
+
+def _text(of: "CData") -> str:
+    from tender.native import ffi
+
+    return str(ffi.string(of), "utf-8", "replace")
 
 
 def _choose(choice: "CData", backend: str, refused: "CData") -> str:
@@ -83,23 +87,19 @@ def _choose(choice: "CData", backend: str, refused: "CData") -> str:
     return "" if name == ffi.NULL else ffi.string(name).decode()
 
 
-def _door(name: str) -> "Callable[..., Machine]":
+def _door(name: Any) -> "Callable[..., Machine]":
     """The class; imported when it is first wanted, for a run wants one of them."""
-    door = _DOORS.get(name)
-    if door is None:
-        door = _DOORS[name] = _class(name)
-    return door
+    if name not in _DOORS:
+        if name == "kvm":
+            from tender.backend import kvm
 
+            _DOORS[name] = kvm.KvmVm
+        elif name == "sandbox":
+            from tender.backend import sandbox
 
-def _class(name: Any) -> "Callable[..., Machine]":
-    if name == "kvm":
-        from tender.backend.kvm import KvmVm
+            _DOORS[name] = sandbox.SandboxVm
+        else:
+            from tender.backend.machine import Machine
 
-        return KvmVm
-    if name == "sandbox":
-        from tender.backend.sandbox import SandboxVm
-
-        return SandboxVm
-    from tender.backend.machine import Machine
-
-    return lambda handle, **values: Machine(handle, name=name, **values)
+            _DOORS[name] = lambda handle, **values: Machine(handle, name=name, **values)
+    return _DOORS[name]

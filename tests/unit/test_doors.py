@@ -126,15 +126,31 @@ def test_an_unfit_kvm_is_not_even_tried(doors: Doors, monkeypatch: pytest.Monkey
     assert doors.create("kvm") == ("kvm", ""), "asked for by name it is"
 
 
-def test_where_both_are_shut_the_error_names_both(doors: Doors) -> None:
-    doors.kvm_error = MISSING
+LONG = KvmUnavailable(f"Could not open: {'ä' * 300}", code="kvm-missing")  # C keeps 511 bytes of it
+
+
+@pytest.mark.parametrize("error", [MISSING, LONG], ids=["short", "long"])
+def test_where_both_are_shut_the_error_names_both(doors: Doors, error: HostError) -> None:
+    doors.kvm_error = error
     doors.sandbox_error = HostError(
         "sandbox: the seccomp filter: Invalid argument", errno=22, hint="a kernel with it"
     )
     with pytest.raises(HostError) as raised:
         doors.create("auto")
     assert raised.value.message == "sandbox: the seccomp filter: Invalid argument"
-    assert raised.value.hint == f"a kernel with it\nand no KVM: {MISSING.message}"
+    earlier = error.message.encode()[:511].decode("utf-8", "replace")
+    assert raised.value.hint == f"a kernel with it\nand no KVM: {earlier}"
+
+
+@pytest.mark.parametrize("backend", ["auto", "sandbox"])
+def test_an_error_that_names_a_path_of_any_bytes_is_raised_as_it_is(doors: Doors, backend: str) -> None:
+    doors.kvm_error = MISSING
+    doors.sandbox_error = HostError(
+        "sandbox: /\udcff/tender-sandbox: No such file or directory", errno=2, code="sandbox"
+    )
+    with pytest.raises(HostError) as raised:
+        doors.create(backend)
+    assert raised.value is doors.sandbox_error
 
 
 @pytest.mark.parametrize("name", ["", "KVM", "qemu", "auto "])
