@@ -85,14 +85,14 @@ int main(int argc, char **argv)
     struct timespec now;
     check(argc == 5, "CALLS SOCKET FILE filtered|plain");
     uint64_t calls = strtoull(argv[1], NULL, 10);
-    check(dup2(atoi(argv[2]), SANDBOX_NET_FD_BASE) >= 0 && dup2(atoi(argv[3]), SANDBOX_BLOCK_FD_BASE) >= 0 &&
+    check(dup2(atoi(argv[2]), SANDBOX_FDS_net) >= 0 && dup2(atoi(argv[3]), SANDBOX_FDS_block) >= 0 &&
               dup2(1, SANDBOX_FD_CONSOLE) >= 0,
           "dup2");
     if (strcmp(argv[4], "filtered") == 0)
         filter();
     MEASURE(0, clock_gettime(CLOCK_REALTIME, &now), 0);
-    MEASURE(1, bare_call(SANDBOX_NET_FD_BASE, buffer, FRAME_BYTES, 0, SYS_read), EAGAIN_);
-    MEASURE(2, bare_call(SANDBOX_BLOCK_FD_BASE, buffer, BLOCK_BYTES, 0, SYS_pread64), BLOCK_BYTES);
+    MEASURE(1, bare_call(SANDBOX_FDS_net, buffer, FRAME_BYTES, 0, SYS_read), EAGAIN_);
+    MEASURE(2, bare_call(SANDBOX_FDS_block, buffer, BLOCK_BYTES, 0, SYS_pread64), BLOCK_BYTES);
     char text[200];
     int len = snprintf(text, sizeof text, "walltime %llu\nnet_read %llu\nblock_read %llu\n",
                        (unsigned long long)results[0], (unsigned long long)results[1],

@@ -53,7 +53,7 @@ def filtered(name: str) -> Path:
     sources = [sandbox / "gen_filter.py", sandbox / "filter_rules.txt"]
     words = [sys.executable, *map(str, sources), str(out / "filter.inc"), str(out / "filter_shape.h")]
     _run(name, words)
-    includes = (sandbox, CHECKOUT / "bindings" / "core", out)
+    includes = (sandbox, CHECKOUT / "abi", CHECKOUT / "bindings" / "core", out)
     flags = [f"-I{directory}" for directory in includes]
     return program(name, sandbox / "program" / "filter.c", flags=["-fPIE", "-pie", *flags])
 

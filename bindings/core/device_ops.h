@@ -1,5 +1,5 @@
 /*
- * What others know of a kind of device. devices/devices.def has a row a kind; handlers of its hypercalls are
+ * What others know of a kind of device. abi/devices.def has a row a kind; handlers of its hypercalls are
  * rows of abi/hypercalls.def. Nobody else names a kind.
  */
 #ifndef TENDER_DEVICE_OPS_H
@@ -17,8 +17,6 @@ struct device_places {
 
 /* For the process that holds the VM. */
 struct device_ops {
-    const char *type_name; /* in messages, as Solo5 has it */
-
     /* A device whose bytes have places, as a disk's; NULL: it sends and receives messages. */
     struct device_places (*places)(const struct vm_device *device);
     /* Its other end may go, and come again: the run may be left with EVENT_NETWORK. NULL: never. */
@@ -50,6 +48,9 @@ struct device_run_ops {
 /* By type (MFT_...); NULL: there is none. */
 extern const struct device_ops *const device_kinds[DEVICE_TYPES];
 extern const struct device_run_ops *const device_run_kinds[DEVICE_TYPES];
+
+/* A type as messages and manifest.json have it; NULL: there is none. */
+extern const char *const device_words[DEVICE_TYPES];
 
 static inline const struct device_ops *device_ops_of(const struct vm_device *device)
 {

@@ -32,6 +32,13 @@
 #include "guest_memory.h"
 #include "vm_types.h"
 
+/* One past the highest type in the table. */
+union device_types {
+#define DEVICE(type, name, word) char name[(type) + 1];
+#include "devices.def"
+};
+enum { DEVICE_TYPES = sizeof(union device_types) };
+
 enum verdict {
     CONTINUE, /* settled: back into the guest */
     LEAVE,    /* vm_shared.event says why */

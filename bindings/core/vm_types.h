@@ -10,7 +10,6 @@
 #define CONSOLE_PYTHON    (-2)     /* each write comes back as EVENT_CONSOLE */
 #define CONSOLE_PIECE_MAX 0x100000 /* bytes of one EVENT_CONSOLE */
 
-#define DEVICE_TYPES     3   /* one past the last of MFT_BLOCK_BASIC, MFT_NET_BASIC */
 #define GUEST_RANGES_MAX 128 /* pieces of memory with rights of their own: an image's segments */
 
 #define SEGMENT_EXEC  1 /* those rights, as ELF's PF_X, PF_W, PF_R */

@@ -104,8 +104,7 @@ static uint32_t expected(const struct seccomp_data *call)
         const struct vm_device *device = &vm.devices[handle];
         if (device->type != MFT_BLOCK_BASIC || device->read_only)
             continue;
-        if ((uint32_t)call->args[0] ==
-            SANDBOX_BLOCK_FD_BASE + handle) /* the kernel's descriptors have 32 bits */
+        if ((uint32_t)call->args[0] == SANDBOX_FDS_block + handle) /* the kernel's descriptors have 32 bits */
             return (unsigned __int128)call->args[2] + call->args[3] <= device->capacity
                        ? SECCOMP_RET_ALLOW
                        : SECCOMP_RET_KILL_PROCESS;
@@ -156,7 +155,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         device->type = kind & 1 ? MFT_BLOCK_BASIC : kind & 4 ? MFT_NET_BASIC : 0;
         device->read_only = kind & 2;
-        device->fd = SANDBOX_BLOCK_FD_BASE + (int)vm.device_end;
+        device->fd = SANDBOX_FDS_block + (int)vm.device_end;
     }
     /* Exactly as long as it may get: a write past it is found. */
     struct sock_filter *code = malloc(DISK_GUARD_LENGTH * sizeof *code);
@@ -170,7 +169,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             break;
         const uint64_t capacity = vm.device_end ? vm.devices[head[1] % vm.device_end].capacity : 0;
         struct seccomp_data call = {.nr = head[0] & 1 ? head[0] : __NR_pwrite64, .arch = AUDIT_ARCH_X86_64};
-        call.args[0] = head[0] & 2 ? head[1] : SANDBOX_BLOCK_FD_BASE + head[1] % (vm.device_end + 1);
+        call.args[0] = head[0] & 2 ? head[1] : SANDBOX_FDS_block + head[1] % (vm.device_end + 1);
         call.args[0] |= head[0] & 4 ? (uint64_t)head[1] << 32 : 0;
         call.args[2] = edge(head[2], count, capacity);
         call.args[3] = edge(head[2] / 6, offset, capacity);

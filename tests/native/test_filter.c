@@ -31,9 +31,9 @@
 #include "../../bindings/machine/sandbox/fds.h"
 #include "filter.h"
 
-#define NET             (SANDBOX_NET_FD_BASE + 3)
-#define NET_SOCKET      (SANDBOX_NET_FD_BASE + 63)
-#define BLOCK           (SANDBOX_BLOCK_FD_BASE + 63)
+#define NET             (SANDBOX_FDS_net + 3)
+#define NET_SOCKET      (SANDBOX_FDS_net + 63)
+#define BLOCK           (SANDBOX_FDS_block + 63)
 #define GUEST           0x40000000u /* where the guest's code lies */
 #define SI_CODE_SECCOMP 1           /* SYS_SECCOMP of asm-generic/siginfo.h, which clashes with signal.h */
 #define DONE            42          /* the status of a child that got as far as it should */

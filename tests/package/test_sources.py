@@ -146,6 +146,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "a source of the guest kernel": lambda tree: edit(tree / "guest_kernel/boot_x86_64.S"),
     "a guest of the tests": lambda tree: edit(tree / "tests/guests/args/main.c"),
     "a filter's rules": lambda tree: edit(tree / "bindings/machine/sandbox/filter_rules.txt"),
+    "a filter's rules for a device": lambda tree: edit(tree / "bindings/devices/net/filter_rules.txt"),
     "meson.build": lambda tree: edit(tree / "meson.build"),
     "the metadata": lambda tree: edit(tree / "pyproject.toml"),
     "the licence": lambda tree: edit(tree / "LICENSE"),

@@ -145,7 +145,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Filter:
     (place / "print.c").write_text(PRINTER.replace("SITE", hex(SITE)).replace("SYMBOLS", prints))
     program = SANDBOX / "program"
     subprocess.run(
-        ["cc", "-Wall", "-Wextra", "-Werror", f"-I{place}", f"-I{program}", place / "print.c", program / "filter.c",
+        ["cc", "-Wall", "-Wextra", "-Werror", f"-I{place}", f"-I{program}", f"-I{ROOT / 'abi'}",
+         place / "print.c", program / "filter.c",
          "-o", place / "print"],
         check=True,
     )  # fmt: skip
@@ -405,8 +406,8 @@ def test_a_filter_whose_jumps_are_too_long_is_refused() -> None:
 
 NUMBERS = {
     "__NR_read": 0, "__NR_write": 1, "__NR_ppoll": 271, "ONE": 1, "TWO": 2, "FAR": 0xFFFFFFFF,
-    "SANDBOX_FD_CONTROL": CONTROL, "SANDBOX_FD_CONSOLE": CONSOLE, "SANDBOX_NET_FD_BASE": NETS.start,
-    "SANDBOX_NET_FDS": len(NETS), "SANDBOX_BLOCK_FD_BASE": BLOCKS.start, "SANDBOX_BLOCK_FDS": len(BLOCKS),
+    "SANDBOX_FD_CONTROL": CONTROL, "SANDBOX_FD_CONSOLE": CONSOLE, "SANDBOX_FDS_net": NETS.start,
+    "SANDBOX_FDS_LAST_net": NETS.stop - 1, "SANDBOX_FDS_block": BLOCKS.start, "SANDBOX_FDS_LAST_block": BLOCKS.stop - 1,
     "BPF_LD": 0, "BPF_W": 0, "BPF_ABS": 0x20, "BPF_JMP": 5, "BPF_JEQ": 0x10, "BPF_JGE": 0x30, "BPF_RET": 6, "BPF_K": 0,
     "AUDIT_ARCH_X86_64": X86_64, "SECCOMP_RET_ALLOW": ALLOW, "SECCOMP_RET_TRAP": TRAP,
     "SECCOMP_RET_KILL_PROCESS": KILL,

@@ -23,7 +23,6 @@ static void release(struct vm *vm)
 
 extern const struct device_ops block_ops;
 const struct device_ops block_ops = {
-    .type_name = "BLOCK_BASIC",
     .places = places,
     .save = save,
     .release = release,

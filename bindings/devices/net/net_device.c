@@ -63,7 +63,6 @@ static int written_fd(const struct vm *vm)
 
 extern const struct device_ops net_ops;
 const struct device_ops net_ops = {
-    .type_name = "NET_BASIC",
     .may_detach = may_detach,
     .save = save,
     .offer = offer,

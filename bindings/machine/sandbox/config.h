@@ -58,14 +58,18 @@ enum sandbox_network {
     SANDBOX_NETWORK_SETTLED = 4, /* by the program */
 };
 
-/* Of a device: a range of handles for each type, the first type's the last. */
+/* Of a device, whose type is in the table. */
 static inline int sandbox_device_fd(uint32_t type, uint32_t handle)
 {
-    return (int)(SANDBOX_FD_END - type * MFT_MAX_ENTRIES + handle);
+    switch (type) {
+#define DEVICE(type, name, word)                                                                             \
+    case (type):                                                                                             \
+        return SANDBOX_FDS_##name + (int)handle;
+#include "devices.def"
+    default:
+        return -1;
+    }
 }
-_Static_assert(SANDBOX_FD_END - MFT_BLOCK_BASIC * MFT_MAX_ENTRIES == SANDBOX_BLOCK_FD_BASE &&
-                   SANDBOX_FD_END - MFT_NET_BASIC * MFT_MAX_ENTRIES == SANDBOX_NET_FD_BASE,
-               "as the filter has them");
 
 struct sandbox_device {
     uint32_t type;

@@ -7,6 +7,8 @@
 #ifndef TENDER_SANDBOX_FDS_H
 #define TENDER_SANDBOX_FDS_H
 
+#include "tender_abi.h"
+
 #define SANDBOX_FD_CONTROL  120 /* a socket to the monitor */
 #define SANDBOX_FD_STOP     121 /* an eventfd; readable: stop */
 #define SANDBOX_FD_CONSOLE  122
@@ -14,16 +16,14 @@
 #define SANDBOX_FD_TEMPLATE 124 /* a memfd, the image as start state */
 #define SANDBOX_FD_NETWORK  125 /* a pidfd, whose network namespace is to be entered (config.h) */
 
-#define SANDBOX_NET_FD_BASE   128 /* + handle */
-#define SANDBOX_NET_FDS       64
-#define SANDBOX_BLOCK_FD_BASE 192 /* + handle */
-#define SANDBOX_BLOCK_FDS     64
-
-#ifndef __ASSEMBLER__
-_Static_assert(SANDBOX_FD_NETWORK < SANDBOX_NET_FD_BASE, "no single descriptor is a network's");
-_Static_assert(SANDBOX_NET_FD_BASE + SANDBOX_NET_FDS <= SANDBOX_BLOCK_FD_BASE, "no network is a disk");
-#endif
-
-#define SANDBOX_FD_END 256 /* one past the last */
+/* Of each kind of device (devices.def) a range, by handle: SANDBOX_FDS_net and so on. */
+enum sandbox_device_fds {
+    SANDBOX_FDS_BEFORE = 127,
+#define DEVICE(type, name, word)                                                                             \
+    SANDBOX_FDS_##name, SANDBOX_FDS_LAST_##name = SANDBOX_FDS_##name + MFT_MAX_ENTRIES - 1,
+#include "devices.def"
+    SANDBOX_FD_END /* one past the last */
+};
+_Static_assert(SANDBOX_FD_NETWORK <= SANDBOX_FDS_BEFORE, "no single descriptor is a device's");
 
 #endif

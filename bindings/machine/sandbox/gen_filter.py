@@ -1,13 +1,14 @@
 """Compiles rules to the BPF of a seccomp filter, as C that the program includes.
 
-usage: gen_filter.py RULES.TXT FILTER.INC FILTER_SHAPE.H
+usage: gen_filter.py RULES.TXT FILTER.INC FILTER_SHAPE.H [--text WHOLE_RULES.TXT]
        gen_filter.py RULES.TXT... FILTER.INC FILTER_SHAPE.H --by-number COMPILER...
 
 FILTER.INC has an array for each file of rules, named after it, which has the rules of the files before it too.
 FILTER_SHAPE.H has the length of the last array and its holes, the two instructions that compare with the address of the
 sandbox program's `syscall` instruction, which is known only when the program is loaded. Numbers of system calls,
 descriptors and the kernel's constants are written as names: the compiler fills them in from the kernel's headers and
-fds.h. Rules of one call are not reordered: the first that holds decides, here and in the filter.
+fds.h. What a kind of device (abi/devices.def) needs stands in its folder, and goes where the rules say `devices:`.
+Rules of one call are not reordered otherwise: the first that holds decides, here and in the filter.
 
 Without --by-number the filter is a list in the order of the rules. The kernel runs a new filter once for each number
 that a system call may have, so the way that all numbers go is what an installation costs. With --by-number the calls are
@@ -36,13 +37,18 @@ VERDICTS = {
     "guard": "GUARDED",  # the command's filter alone: rights.c puts what decides in its place
 }
 
+BINDINGS = Path(__file__).resolve().parents[2]
+DEVICES = re.findall(
+    r"^DEVICE\(\w+, (\w+)", (BINDINGS.parent / "abi" / "devices.def").read_text(), re.MULTILINE
+)
+
 # The first descriptor of a kind, and one past its last.
 FD_KINDS = {
     "control": ("SANDBOX_FD_CONTROL", "SANDBOX_FD_CONTROL + 1"),
     "console": ("SANDBOX_FD_CONSOLE", "SANDBOX_FD_CONSOLE + 1"),
-    "nets": ("SANDBOX_NET_FD_BASE", "SANDBOX_NET_FD_BASE + SANDBOX_NET_FDS"),
-    "blocks": ("SANDBOX_BLOCK_FD_BASE", "SANDBOX_BLOCK_FD_BASE + SANDBOX_BLOCK_FDS"),
-}
+} | {f"{name}s": (f"SANDBOX_FDS_{name}", f"SANDBOX_FDS_LAST_{name} + 1") for name in DEVICES}
+
+_DEVICES = re.compile(r"^devices: (\w+)(?:; first ([\w ]+))?\n((?:[^\n]+\n)*)", re.MULTILINE)
 
 _CONDITION = re.compile(
     r"(?P<ip>ip in guest|ip not site)"
@@ -88,9 +94,34 @@ def _rule(line: str) -> Rule:
     return Rule(call, conditions, verdict, reason)
 
 
+def assemble(text: str) -> str:
+    """With the rules of all kinds of devices."""
+
+    def lines_of(found: re.Match[str]) -> str:
+        section, first, behind = found.groups()
+        order = (first or "").split()
+        lines = [line for name in DEVICES for line in _section(name, section)] + behind.splitlines()
+        if order:
+            calls = [line.partition("|")[0].strip() for line in lines]
+            places = [order.index(call) if call in order else len(order) for call in calls]
+            lines = [lines[at] for _, at in sorted((place, at) for at, place in enumerate(places))]
+        return "".join(f"{line}\n" for line in lines)
+
+    return _DEVICES.sub(lines_of, text)
+
+
+def _section(device: str, section: str) -> list[str]:
+    text = (BINDINGS / "devices" / device / "filter_rules.txt").read_text()
+    found = re.search(rf"^\[{section}\]\n((?:[^\n]+\n)*)", text, re.MULTILINE)
+    if not found:
+        raise RulesError(f"{device}: no [{section}]")
+    return found[1].splitlines()
+
+
 def parse(text: str) -> list[Rule]:
-    """The rules in order; RulesError for one that is not understood, and for a list without an end."""
-    lines = (line.strip() for line in text.splitlines())
+    """The rules in order, those of devices among them; RulesError for one that is not understood, and for a list without
+    an end."""
+    lines = (line.strip() for line in assemble(text).splitlines())
     rules = [_rule(line) for line in lines if line and not line.startswith("#")]
     if not rules or (rules[-1].call, rules[-1].conditions, rules[-1].verdict) != ("any", (), "kill"):
         raise RulesError("the last rule must be `any | always | kill`")
@@ -358,9 +389,12 @@ if __name__ == "__main__":
     words.add_argument("rules", type=Path, nargs="+")
     words.add_argument("code", type=Path)
     words.add_argument("shape", type=Path)
+    words.add_argument("--text", type=Path, help="where the rules are written, those of devices among them")
     words.add_argument("--by-number", metavar="COMPILER", nargs=argparse.REMAINDER)
     given = words.parse_args()
     try:
         write(given.rules, given.code, given.shape, given.by_number)
+        if given.text:
+            given.text.write_text("".join(assemble(text.read_text()) for text in given.rules))
     except RulesError as error:
         sys.exit(f"{', '.join(map(str, given.rules))}: {error}")
