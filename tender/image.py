@@ -13,6 +13,7 @@ from errno import EFBIG, EINTR, ESTALE
 from tender.config import path_text
 from tender.errors import ConfigError, ImageError
 from tender.native import (
+    DEVICE_KINDS,
     CData,
     ParsedElf,
     Segment,
@@ -51,7 +52,6 @@ _STEPS = {
     lib.TEMPLATE_STEP_PATCH: "patching hypercall sites",
     lib.TEMPLATE_STEP_SEAL: "sealing the template",
 }
-_KINDS = {1: "block", 2: "net"}
 
 
 class Image(Owner):
@@ -72,7 +72,9 @@ class Image(Owner):
             ffi.string(lib.tn_feature_name(1 << i)).decode() for i in range(32) if elf.extensions >> i & 1
         )
         self.devices = tuple(
-            Device(name=device.decode("latin-1"), kind=_KINDS.get(kind, f"type {kind:#x}"), handle=i)
+            Device(
+                name=device.decode("latin-1"), kind=DEVICE_KINDS.get(kind, (f"type {kind:#x}",))[0], handle=i
+            )
             for i, (device, kind) in enumerate(elf.devices, start=1)
             if kind < lib.MFT_RESERVED_FIRST
         )

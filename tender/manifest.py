@@ -20,7 +20,6 @@ class Declared(Protocol):
 
 _VALUE = {"net": "TAP", "block": "FILE"}
 _EXAMPLE = {"net": "Tap(...)", "block": "BlockFile(...)"}
-_TYPE = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
 
 Attachment = tuple[Device, "NetDevice | BlockDevice"]
 
@@ -88,10 +87,11 @@ def declares(devices: Iterable[Declared], image_name: str, *, first: Iterable[st
 
 
 def _missing(image_name: str, left: list[Device]) -> ManifestError:
-    from tender.native import says
+    from tender.native import DEVICE_KINDS, says
 
+    types = dict(DEVICE_KINDS.values())
     lines = [
-        says("unattached", printable(device.name), _TYPE.get(device.kind, "<undefined type>"))
+        says("unattached", printable(device.name), types.get(device.kind, "<undefined type>"))
         for device in left
     ]
     lines.append(says("attach_all"))

@@ -21,6 +21,7 @@ from tender.values import Value
 CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
 
 __all__ = [
+    "DEVICE_KINDS",
     "CData",
     "ParsedElf",
     "Segment",
@@ -49,6 +50,13 @@ def host_error(what: str, errno: int, *, hint: str = "", command_hint: str = "",
         f"{what}: {os.strerror(errno)}", errno=errno, hint=hint, command_hint=command_hint, code=code
     )
 
+
+DEVICE_KINDS: dict[int, tuple[str, str]] = {
+    type: (ffi.string(lib.tn_device_name(type)).decode(), ffi.string(lib.tn_device_word(type)).decode())
+    for type in range(lib.tn_device_types())
+    if lib.tn_device_name(type) != ffi.NULL
+}
+"""By their type in a manifest: a kind's name, and its type as messages and manifest.json have it (abi/devices.def)."""
 
 _says = lib.tn_says
 

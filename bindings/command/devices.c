@@ -55,9 +55,9 @@ static void refuse_the_rest(const struct elf_image *image, const struct choice *
     for (uint32_t i = 1; i < image->manifest.entries; i++)
         if (!chosen[i].device && image->manifest.e[i].type < MFT_RESERVED_FIRST) {
             uint32_t type = image->manifest.e[i].type;
-            at += (size_t)snprintf(
-                text + at, sizeof text - at, says_unattached, shown(image->manifest.e[i].name),
-                type < DEVICE_TYPES && device_words[type] ? device_words[type] : "<undefined type>");
+            at += (size_t)snprintf(text + at, sizeof text - at, says_unattached,
+                                   shown(image->manifest.e[i].name),
+                                   device_word(type) ? device_word(type) : "<undefined type>");
             text[at++] = '\n'; /* there is room: a name is shown in 360 bytes at most */
         }
     if (at)

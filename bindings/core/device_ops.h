@@ -21,7 +21,7 @@ struct device_ops {
     struct device_places (*places)(const struct vm_device *device);
     /* Its other end may go, and come again: the run may be left with EVENT_NETWORK. NULL: never. */
     bool (*may_detach)(const struct vm_device *device);
-    /* As plain data, for the process that runs the guest, if that is another. */
+    /* As plain data, for the process that runs the guest, if that is another; NULL: its descriptor is all. */
     void (*save)(const struct vm_device *device, uint8_t saved[DEVICE_SAVED_BYTES]);
 
     /* For all devices of the kind at once; each may be NULL. */
@@ -38,7 +38,7 @@ struct device_ops {
 
 /* For the process that runs the guest. */
 struct device_run_ops {
-    /* From what save() has written, with a descriptor of this process. */
+    /* From what save() has written, with a descriptor of this process. NULL: as save(). */
     void (*restore)(struct vm_device *device, const uint8_t saved[DEVICE_SAVED_BYTES]);
     /* Of all devices of the kind: files become memory where they can. A fault there is the caller's to
      * handle. `forks`: this process may. NULL: none has a file. */
@@ -49,8 +49,11 @@ struct device_run_ops {
 extern const struct device_ops *const device_kinds[DEVICE_TYPES];
 extern const struct device_run_ops *const device_run_kinds[DEVICE_TYPES];
 
-/* A type as messages and manifest.json have it; NULL: there is none. */
-extern const char *const device_words[DEVICE_TYPES];
+/* The table of kinds: one past the highest type; of a type the kind's name, and its word in messages, NULL: there is
+ * none. */
+uint32_t device_types(void);
+const char *device_name(uint32_t type);
+const char *device_word(uint32_t type);
 
 static inline const struct device_ops *device_ops_of(const struct vm_device *device)
 {

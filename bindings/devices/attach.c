@@ -126,6 +126,11 @@ void vm_net_is_named(struct vm *vm, uint32_t handle, bool again)
     vm->devices[handle].link.again = again;
 }
 
+int vm_attach(struct vm *vm, uint32_t handle, uint32_t type, int fd)
+{
+    return attach(vm, handle, (struct vm_device){.type = type, .fd = fd});
+}
+
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only)
 {
     return attach(vm, handle,

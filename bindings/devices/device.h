@@ -103,6 +103,8 @@ int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
 /* The device is an interface that net_open_tap() found by its name; else it is for whoever gave the
  * descriptor to do something about one that was deleted. `again`: the next one of that name is attached. */
 void vm_net_is_named(struct vm *vm, uint32_t handle, bool again);
+/* Of a kind that keeps nothing but its descriptor. */
+int vm_attach(struct vm *vm, uint32_t handle, uint32_t type, int fd);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 
 /* `text` as it may reach a terminal, in `to` of `room` bytes. What is no printable ASCII is an escape of its

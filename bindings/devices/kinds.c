@@ -3,10 +3,34 @@
 #define DEVICE(type, name, word) extern const struct device_ops name##_ops;
 #include "devices.def"
 
-const char *const device_words[DEVICE_TYPES] = {
-#define DEVICE(type, name, word) [type] = word,
+uint32_t device_types(void)
+{
+    return DEVICE_TYPES;
+}
+
+const char *device_name(uint32_t type)
+{
+    switch (type) {
+#define DEVICE(type, name, word)                                                                             \
+    case (type):                                                                                             \
+        return #name;
 #include "devices.def"
-};
+    default:
+        return NULL;
+    }
+}
+
+const char *device_word(uint32_t type)
+{
+    switch (type) {
+#define DEVICE(type, name, word)                                                                             \
+    case (type):                                                                                             \
+        return word;
+#include "devices.def"
+    default:
+        return NULL;
+    }
+}
 
 const struct device_ops *const device_kinds[DEVICE_TYPES] = {
 #define DEVICE(type, name, word) [type] = &name##_ops,

@@ -28,6 +28,7 @@ struct vm;
 #define tn_kvm_cpuid                kvm_machine_cpuid
 #define tn_vm_attach_net            vm_attach_net
 #define tn_vm_net_is_named          vm_net_is_named
+#define tn_vm_attach                vm_attach
 #define tn_vm_attach_block          vm_attach_block
 #define tn_device_check_inherited   device_check_inherited
 #define tn_net_choose_mac           net_choose_mac
@@ -41,6 +42,9 @@ struct vm;
 #define tn_setup_step_hint          setup_step_hint
 #define tn_hypercall_name           hypercall_name
 #define tn_feature_name             feature_name
+#define tn_device_types             device_types
+#define tn_device_name              device_name
+#define tn_device_word              device_word
 #define tn_isolation_name           isolation_name
 #define tn_system_call_name         system_call_name
 #define tn_tsc_sample               tsc_sample
@@ -140,6 +144,7 @@ int tn_isolation(struct vm_handle *handle, uint32_t *layers);
 /* A VM's devices and console. */
 int tn_net_use(const struct elf_image *image, int ring_mode); /* devices/device.h */
 int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
+int tn_vm_attach(struct vm *vm, uint32_t handle, uint32_t type, int fd); /* devices/device.h */
 int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
 
@@ -178,6 +183,9 @@ int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_
 /* What the rows of abi/hypercalls.def are called; NULL: there is no such row. */
 const char *tn_hypercall_name(uint32_t number);
 const char *tn_feature_name(uint32_t bit);
+uint32_t tn_device_types(void);
+const char *tn_device_name(uint32_t type);
+const char *tn_device_word(uint32_t type);
 
 /* How a run ended, in words (vm/ends.h). */
 int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,

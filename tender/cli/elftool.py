@@ -30,7 +30,6 @@ COMMAND is:
     query-manifest BINARY
         Show the devices that the unikernel BINARY declares"""
 
-_TYPES = {1: "BLOCK_BASIC", 2: "NET_BASIC"}
 _READ_BYTES = 1 << 16
 
 
@@ -97,8 +96,10 @@ def _open_binary(path: str) -> int:
 
 def manifest_text(devices: Iterable[tuple[bytes, int]]) -> str:
     """The answer of query-manifest: a device a line."""
+    from tender.native import DEVICE_KINDS
+
     lines = [
-        f'    {{ "name": {_string(name)}, "type": "{_TYPES.get(kind, "<undefined type>")}" }}'
+        f'    {{ "name": {_string(name)}, "type": "{DEVICE_KINDS.get(kind, ("", "<undefined type>"))[1]}" }}'
         for name, kind in devices
     ]
     return "\n".join(

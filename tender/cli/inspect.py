@@ -21,7 +21,6 @@ the file can be loaded, 1 if not.
   --json       one JSON object
   --symbols    its functions as well, by address"""
 
-_TYPES = {"net": "NET_BASIC", "block": "BLOCK_BASIC"}
 _EXEC, _WRITE, _READ = 1, 2, 4
 _GRANULE = 2 << 20
 
@@ -66,6 +65,9 @@ def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
 def describe(image: Image, details: Details) -> dict[str, object]:
     """Everything about the image as plain data, ready for JSON."""
     end = max(image.kernel_end, image.bss_end)
+    from tender.native import DEVICE_KINDS
+
+    types = dict(DEVICE_KINDS.values())
     entry_symbol = next((s.name for s in details.functions if s.address == image.entry), "")
     return {
         "schema": 1,
@@ -78,7 +80,7 @@ def describe(image: Image, details: Details) -> dict[str, object]:
         "build_id": details.build_id,
         "memory": {"image_end": end, "least_bytes": -(-end // _GRANULE) * _GRANULE},
         "devices": [
-            {"handle": d.handle, "name": d.name, "kind": d.kind, "type": _TYPES.get(d.kind, d.kind)}
+            {"handle": d.handle, "name": d.name, "kind": d.kind, "type": types.get(d.kind, d.kind)}
             for d in image.devices
         ],
         "segments": [

@@ -263,7 +263,7 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
     config->console_socket = vm->console_socket;
     for (uint32_t i = 0; i < vm->device_end; i++) {
         config->devices[i].type = vm->devices[i].type;
-        if (vm->devices[i].type)
+        if (vm->devices[i].type && device_ops_of(&vm->devices[i])->save)
             device_ops_of(&vm->devices[i])->save(&vm->devices[i], config->devices[i].saved);
     }
     config->range_count = image_ranges(image, config->ranges);

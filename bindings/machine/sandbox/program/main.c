@@ -272,7 +272,8 @@ static void take_config(const struct sandbox_config *config)
             continue;
         the_vm.devices[i].type = device->type;
         the_vm.devices[i].fd = sandbox_device_fd(device->type, i);
-        device_run_kinds[device->type]->restore(&the_vm.devices[i], device->saved);
+        if (device_run_kinds[device->type]->restore)
+            device_run_kinds[device->type]->restore(&the_vm.devices[i], device->saved);
         the_vm.count_of[device->type]++;
     }
     devices_map(&the_vm, false);
