@@ -6,7 +6,7 @@ nothing is opened here. `tender.devices` opens, `tender.manifest` decides what b
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, ClassVar, Final, TypeVar, get_args
 
 from tender.annotations import IsolationLayer, NetRing
 from tender.errors import ConfigError
@@ -284,6 +284,23 @@ NetDevice = Tap | NetFd
 BlockDevice = BlockFile | BlockFd
 
 
+class OtherDevice(Value):
+    """A device of a kind that has no keyword of VmConfig: a class of its own in tender/devices, a module a kind.
+
+    `kind` is its name in abi/devices.def. The module's `given(value)` makes one from a word of the command line.
+    """
+
+    __slots__ = ()
+    kind: ClassVar[str]
+
+    def open(self, entry: Any) -> Any:
+        """A descriptor's owner, which is the VM's from then on; `entry` is the manifest's, to be filled in."""
+        raise NotImplementedError
+
+
+GivenDevice = NetDevice | BlockDevice | OtherDevice
+
+
 class VmConfig(Value):
     """Everything about a VM that is decided before it exists.
 
@@ -292,6 +309,7 @@ class VmConfig(Value):
     net    a device for each network the unikernel declares: `{"service0": Tap("tap0")}`; a bare device
            serves the only one
     block  the same for block devices: `{"storage": BlockFile("disk.img")}`
+    devices  devices of other kinds, by name
     net_reattach  whether a TAP whose interface is deleted while the guest runs is attached to the next one of its name
     net_ring  whether a guest with a network gets a ring in shared memory for its frames, in the last 2 MiB of `mem`:
            "auto" (with KVM and two processors, if memory allows), "on" (on one processor too, and always served by a
@@ -300,11 +318,22 @@ class VmConfig(Value):
     lock_wait  seconds that a Vm waits, while it is made, for disks that another has locked: the time for all of them
     """
 
-    __slots__ = ("mem_bytes", "args", "net", "block", "net_ring", "net_reattach", "require", "lock_wait")
+    __slots__ = (
+        "mem_bytes",
+        "args",
+        "net",
+        "block",
+        "devices",
+        "net_ring",
+        "net_reattach",
+        "require",
+        "lock_wait",
+    )
     mem_bytes: int
     args: tuple[str, ...]
     net: tuple[tuple[str, NetDevice], ...]
     block: tuple[tuple[str, BlockDevice], ...]
+    devices: tuple[tuple[str, OtherDevice], ...]
     net_ring: NetRing
     net_reattach: bool
     require: tuple[IsolationLayer, ...]
@@ -317,6 +346,7 @@ class VmConfig(Value):
         args: tuple[str, ...] | list[str] = (),
         net: Mapping[str, NetDevice] | NetDevice | None = None,
         block: Mapping[str, BlockDevice] | BlockDevice | None = None,
+        devices: Mapping[str, OtherDevice] | OtherDevice | None = None,
         net_ring: NetRing = "auto",
         net_reattach: bool = False,
         require: Iterable[IsolationLayer] = (),
@@ -339,6 +369,7 @@ class VmConfig(Value):
         self.args = words
         self.net = networks
         self.block = _named("block", block, (BlockFile, BlockFd))
+        self.devices = _named("devices", devices, (OtherDevice,))
         self.net_ring = one_of("net_ring", net_ring, NET_RINGS)
         self.net_reattach = _reattaches(net_reattach, networks)
         self.require = check_layers(require)

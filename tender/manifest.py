@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Protocol
 
-from tender.config import BlockDevice, NetDevice, VmConfig
+from tender.config import GivenDevice, VmConfig
 from tender.errors import Hints, ManifestError
 from tender.image import Device
 from tender.printable import printable, quoted
@@ -21,7 +21,7 @@ class Declared(Protocol):
 _VALUE = {"net": "TAP", "block": "FILE"}
 _EXAMPLE = {"net": "Tap(...)", "block": "BlockFile(...)"}
 
-Attachment = tuple[Device, "NetDevice | BlockDevice"]
+Attachment = tuple[Device, GivenDevice]
 
 
 def match(image_name: str, devices: tuple[Device, ...], config: VmConfig) -> tuple[Attachment, ...]:
@@ -30,15 +30,19 @@ def match(image_name: str, devices: tuple[Device, ...], config: VmConfig) -> tup
     A device given without a name serves the only one of its kind. Raises ManifestError for a name that is
     not declared, a device left without, and a device given twice.
     """
-    if not devices and not config.net and not config.block:
+    if not devices and not config.net and not config.block and not config.devices:
         return ()
-    given: dict[int, NetDevice | BlockDevice] = {}
-    for kind, named in (("net", config.net), ("block", config.block)):
-        for name, device in named:
-            declared = _find(image_name, devices, kind, name)
-            if declared.handle in given:
-                raise ManifestError(f"{printable(declared.name)}: attached twice", code="device-twice")
-            given[declared.handle] = device
+    given: dict[int, GivenDevice] = {}
+    named: list[tuple[str, str, GivenDevice]] = [
+        *(("net", name, network) for name, network in config.net),
+        *(("block", name, disk) for name, disk in config.block),
+        *((other.kind, name, other) for name, other in config.devices),
+    ]
+    for kind, name, device in named:
+        declared = _find(image_name, devices, kind, name)
+        if declared.handle in given:
+            raise ManifestError(f"{printable(declared.name)}: attached twice", code="device-twice")
+        given[declared.handle] = device
     left = [device for device in devices if device.handle not in given]
     if left:
         raise _missing(image_name, left)
@@ -62,7 +66,11 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
         from tender.cures import cure
 
         what = f"{len(of_kind)} {kind} devices" if of_kind else f"no {kind} device"
-        name, example, value = of_kind[0].name if of_kind else "", _EXAMPLE[kind], _VALUE[kind]
+        name, example, value = (
+            of_kind[0].name if of_kind else "",
+            _EXAMPLE.get(kind, "..."),
+            _VALUE.get(kind, "..."),
+        )
         hints = cure(
             "device-unnamed", kind=kind, name=name, quoted=quoted(name), example=example, value=value
         )

@@ -16,7 +16,18 @@ from tender.annotations import Backend, Console, IsolationLayer
 from tender.annotations import Machine as MachineName
 from tender.backend import check_backend, create
 from tender.backend.machine import RING_MODES, Machine
-from tender.config import LAYERS, BlockDevice, BlockFile, NetDevice, NetFd, Tap, VmConfig, path_text, standing
+from tender.config import (
+    LAYERS,
+    BlockDevice,
+    BlockFile,
+    GivenDevice,
+    NetFd,
+    OtherDevice,
+    Tap,
+    VmConfig,
+    path_text,
+    standing,
+)
 from tender.config import descriptor as config_descriptor
 from tender.devices.block import Patience
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
@@ -53,8 +64,10 @@ def _key(fd: int) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
-def _same_thing(one: NetDevice | BlockDevice, other: NetDevice | BlockDevice) -> bool:
+def _same_thing(one: GivenDevice, other: GivenDevice) -> bool:
     """Whether both are one interface, or one file by whatever name."""
+    if isinstance(one, OtherDevice) or isinstance(other, OtherDevice):
+        return False
     if isinstance(one, (Tap, NetFd)) or isinstance(other, (Tap, NetFd)):
         return isinstance(one, Tap) and isinstance(other, Tap) and one.name == other.name
     try:
@@ -116,12 +129,12 @@ class Vm(Owner):
         self._done = descriptor()  # readable once the thread of start() is done
         self._captured: _Captured | None = None
         self._console_file: tuple[int, int] | None = None
-        self._given: list[tuple[str, NetDevice | BlockDevice]] = []  # what is attached
+        self._given: list[tuple[str, GivenDevice]] = []  # what is attached
         self._on_console: Callable[[bytes], object] | None = None
         self._on_network: Callable[[str], object] = _log
         check_backend(backend)
-        attachments: tuple[tuple[Device, NetDevice | BlockDevice], ...] = ()
-        if image.devices or config.net or config.block:
+        attachments: tuple[tuple[Device, GivenDevice], ...] = ()
+        if image.devices or config.net or config.block or config.devices:
             from tender.manifest import match
 
             attachments = match(image.name, image.devices, config)
@@ -218,7 +231,7 @@ class Vm(Owner):
     def _attach(
         self,
         image: Image,
-        attachments: tuple[tuple[Device, NetDevice | BlockDevice], ...],
+        attachments: tuple[tuple[Device, GivenDevice], ...],
         backend: Backend,
     ) -> CData:
         """Opens every device; returns the manifest as the guest will see it."""
@@ -235,6 +248,8 @@ class Vm(Owner):
             entry = manifest.e[declared.handle]
             if isinstance(device, (Tap, NetFd)):
                 self._attach_net(declared, device, entry, net_use)
+            elif isinstance(device, OtherDevice):
+                self._attach_other(declared, device, entry)
             else:
                 patience = patience or self._patience()
                 self._attach_block(declared, device, entry, patience)
@@ -259,6 +274,14 @@ class Vm(Owner):
             lib.tn_vm_net_is_named(vm, declared.handle, self.config.net_reattach)
         entry.u.net.mac = net.mac
         entry.u.net.mtu = net.mtu
+
+    def _attach_other(self, declared: Device, device: OtherDevice, entry: CData) -> None:
+        owner = device.open(entry)
+        fd = owner.fd
+        self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, owner))
+        self._attached(
+            declared.name, lib.tn_vm_attach(lib.tn_vm(self._handle), declared.handle, entry.type, fd)
+        )
 
     def _patience(self) -> Patience:
         from tender.devices.block import Patience
@@ -288,7 +311,7 @@ class Vm(Owner):
         entry.u.block.capacity = disk.capacity
         entry.u.block.block_size = disk.sector_size
 
-    def _refuse_twice(self, error: DeviceError, declared: Device, device: NetDevice | BlockDevice) -> None:
+    def _refuse_twice(self, error: DeviceError, declared: Device, device: GivenDevice) -> None:
         """Raises an error that says so, if it is this very VM's other device that has what `device` asks for."""
         for name, other in self._given:
             if _same_thing(device, other):

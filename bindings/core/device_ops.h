@@ -49,8 +49,8 @@ struct device_run_ops {
 extern const struct device_ops *const device_kinds[DEVICE_TYPES];
 extern const struct device_run_ops *const device_run_kinds[DEVICE_TYPES];
 
-/* The table of kinds: one past the highest type; of a type the kind's name, and its word in messages, NULL: there is
- * none. */
+/* The table of kinds: one past the highest type; of a type the kind's name, and its word in messages. NULL:
+ * there is none. */
 uint32_t device_types(void);
 const char *device_name(uint32_t type);
 const char *device_word(uint32_t type);

@@ -7,7 +7,7 @@ left out. Nothing is opened here.
 from collections.abc import Iterable
 
 from tender.cli.options import Setting, UsageError, invalid_option
-from tender.config import BlockDevice, BlockFd, BlockFile, NetDevice, NetFd, Tap
+from tender.config import BlockDevice, BlockFd, BlockFile, NetDevice, NetFd, OtherDevice, Tap
 from tender.errors import ConfigError
 from tender.manifest import Declared, declares
 from tender.printable import printable, quoted
@@ -18,27 +18,30 @@ _WORDS = {"net": "network", "block": "block"}
 
 def resolve(
     settings: Iterable[Setting], devices: Iterable[Declared], image: str
-) -> tuple[dict[str, NetDevice], dict[str, BlockDevice]]:
-    """The network and the block devices by name.
+) -> tuple[dict[str, NetDevice], dict[str, BlockDevice], dict[str, OtherDevice]]:
+    """The network devices, the block devices and those of other kinds, by name.
 
     Raises UsageError for a name that `image` does not declare, and for a value that no device can have.
     """
     chosen: dict[tuple[str, str], dict[str, Setting]] = {}
     devices = tuple(devices)
     for setting in settings:
-        kind = _KINDS[setting.what]
+        kind = _KINDS.get(setting.what, setting.what)
         name = setting.name or _only(kind, devices, image, setting)
         if (name, kind) not in [(device.name, device.kind) for device in devices]:
             raise _undeclared(name, kind, devices, image, setting)
         chosen.setdefault((kind, name), {})[setting.what] = setting
     net: dict[str, NetDevice] = {}
     block: dict[str, BlockDevice] = {}
+    others: dict[str, OtherDevice] = {}
     for (kind, name), by_what in chosen.items():
         if kind == "net" and "net" in by_what:
             net[name] = _net(by_what["net"], by_what.get("net-mac"))
         elif kind == "block" and "block" in by_what:
             block[name] = _block(by_what["block"], by_what.get("block-sector-size"))
-    return net, block
+        elif kind in by_what:
+            others[name] = _other(kind, by_what[kind])
+    return net, block, others
 
 
 def _net(device: Setting, mac_setting: Setting | None) -> NetDevice:
@@ -61,6 +64,16 @@ def _block(device: Setting, size_setting: Setting | None) -> BlockDevice:
         raise invalid_option(option, error.message, error.command_hint) from None
 
 
+def _other(kind: str, device: Setting) -> OtherDevice:
+    from importlib import import_module
+
+    try:
+        made: OtherDevice = import_module(f"tender.devices.{kind}").given(device.value)
+    except ConfigError as error:
+        raise invalid_option(device.option, error.message, error.command_hint) from None
+    return made
+
+
 def _only(kind: str, devices: tuple[Declared, ...], image: str, setting: Setting) -> str:
     names = [device.name for device in devices if device.kind == kind]
     if len(names) == 1:
@@ -70,10 +83,10 @@ def _only(kind: str, devices: tuple[Declared, ...], image: str, setting: Setting
     if setting.what == "block":
         value = f"{value}{':raw' if setting.raw else ''}{':ro' if setting.read_only else ''}"
     if names:
-        reason = f"{printable(image)} declares {len(names)} {_WORDS[kind]} devices: say which"
+        reason = f"{printable(image)} declares {len(names)} {_WORDS.get(kind, kind)} devices: say which"
         way_out = "\n".join(quoted(f"--{setting.what}:{name}={value}") for name in names)
     else:
-        reason = f"{printable(image)} declares no {_WORDS[kind]} device"
+        reason = f"{printable(image)} declares no {_WORDS.get(kind, kind)} device"
         way_out = declares(devices, image)
     return _refuse(reason, setting, way_out)
 

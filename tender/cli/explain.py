@@ -2,20 +2,20 @@
 
 import os
 
+from tender.cli.option_table import DEVICE_KINDS, OPTIONS
 from tender.cli.options import RunOptions
 from tender.image import TARGETS
 from tender.native import lib, open_file
 from tender.printable import printable, quoted
 from tender.result import GuestFault
 
-_KINDS = ("net", "block")
-
 
 def missing_hint(
     missing: tuple[tuple[str, str], ...], options: RunOptions, *, taps: list[str] | None = None
 ) -> str:
     """The command as typed with the missing devices put in, and how to make what it names."""
-    unknown = [name for name, kind in missing if kind not in _KINDS]
+    forms = {option.name[2:]: option.lines[0][0] for option in OPTIONS if option.kind in DEVICE_KINDS}
+    unknown = [name for name, kind in missing if kind not in forms]
     if unknown:
         names = ", ".join(map(printable, unknown))
         return f"no device can be attached as {names}: its type is not one of hvt's"
@@ -28,11 +28,13 @@ def missing_hint(
                 tap, made = f"tap{made}", made + 1
                 advice.append(f"sudo ip tuntap add {tap} mode tap user $USER && sudo ip link set {tap} up")
             words.append(f"--net:{name}={tap}")
-        else:
+        elif kind == "block":
             path = f"{name}.img"
             if not os.path.exists(path):
                 advice.append(f"truncate -s 16M {quoted(path)}")
             words.append(f"--block:{name}={path}")
+        else:
+            words.append(f"--{kind}{forms[kind].replace('NAME', name)}")
     separator = ["--"] if options.image.startswith("-") else []
     command = ["tender", *words, *separator, options.image, *options.args]
     return "\n".join([" ".join(quoted(word) for word in command), *(f"first: {line}" for line in advice)])

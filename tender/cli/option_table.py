@@ -18,7 +18,8 @@ FLAG, ACTION, MEMORY, SECONDS, WAIT = "flag", "action", "memory", "seconds", "wa
 BACKEND, LAYERS, OUTPUT, REPORT = "backend", "layers", "output", "report"
 # Of what is said about one device: `--OPTION:NAME=VALUE`.
 NET, NET_MAC, BLOCK, SECTOR_SIZE = "net", "net_mac", "block", "sector_size"
-DEVICE_KINDS = (NET, NET_MAC, BLOCK, SECTOR_SIZE)
+DEVICE = "device"  # of another kind, whose name the option has: its module in tender/devices reads the value
+DEVICE_KINDS = (NET, NET_MAC, BLOCK, SECTOR_SIZE, DEVICE)
 
 
 class Option:

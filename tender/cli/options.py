@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 from tender.backend import check_backend
 from tender.cli import option_table
-from tender.cli.option_table import ACTION, DEVICE_KINDS, FLAG, REPORT, Fields, Option
+from tender.cli.option_table import ACTION, DEVICE, DEVICE_KINDS, FLAG, REPORT, Fields, Option
 from tender.config import LAYERS, check_layers, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
 from tender.values import Value
@@ -308,6 +308,8 @@ def _setting(option: Option, name: str | None, value: str, word: str) -> Setting
         if not _is_number(value):
             raise invalid_option(word, f"Malformed argument to {option.name}", form)
         return Setting(what, name, int(value), option=word)
+    if option.kind == DEVICE:
+        return Setting(what, name, value, option=word)
     if what == "block":
         read_only = value.endswith(":ro")
         value = value.removesuffix(":ro") if read_only else value.removesuffix(":rw")

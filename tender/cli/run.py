@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from tender.cli import say
 from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions, UsageError, parse_args
-from tender.config import BlockDevice, NetDevice, VmConfig
+from tender.config import BlockDevice, NetDevice, OtherDevice, VmConfig
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 if TYPE_CHECKING:  # what needs no native core works without it
@@ -191,10 +191,11 @@ def _configured(options: RunOptions, image: "Image") -> VmConfig:
 
     net: dict[str, NetDevice] = {}
     block: dict[str, BlockDevice] = {}
+    others: dict[str, OtherDevice] = {}
     if options.settings:
         from tender.cli.attach import resolve
 
-        net, block = resolve(options.settings, image.devices, options.image)
+        net, block, others = resolve(options.settings, image.devices, options.image)
         for device in (*net.values(), *block.values()):
             if isinstance(device, (NetFd, BlockFd)):
                 from tender.devices.inherited import check_inherited
@@ -206,11 +207,14 @@ def _configured(options: RunOptions, image: "Image") -> VmConfig:
         from tender.native import says
 
         say.notice(says("memory_adjusted", options.mem_bytes))
-    return vm_config(options, net, block)
+    return vm_config(options, net, block, others)
 
 
 def vm_config(
-    options: RunOptions, net: Mapping[str, NetDevice], block: Mapping[str, BlockDevice]
+    options: RunOptions,
+    net: Mapping[str, NetDevice],
+    block: Mapping[str, BlockDevice],
+    others: Mapping[str, OtherDevice] | None = None,
 ) -> VmConfig:
     """What the VM is to be, whichever front read the words."""
     from tender.config import MIB, VmConfig
@@ -220,6 +224,7 @@ def vm_config(
         args=options.args,
         net=net,
         block=block,
+        devices=others,
         net_ring=options.net_ring,
         net_reattach=options.net_reattach,
         require=options.require,

@@ -312,7 +312,9 @@ def test_distance_counts_a_swap_as_one() -> None:
 def resolved(
     devices: list[Device], *words: str
 ) -> tuple[dict[str, Tap | NetFd], dict[str, BlockFile | BlockFd]]:
-    return resolve(parse(*words).settings, devices, "app.elf")
+    net, block, others = resolve(parse(*words).settings, devices, "app.elf")
+    assert not others
+    return net, block
 
 
 MAC = "02:00:00:00:00:01"

@@ -13,8 +13,9 @@ import pytest
 import tender
 from tender import BlockFd, BlockFile, ConfigError, Image, NetFd, Tap, Vm, VmConfig, VmPool
 from tender.backend import trial
+from tender.config import OtherDevice
 
-TAP, DISK = Tap("tap0"), BlockFile("disk.img")
+TAP, DISK, OTHER = Tap("tap0"), BlockFile("disk.img"), OtherDevice()
 NO_TEXT: list[object] = [None, 5, b"bytes", ["x"], True]
 NO_NUMBER: list[object] = [None, "5", 5.0, True, [5], b"5"]
 NO_FLAG: list[object] = [None, 0, 1, "no", []]
@@ -52,6 +53,7 @@ FIELDS: list[tuple[Callable[..., object], str, list[object]]] = [
         "net",
         [*NO_NET, *({"service0": it} for it in [None, *NO_NET]), {5: TAP}, {None: TAP}, {b"n": TAP}],
     ),
+    (VmConfig, "devices", [5, "a", TAP, DISK, [], {"a": TAP}, {"a": None}, {5: OTHER}, {None: OTHER}]),
     (VmConfig, "block", [*NO_BLOCK, *({"storage": it} for it in [None, *NO_BLOCK]), {5: DISK}, {None: DISK}]),
     (VmConfig, "net_ring", [None, True, 1, "yes", "ON", ["on"], b"on"]),
     (VmConfig, "net_reattach", NO_FLAG),
@@ -87,7 +89,7 @@ NEEDED: dict[object, dict[str, object]] = {
         )
         for make, field, values in FIELDS
         for value in values
-        if not (value is None and field in ("net", "block", "mac"))  # there, None is the default
+        if not (value is None and field in ("net", "block", "devices", "mac"))  # there, None is the default
     ],
 )
 def test_a_wrong_value_of_a_configuration_is_refused_where_it_is_given(
@@ -119,6 +121,7 @@ FULL: dict[str, Any] = {
     "args": ("a",),
     "net": {"service0": TAP},
     "block": {"storage": DISK},
+    "devices": {"other": OTHER},
     "net_ring": "inline",
     "net_reattach": True,
     "lock_wait": 2.5,
