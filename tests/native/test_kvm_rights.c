@@ -196,6 +196,41 @@ static void test_without_a_disk_the_rest_is_as_it_is(void)
     vm.device_end = end;
 }
 
+/* A guest with a network has not what disks need, and the other way round; with both it has both. */
+static void test_calls_of_a_kind_are_for_guests_that_have_it(void)
+{
+    static const struct {
+        uint32_t type;
+        long call[7];
+    } calls[] = {
+        {MFT_NET_BASIC, {SYS_sched_yield}},
+        {MFT_NET_BASIC, {SYS_read, -1, (long)data, 1}},
+        {MFT_NET_BASIC, {SYS_readv, -1, 0, 0}},
+        {MFT_BLOCK_BASIC, {SYS_readahead, -1, 0, 1}},
+        {MFT_BLOCK_BASIC, {SYS_fdatasync, -1}},
+        {MFT_BLOCK_BASIC, {SYS_pread64, -1, (long)data, 1, 0}},
+        {MFT_BLOCK_BASIC, {SYS_pwrite64, 0, (long)data, 0, 0}},
+    };
+    const struct vm before = vm;
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        long call[7];
+        memcpy(call, calls[i].call, sizeof call);
+        if (call[0] == SYS_pwrite64)
+            call[1] = disk;
+        for (uint32_t kinds = 1; kinds < 4; kinds++) {
+            memset(vm.devices, 0, sizeof vm.devices);
+            vm.device_end = 0;
+            if (kinds & 2)
+                attach(0, disk, DISK, false);
+            if (kinds & 1)
+                vm.devices[vm.device_end++] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net};
+            const bool has = kinds & (calls[i].type == MFT_NET_BASIC ? 1 : 2);
+            HOLDS((behind_the_filter(call) == KILLED) == !has);
+        }
+    }
+    vm = before;
+}
+
 /* Every handle has a disk: the filter's longest jumps. */
 static void test_as_many_disks_as_there_can_be(void)
 {
@@ -279,6 +314,7 @@ int main(void)
     test_the_rings_worker_is_woken();
     test_arguments_of_the_others();
     test_without_a_disk_the_rest_is_as_it_is();
+    test_calls_of_a_kind_are_for_guests_that_have_it();
     test_as_many_disks_as_there_can_be();
     test_no_file_grows_past_the_largest_disk();
     return claims_end();

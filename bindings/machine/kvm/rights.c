@@ -39,6 +39,13 @@
 
 #define GUARDED 0x0d15c0deu /* no verdict of the kernel's: install() puts what decides in its place */
 
+/* Nor are these: of what a guest may that has a device of one of the types, a bit each. */
+#define ALLOW_FOR(types)  (0x0d160000u | (types))
+#define GUARD_FOR(types)  (0x0d170000u | (types))
+#define FOR_WHAT(verdict) ((verdict) & 0xffff0000u)
+#define FOR_TYPES         0xffffu
+_Static_assert(DEVICE_TYPES <= 16, "each has its bit");
+
 #include "kvm_filter.inc"
 
 _Static_assert(sizeof kvm_filter_rules <= sizeof kvm_filter_stranger_rules &&
@@ -190,12 +197,28 @@ static bool has_places(const struct vm *vm)
     return false;
 }
 
+/* What is said for some kinds of devices becomes a plain verdict. With stand-ins they need all calls. */
+static void settle_kinds(struct sock_filter *code, size_t count, const struct vm *vm, bool has_stand_ins)
+{
+    uint32_t types = has_stand_ins ? FOR_TYPES : 0;
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        types |= 1u << vm->devices[i].type; /* 0, which none has, is no kind's */
+    for (size_t i = 0; i < count; i++) {
+        const uint32_t what = FOR_WHAT(code[i].k);
+        if (code[i].code == (BPF_RET | BPF_K) && (what == ALLOW_FOR(0) || what == GUARD_FOR(0)))
+            code[i].k = !(code[i].k & FOR_TYPES & types) ? SECCOMP_RET_KILL_PROCESS
+                        : what == GUARD_FOR(0)           ? GUARDED
+                                                         : SECCOMP_RET_ALLOW;
+    }
+}
+
 static bool install(const struct sock_filter *rules, size_t count, const struct left_behind *left,
-                    const struct vm *vm)
+                    const struct vm *vm, bool has_stand_ins)
 {
     struct sock_filter code[sizeof kvm_filter_stranger_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, left);
+    settle_kinds(code, count, vm, has_stand_ins);
     const uint32_t guard = has_places(vm) ? guard_build(code + count, vm) : 0;
     for (size_t i = 0; i < count; i++)
         if (code[i].code == (BPF_RET | BPF_K) && code[i].k == GUARDED) {
@@ -208,7 +231,7 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) == 0;
 }
 
-#define INSTALL(rules) install(rules, sizeof(rules) / sizeof *(rules), left, vm)
+#define INSTALL(rules) install(rules, sizeof(rules) / sizeof *(rules), left, vm, has_stand_ins)
 
 uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, bool has_stand_ins)
 {

@@ -21,12 +21,12 @@ uint32_t give_up_rights(void);
 
 /*
  * Behind give_up_rights(), for a filter wants no new privileges. For good, of all threads: all system
- * calls but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt for a guest that has
- * devices; with `has_stand_ins` those that launcher/stranger.c makes in place of refused ones, too. The
- * filter knows the descriptors of `left` and of `vm` by their numbers. Where there is a disk, one is written
- * by pwrite64 alone, within what it holds, and one that is read-only to the guest not at all; every other
- * write goes to a network, the console, stderr or what wakes a wait, and to no other descriptor: it may be
- * the disk's file. Which layers stand.
+ * calls but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt those of the kinds of devices
+ * that the guest has; with `has_stand_ins` all of these, and those that launcher/stranger.c makes in place of
+ * refused ones. The filter knows the descriptors of `left` and of `vm` by their numbers. Where there is a
+ * disk, one is written by pwrite64 alone, within what it holds, and one that is read-only to the guest not at
+ * all; every other write goes to a network, the console, stderr or what wakes a wait, and to no other
+ * descriptor: it may be the disk's file. Which layers stand.
  */
 uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, bool has_stand_ins);
 

@@ -36,11 +36,16 @@ VERDICTS = {
     "kill": "SECCOMP_RET_KILL_PROCESS",
     "guard": "GUARDED",  # the command's filter alone: rights.c puts what decides in its place
 }
+# Of the same, what only a guest with one of some kinds of devices may: `allow for net+block`.
+_FOR = re.compile(r"(allow|guard) for (\w+(?:\+\w+)*)")
 
 BINDINGS = Path(__file__).resolve().parents[2]
-DEVICES = re.findall(
-    r"^DEVICE\(\w+, (\w+)", (BINDINGS.parent / "abi" / "devices.def").read_text(), re.MULTILINE
-)
+DEVICES = {
+    name: type
+    for type, name in re.findall(
+        r"^DEVICE\((\w+), (\w+)", (BINDINGS.parent / "abi" / "devices.def").read_text(), re.MULTILINE
+    )
+}
 
 # The first descriptor of a kind, and one past its last.
 FD_KINDS = {
@@ -48,7 +53,9 @@ FD_KINDS = {
     "console": ("SANDBOX_FD_CONSOLE", "SANDBOX_FD_CONSOLE + 1"),
 } | {f"{name}s": (f"SANDBOX_FDS_{name}", f"SANDBOX_FDS_LAST_{name} + 1") for name in DEVICES}
 
-_DEVICES = re.compile(r"^devices: (\w+)(?:; first ([\w ]+))?\n((?:[^\n]+\n)*)", re.MULTILINE)
+_DEVICES = re.compile(
+    r"^devices: (\w+)(; each for its kind)?(?:; first ([\w ]+))?\n((?:[^\n]+\n)*)", re.MULTILINE
+)
 
 _CONDITION = re.compile(
     r"(?P<ip>ip in guest|ip not site)"
@@ -81,7 +88,8 @@ def _rule(line: str) -> Rule:
     call, condition, verdict, reason = columns
     if not re.fullmatch(r"[a-z]\w*", call):
         raise RulesError(f"{call}: not a call's name")
-    if verdict not in VERDICTS:
+    of_kinds = _FOR.fullmatch(verdict)
+    if verdict not in VERDICTS and not (of_kinds and set(of_kinds[2].split("+")) <= DEVICES.keys()):
         raise RulesError(f"{call}: {verdict}: not one of {', '.join(VERDICTS)}")
     conditions = () if condition == "always" else tuple(re.split(r"\s+and\s+", condition))
     for one in conditions:
@@ -98,9 +106,12 @@ def assemble(text: str) -> str:
     """With the rules of all kinds of devices."""
 
     def lines_of(found: re.Match[str]) -> str:
-        section, first, behind = found.groups()
+        section, each, first, behind = found.groups()
         order = (first or "").split()
-        lines = [line for name in DEVICES for line in _section(name, section)] + behind.splitlines()
+        lines = (
+            _for_kinds(section) if each else [line for name in DEVICES for line in _section(name, section)]
+        )
+        lines += behind.splitlines()
         if order:
             calls = [line.partition("|")[0].strip() for line in lines]
             places = [order.index(call) if call in order else len(order) for call in calls]
@@ -108,6 +119,21 @@ def assemble(text: str) -> str:
         return "".join(f"{line}\n" for line in lines)
 
     return _DEVICES.sub(lines_of, text)
+
+
+def _for_kinds(section: str) -> list[str]:
+    """The rules with the kinds that have them, each once."""
+    kinds: dict[tuple[str, str, str], list[str]] = {}
+    reasons: dict[tuple[str, str, str], str] = {}
+    for name in DEVICES:
+        for line in _section(name, section):
+            call, condition, verdict, reason = (column.strip() for column in line.split("|"))
+            kinds.setdefault((call, condition, verdict), []).append(name)
+            reasons.setdefault((call, condition, verdict), reason)
+    return [
+        f"{call} | {condition} | {verdict} for {'+'.join(names)} | {reasons[call, condition, verdict]}"
+        for (call, condition, verdict), names in kinds.items()
+    ]
 
 
 def _section(device: str, section: str) -> list[str]:
@@ -126,6 +152,10 @@ def parse(text: str) -> list[Rule]:
     if not rules or (rules[-1].call, rules[-1].conditions, rules[-1].verdict) != ("any", (), "kill"):
         raise RulesError("the last rule must be `any | always | kill`")
     return rules
+
+
+def _types(names: str) -> str:
+    return " | ".join(f"1u << {DEVICES[name]}" for name in names.split("+"))
 
 
 class Label:
@@ -185,7 +215,9 @@ class Assembler:
             self.place(on)
 
     def answer(self, verdict: str) -> None:
-        self.code.append(f"BPF_STMT(BPF_RET | BPF_K, {VERDICTS[verdict]})")
+        found = _FOR.fullmatch(verdict)
+        code = VERDICTS[verdict] if not found else f"{found[1].upper()}_FOR({_types(found[2])})"
+        self.code.append(f"BPF_STMT(BPF_RET | BPF_K, {code})")
         self.reachable = False
 
     def lines(self) -> Iterator[tuple[str, str]]:
@@ -320,7 +352,10 @@ def compile_by_number(rules: list[Rule], numbers: dict[str, int]) -> Assembler:
         if rule.call not in numbers:
             raise RulesError(f"{rule.call}: not a call, between the first rule and the last")
     a = Assembler()
-    ends = {verdict: Label() for verdict in VERDICTS}
+    ends = {
+        verdict: Label()
+        for verdict in (*VERDICTS, *sorted({rule.verdict for rule in named} - VERDICTS.keys()))
+    }
     _compile_list(a, [head])
     named.sort(key=lambda rule: numbers[rule.call])
     _compile_halves(a, [list(run) for _, run in itertools.groupby(named, lambda rule: rule.call)], ends)
