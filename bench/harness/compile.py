@@ -51,8 +51,10 @@ def filtered(name: str) -> Path:
     out = CHECKOUT / "bench" / "out"
     out.mkdir(exist_ok=True)
     sources = [sandbox / "gen_filter.py", sandbox / "filter_rules.txt"]
-    words = [sys.executable, *map(str, sources), str(out / "filter.inc"), str(out / "filter_shape.h")]
-    _run(name, words)
+    made = {out / part: out / f"{part}.{os.getpid()}" for part in ("filter.inc", "filter_shape.h")}
+    _run(name, [sys.executable, *map(str, sources), *map(str, made.values())])
+    for path, new in made.items():
+        new.replace(path)  # at once: another benchmark may compile just now
     includes = (sandbox, CHECKOUT / "abi", CHECKOUT / "bindings" / "core", out)
     flags = [f"-I{directory}" for directory in includes]
     return program(name, sandbox / "program" / "filter.c", flags=["-fPIE", "-pie", *flags])
