@@ -68,6 +68,8 @@ class Suite:
     begins_first: bool = False
     in_test: bool = True
     """Whether `make test` runs it."""
+    one_of: str = ""
+    """Of the suites with the same word no two run at a time."""
 
 
 SUITES = (
@@ -100,16 +102,19 @@ SUITES = (
             ("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *BACKENDS),
         ),
         begins_first=True,
+        one_of="kvm",  # on a host's KVM they count that host's machines
     ),
     Suite(  # no second processor, so the network ring is not offered
         "kvm-one",
         (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", "tests/conformance/test_ring.py"),),
         {"TENDER_KVM_CPUS": "1"},
+        one_of="kvm",
     ),
     Suite(
         "kvm-python",
         (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *COMMAND, "tests/functional/test_command_net.py"),),
         {"TENDER_LAUNCHER": "python"},
+        one_of="kvm",
     ),
     Suite("package", ((*PYTEST, "tests/package"),)),
     Suite("box", ((*PYTEST, "tests/box"),)),
@@ -274,20 +279,18 @@ class Turn:
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._ran: Future[Outcome]
+        self._ran: Future[Outcome] = Future()
 
-    def submit(self, pool: ThreadPoolExecutor, commands: Commands) -> None:
-        """It runs when it is its turn in the pool."""
-
-        def run() -> Outcome:
-            if not commands.stopped:
-                self._lines.put(f"--- {self.suite.name}\n")
-            try:
-                return run_suite(self.suite, commands, self._lines.put)
-            finally:
-                self._lines.put(None)
-
-        self._ran = pool.submit(run)
+    def run(self, commands: Commands) -> None:
+        """To its end, however that is."""
+        if not commands.stopped:
+            self._lines.put(f"--- {self.suite.name}\n")
+        try:
+            self._ran.set_result(run_suite(self.suite, commands, self._lines.put))
+        except BaseException as error:
+            self._ran.set_exception(error)
+        finally:
+            self._lines.put(None)
 
     def show(self) -> Outcome:
         """What it printed so far and all that follows, to its end."""
@@ -295,6 +298,35 @@ class Turn:
             sys.stdout.write(line)
             sys.stdout.flush()
         return self._ran.result()
+
+
+class Plan:
+    """Which turn is next."""
+
+    def __init__(self, turns: Sequence[Turn]) -> None:
+        self._waiting = sorted(turns, key=lambda turn: not turn.suite.begins_first)
+        self._running: set[str] = set()
+        self._changed = threading.Condition()
+
+    def _next(self) -> Turn | None:
+        return next((turn for turn in self._waiting if turn.suite.one_of not in self._running), None)
+
+    def work(self, commands: Commands) -> None:
+        """One turn after the other, while there are some; several threads may."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._waiting or self._next())
+                turn = self._next()
+                if turn is None:
+                    return
+                self._waiting.remove(turn)
+                if turn.suite.one_of:
+                    self._running.add(turn.suite.one_of)
+                self._changed.notify_all()
+            turn.run(commands)
+            with self._changed:
+                self._running.discard(turn.suite.one_of)
+                self._changed.notify_all()
 
 
 @contextlib.contextmanager
@@ -313,8 +345,9 @@ def run_side_by_side(suites: Sequence[Suite], jobs: int) -> dict[str, Outcome]:
     """How each ended, in this order; so many run at a time."""
     turns, commands = [Turn(suite) for suite in suites], Commands(jobs)
     with ended_by_signals(commands), ThreadPoolExecutor(jobs) as pool:
-        for turn in sorted(turns, key=lambda turn: not turn.suite.begins_first):
-            turn.submit(pool, commands)
+        plan = Plan(turns)
+        for _ in range(jobs):
+            pool.submit(plan.work, commands)
         try:
             return {turn.suite.name: turn.show() for turn in turns}
         except BaseException:  # nobody reads our output any more

@@ -175,6 +175,21 @@ def test_no_more_run_at_a_time_than_was_said(run: Callable[..., Any], tmp_path: 
     assert status == 0, lines
 
 
+def test_of_suites_that_share_something_one_runs_at_a_time_and_another_beside_it(
+    suites: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """`a` has a directory until `c` runs, which comes last; `b` makes the same."""
+    directory = str(tmp_path / "alone")
+    made, awaited = tmp_path / "a", tmp_path / "c"
+    table = (
+        suites.Suite("a", (("mkdir", directory), waits(made, awaited), ("rmdir", directory)), one_of="x"),
+        suites.Suite("b", (("mkdir", directory), ("rmdir", directory)), one_of="x"),
+        suites.Suite("c", (waits(awaited, made),)),
+    )
+    monkeypatch.setattr(suites, "SUITES", table)
+    assert suites.main(["-j", "2"]) == 0, capfd.readouterr().out
+
+
 def test_what_takes_longest_begins_first_and_is_shown_in_its_place(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
