@@ -142,7 +142,7 @@ class Outcome:
 
     # `= 3 failed, 10 passed in 4.56s (0:01:02) =`, with or without the rules at its sides
     PYTEST_END = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s")
-    MESON_END = re.compile(r"^(Ok|Fail|Timeout|Unexpected Pass|Skipped): +(\d+)$")
+    MESON_END = re.compile(r"^(Ok|Fail|Timeout|Unexpected Pass|Skipped): +(\d+) *$")
     FAILURE = re.compile(r"^(FAILED|ERROR) \S")
     PLACE = re.compile(r"^with_(kvm|net): ")
 

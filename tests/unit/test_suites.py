@@ -88,7 +88,7 @@ def test_a_failing_command_hides_none_that_follows_in_its_suite(run: Callable[..
 
 
 def test_all_that_succeeds_is_status_0(run: Callable[..., Any]) -> None:
-    quiet, native = says("12 passed in 0.50s"), says("Ok:                 3", "Fail:               0")
+    quiet, native = says("12 passed in 0.50s"), says("Ok:                 3  ", "Fail:               0  ")
     status, lines = run(unit=[quiet], native=[native], lint=[says()])
     assert status == 0
     assert row(lines, "unit")[1:3] == ["ok", "12"]
