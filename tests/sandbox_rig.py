@@ -22,8 +22,8 @@ STOP_GRACE = 0.2  # bindings/machine/sandbox/watch.c
 SOON = 60.0  # what is over by then was ended by its time limit; a busy machine takes some of it
 
 # bindings/machine/sandbox/fds.h
-FD_CONTROL, FD_STOP, FD_CONSOLE, FD_VM, FD_TEMPLATE, FD_NET, FD_SMALL, FD_LARGE = (
-    120, 121, 122, 123, 124, 129, 194, 195,
+FD_CONTROL, FD_STOP, FD_CONSOLE, FD_VM, FD_TEMPLATE, FD_STDERR, FD_NET, FD_SMALL, FD_LARGE = (
+    120, 121, 122, 123, 124, 125, 129, 194, 195,
 )  # fmt: skip
 
 # asm/unistd_64.h

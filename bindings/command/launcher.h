@@ -69,6 +69,8 @@ void say_notice(const char *format, ...) __attribute__((format(printf, 1, 2)));
 const char *shown(const char *name);
 /* What say() has to ask of stderr, before a filter refuses it. */
 void stderr_prepare(void);
+/* A descriptor of stderr, one of its own if that is a terminal; -1: it is closed. */
+int stderr_without_waiting(void);
 /* `PROGRAM: hint: text`. */
 void say_hint(const char *text);
 

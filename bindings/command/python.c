@@ -13,6 +13,7 @@
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -51,6 +52,14 @@ void stderr_prepare(void)
     errors.prepared = true;
     errors.is_pipe = fstat(STDERR_FILENO, &about) == 0 && S_ISFIFO(about.st_mode);
     errors.terminal = errors.is_pipe ? -1 : terminal_without_waiting(STDERR_FILENO);
+}
+
+int stderr_without_waiting(void)
+{
+    stderr_prepare();
+    if (errors.terminal >= 0)
+        return errors.terminal;
+    return fcntl(STDERR_FILENO, F_GETFD) < 0 ? -1 : STDERR_FILENO;
 }
 
 /* One that does not wait, as the guest's console (hc_console.c). */
@@ -282,7 +291,6 @@ void execute_python(char **words)
 
 void leave_to_python(const char *format, ...)
 {
-    machines_ahead_end();
     net_helper_end();
     devices_leave();
     if (!the_command.only_native && !signal_caught())

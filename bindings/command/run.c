@@ -64,6 +64,12 @@ static void let_stops_in(int how)
     (void)sigprocmask(how, &stops, NULL);
 }
 
+static bool interrupts_are_ignored(const struct request *request)
+{
+    struct sigaction now;
+    return sigaction(SIGINT, NULL, &now) == 0 && now.sa_handler == SIG_IGN && !request->solo5;
+}
+
 /* ---- the image */
 
 static _Noreturn void refuse_image(const struct elf_error *error)
@@ -126,6 +132,36 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
     }
     line[at] = '\0';
     return at;
+}
+
+/* The words of this command as its guest's process shows them, and the guest can read them: without the
+ * directories of the host's files. */
+static const char *const *words_to_show(const struct request *request)
+{
+    size_t count = 0, at = 0;
+    while (the_command.words[count])
+        count++;
+    const char **shown_words = calloc(count + 2, sizeof *shown_words);
+    if (!shown_words)
+        leave_to_python("no memory for the words of a process");
+    shown_words[at++] = the_command.program;
+    bool of_guest = false;
+    for (char **word = the_command.words + request->solo5; *word; word++) {
+        char *slash = of_guest ? NULL : strrchr(*word, '/');
+        char *value = slash && *word != request->image ? strchr(*word, '=') : NULL;
+        of_guest = of_guest || *word == request->image;
+        if (!slash || (value && value > slash))
+            shown_words[at++] = *word;
+        else if (!value)
+            shown_words[at++] = slash + 1;
+        else {
+            char *cut;
+            if (asprintf(&cut, "%.*s%s", (int)(value + 1 - *word), *word, slash + 1) < 0)
+                leave_to_python("no memory for the words of a process");
+            shown_words[at++] = cut;
+        }
+    }
+    return shown_words;
 }
 
 /* ---- the machine */
@@ -292,10 +328,9 @@ static void on_first(int number)
 /* Unless one has come: then the next one kills. */
 static void hear(const struct request *request, void (*handler)(int))
 {
-    struct sigaction now;
     if (caught)
         return;
-    if (sigaction(SIGINT, NULL, &now) == 0 && now.sa_handler == SIG_IGN && !request->solo5)
+    if (interrupts_are_ignored(request))
         deaf_to_interrupts = true; /* solo5-hvt hears it even then */
     handle(SIGTERM, handler, 0);
     if (!deaf_to_interrupts)
@@ -335,41 +370,6 @@ static void expect_signals(const struct request *request)
 
 /* ---- the end */
 
-/* Symbol, bytes and registers of where the guest stood are Python's to show (tender/cli/fault.py). */
-static void hint_at_fault(const struct request *request, const struct vm_event *event, int status)
-{
-    static const char *const names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
-    enum { REGISTERS = 16, WORDS = 5 + REGISTERS + 3 };
-    static char text[WORDS][64];
-    char *words[WORDS + 1] = {0};
-    size_t at = 0;
-    words[at++] = (char *)(uintptr_t)"--fault-hint";
-    words[at++] = (char *)(uintptr_t)request->image;
-    (void)snprintf(words[at] = text[at], sizeof *text, "%d", status);
-    at++;
-    (void)snprintf(words[at] = text[at], sizeof *text, "0x%" PRIx64, event->rip);
-    at++;
-    words[at] = text[at];
-    for (uint32_t i = 0, end = 0; i < event->instruction_bytes && i < sizeof event->instruction; i++)
-        end += (uint32_t)snprintf(text[at] + end, sizeof *text - end, "%s%02x", i ? " " : "",
-                                  event->instruction[i]);
-    at++;
-    for (int i = 0; i < REGISTERS; i++, at++)
-        (void)snprintf(words[at] = text[at], sizeof *text, "%s=0x%" PRIx64, names[i],
-                       event->registers.gpr[i]);
-    const struct {
-        const char *name;
-        uint64_t value;
-    } others[] = {{"rflags", event->registers.rflags},
-                  {"cr2", event->registers.cr2},
-                  {"fs_base", event->registers.fs_base}};
-    for (int i = 0; i < 3; i++, at++)
-        (void)snprintf(words[at] = text[at], sizeof *text, "%s=0x%" PRIx64, others[i].name, others[i].value);
-    if (!the_command.only_native)
-        execute_python(words);
-}
-
 void devices_leave(void)
 {
     net_leave_headers(&vm);
@@ -394,8 +394,9 @@ static _Noreturn void end(const struct request *request)
 {
     const struct vm_event event = *vm.event;
     give_back();
+    char text[FAULT_LINE_BYTES];
     struct run_end ended;
-    end_explain(&event, machine.ops, over_time, TOLD_COMMAND, &ended);
+    end_explain(&event, machine.ops->words, over_time, TOLD_COMMAND, &ended);
     if (event.kind == EVENT_SETUP_FAILED) {
         const char *step = setup_step_name(event.number);
         ended.status = STATUS_CANNOT_START;
@@ -409,8 +410,8 @@ static _Noreturn void end(const struct request *request)
         say(says_time_over, request->timeout_s);
     } else if (ended.message[0]) {
         say("%s", ended.message);
-        if (event.registers_valid && !request->solo5 && !hurried)
-            hint_at_fault(request, &event, ended.status);
+        for (uint32_t line = 0; !request->solo5 && end_fault_line(&event, line, text); line++)
+            say_hint(text);
     }
     leave(ended.status);
 }
@@ -428,7 +429,7 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
             at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
     say(says_layers_missing, names);
     if (!request->solo5)
-        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), machine.ops, TOLD_COMMAND));
+        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), machine.ops->words, TOLD_COMMAND));
     give_back();
     leave(STATUS_CANNOT_START);
 }
@@ -436,7 +437,8 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
 static void say_net_news(void)
 {
     char text[NET_NEWS_BYTES];
-    for (uint32_t next = 0; net_news(&vm, &next, machine.ops->confine ? net_helper_attach : NULL, text);)
+    for (uint32_t next = 0;
+         net_news(&vm, &next, machine.ops->confine ? net_helper_attach : net_attach_here, text);)
         say_notice("%s", text);
 }
 
@@ -448,8 +450,6 @@ void run(const struct request *request)
 
     const uint32_t ring_wanted = request->no_net_ring ? RING_NONE : RING_ADAPTIVE;
     const struct machine_ops *const expected = machine_expected(request->backend);
-    if (expected->ahead)
-        expected->ahead();
     tsc_sample(); /* early: sandbox/tsc.h */
     hear(request, on_first);
     let_stops_in(SIG_UNBLOCK);
@@ -468,6 +468,15 @@ void run(const struct request *request)
 
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
         leave_to_python("--net-reattach: a helper process cannot be had: %s", strerror(-error));
+    const struct machine_alone alone = {
+        .program = the_command.program,
+        .words = words_to_show(request),
+        .timeout_s = request->timeout_s,
+        .required = request->require,
+        .hints = !request->solo5,
+        .deaf_to_interrupts = interrupts_are_ignored(request),
+        .stderr_fd = stderr_without_waiting,
+    };
     const struct machine_plan plan = {
         .image = &image.elf,
         .name = image.name,
@@ -479,15 +488,14 @@ void run(const struct request *request)
         .template_fd = -1,
         .load = load_segments,
         .find = find_program,
+        .alone = request->net_reattach ? NULL : &alone, /* who is confined attaches nothing */
     };
     make_machine(request, &plan);
-    if (machine.ops != expected)
-        machines_ahead_end();
     close(image.fd);
     expect_signals(request);
     if (request->mem_adjusted && !request->quiet)
         say_notice(says_memory_adjusted, request->mem_bytes);
-    refuse_missing_layers(request, isolate(request));
+    refuse_missing_layers(request, machine.tells_its_end ? machine.may_stand : isolate(request));
     /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
     if (choice.title && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
         say_notice("%s", choice.notice);

@@ -55,12 +55,13 @@ int net_duplicate(int fd, struct device_error *error);
 /* Attaches a descriptor of net_open_tap() that has lost its interface to the one that has its name by now, by
  * the same rules, and to be used as before. 0, or -1 with *error. */
 int net_attach_again(const struct vm_device *device, struct device_error *error);
+int net_attach_here(const struct vm *vm, uint32_t handle, struct device_error *error); /* a net_attacher */
 
 /*
  * Behind an EVENT_NETWORK: looks at the TAPs of `vm` from handle *next on, and attaches again what is to be,
  * until there is something to say: an interface was deleted, is attached again, or cannot be. True: it stands
  * in `text` of NET_NEWS_BYTES, one line, and *next is where to go on. What the event was made of is not
- * believed, and not needed. `attach` does it: NULL, net_attach_again().
+ * believed, and not needed. `attach` does it; NULL: none is attached again.
  */
 typedef int net_attacher(const struct vm *vm, uint32_t handle, struct device_error *error);
 bool net_news(struct vm *vm, uint32_t *next, net_attacher *attach, char *text);

@@ -27,8 +27,24 @@ struct machine_ops;
 struct machine {
     const struct machine_ops *ops; /* NULL: none yet */
     struct vm *vm;
+    bool tells_its_end; /* and refuses what `alone` requires, of layers that */
+    uint32_t may_stand; /* it could have */
     /* The machine's; before open() zeros, or what the library has made of KVM's (kvm_ops.h). */
     _Alignas(16) uint8_t own[MACHINE_OWN_BYTES];
+};
+
+/*
+ * A machine whose guest needs a process of its own takes the command's, if it may: run() then comes back only
+ * with an event that ends the run before the guest has begun. What the command knows of an end goes with it.
+ */
+struct machine_alone {
+    const char *program;      /* whom lines begin with */
+    const char *const *words; /* what a process list shows; the guest can read it */
+    double timeout_s;         /* 0: none; a timer of the process's sends SIGALRM */
+    uint32_t required;        /* enum isolation_layer: without these no guest is run */
+    bool hints;
+    bool deaf_to_interrupts;
+    int (*stderr_fd)(void); /* to write to, without waiting where it is a terminal */
 };
 
 enum machine_look {
@@ -54,11 +70,6 @@ struct machine_ops {
 
     /* What a look at the host tells, without a trial. NULL: it is always likely. */
     enum machine_look (*look)(struct machine_error *why);
-    /* For the command: what open() needs is begun while the image is read; and that is given back, if open()
-     * did not take it. Idempotent. NULL: there is nothing. */
-    void (*ahead)(void);
-    void (*ahead_end)(void);
-
     /* 0; or -1 with `error` filled and nothing left of it in `machine` and its vm. */
     int (*open)(struct machine *machine, const struct machine_plan *plan, struct machine_error *error);
     /* For the command: this process, in which the guest runs, gives up what it does not need, for good. With
@@ -107,8 +118,5 @@ extern const struct machine_ops *const machines[];
 
 /* NULL: there is no such machine in this build. */
 const struct machine_ops *machine_by_name(const char *name);
-
-/* Of all machines: what was begun ahead is given back. */
-void machines_ahead_end(void);
 
 #endif

@@ -33,6 +33,7 @@ struct machine_plan {
      * together. find() gives a path in the package, the caller's to free. Neither returns an error. */
     void (*load)(uint8_t *memory, bool at_once);
     char *(*find)(const char *program);
+    const struct machine_alone *alone; /* NULL: the command waits for its guest's end, and tells it */
 };
 
 struct machine_error {

@@ -14,10 +14,3 @@ const struct machine_ops *machine_by_name(const char *name)
             return *ops;
     return NULL;
 }
-
-void machines_ahead_end(void)
-{
-    for (const struct machine_ops *const *ops = machines; *ops; ops++)
-        if ((*ops)->ahead_end)
-            (*ops)->ahead_end();
-}

@@ -154,12 +154,12 @@ int tn_end_explain(const struct vm_event *event, const char *machine, int over_t
     const struct machine_ops *ops = machine_by_name(machine);
     if (!ops)
         return -EINVAL;
-    end_explain(event, ops, over_time != 0, (enum told)told, end);
+    end_explain(event, ops->words, over_time != 0, (enum told)told, end);
     return 0;
 }
 
 const char *tn_isolation_cure(uint32_t index, const char *machine, int told)
 {
     const struct machine_ops *ops = machine_by_name(machine);
-    return ops ? isolation_cure(index, ops, (enum told)told) : "";
+    return ops ? isolation_cure(index, ops->words, (enum told)told) : "";
 }

@@ -578,5 +578,5 @@ int tn_isolation(struct vm_handle *handle, uint32_t *layers)
 int tn_net_news(struct vm_handle *handle, uint32_t *next, char *text)
 {
     USE(owned, handle, false);
-    return net_news(owned->vm, next, NULL, text);
+    return net_news(owned->vm, next, net_attach_here, text);
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "hypercall.h"
+#include "says.h"
 #include "words.h"
 
 #include "syscall_names.inc" /* written by gen_syscall_names.py from the kernel's headers */
@@ -83,17 +84,28 @@ static struct signal_words signal_words(uint64_t number)
     return words;
 }
 
+struct code_words {
+    char text[3 * sizeof(((struct vm_event *)0)->instruction) + 1];
+};
+
+static struct code_words code_words(const struct vm_event *event)
+{
+    struct code_words code = {""};
+    size_t at = 0;
+    for (uint32_t i = 0; i < event->instruction_bytes && i < sizeof event->instruction; i++)
+        at += (size_t)snprintf(code.text + at, sizeof code.text - at, "%s%02x", i ? " " : "",
+                               event->instruction[i]);
+    return code;
+}
+
 static void explain_unsupported(const struct vm_event *event, enum told told, struct run_end *end)
 {
     static const char *const cures[] = {[TOLD_LIBRARY] = "backend=\"kvm\"", [TOLD_COMMAND] = "--backend kvm"};
-    char code[3 * sizeof event->instruction + 1] = "";
-    size_t at = 0;
-    for (uint32_t i = 0; i < event->instruction_bytes && i < sizeof event->instruction; i++)
-        at += (size_t)snprintf(code + at, sizeof code - at, "%s%02x", i ? " " : "", event->instruction[i]);
+    const struct code_words code = code_words(event);
     ends(end, END_UNSUPPORTED_INSTRUCTION,
          "sandbox: a privileged instruction that is not emulated: rip=0x%" PRIx64
          ", bytes %s; KVM may run it: %s",
-         event->rip, code, cures[told]);
+         event->rip, code.text, cures[told]);
 }
 
 /* Whether somebody else ended the process is told as far as it can be: a guest that took it over can make it
@@ -222,18 +234,17 @@ const char *isolation_name(uint32_t index)
     return index < COUNT(layers) ? layers[index] : NULL;
 }
 
-const char *isolation_cure(uint32_t index, const struct machine_ops *machine, enum told told)
+const char *isolation_cure(uint32_t index, const struct machine_words *words, enum told told)
 {
     const char *cure = NULL;
-    if (index < COUNT(layers) && machine->words->cures)
-        cure = machine->words->cures[index][told];
+    if (index < COUNT(layers) && words->cures)
+        cure = words->cures[index][told];
     return cure ? cure : "";
 }
 
-void end_explain(const struct vm_event *event, const struct machine_ops *machine, bool over_time,
+void end_explain(const struct vm_event *event, const struct machine_words *words, bool over_time,
                  enum told told, struct run_end *end)
 {
-    const struct machine_words *const words = machine->words;
     const char *const title = words->title;
     switch (event->kind) {
     case EVENT_HALT:
@@ -288,4 +299,30 @@ void end_explain(const struct vm_event *event, const struct machine_ops *machine
     default:
         explain_death(event, end);
     }
+}
+
+#define REGISTERS_A_LINE 6
+
+bool end_fault_line(const struct vm_event *event, uint32_t number, char text[FAULT_LINE_BYTES])
+{
+    static const char *const names[] = {"rax", "rcx", "rdx",    "rbx", "rsp",    "rbp", "rsi",
+                                        "rdi", "r8",  "r9",     "r10", "r11",    "r12", "r13",
+                                        "r14", "r15", "rflags", "cr2", "fs_base"};
+    const struct vm_registers *registers = &event->registers;
+    const uint64_t others[] = {registers->rflags, registers->cr2, registers->fs_base};
+    size_t at = 0;
+    text[0] = '\0';
+    if (!event->registers_valid || (number && (number - 1) * REGISTERS_A_LINE >= COUNT(names)))
+        return false;
+    if (!number) {
+        struct code_words code = code_words(event);
+        (void)snprintf(text, FAULT_LINE_BYTES, says_fault_place, event->rip,
+                       code.text[0] ? code.text : "none", event->rip);
+        return true;
+    }
+    for (size_t i = (number - 1) * REGISTERS_A_LINE; i < COUNT(names) && i < number * REGISTERS_A_LINE; i++)
+        at += (size_t)snprintf(text + at, FAULT_LINE_BYTES - at, "%s%s 0x%" PRIx64, at ? "  " : "", names[i],
+                               i < COUNT(registers->gpr) ? registers->gpr[i]
+                                                         : others[i - COUNT(registers->gpr)]);
+    return true;
 }

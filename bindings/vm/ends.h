@@ -24,8 +24,13 @@ const char *end_says(const char *asked);
  * Fills `end` from an event that ends a run. `over_time`: what stopped it, if it was stopped, was a time
  * limit. Whatever the event holds, the message is one line; it fits (ends.c counts).
  */
-void end_explain(const struct vm_event *event, const struct machine_ops *machine, bool over_time,
+void end_explain(const struct vm_event *event, const struct machine_words *words, bool over_time,
                  enum told told, struct run_end *end);
+
+/* Line `number`, from 0 on, of where a guest stood whose registers the event has: what lies there, then the
+ * registers. False: there are no more. */
+#define FAULT_LINE_BYTES 256
+bool end_fault_line(const struct vm_event *event, uint32_t number, char text[FAULT_LINE_BYTES]);
 
 /* What the sandbox's set-up was at when it failed (enum sandbox_step), NULL if there is no such step; and the
  * way out of this error at that step, empty if there is none. SETUP_START and SETUP_SHARED (machine_types.h)
@@ -36,7 +41,7 @@ const char *setup_step_hint(uint32_t step, int os_error, enum told told);
 /* The name of the isolation layer 1 << `index` (core/layers.h), NULL past the last; and what to do where it
  * is missing around this machine. */
 const char *isolation_name(uint32_t index);
-const char *isolation_cure(uint32_t index, const struct machine_ops *machine, enum told told);
+const char *isolation_cure(uint32_t index, const struct machine_words *words, enum told told);
 
 /* The name of a system call by the numbers of its entry (AUDIT_ARCH_I386 or any other), or "no such call". */
 const char *system_call_name(uint32_t number, uint64_t arch);

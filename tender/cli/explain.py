@@ -5,7 +5,7 @@ import os
 from tender.cli.option_table import DEVICE_KINDS, OPTIONS
 from tender.cli.options import RunOptions
 from tender.image import TARGETS
-from tender.native import lib, open_file
+from tender.native import lib, open_file, says
 from tender.printable import printable, quoted
 from tender.result import GuestFault
 
@@ -120,15 +120,9 @@ def target_named(refusal: str) -> int | None:
     return None if "No Solo5 ABI information" in refusal or "elf header" in refusal else 1
 
 
-def fault_hint(path: str, fault: GuestFault) -> str:
-    """Where a guest stood: symbol, instruction bytes and registers, a few lines."""
-    from tender.cli.aside import asked
-    from tender.cli.symbols import symbol_at
-
-    where = asked(lambda: symbol_at(path, fault.rip))
-    lines = [
-        f"rip {fault.rip:#x}{f' is {where}' if where else ''}; bytes there: {fault.instruction or 'none'}"
-    ]
+def fault_hint(fault: GuestFault) -> str:
+    """Where a guest stood: instruction bytes and registers, a few lines."""
+    lines = [says("fault_place", fault.rip, fault.instruction or "none", fault.rip)]
     values = [f"{name} {value:#x}" for name, value in fault.registers.items()]
     lines += ["  ".join(values[i : i + 6]) for i in range(0, len(values), 6)]
     return "\n".join(lines)

@@ -7,19 +7,20 @@ people want to know (symbols, build id) is read by symbols.py, and may be missin
 import os
 
 from tender.cli import explain, report, say
-from tender.cli.symbols import Details, read_details
+from tender.cli.symbols import Details, read_details, symbol_at
 from tender.errors import ImageError, TenderError
 from tender.image import Image
 from tender.printable import printable
 
 USAGE = """\
-usage: tender inspect [--json] [--symbols] IMAGE
+usage: tender inspect [--json] [--symbols] [--at=ADDRESS] IMAGE
 
 Show the ABI, the devices, the segments and the symbols of the unikernel IMAGE. Needs no KVM. Status 0 if
 the file can be loaded, 1 if not.
 
   --json       one JSON object
-  --symbols    its functions as well, by address"""
+  --symbols    its functions as well, by address
+  --at=ADDRESS only what lies at that address, as NAME+OFFSET; status 1 if the file does not tell"""
 
 _EXEC, _WRITE, _READ = 1, 2, 4
 _GRANULE = 2 << 20
@@ -32,13 +33,19 @@ def main(argv: list[str]) -> int:
     if "--help" in options or "-h" in options:
         say.out(USAGE)
         return 0
-    wrong = [word for word in options if word not in ("--json", "--symbols", "--")]
+    addresses = [word.partition("=")[2] for word in options if word.startswith("--at=")]
+    wrong = [w for w in options if w not in ("--json", "--symbols", "--") and not w.startswith("--at=")]
+    wrong += [f"--at={address}" for address in addresses if _number(address) is None]
     if wrong or len(files) != 1:
         say.error(
             f"inspect: Invalid option: `{printable(wrong[0])}'" if wrong else "inspect: one IMAGE is needed"
         )
         say.plain(USAGE)
         return 1
+    if addresses:
+        where = symbol_at(files[0], _number(addresses[-1]) or 0)
+        say.out(where) if where else say.error(f"inspect: {printable(files[0])}: no symbol there")
+        return 0 if where else 1
     try:
         return _inspect(files[0], as_json="--json" in options, symbols="--symbols" in options)
     except TenderError as error:
@@ -49,6 +56,13 @@ def main(argv: list[str]) -> int:
         if "--json" in options:
             say.out(report.to_json({"schema": 1, "file": files[0], "error": error.to_dict()}))
         return 1
+
+
+def _number(word: str) -> int | None:
+    try:
+        return int(word, 0)
+    except ValueError:
+        return None
 
 
 def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:

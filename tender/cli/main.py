@@ -27,9 +27,6 @@ COMMANDS = {
     "solo5-elftool": ("tender.cli.elftool", "make and show manifests, as Solo5's tool of that name"),
 }
 
-# What the launcher asks for behind the end of a guest (fault.py); no option and no image is called so.
-FAULT_HINT = "--fault-hint"
-
 # Other names under which launchers look for solo5-hvt: Albatross with the ABI's version, for the sister tender spt.
 FRONTS = ("solo5-hvt", "solo5-hvt.2", "solo5-spt")
 
@@ -45,10 +42,6 @@ def main(argv: list[str]) -> int:
         from tender.cli import solo5
 
         return solo5.main(argv[0], argv[1:])
-    if argv and argv[0] == FAULT_HINT:
-        from tender.cli import fault
-
-        return fault.main(argv[1:])
     from tender.cli import run
 
     if argv and argv[0] in COMMANDS:

@@ -150,19 +150,6 @@ def let_signals_in() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (SIGINT, SIGALRM, SIGTERM))
 
 
-def only_hurry() -> None:
-    """SIGINT, SIGTERM and the end of --timeout's time keep this process from waiting for a reader; a second one kills it."""
-
-    def hurry(number: int, frame: object) -> None:
-        say.hurry()
-        signal.signal(number, signal.SIG_DFL)
-
-    for number in (SIGINT, SIGALRM, SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN or number != SIGINT:
-            signal.signal(number, hurry)
-    let_signals_in()
-
-
 class _Suspender:
     """The handler of SIGTSTP, a terminal's ^Z, where the guest is another process: both stop, both go on.
 
@@ -338,12 +325,12 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
     elif result.message:
         say.error(result.message)
     shares_stderr = options.json == 2
-    if not shares_stderr:  # the image is read again for the hint, which may take its time
+    if not shares_stderr:
         _write_json(result, options, signal)
     if result.message and result.reason != "timeout" and result.fault is not None and say.HINTS:
         from tender.cli import explain
 
-        say.hint(explain.fault_hint(options.image, result.fault))
+        say.hint(explain.fault_hint(result.fault))
     if options.stats:
         from tender.cli import report
 

@@ -250,7 +250,7 @@ def test_urunc_ends_the_process_that_it_became(
     with urunc(front, f"--mem=268 {guest('spin')}") as process:
         assert process.stdout and process.stdout.readline() == b"ready\n"
         command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
-        assert command[-4:] == [b"solo5-hvt", b"--mem=268", str(guest("spin")).encode(), b""]
+        assert command[-4:-2] == [b"solo5-hvt", b"--mem=268"] and command[-2].endswith(b"spin.elf")
         os.kill(process.pid, number)
         assert process.wait(timeout=120) == status
         assert process.stdout.read() == b""  # nobody is left who holds the console

@@ -125,7 +125,8 @@ POLLS = frozenset({"poll", "walltime"})
 CASES = [
     Case("hello", ("--status=7", "a", ""), normal=HELLO),
     Case("hello_nogate", ("one",), normal=HELLO),
-    Case("echo", frames=TO_ECHO, stop_at=b"10.0.0.2/24", answers=3, counts=POLLS | {"net_read"}),
+    Case("echo", frames=TO_ECHO, stop_at=b"10.0.0.2/24", answers=3,
+        counts=POLLS | {"net_read", "net_batch", "net_batches"}),
     Case("disk"),
     Case("disk", ("--read-only",)),
     Case("block_sparse", disk_bytes=8 << 20, stop_at=b"read 8\n", counts=POLLS),

@@ -228,7 +228,8 @@ def test_how_the_sandboxs_process_died_is_told_by_a_parents_child(
     """SIGCHLD ignored: the kernel would reap it at once, and tell nobody."""
     if door != "sandbox":
         return  # it has no process of its own
-    command = start([*tender_cmd, "--mem=8", str(guest("sleep"))], launcher, [signal.SIGCHLD])
+    words = ["--mem=8", "--require=pid-namespace", str(guest("sleep"))]
+    command = start([*tender_cmd, *words], launcher, [signal.SIGCHLD])
     with command:
         try:
             assert command.stdout and command.stdout.read(1)

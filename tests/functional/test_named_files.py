@@ -122,14 +122,6 @@ def test_an_image_that_is_only_looked_at(
     assert f"{named[0]}: " in done.stderr and named[1]["image"] in done.stderr
 
 
-def test_the_image_of_a_fault_is_gone_by_then(
-    tender_cmd: list[str], named: tuple[str, dict[str, str]]
-) -> None:
-    """What the native command executes behind the end of a guest opens the image again."""
-    done = run("", *tender_cmd, "--fault-hint", named[0], "1", "0x100000", "90")
-    assert (done.returncode, done.stdout) == (1, "") and "rip 0x100000; bytes there: 90" in done.stderr
-
-
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("option", ["--console", "--json"])
 def test_a_console_and_a_report(

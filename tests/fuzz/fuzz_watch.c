@@ -189,7 +189,7 @@ static void check_line(const struct vm_event *event)
 {
     struct run_end end;
     memset(&end, 'x', sizeof end);
-    end_explain(event, machine_by_name("sandbox"), false, TOLD_LIBRARY, &end);
+    end_explain(event, machine_by_name("sandbox")->words, false, TOLD_LIBRARY, &end);
     const size_t len = strnlen(end.message, sizeof end.message);
     MUST(len < sizeof end.message && !memchr(end.message, '\n', len) && end.reason && *end.reason);
 }

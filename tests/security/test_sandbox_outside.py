@@ -17,6 +17,7 @@ from sandbox_rig import (
     FD_LARGE,
     FD_NET,
     FD_SMALL,
+    FD_STDERR,
     FD_STOP,
     LARGE,
     LIMIT,
@@ -303,16 +304,26 @@ def test_this_host_gives_every_wall(rig: Rig) -> None:
             assert "network-namespace" in vm.isolation
 
 
-def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_cmd: list[str]) -> None:
-    """It is begun before the image is read, and enters a network namespace that a helper makes: which is gone."""
+@pytest.mark.parametrize("required", ["", "network-namespace", "pid-namespace"])
+def test_the_commands_sandbox_has_the_same_walls(
+    rig: Rig, guest: Guest, tender_cmd: list[str], required: str
+) -> None:
+    """It is the command's own process; a network namespace is had if it is required, a pid namespace by a child."""
     with rig.vm() as vm:
         assert isinstance(vm._door, SandboxVm)
-        given = vm.isolation
+        had = set(vm.isolation)
+        given = had - {"network-namespace", "pid-namespace"} | ({required} & had)
+        if required and required not in given:
+            pytest.skip("this host refuses it")
     command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest("spin"))]
+    if required:
+        command.insert(-1, f"--require={required}")
+    is_child = required == "pid-namespace"
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         try:
             assert running.stdout and running.stdout.readline() == "ready\n"
             sandbox = sandbox_of(running.pid)
+            assert (sandbox.pid != running.pid) == is_child
             proc = Path(f"/proc/{sandbox.pid}")
             status = dict(
                 line.split(":", 1) for line in (proc / "status").read_text().splitlines() if ":" in line
@@ -321,8 +332,12 @@ def test_the_commands_sandbox_has_the_same_walls(rig: Rig, guest: Guest, tender_
             assert_is_not_root(sandbox.pid)
             assert re.search(r"Max stack size +65536 +65536 ", (proc / "limits").read_text())
             """Its arguments lie on that stack: no path of the host's."""
-            assert (proc / "cmdline").read_bytes() == b"tender-sandbox\0spin.elf\0"
-            assert {int(name) for name in os.listdir(proc / "fd")} == {FD_CONTROL, FD_STOP, FD_CONSOLE}
+            words = [b"tender-sandbox"] if is_child else [Path(word).name.encode() for word in command[:-1]]
+            assert (proc / "cmdline").read_bytes() == b"".join(word + b"\0" for word in [*words, b"spin.elf"])
+            fds = {FD_CONTROL, FD_STOP, FD_CONSOLE} if is_child else {FD_CONSOLE, FD_STDERR}
+            assert {int(name) for name in os.listdir(proc / "fd")} == fds
+            if is_child:
+                given |= {"network-namespace"} & had
             for name, short in NAMESPACES.items():
                 ours, theirs = os.readlink(f"/proc/self/ns/{short}"), os.readlink(proc / "ns" / short)
                 assert (ours != theirs) == (name in given), name

@@ -106,6 +106,7 @@ C_LEVELS = {
     "vm": 5,
     "python": 6,
     "command": 6,
+    "program": 6,  # tender-sandbox is a program of its own, and tells its end as the command does
 }
 C_APART = {
     frozenset({"devices", "machine"}),
@@ -117,6 +118,8 @@ C_APART = {
 
 def c_room(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
+    if "program" in parts:
+        return "program"
     return parts[0] if parts[0] == "abi" else parts[1]
 
 

@@ -74,15 +74,16 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-@pytest.mark.parametrize("words", [("inspect",), ("inspect", "--json", "--symbols"), ("--fault-hint",)])
+@pytest.mark.parametrize(
+    "words", [("inspect",), ("inspect", "--json", "--symbols"), ("inspect", "--at=0x100001")]
+)
 def test_a_hostile_table_costs_little_time_and_memory(
     kind: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     """In a process with 1 GiB of address space and a deadline, both far above what is needed."""
     sections, body, size = HOSTILE[kind]
     image = write(tmp_path / "app.elf", sections, body, size=size)
-    rest = ["1", "0x100001", "f4", "rax=0x0"] if words[0] == "--fault-hint" else []
-    command = [sys.executable, "-I", "-m", "tender", *words, str(image), *rest]
+    command = [sys.executable, "-I", "-m", "tender", *words, str(image)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -90,7 +91,7 @@ def test_a_hostile_table_costs_little_time_and_memory(
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )
-    assert done.returncode == (1 if rest else 0), done.stderr[-500:]
+    assert done.returncode in ((0, 1) if "--at=0x100001" in words else (0,)), done.stderr[-500:]
     assert b"Traceback" not in done.stderr and b"internal error" not in done.stderr
 
 

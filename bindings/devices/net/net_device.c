@@ -41,7 +41,8 @@ static bool may_detach(const struct vm_device *device)
 
 static void save(const struct vm_device *device, uint8_t to[DEVICE_SAVED_BYTES])
 {
-    const struct net_saved saved = {device->is_socket, device->has_header, device->offload};
+    struct net_saved saved = {device->offload, device->is_socket, device->has_header, device->link.named, ""};
+    memcpy(saved.name, device->link.name, sizeof saved.name);
     memcpy(to, &saved, sizeof saved);
 }
 

@@ -67,7 +67,7 @@ static bool try_again(struct vm *vm, uint32_t handle, net_attacher *attach, bool
     if (now_ns < link->next_ns)
         return false;
     link->next_ns = now_ns + TRY_NS;
-    *lost = (attach ? attach(vm, handle, &error) : net_attach_again(&vm->devices[handle], &error)) < 0;
+    *lost = attach(vm, handle, &error) < 0;
     if (!*lost || !problem_is_news(link, &error))
         return false;
     (void)snprintf(text, NET_NEWS_BYTES, "%s: the new interface cannot be attached: %s; tender tries on",
@@ -82,7 +82,7 @@ static bool has_news(struct vm *vm, uint32_t handle, net_attacher *attach, char 
     char name[NAME_SHOWN_MAX];
     (void)text_escape(name, sizeof name, link->name, true);
     bool lost = has_no_interface(device->fd);
-    if (lost && link->lost && link->again && try_again(vm, handle, attach, &lost, text, name))
+    if (lost && link->lost && link->again && attach && try_again(vm, handle, attach, &lost, text, name))
         return true;
     if (lost == link->lost)
         return false;

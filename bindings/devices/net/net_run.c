@@ -9,6 +9,8 @@ static void restore(struct vm_device *device, const uint8_t from[DEVICE_SAVED_BY
     device->is_socket = saved.is_socket;
     device->has_header = saved.has_header;
     device->offload = saved.offload;
+    device->link.named = saved.named;
+    memcpy(device->link.name, saved.name, sizeof saved.name);
 }
 
 extern const struct device_run_ops net_run_ops;

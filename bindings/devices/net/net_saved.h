@@ -5,7 +5,9 @@
 #include "device_ops.h"
 
 struct net_saved {
-    uint32_t is_socket, has_header, offload;
+    uint32_t offload;
+    uint8_t is_socket, has_header, named;
+    char name[sizeof(((struct net_link *)0)->name)];
 };
 _Static_assert(sizeof(struct net_saved) <= DEVICE_SAVED_BYTES, "it has room");
 

@@ -143,6 +143,11 @@ int net_attach_again(const struct vm_device *device, struct device_error *error)
     return 0;
 }
 
+int net_attach_here(const struct vm *vm, uint32_t handle, struct device_error *error)
+{
+    return net_attach_again(&vm->devices[handle], error);
+}
+
 void net_leave_header(int fd)
 {
     (void)ioctl(fd, TUNSETOFFLOAD, 0);

@@ -25,6 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "death_signal.h"
 #include "device_ops.h"
 #include "disk_guard.h"
 #include "landlock.h"
@@ -81,9 +82,12 @@ static uint32_t give_up_root(void)
         return 0;
     if (real && effective && saved)
         return ISOLATION_UID;
+    const struct death_signal death = death_signal_now();
     if (syscall(SYS_setgroups, 0, NULL) < 0)
         return 0;
-    return change_to(unprivileged_id(getpid())) || change_to(OVERFLOW_ID) ? ISOLATION_UID : 0;
+    const bool changed = change_to(unprivileged_id(getpid())) || change_to(OVERFLOW_ID);
+    death_signal_keep(&death);
+    return changed ? ISOLATION_UID : 0;
 }
 
 static uint32_t give_up_capabilities(void)

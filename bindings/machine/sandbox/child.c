@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "child.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -11,6 +12,7 @@
 #define MOVED_FD_BASE SANDBOX_FD_END
 #define SIGSET_BYTES  8 /* the kernel's */
 #define STACK_BYTES   (64u << 10)
+#define CLOSE_ON_EXEC 4 /* linux/close_range.h of Linux 5.11 */
 
 uint32_t isolation_of(uint32_t namespaces)
 {
@@ -28,9 +30,11 @@ void *child_stack_new(void)
     return stack == MAP_FAILED ? NULL : stack;
 }
 
+/* The program's descriptor, or -errno. */
 static long move_fds(const struct spawn *spawn)
 {
     long moved[CHILD_FDS_MAX], done;
+    long how = spawn->comes_back ? CLOSE_ON_EXEC : 0;
     /* Out of the way first, so that none is overwritten before it has moved; and whatever else this process
      * has open, inherited or not, is none of the guest's business. */
     for (uint32_t i = 0; i < spawn->fd_count; i++) {
@@ -41,14 +45,18 @@ static long move_fds(const struct spawn *spawn)
     long program = bare_call(SYS_fcntl, spawn->program_fd, F_DUPFD, MOVED_FD_BASE, 0, 0);
     if (program < 0)
         return program;
-    done = bare_call(SYS_close_range, 0, MOVED_FD_BASE - 1, 0, 0, 0);
+    done = bare_call(SYS_close_range, 0, MOVED_FD_BASE - 1, how, 0, 0);
+    if (done == -EINVAL) { /* before Linux 5.11 */
+        how = 0;
+        done = bare_call(SYS_close_range, 0, MOVED_FD_BASE - 1, how, 0, 0);
+    }
     for (uint32_t i = 0; i < spawn->fd_count && done >= 0; i++)
         done = bare_call(SYS_dup2, moved[i], spawn->fds[i].to, 0, 0, 0);
-    if (done >= 0)
+    if (done >= 0 && !how)
         done = bare_call(SYS_dup3, program, 1, O_CLOEXEC, 0, 0);
     if (done >= 0)
-        done = bare_call(SYS_close_range, MOVED_FD_BASE, UINT32_MAX, 0, 0, 0);
-    return done < 0 ? done : 0;
+        done = bare_call(SYS_close_range, MOVED_FD_BASE, UINT32_MAX, how, 0, 0);
+    return done < 0 ? done : how ? program : 1;
 }
 
 /* The guest can reach the process's own stack, and each page that it touches there is one that --mem does not
@@ -72,17 +80,16 @@ static void empty_bounding_set(void)
         ;
 }
 
-_Noreturn void child_become(struct spawn *spawn)
+long child_execute(struct spawn *spawn)
 {
-    const char *const argv[] = {"tender-sandbox", spawn->name, NULL};
     const char *const envp[] = {NULL};
 
     long error = bound_stack();
     if (error < 0)
-        goto fail;
-    error = move_fds(spawn);
-    if (error < 0)
-        goto fail;
+        return error;
+    const long program_fd = move_fds(spawn);
+    if (program_fd < 0)
+        return program_fd;
     /* The directory of this process's descriptors is empty for everyone but itself, and gone with it. */
     if (spawn->isolation & ISOLATION_MOUNT_NAMESPACE &&
         bare_call(SYS_chroot, (long)"/proc/self/fdinfo", 0, 0, 0, 0) == 0 &&
@@ -91,12 +98,17 @@ _Noreturn void child_become(struct spawn *spawn)
     if (spawn->unprivileged)
         spawn->isolation |= ISOLATION_UID;
     empty_bounding_set();
-    error = bare_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    error = bare_call(SYS_prctl, PR_SET_PDEATHSIG, spawn->death_signal, 0, 0, 0);
     if (error < 0)
-        goto fail;
+        return error;
     (void)bare_call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&spawn->mask, 0, SIGSET_BYTES, 0);
-    error = bare_call(SYS_execveat, 1, (long)"", (long)argv, (long)envp, AT_EMPTY_PATH);
-fail:
-    spawn->error = (int)error;
+    if (spawn->layers)
+        *spawn->layers = spawn->isolation;
+    return bare_call(SYS_execveat, program_fd, (long)"", (long)spawn->argv, (long)envp, AT_EMPTY_PATH);
+}
+
+_Noreturn void child_become(struct spawn *spawn)
+{
+    spawn->error = (int)child_execute(spawn);
     child_leave(127);
 }

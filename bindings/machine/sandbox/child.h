@@ -13,7 +13,7 @@
 #include "config.h"
 
 #define CHILD_STACK_BYTES (64u << 10)
-#define CHILD_FDS_MAX     (6 + MFT_MAX_ENTRIES)
+#define CHILD_FDS_MAX     (8 + MFT_MAX_ENTRIES)
 
 struct fd_move {
     int from;
@@ -22,15 +22,19 @@ struct fd_move {
 
 /* What the child needs until it executes the program, and what becomes of it. */
 struct spawn {
-    const char *name;
+    const char *words[3];    /* what a process list shows: the guest can read it; */
+    const char *const *argv; /* these, or others, up to a NULL */
     int program_fd;
     uint32_t fd_count;
     struct fd_move fds[CHILD_FDS_MAX];
-    sigset_t mask; /* the program's */
+    sigset_t mask;    /* the program's */
+    int death_signal; /* that it gets when the thread that made it ends */
     bool no_namespaces;
     bool unprivileged; /* its user is not root outside */
+    bool comes_back;   /* what it does not hand on is closed by executing the program, and not before */
     uint32_t isolation;
-    int error; /* -errno, from either side */
+    uint32_t *layers; /* where the program reads `isolation`; NULL: nowhere */
+    int error;        /* -errno, from either side */
     int pid;
     int pidfd;
 };
@@ -46,6 +50,9 @@ uint32_t isolation_of(uint32_t namespaces);
 
 /* An anonymous mapping for children to run on; NULL if there is none. */
 void *child_stack_new(void);
+
+/* Executes the program; -errno if that cannot be. */
+long child_execute(struct spawn *spawn);
 
 /* In the child: becomes the program, or leaves -errno in `error` and ends. */
 _Noreturn void child_become(struct spawn *spawn);

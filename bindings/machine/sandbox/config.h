@@ -40,22 +40,28 @@
 
 /* What the program alone knows. It says so behind SANDBOX_READY, in the same write(): before the guest's
  * first instruction, and so before the guest could say anything. */
-#define ISOLATION_OF_THE_PROGRAM                                                                             \
-    (ISOLATION_NETWORK_NAMESPACE | ISOLATION_LANDLOCK | ISOLATION_SECCOMP_FILTER | ISOLATION_CAPABILITIES)
+#define ISOLATION_OF_THE_PROGRAM (ISOLATION_LANDLOCK | ISOLATION_SECCOMP_FILTER | ISOLATION_CAPABILITIES)
 
 struct sandbox_ready {
     uint8_t word;      /* SANDBOX_READY */
     uint8_t layers[2]; /* enum isolation_layer, the low byte first */
 };
 
-/* sandbox_config.network: a namespace that another process makes while the program starts, and keeps until it
- * is no longer needed. A word to wait for, of both. */
-enum sandbox_network {
-    SANDBOX_NETWORK_GIVEN = 0, /* the process was born in it, or there is none */
-    SANDBOX_NETWORK_COMES = 1,
-    SANDBOX_NETWORK_MADE = 2,
-    SANDBOX_NETWORK_REFUSED = 3, /* there will be none */
-    SANDBOX_NETWORK_SETTLED = 4, /* by the program */
+/*
+ * For a program without an observer: the native command executes it in its own process, and it tells its end
+ * itself (program/alone.c). All zeros: there is an observer.
+ */
+struct sandbox_alone {
+    uint32_t wanted;
+    uint32_t hints;    /* ways out are said */
+    uint32_t required; /* isolation layers without which no guest is run, */
+    uint32_t layers;   /* and those that stand already */
+    uint32_t deaf_to_interrupts;
+    uint32_t stderr_nowait; /* pwritev2(RWF_NOWAIT) is worth trying */
+    uint32_t stderr_socket;
+    uint64_t mask;      /* the signals that whoever started the command has blocked */
+    char program[64];   /* whom lines begin with */
+    char time_over[96]; /* the line of a time limit's end; empty: there is none */
 };
 
 /* Of a device, whose type is in the table. */
@@ -76,6 +82,8 @@ struct sandbox_device {
     _Alignas(8) uint8_t saved[DEVICE_SAVED_BYTES]; /* by device_ops */
 };
 
+extern const struct machine_words sandbox_words; /* sandbox_words.c */
+
 struct sandbox_config {
     uint64_t rip, rsp, rdi; /* of the start state: the others are 0, the system's are as emulate.h has them */
     uint64_t mem_bytes;
@@ -92,9 +100,9 @@ struct sandbox_config {
     uint32_t console_socket;
     uint32_t ends_at_once; /* nobody looks into its memory when it has reported its end */
     uint32_t range_count;
-    _Atomic uint32_t network; /* enum sandbox_network */
     _Atomic uint32_t
         prepared; /* by the program: memory is what the guest will find; pairs with sandbox_read() */
+    struct sandbox_alone alone;
     struct sandbox_device devices[MFT_MAX_ENTRIES];
     struct guest_range ranges[GUEST_RANGES_MAX];
 };

@@ -14,7 +14,7 @@
 #define SANDBOX_FD_CONSOLE  122
 #define SANDBOX_FD_VM       123 /* a memfd, the VM as both sides see it */
 #define SANDBOX_FD_TEMPLATE 124 /* a memfd, the image as start state */
-#define SANDBOX_FD_NETWORK  125 /* a pidfd, whose network namespace is to be entered (config.h) */
+#define SANDBOX_FD_STDERR   125 /* of a program without an observer */
 
 /* Of each kind of device (devices.def) a range, by handle: SANDBOX_FDS_net and so on. */
 enum sandbox_device_fds {
@@ -24,6 +24,6 @@ enum sandbox_device_fds {
 #include "devices.def"
     SANDBOX_FD_END /* one past the last */
 };
-_Static_assert(SANDBOX_FD_NETWORK <= SANDBOX_FDS_BEFORE, "no single descriptor is a device's");
+_Static_assert(SANDBOX_FD_STDERR <= SANDBOX_FDS_BEFORE, "no single descriptor is a device's");
 
 #endif

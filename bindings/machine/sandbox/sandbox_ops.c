@@ -9,7 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "ahead.h"
+#include "become.h"
 #include "entered.h"
 #include "machine.h"
 #include "patch.h"
@@ -17,7 +17,6 @@
 #include "spawn.h"
 #include "start_state.h"
 #include "tsc.h"
-#include "words.h"
 
 _Static_assert(sizeof(struct sandbox) <= MACHINE_OWN_BYTES, "there is room");
 
@@ -49,8 +48,7 @@ static void write_boot_info(struct machine *machine, const struct machine_plan *
     tell(machine, HVT_BOOT_INFO_GPA, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
 }
 
-/* The image as start state with its sites patched, in a memfd for the sandbox's process. It stays mapped:
- * what is begun ahead has this process's memory, so to unmap would be to wait for another processor. A
+/* The image as start state with its sites patched, in a memfd for the sandbox's process. A
  * descriptor or -errno. */
 static int make_template(const struct machine_plan *plan)
 {
@@ -67,7 +65,8 @@ static int make_template(const struct machine_plan *plan)
     return fd;
 }
 
-static int open_alone(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
+static int open_for_command(struct machine *machine, const struct machine_plan *plan,
+                            struct machine_error *error)
 {
     struct sandbox *sandbox = own(machine);
     const struct sigaction none = {.sa_handler = SIG_DFL};
@@ -79,16 +78,21 @@ static int open_alone(struct machine *machine, const struct machine_plan *plan, 
     int refused = sandbox_init(sandbox, machine->vm);
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
+    write_boot_info(machine, plan);
     char *program = plan->find("tender-sandbox"); /* last: what hides it may have refused the others too */
-    refused = sandbox_spawn_alone(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);
-    close(template_fd); /* nobody else has it: what the guest maps stays as it is */
+    const bool becomes = plan->alone && sandbox_can_become(plan->alone->required);
+    refused =
+        becomes ? sandbox_become_prepare(sandbox, plan, template_fd, program)
+                : sandbox_spawn_here(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);
+    if (!becomes || refused < 0)
+        close(template_fd); /* nobody else has it: what the guest maps stays as it is */
     if (refused < 0) {
         sandbox_release(sandbox);
         return failed(error, SETUP_START, program, refused);
     }
     free(program);
-    write_boot_info(machine,
-                    plan); /* while the program starts; it enters the guest when it is told to go on */
+    machine->tells_its_end = becomes;
+    machine->may_stand = (1u << ISOLATION_LAYERS) - 1 - ISOLATION_KVM;
     return 0;
 }
 
@@ -112,7 +116,7 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
 
 static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
 {
-    return plan->load ? open_alone(machine, plan, error) : open_one_of_many(machine, plan, error);
+    return plan->load ? open_for_command(machine, plan, error) : open_one_of_many(machine, plan, error);
 }
 
 /* ---- while it runs */
@@ -124,7 +128,10 @@ static uint32_t isolation(struct machine *machine)
 
 static void run(struct machine *machine)
 {
-    sandbox_run(own(machine));
+    if (own(machine)->becomes)
+        sandbox_become(own(machine));
+    else
+        sandbox_run(own(machine));
 }
 
 /* It is the first of its pid namespace, and such a process hears only of a stop that it cannot refuse, from
@@ -181,45 +188,11 @@ static const void *console(struct machine *machine, const struct vm_event *event
 static void close_machine(struct machine *machine)
 {
     sandbox_release(own(machine));
-    sandbox_ahead_end();
 }
-
-/* ---- its words */
-
-#define NAMESPACES_CURE(doctor)                                                                              \
-    "the host must allow user namespaces: a sysctl or the container's profile forbids them; `" doctor "` "   \
-    "names which"
-#define NAMESPACES_CURES EACH(NAMESPACES_CURE("tender doctor"), NAMESPACES_CURE("tender doctor --sandbox"))
-
-static const char *const cures[ISOLATION_LAYERS][2] = {
-    NAMESPACES_CURES,
-    NAMESPACES_CURES,
-    NAMESPACES_CURES,
-    NAMESPACES_CURES,
-    NAMESPACES_CURES,
-    BOTH("it needs a mount namespace, and /proc mounted"),
-    BOTH(LANDLOCK_CURE),
-    BOTH("the kernel must have CONFIG_SECCOMP_FILTER"),
-    BOTH("start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL"),
-    BOTH("a filter around tender must allow capset()"),
-    EACH("the guest is in the sandbox: use backend=\"kvm\"; `tender doctor` names what it lacks",
-         "the guest is in the sandbox: use --backend=kvm; `tender doctor --kvm` names what it lacks"),
-};
-
-static const struct machine_words words = {
-    .title = "sandbox",
-    .run_call = "ppoll",
-    .instead =
-        "the guest runs in the sandbox, a process behind a system-call filter, which isolates less than "
-        "a virtual machine",
-    .cures = cures,
-};
 
 const struct machine_ops sandbox_ops = {
     .name = "sandbox",
-    .words = &words,
-    .ahead = sandbox_ahead_begin,
-    .ahead_end = sandbox_ahead_end,
+    .words = &sandbox_words,
     .open = open_machine,
     .isolation = isolation,
     .run = run,

@@ -14,7 +14,7 @@
  * interface up, and its children inherit them. So the sandboxes of one process share what none of them can
  * use: their filters know no call that opens a socket or a file. A user, pid and ipc namespace each has for
  * itself. Where it may not (it takes CAP_SYS_ADMIN, and a thread cannot enter a user namespace to get it),
- * each child has its own of all of them. The command, which makes one, begins ahead instead (ahead.c).
+ * each child has its own of all of them. The command, which makes one, becomes it itself (become.c).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,7 +35,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "ahead.h"
 #include "child.h"
 #include "device_ops.h"
 #include "image_memory.h"
@@ -61,7 +60,7 @@ static struct {
 /* From most to least: what an unprivileged process gets; the same without one kind, whose limit may be met;
  * what root gets where user namespaces are refused (a chroot, a container); nothing. Each process tries again
  * from the top, for a limit that was met once may not be met any more. */
-static const uint32_t namespaces[] = {
+const uint32_t sandbox_namespaces[NAMESPACES_TRIED] = {
     ALL_NAMESPACES,
     ALL_NAMESPACES & ~CLONE_NEWNET,
     ALL_NAMESPACES & ~CLONE_NEWIPC,
@@ -71,7 +70,6 @@ static const uint32_t namespaces[] = {
     CLONE_NEWUSER,
     0,
 };
-#define NAMESPACES_COUNT (sizeof namespaces / sizeof *namespaces)
 
 static int child_main(void *spawn)
 {
@@ -83,11 +81,11 @@ static int child_main(void *spawn)
 static void spawn_child(struct spawn *spawn)
 {
     bool refused = false; /* a user namespace, by a rule and not by a limit */
-    for (size_t i = spawn->no_namespaces ? NAMESPACES_COUNT - 1 : 0; i < NAMESPACES_COUNT; i++) {
-        uint32_t own = namespaces[i] & ~spawner.shared;
+    for (size_t i = spawn->no_namespaces ? NAMESPACES_TRIED - 1 : 0; i < NAMESPACES_TRIED; i++) {
+        uint32_t own = sandbox_namespaces[i] & ~spawner.shared;
         if (refused && own & CLONE_NEWUSER)
             continue;
-        spawn->isolation = isolation_of(namespaces[i] | spawner.shared);
+        spawn->isolation = isolation_of(sandbox_namespaces[i] | spawner.shared);
         spawn->error = 0;
         spawn->pid = clone(child_main, (uint8_t *)spawner.stack + CHILD_STACK_BYTES,
                            (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | own), spawn, &spawn->pidfd);
@@ -165,9 +163,8 @@ static int spawner_start(void)
     return -error;
 }
 
-static int spawner_ask(struct spawn *spawn, struct sandbox_config *config)
+static int spawner_ask(struct spawn *spawn)
 {
-    (void)config;
     pthread_mutex_lock(&spawner.lock);
     int error = spawner_start();
     if (!error) {
@@ -184,11 +181,8 @@ static int spawner_ask(struct spawn *spawn, struct sandbox_config *config)
 }
 
 /* Without the thread, for a process that has one thread, ends with it and makes one sandbox. */
-static int spawn_here(struct spawn *spawn, struct sandbox_config *config)
+static int spawn_here(struct spawn *spawn)
 {
-    config->ends_at_once = true;
-    if (sandbox_ahead_finish(spawn, config) != AHEAD_NOTHING)
-        return spawn->error;
     int error = make_child_stack();
     if (error)
         return error;
@@ -251,9 +245,17 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
     return false;
 }
 
-static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image)
+static bool is_file(int fd)
 {
-    config->file_bytes_max = vm_largest_file(vm);
+    struct stat about;
+    return fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
+}
+
+/* `stderr_fd`: the program writes to that too; -1: it does not. */
+static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image,
+                        int stderr_fd)
+{
+    config->file_bytes_max = is_file(stderr_fd) ? UINT64_MAX : vm_largest_file(vm); /* such a file grows */
     config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
     config->kick_signal = (uint32_t)VM_KICK_SIGNAL;
     config->device_end = vm->device_end;
@@ -269,11 +271,9 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
     config->range_count = image_ranges(image, config->ranges);
 }
 
-static void name_fds(struct spawn *spawn, const struct sandbox *sandbox, int control, int template_fd)
+void sandbox_name_fds(struct spawn *spawn, const struct sandbox *sandbox, int template_fd)
 {
     const struct vm *vm = sandbox->vm;
-    spawn_add_fd(spawn, control, SANDBOX_FD_CONTROL);
-    spawn_add_fd(spawn, vm->stop_fd, SANDBOX_FD_STOP);
     spawn_add_fd(spawn, sandbox->vm_fd, SANDBOX_FD_VM);
     spawn_add_fd(spawn, template_fd, SANDBOX_FD_TEMPLATE);
     if (vm->console_fd >= 0)
@@ -331,9 +331,8 @@ static int open_program(const char *path)
     return fd;
 }
 
-static int spawn_by(int (*ask)(struct spawn *spawn, struct sandbox_config *config), struct sandbox *sandbox,
-                    const struct elf_image *image, int template_fd, uint64_t mem_bytes, const char *program,
-                    const char *name, bool namespaces_wanted)
+int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint64_t mem_bytes,
+                    const char *program, const char *name, int stderr_fd, struct spawn *spawn)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     struct cpu_state start;
@@ -341,26 +340,43 @@ static int spawn_by(int (*ask)(struct spawn *spawn, struct sandbox_config *confi
     config->rip = start.general.rip;
     config->rsp = start.general.gpr[GPR_RSP];
     config->rdi = start.general.gpr[GPR_RDI];
-    fill_config(config, sandbox->vm, image);
+    fill_config(config, sandbox->vm, image, stderr_fd);
     config->template_bytes = start_state_template_bytes(image);
     config->mem_bytes = mem_bytes;
     config->small_pages_end = guest_small_pages_end(image_end(image), mem_bytes);
     config->extensions = image->extensions;
 
     const char *slash = strrchr(name, '/'); /* the guest can read it: it is told no path of the host's */
-    struct spawn spawn = {
-        .name = slash ? slash + 1 : name, .no_namespaces = !namespaces_wanted, .pid = -1, .pidfd = -1};
-    program_mask(&spawn.mask);
+    *spawn = (struct spawn){.words = {"tender-sandbox", slash ? slash + 1 : name, NULL},
+                            .death_signal = SIGKILL,
+                            .pid = -1,
+                            .pidfd = -1};
+    spawn->argv = spawn->words;
+    program_mask(&spawn->mask);
+    spawn->program_fd = open_program(program);
+    return spawn->program_fd < 0 ? spawn->program_fd : 0;
+}
+
+static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, const struct elf_image *image,
+                    int template_fd, uint64_t mem_bytes, const char *program, const char *name,
+                    bool namespaces_wanted)
+{
+    struct spawn spawn;
     int pair[2];
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-        return -errno;
-    spawn.program_fd = open_program(program);
-    int error = spawn.program_fd < 0 ? spawn.program_fd : 0;
-    if (!error) {
-        name_fds(&spawn, sandbox, pair[1], template_fd);
-        error = ask(&spawn, config);
+    int error = sandbox_prepare(sandbox, image, mem_bytes, program, name, -1, &spawn);
+    if (error)
+        return error;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        error = -errno;
         close(spawn.program_fd);
+        return error;
     }
+    spawn.no_namespaces = !namespaces_wanted;
+    spawn_add_fd(&spawn, pair[1], SANDBOX_FD_CONTROL);
+    spawn_add_fd(&spawn, sandbox->vm->stop_fd, SANDBOX_FD_STOP);
+    sandbox_name_fds(&spawn, sandbox, template_fd);
+    error = ask(&spawn);
+    close(spawn.program_fd);
     close(pair[1]);
     if (error) {
         close(pair[0]);
@@ -381,9 +397,10 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
     return spawn_by(spawner_ask, sandbox, image, template_fd, mem_bytes, program, name, namespaces_wanted);
 }
 
-int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
-                        uint64_t mem_bytes, const char *program, const char *name)
+int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
+                       uint64_t mem_bytes, const char *program, const char *name)
 {
-    sandbox->when_ready = sandbox_ahead_end; /* the helper is done */
+    struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
+    config->ends_at_once = true;
     return spawn_by(spawn_here, sandbox, image, template_fd, mem_bytes, program, name, true);
 }

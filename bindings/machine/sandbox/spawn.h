@@ -10,6 +10,7 @@
 
 #include <pthread.h>
 
+#include "child.h"
 #include "config.h"
 #include "elf_image.h"
 
@@ -23,9 +24,9 @@ struct sandbox {
     int parent; /* the process whose child it is: a fork of that has copies of the descriptors alone */
     uint32_t isolation;
     bool started;
-    pthread_mutex_t hearing;  /* held by who takes a word from control_fd, for `ready` and `isolation` */
-    _Atomic bool ready;       /* SANDBOX_READY was heard: what is said from here on may be the guest's word */
-    void (*when_ready)(void); /* called then, if there is one */
+    pthread_mutex_t hearing; /* held by who takes a word from control_fd, for `ready` and `isolation` */
+    _Atomic bool ready;      /* SANDBOX_READY was heard: what is said from here on may be the guest's word */
+    bool becomes; /* this process is to be the guest's (become.h): none of the above but vm, mapping, vm_fd */
     bool stopping;
     bool stopped_late;
     uint64_t kill_at_ns;
@@ -47,8 +48,18 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
                   const char *program, const char *name, bool namespaces_wanted);
 
 /* The same for a process that has one thread, ends with it and makes no other sandbox: no thread is made. */
-int sandbox_spawn_alone(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
-                        uint64_t mem_bytes, const char *program, const char *name);
+int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
+                       uint64_t mem_bytes, const char *program, const char *name);
+
+/* Parts of it: the config, and `spawn` with the program's descriptor, 0 or -errno (`stderr_fd`: a program
+ * that tells its end writes there; -1: it does not); the descriptors that any program has. */
+int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint64_t mem_bytes,
+                    const char *program, const char *name, int stderr_fd, struct spawn *spawn);
+void sandbox_name_fds(struct spawn *spawn, const struct sandbox *sandbox, int template_fd);
+
+/* Sets of CLONE_NEW..., from most to least. */
+#define NAMESPACES_TRIED 8
+extern const uint32_t sandbox_namespaces[NAMESPACES_TRIED];
 
 /* Runs until Python must decide; sandbox->event says what. */
 void sandbox_run(struct sandbox *sandbox);

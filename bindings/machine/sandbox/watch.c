@@ -205,8 +205,6 @@ static bool take_ready(struct sandbox *sandbox)
     const uint32_t layers = ready.layers[0] | (uint32_t)ready.layers[1] << 8;
     sandbox->isolation |= layers & ISOLATION_OF_THE_PROGRAM;
     sandbox->ready = true;
-    if (sandbox->when_ready)
-        sandbox->when_ready();
     return true;
 }
 

@@ -1,28 +1,21 @@
 /*
- * Giving up rights, the last thing before the guest: the network, limits, capabilities, the filter. child.c
- * has already given an empty root and no descriptor but the guest's, and whoever made the process its other
- * namespaces.
+ * Giving up rights, the last thing before the guest: limits, capabilities, the filter. child.c has already
+ * given an empty root and no descriptor but the guest's, and whoever made the process its namespaces.
  */
 #include <errno.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
-#include <linux/futex.h>
-#include <linux/sched.h>
 #include <linux/seccomp.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 
 #include "disk_guard.h"
 #include "filter.h"
 #include "landlock.h"
 #include "program.h"
 #include "syscalls.h"
-
-#define NETWORK_LIMIT_S 2 /* whoever makes it was killed, or cannot run */
 
 static void limit(int resource, uint64_t value)
 {
@@ -69,30 +62,11 @@ static uint32_t deny_by_landlock(void)
     return refused < 0 ? 0 : ISOLATION_LANDLOCK;
 }
 
-/* One that cannot be entered is made here, the same layer later; where that is refused too, there is none: 0.
- */
-static uint32_t enter_network(_Atomic uint32_t *network)
-{
-    const struct timespec limit = {NETWORK_LIMIT_S, 0};
-    int64_t waited = 0, entered = 0;
-    if (atomic_load(network) == SANDBOX_NETWORK_GIVEN)
-        return 0;
-    while (atomic_load(network) == SANDBOX_NETWORK_COMES && waited != -ETIMEDOUT)
-        waited = system_call((uint64_t)network, FUTEX_WAIT, SANDBOX_NETWORK_COMES, (uint64_t)&limit, 0, 0,
-                             SYS_futex);
-    if (atomic_load(network) != SANDBOX_NETWORK_MADE ||
-        system_call(SANDBOX_FD_NETWORK, CLONE_NEWNET, 0, 0, 0, 0, SYS_setns) < 0)
-        entered = system_call(CLONE_NEWNET, 0, 0, 0, 0, 0, SYS_unshare);
-    atomic_store(network, SANDBOX_NETWORK_SETTLED);
-    (void)system_call((uint64_t)network, FUTEX_WAKE, INT32_MAX, 0, 0, 0, SYS_futex);
-    return entered < 0 ? 0 : ISOLATION_NETWORK_NAMESPACE;
-}
-
 uint32_t confine(struct sandbox_config *config)
 {
     const uint64_t file_bytes_max = config->file_bytes_max;
-    uint32_t layers = enter_network(&config->network);
-    step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_NETWORK, 0, 0, 0, 0, SYS_close_range));
+    uint32_t layers = 0;
+    step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_TEMPLATE, 0, 0, 0, 0, SYS_close_range));
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NPROC, 0);
     limit(RLIMIT_NOFILE, MFT_MAX_ENTRIES + 1); /* not 0: ppoll takes no more descriptors than that */

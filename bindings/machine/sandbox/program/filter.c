@@ -5,8 +5,10 @@
 #include <asm/prctl.h>
 #include <asm/unistd.h>
 #include <linux/audit.h>
+#include <linux/if_tun.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>

@@ -1,9 +1,9 @@
 /*
  * tender-sandbox: one guest as ring-3 code of an ordinary process.
  *
- * Started by spawn.c with the descriptors of fds.h, it maps the guest's memory at the guest's own addresses,
- * takes its faults, gives up its rights, and enters the guest. A hypercall comes back here by a patched site
- * or by the gate (handle_hypercall), everything else as a signal (trap.c).
+ * Started by spawn.c, or executed by become.c, with the descriptors of fds.h, it maps the guest's memory at
+ * the guest's own addresses, takes its faults, gives up its rights, and enters the guest. A hypercall comes
+ * back here by a patched site or by the gate (handle_hypercall), everything else as a signal (trap.c).
  *
  * No libc, no thread-local storage, no vector register: all three are the guest's. The guest can write to
  * all of this program's data and jump to any of its code; the wall is the filter, not this code.
@@ -29,7 +29,7 @@
 struct vm the_vm;
 struct auxiliary auxiliary;
 static uint8_t *shared_memory;
-static bool ends_at_once;
+static bool ends_at_once, alone;
 
 /* A stop waits while this is set: until the guest is entered, and while an event is read by who holds the
  * VM. */
@@ -110,6 +110,8 @@ static _Noreturn void leave(int status)
  * nobody will look. */
 _Noreturn void end_run(void)
 {
+    if (alone)
+        alone_end(0);
     reporting = true;
     if (!the_vm.shared->timeline.guest_exit)
         the_vm.shared->timeline.guest_exit = monotonic_ns();
@@ -134,6 +136,11 @@ void stop_soon(void)
     stop_waits = true;
 }
 
+bool is_entered(void)
+{
+    return !reporting;
+}
+
 /* What waited is not forgotten, and what comes now finds the way free. */
 static void let_stops_in(void)
 {
@@ -152,6 +159,10 @@ _Noreturn void end_failed(enum sandbox_step step, int64_t error)
 /* The monitor takes the event and lets us go on. */
 static enum verdict ask_and_resume(void)
 {
+    if (alone) {
+        alone_network();
+        return hypercall_resume(&the_vm);
+    }
     reporting = true;
     if (!tell(SANDBOX_EVENT) || !told_to_go_on())
         leave(0);
@@ -281,7 +292,8 @@ static void take_config(const struct sandbox_config *config)
     the_vm.console_chunk = config->console_chunk;
     the_vm.console_nowait = config->console_nowait;
     the_vm.console_socket = config->console_socket;
-    the_vm.stop_fd = SANDBOX_FD_STOP;
+    alone = config->alone.wanted;
+    the_vm.stop_fd = alone ? -1 : SANDBOX_FD_STOP; /* -1: ppoll() passes over it */
     ends_at_once = config->ends_at_once;
 }
 
@@ -317,13 +329,19 @@ _Noreturn void program_start(const uint64_t *stack)
     shared_memory = (uint8_t *)(uintptr_t)mapped;
     struct sandbox_config *config = (void *)(shared_memory + SANDBOX_CONFIG_OFFSET);
     take_config(config);
+    if (alone)
+        alone_begin(&config->alone);
     map_guest(config);
-    traps_init(config->kick_signal);
+    traps_init(config->kick_signal, &config->alone);
+    if (alone)
+        alone_let_signals_in();
     const gpa_t entry = config->rip, stack_top = config->rsp, argument = config->rdi;
     populate_first(entry, stack_top);
     const uint32_t layers = confine(config);
     atomic_store_explicit(&config->prepared, 1, memory_order_release);
-    if (!tell_ready(layers) || !told_to_go_on())
+    if (alone)
+        alone_refuse_missing(layers);
+    else if (!tell_ready(layers) || !told_to_go_on())
         leave(0);
     the_vm.shared->timeline.first_run = monotonic_ns();
     __asm__ volatile("fninit");

@@ -4,6 +4,7 @@
 
 #include "../config.h"
 #include "hypercall.h"
+#include "machine.h"
 
 /* Where set-up can fail; vm_event.number of EVENT_SETUP_FAILED. tender/backend/sandbox.py has the words. */
 enum sandbox_step {
@@ -25,6 +26,7 @@ extern struct vm the_vm;
 extern struct auxiliary auxiliary;
 _Noreturn void end_run(void); /* the event is filled: report it, wait to be killed */
 void stop_soon(void);         /* the kick */
+bool is_entered(void);        /* the guest's first instruction may have been executed */
 void count_exit(void);
 void handle_out(uint32_t port, uint32_t gpa, uint64_t rip);
 _Noreturn void end_failed(enum sandbox_step, int64_t error); /* -errno */
@@ -39,11 +41,19 @@ static inline void step_check(enum sandbox_step step, int64_t answer)
 /* map.c */
 void map_guest(const struct sandbox_config *config);
 
-/* trap.c */
-void traps_init(uint32_t kick_signal);
+/* trap.c; `stops`: those that end a run, which a program without an observer hears itself. */
+void traps_init(uint32_t kick_signal, const struct sandbox_alone *alone);
 
 /* confine.c: from here on the filter is in force. Which of ISOLATION_OF_THE_PROGRAM stand. */
 uint32_t confine(struct sandbox_config *config);
+
+/* alone.c */
+void alone_begin(const struct sandbox_alone *alone);
+void alone_let_signals_in(void);
+void alone_refuse_missing(uint32_t layers); /* which stand, of ISOLATION_OF_THE_PROGRAM; returns if all do */
+void alone_network(void);                   /* an EVENT_NETWORK */
+_Noreturn void alone_end(int stopped_by);   /* the event is filled; 0, or the signal that stopped the guest */
+_Noreturn void alone_stop(int number);
 
 /* entry_x86_64.S */
 _Noreturn void enter_guest(gpa_t entry, gpa_t stack, gpa_t argument);

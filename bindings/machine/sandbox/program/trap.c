@@ -8,9 +8,9 @@
  *   the kick  the end, at once; a report that has begun is made first
  *   SIGBUS    in a copy from or to a mapped disk: the copy ends early (devices/block/disk_map.h)
  *
- * Handlers run on a stack of their own, and no signal is ever blocked: that would have to be undone by a call
- * that a guest could use to block the kick. A fault of theirs comes back here, as the end; one of that kills
- * the process, which whoever holds the VM reports.
+ * Handlers run on a stack of their own, and no signal is blocked while the guest runs: that would have to be
+ * undone by a call that a guest could use to block the kick. A fault of theirs comes back here, as the end;
+ * one of that kills the process, which whoever holds the VM reports.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -307,12 +307,17 @@ struct kernel_sigaction {
     uint64_t mask;
 };
 
-static void install(int number, void (*handler)(int, siginfo_t *, void *))
+#define BIT(number) ((uint64_t)1 << ((number) - 1))
+#define STOPS       (BIT(SIGTERM) | BIT(SIGINT) | BIT(SIGALRM))
+
+/* One that never returns may keep others from coming between: what is blocked then stays so. */
+static void install(int number, void (*handler)(int, siginfo_t *, void *), bool returns)
 {
     const struct kernel_sigaction action = {
         .handler = handler,
-        .flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTORER_FLAG,
+        .flags = SA_SIGINFO | SA_ONSTACK | SA_RESTORER_FLAG | (returns ? SA_NODEFER : 0),
         .restorer = signal_return,
+        .mask = returns ? 0 : STOPS,
     };
     int64_t answer =
         system_call((uint64_t)number, (uint64_t)&action, 0, sizeof action.mask, 0, 0, SYS_rt_sigaction);
@@ -339,7 +344,15 @@ static void ask_for_tiles(uint64_t xcr0)
         (void)system_call(ARCH_REQ_XCOMP_PERM_CODE, XFEATURE_TILE_DATA, 0, 0, 0, 0, SYS_arch_prctl);
 }
 
-void traps_init(uint32_t kick_signal)
+static void on_stop(int number, siginfo_t *info, void *frame)
+{
+    (void)info;
+    (void)frame;
+    clean_flags();
+    alone_stop(number);
+}
+
+void traps_init(uint32_t kick_signal, const struct sandbox_alone *alone)
 {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
     const stack_t stack = {.ss_sp = trap_stack, .ss_size = sizeof trap_stack};
@@ -349,6 +362,14 @@ void traps_init(uint32_t kick_signal)
     ask_for_tiles(xcr0);
     system_state_init(&state, xcr0);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++)
-        install(faults[i], on_fault);
-    install((int)kick_signal, on_kick);
+        install(faults[i], on_fault, true);
+    if (!alone->wanted) {
+        install((int)kick_signal, on_kick, true);
+        return;
+    }
+    install(SIGTERM, on_stop, false);
+    if (!alone->deaf_to_interrupts)
+        install(SIGINT, on_stop, false);
+    if (alone->time_over[0])
+        install(SIGALRM, on_stop, false);
 }

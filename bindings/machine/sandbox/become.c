@@ -1,0 +1,112 @@
+/* See become.h. For a process that has one thread, and nothing to do any more but to run this guest. */
+#define _GNU_SOURCE
+#include "become.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "death_signal.h"
+#include "says.h"
+#include "unprivileged.h"
+
+static struct spawn becoming; /* of the one guest of this process */
+
+static struct sandbox_alone *told(const struct sandbox *sandbox)
+{
+    struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
+    return &config->alone;
+}
+
+int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *plan, int template_fd,
+                           const char *program)
+{
+    const struct machine_alone *alone = plan->alone;
+    struct sandbox_alone *to = told(sandbox);
+    struct stat about;
+    const int stderr_fd = alone->stderr_fd(); /* -1: closed */
+    if (access(program, X_OK) < 0)
+        return -errno;
+    const int error =
+        sandbox_prepare(sandbox, plan->image, plan->mem_bytes, program, plan->name, stderr_fd, &becoming);
+    if (error)
+        return error;
+    sandbox_name_fds(&becoming, sandbox, template_fd);
+    if (stderr_fd >= 0)
+        spawn_add_fd(&becoming, stderr_fd, SANDBOX_FD_STDERR);
+    if (stderr_fd >= 0 && fstat(stderr_fd, &about) == 0) {
+        to->stderr_nowait = S_ISFIFO(about.st_mode);
+        to->stderr_socket = S_ISSOCK(about.st_mode);
+    }
+    becoming.argv = alone->words;
+    becoming.comes_back = true;
+    becoming.layers = &to->layers;
+    to->wanted = true;
+    to->hints = alone->hints;
+    to->required = alone->required;
+    to->deaf_to_interrupts = alone->deaf_to_interrupts;
+    (void)snprintf(to->program, sizeof to->program, "%s", alone->program);
+    if (alone->timeout_s > 0)
+        (void)snprintf(to->time_over, sizeof to->time_over, says_time_over, alone->timeout_s);
+    sandbox->becomes = true;
+    return 0;
+}
+
+static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+static const int stops[] = {SIGTERM, SIGINT, SIGALRM, VM_KICK_SIGNAL};
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* What comes from here on waits for the program's handlers. */
+static void hold_signals(struct sandbox_alone *to)
+{
+    sigset_t all, now;
+    sigfillset(&all);
+    for (size_t i = 0; i < COUNT(faults); i++)
+        sigdelset(&all, faults[i]);
+    (void)sigprocmask(SIG_SETMASK, &all, &now);
+    for (size_t i = 0; i < COUNT(faults); i++)
+        sigdelset(&now, faults[i]);
+    for (size_t i = 0; i < COUNT(stops); i++)
+        sigdelset(&now, stops[i]);
+    memcpy(&to->mask, &now, sizeof to->mask); /* the kernel's set is the beginning of any C library's */
+    becoming.mask = all;
+}
+
+static void enter_namespaces(uint32_t wanted)
+{
+    bool refused = false; /* a user namespace, by a rule and not by a limit */
+    for (size_t i = 0; i < NAMESPACES_TRIED; i++) {
+        const uint32_t some = sandbox_namespaces[i] & wanted;
+        if (refused && some & CLONE_NEWUSER)
+            continue;
+        if (unshare((int)some) == 0) {
+            becoming.isolation = isolation_of(some);
+            return;
+        }
+        refused = some & CLONE_NEWUSER && errno != ENOSPC && errno != EUSERS;
+    }
+}
+
+void sandbox_become(struct sandbox *sandbox)
+{
+    struct sandbox_alone *to = told(sandbox);
+    const struct death_signal death = death_signal_now();
+    hold_signals(to);
+    if (atomic_load(&sandbox->vm->stop_requested)) {
+        sandbox->event = (struct vm_event){.kind = EVENT_STOPPED};
+        return;
+    }
+    becoming.death_signal = death.number;
+    becoming.unprivileged = unprivileged_begin(NULL);
+    enter_namespaces((uint32_t)(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) |
+                     (to->required & ISOLATION_NETWORK_NAMESPACE ? (uint32_t)CLONE_NEWNET : 0));
+    death_signal_keep(&death);
+    const long error = child_execute(&becoming);
+    sandbox->event =
+        (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = SETUP_START, .os_error = (int32_t)-error};
+}
