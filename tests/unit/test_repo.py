@@ -150,6 +150,13 @@ def test_includes_point_down(path: Path) -> None:
             assert frozenset({one, other}) not in C_APART, f"{one} includes {name}"
 
 
+def test_what_reads_any_image_knows_no_guest_abi() -> None:
+    here = ROOT / "bindings" / "guest_abi"
+    of_an_abi = {p.name for folder in here.iterdir() if folder.is_dir() for p in folder.glob("*.h")}
+    assert of_an_abi
+    assert [p.name for p in here.glob("*.[ch]") if set(includes(p)) & of_an_abi] == []
+
+
 FREESTANDING = {
     "stdarg.h", "stdatomic.h", "stdbool.h", "stddef.h", "stdint.h", "stdalign.h", "stdnoreturn.h", "limits.h",
 }  # fmt: skip
