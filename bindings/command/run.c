@@ -390,48 +390,42 @@ static _Noreturn void leave(int status)
     _exit(status);
 }
 
+static void say_line(const char *line)
+{
+    say("%s", line);
+}
+
+static void say_nothing(const char *hint)
+{
+    (void)hint;
+}
+
+static struct end_reader reader_of(const struct request *request)
+{
+    return (struct end_reader){say_line, request->solo5 ? say_nothing : say_hint};
+}
+
 static _Noreturn void end(const struct request *request)
 {
     const struct vm_event event = *vm.event;
+    const struct end_reader reader = reader_of(request);
+    char time_is_over[96];
+    (void)snprintf(time_is_over, sizeof time_is_over, says_time_over, request->timeout_s);
     give_back();
-    char text[FAULT_LINE_BYTES];
-    struct run_end ended;
-    end_explain(&event, machine.ops->words, over_time, TOLD_COMMAND, &ended);
-    if (event.kind == EVENT_SETUP_FAILED) {
-        const char *step = setup_step_name(event.number);
-        ended.status = STATUS_CANNOT_START;
-        say("%s: %s: %s", machine.ops->words->title, step ? step : "set-up", strerror(event.os_error));
-        if (!request->solo5)
-            say_hint(setup_step_hint(event.number, event.os_error, TOLD_COMMAND));
-    } else if (caught && event.kind != EVENT_HALT) {
-        ended.status = STATUS_ENDED;
-        say(says_signal, (int)caught);
-    } else if (event.kind == EVENT_STOPPED) {
-        say(says_time_over, request->timeout_s);
-    } else if (ended.message[0]) {
-        say("%s", ended.message);
-        for (uint32_t line = 0; !request->solo5 && end_fault_line(&event, line, text); line++)
-            say_hint(text);
-    }
-    leave(ended.status);
+    const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
+    leave(end_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader));
 }
 
 /* Before the guest's first instruction. Not by Python: on KVM it cannot be executed any more. */
 static void refuse_missing_layers(const struct request *request, uint32_t layers)
 {
     const uint32_t missing = request->require & ~layers;
-    char names[256] = "";
-    size_t at = 0;
+    const struct end_reader reader = reader_of(request);
     if (!missing)
         return;
-    for (uint32_t i = 0; isolation_name(i); i++)
-        if (missing & 1u << i)
-            at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
-    say(says_layers_missing, names);
-    if (!request->solo5)
-        say_hint(isolation_cure((uint32_t)__builtin_ctz(missing), machine.ops->words, TOLD_COMMAND));
+    const int32_t status = end_tell_missing(missing, machine.ops->words, &reader);
     give_back();
-    leave(STATUS_CANNOT_START);
+    leave(status);
 }
 
 static void say_net_news(void)

@@ -302,8 +302,10 @@ void end_explain(const struct vm_event *event, const struct machine_words *words
 }
 
 #define REGISTERS_A_LINE 6
+#define FAULT_LINE_BYTES 256
 
-bool end_fault_line(const struct vm_event *event, uint32_t number, char text[FAULT_LINE_BYTES])
+/* Line `number`, from 0 on, of where a guest stood whose registers the event has. False: there is no more. */
+static bool fault_line(const struct vm_event *event, uint32_t number, char text[FAULT_LINE_BYTES])
 {
     static const char *const names[] = {"rax", "rcx", "rdx",    "rbx", "rsp",    "rbp", "rsi",
                                         "rdi", "r8",  "r9",     "r10", "r11",    "r12", "r13",
@@ -325,4 +327,51 @@ bool end_fault_line(const struct vm_event *event, uint32_t number, char text[FAU
                                i < COUNT(registers->gpr) ? registers->gpr[i]
                                                          : others[i - COUNT(registers->gpr)]);
     return true;
+}
+
+static __attribute__((format(printf, 2, 3))) void tell(void (*to)(const char *line), const char *format, ...)
+{
+    char line[512];
+    va_list arguments;
+    va_start(arguments, format);
+    (void)vsnprintf(line, sizeof line, format, arguments);
+    va_end(arguments);
+    to(line);
+}
+
+int32_t end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
+                 const char *time_over, const struct end_reader *reader)
+{
+    char text[FAULT_LINE_BYTES];
+    struct run_end end;
+    end_explain(event, words, stopped_by == SIGALRM, TOLD_COMMAND, &end);
+    if (event->kind == EVENT_SETUP_FAILED) {
+        const char *step = setup_step_name(event->number);
+        tell(reader->line, "%s: %s: %s", words->title, step ? step : "set-up", strerror(event->os_error));
+        reader->hint(setup_step_hint(event->number, event->os_error, TOLD_COMMAND));
+        return STATUS_CANNOT_START;
+    }
+    if (stopped_by && stopped_by != SIGALRM && event->kind != EVENT_HALT) {
+        tell(reader->line, says_signal, stopped_by);
+        return STATUS_ENDED;
+    }
+    if (event->kind == EVENT_STOPPED)
+        reader->line(time_over);
+    else if (end.message[0])
+        reader->line(end.message);
+    for (uint32_t i = 0; fault_line(event, i, text); i++)
+        reader->hint(text);
+    return end.status;
+}
+
+int32_t end_tell_missing(uint32_t missing, const struct machine_words *words, const struct end_reader *reader)
+{
+    char names[256] = "";
+    size_t at = 0;
+    for (uint32_t i = 0; isolation_name(i); i++)
+        if (missing & 1u << i)
+            at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
+    tell(reader->line, says_layers_missing, names);
+    reader->hint(isolation_cure((uint32_t)__builtin_ctz(missing), words, TOLD_COMMAND));
+    return STATUS_CANNOT_START;
 }

@@ -27,10 +27,19 @@ const char *end_says(const char *asked);
 void end_explain(const struct vm_event *event, const struct machine_words *words, bool over_time,
                  enum told told, struct run_end *end);
 
-/* Line `number`, from 0 on, of where a guest stood whose registers the event has: what lies there, then the
- * registers. False: there are no more. */
-#define FAULT_LINE_BYTES 256
-bool end_fault_line(const struct vm_event *event, uint32_t number, char text[FAULT_LINE_BYTES]);
+/* Who reads of an end at the command: its line, and ways out, which may be left unsaid. */
+struct end_reader {
+    void (*line)(const char *text);
+    void (*hint)(const char *text);
+};
+
+/* For the command: tells `reader` of the event that ended a run, and returns the exit status. `stopped_by`:
+ * the signal that stopped it, SIGALRM for its time limit, whose line is `time_over`; 0: none did. */
+int32_t end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
+                 const char *time_over, const struct end_reader *reader);
+/* The same of a guest that is not run, for these isolation layers are missing. */
+int32_t end_tell_missing(uint32_t missing, const struct machine_words *words,
+                         const struct end_reader *reader);
 
 /* What the sandbox's set-up was at when it failed (enum sandbox_step), NULL if there is no such step; and the
  * way out of this error at that step, empty if there is none. SETUP_START and SETUP_SHARED (machine_types.h)

@@ -11,7 +11,6 @@
 #include <linux/if_tun.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -25,7 +24,6 @@
 #include "device.h"
 #include "ends.h"
 #include "program.h"
-#include "says.h"
 #include "syscalls.h"
 
 #define SIGSET_BYTES 8 /* the kernel's */
@@ -95,13 +93,8 @@ static void add_line(const char *before, const char *line)
         ending.length += (size_t)added;
 }
 
-static __attribute__((format(printf, 1, 2))) void add(const char *format, ...)
+static void add(const char *line)
 {
-    char line[512];
-    va_list arguments;
-    va_start(arguments, format);
-    (void)vsnprintf(line, sizeof line, format, arguments);
-    va_end(arguments);
     add_line("", line);
 }
 
@@ -110,6 +103,8 @@ static void add_hint(const char *hint)
     if (self.hints && *hint)
         add_line("hint: ", hint);
 }
+
+static const struct end_reader reader = {add, add_hint};
 
 /* ---- the end */
 
@@ -134,38 +129,16 @@ static void leave_headers(void)
             (void)system_call((uint64_t)the_vm.devices[i].fd, TUNSETOFFLOAD, 0, 0, 0, 0, SYS_ioctl);
 }
 
-static void explain(const struct vm_event *event, int stopped_by)
-{
-    char text[FAULT_LINE_BYTES];
-    struct run_end ended;
-    const bool by_outer_filter = !is_entered() && event->kind == EVENT_FORBIDDEN_SYSCALL;
-    end_explain(event, &sandbox_words, stopped_by == SIGALRM, TOLD_COMMAND, &ended);
-    ending.status = ended.status;
-    if (event->kind == EVENT_SETUP_FAILED || by_outer_filter) {
-        const uint32_t step = by_outer_filter ? (uint32_t)STEP_OUTER_FILTER : event->number;
-        const int error = by_outer_filter ? EPERM : event->os_error;
-        const char *name = setup_step_name(step);
-        ending.status = STATUS_CANNOT_START;
-        add("%s: %s: %s", sandbox_words.title, name ? name : "set-up", strerror(error));
-        add_hint(setup_step_hint(step, error, TOLD_COMMAND));
-    } else if (event->kind == EVENT_STOPPED && stopped_by != SIGALRM) {
-        add(says_signal, stopped_by);
-    } else if (event->kind == EVENT_STOPPED) {
-        add_line("", self.time_over);
-    } else if (ended.message[0]) {
-        add_line("", ended.message);
-        for (uint32_t line = 0; end_fault_line(event, line, text); line++)
-            add_hint(text);
-    }
-}
-
 _Noreturn void alone_end(int stopped_by)
 {
-    const struct vm_event event = the_vm.shared->event;
+    struct vm_event event = the_vm.shared->event;
     ending.decided = true;
     ending.length = ending.written = 0;
     leave_headers();
-    explain(&event, stopped_by);
+    if (!is_entered() &&
+        event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not begun asks for nothing */
+        event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
+    ending.status = end_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader);
     ending.worded = true;
     finish();
 }
@@ -185,17 +158,10 @@ _Noreturn void alone_stop(int number)
 void alone_refuse_missing(uint32_t layers)
 {
     const uint32_t missing = self.required & ~(self.layers | layers);
-    char names[256] = "";
-    int at = 0;
     if (!missing)
         return;
-    for (uint32_t i = 0; isolation_name(i); i++)
-        if (missing & 1u << i)
-            at += snprintf(names + at, sizeof names - (size_t)at, "%s%s", at ? ", " : "", isolation_name(i));
-    ending.status = STATUS_CANNOT_START;
     leave_headers();
-    add(says_layers_missing, names);
-    add_hint(isolation_cure((uint32_t)__builtin_ctz(missing), &sandbox_words, TOLD_COMMAND));
+    ending.status = end_tell_missing(missing, &sandbox_words, &reader);
     ending.decided = ending.worded = true;
     finish();
 }
