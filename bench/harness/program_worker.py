@@ -2,7 +2,7 @@
 
     python -P program_worker.py MODE IMAGE MEM_MIB CONSOLE_FD [ARG ...]
 
-MODE is "program", or "program-bare", without namespaces. `start` is before SandboxVm(), which makes the shared memory
+MODE is "program". `start` is before SandboxVm(), which makes the shared memory
 and spawns, `closed` behind its close(), which has reaped.
 """
 
@@ -14,14 +14,14 @@ from tender.config import VmConfig
 from tender.image import Image
 from tender.native import check, ffi, lib, vm_handle
 
-MODES = ("program", "program-bare")
+MODES = ("program",)
 
 
 def _now_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
-def boot_program(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
+def boot_program(image: Image, config: VmConfig, console: int) -> "tuple[int, ...]":
     """One sandbox's process, from SandboxVm() to reaped. Raises RuntimeError if the guest did not halt."""
     handle, report, turn = vm_handle(), ffi.new("struct run_report *"), ffi.new("int *")
     check(lib.tn_vm_make(handle), "a VM")
@@ -35,7 +35,6 @@ def boot_program(image: Image, config: VmConfig, console: int, mode: str) -> "tu
         mem_bytes=config.mem_bytes,
         manifest=manifest,
         cmdline=config.cmdline,
-        namespaces=mode == "program",
     )
     created = _now_ns()
     check(lib.tn_run_begin(handle, lib.NO_LIMIT, turn), "a run")
@@ -50,11 +49,11 @@ def boot_program(image: Image, config: VmConfig, console: int, mode: str) -> "tu
 
 
 def main(argv: "list[str]") -> int:
-    mode, path, mem, console, *args = argv
+    _mode, path, mem, console, *args = argv
     config = VmConfig(mem=int(mem), args=args)
     with Image.open(path) as image:
         for _line in sys.stdin:
-            sys.stdout.write(" ".join(map(str, boot_program(image, config, int(console), mode))) + "\n")
+            sys.stdout.write(" ".join(map(str, boot_program(image, config, int(console)))) + "\n")
             sys.stdout.flush()
     return 0
 

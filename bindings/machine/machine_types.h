@@ -26,7 +26,6 @@ struct machine_plan {
      * (tender/backend); and the path of the program that confines itself. */
     int template_fd;
     const char *program;
-    bool no_namespaces; /* for benchmarks */
 
     /* The command's, which has one thread, makes one machine and ends with it; NULL: it is the library.
      * load() copies the image's segments to `memory`; with `at_once` it makes the pages of a large one

@@ -29,7 +29,6 @@ class Machine(Owner):
     fallback     why it is no earlier one of BACKENDS although nobody asked for it; empty: it was asked for
     notice       the same as a line for a person
     program      the path of the one that the guest's process executes, if it has one
-    namespaces   False for benchmarks alone: what the rest costs
     """
 
     fallback = notice = ""
@@ -47,7 +46,6 @@ class Machine(Owner):
         cmdline: bytes,
         net_ring: NetRing = "off",
         program: str = "",
-        namespaces: bool = True,
     ) -> None:
         self.name, self.handle = name, handle
         self._plan = plan = ffi.new("struct machine_plan *")
@@ -59,7 +57,7 @@ class Machine(Owner):
         plan.image, plan.name, plan.manifest, plan.mem_bytes = image.elf.c, title, manifest, mem_bytes
         plan.ring_mode = RING_MODES[net_ring]
         plan.cmdline, plan.cmdline_bytes = line, len(cmdline)
-        plan.program, plan.no_namespaces = path, not namespaces
+        plan.program = path
         template = image.template(mem_bytes, patched=self.patched)
         plan.template_fd = template.fd
         answer = lib.tn_machine_open(handle, name.encode(), plan, error)

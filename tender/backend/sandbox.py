@@ -19,10 +19,8 @@ class SandboxVm(Machine):
 
     patched = True
 
-    def __init__(
-        self, handle: CData, *, program: str = PROGRAM, namespaces: bool = True, **values: Any
-    ) -> None:
-        super().__init__(handle, name="sandbox", program=program, namespaces=namespaces, **values)
+    def __init__(self, handle: CData, *, program: str = PROGRAM, **values: Any) -> None:
+        super().__init__(handle, name="sandbox", program=program, **values)
 
     def _refused(self, error: CData, program: str) -> HostError:
         is_shared = error.step == lib.SETUP_SHARED

@@ -135,7 +135,7 @@ def tender_command() -> "tuple[str, ...] | None":
 def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
     """Ours beside every other, at the same ends where both have them."""
     wanted: list[regimes.Compared] = []
-    ours = ("library", "pool", "program", "program-bare", "tender")
+    ours = ("library", "pool", "program", "tender")
     for other in (name for name in samples if name not in ours):
         ready = ready_point(samples[other])
         for name in (name for name in ours if name in samples):

@@ -32,8 +32,8 @@ def test_the_sandbox_boots_past_every_point(tender_cmd: list[str], guest: Guest,
     words = ["--backend", "sandbox", "--runs", "2", "--warmup", "0", "--pause", "0", "--skip", "python"]
     measured = _bench(tmp_path / "o.json", "boot", *words, "--peer", peer, str(guest("hello")))
     subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
-    assert list(subjects) == ["library", "pool", "program", "program-bare", "tender", "again"]
-    for name in ("library", "pool", "program", "program-bare"):
+    assert list(subjects) == ["library", "pool", "program", "tender", "again"]
+    for name in ("library", "pool", "program"):
         for sample in subjects[name]["samples"]:
             stamps = [sample["points_ns"][point] for point in LIBRARY_POINTS if point != "vm_created"]
             assert stamps == sorted(stamps) and stamps[1] > 0

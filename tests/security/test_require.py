@@ -191,7 +191,9 @@ def test_a_filter_around_tender_that_ends_the_process_is_not_blamed_on_the_guest
     word = f"-{call}:kill" if verdict == "kill" else f"-{call}"
     around = [sys.executable, str(REFUSING), word, *tender_cmd, "--backend=sandbox", "--mem=8"]
     done = run([*around, str(guest("exit_status")), "3"], launcher)
-    if done.returncode == 3:  # a refusal that is an error leaves the empty root out, and a guest runs without it
+    if (
+        done.returncode == 3
+    ):  # a refusal that is an error leaves the empty root out, and a guest runs without it
         assert (call, verdict, launcher, done.stderr) == ("chroot", "trap", "native", "")
         return
     if launcher == "native" and verdict == "kill":  # it is the process that is killed

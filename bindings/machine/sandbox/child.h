@@ -27,9 +27,8 @@ struct spawn {
     int program_fd;
     uint32_t fd_count;
     struct fd_move fds[CHILD_FDS_MAX];
-    sigset_t mask;    /* the program's */
-    int death_signal; /* that it gets when the thread that made it ends */
-    bool no_namespaces;
+    sigset_t mask;     /* the program's */
+    int death_signal;  /* that it gets when the thread that made it ends */
     bool unprivileged; /* its user is not root outside */
     bool comes_back;   /* what it does not hand on is closed by executing the program, and not before */
     uint32_t isolation;

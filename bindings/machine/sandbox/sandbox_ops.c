@@ -105,8 +105,8 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
-    refused = sandbox_spawn(sandbox, plan->image, plan->template_fd, plan->mem_bytes, plan->program,
-                            plan->name, !plan->no_namespaces);
+    refused =
+        sandbox_spawn(sandbox, plan->image, plan->template_fd, plan->mem_bytes, plan->program, plan->name);
     if (refused == 0)
         return 0;
     sandbox_release(sandbox);

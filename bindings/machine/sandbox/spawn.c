@@ -81,7 +81,7 @@ static int child_main(void *spawn)
 static void spawn_child(struct spawn *spawn)
 {
     bool refused = false; /* a user namespace, by a rule and not by a limit */
-    for (size_t i = spawn->no_namespaces ? NAMESPACES_TRIED - 1 : 0; i < NAMESPACES_TRIED; i++) {
+    for (size_t i = 0; i < NAMESPACES_TRIED; i++) {
         uint32_t own = sandbox_namespaces[i] & ~spawner.shared;
         if (refused && own & CLONE_NEWUSER)
             continue;
@@ -358,8 +358,7 @@ int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint
 }
 
 static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, const struct elf_image *image,
-                    int template_fd, uint64_t mem_bytes, const char *program, const char *name,
-                    bool namespaces_wanted)
+                    int template_fd, uint64_t mem_bytes, const char *program, const char *name)
 {
     struct spawn spawn;
     int pair[2];
@@ -371,7 +370,6 @@ static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, co
         close(spawn.program_fd);
         return error;
     }
-    spawn.no_namespaces = !namespaces_wanted;
     spawn_add_fd(&spawn, pair[1], SANDBOX_FD_CONTROL);
     spawn_add_fd(&spawn, sandbox->vm->stop_fd, SANDBOX_FD_STOP);
     sandbox_name_fds(&spawn, sandbox, template_fd);
@@ -392,9 +390,9 @@ static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, co
 }
 
 int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
-                  const char *program, const char *name, bool namespaces_wanted)
+                  const char *program, const char *name)
 {
-    return spawn_by(spawner_ask, sandbox, image, template_fd, mem_bytes, program, name, namespaces_wanted);
+    return spawn_by(spawner_ask, sandbox, image, template_fd, mem_bytes, program, name);
 }
 
 int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
@@ -402,5 +400,5 @@ int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, i
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     config->ends_at_once = true;
-    return spawn_by(spawn_here, sandbox, image, template_fd, mem_bytes, program, name, true);
+    return spawn_by(spawn_here, sandbox, image, template_fd, mem_bytes, program, name);
 }

@@ -41,11 +41,10 @@ uint8_t *sandbox_boot_info(struct sandbox *sandbox);
 
 /*
  * Starts `program`; it prepares everything and waits for the first sandbox_run(). `name` is what a process
- * list shows. Without `namespaces_wanted`, which is for benchmarks alone, it shares this process's. 0 or
- * -errno.
+ * list shows. 0 or -errno.
  */
 int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
-                  const char *program, const char *name, bool namespaces_wanted);
+                  const char *program, const char *name);
 
 /* The same for a process that has one thread, ends with it and makes no other sandbox: no thread is made. */
 int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
