@@ -147,12 +147,13 @@ static const char *const *words_to_show(const struct request *request)
     shown_words[at++] = the_command.program;
     bool of_guest = false;
     for (char **word = the_command.words + request->solo5; *word; word++) {
-        char *slash = of_guest ? NULL : strrchr(*word, '/');
-        char *value = slash && *word != request->image ? strchr(*word, '=') : NULL;
+        const char *slash = of_guest ? NULL : strrchr(*word, '/');
+        const bool is_option = *word != request->image && strncmp(*word, "--", 2) == 0;
+        const char *value = is_option ? strchr(*word, '=') : NULL; /* else the word is one, or the image */
         of_guest = of_guest || *word == request->image;
-        if (!slash || (value && value > slash))
+        if (!slash)
             shown_words[at++] = *word;
-        else if (!value)
+        else if (!value || value > slash)
             shown_words[at++] = slash + 1;
         else {
             char *cut;
@@ -412,6 +413,11 @@ static _Noreturn void end(const struct request *request)
     char time_is_over[96];
     (void)snprintf(time_is_over, sizeof time_is_over, says_time_over, request->timeout_s);
     give_back();
+    if (event.kind == EVENT_SETUP_FAILED && event.number == SETUP_START && machine.program) {
+        say("%s: %s: %s", machine.ops->words->title, machine.program, strerror(event.os_error));
+        reader.hint(setup_step_hint(event.number, event.os_error, TOLD_COMMAND));
+        leave(STATUS_CANNOT_START);
+    }
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
     leave(end_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader));
 }

@@ -27,8 +27,9 @@ struct machine_ops;
 struct machine {
     const struct machine_ops *ops; /* NULL: none yet */
     struct vm *vm;
-    bool tells_its_end; /* and refuses what `alone` requires, of layers that */
-    uint32_t may_stand; /* it could have */
+    bool tells_its_end;  /* and refuses what `alone` requires, of layers that */
+    uint32_t may_stand;  /* it could have */
+    const char *program; /* that run() executes; NULL: none */
     /* The machine's; before open() zeros, or what the library has made of KVM's (kvm_ops.h). */
     _Alignas(16) uint8_t own[MACHINE_OWN_BYTES];
 };

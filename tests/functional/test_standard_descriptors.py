@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import pty
+import re
 import resource
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from sandbox_rig import wait_until
 from support import Guest
 
 LIMIT = 60
@@ -376,3 +378,46 @@ def test_a_command_without_a_guest_ends_by_a_signal_as_any_other(
             -signal.SIGTERM,
             1,
         )  # 1: in the moments before it is known what is asked
+
+
+@pytest.mark.parametrize(
+    ("front", "by"),
+    [(front, by) for by in ("SIGTERM", "SIGINT") for front in ("tender", "solo5-hvt")]
+    + [("tender", "timeout")],
+)
+def test_an_error_behind_the_last_step_of_a_start_waits_no_longer_than_others(
+    front: str, by: str, tender_cmd: list[str], guest: Guest
+) -> None:
+    """The process has given up its rights then, and held back all signals, to execute a program: which is refused."""
+    words = [*([] if front == "tender" else [front]), *(["--timeout=0.1"] if by == "timeout" else [])]
+    with full_pipe() as (reader, writer), subprocess.Popen(
+        [*tender_cmd, *words, str(guest("hello"))],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=writer, env=environment(""),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)),
+    ) as running:  # fmt: skip
+        try:
+            limits = Path(f"/proc/{running.pid}/limits")
+            wait_until(lambda: re.search(r"Max stack size +65536 +65536 ", limits.read_text()) is not None)
+            if by != "timeout":
+                running.send_signal(getattr(signal, by))
+            assert running.wait(LIMIT) == 1
+        finally:
+            running.kill()
+        os.set_blocking(reader, False)
+        assert os.read(reader, 1 << 16).strip(b"x") == b""
+
+
+def test_an_error_behind_the_last_step_of_a_start_names_the_program(
+    tender_cmd: list[str], guest: Guest
+) -> None:
+    done = subprocess.run(
+        [*tender_cmd, str(guest("hello"))],
+        capture_output=True, text=True, timeout=LIMIT, check=False, env=environment(""),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200)),
+    )  # fmt: skip
+    refused, hint = done.stderr.splitlines()
+    assert (done.returncode, hint) == (
+        1,
+        "tender: hint: the limit of open files may be below 512: ulimit -n 1024",
+    )
+    assert re.fullmatch(r"tender: sandbox: /.*/tender-sandbox: Invalid argument", refused)

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -346,6 +347,58 @@ def test_the_commands_sandbox_has_the_same_walls(
             assert (proc / "environ").read_bytes() == b""
         finally:
             running.kill()
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--block=DIRECTORY/a=b.img"], ["--block=a=b.img"]),
+        (["--block:storage=DIRECTORY/disk.img:raw"], ["--block:storage=disk.img:raw"]),
+        (["--block", "DIRECTORY/disk.img"], ["--block", "disk.img"]),
+        (["--block", "DIRECTORY/a=b.img"], ["--block", "a=b.img"]),
+        (["--block", "DIRECTORY/a=b.img:raw"], ["--block", "a=b.img:raw"]),
+        (["--mem", "16", "--block", "DIRECTORY/x=y/disk.img"], ["--mem", "16", "--block", "disk.img"]),
+        (["--block=DIRECTORY/x=y/disk.img", "--"], ["--block=disk.img", "--"]),
+    ],
+)
+def test_the_words_of_the_process_name_no_directory_of_the_hosts(
+    guest: Guest, tender_cmd: list[str], tmp_path: Path, words: list[str], shown: list[str]
+) -> None:
+    """They lie on its stack, which the guest can read; the words behind the image are the guest's own."""
+    (tmp_path / "x=y").mkdir()
+    for name in ("disk.img", "a=b.img", "x=y/disk.img"):
+        (tmp_path / name).write_bytes(bytes(1 << 20))
+    given = [word.replace("DIRECTORY", str(tmp_path)) for word in words]
+    command = [*tender_cmd, "--backend=sandbox", *given, str(guest("block_trap")), "/a/b=c"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout and running.stdout.readline() == "block_trap: reads\n"
+            seen = Path(f"/proc/{running.pid}/cmdline").read_bytes().decode().split("\0")
+            assert seen == ["tender", "--backend=sandbox", *shown, "block_trap.elf", "/a/b=c", ""]
+        finally:
+            running.kill()
+    assert running.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", ["SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS"])
+@pytest.mark.parametrize("name", ["spin", "sleep"])
+def test_a_fault_that_another_process_sends_is_none_of_the_guests(
+    guest: Guest, tender_cmd: list[str], name: str, number: str
+) -> None:
+    command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest(name))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stdout and running.stdout.readline() == "ready\n"
+            status = Path(f"/proc/{running.pid}/status")
+            for _ in range(30):
+                running.send_signal(getattr(signal, number))
+                wait_until(lambda: "ShdPnd:\t0000000000000000\n" in status.read_text())
+            assert running.poll() is None
+            running.terminate()
+            _, said = running.communicate(timeout=SOON)
+        finally:
+            running.kill()
+    assert (running.returncode, said) == (1, "tender: Exiting on signal 15\n")
 
 
 @pytest.mark.parametrize(

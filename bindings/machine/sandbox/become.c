@@ -61,14 +61,15 @@ static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
 static const int stops[] = {SIGTERM, SIGINT, SIGALRM, VM_KICK_SIGNAL};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* What comes from here on waits for the program's handlers. */
-static void hold_signals(struct sandbox_alone *to)
+/* What comes from here on waits for the program's handlers; `before`: what was held back until now. */
+static void hold_signals(struct sandbox_alone *to, sigset_t *before)
 {
     sigset_t all, now;
     sigfillset(&all);
     for (size_t i = 0; i < COUNT(faults); i++)
         sigdelset(&all, faults[i]);
-    (void)sigprocmask(SIG_SETMASK, &all, &now);
+    (void)sigprocmask(SIG_SETMASK, &all, before);
+    now = *before;
     for (size_t i = 0; i < COUNT(faults); i++)
         sigdelset(&now, faults[i]);
     for (size_t i = 0; i < COUNT(stops); i++)
@@ -96,17 +97,19 @@ void sandbox_become(struct sandbox *sandbox)
 {
     struct sandbox_alone *to = told(sandbox);
     const struct death_signal death = death_signal_now();
-    hold_signals(to);
+    sigset_t before;
+    hold_signals(to, &before);
     if (atomic_load(&sandbox->vm->stop_requested)) {
         sandbox->event = (struct vm_event){.kind = EVENT_STOPPED};
-        return;
+    } else {
+        becoming.death_signal = death.number;
+        becoming.unprivileged = unprivileged_begin(NULL);
+        enter_namespaces((uint32_t)(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) |
+                         (to->required & ISOLATION_NETWORK_NAMESPACE ? (uint32_t)CLONE_NEWNET : 0));
+        death_signal_keep(&death);
+        const long error = child_execute(&becoming);
+        sandbox->event =
+            (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = SETUP_START, .os_error = (int32_t)-error};
     }
-    becoming.death_signal = death.number;
-    becoming.unprivileged = unprivileged_begin(NULL);
-    enter_namespaces((uint32_t)(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) |
-                     (to->required & ISOLATION_NETWORK_NAMESPACE ? (uint32_t)CLONE_NEWNET : 0));
-    death_signal_keep(&death);
-    const long error = child_execute(&becoming);
-    sandbox->event =
-        (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = SETUP_START, .os_error = (int32_t)-error};
+    (void)sigprocmask(SIG_SETMASK, &before, NULL); /* they end the wait for whoever reads of this end */
 }

@@ -90,7 +90,10 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
         sandbox_release(sandbox);
         return failed(error, SETUP_START, program, refused);
     }
-    free(program);
+    if (becomes)
+        machine->program = program;
+    else
+        free(program);
     machine->tells_its_end = becomes;
     machine->may_stand = (1u << ISOLATION_LAYERS) - 1 - ISOLATION_KVM;
     return 0;

@@ -188,7 +188,10 @@ static __attribute__((cold, noinline)) void settle_left(uint64_t rip)
         } else if (event->kind == EVENT_NETWORK) {
             verdict = ask_and_resume();
         } else if (event->kind == EVENT_INTERRUPTED) {
-            end_stopped(); /* no signal but the kick reaches this process */
+            if (!alone)
+                end_stopped(); /* no signal but the kick reaches this process */
+            verdict =
+                hypercall_resume(&the_vm); /* what stops it does not come back: somebody sent a fault's */
         } else {
             event->rip = rip;
             end_run();
@@ -303,8 +306,8 @@ static void populate(gpa_t at, int how)
     (void)system_call(at & ~(gpa_t)(HVT_PAGE_BYTES - 1), HVT_PAGE_BYTES, (uint64_t)how, 0, 0, 0, SYS_madvise);
 }
 
-/* What the guest's first instructions and its first hypercall touch is brought in here, while a network
- * namespace may still be in the making, and not fault by fault. */
+/* What the guest's first instructions and its first hypercall touch is brought in here at once, and not fault
+ * by fault. */
 static void populate_first(gpa_t entry, gpa_t stack_top)
 {
     populate(HVT_BOOT_INFO_GPA, MADV_POPULATE_READ);

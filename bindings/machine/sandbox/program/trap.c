@@ -252,7 +252,7 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     clean_flags();
     greg_t *gregs = context->uc_mcontext.gregs;
     unsigned vector = (unsigned)gregs[REG_TRAPNO];
-    if (info->si_code <= 0 && number != SIGSYS)
+    if (info->si_code <= 0)
         return; /* another process sent it: it says nothing about the guest */
     if (gregs[REG_RIP] == (greg_t)signal_return_leaves)
         look_behind_return(gregs);
