@@ -32,6 +32,7 @@
 #include "tsc.h"
 
 #define PAGES_AT_ONCE_MIN 32
+#define WORDS_SHOWN_MAX   16384 /* bytes on a stack of 64 KiB, pointers and all */
 
 /* The one run of this process: signal handlers have nothing else to go by. */
 static struct vm vm;
@@ -135,13 +136,13 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
 }
 
 /* The words of this command as its guest's process shows them, and the guest can read them: without the
- * directories of the host's files. */
+ * directories of the host's files, and no more than their stack has room for. */
 static const char *const *words_to_show(const struct request *request)
 {
-    size_t count = 0, at = 0;
+    size_t count = 0, at = 0, bytes = 0;
     while (the_command.words[count])
         count++;
-    const char **shown_words = calloc(count + 2, sizeof *shown_words);
+    const char **shown_words = calloc(count + 3, sizeof *shown_words);
     if (!shown_words)
         leave_to_python("no memory for the words of a process");
     shown_words[at++] = the_command.program;
@@ -151,6 +152,11 @@ static const char *const *words_to_show(const struct request *request)
         const bool is_option = *word != request->image && strncmp(*word, "--", 2) == 0;
         const char *value = is_option ? strchr(*word, '=') : NULL; /* else the word is one, or the image */
         of_guest = of_guest || *word == request->image;
+        bytes += sizeof *word + strlen(*word) + 1;
+        if (bytes > WORDS_SHOWN_MAX) {
+            shown_words[at] = "...";
+            break;
+        }
         if (!slash)
             shown_words[at++] = *word;
         else if (!value || value > slash)

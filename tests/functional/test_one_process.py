@@ -135,6 +135,19 @@ def test_a_signal_for_the_death_of_its_parent_is_kept(tender_cmd: list[str], gue
     wait_until("it ends with its parent", lambda: not psutil.pid_exists(pid) or is_over(pid))
 
 
+@pytest.mark.parametrize(
+    ("front", "options", "words"),
+    [(["tender"], 0, 8000), (["solo5-spt"], 0, 8000), (["tender"], 20000, 0)],
+    ids=["arguments", "arguments of solo5-spt's", "options"],
+)
+def test_more_words_than_a_guests_stack_has_room_for(
+    tender_cmd: list[str], guest: Guest, door: str, front: list[str], options: int, words: int
+) -> None:
+    """The process that is the guest's has 64 KiB of stack, where the kernel puts a command's words."""
+    command = [*command_of(tender_cmd, front, guest("exit_status"), *["-q"] * options), "3", *[""] * words]
+    assert subprocess.run(command, check=False, timeout=LIMIT_S).returncode == 3
+
+
 def is_over(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
