@@ -400,7 +400,11 @@ def main(arguments: Sequence[str]) -> int:
     if also or not names:
         names = [name for name, suite in known.items() if suite.in_test or name in names]
     chosen = [known[name] for name in dict.fromkeys(names)]
-    outcomes = run_side_by_side(chosen, min(jobs, len(chosen)))
+    try:
+        outcomes = run_side_by_side(chosen, min(jobs, len(chosen)))
+    except BrokenPipeError:  # nobody reads: the interpreter's own last flush is not to end it otherwise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     ended = {name: outcome for name, outcome in outcomes.items() if outcome.ended}
     print("", *summary(ended), sep="\n", flush=True)
     if len(ended) < len(outcomes):
