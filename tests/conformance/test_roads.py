@@ -32,11 +32,12 @@ def by(road: str, command: Sequence[str | Path], **options: object) -> Done:
 
 
 def seen(done: Done) -> tuple[int, str, str]:
-    """What a user sees, less where the host put something in this process, and what is left in two registers of a guest's
-    division by the counter's frequency, which each process measures to a few ppm."""
+    """What a user sees, less where the host put something in this process, and what is left in registers of a guest's
+    division by the counter's frequency, which each process measures to a few ppm; which ones, its compiler chooses."""
     placed = re.sub(r"0x7[0-9a-f]{11}\b", "0x7...", done.stderr)
     out, err = (
-        re.sub(r"\b(r9|r10) +(?:0x)?[0-9a-f]+", r"\1 <by frequency>", text) for text in (done.stdout, placed)
+        re.sub(r"\b(r8|r9|r10) +(?:0x)?[0-9a-f]+", r"\1 <by frequency>", text)
+        for text in (done.stdout, placed)
     )
     return done.returncode, out, err
 
