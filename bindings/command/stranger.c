@@ -121,11 +121,14 @@ void expect_strangers_filter(void)
 /*
  * Before main() a static glibc asks where the program lies (readlink), for the sake of dlopen(), which
  * nothing here calls: under such a filter that would be the end, with nobody to hear of it yet. This stands
- * in for the function that asks; the value means that it is not known. In another C library nobody calls it.
+ * in for the function that asks; the value means that it is not known. In another C library nobody calls it,
+ * and glibc from 2.42 on takes no other than its own.
  */
+#ifdef TENDER_OWN_ORIGIN
 const char *_dl_get_origin(void); /* NOLINT: the C library's name */
 
 const char *_dl_get_origin(void)
 {
     return (const char *)-1;
 }
+#endif
