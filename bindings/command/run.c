@@ -137,7 +137,7 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
 
 /* The words of this command as its guest's process shows them, and the guest can read them: without the
  * directories of the host's files, and no more than their stack has room for. */
-static const char *const *words_to_show(const struct request *request)
+static const char *const *words_to_show(void)
 {
     size_t count = 0, at = 0, bytes = 0;
     while (the_command.words[count])
@@ -145,13 +145,14 @@ static const char *const *words_to_show(const struct request *request)
     const char **shown_words = calloc(count + 3, sizeof *shown_words);
     if (!shown_words)
         leave_to_python("no memory for the words of a process");
+    const bool is_front = *the_command.words == the_command.program; /* that word is the first of them */
     shown_words[at++] = the_command.program;
     bool of_guest = false;
-    for (char **word = the_command.words + request->solo5; *word; word++) {
+    for (char **word = the_command.words + is_front; *word; word++) {
         const char *slash = of_guest ? NULL : strrchr(*word, '/');
-        const bool is_option = *word != request->image && strncmp(*word, "--", 2) == 0;
+        const bool is_option = *word != image.name && strncmp(*word, "--", 2) == 0;
         const char *value = is_option ? strchr(*word, '=') : NULL; /* else the word is one, or the image */
-        of_guest = of_guest || *word == request->image;
+        of_guest = of_guest || *word == image.name;
         bytes += sizeof *word + strlen(*word) + 1;
         if (bytes > WORDS_SHOWN_MAX) {
             shown_words[at] = "...";
@@ -360,7 +361,7 @@ static void expect_signals(const struct request *request)
     if (!machine.ops->pause) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
         vm.signals_at_will = true;
-    } else if (sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+    } else if (!machine.tells_its_end && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
     if (request->timeout_s > 0)
         handle(SIGALRM, on_time_over, 0);
@@ -409,7 +410,7 @@ static void say_nothing(const char *hint)
 
 static struct end_reader reader_of(const struct request *request)
 {
-    return (struct end_reader){say_line, request->solo5 ? say_nothing : say_hint};
+    return (struct end_reader){say_line, request->solo5 ? say_nothing : say_hint, machine.program};
 }
 
 static _Noreturn void end(const struct request *request)
@@ -419,11 +420,6 @@ static _Noreturn void end(const struct request *request)
     char time_is_over[96];
     (void)snprintf(time_is_over, sizeof time_is_over, says_time_over, request->timeout_s);
     give_back();
-    if (event.kind == EVENT_SETUP_FAILED && event.number == SETUP_START && machine.program) {
-        say("%s: %s: %s", machine.ops->words->title, machine.program, strerror(event.os_error));
-        reader.hint(setup_step_hint(event.number, event.os_error, TOLD_COMMAND));
-        leave(STATUS_CANNOT_START);
-    }
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
     leave(end_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader));
 }
@@ -476,7 +472,7 @@ void run(const struct request *request)
         leave_to_python("--net-reattach: a helper process cannot be had: %s", strerror(-error));
     const struct machine_alone alone = {
         .program = the_command.program,
-        .words = words_to_show(request),
+        .words = words_to_show,
         .timeout_s = request->timeout_s,
         .required = request->require,
         .hints = !request->solo5,

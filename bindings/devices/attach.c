@@ -62,13 +62,6 @@ enum net_use net_use_for(const struct mft *manifest, uint32_t extensions, uint32
     return ring_mode != RING_NONE && networks == 1 && has_vectors() ? NET_SEGMENTS : NET_PLAIN;
 }
 
-void net_leave_headers(const struct vm *vm)
-{
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].offload || vm->devices[i].segments)
-            net_leave_header(vm->devices[i].fd);
-}
-
 void net_leave_segments(struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)

@@ -39,10 +39,10 @@ struct machine {
  * with an event that ends the run before the guest has begun. What the command knows of an end goes with it.
  */
 struct machine_alone {
-    const char *program;      /* whom lines begin with */
-    const char *const *words; /* what a process list shows; the guest can read it */
-    double timeout_s;         /* 0: none; a timer of the process's sends SIGALRM */
-    uint32_t required;        /* enum isolation_layer: without these no guest is run */
+    const char *program;               /* whom lines begin with */
+    const char *const *(*words)(void); /* what a process list shows; the guest can read it */
+    double timeout_s;                  /* 0: none; a timer of the process's sends SIGALRM */
+    uint32_t required;                 /* enum isolation_layer: without these no guest is run */
     bool hints;
     bool deaf_to_interrupts;
     int (*stderr_fd)(void); /* to write to, without waiting where it is a terminal */

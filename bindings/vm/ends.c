@@ -346,7 +346,7 @@ int32_t end_tell(const struct vm_event *event, const struct machine_words *words
     struct run_end end;
     end_explain(event, words, stopped_by == SIGALRM, TOLD_COMMAND, &end);
     if (event->kind == EVENT_SETUP_FAILED) {
-        const char *step = setup_step_name(event->number);
+        const char *step = event->number == SETUP_START ? reader->program : setup_step_name(event->number);
         tell(reader->line, "%s: %s: %s", words->title, step ? step : "set-up", strerror(event->os_error));
         reader->hint(setup_step_hint(event->number, event->os_error, TOLD_COMMAND));
         return STATUS_CANNOT_START;

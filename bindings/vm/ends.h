@@ -31,6 +31,7 @@ void end_explain(const struct vm_event *event, const struct machine_words *words
 struct end_reader {
     void (*line)(const char *text);
     void (*hint)(const char *text);
+    const char *program; /* what the guest's process executes; NULL: it is that already */
 };
 
 /* For the command: tells `reader` of the event that ended a run, and returns the exit status. `stopped_by`:

@@ -113,7 +113,7 @@ HELLO: Normal = ((r"wall \d+\.\d{9} s, up \d+\.\d{9} s, counter \d+ Hz", "wall W
 RESET_ON_AMD: Normal = ((r"rip=0x[0-9a-f]+", "rip=R"),)
 FLOOD: Normal = ((r"\A(?:f{63}\n)+f*\Z", "lines of f"),)
 DUMP: Normal = (
-    # start-up divides by the counter's frequency, which the doors know to a few ppm; these are what is left
+    # start-up divides by the counter's frequency, which the backends know to a few ppm; these are what is left
     (r"\br8  [0-9a-f]{16}", "r8  <by frequency>"),
     (r"\br9     [0-9a-f]{16}", "r9     <by frequency>"),
     (r"\br10 [0-9a-f]{16}", "r10 <by frequency>"),

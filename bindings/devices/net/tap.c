@@ -148,11 +148,6 @@ int net_attach_here(const struct vm *vm, uint32_t handle, struct device_error *e
     return net_attach_again(&vm->devices[handle], error);
 }
 
-void net_leave_header(int fd)
-{
-    (void)ioctl(fd, TUNSETOFFLOAD, 0);
-}
-
 static int does_not_fit(struct device_error *error, int fd, enum device_problem problem, const char *why)
 {
     return device_failed(error, problem, problem == DEVICE_DESCRIPTOR ? errno : EINVAL,

@@ -28,22 +28,22 @@ int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *p
 {
     const struct machine_alone *alone = plan->alone;
     struct sandbox_alone *to = told(sandbox);
-    struct stat about;
     const int stderr_fd = alone->stderr_fd(); /* -1: closed */
+    struct stat about = {0};
     if (access(program, X_OK) < 0)
         return -errno;
-    const int error =
-        sandbox_prepare(sandbox, plan->image, plan->mem_bytes, program, plan->name, stderr_fd, &becoming);
+    if (stderr_fd >= 0)
+        (void)fstat(stderr_fd, &about);
+    const int error = sandbox_prepare(sandbox, plan->image, plan->mem_bytes, program, plan->name,
+                                      S_ISREG(about.st_mode), &becoming);
     if (error)
         return error;
     sandbox_name_fds(&becoming, sandbox, template_fd);
     if (stderr_fd >= 0)
         spawn_add_fd(&becoming, stderr_fd, SANDBOX_FD_STDERR);
-    if (stderr_fd >= 0 && fstat(stderr_fd, &about) == 0) {
-        to->stderr_nowait = S_ISFIFO(about.st_mode);
-        to->stderr_socket = S_ISSOCK(about.st_mode);
-    }
-    becoming.argv = alone->words;
+    to->stderr_nowait = S_ISFIFO(about.st_mode);
+    to->stderr_socket = S_ISSOCK(about.st_mode);
+    becoming.argv = alone->words();
     becoming.comes_back = true;
     becoming.layers = &to->layers;
     to->wanted = true;
@@ -57,7 +57,7 @@ int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *p
     return 0;
 }
 
-static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+static const int faults[] = {SANDBOX_FAULTS};
 static const int stops[] = {SIGTERM, SIGINT, SIGALRM, VM_KICK_SIGNAL};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -78,19 +78,10 @@ static void hold_signals(struct sandbox_alone *to, sigset_t *before)
     becoming.mask = all;
 }
 
-static void enter_namespaces(uint32_t wanted)
+static int enter(uint32_t set, void *unused)
 {
-    bool refused = false; /* a user namespace, by a rule and not by a limit */
-    for (size_t i = 0; i < NAMESPACES_TRIED; i++) {
-        const uint32_t some = sandbox_namespaces[i] & wanted;
-        if (refused && some & CLONE_NEWUSER)
-            continue;
-        if (unshare((int)some) == 0) {
-            becoming.isolation = isolation_of(some);
-            return;
-        }
-        refused = some & CLONE_NEWUSER && errno != ENOSPC && errno != EUSERS;
-    }
+    (void)unused;
+    return unshare((int)set) == 0 ? 0 : errno;
 }
 
 void sandbox_become(struct sandbox *sandbox)
@@ -104,8 +95,9 @@ void sandbox_become(struct sandbox *sandbox)
     } else {
         becoming.death_signal = death.number;
         becoming.unprivileged = unprivileged_begin(NULL);
-        enter_namespaces((uint32_t)(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC) |
-                         (to->required & ISOLATION_NETWORK_NAMESPACE ? (uint32_t)CLONE_NEWNET : 0));
+        const uint32_t network = to->required & ISOLATION_NETWORK_NAMESPACE ? CLONE_NEWNET : 0;
+        becoming.isolation =
+            isolation_of(namespaces_try(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | network, enter, NULL));
         death_signal_keep(&death);
         const long error = child_execute(&becoming);
         sandbox->event =

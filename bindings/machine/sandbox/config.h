@@ -34,6 +34,9 @@
 /* Beside the program's steps: the host's side says that of a program that was ended. */
 #define SANDBOX_STEP_OUTER_FILTER 6
 
+/* The signals that the program handles whoever observes it. */
+#define SANDBOX_FAULTS SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS
+
 #define SANDBOX_GO    'g'
 #define SANDBOX_READY 'r'
 #define SANDBOX_EVENT 'e'

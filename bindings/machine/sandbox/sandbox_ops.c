@@ -69,18 +69,17 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
                             struct machine_error *error)
 {
     struct sandbox *sandbox = own(machine);
-    const struct sigaction none = {.sa_handler = SIG_DFL};
     const int template_fd = make_template(plan);
     if (template_fd < 0)
         return failed(error, SETUP_SHARED, "its template", template_fd);
-    /* ignored, as whoever started us may have it, nobody tells how a process ended */
-    (void)sigaction(SIGCHLD, &none, NULL);
     int refused = sandbox_init(sandbox, machine->vm);
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
     char *program = plan->find("tender-sandbox"); /* last: what hides it may have refused the others too */
     const bool becomes = plan->alone && sandbox_can_become(plan->alone->required);
+    if (!becomes) /* ignored, as whoever started us may have it, nobody tells how a process ended */
+        (void)signal(SIGCHLD, SIG_DFL);
     refused =
         becomes ? sandbox_become_prepare(sandbox, plan, template_fd, program)
                 : sandbox_spawn_here(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);

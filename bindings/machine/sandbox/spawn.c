@@ -60,7 +60,7 @@ static struct {
 /* From most to least: what an unprivileged process gets; the same without one kind, whose limit may be met;
  * what root gets where user namespaces are refused (a chroot, a container); nothing. Each process tries again
  * from the top, for a limit that was met once may not be met any more. */
-const uint32_t sandbox_namespaces[NAMESPACES_TRIED] = {
+static const uint32_t namespaces[] = {
     ALL_NAMESPACES,
     ALL_NAMESPACES & ~CLONE_NEWNET,
     ALL_NAMESPACES & ~CLONE_NEWIPC,
@@ -71,6 +71,22 @@ const uint32_t sandbox_namespaces[NAMESPACES_TRIED] = {
     0,
 };
 
+uint32_t namespaces_try(uint32_t kinds, int (*attempt)(uint32_t set, void *of), void *of)
+{
+    bool refused = false; /* a user namespace, by a rule and not by a limit */
+    for (size_t i = 0; i < sizeof namespaces / sizeof *namespaces; i++) {
+        const uint32_t set = namespaces[i] & kinds;
+        if (refused && set & CLONE_NEWUSER)
+            continue;
+        const int error = attempt(set, of);
+        if (!error)
+            return set;
+        /* EPERM: not allowed here; EUSERS, ENOSPC: no more of them */
+        refused |= set & CLONE_NEWUSER && error != ENOSPC && error != EUSERS;
+    }
+    return 0;
+}
+
 static int child_main(void *spawn)
 {
     child_become(spawn);
@@ -78,24 +94,22 @@ static int child_main(void *spawn)
 
 /* ---- the thread */
 
+static int clone_with(uint32_t set, void *of)
+{
+    struct spawn *spawn = of;
+    spawn->isolation = isolation_of(set | spawner.shared);
+    spawn->error = 0;
+    spawn->pid = clone(child_main, (uint8_t *)spawner.stack + CHILD_STACK_BYTES,
+                       (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | set), spawn, &spawn->pidfd);
+    if (spawn->pid > 0)
+        return 0;
+    spawn->error = -errno;
+    return errno == EAGAIN || errno == ENOMEM ? 0 : errno;
+}
+
 static void spawn_child(struct spawn *spawn)
 {
-    bool refused = false; /* a user namespace, by a rule and not by a limit */
-    for (size_t i = 0; i < NAMESPACES_TRIED; i++) {
-        uint32_t own = sandbox_namespaces[i] & ~spawner.shared;
-        if (refused && own & CLONE_NEWUSER)
-            continue;
-        spawn->isolation = isolation_of(sandbox_namespaces[i] | spawner.shared);
-        spawn->error = 0;
-        spawn->pid = clone(child_main, (uint8_t *)spawner.stack + CHILD_STACK_BYTES,
-                           (int)(CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD | own), spawn, &spawn->pidfd);
-        if (spawn->pid > 0)
-            break;
-        spawn->error = -errno; /* EPERM: not allowed here; EUSERS, ENOSPC: no more of them */
-        refused |= own & CLONE_NEWUSER && errno != ENOSPC && errno != EUSERS;
-        if (spawn->error == -EAGAIN || spawn->error == -ENOMEM)
-            return;
-    }
+    (void)namespaces_try(ALL_NAMESPACES & ~spawner.shared, clone_with, spawn);
     if (spawn->pid > 0 && spawn->error < 0) { /* born, but the program was not executed */
         siginfo_t ignored;
         (void)waitid(P_PIDFD, (id_t)spawn->pidfd, &ignored, WEXITED);
@@ -245,17 +259,11 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
     return false;
 }
 
-static bool is_file(int fd)
-{
-    struct stat about;
-    return fd >= 0 && fstat(fd, &about) == 0 && S_ISREG(about.st_mode);
-}
-
-/* `stderr_fd`: the program writes to that too; -1: it does not. */
+/* `into_file`: the program writes to a file that is no disk. */
 static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image,
-                        int stderr_fd)
+                        bool into_file)
 {
-    config->file_bytes_max = is_file(stderr_fd) ? UINT64_MAX : vm_largest_file(vm); /* such a file grows */
+    config->file_bytes_max = into_file ? UINT64_MAX : vm_largest_file(vm); /* such a file grows */
     config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
     config->kick_signal = (uint32_t)VM_KICK_SIGNAL;
     config->device_end = vm->device_end;
@@ -288,7 +296,7 @@ void sandbox_name_fds(struct spawn *spawn, const struct sandbox *sandbox, int te
 static void program_mask(sigset_t *mask)
 {
     sigfillset(mask);
-    const int open[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGTSTP, VM_KICK_SIGNAL};
+    const int open[] = {SANDBOX_FAULTS, SIGTSTP, VM_KICK_SIGNAL};
     for (size_t i = 0; i < sizeof open / sizeof *open; i++)
         sigdelset(mask, open[i]);
 }
@@ -332,7 +340,7 @@ static int open_program(const char *path)
 }
 
 int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint64_t mem_bytes,
-                    const char *program, const char *name, int stderr_fd, struct spawn *spawn)
+                    const char *program, const char *name, bool into_file, struct spawn *spawn)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     struct cpu_state start;
@@ -340,7 +348,7 @@ int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint
     config->rip = start.general.rip;
     config->rsp = start.general.gpr[GPR_RSP];
     config->rdi = start.general.gpr[GPR_RDI];
-    fill_config(config, sandbox->vm, image, stderr_fd);
+    fill_config(config, sandbox->vm, image, into_file);
     config->template_bytes = start_state_template_bytes(image);
     config->mem_bytes = mem_bytes;
     config->small_pages_end = guest_small_pages_end(image_end(image), mem_bytes);
@@ -362,7 +370,7 @@ static int spawn_by(int (*ask)(struct spawn *spawn), struct sandbox *sandbox, co
 {
     struct spawn spawn;
     int pair[2];
-    int error = sandbox_prepare(sandbox, image, mem_bytes, program, name, -1, &spawn);
+    int error = sandbox_prepare(sandbox, image, mem_bytes, program, name, false, &spawn);
     if (error)
         return error;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {

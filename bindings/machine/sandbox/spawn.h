@@ -50,15 +50,17 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
 int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
                        uint64_t mem_bytes, const char *program, const char *name);
 
-/* Parts of it: the config, and `spawn` with the program's descriptor, 0 or -errno (`stderr_fd`: a program
- * that tells its end writes there; -1: it does not); the descriptors that any program has. */
+/* Parts of it: the config, and `spawn` with the program's descriptor, 0 or -errno (`into_file`: it
+ * will write to a file that is no disk); the descriptors that any program has. */
 int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint64_t mem_bytes,
-                    const char *program, const char *name, int stderr_fd, struct spawn *spawn);
+                    const char *program, const char *name, bool into_file, struct spawn *spawn);
 void sandbox_name_fds(struct spawn *spawn, const struct sandbox *sandbox, int template_fd);
 
-/* Sets of CLONE_NEW..., from most to least. */
-#define NAMESPACES_TRIED 8
-extern const uint32_t sandbox_namespaces[NAMESPACES_TRIED];
+/*
+ * As many of `kinds` (CLONE_NEW...) as can be had, from most to least. attempt() gets a set, and returns an
+ * errno, or 0: it has them, or fewer would not help. The set of the last attempt; 0: none was had.
+ */
+uint32_t namespaces_try(uint32_t kinds, int (*attempt)(uint32_t set, void *of), void *of);
 
 /* Runs until Python must decide; sandbox->event says what. */
 void sandbox_run(struct sandbox *sandbox);

@@ -8,12 +8,10 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <linux/if_tun.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -104,7 +102,7 @@ static void add_hint(const char *hint)
         add_line("hint: ", hint);
 }
 
-static const struct end_reader reader = {add, add_hint};
+static const struct end_reader reader = {add, add_hint, NULL};
 
 /* ---- the end */
 
@@ -121,20 +119,12 @@ static _Noreturn void finish(void)
     leave(ending.status);
 }
 
-/* The interface stays, and its next owner may know no header (net_leave_headers()). */
-static void leave_headers(void)
-{
-    for (uint32_t i = 0; i < the_vm.device_end; i++)
-        if (the_vm.devices[i].offload || the_vm.devices[i].segments)
-            (void)system_call((uint64_t)the_vm.devices[i].fd, TUNSETOFFLOAD, 0, 0, 0, 0, SYS_ioctl);
-}
-
 _Noreturn void alone_end(int stopped_by)
 {
     struct vm_event event = the_vm.shared->event;
     ending.decided = true;
     ending.length = ending.written = 0;
-    leave_headers();
+    net_leave_headers(&the_vm);
     if (!is_entered() &&
         event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not begun asks for nothing */
         event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
@@ -160,7 +150,7 @@ void alone_refuse_missing(uint32_t layers)
     const uint32_t missing = self.required & ~(self.layers | layers);
     if (!missing)
         return;
-    leave_headers();
+    net_leave_headers(&the_vm);
     ending.status = end_tell_missing(missing, &sandbox_words, &reader);
     ending.decided = ending.worded = true;
     finish();

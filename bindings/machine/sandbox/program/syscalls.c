@@ -11,8 +11,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -90,6 +92,15 @@ ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, in
 ssize_t send(int fd, const void *from, size_t len, int flags)
 {
     return CALL(SYS_sendto, fd, from, len, flags, 0, 0);
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list arguments;
+    va_start(arguments, request);
+    const uint64_t argument = va_arg(arguments, uint64_t);
+    va_end(arguments);
+    return (int)CALL(SYS_ioctl, fd, request, argument, 0, 0, 0);
 }
 
 /* Before the filter is in force; afterwards they are the end of the process. */

@@ -354,7 +354,7 @@ static void on_stop(int number, siginfo_t *info, void *frame)
 
 void traps_init(uint32_t kick_signal, const struct sandbox_alone *alone)
 {
-    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+    static const int faults[] = {SANDBOX_FAULTS};
     const stack_t stack = {.ss_sp = trap_stack, .ss_size = sizeof trap_stack};
     int64_t answer = system_call((uint64_t)&stack, 0, 0, 0, 0, 0, SYS_sigaltstack);
     step_check(STEP_SIGNALS, answer);
