@@ -6,11 +6,12 @@ nothing is opened here. `tender.devices` opens, `tender.manifest` decides what b
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Final, TypeVar, get_args
+from dataclasses import field
+from typing import Any, ClassVar, Final, Self, TypeVar, get_args
 
 from tender.annotations import IsolationLayer, NetRing
 from tender.errors import ConfigError
-from tender.values import Value
+from tender.values import Value, value
 
 Word = TypeVar("Word", bound=str)
 
@@ -171,48 +172,52 @@ def _strings(what: str, values: object) -> tuple[str, ...]:
     return strings
 
 
+@value
 class Tap(Value):
     """An existing TAP interface by name; `mac` is the guest's address (None: a random local one)."""
 
-    __slots__ = ("name", "mac")
-    name: str
-    mac: str | None
+    name: str = field(kw_only=False)
+    mac: str | None = None
 
-    def __init__(self, name: str, *, mac: str | None = None) -> None:
-        _check_mac("Tap", mac)
-        if not _text("Tap: name", name):
+    def __post_init__(self) -> None:
+        _check_mac("Tap", self.mac)
+        if not _text("Tap: name", self.name):
             raise ConfigError("Tap: the interface has no name")
-        self.name, self.mac = name, mac
 
 
-class NetFd(Value):
+class _Descriptor(Value):
+    """A value with the number of a descriptor, which only this process has: it is copied, but not pickled."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError(f"{type(self).__name__} holds a descriptor of this process and cannot be pickled")
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+
+@value
+class NetFd(_Descriptor):
     """An inherited descriptor whose read() and write() carry one Ethernet frame each: a TAP, a socketpair.
 
     It stays the caller's: a VM works on a duplicate. It is switched to non-blocking. `mtu` in bytes, without
     the 14 of the Ethernet header.
     """
 
-    __slots__ = ("fd", "mac", "mtu")
     named = False  # True: tender.devices has opened it by its name
-    fd: int
-    mac: str | None
-    mtu: int
+    fd: int = field(kw_only=False)
+    mac: str | None = None
+    mtu: int = 1500
 
-    def __init__(self, fd: int, *, mac: str | None = None, mtu: int = 1500) -> None:
-        _check_mac("NetFd", mac)
-        descriptor("NetFd: fd", fd)
-        if not 68 <= _number("NetFd: mtu", mtu) <= 65535:
-            raise ConfigError(f"NetFd: mtu {mtu} is not in 68..65535")
-        self.fd, self.mac, self.mtu = fd, mac, mtu
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("NetFd holds a descriptor of this process and cannot be pickled")
-
-    def __copy__(self) -> "NetFd":
-        return self
-
-    def __deepcopy__(self, _: object) -> "NetFd":
-        return self  # an immutable value: the number of the descriptor
+    def __post_init__(self) -> None:
+        _check_mac("NetFd", self.mac)
+        descriptor("NetFd: fd", self.fd)
+        if not 68 <= _number("NetFd: mtu", self.mtu) <= 65535:
+            raise ConfigError(f"NetFd: mtu {self.mtu} is not in 68..65535")
 
 
 def check_sector(size: int) -> None:
@@ -252,32 +257,20 @@ class BlockFile(Value):
         self.raw = _flag("BlockFile: raw", raw)
 
 
-class BlockFd(Value):
+@value
+class BlockFd(_Descriptor):
     """An inherited descriptor of a file or block device; it stays the caller's. `raw` as for BlockFile."""
 
-    __slots__ = ("fd", "read_only", "sector_size", "raw")
-    fd: int
-    read_only: bool
-    sector_size: int
-    raw: bool
+    fd: int = field(kw_only=False)
+    read_only: bool = False
+    sector_size: int = 512
+    raw: bool = False
 
-    def __init__(
-        self, fd: int, *, read_only: bool = False, sector_size: int = 512, raw: bool = False
-    ) -> None:
-        check_sector(_number("BlockFd: sector_size", sector_size))
-        self.fd = descriptor("BlockFd: fd", fd)
-        self.read_only = _flag("BlockFd: read_only", read_only)
-        self.sector_size = sector_size
-        self.raw = _flag("BlockFd: raw", raw)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        raise TypeError("BlockFd holds a descriptor of this process and cannot be pickled")
-
-    def __copy__(self) -> "BlockFd":
-        return self
-
-    def __deepcopy__(self, _: object) -> "BlockFd":
-        return self
+    def __post_init__(self) -> None:
+        check_sector(_number("BlockFd: sector_size", self.sector_size))
+        descriptor("BlockFd: fd", self.fd)
+        _flag("BlockFd: read_only", self.read_only)
+        _flag("BlockFd: raw", self.raw)
 
 
 NetDevice = Tap | NetFd

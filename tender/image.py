@@ -27,19 +27,16 @@ from tender.native import (
     parse_elf_bytes,
     parse_elf_fd,
 )
-from tender.values import Owner, Value
+from tender.values import Owner, Value, value
 
 
+@value
 class Device(Value):
     """A device that the unikernel declares: `kind` is "net" or "block" ("type 0xN" for one we do not know)."""
 
-    __slots__ = ("name", "kind", "handle")
     name: str
     kind: str
     handle: int
-
-    def __init__(self, *, name: str, kind: str, handle: int) -> None:
-        self._set(name=name, kind=kind, handle=handle)
 
 
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}

@@ -16,7 +16,7 @@ except ImportError as error:
         name="tender._native",
     ) from error
 from tender.errors import Hints, HostError, ImageError
-from tender.values import Value
+from tender.values import Value, value
 
 CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
 
@@ -166,10 +166,10 @@ def answered(ask: Callable[[], int], error: CData) -> int:
             return answer
 
 
+@value
 class Segment(Value):
     """A loadable segment with bytes in the file: [start, end) page-aligned; flags 1 exec, 2 write, 4 read."""
 
-    __slots__ = ("start", "end", "vaddr", "file_offset", "file_bytes", "mem_bytes", "flags")
     start: int
     end: int
     vaddr: int
@@ -177,9 +177,6 @@ class Segment(Value):
     file_bytes: int
     mem_bytes: int
     flags: int
-
-    def __init__(self, **fields: int) -> None:
-        self._set(**fields)
 
 
 class ParsedElf:

@@ -1,9 +1,11 @@
 """How a run ended: the reason, the statuses, what was counted, and when each step was reached."""
 
+from enum import StrEnum
+
 from tender.annotations import BootStep, IsolationLayer, Machine
 from tender.errors import ConfigError, TenderError
 from tender.native import lib
-from tender.values import Value
+from tender.values import Value, value
 
 STATUS_ENDED: int = lib.STATUS_ENDED
 """An end that is not the guest's own halt and that starting anew would only repeat, or that was asked for."""
@@ -14,7 +16,7 @@ Managers of unikernels (Albatross) never start again after 1 and 60 to 64, and d
 """
 
 
-class ExitReason:
+class ExitReason(StrEnum):
     """Why a VM ended; the values are strings, stable, and stand in `--json` as they are."""
 
     EXIT = "exit"  # the guest halted with a status below 255
@@ -37,28 +39,22 @@ class ExitReason:
     SANDBOX_DIED = "sandbox-died"  # its process was killed: by its filter, by the host
 
 
+@value
 class GuestFault(Value):
     """Where the guest stood when the sandbox ended it: `instruction` are the bytes at `rip` (hexadecimal).
 
     registers: rax to r15, rflags, cr2, fs_base.
     """
 
-    __slots__ = ("rip", "instruction", "registers")
     rip: int
     instruction: str
     registers: dict[str, int]
 
-    def __init__(self, *, rip: int, instruction: str, registers: dict[str, int]) -> None:
-        self._set(rip=rip, instruction=instruction, registers=registers)
 
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-
+@value
 class Trap(Value):
     """What a guest that trapped left in its halt cookie."""
 
-    __slots__ = ("cr2", "error_code", "rip", "cs", "rflags", "rsp", "ss")
     cr2: int
     error_code: int
     rip: int
@@ -67,12 +63,8 @@ class Trap(Value):
     rsp: int
     ss: int
 
-    def __init__(
-        self, *, cr2: int, error_code: int, rip: int, cs: int, rflags: int, rsp: int, ss: int
-    ) -> None:
-        self._set(cr2=cr2, error_code=error_code, rip=rip, cs=cs, rflags=rflags, rsp=rsp, ss=ss)
 
-
+@value
 class BootTimeline(Value):
     """When each step was reached: CLOCK_MONOTONIC nanoseconds, 0 for a step that was not.
 
@@ -81,16 +73,12 @@ class BootTimeline(Value):
     monitor; first_console: the guest's first console byte was written; guest_exit: the run ended.
     """
 
-    __slots__ = ("start", "vm_created", "first_run", "first_exit", "first_console", "guest_exit")
     start: int
     vm_created: int
     first_run: int
     first_exit: int
     first_console: int
     guest_exit: int
-
-    def __init__(self, **stamps_ns: int) -> None:
-        self._set(**stamps_ns)
 
     def since_start_ms(self, step: BootStep) -> float | None:
         """Milliseconds from `start` to `step` (a field's name), None if it was not reached.
@@ -103,37 +91,10 @@ class BootTimeline(Value):
         return (stamp - self.start) / 1e6 if stamp else None
 
 
+@value
 class Counters(Value):
     """What was counted: hypercalls by name, exits, packets, bytes."""
 
-    __slots__ = (
-        "exits",
-        "hypercalls",
-        "console_bytes",
-        "console_lost_bytes",
-        "net_rx_packets",
-        "net_rx_bytes",
-        "net_tx_packets",
-        "net_tx_bytes",
-        "net_tx_drops",
-        "net_rx_errors",
-        "net_rx_drops",
-        "net_ring_kicks",
-        "net_batches",
-        "net_detached",
-        "net_attached",
-        "net_ring_packets",
-        "block_reads",
-        "block_read_bytes",
-        "block_writes",
-        "block_write_bytes",
-        "block_errors",
-        "block_flushes",
-        "block_batches",
-        "trapped_hypercalls",
-        "emulated",
-        "guest_faults",
-    )
     exits: int
     hypercalls: dict[str, int]
     console_bytes: int
@@ -161,13 +122,8 @@ class Counters(Value):
     emulated: int  # the sandbox: other instructions emulated
     guest_faults: int  # the sandbox: exceptions delivered to the guest
 
-    def __init__(self, **counts: int | dict[str, int]) -> None:
-        self._set(**counts)
 
-    def __hash__(self) -> int:
-        return hash(repr(self))
-
-
+@value
 class VmResult(Value):
     """How a run ended.
 
@@ -183,19 +139,6 @@ class VmResult(Value):
     isolation  the isolation layers that stood around the guest
     """
 
-    __slots__ = (
-        "reason",
-        "status",
-        "guest_status",
-        "message",
-        "trap",
-        "console",
-        "counters",
-        "boot",
-        "backend",
-        "fault",
-        "isolation",
-    )
     reason: str
     status: int
     guest_status: int | None
@@ -205,37 +148,8 @@ class VmResult(Value):
     counters: Counters
     boot: BootTimeline
     backend: Machine
-    fault: GuestFault | None
-    isolation: tuple[IsolationLayer, ...]
-
-    def __init__(
-        self,
-        *,
-        reason: str,
-        status: int,
-        guest_status: int | None,
-        message: str,
-        trap: Trap | None,
-        console: bytes | None,
-        counters: Counters,
-        boot: BootTimeline,
-        backend: Machine,
-        fault: GuestFault | None = None,
-        isolation: tuple[IsolationLayer, ...] = (),
-    ) -> None:
-        self._set(
-            reason=reason,
-            status=status,
-            guest_status=guest_status,
-            message=message,
-            trap=trap,
-            console=console,
-            counters=counters,
-            boot=boot,
-            backend=backend,
-            fault=fault,
-            isolation=isolation,
-        )
+    fault: GuestFault | None = None
+    isolation: tuple[IsolationLayer, ...] = ()
 
     @property
     def ok(self) -> bool:

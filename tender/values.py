@@ -1,8 +1,15 @@
 """Bases for what the library hands out: immutable values, and owners of what cannot be copied."""
 
-from typing import NoReturn, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import NoReturn, Self, TypeVar, dataclass_transform
 
 _V = TypeVar("_V", bound="Value")
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(field,))
+def value(kind: type[_V]) -> type[_V]:
+    """Makes a dataclass of a Value. One whose constructor takes other types than its fields have writes both by itself."""
+    return dataclass(kw_only=True, slots=True, eq=False, repr=False)(kind)
 
 
 class Owner:
@@ -15,13 +22,12 @@ class Owner:
 
 
 class Value:
-    """An immutable record: each field, a name in `__slots__`, is set once, by the constructor."""
+    """An immutable record: each field, a name in `__slots__`, is set once, by the constructor.
+
+    Not a frozen dataclass: one with slots answers a name that is no field with a TypeError in Python 3.11.
+    """
 
     __slots__: tuple[str, ...] = ()
-
-    def _set(self, **fields: object) -> None:
-        for name in self.__slots__:
-            setattr(self, name, fields[name])
 
     def __setattr__(self, name: str, value: object) -> None:
         if hasattr(self, name) or name not in self.__slots__:
@@ -46,7 +52,7 @@ class Value:
         return isinstance(other, Value) and type(other) is type(self) and self._fields() == other._fields()
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._fields().values()))
+        return hash((type(self), *(it for it in self._fields().values() if not isinstance(it, dict))))
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self._fields().items())
@@ -57,9 +63,10 @@ class Value:
 
 
 def _made(cls: type[_V], fields: dict[str, object]) -> _V:
-    value = object.__new__(cls)
-    value._set(**fields)
-    return value
+    made = object.__new__(cls)
+    for name, it in fields.items():
+        setattr(made, name, it)
+    return made
 
 
 def plain(value: object) -> object:

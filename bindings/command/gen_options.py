@@ -29,7 +29,9 @@ def load(path: str) -> Module:
     """The module in the file `path`, which imports nothing of the package."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(
+        spec
+    )  # its dataclasses look for it there
     spec.loader.exec_module(module)
     return module
 

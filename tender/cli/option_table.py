@@ -8,6 +8,7 @@ A new option is a row, its field in `Fields`, and what serves it. If the native 
 has the field too: bindings/command/request.h takes its fields from here.
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ DEVICE = "device"  # of another kind, whose name the option has: its module in t
 DEVICE_KINDS = (NET, NET_MAC, BLOCK, SECTOR_SIZE, DEVICE)
 
 
+@dataclass
 class Option:
     """One option.
 
@@ -30,57 +32,47 @@ class Option:
     form      how to write it, for the hint of an error
     native    the native program serves it; what else is asked for is left to Python
     variable  the environment variable that stands in for it, whichever front is used
-    field     of RunOptions; `default`: without the option; `sets`: with a flag
+    field     of RunOptions; `sets`: its value with a flag
     solo5     the text for solo5-hvt's usage; None: not an option there; empty: told with another
     """
 
-    def __init__(
-        self,
-        name: str,
-        kind: str,
-        value: str,
-        text: str,
-        *,
-        also: tuple[tuple[str, str], ...] = (),
-        form: str = "",
-        short: str = "",
-        native: bool = False,
-        variable: str = "",
-        field: str = "",
-        default: object = False,
-        sets: object = True,
-        solo5: str | None = None,
-        solo5_value: str = "",
-    ) -> None:
-        self.name = name
-        self.kind = kind
-        self.lines = ((value, text), *also)
-        self.form = form
-        self.short = short
-        self.native = native
-        self.variable = variable
-        self.field = field or name[2:].replace("-", "_")
-        self.default = default
-        self.sets = sets
-        self.solo5 = solo5
-        self.solo5_value = solo5_value or value
+    name: str
+    kind: str
+    value: str
+    text: str
+    _: KW_ONLY
+    also: tuple[tuple[str, str], ...] = ()
+    form: str = ""
+    short: str = ""
+    native: bool = False
+    variable: str = ""
+    field: str = ""
+    sets: object = True
+    solo5: str | None = None
+    solo5_value: str = ""
+
+    def __post_init__(self) -> None:
+        self.lines = ((self.value, self.text), *self.also)
+        self.field = self.field or self.name[2:].replace("-", "_")
+        self.solo5_value = self.solo5_value or self.value
 
 
+@dataclass(kw_only=True)
 class Fields:
-    """The fields of RunOptions that are rows' fields, and their types."""
+    """The fields of RunOptions that are rows' fields: their types, and what they are without the option."""
 
     __slots__ = ()
-    backend: "Backend"
-    require: "tuple[IsolationLayer, ...]"
-    mem_bytes: int
-    net_ring: "NetRing"
-    net_reattach: bool
-    timeout: float | None
-    lock_wait: float
-    console: int | str | None  # a descriptor, a path, or None for no console at all
-    json: int | str | None  # where the result goes: a descriptor, a path, or None
-    stats: bool
-    verbosity: int
+    backend: "Backend" = "auto"
+    require: "tuple[IsolationLayer, ...]" = ()
+    mem_bytes: int = 512 << 20
+    net_ring: "NetRing" = "auto"
+    net_reattach: bool = False
+    timeout: float | None = None
+    lock_wait: float = 0.0
+    console: int | str | None = 1  # a descriptor, a path, or None for no console at all
+    json: int | str | None = None  # where the result goes: a descriptor, a path, or None
+    stats: bool = False
+    verbosity: int = 0
 
 
 ABOUT = """\
@@ -102,22 +94,22 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                "auto (the default) takes KVM if this host has it, else the sandbox;\n"
                "TENDER_BACKEND in the environment sets another default",
                form="--backend=auto, --backend=kvm or --backend=sandbox",
-               native=True, variable="TENDER_BACKEND", default="auto"),
+               native=True, variable="TENDER_BACKEND"),
         Option("--require", LAYERS, "=LAYER,...",
                "run no guest where one of these isolation layers is missing: 'tender doctor'\n"
                "names them; TENDER_REQUIRE in the environment does the same",
                form="--require=LAYER,...; the layers are {layers}",
-               native=True, variable="TENDER_REQUIRE", default=()),
+               native=True, variable="TENDER_REQUIRE"),
         Option("--mem", MEMORY, "=N", "guest memory in MiB, or with a unit: 64M, 1G (default 512)",
                form="--mem=MIB, or with a unit: --mem=64M, --mem=1G",
-               native=True, field="mem_bytes", default=512 << 20, solo5="memory of the guest in MiB (512)"),
+               native=True, field="mem_bytes", solo5="memory of the guest in MiB (512)"),
         Option("--no-net-ring", FLAG, "", "offer the guest no network ring: all of --mem is its own",
-               native=True, field="net_ring", default="auto", sets="off",
+               native=True, field="net_ring", sets="off",
                solo5="no network ring: all of --mem is the guest's"),
         Option("--net-reattach", FLAG, "", "take a new interface of the same name for one that is deleted meanwhile",
                native=True, solo5="for an interface that is deleted, take the next one of its name"),
         Option("--timeout", SECONDS, "=SECONDS", "stop the guest after that time: 5, 0.25, 250ms",
-               form="--timeout=SECONDS", native=True, default=None),
+               form="--timeout=SECONDS", native=True),
     ), ""),
     ("Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists them):", (
         Option("--net", NET, ":NAME=IFACE", "attach the TAP interface IFACE as network device NAME",
@@ -139,16 +131,16 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
         Option("--lock-wait", WAIT, "=SECONDS",
                "wait so long for disks that another VM has locked (default 0);\n"
                "TENDER_LOCK_WAIT in the environment does the same",
-               form="--lock-wait=SECONDS", native=True, variable="TENDER_LOCK_WAIT", default=0.0),
+               form="--lock-wait=SECONDS", native=True, variable="TENDER_LOCK_WAIT"),
     ), "The only device of its kind needs no name: --net tap0, --block disk.img:ro"),
     ("Output:", (
         Option("--console", OUTPUT, "=FILE|-|fd:N|none", "where the guest's console goes (default: stdout)",
-               form="--console=FILE, --console=-, --console=fd:N or --console=none", default=1),
+               form="--console=FILE, --console=-, --console=fd:N or --console=none"),
         Option("--json", REPORT, "[=FILE|-|fd:N]",
-               "how the run ended, as one line of JSON (default: last line of stderr)", default=None),
+               "how the run ended, as one line of JSON (default: last line of stderr)"),
         Option("--stats", FLAG, "", "counters and the times of the boot, on stderr at the end"),
-        Option("--quiet", FLAG, "", "errors only", short="-q", native=True, field="verbosity", default=0, sets=-1),
-        Option("--verbose", FLAG, "", "a line for each phase", short="-v", field="verbosity", default=0, sets=1),
+        Option("--quiet", FLAG, "", "errors only", short="-q", native=True, field="verbosity", sets=-1),
+        Option("--verbose", FLAG, "", "a line for each phase", short="-v", field="verbosity", sets=1),
     ), ""),
     ("", (
         Option("--help", ACTION, "", "this text", short="-h",

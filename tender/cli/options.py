@@ -12,15 +12,18 @@ Which names exist is the image's to say: `tender.cli.attach` goes on from here.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import field
+from typing import Any
 
 from tender.backend import check_backend
 from tender.cli import option_table
 from tender.cli.option_table import ACTION, DEVICE, DEVICE_KINDS, FLAG, REPORT, Fields, Option
 from tender.config import LAYERS, check_layers, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
-from tender.values import Value
+from tender.values import Value, value
 
 NAME_MAX = 67
+Found = dict[str, Any]  # values by their field of RunOptions
 
 OPTIONS = tuple(option.name for option in option_table.OPTIONS)
 SHORT = {option.short: option.name for option in option_table.OPTIONS if option.short}
@@ -48,30 +51,19 @@ class UsageError(ConfigError):
         self.show_usage = show_usage
 
 
+@value
 class Setting(Value):
     """One word about a device: `what` is the option without its dashes, `option` the word as typed."""
 
-    __slots__ = ("what", "name", "value", "read_only", "raw", "option")
-    what: str  # "net", "net-mac", "block", "block-sector-size"
-    name: str  # "" stands for the only device of its kind
-    value: int | str  # a descriptor (@FD) or sector size is an int
-    read_only: bool
-    raw: bool
+    what: str = field(kw_only=False)  # "net", "net-mac", "block", "block-sector-size"
+    name: str = field(kw_only=False)  # "" stands for the only device of its kind
+    value: int | str = field(kw_only=False)  # a descriptor (@FD) or sector size is an int
+    read_only: bool = False
+    raw: bool = False
     option: str
 
-    def __init__(
-        self,
-        what: str,
-        name: str,
-        value: int | str,
-        *,
-        option: str,
-        read_only: bool = False,
-        raw: bool = False,
-    ) -> None:
-        self._set(what=what, name=name, value=value, read_only=read_only, raw=raw, option=option)
 
-
+@value
 class RunOptions(Value, Fields):
     """A command line, understood: what the rows of option_table.py set, and
 
@@ -81,34 +73,13 @@ class RunOptions(Value, Fields):
     words     the options as typed, for hints that repeat the command
     """
 
-    __slots__ = (
-        *("action", "image", "args", "mem_adjusted", "settings", "json_fd", "words"),
-        *dict.fromkeys(o.field for o in option_table.OPTIONS if o.kind not in (ACTION, *DEVICE_KINDS)),
-    )
-    action: str
-    image: str
-    args: tuple[str, ...]
-    mem_adjusted: bool
-    settings: tuple[Setting, ...]
-    json_fd: int
-    words: tuple[str, ...]
-
-    def __init__(self, **fields: object) -> None:
-        self._set(**{**_DEFAULTS, **fields})
-
-
-_DEFAULTS: dict[str, object] = {
-    **{option.field: option.default for option in option_table.OPTIONS},
-    **{
-        "action": "run",
-        "image": "",
-        "args": (),
-        "mem_adjusted": False,
-        "settings": (),
-        "json_fd": -1,
-        "words": (),
-    },
-}
+    action: str = "run"
+    image: str = ""
+    args: tuple[str, ...] = ()
+    mem_adjusted: bool = False
+    settings: tuple[Setting, ...] = ()
+    json_fd: int = -1
+    words: tuple[str, ...] = ()
 
 
 def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunOptions:
@@ -117,7 +88,7 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
 
     Raises UsageError, and ConfigError for memory above 4 GiB.
     """
-    found: dict[str, object] = {}
+    found: Found = {}
     settings: list[Setting] = []
     at = 0
     while at < len(argv) and argv[at].startswith("-"):
@@ -167,9 +138,9 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
     )
 
 
-def ambient(variables: Mapping[str, str]) -> dict[str, object]:
+def ambient(variables: Mapping[str, str]) -> Found:
     """The fields that environment variables set, from their values by field; empty counts as unset. Raises UsageError."""
-    found: dict[str, object] = {}
+    found: Found = {}
     for option in option_table.OPTIONS:
         if option.variable and variables.get(option.field):
             found.update(_READERS[option.kind](option, option.variable, variables[option.field]))
@@ -209,8 +180,6 @@ def check_launcher(value: str) -> None:
 
 
 # ---- values by their kind; `source` is the option's name, or the variable's
-
-Found = dict[str, object]  # by field
 
 
 def _refusal(source: str, hint: str) -> UsageError:

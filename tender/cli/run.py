@@ -349,11 +349,9 @@ def _write_json(result: "VmResult", options: RunOptions, signal: int) -> None:
 
 def _by_signal(result: "VmResult", signal: int) -> "VmResult":
     from tender.native import says
-    from tender.result import STATUS_ENDED, ExitReason, VmResult
+    from tender.result import STATUS_ENDED, ExitReason
 
-    fields = {name: getattr(result, name) for name in VmResult.__slots__}
-    fields.update(reason=ExitReason.SIGNAL, status=STATUS_ENDED, message=says("signal", signal))
-    return VmResult(**fields)
+    return result._with(reason=ExitReason.SIGNAL, status=STATUS_ENDED, message=says("signal", signal))
 
 
 def failed(error: TenderError, options: RunOptions) -> int:

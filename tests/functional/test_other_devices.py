@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import field
 from types import ModuleType
 
 import pytest
@@ -16,19 +17,17 @@ from tender.config import OtherDevice
 from tender.errors import ConfigError
 from tender.image import Device
 from tender.native import CData, descriptor
+from tender.values import value
 
 MAC = b"\x02\0\0\0\0\x07"
 
 
+@value
 class Wire(OtherDevice):
     """A socket as a network, by the way of kinds that nobody knows by name."""
 
-    __slots__ = ("fd",)
     kind = "net"
-    fd: int
-
-    def __init__(self, fd: int) -> None:
-        self._set(fd=fd)
+    fd: int = field(kw_only=False)
 
     def open(self, entry: CData) -> CData:
         owner = descriptor()
