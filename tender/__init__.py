@@ -6,6 +6,7 @@ import itself fails and says what to do.
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,42 +29,8 @@ if TYPE_CHECKING:
     from tender.result import BootTimeline, Counters, ExitReason, GuestFailed, GuestFault, Trap, VmResult
     from tender.vm import CAPTURE, DISCARD, Vm, run
 
-_WHERE = {
-    "__version__": "_version",
-    "Backend": "annotations",
-    "BootStep": "annotations",
-    "Console": "annotations",
-    "IsolationLayer": "annotations",
-    "NetRing": "annotations",
-    "BlockFd": "config",
-    "BlockFile": "config",
-    "NetFd": "config",
-    "Tap": "config",
-    "VmConfig": "config",
-    "ConfigError": "errors",
-    "DeviceError": "errors",
-    "GuestFailed": "result",
-    "HostError": "errors",
-    "ImageError": "errors",
-    "KvmUnavailable": "errors",
-    "ManifestError": "errors",
-    "TenderError": "errors",
-    "VmStateError": "errors",
-    "Device": "image",
-    "Image": "image",
-    "Segment": "native",
-    "VmPool": "pool",
-    "BootTimeline": "result",
-    "Counters": "result",
-    "ExitReason": "result",
-    "GuestFault": "result",
-    "Trap": "result",
-    "VmResult": "result",
-    "CAPTURE": "vm",
-    "DISCARD": "vm",
-    "Vm": "vm",
-    "run": "vm",
-}
+# Where they are looked for, the first that needs a native part behind those that need none.
+_MODULES = ("_version", "annotations", "errors", "config", "native", "image", "result", "vm", "pool")
 
 __all__ = [
     "CAPTURE",
@@ -126,13 +93,11 @@ _refuse_sources()
 
 
 def __getattr__(name: str) -> object:
-    where = _WHERE.get(name)
-    if where is None:
-        raise AttributeError(f"module 'tender' has no attribute {name!r}")
-    module = __import__(f"tender.{where}", None, None, [name])
-    value = getattr(module, name)
-    globals()[name] = value
-    return value
+    for where in _MODULES if name in __all__ else ():
+        found = vars(import_module(f"tender.{where}"))
+        if name in found:
+            return globals().setdefault(name, found[name])
+    raise AttributeError(f"module 'tender' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

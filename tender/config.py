@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Any, ClassVar, Final, Self, TypeVar, get_args
 
-from tender.annotations import IsolationLayer, NetRing
+from tender.annotations import Backend, IsolationLayer, NetRing
+from tender.cures import cure
 from tender.errors import ConfigError
 from tender.values import Value, value
 
@@ -19,12 +20,15 @@ MIB = 1 << 20
 MEM_GRANULE = 2 * MIB
 MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
-NET_RINGS: Final = ("auto", "on", "inline", "off")
+NET_RINGS: Final[tuple[NetRing, ...]] = get_args(NetRing)
 CMDLINE_MAX = 8191  # characters, without the final NUL
 FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
 LAYERS: Final[tuple[IsolationLayer, ...]] = get_args(IsolationLayer)
 """The isolation layers that may stand around a guest, in the order of the bits of enum isolation_layer (core/layers.h)."""
+
+BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
+"""Machines by name, in the order in which "auto" tries them: bindings/machine/machines.c has it too."""
 
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
 
@@ -40,6 +44,11 @@ def one_of(what: str, value: object, words: tuple[Word, ...]) -> Word:
         if isinstance(value, str) and value == word:
             return word
     raise ConfigError(f"{what}: {value!r} is none of {', '.join(words)}")
+
+
+def check_backend(backend: object) -> Backend:
+    """`backend` if it is one of BACKENDS. Raises ConfigError, which lists them."""
+    return one_of("backend", backend, BACKENDS)
 
 
 def check_layers(names: Iterable[object]) -> tuple[IsolationLayer, ...]:
@@ -83,8 +92,6 @@ def round_mem(mem_bytes: int) -> int:
     """The amount a guest really gets: that of floor_mem(). Raises ConfigError above 4 GiB."""
     rounded = floor_mem(mem_bytes)
     if rounded > MEM_MAX:
-        from tender.cures import cure
-
         raise ConfigError(
             f"guest memory size {rounded} bytes exceeds the max size {MEM_MAX} bytes", **cure("mem-max")
         )

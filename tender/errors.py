@@ -4,7 +4,9 @@ A guest that exits with 3 is no exception but a VmResult; these are raised when 
 used. `str(error)` is one line that names the thing, the value and the reason.
 """
 
-from typing import TypedDict
+from typing import TypedDict, Unpack
+
+from tender.printable import printable
 
 
 class Hints(TypedDict, total=False):
@@ -12,6 +14,12 @@ class Hints(TypedDict, total=False):
 
     hint: str
     command_hint: str
+
+
+class Told(Hints, total=False):
+    """The arguments of every error behind its message."""
+
+    code: str
 
 
 class TenderError(Exception):
@@ -50,21 +58,8 @@ class ImageError(TenderError):
 
     default_code = "image"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        file: str = "",
-        offset: int = 0,
-        code: str = "",
-        hint: str = "",
-        command_hint: str = "",
-    ) -> None:
-        if file:
-            from tender.printable import printable
-
-            message = f"{printable(file)}: {message}"
-        super().__init__(message, code=code, hint=hint, command_hint=command_hint)
+    def __init__(self, message: str, *, file: str = "", offset: int = 0, **told: Unpack[Told]) -> None:
+        super().__init__(f"{printable(file)}: {message}" if file else message, **told)
         self.file = file
         self.offset = offset
 
@@ -75,15 +70,9 @@ class ManifestError(TenderError):
     default_code = "manifest"
 
     def __init__(
-        self,
-        message: str,
-        *,
-        missing: tuple[tuple[str, str], ...] = (),
-        code: str = "",
-        hint: str = "",
-        command_hint: str = "",
+        self, message: str, *, missing: tuple[tuple[str, str], ...] = (), **told: Unpack[Told]
     ) -> None:
-        super().__init__(message, code=code, hint=hint, command_hint=command_hint)
+        super().__init__(message, **told)
         self.missing = missing
 
 
@@ -92,10 +81,8 @@ class HostError(TenderError):
 
     default_code = "host"
 
-    def __init__(
-        self, message: str, *, errno: int = 0, code: str = "", hint: str = "", command_hint: str = ""
-    ) -> None:
-        super().__init__(message, code=code, hint=hint, command_hint=command_hint)
+    def __init__(self, message: str, *, errno: int = 0, **told: Unpack[Told]) -> None:
+        super().__init__(message, **told)
         self.errno = errno
 
     def to_dict(self) -> dict[str, object]:

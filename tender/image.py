@@ -11,6 +11,7 @@ from collections.abc import Callable
 from errno import EFBIG, EINTR, ESTALE
 
 from tender.config import path_text
+from tender.cures import cure
 from tender.errors import ConfigError, ImageError
 from tender.native import (
     DEVICE_KINDS,
@@ -27,6 +28,7 @@ from tender.native import (
     parse_elf_bytes,
     parse_elf_fd,
 )
+from tender.printable import printable
 from tender.values import Owner, Value, value
 
 
@@ -141,16 +143,12 @@ class Image(Owner):
         if mem_bytes in self._fits:
             return
         if not isinstance(mem_bytes, int) or isinstance(mem_bytes, bool) or not 0 <= mem_bytes < 1 << 64:
-            from tender.errors import ConfigError
-
             raise ConfigError(
                 f"check_fits: mem_bytes: {mem_bytes!r} is not a number of bytes",
                 hint="for 64 MiB: 64 << 20",
             )
         error = ffi.new("struct elf_error *")
         if lib.tn_elf_fits(self.elf.c, mem_bytes, error) < 0:
-            from tender.cures import cure
-
             mib = -(-max(self.bss_end, self.kernel_end, self.entry + 1) // (2 << 20)) * 2
             raise image_error(error, self.name, **(cure("mem-min", mib=mib) if mib <= 4096 else {}))
         self._fits.add(mem_bytes)
@@ -202,7 +200,5 @@ def check_image(what: str, image: object) -> None:
 
 def _open_hint(name: str, errno: int) -> str:
     if errno == 2 and "/" not in name:
-        from tender.printable import printable
-
         return f"there is no {printable(name)} in this directory; give the path of a unikernel ELF"
     return ""

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from tender.config import GivenDevice, VmConfig
+from tender.cures import cure
 from tender.errors import Hints, ManifestError
 from tender.image import Device
+from tender.native import DEVICE_KINDS, says
 from tender.printable import printable, quoted
 
 
@@ -55,16 +57,12 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
         for device in of_kind:
             if device.name == name:
                 return device
-        from tender.native import says
-
         raise ManifestError(
             says("undeclared", printable(name)),
             code="device-unknown",
             hint=declares(devices, image_name, first=[device.name for device in of_kind]),
         )
     if len(of_kind) != 1:
-        from tender.cures import cure
-
         what = f"{len(of_kind)} {kind} devices" if of_kind else f"no {kind} device"
         name, example, value = (
             of_kind[0].name if of_kind else "",
@@ -95,8 +93,6 @@ def declares(devices: Iterable[Declared], image_name: str, *, first: Iterable[st
 
 
 def _missing(image_name: str, left: list[Device]) -> ManifestError:
-    from tender.native import DEVICE_KINDS, says
-
     types = dict(DEVICE_KINDS.values())
     lines = [
         says("unattached", printable(device.name), types.get(device.kind, "<undefined type>"))
@@ -106,8 +102,6 @@ def _missing(image_name: str, left: list[Device]) -> ManifestError:
     known = [device for device in left if device.kind in _VALUE]
     hints: Hints = {"hint": "this kind of device is not known here"}
     if known:
-        from tender.cures import cure
-
         options = " ".join(f"--{it.kind}:{quoted(it.name)}={_VALUE[it.kind]}" for it in known)
         arguments = ", ".join(f"{kind}={{{_named(known, kind)}}}" for kind in _VALUE if _named(known, kind))
         hints = cure("device-missing", arguments=arguments, options=options, image=quoted(image_name))

@@ -15,7 +15,9 @@ except ImportError as error:
         "use a thread, a process, or a subinterpreter that shares the GIL",
         name="tender._native",
     ) from error
-from tender.errors import Hints, HostError, ImageError
+from tender.cures import cure
+from tender.errors import Hints, HostError, ImageError, Told
+from tender.printable import quoted
 from tender.values import Value, value
 
 CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
@@ -44,11 +46,9 @@ __all__ = [
 ]
 
 
-def host_error(what: str, errno: int, *, hint: str = "", command_hint: str = "", code: str = "") -> HostError:
+def host_error(what: str, errno: int, **told: Unpack[Told]) -> HostError:
     """A HostError for `what` with errno's own words."""
-    return HostError(
-        f"{what}: {os.strerror(errno)}", errno=errno, hint=hint, command_hint=command_hint, code=code
-    )
+    return HostError(f"{what}: {os.strerror(errno)}", errno=errno, **told)
 
 
 DEVICE_KINDS: dict[int, tuple[str, str]] = {
@@ -145,9 +145,6 @@ def open_into(into: CData, path: str, use: int) -> tuple[str, int, Hints]:
 
 
 def _file_cure(problem: int, path: str, use: int) -> Hints:
-    from tender.cures import cure
-    from tender.printable import quoted
-
     if problem == lib.DEVICE_FILE_SOCKET:
         return cure("console-socket")
     if problem == lib.DEVICE_FILE_KIND and use != lib.FILE_IMAGE:

@@ -1,7 +1,4 @@
-"""What a run left behind, as values: its last event becomes a VmResult, the shared words counters and a timeline.
-
-Apart from vm.py so that a guest starts without it.
-"""
+"""What a run left behind, as values: its last event becomes a VmResult, the shared words counters and a timeline."""
 
 from typing import Any
 

@@ -12,8 +12,7 @@ import os
 from errno import ECHILD, ESTALE
 
 from tender.annotations import Backend, Console
-from tender.backend import check_backend
-from tender.config import BlockFd, BlockFile, Tap, VmConfig
+from tender.config import BlockFd, BlockFile, Tap, VmConfig, check_backend
 from tender.errors import ConfigError, TenderError, VmStateError
 from tender.image import Image, check_image
 from tender.native import lib

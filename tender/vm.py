@@ -7,15 +7,19 @@ Vm(image, config)   attaches every device, makes the machine: all errors of set-
 """
 
 import os
+import select
+import time
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable
 from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, ESTALE
 from typing import Final, Self, overload
 
+from tender import outcome
 from tender.annotations import Backend, Console, IsolationLayer
 from tender.annotations import Machine as MachineName
-from tender.backend import check_backend, create
+from tender.backend import create
 from tender.backend.machine import RING_MODES, Machine
+from tender.backend.sandbox import setup_failed
 from tender.config import (
     LAYERS,
     BlockDevice,
@@ -25,14 +29,17 @@ from tender.config import (
     OtherDevice,
     Tap,
     VmConfig,
+    check_backend,
     path_text,
     standing,
 )
 from tender.config import descriptor as config_descriptor
-from tender.devices.block import Patience
+from tender.devices import block, tap
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
+from tender.manifest import match
 from tender.native import CData, both_told, descriptor, ffi, host_error, lib, open_into, says, vm_handle
+from tender.printable import printable
 from tender.result import BootTimeline, Counters, VmResult
 from tender.values import Owner
 
@@ -133,11 +140,7 @@ class Vm(Owner):
         self._on_console: Callable[[bytes], object] | None = None
         self._on_network: Callable[[str], object] = _log
         check_backend(backend)
-        attachments: tuple[tuple[Device, GivenDevice], ...] = ()
-        if image.devices or config.net or config.block or config.devices:
-            from tender.manifest import match
-
-            attachments = match(image.name, image.devices, config)
+        attachments = match(image.name, image.devices, config)
         self._told: int = (
             lib.TOLD_LIBRARY
         )  # in whose words its result's way out is; cli/run.py sets the other
@@ -161,9 +164,6 @@ class Vm(Owner):
             self._created_ns: int = lib.tn_monotonic_ns()
             if config.require:
                 self._check_layers(config.require)
-            # Here, while a sandbox's process makes itself ready; and not behind the guest's end: that may be months
-            # from now, when other files are in their place, or when no descriptor is left to read them with.
-            from tender import outcome  # noqa: F401
         except BaseException:
             lib.tn_vm_close(self._handle)  # at once: the exception's traceback may keep this object
             raise
@@ -210,8 +210,6 @@ class Vm(Owner):
         file = descriptor()
         why, errno, hints = open_into(file, path, lib.FILE_CONSOLE)
         if why:
-            from tender.printable import printable
-
             raise DeviceError(
                 f"console: {printable(path)}: {why}", errno=errno, code="device-console", **hints
             )
@@ -239,7 +237,7 @@ class Vm(Owner):
             self._elf = image.elf  # the owner
             return ffi.addressof(image.elf.c, "manifest")
         manifest = ffi.new("struct mft *")
-        patience: Patience | None = None
+        patience: block.Patience | None = None
         ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
         ring_wanted = RING_MODES[self.config.net_ring]
         mode = lib.tn_ring_mode(image.elf.c, self.config.mem_bytes, ring_wanted, backend.encode())
@@ -251,15 +249,13 @@ class Vm(Owner):
             elif isinstance(device, OtherDevice):
                 self._attach_other(declared, device, entry)
             else:
-                patience = patience or self._patience()
+                patience = patience or block.Patience(self.config.lock_wait)
                 self._attach_block(declared, device, entry, patience)
             entry.attached = 1
             self._given.append((declared.name, device))
         return manifest
 
     def _attach_net(self, declared: Device, device: Tap | NetFd, entry: CData, use: int) -> None:
-        from tender.devices import tap
-
         try:
             net = tap.attach(device, use=use)
         except DeviceError as error:
@@ -283,14 +279,9 @@ class Vm(Owner):
             declared.name, lib.tn_vm_attach(lib.tn_vm(self._handle), declared.handle, entry.type, fd)
         )
 
-    def _patience(self) -> Patience:
-        from tender.devices.block import Patience
-
-        return Patience(self.config.lock_wait)
-
-    def _attach_block(self, declared: Device, device: BlockDevice, entry: CData, patience: Patience) -> None:
-        from tender.devices import block
-
+    def _attach_block(
+        self, declared: Device, device: BlockDevice, entry: CData, patience: block.Patience
+    ) -> None:
         try:
             disk = block.attach(declared.name, device, patience)
         except DeviceError as error:
@@ -369,8 +360,6 @@ class Vm(Owner):
             elif event.kind == lib.EVENT_NETWORK:
                 self._tell_net_news()
             elif event.kind == lib.EVENT_SETUP_FAILED:
-                from tender.backend.sandbox import setup_failed
-
                 raise setup_failed(event.number, event.os_error)
             elif report.over:
                 return self._make_result(report)
@@ -519,15 +508,11 @@ class Vm(Owner):
     @property
     def counters(self) -> Counters:
         """What was counted so far; at any time, also while it runs."""
-        from tender import outcome
-
         return outcome.counters(self._look(), console_lost_bytes=self._lost_bytes)
 
     @property
     def boot(self) -> BootTimeline:
         """When each step was reached, so far."""
-        from tender import outcome
-
         return outcome.boot(self._look(), start=self._start_ns, vm_created=self._created_ns)
 
     def memory(self, gpa: int, length: int) -> bytes:
@@ -557,8 +542,6 @@ class Vm(Owner):
                 return bytes(into)
 
     def _make_result(self, report: CData) -> VmResult:
-        from tender import outcome
-
         assert self._door is not None
         shared = ffi.addressof(report, "shared")
         return outcome.result(
@@ -585,7 +568,7 @@ class Vm(Owner):
             if done.fd >= 0:
                 _readable(done.fd, None)
             else:  # start() is about to have one, or the other close() is done
-                _moment()
+                time.sleep(0.001)
         self._checked(answer)
         self._done = descriptor()
 
@@ -642,30 +625,21 @@ def _run_started(key: int) -> None:
 
 def _readable(fd: int, limit: float | None) -> bool:
     """Whether it is before the limit. By select.poll(), which gevent and eventlet replace by one that lets others run."""
-    from select import POLLIN, poll
-    from time import monotonic
-
-    end = None if limit is None else monotonic() + limit
-    ready = poll()
-    ready.register(fd, POLLIN)
+    end = None if limit is None else time.monotonic() + limit
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
     while True:
-        left = _POLL_MAX_S if end is None else min(max(0.0, end - monotonic()), _POLL_MAX_S)
+        left = _POLL_MAX_S if end is None else min(max(0.0, end - time.monotonic()), _POLL_MAX_S)
         if ready.poll(left * 1000):
             return True
-        if end is not None and monotonic() >= end:
+        if end is not None and time.monotonic() >= end:
             return False
 
 
 def _log(text: str) -> None:
-    import logging
+    import logging  # here: it takes as long as all else of the package
 
     logging.getLogger(__name__).warning("%s", text)
-
-
-def _moment() -> None:
-    from time import sleep
-
-    sleep(0.001)
 
 
 def _console_error(console: object, errno: int) -> DeviceError:

@@ -14,9 +14,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from tender.backend import check_backend
 from tender.bench import facts
-from tender.config import VmConfig
+from tender.config import VmConfig, check_backend
 from tender.errors import TenderError
 from tender.image import Image
 from tender.vm import DISCARD, Vm

@@ -5,37 +5,30 @@ and Machine (machine.py), their base, for any other.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
 
 from tender.annotations import Backend, NetRing
-from tender.config import one_of
+from tender.backend.kvm import KvmVm
+from tender.backend.machine import Machine
+from tender.backend.sandbox import SandboxVm
+from tender.config import check_backend
 from tender.errors import HostError
+from tender.image import Image
+from tender.native import CData, ffi, lib
 
-if TYPE_CHECKING:  # words are judged without the native core
-    from tender.backend.machine import Machine
-    from tender.image import Image
-    from tender.native import CData
-
-BACKENDS: Final = ("auto", "kvm", "sandbox")
-"""Machines by name, in the order in which "auto" tries them: bindings/machine/machines.c has it too."""
-_DOORS: "dict[str, Callable[..., Machine]]" = {}
-
-
-def check_backend(backend: object) -> Backend:
-    """`backend` if it is one of BACKENDS. Raises ConfigError, which lists them."""
-    return one_of("backend", backend, BACKENDS)
+_CLASSES: dict[str, Callable[..., Machine]] = {"kvm": KvmVm, "sandbox": SandboxVm}
 
 
 def create(
     backend: Backend,
-    handle: "CData",
+    handle: CData,
     *,
-    image: "Image",
+    image: Image,
     mem_bytes: int,
-    manifest: "CData",
+    manifest: CData,
     cmdline: bytes,
     net_ring: NetRing = "off",
-) -> "Machine":
+) -> Machine:
     """The machine asked for; with "auto" the first of BACKENDS that can be had.
 
     handle    the VM that it becomes a part of, and ends with
@@ -44,13 +37,12 @@ def create(
     Raises ConfigError for an unknown backend, ImageError, KvmUnavailable, HostError.
     """
     check_backend(backend)
-    from tender.native import ffi  # here: words are judged without it
-
     choice, refused = ffi.new("struct machine_choice *"), ffi.new("struct machine_error *")
     name = _choose(choice, backend, refused)
     while True:
+        made = _CLASSES.get(name) or partial(Machine, name=name)  # type: ignore[arg-type]
         try:
-            machine = _door(name)(
+            machine = made(
                 handle,
                 image=image,
                 mem_bytes=mem_bytes,
@@ -73,33 +65,11 @@ def create(
             raise
 
 
-def _text(of: "CData") -> str:
-    from tender.native import ffi
-
+def _text(of: CData) -> str:
     return str(ffi.string(of), "utf-8", "replace")
 
 
-def _choose(choice: "CData", backend: str, refused: "CData") -> str:
+def _choose(choice: CData, backend: str, refused: CData) -> str:
     """The machine to try next (machine_choose() of bindings/vm/lifecycle.h); empty: there is no other."""
-    from tender.native import ffi, lib
-
     name = lib.tn_machine_choose(choice, backend.encode(), refused)
     return "" if name == ffi.NULL else ffi.string(name).decode()
-
-
-def _door(name: Any) -> "Callable[..., Machine]":
-    """The class; imported when it is first wanted, for a run wants one of them."""
-    if name not in _DOORS:
-        if name == "kvm":
-            from tender.backend import kvm
-
-            _DOORS[name] = kvm.KvmVm
-        elif name == "sandbox":
-            from tender.backend import sandbox
-
-            _DOORS[name] = sandbox.SandboxVm
-        else:
-            from tender.backend.machine import Machine
-
-            _DOORS[name] = lambda handle, **values: Machine(handle, name=name, **values)
-    return _DOORS[name]

@@ -5,12 +5,14 @@ by ioctls through cffi, with errno kept. What is behind the descriptors is C, fo
 bindings/machine/kvm/kvm_ops.c.
 """
 
+import grp
 import os
 from errno import EACCES, EBUSY, ENODEV, ENOENT, ENOEXEC, ENOMEM, EPERM
 from typing import Any
 
 from tender.backend import kvm_requests as req
 from tender.backend.machine import Machine, machine_error
+from tender.cures import cure
 from tender.errors import Hints, HostError, KvmUnavailable
 from tender.native import CData, lib, says
 
@@ -35,8 +37,6 @@ def _cannot_open(path: str, errno: int) -> KvmUnavailable:
     elif errno == EACCES:
         hints = {"hint": _denied_hint(path)}
     elif errno == EPERM:
-        from tender.cures import cure
-
         hints = cure("kvm-container")
     return KvmUnavailable(
         f"Could not open: {path}: {os.strerror(errno)}",
@@ -48,8 +48,6 @@ def _cannot_open(path: str, errno: int) -> KvmUnavailable:
 
 def _denied_hint(path: str) -> str:
     try:
-        import grp
-
         about = os.stat(path)
         group = grp.getgrgid(about.st_gid).gr_name
     except (OSError, KeyError):

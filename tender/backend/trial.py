@@ -16,6 +16,8 @@ The code lies in a segment that is not writable; what it writes lies in DATA:
 
 import struct
 
+from tender.testing.elf_builder import PF_R, PF_W, PF_X, Segment, abi_note, build_elf, manifest_note
+
 CODE_GPA = 0x100000
 DATA_GPA = 0x200000
 LOOPS = 1_000_000
@@ -148,8 +150,6 @@ def data() -> bytes:
 
 def elf() -> bytes:
     """The unikernel as a file's bytes; it declares no devices."""
-    from tender.testing.elf_builder import PF_R, PF_W, PF_X, Segment, abi_note, build_elf, manifest_note
-
     return build_elf(
         segments=[
             Segment(data=code(), flags=PF_R | PF_X, vaddr=CODE_GPA),

@@ -14,8 +14,7 @@ import resource
 import sys
 import time
 
-from tender.backend import check_backend
-from tender.config import VmConfig
+from tender.config import VmConfig, check_backend
 from tender.image import Image
 from tender.pool import VmPool
 from tender.vm import DISCARD, Vm

@@ -5,11 +5,14 @@ left out. Nothing is opened here.
 """
 
 from collections.abc import Iterable
+from importlib import import_module
 
+from tender.cli.nearest import by_nearness, nearest
 from tender.cli.options import Setting, UsageError, invalid_option
 from tender.config import BlockDevice, BlockFd, BlockFile, NetDevice, NetFd, OtherDevice, Tap
 from tender.errors import ConfigError
 from tender.manifest import Declared, declares
+from tender.native import says
 from tender.printable import printable, quoted
 
 _KINDS = {"net": "net", "net-mac": "net", "block": "block", "block-sector-size": "block"}
@@ -65,8 +68,6 @@ def _block(device: Setting, size_setting: Setting | None) -> BlockDevice:
 
 
 def _other(kind: str, device: Setting) -> OtherDevice:
-    from importlib import import_module
-
     try:
         made: OtherDevice = import_module(f"tender.devices.{kind}").given(device.value)
     except ConfigError as error:
@@ -98,9 +99,6 @@ def _refuse(reason: str, setting: Setting, way_out: str) -> str:
 def _undeclared(
     name: str, kind: str, devices: tuple[Declared, ...], image: str, setting: Setting
 ) -> UsageError:
-    from tender.cli.nearest import by_nearness, nearest
-    from tender.native import says
-
     same_name = [device for device in devices if device.name == name]
     ordered = by_nearness(name, [device.name for device in devices if device.kind == kind])
     if same_name:

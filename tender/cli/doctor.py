@@ -4,6 +4,8 @@
 if a unikernel can run here at all: on KVM or in the sandbox.
 """
 
+from importlib.resources import files
+
 from tender.cli import say
 from tender.cli.host_facts import INSTALL, DeviceNode, Facts, SandboxFacts, TapFacts, collect, user_word
 from tender.cli.report import to_json
@@ -99,8 +101,6 @@ def main(argv: list[str]) -> int:
 
 
 def _print_filter() -> int:
-    from importlib.resources import files
-
     try:
         say.out((files("tender") / "data" / "filter_rules.txt").read_text(encoding="utf-8").rstrip())
     except OSError as error:

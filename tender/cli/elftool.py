@@ -15,6 +15,7 @@ from tender.cli import say
 from tender.errors import HostError, ManifestError, TenderError
 from tender.image import TARGETS
 from tender.manifest_json import DeclaredDevice
+from tender.native import DEVICE_KINDS, lib, open_file, query_abi_fd, query_manifest_fd
 from tender.printable import printable
 
 PROGRAM = "solo5-elftool"
@@ -57,8 +58,6 @@ def main(argv: list[str]) -> int:
 
 def query_abi(binary: str) -> None:
     """Print the ABI note. Raises ImageError, HostError."""
-    from tender.native import query_abi_fd
-
     fd = _open_binary(binary)
     try:
         target, version = query_abi_fd(fd, binary)
@@ -75,8 +74,6 @@ def query_abi(binary: str) -> None:
 
 def query_manifest(binary: str) -> None:
     """Print the manifest note. Raises ImageError, HostError."""
-    from tender.native import lib, query_manifest_fd
-
     fd = _open_binary(binary)
     try:
         found = query_manifest_fd(fd, binary)
@@ -86,8 +83,6 @@ def query_manifest(binary: str) -> None:
 
 
 def _open_binary(path: str) -> int:
-    from tender.native import lib, open_file
-
     fd, why, errno, _ = open_file(path, lib.FILE_IMAGE)
     if fd < 0:
         raise HostError(f"{printable(path)}: {why}", errno=errno)
@@ -96,8 +91,6 @@ def _open_binary(path: str) -> int:
 
 def manifest_text(devices: Iterable[tuple[bytes, int]]) -> str:
     """The answer of query-manifest: a device a line."""
-    from tender.native import DEVICE_KINDS
-
     lines = [
         f'    {{ "name": {_string(name)}, "type": "{DEVICE_KINDS.get(kind, ("", "<undefined type>"))[1]}" }}'
         for name, kind in devices

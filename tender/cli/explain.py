@@ -2,6 +2,9 @@
 
 import os
 
+from tender.cli.aside import asked
+from tender.cli.main import COMMANDS
+from tender.cli.nearest import nearest
 from tender.cli.option_table import DEVICE_KINDS, OPTIONS
 from tender.cli.options import RunOptions
 from tender.image import TARGETS
@@ -62,15 +65,10 @@ def image_hint(path: str, refusal: str) -> str:
 
     `refusal` is the core's reason for refusing it.
     """
-    from tender.cli.aside import asked
-
     return asked(lambda: _image_hint(path, refusal))
 
 
 def _image_hint(path: str, refusal: str) -> str:
-    from tender.cli.main import COMMANDS
-    from tender.cli.nearest import nearest
-
     if not os.path.exists(path):
         if path == "run":  # the word was given, and this is what follows it
             return "the image's name is missing: tender run IMAGE"

@@ -9,13 +9,17 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from tender.annotations import Backend
+from tender.backend import trial
+from tender.backend.sandbox import PROGRAM
 from tender.cli.explain import tap_interfaces
+from tender.config import VmConfig
+from tender.errors import TenderError
+from tender.image import Image
+from tender.native import lib
 from tender.printable import quoted
-
-if TYPE_CHECKING:
-    from tender.annotations import Backend
+from tender.vm import DISCARD, Vm
 
 # _IO(KVMIO, n) of <linux/kvm.h>; a test compares them with tender.backend.kvm_ioctls
 KVM_GET_API_VERSION = 0xAE00
@@ -203,17 +207,8 @@ def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
         os.close(fd)
 
 
-def run_trial(backend: "Backend") -> TrialFacts:
+def run_trial(backend: Backend) -> TrialFacts:
     """Runs tender.backend.trial's unikernel behind that door and no other."""
-    from tender.backend import trial
-    from tender.errors import TenderError
-
-    try:
-        from tender.config import VmConfig
-        from tender.image import Image
-        from tender.vm import Vm
-    except ImportError as error:
-        return TrialFacts(error=f"this installation is not complete: {error}", cure=INSTALL)
     cpu_ns: dict[str, int] = {}
 
     def note(data: bytes) -> None:
@@ -247,29 +242,15 @@ def run_trial(backend: "Backend") -> TrialFacts:
 
 def auto_choice() -> tuple[str, str]:
     """The door that `--backend auto` takes here, and why it is not KVM's; found by making a VM."""
-    from tender.backend import trial
-    from tender.errors import TenderError
-
     try:
-        from tender.config import VmConfig
-        from tender.image import Image
-        from tender.vm import DISCARD, Vm
-
         with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), console=DISCARD) as vm:
             return vm.backend, vm.fallback
-    except (ImportError, OSError, TenderError) as error:
+    except (OSError, TenderError) as error:
         return "", str(error)
 
 
 def sandbox_facts() -> SandboxFacts:
     """Runs the trial in the sandbox, and looks at what it may lack."""
-    try:
-        from tender.backend.sandbox import PROGRAM
-        from tender.native import lib
-    except ImportError as error:
-        return SandboxFacts(
-            trial=TrialFacts(error=f"this installation is not complete: {error}", cure=INSTALL)
-        )
     there = os.path.exists(PROGRAM)
     actions = _read("/proc/sys/kernel/seccomp/actions_avail").split()
     return SandboxFacts(

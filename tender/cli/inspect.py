@@ -10,6 +10,7 @@ from tender.cli import explain, report, say
 from tender.cli.symbols import Details, read_details, symbol_at
 from tender.errors import ImageError, TenderError
 from tender.image import Image
+from tender.native import DEVICE_KINDS, lib
 from tender.printable import printable
 
 USAGE = """\
@@ -66,8 +67,6 @@ def _number(word: str) -> int | None:
 
 
 def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
-    from tender.image import Image
-
     with Image.open(path) as image:
         found = describe(image, read_details(path))
     if not symbols:
@@ -79,8 +78,6 @@ def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
 def describe(image: Image, details: Details) -> dict[str, object]:
     """Everything about the image as plain data, ready for JSON."""
     end = max(image.kernel_end, image.bss_end)
-    from tender.native import DEVICE_KINDS
-
     types = dict(DEVICE_KINDS.values())
     entry_symbol = next((s.name for s in details.functions if s.address == image.entry), "")
     return {
@@ -120,8 +117,6 @@ def describe(image: Image, details: Details) -> dict[str, object]:
 
 def patched_sites(image: Image, mem_bytes: int) -> int:
     """How many hypercall sites the sandbox turns into jumps: a stub of 32 bytes, `mov $...,%edx` first, for each."""
-    from tender.native import lib
-
     template = image.template(mem_bytes, patched=True)
     stubs = os.pread(template.fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_STUBS_GPA, lib.TENDER_STUBS_GPA)
     return stubs[::32].count(0xBA)

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
 
-from tender.backend import check_backend
 from tender.cli import option_table
+from tender.cli.nearest import nearest
 from tender.cli.option_table import ACTION, DEVICE, DEVICE_KINDS, FLAG, REPORT, Fields, Option
-from tender.config import LAYERS, check_layers, parse_mac, parse_mem, round_mem
+from tender.config import LAYERS, check_backend, check_layers, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
+from tender.printable import printable, quoted
 from tender.values import Value, value
 
 NAME_MAX = 67
@@ -115,8 +116,6 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
             continue
         if not equals:
             if colon or at == len(argv) or argv[at].startswith("--"):
-                from tender.printable import printable
-
                 raise UsageError(f"Missing argument to {printable(head)}", hint=f"write {_form(option)}")
             value = argv[at]
             at += 1
@@ -148,9 +147,6 @@ def ambient(variables: Mapping[str, str]) -> Found:
 
 
 def _unknown(word: str) -> UsageError:
-    from tender.cli.nearest import nearest
-    from tender.printable import quoted
-
     head = word.partition("=")[0].partition(":")[0]
     near = nearest(head, OPTIONS)
     if head in _FOREIGN:
@@ -164,8 +160,6 @@ def _unknown(word: str) -> UsageError:
 
 def invalid_option(word: str, reason: str = "", way_out: str = "", *, show_usage: bool = False) -> UsageError:
     """The error of an option as typed, in the contract's words; `reason` is a line before them."""
-    from tender.printable import printable
-
     message = f"Invalid option: `{printable(word)}'"
     return UsageError(f"{reason}\n{message}" if reason else message, hint=way_out, show_usage=show_usage)
 

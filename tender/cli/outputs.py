@@ -9,6 +9,7 @@ import stat
 
 from tender.cli.options import FLAGS, NAMED, SHORT, VALUED, RunOptions, UsageError, json_target
 from tender.native import OUTPUT_HINT, ffi, lib, open_file
+from tender.printable import printable
 
 _FD_HINTS = {
     lib.DEVICE_NOT_INHERITED: "it was not open when tender was executed; open it for the command: {fd}>FILE in a shell",
@@ -29,8 +30,6 @@ def with_report(options: RunOptions) -> RunOptions:
         return options
     fd, why, _, hint = open_file(options.json, lib.FILE_REPORT)
     if fd < 0:
-        from tender.printable import printable
-
         raise UsageError(f"--json={printable(options.json)}: {why}", hint=hint)
     about, files = os.fstat(fd), _inputs(options)
     if isinstance(options.console, str):
@@ -74,8 +73,6 @@ def _check_apart(
     for file, what in files:
         other = _about(file)
         if other is not None and (other.st_dev, other.st_ino) == (about.st_dev, about.st_ino):
-            from tender.printable import printable
-
             shown = f"fd:{target}" if isinstance(target, int) else printable(target)
             raise UsageError(
                 f"{option}={shown}: this is {what}, which would be written over", hint="name another file"

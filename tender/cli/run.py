@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from signal import SIGALRM, SIGCHLD, SIGCONT, SIGINT, SIGSTOP, SIGTERM, SIGTSTP
 from typing import TYPE_CHECKING, Literal
 
-from tender.cli import say
+from tender.cli import say, usage
+from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS
-from tender.cli.options import RunOptions, UsageError, parse_args
-from tender.config import BlockDevice, NetDevice, OtherDevice, VmConfig
+from tender.cli.options import RunOptions, UsageError, invalid_option, parse_args
+from tender.config import MIB, BlockDevice, BlockFd, NetDevice, NetFd, OtherDevice, VmConfig, is_named
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 if TYPE_CHECKING:  # what needs no native core works without it
@@ -36,8 +37,6 @@ def main(argv: list[str]) -> int:
     except ConfigError as error:
         return failed(error, _salvaged(argv))
     if options.action != "run":
-        from tender.cli import usage
-
         stopper.dismiss()
         say.out(usage.run_help() if options.action == "help" else usage.version())
         return 0
@@ -174,8 +173,6 @@ class _Suspender:
 
 
 def _configured(options: RunOptions, image: "Image") -> VmConfig:
-    from tender.config import BlockFd, NetFd
-
     net: dict[str, NetDevice] = {}
     block: dict[str, BlockDevice] = {}
     others: dict[str, OtherDevice] = {}
@@ -204,8 +201,6 @@ def vm_config(
     others: Mapping[str, OtherDevice] | None = None,
 ) -> VmConfig:
     """What the VM is to be, whichever front read the words."""
-    from tender.config import MIB, VmConfig
-
     return VmConfig(
         mem=options.mem_bytes // MIB,
         args=options.args,
@@ -244,7 +239,6 @@ def launch(
 def _launch(
     options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: Stopper
 ) -> int:
-    from tender.config import MIB
     from tender.image import Image
     from tender.native import lib
     from tender.vm import DISCARD, Vm
@@ -278,10 +272,7 @@ def _launch(
 
 def check_reattach(net: dict[str, NetDevice]) -> None:
     """Raises UsageError for --net-reattach where it means nothing."""
-    from tender.config import is_named
-
     if not any(is_named(device) for device in net.values()):
-        from tender.cli.options import invalid_option
         from tender.native import says
 
         raise invalid_option(
@@ -292,7 +283,7 @@ def check_reattach(net: dict[str, NetDevice]) -> None:
 
 
 class _Path:
-    """A file's name as os.PathLike; pathlib would be imported for nothing else."""
+    """A file's name as os.PathLike, letter for letter: pathlib leaves a slash at the end out."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -300,8 +291,7 @@ class _Path:
     def __fspath__(self) -> str:
         return self._name
 
-    def __str__(self) -> str:
-        return self._name
+    __str__ = __fspath__
 
 
 def _console(choice: int | str | None, discard: Literal["discard"]) -> int | _Path | Literal["discard"]:
@@ -368,8 +358,6 @@ def failed(error: TenderError, options: RunOptions) -> int:
     say.error(error.message)
     say.hint(error.hint)
     if isinstance(error, UsageError) and error.show_usage:
-        from tender.cli import usage
-
         say.plain(usage.short())
     if options.json is not None:
         from tender.cli import report
@@ -382,8 +370,6 @@ def failed(error: TenderError, options: RunOptions) -> int:
 
 def _mistake(error: Exception, reason: str, options: RunOptions) -> int:
     """Says what nobody expected; the exit status."""
-    from tender.cli.main import last_resort
-
     status = last_resort(error)
     if options.json is not None:
         from tender.cli import report

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Iterable
 
+from tender.printable import printable
+
 PROGRAM = "tender"
 ROOM_S = 1.0
 _LOOK_MS = 50
@@ -168,22 +170,14 @@ def _terminal_without_waiting(fd: int) -> int:
 
 
 def _prefixed(text: str) -> str:
-    return "".join(f"{PROGRAM}: {_safe(line)}\n" for line in text.split("\n"))
-
-
-def _safe(line: str) -> str:
-    """Whatever came into it: who makes a message makes a name printable, as only there a newline of a name is known."""
-    if line.isprintable():
-        return line
-    from tender.printable import printable
-
-    return printable(line)
+    """What came into a text: whoever made it has made a name printable, as only there a newline of a name is known."""
+    return "".join(f"{PROGRAM}: {printable(line)}\n" for line in text.split("\n"))
 
 
 def hint(text: str) -> None:
     """`PROGRAM: hint: text` on stderr, line by line; nothing for an empty text."""
     if text and HINTS:
-        _stderr("".join(f"{PROGRAM}: hint: {_safe(line)}\n" for line in text.split("\n")))
+        _stderr("".join(f"{PROGRAM}: hint: {printable(line)}\n" for line in text.split("\n")))
 
 
 def plain(text: str) -> None:

@@ -6,6 +6,7 @@ The files are installed inside the package: sdk/include (headers), sdk/lib (link
 from collections.abc import Callable
 from pathlib import Path
 
+import tender
 from tender.cli import say
 from tender.printable import printable, quoted
 
@@ -75,8 +76,6 @@ def main(argv: list[str]) -> int:
 
 def sdk_root() -> Path:
     """The directory `sdk` of the installed package."""
-    import tender
-
     return Path(tender.__path__[0]).resolve() / "sdk"
 
 

@@ -15,7 +15,8 @@ import time
 from errno import EINVAL, ERANGE
 from typing import TYPE_CHECKING
 
-from tender.cli import run, say
+from tender.cli import run, say, usage
+from tender.cli.main import last_resort
 from tender.cli.option_table import BLOCK, FLAG, NET, NET_MAC, SECTOR_SIZE
 from tender.cli.options import (
     BY_NAME,
@@ -73,8 +74,6 @@ def main(program: str, argv: list[str]) -> int:
 
 
 def _mistake(error: BaseException | None, status: int) -> int:
-    from tender.cli.main import last_resort
-
     assert isinstance(error, Exception)
     last_resort(error)
     return status
@@ -89,8 +88,6 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
         if argv[at] == "--help":
             return _usage(program)
         if argv[at] == "--version":
-            from tender.cli import usage
-
             say.plain(usage.solo5_version(program))
             return 0
         at += 1
@@ -127,8 +124,6 @@ def _refused(error: UsageError, program: str) -> int:
 
 
 def _usage(program: str) -> int:
-    from tender.cli import usage
-
     say.plain(usage.solo5(program))
     return run.STATUS_CANNOT_START
 

@@ -1,8 +1,10 @@
 """The texts of --help, --version and `tender help`."""
 
+from tender._version import __version__
 from tender.cli import say
-from tender.cli.main import COMMANDS, FRONTS
+from tender.cli.main import COMMANDS, FRONTS, main
 from tender.cli.option_table import ABOUT, DEVICE_KINDS, EXAMPLES, GRAMMAR, GROUPS, OPTIONS
+from tender.printable import printable
 
 _COLUMN = 33
 
@@ -72,8 +74,6 @@ def run_help() -> str:
 
 def version() -> str:
     """Two lines; managers of unikernels look for the second."""
-    from tender._version import __version__
-
     return f"tender {__version__}\nABI version 2"
 
 
@@ -90,8 +90,6 @@ def solo5(program: str) -> str:
 
 def solo5_version(program: str) -> str:
     """Two lines; managers of unikernels look for the second."""
-    from tender._version import __version__
-
     return f"{program} tender, version {__version__}\nABI version 2"
 
 
@@ -101,12 +99,8 @@ def help_command(argv: list[str]) -> int:
         say.out(solo5(argv[0]))
         return 0
     if argv and argv[0] in COMMANDS:
-        from tender.cli.main import main
-
         return main([argv[0], "--help"])
     if argv:
-        from tender.printable import printable
-
         say.error(f"help: no such command: {printable(argv[0])}")
         say.hint(f"commands: {', '.join(COMMANDS)}")
         return 1

@@ -5,6 +5,7 @@ import time
 from errno import ENOENT
 
 from tender.config import BlockFd, BlockFile
+from tender.cures import SUFFIXES, cure
 from tender.errors import DeviceError
 from tender.native import CData, answered, check, descriptor, ffi, lib
 from tender.printable import quoted
@@ -140,8 +141,6 @@ def _bytes(text: str) -> bytes:
 def _refused(
     error: CData, shown: str, *, hint: str = "", device: BlockFile | BlockFd | None = None
 ) -> DeviceError:
-    from tender.cures import SUFFIXES, cure
-
     is_open = error.problem == lib.DEVICE_BLOCK_OPEN
     named = _OPEN_CURES.get(error.os_error) if is_open else _CURES.get(error.problem)
     if is_open and error.os_error == ENOENT and shown.endswith(SUFFIXES):

@@ -5,9 +5,11 @@ type is said here.
 """
 
 import os
+import pwd
 from errno import EACCES, ENODEV, ENOENT, EPERM
 
 from tender.config import NetFd, Tap, parse_mac
+from tender.cures import cure
 from tender.errors import DeviceError
 from tender.native import CData, answered, check, descriptor, ffi, lib
 from tender.printable import quoted
@@ -81,8 +83,6 @@ def attach(device: Tap | NetFd, *, use: int = lib.NET_PLAIN) -> NetAttachment:
 
 
 def _refused(error: CData, name: str) -> DeviceError:
-    from tender.cures import cure
-
     if error.problem == lib.DEVICE_TUN and error.os_error in _TUN_CURES:
         hints = cure(_TUN_CURES[error.os_error])
     else:
@@ -145,8 +145,6 @@ def _owner(name: str) -> str:
     if uid < 0:
         return "root"
     try:
-        import pwd
-
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
@@ -162,6 +160,4 @@ def _root() -> str:
 
 
 def _user() -> str:
-    import os
-
     return os.environ.get("USER") or str(os.getuid())

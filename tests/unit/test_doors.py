@@ -16,10 +16,10 @@ from support import find_kvm_likely
 import tender.backend
 import tender.backend.kvm
 import tender.backend.sandbox
-from tender.backend import BACKENDS, create, trial
+from tender.backend import create, trial
 from tender.backend.machine import Machine
 from tender.backend.sandbox import ISOLATION, PROGRAM, SandboxVm, setup_failed
-from tender.config import LAYERS, VmConfig, standing
+from tender.config import BACKENDS, LAYERS, VmConfig, standing
 from tender.errors import ConfigError, HostError, ImageError, KvmUnavailable
 from tender.image import Image
 from tender.native import CData, ffi, lib, vm_handle
@@ -62,7 +62,7 @@ class Doors:
 def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
     made = Doors()
     find_kvm_likely(monkeypatch)
-    monkeypatch.setattr(tender.backend, "_DOORS", {name: made.maker(name) for name in ("kvm", "sandbox")})
+    monkeypatch.setattr(tender.backend, "_CLASSES", {name: made.maker(name) for name in ("kvm", "sandbox")})
     return made
 
 
@@ -253,7 +253,7 @@ def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
     program = str(static_program(tmp_path, code))
     original = SandboxVm
     monkeypatch.setitem(
-        tender.backend._DOORS, "sandbox", lambda vm, **values: original(vm, **values, program=program)
+        tender.backend._CLASSES, "sandbox", lambda vm, **values: original(vm, **values, program=program)
     )
     with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), backend="sandbox") as vm:
         result = vm.run(timeout=120)

@@ -14,8 +14,7 @@ import pytest
 
 import tender
 from tender import annotations
-from tender.backend import BACKENDS
-from tender.config import LAYERS, NET_RINGS
+from tender.config import BACKENDS, LAYERS, NET_RINGS
 
 STEPS = tender.BootTimeline.__slots__
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tender.backend import BACKENDS
 from tender.cli import solo5
 from tender.cli.option_table import FLAG, OPTIONS, Option
 from tender.cli.options import (
@@ -28,7 +27,7 @@ from tender.cli.options import (
     ambient,
     parse_args,
 )
-from tender.config import LAYERS, BlockFd, BlockFile, NetFd, Tap, parse_mac
+from tender.config import BACKENDS, LAYERS, BlockFd, BlockFile, NetFd, Tap, parse_mac
 from tender.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
