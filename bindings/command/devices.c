@@ -156,7 +156,6 @@ void devices_attach(const struct request *request, const struct elf_image *image
         else
             choice->device = setting;
     }
-    bool has_named = false;
     refuse_the_rest(image, chosen);
     memcpy(&devices->manifest, &image->manifest, image->mft_bytes);
     const uint64_t lock_until_ns =
@@ -170,8 +169,7 @@ void devices_attach(const struct request *request, const struct elf_image *image
         else
             attach_block(request, lock_until_ns, &chosen[i], vm, i, entry);
         entry->attached = 1;
-        has_named = has_named || vm->devices[i].link.named;
     }
-    if (request->net_reattach && !has_named)
+    if (request->net_reattach && !vm_has_named_net(vm))
         leave_to_python("%s\nInvalid option: `--net-reattach'", says_nothing_to_reattach);
 }

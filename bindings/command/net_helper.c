@@ -42,7 +42,7 @@ static bool is_kept(const struct vm *devices, int fd, int socket_fd)
 {
     bool kept = fd == socket_fd;
     for (uint32_t i = 0; i < devices->device_end; i++)
-        kept = kept || (devices->devices[i].link.again && devices->devices[i].fd == fd);
+        kept = kept || (net_is_wanted_again(&devices->devices[i]) && devices->devices[i].fd == fd);
     return kept;
 }
 
@@ -52,7 +52,7 @@ static void close_the_rest(const struct vm *devices, int socket_fd)
     struct rlimit limit = {0};
     int last = socket_fd;
     for (uint32_t i = 0; i < devices->device_end; i++)
-        if (devices->devices[i].link.again && devices->devices[i].fd > last)
+        if (net_is_wanted_again(&devices->devices[i]) && devices->devices[i].fd > last)
             last = devices->devices[i].fd;
     for (int fd = 0; fd < last; fd++)
         if (!is_kept(devices, fd, socket_fd))
@@ -74,7 +74,7 @@ static _Noreturn void serve(const struct vm *devices, int socket_fd)
     while (recv(socket_fd, &handle, 1, 0) == 1) {
         struct device_error error = {.problem = DEVICE_OTHER, .os_error = EINVAL};
         struct answer answer = {.refused = -1};
-        if (handle < devices->device_end && devices->devices[handle].link.again)
+        if (handle < devices->device_end && net_is_wanted_again(&devices->devices[handle]))
             answer.refused = net_attach_again(&devices->devices[handle], &error);
         answer.problem = error.problem;
         answer.os_error = error.os_error;

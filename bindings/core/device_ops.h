@@ -7,8 +7,6 @@
 
 #include "vm.h"
 
-#define DEVICE_SAVED_BYTES 32
-
 /* Where a device writes in its file. */
 struct device_places {
     uint64_t bytes; /* the file's, from its beginning */
@@ -17,15 +15,11 @@ struct device_places {
 
 /* For the process that holds the VM. */
 struct device_ops {
-    /* A device whose bytes have places, as a disk's; NULL: it sends and receives messages. */
-    struct device_places (*places)(const struct vm_device *device);
     /* Its other end may go, and come again: the run may be left with EVENT_NETWORK. NULL: never. */
     bool (*may_detach)(const struct vm_device *device);
-    /* As plain data, for the process that runs the guest, if that is another; NULL: its descriptor is all. */
-    void (*save)(const struct vm_device *device, uint8_t saved[DEVICE_SAVED_BYTES]);
 
     /* For all devices of the kind at once; each may be NULL. */
-    /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. */
+    /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. NULL: no more. */
     void (*offer)(struct vm *vm, uint8_t *room, uint32_t mode);
     /* This process runs this guest alone and is about to lose rights: threads are made now. */
     void (*prepare)(struct vm *vm);
@@ -36,10 +30,11 @@ struct device_ops {
     void (*release)(struct vm *vm); /* behind stop(): what the kind has made, descriptors apart */
 };
 
-/* For the process that runs the guest. */
+/* For the process that runs the guest, too. If that is another, it gets what the kind keeps of each device.
+ */
 struct device_run_ops {
-    /* From what save() has written, with a descriptor of this process. NULL: as save(). */
-    void (*restore)(struct vm_device *device, const uint8_t saved[DEVICE_SAVED_BYTES]);
+    /* A device whose bytes have places, as a disk's; NULL: it sends and receives messages. */
+    struct device_places (*places)(const struct vm_device *device);
     /* Of all devices of the kind: files become memory where they can. A fault there is the caller's to
      * handle. `forks`: this process may. NULL: none has a file. */
     void (*map)(struct vm *vm, bool forks);
@@ -58,6 +53,17 @@ const char *device_word(uint32_t type);
 static inline const struct device_ops *device_ops_of(const struct vm_device *device)
 {
     return device_kinds[device->type];
+}
+
+static inline bool device_has_places(const struct vm_device *device)
+{
+    return device_run_kinds[device->type] && device_run_kinds[device->type]->places;
+}
+
+static inline struct device_places device_places(const struct vm_device *device)
+{
+    return device_has_places(device) ? device_run_kinds[device->type]->places(device)
+                                     : (struct device_places){0};
 }
 
 static inline bool devices_of_type_map(const struct vm *vm, uint32_t type)

@@ -133,8 +133,8 @@ enum verdict leave_interrupted(struct vm *vm)
 
 enum verdict leave_stopped(struct vm *vm)
 {
-    if (atomic_load_explicit(&vm->ring.broken, memory_order_acquire)) /* pairs with ring_break() */
-        vm->shared->event = vm->ring.fault;
+    if (atomic_load_explicit(&vm->has_fault, memory_order_acquire)) /* pairs with who has set it */
+        vm->shared->event = vm->fault;
     else
         vm->shared->event.kind = EVENT_STOPPED;
     return LEAVE;

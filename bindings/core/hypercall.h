@@ -49,7 +49,7 @@ enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len);
 /* Leaves because a wait was interrupted: stopped, or a signal (the hypercall is then resumed later). */
 enum verdict leave_interrupted(struct vm *vm);
 
-/* Leaves because the run is to end: by vm_stop(), or by a fault that the ring's worker found. */
+/* Leaves because the run is to end: by vm_stop(), or by a fault that a device's thread found. */
 enum verdict leave_stopped(struct vm *vm);
 
 /* write() that turns a closed reader into -EPIPE without the process hearing of it. Bytes or -errno. */

@@ -22,7 +22,7 @@ int vm_init(struct vm *vm)
 {
     vm->shared = &vm->own_shared;
     vm->event = &vm->own_shared.event;
-    vm->console_fd = CONSOLE_DISCARD;
+    vm->console.fd = CONSOLE_DISCARD;
     vm->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (vm->stop_fd < 0)
         return -errno;
@@ -38,8 +38,8 @@ void vm_release(struct vm *vm)
         if (device_kinds[type] && device_kinds[type]->release)
             device_kinds[type]->release(vm);
     guest_memory_unmap(&vm->memory);
-    if (vm->console_own)
-        close(vm->console_fd);
+    if (vm->console.own)
+        close(vm->console.fd);
     close(vm->stop_fd);
     pthread_mutex_destroy(&vm->runner_lock);
 }
@@ -48,12 +48,11 @@ uint64_t vm_largest_file(const struct vm *vm)
 {
     struct stat about;
     uint64_t largest = 0;
-    if (vm->console_fd >= 0 && fstat(vm->console_fd, &about) == 0 && S_ISREG(about.st_mode))
+    if (vm->console.fd >= 0 && fstat(vm->console.fd, &about) == 0 && S_ISREG(about.st_mode))
         return UINT64_MAX;
     for (uint32_t i = 0; i < vm->device_end; i++) {
-        const struct device_ops *ops = device_ops_of(&vm->devices[i]);
-        if (ops && ops->places && ops->places(&vm->devices[i]).bytes > largest)
-            largest = ops->places(&vm->devices[i]).bytes;
+        const uint64_t bytes = device_places(&vm->devices[i]).bytes;
+        largest = bytes > largest ? bytes : largest;
     }
     return largest;
 }
@@ -64,6 +63,7 @@ int vm_reset(struct vm *vm)
     *vm->shared = (struct vm_shared){0};
     vm->resume = (struct vm_resume){0};
     vm->signals_elsewhere = vm->signals_let_in_next = false;
+    atomic_store(&vm->has_fault, false);
     atomic_store(&vm->stop_requested, false);
     uint64_t asked;
     (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */

@@ -4,8 +4,8 @@
  * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (machine/kvm/run_kvm.c, or
  * machine/sandbox/program) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
  *
- * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other. The
- * network ring may have a worker: it reads memory and devices, and writes only what ring.h says.
+ * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other. A kind of
+ * device may have a thread of its own (devices/net/ring.h).
  *
  * Signals: while it runs, that thread blocks all asynchronous signals, and lets them in only where it waits
  * (ppoll, and KVM_RUN by KVM_SET_SIGNAL_MASK), so none can fall between a check and a wait. A wait that ends
@@ -28,7 +28,6 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "device_state.h"
 #include "guest_memory.h"
 #include "vm_types.h"
 
@@ -44,21 +43,27 @@ enum verdict {
     LEAVE,    /* vm_shared.event says why */
 };
 
+/*
+ * A kind of device keeps its state in the VM, of each device and of all its devices together: plain data,
+ * which only the kind's own folder looks into. It has a fixed room, so that a VM is one piece of memory, and
+ * a handler finds the state at an address that the compiler knows.
+ */
+#define DEVICE_OWN_BYTES 120 /* with what stands before it 128, by which a handle is multiplied in one step */
+#define KIND_OWN_BYTES   768
+
 struct vm_device {
     uint32_t type; /* MFT_...; 0: nothing attached */
     int fd;
-    bool read_only;
+    _Alignas(8) uint8_t own[DEVICE_OWN_BYTES];
+};
+
+/* Where the guest's output goes. Every guest has one console, which no manifest declares. */
+struct vm_console {
+    int32_t fd;     /* or CONSOLE_DISCARD, CONSOLE_PYTHON */
+    uint32_t chunk; /* bytes of one write, at most */
+    bool nowait;    /* pwritev2(RWF_NOWAIT) is worth trying */
     bool is_socket;
-    atomic_bool gone; /* the other end has closed or the interface was deleted: nothing will ever arrive */
-    atomic_bool detached; /* of a TAP: its interface was deleted; the descriptor may be attached to another */
-    bool has_header;      /* of a network: a struct net_header stands before each frame on the descriptor */
-    uint32_t offload;     /* TENDER_OFFLOAD_...: what may stand in it */
-    bool segments; /* of a network: we join and cut TCP segments (tcp_segments.h); one of a VM at most */
-    bool drained;  /* of a network: the last batch took all there was; the vCPU's thread alone looks */
-    uint64_t capacity;
-    uint32_t mappable_pages; /* of a disk: how many are served by copies at a time (disk_map.h) */
-    struct disk_map map;     /* of a disk */
-    struct net_link link;    /* of a network, for the process that holds the VM */
+    bool own; /* `fd` is the VM's: a terminal that was opened once more */
 };
 
 /* A hypercall that left before it was settled (a signal, or a console write too large for one event). */
@@ -81,25 +86,15 @@ struct vm {
     uint32_t count_of[DEVICE_TYPES];         /* attached ones, by type */
     uint32_t extensions;                     /* TENDER_FEATURE_... that the guest was granted */
     enum verdict (*doorbell)(struct vm *vm); /* of a device with a port to kick; NULL: there is none */
-    void (*map_disks)(struct vm *vm); /* a door's, for the first call of a disk; NULL: done, or not wanted */
-    bool disks_mapped;                /* map_disks() has been called */
-
-    int console_fd; /* or CONSOLE_DISCARD, CONSOLE_PYTHON */
-    uint32_t console_chunk;
-    bool console_nowait; /* pwritev2(RWF_NOWAIT) is worth trying */
-    bool console_own;    /* console_fd is the VM's: a terminal that was opened once more */
-    bool console_socket;
-
+    /* A door's, for the first call of a device whose file may become memory; NULL: done, or not wanted. */
+    void (*map_devices)(struct vm *vm);
+    bool devices_mapped; /* map_devices() has been called */
+    struct vm_console console;
     struct vm_resume resume;
-    struct net_ring ring;
-    struct tcp_cut cut;   /* of the device with `segments` */
-    atomic_bool cut_busy; /* a thread is at it: another finds no frame */
-    atomic_bool cut_left; /* segments of it have not been taken yet */
+    _Alignas(16) uint8_t kinds[DEVICE_TYPES][KIND_OWN_BYTES];
 
-    /* A device is or was `detached`: hc_net.c looks after it. The rest is the vCPU's thread's. */
-    atomic_bool net_unsettled;
-    bool net_told;        /* EVENT_NETWORK was left with, and what came of it has not been looked at */
-    uint64_t net_look_ns; /* when to leave with the next */
+    struct vm_event fault; /* what a device's thread has found, and the run is to end with: */
+    atomic_bool has_fault; /* set behind it, and the guest stopped then */
 
     int stop_fd; /* eventfd: wakes ppoll */
     atomic_bool stop_requested;

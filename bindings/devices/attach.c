@@ -9,7 +9,8 @@
 #include <sys/uio.h>
 
 #include "device.h"
-#include "disk_map.h"
+#include "disk.h"
+#include "net.h"
 
 int device_failed(struct device_error *error, enum device_problem problem, int os_error, const char *format,
                   ...)
@@ -35,15 +36,16 @@ int device_check_inherited(int fd, bool is_net, struct device_error *error)
                          is_net ? "Could not attach interface" : "Could not open block device", fd);
 }
 
-static int attach(struct vm *vm, uint32_t handle, struct vm_device device)
+/* NULL: it is none of the guest's, or has a device. */
+static struct vm_device *attach(struct vm *vm, uint32_t handle, uint32_t type, int fd)
 {
     if (handle >= MFT_MAX_ENTRIES || vm->devices[handle].type)
-        return -EINVAL;
-    vm->devices[handle] = device;
-    vm->count_of[device.type]++;
+        return NULL;
+    vm->devices[handle] = (struct vm_device){.type = type, .fd = fd};
+    vm->count_of[type]++;
     if (handle >= vm->device_end)
         vm->device_end = handle + 1;
-    return 0;
+    return &vm->devices[handle];
 }
 
 /* A header needs both. EBADF: no filter around us refuses them. */
@@ -65,9 +67,9 @@ enum net_use net_use_for(const struct mft *manifest, uint32_t extensions, uint32
 void net_leave_segments(struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].segments) {
+        if (is_net(&vm->devices[i]) && net_of(&vm->devices[i])->segments) {
             net_leave_header(vm->devices[i].fd);
-            vm->devices[i].segments = false;
+            net_of(&vm->devices[i])->segments = false;
         }
 }
 
@@ -79,39 +81,48 @@ int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use wanted)
     struct net_header_use use = {0};
     if (S_ISCHR(about.st_mode))
         use = net_use_header(fd, wanted);
-    int error = attach(vm, handle,
-                       (struct vm_device){
-                           .type = MFT_NET_BASIC,
-                           .fd = fd,
-                           .is_socket = S_ISSOCK(about.st_mode),
-                           .has_header = use.has_header,
-                           .offload = use.offload,
-                           .segments = use.segments,
-                       });
-    if (!error)
-        memcpy(vm->devices[handle].link.name, use.name, sizeof use.name);
-    return error;
+    const struct vm_device *device = attach(vm, handle, MFT_NET_BASIC, fd);
+    if (!device)
+        return -EINVAL;
+    struct net_device *net = net_of(device);
+    net->is_socket = S_ISSOCK(about.st_mode);
+    net->has_header = use.has_header;
+    net->offload = use.offload;
+    net->segments = use.segments;
+    memcpy(net->link.name, use.name, sizeof use.name);
+    return 0;
 }
 
 void vm_net_is_named(struct vm *vm, uint32_t handle, bool again)
 {
-    vm->devices[handle].link.named = true;
-    vm->devices[handle].link.again = again;
+    net_of(&vm->devices[handle])->link.named = true;
+    net_of(&vm->devices[handle])->link.again = again;
+}
+
+bool vm_has_named_net(const struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (is_net(&vm->devices[i]) && net_of(&vm->devices[i])->link.named)
+            return true;
+    return false;
+}
+
+bool net_is_wanted_again(const struct vm_device *device)
+{
+    return is_net(device) && net_of(device)->link.again;
 }
 
 int vm_attach(struct vm *vm, uint32_t handle, uint32_t type, int fd)
 {
-    return attach(vm, handle, (struct vm_device){.type = type, .fd = fd});
+    return attach(vm, handle, type, fd) ? 0 : -EINVAL;
 }
 
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only)
 {
-    return attach(vm, handle,
-                  (struct vm_device){
-                      .type = MFT_BLOCK_BASIC,
-                      .fd = fd,
-                      .capacity = capacity,
-                      .read_only = read_only,
-                      .mappable_pages = disk_mappable_pages(fd, read_only),
-                  });
+    const struct vm_device *device = attach(vm, handle, MFT_BLOCK_BASIC, fd);
+    if (!device)
+        return -EINVAL;
+    *disk_of(device) = (struct disk){
+        .capacity = capacity, .read_only = read_only, .mappable_pages = disk_mappable_pages(fd, read_only)};
+    return 0;
 }

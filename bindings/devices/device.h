@@ -13,6 +13,14 @@
 #include "device_types.h"
 #include "vm.h"
 
+/*
+ * How a guest with a network device of this image, in so much memory, is offered a ring; `wanted`
+ * RING_ADAPTIVE leaves it to us. With one processor, worker and guest would wait for each other's turns; in
+ * too little memory, the ring's room is better the guest's (solo5-hvt adds it on top of what was asked for,
+ * and images are sized by that): then there is none, and frames go by hypercalls.
+ */
+uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted);
+
 /* How the networks of this guest are used; `ring_mode` is enum vm_ring_mode. There is room for the large
  * frames of one network, in the ring's. */
 enum net_use net_use_for(const struct mft *manifest, uint32_t extensions, uint32_t ring_mode);
@@ -104,6 +112,8 @@ int vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
 /* The device is an interface that net_open_tap() found by its name; else it is for whoever gave the
  * descriptor to do something about one that was deleted. `again`: the next one of that name is attached. */
 void vm_net_is_named(struct vm *vm, uint32_t handle, bool again);
+bool vm_has_named_net(const struct vm *vm);
+bool net_is_wanted_again(const struct vm_device *device);
 /* Of a kind that keeps nothing but its descriptor. */
 int vm_attach(struct vm *vm, uint32_t handle, uint32_t type, int fd);
 int vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);

@@ -88,8 +88,7 @@ _Static_assert(3 + DISK_LENGTH * MFT_MAX_ENTRIES + 1 + CHECK_LENGTH <= DISK_GUAR
 /* Its file may be written, from its beginning on. */
 static bool is_written(const struct vm_device *device)
 {
-    const struct device_run_ops *ops = device_run_kinds[device->type];
-    return ops && ops->map && !device->read_only;
+    return device_has_places(device) && !device_places(device).read_only;
 }
 
 uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const struct vm *vm)
@@ -110,12 +109,13 @@ uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const stru
         /* Behind the last one comes the check, which ends in a KILL: an instruction in between that returns
          * would be in its way, for the kernel follows M through it (check_load_and_stores() in
          * net/core/filter.c). */
+        const uint64_t bytes = device_places(device).bytes;
         const uint8_t otherwise = (uint8_t)(DISK_LENGTH - 1 + (++at == disks ? CHECK_LENGTH - 1 : 0));
         const struct sock_filter disk[DISK_LENGTH] = {
             IF(BPF_JEQ, (uint32_t)device->fd, 0, otherwise),
-            LOAD_NUMBER((uint32_t)device->capacity),
+            LOAD_NUMBER((uint32_t)bytes),
             STORE(LOW),
-            LOAD_NUMBER((uint32_t)(device->capacity >> 32)),
+            LOAD_NUMBER((uint32_t)(bytes >> 32)),
             STORE(HIGH),
             SKIP((disks - at) * DISK_LENGTH),
         };

@@ -5,7 +5,6 @@
 
 #include "device.h"
 #include "image_memory.h"
-#include "ring.h"
 
 const struct machine_ops *machine_expected(const struct machine_ops *asked)
 {

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "../../bindings/machine/sandbox/fds.h"
+#include "../native/devices.h"
 #include "disk_guard.h"
 #include "must.h"
 
@@ -102,10 +103,10 @@ static uint32_t expected(const struct seccomp_data *call)
         return SECCOMP_RET_ALLOW;
     for (uint32_t handle = 0; handle < vm.device_end; handle++) {
         const struct vm_device *device = &vm.devices[handle];
-        if (device->type != MFT_BLOCK_BASIC || device->read_only)
+        if (device->type != MFT_BLOCK_BASIC || disk_of(device)->read_only)
             continue;
         if ((uint32_t)call->args[0] == SANDBOX_FDS_block + handle) /* the kernel's descriptors have 32 bits */
-            return (unsigned __int128)call->args[2] + call->args[3] <= device->capacity
+            return (unsigned __int128)call->args[2] + call->args[3] <= disk_of(device)->capacity
                        ? SECCOMP_RET_ALLOW
                        : SECCOMP_RET_KILL_PROCESS;
     }
@@ -151,10 +152,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     for (vm.device_end = 0; vm.device_end < devices % (MFT_MAX_ENTRIES + 1); vm.device_end++) {
         struct vm_device *device = &vm.devices[vm.device_end];
-        if (!take(&data, &size, &kind, 1) || !take(&data, &size, &device->capacity, 8))
+        if (!take(&data, &size, &kind, 1) || !take(&data, &size, &disk_of(device)->capacity, 8))
             break;
         device->type = kind & 1 ? MFT_BLOCK_BASIC : kind & 4 ? MFT_NET_BASIC : 0;
-        device->read_only = kind & 2;
+        disk_of(device)->read_only = kind & 2;
         device->fd = SANDBOX_FDS_block + (int)vm.device_end;
     }
     /* Exactly as long as it may get: a write past it is found. */
@@ -167,7 +168,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (unsigned i = 0; i < CALLS_MAX && take(&data, &size, head, sizeof head); i++) {
         if (!take(&data, &size, &count, 8) || !take(&data, &size, &offset, 8))
             break;
-        const uint64_t capacity = vm.device_end ? vm.devices[head[1] % vm.device_end].capacity : 0;
+        const uint64_t capacity = vm.device_end ? disk_of(&vm.devices[head[1] % vm.device_end])->capacity : 0;
         struct seccomp_data call = {.nr = head[0] & 1 ? head[0] : __NR_pwrite64, .arch = AUDIT_ARCH_X86_64};
         call.args[0] = head[0] & 2 ? head[1] : SANDBOX_FDS_block + head[1] % (vm.device_end + 1);
         call.args[0] |= head[0] & 4 ? (uint64_t)head[1] << 32 : 0;

@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../native/devices.h"
 #include "console.h"
 #include "disk_map.h"
 #include "entered.h"
@@ -67,13 +68,13 @@ static void set_up(void)
     guest_memory_ranges_set(&vm.memory);
     int disk = memfd_create("disk", 0);
     MUST(ftruncate(disk, DISK) == 0);
-    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
-    vm.devices[2] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK};
+    vm.devices[1] = net_on(net[0], (struct net_device){.is_socket = true});
+    vm.devices[2] = disk_on(disk, (struct disk){.capacity = DISK});
     vm.device_end = 3;
     vm.count_of[MFT_NET_BASIC] = vm.count_of[MFT_BLOCK_BASIC] = 1;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH |
                     TENDER_FEATURE_NET_OFFLOAD;
-    disk_map_open(&vm.devices[2].map, disk, DISK, false, 16, &(uint64_t){DISK_MAPPED_BYTES_MAX});
+    disk_map_open(&disk_of(&vm.devices[2])->map, disk, DISK, false, 16, &(uint64_t){DISK_MAPPED_BYTES_MAX});
     console_set(&vm, open("/dev/null", O_WRONLY));
     memset(vm.memory.hva, 0x11, TEXT_END);
     memcpy(replica, vm.memory.hva, M);

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "../native/devices.h"
 #include "guest_room.h"
 #include "must.h"
 #include "net_frame.h"
@@ -47,7 +48,7 @@ static void set_up(void)
     wire = net[1];
     guest_room(&vm, M);
     guest_memory_ranges_set(&vm.memory);
-    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .has_header = true};
+    vm.devices[1] = net_on(net[0], (struct net_device){.has_header = true});
     vm.device_end = 2;
     vm.count_of[MFT_NET_BASIC] = 1;
 }
@@ -67,7 +68,7 @@ static uint16_t checksum(const uint8_t *data, size_t len)
 
 static bool header_is_taken(const struct net_header *header, uint64_t len)
 {
-    const uint32_t offload = vm.devices[1].offload;
+    const uint32_t offload = net_of(&vm.devices[1])->offload;
     const bool sums = header->flags & 1;
     if (header->flags > 3 || header->hdr_len > len || (sums && !(offload & 1)) ||
         (sums && header->csum_start + header->csum_offset + 2u > len))
@@ -240,7 +241,7 @@ static void make_batch(const struct step *step)
         batch.rx_done++;
     }
     batch.tx_done = batch.tx_count;
-    batch.offload = vm.devices[1].offload;
+    batch.offload = net_of(&vm.devices[1])->offload;
     batch.ret = HVT_R_OK;
     on.counters.net_batches++;
     memcpy(model + (FRAMES - OPEN), frames, sizeof frames);
@@ -259,8 +260,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     memset(&on, 0, sizeof on);
     vm.shared->counters = (struct vm_counters){0};
-    vm.devices[1].gone = vm.devices[1].drained = false;
-    vm.devices[1].offload = data[0] & 15;
+    net_of(&vm.devices[1])->gone = net_of(&vm.devices[1])->drained = false;
+    net_of(&vm.devices[1])->offload = data[0] & 15;
     vm.extensions = TENDER_FEATURE_NET_BATCH | (data[1] & 1 ? TENDER_FEATURE_NET_OFFLOAD : 0);
     for (uint32_t i = 0; i < OPEN_BYTES; i++)
         model[i] = (uint8_t)(i * 2654435761u >> 24);

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../native/devices.h"
 #include "console.h"
 #include "guest_room.h"
 #include "hypercall.h"
@@ -79,8 +80,8 @@ static void set_up(void)
     MUST(disk_bytes != MAP_FAILED);
     for (uint32_t i = 0; i < DISK_BYTES; i += 512)
         MUST(pwrite(disk, &i, sizeof i, i) == sizeof i);
-    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
-    vm.devices[2] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK_BYTES};
+    vm.devices[1] = net_on(net[0], (struct net_device){.is_socket = true});
+    vm.devices[2] = disk_on(disk, (struct disk){.capacity = DISK_BYTES});
     vm.device_end = 3;
     vm.count_of[MFT_NET_BASIC] = vm.count_of[MFT_BLOCK_BASIC] = 1;
     vm.extensions = TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH;

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../native/devices.h"
 #include "must.h"
 #include "ring.h"
 
@@ -47,7 +48,7 @@ static void set_up(void)
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
     vm.memory.range_count = 1;
     guest_memory_ranges_set(&vm.memory);
-    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
+    vm.devices[1] = net_on(net[0], (struct net_device){.is_socket = true});
     vm.device_end = 2;
     vm.count_of[MFT_NET_BASIC] = 1;
     memset(vm.memory.hva, 0x11, TEXT_END);
@@ -76,28 +77,30 @@ static bool take(const uint8_t **data, size_t *size, void *to, size_t len)
 
 static void serve(int32_t (*ring_serves)(struct vm *))
 {
-    uint32_t head = vm.ring.ent_head, commits = vm.ring.com_tail, posted = ring->ent_tail - head;
+    uint32_t head = net_vm(&vm)->ring.ent_head, commits = net_vm(&vm)->ring.com_tail,
+             posted = ring->ent_tail - head;
     uint64_t reads = 0;
     for (uint32_t i = 0; i < posted && i < HVT_RING_ENTRIES; i++)
         reads += ring->entries[(head + i) % HVT_RING_ENTRIES].operation == HVT_RING_READ;
     int32_t served = ring_serves(&vm);
-    MUST(served >= -1 && served <= HVT_RING_ENTRIES && vm.ring.waiting < RING_WAITING_MAX);
+    MUST(served >= -1 && served <= HVT_RING_ENTRIES && net_vm(&vm)->ring.waiting < RING_WAITING_MAX);
     if (served < 0) {
         MUST(leave_stopped(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
-        MUST(vm.ring.com_tail - commits <= reads);
-        atomic_store(&vm.ring.broken, false);
+        MUST(net_vm(&vm)->ring.com_tail - commits <= reads);
+        atomic_store(&vm.has_fault, false);
         return;
     }
     MUST((uint32_t)served == (posted < HVT_RING_ENTRIES ? posted : HVT_RING_ENTRIES));
-    MUST(vm.ring.ent_head - head == (uint32_t)served && (!served || ring->ent_head == vm.ring.ent_head));
-    commits = vm.ring.com_tail - commits;
-    MUST(commits <= reads && (!commits || ring->com_tail == vm.ring.com_tail));
+    MUST(net_vm(&vm)->ring.ent_head - head == (uint32_t)served &&
+         (!served || ring->ent_head == net_vm(&vm)->ring.ent_head));
+    commits = net_vm(&vm)->ring.com_tail - commits;
+    MUST(commits <= reads && (!commits || ring->com_tail == net_vm(&vm)->ring.com_tail));
 }
 
 static void write_memory(const uint8_t **data, size_t *size)
 {
     uint16_t at;
-    vm.devices[1].has_header = vm.devices[1].segments = true;
+    net_of(&vm.devices[1])->has_header = net_of(&vm.devices[1])->segments = true;
     if (take(data, size, &at, sizeof at))
         (void)take(data, size, vm.memory.hva + TEXT_END + at * 64u % (M - TEXT_END), 64);
 }
@@ -115,8 +118,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!vm.memory.hva)
         set_up();
     memset(ring, 0, sizeof *ring);
-    vm.ring = (struct net_ring){0};
-    vm.devices[1].has_header = vm.devices[1].segments = false;
+    net_vm(&vm)->ring = (struct net_ring){0};
+    net_of(&vm.devices[1])->has_header = net_of(&vm.devices[1])->segments = false;
     ring_offer(&vm, ring, RING_INLINE);
     uint8_t drop[2048];
     uint16_t kind, at;

@@ -25,6 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../native/devices.h"
 #include "ends.h"
 #include "must.h"
 #include "spawn.h"
@@ -76,7 +77,7 @@ static void set_up(void)
     memset(&model, 0, sizeof model);
     memset(&vm, 0, sizeof vm);
     MUST(vm_init(&vm) == 0 && sandbox_init(&sandbox, &vm) == 0);
-    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = -1}; /* a TAP */
+    vm.devices[1] = net_on(-1, (struct net_device){0}); /* a TAP */
     vm.device_end = 2;
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
     sandbox.control_fd = pair[0];
@@ -108,7 +109,7 @@ static bool is_believed(const struct vm_event *event)
     if (event->instruction_bytes > 16)
         return false;
     if (event->kind == EVENT_CONSOLE)
-        return vm.console_fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
+        return vm.console.fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
     if (event->kind == EVENT_NETWORK)
         return true;
     if (event->kind == EVENT_STOPPED)
@@ -356,7 +357,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     const uint64_t open_before = open_descriptors();
     set_up();
-    vm.console_fd = *data & 1 ? CONSOLE_PYTHON : CONSOLE_DISCARD;
+    vm.console.fd = *data & 1 ? CONSOLE_PYTHON : CONSOLE_DISCARD;
     data++;
     size--;
     vm_hold_signals(); /* a signal that comes now ends the next wait */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "block.h"
+#include "devices.h"
 #include "holds.h"
 
 #define M           0x1000000u
@@ -44,16 +45,16 @@ static void set_up(void)
     int disk = memfd_create("disk", 0), disk_ro = memfd_create("read-only", 0);
     if (ftruncate(disk, DISK) < 0 || ftruncate(disk_ro, DISK) < 0)
         abort();
-    vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC, .fd = -1};
-    vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK};
-    vm.devices[BLOCK_RO] =
-        (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk_ro, .capacity = DISK, .read_only = true};
+    vm.devices[NET] = net_on(-1, (struct net_device){0});
+    vm.devices[BLOCK] = disk_on(disk, (struct disk){.capacity = DISK});
+    vm.devices[BLOCK_RO] = disk_on(disk_ro, (struct disk){.capacity = DISK, .read_only = true});
     vm.device_end = BLOCK_RO + 1;
     vm.count_of[MFT_NET_BASIC] = 1;
     vm.count_of[MFT_BLOCK_BASIC] = 2;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
     vm_enter(&vm, &saved);
-    disk_map_open(&vm.devices[BLOCK].map, disk, DISK, false, UINT32_MAX, &(uint64_t){DISK_MAPPED_BYTES_MAX});
+    disk_map_open(&disk_of(&vm.devices[BLOCK])->map, disk, DISK, false, UINT32_MAX,
+                  &(uint64_t){DISK_MAPPED_BYTES_MAX});
 }
 
 static void tear_down(void)

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "copy_fault.h"
+#include "devices.h"
 #include "disk_map.h"
 #include "guarded_copy.h"
 #include "holds.h"
@@ -47,10 +48,8 @@ static void set_up(void)
     int fd = memfd_create("disk", MFD_ALLOW_SEALING);
     if (ftruncate(fd, DISK) < 0)
         abort();
-    vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC,
-                                           .fd = fd,
-                                           .capacity = DISK,
-                                           .mappable_pages = disk_mappable_pages(fd, false)};
+    vm.devices[BLOCK] =
+        disk_on(fd, (struct disk){.capacity = DISK, .mappable_pages = disk_mappable_pages(fd, false)});
     vm.device_end = BLOCK + 1;
     vm.count_of[MFT_BLOCK_BASIC] = 1;
     vm_enter(&vm, &saved);
@@ -106,10 +105,10 @@ static bool file_has(int fd, uint64_t offset, const void *bytes, size_t len)
 
 static void test_a_page_is_copied_from_its_second_read_on(void)
 {
-    HOLDS(disk()->map.hva == NULL);
+    HOLDS(disk_of(disk())->map.hva == NULL);
     HOLDS(pwrite(disk()->fd, "before", 6, 2 * PAGE) == 6);
     HOLDS(reads(2 * PAGE, 512) == HVT_R_OK && memcmp(at(BUFFER), "before", 6) == 0);
-    HOLDS(disk()->map.bytes == PAGES * PAGE); /* mapped by the first call, the tail is not */
+    HOLDS(disk_of(disk())->map.bytes == PAGES * PAGE); /* mapped by the first call, the tail is not */
     HOLDS(pwrite(disk()->fd, "behind", 6, 2 * PAGE) == 6);
     int fd = without_system_calls();
     HOLDS(reads(2 * PAGE, 512) == HVT_R_OK && memcmp(at(BUFFER), "behind", 6) == 0);
@@ -136,7 +135,7 @@ static void test_a_page_is_copied_from_its_second_write_on_until_it_is_flushed(v
     HOLDS(writes(3 * PAGE, 2 * PAGE) == HVT_R_OK && file_has(fd, 3 * PAGE, at(BUFFER), 2 * PAGE));
     HOLDS(reads(3 * PAGE, 2 * PAGE) == HVT_R_OK); /* what was written is in the cache */
     HOLDS(writes(4 * PAGE, 2 * PAGE) == HVT_R_EUNSPEC);
-    disk_map_flushed(&disk()->map);
+    disk_map_flushed(&disk_of(disk())->map);
     HOLDS(writes(3 * PAGE, 512) == HVT_R_EUNSPEC);
     HOLDS(reads(3 * PAGE, 2 * PAGE) == HVT_R_OK);
     disk()->fd = fd;
@@ -270,7 +269,7 @@ static void test_what_is_noted_is_what_a_page_by_page_model_notes(void)
 static void test_past_a_limit_all_is_forgotten_and_noted_again(void)
 {
     HOLDS(reads(0, 512) == HVT_R_OK);
-    disk()->map.page_limit = 6;
+    disk_of(disk())->map.page_limit = 6;
     for (uint64_t page = 1; page < 6; page++)
         HOLDS(writes(page * PAGE, PAGE) == HVT_R_OK);
     int fd = without_system_calls();
@@ -290,11 +289,11 @@ static void test_past_a_limit_all_is_forgotten_and_noted_again(void)
 
 static void test_what_is_not_mapped_is_served_all_the_same(void)
 {
-    vm.map_disks = NULL;
+    vm.map_devices = NULL;
     memset(at(BUFFER), 'q', PAGE);
     for (unsigned i = 0; i < 3; i++)
         HOLDS(writes(0, PAGE) == HVT_R_OK && reads(0, PAGE) == HVT_R_OK);
-    HOLDS(file_has(disk()->fd, 0, at(BUFFER), PAGE) && disk()->map.hva == NULL);
+    HOLDS(file_has(disk()->fd, 0, at(BUFFER), PAGE) && disk_of(disk())->map.hva == NULL);
     struct disk_map map;
     disk_map_open(&map, disk()->fd, (uint64_t)1 << 62, false, UINT32_MAX,
                   &(uint64_t){(uint64_t)1 << 62}); /* more than there are addresses */
@@ -322,8 +321,8 @@ static void test_a_vm_has_so_much_mapped_and_no_more(void)
     HOLDS(!third.hva && !third.bytes && room == 512);
     disk_map_close(&first);
     disk_map_close(&third);
-    vm.map_disks = NULL;
-    disk()->map = second;
+    vm.map_devices = NULL;
+    disk_of(disk())->map = second;
     for (unsigned i = 0; i < 3; i++) {
         memset(at(BUFFER), 'a' + (int)i, 2 * PAGE);
         HOLDS(writes(0, 2 * PAGE) == HVT_R_OK && file_has(fd, 0, at(BUFFER), 2 * PAGE));

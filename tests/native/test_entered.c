@@ -18,6 +18,7 @@
 #include "block.h"
 #include "console.h"
 #include "copy_fault.h"
+#include "devices.h"
 #include "entered.h"
 #include "guest_access.h"
 #include "holds.h"
@@ -124,9 +125,8 @@ static void set_up(bool header)
     vm.memory.range_count = 1;
     guest_memory_ranges_set(&vm.memory);
     vm.memory.listener = &listener;
-    vm.devices[NET] =
-        (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = !header, .has_header = header};
-    vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK};
+    vm.devices[NET] = net_on(net[0], (struct net_device){.is_socket = !header, .has_header = header});
+    vm.devices[BLOCK] = disk_on(disk, (struct disk){.capacity = DISK});
     vm.device_end = BLOCK + 1;
     vm.count_of[MFT_NET_BASIC] = vm.count_of[MFT_BLOCK_BASIC] = 1;
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH | TENDER_FEATURE_NET_BATCH |
@@ -142,15 +142,15 @@ static void tear_down(void)
 {
     sigset_t none;
     sigemptyset(&none);
-    if (vm.ring.shared)
+    if (net_vm(&vm)->ring.shared)
         ring_worker_stop(&vm);
     vm_leave(&vm, &none);
-    disk_map_close(&vm.devices[BLOCK].map);
+    disk_map_close(&disk_of(&vm.devices[BLOCK])->map);
     close(vm.devices[NET].fd);
     close(wire);
     close(disk);
     close(console);
-    close(vm.console_fd);
+    close(vm.console.fd);
     munmap(vm.memory.hva, A);
     vm.memory.hva = NULL;
     vm_release(&vm);
@@ -248,8 +248,9 @@ static int32_t block_answer(void)
 
 static void map_disk(void)
 {
-    disk_map_open(&vm.devices[BLOCK].map, disk, DISK, false, UINT32_MAX, &(uint64_t){DISK_MAPPED_BYTES_MAX});
-    vm.disks_mapped = true;
+    disk_map_open(&disk_of(&vm.devices[BLOCK])->map, disk, DISK, false, UINT32_MAX,
+                  &(uint64_t){DISK_MAPPED_BYTES_MAX});
+    vm.devices_mapped = true;
     copy_fault_prepare(&vm);
 }
 
@@ -337,7 +338,7 @@ static bool received(int32_t ret, uint64_t len)
 /* `beside`: a thread that may look at memory while the frame comes. */
 static void receive_all_kinds(bool beside)
 {
-    vm.ring.woken = beside;
+    net_vm(&vm)->ring.woken = beside;
     HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_AGAIN, 0) && heard(ANSWER));
     comes(60);
     HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_OK, 60) && heard(ANSWER | FRAMED));
@@ -356,7 +357,7 @@ static void receive_all_kinds(bool beside)
     HOLDS(receive(BUFFER, 0) == CONTINUE && received(HVT_R_AGAIN, 0) && heard(ANSWER));
     HOLDS(is_left(receive(TEXT, 60), EVENT_BAD_ACCESS) && heard(0));
     HOLDS(receive(ARGS, 60) == CONTINUE && heard(ANSWER | FRAMED)); /* below its own answer */
-    vm.ring.woken = false;
+    net_vm(&vm)->ring.woken = false;
 }
 
 static void test_frames(void)
@@ -368,8 +369,8 @@ static void test_frames(void)
     out.handle = BLOCK;
     HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE && heard(ANSWER));
 
-    vm.devices[NET].detached = true; /* until somebody has looked */
-    vm.net_unsettled = true;
+    net_of(&vm.devices[NET])->detached = true; /* until somebody has looked */
+    net_vm(&vm)->unsettled = true;
     HOLDS(is_left(receive(BUFFER, 60), EVENT_NETWORK) && heard(0));
     comes(60);
     enum verdict verdict = resume();
@@ -474,16 +475,16 @@ static void test_the_ring(void)
     HOLDS(serve(ring_serve) == 4 && heard(RINGED | FRAMED) && ring->com_tail == 2);
     HOLDS(told_bytes[ENTERED_FRAME] == 60);
 
-    vm.ring.woken =
+    net_vm(&vm)->ring.woken =
         true; /* as the worker: what is written behind a frame that came waits in the ring's room */
     comes(60);
     post(HVT_RING_READ, BUFFER, 1514);
     for (uint32_t i = 0; i < RING_WAITING_MAX + 1; i++)
         post(HVT_RING_WRITE, BUFFER + 64 * i, 60);
     HOLDS(serve(ring_serve_busy) == RING_WAITING_MAX + 2 && heard(RINGED | FRAMED));
-    HOLDS(vm.ring.waiting == 1);
+    HOLDS(net_vm(&vm)->ring.waiting == 1);
     post(HVT_RING_READ, BUFFER, 1514);
-    HOLDS(serve(ring_serve_busy) == 1 && heard(RINGED) && vm.ring.waiting == 0);
+    HOLDS(serve(ring_serve_busy) == 1 && heard(RINGED) && net_vm(&vm)->ring.waiting == 0);
     post(HVT_RING_READ, TEXT, 1514);
     HOLDS(serve(ring_serve) == -1 && heard(0));
 }
@@ -522,7 +523,7 @@ static void test_segments_of_a_large_frame(void)
     memset(frame + lens[0], 0x77, 2500 - 1000);
     const size_t len = HEAD + 2500;
     put16(frame + IP + 2, (uint32_t)len - IP);
-    vm.devices[NET].segments = true;
+    net_of(&vm.devices[NET])->segments = true;
     offer(RING_INLINE);
     comes_headed(large, frame, len);
     comes_headed(large, frame, len);
@@ -531,7 +532,8 @@ static void test_segments_of_a_large_frame(void)
         HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_OK, HEAD + 1000) && heard(ANSWER | FRAMED));
         HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_OK, HEAD + 1000) && heard(ANSWER | FRAMED));
         post(HVT_RING_READ, BUFFER + 4096, 1514);
-        HOLDS(serve(ring_serve) == 1 && heard(RINGED | FRAMED) && vm.cut.at == vm.cut.end);
+        HOLDS(serve(ring_serve) == 1 && heard(RINGED | FRAMED) &&
+              net_vm(&vm)->cut.at == net_vm(&vm)->cut.end);
     }
     HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_AGAIN, 0) &&
           heard(ANSWER | FRAMED)); /* plain */

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "console.h"
+#include "devices.h"
 #include "holds.h"
 #include "run_kvm.h"
 
@@ -57,10 +58,9 @@ static void set_up(void)
     int disk = memfd_create("disk", 0);
     if (ftruncate(disk, DISK) < 0)
         abort();
-    attach(NET, (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true});
-    attach(BLOCK, (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK});
-    attach(BLOCK_RO,
-           (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = disk, .capacity = DISK, .read_only = true});
+    attach(NET, net_on(net[0], (struct net_device){.is_socket = true}));
+    attach(BLOCK, disk_on(disk, (struct disk){.capacity = DISK}));
+    attach(BLOCK_RO, disk_on(disk, (struct disk){.capacity = DISK, .read_only = true}));
     wire = net[1];
     console = pipe_ends[0];
     console_set(&vm, pipe_ends[1]);
@@ -76,7 +76,7 @@ static void tear_down(void)
     for (uint32_t i = 0; i < vm.device_end; i++)
         if (vm.devices[i].fd >= 0 && i != BLOCK_RO)
             close(vm.devices[i].fd);
-    close(vm.console_fd);
+    close(vm.console.fd);
     close(wire);
     close(console);
     vm_release(&vm);
@@ -208,8 +208,8 @@ static void test_console(void)
     HOLDS(refused(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts), M - 1, 2));
     puts = (struct hvt_puts){BUFFER, UINT64_MAX};
     HOLDS(refused(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts), BUFFER, UINT64_MAX));
-    int fd = vm.console_fd;
-    vm.console_fd = CONSOLE_PYTHON;
+    int fd = vm.console.fd;
+    vm.console.fd = CONSOLE_PYTHON;
     puts = (struct hvt_puts){BUFFER, 3};
     HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
     HOLDS(vm.shared->event.kind == EVENT_CONSOLE && vm.shared->event.gpa == BUFFER &&
@@ -221,7 +221,7 @@ static void test_console(void)
     HOLDS(hypercall_resume(&vm) == LEAVE);
     HOLDS(vm.shared->event.gpa == BUFFER + (1u << 20) && vm.shared->event.len == 5);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
-    vm.console_fd = fd;
+    vm.console.fd = fd;
 }
 
 static struct hvt_poll poll_for(uint64_t timeout_ns)
@@ -341,15 +341,15 @@ static void test_interrupted_calls_resume(void)
 /* By the ring's worker, which brings a frame to where the structure is while the piece is somebody's. */
 static void test_a_resumed_call_is_the_one_that_was_made(void)
 {
-    const int fd = vm.console_fd;
+    const int fd = vm.console.fd;
     const struct hvt_puts puts = {BUFFER, (1u << 20) + 5}, other = {M - 16, 16};
-    vm.console_fd = CONSOLE_PYTHON;
+    vm.console.fd = CONSOLE_PYTHON;
     HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
     memcpy(at(ARGS), &other, sizeof other);
     HOLDS(hypercall_resume(&vm) == LEAVE);
     HOLDS(vm.shared->event.gpa == BUFFER + (1u << 20) && vm.shared->event.len == 5);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
-    vm.console_fd = fd;
+    vm.console.fd = fd;
 }
 
 static enum verdict exit_with(struct kvm_run *run)

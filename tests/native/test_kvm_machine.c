@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "holds.h"
 #include "kvm_cpu_state.h"
 #include "kvm_ops.h"
@@ -208,7 +209,7 @@ static void test_a_machine_that_cannot_be_had_leaves_nothing_in_its_vm(void)
         fake.refused = refused[i];
         fake.with = EBADF;
         HOLDS(kvm_ops.open(&machine, &plan, &error) == -1 && strcmp(error.code, "kvm-ioctl") == 0);
-        HOLDS(!vm.memory.hva && !vm.ring.shared && !vm.doorbell);
+        HOLDS(!vm.memory.hva && !net_vm(&vm)->ring.shared && !vm.doorbell);
         HOLDS(fcntl(fds[0], F_GETFD) < 0 && fcntl(fds[1], F_GETFD) < 0);
         vm_release(&vm);
     }

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "holds.h"
 #include "rights.h"
 
@@ -66,8 +67,7 @@ static int behind_the_filter(const long call[7])
 
 static void attach(uint32_t handle, int fd, uint64_t capacity, bool is_read_only)
 {
-    vm.devices[handle] = (struct vm_device){
-        .type = MFT_BLOCK_BASIC, .fd = fd, .capacity = capacity, .read_only = is_read_only};
+    vm.devices[handle] = disk_on(fd, (struct disk){.capacity = capacity, .read_only = is_read_only});
     vm.device_end = handle + 1;
 }
 
@@ -152,11 +152,11 @@ static void test_the_rings_worker_is_woken(void)
     const int wake = eventfd(0, 0);
     if (wake < 0)
         abort();
-    vm.ring.wake_fd = wake;
+    net_vm(&vm)->ring.wake_fd = wake;
     REFUSED(SYS_write, wake, (long)&one, sizeof one);
-    vm.ring.has_worker = true;
+    net_vm(&vm)->ring.has_worker = true;
     ALLOWED(SYS_write, wake, (long)&one, sizeof one);
-    vm.ring.has_worker = false;
+    net_vm(&vm)->ring.has_worker = false;
     close(wake);
 }
 
@@ -223,7 +223,7 @@ static void test_calls_of_a_kind_are_for_guests_that_have_it(void)
             if (kinds & 2)
                 attach(0, disk, DISK, false);
             if (kinds & 1)
-                vm.devices[vm.device_end++] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net};
+                vm.devices[vm.device_end++] = net_on(net, (struct net_device){0});
             const bool has = kinds & (calls[i].type == MFT_NET_BASIC ? 1 : 2);
             HOLDS((behind_the_filter(call) == KILLED) == !has);
         }
@@ -259,7 +259,7 @@ static uint64_t limit_behind(int console, int error)
     pid_t child = fork();
     if (child == 0) {
         struct rlimit now;
-        vm.console_fd = console;
+        vm.console.fd = console;
         if (dup2(error, STDERR_FILENO) < 0)
             _exit(1);
         give_up_file_growth(&vm);
@@ -302,9 +302,9 @@ int main(void)
     stop = eventfd(0, 0);
     if (stop < 0)
         return 1;
-    vm.console_fd = log_file;
+    vm.console.fd = log_file;
     vm.stop_fd = stop;
-    vm.devices[0] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net};
+    vm.devices[0] = net_on(net, (struct net_device){0});
     attach(1, disk, DISK, false);
     attach(2, large, LARGE, false);
     attach(3, read_only, RO_DISK, true);

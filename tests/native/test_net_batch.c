@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "holds.h"
 #include "net_frame.h"
 
@@ -40,7 +41,7 @@ static void attach_net(uint32_t handle, int *far)
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, ends) < 0)
         abort();
-    vm.devices[handle] = (struct vm_device){.type = MFT_NET_BASIC, .fd = ends[0], .is_socket = true};
+    vm.devices[handle] = net_on(ends[0], (struct net_device){.is_socket = true});
     *far = ends[1];
 }
 
@@ -56,7 +57,7 @@ static void set_up(void)
     vm.memory.range_count = 2;
     guest_memory_ranges_set(&vm.memory);
     attach_net(NET, &wire);
-    vm.devices[BLOCK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = -1};
+    vm.devices[BLOCK] = disk_on(-1, (struct disk){0});
     attach_net(OTHER, &other_wire);
     vm.device_end = OTHER + 1;
     vm.count_of[MFT_NET_BASIC] = 2;
@@ -310,9 +311,9 @@ struct net_frame_on_wire {
 static void offload_all(void)
 {
     vm.extensions |= TENDER_FEATURE_NET_OFFLOAD;
-    vm.devices[NET].has_header = true;
-    vm.devices[NET].is_socket = false;
-    vm.devices[NET].offload =
+    net_of(&vm.devices[NET])->has_header = true;
+    net_of(&vm.devices[NET])->is_socket = false;
+    net_of(&vm.devices[NET])->offload =
         TENDER_OFFLOAD_CSUM | TENDER_OFFLOAD_TSO4 | TENDER_OFFLOAD_TSO6 | TENDER_OFFLOAD_USO;
 }
 
@@ -376,10 +377,10 @@ static void test_a_header_goes_out_as_it_is_or_not_at_all(void)
     LIE(f.len = 0);
     static const uint8_t types[] = {TENDER_GSO_TCP4, TENDER_GSO_TCP6, TENDER_GSO_UDP};
     for (unsigned i = 0; i < 3; i++) { /* not among what the device has */
-        vm.devices[NET].offload = 15u & ~(2u << i);
+        net_of(&vm.devices[NET])->offload = 15u & ~(2u << i);
         LIE(f.gso_type = types[i]);
     }
-    vm.devices[NET].offload = 14;
+    net_of(&vm.devices[NET])->offload = 14;
     LIE(f.gso_type = 0);
     struct hvt_net_write plain = {NET, BUFFER, 60, 77};
     memcpy(at(ARGS), &plain, sizeof plain);
@@ -500,7 +501,7 @@ static void test_a_device_whose_other_end_is_gone(void)
     put_frame(0, BUFFER, 4);
     put_frame(1, BUFFER, ROOM);
     HOLDS(submit(1, 1, 0) == CONTINUE && ends_with(1, 0, HVT_R_OK));
-    HOLDS(vm.shared->counters.net_tx_drops == 1 && vm.devices[NET].gone);
+    HOLDS(vm.shared->counters.net_tx_drops == 1 && net_of(&vm.devices[NET])->gone);
     HOLDS(submit(0, 1, MS) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* the time is over; it does not turn */
 }
 
@@ -536,11 +537,11 @@ static void test_empty_datagrams(int type)
     put_frame(0, BUFFER, ROOM);
     put_frame(1, BUFFER + ROOM, ROOM);
     HOLDS(submit(0, 2, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 6, HVT_R_OK));
-    HOLDS(vm.shared->counters.net_rx_drops == 2 && !vm.devices[NET].gone);
+    HOLDS(vm.shared->counters.net_rx_drops == 2 && !net_of(&vm.devices[NET])->gone);
     HOLDS(send(wire, "", 0, 0) == 0);
     uint64_t len = ROOM;
     HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
-    HOLDS(vm.shared->counters.net_rx_drops == 3 && !vm.devices[NET].gone);
+    HOLDS(vm.shared->counters.net_rx_drops == 3 && !net_of(&vm.devices[NET])->gone);
     HOLDS(send(wire, "", 0, 0) == 0 && send(wire, "last", 4, 0) == 4);
     close(wire);
     wire = -1;
@@ -548,7 +549,7 @@ static void test_empty_datagrams(int type)
     HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_OK && len == 4);
     len = ROOM;
     HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
-    HOLDS(type != SOCK_SEQPACKET || vm.devices[NET].gone);
+    HOLDS(type != SOCK_SEQPACKET || net_of(&vm.devices[NET])->gone);
     tear_down();
 }
 

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "holds.h"
 #include "net_frame.h"
 #include "ring.h"
@@ -133,19 +134,17 @@ static void set_up(int type, const struct way *way)
     vm.memory.ranges[0] = (struct guest_range){RODATA, RODATA + HVT_PAGE_BYTES, SEGMENT_READ};
     vm.memory.range_count = 1;
     guest_memory_ranges_set(&vm.memory);
-    vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC,
-                                         .fd = ends[0],
-                                         .is_socket = true,
-                                         .has_header = way->header,
-                                         .segments = way->segments,
-                                         .offload = way->offload ? TENDER_OFFLOAD_CSUM : 0};
+    vm.devices[NET] = net_on(ends[0], (struct net_device){.is_socket = true,
+                                                          .has_header = way->header,
+                                                          .segments = way->segments,
+                                                          .offload = way->offload ? TENDER_OFFLOAD_CSUM : 0});
     vm.device_end = NET + 1;
     vm.count_of[MFT_NET_BASIC] = 1;
     vm.extensions =
         TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | (way->offload ? TENDER_FEATURE_NET_OFFLOAD : 0);
     ring = (struct hvt_net_ring *)(void *)(vm.memory.hva + M);
     ring_offer(&vm, ring, RING_INLINE);
-    vm.ring.woken = way->others;
+    net_vm(&vm)->ring.woken = way->others;
     wire = ends[1];
 }
 

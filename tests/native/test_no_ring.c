@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "device.h"
 #include "holds.h"
 #include "ring.h"
 

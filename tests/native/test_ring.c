@@ -16,6 +16,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "device.h"
+#include "devices.h"
 #include "holds.h"
 #include "net_frame.h"
 #include "ring.h"
@@ -47,8 +49,8 @@ static void set_up(uint32_t mode)
     vm.memory.bytes = M;
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT + 0x1000, SEGMENT_EXEC};
     vm.memory.range_count = 1;
-    vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
-    vm.devices[DISK] = (struct vm_device){.type = MFT_BLOCK_BASIC, .fd = -1};
+    vm.devices[NET] = net_on(net[0], (struct net_device){.is_socket = true});
+    vm.devices[DISK] = disk_on(-1, (struct disk){0});
     vm.device_end = DISK + 1;
     vm.count_of[MFT_NET_BASIC] = 1;
     wire = net[1];
@@ -122,7 +124,7 @@ static void test_reads(void)
     HOLDS(ring_serve(&vm) == 1 && commit(2).ret == HVT_R_AGAIN);
     close(wire);
     post(HVT_RING_READ, NET, BUFFER, 100, 10);
-    HOLDS(ring_serve(&vm) == 1 && commit(3).ret == HVT_R_AGAIN && vm.devices[NET].gone);
+    HOLDS(ring_serve(&vm) == 1 && commit(3).ret == HVT_R_AGAIN && net_of(&vm.devices[NET])->gone);
     post(HVT_RING_WRITE, NET, BUFFER, 60, 11);
     HOLDS(ring_serve(&vm) == 1 && vm.shared->ring_counters.net_tx_drops == 1);
     wire = -1;
@@ -159,7 +161,7 @@ static bool breaks(uint32_t operation, gpa_t data, uint32_t len)
         broken && event->kind == EVENT_BAD_ACCESS && event->gpa == data && event->len == len &&
         event->number == (operation == HVT_RING_READ ? HVT_HYPERCALL_NET_READ : HVT_HYPERCALL_NET_WRITE) &&
         event->cookie_valid == 0;
-    atomic_store(&vm.ring.broken, false);
+    atomic_store(&vm.has_fault, false);
     ring->ent_tail = head;
     return broken;
 }
@@ -185,15 +187,15 @@ static void test_tails_that_lie(void)
 {
     static const uint32_t tails[] = {1025, 0x80000000, 0xfffffc00, UINT32_MAX, 0};
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
-        uint32_t head = vm.ring.ent_head;
+        uint32_t head = net_vm(&vm)->ring.ent_head;
         ring->ent_tail = head + tails[i];
         int32_t expected = tails[i] ? HVT_RING_ENTRIES : 0; /* empty entries, of which each is skipped */
         HOLDS(ring_serve(&vm) == expected);
         HOLDS(ring->ent_head == head + (uint32_t)expected);
     }
-    ring->ent_tail = vm.ring.ent_head - 1; /* backwards */
+    ring->ent_tail = net_vm(&vm)->ring.ent_head - 1; /* backwards */
     HOLDS(ring_serve(&vm) == HVT_RING_ENTRIES);
-    ring->ent_tail = vm.ring.ent_head;
+    ring->ent_tail = net_vm(&vm)->ring.ent_head;
     HOLDS(ring_serve(&vm) == 0); /* and it goes on as if nothing had been */
     post(HVT_RING_READ, 0, 0, 0, 5);
     HOLDS(ring_serve(&vm) == 1 && ring->com_tail == 1 && commit(0).id == 5);
@@ -211,8 +213,8 @@ static void test_our_indices_overwritten(void)
 
 static void test_indices_that_wrap(void)
 {
-    vm.ring.ent_head = ring->ent_tail = ring->ent_head = UINT32_MAX - 1;
-    vm.ring.com_tail = ring->com_tail = UINT32_MAX;
+    net_vm(&vm)->ring.ent_head = ring->ent_tail = ring->ent_head = UINT32_MAX - 1;
+    net_vm(&vm)->ring.com_tail = ring->com_tail = UINT32_MAX;
     for (uint32_t i = 0; i < 4; i++)
         post(HVT_RING_READ, 0, 0, 0, 20 + i);
     HOLDS(ring_posted(&vm) == 2);
@@ -247,10 +249,10 @@ static void test_entries_that_change(void)
     bool sound = true;
     for (int i = 0; i < 300; i++) {
         if (ring_serve(&vm) < 0) {
-            const struct vm_event *fault = &vm.ring.fault; /* what it names is really bad */
+            const struct vm_event *fault = &vm.fault; /* what it names is really bad */
             sound =
                 sound && fault->kind == EVENT_BAD_ACCESS && (fault->gpa > M || fault->len > M - fault->gpa);
-            atomic_store(&vm.ring.broken, false);
+            atomic_store(&vm.has_fault, false);
         }
         while (received() >= 0)
             ;
@@ -285,11 +287,11 @@ static void test_kicks_as_exits(void)
     struct rlimit before, none;
     (void)getrlimit(RLIMIT_NOFILE, &before);
     none = (struct rlimit){0, before.rlim_max};
-    vm.ring.mode = RING_WORKER; /* but there is no descriptor for it */
+    net_vm(&vm)->ring.mode = RING_WORKER; /* but there is no descriptor for it */
     (void)setrlimit(RLIMIT_NOFILE, &none);
     HOLDS(kvm_exit_settle(&vm, run) == CONTINUE);
     (void)setrlimit(RLIMIT_NOFILE, &before);
-    HOLDS(!vm.ring.has_worker && vm.ring.mode == RING_INLINE && ring->needs_kick == 1);
+    HOLDS(!net_vm(&vm)->ring.has_worker && net_vm(&vm)->ring.mode == RING_INLINE && ring->needs_kick == 1);
     post(HVT_RING_READ, 0, 0, 0, 2);
     HOLDS(kvm_exit_settle(&vm, run) == CONTINUE && ring->com_tail == 2);
     post(HVT_RING_READ, NET, M, 1, 3);
@@ -334,7 +336,8 @@ static void kick_if_wanted(void)
 
 static void test_a_worker_serves_sleeps_and_is_woken(void)
 {
-    HOLDS(!vm.ring.woken && ring_worker_wake(&vm) && vm.ring.has_worker && vm.ring.woken);
+    HOLDS(!net_vm(&vm)->ring.woken && ring_worker_wake(&vm) && net_vm(&vm)->ring.has_worker &&
+          net_vm(&vm)->ring.woken);
     for (uint32_t i = 0; i < 3000; i++) {
         while (ring->ent_tail - __atomic_load_n(&ring->ent_head, __ATOMIC_ACQUIRE) >= HVT_RING_ENTRIES)
             sched_yield();
@@ -351,11 +354,11 @@ static void test_a_worker_serves_sleeps_and_is_woken(void)
     }
     HOLDS(ring->com_tail == 3020 && commit(3019).id == 3019);
     ring_worker_stop(&vm);
-    HOLDS(!vm.ring.has_worker && ring->needs_kick == 1);
+    HOLDS(!net_vm(&vm)->ring.has_worker && ring->needs_kick == 1);
     ring_worker_stop(&vm); /* once more does nothing */
-    HOLDS(vm.ring.woken);
+    HOLDS(net_vm(&vm)->ring.woken);
     ring_offer(&vm, ring, RING_INLINE); /* for another guest */
-    HOLDS(!vm.ring.woken);
+    HOLDS(!net_vm(&vm)->ring.woken);
 }
 
 /* Whether any of `count` kicks, `apart_ns` from each other, is one too many. The clock is ours. */
@@ -364,7 +367,7 @@ static bool wakes(uint64_t *now_ns, uint32_t count, uint64_t apart_ns)
     bool woken = false;
     for (uint32_t i = 0; i < count; i++) {
         *now_ns += apart_ns;
-        woken = ring_kicks_come_fast(&vm.ring, *now_ns) || woken;
+        woken = ring_kicks_come_fast(&net_vm(&vm)->ring, *now_ns) || woken;
     }
     return woken;
 }
@@ -394,13 +397,13 @@ static void test_what_is_fast_follows_what_a_kick_costs(void)
         HOLDS(!wakes(&now_ns, 15, machines[i].fast_ns) && wakes(&now_ns, 1, machines[i].fast_ns));
     }
     ring_offer(&vm, ring, RING_ADAPTIVE); /* for another guest: nothing is known */
-    HOLDS(vm.ring.kick_cost_ns == UINT64_MAX && vm.ring.quick_kicks == 0);
+    HOLDS(net_vm(&vm)->ring.kick_cost_ns == UINT64_MAX && net_vm(&vm)->ring.quick_kicks == 0);
 }
 
 static void test_a_kick_is_served_at_once_and_a_worker_woken_only_when_they_come_fast(void)
 {
-    vm.ring.mode = RING_ADAPTIVE;
-    vm.ring.kick_cost_ns = 1; /* so that 25 us are slow */
+    net_vm(&vm)->ring.mode = RING_ADAPTIVE;
+    net_vm(&vm)->ring.kick_cost_ns = 1; /* so that 25 us are slow */
     for (uint32_t i = 0; i < 200; i++) {
         uint64_t next_ns = monotonic_ns() + 25000;
         post(HVT_RING_READ, 0, 0, 0, i);
@@ -410,11 +413,11 @@ static void test_a_kick_is_served_at_once_and_a_worker_woken_only_when_they_come
         while (monotonic_ns() < next_ns)
             ;
     }
-    HOLDS(ring->com_tail == 200 && !vm.ring.has_worker);
+    HOLDS(ring->com_tail == 200 && !net_vm(&vm)->ring.has_worker);
     uint64_t end_ns = monotonic_ns() + LIMIT_S * 1000000000ull;
-    while (!vm.ring.has_worker && monotonic_ns() < end_ns)
+    while (!net_vm(&vm)->ring.has_worker && monotonic_ns() < end_ns)
         (void)ring_kicked(&vm);
-    HOLDS(vm.ring.has_worker);
+    HOLDS(net_vm(&vm)->ring.has_worker);
     post(HVT_RING_READ, 0, 0, 0, 200);
     (void)ring_worker_wake(&vm);
     HOLDS(within_limit(all_is_served) && commit(200).id == 200);
@@ -428,7 +431,7 @@ static void test_a_worker_that_meets_a_bad_address_stops_the_run(void)
     HOLDS(leave_interrupted(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS &&
           vm.shared->event.gpa == M);
     ring_end(&vm);
-    HOLDS(vm.shared->event.kind == EVENT_BAD_ACCESS && !vm.ring.has_worker);
+    HOLDS(vm.shared->event.kind == EVENT_BAD_ACCESS && !net_vm(&vm)->ring.has_worker);
 }
 
 static void test_the_end_serves_what_is_left(void)
@@ -478,7 +481,7 @@ static void test_no_worker_outlives_a_reset(void)
 {
     HOLDS(ring_worker_wake(&vm) && within_limit(it_sleeps));
     HOLDS(vm_reset(&vm) == 0);
-    HOLDS(!vm.ring.has_worker && ring->needs_kick == 1);
+    HOLDS(!net_vm(&vm)->ring.has_worker && ring->needs_kick == 1);
     post(HVT_RING_WRITE, NET, BUFFER, 60, 1); /* the next guest's, which has not kicked */
     HOLDS(ring_worker_wake(&vm) && within_limit(all_is_served) && received() >= 0);
 }

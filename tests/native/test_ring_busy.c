@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "holds.h"
 #include "net_frame.h"
 #include "ring.h"
@@ -42,7 +43,7 @@ static void set_up(void)
     if (vm.memory.hva == MAP_FAILED)
         abort();
     vm.memory.bytes = M;
-    vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC, .fd = net[0], .is_socket = true};
+    vm.devices[NET] = net_on(net[0], (struct net_device){.is_socket = true});
     vm.device_end = NET + 1;
     vm.count_of[MFT_NET_BASIC] = 1;
     wire = net[1];
@@ -133,7 +134,7 @@ static void test_the_order(void)
         post(look->posted);
         HOLDS(ring_serve_busy(&vm) >= 0);
         const bool right = are_answered(look->answers) && were_sent(look->sent) &&
-                           ring->ent_head == ring->ent_tail && ring->ent_head == vm.ring.ent_head;
+                           ring->ent_head == ring->ent_tail && ring->ent_head == net_vm(&vm)->ring.ent_head;
         check(right, look->what, __LINE__);
     }
     HOLDS(ring_serve(&vm) == 0 && were_sent("l")); /* a pause of the guest ends the waiting */
@@ -221,7 +222,7 @@ static void ask_again(void)
 static void test_the_receiver_may_run_before_a_read_finds_none(void)
 {
     for (uint32_t allowed = 0; allowed < 2; allowed++) {
-        vm.ring.gives_way = allowed;
+        net_vm(&vm)->ring.gives_way = allowed;
         yields = 0;
         comes(1);
         post("R");
@@ -271,8 +272,8 @@ static void test_addresses(void)
         post("Ra");
         HOLDS(ring_serve_busy(&vm) == 2 && were_sent(""));
         post_at(operations[i], M);
-        HOLDS(ring_serve_busy(&vm) == -1 && atomic_load(&vm.ring.broken) && vm.ring.fault.gpa == M &&
-              vm.ring.fault.number == numbers[i] && were_sent("a")); /* what was posted before has left */
+        HOLDS(ring_serve_busy(&vm) == -1 && atomic_load(&vm.has_fault) && vm.fault.gpa == M &&
+              vm.fault.number == numbers[i] && were_sent("a")); /* what was posted before has left */
     }
 }
 
@@ -309,11 +310,11 @@ static void test_tails_that_lie(void)
         ring_offer(&vm, ring, RING_INLINE);
         comes(1);
         post("Rabc");
-        HOLDS(ring_serve_busy(&vm) == 4 && vm.ring.waiting == 3);
+        HOLDS(ring_serve_busy(&vm) == 4 && net_vm(&vm)->ring.waiting == 3);
         ring->ent_tail = tails[i];
         for (uint32_t k = 0; k < 4; k++) {
-            HOLDS(ring_serve_busy(&vm) <= HVT_RING_ENTRIES && vm.ring.waiting < RING_WAITING_MAX);
-            HOLDS(ring_serve(&vm) <= HVT_RING_ENTRIES && !vm.ring.waiting);
+            HOLDS(ring_serve_busy(&vm) <= HVT_RING_ENTRIES && net_vm(&vm)->ring.waiting < RING_WAITING_MAX);
+            HOLDS(ring_serve(&vm) <= HVT_RING_ENTRIES && !net_vm(&vm)->ring.waiting);
         }
         uint8_t frame[FRAME];
         while (recv(wire, frame, sizeof frame, 0) > 0)

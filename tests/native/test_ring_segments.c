@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "holds.h"
 #include "net_frame.h"
 #include "ring.h"
@@ -39,11 +40,8 @@ static void set_up(int send_buffer)
     if (vm.memory.hva == MAP_FAILED)
         abort();
     vm.memory.bytes = M;
-    vm.devices[NET] = (struct vm_device){.type = MFT_NET_BASIC,
-                                         .fd = net[0],
-                                         .has_header = true,
-                                         .segments = true,
-                                         .offload = TENDER_OFFLOAD_CSUM};
+    vm.devices[NET] = net_on(
+        net[0], (struct net_device){.has_header = true, .segments = true, .offload = TENDER_OFFLOAD_CSUM});
     vm.device_end = NET + 1;
     vm.count_of[MFT_NET_BASIC] = 1;
     wire = net[1];

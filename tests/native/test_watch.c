@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "devices.h"
 #include "holds.h"
 #include "spawn.h"
 
@@ -35,7 +36,7 @@ static void set_up(void)
     if (vm_init(&vm) < 0 || sandbox_init(&sandbox, &vm) < 0 ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         abort();
-    vm.console_fd = CONSOLE_PYTHON;
+    vm.console.fd = CONSOLE_PYTHON;
     sandbox.control_fd = pair[0];
     peer = pair[1];
     int pid = fork();
@@ -137,9 +138,9 @@ static void test_hostile_values(void)
         HOLDS(is_false_report(report((struct vm_event){.kind = kind, .instruction_bytes = UINT32_MAX})));
     }
     /* A console that Python does not want: nobody would take the bytes. */
-    vm.console_fd = CONSOLE_DISCARD;
+    vm.console.fd = CONSOLE_DISCARD;
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_CONSOLE, .len = 1})));
-    vm.console_fd = 1;
+    vm.console.fd = 1;
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_CONSOLE, .len = 1})));
     tear_down();
 }
@@ -148,12 +149,12 @@ static void test_hostile_values(void)
 static void test_a_look_at_the_networks(void)
 {
     set_up();
-    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = -1, .is_socket = true};
+    vm.devices[1] = net_on(-1, (struct net_device){.is_socket = true});
     vm.device_end = 2;
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_NETWORK})));
     tear_down();
     set_up();
-    vm.devices[1] = (struct vm_device){.type = MFT_NET_BASIC, .fd = -1};
+    vm.devices[1] = net_on(-1, (struct net_device){0});
     vm.device_end = 2;
     HOLDS(report((struct vm_event){.kind = EVENT_NETWORK})->kind == EVENT_NETWORK && gone_on() == 1);
     HOLDS(report((struct vm_event){.kind = EVENT_NETWORK})->kind == EVENT_NETWORK && gone_on() == 1);

@@ -96,6 +96,32 @@ def test_the_core_knows_neither_kvm_nor_python(path: Path) -> None:
     assert not [n for n in includes(path) if "kvm" in n or "Python" in n or n == "native.h"]
 
 
+A_KIND = re.compile(r"(?:\b|_)(?:net|block|disk|tap|tcp|ring)s?(?=\b|_)", re.IGNORECASE)
+MAY_NAME_A_KIND = {
+    "vm_types.h",  # what is counted and how a ring is served, which Python reads
+    "entered.h",  # where a value comes from
+}
+
+
+@pytest.mark.parametrize("path", [p for p in CORE if p.name not in MAY_NAME_A_KIND], ids=lambda p: p.name)
+def test_the_core_names_no_kind_of_device(path: Path) -> None:
+    """What it has of one is a row of abi/devices.def, and a room in struct vm that the kind alone looks into."""
+    named = [line for line in c_code(path).split("\n") if A_KIND.search(line)]
+    assert [
+        line for line in named if not re.search(r"\bSIG_(UN)?BLOCK\b|&block\b|sigset_t block\b", line)
+    ] == []
+
+
+def test_a_kind_of_device_alone_looks_into_what_it_keeps() -> None:
+    of_kinds = {p.name for kind in ("net", "block") for p in (ROOT / "bindings/devices" / kind).glob("*.h")}
+    assert {"net.h", "disk.h", "ring.h"} <= of_kinds
+    for path in OURS:
+        if c_room(path) != "devices":
+            assert not of_kinds & set(includes(path)), path.name
+        if path.name not in {"net.h", "disk.h"}:
+            assert not re.search(r"\bdevice->own\b|->kinds\b", c_code(path)), path.name
+
+
 C_LEVELS = {
     "abi": 0,
     "core": 1,
@@ -215,7 +241,7 @@ TOLD_BY = {
 FILL_OURS_ALONE = {
     "guest_read", "guest_fetch", "read_memory", "give_console_piece", "end",  # copies from the guest
     "disk_map_note", "disk_map_flushed",  # what is known of a disk's pages
-    "drop_frames", "ring_kicks_come_fast", "save", "get_cpu_state", "set_run_mask", "take_config",
+    "drop_frames", "ring_kicks_come_fast", "get_cpu_state", "set_run_mask", "take_config",
 }  # fmt: skip
 FILLS = re.compile(
     r"\b(?:p?readv?|preadv2|recv|recvfrom|recvmsg|guarded_copy|tcp_cut_next|process_vm_writev|start_state_write_\w+)\("

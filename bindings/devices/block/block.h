@@ -3,7 +3,7 @@
 #ifndef TENDER_BLOCK_H
 #define TENDER_BLOCK_H
 
-#include "disk_map.h"
+#include "disk.h"
 #include "hypercall.h"
 
 /* Bytes between two looks for a stop: a copy of so many takes less than a tenth of a millisecond. */

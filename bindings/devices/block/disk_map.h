@@ -24,7 +24,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "device_state.h"
+struct disk_map {
+    uint8_t *hva;         /* NULL: not mapped, and nothing is ever served */
+    uint64_t bytes;       /* whole pages */
+    uint64_t *cached;     /* a bit a page: it was read or written */
+    uint64_t *dirty;      /* a bit a page: it was written since the last flush */
+    uint64_t dirty_start; /* the words of `dirty` that may have a bit */
+    uint64_t dirty_end;
+    uint64_t pages_noted; /* since all was forgotten last */
+    uint32_t page_limit;
+};
 
 /*
  * Whether requests to this descriptor may be copies, and of how many pages that may be believed at a time; 0:

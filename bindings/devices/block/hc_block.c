@@ -18,16 +18,17 @@
 
 struct vm_device *block_device(struct vm *vm, uint64_t handle)
 {
-    if (vm->map_disks)
-        vm->map_disks(vm);
-    if (handle >= vm->device_end || vm->devices[handle].type != MFT_BLOCK_BASIC)
+    if (vm->map_devices)
+        vm->map_devices(vm);
+    if (handle >= vm->device_end || !is_disk(&vm->devices[handle]))
         return NULL;
     return &vm->devices[handle];
 }
 
 bool block_range_is_valid(const struct vm_device *device, uint64_t offset, uint64_t len)
 {
-    return len <= INT64_MAX && offset < device->capacity && len <= device->capacity - offset;
+    const uint64_t capacity = disk_of(device)->capacity;
+    return len <= INT64_MAX && offset < capacity && len <= capacity - offset;
 }
 
 /* Behind what was copied, all of it, or an errno's worth of nothing: what the host leaves undone is an error
@@ -47,14 +48,14 @@ static __attribute__((cold, noinline)) bool transfer_rest(struct vm_device *devi
             return false;
         done += (uint64_t)n;
     }
-    disk_map_note(&device->map, writing, len - copied, offset + copied);
+    disk_map_note(&disk_of(device)->map, writing, len - copied, offset + copied);
     return true;
 }
 
 static inline bool move(struct vm *vm, struct vm_device *device, bool writing, uint8_t *data, uint64_t len,
                         uint64_t offset)
 {
-    const uint64_t done = disk_map_copy(&device->map, writing, data, len, offset);
+    const uint64_t done = disk_map_copy(&disk_of(device)->map, writing, data, len, offset);
     const bool moved = done == len || transfer_rest(device, writing, data, len, offset, done);
     if (!writing)
         entered(&vm->memory, data, len, ENTERED_BLOCK);
@@ -105,7 +106,7 @@ static inline __attribute__((always_inline)) enum verdict transfer(struct vm *vm
     uint8_t *data = guest_memory_at(&vm->memory, call->data, len, writing ? GUEST_READABLE : GUEST_WRITABLE);
     if (!data)
         return leave_bad_access(vm, call->data, len);
-    bool failed = writing && device->read_only;
+    bool failed = writing && disk_of(device)->read_only;
     if (!failed && __builtin_expect(len > BLOCK_PIECE_BYTES, 0)) {
         if (move_pieces(vm, device, writing, data, len, offset, &failed) == LEAVE)
             return LEAVE;
@@ -133,14 +134,14 @@ int32_t block_flush(struct vm *vm, uint64_t handle)
     struct vm_device *device = block_device(vm, handle);
     if (!device)
         return HVT_R_EINVAL;
-    int failed = device->read_only ? 0 : fdatasync(device->fd);
+    int failed = disk_of(device)->read_only ? 0 : fdatasync(device->fd);
     while (failed < 0 && errno == EINTR)
         failed = fdatasync(device->fd);
     if (failed < 0) {
         vm->shared->counters.block_errors++;
         return HVT_R_EUNSPEC;
     }
-    disk_map_flushed(&device->map);
+    disk_map_flushed(&disk_of(device)->map);
     vm->shared->counters.block_flushes++;
     return HVT_R_OK;
 }

@@ -48,9 +48,10 @@ static void begin_cold_reads(struct vm *vm, const uint8_t *requests, uint32_t co
         const struct tender_block_request request = request_at(requests, i);
         const struct vm_device *device =
             request.op == TENDER_BLOCK_READ ? block_device(vm, request.handle) : NULL;
-        if (!device || !device->map.hva || !block_range_is_valid(device, request.offset, request.len))
+        if (!device || !disk_of(device)->map.hva ||
+            !block_range_is_valid(device, request.offset, request.len))
             continue;
-        const uint64_t cached = disk_map_cached(&device->map, request.len, request.offset);
+        const uint64_t cached = disk_map_cached(&disk_of(device)->map, request.len, request.offset);
         const uint64_t start = request.offset + cached, end = request.offset + request.len;
         if (start == end)
             continue;
@@ -69,7 +70,7 @@ static void begin_cold_reads(struct vm *vm, const uint8_t *requests, uint32_t co
 static bool is_cached(struct vm *vm, const struct tender_block_request *request)
 {
     const struct vm_device *device = block_device(vm, request->handle);
-    return device && disk_map_cached(&device->map, request->len, request->offset) == request->len;
+    return device && disk_map_cached(&disk_of(device)->map, request->len, request->offset) == request->len;
 }
 
 static enum verdict serve_request(struct vm *vm, struct tender_block_request *request)

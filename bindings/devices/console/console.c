@@ -25,30 +25,30 @@ int terminal_without_waiting(int fd)
 
 static void close_own(struct vm *vm)
 {
-    if (vm->console_own)
-        close(vm->console_fd);
-    vm->console_own = false;
+    if (vm->console.own)
+        close(vm->console.fd);
+    vm->console.own = false;
 }
 
 int console_set(struct vm *vm, int fd)
 {
     struct stat about;
     close_own(vm);
-    vm->console_fd = fd;
+    vm->console.fd = fd;
     if (fd < 0)
         return 0;
     if (fstat(fd, &about) < 0) {
-        vm->console_fd = CONSOLE_DISCARD;
+        vm->console.fd = CONSOLE_DISCARD;
         return -errno;
     }
-    vm->console_nowait = S_ISFIFO(about.st_mode);
-    vm->console_socket = S_ISSOCK(about.st_mode);
-    vm->console_chunk = S_ISFIFO(about.st_mode)  ? PIPE_BUF
+    vm->console.nowait = S_ISFIFO(about.st_mode);
+    vm->console.is_socket = S_ISSOCK(about.st_mode);
+    vm->console.chunk = S_ISFIFO(about.st_mode)  ? PIPE_BUF
                         : S_ISCHR(about.st_mode) ? TERMINAL_ROOM
                                                  : FILE_CHUNK;
     const int own = S_ISCHR(about.st_mode) ? terminal_without_waiting(fd) : -1;
     if (own >= 0)
-        vm->console_fd = own;
-    vm->console_own = own >= 0;
+        vm->console.fd = own;
+    vm->console.own = own >= 0;
     return 0;
 }

@@ -21,20 +21,20 @@
 
 static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 {
-    if (vm->console_socket) {
-        ssize_t sent = send(vm->console_fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (vm->console.is_socket) {
+        ssize_t sent = send(vm->console.fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
         return sent < 0 ? -errno : sent;
     }
-    if (vm->console_nowait) {
+    if (vm->console.nowait) {
         const struct iovec piece = {(void *)(uintptr_t)data, len};
-        ssize_t written = pwritev2(vm->console_fd, &piece, 1, -1, RWF_NOWAIT);
+        ssize_t written = pwritev2(vm->console.fd, &piece, 1, -1, RWF_NOWAIT);
         if (written >= 0)
             return written;
         if (errno == EAGAIN)
             return -EAGAIN;
-        vm->console_nowait = false; /* EOPNOTSUPP, or an error that write() below will repeat */
+        vm->console.nowait = false; /* EOPNOTSUPP, or an error that write() below will repeat */
     }
-    return write_quietly(vm->console_fd, data, len < vm->console_chunk ? len : vm->console_chunk);
+    return write_quietly(vm->console.fd, data, len < vm->console.chunk ? len : vm->console.chunk);
 }
 
 /* One piece a time: what a guest writes at once may be all its memory, and Python copies what it takes. */
@@ -60,10 +60,10 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
         return leave_bad_access(vm, args->puts.data, len);
     if (!vm->shared->timeline.first_console && len)
         vm->shared->timeline.first_console = monotonic_ns();
-    if (vm->console_fd == CONSOLE_PYTHON)
+    if (vm->console.fd == CONSOLE_PYTHON)
         return leave_with_piece(vm, args->puts.data, len);
-    while (vm->console_fd >= 0 && vm->resume.bytes_done < len) {
-        struct pollfd wait[2] = {{vm->console_fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
+    while (vm->console.fd >= 0 && vm->resume.bytes_done < len) {
+        struct pollfd wait[2] = {{vm->console.fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
         if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)
             return leave_interrupted(vm);
         int64_t written = write_some(vm, data + vm->resume.bytes_done, len - vm->resume.bytes_done);
@@ -80,6 +80,6 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
         vm->resume.bytes_done += (uint64_t)written;
         counters->console_bytes += (uint64_t)written;
     }
-    counters->console_lost_bytes += vm->console_fd == CONSOLE_DISCARD ? 0 : len - vm->resume.bytes_done;
+    counters->console_lost_bytes += vm->console.fd == CONSOLE_DISCARD ? 0 : len - vm->resume.bytes_done;
     return CONTINUE;
 }

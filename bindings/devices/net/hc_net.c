@@ -30,7 +30,7 @@
 
 struct vm_device *net_device(struct vm *vm, uint64_t handle)
 {
-    if (handle >= vm->device_end || vm->devices[handle].type != MFT_NET_BASIC)
+    if (handle >= vm->device_end || !is_net(&vm->devices[handle]))
         return NULL;
     return &vm->devices[handle];
 }
@@ -39,7 +39,7 @@ struct vm_device *net_device(struct vm *vm, uint64_t handle)
  * The header goes to the host's tun driver, which checks it too; what is nonsense in itself, or not among
  * what the device can do, is refused here. A frame that asks for nothing is every device's.
  */
-static bool header_is_sound(const struct vm_device *device, const struct net_header *header, uint64_t len)
+static bool header_is_sound(uint32_t offload, const struct net_header *header, uint64_t len)
 {
     static const uint32_t needed[] = {
         [TENDER_GSO_TCP4] = TENDER_OFFLOAD_TSO4,
@@ -50,13 +50,13 @@ static bool header_is_sound(const struct vm_device *device, const struct net_hea
     const bool sums = header->flags & TENDER_NET_NEEDS_CSUM;
     if (header->flags & ~(TENDER_NET_NEEDS_CSUM | TENDER_NET_DATA_VALID) || header->hdr_len > len)
         return false;
-    if (sums && (!(device->offload & TENDER_OFFLOAD_CSUM) ||
+    if (sums && (!(offload & TENDER_OFFLOAD_CSUM) ||
                  (uint64_t)header->csum_start + header->csum_offset + sizeof(uint16_t) > len))
         return false;
     if (header->gso_type == TENDER_GSO_NONE)
         return true;
-    return sums && header->gso_size && gso < sizeof needed / sizeof *needed &&
-           device->offload & needed[gso] && (gso != TENDER_GSO_UDP || header->gso_type == gso);
+    return sums && header->gso_size && gso < sizeof needed / sizeof *needed && offload & needed[gso] &&
+           (gso != TENDER_GSO_UDP || header->gso_type == gso);
 }
 
 /* A function of its own, as is each that few devices need: the road of a plain frame is short. */
@@ -83,9 +83,9 @@ static __attribute__((noinline)) int64_t send_to_peer(const struct vm_device *de
 static int64_t send_frame(const struct vm_device *device, const void *data, uint64_t len,
                           const struct net_header *header)
 {
-    if (device->has_header)
+    if (net_of(device)->has_header)
         return send_headed(device, data, len, header);
-    if (device->is_socket)
+    if (net_of(device)->is_socket)
         return send_to_peer(device, data, len);
     return write_quietly(device->fd, data, len);
 }
@@ -113,7 +113,7 @@ int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, g
     const void *data = guest_bytes_at(&vm->memory, gpa, len);
     if (!data)
         return NET_BAD_RANGE;
-    if (len > FRAME_MAX || (header && !header_is_sound(device, header, len)))
+    if (len > FRAME_MAX || (header && !header_is_sound(net_of(device)->offload, header, len)))
         return HVT_R_EINVAL;
     send_or_drop(vm, device, counters, data, len, header);
     return HVT_R_OK;
@@ -154,7 +154,8 @@ static bool complete_checksum(const struct vm *vm, uint8_t *data, uint64_t len,
  * one vCPU is out, and no worker serves or can begin. */
 static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t room)
 {
-    return (!vm->ring.woken || vm->ring.vcpu_serves) && guest_room_at(&vm->memory, gpa + room, 1);
+    const struct net_ring *ring = &net_vm(vm)->ring;
+    return (!ring->woken || ring->vcpu_serves) && guest_room_at(&vm->memory, gpa + room, 1);
 }
 
 /* A read at `data` was answered so: what it has written of the room. */
@@ -258,14 +259,15 @@ static __attribute__((noinline)) ssize_t read_headed(const struct vm *vm, const 
 static __attribute__((noinline)) ssize_t read_segment(struct vm *vm, const struct vm_device *device,
                                                       void *data, uint64_t room, struct vm_counters *counters)
 {
-    struct tcp_cut *const cut = &vm->cut;
-    if (atomic_exchange_explicit(&vm->cut_busy, true, memory_order_acquire)) {
+    struct net_vm *const nets = net_vm(vm);
+    struct tcp_cut *const cut = &nets->cut;
+    if (atomic_exchange_explicit(&nets->cut_busy, true, memory_order_acquire)) {
         errno = EAGAIN;
         return -1;
     }
     const ssize_t got = read_headed(vm, device, cut, data, room, NULL, counters);
-    atomic_store_explicit(&vm->cut_left, cut->at != cut->end, memory_order_relaxed);
-    atomic_store_explicit(&vm->cut_busy, false, memory_order_release);
+    atomic_store_explicit(&nets->cut_left, cut->at != cut->end, memory_order_relaxed);
+    atomic_store_explicit(&nets->cut_busy, false, memory_order_release);
     return got;
 }
 
@@ -279,7 +281,7 @@ static bool has_hung_up(const struct vm *vm, const struct vm_device *device)
 /* What a read brought is no frame: a datagram that was empty, or a frame longer than its room. */
 static bool is_none(const struct vm_device *device, ssize_t got, uint64_t room)
 {
-    return got > (ssize_t)room || (got == 0 && device->is_socket);
+    return got > (ssize_t)room || (got == 0 && net_of(device)->is_socket);
 }
 
 /*
@@ -314,13 +316,13 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
     uint8_t *data = guest_room_at(&vm->memory, gpa, *len);
     if (!data)
         return NET_BAD_RANGE;
-    if (atomic_load_explicit(&device->gone, memory_order_relaxed) || !*len)
+    if (atomic_load_explicit(&net_of(device)->gone, memory_order_relaxed) || !*len)
         return HVT_R_AGAIN;
     const uint64_t room = *len < FRAME_MAX ? *len : FRAME_MAX;
     ssize_t got;
-    if (device->segments && vm->cut.frame) { /* none: the ring was not to be had any more */
+    if (net_of(device)->segments && net_vm(vm)->cut.frame) { /* none: the ring was not to be had any more */
         got = read_segment(vm, device, data, room, counters);
-    } else if (device->has_header) {
+    } else if (net_of(device)->has_header) {
         got = read_headed(vm, device, NULL, data, room, header, counters);
     } else {
         const bool may_borrow = may_borrow_behind(vm, gpa, room);
@@ -342,7 +344,7 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
         gone = errno == ECONNRESET;
     }
     if (gone)
-        atomic_store_explicit(&device->gone, true, memory_order_relaxed);
+        atomic_store_explicit(&net_of(device)->gone, true, memory_order_relaxed);
     return HVT_R_AGAIN;
 }
 

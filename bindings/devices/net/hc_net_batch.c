@@ -74,8 +74,8 @@ static enum verdict receive_frames(struct vm *vm, struct vm_device *device, stru
                                   has_offload(vm) ? &header : NULL);
         if (ret == NET_BAD_RANGE)
             return leave_bad_access(vm, frame.data, frame.len);
-        device->drained = ret != HVT_R_OK;
-        if (device->drained)
+        net_of(device)->drained = ret != HVT_R_OK;
+        if (net_of(device)->drained)
             break;
         answer(vm, frames, index, (uint32_t)len, ret);
         if (has_offload(vm))
@@ -104,7 +104,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
 
     enum verdict verdict = send_frames(vm, batch, frames);
     /* Who waits was told a moment ago that there are none: an empty read costs about what the wait does. */
-    if (verdict == CONTINUE && !(batch->timeout_ns && device->drained))
+    if (verdict == CONTINUE && !(batch->timeout_ns && net_of(device)->drained))
         verdict = receive_frames(vm, device, batch, frames);
     if (verdict == CONTINUE && batch->timeout_ns && !batch->rx_done) {
         uint64_t ready_set;
@@ -116,7 +116,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
         return LEAVE;
     vm->shared->counters.net_batches++;
     batch->tx_done = batch->tx_count;
-    batch->offload = device->offload;
+    batch->offload = net_of(device)->offload;
     batch->ret = HVT_R_OK;
     return CONTINUE;
 }

@@ -9,10 +9,10 @@
 __attribute__((cold)) void net_note_detached(struct vm *vm, struct vm_device *device,
                                              struct vm_counters *counters)
 {
-    if (atomic_exchange(&device->detached, true))
+    if (atomic_exchange(&net_of(device)->detached, true))
         return;
     counters->net_detached++;
-    atomic_store(&vm->net_unsettled, true);
+    atomic_store(&net_vm(vm)->unsettled, true);
 }
 
 static bool is_detached(const struct vm *vm, const struct vm_device *device)
@@ -26,34 +26,35 @@ static bool is_detached(const struct vm *vm, const struct vm_device *device)
 static bool find_attached(struct vm *vm)
 {
     bool found = false, left = false;
-    atomic_store(&vm->net_unsettled, false); /* before the look: the ring's worker may find another */
+    atomic_store(&net_vm(vm)->unsettled, false); /* before the look: the ring's worker may find another */
     for (uint32_t handle = 0; handle < vm->device_end; handle++) {
         struct vm_device *device = &vm->devices[handle];
-        if (!atomic_load(&device->detached))
+        if (!is_net(device) || !atomic_load(&net_of(device)->detached))
             continue;
         if (is_detached(vm, device)) {
             left = true;
             continue;
         }
-        atomic_store(&device->detached, false);
+        atomic_store(&net_of(device)->detached, false);
         vm->shared->counters.net_attached++;
         found = true;
     }
     if (left || found)
-        atomic_store(&vm->net_unsettled, true);
+        atomic_store(&net_vm(vm)->unsettled, true);
     return found;
 }
 
 __attribute__((cold)) enum verdict net_settle(struct vm *vm)
 {
+    struct net_vm *nets = net_vm(vm);
     const uint64_t now_ns = monotonic_ns();
-    if (vm->net_told) {
-        vm->net_told = false;
-        vm->net_look_ns = find_attached(vm) ? 0 : now_ns + LOOK_NS;
+    if (nets->told) {
+        nets->told = false;
+        nets->look_ns = find_attached(vm) ? 0 : now_ns + LOOK_NS;
     }
-    if (!net_is_unsettled(vm) || now_ns < vm->net_look_ns)
+    if (!net_is_unsettled(vm) || now_ns < nets->look_ns)
         return CONTINUE;
-    vm->net_told = true;
+    nets->told = true;
     vm->shared->event.kind = EVENT_NETWORK;
     vm->resume.again = true;
     return LEAVE;

@@ -21,13 +21,14 @@ static enum verdict look(struct vm *vm, const struct timespec *timeout, bool hel
     struct pollfd wait[MFT_MAX_ENTRIES + 1];
     nfds_t count = 0;
     uint32_t handles[MFT_MAX_ENTRIES + 1];
-    for (uint32_t handle = 0; handle < vm->device_end; handle++)
-        if (vm->devices[handle].type == MFT_NET_BASIC &&
-            !atomic_load_explicit(&vm->devices[handle].gone, memory_order_relaxed) &&
-            !atomic_load_explicit(&vm->devices[handle].detached, memory_order_relaxed)) {
+    for (uint32_t handle = 0; handle < vm->device_end; handle++) {
+        const struct vm_device *device = &vm->devices[handle];
+        if (is_net(device) && !atomic_load_explicit(&net_of(device)->gone, memory_order_relaxed) &&
+            !atomic_load_explicit(&net_of(device)->detached, memory_order_relaxed)) {
             handles[count] = handle;
-            wait[count++] = (struct pollfd){vm->devices[handle].fd, POLLIN, 0};
+            wait[count++] = (struct pollfd){device->fd, POLLIN, 0};
         }
+    }
     wait[count] = (struct pollfd){vm->stop_fd, POLLIN, 0};
     if (ppoll(wait, count + 1, timeout, &vm->poll_mask) < 0) {
         if (errno == EINTR)
@@ -41,10 +42,10 @@ static enum verdict look(struct vm *vm, const struct timespec *timeout, bool hel
     *ready_set = 0;
     for (nfds_t i = 0; i < count; i++) {
         struct vm_device *device = &vm->devices[handles[i]];
-        if (wait[i].revents & POLLERR && !device->is_socket)
+        if (wait[i].revents & POLLERR && !net_of(device)->is_socket)
             net_note_detached(vm, device, &vm->shared->counters);
         /* errors and hang-ups too: the read that follows finds out */
-        else if (wait[i].revents || (held && device->segments))
+        else if (wait[i].revents || (held && net_of(device)->segments))
             *ready_set |= (uint64_t)1 << handles[i];
     }
     return CONTINUE;
@@ -52,7 +53,7 @@ static enum verdict look(struct vm *vm, const struct timespec *timeout, bool hel
 
 enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
 {
-    const bool held = atomic_load_explicit(&vm->cut_left, memory_order_relaxed);
+    const bool held = atomic_load_explicit(&net_vm(vm)->cut_left, memory_order_relaxed);
     const bool waits = timeout_ns && !held;
     if (waits && !vm->resume.poll_deadline_ns) {
         uint64_t now_ns = monotonic_ns();
@@ -64,8 +65,8 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
         if (net_is_unsettled(vm)) {
             if (net_settle(vm) == LEAVE)
                 return LEAVE;
-            if (vm->net_look_ns < until_ns)
-                until_ns = vm->net_look_ns;
+            if (net_vm(vm)->look_ns < until_ns)
+                until_ns = net_vm(vm)->look_ns;
         }
         const struct timespec timeout = waits ? until(until_ns) : (struct timespec){0, 0};
         if (look(vm, &timeout, held, ready_set) == LEAVE)

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 
 #include "device.h"
+#include "net.h"
 
 void net_leave_header(int fd)
 {
@@ -12,6 +13,7 @@ void net_leave_header(int fd)
 void net_leave_headers(const struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].offload || vm->devices[i].segments)
+        if (is_net(&vm->devices[i]) &&
+            (net_of(&vm->devices[i])->offload || net_of(&vm->devices[i])->segments))
             net_leave_header(vm->devices[i].fd);
 }

@@ -3,7 +3,7 @@
 #define TENDER_NET_FRAME_H
 
 #include "hypercall.h"
-#include "tcp_segments.h"
+#include "net.h"
 
 #define NET_BAD_RANGE (-1) /* beside HVT_R_...: the guest may not name this memory, which ends its run */
 
@@ -46,7 +46,7 @@ struct vm_device *net_device(struct vm *vm, uint64_t handle);
 enum verdict net_settle(struct vm *vm);
 static inline bool net_is_unsettled(const struct vm *vm)
 {
-    return __builtin_expect(atomic_load_explicit(&vm->net_unsettled, memory_order_relaxed), 0);
+    return __builtin_expect(atomic_load_explicit(&net_vm(vm)->unsettled, memory_order_relaxed), 0);
 }
 
 /* The interface of this TAP is gone; `counters` are the thread's. Any thread that serves. */

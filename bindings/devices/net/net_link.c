@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "device.h"
+#include "net.h"
 
 #define TRY_NS         100000000u /* between two tries, whatever the guest asks for */
 #define TRIES_TO_SAY   5          /* so often in a row a problem is found before it is said: some pass */
@@ -61,7 +62,7 @@ static const char *words_for(const struct device_error *error)
 static bool try_again(struct vm *vm, uint32_t handle, net_attacher *attach, bool *lost, char *text,
                       const char *name)
 {
-    struct net_link *link = &vm->devices[handle].link;
+    struct net_link *link = &net_of(&vm->devices[handle])->link;
     struct device_error error = {0};
     const uint64_t now_ns = monotonic_ns();
     if (now_ns < link->next_ns)
@@ -78,7 +79,7 @@ static bool try_again(struct vm *vm, uint32_t handle, net_attacher *attach, bool
 static bool has_news(struct vm *vm, uint32_t handle, net_attacher *attach, char *text)
 {
     struct vm_device *device = &vm->devices[handle];
-    struct net_link *link = &device->link;
+    struct net_link *link = &net_of(device)->link;
     char name[NAME_SHOWN_MAX];
     (void)text_escape(name, sizeof name, link->name, true);
     bool lost = has_no_interface(device->fd);
@@ -104,7 +105,7 @@ bool net_news(struct vm *vm, uint32_t *next, net_attacher *attach, char *text)
     while (*next < vm->device_end) {
         const uint32_t handle = (*next)++;
         const struct vm_device *device = &vm->devices[handle];
-        if (device->type == MFT_NET_BASIC && device->link.name[0] && has_news(vm, handle, attach, text))
+        if (is_net(device) && net_of(device)->link.name[0] && has_news(vm, handle, attach, text))
             return true;
     }
     return false;

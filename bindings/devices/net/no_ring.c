@@ -1,4 +1,5 @@
 /* A build without the network ring (-Dnet_ring=false): no guest is offered one, so nothing else is called. */
+#include "device.h"
 #include "ring.h"
 
 uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted)

@@ -24,26 +24,28 @@ _Static_assert(sizeof(struct hvt_net_ring) <= CUT_AT && TCP_LARGE_MAX < WAITING_
 
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
 {
-    vm->ring.shared = shared;
-    vm->doorbell = ring_kicked;
-    vm->cut = (struct tcp_cut){.frame = (uint8_t *)shared + CUT_AT};
-    atomic_store(&vm->cut_left, false);
-    vm->ring.mode = mode;
-    vm->ring.ent_head = vm->ring.com_tail = vm->ring.waiting = 0;
-    vm->ring.found = false;
-    vm->ring.kicked_ns = 0;
-    vm->ring.kick_cost_ns = UINT64_MAX;
-    vm->ring.quick_kicks = 0;
-    vm->ring.vcpu_serves = vm->ring.woken = false;
-    atomic_store(&vm->ring.broken, false);
-    pthread_mutex_init(&vm->ring.serving, NULL); /* it needs no end: what it guards does */
-    ring_want_kicks(vm, true);
+    struct net_vm *nets = net_vm(vm);
+    struct net_ring *ring = &nets->ring;
+    ring->shared = shared;
+    vm->doorbell = shared ? ring_kicked : NULL;
+    nets->cut = (struct tcp_cut){.frame = shared ? (uint8_t *)shared + CUT_AT : NULL};
+    atomic_store(&nets->cut_left, false);
+    ring->mode = mode;
+    ring->ent_head = ring->com_tail = ring->waiting = 0;
+    ring->found = false;
+    ring->kicked_ns = 0;
+    ring->kick_cost_ns = UINT64_MAX;
+    ring->quick_kicks = 0;
+    ring->vcpu_serves = ring->woken = false;
+    pthread_mutex_init(&ring->serving, NULL); /* it needs no end: what it guards does */
+    if (shared)
+        ring_want_kicks(vm, true);
 }
 
 uint32_t ring_posted(const struct vm *vm)
 {
     /* pairs with the guest's store: its entry is complete before its tail moves */
-    return __atomic_load_n(&vm->ring.shared->ent_tail, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(&net_vm(vm)->ring.shared->ent_tail, __ATOMIC_ACQUIRE);
 }
 
 /* A word of the ring that the host writes; pairs with the guest, which reads it and then what it is about. */
@@ -55,7 +57,7 @@ static void set_word(struct vm *vm, uint32_t *word, uint32_t value)
 
 void ring_want_kicks(struct vm *vm, bool wanted)
 {
-    set_word(vm, &vm->ring.shared->needs_kick, wanted);
+    set_word(vm, &net_vm(vm)->ring.shared->needs_kick, wanted);
 }
 
 /* Each field once: what is checked is what is used, whatever the guest writes there meanwhile. */
@@ -73,7 +75,7 @@ static struct hvt_ring_entry entry_at(const struct hvt_net_ring *shared, uint32_
 
 static void post_commit(struct vm *vm, struct hvt_ring_commit commit)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     guest_put(&vm->memory, &ring->shared->commits[ring->com_tail % HVT_RING_ENTRIES], &commit, sizeof commit,
               ENTERED_RING);
     set_word(vm, &ring->shared->com_tail, ++ring->com_tail);
@@ -94,7 +96,7 @@ static uint8_t *waiting_room(const struct net_ring *ring, uint32_t index)
 /* The entry of this index behind our head. */
 static struct frame posted_frame(struct vm *vm, uint32_t index)
 {
-    const struct hvt_ring_entry entry = entry_at(vm->ring.shared, vm->ring.ent_head + index);
+    const struct hvt_ring_entry entry = entry_at(net_vm(vm)->ring.shared, net_vm(vm)->ring.ent_head + index);
     struct frame frame = {.handle = entry.handle, .len = entry.len};
     if (entry.operation == HVT_RING_WRITE)
         frame.data = guest_bytes_at(&vm->memory, entry.data, entry.len);
@@ -103,7 +105,7 @@ static struct frame posted_frame(struct vm *vm, uint32_t index)
 
 static struct frame waiting_frame(struct vm *vm, uint32_t index)
 {
-    const struct net_ring *ring = &vm->ring;
+    const struct net_ring *ring = &net_vm(vm)->ring;
     return (struct frame){waiting_room(ring, index), ring->waits[index].handle, ring->waits[index].len};
 }
 
@@ -115,7 +117,7 @@ static uint32_t send_joined(struct vm *vm, struct frame (*frame_at)(struct vm *,
     const struct frame first = frame_at(vm, at);
     const struct vm_device *device = net_device(vm, first.handle);
     struct tcp_joined joined;
-    if (count < 2 || !first.data || !device || !device->segments ||
+    if (count < 2 || !first.data || !device || !net_of(device)->segments ||
         !tcp_join_first(&joined, first.data, first.len))
         return 0;
     for (uint32_t i = 1; i < count; i++) {
@@ -134,7 +136,7 @@ static uint32_t send_joined(struct vm *vm, struct frame (*frame_at)(struct vm *,
 
 static void send_waiting(struct vm *vm)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     uint32_t single = 0; /* so many are sent one by one: together they were refused */
     for (uint32_t at = 0; at < ring->waiting;) {
         uint32_t sent = single ? 0 : send_joined(vm, waiting_frame, at, ring->waiting - at, &single);
@@ -153,7 +155,7 @@ static void send_waiting(struct vm *vm)
 /* Whether it is one that may wait. */
 static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     const void *data = guest_bytes_at(&vm->memory, entry->data, entry->len);
     if (!data || entry->len > WAITING_BYTES || !net_device(vm, entry->handle))
         return false;
@@ -168,11 +170,11 @@ static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
 /* ---- entries */
 
 /* As a hypercall's structure that names such memory: with the number of that one. */
-static bool ring_break(struct net_ring *ring, uint32_t number, const struct hvt_ring_entry *entry)
+static bool ring_break(struct vm *vm, uint32_t number, const struct hvt_ring_entry *entry)
 {
-    ring->fault =
+    vm->fault =
         (struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number, .gpa = entry->data, .len = entry->len};
-    atomic_store_explicit(&ring->broken, true, memory_order_release); /* pairs with leave_stopped() */
+    atomic_store_explicit(&vm->has_fault, true, memory_order_release); /* pairs with leave_stopped() */
     return false;
 }
 
@@ -191,12 +193,12 @@ static bool serve_write(struct vm *vm, const struct hvt_ring_entry *entry, bool 
     /* What it comes to is not told: the guest does not wait for it. */
     return net_send(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
                NET_BAD_RANGE ||
-           ring_break(&vm->ring, HVT_HYPERCALL_NET_WRITE, entry);
+           ring_break(vm, HVT_HYPERCALL_NET_WRITE, entry);
 }
 
 static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     struct vm_counters *counters = &vm->shared->ring_counters;
     uint64_t len = entry->len;
     int32_t ret = net_receive(vm, counters, entry->handle, entry->data, &len, NULL);
@@ -208,7 +210,7 @@ static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
     }
     ring->found = ret == HVT_R_OK;
     if (ret == NET_BAD_RANGE)
-        return ring_break(ring, HVT_HYPERCALL_NET_READ, entry);
+        return ring_break(vm, HVT_HYPERCALL_NET_READ, entry);
     post_commit(vm, (struct hvt_ring_commit){
                         .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
     return true;
@@ -228,7 +230,7 @@ static bool serve_entry(struct vm *vm, const struct hvt_ring_entry *entry, bool 
 
 static int32_t serve(struct vm *vm, bool busy)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     uint32_t posted = ring_posted(vm) - ring->ent_head;
     if (posted > HVT_RING_ENTRIES) /* a lie */
         posted = HVT_RING_ENTRIES;
@@ -286,7 +288,7 @@ bool ring_kicks_come_fast(struct net_ring *ring, uint64_t now_ns)
 
 enum verdict ring_kicked(struct vm *vm)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     vm->shared->counters.net_ring_kicks++;
     if (pthread_mutex_trylock(&ring->serving) != 0)
         return CONTINUE; /* the worker's; it looks once more when it has let go (ring_worker.c) */
@@ -305,10 +307,10 @@ enum verdict ring_kicked(struct vm *vm)
 
 void ring_end(struct vm *vm)
 {
-    if (!vm->ring.shared)
+    if (!net_vm(vm)->ring.shared)
         return;
     ring_worker_stop(vm);
-    bool broken = atomic_load(&vm->ring.broken) || ring_serve(vm) < 0;
+    bool broken = atomic_load(&vm->has_fault) || ring_serve(vm) < 0;
     if (broken && vm->shared->event.kind == EVENT_HALT)
         (void)leave_stopped(vm);
 }

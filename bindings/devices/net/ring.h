@@ -11,23 +11,17 @@
  * Who serves: one thread at a time, which holds net_ring.serving. A kick is an exit, and the vCPU's thread
  * serves it at once: to wake another would take longer, and far longer where processors are busy. Only when
  * kicks come fast is the worker woken (ring_worker.c), and takes over once it runs: then the guest is told
- * not to kick, until nothing has come for a while. Who serves writes the ring, ring_counters, vm_device.gone,
- * and net_ring.fault if it must end the run.
+ * not to kick, until nothing has come for a while. Who serves writes the ring, ring_counters,
+ * net_device.gone, and vm.fault if it must end the run.
  */
 #ifndef TENDER_RING_H
 #define TENDER_RING_H
 
 #include "hypercall.h"
+#include "net.h"
 
-/*
- * How a guest with a network device of this image, in so much memory, is offered a ring; `wanted`
- * RING_ADAPTIVE leaves it to us. With one processor, worker and guest would wait for each other's turns; in
- * too little memory, the ring's room is better the guest's (solo5-hvt adds it on top of what was asked for,
- * and images are sized by that): then there is none, and frames go by hypercalls.
- */
-uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted);
-
-/* Offers the ring in the zeroed memory at `shared`, which the guest shares; enum vm_ring_mode says how. */
+/* Offers the ring in the zeroed memory at `shared`, which the guest shares; enum vm_ring_mode says how. NULL:
+ * there is no such memory any more. */
 void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode);
 
 /* Serves what was posted. How many entries, or -1: the run is to end, and leave_stopped() says why. */

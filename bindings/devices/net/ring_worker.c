@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "ring.h"
 
 #define LOOKS_A_CLOCK       32u
@@ -24,10 +25,10 @@ static bool is_to_quit(const struct net_ring *ring)
 /* Until nothing has come for a while. False: it found what ends the run. */
 static bool serve_while_busy(struct vm *vm)
 {
-    const uint64_t limit_ns = QUICKS_BEFORE_SLEEP * ring_quick_ns(&vm->ring);
+    const uint64_t limit_ns = QUICKS_BEFORE_SLEEP * ring_quick_ns(&net_vm(vm)->ring);
     uint64_t idle_since_ns = 0;
     uint32_t looks = 0;
-    while (!is_to_quit(&vm->ring)) {
+    while (!is_to_quit(&net_vm(vm)->ring)) {
         /* A frame waits for the guest's next read no longer than this. */
         const bool idle = looks >= LOOKS_A_CLOCK;
         const int32_t served = idle ? ring_serve(vm) : ring_serve_busy(vm);
@@ -46,7 +47,7 @@ static bool serve_while_busy(struct vm *vm)
 static void *work(void *argument)
 {
     struct vm *vm = argument;
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     bool sound = true;
     uint64_t woken;
     (void)prctl(PR_SET_NAME, "tender-ring");
@@ -90,7 +91,7 @@ static int start_thread(struct vm *vm)
     pthread_sigmask(SIG_SETMASK, &all, &saved);
     error = pthread_attr_setstacksize(&attributes, STACK_BYTES);
     if (!error)
-        error = pthread_create(&vm->ring.thread, &attributes, work, vm);
+        error = pthread_create(&net_vm(vm)->ring.thread, &attributes, work, vm);
     pthread_sigmask(SIG_SETMASK, &saved, NULL);
     pthread_attr_destroy(&attributes);
     return error;
@@ -104,7 +105,7 @@ static void wake(const struct net_ring *ring)
 
 static bool make_worker(struct vm *vm)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     ring->wake_fd = eventfd(0, EFD_CLOEXEC);
     if (ring->wake_fd < 0)
         return false;
@@ -120,11 +121,11 @@ static bool make_worker(struct vm *vm)
 
 bool ring_worker_wake(struct vm *vm)
 {
-    if (!vm->ring.woken) /* before the worker can see it, and never again while it may look */
-        vm->ring.woken = true;
-    if (!vm->ring.has_worker)
+    if (!net_vm(vm)->ring.woken) /* before the worker can see it, and never again while it may look */
+        net_vm(vm)->ring.woken = true;
+    if (!net_vm(vm)->ring.has_worker)
         return make_worker(vm);
-    wake(&vm->ring);
+    wake(&net_vm(vm)->ring);
     return true;
 }
 
@@ -136,7 +137,7 @@ static void await(sem_t *semaphore)
 
 void ring_worker_prepare(struct vm *vm)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     ring->kept = true;
     sem_init(&ring->asleep, 0, 0);
     sem_init(&ring->done, 0, 0);
@@ -160,7 +161,7 @@ uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted)
 
 void ring_worker_stop(struct vm *vm)
 {
-    struct net_ring *ring = &vm->ring;
+    struct net_ring *ring = &net_vm(vm)->ring;
     if (!ring->has_worker)
         return;
     ring->has_worker = false;

@@ -133,13 +133,12 @@ struct net_header_use net_use_header(int fd, enum net_use use)
 int net_attach_again(const struct vm_device *device, struct device_error *error)
 {
     uint32_t mtu; /* the guest was told of the first one's */
-    const char *name = device->link.name;
+    const struct net_device *net = net_of(device);
+    const char *name = net->link.name;
     if (look_at(name, &mtu, error) < 0 ||
-        bind_to(device->fd, name, device->has_header ? NET_SEGMENTS : NET_PLAIN, error) < 0)
+        bind_to(device->fd, name, net->has_header ? NET_SEGMENTS : NET_PLAIN, error) < 0)
         return -1;
-    (void)net_use_header(device->fd, device->segments  ? NET_SEGMENTS
-                                     : device->offload ? NET_OFFLOAD
-                                                       : NET_PLAIN);
+    (void)net_use_header(device->fd, net->segments ? NET_SEGMENTS : net->offload ? NET_OFFLOAD : NET_PLAIN);
     return 0;
 }
 

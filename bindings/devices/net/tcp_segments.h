@@ -14,11 +14,20 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#include "device_state.h"
 #include "net_header.h"
 
 #define TCP_HEAD_MAX  98    /* Ethernet with a VLAN tag, IPv4, TCP with all options */
 #define TCP_LARGE_MAX 65553 /* bytes of a large frame */
+
+#define TCP_JOINED_MAX 48 /* segments of one large frame: 64 KiB of the usual 1448 bytes */
+
+/* A large frame that is taken segment by segment. */
+struct tcp_cut {
+    uint8_t *frame; /* TCP_LARGE_MAX bytes and one more, which a guest may change at any time */
+    uint32_t ip_at, tcp_at, head_len;
+    uint32_t at, end; /* of the payload that is left; equal: nothing is */
+    uint32_t segment_len, number;
+};
 
 /* Segments to be sent as one. The pieces point into the segments that were added. */
 struct tcp_joined {

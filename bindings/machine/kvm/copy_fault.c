@@ -77,10 +77,10 @@ static void let_in(void)
     pthread_sigmask(SIG_UNBLOCK, &bus, NULL); /* vm_leave() puts the caller's mask back */
 }
 
-static void map_disks(struct vm *vm)
+static void map_devices(struct vm *vm)
 {
-    vm->map_disks = NULL;
-    vm->disks_mapped = true;
+    vm->map_devices = NULL;
+    vm->devices_mapped = true;
     if (!install())
         return;
     let_in();
@@ -89,8 +89,8 @@ static void map_disks(struct vm *vm)
 
 void copy_fault_prepare(struct vm *vm)
 {
-    if (!vm->disks_mapped) {
-        vm->map_disks = devices_can_map(vm) ? map_disks : NULL;
+    if (!vm->devices_mapped) {
+        vm->map_devices = devices_can_map(vm) ? map_devices : NULL;
         return;
     }
     (void)install();

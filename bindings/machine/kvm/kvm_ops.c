@@ -120,7 +120,7 @@ static void write_boot_info(struct machine *machine, const struct machine_plan *
     const struct guest_memory *memory = &machine->vm->memory;
     uint8_t *const boot_info = memory->hva + HVT_BOOT_INFO_GPA;
     start_state_write_boot_info(boot_info, plan->image, plan->manifest, memory->bytes,
-                                kvm_of(machine)->tsc_hz, machine->vm->ring.shared ? memory->bytes : 0,
+                                kvm_of(machine)->tsc_hz, machine->vm->doorbell ? memory->bytes : 0,
                                 plan->cmdline, plan->cmdline_bytes);
     entered(memory, boot_info, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
 }
@@ -146,9 +146,8 @@ static int open_machine(struct machine *machine, const struct machine_plan *plan
     if ((is_command && kvm_machine_open(kvm, error) < 0) || make_memory(vm, plan, error) < 0 ||
         make_vcpu(machine, plan->image->entry, error) < 0) {
         kvm_machine_close(kvm);
+        devices_offer(vm, NULL, RING_NONE);
         guest_memory_unmap(&vm->memory);
-        vm->ring.shared = NULL;
-        vm->doorbell = NULL;
         return -1;
     }
     if (is_command) {
@@ -165,8 +164,8 @@ static uint32_t confine(struct machine *machine, bool has_stand_ins)
     struct vm *vm = machine->vm;
     struct left_behind *left = &own(machine)->left;
     copy_fault_prepare(vm);
-    if (vm->map_disks)
-        vm->map_disks(vm);
+    if (vm->map_devices)
+        vm->map_devices(vm);
     *left = (struct left_behind){-1, -1, -1};
     if (!has_stand_ins)
         leave_behind_prepare(left);

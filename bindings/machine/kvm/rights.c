@@ -162,9 +162,9 @@ static struct writable find_writable(const struct vm *vm)
 {
     struct writable found = {.count = 0};
     for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type && !device_ops_of(&vm->devices[i])->places)
+        if (vm->devices[i].type && !device_has_places(&vm->devices[i]))
             may_write(&found, vm->devices[i].fd);
-    may_write(&found, vm->console_fd);
+    may_write(&found, vm->console.fd);
     may_write(&found, STDERR_FILENO);
     may_write(&found, vm->stop_fd);
     for (uint32_t type = 0; type < DEVICE_TYPES; type++)
@@ -196,7 +196,7 @@ _Static_assert(2 * (MFT_MAX_ENTRIES + 3 + DEVICE_TYPES) + 2 <= UINT8_MAX, "a con
 static bool has_places(const struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)
-        if (vm->devices[i].type && device_ops_of(&vm->devices[i])->places)
+        if (device_has_places(&vm->devices[i]))
             return true;
     return false;
 }

@@ -80,11 +80,6 @@ static inline int sandbox_device_fd(uint32_t type, uint32_t handle)
     }
 }
 
-struct sandbox_device {
-    uint32_t type;
-    _Alignas(8) uint8_t saved[DEVICE_SAVED_BYTES]; /* by device_ops */
-};
-
 extern const struct machine_words sandbox_words; /* sandbox_words.c */
 
 struct sandbox_config {
@@ -97,17 +92,14 @@ struct sandbox_config {
     uint32_t kick_signal;
     uint32_t extensions; /* TENDER_FEATURE_... that the guest was granted */
     uint32_t device_end;
-    int32_t console; /* CONSOLE_DISCARD, CONSOLE_PYTHON, or SANDBOX_FD_CONSOLE */
-    uint32_t console_chunk;
-    uint32_t console_nowait;
-    uint32_t console_socket;
-    uint32_t ends_at_once; /* nobody looks into its memory when it has reported its end */
+    struct vm_console console; /* its descriptor, and the devices', are another's: fds.h */
+    uint32_t ends_at_once;     /* nobody looks into its memory when it has reported its end */
     uint32_t range_count;
     _Atomic uint32_t
         prepared; /* by the program: memory is what the guest will find; pairs with sandbox_read() */
     struct sandbox_alone alone;
-    struct sandbox_device devices[MFT_MAX_ENTRIES];
     struct guest_range ranges[GUEST_RANGES_MAX];
+    struct vm_device devices[MFT_MAX_ENTRIES];
 };
 
 _Static_assert(sizeof(struct vm_shared) <= SANDBOX_CONFIG_OFFSET, "the shared page is one page");

@@ -247,10 +247,9 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
 {
     for (uint32_t i = 0; i < vm->device_end; i++) {
         const struct vm_device *device = &vm->devices[i];
-        const struct device_ops *ops = device_ops_of(device);
-        if (!ops || !ops->places)
+        if (!device_has_places(device))
             continue;
-        const struct device_places places = ops->places(device);
+        const struct device_places places = device_places(device);
         int flags = fcntl(device->fd, F_GETFL); /* a descriptor may be given for less than it can do */
         bool writable = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
         if (writable && (places.read_only || places.bytes < file_bytes_max))
@@ -267,15 +266,8 @@ static void fill_config(struct sandbox_config *config, const struct vm *vm, cons
     config->guard_disks = disks_need_a_guard(vm, config->file_bytes_max);
     config->kick_signal = (uint32_t)VM_KICK_SIGNAL;
     config->device_end = vm->device_end;
-    config->console = vm->console_fd >= 0 ? SANDBOX_FD_CONSOLE : vm->console_fd;
-    config->console_chunk = vm->console_chunk;
-    config->console_nowait = vm->console_nowait;
-    config->console_socket = vm->console_socket;
-    for (uint32_t i = 0; i < vm->device_end; i++) {
-        config->devices[i].type = vm->devices[i].type;
-        if (vm->devices[i].type && device_ops_of(&vm->devices[i])->save)
-            device_ops_of(&vm->devices[i])->save(&vm->devices[i], config->devices[i].saved);
-    }
+    config->console = vm->console;
+    memcpy(config->devices, vm->devices, vm->device_end * sizeof config->devices[0]);
     config->range_count = image_ranges(image, config->ranges);
 }
 
@@ -284,8 +276,8 @@ void sandbox_name_fds(struct spawn *spawn, const struct sandbox *sandbox, int te
     const struct vm *vm = sandbox->vm;
     spawn_add_fd(spawn, sandbox->vm_fd, SANDBOX_FD_VM);
     spawn_add_fd(spawn, template_fd, SANDBOX_FD_TEMPLATE);
-    if (vm->console_fd >= 0)
-        spawn_add_fd(spawn, vm->console_fd, SANDBOX_FD_CONSOLE);
+    if (vm->console.fd >= 0)
+        spawn_add_fd(spawn, vm->console.fd, SANDBOX_FD_CONSOLE);
     for (int i = 0; i < (int)vm->device_end; i++)
         if (vm->devices[i].type)
             spawn_add_fd(spawn, vm->devices[i].fd, sandbox_device_fd(vm->devices[i].type, (uint32_t)i));

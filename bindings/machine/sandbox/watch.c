@@ -126,7 +126,7 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
         return false;
     switch (event->kind) {
     case EVENT_CONSOLE: /* a console that is a descriptor is written by the program itself */
-        return sandbox->vm->console_fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
+        return sandbox->vm->console.fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
     case EVENT_NETWORK:
         return may_detach(sandbox->vm);
     case EVENT_STOPPED:

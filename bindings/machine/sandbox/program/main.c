@@ -281,20 +281,17 @@ static void take_config(const struct sandbox_config *config)
     the_vm.device_end = config->device_end;
     the_vm.extensions = config->extensions;
     for (uint32_t i = 0; i < config->device_end; i++) {
-        const struct sandbox_device *device = &config->devices[i];
-        if (!device->type)
+        const uint32_t type = config->devices[i].type;
+        if (!type)
             continue;
-        the_vm.devices[i].type = device->type;
-        the_vm.devices[i].fd = sandbox_device_fd(device->type, i);
-        if (device_run_kinds[device->type]->restore)
-            device_run_kinds[device->type]->restore(&the_vm.devices[i], device->saved);
-        the_vm.count_of[device->type]++;
+        the_vm.devices[i] = config->devices[i];
+        the_vm.devices[i].fd = sandbox_device_fd(type, i);
+        the_vm.count_of[type]++;
     }
     devices_map(&the_vm, false);
-    the_vm.console_fd = config->console;
-    the_vm.console_chunk = config->console_chunk;
-    the_vm.console_nowait = config->console_nowait;
-    the_vm.console_socket = config->console_socket;
+    the_vm.console = config->console;
+    if (the_vm.console.fd >= 0)
+        the_vm.console.fd = SANDBOX_FD_CONSOLE;
     alone = config->alone.wanted;
     the_vm.stop_fd = alone ? -1 : SANDBOX_FD_STOP; /* -1: ppoll() passes over it */
     ends_at_once = config->ends_at_once;

@@ -1,0 +1,27 @@
+/* What a disk keeps of itself. The folder's own; its room is in core/vm.h. */
+#ifndef TENDER_DISK_H
+#define TENDER_DISK_H
+
+#include "device_ops.h"
+#include "disk_map.h"
+
+struct disk {
+    uint64_t capacity; /* bytes */
+    bool read_only;
+    uint32_t mappable_pages; /* how many are served by copies at a time (disk_map.h) */
+    struct disk_map map;
+};
+_Static_assert(sizeof(struct disk) <= DEVICE_OWN_BYTES, "it has room");
+
+/* Of a device that is a disk. */
+static inline struct disk *disk_of(const struct vm_device *device)
+{
+    return (void *)(uintptr_t)device->own;
+}
+
+static inline bool is_disk(const struct vm_device *device)
+{
+    return device->type == MFT_BLOCK_BASIC;
+}
+
+#endif
