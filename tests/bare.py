@@ -18,8 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tender import CAPTURE, Image, Vm, VmConfig, VmResult
-from tender.testing.elf_builder import (
+from elf_builder import (
     LOAD_ADDRESS,
     PF_R,
     PF_W,
@@ -34,6 +33,8 @@ from tender.testing.elf_builder import (
     manifest_bytes,
     raw_manifest_note,
 )
+
+from tender import CAPTURE, Image, Vm, VmConfig, VmResult
 
 WALLTIME, PUTS, POLL, BLOCK_WRITE, BLOCK_READ, NET_WRITE, NET_READ, HALT = range(1, 9)
 OK, AGAIN, EINVAL, EUNSPEC = range(4)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from tender.testing.elf_builder import (
+from elf_builder import (
     EM_AARCH64,
     EM_X86_64,
     ET_DYN,

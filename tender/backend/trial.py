@@ -16,8 +16,6 @@ The code lies in a segment that is not writable; what it writes lies in DATA:
 
 import struct
 
-from tender.testing.elf_builder import PF_R, PF_W, PF_X, Segment, abi_note, build_elf, manifest_note
-
 CODE_GPA = 0x100000
 DATA_GPA = 0x200000
 LOOPS = 1_000_000
@@ -150,14 +148,23 @@ def data() -> bytes:
 
 def elf() -> bytes:
     """The unikernel as a file's bytes; it declares no devices."""
-    return build_elf(
-        segments=[
-            Segment(data=code(), flags=PF_R | PF_X, vaddr=CODE_GPA),
-            Segment(data=data(), flags=PF_R | PF_W, vaddr=DATA_GPA),
-        ],
-        notes=[abi_note(), manifest_note()],
-        e_entry=CODE_GPA,
+    abi = struct.pack("<3I8s4I", 6, 16, 0x31494241, b"Solo5", 1, 2, 0, 0)  # for hvt, version 2
+    reserved = struct.pack("<68sI32x", b"", 0x40000000)  # the manifest's first entry, which is no device
+    manifest = struct.pack("<3I8s4x2I", 6, 12 + len(reserved), 0x3154464D, b"Solo5", 1, 1) + reserved
+    pieces = (  # of each a page: its program header's type and flags, its address, its bytes
+        (1, 5, CODE_GPA, code()),
+        (1, 6, DATA_GPA, data()),
+        (4, 4, 0, abi),
+        (4, 4, 0, manifest),
     )
+    ident = b"\x7fELF\x02\x01\x01"
+    head = struct.pack("<16sHHI3QI6H", ident, 2, 62, 1, CODE_GPA, 64, 0, 0, 64, 56, len(pieces), 0, 0, 0)
+    body = b""
+    for page, (kind, flags, gpa, piece) in enumerate(pieces, start=1):
+        size, align = len(piece), 0x1000 if kind == 1 else 8
+        head += struct.pack("<2I6Q", kind, flags, page * 0x1000, gpa, gpa, size, size, align)
+        body += piece.ljust(0x1000, b"\0")
+    return head.ljust(0x1000, b"\0") + body
 
 
 def verdict(cpu_ns: dict[str, int], status: int | None, message: str) -> str:

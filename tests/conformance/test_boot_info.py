@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from bare import DATA, L_PUTS, MIB, PUTS, Bare
+from elf_builder import MFT_RESERVED_FIRST, PF_R, Segment, abi_note, build_elf, manifest_note
 
 from tender import BlockFile, ExitReason, Image, Vm, VmConfig
-from tender.testing.elf_builder import MFT_RESERVED_FIRST, PF_R, Segment, abi_note, build_elf, manifest_note
 
 pytestmark = pytest.mark.doors
 

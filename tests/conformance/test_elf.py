@@ -14,10 +14,7 @@ from typing import Any
 
 import pytest
 from bare import DATA, HEAP, MIB, TEXT, Bare
-from elf_cases import REFUSED, Refused
-
-from tender import ExitReason, Image
-from tender.testing.elf_builder import (
+from elf_builder import (
     PAGE,
     PF_R,
     PF_W,
@@ -28,6 +25,9 @@ from tender.testing.elf_builder import (
     Segment,
     build_elf,
 )
+from elf_cases import REFUSED, Refused
+
+from tender import ExitReason, Image
 
 doors = pytest.mark.doors
 Solo5 = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -9,16 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from elf_cases import REFUSED, Refused
-from elftools.elf.elffile import ELFFile
-from hypothesis import given
-from hypothesis import strategies as st
-
-from tender import manifest_json
-from tender.cli import elftool
-from tender.errors import ManifestError
-from tender.native import lib
-from tender.testing.elf_builder import (
+from elf_builder import (
     MFT_RESERVED_FIRST,
     RESERVED_ENTRY,
     MftEntry,
@@ -32,6 +23,15 @@ from tender.testing.elf_builder import (
     manifest_note,
     raw_manifest_note,
 )
+from elf_cases import REFUSED, Refused
+from elftools.elf.elffile import ELFFile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tender import manifest_json
+from tender.cli import elftool
+from tender.errors import ManifestError
+from tender.native import lib
 
 Printed = pytest.CaptureFixture[str]
 TARGETS = ["hvt", "spt", "virtio", "muen", "genode", "xen"]

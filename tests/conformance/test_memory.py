@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from bare import DATA, HEAP, L_PUTS, MIB, PUTS, TEXT, Bare
+from elf_builder import PF_R, Segment, build_elf
 
 from tender import CAPTURE, ExitReason, Image, Vm, VmConfig
-from tender.testing.elf_builder import PF_R, Segment, build_elf
 
 doors = pytest.mark.doors
 kvm = pytest.mark.kvm

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 from bare import BLOCK_READ, L_BLOCK, L_PUTS, NET_READ, PUTS, Bare
-
-from tender import BlockFile, NetFd
-from tender.testing.elf_builder import (
+from elf_builder import (
     MFT_RESERVED_FIRST,
     NOTE_ABI,
     NOTE_MANIFEST,
@@ -26,6 +24,8 @@ from tender.testing.elf_builder import (
     manifest_note,
     raw_manifest_note,
 )
+
+from tender import BlockFile, NetFd
 
 doors = pytest.mark.doors
 Done = subprocess.CompletedProcess[str]

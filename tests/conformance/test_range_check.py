@@ -37,9 +37,9 @@ from bare import (
     Placed,
     Ran,
 )
+from elf_builder import PF_R, Segment, build_elf
 
 from tender import BlockFile, ExitReason, NetFd
-from tender.testing.elf_builder import PF_R, Segment, build_elf
 
 pytestmark = pytest.mark.doors
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from elf_builder import good_elf
 from support import Guest, TapInterface, ip
 
 from tender import BlockFile, DeviceError, Image, ManifestError, NetFd, Tap, Vm, VmConfig
-from tender.testing.elf_builder import good_elf
 
 pytestmark = [pytest.mark.doors, pytest.mark.tap]
 

@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from elf_builder import good_elf
 from support import Guest
-
-from tender.testing.elf_builder import good_elf
 
 NAMES = {
     "escape": "a\x1b[2K\x1b]0;FORGED\x07",

@@ -8,6 +8,7 @@ import struct
 import time
 
 import pytest
+from elf_builder import PF_R, PF_W, PF_X, Segment, abi_note, build_elf, manifest_note
 from sandbox_rig import (
     ALLOWED,
     ARCH_PRCTL,
@@ -48,7 +49,6 @@ from sandbox_rig import (
 from support import Guest
 
 from tender import DISCARD, ExitReason, Image, Vm, VmConfig
-from tender.testing.elf_builder import PF_R, PF_W, PF_X, Segment, abi_note, build_elf, manifest_note
 
 DONTWAIT_NOSIGNAL = 0x40 | 0x4000  # linux/socket.h
 RWF_NOWAIT = 8  # linux/fs.h

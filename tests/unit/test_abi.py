@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from elf_builder import extension_note
 from support import Guest
 
 from tender.image import Image
 from tender.native import ffi, lib
-from tender.testing.elf_builder import extension_note
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bindings" / "python"))

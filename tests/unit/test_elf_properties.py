@@ -10,14 +10,7 @@ import struct
 from typing import Any
 
 import pytest
-from elf_cases import ACCEPTED, Accepted
-from elftools.elf.elffile import ELFFile
-from hypothesis import given
-from hypothesis import strategies as st
-
-from tender.errors import ImageError
-from tender.native import ParsedElf, parse_elf_bytes
-from tender.testing.elf_builder import (
+from elf_builder import (
     LOAD_ADDRESS,
     PAGE,
     PF_R,
@@ -31,6 +24,13 @@ from tender.testing.elf_builder import (
     good_segments,
     manifest_note,
 )
+from elf_cases import ACCEPTED, Accepted
+from elftools.elf.elffile import ELFFile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tender.errors import ImageError
+from tender.native import ParsedElf, parse_elf_bytes
 
 GIB = 1 << 30
 GOOD = build_elf(

@@ -6,11 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from elf_cases import ACCEPTED, REFUSED, Accepted, Refused
-
-from tender.errors import ImageError
-from tender.native import ParsedElf, parse_elf_bytes
-from tender.testing.elf_builder import (
+from elf_builder import (
     LOAD_ADDRESS,
     NOTE_ABI,
     PAGE,
@@ -29,6 +25,10 @@ from tender.testing.elf_builder import (
     manifest_note,
     raw_manifest_note,
 )
+from elf_cases import ACCEPTED, REFUSED, Accepted, Refused
+
+from tender.errors import ImageError
+from tender.native import ParsedElf, parse_elf_bytes
 
 Parse = Callable[[bytes], ParsedElf]
 

@@ -4,10 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from tender.backend import trial
-from tender.cli import inspect
-from tender.testing.elf_builder import (
+from elf_builder import (
     Note,
     abi_note,
     build_elf,
@@ -16,6 +13,9 @@ from tender.testing.elf_builder import (
     good_segments,
     manifest_note,
 )
+
+from tender.backend import trial
+from tender.cli import inspect
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elf_builder import good_elf
 
 import tender
 from tender import BlockFd, BlockFile, Image, Tap, TenderError, Vm, VmConfig, VmPool
@@ -17,7 +18,6 @@ from tender.config import LAYERS
 from tender.devices import block, tap
 from tender.native import both_told, ffi, lib
 from tender.outcome import explain
-from tender.testing.elf_builder import good_elf
 
 SOURCES = Path(tender.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--[a-z]|:ro\b|:raw\b|\bfd:")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elf_builder import abi_note, build_elf, good_segments, manifest_note
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Guest
@@ -13,7 +14,6 @@ from support import Guest
 from tender.cli import explain
 from tender.cli.symbols import read_details, symbol_at
 from tender.result import BootTimeline, Counters, GuestFault, VmResult
-from tender.testing.elf_builder import abi_note, build_elf, good_segments, manifest_note
 
 FAULT = GuestFault(rip=0x100012, instruction="0f 01 c1", registers={"rax": 1, "cr2": (1 << 64) - 1})
 

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from elf_builder import PF_R, PF_X, Segment, abi_note, build_elf, manifest_note
 
 from tender.errors import ImageError
 from tender.image import Image
-from tender.testing.elf_builder import PF_R, PF_X, Segment, abi_note, build_elf, manifest_note
 
 BYTES = 1 << 30
 AT = 0x100000

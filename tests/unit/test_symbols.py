@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from elf_builder import good_elf
 
 from tender.cli import symbols
-from tender.testing.elf_builder import good_elf
 
 SECTION = struct.Struct("<IIQQQQIIQQ")
 SYMBOL = struct.Struct("<IBBHQQ")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from elf_builder import good_elf
 from support import Guest
 
 from tender import BlockFd, BlockFile, ConfigError, DeviceError, Image, Vm, VmConfig, VmPool, VmStateError
@@ -14,7 +15,6 @@ from tender.cli.options import UsageError, parse_args
 from tender.devices import block
 from tender.devices.block import Patience
 from tender.native import ffi, lib
-from tender.testing.elf_builder import good_elf
 
 PROGRAM = Path(sys.executable).parent / "tender"
 TWO_DISKS = [("one", "block"), ("two", "block")]
