@@ -7,7 +7,7 @@ nothing is opened here. `tender.devices` opens, `tender.manifest` decides what b
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from typing import Any, ClassVar, Final, Self, TypeVar, get_args
+from typing import Any, Final, Self, TypeVar, get_args
 
 from tender.annotations import Backend, IsolationLayer, NetRing
 from tender.cures import cure
@@ -183,6 +183,7 @@ def _strings(what: str, values: object) -> tuple[str, ...]:
 class Tap(Value):
     """An existing TAP interface by name; `mac` is the guest's address (None: a random local one)."""
 
+    kind, named, opened = "net", False, False
     name: str = field(kw_only=False)
     mac: str | None = None
 
@@ -215,7 +216,7 @@ class NetFd(_Descriptor):
     the 14 of the Ethernet header.
     """
 
-    named = False  # True: tender.devices has opened it by its name
+    kind, named, opened = "net", False, False  # named: tender.devices has opened it by its name
     fd: int = field(kw_only=False)
     mac: str | None = None
     mtu: int = 1500
@@ -244,6 +245,7 @@ class BlockFile(Value):
     """
 
     __slots__ = ("path", "read_only", "sector_size", "raw")
+    kind, named, opened = "block", False, False
     path: str
     read_only: bool
     sector_size: int
@@ -268,6 +270,7 @@ class BlockFile(Value):
 class BlockFd(_Descriptor):
     """An inherited descriptor of a file or block device; it stays the caller's. `raw` as for BlockFile."""
 
+    kind, named, opened = "block", False, False  # opened: by tender.devices, which has locked it
     fd: int = field(kw_only=False)
     read_only: bool = False
     sector_size: int = 512
@@ -285,17 +288,21 @@ BlockDevice = BlockFile | BlockFd
 
 
 class OtherDevice(Value):
-    """A device of a kind that has no keyword of VmConfig: a class of its own in tender/devices, a module a kind.
+    """A device of a kind that has no keyword of VmConfig: `kind` is its name in abi/devices.def, and `words` are what
+    options would say of it, by their names without dashes: `OtherDevice("net", {"net": "tap0"})`."""
 
-    `kind` is its name in abi/devices.def. The module's `given(value)` makes one from a word of the command line.
-    """
+    __slots__ = ("kind", "words")
+    kind: str
+    words: tuple[tuple[str, str], ...]
 
-    __slots__ = ()
-    kind: ClassVar[str]
-
-    def open(self, entry: Any) -> Any:
-        """A descriptor's owner, which is the VM's from then on; `entry` is the manifest's, to be filled in."""
-        raise NotImplementedError
+    def __init__(self, kind: str, words: Mapping[str, str]) -> None:
+        self.kind = _text("OtherDevice: kind", kind)
+        if not isinstance(words, Mapping):
+            raise ConfigError(f"OtherDevice: words: {words!r} has no values by option")
+        self.words = tuple(
+            (_text("OtherDevice: words", option), _text(f"OtherDevice: words: {option}", value))
+            for option, value in words.items()
+        )
 
 
 GivenDevice = NetDevice | BlockDevice | OtherDevice

@@ -35,13 +35,8 @@ def match(image_name: str, devices: tuple[Device, ...], config: VmConfig) -> tup
     if not devices and not config.net and not config.block and not config.devices:
         return ()
     given: dict[int, GivenDevice] = {}
-    named: list[tuple[str, str, GivenDevice]] = [
-        *(("net", name, network) for name, network in config.net),
-        *(("block", name, disk) for name, disk in config.block),
-        *((other.kind, name, other) for name, other in config.devices),
-    ]
-    for kind, name, device in named:
-        declared = _find(image_name, devices, kind, name)
+    for name, device in (*config.net, *config.block, *config.devices):
+        declared = _find(image_name, devices, device.kind, name)
         if declared.handle in given:
             raise ManifestError(f"{printable(declared.name)}: attached twice", code="device-twice")
         given[declared.handle] = device

@@ -22,7 +22,6 @@ from tender.backend.machine import RING_MODES, Machine
 from tender.backend.sandbox import setup_failed
 from tender.config import (
     LAYERS,
-    BlockDevice,
     BlockFile,
     GivenDevice,
     NetFd,
@@ -34,7 +33,7 @@ from tender.config import (
     standing,
 )
 from tender.config import descriptor as config_descriptor
-from tender.devices import block, tap
+from tender.devices import opening
 from tender.errors import ConfigError, DeviceError, HostError, VmStateError
 from tender.image import Device, Image, check_image
 from tender.manifest import match
@@ -63,12 +62,6 @@ _STATES = {
 
 # No object of the library refers to itself, by whatever way: what its user drops without close() is given back at
 # once, and does not wait for the garbage collector.
-
-
-def _key(fd: int) -> tuple[int, int]:
-    """What two descriptors of one file have in common."""
-    about = os.fstat(fd)
-    return about.st_dev, about.st_ino
 
 
 def _same_thing(one: GivenDevice, other: GivenDevice) -> bool:
@@ -135,7 +128,6 @@ class Vm(Owner):
         self._pid = os.getpid()
         self._done = descriptor()  # readable once the thread of start() is done
         self._captured: _Captured | None = None
-        self._console_file: tuple[int, int] | None = None
         self._given: list[tuple[str, GivenDevice]] = []  # what is attached
         self._on_console: Callable[[bytes], object] | None = None
         self._on_network: Callable[[str], object] = _log
@@ -214,7 +206,6 @@ class Vm(Owner):
                 f"console: {printable(path)}: {why}", errno=errno, code="device-console", **hints
             )
         fd: int = file.fd
-        self._console_file = _key(fd)
         lib.tn_vm_add_console(self._handle, file)
         return fd
 
@@ -237,70 +228,20 @@ class Vm(Owner):
             self._elf = image.elf  # the owner
             return ffi.addressof(image.elf.c, "manifest")
         manifest = ffi.new("struct mft *")
-        patience: block.Patience | None = None
-        ffi.memmove(manifest, ffi.addressof(image.elf.c, "manifest"), ffi.sizeof("struct mft"))
-        ring_wanted = RING_MODES[self.config.net_ring]
-        mode = lib.tn_ring_mode(image.elf.c, self.config.mem_bytes, ring_wanted, backend.encode())
-        net_use = lib.tn_net_use(image.elf.c, mode)
+        patience, reattach = opening.Patience(self.config.lock_wait), self.config.net_reattach
+        elf, ring = image.elf.c, RING_MODES[self.config.net_ring]
+        ffi.memmove(manifest, ffi.addressof(elf, "manifest"), ffi.sizeof("struct mft"))
+        mode = lib.tn_ring_mode(elf, self.config.mem_bytes, ring, backend.encode())
         for declared, device in attachments:
-            entry = manifest.e[declared.handle]
-            if isinstance(device, (Tap, NetFd)):
-                self._attach_net(declared, device, entry, net_use)
-            elif isinstance(device, OtherDevice):
-                self._attach_other(declared, device, entry)
-            else:
-                patience = patience or block.Patience(self.config.lock_wait)
-                self._attach_block(declared, device, entry, patience)
-            entry.attached = 1
+            handle, entry = declared.handle, manifest.e + declared.handle
+            try:
+                opening.attach(self._handle, handle, device, elf, mode, entry, patience, reattach)
+            except DeviceError as error:
+                if error.code in ("tap-busy", "block-locked"):
+                    self._refuse_twice(error, declared, device)
+                raise
             self._given.append((declared.name, device))
         return manifest
-
-    def _attach_net(self, declared: Device, device: Tap | NetFd, entry: CData, use: int) -> None:
-        try:
-            net = tap.attach(device, use=use)
-        except DeviceError as error:
-            if error.code == "tap-busy":
-                self._refuse_twice(error, declared, device)
-            raise
-        fd = net.fd
-        self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, net.owner))
-        vm = lib.tn_vm(self._handle)
-        self._attached(declared.name, lib.tn_vm_attach_net(vm, declared.handle, fd, use))
-        if net.named:
-            lib.tn_vm_net_is_named(vm, declared.handle, self.config.net_reattach)
-        entry.u.net.mac = net.mac
-        entry.u.net.mtu = net.mtu
-
-    def _attach_other(self, declared: Device, device: OtherDevice, entry: CData) -> None:
-        owner = device.open(entry)
-        fd = owner.fd
-        self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, owner))
-        self._attached(
-            declared.name, lib.tn_vm_attach(lib.tn_vm(self._handle), declared.handle, entry.type, fd)
-        )
-
-    def _attach_block(
-        self, declared: Device, device: BlockDevice, entry: CData, patience: block.Patience
-    ) -> None:
-        try:
-            disk = block.attach(declared.name, device, patience)
-        except DeviceError as error:
-            if error.code == "block-locked":
-                self._refuse_twice(error, declared, device)
-            raise
-        fd, vm = disk.fd, lib.tn_vm(self._handle)
-        if self._console_file is not None and self._console_file == _key(fd):
-            disk.close()
-            raise DeviceError(
-                f"{declared.name}: its file is also the console's, which would write over it",
-                code="device-console",
-                hint="name another file for the console",
-            )
-        self._attached(declared.name, lib.tn_vm_add_device(self._handle, declared.handle, disk.owner))
-        answer = lib.tn_vm_attach_block(vm, declared.handle, fd, disk.capacity, disk.read_only)
-        self._attached(declared.name, answer)
-        entry.u.block.capacity = disk.capacity
-        entry.u.block.block_size = disk.sector_size
 
     def _refuse_twice(self, error: DeviceError, declared: Device, device: GivenDevice) -> None:
         """Raises an error that says so, if it is this very VM's other device that has what `device` asks for."""
@@ -313,11 +254,6 @@ class Vm(Owner):
                     code=error.code,
                     hint=f"give {declared.name} another one",
                 ) from error
-
-    @staticmethod
-    def _attached(name: str, answer: int) -> None:
-        if answer < 0:
-            raise DeviceError(f"{name}: {os.strerror(-answer)}", errno=-answer)
 
     # ---- running
 

@@ -53,8 +53,8 @@ def c_header(table: Module, main: Module) -> str:
     rows, fields = "", ""
     for option in native:
         kind, place = f"OPTION_{option.kind.upper()}", "0"
-        if option.kind in table.DEVICE_KINDS:
-            kind = f"SETTING_{option.kind.upper()}"
+        if option.device:
+            kind, place = "OPTION_DEVICE", f"DEVICE_TYPE_{option.device}"
         else:
             c_type, suffix = FIELDS[option.kind]
             field = option.name[2:].replace("-", "_") + suffix
@@ -68,6 +68,7 @@ def c_header(table: Module, main: Module) -> str:
         f"#define OPTION_FIELDS{fields}\n"
         f"#define OPTION_ROWS(ROW){rows}\n"
         f"#define OPTIONS_WITH_VARIABLE {sum(1 for o in native if o.variable)} /* the first rows */\n"
+        f"#define OPTION_NAME_BYTES {max(len(o.name) for o in native) + 1}\n"
         f"#define OPTION_VARIABLE_BYTES {max(len(o.variable) for o in native) + 1}\n"
         f"#define PYTHON_COMMANDS       {quoted(pythons(main))}\n"
         f"#define FRONTS                {quoted(main.FRONTS)}\n"

@@ -1,10 +1,10 @@
 #define _GNU_SOURCE
 #include "request.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "device_words.h"
 #include "ends.h"
 
 #define MIB          (UINT64_C(1) << 20)
@@ -13,7 +13,6 @@
 #define MEM_MAX      (4096 * MIB)
 #define NAME_MAX_    67
 #define SETTINGS_FEW 16
-#define DIGITS_MAX   9 /* of any number here: an int holds it */
 
 static bool is_digit(char c)
 {
@@ -23,20 +22,6 @@ static bool is_digit(char c)
 static bool is_alnum(char c)
 {
     return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
-/* The decimal number that all of [text, text + len) is. */
-static bool number(const char *text, size_t len, uint32_t *value)
-{
-    if (len < 1 || len > DIGITS_MAX)
-        return false;
-    *value = 0;
-    for (size_t i = 0; i < len; i++) {
-        if (!is_digit(text[i]))
-            return false;
-        *value = *value * 10 + (uint32_t)(text[i] - '0');
-    }
-    return true;
 }
 
 static bool is_name(const char *text, size_t len)
@@ -65,7 +50,7 @@ static bool read_mem(struct request *request, const char *text)
     size_t digits = strspn(text, "0123456789");
     uint32_t value;
     uint64_t unit = MIB;
-    if (!number(text, digits, &value))
+    if (!words_number(text, digits, &value))
         return false;
     switch (text[digits]) {
     case '\0':
@@ -132,75 +117,14 @@ static bool read_layers(const char *text, uint32_t *layers)
     }
 }
 
-static bool read_mac(const char *text, uint8_t mac[6])
-{
-    for (int i = 0; i < 6; i++) {
-        char *end;
-        if (!isxdigit((unsigned char)text[0]))
-            return false;
-        unsigned long byte = strtoul(text, &end, 16);
-        if (end > text + 2 || *end != (i < 5 ? ':' : '\0'))
-            return false;
-        mac[i] = (uint8_t)byte;
-        text = end + 1;
-    }
-    return !(mac[0] & 1); /* a group's address is no interface's */
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t len = strlen(text), end_len = strlen(end);
-    return len >= end_len && strcmp(text + len - end_len, end) == 0;
-}
-
-/* The interface, path or @FD of --net or --block. `suffixes`: :raw, and then :ro or :rw,
- * mean something behind a path; else a disk is raw. */
-static bool read_device(struct setting *setting, const char *value, bool suffixes)
-{
-    const bool has_suffix = suffixes && (ends_with(value, ":ro") || ends_with(value, ":rw"));
-    size_t len = strlen(value) - (has_suffix ? 3 : 0);
-    setting->read_only = has_suffix && ends_with(value, ":ro");
-    setting->raw = !suffixes || (len >= 4 && memcmp(value + len - 4, ":raw", 4) == 0);
-    if (suffixes && setting->raw)
-        len -= 4;
-    if (*value == '@') {
-        uint32_t fd;
-        if (!number(value + 1, len - 1, &fd))
-            return false;
-        setting->fd = (int)fd;
-        return true;
-    }
-    setting->value = value[len] ? strndup(value, len) : value; /* the word stays whole, for Python */
-    return setting->value && len;
-}
-
-static bool read_setting(struct request *request, enum option_kind kind, const char *name, size_t name_len,
-                         const char *value)
-{
-    struct setting *setting = &request->settings[request->setting_count++];
-    *setting = (struct setting){.kind = kind, .name = name, .name_len = name_len, .fd = -1};
-    switch (kind) {
-    case SETTING_NET_MAC:
-        return read_mac(value, setting->mac);
-    case SETTING_SECTOR_SIZE:
-        return number(value, strlen(value), &setting->sector_size) && setting->sector_size >= 512 &&
-               setting->sector_size <= 32768 && !(setting->sector_size & (setting->sector_size - 1));
-    case SETTING_NET: /* solo5-hvt reads an interface up to a blank, and no more than 19 letters of it */
-        return read_device(setting, value, false) && !strpbrk(value, " \t\n\v\f\r") && strlen(value) <= 15;
-    case SETTING_BLOCK:
-        return read_device(setting, value, !request->solo5);
-    default:
-        return false;
-    }
-}
-
 struct option {
     bool solo5; /* solo5-hvt has it too */
     uint8_t kind;
-    uint16_t field; /* of struct request; of a setting 0 */
+    uint16_t field; /* of struct request; of a device its type */
+    char name[OPTION_NAME_BYTES];
     char variable[OPTION_VARIABLE_BYTES];
 };
-#define ROW(name, ...) {__VA_ARGS__},
+#define ROW(name, solo5, kind, field, variable) {solo5, kind, field, name, variable},
 static const struct option options[] = {OPTION_ROWS(ROW)};
 
 /* The option that [word, word + len) is, or NULL. A compiler compares constant lengths without a call. */
@@ -217,6 +141,16 @@ found:
     return option->solo5 || !solo5 ? option : NULL;
 }
 
+/* Whether it can be read; what it says is put together when the image has told its devices. */
+static bool read_setting(struct request *request, const struct option *option, const char *name,
+                         size_t name_len, const char *value)
+{
+    struct setting *setting = &request->settings[request->setting_count++];
+    struct device_settings read = DEVICE_SETTINGS_UNSAID;
+    *setting = (struct setting){option->field, option->name + 2, name, name_len, value};
+    return device_configure(setting->type, &read, setting->option, value, request->solo5);
+}
+
 /* A value that is about no device. */
 static bool read_value(struct request *request, const struct option *option, const char *value)
 {
@@ -224,7 +158,7 @@ static bool read_value(struct request *request, const struct option *option, con
     uint32_t mib;
     switch (option->kind) {
     case OPTION_MEMORY: /* solo5-hvt knows no units */
-        return request->solo5 ? number(value, strlen(value), &mib) && take_mem(request, mib * MIB)
+        return request->solo5 ? words_number(value, strlen(value), &mib) && take_mem(request, mib * MIB)
                               : read_mem(request, value);
     case OPTION_SECONDS:
         return read_seconds(value, field);
@@ -265,7 +199,7 @@ static bool read_run_option(struct request *request, char *word, char ***next)
     }
     if (!value)
         return false;
-    if (option->kind <= SETTING_SECTOR_SIZE) {
+    if (option->kind == OPTION_DEVICE) {
         const char *name = word + base + 1;
         size_t name_len = named ? head - base - 1 : 0;
         if (named && !is_name(name, name_len))
@@ -276,7 +210,7 @@ static bool read_run_option(struct request *request, char *word, char ***next)
             name_len = split;
             value += split + 1;
         }
-        return read_setting(request, (enum option_kind)option->kind, name, name_len, value);
+        return read_setting(request, option, name, name_len, value);
     }
     if (option->kind == OPTION_WAIT)
         request->wait_word = *next - 1;
@@ -285,7 +219,7 @@ static bool read_run_option(struct request *request, char *word, char ***next)
 
 static bool same_device(const struct setting *a, const struct setting *b)
 {
-    return a->kind == b->kind && a->name_len == b->name_len && memcmp(a->name, b->name, a->name_len) == 0;
+    return a->option == b->option && a->name_len == b->name_len && memcmp(a->name, b->name, a->name_len) == 0;
 }
 
 /* An option of solo5-hvt: a value behind `=`, each device named, none twice (each would be opened). */
@@ -302,10 +236,10 @@ static bool read_solo5_option(struct request *request, char *word)
     }
     if (!word[head])
         return false;
-    if (option->kind > SETTING_SECTOR_SIZE)
+    if (option->kind != OPTION_DEVICE)
         return base == head && read_value(request, option, value);
     if (base == head || !is_name(word + base + 1, head - base - 1) ||
-        !read_setting(request, (enum option_kind)option->kind, word + base + 1, head - base - 1, value))
+        !read_setting(request, option, word + base + 1, head - base - 1, value))
         return false;
     const struct setting *made = &request->settings[request->setting_count - 1];
     for (size_t i = 0; i + 1 < request->setting_count; i++)

@@ -17,12 +17,9 @@
 #include "machine.h"
 #include "options.h"
 
-/* How an option's value is read; the first ones are about a device. */
+/* How an option's value is read. */
 enum option_kind {
-    SETTING_NET,
-    SETTING_NET_MAC,
-    SETTING_BLOCK,
-    SETTING_SECTOR_SIZE,
+    OPTION_DEVICE, /* about a device: by its kind (device_words.h) */
     OPTION_FLAG,
     OPTION_MEMORY,
     OPTION_SECONDS,
@@ -33,15 +30,11 @@ enum option_kind {
 
 /* One word about a device. */
 struct setting {
-    enum option_kind kind;
-    const char *name; /* name_len 0: the only device of its kind */
+    uint32_t type;      /* of the device's kind */
+    const char *option; /* without its dashes */
+    const char *name;   /* name_len 0: the only device of its kind */
     size_t name_len;
-    const char *value; /* of --net and --block: an interface or a path; NULL: `fd` */
-    int fd;
-    bool read_only;
-    bool raw; /* --block: whatever format of a disk image it looks like */
-    uint32_t sector_size;
-    uint8_t mac[6];
+    const char *value;
 };
 
 struct request {

@@ -7,14 +7,30 @@
 
 #include "vm.h"
 
+struct device_error;
+struct device_guest;
+struct device_settings;
+
 /* Where a device writes in its file. */
 struct device_places {
     uint64_t bytes; /* the file's, from its beginning */
     bool read_only;
 };
 
+/* A descriptor of what is asked for, the caller's to close and closed on exec; `entry` is filled in, as the
+ * guest will see it. -1 with *error. `guest` NULL: not known yet. */
+typedef int device_opener(struct device_settings *settings, const struct device_guest *guest,
+                          struct mft_entry *entry, struct device_error *error);
+/* What `device` keeps of it, whose type and descriptor are set. 0 or -errno. */
+typedef int device_attacher(const struct device_settings *settings, const struct mft_entry *entry,
+                            struct vm_device *device);
+
 /* For the process that holds the VM. */
 struct device_ops {
+    const char *cannot; /* what a message begins with that there is no such device */
+    device_opener *open;
+    device_attacher *attach; /* NULL: it keeps nothing but its descriptor */
+
     /* Its other end may go, and come again: the run may be left with EVENT_NETWORK. NULL: never. */
     bool (*may_detach)(const struct vm_device *device);
 

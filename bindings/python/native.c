@@ -8,6 +8,7 @@
 
 #include "console.h"
 #include "device.h"
+#include "device_words.h"
 #include "ends.h"
 #include "hypercall.h"
 #include "kvm_ops.h"
@@ -106,11 +107,6 @@ int tn_ring_mode(const struct elf_image *image, uint64_t mem_bytes, int wanted, 
     return (int)machine_ring_mode(expected, image, mem_bytes, (uint32_t)wanted);
 }
 
-int tn_net_use(const struct elf_image *image, int ring_mode)
-{
-    return (int)net_use_for(&image->manifest, image->extensions, (uint32_t)ring_mode);
-}
-
 static int keep(int fd, struct descriptor *into)
 {
     if (fd >= 0)
@@ -118,34 +114,24 @@ static int keep(int fd, struct descriptor *into)
     return fd < 0 ? fd : 0;
 }
 
-int tn_net_open_tap(const char *name, int use, uint32_t *mtu, struct device_error *error,
-                    struct descriptor *into)
+int tn_device_open(struct device_settings *settings, const struct elf_image *image, struct mft_entry *entry,
+                   struct device_error *error, struct descriptor *into)
 {
-    into->leave_header = use != NET_PLAIN;
-    return keep(net_open_tap(name, (enum net_use)use, mtu, error), into);
+    struct device_guest guest;
+    if (image)
+        guest = (struct device_guest){&image->manifest, image->extensions, RING_NONE};
+    return keep(device_open(settings, image ? &guest : NULL, entry, error), into);
 }
 
-int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into)
+int tn_device_configure(uint32_t type, struct device_settings *settings, const char *option,
+                        const char *value)
 {
-    return keep(net_duplicate(fd, error), into);
+    return device_configure(type, settings, option, value, false);
 }
 
 int tn_file_open(const char *path, int use, struct device_error *error, struct descriptor *into)
 {
     return keep(file_open(path, (enum file_use)use, error), into);
-}
-
-int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
-                  struct descriptor *into)
-{
-    return keep(block_open(path, (struct block_use){read_only != 0, raw != 0}, capacity, error), into);
-}
-
-int tn_block_duplicate(int fd, const char *shown, int read_only, int raw, uint64_t *capacity,
-                       struct device_error *error, struct descriptor *into)
-{
-    return keep(block_duplicate(fd, shown, (struct block_use){read_only != 0, raw != 0}, capacity, error),
-                into);
 }
 
 int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,

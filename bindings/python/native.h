@@ -26,15 +26,9 @@ struct vm;
 #define tn_elf_fits                 elf_image_fits
 #define tn_template_bytes           start_state_template_bytes
 #define tn_kvm_cpuid                kvm_machine_cpuid
-#define tn_vm_attach_net            vm_attach_net
-#define tn_vm_net_is_named          vm_net_is_named
-#define tn_vm_attach                vm_attach
-#define tn_vm_attach_block          vm_attach_block
 #define tn_device_check_inherited   device_check_inherited
-#define tn_net_choose_mac           net_choose_mac
 #define tn_file_check_output        file_check_output
 #define tn_terminal_without_waiting terminal_without_waiting
-#define tn_block_check_capacity     block_check_capacity
 #define tn_vm_set_console           console_set
 #define tn_setup_step_name          setup_step_name
 #define tn_end_reason               end_reason
@@ -94,8 +88,12 @@ int tn_vm_move(struct vm_handle *from, struct vm_handle *to);
 
 /* While it is made or renewed, by the thread that does: NULL where it is closed. */
 struct vm *tn_vm(struct vm_handle *handle);
-/* The VM's from now on, closed behind the machine that uses them; *descriptor is -1 then. */
-int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor);
+/* Its device `number` (devices/device.h), and closed behind the machine that uses it. 0, -errno, or -1 with
+ * *error filled. */
+int tn_vm_attach(struct vm_handle *handle, uint32_t number, struct device_settings *settings,
+                 const struct elf_image *image, int ring_mode, struct mft_entry *entry,
+                 struct device_error *error);
+/* The VM's from now on, closed behind the machine that uses it; *descriptor is -1 then. */
 int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor);
 
 /* Which machine it gets, or probably will (vm/lifecycle.h); `backend` a name, or "auto". */
@@ -141,30 +139,19 @@ int64_t tn_write(struct vm_handle *handle, gpa_t gpa, const void *from, uint64_t
 int tn_pid(struct vm_handle *handle, int *pid);
 int tn_isolation(struct vm_handle *handle, uint32_t *layers);
 
-/* A VM's devices and console. */
-int tn_net_use(const struct elf_image *image, int ring_mode); /* devices/device.h */
-int tn_vm_attach_net(struct vm *vm, uint32_t handle, int fd, enum net_use use);
-int tn_vm_attach(struct vm *vm, uint32_t handle, uint32_t type, int fd); /* devices/device.h */
-int tn_vm_attach_block(struct vm *vm, uint32_t handle, int fd, uint64_t capacity, bool read_only);
 int tn_vm_set_console(struct vm *vm, int fd);
 
-/* Opening devices (devices/device.h): 0, or -1 with *error filled. */
-int tn_net_open_tap(const char *name, int use, uint32_t *mtu, struct device_error *error,
-                    struct descriptor *into);
+/* Opening devices and files (devices/device.h): 0, or -1 with *error filled. `image` NULL: not known yet. */
+int tn_device_open(struct device_settings *settings, const struct elf_image *image, struct mft_entry *entry,
+                   struct device_error *error, struct descriptor *into);
 int tn_file_open(const char *path, int use, struct device_error *error,
                  struct descriptor *into); /* enum file_use */
 int tn_file_check_output(int fd, struct device_error *error);
 int tn_terminal_without_waiting(int fd); /* devices/console/console.h */
-int tn_device_check_inherited(int fd, bool is_net, struct device_error *error);
-int tn_net_duplicate(int fd, struct device_error *error, struct descriptor *into);
-void tn_vm_net_is_named(struct vm *vm, uint32_t handle, bool again);
-int tn_net_choose_mac(uint8_t mac[6]); /* -errno */
-int tn_block_open(const char *path, int read_only, int raw, uint64_t *capacity, struct device_error *error,
-                  struct descriptor *into);
-int tn_block_duplicate(int fd, const char *shown, int read_only, int raw, uint64_t *capacity,
-                       struct device_error *error, struct descriptor *into);
-int tn_block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
-                            struct device_error *error);
+/* What an option's value says (devices/device_words.h): 1, or 0: it is no such value. */
+int tn_device_configure(uint32_t type, struct device_settings *settings, const char *option,
+                        const char *value);
+int tn_device_check_inherited(uint32_t type, int fd, struct device_error *error);
 
 /*
  * For the next guest of the same image: memory, counters, events, a stop asked for and the vCPU as before the

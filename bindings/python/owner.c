@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,7 +26,7 @@ struct owned_vm {
     pid_t process;
     struct vm *vm;
     struct machine machine;
-    struct descriptor devices[MFT_MAX_ENTRIES];
+    int devices[MFT_MAX_ENTRIES]; /* descriptors, or -1 */
     struct descriptor console;
 
     enum run_state state;
@@ -57,22 +58,16 @@ static int watch_forks(void)
     return -error;
 }
 
-void tn_descriptor_close(struct descriptor *descriptor)
-{
-    int fd = descriptor->fd;
-    descriptor->fd = -1;
-    if (fd < 0)
-        return;
-    if (descriptor->leave_header)
-        net_leave_header(fd);
-    close(fd);
-}
-
 static void close_number(int *fd)
 {
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
+}
+
+void tn_descriptor_close(struct descriptor *descriptor)
+{
+    close_number(&descriptor->fd);
 }
 
 /* ---- the life of what a handle stands for */
@@ -95,7 +90,7 @@ int tn_vm_make(struct vm_handle *handle)
     owned->console.fd = owned->done_fd = -1;
     owned->machine.vm = owned->vm;
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
-        owned->devices[i].fd = -1;
+        owned->devices[i] = -1;
     handle->owned = owned;
     return 0;
 }
@@ -114,8 +109,6 @@ static void release_copies(struct owned_vm *owned)
     close_number(&owned->vm->stop_fd);
     if (owned->vm->memory.template)
         close_number(&owned->vm->memory.pagemap_fd);
-    for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
-        owned->devices[i].leave_header = 0;
 }
 
 /* The order matters: the machine, then the ring's worker and guest memory, then the devices they use. */
@@ -131,7 +124,7 @@ static void release(struct owned_vm *owned)
         vm_release(owned->vm);
     free(owned->vm);
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
-        tn_descriptor_close(&owned->devices[i]);
+        close_number(&owned->devices[i]);
     tn_descriptor_close(&owned->console);
     close_number(&owned->done_fd);
     free(owned);
@@ -259,20 +252,30 @@ int tn_machine_open(struct vm_handle *handle, const char *name, const struct mac
     return machine_open(&owned->machine, ops, plan, error);
 }
 
-static void take_descriptor(struct descriptor *to, struct descriptor *from)
+/* Whether the device is the very file that the console goes to. */
+static bool is_console_file(const struct owned_vm *owned, int fd)
 {
-    *to = *from;
-    from->fd = -1;
+    struct stat console, device;
+    return owned->console.fd >= 0 && fstat(owned->console.fd, &console) == 0 && fstat(fd, &device) == 0 &&
+           console.st_dev == device.st_dev && console.st_ino == device.st_ino;
 }
 
-int tn_vm_add_device(struct vm_handle *handle, uint32_t number, struct descriptor *descriptor)
+int tn_vm_attach(struct vm_handle *handle, uint32_t number, struct device_settings *settings,
+                 const struct elf_image *image, int ring_mode, struct mft_entry *entry,
+                 struct device_error *error)
 {
     struct owned_vm *owned = handle->owned;
+    const struct device_guest guest = {&image->manifest, image->extensions, (uint32_t)ring_mode};
     if (!owned)
         return -ESTALE;
-    if (number >= MFT_MAX_ENTRIES || owned->devices[number].fd >= 0)
+    if (number >= MFT_MAX_ENTRIES || owned->devices[number] >= 0)
         return -EINVAL;
-    take_descriptor(&owned->devices[number], descriptor);
+    owned->devices[number] = device_attach(owned->vm, number, settings, &guest, entry, error);
+    if (owned->devices[number] < 0)
+        return -1;
+    if (is_console_file(owned, owned->devices[number]))
+        return device_failed(error, DEVICE_CONSOLE, 0,
+                             "%s: its file is also the console's, which would write over it", entry->name);
     return 0;
 }
 
@@ -280,7 +283,8 @@ int tn_vm_add_console(struct vm_handle *handle, struct descriptor *descriptor)
 {
     if (!handle->owned)
         return -ESTALE;
-    take_descriptor(&handle->owned->console, descriptor);
+    handle->owned->console = *descriptor;
+    descriptor->fd = -1;
     return 0;
 }
 
@@ -535,9 +539,7 @@ int tn_stop(struct vm_handle *handle)
 int tn_leave_headers(struct vm_handle *handle)
 {
     USE(owned, handle, false);
-    for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
-        if (owned->devices[i].fd >= 0 && owned->devices[i].leave_header)
-            net_leave_header(owned->devices[i].fd);
+    net_leave_headers(owned->vm);
     return 0;
 }
 

@@ -12,8 +12,6 @@ struct owned_templates;
 /* An open descriptor, or -1. */
 struct descriptor {
     int fd;
-    int leave_header; /* a TAP whose next owner may know no net header: tn_net_leave_header() before its close
-                       */
 };
 
 /* NULL: nothing yet, or closed. */

@@ -5,17 +5,16 @@ left out. Nothing is opened here.
 """
 
 from collections.abc import Iterable
-from importlib import import_module
 
 from tender.cli.nearest import by_nearness, nearest
-from tender.cli.options import Setting, UsageError, invalid_option
+from tender.cli.options import BY_NAME, Setting, UsageError, invalid_option
 from tender.config import BlockDevice, BlockFd, BlockFile, NetDevice, NetFd, OtherDevice, Tap
+from tender.devices.opening import check_given
 from tender.errors import ConfigError
 from tender.manifest import Declared, declares
 from tender.native import says
 from tender.printable import printable, quoted
 
-_KINDS = {"net": "net", "net-mac": "net", "block": "block", "block-sector-size": "block"}
 _WORDS = {"net": "network", "block": "block"}
 
 
@@ -29,7 +28,7 @@ def resolve(
     chosen: dict[tuple[str, str], dict[str, Setting]] = {}
     devices = tuple(devices)
     for setting in settings:
-        kind = _KINDS.get(setting.what, setting.what)
+        kind = BY_NAME[f"--{setting.what}"].device
         name = setting.name or _only(kind, devices, image, setting)
         if (name, kind) not in [(device.name, device.kind) for device in devices]:
             raise _undeclared(name, kind, devices, image, setting)
@@ -43,7 +42,7 @@ def resolve(
         elif kind == "block" and "block" in by_what:
             block[name] = _block(by_what["block"], by_what.get("block-sector-size"))
         elif kind in by_what:
-            others[name] = _other(kind, by_what[kind])
+            others[name] = _other(kind, by_what)
     return net, block, others
 
 
@@ -67,12 +66,15 @@ def _block(device: Setting, size_setting: Setting | None) -> BlockDevice:
         raise invalid_option(option, error.message, error.command_hint) from None
 
 
-def _other(kind: str, device: Setting) -> OtherDevice:
-    try:
-        made: OtherDevice = import_module(f"tender.devices.{kind}").given(device.value)
-    except ConfigError as error:
-        raise invalid_option(device.option, error.message, error.command_hint) from None
-    return made
+def _other(kind: str, by_what: dict[str, Setting]) -> OtherDevice:
+    for what, setting in by_what.items():
+        try:
+            check_given(OtherDevice(kind, {what: str(setting.value)}))
+        except ConfigError as error:
+            raise invalid_option(
+                setting.option, error.message, f"write {BY_NAME[f'--{what}'].form}"
+            ) from None
+    return OtherDevice(kind, {what: str(setting.value) for what, setting in by_what.items()})
 
 
 def _only(kind: str, devices: tuple[Declared, ...], image: str, setting: Setting) -> str:

@@ -5,7 +5,7 @@ import os
 from tender.cli.aside import asked
 from tender.cli.main import COMMANDS
 from tender.cli.nearest import nearest
-from tender.cli.option_table import DEVICE_KINDS, OPTIONS
+from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions
 from tender.image import TARGETS
 from tender.native import lib, open_file, says
@@ -17,7 +17,7 @@ def missing_hint(
     missing: tuple[tuple[str, str], ...], options: RunOptions, *, taps: list[str] | None = None
 ) -> str:
     """The command as typed with the missing devices put in, and how to make what it names."""
-    forms = {option.name[2:]: option.lines[0][0] for option in OPTIONS if option.kind in DEVICE_KINDS}
+    forms = {option.name[2:]: option.lines[0][0] for option in OPTIONS if option.device}
     unknown = [name for name, kind in missing if kind not in forms]
     if unknown:
         names = ", ".join(map(printable, unknown))

@@ -19,8 +19,7 @@ FLAG, ACTION, MEMORY, SECONDS, WAIT = "flag", "action", "memory", "seconds", "wa
 BACKEND, LAYERS, OUTPUT, REPORT = "backend", "layers", "output", "report"
 # Of what is said about one device: `--OPTION:NAME=VALUE`.
 NET, NET_MAC, BLOCK, SECTOR_SIZE = "net", "net_mac", "block", "sector_size"
-DEVICE = "device"  # of another kind, whose name the option has: its module in tender/devices reads the value
-DEVICE_KINDS = (NET, NET_MAC, BLOCK, SECTOR_SIZE, DEVICE)
+DEVICE = "device"  # in whatever form the kind of device has: C reads it for both (devices/device_words.h)
 
 
 @dataclass
@@ -30,6 +29,7 @@ class Option:
     value     what stands behind the name, as --help shows it; `also`: other forms, each with its text
     text      what it means; a line of --help each
     form      how to write it, for the hint of an error
+    device    the kind of device that it is about (abi/devices.def), of `--OPTION:NAME=VALUE`
     native    the native program serves it; what else is asked for is left to Python
     variable  the environment variable that stands in for it, whichever front is used
     field     of RunOptions; `sets`: its value with a flag
@@ -44,6 +44,7 @@ class Option:
     also: tuple[tuple[str, str], ...] = ()
     form: str = ""
     short: str = ""
+    device: str = ""
     native: bool = False
     variable: str = ""
     field: str = ""
@@ -114,19 +115,19 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
     ("Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists them):", (
         Option("--net", NET, ":NAME=IFACE", "attach the TAP interface IFACE as network device NAME",
                also=((":NAME=@FD", "... an inherited descriptor: a TAP, a socketpair"),),
-               form="--net:NAME=IFACE, or --net IFACE for the only network device", native=True,
+               form="--net:NAME=IFACE, or --net IFACE for the only network device", device="net", native=True,
                solo5="a TAP interface, or an open descriptor, as network NAME", solo5_value=":NAME=IFACE|@FD"),
         Option("--net-mac", NET_MAC, ":NAME=XX:XX:XX:XX:XX:XX", "its MAC address (default: a random one)",
-               form="--net-mac:NAME=XX:XX:XX:XX:XX:XX", native=True,
+               form="--net-mac:NAME=XX:XX:XX:XX:XX:XX", device="net", native=True,
                solo5="the MAC address of network NAME (a random one)"),
         Option("--block", BLOCK, ":NAME=PATH[:raw][:ro]",
                "attach a file or block device as block device NAME; :ro for read-only",
                also=((":NAME=@FD[:ro]", "... an inherited descriptor"),),
-               form="--block:NAME=PATH, or --block PATH for the only block device", native=True,
+               form="--block:NAME=PATH, or --block PATH for the only block device", device="block", native=True,
                solo5="a file or block device, or an open descriptor, as block device NAME",
                solo5_value=":NAME=PATH|@FD"),
         Option("--block-sector-size", SECTOR_SIZE, ":NAME=N", "its block size in bytes (default 512)",
-               form="--block-sector-size:NAME=N", native=True,
+               form="--block-sector-size:NAME=N", device="block", native=True,
                solo5="its sector size in bytes, a power of two from 512 to 32768 (512)"),
         Option("--lock-wait", WAIT, "=SECONDS",
                "wait so long for disks that another VM has locked (default 0);\n"

@@ -17,7 +17,7 @@ from typing import Any
 
 from tender.cli import option_table
 from tender.cli.nearest import nearest
-from tender.cli.option_table import ACTION, DEVICE, DEVICE_KINDS, FLAG, REPORT, Fields, Option
+from tender.cli.option_table import ACTION, DEVICE, FLAG, REPORT, Fields, Option
 from tender.config import LAYERS, check_backend, check_layers, parse_mac, parse_mem, round_mem
 from tender.errors import ConfigError
 from tender.printable import printable, quoted
@@ -29,7 +29,7 @@ Found = dict[str, Any]  # values by their field of RunOptions
 OPTIONS = tuple(option.name for option in option_table.OPTIONS)
 SHORT = {option.short: option.name for option in option_table.OPTIONS if option.short}
 FLAGS = tuple(o.name for o in option_table.OPTIONS if o.kind in (FLAG, ACTION, REPORT))
-NAMED = tuple(o.name for o in option_table.OPTIONS if o.kind in DEVICE_KINDS)
+NAMED = tuple(o.name for o in option_table.OPTIONS if o.device)
 VALUED = tuple(name for name in OPTIONS if name not in FLAGS + NAMED)
 BY_NAME = {option.name: option for option in option_table.OPTIONS}
 

@@ -17,7 +17,7 @@ from tender.cli import say, usage
 from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions, UsageError, invalid_option, parse_args
-from tender.config import MIB, BlockDevice, BlockFd, NetDevice, NetFd, OtherDevice, VmConfig, is_named
+from tender.config import MIB, BlockDevice, NetDevice, OtherDevice, VmConfig, is_named
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 if TYPE_CHECKING:  # what needs no native core works without it
@@ -180,11 +180,10 @@ def _configured(options: RunOptions, image: "Image") -> VmConfig:
         from tender.cli.attach import resolve
 
         net, block, others = resolve(options.settings, image.devices, options.image)
-        for device in (*net.values(), *block.values()):
-            if isinstance(device, (NetFd, BlockFd)):
-                from tender.devices.inherited import check_inherited
+        from tender.devices.opening import check_given
 
-                check_inherited(device.fd, is_net=isinstance(device, NetFd))
+        for device in (*net.values(), *block.values()):
+            check_given(device)
     if options.net_reattach:
         check_reattach(net)
     if options.mem_adjusted and options.verbosity >= 0:

@@ -44,8 +44,7 @@ from tender.config import (
 from tender.errors import ConfigError, DeviceError, TenderError
 
 if TYPE_CHECKING:  # words are judged without the native core
-    from tender.devices.block import BlockAttachment, Patience
-    from tender.devices.tap import NetAttachment
+    from tender.devices.opening import OpenDevice, Patience
     from tender.image import Image
 
 _BLANKS = " \t\n\v\f\r"
@@ -162,9 +161,8 @@ class _Devices:
     def __init__(self, lock_wait: float) -> None:
         self._lock_wait = lock_wait
         self._patience: Patience | None = None
-        self._nets: dict[str, NetAttachment] = {}
+        self._open: dict[str, OpenDevice] = {}
         self._macs: dict[str, str] = {}
-        self._disks: dict[str, BlockAttachment] = {}
         self._sector_sizes: dict[str, int] = {}
 
     def take(self, word: str, image: "Image") -> None:
@@ -179,8 +177,7 @@ class _Devices:
         known(word, name, value, image)
 
     def _net(self, word: str, name: str, value: str, image: "Image") -> None:
-        from tender.devices import tap
-        from tender.native import lib
+        from tender.devices import opening
 
         iface = _first_word(value)[:_IFACE_MAX]
         if not iface:
@@ -188,11 +185,11 @@ class _Devices:
         _check_declared(image, word, name, "net")
         try:
             device = _descriptor(iface) if iface.startswith("@") else Tap(iface)
-            made = tap.attach(device, use=lib.tn_net_use(image.elf.c, lib.RING_NONE))
+            made = opening.open_device(device, name, image=image.elf.c)
         except DeviceError as error:
             raise _invalid(word, error.message) from error
-        self._replace(self._nets.pop(name, None))  # only now: its interface counts as busy until here
-        self._nets[name] = made
+        self._close(name)  # only now: its interface counts as busy until here
+        self._open[name] = made
 
     def _mac(self, word: str, name: str, value: str, image: "Image") -> None:
         mac = _mac_prefix(value)
@@ -206,21 +203,21 @@ class _Devices:
         self._macs[name] = mac
 
     def _block(self, word: str, name: str, value: str, image: "Image") -> None:
-        from tender.devices import block
+        from tender.devices import opening
 
         if not value:
             raise _invalid(word)
         _check_declared(image, word, name, "block")
         if value.startswith("@") and _all_in(value[1:], _DIGITS) and int(value[1:]) <= _INT_MAX:
             device: BlockDevice = BlockFd(int(value[1:]), raw=True)
-            _check_inherited(int(value[1:]), is_net=False)
+            _check_inherited(device)
         else:
             device = BlockFile(value, raw=True)  # as solo5-hvt takes every file
-        self._replace(
-            self._disks.pop(name, None)
-        )  # first: its lock may be of the file that is asked for again
-        self._patience = self._patience or block.Patience(self._lock_wait)
-        self._disks[name] = block.open_disk(device, self._patience, shown=value)
+        self._close(name)  # first: its lock may be of the file that is asked for again
+        self._patience = self._patience or opening.Patience(self._lock_wait)
+        self._open[name] = opening.open_device(
+            device, name, patience=self._patience, shown=value, sector_size=0
+        )
 
     def _sector_size(self, word: str, name: str, value: str, image: "Image") -> None:
         size = _number_prefix(value)
@@ -233,37 +230,30 @@ class _Devices:
         _check_declared(image, word, name, "block")
         self._sector_sizes[name] = size
 
-    @staticmethod
-    def _replace(old: "NetAttachment | BlockAttachment | None") -> None:
-        if old is not None:
-            old.close()
+    def _close(self, name: str) -> None:
+        if name in self._open:
+            self._open.pop(name).close()
 
     def config(self, image: "Image") -> tuple[dict[str, NetDevice], dict[str, BlockDevice]]:
         """The devices as a VmConfig takes them. Raises DeviceError for a disk of no whole number of sectors."""
-        disks: dict[str, BlockDevice] = {}
-        for device in image.devices:
-            disk = self._disks.get(device.name) if device.kind == "block" else None
-            if disk is not None:
-                from tender.devices import block
+        from tender.devices.opening import LockedFd, TapFd, open_device
 
-                sector_size = self._sector_sizes.get(device.name, 512)
-                block.check_capacity(device.name, disk.capacity, sector_size)
-                disks[device.name] = block.LockedFd(disk.fd, sector_size=sector_size)
         nets: dict[str, NetDevice] = {}
-        for name, net in self._nets.items():
-            from tender.devices import tap
-
-            kind = tap.TapFd if net.named else NetFd
-            nets[name] = kind(net.fd, mac=self._macs.get(name, net.mac.hex(":")), mtu=net.mtu)
+        disks: dict[str, BlockDevice] = {}
+        for name in [device.name for device in image.devices if device.name in self._open]:
+            made = self._open[name]
+            if made.device.kind == "net":
+                kind, seen = TapFd if isinstance(made.device, Tap) else NetFd, made.entry.u.net
+                nets[name] = kind(made.fd, mac=self._macs.get(name, bytes(seen.mac).hex(":")), mtu=seen.mtu)
+            else:
+                disks[name] = LockedFd(made.fd, sector_size=self._sector_sizes.get(name, 512))
+                open_device(disks[name], name).close()  # now that its sectors are known
         return nets, disks
 
     def close(self) -> None:
         """Gives the descriptors back. Idempotent."""
-        for net in self._nets.values():
-            net.close()
-        for disk in self._disks.values():
-            disk.close()
-        self._nets, self._disks = {}, {}
+        for name in list(self._open):
+            self._close(name)
 
 
 def _invalid(word: str, reason: str = "") -> UsageError:
@@ -277,10 +267,10 @@ def _check_declared(image: "Image", word: str, name: str, kind: str) -> None:
         raise _invalid(word, says("undeclared", name))
 
 
-def _check_inherited(fd: int, *, is_net: bool) -> None:
-    from tender.devices.inherited import check_inherited
+def _check_inherited(device: NetDevice | BlockDevice) -> None:
+    from tender.devices.opening import check_given
 
-    check_inherited(fd, is_net=is_net)
+    check_given(device)
 
 
 def _descriptor(iface: str) -> NetFd:
@@ -291,8 +281,9 @@ def _descriptor(iface: str) -> NetFd:
     elif number.startswith("-") or int(number) > _INT_MAX:
         errno = ERANGE
     else:
-        _check_inherited(int(number), is_net=True)
-        return NetFd(int(number))
+        device = NetFd(int(number))
+        _check_inherited(device)
+        return device
     raise DeviceError(f"Could not attach interface: {iface}: {os.strerror(errno)}", errno=errno)
 
 

@@ -3,7 +3,7 @@
 from tender._version import __version__
 from tender.cli import say
 from tender.cli.main import COMMANDS, FRONTS, main
-from tender.cli.option_table import ABOUT, DEVICE_KINDS, EXAMPLES, GRAMMAR, GROUPS, OPTIONS
+from tender.cli.option_table import ABOUT, EXAMPLES, GRAMMAR, GROUPS, OPTIONS
 from tender.printable import printable
 
 _COLUMN = 33
@@ -84,7 +84,7 @@ def solo5(program: str) -> str:
     for option in OPTIONS:
         if option.solo5:
             line = _lines(option.name + option.solo5_value, option.solo5)
-            (modules if option.kind in DEVICE_KINDS else core).append(line)
+            (modules if option.device else core).append(line)
     return SOLO5.format(program=program, core="\n".join(core), modules="\n".join(modules))
 
 

@@ -129,9 +129,14 @@ def test_the_filter_is_in_force() -> None:
 def test_segments_need_calls_that_a_filter_may_refuse(guest: Guest, refused: str | None, error: int) -> None:
     """A frame behind a header takes both: without one of them a guest of TCP segments would be deaf, or mute."""
     code = (
-        "import sys; from tender import Image; from tender.native import lib\n"
-        "with Image.open(sys.argv[1]) as image:\n"
-        "    use = lib.tn_net_use(image.elf.c, lib.RING_WORKER)\n"
+        "import socket, sys; from tender import Image; from tender.native import ffi, lib, vm_handle\n"
+        "pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "settings = ffi.new('struct device_settings *', {'fd': pair[0].fileno()})\n"
+        "entry, error = ffi.new('struct mft_entry *', {'type': 2}), ffi.new('struct device_error *')\n"
+        "with vm_handle() as vm, Image.open(sys.argv[1]) as image:\n"
+        "    assert lib.tn_vm_make(vm) == 0\n"
+        "    assert lib.tn_vm_attach(vm, 1, settings, image.elf.c, lib.RING_WORKER, entry, error) == 0\n"
+        "    use = settings.use\n"
         "    print('segments' if use == lib.NET_SEGMENTS else 'plain' if use == lib.NET_PLAIN else use)"
     )
     command = [sys.executable, "-P", "-c", code, str(guest("ring"))]

@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "device_words.h"
 #include "ends.h"
 #include "must.h"
 #include "request.h"
@@ -48,25 +49,23 @@ static void check_setting(const struct request *request, const struct setting *s
     MUST(setting->name_len <= 67 && (setting->name_len || !request->solo5));
     for (size_t i = 0; i < setting->name_len; i++)
         MUST(is_within(setting->name + i, words, count) && strchr(":=", setting->name[i]) == NULL);
-    switch (setting->kind) {
-    case SETTING_NET:
-        MUST(setting->value ? strlen(setting->value) >= 1 && strlen(setting->value) <= 15 : setting->fd >= 0);
-        break;
-    case SETTING_BLOCK:
-        MUST(setting->value ? *setting->value && setting->fd == -1 : setting->fd >= 0);
-        MUST(!setting->read_only || !request->solo5);
-        break;
-    case SETTING_SECTOR_SIZE:
-        MUST(setting->sector_size >= 512 && setting->sector_size <= 32768);
-        MUST(__builtin_popcount(setting->sector_size) == 1);
-        break;
-    case SETTING_NET_MAC:
+    struct device_settings said = DEVICE_SETTINGS_UNSAID;
+    MUST(is_within(setting->value, words, count));
+    MUST(device_configure(setting->type, &said, setting->option, setting->value, request->solo5));
+    if (strcmp(setting->option, "net") == 0)
+        MUST(said.source ? strlen(said.source) >= 1 && strlen(said.source) <= 15 : said.fd >= 0);
+    else if (strcmp(setting->option, "block") == 0) {
+        MUST(said.source ? *said.source && said.fd == -1 : said.fd >= 0);
+        MUST(!said.read_only || !request->solo5);
+    } else if (strcmp(setting->option, "block-sector-size") == 0) {
+        MUST(said.sector_size >= 512 && said.sector_size <= 32768);
+        MUST(__builtin_popcount(said.sector_size) == 1);
+    } else {
+        MUST(strcmp(setting->option, "net-mac") == 0);
         if (setting->name_len)
-            check_mac(setting->name + setting->name_len + 1, setting->mac);
-        break;
-    default:
-        MUST(false);
+            check_mac(setting->name + setting->name_len + 1, said.mac);
     }
+    MUST(!said.source || (said.source == setting->value && said.source_len < strlen(said.source)));
 }
 
 static void check(const struct request *request, char *const *words, size_t count)
@@ -92,7 +91,7 @@ static void check(const struct request *request, char *const *words, size_t coun
         check_setting(request, one, words, count);
         for (size_t j = 0; request->solo5 && j < i; j++) {
             const struct setting *other = &request->settings[j];
-            MUST(one->kind != other->kind || one->name_len != other->name_len ||
+            MUST(one->option != other->option || one->name_len != other->name_len ||
                  memcmp(one->name, other->name, one->name_len) != 0);
         }
     }
@@ -106,12 +105,6 @@ static bool read_once(char **words, size_t count, char *const *environment, bool
     const bool ours = request_read(words, environment, request);
     if (ours)
         check(request, words, count);
-    for (size_t i = 0; request->settings && i < request->setting_count; i++) {
-        const char *value = request->settings[i].value;
-        if (value && !is_within(value, words, count))
-            free((void *)(uintptr_t)value);
-        request->settings[i].value = NULL;
-    }
     if (count >= STATIC)
         free(request->settings);
     return ours;

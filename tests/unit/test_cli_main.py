@@ -208,7 +208,7 @@ def test_only_a_group_that_may_open_kvm_is_to_be_joined(
 def test_an_interface_that_is_no_tap_is_told_apart(
     files: list[str], other: bool, words: str, tmp_path: Path
 ) -> None:
-    from tender.devices.tap import _is_other_kind, _other_kind_hint
+    from tender.devices.net import _is_other_kind, _other_kind_hint
 
     for name in files:
         (tmp_path / "br0" / name).mkdir(parents=True)

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tender import BlockFd, BlockFile, DeviceError, NetFd
-from tender.devices import block, tap
-from tender.devices.inherited import check_inherited
+from tender.devices.opening import check_given, open_device
 
 SIZE = 1 << 20
 KEPT: ExitStack  # what a row opens beside its descriptor
@@ -119,9 +118,9 @@ def test_a_descriptor_serves_or_is_refused_by_name(row: str, role: str, tmp_path
 
     def attach() -> None:
         if role == "net":
-            tap.attach(NetFd(fd)).close()
+            open_device(NetFd(fd)).close()
         else:
-            block.attach("storage", BlockFd(fd, read_only=role == "block:ro"), block.Patience(0)).close()
+            open_device(BlockFd(fd, read_only=role == "block:ro"), "storage").close()
 
     if not reason:
         attach()
@@ -136,9 +135,9 @@ def test_a_descriptor_serves_or_is_refused_by_name(row: str, role: str, tmp_path
 def test_the_commands_own_descriptors_are_not_what_it_was_given(tmp_path: Path) -> None:
     fd = _file(os.O_RDWR)(tmp_path)
     with pytest.raises(DeviceError, match=f"@{fd}: Bad file descriptor$"):
-        check_inherited(fd, is_net=False)
+        check_given(BlockFd(fd))
     os.set_inheritable(fd, True)
-    check_inherited(fd, is_net=False)
+    check_given(BlockFd(fd))
 
 
 def test_the_lock_of_a_disk_by_descriptor_ends_with_its_vm_whatever_duplicates_are_open(
@@ -149,12 +148,12 @@ def test_the_lock_of_a_disk_by_descriptor_ends_with_its_vm_whatever_duplicates_a
     fd = os.open(disk, os.O_RDWR)
     duplicate = os.dup(fd)
     try:
-        held = block.attach("storage", BlockFd(fd), block.Patience(0))
+        held = open_device(BlockFd(fd), "storage")
         with pytest.raises(DeviceError) as refused:
-            block.attach("storage", BlockFd(duplicate), block.Patience(0))
+            open_device(BlockFd(duplicate), "storage")
         assert refused.value.code == "block-locked"
         held.close()
-        block.attach("storage", BlockFile(disk), block.Patience(0)).close()
+        open_device(BlockFile(disk), "storage").close()
     finally:
         os.close(fd)
         os.close(duplicate)

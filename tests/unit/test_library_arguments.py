@@ -15,7 +15,7 @@ from tender import BlockFd, BlockFile, ConfigError, Image, NetFd, Tap, Vm, VmCon
 from tender.backend import trial
 from tender.config import OtherDevice
 
-TAP, DISK, OTHER = Tap("tap0"), BlockFile("disk.img"), OtherDevice()
+TAP, DISK, OTHER = Tap("tap0"), BlockFile("disk.img"), OtherDevice("net", {"net": "tap0"})
 NO_TEXT: list[object] = [None, 5, b"bytes", ["x"], True]
 NO_NUMBER: list[object] = [None, "5", 5.0, True, [5], b"5"]
 NO_FLAG: list[object] = [None, 0, 1, "no", []]
@@ -72,12 +72,15 @@ FIELDS: list[tuple[Callable[..., object], str, list[object]]] = [
     (BlockFd, "read_only", NO_FLAG),
     (BlockFd, "raw", NO_FLAG),
     (BlockFd, "sector_size", [*NO_NUMBER, 0, 513]),
+    (OtherDevice, "kind", NO_TEXT),
+    (OtherDevice, "words", [5, "a", ["a"], {5: "a"}, {"words": 5}, {"words": "a\0"}]),
 ]
 NEEDED: dict[object, dict[str, object]] = {
     Tap: {"name": "tap0"},
     NetFd: {"fd": 3},
     BlockFile: {"path": "d.img"},
     BlockFd: {"fd": 3},
+    OtherDevice: {"kind": "net", "words": {}},
 }
 
 
@@ -104,7 +107,7 @@ def test_a_wrong_value_of_a_configuration_is_refused_where_it_is_given(
 
 def test_the_table_has_a_row_for_each_field() -> None:
     rows = {(make, field) for make, field, _ in FIELDS}
-    kinds = (VmConfig, Tap, NetFd, BlockFile, BlockFd)
+    kinds = (VmConfig, Tap, NetFd, BlockFile, BlockFd, OtherDevice)
     assert rows == {(kind, field) for kind in kinds for field in inspect.signature(kind).parameters}
 
 

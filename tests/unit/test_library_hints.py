@@ -15,7 +15,7 @@ import tender
 from tender import BlockFd, BlockFile, Image, Tap, TenderError, Vm, VmConfig, VmPool
 from tender.backend import kvm, sandbox, trial
 from tender.config import LAYERS
-from tender.devices import block, tap
+from tender.devices.opening import open_device, refused
 from tender.native import both_told, ffi, lib
 from tender.outcome import explain
 
@@ -53,9 +53,9 @@ def disk(where: Path, data: bytes) -> Vm:
 
 def open_twice(where: Path) -> None:
     (where / "d.img").write_bytes(bytes(512))
-    opened = block.attach("storage", BlockFile(where / "d.img"), block.Patience(0))
+    opened = open_device(BlockFile(where / "d.img"), "storage")
     try:
-        block.attach("storage", BlockFile(where / "d.img"), block.Patience(0))
+        open_device(BlockFile(where / "d.img"), "storage")
     finally:
         opened.close()
 
@@ -63,7 +63,7 @@ def open_twice(where: Path) -> None:
 def read_only_descriptor(where: Path) -> None:
     (where / "d.img").write_bytes(bytes(512))
     with open(where / "d.img", "rb") as file:
-        block.attach("storage", BlockFd(file.fileno()), block.Patience(0))
+        open_device(BlockFd(file.fileno()), "storage")
 
 
 PROVOKED: list[tuple[Callable[[Path], object], str, str]] = [
@@ -86,7 +86,7 @@ PROVOKED: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda tmp: disk(tmp, bytes(500)), "it has 500 bytes", ""),
     (open_twice, "read_only=True for all of them", ":ro in all of them"),
     (read_only_descriptor, "read_only=True", ":ro"),
-    (lambda _: tap.attach(Tap("no-such-tap0")), "make it: ip tuntap add", ""),
+    (lambda _: open_device(Tap("no-such-tap0")), "make it: ip tuntap add", ""),
     (lambda _: kvm.open_kvm(lib_handle(), "/dev/null"), "", ""),
     (lambda _: kvm.open_kvm(lib_handle(), "/nowhere/kvm"), "`tender doctor`", ""),
 ]  # fmt: skip
@@ -121,8 +121,8 @@ def test_every_refusal_of_a_device_is_told_in_the_librarys_words(name: str) -> N
     """With each errno, whether that comes or not."""
     error = ffi.new("struct device_error *", {"problem": PROBLEMS[name]})
     for error.os_error in ERRNOS:
-        for refused in (tap._refused(error, "tap0"), block._refused(error, "disk.img")):
-            assert not OPTION.search(refused.hint), refused.hint
+        for told in (refused("net", error, "tap0"), refused("block", error, "disk.img")):
+            assert not OPTION.search(told.hint), told.hint
 
 
 @pytest.mark.parametrize("number", ERRNOS)

@@ -213,6 +213,16 @@ def test_machines_are_known_by_their_interface_alone(room: str) -> None:
         assert not re.search(r"\b(is|behind)_(kvm|sandbox)\b", path.read_text()), path.name
 
 
+def test_who_opens_devices_names_no_kind_of_them() -> None:
+    """What reads options, opens and attaches is found by the rows of abi/devices.def and of the table of options."""
+    kinds = re.findall(r"^DEVICE\((MFT_\w+), (\w+),", (ROOT / "abi" / "devices.def").read_text(), re.M)
+    assert kinds
+    named = "|".join(rf"{number}|{name}_\w+\(|DEVICE_TYPE_{name}" for number, name in kinds)
+    files = ("command/devices.c", "command/request.c", "command/request.h", "python/native.c")
+    for path in (*(ROOT / "bindings" / name for name in files), *(ROOT / "bindings/devices").glob("*.c")):
+        assert re.findall(rf"\b(?:{named})", c_code(path)) == [], path.name
+
+
 def test_only_the_kvm_door_includes_the_kernels_kvm_header() -> None:
     users = [p for p in (ROOT / "bindings").rglob("*.[ch]") if "#include <linux/kvm.h>" in p.read_text()]
     assert {p.parent.name for p in users} == {"kvm"}

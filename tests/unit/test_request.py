@@ -5,6 +5,7 @@ compiled here, and by solo5-hvt's names Python opens its devices by functions th
 """
 
 import ctypes
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ BINDINGS = ROOT / "bindings"
 SHOWN = """
 #include <stdio.h>
 #include <string.h>
+#include "device_words.h"
 #include "machine.h"
 #include "request.h"
 
@@ -83,24 +85,26 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
     number((double)r.setting_count);
     for (size_t i = 0; i < r.setting_count; i++) {
         const struct setting *s = &r.settings[i];
-        number(s->kind);
+        struct device_settings d = DEVICE_SETTINGS_UNSAID;
+        if (!device_configure(s->type, &d, s->option, s->value, is_solo5))
+            text("refused", 7);
+        text(s->option, strlen(s->option));
         text(s->name_len ? s->name : "", s->name_len);
-        number(s->read_only);
-        number(s->raw);
-        if (s->kind == SETTING_NET_MAC)
+        number(d.read_only);
+        number(d.raw);
+        if (strcmp(s->option, "net-mac") == 0)
             for (int b = 0; b < 6; b++)
-                number(s->mac[b]);
-        else if (s->kind == SETTING_SECTOR_SIZE)
-            number(s->sector_size);
-        else if (s->value)
-            text(s->value, strlen(s->value));
+                number(d.mac[b]);
+        else if (strcmp(s->option, "block-sector-size") == 0)
+            number(d.sector_size);
+        else if (d.source)
+            text(d.source, d.source_len ? d.source_len : strlen(d.source));
         else
-            number(s->fd);
+            number(d.fd);
     }
     return (size_t)(at - to);
 }
 """
-KINDS = ("net", "net-mac", "block", "block-sector-size")  # enum setting_kind
 
 
 class Device(NamedTuple):
@@ -141,7 +145,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     layers = ", ".join(f'"{name}"' for name in LAYERS)
     machines = ", ".join(f'{{.name = "{name}"}}' for name in BACKENDS[1:])
     source.write_text(SHOWN.replace("LAYERS", layers).replace("MACHINES", machines))
-    rooms = ("core", "arch/x86_64", "guest_abi", "machine", "vm", "command")
+    rooms = ("core", "arch/x86_64", "devices", "guest_abi", "machine", "vm", "command")
     folders = [f"-I{folder}" for folder in (ROOT / "abi", *(BINDINGS / room for room in rooms))]
     subprocess.run(
         [
@@ -152,10 +156,11 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
         check=True, timeout=60,
     )  # fmt: skip
     subprocess.run(
-        ["cc", "-shared", "-fPIC", *folders, f"-I{directory}", source, BINDINGS / "command" / "request.c", "-o", library],
+        ["cc", "-shared", "-fPIC", *folders, f"-I{directory}", source, BINDINGS / "command" / "request.c",
+         *(path for path in (BINDINGS / "devices").rglob("*.c") if "_configure(" in path.read_text()), "-o", library],
         check=True, timeout=60,
     )  # fmt: skip
-    shown = ctypes.CDLL(str(library)).shown
+    shown = ctypes.CDLL(str(library), os.RTLD_LAZY).shown  # what opens devices is not there
     shown.restype = ctypes.c_size_t
     room = ctypes.create_string_buffer(1 << 16)
 
@@ -181,7 +186,7 @@ def _parsed(parts: Iterator[bytes]) -> Read:
     args = tuple(next(parts) for _ in range(number()))
     devices = []
     for _ in range(number()):
-        kind, name, read_only, raw = KINDS[number()], next(parts), bool(number()), bool(number())
+        kind, name, read_only, raw = next(parts).decode(), next(parts), bool(number()), bool(number())
         value: bytes | int | tuple[int, ...]
         if kind == "net-mac":
             value = tuple(number() for _ in range(6))
@@ -263,23 +268,20 @@ def by_solo5(words: list[bytes], variables: Ambient, monkeypatch: pytest.MonkeyP
     noted: list[Device] = []
     name = ""
 
-    def attach(device: Tap | NetFd, **_: object) -> _Noted:
-        value = raw_bytes(device.name) if isinstance(device, Tap) else str(device.fd).encode()
-        noted.append(Device("net", name.encode(), value))
-        return _Noted(3)
-
-    def open_disk(device: BlockFile | BlockFd, *_: object, **__: object) -> _Noted:
-        value = raw_bytes(str(device.path)) if isinstance(device, BlockFile) else str(device.fd).encode()
-        noted.append(Device("block", name.encode(), value, device.read_only, device.raw))
+    def open_device(device: Tap | NetFd | BlockFile | BlockFd, *_: object, **__: object) -> _Noted:
+        if isinstance(device, (Tap, NetFd)):
+            value = raw_bytes(device.name) if isinstance(device, Tap) else str(device.fd).encode()
+            noted.append(Device("net", name.encode(), value))
+        else:
+            value = raw_bytes(device.path) if isinstance(device, BlockFile) else str(device.fd).encode()
+            noted.append(Device("block", name.encode(), value, device.read_only, device.raw))
         return _Noted(3)
 
     asked: dict[str, Any] = {}
     with monkeypatch.context() as patched:
-        patched.setattr("tender.devices.tap.attach", attach)
-        patched.setattr("tender.devices.block.open_disk", open_disk)
+        patched.setattr("tender.devices.opening.open_device", open_device)
         patched.setattr(solo5, "_check_declared", lambda *_: None)
         patched.setattr(solo5, "_check_inherited", lambda *_, **__: None)
-        patched.setattr("tender.native.lib", SimpleNamespace(tn_net_use=lambda *_: 0, RING_NONE=0))
         patched.setattr("tender.cli.say.notice", lambda _: asked.update(adjusted=True))
         patched.setattr("tender.manifest.match", lambda *_: None)
         # whether there is an interface to take again is looked at once the devices are known

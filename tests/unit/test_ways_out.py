@@ -12,8 +12,7 @@ from support import Guest
 
 from tender import BlockFd, BlockFile, ConfigError, DeviceError, Image, Vm, VmConfig, VmPool, VmStateError
 from tender.cli.options import UsageError, parse_args
-from tender.devices import block
-from tender.devices.block import Patience
+from tender.devices.opening import open_device, refused
 from tender.native import ffi, lib
 
 PROGRAM = Path(sys.executable).parent / "tender"
@@ -47,7 +46,7 @@ def test_run_run_is_told_that_the_image_is_missing() -> None:
 @pytest.mark.parametrize("name", ["x.img:ro", "x.img:rw", "x.img:raw"])
 def test_suffixes_in_the_wrong_order_are_told_the_order(tmp_path: Path, name: str) -> None:
     with pytest.raises(DeviceError) as caught:
-        block.attach("storage", BlockFile(tmp_path / name), Patience(0))
+        open_device(BlockFile(tmp_path / name), "storage")
     assert "read_only=True" in caught.value.hint and "PATH:raw:ro" in caught.value.command_hint
     assert "truncate" not in caught.value.hint + caught.value.command_hint
 
@@ -55,12 +54,12 @@ def test_suffixes_in_the_wrong_order_are_told_the_order(tmp_path: Path, name: st
 def test_a_locked_disk_may_be_waited_for_or_copied_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "d.img"
     path.write_bytes(bytes(512))
-    held = block.attach("storage", BlockFile(path), Patience(0))
+    held = open_device(BlockFile(path), "storage")
     fd = os.open(path, os.O_RDWR)
     try:
         for device, source in ((BlockFile(path), str(path)), (BlockFd(fd), "FILE")):
             with pytest.raises(DeviceError) as caught:
-                block.attach("storage", device, Patience(0))
+                open_device(device, "storage")
             assert "lock_wait=SECONDS" in caught.value.hint and f"cp {source} COPY" in caught.value.hint
             assert "--lock-wait=SECONDS" in caught.value.command_hint
     finally:
@@ -71,8 +70,8 @@ def test_a_locked_disk_may_be_waited_for_or_copied_from_its_file(tmp_path: Path)
 def test_a_file_that_may_not_be_read_is_not_told_to_be_read_only() -> None:
     error = ffi.new("struct device_error *")
     error.problem, error.os_error = lib.DEVICE_BLOCK_OPEN, 13
-    writable = block._refused(error, "d.img", device=BlockFile("d.img"))
-    read_only = block._refused(error, "d.img", device=BlockFile("d.img", read_only=True))
+    writable = refused("block", error, "d.img", device=BlockFile("d.img"))
+    read_only = refused("block", error, "d.img", device=BlockFile("d.img", read_only=True))
     assert "read_only=True" in writable.hint and "read_only" not in read_only.hint
     assert "check its mode" in read_only.hint and ":ro" not in read_only.command_hint
 
@@ -91,7 +90,7 @@ def test_one_disk_given_twice_is_this_guests_own_doing(tmp_path: Path, second: s
 def test_a_disk_that_another_has_is_not(tmp_path: Path) -> None:
     for name in ("d.img", "e.img"):
         (tmp_path / name).write_bytes(bytes(1 << 20))
-    held = block.attach("storage", BlockFile(tmp_path / "e.img"), Patience(0))
+    held = open_device(BlockFile(tmp_path / "e.img"), "storage")
     disks = {"one": BlockFile(tmp_path / "d.img"), "two": BlockFile(tmp_path / "e.img")}
     with (
         Image.from_bytes(good_elf(devices=TWO_DISKS)) as image,

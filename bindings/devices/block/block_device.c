@@ -1,4 +1,5 @@
 /* Disks, for whoever knows no kind of device: device_ops.h. */
+#include "device.h"
 #include "disk.h"
 
 static void release(struct vm *vm)
@@ -9,4 +10,9 @@ static void release(struct vm *vm)
 }
 
 extern const struct device_ops block_ops;
-const struct device_ops block_ops = {.release = release};
+const struct device_ops block_ops = {
+    .cannot = "Could not open block device",
+    .open = block_open,
+    .attach = block_attach,
+    .release = release,
+};

@@ -17,12 +17,14 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "device.h"
+#include "disk.h"
 
 #define FORMAT_BYTES 68
 
@@ -50,7 +52,7 @@ static int cannot_open(struct device_error *error, const char *shown, int os_err
 
 static int locked_already(const char *shown, bool read_only, struct device_error *error)
 {
-    return device_failed(error, DEVICE_BLOCK_LOCKED, EAGAIN,
+    return device_failed(error, DEVICE_LOCKED, EAGAIN,
                          "Could not open block device: %.*s: in use already: %s has locked it",
                          DEVICE_NAME_SHOWN_MAX, shown,
                          read_only ? "a VM or program that may write to it" : "another VM or program");
@@ -104,7 +106,7 @@ static const char *output_to(const struct stat *disk)
 }
 
 /* `fd`, or -1 and it is closed. */
-static int accepted(int fd, const char *shown, struct block_use use, uint64_t *capacity,
+static int accepted(int fd, const char *shown, const struct device_settings *use, uint64_t *capacity,
                     struct device_error *error)
 {
     const char *format = NULL, *output = NULL;
@@ -123,13 +125,13 @@ static int accepted(int fd, const char *shown, struct block_use use, uint64_t *c
                             DEVICE_NAME_SHOWN_MAX, shown, output);
     else if ((end = lseek(fd, 0, SEEK_END)) < 0)
         (void)cannot_open(error, shown, errno);
-    else if ((locked = lock_disk(fd, use.read_only)) < 0) {
+    else if ((locked = lock_disk(fd, use->read_only)) < 0) {
         if (locked == -EINTR)
             (void)cannot_open(error, shown, EINTR);
         else
-            (void)locked_already(shown, use.read_only, error);
+            (void)locked_already(shown, use->read_only, error);
         end = -1;
-    } else if (!use.raw && !(format = format_of(fd)) && errno == EINTR) {
+    } else if (!use->raw && !(format = format_of(fd)) && errno == EINTR) {
         (void)cannot_open(error, shown, EINTR);
         end = -1;
     } else if (format) {
@@ -148,10 +150,16 @@ static int accepted(int fd, const char *shown, struct block_use use, uint64_t *c
     return fd;
 }
 
-int block_open(const char *path, struct block_use use, uint64_t *capacity, struct device_error *error)
+static int open_path(const struct device_settings *use, uint64_t *capacity, struct device_error *error)
 {
+    char part[PATH_MAX + 1]; /* one that is longer than the kernel takes stays so */
+    const char *path = use->source;
+    if (use->source_len) {
+        (void)snprintf(part, sizeof part, "%.*s", (int)use->source_len, path);
+        path = part;
+    }
     /* O_NONBLOCK: a FIFO by mistake must not hang here; it means nothing for files and disks. */
-    int fd = open(path, (use.read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int fd = open(path, (use->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return cannot_open(error, path, errno);
     return accepted(fd, path, use, capacity, error);
@@ -211,12 +219,14 @@ static bool has_lock(int fd)
     return strstr(text, "OFDLCK") != NULL;
 }
 
-int block_duplicate(int fd, const char *shown, struct block_use use, uint64_t *capacity,
-                    struct device_error *error)
+/* The file behind a descriptor. Refused is one that was opened in a way that the guest's reads or writes
+ * would fail by. */
+static int open_inherited(const char *shown, const struct device_settings *use, uint64_t *capacity,
+                          struct device_error *error)
 {
-    const bool read_only = use.read_only;
+    const bool read_only = use->read_only;
+    const int fd = use->fd, flags = fcntl(fd, F_GETFL);
     struct stat about;
-    const int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fstat(fd, &about) < 0)
         return cannot_open(error, shown, errno);
     int copy = -1;
@@ -234,15 +244,61 @@ int block_duplicate(int fd, const char *shown, struct block_use use, uint64_t *c
     return accepted(copy, shown, use, capacity, error);
 }
 
-int block_check_capacity(const char *name, uint64_t capacity, uint32_t sector_bytes,
-                         struct device_error *error)
+/* A duplicate of what was opened before, checks and lock and all. */
+static int duplicate(const char *shown, int opened, uint64_t *capacity, struct device_error *error)
 {
-    if (capacity % sector_bytes)
+    const int fd = fcntl(opened, F_DUPFD_CLOEXEC, 0);
+    const off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    if (end < 0) {
+        (void)cannot_open(error, shown, errno);
+        if (fd >= 0)
+            close(fd);
+        return -1;
+    }
+    *capacity = (uint64_t)end;
+    return fd;
+}
+
+/* A whole number of sectors, at least one. */
+static int check_capacity(const struct mft_entry *entry, uint32_t sector_bytes, struct device_error *error)
+{
+    if (sector_bytes && entry->u.block.capacity % sector_bytes)
         return device_failed(error, DEVICE_BLOCK_MISALIGNED, 0,
-                             "%s: Backing storage size must be block aligned (%u bytes)", name, sector_bytes);
-    if (capacity < sector_bytes)
-        return device_failed(error, DEVICE_BLOCK_SMALL, 0,
-                             "%s: Backing storage must be at least 1 block (%u bytes) in size", name,
+                             "%s: Backing storage size must be block aligned (%u bytes)", entry->name,
                              sector_bytes);
+    if (entry->u.block.capacity < sector_bytes)
+        return device_failed(error, DEVICE_BLOCK_SMALL, 0,
+                             "%s: Backing storage must be at least 1 block (%u bytes) in size", entry->name,
+                             sector_bytes);
+    return 0;
+}
+
+int block_open(struct device_settings *settings, const struct device_guest *guest, struct mft_entry *entry,
+               struct device_error *error)
+{
+    (void)guest;
+    char number[16];
+    const char *const shown = settings->shown ? settings->shown : number;
+    uint64_t *const capacity = &entry->u.block.capacity;
+    (void)snprintf(number, sizeof number, "@%d", settings->fd);
+    const int fd = settings->source   ? open_path(settings, capacity, error)
+                   : settings->opened ? duplicate(shown, settings->fd, capacity, error)
+                                      : open_inherited(shown, settings, capacity, error);
+    entry->u.block.block_size = (uint16_t)settings->sector_size;
+    if (fd >= 0 && check_capacity(entry, settings->sector_size, error) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+int block_attach(const struct device_settings *settings, const struct mft_entry *entry,
+                 struct vm_device *device)
+{
+    *disk_of(device) = (struct disk){
+        .capacity = entry->u.block.capacity,
+        .read_only = settings->read_only,
+        .mappable_pages = disk_mappable_pages(device->fd, settings->read_only),
+    };
     return 0;
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "device.h"
 #include "net.h"
 #include "ring.h"
 
@@ -55,8 +56,31 @@ static int written_fd(const struct vm *vm)
     return net_vm(vm)->ring.has_worker ? net_vm(vm)->ring.wake_fd : -1;
 }
 
+void net_leave_segments(struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (is_net(&vm->devices[i]) && net_of(&vm->devices[i])->segments) {
+            net_leave_header(vm->devices[i].fd);
+            net_of(&vm->devices[i])->segments = false;
+        }
+}
+
+bool net_is_wanted_again(const struct vm_device *device)
+{
+    return is_net(device) && net_of(device)->link.again;
+}
+
+/* The interfaces stay, with descriptors that others may have too. */
+static void release(struct vm *vm)
+{
+    net_leave_headers(vm);
+}
+
 extern const struct device_ops net_ops;
 const struct device_ops net_ops = {
+    .cannot = "Could not attach interface",
+    .open = net_open,
+    .attach = net_attach,
     .may_detach = may_detach,
     .offer = offer,
     .prepare = prepare,
@@ -64,4 +88,5 @@ const struct device_ops net_ops = {
     .end = ring_end,
     .stop = ring_worker_stop,
     .reset = reset,
+    .release = release,
 };

@@ -16,6 +16,7 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -26,6 +27,14 @@
 #define TUN_F_USO6 0x40
 #endif
 
+/* What a TAP is opened for: its header, and what it can do. */
+struct header_use {
+    bool has_header;
+    uint32_t offload; /* TENDER_OFFLOAD_... */
+    bool segments;    /* TCP over IPv4 comes in large frames, and may go so */
+    char name[16];    /* the interface's, whether it has the header or not; empty: it is no TAP */
+};
+
 static int refuse(struct device_error *error, const char *name, enum device_problem problem, int os_error)
 {
     return device_failed(error, problem, os_error, "Could not attach interface: %.*s: %s",
@@ -35,7 +44,7 @@ static int refuse(struct device_error *error, const char *name, enum device_prob
 static struct ifreq request_for(const char *name)
 {
     struct ifreq request = {0};
-    memcpy(request.ifr_name, name, strlen(name)); /* net_open_tap() has measured it */
+    memcpy(request.ifr_name, name, strlen(name)); /* open_tap() has measured it */
     return request;
 }
 
@@ -85,7 +94,9 @@ static int bind_to(int fd, const char *name, enum net_use use, struct device_err
     return 0;
 }
 
-int net_open_tap(const char *name, enum net_use use, uint32_t *mtu, struct device_error *error)
+/* A descriptor, not blocking; *mtu is the interface's. With a use other than NET_PLAIN a net header stands
+ * before each frame on it; without, what an earlier owner had offloaded is off. */
+static int open_tap(const char *name, enum net_use use, uint32_t *mtu, struct device_error *error)
 {
     if (strlen(name) >= IFNAMSIZ)
         return refuse(error, name, DEVICE_TAP_NAME_LONG, ENAMETOOLONG);
@@ -104,11 +115,13 @@ int net_open_tap(const char *name, enum net_use use, uint32_t *mtu, struct devic
     return fd;
 }
 
-struct net_header_use net_use_header(int fd, enum net_use use)
+/* A TAP whose frames have a net header: sets its form and, if wanted, the offloads that it has, else none.
+ * Anything else is left as it is. */
+static struct header_use use_header(int fd, enum net_use use)
 {
     static const unsigned base = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     static const uint32_t segments = TENDER_OFFLOAD_CSUM | TENDER_OFFLOAD_TSO4 | TENDER_OFFLOAD_TSO6;
-    struct net_header_use used = {0};
+    struct header_use used = {0};
     struct ifreq request = {0};
     int header_bytes = sizeof(struct net_header);
     if (ioctl(fd, TUNGETIFF, &request) < 0)
@@ -138,7 +151,7 @@ int net_attach_again(const struct vm_device *device, struct device_error *error)
     if (look_at(name, &mtu, error) < 0 ||
         bind_to(device->fd, name, net->has_header ? NET_SEGMENTS : NET_PLAIN, error) < 0)
         return -1;
-    (void)net_use_header(device->fd, net->segments ? NET_SEGMENTS : net->offload ? NET_OFFLOAD : NET_PLAIN);
+    (void)use_header(device->fd, net->segments ? NET_SEGMENTS : net->offload ? NET_OFFLOAD : NET_PLAIN);
     return 0;
 }
 
@@ -192,7 +205,7 @@ static int judge(int fd, struct device_error *error)
     return 0;
 }
 
-int net_duplicate(int fd, struct device_error *error)
+static int duplicate(int fd, struct device_error *error)
 {
     if (judge(fd, error) < 0)
         return -1;
@@ -206,7 +219,8 @@ int net_duplicate(int fd, struct device_error *error)
     return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(os_error));
 }
 
-int net_choose_mac(uint8_t mac[6])
+/* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
+static int choose_mac(uint8_t mac[6])
 {
     static const uint8_t none[6];
     if (memcmp(mac, none, sizeof none) != 0)
@@ -218,5 +232,63 @@ int net_choose_mac(uint8_t mac[6])
         got += n > 0 ? (size_t)n : 0;
     }
     mac[0] = (uint8_t)((mac[0] & 0xfe) | 0x02); /* unicast, locally administered */
+    return 0;
+}
+
+/* A header needs both. EBADF: no filter around us refuses them. */
+static bool has_vectors(void)
+{
+    return readv(-1, NULL, 0) < 0 && errno == EBADF && writev(-1, NULL, 0) < 0 && errno == EBADF;
+}
+
+/* There is room for the large frames of one network, in the ring's. */
+static enum net_use use_for(const struct device_guest *guest)
+{
+    uint32_t networks = 0;
+    if (!guest)
+        return NET_PLAIN;
+    for (uint32_t i = 1; i < guest->manifest->entries; i++)
+        networks += guest->manifest->e[i].type == MFT_NET_BASIC;
+    if (guest->extensions & TENDER_FEATURE_NET_OFFLOAD)
+        return NET_OFFLOAD;
+    return guest->ring_mode != RING_NONE && networks == 1 && has_vectors() ? NET_SEGMENTS : NET_PLAIN;
+}
+
+int net_open(struct device_settings *settings, const struct device_guest *guest, struct mft_entry *entry,
+             struct device_error *error)
+{
+    const enum net_use use = use_for(guest);
+    uint32_t mtu = settings->mtu;
+    memcpy(entry->u.net.mac, settings->mac, sizeof entry->u.net.mac);
+    const int answer = choose_mac(entry->u.net.mac);
+    if (answer < 0)
+        return device_failed(error, DEVICE_OTHER, -answer, "%s: random numbers for a MAC address: %s",
+                             entry->name, strerror(-answer));
+    const int fd =
+        settings->source ? open_tap(settings->source, use, &mtu, error) : duplicate(settings->fd, error);
+    entry->u.net.mtu = (uint16_t)mtu;
+    settings->use = (uint8_t)use;
+    settings->reattaches = settings->reattach && (settings->source || settings->named);
+    return fd;
+}
+
+int net_attach(const struct device_settings *settings, const struct mft_entry *entry,
+               struct vm_device *device)
+{
+    (void)entry;
+    struct net_device *net = net_of(device);
+    struct stat about;
+    struct header_use used = {0};
+    if (fstat(device->fd, &about) < 0)
+        return -errno;
+    if (S_ISCHR(about.st_mode))
+        used = use_header(device->fd, settings->use);
+    net->is_socket = S_ISSOCK(about.st_mode);
+    net->has_header = used.has_header;
+    net->offload = used.offload;
+    net->segments = used.segments;
+    memcpy(net->link.name, used.name, sizeof used.name);
+    net->link.named = settings->source || settings->named;
+    net->link.again = settings->reattaches;
     return 0;
 }

@@ -1,19 +1,16 @@
-"""Attaching to an existing TAP interface, with an answer to each way in which that fails.
+"""What to do about a TAP interface or a descriptor that cannot be a guest's network, for each way in which that fails.
 
-The rules and words are C (bindings/devices/net/tap.c): the interface exists, is up, and is single-queue. What to
-type is said here.
+Why it cannot, bindings/devices/net/tap.c says.
 """
 
 import os
 import pwd
 from errno import EACCES, ENODEV, ENOENT, EPERM
 
-from tender.config import NetFd, Tap, parse_mac
 from tender.cures import cure
-from tender.errors import DeviceError
-from tender.native import CData, answered, check, descriptor, ffi, lib
+from tender.errors import Hints
+from tender.native import CData, lib
 from tender.printable import quoted
-from tender.values import Owner
 
 _CODES = {
     lib.DEVICE_TAP_MISSING: "tap-missing",
@@ -36,63 +33,12 @@ _TUN_HINTS = {
 _TUN_CURES = {ENOENT: "tun-missing", EPERM: "tun-container"}
 
 
-class TapFd(NetFd):
-    """An open TAP interface that was found by its name, as a device for a VM."""
-
-    named = True
-
-
-class NetAttachment(Owner):
-    """An open network descriptor, with the MAC and MTU that the guest will see, and whether it is an interface that was
-    found by its name. It is closed with close(), or with the VM that took it."""
-
-    def __init__(self, owner: CData, mac: bytes, mtu: int, *, named: bool) -> None:
-        self.owner = owner
-        self.named = named
-        self.mac = mac
-        self.mtu = mtu
-
-    @property
-    def fd(self) -> int:
-        return int(self.owner.fd)
-
-    def close(self) -> None:
-        lib.tn_descriptor_close(self.owner)
-
-
-def attach(device: Tap | NetFd, *, use: int = lib.NET_PLAIN) -> NetAttachment:
-    """Opens `device`; `use` (enum net_use) is what a net header is wanted for.
-
-    Raises DeviceError that says what is wrong with the interface and what to type.
-    """
-    mac = ffi.new("uint8_t[6]", parse_mac(device.mac) if device.mac else bytes(6))
-    check(lib.tn_net_choose_mac(mac), "random numbers for a MAC address")
-    error, owner = ffi.new("struct device_error *"), descriptor()
-    if isinstance(device, Tap):
-        if "\0" in device.name:
-            raise DeviceError(f"Could not attach interface: {device.name!r}: embedded null byte")
-        mtu = ffi.new("uint32_t *")
-        name = device.name.encode("utf-8", "surrogateescape")
-        if answered(lambda: lib.tn_net_open_tap(name, use, mtu, error, owner), error) < 0:
-            raise _refused(error, device.name)
-        return NetAttachment(owner, bytes(mac), int(mtu[0]), named=True)
-    owner.leave_header = use != lib.NET_PLAIN
-    if lib.tn_net_duplicate(device.fd, error, owner) < 0:
-        raise _refused(error, f"@{device.fd}")
-    return NetAttachment(owner, bytes(mac), device.mtu, named=isinstance(device, TapFd))
-
-
-def _refused(error: CData, name: str) -> DeviceError:
+def way_out(error: CData, shown: str, device: object, entry: object) -> tuple[str, Hints]:
+    """The code of an error, and what to type."""
+    code = _CODES.get(error.problem, "device-net")
     if error.problem == lib.DEVICE_TUN and error.os_error in _TUN_CURES:
-        hints = cure(_TUN_CURES[error.os_error])
-    else:
-        hints = {"hint": _hint(error.problem, error.os_error, name)}
-    return DeviceError(
-        ffi.string(error.text).decode("utf-8", "surrogateescape"),
-        errno=error.os_error,
-        code=_CODES.get(error.problem, "device-net"),
-        **hints,
-    )
+        return code, cure(_TUN_CURES[error.os_error])
+    return code, {"hint": _hint(error.problem, error.os_error, shown)}
 
 
 def _hint(problem: int, errno: int, word: str) -> str:
