@@ -155,9 +155,9 @@ def descriptor(what: str, value: object) -> int:
 def path_text(what: str, path: object) -> str:
     """The text of a path. Raises ConfigError for what is none."""
     if not isinstance(path, str):
-        if not hasattr(type(path), "__fspath__"):
+        if not isinstance(path, os.PathLike):
             raise ConfigError(f"{what}: {path!r} is not a path")
-        path = os.fspath(path)  # type: ignore[call-overload]
+        path = os.fspath(path)
     return _text(what, path)
 
 

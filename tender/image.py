@@ -8,7 +8,7 @@ segments, page tables, GDT. It is sealed, so nothing can change it under a runni
 
 import os
 from collections.abc import Callable
-from errno import EFBIG, EINTR, ESTALE
+from errno import EFBIG, EINTR, ENOENT, ESTALE
 
 from tender.config import path_text
 from tender.cures import cure
@@ -191,7 +191,7 @@ class Image(Owner):
 def check_image(what: str, image: object) -> None:
     """Raises ConfigError for what is no Image."""
     if not isinstance(image, Image):
-        path = isinstance(image, str) or hasattr(type(image), "__fspath__")
+        path = isinstance(image, (str, os.PathLike))
         raise ConfigError(
             f"{what}: image {image!r} is not an Image",
             hint=f"open it first: Image.open({str(image)!r})" if path else "",
@@ -199,6 +199,6 @@ def check_image(what: str, image: object) -> None:
 
 
 def _open_hint(name: str, errno: int) -> str:
-    if errno == 2 and "/" not in name:
+    if errno == ENOENT and "/" not in name:
         return f"there is no {printable(name)} in this directory; give the path of a unikernel ELF"
     return ""

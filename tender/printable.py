@@ -4,6 +4,8 @@ A file's names and a command's words may hold any byte. What could move a cursor
 shown as an escape, so a line of ours stays one line and says who wrote it. Nothing else prints such text.
 """
 
+import shlex
+
 
 def printable(text: str, *, keep: str = "") -> str:
     """`text` with each character that is not printable as `\\xNN` or `\\uNNNN`; those in `keep` stay.
@@ -32,11 +34,8 @@ def unicode_text(text: str) -> str:
 def quoted(word: str) -> str:
     """`word` as a shell takes it, on one line and without a character that a terminal would obey."""
     if word.isprintable():
-        return word if word and _SAFE.issuperset(word) else "'" + word.replace("'", "'\"'\"'") + "'"
+        return shlex.quote(word)
     return "$'" + "".join(map(_in_dollar_quotes, word)) + "'"
-
-
-_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%_-+=:,./")
 
 
 def _in_dollar_quotes(letter: str) -> str:

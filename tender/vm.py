@@ -71,12 +71,9 @@ def _same_thing(one: GivenDevice, other: GivenDevice) -> bool:
     if isinstance(one, (Tap, NetFd)) or isinstance(other, (Tap, NetFd)):
         return isinstance(one, Tap) and isinstance(other, Tap) and one.name == other.name
     try:
-        first, second = (
-            os.stat(each.path if isinstance(each, BlockFile) else each.fd) for each in (one, other)
-        )
+        return os.path.samefile(*(it.path if isinstance(it, BlockFile) else it.fd for it in (one, other)))
     except OSError:
         return False
-    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
 class _Captured:
@@ -184,7 +181,7 @@ class Vm(Owner):
             self._capture()
         elif isinstance(console, int) and not isinstance(console, bool):
             fd = config_descriptor("console", console)
-        elif hasattr(type(console), "__fspath__"):
+        elif isinstance(console, os.PathLike):
             fd = self._open_console(path_text("console", console))
         elif callable(console):
             self._on_console = console

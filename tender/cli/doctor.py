@@ -4,11 +4,13 @@
 if a unikernel can run here at all: on KVM or in the sandbox.
 """
 
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 
 from tender.cli import say
 from tender.cli.host_facts import INSTALL, DeviceNode, Facts, SandboxFacts, TapFacts, collect, user_word
 from tender.cli.report import to_json
+from tender.native import lib
 from tender.printable import printable, quoted
 
 USAGE = """\
@@ -24,13 +26,12 @@ ok, warn or FAIL, and what is wrong comes with its cure. Status 0 if a unikernel
 
 OPTIONS = ("--json", "--kvm", "--sandbox", "--filter")
 OK, WARN, FAIL = "ok", "warn", "FAIL"
-API_VERSION = 12
-# Of /dev/kvm's capabilities, those that every run needs; <linux/kvm.h>.
-CAPABILITIES = {"KVM_CAP_USER_MEMORY": 3, "KVM_CAP_GET_TSC_KHZ": 61}
+# Of /dev/kvm's capabilities, those that every run needs.
+CAPABILITIES = {name: getattr(lib, name) for name in ("KVM_CAP_USER_MEMORY", "KVM_CAP_GET_TSC_KHZ")}
 # A wall around the guest that a run can do without.
 MSR_FILTER = "KVM_CAP_X86_MSR_FILTER"
 SHOWN_FEATURES = "KVM_CAP_ENFORCE_PV_FEATURE_CPUID"
-OPTIONAL_CAPABILITIES = {MSR_FILTER: 189, SHOWN_FEATURES: 190}
+OPTIONAL_CAPABILITIES = {name: getattr(lib, name) for name in (MSR_FILTER, SHOWN_FEATURES)}
 
 BOX = "for tests that need KVM: the box, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
 
@@ -51,14 +52,14 @@ WALLS = {
 SECCOMP_NEEDED = ("kill_process", "trap", "allow")
 
 
+@dataclass(frozen=True)
 class Check:
     """One line of the doctor: how it stands, with what, what was found, and what to do."""
 
-    def __init__(self, level: str, what: str, value: str, cure: str = "") -> None:
-        self.level = level
-        self.what = what
-        self.value = value
-        self.cure = cure
+    level: str
+    what: str
+    value: str
+    cure: str = ""
 
     def text(self) -> str:
         """The line, and below it the cure, a line a command."""
@@ -68,7 +69,7 @@ class Check:
 
     def to_dict(self) -> dict[str, str]:
         """The same for JSON."""
-        return {"level": self.level, "what": self.what, "value": self.value, "cure": self.cure}
+        return asdict(self)
 
 
 def main(argv: list[str]) -> int:
@@ -163,7 +164,7 @@ def checks(facts: Facts) -> list[Check]:
 
 
 def _softened(check: Check) -> Check:
-    return Check(WARN, check.what, check.value, check.cure) if check.level == FAIL else check
+    return replace(check, level=WARN) if check.level == FAIL else check
 
 
 def _first_failure(found: list[Check]) -> str:
@@ -210,8 +211,8 @@ def _kvm(facts: Facts) -> list[Check]:
         value = f"{node.describe()}: {node.open_error} ({you})"
         return [Check(FAIL, "/dev/kvm", value, _denied_cure(node, facts))]
     found = [Check(OK, "/dev/kvm", f"{node.describe()}, opens")]
-    if facts.kvm_api != API_VERSION:
-        value = f"version {facts.kvm_api}, needed is {API_VERSION}"
+    if facts.kvm_api != lib.KVM_API_VERSION:
+        value = f"version {facts.kvm_api}, needed is {lib.KVM_API_VERSION}"
         return [*found, Check(FAIL, "KVM API", value, "boot a kernel of 2.6.22 or later")]
     found.append(Check(OK, "KVM API", f"version {facts.kvm_api}"))
     absent = [name for name in CAPABILITIES if facts.kvm_capabilities.get(name, 0) <= 0]

@@ -182,11 +182,7 @@ def _same_file(fd: int, path: str) -> bool:
         there, here = os.stat(path), os.fstat(fd)
     except OSError:
         return False  # opening it says why
-    return stat.S_ISREG(here.st_mode) and _identity(there) == _identity(here)
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
+    return stat.S_ISREG(here.st_mode) and os.path.samestat(there, here)
 
 
 def _write(path: str, data: bytes) -> None:

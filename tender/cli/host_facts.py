@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tender.annotations import Backend
 from tender.backend import trial
+from tender.backend.kvm_requests import KVM_CHECK_EXTENSION, KVM_GET_API_VERSION
 from tender.backend.sandbox import PROGRAM
 from tender.cli.explain import tap_interfaces
 from tender.config import VmConfig
@@ -20,10 +21,6 @@ from tender.image import Image
 from tender.native import lib
 from tender.printable import quoted
 from tender.vm import DISCARD, Vm
-
-# _IO(KVMIO, n) of <linux/kvm.h>; a test compares them with tender.backend.kvm_ioctls
-KVM_GET_API_VERSION = 0xAE00
-KVM_CHECK_EXTENSION = 0xAE03
 
 INSTALL = "build and install it: make build"
 

@@ -5,6 +5,7 @@ people want to know (symbols, build id) is read by symbols.py, and may be missin
 """
 
 import os
+from typing import Any
 
 from tender.cli import explain, report, say
 from tender.cli.symbols import Details, read_details, symbol_at
@@ -75,7 +76,7 @@ def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
     return 0
 
 
-def describe(image: Image, details: Details) -> dict[str, object]:
+def describe(image: Image, details: Details) -> dict[str, Any]:
     """Everything about the image as plain data, ready for JSON."""
     end = max(image.kernel_end, image.bss_end)
     types = dict(DEVICE_KINDS.values())
@@ -129,48 +130,33 @@ def rights(flags: int) -> str:
     )
 
 
-def text(found: dict[str, object]) -> str:
+def text(found: dict[str, Any]) -> str:
     """The description for a person."""
-    abi, memory = _dict(found["abi"]), _dict(found["memory"])
-    symbol = f" ({printable(str(found['entry_symbol']))})" if found["entry_symbol"] else ""
+    abi, memory = found["abi"], found["memory"]
+    symbol = f" ({printable(found['entry_symbol'])})" if found["entry_symbol"] else ""
     lines = [
-        f"{printable(str(found['file']))}: a unikernel for {abi['target']}, ABI version {abi['version']}",
+        f"{printable(found['file'])}: a unikernel for {abi['target']}, ABI version {abi['version']}",
         "",
         f"entry     {found['entry']:#x}{symbol}",
         f"build id  {found['build_id'] or 'none'}",
-        f"extension {', '.join(map(str, _list(found['extensions']))) or 'none'}",
+        f"extension {', '.join(found['extensions']) or 'none'}",
         f"sites     {found['sites']} hypercalls in its text, which the sandbox turns into jumps",
-        f"memory    the image ends at {memory['image_end']:#x}: {_mib(memory['least_bytes'])} MiB"
+        f"memory    the image ends at {memory['image_end']:#x}: {memory['least_bytes'] >> 20} MiB"
         " at the least, and room for its heap and stack",
         f"symbols   {found['symbol_count'] or 'none'}{'' if found['symbols_complete'] else ', and more'}",
         "",
         "devices" if found["devices"] else "devices   none",
     ]
-    for device in map(_dict, _list(found["devices"])):
-        lines.append(f"  {device['handle']:>2}  {device['type']:<12}  {printable(str(device['name']))}")
+    for device in found["devices"]:
+        lines.append(f"  {device['handle']:>2}  {device['type']:<12}  {printable(device['name'])}")
     lines += ["", "segments", "  start       end         rights  in file   in memory"]
-    for s in map(_dict, _list(found["segments"])):
+    for s in found["segments"]:
         lines.append(
             f"  {s['start']:#010x}  {s['end']:#010x}"
             f"  {s['rights']}     {s['file_bytes']:<8}  {s['mem_bytes']}"
         )
     if "functions" in found:
         lines += ["", "functions"]
-        for f in map(_dict, _list(found["functions"])):
-            lines.append(f"  {f['address']:#010x}  {f['size']:>6}  {printable(str(f['name']))}")
+        for f in found["functions"]:
+            lines.append(f"  {f['address']:#010x}  {f['size']:>6}  {printable(f['name'])}")
     return "\n".join(lines)
-
-
-def _dict(value: object) -> dict[str, object]:
-    assert isinstance(value, dict)
-    return value
-
-
-def _list(value: object) -> list[object]:
-    assert isinstance(value, list)
-    return value
-
-
-def _mib(value: object) -> int:
-    assert isinstance(value, int)
-    return value >> 20

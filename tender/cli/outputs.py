@@ -72,7 +72,7 @@ def _check_apart(
         return
     for file, what in files:
         other = _about(file)
-        if other is not None and (other.st_dev, other.st_ino) == (about.st_dev, about.st_ino):
+        if other is not None and os.path.samestat(other, about):
             shown = f"fd:{target}" if isinstance(target, int) else printable(target)
             raise UsageError(
                 f"{option}={shown}: this is {what}, which would be written over", hint="name another file"

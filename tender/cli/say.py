@@ -9,13 +9,14 @@ import stat
 import sys
 import time
 from collections.abc import Iterable
+from errno import EAGAIN, ENOSYS, EOPNOTSUPP
 
 from tender.printable import printable
 
 PROGRAM = "tender"
 ROOM_S = 1.0
 _LOOK_MS = 50
-_NO_FLAGS = (38, 95)  # ENOSYS, EOPNOTSUPP
+_NO_FLAGS = (ENOSYS, EOPNOTSUPP)
 _KEPT_MAX = 1 << 16
 _hurry_until = float("inf")  # of the monotonic clock
 HINTS = True  # whether `hint` says anything; whoever would work for one asks first
@@ -138,7 +139,7 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
                 except BlockingIOError:  # somebody else took the room, or it was too little
                     time.sleep(_LOOK_MS / 1000)
             if is_over(until):
-                raise TimeoutError(11, "no room for it, and its reader does not read")
+                raise TimeoutError(EAGAIN, "no room for it, and its reader does not read")
     finally:
         if own >= 0:
             os.close(own)

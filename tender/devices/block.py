@@ -1,6 +1,6 @@
 """What to do about a file or block device that cannot be a guest's disk. Why it cannot, C says (devices/block/disk.c)."""
 
-from errno import ENOENT
+from errno import EACCES, ENOENT, EROFS, ETXTBSY
 
 from tender.config import BlockDevice, BlockFd
 from tender.cures import SUFFIXES, cure
@@ -14,8 +14,8 @@ _CODES = {
     lib.DEVICE_BLOCK_SMALL: "block-small",
     lib.DEVICE_BLOCK_FORMAT: "block-format",
 }
-_OPEN_HINTS = {2: "make it: truncate -s 16M {path}", 26: "it is being executed; give another file"}
-_OPEN_CURES = {13: "disk-denied", 30: "disk-read-only-files"}
+_OPEN_HINTS = {ENOENT: "make it: truncate -s 16M {path}", ETXTBSY: "it is being executed; give another file"}
+_OPEN_CURES = {EACCES: "disk-denied", EROFS: "disk-read-only-files"}
 _HINTS = {
     lib.DEVICE_BLOCK_APPENDS: "open it without O_APPEND",
     lib.DEVICE_BLOCK_DIRECT: "open it without O_DIRECT",

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tender.backend import kvm_requests
 from tender.backend.sandbox import ISOLATION
 from tender.cli import doctor, host_facts
 from tender.cli.doctor import (
@@ -27,7 +26,6 @@ from tender.cli.doctor import (
     unusable,
 )
 from tender.cli.host_facts import DeviceNode, Facts, SandboxFacts, TapFacts, TrialFacts
-from tender.native import lib
 
 KVM = DeviceNode(path="/dev/kvm", exists=True, owner="root", group="kvm", mode=0o660, permitted=True)
 TUN = DeviceNode(path="/dev/net/tun", exists=True, owner="root", group="root", mode=0o666, permitted=True)
@@ -502,12 +500,6 @@ def test_tap_facts_from_sysfs(tmp_path: Path) -> None:
     )
     (base / "owner").write_text("-1\n")
     assert host_facts.tap_facts("tap0", str(tmp_path)).owner == ""
-
-
-def test_the_request_numbers_and_the_api_version_are_the_kernels() -> None:
-    assert host_facts.KVM_GET_API_VERSION == kvm_requests.KVM_GET_API_VERSION
-    assert host_facts.KVM_CHECK_EXTENSION == kvm_requests.KVM_CHECK_EXTENSION
-    assert doctor.API_VERSION == lib.KVM_API_VERSION
 
 
 def test_the_capability_numbers_are_the_kernels() -> None:
