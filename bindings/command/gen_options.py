@@ -7,12 +7,12 @@
 usage: gen_options.py OPTION_TABLE.PY MAIN.PY OUTPUT...
 """
 
-import importlib.util
 import re
+import runpy
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 NOTE = "Written by the build (gen_options.py) from tender/cli/option_table.py."
@@ -22,18 +22,12 @@ FIELDS = {
     **{"seconds": ("double", "_s"), "wait": ("double", "_s"), "layers": ("uint32_t", "")},
 }
 Option = Any  # of option_table.py
-Module = ModuleType
+Module = SimpleNamespace
 
 
 def load(path: str) -> Module:
     """The module in the file `path`, which imports nothing of the package."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec and spec.loader
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(
-        spec
-    )  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return module
+    return SimpleNamespace(**runpy.run_path(path))
 
 
 def pythons(main: Module) -> list[str]:

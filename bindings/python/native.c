@@ -23,12 +23,6 @@ int tn_ioctl_int(int fd, unsigned long request, unsigned long argument)
     return answer < 0 ? -errno : answer;
 }
 
-int tn_ioctl_ptr(int fd, unsigned long request, void *argument)
-{
-    int answer = ioctl(fd, request, argument);
-    return answer < 0 ? -errno : answer;
-}
-
 int tn_elf_parse_fd(int fd, struct elf_image *image, struct elf_error *error)
 {
     struct byte_source source = byte_source_file(fd);

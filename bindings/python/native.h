@@ -48,9 +48,8 @@ struct vm;
 
 /* <native:functions> */
 
-/* Descriptors and ioctls: the kernel's answer, or -errno. */
+/* The kernel's answer, or -errno. */
 int tn_ioctl_int(int fd, unsigned long request, unsigned long argument);
-int tn_ioctl_ptr(int fd, unsigned long request, void *argument);
 
 /* ELF: 0, or -1 with *error filled. */
 int tn_elf_parse_fd(int fd, struct elf_image *image, struct elf_error *error);
