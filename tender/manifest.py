@@ -1,7 +1,6 @@
 """Which device given belongs to which device declared: each exactly once, or an error that names it."""
 
 from collections.abc import Iterable
-from typing import Protocol
 
 from tender.config import GivenDevice, VmConfig
 from tender.cures import cure
@@ -9,16 +8,6 @@ from tender.errors import Hints, ManifestError
 from tender.image import Device
 from tender.native import DEVICE_KINDS, says
 from tender.printable import printable, quoted
-
-
-class Declared(Protocol):
-    """What is said of a device that an image declares."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-
 
 _VALUE = {"net": "TAP", "block": "FILE"}
 _EXAMPLE = {"net": "Tap(...)", "block": "BlockFile(...)"}
@@ -77,7 +66,7 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
     return of_kind[0]
 
 
-def declares(devices: Iterable[Declared], image_name: str, *, first: Iterable[str] = ()) -> str:
+def declares(devices: Iterable[Device], image_name: str, *, first: Iterable[str] = ()) -> str:
     """`app.elf declares: net service0, block storage`, the names in `first` before the others."""
     order = {name: index for index, name in enumerate(first)}
     listed = sorted(devices, key=lambda device: order.get(device.name, len(order)))

@@ -11,7 +11,8 @@ from tender.cli.options import BY_NAME, Setting, UsageError, invalid_option
 from tender.config import BlockDevice, BlockFd, BlockFile, NetDevice, NetFd, OtherDevice, Tap
 from tender.devices.opening import check_given
 from tender.errors import ConfigError
-from tender.manifest import Declared, declares
+from tender.image import Device
+from tender.manifest import declares
 from tender.native import says
 from tender.printable import printable, quoted
 
@@ -19,7 +20,7 @@ _WORDS = {"net": "network", "block": "block"}
 
 
 def resolve(
-    settings: Iterable[Setting], devices: Iterable[Declared], image: str
+    settings: Iterable[Setting], devices: Iterable[Device], image: str
 ) -> tuple[dict[str, NetDevice], dict[str, BlockDevice], dict[str, OtherDevice]]:
     """The network devices, the block devices and those of other kinds, by name.
 
@@ -77,7 +78,7 @@ def _other(kind: str, by_what: dict[str, Setting]) -> OtherDevice:
     return OtherDevice(kind, {what: str(setting.value) for what, setting in by_what.items()})
 
 
-def _only(kind: str, devices: tuple[Declared, ...], image: str, setting: Setting) -> str:
+def _only(kind: str, devices: tuple[Device, ...], image: str, setting: Setting) -> str:
     names = [device.name for device in devices if device.kind == kind]
     if len(names) == 1:
         return names[0]
@@ -99,7 +100,7 @@ def _refuse(reason: str, setting: Setting, way_out: str) -> str:
 
 
 def _undeclared(
-    name: str, kind: str, devices: tuple[Declared, ...], image: str, setting: Setting
+    name: str, kind: str, devices: tuple[Device, ...], image: str, setting: Setting
 ) -> UsageError:
     same_name = [device for device in devices if device.name == name]
     ordered = by_nearness(name, [device.name for device in devices if device.kind == kind])
