@@ -325,7 +325,8 @@ class VmConfig(Value):
     lock_wait  seconds that a Vm waits, while it is made, for disks that another has locked: the time for all of them
     """
 
-    __slots__ = ("mem_bytes", "args", "net", "block", "devices", "net_ring", "net_reattach", "require", "lock_wait")  # fmt: skip
+    __slots__ = ("mem_bytes", "args", "net", "block", "devices", "net_ring", "net_reattach", "require",
+                 "lock_wait")  # fmt: skip
     mem_bytes: int
     args: tuple[str, ...]
     net: tuple[tuple[str, NetDevice], ...]
