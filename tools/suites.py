@@ -44,6 +44,7 @@ COMMAND = (
 C_DIRECTORIES = ("abi", "bench", "bindings", "guest_kernel", "tests", "tools")
 GENERATED = ("bindings/python/kvm_cdef.h", "bench/out/")
 OUTPUT_LIMIT_S = 10.0
+WAIT_S = 0.5
 PROCESSORS = len(os.sched_getaffinity(0))
 
 
@@ -294,10 +295,17 @@ class Turn:
 
     def show(self) -> Outcome:
         """What it printed so far and all that follows, to its end."""
-        for line in iter(self._lines.get, None):
+        while line := self._line():
             sys.stdout.write(line)
             sys.stdout.flush()
         return self._ran.result()
+
+    def _line(self) -> str | None:
+        """The next one, once it is there. A signal ends no wait if it comes just before it, or to another thread: so none
+        is long, and Python's handler runs between two."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._lines.get(timeout=WAIT_S)
 
 
 class Plan:

@@ -204,25 +204,32 @@ def test_what_takes_longest_begins_first_and_is_shown_in_its_place(
 
 
 MAIN = """
-import importlib.util, json, sys
+import importlib.util, json, signal, sys, threading, time
 spec = importlib.util.spec_from_file_location("suites", sys.argv[1])
 suites = sys.modules["suites"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(suites)
 suites.SUITES = tuple(suites.Suite(name, (tuple(command),)) for name, command in json.loads(sys.argv[2]).items())
+if sys.argv[3:] == ["elsewhere"]:
+    threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 sys.exit(suites.main(["-j", "2"]))
 """
 
 
+@pytest.mark.parametrize("thread", ["first", "elsewhere"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_every_command_and_says_what_did_not_run(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path, number: signal.Signals, thread: str
 ) -> None:
-    """Each command, and each child of it, holds the FIFO that we read: it ends when the last of them has."""
+    """Whichever thread the kernel gives the signal to.
+
+    Each command, and each child of it, holds the FIFO that we read: it ends when the last of them has.
+    """
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     hangs = ("sh", "-c", 'echo said; exec 3>"$1"; echo began >&3; sleep 1000 & sleep 1000', "sh", str(fifo))
     table = {"quick": says("4 passed in 0.01s"), "one": hangs, "two": hangs, "three": hangs}
-    command = [sys.executable, "-c", MAIN, str(ROOT / "tools" / "suites.py"), json.dumps(table)]
+    command = [sys.executable, "-c", MAIN, str(ROOT / "tools" / "suites.py"), json.dumps(table), thread]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         with open(fifo) as reader:
             assert [reader.readline() for _ in range(2)] == ["began\n"] * 2
