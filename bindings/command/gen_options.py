@@ -20,6 +20,7 @@ NOTE = "Written by the build (gen_options.py) from tender/cli/option_table.py."
 FIELDS = {
     **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("const struct machine_ops *", "")},
     **{"seconds": ("double", "_s"), "wait": ("double", "_s"), "layers": ("uint32_t", "")},
+    **{"output": ("const char *", ""), "report": ("const char *", "")},
 }
 Option = Any  # of option_table.py
 Module = SimpleNamespace

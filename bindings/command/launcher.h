@@ -7,6 +7,8 @@
  *   run.c       a door, the run, signals, the end
  *   net_helper.c  interfaces that are attached again, for a command that may not
  *   stranger.c  under somebody else's system-call filter
+ *   outputs.c   where the console and the report go
+ *   say.c       lines on stderr
  *   python.c    the other road
  *
  * The rule: until the guest runs, nothing is said and nothing is changed that Python's road could not do
@@ -17,10 +19,13 @@
 #define TENDER_LAUNCHER_H
 
 #include <signal.h>
+#include <stdarg.h>
 
 #include "device_types.h"
 #include "elf_image.h"
 #include "ends.h"
+#include "output.h"
+#include "report.h"
 #include "request.h"
 #include "says.h"
 #include "vm.h"
@@ -60,19 +65,45 @@ extern const char *unreadable_package;
     "it is installed, but not for your user, as under umask 077: chmod -R a+rX that directory, or install "  \
     "the package anew"
 
+/* ---- say.c */
+
 /* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. It waits for room there as long
  * as nobody hurries (below). */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* The same of what is no error, before the guest starts: left out if there is no room within a second. */
 void say_notice(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* A name from outside as it may stand in such a line, which a newline would end; never freed. */
-const char *shown(const char *name);
-/* What say() has to ask of stderr, before a filter refuses it. */
-void stderr_prepare(void);
-/* A descriptor of stderr, one of its own if that is a terminal; -1: it is closed. */
-int stderr_without_waiting(void);
 /* `PROGRAM: hint: text`. */
 void say_hint(const char *text);
+/* A name from outside as it may stand in such a line, which a newline would end; never freed. */
+const char *shown(const char *name);
+
+/* How `fd` is written to: a terminal by a descriptor of our own, for the other's flags are its owner's. */
+struct output output_of(int fd);
+/* Of stderr. First before a filter refuses what it asks. */
+struct output stderr_output(void);
+/* output_write() until then, or shorter where something hurries; to none it succeeds. */
+int write_output(const struct output *output, const char *text, size_t length, uint64_t until_ns);
+
+/* ---- outputs.c */
+
+/* The value of --json, NULL: none. */
+void report_open(const char *target);
+/* The descriptor for the value of --console, CONSOLE_DISCARD for `none`. */
+int console_open(const char *target);
+/* Neither of them is a file that the guest is made of, nor the report the console's. */
+void outputs_check_apart(const struct request *request, int image_fd, const struct vm *vm);
+/* No more is left to Python: the report's file is emptied. */
+void report_begin(void);
+/* The same where nobody else will tell of a guest that is not started. */
+void report_refused(const struct report_about *about, const char *text);
+/* All is left to Python, which opens it again: whoever reads a FIFO must not see its end meanwhile. */
+void report_keep(void);
+/* fd -1: none is wanted. Its name in what is said where it cannot be written, empty if nothing is. */
+struct output report_output(void);
+const char *report_name(void);
+/* Behind report_begin(), once; without a report it does nothing. */
+void report_end(const struct report_about *about, const struct told_end *told, const struct vm_event *event,
+                const struct vm_shared *shared);
 
 /* ---- devices.c */
 
@@ -112,6 +143,8 @@ extern volatile sig_atomic_t hurried;
 /* From the start on: a SIGINT or SIGTERM waits until it is heard, and neither a SIGPIPE nor a
  * SIGXFSZ ends anything. */
 void signals_prepare(void);
+/* The image's name, once it is known. */
+const char *image_name(void);
 /* The first SIGINT or SIGTERM, which ends the command; 0: none has come. A second one kills it. */
 int signal_caught(void);
 /* What signals_prepare() holds back is let in, and so is what an inherited mask held back of them. */

@@ -30,136 +30,7 @@
 #include "launcher.h"
 #include "machine.h"
 
-#define LOOK_NS 50000000
-#define ROOM_NS UINT64_C(1000000000)
-#define CUT     "...\n" /* where a line of more than 8 KiB ends */
-
 struct command the_command = {.program = "tender"};
-
-volatile sig_atomic_t hurried;
-
-static struct {
-    bool prepared;
-    bool is_pipe;
-    int terminal; /* that was opened once more; -1: none */
-} errors;
-
-void stderr_prepare(void)
-{
-    struct stat about;
-    if (errors.prepared)
-        return;
-    errors.prepared = true;
-    errors.is_pipe = fstat(STDERR_FILENO, &about) == 0 && S_ISFIFO(about.st_mode);
-    errors.terminal = errors.is_pipe ? -1 : terminal_without_waiting(STDERR_FILENO);
-}
-
-int stderr_without_waiting(void)
-{
-    stderr_prepare();
-    if (errors.terminal >= 0)
-        return errors.terminal;
-    return fcntl(STDERR_FILENO, F_GETFD) < 0 ? -1 : STDERR_FILENO;
-}
-
-/* One that does not wait, as the guest's console (hc_console.c). */
-static ssize_t write_at_once(const char *text, size_t len)
-{
-    const struct iovec piece = {(void *)(uintptr_t)text, len < PIPE_BUF ? len : PIPE_BUF};
-    if (errors.is_pipe) {
-        const ssize_t written = pwritev2(STDERR_FILENO, &piece, 1, -1, RWF_NOWAIT);
-        if (written >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS))
-            return written;
-    }
-    return write(errors.terminal < 0 ? STDERR_FILENO : errors.terminal, piece.iov_base, piece.iov_len);
-}
-
-/*
- * What comes to late, or to a reader that went away, must not change how we end. Looked at every LOOK_NS and
- * not held in a wait that a signal ends: such a signal may come just before it.
- */
-static void write_stderr(const char *text, size_t len, uint64_t until_ns)
-{
-    static uint64_t hurry_until_ns;
-    const struct timespec look = {0, LOOK_NS};
-    bool full = false;
-    stderr_prepare();
-    while (len) {
-        struct pollfd room = {STDERR_FILENO, POLLOUT, 0};
-        if (hurried && !hurry_until_ns)
-            hurry_until_ns = monotonic_ns() + ROOM_NS;
-        if (full || ppoll(&room, 1, &look, NULL) <= 0) {
-            const uint64_t now_ns = monotonic_ns();
-            if (now_ns >= until_ns || (hurry_until_ns && now_ns >= hurry_until_ns))
-                return;
-            if (full)
-                (void)ppoll(NULL, 0, &look, NULL);
-            full = false;
-            continue;
-        }
-        const ssize_t written = write_at_once(text, len);
-        full = written < 0 && errno == EAGAIN; /* somebody else took the room, or it was too little */
-        if (written < 0 && errno != EINTR && !full)
-            return;
-        if (written > 0) {
-            text += written;
-            len -= (size_t)written;
-        }
-    }
-}
-
-const char *shown(const char *name)
-{
-    const size_t room = 4 * strlen(name) + sizeof "...";
-    char *text = malloc(room);
-    return text ? text_escape(text, room, name, true) : "?";
-}
-
-static void say_lines(const char *before, const char *text, uint64_t until_ns)
-{
-    while (text) {
-        char line[sizeof CUT + 8192], part[8192], safe[8192];
-        const char *end = strchrnul(text, '\n');
-        (void)snprintf(part, sizeof part, "%.*s", (int)(end - text), text);
-        int len = snprintf(line, sizeof line, "%s: %s%s\n", the_command.program, before,
-                           text_escape(safe, sizeof safe, part, false));
-        if (len >= (int)sizeof line) {
-            len = sizeof line - 1;
-            memcpy(line + sizeof line - sizeof CUT, CUT, sizeof CUT);
-        }
-        write_stderr(line, (size_t)len, until_ns);
-        text = *end ? end + 1 : NULL;
-    }
-}
-
-static void say_formatted(uint64_t until_ns, const char *format, va_list arguments)
-{
-    char text[8192];
-    (void)vsnprintf(text, sizeof text, format, arguments);
-    say_lines("", text, until_ns);
-}
-
-void say(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    say_formatted(UINT64_MAX, format, arguments);
-    va_end(arguments);
-}
-
-void say_notice(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    say_formatted(monotonic_ns() + ROOM_NS, format, arguments);
-    va_end(arguments);
-}
-
-void say_hint(const char *text)
-{
-    if (*text)
-        say_lines("hint: ", text, UINT64_MAX);
-}
 
 /* The directory that this program really lies in; NULL if the host does not tell. */
 static const char *bin_directory(void)
@@ -293,15 +164,20 @@ void leave_to_python(const char *format, ...)
 {
     net_helper_end();
     devices_leave();
+    report_keep();
     if (!the_command.only_native && !signal_caught())
         execute_python(the_command.words);
     signals_let_in_to_hurry();
+    char text[8192];
     va_list arguments;
     va_start(arguments, format);
     if (signal_caught()) /* whatever it was that the signal ended */
-        say(says_signal, signal_caught());
+        (void)snprintf(text, sizeof text, says_signal, signal_caught());
     else
-        say_formatted(UINT64_MAX, format, arguments);
+        (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    say("%s", text);
+    const struct report_about about = {.image = image_name(), .signal = signal_caught()};
+    report_refused(&about, text);
     _exit(STATUS_CANNOT_START);
 }

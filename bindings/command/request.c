@@ -117,6 +117,16 @@ static bool read_layers(const char *text, uint32_t *layers)
     }
 }
 
+/* `-`, `fd:N`, or a file's name, which is judged when it is opened. */
+static bool read_output(const char *text, const char **output)
+{
+    const size_t prefix = strlen(FD_PREFIX);
+    uint32_t fd;
+    *output = text;
+    return *text &&
+           (strncmp(text, FD_PREFIX, prefix) != 0 || words_number(text + prefix, strlen(text + prefix), &fd));
+}
+
 struct option {
     bool solo5; /* solo5-hvt has it too */
     uint8_t kind;
@@ -168,6 +178,9 @@ static bool read_value(struct request *request, const struct option *option, con
         return read_backend(value, field);
     case OPTION_LAYERS:
         return read_layers(value, field);
+    case OPTION_OUTPUT:
+    case OPTION_REPORT:
+        return read_output(value, field);
     default:
         return false;
     }
@@ -190,6 +203,10 @@ static bool read_run_option(struct request *request, char *word, char ***next)
     if (option->kind == OPTION_FLAG) {
         set_flag(request, option);
         return !value && !named;
+    }
+    if (option->kind == OPTION_REPORT) { /* its value never is the next word */
+        static char to_stderr[] = FD_PREFIX "2";
+        return !named && read_value(request, option, value ? value : to_stderr);
     }
     if (!value && !named) {
         value = **next;

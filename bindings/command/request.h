@@ -26,6 +26,8 @@ enum option_kind {
     OPTION_WAIT,
     OPTION_BACKEND,
     OPTION_LAYERS,
+    OPTION_OUTPUT,
+    OPTION_REPORT,
 };
 
 /* One word about a device. */
@@ -45,7 +47,7 @@ struct request {
     /*
      * Of the options: a flag is a bool, memory NAME_bytes, a time NAME_s (0: none); `require` is the layers
      * of enum isolation_layer without which no guest is run, `backend` a row of machines.c, NULL: the first
-     * that can be had.
+     * that can be had; `console` and `json` the value as written, NULL: not given (outputs.c).
      */
     OPTION_FIELDS
     bool mem_adjusted; /* rounded */
@@ -59,6 +61,8 @@ struct request {
  * `environment`, whose words stand in for options. Fills `request`, whose pointers go into `words`; settings
  * are never freed. False: not for us.
  */
+#define FD_PREFIX "fd:"
+
 bool request_read(char **words, char *const *environment, struct request *request);
 
 #endif

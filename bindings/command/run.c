@@ -199,6 +199,8 @@ static void make_machine(const struct request *request, const struct machine_pla
     leave_to_python("%s", error.text);
 }
 
+static uint64_t began_ns, vm_created_ns; /* for the report; 0 without one */
+
 /* What stands in for a refused ppoll (stranger.c) makes calls that our own filter would kill for. */
 static bool waits_are_refused(void)
 {
@@ -211,8 +213,8 @@ static bool waits_are_refused(void)
 static uint32_t isolate(const struct request *request)
 {
     if (machine.ops->confine) {
-        stderr_prepare(); /* before this process may not */
-        return machine.ops->confine(&machine, waits_are_refused());
+        const struct confinement keeps = {waits_are_refused(), {stderr_output(), report_output()}};
+        return machine.ops->confine(&machine, &keeps);
     }
     return request->require ? machine.ops->isolation(&machine) : 0;
 }
@@ -345,6 +347,11 @@ static void hear(const struct request *request, void (*handler)(int))
         handle(SIGINT, handler, 0);
 }
 
+const char *image_name(void)
+{
+    return image.name ? image.name : "";
+}
+
 int signal_caught(void)
 {
     return caught;
@@ -413,15 +420,32 @@ static struct end_reader reader_of(const struct request *request)
     return (struct end_reader){say_line, request->solo5 ? say_nothing : say_hint, machine.program};
 }
 
-static _Noreturn void end(const struct request *request)
+static struct report_about about_run(int stopped_by, uint32_t isolation)
+{
+    return (struct report_about){.image = image.name,
+                                 .signal = stopped_by == SIGALRM ? 0 : stopped_by,
+                                 .backend = machine.ops->name,
+                                 .isolation = isolation,
+                                 .start_ns = began_ns,
+                                 .vm_created_ns = vm_created_ns};
+}
+
+static _Noreturn void end(const struct request *request, uint32_t layers)
 {
     const struct vm_event event = *vm.event;
+    const struct vm_shared shared = *vm.shared;
     const struct end_reader reader = reader_of(request);
+    const uint32_t isolation =
+        request->json && !machine.ops->confine ? machine.ops->isolation(&machine) : layers;
     char time_is_over[96];
+    struct told_end told;
     (void)snprintf(time_is_over, sizeof time_is_over, says_time_over, request->timeout_s);
     give_back();
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
-    leave(end_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader));
+    end_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader, &told);
+    const struct report_about about = about_run(stopped_by, isolation);
+    report_end(&about, &told, &event, &shared);
+    leave(told.status);
 }
 
 /* Before the guest's first instruction. Not by Python: on KVM it cannot be executed any more. */
@@ -429,11 +453,14 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
 {
     const uint32_t missing = request->require & ~layers;
     const struct end_reader reader = reader_of(request);
+    struct told_end told;
     if (!missing)
         return;
-    const int32_t status = end_tell_missing(missing, machine.ops->words, &reader);
+    end_tell_missing(missing, machine.ops->words, &reader, &told);
     give_back();
-    leave(status);
+    const struct report_about about = about_run(0, layers);
+    report_end(&about, &told, NULL, NULL);
+    leave(told.status);
 }
 
 static void say_net_news(void)
@@ -453,8 +480,12 @@ void run(const struct request *request)
     const uint32_t ring_wanted = request->no_net_ring ? RING_NONE : RING_ADAPTIVE;
     const struct machine_ops *const expected = machine_expected(request->backend);
     tsc_sample(); /* early: sandbox/tsc.h */
+    if (request->json)
+        began_ns = monotonic_ns();
     hear(request, on_first);
     let_stops_in(SIG_UNBLOCK);
+    image.name = request->image;
+    report_open(request->json);
     open_image(request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)
@@ -462,10 +493,12 @@ void run(const struct request *request)
     int error = vm_init(&vm);
     if (error < 0)
         leave_to_python("no memory for a VM");
-    if (console_set(&vm, STDOUT_FILENO) < 0)
-        leave_to_python("console: 1: %s", strerror(errno));
     devices_attach(request, &image.elf, &vm,
                    machine_ring_mode(expected, &image.elf, request->mem_bytes, ring_wanted), &devices);
+    const int console_fd = console_open(request->console);
+    if (console_set(&vm, console_fd) < 0)
+        leave_to_python("console: %d: %s", console_fd, strerror(errno));
+    outputs_check_apart(request, image.fd, &vm);
     let_stops_in(SIG_BLOCK);
 
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
@@ -477,7 +510,11 @@ void run(const struct request *request)
         .required = request->require,
         .hints = !request->solo5,
         .deaf_to_interrupts = interrupts_are_ignored(request),
-        .stderr_fd = stderr_without_waiting,
+        .errors = stderr_output,
+        .report = report_output(),
+        .report_name = *report_name() ? shown(report_name()) : "",
+        .image = image.name,
+        .start_ns = began_ns,
     };
     const struct machine_plan plan = {
         .image = &image.elf,
@@ -493,11 +530,15 @@ void run(const struct request *request)
         .alone = request->net_reattach ? NULL : &alone, /* who is confined attaches nothing */
     };
     make_machine(request, &plan);
+    report_begin();
+    if (request->json)
+        vm_created_ns = monotonic_ns();
     close(image.fd);
     expect_signals(request);
     if (request->mem_adjusted && !request->quiet)
         say_notice(says_memory_adjusted, request->mem_bytes);
-    refuse_missing_layers(request, machine.tells_its_end ? machine.may_stand : isolate(request));
+    const uint32_t layers = machine.tells_its_end ? machine.may_stand : isolate(request);
+    refuse_missing_layers(request, layers);
     /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
     if (choice.title && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
         say_notice("%s", choice.notice);
@@ -506,5 +547,5 @@ void run(const struct request *request)
         if (vm.event->kind == EVENT_NETWORK)
             say_net_news();
     } while (!event_ends_run(vm.event->kind));
-    end(request);
+    end(request, layers);
 }

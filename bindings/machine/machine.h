@@ -18,6 +18,7 @@
 #include "elf_image.h"
 #include "layers.h"
 #include "machine_types.h"
+#include "output.h"
 #include "vm.h"
 
 #define MACHINE_OWN_BYTES 640
@@ -45,7 +46,18 @@ struct machine_alone {
     uint32_t required;                 /* enum isolation_layer: without these no guest is run */
     bool hints;
     bool deaf_to_interrupts;
-    int (*stderr_fd)(void); /* to write to, without waiting where it is a terminal */
+    struct output (*errors)(void); /* stderr, as it is to be written */
+    struct output report; /* how the run ended, for programs; fd -1: not wanted. If it cannot be written, */
+    const char *report_name; /* its name in what is said; empty: nothing is */
+    const char *image;       /* the file's name as given */
+    uint64_t start_ns;       /* monotonic_ns() at the command's begin */
+};
+
+/* What the command's process still needs once it has given up its rights. */
+struct confinement {
+    bool stand_ins; /* another's filter is in force, and other calls are made in place of refused ones
+                       (command/stranger.c) */
+    struct output outputs[2]; /* stderr and the report: what it writes; fd -1: none */
 };
 
 enum machine_look {
@@ -73,10 +85,9 @@ struct machine_ops {
     enum machine_look (*look)(struct machine_error *why);
     /* 0; or -1 with `error` filled and nothing left of it in `machine` and its vm. */
     int (*open)(struct machine *machine, const struct machine_plan *plan, struct machine_error *error);
-    /* For the command: this process, in which the guest runs, gives up what it does not need, for good. With
-     * `has_stand_ins` another's filter is in force (command/stranger.c). Which layers stand. NULL: the guest
-     * has a process of its own, and this one keeps its rights. */
-    uint32_t (*confine)(struct machine *machine, bool has_stand_ins);
+    /* For the command: this process, in which the guest runs, gives up what it does not need, for good. Which
+     * layers stand. NULL: the guest has a process of its own, and this one keeps its rights. */
+    uint32_t (*confine)(struct machine *machine, const struct confinement *keeps);
     /* Which layers stand around a guest that was not confined by confine(): enum isolation_layer. */
     uint32_t (*isolation)(struct machine *machine);
 

@@ -84,11 +84,7 @@ static struct signal_words signal_words(uint64_t number)
     return words;
 }
 
-struct code_words {
-    char text[3 * sizeof(((struct vm_event *)0)->instruction) + 1];
-};
-
-static struct code_words code_words(const struct vm_event *event)
+struct code_words event_code(const struct vm_event *event)
 {
     struct code_words code = {""};
     size_t at = 0;
@@ -101,7 +97,7 @@ static struct code_words code_words(const struct vm_event *event)
 static void explain_unsupported(const struct vm_event *event, enum told told, struct run_end *end)
 {
     static const char *const cures[] = {[TOLD_LIBRARY] = "backend=\"kvm\"", [TOLD_COMMAND] = "--backend kvm"};
-    const struct code_words code = code_words(event);
+    const struct code_words code = event_code(event);
     ends(end, END_UNSUPPORTED_INSTRUCTION,
          "sandbox: a privileged instruction that is not emulated: rip=0x%" PRIx64
          ", bytes %s; KVM may run it: %s",
@@ -304,74 +300,101 @@ void end_explain(const struct vm_event *event, const struct machine_words *words
 #define REGISTERS_A_LINE 6
 #define FAULT_LINE_BYTES 256
 
+const char *event_register(const struct vm_event *event, uint32_t index, uint64_t *value)
+{
+    static const char names[EVENT_REGISTERS][8] = {"rax", "rcx", "rdx",    "rbx", "rsp",    "rbp", "rsi",
+                                                   "rdi", "r8",  "r9",     "r10", "r11",    "r12", "r13",
+                                                   "r14", "r15", "rflags", "cr2", "fs_base"};
+    const struct vm_registers *registers = &event->registers;
+    const uint64_t others[] = {registers->rflags, registers->cr2, registers->fs_base};
+    _Static_assert(COUNT(registers->gpr) + COUNT(others) == EVENT_REGISTERS, "all have names");
+    *value = index < COUNT(registers->gpr) ? registers->gpr[index] : others[index - COUNT(registers->gpr)];
+    return names[index];
+}
+
 /* Line `number`, from 0 on, of where a guest stood whose registers the event has. False: there is no more. */
 static bool fault_line(const struct vm_event *event, uint32_t number, char text[FAULT_LINE_BYTES])
 {
-    static const char *const names[] = {"rax", "rcx", "rdx",    "rbx", "rsp",    "rbp", "rsi",
-                                        "rdi", "r8",  "r9",     "r10", "r11",    "r12", "r13",
-                                        "r14", "r15", "rflags", "cr2", "fs_base"};
-    const struct vm_registers *registers = &event->registers;
-    const uint64_t others[] = {registers->rflags, registers->cr2, registers->fs_base};
     size_t at = 0;
     text[0] = '\0';
-    if (!event->registers_valid || (number && (number - 1) * REGISTERS_A_LINE >= COUNT(names)))
+    if (!event->registers_valid || (number && (number - 1) * REGISTERS_A_LINE >= EVENT_REGISTERS))
         return false;
     if (!number) {
-        struct code_words code = code_words(event);
+        struct code_words code = event_code(event);
         (void)snprintf(text, FAULT_LINE_BYTES, says_fault_place, event->rip,
                        code.text[0] ? code.text : "none", event->rip);
         return true;
     }
-    for (size_t i = (number - 1) * REGISTERS_A_LINE; i < COUNT(names) && i < number * REGISTERS_A_LINE; i++)
-        at += (size_t)snprintf(text + at, FAULT_LINE_BYTES - at, "%s%s 0x%" PRIx64, at ? "  " : "", names[i],
-                               i < COUNT(registers->gpr) ? registers->gpr[i]
-                                                         : others[i - COUNT(registers->gpr)]);
+    for (uint32_t i = (number - 1) * REGISTERS_A_LINE; i < EVENT_REGISTERS && i < number * REGISTERS_A_LINE;
+         i++) {
+        uint64_t value;
+        const char *name = event_register(event, i, &value);
+        at += (size_t)snprintf(text + at, FAULT_LINE_BYTES - at, "%s%s 0x%" PRIx64, at ? "  " : "", name,
+                               value);
+    }
     return true;
 }
 
-static __attribute__((format(printf, 2, 3))) void tell(void (*to)(const char *line), const char *format, ...)
+static __attribute__((format(printf, 3, 4))) void tells(struct told_end *told, enum end how,
+                                                        const char *format, ...)
 {
-    char line[512];
     va_list arguments;
+    int32_t status;
+    const char *reason = end_reason(how, &status);
+    *told = (struct told_end){.reason = reason, .status = status};
     va_start(arguments, format);
-    (void)vsnprintf(line, sizeof line, format, arguments);
+    (void)vsnprintf(told->message, sizeof told->message, format, arguments);
     va_end(arguments);
-    to(line);
 }
 
-int32_t end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
-                 const char *time_over, const struct end_reader *reader)
+static void tell_not_started(const struct end_reader *reader, struct told_end *told, const char *code,
+                             const char *hint, int os_error)
+{
+    told->error = "HostError";
+    told->code = code;
+    told->hint = hint;
+    told->os_error = os_error;
+    reader->line(told->message);
+    reader->hint(hint);
+}
+
+void end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
+              const char *time_over, const struct end_reader *reader, struct told_end *told)
 {
     char text[FAULT_LINE_BYTES];
     struct run_end end;
-    end_explain(event, words, stopped_by == SIGALRM, TOLD_COMMAND, &end);
     if (event->kind == EVENT_SETUP_FAILED) {
         const char *step = event->number == SETUP_START ? reader->program : setup_step_name(event->number);
-        tell(reader->line, "%s: %s: %s", words->title, step ? step : "set-up", strerror(event->os_error));
-        reader->hint(setup_step_hint(event->number, event->os_error, TOLD_COMMAND));
-        return STATUS_CANNOT_START;
+        tells(told, END_NOT_STARTED, says_sandbox_failed, step ? step : "set-up", strerror(event->os_error));
+        tell_not_started(reader, told, "sandbox",
+                         setup_step_hint(event->number, event->os_error, TOLD_COMMAND), event->os_error);
+        return;
     }
     if (stopped_by && stopped_by != SIGALRM && event->kind != EVENT_HALT) {
-        tell(reader->line, says_signal, stopped_by);
-        return STATUS_ENDED;
+        tells(told, END_SIGNAL, says_signal, stopped_by);
+        reader->line(told->message);
+        return;
     }
+    end_explain(event, words, stopped_by == SIGALRM, TOLD_COMMAND, &end);
+    *told = (struct told_end){.reason = end.reason, .status = end.status};
+    memcpy(told->message, end.message, sizeof end.message);
     if (event->kind == EVENT_STOPPED)
         reader->line(time_over);
-    else if (end.message[0])
-        reader->line(end.message);
+    else if (told->message[0])
+        reader->line(told->message);
     for (uint32_t i = 0; fault_line(event, i, text); i++)
         reader->hint(text);
-    return end.status;
 }
 
-int32_t end_tell_missing(uint32_t missing, const struct machine_words *words, const struct end_reader *reader)
+void end_tell_missing(uint32_t missing, const struct machine_words *words, const struct end_reader *reader,
+                      struct told_end *told)
 {
     char names[256] = "";
     size_t at = 0;
     for (uint32_t i = 0; isolation_name(i); i++)
         if (missing & 1u << i)
             at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
-    tell(reader->line, says_layers_missing, names);
-    reader->hint(isolation_cure((uint32_t)__builtin_ctz(missing), words, TOLD_COMMAND));
-    return STATUS_CANNOT_START;
+    tells(told, END_NOT_STARTED, says_layers_missing, names);
+    tell_not_started(reader, told, "isolation-missing",
+                     isolation_cure((uint32_t)__builtin_ctz(missing), words, TOLD_COMMAND), 0);
 }

@@ -34,13 +34,33 @@ struct end_reader {
     const char *program; /* what the guest's process executes; NULL: it is that already */
 };
 
-/* For the command: tells `reader` of the event that ended a run, and returns the exit status. `stopped_by`:
- * the signal that stopped it, SIGALRM for its time limit, whose line is `time_over`; 0: none did. */
-int32_t end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
-                 const char *time_over, const struct end_reader *reader);
+/* An end as the command has told it. */
+struct told_end {
+    const char *reason;
+    int32_t status;
+    char message[512]; /* empty for an ordinary end */
+    /* Of a guest that was not started, as of an error of the library: its class, NULL: the guest has run. */
+    const char *error, *code, *hint;
+    int32_t os_error; /* -1: that class has none */
+};
+
+/* For the command: tells `reader` of the event that ended a run, and fills `told`. `stopped_by`: the signal
+ * that stopped it, SIGALRM for its time limit, whose line is `time_over`; 0: none did. */
+void end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
+              const char *time_over, const struct end_reader *reader, struct told_end *told);
 /* The same of a guest that is not run, for these isolation layers are missing. */
-int32_t end_tell_missing(uint32_t missing, const struct machine_words *words,
-                         const struct end_reader *reader);
+void end_tell_missing(uint32_t missing, const struct machine_words *words, const struct end_reader *reader,
+                      struct told_end *told);
+
+/* The bytes of the guest's instruction, hexadecimal; empty: none could be read. */
+struct code_words {
+    char text[3 * sizeof(((struct vm_event *)0)->instruction) + 1];
+};
+struct code_words event_code(const struct vm_event *event);
+
+#define EVENT_REGISTERS 19
+/* Of an event that has registers: the name and the value of each, index 0 to EVENT_REGISTERS - 1. */
+const char *event_register(const struct vm_event *event, uint32_t index, uint64_t *value);
 
 /* What the sandbox's set-up was at when it failed (enum sandbox_step), NULL if there is no such step; and the
  * way out of this error at that step, empty if there is none. SETUP_START and SETUP_SHARED (machine_types.h)

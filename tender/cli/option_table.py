@@ -136,9 +136,9 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
     ), "The only device of its kind needs no name: --net tap0, --block disk.img:ro"),
     ("Output:", (
         Option("--console", OUTPUT, "=FILE|-|fd:N|none", "where the guest's console goes (default: stdout)",
-               form="--console=FILE, --console=-, --console=fd:N or --console=none"),
+               form="--console=FILE, --console=-, --console=fd:N or --console=none", native=True),
         Option("--json", REPORT, "[=FILE|-|fd:N]",
-               "how the run ended, as one line of JSON (default: last line of stderr)"),
+               "how the run ended, as one line of JSON (default: last line of stderr)", native=True),
         Option("--stats", FLAG, "", "counters and the times of the boot, on stderr at the end"),
         Option("--quiet", FLAG, "", "errors only", short="-q", native=True, field="verbosity", sets=-1),
         Option("--verbose", FLAG, "", "a line for each phase", short="-v", field="verbosity", sets=1),

@@ -262,6 +262,10 @@ def _launch(
             if stopper.signal:
                 vm.stop()
             stopper.guest_began = True
+            if isinstance(options.json, str):
+                from tender.cli import outputs
+
+                outputs.empty(options.json_fd)
             if options.timeout is not None and not stopper.signal:
                 say.hurry(after_s=options.timeout)  # anew: its time begins here
             result = vm.run(timeout=options.timeout)

@@ -56,7 +56,9 @@ def test_a_sandbox_killed_from_outside_may_be_started_again(
     )
 
 
-def test_the_json_agrees_with_the_status(front: Front, guest: Guest) -> None:
+def test_the_json_agrees_with_the_status(front: Front, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a process of its own observes the guest's: there it is Python's, by the native command none."""
+    monkeypatch.setenv("TENDER_LAUNCHER", "python")
     command = [front("tender"), "--backend=sandbox", "--mem=4", "--json", str(guest("spin"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for_guest(process).kill()
@@ -64,6 +66,20 @@ def test_the_json_agrees_with_the_status(front: Front, guest: Guest) -> None:
     result = json.loads(said.splitlines()[-1])
     assert (process.returncode, result["status"], result["reason"]) == (2, 2, "sandbox-died")
     assert result["guest_status"] is None
+
+
+def test_a_command_that_is_killed_leaves_no_report_of_a_run_before(
+    front: Front, guest: Guest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The native command is the process that is killed: nobody is left to write. The file was emptied before."""
+    monkeypatch.setenv("TENDER_LAUNCHER", "native")
+    report = tmp_path / "report.json"
+    report.write_text('{"status": 0}\n')
+    command = [front("tender"), "--backend=sandbox", "--mem=4", f"--json={report}", str(guest("sleep"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_guest(process).send_signal(signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said, report.read_text()) == (-signal.SIGKILL, "", "")
 
 
 WITHOUT_VCPU = textwrap.dedent("""

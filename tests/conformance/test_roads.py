@@ -127,7 +127,7 @@ def test_where_there_is_no_python_solo5_hvts_words_are_the_same(
 
 
 def test_what_is_not_served_without_python_is_said(tender_cmd: list[str], guest: Guest) -> None:
-    done = by("native", [*tender_cmd, "--json", guest("args")])
+    done = by("native", [*tender_cmd, "--stats", guest("args")])
     assert (done.returncode, done.stdout) == (1, "")
     assert "need Python" in done.stderr and done.stderr.count("\n") == 1
 

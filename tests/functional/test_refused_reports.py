@@ -128,6 +128,27 @@ def test_every_refusal_is_reported(
     assert_told(report.read_text(), done, code, image_of(words))
 
 
+NATIVE_REFUSALS = [
+    *("image: missing", "image: a directory", "image: no ELF file", "image: arguments too long"),
+    *("mem: too little", "net: no interface", "net: not declared", "net: not attached", "block: missing"),
+    *("net: a descriptor that is closed", "block: no whole sectors", "console: missing directory"),
+    *("console: a descriptor that is closed", "lock", "lock: waited for"),
+]
+
+
+@pytest.mark.parametrize("refused", NATIVE_REFUSALS)
+def test_where_there_is_no_python_the_native_command_reports_what_it_refuses(
+    refused: str, tender_cmd: list[str], names: dict[str, str], tmp_path: Path
+) -> None:
+    """Words that it cannot read apart, whose report is not known either."""
+    pattern, _ = REFUSALS[refused]
+    words, lock, report = put_in(pattern, names), locked(names["locked"]), tmp_path / "report.json"
+    report.write_text("a run before")
+    done = run("native", *tender_cmd, f"--json={report}", *words)
+    os.close(lock)
+    assert_told(report.read_text(), done, "error", image_of(words))
+
+
 @by_launcher
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_refused_variable_is_reported(

@@ -58,6 +58,7 @@ int main(void)
         compare("0x%" PRIx64 ", %" PRIu64 ", %lu", numbers[i], numbers[i], (unsigned long)numbers[i]);
         compare("%8x|%08x|%1d", (unsigned)numbers[i], (unsigned)numbers[i], (int)(uint8_t)numbers[i]);
     }
+    compare("%lu.%06lu|\\u%04x", (unsigned long)17, (unsigned long)42, 0xe9u);
     compare("%s", "");
     compare("%s: %s%s\n", "tender", "hint: ", "a line");
     compare("\\x%02x", 0x1b);

@@ -31,6 +31,7 @@
 
 static struct vm vm;
 static struct left_behind left = {-1, -1, -1};
+static struct confinement keeps = {.outputs = {{.fd = STDERR_FILENO}, {.fd = -1}}};
 static int disk, large, read_only, log_file, net, stop, stray;
 static uint8_t data[LARGE + 1];
 
@@ -50,7 +51,7 @@ static int behind_the_filter(const long call[7])
         const struct rlimit no_core = {0, 0};
         (void)setrlimit(RLIMIT_CORE, &no_core);
         (void)give_up_rights();
-        if (!give_up_calls(&left, &vm, false))
+        if (!give_up_calls(&left, &vm, &keeps))
             _exit(99);
         long answer = syscall(call[0], call[1], call[2], call[3], call[4], call[5], call[6]);
         _exit(answer < 0 ? 1 : 0);
@@ -138,6 +139,14 @@ static void test_no_other_write_goes_to_a_disk(void)
     const uint64_t one = 1;
     ALLOWED(SYS_write, stop, (long)&one, sizeof one);
     ALLOWED(SYS_write, STDERR_FILENO, (long)data, 0);
+    for (int i = 0; i < 2; i++) { /* stderr as a terminal that was opened once more; the report */
+        const int before = keeps.outputs[i].fd, fd = file_of(0);
+        REFUSED(SYS_write, fd, (long)data, 1);
+        keeps.outputs[i].fd = fd;
+        ALLOWED(SYS_write, fd, (long)data, 1);
+        keeps.outputs[i].fd = before;
+        close(fd);
+    }
     ALLOWED(SYS_write, log_file, (long)data, 1);
     ALLOWED(SYS_writev, log_file, (long)&piece, 1);
     ALLOWED(SYS_write, net, (long)data, 1);
@@ -250,7 +259,9 @@ static void test_as_many_disks_as_there_can_be(void)
     vm = before;
 }
 
-static uint64_t limit_behind(int console, int error)
+enum file { NO_FILE = -1, ERRORS_FILE, REPORT_FILE };
+
+static uint64_t limit_behind(int console, enum file which)
 {
     int answer[2];
     uint64_t limit = 0;
@@ -260,9 +271,9 @@ static uint64_t limit_behind(int console, int error)
     if (child == 0) {
         struct rlimit now;
         vm.console.fd = console;
-        if (dup2(error, STDERR_FILENO) < 0)
-            _exit(1);
-        give_up_file_growth(&vm);
+        if (which != NO_FILE)
+            keeps.outputs[which].is_file = true;
+        give_up_file_growth(&vm, &keeps);
         (void)getrlimit(RLIMIT_FSIZE, &now);
         _exit(now.rlim_max != now.rlim_cur || write(answer[1], &now.rlim_cur, sizeof now.rlim_cur) < 0);
     }
@@ -277,14 +288,15 @@ static uint64_t limit_behind(int console, int error)
 static void test_no_file_grows_past_the_largest_disk(void)
 {
     const int pipe_like = net;
-    const uint64_t none = limit_behind(log_file, log_file);
+    const uint64_t none = limit_behind(log_file, ERRORS_FILE);
     HOLDS(none > LARGE);
-    HOLDS(limit_behind(pipe_like, pipe_like) == LARGE);
-    HOLDS(limit_behind(CONSOLE_DISCARD, pipe_like) == LARGE);
-    HOLDS(limit_behind(log_file, pipe_like) == none && limit_behind(pipe_like, log_file) == none);
+    HOLDS(limit_behind(pipe_like, NO_FILE) == LARGE);
+    HOLDS(limit_behind(CONSOLE_DISCARD, NO_FILE) == LARGE);
+    HOLDS(limit_behind(log_file, NO_FILE) == none && limit_behind(pipe_like, ERRORS_FILE) == none &&
+          limit_behind(pipe_like, REPORT_FILE) == none);
     const uint32_t end = vm.device_end;
     vm.device_end = 0;
-    HOLDS(limit_behind(pipe_like, pipe_like) == 0);
+    HOLDS(limit_behind(pipe_like, NO_FILE) == 0);
     vm.device_end = end;
 }
 

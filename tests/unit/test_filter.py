@@ -42,7 +42,7 @@ OTHER_IPS = (
 )
 X32 = 0x40000000
 
-CONTROL, STOP, CONSOLE, VM, TEMPLATE, STDERR = 120, 121, 122, 123, 124, 125
+CONTROL, STOP, CONSOLE, VM, TEMPLATE, STDERR, REPORT = 120, 121, 122, 123, 124, 125, 126
 NETS, BLOCKS = range(128, 192), range(192, 256)
 FDS = (
     0,
@@ -82,7 +82,11 @@ TIME = Among((0, 1))  # CLOCK_REALTIME, CLOCK_MONOTONIC: linux/time.h
 # All that the program may do at its site: what each argument of the manual page's may be.
 MAY: dict[str, tuple["Among | None", ...]] = {
     "read": (Among((*NETS, CONTROL)), ANY, ANY),  # int fd, void *buf, size_t count
-    "write": (Among((*NETS, CONSOLE, CONTROL, STDERR)), ANY, ANY),  # int fd, const void *buf, size_t count
+    "write": (
+        Among((*NETS, CONSOLE, CONTROL, STDERR, REPORT)),
+        ANY,
+        ANY,
+    ),  # int fd, const void *buf, size_t count
     "readv": (Among((*NETS,)), ANY, ANY),  # int fd, const struct iovec *iov, int iovcnt
     "writev": (Among((*NETS,)), ANY, ANY),  # the same
     "ppoll": (
@@ -102,9 +106,16 @@ MAY: dict[str, tuple["Among | None", ...]] = {
     "fdatasync": (Among((*BLOCKS,)),),  # int fd
     "readahead": (Among((*BLOCKS,)), ANY, ANY),  # int fd, off_t offset, size_t count
     # int fd, const void *buf, size_t len, int flags, const struct sockaddr *, socklen_t, which is the address's
-    "sendto": (Among((*NETS, CONSOLE, STDERR)), ANY, ANY, Among((DONTWAIT_NOSIGNAL,)), ZERO, ANY),
+    "sendto": (Among((*NETS, CONSOLE, STDERR, REPORT)), ANY, ANY, Among((DONTWAIT_NOSIGNAL,)), ZERO, ANY),
     # int fd, const struct iovec *, int iovcnt, off_t low, off_t high, which 64-bit kernels ignore, int flags
-    "pwritev2": (Among((CONSOLE, STDERR)), ANY, ANY, MINUS_ONE, ANY, Among((8,))),  # RWF_NOWAIT: linux/fs.h
+    "pwritev2": (
+        Among((CONSOLE, STDERR, REPORT)),
+        ANY,
+        ANY,
+        MINUS_ONE,
+        ANY,
+        Among((8,)),
+    ),  # RWF_NOWAIT: linux/fs.h
     "ioctl": (Among((*NETS,)), Among((0x400454D0,)), ZERO),  # TUNSETOFFLOAD: linux/if_tun.h; no offload
     "exit_group": (ANY,),  # int status
     "clock_gettime": (TIME, ANY),  # clockid_t, struct timespec *
@@ -175,7 +186,7 @@ def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
             return call.nr > numbers[f"__NR_{name}"]
         case "fd", "in", kinds:
             members = {"nets": NETS, "blocks": BLOCKS, "console": (CONSOLE,), "control": (CONTROL,)}
-            members["stderr"] = (STDERR,)
+            members["outputs"] = (STDERR, REPORT)
             return any(call.args[0] & 0xFFFFFFFF in members[kind] for kind in kinds)
         case _, "in", names:
             values = [sum(numbers[one] for one in name.split("+")) for name in names]
@@ -247,7 +258,7 @@ def calls_from_elsewhere() -> Iterator[Call]:
 def calls_with_other_arguments() -> Iterator[Call]:
     """High halves, which the kernel ignores in an int and minds in a pointer; arch_prctl's codes and neighbours."""
     for nr in range(601):
-        for fd in (NETS[0], BLOCKS[0], CONSOLE, CONTROL, STOP, STDERR):
+        for fd in (NETS[0], BLOCKS[0], CONSOLE, CONTROL, STOP, STDERR, REPORT):
             yield Call(nr, args=(fd | 1 << 32, 0, 0, 0, 0, 0))
             yield Call(nr, args=(fd | (1 << 64) - (1 << 32), 0, 0, 0, 0, 0))
             for address in (1, 1 << 31, 1 << 32, 1 << 63, (1 << 64) - 1):
@@ -410,7 +421,7 @@ def test_a_filter_whose_jumps_are_too_long_is_refused() -> None:
 
 NUMBERS = {
     "__NR_read": 0, "__NR_write": 1, "__NR_ppoll": 271, "ONE": 1, "TWO": 2, "FAR": 0xFFFFFFFF,
-    "SANDBOX_FD_CONTROL": CONTROL, "SANDBOX_FD_CONSOLE": CONSOLE, "SANDBOX_FD_STDERR": STDERR,
+    "SANDBOX_FD_CONTROL": CONTROL, "SANDBOX_FD_CONSOLE": CONSOLE, "SANDBOX_FD_STDERR": STDERR, "SANDBOX_FD_REPORT": REPORT,
     "SANDBOX_FDS_net": NETS.start,
     "SANDBOX_FDS_LAST_net": NETS.stop - 1, "SANDBOX_FDS_block": BLOCKS.start, "SANDBOX_FDS_LAST_block": BLOCKS.stop - 1,
     "BPF_LD": 0, "BPF_W": 0, "BPF_ABS": 0x20, "BPF_JMP": 5, "BPF_JEQ": 0x10, "BPF_JGE": 0x30, "BPF_RET": 6, "BPF_K": 0,

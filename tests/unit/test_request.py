@@ -75,6 +75,8 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
     number(r.require);
     number(r.timeout_s);
     number(r.lock_wait_s);
+    text(r.console ? r.console : "-", strlen(r.console ? r.console : "-"));
+    text(r.json ? r.json : "", r.json ? strlen(r.json) : 0);
     text(r.image, strlen(r.image));
     size_t args = 0;
     while (r.args[args])
@@ -129,6 +131,8 @@ class Read(NamedTuple):
     require: frozenset[str]
     timeout: float
     lock_wait: float
+    console: bytes
+    json: bytes
     image: bytes
     args: tuple[bytes, ...]
     devices: tuple[Device, ...]
@@ -182,7 +186,8 @@ def _parsed(parts: Iterator[bytes]) -> Read:
 
     mem, adjusted, quiet, no_ring, reattach = number(), *(bool(number()) for _ in range(4))
     backend, layers = BACKENDS[number()], number()
-    timeout, lock_wait, image = float(next(parts)), float(next(parts)), next(parts)
+    timeout, lock_wait = float(next(parts)), float(next(parts))
+    console, json, image = _output(next(parts)), _output(next(parts)), next(parts)
     args = tuple(next(parts) for _ in range(number()))
     devices = []
     for _ in range(number()):
@@ -206,10 +211,26 @@ def _parsed(parts: Iterator[bytes]) -> Read:
         require,
         timeout,
         lock_wait,
+        console,
+        json,
         image,
         args,
         tuple(devices),
     )
+
+
+def _output(value: bytes) -> bytes:
+    """`-` and fd:01 are fd:1."""
+    if value == b"-":
+        return b"fd:1"
+    return b"fd:%d" % int(value[3:]) if value.startswith(b"fd:") else value
+
+
+def _place(value: int | str | None, none: bytes) -> bytes:
+    """The same of a value of RunOptions."""
+    if value is None:
+        return none
+    return b"fd:%d" % value if isinstance(value, int) else raw_bytes(value)
 
 
 def _device(
@@ -239,13 +260,12 @@ def by_run(words: list[bytes], ambient: Ambient) -> Read:
         else:
             value = raw_bytes(str(s.value))
         devices.append(_device(s.what, raw_bytes(s.name), value, s.read_only, s.raw))
-    unserved = RunOptions()
-    assert (options.console, options.json, options.stats) == (unserved.console, unserved.json, unserved.stats)
-    assert options.verbosity <= 0
+    assert not options.stats and options.verbosity <= 0
     return Read(
         options.mem_bytes, options.mem_adjusted, options.verbosity < 0, options.net_ring == "off",
         options.net_reattach, options.backend,
-        frozenset(options.require), options.timeout or 0.0, options.lock_wait, raw_bytes(options.image),
+        frozenset(options.require), options.timeout or 0.0, options.lock_wait,
+        _place(options.console, b"none"), _place(options.json, b""), raw_bytes(options.image),
         tuple(map(raw_bytes, options.args)), tuple(devices),
     )  # fmt: skip
 
@@ -313,7 +333,7 @@ def by_solo5(words: list[bytes], variables: Ambient, monkeypatch: pytest.MonkeyP
     return Read(
         config.mem_bytes, bool(asked.get("adjusted")), False, config.net_ring == "off",
         config.net_reattach, options.backend, frozenset(config.require),
-        0.0, config.lock_wait, raw_bytes(kernel[0]), tuple(map(raw_bytes, kernel[1:])), tuple(noted),
+        0.0, config.lock_wait, b"fd:1", b"", raw_bytes(kernel[0]), tuple(map(raw_bytes, kernel[1:])), tuple(noted),
     )  # fmt: skip
 
 
@@ -327,6 +347,7 @@ VALUES = (
     *("0.25", "250ms", "5s", ".5", "5.", ".", "1.2.3", "0ms", "0.0", "1e9", "999999999.9", "inf", "nan", "ms", "s"),
     *("0.00000000000000001", "00000000000000000005", "12345678901234567890s", "123456789012345678901", "5sms"),
     *("auto", "kvm", "sandbox", "KVM", "xen", "kvm ", "kvm,landlock", "landlock", "landlock,", ",", "uid,uid"),
+    *("-", "none", "fd:1", "fd:02", "fd:", "fd:x", "fd:-1", "fd:999999999", "fd:1000000000", "./fd:1"),
     *("tap0", "a=tap0", "a b", "t" * 15, "t" * 16, "t" * 20, "@3", "@0", "@", "@x", "@-1", "@999999999"),
     *("@1000000000", "a=@3", "@3:ro", "@3:raw", "@3:raw:ro", "a=@3:raw:rw", "disk.img", "/a=b", "./@3", ":ro", ":raw"),
     *(":rw", ":raw:ro", "d:ro", "d:rw", "d:raw", "d:raw:raw", "d:ro:rw", "d:ro:raw", "d:raw:rw", "a=d:ro", "a=", "=d"),

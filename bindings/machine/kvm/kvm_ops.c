@@ -159,7 +159,7 @@ static int open_machine(struct machine *machine, const struct machine_plan *plan
 }
 
 /* What would be done at its first use is done now, because afterwards this process may not. */
-static uint32_t confine(struct machine *machine, bool has_stand_ins)
+static uint32_t confine(struct machine *machine, const struct confinement *keeps)
 {
     struct vm *vm = machine->vm;
     struct left_behind *left = &own(machine)->left;
@@ -167,13 +167,13 @@ static uint32_t confine(struct machine *machine, bool has_stand_ins)
     if (vm->map_devices)
         vm->map_devices(vm);
     *left = (struct left_behind){-1, -1, -1};
-    if (!has_stand_ins)
+    if (!keeps->stand_ins)
         leave_behind_prepare(left);
     own(machine)->is_left = true;
-    give_up_file_growth(vm);
+    give_up_file_growth(vm, keeps);
     uint32_t layers = ISOLATION_KVM | give_up_rights();
     devices_prepare(vm);
-    return layers | give_up_calls(left, vm, has_stand_ins);
+    return layers | give_up_calls(left, vm, keeps);
 }
 
 static uint32_t isolation(struct machine *machine)
@@ -327,8 +327,8 @@ static void leave(struct machine *machine)
 #define NATIVE_LIBRARY                                                                                       \
     "on KVM the command alone confines itself, the library does not: use backend=\"sandbox\""
 #define NATIVE_COMMAND                                                                                       \
-    "on KVM the native command alone confines itself: leave out --json, --stats, --console and --verbose, "  \
-    "or use --backend=sandbox"
+    "on KVM the native command alone confines itself: leave out --stats and --verbose, or "                  \
+    "use --backend=sandbox"
 #define NATIVE_CURES EACH(NATIVE_LIBRARY, NATIVE_COMMAND)
 #define SANDBOX_CURES                                                                                        \
     EACH("only the sandbox has it: use backend=\"sandbox\"", "only the sandbox has it: use "                 \

@@ -103,15 +103,13 @@ static void empty_bounding_set(void)
         ;
 }
 
-/* What this process says at the end may go to a file as well. */
-void give_up_file_growth(const struct vm *vm)
+void give_up_file_growth(const struct vm *vm, const struct confinement *keeps)
 {
-    struct stat about;
+    const bool into_file = keeps->outputs[0].is_file || keeps->outputs[1].is_file;
     const uint64_t bytes = vm_largest_file(vm);
     const struct rlimit both = {bytes, bytes};
     struct rlimit now;
-    if (bytes != UINT64_MAX && !(fstat(STDERR_FILENO, &about) == 0 && S_ISREG(about.st_mode)) &&
-        getrlimit(RLIMIT_FSIZE, &now) == 0 && now.rlim_cur > bytes)
+    if (bytes != UINT64_MAX && !into_file && getrlimit(RLIMIT_FSIZE, &now) == 0 && now.rlim_cur > bytes)
         (void)setrlimit(RLIMIT_FSIZE, &both);
 }
 
@@ -143,12 +141,13 @@ static void fill_in(struct sock_filter *code, size_t count, const struct left_be
 #define LOAD(member)      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offsetof(struct seccomp_data, member))
 #define IF(value, t, f)   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (t), (f))
 #define ANSWER(verdict)   BPF_STMT(BPF_RET | BPF_K, (verdict))
-#define GUARD_LENGTH      (2 * (MFT_MAX_ENTRIES + 3 + DEVICE_TYPES) + 4 + DISK_GUARD_LENGTH)
+#define WRITABLE_MAX      (MFT_MAX_ENTRIES + 4 + DEVICE_TYPES)
+#define GUARD_LENGTH      (2 * WRITABLE_MAX + 4 + DISK_GUARD_LENGTH)
 #define PLACE(code, what) ((code) = (struct sock_filter)what)
 
 /* What this process writes by a descriptor's own position. */
 struct writable {
-    int fds[MFT_MAX_ENTRIES + 3 + DEVICE_TYPES];
+    int fds[WRITABLE_MAX];
     uint32_t count;
 };
 
@@ -158,14 +157,15 @@ static void may_write(struct writable *writable, int fd)
         writable->fds[writable->count++] = fd;
 }
 
-static struct writable find_writable(const struct vm *vm)
+static struct writable find_writable(const struct vm *vm, const struct confinement *keeps)
 {
     struct writable found = {.count = 0};
     for (uint32_t i = 0; i < vm->device_end; i++)
         if (vm->devices[i].type && !device_has_places(&vm->devices[i]))
             may_write(&found, vm->devices[i].fd);
     may_write(&found, vm->console.fd);
-    may_write(&found, STDERR_FILENO);
+    may_write(&found, keeps->outputs[0].fd);
+    may_write(&found, keeps->outputs[1].fd);
     may_write(&found, vm->stop_fd);
     for (uint32_t type = 0; type < DEVICE_TYPES; type++)
         if (device_kinds[type] && device_kinds[type]->written_fd)
@@ -176,9 +176,9 @@ static struct writable find_writable(const struct vm *vm)
 /* Behind the filter's rules: a guarded call. pwrite64 is disk_guard.h's; the others go by the descriptor's
  * own position, and to none but those above: a disk may be known by more descriptors than the guest's, as
  * the one that was handed over for it, and whoever called us may have left any file open. */
-static uint32_t guard_build(struct sock_filter *code, const struct vm *vm)
+static uint32_t guard_build(struct sock_filter *code, const struct vm *vm, const struct confinement *keeps)
 {
-    const struct writable writable = find_writable(vm);
+    const struct writable writable = find_writable(vm, keeps);
     uint32_t n = 0;
     PLACE(code[n++], LOAD(nr));
     const uint32_t to_pwrite = n++;
@@ -191,7 +191,7 @@ static uint32_t guard_build(struct sock_filter *code, const struct vm *vm)
     PLACE(code[to_pwrite], IF(__NR_pwrite64, (uint8_t)(n - to_pwrite - 1), 0));
     return n + disk_guard_build(code + n, vm);
 }
-_Static_assert(2 * (MFT_MAX_ENTRIES + 3 + DEVICE_TYPES) + 2 <= UINT8_MAX, "a conditional jump goes past it");
+_Static_assert(2 * WRITABLE_MAX + 2 <= UINT8_MAX, "a conditional jump goes past it");
 
 static bool has_places(const struct vm *vm)
 {
@@ -217,13 +217,13 @@ static void settle_kinds(struct sock_filter *code, size_t count, const struct vm
 }
 
 static bool install(const struct sock_filter *rules, size_t count, const struct left_behind *left,
-                    const struct vm *vm, bool has_stand_ins)
+                    const struct vm *vm, const struct confinement *keeps)
 {
     struct sock_filter code[sizeof kvm_filter_stranger_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, left);
-    settle_kinds(code, count, vm, has_stand_ins);
-    const uint32_t guard = has_places(vm) ? guard_build(code + count, vm) : 0;
+    settle_kinds(code, count, vm, keeps->stand_ins);
+    const uint32_t guard = has_places(vm) ? guard_build(code + count, vm, keeps) : 0;
     for (size_t i = 0; i < count; i++)
         if (code[i].code == (BPF_RET | BPF_K) && code[i].k == GUARDED) {
             if (guard)
@@ -235,11 +235,11 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) == 0;
 }
 
-#define INSTALL(rules) install(rules, sizeof(rules) / sizeof *(rules), left, vm, has_stand_ins)
+#define INSTALL(rules) install(rules, sizeof(rules) / sizeof *(rules), left, vm, keeps)
 
-uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, bool has_stand_ins)
+uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, const struct confinement *keeps)
 {
-    bool installed = has_stand_ins    ? INSTALL(kvm_filter_stranger_rules)
+    bool installed = keeps->stand_ins ? INSTALL(kvm_filter_stranger_rules)
                      : vm->device_end ? INSTALL(kvm_filter_device_rules)
                                       : INSTALL(kvm_filter_rules);
     return installed ? ISOLATION_SECCOMP_FILTER : 0;

@@ -2,15 +2,14 @@
 #ifndef TENDER_RIGHTS_H
 #define TENDER_RIGHTS_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "leave_behind.h"
-#include "vm.h"
+#include "machine.h"
 
-/* No file of this process grows past the VM's largest disk, where neither console nor stderr is a file: by
- * RLIMIT_FSIZE, which the host may already have set lower. */
-void give_up_file_growth(const struct vm *vm);
+/* No file of this process grows past the VM's largest disk, where neither the console nor what this process
+ * writes itself is a file: by RLIMIT_FSIZE, which the host may already have set lower. */
+void give_up_file_growth(const struct vm *vm, const struct confinement *keeps);
 
 /*
  * For good, of this thread and of those it makes from now on: root's user and groups, capabilities and with
@@ -22,12 +21,12 @@ uint32_t give_up_rights(void);
 /*
  * Behind give_up_rights(), for a filter wants no new privileges. For good, of all threads: all system
  * calls but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt those of the kinds of devices
- * that the guest has; with `has_stand_ins` all of these, and those that launcher/stranger.c makes in place of
- * refused ones. The filter knows the descriptors of `left` and of `vm` by their numbers. Where there is a
+ * that the guest has; with `stand_ins` all of these, and those that launcher/stranger.c makes in place of
+ * refused ones. The filter knows the descriptors of `left`, `vm` and `keeps` by number. Where there is a
  * disk, one is written by pwrite64 alone, within what it holds, and one that is read-only to the guest not at
- * all; every other write goes to a network, the console, stderr or what wakes a wait, and to no other
+ * all; every other write goes to a network, the console, one of `keeps` or what wakes a wait, and to no other
  * descriptor: it may be the disk's file. Which layers stand.
  */
-uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, bool has_stand_ins);
+uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, const struct confinement *keeps);
 
 #endif

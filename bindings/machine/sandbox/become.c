@@ -8,7 +8,6 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "death_signal.h"
@@ -28,21 +27,26 @@ int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *p
 {
     const struct machine_alone *alone = plan->alone;
     struct sandbox_alone *to = told(sandbox);
-    const int stderr_fd = alone->stderr_fd(); /* -1: closed */
-    struct stat about = {0};
+    const struct output errors = alone->errors();
     if (access(program, X_OK) < 0)
         return -errno;
-    if (stderr_fd >= 0)
-        (void)fstat(stderr_fd, &about);
     const int error = sandbox_prepare(sandbox, plan->image, plan->mem_bytes, program, plan->name,
-                                      S_ISREG(about.st_mode), &becoming);
+                                      errors.is_file || alone->report.is_file, &becoming);
     if (error)
         return error;
     sandbox_name_fds(&becoming, sandbox, template_fd);
-    if (stderr_fd >= 0)
-        spawn_add_fd(&becoming, stderr_fd, SANDBOX_FD_STDERR);
-    to->stderr_nowait = S_ISFIFO(about.st_mode);
-    to->stderr_socket = S_ISSOCK(about.st_mode);
+    if (errors.fd >= 0)
+        spawn_add_fd(&becoming, errors.fd, SANDBOX_FD_STDERR);
+    to->errors = errors;
+    to->errors.fd = SANDBOX_FD_STDERR;
+    to->report = alone->report;
+    if (alone->report.fd >= 0) {
+        spawn_add_fd(&becoming, alone->report.fd, SANDBOX_FD_REPORT);
+        to->report.fd = SANDBOX_FD_REPORT;
+        to->start_ns = alone->start_ns;
+        (void)snprintf(to->report_name, sizeof to->report_name, "%s", alone->report_name);
+        (void)snprintf(to->image, sizeof to->image, "%s", alone->image);
+    }
     becoming.argv = alone->words();
     becoming.comes_back = true;
     becoming.layers = &to->layers;
@@ -99,6 +103,7 @@ void sandbox_become(struct sandbox *sandbox)
         becoming.isolation =
             isolation_of(namespaces_try(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | network, enter, NULL));
         death_signal_keep(&death);
+        to->created_ns = monotonic_ns();
         const long error = child_execute(&becoming);
         sandbox->event =
             (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = SETUP_START, .os_error = (int32_t)-error};

@@ -3,8 +3,8 @@
  *
  *   0x0000  struct sandbox_shared   counters, timeline, event: written by the program, read by both
  *   0x1000  struct sandbox_config   written before the program starts, but for `prepared`
- *   0x4000  boot info, manifest, command line: the guest's pages at HVT_BOOT_INFO_GPA
- *   0x8000  the console piece of an EVENT_CONSOLE, at most CONSOLE_PIECE_MAX bytes
+ *   0x5000  boot info, manifest, command line: the guest's pages at HVT_BOOT_INFO_GPA
+ *   0x9000  the console piece of an EVENT_CONSOLE, at most CONSOLE_PIECE_MAX bytes
  *
  * The program is trusted until it enters the guest. From then on the guest may have written anything into the
  * shared memory, for it lives in the same address space: what is read there is a report, never an
@@ -18,17 +18,20 @@
 #ifndef TENDER_SANDBOX_CONFIG_H
 #define TENDER_SANDBOX_CONFIG_H
 
+#include <limits.h>
+
 #include "device_ops.h"
 #include "guest_memory.h"
 #include "layers.h"
+#include "output.h"
 #include "vm.h"
 
 #include "fds.h"
 
 #define SANDBOX_SHARED_OFFSET  0x0000u
 #define SANDBOX_CONFIG_OFFSET  0x1000u
-#define SANDBOX_BOOT_OFFSET    0x4000u
-#define SANDBOX_CONSOLE_OFFSET 0x8000u
+#define SANDBOX_BOOT_OFFSET    0x5000u
+#define SANDBOX_CONSOLE_OFFSET 0x9000u
 #define SANDBOX_VM_BYTES       (SANDBOX_CONSOLE_OFFSET + CONSOLE_PIECE_MAX)
 
 /* Beside the program's steps: the host's side says that of a program that was ended. */
@@ -60,11 +63,15 @@ struct sandbox_alone {
     uint32_t required; /* isolation layers without which no guest is run, */
     uint32_t layers;   /* and those that stand already */
     uint32_t deaf_to_interrupts;
-    uint32_t stderr_nowait; /* pwritev2(RWF_NOWAIT) is worth trying */
-    uint32_t stderr_socket;
-    uint64_t mask;      /* the signals that whoever started the command has blocked */
-    char program[64];   /* whom lines begin with */
-    char time_over[96]; /* the line of a time limit's end; empty: there is none */
+    uint64_t mask;         /* the signals that whoever started the command has blocked */
+    char program[64];      /* whom lines begin with */
+    char time_over[96];    /* the line of a time limit's end; empty: there is none */
+    struct output errors;  /* stderr; `fd` is SANDBOX_FD_STDERR whether there is one or not */
+    struct output report;  /* `fd` is SANDBOX_FD_REPORT, or -1: no report is wanted */
+    char report_name[512]; /* for a message where it cannot be written; empty: nothing is said */
+    char image[PATH_MAX];  /* its name as given */
+    uint64_t start_ns;     /* the command's begin, and the process's */
+    uint64_t created_ns;
 };
 
 /* Of a device, whose type is in the table. */

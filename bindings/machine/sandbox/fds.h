@@ -15,6 +15,7 @@
 #define SANDBOX_FD_VM       123 /* a memfd, the VM as both sides see it */
 #define SANDBOX_FD_TEMPLATE 124 /* a memfd, the image as start state */
 #define SANDBOX_FD_STDERR   125 /* of a program without an observer */
+#define SANDBOX_FD_REPORT   126 /* the same's, and next to it: one range of the filter */
 
 /* Of each kind of device (devices.def) a range, by handle: SANDBOX_FDS_net and so on. */
 enum sandbox_device_fds {
@@ -24,6 +25,6 @@ enum sandbox_device_fds {
 #include "devices.def"
     SANDBOX_FD_END /* one past the last */
 };
-_Static_assert(SANDBOX_FD_STDERR <= SANDBOX_FDS_BEFORE, "no single descriptor is a device's");
+_Static_assert(SANDBOX_FD_REPORT <= SANDBOX_FDS_BEFORE, "no single descriptor is a device's");
 
 #endif

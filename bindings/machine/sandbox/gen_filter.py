@@ -51,7 +51,7 @@ DEVICES = {
 FD_KINDS = {
     "control": ("SANDBOX_FD_CONTROL", "SANDBOX_FD_CONTROL + 1"),
     "console": ("SANDBOX_FD_CONSOLE", "SANDBOX_FD_CONSOLE + 1"),
-    "stderr": ("SANDBOX_FD_STDERR", "SANDBOX_FD_STDERR + 1"),
+    "outputs": ("SANDBOX_FD_STDERR", "SANDBOX_FD_REPORT + 1"),
 } | {f"{name}s": (f"SANDBOX_FDS_{name}", f"SANDBOX_FDS_LAST_{name} + 1") for name in DEVICES}
 
 _DEVICES = re.compile(

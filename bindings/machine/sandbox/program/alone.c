@@ -1,6 +1,6 @@
 /*
  * The program without an observer: the native command has executed it in its own process. It hears what ends
- * a run, writes the end's line to stderr, and exits with the run's status.
+ * a run, writes the end's line to stderr and its report, and exits with the run's status.
  *
  * A guest that takes the program over can write what it likes there, and choose the status: both are its own
  * process's. It cannot keep the process from ending: no signal can be blocked (trap.c), and a handler that
@@ -8,28 +8,25 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "device.h"
 #include "ends.h"
 #include "program.h"
+#include "report.h"
+#include "says.h"
 #include "syscalls.h"
 
 #define SIGSET_BYTES 8 /* the kernel's */
-#define LOOK_NS      50000000
 #define HURRY_NS     UINT64_C(1000000000)
-#define PIECE_MAX    4096 /* PIPE_BUF: what a pipe takes as a whole */
 
 static struct sandbox_alone self;
+static uint32_t own_layers; /* that stand by what this program did */
 
 static struct {
     bool decided; /* the event is the end's */
@@ -39,6 +36,9 @@ static struct {
     char text[4096];
     size_t length;
     volatile size_t written; /* a stop goes on from here */
+    char report[REPORT_BYTES];
+    size_t report_length;
+    volatile size_t report_written;
 } ending;
 
 /* By a call of the kernel's: where the vDSO lies stands in memory that a guest could have written over. */
@@ -49,37 +49,9 @@ static uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-/* ---- stderr */
-
-static ssize_t write_at_once(const char *text, size_t length)
+static bool is_over(uint64_t until_ns)
 {
-    const struct iovec piece = {(void *)(uintptr_t)text, length < PIECE_MAX ? length : PIECE_MAX};
-    if (self.stderr_nowait) {
-        const ssize_t written = pwritev2(SANDBOX_FD_STDERR, &piece, 1, -1, RWF_NOWAIT);
-        if (written >= 0 || errno != EOPNOTSUPP)
-            return written;
-    }
-    if (self.stderr_socket)
-        return send(SANDBOX_FD_STDERR, text, piece.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
-    return write(SANDBOX_FD_STDERR, text, piece.iov_len);
-}
-
-/* From *at on, until all is written, nobody will ever read it, or it is `until_ns`. */
-static void write_text(const char *text, size_t length, volatile size_t *at, uint64_t until_ns)
-{
-    const struct timespec look = {0, LOOK_NS};
-    while (*at < length && now_ns() < until_ns) {
-        struct pollfd room = {SANDBOX_FD_STDERR, POLLOUT, 0};
-        if (ppoll(&room, 1, &look, NULL) <= 0)
-            continue;
-        const ssize_t written = write_at_once(text + *at, length - *at);
-        if (written > 0)
-            *at += (size_t)written;
-        else if (errno == EAGAIN) /* somebody else took the room, or it was too little */
-            (void)ppoll(NULL, 0, &look, NULL);
-        else if (errno != EINTR)
-            break;
-    }
+    return now_ns() >= until_ns;
 }
 
 static void add_line(const char *before, const char *line)
@@ -112,25 +84,59 @@ static _Noreturn void leave(int32_t status)
         (void)system_call((uint64_t)status, 0, 0, 0, 0, 0, SYS_exit_group);
 }
 
+static void finish_text(uint64_t until_ns)
+{
+    (void)output_write(&self.errors, ending.text, ending.length, &ending.written, is_over, until_ns);
+}
+
 static _Noreturn void finish(void)
 {
     const uint64_t until_ns = ending.hurried ? now_ns() + HURRY_NS : UINT64_MAX;
-    write_text(ending.text, ending.length, &ending.written, until_ns);
+    finish_text(until_ns);
+    const int error = output_write(&self.report, ending.report, ending.report_length, &ending.report_written,
+                                   is_over, until_ns);
+    if (error && *self.report_name) {
+        char line[sizeof self.report_name + 64];
+        ending.report_written = ending.report_length;
+        (void)snprintf(line, sizeof line, says_report_lost, self.report_name, strerror(-error));
+        add(line);
+        finish_text(until_ns);
+    }
     leave(ending.status);
+}
+
+/* What is told of an end is all there: from here on it is written, and a signal changes nothing of it. */
+static _Noreturn void finish_with(const struct told_end *told, const struct vm_event *event, int stopped_by,
+                                  uint32_t layers)
+{
+    const struct report_about about = {.image = self.image,
+                                       .signal = stopped_by == SIGALRM ? 0 : stopped_by,
+                                       .backend = "sandbox",
+                                       .isolation = self.layers | layers,
+                                       .start_ns = self.start_ns,
+                                       .vm_created_ns = self.created_ns};
+    ending.report_written = 0;
+    if (self.report.fd >= 0)
+        ending.report_length = report_write(ending.report, &about, told, event, the_vm.shared);
+    ending.status = told->status;
+    ending.decided = ending.worded = true;
+    finish();
 }
 
 _Noreturn void alone_end(int stopped_by)
 {
     struct vm_event event = the_vm.shared->event;
+    struct told_end told;
     ending.decided = true;
     ending.length = ending.written = 0;
+    if (!the_vm.shared->timeline.guest_exit)
+        the_vm.shared->timeline.guest_exit = now_ns();
     net_leave_headers(&the_vm);
     if (!is_entered() &&
         event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not begun asks for nothing */
         event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
-    ending.status = end_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader);
-    ending.worded = true;
-    finish();
+    end_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader, &told);
+    finish_with(&told, &event, stopped_by, own_layers);
 }
 
 /* A handler's. From here on whoever reads has a second; while an end is written, for the rest of it. */
@@ -148,12 +154,13 @@ _Noreturn void alone_stop(int number)
 void alone_refuse_missing(uint32_t layers)
 {
     const uint32_t missing = self.required & ~(self.layers | layers);
+    struct told_end told;
+    own_layers = layers;
     if (!missing)
         return;
     net_leave_headers(&the_vm);
-    ending.status = end_tell_missing(missing, &sandbox_words, &reader);
-    ending.decided = ending.worded = true;
-    finish();
+    end_tell_missing(missing, &sandbox_words, &reader, &told);
+    finish_with(&told, NULL, 0, layers);
 }
 
 /* ---- on the way */
@@ -164,8 +171,8 @@ void alone_network(void)
     for (uint32_t next = 0; net_news(&the_vm, &next, NULL, text);) {
         char line[NET_NEWS_BYTES + sizeof self.program + 4];
         const int length = snprintf(line, sizeof line, "%s: %s\n", self.program, text);
-        size_t written = 0;
-        write_text(line, (size_t)length, &written, now_ns() + HURRY_NS);
+        volatile size_t written = 0;
+        (void)output_write(&self.errors, line, (size_t)length, &written, is_over, now_ns() + HURRY_NS);
     }
 }
 
