@@ -183,7 +183,7 @@ def _strings(what: str, values: object) -> tuple[str, ...]:
 class Tap(Value):
     """An existing TAP interface by name; `mac` is the guest's address (None: a random local one)."""
 
-    kind, named, opened = "net", False, False
+    kind, named, opened = "net", True, False
     name: str = field(kw_only=False)
     mac: str | None = None
 
@@ -408,13 +408,8 @@ def _words(args: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     return words
 
 
-def is_named(device: object) -> bool:
-    """Whether a network is an interface that is found by its name."""
-    return isinstance(device, Tap) or (isinstance(device, NetFd) and device.named)
-
-
-def _reattaches(value: object, networks: tuple[tuple[str, object], ...]) -> bool:
-    if _flag("net_reattach", value) and not any(is_named(device) for _, device in networks):
+def _reattaches(value: object, networks: tuple[tuple[str, NetDevice], ...]) -> bool:
+    if _flag("net_reattach", value) and not any(device.named for _, device in networks):
         raise ConfigError(
             "net_reattach: no network is given by an interface's name",
             hint="a descriptor is for its owner to attach again" if networks else "net=Tap(name) is one",

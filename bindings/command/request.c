@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "request.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,20 +15,10 @@
 #define NAME_MAX_    67
 #define SETTINGS_FEW 16
 
-static bool is_digit(char c)
-{
-    return c >= '0' && c <= '9';
-}
-
-static bool is_alnum(char c)
-{
-    return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
-
 static bool is_name(const char *text, size_t len)
 {
     for (size_t i = 0; i < len; i++)
-        if (!is_alnum(text[i]))
+        if (!isalnum((unsigned char)text[i])) /* of the C locale: this program sets none */
             return false;
     return len >= 1 && len <= NAME_MAX_;
 }

@@ -56,6 +56,11 @@ struct device_run_ops {
     void (*map)(struct vm *vm, bool forks);
 };
 
+#define DEVICE(type, name, word)                                                                             \
+    extern const struct device_ops name##_ops;                                                               \
+    extern const struct device_run_ops name##_run_ops;
+#include "devices.def"
+
 /* By type (MFT_...); NULL: there is none. */
 extern const struct device_ops *const device_kinds[DEVICE_TYPES];
 extern const struct device_run_ops *const device_run_kinds[DEVICE_TYPES];

@@ -1,8 +1,5 @@
 #include "device_ops.h"
 
-#define DEVICE(type, name, word) extern const struct device_ops name##_ops;
-#include "devices.def"
-
 uint32_t device_types(void)
 {
     return DEVICE_TYPES;

@@ -72,15 +72,6 @@ int tn_image_load_bytes(struct image_handle *handle, const struct elf_image *ima
     return load(handle, image, &source, error);
 }
 
-int tn_descriptor_duplicate(int fd, struct descriptor *into)
-{
-    int made = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    if (made < 0)
-        return -errno;
-    into->fd = made;
-    return 0;
-}
-
 const char *tn_machine_name(uint32_t index)
 {
     uint32_t count = 0;

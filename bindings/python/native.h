@@ -71,8 +71,6 @@ int tn_image_template(struct image_handle *handle, const struct elf_image *image
                       int patched, struct descriptor *into, int *step);
 void tn_image_close(struct image_handle *handle); /* idempotent; also when Python's last reference goes */
 
-/* Into a structure that closes it when Python's last reference goes: 0 or -errno. */
-int tn_descriptor_duplicate(int fd, struct descriptor *into);
 void tn_descriptor_close(struct descriptor *descriptor); /* idempotent */
 
 /*

@@ -17,7 +17,7 @@ from tender.cli import say, usage
 from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions, UsageError, invalid_option, parse_args
-from tender.config import MIB, BlockDevice, NetDevice, OtherDevice, VmConfig, is_named
+from tender.config import MIB, BlockDevice, NetDevice, OtherDevice, VmConfig
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 if TYPE_CHECKING:  # what needs no native core works without it
@@ -275,7 +275,7 @@ def _launch(
 
 def check_reattach(net: dict[str, NetDevice]) -> None:
     """Raises UsageError for --net-reattach where it means nothing."""
-    if not any(is_named(device) for device in net.values()):
+    if not any(device.named for device in net.values()):
         from tender.native import says
 
         raise invalid_option(

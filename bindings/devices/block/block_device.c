@@ -9,7 +9,6 @@ static void release(struct vm *vm)
             disk_map_close(&disk_of(&vm->devices[i])->map);
 }
 
-extern const struct device_ops block_ops;
 const struct device_ops block_ops = {
     .cannot = "Could not open block device",
     .open = block_open,

@@ -22,5 +22,4 @@ static void map(struct vm *vm, bool forks)
     }
 }
 
-extern const struct device_run_ops block_run_ops;
 const struct device_run_ops block_run_ops = {.places = places, .map = map};

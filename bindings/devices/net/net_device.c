@@ -76,7 +76,6 @@ static void release(struct vm *vm)
     net_leave_headers(vm);
 }
 
-extern const struct device_ops net_ops;
 const struct device_ops net_ops = {
     .cannot = "Could not attach interface",
     .open = net_open,

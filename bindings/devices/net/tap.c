@@ -27,14 +27,6 @@
 #define TUN_F_USO6 0x40
 #endif
 
-/* What a TAP is opened for: its header, and what it can do. */
-struct header_use {
-    bool has_header;
-    uint32_t offload; /* TENDER_OFFLOAD_... */
-    bool segments;    /* TCP over IPv4 comes in large frames, and may go so */
-    char name[16];    /* the interface's, whether it has the header or not; empty: it is no TAP */
-};
-
 static int refuse(struct device_error *error, const char *name, enum device_problem problem, int os_error)
 {
     return device_failed(error, problem, os_error, "Could not attach interface: %.*s: %s",
@@ -116,42 +108,41 @@ static int open_tap(const char *name, enum net_use use, uint32_t *mtu, struct de
 }
 
 /* A TAP whose frames have a net header: sets its form and, if wanted, the offloads that it has, else none.
- * Anything else is left as it is. */
-static struct header_use use_header(int fd, enum net_use use)
+ * Anything else is left as it is. `net`, which is zeros, is told. */
+static void use_header(int fd, enum net_use use, struct net_device *net)
 {
     static const unsigned base = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     static const uint32_t segments = TENDER_OFFLOAD_CSUM | TENDER_OFFLOAD_TSO4 | TENDER_OFFLOAD_TSO6;
-    struct header_use used = {0};
     struct ifreq request = {0};
     int header_bytes = sizeof(struct net_header);
     if (ioctl(fd, TUNGETIFF, &request) < 0)
-        return used;
-    _Static_assert(sizeof used.name == sizeof request.ifr_name, "a name fits");
-    memcpy(used.name, request.ifr_name, sizeof used.name);
-    used.name[sizeof used.name - 1] = '\0';
+        return;
+    _Static_assert(sizeof net->link.name == sizeof request.ifr_name, "a name fits");
+    memcpy(net->link.name, request.ifr_name, sizeof net->link.name);
+    net->link.name[sizeof net->link.name - 1] = '\0';
     if (!(request.ifr_flags & IFF_VNET_HDR) || ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0)
-        return used;
-    used.has_header = true;
+        return;
+    net->has_header = true;
     if (use == NET_OFFLOAD && ioctl(fd, TUNSETOFFLOAD, base | TUN_F_USO4 | TUN_F_USO6) == 0)
-        used.offload = segments | TENDER_OFFLOAD_USO;
+        net->offload = segments | TENDER_OFFLOAD_USO;
     else if (use == NET_OFFLOAD && ioctl(fd, TUNSETOFFLOAD, base) == 0) /* before Linux 6.2 */
-        used.offload = segments;
+        net->offload = segments;
     else if (use == NET_SEGMENTS && ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4) == 0)
-        used.segments = true;
+        net->segments = true;
     else
         (void)ioctl(fd, TUNSETOFFLOAD, 0);
-    return used;
 }
 
 int net_attach_again(const struct vm_device *device, struct device_error *error)
 {
     uint32_t mtu; /* the guest was told of the first one's */
     const struct net_device *net = net_of(device);
+    struct net_device again = {0}; /* the same */
     const char *name = net->link.name;
     if (look_at(name, &mtu, error) < 0 ||
         bind_to(device->fd, name, net->has_header ? NET_SEGMENTS : NET_PLAIN, error) < 0)
         return -1;
-    (void)use_header(device->fd, net->segments ? NET_SEGMENTS : net->offload ? NET_OFFLOAD : NET_PLAIN);
+    use_header(device->fd, net->segments ? NET_SEGMENTS : net->offload ? NET_OFFLOAD : NET_PLAIN, &again);
     return 0;
 }
 
@@ -278,16 +269,11 @@ int net_attach(const struct device_settings *settings, const struct mft_entry *e
     (void)entry;
     struct net_device *net = net_of(device);
     struct stat about;
-    struct header_use used = {0};
     if (fstat(device->fd, &about) < 0)
         return -errno;
     if (S_ISCHR(about.st_mode))
-        used = use_header(device->fd, settings->use);
+        use_header(device->fd, settings->use, net);
     net->is_socket = S_ISSOCK(about.st_mode);
-    net->has_header = used.has_header;
-    net->offload = used.offload;
-    net->segments = used.segments;
-    memcpy(net->link.name, used.name, sizeof used.name);
     net->link.named = settings->source || settings->named;
     net->link.again = settings->reattaches;
     return 0;
