@@ -1,10 +1,10 @@
 #include "time_limit.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <time.h>
 
 #include "end_types.h"
+#include "quiet_thread.h"
 #include "vm.h"
 
 #define STACK_BYTES 0x10000
@@ -31,9 +31,7 @@ int time_limit_begin(struct time_limit *limit, struct vm *vm, uint64_t limit_ns)
 {
     if (limit_ns == NO_LIMIT)
         return 0;
-    pthread_attr_t attributes;
     pthread_condattr_t clock;
-    sigset_t all, saved;
     limit->vm = vm;
     limit->over = limit->timed_out = false;
     limit->deadline_ns = monotonic_ns() + limit_ns;
@@ -42,13 +40,7 @@ int time_limit_begin(struct time_limit *limit, struct vm *vm, uint64_t limit_ns)
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&limit->changed, &clock);
     pthread_condattr_destroy(&clock);
-    sigfillset(&all); /* a signal that woke this thread would leave the guest running */
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    pthread_attr_init(&attributes);
-    pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    int error = pthread_create(&limit->thread, &attributes, limit_body, limit);
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    const int error = quiet_thread(&limit->thread, STACK_BYTES, limit_body, limit);
     if (error)
         limit->vm = NULL;
     return -error;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "device.h"
+#include "quiet_thread.h"
 #include "ring.h"
 
 #define LOOKS_A_CLOCK       32u
@@ -80,23 +81,6 @@ static void *work(void *argument)
     return NULL;
 }
 
-static int start_thread(struct vm *vm)
-{
-    pthread_attr_t attributes;
-    int error = pthread_attr_init(&attributes);
-    if (error)
-        return error;
-    sigset_t all, saved;
-    sigfillset(&all); /* signals are for those who handle them */
-    pthread_sigmask(SIG_SETMASK, &all, &saved);
-    error = pthread_attr_setstacksize(&attributes, STACK_BYTES);
-    if (!error)
-        error = pthread_create(&net_vm(vm)->ring.thread, &attributes, work, vm);
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
-    pthread_attr_destroy(&attributes);
-    return error;
-}
-
 static void wake(const struct net_ring *ring)
 {
     const uint64_t one = 1;
@@ -111,7 +95,7 @@ static bool make_worker(struct vm *vm)
         return false;
     atomic_store(&ring->quit, false);
     ring->gives_way = sched_yield() == 0; /* a stranger's filter may refuse it, which would end the worker */
-    if (start_thread(vm) != 0) {
+    if (quiet_thread(&ring->thread, STACK_BYTES, work, vm) != 0) {
         close(ring->wake_fd);
         return false;
     }

@@ -38,6 +38,7 @@
 #include "child.h"
 #include "device_ops.h"
 #include "image_memory.h"
+#include "quiet_thread.h"
 #include "spawn.h"
 #include "start_state.h"
 #include "unprivileged.h"
@@ -162,17 +163,8 @@ static int spawner_start(void)
     int no_stack = make_child_stack();
     if (no_stack)
         return no_stack;
-    sigset_t all, saved;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &saved); /* no handler of ours may run in a child that is us */
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, 128u << 10);
-    pthread_t thread;
-    int error = pthread_create(&thread, &attributes, spawner_body, NULL);
-    pthread_attr_destroy(&attributes);
-    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    /* Quiet also because no handler of ours may run in a child that is us. */
+    const int error = quiet_thread(NULL, 128u << 10, spawner_body, NULL);
     spawner.runs = error == 0;
     return -error;
 }
