@@ -1,5 +1,7 @@
-/* A thread of ours in a process that may be somebody else's: it hears no signal, for those who handle them are
- * to hear them. */
+/*
+ * A thread of ours in a process that may be somebody else's. It hears no signal: those who handle them are
+ * to hear them.
+ */
 #ifndef TENDER_QUIET_THREAD_H
 #define TENDER_QUIET_THREAD_H
 
