@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "ring.h"
+#include "runner.h"
 
 #define M          0x1000000u
 #define ARGS       0x300000u

@@ -4,8 +4,8 @@
  * find it.
  *
  * Signals: the first SIGINT or SIGTERM stops the guest, a second one kills the process. There is one thread,
- * and handlers run only where it lets them: behind the waits of the doors (core/vm.h), which then come back
- * here.
+ * and handlers run only where it lets them: behind the waits of the doors (machine/runner.h), which then come
+ * back here.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,6 +28,7 @@
 #include "image_memory.h"
 #include "launcher.h"
 #include "lifecycle.h"
+#include "runner.h"
 #include "start_state.h"
 #include "tsc.h"
 
@@ -367,7 +368,7 @@ static void expect_signals(const struct request *request)
     }
     if (!machine.ops->pause) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
-        vm.signals_at_will = true;
+        runner_of(&vm)->signals_at_will = true;
     } else if (!machine.tells_its_end && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
     if (request->timeout_s > 0)

@@ -12,7 +12,7 @@ int64_t write_quietly(int fd, const void *data, uint64_t len)
     if (written >= 0)
         return written;
     int error = errno;
-    if (error == EPIPE) { /* SIGPIPE is blocked here (vm_enter) and now pending: take it back */
+    if (error == EPIPE) { /* SIGPIPE is blocked here (machine/runner.h) and now pending: take it back */
         sigset_t pipe_set;
         sigemptyset(&pipe_set);
         sigaddset(&pipe_set, SIGPIPE);

@@ -17,6 +17,7 @@
 #include "device.h"
 #include "kvm_ops.h"
 #include "lifecycle.h"
+#include "runner.h"
 #include "time_limit.h"
 
 enum run_state { NEW, RUNNING, ENDED };
@@ -500,7 +501,7 @@ static int start_thread(struct owned_vm *owned, struct start start, struct descr
 static void take_back_start(struct owned_vm *owned)
 {
     time_limit_end(&owned->limit);
-    owned->vm->signals_elsewhere = false;
+    runner_of(owned->vm)->signals_elsewhere = false;
     close_number(&owned->done_fd);
     pthread_mutex_lock(&handles);
     owned->started = false;
@@ -517,7 +518,7 @@ int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*b
         return answer;
     answer = begin(owned, limit_ns, true);
     if (!answer) {
-        owned->vm->signals_elsewhere = true;
+        runner_of(owned->vm)->signals_elsewhere = true;
         answer = start_thread(owned, (struct start){owned, key, body}, done);
         if (answer)
             take_back_start(owned);

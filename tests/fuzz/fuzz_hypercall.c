@@ -25,6 +25,7 @@
 #include "guest_room.h"
 #include "hypercall.h"
 #include "must.h"
+#include "runner.h"
 
 #define M            0x200000u
 #define TEXT         0x100000u

@@ -19,6 +19,7 @@
 #include "guest_room.h"
 #include "must.h"
 #include "net_frame.h"
+#include "runner.h"
 
 #define OPEN        0x100000u /* from here on the guest may write */
 #define OPEN_BYTES  0x8000u

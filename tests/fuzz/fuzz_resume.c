@@ -25,6 +25,7 @@
 #include "guest_room.h"
 #include "hypercall.h"
 #include "must.h"
+#include "runner.h"
 
 #define M           0x400000u
 #define OPEN        0x100000u /* from here on the guest may write */

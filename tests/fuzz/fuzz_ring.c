@@ -23,6 +23,7 @@
 #include "../native/devices.h"
 #include "must.h"
 #include "ring.h"
+#include "runner.h"
 
 #define M         0x200000u
 #define A         (M + HVT_RING_ROOM_BYTES)

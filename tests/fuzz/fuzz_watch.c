@@ -28,6 +28,7 @@
 #include "../native/devices.h"
 #include "ends.h"
 #include "must.h"
+#include "runner.h"
 #include "spawn.h"
 
 #define ENDS_IT                                                                                              \

@@ -12,6 +12,7 @@
 #include "block.h"
 #include "devices.h"
 #include "holds.h"
+#include "runner.h"
 
 #define M           0x1000000u
 #define TEXT        0x100000u

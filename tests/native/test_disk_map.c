@@ -20,6 +20,7 @@
 #include "guarded_copy.h"
 #include "holds.h"
 #include "hypercall.h"
+#include "runner.h"
 
 #define M      0x400000u
 #define ARGS   0x200000u

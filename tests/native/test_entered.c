@@ -27,6 +27,7 @@
 #include "machine.h"
 #include "net_frame.h"
 #include "ring.h"
+#include "runner.h"
 #include "spawn.h"
 #include "start_state.h"
 #include "tcp_frames.h"

@@ -18,6 +18,7 @@
 #include "devices.h"
 #include "holds.h"
 #include "run_kvm.h"
+#include "runner.h"
 
 #define M        0x400000u /* 4 MiB of guest memory */
 #define TEXT     0x100000u
@@ -416,7 +417,7 @@ static void test_a_stop_says_so_before_it_kicks(void)
 {
     uint8_t word = 0;
     sigset_t saved;
-    vm.leave_at_once = &word;
+    runner_of(&vm)->leave_at_once = &word;
     vm_stop(&vm);
     HOLDS(word == 1 && atomic_load(&vm.stop_requested));
     vm_leave(&vm, &vm.poll_mask);
@@ -424,7 +425,7 @@ static void test_a_stop_says_so_before_it_kicks(void)
     vm_stop(&vm);
     HOLDS(word == 0);
     vm_enter(&vm, &saved);
-    vm.leave_at_once = NULL;
+    runner_of(&vm)->leave_at_once = NULL;
     vm_stop(&vm);
     HOLDS(word == 0);
 }

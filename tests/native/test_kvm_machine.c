@@ -17,6 +17,7 @@
 #include "holds.h"
 #include "kvm_cpu_state.h"
 #include "kvm_ops.h"
+#include "runner.h"
 #include "start_state.h"
 
 #define PAGE 4096

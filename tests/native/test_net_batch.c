@@ -16,6 +16,7 @@
 #include "devices.h"
 #include "holds.h"
 #include "net_frame.h"
+#include "runner.h"
 
 #define M          0x400000u
 #define TEXT       0x100000u

@@ -16,6 +16,7 @@
 #include "holds.h"
 #include "net_frame.h"
 #include "ring.h"
+#include "runner.h"
 
 #define M         0x400000u
 #define RODATA    0x200000u /* a page that the guest may not write, in the middle of memory */

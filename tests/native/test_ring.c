@@ -22,6 +22,7 @@
 #include "net_frame.h"
 #include "ring.h"
 #include "run_kvm.h"
+#include "runner.h"
 
 #define M       0x400000u
 #define A       (M + HVT_RING_ROOM_BYTES)

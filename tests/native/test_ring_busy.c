@@ -20,6 +20,7 @@
 #include "holds.h"
 #include "net_frame.h"
 #include "ring.h"
+#include "runner.h"
 
 #define M       0x400000u
 #define A       (M + HVT_RING_ROOM_BYTES)

@@ -13,6 +13,7 @@
 #include "holds.h"
 #include "net_frame.h"
 #include "ring.h"
+#include "runner.h"
 #include "tcp_frames.h"
 
 #define M         0x400000u

@@ -15,6 +15,7 @@
 
 #include "holds.h"
 #include "run_signals.h"
+#include "runner.h"
 
 #define LIMIT_MS 10000
 #define STORM    20000
@@ -195,11 +196,11 @@ static void test_another_thread_lets_them_in_only_if_they_are_not_its_own(void)
     pthread_create(&other, NULL, run_elsewhere, &answer);
     pthread_join(other, NULL);
     HOLDS(answer == 0);
-    vm.signals_elsewhere = true;
+    runner_of(&vm)->signals_elsewhere = true;
     pthread_create(&other, NULL, run_elsewhere, &answer);
     pthread_join(other, NULL);
     HOLDS(answer == 4);
-    HOLDS(vm_reset(&vm) == 0 && !vm.signals_elsewhere);
+    HOLDS(vm_reset(&vm) == 0 && !runner_of(&vm)->signals_elsewhere);
 }
 
 static void test_a_kick_that_is_somebody_elses_is_left_alone(void)
@@ -305,7 +306,7 @@ int main(void)
     word = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (word == MAP_FAILED || vm_init(&vm) < 0)
         return 1;
-    vm.leave_at_once = word;
+    runner_of(&vm)->leave_at_once = word;
     test_a_handler_is_called_and_ends_the_wait();
     test_a_handler_gets_what_the_kernel_says();
     test_what_waited_before_the_run_ends_its_first_wait();

@@ -20,6 +20,7 @@
 
 #include "devices.h"
 #include "holds.h"
+#include "runner.h"
 #include "spawn.h"
 
 #define MS 1000000u

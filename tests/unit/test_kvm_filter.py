@@ -55,7 +55,7 @@ PRINTER = r"""
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
-#include "vm.h"
+#include "runner.h"
 #define LEFT_SOCKET_FD 0xfffff001u
 #define LEFT_LOCK_FD   0xfffff002u
 #define OWN_PROCESS    0xfffff003u
@@ -104,6 +104,7 @@ def built(name: str, tmp_path_factory: pytest.TempPathFactory) -> Filter:
             f"-DFILTER={ARRAYS[name]}",
             f"-I{place}",
             f"-I{BINDINGS / 'core'}",
+            f"-I{BINDINGS / 'machine'}",
             f"-I{ROOT / 'abi'}",
             place / "print.c",
             "-o",

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "tcp_segments.h"
 
@@ -37,7 +38,8 @@ struct net_ring {
     sem_t asleep;   /* of a kept one: posted once it sleeps, */
     sem_t done;     /* and once it leaves the guest's memory and the devices alone for good */
     pthread_t thread;
-    int wake_fd; /* eventfd: made readable to wake it */
+    pid_t process; /* that has it */
+    int wake_fd;   /* eventfd: made readable to wake it */
     atomic_bool quit;
 };
 

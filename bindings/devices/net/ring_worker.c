@@ -100,6 +100,7 @@ static bool make_worker(struct vm *vm)
         return false;
     }
     ring->has_worker = true;
+    ring->process = getpid();
     return true;
 }
 
@@ -155,7 +156,7 @@ void ring_worker_stop(struct vm *vm)
         await(&ring->done);
         return;
     }
-    if (vm->process == getpid()) { /* a fork has the descriptor, and not the thread */
+    if (ring->process == getpid()) { /* a fork has the descriptor, and not the thread */
         atomic_store_explicit(&ring->quit, true, memory_order_relaxed);
         wake(ring);
         pthread_join(ring->thread, NULL);

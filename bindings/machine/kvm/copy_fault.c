@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "copy_fault.h"
 
+#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <ucontext.h>

@@ -22,6 +22,7 @@
 #include "reset_kvm.h"
 #include "rights.h"
 #include "run_kvm.h"
+#include "runner.h"
 #include "start_state.h"
 #include "words.h"
 
@@ -305,8 +306,8 @@ static void close_machine(struct machine *machine)
 {
     struct kvm_machine *kvm = kvm_of(machine);
     int vm_fd = -1;
-    if (machine->vm->process == getpid()) {
-        if (kvm->run && keep_vcpu(machine->vm->process, kvm->vm_fd))
+    if (runner_of(machine->vm)->process == getpid()) {
+        if (kvm->run && keep_vcpu(runner_of(machine->vm)->process, kvm->vm_fd))
             kvm->vcpu_fd = kvm->vm_fd = -1;
         vm_fd = kvm->vm_fd;
         kvm->vm_fd = -1;

@@ -31,6 +31,7 @@
 #include "landlock.h"
 #include "layers.h"
 #include "rights.h"
+#include "runner.h"
 
 /* Stand in the filter for numbers that are known when it is installed; no descriptor and no process has them.
  */

@@ -11,6 +11,7 @@
 #include "copy_fault.h"
 #include "device_ops.h"
 #include "run_signals.h"
+#include "runner.h"
 
 /* KVM's mask costs 200 instructions an exit; to let signals in costs some 30,000, once. */
 #define EXITS_WITH_MASK 128
@@ -176,11 +177,11 @@ static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, u
  * what signals have left for it, and comes back. */
 static enum verdict run_with_mask(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
-    if (set_run_mask(vcpu_fd, &vm->run_mask) < 0)
+    if (set_run_mask(vcpu_fd, &runner_of(vm)->run_mask) < 0)
         return settle_failed_run(vm, errno);
     if (run_guest(vm, vcpu_fd, run, EXITS_WITH_MASK) == LEAVE)
         return LEAVE;
-    vm->signals_let_in_next = true;
+    runner_of(vm)->signals_let_in_next = true;
     return leave_interrupted(vm);
 }
 
@@ -188,14 +189,14 @@ static enum verdict run(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
     if (atomic_load(&vm->stop_requested))
         return leave_stopped(vm);
-    if (vm->signals_at_will)
+    if (runner_of(vm)->signals_at_will)
         return run_guest(vm, vcpu_fd, run, UINT64_MAX);
-    if (!vm->signals_elsewhere && !vm->signals_let_in_next)
+    if (!runner_of(vm)->signals_elsewhere && !runner_of(vm)->signals_let_in_next)
         return run_with_mask(vm, vcpu_fd, run);
-    vm->signals_let_in_next = false;
+    runner_of(vm)->signals_let_in_next = false;
     const bool let_in = run_signals_let_in(vm);
     enum verdict verdict = LEAVE;
-    if (set_run_mask(vcpu_fd, let_in ? NULL : &vm->run_mask) < 0)
+    if (set_run_mask(vcpu_fd, let_in ? NULL : &runner_of(vm)->run_mask) < 0)
         (void)settle_failed_run(vm, errno);
     else
         verdict = run_guest(vm, vcpu_fd, run, UINT64_MAX);
@@ -209,7 +210,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
     struct vm_shared *shared = vm->shared;
     sigset_t saved;
     run_page->immediate_exit = 0; /* and who asked for a stop before is heard below */
-    vm->leave_at_once = &run_page->immediate_exit;
+    runner_of(vm)->leave_at_once = &run_page->immediate_exit;
     vm_enter(vm, &saved);
     copy_fault_prepare(vm);
     shared->event = (struct vm_event){0};

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "run_signals.h"
+#include "runner.h"
 
 #include <errno.h>
 #include <sys/syscall.h>
@@ -23,7 +24,7 @@ static pid_t this_thread(void)
 static void end_the_wait(void)
 {
     const uint64_t one = 1;
-    __atomic_store_n(listening->leave_at_once, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(runner_of(listening)->leave_at_once, 1, __ATOMIC_SEQ_CST);
     (void)!write(listening->stop_fd, &one, sizeof one);
 }
 
@@ -110,18 +111,18 @@ static bool catch_kicks(void)
 
 bool run_signals_let_in(struct vm *vm)
 {
-    const bool first = !vm->signals_elsewhere;
+    const bool first = !runner_of(vm)->signals_elsewhere;
     if ((first && this_thread() != getpid()) || !catch_kicks())
         return false;
     if (first) {
         listening = vm;
         atomic_store(&listener, this_thread());
-        wrap(&vm->run_mask);
+        wrap(&runner_of(vm)->run_mask);
     }
     sigset_t let_in; /* all that the caller had let in, and the kick */
     sigfillset(&let_in);
     for (int number = 1; number < NSIG; number++)
-        if (number == SIGPIPE || sigismember(&vm->run_mask, number) == 1)
+        if (number == SIGPIPE || sigismember(&runner_of(vm)->run_mask, number) == 1)
             sigdelset(&let_in, number);
     sigdelset(&vm->poll_mask, VM_KICK_SIGNAL);
     pthread_sigmask(SIG_UNBLOCK, &let_in, NULL);
@@ -130,7 +131,7 @@ bool run_signals_let_in(struct vm *vm)
 
 void run_signals_hold(struct vm *vm)
 {
-    if (vm->signals_elsewhere)
+    if (runner_of(vm)->signals_elsewhere)
         return;
     atomic_store(&listener, 0);
     unwrap();

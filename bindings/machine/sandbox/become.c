@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "death_signal.h"
+#include "runner.h"
 #include "says.h"
 #include "unprivileged.h"
 

@@ -39,6 +39,7 @@
 #include "device_ops.h"
 #include "image_memory.h"
 #include "quiet_thread.h"
+#include "runner.h"
 #include "spawn.h"
 #include "start_state.h"
 #include "unprivileged.h"

@@ -18,6 +18,7 @@
 
 #include "device_ops.h"
 #include "hypercall.h"
+#include "runner.h"
 #include "spawn.h"
 
 #define STOP_GRACE_NS   200000000u
