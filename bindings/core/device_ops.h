@@ -25,6 +25,17 @@ typedef int device_opener(struct device_settings *settings, const struct device_
 typedef int device_attacher(const struct device_settings *settings, const struct mft_entry *entry,
                             struct vm_device *device);
 
+/* What a device answers a guest ABI's front. Those that a guest is told have the numbers of hvt's results,
+ * whose front hands them on as they are. */
+enum device_answer {
+    DEVICE_DONE = HVT_R_OK,
+    DEVICE_NONE = HVT_R_AGAIN,     /* there is no frame */
+    DEVICE_INVALID = HVT_R_EINVAL, /* no such device, or none that could do this */
+    DEVICE_FAILED = HVT_R_EUNSPEC, /* the host refuses, or the device may not be written */
+    DEVICE_BAD_RANGE = -1,         /* the guest may not name this memory, which ends its run */
+    DEVICE_LEFT = -2, /* a stop or a signal amid it: the event is there, and the same call goes on with it */
+};
+
 /* For the process that holds the VM. */
 struct device_ops {
     const char *cannot; /* what a message begins with that there is no such device */
@@ -36,7 +47,7 @@ struct device_ops {
 
     /* For all devices of the kind at once; each may be NULL. */
     /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. NULL: no more. */
-    void (*offer)(struct vm *vm, uint8_t *room, uint32_t mode);
+    void (*offer)(struct vm *vm, void *room, uint32_t mode);
     /* This process runs this guest alone and is about to lose rights: threads are made now. */
     void (*prepare)(struct vm *vm);
     int (*written_fd)(const struct vm *vm); /* one that the kind itself made and writes; -1: none */

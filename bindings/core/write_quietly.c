@@ -6,11 +6,8 @@
 
 #include "hypercall.h"
 
-int64_t write_quietly(int fd, const void *data, uint64_t len)
+static __attribute__((cold, noinline)) int64_t refused(void)
 {
-    ssize_t written = write(fd, data, len);
-    if (written >= 0)
-        return written;
     int error = errno;
     if (error == EPIPE) { /* SIGPIPE is blocked here (machine/runner.h) and now pending: take it back */
         sigset_t pipe_set;
@@ -20,4 +17,10 @@ int64_t write_quietly(int fd, const void *data, uint64_t len)
         (void)sigtimedwait(&pipe_set, NULL, &at_once);
     }
     return -error;
+}
+
+int64_t write_quietly(int fd, const void *data, uint64_t len)
+{
+    const ssize_t written = write(fd, data, len);
+    return written >= 0 ? written : refused();
 }

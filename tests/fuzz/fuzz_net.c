@@ -1,6 +1,6 @@
 /*
  * Frames with a net header under libFuzzer, as a TAP with IFF_VNET_HDR gives and takes them: send_headed(),
- * read_headed() and complete_checksum() of hc_net.c, by single calls and by batches.
+ * read_headed() and complete_checksum() of net_frame.c, by single calls and by batches.
  *
  * The input is u8 offload, u8 features, then steps: u8 what, u16 where, u8 length, 10 bytes of header. A step
  * puts a frame on the wire, or is a call of the guest's.

@@ -541,15 +541,15 @@ static void test_empty_datagrams(int type)
     HOLDS(vm.shared->counters.net_rx_drops == 2 && !net_of(&vm.devices[NET])->gone);
     HOLDS(send(wire, "", 0, 0) == 0);
     uint64_t len = ROOM;
-    HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
+    HOLDS(net_receive_to(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
     HOLDS(vm.shared->counters.net_rx_drops == 3 && !net_of(&vm.devices[NET])->gone);
     HOLDS(send(wire, "", 0, 0) == 0 && send(wire, "last", 4, 0) == 4);
     close(wire);
     wire = -1;
     len = ROOM;
-    HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_OK && len == 4);
+    HOLDS(net_receive_to(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_OK && len == 4);
     len = ROOM;
-    HOLDS(net_receive(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
+    HOLDS(net_receive_to(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
     HOLDS(type != SOCK_SEQPACKET || net_of(&vm.devices[NET])->gone);
     tear_down();
 }

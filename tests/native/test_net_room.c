@@ -24,7 +24,7 @@
 #define FRAMES    0x301000u
 #define MIDDLE    0x320000u
 #define NET       1
-#define FRAME_MAX 65553u /* what hc_net.c takes */
+#define FRAME_MAX 65553u /* what net_frame.c takes */
 #define BEHIND    64u
 #define LONGEST   (FRAME_MAX + 100)
 

@@ -1,4 +1,5 @@
-/* What kind of thing the console's descriptor is, and with it how much one write may carry (hc_console.c). */
+/* What kind of thing the console's descriptor is, and with it how much one write may carry
+ * (console_write.c). */
 #include "console.h"
 
 #include <errno.h>

@@ -40,11 +40,6 @@ static bool may_detach(const struct vm_device *device)
     return !net_of(device)->is_socket;
 }
 
-static void offer(struct vm *vm, uint8_t *room, uint32_t mode)
-{
-    ring_offer(vm, (struct hvt_net_ring *)(void *)room, mode);
-}
-
 static void prepare(struct vm *vm)
 {
     if (net_vm(vm)->ring.shared)
@@ -81,7 +76,7 @@ const struct device_ops net_ops = {
     .open = net_open,
     .attach = net_attach,
     .may_detach = may_detach,
-    .offer = offer,
+    .offer = ring_offer,
     .prepare = prepare,
     .written_fd = written_fd,
     .end = ring_end,

@@ -1,30 +1,30 @@
-/* One frame, for whoever asks: a hypercall, a batch or the ring. The rules are in hc_net.c. */
+/*
+ * What a guest ABI's front (guest_abi/hvt) and the ring ask of networks: one frame, sent or taken, and a wait
+ * for the next. A network is the back: it knows no structure of a guest's. The rules are in net_frame.c.
+ */
 #ifndef TENDER_NET_FRAME_H
 #define TENDER_NET_FRAME_H
 
 #include "hypercall.h"
 #include "net.h"
 
-#define NET_BAD_RANGE (-1) /* beside HVT_R_...: the guest may not name this memory, which ends its run */
-
 /*
  * Sends [gpa, gpa + len), or drops it and counts that; takes one frame of at most *len bytes to gpa, *len is
- * then its length. HVT_R_OK, HVT_R_EINVAL (no such device; a frame no device has), HVT_R_AGAIN (there is
- * none), NET_BAD_RANGE. Two threads may be in these for one VM, each with counters of its own.
+ * then its length. Two threads may be in these for one VM, each with counters of its own.
  *
  * A frame that is longer than its room is dropped and counted, never cut.
  *
  * `header` NULL: of a plain frame. Then one that comes has its checksum completed here, and one that stands
  * for many packets is dropped and counted.
  */
-int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len,
-                 const struct net_header *header);
-int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
-                    struct net_header *header);
+enum device_answer net_send_from(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa,
+                                 uint64_t len, const struct net_header *header);
+enum device_answer net_receive_to(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa,
+                                  uint64_t *len, struct net_header *header);
 
-/* Sends a plain frame that is ours to send, or drops it; no longer than any device has. */
-void net_send_plain(struct vm *vm, struct vm_counters *counters, struct vm_device *device, const void *data,
-                    uint64_t len);
+/* The same of a frame that is ours to read. */
+enum device_answer net_send(struct vm *vm, struct vm_counters *counters, struct vm_device *device,
+                            const void *data, uint64_t len, const struct net_header *header);
 
 /* Sends what was joined; a device whose segments are ours to join. False: the kernel refuses it, and nothing
  * was sent or counted. */
@@ -32,7 +32,24 @@ bool net_send_joined(const struct vm_device *device, struct vm_counters *counter
                      const struct tcp_joined *joined);
 
 /* The network device of this handle, or NULL. */
-struct vm_device *net_device(struct vm *vm, uint64_t handle);
+static inline struct vm_device *net_device(struct vm *vm, uint64_t handle)
+{
+    if (handle >= vm->device_end || !is_net(&vm->devices[handle]))
+        return NULL;
+    return &vm->devices[handle];
+}
+
+/* TENDER_OFFLOAD_...: what a frame's header may ask for. */
+static inline uint32_t net_offload(const struct vm_device *device)
+{
+    return net_of(device)->offload;
+}
+
+/* Whether the last look found no frame, as whoever looked has left it; the vCPU's thread alone. */
+static inline bool *net_drained(const struct vm_device *device)
+{
+    return &net_of(device)->drained;
+}
 
 /*
  * A TAP whose interface was deleted has nothing to read and nowhere to write, and its ppoll() returns at
@@ -53,7 +70,7 @@ static inline bool net_is_unsettled(const struct vm *vm)
 void net_note_detached(struct vm *vm, struct vm_device *device, struct vm_counters *counters);
 
 /* Waits until a frame waits for any device, or the time is over: a bit a handle, none when it is. LEAVE if
- * that was interrupted: the same call, made again by hypercall_resume(), waits for the rest (hc_poll.c). */
+ * that was interrupted: the same call, made again by hypercall_resume(), waits for the rest (net_wait.c). */
 enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set);
 
 #endif

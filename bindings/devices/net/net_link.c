@@ -1,6 +1,6 @@
 /*
  * A TAP whose interface is deleted while its guest runs, for the process that holds the VM: what is said of
- * it, and the next interface of its name. The guest's side is hc_net_link.c.
+ * it, and the next interface of its name. The guest's side is net_detached.c.
  *
  * A descriptor without an interface answers ppoll() with POLLERR. Nothing else says so by itself: a ppoll()
  * that waits for no event is not woken by the deletion.

@@ -10,7 +10,7 @@ uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted)
     return RING_NONE;
 }
 
-void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
+void ring_offer(struct vm *vm, void *shared, uint32_t mode)
 {
     (void)vm;
     (void)shared;

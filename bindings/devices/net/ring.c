@@ -22,7 +22,7 @@ _Static_assert(sizeof(struct hvt_net_ring) <= CUT_AT && TCP_LARGE_MAX < WAITING_
                    WAITING_AT + RING_WAITING_MAX * WAITING_BYTES <= HVT_RING_ROOM_BYTES,
                "each has its place in the room");
 
-void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode)
+void ring_offer(struct vm *vm, void *shared, uint32_t mode)
 {
     struct net_vm *nets = net_vm(vm);
     struct net_ring *ring = &nets->ring;
@@ -142,8 +142,8 @@ static void send_waiting(struct vm *vm)
         uint32_t sent = single ? 0 : send_joined(vm, waiting_frame, at, ring->waiting - at, &single);
         if (!sent) {
             const struct frame frame = waiting_frame(vm, at);
-            net_send_plain(vm, &vm->shared->ring_counters, net_device(vm, frame.handle), frame.data,
-                           frame.len);
+            (void)net_send(vm, &vm->shared->ring_counters, net_device(vm, frame.handle), frame.data,
+                           frame.len, NULL);
             sent = 1;
             single -= single > 0;
         }
@@ -191,8 +191,8 @@ static bool serve_write(struct vm *vm, const struct hvt_ring_entry *entry, bool 
         return true;
     send_waiting(vm); /* the order stays */
     /* What it comes to is not told: the guest does not wait for it. */
-    return net_send(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
-               NET_BAD_RANGE ||
+    return net_send_from(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
+               DEVICE_BAD_RANGE ||
            ring_break(vm, HVT_HYPERCALL_NET_WRITE, entry);
 }
 
@@ -201,18 +201,18 @@ static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
     struct net_ring *ring = &net_vm(vm)->ring;
     struct vm_counters *counters = &vm->shared->ring_counters;
     uint64_t len = entry->len;
-    int32_t ret = net_receive(vm, counters, entry->handle, entry->data, &len, NULL);
-    if (ret != HVT_R_OK && ring->waiting) {
+    enum device_answer ret = net_receive_to(vm, counters, entry->handle, entry->data, &len, NULL);
+    if (ret != DEVICE_DONE && ring->waiting) {
         send_waiting(vm); /* which may be what brings a frame */
         give_way(ring);
         len = entry->len;
-        ret = net_receive(vm, counters, entry->handle, entry->data, &len, NULL);
+        ret = net_receive_to(vm, counters, entry->handle, entry->data, &len, NULL);
     }
-    ring->found = ret == HVT_R_OK;
-    if (ret == NET_BAD_RANGE)
+    ring->found = ret == DEVICE_DONE;
+    if (ret == DEVICE_BAD_RANGE)
         return ring_break(vm, HVT_HYPERCALL_NET_READ, entry);
     post_commit(vm, (struct hvt_ring_commit){
-                        .id = entry->id, .ret = ret, .len = ret == HVT_R_OK ? (uint32_t)len : 0});
+                        .id = entry->id, .ret = ret, .len = ret == DEVICE_DONE ? (uint32_t)len : 0});
     return true;
 }
 

@@ -22,7 +22,7 @@
 
 /* Offers the ring in the zeroed memory at `shared`, which the guest shares; enum vm_ring_mode says how. NULL:
  * there is no such memory any more. */
-void ring_offer(struct vm *vm, struct hvt_net_ring *shared, uint32_t mode);
+void ring_offer(struct vm *vm, void *shared, uint32_t mode);
 
 /* Serves what was posted. How many entries, or -1: the run is to end, and leave_stopped() says why. */
 int32_t ring_serve(struct vm *vm);

@@ -7,14 +7,12 @@
  * goes on. The array is guest memory that a request may read into: each request is copied once, at its turn,
  * and what its neighbours do to it before that is the guest's own doing.
  */
-#define _GNU_SOURCE
-#include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "block.h"
 #include "entered.h"
+#include "hvt_answer.h"
 
 /* Between two looks for a stop, one request that goes to the disk is counted as an eighth of a piece. */
 #define CALL_BYTES (BLOCK_PIECE_BYTES / 8)
@@ -29,7 +27,7 @@ struct cold_run {
 static void begin(const struct cold_run *run)
 {
     if (run->device)
-        (void)readahead(run->device->fd, (off_t)run->start, run->end - run->start);
+        block_begin_read(run->device, run->start, run->end - run->start);
 }
 
 static struct tender_block_request request_at(const uint8_t *requests, uint32_t index)
@@ -48,10 +46,9 @@ static void begin_cold_reads(struct vm *vm, const uint8_t *requests, uint32_t co
         const struct tender_block_request request = request_at(requests, i);
         const struct vm_device *device =
             request.op == TENDER_BLOCK_READ ? block_device(vm, request.handle) : NULL;
-        if (!device || !disk_of(device)->map.hva ||
-            !block_range_is_valid(device, request.offset, request.len))
+        if (!device || !block_is_mapped(device) || !block_range_is_valid(device, request.offset, request.len))
             continue;
-        const uint64_t cached = disk_map_cached(&disk_of(device)->map, request.len, request.offset);
+        const uint64_t cached = block_cached(device, request.offset, request.len);
         const uint64_t start = request.offset + cached, end = request.offset + request.len;
         if (start == end)
             continue;
@@ -70,20 +67,20 @@ static void begin_cold_reads(struct vm *vm, const uint8_t *requests, uint32_t co
 static bool is_cached(struct vm *vm, const struct tender_block_request *request)
 {
     const struct vm_device *device = block_device(vm, request->handle);
-    return device && disk_map_cached(&disk_of(device)->map, request->len, request->offset) == request->len;
+    return device && block_cached(device, request->offset, request->len) == request->len;
 }
 
 static enum verdict serve_request(struct vm *vm, struct tender_block_request *request)
 {
-    struct hvt_block_write call = {request->handle, request->offset, request->data, request->len,
-                                   HVT_R_EINVAL};
-    enum verdict verdict = CONTINUE;
-    if (request->op == TENDER_BLOCK_READ || request->op == TENDER_BLOCK_WRITE)
-        verdict = block_transfer(vm, &call, request->op == TENDER_BLOCK_WRITE);
+    const uint64_t handle = request->handle, offset = request->offset, len = request->len;
+    enum device_answer answer = DEVICE_INVALID;
+    if (request->op == TENDER_BLOCK_READ)
+        answer = block_read_to(vm, handle, offset, request->data, len);
+    else if (request->op == TENDER_BLOCK_WRITE)
+        answer = block_write_from(vm, handle, offset, request->data, len);
     else if (request->op == TENDER_BLOCK_FLUSH)
-        call.ret = block_flush(vm, request->handle);
-    request->ret = call.ret;
-    return verdict;
+        answer = block_flush(vm, handle);
+    return hvt_answer(vm, answer, request->data, len, &request->ret);
 }
 
 enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)

@@ -1,6 +1,6 @@
 /*
- * block_write and block_read: one whole transfer a call, of any length. A host error (no space, medium, file
- * cut short) is the guest's to handle: it gets EUNSPEC and it is counted; the VM goes on.
+ * A disk's transfers: whole ones, of any length. What the host refuses (no space, medium, file cut short) is
+ * counted; the VM goes on.
  *
  * A long transfer is made piece by piece, and behind each a stop or a signal is looked for; the rest is done
  * when the run goes on.
@@ -9,27 +9,13 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdint.h>
 #include <unistd.h>
 
 #include "block.h"
 #include "entered.h"
-
-struct vm_device *block_device(struct vm *vm, uint64_t handle)
-{
-    if (vm->map_devices)
-        vm->map_devices(vm);
-    if (handle >= vm->device_end || !is_disk(&vm->devices[handle]))
-        return NULL;
-    return &vm->devices[handle];
-}
-
-bool block_range_is_valid(const struct vm_device *device, uint64_t offset, uint64_t len)
-{
-    const uint64_t capacity = disk_of(device)->capacity;
-    return len <= INT64_MAX && offset < capacity && len <= capacity - offset;
-}
 
 /* Behind what was copied, all of it, or an errno's worth of nothing: what the host leaves undone is an error
  * for the guest. */
@@ -62,6 +48,11 @@ static inline bool move(struct vm *vm, struct vm_device *device, bool writing, u
     return moved;
 }
 
+void block_begin_read(const struct vm_device *device, uint64_t offset, uint64_t len)
+{
+    (void)readahead(device->fd, (off_t)offset, len);
+}
+
 bool block_is_wanted_elsewhere(struct vm *vm)
 {
     struct pollfd stop = {vm->stop_fd, POLLIN, 0};
@@ -92,67 +83,56 @@ static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, s
     return CONTINUE;
 }
 
-/* Both directions have one structure (tender_abi_check.h pins each field of both to the same place), and a
- * body each: what depends on the direction is then decided. */
-static inline __attribute__((always_inline)) enum verdict transfer(struct vm *vm,
-                                                                   struct hvt_block_write *call, bool writing)
+/* A body for each direction: what depends on it is then decided. */
+static inline __attribute__((always_inline)) enum device_answer
+transfer(struct vm *vm, uint64_t handle, uint64_t offset, gpa_t gpa, uint64_t len, bool writing)
 {
     struct vm_counters *counters = &vm->shared->counters;
-    struct vm_device *device = block_device(vm, call->handle);
-    call->ret = HVT_R_EINVAL;
-    if (!device || !block_range_is_valid(device, call->offset, call->len))
-        return CONTINUE;
-    const uint64_t len = call->len, offset = call->offset;
-    uint8_t *data = guest_memory_at(&vm->memory, call->data, len, writing ? GUEST_READABLE : GUEST_WRITABLE);
+    struct vm_device *device = block_device(vm, handle);
+    if (!device || !block_range_is_valid(device, offset, len))
+        return DEVICE_INVALID;
+    uint8_t *data = guest_memory_at(&vm->memory, gpa, len, writing ? GUEST_READABLE : GUEST_WRITABLE);
     if (!data)
-        return leave_bad_access(vm, call->data, len);
+        return DEVICE_BAD_RANGE;
     bool failed = writing && disk_of(device)->read_only;
     if (!failed && __builtin_expect(len > BLOCK_PIECE_BYTES, 0)) {
         if (move_pieces(vm, device, writing, data, len, offset, &failed) == LEAVE)
-            return LEAVE;
+            return DEVICE_LEFT;
     } else if (!failed) {
         failed = !move(vm, device, writing, data, len, offset);
     }
     if (failed) {
         counters->block_errors++;
-        call->ret = HVT_R_EUNSPEC;
-        return CONTINUE;
+        return DEVICE_FAILED;
     }
     *(writing ? &counters->block_writes : &counters->block_reads) += 1;
     *(writing ? &counters->block_write_bytes : &counters->block_read_bytes) += len;
-    call->ret = HVT_R_OK;
-    return CONTINUE;
+    return DEVICE_DONE;
 }
 
-enum verdict block_transfer(struct vm *vm, struct hvt_block_write *call, bool writing)
+enum device_answer block_write_from(struct vm *vm, uint64_t handle, uint64_t offset, gpa_t gpa, uint64_t len)
 {
-    return writing ? transfer(vm, call, true) : transfer(vm, call, false);
+    return transfer(vm, handle, offset, gpa, len, true);
 }
 
-int32_t block_flush(struct vm *vm, uint64_t handle)
+enum device_answer block_read_to(struct vm *vm, uint64_t handle, uint64_t offset, gpa_t gpa, uint64_t len)
+{
+    return transfer(vm, handle, offset, gpa, len, false);
+}
+
+enum device_answer block_flush(struct vm *vm, uint64_t handle)
 {
     struct vm_device *device = block_device(vm, handle);
     if (!device)
-        return HVT_R_EINVAL;
+        return DEVICE_INVALID;
     int failed = disk_of(device)->read_only ? 0 : fdatasync(device->fd);
     while (failed < 0 && errno == EINTR)
         failed = fdatasync(device->fd);
     if (failed < 0) {
         vm->shared->counters.block_errors++;
-        return HVT_R_EUNSPEC;
+        return DEVICE_FAILED;
     }
     disk_map_flushed(&disk_of(device)->map);
     vm->shared->counters.block_flushes++;
-    return HVT_R_OK;
-}
-
-enum verdict hc_block_write(struct vm *vm, union hypercall_args *args)
-{
-    return transfer(vm, &args->block_write, true);
-}
-
-enum verdict hc_block_read(struct vm *vm, union hypercall_args *args)
-{
-    _Static_assert(sizeof args->block_read == sizeof args->block_write, "one structure for both");
-    return transfer(vm, &args->block_write, false);
+    return DEVICE_DONE;
 }

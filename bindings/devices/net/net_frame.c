@@ -1,11 +1,10 @@
 /*
- * One frame straight between guest memory and a descriptor: by a hypercall, as one of a batch
- * (hc_net_batch.c), or by an entry of the ring (ring.c), with the same rules.
+ * One frame straight between guest memory and a descriptor, whoever asks: with the same rules for each.
  *
  * A frame that cannot be sent now (queue full, interface down, too short for the kernel) is dropped and
  * counted, as a wire would; the guest goes on. So is a frame that comes and is longer than its room: half a
  * frame is none. A device whose other end is gone reads as empty for ever and leaves the poll set, so that a
- * guest does not spin on it; so does a TAP without an interface, until it has one again (hc_net_link.c). A
+ * guest does not spin on it; so does a TAP without an interface, until it has one again (net_detached.c). A
  * read of 0 bytes alone is no such end: it may be an empty datagram, which is dropped and counted.
  *
  * A read() that fills its room does not tell whether there was more. So one byte more is asked for. Where
@@ -27,13 +26,6 @@
 
 #define FRAME_MAX 65553u /* 64 KiB - 1 of MTU, the Ethernet header and a VLAN tag */
 #define DROPS_MAX 64     /* frames that one read drops, before it says that there is none */
-
-struct vm_device *net_device(struct vm *vm, uint64_t handle)
-{
-    if (handle >= vm->device_end || !is_net(&vm->devices[handle]))
-        return NULL;
-    return &vm->devices[handle];
-}
 
 /*
  * The header goes to the host's tun driver, which checks it too; what is nonsense in itself, or not among
@@ -90,11 +82,13 @@ static int64_t send_frame(const struct vm_device *device, const void *data, uint
     return write_quietly(device->fd, data, len);
 }
 
-static void send_or_drop(struct vm *vm, struct vm_device *device, struct vm_counters *counters,
-                         const void *data, uint64_t len, const struct net_header *header)
+enum device_answer net_send(struct vm *vm, struct vm_counters *counters, struct vm_device *device,
+                            const void *data, uint64_t len, const struct net_header *header)
 {
+    if (len > FRAME_MAX || (header && !header_is_sound(net_of(device)->offload, header, len)))
+        return DEVICE_INVALID;
     const int64_t sent = send_frame(device, data, len, header);
-    if (sent == (int64_t)len) { /* len is at most FRAME_MAX */
+    if (sent == (int64_t)len) {
         counters->net_tx_packets++;
         counters->net_tx_bytes += len;
     } else {
@@ -102,27 +96,17 @@ static void send_or_drop(struct vm *vm, struct vm_device *device, struct vm_coun
         if (sent == -EBADFD)
             net_note_detached(vm, device, counters);
     }
+    return DEVICE_DONE;
 }
 
-int32_t net_send(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t len,
-                 const struct net_header *header)
+enum device_answer net_send_from(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa,
+                                 uint64_t len, const struct net_header *header)
 {
     struct vm_device *device = net_device(vm, handle);
     if (!device)
-        return HVT_R_EINVAL;
+        return DEVICE_INVALID;
     const void *data = guest_bytes_at(&vm->memory, gpa, len);
-    if (!data)
-        return NET_BAD_RANGE;
-    if (len > FRAME_MAX || (header && !header_is_sound(net_of(device)->offload, header, len)))
-        return HVT_R_EINVAL;
-    send_or_drop(vm, device, counters, data, len, header);
-    return HVT_R_OK;
-}
-
-void net_send_plain(struct vm *vm, struct vm_counters *counters, struct vm_device *device, const void *data,
-                    uint64_t len)
-{
-    send_or_drop(vm, device, counters, data, len, NULL);
+    return data ? net_send(vm, counters, device, data, len, header) : DEVICE_BAD_RANGE;
 }
 
 bool net_send_joined(const struct vm_device *device, struct vm_counters *counters,
@@ -307,17 +291,17 @@ static __attribute__((noinline)) ssize_t read_behind_none(const struct vm *vm, c
     return got;
 }
 
-int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa, uint64_t *len,
-                    struct net_header *header)
+enum device_answer net_receive_to(struct vm *vm, struct vm_counters *counters, uint64_t handle, gpa_t gpa,
+                                  uint64_t *len, struct net_header *header)
 {
     struct vm_device *device = net_device(vm, handle);
     if (!device)
-        return HVT_R_EINVAL;
+        return DEVICE_INVALID;
     uint8_t *data = guest_room_at(&vm->memory, gpa, *len);
     if (!data)
-        return NET_BAD_RANGE;
+        return DEVICE_BAD_RANGE;
     if (atomic_load_explicit(&net_of(device)->gone, memory_order_relaxed) || !*len)
-        return HVT_R_AGAIN;
+        return DEVICE_NONE;
     const uint64_t room = *len < FRAME_MAX ? *len : FRAME_MAX;
     ssize_t got;
     if (net_of(device)->segments && net_vm(vm)->cut.frame) { /* none: the ring was not to be had any more */
@@ -334,7 +318,7 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
         counters->net_rx_packets++;
         counters->net_rx_bytes += (uint64_t)got;
         *len = (uint64_t)got;
-        return HVT_R_OK;
+        return DEVICE_DONE;
     }
     bool gone = got == 0;
     if (got < 0 && errno == EBADFD) {
@@ -345,23 +329,5 @@ int32_t net_receive(struct vm *vm, struct vm_counters *counters, uint64_t handle
     }
     if (gone)
         atomic_store_explicit(&net_of(device)->gone, true, memory_order_relaxed);
-    return HVT_R_AGAIN;
-}
-
-enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
-{
-    struct hvt_net_write *call = &args->net_write;
-    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
-        return LEAVE;
-    call->ret = net_send(vm, &vm->shared->counters, call->handle, call->data, call->len, NULL);
-    return call->ret == NET_BAD_RANGE ? leave_bad_access(vm, call->data, call->len) : CONTINUE;
-}
-
-enum verdict hc_net_read(struct vm *vm, union hypercall_args *args)
-{
-    struct hvt_net_read *call = &args->net_read;
-    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
-        return LEAVE;
-    call->ret = net_receive(vm, &vm->shared->counters, call->handle, call->data, &call->len, NULL);
-    return call->ret == NET_BAD_RANGE ? leave_bad_access(vm, call->data, call->len) : CONTINUE;
+    return DEVICE_NONE;
 }

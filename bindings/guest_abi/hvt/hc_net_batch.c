@@ -3,10 +3,11 @@
  * as there are and have room. What it saves is the way into the monitor, and a poll for each burst: with a
  * time to wait, one call sends, sleeps, and brings what came.
  *
- * Each frame's structure is copied once, at its turn, and checked as a single call's (hc_net.c): the array is
- * guest memory that a frame may be read into. Nothing waits before the one wait at the end, so a stop is seen
- * when the batch is over, as after a single call. It is over behind TENDER_NET_BATCH_MAX frames each way at
- * the latest, and a read drops no more than DROPS_MAX frames (hc_net.c) before it says that there is none.
+ * Each frame's structure is copied once, at its turn, and checked as a single call's (net_frame.c): the array
+ * is guest memory that a frame may be read into. Nothing waits before the one wait at the end, so a stop is
+ * seen when the batch is over, as after a single call. It is over behind TENDER_NET_BATCH_MAX frames each way
+ * at the latest, and a read drops no more than DROPS_MAX frames (net_frame.c) before it says that there is
+ * none.
  */
 #include <stddef.h>
 #include <string.h>
@@ -52,9 +53,9 @@ static enum verdict send_frames(struct vm *vm, const struct tender_net_batch *ba
         const struct tender_net_frame frame = frame_at(frames, i);
         struct net_header header;
         memcpy(&header, &frame.flags, sizeof header);
-        int32_t ret = net_send(vm, &vm->shared->counters, batch->handle, frame.data, frame.len,
-                               has_offload(vm) ? &header : NULL);
-        if (ret == NET_BAD_RANGE)
+        enum device_answer ret = net_send_from(vm, &vm->shared->counters, batch->handle, frame.data,
+                                               frame.len, has_offload(vm) ? &header : NULL);
+        if (ret == DEVICE_BAD_RANGE)
             return leave_bad_access(vm, frame.data, frame.len);
         answer(vm, frames, i, frame.len, ret);
     }
@@ -70,12 +71,12 @@ static enum verdict receive_frames(struct vm *vm, struct vm_device *device, stru
         const struct tender_net_frame frame = frame_at(frames, index);
         uint64_t len = frame.len;
         struct net_header header = {0};
-        int32_t ret = net_receive(vm, &vm->shared->counters, batch->handle, frame.data, &len,
-                                  has_offload(vm) ? &header : NULL);
-        if (ret == NET_BAD_RANGE)
+        enum device_answer ret = net_receive_to(vm, &vm->shared->counters, batch->handle, frame.data, &len,
+                                                has_offload(vm) ? &header : NULL);
+        if (ret == DEVICE_BAD_RANGE)
             return leave_bad_access(vm, frame.data, frame.len);
-        net_of(device)->drained = ret != HVT_R_OK;
-        if (net_of(device)->drained)
+        *net_drained(device) = ret != DEVICE_DONE;
+        if (*net_drained(device))
             break;
         answer(vm, frames, index, (uint32_t)len, ret);
         if (has_offload(vm))
@@ -104,7 +105,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
 
     enum verdict verdict = send_frames(vm, batch, frames);
     /* Who waits was told a moment ago that there are none: an empty read costs about what the wait does. */
-    if (verdict == CONTINUE && !(batch->timeout_ns && net_of(device)->drained))
+    if (verdict == CONTINUE && !(batch->timeout_ns && *net_drained(device)))
         verdict = receive_frames(vm, device, batch, frames);
     if (verdict == CONTINUE && batch->timeout_ns && !batch->rx_done) {
         uint64_t ready_set;
@@ -116,7 +117,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
         return LEAVE;
     vm->shared->counters.net_batches++;
     batch->tx_done = batch->tx_count;
-    batch->offload = net_of(device)->offload;
+    batch->offload = net_offload(device);
     batch->ret = HVT_R_OK;
     return CONTINUE;
 }

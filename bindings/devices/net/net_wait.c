@@ -1,5 +1,4 @@
-/* Waiting until a network descriptor is readable or the time is over: poll, where block devices never appear,
- * and the end of a batch of frames. */
+/* Waiting until a network's descriptor is readable, or the time is over. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <time.h>
@@ -75,15 +74,4 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
         if (*ready_set || !net_is_unsettled(vm) || !waits || monotonic_ns() >= vm->resume.poll_deadline_ns)
             return CONTINUE;
     }
-}
-
-enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
-{
-    struct hvt_poll *call = &args->poll;
-    if (net_wait(vm, call->timeout_nsecs, &call->ready_set) == LEAVE)
-        return LEAVE;
-    call->ret = 0;
-    for (uint64_t set = call->ready_set; set; set &= set - 1)
-        call->ret++;
-    return CONTINUE;
 }

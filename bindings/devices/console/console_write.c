@@ -1,6 +1,6 @@
 /*
- * puts: all bytes go out, in order, or are counted as lost; nothing that happens to the reader fails the
- * guest.
+ * What a guest writes to its console: all bytes go out, in order, or are counted as lost; nothing that
+ * happens to the reader fails the guest.
  *
  * The descriptor is the caller's, perhaps shared and blocking, so its flags are left alone. No write may
  * block, else a full pipe could hold the VM against vm_stop(). That ppoll told of room is not enough: another
@@ -15,6 +15,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "console.h"
 #include "hypercall.h"
 
 #define FULL_PAUSE_NS 10000000 /* where ppoll tells of room that is too little */
@@ -51,17 +52,13 @@ static enum verdict leave_with_piece(struct vm *vm, gpa_t data, uint64_t len)
     return LEAVE;
 }
 
-enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
+enum verdict console_write(struct vm *vm, gpa_t gpa, const uint8_t *data, uint64_t len)
 {
     struct vm_counters *counters = &vm->shared->counters;
-    uint64_t len = args->puts.len;
-    const uint8_t *data = guest_bytes_at(&vm->memory, args->puts.data, len);
-    if (!data)
-        return leave_bad_access(vm, args->puts.data, len);
     if (!vm->shared->timeline.first_console && len)
         vm->shared->timeline.first_console = monotonic_ns();
     if (vm->console.fd == CONSOLE_PYTHON)
-        return leave_with_piece(vm, args->puts.data, len);
+        return leave_with_piece(vm, gpa, len);
     while (vm->console.fd >= 0 && vm->resume.bytes_done < len) {
         struct pollfd wait[2] = {{vm->console.fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
         if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)

@@ -1,0 +1,17 @@
+/* What a device has answered, as a result of hvt's; what has none ends the run, or leaves it. */
+#ifndef TENDER_HVT_ANSWER_H
+#define TENDER_HVT_ANSWER_H
+
+#include "device_ops.h"
+#include "hypercall.h"
+
+static inline enum verdict hvt_answer(struct vm *vm, enum device_answer answer, gpa_t gpa, uint64_t len,
+                                      int32_t *ret)
+{
+    *ret = answer;
+    if (__builtin_expect(answer >= 0, 1))
+        return CONTINUE;
+    return answer == DEVICE_LEFT ? LEAVE : leave_bad_access(vm, gpa, len);
+}
+
+#endif
