@@ -6,6 +6,7 @@ from tender.annotations import BootStep
 from tender.cli import outputs, say
 from tender.cli.options import RunOptions
 from tender.errors import TenderError
+from tender.native import says
 from tender.printable import printable, unicode_text
 from tender.result import VmResult
 
@@ -74,7 +75,7 @@ def write_json(value: dict[str, object], options: RunOptions) -> None:
         say.write(options.json_fd, line.encode())
     except OSError as error:
         where = f"fd:{options.json}" if isinstance(options.json, int) else printable(options.json or "")
-        say.error(f"--json={where}: {error.strerror}")
+        say.error(says("report_lost", where, error.strerror))
 
 
 def stats(result: VmResult) -> str:
