@@ -46,7 +46,7 @@ struct device_ops {
     bool (*may_detach)(const struct vm_device *device);
 
     /* For all devices of the kind at once; each may be NULL. */
-    /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. NULL: no more. */
+    /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. NULL: none is. */
     void (*offer)(struct vm *vm, void *room, uint32_t mode);
     /* This process runs this guest alone and is about to lose rights: threads are made now. */
     void (*prepare)(struct vm *vm);
@@ -101,6 +101,15 @@ static inline struct device_places device_places(const struct vm_device *device)
 static inline bool devices_of_type_map(const struct vm *vm, uint32_t type)
 {
     return vm->count_of[type] && device_run_kinds[type]->map;
+}
+
+/* Whether a device of the VM has use for such memory. */
+static inline bool devices_want_room(const struct vm *vm)
+{
+    bool found = false;
+    for (uint32_t type = 0; type < DEVICE_TYPES; type++)
+        found = found || (vm->count_of[type] && device_kinds[type]->offer);
+    return found;
 }
 
 static inline void devices_offer(struct vm *vm, uint8_t *room, uint32_t mode)

@@ -42,9 +42,6 @@ int device_attach(struct vm *vm, uint32_t handle, struct device_settings *settin
     device_attacher name##_attach;
 #include "devices.def"
 
-/* Segments are no longer joined and cut: there is no ring. */
-void net_leave_segments(struct vm *vm);
-
 /* Before such a descriptor is closed: the interface stays, and its next owner may know no header. */
 void net_leave_header(int fd);
 void net_leave_headers(const struct vm *vm); /* all of them */

@@ -147,6 +147,9 @@ def test_a_kind_of_device_alone_looks_into_what_it_keeps() -> None:
     for path in OURS:
         if c_room(path) != "devices":
             assert not (of_kinds - (BACKS if is_front(path) else set())) & set(includes(path)), path.name
+            assert not re.search(r"\bMFT_(NET|BLOCK)_BASIC\b", c_code(path)) or c_room(path) == "abi", (
+                path.name
+            )
         if path.name not in {"net.h", "disk.h"}:
             assert not re.search(r"\bdevice->own\b|->kinds\b", c_code(path)), path.name
 

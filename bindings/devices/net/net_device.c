@@ -40,6 +40,23 @@ static bool may_detach(const struct vm_device *device)
     return !net_of(device)->is_socket;
 }
 
+/* Segments are no longer joined and cut: there is no room for large frames. */
+static void leave_segments(struct vm *vm)
+{
+    for (uint32_t i = 0; i < vm->device_end; i++)
+        if (is_net(&vm->devices[i]) && net_of(&vm->devices[i])->segments) {
+            net_leave_header(vm->devices[i].fd);
+            net_of(&vm->devices[i])->segments = false;
+        }
+}
+
+static void offer(struct vm *vm, void *room, uint32_t mode)
+{
+    if (!room)
+        leave_segments(vm);
+    ring_offer(vm, room, mode);
+}
+
 static void prepare(struct vm *vm)
 {
     if (net_vm(vm)->ring.shared)
@@ -49,15 +66,6 @@ static void prepare(struct vm *vm)
 static int written_fd(const struct vm *vm)
 {
     return net_vm(vm)->ring.has_worker ? net_vm(vm)->ring.wake_fd : -1;
-}
-
-void net_leave_segments(struct vm *vm)
-{
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        if (is_net(&vm->devices[i]) && net_of(&vm->devices[i])->segments) {
-            net_leave_header(vm->devices[i].fd);
-            net_of(&vm->devices[i])->segments = false;
-        }
 }
 
 bool net_is_wanted_again(const struct vm_device *device)
@@ -76,7 +84,7 @@ const struct device_ops net_ops = {
     .open = net_open,
     .attach = net_attach,
     .may_detach = may_detach,
-    .offer = ring_offer,
+    .offer = offer,
     .prepare = prepare,
     .written_fd = written_fd,
     .end = ring_end,
