@@ -199,6 +199,20 @@ def test_frame_beyond_the_limit_is_not_sent() -> None:
         encode(Kind.JOB, bytes(FRAME_MAX + 1))
 
 
+def test_a_box_whose_kernel_panics_is_not_waited_for(tmp_path: Path) -> None:
+    shape = bochs.BochsShape("intel", 512, ept=True)
+    assert "earlyprintk=serial" in shape.kernel_arguments(), "an early panic is on the console"
+    with (
+        pytest.raises(BoxError, match="the box's kernel panicked") as caught,
+        bochs.BochsMachine(shape, tmp_path) as box,
+    ):
+        (tmp_path / "console").write_bytes(b"[    0.000000] Linux version\n")
+        assert box._panic() == ""
+        (tmp_path / "console").write_bytes(b"\nPANIC: early exception 0x00 IP 10:ffffffff839d3388\n")
+        box.await_boot()
+    assert "early exception 0x00" in "".join(caught.value.__notes__)
+
+
 def test_field_with_nul_is_refused() -> None:
     with pytest.raises(BoxError, match="NUL"):
         fields([b"fine", b"not\0fine"])

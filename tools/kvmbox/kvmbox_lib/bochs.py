@@ -40,13 +40,14 @@ FILES = {
     disc.ISOLINUX[0]: "isolinux",
     disc.ISOLINUX[1]: "syslinux-common",
 }
+PANIC = re.compile(rb"PANIC: |Kernel panic")
 SCREEN = re.compile(rb'screen "(/dev/pts/\d+)"')
 # What Linux in the box takes for the time: instructions by this number are a second.
 IPS = 100_000_000
 
 KERNEL_ARGUMENTS = " ".join(
     (
-        "console=ttyS0,115200 quiet panic=-1",
+        "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 quiet panic=-1",
         "norandmaps cryptomgr.notests=1 mitigations=off nokaslr audit=0 nowatchdog",
         "nosmp acpi=off tsc=reliable no_timer_check random.trust_cpu=on",
         "KVMBOX_CHANNEL=ttyS1 KVMBOX_DISC=/dev/sr0",
@@ -195,10 +196,16 @@ class BochsMachine:
 
     def await_boot(self) -> None:
         """Until init.c has loaded KVM and the disc is the root; raises BoxError if that fails."""
-        self.channel.expect_ready(BOOT_LIMIT_S)
+        self.channel.expect_ready(BOOT_LIMIT_S, self._panic)
         values = [str(time.time_ns()), secrets.token_hex(32)]
         self.channel.send(Kind.SETUP, fields(os.fsencode(value) for value in values))
-        self.channel.expect_ready(BOOT_LIMIT_S)
+        self.channel.expect_ready(BOOT_LIMIT_S, self._panic)
+
+    def _panic(self) -> str:
+        """A kernel that stands still, and for good, has said so: an early exception halts the processor."""
+        console = self._place / "console"
+        said = console.read_bytes() if console.exists() else b""
+        return "the box's kernel panicked" if PANIC.search(said) else ""
 
     def _diagnosis(self) -> str:
         shown = []

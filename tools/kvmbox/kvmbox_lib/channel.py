@@ -6,7 +6,7 @@ u8 kind | u32 length, little endian | payload
 import select
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from .errors import BoxError
 HEADER = struct.Struct("<cI")
 FRAME_MAX = 8 << 20  # as in init.c
 STDIN_CHUNK = 32768
+LOOK_S = 1.0
 
 
 class Kind(Enum):
@@ -109,12 +110,19 @@ class Channel:
             raise BoxError("the box went away")
         self._decoder.feed(data)
 
-    def expect_ready(self, limit_s: float) -> None:
-        """Wait until the box says it is ready; raises BoxError if it does not, or has no /dev/kvm."""
+    def expect_ready(self, limit_s: float, failed: Callable[[], str] = lambda: "") -> None:
+        """Wait until the box says it is ready; raises BoxError if it does not, or has no /dev/kvm.
+
+        failed: asked now and then; why the box never will be, or nothing
+        """
         deadline = time.monotonic() + limit_s
         while (frame := self.take()) is None:
-            if not select.select([self], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            left_s = max(0.0, deadline - time.monotonic())
+            if select.select([self], [], [], min(left_s, LOOK_S))[0]:
+                self.read()
+            elif why := failed():
+                raise BoxError(why)
+            elif not left_s:
                 raise BoxError(f"the box was not ready within {limit_s:.0f} s")
-            self.read()
         if frame != (Kind.READY, b"kvm"):
             raise BoxError(f"the box has no /dev/kvm: {frame[1].decode(errors='replace')}")
