@@ -86,12 +86,10 @@ int write_output(const struct output *output, const char *text, size_t length, u
 
 /* ---- outputs.c */
 
-/* The value of --json, NULL: none. */
-void report_open(const char *target);
-/* The descriptor for the value of --console, CONSOLE_DISCARD for `none`. */
-int console_open(const char *target);
-/* Neither of them is a file that the guest is made of, nor the report the console's. */
-void outputs_check_apart(const struct request *request, int image_fd, const struct vm *vm);
+/* What --json names, if it is given: no file that the guest is made of, or that is written to besides. */
+void report_open(const struct request *request);
+/* The descriptor that --console names, or CONSOLE_DISCARD: no file that the guest is made of. */
+int console_open(const struct request *request);
 /* No more is left to Python: the report's file is emptied. */
 void report_begin(void);
 /* The same where nobody else will tell of a guest that is not started. */

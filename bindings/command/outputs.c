@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,7 +14,6 @@
 
 #include "console.h"
 #include "device.h"
-#include "device_ops.h"
 #include "launcher.h"
 
 static struct {
@@ -33,6 +33,17 @@ static int descriptor_of(const char *target)
     return strncmp(target, FD_PREFIX, strlen(FD_PREFIX)) == 0 ? atoi(target + strlen(FD_PREFIX)) : -1;
 }
 
+/* As it stands in a line. */
+static const char *target_shown(const char *target)
+{
+    static char text[sizeof FD_PREFIX + 10];
+    const int fd = descriptor_of(target);
+    if (fd < 0)
+        return shown(target);
+    (void)snprintf(text, sizeof text, FD_PREFIX "%d", fd);
+    return text;
+}
+
 /* A descriptor to write to; a file is made, and keeps what it holds. */
 static int open_target(const char *option, const char *target, enum file_use use)
 {
@@ -42,59 +53,101 @@ static int open_target(const char *option, const char *target, enum file_use use
                    : file_check_output(given, &refused) < 0 ? -1
                                                             : given;
     if (fd < 0)
-        leave_to_python("%s=%s: %s", option, shown(target), refused.text);
+        leave_to_python("%s=%s: %s", option, target_shown(target), refused.text);
     return fd;
 }
 
-void report_open(const char *target)
+/* Whether `fd` is the file of that name, or with NULL of that descriptor: a regular one. */
+static bool is_same(int fd, const char *name, int other)
 {
+    struct stat one, two;
+    return fd >= 0 && fstat(fd, &one) == 0 && S_ISREG(one.st_mode) &&
+           (name ? stat(name, &two) : fstat(other, &two)) == 0 && one.st_dev == two.st_dev &&
+           one.st_ino == two.st_ino;
+}
+
+/* The same of what the value of a device's option may name: before suffixes, by a name or a descriptor. */
+static bool is_named(int fd, const char *value)
+{
+    static const char *const suffixes[] = {":ro", ":rw", ":raw"};
+    char name[PATH_MAX];
+    size_t len = strlen(value);
+    if (len >= sizeof name)
+        return false;
+    memcpy(name, value, len + 1);
+    for (int more = 0; more <= 2; more++) {
+        if (is_same(fd, name, -1) || (*name == '@' && is_same(fd, NULL, atoi(name + 1))))
+            return true;
+        for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+            const size_t end = strlen(suffixes[i]);
+            if (len > end && strcmp(name + len - end, suffixes[i]) == 0) {
+                len -= end;
+                name[len] = '\0';
+                break;
+            }
+        }
+    }
+    return false;
+}
+
+/* What of the guest is in this file; NULL: nothing. Before any of it is opened, so that not even the report
+ * of a refusal is written over it. */
+static const char *guests(int fd, const struct request *request)
+{
+    if (is_same(fd, request->image, -1))
+        return "the image";
+    for (size_t i = 0; i < request->setting_count; i++)
+        if (is_named(fd, request->settings[i].value))
+            return "a disk of the guest";
+    return NULL;
+}
+
+/* The same of what else is written, by a name or by who started this. What two descriptors of theirs are is
+ * their business. */
+static const char *written(int fd, const struct request *request, bool is_file_of_ours)
+{
+    const char *const console = request->console ? request->console : "-";
+    const int console_fd = descriptor_of(console);
+    if (strcmp(console, "none") != 0 &&
+        (console_fd < 0 ? is_same(fd, console, -1) : is_file_of_ours && is_same(fd, NULL, console_fd)))
+        return says_where_console;
+    return is_file_of_ours && is_same(fd, NULL, STDERR_FILENO) ? "where stderr goes" : NULL;
+}
+
+void report_open(const struct request *request)
+{
+    const char *const target = request->json;
     if (!target)
         return;
-    report.target = target;
     const int given = descriptor_of(target);
     if (given == STDERR_FILENO) {
+        report.target = target;
         report.to = stderr_output();
         return;
     }
+    const int fd = open_target("--json", target, FILE_REPORT);
+    const char *what = guests(fd, request);
+    if (!what)
+        what = written(fd, request, given < 0);
+    if (what) /* by a Python that refuses it too */
+        leave_to_python(says_written_over, "--json", target_shown(target), what);
+    report.target = target;
     report.is_file_of_ours = given < 0;
-    report.to = output_of(open_target("--json", target, FILE_REPORT));
+    report.to = output_of(fd);
 }
 
-int console_open(const char *target)
+int console_open(const struct request *request)
 {
+    const char *const target = request->console;
     if (!target)
         return STDOUT_FILENO;
     if (strcmp(target, "none") == 0)
         return CONSOLE_DISCARD;
-    return open_target("--console", target, FILE_CONSOLE);
-}
-
-static bool same_file(int fd, int other)
-{
-    struct stat one, two;
-    return fd >= 0 && other >= 0 && fstat(fd, &one) == 0 && fstat(other, &two) == 0 && S_ISREG(one.st_mode) &&
-           one.st_dev == two.st_dev && one.st_ino == two.st_ino;
-}
-
-static bool is_of_guest(int fd, int image_fd, const struct vm *vm)
-{
-    bool found = same_file(fd, image_fd);
-    for (uint32_t i = 0; i < vm->device_end; i++)
-        found = found || (vm->devices[i].type && device_has_places(&vm->devices[i]) &&
-                          same_file(fd, vm->devices[i].fd));
-    return found;
-}
-
-void outputs_check_apart(const struct request *request, int image_fd, const struct vm *vm)
-{
-    const bool to_stderr = report.target && descriptor_of(report.target) == STDERR_FILENO;
-    const bool console_is_file = request->console && descriptor_of(request->console) < 0;
-    if (report.target && !to_stderr &&
-        (is_of_guest(report.to.fd, image_fd, vm) ||
-         (report.is_file_of_ours && console_is_file && same_file(report.to.fd, vm->console.fd))))
-        leave_to_python("--json=%s: this is written over", shown(report.target));
-    if (request->console && is_of_guest(vm->console.fd, image_fd, vm))
-        leave_to_python("--console=%s: this is written over", shown(request->console));
+    const int fd = open_target("--console", target, FILE_CONSOLE);
+    const char *const what = guests(fd, request);
+    if (what)
+        leave_to_python(says_written_over, "--console", target_shown(target), what);
+    return fd;
 }
 
 void report_begin(void)
@@ -103,7 +156,7 @@ void report_begin(void)
         return;
     if (report.is_file_of_ours && report.to.is_file)
         (void)ftruncate(report.to.fd, 0); /* what it held is no part of this run */
-    report.shown = shown(report_name());
+    report.shown = report_name();
     report.line = malloc(REPORT_BYTES);
 }
 
@@ -120,7 +173,7 @@ struct output report_output(void)
 
 const char *report_name(void)
 {
-    return !report.target || descriptor_of(report.target) == STDERR_FILENO ? "" : report.target;
+    return !report.target || descriptor_of(report.target) == STDERR_FILENO ? "" : target_shown(report.target);
 }
 
 void report_end(const struct report_about *about, const struct told_end *told, const struct vm_event *event,
@@ -131,7 +184,7 @@ void report_end(const struct report_about *about, const struct told_end *told, c
     const size_t length = report_write(report.line, about, told, event, shared);
     const int error = write_output(&report.to, report.line, length, UINT64_MAX);
     if (error && *report.shown)
-        say(says_report_lost, report.shown, strerror(-error));
+        say(says_report_lost, report.shown, error == -EAGAIN ? says_no_room : strerror(-error));
 }
 
 void report_refused(const struct report_about *about, const char *text)

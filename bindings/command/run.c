@@ -486,7 +486,7 @@ void run(const struct request *request)
     hear(request, on_first);
     let_stops_in(SIG_UNBLOCK);
     image.name = request->image;
-    report_open(request->json);
+    report_open(request);
     open_image(request->image);
     size_t line_bytes = join(request->args, line);
     if (elf_image_fits(&image.elf, request->mem_bytes, &too_small) < 0)
@@ -496,10 +496,9 @@ void run(const struct request *request)
         leave_to_python("no memory for a VM");
     devices_attach(request, &image.elf, &vm,
                    machine_ring_mode(expected, &image.elf, request->mem_bytes, ring_wanted), &devices);
-    const int console_fd = console_open(request->console);
+    const int console_fd = console_open(request);
     if (console_set(&vm, console_fd) < 0)
         leave_to_python("console: %d: %s", console_fd, strerror(errno));
-    outputs_check_apart(request, image.fd, &vm);
     let_stops_in(SIG_BLOCK);
 
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
@@ -513,7 +512,7 @@ void run(const struct request *request)
         .deaf_to_interrupts = interrupts_are_ignored(request),
         .errors = stderr_output,
         .report = report_output(),
-        .report_name = *report_name() ? shown(report_name()) : "",
+        .report_name = report_name(),
         .image = image.name,
         .start_ns = began_ns,
     };

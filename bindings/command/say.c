@@ -53,8 +53,8 @@ static bool is_over(uint64_t until_ns)
 
 int write_output(const struct output *output, const char *text, size_t length, uint64_t until_ns)
 {
-    volatile size_t written = 0;
-    return output->fd < 0 ? 0 : output_write(output, text, length, &written, is_over, until_ns);
+    struct output_progress progress = {0, 0};
+    return output->fd < 0 ? 0 : output_write(output, text, length, &progress, is_over, until_ns);
 }
 
 const char *shown(const char *name)

@@ -10,9 +10,14 @@
 
 #define LOOK_NS 50000000
 
+static size_t piece_of(size_t length)
+{
+    return length < PIPE_BUF ? length : PIPE_BUF; /* what a pipe takes as a whole */
+}
+
 static ssize_t write_at_once(const struct output *output, const char *text, size_t length)
 {
-    const struct iovec piece = {(void *)(uintptr_t)text, length < PIPE_BUF ? length : PIPE_BUF};
+    const struct iovec piece = {(void *)(uintptr_t)text, length};
     if (output->is_socket)
         return send(output->fd, text, piece.iov_len, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (output->is_pipe) {
@@ -23,18 +28,22 @@ static ssize_t write_at_once(const struct output *output, const char *text, size
     return write(output->fd, text, piece.iov_len);
 }
 
-int output_write(const struct output *output, const char *text, size_t length, volatile size_t *at,
-                 bool (*is_over)(uint64_t until_ns), uint64_t until_ns)
+int output_write(const struct output *output, const char *text, size_t length,
+                 struct output_progress *progress, bool (*is_over)(uint64_t until_ns), uint64_t until_ns)
 {
     const struct timespec look = {0, LOOK_NS};
-    while (*at < length) {
+    while (progress->done < length) {
         struct pollfd room = {output->fd, POLLOUT, 0};
         if (ppoll(&room, 1, &look, NULL) > 0) {
-            const ssize_t written = write_at_once(output, text + *at, length - *at);
+            progress->asked = piece_of(length - progress->done);
+            const ssize_t written = write_at_once(output, text + progress->done, progress->asked);
             if (written > 0)
-                *at += (size_t)written;
-            if (written >= 0)
+                progress->done += (size_t)written;
+            progress->asked = 0;
+            if (written > 0)
                 continue;
+            if (written == 0) /* such a file never takes more: /proc/PID/mem of a program that is gone */
+                return -EIO;
             if (errno != EAGAIN && errno != EINTR)
                 return -errno;
             if (errno == EAGAIN) /* somebody else took the room, or it was too little */

@@ -17,12 +17,28 @@ struct output {
     bool is_file; /* a regular one, which grows */
 };
 
+/* How far a text is written; zeros at first. */
+struct output_progress {
+    volatile size_t done;
+    volatile size_t asked; /* bytes that a write is under way for; 0: none is */
+};
+
+/* For a signal handler that goes on in place of the output_write() it has interrupted: what that write's call
+ * has answered, if the signal came before its answer was read (`known`), is counted. Else it may have been
+ * made or not, and counts as made: nothing is written twice. */
+static inline void output_take_over(struct output_progress *progress, bool known, int64_t answer)
+{
+    const int64_t took = known ? answer : (int64_t)progress->asked;
+    if (progress->asked && took > 0)
+        progress->done += (size_t)took;
+    progress->asked = 0;
+}
+
 /*
- * Writes text[*at, length): 0 once all is, -EAGAIN if is_over() said so before, or -errno where nobody will
- * ever read it. *at goes on with each piece, so that a signal handler may take over. is_over() is asked
- * every 50 ms, with `until_ns` of the caller's.
+ * Writes text[done, length): 0 once all is, -EAGAIN if is_over() said so before, or -errno where nobody will
+ * ever read it. is_over() is asked every 50 ms, with `until_ns` of the caller's.
  */
-int output_write(const struct output *output, const char *text, size_t length, volatile size_t *at,
-                 bool (*is_over)(uint64_t until_ns), uint64_t until_ns);
+int output_write(const struct output *output, const char *text, size_t length,
+                 struct output_progress *progress, bool (*is_over)(uint64_t until_ns), uint64_t until_ns);
 
 #endif

@@ -8,7 +8,7 @@ import os
 import stat
 
 from tender.cli.options import FLAGS, NAMED, SHORT, VALUED, RunOptions, UsageError, json_target
-from tender.native import OUTPUT_HINT, ffi, lib, open_file
+from tender.native import OUTPUT_HINT, ffi, lib, open_file, says
 from tender.printable import printable
 
 _FD_HINTS = {
@@ -24,17 +24,15 @@ def with_report(options: RunOptions) -> RunOptions:
     if isinstance(options.json, int):
         if options.json != 2:
             _check("--json", options.json)
-            _check_apart("--json", options.json, os.fstat(options.json), _inputs(options))
+            files = _inputs(options) + _written(options)
+            _check_apart("--json", options.json, os.fstat(options.json), files)
         return options._with(json_fd=options.json)
     if options.json is None:
         return options
     fd, why, _, hint = open_file(options.json, lib.FILE_REPORT)
     if fd < 0:
         raise UsageError(f"--json={printable(options.json)}: {why}", hint=hint)
-    about, files = os.fstat(fd), _inputs(options)
-    if isinstance(options.console, str):
-        files.append((options.console, "where the console goes"))
-    _check_apart("--json", options.json, about, files)
+    _check_apart("--json", options.json, os.fstat(fd), _inputs(options) + _written(options))
     return options._with(json_fd=fd)
 
 
@@ -57,6 +55,16 @@ def _inputs(options: RunOptions) -> list[tuple[int | str, str]]:
     return [(options.image, "the image"), *disks]
 
 
+def _written(options: RunOptions) -> list[tuple[int | str, str]]:
+    """The same of what else is written, by a name or by who started this: what two descriptors of theirs are is their
+    business."""
+    by_name = isinstance(options.json, str)
+    files: list[tuple[int | str, str]] = []
+    if options.console is not None and (by_name or isinstance(options.console, str)):
+        files.append((options.console, says("where_console")))
+    return [*files, (2, "where stderr goes")] if by_name else files
+
+
 def _about(file: int | str) -> os.stat_result | None:
     try:
         return os.stat(file)
@@ -74,9 +82,7 @@ def _check_apart(
         other = _about(file)
         if other is not None and os.path.samestat(other, about):
             shown = f"fd:{target}" if isinstance(target, int) else printable(target)
-            raise UsageError(
-                f"{option}={shown}: this is {what}, which would be written over", hint="name another file"
-            )
+            raise UsageError(says("written_over", option, shown, what), hint="name another file")
 
 
 def salvaged(argv: list[str]) -> RunOptions:

@@ -9,7 +9,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterable
-from errno import EAGAIN, ENOSYS, EOPNOTSUPP
+from errno import EAGAIN, EIO, ENOSYS, EOPNOTSUPP
 
 from tender.printable import printable
 
@@ -134,12 +134,15 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
         while data:
             if room.poll(_LOOK_MS):
                 try:
-                    data = data[_write_at_once(fd if own < 0 else own, data[: select.PIPE_BUF], is_pipe) :]
+                    written = _write_at_once(fd if own < 0 else own, data[: select.PIPE_BUF], is_pipe)
+                    if not written:  # such a file never takes more
+                        raise OSError(EIO, os.strerror(EIO))
+                    data = data[written:]
                     continue
                 except BlockingIOError:  # somebody else took the room, or it was too little
                     time.sleep(_LOOK_MS / 1000)
             if is_over(until):
-                raise TimeoutError(EAGAIN, "no room for it, and its reader does not read")
+                raise TimeoutError(EAGAIN, os.strerror(EAGAIN))
     finally:
         if own >= 0:
             os.close(own)

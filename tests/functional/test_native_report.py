@@ -1,9 +1,11 @@
 """The report of a run that the native command serves: Python's, to the last field, wherever it goes."""
 
+import fcntl
 import json
 import os
 import pty
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -150,6 +152,32 @@ def test_a_full_pipe_is_waited_for(guest: Guest, tender_cmd: list[str]) -> None:
         assert command.wait(LIMIT) == 5
 
 
+def test_a_stop_amid_a_report_neither_doubles_nor_loses_a_part_of_it(
+    guest: Guest, tender_cmd: list[str], tmp_path: Path
+) -> None:
+    """Longer than its pipe, so that some is written and some waits; its reader goes on once the signal is sent."""
+    place = tmp_path
+    for _ in range(15):
+        place = place / ("\x01" * 200)
+    place.mkdir(parents=True)
+    image = place / "app.elf"
+    image.write_bytes(guest("exit_status").read_bytes())
+    for _ in range(20):
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        words = [*tender_cmd, f"--json=fd:{writer}", "--console=none", "--mem=8", str(image), "5"]
+        with subprocess.Popen(
+            words, pass_fds=[writer], env={**os.environ, "TENDER_LAUNCHER": "native"}
+        ) as command:
+            os.close(writer)
+            with open(reader, "rb") as pipe:
+                text = pipe.read(1)
+                command.send_signal(signal.SIGTERM)
+                text += pipe.read()
+            assert command.wait(LIMIT) == 5
+        assert (text.count(b"\n"), json.loads(text)["image"]) == (1, str(image))
+
+
 def test_a_socket_and_a_terminal_take_it(guest: Guest, tender_cmd: list[str]) -> None:
     ours, theirs = socket.socketpair()
     leader, follower = pty.openpty()
@@ -219,6 +247,15 @@ def test_a_terminal_takes_the_line_of_a_guest_with_a_disk(
     os.close(leader)
     assert (done.returncode, said[:29]) == (1, b"tender: Invalid guest access:"), said
     assert json.loads(report.read_text())["reason"] == "bad-access"
+
+
+@pytest.mark.parametrize("option", ["--json", "--console"])
+def test_a_file_that_takes_no_byte_is_left(option: str, guest: Guest, tender_cmd: list[str]) -> None:
+    """The memory of a program that another has been executed over: a write to it is none, for ever."""
+    words = [*tender_cmd, f"{option}=/proc/self/mem", "--mem=8", str(guest("exit_status")), "5"]
+    for launcher in ("native", "python"):
+        done = run(launcher, words)
+        assert done.returncode == 5, done.stderr
 
 
 # ---- a name, and a message, in any bytes

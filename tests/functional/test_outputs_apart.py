@@ -1,9 +1,12 @@
 """What the guest is made of is not written over by its own console or report, by whatever name, run or refused."""
 
+import json
 import os
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import Guest
@@ -27,6 +30,12 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "console, disk": (["--console=disk.img", "--block=disk.img", "app.elf"], DISK),
     "console by a descriptor, disk": (["--console=fd:{fd}", "--block:storage=disk.img", "app.elf"], DISK),
     "console, image": (["--console=app.elf", "--block=disk.img", "app.elf"], IMAGE),
+    "report, disk, no image": (["--json=disk.img", "--block=disk.img", "absent.elf"], DISK),
+    "report, a disk of no device": (["--json=disk.img", "--block:nope=disk.img", "app.elf"], DISK),
+    "report, disk, too many arguments": (
+        ["--json=disk.img", "--block=disk.img", "app.elf", "x" * 9000],
+        DISK,
+    ),
     "report, console": (["--json=log", "--console=log", "--block=disk.img", "app.elf"], "log"),
 }
 # Refused for another reason: that is said, and no report is written.
@@ -76,7 +85,7 @@ def refused(tender_cmd: list[str], words: list[str], place: Path, launcher: str)
     return done.stderr
 
 
-@pytest.mark.parametrize("launcher", ["", "python"])
+@pytest.mark.parametrize("launcher", ["", "python", "native"])
 @pytest.mark.parametrize("case", COMMANDS)
 def test_a_file_that_the_guest_is_made_of_is_refused(
     place: Path, tender_cmd: list[str], case: str, launcher: str
@@ -84,7 +93,53 @@ def test_a_file_that_the_guest_is_made_of_is_refused(
     words, _ = COMMANDS[case]
     said = refused(tender_cmd, words, place, launcher)
     assert ": this is " in said and "which would be written over" in said
-    assert "tender: hint: name another file" in said
+    assert launcher == "native" or "tender: hint: name another file" in said
+
+
+# words, where stdout and stderr go, and what the report would be written over
+STREAMS: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "stdout": (["--json=log"], {"stdout": "a"}, "where the console goes"),
+    "stdout, by a link of the kernel's": (["--json=/dev/stdout"], {"stdout": "a"}, "where the console goes"),
+    "stderr": (["--json=log"], {"stderr": "a"}, "where stderr goes"),
+    "stderr, by a link of the kernel's": (["--json=/dev/stderr"], {"stderr": "a"}, "where stderr goes"),
+    "a console by a descriptor": (
+        ["--json=log", "--console=fd:1"],
+        {"stdout": "a"},
+        "where the console goes",
+    ),
+    "a report by a descriptor": (["--json=-", "--console=log"], {"stdout": "r+"}, "where the console goes"),
+}
+
+
+@pytest.mark.parametrize("launcher", ["", "python", "native"])
+@pytest.mark.parametrize("case", STREAMS)
+def test_a_report_is_not_written_over_what_the_command_writes(
+    place: Path, guest: Guest, tender_cmd: list[str], case: str, launcher: str
+) -> None:
+    words, streams, what = STREAMS[case]
+    with ExitStack() as stack:
+        given: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        given |= {name: stack.enter_context((place / "log").open(mode)) for name, mode in streams.items()}
+        done = subprocess.run(
+            [*tender_cmd, *words, str(guest("hello"))], cwd=place, timeout=60, check=False, text=True,
+            env={**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": "sandbox"},
+            **given,
+        )  # fmt: skip
+    kept = (place / "log").read_text()
+    said = kept.removeprefix("kept") if "stderr" in streams else done.stderr
+    assert (done.returncode, kept.startswith("kept")) == (1, True)
+    assert f"this is {what}, which would be written over" in said and "{" not in kept
+
+
+def test_a_console_and_a_report_of_one_stream_follow_each_other(
+    place: Path, guest: Guest, tender_cmd: list[str]
+) -> None:
+    """Two descriptors of whoever started the command: what they are is his business."""
+    with (place / "log").open("a") as log:
+        words = [*tender_cmd, "--backend=sandbox", "--json=-", str(guest("hello"))]
+        assert subprocess.run(words, stdout=log, timeout=60, check=False).returncode == 0
+    lines = (place / "log").read_text().splitlines()
+    assert lines[0].startswith("kept") and json.loads(lines[-1])["status"] == 0
 
 
 @pytest.mark.parametrize("launcher", ["", "python"])

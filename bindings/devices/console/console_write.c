@@ -72,8 +72,8 @@ enum verdict console_write(struct vm *vm, gpa_t gpa, const uint8_t *data, uint64
         }
         if (written == -EINTR)
             continue;
-        if (written < 0)
-            break; /* closed, full, broken: the guest is not to suffer for it */
+        if (written <= 0)
+            break; /* closed, full, broken, or takes no byte: the guest is not to suffer for it */
         vm->resume.bytes_done += (uint64_t)written;
         counters->console_bytes += (uint64_t)written;
     }

@@ -29,16 +29,16 @@ static struct sandbox_alone self;
 static uint32_t own_layers; /* that stand by what this program did */
 
 static struct {
-    bool decided; /* the event is the end's */
-    bool worded;  /* and what is below is its */
-    bool hurried;
+    bool decided;                     /* the event is the end's */
+    bool worded;                      /* and what is below is its */
+    volatile uint64_t hurry_until_ns; /* a stop has come: whoever reads has until then. 0: none has */
     int32_t status;
     char text[4096];
     size_t length;
-    volatile size_t written; /* a stop goes on from here */
+    struct output_progress written;
     char report[REPORT_BYTES];
     size_t report_length;
-    volatile size_t report_written;
+    struct output_progress report_written;
 } ending;
 
 /* By a call of the kernel's: where the vDSO lies stands in memory that a guest could have written over. */
@@ -51,7 +51,8 @@ static uint64_t now_ns(void)
 
 static bool is_over(uint64_t until_ns)
 {
-    return now_ns() >= until_ns;
+    const uint64_t now = now_ns();
+    return now >= until_ns || (ending.hurry_until_ns && now >= ending.hurry_until_ns);
 }
 
 static void add_line(const char *before, const char *line)
@@ -84,28 +85,28 @@ static _Noreturn void leave(int32_t status)
         (void)system_call((uint64_t)status, 0, 0, 0, 0, 0, SYS_exit_group);
 }
 
-static void finish_text(uint64_t until_ns)
+static void finish_text(void)
 {
-    (void)output_write(&self.errors, ending.text, ending.length, &ending.written, is_over, until_ns);
+    (void)output_write(&self.errors, ending.text, ending.length, &ending.written, is_over, UINT64_MAX);
 }
 
 static _Noreturn void finish(void)
 {
-    const uint64_t until_ns = ending.hurried ? now_ns() + HURRY_NS : UINT64_MAX;
-    finish_text(until_ns);
+    finish_text();
     const int error = output_write(&self.report, ending.report, ending.report_length, &ending.report_written,
-                                   is_over, until_ns);
+                                   is_over, UINT64_MAX);
     if (error && *self.report_name) {
         char line[sizeof self.report_name + 64];
-        ending.report_written = ending.report_length;
-        (void)snprintf(line, sizeof line, says_report_lost, self.report_name, strerror(-error));
+        ending.report_written.done = ending.report_length;
+        (void)snprintf(line, sizeof line, says_report_lost, self.report_name,
+                       error == -EAGAIN ? says_no_room : strerror(-error));
         add(line);
-        finish_text(until_ns);
+        finish_text();
     }
     leave(ending.status);
 }
 
-/* What is told of an end is all there: from here on it is written, and a signal changes nothing of it. */
+/* What is told of an end is all there: from here on it is written, and a stop only hurries it. */
 static _Noreturn void finish_with(const struct told_end *told, const struct vm_event *event, int stopped_by,
                                   uint32_t layers)
 {
@@ -115,7 +116,7 @@ static _Noreturn void finish_with(const struct told_end *told, const struct vm_e
                                        .isolation = self.layers | layers,
                                        .start_ns = self.start_ns,
                                        .vm_created_ns = self.created_ns};
-    ending.report_written = 0;
+    ending.report_written = (struct output_progress){0, 0};
     if (self.report.fd >= 0)
         ending.report_length = report_write(ending.report, &about, told, event, the_vm.shared);
     ending.status = told->status;
@@ -128,7 +129,8 @@ _Noreturn void alone_end(int stopped_by)
     struct vm_event event = the_vm.shared->event;
     struct told_end told;
     ending.decided = true;
-    ending.length = ending.written = 0;
+    ending.length = 0;
+    ending.written = (struct output_progress){0, 0};
     if (!the_vm.shared->timeline.guest_exit)
         the_vm.shared->timeline.guest_exit = now_ns();
     net_leave_headers(&the_vm);
@@ -139,12 +141,18 @@ _Noreturn void alone_end(int stopped_by)
     finish_with(&told, &event, stopped_by, own_layers);
 }
 
-/* A handler's. From here on whoever reads has a second; while an end is written, for the rest of it. */
-_Noreturn void alone_stop(int number)
+/* A handler's, which does not go back: what it has interrupted may be the guest's. From here on whoever reads
+ * has a second; while an end is written, for the rest of it. */
+_Noreturn void alone_stop(int number, bool in_a_call, int64_t answer)
 {
-    ending.hurried = true;
-    if (ending.worded)
+    const uint64_t until_ns = now_ns() + HURRY_NS;
+    if (!ending.hurry_until_ns || ending.hurry_until_ns > until_ns)
+        ending.hurry_until_ns = until_ns;
+    if (ending.worded) {
+        output_take_over(&ending.written, in_a_call, answer);
+        output_take_over(&ending.report_written, in_a_call, answer);
         finish();
+    }
     if (ending.decided)
         alone_end(0);
     the_vm.shared->event = (struct vm_event){.kind = EVENT_STOPPED};
@@ -171,7 +179,7 @@ void alone_network(void)
     for (uint32_t next = 0; net_news(&the_vm, &next, NULL, text);) {
         char line[NET_NEWS_BYTES + sizeof self.program + 4];
         const int length = snprintf(line, sizeof line, "%s: %s\n", self.program, text);
-        volatile size_t written = 0;
+        struct output_progress written = {0, 0};
         (void)output_write(&self.errors, line, (size_t)length, &written, is_over, now_ns() + HURRY_NS);
     }
 }

@@ -53,7 +53,8 @@ void alone_let_signals_in(void);
 void alone_refuse_missing(uint32_t layers); /* which stand, of ISOLATION_OF_THE_PROGRAM; returns if all do */
 void alone_network(void);                   /* an EVENT_NETWORK */
 _Noreturn void alone_end(int stopped_by);   /* the event is filled; 0, or the signal that stopped the guest */
-_Noreturn void alone_stop(int number);
+/* `in_a_call`: the signal came where the kernel's answer to a call had not been read yet. */
+_Noreturn void alone_stop(int number, bool in_a_call, int64_t answer);
 
 /* entry_x86_64.S */
 _Noreturn void enter_guest(gpa_t entry, gpa_t stack, gpa_t argument);

@@ -346,10 +346,11 @@ static void ask_for_tiles(uint64_t xcr0)
 
 static void on_stop(int number, siginfo_t *info, void *frame)
 {
+    const ucontext_t *context = frame;
     (void)info;
-    (void)frame;
     clean_flags();
-    alone_stop(number);
+    alone_stop(number, (uint64_t)context->uc_mcontext.gregs[REG_RIP] == (uint64_t)system_call_return,
+               context->uc_mcontext.gregs[REG_RAX]);
 }
 
 void traps_init(uint32_t kick_signal, const struct sandbox_alone *alone)
