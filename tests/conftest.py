@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import Guest, TapInterface, ip, take_door
+from support import Guest, TapInterface, ip, take_door, tap_offload
 
 import tender
 
-# A shell ignores it for what it starts in the background, and so would each command that a test starts.
+# A shell ignores the first for what it starts in the background, nohup the second, and so would each command that a test
+# starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TENDER_BUILD", ROOT / "build"))
@@ -96,6 +98,13 @@ def _network_is_ours(request: pytest.FixtureRequest) -> None:
     """A test that makes interfaces does so in a network namespace of its own, never in the machine's."""
     if request.node.get_closest_marker("tap") and not os.environ.get("TENDER_NET"):
         pytest.fail("makes TAP interfaces: run `make test`, or `tools/with_net -- pytest ...`")
+
+
+@pytest.fixture(autouse=True)
+def _tap_cuts_datagrams(request: pytest.FixtureRequest) -> None:
+    """A test marked `uso` is of what a kernel's TAP may lack."""
+    if request.node.get_closest_marker("uso") and tap_offload() != 15:
+        pytest.skip("this kernel's TAP cuts no datagrams; that of Linux 6.2 does")
 
 
 @pytest.fixture

@@ -338,6 +338,7 @@ def neighbour(load: Load) -> str:
 
 
 @pytest.mark.doors
+@pytest.mark.uso
 def test_a_flood_out_of_frames_that_the_host_cuts(load: Load) -> None:
     frames = -(-MANY // PER_FRAME)
     words = (f"--mac={neighbour(load)}", f"--frames={frames}", f"--size={EACH}", f"--count={PER_FRAME}")
@@ -353,6 +354,7 @@ def test_a_flood_out_of_frames_that_the_host_cuts(load: Load) -> None:
 
 
 @pytest.mark.doors
+@pytest.mark.uso
 def test_a_flood_in_of_datagrams_that_come_as_one_frame(load: Load) -> None:
     neighbour(load)
     with load.running("net_offload", WAYS["offload"], "sink") as vm:
