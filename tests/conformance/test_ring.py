@@ -71,12 +71,16 @@ def settled_descriptors() -> int:
     return count
 
 
-def assert_no_worker_is_left() -> None:
-    """Given some time: the kernel takes a thread that was joined out of /proc a little later."""
+def assert_workers(count: int) -> None:
+    """Given some time: a new thread gives itself its name, and the kernel takes a joined one out of /proc a little later."""
     deadline = time.monotonic() + 120
-    while workers() and time.monotonic() < deadline:
+    while workers() != count and time.monotonic() < deadline:
         threading.Event().wait(0.01)
-    assert workers() == 0
+    assert workers() == count
+
+
+def assert_no_worker_is_left() -> None:
+    assert_workers(0)
 
 
 def numbers(ours: socket.socket) -> list[int]:
@@ -363,7 +367,7 @@ def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) 
             with Vm(image, config, console=fail, backend="kvm") as vm:
                 with pytest.raises(RuntimeError, match="enough"):
                     vm.run(300)
-                assert workers() == 1
+                assert_workers(1)
             descriptors.append(settled_descriptors())
         assert descriptors[1] == descriptors[2]
         assert_no_worker_is_left()
