@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,8 @@
 
 #include "console.h"
 #include "device.h"
+#include "device_ops.h"
+#include "device_words.h"
 #include "launcher.h"
 
 static struct {
@@ -66,28 +67,19 @@ static bool is_same(int fd, const char *name, int other)
            one.st_ino == two.st_ino;
 }
 
-/* The same of what the value of a device's option may name: before suffixes, by a name or a descriptor. */
-static bool is_named(int fd, const char *value)
+/* The same of what a device is made of, if its kind has files. */
+static bool is_of_device(int fd, const struct setting *setting, bool solo5)
 {
-    static const char *const suffixes[] = {":ro", ":rw", ":raw"};
-    char name[PATH_MAX];
-    size_t len = strlen(value);
-    if (len >= sizeof name)
+    struct device_settings said = DEVICE_SETTINGS_UNSAID;
+    if (!device_has_places(&(struct vm_device){.type = setting->type}) ||
+        !device_configure(setting->type, &said, setting->option, setting->value, solo5))
         return false;
-    memcpy(name, value, len + 1);
-    for (int more = 0; more <= 2; more++) {
-        if (is_same(fd, name, -1) || (*name == '@' && is_same(fd, NULL, atoi(name + 1))))
-            return true;
-        for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
-            const size_t end = strlen(suffixes[i]);
-            if (len > end && strcmp(name + len - end, suffixes[i]) == 0) {
-                len -= end;
-                name[len] = '\0';
-                break;
-            }
-        }
-    }
-    return false;
+    if (!said.source)
+        return is_same(fd, NULL, said.fd);
+    char *const cut = said.source_len ? strndup(said.source, said.source_len) : NULL;
+    const bool same = is_same(fd, cut ? cut : said.source, -1);
+    free(cut);
+    return same;
 }
 
 /* What of the guest is in this file; NULL: nothing. Before any of it is opened, so that not even the report
@@ -97,7 +89,7 @@ static const char *guests(int fd, const struct request *request)
     if (is_same(fd, request->image, -1))
         return "the image";
     for (size_t i = 0; i < request->setting_count; i++)
-        if (is_named(fd, request->settings[i].value))
+        if (is_of_device(fd, &request->settings[i], request->solo5))
             return "a disk of the guest";
     return NULL;
 }

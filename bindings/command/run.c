@@ -4,8 +4,8 @@
  * find it.
  *
  * Signals: the first SIGINT or SIGTERM stops the guest, a second one kills the process. There is one thread,
- * and handlers run only where it lets them: behind the waits of the doors (machine/runner.h), which then come
- * back here.
+ * and handlers run only where it lets them: behind the waits of the backends (machine/runner.h), which then
+ * come back here.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -4,8 +4,8 @@
  * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (machine/kvm/run_kvm.c, or
  * machine/sandbox/program) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
  *
- * Threads: one thread at a time is inside a door's run function. vm_stop() may come from any other. A kind of
- * device may have a thread of its own (devices/net/ring.h).
+ * Threads: one thread at a time is inside a backend's run function. vm_stop() may come from any other. A kind
+ * of device may have a thread of its own (devices/net/ring.h).
  */
 #ifndef TENDER_VM_H
 #define TENDER_VM_H
@@ -76,7 +76,7 @@ struct vm {
     uint32_t count_of[DEVICE_TYPES];         /* attached ones, by type */
     uint32_t extensions;                     /* TENDER_FEATURE_... that the guest was granted */
     enum verdict (*doorbell)(struct vm *vm); /* of a device with a port to kick; NULL: there is none */
-    /* A door's, for the first call of a device whose file may become memory; NULL: done, or not wanted. */
+    /* A backend's, for the first call of a device whose file may become memory; NULL: done, or not wanted. */
     void (*map_devices)(struct vm *vm);
     bool devices_mapped; /* map_devices() has been called */
     struct vm_console console;
@@ -92,7 +92,7 @@ struct vm {
     /* A holder's: the thread that runs the guest comes out of it soon. NULL: none is told. */
     void (*kick)(struct vm *vm);
     _Alignas(16) uint8_t runner[RUNNER_OWN_BYTES]; /* a holder's own: machine/runner.h */
-    struct vm_shared own_shared;                   /* where `shared` points unless a door puts it elsewhere */
+    struct vm_shared own_shared; /* where `shared` points unless a backend puts it elsewhere */
 };
 
 /* Asks a running VM to stop, and one that is not running not to start. Any thread, any time, no waiting. */

@@ -107,13 +107,12 @@ static _Noreturn void finish(void)
 }
 
 /* What is told of an end is all there: from here on it is written, and a stop only hurries it. */
-static _Noreturn void finish_with(const struct told_end *told, const struct vm_event *event, int stopped_by,
-                                  uint32_t layers)
+static _Noreturn void finish_with(const struct told_end *told, const struct vm_event *event, int stopped_by)
 {
     const struct report_about about = {.image = self.image,
                                        .signal = stopped_by == SIGALRM ? 0 : stopped_by,
                                        .backend = "sandbox",
-                                       .isolation = self.layers | layers,
+                                       .isolation = self.layers | own_layers,
                                        .start_ns = self.start_ns,
                                        .vm_created_ns = self.created_ns};
     ending.report_written = (struct output_progress){0, 0};
@@ -138,7 +137,7 @@ _Noreturn void alone_end(int stopped_by)
         event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not begun asks for nothing */
         event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
     end_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader, &told);
-    finish_with(&told, &event, stopped_by, own_layers);
+    finish_with(&told, &event, stopped_by);
 }
 
 /* A handler's, which does not go back: what it has interrupted may be the guest's. From here on whoever reads
@@ -168,7 +167,7 @@ void alone_refuse_missing(uint32_t layers)
         return;
     net_leave_headers(&the_vm);
     end_tell_missing(missing, &sandbox_words, &reader, &told);
-    finish_with(&told, NULL, 0, layers);
+    finish_with(&told, NULL, 0);
 }
 
 /* ---- on the way */
