@@ -142,19 +142,19 @@
  * Guest-physical addresses, all below HVT_GUEST_MIN_GPA and so read-only to the guest; where nothing is
  * granted, they read as zero.
  *
- *   0x80000 .. 0xff000   the door's own: a guest neither reads nor calls it
+ *   0x80000 .. 0xff000   the backend's own: a guest neither reads nor calls it
  *   0xff000              the gate page: slot N, of 16 bytes at 16 * N, is hypercall N (Solo5's 1 to 8, and
  *                        ours if their feature is granted) as a function, void (uint32_t
  *                        gpa_of_structure), System V: may change what a call may change
  *   0xffe00              struct tender_extension: in the same page, for a page costs a fault
- *   0xfff00 .. 0x100000  the door's own
+ *   0xfff00 .. 0x100000  the backend's own
  */
-#define TENDER_EXTENSION_MAGIC 0x58444e54 /* "TNDX" */
-#define TENDER_STUBS_GPA       0x80000
-#define TENDER_GATE_GPA        0xff000
-#define TENDER_GATE_SLOT_BYTES 16
-#define TENDER_EXTENSION_GPA   0xffe00
-#define TENDER_GATE_DOOR_GPA   0xfff00
+#define TENDER_EXTENSION_MAGIC  0x58444e54 /* "TNDX" */
+#define TENDER_STUBS_GPA        0x80000
+#define TENDER_GATE_GPA         0xff000
+#define TENDER_GATE_SLOT_BYTES  16
+#define TENDER_EXTENSION_GPA    0xffe00
+#define TENDER_GATE_BACKEND_GPA 0xfff00
 
 /* </abi:numbers> */
 

@@ -150,11 +150,11 @@ _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct 
                    TENDER_STUBS_GPA,
                "boot info, manifest and command line end before the stubs");
 _Static_assert(TENDER_STUBS_GPA < TENDER_GATE_GPA, "room for stubs");
-_Static_assert(TENDER_EXTENSION_GPA + sizeof(struct tender_extension) <= TENDER_GATE_DOOR_GPA,
-               "the block ends before the door's part of the page");
+_Static_assert(TENDER_EXTENSION_GPA + sizeof(struct tender_extension) <= TENDER_GATE_BACKEND_GPA,
+               "the block ends before the backend's part of the page");
 _Static_assert(TENDER_GATE_GPA + TENDER_HYPERCALL_MAX * TENDER_GATE_SLOT_BYTES <= TENDER_EXTENSION_GPA,
                "the slots end before the block");
-_Static_assert(TENDER_GATE_DOOR_GPA < TENDER_GATE_GPA + HVT_PAGE_BYTES &&
+_Static_assert(TENDER_GATE_BACKEND_GPA < TENDER_GATE_GPA + HVT_PAGE_BYTES &&
                    TENDER_GATE_GPA + HVT_PAGE_BYTES == HVT_GUEST_MIN_GPA,
                "the gate page is the last below the lowest load address");
 

@@ -19,8 +19,8 @@ cpu_tables_load:
     .size   cpu_tables_load, . - cpu_tables_load
 
 /*
- * 32 entries, 16 bytes each. The CPU has switched to the IST stack and pushed SS, RSP, RFLAGS, CS, RIP and, for
- * vectors 8, 10-14, 17, 21, 29, 30, an error code; the others push a 0 in its place.
+ * 32 entries, 16 bytes each. The CPU has switched to the IST stack and pushed SS, RSP, RFLAGS, CS, RIP and,
+ * for vectors 8, 10-14, 17, 21, 29, 30, an error code; the others push a 0 in its place.
  */
     .balign 16
     .globl  trap_entries

@@ -64,8 +64,8 @@ class VmPool(Owner):
     def _make(self) -> Vm:
         vm = Vm(self.image, self.config, console=self._console, backend=self._backend)
         try:
-            assert vm._door is not None
-            vm._reusable = vm._door.keep(self.image)
+            assert vm._machine is not None
+            vm._reusable = vm._machine.keep(self.image)
         except BaseException:
             vm.close()
             raise
@@ -88,8 +88,8 @@ class VmPool(Owner):
             pass  # close() of the pool was there first
         vm._pool, vm._start_ns, vm.config = self, start_ns, config
         if config is not self.config:
-            assert vm._door is not None
-            vm._door.write_boot_info(config.cmdline)
+            assert vm._machine is not None
+            vm._machine.write_boot_info(config.cmdline)
         vm._created_ns = lib.tn_monotonic_ns()
         return vm
 
@@ -130,9 +130,9 @@ class VmPool(Owner):
         if not vm._reusable:
             vm.close()  # first: its devices are the next one's
             return self._make()
-        assert vm._door is not None
-        vm._door.reset()
-        vm._door.write_boot_info(self.config.cmdline)
+        assert vm._machine is not None
+        vm._machine.reset()
+        vm._machine.write_boot_info(self.config.cmdline)
         return vm
 
     @property

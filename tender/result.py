@@ -134,7 +134,7 @@ class VmResult(Value):
     message  one line for a person, empty for an ordinary exit; the contract's words
     trap     registers the guest left behind when it trapped, else None
     console  the captured console bytes with console=CAPTURE, else None
-    backend  the door that the guest ran behind: "kvm" or "sandbox"
+    backend  the backend that the guest ran behind: "kvm" or "sandbox"
     fault    where the guest stood, for an end that only the sandbox has, else None
     isolation  the isolation layers that stood around the guest
     """

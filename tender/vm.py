@@ -1,4 +1,4 @@
-"""The VM that users hold: it introduces image, devices and door to each other, runs, and says how it ended.
+"""The VM that users hold: it introduces image, devices and backend to each other, runs, and says how it ended.
 
 Vm(image, config)   attaches every device, makes the machine: all errors of set-up are raised here
   .run()            blocks, with the GIL released, until the guest ends      (or .start() and .wait())
@@ -121,7 +121,7 @@ class Vm(Owner):
         self._state = "new"  # new, running, ended: for people; what may be done is decided in C
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
-        self._door: Machine | None = None
+        self._machine: Machine | None = None
         self._pid = os.getpid()
         self._done = descriptor()  # readable once the thread of start() is done
         self._captured: _Captured | None = None
@@ -141,7 +141,7 @@ class Vm(Owner):
             self._set_console(console)
             self._manifest = manifest = self._attach(image, attachments, backend)
             image.check_fits(config.mem_bytes)
-            self._door = create(
+            self._machine = create(
                 backend,
                 self._handle,
                 image=image,
@@ -156,17 +156,17 @@ class Vm(Owner):
         except BaseException:
             lib.tn_vm_close(self._handle)  # at once: the exception's traceback may keep this object
             raise
-        self.backend: MachineName = self._door.name
-        self.fallback, self._notice = self._door.fallback, self._door.notice
+        self.backend: MachineName = self._machine.name
+        self.fallback, self._notice = self._machine.fallback, self._machine.notice
 
     # ---- set-up
 
     def _check_layers(self, required: tuple[IsolationLayer, ...]) -> None:
-        assert self._door is not None
+        assert self._machine is not None
         stand = self.isolation
         missing = [name for name in LAYERS if name in required and name not in stand]
         if missing:
-            layer, machine = LAYERS.index(missing[0]), self._door.name.encode()
+            layer, machine = LAYERS.index(missing[0]), self._machine.name.encode()
             raise HostError(
                 says("layers_missing", ", ".join(missing)),
                 code="isolation-missing",
@@ -324,8 +324,8 @@ class Vm(Owner):
         if answer == 0:
             to.__dict__.update(self.__dict__)
             to._handle = handle
-            assert to._door is not None
-            to._door.handle = handle
+            assert to._machine is not None
+            to._machine.handle = handle
             to._state = "new"
             to._done = descriptor()
             to._result = to._failure = None
@@ -475,7 +475,7 @@ class Vm(Owner):
                 return bytes(into)
 
     def _make_result(self, report: CData) -> VmResult:
-        assert self._door is not None
+        assert self._machine is not None
         shared = ffi.addressof(report, "shared")
         return outcome.result(
             ffi.addressof(report, "event"),

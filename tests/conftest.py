@@ -1,8 +1,8 @@
-"""Fixtures for every test: where the guests are, the command, TAP interfaces, and the doors.
+"""Fixtures for every test: where the guests are, the command, TAP interfaces, and the backends.
 
-A test with the mark `doors` runs once a door, same body: as kvm (which needs one, so that item has the mark kvm
-too) and as sandbox. Nothing in the body asks for a door: the fixture `door` makes it the ambient one, for the
-library what "auto" stands for, for the command TENDER_BACKEND. A body names `door` where the doors must differ.
+A test with the mark `backends` runs once on each backend, with the same body: as kvm (which needs one, so that item
+has the mark kvm too) and as sandbox. Nothing in the body asks for a backend. The fixture `backend` makes it the ambient
+one: for the library what "auto" stands for, for the command TENDER_BACKEND. A body names `backend` where they differ.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import Guest, TapInterface, ip, take_door, tap_offload
+from support import Guest, TapInterface, ip, take_backend, tap_offload
 
 import tender
 
@@ -61,29 +61,29 @@ def tender_cmd() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test marked `doors`: once a door."""
-    if metafunc.definition.get_closest_marker("doors"):
-        if "door" not in metafunc.fixturenames:
-            metafunc.fixturenames.append("door")
+    """A test marked `backends` runs once on each backend."""
+    if metafunc.definition.get_closest_marker("backends"):
+        if "backend" not in metafunc.fixturenames:
+            metafunc.fixturenames.append("backend")
         metafunc.parametrize(
-            "door", [pytest.param("kvm", marks=pytest.mark.kvm), pytest.param("sandbox")], indirect=True
+            "backend", [pytest.param("kvm", marks=pytest.mark.kvm), pytest.param("sandbox")], indirect=True
         )
 
 
 @pytest.fixture
-def door(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The door that every VM of this test is behind, unless it asks for another: "kvm" or "sandbox"."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The backend that every VM of this test is behind, unless it asks for another: "kvm" or "sandbox"."""
     name: str = request.param
     monkeypatch.setenv("TENDER_BACKEND", name)
-    take_door(name, monkeypatch.setattr)
+    take_backend(name, monkeypatch.setattr)
     return name
 
 
 @pytest.fixture(autouse=True)
-def _ambient_door(request: pytest.FixtureRequest) -> None:
-    """For a test that does not name `door`: pytest sets up only what is named."""
-    if request.node.get_closest_marker("doors"):
-        request.getfixturevalue("door")
+def _ambient_backend(request: pytest.FixtureRequest) -> None:
+    """For a test that does not name `backend`: pytest sets up only what is named."""
+    if request.node.get_closest_marker("backends"):
+        request.getfixturevalue("backend")
 
 
 @pytest.fixture(autouse=True)

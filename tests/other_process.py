@@ -8,15 +8,15 @@ import tender
 from tender import CAPTURE, Image, VmConfig, VmResult
 
 
-def runs(path: Path, config: VmConfig, door: str) -> VmResult:
+def runs(path: Path, config: VmConfig, backend: str) -> VmResult:
     """A guest, in this process."""
-    support.take_door(door)
+    support.take_backend(backend)
     return tender.run(path, config, console=CAPTURE, timeout=100)
 
 
-def checks(path: Path, config: VmConfig, door: str) -> VmResult:
+def checks(path: Path, config: VmConfig, backend: str) -> VmResult:
     """The same; GuestFailed for an end that is no success."""
-    return runs(path, config, door).check()
+    return runs(path, config, backend).check()
 
 
 def opens(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What tests share by name: the types of the fixtures in conftest.py, how a door is made the ambient one, and
+"""What tests share by name: the types of the fixtures in conftest.py, how a backend is made the ambient one, and
 what a process has open."""
 
 import fcntl
@@ -27,8 +27,8 @@ BENCH = (sys.executable, str(Path(__file__).resolve().parents[1] / "bench"))
 """What runs a benchmark of this checkout: its name follows."""
 
 
-def take_door(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:
-    """From now on "auto" stands for this door in this process, whatever the host has."""
+def take_backend(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:
+    """From now on "auto" stands for this backend in this process, whatever the host has."""
     vm: Any = tender.vm
     create = vm.create
 

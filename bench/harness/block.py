@@ -228,7 +228,7 @@ def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]"
     if ours is None:
         raise BenchError("tender: the command is not installed beside this Python")
     image = compile.image(options.image, "block_guest")
-    door = (
+    machine_options = (
         f"--backend={options.backend}",
         "--mem=16",
         f"--block:storage={disk}",
@@ -237,10 +237,10 @@ def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]"
     found: dict[str, peers.Words] = {}
     for way in options.way or WAYS:
         if way == "call":
-            found["tender"] = (*ours, *door, image, "{args}")
+            found["tender"] = (*ours, *machine_options, image, "{args}")
         else:
             own = compile.image(None, "block_guest")  # of Solo5's there is "call" alone
-            found[f"tender-{way}"] = (*ours, *door, own, "{args}", way)
+            found[f"tender-{way}"] = (*ours, *machine_options, own, "{args}", way)
     for name, words in peers.parse(
         options.peer, image, wants=("disk", "sector", "args"), taken=(*found, BARE)
     ).items():

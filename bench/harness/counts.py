@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument("--expect", metavar="FILE", help="status 1 if an exact row is not as in this table")
-    p.add_argument("--update", metavar="FILE", help="write the exact rows of this door into this table")
+    p.add_argument("--update", metavar="FILE", help="write the exact rows of this backend into this table")
     p.add_argument("--json", metavar="FILE", help="rows, and reasons for those that are missing")
     p.add_argument("--plot", metavar="FILE.png", help="the rows as a picture (needs matplotlib)")
     p.add_argument("--only", choices=PARTS, action="append", help="repeat it (default: each)")
@@ -339,22 +339,22 @@ def table(backend: str, rows: Rows, because: Because) -> str:
 
 
 def read_table(text: str) -> "dict[tuple[str, str], float]":
-    """By door and name. Raises BenchError for a line that is none."""
+    """By backend and name. Raises BenchError for a line that is none."""
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
             continue
-        door, _, rest = line.partition(" ")
+        backend, _, rest = line.partition(" ")
         name, _, value = rest.strip().rpartition(" ")
         try:
-            found[door, name.strip()] = float(value)
+            found[backend, name.strip()] = float(value)
         except ValueError as error:
-            raise BenchError(f"expected counts: line {number}: {line!r} is not DOOR NAME COUNT") from error
+            raise BenchError(f"expected counts: line {number}: {line!r} is not BACKEND NAME COUNT") from error
     return found
 
 
 def updated(text: str, backend: str, rows: Rows) -> str:
-    """The table with the rows of this door; comments and the other door's lines stay."""
+    """The table with the rows of this backend; comments and the other backend's lines stay."""
     kept = [line for line in text.splitlines() if not line.startswith(f"{backend} ")]
     ours = [f"{backend:8} {name:44} {value:g}" for name, value in rows.items()]
     comments = [line for line in kept if not line.strip() or line.startswith("#")]
@@ -366,7 +366,7 @@ def differences(
     expected: "dict[tuple[str, str], float]", backend: str, rows: Rows, because: Because
 ) -> "list[str]":
     """What is not as expected, as lines; each difference counts, and so does a row that is missing or new."""
-    wanted = {name: value for (door, name), value in expected.items() if door == backend}
+    wanted = {name: value for (of, name), value in expected.items() if of == backend}
     found = exact(rows)
     reasons = "; ".join(because.values())
     lines = [

@@ -16,7 +16,7 @@ from tender.bench.subjects import BenchError
 
 _LIMIT_S = 60
 HELD_MAX = {"sandbox": 5000, "kvm": 250}
-"""VMs of one process of ours, by door. In the sandbox a VM takes three descriptors and four mappings of it, of which it
+"""VMs of one process of ours, by backend. In the sandbox a VM takes three descriptors and four mappings of it, of which it
 may have 20,000 and 65,000 or so. Behind KVM each VM of a process is told of every change of its address space, so that
 making one more costs the more, the more there are: by a tenth more at some hundred."""
 

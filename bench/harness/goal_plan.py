@@ -51,57 +51,66 @@ class Plan:
             self._plan_kvm(mirage, in_box=where_kvm == "box")
 
     def _plan_sandbox(self, checkout: Path, long: bool) -> None:
-        door = ("--backend", "sandbox")
+        backend = ("--backend", "sandbox")
         runs = ("--runs", "40", "--pause", "0")
         hello = self._peer("spt", "{elf:.spt}", "Hello_Solo5") + self._hello
         disk = self._peer("spt", *_DISK, "{elf:.spt}", "{args}") + self._image("block_guest")
         idle = self._image("idle_guest")
-        self._add("sandbox boot", (), "boot", *door, *runs, *hello)
-        self._add("sandbox size", (), "size", *door, "--rounds", "30", "--skip", "tender")
-        self._add("sandbox run", (), "run", *door, *runs, *hello)
-        self._add("sandbox hypercall", (), "hypercall", *door, "--rounds", "15")
-        self._add("sandbox net", self._net_ns, "net", *door, "--rounds", "6", *_cases("tx", "rx"),
+        self._add("sandbox boot", (), "boot", *backend, *runs, *hello)
+        self._add("sandbox size", (), "size", *backend, "--rounds", "30", "--skip", "tender")
+        self._add("sandbox run", (), "run", *backend, *runs, *hello)
+        self._add("sandbox hypercall", (), "hypercall", *backend, "--rounds", "15")
+        self._add("sandbox net", self._net_ns, "net", *backend, "--rounds", "6", *_cases("tx", "rx"),
                   *self._peer("spt", _TAP, "{elf:.spt}", "{args}"), *self._image("net_guest"))  # fmt: skip
-        self._add("sandbox ways", self._net_ns, "ways", *door, "--rounds", "4", "--case", "serve:64",
+        self._add("sandbox ways", self._net_ns, "ways", *backend, "--rounds", "4", "--case", "serve:64",
                   "--case", "bulk-tx:1514", "--case", "bulk-rx:1514")  # fmt: skip
-        self._add("sandbox block", (), "block", *door, "--rounds", "10", *_REQUESTS, *disk)
-        self._add("sandbox cold", (), "block", *door, "--rounds", "5", "--case", "read:cold:4096", "--requests", "2000",
+        self._add("sandbox block", (), "block", *backend, "--rounds", "10", *_REQUESTS, *disk)
+        self._add("sandbox cold", (), "block", *backend, "--rounds", "5", "--case", "read:cold:4096", "--requests", "2000",
                   "--disk-mib", "256", "--directory", str(checkout / "bench" / "out"), *disk)  # fmt: skip
-        self._add("sandbox memory", (), "memory", *door, "--guests", "10,100", "--rounds", "1",
+        self._add("sandbox memory", (), "memory", *backend, "--guests", "10,100", "--rounds", "1",
                   *self._peer("spt", "{elf:.spt}"), *idle)  # fmt: skip
-        self._add("sandbox density", (), "density", *door, "--max", "200", *idle)
+        self._add("sandbox density", (), "density", *backend, "--max", "200", *idle)
         if long:
-            self._add("sandbox many", (), "density", *door, "--max", "100000", "--reserve", "2048", *idle)
+            self._add("sandbox many", (), "density", *backend, "--max", "100000", "--reserve", "2048", *idle)
         else:
             self.absent["sandbox many"] = (
                 "takes minutes, and most of the machine: --long, or python bench density --max 100000"
             )
 
     def _plan_kvm(self, mirage: "Path | None", *, in_box: bool) -> None:
-        door = ("--backend", "kvm")
+        backend = ("--backend", "kvm")
         through = (self._kvmbox, "run", "--icount", "--") if in_box else self._net_ns
         hello = self._peer("hvt", "{elf}", "Hello_Solo5") + self._hello
-        self._add("kvm boot", through, "boot", *door, "--count", "--runs", "10", *hello)
-        self._add("kvm size", through, "size", *door, "--rounds", "5" if in_box else "30", "--skip", "tender")
+        self._add("kvm boot", through, "boot", *backend, "--count", "--runs", "10", *hello)
+        self._add(
+            "kvm size",
+            through,
+            "size",
+            *backend,
+            "--rounds",
+            "5" if in_box else "30",
+            "--skip",
+            "tender",
+        )
         if mirage:
-            self._add("kvm mirage", through, "boot", *door, "--count", "--runs", "5", "--mem", "64", "--skip", "library",
+            self._add("kvm mirage", through, "boot", *backend, "--count", "--runs", "5", "--mem", "64", "--skip", "library",
                       "--skip", "pool", "--skip", "python", *self._peer("hvt", "{elf}", mem=64), str(mirage))  # fmt: skip
         else:
             self.absent["kvm mirage"] = (
                 "no MirageOS image: set TENDER_BENCH_MIRAGE to one that ends by itself"
             )
-        self._add("kvm hypercall", through, "hypercall", *door, "--rounds", "2" if in_box else "15",
+        self._add("kvm hypercall", through, "hypercall", *backend, "--rounds", "2" if in_box else "15",
                   "--calls", "5000" if in_box else "20000",
                   *self._peer("hvt", "--net:service={tap}", "--block:storage={disk}", "{elf}", "{args}"))  # fmt: skip
         hvt = self._peer("hvt", _TAP, "{elf}", "{args}")
         # our own net_guest: behind solo5-hvt a hypercall a frame, too
-        self._add("kvm ways", through, "ways", *door, "--rounds", "1" if in_box else "6", "--way", "calls",
+        self._add("kvm ways", through, "ways", *backend, "--rounds", "1" if in_box else "6", "--way", "calls",
                   "--way", "batch", *_cases("tx", "rx", "echo"), "--frames", "1000" if in_box else "10000",
                   *hvt)  # fmt: skip
-        self._add("kvm block", through, "block", *door, "--rounds", "1" if in_box else "10", *_REQUESTS,
+        self._add("kvm block", through, "block", *backend, "--rounds", "1" if in_box else "10", *_REQUESTS,
                   "--requests", "5000" if in_box else "20000", "--disk-mib", "1",
                   *self._peer("hvt", *_DISK, "{elf}", "{args}"), *self._image("block_guest"))  # fmt: skip
-        self._add("kvm memory", through, "memory", *door, "--guests", "10", "--rounds", "1",
+        self._add("kvm memory", through, "memory", *backend, "--guests", "10", "--rounds", "1",
                   *self._peer("hvt", "{elf}"), *self._image("idle_guest"))  # fmt: skip
         if in_box:
             why = "a time needs a KVM of this host: "
@@ -111,15 +120,15 @@ class Plan:
             )
             # in memory: else the clock leaps where a file is asked for
             skipped = [word for name in ("road", "module", "python", "site") for word in ("--skip", name)]
-            self._add("kvm run", through, "run", *door, "--in-memory", "--runs", "10", "--pause", "0",
+            self._add("kvm run", through, "run", *backend, "--in-memory", "--runs", "10", "--pause", "0",
                       *skipped, *hello)  # fmt: skip
         else:
             runs = ("--runs", "40", "--pause", "0")
-            self._add("kvm times", through, "boot", *door, *runs, "--skip", "tender", "--skip", "python")
+            self._add("kvm times", through, "boot", *backend, *runs, "--skip", "tender", "--skip", "python")
             # Solo5's own net_guest: behind solo5-hvt it takes the ring
-            self._add("kvm ring", through, "ways", *door, "--rounds", "6", "--way", "batch", "--case", "tx:64",
+            self._add("kvm ring", through, "ways", *backend, "--rounds", "6", "--way", "batch", "--case", "tx:64",
                       "--case", "rx:64", *hvt, *self._image("net_guest"))  # fmt: skip
-            self._add("kvm run", through, "run", *door, *runs, *hello)
+            self._add("kvm run", through, "run", *backend, *runs, *hello)
 
     def _image(self, name: str) -> "tuple[str, ...]":
         """Solo5's build of a guest, if it is to run beside a peer; else the benchmark compiles ours."""

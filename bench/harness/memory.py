@@ -76,7 +76,7 @@ def commands(options: argparse.Namespace) -> "tuple[str, dict[str, peers.Words]]
 
 
 def make_fleet(name: str, image: str, options: argparse.Namespace, others: "dict[str, peers.Words]") -> Fleet:
-    """Ours if the name is the door's."""
+    """Ours if the name is the backend's."""
     if name == options.backend:
         held = getattr(options, "per_process", 0)
         return LibraryFleet(name, image, options.mem, options.backend, args=options.arg, held=held)

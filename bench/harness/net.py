@@ -158,13 +158,13 @@ def commands(options: argparse.Namespace) -> "dict[str, peers.Words]":
     if ours is None:
         raise BenchError("tender: the command is not installed beside this Python")
     image = compile.image(options.image, "net_guest")
-    door = (f"--backend={options.backend}", "--mem=16", f"--net:service0={TAP}")
+    machine_options = (f"--backend={options.backend}", "--mem=16", f"--net:service0={TAP}")
     found: dict[str, peers.Words] = {}
     for transport in options.transport or TRANSPORTS:
         if transport == "call":
-            found["tender"] = (*ours, *door, image, "{args}")
+            found["tender"] = (*ours, *machine_options, image, "{args}")
         else:
-            found[f"tender-{transport}"] = (*ours, *door, image, "{args}", transport)
+            found[f"tender-{transport}"] = (*ours, *machine_options, image, "{args}", transport)
     for name, words in peers.parse(options.peer, image, wants=("tap", "args"), taken=found).items():
         found[name] = tuple(word.replace("{tap}", TAP) for word in words)
     return found

@@ -112,13 +112,18 @@ def commands(options: argparse.Namespace, guest: Path, made: Path) -> "dict[str,
         raise BenchError("tender: the command is not installed beside this Python")
     data = guest.read_bytes()
     at = data.index(_NOTE) + len(_NOTE) + 4
-    door = (f"--backend={options.backend}", "--mem=16", "--no-net-ring", f"--net:service0={net.TAP}")
+    machine_options = (
+        f"--backend={options.backend}",
+        "--mem=16",
+        "--no-net-ring",
+        f"--net:service0={net.TAP}",
+    )
     found: dict[str, peers.Words] = {}
     for way in options.way or WAYS:
         features, word = WAYS[way]
         image = made / f"{way}.elf"
         image.write_bytes(data[:at] + features.to_bytes(4, "little") + data[at + 4 :])
-        found[way] = (*ours, *door, str(image), word, "{args}")
+        found[way] = (*ours, *machine_options, str(image), word, "{args}")
     if options.peer:
         named = compile.image(options.image, "net_guest")
         for name, words in peers.parse(options.peer, named, wants=("tap", "args"), taken=WAYS).items():

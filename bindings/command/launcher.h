@@ -4,7 +4,7 @@
  *   main.c      which road: this one, or Python's
  *   request.c   words to values
  *   devices.c   values and manifest to open devices
- *   run.c       a door, the run, signals, the end
+ *   run.c       a backend, the run, signals, the end
  *   net_helper.c  interfaces that are attached again, for a command that may not
  *   stranger.c  under somebody else's system-call filter
  *   outputs.c   where the console and the report go

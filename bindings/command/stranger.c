@@ -6,7 +6,7 @@
  *   ppoll      epoll: one set, made and closed each time. Signals come in for the wait as they do in ppoll.
  *   eventfd2   a timer's descriptor; who would write to it sets it (run.c)
  * Any other fails with ENOSYS, and each place that makes one goes on without: no lock on a disk, no filter of
- * our own where seccomp() itself is refused, signals that are not held back. Only KVM's door works so: a
+ * our own where seccomp() itself is refused, signals that are not held back. Only KVM's backend works so: a
  * sandbox wants clone().
  */
 #define _GNU_SOURCE

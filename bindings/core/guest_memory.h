@@ -36,7 +36,7 @@ struct guest_memory {
     uint64_t open_bytes; /* ... of so many; 0: nobody has looked */
 };
 
-/* PROT_... of a mapping of memory with these SEGMENT_... flags, but for execution, which only a door may
+/* PROT_... of a mapping of memory with these SEGMENT_... flags, but for execution, which only a backend may
  * give. */
 static inline int guest_protection(uint32_t flags)
 {

@@ -21,8 +21,8 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
 /* The guest executed a 32-bit `out` of `gpa` to `port`: a hypercall, or EVENT_BAD_PORT. */
 enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa);
 
-/* A handler that a signal interrupts sets vm->resume; the door calls this before it enters the guest again.
- * The handler gets the structure as it was copied first, whatever guest memory says by then. */
+/* A handler that a signal interrupts sets vm->resume; the backend calls this before it enters the guest
+ * again. The handler gets the structure as it was copied first, whatever guest memory says by then. */
 enum verdict hypercall_resume(struct vm *vm);
 
 /* The handlers, one a row: hc_walltime() and so on. Each gets its own copy of the structure and may change

@@ -1,7 +1,8 @@
 /*
  * One VM as the hypercall handlers see it: its memory, its devices, its console, and the request to stop.
  *
- * No KVM, no Python, no allocation on the hot road, no process-wide state. A door (machine/kvm/run_kvm.c, or
+ * No KVM, no Python, no allocation on the hot road, no process-wide state. A backend (machine/kvm/run_kvm.c,
+ * or
  * machine/sandbox/program) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
  *
  * Threads: one thread at a time is inside a backend's run function. vm_stop() may come from any other. A kind
@@ -69,7 +70,7 @@ struct vm_resume {
 
 struct vm {
     struct guest_memory memory;   /* first: its address is the VM's, which handlers have in a register */
-    const struct vm_event *event; /* what Python believes: shared->event, or a door's checked copy of it */
+    const struct vm_event *event; /* what Python believes: shared->event, or a backend's checked copy of it */
     struct vm_shared *shared;     /* the VM's own, or a page shared with the process that runs the guest */
     struct vm_device devices[MFT_MAX_ENTRIES];
     uint32_t device_end;                     /* one past the highest attached handle */

@@ -1,4 +1,4 @@
-"""Door 1: a virtual machine on /dev/kvm, one vCPU, one memslot.
+"""KVM's backend: a virtual machine on /dev/kvm, one vCPU, one memslot.
 
 Its descriptors and its `kvm_run` page are the VM's (bindings/python/owner.h). /dev/kvm is opened, and the VM is made, here,
 by ioctls through cffi, with errno kept. What is behind the descriptors is C, for the command too:

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         choices=("kvm", "sandbox"),
         default="kvm",
-        help="the door (default kvm)",
+        help="the backend (default kvm)",
     )
     p.add_argument(
         "--skip",
@@ -110,8 +110,8 @@ def commands(
     if tender is None:
         notes.append("tender: the command is not installed beside this Python: left out")
     else:
-        door = (f"--backend={options.backend}", f"--mem={options.mem}")
-        found["tender"] = (*tender, *door, image, *options.arg)
+        machine_options = (f"--backend={options.backend}", f"--mem={options.mem}")
+        found["tender"] = (*tender, *machine_options, image, *options.arg)
     found["python"] = (sys.executable, "-I", "-S", "-c", "pass")
     for name, words in peers.parse(options.peer, image, taken={*found, *taken}).items():
         found[name] = peers.fill(words, {}, options.arg)

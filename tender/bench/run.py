@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         + "\n\nA ratio below 1 means: the first is faster.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--backend", choices=("kvm", "sandbox"), default="kvm", help="the door (default kvm)")
+    p.add_argument("--backend", choices=("kvm", "sandbox"), default="kvm", help="the backend (default kvm)")
     p.add_argument(
         "--skip", action="append", default=[], metavar="NAME", help="leave out one of ours or python or site"
     )

@@ -126,14 +126,14 @@ def as_json(facts: Facts, found: list[Check]) -> dict[str, object]:
 
 
 def last_line(facts: Facts) -> str:
-    """Whether a unikernel can run, and behind which door it does if nobody says."""
+    """Whether a unikernel can run, and on which backend it does if nobody says."""
     reason = unusable(checks(facts))
     if reason:
         return f"No unikernel can run here: {reason}"
-    doors = {"kvm": ("KVM", kvm_unusable(facts)), "sandbox": ("the sandbox", sandbox_unusable(facts))}
-    if facts.auto_backend not in doors:
-        return f"A unikernel can run here, but `--backend auto` finds no door: {facts.auto_reason}"
-    name, unfit = doors[facts.auto_backend]
+    backends = {"kvm": ("KVM", kvm_unusable(facts)), "sandbox": ("the sandbox", sandbox_unusable(facts))}
+    if facts.auto_backend not in backends:
+        return f"A unikernel can run here, but `--backend auto` finds no backend: {facts.auto_reason}"
+    name, unfit = backends[facts.auto_backend]
     if unfit:
         other = "sandbox" if facts.auto_backend == "kvm" else "kvm"
         return f"A unikernel can run here with `--backend {other}`; `--backend auto` takes {name}, which is unfit: {unfit}"
@@ -142,7 +142,7 @@ def last_line(facts: Facts) -> str:
 
 
 def checks(facts: Facts) -> list[Check]:
-    """Every check, in the order in which a start meets them. One door that is shut is no failure."""
+    """Every check, in the order in which a start meets them. A backend that cannot be had is no failure."""
     kvm, sandbox = _kvm(facts), _sandbox(facts)
     if _first_failure(kvm) and not _first_failure(sandbox):
         kvm = [_softened(check) for check in kvm]

@@ -54,7 +54,7 @@ class TapFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFacts:
-    """How the trial unikernel fared behind one door: what was measured, or why it failed and the cure of that."""
+    """How the trial unikernel fared behind one backend: what was measured, or why it failed and the cure of that."""
 
     value: str = ""
     error: str = ""
@@ -97,7 +97,7 @@ class Facts:
     kvm_capabilities: dict[str, int] = field(default_factory=dict)
     trial: TrialFacts = TrialFacts()
     sandbox: SandboxFacts = SandboxFacts()
-    auto_backend: str = ""  # the door that --backend auto takes; empty: none
+    auto_backend: str = ""  # the backend that --backend auto takes; empty: none
     auto_reason: str = ""  # why it is not KVM's
     tun: DeviceNode = DeviceNode(path="/dev/net/tun")
     taps: tuple[TapFacts, ...] = ()
@@ -205,7 +205,7 @@ def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
 
 
 def run_trial(backend: Backend) -> TrialFacts:
-    """Runs tender.backend.trial's unikernel behind that door and no other."""
+    """Runs tender.backend.trial's unikernel on that backend and no other."""
     cpu_ns: dict[str, int] = {}
 
     def note(data: bytes) -> None:
@@ -226,8 +226,8 @@ def run_trial(backend: Backend) -> TrialFacts:
     message = "" if result.reason == "timeout" else result.message
     unfit = trial.verdict(cpu_ns, result.guest_status, message)
     if unfit:
-        door = "this KVM" if backend == "kvm" else "the sandbox"
-        return TrialFacts(error=f"{door} is unfit: {unfit}", isolation=walls)
+        machine = "this KVM" if backend == "kvm" else "the sandbox"
+        return TrialFacts(error=f"{machine} is unfit: {unfit}", isolation=walls)
     loop_ms = (cpu_ns["1"] - cpu_ns["0"]) / 1e6
     boot_ms = result.boot.since_start_ms("first_console") or 0.0
     value = f"every step right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
@@ -238,7 +238,7 @@ def run_trial(backend: Backend) -> TrialFacts:
 
 
 def auto_choice() -> tuple[str, str]:
-    """The door that `--backend auto` takes here, and why it is not KVM's; found by making a VM."""
+    """The backend that `--backend auto` takes here, and why it is not KVM's; found by making a VM."""
     try:
         with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), console=DISCARD) as vm:
             return vm.backend, vm.fallback

@@ -242,7 +242,7 @@ def main(argv: list[str]) -> int:
     verbose = argv[:1] == ["-v"]
     rows = [*TABLE, *(row(str(Path(path).resolve())) for path in argv[verbose:])]
     program = [str(Path(sys.executable).parent / "tender"), "solo5-hvt"]
-    os.environ["TENDER_BACKEND"] = "kvm"  # solo5-hvt has no other door
+    os.environ["TENDER_BACKEND"] = "kvm"  # solo5-hvt has no other backend
     wrong = 0
     make_taps()
     for one in rows:

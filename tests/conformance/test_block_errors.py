@@ -31,7 +31,7 @@ from support import Guest
 
 from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, Vm, VmConfig, VmResult, run
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 SIZE = 16 * PAGE
 BAD = 8 * PAGE + 512
@@ -274,14 +274,14 @@ def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(
 
 @pytest.mark.parametrize("name", ["tender", "solo5-hvt"])
 def test_a_limit_on_the_size_of_files_that_is_below_the_image_is_named(
-    front: Callable[[str], str], guest: Guest, name: str, door: str
+    front: Callable[[str], str], guest: Guest, name: str, backend: str
 ) -> None:
     """The sandbox's image is a file in memory; on KVM the command has none."""
     done = subprocess.run(
         [front(name), "--mem=4", str(guest("hello"))], capture_output=True, text=True, timeout=60, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE)),
     )  # fmt: skip
-    if door == "kvm":
+    if backend == "kvm":
         assert done.returncode == 0, done.stderr
         return
     assert (done.returncode, done.stdout) == (1, "")

@@ -15,7 +15,7 @@ from elf_builder import MFT_RESERVED_FIRST, PF_R, Segment, abi_note, build_elf, 
 
 from tender import BlockFile, ExitReason, Image, Vm, VmConfig
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 BOOT_INFO, MANIFEST = 0x10000, 0x10038
 ENTRY = struct.Struct("<68sI16sQB7s")
@@ -101,10 +101,10 @@ def test_kernel_end_is_0_without_a_segment() -> None:
         assert fields(vm.memory(BOOT_INFO, 56))["kernel_end"] == 0
 
 
-def test_the_frequency_is_kvms_to_the_hertz(door: str) -> None:
+def test_the_frequency_is_kvms_to_the_hertz(backend: str) -> None:
     """KVM says it in kHz. In the sandbox it is the host's: test_vcpu_state.py compares it with a clock."""
     hz = fields(printer(56).run().console)["cpu_cycle_freq"]
-    if door == "kvm":
+    if backend == "kvm":
         assert hz % 1000 == 0
         assert hz == fields(printer(56).run(mem=4).console)["cpu_cycle_freq"]
 
@@ -191,7 +191,7 @@ def test_8191_bytes_are_the_longest_command_line(solo5: Solo5, tmp_path: Path) -
 
 
 def test_nothing_else_lies_in_the_low_mebibyte_that_a_guest_can_read() -> None:
-    """From the command line's end to where the doors' own begins: zeros."""
+    """From the command line's end to where the backends' own begins: zeros."""
     guest = Bare()
     guest.call(PUTS, L_PUTS, BOOT_INFO, 0x80000 - BOOT_INFO)
     guest.halt()

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pytest
 from bare import HEAP, L_PUTS, MIB, PUTS, Bare
 
-pytestmark = [pytest.mark.doors, pytest.mark.parametrize("name", ["tender", "solo5-hvt"])]
+pytestmark = [pytest.mark.backends, pytest.mark.parametrize("name", ["tender", "solo5-hvt"])]
 
 TEXT = b"".join(b"%07d\n" % number for number in range(1 << 15)) + b"end"
 PIPE_BYTES = 4096

@@ -78,7 +78,7 @@ def host_flags() -> frozenset[str]:
     return frozenset(line.partition(":")[2].split())
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_what_a_unikernel_computes_with_is_shown_as_the_host_has_it(guest: Guest) -> None:
     seen = leaves(guest, "1.0", "7.0", "0x80000001.0", "0x80000007.0")
     one, seven, extended = seen["0x1.0"], seen["0x7.0"], seen["0x80000001.0"]
@@ -114,14 +114,14 @@ def test_more_than_a_hundred_leaves_are_taken(guest: Guest) -> None:
 # ---- model-specific registers
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_fs_base_is_the_guests_own(guest: Guest) -> None:
     """Solo5's bindings write it at the start and at each switch of thread-local storage."""
     result = asked(guest, "--tls")
     assert result.ok and text(result) == "tls OK\n"
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("msr", "value"), [(0x1B, 0), (0x277, 0x0007040600070406), (0xC0000080, 0x500), (0xC0000102, 0)]
 )
@@ -130,13 +130,13 @@ def test_a_register_that_says_how_the_guest_stands_can_be_read(guest: Guest, msr
     assert result.ok and text(result) == f"rdmsr {msr:#x} {value:#x}\n"
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_the_time_stamp_counter_can_be_read_as_a_register(guest: Guest) -> None:
     result = asked(guest, "--rdmsr=0x10")
     assert result.ok and re.fullmatch(r"rdmsr 0x10 0x[0-9a-f]+\n", text(result))
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize("value", [0x501, 0xD00])
 def test_efer_can_be_written(guest: Guest, value: int) -> None:
     """NXE lets a guest keep its own data from being executed; SCE is of no use but harmless."""
@@ -165,7 +165,7 @@ DENIED = {
 }
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize("way", ["--rdmsr", "--wrmsr"])
 @pytest.mark.parametrize("name", DENIED)
 def test_a_register_that_no_guest_needs_is_as_if_it_did_not_exist(guest: Guest, way: str, name: str) -> None:
@@ -174,7 +174,7 @@ def test_a_register_that_no_guest_needs_is_as_if_it_did_not_exist(guest: Guest, 
     assert "trap: #GP" in text(result) and result.trap is not None and result.trap.error_code == 0
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize("msr", [0x10, 0x1B, 0x277])
 def test_a_register_that_can_only_be_read_refuses_another_value(guest: Guest, msr: int) -> None:
     result = asked(guest, f"--wrmsr={msr:#x}", "--value=0x0101010101010101")

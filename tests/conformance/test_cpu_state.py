@@ -101,8 +101,8 @@ def test_after_the_end_it_is_the_ended_guests(vm: Vm) -> None:
     assert state.system.cr3 == 0x2000
 
 
-@pytest.mark.doors
-def test_it_is_refused_of_a_closed_vm_and_of_one_that_runs(guest: Guest, door: str) -> None:
+@pytest.mark.backends
+def test_it_is_refused_of_a_closed_vm_and_of_one_that_runs(guest: Guest, backend: str) -> None:
     state = ffi.new("struct cpu_state *")
     with Image.open(guest("spin")) as image, Vm(image, VmConfig(mem=6), console=DISCARD) as vm:
         vm.start(timeout=60)
@@ -133,8 +133,8 @@ def test_a_sandbox_knows_the_general_registers_of_a_fault_and_nothing_else() -> 
         assert state.general.rip == image.entry + 5
 
 
-@pytest.mark.doors
-def test_memory_is_written_where_the_guest_may_write_and_its_text_is_not(guest: Guest, door: str) -> None:
+@pytest.mark.backends
+def test_memory_is_written_where_the_guest_may_write_and_its_text_is_not(guest: Guest, backend: str) -> None:
     """Before the run: data that is written is what the guest finds. Text is refused, and stays as it is."""
     bare = Bare()
     place = bare.structure("<Q", 1)

@@ -29,7 +29,7 @@ from elf_cases import REFUSED, Refused
 
 from tender import ExitReason, Image
 
-doors = pytest.mark.doors
+backends = pytest.mark.backends
 Solo5 = Callable[..., "subprocess.CompletedProcess[str]"]
 PT_GNU_STACK, PT_GNU_RELRO = 0x6474E551, 0x6474E552
 U64_MAX = (1 << 64) - 1
@@ -150,20 +150,20 @@ HEADERS: dict[str, dict[str, int]] = {
 }
 
 
-@doors
+@backends
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 def test_sections_and_flags_are_not_looked_at(header: dict[str, int]) -> None:
     boots(with_segments(**header))
 
 
-@doors
+@backends
 @pytest.mark.parametrize("ident", ["7f454c46020101ffff", "7f454c460201000300", "7f454c4602010109" + "ff" * 8])
 def test_the_rest_of_ident_is_not_looked_at(ident: str) -> None:
     """Its version, the operating system, the system's version, and padding."""
     boots(with_segments(ident=bytes.fromhex(ident)))
 
 
-@doors
+@backends
 def test_debug_sections_are_not_loaded(guest: Callable[[str], Path]) -> None:
     """Ours have them: megabytes of sections with no segment."""
     path = guest("hello")
@@ -174,7 +174,7 @@ def test_debug_sections_are_not_loaded(guest: Callable[[str], Path]) -> None:
     boots(path.read_bytes())
 
 
-@doors
+@backends
 @pytest.mark.parametrize("flags", [PF_X, PF_R | PF_X], ids=["X", "RX"])
 def test_text_may_be_to_execute_only(flags: int) -> None:
     guest = Bare()
@@ -195,7 +195,7 @@ OTHERS = {
 }
 
 
-@doors
+@backends
 @pytest.mark.parametrize("others", OTHERS.values(), ids=OTHERS)
 def test_what_is_no_loadable_segment_with_bytes_is_not_looked_at(others: Sequence[Segment]) -> None:
     """Before the others in the table, between them, and behind them."""
@@ -206,7 +206,7 @@ def test_what_is_no_loadable_segment_with_bytes_is_not_looked_at(others: Sequenc
         boots(build_elf(segments=segments, notes=guest.notes()))
 
 
-@doors
+@backends
 def test_bss_is_zero_whichever_way_it_is_said() -> None:
     """Behind the bytes of a segment, up to its memory size; a segment of its own, aligned or not; the bytes between."""
     guest = Bare()
@@ -226,7 +226,7 @@ def test_bss_is_zero_whichever_way_it_is_said() -> None:
     assert [ran.at(one) for one in (tail, page, alone, odd)] == [(0,)] * 4
 
 
-@doors
+@backends
 def test_bytes_of_the_file_around_a_segment_do_not_come_into_memory() -> None:
     """Where the file goes on with other bytes, the rest of a segment's last page is zero."""
     guest = Bare()
@@ -237,7 +237,7 @@ def test_bytes_of_the_file_around_a_segment_do_not_come_into_memory() -> None:
     assert [ran.at(first), ran.at(seen), ran.at(before)] == [(U64_MAX,), (0,), (0,)]
 
 
-@doors
+@backends
 def test_an_address_need_not_be_congruent_with_its_offset_nor_match_its_physical_one() -> None:
     guest = Bare()
     seen = guest.load(PLACE)
@@ -248,7 +248,7 @@ def test_an_address_need_not_be_congruent_with_its_offset_nor_match_its_physical
     assert ran.result.ok and ran.at(seen) == struct.unpack("<Q", b"anywhere")
 
 
-@doors
+@backends
 @pytest.mark.parametrize(
     ("vaddr", "align", "memsz"),
     [
@@ -270,7 +270,7 @@ def test_any_alignment_of_a_power_of_two_that_gives_whole_pages(vaddr: int, alig
     assert ran.result.ok and ran.at(seen)[0] & 0xFF == ord("A"), ran.result.message
 
 
-@doors
+@backends
 def test_128_segments_are_loaded() -> None:
     guest = Bare()
     seen = [guest.load(PLACE + number * PAGE) for number in range(126)]
@@ -282,7 +282,7 @@ def test_128_segments_are_loaded() -> None:
     assert [ran.at(one)[0] for one in seen] == [1000 + number for number in range(126)]
 
 
-@doors
+@backends
 def test_an_image_of_48_mebibytes_is_loaded_to_its_last_byte() -> None:
     """With most of it bytes of the file, as a large unikernel has."""
     guest = Bare()
@@ -297,9 +297,9 @@ def test_an_image_of_48_mebibytes_is_loaded_to_its_last_byte() -> None:
     assert [ran.at(one)[0] for one in seen] == [0x1111, 0x2222, 0x3333, 0x4444]
 
 
-@doors
+@backends
 @pytest.mark.parametrize("where", ["constants", "data", "heap"])
-def test_the_entry_need_not_lie_in_executable_memory(where: str, door: str) -> None:
+def test_the_entry_need_not_lie_in_executable_memory(where: str, backend: str) -> None:
     """KVM runs what lies there, as solo5-hvt does; the sandbox starts, and then has no right to execute it."""
     guest = Bare()
     halt = guest.structure("<Qi4x", 0, 9)
@@ -309,7 +309,7 @@ def test_the_entry_need_not_lie_in_executable_memory(where: str, door: str) -> N
     entry = PLACE if flags else HEAP
     elf = build_elf(segments=[*guest.segments()[1:], *more], notes=guest.notes(), e_entry=entry)
     result = guest.run(elf).result
-    if door == "sandbox":
+    if backend == "sandbox":
         assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
         assert result.message == f"sandbox: host/guest translation fault: rip={entry:#x}"
     elif where == "heap":  # zeros: add %al, (%rax), which is address 0
@@ -318,8 +318,8 @@ def test_the_entry_need_not_lie_in_executable_memory(where: str, door: str) -> N
         assert (result.reason, result.status) == (ExitReason.EXIT, 9)
 
 
-@doors
-@pytest.mark.parametrize("door_memory", [2, 4096])
-def test_memory_smaller_or_larger_than_the_image_was_checked_with(door_memory: int) -> None:
+@backends
+@pytest.mark.parametrize("mem_mib", [2, 4096])
+def test_memory_smaller_or_larger_than_the_image_was_checked_with(mem_mib: int) -> None:
     """One image, all sizes that it fits: what lies in the last page of the smallest is there in the largest."""
-    boots(with_segments(Segment(data=b"x", vaddr=2 * MIB - PAGE)), door_memory)
+    boots(with_segments(Segment(data=b"x", vaddr=2 * MIB - PAGE)), mem_mib)

@@ -1,7 +1,7 @@
 """How a run ends, row by row, through both command lines: the line on stderr, and the status.
 
-`tender run` says the same as `tender solo5-hvt` under its own name; it may add hints. Where the doors speak in their own
-names, DOOR stands for that. SIGINT, SIGTERM, other signals, and consoles that are closed or full are in
+`tender run` says the same as `tender solo5-hvt` under its own name; it may add hints. Where the backends speak in their own
+names, BACKEND stands for that. SIGINT, SIGTERM, other signals, and consoles that are closed or full are in
 test_solo5_command_line.py and tests/contract/test_cli.py.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from bare import BLOCK_READ, L_PUTS, MIB, PORT, PUTS, TEXT, WALLTIME, Bare
 from support import Guest
 
-doors = pytest.mark.doors
+backends = pytest.mark.backends
 FRONTS = ("solo5-hvt", "run")
 MEM = 4
 SPEAKER = {"kvm": "KVM", "sandbox": "sandbox"}
@@ -54,7 +54,7 @@ def ends(done: "subprocess.CompletedProcess[str]", front: str, status: int, said
 # ---- the guest's own ends
 
 
-@doors
+@backends
 @pytest.mark.parametrize("front_name", FRONTS)
 @pytest.mark.parametrize(("given", "status"), [(0, 0), (83, 83), (255, 255), (0x1FE, 254)])
 def test_halt(start: Run, front_name: str, given: int, status: int) -> None:
@@ -67,7 +67,7 @@ def test_halt(start: Run, front_name: str, given: int, status: int) -> None:
     assert (done.stdout, done.stderr) == ("said\n", "")
 
 
-@doors
+@backends
 @pytest.mark.parametrize("front_name", FRONTS)
 def test_trap_of_the_guests_own(start: Run, guest: Guest, front_name: str) -> None:
     """Its handler prints it on the console and halts with 255; the tender says nothing."""
@@ -82,19 +82,19 @@ def test_trap_of_the_guests_own(start: Run, guest: Guest, front_name: str) -> No
 def write_to_text() -> tuple[Bare, str]:
     guest = Bare()
     guest.store(TEXT, 1)
-    return guest, f"DOOR: host/guest translation fault: rip={TEXT + 10:#x}"  # behind movabs $1, %rax
+    return guest, f"BACKEND: host/guest translation fault: rip={TEXT + 10:#x}"  # behind movabs $1, %rax
 
 
 def hlt() -> tuple[Bare, str]:
     guest = Bare()
     guest.code("90 f4")
-    return guest, f"DOOR: unhandled exit: exit_reason=0x5, rip={TEXT + 2:#x}"
+    return guest, f"BACKEND: unhandled exit: exit_reason=0x5, rip={TEXT + 2:#x}"
 
 
 def triple_fault() -> tuple[Bare, str]:
     guest = Bare()
     guest.code("0f0b")  # ud2, and no IDT
-    return guest, "DOOR: unhandled exit: exit_reason=0x8, rip=ANY"
+    return guest, "BACKEND: unhandled exit: exit_reason=0x8, rip=ANY"
 
 
 def port() -> tuple[Bare, str]:
@@ -148,24 +148,24 @@ ENDS = (
 )
 
 
-@doors
+@backends
 @pytest.mark.parametrize("front_name", FRONTS)
 @pytest.mark.parametrize("make", ENDS, ids=lambda make: make.__name__)
 def test_end_by_the_tender(
-    start: Run, door: str, front_name: str, make: Callable[[], tuple[Bare, str]]
+    start: Run, backend: str, front_name: str, make: Callable[[], tuple[Bare, str]]
 ) -> None:
     """Status 1, and the contract's words; what the guest had printed is there. In the sandbox the program names
     itself where KVM would."""
     guest, said = make()
     done = start(front_name, guest.elf())
-    seen = done.stderr.replace(f"{SPEAKER[door]}: ", "DOOR: ", 1)
+    seen = done.stderr.replace(f"{SPEAKER[backend]}: ", "BACKEND: ", 1)
     if "ANY" in said:
         seen = re.sub(r"rip=0x[0-9a-f]+", "rip=ANY", seen)
     done.stderr = seen
     ends(done, front_name, 1, said)
 
 
-@doors
+@backends
 @pytest.mark.parametrize("front_name", FRONTS)
 def test_what_was_printed_before_such_an_end_is_there(start: Run, front_name: str) -> None:
     guest = Bare()

@@ -129,7 +129,7 @@ def test_each_end_by_which_kvm_could_not_go_on_may_be_started_again(kind: int, r
     assert explain(event, "kvm")[:2] == (reason, 2)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize(
     ("name", "args", "reason"),
     [
@@ -147,7 +147,7 @@ def test_an_end_that_a_guest_brings_on_itself_is_1(
     assert (result.reason, result.status) == (reason, 1)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["tender", "solo5-hvt"])
 def test_a_stop_that_was_asked_for_is_1(front: Front, guest: Guest, name: str, number: int) -> None:
@@ -159,7 +159,7 @@ def test_a_stop_that_was_asked_for_is_1(front: Front, guest: Guest, name: str, n
     assert (process.returncode, said) == (1, f"{name}: Exiting on signal {number}\n")
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_what_cannot_start_is_1(front: Front, guest: Guest, tmp_path: Path) -> None:
     for words in (["--mem=4", tmp_path / "missing"], ["--mem=4", guest("disk")], ["--mem=4", "/dev/null"]):
         done = subprocess.run([front("solo5-hvt"), *words], capture_output=True, timeout=60, check=False)

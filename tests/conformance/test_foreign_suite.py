@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import ip
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 Done = subprocess.CompletedProcess[str]
 Front = Callable[[str], str]
@@ -113,10 +113,10 @@ def test_what_aborts(foreign: Foreign, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ENFORCED)
-def test_rights_to_pages_are_what_this_door_enforces(foreign: Foreign, door: str, name: str) -> None:
+def test_rights_to_pages_are_what_this_backend_enforces(foreign: Foreign, backend: str, name: str) -> None:
     done = foreign(name)
     assert done.returncode == 1, done.stdout
-    if door in ENFORCED[name]:
+    if backend in ENFORCED[name]:
         assert TRANSLATION_FAULT in done.stdout and "FAILURE" not in done.stdout
     else:
         assert TRANSLATION_FAULT not in done.stdout and "FAILURE" in done.stdout

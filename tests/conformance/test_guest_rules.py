@@ -15,12 +15,12 @@ from support import Guest
 
 from tender import NetFd
 
-doors = pytest.mark.doors
+backends = pytest.mark.backends
 Front = Callable[[str], str]
 A_DAY_NS = 86400 * 10**9
 
 
-@doors
+@backends
 def test_as_process_1_of_a_container_sigterm_ends_it(front: Front, guest: Guest) -> None:
     """The kernel drops what the first process of a namespace has no handler for: it must have one."""
     tender = [front("solo5-hvt"), "--mem=2", str(guest("spin"))]
@@ -46,7 +46,7 @@ def test_our_unikernels_are_no_programs_for_the_hosts_kernel(guest: Guest) -> No
         assert (done.returncode, done.stdout) == (127, b"")
 
 
-@doors
+@backends
 def test_an_idle_loop_wakes_for_each_frame_and_reads_until_again() -> None:
     """As an idle MirageOS does it: yields for a day, reads until AGAIN, answers, and yields again."""
     frames = [b"\x01" * 60, b"\x02" * 1514, b"\x03" * 14]

@@ -40,7 +40,7 @@ from bare import (
 
 from tender import DISCARD, BlockFile, ExitReason, Image, NetFd, Vm, VmConfig, VmResult
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 U64 = 1 << 64
 WILD = 0xFFFFFFFFFFFFF000
@@ -60,12 +60,12 @@ def bad_port(result: VmResult, port: int) -> None:
 # ---- how a hypercall is made
 
 
-def test_every_other_port_ends_the_run(door: str) -> None:
-    """0x4f0 to 0x610 but for 0x500 to 0x508; with no ring, 0x600 is such a one too. Both doors ask one table: where KVM
+def test_every_other_port_ends_the_run(backend: str) -> None:
+    """0x4f0 to 0x610 but for 0x500 to 0x508; with no ring, 0x600 is such a one too. Both backends ask one table: where KVM
     is slow, its exit is tried around the edges of it."""
     every = (*range(0x4F0, 0x500), *range(0x509, 0x611))
     edges = (*range(0x4F8, 0x500), *range(0x509, 0x512), 0x580, 0x5FF, 0x600, 0x601, 0x608, 0x610)
-    for port in every if door == "sandbox" else edges:
+    for port in every if backend == "sandbox" else edges:
         guest = Bare()
         guest.out(port, DATA)
         bad_port(guest.run().result, port)
@@ -144,7 +144,7 @@ def test_outsl_and_rep_outsl_are_no_hypercalls(code: str, port: int) -> None:
     bad_port(guest.run().result, port)
 
 
-def test_rep_outsl_ends_a_guest_that_has_long_been_running(door: str) -> None:
+def test_rep_outsl_ends_a_guest_that_has_long_been_running(backend: str) -> None:
     """KVM's registers, by which it is told, are then looked at with each sixteenth exit."""
     guest = Bare()
     call = guest.structure(L_WALLTIME, 0)
@@ -155,7 +155,7 @@ def test_rep_outsl_ends_a_guest_that_has_long_been_running(door: str) -> None:
     guest.code("b940000000 31c0 f36f")  # mov $64, %ecx; xor %eax, %eax; rep outsl
     result = guest.run().result
     bad_port(result, PORT + WALLTIME)
-    if door == "kvm":
+    if backend == "kvm":
         assert 300 < result.counters.exits <= 300 + 16 + 1
 
 

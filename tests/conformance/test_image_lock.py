@@ -15,7 +15,7 @@ from support import Guest
 
 from tender import DISCARD, BlockFd, BlockFile, DeviceError, Image, Vm, VmConfig
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 REFUSED_WRITER = "Could not open block device: {}: in use already: another VM or program has locked it"
 REFUSED_READER = (
@@ -122,12 +122,12 @@ def test_a_descriptor_that_cannot_write_does_not_keep_readers_away(guest: Guest,
             made(guest, BlockFile(str(disk)))
 
 
-def test_the_lock_is_gone_with_a_killed_process(guest: Guest, disk: Path, door: str) -> None:
+def test_the_lock_is_gone_with_a_killed_process(guest: Guest, disk: Path, backend: str) -> None:
     program = (
         "import sys\n"
         "from tender import BlockFile, Image, Vm, VmConfig\n"
         f"vm = Vm(Image.open({str(guest('disk'))!r}), VmConfig(mem=8, block=BlockFile({str(disk)!r})),"
-        f" backend={door!r})\n"
+        f" backend={backend!r})\n"
         "print('made', flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import Guest, TapInterface, ip
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 Front = Callable[[str], str]
 

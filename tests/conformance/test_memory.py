@@ -18,7 +18,7 @@ from elf_builder import PF_R, Segment, build_elf
 
 from tender import CAPTURE, ExitReason, Image, Vm, VmConfig
 
-doors = pytest.mark.doors
+backends = pytest.mark.backends
 kvm = pytest.mark.kvm
 Solo5 = Callable[..., "CompletedProcess[Any]"]
 
@@ -34,7 +34,7 @@ A_POLL_OF_NOTHING = 86400 * 10**9
 # ---- how much
 
 
-@doors
+@backends
 @pytest.mark.parametrize("mem", [2, 4, 510, 4096])
 def test_all_of_it_is_there_and_no_more(mem: int) -> None:
     """The last word can be written and read; the word behind it is a page fault."""
@@ -49,7 +49,7 @@ def test_all_of_it_is_there_and_no_more(mem: int) -> None:
     assert (ran.at(caught.cr2), ran.at(caught.error_code)) == ((mem * MIB,), (0,))
 
 
-@doors
+@backends
 @pytest.mark.parametrize(("asked", "mib"), [(2, 2), (3, 2), (64, 64), (4096, 4096), (4097, 4096)])
 def test_with_a_network_and_no_ring_it_is_what_was_asked_for(
     solo5: Solo5, tmp_path: Path, asked: int, mib: int
@@ -84,7 +84,7 @@ def mappings(pid: int, least: int) -> list[dict[str, str]]:
     return [one for one in found if int(one["bytes"]) >= least]
 
 
-@doors
+@backends
 def test_nothing_is_reserved_for_it() -> None:
     """4 GiB of memory, none of it accounted for in advance (no flag "ac") and next to none of it there."""
     guest = Bare()
@@ -105,7 +105,7 @@ def test_nothing_is_reserved_for_it() -> None:
         assert int(one["Rss"].split()[0]) < 1024, one
 
 
-@doors
+@backends
 def test_it_is_zero() -> None:
     """All of 32 MiB, but what the file has: what is behind each segment, and from the last one to the end."""
     guest = Bare()
@@ -122,7 +122,7 @@ def test_it_is_zero() -> None:
     assert ran.result.ok and [ran.at(left) for left in ends] == [(0, 1)] * 2
 
 
-@doors
+@backends
 def test_a_second_vm_finds_it_zero_again() -> None:
     guest = Bare()
     seen = guest.load(HEAP)
@@ -145,7 +145,7 @@ NOT_PRESENT = [
 READABLE = [0x10000, 0x10038, 0x7FFF8, 0xFFFF8 - 0x100, TEXT, DATA - 8, HEAP, MEM * MIB - 4096]
 
 
-@doors
+@backends
 @pytest.mark.parametrize("gpa", NOT_PRESENT, ids=hex)
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
 def test_what_is_not_there_is_a_page_fault_of_the_guests(gpa: int, write: bool) -> None:
@@ -161,7 +161,7 @@ def test_what_is_not_there_is_a_page_fault_of_the_guests(gpa: int, write: bool) 
     assert (ran.at(caught.cr2), ran.at(caught.error_code)) == ((gpa,), (WRITE * write,))
 
 
-@doors
+@backends
 def test_what_is_there_can_be_read() -> None:
     """Text that is only to be executed too: on this processor there is no way to refuse it."""
     guest = Bare()
@@ -172,7 +172,7 @@ def test_what_is_there_can_be_read() -> None:
     assert guest.run(mem=MEM).result.ok
 
 
-@doors
+@backends
 @pytest.mark.parametrize("gpa", [0x10000, 0x10038, 0x20000, 0x7F000, 0xFE000, 0xFFFF8], ids=hex)
 def test_the_low_mebibyte_is_read_only_by_the_guests_tables(gpa: int) -> None:
     """So that it is the guest's page fault, with the bit that says that the page is there."""
@@ -184,7 +184,7 @@ def test_the_low_mebibyte_is_read_only_by_the_guests_tables(gpa: int) -> None:
     assert (ran.at(caught.cr2), ran.at(caught.error_code)) == ((gpa,), (PRESENT | WRITE,))
 
 
-@doors
+@backends
 @pytest.mark.parametrize("flags", [PF_R, 0], ids=["constants", "nothing"])
 def test_a_write_to_a_segment_without_that_right_ends_the_run(flags: int) -> None:
     """And is not the guest's page fault, whatever handler it has: below its tables the right is missing."""
@@ -198,7 +198,7 @@ def test_a_write_to_a_segment_without_that_right_ends_the_run(flags: int) -> Non
     assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
 
 
-@doors
+@backends
 def test_a_write_to_text_ends_the_run() -> None:
     guest = Bare()
     guest.catch(PF)
@@ -208,7 +208,7 @@ def test_a_write_to_text_ends_the_run() -> None:
     assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
 
 
-@doors
+@backends
 def test_a_read_of_a_segment_without_any_right_ends_the_run() -> None:
     guest = Bare()
     guest.catch(PF)
@@ -220,7 +220,7 @@ def test_a_read_of_a_segment_without_any_right_ends_the_run() -> None:
     assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
 
 
-@doors
+@backends
 def test_what_is_in_no_segment_can_be_written() -> None:
     guest = Bare()
     guest.catch(PF)

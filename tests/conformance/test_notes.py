@@ -27,7 +27,7 @@ from elf_builder import (
 
 from tender import BlockFile, NetFd
 
-doors = pytest.mark.doors
+backends = pytest.mark.backends
 Done = subprocess.CompletedProcess[str]
 Solo5 = Callable[..., Done]
 
@@ -77,7 +77,7 @@ Refusal = Callable[[bytes], str]
 # ---- the search
 
 
-@doors
+@backends
 @pytest.mark.parametrize(
     "notes",
     [
@@ -114,12 +114,12 @@ def test_only_the_first_note_of_a_segment_is_looked_at(refusal: Refusal) -> None
     assert refusal(with_notes(joined(abi_note(), manifest_note()))) == NO_MANIFEST
 
 
-@doors
+@backends
 def test_what_follows_the_first_note_in_its_segment_does_no_harm() -> None:
     runs(with_notes(joined(abi_note(), ALIEN), manifest_note()))
 
 
-@doors
+@backends
 def test_the_first_that_matches_wins() -> None:
     """Of two ABI notes, and of two manifests: the guest that wants a device is not made to."""
     runs(
@@ -146,7 +146,7 @@ def test_owner_and_type_must_match(refusal: Refusal, changes: dict[str, object])
     assert refusal(with_notes(abi_note(), wrong)) == NO_MANIFEST
 
 
-@doors
+@backends
 def test_padding_of_the_name_is_not_looked_at() -> None:
     odd = {"name": b"Solo5\0xy"}
     runs(with_notes(replace(abi_note(), **odd), replace(manifest_note(), **odd)))  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_padding_of_the_name_is_not_looked_at() -> None:
 # ---- the ABI
 
 
-@doors
+@backends
 @pytest.mark.parametrize("version", [1, 2])
 def test_both_versions_run(version: int) -> None:
     runs(with_notes(abi_note(version=version), manifest_note()))
@@ -186,7 +186,7 @@ def test_other_targets_are_refused_by_name_and_before_their_version(
     assert said == f"Executable is not for the solo5-hvt target (it is for {name})"
 
 
-@doors
+@backends
 @pytest.mark.parametrize("size", [8, 12, 16, 32])
 def test_abi_descriptions_of_8_to_32_bytes(size: int) -> None:
     """What follows target and version is not looked at."""
@@ -249,7 +249,7 @@ def test_a_manifest_is_8_aligned_by_4_bytes_that_its_size_counts(refusal: Refusa
     assert "phdr[3] note does not fall within valid size (" in refusal(with_notes(abi_note(), note))
 
 
-@doors
+@backends
 def test_what_pads_the_manifest_is_not_looked_at() -> None:
     data = manifest_bytes([RESERVED_ENTRY])
     runs(with_notes(abi_note(), Note(type=NOTE_MANIFEST, data=b"\xff" * 4 + data)))
@@ -261,7 +261,7 @@ def test_more_than_6668_bytes_are_refused(refusal: Refusal, entries: int) -> Non
     assert "phdr[3] note does not fall within valid size (" in said
 
 
-@doors
+@backends
 def test_entries_of_reserved_types_need_no_device() -> None:
     """0x40000000 and above; they keep their handles."""
     entries = [MftEntry(name=b"future", type=kind) for kind in (MFT_RESERVED_FIRST, 0x40000001, 0xFFFFFFFF)]
@@ -289,7 +289,7 @@ def test_a_device_of_an_unknown_type_can_never_be_attached(solo5: Solo5, tmp_pat
 # ---- handles, and what the guest finds
 
 
-@doors
+@backends
 def test_a_handle_is_the_index_of_its_entry(tmp_path: Path) -> None:
     """Among 63 devices, and with a reserved type between them."""
     guest = Bare([(f"disk{number}", "block") for number in range(1, 64)])
@@ -310,7 +310,7 @@ def test_a_handle_is_the_index_of_its_entry(tmp_path: Path) -> None:
         assert ran.raw(room, 512) == (bytes([handle]) * 512 if is_disk else bytes(512))
 
 
-@doors
+@backends
 def test_parameters_in_the_file_are_not_used(tmp_path: Path) -> None:
     """A MAC, an MTU, a capacity, a block size and a descriptor that the file brings: none of it is seen or used."""
     (tmp_path / "disk.img").write_bytes(bytes(1024))
@@ -343,7 +343,7 @@ def test_parameters_in_the_file_are_not_used(tmp_path: Path) -> None:
     assert seen[0] != seen[1]
 
 
-@doors
+@backends
 def test_the_name_is_the_guests_to_read_whole() -> None:
     """67 bytes and a NUL, as they stand in the file; what is behind a NUL too."""
     name = b"n" * 60 + b"\xff\x01ABCDE"

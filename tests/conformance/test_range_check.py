@@ -1,6 +1,6 @@
 """What an address may be, row by row: of the structure of each hypercall, and of each buffer that one names.
 
-A row that is refused ends the run, so it is a boot of its own for each call. Both doors ask one function: behind the
+A row that is refused ends the run, so it is a boot of its own for each call. Both backends ask one function: behind the
 sandbox every call meets every row, from a site and by a trap; on KVM, where a boot is dear, every row meets one call
 and every call some rows. A halt's cookie is in test_hypercalls.py, a batch's array in test_disk_load.py.
 """
@@ -41,7 +41,7 @@ from elf_builder import PF_R, Segment, build_elf
 
 from tender import BlockFile, ExitReason, NetFd
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 M = 2 * MIB
 U64 = 1 << 64
@@ -77,9 +77,9 @@ def rows(*what: tuple[str, int] | tuple[str, int, int]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", made)
 
 
-def met(door: str, row: Row, calls: tuple[int, ...]) -> list[tuple[int, bool]]:
+def met(backend: str, row: Row, calls: tuple[int, ...]) -> list[tuple[int, bool]]:
     """The calls that this row is tried with, and whether each is a site."""
-    if door == "kvm":
+    if backend == "kvm":
         return [(calls[row.number % len(calls)], True)]
     return [(call, site) for call in calls for site in (True, False)]
 
@@ -122,9 +122,9 @@ def fields(call: int, data: int, length: int) -> tuple[int, ...]:
 # ---- structures
 
 
-def structure_is_refused(door: str, row: Row, calls: tuple[int, ...], devices: dict[str, Any]) -> None:
+def structure_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: dict[str, Any]) -> None:
     """A negative `row.at` is so many bytes behind the last place that would do."""
-    for call, site in met(door, row, calls):
+    for call, site in met(backend, row, calls):
         size = struct.calcsize(LAYOUTS[call])
         gpa = row.at if row.at >= 0 else M - size - row.at
         guest = Bare([NET, BLOCK])
@@ -148,8 +148,8 @@ def structure_is_refused(door: str, row: Row, calls: tuple[int, ...], devices: d
     ("the last of that segment", NO_RIGHTS + PAGE - 1),
     ("running into that segment", NO_RIGHTS - 7),
 )
-def test_no_structure_lies(door: str, row: Row, devices: dict[str, Any]) -> None:
-    structure_is_refused(door, row, (*NAMES,), devices)
+def test_no_structure_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
+    structure_is_refused(backend, row, (*NAMES,), devices)
 
 
 @rows(
@@ -161,8 +161,8 @@ def test_no_structure_lies(door: str, row: Row, devices: dict[str, Any]) -> None
     ("running into constants", CONSTANTS - 7),
     ("running out of constants", CONSTANTS + PAGE - 1),
 )
-def test_no_structure_that_is_answered_lies(door: str, row: Row, devices: dict[str, Any]) -> None:
-    structure_is_refused(door, row, ANSWERED, devices)
+def test_no_structure_that_is_answered_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
+    structure_is_refused(backend, row, ANSWERED, devices)
 
 
 def test_a_structure_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
@@ -205,9 +205,11 @@ def test_a_structure_that_is_only_read_may_be_read_only(devices: dict[str, Any])
 
 
 @pytest.mark.parametrize("net_ring", ["off", "on"])
-def test_where_memory_ends_at_4_gib_so_do_32_bits(door: str, net_ring: str, devices: dict[str, Any]) -> None:
+def test_where_memory_ends_at_4_gib_so_do_32_bits(
+    backend: str, net_ring: str, devices: dict[str, Any]
+) -> None:
     """With a ring it ends 2 MiB below, and what the guest may name ends there too."""
-    end = (1 << 32) - (2 << 20 if (door, net_ring) == ("kvm", "on") else 0)
+    end = (1 << 32) - (2 << 20 if (backend, net_ring) == ("kvm", "on") else 0)
     guest = Bare([NET, BLOCK])
     guest.store(end - 8, 0)
     guest.out(PORT + WALLTIME, end - 8)
@@ -221,11 +223,11 @@ def test_where_memory_ends_at_4_gib_so_do_32_bits(door: str, net_ring: str, devi
 # ---- buffers
 
 
-def buffer_is_refused(door: str, row: Row, calls: tuple[int, ...], devices: dict[str, Any]) -> None:
+def buffer_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: dict[str, Any]) -> None:
     """Where a disk is shorter than the buffer, that is the first thing that is wrong: see test_hypercalls.py."""
     if row.length > CAPACITY:
         calls = tuple(call for call in calls if call not in (BLOCK_WRITE, BLOCK_READ))
-    for call, site in met(door, row, calls):
+    for call, site in met(backend, row, calls):
         guest = Bare([NET, BLOCK])
         guest.call(call, LAYOUTS[call], *fields(call, row.at, row.length), site=site)
         guest.halt()
@@ -255,8 +257,8 @@ def buffer_is_refused(door: str, row: Row, calls: tuple[int, ...], devices: dict
     ("running into that segment", NO_RIGHTS - 15, 16),
     ("around that segment", NO_RIGHTS - PAGE, 3 * PAGE),
 )
-def test_no_buffer_lies(door: str, row: Row, devices: dict[str, Any]) -> None:
-    buffer_is_refused(door, row, (*TAKEN, *FILLED), devices)
+def test_no_buffer_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
+    buffer_is_refused(backend, row, (*TAKEN, *FILLED), devices)
 
 
 @rows(
@@ -269,10 +271,10 @@ def test_no_buffer_lies(door: str, row: Row, devices: dict[str, Any]) -> None:
     ("running into constants", CONSTANTS - 15, 16),
     ("around constants", CONSTANTS - PAGE, 3 * PAGE),
 )
-def test_no_buffer_that_is_filled_lies(door: str, row: Row, devices: dict[str, Any]) -> None:
+def test_no_buffer_that_is_filled_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
     """On KVM each row meets both."""
     for call in FILLED:
-        buffer_is_refused(door, row, (call,), devices)
+        buffer_is_refused(backend, row, (call,), devices)
 
 
 def test_a_buffer_may_end_where_memory_ends(devices: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 Done = subprocess.CompletedProcess[str]
 
@@ -132,7 +132,7 @@ def test_what_is_not_served_without_python_is_said(tender_cmd: list[str], guest:
     assert "need Python" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_plain_run_starts_no_interpreter(tender_cmd: list[str], guest: Guest, door: str) -> None:
+def test_a_plain_run_starts_no_interpreter(tender_cmd: list[str], guest: Guest, backend: str) -> None:
     """It is one process from the beginning, whose program maps no library: the command's, or the sandbox's in its place."""
     with subprocess.Popen([*tender_cmd, "--mem=8", guest("spin")], stdout=subprocess.PIPE) as running:
         try:
@@ -140,7 +140,7 @@ def test_a_plain_run_starts_no_interpreter(tender_cmd: list[str], guest: Guest, 
             maps = Path(f"/proc/{running.pid}/maps").read_text()
         finally:
             running.kill()
-    assert (tender_cmd[0] if door == "kvm" else "tender-sandbox") in maps
+    assert (tender_cmd[0] if backend == "kvm" else "tender-sandbox") in maps
     assert ".so" not in maps and "python3" not in re.sub(r"\S*/tender\S*", "", maps)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import Guest, TapInterface
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 Done = subprocess.CompletedProcess[str]
 Solo5 = Callable[..., Done]
@@ -364,7 +364,7 @@ def test_guest_arguments_too_long(solo5: Solo5, guest: Guest) -> None:
     )
 
 
-def test_a_wrong_door_in_the_environment(solo5: Solo5, guest: Guest) -> None:
+def test_a_wrong_backend_in_the_environment(solo5: Solo5, guest: Guest) -> None:
     done = solo5(guest("args"), env={**os.environ, "TENDER_BACKEND": "xen"})
     refused(done, "Malformed value of TENDER_BACKEND")
 
@@ -466,9 +466,9 @@ def test_guest_abort(solo5: Solo5, guest: Guest) -> None:
     assert (done.returncode, done.stderr, "ABORT: " in done.stdout) == (255, "", True)
 
 
-def test_host_guest_translation_fault(solo5: Solo5, guest: Guest, door: str) -> None:
+def test_host_guest_translation_fault(solo5: Solo5, guest: Guest, backend: str) -> None:
     done = solo5("--mem=8", guest("write_text"))
-    speaker = {"kvm": "KVM", "sandbox": "sandbox"}[door]
+    speaker = {"kvm": "KVM", "sandbox": "sandbox"}[backend]
     said = rf"solo5-hvt: {speaker}: host/guest translation fault: rip=0x[0-9a-f]+\n"
     assert re.fullmatch(said, done.stderr), done.stderr
     assert done.returncode == 1

@@ -102,7 +102,7 @@ def test_the_network_works(solo5_hvt: list[str], guest: Guest, tap: TapInterface
         running.wait()
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_errors_are_said(solo5_hvt: list[str], guest: Guest, disk: Path) -> None:
     for words in (["absent.elf"], [str(disk)], [str(guest("disk"))]):
         free, behind = run([*solo5_hvt, *words]), run(filtered([*solo5_hvt, *words]))

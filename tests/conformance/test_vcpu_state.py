@@ -45,49 +45,49 @@ _SEEN: dict[str, State] = {}
 
 
 @pytest.fixture
-def state(guest: Guest, door: str) -> State:
-    """One boot behind each door serves all rows."""
-    if door not in _SEEN:
+def state(guest: Guest, backend: str) -> State:
+    """One boot on each backend serves all rows."""
+    if backend not in _SEEN:
         with Image.open(guest("first_state")) as image, Vm(image, VmConfig(mem=MEM), console=CAPTURE) as vm:
             result = vm.run(timeout=60)
             assert result.ok and result.console is not None, result.message
-        _SEEN[door] = State(result.console)
-    return _SEEN[door]
+        _SEEN[backend] = State(result.console)
+    return _SEEN[backend]
 
 
-doors = pytest.mark.doors
+backends = pytest.mark.backends
 
 
-@doors
+@backends
 def test_general_registers(state: State) -> None:
     """RDI is the address of boot info, RSP the end of memory less 8; all others are 0."""
     expected = dict.fromkeys(GENERAL, 0) | {"rdi": 0x10000, "rsp": MEM * MIB - 8}
     assert state.general == expected
 
 
-@doors
+@backends
 def test_the_stack_is_as_behind_a_call(state: State) -> None:
     assert (state.general["rsp"] + 8) % 16 == 0
 
 
-@doors
-def test_rflags(state: State, door: str) -> None:
+@backends
+def test_rflags(state: State, backend: str) -> None:
     """Interrupts are off. In the sandbox a guest sees the host's IF, always set, and no other bit more."""
-    assert state.system["rflags"] == (2 if door == "kvm" else 2 | RFLAGS_IF)
+    assert state.system["rflags"] == (2 if backend == "kvm" else 2 | RFLAGS_IF)
 
 
 CONTROL = {"cr0": 0x80010021 | CR0_ET, "cr2": 0, "cr3": 0x2000, "cr4": 0x620, "cr8": 0, "efer": 0x500}
 
 
-@doors
-def test_control_registers(state: State, door: str) -> None:
+@backends
+def test_control_registers(state: State, backend: str) -> None:
     """CR0: PE NE WP PG, and ET, which reads as set whatever is written. CR4: PAE OSFXSR OSXMMEXCPT, so no OSXSAVE.
     EFER: LME LMA, neither NXE nor SCE.
 
     kvm_amd runs a guest with the host's CR4.MCE and hides it from the guest's reads, which QEMU 10's emulated processor
     does not let it. What KVM holds for the guest's own is compared below."""
     seen = {name: state.system[name] for name in CONTROL}
-    if door == "kvm":
+    if backend == "kvm":
         seen["cr4"] &= ~CR4_MCE
     assert seen == CONTROL
 
@@ -101,15 +101,15 @@ def test_control_registers_as_kvm_holds_them(guest: Guest) -> None:
     assert {name: int(getattr(held.system, name)) for name in CONTROL} == CONTROL
 
 
-@doors
+@backends
 def test_segment_bases(state: State) -> None:
     assert [state.system[name] for name in ("fs_base", "gs_base", "kernel_gs_base")] == [0, 0, 0]
 
 
-@doors
-def test_selectors(state: State, door: str) -> None:
+@backends
+def test_selectors(state: State, backend: str) -> None:
     """In the sandbox `mov %cs,%ax` and `str` do not trap, so that a guest sees the selectors of a process."""
-    if door == "kvm":
+    if backend == "kvm":
         data = dict.fromkeys(("ss", "ds", "es", "fs", "gs"), 0x10)
         assert state.selectors == {"cs": 8, **data, "ldt": 0, "tr": 0}
     else:
@@ -117,16 +117,16 @@ def test_selectors(state: State, door: str) -> None:
         assert state.selectors == {"cs": 0x33, "ss": 0x2B, **data, "ldt": 0, "tr": 0x40}
 
 
-@doors
-def test_descriptor_tables(state: State, door: str) -> None:
+@backends
+def test_descriptor_tables(state: State, backend: str) -> None:
     """In the sandbox `sgdt` and `sidt` do not come to us: a guest sees the host kernel's addresses, or its dummies."""
-    if door == "kvm":
+    if backend == "kvm":
         assert (state.gdt_base, state.gdt_limit, state.idt_base, state.idt_limit) == (0x1000, 23, 0, 0)
     else:
         assert state.gdt_base >= UPPER_HALF and state.idt_base >= UPPER_HALF
 
 
-@doors
+@backends
 def test_x87_and_sse_are_as_after_reset(state: State) -> None:
     """FCW 0x37f, no exception flag, an empty stack (an abridged tag word of 0), MXCSR 0x1f80."""
     fcw, fsw, tags = struct.unpack_from("<HHB", state.fxsave)
@@ -134,19 +134,19 @@ def test_x87_and_sse_are_as_after_reset(state: State) -> None:
     assert struct.unpack_from("<I", state.fxsave, 24) == (0x1F80,)
 
 
-@doors
+@backends
 def test_vector_registers_hold_nothing_of_the_hosts(state: State) -> None:
     x87 = [state.fxsave[at : at + 10] for at in range(32, 160, 16)]  # what is between them is reserved
     assert x87 == [bytes(10)] * 8
     assert state.fxsave[160 : 160 + 16 * 16] == bytes(16 * 16)  # xmm0 to xmm15
 
 
-@doors
+@backends
 def test_sse_works_from_the_first_instruction(state: State) -> None:
     assert state.product == 4.5
 
 
-@doors
+@backends
 def test_wrmsr_of_fs_base_is_the_thread_pointer(state: State) -> None:
     assert (state.tls, state.below_fs) == (0x1122334455667788, 0x1122334455667788)
     assert state.fs_base_after & 15 == 0 and state.fs_base_after > TEXT
@@ -165,7 +165,7 @@ def counter(ran: Ran, reading: Placed) -> int:
     return ran.at(reading)[0]
 
 
-@doors
+@backends
 def test_rdtsc_does_not_trap() -> None:
     """1000 of them, and halt is the only exit, and no instruction is emulated; the counter advances."""
     guest = Bare()
@@ -180,7 +180,7 @@ def test_rdtsc_does_not_trap() -> None:
     assert counter(ran, last) > counter(ran, first)
 
 
-@doors
+@backends
 def test_the_counters_frequency_is_that_of_the_clock() -> None:
     """Walltime is asked for twice, 200 ms apart, each time between two readings of the counter. By the frequency in boot
     info no more time lies between the outer readings, and no less between the inner ones, than the clock says."""

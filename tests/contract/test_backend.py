@@ -1,4 +1,4 @@
-"""Which door a guest gets: asked for, by the environment, or found out; and that the tests' own doors are real."""
+"""Which backend a guest gets: asked for, by the environment, or found out; and that the tests' own backends are real."""
 
 import json
 import os
@@ -40,20 +40,20 @@ def command(words: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
 # ---- the tests' own
 
 
-@pytest.mark.doors
-def test_a_test_marked_doors_has_both_the_library_and_the_command_behind_it(
+@pytest.mark.backends
+def test_a_test_marked_backends_has_both_the_library_and_the_command_behind_it(
     guest: Guest, tender_cmd: list[str], request: pytest.FixtureRequest
 ) -> None:
-    """Although its body does not name `door`."""
-    door = request.node.callspec.params["door"]
+    """Although its body does not name `backend`."""
+    backend = request.node.callspec.params["backend"]
     result = run(guest("hello"), SMALL, console=CAPTURE)
-    assert (result.backend, result.ok) == (door, True)
+    assert (result.backend, result.ok) == (backend, True)
     done = command([*tender_cmd, "--mem=8", "--json", guest("hello")])
-    assert json.loads(done.stderr)["backend"] == door
+    assert json.loads(done.stderr)["backend"] == backend
 
 
-@pytest.mark.doors
-def test_the_doctors_trial_does_every_step_behind_each_door() -> None:
+@pytest.mark.backends
+def test_the_doctors_trial_does_every_step_on_each_backend() -> None:
     """It returns far from a stack of two words, of which a processor in ring 3 may want to see four."""
     with Image.from_bytes(trial.elf(), name="trial") as image:
         result = run(image, VmConfig(mem=4), console=CAPTURE, timeout=60)
@@ -248,7 +248,7 @@ with tender.Image.open({str(guest("hello"))!r}) as image, tender.Vm(image, conso
         assert done.stdout == "sandbox ['/dev/kvm'] tried\n"
 
 
-def test_an_unknown_door_is_refused(guest: Guest, tender_cmd: list[str]) -> None:
+def test_an_unknown_backend_is_refused(guest: Guest, tender_cmd: list[str]) -> None:
     with (
         Image.open(guest("hello")) as image,
         pytest.raises(ConfigError, match=r"'xen' is none of auto, kvm, "),

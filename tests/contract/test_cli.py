@@ -1,4 +1,4 @@
-"""The command `tender` as a user has it: real processes, each door, the guests of tests/guests."""
+"""The command `tender` as a user has it: real processes, each backend, the guests of tests/guests."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 Done = subprocess.CompletedProcess[str]
 Tender = Callable[..., Done]
@@ -89,11 +89,11 @@ def test_memory_is_rounded_and_that_is_said(tender: Tender, guest: Guest) -> Non
 
 
 def test_a_guest_that_writes_to_its_text_is_stopped_with_the_contracts_words(
-    tender: Tender, guest: Guest, door: str
+    tender: Tender, guest: Guest, backend: str
 ) -> None:
     done = tender("--mem=8", guest("write_text"))
     assert done.returncode == 1
-    speaker = {"kvm": "KVM", "sandbox": "sandbox"}[door]
+    speaker = {"kvm": "KVM", "sandbox": "sandbox"}[backend]
     assert done.stderr.startswith(f"tender: {speaker}: host/guest translation fault: rip=0x")
 
 

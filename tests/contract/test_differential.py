@@ -1,4 +1,4 @@
-"""The two doors side by side: each guest ends alike behind both, to the last byte that does not depend on a clock.
+"""The two backends side by side: each guest ends alike behind both, to the last byte that does not depend on a clock.
 
 A case is a guest, its words, and what its devices are given; every guest that there is has one. Compared are the
 reason, the statuses, the message, the trap cookie, the console, the disks, the frames, and what was counted. A
@@ -6,9 +6,9 @@ case names what may differ, and why. The network ring, which the sandbox has not
 
     normal   regular expressions for text that comes from a clock, or from the processor beneath
     counts   counters that depend on how fast host and guest are
-    differs  the sandbox's end, where the doors' rules are not the same
+    differs  the sandbox's end, where the backends' rules are not the same
 
-The message says which door speaks, and that word is taken out of it.
+The message says which backend speaks, and that word is taken out of it.
 """
 
 import re
@@ -38,7 +38,7 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """All of an end that a user can see, and that a door could get wrong."""
+    """All of an end that a user can see, and that a backend could get wrong."""
 
     reason: str
     status: int
@@ -225,7 +225,7 @@ CASES = [
 
 
 FOR_THE_SANDBOX = {
-    "sandbox_attack",  # attacks what only that door has
+    "sandbox_attack",  # attacks what only that backend has
     "sandbox_state",  # uses AVX as it finds it; with KVM it would have to be turned on
 }
 
@@ -299,7 +299,7 @@ def run_case(case: Case, backend: Backend, path: Path, where: Path) -> Outcome:
         frames += received(ours)
         ours.close()
     text = console.decode("utf-8", "surrogateescape")
-    message = result.message.replace(f"{'KVM' if backend == 'kvm' else backend}: ", "DOOR: ")
+    message = result.message.replace(f"{'KVM' if backend == 'kvm' else backend}: ", "BACKEND: ")
     for pattern, normal in case.normal:
         text = re.sub(pattern, normal, text)
         message = re.sub(pattern, normal, message)
@@ -322,7 +322,7 @@ def run_case(case: Case, backend: Backend, path: Path, where: Path) -> Outcome:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_guest_ends_alike_behind_both_doors(case: Case, guest: Guest, tmp_path: Path) -> None:
+def test_a_guest_ends_alike_on_both_backends(case: Case, guest: Guest, tmp_path: Path) -> None:
     kvm = run_case(case, "kvm", guest(case.guest), tmp_path / "kvm")
     sandbox = run_case(case, "sandbox", guest(case.guest), tmp_path / "sandbox")
     if case.differs:
@@ -337,7 +337,7 @@ def test_a_guest_ends_alike_behind_both_doors(case: Case, guest: Guest, tmp_path
         assert sandbox == kvm
 
 
-def test_both_doors_tell_the_guest_the_same_frequency_of_its_counter(guest: Guest) -> None:
+def test_both_backends_tell_the_guest_the_same_frequency_of_its_counter(guest: Guest) -> None:
     """KVM says it in kHz; the sandbox may have measured it."""
     hz = {}
     with Image.open(guest("hello")) as image:

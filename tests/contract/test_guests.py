@@ -1,4 +1,4 @@
-"""Each contract behaviour, shown by a guest of its own, run through the library behind each door."""
+"""Each contract behaviour, shown by a guest of its own, run through the library on each backend."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from support import Guest, with_note
 
 from tender import CAPTURE, BlockFile, ExitReason, HostError, Image, NetFd, Vm, VmConfig, VmResult, run
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SPEAKER = {"kvm": "KVM", "sandbox": "sandbox"}
-"""Who says that a guest did what it may not: the only words of these messages that depend on the door."""
+"""Who says that a guest did what it may not: the only words of these messages that depend on the backend."""
 
 
 def boot(path: Path, *args: str, mem: int = 32, timeout: float = 60, **devices: object) -> VmResult:
@@ -69,10 +69,12 @@ def test_a_write_of_a_mebibyte_to_the_console_is_complete(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("name", ["write_text", "write_rodata"])
-def test_a_write_to_what_is_not_writable_stops_the_vm(guest: Guest, door: str, name: str) -> None:
+def test_a_write_to_what_is_not_writable_stops_the_vm(guest: Guest, backend: str, name: str) -> None:
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
-    assert re.fullmatch(SPEAKER[door] + r": host/guest translation fault: rip=0x1[0-9a-f]{5}", result.message)
+    assert re.fullmatch(
+        SPEAKER[backend] + r": host/guest translation fault: rip=0x1[0-9a-f]{5}", result.message
+    )
     assert "NOT STOPPED" not in text(result)
 
 
@@ -92,13 +94,13 @@ def test_a_panic_ends_with_255(guest: Guest) -> None:
 
 @pytest.mark.parametrize(("name", "exit_reason"), [("triple", 8), ("hlt", 5)])
 def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(
-    guest: Guest, door: str, name: str, exit_reason: int
+    guest: Guest, backend: str, name: str, exit_reason: int
 ) -> None:
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.UNHANDLED_EXIT, 1)
     # no more of rip: on AMD, KVM resets the vCPU before it reports a triple fault
     assert re.fullmatch(
-        rf"{SPEAKER[door]}: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message
+        rf"{SPEAKER[backend]}: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message
     )
 
 
@@ -286,7 +288,7 @@ def test_a_peer_that_goes_away_does_not_make_the_guest_spin(guest: Guest) -> Non
     assert result.counters.hypercalls["poll"] < 20
 
 
-def test_start_state_is_what_the_contract_says(guest: Guest, door: str) -> None:
+def test_start_state_is_what_the_contract_says(guest: Guest, backend: str) -> None:
     """Boot info, manifest copy and page tables, read from the guest's memory before it runs.
 
     The sandbox has no page tables of the guest's: nothing is mapped where a guest may not look anyway.
@@ -299,7 +301,7 @@ def test_start_state_is_what_the_contract_says(guest: Guest, door: str) -> None:
         assert hz > 10**8 and mft == 0x10038
         assert vm.memory(cmdline, 4) == b"a b\0"
         assert struct.unpack("<II", vm.memory(mft, 8)) == (1, 1)
-        if door == "sandbox":
+        if backend == "sandbox":
             for gpa in (0, 0x2000, 0xFFF8):
                 with pytest.raises(HostError, match=f"memory: {gpa:#x} cannot be read"):
                     vm.memory(gpa, 8)
@@ -331,13 +333,13 @@ def test_a_trap_inside_the_trap_handler_does_not_loop(guest: Guest) -> None:
     assert result.status == 255 and "inside the trap handler" in text(result)
 
 
-def test_data_is_executable_as_the_contract_says_of_this_door(guest: Guest, door: str) -> None:
+def test_data_is_executable_as_the_contract_says_of_this_backend(guest: Guest, backend: str) -> None:
     """Under KVM W^X holds for writing to text, not for executing data: EFER.NXE is off in the start state.
 
     The sandbox is stricter: a page is code only if its segment says so.
     """
     result = boot(guest("exec_data"))
-    if door == "kvm":
+    if backend == "kvm":
         assert result.ok and "returned 7" in text(result)
     else:
         assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
@@ -400,9 +402,9 @@ def test_features_that_we_do_not_know_are_not_granted(guest: Guest) -> None:
         assert struct.unpack("<4sIIIQ", vm.memory(0xFFE00, 24)) == (b"TNDX", 1, 15, 0, 0xFF000)
 
 
-def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest: Guest, door: str) -> None:
-    """The last 256 bytes of the gate page are the door's own: KVM's has nothing there."""
-    promised = 0xF00 if door == "sandbox" else 0x1000
+def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest: Guest, backend: str) -> None:
+    """The last 256 bytes of the gate page are the backend's own: KVM's has nothing there."""
+    promised = 0xF00 if backend == "sandbox" else 0x1000
     with Image.open(guest("hello_nogate")) as image:
         for mem in (8, 16):
             with Vm(image, VmConfig(mem=mem, args=("--status=7",)), console=CAPTURE) as vm:
@@ -411,11 +413,11 @@ def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest:
                 assert "Hello, World" in text(result) and result.status == 7
 
 
-def test_every_memory_size_of_an_image_has_the_gate(guest: Guest, door: str) -> None:
+def test_every_memory_size_of_an_image_has_the_gate(guest: Guest, backend: str) -> None:
     """The second size's template is a copy of the first one's. A slot is `mov %edi,%eax; mov $0x501,%edx`, and
-    then the door's way out: `out %eax,(%dx); ret`, or a jump into the program.
+    then the backend's way out: `out %eax,(%dx); ret`, or a jump into the program.
     """
-    way_out = {"kvm": "efc3", "sandbox": "ff2425"}[door]
+    way_out = {"kvm": "efc3", "sandbox": "ff2425"}[backend]
     with Image.open(guest("hello")) as image:
         for mem in (8, 16):
             with Vm(image, VmConfig(mem=mem)) as vm:

@@ -11,7 +11,7 @@ from support import Guest, TapInterface, ip
 
 from tender import BlockFile, DeviceError, Image, ManifestError, NetFd, Tap, Vm, VmConfig
 
-pytestmark = [pytest.mark.doors, pytest.mark.tap]
+pytestmark = [pytest.mark.backends, pytest.mark.tap]
 
 
 def refusal(guest: Guest, name: str) -> DeviceError:

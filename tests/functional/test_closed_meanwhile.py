@@ -12,7 +12,7 @@ from support import Guest, assert_nothing_is_left, footprint
 import tender
 from tender import CAPTURE, DISCARD, ImageError, Vm, VmConfig, VmPool, VmStateError, native
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4)
 ROUNDS = 12
 LIMIT_S = 120
@@ -127,7 +127,7 @@ NO_THREAD = """
 import resource, sys
 sys.path.insert(0, {tests!r})
 import support
-support.take_door({door!r})
+support.take_backend({backend!r})
 from tender import DISCARD, HostError, Image, Vm, VmConfig
 
 def address_space(limit):
@@ -148,10 +148,10 @@ with Image.open({path!r}) as image, Vm(image, VmConfig(mem=4), console=DISCARD) 
 """
 
 
-def test_a_vm_whose_thread_cannot_be_made_is_as_new(guest: Guest, door: str) -> None:
+def test_a_vm_whose_thread_cannot_be_made_is_as_new(guest: Guest, backend: str) -> None:
     """For want of room for the thread's stack; an attempt later starts it."""
     tests = str(Path(__file__).resolve().parents[1])
-    program = NO_THREAD.format(tests=tests, door=door, path=str(guest("hello")))
+    program = NO_THREAD.format(tests=tests, backend=backend, path=str(guest("hello")))
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=LIMIT_S, check=False
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 LAUNCHERS = ["native", "python"]
 BLOCKED = {
     "term": [15],
@@ -35,11 +35,11 @@ def wait_until_it_hears(command: "subprocess.Popen[bytes]", number: int) -> None
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_at_any_moment_of_the_start_has_the_same_end(
-    tender_cmd: list[str], guest: Guest, door: str, launcher: str, front: list[str], number: signal.Signals
+    tender_cmd: list[str], guest: Guest, backend: str, launcher: str, front: list[str], number: signal.Signals
 ) -> None:
     """From the first moment that the command can know of, in steps that cover the start and what follows."""
     ends = set()
-    environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": door}
+    environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": backend}
     for step in range(24):
         with subprocess.Popen(
             [*tender_cmd, *front, str(guest("flood"))], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -66,10 +66,10 @@ def block(numbers: list[int]) -> Callable[[], object]:
 @pytest.mark.parametrize("blocked", BLOCKED)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_guest_although_the_command_inherits_it_blocked(
-    tender_cmd: list[str], guest: Guest, door: str, launcher: str, blocked: str, number: signal.Signals
+    tender_cmd: list[str], guest: Guest, backend: str, launcher: str, blocked: str, number: signal.Signals
 ) -> None:
     with subprocess.Popen(
-        [*tender_cmd, f"--backend={door}", str(guest("flood"))],
+        [*tender_cmd, f"--backend={backend}", str(guest("flood"))],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TENDER_LAUNCHER": launcher},
         preexec_fn=block(BLOCKED[blocked]),
     ) as command:  # fmt: skip
@@ -84,7 +84,7 @@ def test_a_signal_stops_the_guest_although_the_command_inherits_it_blocked(
 
 @pytest.mark.parametrize("blocked", ["term", "all"])
 def test_a_signal_of_before_the_command_ends_it_as_any_other(
-    tender_cmd: list[str], guest: Guest, door: str, blocked: str
+    tender_cmd: list[str], guest: Guest, backend: str, blocked: str
 ) -> None:
     """Pending when the program starts: earlier than any that is sent to it."""
     before = (
@@ -92,7 +92,7 @@ def test_a_signal_of_before_the_command_ends_it_as_any_other(
         "os.kill(os.getpid(), signal.SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", before, *tender_cmd, f"--backend={door}", guest("spin")],
+        [sys.executable, "-c", before, *tender_cmd, f"--backend={backend}", guest("spin")],
         capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "TENDER_LAUNCHER": "native"},
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "tender: Exiting on signal 15\n")
@@ -100,14 +100,14 @@ def test_a_signal_of_before_the_command_ends_it_as_any_other(
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_line_that_nobody_reads_does_not_end_it(
-    tender_cmd: list[str], guest: Guest, door: str, launcher: str
+    tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
     """5 MiB: the memory's size is adjusted, which is said before the guest starts."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
         done = subprocess.run(
-            [*tender_cmd, f"--backend={door}", "--mem=5", guest("hello")],
+            [*tender_cmd, f"--backend={backend}", "--mem=5", guest("hello")],
             stdout=subprocess.PIPE, stderr=writer, timeout=60, check=False,
             env={**os.environ, "TENDER_LAUNCHER": launcher},
         )  # fmt: skip
@@ -223,10 +223,10 @@ def test_a_guest_ends_as_without(
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_how_the_sandboxs_process_died_is_told_by_a_parents_child(
-    tender_cmd: list[str], guest: Guest, door: str, launcher: str
+    tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
     """SIGCHLD ignored: the kernel would reap it at once, and tell nobody."""
-    if door != "sandbox":
+    if backend != "sandbox":
         return  # it has no process of its own
     words = ["--mem=8", "--require=pid-namespace", str(guest("sleep"))]
     command = start([*tender_cmd, *words], launcher, [signal.SIGCHLD])

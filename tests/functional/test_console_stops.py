@@ -14,7 +14,7 @@ from support import Guest
 
 from tender import Image, Vm, VmConfig
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 LAUNCHERS = ["native", "python"]
 
 
@@ -48,7 +48,7 @@ def wait_until_full(terminal: int) -> None:
 def test_a_command_ends_although_nobody_reads_its_terminal(
     tender_cmd: list[str],
     guest: Guest,
-    door: str,
+    backend: str,
     unread: int,
     launcher: str,
     how: str,
@@ -56,7 +56,7 @@ def test_a_command_ends_although_nobody_reads_its_terminal(
     tmp_path: Path,
 ) -> None:
     words = [
-        f"--backend={door}",
+        f"--backend={backend}",
         *(["--timeout=1"] if how == "timeout" else []),
         str(guest("flood")),
         "newlines",
@@ -124,11 +124,11 @@ def test_vms_that_share_a_pipe_are_stopped_whoever_took_the_room(guest: Guest) -
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_terminal_that_is_read_loses_nothing(
-    tender_cmd: list[str], guest: Guest, door: str, launcher: str
+    tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
     """It is opened once more, so that a write never waits: what it could not take at once comes later, in order."""
     master, slave = pty.openpty()
-    words = [f"--backend={door}", str(guest("big_puts"))]
+    words = [f"--backend={backend}", str(guest("big_puts"))]
     environment = {**os.environ, "TENDER_LAUNCHER": launcher}
     with subprocess.Popen(
         [*tender_cmd, *words], stdin=subprocess.DEVNULL, stdout=slave, stderr=subprocess.DEVNULL, env=environment

@@ -15,7 +15,7 @@ from support import Guest, with_note
 
 from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, Vm, VmConfig, VmResult, run
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 LIMIT = 120
 IN_THE_BOX = bool(os.environ.get("KVMBOX"))
 SIZE = 100 * 4096 + 1536  # the last page is not whole
@@ -166,7 +166,7 @@ def shrink_and_grow(vm: Vm, disk: Path, rounds: int) -> None:
 
 
 def test_a_file_that_shrinks_is_an_error_for_a_hypercall_that_came_as_a_signal(
-    guest: Guest, tmp_path: Path, door: str
+    guest: Guest, tmp_path: Path, backend: str
 ) -> None:
     """In the sandbox the copy's fault then falls into the handling of another."""
     path = tmp_path / "disk.img"
@@ -186,7 +186,7 @@ def test_a_file_that_shrinks_is_an_error_for_a_hypercall_that_came_as_a_signal(
             result = vm.wait(LIMIT)
     assert result is not None and result.ok, (said, result)
     assert b"".join(said) == b"block_trap: reads\nblock_trap: refused 3\n"
-    assert (result.counters.trapped_hypercalls > 2) == (door == "sandbox")
+    assert (result.counters.trapped_hypercalls > 2) == (backend == "sandbox")
 
 
 @by_each_way

@@ -15,7 +15,7 @@ from support import Guest
 import tender
 from tender import CAPTURE, DISCARD, HostError, Image, Vm, VmConfig, VmPool
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4)
 LIMIT_S = 60
 

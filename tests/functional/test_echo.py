@@ -15,7 +15,7 @@ from support import Guest, TapInterface
 
 from tender import Image, Tap, Vm, VmConfig
 
-pytestmark = [pytest.mark.doors, pytest.mark.tap]
+pytestmark = [pytest.mark.backends, pytest.mark.tap]
 GUEST = "10.0.0.2"
 
 

@@ -13,7 +13,7 @@ from support import Guest
 
 from tender import Image, ImageError
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 LAUNCHERS = ["native", "python"]
 PLACES = {
@@ -59,7 +59,7 @@ CASES = [
 def test_the_first_signal_ends_a_wait_for_a_file(
     tender_cmd: list[str],
     guest: Guest,
-    door: str,
+    backend: str,
     where: Path,
     launcher: str,
     program: str,
@@ -67,7 +67,7 @@ def test_the_first_signal_ends_a_wait_for_a_file(
     number: signal.Signals,
 ) -> None:
     file, words = hanging(where, guest, place)
-    environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": door}
+    environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": backend}
     with file, subprocess.Popen(
         [*tender_cmd, *([] if program == "tender" else [program]), *words],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment,
@@ -82,12 +82,12 @@ def test_the_first_signal_ends_a_wait_for_a_file(
 
 
 def test_the_report_tells_of_the_signal(
-    tender_cmd: list[str], guest: Guest, door: str, where: Path, tmp_path: Path
+    tender_cmd: list[str], guest: Guest, backend: str, where: Path, tmp_path: Path
 ) -> None:
     file, words = hanging(where, guest, "image, read")
     report = tmp_path / "report"
     with file, subprocess.Popen(
-        [*tender_cmd, f"--backend={door}", f"--json={report}", *words], stderr=subprocess.DEVNULL
+        [*tender_cmd, f"--backend={backend}", f"--json={report}", *words], stderr=subprocess.DEVNULL
     ) as command:  # fmt: skip
         try:
             assert file.waited.wait(60)
@@ -101,18 +101,18 @@ def test_the_report_tells_of_the_signal(
 
 @pytest.mark.parametrize("launcher", ["", "python", "json"])
 def test_an_end_is_told_though_the_image_cannot_be_read_again(
-    tender_cmd: list[str], guest: Guest, door: str, where: Path, tmp_path: Path, launcher: str
+    tender_cmd: list[str], guest: Guest, backend: str, where: Path, tmp_path: Path, launcher: str
 ) -> None:
     """Nothing behind a guest's end reads the image a second time, or waits for its file system."""
     report = tmp_path / "report"
     words = [f"--json={report}"] if launcher == "json" else []
-    environment = {**os.environ, "TENDER_LAUNCHER": launcher.replace("json", ""), "TENDER_BACKEND": door}
+    environment = {**os.environ, "TENDER_LAUNCHER": launcher.replace("json", ""), "TENDER_BACKEND": backend}
     with HangingFile(where, guest("triple").read_bytes(), "read", since=2) as file:
         done = subprocess.run(
             [*tender_cmd, *words, file.path], capture_output=True, text=True, env=environment, timeout=120, check=False
         )  # fmt: skip
         assert done.returncode == 1 and not file.waited.is_set()
-    assert door == "kvm" or ("hint: rip 0x" in done.stderr and "bytes there: " in done.stderr)
+    assert backend == "kvm" or ("hint: rip 0x" in done.stderr and "bytes there: " in done.stderr)
     if launcher == "json":
         assert json.loads(report.read_text())["status"] == 1
 

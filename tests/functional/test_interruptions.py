@@ -22,7 +22,7 @@ LIMIT_S = 30
 EXITS = 140  # so many after a signal was heard, the guest runs as it will from then on; only while it runs it makes any
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_each_of_many_signals_is_heard_while_a_guest_makes_hypercalls(guest: Guest) -> None:
     heard = threading.Event()
     unheard: list[int] = []
@@ -55,7 +55,7 @@ def test_each_of_many_signals_is_heard_while_a_guest_makes_hypercalls(guest: Gue
     assert not unheard and result.reason == ExitReason.STOPPED
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize("where", ["here", "on a thread of its own"])
 def test_each_of_many_stops_ends_a_guest_that_makes_hypercalls(guest: Guest, where: str) -> None:
     """Each at another moment of the run, its first ones too; the machine serves again each time."""
@@ -85,7 +85,7 @@ def test_each_of_many_stops_ends_a_guest_that_makes_hypercalls(guest: Guest, whe
                 assert result.counters.exits >= exits
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_a_storm_of_signals_neither_loses_nor_repeats_what_a_guest_says(guest: Guest) -> None:
     seen: list[int] = []
     old = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
@@ -104,7 +104,7 @@ def test_a_storm_of_signals_neither_loses_nor_repeats_what_a_guest_says(guest: G
             signal.signal(signal.SIGALRM, old)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 def test_handlers_are_the_processs_own_after_a_run(guest: Guest) -> None:
     """A handler that raises leaves the run by an exception; the next signal is Python's alone again."""
 

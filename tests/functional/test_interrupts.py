@@ -17,12 +17,12 @@ from support import Guest, assert_nothing_is_left, footprint
 import tender
 from tender import CAPTURE, DISCARD, BlockFile, Image, Vm, VmConfig, VmPool
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4)
 LIBRARY = str(Path(tender.__file__).parent)
 LIMIT_S = 60
 STRIDE = {"sandbox": 1, "kvm": 11}
-"""Each moment; where KVM is emulated a boot takes long, and a part of them must do. What both doors share is the most."""
+"""Each moment; where KVM is emulated a boot takes long, and a part of them must do. What both backends share is the most."""
 
 
 class Moments:
@@ -126,7 +126,7 @@ ACTS = [
 
 @pytest.mark.parametrize("act", ACTS)
 def test_an_interrupt_at_any_moment_leaves_nothing_when_one(
-    guest: Guest, tmp_path: Path, door: str, act: Callable[[Path, Path], None]
+    guest: Guest, tmp_path: Path, backend: str, act: Callable[[Path, Path], None]
 ) -> None:
     (tmp_path / "disk").write_bytes(bytes(1 << 20))
     disk_guest[:] = [guest("disk")]
@@ -135,7 +135,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing_when_one(
     before = footprint()
     at = 1
     while Moments(at).during(lambda: act(guest("hello"), tmp_path)):
-        at += STRIDE[door]
+        at += STRIDE[backend]
     assert at > 10
     assert_nothing_is_left(before)
     act(guest("hello"), tmp_path)

@@ -15,7 +15,7 @@ from support import Guest, assert_nothing_is_left, footprint
 import tender
 from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmStateError
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4)
 
 

@@ -18,7 +18,7 @@ from support import Guest
 from tender import DISCARD, Backend, BlockFd, BlockFile, Image, Vm, VmConfig
 from tender.errors import DeviceError
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 LAUNCHERS = ["native", "python"]
 ASKED = {"option": [], "words": [], "variable": [], "solo5-hvt": ["solo5-hvt"]}
 NANOSLEEP, CLOCK_NANOSLEEP = "35", "230"  # asm/unistd_64.h
@@ -51,7 +51,7 @@ def started(
     tender_cmd: list[str],
     guest: Guest,
     disk: Path,
-    door: str,
+    backend: str,
     launcher: str,
     how: str,
     seconds: str,
@@ -63,7 +63,7 @@ def started(
     variables = {} if options else {"TENDER_LOCK_WAIT": seconds}
     with subprocess.Popen(
         [*tender_cmd, *ASKED[how], *options, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        pass_fds=[fd], env={**os.environ, **variables, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": door},
+        pass_fds=[fd], env={**os.environ, **variables, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": backend},
     ) as command:  # fmt: skip
         os.close(fd)
         try:
@@ -89,11 +89,17 @@ def wait_until_it_waits(command: "subprocess.Popen[str]") -> None:
 @asked
 @by_launcher
 def test_the_guest_starts_when_the_lock_is_free(
-    tender_cmd: list[str], guest: Guest, disk: Path, door: str, launcher: str, how: str, by_descriptor: bool
+    tender_cmd: list[str],
+    guest: Guest,
+    disk: Path,
+    backend: str,
+    launcher: str,
+    how: str,
+    by_descriptor: bool,
 ) -> None:
     with (
         locked(disk) as holder,
-        started(tender_cmd, guest, disk, door, launcher, how, "600", by_descriptor) as command,
+        started(tender_cmd, guest, disk, backend, launcher, how, "600", by_descriptor) as command,
     ):
         wait_until_it_waits(command)
         fcntl.fcntl(holder, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
@@ -109,7 +115,7 @@ def test_a_lock_that_stays_is_the_error_that_it_is_without_a_wait(
     tender_cmd: list[str],
     guest: Guest,
     disk: Path,
-    door: str,
+    backend: str,
     launcher: str,
     how: str,
     by_descriptor: bool,
@@ -118,7 +124,7 @@ def test_a_lock_that_stays_is_the_error_that_it_is_without_a_wait(
     began = time.monotonic()
     with (
         locked(disk),
-        started(tender_cmd, guest, disk, door, launcher, how, seconds, by_descriptor) as command,
+        started(tender_cmd, guest, disk, backend, launcher, how, seconds, by_descriptor) as command,
     ):
         _, said = command.communicate(timeout=60)
     assert command.returncode == 1
@@ -131,12 +137,12 @@ def test_a_lock_that_stays_is_the_error_that_it_is_without_a_wait(
 @by_launcher
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_wait(
-    tender_cmd: list[str], guest: Guest, disk: Path, door: str, launcher: str, how: str, by_descriptor: bool,
+    tender_cmd: list[str], guest: Guest, disk: Path, backend: str, launcher: str, how: str, by_descriptor: bool,
     number: signal.Signals,
 ) -> None:  # fmt: skip
     with (
         locked(disk),
-        started(tender_cmd, guest, disk, door, launcher, how, "600", by_descriptor) as command,
+        started(tender_cmd, guest, disk, backend, launcher, how, "600", by_descriptor) as command,
     ):
         wait_until_it_waits(command)
         command.send_signal(number)
@@ -150,7 +156,7 @@ def test_a_signal_ends_the_wait(
 @asked
 @by_launcher
 def test_an_interrupt_that_is_ignored_does_not_end_the_wait(
-    tender_cmd: list[str], guest: Guest, disk: Path, door: str, launcher: str, how: str
+    tender_cmd: list[str], guest: Guest, disk: Path, backend: str, launcher: str, how: str
 ) -> None:
     """As a shell's background job has it; solo5-hvt hears it even then."""
     is_deaf = how != "solo5-hvt"
@@ -158,7 +164,7 @@ def test_an_interrupt_that_is_ignored_does_not_end_the_wait(
     try:
         with (
             locked(disk) as holder,
-            started(tender_cmd, guest, disk, door, launcher, how, "600", False) as command,
+            started(tender_cmd, guest, disk, backend, launcher, how, "600", False) as command,
         ):
             wait_until_it_waits(command)
             command.send_signal(signal.SIGINT)
@@ -173,7 +179,7 @@ def test_an_interrupt_that_is_ignored_does_not_end_the_wait(
 
 
 @pytest.mark.parametrize("by_descriptor", [False, True], ids=["path", "descriptor"])
-def test_a_vm_waits_while_it_is_made(guest: Guest, disk: Path, door: Backend, by_descriptor: bool) -> None:
+def test_a_vm_waits_while_it_is_made(guest: Guest, disk: Path, backend: Backend, by_descriptor: bool) -> None:
     fd = os.open(disk, os.O_RDWR)
     block = BlockFd(fd) if by_descriptor else BlockFile(disk)
     try:
@@ -181,12 +187,19 @@ def test_a_vm_waits_while_it_is_made(guest: Guest, disk: Path, door: Backend, by
             for seconds in (0, 0.2):
                 began = time.monotonic()
                 with pytest.raises(DeviceError) as refused:
-                    Vm(image, VmConfig(mem=16, block=block, lock_wait=seconds), console=DISCARD, backend=door)
+                    Vm(
+                        image,
+                        VmConfig(mem=16, block=block, lock_wait=seconds),
+                        console=DISCARD,
+                        backend=backend,
+                    )
                 assert refused.value.code == "block-locked" and time.monotonic() - began >= seconds
             free = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
             later = threading.Timer(0.2, fcntl.fcntl, (holder, fcntl.F_OFD_SETLK, free))
             later.start()
-            with Vm(image, VmConfig(mem=16, block=block, lock_wait=60), console=DISCARD, backend=door) as vm:
+            with Vm(
+                image, VmConfig(mem=16, block=block, lock_wait=60), console=DISCARD, backend=backend
+            ) as vm:
                 assert vm.run(60).ok
             later.join()
     finally:

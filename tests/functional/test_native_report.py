@@ -17,7 +17,7 @@ import pytest
 from support import Guest
 
 LIMIT = 120
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 # how a run ends: options, a guest and its arguments
 ENDS: dict[str, list[str]] = {

@@ -16,7 +16,7 @@ from support import Guest, TapInterface, with_note
 from tender import CAPTURE, Image, NetFd, Tap, Vm, VmConfig
 from tender.result import VmResult
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 FACTOR, WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
 HEADER = bytes(12) + b"\x88\xb5"
 QUIT = HEADER + struct.pack("<QQ", WORD, 0) + bytes(40)

@@ -23,7 +23,7 @@ from tender import ConfigError, Image, NetFd, Tap, Vm, VmConfig
 from tender.annotations import NetRing
 from tender.result import Counters, VmResult
 
-pytestmark = [pytest.mark.doors, pytest.mark.tap]
+pytestmark = [pytest.mark.backends, pytest.mark.tap]
 LIMIT_S = 60.0
 # A network without its interface is looked at every 0.2 s (LOOK_NS).
 LOOKS_S = 0.6

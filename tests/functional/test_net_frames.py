@@ -93,7 +93,7 @@ def test_an_mtu_raised_while_the_guest_runs_cuts_no_frame(
     assert got == expected
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
 @buffers
 @by_socket

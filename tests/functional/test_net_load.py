@@ -266,43 +266,43 @@ def down_and_up(load: Load, way: Way) -> None:
 ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @ways
 def test_a_flood_into_the_guest_loses_nothing(load: Load, way: Way) -> None:
     flood_in(load, way, MANY)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @ways
 def test_a_queue_that_overflows_loses_what_the_interface_counts(load: Load, way: Way) -> None:
     overflow(load, way, MANY // 10)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @ways
 def test_a_flood_out_of_the_guest_arrives_but_for_what_is_counted(load: Load, way: Way) -> None:
     flood_out(load, way, MANY)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @ways
 def test_floods_both_ways_at_once(load: Load, way: Way) -> None:
     flood_both(load, way, MANY // 10)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @ways
 def test_a_wire_that_is_full_costs_frames_that_are_counted(load: Load, way: Way) -> None:
     late_reader(load, way, 3000)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @ways
 def test_a_stop_ends_a_guest_in_a_flood(load: Load, way: Way) -> None:
     stopped_under_load(load, way)
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @ways
 def test_an_interface_that_goes_down_and_up_in_a_flood_costs_frames_only(load: Load, way: Way) -> None:
     down_and_up(load, way)
@@ -337,7 +337,7 @@ def neighbour(load: Load) -> str:
     return Path(f"/sys/class/net/{load.tap.name}/address").read_text().strip()
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.uso
 def test_a_flood_out_of_frames_that_the_host_cuts(load: Load) -> None:
     frames = -(-MANY // PER_FRAME)
@@ -353,7 +353,7 @@ def test_a_flood_out_of_frames_that_the_host_cuts(load: Load) -> None:
     assert found["received"] + found["dropped"] == datagrams and found["received"] > 0
 
 
-@pytest.mark.doors
+@pytest.mark.backends
 @pytest.mark.uso
 def test_a_flood_in_of_datagrams_that_come_as_one_frame(load: Load) -> None:
     neighbour(load)

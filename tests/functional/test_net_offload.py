@@ -22,7 +22,7 @@ from tender import Image, NetFd, Tap, Vm, VmConfig
 from tender.cli.run import Stopper
 from tender.result import VmResult
 
-pytestmark = [pytest.mark.doors, pytest.mark.tap]
+pytestmark = [pytest.mark.backends, pytest.mark.tap]
 MAC = "02:00:00:00:00:02"
 PORT = 7000
 ALL = 15

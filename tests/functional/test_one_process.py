@@ -12,7 +12,7 @@ import psutil
 import pytest
 from support import Guest, TapInterface, ip, sandbox_of
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 FRONTS = [["tender"], ["solo5-hvt"], ["solo5-spt"]]
 LIMIT_S = 120
@@ -44,10 +44,10 @@ def command_of(tender_cmd: list[str], front: list[str], image: Path, *options: s
 
 @pytest.mark.parametrize("front", FRONTS, ids=lambda words: words[0])
 def test_figures_of_the_process_are_the_guests(
-    tender_cmd: list[str], guest: Guest, door: str, front: list[str]
+    tender_cmd: list[str], guest: Guest, backend: str, front: list[str]
 ) -> None:
     with running(command_of(tender_cmd, front, guest("spin"))) as process:
-        if door == "sandbox":
+        if backend == "sandbox":
             assert sandbox_of(process.pid).pid == process.pid
         seen = psutil.Process(process.pid)
         assert seen.children() == []
@@ -57,7 +57,7 @@ def test_figures_of_the_process_are_the_guests(
         assert process.wait(LIMIT_S) == 1
 
 
-def test_its_memory_is_the_guests(tender_cmd: list[str], guest: Guest, door: str) -> None:
+def test_its_memory_is_the_guests(tender_cmd: list[str], guest: Guest, backend: str) -> None:
     size = {}
     for mem in (8, 264):
         with running([*tender_cmd, f"--mem={mem}", str(guest("spin"))]) as process:
@@ -67,7 +67,7 @@ def test_its_memory_is_the_guests(tender_cmd: list[str], guest: Guest, door: str
 
 @pytest.mark.parametrize("front", FRONTS, ids=lambda words: words[0])
 def test_sigstop_priority_and_processors_reach_the_guest(
-    tender_cmd: list[str], guest: Guest, door: str, front: list[str]
+    tender_cmd: list[str], guest: Guest, backend: str, front: list[str]
 ) -> None:
     with running(command_of(tender_cmd, front, guest("spin"))) as process:
         seen = psutil.Process(process.pid)
@@ -89,7 +89,7 @@ def test_sigstop_priority_and_processors_reach_the_guest(
 
 
 def test_a_killed_command_has_left_its_interface(
-    tender_cmd: list[str], guest: Guest, door: str, tap: TapInterface
+    tender_cmd: list[str], guest: Guest, backend: str, tap: TapInterface
 ) -> None:
     """Once it is reaped, at once: the interface can be deleted. Thirty times."""
     for _ in range(30):
@@ -103,7 +103,7 @@ def test_a_killed_command_has_left_its_interface(
 
 
 def test_a_killed_command_has_left_its_disk(
-    tender_cmd: list[str], guest: Guest, door: str, tmp_path: Path
+    tender_cmd: list[str], guest: Guest, backend: str, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
@@ -116,7 +116,9 @@ def test_a_killed_command_has_left_its_disk(
         assert subprocess.run(other, capture_output=True, check=False, timeout=LIMIT_S).returncode == 0
 
 
-def test_a_signal_for_the_death_of_its_parent_is_kept(tender_cmd: list[str], guest: Guest, door: str) -> None:
+def test_a_signal_for_the_death_of_its_parent_is_kept(
+    tender_cmd: list[str], guest: Guest, backend: str
+) -> None:
     """As an orchestrator asks for it (PR_SET_PDEATHSIG), although the process changes its user and rights."""
     parent = (
         "import ctypes, signal, subprocess, sys\n"
@@ -141,7 +143,7 @@ def test_a_signal_for_the_death_of_its_parent_is_kept(tender_cmd: list[str], gue
     ids=["arguments", "arguments of solo5-spt's", "options"],
 )
 def test_more_words_than_a_guests_stack_has_room_for(
-    tender_cmd: list[str], guest: Guest, door: str, front: list[str], options: int, words: int
+    tender_cmd: list[str], guest: Guest, backend: str, front: list[str], options: int, words: int
 ) -> None:
     """The process that is the guest's has 64 KiB of stack, where the kernel puts a command's words."""
     command = [*command_of(tender_cmd, front, guest("exit_status"), *["-q"] * options), "3", *[""] * words]

@@ -21,12 +21,12 @@ def wire(fd: int) -> OtherDevice:
     return OtherDevice("net", {"net": f"@{fd}", "net-mac": MAC.hex(":")})
 
 
-@pytest.mark.doors
-def test_the_guest_has_the_device_with_what_was_filled_in(guest: Guest, door: Backend) -> None:
+@pytest.mark.backends
+def test_the_guest_has_the_device_with_what_was_filled_in(guest: Guest, backend: Backend) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, Image.open(guest("net_tx")) as image:
         config = VmConfig(mem=16, args=("--size=60",), devices={"service0": wire(theirs.fileno())})
-        with Vm(image, config, backend=door) as vm:
+        with Vm(image, config, backend=backend) as vm:
             assert vm.run(timeout=60).guest_status == 0
         theirs.close()
         frame = ours.recv(2000)

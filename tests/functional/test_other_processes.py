@@ -10,7 +10,7 @@ from support import Guest
 
 from tender import DISCARD, GuestFailed, Image, ImageError, Vm, VmConfig
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4, args=("3",))
 LIMIT_S = 200
 
@@ -22,15 +22,15 @@ def workers(request: pytest.FixtureRequest) -> Iterator[ProcessPoolExecutor]:
 
 
 def test_a_worker_runs_guests_and_gives_back_results_and_errors(
-    guest: Guest, door: str, workers: ProcessPoolExecutor
+    guest: Guest, backend: str, workers: ProcessPoolExecutor
 ) -> None:
     path = guest("exit_status")
-    running = [workers.submit(other_process.runs, path, SMALL, door) for _ in range(3)]
+    running = [workers.submit(other_process.runs, path, SMALL, backend) for _ in range(3)]
     for each in running:
         result = each.result(LIMIT_S)
-        assert (result.reason, result.status, result.backend) == ("exit", 3, door)
+        assert (result.reason, result.status, result.backend) == ("exit", 3, backend)
     with pytest.raises(GuestFailed, match="guest ended: exit, status 3") as failed:
-        workers.submit(other_process.checks, path, SMALL, door).result(LIMIT_S)
+        workers.submit(other_process.checks, path, SMALL, backend).result(LIMIT_S)
     assert failed.value.result.status == 3
     with pytest.raises(ImageError, match="No such file") as refused:
         workers.submit(other_process.opens, path.with_name("missing.elf")).result(LIMIT_S)

@@ -22,7 +22,7 @@ import tender
 from tender import CAPTURE, DISCARD, ConfigError, Image, Vm, VmConfig, VmPool, VmStateError
 from tender.native import lib
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4)
 
 
@@ -70,11 +70,11 @@ def test_a_child_of_fork_does_not_end_its_parents_guest_when_it(
         assert vm.run(timeout=60).ok
 
 
-def test_a_child_of_fork_keeps_no_page_of_the_vcpu(guest: Guest, door: str) -> None:
+def test_a_child_of_fork_keeps_no_page_of_the_vcpu(guest: Guest, backend: str) -> None:
     """It would hold the vCPU, and with it the machine, of a parent that has closed them."""
 
     def closes(vm: Vm) -> None:
-        assert ("kvm-vcpu" in Path("/proc/self/maps").read_text()) == (door == "kvm")
+        assert ("kvm-vcpu" in Path("/proc/self/maps").read_text()) == (backend == "kvm")
         vm.close()
         assert "kvm-vcpu" not in Path("/proc/self/maps").read_text()
 
@@ -166,7 +166,7 @@ def test_what_owns_something_cannot_be_copied(guest: Guest, way: Callable[[objec
         VmPool(image, SMALL) as pool,
         pool.take() as taken,
     ):
-        for owner in (image, vm, pool, taken, vm._door):
+        for owner in (image, vm, pool, taken, vm._machine):
             with pytest.raises(TypeError):
                 way(owner)
         assert vm.run(timeout=60).ok

@@ -13,7 +13,7 @@ from support import Guest, TapInterface, assert_nothing_is_left, footprint
 import tender
 from tender import BlockFile, ConfigError, ExitReason, Image, Tap, VmConfig, VmPool, VmStateError
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4, args=("from-the-pool",))
 
 
@@ -80,9 +80,9 @@ def test_however_a_guest_ended_the_next_is_as_in_a_new_machine(guest: Guest, nam
                 )
 
 
-def test_nothing_that_a_guest_wrote_or_set_is_found_by_the_next(guest: Guest, door: str) -> None:
+def test_nothing_that_a_guest_wrote_or_set_is_found_by_the_next(guest: Guest, backend: str) -> None:
     """The guest fills memory and registers with marks, and says which it finds at its start."""
-    config = VmConfig(mem=8, args=("ring0",) if door == "kvm" else ())
+    config = VmConfig(mem=8, args=("ring0",) if backend == "kvm" else ())
     with Image.open(guest("leftovers")) as image, VmPool(image, config) as pool:
         clean = tender.run(image, config, console=tender.CAPTURE)
         assert clean.ok and clean.console == b"clean\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 
@@ -31,13 +31,13 @@ def as_a_reader(command: list[str], where: Path) -> "subprocess.CompletedProcess
     )
 
 
-def python_example(text: str, guest: Guest, door: str, where: Path) -> str:
-    """What it prints. The library does not read the environment: the door is put there before the example is run."""
+def python_example(text: str, guest: Guest, backend: str, where: Path) -> str:
+    """What it prints. The library does not read the environment: the backend is put there before the example is run."""
     shutil.copy(guest("hello"), where / "app.elf")
     (where / "example.py").write_text(text)
     program = (
         f"import runpy, sys; sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})\n"
-        f"import support; support.take_door({door!r})\n"
+        f"import support; support.take_backend({backend!r})\n"
         "runpy.run_path('example.py', run_name='__main__')\n"
     )
     done = as_a_reader([sys.executable, "-c", program], where)
@@ -45,8 +45,8 @@ def python_example(text: str, guest: Guest, door: str, where: Path) -> str:
     return done.stdout
 
 
-def test_the_python_example_runs_as_it_stands(guest: Guest, door: str, tmp_path: Path) -> None:
-    lines = python_example(first_block("python"), guest, door, tmp_path).splitlines()
+def test_the_python_example_runs_as_it_stands(guest: Guest, backend: str, tmp_path: Path) -> None:
+    lines = python_example(first_block("python"), guest, backend, tmp_path).splitlines()
     assert re.fullmatch(r"\d+ exits, \d+\.\d+ ms to the first output", lines[0])
     assert lines[-1] == "exit 0 Hello, World"
 
@@ -60,12 +60,12 @@ SAID = [
 
 @pytest.mark.parametrize("number", range(len(SAID)))
 def test_the_librarys_examples_run_as_they_stand(
-    guest: Guest, door: str, tmp_path: Path, number: int
+    guest: Guest, backend: str, tmp_path: Path, number: int
 ) -> None:
     page = (ROOT / "docs" / "library.md").read_text()
     examples = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert len(examples) == len(SAID)
-    said = python_example(examples[number], guest, door, tmp_path)
+    said = python_example(examples[number], guest, backend, tmp_path)
     assert re.fullmatch(SAID[number], said), said
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 REPLACE = textwrap.dedent("""
     import _thread, select, sys, threading
@@ -52,9 +52,9 @@ USE = textwrap.dedent("""
 
 @pytest.mark.parametrize("first", ["the library", "the replacement"])
 def test_limits_stops_and_waits_hold_where_python_threads_are_replaced(
-    guest: Guest, door: str, first: str
+    guest: Guest, backend: str, first: str
 ) -> None:
-    load = f"import support, tender, tender.vm, tender.pool; support.take_door({door!r})\n"
+    load = f"import support, tender, tender.vm, tender.pool; support.take_backend({backend!r})\n"
     order = [load, "replace()\n"] if first == "the library" else ["replace()\n", load]
     done = subprocess.run(
         [sys.executable, "-P", "-c", REPLACE + "".join(order) + USE, guest("spin")],

@@ -33,7 +33,7 @@ def test_a_million_hypercalls_keep_every_register(guest: Guest, disturbed: bool)
         Image.open(guest("sandbox_state")) as image,
         Vm(image, VmConfig(mem=16, args=args), console=CAPTURE, backend="sandbox") as vm,
     ):
-        assert isinstance(vm._door, SandboxVm)
+        assert isinstance(vm._machine, SandboxVm)
         pid = vm.pid
         draw = random.Random(7)
         vm.start(timeout=100)

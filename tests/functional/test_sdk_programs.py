@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SOURCES = Path(__file__).resolve().parents[1] / "guests" / "sdk"
 TENDER = str(Path(sys.executable).parent / "tender")
 
@@ -42,7 +42,7 @@ def test_a_program_runs_as_its_compiler_means_it(
     status: int,
     console: str,
     linker: str,
-    door: str,
+    backend: str,
     tmp_path: Path,
 ) -> None:
     image = tmp_path / "app.elf"
@@ -51,7 +51,7 @@ def test_a_program_runs_as_its_compiler_means_it(
         [*compile_it, *sdk("--ldflags"), f"-fuse-ld={linker}", "-o", str(image)], check=True, timeout=60
     )
     done = subprocess.run(
-        [TENDER, "--backend", door, "--mem", "16", str(image), *words],
+        [TENDER, "--backend", backend, "--mem", "16", str(image), *words],
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ from faulty_disk import FaultyDisk
 
 from tender import BlockFd, Image, Vm, VmConfig
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 SIZE = 16 << 20
 PIECE = 1 << 20
 """BLOCK_PIECE_BYTES of block.h."""
@@ -76,12 +76,12 @@ def test_the_command_obeys_a_signal(
     tender_cmd: list[str],
     elf: Path,
     disk: SlowDisk,
-    door: str,
+    backend: str,
     launcher: str,
     number_of_signal: signal.Signals,
 ) -> None:
     fd = disk.open()
-    words = [*tender_cmd, f"--backend={door}", "--mem=32", f"--block=@{fd}", str(elf)]
+    words = [*tender_cmd, f"--backend={backend}", "--mem=32", f"--block=@{fd}", str(elf)]
     with subprocess.Popen(
         words, stderr=subprocess.PIPE, pass_fds=[fd], env={**os.environ, "TENDER_LAUNCHER": launcher}
     ) as command:
@@ -97,7 +97,7 @@ def test_the_command_obeys_a_signal(
 
 
 @transfer
-def test_the_library_obeys_a_stop(elf: Path, disk: SlowDisk, door: str) -> None:
+def test_the_library_obeys_a_stop(elf: Path, disk: SlowDisk, backend: str) -> None:
     with Vm(Image.open(str(elf)), VmConfig(mem=32, block=BlockFd(disk.open()))) as vm:
         vm.start()
         assert disk.asked.wait(LIMIT_S)
@@ -112,11 +112,11 @@ def test_the_library_obeys_a_stop(elf: Path, disk: SlowDisk, door: str) -> None:
 @transfer
 @pytest.mark.parametrize("launcher", ["native", "python"])
 def test_the_command_obeys_a_time_limit(
-    tender_cmd: list[str], elf: Path, disk: SlowDisk, door: str, launcher: str
+    tender_cmd: list[str], elf: Path, disk: SlowDisk, backend: str, launcher: str
 ) -> None:
     """The disk is let go on once the limit is over, by whoever's clock."""
     fd = disk.open()
-    words = [*tender_cmd, f"--backend={door}", "--mem=32", "--timeout=2", f"--block=@{fd}", str(elf)]
+    words = [*tender_cmd, f"--backend={backend}", "--mem=32", "--timeout=2", f"--block=@{fd}", str(elf)]
     with subprocess.Popen(
         words, stderr=subprocess.PIPE, pass_fds=[fd], env={**os.environ, "TENDER_LAUNCHER": launcher}
     ) as command:

@@ -9,7 +9,7 @@ from support import Guest
 
 from tender import DISCARD, ExitReason, Image, Vm, VmConfig
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 
 @pytest.fixture(autouse=True)

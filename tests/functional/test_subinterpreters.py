@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 PROGRAM = """
 import sys
 try:
@@ -24,7 +24,7 @@ RUNS = """
 import sys
 sys.path.insert(0, {tests!r})
 import support
-support.take_door({door!r})
+support.take_backend({backend!r})
 import tender
 from tender import CAPTURE, Image, Vm, VmConfig, VmStateError
 with Image.open({path!r}) as image:
@@ -59,9 +59,11 @@ def python(program: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("first", ["", "the main interpreter first"])
 def test_a_guest_runs_where_the_gil_is_shared_and_start_is_refused(
-    guest: Guest, door: str, first: str
+    guest: Guest, backend: str, first: str
 ) -> None:
-    code = RUNS.format(tests=str(Path(__file__).resolve().parents[1]), door=door, path=str(guest("hello")))
+    code = RUNS.format(
+        tests=str(Path(__file__).resolve().parents[1]), backend=backend, path=str(guest("hello"))
+    )
     started = code.replace("vm.start()", "vm.start(100)").replace(
         "assert vm.run(100).ok\n", "assert vm.wait().ok\n"
     )

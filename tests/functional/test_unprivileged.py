@@ -81,7 +81,7 @@ def test_a_guest_runs_without_any_right(guest: Guest, open_program: None) -> Non
 
         def run() -> None:
             with Vm(image, VmConfig(mem=16), console=CAPTURE, backend="sandbox") as vm:
-                assert isinstance(vm._door, SandboxVm)
+                assert isinstance(vm._machine, SandboxVm)
                 result = vm.run(timeout=60)
                 assert result.ok and result.console is not None and b"Hello, World" in result.console
                 status = Path(f"/proc/{vm.pid}/status").read_text()

@@ -939,7 +939,7 @@ static void check_gate(uint8_t extensions)
     HOLDS(memcmp(low, without, 0xff000) == 0);
     HOLDS(memcmp(low + 0xffe00, block, sizeof block) == 0);
     for (size_t i = 0xffe00 + sizeof block; i < MIB; i++)
-        rest &= low[i] == 0; /* the door's part too */
+        rest &= low[i] == 0; /* the backend's part too */
     for (uint8_t slot = 0; slot < 0xe0; slot++) {
         const uint8_t *at = low + 0xff000 + 16 * (size_t)slot;
         const uint8_t code[9] = {0x89, 0xf8, 0xba, slot, 0x05, 0x00, 0x00, 0xef, 0xc3};

@@ -412,7 +412,7 @@ static void test_exits(void)
     HOLDS(vm.shared->event.detail == 3);
 }
 
-/* The door's word is for the thread inside, and nobody's once that has left. */
+/* The backend's word is for the thread inside, and nobody's once that has left. */
 static void test_a_stop_says_so_before_it_kicks(void)
 {
     uint8_t word = 0;

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import Guest
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 ROOT = Path(__file__).resolve().parents[2]
 GIB, KIB = 1 << 30, 1 << 10
 DISK_BYTES = 32 * GIB
@@ -42,7 +42,7 @@ def test_a_sparse_disk_costs_bounded_page_tables(
     tender_cmd: list[str],
     guest: Guest,
     tmp_path: Path,
-    door: str,
+    backend: str,
     launcher: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -50,7 +50,7 @@ def test_a_sparse_disk_costs_bounded_page_tables(
     disk = tmp_path / "sparse.img"
     with disk.open("wb") as made:
         made.truncate(DISK_BYTES)
-    words = [*tender_cmd, f"--backend={door}", "--mem=4", f"--block={disk}", str(guest("block_sparse"))]
+    words = [*tender_cmd, f"--backend={backend}", "--mem=4", f"--block={disk}", str(guest("block_sparse"))]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as command:
         try:
             assert command.stdout is not None

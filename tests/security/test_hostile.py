@@ -11,7 +11,7 @@ from support import Guest
 
 from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, NetFd, Tap, Vm, VmConfig, VmResult
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 
 # `make hostile-long` has another number, and other seeds make other calls.

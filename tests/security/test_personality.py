@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import Guest, sandbox_of
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 
 def maps(pid: int) -> list[tuple[str, str]]:
@@ -23,19 +23,19 @@ def maps(pid: int) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("words", [(), ("solo5-hvt",)], ids=["tender", "solo5-hvt"])
 def test_a_command_that_is_started_with_it_does_not_have_it(
-    tender_cmd: list[str], guest: Guest, door: str, words: tuple[str, ...]
+    tender_cmd: list[str], guest: Guest, backend: str, words: tuple[str, ...]
 ) -> None:
     command = ["setarch", "x86_64", "-X", *tender_cmd, *words, "--mem=4", str(guest("spin"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        pids = [process.pid] if door == "kvm" else [process.pid, sandbox_of(process.pid).pid]
+        pids = [process.pid] if backend == "kvm" else [process.pid, sandbox_of(process.pid).pid]
         seen = {pid: (Path(f"/proc/{pid}/personality").read_text(), maps(pid)) for pid in pids}
         process.terminate()
         process.communicate(timeout=60)
     for personality, mappings in seen.values():
         assert personality == "00000000\n"
         assert not [one for one in mappings if "wx" in one[0]]
-    if door == "kvm":
+    if backend == "kvm":
         assert not [one for one in seen[process.pid][1] if "x" in one[0] and "memfd" in one[1]]
 
 
@@ -55,11 +55,11 @@ IN_THIS_PROCESS = textwrap.dedent("""
 
 
 def test_a_process_that_has_given_it_to_itself_gets_no_vm_whose_memory_it_could_execute(
-    guest: Guest, door: str
+    guest: Guest, backend: str
 ) -> None:
-    command = [sys.executable, "-P", "-c", IN_THIS_PROCESS, str(guest("hello")), door]
+    command = [sys.executable, "-P", "-c", IN_THIS_PROCESS, str(guest("hello")), backend]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    if door == "kvm":
+    if backend == "kvm":
         assert done.stdout == (
             "Error allocating guest memory: this process could execute it: its personality is READ_IMPLIES_EXEC\n"
         )

@@ -38,7 +38,7 @@ from tender.backend.sandbox import SandboxVm
 
 def test_a_guest_that_spins_is_stopped_and_gone_after_close(rig: Rig) -> None:
     vm = rig.vm("spin")
-    assert isinstance(vm._door, SandboxVm)
+    assert isinstance(vm._machine, SandboxVm)
     pid = vm.pid
     with vm:
         assert vm.run(timeout=0.1).reason == ExitReason.TIMEOUT
@@ -69,7 +69,7 @@ def test_a_read_of_words_that_never_come_is_ended(rig: Rig) -> None:
 
 def running(rig: Rig) -> tuple[Vm, int]:
     vm = rig.vm("say=up", "spin", console=DISCARD)
-    assert isinstance(vm._door, SandboxVm)
+    assert isinstance(vm._machine, SandboxVm)
     vm.start()
     wait_until(lambda: vm.counters.hypercalls["puts"] > 0)
     return vm, vm.pid
@@ -280,7 +280,7 @@ NAMESPACES = {
 def test_a_running_sandbox_is_in_namespaces_of_its_own_with_an_empty_root(rig: Rig) -> None:
     vm, pid = running(rig)
     with vm:
-        assert isinstance(vm._door, SandboxVm)
+        assert isinstance(vm._machine, SandboxVm)
         given = vm.isolation
         for name, short in NAMESPACES.items():
             ours, theirs = os.readlink(f"/proc/self/ns/{short}"), os.readlink(f"/proc/{pid}/ns/{short}")
@@ -298,7 +298,7 @@ def test_this_host_gives_every_wall(rig: Rig) -> None:
     )
     vm = rig.vm()
     with vm:
-        assert isinstance(vm._door, SandboxVm)
+        assert isinstance(vm._machine, SandboxVm)
         if done.returncode == 0:
             assert set(NAMESPACES) | {"empty-root", "seccomp-filter", "capabilities"} <= set(vm.isolation)
         elif os.geteuid() == 0:
@@ -311,7 +311,7 @@ def test_the_commands_sandbox_has_the_same_walls(
 ) -> None:
     """It is the command's own process; a network namespace is had if it is required, a pid namespace by a child."""
     with rig.vm() as vm:
-        assert isinstance(vm._door, SandboxVm)
+        assert isinstance(vm._machine, SandboxVm)
         had = set(vm.isolation)
         given = had - {"network-namespace", "pid-namespace"} | ({required} & had)
         if required and required not in given:

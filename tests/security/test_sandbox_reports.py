@@ -169,7 +169,7 @@ def test_a_guest_that_has_ended_does_nothing_more(rig: Rig) -> None:
     event = event_bytes(kind=lib.EVENT_HALT).hex()
     with rig.vm(f"poke={SHARED}+{EVENT_AT},{event}", "events=1", "spin") as vm:
         assert vm.run(timeout=LIMIT).status == 0
-        assert isinstance(vm._door, SandboxVm)
+        assert isinstance(vm._machine, SandboxVm)
         pid = vm.pid
         wait_until(lambda: state_of(pid) in "tT")
         before = cpu_ticks(pid)

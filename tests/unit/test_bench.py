@@ -414,7 +414,7 @@ def test_a_fraction_of_a_call_is_a_difference() -> None:
     assert counts.differences(expected, "sandbox", {"tx: calls": 1.005}, {})
 
 
-def test_the_committed_table_is_written_a_door_at_a_time() -> None:
+def test_the_committed_table_is_written_one_backend_at_a_time() -> None:
     text = counts.updated(_EXPECTED, "sandbox", {"tx 64, a frame: exits": 0.5})
     found = counts.read_table(text)
     assert found == {("kvm", "boot: KVM ioctls"): 16.0, ("sandbox", "tx 64, a frame: exits"): 0.5}

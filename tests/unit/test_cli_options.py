@@ -424,23 +424,23 @@ def test_a_sector_size_that_is_no_power_of_two_is_refused(size: str) -> None:
     )
 
 
-# ---- the door
+# ---- the backend
 
 
-def test_without_a_word_about_it_the_door_is_found_out() -> None:
+def test_without_a_word_about_it_the_backend_is_found_out() -> None:
     assert parse().backend == "auto"
     assert parse_args(["app.elf"], backend="").backend == "auto"
 
 
 @pytest.mark.parametrize("name", ["auto", "kvm", "sandbox"])
-def test_the_environment_sets_the_default_door_and_the_option_wins(name: str) -> None:
+def test_the_environment_sets_the_default_backend_and_the_option_wins(name: str) -> None:
     assert parse_args(["app.elf"], backend=name).backend == name
     assert parse_args([f"--backend={name}", "app.elf"], backend="nonsense").backend == name
     assert parse_args(["--backend", name, "app.elf"]).backend == name
 
 
 @pytest.mark.parametrize("name", ["KVM", "xen", "kvm ", "sandbox,kvm"])
-def test_a_door_that_does_not_exist_is_refused_wherever_it_stands(name: str) -> None:
+def test_a_backend_that_does_not_exist_is_refused_wherever_it_stands(name: str) -> None:
     with pytest.raises(UsageError, match=r"^Malformed argument to --backend$") as by_option:
         parse(f"--backend={name}")
     assert by_option.value.hint == f"got {name!r}: write --backend=auto, --backend=kvm or --backend=sandbox"

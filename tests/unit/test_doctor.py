@@ -289,7 +289,7 @@ def test_what_breaks_the_sandbox_is_named(
 
 
 @pytest.mark.parametrize("machine", ["aarch64"])
-def test_another_architecture_shuts_both_doors(machine: str) -> None:
+def test_on_another_architecture_neither_backend_can_be_had(machine: str) -> None:
     facts = replace(HEALTHY, machine=machine)
     assert kvm_unusable(facts) == sandbox_unusable(facts) == f"processor: {machine}: only x86_64 is supported"
 
@@ -411,7 +411,7 @@ def test_one_line_for_scripts(
     assert capsys.readouterr().out == line
 
 
-def test_json_has_every_check_and_both_doors(
+def test_json_has_every_check_and_both_backends(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts = replace(HEALTHY, kvm=NO_KVM, auto_backend="sandbox", auto_reason="no KVM here")

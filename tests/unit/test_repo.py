@@ -255,7 +255,7 @@ def test_who_opens_devices_names_no_kind_of_them() -> None:
         assert re.findall(rf"\b(?:{named})", c_code(path)) == [], path.name
 
 
-def test_only_the_kvm_door_includes_the_kernels_kvm_header() -> None:
+def test_only_the_kvm_backend_includes_the_kernels_kvm_header() -> None:
     users = [p for p in (ROOT / "bindings").rglob("*.[ch]") if "#include <linux/kvm.h>" in p.read_text()]
     assert {p.parent.name for p in users} == {"kvm"}
 

@@ -2,7 +2,7 @@
  * Segment descriptors of the guest's GDT and LDT, as 64-bit mode at CPL 0 reads and checks them.
  *
  * The rule: a function that refuses has changed nothing and filled `fault`; one that accepts has set the
- * accessed bit, as hardware does, so the same guest leaves the same memory behind in both doors.
+ * accessed bit, as hardware does, so the same guest leaves the same memory behind in both backends.
  * Intel SDM volume 3, 3.4.5 and 3.5; volume 2, MOV, RET, IRET.
  */
 #ifndef TENDER_SANDBOX_DESCRIPTOR_H

@@ -78,14 +78,14 @@ uint64_t start_state_template_bytes(const struct elf_image *image)
 }
 
 /*
- * The gate page of a door where `out` leaves the guest by itself: slot N is
+ * The gate page of a backend where `out` leaves the guest by itself: slot N is
  *
  *     89 f8             mov %edi, %eax
  *     ba NN 05 00 00    mov $0x5NN, %edx
  *     ef                out %eax, (%dx)
  *     c3                ret
  *
- * and all around them, up to the door's part, is int3: who calls what is no slot gets a trap.
+ * and all around them, up to the backend's part, is int3: who calls what is no slot gets a trap.
  */
 static void write_slot(uint8_t *low, uint32_t number)
 {

@@ -32,7 +32,7 @@ uint64_t start_state_template_bytes(const struct elf_image *image);
  * and the gate page. */
 void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t extensions);
 
-/* The latter alone, for a door that has nothing below boot info. */
+/* The latter alone, for a backend that has nothing below boot info. */
 void start_state_write_extension(uint8_t *low, uint32_t extensions);
 
 /* Copies the segments' file bytes into `template_fd` (a memfd, already of template size), at their gpa.

@@ -1,4 +1,4 @@
-/* Door 1: the loop around KVM_RUN. Only here and in guest_cpu.c is <linux/kvm.h> known. */
+/* KVM's backend: the loop around KVM_RUN. Only here and in guest_cpu.c is <linux/kvm.h> known. */
 #ifndef TENDER_RUN_KVM_H
 #define TENDER_RUN_KVM_H
 

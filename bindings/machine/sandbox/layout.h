@@ -12,7 +12,7 @@
 #include "tender_abi.h"
 
 #define TENDER_STUBS_END  TENDER_GATE_GPA
-#define TENDER_ENTRY_GPA  TENDER_GATE_DOOR_GPA
+#define TENDER_ENTRY_GPA  TENDER_GATE_BACKEND_GPA
 #define TENDER_STUB_BYTES 32
 
 _Static_assert(TENDER_STUBS_GPA % TENDER_STUB_BYTES == 0, "a stub lies in one cache line");

@@ -58,7 +58,8 @@ uint32_t patch_template(const struct elf_image *image, uint8_t *template, int te
  * sealed. Returns how many sites were patched, or -errno; the template is then good for nothing. */
 int64_t patch_sites(const struct elf_image *image, int template_fd);
 
-/* Gives the text of a patched template back as it was, for a copy that another door is to run. 0 or -errno.
+/* Gives the text of a patched template back as it was, for a copy that another backend is to run. 0 or
+ * -errno.
  */
 int unpatch_sites(const struct elf_image *image, int template_fd);
 

@@ -1,5 +1,6 @@
 /*
- * Stores every register that ring 0 can read, from the very first instruction on and before any C, writes the 1536
+ * Stores every register that ring 0 can read, from the very first instruction on and before any C, writes
+ * the 1536
  * raw bytes of `state` to the console, and ends with 0. test_vcpu_state.py has the same layout in words.
  *
  * Nothing of the guest library is linked in: _start is here, and no note of ours asks for the gate.

@@ -171,8 +171,8 @@ int main(int argc, char **argv)
     }
     if (!granted) {
         const uint32_t *words = (const uint32_t *)TENDER_EXTENSION_GPA;
-        const unsigned count = (TENDER_GATE_DOOR_GPA - TENDER_EXTENSION_GPA) / sizeof(*words);
-        for (unsigned i = 0; i < count; i++) { /* behind that is the door's own */
+        const unsigned count = (TENDER_GATE_BACKEND_GPA - TENDER_EXTENSION_GPA) / sizeof(*words);
+        for (unsigned i = 0; i < count; i++) { /* behind that is the backend's own */
             if (words[i] != 0) {
                 printf("gate: FAILED: %#x at word %u of what was not granted\n", words[i], i);
                 return 1;

@@ -38,9 +38,9 @@ static uint8_t buffer[BUFFER_BYTES] __attribute__((aligned(4096)));
 static uint64_t entry_offset;
 static uint64_t random_state;
 
-static const uint64_t *door(void)
+static const uint64_t *backend_page(void)
 {
-    return (const uint64_t *)TENDER_GATE_DOOR_GPA;
+    return (const uint64_t *)TENDER_GATE_BACKEND_GPA;
 }
 
 static uint64_t random_next(void)
@@ -82,7 +82,7 @@ static uint64_t term_parse(const char **text)
     word[len] = 0;
     uint64_t value = 0;
     if (strcmp(word, "p") == 0) {
-        return door()[0] - entry_offset;
+        return backend_page()[0] - entry_offset;
     }
     if (strcmp(word, "b") == 0) {
         return gpa_of(buffer);
@@ -136,7 +136,7 @@ static void poke(uint64_t at, const char *hex)
 /* The address of `syscall; pop %rcx; jmp *%rcx` in the program, behind the entry that the guest knows. */
 static uint64_t gadget(void)
 {
-    const uint8_t *code = (const uint8_t *)door()[0];
+    const uint8_t *code = (const uint8_t *)backend_page()[0];
     for (unsigned i = 0; i < SCAN_BYTES; i++) {
         if (code[i] == 0x0f && code[i + 1] == 0x05 && code[i + 2] == 0x59) {
             return (uint64_t)(code + i);
@@ -205,7 +205,7 @@ extern const uint8_t jump_wanted[];
 
 static uint64_t hostile_value(void)
 {
-    uint64_t program = door()[0] - entry_offset;
+    uint64_t program = backend_page()[0] - entry_offset;
     switch (random_next() >> 60) {
     case 0:
         return 0;

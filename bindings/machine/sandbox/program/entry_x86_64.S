@@ -1,10 +1,12 @@
 /*
- * The ways between the guest and the handlers: the program's first instruction, the guest's first, a hypercall
- * by a patched site, a hypercall by the gate, a system call, the return from a signal.
+ * The ways between the guest and the handlers: the program's first instruction, the guest's first, a
+ * hypercall by a patched site, a hypercall by the gate, a system call, the return from a signal.
  *
  * The guest's registers are the guest's: what comes in by a site finds every register, every flag and the red
- * zone as it left them. Handlers are compiled for general registers alone, so vector registers need no saving.
- * Handlers have a stack of their own and believe no register of the guest's but EAX, a number that is checked.
+ * zone as it left them. Handlers are compiled for general registers alone, so vector registers need no
+ * saving.
+ * Handlers have a stack of their own and believe no register of the guest's but EAX, a number that is
+ * checked.
  */
     .set    HVT_PORT_BASE, 0x500
     .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes a slot; its `out` is the eighth */
@@ -41,8 +43,10 @@
     .set    FP_XFEATURES, 472
 
 /*
- * A call and its return would be right too, and slow: a processor guesses where a return goes by the calls it has
- * seen last, which behind a system call are the kernel's. A jump it guesses by what that jump did before. So from the
+ * A call and its return would be right too, and slow: a processor guesses where a return goes by the calls
+ * it has
+ * seen last, which behind a system call are the kernel's. A jump it guesses by what that jump did before. So
+ * from the
  * guest to the system call and back there is none: C functions on that road return by __x86_return_thunk.
  */
     .macro  enter function
@@ -198,8 +202,8 @@ entry_gate:
     .size   entry_gate, . - entry_gate
 
 /*
- * The program's system call. In: the kernel's registers, and on the stack where to go on, behind it (system_call() in
- * syscalls.h). Clobbered: RCX and R11, which the kernel changes.
+ * The program's system call. In: the kernel's registers, and on the stack where to go on, behind it
+ * (system_call() in syscalls.h). Clobbered: RCX and R11, which the kernel changes.
  */
     .globl  the_call
     .hidden the_call
@@ -213,7 +217,8 @@ system_call_return:
     jmp     *%rcx
     .size   the_call, . - the_call
 
-/* How handle_hypercall() returns, by the compiler's name for it. Clobbered: RCX, which is a C call's to change. */
+/* How handle_hypercall() returns, by the compiler's name for it. Clobbered: RCX, which is a C call's to
+ * change. */
     .globl  __x86_return_thunk
     .hidden __x86_return_thunk
     .type   __x86_return_thunk, @function
@@ -223,11 +228,13 @@ __x86_return_thunk:
     .size   __x86_return_thunk, . - __x86_return_thunk
 
 /*
- * Where a signal's handler returns to. In: RSP = the signal's struct ucontext. Out: all registers as it has them.
+ * Where a signal's handler returns to. In: RSP = the signal's struct ucontext. Out: all registers as it has
+ * them.
  *
- * rt_sigreturn(2) would do the same, and let a guest that jumps to it choose which signals it hears. Handlers leave the
- * signal mask as it is, so nothing else is to be put back. An address that no code can have faults at the IRETQ, and
- * on_fault() in trap.c takes it for the guest's.
+ * rt_sigreturn(2) would do the same, and let a guest that jumps to it choose which signals it hears.
+ * Handlers leave the
+ * signal mask as it is, so nothing else is to be put back. An address that no code can have faults at the
+ * IRETQ, and on_fault() in trap.c takes it for the guest's.
  */
     .globl  signal_return
     .hidden signal_return

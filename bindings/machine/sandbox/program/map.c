@@ -44,7 +44,7 @@ static void fill_gate_slot(uint8_t *slot, uint32_t number)
 {
     static const uint8_t code[TENDER_GATE_SLOT_BYTES] = {0x89, 0xf8, 0xba, 0, 0, 0, 0,    0xff,
                                                          0x24, 0x25, 0,    0, 0, 0, 0xcc, 0xcc};
-    const uint32_t port = HVT_PORT_BASE + number, pointer = TENDER_GATE_DOOR_GPA + 8;
+    const uint32_t port = HVT_PORT_BASE + number, pointer = TENDER_GATE_BACKEND_GPA + 8;
     memcpy(slot, code, sizeof code);
     memcpy(slot + 3, &port, sizeof port);
     memcpy(slot + 10, &pointer, sizeof pointer);
@@ -58,7 +58,7 @@ static void fill_gate_page(uint32_t extensions)
     if ((extensions & (TENDER_FEATURE_GATE | (feature))) == (TENDER_FEATURE_GATE | (feature)))               \
         fill_gate_slot(page + (number) * TENDER_GATE_SLOT_BYTES, number);
 #include "hypercalls.def"
-    memcpy((uint8_t *)(uintptr_t)TENDER_GATE_DOOR_GPA, entries, sizeof entries);
+    memcpy((uint8_t *)(uintptr_t)TENDER_GATE_BACKEND_GPA, entries, sizeof entries);
 }
 
 static void small_pages(gpa_t from, gpa_t end)

@@ -33,7 +33,7 @@
 #define SYSCALL_BYTES    2 /* syscall, int 0x80 and sysenter alike */
 #define VECTOR_DB        1
 #define ERROR_FETCH      16
-#define EXIT_HLT         5 /* KVM's numbers, so that a reason is the same at both doors */
+#define EXIT_HLT         5 /* KVM's numbers, so that a reason is the same on both backends */
 #define EXIT_SHUTDOWN    8
 #define CALL_URETPROBE   335 /* asm/unistd_64.h of Linux 6.11 */
 

@@ -1,4 +1,4 @@
-"""The benchmarks of both doors run, and what they measure is what they say; no test looks at a time."""
+"""The benchmarks of both backends run, and what they measure is what they say; no test looks at a time."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, RUN_POINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.doors
+pytestmark = pytest.mark.backends
 
 
 def _bench(out: Path, *words: str) -> dict[str, Any]:
@@ -22,9 +22,11 @@ def _bench(out: Path, *words: str) -> dict[str, Any]:
     return json.loads(out.read_text())  # type: ignore[no-any-return]
 
 
-def test_a_run_is_stamped_to_its_end(tender_cmd: list[str], door: str, guest: Guest, tmp_path: Path) -> None:
+def test_a_run_is_stamped_to_its_end(
+    tender_cmd: list[str], backend: str, guest: Guest, tmp_path: Path
+) -> None:
     peer = f"again={tender_cmd[0]} --mem=8 {{elf}} {{args}}"
-    words = ["run", "--backend", door, "--runs", "2", "--warmup", "0", "--pause", "0", "--arg", "x"]
+    words = ["run", "--backend", backend, "--runs", "2", "--warmup", "0", "--pause", "0", "--arg", "x"]
     measured = _bench(tmp_path / "o.json", *words, "--peer", peer, str(guest("hello")))
     subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
     assert list(subjects) == ["tender", "road", "module", "python", "site", "again"]
@@ -38,7 +40,7 @@ def test_a_run_is_stamped_to_its_end(tender_cmd: list[str], door: str, guest: Gu
 
 
 def test_what_an_installation_measures_needs_no_checkout(
-    tender_cmd: list[str], door: str, tmp_path: Path
+    tender_cmd: list[str], backend: str, tmp_path: Path
 ) -> None:
     """`tender bench boot` and `run`, in another directory, of the guest that came with the package."""
     expected = {
@@ -47,7 +49,19 @@ def test_what_an_installation_measures_needs_no_checkout(
     }
     for name, subjects in expected.items():
         out = tmp_path / f"{name}.json"
-        words = [name, "--backend", door, "--runs", "2", "--warmup", "0", "--pause", "0", "--json", str(out)]
+        words = [
+            name,
+            "--backend",
+            backend,
+            "--runs",
+            "2",
+            "--warmup",
+            "0",
+            "--pause",
+            "0",
+            "--json",
+            str(out),
+        ]
         done = subprocess.run(
             [*tender_cmd, "bench", *words], capture_output=True, text=True, check=False, cwd=tmp_path
         )
@@ -64,8 +78,8 @@ def test_what_an_installation_measures_needs_no_checkout(
                 assert stamps[0] == 0 and stamps == sorted(stamps) and stamps[-1] > 0
 
 
-def test_requests_to_a_disk_are_measured_beside_a_bare_loop(door: str, tmp_path: Path) -> None:
-    words = ["block", "--backend", door, "--rounds", "1", "--requests", "20", "--disk-mib", "1"]
+def test_requests_to_a_disk_are_measured_beside_a_bare_loop(backend: str, tmp_path: Path) -> None:
+    words = ["block", "--backend", backend, "--rounds", "1", "--requests", "20", "--disk-mib", "1"]
     measured = _bench(tmp_path / "o.json", *words)
     computed = {name for name in measured["series"] if name.split()[2] == "0"}
     assert len(measured["series"].keys() - computed) == 3 * 8
@@ -74,8 +88,8 @@ def test_requests_to_a_disk_are_measured_beside_a_bare_loop(door: str, tmp_path:
     assert {r["to"].split()[-1] for r in measured["ratios"]} == {"bare", "tender"}
 
 
-def test_a_small_and_a_large_image_are_booted(door: str, tmp_path: Path) -> None:
-    words = ["size", "--backend", door, "--rounds", "1", "--pause", "0", "--mem", "32"]
+def test_a_small_and_a_large_image_are_booted(backend: str, tmp_path: Path) -> None:
+    words = ["size", "--backend", backend, "--rounds", "1", "--pause", "0", "--mem", "32"]
     measured = _bench(tmp_path / "o.json", *words)
     assert list(measured["series"]) == [
         f"{w} {s}" for s in ("64 KiB", "16 MiB") for w in ("library", "tender")
@@ -85,21 +99,23 @@ def test_a_small_and_a_large_image_are_booted(door: str, tmp_path: Path) -> None
     assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
 
 
-def test_a_hypercall_is_measured_beside_its_yardsticks(door: str, tmp_path: Path) -> None:
-    measured = _bench(tmp_path / "o.json", "hypercall", "--backend", door, "--rounds", "1", "--calls", "20")
-    assert ("exit raw" in measured["series"]) == (door == "kvm")
+def test_a_hypercall_is_measured_beside_its_yardsticks(backend: str, tmp_path: Path) -> None:
+    measured = _bench(
+        tmp_path / "o.json", "hypercall", "--backend", backend, "--rounds", "1", "--calls", "20"
+    )
+    assert ("exit raw" in measured["series"]) == (backend == "kvm")
     assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
 
 
 @pytest.mark.tap
 def test_frames_are_measured_beside_the_same_program(
-    tender_cmd: list[str], door: str, tmp_path: Path
+    tender_cmd: list[str], backend: str, tmp_path: Path
 ) -> None:
     peer = f"again={tender_cmd[0]} --mem=16 --net:service0={{tap}} {{elf}} {{args}}"
     words = [
         "net",
         "--backend",
-        door,
+        backend,
         "--rounds",
         "1",
         "--frames",
@@ -115,28 +131,28 @@ def test_frames_are_measured_beside_the_same_program(
 
 
 @pytest.mark.tap
-def test_counts_are_the_committed_ones(door: str) -> None:
+def test_counts_are_the_committed_ones(backend: str) -> None:
     """System calls, ioctls and exits a boot, a frame and a request: who changes one changes the table, knowingly."""
-    words = ["count", "--backend", door, "--expect", str(ROOT / "bench" / "expected_counts.txt")]
+    words = ["count", "--backend", backend, "--expect", str(ROOT / "bench" / "expected_counts.txt")]
     done = subprocess.run([*BENCH, *words], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
-def test_memory_of_idle_guests_is_counted(door: str, tmp_path: Path) -> None:
-    words = ["memory", "--backend", door, "--rounds", "1", "--guests", "1,2", "--mem", "8"]
+def test_memory_of_idle_guests_is_counted(backend: str, tmp_path: Path) -> None:
+    words = ["memory", "--backend", backend, "--rounds", "1", "--guests", "1,2", "--mem", "8"]
     measured = _bench(tmp_path / "o.json", *words)
     assert set(measured["series"]) == {
-        f"{door} {n} {f}" for n in (1, 2) for f in ("Pss", "Private", "Beyond")
+        f"{backend} {n} {f}" for n in (1, 2) for f in ("Pss", "Private", "Beyond")
     }
-    pss, beyond = (measured["series"][f"{door} 2 {f}"]["summary"]["min"] for f in ("Pss", "Beyond"))
+    pss, beyond = (measured["series"][f"{backend} 2 {f}"]["summary"]["min"] for f in ("Pss", "Beyond"))
     assert 0 < beyond < pss
 
 
-def test_live_vms_are_grown_to_a_number(door: str, tmp_path: Path) -> None:
+def test_live_vms_are_grown_to_a_number(backend: str, tmp_path: Path) -> None:
     words = [
         "density",
         "--backend",
-        door,
+        backend,
         "--max",
         "3",
         "--slowdown",
@@ -147,7 +163,7 @@ def test_live_vms_are_grown_to_a_number(door: str, tmp_path: Path) -> None:
         "2",
     ]
     measured = _bench(tmp_path / "o.json", *words)
-    assert measured["notes"] == [f"{door}: 3 live VMs: --max reached"]
+    assert measured["notes"] == [f"{backend}: 3 live VMs: --max reached"]
     boots, memory, _kernel = measured["curves"].values()
-    assert [n for n, _ in boots[door]] == [1, 2, 3] and [n for n, _ in memory[door]] == [1, 2, 3]
-    assert all(kib > 0 for _, kib in memory[door])
+    assert [n for n, _ in boots[backend]] == [1, 2, 3] and [n for n, _ in memory[backend]] == [1, 2, 3]
+    assert all(kib > 0 for _, kib in memory[backend])

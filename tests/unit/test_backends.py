@@ -1,4 +1,4 @@
-"""The choice between the doors, and what stands around the sandbox in Python: its errors, its ends, its templates."""
+"""The choice between the backends, and what stands around the sandbox in Python: its errors, its ends, its templates."""
 
 import errno as errno_numbers
 import os
@@ -35,8 +35,8 @@ REASONS = {value for name, value in vars(ExitReason).items() if name.isupper()}
 # ---- the choice
 
 
-class Doors:
-    """Stands for both doors: which were made, and what KVM's raises."""
+class Backends:
+    """Stands for both backends: which were made, and what KVM's raises."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -54,13 +54,13 @@ class Doors:
         return make
 
     def create(self, backend: str) -> tuple[str, str]:
-        door = create(backend, None, image=None, mem_bytes=MEM, manifest=None, cmdline=b"")  # type: ignore[arg-type]
-        return door.name, door.fallback
+        machine = create(backend, None, image=None, mem_bytes=MEM, manifest=None, cmdline=b"")  # type: ignore[arg-type]
+        return machine.name, machine.fallback
 
 
 @pytest.fixture
-def doors(monkeypatch: pytest.MonkeyPatch) -> Doors:
-    made = Doors()
+def backends(monkeypatch: pytest.MonkeyPatch) -> Backends:
+    made = Backends()
     find_kvm_likely(monkeypatch)
     monkeypatch.setattr(tender.backend, "_CLASSES", {name: made.maker(name) for name in ("kvm", "sandbox")})
     return made
@@ -75,41 +75,45 @@ UNSTABLE = HostError("KVM: host TSC is unstable, cannot continue", errno=5, code
 IMAGE = ImageError("the image is closed", file="app.elf", code="image-closed")
 
 
-def test_auto_takes_kvm_where_it_can_be_had(doors: Doors) -> None:
-    assert doors.create("auto") == ("kvm", "")
-    assert doors.made == ["kvm"]
+def test_auto_takes_kvm_where_it_can_be_had(backends: Backends) -> None:
+    assert backends.create("auto") == ("kvm", "")
+    assert backends.made == ["kvm"]
 
 
 @pytest.mark.parametrize("error", [MISSING, DENIED, IOCTL, OLD], ids=lambda e: str(e.message[:40]))
-def test_auto_takes_the_sandbox_where_kvm_cannot_be_had_and_says_why(doors: Doors, error: HostError) -> None:
-    doors.kvm_error = error
-    assert doors.create("auto") == ("sandbox", error.message)
-    assert doors.made == ["kvm", "sandbox"]
+def test_auto_takes_the_sandbox_where_kvm_cannot_be_had_and_says_why(
+    backends: Backends, error: HostError
+) -> None:
+    backends.kvm_error = error
+    assert backends.create("auto") == ("sandbox", error.message)
+    assert backends.made == ["kvm", "sandbox"]
 
 
 @pytest.mark.parametrize("error", [MEMORY, UNSTABLE, IMAGE, KeyError("ours")], ids=lambda e: str(e)[:40])
-def test_what_is_not_about_having_kvm_is_not_hidden_by_a_fallback(doors: Doors, error: Exception) -> None:
-    doors.kvm_error = error
+def test_what_is_not_about_having_kvm_is_not_hidden_by_a_fallback(
+    backends: Backends, error: Exception
+) -> None:
+    backends.kvm_error = error
     with pytest.raises(type(error)) as raised:
-        doors.create("auto")
+        backends.create("auto")
     assert raised.value is error
-    assert doors.made == ["kvm"]
+    assert backends.made == ["kvm"]
 
 
 @pytest.mark.parametrize("error", [MISSING, DENIED, IOCTL, OLD, MEMORY, IMAGE], ids=lambda e: str(e)[:40])
-def test_who_asks_for_kvm_gets_kvm_or_its_error(doors: Doors, error: Exception) -> None:
-    doors.kvm_error = error
+def test_who_asks_for_kvm_gets_kvm_or_its_error(backends: Backends, error: Exception) -> None:
+    backends.kvm_error = error
     with pytest.raises(type(error)):
-        doors.create("kvm")
-    assert doors.made == ["kvm"]
+        backends.create("kvm")
+    assert backends.made == ["kvm"]
 
 
-def test_who_asks_for_the_sandbox_does_not_touch_kvm(doors: Doors) -> None:
-    assert doors.create("sandbox") == ("sandbox", "")
-    assert doors.made == ["sandbox"]
+def test_who_asks_for_the_sandbox_does_not_touch_kvm(backends: Backends) -> None:
+    assert backends.create("sandbox") == ("sandbox", "")
+    assert backends.made == ["sandbox"]
 
 
-def test_an_unfit_kvm_is_not_even_tried(doors: Doors, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfit_kvm_is_not_even_tried(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     """What C finds of this host's KVM, test_lifecycle.c has."""
     choose = tender.backend._choose
 
@@ -121,44 +125,44 @@ def test_an_unfit_kvm_is_not_even_tried(doors: Doors, monkeypatch: pytest.Monkey
         return choose(choice, backend, refused)
 
     monkeypatch.setattr(tender.backend, "_choose", unfit)
-    assert doors.create("auto") == ("sandbox", "odd")
-    assert doors.made == ["sandbox"]
-    assert doors.create("kvm") == ("kvm", ""), "asked for by name it is"
+    assert backends.create("auto") == ("sandbox", "odd")
+    assert backends.made == ["sandbox"]
+    assert backends.create("kvm") == ("kvm", ""), "asked for by name it is"
 
 
 LONG = KvmUnavailable(f"Could not open: {'ä' * 300}", code="kvm-missing")  # C keeps 511 bytes of it
 
 
 @pytest.mark.parametrize("error", [MISSING, LONG], ids=["short", "long"])
-def test_where_both_are_shut_the_error_names_both(doors: Doors, error: HostError) -> None:
-    doors.kvm_error = error
-    doors.sandbox_error = HostError(
+def test_where_both_are_shut_the_error_names_both(backends: Backends, error: HostError) -> None:
+    backends.kvm_error = error
+    backends.sandbox_error = HostError(
         "sandbox: the seccomp filter: Invalid argument", errno=22, hint="a kernel with it"
     )
     with pytest.raises(HostError) as raised:
-        doors.create("auto")
+        backends.create("auto")
     assert raised.value.message == "sandbox: the seccomp filter: Invalid argument"
     earlier = error.message.encode()[:511].decode("utf-8", "replace")
     assert raised.value.hint == f"a kernel with it\nand no KVM: {earlier}"
 
 
 @pytest.mark.parametrize("backend", ["auto", "sandbox"])
-def test_an_error_that_names_a_path_of_any_bytes_is_raised_as_it_is(doors: Doors, backend: str) -> None:
-    doors.kvm_error = MISSING
-    doors.sandbox_error = HostError(
+def test_an_error_that_names_a_path_of_any_bytes_is_raised_as_it_is(backends: Backends, backend: str) -> None:
+    backends.kvm_error = MISSING
+    backends.sandbox_error = HostError(
         "sandbox: /\udcff/tender-sandbox: No such file or directory", errno=2, code="sandbox"
     )
     with pytest.raises(HostError) as raised:
-        doors.create(backend)
-    assert raised.value is doors.sandbox_error
+        backends.create(backend)
+    assert raised.value is backends.sandbox_error
 
 
 @pytest.mark.parametrize("name", ["", "KVM", "qemu", "auto "])
-def test_an_unknown_door_is_refused_by_name(doors: Doors, name: str) -> None:
+def test_an_unknown_backend_is_refused_by_name(backends: Backends, name: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        doors.create(name)
+        backends.create(name)
     assert raised.value.message == f"backend: {name!r} is none of auto, kvm, sandbox"
-    assert doors.made == []
+    assert backends.made == []
 
 
 def test_the_machines_in_c_are_the_backends_in_their_order() -> None:
@@ -416,7 +420,7 @@ def test_every_end_of_the_sandbox_has_its_words(fields: dict[str, object], reaso
         (lib.EVENT_HOST_ERROR, "sandbox: ppoll failed: Input/output error"),
     ],
 )
-def test_an_end_that_both_doors_have_names_the_door(kind: int, message: str) -> None:
+def test_an_end_that_both_backends_have_names_the_backend(kind: int, message: str) -> None:
     assert explain(event(kind=kind, rip=42, detail=5, os_error=5), "sandbox")[2] == message
     of_kvm = explain(event(kind=kind, rip=42, detail=5, os_error=5), "kvm")[2]
     assert of_kvm == message.replace("sandbox: ", "KVM: ").replace("ppoll", "ioctl (RUN)")
@@ -513,7 +517,7 @@ def test_a_patched_template_differs_in_the_sites_and_the_stubs_alone(image: Imag
     assert plain[trial.CODE_GPA : trial.CODE_GPA + len(code)] == code
 
 
-def test_the_order_in_which_the_doors_ask_for_templates_does_not_matter() -> None:
+def test_the_order_in_which_the_backends_ask_for_templates_does_not_matter() -> None:
     def in_order(*asked: tuple[bool, int]) -> dict[tuple[bool, int], bytes]:
         with Image.from_bytes(trial.elf()) as image:
             return {(patched, mem): template(image, patched=patched, mem_bytes=mem) for patched, mem in asked}
