@@ -7,18 +7,18 @@ EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-pyt
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check format run can-run test test-intel test-intel-fast wheel bench clean fuzz-long hostile-long $(EACH) $(DEBIANS:%=test-%) test-debian13
+.PHONY: help setup build check format run can-run test test-intel test-intel-fast wheel lock bench clean fuzz-long hostile-long $(EACH) $(DEBIANS:%=test-%) test-debian13
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready-test  ## what this machine lacks for all of these (Debian packages as root), and the Python environment
 
-$(VENV)/.ready-build: pyproject.toml tools/setup
+$(VENV)/.ready-build: tools/requirements/build.txt tools/setup
 	tools/setup $(VENV) build
 	touch $@
 
-$(VENV)/.ready-test: $(VENV)/.ready-build
+$(VENV)/.ready-test: $(VENV)/.ready-build tools/requirements/test.txt
 	tools/setup $(VENV) test
 	touch $@
 
@@ -66,8 +66,12 @@ $(DEBIANS:%=test-%): test-%:
 	tools/chroot $* -- make test
 
 wheel: build  ## a wheel in dist/ to hand on: manylinux, stripped, with the licences of its parts; needs Debian
-	$(PY) -m pip install -q --group wheel
+	$(PY) -m pip install -q --require-hashes -r tools/requirements/wheel.txt
 	@$(PY) tools/make_wheel.py
+
+lock:  ## pin what pyproject.toml's groups ask for, in tools/requirements/; with UPGRADE=1 the newest of each
+	$(PY) -m pip install -q uv
+	$(PY) tools/lock.py $(if $(UPGRADE),--upgrade)
 
 bench: setup build  ## each goal on this machine, in minutes; beside Solo5 if TENDER_BENCH_SOLO5 names a built tree
 	python bench goals

@@ -41,7 +41,7 @@ def setup(tmp_path: Path, purpose: str, present: set[str]) -> "subprocess.Comple
     for name in present:
         program(bin_directory / name, "exit 0")
     program(venv / "bin" / "python", "exit 1")
-    program(venv / "bin" / "pip", f'echo " --group" "$@"; echo "$@" >>{tmp_path}/pip')
+    program(venv / "bin" / "pip", f'echo "$@" >>{tmp_path}/pip')
     command = [str(ROOT / "tools" / "setup"), str(venv), purpose]
     environment = os.environ | {"PATH": str(bin_directory)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -60,7 +60,9 @@ def test_a_purpose_names_its_packages_and_no_others(tmp_path: Path, purpose: str
     beside_programs = {"libc6-dev", "virtiofsd"}
     done = setup(tmp_path, purpose, set())
     assert missing(done) - beside_programs == packages - beside_programs
-    assert (tmp_path / "pip").read_text().splitlines()[-1] == f"install -q --group {purpose}"
+    locked = ROOT / "tools" / "requirements" / f"{purpose}.txt"
+    words = ["install", "-q", "--require-hashes", "-r", str(locked)]
+    assert [line.split() for line in (tmp_path / "pip").read_text().splitlines()] == [words]
 
 
 def test_what_is_there_is_not_named(tmp_path: Path) -> None:

@@ -24,7 +24,17 @@ WITH_WORDS = {
     "with_net --no-such-option": 2,
     "with_kvm --no-such-option": 2,
 }
-PROGRAMS = ("with_net", "with_kvm", "with_intel", "fuzz", "setup", "suites.py", "chroot", "make_wheel.py")
+PROGRAMS = (
+    "with_net",
+    "with_kvm",
+    "with_intel",
+    "fuzz",
+    "setup",
+    "suites.py",
+    "chroot",
+    "make_wheel.py",
+    "lock.py",
+)
 
 
 def tool(words: str) -> "subprocess.CompletedProcess[str]":
