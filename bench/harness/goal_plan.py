@@ -119,7 +119,9 @@ class Plan:
                 f"the box's CPUs take turns; {why}python bench ways --backend kvm --peer ..."
             )
             # in memory: else the clock leaps where a file is asked for
-            skipped = [word for name in ("road", "module", "python", "site") for word in ("--skip", name)]
+            skipped = [
+                word for name in ("python-path", "module", "python", "site") for word in ("--skip", name)
+            ]
             self._add("kvm run", through, "run", *backend, "--in-memory", "--runs", "10", "--pause", "0",
                       *skipped, *hello)  # fmt: skip
         else:

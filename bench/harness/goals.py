@@ -216,7 +216,7 @@ GOALS = (
     Goal("run, command to reaped, sandbox / solo5-spt", 1.0, measurement="sandbox run",
          figure=ratio("tender", "spt", "reaped", "reaped"), needs_peer=True),
     Goal("run, command through Python to first byte, less the native one's / python -I -S -c pass", 1.15,
-         measurement="sandbox run", figure=less("road", "tender", "python")),
+         measurement="sandbox run", figure=less("python-path", "tender", "python")),
     Goal("run, `python -m tender` to first byte, less the native one's / python -c pass, with site", 1.15,
          measurement="sandbox run", figure=less("module", "tender", "site")),
     Goal("boot from a pool to first exit, KVM: solo5-hvt's first byte / it", 20.0, at_least=True,

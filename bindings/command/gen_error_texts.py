@@ -1,6 +1,6 @@
 """Writes error_texts.c: strerror() in the words of this build's Python, for a C library that has others.
 
-The command and Python's road say the same of the same error, to the byte. Numbers without a text are "Unknown error N",
+The command and Python's path say the same of the same error, to the byte. Numbers without a text are "Unknown error N",
 as there.
 """
 

@@ -1,7 +1,7 @@
 /*
  * The command `tender` for a plain run, without an interpreter: what the launcher's files share.
  *
- *   main.c      which road: this one, or Python's
+ *   main.c      which path: this one, or Python's
  *   request.c   words to values
  *   devices.c   values and manifest to open devices
  *   run.c       a backend, the run, signals, the end
@@ -9,9 +9,9 @@
  *   stranger.c  under somebody else's system-call filter
  *   outputs.c   where the console and the report go
  *   say.c       lines on stderr
- *   python.c    the other road
+ *   python.c    Python's path
  *
- * The rule: until the guest runs, nothing is said and nothing is changed that Python's road could not do
+ * The rule: until the guest runs, nothing is said and nothing is changed that Python's path could not do
  * again. So whatever is wrong or not served here ends in leave_to_python(), which says it with hints, in one
  * place.
  */

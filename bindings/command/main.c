@@ -126,14 +126,14 @@ int main(int argc, char **argv)
     signals_prepare();
     hold_standard_descriptors();
     char **words = the_command.words = words_of(argc, argv);
-    const char *road = getenv("TENDER_LAUNCHER");
-    the_command.only_native = road && strcmp(road, "native") == 0;
+    const char *launcher = getenv("TENDER_LAUNCHER");
+    the_command.only_native = launcher && strcmp(launcher, "native") == 0;
 
     struct request request = {.solo5 = *words && is_front(*words)};
     request.program = the_command.program = request.solo5 ? *words : "tender";
-    if (road && *road && !the_command.only_native && strcmp(road, "python") != 0)
+    if (launcher && *launcher && !the_command.only_native && strcmp(launcher, "python") != 0)
         leave_to_python("Malformed value of TENDER_LAUNCHER");
-    if (!*words || (road && strcmp(road, "python") == 0) ||
+    if (!*words || (launcher && strcmp(launcher, "python") == 0) ||
         among(*words, pythons, sizeof pythons / sizeof *pythons))
         need_python("this needs Python");
     char **options = words + (request.solo5 || strcmp(*words, "run") == 0);

@@ -1,5 +1,5 @@
 /*
- * The other road: Python's `tender`, found beside this file, and what is said where there is none.
+ * Python's path: Python's `tender`, found beside this file, and what is said where there is none.
  *
  *   BIN/tender                                        this program, whatever links lead to it
  *   BIN/python3                                       or else the one of PATH

@@ -1,7 +1,7 @@
 /*
  * One VM as the hypercall handlers see it: its memory, its devices, its console, and the request to stop.
  *
- * No KVM, no Python, no allocation on the hot road, no process-wide state. A backend (machine/kvm/run_kvm.c,
+ * No KVM, no Python, no allocation on the hot path, no process-wide state. A backend (machine/kvm/run_kvm.c,
  * or
  * machine/sandbox/program) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
  *

@@ -6,7 +6,7 @@
  * --port limits UDP to one port (otherwise any), --pings ends the guest with 0 after N echo replies.
  *
  * A reply is made in place, in the buffer the request came in: no allocation and no copy on the packet's
- * road. Checksums are adjusted, not recomputed: swapping two addresses does not change a sum, so what the
+ * path. Checksums are adjusted, not recomputed: swapping two addresses does not change a sum, so what the
  * sender put in still protects its data all the way back.
  */
 #include <tender/guest.h>

@@ -1,6 +1,6 @@
 """`tender bench run`: a whole run of a command, from spawn to first byte, end of the guest, and reaped.
 
-The subjects: `tender` (the installed command), `road` (the same, all of it left to Python), `python` (an interpreter
+The subjects: `tender` (the installed command), `python-path` (the same, all of it left to Python), `python` (an interpreter
 started as for that, which does nothing), `module` (`python3 -m tender`), `site` (an interpreter started as for that)
 and every peer. All are started and stamped by this process; bench/ of a checkout does it by a C program.
 """
@@ -15,9 +15,9 @@ from tender.bench.points import PROCESS_POINTS, Sample
 from tender.bench.regimes import Report, ready_point
 from tender.bench.subjects import ProcessSubject, Subject
 
-OURS = ("tender", "road", "module")
+OURS = ("tender", "python-path", "module")
 YARDSTICKS = ("python", "site")
-ENVIRONMENT = {"road": {"TENDER_LAUNCHER": "python"}}
+ENVIRONMENT = {"python-path": {"TENDER_LAUNCHER": "python"}}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def commands(options: argparse.Namespace, image: str, notes: "list[str]") -> "di
     if tender is None:
         notes.append("tender: the command is not installed beside this Python: left out")
     else:
-        found["tender"] = found["road"] = (*tender, *words)
+        found["tender"] = found["python-path"] = (*tender, *words)
     found["module"] = (sys.executable, "-P", "-m", "tender", *words)
     found["python"] = (sys.executable, "-I", "-S", "-c", "pass")
     found["site"] = (sys.executable, "-P", "-c", "pass")
@@ -84,7 +84,7 @@ def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
         for other in others:
             wanted.append((name, ready_point(samples[name]), other, ready_point(samples[other])))
             wanted.append((name, "reaped", other, "reaped"))
-    for slower in ("road", "module"):
+    for slower in ("python-path", "module"):
         if {"tender", slower} <= set(samples):
             wanted.append(("tender", ready_point(samples["tender"]), slower, ready_point(samples[slower])))
     return wanted

@@ -1,4 +1,4 @@
-"""Picks the subcommand, and is the last one to see an error: Python's road, where bindings/launcher leaves a command.
+"""Picks the subcommand, and is the last one to see an error: Python's path, where bindings/launcher leaves a command.
 
 `tender run ...` and `tender app.elf ...` are the same. An image whose name is a subcommand's is reached
 with a path: `tender ./inspect`. Started under one of the names in FRONTS, by a symbolic link to `tender`, the

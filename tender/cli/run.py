@@ -1,8 +1,8 @@
-"""`tender run`, Python's road from the command line to a running guest.
+"""`tender run`, Python's path from the command line to a running guest.
 
 argv -> options -> image -> devices by name -> VmConfig -> Vm -> the guest's status.
 
-From the image on, `launch` is the road of every front: `tender run` here, `tender solo5-hvt` in solo5.py. They
+From the image on, `launch` is the path of every front: `tender run` here, `tender solo5-hvt` in solo5.py. They
 differ in how words become a VmConfig, which is what each passes to it.
 """
 

@@ -5,7 +5,7 @@
 
 Two passes, as solo5-hvt's, for they decide which of two errors is said: the first finds KERNEL, which is then opened
 and checked; the second takes the options in order, each with the manifest at hand, and opens its device
-at once. Then memory, disks and what is left unattached, in that order. From there on the road is `tender run`'s.
+at once. Then memory, disks and what is left unattached, in that order. From there on the path is `tender run`'s.
 
 No hints: each line on stderr is the contract's, and begins with the name that the command was called by.
 """

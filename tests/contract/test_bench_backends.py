@@ -29,10 +29,10 @@ def test_a_run_is_stamped_to_its_end(
     words = ["run", "--backend", backend, "--runs", "2", "--warmup", "0", "--pause", "0", "--arg", "x"]
     measured = _bench(tmp_path / "o.json", *words, "--peer", peer, str(guest("hello")))
     subjects = {subject["name"]: subject for subject in measured["regimes"][0]["subjects"]}
-    assert list(subjects) == ["tender", "road", "module", "python", "site", "again"]
+    assert list(subjects) == ["tender", "python-path", "module", "python", "site", "again"]
     assert subjects["again"]["command"][-1] == "x"
-    assert subjects["road"]["command"] == subjects["tender"]["command"]
-    for name in ("tender", "road", "module", "again"):
+    assert subjects["python-path"]["command"] == subjects["tender"]["command"]
+    for name in ("tender", "python-path", "module", "again"):
         for sample in subjects[name]["samples"]:
             stamps = [sample["points_ns"][point] for point in RUN_POINTS]
             assert stamps == sorted(stamps) and stamps[1] > 0
@@ -45,7 +45,7 @@ def test_what_an_installation_measures_needs_no_checkout(
     """`tender bench boot` and `run`, in another directory, of the guest that came with the package."""
     expected = {
         "boot": ["library", "pool", "tender", "python"],
-        "run": ["tender", "road", "module", "python", "site"],
+        "run": ["tender", "python-path", "module", "python", "site"],
     }
     for name, subjects in expected.items():
         out = tmp_path / f"{name}.json"

@@ -63,7 +63,7 @@ RINGS = {"ring": [], "no-ring": ["--no-net-ring"]}
 
 
 fronts = pytest.mark.parametrize("front", FRONTS)
-roads = pytest.mark.parametrize("road", ["native", "python"])
+launchers = pytest.mark.parametrize("launcher", ["native", "python"])
 rings = pytest.mark.parametrize("ring", RINGS)
 
 
@@ -115,11 +115,11 @@ class Command(NamedTuple):
 
 
 @contextmanager
-def commanded(tender_cmd: list[str], words: list[str], front: str, road: str) -> Iterator[Command]:
+def commanded(tender_cmd: list[str], words: list[str], front: str, launcher: str) -> Iterator[Command]:
     """A command whose guest has said that it is there."""
     with subprocess.Popen(
         [*tender_cmd, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "TENDER_LAUNCHER": road},
+        env={**os.environ, "TENDER_LAUNCHER": launcher},
     ) as process:  # fmt: skip
         lines = Lines(process.stderr)
         try:
@@ -206,13 +206,13 @@ def stopped(vm: Vm) -> Counters:
 
 
 @fronts
-@roads
+@launchers
 @rings
 def test_the_command_says_one_line_and_its_guest_goes_on(
-    tender_cmd: list[str], guest: Guest, tap: TapInterface, front: str, road: str, ring: str
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, front: str, launcher: str, ring: str
 ) -> None:
     words = words_for(front, tap.name, "--mem=64", *RINGS[ring], str(guest("net_rx_poll")))
-    with commanded(tender_cmd, words, front, road) as command:
+    with commanded(tender_cmd, words, front, launcher) as command:
         answers(tap.name)
         delete(tap.name)
         command.says(LOST.format(tap.name))
@@ -223,21 +223,21 @@ def test_the_command_says_one_line_and_its_guest_goes_on(
         command.is_terminated()
 
 
-@roads
+@launchers
 def test_the_command_counts_it_and_obeys_its_time_limit(
-    tender_cmd: list[str], guest: Guest, tap: TapInterface, road: str, tmp_path: Path
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, launcher: str, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
-    more = [f"--json={report}", *["--stats"] * (road == "python")]
+    more = [f"--json={report}", *["--stats"] * (launcher == "python")]
     words = words_for("tender", tap.name, "--mem=64", "--timeout=3", *more, str(guest("net_rx_poll")))
-    with commanded(tender_cmd, words, "tender", road) as command:
+    with commanded(tender_cmd, words, "tender", launcher) as command:
         delete(tap.name)
         command.says(LOST.format(tap.name))
         assert command.process.wait(LIMIT_S) == 1
         assert command.lines.end()[1] == "tender: the guest was stopped: the 3 s given are over"
     counters = json.loads(report.read_text())["counters"]
     assert (counters["net_detached"], counters["net_attached"]) == (1, 0)
-    if road == "python":
+    if launcher == "python":
         assert any("1 interface deleted" in line for line in command.lines.end())
 
 
@@ -361,13 +361,13 @@ def loses_it_twice_and_answers(name: str, says: Callable[..., None]) -> None:
 
 
 @fronts
-@roads
+@launchers
 @rings
 def test_the_command_takes_the_next_interface_of_that_name(
-    tender_cmd: list[str], guest: Guest, tap: TapInterface, front: str, road: str, ring: str
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, front: str, launcher: str, ring: str
 ) -> None:
     words = words_for(front, tap.name, "--net-reattach", "--mem=64", *RINGS[ring], str(guest("net_rx_poll")))
-    with commanded(tender_cmd, words, front, road) as command:
+    with commanded(tender_cmd, words, front, launcher) as command:
         loses_it_twice_and_answers(tap.name, command.says)
         command.is_terminated()
 
@@ -404,13 +404,13 @@ WRONG = {
 }
 
 
-@roads
+@launchers
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_new_interface_that_cannot_serve_is_said_once_and_tried_on(
-    tender_cmd: list[str], guest: Guest, tap: TapInterface, road: str, wrong: str
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, launcher: str, wrong: str
 ) -> None:
     words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))
-    with commanded(tender_cmd, words, "tender", road) as command:
+    with commanded(tender_cmd, words, "tender", launcher) as command:
         delete(tap.name)
         said = [LOST_WANTED.format(tap.name)]
         command.says(*said)
@@ -429,12 +429,12 @@ def test_a_new_interface_that_cannot_serve_is_said_once_and_tried_on(
         command.is_terminated()
 
 
-@roads
+@launchers
 def test_an_interface_that_another_process_has_is_taken_once_it_is_free(
-    tender_cmd: list[str], guest: Guest, tap: TapInterface, road: str
+    tender_cmd: list[str], guest: Guest, tap: TapInterface, launcher: str
 ) -> None:
     words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))
-    with commanded(tender_cmd, words, "tender", road) as command:
+    with commanded(tender_cmd, words, "tender", launcher) as command:
         delete(tap.name)
         said = [LOST_WANTED.format(tap.name)]
         command.says(*said)
@@ -533,10 +533,10 @@ def test_nothing_of_a_killed_command_holds_the_interface(
         assert command.lines.end() == []
 
 
-@roads
+@launchers
 @pytest.mark.parametrize("front", FRONTS)
 def test_it_is_refused_where_no_interface_has_a_name(
-    tender_cmd: list[str], guest: Guest, front: str, road: str
+    tender_cmd: list[str], guest: Guest, front: str, launcher: str
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     none = [word for word in FRONTS[front] if not word.startswith("--net")]
@@ -549,7 +549,7 @@ def test_it_is_refused_where_no_interface_has_a_name(
             done = subprocess.run(
                 [*tender_cmd, *words, "--net-reattach", image],
                 capture_output=True, text=True, timeout=LIMIT_S, check=False, pass_fds=[theirs.fileno()],
-                env={**os.environ, "TENDER_LAUNCHER": road},
+                env={**os.environ, "TENDER_LAUNCHER": launcher},
             )  # fmt: skip
             assert done.returncode == 1 and done.stdout == ""
             assert done.stderr.startswith(

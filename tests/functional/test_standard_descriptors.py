@@ -316,7 +316,7 @@ def test_a_signal_ends_an_error_that_nobody_reads(
     """At whatever moment it comes: the native command holds it until Python hears it. Side by side, for each waits a
     second."""
     if launcher == "python" and number == signal.SIGTERM:
-        launcher = ""  # the same road, by way of an error
+        launcher = ""  # the same path, by way of an error
     with ExitStack() as stack:
         running = {}
         for words in ([], ["--frob", "x"], ["/absent"], ["solo5-hvt", "/absent"]):

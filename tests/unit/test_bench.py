@@ -978,12 +978,12 @@ def test_a_figure_is_taken_from_what_a_benchmark_made() -> None:
     assert goals.extreme(max, [goals.ratio("a", "x"), goals.ratio("b", "x")])(several) == 4.0
     assert goals.series("s")({"series": {"s": {"summary": {"median": 7}}}}) == 7.0
     medians = {
-        "road": ("first_console", 14.0),
+        "python-path": ("first_console", 14.0),
         "tender": ("first_console", 2.0),
         "python": ("console_eof", 8.0),
     }
     of_run = [{"name": n, "summary_ms": {point: {"median": m}}} for n, (point, m) in medians.items()]
-    figure = goals.less("road", "tender", "python")
+    figure = goals.less("python-path", "tender", "python")
     assert figure({"regimes": [{"subjects": of_run}]}) == 1.5
     with pytest.raises(LookupError, match="no tender"):
         figure({"regimes": [{"subjects": [s for s in of_run if s["name"] != "tender"]}]})

@@ -41,9 +41,13 @@ def add_package(prefix: Path, packages: str = "site-packages", python: str = "py
 
 
 def called(
-    *command: str | Path, cwd: Path | None = None, path: str | None = None, road: str | None = None
+    *command: str | Path, cwd: Path | None = None, path: str | None = None, launcher: str | None = None
 ) -> list[str]:
-    env = {**os.environ, **({"PATH": path} if path else {}), **({"TENDER_LAUNCHER": road} if road else {})}
+    env = {
+        **os.environ,
+        **({"PATH": path} if path else {}),
+        **({"TENDER_LAUNCHER": launcher} if launcher else {}),
+    }
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, cwd=cwd, env=env)
     return done.stdout.split("|")[:-1]
 
@@ -191,7 +195,7 @@ def test_both_know_the_same_names(tmp_path: Path) -> None:
 
 def test_the_environment_can_choose_python(prefix: Path) -> None:
     add_package(prefix)
-    assert called(prefix / "bin" / "tender", "x.elf", road="python")[-1] == "x.elf"
+    assert called(prefix / "bin" / "tender", "x.elf", launcher="python")[-1] == "x.elf"
 
 
 def test_it_is_static_and_no_segment_is_both_written_and_executed() -> None:

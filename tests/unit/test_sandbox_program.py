@@ -61,7 +61,7 @@ def test_it_leaves_vector_registers_and_thread_local_storage_to_the_guest(listin
 
 
 def test_there_is_no_return_between_a_frame_and_its_system_call() -> None:
-    """Behind a system call each would be guessed wrong: the road of a frame comes and goes by jumps."""
+    """Behind a system call each would be guessed wrong: the path of a frame comes and goes by jumps."""
     done = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", PROGRAM], capture_output=True, text=True, check=True
     )

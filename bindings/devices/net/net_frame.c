@@ -51,7 +51,7 @@ static bool header_is_sound(uint32_t offload, const struct net_header *header, u
            (gso != TENDER_GSO_UDP || header->gso_type == gso);
 }
 
-/* A function of its own, as is each that few devices need: the road of a plain frame is short. */
+/* A function of its own, as is each that few devices need: the path of a plain frame is short. */
 static __attribute__((noinline)) int64_t send_headed(const struct vm_device *device, const void *data,
                                                      uint64_t len, const struct net_header *asked)
 {

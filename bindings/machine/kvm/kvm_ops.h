@@ -1,4 +1,4 @@
-/* What the library's road has to KVM beside machine.h: its descriptors are made by Python (kvm_machine.h). */
+/* What the library asks of KVM beside machine.h: its descriptors are made by Python (kvm_machine.h). */
 #ifndef TENDER_KVM_OPS_H
 #define TENDER_KVM_OPS_H
 

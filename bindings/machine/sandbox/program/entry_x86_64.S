@@ -47,7 +47,7 @@
  * it has
  * seen last, which behind a system call are the kernel's. A jump it guesses by what that jump did before. So
  * from the
- * guest to the system call and back there is none: C functions on that road return by __x86_return_thunk.
+ * guest to the system call and back there is none: C functions on that path return by __x86_return_thunk.
  */
     .macro  enter function
     lea     1000f(%rip), %rax

@@ -216,7 +216,7 @@ void count_exit(void)
 #else
 #define RETURN_BY_JUMP
 #endif
-#define ROAD __attribute__((flatten, noinline)) RETURN_BY_JUMP
+#define HOT_PATH __attribute__((flatten, noinline)) RETURN_BY_JUMP
 
 static inline __attribute__((always_inline)) void settle_hypercall(uint32_t number, uint32_t gpa)
 {
@@ -225,17 +225,17 @@ static inline __attribute__((always_inline)) void settle_hypercall(uint32_t numb
         settle_left(guest_rip - 1); /* the `out` */
 }
 
-static ROAD void handle_net_write(uint32_t gpa)
+static HOT_PATH void handle_net_write(uint32_t gpa)
 {
     settle_hypercall(HVT_HYPERCALL_NET_WRITE, gpa);
 }
 
-static ROAD void handle_net_read(uint32_t gpa)
+static HOT_PATH void handle_net_read(uint32_t gpa)
 {
     settle_hypercall(HVT_HYPERCALL_NET_READ, gpa);
 }
 
-static ROAD void handle_other(uint32_t number, uint32_t gpa)
+static HOT_PATH void handle_other(uint32_t number, uint32_t gpa)
 {
     settle_hypercall(number, gpa);
 }

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.backends
 Done = subprocess.CompletedProcess[str]
 
 
-def by(road: str, command: Sequence[str | Path], **options: object) -> Done:
+def by(launcher: str, command: Sequence[str | Path], **options: object) -> Done:
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [str(word) for word in command],
         **{
@@ -25,7 +25,7 @@ def by(road: str, command: Sequence[str | Path], **options: object) -> Done:
             "timeout": 60,
             "check": False,
             "stdin": subprocess.DEVNULL,
-            "env": {**os.environ, "TENDER_LAUNCHER": road},
+            "env": {**os.environ, "TENDER_LAUNCHER": launcher},
             **options,
         },
     )
@@ -94,7 +94,7 @@ def words_of(words: Sequence[str], guest: Guest, disk: Path) -> list[str]:
 @pytest.mark.parametrize(
     "words", RUNS, ids=lambda words: " ".join(words)[:40].encode("ascii", "replace").decode()
 )
-def test_a_run_looks_the_same_by_either_road(
+def test_a_run_looks_the_same_on_either_path(
     tender_cmd: list[str], guest: Guest, disk: Path, words: list[str]
 ) -> None:
     command = [*tender_cmd, *words_of(words, guest, disk)]
@@ -145,14 +145,14 @@ def test_a_plain_run_starts_no_interpreter(tender_cmd: list[str], guest: Guest, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_by_either_road(
+def test_a_signal_stops_it_on_either_path(
     tender_cmd: list[str], guest: Guest, number: signal.Signals
 ) -> None:
-    for road in ("", "python"):
+    for launcher in ("", "python"):
         running = subprocess.Popen(
             [*tender_cmd, "--mem=8", guest("sleep")],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "TENDER_LAUNCHER": road},
+            env={**os.environ, "TENDER_LAUNCHER": launcher},
         )  # fmt: skip
         assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
         running.send_signal(number)
