@@ -4,7 +4,7 @@ The grammar is JSON as Solo5's elftool reads it, because what it takes must be t
 missing or stand too many (but not first), and what follows the outermost value is not looked at. Strings are
 bytes. A value's line is that of the place where it may begin: behind the colon, for a member.
 
-The text is a stranger's: it is read once, from left to right, and nested no deeper than NESTING_MAX.
+The text is not trusted: it is read once, from left to right, and nested no deeper than NESTING_MAX.
 """
 
 import re

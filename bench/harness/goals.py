@@ -3,8 +3,8 @@
     measurements   other benchmarks, each a process of its own with --json; in minutes, not hours, so with few samples
     goals          a figure of one of them, and what it is to be; or why there is no figure
 
-The sandbox is measured in wall time, here. KVM is measured where there is one: here in wall time, if this machine's
-passes the doctor's trial; else in the box, where the clock counts instructions. Peers are a built Solo5 tree:
+The sandbox is measured in wall-clock time, here. KVM is measured where there is one: here in wall-clock time, if this
+machine's passes the doctor's trial; else in the box, where the clock counts instructions. Peers are a built Solo5 tree:
 --solo5, or TENDER_BENCH_SOLO5. Which commands measure what, and where, is goal_plan.py's.
 """
 

@@ -6,7 +6,7 @@
  *   devices.c   values and manifest to open devices
  *   run.c       a backend, the run, signals, the end
  *   net_helper.c  interfaces that are attached again, for a command that may not
- *   stranger.c  under somebody else's system-call filter
+ *   inherited_filter.c  under an inherited system-call filter
  *   outputs.c   where the console and the report go
  *   say.c       lines on stderr
  *   python.c    Python's path
@@ -127,11 +127,11 @@ int net_helper_attach(const struct vm *devices, uint32_t handle, struct device_e
 /* There will be no run on KVM: it is ended, if there is one. (With this process it ends by itself.) */
 void net_helper_end(void);
 
-/* ---- stranger.c */
+/* ---- inherited_filter.c */
 
 /* From now on a call that a filter answers with SIGSYS fails with ENOSYS, or is done by other calls. */
-void expect_strangers_filter(void);
-extern volatile sig_atomic_t filtered_by_stranger; /* it has happened */
+void expect_inherited_filter(void);
+extern volatile sig_atomic_t under_inherited_filter; /* it has happened */
 
 /* ---- run.c */
 

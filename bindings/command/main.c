@@ -122,7 +122,7 @@ int main(int argc, char **argv)
 {
     if (argc < 1)
         return STATUS_CANNOT_START;
-    expect_strangers_filter();
+    expect_inherited_filter();
     signals_prepare();
     hold_standard_descriptors();
     char **words = the_command.words = words_of(argc, argv);

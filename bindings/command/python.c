@@ -150,7 +150,7 @@ void execute_python(char **words)
         argv[at++] = (char *)(uintptr_t)options[i];
     memcpy(argv + at, words, count * sizeof *words);
     /* Where a filter refuses what we asked it would kill an interpreter, which asks for more. */
-    if (filtered_by_stranger)
+    if (under_inherited_filter)
         return;
     signals_hand_over();
     execvp(argv[0], argv);

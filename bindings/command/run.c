@@ -202,12 +202,12 @@ static void make_machine(const struct request *request, const struct machine_pla
 
 static uint64_t began_ns, vm_created_ns; /* for the report; 0 without one */
 
-/* What stands in for a refused ppoll (stranger.c) makes calls that our own filter would kill for. */
+/* What stands in for a refused ppoll (inherited_filter.c) makes calls that our own filter would kill for. */
 static bool waits_are_refused(void)
 {
     const struct timespec at_once = {0, 0};
     (void)ppoll(NULL, 0, &at_once, NULL);
-    return filtered_by_stranger;
+    return under_inherited_filter;
 }
 
 /* Which isolation layers stand; a machine that need not be asked is not waited for. */
@@ -223,8 +223,8 @@ static uint32_t isolate(const struct request *request)
 /* ---- signals */
 
 /* vm_stop() without its lock, which the thread that runs this may hold, and without its kick: the signal that
- * brought us here has ended the wait. Where signals cannot be held back (stranger.c) it may also have come
- * just before one: then the descriptor ends it, or KVM_RUN's own flag. */
+ * brought us here has ended the wait. Where signals cannot be held back (inherited_filter.c) it may also
+ * have come just before one: then the descriptor ends it, or KVM_RUN's own flag. */
 static void stop_soon(void)
 {
     static const struct itimerspec at_once = {.it_value = {.tv_nsec = 1}};
@@ -233,7 +233,7 @@ static void stop_soon(void)
     if (machine.ops->kick)
         machine.ops->kick(&machine);
     if (write(vm.stop_fd, &one, sizeof one) < 0)
-        (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* it is a timer's (stranger.c) */
+        (void)timerfd_settime(vm.stop_fd, 0, &at_once, NULL); /* it is a timer's (inherited_filter.c) */
 }
 
 static void on_stop(int number)

@@ -56,7 +56,7 @@ struct machine_alone {
 /* What the command's process still needs once it has given up its rights. */
 struct confinement {
     bool stand_ins; /* another's filter is in force, and other calls are made in place of refused ones
-                       (command/stranger.c) */
+                       (command/inherited_filter.c) */
     struct output outputs[2]; /* stderr and the report: what it writes; fd -1: none */
 };
 

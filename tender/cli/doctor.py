@@ -28,16 +28,16 @@ OPTIONS = ("--json", "--kvm", "--sandbox", "--filter")
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 # Of /dev/kvm's capabilities, those that every run needs.
 CAPABILITIES = {name: getattr(lib, name) for name in ("KVM_CAP_USER_MEMORY", "KVM_CAP_GET_TSC_KHZ")}
-# A wall around the guest that a run can do without.
+# An isolation layer that a run can do without.
 MSR_FILTER = "KVM_CAP_X86_MSR_FILTER"
 SHOWN_FEATURES = "KVM_CAP_ENFORCE_PV_FEATURE_CPUID"
 OPTIONAL_CAPABILITIES = {name: getattr(lib, name) for name in (MSR_FILTER, SHOWN_FEATURES)}
 
 BOX = "for tests that need KVM: the box, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
 
-# What it means that a wall of the sandbox could not be had (tender.backend.sandbox.ISOLATION). The filter
+# What it means that an isolation layer of the sandbox could not be had (tender.backend.sandbox.ISOLATION). The filter
 # stands in each case, and lets the process open no file and no socket.
-WALLS = {
+LAYER_MEANINGS = {
     "user-namespace": "a process that broke out of the filter would have your user's rights",
     "network-namespace": "behind the filter lie this machine's network interfaces",
     "mount-namespace": "behind the filter lie this machine's file systems",
@@ -119,7 +119,11 @@ def as_json(facts: Facts, found: list[Check]) -> dict[str, object]:
         "usable": not reason,
         "reason": reason,
         "kvm": {"usable": not kvm, "reason": kvm},
-        "sandbox": {"usable": not sandbox, "reason": sandbox, "walls": list(facts.sandbox.trial.isolation)},
+        "sandbox": {
+            "usable": not sandbox,
+            "reason": sandbox,
+            "isolation": list(facts.sandbox.trial.isolation),
+        },
         "auto": {"backend": facts.auto_backend or None, "reason": facts.auto_reason},
         "checks": [each.to_dict() for each in found],
     }
@@ -250,13 +254,13 @@ def _sandbox(facts: Facts) -> list[Check]:
     if trial.error:
         return [*_sandbox_lacks(sandbox), Check(FAIL, "sandbox", trial.error, trial.cure)]
     found = [Check(OK, "sandbox", trial.value)]
-    if len(trial.isolation) == len(WALLS):
-        return [*found, Check(OK, "walls", ", ".join(trial.isolation))]
+    if len(trial.isolation) == len(LAYER_MEANINGS):
+        return [*found, Check(OK, "isolation", ", ".join(trial.isolation))]
     given = ""
-    for wall, meaning in WALLS.items():
-        if wall not in trial.isolation:
-            cure = _wall_cure(wall, facts)
-            found.append(Check(WARN, wall, f"refused: {meaning}", "" if cure == given else cure))
+    for layer, meaning in LAYER_MEANINGS.items():
+        if layer not in trial.isolation:
+            cure = _layer_cure(layer, facts)
+            found.append(Check(WARN, layer, f"refused: {meaning}", "" if cure == given else cure))
             given = cure
     return found
 
@@ -280,13 +284,13 @@ def _sandbox_lacks(sandbox: SandboxFacts) -> list[Check]:
     return found
 
 
-def _wall_cure(wall: str, facts: Facts) -> str:
+def _layer_cure(layer: str, facts: Facts) -> str:
     sandbox, had = facts.sandbox, facts.sandbox.trial.isolation
-    if wall == "landlock":
+    if layer == "landlock":
         return "boot a kernel of 5.13 or later with `landlock` in CONFIG_LSM or on its command line: lsm=landlock,..."
-    if wall == "uid":
+    if layer == "uid":
         return "start tender as another user, or with CAP_SETUID, CAP_SETGID and CAP_KILL"
-    if wall == "empty-root" and "mount-namespace" in had:
+    if layer == "empty-root" and "mount-namespace" in had:
         return "sudo mount -t proc proc /proc   # the empty directory is one of /proc"
     if sandbox.max_user_namespaces == 0:
         return "sudo sysctl user.max_user_namespaces=10000"

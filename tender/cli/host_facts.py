@@ -59,7 +59,7 @@ class TrialFacts:
     value: str = ""
     error: str = ""
     cure: str = ""
-    isolation: tuple[str, ...] = ()  # the sandbox's walls that this host allowed
+    isolation: tuple[str, ...] = ()  # the sandbox's isolation layers that this host allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ def run_trial(backend: Backend) -> TrialFacts:
             Vm(image, VmConfig(mem=4), console=note, backend=backend) as vm,
         ):
             result = vm.run(timeout=trial.TIMEOUT_S)
-            walls = vm.isolation
+            layers = vm.isolation
     except TenderError as error:
         return TrialFacts(error=error.message, cure=error.command_hint)
     except OSError as error:
@@ -227,14 +227,14 @@ def run_trial(backend: Backend) -> TrialFacts:
     unfit = trial.verdict(cpu_ns, result.guest_status, message)
     if unfit:
         machine = "this KVM" if backend == "kvm" else "the sandbox"
-        return TrialFacts(error=f"{machine} is unfit: {unfit}", isolation=walls)
+        return TrialFacts(error=f"{machine} is unfit: {unfit}", isolation=layers)
     loop_ms = (cpu_ns["1"] - cpu_ns["0"]) / 1e6
     boot_ms = result.boot.since_start_ms("first_console") or 0.0
     value = f"every step right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
     if backend == "sandbox":
         all_ms = result.boot.since_start_ms("guest_exit") or 0.0
         value = f"a unikernel ran behind the filter ({all_ms:.0f} ms)"
-    return TrialFacts(value=value, isolation=walls)
+    return TrialFacts(value=value, isolation=layers)
 
 
 def auto_choice() -> tuple[str, str]:

@@ -11,7 +11,7 @@ import pytest
 from support import Guest
 
 pytestmark = pytest.mark.kvm
-FILTER = str(Path(__file__).resolve().parents[1] / "strangers_filter.py")
+FILTER = str(Path(__file__).resolve().parents[1] / "inherited_filter.py")
 KVM_RUN = 0xAE80
 
 

@@ -51,11 +51,11 @@ REFUSALS: dict[str, tuple[list[str], str]] = {
     "lock": (["--block={locked}", "{disk.elf}"], "block-locked"),
     "lock: waited for": (["--lock-wait=50ms", "--block={locked}", "{disk.elf}"], "block-locked"),
     "lock: no time": (["--lock-wait=x", "{hello}"], "usage"),
-    "require: no such layer": (["--require=walls", "{hello}"], "usage"),
+    "require: no such layer": (["--require=moats", "{hello}"], "usage"),
     "require: missing": (["--require=kvm", "{hello}"], "isolation-missing"),
     "backend: no such": (["--backend=xen", "{hello}"], "usage"),
 }  # fmt: skip
-VARIABLES = {"TENDER_BACKEND": "xen", "TENDER_REQUIRE": "walls", "TENDER_LOCK_WAIT": "x"}
+VARIABLES = {"TENDER_BACKEND": "xen", "TENDER_REQUIRE": "moats", "TENDER_LOCK_WAIT": "x"}
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ WRITE_ERRORS = (
         "EREMOTEIO",
     ),
 )
-FILTER = Path(__file__).resolve().parents[1] / "strangers_filter.py"
+FILTER = Path(__file__).resolve().parents[1] / "inherited_filter.py"
 ANSWERS = [command for command, (_, _, answers) in COMMANDS.items() if answers]
 
 

@@ -16,7 +16,7 @@ from tender.config import LAYERS, check_layers
 
 SANDBOXES = ("landlock", "seccomp-filter", "uid", "capabilities")
 LAUNCHERS = ["native", "python"]
-REFUSING = Path(__file__).resolve().parents[1] / "strangers_filter.py"
+REFUSING = Path(__file__).resolve().parents[1] / "inherited_filter.py"
 
 
 def run(command: list[str], launcher: str = "native", **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -143,7 +143,7 @@ def test_a_layer_that_the_host_refuses_is_told_as_missing(
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-@pytest.mark.parametrize("value", ["walls", "kvm,", ",kvm", "kvm,,uid", "KVM", " kvm", ""])
+@pytest.mark.parametrize("value", ["moats", "kvm,", ",kvm", "kvm,,uid", "KVM", " kvm", ""])
 def test_a_layer_that_is_none_is_refused_and_the_layers_are_named(
     guest: Guest, tender_cmd: list[str], launcher: str, value: str
 ) -> None:
@@ -159,8 +159,8 @@ def test_a_layer_that_is_none_is_refused_and_the_layers_are_named(
 
 
 def test_the_library_refuses_before_the_guest(guest: Guest) -> None:
-    with pytest.raises(ConfigError, match=r"'walls' is none of user-namespace, .*, kvm$"):
-        VmConfig(require=("walls",))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"'moats' is none of user-namespace, .*, kvm$"):
+        VmConfig(require=("moats",))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not a sequence of words"):
         VmConfig(require="kvm")  # type: ignore[arg-type]
     with Image.open(guest("args")) as image, pytest.raises(HostError, match=r"are missing: kvm$") as caught:

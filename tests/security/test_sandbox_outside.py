@@ -291,7 +291,7 @@ def test_a_running_sandbox_is_in_namespaces_of_its_own_with_an_empty_root(rig: R
             assert sorted(os.listdir(f"/proc/{pid}/root")) == sorted(os.listdir(f"/proc/{pid}/cwd")) == own
 
 
-def test_this_host_gives_every_wall(rig: Rig) -> None:
+def test_this_host_gives_every_isolation_layer(rig: Rig) -> None:
     """What clone(2) allows here, tried by another program, is what the sandbox has."""
     done = subprocess.run(
         ["unshare", "--user", "--net", "--mount", "--pid", "--ipc", "--fork", "true"], check=False
@@ -306,7 +306,7 @@ def test_this_host_gives_every_wall(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("required", ["", "network-namespace", "pid-namespace"])
-def test_the_commands_sandbox_has_the_same_walls(
+def test_the_commands_sandbox_has_the_same_isolation_layers(
     rig: Rig, guest: Guest, tender_cmd: list[str], required: str
 ) -> None:
     """It is the command's own process; a network namespace is had if it is required, a pid namespace by a child."""

@@ -265,7 +265,7 @@ def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
     assert (result.guest_status, result.fault, result.backend) == (None, None, "sandbox")
 
 
-def test_the_walls_are_among_those_that_have_a_name(image: Image) -> None:
+def test_the_layers_are_among_those_that_have_a_name(image: Image) -> None:
     handle, layers, number = sandbox(image, PROGRAM), ffi.new("uint32_t *"), ffi.new("int *")
     assert lib.tn_isolation(handle, layers) == lib.tn_pid(handle, number) == 0
     assert standing(layers[0]) and set(standing(layers[0])) <= set(ISOLATION)
@@ -324,12 +324,12 @@ def enum_of(header: str, name: str) -> dict[str, int]:
 
 
 def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
-    walls = enum_of("machine/layers.h", "isolation_layer")
+    layers = enum_of("machine/layers.h", "isolation_layer")
     words = [name.split("-")[0].upper() for name in LAYERS]
-    assert [key.split("_")[1] for key in walls] == words
+    assert [key.split("_")[1] for key in layers] == words
     assert [ffi.string(lib.tn_isolation_name(i)).decode() for i in range(len(LAYERS))] == list(LAYERS)
     assert lib.tn_isolation_name(len(LAYERS)) == ffi.NULL
-    assert list(walls.values()) == [1 << i for i in range(len(LAYERS))]
+    assert list(layers.values()) == [1 << i for i in range(len(LAYERS))]
     assert list(enum_of("machine/sandbox/program/program.h", "sandbox_step").values()) == list(STEPS)[:-1]
     config = (ROOT / "bindings" / "machine" / "sandbox" / "config.h").read_text()
     assert re.findall(r"#define SANDBOX_STEP_OUTER_FILTER (\d+)", config) == [str(list(STEPS)[-1])]

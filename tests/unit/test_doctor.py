@@ -13,10 +13,10 @@ from tender.cli import doctor, host_facts
 from tender.cli.doctor import (
     CAPABILITIES,
     FAIL,
+    LAYER_MEANINGS,
     MSR_FILTER,
     OK,
     OPTIONAL_CAPABILITIES,
-    WALLS,
     WARN,
     Check,
     checks,
@@ -81,7 +81,7 @@ def test_a_healthy_machine_is_ok_throughout() -> None:
             "KVM features",
             "trial VM",
         ),
-        *("sandbox", "walls", "TSC", "clock source"),
+        *("sandbox", "isolation", "TSC", "clock source"),
         *("/dev/net/tun", "TAP tap0", "memory", "descriptors"),
     ]
 
@@ -198,21 +198,21 @@ def test_the_last_line_warns_of_a_choice_that_would_fail() -> None:
     )
 
 
-def walls_without(*missing: str) -> tuple[str, ...]:
-    return tuple(wall for wall in ISOLATION if wall not in missing)
+def layers_without(*missing: str) -> tuple[str, ...]:
+    return tuple(layer for layer in ISOLATION if layer not in missing)
 
 
-def test_every_wall_of_the_sandbox_has_a_meaning() -> None:
-    assert tuple(WALLS) == ISOLATION
+def test_every_isolation_layer_of_the_sandbox_has_a_meaning() -> None:
+    assert tuple(LAYER_MEANINGS) == ISOLATION
 
 
-@pytest.mark.parametrize("wall", ISOLATION)
-def test_a_wall_that_could_not_be_had_is_a_warning_of_its_own(wall: str) -> None:
-    sandbox = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=walls_without(wall)))
-    check = found(wall, sandbox=sandbox)
-    assert (check.level, check.value) == (WARN, f"refused: {WALLS[wall]}")
+@pytest.mark.parametrize("layer", ISOLATION)
+def test_a_layer_that_could_not_be_had_is_a_warning_of_its_own(layer: str) -> None:
+    sandbox = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=layers_without(layer)))
+    check = found(layer, sandbox=sandbox)
+    assert (check.level, check.value) == (WARN, f"refused: {LAYER_MEANINGS[layer]}")
     assert check.cure
-    assert "walls" not in [each.what for each in checks(replace(HEALTHY, sandbox=sandbox))]
+    assert "isolation" not in [each.what for each in checks(replace(HEALTHY, sandbox=sandbox))]
     assert sandbox_unusable(replace(HEALTHY, sandbox=sandbox)) == ""
 
 
@@ -231,13 +231,13 @@ def test_refused_namespaces_name_who_refuses_them_once(
 ) -> None:
     none = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=ISOLATION[6:]), **changes)  # type: ignore[arg-type]
     facts = replace(HEALTHY, sandbox=none, container=container)
-    cures = [each.cure for each in checks(facts) if each.what in WALLS]
+    cures = [each.cure for each in checks(facts) if each.what in LAYER_MEANINGS]
     assert cures[0].startswith(cure)
     assert cures[1:] == [""] * 5
 
 
 def test_an_empty_root_that_is_refused_by_itself_wants_proc() -> None:
-    trial = replace(SANDBOX.trial, isolation=walls_without("empty-root"))
+    trial = replace(SANDBOX.trial, isolation=layers_without("empty-root"))
     check = found("empty-root", sandbox=replace(SANDBOX, trial=trial))
     assert check.cure.startswith("sudo mount -t proc proc /proc")
 
@@ -421,7 +421,7 @@ def test_json_has_every_check_and_both_backends(
     assert list(result) == ["schema", "usable", "reason", "kvm", "sandbox", "auto", "checks"]
     assert (result["schema"], result["usable"], result["reason"]) == (1, True, "")
     assert result["kvm"] == {"usable": False, "reason": "/dev/kvm: does not exist"}
-    assert result["sandbox"] == {"usable": True, "reason": "", "walls": list(ISOLATION)}
+    assert result["sandbox"] == {"usable": True, "reason": "", "isolation": list(ISOLATION)}
     assert result["auto"] == {"backend": "sandbox", "reason": "no KVM here"}
     assert result["checks"][0] == {"level": "ok", "what": "kernel", "value": "Linux 6.12.1", "cure": ""}
 
@@ -458,7 +458,7 @@ def test_the_trial_runs_in_the_sandbox_of_this_machine() -> None:
     facts = host_facts.sandbox_facts()
     assert facts.trial.error == ""
     assert facts.trial.value.startswith("a unikernel ran behind the filter (")
-    assert set(facts.trial.isolation) <= set(WALLS)
+    assert set(facts.trial.isolation) <= set(LAYER_MEANINGS)
     assert facts.tsc_hz > 0
     assert (facts.program_there, facts.noexec) == (True, False)
 

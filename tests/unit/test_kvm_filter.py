@@ -20,7 +20,7 @@ GUARD = 0x0D15C0DE
 GUARDED = {
     "plain": {"write"},
     "devices": {"write", "writev", "pwrite64"},
-    "stranger": {"write", "writev", "pwrite64"},
+    "inherited": {"write", "writev", "pwrite64"},
 }
 KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK, KVM_CREATE_VM = 0xAE80, 0x8090AE81, 0x4004AE8B, 0xAE01
 LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS = 0xFFFFF001, 0xFFFFF002, 0xFFFFF003  # filled in by rights.c
@@ -29,7 +29,7 @@ TUNSETOFFLOAD, TUNSETIFF = 0x400454D0, 0x400454CA
 ARRAYS = {
     "plain": "kvm_filter_rules",
     "devices": "kvm_filter_device_rules",
-    "stranger": "kvm_filter_stranger_rules",
+    "inherited": "kvm_filter_inherited_rules",
 }
 ALWAYS = {
     "plain": {
@@ -37,7 +37,7 @@ ALWAYS = {
         "rt_sigaction", "restart_syscall", "gettid", "futex", "exit_group",
     },
     "devices": {"read", "pread64", "fdatasync", "readahead", "readv", "sched_yield"},
-    "stranger": {"epoll_create1", "epoll_ctl", "epoll_pwait", "close", "timerfd_settime"},
+    "inherited": {"epoll_create1", "epoll_ctl", "epoll_pwait", "close", "timerfd_settime"},
 }  # fmt: skip
 
 PRINTER = r"""
@@ -73,11 +73,11 @@ int main(void)
 
 
 def always(name: str) -> set[str]:
-    kinds = {"plain": 1, "devices": 2, "stranger": 3}[name]
+    kinds = {"plain": 1, "devices": 2, "inherited": 3}[name]
     return set[str]().union(*list(ALWAYS.values())[:kinds])
 
 
-@pytest.fixture(scope="module", params=["plain", "devices", "stranger"])
+@pytest.fixture(scope="module", params=["plain", "devices", "inherited"])
 def name(request: pytest.FixtureRequest) -> str:
     """Which of the filters."""
     return str(request.param)
@@ -90,7 +90,7 @@ def built(name: str, tmp_path_factory: pytest.TempPathFactory) -> Filter:
     rules = [
         kvm / "kvm_filter_rules.txt",
         kvm / "kvm_filter_device_rules.txt",
-        kvm / "kvm_filter_stranger_rules.txt",
+        kvm / "kvm_filter_inherited_rules.txt",
     ]
     written = [place / "kvm_filter.inc", place / "kvm_filter_shape.h"]
     generator = BINDINGS / "machine" / "sandbox" / "gen_filter.py"

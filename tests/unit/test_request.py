@@ -385,7 +385,7 @@ variables = st.fixed_dictionaries(
     {},
     optional={
         "backend": st.sampled_from(("", "auto", "kvm", "sandbox", "xen", "KVM")),
-        "require": st.sampled_from(("", "kvm", "uid,kvm", "uid,", "walls", " uid")),
+        "require": st.sampled_from(("", "kvm", "uid,kvm", "uid,", "moats", " uid")),
         "lock_wait": st.sampled_from(("", "0", "0.0", "00", "5", "250ms", "5s", "1e1", "-1", "x", " 5")),
     },
 )

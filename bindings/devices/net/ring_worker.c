@@ -94,7 +94,7 @@ static bool make_worker(struct vm *vm)
     if (ring->wake_fd < 0)
         return false;
     atomic_store(&ring->quit, false);
-    ring->gives_way = sched_yield() == 0; /* a stranger's filter may refuse it, which would end the worker */
+    ring->gives_way = sched_yield() == 0; /* an inherited filter may refuse it, which would end the worker */
     if (quiet_thread(&ring->thread, STACK_BYTES, work, vm) != 0) {
         close(ring->wake_fd);
         return false;

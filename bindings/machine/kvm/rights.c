@@ -1,8 +1,8 @@
 /*
  * So that who breaks out of the guest into the handlers finds little to ask for.
  *
- * A host that refuses one of these calls (an older kernel, a filter around us) loses that wall and no other:
- * the guest is behind KVM either way.
+ * A host that refuses one of these calls (an older kernel, a filter around us) loses that isolation layer
+ * and no other: the guest is behind KVM either way.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -50,8 +50,8 @@ _Static_assert(DEVICE_TYPES <= 16, "each has its bit");
 
 #include "kvm_filter.inc"
 
-_Static_assert(sizeof kvm_filter_rules <= sizeof kvm_filter_stranger_rules &&
-                   sizeof kvm_filter_device_rules <= sizeof kvm_filter_stranger_rules,
+_Static_assert(sizeof kvm_filter_rules <= sizeof kvm_filter_inherited_rules &&
+                   sizeof kvm_filter_device_rules <= sizeof kvm_filter_inherited_rules,
                "there is room for any");
 
 /* All that the kernel can deny; what is open stays as it is. */
@@ -220,7 +220,7 @@ static void settle_kinds(struct sock_filter *code, size_t count, const struct vm
 static bool install(const struct sock_filter *rules, size_t count, const struct left_behind *left,
                     const struct vm *vm, const struct confinement *keeps)
 {
-    struct sock_filter code[sizeof kvm_filter_stranger_rules / sizeof *rules + GUARD_LENGTH];
+    struct sock_filter code[sizeof kvm_filter_inherited_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, left);
     settle_kinds(code, count, vm, keeps->stand_ins);
@@ -240,7 +240,7 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
 
 uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, const struct confinement *keeps)
 {
-    bool installed = keeps->stand_ins ? INSTALL(kvm_filter_stranger_rules)
+    bool installed = keeps->stand_ins ? INSTALL(kvm_filter_inherited_rules)
                      : vm->device_end ? INSTALL(kvm_filter_device_rules)
                                       : INSTALL(kvm_filter_rules);
     return installed ? ISOLATION_SECCOMP_FILTER : 0;

@@ -21,7 +21,8 @@ uint32_t give_up_rights(void);
 /*
  * Behind give_up_rights(), for a filter wants no new privileges. For good, of all threads: all system
  * calls but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt those of the kinds of devices
- * that the guest has; with `stand_ins` all of these, and those that launcher/stranger.c makes in place of
+ * that the guest has; with `stand_ins` all of these, and those that command/inherited_filter.c makes in
+ * place of
  * refused ones. The filter knows the descriptors of `left`, `vm` and `keeps` by number. Where there is a
  * disk, one is written by pwrite64 alone, within what it holds, and one that is read-only to the guest not at
  * all; every other write goes to a network, the console, one of `keeps` or what wakes a wait, and to no other

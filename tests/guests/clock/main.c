@@ -1,6 +1,6 @@
 /*
- * Monotonic time advances and agrees with wall time, wall time is after 2024, and a poll waits as long as it
- * was asked to and not much longer. Prints what it measured; "clock: OK" and 0, or 1.
+ * Monotonic time advances and agrees with wall-clock time, wall-clock time is after 2024, and a poll waits
+ * as long as it was asked to and not much longer. Prints what it measured; "clock: OK" and 0, or 1.
  *
  *     clock [--slack-ms=N]      how late a wake may be, 500 unless told
  */
@@ -55,7 +55,7 @@ static void check_monotonic(void)
 static void check_rate(uint64_t slack_ns)
 {
     uint64_t wall = clock_wall(), start = clock_monotonic();
-    expect(wall >= YEAR_2024_NS, "wall time is before 2024");
+    expect(wall >= YEAR_2024_NS, "wall-clock time is before 2024");
     while (clock_monotonic() - start < 100 * NS_PER_MS) {
         poll_wait(20 * NS_PER_MS, NULL);
     }

@@ -6,7 +6,7 @@
  * back here by a patched site or by the gate (handle_hypercall), everything else as a signal (trap.c).
  *
  * No libc, no thread-local storage, no vector register: all three are the guest's. The guest can write to
- * all of this program's data and jump to any of its code; the wall is the filter, not this code.
+ * all of this program's data and jump to any of its code; what isolates it is the filter, not this code.
  */
 #include <elf.h>
 #include <stdatomic.h>

@@ -1,6 +1,6 @@
 """Behind the filter that urunc 0.5 to 0.7 puts around solo5-hvt: a guest runs on KVM, and what cannot be is said.
 
-There no Python starts, no process is made and no filter of our own is possible (bindings/command/stranger.c).
+There no Python starts, no process is made and no filter of our own is possible (bindings/command/inherited_filter.c).
 """
 
 import signal
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support import Guest, TapInterface
 
-STRANGERS_FILTER = Path(__file__).resolve().parents[1] / "strangers_filter.py"
+INHERITED_FILTER = Path(__file__).resolve().parents[1] / "inherited_filter.py"
 
 Done = subprocess.CompletedProcess[str]
 
@@ -22,7 +22,7 @@ def run(command: list[str]) -> Done:
 
 
 def filtered(command: list[str], *more: str) -> list[str]:
-    return [sys.executable, str(STRANGERS_FILTER), *more, *command]
+    return [sys.executable, str(INHERITED_FILTER), *more, *command]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_a_guest_runs_and_its_disk_works(solo5_hvt: list[str], guest: Guest, dis
 
 
 def assert_confined(pid: int) -> None:
-    """No capability, no new privilege, and a filter of ours beside the stranger's."""
+    """No capability, no new privilege, and a filter of ours beside the inherited one."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapInh"], 16) == 0

@@ -29,7 +29,7 @@
 #define SA_RESTORER_FLAG 0x04000000u /* asm/signal.h; libc hides it */
 #define WAIT_MAX         (MFT_MAX_ENTRIES + 1)
 
-volatile sig_atomic_t filtered_by_stranger;
+volatile sig_atomic_t under_inherited_filter;
 
 _Static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLERR == POLLERR && EPOLLHUP == POLLHUP,
                "one set of bits");
@@ -87,7 +87,7 @@ static void on_refusal(int number, siginfo_t *about, void *context)
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     if (about->si_code != SYS_SECCOMP)
         return;
-    filtered_by_stranger = 1;
+    under_inherited_filter = 1;
     registers[REG_RAX] = otherwise(about->si_syscall, registers);
 }
 
@@ -99,22 +99,22 @@ struct kernel_sigaction {
     uint64_t mask;
 };
 
-void stranger_return(void);
+void inherited_filter_return(void);
 __asm__(".text\n"
-        ".type stranger_return, @function\n"
-        "stranger_return:\n"
+        ".type inherited_filter_return, @function\n"
+        "inherited_filter_return:\n"
         "    mov $15, %eax\n" /* rt_sigreturn */
         "    syscall\n"
-        ".size stranger_return, . - stranger_return\n");
+        ".size inherited_filter_return, . - inherited_filter_return\n");
 
 /* Without the C library, which makes a call more on this way (musl: rt_sigprocmask): until the handler
  * stands, one that is refused is the end. */
-void expect_strangers_filter(void)
+void expect_inherited_filter(void)
 {
     /* NODEFER: what the handler calls may be refused too. */
     const struct kernel_sigaction action = {.handler = on_refusal,
                                             .flags = SA_SIGINFO | SA_NODEFER | SA_RESTORER_FLAG,
-                                            .restorer = stranger_return};
+                                            .restorer = inherited_filter_return};
     (void)syscall(SYS_rt_sigaction, SIGSYS, &action, NULL, sizeof action.mask);
 }
 

@@ -1,7 +1,7 @@
 """Executes a command behind the system-call filter that urunc 0.5 to 0.7 puts around solo5-hvt before it executes it.
 
-    strangers_filter.py [+CALL...] COMMAND [WORDS...]
-    strangers_filter.py -CALL... COMMAND [WORDS...]
+    inherited_filter.py [+CALL...] COMMAND [WORDS...]
+    inherited_filter.py -CALL... COMMAND [WORDS...]
 
 The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well. With -CALL another filter
 is put around it: one that allows all calls but those. -CALL:ERRNO answers with that error, and raises no signal;
