@@ -3,7 +3,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SUITES := $(PY) tools/suites.py $(if $(JOBS),-j $(JOBS))
-EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python package box intel-fast
+EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python package kvmbox intel-fast
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
@@ -28,13 +28,13 @@ build: $(VENV)/.ready-build  ## the native core, the guests and the package, int
 run: can-run build  ## boot the echo unikernel over a real TAP and ping it: on KVM, or without one in the sandbox
 	tools/with_kvm --or-sandbox -- tools/run_echo
 
-can-run: # asked before the build, which takes minutes; the box needs nothing of this host
-	@[ "$${TENDER_KVM:-}" = box ] || tools/with_net --check || { echo "make run: or in a test VM, as any user: make setup && TENDER_KVM=box make run" >&2; exit 1; }
+can-run: # asked before the build, which takes minutes; the test VM needs nothing of this host
+	@[ "$${TENDER_KVM:-}" = kvmbox ] || tools/with_net --check || { echo "make run: or in a test VM, as any user: make setup && TENDER_KVM=kvmbox make run" >&2; exit 1; }
 
 check: setup build  ## lint, types, unit and native tests: no root, no KVM, some minutes
 	@$(SUITES) lint types unit native
 
-test: setup build  ## every suite, each to its end, and a summary: with the sandbox, and on KVM, here or else in the box
+test: setup build  ## every suite, each to its end, and a summary: with the sandbox, and on KVM, here or else in the test VM
 	@$(SUITES) $(if $(ALSO),--also $(ALSO))
 
 $(EACH): setup build  # one suite of tools/suites.py

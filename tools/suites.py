@@ -98,7 +98,7 @@ SUITES = (
     Suite(
         "kvm",
         (
-            # The modules are compiled here, in seconds; in the box that takes a minute.
+            # The modules are compiled here, in seconds; in the test VM that takes a minute.
             (*PYTEST, "--collect-only", "-qq", "-m", "kvm", *BACKENDS),
             ("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *BACKENDS),
         ),
@@ -118,7 +118,7 @@ SUITES = (
         one_of="kvm",
     ),
     Suite("package", ((*PYTEST, "tests/package"),)),
-    Suite("box", ((*PYTEST, "tests/box"),)),
+    Suite("kvmbox", ((*PYTEST, "tests/kvmbox"),)),
     Suite(  # what an Intel processor is likeliest to change, on kvm_intel in Bochs
         "intel-fast",
         (
@@ -130,7 +130,7 @@ SUITES = (
                 "-v",
                 "-m",
                 "kvm",
-                "@tests/box/intel_fast.txt",
+                "@tests/kvmbox/intel_fast.txt",
             ),
         ),
         in_test=False,

@@ -1,8 +1,8 @@
 """Which commands make the figures of `python bench goals` on this machine, and where: its measurements, by name.
 
 Each is a `python bench` of its own with few samples, so that all take minutes. Peers run beside ours where there is a
-Solo5 tree. Where KVM is the box's the figures are instructions (--icount, one CPU). What wants a time, or two CPUs at
-once, is then left out: the box's CPUs take turns.
+Solo5 tree. Where KVM is the test VM's the figures are instructions (--icount, one CPU). What wants a time, or two CPUs at
+once, is then left out: the test VM's CPUs take turns.
 """
 
 import sys
@@ -48,7 +48,7 @@ class Plan:
             ):
                 self.absent[f"kvm {name}"] = "KVM was left out: --kvm none"
         else:
-            self._plan_kvm(mirage, in_box=where_kvm == "box")
+            self._plan_kvm(mirage, in_test_vm=where_kvm == "kvmbox")
 
     def _plan_sandbox(self, checkout: Path, long: bool) -> None:
         backend = ("--backend", "sandbox")
@@ -77,9 +77,9 @@ class Plan:
                 "takes minutes, and most of the machine: --long, or python bench density --max 100000"
             )
 
-    def _plan_kvm(self, mirage: "Path | None", *, in_box: bool) -> None:
+    def _plan_kvm(self, mirage: "Path | None", *, in_test_vm: bool) -> None:
         backend = ("--backend", "kvm")
-        through = (self._kvmbox, "run", "--icount", "--") if in_box else self._net_ns
+        through = (self._kvmbox, "run", "--icount", "--") if in_test_vm else self._net_ns
         hello = self._peer("hvt", "{elf}", "Hello_Solo5") + self._hello
         self._add("kvm boot", through, "boot", *backend, "--count", "--runs", "10", *hello)
         self._add(
@@ -88,7 +88,7 @@ class Plan:
             "size",
             *backend,
             "--rounds",
-            "5" if in_box else "30",
+            "5" if in_test_vm else "30",
             "--skip",
             "tender",
         )
@@ -99,24 +99,24 @@ class Plan:
             self.absent["kvm mirage"] = (
                 "no MirageOS image: set TENDER_BENCH_MIRAGE to one that ends by itself"
             )
-        self._add("kvm hypercall", through, "hypercall", *backend, "--rounds", "2" if in_box else "15",
-                  "--calls", "5000" if in_box else "20000",
+        self._add("kvm hypercall", through, "hypercall", *backend, "--rounds", "2" if in_test_vm else "15",
+                  "--calls", "5000" if in_test_vm else "20000",
                   *self._peer("hvt", "--net:service={tap}", "--block:storage={disk}", "{elf}", "{args}"))  # fmt: skip
         hvt = self._peer("hvt", _TAP, "{elf}", "{args}")
         # our own net_guest: behind solo5-hvt a hypercall a frame, too
-        self._add("kvm ways", through, "ways", *backend, "--rounds", "1" if in_box else "6", "--way", "calls",
-                  "--way", "batch", *_cases("tx", "rx", "echo"), "--frames", "1000" if in_box else "10000",
+        self._add("kvm ways", through, "ways", *backend, "--rounds", "1" if in_test_vm else "6", "--way", "calls",
+                  "--way", "batch", *_cases("tx", "rx", "echo"), "--frames", "1000" if in_test_vm else "10000",
                   *hvt)  # fmt: skip
-        self._add("kvm block", through, "block", *backend, "--rounds", "1" if in_box else "10", *_REQUESTS,
-                  "--requests", "5000" if in_box else "20000", "--disk-mib", "1",
+        self._add("kvm block", through, "block", *backend, "--rounds", "1" if in_test_vm else "10", *_REQUESTS,
+                  "--requests", "5000" if in_test_vm else "20000", "--disk-mib", "1",
                   *self._peer("hvt", *_DISK, "{elf}", "{args}"), *self._image("block_guest"))  # fmt: skip
         self._add("kvm memory", through, "memory", *backend, "--guests", "10", "--rounds", "1",
                   *self._peer("hvt", "{elf}"), *self._image("idle_guest"))  # fmt: skip
-        if in_box:
+        if in_test_vm:
             why = "a time needs a KVM of this host: "
             self.absent["kvm times"] = f"{why}python bench boot"
             self.absent["kvm ring"] = (
-                f"the box's CPUs take turns; {why}python bench ways --backend kvm --peer ..."
+                f"the test VM's CPUs take turns; {why}python bench ways --backend kvm --peer ..."
             )
             # in memory: else the clock leaps where a file is asked for
             skipped = [

@@ -4,7 +4,7 @@
     goals          a figure of one of them, and what it is to be; or why there is no figure
 
 The sandbox is measured in wall-clock time, here. KVM is measured where there is one: here in wall-clock time, if this
-machine's passes the doctor's trial; else in the box, where the clock counts instructions. Peers are a built Solo5 tree:
+machine's passes the doctor's trial; else in the test VM, where the clock counts instructions. Peers are a built Solo5 tree:
 --solo5, or TENDER_BENCH_SOLO5. Which commands measure what, and where, is goal_plan.py's.
 """
 
@@ -288,7 +288,7 @@ GOALS = (
     Goal("boot with 200 live VMs / with none, sandbox", 10.0, measurement="sandbox density", figure=_slowdown),
     Goal("live VMs at once, sandbox", 10000, at_least=True, measurement="sandbox many", figure=_live, unit=""),
     Goal("live VMs at once, KVM", 10000, at_least=True, unit="",
-         unmeasured="takes an hour in the box: tools/kvmbox/kvmbox run --mem 16384 -- python bench density --backend kvm"),
+         unmeasured="an hour in the test VM: tools/kvmbox/kvmbox run --mem 16384 -- python bench density --backend kvm"),
     Goal("live VMs of a MirageOS image at once / solo5-hvt's", 4.0, at_least=True,
          unmeasured="needs all of the machine's memory, twice: python bench density --backend kvm --peer ... IMAGE"),
 )  # fmt: skip
@@ -316,7 +316,7 @@ def rows_of(measured: "Mapping[str, Measured]", absent: "Mapping[str, str]", *, 
 def table(rows: "list[Row]", host: facts.Facts, where_kvm: str) -> str:
     """For a person."""
     kvm = {
-        "box": "in the box, in instructions: no figure of KVM here is a time",
+        "kvmbox": "in the test VM, in instructions: no figure of KVM here is a time",
         "host": "on this host",
         "none": "left out",
     }[where_kvm]
@@ -356,9 +356,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--kvm",
-        choices=("auto", "host", "box", "none"),
+        choices=("auto", "host", "kvmbox", "none"),
         default="auto",
-        help="where KVM is measured (auto: here if it works, else in the box)",
+        help="where KVM is measured (auto: here if it works, else in the test VM)",
     )
     p.add_argument(
         "--mirage",
@@ -453,7 +453,7 @@ def _where_kvm(asked: str) -> str:
     if asked != "auto":
         return asked
     words = [sys.executable, "-P", "-m", "tender", "doctor", "--kvm"]
-    return "host" if subprocess.run(words, capture_output=True, check=False).returncode == 0 else "box"
+    return "host" if subprocess.run(words, capture_output=True, check=False).returncode == 0 else "kvmbox"
 
 
 def _build_guests(solo5: Path) -> None:

@@ -1,8 +1,8 @@
 """A root directory in memory with all that some commands read, to run them in.
 
-For the box (tools/kvmbox): there every opening of a file asks the host, and while the box waits for an answer its clock
-leaps. A command whose files are in memory waits for nobody, and under `--icount` the elapsed time of its run is what it
-took in instructions, and what the kernel's own timers made it wait.
+For the test VM (tools/kvmbox): there every opening of a file asks the host, and while the VM waits for an answer its
+clock leaps. A command whose files are in memory waits for nobody, and under `--icount` the elapsed time of its run is what
+it took in instructions, and what the kernel's own timers made it wait.
 """
 
 import contextlib
@@ -50,5 +50,5 @@ def _libraries(program: str) -> "list[str]":
 def _mount(stack: contextlib.ExitStack, where: str, *words: str) -> None:
     done = subprocess.run(["mount", *words, where], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchError(f"--in-memory: {done.stderr.strip()}", hint="it wants root, as in the box")
+        raise BenchError(f"--in-memory: {done.stderr.strip()}", hint="it wants root, as in the test VM")
     stack.callback(subprocess.run, ["umount", where], check=False)

@@ -139,7 +139,7 @@ def _commit(checkout: Path, name: str) -> str:
 
 
 def place_of(checkout: Path, name: str) -> Path:
-    """Where a revision is built: below the checkout, so that the box sees it too."""
+    """Where a revision is built: below the checkout, so that the test VM sees it too."""
     return checkout / "build" / "revisions" / name
 
 

@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
     p.prog = "python bench run"
     p.epilog = "points:\n" + report.meanings(RUN_POINTS) + "\n\nA ratio below 1 means: the first is faster."
     p.add_argument(
-        "--in-memory", action="store_true", help="run them in a root directory in memory (root; for the box)"
+        "--in-memory",
+        action="store_true",
+        help="run them in a root directory in memory (root; for the test VM)",
     )
     boot.add_files(p)
     return p

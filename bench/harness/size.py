@@ -5,7 +5,7 @@ booted in turns, by the library (`start -> first_exit`, the Image is open) and b
 first_console`), and so is an image that is named. A Vm maps its image's template, so its boots should not differ;
 the command reads a file anew each time, as its peers do. A pause lets the end of the boot before go by.
 
-Where the clock counts instructions (the box with --icount) the figures are counts, and a command's are those of its
+Where the clock counts instructions (the test VM with --icount) the figures are counts, and a command's are those of its
 own process at its first byte: elapsed time there holds its waits for files.
 """
 

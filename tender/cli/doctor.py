@@ -33,7 +33,7 @@ MSR_FILTER = "KVM_CAP_X86_MSR_FILTER"
 SHOWN_FEATURES = "KVM_CAP_ENFORCE_PV_FEATURE_CPUID"
 OPTIONAL_CAPABILITIES = {name: getattr(lib, name) for name in (MSR_FILTER, SHOWN_FEATURES)}
 
-BOX = "for tests that need KVM: the box, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
+TEST_VM = "for tests that need KVM: the test VM, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
 
 # What it means that an isolation layer of the sandbox could not be had (tender.backend.sandbox.ISOLATION). The filter
 # stands in each case, and lets the process open no file and no socket.
@@ -200,9 +200,9 @@ def _cpu(facts: Facts) -> Check:
     if facts.kvm.exists:  # some clouds offer KVM without the processor's own extension
         return Check(WARN, "processor", f"{facts.cpu_model}: neither vmx nor svm, {inside}")
     if "hypervisor" in facts.cpu_flags:
-        cure = "switch on nested virtualisation for this virtual machine, at its host or provider\n" + BOX
+        cure = "switch on nested virtualisation for this virtual machine, at its host or provider\n" + TEST_VM
     else:
-        cure = "switch on Intel VT-x or AMD-V in the firmware\n" + BOX
+        cure = "switch on Intel VT-x or AMD-V in the firmware\n" + TEST_VM
     return Check(WARN, "processor", f"{facts.cpu_model}: neither vmx nor svm, {inside}", cure)
 
 
@@ -231,7 +231,7 @@ def _kvm(facts: Facts) -> list[Check]:
 
 def _trial(facts: Facts) -> Check:
     if facts.trial.error:
-        return Check(FAIL, "trial VM", facts.trial.error, facts.trial.cure or BOX)
+        return Check(FAIL, "trial VM", facts.trial.error, facts.trial.cure or TEST_VM)
     return Check(OK, "trial VM", facts.trial.value)
 
 
@@ -333,8 +333,8 @@ def _absent_cure(facts: Facts) -> str:
         first = f"sudo modprobe {module}"
         return first + ("\nin a container: start it with --device /dev/kvm" if facts.container else "")
     if facts.container:
-        return "start the container with --device /dev/kvm, if its host has one\n" + BOX
-    return BOX
+        return "start the container with --device /dev/kvm, if its host has one\n" + TEST_VM
+    return TEST_VM
 
 
 def _denied_cure(node: DeviceNode, facts: Facts) -> str:

@@ -32,7 +32,7 @@ ENFORCED = {
     "rnox": {"sandbox"},  # executing constants: the start state's page tables have no such right to refuse
     "wnox": {"sandbox"},  # executing data
 }
-FLOOD = 2000 if os.environ.get("TENDER_KVM") == "box" else 0
+FLOOD = 2000 if os.environ.get("TENDER_KVM") == "kvmbox" else 0
 """Pings of a flood where the processor is emulated, which the guest's own limits are too many for; 0: the suite's."""
 
 

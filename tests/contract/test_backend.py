@@ -23,7 +23,7 @@ FALLBACK = (
 )
 MISSING = "Could not open: /dev/kvm: No such file or directory"
 WITHOUT_DEVICES = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh")
-"""A command's prefix: it finds an empty /dev, and so no KVM. tools/with_net and the box give the right to that."""
+"""A command's prefix: it finds an empty /dev, and so no KVM. tools/with_net and the test VM give the right to that."""
 
 
 def command(words: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":

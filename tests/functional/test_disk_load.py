@@ -17,7 +17,7 @@ from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, Vm, VmConfig,
 
 pytestmark = pytest.mark.backends
 LIMIT = 120
-IN_THE_BOX = bool(os.environ.get("KVMBOX"))
+IN_TEST_VM = bool(os.environ.get("KVMBOX"))
 SIZE = 100 * 4096 + 1536  # the last page is not whole
 
 
@@ -147,7 +147,7 @@ def test_a_file_that_shrinks_and_grows_under_load_is_errors_for_the_guest(  # ty
 ) -> None:
     """To a page, into a page, to nothing, and back; this process goes on."""
     with opened(disk, mapped=mapped) as (block, path):
-        rounds = 1 if IN_THE_BOX and not (mapped and batch) else 4
+        rounds = 1 if IN_TEST_VM and not (mapped and batch) else 4
         shrink_and_grow(running(block, "--errors", batch=batch), path, rounds)
 
 

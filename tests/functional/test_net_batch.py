@@ -20,9 +20,9 @@ pytestmark = pytest.mark.backends
 FACTOR, WORD = 0x9E3779B97F4A7C15, (1 << 64) - 1
 HEADER = bytes(12) + b"\x88\xb5"
 QUIT = HEADER + struct.pack("<QQ", WORD, 0) + bytes(40)
-IN_THE_BOX = bool(os.environ.get("KVMBOX"))
-MANY = 5_000 if IN_THE_BOX else 100_000
-"""In the box another program is the processor. A million, over a TAP, are test_net_load.py's."""
+IN_TEST_VM = bool(os.environ.get("KVMBOX"))
+MANY = 5_000 if IN_TEST_VM else 100_000
+"""In the test VM another program is the processor. A million, over a TAP, are test_net_load.py's."""
 
 by = pytest.mark.parametrize("by", ["submit", "calls"])
 
@@ -97,7 +97,7 @@ def test_a_flood_out_of_the_guest_is_in_order_and_what_is_lost_is_counted(guest:
 @by
 def test_what_comes_in_bursts_goes_back_in_order_for_fewer_ways_out(guest: Guest, by: str) -> None:
     """Forty frames wait when the guest looks: the queue holds 32 of them, the test's own batch 64."""
-    rounds, burst = 20 if IN_THE_BOX else 500, 40
+    rounds, burst = 20 if IN_TEST_VM else 500, 40
     with wire() as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         with started(guest("net_batch"), NetFd(theirs.fileno()), "echo", f"--by={by}") as vm:

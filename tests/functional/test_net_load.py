@@ -20,9 +20,9 @@ from support import Guest, TapInterface, ip, with_note
 from tender import ExitReason, Image, NetFd, NetRing, Tap, Vm, VmConfig
 from tender.result import VmResult
 
-IN_THE_BOX = bool(os.environ.get("KVMBOX"))
-MANY = int(os.environ.get("TENDER_FLOOD", 3_000 if IN_THE_BOX else 1_000_000))
-"""A million where a processor runs the guest; in the box another program is that processor. TENDER_FLOOD says another."""
+IN_TEST_VM = bool(os.environ.get("KVMBOX"))
+MANY = int(os.environ.get("TENDER_FLOOD", 3_000 if IN_TEST_VM else 1_000_000))
+"""A million where a processor runs the guest. In the test VM a program is that processor. TENDER_FLOOD sets another."""
 
 LIMIT = 1500
 ENDLESS = 1 << 40
@@ -247,7 +247,7 @@ def down_and_up(load: Load, way: Way) -> None:
     with receiver("receive", load.tap.name) as end:
         with load.running("net_batch", way, "echo", f"--by={way.by}") as vm:
             with wire("send", load.tap.name, ENDLESS, SIZE, HASTY):
-                for _ in range(2 if IN_THE_BOX else 5):
+                for _ in range(2 if IN_TEST_VM else 5):
                     wait_for_frames(vm, 100)
                     load.tap.down()
                     load.tap.up()

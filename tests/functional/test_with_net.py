@@ -59,7 +59,7 @@ def test_a_user_who_may_not_open_it_is_told_the_mode() -> None:
 def test_make_run_asks_before_it_builds() -> None:
     done = in_own_mounts("mount -t tmpfs none /dev/net", "make", "run", "VENV=/nonexistent/venv")
     assert done.returncode == 2
-    assert "/dev/net/tun" in done.stderr and "TENDER_KVM=box make run" in done.stderr
+    assert "/dev/net/tun" in done.stderr and "TENDER_KVM=kvmbox make run" in done.stderr
     assert "setup" not in done.stdout, "nothing was begun"
 
 

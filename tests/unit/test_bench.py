@@ -310,9 +310,9 @@ def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_clock_that_counts_instructions_is_recognised() -> None:
-    box = {"model name": "QEMU TCG CPU version 2.5+", "cpu MHz": "999.993"}
-    assert facts.counts_instructions(box)
-    assert not facts.counts_instructions({**box, "cpu MHz": "2494.1"})
+    emulated = {"model name": "QEMU TCG CPU version 2.5+", "cpu MHz": "999.993"}
+    assert facts.counts_instructions(emulated)
+    assert not facts.counts_instructions({**emulated, "cpu MHz": "2494.1"})
     assert not facts.counts_instructions({"model name": "Some Xeon", "cpu MHz": "1000.0"})
 
 
@@ -1002,12 +1002,12 @@ def test_a_goal_is_met_missed_or_says_why_not() -> None:
 
 
 def test_every_goal_has_a_row_whatever_could_be_measured() -> None:
-    rows = goals.rows_of({}, {"kvm boot": "the box failed"}, peers=False)
+    rows = goals.rows_of({}, {"kvm boot": "the test VM failed"}, peers=False)
     assert [row.goal for row in rows] == list(goals.GOALS)
     by_text = {row.goal.text: row.verdict for row in rows}
-    assert by_text["boot, library, KVM / the least a C program needs"] == "not measured: the box failed"
+    assert by_text["boot, library, KVM / the least a C program needs"] == "not measured: the test VM failed"
     assert all(verdict.startswith("not measured: ") for verdict in by_text.values())
-    text = goals.table(rows, facts.host_facts(), "box")
+    text = goals.table(rows, facts.host_facts(), "kvmbox")
     assert f"0 met, 0 missed, {len(rows)} not measured" in text
 
 
@@ -1021,7 +1021,7 @@ def test_a_goal_is_judged_by_its_measurement() -> None:
     assert rows["boot, library, KVM / the least a C program needs"].verdict == "missed"
 
 
-@pytest.mark.parametrize("where", ["box", "host", "none"])
+@pytest.mark.parametrize("where", ["kvmbox", "host", "none"])
 @pytest.mark.parametrize("solo5", [None, Path("/opt/solo5")])
 @pytest.mark.parametrize("more", [True, False])
 def test_every_command_of_the_plan_is_one_that_its_benchmark_reads(
@@ -1045,7 +1045,7 @@ _ALONE = (
 
 
 def test_a_goal_that_is_not_measured_here_names_what_would_measure_it() -> None:
-    plan = goal_plan.Plan(Path("/checkout"), Path("/opt/solo5"), "box")
+    plan = goal_plan.Plan(Path("/checkout"), Path("/opt/solo5"), "kvmbox")
     for row in goals.rows_of({}, plan.absent, peers=True):
         if row.goal.measurement in plan.absent:
             assert "python bench" in row.verdict or "TENDER_BENCH_" in row.verdict

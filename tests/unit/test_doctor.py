@@ -99,7 +99,7 @@ def test_no_device_but_an_able_processor_wants_its_module(flag: str, module: str
     assert "--device /dev/kvm" in found("/dev/kvm", **changes, container=True).cure
 
 
-def test_no_device_in_a_virtual_machine_names_nesting_and_the_box() -> None:
+def test_no_device_in_a_virtual_machine_names_nesting_and_the_test_vm() -> None:
     changes = {"kvm": NO_KVM, "cpu_flags": frozenset({"hypervisor"})}
     assert "nested virtualisation" in found("processor", **changes).cure
     assert "kvmbox" in found("/dev/kvm", **changes).cure

@@ -19,7 +19,7 @@ sys.path.insert(0, str(TOOL))
 from kvmbox_lib import bochs, cli, disc, initramfs, kernel, machine, tsc  # noqa: E402
 from kvmbox_lib.cache import KEPT, Cache  # noqa: E402
 from kvmbox_lib.channel import FRAME_MAX, HEADER, Decoder, Kind, encode, fields  # noqa: E402
-from kvmbox_lib.errors import BoxError, Interrupted  # noqa: E402
+from kvmbox_lib.errors import Interrupted, KvmboxError  # noqa: E402
 from kvmbox_lib.signals import Signals  # noqa: E402
 from kvmbox_lib.snapshot import copy_sparse  # noqa: E402
 
@@ -116,7 +116,7 @@ def test_a_kernel_may_be_more_than_one_package() -> None:
 
 
 def test_module_that_is_not_there_is_named(kernel_root: Path) -> None:
-    with pytest.raises(BoxError, match=r"6\.0-test has no module virtiofs"):
+    with pytest.raises(KvmboxError, match=r"6\.0-test has no module virtiofs"):
         kernel.Kernel(kernel_root).modules(["virtiofs"])
 
 
@@ -136,7 +136,7 @@ def test_signature_is_cut_and_btf_is_hidden() -> None:
 
 
 def test_directory_without_modules_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BoxError, match="no unpacked kernel package"):
+    with pytest.raises(KvmboxError, match="no unpacked kernel package"):
         kernel.Kernel(tmp_path)
 
 
@@ -160,12 +160,12 @@ def test_elf_kernel_is_found_in_the_image(payload: bytes) -> None:
 
 
 def test_unknown_compression_is_told_by_its_first_bytes() -> None:
-    with pytest.raises(BoxError, match=r"unknown way .*425a6839"):
+    with pytest.raises(KvmboxError, match=r"unknown way .*425a6839"):
         kernel.vmlinux(bz_image(b"BZh9" + b"x" * 40))
 
 
 def test_what_is_no_kernel_image_is_refused() -> None:
-    with pytest.raises(BoxError, match="no bzImage"):
+    with pytest.raises(KvmboxError, match="no bzImage"):
         kernel.vmlinux(bytes(4096))
 
 
@@ -190,31 +190,31 @@ def test_broken_frame_is_refused(header: bytes) -> None:
     decoder = Decoder()
     decoder.feed(header)
 
-    with pytest.raises(BoxError, match="broken frame"):
+    with pytest.raises(KvmboxError, match="broken frame"):
         decoder.take()
 
 
 def test_frame_beyond_the_limit_is_not_sent() -> None:
-    with pytest.raises(BoxError, match=str(FRAME_MAX)):
+    with pytest.raises(KvmboxError, match=str(FRAME_MAX)):
         encode(Kind.JOB, bytes(FRAME_MAX + 1))
 
 
-def test_a_box_whose_kernel_panics_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_test_vm_whose_kernel_panics_is_not_waited_for(tmp_path: Path) -> None:
     shape = bochs.BochsShape("intel", 512, ept=True)
     assert "earlyprintk=serial" in shape.kernel_arguments(), "an early panic is on the console"
     with (
-        pytest.raises(BoxError, match="the box's kernel panicked") as caught,
-        bochs.BochsMachine(shape, tmp_path) as box,
+        pytest.raises(KvmboxError, match="the test VM's kernel panicked") as caught,
+        bochs.BochsMachine(shape, tmp_path) as vm,
     ):
         (tmp_path / "console").write_bytes(b"[    0.000000] Linux version\n")
-        assert box._panic() == ""
+        assert vm._panic() == ""
         (tmp_path / "console").write_bytes(b"\nPANIC: early exception 0x00 IP 10:ffffffff839d3388\n")
-        box.await_boot()
+        vm.await_boot()
     assert "early exception 0x00" in "".join(caught.value.__notes__)
 
 
 def test_field_with_nul_is_refused() -> None:
-    with pytest.raises(BoxError, match="NUL"):
+    with pytest.raises(KvmboxError, match="NUL"):
         fields([b"fine", b"not\0fine"])
 
 
@@ -244,9 +244,9 @@ def test_entry_is_made_once(tmp_path: Path) -> None:
 def test_entry_whose_maker_fails_is_not_there(tmp_path: Path) -> None:
     def fail(place: Path) -> None:
         (place / "file").write_text("half")
-        raise BoxError("no")
+        raise KvmboxError("no")
 
-    with pytest.raises(BoxError, match="no"):
+    with pytest.raises(KvmboxError, match="no"):
         Cache(tmp_path).entry("boot-1", fail)
 
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
@@ -337,13 +337,13 @@ def test_the_kernel_is_told_how_fast_its_clocks_counter_runs(tmp_path: Path) -> 
 
 
 def test_the_counters_frequency_is_measured_alike_each_time() -> None:
-    """Each time the same, or a saved box would not be found again."""
+    """Each time the same, or a saved VM would not be found again."""
     measured = {tsc.frequency_mhz() for _ in range(3)}
     assert max(measured) - min(measured) <= tsc.STEP_MHZ
     assert 500 <= min(measured) <= max(measured) <= 8000
 
 
-def test_counting_box_counts_instructions(tmp_path: Path) -> None:
+def test_counting_test_vm_counts_instructions(tmp_path: Path) -> None:
     line = qemu_line(tmp_path, icount=True)
 
     assert "-icount shift=0,sleep=off" in line
@@ -380,7 +380,7 @@ def test_virtiofsd_gets_its_own_options_wherever_it_is(
 def test_no_virtiofsd_at_all_is_told_with_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "VIRTIOFSDS", ("/none/none",))
 
-    with pytest.raises(BoxError, match=r"apt-get install virtiofsd \(Debian 12: qemu-system-common\)"):
+    with pytest.raises(KvmboxError, match=r"apt-get install virtiofsd \(Debian 12: qemu-system-common\)"):
         machine.virtiofsd_command(7)
 
 
@@ -396,15 +396,15 @@ def test_no_virtiofsd_at_all_is_told_with_its_packages(monkeypatch: pytest.Monke
         (["--cpu", "intel"], 1),
     ],
 )
-def test_box_has_two_processors_where_nothing_asks_for_one(words: list[str], cpus: int) -> None:
+def test_test_vm_has_two_processors_where_nothing_asks_for_one(words: list[str], cpus: int) -> None:
     assert cli._parse(["run", *words, "--", "true"]).smp == cpus
 
 
-# ---------------------------------------------------------------- the Intel box
+# ---------------------------------------------------------------- the Intel test VM
 
 
 @pytest.mark.parametrize("ept", [True, False])
-def test_intel_box_is_told_its_channel_its_disc_and_how_to_page(tmp_path: Path, ept: bool) -> None:
+def test_intel_test_vm_is_told_its_channel_its_disc_and_how_to_page(tmp_path: Path, ept: bool) -> None:
     shape = bochs.BochsShape(cpu="intel", mem_mib=512, ept=ept)
     source = (TOOL / "init.c").read_text()
 
@@ -434,7 +434,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
 
-    with pytest.raises(BoxError, match="too many symbolic links"):
+    with pytest.raises(KvmboxError, match="too many symbolic links"):
         disc.with_links(tmp_path / "a")
 
 
@@ -454,7 +454,7 @@ def test_disc_has_a_programs_libraries_and_where_links_out_of_a_directory_lead(t
 
 
 def test_what_a_disc_needs_and_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BoxError, match=f"{tmp_path}/none: not there"):
+    with pytest.raises(KvmboxError, match=f"{tmp_path}/none: not there"):
         disc.contents([tmp_path / "none"])
 
 
@@ -472,13 +472,13 @@ def test_programs_of_what_is_left_out_bring_no_libraries(tmp_path: Path) -> None
     assert without == [tmp_path / "dir"]
 
 
-def test_missing_programs_of_the_intel_box_are_told_in_one_message(
+def test_missing_programs_of_the_intel_test_vm_are_told_in_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(bochs, "FILES", {tmp_path / "bios": "bochsbios", tmp_path / "vga": "vgabios"})
 
-    with pytest.raises(BoxError) as refused:
+    with pytest.raises(KvmboxError) as refused:
         bochs.require_programs()
 
     assert str(refused.value) == (
@@ -507,12 +507,15 @@ def test_missing_programs_are_told_as_packages_in_one_message(tmp_path: Path) ->
         (["run"], "no command: kvmbox run [options] -- CMD..."),
         (["run", "true"], "unrecognized arguments: true"),
         (["run", "--no-such-option", "--", "true"], "unrecognized arguments: --no-such-option"),
-        (["run", "--mem", "20", "--", "true"], "--mem 20: the box does not boot with less than 256 MiB"),
-        (["run", "--smp", "0", "--", "true"], "--smp 0: the box has at least one CPU"),
+        (["run", "--mem", "20", "--", "true"], "--mem 20: the test VM does not boot with less than 256 MiB"),
+        (["run", "--smp", "0", "--", "true"], "--smp 0: the test VM has at least one CPU"),
         (["run", "--cpu", "via", "--", "true"], "invalid choice: 'via'"),
-        (["run", "--cpu", "intel", "--smp", "2", "--", "true"], "--smp 2: the Intel box has one CPU"),
-        (["run", "--cpu", "intel", "--icount", "--", "true"], "--icount: the Intel box has no such thing"),
-        (["run", "--cpu", "intel", "--rw", "/", "--", "true"], "--rw: the Intel box has no such thing"),
+        (["run", "--cpu", "intel", "--smp", "2", "--", "true"], "--smp 2: the Intel test VM has one CPU"),
+        (
+            ["run", "--cpu", "intel", "--icount", "--", "true"],
+            "--icount: the Intel test VM has no such thing",
+        ),
+        (["run", "--cpu", "intel", "--rw", "/", "--", "true"], "--rw: the Intel test VM has no such thing"),
         (["run", "--with", "/etc", "--", "true"], "--with: only with --cpu intel"),
         (["run", "--without", "/etc", "--", "true"], "--without: only with --cpu intel"),
         (["run", "--ept", "0", "--", "true"], "--ept 0: only with --cpu intel"),

@@ -1,11 +1,11 @@
 /*
- * PID 1 of the box: loads the modules, opens the one channel to the host, makes the host's / the
- * box's own root, runs one command and relays its output. Static, no libc state kept across steps.
+ * PID 1 of the test VM: loads the modules, opens the one channel to the host, makes the host's / the
+ * VM's own root, runs one command and relays its output. Static, no libc state kept across steps.
  * The host's side is kvmbox_lib/; the frames below are those of kvmbox_lib/channel.py.
  *
  *   frame:  u8 kind | u32 length, little endian | payload
  *
- *   to the box                                       from the box
+ *   to the test VM                                   from the test VM
  *   'S' setup   time_ns seed_hex rw_path...          'R' ready   "kvm" or what is wrong; after boot, and
  *                                                                after setup
  *   'J' job     cwd argc argv... env...              'O' 'E'     stdout, stderr
@@ -15,7 +15,7 @@
  * Fields of 'S' and 'J' end with NUL each. The host sends no 'I' before the former one is
  * acknowledged, so a command that does not read its input blocks nobody.
  *
- * Rule: whatever fails before the command runs ends the box (die()); the host shows the console.
+ * Rule: whatever fails before the command runs ends the test VM (die()); the host shows the console.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -43,7 +43,7 @@
 
 #define CHUNK           65536u     /* of output in one frame */
 #define FRAME_MAX       (8u << 20) /* ARG_MAX is 2 MiB; more than that is a broken stream */
-#define DEVICE_WAIT_MS  60000      /* for a device to appear; box time, which --icount lets leap when idle */
+#define DEVICE_WAIT_MS  60000      /* for a device; in the VM's time, which leaps under --icount when idle */
 #define HANG_UP_WAIT_MS 10000      /* a port reads as empty for a moment before the host's end is announced */
 
 static int channel = -1;
@@ -139,7 +139,7 @@ static struct frame frame_receive(void)
     return f;
 }
 
-/* A serial port, raw: in a box without virtio the kernel's command line names one. */
+/* A serial port, raw: in a VM without virtio the kernel's command line names one. */
 static int serial_open(const char *name)
 {
     char path[64];
@@ -237,7 +237,7 @@ static void ready_send(void)
 
 /* ---------------------------------------------------------------- the root */
 
-/* A resumed box has the random state of its snapshot: every one of them would draw the same. */
+/* A resumed VM has the random state of its snapshot: every one of them would draw the same. */
 static void random_seed(const char *hex)
 {
     struct {
@@ -268,10 +268,10 @@ static void clock_set(const char *time_ns)
 
 static void host_mount(void)
 {
-    const char *disc = getenv("KVMBOX_DISC"); /* in a box without virtio: a picture of the host's files */
+    const char *disc = getenv("KVMBOX_DISC"); /* in a VM without virtio: a picture of the host's files */
     const char *device = disc ? disc : "host", *type = disc ? "iso9660" : "virtiofs";
     mkdir("/host", 0755);
-    /* The device is plugged in as the box is resumed: it may still be on its way. */
+    /* The device is plugged in as the test VM is resumed: it may still be on its way. */
     for (int ms = 0; mount(device, "/host", type, disc ? MS_RDONLY : 0, NULL) < 0; ms += 5) {
         if (ms == DEVICE_WAIT_MS)
             die("mount", "the host's /");
@@ -297,7 +297,7 @@ static void devices_make(void)
             die("link", links[i][1]);
 }
 
-/* The host's / below, a tmpfs above: what CMD writes outside the bound paths ends with the box. */
+/* The host's / below, a tmpfs above: what CMD writes outside the bound paths ends with the test VM. */
 static void root_build(void)
 {
     host_mount();

@@ -1,10 +1,10 @@
-"""The Intel box as a process: Bochs, whose processor has VMX with EPT, so that Debian's kvm_intel loads.
+"""The Intel test VM as a process: Bochs, whose processor has VMX with EPT, so that Debian's kvm_intel loads.
 
     kvmbox ──pty── COM2: the frames of channel.py ──┐
            ──file─ COM1: console, on failure only ──┤ Bochs ── CD-ROM: disc.py's
            ──pty── its words and its screen, two ───┘
 
-It has one processor, no virtio and some 70 million instructions a second. Bochs' exit status says nothing: a box
+It has one processor, no virtio and some 70 million instructions a second. Bochs' exit status says nothing: a VM
 ends by the frame with the command's status, and Bochs is then killed.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from . import disc
 from .channel import Channel, Kind, fields
-from .errors import BoxError
+from .errors import KvmboxError
 from .machine import LOG_SHOWN, die_with_parent
 
 BOOT_LIMIT_S = 900.0  # a minute when idle; other loads on the machine stretch it
@@ -42,7 +42,7 @@ FILES = {
 }
 PANIC = re.compile(rb"PANIC: |Kernel panic")
 SCREEN = re.compile(rb'screen "(/dev/pts/\d+)"')
-# What Linux in the box takes for the time: instructions by this number are a second.
+# What Linux in the test VM takes for the time: instructions by this number are a second.
 IPS = 100_000_000
 
 KERNEL_ARGUMENTS = " ".join(
@@ -57,7 +57,7 @@ KERNEL_ARGUMENTS = " ".join(
 
 @dataclass(frozen=True)
 class BochsShape:
-    """What makes one Intel box unlike another."""
+    """What makes one Intel test VM unlike another."""
 
     cpu: str
     mem_mib: int
@@ -69,7 +69,7 @@ class BochsShape:
 
 
 def configuration(shape: BochsShape, image: Path, place: Path, channel: str) -> str:
-    """Bochs' configuration file; it and the disc decide what the box is."""
+    """Bochs' configuration file; it and the disc decide what the test VM is."""
     return f"""\
 config_interface: textconfig
 display_library: term
@@ -90,13 +90,13 @@ error: action=report
 
 
 def require_programs() -> None:
-    """Raises BoxError that names all packages to install."""
+    """Raises KvmboxError that names all packages to install."""
     missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
     missing += [package for path, package in FILES.items() if not path.exists()]
     if missing:
-        raise BoxError(f"programs are missing: apt-get install {' '.join(dict.fromkeys(missing))}")
+        raise KvmboxError(f"programs are missing: apt-get install {' '.join(dict.fromkeys(missing))}")
     if os.geteuid() != 0:
-        raise BoxError("only root can copy all files that a command may need: run it as root")
+        raise KvmboxError("only root can copy all files that a command may need: run it as root")
 
 
 class Terminal:
@@ -139,7 +139,7 @@ def _drain(fd: int) -> None:
 
 
 class BochsMachine:
-    """One Intel box; leaving it as a context ends it and all that belongs to it."""
+    """One Intel test VM; leaving it as a context ends it and all that belongs to it."""
 
     def __init__(self, shape: BochsShape, place: Path) -> None:
         self._shape = shape
@@ -155,13 +155,13 @@ class BochsMachine:
         if self._process:
             self._process.kill()
             self._process.wait()
-        if isinstance(error, BoxError):
+        if isinstance(error, KvmboxError):
             error.add_note(self._diagnosis())
         self._screen.close()
         self._line.close()
 
     def start(self, image: Path) -> None:
-        """Start Bochs; the box boots from the disc `image`."""
+        """Start Bochs; the test VM boots from the disc `image`."""
         (self._place / "bochsrc").write_text(configuration(self._shape, image, self._place, self._line.name))
         (self._place / "commands").write_text(
             "c\n"
@@ -195,7 +195,7 @@ class BochsMachine:
                         threading.Thread(target=_drain, args=(drawn,), daemon=True).start()
 
     def await_boot(self) -> None:
-        """Until init.c has loaded KVM and the disc is the root; raises BoxError if that fails."""
+        """Until init.c has loaded KVM and the disc is the root; raises KvmboxError if that fails."""
         self.channel.expect_ready(BOOT_LIMIT_S, self._panic)
         values = [str(time.time_ns()), secrets.token_hex(32)]
         self.channel.send(Kind.SETUP, fields(os.fsencode(value) for value in values))
@@ -205,7 +205,7 @@ class BochsMachine:
         """A kernel that stands still, and for good, has said so: an early exception halts the processor."""
         console = self._place / "console"
         said = console.read_bytes() if console.exists() else b""
-        return "the box's kernel panicked" if PANIC.search(said) else ""
+        return "the test VM's kernel panicked" if PANIC.search(said) else ""
 
     def _diagnosis(self) -> str:
         shown = []

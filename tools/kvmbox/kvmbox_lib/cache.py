@@ -3,7 +3,7 @@
     CACHE/lock                   flock: exclusive to make or remove, shared to use
     CACHE/kernel-RELEASE/        an unpacked kernel package
     CACHE/boot-KEY/              vmlinux, initrd
-    CACHE/warm-KEY/              ram, state: a booted box
+    CACHE/warm-KEY/              ram, state: a booted VM
 
 Rule: an entry is a directory that appears complete, by one rename under the exclusive lock. A KEY
 covers all that the entry was made from, so an entry is never updated, only no longer used.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Protocol
 
-from .errors import BoxError
+from .errors import KvmboxError
 
 HEADER = struct.Struct("<cI")
 FRAME_MAX = 8 << 20  # as in init.c
@@ -25,25 +25,25 @@ class Kind(Enum):
     JOB = b"J"
     KILL = b"K"
     READY = b"R"
-    STDIN = b"I"  # to the box: data; from the box: the data was taken
+    STDIN = b"I"  # to the test VM: data; from the test VM: the data was taken
     STDOUT = b"O"
     STDERR = b"E"
     EXIT = b"X"
 
 
 def encode(kind: Kind, payload: bytes = b"") -> bytes:
-    """One frame; raises BoxError if it passes what init.c takes."""
+    """One frame; raises KvmboxError if it passes what init.c takes."""
     if len(payload) > FRAME_MAX:
-        raise BoxError(f"command and environment are {len(payload)} bytes; the most is {FRAME_MAX}")
+        raise KvmboxError(f"command and environment are {len(payload)} bytes; the most is {FRAME_MAX}")
     return HEADER.pack(kind.value, len(payload)) + payload
 
 
 def fields(values: Iterable[bytes]) -> bytes:
-    """Values, each ended with NUL; raises BoxError if one holds a NUL."""
+    """Values, each ended with NUL; raises KvmboxError if one holds a NUL."""
     payload = bytearray()
     for value in values:
         if b"\0" in value:
-            raise BoxError(f"a NUL byte in {value!r}")
+            raise KvmboxError(f"a NUL byte in {value!r}")
         payload += value + b"\0"
     return bytes(payload)
 
@@ -59,12 +59,12 @@ class Decoder:
         self._pending += data
 
     def take(self) -> tuple[Kind, bytes] | None:
-        """The next whole frame, or None; raises BoxError if the stream is no such thing."""
+        """The next whole frame, or None; raises KvmboxError if the stream is no such thing."""
         if len(self._pending) < HEADER.size:
             return None
         code, length = HEADER.unpack_from(self._pending)
         if length > FRAME_MAX or code not in {kind.value for kind in Kind}:
-            raise BoxError(f"the box sent a broken frame: kind {code!r}, {length} bytes")
+            raise KvmboxError(f"the test VM sent a broken frame: kind {code!r}, {length} bytes")
         end = HEADER.size + length
         if len(self._pending) < end:
             return None
@@ -93,27 +93,27 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
-        """Send one frame; raises BoxError if the box is gone."""
+        """Send one frame; raises KvmboxError if the test VM is gone."""
         try:
             self._socket.sendall(encode(kind, payload))
         except OSError as error:
-            raise BoxError("the box went away") from error
+            raise KvmboxError("the test VM went away") from error
 
     def take(self) -> tuple[Kind, bytes] | None:
         """A frame that has come whole, or None."""
         return self._decoder.take()
 
     def read(self) -> None:
-        """Take in what has come; raises BoxError if the box is gone."""
+        """Take in what has come; raises KvmboxError if the test VM is gone."""
         data = self._socket.recv(1 << 18)
         if not data:
-            raise BoxError("the box went away")
+            raise KvmboxError("the test VM went away")
         self._decoder.feed(data)
 
     def expect_ready(self, limit_s: float, failed: Callable[[], str] = lambda: "") -> None:
-        """Wait until the box says it is ready; raises BoxError if it does not, or has no /dev/kvm.
+        """Wait until the test VM says it is ready; raises KvmboxError if it does not, or has no /dev/kvm.
 
-        failed: asked now and then; why the box never will be, or nothing
+        failed: asked now and then; why the test VM never will be, or nothing
         """
         deadline = time.monotonic() + limit_s
         while (frame := self.take()) is None:
@@ -121,8 +121,8 @@ class Channel:
             if select.select([self], [], [], min(left_s, LOOK_S))[0]:
                 self.read()
             elif why := failed():
-                raise BoxError(why)
+                raise KvmboxError(why)
             elif not left_s:
-                raise BoxError(f"the box was not ready within {limit_s:.0f} s")
+                raise KvmboxError(f"the test VM was not ready within {limit_s:.0f} s")
         if frame != (Kind.READY, b"kvm"):
-            raise BoxError(f"the box has no /dev/kvm: {frame[1].decode(errors='replace')}")
+            raise KvmboxError(f"the test VM has no /dev/kvm: {frame[1].decode(errors='replace')}")

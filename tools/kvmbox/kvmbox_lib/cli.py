@@ -1,4 +1,4 @@
-"""The commands of kvmbox, and the way from an idle machine to a box that is ready for one command."""
+"""The commands of kvmbox, and the way from an idle machine to a VM that is ready for one command."""
 
 import argparse
 import hashlib
@@ -16,7 +16,7 @@ from . import bochs, disc, tsc
 from . import kernel as kernels
 from .cache import Cache
 from .channel import Channel
-from .errors import BoxError, Interrupted, say
+from .errors import Interrupted, KvmboxError, say
 from .initramfs import INIT_SOURCE, INTEL_MODULES, MODULES, compile_init, initramfs
 from .job import Job
 from .kernel import Kernel
@@ -33,7 +33,7 @@ DESCRIPTION = """\
 Run a command on a real /dev/kvm, on a machine that has none.
 
     kvmbox fetch [PACKAGE]           fetch a kernel through apt; run does it by itself if there is none
-    kvmbox run [options] -- CMD...   run CMD in the box; output and exit status are CMD's own
+    kvmbox run [options] -- CMD...   run CMD in the test VM; output and exit status are CMD's own
 """
 
 STATUS = """\
@@ -49,12 +49,12 @@ def main(arguments: list[str]) -> int:
             sys.stdout.write(f"{kernels.fetch(Cache.default(), options.package)}\n")
             return 0
         return run(options)
-    except BoxError as error:
+    except KvmboxError as error:
         say("\n".join([str(error), *getattr(error, "__notes__", [])]))
         return FAILED
     except Interrupted as error:
         if error.status == TIMED_OUT:
-            say("the time limit is over, and so is the box")
+            say("the time limit is over, and so is the test VM")
         return error.status
     except BrokenPipeError:
         return BROKEN_PIPE
@@ -72,38 +72,40 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     options.command = arguments[at + 1 :]
     if options.verb == "run":
         if not options.command:
-            raise BoxError("no command: kvmbox run [options] -- CMD...")
+            raise KvmboxError("no command: kvmbox run [options] -- CMD...")
         if options.mem < MEM_MIN_MIB:
-            raise BoxError(f"--mem {options.mem}: the box does not boot with less than {MEM_MIN_MIB} MiB")
+            raise KvmboxError(
+                f"--mem {options.mem}: the test VM does not boot with less than {MEM_MIN_MIB} MiB"
+            )
         _fit_to_cpu(options)
     return options
 
 
 def _fit_to_cpu(options: argparse.Namespace) -> None:
-    """Raises BoxError for options that the other processor's box has; sets the number of CPUs."""
+    """Raises KvmboxError for options that the other processor's VM has; sets the number of CPUs."""
     intel = options.cpu == "intel"
     if options.smp is None:
         options.smp = 1 if intel or options.icount else CPUS
     if options.smp < 1:
-        raise BoxError(f"--smp {options.smp}: the box has at least one CPU")
+        raise KvmboxError(f"--smp {options.smp}: the test VM has at least one CPU")
     if intel and options.smp != 1:
-        raise BoxError(f"--smp {options.smp}: the Intel box has one CPU")
+        raise KvmboxError(f"--smp {options.smp}: the Intel test VM has one CPU")
     if intel and (options.icount or options.rw):
-        raise BoxError(f"{'--icount' if options.icount else '--rw'}: the Intel box has no such thing")
+        raise KvmboxError(f"{'--icount' if options.icount else '--rw'}: the Intel test VM has no such thing")
     for option, given in (
         ("--with", options.files),
         ("--without", options.without),
         ("--ept 0", not options.ept),
     ):
         if given and not intel:
-            raise BoxError(f"{option}: only with --cpu intel")
+            raise KvmboxError(f"{option}: only with --cpu intel")
 
 
 class _Parser(argparse.ArgumentParser):
     """One whose refusals have kvmbox's own status: 2 could be CMD's."""
 
     def error(self, message: str) -> NoReturn:
-        raise BoxError(f"{message} (see {self.prog} --help)")
+        raise KvmboxError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,13 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     fetch = verbs.add_parser("fetch", help="fetch a kernel")
     fetch.add_argument("package", nargs="?", help=f"default: {kernels.DEFAULT_PACKAGES[0]}")
     usage = "kvmbox run [options] -- CMD..."
-    add = verbs.add_parser("run", help="run a command in the box", usage=usage).add_argument
+    add = verbs.add_parser("run", help="run a command in the test VM", usage=usage).add_argument
     add("--rw", action="append", metavar="PATH", help="CMD may write here too; repeatable")
     add("--stdin", action="store_true", help="CMD reads kvmbox's stdin; otherwise its stdin is empty")
     add("--timeout", type=float, metavar="SECONDS", help="end it all after this time, status 124")
     add("--idle-timeout", type=float, metavar="SECONDS", help="the same, after this time without output")
-    add("--mem", type=int, default=2048, metavar="MIB", help="the box's memory (2048)")
-    smp = f"the box's CPUs, taking turns on one thread ({CPUS}; with --icount and --cpu intel 1)"
+    add("--mem", type=int, default=2048, metavar="MIB", help="the test VM's memory (2048)")
+    smp = f"the test VM's CPUs, taking turns on one thread ({CPUS}; with --icount and --cpu intel 1)"
     add("--smp", type=int, metavar="N", help=smp)
     add(
         "--cpu",
@@ -157,13 +159,13 @@ class Stopwatch:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run options.command in a box; raises BoxError if there is none to be had."""
+    """Run options.command in a VM; raises KvmboxError if there is none to be had."""
     stopwatch = Stopwatch()
     with ExitStack() as ending:
         signals = ending.enter_context(Signals(options.timeout))
-        open_box = _intel_box if options.cpu == "intel" else _amd_box
-        channel = ending.enter_context(open_box(options, stopwatch))
-        stopwatch.mark("box")
+        open_vm = _intel_vm if options.cpu == "intel" else _amd_vm
+        channel = ending.enter_context(open_vm(options, stopwatch))
+        stopwatch.mark("vm")
         try:
             job = Job(channel, signals, 0 if options.stdin else None, options.idle_timeout)
             environment = {**os.environb, b"KVMBOX": options.cpu.encode()}
@@ -177,8 +179,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _amd_box(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
-    """The way to QEMU's box: the channel to one that is ready for a command."""
+def _amd_vm(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
+    """The way to QEMU's VM: the channel to one that is ready for a command."""
     tsc_mhz = 1000 if options.icount else tsc.frequency_mhz()  # a tick each nanosecond
     shape = Shape(options.qemu, options.mem, options.smp, options.icount, tsc_mhz)
     require_programs(shape)
@@ -187,13 +189,13 @@ def _amd_box(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Chan
     key, files = boot_files(cache, kernel, MODULES)
     stopwatch.mark("files")
     paths = shared_paths(options.rw or [])
-    with _ready_box(cache, shape, key, files, paths, cold=options.cold) as machine:
+    with _ready_vm(cache, shape, key, files, paths, cold=options.cold) as machine:
         yield machine.channel
 
 
 @contextmanager
-def _intel_box(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
-    """The way to Bochs' box."""
+def _intel_vm(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
+    """The way to Bochs' VM."""
     bochs.require_programs()
     cache = Cache.default()
     kernel = Kernel(options.kernel or kernels.newest(cache))
@@ -220,7 +222,7 @@ def _intel_box(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Ch
 
 
 def require_programs(shape: Shape) -> None:
-    """Raises BoxError that names all packages to install, not one at a time."""
+    """Raises KvmboxError that names all packages to install, not one at a time."""
     missing = []
     if not shutil.which(shape.qemu):
         missing.append("qemu-system-x86")
@@ -231,17 +233,17 @@ def require_programs(shape: Shape) -> None:
     if not shutil.which("zstd"):
         missing.append("zstd")
     if missing:
-        raise BoxError(f"programs are missing: apt-get install {' '.join(missing)}")
+        raise KvmboxError(f"programs are missing: apt-get install {' '.join(missing)}")
     if os.geteuid() != 0:
-        raise BoxError("only root can share the host's / with the box: run it as root")
+        raise KvmboxError("only root can share the host's / with the test VM: run it as root")
 
 
 def shared_paths(read_write: list[str]) -> list[str]:
-    """The paths CMD may write to: the cwd first; raises BoxError for one that is not there."""
+    """The paths CMD may write to: the cwd first; raises KvmboxError for one that is not there."""
     paths = [os.getcwd()] if os.getcwd() != "/" else []
     for path in map(os.path.realpath, read_write):
         if not os.path.exists(path):
-            raise BoxError(f"--rw {path}: not there")
+            raise KvmboxError(f"--rw {path}: not there")
         paths.append(path)
     return paths
 
@@ -276,17 +278,17 @@ def boot_files(cache: Cache, kernel: Kernel, modules: list[str]) -> tuple[str, B
 
 
 @contextmanager
-def _ready_box(
+def _ready_vm(
     cache: Cache, shape: Shape, boot_key: str, files: BootFiles, paths: list[str], *, cold: bool
 ) -> Iterator[Machine]:
-    """A box with its root in place: resumed, or booted if that does not work out."""
+    """A VM with its root in place: resumed, or booted if that does not work out."""
     machine = None
     if not cold:
         name = "warm-" + _key(boot_key, shape, _identity(shape.qemu_path()), _sources("machine.py"))
         try:
             place = cache.entry(name, lambda place: save(shape, files, place))
-            machine = _started(Machine(shape, files), cache, paths, lambda box: resume(box, place))
-        except (BoxError, OSError) as error:
+            machine = _started(Machine(shape, files), cache, paths, lambda vm: resume(vm, place))
+        except (KvmboxError, OSError) as error:
             say(f"no snapshot to resume ({error}); booting instead")
             cache.remove(name)
     if machine is None:

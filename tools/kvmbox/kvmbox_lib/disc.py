@@ -1,4 +1,4 @@
-"""The disc of an Intel box: kernel and initramfs to boot from, and a picture of the files that the command needs.
+"""The disc of an Intel test VM: kernel and initramfs to boot from, and a picture of the files that the command needs.
 
 Bochs has no virtio, so the host's / cannot be shared: what is named is copied, at its own path, with the symbolic
 links that lead there and the libraries its programs are linked with. The disc is made for each run (a second or two),
@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .errors import BoxError
+from .errors import KvmboxError
 
 BOOT_DIRECTORY = "isolinux"  # where the boot loader of that name looks
 ISOLINUX = (Path("/usr/lib/ISOLINUX/isolinux.bin"), Path("/usr/lib/syslinux/modules/bios/ldlinux.c32"))
@@ -33,7 +33,7 @@ def with_links(path: Path) -> list[Path]:
             return [*found, path]
         found.append(link)
         path = link.parent / os.readlink(link) / path.relative_to(link)
-    raise BoxError(f"{path}: too many symbolic links")
+    raise KvmboxError(f"{path}: too many symbolic links")
 
 
 def _files_below(path: Path, without: set[Path]) -> Iterator[Path]:
@@ -76,7 +76,7 @@ def contents(wanted: Iterable[Path], without: Iterable[Path] = ()) -> list[Path]
     left_out = set(without)
     for path in wanted:
         if not path.exists():
-            raise BoxError(f"{path}: not there, so the box cannot have it")
+            raise KvmboxError(f"{path}: not there, so the test VM cannot have it")
         roots.update(chain := with_links(path))
         below = list(_files_below(chain[-1], left_out))
         for link in below:
@@ -95,7 +95,7 @@ def contents(wanted: Iterable[Path], without: Iterable[Path] = ()) -> list[Path]
 def write_disc(
     out: Path, kernel: Path, initrd: Path, arguments: str, files: Iterable[Path], without: Iterable[Path] = ()
 ) -> None:
-    """Write the disc; raises BoxError with xorriso's words."""
+    """Write the disc; raises KvmboxError with xorriso's words."""
     place = out.parent
     (place / "isolinux.cfg").write_text(
         f"DEFAULT linux\nPROMPT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND {arguments}\n"
@@ -120,7 +120,7 @@ def write_disc(
         command += ["-m", name]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BoxError(f"could not write the box's disc:\n{done.stderr.strip()[-2000:]}")
+        raise KvmboxError(f"could not write the test VM's disc:\n{done.stderr.strip()[-2000:]}")
 
 
 def _escaped(path: Path) -> str:

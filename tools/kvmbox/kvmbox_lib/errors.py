@@ -3,8 +3,8 @@
 import sys
 
 
-class BoxError(Exception):
-    """The box could not be made, or went away: the message says what to do about it."""
+class KvmboxError(Exception):
+    """The test VM could not be made, or went away: the message says what to do about it."""
 
 
 class Interrupted(Exception):

@@ -1,4 +1,4 @@
-"""The box's initramfs: init.c, linked statically, and the modules it loads, as an uncompressed cpio.
+"""The test VM's initramfs: init.c, linked statically, and the modules it loads, as an uncompressed cpio.
 
 /init, /dev, /modules/order (names, one a line, in the order to load them), /modules/NAME.ko
 """
@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BoxError
+from .errors import KvmboxError
 from .kernel import Kernel
 
 INIT_SOURCE = Path(__file__).resolve().parent.parent / "init.c"
@@ -47,15 +47,15 @@ def cpio(entries: list[Entry]) -> bytes:
 
 
 def compile_init(out: Path) -> None:
-    """Compile init.c; raises BoxError with the compiler's words."""
+    """Compile init.c; raises KvmboxError with the compiler's words."""
     if not shutil.which("cc"):
-        raise BoxError("cc is missing: apt-get install gcc libc6-dev")
+        raise KvmboxError("cc is missing: apt-get install gcc libc6-dev")
     command = ["cc", "-std=c11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-o", str(out), str(INIT_SOURCE)]
     # A compiler that is killed leaves its files behind: there they go with the unfinished entry.
     environment = {**os.environ, "TMPDIR": str(out.parent)}
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise BoxError(f"could not compile {INIT_SOURCE} (apt-get install gcc libc6-dev?):\n{done.stderr}")
+        raise KvmboxError(f"could not compile {INIT_SOURCE} (apt-get install gcc libc6-dev?):\n{done.stderr}")
 
 
 def initramfs(kernel: Kernel, names: list[str], init: bytes) -> bytes:

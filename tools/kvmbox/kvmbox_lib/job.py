@@ -1,4 +1,4 @@
-"""One command in the box: its streams, the signals to it, its end."""
+"""One command in the test VM: its streams, the signals to it, its end."""
 
 import os
 import select
@@ -8,10 +8,10 @@ import time
 from typing import Protocol
 
 from .channel import STDIN_CHUNK, Channel, Kind, fields
-from .errors import BoxError, Interrupted, say
+from .errors import Interrupted, KvmboxError, say
 from .signals import TIMED_OUT, Signals, status_of
 
-GRACE_S = 10.0  # from the signal that should end the command to the end of the box
+GRACE_S = 10.0  # from the signal that should end the command to the end of the test VM
 WRITE_MAX = select.PIPE_BUF  # what a pipe that polls writable takes without blocking
 
 
@@ -28,7 +28,7 @@ class Job:
         self._channel = channel
         self._signals = signals
         self._stdin = stdin
-        self._input_free = stdin is not None  # the box has taken what it was sent
+        self._input_free = stdin is not None  # the test VM has taken what it was sent
         self._idle_limit_s = idle_limit_s
         self._last_output = time.monotonic()
         self._ending: tuple[float, int] | None = None  # when to give up, and the status then
@@ -60,7 +60,7 @@ class Job:
         elif kind is Kind.STDERR:
             self._write(2, payload)
         else:
-            raise BoxError(f"the box sent {kind.name} while a command ran")
+            raise KvmboxError(f"the test VM sent {kind.name} while a command ran")
 
     def _relay(self) -> None:
         sources: list[_Selectable | int] = [self._channel]

@@ -1,7 +1,7 @@
-"""The box's kernel: a Debian package that is fetched and unpacked, never installed.
+"""The test VM's kernel: a Debian package that is fetched and unpacked, never installed.
 
 From it come the modules (dependencies first, read from the modules themselves, since depmod has not
-run in an unpacked package) and the uncompressed kernel: booted as PVH it spares the box 1.8 s of
+run in an unpacked package) and the uncompressed kernel: booted as PVH it spares the test VM 1.8 s of
 unpacking itself.
 """
 
@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 from .cache import Cache
-from .errors import BoxError, say
+from .errors import KvmboxError, say
 
 # Bookworm has 6.12 under the first name, later releases under the second.
 DEFAULT_PACKAGES = ("linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64")
@@ -30,11 +30,11 @@ PAYLOAD = 0x248  # u32 offset, u32 length
 
 
 def fetch(cache: Cache, package: str | None = None) -> Path:
-    """Fetch and unpack a kernel, or the default one; raises BoxError if apt does not know it."""
+    """Fetch and unpack a kernel, or the default one; raises KvmboxError if apt does not know it."""
     wanted = (package,) if package else DEFAULT_PACKAGES
     real = _resolve(wanted)
     if real is None:
-        raise BoxError(
+        raise KvmboxError(
             f"apt knows no package {' or '.join(wanted)}: is this Debian, amd64? "
             "Try `apt-get update`, or name one: kvmbox fetch linux-image-..."
         )
@@ -69,7 +69,7 @@ def _resolve_now(packages: tuple[str, ...]) -> str | None:
 
 def _apt(*command: str) -> str:
     if not shutil.which(command[0]):
-        raise BoxError(f"no {command[0]} here; give an unpacked kernel package with --kernel DIR")
+        raise KvmboxError(f"no {command[0]} here; give an unpacked kernel package with --kernel DIR")
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     return done.stdout
@@ -97,7 +97,7 @@ def _download(package: str, place: Path) -> None:
 def _call(command: list[str], where: Path, failure: str) -> None:
     done = subprocess.run(command, cwd=where, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        raise BoxError(f"{failure}: {done.stderr.strip()}")
+        raise KvmboxError(f"{failure}: {done.stderr.strip()}")
 
 
 class Kernel:
@@ -107,13 +107,13 @@ class Kernel:
         modules = next((d for d in (root / "lib/modules", root / "usr/lib/modules") if d.is_dir()), None)
         releases = sorted(path.name for path in modules.iterdir()) if modules else []
         if modules is None or not releases:
-            raise BoxError(f"{root}: no lib/modules/RELEASE in it, so it is no unpacked kernel package")
+            raise KvmboxError(f"{root}: no lib/modules/RELEASE in it, so it is no unpacked kernel package")
         self.release = release or releases[-1]
         self._modules = modules / self.release
         images = (root / "boot" / f"vmlinuz-{self.release}", self._modules / "vmlinuz")
         image = next((path for path in images if path.is_file()), None)
         if image is None:
-            raise BoxError(f"{images[0]}: not there; is {root} an unpacked kernel package?")
+            raise KvmboxError(f"{images[0]}: not there; is {root} an unpacked kernel package?")
         self.image = image
         self._files = {_module_name(path.name): path for path in self._modules.glob("kernel/**/*.ko*")}
         builtin = (self._modules / "modules.builtin").read_text().split()
@@ -139,7 +139,9 @@ class Kernel:
 
     def _load(self, name: str) -> bytes:
         if name not in self._files:
-            raise BoxError(f"kernel {self.release} has no module {name}; use a Debian kernel (kvmbox fetch)")
+            raise KvmboxError(
+                f"kernel {self.release} has no module {name}; use a Debian kernel (kvmbox fetch)"
+            )
         path = self._files[name]
         data = path.read_bytes()
         if path.suffix == ".xz":
@@ -162,7 +164,7 @@ def module_depends(module: bytes) -> list[str]:
 
 
 def trimmed(module: bytes) -> bytes:
-    """The module without what costs time to check in the box: its signature and its BTF.
+    """The module without what costs time to check in the test VM: its signature and its BTF.
 
     Unsigned only taints. The BTF section is renamed, not cut, so no offset moves.
     """
@@ -174,9 +176,9 @@ def trimmed(module: bytes) -> bytes:
 
 
 def vmlinux(image: bytes) -> bytes:
-    """The ELF kernel inside a bzImage; raises BoxError if it is none, or packed in an unknown way."""
+    """The ELF kernel inside a bzImage; raises KvmboxError if it is none, or packed in an unknown way."""
     if image[HEADER_MAGIC : HEADER_MAGIC + 4] != b"HdrS":
-        raise BoxError("the kernel image is no bzImage")
+        raise KvmboxError("the kernel image is no bzImage")
     setup_sectors = image[SETUP_SECTS] or 4
     offset, length = struct.unpack_from("<II", image, PAYLOAD)
     start = (setup_sectors + 1) * 512 + offset
@@ -193,15 +195,15 @@ def _unpacked(payload: bytes) -> bytes:
         return gzip.decompress(payload)
     if payload.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(payload)
-    raise BoxError(f"the kernel is compressed in an unknown way (it starts {payload[:6].hex()})")
+    raise KvmboxError(f"the kernel is compressed in an unknown way (it starts {payload[:6].hex()})")
 
 
 def unpack_with(program: str, data: bytes) -> bytes:
-    """Unpack by `program -dc`; raises BoxError if it is missing or fails."""
+    """Unpack by `program -dc`; raises KvmboxError if it is missing or fails."""
     if not shutil.which(program):
-        raise BoxError(f"{program} is missing: apt-get install {program}")
+        raise KvmboxError(f"{program} is missing: apt-get install {program}")
     done = subprocess.run([program, "-dcq"], input=data, capture_output=True)
     # lz4 of the kernel is the legacy format, whose end it takes for an error.
     if not done.stdout:
-        raise BoxError(f"{program} could not unpack the kernel: {done.stderr.decode().strip()}")
+        raise KvmboxError(f"{program} could not unpack the kernel: {done.stderr.decode().strip()}")
     return done.stdout

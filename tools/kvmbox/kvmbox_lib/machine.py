@@ -1,8 +1,8 @@
-"""The box as processes: QEMU, and virtiofsd that serves it the host's /.
+"""The test VM as processes: QEMU, and virtiofsd that serves it the host's /.
 
     kvmbox ──socketpair── QMP monitor ─────────┐
            ──socketpair── virtio-serial port ──┤ QEMU ──unix socket── virtiofsd
-           ──memfd─────── RAM, shared ─────────┘  (vhost-user: it reads the box's RAM)
+           ──memfd─────── RAM, shared ─────────┘  (vhost-user: it reads the test VM's RAM)
            ──memfd─────── serial console, shown on failure only
 
 Nothing of it has a name in a file system, so nothing is left behind, however kvmbox ends: QEMU
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .channel import Channel, Kind, fields
-from .errors import BoxError
+from .errors import KvmboxError
 from .monitor import Monitor
 
 BOOT_LIMIT_S = 300.0  # 5 s when idle, 20 s with --icount; other loads on the machine stretch it
@@ -49,7 +49,7 @@ VIRTIOFSDS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "virtiofsd")
 
 @dataclass(frozen=True)
 class Shape:
-    """What makes one box unlike another."""
+    """What makes one VM unlike another."""
 
     qemu: str
     mem_mib: int
@@ -58,10 +58,10 @@ class Shape:
     tsc_mhz: int  # of the counter that the kernel's clock counts, see tsc.py
 
     def qemu_path(self) -> Path:
-        """Raises BoxError if there is no such program."""
+        """Raises KvmboxError if there is no such program."""
         path = shutil.which(self.qemu)
         if path is None:
-            raise BoxError(f"{self.qemu} is missing: apt-get install qemu-system-x86")
+            raise KvmboxError(f"{self.qemu} is missing: apt-get install qemu-system-x86")
         return Path(path)
 
 
@@ -81,11 +81,11 @@ class Wires:
     channel: int
     monitor: int
     console: int
-    share: int | None  # to virtiofsd; a box that is made for a snapshot has none
+    share: int | None  # to virtiofsd; a VM that is made for a snapshot has none
 
 
 def qemu_command(shape: Shape, files: BootFiles, wires: Wires, incoming: bool) -> list[str]:
-    """QEMU's command line; it and nothing else decides what the box is."""
+    """QEMU's command line; it and nothing else decides what the test VM is."""
     # QEMU 7.2 takes a far return's frame off the stack with supervisor's rights, whatever ring makes it: with
     # SMAP a `lret` of a program, or of tender-sandbox's guest, is an oops of the kernel.
     cpu = "max,-smap"
@@ -121,10 +121,10 @@ def find_virtiofsd() -> str | None:
 
 
 def virtiofsd_command(listener: int) -> list[str]:
-    """The command line of whichever virtiofsd is here; raises BoxError if none is."""
+    """The command line of whichever virtiofsd is here; raises KvmboxError if none is."""
     program = find_virtiofsd()
     if program is None:
-        raise BoxError("virtiofsd is missing: apt-get install virtiofsd (Debian 12: qemu-system-common)")
+        raise KvmboxError("virtiofsd is missing: apt-get install virtiofsd (Debian 12: qemu-system-common)")
     says = subprocess.run([program, "--help"], capture_output=True, text=True, errors="replace").stdout
     if "--shared-dir" not in says:
         options = "source=/,cache=always,sandbox=chroot,log_level=err,no_posix_lock,no_flock"
@@ -148,7 +148,7 @@ def die_with_parent() -> Callable[[], None]:
 
 
 class Machine:
-    """One box; leaving it as a context ends it and all that belongs to it."""
+    """One VM; leaving it as a context ends it and all that belongs to it."""
 
     def __init__(self, shape: Shape, files: BootFiles) -> None:
         self.shape = shape
@@ -168,7 +168,7 @@ class Machine:
             child.kill()
         for child in self._children:
             child.wait()
-        if isinstance(error, BoxError):
+        if isinstance(error, KvmboxError):
             error.add_note(self._diagnosis())
         for end in self._ours:
             end.close()
@@ -176,7 +176,7 @@ class Machine:
             os.close(fd)
 
     def start(self, *, shared: bool, incoming: bool = False) -> None:
-        """Start the processes; the box boots, or with `incoming` waits for a state to resume."""
+        """Start the processes; the test VM boots, or with `incoming` waits for a state to resume."""
         channel, channel_theirs = socket.socketpair()
         monitor, monitor_theirs = socket.socketpair()
         self._ours += [channel, monitor]
@@ -200,12 +200,12 @@ class Machine:
         self.monitor.greet()
 
     def await_boot(self) -> None:
-        """Until init.c has loaded KVM; raises BoxError if it does not."""
+        """Until init.c has loaded KVM; raises KvmboxError if it does not."""
         self.channel.expect_ready(BOOT_LIMIT_S)
 
     def share_root(self, read_write: Sequence[str]) -> None:
-        """Give the booted box the host's / and the time; `read_write` paths are the host's own."""
-        # Plugged in only now: a box with this device cannot be saved.
+        """Give the booted VM the host's / and the time; `read_write` paths are the host's own."""
+        # Plugged in only now: a VM with this device cannot be saved.
         device = {"driver": "vhost-user-fs-pci", "chardev": "share", "tag": "host", "bus": ROOT_PORT}
         self.monitor.call("device_add", **device)
         seed = "" if self.shape.icount else secrets.token_hex(32)
@@ -225,7 +225,7 @@ class Machine:
         return connection
 
     def _spawn(self, command: list[str], inherited: list[int]) -> None:
-        """A session of its own keeps the terminal's ^C away: it is for the command in the box."""
+        """A session of its own keeps the terminal's ^C away: it is for the command in the test VM."""
         self._children.append(
             subprocess.Popen(
                 command,
@@ -239,7 +239,7 @@ class Machine:
         )
 
     def _diagnosis(self) -> str:
-        """The ends of what the box and its processes said."""
+        """The ends of what the test VM and its processes said."""
         shown = []
         for name, fd in (("console", self._console), ("QEMU and virtiofsd", self._log)):
             size = os.fstat(fd).st_size

@@ -4,7 +4,7 @@ import json
 import socket
 from typing import Any
 
-from .errors import BoxError
+from .errors import KvmboxError
 
 REPLY_LIMIT_S = 300.0
 
@@ -17,22 +17,22 @@ class Monitor:
         self._stream = end.makefile("rwb")
 
     def greet(self) -> None:
-        """The exchange that comes first; raises BoxError if QEMU did not start."""
+        """The exchange that comes first; raises KvmboxError if QEMU did not start."""
         self._line()
         self.call("qmp_capabilities")
 
     def call(self, command: str, **arguments: object) -> Any:
-        """What QEMU answers; raises BoxError on its refusal and on its end."""
+        """What QEMU answers; raises KvmboxError on its refusal and on its end."""
         request = json.dumps({"execute": command, "arguments": arguments})
         try:
             self._stream.write(request.encode() + b"\n")
             self._stream.flush()
         except OSError as error:
-            raise BoxError("QEMU ended") from error
+            raise KvmboxError("QEMU ended") from error
         while True:
             reply = self._line()
             if "error" in reply:
-                raise BoxError(f"QEMU refused {command}: {reply['error']['desc']}")
+                raise KvmboxError(f"QEMU refused {command}: {reply['error']['desc']}")
             if "return" in reply:
                 return reply["return"]  # all else is events
 
@@ -40,8 +40,8 @@ class Monitor:
         try:
             line = self._stream.readline()
         except OSError as error:
-            raise BoxError(f"QEMU's monitor gave no answer: {error}") from error
+            raise KvmboxError(f"QEMU's monitor gave no answer: {error}") from error
         if not line:
-            raise BoxError("QEMU ended")
+            raise KvmboxError("QEMU ended")
         reply: dict[str, Any] = json.loads(line)
         return reply

@@ -1,9 +1,9 @@
-"""A booted box on disk, and back: 5 s of boot become 0.2 s.
+"""A booted VM on disk, and back: 5 s of boot become 0.2 s.
 
-    ram      the box's memory, a sparse file; only pages that hold something (some 85 MB)
+    ram      the test VM's memory, a sparse file; only pages that hold something (some 85 MB)
     state    QEMU's migration stream without the memory (x-ignore-shared), some 170 kB
 
-The box is saved before the host's / is plugged in, so a snapshot knows nothing of the host.
+The test VM is saved before the host's / is plugged in, so a snapshot knows nothing of the host.
 """
 
 import os
@@ -11,7 +11,7 @@ import shlex
 import time
 from pathlib import Path
 
-from .errors import BoxError
+from .errors import KvmboxError
 from .machine import BootFiles, Machine, Shape
 
 BLOCK = 1 << 16
@@ -19,13 +19,13 @@ STATE_LIMIT_S = 300.0
 
 
 def boot(machine: Machine) -> None:
-    """The plain way to a box: start it and wait; raises BoxError if it does not boot."""
+    """The plain way to a VM: start it and wait; raises KvmboxError if it does not boot."""
     machine.start(shared=True)
     machine.await_boot()
 
 
 def save(shape: Shape, files: BootFiles, place: Path) -> None:
-    """Boot a box and write it to `place`; raises BoxError if it does not boot."""
+    """Boot a VM and write it to `place`; raises KvmboxError if it does not boot."""
     with Machine(shape, files) as machine:
         machine.start(shared=False)
         machine.await_boot()
@@ -39,21 +39,21 @@ def save(shape: Shape, files: BootFiles, place: Path) -> None:
 
 
 def resume(machine: Machine, place: Path) -> None:
-    """Make the machine go on where the saved one stopped; raises BoxError if it cannot."""
+    """Make the machine go on where the saved one stopped; raises KvmboxError if it cannot."""
     try:
         with open(place / "ram", "rb") as file:
             if os.fstat(file.fileno()).st_size != os.fstat(machine.ram).st_size:
-                raise BoxError(f"{place}/ram is cut short")
+                raise KvmboxError(f"{place}/ram is cut short")
             copy_sparse(file.fileno(), machine.ram)
     except OSError as error:
-        raise BoxError(f"cannot read the snapshot: {error}") from error
+        raise KvmboxError(f"cannot read the snapshot: {error}") from error
     machine.start(shared=True, incoming=True)
     _leave_memory_out(machine)
     machine.monitor.call("migrate-incoming", uri=f"exec:cat {shlex.quote(str(place / 'state'))}")
     deadline = time.monotonic() + STATE_LIMIT_S
     while machine.monitor.call("query-status")["status"] == "inmigrate":
         if time.monotonic() > deadline:
-            raise BoxError("QEMU does not finish reading the snapshot")
+            raise KvmboxError("QEMU does not finish reading the snapshot")
         time.sleep(0.005)
     machine.monitor.call("cont")
 
@@ -67,7 +67,7 @@ def _await_saved(machine: Machine) -> None:
     deadline = time.monotonic() + STATE_LIMIT_S
     while (status := machine.monitor.call("query-migrate").get("status")) != "completed":
         if status in ("failed", "cancelled") or time.monotonic() > deadline:
-            raise BoxError(f"QEMU did not save the box (migration {status})")
+            raise KvmboxError(f"QEMU did not save the test VM (migration {status})")
         time.sleep(0.01)
 
 
@@ -90,4 +90,4 @@ def copy_sparse(source: int, target: int) -> None:
 def _write_at(target: int, block: bytes, at: int) -> None:
     written = os.pwrite(target, block, at)
     if written != len(block):
-        raise BoxError(f"only {written} of {len(block)} bytes written: is the disk full?")
+        raise KvmboxError(f"only {written} of {len(block)} bytes written: is the disk full?")

@@ -1,7 +1,7 @@
-"""How fast this machine's time-stamp counter runs, which QEMU's emulation hands to the box as it is.
+"""How fast this machine's time-stamp counter runs, which QEMU's emulation hands to the test VM as it is.
 
-Without that the box's kernel counts it against an emulated timer while it boots. Where other programs have the processors
-it takes the wrong one of two answers: its clock then ran fifteen times too fast, and so did that of each box that was
+Without that its kernel counts it against an emulated timer while it boots. Where other programs have the processors
+it takes the wrong one of two answers: its clock then ran fifteen times too fast, and so did that of each VM that was
 resumed from it.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.box
+pytestmark = pytest.mark.kvmbox
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("sh", "env", "umount", "cat", "ls", "git", "unshare", "true", "kill")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

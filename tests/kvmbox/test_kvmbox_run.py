@@ -1,6 +1,6 @@
-"""kvmbox as its users meet it: each test runs real boxes, from the host.
+"""kvmbox as its users meet it: each test boots real VMs, from the host.
 
-The first one takes some 15 s (kernel, boot, snapshot), each later box about 1 s.
+The first one takes some 15 s (kernel, boot, snapshot), each later VM about 1 s.
 """
 
 import os
@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 KVMBOX = Path(__file__).resolve().parents[2] / "tools" / "kvmbox" / "kvmbox"
-# The interpreter itself: a venv may lie below /tmp, which the box does not see.
+# The interpreter itself: a venv may lie below /tmp, which the test VM does not see.
 PYTHON = str(Path(sys.executable).resolve())
 LIMIT_S = 300
 
 pytestmark = [
-    pytest.mark.skipif("KVMBOX" in os.environ, reason="already in the box: it has no nested one"),
+    pytest.mark.skipif("KVMBOX" in os.environ, reason="already in the test VM: it has no nested one"),
     pytest.mark.skipif(os.geteuid() != 0, reason="kvmbox needs root"),
     pytest.mark.skipif(not shutil.which("qemu-system-x86_64"), reason="qemu-system-x86 is not installed"),
 ]
@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 120) -> None:
         time.sleep(0.02)
 
 
-# kvmbox, but the signal that should end the command is not followed by the end of the box ten seconds later.
+# kvmbox, but the signal that should end the command is not followed by the end of the test VM ten seconds later.
 PATIENT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -83,7 +83,7 @@ sys.exit(main(sys.argv[2:]))
 def start_ready(
     tmp_path: Path, script: str, *options: str, program: tuple[str, ...] = (str(KVMBOX),)
 ) -> "subprocess.Popen[bytes]":
-    """A running box whose command has said that it is ready."""
+    """A running VM whose command has said that it is ready."""
     command = [*program, "run", *options, "--", "sh", "-c", script]
     # A shell's background job ignores SIGINT, and what it starts inherits that: the tests may be such a job.
     command = ["env", "--default-signal=INT", *command]
@@ -218,13 +218,13 @@ def test_clock_is_right_after_resume(tmp_path: Path) -> None:
     assert before - 0.5 <= float(done.stdout) <= time.time() + 0.5
 
 
-def test_two_boxes_draw_different_random_numbers(tmp_path: Path) -> None:
+def test_two_test_vms_draw_different_random_numbers(tmp_path: Path) -> None:
     drawn = {kvmbox("--", "od", "-An", "-N16", "-tx1", "/dev/urandom", cwd=tmp_path).stdout for _ in range(2)}
 
     assert len(drawn) == 2
 
 
-def test_what_the_command_leaves_running_does_not_hold_the_box(tmp_path: Path) -> None:
+def test_what_the_command_leaves_running_does_not_hold_the_test_vm(tmp_path: Path) -> None:
     done = kvmbox("--", "sh", "-c", "sleep 1000 & echo started", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (0, b"started\n")
@@ -281,7 +281,7 @@ def test_kvmbox_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     wait_until(lambda: not any(map(is_running, started)))
 
 
-def test_reader_that_goes_away_ends_the_box(tmp_path: Path) -> None:
+def test_reader_that_goes_away_ends_the_test_vm(tmp_path: Path) -> None:
     running = start_ready(tmp_path, "echo ready; while :; do echo more; done")
     assert running.stdout is not None
     running.stdout.close()

@@ -1,4 +1,4 @@
-"""kvmbox's Intel box as its users meet it. A box takes half a minute to boot, so one box answers all of a set's rows."""
+"""kvmbox's Intel test VM as its users meet it. A VM takes half a minute to boot, so one VM answers all of a set's rows."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ KVMBOX = Path(__file__).resolve().parents[2] / "tools" / "kvmbox" / "kvmbox"
 LIMIT_S = 1200
 
 pytestmark = [
-    pytest.mark.skipif("KVMBOX" in os.environ, reason="already in the box: it has no nested one"),
+    pytest.mark.skipif("KVMBOX" in os.environ, reason="already in the test VM: it has no nested one"),
     pytest.mark.skipif(os.geteuid() != 0, reason="kvmbox needs root"),
     pytest.mark.skipif(not shutil.which("bochs"), reason="bochs is not installed"),
 ]
