@@ -12,7 +12,7 @@ import time
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable
 from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, ESTALE
-from typing import Final, Self, overload
+from typing import Final, Self
 
 from tender import outcome
 from tender.annotations import Backend, Console, IsolationLayer
@@ -364,15 +364,14 @@ class Vm(Owner):
                 _STARTED.pop(key, None)
             raise
 
-    @overload
-    def wait(self, timeout: None = None) -> VmResult: ...
-    @overload
-    def wait(self, timeout: float | None) -> VmResult | None: ...
+    def wait(self, timeout: float | None = None) -> VmResult:
+        """Waits for the end of a guest that start() runs, and returns its result.
 
-    def wait(self, timeout: float | None = None) -> VmResult | None:
-        """The result once the guest has ended; None if `timeout` seconds pass first (it goes on).
+        timeout  seconds to wait, None: as long as it takes. This ends the wait and not the guest: start(timeout)
+                 limits the guest's own time, and the result's reason is then "timeout"
 
-        Raises what the console callable raised, and VmStateError if the VM was not started by start().
+        Raises TimeoutError if the guest still runs after `timeout` seconds, what the console callable raised, and
+        VmStateError if the VM was not started by start().
         """
         limit = seconds("wait", timeout)
         if os.getpid() != self._pid:
@@ -382,12 +381,13 @@ class Vm(Owner):
             if done.fd < 0:
                 raise VmStateError(self._no_wait())
             if not _readable(done.fd, limit):
-                return None
+                raise TimeoutError(f"the guest still runs after {limit:g} seconds of wait(): stop() ends it")
         if self._failure is not None:
             try:
                 raise self._failure
             finally:
                 del self  # the traceback has this frame
+        assert self._result is not None  # the thread of start() leaves one or the other
         return self._result
 
     def fileno(self) -> int:

@@ -38,6 +38,15 @@ def take_backend(name: str, assign: Callable[[object, str, object], None] = seta
     assign(vm, "create", through)
 
 
+def still_runs(vm: tender.vm.Vm, seconds: float) -> bool:
+    """Whether the guest of start() has not ended after so many seconds."""
+    try:
+        vm.wait(seconds)
+    except TimeoutError:
+        return True
+    return False
+
+
 def find_kvm_likely(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on "auto" tries KVM first in this process, whatever a look at the host tells."""
     choose = tender.backend._choose

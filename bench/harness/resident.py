@@ -23,6 +23,15 @@ from tender.vm import DISCARD, Vm
 _LIMIT_S = 30
 
 
+def _still_runs(vm: Vm) -> bool:
+    """Whether the guest has not ended after half a millisecond."""
+    try:
+        vm.wait(timeout=0.0005)
+    except TimeoutError:
+        return True
+    return False
+
+
 def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
     """One more VM, which `stack` closes; its line. Raises TenderError, OSError, RuntimeError."""
     vm = Vm(image, config, console=DISCARD, backend=check_backend(backend))
@@ -31,7 +40,7 @@ def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
     limit = facts.limit_s(_LIMIT_S)
     end = time.monotonic() + (limit or 0)
     while not vm.counters.hypercalls["poll"]:
-        if vm.wait(timeout=0.0005) is not None or (limit is not None and time.monotonic() > end):
+        if not _still_runs(vm) or (limit is not None and time.monotonic() > end):
             raise RuntimeError(f"{image.name}: does not wait: it ended, or computes for {_LIMIT_S} s")
     t = vm.boot
     pid = -1 if vm.pid == os.getpid() else vm.pid

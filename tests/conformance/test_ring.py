@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import Guest, TapInterface, with_note
+from support import Guest, TapInterface, still_runs, with_note
 
 from tender import CAPTURE, ExitReason, Image, NetFd, NetRing, Tap, Vm, VmConfig, VmResult
 
@@ -131,7 +131,7 @@ def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: NetRing
                 assert ours.recv(2048) == frame[:size]
             ours.send(bytes(14) + b"QUIT")
             result = vm.wait()
-    assert result is not None and text(result) == "echo: 61 frames\n"
+    assert text(result) == "echo: 61 frames\n"
     counters = result.counters
     assert (counters.net_rx_packets, counters.net_tx_packets, counters.net_ring_packets) == (61, 60, 121)
     assert counters.hypercalls["net_read"] == counters.hypercalls["net_write"] == 0
@@ -151,7 +151,7 @@ def test_frames_that_come_together_go_back_unchanged_and_in_order(guest: Guest, 
                 assert [ours.recv(2048) for _ in frames] == frames
             ours.send(bytes(14) + b"QUIT")
             result = vm.wait()
-    assert result is not None and text(result) == "echo: 801 frames\n"
+    assert text(result) == "echo: 801 frames\n"
     assert (result.counters.net_rx_packets, result.counters.net_tx_packets) == (801, 800)
 
 
@@ -232,7 +232,7 @@ def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: NetRing, case:
                 threading.Event().wait(0.01)
             vm.stop()
             result = vm.wait(120)
-    assert result is not None and result.reason == ExitReason.STOPPED
+    assert result.reason == ExitReason.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_an_interface_that_goes_down_and_up_under_load_costs_frames_only(
             def wait_for(name: str) -> None:
                 beyond = getattr(vm.counters, name) + 200
                 while getattr(vm.counters, name) < beyond:
-                    assert vm.wait(0.01) is None
+                    assert still_runs(vm, 0.01)
 
             wait_for("net_tx_packets")
             tap.down()
@@ -278,7 +278,7 @@ def test_an_interface_that_goes_down_and_up_under_load_costs_frames_only(
             wait_for("net_tx_packets")
             vm.stop()
             result = vm.wait(120)
-    assert result is not None and result.reason == ExitReason.STOPPED
+    assert result.reason == ExitReason.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -436,7 +436,7 @@ def test_the_guest_library_sends_back_what_it_reads_by_the_ring(guest: Guest, tm
                 assert ours.recv(2048) == frame
             ours.send(bytes(14) + b"QUIT")
             result = vm.wait()
-    assert result is not None and result.ok
+    assert result.ok
     assert (result.counters.net_rx_packets, result.counters.net_tx_packets) == (301, 300)
     assert result.counters.net_ring_packets >= 300  # a read while the worker sleeps is a hypercall
     assert result.counters.hypercalls["net_write"] == 0

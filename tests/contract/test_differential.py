@@ -292,7 +292,7 @@ def run_case(case: Case, backend: Backend, path: Path, where: Path) -> Outcome:
                 frames.append(sockets[0][0].recv(1 << 17))
             vm.stop()
         result = vm.wait()
-    assert result is not None and result.backend == backend
+    assert result.backend == backend
     for ours, theirs in sockets:
         theirs.close()
         ours.setblocking(False)

@@ -253,7 +253,7 @@ def test_frames_pass_unchanged_both_ways_over_a_descriptor(guest: Guest) -> None
                 assert ours.recv(65536) == frame
             ours.send(bytes(14) + b"QUIT")
             result = vm.wait()
-    assert result is not None and result.ok
+    assert result.ok
     assert result.counters.net_rx_packets == len(frames) + 1
     assert result.counters.net_tx_bytes == sum(map(len, frames))
 
@@ -272,7 +272,7 @@ def test_a_frame_longer_than_the_buffer_is_dropped_and_counted(guest: Guest) -> 
             assert ours.recv(65536) == bytes(range(100))
             ours.send(bytes(14) + b"QUIT")
             result = vm.wait()
-    assert result is not None and result.ok
+    assert result.ok
     assert result.counters.net_rx_drops == 2 and result.counters.net_rx_packets == 2
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import Guest, with_note
+from support import Guest, still_runs, with_note
 
 from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, Vm, VmConfig, VmResult, run
 
@@ -156,11 +156,11 @@ def shrink_and_grow(vm: Vm, disk: Path, rounds: int) -> None:
         before = vm.counters.block_reads + vm.counters.block_errors
         os.truncate(disk, length)
         while vm.counters.block_reads + vm.counters.block_errors < before + 200:
-            assert vm.wait(0.001) is None, "the guest has ended"
+            assert still_runs(vm, 0.001), "the guest has ended"
     os.truncate(disk, SIZE)
     vm.stop()
     result = vm.wait(LIMIT)
-    assert result is not None and result.reason == ExitReason.STOPPED
+    assert result.reason == ExitReason.STOPPED
     assert result.counters.block_errors > 0
     assert disk.stat().st_size == SIZE
 
@@ -184,7 +184,7 @@ def test_a_file_that_shrinks_is_an_error_for_a_hypercall_that_came_as_a_signal(
             assert reads.wait(LIMIT)
             os.truncate(path, 4096)
             result = vm.wait(LIMIT)
-    assert result is not None and result.ok, (said, result)
+    assert result.ok, (said, result)
     assert b"".join(said) == b"block_trap: reads\nblock_trap: refused 3\n"
     assert (result.counters.trapped_hypercalls > 2) == (backend == "sandbox")
 
@@ -196,7 +196,7 @@ def test_a_stop_ends_a_guest_under_load(running, disk: Path, mapped: bool, batch
             vm = running(block, f"--seed={seed}", batch=batch)
             vm.stop()
             result = vm.wait(LIMIT)
-            assert result is not None and result.reason == ExitReason.STOPPED
+            assert result.reason == ExitReason.STOPPED
             vm.close()  # the image is the next one's
 
 

@@ -13,7 +13,7 @@ import pytest
 from support import Guest, assert_nothing_is_left, footprint
 
 import tender
-from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmStateError
+from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmPool, VmStateError
 
 pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4)
@@ -36,7 +36,7 @@ def test_32_vms_at_once_each_on_its_own_thread(guest: Guest) -> None:
             vm.start(timeout=100)
         for i, vm in enumerate(vms):
             result = vm.wait()
-            assert result is not None and result.ok
+            assert result.ok
             assert result.console is not None and f"vm-{i}".encode() in result.console
         for vm in vms:
             vm.close()
@@ -64,7 +64,6 @@ def test_a_guest_is_stopped_while_it(guest: Guest, name: str) -> None:
         assert said.wait(60)
         vm.stop()
         result = vm.wait(timeout=120)
-        assert result is not None
         assert (result.reason, result.status) == (ExitReason.STOPPED, 1)
 
 
@@ -80,7 +79,7 @@ def test_many_stops_of_a_sleeping_guest_never_kill_the_process(guest: Guest) -> 
             for stopper in stoppers:
                 stopper.join()
             result = vm.wait(timeout=120)
-            assert result is not None and result.reason == ExitReason.STOPPED
+            assert result.reason == ExitReason.STOPPED
 
 
 def test_a_guest_is_stopped_while_it_writes_to_a_full_pipe(guest: Guest) -> None:
@@ -96,7 +95,7 @@ def test_a_guest_is_stopped_while_it_writes_to_a_full_pipe(guest: Guest) -> None
                 threading.Event().wait(0.3)
             vm.stop()
             result = vm.wait(timeout=120)
-            assert result is not None and result.reason == ExitReason.STOPPED
+            assert result.reason == ExitReason.STOPPED
     finally:
         os.close(read_end)
         os.close(write_end)
@@ -371,6 +370,31 @@ def test_counters_and_timeline_are_in_order(guest: Guest) -> None:
     assert result.counters.exits == calls + result.counters.emulated  # none with KVM: the processor does it
 
 
+@pytest.mark.parametrize("seconds", [0, 0.01, 1])
+def test_wait_raises_when_its_time_is_over_and_leaves_the_guest_running(guest: Guest, seconds: float) -> None:
+    with Image.open(guest("sleep")) as image, VmPool(image, SMALL) as pool:
+        for vm in (Vm(image, SMALL, console=DISCARD), pool.take()):
+            with vm:
+                vm.start()
+                for _ in range(2):
+                    with pytest.raises(TimeoutError) as over:
+                        vm.wait(seconds)
+                    assert str(over.value) == (
+                        f"the guest still runs after {seconds} seconds of wait(): stop() ends it"
+                    )
+                assert "ended" not in repr(vm)
+                vm.stop()
+                assert vm.wait(60).reason == ExitReason.STOPPED
+                assert vm.wait(0) is vm.wait()  # what has ended is not waited for
+
+
+def test_the_guests_own_time_limit_is_a_result_and_no_timeout_of_wait(guest: Guest) -> None:
+    with Image.open(guest("sleep")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        vm.start(timeout=0.05)
+        result = vm.wait(timeout=60)
+        assert (result.reason, result.status) == (ExitReason.TIMEOUT, 1)
+
+
 def test_the_end_of_a_started_guest_is_waited_for_by_its_descriptor(guest: Guest) -> None:
     with Image.open(guest("sleep")) as image:
         with Vm(image, SMALL, console=DISCARD) as vm:
@@ -382,7 +406,7 @@ def test_the_end_of_a_started_guest_is_waited_for_by_its_descriptor(guest: Guest
             assert select.select([vm], [], [], 100)[0] == [vm]
             assert select.select([vm], [], [], 0)[0] == [vm]  # it stays so
             result = vm.wait(0)
-            assert result is not None and result.reason == "stopped"
+            assert result.reason == "stopped"
         with pytest.raises(VmStateError, match="closed"):
             vm.fileno()
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support import Guest, TapInterface, with_note
+from support import Guest, TapInterface, still_runs, with_note
 
 from tender import CAPTURE, Image, NetFd, Tap, Vm, VmConfig
 from tender.result import VmResult
@@ -42,7 +42,7 @@ def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def finished(vm: Vm, seconds: float = 100) -> tuple[VmResult, str]:
     result = vm.wait(seconds)
-    assert result is not None and result.ok, result
+    assert result.ok, result
     assert result.console is not None
     return result, result.console.decode().splitlines()[-1]
 
@@ -153,7 +153,7 @@ def test_a_stop_under_load(guest: Guest, by: str) -> None:
                 ours.send(frame(number))
             if number == 1500:
                 vm.stop()
-            if vm.wait(0) is not None:
+            if not still_runs(vm, 0):
                 break
             try:
                 ours.recv(2048)
@@ -161,7 +161,7 @@ def test_a_stop_under_load(guest: Guest, by: str) -> None:
                 continue
         vm.stop()
         result = vm.wait(120)
-    assert result is not None and result.reason == "stopped"
+    assert result.reason == "stopped"
 
 
 def test_a_stop_while_a_batch_waits(guest: Guest) -> None:
@@ -171,7 +171,7 @@ def test_a_stop_while_a_batch_waits(guest: Guest) -> None:
         assert ours.recv(2048) == frame(0)
         vm.stop()
         result = vm.wait(120)
-    assert result is not None and result.reason == "stopped"
+    assert result.reason == "stopped"
 
 
 @pytest.mark.tap
@@ -189,7 +189,7 @@ def test_a_tap_that_goes_down_and_up_under_load(guest: Guest, tap: TapInterface,
                 tap.down()
                 tap.up()
             quit_by = 200
-            while vm.wait(0.05) is None and quit_by:
+            while quit_by and still_runs(vm, 0.05):
                 quit_by -= 1
                 with suppress(OSError):
                     sender.send(QUIT)

@@ -69,7 +69,7 @@ def counts_of(
             wire.send(data)
         wire.send(frame(60)[:14] + b"QUIT" + bytes(42))
         result = vm.wait(60)
-    assert result is not None and result.ok and result.console is not None, result
+    assert result.ok and result.console is not None, result
     words = result.console.decode().split()
     read = [int(words[words.index(name) + 1]) for name in ("frames", "bytes")]
     whole = [len(data) for data in frames if len(data) <= min(buffer, way.longest)]

@@ -56,7 +56,7 @@ def started(path: Path, net: "Tap | NetFd", *args: str) -> Iterator[tuple[Vm, th
 
 def ended(vm: Vm, said: list[str]) -> tuple[VmResult, list[str]]:
     result = vm.wait(60)
-    assert result is not None and result.ok, (result, said)
+    assert result.ok, (result, said)
     return result, "".join(said).replace("net_offload: ", "").splitlines()
 
 
@@ -320,4 +320,4 @@ def test_pythons_launcher_switches_it_off_at_the_first(
         stopper(signal.SIGTERM, None)
         assert not is_offloaded(tap)
         result = vm.wait(60)
-    assert result is not None and result.reason == "stopped"
+    assert result.reason == "stopped"

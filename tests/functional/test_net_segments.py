@@ -96,7 +96,7 @@ def bouncing(path: Path, tap: TapInterface, net_ring: NetRing, count: int, *args
         tap.carries()
         yield vm
         result = vm.wait(60)
-        assert result is not None and result.ok, result
+        assert result.ok, result
 
 
 @both

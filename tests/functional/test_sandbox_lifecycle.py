@@ -132,7 +132,7 @@ def test_a_process_that_is_killed_from_outside_is_a_result(guest: Guest) -> None
         vm.start()
         os.kill(sandbox_of(vm).pid, signal.SIGKILL)
         result = vm.wait(120)
-    assert result is not None and (result.reason, result.status) == (ExitReason.SANDBOX_DIED, 2)
+    assert (result.reason, result.status) == (ExitReason.SANDBOX_DIED, 2)
     assert "killed from outside (SIGKILL)" in result.message
 
 

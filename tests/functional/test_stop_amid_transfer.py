@@ -104,7 +104,7 @@ def test_the_library_obeys_a_stop(elf: Path, disk: SlowDisk, backend: str) -> No
         vm.stop()
         disk.go_on.set()
         result = vm.wait(timeout=LIMIT_S)
-    assert result is not None and result.reason == "stopped"
+    assert result.reason == "stopped"
     assert disk.reached() < SIZE and result.counters.block_errors == 0
     assert (result.counters.block_reads, result.counters.block_writes) == (0, 0)
 

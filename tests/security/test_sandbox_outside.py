@@ -94,7 +94,7 @@ def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
         assert re.search(rf"Max file size +{LARGE} +{LARGE} ", limits)
         vm.stop()
         result = vm.wait(LIMIT)
-        assert result is not None and result.reason == ExitReason.STOPPED
+        assert result.reason == ExitReason.STOPPED
 
 
 def assert_is_not_root(pid: int) -> None:
