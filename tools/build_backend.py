@@ -10,6 +10,7 @@ of the tree are packed as they are: those that git tracks, or, in a tree without
 import gzip
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -57,10 +58,12 @@ def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
 
 def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
     """The archive's file name; the archive lies in `sdist_directory`."""
+    from packaging.version import Version
     from pyproject_metadata import StandardMetadata
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     metadata = StandardMetadata.from_pyproject(project, ROOT)
+    metadata.version = Version(version())
     base = f"{metadata.name}-{metadata.version}"
     now = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     file_name = f"{base}.tar.gz"
@@ -76,6 +79,12 @@ def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
         for name in source_files():
             archive.add(ROOT / name, f"{base}/{name}", recursive=False, filter=_of_nobody)
     return file_name
+
+
+def version() -> str:
+    """What meson.build takes, too."""
+    (found,) = re.findall(r'^__version__ = "(.*)"$', (ROOT / "tender/_version.py").read_text(), re.MULTILINE)
+    return str(found)
 
 
 def _of_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:

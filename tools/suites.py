@@ -80,6 +80,7 @@ SUITES = (
             ("ruff", "check", "."),
             ("ruff", "format", "--check", "."),
             ("clang-format", "--dry-run", "-Werror", *c_files()),
+            ("codespell",),
         ),
     ),
     Suite("types", (("mypy",),)),

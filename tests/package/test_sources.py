@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tender import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
+BASE = f"tender-{__version__}"
 LEFTOVERS = {
     ".git",
     ".venv",
@@ -88,12 +91,12 @@ def test_a_source_distribution_holds_the_same_files_whatever_made_it(
     expected = names_in(archive)
     on_disk = [p.relative_to(plain) for p in plain.rglob("*") if p.is_file()]
     kept = {
-        f"tender-0.1.0/{name}"
+        f"{BASE}/{name}"
         for name in on_disk
         if name.parts[0] != "dist" and name.suffix != ".pyc" and name.name != ".git-blame-ignore-revs"
     }
-    assert {"tender-0.1.0/tools/build", "tender-0.1.0/.gitignore", "tender-0.1.0/tests/conftest.py"} < kept
-    assert set(expected) == kept | {"tender-0.1.0/PKG-INFO"}
+    assert {f"{BASE}/tools/build", f"{BASE}/.gitignore", f"{BASE}/tests/conftest.py"} < kept
+    assert set(expected) == kept | {f"{BASE}/PKG-INFO"}
     with tarfile.open(archive) as opened:
         members = opened.getmembers()
     # Python 3.11.2, Debian 12's, has no filter for extractall(); later ones want one.
@@ -101,7 +104,7 @@ def test_a_source_distribution_holds_the_same_files_whatever_made_it(
     assert {(m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, "", "")}
     assert {m.mode for m in members} == {0o644, 0o755}
 
-    assert names_in(sdist(tmp_path / "tender-0.1.0", without_git)) == expected, "made of an unpacked one"
+    assert names_in(sdist(tmp_path / f"{BASE}", without_git)) == expected, "made of an unpacked one"
 
     with_git = dict(os.environ)
     tracked = copy_of_sources(tmp_path / "tracked")
@@ -132,7 +135,7 @@ def test_a_source_distribution_builds_where_git_is_not_installed(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name.startswith("tender-0.1.0-cp311-abi3-")
+    assert wheel.name.startswith(f"{BASE}-cp311-abi3-")
 
 
 def edit(path: Path) -> None:

@@ -14,7 +14,10 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from packaging.metadata import Metadata
 
+from tender import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
+BASE = f"tender-{__version__}"
 
 ADDRESS = "https://example.org/tender"
 PROGRAM = """
@@ -80,13 +83,13 @@ def contents(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def metadata_of(contents: Path) -> Metadata:
     """Validated by the rules of core metadata."""
-    return Metadata.from_email((contents / "tender-0.1.0.dist-info/METADATA").read_bytes(), validate=True)
+    return Metadata.from_email((contents / f"{BASE}.dist-info/METADATA").read_bytes(), validate=True)
 
 
 def test_the_wheel_is_for_every_python_from_3_11_and_linux_with_a_glibc(wheel: Path, contents: Path) -> None:
-    assert re.fullmatch(r"tender-0\.1\.0-cp311-abi3-manylinux_2_\d+_x86_64\.whl", wheel.name)
-    tag = wheel.name.removeprefix("tender-0.1.0-").removesuffix(".whl")
-    assert f"Tag: {tag}\n" in (contents / "tender-0.1.0.dist-info/WHEEL").read_text()
+    assert re.fullmatch(re.escape(BASE) + r"-cp311-abi3-manylinux_2_\d+_x86_64\.whl", wheel.name)
+    tag = wheel.name.removeprefix(f"{BASE}-").removesuffix(".whl")
+    assert f"Tag: {tag}\n" in (contents / f"{BASE}.dist-info/WHEEL").read_text()
 
 
 def test_it_has_the_packages_sources_and_nothing_that_is_not_meant(contents: Path) -> None:
@@ -100,10 +103,8 @@ def test_it_has_the_packages_sources_and_nothing_that_is_not_meant(contents: Pat
         *("sdk/include/tender/guest.h", "sdk/lib/guest.ld", "sdk/lib/libtender_guest.a"),
     }
     assert sources <= found
-    assert {p.name for p in contents.iterdir()} == {
-        *("tender", "tender-0.1.0.dist-info", "tender-0.1.0.data")
-    }
-    data = contents / "tender-0.1.0.data"
+    assert {p.name for p in contents.iterdir()} == {*("tender", f"{BASE}.dist-info", f"{BASE}.data")}
+    data = contents / f"{BASE}.data"
     assert {str(p.relative_to(data)) for p in data.rglob("*") if p.is_file()} == {
         *("scripts/tender", "data/share/man/man1/tender.1"),
         *("data/share/bash-completion/completions/tender.bash", "data/share/zsh/site-functions/_tender"),
@@ -112,7 +113,7 @@ def test_it_has_the_packages_sources_and_nothing_that_is_not_meant(contents: Pat
 
 
 ELF_FILES = (
-    *("tender/_native.abi3.so", "tender/tender-sandbox", "tender-0.1.0.data/scripts/tender"),
+    *("tender/_native.abi3.so", "tender/tender-sandbox", f"{BASE}.data/scripts/tender"),
     *("tender/guests/disk.elf", "tender/guests/echo.elf", "tender/guests/hello.elf"),
 )
 
@@ -143,7 +144,7 @@ def test_the_guest_library_keeps_its_symbols_alone(contents: Path) -> None:
 
 def test_licences_of_all_that_is_linked_in_are_there(contents: Path) -> None:
     metadata = metadata_of(contents)
-    licences = contents / "tender-0.1.0.dist-info/licenses"
+    licences = contents / f"{BASE}.dist-info/licenses"
     texts = {p.name: p.read_text() for p in licences.iterdir()}
     assert sorted(metadata.license_files or []) == sorted(texts)
     assert texts["LICENSE"] == (ROOT / "LICENSE").read_text()
@@ -336,7 +337,7 @@ def test_the_command_says_its_version_and_abi(installed: Path) -> None:
     done = subprocess.run(
         [str(installed / "tender"), "--version"], capture_output=True, text=True, check=True
     )
-    assert done.stdout == "tender 0.1.0\nABI version 2\n"
+    assert done.stdout == f"tender {__version__}\nABI version 2\n"
 
 
 def test_uninstalling_leaves_nothing(installed: Path) -> None:

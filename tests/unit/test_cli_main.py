@@ -28,7 +28,11 @@ ENTER = "from tender.cli.main import entry; entry()"
 
 def test_version_is_two_lines_on_stdout() -> None:
     done = cli("--version")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "tender 0.1.0\nABI version 2\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        f"tender {tender.__version__}\nABI version 2\n",
+        "",
+    )
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"], ["run", "--help"], ["help", "run"]])

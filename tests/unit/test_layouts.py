@@ -409,7 +409,7 @@ def test_in_the_source_tree_an_import_says_what_is_in_its_way(layout: Layout, us
     assert f"ImportError: {tree}/tender holds the sources of the package" in last and "`python -P`" in last
     if use.startswith("-m"):
         assert done.stderr.splitlines() == [last], "no traceback"
-    way_out = {"-m tender": (0, "tender 0.1.0")}.get(use, (0, ""))
+    way_out = {"-m tender": (0, f"tender {tender.__version__}")}.get(use, (0, ""))
     done = layout.run(python, "-P", *USES[use])
     assert (done.returncode, done.stdout.partition("\n")[0], done.stderr) == (*way_out, "")
 

@@ -9,7 +9,7 @@ import pytest
 
 from tender.cli import main, option_table, options, usage
 from tender.cli.option_table import ACTION, OPTIONS, Fields, Option
-from tender.config import MEM_DEFAULT
+from tender.config import BACKENDS, MEM_DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]
 EACH = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -39,6 +39,12 @@ def test_each_field_has_a_type_and_a_default() -> None:
     plain = options.RunOptions()  # a field without a default would be missing
     assert fields == {field for field in fields if hasattr(plain, field)}
     assert plain.mem_bytes == MEM_DEFAULT
+
+
+def test_the_row_of_backend_offers_each_backend() -> None:
+    (option,) = [option for option in OPTIONS if option.name == "--backend"]
+    assert option.value == "=" + "|".join(BACKENDS)
+    assert re.findall(r"--backend=(\w+)", option.form) == list(BACKENDS)
 
 
 @EACH

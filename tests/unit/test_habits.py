@@ -1,0 +1,118 @@
+"""The files for contributors: what they name exists, and what they run is what `make check` runs."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tender
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md")
+MADE = re.compile(r"NAME|^build/|^dist/|^\.venv|^/dev/|^/proc/")
+"""Of what looks like a path: a place for a name, and what is not in the sources."""
+
+
+@pytest.fixture(scope="module")
+def suites() -> Any:
+    """tools/suites.py as a module."""
+    spec = importlib.util.spec_from_file_location("suites_read", ROOT / "tools" / "suites.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["suites_read"] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_exist(page: str) -> None:
+    """A link's target is looked at by test_repo.py; these are names in the text."""
+    text = (ROOT / page).read_text()
+    paths = {word for word in re.findall(r"`([\w./-]+/[\w./-]*\w)`", text) if not MADE.search(word)}
+    tests = set(re.findall(r"`(test_\w+\.py)`", text))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [name for name in tests if not list((ROOT / "tests").rglob(name))] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_targets_that_a_page_names_exist(suites: Any, page: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    known = set(re.findall(r"^([a-z0-9-]+):", makefile, re.M)) | {suite.name for suite in suites.SUITES}
+    known |= {f"test-{debian}" for debian in re.findall(r"^DEBIANS = (.*)$", makefile, re.M)[0].split()}
+    named = set(re.findall(r"(?:`|^)make ([a-z][a-z0-9-]*)", (ROOT / page).read_text(), re.M))
+    assert named <= known
+
+
+def hooks() -> dict[str, dict[str, str]]:
+    """By the name of the program that a hook runs."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert {repository["repo"] for repository in config["repos"]} == {"local"}, "a hook would be downloaded"
+    return {hook["name"]: hook for repository in config["repos"] for hook in repository["hooks"]}
+
+
+def test_hooks_are_the_lint_step_and_the_type_checker(suites: Any) -> None:
+    lint = {suite.name: suite.commands for suite in suites.SUITES}
+    programs = {words[0] for suite in ("lint", "types") for words in lint[suite]}
+    assert {name.split()[0] for name in hooks()} == programs
+    for hook in hooks().values():
+        program = Path(hook["entry"].split()[0])
+        assert program.parent == Path(".venv/bin"), "the pinned one"
+        assert (Path(sys.executable).parent / program.name).exists()
+
+
+def test_pre_commit_takes_the_configuration() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pre_commit", "validate-config", str(ROOT / ".pre-commit-config.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_continuous_integration_runs_what_a_user_runs() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    run = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    assert {name: commands[-1] for name, commands in run.items()} == {
+        "check": "make check",
+        "test": "make test",
+    }
+
+
+def test_editors_are_told_the_widths_that_are_checked() -> None:
+    text = (ROOT / ".editorconfig").read_text()
+    sections = re.findall(r"^\[(.*)\]\n((?:.+\n)*)", text, re.M)
+    widths = {
+        name: width for name, body in sections for width in re.findall(r"max_line_length = (\d+)", body)
+    }
+    clang_format = re.findall(r"^ColumnLimit: (\d+)$", (ROOT / ".clang-format").read_text(), re.M)
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["line-length"]
+    assert (widths["*.{c,h,S,def}"], widths["*.py"]) == (clang_format[0], str(ruff))
+
+
+def test_the_version_stands_in_one_place() -> None:
+    """What a release changes: the file of the version, and the CHANGELOG."""
+    (version,) = re.findall(r'^__version__ = "(.*)"$', (ROOT / "tender/_version.py").read_text(), re.M)
+    assert version == tender.__version__
+    tracked = [ROOT / name for name in ("meson.build", "meson.options", "pyproject.toml", "Makefile")]
+    tracked += [p for d in ("abi", "bindings", "tender", "tools", "tests") for p in (ROOT / d).rglob("*.*")]
+    naming = re.compile(rf"(?<![\d.]){re.escape(version)}(?![\d.])")
+    found = {
+        str(path.relative_to(ROOT))
+        for path in tracked
+        if path.suffix in (".py", ".build", ".toml", ".c", ".h", ".sh") and naming.search(path.read_text())
+    }
+    assert found == {"tender/_version.py"}
+
+
+def test_the_changelog_has_a_section_for_each_release() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == "Unreleased"
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+( - \d{4}-\d\d-\d\d)?", heading) for heading in headings[1:])
+    assert tender.__version__ in [heading.split()[0] for heading in headings]
