@@ -93,7 +93,7 @@
 #define HVT_RING_ENTRIES    1024
 #define HVT_RING_WRITE      1 /* operations of an entry */
 #define HVT_RING_READ       2
-#define HVT_RING_ROOM_BYTES 0x200000 /* from the end of memory: the guest's ends before it */
+#define HVT_RING_AREA_BYTES 0x200000 /* from the end of memory: the guest's ends before it */
 
 /* ---- Our extension: nothing of it is there unless the image has the note and the tender grants it. ---- */
 
@@ -257,7 +257,7 @@ struct hvt_net_write {
 struct hvt_net_read {
     uint64_t handle;
     gpa_t data;
-    uint64_t len; /* in: room; out: length of the frame */
+    uint64_t len; /* in: size of the buffer; out: length of the frame */
     int32_t ret;
 };
 
@@ -271,7 +271,7 @@ struct hvt_ring_entry {
     uint32_t operation;
     uint32_t handle;
     gpa_t data;
-    uint32_t len; /* of the frame, or room for one */
+    uint32_t len; /* of the frame, or the size of a buffer for one */
     uint32_t id;  /* the guest's; it comes back in the commit */
     uint64_t reserved;
 };
@@ -346,11 +346,11 @@ struct tender_block_batch {
     uint32_t reserved;
 };
 
-/* One frame of a batch: to be sent, or room for one that comes. */
+/* One frame of a batch: to be sent, or a buffer for one that comes. */
 struct tender_net_frame {
     gpa_t data;
-    uint32_t len; /* of the frame; of room, and out: of the frame that came */
-    int32_t ret;  /* out: HVT_R_OK or EINVAL; of room, only if a frame came */
+    uint32_t len; /* of the frame; of a buffer, and out: of the frame that came */
+    int32_t ret;  /* out: HVT_R_OK or EINVAL; of a buffer, only if a frame came */
     /* What is left for the host or the receiver to do, if the net offload was granted: virtio's net header */
     uint8_t flags;        /* TENDER_NET_... */
     uint8_t gso_type;     /* TENDER_GSO_... */

@@ -98,9 +98,9 @@ ABI_AT(hvt_net_ring, com_tail, 68);
 ABI_AT(hvt_net_ring, needs_kick, 72);
 ABI_AT(hvt_net_ring, entries, 128);
 ABI_AT(hvt_net_ring, commits, 32896);
-_Static_assert(sizeof(struct hvt_net_ring) <= HVT_RING_ROOM_BYTES, "the ring fits its room");
+_Static_assert(sizeof(struct hvt_net_ring) <= HVT_RING_AREA_BYTES, "the ring fits its area");
 _Static_assert((HVT_RING_ENTRIES & (HVT_RING_ENTRIES - 1)) == 0, "slots follow when an index wraps");
-_Static_assert(HVT_RING_ROOM_BYTES == HVT_MEM_GRANULE, "memory before the ring ends at a large page");
+_Static_assert(HVT_RING_AREA_BYTES == HVT_MEM_GRANULE, "memory before the ring ends at a large page");
 
 ABI_SIZE(tender_extension_info, 16);
 ABI_AT(tender_extension_info, version, 0);
@@ -149,7 +149,7 @@ ABI_AT(tender_net_batch, offload, 44);
 _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=
                    TENDER_STUBS_GPA,
                "boot info, manifest and command line end before the stubs");
-_Static_assert(TENDER_STUBS_GPA < TENDER_GATE_GPA, "room for stubs");
+_Static_assert(TENDER_STUBS_GPA < TENDER_GATE_GPA, "space for trampolines");
 _Static_assert(TENDER_EXTENSION_GPA + sizeof(struct tender_extension) <= TENDER_GATE_BACKEND_GPA,
                "the block ends before the backend's part of the page");
 _Static_assert(TENDER_GATE_GPA + TENDER_HYPERCALL_MAX * TENDER_GATE_SLOT_BYTES <= TENDER_EXTENSION_GPA,

@@ -112,7 +112,7 @@ static inline void world_wait(void)
 
 static inline bool world_net_open(const char *name, world_net *net, uint8_t mac[6])
 {
-    while (guest_alloc(65536)) /* the library takes a host's ring only if it has room for copies */
+    while (guest_alloc(65536)) /* the library takes a host's ring only if it has space for copies */
         ;
     if (net_open(name, net) != GUEST_OK)
         return false;

@@ -80,7 +80,7 @@ static void set_cpuid(int kvm, int vcpu)
 {
     union {
         struct kvm_cpuid2 head;
-        uint8_t room[sizeof(struct kvm_cpuid2) + 256 * sizeof(struct kvm_cpuid_entry2)];
+        uint8_t bytes[sizeof(struct kvm_cpuid2) + 256 * sizeof(struct kvm_cpuid_entry2)];
     } cpuid;
     cpuid.head.nent = 256;
     checked(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid.head), "GET_SUPPORTED_CPUID");

@@ -14,7 +14,7 @@
 TENDER_MANIFEST(1, TENDER_NET("service0"));
 
 #define BATCH        64u
-#define ROOM         2048u
+#define BUFFER_BYTES 2048u
 #define LARGE        16u /* frames of a batch with offload */
 #define LARGE_MAX    65600u
 #define HEADERS      54u
@@ -25,7 +25,7 @@ TENDER_MANIFEST(1, TENDER_NET("service0"));
 #define SETTLE_TX_NS 20000000u
 
 static struct net_device net;
-static uint8_t rooms[2][BATCH][ROOM] __attribute__((aligned(64)));
+static uint8_t buffers[2][BATCH][BUFFER_BYTES] __attribute__((aligned(64)));
 static uint8_t large[LARGE][LARGE_MAX] __attribute__((aligned(64)));
 
 static bool is_ours(const uint8_t *frame, size_t len)
@@ -54,19 +54,19 @@ static void frame_fill(uint8_t *frame, unsigned type)
 static void calls_tx(size_t size, uint64_t count)
 {
     for (uint64_t i = 0; i < count; i++) {
-        net_write(&net, rooms[0][0], size);
+        net_write(&net, buffers[0][0], size);
     }
 }
 
 static bool calls_rx(uint64_t count, bool echo, bool poll, bool wait)
 {
-    uint8_t *frame = rooms[0][0];
+    uint8_t *frame = buffers[0][0];
     for (uint64_t i = 0; i < count;) {
         size_t len;
         if (poll) {
             poll_wait(UINT64_MAX, NULL);
         }
-        if (net_read(&net, frame, ROOM, &len) != GUEST_OK) {
+        if (net_read(&net, frame, BUFFER_BYTES, &len) != GUEST_OK) {
             if (!wait) {
                 return false;
             }
@@ -93,7 +93,7 @@ static void batch_tx(size_t size, uint64_t count)
         const uint64_t n = count - sent < BATCH ? count - sent : BATCH;
         for (uint64_t i = 0; i < n; i++) {
             frames[i] =
-                (struct tender_net_frame){.data = (gpa_t)(uintptr_t)rooms[0][i], .len = (uint32_t)size};
+                (struct tender_net_frame){.data = (gpa_t)(uintptr_t)buffers[0][i], .len = (uint32_t)size};
         }
         net_submit(&net, frames, n, 0, 0, &received);
     }
@@ -107,7 +107,7 @@ static bool batch_rx(uint64_t count, bool echo, bool wait)
     for (uint64_t i = 0; i < count; turn ^= 1) {
         for (uint32_t j = 0; j < BATCH; j++) {
             frames[out + j] =
-                (struct tender_net_frame){.data = (gpa_t)(uintptr_t)rooms[turn][j], .len = ROOM};
+                (struct tender_net_frame){.data = (gpa_t)(uintptr_t)buffers[turn][j], .len = BUFFER_BYTES};
         }
         net_submit(&net, frames, out, BATCH, wait ? UINT64_MAX : 0, &received);
         if (!received && !wait) {
@@ -116,7 +116,7 @@ static bool batch_rx(uint64_t count, bool echo, bool wait)
         const struct tender_net_frame *in = frames + out;
         size_t next = 0;
         for (size_t j = 0; j < received && i < count; j++) {
-            uint8_t *frame = rooms[turn][j];
+            uint8_t *frame = buffers[turn][j];
             const uint32_t len = in[j].len;
             if (!is_ours(frame, len)) {
                 continue;
@@ -223,9 +223,9 @@ int main(int argc, char **argv)
     const uint64_t settle_ns = sends ? SETTLE_TX_NS : strcmp(mode, "pong") == 0 ? 0 : SETTLE_NS;
     for (unsigned i = 0; i < BATCH; i++) {
         if (strcmp(mode, "bulk-tx") == 0) {
-            header_fill(rooms[0][i], size);
+            header_fill(buffers[0][i], size);
         } else {
-            frame_fill(rooms[0][i], ETHERTYPE);
+            frame_fill(buffers[0][i], ETHERTYPE);
         }
     }
     printf("ready\n");

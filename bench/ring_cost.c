@@ -149,15 +149,15 @@ static double measure(const struct mode *mode, bool by_ring)
 static void set_up(void)
 {
     struct ifreq request = {.ifr_name = "tapring", .ifr_flags = IFF_TAP | IFF_NO_PI};
-    const int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK), one = 1, room = 1 << 28;
+    const int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK), one = 1, buffer_bytes = 1 << 28;
     must(fd >= 0 && ioctl(fd, TUNSETIFF, &request) == 0, "/dev/net/tun");
     must(system("ip link set tapring txqueuelen 20000 up") == 0, "ip");
     sender = socket(AF_PACKET, SOCK_RAW, 0);
     to_guest.sll_ifindex = (int)if_nametoindex("tapring");
     (void)setsockopt(sender, SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof one);
-    (void)setsockopt(sender, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+    (void)setsockopt(sender, SOL_SOCKET, SO_SNDBUFFORCE, &buffer_bytes, sizeof buffer_bytes);
     must(vm_init(&vm) == 0, "vm");
-    vm.memory.hva = mmap(NULL, M + HVT_RING_ROOM_BYTES, PROT_READ | PROT_WRITE,
+    vm.memory.hva = mmap(NULL, M + HVT_RING_AREA_BYTES, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     must(vm.memory.hva != MAP_FAILED, "memory");
     vm.memory.bytes = M;

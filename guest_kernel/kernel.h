@@ -40,7 +40,7 @@ void manifest_init(const struct mft *manifest);
 /* manifest.c: the attached entry of this name and type, and its handle; NULL if there is none. */
 const struct mft_entry *manifest_entry(const char *name, uint32_t type, uint64_t *handle);
 
-/* net_queue.c: a device's queues, if the tender grants the batch and the heap has room; else NULL, false. */
+/* net_queue.c: a device's queues, if the tender grants the batch and the heap has space; else NULL, false. */
 struct net_queue;
 bool net_queue_open(struct net_device *device);
 struct net_queue *net_queue_of(const struct net_device *device);

@@ -6,8 +6,8 @@
  *   host:  serves entries in order, ent_head+1 each; a read gets a commit, com_tail+1
  *
  * A frame to be sent is copied, so that the caller has its buffer back at once. The copies take a piece of
- * the heap at the first net_open(), so a unikernel without network pays nothing; without room there, all goes
- * by hypercalls. So do frames larger than a copy's room, behind all that was sent before.
+ * the heap at the first net_open(), so a unikernel without network pays nothing; without space there, all
+ * goes by hypercalls. So do frames larger than a copy's buffer, behind all that was sent before.
  */
 #include "kernel.h"
 
@@ -16,7 +16,7 @@
 _Static_assert(HVT_RING_ENTRIES % COPIES == 0,
                "an entry's copy is free once the entry COPIES before is served");
 
-static struct hvt_net_ring *ring; /* NULL: not offered, or no room for copies */
+static struct hvt_net_ring *ring; /* NULL: not offered, or no space for copies */
 static uint8_t (*copies)[COPY_BYTES];
 static uint32_t ent_tail, com_head; /* ours; the ring has copies for the host */
 

@@ -14,18 +14,18 @@
 #define FRAMES_MAX  32u /* of a queue; more would not fit the first cache, and save little */
 #define FRAMES_MIN  2u
 #define QUEUE_BYTES 0x20000u /* of a queue, where frames are large: then it has fewer */
-#define ROOM_MIN    2048u    /* of a frame */
+#define FRAME_MIN   2048u    /* of a frame */
 #define HOLD_NS     50000u
 
 struct net_queue {
     uint64_t handle;
-    uint32_t room;  /* bytes of a frame */
-    uint32_t asked; /* room of the last net_read(), at most `room`: longer ones the host drops; 0: none yet */
+    uint32_t capacity; /* bytes of a frame */
+    uint32_t asked; /* by the last net_read(), at most `capacity`; longer frames are dropped; 0: none yet */
     uint32_t frames;
     uint32_t in_next, in_end; /* frames that wait to be read */
     uint32_t out_count;
     uint64_t held_since_ns; /* the first of those */
-    uint64_t dropped;       /* were here already when a net_read() had less room than the one before */
+    uint64_t dropped;       /* were here already when a net_read() had a smaller buffer than the one before */
     bool drained;           /* the last batch brought all there was, and nobody has been told yet */
     uint8_t *in, *out;
     uint32_t in_len[FRAMES_MAX], out_len[FRAMES_MAX];
@@ -52,24 +52,24 @@ bool net_queue_open(struct net_device *device)
     }
     device->offload = ask.offload;
     if (device->offload || queues[device->handle]) {
-        return true; /* frames with an offload are no queue's: who wants them has room for them */
+        return true; /* frames with an offload are no queue's: who wants them has space for them */
     }
-    uint32_t room = ((uint32_t)net_frame_bytes(device) + 63) & ~63u;
-    room = room < ROOM_MIN ? ROOM_MIN : room;
-    uint32_t frames = QUEUE_BYTES / room;
+    uint32_t capacity = ((uint32_t)net_frame_bytes(device) + 63) & ~63u;
+    capacity = capacity < FRAME_MIN ? FRAME_MIN : capacity;
+    uint32_t frames = QUEUE_BYTES / capacity;
     frames = frames > FRAMES_MAX ? FRAMES_MAX : frames < FRAMES_MIN ? FRAMES_MIN : frames;
     struct net_queue *queue = guest_calloc(1, sizeof(*queue));
-    uint8_t *buffers = guest_alloc((size_t)2 * frames * room);
+    uint8_t *buffers = guest_alloc((size_t)2 * frames * capacity);
     if (!queue || !buffers) {
         guest_free(queue);
         guest_free(buffers);
         return false;
     }
     queue->handle = device->handle;
-    queue->room = room;
+    queue->capacity = capacity;
     queue->frames = frames;
     queue->in = buffers;
-    queue->out = buffers + (size_t)frames * room;
+    queue->out = buffers + (size_t)frames * capacity;
     queues[device->handle] = queue;
     sole = nets_attached() == 1 ? queue : NULL;
     return true;
@@ -95,12 +95,12 @@ static void exchange(struct net_queue *queue, uint64_t timeout_ns)
                                      .rx_count = is_empty(queue) && queue->asked ? queue->frames : 0,
                                      .timeout_ns = timeout_ns};
     for (uint32_t i = 0; i < batch.tx_count; i++) {
-        frames[i] = (struct tender_net_frame){.data = gpa_of(queue->out + (size_t)i * queue->room),
+        frames[i] = (struct tender_net_frame){.data = gpa_of(queue->out + (size_t)i * queue->capacity),
                                               .len = queue->out_len[i]};
     }
     struct tender_net_frame *in = frames + batch.tx_count;
     for (uint32_t i = 0; i < batch.rx_count; i++) {
-        in[i] = (struct tender_net_frame){.data = gpa_of(queue->in + (size_t)i * queue->room),
+        in[i] = (struct tender_net_frame){.data = gpa_of(queue->in + (size_t)i * queue->capacity),
                                           .len = queue->asked};
     }
     gate_net_batch(&batch);
@@ -122,7 +122,7 @@ static void send_held(struct net_queue *queue)
     struct tender_net_batch batch = {
         .handle = queue->handle, .frames = gpa_of(frames), .tx_count = queue->out_count};
     for (uint32_t i = 0; i < batch.tx_count; i++) {
-        frames[i] = (struct tender_net_frame){.data = gpa_of(queue->out + (size_t)i * queue->room),
+        frames[i] = (struct tender_net_frame){.data = gpa_of(queue->out + (size_t)i * queue->capacity),
                                               .len = queue->out_len[i]};
     }
     if (batch.tx_count) {
@@ -141,7 +141,7 @@ static enum guest_result send_now(const struct net_queue *queue, const void *fra
 enum guest_result net_queue_write(struct net_queue *queue, const void *frame, size_t len)
 {
     const bool last = is_empty(queue);
-    if (len > queue->room || (last && queue->out_count == 0)) {
+    if (len > queue->capacity || (last && queue->out_count == 0)) {
         send_held(queue);
         return send_now(queue, frame, len);
     }
@@ -152,7 +152,7 @@ enum guest_result net_queue_write(struct net_queue *queue, const void *frame, si
     if (queue->out_count == 0) {
         queue->held_since_ns = now_ns;
     }
-    memcpy(queue->out + (size_t)queue->out_count * queue->room, frame, len);
+    memcpy(queue->out + (size_t)queue->out_count * queue->capacity, frame, len);
     queue->out_len[queue->out_count++] = (uint32_t)len;
     if (last) {
         exchange(queue, 0);
@@ -169,7 +169,7 @@ static bool take(struct net_queue *queue, void *frame, size_t size, size_t *len)
         const uint32_t at = queue->in_next++;
         if (queue->in_len[at] <= size) {
             *len = queue->in_len[at];
-            memcpy(frame, queue->in + (size_t)at * queue->room, *len);
+            memcpy(frame, queue->in + (size_t)at * queue->capacity, *len);
             return true;
         }
         queue->dropped++;
@@ -182,7 +182,7 @@ enum guest_result net_queue_read(struct net_queue *queue, void *frame, size_t si
     if (size == 0) {
         return GUEST_AGAIN;
     }
-    queue->asked = size < queue->room ? (uint32_t)size : queue->room;
+    queue->asked = size < queue->capacity ? (uint32_t)size : queue->capacity;
     if (take(queue, frame, size, len)) {
         return GUEST_OK;
     }
@@ -232,7 +232,7 @@ bool net_queues_wait(uint64_t timeout_ns, uint64_t *ready_set, int *count)
     if (*count) {
         return true;
     }
-    if (!sole || !sole->asked) { /* before the first net_read() it is not known what has room */
+    if (!sole || !sole->asked) { /* before the first net_read() it is not known what fits */
         net_queues_flush();
         return false;
     }

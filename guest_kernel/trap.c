@@ -71,9 +71,9 @@ static struct idt_gate idt[TRAP_VECTORS];
 /* The tender may read this many bytes behind the cookie. */
 static union {
     struct hvt_trap_cookie cookie;
-    uint8_t room[HVT_HALT_COOKIE_BYTES];
+    uint8_t bytes[HVT_HALT_COOKIE_BYTES];
 } halt_cookie __attribute__((aligned(16)));
-_Static_assert(sizeof(halt_cookie) >= HVT_HALT_COOKIE_BYTES, "cookie room");
+_Static_assert(sizeof(halt_cookie) >= HVT_HALT_COOKIE_BYTES, "cookie space");
 
 static const char *const vector_names[TRAP_VECTORS] = {
     "#DE divide error",

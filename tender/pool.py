@@ -118,7 +118,7 @@ class VmPool(Owner):
                 fresh.close()
         except TenderError:
             fresh.close()  # this host refused: the next take() makes a machine, or says why it cannot
-        self._keep_to_size()  # several threads may have found room for one
+        self._keep_to_size()  # several threads may have found space for one
 
     def _keep_to_size(self) -> None:
         while len(self._idle) > (0 if self._closed else self.size):

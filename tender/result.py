@@ -105,7 +105,7 @@ class Counters(Value):
     net_tx_bytes: int
     net_tx_drops: int
     net_rx_errors: int
-    net_rx_drops: int  # too long for their room, empty, or with an offload that who asked could not take
+    net_rx_drops: int  # too long for their buffer, empty, or with an offload that who asked could not take
     net_ring_kicks: int  # of the network ring: how often the guest asked to be served
     net_batches: int  # of our extension: each frame of one is counted above too
     net_detached: int  # a TAP's interface was deleted

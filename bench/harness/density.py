@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         type=regimes.positive,
         default=1000,
         metavar="N",
-        help="processes and threads that the machine is to have room for (1000)",
+        help="processes and threads that the machine is to have space for (1000)",
     )
     p.add_argument(
         "--slowdown",
@@ -172,7 +172,7 @@ def _measure_memory(fleet: Fleet, grown: Grown, kernel_before: int) -> None:
 
 
 def tasks_left() -> "int | None":
-    """How many processes and threads more this machine, or our cgroup, has room for; None if it does not tell."""
+    """How many processes and threads more this machine, or our cgroup, has space for; None if it does not tell."""
     running = (facts.text_of("/proc/loadavg") or "").split()
     found = []
     if len(running) > 3 and "/" in running[3]:
@@ -196,7 +196,7 @@ def why_stop(boots_ms: "list[float]", limits: Limits, *, available: int, tasks_l
     if available < limits.reserve_kib:
         return f"--reserve reached: {available >> 10} MiB are left"
     if tasks_left is not None and tasks_left < limits.tasks:
-        return f"--tasks reached: room for {tasks_left} processes and threads is left"
+        return f"--tasks reached: space for {tasks_left} processes and threads is left"
     if len(boots_ms) >= 2 * _WINDOW:
         first, last = median(boots_ms[:_WINDOW]), median(boots_ms[-_WINDOW:])
         if last >= limits.slowdown * first:

@@ -22,7 +22,7 @@ making one more costs the more, the more there are: by a tenth more at some hund
 
 
 class Refused(BenchError):
-    """There is no room for one more."""
+    """There is no space for one more."""
 
 
 class Fleet:

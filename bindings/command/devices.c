@@ -52,7 +52,7 @@ static void refuse_the_rest(const struct elf_image *image)
             at += (size_t)snprintf(text + at, sizeof text - at, says_unattached,
                                    shown(image->manifest.e[i].name),
                                    device_word(type) ? device_word(type) : "<undefined type>");
-            text[at++] = '\n'; /* there is room: a name is shown in 360 bytes at most */
+            text[at++] = '\n'; /* there is space: a name is shown in 360 bytes at most */
         }
     if (at)
         leave_to_python("%s%s%s", text, says_attach_all, says_see_help);

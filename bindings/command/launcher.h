@@ -67,10 +67,10 @@ extern const char *unreadable_package;
 
 /* ---- say.c */
 
-/* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. It waits for room there as long
+/* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. It waits for space there as long
  * as nobody hurries (below). */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The same of what is no error, before the guest starts: left out if there is no room within a second. */
+/* The same of what is no error, before the guest starts: left out if there is no space within a second. */
 void say_notice(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* `PROGRAM: hint: text`. */
 void say_hint(const char *text);

@@ -70,17 +70,17 @@ static char **words_of(int argc, char **argv)
     return words;
 }
 
-/* 0 or an errno. It waits for room where others share a descriptor that does not. */
+/* 0 or an errno. It waits for space where others share a descriptor that does not. */
 static int write_all(int fd, const char *text, size_t len)
 {
     while (len) {
-        struct pollfd room = {fd, POLLOUT, 0};
+        struct pollfd writable = {fd, POLLOUT, 0};
         const ssize_t written = write(fd, text, len);
         if (written >= 0) {
             text += written;
             len -= (size_t)written;
         } else if (errno == EAGAIN)
-            (void)poll(&room, 1, -1);
+            (void)poll(&writable, 1, -1);
         else if (errno != EINTR)
             return errno;
     }

@@ -176,7 +176,7 @@ void report_end(const struct report_about *about, const struct told_end *told, c
     const size_t length = report_write(report.line, about, told, event, shared);
     const int error = write_output(&report.to, report.line, length, UINT64_MAX);
     if (error && *report.shown)
-        say(says_report_lost, report.shown, error == -EAGAIN ? says_no_room : strerror(-error));
+        say(says_report_lost, report.shown, error == -EAGAIN ? says_not_read : strerror(-error));
 }
 
 void report_refused(const struct report_about *about, const char *text)

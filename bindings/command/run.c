@@ -137,7 +137,7 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
 }
 
 /* The words of this command as its guest's process shows them, and the guest can read them: without the
- * directories of the host's files, and no more than their stack has room for. */
+ * directories of the host's files, and no more than their stack has space for. */
 static const char *const *words_to_show(void)
 {
     size_t count = 0, at = 0, bytes = 0;

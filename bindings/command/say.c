@@ -12,8 +12,8 @@
 #include "device.h"
 #include "launcher.h"
 
-#define ROOM_NS UINT64_C(1000000000)
-#define CUT     "...\n" /* where a line of more than 8 KiB ends */
+#define PATIENCE_NS UINT64_C(1000000000)
+#define CUT         "...\n" /* where a line of more than 8 KiB ends */
 
 volatile sig_atomic_t hurried;
 
@@ -41,13 +41,13 @@ struct output stderr_output(void)
     return output;
 }
 
-/* A reader has until then, and once something hurries no longer than ROOM_NS, all in all. */
+/* A reader has until then, and once something hurries no longer than PATIENCE_NS, all in all. */
 static bool is_over(uint64_t until_ns)
 {
     static uint64_t hurry_until_ns;
     const uint64_t now_ns = monotonic_ns();
     if (hurried && !hurry_until_ns)
-        hurry_until_ns = now_ns + ROOM_NS;
+        hurry_until_ns = now_ns + PATIENCE_NS;
     return now_ns >= until_ns || (hurry_until_ns && now_ns >= hurry_until_ns);
 }
 
@@ -59,9 +59,9 @@ int write_output(const struct output *output, const char *text, size_t length, u
 
 const char *shown(const char *name)
 {
-    const size_t room = 4 * strlen(name) + sizeof "...";
-    char *text = malloc(room);
-    return text ? text_escape(text, room, name, true) : "?";
+    const size_t capacity = 4 * strlen(name) + sizeof "...";
+    char *text = malloc(capacity);
+    return text ? text_escape(text, capacity, name, true) : "?";
 }
 
 /* What comes too late, or to a reader that went away, must not change how we end. */
@@ -102,7 +102,7 @@ void say_notice(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    say_formatted(monotonic_ns() + ROOM_NS, format, arguments);
+    say_formatted(monotonic_ns() + PATIENCE_NS, format, arguments);
     va_end(arguments);
 }
 

@@ -47,7 +47,7 @@ struct device_ops {
 
     /* For all devices of the kind at once; each may be NULL. */
     /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. NULL: none is. */
-    void (*offer)(struct vm *vm, void *room, uint32_t mode);
+    void (*offer)(struct vm *vm, void *area, uint32_t mode);
     /* This process runs this guest alone and is about to lose rights: threads are made now. */
     void (*prepare)(struct vm *vm);
     int (*written_fd)(const struct vm *vm); /* one that the kind itself made and writes; -1: none */
@@ -104,7 +104,7 @@ static inline bool devices_of_type_map(const struct vm *vm, uint32_t type)
 }
 
 /* Whether a device of the VM has use for such memory. */
-static inline bool devices_want_room(const struct vm *vm)
+static inline bool devices_want_area(const struct vm *vm)
 {
     bool found = false;
     for (uint32_t type = 0; type < DEVICE_TYPES; type++)
@@ -112,11 +112,11 @@ static inline bool devices_want_room(const struct vm *vm)
     return found;
 }
 
-static inline void devices_offer(struct vm *vm, uint8_t *room, uint32_t mode)
+static inline void devices_offer(struct vm *vm, uint8_t *area, uint32_t mode)
 {
     for (uint32_t type = 0; type < DEVICE_TYPES; type++)
         if (device_kinds[type] && device_kinds[type]->offer)
-            device_kinds[type]->offer(vm, room, mode);
+            device_kinds[type]->offer(vm, area, mode);
 }
 
 static inline void devices_prepare(struct vm *vm)

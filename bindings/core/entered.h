@@ -5,10 +5,11 @@
  * twice is told twice. So who copies each range as it is told has the guest's memory, but for what the guest
  * itself has written.
  *
- *   to fill:   data = guest_room_at(memory, gpa, len);  read(fd, data, ...);  entered(memory, data, got, ...)
+ *   to fill:   data = guest_buffer_at(memory, gpa, len);  read(fd, data, ...);
+ *              entered(memory, data, got, ...)
  *   to copy:   guest_put(memory, data, from, len, ...), which tells by itself
  *
- * The range is given by its address in this process, as guest_room_at() gave it; a listener hears the
+ * The range is given by its address in this process, as guest_buffer_at() gave it; a listener hears the
  * guest's.
  */
 #ifndef TENDER_ENTERED_H
@@ -24,7 +25,7 @@ enum entered_source {
     ENTERED_ANSWER,      /* a hypercall's structure, or that of a request or a frame of a batch */
     ENTERED_FRAME,       /* bytes of a network device */
     ENTERED_BLOCK,       /* bytes of a disk */
-    ENTERED_RING,        /* the network ring: indices, commits, frames that wait in its room */
+    ENTERED_RING,        /* the network ring: indices, commits, frames that wait in its area */
     ENTERED_PROCESSOR,   /* the sandbox: an instruction or an exception that is emulated */
     ENTERED_HOST,        /* who holds the VM wrote it */
 };
@@ -47,7 +48,7 @@ static inline void entered(const struct guest_memory *memory, const void *at, ui
 }
 
 /* [gpa, gpa + len) to be filled, as guest_memory_at() says; whoever fills it calls entered(). */
-static inline void *guest_room_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len)
+static inline void *guest_buffer_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len)
 {
     return guest_memory_at(memory, gpa, len, GUEST_WRITABLE);
 }

@@ -25,7 +25,7 @@ struct guest_range {
 struct guest_memory {
     uint8_t *hva;
     uint64_t bytes;        /* M: what the guest may name */
-    uint64_t mapped_bytes; /* A: M, and the network ring's room behind it */
+    uint64_t mapped_bytes; /* A: M, and the network ring's area behind it */
     uint64_t template_bytes;
     uint8_t *template; /* NULL: it is not to be reset */
     int pagemap_fd;
@@ -72,7 +72,7 @@ void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint6
 
 /* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M,
  * and then what comes back is not to be touched. Handlers ask by guest_bytes_at() and, for what they fill, by
- * guest_room_at() (entered.h). */
+ * guest_buffer_at() (entered.h). */
 static inline void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
                                     enum guest_access access)
 {

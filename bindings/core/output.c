@@ -33,8 +33,8 @@ int output_write(const struct output *output, const char *text, size_t length,
 {
     const struct timespec look = {0, LOOK_NS};
     while (progress->done < length) {
-        struct pollfd room = {output->fd, POLLOUT, 0};
-        if (ppoll(&room, 1, &look, NULL) > 0) {
+        struct pollfd writable = {output->fd, POLLOUT, 0};
+        if (ppoll(&writable, 1, &look, NULL) > 0) {
             progress->asked = piece_of(length - progress->done);
             const ssize_t written = write_at_once(output, text + progress->done, progress->asked);
             if (written > 0)
@@ -46,7 +46,7 @@ int output_write(const struct output *output, const char *text, size_t length,
                 return -EIO;
             if (errno != EAGAIN && errno != EINTR)
                 return -errno;
-            if (errno == EAGAIN) /* somebody else took the room, or it was too little */
+            if (errno == EAGAIN) /* somebody else filled it, or it was too little */
                 (void)ppoll(NULL, 0, &look, NULL);
         }
         if (is_over(until_ns))

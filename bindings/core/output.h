@@ -1,6 +1,6 @@
 /*
  * Text for a descriptor that others may have too: lines on stderr, a report. No write waits, for a reader may
- * never read; what waits is a look for room, and the caller says how long. The guest's console has the same
+ * never read; what waits is a look for space, and the caller says how long. The guest's console has the same
  * rules (devices/console/console_write.c).
  */
 #ifndef TENDER_OUTPUT_H

@@ -34,7 +34,7 @@ enum verdict {
 
 /*
  * A kind of device keeps its state in the VM, of each device and of all its devices together: plain data,
- * which only the kind's own folder looks into. It has a fixed room, so that a VM is one piece of memory, and
+ * which only the kind's own folder looks into. It has a fixed size, so that a VM is one piece of memory, and
  * a handler finds the state at an address that the compiler knows.
  */
 #define DEVICE_OWN_BYTES 120 /* with what stands before it 128, by which a handle is multiplied in one step */

@@ -27,7 +27,7 @@ struct vm_counters {
     uint64_t net_tx_bytes;
     uint64_t net_tx_drops;
     uint64_t net_rx_errors;
-    uint64_t net_rx_drops;   /* too long for their room, empty, or with an offload that nobody asked for */
+    uint64_t net_rx_drops;   /* too long for their buffer, empty, or with an offload that nobody asked for */
     uint64_t net_ring_kicks; /* entries were posted while nobody looked */
     uint64_t net_batches;
     uint64_t net_detached; /* how often a TAP's interface was deleted, */

@@ -16,7 +16,7 @@
 /*
  * How a guest with a network device of this image, in so much memory, is offered a ring; `wanted`
  * RING_ADAPTIVE leaves it to us. With one processor, worker and guest would wait for each other's turns; in
- * too little memory, the ring's room is better the guest's (solo5-hvt adds it on top of what was asked for,
+ * too little memory, the ring's area is better the guest's (solo5-hvt adds it on top of what was asked for,
  * and images are sized by that): then there is none, and frames go by hypercalls.
  */
 uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted);
@@ -78,10 +78,10 @@ int file_open(const char *path, enum file_use use, struct device_error *error);
  * writing, is none of the command's own, and is of a kind that takes bytes in a row. */
 int file_check_output(int fd, struct device_error *error);
 
-/* `text` as it may reach a terminal, in `to` of `room` bytes. What is no printable ASCII is an escape of its
- * byte, two hexadecimal digits; a byte from 0x80 on stays if `keep_high`. What finds no room is left out,
+/* `text` as it may reach a terminal, in `to` of `capacity` bytes. What is no printable ASCII is an escape of
+ * its byte, two hexadecimal digits; a byte from 0x80 on stays if `keep_high`. What does not fit is left out,
  * with three dots in its place. Returns `to`. */
-char *text_escape(char *to, size_t room, const char *text, bool keep_high);
+char *text_escape(char *to, size_t capacity, const char *text, bool keep_high);
 
 /* Fills `error`, control characters escaped; -1, so that a caller can return it. */
 int device_failed(struct device_error *error, enum device_problem problem, int os_error, const char *format,

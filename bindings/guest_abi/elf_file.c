@@ -9,7 +9,7 @@
 #include <string.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "headers are used as they are in the file");
-_Static_assert(sizeof(((struct elf_error *)0)->text) == ELF_ERROR_TEXT_BYTES, "room for the text");
+_Static_assert(sizeof(((struct elf_error *)0)->text) == ELF_ERROR_TEXT_BYTES, "space for the text");
 
 #if defined(__x86_64__)
 #define HOST_MACHINE EM_X86_64

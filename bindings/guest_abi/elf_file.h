@@ -63,7 +63,7 @@ const Elf64_Phdr *elf_phdr(struct elf_file *file, uint32_t index, struct elf_err
  */
 int elf_note_find(struct elf_file *file, const struct elf_note_kind *kind, struct elf_note *note,
                   struct elf_error *error);
-/* Reads the note's data; `to` has room for the kind's maximum, less padding. */
+/* Reads the note's data; `to` has space for the kind's maximum, less padding. */
 int elf_note_read(const struct byte_source *source, const struct elf_note *note, void *to,
                   struct elf_error *error);
 

@@ -10,7 +10,7 @@
 
 _Static_assert(sizeof(((struct elf_image *)0)->segments) / sizeof(struct elf_segment) ==
                    ELF_IMAGE_SEGMENTS_MAX,
-               "room for the segments");
+               "space for the segments");
 _Static_assert(SEGMENT_EXEC == PF_X && SEGMENT_WRITE == PF_W && SEGMENT_READ == PF_R, "flags are ELF's");
 
 /* ---- Upper bounds: against 4 GiB when parsing, against the guest's memory in elf_image_fits(). ---- */

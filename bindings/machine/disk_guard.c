@@ -83,7 +83,7 @@ static const struct sock_filter check[] = {
 };
 #define CHECK_LENGTH (sizeof check / sizeof *check)
 
-_Static_assert(3 + DISK_LENGTH * MFT_MAX_ENTRIES + 1 + CHECK_LENGTH <= DISK_GUARD_LENGTH, "it has room");
+_Static_assert(3 + DISK_LENGTH * MFT_MAX_ENTRIES + 1 + CHECK_LENGTH <= DISK_GUARD_LENGTH, "it fits");
 
 /* Its file may be written, from its beginning on. */
 static bool is_written(const struct vm_device *device)

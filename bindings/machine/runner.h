@@ -35,7 +35,7 @@ struct runner {
     sigset_t run_mask;        /* the caller's mask without the kick: in force inside KVM_RUN */
     /* and vm.poll_mask: the caller's with the kick */
 };
-_Static_assert(sizeof(struct runner) <= RUNNER_OWN_BYTES, "it has room");
+_Static_assert(sizeof(struct runner) <= RUNNER_OWN_BYTES, "it fits");
 
 static inline struct runner *runner_of(const struct vm *vm)
 {

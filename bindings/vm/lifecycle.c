@@ -70,7 +70,7 @@ int machine_open(struct machine *machine, const struct machine_ops *ops, const s
     struct machine_plan served = *plan;
     if (!ops->serves_ring)
         devices_offer(machine->vm, NULL, RING_NONE);
-    if (!devices_want_room(machine->vm))
+    if (!devices_want_area(machine->vm))
         served.ring_mode = RING_NONE;
     served.ring_mode = machine_ring_mode(ops, plan->image, plan->mem_bytes, served.ring_mode);
     if (ops->open(machine, &served, error) < 0) {

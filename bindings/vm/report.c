@@ -18,11 +18,11 @@ struct line {
 static __attribute__((format(printf, 2, 3))) void add(struct line *line, const char *format, ...)
 {
     va_list arguments;
-    const size_t room = (size_t)(line->end - line->at);
+    const size_t capacity = (size_t)(line->end - line->at);
     va_start(arguments, format);
-    const int length = vsnprintf(line->at, room, format, arguments);
+    const int length = vsnprintf(line->at, capacity, format, arguments);
     va_end(arguments);
-    line->at += length < 0 ? 0 : (size_t)length < room ? (size_t)length : room - 1;
+    line->at += length < 0 ? 0 : (size_t)length < capacity ? (size_t)length : capacity - 1;
 }
 
 static void put(struct line *line, char byte)

@@ -155,14 +155,14 @@ static bool source_is_wrong(const struct host *host, uint32_t source)
 }
 
 /* The header's length if the packet is whole, sound, unfragmented and for us; otherwise 0. */
-static size_t ipv4_check(const struct host *host, const uint8_t *ip, size_t room)
+static size_t ipv4_check(const struct host *host, const uint8_t *ip, size_t capacity)
 {
-    if (room < IPV4_BYTES || ip[0] >> 4 != 4) {
+    if (capacity < IPV4_BYTES || ip[0] >> 4 != 4) {
         return 0;
     }
     size_t header = (size_t)(ip[0] & 15) * 4;
     size_t total = get16(ip + 2);
-    if (header < IPV4_BYTES || header > total || total > room || sum_of(ip, header) != 0xffff) {
+    if (header < IPV4_BYTES || header > total || total > capacity || sum_of(ip, header) != 0xffff) {
         return 0;
     }
     bool fragment = get16(ip + 6) & 0x3fff; /* more fragments, or an offset */

@@ -142,7 +142,7 @@ def text(found: dict[str, Any]) -> str:
         f"extension {', '.join(found['extensions']) or 'none'}",
         f"sites     {found['sites']} hypercalls in its text, which the sandbox turns into jumps",
         f"memory    the image ends at {memory['image_end']:#x}: {memory['least_bytes'] >> 20} MiB"
-        " at the least, and room for its heap and stack",
+        " at the least, and space for its heap and stack",
         f"symbols   {found['symbol_count'] or 'none'}{'' if found['symbols_complete'] else ', and more'}",
         "",
         "devices" if found["devices"] else "devices   none",

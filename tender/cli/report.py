@@ -75,7 +75,7 @@ def write_json(value: dict[str, object], options: RunOptions) -> None:
         say.write(options.json_fd, line.encode())
     except OSError as error:
         where = f"fd:{options.json}" if isinstance(options.json, int) else printable(options.json or "")
-        why = says("no_room") if isinstance(error, TimeoutError) else error.strerror
+        why = says("not_read") if isinstance(error, TimeoutError) else error.strerror
         say.error(says("report_lost", where, why))
 
 

@@ -14,7 +14,7 @@ from errno import EAGAIN, EIO, ENOSYS, EOPNOTSUPP
 from tender.printable import printable
 
 PROGRAM = "tender"
-ROOM_S = 1.0
+PATIENCE_S = 1.0
 _LOOK_MS = 50
 _NO_FLAGS = (ENOSYS, EOPNOTSUPP)
 _KEPT_MAX = 1 << 16
@@ -99,19 +99,18 @@ def error(text: str) -> None:
 
 
 def notice(text: str) -> None:
-    """The same of what is no error, before the guest starts: left out if there is no room for it in ROOM_S."""
-    _stderr(_prefixed(text), time.monotonic() + ROOM_S)
+    """The same of what is no error, before the guest starts: left out if there is no space for it in PATIENCE_S."""
+    _stderr(_prefixed(text), time.monotonic() + PATIENCE_S)
 
 
 def hurry(*, after_s: float | None = None) -> None:
-    """Nothing waits longer than ROOM_S for a reader, all in all: from now on, as a signal ends the command, or from the end
-    of a time limit on."""
+    """From now on, or `after_s` later, nothing waits longer than PATIENCE_S for a reader, all in all."""
     global _hurry_until
     now = time.monotonic()
     if after_s is not None:
-        _hurry_until = now + after_s + ROOM_S
-    elif now + ROOM_S < _hurry_until:
-        _hurry_until = now + ROOM_S
+        _hurry_until = now + after_s + PATIENCE_S
+    elif now + PATIENCE_S < _hurry_until:
+        _hurry_until = now + PATIENCE_S
 
 
 def is_over(until: float) -> bool:
@@ -120,26 +119,26 @@ def is_over(until: float) -> bool:
 
 
 def write(fd: int, data: bytes, until: float = float("inf")) -> None:
-    """All of `data`; waits for room until then as long as nobody hurries. Raises OSError: TimeoutError for want of room."""
+    """Writes all of `data`; waits for space, not longer than `until` or hurry() allows. Raises OSError, so TimeoutError."""
     try:
         import select
     except (ImportError, OSError):  # no descriptor is left to read it by
         os.write(fd, data)
         return
-    room = select.poll()
-    room.register(fd, select.POLLOUT)
+    writable = select.poll()
+    writable.register(fd, select.POLLOUT)
     own = _terminal_without_waiting(fd)
     is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
     try:
         while data:
-            if room.poll(_LOOK_MS):
+            if writable.poll(_LOOK_MS):
                 try:
                     written = _write_at_once(fd if own < 0 else own, data[: select.PIPE_BUF], is_pipe)
                     if not written:  # such a file never takes more
                         raise OSError(EIO, os.strerror(EIO))
                     data = data[written:]
                     continue
-                except BlockingIOError:  # somebody else took the room, or it was too little
+                except BlockingIOError:  # somebody else filled it, or it was too little
                     time.sleep(_LOOK_MS / 1000)
             if is_over(until):
                 raise TimeoutError(EAGAIN, os.strerror(EAGAIN))
@@ -149,7 +148,7 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
 
 
 def _write_at_once(fd: int, data: bytes, is_pipe: bool) -> int:
-    """A write that does not wait: poll() has told of room, but another writer may take it."""
+    """A write that does not wait: poll() has told of a buffer, but another writer may take it."""
     if is_pipe:
         try:
             return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
@@ -162,7 +161,7 @@ def _write_at_once(fd: int, data: bytes, is_pipe: bool) -> int:
 def _terminal_without_waiting(fd: int) -> int:
     """The terminal once more, without waiting, for the flags of `fd` are its owner's; -1 for what is none.
 
-    poll() tells of room as soon as a terminal has any, and a newline may take more than its own byte.
+    poll() tells of space as soon as a terminal has any, and a newline may take more than its own byte.
     """
     if not os.isatty(fd):
         return -1

@@ -54,10 +54,10 @@ class Requests(Bare):
 
     def read_disk(self, offset: int, length: int, answer: int) -> int:
         """Where it reads to."""
-        room = self.place(b"\xa5" * (length + 8), align=512)
-        call = self.call(BLOCK_READ, L_BLOCK, 1, offset, room, length, 0x7E)
+        buffer = self.place(b"\xa5" * (length + 8), align=512)
+        call = self.call(BLOCK_READ, L_BLOCK, 1, offset, buffer, length, 0x7E)
         self.expected.append((call, f"read of {length} at {offset}", answer))
-        return room
+        return buffer
 
     def boot(
         self, block: BlockFd | BlockFile, said: Callable[[], None] | None = None
@@ -97,9 +97,9 @@ def test_a_write_that_fails_is_an_error_and_what_is_beside_it_is_written(code: i
         guest.write_disk(BAD + 512, b"\3" * 512, OK)
         guest.write_disk(BAD - PAGE, b"\4" * (3 * PAGE), EUNSPEC)
         guest.write_disk(SIZE - 512, b"\5" * 512, OK)
-        room = guest.read_disk(SIZE - 512, 511, OK)
+        buffer = guest.read_disk(SIZE - 512, 511, OK)
         _, memory = guest.boot(BlockFd(disk.open()))
-        assert memory(room, 512) == b"\5" * 511 + b"\xa5"
+        assert memory(buffer, 512) == b"\5" * 511 + b"\xa5"
         # the mapping may bring what a call was refused: that is a write too, and not to this sector
         assert disk.data[BAD : BAD + 512] == before[BAD : BAD + 512]
         assert disk.data[BAD - 512 : BAD] in (b"\2" * 512, b"\4" * 512)
@@ -113,13 +113,15 @@ def test_a_read_that_fails_is_an_error_and_what_is_beside_it_is_read(mapped: boo
         guest = Requests()
         guest.read_disk(BAD, 512, EUNSPEC)
         guest.read_disk(BAD - 2 * PAGE, 4 * PAGE, EUNSPEC)
-        rooms = {offset: guest.read_disk(offset, PAGE, OK) for offset in (0, 7 * PAGE, 9 * PAGE, SIZE - PAGE)}
+        buffers = {
+            offset: guest.read_disk(offset, PAGE, OK) for offset in (0, 7 * PAGE, 9 * PAGE, SIZE - PAGE)
+        }
         guest.write_disk(0, b"\1" * PAGE, OK)
         again = guest.read_disk(0, PAGE - 1, OK)
         before = bytes(disk.data)
         _, memory = guest.boot(BlockFd(disk.open()))
-        for offset, room in rooms.items():
-            assert memory(room, PAGE) == before[offset : offset + PAGE], offset
+        for offset, buffer in buffers.items():
+            assert memory(buffer, PAGE) == before[offset : offset + PAGE], offset
         assert memory(again, PAGE) == b"\1" * (PAGE - 1) + b"\xa5"
 
 
@@ -132,7 +134,7 @@ def test_a_page_that_the_host_gave_up_and_cannot_read_again_is_an_error() -> Non
         guest.write(b"now")
         guest.read_disk(BAD, 512, EUNSPEC)
         guest.read_disk(BAD - 3 * PAGE, 6 * PAGE, EUNSPEC)
-        room = guest.read_disk(0, 3 * PAGE, OK)
+        buffer = guest.read_disk(0, 3 * PAGE, OK)
         before = bytes(disk.data)
 
         def the_medium_breaks() -> None:
@@ -142,7 +144,7 @@ def test_a_page_that_the_host_gave_up_and_cannot_read_again_is_an_error() -> Non
 
         _, memory = guest.boot(BlockFd(fd), the_medium_breaks)
         assert any(offset <= BAD < offset + length for offset, length in disk.reads), "the cache was kept"
-        assert memory(room, 3 * PAGE) == before[: 3 * PAGE]
+        assert memory(buffer, 3 * PAGE) == before[: 3 * PAGE]
 
 
 def test_a_flush_that_fails_is_an_error(guest: Guest) -> None:
@@ -166,12 +168,12 @@ def test_a_transfer_that_is_cut_is_continued(short: int) -> None:
         before = bytes(disk.data)
         data = os.urandom(length)
         guest = Requests()
-        room = guest.read_disk(offset, length, OK)
+        buffer = guest.read_disk(offset, length, OK)
         guest.write_disk(offset, data, OK)
         again = guest.read_disk(offset, length - 1, OK)
         result, memory = guest.boot(BlockFd(disk.open(), raw=True))
         assert disk.data == before[:offset] + data + before[offset + length :]
-        assert memory(room, length) == before[offset : offset + length]
+        assert memory(buffer, length) == before[offset : offset + length]
         assert memory(again, length) == data[:-1] + b"\xa5"
         pieces = [(offset + done, length - done) for done in range(0, length, short)]
         assert disk.writes == pieces and disk.reads[: len(pieces)] == pieces
@@ -186,10 +188,10 @@ def test_an_error_in_the_middle_is_the_answer_for_all_of_it() -> None:
         disk.after_short = errno.EIO
         before = bytes(disk.data)
         guest = Requests()
-        room = guest.read_disk(BAD, 1536, EUNSPEC)
+        buffer = guest.read_disk(BAD, 1536, EUNSPEC)
         guest.write_disk(BAD, b"\1" * 1536, EUNSPEC)
         _, memory = guest.boot(BlockFd(disk.open(), raw=True))
-        assert memory(room, 1536) == before[BAD : BAD + 512] + b"\xa5" * 1024
+        assert memory(buffer, 1536) == before[BAD : BAD + 512] + b"\xa5" * 1024
         assert disk.data == before[:BAD] + b"\1" * 512 + before[BAD + 512 :]
         assert disk.reads == disk.writes == [(BAD, 1536), (BAD + 512, 1024)]
 
@@ -242,7 +244,7 @@ def test_a_file_cut_under_its_guest(tmp_path: Path) -> None:
 def test_both_commands_keep_a_guest_whose_disk_fails(
     front: Callable[[str], str], guest: Guest, name: str
 ) -> None:
-    """Half of it has no room, a quarter cannot be read; the guest is under load, ends by itself, and nobody complains."""
+    """Half of it has no space, a quarter cannot be read; the guest is under load, ends by itself, and nobody complains."""
     with FaultyDisk(SIZE) as disk:
         disk.write = dict.fromkeys(range(SIZE // 2, SIZE, PAGE), errno.ENOSPC)
         disk.read = dict.fromkeys(range(0, SIZE // 4, PAGE), errno.EIO)

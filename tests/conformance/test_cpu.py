@@ -96,7 +96,7 @@ def test_what_a_unikernel_computes_with_is_shown_as_the_host_has_it(guest: Guest
 
 @pytest.mark.kvm
 def test_more_than_a_hundred_leaves_are_taken(guest: Guest) -> None:
-    """solo5-hvt has room for 100; KVM itself takes 256."""
+    """solo5-hvt has space for 100; KVM itself takes 256."""
     assert asked(guest, "--tls").ok  # asks KVM for the host's leaves
     table = lib.tn_kvm_cpuid()
     own, size, head = int(table.nent), ffi.sizeof("struct kvm_cpuid_entry2"), ffi.sizeof("struct kvm_cpuid2")

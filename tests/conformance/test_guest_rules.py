@@ -53,12 +53,12 @@ def test_an_idle_loop_wakes_for_each_frame_and_reads_until_again() -> None:
     guest = Bare([("service0", "net")])
     turns = []
     for frame in frames:
-        rooms = [guest.place(bytes(1514)) for _ in range(2)]
+        buffers = [guest.place(bytes(1514)) for _ in range(2)]
         turns.append(
             (
                 guest.call(POLL, L_POLL, A_DAY_NS, 0, 0),
-                *(guest.call(NET_READ, L_NET, 1, room, 1514, 77) for room in rooms),
-                guest.call(NET_WRITE, L_NET, 1, rooms[0], len(frame), 77),
+                *(guest.call(NET_READ, L_NET, 1, buffer, 1514, 77) for buffer in buffers),
+                guest.call(NET_WRITE, L_NET, 1, buffers[0], len(frame), 77),
             )
         )
     guest.halt()

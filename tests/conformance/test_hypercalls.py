@@ -393,18 +393,18 @@ def test_block_read_is_of_any_length_and_place_within(disk: Path) -> None:
     """Neither alignment nor one block is asked for; the length is not changed, nor a byte behind it."""
     content = disk.read_bytes()
     guest = Bare([BLOCK])
-    room = guest.place(bytes(CAPACITY + 8), align=4096)
+    buffer = guest.place(bytes(CAPACITY + 8), align=4096)
     puts = []
     for offset, length in BLOCK_GOOD:
-        guest.store(room + length, 0xA5A5A5A5A5A5A5A5)
-        call = guest.call(BLOCK_READ, L_BLOCK, 1, offset, room, length, UNTOUCHED)
-        guest.call(PUTS, L_PUTS, room, length + 8)
+        guest.store(buffer + length, 0xA5A5A5A5A5A5A5A5)
+        call = guest.call(BLOCK_READ, L_BLOCK, 1, offset, buffer, length, UNTOUCHED)
+        guest.call(PUTS, L_PUTS, buffer, length + 8)
         puts.append((call, offset, length))
     guest.halt()
     ran = guest.run(block=BlockFile(str(disk)))
     console = b""
     for call, offset, length in puts:
-        assert ran.at(call) == (1, offset, room, length, OK)
+        assert ran.at(call) == (1, offset, buffer, length, OK)
         console += content[offset : offset + length] + b"\xa5" * 8
     assert ran.console == console
 
@@ -497,7 +497,7 @@ def test_net_write_sends_one_frame_a_call(wires: Wires) -> None:
 
 
 def test_net_write_that_cannot_be_sent_is_dropped_and_never_to_be_tried_again(wires: Wires) -> None:
-    """No room for it, then nobody there: OK each time, and counted. A guest takes AGAIN for a broken tender."""
+    """No space for it, then nobody there: OK each time, and counted. A guest takes AGAIN for a broken tender."""
     ours, theirs = wires[0]
     theirs.setblocking(False)
     sent = 0
@@ -526,15 +526,15 @@ def test_net_read_takes_frames_in_order_and_drops_what_is_longer(wires: Wires) -
         ours.send(bytes([size % 251]) * size)
     guest = Bare([NET])
     calls = []
-    for room in (2048, 9014, 64, 65536, 14):
-        at = guest.place(b"\xa5" * (room + 8))
-        calls.append((guest.call(NET_READ, L_NET, 1, at, room, UNTOUCHED), at, room))
+    for buffer in (2048, 9014, 64, 65536, 14):
+        at = guest.place(b"\xa5" * (buffer + 8))
+        calls.append((guest.call(NET_READ, L_NET, 1, at, buffer, UNTOUCHED), at, buffer))
     guest.halt()
     ran = guest.run(net=NetFd(theirs.fileno()))
-    seen = [(ran.at(call)[2:], ran.raw(at, room + 8)) for call, at, room in calls]
-    for (_, _, room), size, (fields, memory) in zip(calls, fits, seen, strict=False):
+    seen = [(ran.at(call)[2:], ran.raw(at, buffer + 8)) for call, at, buffer in calls]
+    for (_, _, buffer), size, (fields, memory) in zip(calls, fits, seen, strict=False):
         assert fields == (size, OK)
-        assert (memory[:size], memory[room:]) == (bytes([size % 251]) * size, b"\xa5" * 8)
+        assert (memory[:size], memory[buffer:]) == (bytes([size % 251]) * size, b"\xa5" * 8)
     assert seen[4] == ((14, AGAIN), b"\xa5" * 22)
     assert (ran.result.counters.net_rx_packets, ran.result.counters.net_rx_drops) == (4, 1)
 
@@ -545,13 +545,13 @@ def test_net_read_of_a_closed_wire_is_again_and_it_is_no_longer_ready(wires: Wir
     ours.close()
     guest = Bare([NET])
     ready = guest.call(POLL, L_POLL, 10**9, 0, UNTOUCHED)
-    room = guest.place(bytes(64))
-    reads = [guest.call(NET_READ, L_NET, 1, room, 64, UNTOUCHED) for _ in range(2)]
+    buffer = guest.place(bytes(64))
+    reads = [guest.call(NET_READ, L_NET, 1, buffer, 64, UNTOUCHED) for _ in range(2)]
     later = guest.call(POLL, L_POLL, 1000, 0, UNTOUCHED)
     guest.halt()
     ran = guest.run(net=NetFd(theirs.fileno()))
     assert ran.at(ready)[1:] == (2, 1)
-    assert [ran.at(read) for read in reads] == [(1, room, 64, AGAIN)] * 2
+    assert [ran.at(read) for read in reads] == [(1, buffer, 64, AGAIN)] * 2
     assert ran.at(later)[1:] == (0, 0)
 
 

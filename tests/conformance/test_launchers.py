@@ -162,9 +162,9 @@ def test_albatross_stops_it_although_nobody_reads_its_console(
 def _is_full(fd: int) -> bool:
     import select
 
-    room = select.poll()
-    room.register(fd, select.POLLOUT)
-    return not room.poll(0) and not room.poll(200)
+    writable = select.poll()
+    writable.register(fd, select.POLLOUT)
+    return not writable.poll(0) and not writable.poll(200)
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 60, 61, 62, 63, 64, 255])

@@ -218,7 +218,7 @@ INVALID = {
     "version 0": manifest(RESERVED_ENTRY, version=0),
     "version 2": manifest(RESERVED_ENTRY, version=2),
     "no entry": manifest(),
-    "no entry, room for one": manifest(RESERVED_ENTRY, count=0),
+    "no entry, space for one": manifest(RESERVED_ENTRY, count=0),
     "65 entries": manifest(RESERVED_ENTRY, count=65),
     "2^32 - 1 entries": manifest(RESERVED_ENTRY, count=0xFFFFFFFF),
     "fewer than said": manifest(RESERVED_ENTRY, NET, count=3),
@@ -296,18 +296,18 @@ def test_a_handle_is_the_index_of_its_entry(tmp_path: Path) -> None:
     guest.entries[7] = MftEntry(name=b"future", type=0x40000005)
     answers = {}
     for handle in range(64):
-        room = guest.place(bytes(512))
-        answers[handle] = (guest.call(BLOCK_READ, L_BLOCK, handle, 0, room, 512, 77), room)
+        buffer = guest.place(bytes(512))
+        answers[handle] = (guest.call(BLOCK_READ, L_BLOCK, handle, 0, buffer, 512, 77), buffer)
     guest.halt()
     disks = {}
     for number in set(range(1, 64)) - {7}:
         (tmp_path / f"{number}.img").write_bytes(bytes([number]) * 512)
         disks[f"disk{number}"] = BlockFile(str(tmp_path / f"{number}.img"), read_only=True)
     ran = guest.run(block=disks)
-    for handle, (call, room) in answers.items():
+    for handle, (call, buffer) in answers.items():
         is_disk = handle not in (0, 7)
         assert ran.at(call)[4] == (0 if is_disk else 2)
-        assert ran.raw(room, 512) == (bytes([handle]) * 512 if is_disk else bytes(512))
+        assert ran.raw(buffer, 512) == (bytes([handle]) * 512 if is_disk else bytes(512))
 
 
 @backends
@@ -324,9 +324,9 @@ def test_parameters_in_the_file_are_not_used(tmp_path: Path) -> None:
     guest = Bare()
     guest.entries = baked
     guest.call(PUTS, L_PUTS, MANIFEST_GPA + 8, 3 * 104)
-    room = guest.place(bytes(512))
-    outside = guest.call(BLOCK_READ, L_BLOCK, 2, 1024, room, 512, 77)
-    empty = guest.call(NET_READ, "<QQQi4x", 1, room, 512, 77)
+    buffer = guest.place(bytes(512))
+    outside = guest.call(BLOCK_READ, L_BLOCK, 2, 1024, buffer, 512, 77)
+    empty = guest.call(NET_READ, "<QQQi4x", 1, buffer, 512, 77)
     guest.halt()
     seen = []
     for _ in range(2):

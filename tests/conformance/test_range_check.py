@@ -169,11 +169,11 @@ def test_a_structure_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
     """Each call in one boot: made there, and what it left there kept."""
     guest = Bare([NET, BLOCK])
     text = guest.place(b"puts")
-    room = guest.place(bytes(64))
+    buffer = guest.place(bytes(64))
     answers: dict[int, list[Placed]] = {}
     for call in (*ANSWERED, PUTS, HALT):
         size = struct.calcsize(LAYOUTS[call])
-        values = fields(call, text if call == PUTS else room, 4 if call == PUTS else 16)
+        values = fields(call, text if call == PUTS else buffer, 4 if call == PUTS else 16)
         for i, (word,) in enumerate(struct.iter_unpack("<Q", struct.pack(LAYOUTS[call], *values))):
             guest.store(M - size + 8 * i, word)
         guest.out(PORT + call, M - size)
@@ -185,9 +185,9 @@ def test_a_structure_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
     poll = words.pop(POLL)
     assert poll[:2] == [0, 2] and poll[2] & 0xFFFFFFFF == 1  # the frame that waits
     for call, answered in words.items():
-        assert answered[:-1] == list(fields(call, room, 16)[:-1]), NAMES[call]
+        assert answered[:-1] == list(fields(call, buffer, 16)[:-1]), NAMES[call]
         assert answered[-1] & 0xFFFFFFFF == OK, NAMES[call]
-    assert ran.raw(room, 17) == b"\xe0" * 16 + b"\0"  # the frame
+    assert ran.raw(buffer, 17) == b"\xe0" * 16 + b"\0"  # the frame
 
 
 def test_a_structure_that_is_only_read_may_be_read_only(devices: dict[str, Any]) -> None:

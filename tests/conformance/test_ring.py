@@ -395,7 +395,7 @@ def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
             got.append(len(ours.recv(1 << 17)))
 
     with wire() as (ours, theirs):
-        # Room for all of them: one that finds none is dropped, and the reader may be late.
+        # Space for all of them: one that finds none is dropped, and the reader may be late.
         theirs.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 4 << 20)
         reader = threading.Thread(target=read, args=(ours,))
         reader.start()
@@ -411,7 +411,7 @@ def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
 
 
 @both
-def test_the_guest_library_waits_for_room_and_loses_nothing(
+def test_the_guest_library_waits_for_space_and_loses_nothing(
     guest: Guest, tmp_path: Path, net_ring: NetRing
 ) -> None:
     with wire() as (_, theirs):

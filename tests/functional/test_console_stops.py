@@ -28,7 +28,7 @@ def unread() -> Iterator[int]:
 
 
 def wait_until_full(terminal: int) -> None:
-    """poll() tells of room for a single byte: full is what took no more for a moment."""
+    """poll() tells of space for a single byte: full is what took no more for a moment."""
     poll = select.poll()
     poll.register(terminal, select.POLLOUT)
     while poll.poll(200):
@@ -96,8 +96,8 @@ def test_a_vm_is_stopped_although_nobody_reads_its_terminal(guest: Guest, unread
     assert result.reason == "stopped"
 
 
-def test_vms_that_share_a_pipe_are_stopped_whoever_took_the_room(guest: Guest) -> None:
-    """The reader takes a page at a time, so that all of them see room for one write, and then nothing."""
+def test_vms_that_share_a_pipe_are_stopped_whoever_filled_it(guest: Guest) -> None:
+    """The reader takes a page at a time, so that all of them see space for one write, and then nothing."""
     reader, writer = os.pipe()
     try:
         with Image.open(guest("flood")) as image, contextlib.ExitStack() as stack:
@@ -114,7 +114,7 @@ def test_vms_that_share_a_pipe_are_stopped_whoever_took_the_room(guest: Guest) -
                 while any(still_runs(vm, 0.1) for vm in waiting):
                     with contextlib.suppress(BlockingIOError):
                         os.read(reader, 1 << 16)
-                pytest.fail("a VM waits for room that another took")
+                pytest.fail("a VM waits for space that another took")
             results = [vm.wait(0) for vm in vms]
     finally:
         os.close(reader)

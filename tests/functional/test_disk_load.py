@@ -212,7 +212,7 @@ def test_two_vms_read_one_image(running, disk: Path, guest: Guest) -> None:  # t
 
 
 def test_no_space_is_an_error_for_the_guest(guest: Guest, tender_cmd: list[str], tmp_path: Path) -> None:
-    """A disk with holes on a file system that has no room for them: what is refused is not half there."""
+    """A disk with holes on a file system that has no space for them: what is refused is not half there."""
     script = (
         'mount -t tmpfs -o size=256k none "$1" && truncate -s 1M "$1/disk" && shift && "$@"; status=$?;'
         ' cat "$0/disk" >"$0.copy"; exit $status'

@@ -183,7 +183,7 @@ def test_a_tap_that_goes_down_and_up_under_load(guest: Guest, tap: TapInterface,
             number = 0
             for _ in range(5):
                 for _ in range(200):
-                    with suppress(OSError):  # no room, or just down
+                    with suppress(OSError):  # no space, or just down
                         sender.send(frame(number))
                     number += 1
                 tap.down()

@@ -1,5 +1,5 @@
 """Floods over a real TAP, by each way that frames have: every frame carries its number and a product of that, and what
-did not arrive is what the kernel says it had no room for. None changed, none swapped, none lost uncounted.
+did not arrive is what the kernel says it had no space for. None changed, none swapped, none lost uncounted.
 
 The host's end is C (tests/native/net_wire.c), so that it is not what the flood waits for.
 """
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.tap
 MAC = "02:00:00:00:00:02"
 SIZE = 64
 PATIENT, HASTY = 400, 0
-"""How many frames the host's sender lets wait in the TAP's queue, which has room for 1000; 0: it does not look."""
+"""How many frames the host's sender lets wait in the TAP's queue, which has space for 1000; 0: it does not look."""
 
 
 class Way(NamedTuple):
@@ -146,7 +146,7 @@ def assert_came_by(way: Way, result: VmResult) -> None:
 
 
 def send_in(load: Load, way: Way, window: int, count: int) -> int:
-    """How many the guest did not get: what the kernel had no room for, exactly.
+    """How many the guest did not get: what the kernel had no space for, exactly.
 
     Our library reads by the ring only while its worker is awake; the ring's guest reads by nothing else.
     """

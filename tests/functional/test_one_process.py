@@ -142,7 +142,7 @@ def test_a_signal_for_the_death_of_its_parent_is_kept(
     [(["tender"], 0, 8000), (["solo5-spt"], 0, 8000), (["tender"], 20000, 0)],
     ids=["arguments", "arguments of solo5-spt's", "options"],
 )
-def test_more_words_than_a_guests_stack_has_room_for(
+def test_more_words_than_a_guests_stack_has_frame(
     tender_cmd: list[str], guest: Guest, backend: str, front: list[str], options: int, words: int
 ) -> None:
     """The process that is the guest's has 64 KiB of stack, where the kernel puts a command's words."""

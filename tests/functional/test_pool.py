@@ -28,18 +28,18 @@ def test_one_machine_serves_many_runs_each_with_its_own_arguments(guest: Guest) 
 
 
 def test_a_guest_finds_nothing_of_the_pools_arguments_beside_its_own(guest: Guest) -> None:
-    boot_info, room = 0x10000, 0x4000  # HVT_BOOT_INFO_GPA
+    boot_info, length = 0x10000, 0x4000  # HVT_BOOT_INFO_GPA
     config = VmConfig(mem=8, args=("--first=" + "secret" * 1000,))
     with Image.open(guest("args")) as image, VmPool(image, config) as pool:
         for own in (["a"], [], ["longer", "than", "nothing"], ["b"]):
             with pool.take(own) as vm:
                 line = " ".join(own).encode()
-                memory = vm.memory(boot_info, room)
+                memory = vm.memory(boot_info, length)
                 assert b"secret" not in memory and b"first" not in memory
                 assert line + bytes(64) in memory
                 assert vm.run().reason == ExitReason.EXIT
         with pool.take() as vm:
-            assert b"--first=" + b"secret" * 1000 + bytes(64) in vm.memory(boot_info, room)
+            assert b"--first=" + b"secret" * 1000 + bytes(64) in vm.memory(boot_info, length)
 
 
 def test_what_is_counted_and_timed_begins_anew(guest: Guest) -> None:

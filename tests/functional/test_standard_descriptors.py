@@ -200,7 +200,7 @@ def test_an_answer_that_cannot_be_written(
 def test_an_answer_that_comes_to_a_files_limit(
     command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """`ulimit -f`, with room for ten bytes of the answer: the kernel sends SIGXFSZ, which would end a program."""
+    """`ulimit -f`, with space for ten bytes of the answer: the kernel sends SIGXFSZ, which would end a program."""
     words = ["doctor"] if command == "doctor" else words_of(COMMANDS[command][0], guest, tmp_path)
     most = 8 << 20  # enough for an image in memory, which is a file too
     with open(tmp_path / "answer", "wb") as file:
@@ -232,7 +232,7 @@ def test_an_answer_to_a_terminal_that_has_gone(
 
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("command", ANSWERS)
-def test_an_answer_waits_for_room_in_a_pipe_that_does_not(
+def test_an_answer_waits_for_space_in_a_pipe_that_does_not(
     command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
     """O_NONBLOCK is the open file's, so whoever shares it may have set it."""

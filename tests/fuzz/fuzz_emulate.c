@@ -35,9 +35,9 @@ static struct guest_memory memory;
 
 static void set_up(void)
 {
-    uint8_t *room = mmap(NULL, M + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    MUST(room != MAP_FAILED);
-    memory.hva = room + GUARD;
+    uint8_t *mapping = mmap(NULL, M + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(mapping != MAP_FAILED);
+    memory.hva = mapping + GUARD;
     memory.bytes = M;
     memory.ranges[0] = (struct guest_range){TEXT, WINDOW, SEGMENT_EXEC};
     memory.range_count = 1;

@@ -22,7 +22,7 @@
 #include "console.h"
 #include "disk_map.h"
 #include "entered.h"
-#include "guest_room.h"
+#include "guarded_memory.h"
 #include "hypercall.h"
 #include "must.h"
 #include "runner.h"
@@ -63,7 +63,7 @@ static void set_up(void)
     MUST(vm_init(&vm) == 0);
     MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];
-    guest_room(&vm, M);
+    guarded_memory(&vm, M);
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
     vm.memory.range_count = 1;
     guest_memory_ranges_set(&vm.memory);

@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 
 #include "../native/devices.h"
-#include "guest_room.h"
+#include "guarded_memory.h"
 #include "must.h"
 #include "net_frame.h"
 #include "runner.h"
@@ -47,7 +47,7 @@ static void set_up(void)
     memset(&vm, 0, sizeof vm);
     MUST(vm_init(&vm) == 0 && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];
-    guest_room(&vm, M);
+    guarded_memory(&vm, M);
     guest_memory_ranges_set(&vm.memory);
     vm.devices[1] = net_on(net[0], (struct net_device){.has_header = true});
     vm.device_end = 2;
@@ -108,15 +108,15 @@ static int32_t model_send(const uint8_t *data, uint64_t len, const struct net_he
 }
 
 /* A receive into model memory: the frame's length, 0 if there is none. */
-static uint64_t model_receive(uint8_t *data, uint64_t room, struct net_header *header)
+static uint64_t model_receive(uint8_t *data, uint64_t capacity, struct net_header *header)
 {
-    while (room && on.queued) {
+    while (capacity && on.queued) {
         struct net_header own;
         const size_t got = on.lens[0], len = got > HEADER ? got - HEADER : 0;
         uint8_t *frame = on.frames[0];
         memcpy(&own, frame, HEADER);
-        memcpy(data, frame + HEADER, len < room ? len : room); /* one that is dropped was there too */
-        bool taken = len && len <= room && (header || !own.gso_type);
+        memcpy(data, frame + HEADER, len < capacity ? len : capacity); /* one that is dropped was there too */
+        bool taken = len && len <= capacity && (header || !own.gso_type);
         if (taken && !header && own.flags & 1) {
             const uint32_t at = (uint32_t)own.csum_start + own.csum_offset;
             taken = at + 2 <= len;
@@ -157,7 +157,7 @@ static uint32_t length_of(const struct step *step)
     return step->len < 200 ? step->len : (step->len - 199u) * 36u;
 }
 
-/* Below the structures, with room behind for any frame. */
+/* Below the structures, with space behind for any frame. */
 static gpa_t place_of(const struct step *step)
 {
     return OPEN + (step->where[0] | (unsigned)step->where[1] << 8) % 0x5000u;

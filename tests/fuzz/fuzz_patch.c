@@ -1,7 +1,7 @@
 /*
  * Hypercall sites of a hostile image under libFuzzer.
  *
- *   input: u8 stubs there is room for, u32 address in pages, then the text of an executable segment.
+ *   input: u8 stubs there is space for, u32 address in pages, then the text of an executable segment.
  *
  * Text and stubs end where their allocations end, so that a stray access is found. Every changed byte belongs
  * to a site, every site took one stub, and a stub goes on behind the `out` of its site.
@@ -25,10 +25,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     gpa_t gpa = 0x100000 + (gpa_t)(pages % 0xffe00) * 4096; /* ends below 4 GiB */
     if (size > 0x10000)
         size = 0x10000;
-    uint8_t *code = malloc(size), *room = malloc(max ? max * TENDER_STUB_BYTES : 1);
-    MUST(code && room);
+    uint8_t *code = malloc(size), *stubs_made = malloc(max ? max * TENDER_STUB_BYTES : 1);
+    MUST(code && stubs_made);
     memcpy(code, data, size);
-    struct patch_stubs stubs = {.at = room, .gpa = TENDER_STUBS_GPA, .max = max};
+    struct patch_stubs stubs = {.at = stubs_made, .gpa = TENDER_STUBS_GPA, .max = max};
     uint32_t patched = patch_code(code, gpa, size, &stubs), seen = 0;
     MUST(patched == stubs.used && patched <= max);
     for (size_t i = 0; i < size; i++) {
@@ -37,8 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         MUST(i + PATCH_SITE_BYTES <= size && seen < patched);
         MUST(data[i] == 0xba && code[i] == 0xe9 && data[i + 5] == 0xef && code[i + 5] == 0xef);
         uint32_t back, number, distance;
-        memcpy(&back, room + seen * TENDER_STUB_BYTES + 12, sizeof back);
-        memcpy(&number, room + seen * TENDER_STUB_BYTES + 16, sizeof number);
+        memcpy(&back, stubs_made + seen * TENDER_STUB_BYTES + 12, sizeof back);
+        memcpy(&number, stubs_made + seen * TENDER_STUB_BYTES + 16, sizeof number);
         memcpy(&distance, code + i + 1, sizeof distance);
         MUST(back == (uint32_t)(gpa + i + PATCH_SITE_BYTES) && number >= 1 && number <= 8);
         MUST((uint32_t)(gpa + i + 5 + distance) == (uint32_t)(stubs.gpa + seen * TENDER_STUB_BYTES));
@@ -47,6 +47,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     MUST(seen == patched);
     free(code);
-    free(room);
+    free(stubs_made);
     return 0;
 }

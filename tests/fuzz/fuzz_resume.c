@@ -22,7 +22,7 @@
 
 #include "../native/devices.h"
 #include "console.h"
-#include "guest_room.h"
+#include "guarded_memory.h"
 #include "hypercall.h"
 #include "must.h"
 #include "runner.h"
@@ -31,7 +31,7 @@
 #define OPEN        0x100000u /* from here on the guest may write */
 #define STRUCTURE   0x3f0000u
 #define ARRAY       0x3f1000u
-#define ROOM        0x3f8000u /* what is read goes there */
+#define BUFFER      0x3f8000u /* what is read goes there */
 #define DISK_BYTES  0x400000u
 #define CALLS_MAX   16u
 #define RESUMES_MAX 4096u
@@ -71,7 +71,7 @@ static void set_up(void)
     MUST(vm_init(&vm) == 0 && signal(SIGUSR1, on_signal) != SIG_ERR);
     MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];
-    guest_room(&vm, M);
+    guarded_memory(&vm, M);
     guest_memory_ranges_set(&vm.memory);
     for (uint32_t i = 0; i < M; i++)
         vm.memory.hva[i] = (uint8_t)(i * 2654435761u >> 24);
@@ -201,8 +201,11 @@ static uint32_t put_call(uint8_t how, uint16_t argument)
         return 0;
     case TENDER_HYPERCALL_BLOCK_BATCH:
         for (uint32_t i = 0; i < count; i++) {
-            struct tender_block_request request = {
-                .op = 1 + (argument >> 2 * i) % 4, .handle = 2, .offset = i * 512u, .data = ROOM, .len = 512};
+            struct tender_block_request request = {.op = 1 + (argument >> 2 * i) % 4,
+                                                   .handle = 2,
+                                                   .offset = i * 512u,
+                                                   .data = BUFFER,
+                                                   .len = 512};
             flushes += request.op == TENDER_BLOCK_FLUSH;
             call.reads += request.op == TENDER_BLOCK_READ;
             memcpy(array + i * sizeof request, &request, sizeof request);
@@ -212,7 +215,7 @@ static uint32_t put_call(uint8_t how, uint16_t argument)
     default:
         count %= 4;
         for (uint32_t i = 0; i < count + how / 8 % 4; i++) {
-            struct tender_net_frame frame = {.data = i < count ? OPEN + argument : ROOM, .len = 60};
+            struct tender_net_frame frame = {.data = i < count ? OPEN + argument : BUFFER, .len = 60};
             memcpy(array + i * sizeof frame, &frame, sizeof frame);
         }
         memcpy(structure,

@@ -26,7 +26,7 @@
 #include "runner.h"
 
 #define M         0x200000u
-#define A         (M + HVT_RING_ROOM_BYTES)
+#define A         (M + HVT_RING_AREA_BYTES)
 #define TEXT      0x100000u
 #define TEXT_END  0x104000u
 #define SERVE_MAX 64
@@ -42,9 +42,9 @@ static void set_up(void)
     MUST(vm_init(&vm) == 0);
     MUST(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, net) == 0);
     wire = net[1];
-    uint8_t *room = mmap(NULL, A + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    MUST(room != MAP_FAILED && mprotect(room + 0x10000, A, PROT_READ | PROT_WRITE) == 0);
-    vm.memory.hva = room + 0x10000;
+    uint8_t *mapping = mmap(NULL, A + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(mapping != MAP_FAILED && mprotect(mapping + 0x10000, A, PROT_READ | PROT_WRITE) == 0);
+    vm.memory.hva = mapping + 0x10000;
     vm.memory.bytes = M;
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
     vm.memory.range_count = 1;

@@ -15,7 +15,7 @@
  *
  * The senders say "sent N refused N dropped N": refused by the queue before the interface, dropped by the
  * interface's own, before the frame that ends. The receivers say "ready", then "received N reordered N broken
- * N dropped N": dropped are those that the kernel had no room for in this socket. WINDOW is how many frames
+ * N dropped N": dropped are those that the kernel had no space for in this socket. WINDOW is how many frames
  * the interface may have that its TAP's owner has not read (its statistics tell: a TAP takes frames off their
  * socket at once); 0: any number, so that its queue overflows.
  */
@@ -38,13 +38,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FACTOR     0x9e3779b97f4a7c15u
-#define LAST       UINT64_MAX
-#define ETHER_TYPE 0x88b5 /* for experiments */
-#define PORT       7000
-#define AT_ONCE    64
-#define ROOM       2048
-#define DATAGRAMS  65000 /* bytes a call */
+#define FACTOR       0x9e3779b97f4a7c15u
+#define LAST         UINT64_MAX
+#define ETHER_TYPE   0x88b5 /* for experiments */
+#define PORT         7000
+#define AT_ONCE      64
+#define BUFFER_BYTES 2048
+#define DATAGRAMS    65000 /* bytes a call */
 
 static void fail(const char *what)
 {
@@ -126,7 +126,7 @@ static void window_wait(uint64_t sent, uint64_t window)
 
 static uint64_t send_all(int sock, uint64_t count, size_t size, uint64_t window)
 {
-    static uint8_t frames[AT_ONCE][ROOM];
+    static uint8_t frames[AT_ONCE][BUFFER_BYTES];
     struct iovec pieces[AT_ONCE];
     struct mmsghdr messages[AT_ONCE] = {0};
     uint64_t refused = 0;
@@ -180,7 +180,7 @@ static uint64_t send_datagrams(int sock, uint64_t count, size_t size, size_t at_
 /* Again and again, as it may be lost as well: whoever started us ends us. */
 static void send_last(int sock, size_t header, size_t size)
 {
-    static uint8_t frame[ROOM];
+    static uint8_t frame[BUFFER_BYTES];
     frame[12] = ETHER_TYPE >> 8;
     frame[13] = ETHER_TYPE & 0xff;
     fill(frame, header, size, LAST);
@@ -190,7 +190,7 @@ static void send_last(int sock, size_t header, size_t size)
     }
 }
 
-/* What the kernel had no room for. */
+/* What the kernel had no space for. */
 static uint64_t dropped(int sock, bool packets)
 {
     if (packets) {
@@ -209,7 +209,7 @@ static uint64_t dropped(int sock, bool packets)
 
 static void receive(int sock, size_t header)
 {
-    static uint8_t frames[AT_ONCE][ROOM];
+    static uint8_t frames[AT_ONCE][BUFFER_BYTES];
     struct iovec pieces[AT_ONCE];
     struct mmsghdr messages[AT_ONCE] = {0};
     uint64_t received = 0, expected = 0, reordered = 0, broken = 0;
@@ -217,7 +217,7 @@ static void receive(int sock, size_t header)
     if (setsockopt(sock, SOL_SOCKET, SO_RCVBUFFORCE, &queued_bytes, sizeof queued_bytes) < 0)
         fail("SO_RCVBUFFORCE");
     for (size_t i = 0; i < AT_ONCE; i++) {
-        pieces[i] = (struct iovec){frames[i], ROOM};
+        pieces[i] = (struct iovec){frames[i], BUFFER_BYTES};
         messages[i].msg_hdr = (struct msghdr){.msg_iov = &pieces[i], .msg_iovlen = 1};
     }
     puts("ready");
@@ -259,13 +259,13 @@ int main(int argc, char **argv)
     for (int i = 3; i < argc && i < 7; i++)
         number[i - 3] = strtoull(argv[i], NULL, 10);
     const uint64_t count = number[0], size = number[1];
-    if (argc == 6 && size >= ETH_HLEN + 16 && size <= ROOM && strcmp(what, "send") == 0) {
+    if (argc == 6 && size >= ETH_HLEN + 16 && size <= BUFFER_BYTES && strcmp(what, "send") == 0) {
         int sock = packet_socket(argv[2]);
         window_open(argv[2]);
         uint64_t refused = send_all(sock, count, size, number[2]);
         printf("sent %lu refused %lu dropped %lu\n", count, refused, statistic_since(&lost));
         send_last(sock, ETH_HLEN, size);
-    } else if (argc == 7 && size >= 16 && size <= ROOM && strcmp(what, "udp-send") == 0) {
+    } else if (argc == 7 && size >= 16 && size <= BUFFER_BYTES && strcmp(what, "udp-send") == 0) {
         char *address = strchrnul(argv[2], '=');
         if (*address)
             *address++ = '\0';

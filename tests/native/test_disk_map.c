@@ -308,18 +308,18 @@ static void test_what_is_not_mapped_is_served_all_the_same(void)
     HOLDS(map.hva == NULL);
 }
 
-/* Disks of a VM share the room; behind it, and across its end, each is served by calls. */
+/* Disks of a VM share the budget; behind it, and across its end, each is served by calls. */
 static void test_a_vm_has_so_much_mapped_and_no_more(void)
 {
     const int fd = disk()->fd;
     struct disk_map first, second, third;
-    uint64_t room = 3 * PAGE + 512;
-    disk_map_open(&first, fd, 2 * PAGE, false, UINT32_MAX, &room);
-    HOLDS(first.bytes == 2 * PAGE && room == PAGE + 512);
-    disk_map_open(&second, fd, 8 * PAGE, false, UINT32_MAX, &room);
-    HOLDS(second.bytes == PAGE && room == 512);
-    disk_map_open(&third, fd, 8 * PAGE, false, UINT32_MAX, &room);
-    HOLDS(!third.hva && !third.bytes && room == 512);
+    uint64_t budget = 3 * PAGE + 512;
+    disk_map_open(&first, fd, 2 * PAGE, false, UINT32_MAX, &budget);
+    HOLDS(first.bytes == 2 * PAGE && budget == PAGE + 512);
+    disk_map_open(&second, fd, 8 * PAGE, false, UINT32_MAX, &budget);
+    HOLDS(second.bytes == PAGE && budget == 512);
+    disk_map_open(&third, fd, 8 * PAGE, false, UINT32_MAX, &budget);
+    HOLDS(!third.hva && !third.bytes && budget == 512);
     disk_map_close(&first);
     disk_map_close(&third);
     vm.map_devices = NULL;

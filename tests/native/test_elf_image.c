@@ -1006,7 +1006,7 @@ static void test_boot_info(void)
     HOLDS(u64_at(low, mft + 8 + 208 + 80) == 512);
     HOLDS(u64_at(low, mft + 8 + 208 + 96) == 1);
     HOLDS(strcmp((char *)low + cmdline, "hello world") == 0);
-    /* No more of a longer line that stood there, and nothing behind its room. */
+    /* No more of a longer line that stood there, and nothing behind its buffer. */
     HOLDS(low[cmdline + 12] == 0 && low[cmdline + HVT_CMDLINE_BYTES - 1] == 0);
     HOLDS(low[cmdline + HVT_CMDLINE_BYTES] == 0xcc);
     HOLDS(manifest.e[1].host_private == 7); /* the caller's is left as it is */

@@ -33,7 +33,7 @@
 #include "tcp_frames.h"
 
 #define M        0x800000u
-#define A        (M + HVT_RING_ROOM_BYTES)
+#define A        (M + HVT_RING_AREA_BYTES)
 #define TEXT     0x100000u
 #define TEXT_END 0x102000u
 #define ARGS     0x200000u
@@ -323,9 +323,9 @@ static void test_block_batch(void)
 
 /* ---- frames */
 
-static enum verdict receive(gpa_t data, uint32_t room)
+static enum verdict receive(gpa_t data, uint32_t capacity)
 {
-    const struct hvt_net_read args = {NET, data, room, 77};
+    const struct hvt_net_read args = {NET, data, capacity, 77};
     return call(HVT_HYPERCALL_NET_READ, &args, sizeof args);
 }
 
@@ -477,7 +477,7 @@ static void test_the_ring(void)
     HOLDS(told_bytes[ENTERED_FRAME] == 60);
 
     net_vm(&vm)->ring.woken =
-        true; /* as the worker: what is written behind a frame that came waits in the ring's room */
+        true; /* as the worker: what is written behind a frame that came waits in the ring's area */
     comes(60);
     post(HVT_RING_READ, BUFFER, 1514);
     for (uint32_t i = 0; i < RING_WAITING_MAX + 1; i++)

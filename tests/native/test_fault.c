@@ -68,7 +68,7 @@ static void test_delivery(void)
     HOLDS(cpu.rflags == 0x246);
 
     fresh(ASM("nop"));
-    cpu.gpr[GPR_RSP] = READ_ONLY + 0x1000 + 0x30; /* room for exactly one frame */
+    cpu.gpr[GPR_RSP] = READ_ONLY + 0x1000 + 0x30; /* space for exactly one frame */
     struct frame tight = plain;
     tight.rsp = READ_ONLY + 0x1030;
     HOLDS(deliver((struct exception){.vector = VECTOR_GP}) &&

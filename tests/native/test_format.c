@@ -1,6 +1,7 @@
 /*
  * The program's own printf() beside the C library's: the same text, the same length, and no byte behind the
- * room; for each format that a text of the program uses, in rooms from none to plenty. One TAP line a check.
+ * capacity; for each format that a text of the program uses, in buffers from none to plenty. One TAP line a
+ * check.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -17,8 +18,8 @@
 #define snprintf  our_snprintf
 #define strlen    our_strlen
 #define strcmp    our_strcmp
-int our_vsnprintf(char *to, size_t room, const char *format, va_list arguments);
-int our_snprintf(char *to, size_t room, const char *format, ...);
+int our_vsnprintf(char *to, size_t capacity, const char *format, va_list arguments);
+int our_snprintf(char *to, size_t capacity, const char *format, ...);
 size_t our_strlen(const char *text);
 int our_strcmp(const char *a, const char *b);
 #include "format.c"
@@ -27,23 +28,24 @@ int our_strcmp(const char *a, const char *b);
 #undef strlen
 #undef strcmp
 
-#define ROOM 300
+#define BUFFER_BYTES 300
 
 static void compare(const char *format, ...)
 {
-    for (size_t room = 0; room <= ROOM; room = room < 40 ? room + 1 : room + 130) {
-        char ours[ROOM + 8], theirs[ROOM + 8];
+    for (size_t capacity = 0; capacity <= BUFFER_BYTES;
+         capacity = capacity < 40 ? capacity + 1 : capacity + 130) {
+        char ours[BUFFER_BYTES + 8], theirs[BUFFER_BYTES + 8];
         va_list one, other;
         memset(ours, '#', sizeof ours);
         memset(theirs, '#', sizeof theirs);
         va_start(one, format);
         va_start(other, format);
-        const int our_length = our_vsnprintf(ours, room, format, one);
-        const int their_length = vsnprintf(theirs, room, format, other);
+        const int our_length = our_vsnprintf(ours, capacity, format, one);
+        const int their_length = vsnprintf(theirs, capacity, format, other);
         va_end(one);
         va_end(other);
         if (our_length != their_length || memcmp(ours, theirs, sizeof ours) != 0)
-            printf("# %s, room %zu: %.*s\n", format, room, ROOM, ours);
+            printf("# %s, capacity %zu: %.*s\n", format, capacity, BUFFER_BYTES, ours);
         HOLDS(our_length == their_length && memcmp(ours, theirs, sizeof ours) == 0);
     }
 }

@@ -10,11 +10,11 @@
 #include "guest_cpu.h"
 #include "holds.h"
 
-#define ROOM 512
+#define CAPACITY 512
 
 static union {
     struct kvm_cpuid2 head;
-    uint8_t room[sizeof(struct kvm_cpuid2) + ROOM * sizeof(struct kvm_cpuid_entry2)];
+    uint8_t bytes[sizeof(struct kvm_cpuid2) + CAPACITY * sizeof(struct kvm_cpuid_entry2)];
 } table;
 
 static void begin(void)
@@ -156,11 +156,11 @@ static void test_any_number_of_entries(void)
     begin();
     guest_cpuid_filter(&table.head);
     HOLDS(table.head.nent == 0);
-    for (uint32_t i = 0; i < ROOM; i++) /* every other one goes */
+    for (uint32_t i = 0; i < CAPACITY; i++) /* every other one goes */
         add(i % 2 ? 0x12 : 4, i);
     guest_cpuid_filter(&table.head);
-    HOLDS(table.head.nent == ROOM / 2);
-    for (uint32_t i = 0; i < ROOM / 2; i++)
+    HOLDS(table.head.nent == CAPACITY / 2);
+    for (uint32_t i = 0; i < CAPACITY / 2; i++)
         HOLDS(table.head.entries[i].index == 2 * i && untouched(&table.head.entries[i]));
     begin();
     for (int i = 0; i < 5; i++) /* a leaf that stands several times is hidden in each */

@@ -26,7 +26,7 @@
 static struct {
     unsigned long refused; /* a request, */
     int with;              /* and its errno */
-    uint32_t leaves;       /* how many CPUID has; more than there is room for is E2BIG */
+    uint32_t leaves;       /* how many CPUID has; more than there is space for is E2BIG */
     uint32_t given_leaves;
     struct kvm_sregs sregs;
     struct kvm_regs regs;
@@ -136,7 +136,7 @@ static void is_named(unsigned long request, const char *name)
     HOLDS(error.os_error == EBADF && strcmp(error.code, "kvm-ioctl") == 0);
 }
 
-/* Before any machine was made. solo5-hvt has room for 100 leaves; KVM itself takes 256. */
+/* Before any machine was made. solo5-hvt has space for 100 leaves; KVM itself takes 256. */
 static void test_what_every_vm_is_told_alike_is_asked_once_and_a_refusal_is_not_kept(void)
 {
     struct machine_error error;

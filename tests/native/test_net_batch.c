@@ -18,20 +18,20 @@
 #include "net_frame.h"
 #include "runner.h"
 
-#define M          0x400000u
-#define TEXT       0x100000u
-#define DATA       0x102000u
-#define ARGS       0x200000u
-#define FRAMES     0x201000u
-#define BUFFER     0x210000u
-#define ROOM       2048u
-#define NET        1
-#define BLOCK      2
-#define OTHER      3
-#define NUMBER     TENDER_HYPERCALL_NET_BATCH
-#define PORT       (HVT_PORT_BASE + NUMBER)
-#define MS         1000000ull
-#define FRAME_SIZE sizeof(struct tender_net_frame)
+#define M            0x400000u
+#define TEXT         0x100000u
+#define DATA         0x102000u
+#define ARGS         0x200000u
+#define FRAMES       0x201000u
+#define BUFFER       0x210000u
+#define BUFFER_BYTES 2048u
+#define NET          1
+#define BLOCK        2
+#define OTHER        3
+#define NUMBER       TENDER_HYPERCALL_NET_BATCH
+#define PORT         (HVT_PORT_BASE + NUMBER)
+#define MS           1000000ull
+#define FRAME_SIZE   sizeof(struct tender_net_frame)
 
 static struct vm vm;
 static sigset_t saved;
@@ -134,7 +134,7 @@ static bool ends_the_guest(enum verdict verdict, gpa_t gpa, uint64_t len)
 /* The next frame on the wire is this text. */
 static bool went_out(const char *text)
 {
-    char got[ROOM];
+    char got[BUFFER_BYTES];
     ssize_t len = recv(wire, got, sizeof got, 0);
     return len == (ssize_t)strlen(text) && memcmp(got, text, strlen(text)) == 0;
 }
@@ -152,37 +152,37 @@ static void put_text(gpa_t gpa, const char *text)
 static void test_frames_go_out_in_order_and_then_come_in(void)
 {
     put_text(BUFFER, "first");
-    put_text(BUFFER + ROOM, "second");
+    put_text(BUFFER + BUFFER_BYTES, "second");
     put_frame(0, BUFFER, 5);
-    put_frame(1, BUFFER + ROOM, 6);
+    put_frame(1, BUFFER + BUFFER_BYTES, 6);
     for (uint32_t i = 2; i < 5; i++)
-        put_frame(i, BUFFER + i * ROOM, ROOM);
+        put_frame(i, BUFFER + i * BUFFER_BYTES, BUFFER_BYTES);
     comes_in("third");
     comes_in("fourth");
     HOLDS(submit(2, 3, 0) == CONTINUE && ends_with(2, 2, HVT_R_OK));
     HOLDS(went_out("first") && went_out("second"));
     HOLDS(came(0, 5, HVT_R_OK) && came(1, 6, HVT_R_OK));
-    HOLDS(came(2, 5, HVT_R_OK) && memcmp(at(BUFFER + 2 * ROOM), "third", 5) == 0);
-    HOLDS(came(3, 6, HVT_R_OK) && memcmp(at(BUFFER + 3 * ROOM), "fourth", 6) == 0);
-    HOLDS(came(4, ROOM, 77)); /* untouched */
+    HOLDS(came(2, 5, HVT_R_OK) && memcmp(at(BUFFER + 2 * BUFFER_BYTES), "third", 5) == 0);
+    HOLDS(came(3, 6, HVT_R_OK) && memcmp(at(BUFFER + 3 * BUFFER_BYTES), "fourth", 6) == 0);
+    HOLDS(came(4, BUFFER_BYTES, 77)); /* untouched */
     const struct vm_counters *counters = &vm.shared->counters;
     HOLDS(counters->net_batches == 1);
     HOLDS(counters->net_tx_packets == 2 && counters->net_tx_bytes == 11);
     HOLDS(counters->net_rx_packets == 2 && counters->net_rx_bytes == 11);
 }
 
-static void test_what_has_no_room_waits_for_the_next(void)
+static void test_what_has_no_space_waits_for_the_next(void)
 {
     comes_in("one");
     comes_in("two");
     comes_in("three");
-    put_frame(0, BUFFER, ROOM);
-    put_frame(1, BUFFER + ROOM, ROOM);
+    put_frame(0, BUFFER, BUFFER_BYTES);
+    put_frame(1, BUFFER + BUFFER_BYTES, BUFFER_BYTES);
     HOLDS(submit(0, 2, 0) == CONTINUE && ends_with(0, 2, HVT_R_OK));
-    put_frame(0, BUFFER, ROOM);
+    put_frame(0, BUFFER, BUFFER_BYTES);
     HOLDS(submit(0, 2, UINT64_MAX) == CONTINUE && ends_with(0, 1, HVT_R_OK));
     HOLDS(came(0, 5, HVT_R_OK) && memcmp(at(BUFFER), "three", 5) == 0);
-    put_frame(0, BUFFER, 0); /* room for nothing takes nothing */
+    put_frame(0, BUFFER, 0); /* an empty buffer takes nothing */
     comes_in("four");
     HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 0, HVT_R_OK) && came(0, 0, 77));
     put_frame(0, BUFFER, 3); /* too long: dropped, as with a single call */
@@ -259,7 +259,7 @@ static void test_counts_handles_and_arrays_that_lie(void)
 
 static void test_frames_that_come_in_over_the_array(void)
 {
-    /* The frame has what the array is read over with: the second room, and a third behind the count. */
+    /* The frame has what the array is read over with: the second buffer, and a third behind the count. */
     struct tender_net_frame on_wire[2] = {{.data = BUFFER, .len = 3, .ret = 77},
                                           {.data = HVT_GDT_GPA, .len = 512, .ret = 77}};
     HOLDS(send(wire, on_wire, sizeof on_wire, 0) == (ssize_t)sizeof on_wire);
@@ -271,7 +271,7 @@ static void test_frames_that_come_in_over_the_array(void)
     HOLDS(came(0, 2 * FRAME_SIZE, HVT_R_OK) && came(1, 3, HVT_R_OK) && came(2, 512, 77));
     HOLDS(memcmp(at(BUFFER), "abc", 3) == 0);
     /* Over the batch's own structure, which is written at the end from the copy. */
-    put_frame(0, ARGS, ROOM);
+    put_frame(0, ARGS, BUFFER_BYTES);
     HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK));
     struct tender_net_batch batch;
     memcpy(&batch, at(ARGS), sizeof batch);
@@ -286,7 +286,7 @@ static void test_frames_that_come_in_over_the_array(void)
 
 static void test_the_wait(void)
 {
-    put_frame(0, BUFFER, ROOM);
+    put_frame(0, BUFFER, BUFFER_BYTES);
     uint64_t start_ns = monotonic_ns();
     HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 0, HVT_R_OK));
     HOLDS(submit(0, 1, 20 * MS) == CONTINUE && ends_with(0, 0, HVT_R_OK));
@@ -398,9 +398,9 @@ static void comes_headed(struct net_header header, size_t len)
     HOLDS(send(wire, &it, sizeof header + len, 0) == (ssize_t)(sizeof header + len));
 }
 
-static uint64_t plain_read(uint64_t room)
+static uint64_t plain_read(uint64_t capacity)
 {
-    struct hvt_net_read in = {NET, BUFFER, room, 77};
+    struct hvt_net_read in = {NET, BUFFER, capacity, 77};
     memcpy(at(ARGS), &in, sizeof in);
     HOLDS(hypercall(&vm, HVT_HYPERCALL_NET_READ, ARGS) == CONTINUE);
     memcpy(&in, at(ARGS), sizeof in);
@@ -411,17 +411,17 @@ static void test_a_header_comes_in_with_its_frame_or_both_are_dropped(void)
 {
     const struct net_header gso = {1, TENDER_GSO_UDP, 8, 10, 0, 6}, sum = {1, 0, 0, 0, 4, 2}, none = {0};
     offload_all();
-    put_frame(0, BUFFER, ROOM);
+    put_frame(0, BUFFER, BUFFER_BYTES);
     comes_headed(gso, 40);
     HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 40, HVT_R_OK));
     struct tender_net_frame f = frame(0);
     HOLDS(memcmp(&f.flags, &gso, sizeof gso) == 0 && at(BUFFER)[39] == 40);
     comes_headed(none, 20);
-    put_frame(0, BUFFER, ROOM);
+    put_frame(0, BUFFER, BUFFER_BYTES);
     HOLDS(submit(0, 1, 0) == CONTINUE && came(0, 20, HVT_R_OK) && frame(0).flags == 0 &&
           frame(0).gso_type == 0);
 
-    put_frame(0, BUFFER, 30); /* one without room is gone, and the next is taken */
+    put_frame(0, BUFFER, 30); /* one that does not fit is gone, and the next is taken */
     memset(at(BUFFER + 30), 0x5a, 8);
     comes_headed(gso, 31);
     comes_headed(sum, 31);
@@ -431,24 +431,25 @@ static void test_a_header_comes_in_with_its_frame_or_both_are_dropped(void)
     HOLDS(vm.shared->counters.net_rx_drops == 3 && at(BUFFER)[30] == 0x5a);
     comes_headed(gso, 30);
     put_frame(0, BUFFER, 30);
-    HOLDS(submit(0, 1, 0) == CONTINUE && came(0, 30, HVT_R_OK)); /* just room */
+    HOLDS(submit(0, 1, 0) == CONTINUE && came(0, 30, HVT_R_OK)); /* just fits */
 
     comes_headed(gso, 40);
     comes_headed(sum, 9);
-    HOLDS(plain_read(ROOM) == 9 && vm.shared->counters.net_rx_drops == 4);
+    HOLDS(plain_read(BUFFER_BYTES) == 9 && vm.shared->counters.net_rx_drops == 4);
     /* 0x0506 + 0x0708 + 0x0900 = 0x150e, and its complement at 6 */
     static const uint8_t summed[] = {1, 2, 3, 4, 5, 6, 0xea, 0xf1, 9};
     HOLDS(memcmp(at(BUFFER), summed, sizeof summed) == 0);
     comes_headed(sum, 9);
     HOLDS(plain_read(8) == 0); /* of a cut frame there is no sum */
     comes_headed((struct net_header){1, 0, 0, 0, 0xffff, 0xffff}, 9);
-    HOLDS(plain_read(ROOM) == 0);
+    HOLDS(plain_read(BUFFER_BYTES) == 0);
     comes_headed(none, 0);
-    HOLDS(plain_read(ROOM) == 0);
+    HOLDS(plain_read(BUFFER_BYTES) == 0);
     for (unsigned i = 0; i < 70; i++)
         comes_headed(gso, 40);
     comes_headed(none, 5);
-    HOLDS(plain_read(ROOM) == 0 && plain_read(ROOM) == 5); /* not more than 64 are dropped at once */
+    HOLDS(plain_read(BUFFER_BYTES) == 0 &&
+          plain_read(BUFFER_BYTES) == 5); /* not more than 64 are dropped at once */
 }
 
 static unsigned handled;
@@ -463,7 +464,7 @@ static void test_an_interrupted_wait_goes_on_and_sends_nothing_twice(void)
 {
     put_text(BUFFER, "once");
     put_frame(0, BUFFER, 4);
-    put_frame(1, BUFFER + ROOM, ROOM);
+    put_frame(1, BUFFER + BUFFER_BYTES, BUFFER_BYTES);
     raise(SIGUSR1); /* blocked here, let in where it waits */
     uint64_t start_ns = monotonic_ns();
     HOLDS(submit(1, 1, 50 * MS) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 1);
@@ -500,7 +501,7 @@ static void test_a_device_whose_other_end_is_gone(void)
     vm.devices[NET].fd = ends[0];
     close(ends[1]);
     put_frame(0, BUFFER, 4);
-    put_frame(1, BUFFER, ROOM);
+    put_frame(1, BUFFER, BUFFER_BYTES);
     HOLDS(submit(1, 1, 0) == CONTINUE && ends_with(1, 0, HVT_R_OK));
     HOLDS(vm.shared->counters.net_tx_drops == 1 && net_of(&vm.devices[NET])->gone);
     HOLDS(submit(0, 1, MS) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* the time is over; it does not turn */
@@ -535,20 +536,20 @@ static void test_empty_datagrams(int type)
     close(ends[0]);
     close(ends[1]);
     HOLDS(send(wire, "", 0, 0) == 0 && send(wire, "", 0, 0) == 0 && send(wire, "behind", 6, 0) == 6);
-    put_frame(0, BUFFER, ROOM);
-    put_frame(1, BUFFER + ROOM, ROOM);
+    put_frame(0, BUFFER, BUFFER_BYTES);
+    put_frame(1, BUFFER + BUFFER_BYTES, BUFFER_BYTES);
     HOLDS(submit(0, 2, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 6, HVT_R_OK));
     HOLDS(vm.shared->counters.net_rx_drops == 2 && !net_of(&vm.devices[NET])->gone);
     HOLDS(send(wire, "", 0, 0) == 0);
-    uint64_t len = ROOM;
+    uint64_t len = BUFFER_BYTES;
     HOLDS(net_receive_to(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
     HOLDS(vm.shared->counters.net_rx_drops == 3 && !net_of(&vm.devices[NET])->gone);
     HOLDS(send(wire, "", 0, 0) == 0 && send(wire, "last", 4, 0) == 4);
     close(wire);
     wire = -1;
-    len = ROOM;
+    len = BUFFER_BYTES;
     HOLDS(net_receive_to(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_OK && len == 4);
-    len = ROOM;
+    len = BUFFER_BYTES;
     HOLDS(net_receive_to(&vm, &vm.shared->counters, NET, BUFFER, &len, NULL) == HVT_R_AGAIN);
     HOLDS(type != SOCK_SEQPACKET || net_of(&vm.devices[NET])->gone);
     tear_down();
@@ -559,7 +560,7 @@ int main(void)
     signal(SIGUSR1, on_signal);
     static void (*const tests[])(void) = {
         test_frames_go_out_in_order_and_then_come_in,
-        test_what_has_no_room_waits_for_the_next,
+        test_what_has_no_space_waits_for_the_next,
         test_a_frame_is_checked_as_if_it_came_alone,
         test_counts_handles_and_arrays_that_lie,
         test_frames_that_come_in_over_the_array,

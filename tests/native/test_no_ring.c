@@ -1,6 +1,6 @@
 /*
  * What stands for the network ring in a build without it (-Dnet_ring=false): whatever is wanted, no guest is
- * offered one, and its room is left alone. One TAP line a check.
+ * offered one, and its area is left alone. One TAP line a check.
  */
 #include <string.h>
 
@@ -9,18 +9,18 @@
 #include "ring.h"
 
 static struct vm vm, untouched;
-static struct hvt_net_ring room, empty;
+static struct hvt_net_ring area, empty;
 
 int main(void)
 {
     for (uint32_t wanted = RING_NONE; wanted <= RING_WORKER; wanted++) {
         HOLDS(ring_mode_for(HVT_GUEST_MIN_GPA, HVT_MEM_MAX, wanted) == RING_NONE);
-        ring_offer(&vm, &room, wanted);
+        ring_offer(&vm, &area, wanted);
     }
     ring_worker_prepare(&vm);
     ring_end(&vm);
     ring_worker_stop(&vm);
     HOLDS(memcmp(&vm, &untouched, sizeof vm) == 0);
-    HOLDS(memcmp(&room, &empty, sizeof room) == 0);
+    HOLDS(memcmp(&area, &empty, sizeof area) == 0);
     return claims_end();
 }

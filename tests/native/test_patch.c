@@ -23,20 +23,20 @@
 #define CODE_GPA  0x100000u
 #define CODE_MAX  4096u
 #define GUARD     64u /* bytes around the code that nobody may write */
-#define ROOM      300u
+#define CAPACITY  300u
 #define MAX_SITES (CODE_MAX / PATCH_SITE_BYTES)
 
 static uint8_t bytes[GUARD + CODE_MAX + GUARD];
 static uint8_t before[sizeof bytes];
-static uint8_t room[GUARD + ROOM * TENDER_STUB_BYTES + GUARD];
+static uint8_t trampolines[GUARD + CAPACITY * TENDER_STUB_BYTES + GUARD];
 static uint8_t *const code = bytes + GUARD;
 static struct patch_stubs stubs;
 
 static void set_up(uint32_t max)
 {
     memset(bytes, NOP, sizeof bytes);
-    memset(room, 0, sizeof room);
-    stubs = (struct patch_stubs){.at = room + GUARD, .gpa = TENDER_STUBS_GPA, .max = max};
+    memset(trampolines, 0, sizeof trampolines);
+    stubs = (struct patch_stubs){.at = trampolines + GUARD, .gpa = TENDER_STUBS_GPA, .max = max};
 }
 
 static void put_site(uint8_t *at, uint8_t call)
@@ -113,7 +113,7 @@ static void test_what_is_a_site(void)
     for (unsigned i = 0; i + 6 <= CODE_MAX; i++)
         memcpy(code + i, "\xba\xba\xba\xba\xba\xef", 6); /* first and last byte fit at most places */
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
-    HOLDS(stubs.used == 0 && room[GUARD] == 0);
+    HOLDS(stubs.used == 0 && trampolines[GUARD] == 0);
 }
 
 /* A site at every place of code of every length around a few steps of the search, and cut off at every place.
@@ -133,7 +133,7 @@ static void test_every_place(void)
             memcpy(code + at, before + GUARD + at, 6);
             kept = kept && untouched();
             for (unsigned i = 0; i < GUARD; i++)
-                guarded = guarded && room[i] == 0 && room[GUARD + TENDER_STUB_BYTES + i] == 0;
+                guarded = guarded && trampolines[i] == 0 && trampolines[GUARD + TENDER_STUB_BYTES + i] == 0;
         }
     HOLDS(found);
     HOLDS(cut);
@@ -151,28 +151,28 @@ static void test_every_place(void)
 
 static void test_many(void)
 {
-    set_up(ROOM);
+    set_up(CAPACITY);
     for (unsigned i = 0; i < MAX_SITES; i++)
         put_site(code + (size_t)6 * i, (uint8_t)(i % 8 + 1));
-    HOLDS(patch(CODE_GPA, CODE_MAX) == ROOM);
-    HOLDS(stubs.used == ROOM);
+    HOLDS(patch(CODE_GPA, CODE_MAX) == CAPACITY);
+    HOLDS(stubs.used == CAPACITY);
     bool right = true, left = true, guarded = true;
     for (unsigned i = 0; i < MAX_SITES; i++) {
         const uint8_t *at = code + (size_t)6 * i;
-        if (i < ROOM)
+        if (i < CAPACITY)
             right = right && is_patched(at, CODE_GPA + 6 * i, &stubs, i, i % 8 + 1);
         else
             left = left && memcmp(at, before + GUARD + (size_t)6 * i, 6) == 0;
     }
     for (unsigned i = 0; i < GUARD; i++)
-        guarded = guarded && room[i] == 0 && room[sizeof room - 1 - i] == 0;
+        guarded = guarded && trampolines[i] == 0 && trampolines[sizeof trampolines - 1 - i] == 0;
     HOLDS(right);
     HOLDS(left);
     HOLDS(guarded);
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
 
     /* A second segment goes on where the first one stopped; patching again finds nothing new. */
-    set_up(ROOM);
+    set_up(CAPACITY);
     put_site(code, 1);
     HOLDS(patch(CODE_GPA, 6) == 1);
     put_site(code + 6, 2);
@@ -199,7 +199,7 @@ static void test_random_code(void)
     bool same = true;
     uint64_t sites = 0;
     for (unsigned round = 0; round < 3000; round++) {
-        set_up(ROOM);
+        set_up(CAPACITY);
         for (unsigned i = 0; i < CODE_MAX; i++) {
             seed = seed * 6364136223846793005 + 1442695040888963407;
             code[i] = alphabet[(seed >> 33) % sizeof alphabet];
@@ -279,7 +279,7 @@ static void test_template(void)
     close(fd);
 }
 
-/* More sites than there is room: the stubs end where layout.h says. */
+/* More sites than there is trampolines: the stubs end where layout.h says. */
 static void test_full_template(void)
 {
     static struct elf_image image;
@@ -356,7 +356,7 @@ static void test_unpatch(void)
     close(fd);
 }
 
-/* Room for stubs that is full to the last: unpatching stops at its end. */
+/* Space for stubs that is full to the last: unpatching stops at its end. */
 static void test_unpatch_a_full_template(void)
 {
     static struct elf_image image;

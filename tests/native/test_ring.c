@@ -25,7 +25,7 @@
 #include "runner.h"
 
 #define M       0x400000u
-#define A       (M + HVT_RING_ROOM_BYTES)
+#define A       (M + HVT_RING_AREA_BYTES)
 #define TEXT    0x100000u
 #define BUFFER  0x210000u
 #define NET     1
@@ -34,7 +34,7 @@
 
 static struct vm vm;
 static struct hvt_net_ring *ring;
-static uint8_t *room;
+static uint8_t *mapping;
 static int wire; /* the other end of the network */
 
 static void set_up(uint32_t mode)
@@ -43,10 +43,10 @@ static void set_up(uint32_t mode)
     memset(&vm, 0, sizeof vm);
     if (vm_init(&vm) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, net) < 0)
         abort();
-    room = mmap(NULL, A + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (room == MAP_FAILED || mprotect(room + 0x10000, A, PROT_READ | PROT_WRITE) < 0)
+    mapping = mmap(NULL, A + 0x20000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED || mprotect(mapping + 0x10000, A, PROT_READ | PROT_WRITE) < 0)
         abort();
-    vm.memory.hva = room + 0x10000;
+    vm.memory.hva = mapping + 0x10000;
     vm.memory.bytes = M;
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT + 0x1000, SEGMENT_EXEC};
     vm.memory.range_count = 1;
@@ -64,7 +64,7 @@ static void tear_down(void)
     ring_worker_stop(&vm);
     close(vm.devices[NET].fd);
     close(wire);
-    munmap(room, A + 0x20000);
+    munmap(mapping, A + 0x20000);
     vm.memory.hva = NULL;
     vm_release(&vm);
 }
@@ -499,7 +499,7 @@ static void test_who_is_offered_one(void)
             CPU_SET(i, &one);
     const uint32_t here = CPU_COUNT(&all) < 2 ? RING_NONE : RING_ADAPTIVE;
     HOLDS(ring_mode_for(small, 32 * mib, RING_ADAPTIVE) == here);
-    HOLDS(ring_mode_for(small, 30 * mib, RING_ADAPTIVE) == RING_NONE); /* sized for one that adds the room */
+    HOLDS(ring_mode_for(small, 30 * mib, RING_ADAPTIVE) == RING_NONE); /* sized for one that adds the area */
     HOLDS(ring_mode_for(small, 8 * mib, RING_INLINE) == RING_INLINE);
     HOLDS(ring_mode_for(small, 8 * mib, RING_WORKER) == RING_WORKER);
     HOLDS(ring_mode_for(small, 7 * mib, RING_INLINE) == RING_NONE); /* less than 2 MiB behind the bss */

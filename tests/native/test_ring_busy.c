@@ -23,7 +23,7 @@
 #include "runner.h"
 
 #define M       0x400000u
-#define A       (M + HVT_RING_ROOM_BYTES)
+#define A       (M + HVT_RING_AREA_BYTES)
 #define BUFFERS 0x200000u
 #define FRAME   64u
 #define NET     1

@@ -17,7 +17,7 @@
 #include "tcp_frames.h"
 
 #define M         0x400000u
-#define A         (M + HVT_RING_ROOM_BYTES)
+#define A         (M + HVT_RING_AREA_BYTES)
 #define BUFFERS   0x200000u
 #define NET       1
 #define HEADER    sizeof(struct net_header)

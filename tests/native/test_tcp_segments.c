@@ -33,10 +33,10 @@ static uint64_t lay_out(void)
 {
     static uint8_t *end;
     if (!end) {
-        uint8_t *room = mmap(NULL, 0x20000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (room == MAP_FAILED || mprotect(room + 0x1f000, 0x1000, PROT_NONE) < 0)
+        uint8_t *mapping = mmap(NULL, 0x20000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (mapping == MAP_FAILED || mprotect(mapping + 0x1f000, 0x1000, PROT_NONE) < 0)
             abort();
-        end = room + 0x1f000;
+        end = mapping + 0x1f000;
     }
     uint64_t len = 0;
     for (uint32_t i = 1; i < 2 + joined.count; i++)
@@ -222,13 +222,13 @@ static void cuts(void)
     claim("CWR is the first one's, FIN and PSH the last one's", flags);
 
     bool bounded = true;
-    for (uint64_t room = 0; room < HEAD + 110; room++) {
+    for (uint64_t capacity = 0; capacity < HEAD + 110; capacity++) {
         memset(one, 0xaa, sizeof one);
         bounded = bounded && tcp_cut_begin(&cut, len, &joined.header) &&
-                  tcp_cut_next(&cut, one, room) == HEAD + 100 && cut.at == HEAD + 100 &&
-                  (one[0] == 0xaa) == (room < HEAD + 100) && one[HEAD + 100] == 0xaa;
+                  tcp_cut_next(&cut, one, capacity) == HEAD + 100 && cut.at == HEAD + 100 &&
+                  (one[0] == 0xaa) == (capacity < HEAD + 100) && one[HEAD + 100] == 0xaa;
     }
-    claim("a segment that has no room is not written, and is over", bounded);
+    claim("a segment that does not fit is not written, and is over", bounded);
 
     static uint8_t tagged[FRAME];
     memcpy(tagged, frames[0], 12);

@@ -238,14 +238,16 @@ def filters_in_force(pid: int) -> list[list[tuple[int, int]]]:
         os.waitpid(pid, 0x40000000)  # __WALL: it is a child of another thread
         found: list[list[tuple[int, int]]] = []
         while True:
-            room = ctypes.create_string_buffer(8 * 4096)
+            buffer = ctypes.create_string_buffer(8 * 4096)
             try:
-                length = ptrace(PTRACE_SECCOMP_GET_FILTER, len(found), ctypes.addressof(room))
+                length = ptrace(PTRACE_SECCOMP_GET_FILTER, len(found), ctypes.addressof(buffer))
             except OSError as error:
                 if error.errno != errno.ENOENT:  # there are no more
                     raise
                 return found
-            found.append([(code, k) for code, _, _, k in struct.iter_unpack("<HBBI", room.raw[: 8 * length])])
+            found.append(
+                [(code, k) for code, _, _, k in struct.iter_unpack("<HBBI", buffer.raw[: 8 * length])]
+            )
     finally:
         ptrace(PTRACE_DETACH)
 

@@ -151,7 +151,7 @@ EMPTY_PIECE = event_bytes(kind=lib.EVENT_CONSOLE, gpa=0, len=0).hex()
 
 
 def test_a_guest_that_reads_no_answer_is_ended(rig: Rig) -> None:
-    """Until the monitor's answers have no room: it does not wait for that."""
+    """Until the monitor's answers have no space: it does not wait for that."""
     result = rig.run(f"poke={SHARED}+{EVENT_AT},{EMPTY_PIECE}", "events=0xffffffffffff", timeout=LIMIT)
     assert_false_report(result)
 

@@ -482,8 +482,8 @@ def test_counters_times_and_registers_may_be_any_numbers(noise: bytes) -> None:
     ):
         report = ffi.new("struct run_report *")
         shared = ffi.addressof(report, "shared")
-        room = ffi.sizeof(shared.counters) + ffi.sizeof(shared.timeline)
-        ffi.memmove(shared, noise, min(room, len(noise)))
+        size = ffi.sizeof(shared.counters) + ffi.sizeof(shared.timeline)
+        ffi.memmove(shared, noise, min(size, len(noise)))
         report.event = event(
             kind=lib.EVENT_HALT, registers_valid=1, cookie_valid=1, instruction_bytes=2**32 - 1
         )[0]

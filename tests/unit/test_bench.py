@@ -810,7 +810,7 @@ def test_a_density_run_ends_at_the_first_limit(boots: list[float], available: in
 _LIMITS = density.Limits(vms=80, reserve_kib=100, tasks=50, slowdown=10.0)
 
 
-def test_a_density_run_leaves_room_for_others_processes() -> None:
+def test_a_density_run_leaves_space_for_others_processes() -> None:
     assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=50) == ""
     assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=49).startswith("--tasks")
     assert (density.tasks_left() or 1) > 0
@@ -821,15 +821,15 @@ def test_a_point_of_the_curve_is_the_median_of_the_boots_that_led_there() -> Non
     assert density.curve(boots) == [(1, 9.0), (2, 5.0), (5, 1.0), (10, 1.0), (20, 1.0), (41, 3.0)]
 
 
-class _Room(fleet.Fleet):
-    """A fleet with room for a number of VMs, each of 10 KiB."""
+class _Limited(fleet.Fleet):
+    """A fleet with space for a number of VMs, each of 10 KiB."""
 
-    def __init__(self, room: int) -> None:
-        super().__init__("room", 1 << 20)
-        self.room = room
+    def __init__(self, limit: int) -> None:
+        super().__init__("limited", 1 << 20)
+        self.limit = limit
 
     def grow(self) -> float:
-        if self.count == self.room:
+        if self.count == self.limit:
             raise fleet.Refused("full")
         self.count += 1
         return float(self.count)
@@ -839,7 +839,7 @@ class _Room(fleet.Fleet):
 
 
 def test_a_fleet_that_is_refused_one_more_is_measured_as_it_stands() -> None:
-    grown = density.grow(_Room(7), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=100))
+    grown = density.grow(_Limited(7), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=100))
     assert len(grown.boots_ms) == 7 and grown.limit == "refused: full"
     assert grown.memory == [(n, 10.0) for n in (1, 2, 5, 7)]
 
@@ -853,7 +853,7 @@ def test_a_process_that_does_not_end_is_told() -> None:
 
 def test_not_even_one_vm_is_an_error() -> None:
     with pytest.raises(fleet.Refused, match="full"):
-        density.grow(_Room(0), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=10))
+        density.grow(_Limited(0), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=10))
 
 
 def test_checkpoints_are_one_two_and_five_of_each_power() -> None:
@@ -1071,8 +1071,8 @@ def test_a_mirage_image_that_is_not_there_is_refused(capsys: pytest.CaptureFixtu
 
 
 def test_a_benchmark_that_fails_is_a_reason(tmp_path: Path) -> None:
-    script = "import sys; sys.stderr.write('bench: no room\\n'); sys.exit(1)"
-    with pytest.raises(BenchError, match="ended with 1: bench: no room"):
+    script = "import sys; sys.stderr.write('bench: no space\\n'); sys.exit(1)"
+    with pytest.raises(BenchError, match="ended with 1: bench: no space"):
         goals.measure([sys.executable, "-c", script], tmp_path / "o.json", tmp_path)
 
 

@@ -31,7 +31,7 @@ def python_files() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def room(path: Path) -> str:
+def part(path: Path) -> str:
     parts = path.relative_to(PACKAGE).parts
     return parts[0].removesuffix(".py")
 
@@ -49,18 +49,18 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
-    here = room(path)
+    here = part(path)
     if here == "__init__" or str(path.relative_to(ROOT)) in INSIDE_UP:
         return
     for other in imported(path) & set(LEVELS):
         assert other == here or LEVELS[other] <= LEVELS[here], f"{here} imports {other}"
-        for rooms in APART:
-            assert not {here, other} <= rooms or here == other, f"{here} imports {other}"
+        for parts in APART:
+            assert not {here, other} <= parts or here == other, f"{here} imports {other}"
 
 
 @pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_only_the_command_line_prints_reads_the_environment_or_exits(path: Path) -> None:
-    if room(path) in {"cli", "bench", "__main__"}:
+    if part(path) in {"cli", "bench", "__main__"}:
         return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -107,7 +107,7 @@ MAY_NAME_A_KIND = {
 
 @pytest.mark.parametrize("path", [p for p in CORE if p.name not in MAY_NAME_A_KIND], ids=lambda p: p.name)
 def test_the_core_names_no_kind_of_device(path: Path) -> None:
-    """What it has of one is a row of abi/devices.def, and a room in struct vm that the kind alone looks into."""
+    """What it has of one is a row of abi/devices.def, and a part of struct vm that the kind alone looks into."""
     assert [line for line in c_code(path).split("\n") if A_KIND.search(line)] == []
 
 
@@ -133,10 +133,10 @@ def test_a_guest_abi_is_a_front_and_devices_are_backs() -> None:
     for path in fronts:
         assert not of_a_device.search(c_code(path)), path.name
     for path in OURS:
-        if c_room(path) == "devices" and "ring" not in path.name:
+        if c_part(path) == "devices" and "ring" not in path.name:
             assert not of_the_abi.search(c_code(path)), path.name
-        if c_room(path) == "guest_abi" and not is_front(path):
-            assert not [n for n in includes(path) if n in HEADERS and c_room(HEADERS[n]) == "devices"], (
+        if c_part(path) == "guest_abi" and not is_front(path):
+            assert not [n for n in includes(path) if n in HEADERS and c_part(HEADERS[n]) == "devices"], (
                 path.name
             )
 
@@ -145,9 +145,9 @@ def test_a_kind_of_device_alone_looks_into_what_it_keeps() -> None:
     of_kinds = {p.name for kind in ("net", "block") for p in (ROOT / "bindings/devices" / kind).glob("*.h")}
     assert {"net.h", "disk.h", "ring.h"} <= of_kinds
     for path in OURS:
-        if c_room(path) != "devices":
+        if c_part(path) != "devices":
             assert not (of_kinds - (BACKS if is_front(path) else set())) & set(includes(path)), path.name
-            assert not re.search(r"\bMFT_(NET|BLOCK)_BASIC\b", c_code(path)) or c_room(path) == "abi", (
+            assert not re.search(r"\bMFT_(NET|BLOCK)_BASIC\b", c_code(path)) or c_part(path) == "abi", (
                 path.name
             )
         if path.name not in {"net.h", "disk.h"}:
@@ -174,7 +174,7 @@ C_APART = {
 """Each knows what is below, neither knows the other."""
 
 
-def c_room(path: Path) -> str:
+def c_part(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
     if "program" in parts:
         return "program"
@@ -182,9 +182,9 @@ def c_room(path: Path) -> str:
 
 
 def c_backend(path: Path) -> str:
-    """The room, and of a machine's the folder: machine/kvm."""
+    """The part, and of a machine's the folder: machine/kvm."""
     parts = path.relative_to(ROOT).parts
-    return "/".join(parts[1:3]) if c_room(path) == "machine" and len(parts) > 3 else c_room(path)
+    return "/".join(parts[1:3]) if c_part(path) == "machine" and len(parts) > 3 else c_part(path)
 
 
 OURS = sorted(p for place in ("abi", "bindings") for p in (ROOT / place).rglob("*.[chS]"))
@@ -197,12 +197,12 @@ def test_no_two_headers_of_ours_have_one_name() -> None:
 
 @pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_includes_point_down(path: Path) -> None:
-    here = c_room(path)
+    here = c_part(path)
     for name in includes(path):
         header = HEADERS.get(name.rsplit("/", 1)[-1])
         if header is None or name.startswith(("linux/", "sys/", "asm/")):
             continue
-        there = c_room(header)
+        there = c_part(header)
         assert there == here or C_LEVELS[there] < C_LEVELS[here], f"{here} includes {name}"
         for one, other in ((here, there), (c_backend(path), c_backend(header))):
             assert frozenset({one, other}) not in C_APART, f"{one} includes {name}"
@@ -234,12 +234,12 @@ def test_the_two_sides_of_the_sandbox_share_only_plain_numbers(path: Path) -> No
         assert sides <= {"program" if of_program else "sandbox"}, name
 
 
-@pytest.mark.parametrize("room", ["command", "vm", "python"])
-def test_machines_are_known_by_their_interface_alone(room: str) -> None:
+@pytest.mark.parametrize("part", ["command", "vm", "python"])
+def test_machines_are_known_by_their_interface_alone(part: str) -> None:
     """Who runs a guest does not ask what runs it: no header of one machine's, no flag for it. The library makes KVM's
     descriptors itself, and an image's templates have their sites patched."""
-    excused = {"kvm_ops.h", "patch.h"} if room == "python" else set()
-    for path in (p for p in OURS if c_room(p) == room):
+    excused = {"kvm_ops.h", "patch.h"} if part == "python" else set()
+    for path in (p for p in OURS if c_part(p) == part):
         for name in set(includes(path)) & set(HEADERS) - excused:
             assert c_backend(HEADERS[name]) not in {"machine/kvm", "machine/sandbox"}, f"{path.name}: {name}"
         assert not re.search(r"\b(is|behind)_(kvm|sandbox)\b", path.read_text()), path.name
@@ -271,7 +271,7 @@ MAY_ASK_FOR_WRITABLE = {
 MAY_KNOW_THE_ADDRESS = {
     "guest_memory.h", "guest_memory.c", "guest_map.c", "guest_reset.c", "entered.h",
     "image_memory.c", "kvm_ops.c", "run_kvm.c", "sandbox_ops.c",
-    "native.c",  # where the ring's room begins
+    "native.c",  # where the ring's part begins
     "main.c",  # the sandbox's: sets it
 }  # fmt: skip
 TOLD_BY = {
@@ -306,9 +306,9 @@ def test_only_the_core_asks_for_memory_to_write_or_knows_where_it_lies() -> None
             assert "GUEST_WRITABLE" not in code.replace("if (access == GUEST_WRITABLE)", ""), path.name
         if path.name not in MAY_KNOW_THE_ADDRESS:
             assert not re.search(r"\bmemory(\.|->)hva\b", code), path.name
-        if c_room(path) == "devices" and path.name != "block_transfer.c":
+        if c_part(path) == "devices" and path.name != "block_transfer.c":
             assert "guest_memory_at(" not in code, (
-                f"{path.name}: guest_bytes_at(), or guest_room_at() to fill it"
+                f"{path.name}: guest_bytes_at(), or guest_buffer_at() to fill it"
             )
 
 

@@ -149,8 +149,8 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     layers = ", ".join(f'"{name}"' for name in LAYERS)
     machines = ", ".join(f'{{.name = "{name}"}}' for name in BACKENDS[1:])
     source.write_text(SHOWN.replace("LAYERS", layers).replace("MACHINES", machines))
-    rooms = ("core", "arch/x86_64", "devices", "guest_abi", "machine", "vm", "command")
-    folders = [f"-I{folder}" for folder in (ROOT / "abi", *(BINDINGS / room for room in rooms))]
+    parts = ("core", "arch/x86_64", "devices", "guest_abi", "machine", "vm", "command")
+    folders = [f"-I{folder}" for folder in (ROOT / "abi", *(BINDINGS / part for part in parts))]
     subprocess.run(
         [
             *(sys.executable, BINDINGS / "command" / "gen_options.py"),
@@ -166,7 +166,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
     )  # fmt: skip
     shown = ctypes.CDLL(str(library), os.RTLD_LAZY).shown  # what opens devices is not there
     shown.restype = ctypes.c_size_t
-    room = ctypes.create_string_buffer(1 << 16)
+    buffer = ctypes.create_string_buffer(1 << 16)
 
     def read(words: list[bytes], is_solo5: bool, ambient: Ambient) -> Read | None:
         given = (ctypes.c_char_p * (len(words) + 1))(*words, None)
@@ -174,8 +174,8 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
         # One that is not ours, one without a value, and ours once more, of which only the first counts.
         variables = [b"TERM=x", b"TENDER_REQUIRE_NOT=uid", b"TENDER_BACKEND", *variables, *variables[:1]]
         environment = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
-        count = shown(given, int(is_solo5), environment, room)
-        return _parsed(iter(room.raw[:count].split(b"\0")[:-1])) if count else None
+        count = shown(given, int(is_solo5), environment, buffer)
+        return _parsed(iter(buffer.raw[:count].split(b"\0")[:-1])) if count else None
 
     return read
 

@@ -131,7 +131,7 @@ static bool enter_handler(const struct guest_memory *memory, struct system_state
         state->selector[SEG_SS],
     };
     const uint32_t first = has_error_code(e) ? 0 : 1;
-    for (uint32_t i = FRAME_WORDS; i-- > first;) { /* as it is pushed: CR2 is the first word without room */
+    for (uint32_t i = FRAME_WORDS; i-- > first;) { /* as it is pushed: CR2 is the first word without space */
         rsp -= sizeof frame[i];
         if (!guest_write(memory, rsp, &frame[i], sizeof frame[i], THROUGH_STACK, fault))
             return false;

@@ -2,7 +2,7 @@
  * guarded_copy(to RDI, from RSI, words RDX): copies words of eight bytes; RAX: how many it could not.
  *
  * One of its sides is a mapped file, and a page of it that cannot be had (the file was cut short, its medium
- * fails, there is no room to write it) is a SIGBUS. Whoever holds that signal sets RIP from
+ * fails, there is no space to write it) is a SIGBUS. Whoever holds that signal sets RIP from
  * guarded_copy_may_fault
  * to guarded_copy_ends: RCX is then what is left, for an interrupted string instruction leaves its registers
  * at the element that failed (Intel SDM volume 2, REP). disk_map.h declares the three.

@@ -76,9 +76,9 @@ bool guest_write(const struct guest_memory *memory, uint64_t address, const void
     return true;
 }
 
-uint32_t guest_fetch(const struct guest_memory *memory, uint64_t address, uint8_t *to, uint32_t room)
+uint32_t guest_fetch(const struct guest_memory *memory, uint64_t address, uint8_t *to, uint32_t capacity)
 {
-    for (uint32_t len = room; len > 0; len--) {
+    for (uint32_t len = capacity; len > 0; len--) {
         const void *from = present_at(memory, address, len, GUEST_READABLE);
         if (from) {
             memcpy(to, from, len);

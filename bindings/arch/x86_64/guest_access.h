@@ -28,8 +28,8 @@ bool guest_read(const struct guest_memory *memory, uint64_t address, void *to, u
 bool guest_write(const struct guest_memory *memory, uint64_t address, const void *from, uint32_t len,
                  enum access_through through, struct exception *fault);
 
-/* Copies what can be fetched of `room` bytes at `address`, and returns how many those are. */
-uint32_t guest_fetch(const struct guest_memory *memory, uint64_t address, uint8_t *to, uint32_t room);
+/* Copies what can be fetched of `capacity` bytes at `address`, and returns how many those are. */
+uint32_t guest_fetch(const struct guest_memory *memory, uint64_t address, uint8_t *to, uint32_t capacity);
 
 /* Fills `fault`; both return false, so that a caller can pass it on. */
 bool raise_error(struct exception *fault, enum vector vector, uint32_t error);

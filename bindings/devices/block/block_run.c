@@ -10,13 +10,13 @@ static struct device_places places(const struct vm_device *device)
 
 static void map(struct vm *vm, bool forks)
 {
-    uint64_t room = DISK_MAPPED_BYTES_MAX;
+    uint64_t budget = DISK_MAPPED_BYTES_MAX;
     for (uint32_t i = 0; i < vm->device_end; i++) {
         const struct vm_device *device = &vm->devices[i];
         struct disk *disk = disk_of(device);
         if (!is_disk(device) || !disk->mappable_pages)
             continue;
-        disk_map_open(&disk->map, device->fd, disk->capacity, disk->read_only, disk->mappable_pages, &room);
+        disk_map_open(&disk->map, device->fd, disk->capacity, disk->read_only, disk->mappable_pages, &budget);
         if (forks && disk->map.hva)
             (void)madvise(disk->map.hva, disk->map.bytes, MADV_DONTFORK);
     }

@@ -1,4 +1,4 @@
-/* What a disk keeps of itself. The folder's own; its room is in core/vm.h. */
+/* What a disk keeps of itself. The folder's own; its space is in core/vm.h. */
 #ifndef TENDER_DISK_H
 #define TENDER_DISK_H
 
@@ -11,7 +11,7 @@ struct disk {
     uint32_t mappable_pages; /* how many are served by copies at a time (disk_map.h) */
     struct disk_map map;
 };
-_Static_assert(sizeof(struct disk) <= DEVICE_OWN_BYTES, "it has room");
+_Static_assert(sizeof(struct disk) <= DEVICE_OWN_BYTES, "it fits");
 
 /* Of a device that is a disk. */
 static inline struct disk *disk_of(const struct vm_device *device)

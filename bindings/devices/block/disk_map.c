@@ -17,10 +17,10 @@ static uint64_t pages_of(uint64_t bytes)
 }
 
 void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit,
-                   uint64_t *room)
+                   uint64_t *budget)
 {
     *map = (struct disk_map){0};
-    const uint64_t pages = (capacity < *room ? capacity : *room) / HVT_PAGE_BYTES,
+    const uint64_t pages = (capacity < *budget ? capacity : *budget) / HVT_PAGE_BYTES,
                    bytes = pages * HVT_PAGE_BYTES;
     if (!pages)
         return;
@@ -39,7 +39,7 @@ void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_on
     map->cached = bits;
     map->dirty = map->cached + words;
     map->page_limit = page_limit;
-    *room -= bytes;
+    *budget -= bytes;
 }
 
 void disk_map_close(struct disk_map *map)

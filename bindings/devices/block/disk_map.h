@@ -6,9 +6,9 @@
  *
  *   reads    of pages that were read or written through us: they are in the host's cache. What is not comes
  *            by pread(), which reads ahead where a guest goes through a disk in order, and not elsewhere
- *   writes   of pages that were written through us since the last flush: room for them has been found. The
+ *   writes   of pages that were written through us since the last flush: space for them has been found. The
  *            first write of a page is a pwrite(), so nothing is read only to be overwritten, and that there
- *            is no room is an error of a system call
+ *            is no space is an error of a system call
  *
  * What was used longest ago is the first that the host gives up when memory is short, and a fault for it
  * reads far more than was asked for. So after a part of the host's memory has been noted, all of it is
@@ -50,11 +50,11 @@ uint32_t disk_mappable_pages(int fd, bool read_only);
  */
 #define DISK_MAPPED_BYTES_MAX ((uint64_t)16 << 30)
 
-/* Maps the whole pages of `capacity` as far as there is `room`, and takes them from it; for writing too
+/* Maps the whole pages of `capacity` as far as the `budget` reaches, and takes them from it; for writing too
  * unless it is read-only. What is not or cannot be mapped stays so, and that is no error. disk_map_close()
  * undoes it, and may be called without. */
 void disk_map_open(struct disk_map *map, int fd, uint64_t capacity, bool read_only, uint32_t page_limit,
-                   uint64_t *room);
+                   uint64_t *budget);
 void disk_map_close(struct disk_map *map);
 
 /* Copies [offset, offset + len) between the disk, which has that range, and `data`: as much from its

@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define TERMINAL_ROOM 256u
-#define FILE_CHUNK    (1u << 20)
+#define TERMINAL_BYTES 256u
+#define FILE_CHUNK     (1u << 20)
 
 int terminal_without_waiting(int fd)
 {
@@ -45,7 +45,7 @@ int console_set(struct vm *vm, int fd)
     vm->console.nowait = S_ISFIFO(about.st_mode);
     vm->console.is_socket = S_ISSOCK(about.st_mode);
     vm->console.chunk = S_ISFIFO(about.st_mode)  ? PIPE_BUF
-                        : S_ISCHR(about.st_mode) ? TERMINAL_ROOM
+                        : S_ISCHR(about.st_mode) ? TERMINAL_BYTES
                                                  : FILE_CHUNK;
     const int own = S_ISCHR(about.st_mode) ? terminal_without_waiting(fd) : -1;
     if (own >= 0)

@@ -15,8 +15,8 @@ enum verdict console_write(struct vm *vm, gpa_t gpa, const uint8_t *data, uint64
  * A terminal once more, so that a write to it never waits; -1 if `fd` is none, or cannot be opened. The
  * caller's to close.
  *
- * poll() tells of room as soon as a terminal has any, and a newline may take more than its own byte, so a
- * write may wait although poll() told of room. The flags of `fd` are its owner's, who may share it with a
+ * poll() tells of space as soon as a terminal has any, and a newline may take more than its own byte, so a
+ * write may wait although poll() told of space. The flags of `fd` are its owner's, who may share it with a
  * shell: O_NONBLOCK is another description's.
  */
 int terminal_without_waiting(int fd);

@@ -3,10 +3,11 @@
  * happens to the reader fails the guest.
  *
  * The descriptor is the caller's, perhaps shared and blocking, so its flags are left alone. No write may
- * block, else a full pipe could hold the VM against vm_stop(). That ppoll told of room is not enough: another
+ * block, else a full pipe could hold the VM against vm_stop(). That ppoll told of space is not enough:
+ * another
  * writer may take it. So each write is one that does not wait: RWF_NOWAIT on a pipe, MSG_DONTWAIT on a
  * socket, a description of our own with O_NONBLOCK for a terminal; console.c looks once which it is. Where
- * the kernel has none of these, a write carries no more than ppoll has promised room for, for one writer:
+ * the kernel has none of these, a write carries no more than ppoll has promised space for, for one writer:
  * PIPE_BUF bytes on a pipe (pipe(7)).
  */
 #define _GNU_SOURCE
@@ -18,7 +19,7 @@
 #include "console.h"
 #include "hypercall.h"
 
-#define FULL_PAUSE_NS 10000000 /* where ppoll tells of room that is too little */
+#define FULL_PAUSE_NS 10000000 /* where ppoll tells of space that is too little */
 
 static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 {

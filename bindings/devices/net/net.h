@@ -1,4 +1,4 @@
-/* What a network keeps of itself, and all networks of a VM together. The folder's own; its room is in
+/* What a network keeps of itself, and all networks of a VM together. The folder's own; its space is in
  * core/vm.h. */
 #ifndef TENDER_NET_H
 #define TENDER_NET_H
@@ -31,7 +31,7 @@ struct net_device {
     bool drained;         /* the last batch took all there was; the vCPU's thread alone looks */
     struct net_link link; /* for the process that holds the VM */
 };
-_Static_assert(sizeof(struct net_device) <= DEVICE_OWN_BYTES, "it has room");
+_Static_assert(sizeof(struct net_device) <= DEVICE_OWN_BYTES, "it fits");
 
 struct net_vm {
     /* A device is or was `detached`: net_settle() looks after it. The next two are the vCPU's thread's. */
@@ -44,7 +44,7 @@ struct net_vm {
     atomic_bool cut_left; /* segments of it have not been taken yet */
     struct net_ring ring;
 };
-_Static_assert(sizeof(struct net_vm) <= KIND_OWN_BYTES, "it has room");
+_Static_assert(sizeof(struct net_vm) <= KIND_OWN_BYTES, "it fits");
 
 static inline struct net_vm *net_vm(const struct vm *vm)
 {

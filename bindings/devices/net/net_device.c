@@ -40,7 +40,7 @@ static bool may_detach(const struct vm_device *device)
     return !net_of(device)->is_socket;
 }
 
-/* Segments are no longer joined and cut: there is no room for large frames. */
+/* Segments are no longer joined and cut: there is no space for large frames. */
 static void leave_segments(struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)
@@ -50,11 +50,11 @@ static void leave_segments(struct vm *vm)
         }
 }
 
-static void offer(struct vm *vm, void *room, uint32_t mode)
+static void offer(struct vm *vm, void *area, uint32_t mode)
 {
-    if (!room)
+    if (!area)
         leave_segments(vm);
-    ring_offer(vm, room, mode);
+    ring_offer(vm, area, mode);
 }
 
 static void prepare(struct vm *vm)

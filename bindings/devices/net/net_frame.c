@@ -2,13 +2,14 @@
  * One frame straight between guest memory and a descriptor, whoever asks: with the same rules for each.
  *
  * A frame that cannot be sent now (queue full, interface down, too short for the kernel) is dropped and
- * counted, as a wire would; the guest goes on. So is a frame that comes and is longer than its room: half a
+ * counted, as a wire would; the guest goes on. So is a frame that comes and is longer than its buffer: half a
  * frame is none. A device whose other end is gone reads as empty for ever and leaves the poll set, so that a
  * guest does not spin on it; so does a TAP without an interface, until it has one again (net_detached.c). A
  * read of 0 bytes alone is no such end: it may be an empty datagram, which is dropped and counted.
  *
- * A read() that fills its room does not tell whether there was more. So one byte more is asked for. Where
- * nothing else can look at guest memory meanwhile it lies behind the room: it is written only by a frame that
+ * A read() that fills its buffer does not tell whether there was more. So one byte more is asked for. Where
+ * nothing else can look at guest memory meanwhile it lies behind the buffer: it is written only by a frame
+ * that
  * is dropped, and then restored. Beside a thread that can, which is a ring's worker that was woken once, it
  * lies in our own.
  */
@@ -134,85 +135,89 @@ static bool complete_checksum(const struct vm *vm, uint8_t *data, uint64_t len,
     return true;
 }
 
-/* Whether the byte behind the room is the guest's to write, and nobody can look at it meanwhile: the guest's
- * one vCPU is out, and no worker serves or can begin. */
-static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t room)
+/* Whether the byte behind the buffer is the guest's to write, and nobody can look at it meanwhile: the
+ * guest's one vCPU is out, and no worker serves or can begin. */
+static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t capacity)
 {
     const struct net_ring *ring = &net_vm(vm)->ring;
-    return (!ring->woken || ring->vcpu_serves) && guest_room_at(&vm->memory, gpa + room, 1);
+    return (!ring->woken || ring->vcpu_serves) && guest_buffer_at(&vm->memory, gpa + capacity, 1);
 }
 
-/* A read at `data` was answered so: what it has written of the room. */
-static inline void tell_read(const struct vm *vm, const uint8_t *data, uint64_t room, ssize_t got)
+/* A read at `data` was answered so: what it has written of the buffer. */
+static inline void tell_read(const struct vm *vm, const uint8_t *data, uint64_t capacity, ssize_t got)
 {
-    entered(&vm->memory, data, got < 0 ? 0 : (uint64_t)got < room ? (uint64_t)got : room, ENTERED_FRAME);
+    entered(&vm->memory, data,
+            got < 0                    ? 0
+            : (uint64_t)got < capacity ? (uint64_t)got
+                                       : capacity,
+            ENTERED_FRAME);
 }
 
 /* readv() costs 280 instructions more than read() on a TAP, which takes 1750 with 1514 bytes (Linux 6.1). */
 static __attribute__((noinline)) ssize_t read_with_spare(const struct vm *vm, int fd, uint8_t *data,
-                                                         uint64_t room)
+                                                         uint64_t capacity)
 {
     uint8_t spare;
-    const struct iovec pieces[] = {{data, room}, {&spare, sizeof spare}};
+    const struct iovec pieces[] = {{data, capacity}, {&spare, sizeof spare}};
     ssize_t got = readv(fd, pieces, 2);
     if (got < 0 && errno == ENOSYS) {
-        /* A filter refuses it: whether a frame that fills its room was longer is not known. */
-        got = read(fd, data, room);
-        got += got == (ssize_t)room;
+        /* A filter refuses it: whether a frame that fills its buffer was longer is not known. */
+        got = read(fd, data, capacity);
+        got += got == (ssize_t)capacity;
     }
-    tell_read(vm, data, room, got);
+    tell_read(vm, data, capacity, got);
     return got;
 }
 
-/* One frame, as read() answers; more than `room` if it was longer, and then it is gone. `may_borrow`: the
- * byte behind the room may be used. */
-static ssize_t read_plain(const struct vm *vm, int fd, uint8_t *data, uint64_t room, bool may_borrow)
+/* One frame, as read() answers; more than `capacity` if it was longer, and then it is gone. `may_borrow`: the
+ * byte behind the buffer may be used. */
+static ssize_t read_plain(const struct vm *vm, int fd, uint8_t *data, uint64_t capacity, bool may_borrow)
 {
     if (!may_borrow)
-        return read_with_spare(vm, fd, data, room);
-    const uint8_t behind = data[room];
-    const ssize_t got = read(fd, data, room + 1);
-    if (got > (ssize_t)room)
-        data[room] = behind;
-    tell_read(vm, data, room, got);
+        return read_with_spare(vm, fd, data, capacity);
+    const uint8_t behind = data[capacity];
+    const ssize_t got = read(fd, data, capacity + 1);
+    if (got > (ssize_t)capacity)
+        data[capacity] = behind;
+    tell_read(vm, data, capacity, got);
     return got;
 }
 
-/* The next segment: its length; `dropped`, if it is longer than its room. */
-static ssize_t take_segment(const struct vm *vm, struct tcp_cut *large, uint8_t *data, uint64_t room,
+/* The next segment: its length; `dropped`, if it is longer than its buffer. */
+static ssize_t take_segment(const struct vm *vm, struct tcp_cut *large, uint8_t *data, uint64_t capacity,
                             bool *dropped)
 {
-    const uint32_t len = tcp_cut_next(large, data, room);
-    *dropped = len > room;
+    const uint32_t len = tcp_cut_next(large, data, capacity);
+    *dropped = len > capacity;
     entered(&vm->memory, data, *dropped ? 0 : len, ENTERED_FRAME);
     return (ssize_t)len;
 }
 
 /* One frame behind its header: its length, 0 if it cannot be handed over and is gone, or read()'s answer. */
 static ssize_t read_one_headed(const struct vm *vm, const struct vm_device *device, struct tcp_cut *large,
-                               uint8_t *data, uint64_t room, struct net_header *header, bool *dropped)
+                               uint8_t *data, uint64_t capacity, struct net_header *header, bool *dropped)
 {
     struct net_header own;
     uint8_t spare;
-    struct iovec pieces[] = {{&own, sizeof own}, {data, room}, {&spare, sizeof spare}};
+    struct iovec pieces[] = {{&own, sizeof own}, {data, capacity}, {&spare, sizeof spare}};
     if (large)
-        pieces[2] = (struct iovec){large->frame + room, TCP_LARGE_MAX + 1 - room};
+        pieces[2] = (struct iovec){large->frame + capacity, TCP_LARGE_MAX + 1 - capacity};
     ssize_t got = readv(device->fd, pieces, 3);
     if (got <= 0)
         return got;
     *dropped = got <= (ssize_t)sizeof own; /* a header and no frame */
     if (*dropped)
         return 0;
-    const uint64_t len = (uint64_t)got - sizeof own, here = len < room ? len : room;
+    const uint64_t len = (uint64_t)got - sizeof own, here = len < capacity ? len : capacity;
     entered(&vm->memory, data, here, ENTERED_FRAME);
     if (large)
-        entered(&vm->memory, large->frame + room, len - here, ENTERED_FRAME);
+        entered(&vm->memory, large->frame + capacity, len - here, ENTERED_FRAME);
     if (large && own.gso_type) {
         guest_put(&vm->memory, large->frame, data, here, ENTERED_FRAME);
         *dropped = !tcp_cut_begin(large, len, &own);
-        return *dropped ? 0 : take_segment(vm, large, data, room, dropped);
+        return *dropped ? 0 : take_segment(vm, large, data, capacity, dropped);
     }
-    *dropped = len > room;
+    *dropped = len > capacity;
     if (header)
         *header = own;
     else if (!*dropped)
@@ -223,14 +228,14 @@ static ssize_t read_one_headed(const struct vm *vm, const struct vm_device *devi
 
 /* The same of the first that can be handed over; -EAGAIN's answer behind too many that cannot. */
 static __attribute__((noinline)) ssize_t read_headed(const struct vm *vm, const struct vm_device *device,
-                                                     struct tcp_cut *large, void *data, uint64_t room,
+                                                     struct tcp_cut *large, void *data, uint64_t capacity,
                                                      struct net_header *header, struct vm_counters *counters)
 {
     for (unsigned drops = 0; drops < DROPS_MAX; drops++) {
         bool dropped = false;
         ssize_t got = large && large->at != large->end
-                          ? take_segment(vm, large, data, room, &dropped)
-                          : read_one_headed(vm, device, large, data, room, header, &dropped);
+                          ? take_segment(vm, large, data, capacity, &dropped)
+                          : read_one_headed(vm, device, large, data, capacity, header, &dropped);
         if (!dropped)
             return got;
         counters->net_rx_drops++;
@@ -241,7 +246,8 @@ static __attribute__((noinline)) ssize_t read_headed(const struct vm *vm, const 
 
 /* The next segment of a large frame, or what comes: as read() answers. */
 static __attribute__((noinline)) ssize_t read_segment(struct vm *vm, const struct vm_device *device,
-                                                      void *data, uint64_t room, struct vm_counters *counters)
+                                                      void *data, uint64_t capacity,
+                                                      struct vm_counters *counters)
 {
     struct net_vm *const nets = net_vm(vm);
     struct tcp_cut *const cut = &nets->cut;
@@ -249,7 +255,7 @@ static __attribute__((noinline)) ssize_t read_segment(struct vm *vm, const struc
         errno = EAGAIN;
         return -1;
     }
-    const ssize_t got = read_headed(vm, device, cut, data, room, NULL, counters);
+    const ssize_t got = read_headed(vm, device, cut, data, capacity, NULL, counters);
     atomic_store_explicit(&nets->cut_left, cut->at != cut->end, memory_order_relaxed);
     atomic_store_explicit(&nets->cut_busy, false, memory_order_release);
     return got;
@@ -262,10 +268,10 @@ static bool has_hung_up(const struct vm *vm, const struct vm_device *device)
     return ppoll(&end, 1, &at_once, &vm->poll_mask) == 1 && end.revents & (POLLRDHUP | POLLHUP);
 }
 
-/* What a read brought is no frame: a datagram that was empty, or a frame longer than its room. */
-static bool is_none(const struct vm_device *device, ssize_t got, uint64_t room)
+/* What a read brought is no frame: a datagram that was empty, or a frame longer than its buffer. */
+static bool is_none(const struct vm_device *device, ssize_t got, uint64_t capacity)
 {
-    return got > (ssize_t)room || (got == 0 && net_of(device)->is_socket);
+    return got > (ssize_t)capacity || (got == 0 && net_of(device)->is_socket);
 }
 
 /*
@@ -274,16 +280,16 @@ static bool is_none(const struct vm_device *device, ssize_t got, uint64_t room)
  * many: the guest asks again.
  */
 static __attribute__((noinline)) ssize_t read_behind_none(const struct vm *vm, const struct vm_device *device,
-                                                          uint8_t *data, uint64_t room, bool may_borrow,
+                                                          uint8_t *data, uint64_t capacity, bool may_borrow,
                                                           ssize_t got, struct vm_counters *counters)
 {
     bool ended = false;
-    for (unsigned drops = 0; drops < DROPS_MAX && is_none(device, got, room); drops++) {
+    for (unsigned drops = 0; drops < DROPS_MAX && is_none(device, got, capacity); drops++) {
         ended = ended || (got == 0 && has_hung_up(vm, device));
         counters->net_rx_drops += got > 0 || !ended;
-        got = read_plain(vm, device->fd, data, room, may_borrow);
+        got = read_plain(vm, device->fd, data, capacity, may_borrow);
     }
-    if (is_none(device, got, room) && (got > 0 || !ended)) {
+    if (is_none(device, got, capacity) && (got > 0 || !ended)) {
         counters->net_rx_drops++;
         errno = EAGAIN;
         return -1;
@@ -297,22 +303,22 @@ enum device_answer net_receive_to(struct vm *vm, struct vm_counters *counters, u
     struct vm_device *device = net_device(vm, handle);
     if (!device)
         return DEVICE_INVALID;
-    uint8_t *data = guest_room_at(&vm->memory, gpa, *len);
+    uint8_t *data = guest_buffer_at(&vm->memory, gpa, *len);
     if (!data)
         return DEVICE_BAD_RANGE;
     if (atomic_load_explicit(&net_of(device)->gone, memory_order_relaxed) || !*len)
         return DEVICE_NONE;
-    const uint64_t room = *len < FRAME_MAX ? *len : FRAME_MAX;
+    const uint64_t capacity = *len < FRAME_MAX ? *len : FRAME_MAX;
     ssize_t got;
     if (net_of(device)->segments && net_vm(vm)->cut.frame) { /* none: the ring was not to be had any more */
-        got = read_segment(vm, device, data, room, counters);
+        got = read_segment(vm, device, data, capacity, counters);
     } else if (net_of(device)->has_header) {
-        got = read_headed(vm, device, NULL, data, room, header, counters);
+        got = read_headed(vm, device, NULL, data, capacity, header, counters);
     } else {
-        const bool may_borrow = may_borrow_behind(vm, gpa, room);
-        got = read_plain(vm, device->fd, data, room, may_borrow);
-        if (is_none(device, got, room))
-            got = read_behind_none(vm, device, data, room, may_borrow, got, counters);
+        const bool may_borrow = may_borrow_behind(vm, gpa, capacity);
+        got = read_plain(vm, device->fd, data, capacity, may_borrow);
+        if (is_none(device, got, capacity))
+            got = read_behind_none(vm, device, data, capacity, may_borrow, got, counters);
     }
     if (got > 0) {
         counters->net_rx_packets++;

@@ -12,7 +12,7 @@
  * Sends [gpa, gpa + len), or drops it and counts that; takes one frame of at most *len bytes to gpa, *len is
  * then its length. Two threads may be in these for one VM, each with counters of its own.
  *
- * A frame that is longer than its room is dropped and counted, never cut.
+ * A frame that is longer than its buffer is dropped and counted, never cut.
  *
  * `header` NULL: of a plain frame. Then one that comes has its checksum completed here, and one that stands
  * for many packets is dropped and counted.

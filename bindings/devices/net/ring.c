@@ -13,14 +13,14 @@
 #define QUICK_MAX_NS 2000000u
 #define TURNS        3u /* that the worker gives away: the scheduler may well return the first of them */
 
-/* The room behind the ring, for what the guest has no use for: the large frame that is cut, and frames that
+/* The area behind the ring, for what the guest has no use for: the large frame that is cut, and frames that
  * wait. The last of those that wait delays the first, so they are few. */
-#define CUT_AT        (HVT_RING_ROOM_BYTES / 2)
+#define CUT_AT        (HVT_RING_AREA_BYTES / 2)
 #define WAITING_AT    (CUT_AT + 0x20000u)
 #define WAITING_BYTES 2048u
 _Static_assert(sizeof(struct hvt_net_ring) <= CUT_AT && TCP_LARGE_MAX < WAITING_AT - CUT_AT &&
-                   WAITING_AT + RING_WAITING_MAX * WAITING_BYTES <= HVT_RING_ROOM_BYTES,
-               "each has its place in the room");
+                   WAITING_AT + RING_WAITING_MAX * WAITING_BYTES <= HVT_RING_AREA_BYTES,
+               "each has its place in the area");
 
 void ring_offer(struct vm *vm, void *shared, uint32_t mode)
 {
@@ -88,7 +88,7 @@ struct frame {
     uint32_t handle, len;
 };
 
-static uint8_t *waiting_room(const struct net_ring *ring, uint32_t index)
+static uint8_t *waiting_buffer(const struct net_ring *ring, uint32_t index)
 {
     return (uint8_t *)ring->shared + WAITING_AT + index * WAITING_BYTES;
 }
@@ -106,7 +106,7 @@ static struct frame posted_frame(struct vm *vm, uint32_t index)
 static struct frame waiting_frame(struct vm *vm, uint32_t index)
 {
     const struct net_ring *ring = &net_vm(vm)->ring;
-    return (struct frame){waiting_room(ring, index), ring->waits[index].handle, ring->waits[index].len};
+    return (struct frame){waiting_buffer(ring, index), ring->waits[index].handle, ring->waits[index].len};
 }
 
 /* `frame_at` of `at` and those behind it, if they are segments that can be sent as one: how many were.
@@ -159,7 +159,7 @@ static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
     const void *data = guest_bytes_at(&vm->memory, entry->data, entry->len);
     if (!data || entry->len > WAITING_BYTES || !net_device(vm, entry->handle))
         return false;
-    guest_put(&vm->memory, waiting_room(ring, ring->waiting), data, entry->len, ENTERED_RING);
+    guest_put(&vm->memory, waiting_buffer(ring, ring->waiting), data, entry->len, ENTERED_RING);
     ring->waits[ring->waiting].handle = entry->handle;
     ring->waits[ring->waiting].len = entry->len;
     if (++ring->waiting == RING_WAITING_MAX)
@@ -247,7 +247,7 @@ static int32_t serve(struct vm *vm, bool busy)
         }
         left -= served;
         ring->ent_head += served;
-        /* at each, so that a guest which waits for room need not wait for all of them */
+        /* at each, so that a guest which waits for space need not wait for all of them */
         set_word(vm, &ring->shared->ent_head, ring->ent_head);
     }
     return (int32_t)posted;

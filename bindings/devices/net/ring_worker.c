@@ -16,7 +16,7 @@
 #define QUICKS_BEFORE_SLEEP 4u /* to sleep costs sixteen kicks until it is woken, and the waking */
 #define STACK_BYTES         0x20000
 #define HEAP_MIN            (2u << 20)  /* bytes that a ring leaves the guest behind its bss */
-#define SPARE_MIN           (32u << 20) /* of so much memory a guest will not miss the ring's room */
+#define SPARE_MIN           (32u << 20) /* of so much memory a guest will not miss the ring's area */
 
 static bool is_to_quit(const struct net_ring *ring)
 {
@@ -135,7 +135,7 @@ void ring_worker_prepare(struct vm *vm)
 uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted)
 {
     cpu_set_t mine;
-    if (mem_bytes < HVT_RING_ROOM_BYTES + HEAP_MIN + image_end)
+    if (mem_bytes < HVT_RING_AREA_BYTES + HEAP_MIN + image_end)
         return RING_NONE;
     if (wanted != RING_ADAPTIVE)
         return wanted;

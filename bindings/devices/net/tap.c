@@ -232,7 +232,7 @@ static bool has_vectors(void)
     return readv(-1, NULL, 0) < 0 && errno == EBADF && writev(-1, NULL, 0) < 0 && errno == EBADF;
 }
 
-/* There is room for the large frames of one network, in the ring's. */
+/* There is space for the large frames of one network, in the ring's area. */
 static enum net_use use_for(const struct device_guest *guest)
 {
     uint32_t networks = 0;

@@ -233,7 +233,7 @@ bool tcp_cut_begin(struct tcp_cut *cut, uint64_t len, const struct net_header *h
     return true;
 }
 
-uint32_t tcp_cut_next(struct tcp_cut *cut, uint8_t *to, uint64_t room)
+uint32_t tcp_cut_next(struct tcp_cut *cut, uint8_t *to, uint64_t capacity)
 {
     uint8_t head[ETHERNET_BYTES + VLAN_BYTES + 60 + 60];
     uint8_t *const ip = head + cut->ip_at, *const tcp = head + cut->tcp_at;
@@ -255,7 +255,7 @@ uint32_t tcp_cut_next(struct tcp_cut *cut, uint8_t *to, uint64_t room)
                         internet_sum(cut->frame + cut->at, payload_len));
     memcpy(tcp + TCP_SUM, &sum, sizeof sum);
 
-    if (cut->head_len + payload_len <= room) {
+    if (cut->head_len + payload_len <= capacity) {
         memcpy(to, head, cut->head_len);
         memcpy(to + cut->head_len, cut->frame + cut->at, payload_len);
     }

@@ -52,8 +52,8 @@ void tcp_join_end(struct tcp_joined *joined);
 /* cut->frame has `len` bytes; false: it is no large frame that can be cut. */
 bool tcp_cut_begin(struct tcp_cut *cut, uint64_t len, const struct net_header *header);
 
-/* The next segment: its length. If that is more than `room` nothing is written. Something is left. */
-uint32_t tcp_cut_next(struct tcp_cut *cut, uint8_t *to, uint64_t room);
+/* The next segment: its length. If that is more than `capacity` nothing is written. Something is left. */
+uint32_t tcp_cut_next(struct tcp_cut *cut, uint8_t *to, uint64_t capacity);
 
 /* RFC 1071: the ones' complement sum of these bytes, as the bytes lie in memory, folded to 16 bits. */
 uint16_t internet_sum(const uint8_t *data, uint64_t len);

@@ -93,7 +93,7 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
         return CONTINUE;
     }
     const uint64_t bytes = (uint64_t)count * sizeof(struct tender_block_request);
-    uint8_t *requests = guest_room_at(&vm->memory, batch->requests, bytes);
+    uint8_t *requests = guest_buffer_at(&vm->memory, batch->requests, bytes);
     if (!requests)
         return leave_bad_access(vm, batch->requests, bytes);
     if (!vm->resume.batch_done)

@@ -1,6 +1,6 @@
 /*
  * net_batch: many frames in one hypercall, on this thread and in order: all that are to be sent, then as many
- * as there are and have room. What it saves is the way into the monitor, and a poll for each burst: with a
+ * as there are and fit. What it saves is the way into the monitor, and a poll for each burst: with a
  * time to wait, one call sends, sleeps, and brings what came.
  *
  * Each frame's structure is copied once, at its turn, and checked as a single call's (net_frame.c): the array
@@ -99,7 +99,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
     if (!device || batch->tx_count > TENDER_NET_BATCH_MAX || batch->rx_count > TENDER_NET_BATCH_MAX)
         return CONTINUE;
     const uint64_t bytes = (batch->tx_count + batch->rx_count) * FRAME_BYTES;
-    uint8_t *frames = guest_room_at(&vm->memory, batch->frames, bytes);
+    uint8_t *frames = guest_buffer_at(&vm->memory, batch->frames, bytes);
     if (!frames)
         return leave_bad_access(vm, batch->frames, bytes);
 

@@ -17,7 +17,7 @@
  * one is read whole. */
 #define START_STATE_SPARSE_MIN (512u << 10)
 
-/* Room for boot info, manifest and command line, in whole pages. */
+/* Space for boot info, manifest and command line, in whole pages. */
 #define START_STATE_BOOT_BYTES 0x4000u
 
 /* General and system registers for `mem_bytes` of memory, section 7 of the contract; the other parts of the

@@ -36,7 +36,7 @@ int kvm_machine_add_vcpu(struct kvm_machine *machine, struct machine_error *erro
 int kvm_machine_finish(struct kvm_machine *machine, const struct cpu_state *start,
                        struct machine_error *error);
 
-/* The CPUID leaves that this process's guests see, with room for CPUID_ENTRIES; NULL: none was made yet. */
+/* The CPUID leaves that this process's guests see, with space for CPUID_ENTRIES; NULL: none was made yet. */
 struct kvm_cpuid2 *kvm_machine_cpuid(void);
 
 /* From now on KVM_RUN returns at once (EINTR). A signal handler may call it, and before the VM is made too.

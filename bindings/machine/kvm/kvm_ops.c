@@ -32,7 +32,7 @@ struct kvm {
     bool is_left; /* `left` is prepared */
     gpa_t entry;
 };
-_Static_assert(sizeof(struct kvm) <= MACHINE_OWN_BYTES, "there is room");
+_Static_assert(sizeof(struct kvm) <= MACHINE_OWN_BYTES, "it fits");
 
 static struct kvm *own(const struct machine *machine)
 {
@@ -103,7 +103,7 @@ static int map_and_load(struct vm *vm, const struct machine_plan *plan, uint64_t
 static int make_memory(struct vm *vm, const struct machine_plan *plan, struct machine_error *error)
 {
     const struct elf_image *image = plan->image;
-    const uint64_t guest_bytes = plan->mem_bytes - (plan->ring_mode == RING_NONE ? 0 : HVT_RING_ROOM_BYTES);
+    const uint64_t guest_bytes = plan->mem_bytes - (plan->ring_mode == RING_NONE ? 0 : HVT_RING_AREA_BYTES);
     vm->extensions = image->extensions;
     const int refused =
         plan->load ? map_and_load(vm, plan, guest_bytes)

@@ -73,7 +73,7 @@ void leave_behind(const struct left_behind *left, const struct kvm_machine *mach
     const int fds[] = {machine->vm_fd, machine->vcpu_fd, left->lock_fd, left->looped};
     union {
         struct cmsghdr head;
-        uint8_t room[CMSG_SPACE(sizeof fds)];
+        uint8_t bytes[CMSG_SPACE(sizeof fds)];
     } control = {
         .head = {.cmsg_len = CMSG_LEN(sizeof fds), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
     memcpy(CMSG_DATA(&control.head), fds, sizeof fds);

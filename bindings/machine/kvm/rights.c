@@ -52,7 +52,7 @@ _Static_assert(DEVICE_TYPES <= 16, "each has its bit");
 
 _Static_assert(sizeof kvm_filter_rules <= sizeof kvm_filter_inherited_rules &&
                    sizeof kvm_filter_device_rules <= sizeof kvm_filter_inherited_rules,
-               "there is room for any");
+               "any of them fits");
 
 /* All that the kernel can deny; what is open stays as it is. */
 static uint32_t deny_by_landlock(void)

@@ -19,11 +19,11 @@
  *
  *   +20  cc ...
  *
- * A site that cannot be patched (no room for its stub, or further from it than a jump reaches) is left as it
+ * A site that cannot be patched (no space for its stub, or further from it than a jump reaches) is left as it
  * is: it traps, and the program emulates the `out`. Bytes that look like a site are taken for one, even
  * within another instruction or in data among the code: six bytes of which five are fixed do not come about
  * by chance, and whoever writes them on purpose changes his own guest only. The rule: nothing outside the
- * segments' file bytes and the room for stubs is written.
+ * segments' file bytes and the space for stubs is written.
  */
 #ifndef TENDER_SANDBOX_PATCH_H
 #define TENDER_SANDBOX_PATCH_H
@@ -36,7 +36,7 @@
 #define PATCH_SITE_BYTES 6
 #define PATCH_STUBS_MAX  ((TENDER_STUBS_END - TENDER_STUBS_GPA) / TENDER_STUB_BYTES)
 
-/* Room for stubs; the caller's, `used` is 0 at first. */
+/* Space for stubs; the caller's, `used` is 0 at first. */
 struct patch_stubs {
     uint8_t *at; /* the first stub's bytes, as the host sees them */
     gpa_t gpa;   /* and as the guest will */

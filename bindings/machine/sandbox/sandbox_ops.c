@@ -18,7 +18,7 @@
 #include "start_state.h"
 #include "tsc.h"
 
-_Static_assert(sizeof(struct sandbox) <= MACHINE_OWN_BYTES, "there is room");
+_Static_assert(sizeof(struct sandbox) <= MACHINE_OWN_BYTES, "it fits");
 
 static struct sandbox *own(const struct machine *machine)
 {

@@ -53,7 +53,7 @@ static bool reap_at_once(int pidfd, siginfo_t *about, int *error)
     return *error || about->si_pid;
 }
 
-/* Without room it is left to whoever reaps this process's children when it ends. */
+/* Without space it is left to whoever reaps this process's children when it ends. */
 static void leave_to_later(int pidfd)
 {
     for (size_t i = 0; i < LEFT_MAX; i++) {
@@ -270,7 +270,7 @@ static void wait_for_it(struct sandbox *sandbox)
     }
 }
 
-/* False: nobody has read what was sent for so long that there is no room, which is none of the handlers'. A
+/* False: nobody has read what was sent for so long that there is no space, which is none of the handlers'. A
  * program that is gone is no failure here: the wait tells of it. */
 static bool send_go(const struct sandbox *sandbox)
 {

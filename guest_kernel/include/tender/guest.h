@@ -127,8 +127,8 @@ struct net_device {
 /*
  * Fills `device`. GUEST_EINVAL if no network device has this name. May be called again. The first call takes
  * heap for frames: where the tender grants batches two queues of 128 KiB, for frames that came and frames
- * that go; else, where it offers its network ring, 512 KiB in all. Without either, or the room, each frame is
- * a hypercall.
+ * that go; else, where it offers its network ring, 512 KiB in all. Without either, or where memory is short,
+ * each frame is a hypercall.
  */
 enum guest_result net_open(const char *name, struct net_device *device);
 
@@ -155,8 +155,8 @@ static inline size_t net_frame_bytes(const struct net_device *device)
     return (size_t)device->mtu + 14 + 4;
 }
 
-/* Frames that a net_read() with less room than the one before found too long for it; the host had given them
- * to the guest, and does not count them. */
+/* Frames that a net_read() with a smaller buffer than the one before found too long for it; the host had
+ * given them to the guest, and does not count them. */
 uint64_t net_dropped(const struct net_device *device);
 
 /* Sends what net_write() holds, if it holds anything. */
@@ -165,12 +165,12 @@ void net_flush(const struct net_device *device);
 /*
  * Sends tx_count frames, then takes as many as there are, rx_count at most; if none came, waits for
  * `timeout_ns` (0: does not) until one does. Both counts are at most TENDER_NET_BATCH_MAX. `frames` has first
- * those to be sent, with data and len; then room for those that come, of which the first `*received` get
+ * those to be sent, with data and len; then buffers for those that come, of which the first `*received` get
  * their len. Each of these has its own `ret`, a guest_result; nothing is copied. It may return early with
  * nothing, as poll_wait(). Under a tender without batches it does all this call by call.
  *
  * With device->offload, a frame may ask in its further fields for a checksum, or stand for many packets, up
- * to 64 KiB in all; and so may one that comes: one without room is dropped.
+ * to 64 KiB in all; and so may one that comes: one without space is dropped.
  * One that asks for what the device has not is refused: GUEST_EINVAL. A unikernel that wants this says
  * so by a note of its own:
  *

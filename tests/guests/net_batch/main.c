@@ -11,14 +11,14 @@
 
 TENDER_MANIFEST(1, TENDER_NET("service0"));
 
-#define HEADER 14u
-#define FACTOR 0x9e3779b97f4a7c15u
-#define LAST   UINT64_MAX
-#define BATCH  64u
-#define ROOM   2048u
+#define HEADER       14u
+#define FACTOR       0x9e3779b97f4a7c15u
+#define LAST         UINT64_MAX
+#define BATCH        64u
+#define BUFFER_BYTES 2048u
 
 static struct net_device net;
-static uint8_t rooms[2][BATCH][ROOM];
+static uint8_t buffers[2][BATCH][BUFFER_BYTES];
 static uint64_t frames, expected, reordered, lost, broken;
 static bool over;
 
@@ -62,11 +62,11 @@ static void send_all(bool by_calls, size_t size, uint64_t count)
     while (frames < count) {
         uint32_t n = 0;
         for (; n < BATCH && frames < count; n++) {
-            frame_fill(rooms[0][n], size, frames++);
+            frame_fill(buffers[0][n], size, frames++);
             batch[n] =
-                (struct tender_net_frame){.data = (gpa_t)(uintptr_t)rooms[0][n], .len = (uint32_t)size};
+                (struct tender_net_frame){.data = (gpa_t)(uintptr_t)buffers[0][n], .len = (uint32_t)size};
             if (by_calls) {
-                broken += net_write(&net, rooms[0][n], size) != GUEST_OK;
+                broken += net_write(&net, buffers[0][n], size) != GUEST_OK;
             }
         }
         if (by_calls) {
@@ -83,9 +83,9 @@ static void take_by_calls(bool echo)
 {
     size_t len;
     while (!over) {
-        while (!over && net_read(&net, rooms[0][0], ROOM, &len) == GUEST_OK) {
-            if (frame_check(rooms[0][0], len) && echo) {
-                net_write(&net, rooms[0][0], len);
+        while (!over && net_read(&net, buffers[0][0], BUFFER_BYTES, &len) == GUEST_OK) {
+            if (frame_check(buffers[0][0], len) && echo) {
+                net_write(&net, buffers[0][0], len);
             }
         }
         if (!over) {
@@ -101,7 +101,8 @@ static void take_by_submit(bool echo)
     for (unsigned turn = 0; !over || out; turn ^= 1) { /* what came is sent while the other half is filled */
         size_t received;
         for (uint32_t i = 0; i < BATCH; i++) {
-            batch[out + i] = (struct tender_net_frame){.data = (gpa_t)(uintptr_t)rooms[turn][i], .len = ROOM};
+            batch[out + i] =
+                (struct tender_net_frame){.data = (gpa_t)(uintptr_t)buffers[turn][i], .len = BUFFER_BYTES};
         }
         if (net_submit(&net, batch, out, over ? 0 : BATCH, over ? 0 : UINT64_MAX, &received) != GUEST_OK) {
             panic("net_batch: refused");
@@ -124,7 +125,7 @@ int main(int argc, char **argv)
     const bool by_calls = by && strcmp(by, "calls") == 0;
     number_parse(args_value(argc, argv, "--count="), &count);
     number_parse(args_value(argc, argv, "--size="), &size);
-    if (net_open("service0", &net) != GUEST_OK || size < HEADER + 16 || size > ROOM) {
+    if (net_open("service0", &net) != GUEST_OK || size < HEADER + 16 || size > BUFFER_BYTES) {
         panic("net_batch: no network device service0, or a size out of range");
     }
     printf("net_batch: ready\n");

@@ -20,18 +20,18 @@
 TENDER_MANIFEST(1, TENDER_NET("service0"));
 TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE | TENDER_FEATURE_NET_BATCH | TENDER_FEATURE_NET_OFFLOAD);
 
-#define IP       14u
-#define L4       34u
-#define UDP_DATA 42u
-#define TCP_DATA 54u
-#define PORT     7000u
-#define UDP      17u
-#define TCP      6u
-#define ROOM     65600u
-#define ROOMS    8u
+#define IP           14u
+#define L4           34u
+#define UDP_DATA     42u
+#define TCP_DATA     54u
+#define PORT         7000u
+#define UDP          17u
+#define TCP          6u
+#define BUFFER_BYTES 65600u
+#define BUFFERS      8u
 
 static struct net_device net;
-static uint8_t host_mac[6], out[ROOM], rooms[ROOMS][ROOM];
+static uint8_t host_mac[6], out[BUFFER_BYTES], buffers[BUFFERS][BUFFER_BYTES];
 
 static uint32_t get16(const uint8_t *at)
 {
@@ -140,14 +140,14 @@ static void tcp(size_t bytes)
     frame_send(segment(0x02, 1000, 0, 0));
     for (;;) {
         size_t received;
-        struct tender_net_frame in = {.data = (gpa_t)(uintptr_t)rooms[0], .len = ROOM};
+        struct tender_net_frame in = {.data = (gpa_t)(uintptr_t)buffers[0], .len = BUFFER_BYTES};
         net_submit(&net, &in, 0, 1, UINT64_MAX, &received);
-        if (received && get16(rooms[0] + 12) == 0x0800 && rooms[0][IP + 9] == TCP &&
-            (rooms[0][L4 + 13] & 0x12) == 0x12) {
+        if (received && get16(buffers[0] + 12) == 0x0800 && buffers[0][IP + 9] == TCP &&
+            (buffers[0][L4 + 13] & 0x12) == 0x12) {
             break;
         }
     }
-    const uint32_t next = get32(rooms[0] + L4 + 4) + 1;
+    const uint32_t next = get32(buffers[0] + L4 + 4) + 1;
     printf("net_offload: sent %d\n", frame_send(segment(0x18, 1001, next, bytes)));
 }
 
@@ -192,14 +192,14 @@ static size_t frame_take(const uint8_t *frame, size_t len, bool partial)
 static void take(size_t count)
 {
     while (taken < count) {
-        struct tender_net_frame in[ROOMS];
+        struct tender_net_frame in[BUFFERS];
         size_t received;
-        for (uint32_t i = 0; i < ROOMS; i++) {
-            in[i] = (struct tender_net_frame){.data = (gpa_t)(uintptr_t)rooms[i], .len = ROOM};
+        for (uint32_t i = 0; i < BUFFERS; i++) {
+            in[i] = (struct tender_net_frame){.data = (gpa_t)(uintptr_t)buffers[i], .len = BUFFER_BYTES};
         }
-        net_submit(&net, in, 0, ROOMS, UINT64_MAX, &received);
+        net_submit(&net, in, 0, BUFFERS, UINT64_MAX, &received);
         for (size_t i = 0; i < received; i++) {
-            size_t bytes = frame_take(rooms[i], in[i].len, in[i].flags & TENDER_NET_NEEDS_CSUM);
+            size_t bytes = frame_take(buffers[i], in[i].len, in[i].flags & TENDER_NET_NEEDS_CSUM);
             if (bytes) {
                 printf("net_offload: took %zu flags %u gso %u size %u\n", bytes, in[i].flags, in[i].gso_type,
                        in[i].gso_size);
@@ -212,8 +212,8 @@ static void take_plain(size_t count)
 {
     size_t len;
     while (taken < count) {
-        while (net_read(&net, rooms[0], ROOM, &len) == GUEST_OK) {
-            frame_take(rooms[0], len, false);
+        while (net_read(&net, buffers[0], BUFFER_BYTES, &len) == GUEST_OK) {
+            frame_take(buffers[0], len, false);
         }
         if (taken < count) {
             poll_wait(UINT64_MAX, NULL);
@@ -271,18 +271,18 @@ static bool datagram_check(const uint8_t *data, size_t len)
 static void sink(void)
 {
     for (bool over = false; !over;) {
-        struct tender_net_frame in[ROOMS];
+        struct tender_net_frame in[BUFFERS];
         size_t received;
-        for (uint32_t i = 0; i < ROOMS; i++) {
-            in[i] = (struct tender_net_frame){.data = (gpa_t)(uintptr_t)rooms[i], .len = ROOM};
+        for (uint32_t i = 0; i < BUFFERS; i++) {
+            in[i] = (struct tender_net_frame){.data = (gpa_t)(uintptr_t)buffers[i], .len = BUFFER_BYTES};
         }
-        net_submit(&net, in, 0, ROOMS, UINT64_MAX, &received);
+        net_submit(&net, in, 0, BUFFERS, UINT64_MAX, &received);
         for (size_t i = 0; i < received; i++) {
-            const size_t bytes = payload_of(rooms[i], in[i].len, in[i].flags & TENDER_NET_NEEDS_CSUM);
+            const size_t bytes = payload_of(buffers[i], in[i].len, in[i].flags & TENDER_NET_NEEDS_CSUM);
             const size_t each = in[i].gso_type ? in[i].gso_size : bytes;
             frames += bytes != 0;
             for (size_t at = 0; at < bytes && !over; at += each) {
-                over = !datagram_check(rooms[i] + UDP_DATA + at, bytes - at < each ? bytes - at : each);
+                over = !datagram_check(buffers[i] + UDP_DATA + at, bytes - at < each ? bytes - at : each);
             }
         }
     }

@@ -17,17 +17,17 @@ int main(int argc, char **argv)
     if (net_open("service0", &net) != GUEST_OK) {
         panic("net_rx_poll: no network device service0");
     }
-    uint64_t room = net_frame_bytes(&net);
-    number_parse(args_value(argc, argv, "--buffer="), &room);
-    if (room > sizeof(frame)) {
-        panic("net_rx_poll: --buffer=%lu is over %zu", room, sizeof(frame));
+    uint64_t capacity = net_frame_bytes(&net);
+    number_parse(args_value(argc, argv, "--buffer="), &capacity);
+    if (capacity > sizeof(frame)) {
+        panic("net_rx_poll: --buffer=%lu is over %zu", capacity, sizeof(frame));
     }
     bool quiet = args_has(argc, argv, "--quiet");
     uint64_t frames = 0, bytes = 0, polls = 0;
     printf("ready\n");
     for (;;) {
         size_t len;
-        while (net_read(&net, frame, room, &len) == GUEST_OK) {
+        while (net_read(&net, frame, capacity, &len) == GUEST_OK) {
             frames++;
             bytes += len;
             if (len >= 18 && memcmp(frame + 14, "QUIT", 4) == 0) {

@@ -1,4 +1,4 @@
-/* A panic names the room and the values: "ABORT: net: ring index 1025 past 1024" and status 255. */
+/* A panic names the capacity and the values: "ABORT: net: ring index 1025 past 1024" and status 255. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

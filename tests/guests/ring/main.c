@@ -8,7 +8,7 @@
  *     refused   a write and a read of handles that are no network, unknown operations, a frame of 65554
  *               bytes, then one frame of 60 bytes is sent: "refused: ret 2 id 7, heads E C"
  *     echo      sends back what comes until a frame holds "QUIT" at byte 14: "echo: N frames"
- *     flood     N frames, waiting for room in the ring: "flood: N frames"; N 0: for ever
+ *     flood     N frames, waiting for space in the ring: "flood: N frames"; N 0: for ever
  *     drain     N frames, no kick, halt at once
  *     bare      a kick for nothing, N times: "bare: N kicks"
  *     send-bad, read-bad     an entry whose buffer is the ring itself: the tender must end the run
@@ -72,7 +72,7 @@ static struct hvt_ring_commit answer(void)
     return copy;
 }
 
-static void wait_for_room(uint32_t outstanding)
+static void wait_for_space(uint32_t outstanding)
 {
     while (tail - ring->ent_head >= outstanding) {
         __builtin_ia32_pause();
@@ -121,7 +121,7 @@ static void refused(void)
     post_frame(1);
     kick();
     struct hvt_ring_commit commit = answer();
-    wait_for_room(1);
+    wait_for_space(1);
     printf("refused: ret %d id %u, heads %u %u\n", commit.ret, commit.id, ring->ent_head, ring->com_tail);
 }
 
@@ -130,7 +130,7 @@ static void echo(void)
     uint64_t frames = 0;
     static uint8_t frame[1514];
     for (;;) {
-        wait_for_room(HVT_RING_ENTRIES - 1);
+        wait_for_space(HVT_RING_ENTRIES - 1);
         post(HVT_RING_READ, HANDLE, frame, sizeof(frame), (uint32_t)frames);
         kick();
         struct hvt_ring_commit commit = answer();
@@ -148,18 +148,18 @@ static void echo(void)
         }
         post(HVT_RING_WRITE, HANDLE, frame, commit.len, 0);
         kick();
-        wait_for_room(1); /* there is one buffer */
+        wait_for_space(1); /* there is one buffer */
     }
 }
 
-static uint32_t read_frame(uint8_t *frame, uint32_t room, bool by_calls)
+static uint32_t read_frame(uint8_t *frame, uint32_t capacity, bool by_calls)
 {
     if (by_calls) {
-        struct hvt_net_read call = {.handle = HANDLE, .data = gpa_of(frame), .len = room};
+        struct hvt_net_read call = {.handle = HANDLE, .data = gpa_of(frame), .len = capacity};
         gate_net_read(&call);
         return call.ret == HVT_R_OK ? (uint32_t)call.len : 0;
     }
-    post(HVT_RING_READ, HANDLE, frame, room, 0);
+    post(HVT_RING_READ, HANDLE, frame, capacity, 0);
     kick();
     struct hvt_ring_commit commit = answer();
     return commit.ret == HVT_R_OK ? commit.len : 0;
@@ -186,19 +186,19 @@ static void bounce(uint64_t count, bool by_calls)
     }
     ring->ent_tail = tail;
     kick();
-    wait_for_room(1);
+    wait_for_space(1);
     printf("bounce: %lu frames\n", count);
 }
 
 /* Reads ahead: as many as there are buffers for. */
 static void take(void)
 {
-    static uint8_t rooms[HVT_RING_ENTRIES][64];
+    static uint8_t slots[HVT_RING_ENTRIES][64];
     uint64_t frames = 0, expected = 0, reordered = 0, lost = 0, broken = 0, number = 0, product;
     printf("ring: ready\n");
     for (uint32_t asked = 0, answered = 0; number != UINT64_MAX;) {
         while (asked - answered < HVT_RING_ENTRIES / 2) {
-            post(HVT_RING_READ, HANDLE, rooms[asked % HVT_RING_ENTRIES], sizeof(rooms[0]), asked);
+            post(HVT_RING_READ, HANDLE, slots[asked % HVT_RING_ENTRIES], sizeof(slots[0]), asked);
             asked++;
         }
         kick();
@@ -208,7 +208,7 @@ static void take(void)
             if (commit.id != answered) {
                 FAIL("commit %u for read %u", commit.id, answered);
             }
-            const uint8_t *frame = rooms[answered % HVT_RING_ENTRIES];
+            const uint8_t *frame = slots[answered % HVT_RING_ENTRIES];
             nothing = commit.ret == HVT_R_AGAIN;
             if (commit.ret || commit.len < 30 || frame[12] != 0x88 || frame[13] != 0xb5 ||
                 number == UINT64_MAX) {
@@ -235,11 +235,11 @@ static void take(void)
 static void flood(uint64_t count)
 {
     for (uint64_t i = 0; i < count || !count; i++) {
-        wait_for_room(HVT_RING_ENTRIES);
+        wait_for_space(HVT_RING_ENTRIES);
         post_frame(i);
         kick();
     }
-    wait_for_room(1);
+    wait_for_space(1);
     printf("flood: %lu frames\n", count);
 }
 

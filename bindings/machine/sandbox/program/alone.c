@@ -58,9 +58,9 @@ static bool is_over(uint64_t until_ns)
 static void add_line(const char *before, const char *line)
 {
     char *const to = ending.text + ending.length;
-    const size_t room = sizeof ending.text - ending.length;
-    const int added = snprintf(to, room, "%s: %s%s\n", self.program, before, line);
-    if (added > 0 && (size_t)added < room)
+    const size_t capacity = sizeof ending.text - ending.length;
+    const int added = snprintf(to, capacity, "%s: %s%s\n", self.program, before, line);
+    if (added > 0 && (size_t)added < capacity)
         ending.length += (size_t)added;
 }
 
@@ -99,7 +99,7 @@ static _Noreturn void finish(void)
         char line[sizeof self.report_name + 64];
         ending.report_written.done = ending.report_length;
         (void)snprintf(line, sizeof line, says_report_lost, self.report_name,
-                       error == -EAGAIN ? says_no_room : strerror(-error));
+                       error == -EAGAIN ? says_not_read : strerror(-error));
         add(line);
         finish_text();
     }

@@ -11,12 +11,12 @@
 
 struct out {
     char *to;
-    size_t room, length; /* of all, whether there is room for it or not */
+    size_t capacity, length; /* of all, whether there is space for it or not */
 };
 
 static void put(struct out *out, char byte)
 {
-    if (out->length + 1 < out->room)
+    if (out->length + 1 < out->capacity)
         out->to[out->length] = byte;
     out->length++;
 }
@@ -35,9 +35,9 @@ static void put_number(struct out *out, uint64_t number, unsigned base, int widt
         put(out, digits[--count]);
 }
 
-int vsnprintf(char *to, size_t room, const char *format, va_list arguments)
+int vsnprintf(char *to, size_t capacity, const char *format, va_list arguments)
 {
-    struct out out = {to, room, 0};
+    struct out out = {to, capacity, 0};
     for (; *format; format++) {
         if (*format != '%') {
             put(&out, *format);
@@ -68,16 +68,16 @@ int vsnprintf(char *to, size_t room, const char *format, va_list arguments)
             break;
         }
     }
-    if (room)
-        to[out.length < room ? out.length : room - 1] = '\0';
+    if (capacity)
+        to[out.length < capacity ? out.length : capacity - 1] = '\0';
     return (int)out.length;
 }
 
-int snprintf(char *to, size_t room, const char *format, ...)
+int snprintf(char *to, size_t capacity, const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
-    const int length = vsnprintf(to, room, format, arguments);
+    const int length = vsnprintf(to, capacity, format, arguments);
     va_end(arguments);
     return length;
 }

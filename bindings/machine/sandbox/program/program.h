@@ -1,4 +1,4 @@
-/* The rooms of tender-sandbox and what they say to each other; each file's head tells what it is for. */
+/* The buffers of tender-sandbox and what they say to each other; each file's head tells what it is for. */
 #ifndef TENDER_SANDBOX_PROGRAM_H
 #define TENDER_SANDBOX_PROGRAM_H
 

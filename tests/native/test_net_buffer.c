@@ -1,6 +1,6 @@
 /*
- * Frames around the bound of their room, by each way that a frame comes: whole with the same length, or
- * dropped and counted; never cut. Nothing behind the room is changed, not even for a moment where another
+ * Frames around the bound of their buffer, by each way that a frame comes: whole with the same length, or
+ * dropped and counted; never cut. Nothing behind the buffer is changed, not even for a moment where another
  * thread may look. The network is one end of a socket pair. Prints one TAP line for each check and exits 1 if
  * one fails.
  */
@@ -31,7 +31,7 @@
 static struct vm vm;
 static struct hvt_net_ring *ring;
 static int wire;
-static uint8_t sent[10 + LONGEST]; /* behind a header's room */
+static uint8_t sent[10 + LONGEST]; /* behind a header's space */
 
 struct answer {
     int32_t ret;
@@ -40,21 +40,21 @@ struct answer {
 
 /* ---- the ways */
 
-static struct answer by_call(gpa_t data, uint32_t room)
+static struct answer by_call(gpa_t data, uint32_t capacity)
 {
-    struct hvt_net_read call = {NET, data, room, 77};
+    struct hvt_net_read call = {NET, data, capacity, 77};
     memcpy(vm.memory.hva + ARGS, &call, sizeof call);
     HOLDS(hypercall(&vm, HVT_HYPERCALL_NET_READ, ARGS) == CONTINUE);
     memcpy(&call, vm.memory.hva + ARGS, sizeof call);
     return (struct answer){call.ret, call.len};
 }
 
-static struct answer by_batch(gpa_t data, uint32_t room)
+static struct answer by_batch(gpa_t data, uint32_t capacity)
 {
-    const struct tender_net_frame room_for = {.data = data, .len = room, .ret = 77};
+    const struct tender_net_frame frame = {.data = data, .len = capacity, .ret = 77};
     struct tender_net_batch batch = {.handle = NET, .frames = FRAMES, .rx_count = 1};
     struct tender_net_frame got;
-    memcpy(vm.memory.hva + FRAMES, &room_for, sizeof room_for);
+    memcpy(vm.memory.hva + FRAMES, &frame, sizeof frame);
     memcpy(vm.memory.hva + ARGS, &batch, sizeof batch);
     HOLDS(hypercall_out(&vm, HVT_PORT_BASE + TENDER_HYPERCALL_NET_BATCH, ARGS) == CONTINUE);
     memcpy(&batch, vm.memory.hva + ARGS, sizeof batch);
@@ -62,11 +62,11 @@ static struct answer by_batch(gpa_t data, uint32_t room)
     return batch.rx_done ? (struct answer){got.ret, got.len} : (struct answer){HVT_R_AGAIN, 0};
 }
 
-static struct answer posted(gpa_t data, uint32_t room, void (*serve)(void))
+static struct answer posted(gpa_t data, uint32_t capacity, void (*serve)(void))
 {
     const uint32_t tail = ring->ent_tail, commits = ring->com_tail;
     ring->entries[tail % HVT_RING_ENTRIES] =
-        (struct hvt_ring_entry){.operation = HVT_RING_READ, .handle = NET, .data = data, .len = room};
+        (struct hvt_ring_entry){.operation = HVT_RING_READ, .handle = NET, .data = data, .len = capacity};
     __atomic_store_n(&ring->ent_tail, tail + 1, __ATOMIC_SEQ_CST);
     serve();
     HOLDS(ring->com_tail == commits + 1);
@@ -84,19 +84,19 @@ static void serve_as_worker(void)
     HOLDS(ring_serve(&vm) == 1);
 }
 
-static struct answer by_kick(gpa_t data, uint32_t room)
+static struct answer by_kick(gpa_t data, uint32_t capacity)
 {
-    return posted(data, room, serve_kick);
+    return posted(data, capacity, serve_kick);
 }
 
-static struct answer by_worker(gpa_t data, uint32_t room)
+static struct answer by_worker(gpa_t data, uint32_t capacity)
 {
-    return posted(data, room, serve_as_worker);
+    return posted(data, capacity, serve_as_worker);
 }
 
 static const struct way {
     const char *name;
-    struct answer (*take)(gpa_t data, uint32_t room);
+    struct answer (*take)(gpa_t data, uint32_t capacity);
     bool header;  /* the device has one before each frame */
     bool offload; /* the guest was granted it */
     bool others;  /* another thread may read guest memory meanwhile */
@@ -128,7 +128,7 @@ static void set_up(int type, const struct way *way)
         setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &bytes, sizeof bytes) < 0)
         abort();
     vm.memory.hva =
-        mmap(NULL, M + HVT_RING_ROOM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        mmap(NULL, M + HVT_RING_AREA_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (vm.memory.hva == MAP_FAILED)
         abort();
     vm.memory.bytes = M;
@@ -153,7 +153,7 @@ static void tear_down(void)
 {
     close(vm.devices[NET].fd);
     close(wire);
-    munmap(vm.memory.hva, M + HVT_RING_ROOM_BYTES);
+    munmap(vm.memory.hva, M + HVT_RING_AREA_BYTES);
     vm.memory.hva = NULL;
     vm_release(&vm);
 }
@@ -172,63 +172,64 @@ static bool all_are(const uint8_t *bytes, size_t len, uint8_t value)
     return true;
 }
 
-/* A frame of `len` bytes, and behind it one that fits, into `room` bytes at `data`. */
-static bool comes_whole_or_is_counted(const struct way *way, gpa_t data, uint32_t room, uint32_t len)
+/* A frame of `len` bytes, and behind it one that fits, into `capacity` bytes at `data`. */
+static bool comes_whole_or_is_counted(const struct way *way, gpa_t data, uint32_t capacity, uint32_t len)
 {
     uint8_t *at = vm.memory.hva + data;
     const struct vm_counters *counters =
         way->counts_in_ring ? &vm.shared->ring_counters : &vm.shared->counters;
     const uint64_t drops = counters->net_rx_drops, packets = counters->net_rx_packets;
-    const size_t behind = data + room + BEHIND <= M ? BEHIND : M - (data + room);
-    memset(at, 0xa5, room + behind);
+    const size_t behind = data + capacity + BEHIND <= M ? BEHIND : M - (data + capacity);
+    memset(at, 0xa5, capacity + behind);
     comes(way, len);
-    const uint32_t whole = len <= room ? len : 1;
-    if (len > room)
+    const uint32_t whole = len <= capacity ? len : 1;
+    if (len > capacity)
         comes(way, whole);
-    const struct answer answer = way->take(data, room);
+    const struct answer answer = way->take(data, capacity);
     return answer.ret == HVT_R_OK && answer.len == whole && memcmp(at, sent + 10, whole) == 0 &&
-           all_are(at + room, behind, 0xa5) && counters->net_rx_packets == packets + 1 &&
-           counters->net_rx_drops == drops + (len > room) && way->take(data, room).ret == HVT_R_AGAIN;
+           all_are(at + capacity, behind, 0xa5) && counters->net_rx_packets == packets + 1 &&
+           counters->net_rx_drops == drops + (len > capacity) && way->take(data, capacity).ret == HVT_R_AGAIN;
 }
 
-/* The page behind the room cannot be written, not even for a moment. */
+/* The page behind the buffer cannot be written, not even for a moment. */
 static bool leaves_the_next_page_alone(const struct way *way)
 {
-    const uint32_t room = 60;
-    comes(way, room + 1);
-    comes(way, room);
+    const uint32_t capacity = 60;
+    comes(way, capacity + 1);
+    comes(way, capacity);
     HOLDS(mprotect(vm.memory.hva + MIDDLE, HVT_PAGE_BYTES, PROT_READ) == 0);
-    const struct answer answer = way->take(MIDDLE - room, room);
+    const struct answer answer = way->take(MIDDLE - capacity, capacity);
     HOLDS(mprotect(vm.memory.hva + MIDDLE, HVT_PAGE_BYTES, PROT_READ | PROT_WRITE) == 0);
-    return answer.ret == HVT_R_OK && answer.len == room;
+    return answer.ret == HVT_R_OK && answer.len == capacity;
 }
 
 int main(void)
 {
     static const int types[] = {SOCK_DGRAM, SOCK_SEQPACKET};
-    static const uint32_t rooms[] = {1, 60, 1514, 1518, 2048, 4096, 9014, FRAME_MAX - 1, FRAME_MAX};
+    static const uint32_t buffers[] = {1, 60, 1514, 1518, 2048, 4096, 9014, FRAME_MAX - 1, FRAME_MAX};
     for (size_t i = 10; i < sizeof sent; i++)
         sent[i] = (uint8_t)(i * 7 + i / 256);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
             const struct way *way = &ways[w];
             set_up(types[t], way);
-            for (size_t r = 0; r < sizeof rooms / sizeof *rooms; r++) {
-                const uint32_t room = rooms[r];
-                const gpa_t places[] = {MIDDLE, M - room, RODATA - room, M - room - 1};
-                const uint32_t lens[] = {1, room - 1, room, room + 1, room + 4, 2 * room, LONGEST};
+            for (size_t r = 0; r < sizeof buffers / sizeof *buffers; r++) {
+                const uint32_t capacity = buffers[r];
+                const gpa_t places[] = {MIDDLE, M - capacity, RODATA - capacity, M - capacity - 1};
+                const uint32_t lens[] = {
+                    1, capacity - 1, capacity, capacity + 1, capacity + 4, 2 * capacity, LONGEST};
                 for (size_t p = 0; p < sizeof places / sizeof *places; p++)
                     for (size_t l = 0; l < sizeof lens / sizeof *lens; l++)
                         if (lens[l] && lens[l] <= LONGEST &&
-                            !comes_whole_or_is_counted(way, places[p], room, lens[l])) {
-                            printf("# %s: room %u at %#llx, frame of %u\n", way->name, room,
+                            !comes_whole_or_is_counted(way, places[p], capacity, lens[l])) {
+                            printf("# %s: capacity %u at %#llx, frame of %u\n", way->name, capacity,
                                    (unsigned long long)places[p], lens[l]);
                             check(0, "whole or counted", __LINE__);
                         }
             }
             if (way->others && !leaves_the_next_page_alone(way)) {
                 printf("# %s\n", way->name);
-                check(0, "nothing behind the room is written where others read", __LINE__);
+                check(0, "nothing behind the buffer is written where others read", __LINE__);
             }
             /* Too many for one call: the guest asks again, and gets what is behind them. */
             for (unsigned i = 0; i < 70; i++)
