@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tender._version import __version__
-    from tender.annotations import Backend, BootStep, Console, IsolationLayer, NetRing
+    from tender.annotations import CAPTURE, DISCARD, Backend, BootStep, Console, IsolationLayer, NetRing
     from tender.config import BlockFd, BlockFile, NetFd, Tap, VmConfig
     from tender.errors import (
         ConfigError,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tender.native import Segment
     from tender.pool import VmPool
     from tender.result import BootTimeline, Counters, ExitReason, GuestFailed, GuestFault, Trap, VmResult
-    from tender.vm import CAPTURE, DISCARD, Vm, run
+    from tender.vm import Vm, run
 
 # Where they are looked for, the first that needs a native part behind those that need none.
 _MODULES = ("_version", "annotations", "errors", "config", "native", "image", "result", "vm", "pool")

@@ -5,12 +5,18 @@ The values that a check compares with stand beside the check; a test holds them 
 
 import os
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 Machine = Literal["kvm", "sandbox"]
 """What a guest runs on: a row of bindings/machine/machines.c."""
 
 Backend = Literal["auto", Machine]
+
+CAPTURE: Final = "capture"
+"""console=CAPTURE: the console's bytes are in `VmResult.console` (the last MiB; what was lost is counted)."""
+
+DISCARD: Final = "discard"
+"""console=DISCARD: the console goes nowhere."""
 
 Console = int | os.PathLike[str] | Callable[[bytes], object] | Literal["capture", "discard"]
 """A descriptor, a path object, a callable that gets each write, tender.CAPTURE or tender.DISCARD."""

@@ -11,20 +11,22 @@ again: the pool holds fresh processes that wait to be told to go.
 import os
 from errno import ECHILD, ESTALE
 
-from tender.annotations import Backend, Console
+from tender.annotations import CAPTURE, Backend, Console
+from tender.assemble import assemble
+from tender.backend.machine import Machine
 from tender.config import BlockFd, BlockFile, Tap, VmConfig, check_backend
 from tender.errors import ConfigError, TenderError, VmStateError
 from tender.image import Image, check_image
-from tender.native import lib
+from tender.native import lib, vm_handle
 from tender.result import VmResult
 from tender.values import Owner
-from tender.vm import CAPTURE, Vm, checked_config, seconds
+from tender.vm import Vm, checked_config, seconds
 
 _SIZE_MAX = 4096
 
 
 class VmPool(Owner):
-    """Up to `size` idle VMs of one image and configuration, ready to run. Any thread may take one.
+    """Up to `size` idle machines of one image and configuration, ready to run. Any thread may take one.
 
     image    must stay open as long as the pool
     config   of all of them; each has the devices to itself, so a pool with a TAP or a disk to write has size 1
@@ -42,7 +44,7 @@ class VmPool(Owner):
         console: Console = CAPTURE,
         backend: Backend = "auto",
     ) -> None:
-        self._idle: list[Vm] = []
+        self._idle: list[Machine] = []
         self._closed = True
         self._pid = os.getpid()
         if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= _SIZE_MAX:
@@ -61,15 +63,14 @@ class VmPool(Owner):
             self.close()  # at once: the exception's traceback may keep this object
             raise
 
-    def _make(self) -> Vm:
-        vm = Vm(self.image, self.config, console=self._console, backend=self._backend)
+    def _make(self) -> Machine:
+        machine = assemble(self.image, self.config, console=self._console, backend=self._backend)
         try:
-            assert vm._machine is not None
-            vm._reusable = vm._machine.keep(self.image)
+            machine.keep(self.image)
         except BaseException:
-            vm.close()
+            machine.close()
             raise
-        return vm
+        return machine
 
     def take(self, args: tuple[str, ...] | list[str] | None = None) -> Vm:
         """A VM that has not run, with the pool's arguments or these; closing it gives its machine back.
@@ -82,16 +83,11 @@ class VmPool(Owner):
             raise VmStateError("the VmPool is closed")
         if os.getpid() != self._pid:
             raise VmStateError("the VmPool was created before fork(): make one in this process")
-        start_ns = lib.tn_monotonic_ns()
-        vm = _Taken.__new__(_Taken)
-        while (self._take_idle() or self._make())._hand_over(vm):
-            pass  # close() of the pool was there first
-        vm._pool, vm._start_ns, vm.config = self, start_ns, config
+        start_ns: int = lib.tn_monotonic_ns()
+        machine = self._take_idle() or self._make()
         if config is not self.config:
-            assert vm._machine is not None
-            vm._machine.write_boot_info(config.cmdline)
-        vm._created_ns = lib.tn_monotonic_ns()
-        return vm
+            machine.write_boot_info(config.cmdline)
+        return LeasedVm(self, machine, config=config, console=self._console, start_ns=start_ns)
 
     def run(
         self, args: tuple[str, ...] | list[str] | None = None, *, timeout: float | None = None
@@ -101,23 +97,22 @@ class VmPool(Owner):
         with self.take(args) as vm:
             return vm.run(timeout)
 
-    def _take_idle(self) -> Vm | None:
+    def _take_idle(self) -> Machine | None:
         try:
             return self._idle.pop()  # one call: two threads never have the same
         except IndexError:
             return None
 
-    def _give_back(self, fresh: Vm) -> None:
+    def _give_back(self, machine: Machine) -> None:
         """A machine whose run is over, or that never ran, becomes an idle one, or is closed."""
-        fresh.config = self.config
         try:
             if not self._closed and len(self._idle) < self.size:
-                fresh = self._renew(fresh)
-                self._idle.append(fresh)
+                machine = self._renew(machine)
+                self._idle.append(machine)
             else:
-                fresh.close()
+                machine.close()
         except TenderError:
-            fresh.close()  # this host refused: the next take() makes a machine, or says why it cannot
+            machine.close()  # this host refused: the next take() makes a machine, or says why it cannot
         self._keep_to_size()  # several threads may have found space for one
 
     def _keep_to_size(self) -> None:
@@ -126,14 +121,13 @@ class VmPool(Owner):
             if extra is not None:
                 extra.close()
 
-    def _renew(self, vm: Vm) -> Vm:
-        if not vm._reusable:
-            vm.close()  # first: its devices are the next one's
+    def _renew(self, machine: Machine) -> Machine:
+        if not machine.reusable:
+            machine.close()  # first: its devices are the next one's
             return self._make()
-        assert vm._machine is not None
-        vm._machine.reset()
-        vm._machine.write_boot_info(self.config.cmdline)
-        return vm
+        machine.reset()
+        machine.write_boot_info(self.config.cmdline)
+        return machine
 
     @property
     def idle(self) -> int:
@@ -156,17 +150,22 @@ class VmPool(Owner):
         return f"<VmPool {self.image.name!r} {state}>"
 
 
-class _Taken(Vm):
-    """A Vm whose machine goes back to its pool."""
+class LeasedVm(Vm):
+    """A Vm whose machine is a pool's. close() gives the machine back."""
 
-    _pool: VmPool
+    def __init__(
+        self, pool: VmPool, machine: Machine, *, config: VmConfig, console: Console, start_ns: int
+    ) -> None:
+        handle = vm_handle()  # this Vm's alone: whoever keeps the Vm after close() does not reach the machine
+        answer = lib.tn_vm_move(machine.handle, handle)
+        self._pool = pool
+        self._hold(machine, handle, config=config, console=console, start_ns=start_ns)
+        self._checked(answer)
 
     def _release(self) -> int:
-        fresh = Vm.__new__(Vm)
-        answer = self._hand_over(fresh)
+        answer: int = lib.tn_vm_move(self._handle, self._machine.handle)
         if answer == 0:
-            del fresh.__dict__["_pool"]  # a pool's idle VMs do not keep it
-            self._pool._give_back(fresh)
+            self._pool._give_back(self._machine)
         return super()._release() if answer == -ECHILD else 0 if answer == -ESTALE else answer
 
 

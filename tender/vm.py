@@ -1,4 +1,4 @@
-"""The VM that users hold: it introduces image, devices and backend to each other, runs, and says how it ended.
+"""The VM that users hold: it runs the machine that assemble.py makes, and says how that ended.
 
 Vm(image, config)   attaches every device, makes the machine: all errors of set-up are raised here
   .run()            blocks, with the GIL released, until the guest ends      (or .start() and .wait())
@@ -12,41 +12,20 @@ import time
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable
 from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, ESTALE
-from typing import Final, Self
+from typing import Self
 
 from tender import outcome
-from tender.annotations import Backend, Console, IsolationLayer
+from tender.annotations import CAPTURE, Backend, Console, IsolationLayer
 from tender.annotations import Machine as MachineName
-from tender.backend import create
-from tender.backend.machine import RING_MODES, Machine
+from tender.assemble import assemble
+from tender.backend.machine import Machine
 from tender.backend.sandbox import setup_failed
-from tender.config import (
-    LAYERS,
-    BlockFile,
-    GivenDevice,
-    NetFd,
-    OtherDevice,
-    Tap,
-    VmConfig,
-    check_backend,
-    path_text,
-    standing,
-)
-from tender.config import descriptor as config_descriptor
-from tender.devices import opening
-from tender.errors import ConfigError, DeviceError, HostError, VmStateError
-from tender.image import Device, Image, check_image
-from tender.manifest import match
-from tender.native import CData, both_told, descriptor, ffi, host_error, lib, open_into, says, vm_handle
-from tender.printable import printable
+from tender.config import VmConfig, standing
+from tender.errors import ConfigError, HostError, VmStateError
+from tender.image import Image, check_image
+from tender.native import CData, descriptor, ffi, host_error, lib
 from tender.result import BootTimeline, Counters, VmResult
 from tender.values import Owner
-
-CAPTURE: Final = "capture"
-"""console=CAPTURE: the console's bytes are in `VmResult.console` (the last MiB; what was lost is counted)."""
-
-DISCARD: Final = "discard"
-"""console=DISCARD: the console goes nowhere."""
 
 _CAPTURE_MAX = 1 << 20
 _POLL_MAX_S = 1e6
@@ -62,18 +41,6 @@ _STATES = {
 
 # No object of the library refers to itself, by whatever way: what its user drops without close() is given back at
 # once, and does not wait for the garbage collector.
-
-
-def _same_thing(one: GivenDevice, other: GivenDevice) -> bool:
-    """Whether both are one interface, or one file by whatever name."""
-    if isinstance(one, OtherDevice) or isinstance(other, OtherDevice):
-        return False
-    if isinstance(one, (Tap, NetFd)) or isinstance(other, (Tap, NetFd)):
-        return isinstance(one, Tap) and isinstance(other, Tap) and one.name == other.name
-    try:
-        return os.path.samefile(*(it.path if isinstance(it, BlockFile) else it.fd for it in (one, other)))
-    except OSError:
-        return False
 
 
 class _Captured:
@@ -113,144 +80,39 @@ class Vm(Owner):
         console: Console = 1,
         backend: Backend = "auto",
     ) -> None:
-        self._start_ns: int = lib.tn_monotonic_ns()
-        self._handle = vm_handle()  # all that must be given back
+        start_ns: int = lib.tn_monotonic_ns()
         check_image("Vm", image)
-        self.config = config = checked_config("Vm", config)
-        self.image_name = image.name
+        config = checked_config("Vm", config)
+        machine = assemble(image, config, console=console, backend=backend)
+        self._hold(machine, machine.handle, config=config, console=console, start_ns=start_ns)
+
+    def _hold(
+        self, machine: Machine, handle: CData, *, config: VmConfig, console: Console, start_ns: int
+    ) -> None:
+        """Begins the life of this Vm with a machine that has not run.
+
+        handle  the `struct vm_handle *` by which this Vm has the machine: the machine's own, or that of a lease
+        """
+        self._machine, self._handle = machine, handle
+        self.config, self.image_name = config, machine.image_name
+        self.backend: MachineName = machine.name
+        self.fallback, self._notice = machine.fallback, machine.notice
         self._state = "new"  # new, running, ended: for people; what may be done is decided in C
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
-        self._machine: Machine | None = None
         self._pid = os.getpid()
         self._done = descriptor()  # readable once the thread of start() is done
-        self._captured: _Captured | None = None
-        self._given: list[tuple[str, GivenDevice]] = []  # what is attached
-        self._on_console: Callable[[bytes], object] | None = None
+        self._captured = _Captured() if console == CAPTURE else None
+        self._on_console = console if self._captured is None else self._captured.take
         self._on_network: Callable[[str], object] = _log
-        check_backend(backend)
-        attachments = match(image.name, image.devices, config)
         self._told: int = (
             lib.TOLD_LIBRARY
-        )  # in whose words its result's way out is; cli/run.py sets the other
-        self._reusable = False  # pool.py: its machine can be reset
-        refused = lib.tn_vm_make(self._handle)
-        if refused:
-            raise host_error("a VM cannot be made", -refused)
-        try:
-            self._set_console(console)
-            self._manifest = manifest = self._attach(image, attachments, backend)
-            image.check_fits(config.mem_bytes)
-            self._machine = create(
-                backend,
-                self._handle,
-                image=image,
-                mem_bytes=config.mem_bytes,
-                manifest=manifest,
-                cmdline=config.cmdline,
-                net_ring=config.net_ring,
-            )
-            self._created_ns: int = lib.tn_monotonic_ns()
-            if config.require:
-                self._check_layers(config.require)
-        except BaseException:
-            lib.tn_vm_close(self._handle)  # at once: the exception's traceback may keep this object
-            raise
-        self.backend: MachineName = self._machine.name
-        self.fallback, self._notice = self._machine.fallback, self._machine.notice
-
-    # ---- set-up
-
-    def _check_layers(self, required: tuple[IsolationLayer, ...]) -> None:
-        assert self._machine is not None
-        stand = self.isolation
-        missing = [name for name in LAYERS if name in required and name not in stand]
-        if missing:
-            layer, machine = LAYERS.index(missing[0]), self._machine.name.encode()
-            raise HostError(
-                says("layers_missing", ", ".join(missing)),
-                code="isolation-missing",
-                **both_told(lambda told: lib.tn_isolation_cure(layer, machine, told)),
-            )
-
-    def _set_console(self, console: object) -> None:
-        fd: int = lib.CONSOLE_PYTHON
-        if console == DISCARD:
-            fd = lib.CONSOLE_DISCARD
-        elif console == CAPTURE:
-            self._capture()
-        elif isinstance(console, int) and not isinstance(console, bool):
-            fd = config_descriptor("console", console)
-        elif isinstance(console, os.PathLike):
-            fd = self._open_console(path_text("console", console))
-        elif callable(console):
-            self._on_console = console
-        else:
-            raise ConfigError(
-                f"console: {console!r} is not a descriptor, a path object, a callable, "
-                f"CAPTURE ({CAPTURE!r}) or DISCARD ({DISCARD!r})",
-                hint="for a file, give pathlib.Path(name)",
-            )
-        answer = lib.tn_vm_set_console(lib.tn_vm(self._handle), fd)
-        if answer < 0:
-            raise _console_error(console, -answer)
-
-    def _open_console(self, path: str) -> int:
-        file = descriptor()
-        why, errno, hints = open_into(file, path, lib.FILE_CONSOLE)
-        if why:
-            raise DeviceError(
-                f"console: {printable(path)}: {why}", errno=errno, code="device-console", **hints
-            )
-        fd: int = file.fd
-        lib.tn_vm_add_console(self._handle, file)
-        return fd
-
-    def _capture(self) -> None:
-        self._captured = _Captured()
-        self._on_console = self._captured.take
+        )  # in whose words the result names a way out; cli/run.py sets the other
+        self._start_ns, self._created_ns = start_ns, int(lib.tn_monotonic_ns())
 
     @property
     def _lost_bytes(self) -> int:
         return 0 if self._captured is None else self._captured.lost
-
-    def _attach(
-        self,
-        image: Image,
-        attachments: tuple[tuple[Device, GivenDevice], ...],
-        backend: Backend,
-    ) -> CData:
-        """Opens every device; returns the manifest as the guest will see it."""
-        if not attachments:
-            self._elf = image.elf  # the owner
-            return ffi.addressof(image.elf.c, "manifest")
-        manifest = ffi.new("struct mft *")
-        patience, reattach = opening.Patience(self.config.lock_wait), self.config.net_reattach
-        elf, ring = image.elf.c, RING_MODES[self.config.net_ring]
-        ffi.memmove(manifest, ffi.addressof(elf, "manifest"), ffi.sizeof("struct mft"))
-        mode = lib.tn_ring_mode(elf, self.config.mem_bytes, ring, backend.encode())
-        for declared, device in attachments:
-            handle, entry = declared.handle, manifest.e + declared.handle
-            try:
-                opening.attach(self._handle, handle, device, elf, mode, entry, patience, reattach)
-            except DeviceError as error:
-                if error.code in ("tap-busy", "block-locked"):
-                    self._refuse_twice(error, declared, device)
-                raise
-            self._given.append((declared.name, device))
-        return manifest
-
-    def _refuse_twice(self, error: DeviceError, declared: Device, device: GivenDevice) -> None:
-        """Raises an error that says so, if it is this very VM's other device that has what `device` asks for."""
-        for name, other in self._given:
-            if _same_thing(device, other):
-                raise DeviceError(
-                    f"{error.message.partition(': in use already')[0]}: in use already: "
-                    f"given to this guest twice, as {name} and as {declared.name}",
-                    errno=error.errno,
-                    code=error.code,
-                    hint=f"give {declared.name} another one",
-                ) from error
 
     # ---- running
 
@@ -288,7 +150,7 @@ class Vm(Owner):
                 )
             self._checked(answer)
             if event.kind == lib.EVENT_CONSOLE:
-                assert self._on_console is not None
+                assert callable(self._on_console)
                 self._on_console(ffi.buffer(lib.tn_run_console(self._handle, event), event.len)[:])
             elif event.kind == lib.EVENT_NETWORK:
                 self._tell_net_news()
@@ -316,22 +178,6 @@ class Vm(Owner):
         if answer < 0:
             hint = "threads count as processes: ulimit -u" if answer == -EAGAIN else ""
             raise host_error("the run's thread cannot be had", -answer, hint=hint)
-
-    def _hand_over(self, to: "Vm") -> int:
-        """Everything that a Vm owns goes to another, whose constructor was not run; this one is closed then."""
-        handle = vm_handle()
-        answer: int = lib.tn_vm_move(self._handle, handle)
-        if answer == 0:
-            to.__dict__.update(self.__dict__)
-            to._handle = handle
-            assert to._machine is not None
-            to._machine.handle = handle
-            to._state = "new"
-            to._done = descriptor()
-            to._result = to._failure = None
-            if to._captured is not None:
-                to._capture()
-        return answer
 
     def stop(self) -> None:
         """Ends the guest soon, wherever it is: computing, waiting in poll, writing to a full pipe.
@@ -475,7 +321,6 @@ class Vm(Owner):
                 return bytes(into)
 
     def _make_result(self, report: CData) -> VmResult:
-        assert self._machine is not None
         shared = ffi.addressof(report, "shared")
         return outcome.result(
             ffi.addressof(report, "event"),
@@ -573,10 +418,6 @@ def _log(text: str) -> None:
     import logging  # here: it takes as long as all else of the package
 
     logging.getLogger(__name__).warning("%s", text)
-
-
-def _console_error(console: object, errno: int) -> DeviceError:
-    return DeviceError(f"console: {console}: {os.strerror(errno)}", errno=errno, code="device-console")
 
 
 def checked_config(what: str, config: object) -> VmConfig:

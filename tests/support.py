@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
+import tender.assemble
 import tender.backend
 import tender.vm
 from tender.native import CData
@@ -29,13 +30,13 @@ BENCH = (sys.executable, str(Path(__file__).resolve().parents[1] / "bench"))
 
 def take_backend(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:
     """From now on "auto" stands for this backend in this process, whatever the host has."""
-    vm: Any = tender.vm
-    create = vm.create
+    assemble: Any = tender.assemble
+    create = assemble.create
 
     def through(backend: str, *args: Any, **kwargs: Any) -> Any:
         return create(name if backend == "auto" else backend, *args, **kwargs)
 
-    assign(vm, "create", through)
+    assign(assemble, "create", through)
 
 
 def still_runs(vm: tender.vm.Vm, seconds: float) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from harness import CHECKOUT, compare, compile, net
 from harness.pyperf_format import Unit
+from tender.annotations import CAPTURE
 from tender.bench import facts, peers, regimes
 from tender.bench.progress import Bar
 from tender.bench.regimes import rounds
@@ -28,7 +29,7 @@ from tender.bench.subjects import BenchError
 from tender.config import BlockFile, NetFd, VmConfig
 from tender.image import Image
 from tender.native import lib
-from tender.vm import CAPTURE, Vm
+from tender.vm import Vm
 
 KINDS = ("walltime", "net_read", "block_read")
 WAYS = ("trap", "patched", "gate")

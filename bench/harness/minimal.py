@@ -5,11 +5,12 @@ import subprocess
 from pathlib import Path
 
 from harness import compile
+from tender.annotations import DISCARD
 from tender.bench.subjects import BenchError
 from tender.config import VmConfig
 from tender.image import Image
 from tender.native import lib
-from tender.vm import DISCARD, Vm
+from tender.vm import Vm
 
 POINTS = (
     "mapped",

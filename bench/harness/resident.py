@@ -14,11 +14,12 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from tender.annotations import DISCARD
 from tender.bench import facts
 from tender.config import VmConfig, check_backend
 from tender.errors import TenderError
 from tender.image import Image
-from tender.vm import DISCARD, Vm
+from tender.vm import Vm
 
 _LIMIT_S = 30
 

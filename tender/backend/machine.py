@@ -6,8 +6,9 @@ The machine is the VM's (bindings/python/owner.h), and C's: bindings/machine/mac
 import os
 from typing import Final
 
+from tender.annotations import IsolationLayer, NetRing
 from tender.annotations import Machine as Name
-from tender.annotations import NetRing
+from tender.config import standing
 from tender.errors import HostError
 from tender.image import Image
 from tender.native import CData, check, ffi, lib
@@ -25,13 +26,16 @@ RING_MODES: Final[dict[str, int]] = {
 class Machine(Owner):
     """A machine that is ready to run. Raises HostError, ImageError.
 
-    handle       the VM that it is a part of, and ends with
+    handle       the `struct vm_handle` that owns it; while a pool leases it to a Vm, that Vm's handle does
+    image_name   of the image, as messages show it
     fallback     why it is no earlier one of BACKENDS although nobody asked for it; empty: it was asked for
     notice       the same as a line for a person
     program      the path of the one that the guest's process executes, if it has one
     """
 
     fallback = notice = ""
+    reusable = False
+    """It can be reset() after a run: keep() was called, and the backend can."""
     patched = False
     """Its templates have their hypercall sites patched."""
 
@@ -47,7 +51,7 @@ class Machine(Owner):
         net_ring: NetRing = "off",
         program: str = "",
     ) -> None:
-        self.name, self.handle = name, handle
+        self.name, self.handle, self.image_name = name, handle, image.name
         self._plan = plan = ffi.new("struct machine_plan *")
         self._of_plan = image.elf, manifest  # what it points to
         error = ffi.new("struct machine_error *")
@@ -66,6 +70,13 @@ class Machine(Owner):
             raise self._refused(error, program)
         check(answer, f"no machine of this build: {name}")
 
+    @property
+    def isolation(self) -> tuple[IsolationLayer, ...]:
+        """The isolation layers around the guest."""
+        layers = ffi.new("uint32_t *")
+        check(lib.tn_isolation(self.handle, layers), "the isolation layers")
+        return standing(layers[0])
+
     def _refused(self, error: CData, program: str) -> HostError:
         return machine_error(error)
 
@@ -75,19 +86,23 @@ class Machine(Owner):
         self._plan.cmdline, self._plan.cmdline_bytes = line, len(cmdline)
         lib.tn_write_boot_info(self.handle, self._plan)
 
-    def keep(self, image: Image) -> bool:
-        """Before the first run: this machine is to be reset() after it. True: it can be. Raises HostError."""
+    def keep(self, image: Image) -> None:
+        """Before the first run: prepares this machine for reset(), and sets `reusable`. Raises HostError."""
         if not lib.tn_vm_keeps(self.handle):
-            return False
+            return
         template = image.template(self._plan.mem_bytes)
         answer = lib.tn_vm_keep(self.handle, template.fd)
         lib.tn_descriptor_close(template)
         check(answer, "keeping the image's memory and the state of a fresh vCPU")
-        return True
+        self.reusable = True
 
     def reset(self) -> None:
         """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
         check(lib.tn_vm_reset(self.handle), "resetting the vCPU and guest memory")
+
+    def close(self) -> None:
+        """Gives everything back. Idempotent. Nothing may run on it."""
+        lib.tn_vm_close(self.handle)
 
 
 def machine_error(error: CData) -> HostError:

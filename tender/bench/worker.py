@@ -14,10 +14,11 @@ import resource
 import sys
 import time
 
+from tender.annotations import DISCARD
 from tender.config import VmConfig, check_backend
 from tender.image import Image
 from tender.pool import VmPool
-from tender.vm import DISCARD, Vm
+from tender.vm import Vm
 
 POOL = "pool-"
 

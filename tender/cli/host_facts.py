@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tender.annotations import Backend
+from tender.annotations import DISCARD, Backend
 from tender.backend import trial
 from tender.backend.kvm_requests import KVM_CHECK_EXTENSION, KVM_GET_API_VERSION
 from tender.backend.sandbox import PROGRAM
@@ -20,7 +20,7 @@ from tender.errors import TenderError
 from tender.image import Image
 from tender.native import lib
 from tender.printable import quoted
-from tender.vm import DISCARD, Vm
+from tender.vm import Vm
 
 INSTALL = "build and install it: make build"
 

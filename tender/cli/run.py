@@ -238,9 +238,10 @@ def launch(
 def _launch(
     options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: Stopper
 ) -> int:
+    from tender.annotations import DISCARD
     from tender.image import Image
     from tender.native import lib
-    from tender.vm import DISCARD, Vm
+    from tender.vm import Vm
 
     stopper.let_wait()
     with Image.open(options.image) as image:

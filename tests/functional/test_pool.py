@@ -118,6 +118,17 @@ def test_a_vm_that_never_ran_or_was_stopped_serves_again(guest: Guest) -> None:
         assert pool.idle == 1
 
 
+def test_a_pool_leases_its_machine_to_one_vm_after_another(guest: Guest, backend: str) -> None:
+    """On KVM the same machine serves again. In the sandbox the pool makes a fresh one."""
+    with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
+        machines = []
+        for _ in range(3):
+            with pool.take() as vm:
+                assert isinstance(vm, tender.Vm) and vm.run(timeout=60).ok
+                machines.append(vm._machine)
+        assert len({id(it) for it in machines}) == (1 if backend == "kvm" else 3)
+
+
 def test_a_vm_given_back_cannot_be_used_and_does_not_stop_the_next(guest: Guest) -> None:
     with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
         with pool.take() as vm:

@@ -16,6 +16,7 @@ from support import find_kvm_likely
 import tender.backend
 import tender.backend.kvm
 import tender.backend.sandbox
+from tender.annotations import CAPTURE
 from tender.backend import create, trial
 from tender.backend.machine import Machine
 from tender.backend.sandbox import ISOLATION, PROGRAM, SandboxVm, setup_failed
@@ -25,7 +26,7 @@ from tender.image import Image
 from tender.native import CData, ffi, lib, vm_handle
 from tender.outcome import explain
 from tender.result import ExitReason
-from tender.vm import CAPTURE, Vm
+from tender.vm import Vm
 
 ROOT = Path(__file__).resolve().parents[2]
 MEM = 4 << 20

@@ -11,13 +11,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tender"
 
-# Lower may not import higher. `vm` introduces backend and devices to each other; they do not meet by themselves.
+# Lower may not import higher. `assemble` introduces backend and devices to each other; they do not meet by themselves.
 LEVELS = {
     "values": 0, "errors": 0, "cures": 0, "annotations": 0, "printable": 0, "_version": 0, "_native": 0,
     "config": 1, "native": 1,
     "result": 2, "image": 2, "manifest_json": 2, "manifest": 3, "outcome": 3,
     "devices": 4, "backend": 4,
-    "vm": 5, "pool": 6,
+    "assemble": 5, "vm": 5, "pool": 6,
     "bench": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
@@ -68,6 +68,15 @@ def test_only_the_command_line_prints_reads_the_environment_or_exits(path: Path)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             called = (node.value.id, node.attr)
             assert called not in {("sys", "exit"), ("os", "_exit"), ("sys", "stdout")}, f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("name", ["vm.py", "pool.py", "assemble.py", "backend/machine.py"])
+def test_a_vm_is_made_by_its_constructor(name: str) -> None:
+    """No object takes over the attributes of another one, and none is made past its constructor."""
+    names = {
+        it.attr for it in ast.walk(ast.parse((PACKAGE / name).read_text())) if isinstance(it, ast.Attribute)
+    }
+    assert not names & {"__dict__", "__new__", "__setstate__", "__class__"}
 
 
 def c_code(path: Path) -> str:
