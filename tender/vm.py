@@ -101,7 +101,8 @@ class Vm(Owner):
         self._result: VmResult | None = None
         self._failure: BaseException | None = None
         self._pid = os.getpid()
-        self._done = descriptor()  # readable once the thread of start() is done
+        self._done = descriptor()  # readable once the thread of start() is done; open once there is one
+        self._end = descriptor()  # the same for fileno(), of run() too; open once somebody asked
         self._captured = _Captured() if console == CAPTURE else None
         self._on_console = console if self._captured is None else self._captured.take
         self._on_network: Callable[[str], object] = _log
@@ -131,6 +132,7 @@ class Vm(Owner):
             self._state = "running"
             self._result = result = self._run()
             self._state = "ended"
+            lib.tn_run_leave(self._handle, turn)
             return result
         except BaseException:
             lib.tn_run_leave(self._handle, turn)
@@ -237,16 +239,22 @@ class Vm(Owner):
         return self._result
 
     def fileno(self) -> int:
-        """A descriptor that is readable once the guest of start() has ended: for select, asyncio's add_reader, GUI loops.
+        """A descriptor that is readable from the end of the run on: for select, asyncio's add_reader(), GUI loops.
 
-        It is the VM's, closed with it, and only to be waited for. Raises VmStateError if the VM was not started by start().
+        It may be asked for at any time from Vm() to close(), and stays the same. It is not readable before the run and
+        while the guest runs, by start() or by run() on another thread. It is readable once run() has returned or raised,
+        or wait() returns at once. It is the VM's, which closes it: do not read, write or close it.
+
+        Raises VmStateError if the VM is closed, or is of a process that forked this one; HostError if this process may
+        open no more descriptors.
         """
         if os.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
-        fd = int(self._done.fd)
-        if fd < 0:
-            raise VmStateError(self._no_wait())
-        return fd
+        answer = lib.tn_done(self._handle, self._end)
+        if answer < 0 and -answer not in _STATES:
+            raise host_error("no descriptor for the end of the run", -answer)
+        self._checked(answer)
+        return int(self._end.fd)
 
     def _no_wait(self) -> str:
         if self._closed:
@@ -254,7 +262,7 @@ class Vm(Owner):
         return (
             "the Vm was not started"
             if self._state == "new"
-            else "the Vm is inside run(), which returns its result"
+            else "the Vm has no result to wait for: run() is under way and returns it, or has raised an exception"
         )
 
     @property
@@ -348,7 +356,7 @@ class Vm(Owner):
             else:  # start() is about to have one, or the other close() is done
                 time.sleep(0.001)
         self._checked(answer)
-        self._done = descriptor()
+        self._done = self._end = descriptor()
 
     def _release(self) -> int:
         """Gives everything back at once; else what owner.h says of a run under way."""

@@ -35,7 +35,8 @@ struct owned_vm {
     pid_t runner;
     const int *turn;
     struct time_limit limit;
-    int done_fd; /* eventfd, readable once the thread of tn_start() is done; -1: not started */
+    bool told;   /* the end of the run: done_fd is readable then */
+    int done_fd; /* eventfd that tells it; -1: nobody has asked for one */
 };
 
 /* Guards what handles stand for, their users and their states. Nothing waits while it holds this. */
@@ -227,6 +228,7 @@ int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
         owned->turn = NULL;
         owned->started = false;
         owned->limit.timed_out = false;
+        owned->told = false;
         close_number(&owned->done_fd);
         to->owned = owned;
     }
@@ -389,6 +391,38 @@ static int begin(struct owned_vm *owned, uint64_t limit_ns, bool started)
     return answer;
 }
 
+/* With `handles` held. The descriptor that tells the end of the run is made when it is first asked for.
+ * *copy gets a duplicate. 0 or -errno. */
+static int copy_done(struct owned_vm *owned, struct descriptor *copy)
+{
+    if (copy->fd >= 0)
+        return 0;
+    if (owned->done_fd < 0)
+        owned->done_fd = eventfd(owned->told, EFD_CLOEXEC | EFD_NONBLOCK);
+    copy->fd = owned->done_fd < 0 ? -1 : fcntl(owned->done_fd, F_DUPFD_CLOEXEC, 0);
+    return copy->fd < 0 ? -errno : 0;
+}
+
+int tn_done(struct vm_handle *handle, struct descriptor *done)
+{
+    USE(owned, handle, false);
+    pthread_mutex_lock(&handles);
+    const int answer = copy_done(owned, done);
+    pthread_mutex_unlock(&handles);
+    return answer;
+}
+
+/* The run is over, and Python has its result. */
+static void tell_end(struct owned_vm *owned)
+{
+    const uint64_t one = 1;
+    pthread_mutex_lock(&handles);
+    owned->told = true;
+    if (owned->done_fd >= 0)
+        (void)!write(owned->done_fd, &one, sizeof one);
+    pthread_mutex_unlock(&handles);
+}
+
 static void end(struct owned_vm *owned)
 {
     time_limit_end(&owned->limit);
@@ -445,6 +479,8 @@ void tn_run_leave(struct vm_handle *handle, const int *turn)
         return;
     if (owned->turn == turn)
         end(owned);
+    if (*turn)
+        tell_end(owned);
     unuse(owned);
 }
 
@@ -463,8 +499,7 @@ static void *start_body(void *argument)
     pthread_mutex_unlock(&handles);
     start.body(start.key);
     end(start.owned);
-    const uint64_t one = 1;
-    (void)!write(start.owned->done_fd, &one, sizeof one);
+    tell_end(start.owned);
     unuse(start.owned);
     return NULL;
 }
@@ -473,9 +508,10 @@ static void *start_body(void *argument)
 static int start_thread(struct owned_vm *owned, struct start start, struct descriptor *done)
 {
     struct start *argument = malloc(sizeof *argument);
-    owned->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    const int copy_fd = owned->done_fd < 0 ? -1 : fcntl(owned->done_fd, F_DUPFD_CLOEXEC, 0);
-    int error = copy_fd < 0 ? errno : 0;
+    struct descriptor copy = {-1};
+    pthread_mutex_lock(&handles);
+    int error = -copy_done(owned, &copy);
+    pthread_mutex_unlock(&handles);
     if (!error && !argument)
         error = ENOMEM;
     if (!error) {
@@ -488,11 +524,10 @@ static int start_thread(struct owned_vm *owned, struct start start, struct descr
         pthread_attr_destroy(&attributes);
     }
     if (!error) {
-        done->fd = copy_fd;
+        *done = copy;
         return 0;
     }
-    if (copy_fd >= 0)
-        close(copy_fd);
+    tn_descriptor_close(&copy);
     free(argument);
     return -error;
 }
@@ -502,7 +537,6 @@ static void take_back_start(struct owned_vm *owned)
 {
     time_limit_end(&owned->limit);
     runner_of(owned->vm)->signals_elsewhere = false;
-    close_number(&owned->done_fd);
     pthread_mutex_lock(&handles);
     owned->started = false;
     owned->state = NEW;

@@ -1,6 +1,7 @@
 """A VM's life in a process: many at once, stopped anywhere, closed in every way, and nothing left behind."""
 
 import asyncio
+import contextlib
 import os
 import select
 import signal
@@ -395,27 +396,117 @@ def test_the_guests_own_time_limit_is_a_result_and_no_timeout_of_wait(guest: Gue
         assert (result.reason, result.status) == (ExitReason.TIMEOUT, 1)
 
 
-def test_the_end_of_a_started_guest_is_waited_for_by_its_descriptor(guest: Guest) -> None:
-    with Image.open(guest("sleep")) as image:
-        with Vm(image, SMALL, console=DISCARD) as vm:
-            with pytest.raises(VmStateError, match="was not started"):
+def readable(*vms: Vm, limit_s: float = 0) -> list[Vm]:
+    return select.select(vms, [], [], limit_s)[0]
+
+
+def started_and_waited_for(vm: Vm) -> None:
+    vm.start(timeout=100)
+    assert readable(vm) == []
+    vm.stop()
+    vm.wait(60)
+
+
+def run_on_another_thread(vm: Vm) -> None:
+    runner = threading.Thread(target=vm.run, args=(100,))
+    runner.start()
+    deadline = time.monotonic() + 60
+    while not vm.counters.hypercalls["poll"]:
+        assert time.monotonic() < deadline
+    assert readable(vm) == []
+    vm.stop()
+    runner.join()
+
+
+def run_to_its_limit(vm: Vm) -> None:
+    vm.run(timeout=0.01)
+
+
+RUNS = [started_and_waited_for, run_on_another_thread, run_to_its_limit]
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("run", RUNS)
+def test_the_descriptor_of_a_vm_is_readable_from_the_end_of_its_run_on(
+    guest: Guest, run: Callable[[Vm], None], pooled: bool, asked_before: bool
+) -> None:
+    with Image.open(guest("sleep")) as image, VmPool(image, SMALL) as pool:
+        for _ in range(2):  # the next one of a pool begins anew
+            with pool.take() if pooled else Vm(image, SMALL, console=DISCARD) as vm:
+                if asked_before:
+                    number = vm.fileno()
+                    assert readable(vm) == []
+                    with pytest.raises(VmStateError, match="was not started"):
+                        vm.wait(0)
+                run(vm)
+                assert readable(vm) == [vm] == readable(vm)  # and it stays so
+                if asked_before:
+                    assert vm.fileno() == number
+                result = vm.wait(0)
+                assert result.reason in ("stopped", "timeout")
+            assert vm.wait(0) is result  # also once it is closed
+            with pytest.raises(VmStateError, match="closed"):
                 vm.fileno()
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_the_descriptor_of_a_vm_is_readable_after_a_run_that_raised(guest: Guest, asked_before: bool) -> None:
+    def console(_: bytes) -> None:
+        raise ZeroDivisionError
+
+    with Image.open(guest("hello")) as image:
+        with Vm(image, SMALL, console=console) as vm:
+            assert not asked_before or readable(vm) == []
+            with pytest.raises(ZeroDivisionError):
+                vm.run()
+            assert readable(vm) == [vm]
+            with pytest.raises(VmStateError, match="no result to wait for"):
+                vm.wait(0)
+        with Vm(image, SMALL, console=console) as vm:
+            assert not asked_before or readable(vm) == []
+            vm.start()
+            assert readable(vm, limit_s=100) == [vm]
+            with pytest.raises(ZeroDivisionError):
+                vm.wait(0)
+
+
+def test_one_wait_is_for_many_vms(guest: Guest) -> None:
+    with Image.open(guest("sleep")) as image, contextlib.ExitStack() as stack:
+        vms = [stack.enter_context(Vm(image, SMALL, console=DISCARD)) for _ in range(3)]
+        for vm in vms:
             vm.start(timeout=100)
-            assert select.select([vm], [], [], 0)[0] == []
+        for i, vm in enumerate(vms):
+            assert readable(*vms[i:]) == []
             vm.stop()
-            assert select.select([vm], [], [], 100)[0] == [vm]
-            assert select.select([vm], [], [], 0)[0] == [vm]  # it stays so
-            result = vm.wait(0)
-            assert result.reason == "stopped"
-        with pytest.raises(VmStateError, match="closed"):
-            vm.fileno()
+            assert readable(*vms[i:], limit_s=100) == [vm]
 
 
-def test_an_asyncio_loop_is_told_of_each_end(guest: Guest) -> None:
+def test_a_refused_second_run_tells_no_end(guest: Guest) -> None:
+    with Image.open(guest("sleep")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        vm.start(timeout=100)
+        for again in (vm.run, vm.start):
+            with pytest.raises(VmStateError, match="runs already"):
+                again()
+        assert readable(vm) == []
+        vm.stop()
+        assert readable(vm, limit_s=100) == [vm]
+
+
+@pytest.mark.parametrize("how", ["start", "run", "started before"])
+def test_an_asyncio_loop_is_told_of_each_end(guest: Guest, how: str) -> None:
+    """run() is on a thread; of a guest that has ended the loop is told at once."""
+
     async def ended(vm: Vm) -> tender.VmResult:
         loop = asyncio.get_running_loop()
         over = asyncio.Event()
-        vm.start(timeout=100)
+        if how == "start":
+            vm.start(timeout=100)
+        elif how == "run":
+            threading.Thread(target=vm.run, args=(100,)).start()
+        else:
+            vm.start(timeout=100)
+            vm.wait()
         loop.add_reader(vm, over.set)
         await asyncio.wait_for(over.wait(), 100)
         loop.remove_reader(vm)
