@@ -114,16 +114,16 @@ struct kvm_cpuid2 *tn_kvm_cpuid(void); /* what this process's guests see; NULL b
 int tn_run_begin(struct vm_handle *handle, uint64_t limit_ns, int *turn);
 /* Until Python must decide. Gives back held signals. 0, or an answer. */
 int tn_run(struct vm_handle *handle, struct run_report *report);
-/* The run is left: its end is told. After an exception it ends here. Does nothing if the run is not this
- * turn's. */
+/* The run is left: its end is told. After an exception it ends here. Does nothing if the run is not
+ * this turn's. */
 void tn_run_leave(struct vm_handle *handle, const int *turn);
 const void *tn_run_console(struct vm_handle *handle, const struct vm_event *event); /* an EVENT_CONSOLE's */
 /* A thread that calls body(key), which runs it by tn_run(); *done is readable once that is over. *turn
  * becomes 1 if there is such a thread. */
 int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*body)(uint64_t),
              struct descriptor *done, int *turn);
-/* *done is readable from the end of the run on: tn_run_leave() and the thread of tn_start() tell it. It may be
- * asked for before, while and after the VM runs. 0, or an answer. */
+/* *done is readable from the end of the run on: tn_run_leave() and the thread of tn_start() tell it.
+ * It may be asked for before, while and after the VM runs. 0, or an answer. */
 int tn_done(struct vm_handle *handle, struct descriptor *done);
 /* Behind an EVENT_NETWORK, on the run's thread: 1, and a line in `text` of NET_NEWS_BYTES; 0, there is no
  * more; -errno. *next is 0 at first. */
