@@ -150,7 +150,7 @@
  *   0xfff00 .. 0x100000  the backend's own
  */
 #define TENDER_EXTENSION_MAGIC  0x58444e54 /* "TNDX" */
-#define TENDER_STUBS_GPA        0x80000
+#define TENDER_TRAMPOLINES_GPA  0x80000
 #define TENDER_GATE_GPA         0xff000
 #define TENDER_GATE_SLOT_BYTES  16
 #define TENDER_EXTENSION_GPA    0xffe00

@@ -147,9 +147,9 @@ ABI_AT(tender_net_batch, offload, 44);
 
 /* Ours begins behind all that Solo5's ABI puts there, and nothing of ours overlaps. */
 _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=
-                   TENDER_STUBS_GPA,
-               "boot info, manifest and command line end before the stubs");
-_Static_assert(TENDER_STUBS_GPA < TENDER_GATE_GPA, "space for trampolines");
+                   TENDER_TRAMPOLINES_GPA,
+               "boot info, manifest and command line end before the trampolines");
+_Static_assert(TENDER_TRAMPOLINES_GPA < TENDER_GATE_GPA, "space for trampolines");
 _Static_assert(TENDER_EXTENSION_GPA + sizeof(struct tender_extension) <= TENDER_GATE_BACKEND_GPA,
                "the block ends before the backend's part of the page");
 _Static_assert(TENDER_GATE_GPA + TENDER_HYPERCALL_MAX * TENDER_GATE_SLOT_BYTES <= TENDER_EXTENSION_GPA,

@@ -48,7 +48,7 @@ _STEPS = {
     lib.TEMPLATE_STEP_COPY: "copying the template",
     lib.TEMPLATE_STEP_UNPATCH: "undoing the patches",
     lib.TEMPLATE_STEP_TABLES: "page tables",
-    lib.TEMPLATE_STEP_PATCH: "patching hypercall sites",
+    lib.TEMPLATE_STEP_PATCH: "patching call sites",
     lib.TEMPLATE_STEP_SEAL: "sealing the template",
 }
 
@@ -156,7 +156,7 @@ class Image(Owner):
     def template(self, mem_bytes: int, *, patched: bool = False) -> CData:
         """A `struct descriptor *` of a sealed memfd to map privately at 0, for VMs of this much memory.
 
-        patched  one for the sandbox, whose hypercall sites are jumps
+        patched  one for the sandbox, whose call sites are jumps
 
         Raises ImageError if the image does not fit or is closed, HostError.
         """

@@ -118,7 +118,7 @@ class Counters(Value):
     block_errors: int
     block_flushes: int
     block_batches: int  # each request of one is counted above too
-    trapped_hypercalls: int  # the sandbox: by a signal, where a patched site or the gate would be faster
+    trapped_hypercalls: int  # the sandbox: by a signal, where a patched call site or the gate would be faster
     emulated: int  # the sandbox: other instructions emulated
     guest_faults: int  # the sandbox: exceptions delivered to the guest
 

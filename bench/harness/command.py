@@ -6,7 +6,7 @@ from importlib import import_module
 BENCHMARKS = {
     "boot": ("boot", "from spawn or Vm() to first exit, first console byte, end; beside peers"),
     "run": ("run", "a whole run of the command: first byte, guest's end, reaped; beside peers"),
-    "hypercall": ("hypercall", "a hypercall by trap, patched site and gate, beside a system call"),
+    "hypercall": ("hypercall", "a hypercall by trap, patched call site and gate, beside a system call"),
     "net": ("net", "frames a second, by each transport, beside a peer"),
     "block": ("block", "requests a second to a cached disk, beside a bare loop and a peer"),
     "ways": ("ways", "frames a second by our guest library's ways: calls, batches, offload"),

@@ -1,4 +1,4 @@
-"""`python bench hypercall`: what a hypercall costs by trap, patched site and gate, beside a bare system call.
+"""`python bench hypercall`: what a hypercall costs by trap, patched call site and gate, beside a bare system call.
 
 A round is a run of the guest (bench/hypercall_guest.c) and one of the yardstick without and with the sandbox's
 seccomp filter (bench/bare_calls.c), in ABBA order, all on one CPU. A sample is cycles of the time stamp counter

@@ -36,7 +36,7 @@ def command(program: Path, image: Image, config: VmConfig, boots: int) -> "tuple
     """Its command line and the descriptors it inherits: the template's and the boot info's, to close."""
     with Vm(image, config, console=DISCARD, backend="kvm") as vm:
         start = lib.HVT_BOOT_INFO_GPA
-        info = vm.memory(start, lib.TENDER_STUBS_GPA - start).rstrip(b"\0") + b"\0"
+        info = vm.memory(start, lib.TENDER_TRAMPOLINES_GPA - start).rstrip(b"\0") + b"\0"
     owner = image.template(config.mem_bytes)  # it closes its descriptor when it goes
     template = os.dup(owner.fd)
     info_fd = os.memfd_create("boot-info")

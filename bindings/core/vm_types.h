@@ -39,10 +39,11 @@ struct vm_counters {
     uint64_t block_errors;
     uint64_t block_flushes;
     uint64_t block_batches;
-    uint64_t trapped_hypercalls; /* the sandbox: hypercalls that came by a signal, not by a patched site or
+    uint64_t
+        trapped_hypercalls; /* the sandbox: hypercalls that came by a signal, not by a patched call site or
                                     the gate */
-    uint64_t emulated;           /* the sandbox: other instructions that were emulated */
-    uint64_t guest_faults;       /* the sandbox: exceptions delivered to the guest */
+    uint64_t emulated;      /* the sandbox: other instructions that were emulated */
+    uint64_t guest_faults;  /* the sandbox: exceptions delivered to the guest */
 };
 
 /* CLOCK_MONOTONIC, ns; 0: not reached */

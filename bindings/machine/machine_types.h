@@ -22,7 +22,7 @@ struct machine_plan {
     const char *cmdline;
     size_t cmdline_bytes;
 
-    /* The library's: a template of start_state.h, with its hypercall sites patched if the machine wants it so
+    /* The library's: a template of start_state.h, with its call sites patched if the machine wants it so
      * (tender/backend); and the path of the program that confines itself. */
     int template_fd;
     const char *program;

@@ -141,7 +141,7 @@ static int finish(const struct owned_templates *owned, const struct elf_image *i
     int error = 0;
     *step = TEMPLATE_STEP_UNPATCH;
     if (is_patched && !patched)
-        error = unpatch_sites(image, fd);
+        error = unpatch_call_sites(image, fd);
     if (error < 0)
         return error;
     *step = TEMPLATE_STEP_TABLES;
@@ -149,7 +149,7 @@ static int finish(const struct owned_templates *owned, const struct elf_image *i
     if (error < 0)
         return error;
     *step = TEMPLATE_STEP_PATCH;
-    const int64_t sites = patched && !is_patched ? patch_sites(image, fd) : 0;
+    const int64_t sites = patched && !is_patched ? patch_call_sites(image, fd) : 0;
     if (sites < 0)
         return (int)sites;
     *step = TEMPLATE_STEP_SEAL;

@@ -37,7 +37,7 @@ class Machine(Owner):
     reusable = False
     """It can be reset() after a run: keep() was called, and the backend can."""
     patched = False
-    """Its templates have their hypercall sites patched."""
+    """Its templates have their call sites patched."""
 
     def __init__(
         self,

@@ -86,7 +86,7 @@ def describe(image: Image, details: Details) -> dict[str, Any]:
         "file": image.name,
         "abi": {"target": image.abi_target, "version": image.abi_version},
         "extensions": list(image.extensions),
-        "sites": patched_sites(image, -(-end // _GRANULE) * _GRANULE),
+        "sites": patched_call_sites(image, -(-end // _GRANULE) * _GRANULE),
         "entry": image.entry,
         "entry_symbol": entry_symbol,
         "build_id": details.build_id,
@@ -116,11 +116,13 @@ def describe(image: Image, details: Details) -> dict[str, Any]:
     }
 
 
-def patched_sites(image: Image, mem_bytes: int) -> int:
-    """How many hypercall sites the sandbox turns into jumps: a stub of 32 bytes, `mov $...,%edx` first, for each."""
+def patched_call_sites(image: Image, mem_bytes: int) -> int:
+    """How many call sites the sandbox turns into jumps: a trampoline of 32 bytes, `mov $...,%edx` first, for each."""
     template = image.template(mem_bytes, patched=True)
-    stubs = os.pread(template.fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_STUBS_GPA, lib.TENDER_STUBS_GPA)
-    return stubs[::32].count(0xBA)
+    trampolines = os.pread(
+        template.fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_TRAMPOLINES_GPA, lib.TENDER_TRAMPOLINES_GPA
+    )
+    return trampolines[::32].count(0xBA)
 
 
 def rights(flags: int) -> str:

@@ -1,4 +1,4 @@
-"""All registers of a guest over a million hypercalls: by patched sites, by the gate, by signals, and while somebody
+"""All registers of a guest over a million hypercalls: by patched call sites, by the gate, by signals, and while somebody
 stops and continues its process."""
 
 import os

@@ -1,10 +1,11 @@
 /*
- * Hypercall sites of a hostile image under libFuzzer.
+ * Call sites of a hostile image under libFuzzer.
  *
- *   input: u8 stubs there is space for, u32 address in pages, then the text of an executable segment.
+ *   input: u8 trampolines there is space for, u32 address in pages, then the text of an executable segment.
  *
- * Text and stubs end where their allocations end, so that a stray access is found. Every changed byte belongs
- * to a site, every site took one stub, and a stub goes on behind the `out` of its site.
+ * Text and trampolines end where their allocations end, so that a stray access is found. Every changed byte
+ * belongs
+ * to a site, every call site took one trampoline, and a trampoline goes on behind the `out` of its call site.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -25,28 +26,29 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     gpa_t gpa = 0x100000 + (gpa_t)(pages % 0xffe00) * 4096; /* ends below 4 GiB */
     if (size > 0x10000)
         size = 0x10000;
-    uint8_t *code = malloc(size), *stubs_made = malloc(max ? max * TENDER_STUB_BYTES : 1);
-    MUST(code && stubs_made);
+    uint8_t *code = malloc(size), *space = malloc(max ? max * TENDER_TRAMPOLINE_BYTES : 1);
+    MUST(code && space);
     memcpy(code, data, size);
-    struct patch_stubs stubs = {.at = stubs_made, .gpa = TENDER_STUBS_GPA, .max = max};
-    uint32_t patched = patch_code(code, gpa, size, &stubs), seen = 0;
-    MUST(patched == stubs.used && patched <= max);
+    struct patch_trampolines trampolines = {.at = space, .gpa = TENDER_TRAMPOLINES_GPA, .max = max};
+    uint32_t patched = patch_code(code, gpa, size, &trampolines), seen = 0;
+    MUST(patched == trampolines.used && patched <= max);
     for (size_t i = 0; i < size; i++) {
         if (code[i] == data[i])
             continue;
-        MUST(i + PATCH_SITE_BYTES <= size && seen < patched);
+        MUST(i + CALL_SITE_BYTES <= size && seen < patched);
         MUST(data[i] == 0xba && code[i] == 0xe9 && data[i + 5] == 0xef && code[i + 5] == 0xef);
         uint32_t back, number, distance;
-        memcpy(&back, stubs_made + seen * TENDER_STUB_BYTES + 12, sizeof back);
-        memcpy(&number, stubs_made + seen * TENDER_STUB_BYTES + 16, sizeof number);
+        memcpy(&back, space + seen * TENDER_TRAMPOLINE_BYTES + 12, sizeof back);
+        memcpy(&number, space + seen * TENDER_TRAMPOLINE_BYTES + 16, sizeof number);
         memcpy(&distance, code + i + 1, sizeof distance);
-        MUST(back == (uint32_t)(gpa + i + PATCH_SITE_BYTES) && number >= 1 && number <= 8);
-        MUST((uint32_t)(gpa + i + 5 + distance) == (uint32_t)(stubs.gpa + seen * TENDER_STUB_BYTES));
+        MUST(back == (uint32_t)(gpa + i + CALL_SITE_BYTES) && number >= 1 && number <= 8);
+        MUST((uint32_t)(gpa + i + 5 + distance) ==
+             (uint32_t)(trampolines.gpa + seen * TENDER_TRAMPOLINE_BYTES));
         seen++;
-        i += PATCH_SITE_BYTES - 1;
+        i += CALL_SITE_BYTES - 1;
     }
     MUST(seen == patched);
     free(code);
-    free(stubs_made);
+    free(space);
     return 0;
 }

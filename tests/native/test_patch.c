@@ -1,7 +1,7 @@
 /*
- * The patcher of hypercall sites on code made by hand: what is a site and what is not, where its jump goes,
- * what its stub says, and that nothing else is written. Prints one TAP line for each check and exits 1 if one
- * fails.
+ * The patcher of call sites on code made by hand: what is a site and what is not, where its jump goes,
+ * what its trampoline says, and that nothing else is written. Prints one TAP line for each check and exits 1
+ * if one fails.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -24,19 +24,19 @@
 #define CODE_MAX  4096u
 #define GUARD     64u /* bytes around the code that nobody may write */
 #define CAPACITY  300u
-#define MAX_SITES (CODE_MAX / PATCH_SITE_BYTES)
+#define MAX_SITES (CODE_MAX / CALL_SITE_BYTES)
 
 static uint8_t bytes[GUARD + CODE_MAX + GUARD];
 static uint8_t before[sizeof bytes];
-static uint8_t trampolines[GUARD + CAPACITY * TENDER_STUB_BYTES + GUARD];
+static uint8_t space[GUARD + CAPACITY * TENDER_TRAMPOLINE_BYTES + GUARD];
 static uint8_t *const code = bytes + GUARD;
-static struct patch_stubs stubs;
+static struct patch_trampolines trampolines;
 
 static void set_up(uint32_t max)
 {
     memset(bytes, NOP, sizeof bytes);
-    memset(trampolines, 0, sizeof trampolines);
-    stubs = (struct patch_stubs){.at = trampolines + GUARD, .gpa = TENDER_STUBS_GPA, .max = max};
+    memset(space, 0, sizeof space);
+    trampolines = (struct patch_trampolines){.at = space + GUARD, .gpa = TENDER_TRAMPOLINES_GPA, .max = max};
 }
 
 static void put_site(uint8_t *at, uint8_t call)
@@ -48,7 +48,7 @@ static void put_site(uint8_t *at, uint8_t call)
 static uint32_t patch(gpa_t gpa, size_t len)
 {
     memcpy(before, bytes, sizeof bytes);
-    return patch_code(code, gpa, len, &stubs);
+    return patch_code(code, gpa, len, &trampolines);
 }
 
 static bool untouched(void)
@@ -63,19 +63,20 @@ static uint32_t u32_at(const uint8_t *at)
     return value;
 }
 
-/* The site at `offset` jumps to stub `index`, and that says everything of it; decoded as the CPU would. */
-static bool is_patched(const uint8_t *at, gpa_t gpa, const struct patch_stubs *where, uint32_t index,
+/* The site at `offset` jumps to trampoline `index`, and that says everything of it; decoded as the CPU
+ * would. */
+static bool is_patched(const uint8_t *at, gpa_t gpa, const struct patch_trampolines *where, uint32_t index,
                        uint32_t call)
 {
-    const uint8_t *stub = where->at + (size_t)index * TENDER_STUB_BYTES;
-    uint64_t stub_gpa = where->gpa + (uint64_t)index * 32;
+    const uint8_t *trampoline = where->at + (size_t)index * TENDER_TRAMPOLINE_BYTES;
+    uint64_t trampoline_gpa = where->gpa + (uint64_t)index * 32;
     int32_t distance = (int32_t)u32_at(at + 1);
-    bool holds = at[0] == 0xe9 && gpa + 5 + (uint64_t)(int64_t)distance == stub_gpa && at[5] == 0xef;
-    holds = holds && stub[0] == 0xba && u32_at(stub + 1) == stub_gpa;
-    holds = holds && memcmp(stub + 5, "\xff\x24\x25\x00\xff\x0f\x00", 7) == 0;
-    holds = holds && u32_at(stub + 12) == gpa + 6 && u32_at(stub + 16) == call;
+    bool holds = at[0] == 0xe9 && gpa + 5 + (uint64_t)(int64_t)distance == trampoline_gpa && at[5] == 0xef;
+    holds = holds && trampoline[0] == 0xba && u32_at(trampoline + 1) == trampoline_gpa;
+    holds = holds && memcmp(trampoline + 5, "\xff\x24\x25\x00\xff\x0f\x00", 7) == 0;
+    holds = holds && u32_at(trampoline + 12) == gpa + 6 && u32_at(trampoline + 16) == call;
     for (int i = 20; i < 32; i++)
-        holds = holds && stub[i] == 0xcc;
+        holds = holds && trampoline[i] == 0xcc;
     return holds;
 }
 
@@ -86,7 +87,7 @@ static void test_what_is_a_site(void)
         put_site(code + 100, (uint8_t)call);
         bool site = call >= 1 && call <= 8;
         uint32_t patched = patch(CODE_GPA, CODE_MAX);
-        bool right = site ? patched == 1 && is_patched(code + 100, CODE_GPA + 100, &stubs, 0, call)
+        bool right = site ? patched == 1 && is_patched(code + 100, CODE_GPA + 100, &trampolines, 0, call)
                           : patched == 0 && untouched();
         if (call <= 9 || !right) {
             char claim[64];
@@ -113,7 +114,7 @@ static void test_what_is_a_site(void)
     for (unsigned i = 0; i + 6 <= CODE_MAX; i++)
         memcpy(code + i, "\xba\xba\xba\xba\xba\xef", 6); /* first and last byte fit at most places */
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
-    HOLDS(stubs.used == 0 && trampolines[GUARD] == 0);
+    HOLDS(trampolines.used == 0 && space[GUARD] == 0);
 }
 
 /* A site at every place of code of every length around a few steps of the search, and cut off at every place.
@@ -127,13 +128,13 @@ static void test_every_place(void)
             put_site(code + at, 7);
             uint32_t patched = patch(CODE_GPA, len);
             if (at + 6 <= len)
-                found = found && patched == 1 && is_patched(code + at, CODE_GPA + at, &stubs, 0, 7);
+                found = found && patched == 1 && is_patched(code + at, CODE_GPA + at, &trampolines, 0, 7);
             else
                 cut = cut && patched == 0 && untouched();
             memcpy(code + at, before + GUARD + at, 6);
             kept = kept && untouched();
             for (unsigned i = 0; i < GUARD; i++)
-                guarded = guarded && trampolines[i] == 0 && trampolines[GUARD + TENDER_STUB_BYTES + i] == 0;
+                guarded = guarded && space[i] == 0 && space[GUARD + TENDER_TRAMPOLINE_BYTES + i] == 0;
         }
     HOLDS(found);
     HOLDS(cut);
@@ -155,17 +156,17 @@ static void test_many(void)
     for (unsigned i = 0; i < MAX_SITES; i++)
         put_site(code + (size_t)6 * i, (uint8_t)(i % 8 + 1));
     HOLDS(patch(CODE_GPA, CODE_MAX) == CAPACITY);
-    HOLDS(stubs.used == CAPACITY);
+    HOLDS(trampolines.used == CAPACITY);
     bool right = true, left = true, guarded = true;
     for (unsigned i = 0; i < MAX_SITES; i++) {
         const uint8_t *at = code + (size_t)6 * i;
         if (i < CAPACITY)
-            right = right && is_patched(at, CODE_GPA + 6 * i, &stubs, i, i % 8 + 1);
+            right = right && is_patched(at, CODE_GPA + 6 * i, &trampolines, i, i % 8 + 1);
         else
             left = left && memcmp(at, before + GUARD + (size_t)6 * i, 6) == 0;
     }
     for (unsigned i = 0; i < GUARD; i++)
-        guarded = guarded && trampolines[i] == 0 && trampolines[sizeof trampolines - 1 - i] == 0;
+        guarded = guarded && space[i] == 0 && space[sizeof space - 1 - i] == 0;
     HOLDS(right);
     HOLDS(left);
     HOLDS(guarded);
@@ -176,19 +177,20 @@ static void test_many(void)
     put_site(code, 1);
     HOLDS(patch(CODE_GPA, 6) == 1);
     put_site(code + 6, 2);
-    HOLDS(patch(CODE_GPA, 12) == 1 && stubs.used == 2);
-    HOLDS(is_patched(code, CODE_GPA, &stubs, 0, 1) && is_patched(code + 6, CODE_GPA + 6, &stubs, 1, 2));
+    HOLDS(patch(CODE_GPA, 12) == 1 && trampolines.used == 2);
+    HOLDS(is_patched(code, CODE_GPA, &trampolines, 0, 1) &&
+          is_patched(code + 6, CODE_GPA + 6, &trampolines, 1, 2));
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
 }
 
 static void test_reach_of_a_jump(void)
 {
-    const gpa_t furthest = TENDER_STUBS_GPA + 0x80000000u - 5;
+    const gpa_t furthest = TENDER_TRAMPOLINES_GPA + 0x80000000u - 5;
     set_up(1);
     put_site(code, 3);
-    HOLDS(patch(furthest + 1, CODE_MAX) == 0 && untouched() && stubs.used == 0);
-    HOLDS(patch(HVT_MEM_MAX - 6, 6) == 0 && untouched() && stubs.used == 0);
-    HOLDS(patch(furthest, CODE_MAX) == 1 && is_patched(code, furthest, &stubs, 0, 3));
+    HOLDS(patch(furthest + 1, CODE_MAX) == 0 && untouched() && trampolines.used == 0);
+    HOLDS(patch(HVT_MEM_MAX - 6, 6) == 0 && untouched() && trampolines.used == 0);
+    HOLDS(patch(furthest, CODE_MAX) == 1 && is_patched(code, furthest, &trampolines, 0, 3));
 }
 
 /* Random code of bytes that sites are made of, compared with a search one byte at a time. */
@@ -215,7 +217,7 @@ static void test_random_code(void)
             const uint8_t *old = before + GUARD + i;
             if (old[0] != 0xba || old[1] < 1 || old[1] > 8 || memcmp(old + 2, "\x05\x00\x00\xef", 4) != 0)
                 continue;
-            same = same && is_patched(code + i, gpa + i, &stubs, expected, old[1]);
+            same = same && is_patched(code + i, gpa + i, &trampolines, expected, old[1]);
             memcpy(before + GUARD + i, code + i, 6);
             expected++;
         }
@@ -227,7 +229,7 @@ static void test_random_code(void)
     HOLDS(sites > 10000);
 }
 
-/* The wrapper: only executable segments, only their file bytes, stubs in the template's low memory. */
+/* The wrapper: only executable segments, only their file bytes, trampolines in the template's low memory. */
 static void test_template(void)
 {
     static struct elf_image image;
@@ -247,9 +249,9 @@ static void test_template(void)
     image.segments[2] = (struct elf_segment){
         .start = 0x104000, .end = 0x105000, .vaddr = 0x104ff0, .file_bytes = 16, .flags = SEGMENT_EXEC};
     int fd = memfd_create("template", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    HOLDS(ftruncate(fd, (off_t)size - 1) == 0 && patch_sites(&image, fd) == -EINVAL);
-    HOLDS(patch_sites(&image, -1) == -EBADF);
-    HOLDS(ftruncate(fd, (off_t)size) == 0 && patch_sites(&image, fd) == 0);
+    HOLDS(ftruncate(fd, (off_t)size - 1) == 0 && patch_call_sites(&image, fd) == -EINVAL);
+    HOLDS(patch_call_sites(&image, -1) == -EBADF);
+    HOLDS(ftruncate(fd, (off_t)size) == 0 && patch_call_sites(&image, fd) == 0);
 
     uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     put_site(low + 0x10000a, 1);     /* before the segment's bytes */
@@ -260,26 +262,27 @@ static void test_template(void)
     put_site(low + 0x104ffa, 8);     /* the last bytes of a page */
     uint8_t *expected = malloc(size);
     memcpy(expected, low, size);
-    HOLDS(patch_sites(&image, fd) == 3);
+    HOLDS(patch_call_sites(&image, fd) == 3);
 
-    struct patch_stubs where = {.at = low + TENDER_STUBS_GPA, .gpa = TENDER_STUBS_GPA};
+    struct patch_trampolines where = {.at = low + TENDER_TRAMPOLINES_GPA, .gpa = TENDER_TRAMPOLINES_GPA};
     HOLDS(is_patched(low + 0x100010, 0x100010, &where, 0, 2));
     HOLDS(is_patched(low + 0x10110a, 0x10110a, &where, 1, 3));
     HOLDS(is_patched(low + 0x104ffa, 0x104ffa, &where, 2, 8));
     memcpy(expected + 0x100010, low + 0x100010, 6);
     memcpy(expected + 0x10110a, low + 0x10110a, 6);
     memcpy(expected + 0x104ffa, low + 0x104ffa, 6);
-    memcpy(expected + TENDER_STUBS_GPA, low + TENDER_STUBS_GPA, (size_t)3 * TENDER_STUB_BYTES);
+    memcpy(expected + TENDER_TRAMPOLINES_GPA, low + TENDER_TRAMPOLINES_GPA,
+           (size_t)3 * TENDER_TRAMPOLINE_BYTES);
     HOLDS(memcmp(expected, low, size) == 0);
-    HOLDS(patch_sites(&image, fd) == 0 && memcmp(expected, low, size) == 0);
+    HOLDS(patch_call_sites(&image, fd) == 0 && memcmp(expected, low, size) == 0);
     munmap(low, size);
     HOLDS(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0); /* it left no writable mapping behind */
-    HOLDS(patch_sites(&image, fd) == -EPERM);
+    HOLDS(patch_call_sites(&image, fd) == -EPERM);
     free(expected);
     close(fd);
 }
 
-/* More sites than there is trampolines: the stubs end where layout.h says. */
+/* More call sites than there is space: the trampolines end where layout.h says. */
 static void test_full_template(void)
 {
     static struct elf_image image;
@@ -293,17 +296,17 @@ static void test_full_template(void)
     uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     for (uint32_t i = 0; i < 0x20000 / 6; i++)
         put_site(low + 0x100000 + (size_t)6 * i, 6);
-    HOLDS(patch_sites(&image, fd) == PATCH_STUBS_MAX);
-    HOLDS(low[TENDER_STUBS_END - 32] == 0xba && low[TENDER_STUBS_END - 1] == 0xcc &&
-          low[TENDER_STUBS_END] == 0);
-    HOLDS(low[TENDER_STUBS_GPA - 1] == 0 && low[TENDER_STUBS_GPA] == 0xba);
-    HOLDS(low[0x100000 + (PATCH_STUBS_MAX - 1) * 6] == 0xe9 && low[0x100000 + PATCH_STUBS_MAX * 6] == 0xba);
+    HOLDS(patch_call_sites(&image, fd) == TRAMPOLINES_MAX);
+    HOLDS(low[TENDER_TRAMPOLINES_END - 32] == 0xba && low[TENDER_TRAMPOLINES_END - 1] == 0xcc &&
+          low[TENDER_TRAMPOLINES_END] == 0);
+    HOLDS(low[TENDER_TRAMPOLINES_GPA - 1] == 0 && low[TENDER_TRAMPOLINES_GPA] == 0xba);
+    HOLDS(low[0x100000 + (TRAMPOLINES_MAX - 1) * 6] == 0xe9 && low[0x100000 + TRAMPOLINES_MAX * 6] == 0xba);
     munmap(low, size);
     close(fd);
 }
 
-/* Patched and given back: every byte is as it was, whatever the sites; and of stubs that are none of ours,
- * nothing is believed. */
+/* Patched and given back: every byte is as it was, whatever the sites; and of trampolines that are none of
+ * ours, nothing is believed. */
 static void test_unpatch(void)
 {
     static struct elf_image image;
@@ -321,7 +324,7 @@ static void test_unpatch(void)
     HOLDS(ftruncate(fd, (off_t)size) == 0);
     uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     memset(low + 0x100000, NOP, 0x9000);
-    HOLDS(unpatch_sites(&image, fd) == 0); /* nothing was patched */
+    HOLDS(unpatch_call_sites(&image, fd) == 0); /* nothing was patched */
     put_site(low + 0x100010, 1);
     put_site(low + 0x100016, 8);
     put_site(low + 0x100ffd, 3); /* across a page */
@@ -331,32 +334,32 @@ static void test_unpatch(void)
         put_site(low + 0x102000 + 7 * i, (uint8_t)(i % 8 + 1));
     uint8_t *original = malloc(size), *patched = malloc(size);
     memcpy(original, low, size);
-    HOLDS(patch_sites(&image, fd) == 504);
+    HOLDS(patch_call_sites(&image, fd) == 504);
     memcpy(patched, low, size);
     HOLDS(memcmp(original, patched, size) != 0);
-    HOLDS(unpatch_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
-    HOLDS(unpatch_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
-    HOLDS(patch_sites(&image, fd) == 504 && memcmp(patched, low, size) == 0);
+    HOLDS(unpatch_call_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
+    HOLDS(unpatch_call_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
+    HOLDS(patch_call_sites(&image, fd) == 504 && memcmp(patched, low, size) == 0);
 
-    /* A stub that names a place outside of the code. */
+    /* A trampoline that names a place outside of the code. */
     static const uint32_t wild[] = {0, 5, 0x100010, 0x100015, 0x107011, 0x108006, 0x110000, 0xffffffff};
-    uint8_t *stub = low + TENDER_STUBS_GPA;
+    uint8_t *trampoline = low + TENDER_TRAMPOLINES_GPA;
     for (size_t i = 0; i < sizeof wild / sizeof *wild; i++) {
         memcpy(low, patched, size);
-        memcpy(stub + 12, &wild[i], 4);
-        bool refused = unpatch_sites(&image, fd) == -EINVAL;
-        memcpy(low + TENDER_STUBS_GPA, patched + TENDER_STUBS_GPA, TENDER_STUB_BYTES);
+        memcpy(trampoline + 12, &wild[i], 4);
+        bool refused = unpatch_call_sites(&image, fd) == -EINVAL;
+        memcpy(low + TENDER_TRAMPOLINES_GPA, patched + TENDER_TRAMPOLINES_GPA, TENDER_TRAMPOLINE_BYTES);
         HOLDS(refused && memcmp(patched, low, size) == 0);
     }
     munmap(low, size);
     HOLDS(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0); /* it left no writable mapping behind */
-    HOLDS(unpatch_sites(&image, fd) == -EPERM && unpatch_sites(&image, -1) == -EBADF);
+    HOLDS(unpatch_call_sites(&image, fd) == -EPERM && unpatch_call_sites(&image, -1) == -EBADF);
     free(original);
     free(patched);
     close(fd);
 }
 
-/* Space for stubs that is full to the last: unpatching stops at its end. */
+/* Space for trampolines that is full to the last: unpatching stops at its end. */
 static void test_unpatch_a_full_template(void)
 {
     static struct elf_image image;
@@ -368,13 +371,13 @@ static void test_unpatch_a_full_template(void)
     int fd = memfd_create("template", MFD_CLOEXEC);
     HOLDS(ftruncate(fd, (off_t)size) == 0);
     uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    low[TENDER_STUBS_END] = 0xba; /* the extension block's: none of the stubs */
+    low[TENDER_TRAMPOLINES_END] = 0xba; /* the extension block's: none of the trampolines */
     for (uint32_t i = 0; i < 0x20000 / 6; i++)
         put_site(low + 0x100000 + (size_t)6 * i, 6);
     uint8_t *original = malloc(size);
     memcpy(original, low, size);
-    HOLDS(patch_sites(&image, fd) == PATCH_STUBS_MAX);
-    HOLDS(unpatch_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
+    HOLDS(patch_call_sites(&image, fd) == TRAMPOLINES_MAX);
+    HOLDS(unpatch_call_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
     munmap(low, size);
     free(original);
     close(fd);

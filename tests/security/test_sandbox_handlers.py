@@ -197,7 +197,10 @@ def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> No
     ("where", "reason"),
     [
         ("0x100000", ExitReason.TRANSLATION_FAULT),  # text
-        ("0x80000", ExitReason.ABORT),  # stubs, and all below 1 MiB: read-only in the guest's own tables
+        (
+            "0x80000",
+            ExitReason.ABORT,
+        ),  # trampolines, and all below 1 MiB: read-only in the guest's own tables
         ("0xff010", ExitReason.ABORT),
         ("0xfff00", ExitReason.ABORT),
         ("0xfe000", ExitReason.ABORT),

@@ -504,7 +504,7 @@ def template(image: Image, *, patched: bool, mem_bytes: int = MEM) -> bytes:
     return os.pread(made.fd, os.fstat(made.fd).st_size, 0)
 
 
-def test_a_patched_template_differs_in_the_sites_and_the_stubs_alone(image: Image) -> None:
+def test_a_patched_template_differs_in_the_call_sites_and_the_trampolines_alone(image: Image) -> None:
     with Image.from_bytes(trial.elf()) as other:
         plain, patched = template(image, patched=False), template(other, patched=True)
     changed = {i for i, (a, b) in enumerate(zip(plain, patched, strict=True)) if a != b}

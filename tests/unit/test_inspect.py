@@ -74,7 +74,7 @@ def test_the_extensions_that_an_image_wants_are_shown(
     assert json.loads(capsys.readouterr().out)["extensions"] == listed
 
 
-def test_the_hypercall_sites_that_the_sandbox_patches_are_counted(
+def test_the_call_sites_that_the_sandbox_patches_are_counted(
     tmp_path: Path, app: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "trial.elf"

@@ -22,7 +22,7 @@ def image(tmp_path: Path) -> Path:
     with path.open("r+b") as file:
         file.truncate(AT + BYTES)
         file.seek(AT + BYTES // 2)
-        file.write(b"\xba\x01\x05\x00\x00\xef" + b"m" * 4090)  # a hypercall site first
+        file.write(b"\xba\x01\x05\x00\x00\xef" + b"m" * 4090)  # a call site first
         file.seek(AT + BYTES - 1)
         file.write(b"e")
     return path

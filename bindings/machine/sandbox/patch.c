@@ -1,5 +1,5 @@
-/* See patch.h for what a site and a stub are. The search runs over megabytes of text at every first boot of
- * an image, so it looks at sixteen places a step; almost no step finds anything. */
+/* See patch.h for what a call site and a trampoline are. The search runs over megabytes of text at every
+ * first boot of an image, so it looks at sixteen places a step; almost no step finds anything. */
 #define _GNU_SOURCE
 #include "patch.h"
 
@@ -14,15 +14,15 @@
 
 #include "start_state.h"
 
-#define MOV_EDX      0xba /* mov $imm32,%edx */
-#define OUT          0xef /* out %eax,(%dx) */
-#define JMP_REL32    0xe9
-#define INT3         0xcc
-#define MOV_BYTES    5
-#define STEP         16 /* places looked at at once */
-#define STUB_JMP_AT  5
-#define STUB_BACK_AT 12
-#define STUB_CALL_AT 16
+#define MOV_EDX            0xba /* mov $imm32,%edx */
+#define OUT                0xef /* out %eax,(%dx) */
+#define JMP_REL32          0xe9
+#define INT3               0xcc
+#define MOV_BYTES          5
+#define STEP               16 /* places looked at at once */
+#define TRAMPOLINE_JMP_AT  5
+#define TRAMPOLINE_BACK_AT 12
+#define TRAMPOLINE_CALL_AT 16
 
 static void put_u32(uint8_t *at, uint32_t value)
 {
@@ -30,47 +30,49 @@ static void put_u32(uint8_t *at, uint32_t value)
 }
 
 /* The hypercall's number if `code` is a site, else 0. */
-static uint32_t call_of_site(const uint8_t code[PATCH_SITE_BYTES])
+static uint32_t number_of_call_site(const uint8_t code[CALL_SITE_BYTES])
 {
     uint32_t port;
     memcpy(&port, code + 1, sizeof port);
     uint32_t call = port - HVT_PORT_BASE;
-    bool is_site = code[0] == MOV_EDX && code[MOV_BYTES] == OUT && call >= 1 && call < HVT_HYPERCALL_MAX;
-    return is_site ? call : 0;
+    bool is_call_site = code[0] == MOV_EDX && code[MOV_BYTES] == OUT && call >= 1 && call < HVT_HYPERCALL_MAX;
+    return is_call_site ? call : 0;
 }
 
-static void write_stub(uint8_t *stub, uint32_t stub_gpa, uint32_t back_gpa, uint32_t call)
+static void write_trampoline(uint8_t *trampoline, uint32_t trampoline_gpa, uint32_t back_gpa, uint32_t call)
 {
     static const uint8_t jump[] = {0xff, 0x24, 0x25}; /* jmp *disp32, absolute */
 
-    memset(stub, INT3, TENDER_STUB_BYTES);
-    stub[0] = MOV_EDX;
-    put_u32(stub + 1, stub_gpa);
-    memcpy(stub + STUB_JMP_AT, jump, sizeof jump);
-    put_u32(stub + STUB_JMP_AT + sizeof jump, TENDER_ENTRY_GPA);
-    _Static_assert(STUB_JMP_AT + sizeof jump + 4 == STUB_BACK_AT, "code ends where the words begin");
-    put_u32(stub + STUB_BACK_AT, back_gpa);
-    put_u32(stub + STUB_CALL_AT, call);
+    memset(trampoline, INT3, TENDER_TRAMPOLINE_BYTES);
+    trampoline[0] = MOV_EDX;
+    put_u32(trampoline + 1, trampoline_gpa);
+    memcpy(trampoline + TRAMPOLINE_JMP_AT, jump, sizeof jump);
+    put_u32(trampoline + TRAMPOLINE_JMP_AT + sizeof jump, TENDER_ENTRY_GPA);
+    _Static_assert(TRAMPOLINE_JMP_AT + sizeof jump + 4 == TRAMPOLINE_BACK_AT,
+                   "code ends where the words begin");
+    put_u32(trampoline + TRAMPOLINE_BACK_AT, back_gpa);
+    put_u32(trampoline + TRAMPOLINE_CALL_AT, call);
 }
 
 /*
- * Patches the bytes at `code` if they are a site for which there is a stub. The bytes written cannot make a
+ * Patches the bytes at `code` if they are a site for which there is a trampoline. The bytes written cannot
+ * make a
  * new site, whatever the distance: no byte of e9 .. .. .. .. ef but those four may be ba, 0N, 05 or 00.
  */
-static bool patch_one(uint8_t *code, gpa_t gpa, struct patch_stubs *stubs)
+static bool patch_one(uint8_t *code, gpa_t gpa, struct patch_trampolines *trampolines)
 {
-    uint32_t call = call_of_site(code);
-    if (!call || stubs->used == stubs->max)
+    uint32_t call = number_of_call_site(code);
+    if (!call || trampolines->used == trampolines->max)
         return false;
-    gpa_t stub_gpa = stubs->gpa + (gpa_t)stubs->used * TENDER_STUB_BYTES;
-    int64_t distance = (int64_t)stub_gpa - (int64_t)(gpa + MOV_BYTES);
+    gpa_t trampoline_gpa = trampolines->gpa + (gpa_t)trampolines->used * TENDER_TRAMPOLINE_BYTES;
+    int64_t distance = (int64_t)trampoline_gpa - (int64_t)(gpa + MOV_BYTES);
     if (distance < INT32_MIN || distance > INT32_MAX)
         return false; /* addresses do not wrap at 4 GiB in 64-bit mode */
-    write_stub(stubs->at + (size_t)stubs->used * TENDER_STUB_BYTES, (uint32_t)stub_gpa,
-               (uint32_t)(gpa + PATCH_SITE_BYTES), call);
+    write_trampoline(trampolines->at + (size_t)trampolines->used * TENDER_TRAMPOLINE_BYTES,
+                     (uint32_t)trampoline_gpa, (uint32_t)(gpa + CALL_SITE_BYTES), call);
     code[0] = JMP_REL32;
     put_u32(code + 1, (uint32_t)distance);
-    stubs->used++;
+    trampolines->used++;
     return true;
 }
 
@@ -84,23 +86,23 @@ static uint32_t candidates(const uint8_t *code)
     return (uint32_t)_mm_movemask_epi8(both);
 }
 
-uint32_t patch_code(uint8_t *code, gpa_t gpa, size_t bytes, struct patch_stubs *stubs)
+uint32_t patch_code(uint8_t *code, gpa_t gpa, size_t bytes, struct patch_trampolines *trampolines)
 {
-    const uint32_t used = stubs->used;
+    const uint32_t used = trampolines->used;
     size_t at = 0;
 
     assert(gpa <= HVT_MEM_MAX && bytes <= HVT_MEM_MAX - gpa);
-    assert(stubs->gpa + (gpa_t)stubs->max * TENDER_STUB_BYTES <= HVT_MEM_MAX);
-    if (bytes < PATCH_SITE_BYTES)
+    assert(trampolines->gpa + (gpa_t)trampolines->max * TENDER_TRAMPOLINE_BYTES <= HVT_MEM_MAX);
+    if (bytes < CALL_SITE_BYTES)
         return 0;
     for (; at + STEP + MOV_BYTES <= bytes; at += STEP)
         for (uint32_t mask = candidates(code + at); mask; mask &= mask - 1) {
             size_t i = at + (size_t)__builtin_ctz(mask);
-            patch_one(code + i, gpa + i, stubs);
+            patch_one(code + i, gpa + i, trampolines);
         }
-    for (; at + PATCH_SITE_BYTES <= bytes; at++) /* fewer than STEP places are left */
-        patch_one(code + at, gpa + at, stubs);
-    return stubs->used - used;
+    for (; at + CALL_SITE_BYTES <= bytes; at++) /* fewer than STEP places are left */
+        patch_one(code + at, gpa + at, trampolines);
+    return trampolines->used - used;
 }
 
 /* The template's pages that hold [start, start + bytes), or NULL with errno. */
@@ -115,33 +117,33 @@ static uint8_t *map_template(int template_fd, gpa_t start, size_t bytes)
  * site has no zero at either end and is shorter than a page, so none reaches into a hole.
  */
 static void patch_segment(const struct elf_segment *s, uint8_t *template, int template_fd,
-                          struct patch_stubs *stubs)
+                          struct patch_trampolines *trampolines)
 {
     const uint64_t end = s->vaddr + s->file_bytes;
     const struct byte_source source = byte_source_file(template_fd);
     uint64_t start, stop;
 
     if (s->file_bytes < START_STATE_SPARSE_MIN) {
-        patch_code(template + s->vaddr, s->vaddr, (size_t)s->file_bytes, stubs);
+        patch_code(template + s->vaddr, s->vaddr, (size_t)s->file_bytes, trampolines);
         return;
     }
     for (uint64_t at = s->vaddr; at < end && source.data_in(&source, at, end, &start, &stop); at = stop)
-        patch_code(template + start, start, (size_t)(stop - start), stubs);
+        patch_code(template + start, start, (size_t)(stop - start), trampolines);
 }
 
 uint32_t patch_template(const struct elf_image *image, uint8_t *template, int template_fd)
 {
-    struct patch_stubs stubs = {
-        .at = template + TENDER_STUBS_GPA, .gpa = TENDER_STUBS_GPA, .max = PATCH_STUBS_MAX};
+    struct patch_trampolines trampolines = {
+        .at = template + TENDER_TRAMPOLINES_GPA, .gpa = TENDER_TRAMPOLINES_GPA, .max = TRAMPOLINES_MAX};
     for (uint32_t i = 0; i < image->segment_count; i++) {
         const struct elf_segment *s = &image->segments[i];
         if (s->flags & SEGMENT_EXEC)
-            patch_segment(s, template, template_fd, &stubs);
+            patch_segment(s, template, template_fd, &trampolines);
     }
-    return stubs.used;
+    return trampolines.used;
 }
 
-int64_t patch_sites(const struct elf_image *image, int template_fd)
+int64_t patch_call_sites(const struct elf_image *image, int template_fd)
 {
     const uint64_t bytes = start_state_template_bytes(image);
     struct stat status;
@@ -160,7 +162,7 @@ int64_t patch_sites(const struct elf_image *image, int template_fd)
 
 static bool segment_holds(const struct elf_segment *s, gpa_t site)
 {
-    return s->flags & SEGMENT_EXEC && site >= s->vaddr && site + PATCH_SITE_BYTES <= s->vaddr + s->file_bytes;
+    return s->flags & SEGMENT_EXEC && site >= s->vaddr && site + CALL_SITE_BYTES <= s->vaddr + s->file_bytes;
 }
 
 static int unpatch_one(const struct elf_image *image, int template_fd, gpa_t site, uint32_t call)
@@ -170,23 +172,24 @@ static int unpatch_one(const struct elf_image *image, int template_fd, gpa_t sit
     for (uint32_t i = 0; i < image->segment_count; i++)
         if (segment_holds(&image->segments[i], site))
             return pwrite(template_fd, code, sizeof code, (off_t)site) == (ssize_t)sizeof code ? 0 : -EIO;
-    return -EINVAL; /* no stub of ours says this */
+    return -EINVAL; /* no trampoline of ours says this */
 }
 
-int unpatch_sites(const struct elf_image *image, int template_fd)
+int unpatch_call_sites(const struct elf_image *image, int template_fd)
 {
-    const size_t stubs_bytes = TENDER_STUBS_END - TENDER_STUBS_GPA;
-    uint8_t *stubs = map_template(template_fd, TENDER_STUBS_GPA, stubs_bytes);
-    if (!stubs)
+    const size_t trampolines_bytes = TENDER_TRAMPOLINES_END - TENDER_TRAMPOLINES_GPA;
+    uint8_t *trampolines = map_template(template_fd, TENDER_TRAMPOLINES_GPA, trampolines_bytes);
+    if (!trampolines)
         return -errno;
     int result = 0;
-    for (size_t at = 0; at < stubs_bytes && stubs[at] == MOV_EDX && result == 0; at += TENDER_STUB_BYTES) {
+    for (size_t at = 0; at < trampolines_bytes && trampolines[at] == MOV_EDX && result == 0;
+         at += TENDER_TRAMPOLINE_BYTES) {
         uint32_t back, call;
-        memcpy(&back, stubs + at + STUB_BACK_AT, sizeof back);
-        memcpy(&call, stubs + at + STUB_CALL_AT, sizeof call);
-        result = unpatch_one(image, template_fd, back - PATCH_SITE_BYTES, call);
-        memset(stubs + at, 0, TENDER_STUB_BYTES);
+        memcpy(&back, trampolines + at + TRAMPOLINE_BACK_AT, sizeof back);
+        memcpy(&call, trampolines + at + TRAMPOLINE_CALL_AT, sizeof call);
+        result = unpatch_one(image, template_fd, back - CALL_SITE_BYTES, call);
+        memset(trampolines + at, 0, TENDER_TRAMPOLINE_BYTES);
     }
-    munmap(stubs, stubs_bytes);
+    munmap(trampolines, trampolines_bytes);
     return result;
 }

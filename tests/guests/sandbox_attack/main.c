@@ -10,7 +10,7 @@
  * - jump=ADDRESS,SEED with registers and flags of the seed's, hostile ones often
  * - goto=ADDRESS,RSP with RSP, and everything else zero
  * - flags=BITS into RFLAGS; prints "flags = BITS" behind each kind of hypercall
- * - site, gate, out: a hypercall by a patched site, by the gate page, by a signal
+ * - site, gate, out: a hypercall by a patched call site, by the gate page, by a signal
  * - odd: accesses and a hypercall at odd addresses, with alignment checks
  * - pkru=N writes PKRU: rights to memory, where the processor has them
  * - say=TEXT, spin, flood, exit=STATUS

@@ -5,7 +5,8 @@
  *
  *     sandbox_state [--calls=1000000] [--trapped-every=50]
  *
- * By turns through a patched site and the gate page, and every so often by an `out` that is not of a site's
+ * By turns through a patched call site and the gate page, and every so often by an `out` that is not of a
+ * site's
  * shape, which the host sees as a signal; a WRMSR, another one, goes before it. All registers are loaded
  * before each call and compared after it. Status 0 and "state: OK LEVEL calls=N trapped=M", or "state: FAILED
  * ..." and 1.

@@ -1,6 +1,6 @@
 /*
  * The ways between the guest and the handlers: the program's first instruction, the guest's first, a
- * hypercall by a patched site, a hypercall by the gate, a system call, the return from a signal.
+ * hypercall by a patched call site, a hypercall by the gate, a system call, the return from a signal.
  *
  * The guest's registers are the guest's: what comes in by a site finds every register, every flag and the red
  * zone as it left them. Handlers are compiled for general registers alone, so vector registers need no
@@ -10,8 +10,8 @@
  */
     .set    HVT_PORT_BASE, 0x500
     .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes a slot; its `out` is the eighth */
-    .set    STUB_RETURN, 12             /* bindings/machine/sandbox/patch.c lays the stubs out */
-    .set    STUB_NUMBER, 16
+    .set    TRAMPOLINE_RETURN, 12             /* bindings/machine/sandbox/patch.c lays the trampolines out */
+    .set    TRAMPOLINE_NUMBER, 16
     .set    HANDLER_STACK_BYTES, 65536
     .set    FLAGS_NOT_FOR_C, 0x44500    /* alignment checks, a nested task, downwards, single steps */
     .set    SAVED_FLAGS, 72             /* entry_patched: nine registers lie below */
@@ -124,7 +124,7 @@ enter_guest:
     .size   enter_guest, . - enter_guest
 
 /*
- * A patched site. In: EDX = address of its stub, EAX = gpa; everything else the guest's.
+ * A patched call site. In: EDX = address of its trampoline, EAX = gpa; everything else the guest's.
  * Out: behind the `out`, with EDX = port. Enters handle_hypercall() in main.c.
  */
     .globl  entry_patched
@@ -142,8 +142,8 @@ entry_patched:
     push    %r9
     push    %r10
     push    %r11
-    mov     STUB_RETURN(%rdx), %ecx
-    mov     STUB_NUMBER(%rdx), %edi
+    mov     TRAMPOLINE_RETURN(%rdx), %ecx
+    mov     TRAMPOLINE_NUMBER(%rdx), %edi
     mov     %rcx, guest_rip(%rip)
     mov     %eax, %esi
     lea     HVT_PORT_BASE(%rdi), %edx

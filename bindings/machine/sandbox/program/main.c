@@ -3,7 +3,7 @@
  *
  * Started by spawn.c, or executed by become.c, with the descriptors of fds.h, it maps the guest's memory at
  * the guest's own addresses, takes its faults, gives up its rights, and enters the guest. A hypercall comes
- * back here by a patched site or by the gate (handle_hypercall), everything else as a signal (trap.c).
+ * back here by a patched call site or by the gate (handle_hypercall), everything else as a signal (trap.c).
  *
  * No libc, no thread-local storage, no vector register: all three are the guest's. The guest can write to
  * all of this program's data and jump to any of its code; what isolates it is the filter, not this code.
@@ -207,7 +207,7 @@ void count_exit(void)
 }
 
 /*
- * entry_x86_64.S: a patched site, or the gate. From there to the system call and back it is one function
+ * entry_x86_64.S: a patched call site, or the gate. From there to the system call and back it is one function
  * without a return, a function each for the calls that come most often: where the compiler knows the number,
  * little is left of the core's table.
  */
@@ -308,7 +308,7 @@ static void populate(gpa_t at, int how)
 static void populate_first(gpa_t entry, gpa_t stack_top)
 {
     populate(HVT_BOOT_INFO_GPA, MADV_POPULATE_READ);
-    populate(TENDER_STUBS_GPA, MADV_POPULATE_READ);
+    populate(TENDER_TRAMPOLINES_GPA, MADV_POPULATE_READ);
     populate(entry, MADV_POPULATE_READ);
     populate(stack_top - 1, MADV_POPULATE_WRITE);
     ((volatile uint8_t *)handler_stack_top)[-1] = 0;

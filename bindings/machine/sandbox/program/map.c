@@ -3,7 +3,7 @@
  *
  *   0x10000   boot info, manifest, command line: private pages of the VM's memfd, read-only
  *   0x14000   zeroes, read-only
- *   0x80000   the stubs of patched sites, from the template, to be executed
+ *   0x80000   the trampolines of patched call sites, from the template, to be executed
  *   0xff000   the gate page: this process's own, because its jumps are absolute; 0xffe00 the extension block
  *   0x100000  segments from the template, then zeroes up to the end of memory
  *
@@ -79,8 +79,8 @@ void map_guest(const struct sandbox_config *config)
     /* hva 0: a gpa is an address here; boot info is told by who writes it */
     entered(&the_vm.memory, (void *)(uintptr_t)boot_end, config->template_bytes - boot_end,
             ENTERED_START_STATE);
-    protect(boot_end, TENDER_STUBS_GPA, PROT_READ);
-    protect(TENDER_STUBS_GPA, HVT_GUEST_MIN_GPA, PROT_READ | PROT_EXEC);
+    protect(boot_end, TENDER_TRAMPOLINES_GPA, PROT_READ);
+    protect(TENDER_TRAMPOLINES_GPA, HVT_GUEST_MIN_GPA, PROT_READ | PROT_EXEC);
     for (uint32_t i = 0; i < config->range_count; i++) {
         int protection = protection_of(config->ranges[i].flags);
         if (protection != writable)
