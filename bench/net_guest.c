@@ -11,8 +11,8 @@
  * A transport is a way of frames in and out, a row of `transports`; "call", one hypercall a frame, is the
  * default.
  *
- * rx, echo and serve say "ready", compute for SETTLE_NS while the queue is filled, and then begin; one that
- * finds it empty too early says so, for then who filled it was measured. tx computes for SETTLE_TX_NS, until
+ * rx, echo and serve say "ready", compute for WARM_UP_NS while the queue is filled, and then begin; one that
+ * finds it empty too early says so, for then who filled it was measured. tx computes for WARM_UP_TX_NS, until
  * who reads "ready" sleeps again. Prints "MODE SIZE COUNT NANOSECONDS". Frames of other protocols are passed
  * over.
  */
@@ -21,10 +21,10 @@
 WORLD_MANIFEST(1, TENDER_NET("service0"));
 WORLD_ONE_BY_ONE;
 
-#define FRAME_MAX    1514
-#define ETHERTYPE    0x88b5 /* IEEE's local experimental one */
-#define SETTLE_NS    250000000
-#define SETTLE_TX_NS 20000000
+#define FRAME_MAX     1514
+#define ETHERTYPE     0x88b5 /* IEEE's local experimental one */
+#define WARM_UP_NS    250000000
+#define WARM_UP_TX_NS 20000000
 
 static uint8_t frame[FRAME_MAX] __attribute__((aligned(64)));
 static world_net net;
@@ -136,7 +136,7 @@ WORLD_MAIN
     }
     say("ready\n");
     uint64_t begin = world_now_ns();
-    while (!pong && world_now_ns() < begin + (tx ? SETTLE_TX_NS : SETTLE_NS))
+    while (!pong && world_now_ns() < begin + (tx ? WARM_UP_TX_NS : WARM_UP_NS))
         ;
     begin = world_now_ns();
     if (tx)

@@ -13,16 +13,16 @@
 
 TENDER_MANIFEST(1, TENDER_NET("service0"));
 
-#define BATCH        64u
-#define BUFFER_BYTES 2048u
-#define LARGE        16u /* frames of a batch with offload */
-#define LARGE_MAX    65600u
-#define HEADERS      54u
-#define MERGED       44u /* packets of one frame */
-#define ETHERTYPE    0x88b5
-#define IPV4         0x0800
-#define SETTLE_NS    250000000u
-#define SETTLE_TX_NS 20000000u
+#define BATCH         64u
+#define BUFFER_BYTES  2048u
+#define LARGE         16u /* frames of a batch with offload */
+#define LARGE_MAX     65600u
+#define HEADERS       54u
+#define MERGED        44u /* packets of one frame */
+#define ETHERTYPE     0x88b5
+#define IPV4          0x0800
+#define WARM_UP_NS    250000000u
+#define WARM_UP_TX_NS 20000000u
 
 static struct net_device net;
 static uint8_t buffers[2][BATCH][BUFFER_BYTES] __attribute__((aligned(64)));
@@ -220,7 +220,7 @@ int main(int argc, char **argv)
     }
     const char *mode = argv[1];
     const bool sends = strcmp(mode, "tx") == 0 || strcmp(mode, "bulk-tx") == 0;
-    const uint64_t settle_ns = sends ? SETTLE_TX_NS : strcmp(mode, "pong") == 0 ? 0 : SETTLE_NS;
+    const uint64_t warm_up_ns = sends ? WARM_UP_TX_NS : strcmp(mode, "pong") == 0 ? 0 : WARM_UP_NS;
     for (unsigned i = 0; i < BATCH; i++) {
         if (strcmp(mode, "bulk-tx") == 0) {
             header_fill(buffers[0][i], size);
@@ -230,7 +230,7 @@ int main(int argc, char **argv)
     }
     printf("ready\n");
     const uint64_t ready_ns = clock_monotonic();
-    while (clock_monotonic() < ready_ns + settle_ns) {
+    while (clock_monotonic() < ready_ns + warm_up_ns) {
     }
     const uint64_t begin_ns = clock_monotonic();
     if (!measure(strcmp(argv[0], "batch") == 0, mode, size, count)) {

@@ -33,7 +33,7 @@ enum device_answer {
     DEVICE_INVALID = HVT_R_EINVAL, /* no such device, or none that could do this */
     DEVICE_FAILED = HVT_R_EUNSPEC, /* the host refuses, or the device may not be written */
     DEVICE_BAD_RANGE = -1,         /* the guest may not name this memory, which ends its run */
-    DEVICE_LEFT = -2, /* a stop or a signal amid it: the event is there, and the same call goes on with it */
+    DEVICE_EXIT = -2, /* a stop or a signal amid it: the event is there, and the same call goes on with it */
 };
 
 /* For the process that holds the VM. */

@@ -35,7 +35,7 @@ row(struct vm *vm, uint32_t number, gpa_t gpa, bool resumed, size_t bytes, enum 
 {
     void *structure = guest_memory_at(&vm->memory, gpa, bytes, access);
     if (!structure)
-        return leave_bad_access(vm, gpa, bytes);
+        return exit_bad_access(vm, gpa, bytes);
     union hypercall_args args;
     memcpy(&args, resumed ? vm->resume.structure : structure, bytes);
     enum verdict verdict = serve(vm, &args);
@@ -50,10 +50,10 @@ row(struct vm *vm, uint32_t number, gpa_t gpa, bool resumed, size_t bytes, enum 
     return verdict;
 }
 
-static enum verdict leave_bad_hypercall(struct vm *vm)
+static enum verdict exit_bad_hypercall(struct vm *vm)
 {
     vm->shared->event.kind = EVENT_BAD_HYPERCALL;
-    return LEAVE;
+    return EXIT;
 }
 
 _Static_assert(TENDER_HYPERCALL_MAX <= sizeof(((struct vm_counters *)0)->hypercalls) / sizeof(uint64_t),
@@ -62,7 +62,7 @@ _Static_assert(sizeof(union hypercall_args) == sizeof(((struct vm_resume *)0)->s
 
 /* The table. A call of a kind of device that the guest has not is none. Made twice, once for calls that are
  * resumed, so that others do not pay for the question. */
-static inline __attribute__((always_inline)) enum verdict settle(struct vm *vm, uint32_t number, gpa_t gpa,
+static inline __attribute__((always_inline)) enum verdict handle(struct vm *vm, uint32_t number, gpa_t gpa,
                                                                  bool resumed)
 {
     vm->shared->event.number = number;
@@ -76,7 +76,7 @@ static inline __attribute__((always_inline)) enum verdict settle(struct vm *vm, 
     default:
         break;
     }
-    return leave_bad_hypercall(vm);
+    return exit_bad_hypercall(vm);
 }
 
 enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
@@ -89,13 +89,13 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
     vm->resume.bytes_done = 0;
     vm->resume.poll_deadline_ns = 0;
     vm->resume.batch_done = 0;
-    return settle(vm, number, gpa, false);
+    return handle(vm, number, gpa, false);
 }
 
 enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa)
 {
     const uint32_t number = port - HVT_PORT_BASE; /* of a lower port: past all numbers */
-    return has_port(vm, number) ? hypercall(vm, number, gpa) : leave_bad_port(vm, port);
+    return has_port(vm, number) ? hypercall(vm, number, gpa) : exit_bad_port(vm, port);
 }
 
 __attribute__((cold)) enum verdict hypercall_resume(struct vm *vm)
@@ -105,37 +105,37 @@ __attribute__((cold)) enum verdict hypercall_resume(struct vm *vm)
     uint32_t number = vm->resume.number;
     vm->resume.number = 0; /* its progress stays */
     vm->resume.again = false;
-    return settle(vm, number, vm->resume.gpa, true);
+    return handle(vm, number, vm->resume.gpa, true);
 }
 
-enum verdict leave_bad_port(struct vm *vm, uint32_t port)
+enum verdict exit_bad_port(struct vm *vm, uint32_t port)
 {
     vm->shared->event.kind = EVENT_BAD_PORT;
     vm->shared->event.port = port;
-    return LEAVE;
+    return EXIT;
 }
 
-enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len)
+enum verdict exit_bad_access(struct vm *vm, gpa_t gpa, uint64_t len)
 {
     vm->shared->event.kind = EVENT_BAD_ACCESS;
     vm->shared->event.gpa = gpa;
     vm->shared->event.len = len;
-    return LEAVE;
+    return EXIT;
 }
 
-enum verdict leave_interrupted(struct vm *vm)
+enum verdict exit_interrupted(struct vm *vm)
 {
     if (atomic_load(&vm->stop_requested))
-        return leave_stopped(vm);
+        return exit_stopped(vm);
     vm->shared->event.kind = EVENT_INTERRUPTED;
-    return LEAVE;
+    return EXIT;
 }
 
-enum verdict leave_stopped(struct vm *vm)
+enum verdict exit_stopped(struct vm *vm)
 {
     if (atomic_load_explicit(&vm->has_fault, memory_order_acquire)) /* pairs with who has set it */
         vm->shared->event = vm->fault;
     else
         vm->shared->event.kind = EVENT_STOPPED;
-    return LEAVE;
+    return EXIT;
 }

@@ -15,7 +15,7 @@ union hypercall_args {
 #include "hypercalls.def"
 };
 
-/* Settles hypercall `number` with its structure at `gpa`. CONTINUE, or LEAVE with the event filled. */
+/* Handles hypercall `number` with its structure at `gpa`. CONTINUE, or EXIT with the event filled. */
 enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
 
 /* The guest executed a 32-bit `out` of `gpa` to `port`: a hypercall, or EVENT_BAD_PORT. */
@@ -40,17 +40,17 @@ const char *feature_name(uint32_t bit);
 /* Of those features that a guest wants, those that it gets: each that is known, with all that it needs. */
 uint32_t features_granted(uint32_t wanted);
 
-/* Leaves with EVENT_BAD_PORT. */
-enum verdict leave_bad_port(struct vm *vm, uint32_t port);
+/* Exits the run loop with EVENT_BAD_PORT. */
+enum verdict exit_bad_port(struct vm *vm, uint32_t port);
 
-/* Leaves with EVENT_BAD_ACCESS for this range. */
-enum verdict leave_bad_access(struct vm *vm, gpa_t gpa, uint64_t len);
+/* Exits the run loop with EVENT_BAD_ACCESS for this range. */
+enum verdict exit_bad_access(struct vm *vm, gpa_t gpa, uint64_t len);
 
 /* Leaves because a wait was interrupted: stopped, or a signal (the hypercall is then resumed later). */
-enum verdict leave_interrupted(struct vm *vm);
+enum verdict exit_interrupted(struct vm *vm);
 
 /* Leaves because the run is to end: by vm_stop(), or by a fault that a device's thread found. */
-enum verdict leave_stopped(struct vm *vm);
+enum verdict exit_stopped(struct vm *vm);
 
 /* write() that turns a closed reader into -EPIPE without the process hearing of it. Bytes or -errno. */
 int64_t write_quietly(int fd, const void *data, uint64_t len);

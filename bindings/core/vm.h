@@ -3,7 +3,7 @@
  *
  * No KVM, no Python, no allocation on the hot path, no process-wide state. A backend (machine/kvm/run_kvm.c,
  * or
- * machine/sandbox/program) decodes an exit and calls hypercall(); a handler settles it or leaves a vm_event.
+ * machine/sandbox/program) decodes an exit and calls hypercall(); a handler handles it or fills a vm_event.
  *
  * Threads: one thread at a time is inside a backend's run function. vm_stop() may come from any other. A kind
  * of device may have a thread of its own (devices/net/ring.h).
@@ -28,8 +28,8 @@ union device_types {
 enum { DEVICE_TYPES = sizeof(union device_types) };
 
 enum verdict {
-    CONTINUE, /* settled: back into the guest */
-    LEAVE,    /* vm_shared.event says why */
+    CONTINUE, /* handled: back into the guest */
+    EXIT,     /* vm_shared.event says why */
 };
 
 /*
@@ -55,7 +55,8 @@ struct vm_console {
     bool own; /* `fd` is the VM's: a terminal that was opened once more */
 };
 
-/* A hypercall that left before it was settled (a signal, or a console write too large for one event). */
+/* A hypercall that made the loop exit before it was handled (a signal, or a console write too large for one
+ * event). */
 struct vm_resume {
     uint32_t number; /* 0: none */
     gpa_t gpa;

@@ -22,8 +22,8 @@ static void kick(struct vm *vm)
 {
     struct runner *runner = runner_of(vm);
     pthread_mutex_lock(&runner->lock);
-    if (runner->thread && runner->leave_at_once) /* it may not be in the guest yet */
-        __atomic_store_n(runner->leave_at_once, 1, __ATOMIC_SEQ_CST);
+    if (runner->thread && runner->exit_at_once) /* it may not be in the guest yet */
+        __atomic_store_n(runner->exit_at_once, 1, __ATOMIC_SEQ_CST);
     if (runner->thread)
         (void)syscall(SYS_tgkill, runner->process, runner->thread, VM_KICK_SIGNAL);
     pthread_mutex_unlock(&runner->lock);

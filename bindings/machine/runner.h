@@ -21,10 +21,10 @@
 #include "vm.h"
 
 struct runner {
-    pthread_mutex_t lock;   /* guards `thread`: a kick never reaches one that has left */
-    pid_t process;          /* that made this VM, and alone may run it */
-    pid_t thread;           /* inside the run function, 0: none */
-    uint8_t *leave_at_once; /* a backend's, that a kick sets first: kvm_run.immediate_exit; NULL: none */
+    pthread_mutex_t lock;  /* guards `thread`: a kick never reaches one that has left */
+    pid_t process;         /* that made this VM, and alone may run it */
+    pid_t thread;          /* inside the run function, 0: none */
+    uint8_t *exit_at_once; /* a backend's, that a kick sets first: kvm_run.immediate_exit; NULL: none */
     /* This process's handlers end KVM_RUN wherever they find it (kvm_run.immediate_exit), the kick's too:
      * none is held back, which saves KVM two changes of the mask an exit. */
     bool signals_at_will;

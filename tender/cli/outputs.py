@@ -1,4 +1,4 @@
-"""Where --console and --json go, settled before anything else: a descriptor judged, the report's file open.
+"""Where --console and --json go, decided before anything else: a descriptor judged, the report's file open.
 
 So what cannot be written is an error before the guest runs, and nothing here waits for a reader. The report comes
 first: whatever is refused afterwards is told in it too.

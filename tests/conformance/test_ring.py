@@ -59,7 +59,7 @@ def workers() -> int:
     return found
 
 
-def settled_descriptors() -> int:
+def stable_descriptors() -> int:
     """How many there are, once that has not changed for half a second: VMs are given back by threads of their own."""
     me = psutil.Process()
     count, since = me.num_fds(), time.monotonic()
@@ -346,13 +346,13 @@ def test_many_vms_at_once_have_a_worker_each_and_leave_nothing(guest: Guest) -> 
 
     with Image.open(guest("ring")) as image:
         one(image)
-        before = settled_descriptors()
+        before = stable_descriptors()
         threads = [threading.Thread(target=one, args=(image,)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(100)
-    assert settled_descriptors() == before - 1  # less the image's template
+    assert stable_descriptors() == before - 1  # less the image's template
     assert_no_worker_is_left()
 
 
@@ -368,7 +368,7 @@ def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) 
                 with pytest.raises(RuntimeError, match="enough"):
                     vm.run(300)
                 assert_workers(1)
-            descriptors.append(settled_descriptors())
+            descriptors.append(stable_descriptors())
         assert descriptors[1] == descriptors[2]
         assert_no_worker_is_left()
 

@@ -119,7 +119,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         vm.shared->event = (struct vm_event){0};
         enum verdict verdict = hypercall(&vm, number, gpa);
         MUST(verdict == CONTINUE || vm.shared->event.kind != EVENT_NONE);
-        MUST(verdict == LEAVE || vm.shared->event.kind == EVENT_NONE);
+        MUST(verdict == EXIT || vm.shared->event.kind == EVENT_NONE);
         MUST(vm.shared->event.kind != EVENT_HOST_ERROR);
         if (i % 2)
             (void)send(wire, data, RECORD_BYTES, 0);

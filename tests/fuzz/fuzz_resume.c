@@ -247,7 +247,7 @@ static void make_call(uint8_t number, uint8_t how, uint16_t argument, const uint
     enum verdict verdict = hypercall(&vm, call.number, STRUCTURE);
     uint64_t deadline_ns = vm.resume.poll_deadline_ns;
     unsigned resumes = 0;
-    for (; verdict == LEAVE && resumes < RESUMES_MAX; resumes++) {
+    for (; verdict == EXIT && resumes < RESUMES_MAX; resumes++) {
         if (event->kind == EVENT_CONSOLE)
             check_piece();
         else if (event->kind != EVENT_INTERRUPTED)

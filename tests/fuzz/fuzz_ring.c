@@ -86,7 +86,7 @@ static void serve(int32_t (*ring_serves)(struct vm *))
     int32_t served = ring_serves(&vm);
     MUST(served >= -1 && served <= HVT_RING_ENTRIES && net_vm(&vm)->ring.waiting < RING_WAITING_MAX);
     if (served < 0) {
-        MUST(leave_stopped(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
+        MUST(exit_stopped(&vm) == EXIT && vm.shared->event.kind == EVENT_BAD_ACCESS);
         MUST(net_vm(&vm)->ring.com_tail - commits <= reads);
         atomic_store(&vm.has_fault, false);
         return;

@@ -120,7 +120,7 @@ static bool ends_with(uint32_t done, int32_t ret)
 static bool ends_the_guest(enum verdict verdict, gpa_t gpa, uint64_t len)
 {
     const struct vm_event *event = &vm.shared->event;
-    return verdict == LEAVE && event->kind == EVENT_BAD_ACCESS && event->number == NUMBER &&
+    return verdict == EXIT && event->kind == EVENT_BAD_ACCESS && event->number == NUMBER &&
            event->gpa == gpa && event->len == len;
 }
 
@@ -257,15 +257,15 @@ static void test_it_is_there_only_for_whom_it_was_granted(void)
 {
     put_request(0, read_to(0, BUFFER, 512));
     vm.extensions = TENDER_FEATURE_GATE;
-    HOLDS(submit(1) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT && vm.shared->event.port == PORT);
-    HOLDS(hypercall(&vm, NUMBER, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+    HOLDS(submit(1) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT && vm.shared->event.port == PORT);
+    HOLDS(hypercall(&vm, NUMBER, ARGS) == EXIT && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     vm.extensions |= TENDER_FEATURE_BLOCK_BATCH;
     for (uint32_t number = HVT_HYPERCALL_MAX; number < 300; number++)
         if (number != NUMBER)
-            HOLDS(hypercall_out(&vm, HVT_PORT_BASE + number, ARGS) == LEAVE &&
+            HOLDS(hypercall_out(&vm, HVT_PORT_BASE + number, ARGS) == EXIT &&
                   vm.shared->event.kind == EVENT_BAD_PORT);
     vm.count_of[MFT_BLOCK_BASIC] = 0;
-    HOLDS(submit(1) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+    HOLDS(submit(1) == EXIT && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     HOLDS(vm.shared->event.number == NUMBER);
 }
 
@@ -295,7 +295,7 @@ static void test_a_stop_is_honoured_between_requests(void)
 {
     put_long_batch();
     vm_stop(&vm);
-    HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == LEAVE && vm.shared->event.kind == EVENT_STOPPED);
+    HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == EXIT && vm.shared->event.kind == EVENT_STOPPED);
     HOLDS(answered() >= 1 && answered() < 4);
 }
 
@@ -304,10 +304,10 @@ static void test_a_signal_interrupts_and_the_batch_goes_on_where_it_was(void)
     put_long_batch();
     put_request(0, request(TENDER_BLOCK_FLUSH, 0, 0, UINT64_MAX)); /* its length is not looked at */
     raise(SIGUSR1);                                                /* blocked here, let in where it waits */
-    HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED);
+    HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED);
     HOLDS(handled == 1 && answered() == 1);
     raise(SIGUSR1);
-    HOLDS(hypercall_resume(&vm) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 2);
+    HOLDS(hypercall_resume(&vm) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 2);
     const uint32_t so_far = answered();
     HOLDS(so_far > 1 && so_far < 5);
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(TENDER_BLOCK_BATCH_MAX, HVT_R_OK));
@@ -323,7 +323,7 @@ static void test_a_batch_that_is_interrupted_goes_on_as_it_was_made(void)
 {
     put_long_batch();
     raise(SIGUSR1);
-    HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED);
+    HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED);
     const struct tender_block_batch shorter = {REQUESTS, 0, 0, 0, 0};
     memcpy(at(ARGS), &shorter, sizeof shorter); /* as a frame does that is read into it */
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(TENDER_BLOCK_BATCH_MAX, HVT_R_OK));
@@ -374,10 +374,10 @@ static void test_a_long_transfer_is_interrupted_between_its_pieces_and_goes_on(v
         memcpy(at(LONG_BUFFER), held, LONG);
         handled = 0;
         raise(SIGUSR1);
-        HOLDS(transfer(ways[i].number, ways[i].handle, 8, LONG) == LEAVE);
+        HOLDS(transfer(ways[i].number, ways[i].handle, 8, LONG) == EXIT);
         HOLDS(vm.shared->event.kind == EVENT_INTERRUPTED && handled == 1 && vm.resume.bytes_done == PIECE);
         raise(SIGUSR1);
-        HOLDS(hypercall_resume(&vm) == LEAVE && vm.resume.bytes_done == 2 * PIECE && transfer_answer() == 99);
+        HOLDS(hypercall_resume(&vm) == EXIT && vm.resume.bytes_done == 2 * PIECE && transfer_answer() == 99);
         if (!writing) { /* what is done is not done again */
             memset(at(LONG_BUFFER), 0, 2 * PIECE);
             memset(disk, 0, 2 * PIECE);
@@ -398,10 +398,10 @@ static void test_a_stop_is_honoured_amid_a_transfer(void)
     for (uint32_t i = 0; i < 2; i++) {
         HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, DISK) == CONTINUE);
         vm_stop(&vm);
-        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, DISK) == LEAVE);
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, DISK) == EXIT);
         HOLDS(vm.shared->event.kind == EVENT_STOPPED && vm.resume.bytes_done == PIECE);
         HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, PIECE) == CONTINUE);
-        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, PIECE + 8) == LEAVE);
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, PIECE + 8) == EXIT);
         uint64_t asked;
         HOLDS(read(vm.stop_fd, &asked, sizeof asked) == sizeof asked);
         atomic_store(&vm.stop_requested, false);
@@ -415,7 +415,7 @@ static void test_a_long_request_of_a_batch_is_interrupted_too(void)
     put_request(1, write_from(0, LONG_BUFFER, 512));
     put_request(2, write_from(0, LONG_BUFFER, LONG));
     raise(SIGUSR1);
-    HOLDS(submit(3) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && answered() == 0);
+    HOLDS(submit(3) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED && answered() == 0);
     HOLDS(vm.resume.batch_done == 0 && vm.resume.bytes_done == PIECE);
     put_request(0, write_from(0, LONG_BUFFER, 512)); /* what it was told is not what is there now */
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(3, HVT_R_OK) && answer(2) == HVT_R_OK);
@@ -424,7 +424,7 @@ static void test_a_long_request_of_a_batch_is_interrupted_too(void)
     fill(at(LONG_BUFFER), LONG, 7);
     put_request(0, write_from(DISK - LONG, LONG_BUFFER, LONG));
     raise(SIGUSR1);
-    HOLDS(submit(1) == LEAVE && hypercall_resume(&vm) == CONTINUE && ends_with(1, HVT_R_OK));
+    HOLDS(submit(1) == EXIT && hypercall_resume(&vm) == CONTINUE && ends_with(1, HVT_R_OK));
     HOLDS(pread(vm.devices[BLOCK].fd, tail, sizeof tail, DISK - sizeof tail) == sizeof tail);
     HOLDS(memcmp(tail, at(LONG_BUFFER + LONG - sizeof tail), sizeof tail) == 0);
 }
@@ -434,7 +434,7 @@ static void test_a_transfer_that_is_interrupted_goes_on_as_it_was_made(void)
     static const uint64_t lens[] = {PIECE, PIECE + 8, 2 * PIECE, 512, 0};
     for (uint32_t i = 0; i < sizeof lens / sizeof *lens; i++) {
         raise(SIGUSR1);
-        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, BLOCK_RO, 0, LONG) == LEAVE);
+        HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, BLOCK_RO, 0, LONG) == EXIT);
         const struct hvt_block_write shorter = {BLOCK_RO, 0, LONG_BUFFER, lens[i], 99};
         memcpy(at(ARGS), &shorter, sizeof shorter);
         HOLDS(hypercall_resume(&vm) == CONTINUE && transfer_answer() == HVT_R_OK);

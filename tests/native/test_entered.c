@@ -162,7 +162,7 @@ static void *at(gpa_t gpa)
     return vm.memory.hva + gpa;
 }
 
-static uint32_t called; /* a bit each hypercall that was settled */
+static uint32_t called; /* a bit each hypercall that was handled */
 
 static enum verdict call(uint32_t number, const void *args, size_t bytes)
 {
@@ -181,7 +181,7 @@ static enum verdict resume(void)
 
 static bool is_left(enum verdict verdict, uint32_t kind)
 {
-    return verdict == LEAVE && vm.shared->event.kind == kind;
+    return verdict == EXIT && vm.shared->event.kind == kind;
 }
 
 /* A frame of so many bytes that a guest has not. */
@@ -371,7 +371,7 @@ static void test_frames(void)
     HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE && heard(ANSWER));
 
     net_of(&vm.devices[NET])->detached = true; /* until somebody has looked */
-    net_vm(&vm)->unsettled = true;
+    net_vm(&vm)->needs_check = true;
     HOLDS(is_left(receive(BUFFER, 60), EVENT_NETWORK) && heard(0));
     comes(60);
     enum verdict verdict = resume();

@@ -97,7 +97,7 @@ static enum verdict call(uint32_t number, const void *args, size_t bytes)
 static bool refused(enum verdict verdict, gpa_t gpa, uint64_t len)
 {
     const struct vm_event *event = &vm.shared->event;
-    return verdict == LEAVE && event->kind == EVENT_BAD_ACCESS && event->gpa == gpa && event->len == len;
+    return verdict == EXIT && event->kind == EVENT_BAD_ACCESS && event->gpa == gpa && event->len == len;
 }
 
 static void test_ranges(void)
@@ -181,7 +181,7 @@ static void test_dispatch(void)
     memcpy(&wall, at(ARGS), sizeof wall);
     HOLDS(wall.nsecs / 1000000000u - (uint64_t)time(NULL) + 2 < 4);
     for (uint32_t number = 0; number < 300; number += 9) {
-        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+        HOLDS(hypercall(&vm, number, ARGS) == EXIT && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
         HOLDS(vm.shared->event.number == number);
     }
     HOLDS(refused(hypercall(&vm, HVT_HYPERCALL_WALLTIME, M - 7), M - 7, 8));
@@ -191,7 +191,7 @@ static void test_dispatch(void)
     uint32_t nets = vm.count_of[MFT_NET_BASIC], blocks = vm.count_of[MFT_BLOCK_BASIC];
     vm.count_of[MFT_NET_BASIC] = vm.count_of[MFT_BLOCK_BASIC] = 0;
     for (uint32_t number = HVT_HYPERCALL_BLOCK_WRITE; number <= HVT_HYPERCALL_NET_READ; number++)
-        HOLDS(hypercall(&vm, number, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+        HOLDS(hypercall(&vm, number, ARGS) == EXIT && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     vm.count_of[MFT_NET_BASIC] = nets;
     vm.count_of[MFT_BLOCK_BASIC] = blocks;
 }
@@ -212,14 +212,14 @@ static void test_console(void)
     int fd = vm.console.fd;
     vm.console.fd = CONSOLE_PYTHON;
     puts = (struct hvt_puts){BUFFER, 3};
-    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == EXIT);
     HOLDS(vm.shared->event.kind == EVENT_CONSOLE && vm.shared->event.gpa == BUFFER &&
           vm.shared->event.len == 3);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
     puts = (struct hvt_puts){BUFFER, (1u << 20) + 5}; /* taken in two pieces */
-    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == EXIT);
     HOLDS(vm.shared->event.gpa == BUFFER && vm.shared->event.len == 1u << 20);
-    HOLDS(hypercall_resume(&vm) == LEAVE);
+    HOLDS(hypercall_resume(&vm) == EXIT);
     HOLDS(vm.shared->event.gpa == BUFFER + (1u << 20) && vm.shared->event.len == 5);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
     vm.console.fd = fd;
@@ -311,13 +311,13 @@ static void test_block(void)
 static void test_halt(void)
 {
     struct hvt_halt halt = {0, -3};
-    HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == LEAVE);
+    HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == EXIT);
     HOLDS(vm.shared->event.kind == EVENT_HALT && vm.shared->event.status == -3);
     HOLDS(!vm.shared->event.cookie_valid);
     struct hvt_trap_cookie trap = {.cr2 = 8, .rip = TEXT};
     memcpy(at(M - HVT_HALT_COOKIE_BYTES), &trap, sizeof trap);
     halt = (struct hvt_halt){M - HVT_HALT_COOKIE_BYTES, 255};
-    HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == LEAVE);
+    HOLDS(call(HVT_HYPERCALL_HALT, &halt, sizeof halt) == EXIT);
     HOLDS(vm.shared->event.cookie_valid && vm.shared->event.trap.cr2 == 8);
     halt.cookie++;
     HOLDS(refused(call(HVT_HYPERCALL_HALT, &halt, sizeof halt), halt.cookie, HVT_HALT_COOKIE_BYTES));
@@ -330,7 +330,7 @@ static void test_interrupted_calls_resume(void)
     raise(SIGUSR1); /* blocked here, let in by ppoll; its handler must have run before we go on */
     while (recv(wire, at(BUFFER), 1500, 0) > 0)
         ;
-    HOLDS(call(HVT_HYPERCALL_POLL, &poll_args, sizeof poll_args) == LEAVE);
+    HOLDS(call(HVT_HYPERCALL_POLL, &poll_args, sizeof poll_args) == EXIT);
     HOLDS(vm.shared->event.kind == EVENT_INTERRUPTED);
     uint64_t deadline_ns = vm.resume.poll_deadline_ns;
     HOLDS(deadline_ns > monotonic_ns() - 1000000000u);
@@ -345,9 +345,9 @@ static void test_a_resumed_call_is_the_one_that_was_made(void)
     const int fd = vm.console.fd;
     const struct hvt_puts puts = {BUFFER, (1u << 20) + 5}, other = {M - 16, 16};
     vm.console.fd = CONSOLE_PYTHON;
-    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == LEAVE);
+    HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == EXIT);
     memcpy(at(ARGS), &other, sizeof other);
-    HOLDS(hypercall_resume(&vm) == LEAVE);
+    HOLDS(hypercall_resume(&vm) == EXIT);
     HOLDS(vm.shared->event.gpa == BUFFER + (1u << 20) && vm.shared->event.len == 5);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
     vm.console.fd = fd;
@@ -355,7 +355,7 @@ static void test_a_resumed_call_is_the_one_that_was_made(void)
 
 static enum verdict exit_with(struct kvm_run *run)
 {
-    return kvm_exit_settle(&vm, run);
+    return kvm_exit_handle(&vm, run);
 }
 
 static void test_exits(void)
@@ -380,35 +380,35 @@ static void test_exits(void)
     /* OUTS: what goes out is not what stands in EAX. */
     for (unsigned bit = 0; bit < 32; bit++) {
         run->s.regs.regs.rax = gpa ^ 1u << bit;
-        HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
+        HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT);
     }
     run->s.regs.regs.rax = gpa;
     for (unsigned size = 1; size <= 2; size++) {
         run->io.size = (uint8_t)size;
-        HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
+        HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT);
     }
     run->io.size = 4;
     run->io.count = 2;
-    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
+    HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT);
     run->io.count = 1;
     run->io.direction = KVM_EXIT_IO_IN;
-    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
+    HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT);
     run->io.direction = KVM_EXIT_IO_OUT;
     static const uint16_t wrong[] = {0, 0x4ff, 0x509, 0x510, 0x511, 0x600, 0xffff};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         run->io.port = wrong[i];
-        HOLDS(exit_with(run) == LEAVE && vm.shared->event.port == wrong[i]);
+        HOLDS(exit_with(run) == EXIT && vm.shared->event.port == wrong[i]);
     }
     run->exit_reason = KVM_EXIT_HLT;
-    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_UNHANDLED_EXIT);
+    HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_UNHANDLED_EXIT);
     HOLDS(vm.shared->event.detail == KVM_EXIT_HLT);
     run->exit_reason = KVM_EXIT_FAIL_ENTRY;
     run->fail_entry.hardware_entry_failure_reason = 0x80000021;
-    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_ENTRY_FAILURE);
+    HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_ENTRY_FAILURE);
     HOLDS(vm.shared->event.detail == 0x80000021);
     run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
     run->internal.suberror = 3;
-    HOLDS(exit_with(run) == LEAVE && vm.shared->event.kind == EVENT_INTERNAL_ERROR);
+    HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_INTERNAL_ERROR);
     HOLDS(vm.shared->event.detail == 3);
 }
 
@@ -417,7 +417,7 @@ static void test_a_stop_says_so_before_it_kicks(void)
 {
     uint8_t word = 0;
     sigset_t saved;
-    runner_of(&vm)->leave_at_once = &word;
+    runner_of(&vm)->exit_at_once = &word;
     vm_stop(&vm);
     HOLDS(word == 1 && atomic_load(&vm.stop_requested));
     vm_leave(&vm, &vm.poll_mask);
@@ -425,7 +425,7 @@ static void test_a_stop_says_so_before_it_kicks(void)
     vm_stop(&vm);
     HOLDS(word == 0);
     vm_enter(&vm, &saved);
-    runner_of(&vm)->leave_at_once = NULL;
+    runner_of(&vm)->exit_at_once = NULL;
     vm_stop(&vm);
     HOLDS(word == 0);
 }

@@ -127,7 +127,7 @@ static bool ends_with(uint32_t tx_done, uint32_t rx_done, int32_t ret)
 static bool ends_the_guest(enum verdict verdict, gpa_t gpa, uint64_t len)
 {
     const struct vm_event *event = &vm.shared->event;
-    return verdict == LEAVE && event->kind == EVENT_BAD_ACCESS && event->number == NUMBER &&
+    return verdict == EXIT && event->kind == EVENT_BAD_ACCESS && event->number == NUMBER &&
            event->gpa == gpa && event->len == len;
 }
 
@@ -254,7 +254,7 @@ static void test_counts_handles_and_arrays_that_lie(void)
     for (uint32_t i = 0; i < 4; i++)
         HOLDS(submit(TENDER_NET_BATCH_MAX, 0, 0) == CONTINUE && ends_with(TENDER_NET_BATCH_MAX, 0, HVT_R_OK));
     HOLDS(vm.shared->counters.net_tx_drops > 0); /* the wire is full: dropped, and not the guest's end */
-    HOLDS(hypercall_out(&vm, PORT, M - 47) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
+    HOLDS(hypercall_out(&vm, PORT, M - 47) == EXIT && vm.shared->event.kind == EVENT_BAD_ACCESS);
 }
 
 static void test_frames_that_come_in_over_the_array(void)
@@ -467,17 +467,17 @@ static void test_an_interrupted_wait_goes_on_and_sends_nothing_twice(void)
     put_frame(1, BUFFER + BUFFER_BYTES, BUFFER_BYTES);
     raise(SIGUSR1); /* blocked here, let in where it waits */
     uint64_t start_ns = monotonic_ns();
-    HOLDS(submit(1, 1, 50 * MS) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 1);
+    HOLDS(submit(1, 1, 50 * MS) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 1);
     HOLDS(went_out("once"));
     raise(SIGUSR1);
-    HOLDS(hypercall_resume(&vm) == LEAVE && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 2);
+    HOLDS(hypercall_resume(&vm) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 2);
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(1, 0, HVT_R_OK));
     HOLDS(monotonic_ns() - start_ns >= 50 * MS);
     char got;
     HOLDS(recv(wire, &got, 1, 0) < 0 && vm.shared->counters.net_tx_packets == 1);
     HOLDS(hypercall_resume(&vm) == CONTINUE); /* nothing left to resume */
     raise(SIGUSR1);
-    HOLDS(submit(1, 1, UINT64_MAX) == LEAVE && handled == 3);
+    HOLDS(submit(1, 1, UINT64_MAX) == EXIT && handled == 3);
     comes_in("late");
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(1, 1, HVT_R_OK) && came(1, 4, HVT_R_OK));
     HOLDS(vm.shared->counters.net_tx_packets == 2 && vm.shared->counters.net_batches == 2);
@@ -489,7 +489,7 @@ static void test_a_stop_ends_the_wait_behind_what_was_sent(void)
     put_text(BUFFER, "sent");
     put_frame(0, BUFFER, 4);
     vm_stop(&vm);
-    HOLDS(submit(1, 0, UINT64_MAX) == LEAVE && vm.shared->event.kind == EVENT_STOPPED);
+    HOLDS(submit(1, 0, UINT64_MAX) == EXIT && vm.shared->event.kind == EVENT_STOPPED);
     HOLDS(went_out("sent"));
 }
 
@@ -511,16 +511,16 @@ static void test_it_is_there_only_for_whom_it_was_granted(void)
 {
     put_frame(0, BUFFER, 4);
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
-    HOLDS(submit(1, 0, 0) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT &&
+    HOLDS(submit(1, 0, 0) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT &&
           vm.shared->event.port == PORT);
-    HOLDS(hypercall(&vm, NUMBER, ARGS) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+    HOLDS(hypercall(&vm, NUMBER, ARGS) == EXIT && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     vm.extensions |= TENDER_FEATURE_NET_BATCH;
     for (uint32_t number = HVT_HYPERCALL_MAX; number < 300; number++)
         if (number != NUMBER && number != TENDER_HYPERCALL_BLOCK_BATCH)
-            HOLDS(hypercall_out(&vm, HVT_PORT_BASE + number, ARGS) == LEAVE &&
+            HOLDS(hypercall_out(&vm, HVT_PORT_BASE + number, ARGS) == EXIT &&
                   vm.shared->event.kind == EVENT_BAD_PORT);
     vm.count_of[MFT_NET_BASIC] = 0;
-    HOLDS(submit(1, 0, 0) == LEAVE && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
+    HOLDS(submit(1, 0, 0) == EXIT && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
     HOLDS(vm.shared->event.number == NUMBER);
 }
 

@@ -156,7 +156,7 @@ static bool breaks(uint32_t operation, gpa_t data, uint32_t len)
     post(operation, NET, data, len, 0);
     post(HVT_RING_WRITE, NET, BUFFER, 60, 0);
     bool broken = ring_serve(&vm) == -1 && ring->ent_head == head && received() == -1;
-    (void)leave_stopped(&vm);
+    (void)exit_stopped(&vm);
     const struct vm_event *event = &vm.shared->event;
     broken =
         broken && event->kind == EVENT_BAD_ACCESS && event->gpa == data && event->len == len &&
@@ -277,26 +277,26 @@ static void test_kicks_as_exits(void)
     run->io.port = HVT_PORT_NET_KICK;
     run->io.data_offset = 4096;
     post(HVT_RING_READ, 0, 0, 0, 1);
-    HOLDS(kvm_exit_settle(&vm, run) == CONTINUE && ring->com_tail == 1);
+    HOLDS(kvm_exit_handle(&vm, run) == CONTINUE && ring->com_tail == 1);
     HOLDS(vm.shared->counters.net_ring_kicks == 1);
     run->io.size = 2;
-    HOLDS(kvm_exit_settle(&vm, run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
+    HOLDS(kvm_exit_handle(&vm, run) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT);
     run->io.size = 4;
     run->io.direction = KVM_EXIT_IO_IN;
-    HOLDS(kvm_exit_settle(&vm, run) == LEAVE && vm.shared->event.kind == EVENT_BAD_PORT);
+    HOLDS(kvm_exit_handle(&vm, run) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT);
     run->io.direction = KVM_EXIT_IO_OUT;
     struct rlimit before, none;
     (void)getrlimit(RLIMIT_NOFILE, &before);
     none = (struct rlimit){0, before.rlim_max};
     net_vm(&vm)->ring.mode = RING_WORKER; /* but there is no descriptor for it */
     (void)setrlimit(RLIMIT_NOFILE, &none);
-    HOLDS(kvm_exit_settle(&vm, run) == CONTINUE);
+    HOLDS(kvm_exit_handle(&vm, run) == CONTINUE);
     (void)setrlimit(RLIMIT_NOFILE, &before);
     HOLDS(!net_vm(&vm)->ring.has_worker && net_vm(&vm)->ring.mode == RING_INLINE && ring->needs_kick == 1);
     post(HVT_RING_READ, 0, 0, 0, 2);
-    HOLDS(kvm_exit_settle(&vm, run) == CONTINUE && ring->com_tail == 2);
+    HOLDS(kvm_exit_handle(&vm, run) == CONTINUE && ring->com_tail == 2);
     post(HVT_RING_READ, NET, M, 1, 3);
-    HOLDS(kvm_exit_settle(&vm, run) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS);
+    HOLDS(kvm_exit_handle(&vm, run) == EXIT && vm.shared->event.kind == EVENT_BAD_ACCESS);
 }
 
 /* ---- with a worker */
@@ -429,7 +429,7 @@ static void test_a_worker_that_meets_a_bad_address_stops_the_run(void)
 {
     post(HVT_RING_WRITE, NET, M, 1, 0);
     HOLDS(ring_worker_wake(&vm) && within_limit(it_gave_up));
-    HOLDS(leave_interrupted(&vm) == LEAVE && vm.shared->event.kind == EVENT_BAD_ACCESS &&
+    HOLDS(exit_interrupted(&vm) == EXIT && vm.shared->event.kind == EVENT_BAD_ACCESS &&
           vm.shared->event.gpa == M);
     ring_end(&vm);
     HOLDS(vm.shared->event.kind == EVENT_BAD_ACCESS && !net_vm(&vm)->ring.has_worker);

@@ -306,7 +306,7 @@ int main(void)
     word = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (word == MAP_FAILED || vm_init(&vm) < 0)
         return 1;
-    runner_of(&vm)->leave_at_once = word;
+    runner_of(&vm)->exit_at_once = word;
     test_a_handler_is_called_and_ends_the_wait();
     test_a_handler_gets_what_the_kernel_says();
     test_what_waited_before_the_run_ends_its_first_wait();

@@ -61,7 +61,7 @@ bool block_is_wanted_elsewhere(struct vm *vm)
     return ready > 0 || (ready < 0 && errno == EINTR);
 }
 
-/* LEAVE: some of it is done, as vm->resume has it. */
+/* EXIT: some of it is done, as vm->resume has it. */
 static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, struct vm_device *device,
                                                                 bool writing, uint8_t *data, uint64_t len,
                                                                 uint64_t offset, bool *failed)
@@ -77,7 +77,7 @@ static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, s
         done += piece;
         if (done < len && block_is_wanted_elsewhere(vm)) {
             vm->resume.bytes_done = done;
-            return leave_interrupted(vm);
+            return exit_interrupted(vm);
         }
     }
     return CONTINUE;
@@ -96,8 +96,8 @@ transfer(struct vm *vm, uint64_t handle, uint64_t offset, gpa_t gpa, uint64_t le
         return DEVICE_BAD_RANGE;
     bool failed = writing && disk_of(device)->read_only;
     if (!failed && __builtin_expect(len > BLOCK_PIECE_BYTES, 0)) {
-        if (move_pieces(vm, device, writing, data, len, offset, &failed) == LEAVE)
-            return DEVICE_LEFT;
+        if (move_pieces(vm, device, writing, data, len, offset, &failed) == EXIT)
+            return DEVICE_EXIT;
     } else if (!failed) {
         failed = !move(vm, device, writing, data, len, offset);
     }

@@ -7,7 +7,7 @@
 /* `fd` stays the caller's and open as long as the VM; or CONSOLE_DISCARD, CONSOLE_PYTHON. 0 or -errno. */
 int console_set(struct vm *vm, int fd);
 
-/* Writes what the guest has at `gpa`, which is at `data` for us. LEAVE: it is to be called again, with what
+/* Writes what the guest has at `gpa`, which is at `data` for us. EXIT: it is to be called again, with what
  * stands in vm->resume, or the piece in the event is whose holds the VM. */
 enum verdict console_write(struct vm *vm, gpa_t gpa, const uint8_t *data, uint64_t len);
 

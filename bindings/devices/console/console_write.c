@@ -40,7 +40,7 @@ static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 }
 
 /* One piece a time: what a guest writes at once may be all its memory, and Python copies what it takes. */
-static enum verdict leave_with_piece(struct vm *vm, gpa_t data, uint64_t len)
+static enum verdict exit_with_piece(struct vm *vm, gpa_t data, uint64_t len)
 {
     struct vm_event *event = &vm->shared->event;
     uint64_t left = len - vm->resume.bytes_done;
@@ -50,7 +50,7 @@ static enum verdict leave_with_piece(struct vm *vm, gpa_t data, uint64_t len)
     vm->resume.bytes_done += event->len;
     vm->resume.again = vm->resume.bytes_done < len;
     vm->shared->counters.console_bytes += event->len;
-    return LEAVE;
+    return EXIT;
 }
 
 enum verdict console_write(struct vm *vm, gpa_t gpa, const uint8_t *data, uint64_t len)
@@ -59,16 +59,16 @@ enum verdict console_write(struct vm *vm, gpa_t gpa, const uint8_t *data, uint64
     if (!vm->shared->timeline.first_console && len)
         vm->shared->timeline.first_console = monotonic_ns();
     if (vm->console.fd == CONSOLE_PYTHON)
-        return leave_with_piece(vm, gpa, len);
+        return exit_with_piece(vm, gpa, len);
     while (vm->console.fd >= 0 && vm->resume.bytes_done < len) {
         struct pollfd wait[2] = {{vm->console.fd, POLLOUT, 0}, {vm->stop_fd, POLLIN, 0}};
         if (ppoll(wait, 2, NULL, &vm->poll_mask) < 0 || wait[1].revents)
-            return leave_interrupted(vm);
+            return exit_interrupted(vm);
         int64_t written = write_some(vm, data + vm->resume.bytes_done, len - vm->resume.bytes_done);
         if (written == -EAGAIN) {
             static const struct timespec pause = {0, FULL_PAUSE_NS};
             if (ppoll(wait + 1, 1, &pause, &vm->poll_mask) != 0)
-                return leave_interrupted(vm);
+                return exit_interrupted(vm);
             continue;
         }
         if (written == -EINTR)

@@ -34,8 +34,9 @@ struct net_device {
 _Static_assert(sizeof(struct net_device) <= DEVICE_OWN_BYTES, "it fits");
 
 struct net_vm {
-    /* A device is or was `detached`: net_settle() looks after it. The next two are the vCPU's thread's. */
-    atomic_bool unsettled;
+    /* A device is or was `detached`: net_check_detached() looks after it. The next two are the vCPU's
+     * thread's. */
+    atomic_bool needs_check;
     bool told;        /* EVENT_NETWORK was left with, and what came of it has not been looked at */
     uint64_t look_ns; /* when to leave with the next */
 

@@ -12,7 +12,7 @@ __attribute__((cold)) void net_note_detached(struct vm *vm, struct vm_device *de
     if (atomic_exchange(&net_of(device)->detached, true))
         return;
     counters->net_detached++;
-    atomic_store(&net_vm(vm)->unsettled, true);
+    atomic_store(&net_vm(vm)->needs_check, true);
 }
 
 static bool is_detached(const struct vm *vm, const struct vm_device *device)
@@ -26,7 +26,7 @@ static bool is_detached(const struct vm *vm, const struct vm_device *device)
 static bool find_attached(struct vm *vm)
 {
     bool found = false, left = false;
-    atomic_store(&net_vm(vm)->unsettled, false); /* before the look: the ring's worker may find another */
+    atomic_store(&net_vm(vm)->needs_check, false); /* before the look: the ring's worker may find another */
     for (uint32_t handle = 0; handle < vm->device_end; handle++) {
         struct vm_device *device = &vm->devices[handle];
         if (!is_net(device) || !atomic_load(&net_of(device)->detached))
@@ -40,11 +40,11 @@ static bool find_attached(struct vm *vm)
         found = true;
     }
     if (left || found)
-        atomic_store(&net_vm(vm)->unsettled, true);
+        atomic_store(&net_vm(vm)->needs_check, true);
     return found;
 }
 
-__attribute__((cold)) enum verdict net_settle(struct vm *vm)
+__attribute__((cold)) enum verdict net_check_detached(struct vm *vm)
 {
     struct net_vm *nets = net_vm(vm);
     const uint64_t now_ns = monotonic_ns();
@@ -52,10 +52,10 @@ __attribute__((cold)) enum verdict net_settle(struct vm *vm)
         nets->told = false;
         nets->look_ns = find_attached(vm) ? 0 : now_ns + LOOK_NS;
     }
-    if (!net_is_unsettled(vm) || now_ns < nets->look_ns)
+    if (!net_needs_check(vm) || now_ns < nets->look_ns)
         return CONTINUE;
     nets->told = true;
     vm->shared->event.kind = EVENT_NETWORK;
     vm->resume.again = true;
-    return LEAVE;
+    return EXIT;
 }

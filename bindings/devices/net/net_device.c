@@ -25,7 +25,7 @@ static void drop_frames(const struct vm_device *device)
 static void reset(struct vm *vm)
 {
     struct net_vm *nets = net_vm(vm);
-    atomic_store(&nets->unsettled, false);
+    atomic_store(&nets->needs_check, false);
     nets->told = false;
     nets->look_ns = 0;
     for (uint32_t i = 0; i < vm->device_end; i++)

@@ -57,19 +57,19 @@ static inline bool *net_drained(const struct vm_device *device)
  * us. So it leaves the poll set, and the run is left with EVENT_NETWORK: at once, and then so often that a
  * new interface is found soon. Who holds the VM looks, may attach it, and calls the run function again.
  *
- * net_settle() is for the beginning of each call of a network, before anything is moved, where
- * net_is_unsettled(). CONTINUE; or LEAVE, and the same call is made again by hypercall_resume().
+ * net_check_detached() is for the beginning of each call of a network, before anything is moved, where
+ * net_needs_check(). CONTINUE; or EXIT, and the same call is made again by hypercall_resume().
  */
-enum verdict net_settle(struct vm *vm);
-static inline bool net_is_unsettled(const struct vm *vm)
+enum verdict net_check_detached(struct vm *vm);
+static inline bool net_needs_check(const struct vm *vm)
 {
-    return __builtin_expect(atomic_load_explicit(&net_vm(vm)->unsettled, memory_order_relaxed), 0);
+    return __builtin_expect(atomic_load_explicit(&net_vm(vm)->needs_check, memory_order_relaxed), 0);
 }
 
 /* The interface of this TAP is gone; `counters` are the thread's. Any thread that serves. */
 void net_note_detached(struct vm *vm, struct vm_device *device, struct vm_counters *counters);
 
-/* Waits until a frame waits for any device, or the time is over: a bit a handle, none when it is. LEAVE if
+/* Waits until a frame waits for any device, or the time is over: a bit a handle, none when it is. EXIT if
  * that was interrupted: the same call, made again by hypercall_resume(), waits for the rest (net_wait.c). */
 enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set);
 

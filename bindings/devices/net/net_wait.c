@@ -31,13 +31,13 @@ static enum verdict look(struct vm *vm, const struct timespec *timeout, bool hel
     wait[count] = (struct pollfd){vm->stop_fd, POLLIN, 0};
     if (ppoll(wait, count + 1, timeout, &vm->poll_mask) < 0) {
         if (errno == EINTR)
-            return leave_interrupted(vm);
+            return exit_interrupted(vm);
         vm->shared->event.kind = EVENT_HOST_ERROR;
         vm->shared->event.os_error = errno;
-        return LEAVE;
+        return EXIT;
     }
     if (wait[count].revents)
-        return leave_interrupted(vm);
+        return exit_interrupted(vm);
     *ready_set = 0;
     for (nfds_t i = 0; i < count; i++) {
         struct vm_device *device = &vm->devices[handles[i]];
@@ -61,17 +61,17 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
     }
     for (;;) {
         uint64_t until_ns = vm->resume.poll_deadline_ns;
-        if (net_is_unsettled(vm)) {
-            if (net_settle(vm) == LEAVE)
-                return LEAVE;
+        if (net_needs_check(vm)) {
+            if (net_check_detached(vm) == EXIT)
+                return EXIT;
             if (net_vm(vm)->look_ns < until_ns)
                 until_ns = net_vm(vm)->look_ns;
         }
         const struct timespec timeout = waits ? until(until_ns) : (struct timespec){0, 0};
-        if (look(vm, &timeout, held, ready_set) == LEAVE)
-            return LEAVE;
+        if (look(vm, &timeout, held, ready_set) == EXIT)
+            return EXIT;
         /* else it was for a deleted interface that the wait was short, or ended */
-        if (*ready_set || !net_is_unsettled(vm) || !waits || monotonic_ns() >= vm->resume.poll_deadline_ns)
+        if (*ready_set || !net_needs_check(vm) || !waits || monotonic_ns() >= vm->resume.poll_deadline_ns)
             return CONTINUE;
     }
 }

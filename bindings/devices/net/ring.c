@@ -174,7 +174,7 @@ static bool ring_break(struct vm *vm, uint32_t number, const struct hvt_ring_ent
 {
     vm->fault =
         (struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number, .gpa = entry->data, .len = entry->len};
-    atomic_store_explicit(&vm->has_fault, true, memory_order_release); /* pairs with leave_stopped() */
+    atomic_store_explicit(&vm->has_fault, true, memory_order_release); /* pairs with exit_stopped() */
     return false;
 }
 
@@ -297,12 +297,12 @@ enum verdict ring_kicked(struct vm *vm)
     ring->vcpu_serves = false;
     pthread_mutex_unlock(&ring->serving);
     if (served < 0)
-        return leave_stopped(vm);
+        return exit_stopped(vm);
     if (ring->mode == RING_WORKER ||
         (ring->mode == RING_ADAPTIVE && ring_kicks_come_fast(ring, monotonic_ns())))
         if (!ring_worker_wake(vm))
             ring->mode = RING_INLINE;
-    return net_is_unsettled(vm) ? net_settle(vm) : CONTINUE;
+    return net_needs_check(vm) ? net_check_detached(vm) : CONTINUE;
 }
 
 void ring_end(struct vm *vm)
@@ -312,5 +312,5 @@ void ring_end(struct vm *vm)
     ring_worker_stop(vm);
     bool broken = atomic_load(&vm->has_fault) || ring_serve(vm) < 0;
     if (broken && vm->shared->event.kind == EVENT_HALT)
-        (void)leave_stopped(vm);
+        (void)exit_stopped(vm);
 }

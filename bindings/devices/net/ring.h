@@ -24,7 +24,7 @@
  * there is no such memory any more. */
 void ring_offer(struct vm *vm, void *shared, uint32_t mode);
 
-/* Serves what was posted. How many entries, or -1: the run is to end, and leave_stopped() says why. */
+/* Serves what was posted. How many entries, or -1: the run is to end, and exit_stopped() says why. */
 int32_t ring_serve(struct vm *vm);
 
 /*
@@ -48,7 +48,7 @@ uint32_t ring_posted(const struct vm *vm);
 void ring_want_kicks(struct vm *vm, bool wanted);
 
 /* The guest has kicked, and the vCPU's thread sees it: serves, and perhaps wakes the worker. CONTINUE, or
- * LEAVE. */
+ * EXIT. */
 enum verdict ring_kicked(struct vm *vm);
 
 /*

@@ -95,16 +95,16 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
     const uint64_t bytes = (uint64_t)count * sizeof(struct tender_block_request);
     uint8_t *requests = guest_buffer_at(&vm->memory, batch->requests, bytes);
     if (!requests)
-        return leave_bad_access(vm, batch->requests, bytes);
+        return exit_bad_access(vm, batch->requests, bytes);
     if (!vm->resume.batch_done)
         begin_cold_reads(vm, requests, count);
     uint64_t moved = 0;
     for (uint32_t i = vm->resume.batch_done; i < count; i++) {
         struct tender_block_request request = request_at(requests, i);
         moved += is_cached(vm, &request) ? COPY_BYTES : CALL_BYTES;
-        if (serve_request(vm, &request) == LEAVE) {
+        if (serve_request(vm, &request) == EXIT) {
             vm->resume.batch_done = i; /* a long one may have been begun */
-            return LEAVE;
+            return EXIT;
         }
         vm->resume.bytes_done = 0;
         guest_put(&vm->memory,
@@ -119,7 +119,7 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
         moved = 0;
         if (block_is_wanted_elsewhere(vm)) {
             vm->resume.batch_done = i + 1;
-            return leave_interrupted(vm);
+            return exit_interrupted(vm);
         }
     }
     vm->shared->counters.block_batches++;

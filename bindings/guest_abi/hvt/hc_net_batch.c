@@ -56,7 +56,7 @@ static enum verdict send_frames(struct vm *vm, const struct tender_net_batch *ba
         enum device_answer ret = net_send_from(vm, &vm->shared->counters, batch->handle, frame.data,
                                                frame.len, has_offload(vm) ? &header : NULL);
         if (ret == DEVICE_BAD_RANGE)
-            return leave_bad_access(vm, frame.data, frame.len);
+            return exit_bad_access(vm, frame.data, frame.len);
         answer(vm, frames, i, frame.len, ret);
     }
     vm->resume.batch_done = batch->tx_count; /* none is sent again if the wait is interrupted */
@@ -74,7 +74,7 @@ static enum verdict receive_frames(struct vm *vm, struct vm_device *device, stru
         enum device_answer ret = net_receive_to(vm, &vm->shared->counters, batch->handle, frame.data, &len,
                                                 has_offload(vm) ? &header : NULL);
         if (ret == DEVICE_BAD_RANGE)
-            return leave_bad_access(vm, frame.data, frame.len);
+            return exit_bad_access(vm, frame.data, frame.len);
         *net_drained(device) = ret != DEVICE_DONE;
         if (*net_drained(device))
             break;
@@ -90,8 +90,8 @@ static enum verdict receive_frames(struct vm *vm, struct vm_device *device, stru
 enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
 {
     struct tender_net_batch *batch = &args->net_batch;
-    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
-        return LEAVE;
+    if (net_needs_check(vm) && net_check_detached(vm) == EXIT)
+        return EXIT;
     struct vm_device *device = net_device(vm, batch->handle);
     batch->tx_done = batch->rx_done = 0;
     batch->offload = 0;
@@ -101,7 +101,7 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
     const uint64_t bytes = (batch->tx_count + batch->rx_count) * FRAME_BYTES;
     uint8_t *frames = guest_buffer_at(&vm->memory, batch->frames, bytes);
     if (!frames)
-        return leave_bad_access(vm, batch->frames, bytes);
+        return exit_bad_access(vm, batch->frames, bytes);
 
     enum verdict verdict = send_frames(vm, batch, frames);
     /* Who waits was told a moment ago that there are none: an empty read costs about what the wait does. */
@@ -113,8 +113,8 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
         if (verdict == CONTINUE)
             verdict = receive_frames(vm, device, batch, frames);
     }
-    if (verdict == LEAVE)
-        return LEAVE;
+    if (verdict == EXIT)
+        return EXIT;
     vm->shared->counters.net_batches++;
     batch->tx_done = batch->tx_count;
     batch->offload = net_offload(device);

@@ -25,16 +25,15 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
 {
     const struct hvt_puts *call = &args->puts;
     const void *data = guest_bytes_at(&vm->memory, call->data, call->len);
-    return data ? console_write(vm, call->data, data, call->len)
-                : leave_bad_access(vm, call->data, call->len);
+    return data ? console_write(vm, call->data, data, call->len) : exit_bad_access(vm, call->data, call->len);
 }
 
 /* Block devices never appear in it. */
 enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_poll *call = &args->poll;
-    if (net_wait(vm, call->timeout_nsecs, &call->ready_set) == LEAVE)
-        return LEAVE;
+    if (net_wait(vm, call->timeout_nsecs, &call->ready_set) == EXIT)
+        return EXIT;
     call->ret = 0;
     for (uint64_t set = call->ready_set; set; set &= set - 1)
         call->ret++;
@@ -44,8 +43,8 @@ enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
 enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_write *call = &args->net_write;
-    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
-        return LEAVE;
+    if (net_needs_check(vm) && net_check_detached(vm) == EXIT)
+        return EXIT;
     const enum device_answer answer =
         net_send_from(vm, &vm->shared->counters, call->handle, call->data, call->len, NULL);
     return hvt_answer(vm, answer, call->data, call->len, &call->ret);
@@ -54,8 +53,8 @@ enum verdict hc_net_write(struct vm *vm, union hypercall_args *args)
 enum verdict hc_net_read(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_net_read *call = &args->net_read;
-    if (net_is_unsettled(vm) && net_settle(vm) == LEAVE)
-        return LEAVE;
+    if (net_needs_check(vm) && net_check_detached(vm) == EXIT)
+        return EXIT;
     const enum device_answer answer =
         net_receive_to(vm, &vm->shared->counters, call->handle, call->data, &call->len, NULL);
     return hvt_answer(vm, answer, call->data, call->len, &call->ret);
@@ -86,11 +85,11 @@ enum verdict hc_halt(struct vm *vm, union hypercall_args *args)
     if (halt->cookie) {
         const void *cookie = guest_bytes_at(&vm->memory, halt->cookie, HVT_HALT_COOKIE_BYTES);
         if (!cookie)
-            return leave_bad_access(vm, halt->cookie, HVT_HALT_COOKIE_BYTES);
+            return exit_bad_access(vm, halt->cookie, HVT_HALT_COOKIE_BYTES);
         memcpy(&event->trap, cookie, sizeof event->trap);
         event->cookie_valid = 1;
     }
     event->kind = EVENT_HALT;
     event->status = halt->exit_status;
-    return LEAVE;
+    return EXIT;
 }

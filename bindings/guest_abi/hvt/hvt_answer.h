@@ -11,7 +11,7 @@ static inline enum verdict hvt_answer(struct vm *vm, enum device_answer answer, 
     *ret = answer;
     if (__builtin_expect(answer >= 0, 1))
         return CONTINUE;
-    return answer == DEVICE_LEFT ? LEAVE : leave_bad_access(vm, gpa, len);
+    return answer == DEVICE_EXIT ? EXIT : exit_bad_access(vm, gpa, len);
 }
 
 #endif

@@ -203,7 +203,7 @@ static bool has_places(const struct vm *vm)
 }
 
 /* What is said for some kinds of devices becomes a plain verdict. With stand-ins they need all calls. */
-static void settle_kinds(struct sock_filter *code, size_t count, const struct vm *vm, bool has_stand_ins)
+static void resolve_kinds(struct sock_filter *code, size_t count, const struct vm *vm, bool has_stand_ins)
 {
     uint32_t types = has_stand_ins ? FOR_TYPES : 0;
     for (uint32_t i = 0; i < vm->device_end; i++)
@@ -223,7 +223,7 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
     struct sock_filter code[sizeof kvm_filter_inherited_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, left);
-    settle_kinds(code, count, vm, keeps->stand_ins);
+    resolve_kinds(code, count, vm, keeps->stand_ins);
     const uint32_t guard = has_places(vm) ? guard_build(code + count, vm, keeps) : 0;
     for (size_t i = 0; i < count; i++)
         if (code[i].code == (BPF_RET | BPF_K) && code[i].k == GUARDED) {

@@ -34,11 +34,11 @@ void kvm_clear_memory(int machine_fd)
     (void)ioctl(machine_fd, KVM_SET_USER_MEMORY_REGION, &none);
 }
 
-static enum verdict leave(struct vm *vm, enum vm_event_kind kind, uint64_t detail)
+static enum verdict exit_with(struct vm *vm, enum vm_event_kind kind, uint64_t detail)
 {
     vm->shared->event.kind = kind;
     vm->shared->event.detail = detail;
-    return LEAVE;
+    return EXIT;
 }
 
 /*
@@ -73,14 +73,14 @@ static bool is_plain_out(const struct kvm_run *run)
     return (word & ~port.word) == plain.word;
 }
 
-static enum verdict settle_io(struct vm *vm, const struct kvm_run *run)
+static enum verdict handle_io(struct vm *vm, const struct kvm_run *run)
 {
     if (!is_plain_out(run))
-        return leave_bad_port(vm, run->io.port);
+        return exit_bad_port(vm, run->io.port);
     uint32_t gpa;
     memcpy(&gpa, (const uint8_t *)run + run->io.data_offset, sizeof gpa);
     if (__builtin_expect(is_of_outs(run, gpa), 0))
-        return leave_bad_port(vm, run->io.port);
+        return exit_bad_port(vm, run->io.port);
     const uint32_t number = run->io.port - HVT_PORT_BASE; /* of a lower port: past all numbers */
     if (number < HVT_HYPERCALL_MAX)
         return hypercall(vm, number, gpa);
@@ -89,33 +89,33 @@ static enum verdict settle_io(struct vm *vm, const struct kvm_run *run)
     return hypercall_out(vm, run->io.port, gpa);
 }
 
-static __attribute__((cold)) enum verdict settle_other_exit(struct vm *vm, const struct kvm_run *run)
+static __attribute__((cold)) enum verdict handle_other_exit(struct vm *vm, const struct kvm_run *run)
 {
     switch (run->exit_reason) {
     case KVM_EXIT_FAIL_ENTRY:
-        return leave(vm, EVENT_ENTRY_FAILURE, run->fail_entry.hardware_entry_failure_reason);
+        return exit_with(vm, EVENT_ENTRY_FAILURE, run->fail_entry.hardware_entry_failure_reason);
     case KVM_EXIT_INTERNAL_ERROR:
-        return leave(vm, EVENT_INTERNAL_ERROR, run->internal.suberror);
+        return exit_with(vm, EVENT_INTERNAL_ERROR, run->internal.suberror);
     default:
-        return leave(vm, EVENT_UNHANDLED_EXIT, run->exit_reason);
+        return exit_with(vm, EVENT_UNHANDLED_EXIT, run->exit_reason);
     }
 }
 
-enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run)
+enum verdict kvm_exit_handle(struct vm *vm, const struct kvm_run *run)
 {
-    return run->exit_reason == KVM_EXIT_IO ? settle_io(vm, run) : settle_other_exit(vm, run);
+    return run->exit_reason == KVM_EXIT_IO ? handle_io(vm, run) : handle_other_exit(vm, run);
 }
 
-static __attribute__((cold)) enum verdict settle_failed_run(struct vm *vm, int error)
+static __attribute__((cold)) enum verdict handle_failed_run(struct vm *vm, int error)
 {
     switch (error) {
     case EINTR:
-        return leave_interrupted(vm);
+        return exit_interrupted(vm);
     case EFAULT: /* the second level found no right to write in our mapping: gup fails, KVM gives up */
-        return leave(vm, EVENT_TRANSLATION_FAULT, 0);
+        return exit_with(vm, EVENT_TRANSLATION_FAULT, 0);
     default:
         vm->shared->event.os_error = error;
-        return leave(vm, EVENT_HOST_ERROR, 0);
+        return exit_with(vm, EVENT_HOST_ERROR, 0);
     }
 }
 
@@ -160,15 +160,15 @@ static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, u
         const long answer = enter_guest(vcpu_fd);
         enum verdict verdict;
         if (__builtin_expect(answer < 0, 0)) {
-            verdict = settle_failed_run(vm, (int)-answer);
+            verdict = handle_failed_run(vm, (int)-answer);
         } else {
             if (__builtin_expect(!shared->timeline.first_exit, 0))
                 shared->timeline.first_exit = monotonic_ns();
             shared->counters.exits++;
-            verdict = kvm_exit_settle(vm, run);
+            verdict = kvm_exit_handle(vm, run);
         }
-        if (verdict == LEAVE)
-            return LEAVE;
+        if (verdict == EXIT)
+            return EXIT;
     }
     return CONTINUE;
 }
@@ -178,26 +178,26 @@ static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, u
 static enum verdict run_with_mask(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
     if (set_run_mask(vcpu_fd, &runner_of(vm)->run_mask) < 0)
-        return settle_failed_run(vm, errno);
-    if (run_guest(vm, vcpu_fd, run, EXITS_WITH_MASK) == LEAVE)
-        return LEAVE;
+        return handle_failed_run(vm, errno);
+    if (run_guest(vm, vcpu_fd, run, EXITS_WITH_MASK) == EXIT)
+        return EXIT;
     runner_of(vm)->signals_let_in_next = true;
-    return leave_interrupted(vm);
+    return exit_interrupted(vm);
 }
 
 static enum verdict run(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
     if (atomic_load(&vm->stop_requested))
-        return leave_stopped(vm);
+        return exit_stopped(vm);
     if (runner_of(vm)->signals_at_will)
         return run_guest(vm, vcpu_fd, run, UINT64_MAX);
     if (!runner_of(vm)->signals_elsewhere && !runner_of(vm)->signals_let_in_next)
         return run_with_mask(vm, vcpu_fd, run);
     runner_of(vm)->signals_let_in_next = false;
     const bool let_in = run_signals_let_in(vm);
-    enum verdict verdict = LEAVE;
+    enum verdict verdict = EXIT;
     if (set_run_mask(vcpu_fd, let_in ? NULL : &runner_of(vm)->run_mask) < 0)
-        (void)settle_failed_run(vm, errno);
+        (void)handle_failed_run(vm, errno);
     else
         verdict = run_guest(vm, vcpu_fd, run, UINT64_MAX);
     if (let_in)
@@ -210,7 +210,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
     struct vm_shared *shared = vm->shared;
     sigset_t saved;
     run_page->immediate_exit = 0; /* and who asked for a stop before is heard below */
-    runner_of(vm)->leave_at_once = &run_page->immediate_exit;
+    runner_of(vm)->exit_at_once = &run_page->immediate_exit;
     vm_enter(vm, &saved);
     copy_fault_prepare(vm);
     shared->event = (struct vm_event){0};

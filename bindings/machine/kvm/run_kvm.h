@@ -12,9 +12,9 @@ int kvm_set_memory(const struct vm *vm, int machine_fd);
 /* The slot is gone, or stays: that costs time, no more (owner.c). */
 void kvm_clear_memory(int machine_fd);
 
-/* What one successful KVM_RUN left in `run` is settled, or becomes an event. Needs no KVM: tests fill `run`.
+/* What one successful KVM_RUN left in `run` is handled, or becomes an event. Needs no KVM: tests fill `run`.
  */
-enum verdict kvm_exit_settle(struct vm *vm, const struct kvm_run *run);
+enum verdict kvm_exit_handle(struct vm *vm, const struct kvm_run *run);
 
 /* Runs the vCPU until something Python must decide; vm->shared.event says what. The GIL is not held. */
 void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run);

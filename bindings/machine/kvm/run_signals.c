@@ -24,7 +24,7 @@ static pid_t this_thread(void)
 static void end_the_wait(void)
 {
     const uint64_t one = 1;
-    __atomic_store_n(runner_of(listening)->leave_at_once, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(runner_of(listening)->exit_at_once, 1, __ATOMIC_SEQ_CST);
     (void)!write(listening->stop_fd, &one, sizeof one);
 }
 

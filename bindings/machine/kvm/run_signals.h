@@ -17,7 +17,7 @@
 
 #include "vm.h"
 
-/* Inside vm_enter(), with vm->leave_at_once set, on the thread that runs. False: signals stay held back, for
+/* Inside vm_enter(), with vm->exit_at_once set, on the thread that runs. False: signals stay held back, for
  * this is another thread than the first, or the kick's number is somebody else's. */
 bool run_signals_let_in(struct vm *vm);
 

@@ -178,10 +178,10 @@ static enum verdict give_console_piece(void)
     return ask_and_resume();
 }
 
-static __attribute__((cold, noinline)) void settle_left(uint64_t rip)
+static __attribute__((cold, noinline)) void handle_exit(uint64_t rip)
 {
-    enum verdict verdict = LEAVE;
-    while (verdict == LEAVE) {
+    enum verdict verdict = EXIT;
+    while (verdict == EXIT) {
         struct vm_event *event = &the_vm.shared->event;
         if (event->kind == EVENT_CONSOLE) {
             verdict = give_console_piece();
@@ -218,26 +218,26 @@ void count_exit(void)
 #endif
 #define HOT_PATH __attribute__((flatten, noinline)) RETURN_BY_JUMP
 
-static inline __attribute__((always_inline)) void settle_hypercall(uint32_t number, uint32_t gpa)
+static inline __attribute__((always_inline)) void handle_hypercall_out(uint32_t number, uint32_t gpa)
 {
     count_exit();
-    if (hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa) == LEAVE)
-        settle_left(guest_rip - 1); /* the `out` */
+    if (hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa) == EXIT)
+        handle_exit(guest_rip - 1); /* the `out` */
 }
 
 static HOT_PATH void handle_net_write(uint32_t gpa)
 {
-    settle_hypercall(HVT_HYPERCALL_NET_WRITE, gpa);
+    handle_hypercall_out(HVT_HYPERCALL_NET_WRITE, gpa);
 }
 
 static HOT_PATH void handle_net_read(uint32_t gpa)
 {
-    settle_hypercall(HVT_HYPERCALL_NET_READ, gpa);
+    handle_hypercall_out(HVT_HYPERCALL_NET_READ, gpa);
 }
 
 static HOT_PATH void handle_other(uint32_t number, uint32_t gpa)
 {
-    settle_hypercall(number, gpa);
+    handle_hypercall_out(number, gpa);
 }
 
 void handle_hypercall(uint32_t number, uint32_t gpa);
@@ -254,8 +254,8 @@ RETURN_BY_JUMP void handle_hypercall(uint32_t number, uint32_t gpa)
 /* trap.c: an `out` that came as a signal. */
 void handle_out(uint32_t port, uint32_t gpa, uint64_t rip)
 {
-    if (hypercall_out(&the_vm, port, gpa) == LEAVE)
-        settle_left(rip);
+    if (hypercall_out(&the_vm, port, gpa) == EXIT)
+        handle_exit(rip);
 }
 
 /* LAHF and SAHF: CPUID leaf 0x80000001, ECX bit 0. The first 64-bit processors have them in 32-bit code

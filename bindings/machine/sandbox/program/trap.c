@@ -179,7 +179,7 @@ static bool was_privileged(struct cpu *cpu)
         cpu->rip += done.length;
         return true;
     case BAD_PORT:
-        (void)leave_bad_port(&the_vm, done.port);
+        (void)exit_bad_port(&the_vm, done.port);
         the_vm.shared->event.rip = cpu->rip;
         end_run();
     case HALTED:
