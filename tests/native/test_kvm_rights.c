@@ -30,7 +30,7 @@
 #define RO_DISK 0x8000u
 
 static struct vm vm;
-static struct left_behind left = {-1, -1, -1};
+static struct deferred_teardown teardown = {-1, -1, -1};
 static struct confinement keeps = {.outputs = {{.fd = STDERR_FILENO}, {.fd = -1}}};
 static int disk, large, read_only, log_file, net, stop, stray;
 static uint8_t data[LARGE + 1];
@@ -51,7 +51,7 @@ static int behind_the_filter(const long call[7])
         const struct rlimit no_core = {0, 0};
         (void)setrlimit(RLIMIT_CORE, &no_core);
         (void)give_up_rights();
-        if (!give_up_calls(&left, &vm, &keeps))
+        if (!give_up_calls(&teardown, &vm, &keeps))
             _exit(99);
         long answer = syscall(call[0], call[1], call[2], call[3], call[4], call[5], call[6]);
         _exit(answer < 0 ? 1 : 0);

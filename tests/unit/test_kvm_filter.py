@@ -56,8 +56,8 @@ PRINTER = r"""
 #include <sys/syscall.h>
 #include <time.h>
 #include "runner.h"
-#define LEFT_SOCKET_FD 0xfffff001u
-#define LEFT_LOCK_FD   0xfffff002u
+#define TEARDOWN_SOCKET_FD 0xfffff001u
+#define TEARDOWN_LOCK_FD   0xfffff002u
 #define OWN_PROCESS    0xfffff003u
 #define GUARDED        0x0d15c0deu
 #define ALLOW_FOR(types) SECCOMP_RET_ALLOW /* of a guest that has every kind of device */

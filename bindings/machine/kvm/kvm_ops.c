@@ -14,11 +14,11 @@
 
 #include "close_later.h"
 #include "copy_fault.h"
+#include "deferred_teardown.h"
 #include "device_ops.h"
 #include "entered.h"
 #include "image_memory.h"
 #include "kvm_cpu_state.h"
-#include "leave_behind.h"
 #include "reset_kvm.h"
 #include "rights.h"
 #include "run_kvm.h"
@@ -28,8 +28,8 @@
 
 struct kvm {
     struct kvm_machine machine;
-    struct left_behind left;
-    bool is_left; /* `left` is prepared */
+    struct deferred_teardown teardown;
+    bool is_deferred; /* `teardown` is prepared */
     gpa_t entry;
 };
 _Static_assert(sizeof(struct kvm) <= MACHINE_OWN_BYTES, "it fits");
@@ -163,18 +163,18 @@ static int open_machine(struct machine *machine, const struct machine_plan *plan
 static uint32_t confine(struct machine *machine, const struct confinement *keeps)
 {
     struct vm *vm = machine->vm;
-    struct left_behind *left = &own(machine)->left;
+    struct deferred_teardown *teardown = &own(machine)->teardown;
     copy_fault_prepare(vm);
     if (vm->map_devices)
         vm->map_devices(vm);
-    *left = (struct left_behind){-1, -1, -1};
+    *teardown = (struct deferred_teardown){-1, -1, -1};
     if (!keeps->stand_ins)
-        leave_behind_prepare(left);
-    own(machine)->is_left = true;
+        deferred_teardown_prepare(teardown);
+    own(machine)->is_deferred = true;
     give_up_file_growth(vm, keeps);
     uint32_t layers = ISOLATION_KVM | give_up_rights();
     devices_prepare(vm);
-    return layers | give_up_calls(left, vm, keeps);
+    return layers | give_up_calls(teardown, vm, keeps);
 }
 
 static uint32_t isolation(struct machine *machine)
@@ -319,8 +319,8 @@ static void close_machine(struct machine *machine)
 
 static void leave(struct machine *machine)
 {
-    if (own(machine)->is_left)
-        leave_behind(&own(machine)->left, kvm_of(machine));
+    if (own(machine)->is_deferred)
+        teardown_defer(&own(machine)->teardown, kvm_of(machine));
 }
 
 /* ---- its words */

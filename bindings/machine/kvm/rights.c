@@ -35,9 +35,9 @@
 
 /* Stand in the filter for numbers that are known when it is installed; no descriptor and no process has them.
  */
-#define LEFT_SOCKET_FD 0xfffff001u
-#define LEFT_LOCK_FD   0xfffff002u
-#define OWN_PROCESS    0xfffff003u
+#define TEARDOWN_SOCKET_FD 0xfffff001u
+#define TEARDOWN_LOCK_FD   0xfffff002u
+#define OWN_PROCESS        0xfffff003u
 
 #define GUARDED 0x0d15c0deu /* no verdict of the kernel's: install() puts what decides in its place */
 
@@ -126,16 +126,16 @@ uint32_t give_up_rights(void)
 }
 
 /* Without a socket its numbers stay as they are: nobody's. */
-static void fill_in(struct sock_filter *code, size_t count, const struct left_behind *left)
+static void fill_in(struct sock_filter *code, size_t count, const struct deferred_teardown *teardown)
 {
     const uint32_t process = (uint32_t)getpid();
     for (size_t i = 0; i < count; i++) {
         if (code[i].k == OWN_PROCESS)
             code[i].k = process;
-        else if (code[i].k == LEFT_SOCKET_FD && left->ours >= 0)
-            code[i].k = (uint32_t)left->ours;
-        else if (code[i].k == LEFT_LOCK_FD && left->ours >= 0)
-            code[i].k = (uint32_t)left->lock_fd;
+        else if (code[i].k == TEARDOWN_SOCKET_FD && teardown->ours >= 0)
+            code[i].k = (uint32_t)teardown->ours;
+        else if (code[i].k == TEARDOWN_LOCK_FD && teardown->ours >= 0)
+            code[i].k = (uint32_t)teardown->lock_fd;
     }
 }
 
@@ -217,12 +217,12 @@ static void resolve_kinds(struct sock_filter *code, size_t count, const struct v
     }
 }
 
-static bool install(const struct sock_filter *rules, size_t count, const struct left_behind *left,
+static bool install(const struct sock_filter *rules, size_t count, const struct deferred_teardown *teardown,
                     const struct vm *vm, const struct confinement *keeps)
 {
     struct sock_filter code[sizeof kvm_filter_inherited_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
-    fill_in(code, count, left);
+    fill_in(code, count, teardown);
     resolve_kinds(code, count, vm, keeps->stand_ins);
     const uint32_t guard = has_places(vm) ? guard_build(code + count, vm, keeps) : 0;
     for (size_t i = 0; i < count; i++)
@@ -236,9 +236,10 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &filter) == 0;
 }
 
-#define INSTALL(rules) install(rules, sizeof(rules) / sizeof *(rules), left, vm, keeps)
+#define INSTALL(rules) install(rules, sizeof(rules) / sizeof *(rules), teardown, vm, keeps)
 
-uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, const struct confinement *keeps)
+uint32_t give_up_calls(const struct deferred_teardown *teardown, const struct vm *vm,
+                       const struct confinement *keeps)
 {
     bool installed = keeps->stand_ins ? INSTALL(kvm_filter_inherited_rules)
                      : vm->device_end ? INSTALL(kvm_filter_device_rules)

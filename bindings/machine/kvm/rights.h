@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "leave_behind.h"
+#include "deferred_teardown.h"
 #include "machine.h"
 
 /* No file of this process grows past the VM's largest disk, where neither the console nor what this process
@@ -23,11 +23,12 @@ uint32_t give_up_rights(void);
  * calls but those of kvm_filter_rules.txt, and of kvm_filter_device_rules.txt those of the kinds of devices
  * that the guest has; with `stand_ins` all of these, and those that command/inherited_filter.c makes in
  * place of
- * refused ones. The filter knows the descriptors of `left`, `vm` and `keeps` by number. Where there is a
+ * refused ones. The filter knows the descriptors of `teardown`, `vm` and `keeps` by number. Where there is a
  * disk, one is written by pwrite64 alone, within what it holds, and one that is read-only to the guest not at
  * all; every other write goes to a network, the console, one of `keeps` or what wakes a wait, and to no other
  * descriptor: it may be the disk's file. Which layers stand.
  */
-uint32_t give_up_calls(const struct left_behind *left, const struct vm *vm, const struct confinement *keeps);
+uint32_t give_up_calls(const struct deferred_teardown *teardown, const struct vm *vm,
+                       const struct confinement *keeps);
 
 #endif

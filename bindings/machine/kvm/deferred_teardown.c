@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "leave_behind.h"
+#include "deferred_teardown.h"
 
 #include <fcntl.h>
 #include <stdbool.h>
@@ -36,13 +36,13 @@ static int open_places(void)
     return open_private(path, user);
 }
 
-void leave_behind_prepare(struct left_behind *left)
+void deferred_teardown_prepare(struct deferred_teardown *teardown)
 {
     int pair[2];
-    *left = (struct left_behind){-1, -1, open_places()};
-    if (left->lock_fd >= 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
-        left->ours = pair[0];
-        left->looped = pair[1];
+    *teardown = (struct deferred_teardown){-1, -1, open_places()};
+    if (teardown->lock_fd >= 0 && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0) {
+        teardown->ours = pair[0];
+        teardown->looped = pair[1];
     }
 }
 
@@ -50,9 +50,9 @@ void leave_behind_prepare(struct left_behind *left)
  * its own. Where two came at once both go on to the next place. */
 static bool take_a_place(int lock_fd)
 {
-    for (int i = 0; i < LEFT_BEHIND_MAX; i++) {
+    for (int i = 0; i < DEFERRED_TEARDOWN_MAX; i++) {
         struct flock place = {
-            .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = LEFT_BEHIND_FIRST_BYTE + i, .l_len = 1};
+            .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = DEFERRED_TEARDOWN_FIRST_BYTE + i, .l_len = 1};
         if (fcntl(lock_fd, F_OFD_SETLK, &place) < 0)
             continue;
         struct flock others = place;
@@ -65,12 +65,12 @@ static bool take_a_place(int lock_fd)
     return false;
 }
 
-void leave_behind(const struct left_behind *left, const struct kvm_machine *machine)
+void teardown_defer(const struct deferred_teardown *teardown, const struct kvm_machine *machine)
 {
-    if (left->ours < 0 || !take_a_place(left->lock_fd))
+    if (teardown->ours < 0 || !take_a_place(teardown->lock_fd))
         return;
     /* Linux closes them in this order; in another one the place would be free too soon, no more. */
-    const int fds[] = {machine->vm_fd, machine->vcpu_fd, left->lock_fd, left->looped};
+    const int fds[] = {machine->vm_fd, machine->vcpu_fd, teardown->lock_fd, teardown->looped};
     union {
         struct cmsghdr head;
         uint8_t bytes[CMSG_SPACE(sizeof fds)];
@@ -81,5 +81,5 @@ void leave_behind(const struct left_behind *left, const struct kvm_machine *mach
     struct iovec piece = {.iov_base = &byte, .iov_len = sizeof byte};
     const struct msghdr message = {
         .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-    (void)sendmsg(left->ours, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)sendmsg(teardown->ours, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }

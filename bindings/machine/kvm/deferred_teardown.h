@@ -14,7 +14,8 @@
  * From Linux 6.9 on (and in stable kernels that took it over: 6.1.192 has it) a kernel thread collects, and
  * so the last close is its. Before that the process that exits does, and waits as it would have.
  *
- * One kernel thread makes all such closes of the host, one after the other. LEFT_BEHIND_MAX of ours may wait
+ * One kernel thread makes all such closes of the host, one after the other. DEFERRED_TEARDOWN_MAX of ours
+ * may wait
  * for it at a time, of each user; who comes then closes its machine itself. They are counted by locks of one
  * byte each, on an empty file that this user alone may open: /run/user/UID/tender-ends, for root
  * /run/tender-ends; where that cannot be had, or somebody else may open it, /dev/shm/tender-ends-UID; without
@@ -22,24 +23,24 @@
  * behind the machine in the queue. That descriptor reads alone: whoever has broken into the handlers finds
  * no file in it to fill, or to leave something in for another VM's process.
  */
-#ifndef TENDER_LEAVE_BEHIND_H
-#define TENDER_LEAVE_BEHIND_H
+#ifndef TENDER_DEFERRED_TEARDOWN_H
+#define TENDER_DEFERRED_TEARDOWN_H
 
 #include "kvm_machine.h"
 
-#define LEFT_BEHIND_MAX        8
-#define LEFT_BEHIND_FIRST_BYTE 0x74656e64 /* of the locks: some number that nobody else may think of */
+#define DEFERRED_TEARDOWN_MAX        8
+#define DEFERRED_TEARDOWN_FIRST_BYTE 0x74656e64 /* of the locks: some number that nobody else may think of */
 
-struct left_behind {
+struct deferred_teardown {
     int ours, looped; /* -1: the host gives no socket or no file; the machine's end is waited for */
     int lock_fd;
 };
 
-/* Before rights are given up, and before the filter (rights.h), which lets leave_behind() have these
+/* Before rights are given up, and before the filter (rights.h), which lets teardown_defer() have these
  * descriptors and no other. */
-void leave_behind_prepare(struct left_behind *left);
+void deferred_teardown_prepare(struct deferred_teardown *teardown);
 
 /* The last thing but exit: descriptors are closed by that alone. What fails is waited for. */
-void leave_behind(const struct left_behind *left, const struct kvm_machine *machine);
+void teardown_defer(const struct deferred_teardown *teardown, const struct kvm_machine *machine);
 
 #endif

@@ -18,11 +18,11 @@ from support import Guest
 
 pytestmark = pytest.mark.kvm
 
-# leave_behind.h
-HEADER = Path(__file__).resolve().parents[2] / "bindings" / "machine" / "kvm" / "leave_behind.h"
+# deferred_teardown.h
+HEADER = Path(__file__).resolve().parents[2] / "bindings" / "machine" / "kvm" / "deferred_teardown.h"
 PLACES, FIRST_BYTE = (
     int(found, 0)
-    for found in re.findall(r"^#define LEFT_BEHIND_(?:MAX|FIRST_BYTE) +(\w+)", HEADER.read_text(), re.M)
+    for found in re.findall(r"^#define DEFERRED_TEARDOWN_(?:MAX|FIRST_BYTE) +(\w+)", HEADER.read_text(), re.M)
 )
 OFD_GETLK, OFD_SETLK = 36, 37  # linux/fcntl.h
 LIMIT_S = 60
@@ -34,7 +34,7 @@ def hello(tender_cmd: list[str], guest: Guest) -> list[str]:
 
 
 def private_file() -> Path:
-    """Where this user's commands count their ends: as leave_behind.h has it."""
+    """Where this user's commands count their ends: as deferred_teardown.h has it."""
     user = os.geteuid()
     directory = Path(f"/run/user/{user}") if user else Path("/run")
     if directory.is_dir() and os.access(directory, os.W_OK):
