@@ -1,6 +1,7 @@
 """Ways out of errors that the library and the command word differently: an argument of one is an option of the other.
 
-The C core's have two columns too (bindings/vm/ends.c). A way out that both word alike stands where the error is raised.
+The C core's have two columns too (bindings/vm/exit_report.c). A hint that both word alike stands where the error is
+raised.
 """
 
 from tender.errors import Hints

@@ -62,7 +62,7 @@ _says = lib.tn_says
 
 
 def says(name: str, *values: object) -> str:
-    """What the native command says in the same words (SAYS of bindings/vm/ends.def), with these values."""
+    """What the native command says in the same words (SAYS of bindings/machine/says.def), with these values."""
     format: str = ffi.string(_says(name.encode())).decode()
     return format % values
 

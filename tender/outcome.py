@@ -53,8 +53,8 @@ def explain(
     event: CData, backend: str, *, timed_out: bool = False, told: int = lib.TOLD_LIBRARY
 ) -> tuple[str, int, str]:
     """(reason, status, message) of an event that ends a run, in the contract's words; a way out as it is `told`."""
-    end = ffi.new("struct run_end *")
-    lib.tn_end_explain(event, backend.encode(), timed_out, told, end)
+    end = ffi.new("struct exit_report *")
+    lib.tn_exit_report_fill(event, backend.encode(), timed_out, told, end)
     message = ffi.string(end.message).decode("utf-8", "replace")
     return ffi.string(end.reason).decode(), int(end.status), message
 

@@ -38,7 +38,7 @@ UPROBES = {335, 336}
 """uretprobe and uprobe: newer kernels ask no filter, and refuse both but from a probe's own page."""
 LAST_CALL = 470
 
-END_OF_A_GUEST = {
+EXIT_REASONS_OF_A_GUEST = {
     ExitReason.EXIT,
     ExitReason.ABORT,
     ExitReason.TIMEOUT,

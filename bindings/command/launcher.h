@@ -23,7 +23,7 @@
 
 #include "device_types.h"
 #include "elf_image.h"
-#include "ends.h"
+#include "exit_report.h"
 #include "output.h"
 #include "report.h"
 #include "request.h"
@@ -100,7 +100,7 @@ void report_keep(void);
 struct output report_output(void);
 const char *report_name(void);
 /* Behind report_begin(), once; without a report it does nothing. */
-void report_end(const struct report_about *about, const struct told_end *told, const struct vm_event *event,
+void report_end(const struct report_about *about, const struct told_exit *told, const struct vm_event *event,
                 const struct vm_shared *shared);
 
 /* ---- devices.c */

@@ -168,7 +168,7 @@ const char *report_name(void)
     return !report.target || descriptor_of(report.target) == STDERR_FILENO ? "" : target_shown(report.target);
 }
 
-void report_end(const struct report_about *about, const struct told_end *told, const struct vm_event *event,
+void report_end(const struct report_about *about, const struct told_exit *told, const struct vm_event *event,
                 const struct vm_shared *shared)
 {
     if (!report.line)
@@ -181,13 +181,13 @@ void report_end(const struct report_about *about, const struct told_end *told, c
 
 void report_refused(const struct report_about *about, const char *text)
 {
-    struct told_end told = {.status = STATUS_CANNOT_START,
-                            .error = "TenderError",
-                            .code = about->signal ? "signal" : "error",
-                            .hint = "",
-                            .os_error = -1};
+    struct told_exit told = {.status = STATUS_CANNOT_START,
+                             .error = "TenderError",
+                             .code = about->signal ? "signal" : "error",
+                             .hint = "",
+                             .os_error = -1};
     int32_t ignored;
-    told.reason = end_reason(about->signal ? END_SIGNAL : END_NOT_STARTED, &ignored);
+    told.reason = exit_reason_name(about->signal ? REASON_SIGNAL : REASON_NOT_STARTED, &ignored);
     (void)snprintf(told.message, sizeof told.message, "%s", text);
     report_begin();
     report_end(about, &told, NULL, NULL);

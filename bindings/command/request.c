@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "device_words.h"
-#include "ends.h"
+#include "exit_report.h"
 
 #define MIB          (UINT64_C(1) << 20)
 #define MEM_GRANULE  (2 * MIB)

@@ -24,7 +24,7 @@
 
 #include "console.h"
 #include "device.h"
-#include "ends.h"
+#include "exit_report.h"
 #include "image_memory.h"
 #include "launcher.h"
 #include "lifecycle.h"
@@ -416,9 +416,9 @@ static void say_nothing(const char *hint)
     (void)hint;
 }
 
-static struct end_reader reader_of(const struct request *request)
+static struct exit_reader reader_of(const struct request *request)
 {
-    return (struct end_reader){say_line, request->solo5 ? say_nothing : say_hint, machine.program};
+    return (struct exit_reader){say_line, request->solo5 ? say_nothing : say_hint, machine.program};
 }
 
 static struct report_about about_run(int stopped_by, uint32_t isolation)
@@ -435,15 +435,15 @@ static _Noreturn void end(const struct request *request, uint32_t layers)
 {
     const struct vm_event event = *vm.event;
     const struct vm_shared shared = *vm.shared;
-    const struct end_reader reader = reader_of(request);
+    const struct exit_reader reader = reader_of(request);
     const uint32_t isolation =
         request->json && !machine.ops->confine ? machine.ops->isolation(&machine) : layers;
     char time_is_over[96];
-    struct told_end told;
+    struct told_exit told;
     (void)snprintf(time_is_over, sizeof time_is_over, says_time_over, request->timeout_s);
     give_back();
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
-    end_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader, &told);
+    exit_report_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader, &told);
     const struct report_about about = about_run(stopped_by, isolation);
     report_end(&about, &told, &event, &shared);
     leave(told.status);
@@ -453,11 +453,11 @@ static _Noreturn void end(const struct request *request, uint32_t layers)
 static void refuse_missing_layers(const struct request *request, uint32_t layers)
 {
     const uint32_t missing = request->require & ~layers;
-    const struct end_reader reader = reader_of(request);
-    struct told_end told;
+    const struct exit_reader reader = reader_of(request);
+    struct told_exit told;
     if (!missing)
         return;
-    end_tell_missing(missing, machine.ops->words, &reader, &told);
+    exit_report_tell_missing(missing, machine.ops->words, &reader, &told);
     give_back();
     const struct report_about about = about_run(0, layers);
     report_end(&about, &told, NULL, NULL);

@@ -18,7 +18,7 @@ HEADERS = (
     BINDINGS / "machine" / "machine_types.h",
     BINDINGS / "core" / "vm_types.h",
     BINDINGS / "devices" / "device_types.h",
-    BINDINGS / "vm" / "end_types.h",
+    BINDINGS / "vm" / "exit_report_types.h",
     HERE / "owner_types.h",
     HERE / "native.h",
 )

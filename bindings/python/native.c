@@ -9,7 +9,7 @@
 #include "console.h"
 #include "device.h"
 #include "device_words.h"
-#include "ends.h"
+#include "exit_report.h"
 #include "hypercall.h"
 #include "kvm_ops.h"
 #include "lifecycle.h"
@@ -119,13 +119,13 @@ int tn_file_open(const char *path, int use, struct device_error *error, struct d
     return keep(file_open(path, (enum file_use)use, error), into);
 }
 
-int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,
-                   struct run_end *end)
+int tn_exit_report_fill(const struct vm_event *event, const char *machine, int over_time, int told,
+                        struct exit_report *report)
 {
     const struct machine_ops *ops = machine_by_name(machine);
     if (!ops)
         return -EINVAL;
-    end_explain(event, ops->words, over_time != 0, (enum told)told, end);
+    exit_report_fill(event, ops->words, over_time != 0, (enum told)told, report);
     return 0;
 }
 

@@ -13,7 +13,7 @@
 #include "cpu_state.h"
 #include "device_types.h"
 #include "elf_image_types.h"
-#include "end_types.h"
+#include "exit_report_types.h"
 #include "machine_types.h"
 #include "owner_types.h"
 #include "vm_types.h"
@@ -31,8 +31,8 @@ struct vm;
 #define tn_terminal_without_waiting terminal_without_waiting
 #define tn_vm_set_console           console_set
 #define tn_setup_step_name          setup_step_name
-#define tn_end_reason               end_reason
-#define tn_says                     end_says
+#define tn_exit_reason_name         exit_reason_name
+#define tn_says                     says_by_name
 #define tn_setup_step_hint          setup_step_hint
 #define tn_hypercall_name           hypercall_name
 #define tn_feature_name             feature_name
@@ -175,11 +175,11 @@ uint32_t tn_device_types(void);
 const char *tn_device_name(uint32_t type);
 const char *tn_device_word(uint32_t type);
 
-/* How a run ended, in words (vm/ends.h). */
-int tn_end_explain(const struct vm_event *event, const char *machine, int over_time, int told,
-                   struct run_end *end);
+/* How a run ended, in words (vm/exit_report.h). */
+int tn_exit_report_fill(const struct vm_event *event, const char *machine, int over_time, int told,
+                        struct exit_report *report);
 const char *tn_setup_step_name(uint32_t step);
-const char *tn_end_reason(uint32_t end, int32_t *status);
+const char *tn_exit_reason_name(uint32_t end, int32_t *status);
 const char *tn_says(const char *name);
 const char *tn_setup_step_hint(uint32_t step, int os_error, enum told told);
 const char *tn_isolation_name(uint32_t index);

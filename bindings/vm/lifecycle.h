@@ -4,7 +4,7 @@
  *   devices are opened    machine_expected(), machine_ring_mode(): what will probably be done with them
  *   a machine is made     machine_choose(), machine_open()
  *   it runs               its ops (machine.h); time_limit.h
- *   it has ended          ends.h
+ *   it has ended          exit_report.h
  *
  * Each of the two has for itself: the command its words, its signals and an image that is read to its place;
  * the library its handles, threads and forks (python/owner.c), and KVM's descriptors (tender/backend/kvm.py).

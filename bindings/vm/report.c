@@ -172,7 +172,7 @@ static void add_isolation(struct line *line, uint32_t isolation)
 }
 
 /* As to_dict() has it (tender/errors.py). */
-static void add_error(struct line *line, const struct told_end *told)
+static void add_error(struct line *line, const struct told_exit *told)
 {
     add(line, ", \"error\": {\"error\": \"%s\", \"code\": \"%s\", \"message\": ", told->error, told->code);
     add_text(line, told->message);
@@ -205,7 +205,7 @@ static void add_run(struct line *line, const struct report_about *about, const s
     add(line, ", \"error\": null");
 }
 
-size_t report_write(char to[REPORT_BYTES], const struct report_about *about, const struct told_end *told,
+size_t report_write(char to[REPORT_BYTES], const struct report_about *about, const struct told_exit *told,
                     const struct vm_event *event, const struct vm_shared *shared)
 {
     struct line line = {to, to + REPORT_BYTES};

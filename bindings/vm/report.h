@@ -5,7 +5,7 @@
 #ifndef TENDER_REPORT_H
 #define TENDER_REPORT_H
 
-#include "ends.h"
+#include "exit_report.h"
 
 /* For any line: of an image's name and a message each byte may become six. */
 #define REPORT_BYTES 32768
@@ -21,7 +21,7 @@ struct report_about {
 
 /* Writes the line, with its newline, and returns its length. Of a guest that was not started (told->error)
  * `event` and `shared` are not looked at. */
-size_t report_write(char to[REPORT_BYTES], const struct report_about *about, const struct told_end *told,
+size_t report_write(char to[REPORT_BYTES], const struct report_about *about, const struct told_exit *told,
                     const struct vm_event *event, const struct vm_shared *shared);
 
 #endif

@@ -3,7 +3,7 @@
 #include <errno.h>
 #include <time.h>
 
-#include "end_types.h"
+#include "exit_report_types.h"
 #include "quiet_thread.h"
 #include "vm.h"
 

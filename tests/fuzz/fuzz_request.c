@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "device_words.h"
-#include "ends.h"
+#include "exit_report.h"
 #include "must.h"
 #include "request.h"
 

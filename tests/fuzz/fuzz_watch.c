@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #include "../native/devices.h"
-#include "ends.h"
+#include "exit_report.h"
 #include "must.h"
 #include "runner.h"
 #include "spawn.h"
@@ -189,11 +189,12 @@ static struct vm_event model_run(void)
 
 static void check_line(const struct vm_event *event)
 {
-    struct run_end end;
+    struct exit_report report;
     memset(&end, 'x', sizeof end);
-    end_explain(event, machine_by_name("sandbox")->words, false, TOLD_LIBRARY, &end);
-    const size_t len = strnlen(end.message, sizeof end.message);
-    MUST(len < sizeof end.message && !memchr(end.message, '\n', len) && end.reason && *end.reason);
+    exit_report_fill(event, machine_by_name("sandbox")->words, false, TOLD_LIBRARY, &report);
+    const size_t len = strnlen(report.message, sizeof report.message);
+    MUST(len < sizeof report.message && !memchr(report.message, '\n', len) && report.reason &&
+         *report.reason);
 }
 
 static void run(void)

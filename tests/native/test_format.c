@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ends.h"
+#include "exit_report.h"
 #include "holds.h"
 #include "says.h"
 

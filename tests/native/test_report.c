@@ -15,7 +15,7 @@ static const char *report_of(const char *image)
 {
     const struct vm_event event = {.kind = EVENT_HALT};
     static const struct vm_shared shared;
-    const struct told_end told = {.reason = "exit"};
+    const struct told_exit told = {.reason = "exit"};
     const struct report_about about = {.image = image, .backend = "kvm"};
     memset(line, '#', sizeof line);
     line[report_write(line, &about, &told, &event, &shared)] = '\0';
@@ -71,7 +71,7 @@ static void test_the_longest_fits(void)
     static struct vm_shared shared;
     struct vm_event event = {
         .kind = EVENT_HALT, .status = INT32_MIN, .cookie_valid = 1, .registers_valid = 1};
-    struct told_end told = {.reason = "unsupported-instruction", .status = INT32_MIN, .hint = image};
+    struct told_exit told = {.reason = "unsupported-instruction", .status = INT32_MIN, .hint = image};
     const struct report_about about = {.image = image,
                                        .signal = INT32_MIN,
                                        .backend = "sandbox",

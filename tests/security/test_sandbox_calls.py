@@ -13,8 +13,8 @@ from sandbox_rig import (
     ALLOWED,
     ARCH_PRCTL,
     CLOCK_GETTIME,
-    END_OF_A_GUEST,
     EXIT_GROUP,
+    EXIT_REASONS_OF_A_GUEST,
     FD_CONSOLE,
     FD_CONTROL,
     FD_NET,
@@ -360,10 +360,10 @@ def test_a_guest_that_claims_to_be_reporting_is_still_stopped(rig: Rig) -> None:
 )
 def test_a_forged_return_from_a_signal_ends_the_guest(rig: Rig, forged: str) -> None:
     result = rig.run(f"poke=b+4096,{forged}", f"goto={at('signal_return')},b+4096")
-    assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
+    assert result.reason in EXIT_REASONS_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
 
 
 def test_a_guest_that_returns_to_compatibility_mode_gains_nothing(rig: Rig) -> None:
     forged = frame(0x100000, cs=0x23, vectors=ZEROES)
     result = rig.run(f"poke=b+4096,{forged}", f"goto={at('signal_return')},b+4096", timeout=1)
-    assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT}, result.message
+    assert result.reason in EXIT_REASONS_OF_A_GUEST - {ExitReason.EXIT}, result.message

@@ -8,7 +8,7 @@ import re
 import pytest
 from sandbox_rig import (
     BSS,
-    END_OF_A_GUEST,
+    EXIT_REASONS_OF_A_GUEST,
     FD_CONSOLE,
     FD_LARGE,
     FD_SMALL,
@@ -44,7 +44,7 @@ def test_jumps_into_the_handlers_end_or_are_ended(rig: Rig, seed: int) -> None:
             result = rig.run(script, timeout=1.5)
         except BaseException as error:
             raise AssertionError(script) from error
-        assert result.reason in END_OF_A_GUEST, (script, result.message)
+        assert result.reason in EXIT_REASONS_OF_A_GUEST, (script, result.message)
         reasons[result.reason] = reasons.get(result.reason, 0) + 1
     assert reasons[ExitReason.SANDBOX_FAULT] > JUMPS // 5, reasons
 
@@ -56,7 +56,7 @@ def test_jumps_to_each_function_with_sound_registers_of_a_call(rig: Rig) -> None
     for name in functions:
         for seed in (1, 2):
             result = rig.run(f"jump={at(name)},{seed}", timeout=1.5)
-            assert result.reason in END_OF_A_GUEST, (name, result.message)
+            assert result.reason in EXIT_REASONS_OF_A_GUEST, (name, result.message)
 
 
 # ---- writes over the handlers' memory
@@ -85,7 +85,7 @@ def test_noise_over_the_handlers_data_is_reported_or_harmless(rig: Rig, name: st
     for seed in range(4):
         script = (f"noise=p+{place.start:#x},{len(place)},{seed}", after, "say=alive")
         result = rig.run(*script, timeout=0.3)
-        assert result.reason in END_OF_A_GUEST, (script, result.message)
+        assert result.reason in EXIT_REASONS_OF_A_GUEST, (script, result.message)
 
 
 def test_handlers_that_are_told_of_other_descriptors_are_killed(rig: Rig) -> None:
@@ -130,7 +130,7 @@ def test_a_fault_on_any_stack_is_reported(rig: Rig, rsp: str, target: str) -> No
     """Also on the stack that signals are handled on, which then overflows. The gate pops its return address."""
     where = {"0": "0", "handlers": at("the_call"), "gate": "0xff010"}[target]
     result = rig.run(f"goto={where},{rsp}")
-    assert result.reason in END_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
+    assert result.reason in EXIT_REASONS_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
 
 
 CF, PF, AF, ZF, SF, OF = 1, 4, 1 << 4, 1 << 6, 1 << 7, 1 << 11
@@ -187,7 +187,7 @@ def test_single_steps_are_the_guests_own_exception(rig: Rig) -> None:
 def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> None:
     """WRPKRU, where the processor has it, takes the handlers' rights to their own memory."""
     result = rig.run("pkru=0xffffffff", "site")
-    assert result.reason in END_OF_A_GUEST - {ExitReason.TIMEOUT}
+    assert result.reason in EXIT_REASONS_OF_A_GUEST - {ExitReason.TIMEOUT}
 
 
 # ---- memory

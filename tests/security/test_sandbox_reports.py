@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sandbox_rig import (
     BASE,
-    END_OF_A_GUEST,
+    EXIT_REASONS_OF_A_GUEST,
     FD_CONTROL,
     LIMIT,
     SHARED,
@@ -113,7 +113,7 @@ def test_what_a_guest_may_claim_is_reported_as_it_stands(rig: Rig) -> None:
 def test_noise_over_the_whole_shared_memory_is_reported_or_harmless(rig: Rig) -> None:
     for seed in range(40):
         result = rig.run(f"noise={SHARED},0x1000,{seed}", "events=1", "spin", timeout=1)
-        assert result.reason in END_OF_A_GUEST
+        assert result.reason in EXIT_REASONS_OF_A_GUEST
         assert isinstance(repr(result), str)
 
 
@@ -203,4 +203,4 @@ def test_the_command_reports_whatever_it_is_told_in_its_own_words(
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     reason = json.loads(done.stderr.splitlines()[-1])["reason"]
-    assert reason in ({ExitReason.SANDBOX_FAULT} if name in IMPOSSIBLE else END_OF_A_GUEST)
+    assert reason in ({ExitReason.SANDBOX_FAULT} if name in IMPOSSIBLE else EXIT_REASONS_OF_A_GUEST)

@@ -194,7 +194,7 @@ LIBRARY = [
 
 @pytest.mark.parametrize("path", LIBRARY)
 def test_no_text_of_the_library_has_an_option(path: str) -> None:
-    """Texts that both word differently stand in cures.py, and for the C core in ends.c."""
+    """Texts that both word differently stand in cures.py, and for the C core in exit_report.c."""
     for text in texts((SOURCES / path).read_text()):
         assert not OPTION.search(text), text
 

@@ -16,7 +16,7 @@
 #include <time.h>
 
 #include "device.h"
-#include "ends.h"
+#include "exit_report.h"
 #include "program.h"
 #include "report.h"
 #include "says.h"
@@ -75,7 +75,7 @@ static void add_hint(const char *hint)
         add_line("hint: ", hint);
 }
 
-static const struct end_reader reader = {add, add_hint, NULL};
+static const struct exit_reader reader = {add, add_hint, NULL};
 
 /* ---- the end */
 
@@ -107,7 +107,7 @@ static _Noreturn void finish(void)
 }
 
 /* What is told of an end is all there: from here on it is written, and a stop only hurries it. */
-static _Noreturn void finish_with(const struct told_end *told, const struct vm_event *event, int stopped_by)
+static _Noreturn void finish_with(const struct told_exit *told, const struct vm_event *event, int stopped_by)
 {
     const struct report_about about = {.image = self.image,
                                        .signal = stopped_by == SIGALRM ? 0 : stopped_by,
@@ -126,7 +126,7 @@ static _Noreturn void finish_with(const struct told_end *told, const struct vm_e
 _Noreturn void alone_end(int stopped_by)
 {
     struct vm_event event = the_vm.shared->event;
-    struct told_end told;
+    struct told_exit told;
     ending.decided = true;
     ending.length = 0;
     ending.written = (struct output_progress){0, 0};
@@ -136,7 +136,7 @@ _Noreturn void alone_end(int stopped_by)
     if (!is_entered() &&
         event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not begun asks for nothing */
         event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
-    end_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader, &told);
+    exit_report_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader, &told);
     finish_with(&told, &event, stopped_by);
 }
 
@@ -161,12 +161,12 @@ _Noreturn void alone_stop(int number, bool in_a_call, int64_t answer)
 void alone_refuse_missing(uint32_t layers)
 {
     const uint32_t missing = self.required & ~(self.layers | layers);
-    struct told_end told;
+    struct told_exit told;
     own_layers = layers;
     if (!missing)
         return;
     net_leave_headers(&the_vm);
-    end_tell_missing(missing, &sandbox_words, &reader, &told);
+    exit_report_tell_missing(missing, &sandbox_words, &reader, &told);
     finish_with(&told, NULL, 0);
 }
 

@@ -6,7 +6,7 @@
 #include "hypercall.h"
 #include "machine.h"
 
-/* Where set-up can fail; vm_event.number of EVENT_SETUP_FAILED. vm/ends.c has the words. */
+/* Where set-up can fail; vm_event.number of EVENT_SETUP_FAILED. vm/exit_report.c has the words. */
 enum sandbox_step {
     STEP_GUEST_MEMORY = 1,
     STEP_SIGNALS = 2,

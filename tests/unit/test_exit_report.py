@@ -1,4 +1,4 @@
-"""How runs end: one table (bindings/vm/ends.def) for the native command, the library, Python's command and the document.
+"""How runs end: one table (bindings/vm/exit_reasons.def) for the command, native and in Python, for library and document.
 
 And what they say in the same words stands in one place (bindings/machine/says.def).
 """
@@ -24,7 +24,7 @@ def rows() -> dict[str, int]:
     """Each reason and its status, as the core has them."""
     found: dict[str, int] = {}
     status = ffi.new("int32_t *")
-    while (reason := lib.tn_end_reason(len(found), status)) != ffi.NULL:
+    while (reason := lib.tn_exit_reason_name(len(found), status)) != ffi.NULL:
         found[ffi.string(reason).decode()] = int(status[0])
     return found
 

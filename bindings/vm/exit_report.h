@@ -2,40 +2,40 @@
  * How a run ended, in words: an event becomes a reason, a status and a line for a person. For the library and
  * for the launcher: the words stand here once. They are the contract's, where it has them.
  */
-#ifndef TENDER_ENDS_H
-#define TENDER_ENDS_H
+#ifndef TENDER_EXIT_REPORT_H
+#define TENDER_EXIT_REPORT_H
 
 #include <stdbool.h>
 
-#include "end_types.h"
+#include "exit_report_types.h"
 #include "machine.h"
 #include "vm_types.h"
 
 /* The ends by number. */
-#define END(name, reason, status) END_##name,
-enum end {
-#include "ends.def"
+#define EXIT_REASON(name, reason, status) REASON_##name,
+enum exit_reason {
+#include "exit_reasons.def"
 };
 /* The reason of an end and its status; NULL past the last. The format of that name in says.def, or NULL. */
-const char *end_reason(uint32_t end, int32_t *status);
-const char *end_says(const char *asked);
+const char *exit_reason_name(uint32_t end, int32_t *status);
+const char *says_by_name(const char *asked);
 
 /*
- * Fills `end` from an event that ends a run. `over_time`: what stopped it, if it was stopped, was a time
- * limit. Whatever the event holds, the message is one line; it fits (ends.c counts).
+ * Fills `report` from an event that ends a run. `over_time`: what stopped it, if it was stopped, was a time
+ * limit. Whatever the event holds, the message is one line; it fits (exit_report.c counts).
  */
-void end_explain(const struct vm_event *event, const struct machine_words *words, bool over_time,
-                 enum told told, struct run_end *end);
+void exit_report_fill(const struct vm_event *event, const struct machine_words *words, bool over_time,
+                      enum told told, struct exit_report *report);
 
 /* Who reads of an end at the command: its line, and ways out, which may be left unsaid. */
-struct end_reader {
+struct exit_reader {
     void (*line)(const char *text);
     void (*hint)(const char *text);
     const char *program; /* what the guest's process executes; NULL: it is that already */
 };
 
 /* An end as the command has told it. */
-struct told_end {
+struct told_exit {
     const char *reason;
     int32_t status;
     char message[512]; /* empty for an ordinary end */
@@ -46,11 +46,11 @@ struct told_end {
 
 /* For the command: tells `reader` of the event that ended a run, and fills `told`. `stopped_by`: the signal
  * that stopped it, SIGALRM for its time limit, whose line is `time_over`; 0: none did. */
-void end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
-              const char *time_over, const struct end_reader *reader, struct told_end *told);
+void exit_report_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
+                      const char *time_over, const struct exit_reader *reader, struct told_exit *told);
 /* The same of a guest that is not run, for these isolation layers are missing. */
-void end_tell_missing(uint32_t missing, const struct machine_words *words, const struct end_reader *reader,
-                      struct told_end *told);
+void exit_report_tell_missing(uint32_t missing, const struct machine_words *words,
+                              const struct exit_reader *reader, struct told_exit *told);
 
 /* The bytes of the guest's instruction, hexadecimal; empty: none could be read. */
 struct code_words {

@@ -1,6 +1,6 @@
 /* The end of a run, in words, as plain data; Python reads it through cffi (bindings/python/native.h). */
-#ifndef TENDER_END_TYPES_H
-#define TENDER_END_TYPES_H
+#ifndef TENDER_EXIT_REPORT_TYPES_H
+#define TENDER_EXIT_REPORT_TYPES_H
 
 #include <stdint.h>
 
@@ -17,7 +17,7 @@
 /* In whose words a way out is told: arguments of the library, or options of the command. */
 enum told { TOLD_LIBRARY, TOLD_COMMAND };
 
-struct run_end {
+struct exit_report {
     const char *reason; /* one of ExitReason's (tender/result.py) */
     int32_t status;     /* what the command line exits with */
     char message[256];  /* empty for an ordinary end */

@@ -1,6 +1,7 @@
-/* See ends.h. The longest line is a forbidden system call's or a bad access', well below run_end.message. */
+/* See exit_report.h. The longest line is a forbidden system call's or a bad access', well below
+ * exit_report.message. */
 #define _GNU_SOURCE
-#include "ends.h"
+#include "exit_report.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,20 +24,20 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 /* Not tables: a pointer costs the command a relocation at each start. */
-const char *end_reason(uint32_t end, int32_t *status)
+const char *exit_reason_name(uint32_t end, int32_t *status)
 {
     switch (end) {
-#define END(name, reason, its_status)                                                                        \
-    case END_##name:                                                                                         \
+#define EXIT_REASON(name, reason, its_status)                                                                \
+    case REASON_##name:                                                                                      \
         *status = its_status;                                                                                \
         return reason;
-#include "ends.def"
+#include "exit_reasons.def"
     default:
         return NULL;
     }
 }
 
-const char *end_says(const char *asked)
+const char *says_by_name(const char *asked)
 {
 #define SAYS(name, format)                                                                                   \
     if (strcmp(asked, #name) == 0)                                                                           \
@@ -45,13 +46,13 @@ const char *end_says(const char *asked)
     return NULL;
 }
 
-static __attribute__((format(printf, 3, 4))) void ends(struct run_end *end, enum end how, const char *format,
-                                                       ...)
+static __attribute__((format(printf, 3, 4))) void fill(struct exit_report *report, enum exit_reason how,
+                                                       const char *format, ...)
 {
     va_list arguments;
-    end->reason = end_reason(how, &end->status);
+    report->reason = exit_reason_name(how, &report->status);
     va_start(arguments, format);
-    (void)vsnprintf(end->message, sizeof end->message, format, arguments);
+    (void)vsnprintf(report->message, sizeof report->message, format, arguments);
     va_end(arguments);
 }
 
@@ -94,11 +95,11 @@ struct code_words event_code(const struct vm_event *event)
     return code;
 }
 
-static void explain_unsupported(const struct vm_event *event, enum told told, struct run_end *end)
+static void explain_unsupported(const struct vm_event *event, enum told told, struct exit_report *report)
 {
     static const char *const cures[] = {[TOLD_LIBRARY] = "backend=\"kvm\"", [TOLD_COMMAND] = "--backend kvm"};
     const struct code_words code = event_code(event);
-    ends(end, END_UNSUPPORTED_INSTRUCTION,
+    fill(report, REASON_UNSUPPORTED_INSTRUCTION,
          "sandbox: a privileged instruction that is not emulated: rip=0x%" PRIx64
          ", bytes %s; KVM may run it: %s",
          event->rip, code.text, cures[told]);
@@ -106,47 +107,49 @@ static void explain_unsupported(const struct vm_event *event, enum told told, st
 
 /* Whether somebody else ended the process is told as far as it can be: a guest that took it over can make it
  * exit, fault, or ask for a forbidden call, but not be sent SIGKILL. */
-static void explain_death(const struct vm_event *event, struct run_end *end)
+static void explain_death(const struct vm_event *event, struct exit_report *report)
 {
-    const enum end how = END_SANDBOX_DIED;
+    const enum exit_reason how = REASON_SANDBOX_DIED;
     if (event->os_error == ETIMEDOUT)
-        ends(end, how,
+        fill(report, how,
              "sandbox: the process was killed and has not ended: it waits in the kernel, as for storage that "
              "does not answer");
     else if (event->os_error)
-        ends(end, how, "sandbox: the process ended, and something else in this program took its exit status");
+        fill(report, how,
+             "sandbox: the process ended, and something else in this program took its exit status");
     else if (event->detail == SIGSYS)
-        ends(end, how,
+        fill(report, how,
              "sandbox: the process was killed by its filter: the guest made the handlers ask for a forbidden "
              "system call");
     else if (event->detail == SIGKILL)
-        ends(end, how,
+        fill(report, how,
              "sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory");
     else if (event->detail)
-        ends(end, how, "sandbox: the process died of %s in its handlers", signal_words(event->detail).text);
+        fill(report, how, "sandbox: the process died of %s in its handlers",
+             signal_words(event->detail).text);
     else
-        ends(end, how, "sandbox: the process exited with status %d instead of reporting an end",
+        fill(report, how, "sandbox: the process exited with status %d instead of reporting an end",
              event->status);
     if (event->os_error || event->detail == SIGKILL)
-        end->status = STATUS_HOST_FAILED;
+        report->status = STATUS_HOST_FAILED;
 }
 
-static void explain_bad_access(const struct vm_event *event, struct run_end *end)
+static void explain_bad_access(const struct vm_event *event, struct exit_report *report)
 {
     const char *call = hypercall_name(event->number);
-    ends(end, END_BAD_ACCESS,
+    fill(report, REASON_BAD_ACCESS,
          "Invalid guest access: gpa=0x%" PRIx64 ", sz=%" PRIu64 " (hypercall %s, rip=0x%" PRIx64 ")",
          event->gpa, event->len, call ? call : "unknown", event->rip);
 }
 
-static void explain_handler_fault(const struct vm_event *event, struct run_end *end)
+static void explain_handler_fault(const struct vm_event *event, struct exit_report *report)
 {
     const char *rest = "in the handlers: the guest jumped into them or wrote over their memory";
     if (event->detail)
-        ends(end, END_SANDBOX_FAULT, "sandbox: %s at rip=0x%" PRIx64 " %s", signal_words(event->detail).text,
-             event->rip, rest);
+        fill(report, REASON_SANDBOX_FAULT, "sandbox: %s at rip=0x%" PRIx64 " %s",
+             signal_words(event->detail).text, event->rip, rest);
     else
-        ends(end, END_SANDBOX_FAULT, "sandbox: a false report %s", rest);
+        fill(report, REASON_SANDBOX_FAULT, "sandbox: a false report %s", rest);
 }
 
 static const char *const setup_steps[] = {
@@ -238,62 +241,63 @@ const char *isolation_cure(uint32_t index, const struct machine_words *words, en
     return cure ? cure : "";
 }
 
-void end_explain(const struct vm_event *event, const struct machine_words *words, bool over_time,
-                 enum told told, struct run_end *end)
+void exit_report_fill(const struct vm_event *event, const struct machine_words *words, bool over_time,
+                      enum told told, struct exit_report *report)
 {
     const char *const title = words->title;
     switch (event->kind) {
     case EVENT_HALT:
-        ends(end, event->status == HVT_EXIT_ABORT ? END_ABORT : END_EXIT, "%s", "");
-        end->status = event->status & 0xff;
+        fill(report, event->status == HVT_EXIT_ABORT ? REASON_ABORT : REASON_EXIT, "%s", "");
+        report->status = event->status & 0xff;
         break;
     case EVENT_STOPPED:
-        ends(end, over_time ? END_TIMEOUT : END_STOPPED, "%s",
+        fill(report, over_time ? REASON_TIMEOUT : REASON_STOPPED, "%s",
              over_time ? "the time given is over" : "stopped");
         break;
     case EVENT_TRANSLATION_FAULT:
-        ends(end, END_TRANSLATION_FAULT, "%s: host/guest translation fault: rip=0x%" PRIx64, title,
+        fill(report, REASON_TRANSLATION_FAULT, "%s: host/guest translation fault: rip=0x%" PRIx64, title,
              event->rip);
         break;
     case EVENT_BAD_PORT:
-        ends(end, END_BAD_PORT, "Invalid guest port access: port=0x%x", event->port);
+        fill(report, REASON_BAD_PORT, "Invalid guest port access: port=0x%x", event->port);
         break;
     case EVENT_BAD_HYPERCALL:
-        ends(end, END_BAD_HYPERCALL, "Invalid guest hypercall: num=%u", event->number);
+        fill(report, REASON_BAD_HYPERCALL, "Invalid guest hypercall: num=%u", event->number);
         break;
     case EVENT_BAD_ACCESS:
-        explain_bad_access(event, end);
+        explain_bad_access(event, report);
         break;
     case EVENT_UNHANDLED_EXIT:
-        ends(end, END_UNHANDLED_EXIT, "%s: unhandled exit: exit_reason=0x%" PRIx64 ", rip=0x%" PRIx64, title,
-             event->detail, event->rip);
+        fill(report, REASON_UNHANDLED_EXIT, "%s: unhandled exit: exit_reason=0x%" PRIx64 ", rip=0x%" PRIx64,
+             title, event->detail, event->rip);
         break;
     case EVENT_ENTRY_FAILURE:
-        ends(end, END_ENTRY_FAILURE, "KVM: entry failure: hw_entry_failure_reason=0x%" PRIx64, event->detail);
+        fill(report, REASON_ENTRY_FAILURE, "KVM: entry failure: hw_entry_failure_reason=0x%" PRIx64,
+             event->detail);
         break;
     case EVENT_INTERNAL_ERROR:
-        ends(end, END_INTERNAL_ERROR, "KVM: internal error exit: suberror=0x%" PRIx64, event->detail);
+        fill(report, REASON_INTERNAL_ERROR, "KVM: internal error exit: suberror=0x%" PRIx64, event->detail);
         if (event->detail == SUBERROR_EMULATION)
-            end->status = STATUS_ENDED;
+            report->status = STATUS_ENDED;
         break;
     case EVENT_HOST_ERROR:
-        ends(end, END_HOST_ERROR, "%s: %s failed: %s%s", title, words->run_call, strerror(event->os_error),
-             words->run_hint && event->os_error == EAGAIN ? words->run_hint : "");
+        fill(report, REASON_HOST_ERROR, "%s: %s failed: %s%s", title, words->run_call,
+             strerror(event->os_error), words->run_hint && event->os_error == EAGAIN ? words->run_hint : "");
         break;
     case EVENT_UNSUPPORTED_INSTRUCTION:
-        explain_unsupported(event, told, end);
+        explain_unsupported(event, told, report);
         break;
     case EVENT_FORBIDDEN_SYSCALL:
-        ends(end, END_FORBIDDEN_SYSCALL,
+        fill(report, REASON_FORBIDDEN_SYSCALL,
              "sandbox: the guest asked the host's kernel for system call %d (%s%s): rip=0x%" PRIx64,
              (int32_t)event->number, system_call_name(event->number, event->detail),
              event->detail == AUDIT_ARCH_I386 ? ", by the 32-bit entry" : "", event->rip);
         break;
     case EVENT_HANDLER_FAULT:
-        explain_handler_fault(event, end);
+        explain_handler_fault(event, report);
         break;
     default:
-        explain_death(event, end);
+        explain_death(event, report);
     }
 }
 
@@ -335,19 +339,19 @@ static bool fault_line(const struct vm_event *event, uint32_t number, char text[
     return true;
 }
 
-static __attribute__((format(printf, 3, 4))) void tells(struct told_end *told, enum end how,
+static __attribute__((format(printf, 3, 4))) void tells(struct told_exit *told, enum exit_reason how,
                                                         const char *format, ...)
 {
     va_list arguments;
     int32_t status;
-    const char *reason = end_reason(how, &status);
-    *told = (struct told_end){.reason = reason, .status = status};
+    const char *reason = exit_reason_name(how, &status);
+    *told = (struct told_exit){.reason = reason, .status = status};
     va_start(arguments, format);
     (void)vsnprintf(told->message, sizeof told->message, format, arguments);
     va_end(arguments);
 }
 
-static void tell_not_started(const struct end_reader *reader, struct told_end *told, const char *code,
+static void tell_not_started(const struct exit_reader *reader, struct told_exit *told, const char *code,
                              const char *hint, int os_error)
 {
     told->error = "HostError";
@@ -358,26 +362,27 @@ static void tell_not_started(const struct end_reader *reader, struct told_end *t
     reader->hint(hint);
 }
 
-void end_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
-              const char *time_over, const struct end_reader *reader, struct told_end *told)
+void exit_report_tell(const struct vm_event *event, const struct machine_words *words, int stopped_by,
+                      const char *time_over, const struct exit_reader *reader, struct told_exit *told)
 {
     char text[FAULT_LINE_BYTES];
-    struct run_end end;
+    struct exit_report report;
     if (event->kind == EVENT_SETUP_FAILED) {
         const char *step = event->number == SETUP_START ? reader->program : setup_step_name(event->number);
-        tells(told, END_NOT_STARTED, says_sandbox_failed, step ? step : "set-up", strerror(event->os_error));
+        tells(told, REASON_NOT_STARTED, says_sandbox_failed, step ? step : "set-up",
+              strerror(event->os_error));
         tell_not_started(reader, told, "sandbox",
                          setup_step_hint(event->number, event->os_error, TOLD_COMMAND), event->os_error);
         return;
     }
     if (stopped_by && stopped_by != SIGALRM && event->kind != EVENT_HALT) {
-        tells(told, END_SIGNAL, says_signal, stopped_by);
+        tells(told, REASON_SIGNAL, says_signal, stopped_by);
         reader->line(told->message);
         return;
     }
-    end_explain(event, words, stopped_by == SIGALRM, TOLD_COMMAND, &end);
-    *told = (struct told_end){.reason = end.reason, .status = end.status};
-    memcpy(told->message, end.message, sizeof end.message);
+    exit_report_fill(event, words, stopped_by == SIGALRM, TOLD_COMMAND, &report);
+    *told = (struct told_exit){.reason = report.reason, .status = report.status};
+    memcpy(told->message, report.message, sizeof report.message);
     if (event->kind == EVENT_STOPPED)
         reader->line(time_over);
     else if (told->message[0])
@@ -386,15 +391,15 @@ void end_tell(const struct vm_event *event, const struct machine_words *words, i
         reader->hint(text);
 }
 
-void end_tell_missing(uint32_t missing, const struct machine_words *words, const struct end_reader *reader,
-                      struct told_end *told)
+void exit_report_tell_missing(uint32_t missing, const struct machine_words *words,
+                              const struct exit_reader *reader, struct told_exit *told)
 {
     char names[256] = "";
     size_t at = 0;
     for (uint32_t i = 0; isolation_name(i); i++)
         if (missing & 1u << i)
             at += (size_t)snprintf(names + at, sizeof names - at, "%s%s", at ? ", " : "", isolation_name(i));
-    tells(told, END_NOT_STARTED, says_layers_missing, names);
+    tells(told, REASON_NOT_STARTED, says_layers_missing, names);
     tell_not_started(reader, told, "isolation-missing",
                      isolation_cure((uint32_t)__builtin_ctz(missing), words, TOLD_COMMAND), 0);
 }
