@@ -9,6 +9,10 @@ try:
     from tender._native import ffi, lib
 except ImportError as error:
     if "subinterpreters" not in str(error):
+        from tender.platform_check import misfit
+
+        if why := misfit():
+            raise ImportError(why, name="tender._native") from error
         raise
     raise ImportError(
         "tender cannot be used in a subinterpreter with a GIL of its own, for which its core (a cffi module) is not made: "

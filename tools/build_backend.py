@@ -1,7 +1,9 @@
-"""meson-python, but for two things: the tag of a wheel, and how a source distribution is made.
+"""meson-python, but for three things: the tag of a wheel, its description, and how a source distribution is made.
 
 meson-python tags a wheel of the limited API with the version of the Python that builds it. The extension is compiled
 for 3.11's limited API (bindings/meson.build), so a wheel that 3.13 built runs on 3.11 too.
+
+The description is README.md without the links that lead nowhere outside of this repository (pages.py).
 
 `meson dist`, which meson-python calls for a source distribution, needs git, and packs the last commit. Here the files
 of the tree are packed as they are: those that git tracks, or, in a tree without git, all that .gitignore lets pass.
@@ -14,12 +16,14 @@ import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pages
 from mesonpy import (
     build_editable,
     get_requires_for_build_editable,
@@ -46,9 +50,22 @@ def build_wheel(
 ) -> str:
     """The wheel's file name; the wheel lies in `wheel_directory`."""
     name = build_wheel_of_this_python(wheel_directory, config_settings, metadata_directory)
-    retag = [sys.executable, "-m", "wheel", "tags", "--remove", "--python-tag", PYTHON_TAG, name]
-    done = subprocess.run(retag, cwd=wheel_directory, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(done.stdout.splitlines()[-1]).name
+    built = Path(wheel_directory) / name
+    with tempfile.TemporaryDirectory() as work:
+        _wheel("unpack", "-d", work, built)
+        (tree,) = Path(work).iterdir()
+        (metadata,) = tree.glob("*.dist-info/METADATA")
+        fields, _, _ = metadata.read_text().partition("\n\n")
+        metadata.write_text(f"{fields}\n\n{pages.description()}")
+        _wheel("pack", "-d", wheel_directory, tree)
+    return _wheel("tags", "--remove", "--python-tag", PYTHON_TAG, built).splitlines()[-1]
+
+
+def _wheel(*words: str | Path) -> str:
+    """What this subcommand of `wheel` prints."""
+    command = [sys.executable, "-m", "wheel", *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
 
 
 def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
@@ -59,11 +76,12 @@ def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
 def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
     """The archive's file name; the archive lies in `sdist_directory`."""
     from packaging.version import Version
-    from pyproject_metadata import StandardMetadata
+    from pyproject_metadata import Readme, StandardMetadata
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     metadata = StandardMetadata.from_pyproject(project, ROOT)
     metadata.version = Version(version())
+    metadata.readme = Readme(pages.description(), None, "text/markdown")
     base = f"{metadata.name}-{metadata.version}"
     now = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     file_name = f"{base}.tar.gz"

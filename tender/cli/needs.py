@@ -17,8 +17,6 @@ def explain(error: ImportError) -> bool:
     say.error(f"the Python package {package}, which this needs, cannot be imported: {error}")
     say.error(f"it was looked for by {sys.executable} (Python {version}) in {', '.join(sys.path)}")
     again = f"{sys.executable} -m pip install --force-reinstall {package}" if package != "tender" else ""
-    anew = (
-        "install tender anew: it was installed for another Python or C library, or its environment was moved"
-    )
+    anew = "install tender anew: it was installed for another machine, Python or C library, or its environment was moved"
     say.hint(f"{again}; or {anew}" if again else anew)
     return True

@@ -99,6 +99,8 @@ def test_a_source_distribution_holds_the_same_files_whatever_made_it(
     assert set(expected) == kept | {f"{BASE}/PKG-INFO"}
     with tarfile.open(archive) as opened:
         members = opened.getmembers()
+        about = opened.extractfile(f"{BASE}/PKG-INFO")
+        assert about and b"](docs/" not in about.read(), "a link that leads nowhere outside of the tree"
     # Python 3.11.2, Debian 12's, has no filter for extractall(); later ones want one.
     subprocess.run(["tar", "-xf", archive, "-C", tmp_path], check=True)
     assert {(m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, "", "")}
@@ -154,6 +156,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "the metadata": lambda tree: edit(tree / "pyproject.toml"),
     "the licence": lambda tree: edit(tree / "LICENSE"),
     "the build backend": lambda tree: edit(tree / "tools/build_backend.py"),
+    "how pages are made": lambda tree: edit(tree / "tools/pages.py"),
     "a new file": lambda tree: (tree / "tender/cli/new.py").touch(),
     "a deleted file": lambda tree: (tree / "tender/pool.py").unlink(),
     "a renamed file": lambda tree: (tree / "tender/pool.py").rename(tree / "tender/pools.py"),

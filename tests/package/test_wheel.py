@@ -2,24 +2,23 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
+import markdown
 import pytest
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from packaging.metadata import Metadata
+from trove_classifiers import classifiers, deprecated_classifiers
 
 from tender import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = f"tender-{__version__}"
 
-ADDRESS = "https://example.org/tender"
 PROGRAM = """
 import threading
 from pathlib import Path
@@ -51,25 +50,11 @@ print("USED", threading.active_count())
 
 
 @pytest.fixture(scope="module")
-def installed() -> Iterator[Path]:
+def installed(place: Path, wheel: Path) -> Path:
     """The bin directory of an environment that holds the built wheel and nothing of this tree."""
-    place = ROOT / "build" / "package"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    run = subprocess.run
-    make = [sys.executable, str(ROOT / "tools/make_wheel.py"), str(place)]
-    run(make, env=os.environ | {"PROJECT_URL": ADDRESS}, check=True)
-    (wheel,) = place.glob("tender-*.whl")
-    run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
-    run([str(place / "venv/bin/pip"), "-q", "install", str(wheel)], check=True)
-    yield place / "venv" / "bin"
-    shutil.rmtree(place, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def wheel(installed: Path) -> Path:
-    (wheel,) = installed.parents[1].glob("tender-*.whl")
-    return wheel
+    subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
+    subprocess.run([str(place / "venv/bin/pip"), "-q", "install", str(wheel)], check=True)
+    return place / "venv" / "bin"
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +90,8 @@ def test_it_has_the_packages_sources_and_nothing_that_is_not_meant(contents: Pat
     assert sources <= found
     assert {p.name for p in contents.iterdir()} == {*("tender", f"{BASE}.dist-info", f"{BASE}.data")}
     data = contents / f"{BASE}.data"
-    assert {str(p.relative_to(data)) for p in data.rglob("*") if p.is_file()} == {
+    found = {p.relative_to(data) for p in data.rglob("*") if p.is_file()}
+    assert {str(p) for p in found if not p.is_relative_to("data/share/doc/tender")} == {
         *("scripts/tender", "data/share/man/man1/tender.1"),
         *("data/share/bash-completion/completions/tender.bash", "data/share/zsh/site-functions/_tender"),
         "data/share/fish/vendor_completions.d/tender.fish",
@@ -159,8 +145,50 @@ def test_licences_of_all_that_is_linked_in_are_there(contents: Path) -> None:
     assert metadata.license_expression == ("ISC AND MIT" if with_musl else "ISC")
 
 
-def test_the_metadata_has_the_address_that_its_maker_gave(contents: Path) -> None:
-    assert metadata_of(contents).project_urls == {"Source": ADDRESS}
+def test_the_metadata_has_the_address_that_its_maker_gave(contents: Path, address: str) -> None:
+    assert metadata_of(contents).project_urls == {"Source": address}
+
+
+def test_the_metadata_says_whose_it_is_and_what_it_is_for(contents: Path) -> None:
+    metadata = metadata_of(contents)
+    assert metadata.author and metadata.keywords and {"unikernel", "kvm", "solo5"} <= set(metadata.keywords)
+    found = metadata.classifiers or []
+    assert set(found) <= classifiers and not set(found) & set(deprecated_classifiers)
+    assert {"Operating System :: POSIX :: Linux", "Typing :: Typed"} <= set(found)
+    pythons = {line.rpartition(" ")[2] for line in found if re.fullmatch(r".* Python :: 3\.\d+", line)}
+    assert pythons == {"3.11", "3.12", "3.13", "3.14"} and str(metadata.requires_python) == ">=3.11"
+
+
+def relative_links(page: str) -> list[str]:
+    """Of what a reader of Markdown makes links of."""
+    html = markdown.markdown(page, extensions=["fenced_code", "tables"])
+    return [target for target in re.findall(r'(?:href|src)="([^"]*)"', html) if not re.match(r"\w+:", target)]
+
+
+def test_the_description_has_no_link_that_leads_nowhere(contents: Path) -> None:
+    metadata = metadata_of(contents)
+    assert metadata.description_content_type == "text/markdown" and metadata.description
+    readme = (ROOT / "README.md").read_text()
+    linked = {target.partition("#")[0] for target in relative_links(readme)} - {""}
+    assert linked, "README.md has no link at all"
+    assert relative_links(metadata.description) == []
+    for target in linked:
+        assert f"`{target}`" in metadata.description, "the name of the file is left"
+    fences = re.compile(r"^```.*?^```$", re.M | re.S)
+    assert fences.findall(metadata.description) == fences.findall(readme)
+
+
+def test_each_page_is_installed_and_its_links_lead_to_pages(contents: Path) -> None:
+    pages = contents / f"{BASE}.data/data/share/doc/tender"
+    found = {str(p.relative_to(pages)) for p in pages.rglob("*") if p.is_file()}
+    assert found == {"README.md", "CHANGELOG.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))}
+    kept = 0
+    for name in found:
+        for target in relative_links((pages / name).read_text()):
+            path = target.partition("#")[0]
+            kept += bool(path)
+            assert not path or (pages / name).parent.joinpath(path).resolve().is_file(), f"{name}: {target}"
+    assert kept > 10
 
 
 def make_wheel(*words: str | Path, **variables: str) -> "subprocess.CompletedProcess[str]":

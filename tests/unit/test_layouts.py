@@ -215,6 +215,20 @@ def test_what_is_missing_is_named_with_the_places_and_the_way_out(
     assert (done.returncode, done.stderr) == (0, ""), "what does not need it works"
 
 
+@pytest.mark.parametrize("words", [("-c", "from tender import Vm"), ("-m", "tender", "inspect", "app.elf")])
+def test_a_core_for_another_machine_is_named_as_that(layout: Layout, words: tuple[str, ...]) -> None:
+    place = in_one_venv(layout)
+    core = place / LIB / "tender/_native.abi3.so"
+    with open(core, "r+b") as file:
+        file.seek(18)
+        file.write((183).to_bytes(2, "little"))  # EM_AARCH64
+    done = layout.run(place / "bin/python3", "-P", *words)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = f"tender runs on Linux on x86_64 only, and its core {core} is for aarch64"
+    lines = done.stderr.splitlines()
+    assert lines[-1 if words[0] == "-c" else 0].endswith(f": {said}")
+
+
 def copied(at: Layout) -> list[str | Path]:
     put_program(at.tmp / "copy")
     return [at.tmp / "copy/bin/tender"]

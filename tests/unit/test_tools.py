@@ -33,6 +33,7 @@ PROGRAMS = (
     "suites.py",
     "chroot",
     "make_wheel.py",
+    "pages.py",
     "lock.py",
 )
 

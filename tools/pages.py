@@ -1,0 +1,81 @@
+"""Pages of this repository, as they are read outside of it: a relative link that leads nowhere there is plain text.
+
+usage: tools/pages.py PAGE OUTPUT      as the build calls it, for a page that is installed
+       tools/pages.py --list           the pages that are installed
+
+An installed package has its pages in share/doc/tender, and its README.md is the description in its metadata. A link
+from one installed page to another stays. Any other relative link becomes its text, with the name of the file that it
+leads to. The build and the build backend import this file or start it, before the package is there.
+"""
+
+import re
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from posixpath import dirname, join, normpath
+
+ROOT = Path(__file__).resolve().parent.parent
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])+)\]\(([^()\s]+)\)")
+FENCE = re.compile(r"(^ {0,3}(```+|~~~+).*?^ {0,3}\2 *$)", re.MULTILINE | re.DOTALL)
+ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+NOTE = """
+The files that this page names are in the sources. The pages among them are installed too, in `share/doc/tender`:
+`python -c "import sys; print(sys.prefix + '/share/doc/tender')"` prints where.
+"""
+
+
+def installed_pages() -> list[str]:
+    """By their paths in this repository."""
+    return [
+        "README.md",
+        "CHANGELOG.md",
+        *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+    ]
+
+
+def outside(text: str, page: str, kept: Collection[str]) -> str:
+    """The text of `page`, whose relative links lead to pages of `kept` and nowhere else."""
+
+    def plain(found: re.Match[str]) -> str:
+        words, target = found.groups()
+        path, _, _ = target.partition("#")
+        if ABSOLUTE.match(target) or (kept and (not path or normpath(join(dirname(page), path)) in kept)):
+            return found[0]
+        if not path:
+            return words
+        name = normpath(join(dirname(page), path))
+        bare = words.strip("`").replace("\\", "")
+        return f"`{name}`" if name.endswith(bare) else f"{words} (`{name}`)"
+
+    parts = FENCE.split(text)
+    # Of each fence the pattern has two groups: the block as a whole, and its mark.
+    return "".join(
+        LINK.sub(plain, part) if number % 3 == 0 else part if number % 3 == 1 else ""
+        for number, part in enumerate(parts)
+    )
+
+
+def description() -> str:
+    """README.md as the long description of a package: no page is beside it."""
+    return outside((ROOT / "README.md").read_text(), "README.md", ()) + NOTE
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status."""
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__, end="")
+        return 0
+    if arguments == ["--list"]:
+        print(*installed_pages(), sep="\n")
+        return 0
+    if len(arguments) != 2 or arguments[0].startswith("-"):
+        print("pages: usage: tools/pages.py PAGE OUTPUT, or --list", file=sys.stderr)
+        return 2
+    page = Path(arguments[0]).resolve()
+    name = str(page.relative_to(ROOT))
+    Path(arguments[1]).write_text(outside(page.read_text(), name, installed_pages()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
