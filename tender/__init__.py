@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tender._version import __version__
-    from tender.annotations import CAPTURE, DISCARD, Backend, BootStep, Console, IsolationLayer, NetRing
+    from tender.annotations import (
+        CAPTURE,
+        DISCARD,
+        Backend,
+        BackendLike,
+        BootStep,
+        Console,
+        ConsoleTarget,
+        DeviceKind,
+        IsolationLayer,
+        IsolationLayerLike,
+        NetRing,
+        NetRingLike,
+    )
     from tender.config import BlockFd, BlockFile, NetFd, Tap, VmConfig
     from tender.errors import (
         ConfigError,
@@ -36,15 +49,18 @@ __all__ = [
     "CAPTURE",
     "DISCARD",
     "Backend",
+    "BackendLike",
     "BlockFd",
     "BlockFile",
     "BootStep",
     "BootTimeline",
     "ConfigError",
     "Console",
+    "ConsoleTarget",
     "Counters",
     "Device",
     "DeviceError",
+    "DeviceKind",
     "ExitReason",
     "GuestFailed",
     "GuestFault",
@@ -52,10 +68,12 @@ __all__ = [
     "Image",
     "ImageError",
     "IsolationLayer",
+    "IsolationLayerLike",
     "KvmUnavailable",
     "ManifestError",
     "NetFd",
     "NetRing",
+    "NetRingLike",
     "Segment",
     "Tap",
     "TenderError",

@@ -6,7 +6,7 @@ another.
 
 import os
 
-from tender.annotations import CAPTURE, DISCARD, Backend, Console, IsolationLayer
+from tender.annotations import CAPTURE, DISCARD, BackendLike, ConsoleTarget, IsolationLayer
 from tender.backend import create
 from tender.backend.machine import RING_MODES, Machine
 from tender.config import (
@@ -29,7 +29,7 @@ from tender.native import CData, both_told, descriptor, ffi, host_error, lib, op
 from tender.printable import printable
 
 
-def assemble(image: Image, config: VmConfig, *, console: Console, backend: Backend) -> Machine:
+def assemble(image: Image, config: VmConfig, *, console: ConsoleTarget, backend: BackendLike) -> Machine:
     """A machine that is ready to run `image` as `config` says.
 
     Raises:
@@ -100,7 +100,7 @@ def _console_fd(handle: CData, console: object) -> int:
         return int(lib.CONSOLE_PYTHON)
     raise ConfigError(
         f"console: {console!r} is not a descriptor, a path object, a callable, "
-        f"CAPTURE ({CAPTURE!r}) or DISCARD ({DISCARD!r})",
+        f"CAPTURE ({CAPTURE.value!r}) or DISCARD ({DISCARD.value!r})",
         hint="for a file, give pathlib.Path(name)",
     )
 
@@ -123,7 +123,7 @@ def _attach(
     image: Image,
     attachments: tuple[tuple[Device, GivenDevice], ...],
     config: VmConfig,
-    backend: Backend,
+    backend: BackendLike,
 ) -> CData:
     """Opens every device, and returns the manifest as the guest will see it."""
     if not attachments:

@@ -7,9 +7,16 @@ nothing is opened here. `tender.devices` opens, `tender.manifest` decides what b
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from typing import Any, Final, Self, TypeVar, get_args
+from typing import Any, Final, Self, TypeVar
 
-from tender.annotations import Backend, IsolationLayer, NetRing
+from tender.annotations import (
+    Backend,
+    DeviceKind,
+    IsolationLayer,
+    IsolationLayerLike,
+    NetRing,
+    NetRingLike,
+)
 from tender.cures import cure
 from tender.errors import ConfigError
 from tender.values import Value, value
@@ -20,14 +27,14 @@ MIB = 1 << 20
 MEM_GRANULE = 2 * MIB
 MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
-NET_RINGS: Final[tuple[NetRing, ...]] = get_args(NetRing)
+NET_RINGS: Final = tuple(NetRing)
 CMDLINE_MAX = 8191  # characters, without the final NUL
 FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
-LAYERS: Final[tuple[IsolationLayer, ...]] = get_args(IsolationLayer)
+LAYERS: Final = tuple(IsolationLayer)
 """The isolation layers that may stand around a guest, in the order of the bits of enum isolation_layer (core/layers.h)."""
 
-BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
+BACKENDS: Final = tuple(Backend)
 """Machines by name, in the order in which "auto" tries them: bindings/machine/machines.c has it too."""
 
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
@@ -183,7 +190,7 @@ def _strings(what: str, values: object) -> tuple[str, ...]:
 class Tap(Value):
     """An existing TAP interface by name; `mac` is the guest's address (None: a random local one)."""
 
-    kind, named, opened = "net", True, False
+    kind, named, opened = DeviceKind.NET, True, False
     name: str = field(kw_only=False)
     mac: str | None = None
 
@@ -216,7 +223,7 @@ class NetFd(_Descriptor):
     the 14 of the Ethernet header.
     """
 
-    kind, named, opened = "net", False, False  # named: tender.devices has opened it by its name
+    kind, named, opened = DeviceKind.NET, False, False  # named: tender.devices has opened it by its name
     fd: int = field(kw_only=False)
     mac: str | None = None
     mtu: int = 1500
@@ -245,7 +252,7 @@ class BlockFile(Value):
     """
 
     __slots__ = ("path", "read_only", "sector_size", "raw")
-    kind, named, opened = "block", False, False
+    kind, named, opened = DeviceKind.BLOCK, False, False
     path: str
     read_only: bool
     sector_size: int
@@ -270,7 +277,7 @@ class BlockFile(Value):
 class BlockFd(_Descriptor):
     """An inherited descriptor of a file or block device; it stays the caller's. `raw` as for BlockFile."""
 
-    kind, named, opened = "block", False, False  # opened: by tender.devices, which has locked it
+    kind, named, opened = DeviceKind.BLOCK, False, False  # opened: by tender.devices, which has locked it
     fd: int = field(kw_only=False)
     read_only: bool = False
     sector_size: int = 512
@@ -345,9 +352,9 @@ class VmConfig(Value):
         net: Mapping[str, NetDevice] | NetDevice | None = None,
         block: Mapping[str, BlockDevice] | BlockDevice | None = None,
         devices: Mapping[str, OtherDevice] | OtherDevice | None = None,
-        net_ring: NetRing = "auto",
+        net_ring: NetRingLike = "auto",
         net_reattach: bool = False,
-        require: Iterable[IsolationLayer] = (),
+        require: Iterable[IsolationLayerLike] = (),
         lock_wait: float = 0,
     ) -> None:
         if not isinstance(mem, (int, str)) or isinstance(mem, bool):

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from errno import EFBIG, EINTR, ENOENT, ESTALE
 
+from tender.annotations import DeviceKind
 from tender.config import path_text
 from tender.cures import cure
 from tender.errors import ConfigError, ImageError
@@ -30,6 +31,12 @@ from tender.native import (
 )
 from tender.printable import printable
 from tender.values import Owner, Value, value
+
+
+def _kind(type: int) -> str:
+    """The name of a type in a manifest, as a DeviceKind if it is one."""
+    name = DEVICE_KINDS[type][0] if type in DEVICE_KINDS else f"type {type:#x}"
+    return DeviceKind(name) if name in DeviceKind.__members__.values() else name
 
 
 @value
@@ -71,9 +78,7 @@ class Image(Owner):
             ffi.string(lib.tn_feature_name(1 << i)).decode() for i in range(32) if elf.extensions >> i & 1
         )
         self.devices = tuple(
-            Device(
-                name=device.decode("latin-1"), kind=DEVICE_KINDS.get(kind, (f"type {kind:#x}",))[0], handle=i
-            )
+            Device(name=device.decode("latin-1"), kind=_kind(kind), handle=i)
             for i, (device, kind) in enumerate(elf.devices, start=1)
             if kind < lib.MFT_RESERVED_FIRST
         )

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tender.annotations import IsolationLayer, Machine
+from tender.annotations import Backend, IsolationLayer
 from tender.native import CData, ffi, lib
-from tender.result import BootTimeline, Counters, GuestFault, Trap, VmResult
+from tender.result import BootTimeline, Counters, ExitReason, GuestFault, Trap, VmResult
 
 _NAMES = [lib.tn_hypercall_name(number) for number in range(32)]
 _HYPERCALLS = {number: ffi.string(name).decode() for number, name in enumerate(_NAMES) if name}
@@ -20,7 +20,7 @@ _FIRST_HYPERCALL = COUNTED.index("")
 def result(
     event: CData,
     *,
-    backend: Machine,
+    backend: Backend,
     isolation: tuple[IsolationLayer, ...],
     timed_out: bool,
     told: int,
@@ -51,12 +51,12 @@ def result(
 
 def explain(
     event: CData, backend: str, *, timed_out: bool = False, told: int = lib.TOLD_LIBRARY
-) -> tuple[str, int, str]:
+) -> tuple[ExitReason, int, str]:
     """(reason, status, message) of an event that ends a run, in the contract's words; a way out as it is `told`."""
     end = ffi.new("struct exit_report *")
     lib.tn_exit_report_fill(event, backend.encode(), timed_out, told, end)
     message = ffi.string(end.message).decode("utf-8", "replace")
-    return ffi.string(end.reason).decode(), int(end.status), message
+    return ExitReason(ffi.string(end.reason).decode()), int(end.status), message
 
 
 def counters(shared: CData, *, console_lost_bytes: int) -> Counters:

@@ -11,7 +11,7 @@ again: the pool holds fresh processes that wait to be told to go.
 import os
 from errno import ECHILD, ESTALE
 
-from tender.annotations import CAPTURE, Backend, Console
+from tender.annotations import CAPTURE, BackendLike, ConsoleTarget
 from tender.assemble import assemble
 from tender.backend.machine import Machine
 from tender.config import BlockFd, BlockFile, Tap, VmConfig, check_backend
@@ -41,8 +41,8 @@ class VmPool(Owner):
         config: VmConfig | None = None,
         *,
         size: int = 1,
-        console: Console = CAPTURE,
-        backend: Backend = "auto",
+        console: ConsoleTarget = CAPTURE,
+        backend: BackendLike = "auto",
     ) -> None:
         self._idle: list[Machine] = []
         self._closed = True
@@ -154,7 +154,7 @@ class LeasedVm(Vm):
     """A Vm whose machine is a pool's. close() gives the machine back."""
 
     def __init__(
-        self, pool: VmPool, machine: Machine, *, config: VmConfig, console: Console, start_ns: int
+        self, pool: VmPool, machine: Machine, *, config: VmConfig, console: ConsoleTarget, start_ns: int
     ) -> None:
         handle = vm_handle()  # this Vm's alone: whoever keeps the Vm after close() does not reach the machine
         answer = lib.tn_vm_move(machine.handle, handle)

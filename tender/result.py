@@ -1,8 +1,6 @@
 """How a run ended: the reason, the statuses, what was counted, and when each step was reached."""
 
-from enum import StrEnum
-
-from tender.annotations import BootStep, IsolationLayer, Machine
+from tender.annotations import Backend, BootStep, IsolationLayer, Word
 from tender.errors import ConfigError, TenderError
 from tender.native import lib
 from tender.values import Value, value
@@ -16,7 +14,7 @@ Managers of unikernels (Albatross) never start again after 1 and 60 to 64, and d
 """
 
 
-class ExitReason(StrEnum):
+class ExitReason(Word):
     """Why a VM ended; the values are strings, stable, and stand in `--json` as they are."""
 
     EXIT = "exit"  # the guest halted with a status below 255
@@ -139,7 +137,7 @@ class VmResult(Value):
     isolation  the isolation layers that stood around the guest
     """
 
-    reason: str
+    reason: ExitReason
     status: int
     guest_status: int | None
     message: str
@@ -147,7 +145,7 @@ class VmResult(Value):
     console: bytes | None
     counters: Counters
     boot: BootTimeline
-    backend: Machine
+    backend: Backend
     fault: GuestFault | None = None
     isolation: tuple[IsolationLayer, ...] = ()
 

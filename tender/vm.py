@@ -15,8 +15,7 @@ from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, 
 from typing import Self
 
 from tender import outcome
-from tender.annotations import CAPTURE, Backend, Console, IsolationLayer
-from tender.annotations import Machine as MachineName
+from tender.annotations import CAPTURE, Backend, BackendLike, ConsoleTarget, IsolationLayer
 from tender.assemble import assemble
 from tender.backend.machine import Machine
 from tender.backend.sandbox import setup_failed
@@ -77,8 +76,8 @@ class Vm(Owner):
         image: Image,
         config: VmConfig | None = None,
         *,
-        console: Console = 1,
-        backend: Backend = "auto",
+        console: ConsoleTarget = 1,
+        backend: BackendLike = "auto",
     ) -> None:
         start_ns: int = lib.tn_monotonic_ns()
         check_image("Vm", image)
@@ -87,7 +86,7 @@ class Vm(Owner):
         self._hold(machine, machine.handle, config=config, console=console, start_ns=start_ns)
 
     def _hold(
-        self, machine: Machine, handle: CData, *, config: VmConfig, console: Console, start_ns: int
+        self, machine: Machine, handle: CData, *, config: VmConfig, console: ConsoleTarget, start_ns: int
     ) -> None:
         """Begins the life of this Vm with a machine that has not run.
 
@@ -95,7 +94,7 @@ class Vm(Owner):
         """
         self._machine, self._handle = machine, handle
         self.config, self.image_name = config, machine.image_name
-        self.backend: MachineName = machine.name
+        self.backend: Backend = machine.name
         self.fallback, self._notice = machine.fallback, machine.notice
         self._state = "new"  # new, running, ended: for people; what may be done is decided in C
         self._result: VmResult | None = None
@@ -458,9 +457,9 @@ def run(
     image: Image | str | os.PathLike[str],
     config: VmConfig | None = None,
     *,
-    console: Console = 1,
+    console: ConsoleTarget = 1,
     timeout: float | None = None,
-    backend: Backend = "auto",
+    backend: BackendLike = "auto",
 ) -> VmResult:
     """Boots `image` (or the ELF at that path), runs it to its end, cleans up, and says how it ended.
 

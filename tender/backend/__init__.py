@@ -7,7 +7,7 @@ and Machine (machine.py), their base, for any other.
 from collections.abc import Callable
 from functools import partial
 
-from tender.annotations import Backend, NetRing
+from tender.annotations import Backend, BackendLike, NetRingLike
 from tender.backend.kvm import KvmVm
 from tender.backend.machine import Machine
 from tender.backend.sandbox import SandboxVm
@@ -20,14 +20,14 @@ _CLASSES: dict[str, Callable[..., Machine]] = {"kvm": KvmVm, "sandbox": SandboxV
 
 
 def create(
-    backend: Backend,
+    backend: BackendLike,
     handle: CData,
     *,
     image: Image,
     mem_bytes: int,
     manifest: CData,
     cmdline: bytes,
-    net_ring: NetRing = "off",
+    net_ring: NetRingLike = "off",
 ) -> Machine:
     """The machine asked for; with "auto" the first of BACKENDS that can be had.
 
@@ -40,7 +40,7 @@ def create(
     choice, refused = ffi.new("struct machine_choice *"), ffi.new("struct machine_error *")
     name = _choose(choice, backend, refused)
     while True:
-        made = _CLASSES.get(name) or partial(Machine, name=name)  # type: ignore[arg-type]
+        made = _CLASSES.get(name) or partial(Machine, name=Backend(name))
         try:
             machine = made(
                 handle,

@@ -10,6 +10,7 @@ import os
 from errno import EACCES, EBUSY, ENODEV, ENOENT, ENOEXEC, ENOMEM, EPERM
 from typing import Any
 
+from tender.annotations import Backend
 from tender.backend import kvm_requests as req
 from tender.backend.machine import Machine, machine_error
 from tender.cures import cure
@@ -74,7 +75,7 @@ class KvmVm(Machine):
         machine: int = lib.tn_kvm_create_vm(handle, req.KVM_CREATE_VM)
         if machine < 0:
             raise _failed("CREATE_VM", -machine)
-        super().__init__(handle, name="kvm", **values)
+        super().__init__(handle, name=Backend.KVM, **values)
 
     def _refused(self, error: CData, program: str) -> HostError:
         refused = machine_error(error)

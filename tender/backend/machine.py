@@ -6,8 +6,7 @@ The machine is the VM's (bindings/python/owner.h), and C's: bindings/machine/mac
 import os
 from typing import Final
 
-from tender.annotations import IsolationLayer, NetRing
-from tender.annotations import Machine as Name
+from tender.annotations import Backend, IsolationLayer, NetRingLike
 from tender.config import standing
 from tender.errors import HostError
 from tender.image import Image
@@ -43,12 +42,12 @@ class Machine(Owner):
         self,
         handle: CData,
         *,
-        name: Name,
+        name: Backend,
         image: Image,
         mem_bytes: int,
         manifest: CData,
         cmdline: bytes,
-        net_ring: NetRing = "off",
+        net_ring: NetRingLike = "off",
         program: str = "",
     ) -> None:
         self.name, self.handle, self.image_name = name, handle, image.name

@@ -6,6 +6,7 @@ C opens it (bindings/machine/sandbox/sandbox_ops.c). Here are its program, and t
 import os
 from typing import Any
 
+from tender.annotations import Backend
 from tender.backend.machine import Machine
 from tender.config import LAYERS
 from tender.errors import HostError
@@ -20,7 +21,7 @@ class SandboxVm(Machine):
     patched = True
 
     def __init__(self, handle: CData, *, program: str = PROGRAM, **values: Any) -> None:
-        super().__init__(handle, name="sandbox", program=program, **values)
+        super().__init__(handle, name=Backend.SANDBOX, program=program, **values)
 
     def _refused(self, error: CData, program: str) -> HostError:
         is_shared = error.step == lib.SETUP_SHARED

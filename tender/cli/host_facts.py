@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tender.annotations import DISCARD, Backend
+from tender.annotations import DISCARD, BackendLike
 from tender.backend import trial
 from tender.backend.kvm_requests import KVM_CHECK_EXTENSION, KVM_GET_API_VERSION
 from tender.backend.sandbox import PROGRAM
@@ -204,7 +204,7 @@ def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
         os.close(fd)
 
 
-def run_trial(backend: Backend) -> TrialFacts:
+def run_trial(backend: BackendLike) -> TrialFacts:
     """Runs tender.backend.trial's unikernel on that backend and no other."""
     cpu_ns: dict[str, int] = {}
 

@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tender.annotations import Backend, IsolationLayer, NetRing
+    from tender.annotations import BackendLike, IsolationLayer, NetRingLike
 
 # How a value is read: each kind has one reader in options.py, and one in request.c if the native program serves it.
 FLAG, ACTION, MEMORY, SECONDS, WAIT = "flag", "action", "memory", "seconds", "wait"
@@ -63,10 +63,10 @@ class Fields:
     """The fields of RunOptions that are rows' fields: their types, and what they are without the option."""
 
     __slots__ = ()
-    backend: "Backend" = "auto"
+    backend: "BackendLike" = "auto"
     require: "tuple[IsolationLayer, ...]" = ()
     mem_bytes: int = 512 << 20
-    net_ring: "NetRing" = "auto"
+    net_ring: "NetRingLike" = "auto"
     net_reattach: bool = False
     timeout: float | None = None
     lock_wait: float = 0.0

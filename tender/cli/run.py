@@ -11,8 +11,9 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from signal import SIGALRM, SIGCHLD, SIGCONT, SIGINT, SIGSTOP, SIGTERM, SIGTSTP
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from tender.annotations import Console
 from tender.cli import say, usage
 from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS
@@ -238,7 +239,6 @@ def launch(
 def _launch(
     options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: Stopper
 ) -> int:
-    from tender.annotations import DISCARD
     from tender.image import Image
     from tender.native import lib
     from tender.vm import Vm
@@ -248,7 +248,7 @@ def _launch(
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
         config = configured(image)
         try:
-            vm = Vm(image, config, console=_console(options.console, DISCARD), backend=options.backend)
+            vm = Vm(image, config, console=_console(options.console), backend=options.backend)
         except ManifestError as error:
             raise _unattached(error, options, image) from error
         with vm:
@@ -298,9 +298,9 @@ class _Path:
     __str__ = __fspath__
 
 
-def _console(choice: int | str | None, discard: Literal["discard"]) -> int | _Path | Literal["discard"]:
+def _console(choice: int | str | None) -> int | _Path | Console:
     if choice is None:
-        return discard
+        return Console.DISCARD
     return _Path(choice) if isinstance(choice, str) else choice
 
 

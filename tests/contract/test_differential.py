@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from support import Guest, with_note
 
-from tender import Backend, BlockFd, BlockFile, ExitReason, Image, NetFd, Tap, Vm, VmConfig
+from tender import BackendLike, BlockFd, BlockFile, ExitReason, Image, NetFd, Tap, Vm, VmConfig
 
 pytestmark = pytest.mark.kvm
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,7 +253,7 @@ def received(ours: socket.socket) -> Iterator[bytes]:
         yield frame
 
 
-def run_case(case: Case, backend: Backend, path: Path, where: Path) -> Outcome:
+def run_case(case: Case, backend: BackendLike, path: Path, where: Path) -> Outcome:
     where.mkdir()
     console = bytearray()
     sockets: list[tuple[socket.socket, socket.socket]] = []

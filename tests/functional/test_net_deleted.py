@@ -20,7 +20,7 @@ import pytest
 from support import Guest, TapInterface, ip, still_runs, with_note
 
 from tender import ConfigError, Image, NetFd, Tap, Vm, VmConfig
-from tender.annotations import NetRing
+from tender.annotations import NetRingLike
 from tender.result import Counters, VmResult
 
 pytestmark = [pytest.mark.backends, pytest.mark.tap]
@@ -44,7 +44,7 @@ class Way(NamedTuple):
     """How a guest's frames go: what it asks for (the bits of its extension note), and its network ring."""
 
     features: int
-    net_ring: NetRing = "off"
+    net_ring: NetRingLike = "off"
 
 
 WAYS = {

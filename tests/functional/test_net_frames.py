@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 from support import Guest, TapInterface, with_note
 
-from tender import CAPTURE, Image, NetFd, NetRing, Tap, Vm, VmConfig
+from tender import CAPTURE, Image, NetFd, NetRingLike, Tap, Vm, VmConfig
 from tender.config import NetDevice
 
 MTU = 1500
@@ -22,7 +22,7 @@ class Way(NamedTuple):
     """What the guest asks for, its network ring, and how long a frame may be whatever buffer it reads to."""
 
     features: int
-    net_ring: NetRing = "off"
+    net_ring: NetRingLike = "off"
     longest: int = 65553
 
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import BUILD
 from support import Guest, TapInterface, ip, still_runs, with_note
 
-from tender import ExitReason, Image, NetFd, NetRing, Tap, Vm, VmConfig
+from tender import ExitReason, Image, NetFd, NetRingLike, Tap, Vm, VmConfig
 from tender.result import VmResult
 
 IN_TEST_VM = bool(os.environ.get("KVMBOX"))
@@ -38,7 +38,7 @@ class Way(NamedTuple):
 
     features: int
     by: str
-    net_ring: NetRing = "off"
+    net_ring: NetRingLike = "off"
 
 
 WAYS = {

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support import Guest, TapInterface
 
-from tender import Image, NetRing, Tap, Vm, VmConfig
+from tender import Image, NetRingLike, Tap, Vm, VmConfig
 
 pytestmark = [pytest.mark.kvm, pytest.mark.tap]
 SOL_PACKET, PACKET_VNET_HDR, ETH_P_IP = 263, 15, 0x0800
@@ -85,7 +85,7 @@ def next_from_guest(sock: socket.socket) -> tuple[bytes, bytes]:
 
 
 @contextmanager
-def bouncing(path: Path, tap: TapInterface, net_ring: NetRing, count: int, *args: str) -> Iterator[Vm]:
+def bouncing(path: Path, tap: TapInterface, net_ring: NetRingLike, count: int, *args: str) -> Iterator[Vm]:
     ready = threading.Event()
     config = VmConfig(
         mem=16, args=("bounce", f"--count={count}", *args), net=Tap(tap.name), net_ring=net_ring
@@ -103,7 +103,7 @@ def bouncing(path: Path, tap: TapInterface, net_ring: NetRing, count: int, *args
 @pytest.mark.parametrize("calls", [False, True], ids=["ring", "calls"])
 @pytest.mark.parametrize(("size", "segment"), [(14600, 1460), (1461, 1460), (60001, 1400), (300, 100)])
 def test_one_frame_comes_as_segments_and_goes_as_one(
-    guest: Guest, tap: TapInterface, net_ring: NetRing, calls: bool, size: int, segment: int
+    guest: Guest, tap: TapInterface, net_ring: NetRingLike, calls: bool, size: int, segment: int
 ) -> None:
     count = -(-size // segment)
     large = Frame(0xFFFFFF00, payload(size), flags=ACK | PSH, partial=True)
@@ -122,7 +122,7 @@ def test_one_frame_comes_as_segments_and_goes_as_one(
 
 @both
 def test_segments_that_do_not_follow_go_one_by_one(
-    guest: Guest, tap: TapInterface, net_ring: NetRing
+    guest: Guest, tap: TapInterface, net_ring: NetRingLike
 ) -> None:
     """What goes out is what the guest posted, byte for byte, and in order."""
     frames = [

@@ -2,29 +2,37 @@
 
 import copy
 import inspect
+import json
 import pickle
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import pytest
 
 import tender
 from tender import (
+    Backend,
     BlockFd,
     BlockFile,
     BootTimeline,
     ConfigError,
+    Console,
     Counters,
     Device,
     DeviceError,
+    DeviceKind,
+    ExitReason,
     GuestFailed,
     GuestFault,
     HostError,
     Image,
     ImageError,
+    IsolationLayer,
     KvmUnavailable,
     ManifestError,
     NetFd,
+    NetRing,
     Segment,
     Tap,
     TenderError,
@@ -40,8 +48,9 @@ from tender.values import Value
 
 ZERO: dict[str, Any] = dict.fromkeys(Counters.__slots__, 0) | {"hypercalls": {"puts": 1}}
 RESULT = VmResult(
-    reason="exit", status=3, guest_status=3, message="", trap=None, console=b"\xff\n", backend="sandbox",
-    counters=Counters(**ZERO), boot=BootTimeline(**dict.fromkeys(BootTimeline.__slots__, 1)), isolation=("uid",),
+    reason=ExitReason.EXIT, status=3, guest_status=3, message="", trap=None, console=b"\xff\n",
+    backend=Backend.SANDBOX, isolation=(IsolationLayer.UID,), counters=Counters(**ZERO),
+    boot=BootTimeline(**dict.fromkeys(BootTimeline.__slots__, 1)),
 )  # fmt: skip
 HINTS: Any = {"code": "c", "hint": "h", "command_hint": "--h"}
 
@@ -63,6 +72,7 @@ SENT: list[object] = [
     GuestFailed("what", RESULT),
 ]
 COPIED_ONLY: list[Value] = [NetFd(3), BlockFd(3), VmConfig(net=NetFd(3), block={"b": BlockFd(4)})]
+WORDS = (Backend, Console, DeviceKind, ExitReason, IsolationLayer, NetRing)
 OWNERS = (Image, Vm, VmPool)
 
 
@@ -83,6 +93,18 @@ WAYS: list[Callable[[Any], Any]] = [
 def test_a_value_or_an_error_is_the_same_behind_a_copy_and_in_another_process(it: object) -> None:
     for way in WAYS:
         assert same(way(it), it)
+
+
+@pytest.mark.parametrize("word", [word for kind in WORDS for word in kind], ids=repr)
+def test_a_word_is_its_string_wherever_it_goes(word: StrEnum) -> None:
+    text = word.value
+    assert word == text and text == word and hash(word) == hash(text)
+    assert {text: 1}[word] == 1 and word in [text]
+    assert (str(word), f"{word}", "%s" % word, word.encode()) == (text, text, text, text.encode())  # noqa: UP031
+    assert repr([word]) == repr([text])
+    assert json.dumps({word: [word]}) == json.dumps({text: [text]})
+    for way in WAYS:
+        assert way(word) is word
 
 
 @pytest.mark.parametrize("it", COPIED_ONLY, ids=lambda it: type(it).__name__)
@@ -109,4 +131,4 @@ def test_an_owner_is_neither_copied_nor_sent() -> None:
 
 def test_the_tables_have_every_public_class() -> None:
     public = {it for name in tender.__all__ if inspect.isclass(it := getattr(tender, name))}
-    assert {type(it) for it in [*SENT, *COPIED_ONLY]} | {*OWNERS, tender.ExitReason} == public
+    assert {type(it) for it in [*SENT, *COPIED_ONLY]} | {*OWNERS, *WORDS} == public

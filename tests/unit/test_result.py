@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import Guest
 
+from tender.annotations import Backend
 from tender.cli import explain
 from tender.cli.symbols import read_details, symbol_at
-from tender.result import BootTimeline, Counters, GuestFault, VmResult
+from tender.result import BootTimeline, Counters, ExitReason, GuestFault, VmResult
 
 FAULT = GuestFault(rip=0x100012, instruction="0f 01 c1", registers={"rax": 1, "cr2": (1 << 64) - 1})
 
@@ -22,7 +23,7 @@ def result(fault: GuestFault | None) -> VmResult:
     counts: dict[str, Any] = dict.fromkeys(Counters.__slots__, 1)
     counts["hypercalls"] = {"puts": 2}
     return VmResult(
-        reason="unsupported-instruction",
+        reason=ExitReason.UNSUPPORTED_INSTRUCTION,
         status=1,
         guest_status=None,
         message="m",
@@ -30,7 +31,7 @@ def result(fault: GuestFault | None) -> VmResult:
         console=b"\xff",
         counters=Counters(**counts),
         boot=BootTimeline(**dict.fromkeys(BootTimeline.__slots__, 5)),
-        backend="sandbox",
+        backend=Backend.SANDBOX,
         fault=fault,
     )
 
