@@ -20,7 +20,7 @@ NOTE = "Written by the build (gen_options.py) from tender/cli/option_table.py."
 FIELDS = {
     **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("const struct machine_ops *", "")},
     **{"seconds": ("double", "_s"), "wait": ("double", "_s"), "layers": ("uint32_t", "")},
-    **{"output": ("const char *", ""), "report": ("const char *", "")},
+    **{"output": ("const char *", ""), "report": ("const char *", ""), "example": ("const char *", "")},
 }
 Option = Any  # of option_table.py
 Module = SimpleNamespace
@@ -46,6 +46,7 @@ def quoted(words: Iterable[str]) -> str:
 def c_header(table: Module, main: Module) -> str:
     native = sorted((o for o in table.OPTIONS if o.native), key=lambda o: not o.variable)
     rows, fields = "", ""
+    examples = [name for o in native if o.kind == "example" for name in o.value[1:].split("|")]
     for option in native:
         kind, place = f"OPTION_{option.kind.upper()}", "0"
         if option.device:
@@ -65,6 +66,7 @@ def c_header(table: Module, main: Module) -> str:
         f"#define OPTIONS_WITH_VARIABLE {sum(1 for o in native if o.variable)} /* the first rows */\n"
         f"#define OPTION_NAME_BYTES {max(len(o.name) for o in native) + 1}\n"
         f"#define OPTION_VARIABLE_BYTES {max(len(o.variable) for o in native) + 1}\n"
+        f"#define EXAMPLE_NAMES         {quoted(examples)}\n"
         f"#define PYTHON_COMMANDS       {quoted(pythons(main))}\n"
         f"#define FRONTS                {quoted(main.FRONTS)}\n"
         f"#define STATUS_PIPE           {main.STATUS_PIPE} /* what a shell shows for death by SIGPIPE */\n"

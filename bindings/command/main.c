@@ -118,6 +118,15 @@ static _Noreturn void need_python(const char *what)
     leave_to_python("%s: there is no python3 in %s or in PATH", what, program_directory());
 }
 
+/* Finds the file of --example. False: it is not installed. */
+static bool find_example(struct request *request)
+{
+    char *name;
+    if (request->example && asprintf(&name, "guests/%s.elf", request->example) >= 0)
+        request->image = find_in_package(name);
+    return request->image;
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 1)
@@ -139,7 +148,7 @@ int main(int argc, char **argv)
     char **options = words + (request.solo5 || strcmp(*words, "run") == 0);
     if (asks_version(*options, request.solo5))
         say_version(request.solo5 ? *words : NULL);
-    if (!request_read(options, environ, &request))
+    if (!request_read(options, environ, &request) || !find_example(&request))
         need_python("these words need Python");
     run(&request);
 }

@@ -118,6 +118,16 @@ static bool read_output(const char *text, const char **output)
            (strncmp(text, FD_PREFIX, prefix) != 0 || words_number(text + prefix, strlen(text + prefix), &fd));
 }
 
+static bool read_example(const char *text, const char **example)
+{
+    static const char *const names[] = {EXAMPLE_NAMES};
+    *example = text;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], text) == 0)
+            return true;
+    return false;
+}
+
 struct option {
     bool solo5; /* solo5-hvt has it too */
     uint8_t kind;
@@ -172,6 +182,8 @@ static bool read_value(struct request *request, const struct option *option, con
     case OPTION_OUTPUT:
     case OPTION_REPORT:
         return read_output(value, field);
+    case OPTION_EXAMPLE:
+        return read_example(value, field);
     default:
         return false;
     }
@@ -293,7 +305,7 @@ bool request_read(char **words, char *const *environment, struct request *reques
         if (!(request->solo5 ? read_solo5_option(request, word) : read_run_option(request, word, &words)))
             return false;
     }
-    request->image = *words;
-    request->args = words + 1;
-    return *words && **words;
+    request->image = request->example ? NULL : *words;
+    request->args = words + !request->example;
+    return request->example || (*words && **words);
 }

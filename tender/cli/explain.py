@@ -38,8 +38,10 @@ def missing_hint(
             words.append(f"--block:{name}={path}")
         else:
             words.append(f"--{kind}{forms[kind].replace('NAME', name)}")
-    separator = ["--"] if options.image.startswith("-") else []
-    command = ["tender", *words, *separator, options.image, *options.args]
+    image = [] if options.example else [options.image]  # an option names it then
+    operands = [*image, *options.args]
+    separator = ["--"] if operands and operands[0].startswith("-") else []
+    command = ["tender", *words, *separator, *operands]
     return "\n".join([" ".join(quoted(word) for word in command), *(f"first: {line}" for line in advice)])
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # How a value is read: each kind has one reader in options.py, and one in request.c if the native program serves it.
 FLAG, ACTION, MEMORY, SECONDS, WAIT = "flag", "action", "memory", "seconds", "wait"
-BACKEND, LAYERS, OUTPUT, REPORT = "backend", "layers", "output", "report"
+BACKEND, LAYERS, OUTPUT, REPORT, EXAMPLE = "backend", "layers", "output", "report", "example"
 # Of what is said about one device: `--OPTION:NAME=VALUE`.
 NET, NET_MAC, BLOCK, SECTOR_SIZE = "net", "net_mac", "block", "sector_size"
 DEVICE = "device"  # in whatever form the kind of device has: C reads it for both (devices/device_words.h)
@@ -63,6 +63,7 @@ class Fields:
     """The fields of RunOptions that are rows' fields: their types, and what they are without the option."""
 
     __slots__ = ()
+    example: str = ""  # the name of a unikernel that is installed with Tender, in place of an image
     backend: "BackendLike" = "auto"
     require: "tuple[IsolationLayer, ...]" = ()
     mem_bytes: int = 512 << 20
@@ -82,6 +83,7 @@ untouched. The guest's console is stdout; all that tender itself says goes to st
 the guest's, or 1 if it could not start."""
 GRAMMAR = "A value may also stand in the next word, --mem 64M, but for --json. Repeated, the last one wins."
 EXAMPLES = """\
+tender run --example hello
 tender app.elf
 tender --mem=64M --net:service=tap0 app.elf --ipv4=10.0.0.2/24
 tender --block disk.img:ro --timeout 10 app.elf"""
@@ -90,6 +92,10 @@ tender --block disk.img:ro --timeout 10 app.elf"""
 # A heading of --help, its options, and a line below them.
 GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
     ("Where, and with what:", (
+        Option("--example", EXAMPLE, "=hello|echo|disk",
+               "run a unikernel that is installed with Tender; IMAGE is left out then,\n"
+               "and all words after the options are the guest's arguments",
+               form="--example=hello, --example=echo or --example=disk", native=True),
         Option("--backend", BACKEND, "=auto|kvm|sandbox",
                "run it on KVM, or without: as a process behind a system-call filter.\n"
                "auto (the default) takes KVM if this host has it, else the sandbox;\n"

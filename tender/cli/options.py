@@ -69,6 +69,7 @@ class RunOptions(Value, Fields):
     """A command line, understood: what the rows of option_table.py set, and
 
     action    "run", or what an option asked for instead: "help", "version"
+    image     its path; empty with `example`, whose file run.py finds
     settings  the words about devices, in their order
     json_fd   the descriptor of `json`, once it is open (outputs.py)
     words     the options as typed, for hints that repeat the command
@@ -124,15 +125,16 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
             settings.append(_setting(option, name if colon else None, value, word))
         else:
             found.update(_READERS[option.kind](option, option.name, value))
-    if at >= len(argv) or not argv[at]:
+    image_words = 0 if "example" in found else 1
+    if image_words and (at >= len(argv) or not argv[at]):
         raise UsageError("Missing KERNEL operand", show_usage=True)
     found = {**ambient({field: text for field, text in variables.items() if field not in found}), **found}
     check_launcher(launcher)
     return RunOptions(
         **found,
         settings=tuple(settings),
-        image=argv[at],
-        args=tuple(argv[at + 1 :]),
+        image=argv[at] if image_words else "",
+        args=tuple(argv[at + image_words :]),
         words=tuple(word for word in argv[:at] if word != "--"),
     )
 
@@ -228,6 +230,16 @@ def _output(option: Option, source: str, text: str) -> Found:
     return {option.field: None if text == "none" else _file_or_fd(source, text)}
 
 
+def _example(option: Option, source: str, text: str) -> Found:
+    names = option.value[1:].split("|")
+    if text not in names:
+        near = nearest(text, names)
+        raise _refusal(
+            source, f"got {text!r}: " + (f"did you mean {near}?" if near else f"write {_form(option)}")
+        )
+    return {option.field: text}
+
+
 _READERS: dict[str, Callable[[Option, str, str], Found]] = {
     option_table.MEMORY: _memory,
     option_table.BACKEND: _backend,
@@ -235,6 +247,7 @@ _READERS: dict[str, Callable[[Option, str, str], Found]] = {
     option_table.SECONDS: _seconds,
     option_table.WAIT: _wait,
     option_table.OUTPUT: _output,
+    option_table.EXAMPLE: _example,
 }
 
 

@@ -41,6 +41,10 @@ def main(argv: list[str]) -> int:
         stopper.dismiss()
         say.out(usage.run_help() if options.action == "help" else usage.version())
         return 0
+    if options.example:
+        import tender
+
+        options = options._with(image=f"{tender.__path__[0]}/guests/{options.example}.elf")
     if options.json is not None:
         from tender.cli.outputs import with_report
 

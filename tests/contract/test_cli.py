@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support import Guest
 
+from tender.cli.option_table import OPTIONS
+
 pytestmark = pytest.mark.backends
 
 Done = subprocess.CompletedProcess[str]
@@ -53,6 +55,56 @@ def disks(tmp_path: Path) -> Path:
 def test_stdout_has_the_console_and_nothing_else(tender: Tender, guest: Guest) -> None:
     done = tender("--mem=8", guest("args"), "a")
     assert (done.stdout, done.stderr, done.returncode) == ("<a>\n0: a\n", "", 1)
+
+
+@pytest.mark.parametrize("launcher", ["native", "python"])
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (["run", "--example", "hello"], []),
+        (["--example=hello", "--mem=8", "one", "--two"], ["one", "--two"]),
+        (["--mem=8", "--example=hello", "--", "-x"], ["-x"]),
+        (["--example=disk", "--example=hello", "x"], ["x"]),
+    ],
+)
+def test_an_example_runs_by_its_name(
+    tender: Tender, monkeypatch: pytest.MonkeyPatch, launcher: str, words: list[str], arguments: list[str]
+) -> None:
+    """All words after the options are the guest's."""
+    monkeypatch.setenv("TENDER_LAUNCHER", launcher)
+    done = tender("-q", *words) if words[0] != "run" else tender("run", "-q", *words[1:])
+    shown = "".join(f"  argument {i}: {word}\n" for i, word in enumerate(arguments))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Hello, World\narguments: {len(arguments)}\n{shown}memory: ")
+
+
+def test_each_example_is_installed_and_no_other_guest_is(tender: Tender) -> None:
+    guests = Path(tender("sdk", "--guests").stdout.strip())
+    (option,) = (option for option in OPTIONS if option.name == "--example")
+    assert sorted(option.value[1:].split("|")) == sorted(path.stem for path in guests.glob("*.elf"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--example=helo"],
+            "Malformed argument to --example\ntender: hint: got 'helo': did you mean hello?\n",
+        ),
+        (
+            ["--example=../x"],
+            "Malformed argument to --example\ntender: hint: got '../x': write --example=hello,",
+        ),
+        (["--example"], "Missing argument to --example\ntender: hint: write --example=hello, --example=echo"),
+        (["--example", "disk"], "tender: hint: tender --example disk --block:storage=storage.img\n"),
+    ],
+)
+def test_a_wrong_example_is_refused_with_the_way_out(
+    tender: Tender, tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = tender(*words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("words", [["run"], [], ["run", "--"], ["--"]])

@@ -74,10 +74,10 @@ static void check(const struct request *request, char *const *words, size_t coun
     uint32_t layers = 0;
     while (isolation_name(layers))
         layers++;
-    MUST(request->image && *request->image);
-    while (at < count && words[at] != request->image)
+    MUST(request->example ? !request->image : request->image && *request->image);
+    while (at < count && words[at] != request->image && words + at != request->args)
         at++;
-    MUST(at < count && request->args == words + at + 1);
+    MUST(request->args == words + at + !request->example);
     MUST(request->mem_bytes >= 2 * MIB && request->mem_bytes <= 4096 * MIB &&
          request->mem_bytes % (2 * MIB) == 0);
     MUST(request->timeout_s >= 0 && request->timeout_s < 1e9);

@@ -190,7 +190,7 @@ static struct vm_event model_run(void)
 static void check_line(const struct vm_event *event)
 {
     struct exit_report report;
-    memset(&end, 'x', sizeof end);
+    memset(&report, 'x', sizeof report);
     exit_report_fill(event, machine_by_name("sandbox")->words, false, TOLD_LIBRARY, &report);
     const size_t len = strnlen(report.message, sizeof report.message);
     MUST(len < sizeof report.message && !memchr(report.message, '\n', len) && report.reason &&

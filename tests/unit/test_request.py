@@ -77,7 +77,8 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
     number(r.lock_wait_s);
     text(r.console ? r.console : "-", strlen(r.console ? r.console : "-"));
     text(r.json ? r.json : "", r.json ? strlen(r.json) : 0);
-    text(r.image, strlen(r.image));
+    text(r.image ? r.image : "", r.image ? strlen(r.image) : 0);
+    text(r.example ? r.example : "", r.example ? strlen(r.example) : 0);
     size_t args = 0;
     while (r.args[args])
         args++;
@@ -134,6 +135,7 @@ class Read(NamedTuple):
     console: bytes
     json: bytes
     image: bytes
+    example: bytes
     args: tuple[bytes, ...]
     devices: tuple[Device, ...]
 
@@ -187,7 +189,8 @@ def _parsed(parts: Iterator[bytes]) -> Read:
     mem, adjusted, quiet, no_ring, reattach = number(), *(bool(number()) for _ in range(4))
     backend, layers = BACKENDS[number()], number()
     timeout, lock_wait = float(next(parts)), float(next(parts))
-    console, json, image = _output(next(parts)), _output(next(parts)), next(parts)
+    console, json = _output(next(parts)), _output(next(parts))
+    image, example = next(parts), next(parts)
     args = tuple(next(parts) for _ in range(number()))
     devices = []
     for _ in range(number()):
@@ -214,6 +217,7 @@ def _parsed(parts: Iterator[bytes]) -> Read:
         console,
         json,
         image,
+        example,
         args,
         tuple(devices),
     )
@@ -265,7 +269,7 @@ def by_run(words: list[bytes], ambient: Ambient) -> Read:
         options.mem_bytes, options.mem_adjusted, options.verbosity < 0, options.net_ring == "off",
         options.net_reattach, options.backend,
         frozenset(options.require), options.timeout or 0.0, options.lock_wait,
-        _place(options.console, b"none"), _place(options.json, b""), raw_bytes(options.image),
+        _place(options.console, b"none"), _place(options.json, b""), raw_bytes(options.image), raw_bytes(options.example),
         tuple(map(raw_bytes, options.args)), tuple(devices),
     )  # fmt: skip
 
@@ -333,7 +337,7 @@ def by_solo5(words: list[bytes], variables: Ambient, monkeypatch: pytest.MonkeyP
     return Read(
         config.mem_bytes, bool(asked.get("adjusted")), False, config.net_ring == "off",
         config.net_reattach, options.backend, frozenset(config.require),
-        0.0, config.lock_wait, b"fd:1", b"", raw_bytes(kernel[0]), tuple(map(raw_bytes, kernel[1:])), tuple(noted),
+        0.0, config.lock_wait, b"fd:1", b"", raw_bytes(kernel[0]), b"", tuple(map(raw_bytes, kernel[1:])), tuple(noted),
     )  # fmt: skip
 
 
@@ -346,6 +350,7 @@ VALUES = (
     *("64M", "64m", "1G", "1g", "4G", "5G", "2048K", "2048k", "1K", "64MiB", "64Mi", "8MB", "8 M", "M", "1.5G"),
     *("0.25", "250ms", "5s", ".5", "5.", ".", "1.2.3", "0ms", "0.0", "1e9", "999999999.9", "inf", "nan", "ms", "s"),
     *("0.00000000000000001", "00000000000000000005", "12345678901234567890s", "123456789012345678901", "5sms"),
+    *("hello", "echo", "disk", "hell"),
     *("auto", "kvm", "sandbox", "KVM", "xen", "kvm ", "kvm,landlock", "landlock", "landlock,", ",", "uid,uid"),
     *("-", "none", "fd:1", "fd:02", "fd:", "fd:x", "fd:-1", "fd:999999999", "fd:1000000000", "./fd:1"),
     *("tap0", "a=tap0", "a b", "t" * 15, "t" * 16, "t" * 20, "@3", "@0", "@", "@x", "@-1", "@999999999"),
@@ -375,6 +380,7 @@ likely = st.one_of(
     st.builds(lambda o, v: [f"{o}={v}"], st.sampled_from(("--timeout", "--lock-wait", "--backend", "--require")),
               st.sampled_from(VALUES)),
     st.sampled_from((["-q"], ["--quiet"], ["--no-net-ring"], ["--net-reattach"])),
+    st.sampled_from((["--example=hello"], ["--example", "disk"])),
 )  # fmt: skip
 lines = st.builds(
     lambda words, rest: [w for group in words for w in group] + rest,
