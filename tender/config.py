@@ -418,7 +418,7 @@ def _words(args: tuple[str, ...] | list[str]) -> tuple[str, ...]:
 def _reattaches(value: object, networks: tuple[tuple[str, NetDevice], ...]) -> bool:
     if _flag("net_reattach", value) and not any(device.named for _, device in networks):
         raise ConfigError(
-            "net_reattach: no network is given by an interface's name",
+            "net_reattach: no network is attached by an interface's name",
             hint="a descriptor is for its owner to attach again" if networks else "net=Tap(name) is one",
         )
     return bool(value)

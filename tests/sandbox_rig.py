@@ -156,7 +156,7 @@ def text(result: VmResult) -> str:
 
 def assert_killed_by_filter(result: VmResult) -> None:
     assert result.reason == ExitReason.SANDBOX_DIED, (result.message, text(result))
-    assert "killed by its filter" in result.message
+    assert "killed by its seccomp filter" in result.message
     assert result.status == 1
 
 

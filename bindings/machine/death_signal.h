@@ -1,6 +1,7 @@
 /*
- * The signal that the death of a parent sends, if whoever started this process has asked for one
- * (PR_SET_PDEATHSIG): the kernel takes it away with a change of user, or with capabilities that are gained.
+ * The signal that the kernel sends to this process when its parent dies, if one was requested with
+ * PR_SET_PDEATHSIG before this program started. The kernel drops the request when the process changes
+ * its user or gains capabilities.
  */
 #ifndef TENDER_DEATH_SIGNAL_H
 #define TENDER_DEATH_SIGNAL_H
@@ -22,13 +23,13 @@ static inline struct death_signal death_signal_now(void)
     return now;
 }
 
-/* As it was before such a change. */
+/* Restores the request after such a change. */
 static inline void death_signal_keep(const struct death_signal *before)
 {
     if (!before->number)
         return;
     (void)prctl(PR_SET_PDEATHSIG, before->number);
-    if (getppid() != before->parent) /* it has died meanwhile */
+    if (getppid() != before->parent) /* the parent died in the meantime */
         (void)kill(getpid(), before->number);
 }
 

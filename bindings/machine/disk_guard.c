@@ -1,9 +1,9 @@
 /*
  * See disk_guard.h. Freestanding: no libc.
  *
- * A BPF word has 32 bits, so what is compared comes in halves:
+ * A BPF word has 32 bits, so 64-bit values are compared in halves:
  *
- *     is it pwrite64, and to which disk?      M[LOW], M[HIGH] = capacity; none that may be written: kill
+ *     is it pwrite64, and to which disk?      M[LOW], M[HIGH] = capacity; not a writable disk: kill
  *     count <= capacity ?                     else kill
  *     M = capacity - count                    with the borrow
  *     offset <= M ?                           allow, else kill
@@ -22,7 +22,7 @@
 #define COUNT            2
 #define OFFSET           3
 
-#define LOW  0 /* places in BPF's memory */
+#define LOW  0 /* slots of BPF's scratch memory */
 #define HIGH 1
 
 #define LOAD(at)          BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (at))
@@ -41,7 +41,7 @@
 
 #define DISK_LENGTH 6
 
-/* With the capacity in M; every way ends here. */
+/* Runs with the capacity in M. Every path ends here. */
 static const struct sock_filter check[] = {
     LOAD(ARGUMENT_HIGH(COUNT)),
     LOAD_X_PLACE(HIGH),
@@ -85,7 +85,7 @@ static const struct sock_filter check[] = {
 
 _Static_assert(3 + DISK_LENGTH * MFT_MAX_ENTRIES + 1 + CHECK_LENGTH <= DISK_GUARD_LENGTH, "it fits");
 
-/* Its file may be written, from its beginning on. */
+/* Whether the guest may write the disk's file. The file's first byte is the disk's first byte. */
 static bool is_written(const struct vm_device *device)
 {
     return device_has_places(device) && !device_places(device).read_only;
@@ -93,11 +93,11 @@ static bool is_written(const struct vm_device *device)
 
 uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const struct vm *vm)
 {
-    uint32_t length = 0, disks = 0, at = 0; /* those that may be written */
+    uint32_t length = 0, disks = 0, at = 0; /* `disks` counts the writable ones */
     for (uint32_t handle = 0; handle < vm->device_end; handle++)
         disks += is_written(&vm->devices[handle]);
 
-    /* The other filter has seen to the architecture and to the place of the call. */
+    /* The main filter has already checked the architecture and the address of the call. */
     code[length++] = (struct sock_filter)LOAD((uint32_t)offsetof(struct seccomp_data, nr));
     code[length++] = (struct sock_filter)IF(BPF_JEQ, __NR_pwrite64, 1, 0);
     code[length++] = (struct sock_filter)ALLOW;
@@ -106,8 +106,8 @@ uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const stru
         const struct vm_device *device = &vm->devices[handle];
         if (!is_written(device))
             continue;
-        /* Behind the last one comes the check, which ends in a KILL: an instruction in between that returns
-         * would be in its way, for the kernel follows M through it (check_load_and_stores() in
+        /* The check follows the last disk, and ends in a KILL. No instruction that returns may stand between
+         * them: the kernel tracks M through it and would refuse the filter (check_load_and_stores() in
          * net/core/filter.c). */
         const uint64_t bytes = device_places(device).bytes;
         const uint8_t otherwise = (uint8_t)(DISK_LENGTH - 1 + (++at == disks ? CHECK_LENGTH - 1 : 0));

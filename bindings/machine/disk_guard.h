@@ -1,15 +1,16 @@
 /*
- * A system-call filter: every pwrite64 must lie in its own disk.
+ * A system-call filter: every pwrite64 must lie within its own disk.
  *
- * In the sandbox it is a second one, for VMs whose disks RLIMIT_FSIZE cannot guard.
+ * In the sandbox this is a second filter. It is for VMs whose disks RLIMIT_FSIZE cannot guard.
  *
- * The limit is one number for the process: it lets the smaller of two files grow to the size of the larger,
- * and it cannot be set where the console is a file, which grows. And a descriptor that may be written, given
- * for a disk that is read-only to the guest, has only the handlers between it and a guest that goes around
- * them. The kernel asks both filters and takes the stricter answer. Every system call then pays for a second
- * filter, so it is installed only where it is needed (spawn.c decides).
+ * RLIMIT_FSIZE is one number for the whole process. It lets the smaller of two files grow to the size of
+ * the larger one, and it cannot be set where the console is a file, which grows. RLIMIT_FSIZE also does not
+ * protect a disk that is read-only to the guest but whose descriptor was opened for writing: without this
+ * filter, only the hypercall handlers stand between that descriptor and a guest that goes around them. The
+ * kernel asks both filters and takes the stricter answer. Every system call then pays for a second filter,
+ * so it is installed only where it is needed (spawn.c decides).
  *
- * The command on KVM has it as the end of its one filter, for any disk (kvm/rights.c).
+ * On KVM the command appends this filter to its only filter, for any disk (kvm/rights.c).
  */
 #ifndef TENDER_DISK_GUARD_H
 #define TENDER_DISK_GUARD_H
@@ -20,7 +21,7 @@
 
 #define DISK_GUARD_LENGTH (7 * MFT_MAX_ENTRIES + 40) /* at most */
 
-/* Writes the filter for the disks of `vm` to `code`; how many instructions it has. */
+/* Writes the filter for the disks of `vm` to `code`. Returns the number of instructions. */
 uint32_t disk_guard_build(struct sock_filter code[DISK_GUARD_LENGTH], const struct vm *vm);
 
 #endif

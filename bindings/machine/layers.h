@@ -1,6 +1,6 @@
 /*
- * The isolation layers that may stand around a guest's process. tender/config.py has their names, in the
- * order of the bits; `tender doctor` and --require know them by these.
+ * The isolation layers that can surround a guest's process. tender/config.py lists their names in the
+ * order of these bits; `tender doctor` and --require use those names.
  */
 #ifndef TENDER_LAYERS_H
 #define TENDER_LAYERS_H
@@ -17,15 +17,16 @@ enum isolation_layer {
     ISOLATION_LANDLOCK = 1 << 6,
     ISOLATION_SECCOMP_FILTER = 1 << 7,
     ISOLATION_UID = 1 << 8,          /* its user is not root outside */
-    ISOLATION_CAPABILITIES = 1 << 9, /* it has none, and can gain none */
+    ISOLATION_CAPABILITIES = 1 << 9, /* it has no capabilities, and cannot gain any */
     ISOLATION_KVM = 1 << 10,         /* the guest is a virtual machine */
 };
-#define ISOLATION_LAYERS 11 /* how many */
+#define ISOLATION_LAYERS 11 /* the number of layers */
 
 /*
- * A user that is no system's and no service's: above 16-bit numbers and what containers are given, below
- * 2^31. Each process has one of its own, by its number, so that what two monitors confine does not share one.
- * In a user namespace, where only few numbers exist, OVERFLOW_ID may be had.
+ * A user id that belongs to no system account and no service. It lies above the 16-bit numbers and above what
+ * containers are given, and below 2^31. Each process has an id of its own, derived from its process id, so
+ * that two processes confined by different monitors do not share one. In a user namespace, which has only
+ * few ids, OVERFLOW_ID may be available.
  */
 #define OVERFLOW_ID 65534u
 

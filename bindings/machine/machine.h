@@ -1,12 +1,13 @@
 /*
  * A machine runs one guest: by hardware (machine/kvm), or as a confined process (machine/sandbox). The
- * command and the library know machines by this header alone; each is a row of machines.c, which a build may
- * leave out.
+ * command and the library know machines through this header only. Each machine is a row of machines.c; a
+ * build may leave one out.
  *
- * The rule: nobody asks which machine it is. What differs is an operation, which may be NULL, or a value of
- * the row.
+ * The rule: no caller asks which machine it has. A difference between machines is an operation, which may
+ * be NULL, or a value in the row.
  *
- * Threads: one at a time, but for kick, isolation and read, which any may call while another is in run.
+ * Threads: one thread at a time uses a machine. The exceptions are kick, isolation and read: any thread may
+ * call them while another thread is in run.
  */
 #ifndef TENDER_MACHINE_H
 #define TENDER_MACHINE_H
@@ -28,52 +29,54 @@ struct machine_ops;
 struct machine {
     const struct machine_ops *ops; /* NULL: none yet */
     struct vm *vm;
-    bool tells_its_end;  /* and refuses what `alone` requires, of layers that */
-    uint32_t may_stand;  /* it could have */
-    const char *program; /* that run() executes; NULL: none */
-    /* The machine's; before open() zeros, or what the library has made of KVM's (kvm_ops.h). */
+    /* The guest's process reports its own end, and refuses to start without the layers `alone->required`. */
+    bool tells_its_end;
+    uint32_t may_stand;  /* the layers that the guest's process could have */
+    const char *program; /* the program that run() executes; NULL: none */
+    /* The machine's own state. Before open(): zeros, or what the library has prepared for KVM (kvm_ops.h). */
     _Alignas(16) uint8_t own[MACHINE_OWN_BYTES];
 };
 
 /*
- * A machine whose guest needs a process of its own takes the command's, if it may: run() then comes back only
- * with an event that ends the run before the guest has begun. What the command knows of an end goes with it.
+ * A machine whose guest needs a process of its own may turn the command's process into it. run() then returns
+ * only with an event that ends the run before the guest has started. This structure carries what the command
+ * knows about reporting the end.
  */
 struct machine_alone {
-    const char *program;               /* whom lines begin with */
-    const char *const *(*words)(void); /* what a process list shows; the guest can read it */
-    double timeout_s;                  /* 0: none; a timer of the process's sends SIGALRM */
-    uint32_t required;                 /* enum isolation_layer: without these no guest is run */
+    const char *program;               /* the name that messages begin with */
+    const char *const *(*words)(void); /* the argv that a process list shows; the guest can read it */
+    double timeout_s;                  /* 0: none; a timer of the process sends SIGALRM */
+    uint32_t required;                 /* enum isolation_layer: without these the guest is not started */
     bool hints;
     bool deaf_to_interrupts;
-    struct output (*errors)(void); /* stderr, as it is to be written */
-    struct output report; /* how the run ended, for programs; fd -1: not wanted. If it cannot be written, */
-    const char *report_name; /* its name in what is said; empty: nothing is */
-    const char *image;       /* the file's name as given */
-    uint64_t start_ns;       /* monotonic_ns() at the command's begin */
+    struct output (*errors)(void); /* stderr, and how to write to it */
+    struct output report;          /* the report for programs; fd -1: not wanted */
+    const char *report_name;       /* its name, for the message if it cannot be written; empty: no message */
+    const char *image;             /* the file's name as given */
+    uint64_t start_ns;             /* monotonic_ns() when the command started */
 };
 
-/* What the command's process still needs once it has given up its rights. */
+/* What the command's process still needs after it has given up its rights. */
 struct confinement {
-    bool stand_ins; /* another's filter is in force, and other calls are made in place of refused ones
+    bool stand_ins; /* an inherited seccomp filter is in force: calls that it refuses are replaced by others
                        (command/inherited_filter.c) */
-    struct output outputs[2]; /* stderr and the report: what it writes; fd -1: none */
+    struct output outputs[2]; /* stderr and the report, which the process still writes; fd -1: none */
 };
 
 enum machine_look {
     MACHINE_LIKELY,
-    MACHINE_ABSENT, /* open() will say why */
-    MACHINE_UNFIT,  /* it may open and should not be taken unless asked for; the error says why */
+    MACHINE_ABSENT, /* open() will tell the reason */
+    MACHINE_UNFIT,  /* it may open, but should be used only on request; the error holds the reason */
 };
 
-/* How a machine is spoken of. */
+/* The machine's texts for messages. */
 struct machine_words {
-    const char *title;    /* begins its messages */
-    const char *run_call; /* the system call that a failed run() is blamed on, */
-    const char *run_hint; /* and what is added where its error is EAGAIN */
-    const char *instead;  /* said where it is taken for want of an earlier one */
+    const char *title;    /* its messages begin with it */
+    const char *run_call; /* the system call that is named when run() fails */
+    const char *run_hint; /* added if the error of run() is EAGAIN */
+    const char *instead;  /* the message when this machine is used because an earlier one is not available */
     const char *const (
-        *cures)[2]; /* by index of the isolation layer and enum told: the way out where it is missing */
+        *cures)[2]; /* by index of the isolation layer and enum told: the way out if it is missing */
 };
 
 struct machine_ops {
@@ -81,54 +84,58 @@ struct machine_ops {
     const struct machine_words *words;
     bool serves_ring; /* a guest may be offered the network ring */
 
-    /* What a look at the host tells, without a trial. NULL: it is always likely. */
+    /* Looks at the host, without a trial. NULL: the machine is always likely. */
     enum machine_look (*look)(struct machine_error *why);
-    /* 0; or -1 with `error` filled and nothing left of it in `machine` and its vm. */
+    /* 0; or -1 with `error` filled, and nothing left in `machine` and its vm. */
     int (*open)(struct machine *machine, const struct machine_plan *plan, struct machine_error *error);
-    /* For the command: this process, in which the guest runs, gives up what it does not need, for good. Which
-     * layers stand. NULL: the guest has a process of its own, and this one keeps its rights. */
+    /* For the command: this process, in which the guest runs, permanently gives up the rights that it does
+     * not need. Returns the layers in force. NULL: the guest has its own process, and this process keeps its
+     * rights. */
     uint32_t (*confine)(struct machine *machine, const struct confinement *keeps);
-    /* Which layers stand around a guest that was not confined by confine(): enum isolation_layer. */
+    /* The layers around a guest that was not confined by confine(): enum isolation_layer. */
     uint32_t (*isolation)(struct machine *machine);
 
-    /* Until somebody must decide; vm->event says what. */
+    /* Runs until the caller must decide; vm->event says why. */
     void (*run)(struct machine *machine);
-    /* run() comes back soon. A signal handler may call it. NULL: a stop that vm.h knows of is enough. */
+    /* Makes run() return soon. A signal handler may call it. NULL: the stop request of vm.h is enough. */
     void (*kick)(struct machine *machine);
-    /* The guest's process stands still, and goes on. A signal handler may call it. NULL: it is ours. */
+    /* Stops or continues the guest's process. A signal handler may call it. NULL: the guest runs in this
+     * process. */
     void (*pause)(struct machine *machine, bool paused);
-    /* That process, -1 when it is gone. NULL: it is ours. */
+    /* The guest's process, -1 when it is gone. NULL: the guest runs in this process. */
     int (*pid)(const struct machine *machine);
 
-    /* The processor's state while run() is not under way: 0 or -errno. get: state->known says what is known
-     * of what was asked for; -ENODATA, nothing. set: NULL, it takes none but the start state. */
+    /* The processor's state while run() is not active: 0 or -errno. get: state->known says which of the
+     * requested parts are known; -ENODATA: none. set: NULL: only the start state can be used. */
     int (*get_cpu_state)(struct machine *machine, uint32_t parts, struct cpu_state *state);
     int (*set_cpu_state)(struct machine *machine, uint32_t parts, const struct cpu_state *state);
 
-    /* Guest memory [gpa, gpa + len), which is the guest's: how many bytes were copied, or -errno. Text is not
-     * written: -EFAULT. */
+    /* Copies guest memory [gpa, gpa + len), which must lie in the guest. Returns the number of bytes copied,
+     * or -errno. Text is not written: -EFAULT. */
     int64_t (*read)(struct machine *machine, gpa_t gpa, void *to, uint64_t len);
     int64_t (*write)(struct machine *machine, gpa_t gpa, const void *from, uint64_t len);
     /* The bytes of an EVENT_CONSOLE. */
     const void *(*console)(struct machine *machine, const struct vm_event *event);
-    /* What the guest will be told; until the first run it may be said again. */
+    /* Writes what the guest reads at its start. It may be written again until the first run. */
     void (*write_boot_info)(struct machine *machine, const struct machine_plan *plan);
 
-    /* Before the first run, this machine will be reset(); with the template that it was made from. Both NULL:
-     * it cannot be. 0 or -errno; after a failed reset() it is only to be closed. */
+    /* keep, before the first run: this machine will be reset(). It gets the template that the machine was
+     * made from. reset: back to the start state. Both NULL: this machine cannot be reset. 0 or -errno; after
+     * a failed reset() it can only be closed. */
     int (*keep)(struct machine *machine, int template_fd);
     int (*reset)(struct machine *machine);
 
-    /* Gives everything back but the vm. In a fork of the process that opened it, copies alone. */
+    /* Releases everything except the vm. In a fork of the process that opened the machine, it releases only
+     * the copies. */
     void (*close)(struct machine *machine);
-    /* In place of close() for a command that ends: the last thing but exit. NULL: close() is quick. */
+    /* Replaces close() for a command that ends: the last call before exit. NULL: close() is quick. */
     void (*leave)(struct machine *machine);
 };
 
 /* In the order in which "auto" tries them; NULL at the end. */
 extern const struct machine_ops *const machines[];
 
-/* NULL: there is no such machine in this build. */
+/* NULL: this build has no such machine. */
 const struct machine_ops *machine_by_name(const char *name);
 
 #endif

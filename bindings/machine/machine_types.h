@@ -1,4 +1,4 @@
-/* What a machine is made from and why there is none, as plain data; Python has it through cffi
+/* The input for making a machine, and the error if that fails, as plain data. Python reads it through cffi
  * (bindings/python/native.h). */
 #ifndef TENDER_MACHINE_TYPES_H
 #define TENDER_MACHINE_TYPES_H
@@ -12,48 +12,49 @@ struct mft;
 
 /* <native:types> */
 
-/* What a machine is made from. Devices and console are attached to its vm; open() gives it memory. */
+/* The input for making a machine. Devices and console are attached to its vm; open() gives the vm memory. */
 struct machine_plan {
     const struct elf_image *image;
-    const char *name; /* the image's, for lists */
+    const char *name; /* the image's name, for process lists */
     const struct mft *manifest;
     uint64_t mem_bytes;
-    uint32_t ring_mode; /* enum vm_ring_mode: the one that is wanted; for open(), the one that there is */
+    uint32_t ring_mode; /* enum vm_ring_mode: the requested one; in open(): the one in use */
     const char *cmdline;
     size_t cmdline_bytes;
 
-    /* The library's: a template of start_state.h, with its call sites patched if the machine wants it so
+    /* Set by the library: a template (start_state.h), with patched call sites if the machine needs them
      * (tender/backend); and the path of the program that confines itself. */
     int template_fd;
     const char *program;
 
-    /* The command's, which has one thread, makes one machine and ends with it; NULL: it is the library.
-     * load() copies the image's segments to `memory`; with `at_once` it makes the pages of a large one
-     * together. find() gives a path in the package, the caller's to free. Neither returns an error. */
+    /* Set by the command, which has one thread, makes one machine and ends with it. NULL: the library makes
+     * the machine. load() copies the image's segments to `memory`; with `at_once` it populates the pages of
+     * a large image in one call. find() returns the path of a file in the package; the caller frees it.
+     * Neither returns an error. */
     void (*load)(uint8_t *memory, bool at_once);
     char *(*find)(const char *program);
-    const struct machine_alone *alone; /* NULL: the command waits for its guest's end, and tells it */
+    const struct machine_alone *alone; /* NULL: the command waits for the guest's end, and reports it */
 };
 
 struct machine_error {
     int32_t os_error;
-    uint32_t step; /* of a set-up by steps: what failed */
+    uint32_t step; /* the step that failed, where the set-up has steps */
     char code
-        [16]; /* HostError.code of the library; empty: its default. It begins with the machine's name where
-                      this host has none, and another one may be had */
+        [16]; /* HostError.code of the library; empty: its default. It begins with the machine's name if this
+                      host does not have the machine, and another machine may work */
     char text[512];
 };
 
-/* Which one is taken (vm/lifecycle.h). */
+/* Which machine is used (vm/lifecycle.h). */
 struct machine_choice {
     uint32_t tried;
-    const char *title; /* of the first that could not be had, */
-    char why[512];     /* and why; NULL and empty: none was tried in vain */
-    char notice[768];  /* the same for a person, with what the one that is to be tried now means */
+    const char *title; /* of the first machine that is not available; NULL: none has failed */
+    char why[512];     /* and why it is not; empty: none has failed */
+    char notice[768];  /* the same for a person, and what the machine that is tried next means for them */
 };
 
-/* Steps of such a set-up beside those that its program tells of: the start of the process, and the memory
- * that is shared with it. */
+/* Steps of such a set-up that its program does not report: the start of the process, and the memory that is
+ * shared with it. */
 #define SETUP_START  0
 #define SETUP_SHARED 0xffffffff
 

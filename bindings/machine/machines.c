@@ -1,4 +1,4 @@
-/* The table of machines: a row each, in the order in which "auto" tries them. */
+/* The table of machines, one row per machine, in the order in which "auto" tries them. */
 #include "machine.h"
 
 #include <string.h>

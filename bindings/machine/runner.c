@@ -1,4 +1,4 @@
-/* The life of a VM in the process that holds it: made, entered by a thread, kicked, left, released. */
+/* The life of a VM in the process that holds it: it is made, entered by a thread, kicked, left, released. */
 #define _GNU_SOURCE
 #include "runner.h"
 
@@ -17,12 +17,12 @@ static void stop_devices(struct vm *vm)
             device_kinds[type]->stop(vm);
 }
 
-/* A late one does not hit a thread that has left. */
+/* The lock ensures that a late kick does not reach a thread that has left. */
 static void kick(struct vm *vm)
 {
     struct runner *runner = runner_of(vm);
     pthread_mutex_lock(&runner->lock);
-    if (runner->thread && runner->exit_at_once) /* it may not be in the guest yet */
+    if (runner->thread && runner->exit_at_once) /* the thread may not be in the guest yet */
         __atomic_store_n(runner->exit_at_once, 1, __ATOMIC_SEQ_CST);
     if (runner->thread)
         (void)syscall(SYS_tgkill, runner->process, runner->thread, VM_KICK_SIGNAL);
@@ -58,14 +58,14 @@ void vm_release(struct vm *vm)
 
 int vm_reset(struct vm *vm)
 {
-    stop_devices(vm); /* a run that its caller left by an exception has not */
+    stop_devices(vm); /* they still run if an exception ended the run */
     *vm->shared = (struct vm_shared){0};
     vm->resume = (struct vm_resume){0};
     runner_of(vm)->signals_elsewhere = runner_of(vm)->signals_let_in_next = false;
     atomic_store(&vm->has_fault, false);
     atomic_store(&vm->stop_requested, false);
     uint64_t asked;
-    (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: nobody had asked */
+    (void)!read(vm->stop_fd, &asked, sizeof asked); /* EAGAIN: no stop was requested */
     int error = guest_memory_reset(&vm->memory);
     for (uint32_t type = 0; !error && type < DEVICE_TYPES; type++)
         if (device_kinds[type] && device_kinds[type]->reset)
@@ -75,12 +75,12 @@ int vm_reset(struct vm *vm)
 
 static _Thread_local struct {
     bool held;
-    sigset_t mask; /* what was let in before */
+    sigset_t mask; /* the mask before the hold */
 } signals;
 
 static void hold(sigset_t *before)
 {
-    /* Synchronous ones stay: a fault of ours must not be lost. */
+    /* Synchronous signals stay unblocked: a fault of ours must not be lost. */
     static const int synchronous[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
     sigset_t block;
     sigfillset(&block);
@@ -106,7 +106,7 @@ void vm_release_signals(void)
 void vm_enter(struct vm *vm, sigset_t *saved)
 {
     struct runner *runner = runner_of(vm);
-    sigemptyset(saved); /* what holds where a filter refuses the next call */
+    sigemptyset(saved); /* used if an inherited filter refuses the next call */
     if (signals.held)
         *saved = signals.mask;
     else if (runner->signals_at_will)
@@ -128,13 +128,13 @@ void vm_leave(struct vm *vm, const sigset_t *saved)
     pthread_mutex_lock(&runner->lock);
     runner->thread = 0;
     pthread_mutex_unlock(&runner->lock);
-    /* No kick can be sent any more; take those that were, before the mask could let them kill us. */
+    /* No more kicks can be sent. Take the pending ones before the restored mask could let them kill us. */
     sigset_t kick;
     sigemptyset(&kick);
     sigaddset(&kick, VM_KICK_SIGNAL);
     const struct timespec at_once = {0, 0};
     while (sigtimedwait(&kick, NULL, &at_once) > 0)
         ;
-    if (!signals.held) /* else vm_release_signals() does */
+    if (!signals.held) /* if they are held, vm_release_signals() restores the mask */
         pthread_sigmask(SIG_SETMASK, saved, NULL);
 }

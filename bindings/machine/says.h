@@ -1,4 +1,4 @@
-/* What the native command and Python say in the same words, as formats: says_signal, ... */
+/* Messages that the native command and Python share, as printf() formats: says_signal, ... */
 #ifndef TENDER_SAYS_H
 #define TENDER_SAYS_H
 

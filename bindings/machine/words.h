@@ -1,4 +1,4 @@
-/* For tables of ways out (struct machine_words): one for the library and the command, or one for each. */
+/* For tables of ways out (struct machine_words): one text for library and command, or one for each. */
 #ifndef TENDER_WORDS_H
 #define TENDER_WORDS_H
 

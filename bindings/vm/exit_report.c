@@ -1,5 +1,5 @@
-/* See exit_report.h. The longest line is a forbidden system call's or a bad access', well below
- * exit_report.message. */
+/* See exit_report.h. The longest lines are those of a forbidden system call and of a bad access, well below
+ * the size of exit_report.message. */
 #define _GNU_SOURCE
 #include "exit_report.h"
 
@@ -17,13 +17,13 @@
 
 #include "syscall_names.inc" /* written by gen_syscall_names.py from the kernel's headers */
 
-/* KVM_INTERNAL_ERROR_EMULATION of <linux/kvm.h>: the guest executes what is no memory, or what KVM does not
- * know. */
+/* KVM_INTERNAL_ERROR_EMULATION of <linux/kvm.h>: the guest executes something that is not memory, or an
+ * instruction that KVM does not know. */
 #define SUBERROR_EMULATION 1
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* Not tables: a pointer costs the command a relocation at each start. */
+/* A switch and not a table: each pointer in a table costs the command a relocation at each start. */
 const char *exit_reason_name(uint32_t end, int32_t *status)
 {
     switch (end) {
@@ -69,7 +69,7 @@ struct signal_words {
     char text[32];
 };
 
-/* Those that a fault or a kill raises have their name, others a number. */
+/* Signals that a fault or a kill raises are named; others are shown by number. */
 static struct signal_words signal_words(uint64_t number)
 {
     static const struct {
@@ -105,27 +105,29 @@ static void explain_unsupported(const struct vm_event *event, enum told told, st
          event->rip, code.text, cures[told]);
 }
 
-/* Whether somebody else ended the process is told as far as it can be: a guest that took it over can make it
- * exit, fault, or ask for a forbidden call, but not be sent SIGKILL. */
+/* The message says whether another process ended this one, as far as that can be known: a guest that has
+ * taken over its process can make it exit, fault, or make a forbidden call, but cannot have it sent
+ * SIGKILL. */
 static void explain_death(const struct vm_event *event, struct exit_report *report)
 {
     const enum exit_reason how = REASON_SANDBOX_DIED;
     if (event->os_error == ETIMEDOUT)
         fill(report, how,
-             "sandbox: the process was killed and has not ended: it waits in the kernel, as for storage that "
-             "does not answer");
+             "sandbox: the process was killed and has not ended: it waits in the kernel, for example for "
+             "storage that does not respond");
     else if (event->os_error)
         fill(report, how,
              "sandbox: the process ended, and something else in this program took its exit status");
     else if (event->detail == SIGSYS)
         fill(report, how,
-             "sandbox: the process was killed by its filter: the guest made the handlers ask for a forbidden "
-             "system call");
+             "sandbox: the process was killed by its seccomp filter: the guest made the hypercall handlers "
+             "ask for a forbidden system call");
     else if (event->detail == SIGKILL)
         fill(report, how,
-             "sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory");
+             "sandbox: the process was killed from outside (SIGKILL): by another process, or because memory "
+             "ran out");
     else if (event->detail)
-        fill(report, how, "sandbox: the process died of %s in its handlers",
+        fill(report, how, "sandbox: the process died of %s in its hypercall handlers",
              signal_words(event->detail).text);
     else
         fill(report, how, "sandbox: the process exited with status %d instead of reporting an end",
@@ -144,12 +146,12 @@ static void explain_bad_access(const struct vm_event *event, struct exit_report 
 
 static void explain_handler_fault(const struct vm_event *event, struct exit_report *report)
 {
-    const char *rest = "in the handlers: the guest jumped into them or wrote over their memory";
+    const char *rest = "the guest jumped into them or overwrote their memory";
     if (event->detail)
-        fill(report, REASON_SANDBOX_FAULT, "sandbox: %s at rip=0x%" PRIx64 " %s",
+        fill(report, REASON_SANDBOX_FAULT, "sandbox: %s at rip=0x%" PRIx64 " in the hypercall handlers: %s",
              signal_words(event->detail).text, event->rip, rest);
     else
-        fill(report, REASON_SANDBOX_FAULT, "sandbox: a false report %s", rest);
+        fill(report, REASON_SANDBOX_FAULT, "sandbox: a false report from the hypercall handlers: %s", rest);
 }
 
 static const char *const setup_steps[] = {
@@ -158,7 +160,7 @@ static const char *const setup_steps[] = {
     [3] = "limits",
     [4] = "dropping rights",
     [5] = "the seccomp filter",
-    [6] = "a system-call filter around tender ended the process before the guest's first instruction",
+    [6] = "an inherited seccomp filter ended the process before the guest's first instruction",
 };
 
 #define MORE_MEMORY(less)                                                                                    \
@@ -169,8 +171,8 @@ static const char *const setup_steps[] = {
 
 enum { ANY_STEP = -1, ANY_ERROR = -1 };
 
-/* What usually causes this error at this step. The first row that fits counts; an error that may have many
- * causes has no row. */
+/* What usually causes this error at this step. The first row that matches is used. An error that can have
+ * many causes has no row. */
 static const struct {
     int step, os_error;
     const char *hints[2]; /* by enum told */
@@ -194,10 +196,11 @@ static const struct {
     {1, EEXIST, BOTH("the sandbox needs Linux 5.9 or later")},
     {1, EAGAIN, BOTH("all memory of the process is locked: raise `ulimit -l`")},
     {5, ANY_ERROR,
-     BOTH("the kernel must have CONFIG_SECCOMP_FILTER, and this process may not be kept from using it")},
+     BOTH("the kernel must have CONFIG_SECCOMP_FILTER, and nothing may forbid this process to use it")},
     {6, ANY_ERROR,
-     BOTH("whoever started tender put it there: systemd's SystemCallFilter= wants @sandbox, @mount and "
-          "@setuid beside @system-service, a container a profile that allows these calls")},
+     BOTH("the filter comes from what started tender: systemd's SystemCallFilter= must list @sandbox, @mount "
+          "and @setuid in addition to @system-service, and a container needs a profile that allows these "
+          "calls")},
 };
 
 const char *setup_step_name(uint32_t step)
@@ -252,7 +255,7 @@ void exit_report_fill(const struct vm_event *event, const struct machine_words *
         break;
     case EVENT_STOPPED:
         fill(report, over_time ? REASON_TIMEOUT : REASON_STOPPED, "%s",
-             over_time ? "the time given is over" : "stopped");
+             over_time ? "the time limit is over" : "stopped");
         break;
     case EVENT_TRANSLATION_FAULT:
         fill(report, REASON_TRANSLATION_FAULT, "%s: host/guest translation fault: rip=0x%" PRIx64, title,
@@ -316,7 +319,8 @@ const char *event_register(const struct vm_event *event, uint32_t index, uint64_
     return names[index];
 }
 
-/* Line `number`, from 0 on, of where a guest stood whose registers the event has. False: there is no more. */
+/* Writes line `number`, from 0 on, of the fault's description: the place, then the registers. False: there is
+ * no such line. */
 static bool fault_line(const struct vm_event *event, uint32_t number, char text[FAULT_LINE_BYTES])
 {
     size_t at = 0;

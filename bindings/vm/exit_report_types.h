@@ -6,19 +6,19 @@
 
 /* <native:types> */
 
-/* Of an end that is not the guest's own halt. Managers of unikernels (Albatross) never start again after 1
- * and 60 to 64, and do after 2. */
+/* Statuses of a run that the guest did not end itself by halting. Managers of unikernels (Albatross) never
+ * restart a guest after 1 and 60 to 64; after 2 they do. */
 #define STATUS_CANNOT_START 1
-#define STATUS_ENDED        1 /* starting anew would only repeat it, or it was asked for */
-#define STATUS_HOST_FAILED  2 /* through nothing that the guest did: starting anew may help */
+#define STATUS_ENDED        1 /* a restart would only repeat it, or the end was requested */
+#define STATUS_HOST_FAILED  2 /* not caused by the guest: a restart may help */
 
-#define NO_LIMIT 0xffffffffffffffff /* ns: of a run without a time limit */
+#define NO_LIMIT 0xffffffffffffffff /* ns: a run without a time limit */
 
-/* In whose words a way out is told: arguments of the library, or options of the command. */
+/* For whom a way out is worded: with arguments of the library, or with options of the command. */
 enum told { TOLD_LIBRARY, TOLD_COMMAND };
 
 struct exit_report {
-    const char *reason; /* one of ExitReason's (tender/result.py) */
+    const char *reason; /* a value of ExitReason (tender/result.py) */
     int32_t status;     /* what the command line exits with */
     char message[256];  /* empty for an ordinary end */
 };

@@ -1,7 +1,7 @@
-"""Writes syscall_names.inc: the names of Linux's system calls by number, as the compiler's headers have them.
+"""Writes syscall_names.inc: the names of Linux's system calls by number, taken from the compiler's headers.
 
-One text a table, and by number where in it a name begins (0: there is no such call): an array of pointers would be
-hundreds of relocations at each start of the launcher.
+Each table is one text. An array maps a number to the place in the text where its name begins (0: there is no such
+call). An array of pointers would cost hundreds of relocations at each start of the launcher.
 """
 
 import re
@@ -12,7 +12,7 @@ TABLES = {"x86_64": "asm/unistd_64.h", "i386": "asm/unistd_32.h"}
 
 
 def names(compiler: list[str], header: str) -> dict[int, str]:
-    """Number to name from one of the kernel's headers."""
+    """Returns number to name from one of the kernel's headers."""
     done = subprocess.run(
         [*compiler, "-E", "-dM", "-"],
         input=f"#include <{header}>\n",

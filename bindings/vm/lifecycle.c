@@ -25,7 +25,7 @@ uint32_t machine_ring_mode(const struct machine_ops *ops, const struct elf_image
     return ring_mode_for(image_end(image), mem_bytes, wanted);
 }
 
-/* Of the first one that cannot be had. */
+/* Keeps the reason of the first machine that is not available. */
 static void keep_reason(struct machine_choice *choice, const struct machine_ops *refused,
                         const struct machine_error *error)
 {

@@ -1,4 +1,4 @@
-/* See report.h. It runs in the sandbox's program too: no floating point, and no format but format.c's. */
+/* See report.h. The sandbox's program runs it too: no floating point, and only the formats of format.c. */
 #include "report.h"
 
 #include <stdarg.h>
@@ -31,7 +31,7 @@ static void put(struct line *line, char byte)
         *line->at++ = byte;
 }
 
-/* How many bytes of `text` are one character of UTF-8, whose number is put to *number; 0: none are. */
+/* Returns how many bytes of `text` form one UTF-8 character, and sets *number to its code point; 0: none. */
 static unsigned character_at(const char *text, uint32_t *number)
 {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -51,7 +51,7 @@ static unsigned character_at(const char *text, uint32_t *number)
     return bytes && *number >= least[bytes] && *number < 0x110000 && !is_surrogate ? bytes : 0;
 }
 
-/* A string of ASCII alone. A byte that is no UTF-8 is shown as that byte: the text has \xff. */
+/* Writes ASCII only. A byte that is not valid UTF-8 appears as that byte: the decoded text has \xff. */
 static void add_text(struct line *line, const char *text)
 {
     put(line, '"');
@@ -106,7 +106,7 @@ static void add_trap(struct line *line, const struct hvt_trap_cookie *trap)
 #define ONE(name) +1
 _Static_assert(sizeof(struct vm_counters) ==
                    (1 + COUNT(((struct vm_counters *)0)->hypercalls) PLAIN_COUNTERS(ONE)) * sizeof(uint64_t),
-               "each counter is told");
+               "the report has each counter");
 
 static void add_counters(struct line *line, const struct vm_shared *shared)
 {
@@ -125,7 +125,7 @@ static void add_counters(struct line *line, const struct vm_shared *shared)
     add(line, ", \"net_ring_packets\": %lu}", ring->net_rx_packets + ring->net_tx_packets);
 }
 
-/* The steps of a boot, as the clock had them, or as milliseconds since the first. */
+/* The steps of a boot, as clock values, and as milliseconds since the first step. */
 static void add_boot(struct line *line, const struct report_about *about, const struct vm_shared *shared)
 {
     static const char names[][16] = {"vm_created", "first_run", "first_exit", "first_console", "guest_exit"};
@@ -171,7 +171,7 @@ static void add_isolation(struct line *line, uint32_t isolation)
     add(line, "]");
 }
 
-/* As to_dict() has it (tender/errors.py). */
+/* The same fields as to_dict() (tender/errors.py). */
 static void add_error(struct line *line, const struct told_exit *told)
 {
     add(line, ", \"error\": {\"error\": \"%s\", \"code\": \"%s\", \"message\": ", told->error, told->code);

@@ -51,7 +51,8 @@ def test_a_sandbox_killed_from_outside_may_be_started_again(
         if launcher == "native"
         else (
             2,
-            f"{name}: sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory\n",
+            f"{name}: sandbox: the process was killed from outside (SIGKILL): by another process,"
+            " or because memory ran out\n",
         )
     )
 

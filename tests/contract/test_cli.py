@@ -158,7 +158,7 @@ def test_a_panic_is_the_guests_own_text_and_255(tender: Tender, guest: Guest) ->
 def test_a_time_limit_ends_a_guest_that_spins(tender: Tender, guest: Guest) -> None:
     done = tender("--mem=8", "--timeout=4000ms", guest("spin"))
     assert (done.returncode, done.stdout) == (1, "ready\n")
-    assert done.stderr == "tender: the guest was stopped: the 4 s given are over\n"
+    assert done.stderr == "tender: the guest was stopped: its time limit of 4 s is over\n"
 
 
 # ---- signals

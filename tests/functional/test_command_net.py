@@ -58,7 +58,10 @@ def test_a_time_limit_ends_it_with_1_and_its_line(
     for _ in range(RUNS):
         with start("tender", mem, "--timeout=0.3") as command:
             _, said = command.communicate(timeout=60)
-        assert (command.returncode, said) == (1, "tender: the guest was stopped: the 0.3 s given are over\n")
+        assert (command.returncode, said) == (
+            1,
+            "tender: the guest was stopped: its time limit of 0.3 s is over\n",
+        )
 
 
 @pytest.mark.parametrize("mem", MEMORY)

@@ -81,7 +81,11 @@ def test_a_command_ends_although_nobody_reads_its_terminal(
             command.kill()
     assert status == 1
     if not with_stderr:
-        line = "the guest was stopped: the 1 s given are over" if how == "timeout" else "Exiting on signal 15"
+        line = (
+            "the guest was stopped: its time limit of 1 s is over"
+            if how == "timeout"
+            else "Exiting on signal 15"
+        )
         assert stderr.read_text().splitlines()[-1] == f"tender: {line}"
 
 

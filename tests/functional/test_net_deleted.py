@@ -234,7 +234,7 @@ def test_the_command_counts_it_and_obeys_its_time_limit(
         delete(tap.name)
         command.says(LOST.format(tap.name))
         assert command.process.wait(LIMIT_S) == 1
-        assert command.lines.end()[1] == "tender: the guest was stopped: the 3 s given are over"
+        assert command.lines.end()[1] == "tender: the guest was stopped: its time limit of 3 s is over"
     counters = json.loads(report.read_text())["counters"]
     assert (counters["net_detached"], counters["net_attached"]) == (1, 0)
     if launcher == "python":
@@ -554,9 +554,9 @@ def test_it_is_refused_where_no_interface_has_a_name(
             )  # fmt: skip
             assert done.returncode == 1 and done.stdout == ""
             assert done.stderr.startswith(
-                f"{front}: no network is given by an interface's name\n{front}: Invalid option: `--net-reattach'\n"
+                f"{front}: no network is attached by an interface's name\n{front}: Invalid option: `--net-reattach'\n"
             ), done.stderr
-    with pytest.raises(ConfigError, match=r"^net_reattach: no network is given by an interface's name$"):
+    with pytest.raises(ConfigError, match=r"^net_reattach: no network is attached by an interface's name$"):
         VmConfig(net_reattach=True)
-    with pytest.raises(ConfigError, match=r"^net_reattach: no network is given by an interface's name$"):
+    with pytest.raises(ConfigError, match=r"^net_reattach: no network is attached by an interface's name$"):
         VmConfig(net_reattach=True, net=NetFd(0))

@@ -92,7 +92,7 @@ def test_a_file_that_the_guest_is_made_of_is_refused(
 ) -> None:
     words, _ = COMMANDS[case]
     said = refused(tender_cmd, words, place, launcher)
-    assert ": this is " in said and "which would be written over" in said
+    assert ": this is " in said and "which would be overwritten" in said
     assert launcher == "native" or "tender: hint: name another file" in said
 
 
@@ -128,7 +128,7 @@ def test_a_report_is_not_written_over_what_the_command_writes(
     kept = (place / "log").read_text()
     said = kept.removeprefix("kept") if "stderr" in streams else done.stderr
     assert (done.returncode, kept.startswith("kept")) == (1, True)
-    assert f"this is {what}, which would be written over" in said and "{" not in kept
+    assert f"this is {what}, which would be overwritten" in said and "{" not in kept
 
 
 def test_a_console_and_a_report_of_one_stream_follow_each_other(

@@ -126,5 +126,5 @@ def test_the_command_obeys_a_time_limit(
             _, said = command.communicate(timeout=LIMIT_S)
         finally:
             command.kill()
-    assert (command.returncode, b"the 2 s given are over" in said) == (1, True), said
+    assert (command.returncode, b"its time limit of 2 s is over" in said) == (1, True), said
     assert disk.reached() < SIZE

@@ -213,7 +213,7 @@ def test_a_filter_around_tender_that_ends_the_process_is_not_blamed_on_the_guest
     first, second = done.stderr.splitlines()
     assert first.startswith("tender: sandbox: ") and "guest made" not in first
     assert (
-        "filter around tender ended the process before the guest's first instruction" in first
+        "inherited seccomp filter ended the process before the guest's first instruction" in first
         or verdict == "trap"
     )
     assert second.startswith("tender: hint: ")

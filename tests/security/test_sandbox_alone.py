@@ -91,7 +91,7 @@ def test_whatever_it_does_a_stop_and_a_time_limit_end_it(
             process.kill()
     assert process.returncode != -signal.SIGKILL
     if what in ("computes", "waits in the kernel"):
-        line = "the guest was stopped: the 0.3 s given are over"
+        line = "the guest was stopped: its time limit of 0.3 s is over"
         number = None if by == "timeout" else getattr(signal, by).value
         assert (process.returncode, said) == (
             1,

@@ -249,7 +249,7 @@ def test_a_program_that_cannot_be_started_is_named_and_leaves_nothing(
     [
         # mov $3,%edi; mov $231,%eax; syscall
         (bytes.fromhex("bf03000000b8e70000000f05"), "the process exited with status 3 instead of reporting an end"),
-        (bytes.fromhex("0f0b"), "the process died of SIGILL in its handlers"),
+        (bytes.fromhex("0f0b"), "the process died of SIGILL in its hypercall handlers"),
     ],
 )  # fmt: skip
 def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
@@ -278,7 +278,7 @@ def test_the_layers_are_among_those_that_have_a_name(image: Image) -> None:
 
 STEPS = {
     1: "mapping guest memory", 2: "signals", 3: "limits", 4: "dropping rights", 5: "the seccomp filter",
-    6: "a system-call filter around tender ended the process before the guest's first instruction",
+    6: "an inherited seccomp filter ended the process before the guest's first instruction",
 }  # fmt: skip
 
 
@@ -367,34 +367,36 @@ def event(**fields: object) -> CData:
         (
             {"kind": lib.EVENT_HANDLER_FAULT, "detail": 11, "rip": 0x7F0000000000},
             "sandbox-fault",
-            "sandbox: SIGSEGV at rip=0x7f0000000000 in the handlers: the guest jumped into them or wrote over"
-            " their memory",
+            "sandbox: SIGSEGV at rip=0x7f0000000000 in the hypercall handlers: the guest jumped into them or"
+            " overwrote their memory",
         ),
         (
             {"kind": lib.EVENT_HANDLER_FAULT, "detail": 64},
             "sandbox-fault",
-            "sandbox: signal 64 at rip=0x0 in the handlers: the guest jumped into them or wrote over their memory",
+            "sandbox: signal 64 at rip=0x0 in the hypercall handlers: the guest jumped into them or overwrote"
+            " their memory",
         ),
         (
             {"kind": lib.EVENT_HANDLER_FAULT},
             "sandbox-fault",
-            "sandbox: a false report in the handlers: the guest jumped into them or wrote over their memory",
+            "sandbox: a false report from the hypercall handlers: the guest jumped into them or overwrote their"
+            " memory",
         ),
         (
             {"kind": lib.EVENT_PROCESS_DIED, "detail": 31},
             "sandbox-died",
-            "sandbox: the process was killed by its filter: the guest made the handlers ask for a forbidden"
-            " system call",
+            "sandbox: the process was killed by its seccomp filter: the guest made the hypercall handlers"
+            " ask for a forbidden system call",
         ),
         (
             {"kind": lib.EVENT_PROCESS_DIED, "detail": 9},
             "sandbox-died",
-            "sandbox: the process was killed from outside (SIGKILL): by someone, or for want of memory",
+            "sandbox: the process was killed from outside (SIGKILL): by another process, or because memory ran out",
         ),
         (
             {"kind": lib.EVENT_PROCESS_DIED, "detail": 11},
             "sandbox-died",
-            "sandbox: the process died of SIGSEGV in its handlers",
+            "sandbox: the process died of SIGSEGV in its hypercall handlers",
         ),
         (
             {"kind": lib.EVENT_PROCESS_DIED, "status": 71},

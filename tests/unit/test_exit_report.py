@@ -77,7 +77,7 @@ def test_the_table_is_read_whole() -> None:
 
 def test_a_sentence_takes_values_as_printf_does() -> None:
     assert says("memory_adjusted", 2097152) == "adjusting memory to 2097152 bytes"
-    assert says("time_over", 0.25) == "the guest was stopped: the 0.25 s given are over"
+    assert says("time_over", 0.25) == "the guest was stopped: its time limit of 0.25 s is over"
     assert says("sandbox_failed", "limits", "%s") == "sandbox: limits: %s"
 
 
