@@ -11,6 +11,7 @@ again: the pool holds fresh processes that wait to be told to go.
 import os
 from errno import ECHILD, ESTALE
 
+from tender import log
 from tender.annotations import CAPTURE, BackendLike, ConsoleTarget
 from tender.assemble import assemble
 from tender.backend.machine import Machine
@@ -62,6 +63,8 @@ class VmPool(Owner):
         except BaseException:
             self.close()  # at once: the exception's traceback may keep this object
             raise
+        if self._idle[0].notice:
+            log.tell("pool", "INFO", self._idle[0].notice)
 
     def _make(self) -> Machine:
         machine = assemble(self.image, self.config, console=self._console, backend=self._backend)

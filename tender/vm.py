@@ -14,7 +14,7 @@ from collections.abc import Callable
 from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, ESTALE
 from typing import Self
 
-from tender import outcome
+from tender import log, outcome
 from tender.annotations import CAPTURE, Backend, BackendLike, ConsoleTarget, IsolationLayer
 from tender.assemble import assemble
 from tender.backend.machine import Machine
@@ -84,6 +84,8 @@ class Vm(Owner):
         config = checked_config("Vm", config)
         machine = assemble(image, config, console=console, backend=backend)
         self._hold(machine, machine.handle, config=config, console=console, start_ns=start_ns)
+        if machine.notice:
+            log.tell("vm", "INFO", machine.notice)
 
     def _hold(
         self, machine: Machine, handle: CData, *, config: VmConfig, console: ConsoleTarget, start_ns: int
@@ -104,7 +106,7 @@ class Vm(Owner):
         self._end = descriptor()  # the same for fileno(), of run() too; open once somebody asked
         self._captured = _Captured() if console == CAPTURE else None
         self._on_console = console if self._captured is None else self._captured.take
-        self._on_network: Callable[[str], object] = _log
+        self._on_network: Callable[[str], object] = _warn
         self._told: int = (
             lib.TOLD_LIBRARY
         )  # in whose words the result names a way out; cli/run.py sets the other
@@ -421,10 +423,8 @@ def _readable(fd: int, limit: float | None) -> bool:
             return False
 
 
-def _log(text: str) -> None:
-    import logging  # here: it takes as long as all else of the package
-
-    logging.getLogger(__name__).warning("%s", text)
+def _warn(text: str) -> None:
+    log.tell("vm", "WARNING", text)
 
 
 def checked_config(what: str, config: object) -> VmConfig:

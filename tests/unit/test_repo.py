@@ -13,7 +13,8 @@ PACKAGE = ROOT / "tender"
 
 # Lower may not import higher. `assemble` introduces backend and devices to each other; they do not meet by themselves.
 LEVELS = {
-    "values": 0, "errors": 0, "cures": 0, "annotations": 0, "printable": 0, "platform_check": 0, "_version": 0, "_native": 0,
+    "values": 0, "errors": 0, "cures": 0, "annotations": 0, "printable": 0, "log": 0,
+    "platform_check": 0, "_version": 0, "_native": 0,
     "config": 1, "native": 1,
     "result": 2, "image": 2, "manifest_json": 2, "manifest": 3, "outcome": 3,
     "devices": 4, "backend": 4,
