@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import tender
+import tender.assemble
 from tender import log
 from tender.backend import trial
 
@@ -72,8 +73,7 @@ def test_a_handler_of_the_programs_own_stays_the_only_one(caplog: pytest.LogCapt
 def test_why_auto_became_the_sandbox_is_logged_once(
     kind: Any, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tender.assemble as assembly
-
+    assembly: Any = tender.assemble
     create = assembly.create
 
     def fallen_back(_: object, *args: Any, **kwargs: Any) -> Any:
