@@ -7,7 +7,7 @@ EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-pyt
 DEBIANS = bookworm-main bookworm trixie forky
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build check format run can-run test test-intel test-intel-fast wheel lock bench clean fuzz-long hostile-long $(EACH) $(DEBIANS:%=test-%) test-debian13
+.PHONY: help setup build check format run can-run test test-intel test-intel-fast wheel docs lock bench clean fuzz-long hostile-long $(EACH) $(DEBIANS:%=test-%) test-debian13
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /  make \1	/p' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ $(DEBIANS:%=test-%): test-%:
 wheel: build  ## a wheel in dist/ to hand on: manylinux, stripped, with the licences of its parts; needs Debian
 	$(PY) -m pip install -q --require-hashes -r tools/requirements/wheel.txt
 	@$(PY) tools/make_wheel.py
+
+docs: setup  ## the pages as a site in build/docs, with the API's from the docstrings; a warning is an error
+	$(PY) tools/pages.py --site build/pages
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 lock:  ## pin what pyproject.toml's groups ask for, in tools/requirements/; with UPGRADE=1 the newest of each
 	$(PY) -m pip install -q uv

@@ -2,6 +2,9 @@
 
 usage: tools/pages.py PAGE OUTPUT      as the build calls it, for a page that is installed
        tools/pages.py --list           the pages that are installed
+       tools/pages.py --site DIRECTORY the pages of the site that `make docs` builds, below DIRECTORY
+
+The site has every page of this tree; what it says of the API is taken from the docstrings (mkdocs.yml).
 
 An installed package has its pages in share/doc/tender, and its README.md is the description in its metadata. A link
 from one installed page to another stays. Any other relative link becomes its text, with the name of the file that it
@@ -9,6 +12,7 @@ leads to. The build and the build backend import this file or start it, before t
 """
 
 import re
+import shutil
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -17,6 +21,8 @@ from posixpath import dirname, join, normpath
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])+)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"(^ {0,3}(```+|~~~+).*?^ {0,3}\2 *$)", re.MULTILINE | re.DOTALL)
+API = "docs/api.md"
+"""Only the site has it: it is made of docstrings there."""
 ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 NOTE = """
 The files that this page names are in the sources. The pages among them are installed too, in `share/doc/tender`:
@@ -31,6 +37,24 @@ def installed_pages() -> list[str]:
         "CHANGELOG.md",
         *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
     ]
+
+
+def site_pages() -> list[str]:
+    """By their paths in this repository: each page that is for readers."""
+    found = (page for where in ("*", "*/*", "*/*/*") for page in ROOT.glob(f"{where}.md"))
+    names = (str(page.relative_to(ROOT)) for page in found)
+    return sorted(name for name in names if not name.startswith((".", "build/", "dist/")))
+
+
+def write_site(directory: Path) -> None:
+    """A tree like this one, of pages alone."""
+    pages = site_pages()
+    shutil.rmtree(directory, ignore_errors=True)
+    for name in pages:
+        place = directory / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(outside((ROOT / name).read_text(), name, pages))
+    shutil.copy(ROOT / "tools" / "site.css", directory)
 
 
 def outside(text: str, page: str, kept: Collection[str]) -> str:
@@ -68,8 +92,11 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--list"]:
         print(*installed_pages(), sep="\n")
         return 0
+    if len(arguments) == 2 and arguments[0] == "--site":
+        write_site(Path(arguments[1]))
+        return 0
     if len(arguments) != 2 or arguments[0].startswith("-"):
-        print("pages: usage: tools/pages.py PAGE OUTPUT, or --list", file=sys.stderr)
+        print("pages: usage: tools/pages.py PAGE OUTPUT, --list or --site DIRECTORY", file=sys.stderr)
         return 2
     page = Path(arguments[0]).resolve()
     name = str(page.relative_to(ROOT))

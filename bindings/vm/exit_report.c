@@ -33,6 +33,7 @@ const char *exit_reason_name(uint32_t end, int32_t *status)
         return reason;
 #include "exit_reasons.def"
     default:
+        *status = 0;
         return NULL;
     }
 }

@@ -335,13 +335,6 @@ def test_what_fills_guest_memory_tells_it() -> None:
     assert set(TOLD_BY.values()) <= told
 
 
-def test_the_documents_link_to_what_exists() -> None:
-    for page in [*ROOT.glob("*.md"), *(p for d in ("docs", "abi", "bench", "tools", "guest_kernel", "tests")
-                                       for p in (ROOT / d).rglob("*.md"))]:  # fmt: skip
-        for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} -> {target}"
-
-
 def test_the_tools_find_the_built_command_without_help_of_path() -> None:
     """As documented: right after `make run`, in a shell that has never heard of .venv/bin."""
     if not (ROOT / ".venv" / "bin" / "tender").exists():

@@ -1,0 +1,74 @@
+"""The site of `make docs`: it is built without a warning, has every public name, and loads nothing from elsewhere."""
+
+import html
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tender
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "build" / "docs"
+
+
+def make(*words: str) -> "subprocess.CompletedProcess[str]":
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(
+        words, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def site() -> Path:
+    done = make("make", "-s", "docs")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    return SITE
+
+
+@pytest.fixture(scope="module")
+def api(site: Path) -> str:
+    return (site / "docs" / "api.html").read_text()
+
+
+@pytest.mark.parametrize("name", tender.__all__)
+def test_each_public_name_has_its_place_and_its_docstring(api: str, name: str) -> None:
+    assert f'id="tender.{name}"' in api
+    said = getattr(tender, name).__doc__ if isinstance(getattr(tender, name), type) else None
+    if said:
+        words = re.sub(r"<[^>]*>", "", html.unescape(api))
+        plain = re.sub(r"\s+", " ", said.partition("\n\n")[0].replace("`", "")).strip()
+        assert plain.split("  ")[0][:60] in re.sub(r"\s+", " ", words)
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text()
+        loads = re.findall(r'<(?:script|img|iframe)\b[^>]*\bsrc="([^"]*)"', text)
+        loads += re.findall(r'<link\b(?=[^>]*rel="(?:stylesheet|preconnect)")[^>]*href="([^"]*)"', text)
+        assert loads
+        assert [target for target in loads if re.match(r"(?:\w+:)?//", target)] == [], page.name
+
+
+def test_an_aligned_list_of_a_docstring_is_a_list(api: str) -> None:
+    assert re.search(r"<li>\s*(?:<p>)?<code>console</code>: ", api)
+
+
+@pytest.mark.parametrize("link", ["nowhere.md", "#nowhere", "docs/cli.md#nowhere", "/docs/cli.md"])
+def test_a_link_that_leads_nowhere_fails_the_build(site: Path, tmp_path: Path, link: str) -> None:
+    assert make(sys.executable, "tools/pages.py", "--site", "build/pages").returncode == 0
+    with open(ROOT / "build/pages/README.md", "a") as page:
+        page.write(f"\n[a link]({link})\n")
+    done = make(sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site"))
+    assert done.returncode == 1
+    assert f"'{link}'" in done.stderr and done.stderr.count("WARNING -") == 1
+
+
+def test_a_page_that_the_menu_leaves_out_fails_the_build(site: Path, tmp_path: Path) -> None:
+    assert make(sys.executable, "tools/pages.py", "--site", "build/pages").returncode == 0
+    (ROOT / "build/pages/docs/extra.md").write_text("# Extra\n")
+    done = make(sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site"))
+    assert done.returncode == 1 and "docs/extra.md" in done.stderr

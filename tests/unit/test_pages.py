@@ -1,0 +1,96 @@
+"""Pages: each relative link and anchor exists, and what is read outside of the tree has no link that leads nowhere."""
+
+import importlib.util
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import markdown
+import pytest
+from pymdownx.slugs import slugify
+
+ROOT = Path(__file__).resolve().parents[2]
+LEFT_OUT = {"build", "dist", ".venv", ".pytest_cache", ".hypothesis", "node_modules", "out"}
+PAGES = sorted(p for p in ROOT.rglob("*.md") if not LEFT_OUT & set(p.relative_to(ROOT).parts))
+
+
+@cache
+def read(path: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """What the page links to, and its anchors, as forges make them."""
+    renderer = markdown.Markdown(
+        extensions=["fenced_code", "tables", "toc"],
+        extension_configs={"toc": {"slugify": slugify(case="lower")}},
+    )
+    html = renderer.convert(path.read_text())
+    return (
+        frozenset(re.findall(r'<(?:a|img)\b[^>]*?(?:href|src)="([^"]*)"', html)),
+        frozenset(re.findall(r'\bid="([^"]*)"', html)),
+    )
+
+
+def broken(path: Path) -> list[str]:
+    """Its relative links that lead nowhere."""
+    found = []
+    for target in read(path)[0]:
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = path.parent / name if name else path
+        if not there.exists() or (anchor and there.suffix == ".md" and anchor not in read(there)[1]):
+            found.append(target)
+    return sorted(found)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_each_link_and_anchor_exists(page: Path) -> None:
+    assert broken(page) == []
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# A `b` & c\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# One\n\n[a](nowhere.md) [b](#nowhere) [c](other.md#nowhere) [d](other.md#a-b--c) [e](#one) [f](other.md)\n\n"
+        "```\n[g](in-a-block.md)\n```\n\n`[h](in-code.md)` [i](https://example.org/#x)\n\n| a |\n|---|\n| [j](cell.md) |\n"
+    )
+    assert broken(page) == ["#nowhere", "cell.md", "nowhere.md", "other.md#nowhere"]
+
+
+@pytest.fixture(scope="module")
+def pages() -> Any:
+    """tools/pages.py as a module."""
+    spec = importlib.util.spec_from_file_location("pages", ROOT / "tools" / "pages.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pages"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("text", "outside"),
+    [
+        ("[docs/cli.md](docs/cli.md)", "`docs/cli.md`"),
+        ("[cli.md](docs/cli.md)", "`docs/cli.md`"),
+        ("[`tools/x`](tools/x)", "`tools/x`"),
+        ("[the test VM](tools/kvmbox/README.md)", "the test VM (`tools/kvmbox/README.md`)"),
+        ("[options](docs/cli.md#options)", "options (`docs/cli.md`)"),
+        ("[above](#exit-status)", "above"),
+        ("[list [1]](a.md)", "list [1] (`a.md`)"),
+        ("[site](https://example.org/a.md)", "[site](https://example.org/a.md)"),
+        ("[kept](KEPT.md#part)", "kept (`KEPT.md`)"),
+        ("```\n[a](b.md)\n```\n[a](b.md)", "```\n[a](b.md)\n```\na (`b.md`)"),
+        ("~~~~ x\n[a](b.md)\n~~~~\n", "~~~~ x\n[a](b.md)\n~~~~\n"),
+    ],
+)
+def test_a_link_becomes_what_a_reader_elsewhere_can_use(pages: Any, text: str, outside: str) -> None:
+    assert pages.outside(text, "README.md", ()) == outside
+
+
+def test_a_link_between_pages_that_are_there_stays(pages: Any) -> None:
+    text = "[a](../README.md) [b](cli.md#x) [c](#here) [d](../tools/setup) [e](gone.md)"
+    kept = ("README.md", "docs/cli.md")
+    said = "[a](../README.md) [b](cli.md#x) [c](#here) d (`tools/setup`) e (`docs/gone.md`)"
+    assert pages.outside(text, "docs/library.md", kept) == said
