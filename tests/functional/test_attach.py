@@ -1,4 +1,4 @@
-"""Attaching devices: each way in which it fails says which thing, which value, and what to type."""
+"""Attaching devices: each failure names the thing, the value, and what to type."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def refusal(guest: Guest, name: str) -> DeviceError:
 
 
 def follow(hint: str) -> None:
-    """Does what it says, as written; `sudo` is for who is not root."""
+    """Runs the commands of a hint exactly as written. `sudo` runs its command, because the test is root."""
     _, colon, commands = hint.rpartition(": ")
     assert colon, hint
     done = subprocess.run(
@@ -76,9 +76,10 @@ def test_one_tap_given_twice_to_one_guest(tap: TapInterface) -> None:
 
 
 def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
-    """Root may attach to any; so this is tried as nobody, who then reads whose it is.
+    """Root may attach to any TAP, so user nobody makes the attempt. The error names the TAP's owner.
 
-    The owner is given: a TAP without is anybody's to attach to on some kernels, and nobody's on others.
+    The TAP has an owner: on some kernels anybody may attach to a TAP without one, on others nobody
+    may.
     """
     if int(Path("/proc/self/uid_map").read_text().split()[2]) == 1:
         pytest.skip("tools/with_net was not started as root: its user namespace has no other user")
@@ -86,7 +87,7 @@ def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
     ip("tuntap", "add", tap.name, "mode", "tap", "user", "root")
     tap.up()
     program = (
-        "import _socket, os, pwd  # before the rights go: the interpreter may lie where nobody may read\n"
+        "import _socket, os, pwd  # imported with rights: user nobody may be unable to read the files\n"
         "from tender import DeviceError, Tap\n"
         "from tender.devices import net, opening\n"
         "os.setgid(65534); os.setuid(65534)\n"

@@ -1,4 +1,6 @@
-"""An Image, a Vm and a VmPool are closed while other threads use them: each call ends, by a result or a defined error."""
+"""An Image, a Vm and a VmPool are closed while other threads use them: each call ends with a result or
+a defined error.
+"""
 
 import subprocess
 import sys
@@ -19,7 +21,9 @@ LIMIT_S = 120
 
 
 def at_once(*acts: Callable[[], object]) -> None:
-    """Each on a thread of its own, begun together; fails for an error that is none of the defined ones, and for a hang."""
+    """Runs each act on a thread of its own, all started together. Fails for an undefined error and for
+    a hang.
+    """
     wrong: list[BaseException] = []
     together = threading.Barrier(len(acts))
 
@@ -52,7 +56,7 @@ def test_an_image_is_closed_while_vms_of_it_are_made(guest: Guest) -> None:
             image = tender.Image.open(guest("hello"))
             at_once(*[lambda image=image: runs(image)] * 3, image.close)
 
-    all_rounds()  # the C library keeps arenas and stacks for as many threads
+    all_rounds()  # the C library keeps arenas and stacks for this many threads
     before = footprint()
     all_rounds()
     assert_nothing_is_left(before)
@@ -84,13 +88,13 @@ def started(image: tender.Image) -> Vm:
 
 
 def test_a_close_waits_while_another_thread_closes_the_same_vm(guest: Guest) -> None:
-    """The other one is done between this one's stop() and its wait for the guest's end."""
+    """The other close() happens between this one's stop() and its wait for the guest's end."""
     with tender.Image.open(guest("flood")) as image:
         vm = started(image)
         others: list[threading.Thread] = []
 
         def stop_and_let_the_other_close() -> None:
-            del vm.stop  # the class's again
+            del vm.stop  # the class's method again
             others.append(threading.Thread(target=vm.close))
             others[0].start()
             others[0].join(LIMIT_S)
@@ -103,7 +107,7 @@ def test_a_close_waits_while_another_thread_closes_the_same_vm(guest: Guest) -> 
 
 
 def test_a_close_waits_while_another_thread_is_inside_start(guest: Guest) -> None:
-    """There the guest runs, and the descriptor that tells its end is not known to Python yet."""
+    """At that point the guest runs, and Python does not know yet the descriptor that signals its end."""
     with tender.Image.open(guest("flood")) as image:
         vm = started(image)
         done, stops = vm._done, 0
@@ -149,7 +153,7 @@ with Image.open({path!r}) as image, Vm(image, VmConfig(mem=4), console=DISCARD) 
 
 
 def test_a_vm_whose_thread_cannot_be_made_is_as_new(guest: Guest, backend: str) -> None:
-    """For want of space for the thread's stack; an attempt later starts it."""
+    """There is no space for the thread's stack. A later attempt starts it."""
     tests = str(Path(__file__).resolve().parents[1])
     program = NO_THREAD.format(tests=tests, backend=backend, path=str(guest("hello")))
     done = subprocess.run(

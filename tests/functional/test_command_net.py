@@ -1,7 +1,9 @@
-"""The native command and a guest with a network on KVM: every way to end, behind its own system-call filter.
+"""The native command and a guest with a network on KVM: every way to end, under the command's own
+system-call filter.
 
-With two processors the guest has a ring and a thread that serves it, which is where an end asks the kernel for more.
-COMMAND_NET_RUNS in the environment repeats each case so many times.
+With two processors the guest has a network ring and a thread that serves the ring. The end of such
+a run needs more system calls. COMMAND_NET_RUNS in the environment sets how often each case is
+repeated.
 """
 
 import os
@@ -81,7 +83,9 @@ def test_a_guest_that_halts_gives_its_status(
 
 @pytest.mark.parametrize("front", ["tender", "solo5-hvt"])
 def test_a_busy_guest_is_served_to_its_end(tender_cmd: list[str], guest: Guest, front: str) -> None:
-    """So many frames at a time that, with two processors, the ring's thread serves them, behind the filter."""
+    """With two processors so many frames come at a time that the ring's thread serves them, under the
+    filter.
+    """
     words = {"tender": ["--net=@{}"], "solo5-hvt": ["solo5-hvt", "--net:service0=@{}"]}[front]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(60)

@@ -1,4 +1,4 @@
-"""What the native command makes of the signals' state that it was started with."""
+"""How the native command handles the signal state that it is started with."""
 
 import os
 import signal
@@ -21,7 +21,11 @@ BLOCKED = {
 
 
 def wait_until_it_hears(command: "subprocess.Popen[bytes]", number: int) -> None:
-    """From its main() on: it holds the signal back, or has a handler. Popen() returns when it is executed."""
+    """Waits until the command blocks the signal or has a handler for it, which holds from its main()
+    on.
+
+    Popen() returns earlier, when the program is executed.
+    """
     deadline, bit = time.monotonic() + 60, 1 << number - 1
     while True:
         with open(f"/proc/{command.pid}/status") as status:
@@ -37,7 +41,9 @@ def wait_until_it_hears(command: "subprocess.Popen[bytes]", number: int) -> None
 def test_a_signal_at_any_moment_of_the_start_has_the_same_end(
     tender_cmd: list[str], guest: Guest, backend: str, launcher: str, front: list[str], number: signal.Signals
 ) -> None:
-    """From the first moment that the command can know of, in steps that cover the start and what follows."""
+    """The signal comes from the first moment that the command can notice, in steps that cover the
+    start and what follows.
+    """
     ends = set()
     environment = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": backend}
     for step in range(24):
@@ -86,7 +92,7 @@ def test_a_signal_stops_the_guest_although_the_command_inherits_it_blocked(
 def test_a_signal_of_before_the_command_ends_it_as_any_other(
     tender_cmd: list[str], guest: Guest, backend: str, blocked: str
 ) -> None:
-    """Pending when the program starts: earlier than any that is sent to it."""
+    """The signal is pending when the program starts: earlier than any signal that is sent to it."""
     before = (
         f"import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {BLOCKED[blocked]!r});"
         "os.kill(os.getpid(), signal.SIGTERM); os.execv(sys.argv[1], sys.argv[1:])"
@@ -102,7 +108,9 @@ def test_a_signal_of_before_the_command_ends_it_as_any_other(
 def test_a_line_that_nobody_reads_does_not_end_it(
     tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
-    """5 MiB: the memory's size is adjusted, which is said before the guest starts."""
+    """The memory size 5 MiB is adjusted, and the command writes a line about that before the guest
+    starts.
+    """
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -116,7 +124,8 @@ def test_a_line_that_nobody_reads_does_not_end_it(
     assert done.returncode == 0 and done.stdout
 
 
-# ---- signals that it inherits as ignored: nohup, a shell's background, systemd, a parent that never waits
+# ---- signals that the command inherits as ignored: nohup, a shell's background, systemd, a parent
+# that never waits
 
 IGNORED = {
     "nothing": [],
@@ -151,7 +160,7 @@ def start(
 
 
 def stopped(command: "subprocess.Popen[bytes]", *numbers: int) -> tuple[int, str]:
-    """Its status and last words, once it was sent these signals while its guest ran."""
+    """Returns the command's status and last lines after it received these signals while its guest ran."""
     with command:
         try:
             assert command.stdout and command.stdout.read(1)
@@ -179,7 +188,7 @@ def test_sigterm_stops_the_guest_whatever_is_ignored(
 def test_a_background_jobs_guest_does_not_hear_the_terminals_interrupt(
     tender_cmd: list[str], guest: Guest, launcher: str, front: list[str]
 ) -> None:
-    """A shell ignores SIGINT for what it starts in the background. solo5-hvt hears it all the same."""
+    """A shell ignores SIGINT for what it starts in the background. solo5-hvt handles it all the same."""
     words = [*tender_cmd, *front, "--mem=8", str(guest("sleep"))]
     command = start(words, launcher, [signal.SIGINT])
     if front:
@@ -202,7 +211,9 @@ def test_a_hangup_ends_it_unless_it_is_ignored(tender_cmd: list[str], guest: Gue
 def test_a_guest_ends_as_without(
     tender_cmd: list[str], guest: Guest, launcher: str, how: str, which: str
 ) -> None:
-    """By its own status, by a fault, by a trap that it serves itself, and by its time's end."""
+    """The guest ends by its own status, by a fault, by a trap that it serves itself, or by its time
+    limit.
+    """
     ends: tuple[tuple[list[str], int], ...] = (
         (["exit_status", "3"], 3),
         (["write_text"], 1),
@@ -225,9 +236,11 @@ def test_a_guest_ends_as_without(
 def test_how_the_sandboxs_process_died_is_told_by_a_parents_child(
     tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
-    """SIGCHLD ignored: the kernel would reap it at once, and tell nobody."""
+    """With SIGCHLD ignored the kernel would reap the process immediately, and report its death to
+    nobody.
+    """
     if backend != "sandbox":
-        return  # it has no process of its own
+        return  # that backend has no process of its own
     words = ["--mem=8", "--require=pid-namespace", str(guest("sleep"))]
     command = start([*tender_cmd, *words], launcher, [signal.SIGCHLD])
     with command:

@@ -1,4 +1,6 @@
-"""A console that takes nothing more: each stop ends the guest, whoever else writes there, and nothing else is lost."""
+"""A console that takes no more bytes: each stop ends the guest, whichever process filled the console,
+and no other output is lost.
+"""
 
 import contextlib
 import os
@@ -20,7 +22,7 @@ LAUNCHERS = ["native", "python"]
 
 @pytest.fixture
 def unread() -> Iterator[int]:
-    """A terminal whose other side does not read, as one that is held by ^S: a newline takes two bytes there."""
+    """A terminal whose other side does not read, like one held by ^S. A newline takes two bytes there."""
     master, slave = pty.openpty()
     yield slave
     os.close(master)
@@ -28,7 +30,9 @@ def unread() -> Iterator[int]:
 
 
 def wait_until_full(terminal: int) -> None:
-    """poll() tells of space for a single byte: full is what took no more for a moment."""
+    """Fills the terminal. poll() reports space for a single byte, so full means: no byte was taken for
+    a moment.
+    """
     poll = select.poll()
     poll.register(terminal, select.POLLOUT)
     while poll.poll(200):
@@ -101,7 +105,7 @@ def test_a_vm_is_stopped_although_nobody_reads_its_terminal(guest: Guest, unread
 
 
 def test_vms_that_share_a_pipe_are_stopped_whoever_filled_it(guest: Guest) -> None:
-    """The reader takes a page at a time, so that all of them see space for one write, and then nothing."""
+    """The reader takes one page at a time, so that all VMs see space for one write, and then none."""
     reader, writer = os.pipe()
     try:
         with Image.open(guest("flood")) as image, contextlib.ExitStack() as stack:
@@ -130,7 +134,9 @@ def test_vms_that_share_a_pipe_are_stopped_whoever_filled_it(guest: Guest) -> No
 def test_a_terminal_that_is_read_loses_nothing(
     tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
-    """It is opened once more, so that a write never waits: what it could not take at once comes later, in order."""
+    """The command opens the terminal again, so that a write never waits. What does not fit comes
+    later, in order.
+    """
     master, slave = pty.openpty()
     words = [f"--backend={backend}", str(guest("big_puts"))]
     environment = {**os.environ, "TENDER_LAUNCHER": launcher}

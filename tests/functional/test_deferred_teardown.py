@@ -1,4 +1,6 @@
-"""The end of the command's machine on KVM, which the kernel makes behind the process: nobody waits, nothing is left."""
+"""The teardown of the command's KVM machine, which the kernel does after the process has ended: nobody
+waits, nothing is left.
+"""
 
 import errno
 import fcntl
@@ -34,7 +36,7 @@ def hello(tender_cmd: list[str], guest: Guest) -> list[str]:
 
 
 def private_file() -> Path:
-    """Where this user's commands count their ends: as deferred_teardown.h has it."""
+    """The file in which this user's commands count their teardowns, as deferred_teardown.h defines it."""
     user = os.geteuid()
     directory = Path(f"/run/user/{user}") if user else Path("/run")
     if directory.is_dir() and os.access(directory, os.W_OK):
@@ -44,7 +46,7 @@ def private_file() -> Path:
 
 @pytest.fixture
 def places() -> Iterator[int]:
-    """The file in which the commands count, which is made if there is none yet."""
+    """The file in which the commands count. It is created if it does not exist."""
     fd = os.open(private_file(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     yield fd
     os.close(fd)
@@ -52,7 +54,7 @@ def places() -> Iterator[int]:
 
 @pytest.fixture
 def machines(tmp_path: Path) -> Iterator[Path]:
-    """The host's machines on KVM, a directory PID-FD each."""
+    """The host's machines on KVM: one directory PID-FD for each."""
     mounted = subprocess.run(["mount", "-t", "debugfs", "none", tmp_path], capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip(f"KVM's machines are seen in debugfs: {mounted.stderr.decode().strip()}")
@@ -65,13 +67,13 @@ def lock(place: int) -> bytes:
 
 
 def taken(fd: int) -> int:
-    """How many places somebody else has."""
+    """How many places other open files hold."""
     found = (fcntl.fcntl(fd, OFD_GETLK, lock(place)) for place in range(PLACES))
     return sum(struct.unpack("hhqqi4x", one)[0] != fcntl.F_UNLCK for one in found)
 
 
 def run(command: list[str]) -> int:
-    """The pid that it had."""
+    """Runs the command and returns its pid."""
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     assert running.wait(timeout=LIMIT_S) == 0
     return running.pid
@@ -96,7 +98,9 @@ def test_of_a_hundred_runs_nothing_is_left(hello: list[str], places: int, machin
     reason="this kernel may collect sockets in the process that exits",
 )
 def test_its_end_is_not_waited_for(hello: list[str], places: int) -> None:
-    """It takes the kernel milliseconds, so that some run in fifty is seen to have ended before its machine."""
+    """The teardown takes the kernel milliseconds. So one of fifty runs is seen to end before its
+    machine.
+    """
     assert any(run(hello) and taken(places) for _ in range(50))
 
 
@@ -165,7 +169,9 @@ def test_another_user_takes_no_place(hello: list[str], places: int) -> None:
 
 
 def count_ends(command: list[str], places: int) -> bool:
-    """Some run in fifty is seen to have left its end, or holds a place on its way there."""
+    """Whether one of fifty runs is seen to leave its teardown behind, or to hold a place on its way
+    there.
+    """
     for _ in range(50):
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         while running.poll() is None:
@@ -182,7 +188,9 @@ def count_ends(command: list[str], places: int) -> bool:
     "squatter", ["a file that others may open", "another user's", "a link", "a directory", "a FIFO"]
 )
 def test_a_name_that_is_not_this_users_alone_is_not_used(hello: list[str], squatter: str) -> None:
-    """The run ends well, the file is as it was, and nobody's lock on it matters."""
+    """The run ends well, the file is unchanged, and a lock that another process holds on it does not
+    matter.
+    """
     path = private_file()
     path.unlink(missing_ok=True)
     if squatter == "a link":

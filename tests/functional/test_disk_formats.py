@@ -1,4 +1,6 @@
-"""A disk is raw: an image of another format is refused by its first bytes, unless they are said to be the disk's."""
+"""A disk is raw: an image of another format is refused by its first bytes, unless the user says that
+the disk is raw.
+"""
 
 import os
 import subprocess
@@ -61,7 +63,7 @@ def test_the_command_refuses_it_or_is_told(
 def test_solo5_hvts_disks_are_raw(
     name: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """As there: whatever stands in them is the guest's."""
+    """As in Solo5's hvt, every byte of the disk belongs to the guest."""
     path = disk_of(FORMATS[name], tmp_path)
     done = run(launcher, *tender_cmd, "solo5-hvt", f"--block:storage={path}", guest("disk"))
     assert (done.returncode, done.stderr) == (0, "")

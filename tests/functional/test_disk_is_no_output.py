@@ -1,4 +1,6 @@
-"""A disk that stdout or stderr is open for writing to is refused, by both launchers and each way to name it."""
+"""A disk is refused if stdout or stderr is open for writing to it, by both launchers and for each way
+to name it.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,7 @@ def test_a_disk_is_not_where_the_command_speaks(
     disk.write_bytes(bytes(1 << 20))
     link.symlink_to(disk)
     fd = os.open(disk, os.O_RDWR)
-    os.lseek(fd, 0, os.SEEK_END)  # so that what is said on stderr can be told from the disk
+    os.lseek(fd, 0, os.SEEK_END)  # so that text on stderr can be told apart from the disk
     try:
         streams = dict.fromkeys(STREAMS, subprocess.PIPE) | {stream: fd}
         done = subprocess.run(

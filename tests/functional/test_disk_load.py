@@ -1,5 +1,6 @@
-"""Disks under load: what a guest reads is what it wrote, what it wrote is in the file, and whatever happens to the file
-behind it is an error for the guest and nothing worse."""
+"""Disks under load: a guest reads what it wrote, and what it wrote is in the file. Whatever happens to
+the file meanwhile is an error for the guest and nothing worse.
+"""
 
 import os
 import re
@@ -33,7 +34,7 @@ def config(block: BlockFile | BlockFd, *args: str) -> VmConfig:
 
 
 def load(image: Path | Image, block: BlockFile | BlockFd, *args: str) -> tuple[int, int, int, VmResult]:
-    """CRC, errors and the last flush's answer, as the guest says them."""
+    """Returns the CRC, the number of errors and the answer to the last flush, as the guest reports them."""
     result = run(image, config(block, *args), console=CAPTURE, timeout=LIMIT)
     said = (result.console or b"").decode()
     found = re.fullmatch(r"load: OK crc (0x[0-9a-f]{8}) errors (\d+) flush (\d)\n", said)
@@ -75,7 +76,9 @@ def test_a_descriptor_that_is_not_mapped_serves_as_well(guest: Guest, disk: Path
 
 
 def test_the_library_does_without_the_extension(guest: Guest, disk: Path) -> None:
-    """Batches are sent one by one; a flush cannot be, and says so."""
+    """The library sends the requests of a batch one by one. A flush is impossible, and its answer says
+    so.
+    """
     for features in (0, 1):
         with Image.from_bytes(with_note(guest("block_load"), 1, features)) as image:
             crc, errors, flush, result = load(image, BlockFile(str(disk)), "--batch", f"--seed={features}")
@@ -93,7 +96,9 @@ def test_a_batch_with_an_address_that_is_not_the_guests_ends_it(guest: Guest, di
 
 @pytest.fixture
 def running(guest: Guest) -> Iterator[object]:
-    """running(block, args): a guest under load that has said so; by batches too, or not. Closed afterwards."""
+    """running(block, args): a guest under load that has printed its first line; it uses batches if
+    asked. Closed afterwards.
+    """
     made: list[Vm] = []
 
     def start(block: BlockFile | BlockFd, *args: str, batch: bool = True) -> Vm:
@@ -116,9 +121,10 @@ def running(guest: Guest) -> Iterator[object]:
 
 @contextmanager
 def opened(disk: Path, *, mapped: bool) -> Iterator[tuple[BlockFile | BlockFd, Path]]:
-    """A disk of which pages are mapped, or, as all is to be synchronous, the host asked at each request; its file.
+    """Yields a disk and its file. If `mapped`, the disk's pages are mapped.
 
-    The second is in memory: what waits for a medium makes few requests.
+    Otherwise the descriptor is synchronous, so each request is a system call of the host. That file
+    is in memory: a guest that waits for a medium makes few requests.
     """
     if mapped:
         yield BlockFile(str(disk)), disk
@@ -145,7 +151,9 @@ by_each_way = pytest.mark.parametrize(
 def test_a_file_that_shrinks_and_grows_under_load_is_errors_for_the_guest(  # type: ignore[no-untyped-def]
     running, disk: Path, mapped: bool, batch: bool
 ) -> None:
-    """To a page, into a page, to nothing, and back; this process goes on."""
+    """The file shrinks to a page's end, into a page and to nothing, and grows back. This process goes
+    on.
+    """
     with opened(disk, mapped=mapped) as (block, path):
         rounds = 1 if IN_TEST_VM and not (mapped and batch) else 4
         shrink_and_grow(running(block, "--errors", batch=batch), path, rounds)
@@ -168,7 +176,7 @@ def shrink_and_grow(vm: Vm, disk: Path, rounds: int) -> None:
 def test_a_file_that_shrinks_is_an_error_for_a_hypercall_that_came_as_a_signal(
     guest: Guest, tmp_path: Path, backend: str
 ) -> None:
-    """In the sandbox the copy's fault then falls into the handling of another."""
+    """In the sandbox the copy's fault then happens while another signal is handled."""
     path = tmp_path / "disk.img"
     path.write_bytes(os.urandom(64 << 10))
     said: list[bytes] = []
@@ -197,7 +205,7 @@ def test_a_stop_ends_a_guest_under_load(running, disk: Path, mapped: bool, batch
             vm.stop()
             result = vm.wait(LIMIT)
             assert result.reason == ExitReason.STOPPED
-            vm.close()  # the image is the next one's
+            vm.close()  # the next VM uses the same disk
 
 
 def test_two_vms_read_one_image(running, disk: Path, guest: Guest) -> None:  # type: ignore[no-untyped-def]
@@ -212,7 +220,7 @@ def test_two_vms_read_one_image(running, disk: Path, guest: Guest) -> None:  # t
 
 
 def test_no_space_is_an_error_for_the_guest(guest: Guest, tender_cmd: list[str], tmp_path: Path) -> None:
-    """A disk with holes on a file system that has no space for them: what is refused is not half there."""
+    """The disk has holes, and its file system has no space for them: a refused write is not half there."""
     script = (
         'mount -t tmpfs -o size=256k none "$1" && truncate -s 1M "$1/disk" && shift && "$@"; status=$?;'
         ' cat "$0/disk" >"$0.copy"; exit $status'

@@ -1,4 +1,6 @@
-"""SIGBUS in a process that holds a KVM VM with a disk: ours where a copy faults, everyone else's as before."""
+"""SIGBUS in a process that holds a KVM VM with a disk: Tender handles it where a copy of its own
+faults, and no other.
+"""
 
 import os
 import signal
@@ -17,7 +19,7 @@ HEAD = """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     image, disk = sys.argv[1:]
 
-    def touch_behind_the_end():
+    def touch_past_the_end():
         fd = os.memfd_create("short")
         os.truncate(fd, 4096)
         memory = mmap.mmap(fd, 4096)
@@ -50,21 +52,21 @@ def program(guest: Guest, tmp_path: Path, body: str) -> "subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("first", ["faulthandler.enable()", "runs(cut=True)"])
-def test_a_fault_of_pythons_own_is_still_told_by_faulthandler(
+def test_a_fault_of_pythons_own_is_still_reported_by_faulthandler(
     guest: Guest, tmp_path: Path, first: str
 ) -> None:
     done = program(
         guest,
         tmp_path,
-        f"{first}\nfaulthandler.enable()\nruns(cut=True)\nruns(cut=True)\ntouch_behind_the_end()",
+        f"{first}\nfaulthandler.enable()\nruns(cut=True)\nruns(cut=True)\ntouch_past_the_end()",
     )
     assert set(done.stdout.splitlines()) == {"exit True"}, done
-    assert done.stderr.startswith("Fatal Python error: Bus error") and "touch_behind_the_end" in done.stderr
+    assert done.stderr.startswith("Fatal Python error: Bus error") and "touch_past_the_end" in done.stderr
     assert done.returncode == -signal.SIGBUS
 
 
 def test_a_fault_of_the_process_ends_it_as_before(guest: Guest, tmp_path: Path) -> None:
-    done = program(guest, tmp_path, "runs(cut=False)\ntouch_behind_the_end()")
+    done = program(guest, tmp_path, "runs(cut=False)\ntouch_past_the_end()")
     assert (done.stdout, done.returncode) == ("stopped False\n", -signal.SIGBUS), done
 
 

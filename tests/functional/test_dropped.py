@@ -1,6 +1,7 @@
-"""What its user drops without close() is given back at once: no object of the library is part of a reference cycle.
+"""An object that its user drops without close() gives everything back immediately: none is part of a
+reference cycle.
 
-The garbage collector is off; descriptors are closed and processes end without it.
+The garbage collector is off. Descriptors are closed and processes end without it.
 """
 
 import gc
@@ -93,7 +94,7 @@ def no_collector() -> Iterator[None]:
 
 
 def held() -> tuple[int, int]:
-    """Descriptors and living processes."""
+    """Returns the number of descriptors and of living processes."""
     children = psutil.Process().children(recursive=True)
     return len(os.listdir("/proc/self/fd")), sum(it.status() != psutil.STATUS_ZOMBIE for it in children)
 

@@ -21,7 +21,7 @@ GUEST = "10.0.0.2"
 
 @contextmanager
 def echo(guest: Guest, tap: TapInterface, *args: str) -> Iterator[Vm]:
-    """A running echo guest that has said that it is there."""
+    """A running echo guest that has printed its first line."""
     said = threading.Event()
     with Image.open(guest("echo")) as image:
         vm = Vm(image, VmConfig(mem=8, args=args, net=Tap(tap.name)), console=lambda _: said.set())
@@ -36,8 +36,9 @@ LIMIT_S = 60.0
 
 
 class Pinger:
-    """Echo requests to the guest by the host's own stack. `ping` is no judge of a lost reply: it stops waiting for those
-    that are late once it has had others."""
+    """Sends echo requests to the guest through the host's own stack. `ping` cannot judge whether a
+    reply is lost: once it has had other replies, it does not wait for late ones.
+    """
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
@@ -52,7 +53,7 @@ class Pinger:
         self._socket.close()
 
     def send(self, data: bytes) -> int:
-        """Send one request; returns its sequence number."""
+        """Sends one request and returns its sequence number."""
         self.sent += 1
         head = struct.pack(">BBHHH", ECHO_REQUEST, 0, 0, self._ident, self.sent)
         checksum = rfc1071(head + data)
@@ -60,7 +61,9 @@ class Pinger:
         return self.sent
 
     def reply(self, limit_s: float) -> tuple[int, bytes] | None:
-        """The next reply to one of ours: its number and data. None after the limit."""
+        """Returns the number and the data of the next reply to one of our requests, or None after the
+        limit.
+        """
         until = time.monotonic() + limit_s
         while select.select([self._socket], [], [], max(0.0, until - time.monotonic()))[0]:
             packet = self._socket.recv(65536)
@@ -71,7 +74,9 @@ class Pinger:
         return None
 
     def answered(self) -> None:
-        """Send requests until one is answered: the host has the guest's address then. Later replies to these are dropped."""
+        """Sends requests until one is answered: then the host has the guest's address. Later replies
+        to these are dropped.
+        """
         until = time.monotonic() + LIMIT_S
         while self._send_and_wait() is None:
             assert time.monotonic() < until, "no request was answered"
@@ -79,13 +84,15 @@ class Pinger:
     def _send_and_wait(self) -> tuple[int, bytes] | None:
         try:
             self.send(b"")
-        except OSError:  # while the interface is down, or after nobody has said who has the address
+        except OSError:  # while the interface is down, or after nobody answered who has the address
             time.sleep(0.05)
             return None
         return self.reply(0.5)
 
     def none_lost(self, count: int, size: int, at_once: int = 16) -> None:
-        """Every one of `count` requests is answered once, with its own data; never more than `at_once` are on the way."""
+        """Each of `count` requests is answered once, with its own data. At most `at_once` requests are
+        on the way.
+        """
         self.answered()
         waiting: dict[int, bytes] = {}
         first = self.sent + 1
@@ -106,7 +113,7 @@ class Pinger:
 
 
 def rfc1071(data: bytes) -> int:
-    """The internet checksum."""
+    """Returns the internet checksum."""
     even = data + bytes(len(data) % 2)
     total = sum(int.from_bytes(even[i : i + 2]) for i in range(0, len(even), 2))
     while total >> 16:
@@ -130,7 +137,9 @@ def test_pings_of_every_kind_of_size(guest: Guest, tap: TapInterface) -> None:
 
 
 def test_a_real_ping_is_answered(guest: Guest, tap: TapInterface) -> None:
-    """It sends until it has had three replies, which is status 0, or for a minute. By then more may have come."""
+    """ping sends until it has three replies, which is status 0, or for a minute. By then more replies
+    may have come.
+    """
     with echo(guest, tap):
         words = ["ping", "-q", "-c", "3", "-i", "0.05", "-w", "60", GUEST]
         done = subprocess.run(words, capture_output=True, text=True, check=False)

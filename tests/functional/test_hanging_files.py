@@ -1,4 +1,6 @@
-"""A file system that does not answer: the first signal ends the command's wait for it, before there is a guest."""
+"""A file system that does not answer: the first signal ends the command's wait for it, before there is
+a guest.
+"""
 
 import errno
 import json
@@ -35,7 +37,7 @@ def where(tmp_path: Path) -> Path:
 
 
 def hanging(where: Path, guest: Guest, place: str) -> tuple[HangingFile, list[str]]:
-    """The file, and the words of a run that waits for it."""
+    """Returns the file, and the words of a run that waits for it."""
     what, call = PLACES[place]
     data = guest("hello").read_bytes() if what == "image" else bytes(1 << 20)
     file = HangingFile(where, data, call)
@@ -44,7 +46,7 @@ def hanging(where: Path, guest: Guest, place: str) -> tuple[HangingFile, list[st
     return file, [f"--block:storage={file.path}", str(guest("block_edges"))]
 
 
-# By solo5-hvt's names a disk is raw, and not read before the guest reads it.
+# solo5-hvt takes every disk as raw, so it does not read the disk before the guest reads it.
 CASES = [
     (front, place)
     for place in PLACES
@@ -100,10 +102,12 @@ def test_the_report_tells_of_the_signal(
 
 
 @pytest.mark.parametrize("launcher", ["", "python", "json"])
-def test_an_end_is_told_though_the_image_cannot_be_read_again(
+def test_an_end_is_reported_though_the_image_cannot_be_read_again(
     tender_cmd: list[str], guest: Guest, backend: str, where: Path, tmp_path: Path, launcher: str
 ) -> None:
-    """Nothing behind a guest's end reads the image a second time, or waits for its file system."""
+    """After a guest's end the command neither reads the image a second time nor waits for its file
+    system.
+    """
     report = tmp_path / "report"
     words = [f"--json={report}"] if launcher == "json" else []
     environment = {**os.environ, "TENDER_LAUNCHER": launcher.replace("json", ""), "TENDER_BACKEND": backend}
@@ -118,10 +122,12 @@ def test_an_end_is_told_though_the_image_cannot_be_read_again(
 
 
 @pytest.mark.parametrize("call", ["open", "read"])
-def test_the_library_waits_on_behind_a_signal_that_its_caller_handles(
+def test_the_library_waits_on_after_a_signal_that_its_caller_handles(
     guest: Guest, where: Path, call: str
 ) -> None:
-    """And an exception of the handler ends the wait. Where the kernel itself does not wait on, its error is told."""
+    """An exception of the handler ends the wait. Where the kernel itself does not wait on, its error
+    is reported.
+    """
 
     class Enough(Exception):
         pass
@@ -140,7 +146,7 @@ def test_the_library_waits_on_behind_a_signal_that_its_caller_handles(
             signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
             with pytest.raises((Enough, OSError)) as own:
                 os.pread(fd, 64, 0) if call == "read" else os.open(file.path, os.O_RDONLY)
-            # Linux 7 makes EIO of FUSE's answer to a read that a signal has interrupted.
+            # Linux 7 fails a read that a signal has interrupted with EIO, whatever FUSE answers.
             fails = isinstance(own.value, OSError)
             assert not fails or (call, getattr(own.value, "errno", 0)) == ("read", errno.EIO)
             heard.clear()

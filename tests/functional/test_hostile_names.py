@@ -1,4 +1,6 @@
-"""Names from files and from words, of any bytes: none moves a cursor, forges a line, or runs when a hint is pasted."""
+"""Names of any bytes, from files and from the command line: none moves a cursor, forges a line, or
+runs when a hint is pasted.
+"""
 
 import json
 import os
@@ -23,7 +25,7 @@ NAMES = {
     "substitution": "a$(touch hit);touch hit",
     "spaces": "a  b",
 }
-# {}: the name, {/}: a path with it; {disk}: a guest that declares a disk
+# {}: the name, {/}: a path that contains it; {disk}: a guest that declares a disk
 PLACES: dict[str, list[str]] = {
     "image": ["{}"],
     "image, solo5": ["solo5-hvt", "{}"],
@@ -79,7 +81,7 @@ def filled(words: list[str], name: str, directory: Path, guest: Guest) -> list[s
 
 
 def check_lines(text: bytes, program: str) -> list[str]:
-    lines = text.decode("utf-8").split("\n")  # UTF-8, whatever the name
+    lines = text.decode("utf-8").split("\n")  # it is UTF-8, whatever the name is
     assert lines.pop() == ""
     for line in lines:
         assert line.isprintable(), line
@@ -97,7 +99,7 @@ def test_what_is_said_of_a_name(
     done = run(launcher, [*tender_cmd, *words], tmp_path)
     program = words[0] if words[0] in ("solo5-hvt", "solo5-elftool") else "tender"
     if launcher == "native" and program == "solo5-elftool":
-        program = "tender"  # it says that it needs Python
+        program = "tender"  # the launcher answers that the command needs Python
     assert done.returncode == 1 and done.stdout == b""
     lines = check_lines(done.stderr, program)
     assert lines[0].startswith(f"{program}: ") and "internal error" not in lines[0]
@@ -105,7 +107,7 @@ def test_what_is_said_of_a_name(
 
 
 PASTED: dict[str, tuple[list[str], str, str, int]] = {
-    # place: words, what a hint's line begins with, the command it is of, which of its words is the name
+    # place: the words, how the hint's line begins, the command in it, the index of the name among its words
     "a disk to be made": (["--block=storage={/}", "{disk}"], "make it: ", "truncate", 3),
     "an interface to be made": (["--net={}", "{net}"], "make it: ", "ip", 3),
     "the same with devices": (["{devices}"], "", "tender", -1),
@@ -117,7 +119,7 @@ PASTED: dict[str, tuple[list[str], str, str, int]] = {
 def test_a_hint_can_be_pasted(
     place: str, name: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """A shell makes of it the words that were meant, and runs nothing else."""
+    """A shell reads the intended words from the hint, and runs nothing else."""
     words, begins, command, at = PASTED[place]
     given = NAMES[name][:15] if place == "an interface to be made" else NAMES[name]
     if place == "an interface to be made" and (" " in given or "\n" in given):

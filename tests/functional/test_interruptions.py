@@ -1,7 +1,8 @@
-"""Signals and stops, many and at random moments, of a guest that makes one hypercall after the other: none is lost.
+"""Signals and stops, many and at random moments, for a guest that makes one hypercall after the other:
+none is lost.
 
-Behind KVM such a guest runs with signals let in (machine/kvm/run_signals.h) once it has made some exits; the moments here
-are behind those. What falls anywhere else is test_run_signals.c's.
+On KVM such a guest runs with signals unblocked (machine/kvm/run_signals.h) once it has made some
+exits. The moments here come after those exits. test_run_signals.c tests all other moments.
 """
 
 import os
@@ -19,7 +20,7 @@ SMALL = VmConfig(mem=4)
 SIGNALS = 200
 STOPS = 60
 LIMIT_S = 30
-EXITS = 140  # so many after a signal was heard, the guest runs as it will from then on; only while it runs it makes any
+EXITS = 140  # after so many exits since the last signal the run no longer changes; only a guest that runs makes exits
 
 
 @pytest.mark.backends
@@ -29,7 +30,9 @@ def test_each_of_many_signals_is_heard_while_a_guest_makes_hypercalls(guest: Gue
     old = signal.signal(signal.SIGUSR1, lambda *_: heard.set())
 
     def send(vm: Vm) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # it is for the thread that runs the guest
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGUSR1}
+        )  # the signal is for the thread that runs the guest
         moments = random.Random(1)
         for i in range(SIGNALS):
             inside = vm.counters.exits + EXITS
@@ -58,7 +61,9 @@ def test_each_of_many_signals_is_heard_while_a_guest_makes_hypercalls(guest: Gue
 @pytest.mark.backends
 @pytest.mark.parametrize("where", ["here", "on a thread of its own"])
 def test_each_of_many_stops_ends_a_guest_that_makes_hypercalls(guest: Guest, where: str) -> None:
-    """Each at another moment of the run, its first ones too; the machine serves again each time."""
+    """Each stop comes at another moment of the run, its first moments included. The machine serves
+    again each time.
+    """
     moments = random.Random(2)
     with Image.open(guest("flood")) as image, VmPool(image, SMALL, console=DISCARD) as pool:
         for i in range(STOPS):
@@ -106,7 +111,7 @@ def test_a_storm_of_signals_neither_loses_nor_repeats_what_a_guest_says(guest: G
 
 @pytest.mark.backends
 def test_handlers_are_the_processs_own_after_a_run(guest: Guest) -> None:
-    """A handler that raises leaves the run by an exception; the next signal is Python's alone again."""
+    """A handler that raises ends the run with its exception. The next signal goes to Python alone again."""
 
     class Enough(Exception):
         pass
@@ -119,7 +124,9 @@ def test_handlers_are_the_processs_own_after_a_run(guest: Guest) -> None:
         for _ in range(20):
             with Image.open(guest("flood")) as image, Vm(image, SMALL, console=DISCARD) as vm:
                 with pytest.raises(Enough):
-                    signal.setitimer(signal.ITIMER_REAL, 0.02)  # on a busy machine it comes before the run
+                    signal.setitimer(
+                        signal.ITIMER_REAL, 0.02
+                    )  # on a busy machine the signal comes before the run
                     vm.run(timeout=LIMIT_S)
             with pytest.raises(Enough):
                 os.kill(os.getpid(), signal.SIGALRM)

@@ -1,7 +1,8 @@
-"""A KeyboardInterrupt at every moment at which Python may raise one: nothing is left once what it interrupted is gone.
+"""A KeyboardInterrupt at every moment at which Python may raise one: once the interrupted object is
+gone, nothing is left.
 
-CPython looks for signals behind each call, where a function begins, and where a loop goes back. A trace function raises at
-the N-th such moment within the library, for each N there is.
+CPython checks for signals after each call, at the start of a function, and where a loop jumps back.
+A trace function raises at the N-th such moment within the library, for each N that exists.
 """
 
 import dis
@@ -26,12 +27,16 @@ STRIDE = {"sandbox": 1, "kvm": 11}
 
 
 class Moments:
-    """Raises at moment `at` of what runs inside of it; afterwards `met` says how many there were."""
+    """Raises at moment `at` of the code that runs inside of it. Afterwards `met` is the number of
+    moments.
+    """
 
     def __init__(self, at: int) -> None:
         self.at = at
         self.met = 0
-        self._looks: dict[FrameType, bool] = {}  # its last instruction was one behind which Python looks
+        self._looks: dict[
+            FrameType, bool
+        ] = {}  # whether Python checks for signals after the frame's last instruction
 
     def trace(self, frame: FrameType, event: str, _: object) -> Any:
         if not frame.f_code.co_filename.startswith(LIBRARY):
@@ -55,7 +60,7 @@ class Moments:
             raise KeyboardInterrupt
 
     def during(self, act: Callable[[], object]) -> bool:
-        """Whether it was interrupted."""
+        """Returns whether the act was interrupted."""
         sys.settrace(self.trace)
         try:
             act()

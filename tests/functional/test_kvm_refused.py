@@ -1,4 +1,6 @@
-"""KVM that does not run a guest any more: the run ends with what the kernel said, and does not try for ever."""
+"""KVM that does not run a guest any more: the run ends with the kernel's error, and does not retry
+forever.
+"""
 
 import errno
 import json
@@ -20,7 +22,7 @@ KVM_RUN = 0xAE80
 def test_a_refused_run_is_the_hosts_failure(
     tender_cmd: list[str], guest: Guest, name: str, launcher: str, tmp_path: Path
 ) -> None:
-    """EAGAIN: Linux makes a thread at a VM's first run, which a limit on processes refuses each time."""
+    """EAGAIN: Linux creates a thread at a VM's first run, and a limit on processes refuses it each time."""
     number = getattr(errno, name)
     report = tmp_path / "report"
     words = [f"--json={report}"]

@@ -43,14 +43,14 @@ def test_32_vms_at_once_each_on_its_own_thread(guest: Guest) -> None:
             vm.close()
 
     with Image.open(guest("hello")) as image:
-        all_at_once()  # the C library keeps arenas and stacks for as many threads
+        all_at_once()  # the C library keeps arenas and stacks for this many threads
         before = footprint()
         all_at_once()
         assert_nothing_is_left(before)
 
 
 def ready(name: str, guest: Guest, **console: object) -> tuple[Vm, threading.Event]:
-    """A started VM and the event of its first console write."""
+    """Returns a started VM and the event of its first console write."""
     said = threading.Event()
     with Image.open(guest(name)) as image:
         vm = Vm(image, SMALL, console=lambda _: said.set())
@@ -69,7 +69,7 @@ def test_a_guest_is_stopped_while_it(guest: Guest, name: str) -> None:
 
 
 def test_many_stops_of_a_sleeping_guest_never_kill_the_process(guest: Guest) -> None:
-    """The kick is a signal without a handler: let into ppoll, it would end the process."""
+    """The kick is a signal without a handler. If ppoll let it in, it would end the process."""
     for _ in range(30):
         vm, said = ready("sleep", guest)
         with vm:
@@ -154,7 +154,9 @@ def test_stop_before_run_ends_it_at_once(guest: Guest) -> None:
 
 
 def test_stop_from_many_threads_at_any_moment_never_hurts(guest: Guest) -> None:
-    """The stop may fall before, in and behind the run: each ends it cleanly, none kills the process."""
+    """The stop may come before, during or after the run. Each ends the run cleanly, and none kills the
+    process.
+    """
     with Image.open(guest("hello")) as image:
         for i in range(40):
             with Vm(image, SMALL, console=DISCARD) as vm:
@@ -184,7 +186,7 @@ def test_a_python_signal_handler_runs_while_the_guest_spins(guest: Guest) -> Non
 
 
 def test_a_signal_that_raises_nothing_lets_the_guest_go_on(guest: Guest) -> None:
-    """Also one that interrupts a poll: its remaining time is kept."""
+    """This holds too for a signal that interrupts a poll: the poll's remaining time is kept."""
     seen: list[int] = []
     old = signal.signal(signal.SIGALRM, lambda number, _: seen.append(number))
     try:
@@ -288,7 +290,7 @@ def test_a_forked_child_makes_vms_of_its_own(guest: Guest) -> None:
 
 @pytest.mark.parametrize("mebibytes", [(2, 2), (2, 4)], ids=["of one size", "of two"])
 def test_an_image_opened_before_forks_serves_each_process(guest: Guest, mebibytes: tuple[int, int]) -> None:
-    """Before its first VM, as a server that forks its workers has it."""
+    """The image is opened before its first VM, as in a server that forks its workers."""
     with Image.open(guest("hello")) as image:
         for mem in mebibytes:
             child = os.fork()
@@ -324,7 +326,9 @@ def test_an_image_may_be_closed_while_its_vms_run(guest: Guest) -> None:
 
 
 def test_memory_is_there_from_the_start_on(guest: Guest) -> None:
-    """Right behind start() too, while the sandbox's program may still be mapping it."""
+    """This holds immediately after start() too, while the sandbox's program may still be mapping the
+    memory.
+    """
     with Image.open(guest("spin")) as image:
         for _ in range(60):
             with Vm(image, VmConfig(mem=4), console="discard") as vm:
@@ -348,7 +352,7 @@ def test_the_gil_is_free_while_a_guest_spins(guest: Guest) -> None:
     vm, said = ready("spin", guest)
     with vm:
         assert said.wait(60)
-        assert sum(range(100_000)) > 0  # this thread gets on
+        assert sum(range(100_000)) > 0  # this thread makes progress
         vm.stop()
         assert vm.wait(120) is not None
 
@@ -368,7 +372,7 @@ def test_counters_and_timeline_are_in_order(guest: Guest) -> None:
     assert result.console is not None and result.counters.console_bytes == len(result.console)
     assert result.counters.hypercalls["halt"] == 1
     calls = sum(result.counters.hypercalls.values())
-    assert result.counters.exits == calls + result.counters.emulated  # none with KVM: the processor does it
+    assert result.counters.exits == calls + result.counters.emulated  # emulated is 0 on KVM
 
 
 @pytest.mark.parametrize("seconds", [0, 0.01, 1])
@@ -386,10 +390,10 @@ def test_wait_raises_when_its_time_is_over_and_leaves_the_guest_running(guest: G
                 assert "ended" not in repr(vm)
                 vm.stop()
                 assert vm.wait(60).reason == ExitReason.STOPPED
-                assert vm.wait(0) is vm.wait()  # what has ended is not waited for
+                assert vm.wait(0) is vm.wait()  # an ended guest is not waited for
 
 
-def test_the_guests_own_time_limit_is_a_result_and_no_timeout_of_wait(guest: Guest) -> None:
+def test_the_guests_own_time_limit_is_a_result_and_not_a_timeout_of_wait(guest: Guest) -> None:
     with Image.open(guest("sleep")) as image, Vm(image, SMALL, console=DISCARD) as vm:
         vm.start(timeout=0.05)
         result = vm.wait(timeout=60)
@@ -432,7 +436,7 @@ def test_the_descriptor_of_a_vm_is_readable_from_the_end_of_its_run_on(
     guest: Guest, run: Callable[[Vm], None], pooled: bool, asked_before: bool
 ) -> None:
     with Image.open(guest("sleep")) as image, VmPool(image, SMALL) as pool:
-        for _ in range(2):  # the next one of a pool begins anew
+        for _ in range(2):  # the next VM of a pool starts with a new descriptor state
             with pool.take() if pooled else Vm(image, SMALL, console=DISCARD) as vm:
                 if asked_before:
                     number = vm.fileno()
@@ -440,12 +444,12 @@ def test_the_descriptor_of_a_vm_is_readable_from_the_end_of_its_run_on(
                     with pytest.raises(VmStateError, match="was not started"):
                         vm.wait(0)
                 run(vm)
-                assert readable(vm) == [vm] == readable(vm)  # and it stays so
+                assert readable(vm) == [vm] == readable(vm)  # and it stays readable
                 if asked_before:
                     assert vm.fileno() == number
                 result = vm.wait(0)
                 assert result.reason in ("stopped", "timeout")
-            assert vm.wait(0) is result  # also once it is closed
+            assert vm.wait(0) is result  # also once the VM is closed
             with pytest.raises(VmStateError, match="closed"):
                 vm.fileno()
 
@@ -482,7 +486,7 @@ def test_one_wait_is_for_many_vms(guest: Guest) -> None:
             assert readable(*vms[i:], limit_s=100) == [vm]
 
 
-def test_a_refused_second_run_tells_no_end(guest: Guest) -> None:
+def test_a_refused_second_run_reports_no_end(guest: Guest) -> None:
     with Image.open(guest("sleep")) as image, Vm(image, SMALL, console=DISCARD) as vm:
         vm.start(timeout=100)
         for again in (vm.run, vm.start):
@@ -495,7 +499,7 @@ def test_a_refused_second_run_tells_no_end(guest: Guest) -> None:
 
 @pytest.mark.parametrize("how", ["start", "run", "started before"])
 def test_an_asyncio_loop_is_told_of_each_end(guest: Guest, how: str) -> None:
-    """run() is on a thread; of a guest that has ended the loop is told at once."""
+    """run() is on a thread. The loop is told immediately about a guest that has already ended."""
 
     async def ended(vm: Vm) -> tender.VmResult:
         loop = asyncio.get_running_loop()

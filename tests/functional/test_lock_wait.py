@@ -1,4 +1,6 @@
-"""Waiting for a disk that another has locked: by each launcher, each way of asking, each way of giving the disk."""
+"""Waiting for a disk that another process has locked: with each launcher, each way to ask for it and
+to give the disk.
+"""
 
 import fcntl
 import os
@@ -73,7 +75,9 @@ def started(
 
 
 def wait_until_it_waits(command: "subprocess.Popen[str]") -> None:
-    """It is in a sleep, and then in another: between two looks. Nothing sleeps on its way there."""
+    """Waits until the command was seen in several different sleeps. It sleeps nowhere else before this
+    wait.
+    """
     process, deadline, sleeps, last = psutil.Process(command.pid), time.monotonic() + 300, 0, -1
     while sleeps < SLEEPS:
         assert command.poll() is None, command.communicate()
@@ -158,7 +162,7 @@ def test_a_signal_ends_the_wait(
 def test_an_interrupt_that_is_ignored_does_not_end_the_wait(
     tender_cmd: list[str], guest: Guest, disk: Path, backend: str, launcher: str, how: str
 ) -> None:
-    """As a shell's background job has it; solo5-hvt hears it even then."""
+    """A shell's background job inherits SIGINT as ignored. solo5-hvt handles it even then."""
     is_deaf = how != "solo5-hvt"
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

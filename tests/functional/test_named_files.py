@@ -1,4 +1,6 @@
-"""What a command or a caller names to be read or written: judged by its kind before it is used, and never waited for."""
+"""A file that a command or a caller names to be read or written is judged by its kind before use, and
+is never waited for.
+"""
 
 import fcntl
 import json
@@ -16,7 +18,7 @@ from support import Guest
 from tender import BlockFile, Image, Vm, VmConfig
 from tender.errors import TenderError
 
-LIMIT = 60  # seconds, for what takes milliseconds
+LIMIT = 60  # seconds, for work that takes milliseconds
 KEPT: ExitStack
 
 
@@ -63,7 +65,9 @@ def _terminal(_: Path) -> str:
 
 
 def _pipe(_: Path) -> str:
-    """As <(...) of a shell: a pipe by the name of a descriptor, which this process keeps for the command to open."""
+    """Like <(...) of a shell: a pipe named by a descriptor, which this process keeps open for the
+    command.
+    """
     reader, writer = os.pipe()
     _kept_open(writer)
     return f"/proc/{os.getpid()}/fd/{_kept_open(reader)}"
@@ -72,7 +76,7 @@ def _pipe(_: Path) -> str:
 DIRECTORY = "Is a directory"
 NO_FILE, NO_OUTPUT, NO_DISK = "Not a file: it is ", "Not a file, pipe, ", "not a file or a block device"
 SOCKET = "It is a socket"
-# kind: its path; what is said of it as an image, as a console or report, and as a disk ("": it serves)
+# kind: its path; the error about it as an image, as a console or report, and as a disk ("": it works)
 KINDS: dict[str, tuple[Callable[[Path], str], str, str, str]] = {
     "FIFO": (_fifo, NO_FILE, "that nobody reads", NO_DISK),
     "FIFO that is read": (_fifo_read, NO_FILE, "", NO_DISK),
@@ -150,11 +154,13 @@ def test_a_disk(
     guest: Guest,
 ) -> None:
     if suffix and front[0] == "solo5-hvt":
-        return  # it has no such suffix
+        return  # that front has no such suffix
     words = [word.format(named[0] + suffix) for word in front]
     done = run(launcher, *tender_cmd, *words, str(guest("disk")))
     assert (done.returncode, done.stdout) == (1, "")
-    reason = NO_DISK if suffix and named[1]["disk"] == DIRECTORY else named[1]["disk"]  # it can be read
+    reason = (
+        NO_DISK if suffix and named[1]["disk"] == DIRECTORY else named[1]["disk"]
+    )  # open for reading works
     assert f"Could not open block device: {named[0]}: {reason}" in done.stderr
 
 
@@ -175,7 +181,7 @@ def test_the_library(named: tuple[str, dict[str, str]], guest: Guest) -> None:
 
 
 def test_what_a_reader_gets(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
-    """Console and report go into FIFOs and files alike; of a longer report before it nothing is left."""
+    """Console and report go to FIFOs and files alike. An older, longer report leaves nothing behind."""
     texts = {}
     for kind in ("fifo", "file"):
         readers = []
@@ -267,7 +273,7 @@ def test_a_descriptor_is_judged_before_the_guest_runs(
 
 
 @pytest.mark.parametrize("option", ["--console", "--json"])
-def test_the_commands_own_descriptors_are_none_of_a_users(
+def test_the_commands_own_descriptors_cannot_be_named(
     option: str, tender_cmd: list[str], guest: Guest
 ) -> None:
     for fd in range(3, 12):

@@ -1,4 +1,6 @@
-"""The report of a run that the native command serves: Python's, to the last field, wherever it goes."""
+"""The report of a run that the native command serves: equal to Python's in every field, wherever it
+goes.
+"""
 
 import fcntl
 import json
@@ -59,7 +61,9 @@ def words_for(end: str, guest: Guest, disk: Path) -> list[str]:
 
 
 def comparable(report: dict[str, Any]) -> dict[str, Any]:
-    """Without what differs from run to run: of times whether they are there, of registers their names."""
+    """Removes what differs from run to run. Of times it keeps whether they are there, of registers
+    their names.
+    """
     report["boot"] = {step: bool(at) for step, at in report["boot"].items()}
     for step, since in report["boot_ms"].items():
         assert since is None or 0 <= since < LIMIT * 1000, (step, since)
@@ -88,24 +92,24 @@ def test_both_fronts_of_the_command_report_the_same(
     assert said[0] == said[1]
 
 
-# ---- where it goes
+# ---- where the report goes
 
 
 def reported(text: bytes) -> int:
-    """The status in a report, which is the last line of `text`."""
+    """Returns the status in a report, which is the last line of `text`."""
     status: int = json.loads(text.splitlines()[-1])["status"]
     return status
 
 
 @pytest.mark.parametrize("word", ["--json", "--json=fd:2"])
-def test_on_stderr_it_stands_behind_all_else(word: str, guest: Guest, tender_cmd: list[str]) -> None:
+def test_on_stderr_the_report_is_the_last_line(word: str, guest: Guest, tender_cmd: list[str]) -> None:
     done = run("native", [*tender_cmd, word, "--mem=8", str(guest("triple"))])
     assert (done.returncode, reported(done.stderr)) == (1, 1)
     assert done.stderr.startswith(b"tender: ")
 
 
 @pytest.mark.parametrize("word", ["--json=-", "--json=fd:1"])
-def test_on_stdout_it_stands_behind_the_console(word: str, guest: Guest, tender_cmd: list[str]) -> None:
+def test_on_stdout_the_report_comes_after_the_console(word: str, guest: Guest, tender_cmd: list[str]) -> None:
     done = run("native", [*tender_cmd, word, "--mem=8", str(guest("exit_status")), "5"])
     assert (done.returncode, reported(done.stdout), done.stderr) == (5, 5, b"")
 
@@ -155,7 +159,9 @@ def test_a_full_pipe_is_waited_for(guest: Guest, tender_cmd: list[str]) -> None:
 def test_a_stop_amid_a_report_neither_doubles_nor_loses_a_part_of_it(
     guest: Guest, tender_cmd: list[str], tmp_path: Path
 ) -> None:
-    """Longer than its pipe, so that some is written and some waits; its reader goes on once the signal is sent."""
+    """The report is longer than its pipe, so that some is written and some waits. The reader goes on
+    after the signal.
+    """
     place = tmp_path
     for _ in range(15):
         place = place / ("\x01" * 200)
@@ -194,21 +200,27 @@ def test_a_socket_and_a_terminal_take_it(guest: Guest, tender_cmd: list[str]) ->
 
 
 def test_a_fifo_is_written_for_its_reader(guest: Guest, tender_cmd: list[str], tmp_path: Path) -> None:
-    """A start that the native command leaves to Python, too: its reader must not see an end of it before."""
+    """A start that the native command leaves to Python counts too: until the report comes, the reader
+    sees no end of file.
+    """
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for image, expected in ((str(guest("exit_status")), 5), ("/absent/app.elf", 1)):
         read: list[bytes] = []
         reader = threading.Thread(target=lambda into: into.append(fifo.read_bytes()), args=(read,))
         reader.start()
-        keep = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # so that there is a reader, whoever comes first
+        keep = os.open(
+            fifo, os.O_RDONLY | os.O_NONBLOCK
+        )  # so that there is a reader, whichever side opens first
         done = run("", [*tender_cmd, f"--json={fifo}", "--mem=8", image, "5"])
         reader.join(LIMIT)
         os.close(keep)
         assert (done.returncode, [reported(text) for text in read]) == (expected, [expected]), done.stderr
 
 
-def test_what_cannot_be_written_is_said_and_changes_nothing(guest: Guest, tender_cmd: list[str]) -> None:
+def test_a_report_that_cannot_be_written_is_an_error_line_and_changes_nothing_else(
+    guest: Guest, tender_cmd: list[str]
+) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     words = [*tender_cmd, f"--json=fd:{writer}", "--mem=8", str(guest("exit_status")), "5"]
@@ -220,14 +232,14 @@ def test_what_cannot_be_written_is_said_and_changes_nothing(guest: Guest, tender
 
 
 @pytest.mark.parametrize("disk_writes", [False, True])
-def test_a_limit_of_files_does_not_meet_it(
+def test_a_limit_on_file_sizes_does_not_apply_to_the_report(
     disk_writes: bool, guest: Guest, tender_cmd: list[str], disk: Path, tmp_path: Path
 ) -> None:
-    """A guest's files may not grow past its largest disk; a report is longer than none."""
+    """A guest's process may let no file grow past its largest disk, and a report is longer than no disk."""
     report = tmp_path / "report"
     words = [f"--block={disk}", str(guest("disk"))] if disk_writes else [str(guest("hello"))]
     options = [f"--json={report}", "--console=none", "--mem=16"]
-    with open(os.devnull, "w") as nowhere:  # neither is a file that grows
+    with open(os.devnull, "w") as nowhere:  # neither of these is a file that grows
         done = run(
             "native", [*tender_cmd, *options, *words], capture_output=False, stdout=nowhere, stderr=nowhere
         )
@@ -237,7 +249,9 @@ def test_a_limit_of_files_does_not_meet_it(
 def test_a_terminal_takes_the_line_of_a_guest_with_a_disk(
     guest: Guest, tender_cmd: list[str], disk: Path, tmp_path: Path
 ) -> None:
-    """What the command writes to is a descriptor of its own, which the filter beside a disk has to know."""
+    """The command writes to a descriptor of its own. The filter of a run with a disk must allow that
+    descriptor.
+    """
     leader, follower = pty.openpty()
     report = tmp_path / "report"
     words = [*tender_cmd, f"--json={report}", "--mem=16", f"--block={disk}", str(guest("block_batch_wild"))]
@@ -250,8 +264,10 @@ def test_a_terminal_takes_the_line_of_a_guest_with_a_disk(
 
 
 @pytest.mark.parametrize("option", ["--json", "--console"])
-def test_a_file_that_takes_no_byte_is_left(option: str, guest: Guest, tender_cmd: list[str]) -> None:
-    """The memory of a program that another has been executed over: a write to it is none, for ever."""
+def test_a_file_that_takes_no_byte_is_given_up(option: str, guest: Guest, tender_cmd: list[str]) -> None:
+    """The file is the memory of a process that has executed another program: every write to it writes
+    0 bytes.
+    """
     words = [*tender_cmd, f"{option}=/proc/self/mem", "--mem=8", str(guest("exit_status")), "5"]
     for launcher in ("native", "python"):
         done = run(launcher, words)
@@ -265,7 +281,7 @@ NAMES = [b"plain", b'"quoted\\"', b"\xff\xfe", "ünïcödé-\U0001f600".encode()
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_an_images_name_is_told_alike(
+def test_both_launchers_report_an_images_name_alike(
     name: bytes, guest: Guest, tender_cmd: list[str], tmp_path: Path
 ) -> None:
     image = os.fsencode(tmp_path) + b"/" + name

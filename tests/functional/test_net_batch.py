@@ -1,4 +1,6 @@
-"""Frames by the batch and by the library's queues: none lost that the wire took, none swapped, none changed."""
+"""Frames in batches and through the library's queues: no frame that the wire took is lost, reordered
+or changed.
+"""
 
 import os
 import select
@@ -95,8 +97,10 @@ def test_a_flood_out_of_the_guest_is_in_order_and_what_is_lost_is_counted(guest:
 
 
 @by
-def test_what_comes_in_bursts_goes_back_in_order_for_fewer_ways_out(guest: Guest, by: str) -> None:
-    """Forty frames wait when the guest looks: the queue holds 32 of them, the test's own batch 64."""
+def test_frames_that_come_in_bursts_go_back_in_order(guest: Guest, by: str) -> None:
+    """Forty frames wait when the guest looks. The library's queue holds 32 of them, the test's own
+    batch 64.
+    """
     rounds, burst = 20 if IN_TEST_VM else 500, 40
     with wire() as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
@@ -114,7 +118,9 @@ def test_what_comes_in_bursts_goes_back_in_order_for_fewer_ways_out(guest: Guest
 
 
 def test_one_frame_at_a_time_is_answered_at_once(guest: Guest) -> None:
-    """No frame is held when no other waits: one way out for the answer, one for the wait that brings the next."""
+    """No frame is held back when no other waits: one hypercall for the answer, one for the wait for
+    the next frame.
+    """
     with (
         wire() as (ours, theirs),
         started(guest("net_batch"), NetFd(theirs.fileno()), "echo", "--by=calls") as vm,
@@ -183,7 +189,7 @@ def test_a_tap_that_goes_down_and_up_under_load(guest: Guest, tap: TapInterface,
             number = 0
             for _ in range(5):
                 for _ in range(200):
-                    with suppress(OSError):  # no space, or just down
+                    with suppress(OSError):  # no space, or the interface is down at that moment
                         sender.send(frame(number))
                     number += 1
                 tap.down()

@@ -1,5 +1,7 @@
-"""A TAP whose interface is deleted while its guest runs: one line says so, it is counted, nothing spins, and the guest
-goes on, can be stopped, and keeps its other networks. With --net-reattach it takes the next interface of that name."""
+"""A TAP whose interface is deleted while its guest runs. One line says so, it is counted, nothing
+spins, and the guest goes on, can be stopped, and keeps its other networks. With --net-reattach it
+takes the next interface of that name.
+"""
 
 import fcntl
 import json
@@ -25,7 +27,7 @@ from tender.result import Counters, VmResult
 
 pytestmark = [pytest.mark.backends, pytest.mark.tap]
 LIMIT_S = 60.0
-# A network without its interface is looked at every 0.2 s (LOOK_NS).
+# The monitor looks at a network without its interface every 0.2 s (LOOK_NS).
 LOOKS_S = 0.6
 COMES_AND_GOES_S = 5.0
 NOBODY = 65534
@@ -41,7 +43,9 @@ BACK = "{}: an interface is attached again"
 
 
 class Way(NamedTuple):
-    """How a guest's frames go: what it asks for (the bits of its extension note), and its network ring."""
+    """How a guest's frames travel: the features it asks for (bits of its extension note), and its
+    network ring.
+    """
 
     features: int
     net_ring: NetRingLike = "off"
@@ -68,7 +72,7 @@ rings = pytest.mark.parametrize("ring", RINGS)
 
 
 class Lines:
-    """What is said, line by line: of a stream, or of whoever calls add()."""
+    """Lines of text in their order, from a stream or from calls of add()."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._lines: list[str] = []
@@ -86,13 +90,13 @@ class Lines:
             self._changed.notify_all()
 
     def are(self, *expected: str) -> None:
-        """So many come in time, and they are these."""
+        """So many lines come in time, and they are these."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._lines) >= len(expected), LIMIT_S)
             assert self._lines == list(expected)
 
     def end(self) -> list[str]:
-        """All of a stream, which ends."""
+        """Returns all lines of a stream, which must end."""
         self._reader.join(LIMIT_S)
         assert not self._reader.is_alive()
         return self._lines
@@ -107,7 +111,7 @@ class Command(NamedTuple):
         self.lines.are(*(f"{self.program}: {text}" for text in texts))
 
     def is_terminated(self) -> None:
-        """With the line of its end alone."""
+        """SIGTERM ends the command, and the line about that end is the only new one."""
         so_far = list(self.lines._lines)
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(LIMIT_S) == 1
@@ -116,7 +120,7 @@ class Command(NamedTuple):
 
 @contextmanager
 def commanded(tender_cmd: list[str], words: list[str], front: str, launcher: str) -> Iterator[Command]:
-    """A command whose guest has said that it is there."""
+    """A command whose guest has printed its first line."""
     with subprocess.Popen(
         [*tender_cmd, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "TENDER_LAUNCHER": launcher},
@@ -138,14 +142,16 @@ def delete(name: str) -> None:
 
 
 def ip_batch(*commands: str) -> None:
-    """All by one process."""
+    """Runs all commands in one process."""
     subprocess.run(
         ["ip", "-batch", "-"], input="\n".join(commands), text=True, capture_output=True, check=True
     )
 
 
 def make(name: str) -> None:
-    """A TAP, up, that is root's: a command that has given up its user cannot have it by itself."""
+    """Makes a TAP that is up and belongs to root: a command that has given up its user cannot open it
+    by itself.
+    """
     ip("tuntap", "add", name, "mode", "tap", "user", "root")
     ip("link", "set", name, "up")
 
@@ -161,7 +167,7 @@ def attach(fd: int, name: str) -> None:
 
 
 def answers(name: str) -> None:
-    """Frames pass the interface both ways: sends some until the guest has sent one back."""
+    """Checks that frames pass the interface both ways: sends frames until the guest has sent one back."""
     frame = bytes(12) + b"\x88\xb5" + bytes(46)
     deadline = time.monotonic() + LIMIT_S
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)) as wire:
@@ -174,12 +180,12 @@ def answers(name: str) -> None:
                 while wire.recvfrom(2048)[1][2] == socket.PACKET_OUTGOING:
                     pass
                 return
-            except (TimeoutError, OSError):  # nothing yet; or the interface is not up
+            except (TimeoutError, OSError):  # nothing has come yet, or the interface is not up
                 continue
 
 
 def is_used(name: str) -> bool:
-    """Whether a process has it open."""
+    """Returns whether a process has the interface open."""
     return Path(f"/sys/class/net/{name}/carrier").read_text().strip() == "1"
 
 
@@ -187,7 +193,7 @@ def is_used(name: str) -> bool:
 def started(
     guest: Guest, tmp_path: Path, way: Way, config: VmConfig, name: str = "net_rx_poll"
 ) -> Iterator[tuple[Vm, Lines]]:
-    """A VM whose guest has said that it is there, and what is said of its networks."""
+    """A VM whose guest has printed its first line, and the lines about its networks."""
     path = tmp_path / "guest.elf"
     path.write_bytes(with_note(guest(name), 1, way.features))
     said, lines = threading.Event(), Lines()
@@ -242,7 +248,7 @@ def test_the_command_counts_it_and_obeys_its_time_limit(
 
 
 @pytest.mark.parametrize("by", WAYS)
-def test_it_is_counted_and_the_guest_does_not_turn(
+def test_it_is_counted_and_the_guest_does_not_spin(
     guest: Guest, tap: TapInterface, tmp_path: Path, by: str
 ) -> None:
     config = VmConfig(mem=32, net=Tap(tap.name), net_ring=WAYS[by].net_ring)
@@ -265,7 +271,9 @@ def test_it_is_counted_and_the_guest_does_not_turn(
 def two_networks(
     guest: Guest, tap: TapInterface, tmp_path: Path, *, again: bool
 ) -> Iterator[tuple[Vm, Lines, str]]:
-    """A guest that waits for one frame by either; the name of the second interface."""
+    """A guest that waits for one frame on either network, the lines, and the name of the second
+    interface.
+    """
     make("tapt1")
     try:
         for name in (tap.name, "tapt1"):
@@ -283,13 +291,13 @@ def be_quiet(name: str) -> None:
 
 
 def sends_until_its_end(vm: Vm, name: str) -> VmResult:
-    """Frames go to the guest by this interface until it ends, as the first makes it do."""
+    """Sends frames to the guest through this interface until it ends. The first frame makes it end."""
     deadline = time.monotonic() + LIMIT_S
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
         wire.bind((name, 0))
         while still_runs(vm, 0.1):
             assert time.monotonic() < deadline
-            with suppress(OSError):  # it is not up yet
+            with suppress(OSError):  # the interface is not up yet
                 wire.send(bytes(12) + b"\x88\xb5" + bytes(46))
     result = vm.wait(0)
     assert result.ok and result.counters.net_rx_packets >= 1, result
@@ -348,7 +356,9 @@ def test_the_library_logs_it(guest: Guest, tap: TapInterface, caplog: pytest.Log
 
 
 def loses_it_twice_and_answers(name: str, says: Callable[..., None]) -> None:
-    """The guest, by the next interface of the name; `says` checks which lines were said so far."""
+    """The guest loses the interface twice and answers through the next one of that name. `says` checks
+    the lines so far.
+    """
     said: list[str] = []
     for _ in range(2):
         answers(name)
@@ -439,7 +449,7 @@ def test_an_interface_that_another_process_has_is_taken_once_it_is_free(
         delete(tap.name)
         said = [LOST_WANTED.format(tap.name)]
         command.says(*said)
-        other = open_tap(tap.name)  # makes it, too
+        other = open_tap(tap.name)  # this creates the interface, too
         try:
             fcntl.ioctl(other, TUNSETPERSIST, 1)
             ip("link", "set", tap.name, "up")
@@ -480,7 +490,11 @@ def test_an_interface_of_another_user_is_taken_once_we_may(
 
 
 def test_no_interface_is_made(tender_cmd: list[str], guest: Guest, tap: TapInterface) -> None:
-    """Also not by one that may, when the interface it has found is deleted just then: else `ip` finds its name in use."""
+    """The command does not create an interface even if it may, and even if the one that it found is
+    deleted at that moment.
+
+    Otherwise `ip` would find its name in use.
+    """
     words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))
     with commanded(tender_cmd, words, "tender", "native") as command:
         delete(tap.name)
@@ -536,7 +550,7 @@ def test_nothing_of_a_killed_command_holds_the_interface(
 
 @launchers
 @pytest.mark.parametrize("front", FRONTS)
-def test_it_is_refused_where_no_interface_has_a_name(
+def test_reattach_is_refused_where_no_network_is_given_by_name(
     tender_cmd: list[str], guest: Guest, front: str, launcher: str
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

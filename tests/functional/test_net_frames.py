@@ -1,5 +1,6 @@
-"""Frames around the bounds of what a guest can take, by each way that frames have over a TAP and over a socket: whole,
-or dropped and counted; never cut."""
+"""Frames around the limits of what a guest can take, on each path of frames over a TAP and over a
+socket: whole, or dropped and counted; never cut.
+"""
 
 import socket
 import subprocess
@@ -19,7 +20,7 @@ QUEUE_BYTES = 2048
 
 
 class Way(NamedTuple):
-    """What the guest asks for, its network ring, and how long a frame may be whatever buffer it reads to."""
+    """What the guest asks for, its network ring, and how long a frame may be for any read buffer."""
 
     features: int
     net_ring: NetRingLike = "off"
@@ -56,7 +57,9 @@ def counts_of(
     wire: socket.socket,
     frames: list[bytes],
 ) -> tuple[list[int], list[int]]:
-    """What the guest has read, and what it should have: how many frames, of how many bytes; and how many were dropped."""
+    """Returns what the guest has read and what it should have: the numbers of frames, of their bytes,
+    and of dropped frames.
+    """
     path = tmp_path / "guest.elf"
     path.write_bytes(with_note(guest("net_rx_poll"), 1, way.features))
     config = VmConfig(mem=32, args=("--quiet", f"--buffer={buffer}"), net=net, net_ring=way.net_ring)

@@ -1,7 +1,8 @@
-"""Floods over a real TAP, by each way that frames have: every frame carries its number and a product of that, and what
-did not arrive is what the kernel says it had no space for. None changed, none swapped, none lost uncounted.
+"""Floods over a real TAP, on each path of frames. Every frame carries its number and a product of it.
+The frames that did not arrive are those that the kernel reports as dropped for lack of space. None
+is changed, reordered, or lost uncounted.
 
-The host's end is C (tests/native/net_wire.c), so that it is not what the flood waits for.
+The host's end is in C (tests/native/net_wire.c), so that the flood does not wait for it.
 """
 
 import os
@@ -34,7 +35,9 @@ PATIENT, HASTY = 400, 0
 
 
 class Way(NamedTuple):
-    """How the guest moves frames: what it asks for, which of its library's calls it makes, its network ring."""
+    """How the guest moves frames: the features it asks for, the library calls it makes, and its
+    network ring.
+    """
 
     features: int
     by: str
@@ -51,7 +54,7 @@ RINGS = {"worker": Way(1, "calls", "on"), "inline": Way(1, "calls", "inline")}
 
 
 class Wire:
-    """A net_wire: what it says is numbers by name."""
+    """A net_wire process, whose output is numbers by name."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -64,7 +67,7 @@ class Wire:
         return numbers(self.line())
 
     def ended(self) -> dict[str, int]:
-        """Of a receiver: it takes what is queued, and says what there was."""
+        """Ends a receiver: it takes what is queued, and reports what there was."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         return self.numbers()
@@ -110,7 +113,7 @@ class Load:
 
     @contextmanager
     def running(self, name: str, way: Way, *args: str, net: NetFd | None = None) -> Iterator[Vm]:
-        """It has said that it is there."""
+        """A running guest that has printed its first line."""
         path = self._directory / f"{name}.elf"
         path.write_bytes(with_note(self._guest(name), 1, way.features))
         begun = threading.Event()
@@ -134,21 +137,23 @@ class Load:
         return result, numbers(said.splitlines()[-1].split(": ")[1])
 
     def dropped(self) -> int:
-        """By the host's stack, of what the guest sent."""
+        """Returns how many of the guest's frames the host's stack has dropped."""
         return int(Path(f"/sys/class/net/{self.tap.name}/statistics/rx_dropped").read_text())
 
 
 def assert_came_by(way: Way, result: VmResult) -> None:
-    """That the way is what it is called."""
+    """Checks that the frames took the path that `way` names."""
     counters = result.counters
     assert (counters.net_batches > 0) == (way.features > 1)
     assert (counters.net_ring_packets > 0) == (way.net_ring != "off")
 
 
 def send_in(load: Load, way: Way, window: int, count: int) -> int:
-    """How many the guest did not get: what the kernel had no space for, exactly.
+    """Returns how many frames the guest did not get, which is exactly what the kernel had no space
+    for.
 
-    Our library reads by the ring only while its worker is awake; the ring's guest reads by nothing else.
+    Our library reads through the ring only while its worker is awake. The guest `ring` reads only
+    through it.
     """
     words = ("net_batch", way, "rx", f"--by={way.by}") if way.net_ring == "off" else ("ring", way, "take")
     with load.running(*words) as vm:
@@ -191,7 +196,7 @@ def flood_out(load: Load, way: Way, count: int) -> None:
 
 
 def flood_both(load: Load, way: Way, count: int) -> None:
-    """Each frame that comes goes back."""
+    """Each frame that comes in goes back out."""
     with receiver("receive", load.tap.name) as end:
         with load.running("net_batch", way, "echo", f"--by={way.by}") as vm:
             with wire("send", load.tap.name, count, SIZE, PATIENT) as sender:
@@ -208,7 +213,7 @@ def flood_both(load: Load, way: Way, count: int) -> None:
 
 
 def late_reader(load: Load, way: Way, count: int) -> None:
-    """Nobody reads until the guest has ended: a wire that is full."""
+    """Nobody reads until the guest has ended, so the wire is full."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         words = ("tx", f"--by={way.by}", f"--count={count}", "--size=1514")
@@ -253,7 +258,7 @@ def down_and_up(load: Load, way: Way) -> None:
                     load.tap.up()
                     load.tap.carries()
                 wait_for_frames(vm, 100)
-            with wire("send", load.tap.name, 0, SIZE, HASTY):  # the frame that ends
+            with wire("send", load.tap.name, 0, SIZE, HASTY):  # this sends only the frame that ends the guest
                 result, seen = load.ended(vm)
         found = end.ended()
     assert seen["reordered"] == seen["broken"] == found["reordered"] == found["broken"] == 0
@@ -280,7 +285,7 @@ def test_a_queue_that_overflows_loses_what_the_interface_counts(load: Load, way:
 
 @pytest.mark.backends
 @ways
-def test_a_flood_out_of_the_guest_arrives_but_for_what_is_counted(load: Load, way: Way) -> None:
+def test_a_flood_out_of_the_guest_arrives_except_for_what_is_counted(load: Load, way: Way) -> None:
     flood_out(load, way, MANY)
 
 
@@ -332,14 +337,14 @@ EACH, PER_FRAME = 1400, 44
 
 
 def neighbour(load: Load) -> str:
-    """The host knows the guest; the host's MAC."""
+    """Makes the host know the guest's MAC. Returns the host's MAC."""
     ip("neigh", "replace", "10.0.0.2", "lladdr", MAC, "dev", load.tap.name, "nud", "permanent")
     return Path(f"/sys/class/net/{load.tap.name}/address").read_text().strip()
 
 
 @pytest.mark.backends
 @pytest.mark.uso
-def test_a_flood_out_of_frames_that_the_host_cuts(load: Load) -> None:
+def test_a_flood_out_whose_frames_the_host_cuts(load: Load) -> None:
     frames = -(-MANY // PER_FRAME)
     words = (f"--mac={neighbour(load)}", f"--frames={frames}", f"--size={EACH}", f"--count={PER_FRAME}")
     with receiver("udp-receive", load.tap.address) as end:
@@ -355,7 +360,7 @@ def test_a_flood_out_of_frames_that_the_host_cuts(load: Load) -> None:
 
 @pytest.mark.backends
 @pytest.mark.uso
-def test_a_flood_in_of_datagrams_that_come_as_one_frame(load: Load) -> None:
+def test_a_flood_in_whose_datagrams_come_as_one_frame(load: Load) -> None:
     neighbour(load)
     with load.running("net_offload", WAYS["offload"], "sink") as vm:
         with wire("udp-send", f"{load.tap.name}=10.0.0.2", MANY, EACH, PER_FRAME, PATIENT // 4) as sender:

@@ -41,7 +41,7 @@ def words(tap: TapInterface, *args: str) -> tuple[str, ...]:
 
 @contextmanager
 def started(path: Path, net: "Tap | NetFd", *args: str) -> Iterator[tuple[Vm, threading.Event, list[str]]]:
-    """The VM, whether it has begun, and what it says."""
+    """Yields the VM, the event of its first line, and what it prints."""
     begun, said = threading.Event(), list[str]()
 
     def hear(data: bytes) -> None:
@@ -62,7 +62,7 @@ def ended(vm: Vm, said: list[str]) -> tuple[VmResult, list[str]]:
 
 @contextmanager
 def udp(tap: TapInterface) -> Iterator[socket.socket]:
-    """The host's end, which knows the guest's MAC."""
+    """The host's socket. The host knows the guest's MAC."""
     ip("neigh", "replace", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -136,7 +136,9 @@ def test_a_datagram_comes_in_with_its_sum_left_to_do(guest: Guest, tap: TapInter
 
 @pytest.mark.uso
 def test_a_plain_read_gets_complete_packets_and_nothing_else(guest: Guest, tap: TapInterface) -> None:
-    """Sums are completed, of odd lengths too; what stands for many packets is dropped and counted."""
+    """Checksums are completed, of odd lengths too. A frame that stands for many packets is dropped and
+    counted.
+    """
     data, sizes = pattern(3301), (1001, 1300, 1000)
     with (
         udp(tap) as sock,
@@ -172,10 +174,10 @@ def test_headers_that_lie_are_refused_and_the_next_frame_goes(guest: Guest, tap:
 
 @pytest.mark.uso
 @pytest.mark.parametrize("features", [1, 5], ids=["calls", "batch"])
-def test_a_guest_that_does_not_want_it_finds_none_that_was_left_behind(
+def test_a_guest_that_does_not_ask_for_the_offload_finds_none_left_behind(
     guest: Guest, tap: TapInterface, tmp_path: Path, features: int
 ) -> None:
-    """Offloads stay with an interface: the next guest gets packets all the same, complete."""
+    """Offloads stay with an interface. The next guest gets complete packets all the same."""
     plain = tmp_path / "plain.elf"
     plain.write_bytes(with_note(guest("net_offload"), 1, features))
     data = pattern(2800)
@@ -215,7 +217,7 @@ def test_an_inherited_tap_with_a_header_serves_either_guest(
 
 @pytest.mark.uso
 def test_an_offload_ends_with_its_guest(guest: Guest, tap: TapInterface) -> None:
-    """For a tender that knows nothing of headers and comes next."""
+    """A tender that knows nothing of net headers may come next."""
     with udp(tap) as sock:
         with started(guest("net_offload"), Tap(tap.name, mac=MAC), "take", "--count=1") as (vm, _, said):
             tap.carries()
@@ -239,7 +241,7 @@ def test_an_offload_ends_with_its_guest(guest: Guest, tap: TapInterface) -> None
 def test_a_frame_that_asks_is_refused_where_there_is_no_offload(
     guest: Guest, tmp_path: Path, features: int
 ) -> None:
-    """No TAP, no batch, or none of it granted: it would go out unfinished."""
+    """Without a TAP, without a batch or without the granted feature the frame would go out unfinished."""
     path = tmp_path / "asks.elf"
     path.write_bytes(with_note(guest("net_offload"), 1, features))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -252,7 +254,7 @@ def test_a_frame_that_asks_is_refused_where_there_is_no_offload(
 
 
 def leave_offload_on(tap: TapInterface) -> FileIO:
-    """A TAP whose owner has a header and every offload."""
+    """Returns a TAP whose owner has a net header and every offload."""
     tun = FileIO("/dev/net/tun", "r+")
     request = struct.pack("16sH22x", tap.name.encode(), IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)
     fcntl.ioctl(tun, TUNSETIFF, request)
@@ -260,13 +262,13 @@ def leave_offload_on(tap: TapInterface) -> FileIO:
     return tun
 
 
-# ---- the command is killed by a second signal
+# ---- a second signal kills the command
 
 SIOCETHTOOL, ETHTOOL_GTSO = 0x8946, 0x1E  # linux/sockios.h, linux/ethtool.h
 
 
 def is_offloaded(tap: TapInterface) -> bool:
-    """Whether the kernel leaves segments to whoever reads the interface."""
+    """Returns whether the kernel leaves segments to the process that reads the interface."""
     value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_GTSO, 2))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, SIOCETHTOOL, struct.pack("16sQ16x", tap.name.encode(), ctypes.addressof(value)))
@@ -286,8 +288,9 @@ def wait_until_nobody_has(tap: TapInterface) -> None:
 def test_a_second_signal_leaves_no_offload_behind(
     guest: Guest, tap: TapInterface, tender_cmd: list[str], front: list[str]
 ) -> None:
-    """At whatever moment it comes: that cannot be chosen, so it comes many times, and more often where the command ends
-    before it."""
+    """The second signal may come at any moment, which cannot be chosen. So it comes many times, and
+    more often if every command ended before it.
+    """
     command = [*tender_cmd, *(word.format(tap.name) for word in front), "--mem=16", str(guest("net_offload"))]
     killed = 0
     for tried in range(64):
@@ -308,10 +311,10 @@ def test_a_second_signal_leaves_no_offload_behind(
         assert not is_offloaded(tap)
 
 
-def test_pythons_launcher_switches_it_off_at_the_first(
+def test_pythons_launcher_switches_the_offload_off_at_the_first_signal(
     guest: Guest, tap: TapInterface, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The VM is not closed yet, and may never be."""
+    """At that signal the VM is not closed yet, and it may never be."""
     monkeypatch.setattr("_signal.signal", lambda *_: None)  # the handlers of this process stay
     stopper = Stopper()
     with started(guest("net_offload"), Tap(tap.name, mac=MAC), "take") as (vm, _, _):

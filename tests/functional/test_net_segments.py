@@ -1,6 +1,8 @@
-"""TCP segments of a guest that knows only frames: on the host's side of its TAP they are one large frame.
+"""TCP segments of a guest that knows only frames: on the host's side of its TAP they are one large
+frame.
 
-The guest (tests/guests/ring) takes segments and posts them again; what comes in as one frame goes out as one.
+The guest (tests/guests/ring) takes segments and posts them again. What comes in as one frame goes
+out as one.
 """
 
 import fcntl
@@ -38,7 +40,7 @@ def sum_of(data: bytes) -> int:
 
 @dataclass(frozen=True)
 class Frame:
-    """Ethernet, IPv4, TCP; with `partial` the TCP sum is the pseudo header's alone."""
+    """Ethernet, IPv4 and TCP. With `partial` the TCP checksum covers the pseudo header alone."""
 
     seq: int
     payload: bytes
@@ -68,7 +70,7 @@ def header(gso_size: int) -> bytes:
 
 @contextmanager
 def packets(tap: TapInterface) -> Iterator[socket.socket]:
-    """Each packet of the interface behind its net header, as the host's kernel has it."""
+    """Each packet of the interface with its net header before it, as the host's kernel has it."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP)) as sock:
         sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         sock.bind((tap.name, ETH_P_IP))
@@ -77,7 +79,9 @@ def packets(tap: TapInterface) -> Iterator[socket.socket]:
 
 
 def next_from_guest(sock: socket.socket) -> tuple[bytes, bytes]:
-    """The next frame with our MACs that was not sent by the host itself: its net header, and it."""
+    """Returns the next frame with our MACs that the host itself did not send: its net header, and the
+    frame.
+    """
     while True:
         data, about = sock.recvfrom(70000)
         if about[2] != socket.PACKET_OUTGOING and data[10:22] == bytes(6 * [2]) + bytes(6 * [4]):
@@ -129,10 +133,10 @@ def test_segments_that_do_not_follow_go_one_by_one(
         Frame(1000, payload(100), number=1),
         Frame(1101, payload(100), number=2),  # a gap
         Frame(1201, payload(50), flags=ACK | PSH, number=4),  # follows, but not by its number
-        Frame(1251, payload(60), number=5),  # longer than what is before it
+        Frame(1251, payload(60), number=5),  # longer than the segment before it
     ]
     broken = bytearray(Frame(1311, payload(60), number=6).bytes())
-    broken[-1] ^= 1  # a wrong sum stays wrong
+    broken[-1] ^= 1  # a wrong checksum stays wrong
     sent = [*(frame.bytes() for frame in frames), bytes(broken)]
     with packets(tap) as sock, bouncing(guest("ring"), tap, net_ring, len(sent)) as vm:
         for frame in sent:
@@ -143,7 +147,7 @@ def test_segments_that_do_not_follow_go_one_by_one(
     assert came == sent
 
 
-def test_a_sum_that_is_left_to_do_is_done_for_the_guest(guest: Guest, tap: TapInterface) -> None:
+def test_a_partial_checksum_is_completed_for_the_guest(guest: Guest, tap: TapInterface) -> None:
     short = Frame(1, payload(99), partial=True)
     with packets(tap) as sock, bouncing(guest("ring"), tap, "on", 1):
         sock.send(header(0) + short.bytes())
@@ -179,8 +183,10 @@ def test_the_command_does_it_where_it_offers_the_ring(
         assert tender.wait(60) == (0 if offered else 1)
 
 
-def test_nothing_of_it_stays_with_the_interface(guest: Guest, tap: TapInterface) -> None:
-    """Who comes next may know no header: its frames are no larger than the interface's, and complete."""
+def test_no_offload_stays_with_the_interface(guest: Guest, tap: TapInterface) -> None:
+    """The next process may not know the net header: its frames are complete, and no larger than the
+    interface's.
+    """
     with packets(tap) as sock, bouncing(guest("ring"), tap, "on", 1):
         sock.send(bytes(10) + Frame(1, b"x").bytes())
         next_from_guest(sock)

@@ -1,4 +1,6 @@
-"""The native command is its guest's process, with each backend: what is done to the one, or read of it, is the other's."""
+"""With each backend the native command is its guest's process: what is done to or read of the command
+applies to the guest.
+"""
 
 import os
 import signal
@@ -28,7 +30,7 @@ def wait_until(what: str, holds: object) -> None:
 
 @contextmanager
 def running(command: list[str], **values: object) -> Iterator["subprocess.Popen[bytes]"]:
-    """One whose guest has said its first line; it is killed at the end."""
+    """A command whose guest has printed its first line. It is killed at the end."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **values) as process:  # type: ignore[call-overload]
         try:
             assert process.stdout is not None and process.stdout.readline(), process.stderr.read()
@@ -91,7 +93,7 @@ def test_sigstop_priority_and_processors_reach_the_guest(
 def test_a_killed_command_has_left_its_interface(
     tender_cmd: list[str], guest: Guest, backend: str, tap: TapInterface
 ) -> None:
-    """Once it is reaped, at once: the interface can be deleted. Thirty times."""
+    """The interface can be deleted immediately after the command is reaped. This is tried thirty times."""
     for _ in range(30):
         with running([*tender_cmd, "--mem=16", f"--net={tap.name}", str(guest("echo"))]) as process:
             process.kill()
@@ -119,7 +121,9 @@ def test_a_killed_command_has_left_its_disk(
 def test_a_signal_for_the_death_of_its_parent_is_kept(
     tender_cmd: list[str], guest: Guest, backend: str
 ) -> None:
-    """As an orchestrator asks for it (PR_SET_PDEATHSIG), although the process changes its user and rights."""
+    """An orchestrator asks for the signal (PR_SET_PDEATHSIG). It is kept although the process changes
+    its user and rights.
+    """
     parent = (
         "import ctypes, signal, subprocess, sys\n"
         "ask = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)\n"
@@ -142,10 +146,10 @@ def test_a_signal_for_the_death_of_its_parent_is_kept(
     [(["tender"], 0, 8000), (["solo5-spt"], 0, 8000), (["tender"], 20000, 0)],
     ids=["arguments", "arguments of solo5-spt's", "options"],
 )
-def test_more_words_than_a_guests_stack_has_frame(
+def test_more_words_than_the_guests_stack_holds_are_passed(
     tender_cmd: list[str], guest: Guest, backend: str, front: list[str], options: int, words: int
 ) -> None:
-    """The process that is the guest's has 64 KiB of stack, where the kernel puts a command's words."""
+    """The process that becomes the guest has 64 KiB of stack, where the kernel puts a command's words."""
     command = [*command_of(tender_cmd, front, guest("exit_status"), *["-q"] * options), "3", *[""] * words]
     assert subprocess.run(command, check=False, timeout=LIMIT_S).returncode == 3
 

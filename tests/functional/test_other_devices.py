@@ -1,4 +1,6 @@
-"""Devices that VmConfig has no keyword for: what options would say of a device of any kind, which C reads."""
+"""Devices that VmConfig has no keyword for: given as option texts, which C reads for a device of any
+kind.
+"""
 
 import os
 import socket
@@ -17,7 +19,7 @@ MAC = b"\x02\0\0\0\0\x07"
 
 
 def wire(fd: int) -> OtherDevice:
-    """A socket as a network, by the way of kinds that nobody knows by name."""
+    """A socket as a network, given in the way of kinds that VmConfig does not know by name."""
     return OtherDevice("net", {"net": f"@{fd}", "net-mac": MAC.hex(":")})
 
 
@@ -45,7 +47,7 @@ def test_it_must_be_declared_and_is_given_once(guest: Guest) -> None:
         VmConfig(devices={"a": 5})  # type: ignore[dict-item]
 
 
-def test_words_that_are_no_device_of_its_kind_are_refused_and_what_cannot_be_opened(guest: Guest) -> None:
+def test_settings_that_are_no_device_or_cannot_be_opened_are_refused(guest: Guest) -> None:
     with Image.open(guest("net_tx")) as image:
         for words in ({"net": "@x"}, {"net-mac": "01:00:00:00:00:00", "net": "@3"}, {"block": "@3"}):
             with pytest.raises(ConfigError, match=" is no value of "):
@@ -63,7 +65,7 @@ def test_an_options_value_is_read_by_the_kinds_words() -> None:
     with ours, theirs:
         given = f"@{ours.fileno()}"
         with pytest.raises(DeviceError, match=f"{given}: Bad file descriptor"):
-            attach._other("net", setting(given))  # one of this process's own
+            attach._other("net", setting(given))  # this descriptor belongs to this process alone
         os.set_inheritable(ours.fileno(), True)
         assert attach._other("net", setting(given)) == OtherDevice("net", {"net": given})
     with pytest.raises(UsageError, match="'@x' is no value of 'net'") as error:

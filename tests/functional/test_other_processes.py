@@ -1,4 +1,6 @@
-"""Workers of multiprocessing, by each way of starting them: configurations go there, results and errors come back."""
+"""Workers of multiprocessing, with each start method: configurations go to them, results and errors
+come back.
+"""
 
 import multiprocessing
 from collections.abc import Iterator

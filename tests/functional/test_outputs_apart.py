@@ -1,4 +1,6 @@
-"""What the guest is made of is not written over by its own console or report, by whatever name, run or refused."""
+"""The console and the report never overwrite what the guest is made of, by whatever name, in a run or
+a refusal.
+"""
 
 import json
 import os
@@ -14,7 +16,7 @@ from support import Guest
 from tender import BlockFd, BlockFile, DeviceError, Image, Vm, VmConfig
 
 DISK, IMAGE = "disk.img", "app.elf"
-# words, and the file that they would write over; {fd} is a descriptor of the disk
+# words, and the file that they would overwrite; {fd} is a descriptor of the disk
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "report, disk": (["--json=disk.img", "--block=disk.img", "app.elf"], DISK),
     "report, disk by a link": (["--json=link.img", "--block=disk.img", "app.elf"], DISK),
@@ -38,7 +40,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "report, console": (["--json=log", "--console=log", "--block=disk.img", "app.elf"], "log"),
 }
-# Refused for another reason: that is said, and no report is written.
+# Refused for another reason: that reason is reported, and no report is written.
 REFUSED: dict[str, tuple[list[str], str]] = {
     "a word too many": (["--frob", "--json=disk.img", "--block=disk.img", "app.elf"], DISK),
     "a bad value": (["--json=disk.img", "--block:storage=disk.img:ro", "--mem=x", "app.elf"], DISK),
@@ -64,7 +66,7 @@ def place(guest: Guest, tmp_path: Path) -> Path:
 
 
 def refused(tender_cmd: list[str], words: list[str], place: Path, launcher: str) -> str:
-    """What is said; nothing has changed."""
+    """Returns the error text. No file has changed."""
     files = {path: path.read_bytes() for path in place.iterdir()}
     fd = os.open(place / DISK, os.O_RDWR)
     try:
@@ -96,7 +98,7 @@ def test_a_file_that_the_guest_is_made_of_is_refused(
     assert launcher == "native" or "tender: hint: name another file" in said
 
 
-# words, where stdout and stderr go, and what the report would be written over
+# words, where stdout and stderr go, and what the report would overwrite
 STREAMS: dict[str, tuple[list[str], dict[str, str], str]] = {
     "stdout": (["--json=log"], {"stdout": "a"}, "where the console goes"),
     "stdout, by a link of the kernel's": (["--json=/dev/stdout"], {"stdout": "a"}, "where the console goes"),
@@ -134,7 +136,7 @@ def test_a_report_is_not_written_over_what_the_command_writes(
 def test_a_console_and_a_report_of_one_stream_follow_each_other(
     place: Path, guest: Guest, tender_cmd: list[str]
 ) -> None:
-    """Two descriptors of whoever started the command: what they are is his business."""
+    """Both descriptors come from the process that started the command, so it decides what they are."""
     with (place / "log").open("a") as log:
         words = [*tender_cmd, "--backend=sandbox", "--json=-", str(guest("hello"))]
         assert subprocess.run(words, stdout=log, timeout=60, check=False).returncode == 0

@@ -1,5 +1,6 @@
-"""Who owns a VM's resources: a forked child has copies of descriptors alone, a copied object does not exist, and a
-time limit is checked before a guest starts."""
+"""Who owns a VM's resources: a forked child has only copies of descriptors, an object cannot be
+copied, and a time limit is checked before a guest starts.
+"""
 
 import copy
 import linecache
@@ -47,7 +48,9 @@ def stops_and_closes(vm: Vm) -> None:
 
 
 def in_a_child(act: Callable[[], object]) -> int:
-    """The status of a forked child that does this; 0: it came to its end, by whatever exception."""
+    """Returns the status of a forked child that does this. 0: it came to its end, whatever exception
+    it raised.
+    """
     child = os.fork()
     if child == 0:
         try:
@@ -71,7 +74,7 @@ def test_a_child_of_fork_does_not_end_its_parents_guest_when_it(
 
 
 def test_a_child_of_fork_keeps_no_page_of_the_vcpu(guest: Guest, backend: str) -> None:
-    """It would hold the vCPU, and with it the machine, of a parent that has closed them."""
+    """The page would hold the vCPU, and with it the machine, of a parent that has closed them."""
 
     def closes(vm: Vm) -> None:
         assert ("kvm-vcpu" in Path("/proc/self/maps").read_text()) == (backend == "kvm")
@@ -107,7 +110,7 @@ USES: dict[str, Callable[[Vm], object]] = {
 HARMLESS = {"close", "stop", "backend", "config", "fallback", "image_name"}
 
 
-def test_the_uses_are_all_that_a_vm_has() -> None:
+def test_the_table_of_uses_names_every_public_attribute_of_a_vm() -> None:
     assert set(USES) | HARMLESS - {"backend", "config", "fallback", "image_name"} == {
         name for name in dir(Vm) if not name.startswith("_")
     }
@@ -136,7 +139,7 @@ def test_a_child_of_fork_does_not_end_the_guests_of_a_pool(guest: Guest) -> None
 
 
 def test_a_console_callable_that_forks_and_returns_in_the_child_ends_the_childs_run(guest: Guest) -> None:
-    """Also with a time limit, whose thread the child does not have."""
+    """This holds with a time limit too, although the child does not have the limit's thread."""
     children: list[int] = []
 
     def fork(_: bytes) -> None:
@@ -184,7 +187,7 @@ def test_a_time_that_no_clock_reaches_is_no_limit(guest: Guest, limit: float) ->
 
 
 @pytest.mark.parametrize("limit", [-1, -0.5, float("nan"), "5", Decimal(5), timedelta(seconds=5), True, []])
-def test_what_is_no_time_is_refused_before_the_guest_starts(guest: Guest, limit: float) -> None:
+def test_an_invalid_time_limit_is_refused_before_the_guest_starts(guest: Guest, limit: float) -> None:
     with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
         with Vm(image, SMALL, console=DISCARD) as vm:
             for run in (vm.run, vm.start, vm.wait, lambda it: pool.run(timeout=it)):
@@ -195,10 +198,10 @@ def test_what_is_no_time_is_refused_before_the_guest_starts(guest: Guest, limit:
             tender.run(image, SMALL, console=DISCARD, timeout=limit)
 
 
-def test_an_interrupt_behind_the_start_of_the_thread_leaves_it_its_vm(
+def test_an_interrupt_after_the_threads_start_does_not_free_its_vm(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """close() waits for the thread: it does not free the machine under it."""
+    """close() waits for the thread, and does not free the machine while the thread uses it."""
 
     class Interrupted:
         def __getattr__(self, name: str) -> object:
@@ -233,7 +236,7 @@ def until_it_runs(vm: Vm, started: threading.Event) -> None:
 
 
 def test_an_interrupt_inside_wait_does_not_hang_the_next_one(guest: Guest) -> None:
-    """The interrupt comes on the line behind the one that takes the lock."""
+    """The interrupt comes on the line after the one that takes the lock."""
     taking = False
 
     def interrupt(frame: FrameType, event: str, _: object) -> Any:

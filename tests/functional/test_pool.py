@@ -1,4 +1,6 @@
-"""A pool of VMs: what is taken is as new whatever ran on it before, and nothing is left behind."""
+"""A pool of VMs: a VM from it is as good as new whatever ran on its machine before, and nothing is
+left behind.
+"""
 
 import os
 import socket
@@ -27,7 +29,7 @@ def test_one_machine_serves_many_runs_each_with_its_own_arguments(guest: Guest) 
         assert pool.run().console == plain.console
 
 
-def test_a_guest_finds_nothing_of_the_pools_arguments_beside_its_own(guest: Guest) -> None:
+def test_a_guest_with_arguments_of_its_own_finds_none_of_the_pools(guest: Guest) -> None:
     boot_info, length = 0x10000, 0x4000  # HVT_BOOT_INFO_GPA
     config = VmConfig(mem=8, args=("--first=" + "secret" * 1000,))
     with Image.open(guest("args")) as image, VmPool(image, config) as pool:
@@ -42,7 +44,7 @@ def test_a_guest_finds_nothing_of_the_pools_arguments_beside_its_own(guest: Gues
             assert b"--first=" + b"secret" * 1000 + bytes(64) in vm.memory(boot_info, length)
 
 
-def test_what_is_counted_and_timed_begins_anew(guest: Guest) -> None:
+def test_counters_and_times_start_afresh_in_each_run(guest: Guest) -> None:
     with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
         first, second = pool.run(), pool.run()
         assert first.counters.to_dict() == second.counters.to_dict()
@@ -65,7 +67,7 @@ def test_what_is_counted_and_timed_begins_anew(guest: Guest) -> None:
         "tls_like",
     ],
 )
-def test_however_a_guest_ended_the_next_is_as_in_a_new_machine(guest: Guest, name: str) -> None:
+def test_after_any_end_the_next_guest_runs_as_in_a_new_machine(guest: Guest, name: str) -> None:
     with Image.open(guest(name)) as image:
         alone = tender.run(image, SMALL, console=tender.CAPTURE)
         with VmPool(image, SMALL) as pool:
@@ -81,7 +83,7 @@ def test_however_a_guest_ended_the_next_is_as_in_a_new_machine(guest: Guest, nam
 
 
 def test_nothing_that_a_guest_wrote_or_set_is_found_by_the_next(guest: Guest, backend: str) -> None:
-    """The guest fills memory and registers with marks, and says which it finds at its start."""
+    """The guest fills memory and registers with marks. At its start it prints which marks it finds."""
     config = VmConfig(mem=8, args=("ring0",) if backend == "kvm" else ())
     with Image.open(guest("leftovers")) as image, VmPool(image, config) as pool:
         clean = tender.run(image, config, console=tender.CAPTURE)
@@ -91,8 +93,8 @@ def test_nothing_that_a_guest_wrote_or_set_is_found_by_the_next(guest: Guest, ba
             assert (result.console, result.status) == (b"clean\n", 0)
 
 
-def test_what_an_instruction_was_still_to_write_is_not_written_to_the_next_guest() -> None:
-    """KVM ends a run amid an `ins`, and completes it when the vCPU is entered again."""
+def test_an_unfinished_instruction_does_not_write_to_the_next_guest() -> None:
+    """KVM may end a run in the middle of an `ins`, and completes it when the vCPU is entered again."""
     guest = Bare()
     word = guest.place(b"untouched")
     guest.call(PUTS, L_PUTS, word, 9)
@@ -176,7 +178,7 @@ def test_a_console_callable_that_raises_costs_that_run_only(guest: Guest) -> Non
         assert pool.run().ok
 
 
-def test_a_disk_stays_the_pools(guest: Guest, tmp_path: Path) -> None:
+def test_a_disk_stays_with_its_pool(guest: Guest, tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
     with Image.open(guest("disk")) as image:
@@ -186,8 +188,8 @@ def test_a_disk_stays_the_pools(guest: Guest, tmp_path: Path) -> None:
 
 
 @pytest.mark.tap
-def test_a_frame_that_came_for_one_guest_is_not_the_nexts(tap: TapInterface) -> None:
-    """Each reads one frame; more than one has come before the first ran."""
+def test_a_frame_for_one_guest_does_not_reach_the_next(tap: TapInterface) -> None:
+    """Each guest reads one frame. More than one has come before the first guest runs."""
     frame = b"\xff" * 6 + b"\x02\x00\x00\x00\x00\x01" + (0x88B5).to_bytes(2, "big") + bytes(50)
     reader = Bare([("service", "net")])
     reader.call(NET_READ, L_NET, 1, HEAP, 1514, 0)
@@ -248,6 +250,6 @@ def test_a_forked_child_cannot_take_its_parents(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -1, 4097, True, "2"])
-def test_a_size_that_is_none_is_refused(guest: Guest, size: object) -> None:
+def test_an_invalid_size_is_refused(guest: Guest, size: object) -> None:
     with Image.open(guest("hello")) as image, pytest.raises(ConfigError, match="size"):
         VmPool(image, SMALL, size=size)  # type: ignore[arg-type]

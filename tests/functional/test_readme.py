@@ -16,7 +16,7 @@ README = ROOT / "README.md"
 
 
 def first_block(language: str) -> str:
-    """The first fenced block of README.md in this language."""
+    """Returns the first fenced block of README.md in this language."""
     found = re.search(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
     assert found, f"README.md has no ```{language} block"
     return found[1]
@@ -32,7 +32,9 @@ def as_a_reader(command: list[str], where: Path) -> "subprocess.CompletedProcess
 
 
 def python_example(text: str, guest: Guest, backend: str, where: Path) -> str:
-    """What it prints. The library does not read the environment: the backend is put there before the example is run."""
+    """Returns the example's output. The library does not read the environment, so the backend is set
+    before the example runs.
+    """
     shutil.copy(guest("hello"), where / "app.elf")
     (where / "example.py").write_text(text)
     program = (
@@ -70,7 +72,7 @@ def test_the_librarys_examples_run_as_they_stand(
 
 
 def test_the_guest_example_builds_with_the_one_command_and_runs(tmp_path: Path) -> None:
-    """A warning is a failure: a reader should see none."""
+    """A warning is a failure, because a reader should see none."""
     (tmp_path / "app.c").write_text(first_block("c"))
     found = re.search(r"^gcc \$\(tender sdk .*$", README.read_text(), re.MULTILINE)
     assert found

@@ -1,4 +1,4 @@
-"""Whatever is refused before a guest runs: where --json was given and can be written to, the report says why."""
+"""Every refusal before a guest runs: where --json is given and can be written to, the report says why."""
 
 import errno
 import fcntl
@@ -100,7 +100,7 @@ def run(
 def assert_told(
     report: str, done: "subprocess.CompletedProcess[str]", code: str, image: str, signal: int | None = None
 ) -> None:
-    """One line of JSON, which agrees with the status and with the first line of stderr."""
+    """The report is one line of JSON, and it agrees with the status and with the first line of stderr."""
     assert report.endswith("\n") and report.count("\n") == 1
     result = json.loads(report)
     assert (done.returncode, done.stdout.replace(report, "")) == (1, "")
@@ -140,7 +140,9 @@ NATIVE_REFUSALS = [
 def test_where_there_is_no_python_the_native_command_reports_what_it_refuses(
     refused: str, tender_cmd: list[str], names: dict[str, str], tmp_path: Path
 ) -> None:
-    """Words that it cannot read apart, whose report is not known either."""
+    """Not among these: words that the native command cannot read apart, because then it does not know
+    the report either.
+    """
     pattern, _ = REFUSALS[refused]
     words, lock, report = put_in(pattern, names), locked(names["locked"]), tmp_path / "report.json"
     report.write_text("a run before")
@@ -192,7 +194,7 @@ def test_a_signal_that_ends_the_wait_for_a_lock_is_reported(
     ) as running:  # fmt: skip
         running.send_signal(
             signal.SIGTERM
-        )  # at whatever moment it comes, it is held back until it can be heard
+        )  # the signal may come at any moment: it is blocked until the command can handle it
         stdout, stderr = running.communicate(timeout=LIMIT)
     os.close(lock)
     done = subprocess.CompletedProcess(command, running.returncode, stdout, stderr)
@@ -212,7 +214,7 @@ def test_the_report_goes_where_it_was_asked_for(
     names: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """Also if the option stands behind the one that is refused."""
+    """This holds too if the option comes after the one that is refused."""
     path = tmp_path / "report.json"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     word = "--json" + target.format(fd if "fd:" in target else path)
@@ -238,16 +240,16 @@ def test_a_report_that_cannot_be_written_to_is_refused_before_anything_else(
     assert "986" not in done.stderr and "{" not in done.stderr.replace("{fd}", "")
 
 
-def test_of_words_that_cannot_be_read_the_image_may_be_unknown(
+def test_the_image_may_be_unknown_if_the_words_cannot_be_read(
     tender_cmd: list[str], names: dict[str, str]
 ) -> None:
-    """What stands behind an unknown option may be its value."""
+    """The word after an unknown option may be its value."""
     done = run("", *tender_cmd, "--json", "--cpus", "2", names["hello"])
     assert_told(done.stderr.splitlines(keepends=True)[-1], done, "usage", "")
 
 
 @pytest.mark.parametrize("began", [False, True], ids=["not-started", "internal-error"])
-def test_a_mistake_of_ours_is_reported(
+def test_an_internal_error_is_reported(
     began: bool, names: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -1,6 +1,8 @@
-"""Where Python's threads and locks are replaced, as gevent and eventlet do: time limits, stop() and wait() hold.
+"""Time limits, stop() and wait() hold where Python's threads and locks are replaced, as gevent and
+eventlet do.
 
-The replacements here are stricter than theirs: a thread that Python starts never runs, and the library cannot have a lock.
+The replacements here are stricter than theirs: a thread that Python starts never runs, and the
+library cannot have a lock.
 """
 
 import subprocess

@@ -1,4 +1,6 @@
-"""The process behind a sandboxed VM: it ends with its parent whatever happens, and is in nobody's way."""
+"""The process of a sandboxed VM: it ends with its parent whatever happens, and does not disturb other
+processes.
+"""
 
 import os
 import random
@@ -22,7 +24,9 @@ SMALL = VmConfig(mem=4)
 
 
 def is_over(process: psutil.Process) -> bool:
-    """Whether it runs no more; whoever inherited it may take a while to reap it."""
+    """Returns whether the process runs no more. The process that inherited it may take a while to reap
+    it.
+    """
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -30,7 +34,7 @@ def is_over(process: psutil.Process) -> bool:
 
 
 def program(text: str, *words: str | Path) -> "subprocess.Popen[str]":
-    """A Python program of its own, with what the rest of this file imports."""
+    """Starts a Python program in a process of its own, with what the rest of this file imports."""
     head = "import os, signal, sys, threading, time\nfrom tender import *\nSMALL = VmConfig(mem=4)\n"
     return subprocess.Popen(
         [sys.executable, "-P", "-c", head + textwrap.dedent(text), *map(str, words)],
@@ -41,7 +45,7 @@ def program(text: str, *words: str | Path) -> "subprocess.Popen[str]":
 
 
 def answers(text: str, *words: str | Path) -> list[str]:
-    """The lines that such a program prints; it must end well."""
+    """Returns the lines that such a program prints. It must end well."""
     with program(text, *words) as process:
         out, err = process.communicate(timeout=100)
     assert (process.returncode, err) == (0, "")
@@ -98,7 +102,7 @@ def test_no_process_is_left_of_a_command_that_was_killed(guest: Guest, tender_cm
 
 
 def of_image(image: str) -> list[psutil.Process]:
-    """Every process that has it among its words and runs."""
+    """Returns every running process that has the image among its words."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -112,7 +116,9 @@ def of_image(image: str) -> list[psutil.Process]:
 def test_a_command_that_is_killed_while_it_starts_leaves_nothing(
     guest: Guest, tender_cmd: list[str], tmp_path: Path
 ) -> None:
-    """At moments of the first three milliseconds: before its sandbox looks for its parent, between, afterwards."""
+    """The kills come in the first three milliseconds: before the sandbox looks for its parent,
+    between, and afterwards.
+    """
     image = shutil.copy(guest("spin"), tmp_path / "spin.elf")
     moments = random.Random(1)
     for _ in range(150):
@@ -187,9 +193,11 @@ def test_the_children_of_the_program_itself_are_left_to_it(guest: Guest) -> None
 def test_a_terminals_stop_stops_the_guest_too_and_it_goes_on(
     guest: Guest, tender_cmd: list[str], launcher: str, front: list[str]
 ) -> None:
-    """As ^Z and `fg` do: the signal goes to the command, and its guest's process is the first of a pid namespace.
+    """^Z and `fg` do the same. The signal goes to the command, and its guest's process is the first of
+    a pid namespace.
 
-    A group of its own in this session, as a shell gives a job: in an orphaned one the kernel drops SIGTSTP.
+    The command has a process group of its own in this session, as a shell gives to a job: in an
+    orphaned group the kernel drops SIGTSTP.
     """
     command = [*tender_cmd, *front, "--mem=8", str(guest("spin"))]
     env = {**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": "sandbox"}

@@ -1,5 +1,6 @@
-"""All registers of a guest over a million hypercalls: by patched call sites, by the gate, by signals, and while somebody
-stops and continues its process."""
+"""All registers of a guest survive a million hypercalls: by patched call sites, by the gate, by
+signals, and while another process stops and continues the guest's process.
+"""
 
 import os
 import random

@@ -1,4 +1,6 @@
-"""What a compiler may put into a program: each is built with `tender sdk`'s flags and each linker, and runs."""
+"""What a compiler may put into a program: each is built with the flags of `tender sdk` and with each
+linker, and runs.
+"""
 
 import subprocess
 import sys
@@ -28,7 +30,7 @@ PROGRAMS = [  # source, more flags, words, status, console
 
 
 def sdk(option: str) -> list[str]:
-    """The words that `tender sdk OPTION` prints."""
+    """Returns the words that `tender sdk OPTION` prints."""
     done = subprocess.run([TENDER, "sdk", option], capture_output=True, text=True, check=True)
     return done.stdout.split()
 

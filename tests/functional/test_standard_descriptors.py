@@ -1,4 +1,6 @@
-"""Each standard descriptor closed, without a reader, full or of a full disk: every command ends with its own status."""
+"""Each standard descriptor is closed, without a reader, full or on a full disk: every command ends
+with its own status.
+"""
 
 import errno
 import fcntl
@@ -31,7 +33,7 @@ def _no_reader() -> Iterator[int]:
 
 @contextmanager
 def full_pipe() -> Iterator[tuple[int, int]]:
-    """Its reader and its writer."""
+    """Yields the pipe's reader and its writer."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     os.write(writer, b"x" * fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ))
@@ -49,7 +51,7 @@ def _full_disk() -> Iterator[int]:
 
 STATES = {"closed": None, "no reader": _no_reader, "full disk": _full_disk}
 
-# words ({name}: a guest), status, and whether what is asked for goes to stdout: then one that fails is told
+# words ({name}: a guest), status, and whether the answer goes to stdout: then a failed write is reported
 COMMANDS: dict[str, tuple[list[str], int, bool]] = {
     "run": (["--mem=5", "{hello}"], 0, False),
     "its status": (["{exit_status}", "3"], 3, False),
@@ -100,7 +102,7 @@ def environment(launcher: str) -> dict[str, str]:
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("stream", [0, 1, 2])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_whose_standard_descriptor_is_of_no_use(
+def test_a_command_whose_standard_descriptor_is_unusable(
     command: str, stream: int, state: str, launcher: str,
     tender_cmd: list[str], guest: Guest, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -165,7 +167,9 @@ ANSWERS = [command for command, (_, _, answers) in COMMANDS.items() if answers]
 
 
 def assert_unanswered(done: "subprocess.CompletedProcess[str]", number: int) -> None:
-    """A line with the error and a status of its own; nothing at all where the reader has gone."""
+    """The command writes a line with the error and has a status for it. It writes nothing where the
+    reader has gone.
+    """
     if number == errno.EPIPE:
         assert (done.returncode, done.stderr) == (PIPE, "")
     else:
@@ -197,10 +201,12 @@ def test_an_answer_that_cannot_be_written(
 
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("command", [*ANSWERS, "doctor"])
-def test_an_answer_that_comes_to_a_files_limit(
+def test_an_answer_that_reaches_the_limit_of_a_files_size(
     command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """`ulimit -f`, with space for ten bytes of the answer: the kernel sends SIGXFSZ, which would end a program."""
+    """`ulimit -f` with space for ten bytes of the answer. The kernel sends SIGXFSZ, which would end a
+    program.
+    """
     words = ["doctor"] if command == "doctor" else words_of(COMMANDS[command][0], guest, tmp_path)
     most = 8 << 20  # enough for an image in memory, which is a file too
     with open(tmp_path / "answer", "wb") as file:
@@ -235,7 +241,7 @@ def test_an_answer_to_a_terminal_that_has_gone(
 def test_an_answer_waits_for_space_in_a_pipe_that_does_not(
     command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """O_NONBLOCK is the open file's, so whoever shares it may have set it."""
+    """O_NONBLOCK belongs to the open file, so any process that shares the file may have set it."""
     words = [*tender_cmd, *words_of(COMMANDS[command][0], guest, tmp_path)]
     whole = subprocess.run(
         words, capture_output=True, timeout=LIMIT, check=True, env=environment(launcher)
@@ -256,10 +262,10 @@ def test_an_answer_waits_for_space_in_a_pipe_that_does_not(
     "words", [["{hello}"], ["solo5-hvt", "{hello}"], ["--json", "{hello}"]], ids=" ".join
 )
 @pytest.mark.parametrize("limit", [4, 5, 6, 7, 8, 16, 64])
-def test_too_few_descriptors_are_told(
+def test_too_few_descriptors_are_reported(
     limit: int, words: list[str], launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """`ulimit -n`, of so few that an interpreter hardly starts."""
+    """`ulimit -n` allows so few descriptors that an interpreter hardly starts."""
     done = subprocess.run(
         [*tender_cmd, *words_of(words, guest, tmp_path)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False,
@@ -270,14 +276,15 @@ def test_too_few_descriptors_are_told(
     assert done.stderr.startswith(f"{program}: ") and "internal error" not in done.stderr
 
 
-# ---- a full pipe, which would hold a write for good
+# ---- a full pipe, which would hold up a write forever
 
 ENDS_BY_ITSELF: dict[str, tuple[list[str], int]] = {
-    # a line before the guest starts, and none at its end
+    # one line before the guest starts, and none at its end
     "memory is adjusted": (["--mem=5", "{exit_status}", "3"], 3),
     "solo5, memory is adjusted": (["solo5-hvt", "--mem=5", "{exit_status}", "3"], 3),
     "phases": (["-v", "--timeout=4", "{exit_status}", "3"], 3),
-    # lines behind the guest's end, which a time limit is for too; it is waited for, and the guest ends long before
+    # Lines after the guest's end, to which the time limit applies too. The guest ends long before
+    # the limit is over.
     "time over": (["--timeout=0.1", "{spin}"], 1),
     "fault, and time over": (["--timeout=4", "{write_text}"], 1),
     "json, and time over": (["--timeout=4", "--json", "{exit_status}", "3"], 3),
@@ -289,7 +296,7 @@ ENDS_BY_ITSELF: dict[str, tuple[list[str], int]] = {
 def test_a_full_stderr_keeps_no_guest_from_running_and_outlasts_no_time_limit(
     launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """Side by side, for each waits some seconds."""
+    """The commands run side by side, because each waits some seconds."""
     with ExitStack() as stack:
         running = {}
         for command, (words, _) in ENDS_BY_ITSELF.items():
@@ -313,10 +320,11 @@ def test_a_full_stderr_keeps_no_guest_from_running_and_outlasts_no_time_limit(
 def test_a_signal_ends_an_error_that_nobody_reads(
     number: signal.Signals, launcher: str, tender_cmd: list[str]
 ) -> None:
-    """At whatever moment it comes: the native command holds it until Python hears it. Side by side, for each waits a
-    second."""
+    """The signal may come at any moment: the native command blocks it until Python handles it. The
+    commands run side by side, because each waits a second.
+    """
     if launcher == "python" and number == signal.SIGTERM:
-        launcher = ""  # the same path, by way of an error
+        launcher = ""  # the same path, reached by an error
     with ExitStack() as stack:
         running = {}
         for words in ([], ["--frob", "x"], ["/absent"], ["solo5-hvt", "/absent"]):
@@ -377,7 +385,7 @@ def test_a_command_without_a_guest_ends_by_a_signal_as_any_other(
         assert running.wait(LIMIT) in (
             -signal.SIGTERM,
             1,
-        )  # 1: in the moments before it is known what is asked
+        )  # 1: before the command knows what it is asked to do
 
 
 @pytest.mark.parametrize(
@@ -385,10 +393,12 @@ def test_a_command_without_a_guest_ends_by_a_signal_as_any_other(
     [(front, by) for by in ("SIGTERM", "SIGINT") for front in ("tender", "solo5-hvt")]
     + [("tender", "timeout")],
 )
-def test_an_error_behind_the_last_step_of_a_start_waits_no_longer_than_others(
+def test_an_error_after_the_last_step_of_a_start_waits_no_longer_than_others(
     front: str, by: str, tender_cmd: list[str], guest: Guest
 ) -> None:
-    """The process has given up its rights then, and held back all signals, to execute a program: which is refused."""
+    """By then the process has given up its rights and blocked all signals, to execute a program, which
+    is refused.
+    """
     words = [*([] if front == "tender" else [front]), *(["--timeout=0.1"] if by == "timeout" else [])]
     with full_pipe() as (reader, writer), subprocess.Popen(
         [*tender_cmd, *words, str(guest("hello"))],
@@ -407,7 +417,7 @@ def test_an_error_behind_the_last_step_of_a_start_waits_no_longer_than_others(
         assert os.read(reader, 1 << 16).strip(b"x") == b""
 
 
-def test_an_error_behind_the_last_step_of_a_start_names_the_program(
+def test_an_error_after_the_last_step_of_a_start_names_the_program(
     tender_cmd: list[str], guest: Guest
 ) -> None:
     done = subprocess.run(

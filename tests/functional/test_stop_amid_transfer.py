@@ -1,7 +1,8 @@
-"""A stop and a time limit are obeyed amid one long transfer of a disk, by each backend and each launcher.
+"""A stop and a time limit are obeyed in the middle of one long transfer of a disk, by each backend and
+each launcher.
 
-The disk answers a read only when it is told to (tests/faulty_disk.py), so no clock is looked at: once a stop was asked
-for, the medium is asked for little more than the piece under way.
+The disk answers a read only when it is told to (tests/faulty_disk.py), so no clock is needed. After
+a stop the command asks the medium for little more than the piece under way.
 """
 
 import os
@@ -26,7 +27,7 @@ transfer = pytest.mark.parametrize("number", [BLOCK_READ, BLOCK_WRITE], ids=["re
 
 
 class SlowDisk(FaultyDisk):
-    """Answers the first transfers; then `asked` is set, and none is answered before `go_on` is."""
+    """Answers the first transfers. Then it sets `asked`, and answers no transfer before `go_on` is set."""
 
     def __init__(self) -> None:
         super().__init__(SIZE)
@@ -39,7 +40,7 @@ class SlowDisk(FaultyDisk):
         return super()._transfer(writing, offset, length, payload)
 
     def reached(self) -> int:
-        """The end of what was transferred."""
+        """Returns the end offset of what was transferred."""
         return max(offset + length for offset, length in self.reads + self.writes)
 
     def __exit__(self, *about: object) -> None:
@@ -55,7 +56,7 @@ def disk() -> Iterator[SlowDisk]:
 
 
 def guest_of(number: int) -> Bare:
-    """One transfer of all the disk."""
+    """A guest that makes one transfer of the whole disk."""
     guest = Bare([("storage", "block")])
     guest.call(number, L_BLOCK, 1, 0, HEAP, SIZE, 0)
     guest.halt(0)
@@ -114,7 +115,7 @@ def test_the_library_obeys_a_stop(elf: Path, disk: SlowDisk, backend: str) -> No
 def test_the_command_obeys_a_time_limit(
     tender_cmd: list[str], elf: Path, disk: SlowDisk, backend: str, launcher: str
 ) -> None:
-    """The disk is let go on once the limit is over, by whoever's clock."""
+    """The disk goes on once the limit is over, by any clock."""
     fd = disk.open()
     words = [*tender_cmd, f"--backend={backend}", "--mem=32", "--timeout=2", f"--block=@{fd}", str(elf)]
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A stop and a time limit where the user's queue of signals is full: RLIMIT_SIGPENDING."""
+"""A stop and a time limit work where the user's queue of signals is full (RLIMIT_SIGPENDING)."""
 
 import resource
 import threading

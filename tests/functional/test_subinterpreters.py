@@ -1,4 +1,6 @@
-"""The library in subinterpreters: where the GIL is shared it works, but for start(), and where not it says so."""
+"""The library in subinterpreters: with a shared GIL all works except start(); without one the import
+reports why it fails.
+"""
 
 import subprocess
 import sys
@@ -71,12 +73,12 @@ def test_a_guest_runs_where_the_gil_is_shared_and_start_is_refused(
     refused = "start() is for the main interpreter: in a subinterpreter call run() on a thread\n"
     said = [
         line for line in done.stderr.splitlines() if line and "libmpdec" not in line
-    ]  # its warning, of Python 3.11
+    ]  # libmpdec warns under Python 3.11
     assert (done.returncode, said, done.stdout) == (0, [], refused)
 
 
 def test_an_import_that_python_refuses_names_the_cause_and_the_way_out() -> None:
-    """As Python 3.12 and later refuse it."""
+    """Python 3.12 and later refuse it in this way."""
     words = "module tender._native does not support loading in subinterpreters"
     blocked = f"""
 import sys

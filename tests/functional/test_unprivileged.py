@@ -1,5 +1,6 @@
-"""Without root and without a capability: the sandbox runs a guest with no network, or with a TAP descriptor that was
-handed down to it."""
+"""Without root and without a capability: the sandbox runs a guest with no network, or with an
+inherited TAP descriptor.
+"""
 
 import fcntl
 import os
@@ -24,7 +25,9 @@ IFF_TAP, IFF_NO_PI = 2, 0x1000  # linux/if_tun.h
 
 @pytest.fixture
 def open_program(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The program by a descriptor: this checkout may lie where nobody may look."""
+    """The sandbox program by a descriptor: the user nobody may be unable to search this checkout's
+    directories.
+    """
     fd = os.open(PROGRAM, os.O_RDONLY)
     defaults = SandboxVm.__init__.__kwdefaults__
     assert defaults is not None
@@ -48,7 +51,9 @@ def lose_rights() -> None:
 
 @contextmanager
 def as_nobody(body: Callable[[], None]) -> Iterator[None]:
-    """`body` in a child of this process that has no rights; at the end of the block its failure is this test's."""
+    """Runs `body` in a child of this process that has no rights. At the block's end its failure
+    becomes this test's.
+    """
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -72,7 +77,7 @@ def as_nobody(body: Callable[[], None]) -> Iterator[None]:
 
 
 def may_make_user_namespaces() -> bool:
-    """Of this host's word for it; the sandbox has to find out by itself."""
+    """Returns what `unshare` finds on this host. The sandbox has to find out by itself."""
     return subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode == 0
 
 
@@ -97,7 +102,7 @@ def test_a_guest_runs_without_any_right(guest: Guest, open_program: None) -> Non
 
 
 def run_here(image: Image) -> None:
-    """Once with this process's rights: a child that has lost them need not import anything more."""
+    """Runs once with this process's rights: a child that has lost them need not import anything more."""
     with Vm(image, VmConfig(mem=16), console=CAPTURE, backend="sandbox") as vm:
         assert vm.run(timeout=60).ok
 
@@ -109,7 +114,7 @@ def open_tap(name: str) -> int:
 
 
 @pytest.mark.tap
-def test_a_tap_that_was_handed_down_is_all_that_a_network_needs(
+def test_an_inherited_tap_is_all_that_a_network_needs(
     guest: Guest, tap: TapInterface, open_program: None
 ) -> None:
     fd = open_tap(tap.name)

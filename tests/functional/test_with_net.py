@@ -1,4 +1,4 @@
-"""tools/with_net says what is in the way of a TAP interface, before anything is built or run."""
+"""tools/with_net says what prevents a TAP interface, before anything is built or run."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WITH_NET = f"{ROOT}/tools/with_net"
 pytestmark = pytest.mark.tap  # run where namespaces and mounts can be made
 
-# What the host has in /dev/net, and what is said of it.
+# What /dev/net on the host contains, and what the tool says about it.
 TUN = {
     "no device file": ("mount -t tmpfs none /dev/net", "no such device file", "modprobe tun"),
     "a file that is no device": (
@@ -34,7 +34,7 @@ def in_own_mounts(change: str, *words: str) -> "subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize("case", TUN)
-def test_a_tun_device_that_is_not_to_be_had_is_named_with_the_way_out(case: str) -> None:
+def test_an_unusable_tun_device_is_named_with_the_way_out(case: str) -> None:
     change, why, cure = TUN[case]
     done = in_own_mounts(change, WITH_NET, "--check")
     assert (done.returncode, done.stdout) == (1, "")
