@@ -1,7 +1,7 @@
 /*
- * Blocks in and out, one hypercall a request or, where the tender offers it, one for many. The tender checks
- * the range against the device; that offset and length are whole blocks is checked here, because the ABI
- * leaves it to the guest.
+ * Reads and writes blocks: one hypercall for each request, or one for many requests if the tender
+ * grants the block batch. The tender checks the range against the device. This file checks that
+ * offset and length are whole blocks, because the ABI leaves that check to the guest.
  */
 #include "kernel.h"
 

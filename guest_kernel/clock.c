@@ -1,10 +1,11 @@
 /*
- * Time. Monotonic time is the time stamp counter times a fixed-point factor; it needs no hypercall.
+ * Clocks. Monotonic time is the time stamp counter times a fixed-point factor. It needs no
+ * hypercall.
  *
  *     ns = ticks * factor >> shift        factor = 10^9 * 2^shift / Hz, in [2^63, 2^64)
  *
- * The product has 128 bits, so it cannot overflow; the factor has 64 significant bits, so that after a
- * century the error is below a nanosecond's worth of rounding of it.
+ * The product has 128 bits, so it cannot overflow. The factor has 64 significant bits, so that
+ * after 100 years the rounding of the factor causes an error of less than one nanosecond.
  */
 #include "kernel.h"
 
@@ -22,8 +23,8 @@ static uint64_t tsc_read(void)
 }
 
 /*
- * Long division in binary, as libgcc's 128-bit division is not linked: the bits of 10^9 / Hz from the first
- * that is set, 64 of them. `shift` is how many of them stand behind the binary point.
+ * Long division in binary, because libgcc's 128-bit division is not linked. It computes 64 bits of
+ * 10^9 / Hz, from the first set bit on. `shift` counts the bits after the binary point.
  */
 static void factor_compute(void)
 {
@@ -53,7 +54,7 @@ uint64_t clock_monotonic(void)
 {
     uint64_t ticks = tsc_read() - tsc_origin;
     uint64_t now_ns = (uint64_t)((unsigned __int128)ticks * factor >> shift);
-    /* Counters of two host CPUs may differ by a few ticks, and the vCPU moves between them. */
+    /* The counters of two host CPUs may differ by a few ticks, and the vCPU moves between CPUs. */
     if (now_ns < last_ns) {
         return last_ns;
     }

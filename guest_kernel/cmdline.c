@@ -1,12 +1,13 @@
 /*
- * The command line: raw, split into words, and searched. The tender joins its arguments with single spaces
- * and quotes nothing, so a space inside an argument cannot be told from one between two.
+ * The command line: the raw text, its division into words, and searches in the words. The tender
+ * joins its arguments with single spaces and quotes nothing. So a space inside an argument looks
+ * the same as a space between two arguments.
  */
 #include "kernel.h"
 
 static const char *raw_line;
 static char words[HVT_CMDLINE_BYTES];
-static char *word_starts[HVT_CMDLINE_BYTES / 2 + 1]; /* a word and its space take two bytes at least */
+static char *word_starts[HVT_CMDLINE_BYTES / 2 + 1]; /* a word and its space take at least two bytes */
 
 const char *guest_cmdline(void)
 {

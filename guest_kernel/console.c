@@ -1,6 +1,7 @@
 /*
- * Text out. Formatting goes through a sink, which is either the caller's buffer (snprintf) or a small buffer
- * on the stack that is sent whenever it is full (printf). No allocation, so a trap handler may print.
+ * Console output. Formatted text goes to a sink. The sink is either the caller's buffer (snprintf),
+ * or a small buffer on the stack that is sent to the console each time it is full (printf). Nothing
+ * is allocated, so a trap handler may print.
  */
 #include "kernel.h"
 
@@ -14,7 +15,7 @@ struct sink {
     char *buffer;
     size_t size;  /* of the buffer */
     size_t used;  /* bytes in it */
-    size_t total; /* bytes ever put */
+    size_t total; /* bytes put so far, including those that did not fit */
     bool is_console;
 };
 
@@ -60,7 +61,7 @@ struct spec {
     char letter;
 };
 
-#define WIDTH_MAX 4096 /* wider is a mistake of the caller */
+#define WIDTH_MAX 4096 /* a greater width is a mistake of the caller */
 
 static const char *number_read(const char *at, size_t *value)
 {
@@ -116,7 +117,10 @@ static const char *length_read(const char *at, struct spec *spec)
     return at;
 }
 
-/* Behind the '%'. Returns the place behind the letter (which may be the final NUL: then not behind it). */
+/*
+ * Reads a conversion; `at` is after the '%'. Returns the position after the letter. If the text
+ * ends before the letter, returns the position of the final NUL.
+ */
 static const char *spec_read(const char *at, struct spec *spec)
 {
     *spec = (struct spec){0};

@@ -1,7 +1,7 @@
 /*
- * The note that asks for the gate page and what is called by it (gate.c uses what is there). guest.ld pulls
- * it in by its name, from this file of its own: a unikernel that defines `tender_extension_note` as something
- * else does without.
+ * The note that asks for the gate page and for the features that need it. gate.c uses the features
+ * that the tender grants. The note has a file of its own, and guest.ld links it by its name. So a
+ * unikernel that defines a symbol `tender_extension_note` of its own does not get this note.
  */
 #include "tender/guest.h"
 

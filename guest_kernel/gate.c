@@ -1,17 +1,19 @@
 /*
- * The two ways out. A slot of the gate page is a function; a site is exactly
+ * The two ways to leave the guest. A slot of the gate page is a function. A call site is exactly
  *
  *     ba 0N 05 00 00      mov $0x50N, %edx
  *     ef                  out %eax, (%dx)
  *
- * with the address of the structure in EAX: six bytes of a known shape, whose first five can become a
- * `jmp rel32`. Keep the two instructions together and the port an immediate.
+ * with the address of the structure in EAX. These are six bytes of a known form, and a host can
+ * replace the first five with a `jmp rel32`. Keep the two instructions together, and keep the port
+ * an immediate.
  */
 #include "gate.h"
 
 /*
- * "memory": the tender reads and writes the structure and what it points to. Nothing else changes: an `out`
- * that exits keeps all registers, and the patched form must too (EDX excepted).
+ * "memory": the tender reads and writes the structure and the data that it points to. Nothing else
+ * changes: an `out` that exits keeps all registers, and a patched call site must do so too (except
+ * EDX).
  */
 #define GATE_SITE(number, call)                                                                              \
     __asm__ volatile("mov %[port], %%edx\n\tout %%eax, (%%dx)"                                               \
@@ -19,7 +21,7 @@
                      : "a"((uint32_t)gpa_of(call)), [port] "i"(HVT_PORT_BASE + (number))                     \
                      : "edx", "memory")
 
-static uintptr_t gate_page; /* 0: there is none */
+static uintptr_t gate_page; /* 0: the tender offers none */
 static uint32_t features;   /* 0 without a gate page */
 
 static inline void (*gate_slot(uintptr_t page, uint32_t number))(uint32_t)
@@ -27,7 +29,10 @@ static inline void (*gate_slot(uintptr_t page, uint32_t number))(uint32_t)
     return (void (*)(uint32_t))(page + number * TENDER_GATE_SLOT_BYTES);
 }
 
-/* One load and a branch that always goes the same way; the slot may change what any C function may. */
+/*
+ * Costs one load, and a branch that always goes the same way. A slot may change the registers that
+ * a C function may change.
+ */
 #define GATE(number, call)                                                                                   \
     do {                                                                                                     \
         const uintptr_t page = gate_page;                                                                    \
@@ -48,7 +53,7 @@ void gate_init(void)
     }
 }
 
-/* Of the same shape as the others, but the port is not that of a hypercall, and no answer comes back. */
+/* The same instructions as for a hypercall, but the port is not a hypercall's, and there is no answer. */
 void gate_net_kick(void)
 {
     __asm__ volatile("mov %[port], %%edx\n\tout %%eax, (%%dx)"
@@ -62,7 +67,7 @@ static bool gate_ours(uint32_t feature, uint32_t number, const volatile void *ca
     if (!(features & feature)) {
         return false;
     }
-    __asm__ volatile("" : : : "memory"); /* what was written to the structures is there */
+    __asm__ volatile("" : : : "memory"); /* the compiler must finish all writes to the structures first */
     gate_slot(gate_page, number)((uint32_t)gpa_of(call));
     __asm__ volatile("" : : : "memory");
     return true;

@@ -1,10 +1,12 @@
 /*
- * The gate: how a request leaves the guest. By a slot of the gate page, if the tender offers one
- * (abi/tender_abi.h), otherwise by `out`: gate.c holds the only such instructions of a unikernel, one site a
- * hypercall, so that a host can find and patch them.
+ * The gate: how a request leaves the guest. If the tender offers a gate page (abi/tender_abi.h), a
+ * request calls a slot of it. Otherwise it executes an `out` instruction. gate.c holds the only
+ * `out` instructions of a unikernel, one call site per hypercall, so that a host can find and patch
+ * them.
  *
- * Each function passes the structure to the tender and returns when it has been answered in place. The
- * structure lies anywhere in guest memory (a 32-bit address: memory ends at 4 GiB).
+ * Each function passes the structure to the tender and returns when the structure contains the
+ * answer. The structure may lie anywhere in guest memory: memory ends at 4 GiB, so its address has
+ * 32 bits.
  */
 #ifndef TENDER_GATE_H
 #define TENDER_GATE_H
@@ -13,17 +15,18 @@
 
 #include "tender_abi.h"
 
-/* Looks whether there is a gate page; before it, and under a tender that has none, a request is an `out`. */
+/* Finds the gate page. Before this call, and under a tender without one, a request is an `out`. */
 void gate_init(void);
 
-/* gate_walltime(), gate_puts() and so on, one a row. */
+/* gate_walltime(), gate_puts() and so on: one function for each row. */
 #define HYPERCALL(number, name, structure, access, feature, device) void gate_##name(structure *call);
-/* One of ours: false, and nothing done, where the tender did not grant it. */
+/* A hypercall of our extension. Returns false and does nothing if the tender did not grant it. */
 #define EXTENSION_HYPERCALL(number, name, structure, access, feature, device)                                \
     bool gate_##name(structure *call);
 #include "hypercalls.def"
 
-void gate_net_kick(void); /* no structure, and no slot of the page: only who offers a ring is kicked */
+/* Has neither a structure nor a slot in the gate page. Call it only if the host offers a network ring. */
+void gate_net_kick(void);
 
 static inline gpa_t gpa_of(const volatile void *pointer)
 {

@@ -1,4 +1,7 @@
-/* The devices: what the image declared, filled in by the tender. A device's handle is its index here. */
+/*
+ * The manifest: the devices that the image declares, filled in by the tender. A handle is an index
+ * into it.
+ */
 #include "kernel.h"
 
 static const struct mft *manifest;

@@ -1,12 +1,13 @@
 /*
- * The heap: one run of pieces from the end of the image to the stack.
+ * The heap: one sequence of pieces from the end of the image to the stack.
  *
  *     | header | payload ... | header | payload ... | ... | end header |
  *       16 B     16 B or more                               size 0, used
  *
- * A header says how long its piece is and how long the one before it is, so both neighbours are found in one
- * step and no two free pieces ever touch. Free pieces are also in a list, threaded through their payloads;
- * the first that fits is taken. One thread, so no locks.
+ * A header contains the length of its piece and the length of the piece before it. So both
+ * neighbours are found in one step, and no two free pieces are ever adjacent. Free pieces are also
+ * in a linked list, whose links lie in their payloads; an allocation takes the first piece that
+ * fits. There is one thread, so there are no locks.
  */
 #include "kernel.h"
 
@@ -15,8 +16,8 @@
 #define USED         ((size_t)1)
 
 struct piece {
-    size_t size_used;                    /* with the header, a multiple of 16; bit 0: used */
-    size_t prev_bytes;                   /* of the piece before; 0 for the first */
+    size_t size_used;                    /* bytes including the header, a multiple of 16; bit 0: used */
+    size_t prev_bytes;                   /* bytes of the piece before this one; 0 for the first */
     struct piece *next_free, *prev_free; /* only in a free piece: they lie in its payload */
 };
 _Static_assert(sizeof(struct piece) == PIECE_MIN, "a free piece holds its links");
@@ -94,7 +95,7 @@ uint64_t guest_memory_bytes(void)
     return memory_bytes;
 }
 
-/* Bytes of the piece that carries this payload; 0 if no piece can. */
+/* Returns the bytes of the piece that can hold this payload, or 0 if the size is too large. */
 static size_t bytes_with_header(size_t payload)
 {
     if (payload > SIZE_MAX - 2 * HEADER_BYTES) {
@@ -104,7 +105,9 @@ static size_t bytes_with_header(size_t payload)
     return bytes < PIECE_MIN ? PIECE_MIN : bytes;
 }
 
-/* Makes `piece`, which is in no list, a used one of `bytes`; what is left over becomes free. */
+/*
+ * Makes `piece`, which is in no list, a used piece of `bytes`. The rest of it becomes a free piece.
+ */
 static void piece_use(struct piece *piece, size_t bytes)
 {
     size_t rest = piece_bytes(piece) - bytes;
@@ -116,7 +119,7 @@ static void piece_use(struct piece *piece, size_t bytes)
     struct piece *tail = piece_after(piece);
     piece_set(tail, rest, false);
     struct piece *next = piece_after(tail);
-    if (!piece_is_used(next)) { /* only when a used piece shrinks */
+    if (!piece_is_used(next)) { /* happens only when a used piece shrinks */
         free_list_remove(next);
         piece_set(tail, rest + piece_bytes(next), false);
     }
@@ -149,7 +152,9 @@ void *guest_calloc(size_t count, size_t bytes)
     return piece ? memset(piece, 0, total) : NULL;
 }
 
-/* The piece of a payload that guest_alloc() gave out; a wrong or freed pointer ends the guest here. */
+/*
+ * Returns the piece of a payload that guest_alloc() returned. A wrong or freed pointer is a panic.
+ */
 static struct piece *piece_of(void *payload, const char *who)
 {
     struct piece *piece = (struct piece *)((uintptr_t)payload - HEADER_BYTES);
@@ -174,7 +179,7 @@ void guest_free(void *payload)
         bytes += piece_bytes(next);
     }
     if (piece->prev_bytes && !piece_is_used(piece_before(piece))) {
-        piece->size_used &= ~USED; /* a second free of this pointer is then seen */
+        piece->size_used &= ~USED; /* so that a second free of this pointer is detected */
         piece = piece_before(piece);
         free_list_remove(piece);
         bytes += piece_bytes(piece);

@@ -1,24 +1,27 @@
 /*
- * Frames in and out: by batches if the tender grants them (net_queue.c), by the host's shared ring if boot
- * info offers one, else by a hypercall each.
+ * Sends and receives frames: in batches if the tender grants them (net_queue.c), otherwise through
+ * the network ring if boot info offers one, otherwise with one hypercall per frame.
  *
- *   us:    entry, ent_tail+1, and a kick if the host asks for one      a read waits for its commit
- *   host:  serves entries in order, ent_head+1 each; a read gets a commit, com_tail+1
+ *   guest: writes an entry, adds 1 to ent_tail, and kicks if the host asks for it; a read waits for
+ *          its commit
+ *   host:  serves entries in order and adds 1 to ent_head for each; a read gets a commit, which adds 1
+ *          to com_tail
  *
- * A frame to be sent is copied, so that the caller has its buffer back at once. The copies take a piece of
- * the heap at the first net_open(), so a unikernel without network pays nothing; without space there, all
- * goes by hypercalls. So do frames larger than a copy's buffer, behind all that was sent before.
+ * A frame to send is copied, so that the caller can reuse its buffer immediately. The copies take a
+ * piece of the heap at the first net_open(), so a unikernel that uses no network needs no memory
+ * for them. If the heap has no space, all frames go by hypercalls. A frame that is larger than a
+ * copy's buffer also goes by hypercall, after all frames that were sent before it.
  */
 #include "kernel.h"
 
-#define COPIES     256u  /* sent frames that the host has not taken yet: we wait for it beyond that */
+#define COPIES     256u  /* frames that the host has not taken yet; before one more, we wait for the host */
 #define COPY_BYTES 2048u /* holds a frame of an ordinary MTU */
 _Static_assert(HVT_RING_ENTRIES % COPIES == 0,
                "an entry's copy is free once the entry COPIES before is served");
 
-static struct hvt_net_ring *ring; /* NULL: not offered, or no space for copies */
+static struct hvt_net_ring *ring; /* NULL: the host offers none, or there is no space for copies */
 static uint8_t (*copies)[COPY_BYTES];
-static uint32_t ent_tail, com_head; /* ours; the ring has copies for the host */
+static uint32_t ent_tail, com_head; /* the guest's own indices; the ring contains copies for the host */
 
 static void ring_open(void)
 {
@@ -32,7 +35,10 @@ static void ring_open(void)
     }
 }
 
-/* Until the host has at most `most` entries to serve. It is awake, or we have kicked it. */
+/*
+ * Waits until the host has at most `most` entries left to serve. The host is awake, or this file
+ * has kicked it.
+ */
 static void ring_wait(uint32_t most)
 {
     while (ent_tail - __atomic_load_n(&ring->ent_head, __ATOMIC_ACQUIRE) > most) {
@@ -44,7 +50,10 @@ static void ring_post(struct hvt_ring_entry entry)
 {
     ring->entries[ent_tail % HVT_RING_ENTRIES] = entry;
     __atomic_store_n(&ring->ent_tail, ++ent_tail, __ATOMIC_RELEASE);
-    /* Our tail before our look: the host sets needs_kick and then looks at the tail, so one of us sees it. */
+    /*
+     * The guest writes the tail, then reads needs_kick. The host sets needs_kick, then reads the
+     * tail. So at least one of the two sees the other's write.
+     */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_load_n(&ring->needs_kick, __ATOMIC_RELAXED)) {
         gate_net_kick();
@@ -113,7 +122,7 @@ enum guest_result net_read(const struct net_device *device, void *frame, size_t 
     if (queue) {
         return net_queue_read(queue, frame, size, len);
     }
-    /* A host that sleeps takes longer to wake than a hypercall takes. */
+    /* To wake a sleeping host takes longer than a hypercall takes. */
     if (ring && !__atomic_load_n(&ring->needs_kick, __ATOMIC_RELAXED)) {
         ring_wait(COPIES);
         return ring_read(device, frame, size, len);

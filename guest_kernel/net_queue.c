@@ -1,38 +1,44 @@
 /*
- * Many frames a hypercall, where the tender offers the batch: two queues a device, of copies.
+ * Many frames in one hypercall, if the tender grants the net batch. Each device has two queues,
+ * which hold copies of frames.
  *
- *   in:   a batch brings as many frames as wait; net_read() takes them one by one, and poll_wait() knows of
- *         them, without leaving the guest. An empty queue is filled by the next net_read() or poll_wait().
- *   out:  a frame that is written while others wait to be read is held, for the batch that fetches the next:
- *         whoever reads on sends N and gets N in one way out. With none waiting it leaves at once.
+ *   in:   A batch brings all frames that wait, up to the size of the queue. net_read() takes them one by
+ *         one, and poll_wait() reports them, both without leaving the guest. The next net_read() or
+ *         poll_wait() fills an empty queue again.
+ *   out:  A frame that is written while received frames wait in the queue is held. It goes with the
+ *         batch that fetches the next frames. So an application that reads until the queue is empty
+ *         sends N frames and receives N frames with one exit. If no received frame waits, the frame
+ *         leaves immediately.
  *
- * So a held frame leaves when the frames that came with its cause are read, behind all that was written
- * before it; HOLD_NS bounds that for who computes long over each and goes on writing, net_flush() for others.
+ * So a held frame leaves when the application has read all received frames of the queue, and after
+ * all frames that were written before it. An application may compute for a long time over each
+ * frame. If it goes on writing, HOLD_NS limits how long a frame is held; otherwise it calls
+ * net_flush().
  */
 #include "kernel.h"
 
-#define FRAMES_MAX  32u /* of a queue; more would not fit the first cache, and save little */
+#define FRAMES_MAX  32u /* in one queue; more would not fit into the L1 cache, and would save little */
 #define FRAMES_MIN  2u
-#define QUEUE_BYTES 0x20000u /* of a queue, where frames are large: then it has fewer */
-#define FRAME_MIN   2048u    /* of a frame */
+#define QUEUE_BYTES 0x20000u /* limits one queue: if frames are large, it holds fewer */
+#define FRAME_MIN   2048u    /* the smallest capacity for one frame, in bytes */
 #define HOLD_NS     50000u
 
 struct net_queue {
     uint64_t handle;
-    uint32_t capacity; /* bytes of a frame */
-    uint32_t asked; /* by the last net_read(), at most `capacity`; longer frames are dropped; 0: none yet */
+    uint32_t capacity; /* bytes for one frame */
+    uint32_t asked; /* buffer size of the last net_read(), at most `capacity`; 0: there was no net_read() */
     uint32_t frames;
     uint32_t in_next, in_end; /* frames that wait to be read */
     uint32_t out_count;
-    uint64_t held_since_ns; /* the first of those */
-    uint64_t dropped;       /* were here already when a net_read() had a smaller buffer than the one before */
-    bool drained;           /* the last batch brought all there was, and nobody has been told yet */
+    uint64_t held_since_ns; /* when the first held frame was written */
+    uint64_t dropped;       /* frames of the queue that were too long for a net_read()'s smaller buffer */
+    bool drained;           /* the last batch emptied the device; no net_read() has returned AGAIN since */
     uint8_t *in, *out;
     uint32_t in_len[FRAMES_MAX], out_len[FRAMES_MAX];
 };
 
 static struct net_queue *queues[MFT_MAX_ENTRIES];
-static struct net_queue *sole; /* of a guest with one network device: its batch waits for all there is */
+static struct net_queue *sole; /* the queue if there is one network device: its batch can wait for input */
 
 static uint32_t nets_attached(void)
 {
@@ -52,7 +58,7 @@ bool net_queue_open(struct net_device *device)
     }
     device->offload = ask.offload;
     if (device->offload || queues[device->handle]) {
-        return true; /* frames with an offload are no queue's: who wants them has space for them */
+        return true; /* frames with an offload use no queue: the application provides the buffers */
     }
     uint32_t capacity = ((uint32_t)net_frame_bytes(device) + 63) & ~63u;
     capacity = capacity < FRAME_MIN ? FRAME_MIN : capacity;
@@ -85,7 +91,7 @@ static bool is_empty(const struct net_queue *queue)
     return queue->in_next == queue->in_end;
 }
 
-/* Sends what is held and, if the queue is empty, fetches. */
+/* Sends the held frames and, if the receive queue is empty, fetches frames. */
 static void exchange(struct net_queue *queue, uint64_t timeout_ns)
 {
     struct tender_net_frame frames[2 * FRAMES_MAX];
@@ -162,7 +168,7 @@ enum guest_result net_queue_write(struct net_queue *queue, const void *frame, si
     return GUEST_OK;
 }
 
-/* The next frame that `size` bytes hold; false if there is none. */
+/* Takes the next frame that fits into `size` bytes. Returns false if there is none. */
 static bool take(struct net_queue *queue, void *frame, size_t size, size_t *len)
 {
     while (!is_empty(queue)) {
@@ -192,7 +198,7 @@ enum guest_result net_queue_read(struct net_queue *queue, void *frame, size_t si
     if (take(queue, frame, size, len)) {
         return GUEST_OK;
     }
-    queue->drained = false; /* told: the next call looks again */
+    queue->drained = false; /* the caller is now told, so the next call asks the host again */
     return GUEST_AGAIN;
 }
 
@@ -202,7 +208,7 @@ uint64_t net_dropped(const struct net_device *device)
     return queue ? queue->dropped : 0;
 }
 
-/* ---- What poll_wait() and guest_exit() ask ---- */
+/* ---- For poll_wait() and guest_exit() ---- */
 
 void net_queues_flush(void)
 {
@@ -232,7 +238,7 @@ bool net_queues_wait(uint64_t timeout_ns, uint64_t *ready_set, int *count)
     if (*count) {
         return true;
     }
-    if (!sole || !sole->asked) { /* before the first net_read() it is not known what fits */
+    if (!sole || !sole->asked) { /* before the first net_read(), the buffer size is not known */
         net_queues_flush();
         return false;
     }
@@ -265,7 +271,7 @@ static uint32_t read_each(const struct net_device *device, struct tender_net_fra
     return done;
 }
 
-/* It leaves something to do to whoever takes it. */
+/* Returns true if the frame asks for an offload: its receiver has something left to do. */
 static bool asks(const struct tender_net_frame *frame)
 {
     return (frame->flags & TENDER_NET_NEEDS_CSUM) || frame->gso_type;
@@ -281,7 +287,10 @@ static bool any_asks(const struct tender_net_frame *frames, size_t count)
     return false;
 }
 
-/* Where there is no batch, or frames ask for what the device has not: what a batch does, call by call. */
+/*
+ * Does the work of a batch with one call per frame. It is used where no batch is granted, or where
+ * a frame asks for an offload that the device does not have.
+ */
 static void submit_each(const struct net_device *device, struct tender_net_batch *batch,
                         struct tender_net_frame *frames)
 {
@@ -316,7 +325,7 @@ enum guest_result net_submit(const struct net_device *device, struct tender_net_
     if (queue) {
         const uint32_t waiting = queue->in_end - queue->in_next;
         send_held(queue);
-        if (waiting) { /* these came first */
+        if (waiting) { /* the frames in the queue came first, so they are delivered first */
             queued =
                 read_each(device, frames + tx_count, batch.rx_count < waiting ? batch.rx_count : waiting);
             batch.rx_count = 0;

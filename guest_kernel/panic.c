@@ -1,4 +1,4 @@
-/* The end of a guest that found itself wrong: say what, then status 255 without a trap cookie. */
+/* Ends a guest that found an error: prints a message, then exits with status 255 and no trap cookie. */
 #include "kernel.h"
 
 _Noreturn void panic(const char *format, ...)

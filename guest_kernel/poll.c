@@ -1,4 +1,4 @@
-/* Waiting for network input or for time to pass: the only call that blocks. */
+/* Waits for network input or for time to pass. */
 #include "kernel.h"
 
 int poll_wait(uint64_t timeout_ns, uint64_t *ready_set)

@@ -1,5 +1,4 @@
-/* In a file of its own: it is linked into a unikernel that is compiled with -fstack-protector, and into no
- * other. */
+/* A file of its own, so that only a unikernel that is compiled with -fstack-protector links it. */
 #include "kernel.h"
 
 _Noreturn void __stack_chk_fail(void)

@@ -1,14 +1,17 @@
 /*
- * From the first C instruction to main() and out again, and the ABI note that every unikernel carries.
+ * The code before and after main(), and the ABI note that every unikernel carries.
  */
 #include "kernel.h"
 
-/* guest.ld: what the compiler wants done before main() and behind it. */
+/* guest.ld: the functions that the compiler wants called before main() and after it. */
 typedef void (*procedure)(void);
 extern const procedure guest_constructors[], guest_constructors_end[];
 extern const procedure guest_destructors[], guest_destructors_end[];
 
-/* guest.ld: each names a word and the function that says what it is to hold (psABI, R_X86_64_IRELATIVE). */
+/*
+ * guest.ld: each entry names a word, and the function that returns the value for that word (psABI,
+ * R_X86_64_IRELATIVE).
+ */
 struct ifunc {
     uintptr_t *word;
     uint64_t type;
@@ -18,10 +21,10 @@ extern const struct ifunc guest_ifuncs[], guest_ifuncs_end[];
 
 TENDER_ABI_NOTE;
 
-/* guest.ld makes it the PT_INTERP: a host kernel that is told to execute the file finds no such program. */
+/* guest.ld makes it the PT_INTERP. A host kernel that tries to execute the file finds no such program. */
 __attribute__((section(".interp.tender"), used)) static const char interpreter[] = "/nonexistent/tender/";
 
-/* The linker's: the file's header, which guest.ld loads with the text. */
+/* The linker defines it: the header of the ELF file, which guest.ld loads with the text. */
 extern const Elf64_Ehdr __ehdr_start;
 
 const Elf64_Phdr *program_headers(uint16_t *count)
@@ -67,7 +70,7 @@ static void call_destructors(void)
 
 _Noreturn void guest_start(const struct hvt_boot_info *boot)
 {
-    trap_init(); /* first: from here on a fault says what it is */
+    trap_init(); /* first, so that every later fault is reported */
     gate_init();
     clock_init(boot->cpu_cycle_freq);
     manifest_init((const struct mft *)(uintptr_t)boot->mft);

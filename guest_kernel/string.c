@@ -1,9 +1,10 @@
 /*
- * Bytes and text. GCC may call memcpy, memmove, memset and memcmp from any code, so they exist even if nobody
- * names them. They use the string instructions, which CPUs since 2013 run as fast as vector loops.
+ * Bytes and text. GCC may generate calls of memcpy, memmove, memset and memcmp for any code, so
+ * they must exist even if no source calls them. memcpy and memset use the string instructions,
+ * which CPUs since 2013 run as fast as vector loops.
  *
- * Built with -fno-tree-loop-distribute-patterns (meson.build): else GCC recognises the loops below and makes
- * each function call itself.
+ * This file is built with -fno-tree-loop-distribute-patterns (meson.build). Without it, GCC
+ * recognises the loops below and makes each function call itself.
  */
 #include "kernel.h"
 
@@ -24,7 +25,7 @@ void *memset(void *to, int byte, size_t len)
 void *memmove(void *to, const void *from, size_t len)
 {
     if ((uintptr_t)to - (uintptr_t)from >=
-        len) { /* `to` is below `from` (the difference wraps), or far above */
+        len) { /* `to` is below `from` (the difference wraps), or at least `len` above it */
         return memcpy(to, from, len);
     }
     uint8_t *to_byte = to;

@@ -1,11 +1,13 @@
 /*
- * The one thread's local storage, for `__thread` variables and for the canary of -fstack-protector.
+ * Thread-local storage of the only thread: `__thread` variables, and the canary of
+ * -fstack-protector.
  *
  *     | .tdata, .tbss | self | ... | canary |
  *                     ^ FS base    FS base + 0x28
  *
- * The layout is the psABI's variant II: variables end at the FS base, whose word holds its own address. A
- * unikernel that uses neither leaves the FS base at 0: to write it costs a signal in the sandbox.
+ * The layout is variant II of the psABI: the variables end at the FS base, and the word at the FS
+ * base holds its own address. A unikernel that uses neither variables nor canary leaves the FS base
+ * at 0, because writing it costs one signal in the sandbox.
  */
 #include "kernel.h"
 
@@ -39,8 +41,11 @@ static void fs_base_write(const void *base)
                      : "memory");
 }
 
-/* Against an overflow by mistake, not against who can read memory: the counter's low bits are hard to
- * foresee. The lowest byte is 0, so that a string cannot hold the canary. */
+/*
+ * The canary detects an accidental overflow. It does not protect against an attacker that can read
+ * memory. It is hard to predict, because the low bits of the counter are. Its lowest byte is 0, so
+ * that a string cannot contain the canary.
+ */
 static uint64_t canary_new(void)
 {
     uint64_t canary = clock_wall() ^ (__builtin_ia32_rdtsc() * 0x9e3779b97f4a7c15u);
@@ -55,7 +60,9 @@ void thread_init(void)
         return;
     }
     const size_t align = bytes && storage->p_align > sizeof(uint64_t) ? storage->p_align : sizeof(uint64_t);
-    /* Both ends are aligned: the block's begin, which is where the variables begin, and its end, the FS base.
+    /*
+     * Both ends are aligned: the start of the block, where the variables begin, and its end, the FS
+     * base.
      */
     const size_t rounded = (bytes + align - 1) & ~(align - 1);
     uint8_t *memory = guest_calloc(1, rounded + align + sizeof(struct thread));

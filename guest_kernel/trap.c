@@ -1,9 +1,10 @@
 /*
- * A CPU exception ends the guest: print where and with which registers, leave a cookie for the tender's
- * core dump, halt with 255. Nothing resumes.
+ * A CPU exception ends the guest. The handler prints the place and the registers, leaves a cookie
+ * for the tender's core dump, and halts with status 255. The interrupted code never resumes.
  *
- * Rule: code here runs when anything may be broken. It keeps to static memory and its own stacks, and a fault
- * inside it gets shorter at every level: full dump, one line, bare halt. It cannot loop.
+ * Rule: this code runs when any other part may be broken. It uses only static memory and its own
+ * stacks. A fault inside the handler is reported with less at each level: first the full dump, then
+ * one line, then only the halt. So it cannot loop.
  */
 #include "kernel.h"
 
@@ -11,7 +12,7 @@
 #define TRAP_STACK_BYTES 8192
 #define TSS_SELECTOR     0x18
 
-/* As trap_common (traps_x86_64.S) pushes it, lowest address first. */
+/* The order in which trap_common (traps_x86_64.S) pushes it, lowest address first. */
 struct trap_frame {
     uint64_t cr2;
     uint64_t r15, r14, r13, r12, r11, r10, r9, r8;
@@ -64,11 +65,14 @@ static uint8_t stack_critical[TRAP_STACK_BYTES] __attribute__((aligned(16)));
 struct tss trap_tss;
 unsigned trap_depth;
 
-/* Null, code and data as the tender's, then the two words of the TSS descriptor. */
+/*
+ * The null, code and data descriptors, equal to the tender's, then the two words of the TSS
+ * descriptor.
+ */
 static uint64_t gdt[5] = {0, HVT_GDT_CODE, HVT_GDT_DATA, 0, 0};
 static struct idt_gate idt[TRAP_VECTORS];
 
-/* The tender may read this many bytes behind the cookie. */
+/* The tender may read HVT_HALT_COOKIE_BYTES bytes from the cookie's address. */
 static union {
     struct hvt_trap_cookie cookie;
     uint8_t bytes[HVT_HALT_COOKIE_BYTES];
@@ -135,7 +139,9 @@ static void idt_fill(void)
     }
 }
 
-/* SDM volume 3, 7.2.3: a present 64-bit TSS, 16 bytes; the memory lies below 4 GiB, so the high word is 0. */
+/*
+ * SDM volume 3, 7.2.3: a present 64-bit TSS, 16 bytes. Memory ends at 4 GiB, so the high word is 0.
+ */
 static void gdt_describe_tss(void)
 {
     uint64_t base = gpa_of(&trap_tss);
@@ -178,7 +184,7 @@ static _Noreturn void trap_halt(const struct trap_frame *frame)
 static void page_fault_explain(const struct trap_frame *frame)
 {
     uint64_t code = frame->error_code;
-    /* Bit 4 says "fetch", but only with EFER.NXE, which the ABI leaves off. */
+    /* Bit 4 means "instruction fetch", but only with EFER.NXE, which the ABI leaves off. */
     bool fetch = code & 0x10 || frame->cr2 == frame->rip;
     const char *access = fetch ? "instruction fetch" : code & 2 ? "write" : "read";
     const char *why = code & 8 ? "reserved bit set" : code & 1 ? "not permitted" : "not mapped";
@@ -196,14 +202,14 @@ static void registers_print(const struct trap_frame *f)
     printf("trap: r13 %016lx  r14 %016lx  r15    %016lx\n", f->r13, f->r14, f->r15);
 }
 
-/* Entered by trap_common (traps_x86_64.S) on an interrupt stack. */
+/* trap_common (traps_x86_64.S) calls it on an interrupt stack. */
 _Noreturn void trap_report(const struct trap_frame *frame)
 {
     trap_depth++;
     if (trap_depth > 2) {
         trap_halt(frame);
     }
-    /* A fault from here on must not push over the frame that is being reported. */
+    /* A fault from here on must not overwrite the frame that is being reported. */
     trap_tss.ist[STACK_USUAL - 1] = stack_top(stack_nested);
     const char *name = frame->vector < TRAP_VECTORS ? vector_names[frame->vector] : "vector past 31";
     if (trap_depth == 2) {

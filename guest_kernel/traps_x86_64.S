@@ -1,12 +1,14 @@
 /*
- * All privileged instructions of the guest kernel: loading the descriptor tables, and reading CR2 in
- * the trap entries. Entry layout is struct trap_frame in trap.c; keep the two together.
+ * Privileged instructions of the guest kernel: loading the descriptor tables, and reading CR2 in
+ * the trap entries. (thread.c has the only other one, WRMSR.) The frame layout is struct trap_frame
+ * in trap.c; change both together.
  */
 
 /*
  * cpu_tables_load(const void *gdt_pointer, const void *idt_pointer, uint16_t tss_selector)
- * In: RDI, RSI = 10-byte pseudo-descriptors, DX = selector. Clobbers nothing. The new GDT has the same code
- * and data descriptors at the same selectors as the tender's, so no segment register needs a reload.
+ * In: RDI, RSI = 10-byte pseudo-descriptors, DX = selector. Clobbers nothing. The new GDT has the
+ * same code and data descriptors at the same selectors as the tender's GDT, so no segment register
+ * needs a reload.
  */
     .section .text.traps, "ax", @progbits
     .globl  cpu_tables_load
@@ -39,8 +41,9 @@ trap_entries:
     .size   trap_entries, . - trap_entries
 
 /*
- * In: on the stack vector, error code, and what the CPU pushed; all registers the interrupted code's own.
- * Out: never returns. Enters trap_report(struct trap_frame *) in trap.c.
+ * In: the stack holds vector, error code, and the words that the CPU pushed. All registers have the
+ * values of the interrupted code.
+ * Out: never returns. Calls trap_report(struct trap_frame *) in trap.c.
  */
     .balign 16
     .type   trap_common, @function

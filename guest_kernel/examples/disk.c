@@ -1,13 +1,15 @@
 /*
- * Writes a pattern across a block device, reads it back, and checks what a device must refuse.
+ * Writes a pattern to a block device, reads it back, and checks that the device refuses wrong
+ * requests.
  *
- *     disk.elf [--verify | --read-only]      device storage; destroys its content unless told otherwise
+ *     disk.elf [--verify | --read-only]      device "storage"; without an option its content is destroyed
  *
- * --verify only reads and compares with what an earlier run wrote. --read-only expects every write to be
- * refused and every read to work; it looks at no content. Status 0 if all held; otherwise 1, after a line
- * "disk: FAILED ...".
+ * --verify only reads, and compares with what an earlier run wrote. --read-only expects that every write
+ * is refused and every read works; it does not check the content. The exit status is 0 if every
+ * check passed. Otherwise it is 1, after a line "disk: FAILED ...".
  *
- * Up to 4096 blocks all are visited; of a larger device every k-th, and always the first and the last.
+ * On a device of up to 4096 blocks, every block is visited. On a larger one, every k-th block is
+ * visited, and always the first and the last.
  */
 #include <tender/guest.h>
 
@@ -23,7 +25,7 @@ static uint8_t expected[BLOCK_BYTES_MAX] __attribute__((aligned(4096)));
 
 #define FAIL(...) (printf("disk: FAILED " __VA_ARGS__), printf("\n"), guest_exit(1))
 
-/* The next block to visit after `block`; `blocks` at the end. */
+/* Returns the next block to visit after `block`, or `blocks` at the end. */
 static uint64_t block_after(uint64_t block)
 {
     uint64_t step = blocks <= VISITS_MAX ? 1 : blocks / (VISITS_MAX - 1) + 1;
@@ -31,7 +33,9 @@ static uint64_t block_after(uint64_t block)
     return passes_last ? blocks - 1 : block == blocks - 1 ? blocks : block + step;
 }
 
-/* Each block has its own bytes, so that a block in a wrong place is seen. xorshift64*, seeded by its number.
+/*
+ * Each block has bytes of its own, so that a block in a wrong place is detected. The generator is
+ * xorshift64*, and its seed is the block's number.
  */
 static void pattern_fill(uint8_t *to, uint64_t block)
 {
@@ -108,7 +112,7 @@ static void check_out_of_range(bool writes)
     printf("disk: out of range is refused\n");
 }
 
-/* Writes back what was read, so that a device that wrongly accepts keeps its content. */
+/* Writes back the bytes that it read, so that a device that wrongly accepts a write keeps its content. */
 static void check_read_only(void)
 {
     uint64_t visited = 0;

@@ -1,13 +1,15 @@
 /*
- * A host on a network in one file: answers ARP, pings of any size up to the MTU, and UDP (echo).
+ * A network host in one file. It answers ARP requests, pings of any size up to the MTU, and UDP
+ * (echo).
  *
- *     echo.elf [--ipv4=10.0.0.2/24] [--port=N] [--pings=N]      device service0
+ *     echo.elf [--ipv4=10.0.0.2/24] [--port=N] [--pings=N]      device "service0"
  *
- * --port limits UDP to one port (otherwise any), --pings ends the guest with 0 after N echo replies.
+ * --port limits UDP to one port; without it, every port answers. --pings ends the guest with status 0
+ * after N echo replies.
  *
- * A reply is made in place, in the buffer the request came in: no allocation and no copy on the packet's
- * path. Checksums are adjusted, not recomputed: swapping two addresses does not change a sum, so what the
- * sender put in still protects its data all the way back.
+ * A reply is built in place, in the buffer of the request: the packet path has no allocation and no
+ * copy. Checksums are adjusted, not recomputed. Swapping two addresses does not change a sum, so
+ * the sender's checksum still protects its data on the whole way back.
  */
 #include <tender/guest.h>
 
@@ -79,7 +81,7 @@ static uint16_t folded(uint32_t sum)
     return (uint16_t)(sum + (sum >> 16));
 }
 
-/* 0xffff over a header that carries its right checksum. `len` is even. */
+/* The result is 0xffff for a header that contains its correct checksum. `len` is even. */
 static uint16_t sum_of(const uint8_t *bytes, size_t len)
 {
     uint32_t sum = 0;
@@ -99,7 +101,7 @@ static void checksum_adjust(uint8_t *checksum, uint16_t old_word, uint16_t new_w
 
 /* ---- ARP (RFC 826) ---- */
 
-/* Turns a request for our address into the reply. Returns the reply's length, 0 if there is none. */
+/* Turns a request for our address into the reply. Returns the reply's length, or 0 for no reply. */
 static size_t arp_answer(const struct host *host, uint8_t *frame, size_t len)
 {
     static const uint8_t ethernet_ipv4_request[8] = {0, 1, 8, 0, 6, 4, 0, 1};
@@ -118,7 +120,9 @@ static size_t arp_answer(const struct host *host, uint8_t *frame, size_t len)
     return ETHERNET_BYTES + ARP_BYTES;
 }
 
-/* ---- ICMP (RFC 792) and UDP (RFC 768): `data` is the IP payload, changed in place; false drops it ---- */
+/*
+ * ---- ICMP (RFC 792) and UDP (RFC 768): `data` is the IP payload, changed in place; false: no reply ----
+ */
 
 static bool icmp_answer(uint8_t *data, size_t len)
 {
@@ -144,7 +148,7 @@ static bool udp_answer(const struct host *host, uint8_t *data, size_t len)
 
 /* ---- IPv4 (RFC 791) ---- */
 
-/* Nobody may be answered at such an address: it is no one host's, or it is our own. */
+/* Returns true for an address that must get no reply: it belongs to no single host, or it is our own. */
 static bool source_is_wrong(const struct host *host, uint32_t source)
 {
     bool multicast_or_reserved = source >> 29 == 7;
@@ -154,7 +158,7 @@ static bool source_is_wrong(const struct host *host, uint32_t source)
            broadcast;
 }
 
-/* The header's length if the packet is whole, sound, unfragmented and for us; otherwise 0. */
+/* Returns the header's length if the packet is complete, valid, unfragmented and for us; otherwise 0. */
 static size_t ipv4_check(const struct host *host, const uint8_t *ip, size_t capacity)
 {
     if (capacity < IPV4_BYTES || ip[0] >> 4 != 4) {
@@ -171,8 +175,9 @@ static size_t ipv4_check(const struct host *host, const uint8_t *ip, size_t capa
 }
 
 /*
- * A reply carries no options, so its header is 20 bytes before the data. Returns where its frame begins: with
- * options in the request that is later in the buffer.
+ * A reply carries no IP options, so its header starts 20 bytes before the data. Returns the start
+ * of the reply's frame. If the request has options, that is later in the buffer than the request's
+ * start.
  */
 static uint8_t *headers_answer(const struct host *host, uint8_t *frame, size_t header, size_t total)
 {
@@ -254,7 +259,10 @@ static _Noreturn void serve(struct host *host, uint8_t *frame, size_t frame_byte
 
 /* ---- Arguments ---- */
 
-/* Reads decimal digits up to `max`; returns the place behind them, NULL if there are none or it is more. */
+/*
+ * Reads a decimal number of at most `max`. Returns the position after it, or NULL if there are no
+ * digits or the number is greater than `max`.
+ */
 static const char *field_parse(const char *text, uint32_t max, uint32_t *value)
 {
     const char *at = text;

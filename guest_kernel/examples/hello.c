@@ -1,5 +1,5 @@
 /*
- * The smallest useful guest: says hello, and shows its arguments, its memory and its clocks.
+ * A minimal guest: it prints a greeting, its arguments, its memory and its clocks.
  *
  *     hello.elf [--status=N] [anything ...]      exit status N, otherwise 0
  */
