@@ -335,6 +335,38 @@ def test_what_fills_guest_memory_tells_it() -> None:
     assert set(TOLD_BY.values()) <= told
 
 
+def is_defined(name: str, path: Path) -> bool:
+    """A function of the file, or in assembly a label."""
+    if path.suffix == ".py":
+        return re.search(rf"^ *def {name}\(", path.read_text(), re.M) is not None
+    if path.suffix == ".S":
+        return re.search(rf"^{name}:", path.read_text(), re.M) is not None
+    return re.search(rf"^(?=\w)[^\n;]*\b{name}\((?![^{{}}]*;)", c_code(path), re.M) is not None
+
+
+def test_a_function_that_is_only_declared_or_called_is_not_defined(tmp_path: Path) -> None:
+    code = tmp_path / "one.c"
+    code.write_text("int one(void);\nint two(int a,\n        int b)\n{\n    return one();\n}\n")
+    assert [is_defined(name, code) for name in ("one", "two", "three")] == [False, True, False]
+
+
+def test_the_architecture_page_names_functions_that_are_where_it_says() -> None:
+    """`NAME()` in [FILE](PATH), of the section that a new engineer reads first."""
+    page = ROOT / "docs" / "architecture.md"
+    text = " ".join(page.read_text().split("## Where to look")[1].split("\n## ")[0].split())
+    named = [
+        (name, page.parent / target)
+        for names, target in re.findall(
+            r"((?:`\w+(?:\(\))?`(?: and (?:then )?)?)+) in \[[^]]+\]\(([^)#]+)", text
+        )
+        for name in re.findall(r"`(\w+)(?:\(\))?`", names)
+    ]
+    assert [f"{name}() in {path.name}" for name, path in named if not is_defined(name, path)] == []
+    everywhere = set(re.findall(r"`(\w+)\(\)`", text))
+    assert everywhere - {name for name, _ in named} == set()
+    assert len(everywhere) > 30
+
+
 def test_the_tools_find_the_built_command_without_help_of_path() -> None:
     """As documented: right after `make run`, in a shell that has never heard of .venv/bin."""
     if not (ROOT / ".venv" / "bin" / "tender").exists():
