@@ -124,7 +124,7 @@ def test_a_ring_that_names_memory_it_may_not_ends_it_with_a_line(
 
 
 @pytest.mark.parametrize("mem", MEMORY)
-def test_with_disks_beside_the_networks(
+def test_with_disks_in_addition_to_the_networks(
     tender_cmd: list[str], guest: Guest, tmp_path: Path, mem: int
 ) -> None:
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]

@@ -233,7 +233,7 @@ def test_a_guest_ends_as_without(
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_how_the_sandboxs_process_died_is_told_by_a_parents_child(
+def test_how_the_sandbox_process_died_is_reported_although_sigchld_is_ignored(
     tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
     """With SIGCHLD ignored the kernel would reap the process immediately, and report its death to

@@ -39,7 +39,7 @@ def run(
 
 @pytest.mark.parametrize("launcher", ["", "python", "native"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_command_refuses_it_or_is_told(
+def test_the_command_refuses_it_unless_it_is_declared_raw(
     name: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
     path = disk_of(FORMATS[name], tmp_path)
@@ -88,7 +88,7 @@ def test_an_inherited_descriptor_is_no_other(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_library_refuses_it_or_is_told(name: str, guest: Guest, tmp_path: Path) -> None:
+def test_the_library_refuses_it_unless_it_is_declared_raw(name: str, guest: Guest, tmp_path: Path) -> None:
     path = disk_of(FORMATS[name], tmp_path)
     with Image.open(guest("disk")) as image:
         with pytest.raises(DeviceError, match=f"it is a {name.strip()} image") as refused:

@@ -83,7 +83,7 @@ def test_the_first_signal_ends_a_wait_for_a_file(
     assert (command.returncode, said.decode()) == (1, f"{program}: Exiting on signal {number.value}\n")
 
 
-def test_the_report_tells_of_the_signal(
+def test_the_report_names_the_signal(
     tender_cmd: list[str], guest: Guest, backend: str, where: Path, tmp_path: Path
 ) -> None:
     file, words = hanging(where, guest, "image, read")

@@ -123,7 +123,9 @@ def test_a_file_holds_one_report_alone(guest: Guest, tender_cmd: list[str], tmp_
         assert reported(report.read_bytes()) == status and report.read_bytes().count(b"\n") == 1
 
 
-def test_a_descriptor_is_written_where_it_stands(guest: Guest, tender_cmd: list[str], tmp_path: Path) -> None:
+def test_a_descriptor_is_written_at_its_file_offset(
+    guest: Guest, tender_cmd: list[str], tmp_path: Path
+) -> None:
     with (tmp_path / "log").open("w+b") as log:
         log.write(b"before\n")
         log.flush()

@@ -1,4 +1,4 @@
-"""The attacker, and what is around it."""
+"""The fixtures of the hostile guest: its image, and the rig that runs it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ def image(guest: Guest) -> Iterator[Image]:
 @pytest.fixture
 def rig(image: Image, guest: Guest, tmp_path: Path) -> Iterator[Rig]:
     made = Rig(image, guest("sandbox_attack"), tmp_path)
-    made.vm().close()  # the first one also starts the thread that makes them all, which stays
+    made.vm().close()  # the first one also starts the thread that makes all of them, which stays
     before = held()
     try:
         yield made
-        wait_until(lambda: held() == before)  # a thread that has said its last word takes a moment to be gone
+        wait_until(lambda: held() == before)  # a thread that has reported its end takes a moment to be gone
         made.check()
     finally:
         made.close()

@@ -1,4 +1,6 @@
-"""What a guest that reads a large sparse disk here and there may take of the host: page tables, which no limit counts."""
+"""How many page tables, which no limit counts, a guest may cost the host by reading a large sparse
+disk in scattered places.
+"""
 
 import re
 import signal
@@ -24,7 +26,7 @@ def mapped_bytes_max() -> int:
 
 
 def runs_the_guest(pid: int) -> int:
-    """The process itself, or in the sandbox its child."""
+    """Returns the process that runs the guest: this process, or in the sandbox its child."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     children = [child for task in tasks for child in (task / "children").read_text().split()]
     named = [int(child) for child in children if "sandbox" in Path(f"/proc/{child}/comm").read_text()]

@@ -14,7 +14,7 @@ from tender import CAPTURE, BlockFd, BlockFile, ExitReason, Image, NetFd, Tap, V
 pytestmark = pytest.mark.backends
 
 
-# `make hostile-long` has another number, and other seeds make other calls.
+# `make hostile-long` sets another number. Other seeds make other calls.
 CALLS = int(os.environ.get("HOSTILE_CALLS", "20000"))
 FIRST_SEED = int(os.environ.get("HOSTILE_SEED", "1"))
 CALLS_OF_A_VM = 1_000_000
@@ -22,7 +22,7 @@ RSS_GROWTH_MAX = 64 << 20
 
 
 def attack(image: Image, disk: Path, *args: str, timeout: float = 100) -> VmResult:
-    """One run of `hostile`, with the devices that it declares."""
+    """Runs `hostile` once, with the devices that it declares."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
         net: dict[str, Tap | NetFd] = {
@@ -59,7 +59,9 @@ STOPS = re.compile(
 
 
 def test_every_wild_access_stops_the_guest_with_its_reason(guest: Guest, disk: Path) -> None:
-    """One wild pointer or length a run; a draw that happens to be valid ends by itself."""
+    """Each run uses one wild pointer or length. A run whose random values happen to be valid ends by
+    itself.
+    """
     stopped = 0
     with Image.open(guest("hostile")) as image:
         for seed in range(1, 121):
@@ -83,10 +85,12 @@ def resident_bytes() -> int:
 
 @pytest.mark.timeout(0)
 def test_calls_without_end_leave_the_monitor_as_it_was(guest: Guest, disk: Path) -> None:
-    """The guest compares each answer with the ABI and looks after its memory; this looks after the process."""
+    """The guest compares each answer with the ABI and checks its memory. This test checks the process."""
     mode = ("--mode=survivable", "--no-waits")
     with Image.open(guest("hostile")) as image:
-        assert attack(image, disk, *mode, "--calls=1000").ok  # what is made once has been made
+        assert attack(
+            image, disk, *mode, "--calls=1000"
+        ).ok  # whatever is created only once exists from now on
         before, resident = descriptors(), resident_bytes()
         for i, start in enumerate(range(0, CALLS, CALLS_OF_A_VM)):
             calls = min(CALLS_OF_A_VM, CALLS - start)
@@ -95,7 +99,8 @@ def test_calls_without_end_leave_the_monitor_as_it_was(guest: Guest, disk: Path)
             assert result.ok and f"SURVIVED calls={calls}".encode() in result.console, result.console[-500:]
             assert sum(result.counters.hypercalls.values()) >= calls
             print(f"{start + calls} calls of {CALLS}", flush=True)
-        # on KVM the last machine, before and behind, may be about to be closed by a thread that nobody waits for
+        # On KVM a thread that nobody waits for may be about to close the last machine, before and
+        # after the loop.
         deadline = time.monotonic() + 60
         while not descriptors() <= before:
             assert time.monotonic() < deadline, descriptors() - before

@@ -1,8 +1,8 @@
-"""A hijacked handler of the native command on KVM, and each descriptor that its process has.
+"""A hijacked hypercall handler of the native command on KVM, and each descriptor that its process has.
 
-The calls are made in the running command, behind its filter. What the filter lets by is in
-tests/native/test_kvm_rights.c; here it is which descriptors there are: those that a caller handed over or left open
-too.
+The calls are made in the running command, under its filter. tests/native/test_kvm_rights.c tests
+what the filter allows. This file tests the descriptors that exist, including those that a caller
+passed or left open.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def start(tender_cmd: list[str], guest: Guest) -> Iterator[Start]:
-    """Starts a guest on KVM with these options; it has said that it is there, and waits."""
+    """Starts a guest on KVM with these options. The guest has printed its first line, and waits."""
     made: list[subprocess.Popen[bytes]] = []
 
     def start(*options: str, program: str = "block_sparse", **streams: object) -> subprocess.Popen[bytes]:
@@ -51,7 +51,9 @@ def start(tender_cmd: list[str], guest: Guest) -> Iterator[Start]:
 
 
 def state_of(pid: int) -> str:
-    """S: it sleeps, for the guest has said all and waits."""
+    """Returns the state of the process. S: it sleeps, because the guest has printed everything and
+    waits.
+    """
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -66,7 +68,7 @@ def descriptors_of(pid: int, path: Path) -> list[int]:
 
 
 def try_write(inside: Injector, call: int, fd: int) -> int:
-    """Some bytes by that call, to where the descriptor stands."""
+    """Writes some bytes with that call, at the descriptor's file offset."""
     if call == WRITE:
         return inside.call(WRITE, fd, inside.put(b"A" * 4096), 4096)
     piece = (inside.scratch + 64).to_bytes(8, "little") + (512).to_bytes(8, "little")
@@ -95,17 +97,17 @@ def test_no_descriptor_of_a_disk_is_written_where_it_stands(
     if "end" in way:
         os.lseek(given, 0, os.SEEK_END)
 
-    def hand_over() -> None:
+    def pass_descriptor() -> None:
         os.dup2(given, number)
 
     def run() -> subprocess.Popen[bytes]:
-        return start(f"--block={word.format(disk=disk)}", preexec_fn=hand_over, close_fds=False)
+        return start(f"--block={word.format(disk=disk)}", preexec_fn=pass_descriptor, close_fds=False)
 
     first = run()
     fds = descriptors_of(first.pid, disk)
     assert number in fds and len(fds) > 1
     first.kill()
-    first.wait(timeout=60)  # its lock goes with it
+    first.wait(timeout=60)  # its lock ends with it
     for fd in fds:
         running = run()
         with pytest.raises(ProcessLookupError):
@@ -117,10 +119,12 @@ def test_no_descriptor_of_a_disk_is_written_where_it_stands(
 @pytest.mark.parametrize("call", [WRITE, WRITEV, PWRITEV2], ids=["write", "writev", "pwritev2"])
 @pytest.mark.parametrize("with_disk", [False, True], ids=["without a disk", "with a disk"])
 def test_the_file_of_places_is_not_written(start: Start, tmp_path: Path, with_disk: bool, call: int) -> None:
-    """It is one file for all commands of a user: what is written there, another VM's process could read."""
+    """It is one file for all commands of a user: the process of another VM could read what is written
+    there.
+    """
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(DISK_BYTES))
-    with (tmp_path / "log").open("wb") as log:  # stderr to a file: then no file is limited by RLIMIT_FSIZE
+    with (tmp_path / "log").open("wb") as log:  # with stderr in a file, RLIMIT_FSIZE limits no file
         running = start(f"--block={disk}", stderr=log) if with_disk else start(program="spin", stderr=log)
         (fd,) = (
             int(entry.name)
@@ -129,6 +133,6 @@ def test_the_file_of_places_is_not_written(start: Start, tmp_path: Path, with_di
         )
         places = Path(os.readlink(f"/proc/{running.pid}/fd/{fd}"))
         before = places.read_bytes()
-        with contextlib.suppress(ProcessLookupError):  # the filter may kill for it as well
+        with contextlib.suppress(ProcessLookupError):  # the filter may also kill the process for this call
             assert try_write(Injector(running.pid), call, fd) == -errno.EBADF
         assert places.read_bytes() == before

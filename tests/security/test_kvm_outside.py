@@ -1,4 +1,6 @@
-"""A guest on KVM by the native command, looked at from outside while it runs: what its process may still do."""
+"""A guest that the native command runs on KVM, examined from outside while it runs: what its process
+may still do.
+"""
 
 import os
 import signal
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.kvm
 
 @pytest.fixture
 def running(tender_cmd: list[str], guest: Guest) -> Iterator[subprocess.Popen[bytes]]:
-    """A guest that computes for ever, behind --backend=kvm; it has said that it is there."""
+    """A guest that computes forever, under --backend=kvm. It has printed its first line."""
     command = [*tender_cmd, "--mem=8", "--backend=kvm", str(guest("spin"))]
     made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert made.stdout is not None and made.stdout.read(1)
@@ -38,7 +40,9 @@ def test_a_filter_is_in_force_and_no_privilege_or_capability_is_left(
 
 
 def test_it_is_not_root_and_has_no_groups_and_no_bounding_set(running: subprocess.Popen[bytes]) -> None:
-    """Where whoever started it is root; a user who is not root keeps its own, and cannot empty that set."""
+    """This holds where root starts the command. Another user keeps its own ids, and cannot empty that
+    set.
+    """
     status = status_of(running.pid)
     assert int(status["CapAmb"], 16) == 0
     if os.geteuid() == 0:
@@ -50,7 +54,7 @@ def test_it_is_not_root_and_has_no_groups_and_no_bounding_set(running: subproces
         assert set(status["Uid"].split()) == {str(os.geteuid())}
 
 
-def test_it_has_no_thread_beside_kvms_own_and_keeps_no_kvm_to_make_others_by(
+def test_it_has_no_thread_except_kvms_own_and_no_descriptor_to_make_machines(
     running: subprocess.Popen[bytes],
 ) -> None:
     threads = [(task / "comm").read_text() for task in Path(f"/proc/{running.pid}/task").iterdir()]
@@ -66,15 +70,17 @@ def limit_of(pid: int, name: str) -> set[str]:
     return set(line.removeprefix(name).split()) - {"bytes"}
 
 
-def test_no_file_of_its_grows_without_a_disk(running: subprocess.Popen[bytes]) -> None:
+def test_without_a_disk_no_file_of_the_process_grows(running: subprocess.Popen[bytes]) -> None:
     assert limit_of(running.pid, "Max file size") == {"0"}
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_none_grows_past_the_largest_disk_but_where_it_speaks_to_a_file(
+def test_no_file_grows_past_the_largest_disk_unless_a_stream_is_a_file(
     tender_cmd: list[str], guest: Guest, tmp_path: Path, stream: str
 ) -> None:
-    """The guest says one line; then it is looked at, and stopped. Both ways its last words come out."""
+    """The guest prints one line. Then the test examines it and stops it. In both cases its last lines
+    come out.
+    """
     disk, log = tmp_path / "disk.img", tmp_path / "log"
     disk.write_bytes(bytes(3 << 20))
     command = [*tender_cmd, "--mem=8", "--backend=kvm", f"--block={disk}", str(guest("block_sparse"))]

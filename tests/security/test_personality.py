@@ -1,7 +1,9 @@
-"""READ_IMPLIES_EXEC, a personality in which all that a process reads it may execute: guest memory never is that.
+"""READ_IMPLIES_EXEC, a personality in which a process may execute all memory that it may read: never
+guest memory.
 
-On x86-64 an exec takes it off, so neither a command nor the sandbox's program can have it, whoever starts them. A
-process that gives it to itself is refused a VM on KVM, as by solo5-hvt; behind the sandbox it makes no difference.
+On x86-64 an exec removes it, so neither a command nor the sandbox's program can have it, whoever
+starts them. A process that sets it for itself is refused a VM on KVM, as in solo5-hvt. In the
+sandbox it makes no difference.
 """
 
 import subprocess
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.backends
 
 
 def maps(pid: int) -> list[tuple[str, str]]:
-    """Rights and name of each mapping."""
+    """Returns rights and name of each mapping."""
     fields = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
     return [(line[1], line[5] if len(line) > 5 else "") for line in fields]
 

@@ -1,4 +1,6 @@
-"""Isolation layers that are asked for: without one of them no guest runs, whoever is asked and however it is."""
+"""Isolation layers that are required: without one of them no guest runs, in the command and in the
+library, however they are given.
+"""
 
 import json
 import os
@@ -39,8 +41,12 @@ def standing(guest: Guest) -> tuple[str, ...]:
         return result.isolation
 
 
-def test_layers_are_told_whole_while_the_guest_runs(guest: Guest, standing: tuple[str, ...]) -> None:
-    """Whichever thread hears of them: the one that asks, or the one that runs the guest."""
+def test_all_isolation_layers_are_reported_while_the_guest_runs(
+    guest: Guest, standing: tuple[str, ...]
+) -> None:
+    """All layers are reported whichever thread receives them: the one that asks, or the one that runs
+    the guest.
+    """
     with Image.open(guest("spin")) as image:
         for _ in range(50):
             with Vm(image, VmConfig(mem=8), backend="sandbox") as vm:
@@ -51,7 +57,7 @@ def test_layers_are_told_whole_while_the_guest_runs(guest: Guest, standing: tupl
                 assert result and result.isolation == standing
 
 
-def test_the_sandbox_tells_what_stands_and_runs_where_that_is_required(
+def test_the_sandbox_reports_its_isolation_layers_and_runs_where_they_are_required(
     guest: Guest, standing: tuple[str, ...], tender_cmd: list[str]
 ) -> None:
     assert {"seccomp-filter", "capabilities"} <= set(standing)
@@ -125,10 +131,12 @@ def test_a_layer_that_is_missing_is_named_with_its_cure_and_the_guest_does_not_r
         ("chroot", "empty-root"),
     ],
 )
-def test_a_layer_that_the_host_refuses_is_told_as_missing(
+def test_a_layer_that_the_host_refuses_is_reported_as_missing(
     guest: Guest, tender_cmd: list[str], standing: tuple[str, ...], launcher: str, refused: str, missing: str
 ) -> None:
-    """By a filter around tender that answers ENOSYS: the run goes on without that layer, unless it is required."""
+    """A filter around tender answers ENOSYS. The run goes on without that layer, unless the layer is
+    required.
+    """
     if missing not in standing:
         pytest.skip(f"this host has no {missing}")
     around = [sys.executable, str(REFUSING), f"-{refused}:38", *tender_cmd, "--backend=sandbox", "--mem=8"]
@@ -144,11 +152,11 @@ def test_a_layer_that_the_host_refuses_is_told_as_missing(
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("value", ["moats", "kvm,", ",kvm", "kvm,,uid", "KVM", " kvm", ""])
-def test_a_layer_that_is_none_is_refused_and_the_layers_are_named(
+def test_an_unknown_layer_is_refused_and_the_layers_are_named(
     guest: Guest, tender_cmd: list[str], launcher: str, value: str
 ) -> None:
     if launcher == "native":
-        launcher = ""  # errors of words are Python's to say
+        launcher = ""  # Python reports errors in the words
     done = run([*tender_cmd, f"--require={value}", str(guest("args"))], launcher)
     assert done.returncode == 1
     assert "Malformed argument to --require" in done.stderr and ", ".join(LAYERS) in done.stderr
@@ -170,7 +178,7 @@ def test_the_library_refuses_before_the_guest(guest: Guest) -> None:
 
 
 @pytest.mark.kvm
-def test_behind_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_alone(
+def test_on_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_alone(
     guest: Guest, tender_cmd: list[str]
 ) -> None:
     words = [*tender_cmd, "--backend=kvm", "--mem=8"]
@@ -197,16 +205,18 @@ def test_behind_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_a
 def test_a_filter_around_tender_that_ends_the_process_is_not_blamed_on_the_guest(
     guest: Guest, tender_cmd: list[str], launcher: str, call: str, verdict: str
 ) -> None:
-    """As under systemd's SystemCallFilter=@system-service, which ends a process that calls anything else."""
+    """systemd's SystemCallFilter=@system-service does the same: it ends a process that makes any other
+    call.
+    """
     word = f"-{call}:kill" if verdict == "kill" else f"-{call}"
     around = [sys.executable, str(REFUSING), word, *tender_cmd, "--backend=sandbox", "--mem=8"]
     done = run([*around, str(guest("exit_status")), "3"], launcher)
     if (
         done.returncode == 3
-    ):  # a refusal that is an error leaves the empty root out, and a guest runs without it
+    ):  # a refusal that is an error disables the empty root, and a guest runs without it
         assert (call, verdict, launcher, done.stderr) == ("chroot", "trap", "native", "")
         return
-    if launcher == "native" and verdict == "kill":  # it is the process that is killed
+    if launcher == "native" and verdict == "kill":  # the whole command is the process that is killed
         assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGSYS, "", "")
         return
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,5 +1,6 @@
-"""A hostile guest in the native command's own process, where nobody else watches: it can choose what is said of its end,
-and cannot put that off."""
+"""A hostile guest in the native command's own process, with no monitor outside of it: the guest can
+choose what is reported about its end, and cannot delay the end.
+"""
 
 import signal
 import subprocess
@@ -112,7 +113,7 @@ def test_whatever_it_does_a_stop_and_a_time_limit_end_it(
 def test_no_call_takes_an_end_away_or_gives_one_to_another(
     rig: Rig, tender_cmd: list[str], call: str
 ) -> None:
-    """What only an observer could tell is the wait status."""
+    """The command itself prints nothing: only its parent sees the wait status."""
     status, console, said = ended(rig, tender_cmd, f"call={call}", "say=alive")
     assert (status, said) == (-signal.SIGSYS, "") and "alive" not in console
 

@@ -1,5 +1,6 @@
-"""Hostile guests that ask the host's kernel for something: by instructions of their own, and by the program's one
-`syscall`, to which they can jump with every register theirs."""
+"""Hostile guests that make system calls: by instructions of their own, and by the program's one
+`syscall`, to which they can jump with all registers under their control.
+"""
 
 import errno
 import os
@@ -53,7 +54,7 @@ from tender import DISCARD, ExitReason, Image, Vm, VmConfig
 DONTWAIT_NOSIGNAL = 0x40 | 0x4000  # linux/socket.h
 RWF_NOWAIT = 8  # linux/fs.h
 
-# ---- the guest's own way to the kernel
+# ---- system calls by the guest's own instructions
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ RWF_NOWAIT = 8  # linux/fs.h
         ("syscall=335", "system call 335"),
     ],
 )
-def test_a_system_call_of_the_guests_own_is_named(rig: Rig, script: str, name: str) -> None:
+def test_a_system_call_by_the_guests_own_instruction_is_named(rig: Rig, script: str, name: str) -> None:
     result = rig.run(script)
     assert result.reason == ExitReason.FORBIDDEN_SYSCALL, result.message
     assert name in result.message
@@ -77,7 +78,7 @@ def test_a_system_call_of_the_guests_own_is_named(rig: Rig, script: str, name: s
 
 
 def test_uprobe_is_named_or_refused_by_the_kernel(rig: Rig) -> None:
-    """Linux asks no filter about it since 6.18, and refuses it but from a page of its own."""
+    """Since 6.18 Linux asks no filter about this call, and refuses it except from a page of its own."""
     result = rig.run("syscall=336")
     if result.reason == ExitReason.EXIT:
         assert f"call = {-errno.ENXIO}" in text(result)
@@ -87,7 +88,7 @@ def test_uprobe_is_named_or_refused_by_the_kernel(rig: Rig) -> None:
 
 
 def test_the_32_bit_entry_is_named_or_is_the_guests_exception(rig: Rig) -> None:
-    """A kernel without IA32 emulation raises #GP, which is the guest's."""
+    """A kernel without IA32 emulation raises #GP, which goes to the guest."""
     result = rig.run("int80=4,1,0,5")
     if result.reason == ExitReason.FORBIDDEN_SYSCALL:
         assert "by the 32-bit entry" in result.message
@@ -97,7 +98,9 @@ def test_the_32_bit_entry_is_named_or_is_the_guests_exception(rig: Rig) -> None:
 
 
 def test_sysenter_ends_the_guest(rig: Rig) -> None:
-    """Intel's kernels enter, and the filter kills; AMD's processors know no such instruction in long mode."""
+    """On Intel the kernel is entered, and the filter kills. AMD's processors do not have this
+    instruction in long mode.
+    """
     result = rig.run("sysenter=4")
     if result.reason == ExitReason.ABORT:
         assert "#UD" in text(result)
@@ -107,7 +110,7 @@ def test_sysenter_ends_the_guest(rig: Rig) -> None:
 
 @pytest.mark.parametrize("entry", [0, 1, 2])
 def test_the_vsyscall_page_ends_the_guest(rig: Rig, entry: int) -> None:
-    """Where the kernel has none, it is a page fault of the guest."""
+    """Where the kernel has no such page, the access is a page fault of the guest."""
     result = rig.run(f"vsyscall={entry}")
     if result.reason == ExitReason.ABORT:
         assert "#PF" in text(result)
@@ -122,12 +125,14 @@ def test_an_interrupt_goes_through_the_guests_own_table(rig: Rig, vector: int, w
     assert word in text(result)
 
 
-# ---- the program's `syscall` instruction, with numbers and arguments of the guest's choice
+# ---- the program's `syscall` instruction, with numbers and arguments that the guest chooses
 
 
 @pytest.mark.parametrize("first", range(0, LAST_CALL, 94))
-def test_every_call_but_those_allowed_is_killed_at_the_one_site(rig: Rig, first: int) -> None:
-    """Arguments that would do harm: descriptors that a parent may have, its pid, a page of the guest's."""
+def test_every_call_except_those_allowed_is_killed_at_the_one_syscall_instruction(
+    rig: Rig, first: int
+) -> None:
+    """The arguments would do harm: descriptors that a parent may have, its pid, a page of the guest."""
     for number in range(first, first + 94):
         if number in UPROBES:
             result = rig.run(f"call={number}")
@@ -145,7 +150,7 @@ def test_every_call_but_those_allowed_is_killed_at_the_one_site(rig: Rig, first:
     "number", [0x40000000 | WRITE, 0x40000000 | 520, 0xFFFFFFFF, 0x7FFFFFFF, 1 << 32 | 2, (1 << 64) - 1, 512]
 )
 def test_odd_numbers_of_calls_are_killed(rig: Rig, number: int) -> None:
-    """x32's bit, negative ones, and one of which the kernel sees the lower half."""
+    """Numbers with x32's bit, negative ones, and one whose lower half alone the kernel sees."""
     assert_killed_by_filter(rig.run(f"call={number:#x},1,b,16"))
 
 
@@ -176,8 +181,12 @@ FOREIGN = (0, 1, 2, 3, FD_STOP, FD_VM, FD_TEMPLATE, 127, 256, 0xFFFFFFFF, 1 << 3
         (PWRITEV2, (FD_CONTROL, FD_SMALL, FD_NET)),
     ],
 )
-def test_descriptors_that_are_not_for_this_are_killed(rig: Rig, number: int, also: tuple[int, ...]) -> None:
-    """The parent's open pipe and file by their numbers there, too: they are not inherited, and not asked for."""
+def test_a_call_with_a_descriptor_that_it_is_not_for_is_killed(
+    rig: Rig, number: int, also: tuple[int, ...]
+) -> None:
+    """These include the parent's open pipe and file, by their numbers there. They are not inherited,
+    and no rule allows them.
+    """
     for fd in (*FOREIGN, *also, *rig.open):
         assert_killed_by_filter(rig.run(f"call={number},{fd},b,16,0,0,0"))
 
@@ -209,7 +218,9 @@ ODD_CLOCKS = (*range(2, 17), *((~pid << 3 | kind) & 0xFFFFFFFF for pid in (0, 1)
     ids=["sendto", "pwritev2", "clock_gettime"],
 )  # fmt: skip
 def test_each_flag_and_each_clock_that_the_program_does_not_use_is_killed(rig: Rig, calls: list[str]) -> None:
-    """Out of band data and signals to a reader, writes over what is appended to, the time of other processes."""
+    """Out-of-band data and signals to a reader, writes over the content of an appended file, the time
+    of other processes.
+    """
     for call in calls:
         assert_killed_by_filter(rig.run(f"call={call}"))
     rig.ours.setblocking(False)
@@ -231,7 +242,7 @@ def test_the_flags_and_clocks_that_the_program_uses_are_answered(rig: Rig) -> No
     ("number", "name"), [(CLOCK_GETTIME, "clock_gettime"), (39, "getpid"), (WRITE, "write")]
 )
 def test_a_call_in_the_last_two_bytes_below_4_gib_is_the_guests_own(number: int, name: str) -> None:
-    """It returns to 4 GiB, which is no address of the guest's."""
+    """The call would return to 4 GiB, which is not an address of the guest."""
     code = b"\xb8" + struct.pack("<I", number) + bytes.fromhex("31ff be00003000 bbfeffffff ffe3")
     elf = build_elf(
         segments=[
@@ -298,19 +309,20 @@ def test_a_process_that_exits_by_itself_is_reported(rig: Rig) -> None:
     assert "exited with status 7 instead of reporting an end" in result.message
 
 
-def test_a_wait_for_ever_in_the_kernel_is_ended(rig: Rig) -> None:
+def test_an_endless_wait_in_the_kernel_is_ended(rig: Rig) -> None:
     started = time.monotonic()
     result = rig.run(f"call={PPOLL},0,0,0,0,8", timeout=0.1)
     assert result.reason == ExitReason.TIMEOUT
     assert time.monotonic() - started < SOON
 
 
-ZEROES = 0x150000  # guest memory behind the image; as vector registers they are valid
+ZEROES = 0x150000  # guest memory after the image; valid as vector registers
 
 
 def frame(rip: int, *, cs: int = 0x33, flags: int = 0x202, vectors: int = 0) -> str:
-    """The part of a signal's frame that registers are put back from: struct ucontext of asm/ucontext.h, in
-    hexadecimal; `vectors` is where those registers lie."""
+    """Returns, in hexadecimal, the part of a signal's frame from which registers are restored: struct
+    ucontext of asm/ucontext.h. `vectors` is the address of the vector registers.
+    """
     general = struct.pack("<16Q", *([0] * 15), 0x140000)  # r8 .. rcx, rsp
     return (
         bytes(40) + general + struct.pack("<QQHHHHQQQQQ", rip, flags, cs, 0, 0, 0x2B, 0, 0, 0, 0, vectors)
@@ -339,7 +351,7 @@ def test_a_forged_return_from_a_signal_goes_where_it_says_and_blocks_nothing(
 
 
 def test_a_guest_that_claims_to_be_reporting_is_still_stopped(rig: Rig) -> None:
-    """A stop waits for a report that is being made; the monitor does not wait for ever."""
+    """A stop waits for a report that is being made. The monitor does not wait forever."""
     started = time.monotonic()
     result = rig.run(f"poke={at('reporting')},01", "spin", timeout=1)
     assert result.reason == ExitReason.TIMEOUT, result.message
@@ -349,8 +361,8 @@ def test_a_guest_that_claims_to_be_reporting_is_still_stopped(rig: Rig) -> None:
 @pytest.mark.parametrize(
     "forged",
     [
-        frame(0),  # vector registers from nowhere
-        frame(0, vectors=ZEROES),  # and no code
+        frame(0),  # the vector registers are at address 0
+        frame(0, vectors=ZEROES),  # there is no code at rip
         frame(0xFFFF_8000_0000_0000, vectors=ZEROES),
         frame(0x100000, cs=0x10, vectors=ZEROES),  # the kernel's segment
         frame(0, vectors=0xFFFF_8000_0000_0000),

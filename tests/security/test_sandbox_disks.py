@@ -1,5 +1,6 @@
-"""Hostile guests and their disks and console, by the program's own system call: no file grows, and none is written where it
-may not be."""
+"""Hostile guests with disks and a console, using the program's own system call: no file grows, and
+none is written where it must not be.
+"""
 
 import errno
 import mmap
@@ -32,8 +33,9 @@ from tender import CAPTURE, BlockFd, BlockFile, ExitReason, NetFd, Vm, VmConfig
 
 
 def test_a_disk_that_is_read_only_to_the_guest_is_not_written(rig: Rig) -> None:
-    """By a descriptor that may be written, as a parent may hand it down. The VM's own is opened again, read-only, so
-    the kernel refuses the call itself: EBADF."""
+    """The descriptor is writable, as a parent may pass it. The VM opens it again for itself,
+    read-only, so the kernel refuses the call: EBADF.
+    """
     config = VmConfig(
         mem=16,
         args=(BASE, f"call={PWRITE64},{FD_SMALL},b,16,0"),
@@ -46,7 +48,7 @@ def test_a_disk_that_is_read_only_to_the_guest_is_not_written(rig: Rig) -> None:
 
 
 def test_a_disk_does_not_grow(rig: Rig) -> None:
-    """Each by its own end, also the smaller of two."""
+    """Each disk ends at its own size, also the smaller one of two."""
     for fd, size in ((FD_SMALL, SMALL), (FD_LARGE, LARGE)):
         for offset, length in (
             (size, 1),
@@ -64,7 +66,7 @@ def test_a_disk_does_not_grow(rig: Rig) -> None:
             assert rig.large.stat().st_size == LARGE
 
 
-def test_a_disk_does_not_grow_beside_a_console_in_a_file(rig: Rig, tmp_path: Path) -> None:
+def test_a_disk_does_not_grow_while_the_console_is_a_file(rig: Rig, tmp_path: Path) -> None:
     log = tmp_path / "log"
     for offset in (SMALL, LARGE, 1 << 40):
         for fd in (FD_SMALL, FD_LARGE):
@@ -74,7 +76,7 @@ def test_a_disk_does_not_grow_beside_a_console_in_a_file(rig: Rig, tmp_path: Pat
 
 
 def test_a_disk_beyond_4_gib_is_guarded_to_the_byte(rig: Rig) -> None:
-    """Two halves of a number, a borrow between them."""
+    """The comparison is of two halves of a number, with a borrow between them."""
     size = (4 << 30) + 4096
     with rig.large.open("r+b") as file:
         file.truncate(size)
@@ -93,11 +95,11 @@ def test_a_disk_beyond_4_gib_is_guarded_to_the_byte(rig: Rig) -> None:
     for offset, length in killed:
         assert_killed_by_filter(rig.run(f"call={PWRITE64},{FD_LARGE},b,{length},{offset}"))
     assert rig.large.stat().st_size == size
-    os.truncate(rig.large, LARGE)  # what the rig will look for
+    os.truncate(rig.large, LARGE)  # what the rig expects
 
 
-def test_what_stands_in_a_consoles_file_cannot_be_written_over(rig: Rig, tmp_path: Path) -> None:
-    """A console only grows, at its end: a file that is not opened to be appended to, as by a shell's `>`."""
+def test_the_content_of_a_consoles_file_cannot_be_overwritten(rig: Rig, tmp_path: Path) -> None:
+    """A console only grows, at its end. This file is not opened for appending, as with a shell's `>`."""
     log = tmp_path / "log"
     with log.open("wb") as file:
         file.write(b"before the guest\n")
@@ -113,10 +115,10 @@ def test_what_stands_in_a_consoles_file_cannot_be_written_over(rig: Rig, tmp_pat
 
 
 @pytest.mark.parametrize("given", ["path", "descriptor"])
-def test_a_consoles_file_that_is_appended_to_keeps_what_stands_in_it(
-    rig: Rig, tmp_path: Path, given: str
-) -> None:
-    """RWF_NOAPPEND of Linux 6.9 and all its neighbours: 0x20 would put the bytes at the descriptor's place, 0."""
+def test_a_consoles_file_that_is_appended_to_keeps_its_content(rig: Rig, tmp_path: Path, given: str) -> None:
+    """RWF_NOAPPEND of Linux 6.9 and all flags near it: 0x20 would write the bytes at the file's
+    offset, 0.
+    """
     log = tmp_path / "log"
     log.write_bytes(b"before the guest\n")
     iovec = struct.pack("<QQ", 0x200000, 8).hex()
@@ -133,7 +135,9 @@ def test_a_consoles_file_that_is_appended_to_keeps_what_stands_in_it(
 
 
 def mapping_of(rig: Rig, path: Path, config: VmConfig) -> tuple[str, str]:
-    """Where the program keeps the address of this disk's mapping, in the attacker's language; and its rights."""
+    """Returns where the program keeps the address of this disk's mapping, in the attacker's language,
+    and the mapping's rights.
+    """
     with Vm(rig.image, config, console=CAPTURE, backend="sandbox") as vm:
         vm.start()
         maps = Path(f"/proc/{vm.pid}/maps")
@@ -160,7 +164,9 @@ def spinning(rig: Rig, *script: str, small: BlockFile | BlockFd | None = None) -
 
 
 def test_the_memory_of_a_read_only_disk_is_not_written(rig: Rig) -> None:
-    """However it was opened: a mapping has its own rights, and no call of the filter's changes them."""
+    """This holds however the disk was opened: a mapping has its own rights, and no call that the
+    filter allows changes them.
+    """
     for small in (BlockFile(str(rig.small), read_only=True), BlockFd(rig.small_fd, read_only=True)):
         mapped, rights = mapping_of(rig, rig.small, spinning(rig, "spin", small=small))
         assert rights == "r--s"
@@ -173,8 +179,10 @@ def test_the_memory_of_a_read_only_disk_is_not_written(rig: Rig) -> None:
         assert rig.small.read_bytes() == pattern(SMALL)
 
 
-def test_the_memory_of_a_disk_is_its_own_and_no_more(rig: Rig) -> None:
-    """Whole pages of the size at the start. What was written is in the file, and the file has its size."""
+def test_a_disks_mapping_is_its_whole_pages_and_no_more(rig: Rig) -> None:
+    """Whole pages of the size at the start are mapped. What was written is in the file, and the file
+    keeps its size.
+    """
     size = SMALL - mmap.PAGESIZE + 512
     os.truncate(rig.small, size)
     mapped, rights = mapping_of(rig, rig.small, spinning(rig, "spin"))
@@ -182,13 +190,13 @@ def test_the_memory_of_a_disk_is_its_own_and_no_more(rig: Rig) -> None:
     whole = size - 512
     result = rig.run(f"poke={mapped},58585858", f"poke={mapped}+{whole - 4},59595959")
     assert result.ok, text(result)
-    rig.run(f"poke={mapped}+{whole},5a5a5a5a")  # whatever is there, it is not the disk
+    rig.run(f"poke={mapped}+{whole},5a5a5a5a")  # whatever memory is there, it is not the disk
     content = rig.small.read_bytes()
     assert content == b"XXXX" + pattern(SMALL)[4 : whole - 4] + b"YYYY" + pattern(SMALL)[whole:size]
-    os.truncate(rig.small, SMALL)  # what the rig will look for
+    os.truncate(rig.small, SMALL)  # what the rig expects
 
 
-def test_a_disk_cut_short_is_a_fault_of_the_guest_that_goes_around_the_handlers(rig: Rig) -> None:
+def test_a_truncated_disk_is_a_fault_of_a_guest_that_bypasses_the_handlers(rig: Rig) -> None:
     mapped, _ = mapping_of(rig, rig.small, spinning(rig, "spin"))
     with rig.vm(f"peek={mapped}+{SMALL - 8}") as vm:
         os.truncate(rig.small, 4096)

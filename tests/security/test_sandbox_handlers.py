@@ -1,5 +1,7 @@
-"""Hostile guests in the handlers' own address space: they jump to any instruction, write over any data, and come with any
-stack and any flags. Each is reported, or does no harm, and never hangs."""
+"""Hostile guests in the address space of the hypercall handlers: they jump to any instruction,
+overwrite any data, and come with any stack and any flags. Each guest is reported, or does no harm,
+and never hangs.
+"""
 
 import os
 import random
@@ -25,7 +27,7 @@ from sandbox_rig import (
 
 from tender import ExitReason
 
-# ---- jumps into the handlers
+# ---- jumps into the hypercall handlers
 
 
 JUMPS = int(os.environ.get("TENDER_JUMPS", "150"))
@@ -33,8 +35,9 @@ JUMPS = int(os.environ.get("TENDER_JUMPS", "150"))
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_jumps_into_the_handlers_end_or_are_ended(rig: Rig, seed: int) -> None:
-    """Any offset of the program's text, every register the attacker's. A jump may find an end that the handlers
-    report, the guest's own exit among them."""
+    """Jumps to any offset of the program's text, with all registers chosen by the attacker. A jump may
+    reach code where the handlers report an end, such as the guest's own exit.
+    """
     draw = random.Random(seed)
     reasons: dict[str, int] = {}
     for _ in range(JUMPS):
@@ -50,7 +53,7 @@ def test_jumps_into_the_handlers_end_or_are_ended(rig: Rig, seed: int) -> None:
 
 
 def test_jumps_to_each_function_with_sound_registers_of_a_call(rig: Rig) -> None:
-    """Aimed ones: the beginning of each function in the program, with registers that may be pointers."""
+    """Jumps to the start of each function of the program, with registers that may be pointers."""
     functions = sorted(name for name, place in SYMBOLS.items() if place.start in TEXT and name.isidentifier())
     assert len(functions) > 20
     for name in functions:
@@ -88,8 +91,8 @@ def test_noise_over_the_handlers_data_is_reported_or_harmless(rig: Rig, name: st
         assert result.reason in EXIT_REASONS_OF_A_GUEST, (script, result.message)
 
 
-def test_handlers_that_are_told_of_other_descriptors_are_killed(rig: Rig) -> None:
-    """The console's number in their data, exchanged for another one."""
+def test_handlers_whose_console_descriptor_is_replaced_are_killed(rig: Rig) -> None:
+    """The console's descriptor in the handlers' data is replaced by another number."""
     read_end, write_end = os.pipe()
     try:
         for fd in (0, 1, FD_STOP, FD_VM, FD_SMALL, rig.victim_fd, rig.open[1]):
@@ -100,8 +103,8 @@ def test_handlers_that_are_told_of_other_descriptors_are_killed(rig: Rig) -> Non
         os.close(write_end)
 
 
-def test_handlers_whose_disks_are_exchanged_stay_with_the_guests_own(rig: Rig) -> None:
-    """The numbers of the two disks, exchanged: both are the guest's, and neither grows."""
+def test_handlers_whose_disks_are_exchanged_use_only_the_guests_own(rig: Rig) -> None:
+    """The numbers of the two disks are exchanged. Both disks belong to the guest, and neither grows."""
     result = rig.run(f"replace={VM_DATA},{FD_SMALL},{FD_LARGE}")
     assert "replaced 1" in text(result)
 
@@ -127,7 +130,9 @@ ENDS = ("0", "1", "8", "m", "m+8", "0xffffffffffffffff", "0x8000000000000000", "
 )
 @pytest.mark.parametrize("target", ["0", "handlers", "gate"])
 def test_a_fault_on_any_stack_is_reported(rig: Rig, rsp: str, target: str) -> None:
-    """Also on the stack that signals are handled on, which then overflows. The gate pops its return address."""
+    """This includes the stack on which signals are handled, which then overflows. The gate pops its
+    return address.
+    """
     where = {"0": "0", "handlers": at("the_call"), "gate": "0xff010"}[target]
     result = rig.run(f"goto={where},{rsp}")
     assert result.reason in EXIT_REASONS_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
@@ -161,7 +166,9 @@ KEPT = RESULT | DF | ID
     ],
 )
 def test_flags_outlive_a_hypercall(rig: Rig, flags: int) -> None:
-    """A site and a trapped `out` keep them all, but for AC and NT by a signal; the gate is a function."""
+    """A call site and a trapped `out` keep all flags, AC and NT only by way of a signal. The gate is a
+    function.
+    """
     result = rig.run(f"flags={flags | 0x202:#x}")
     assert result.ok, (result.message, text(result))
     found = re.search(r"flags = (\S+) (\S+) (\S+)", text(result))
@@ -173,7 +180,9 @@ def test_flags_outlive_a_hypercall(rig: Rig, flags: int) -> None:
 
 
 def test_alignment_checks_do_not_reach_a_ring_0_program(rig: Rig) -> None:
-    """CR0.AM is not set, so the flag means nothing; in ring 3 it would, to the guest and to the handlers."""
+    """CR0.AM is not set, so the flag has no meaning for the guest. In ring 3 it would affect the guest
+    and the handlers.
+    """
     result = rig.run("odd")
     assert result.ok, (result.message, text(result))
 
@@ -184,8 +193,8 @@ def test_single_steps_are_the_guests_own_exception(rig: Rig) -> None:
     assert "#DB" in text(result)
 
 
-def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> None:
-    """WRPKRU, where the processor has it, takes the handlers' rights to their own memory."""
+def test_rights_by_protection_keys_end_the_guest_or_have_no_effect(rig: Rig) -> None:
+    """WRPKRU, where the processor has it, removes the handlers' rights to their own memory."""
     result = rig.run("pkru=0xffffffff", "site")
     assert result.reason in EXIT_REASONS_OF_A_GUEST - {ExitReason.TIMEOUT}
 
@@ -200,7 +209,7 @@ def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> No
         (
             "0x80000",
             ExitReason.ABORT,
-        ),  # trampolines, and all below 1 MiB: read-only in the guest's own tables
+        ),  # trampolines, and all memory below 1 MiB: read-only in the guest's own tables
         ("0xff010", ExitReason.ABORT),
         ("0xfff00", ExitReason.ABORT),
         ("0xfe000", ExitReason.ABORT),
@@ -214,7 +223,7 @@ def test_rights_by_protection_keys_end_the_guest_or_mean_nothing(rig: Rig) -> No
         ("0x7ffffffff000", ExitReason.ABORT),  # the last page of user space, never mapped
     ],
 )
-def test_what_is_not_the_guests_to_write_is_not_written(rig: Rig, where: str, reason: str) -> None:
+def test_memory_that_the_guest_may_not_write_is_not_written(rig: Rig, where: str, reason: str) -> None:
     result = rig.run(f"poke={where},90", "say=WRITTEN")
     assert result.reason == reason, (result.message, text(result))
     assert "WRITTEN" not in text(result)

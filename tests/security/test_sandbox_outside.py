@@ -1,4 +1,4 @@
-"""A sandbox with a hostile guest in it, from outside: what its process has, and that it ends."""
+"""A sandbox with a hostile guest, examined from outside: what its process has, and that it ends."""
 
 import ctypes
 import errno
@@ -98,7 +98,9 @@ def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
 
 
 def assert_is_not_root(pid: int) -> None:
-    """By what the kernel says to a process outside: no user, group or supplementary group of root's, and no way back."""
+    """The kernel shows no user, group or supplementary group of root to a process outside, and no way
+    to get them back.
+    """
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
     )
@@ -113,15 +115,15 @@ def assert_is_not_root(pid: int) -> None:
         assert set(status["Uid"].split()) == {str(os.geteuid())}
 
 
-def test_the_process_of_roots_monitor_is_not_roots(rig: Rig) -> None:
-    """And the monitor is what it was."""
+def test_the_sandbox_process_of_a_monitor_that_is_root_is_not_root(rig: Rig) -> None:
+    """The monitor itself is unchanged."""
     before = (os.getresuid(), os.getresgid(), os.getgroups(), Path("/proc/self/status").stat().st_uid)
     vm, pid = running(rig)
     with vm:
         assert_is_not_root(pid)
         assert {"uid", "capabilities"} <= set(vm.isolation)
         assert os.stat("/proc/self/mem").st_uid == os.geteuid()
-        assert vm.memory(0x10000, 8)  # it can still look into it, and end it
+        assert vm.memory(0x10000, 8)  # the monitor can still read the guest's memory, and end the guest
     assert before == (os.getresuid(), os.getresgid(), os.getgroups(), Path("/proc/self/status").stat().st_uid)
 
 
@@ -137,8 +139,8 @@ def test_the_process_of_roots_monitor_is_not_roots(rig: Rig) -> None:
         "os.seteuid(65534)",
     ],
 )
-def test_a_program_that_changes_its_user_has_no_sandbox_of_roots(guest: Guest, change: str) -> None:
-    """The C library changes that of every thread, so also of the one that makes sandboxes."""
+def test_a_program_that_changes_its_user_has_no_sandbox_that_is_root(guest: Guest, change: str) -> None:
+    """The C library changes the user of every thread, so also of the thread that makes sandboxes."""
     code = (
         "import os, sys, tender\n"
         "def made():\n"
@@ -162,10 +164,12 @@ def test_a_program_that_changes_its_user_has_no_sandbox_of_roots(guest: Guest, c
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root's groups, and a program that is root's alone")
-def test_a_program_that_is_roots_alone_is_executed_all_the_same(
+def test_a_program_file_that_only_root_can_read_is_executed(
     guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As an installation under umask 077 leaves it. The caller's supplementary groups are not handed on."""
+    """An installation under umask 077 leaves the program like this. The caller's supplementary groups
+    are not passed on.
+    """
     own = tmp_path / "tender-sandbox"
     own.write_bytes(Path(sandbox_module.PROGRAM).read_bytes())
     own.chmod(0o700)
@@ -189,8 +193,10 @@ def test_a_program_that_is_roots_alone_is_executed_all_the_same(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_limit_of_namespaces_that_is_met_once_is_not_met_for_ever(guest: Guest) -> None:
-    """By the limits of a user namespace around it: of each kind alone, of all, and then of none, in one process."""
+def test_a_limit_on_namespaces_that_is_reached_once_is_not_remembered(guest: Guest) -> None:
+    """The limits are those of a user namespace around the process: on each kind alone, on all, and
+    then on none.
+    """
     code = (
         "import sys, tender\n"
         "kinds = ('user', 'net', 'mnt', 'pid', 'ipc')\n"
@@ -221,7 +227,9 @@ BPF_RET_K = 0x06
 
 
 def filters_in_force(pid: int) -> list[list[tuple[int, int]]]:
-    """Code and number of each instruction of each filter, in the order they were installed, as the kernel has them."""
+    """Returns code and number of each instruction of each filter, in the order of their installation,
+    as the kernel has them.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
 
     def ptrace(request: int, address: int = 0, data: int = 0) -> int:
@@ -235,14 +243,14 @@ def filters_in_force(pid: int) -> list[list[tuple[int, int]]]:
     ptrace(PTRACE_SEIZE)
     try:
         ptrace(PTRACE_INTERRUPT)
-        os.waitpid(pid, 0x40000000)  # __WALL: it is a child of another thread
+        os.waitpid(pid, 0x40000000)  # __WALL: the process is a child of another thread
         found: list[list[tuple[int, int]]] = []
         while True:
             buffer = ctypes.create_string_buffer(8 * 4096)
             try:
                 length = ptrace(PTRACE_SECCOMP_GET_FILTER, len(found), ctypes.addressof(buffer))
             except OSError as error:
-                if error.errno != errno.ENOENT:  # there are no more
+                if error.errno != errno.ENOENT:  # there are no more filters
                     raise
                 return found
             found.append(
@@ -253,7 +261,9 @@ def filters_in_force(pid: int) -> list[list[tuple[int, int]]]:
 
 
 def test_each_filter_in_force_ends_the_process_and_not_a_thread(rig: Rig) -> None:
-    """By what the kernel itself runs: the guard of the disks, and the filter of all calls. No verdict is an error either."""
+    """The kernel's own copies are read: the guard of the disks, and the filter of all calls. No
+    verdict is an error either.
+    """
     vm, pid = running(rig)
     with vm:
         found = filters_in_force(pid)
@@ -294,7 +304,9 @@ def test_a_running_sandbox_is_in_namespaces_of_its_own_with_an_empty_root(rig: R
 
 
 def test_this_host_gives_every_isolation_layer(rig: Rig) -> None:
-    """What clone(2) allows here, tried by another program, is what the sandbox has."""
+    """The sandbox has the namespaces that clone(2) allows on this host, which another program tries
+    here.
+    """
     done = subprocess.run(
         ["unshare", "--user", "--net", "--mount", "--pid", "--ipc", "--fork", "true"], check=False
     )
@@ -311,7 +323,9 @@ def test_this_host_gives_every_isolation_layer(rig: Rig) -> None:
 def test_the_commands_sandbox_has_the_same_isolation_layers(
     rig: Rig, guest: Guest, tender_cmd: list[str], required: str
 ) -> None:
-    """It is the command's own process; a network namespace is had if it is required, a pid namespace by a child."""
+    """It is the command's own process. It has a network namespace if that is required, and a pid
+    namespace if it is a child.
+    """
     with rig.vm() as vm:
         assert isinstance(vm._machine, SandboxVm)
         had = set(vm.isolation)
@@ -334,7 +348,7 @@ def test_the_commands_sandbox_has_the_same_isolation_layers(
             assert (status["Seccomp"].strip(), status["NoNewPrivs"].strip()) == ("2", "1")
             assert_is_not_root(sandbox.pid)
             assert re.search(r"Max stack size +65536 +65536 ", (proc / "limits").read_text())
-            """Its arguments lie on that stack: no path of the host's."""
+            # The arguments are on that stack, and contain no path of the host.
             words = [b"tender-sandbox"] if is_child else [Path(word).name.encode() for word in command[:-1]]
             assert (proc / "cmdline").read_bytes() == b"".join(word + b"\0" for word in [*words, b"spin.elf"])
             fds = {FD_CONTROL, FD_STOP, FD_CONSOLE} if is_child else {FD_CONSOLE, FD_STDERR}
@@ -366,7 +380,9 @@ def test_the_commands_sandbox_has_the_same_isolation_layers(
 def test_the_words_of_the_process_name_no_directory_of_the_hosts(
     guest: Guest, tender_cmd: list[str], tmp_path: Path, words: list[str], shown: list[str]
 ) -> None:
-    """They lie on its stack, which the guest can read; the words behind the image are the guest's own."""
+    """The words are on the process's stack, which the guest can read. The words after the image belong
+    to the guest.
+    """
     (tmp_path / "x=y").mkdir()
     for name in ("disk.img", "a=b.img", "x=y/disk.img"):
         (tmp_path / name).write_bytes(bytes(1 << 20))
@@ -384,7 +400,7 @@ def test_the_words_of_the_process_name_no_directory_of_the_hosts(
 
 @pytest.mark.parametrize("number", ["SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS"])
 @pytest.mark.parametrize("name", ["spin", "sleep"])
-def test_a_fault_that_another_process_sends_is_none_of_the_guests(
+def test_a_fault_signal_from_another_process_is_not_the_guests_fault(
     guest: Guest, tender_cmd: list[str], name: str, number: str
 ) -> None:
     command = [*tender_cmd, "--backend=sandbox", "--mem=8", str(guest(name))]
@@ -409,7 +425,9 @@ def test_a_fault_that_another_process_sends_is_none_of_the_guests(
 def test_the_command_runs_where_namespaces_are_refused(
     guest: Guest, tender_cmd: list[str], refused: tuple[str, ...]
 ) -> None:
-    """By the limits of a user namespace around it. What was begun before the refusal is undone, or done otherwise."""
+    """The limits are those of a user namespace around it. What was begun before the refusal is undone
+    or done in another way.
+    """
     limits = "".join(f"echo 0 > /proc/sys/user/max_{kind}_namespaces && " for kind in refused)
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", limits + 'exec "$@"', "sh", *tender_cmd]
     done = subprocess.run(
@@ -422,7 +440,9 @@ def test_the_command_runs_where_namespaces_are_refused(
 
 
 def test_a_sandbox_cannot_be_looked_into_by_its_own_user(rig: Rig) -> None:
-    """Not dumpable: its memory and descriptors belong to root's processes alone."""
+    """The process is not dumpable: its memory and its descriptors are accessible to root's processes
+    alone.
+    """
     vm, pid = running(rig)
     with vm:
         assert os.stat(f"/proc/{pid}/mem").st_uid in (0, 65534)

@@ -1,4 +1,6 @@
-"""Hostile guests that talk to the monitor themselves: false events in the shared page, words on the control socket."""
+"""Hostile guests that send to the monitor themselves: false events in the shared page, bytes on the
+control socket.
+"""
 
 import json
 import subprocess
@@ -39,7 +41,9 @@ EVENT_AT = ffi.offsetof("struct vm_shared", "event")
 
 
 def report(**fields: int) -> tuple[str, ...]:
-    """The script that writes an event into the shared page and tells of it, then spins."""
+    """Returns the script that writes an event into the shared page, signals it to the monitor, and
+    then spins.
+    """
     return (
         f"poke={SHARED}+{EVENT_AT},{event_bytes(**fields).hex()}",
         "events=1",
@@ -75,12 +79,12 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("name", list(IMPOSSIBLE))
-def test_a_report_that_cannot_be_true_is_called_one(rig: Rig, name: str) -> None:
+def test_a_report_that_cannot_be_true_is_called_false(rig: Rig, name: str) -> None:
     assert_false_report(rig.run(*report(**IMPOSSIBLE[name])))
 
 
 def test_a_piece_of_console_that_nobody_asked_for_is_a_false_report(rig: Rig) -> None:
-    """The console is a descriptor here, or nothing: the handlers never hand pieces to the monitor."""
+    """Here the console is a descriptor or nothing, so the handlers never pass pieces to the monitor."""
     for console in (DISCARD, rig.victim_fd):
         assert_false_report(rig.run(*report(kind=lib.EVENT_CONSOLE, gpa=0, len=16), console=console))
 
@@ -88,8 +92,8 @@ def test_a_piece_of_console_that_nobody_asked_for_is_a_false_report(rig: Rig) ->
 EXTREMES = (0, 1, 255, (1 << 31) - 1, -1, -(1 << 31))
 
 
-def test_what_a_guest_may_claim_is_reported_as_it_stands(rig: Rig) -> None:
-    """Ends that a guest can bring about by itself: a claim is as good as the deed. None may confuse the monitor."""
+def test_what_a_guest_may_claim_is_reported_unchanged(rig: Rig) -> None:
+    """These are ends that a guest can cause by itself, so a claim is as good as the end. None may confuse the monitor."""
     most = {"rip": (1 << 64) - 1, "gpa": (1 << 64) - 1, "len": (1 << 64) - 1, "detail": (1 << 64) - 1}
     for extreme in EXTREMES:
         result = rig.run(*report(kind=lib.EVENT_HALT, status=extreme, cookie_valid=0xFFFFFFFF, **most))
@@ -135,12 +139,12 @@ def test_a_guest_that_writes_over_the_configuration_changes_nothing(rig: Rig) ->
 # ---- the control socket
 
 
-def test_words_that_the_program_does_not_say_are_a_false_report(rig: Rig) -> None:
+def test_a_byte_that_the_program_never_sends_is_a_false_report(rig: Rig) -> None:
     assert_false_report(rig.run("poke=b,78", f"call={WRITE},{FD_CONTROL},b,1", "spin"))
 
 
-def test_a_second_word_behind_the_first_changes_nothing(rig: Rig) -> None:
-    """The run has ended with the first; `vm` answers as after any end."""
+def test_a_second_byte_after_the_first_changes_nothing(rig: Rig) -> None:
+    """The run has ended with the first byte. `vm` answers as after any end."""
     event = event_bytes(kind=lib.EVENT_HALT, status=3).hex()
     with rig.vm(f"poke={SHARED}+{EVENT_AT},{event}", "events=5", "spin") as vm:
         assert vm.run(timeout=LIMIT).status == 3
@@ -151,13 +155,15 @@ EMPTY_PIECE = event_bytes(kind=lib.EVENT_CONSOLE, gpa=0, len=0).hex()
 
 
 def test_a_guest_that_reads_no_answer_is_ended(rig: Rig) -> None:
-    """Until the monitor's answers have no space: it does not wait for that."""
+    """The guest goes on until there is no space for the monitor's answers. The monitor does not wait
+    for that space.
+    """
     result = rig.run(f"poke={SHARED}+{EVENT_AT},{EMPTY_PIECE}", "events=0xffffffffffff", timeout=LIMIT)
     assert_false_report(result)
 
 
 @pytest.mark.parametrize("ahead", [1, 200])
-def test_a_guest_that_has_always_something_to_say_is_stopped(rig: Rig, ahead: int) -> None:
+def test_a_guest_that_never_stops_reporting_is_stopped(rig: Rig, ahead: int) -> None:
     started = time.monotonic()
     result = rig.run(f"poke={SHARED}+{EVENT_AT},{EMPTY_PIECE}", f"chatter={ahead}", timeout=0.2)
     assert result.reason == ExitReason.TIMEOUT, result.message
@@ -165,7 +171,7 @@ def test_a_guest_that_has_always_something_to_say_is_stopped(rig: Rig, ahead: in
 
 
 def test_a_guest_that_has_ended_does_nothing_more(rig: Rig) -> None:
-    """It says that it halted, and goes on sending: the wire falls silent all the same."""
+    """The guest reports that it halted, and goes on sending. Nevertheless its process stops."""
     event = event_bytes(kind=lib.EVENT_HALT).hex()
     with rig.vm(f"poke={SHARED}+{EVENT_AT},{event}", "events=1", "spin") as vm:
         assert vm.run(timeout=LIMIT).status == 0
@@ -182,10 +188,10 @@ def test_a_guest_that_has_ended_does_nothing_more(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("name", ["a claim", "noise", *IMPOSSIBLE])
-def test_the_command_reports_whatever_it_is_told_in_its_own_words(
+def test_the_command_reports_any_event_in_its_own_words(
     rig: Rig, tender_cmd: list[str], tmp_path: Path, name: str
 ) -> None:
-    """Console in a file, JSON, counters and hints: all that it makes of a report."""
+    """Console in a file, JSON, counters and hints: everything that the command writes from a report."""
     if name == "noise":
         script: tuple[str, ...] = (f"noise={SHARED},0x1000,3", "events=1", "spin")
     elif name == "a claim":
