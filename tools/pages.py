@@ -68,7 +68,7 @@ def outside(text: str, page: str, kept: Collection[str]) -> str:
         if not path:
             return words
         name = normpath(join(dirname(page), path))
-        bare = words.strip("`").replace("\\", "")
+        bare = words.strip("`").rstrip("/").replace("\\", "")
         return f"`{name}`" if name.endswith(bare) else f"{words} (`{name}`)"
 
     parts = FENCE.split(text)

@@ -75,6 +75,7 @@ def pages() -> Any:
         ("[docs/cli.md](docs/cli.md)", "`docs/cli.md`"),
         ("[cli.md](docs/cli.md)", "`docs/cli.md`"),
         ("[`tools/x`](tools/x)", "`tools/x`"),
+        ("[tools/requirements/](tools/requirements/)", "`tools/requirements`"),
         ("[the test VM](tools/kvmbox/README.md)", "the test VM (`tools/kvmbox/README.md`)"),
         ("[options](docs/cli.md#options)", "options (`docs/cli.md`)"),
         ("[above](#exit-status)", "above"),
