@@ -1,12 +1,13 @@
 /*
- * The disks' own filter under libFuzzer (bindings/machine/disk_guard.c): any disks, any system call.
+ * The disks' own filter under libFuzzer (bindings/machine/disk_guard.c): any disks, any system
+ * call.
  *
- *   input: u8 devices, for each u8 kind (1: disk, 2: read-only, 4: network) and u64 capacity; then system
- *          calls: u8 number, u8 descriptor, u8 edges, u64 count, u64 offset
+ *   input: u8 devices; for each of them u8 kind (1: disk, 2: read-only, 4: network) and u64 capacity; then
+ *          system calls: u8 number, u8 descriptor, u8 edges, u64 count, u64 offset
  *
- * The kernel takes the program. It allows a pwrite64 that lies in a disk that may be written, kills for any
- * other, and lets every other call pass: by a machine of our own that reads the program, against one line of
- * C in 128 bits.
+ * The kernel accepts the filter program. The filter allows a pwrite64 that lies inside a writable
+ * disk, kills for any other pwrite64, and lets every other call pass. A BPF interpreter in this
+ * file executes the program, and its verdict is compared with one line of C in 128 bits.
  */
 #include <asm/unistd.h>
 #include <linux/audit.h>
@@ -35,7 +36,7 @@ static bool take(const uint8_t **data, size_t *size, void *to, size_t len)
     return true;
 }
 
-/* As the kernel reads it: 32 bits, forward jumps alone. */
+/* Executes the program as the kernel does: 32 bits, only forward jumps. */
 static uint32_t execute(const struct sock_filter *code, uint32_t length, const struct seccomp_data *call)
 {
     uint32_t a = 0, x = 0, memory[BPF_MEMWORDS];
@@ -44,7 +45,7 @@ static uint32_t execute(const struct sock_filter *code, uint32_t length, const s
         const uint32_t k = code[at].k;
         switch (code[at].code) {
         case BPF_LD | BPF_W | BPF_ABS:
-            MUST(k % 4 == 0 && k <= sizeof *call - 4); /* what seccomp_check_filter() lets pass */
+            MUST(k % 4 == 0 && k <= sizeof *call - 4); /* what seccomp_check_filter() accepts */
             memcpy(&a, (const uint8_t *)call + k, sizeof a);
             break;
         case BPF_LD | BPF_IMM:
@@ -113,7 +114,8 @@ static uint32_t expected(const struct seccomp_data *call)
     return SECCOMP_RET_KILL_PROCESS;
 }
 
-/* What check_load_and_stores() and its like of net/core/filter.c say; seccomp asks them too. */
+/* Whether the kernel accepts the program. Its rules (check_load_and_stores() and others in
+ * net/core/filter.c) are also those of seccomp. */
 static bool kernel_takes(struct sock_filter *code, uint32_t length)
 {
     static int probe = -1;
@@ -124,7 +126,7 @@ static bool kernel_takes(struct sock_filter *code, uint32_t length)
     return setsockopt(probe, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0;
 }
 
-/* Counts and offsets that lie about a capacity, or anywhere. */
+/* Counts and offsets near a capacity, or anywhere. */
 static uint64_t edge(unsigned how, uint64_t value, uint64_t capacity)
 {
     switch (how % 6) {
@@ -158,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         disk_of(device)->read_only = kind & 2;
         device->fd = SANDBOX_FDS_block + (int)vm.device_end;
     }
-    /* Exactly as long as it may get: a write past it is found. */
+    /* Exactly as long as the program may become: a write past it is found. */
     struct sock_filter *code = malloc(DISK_GUARD_LENGTH * sizeof *code);
     MUST(code);
     const uint32_t length = disk_guard_build(code, &vm);
@@ -174,7 +176,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         call.args[0] |= head[0] & 4 ? (uint64_t)head[1] << 32 : 0;
         call.args[2] = edge(head[2], count, capacity);
         call.args[3] = edge(head[2] / 6, offset, capacity);
-        if (head[2] >= 200) /* exactly at the end, or one behind it */
+        if (head[2] >= 200) /* exactly at the end, or one byte past it */
             call.args[3] = capacity - call.args[2] + head[2] % 2;
         MUST(execute(code, length, &call) == expected(&call));
     }

@@ -1,8 +1,10 @@
 /*
- * Fuzzes what a hostile file reaches: the ELF parser, the memory check, and loading into a template.
+ * Fuzzes the code that a hostile file reaches: the ELF parser, the memory check, and loading into a
+ * template.
  *
- * Any input must be refused with a reason, or give an image that keeps the promises of elf_image.h. A broken
- * promise aborts. Loading is skipped for templates past 64 MiB: the code is the same, only slower.
+ * Any input must be refused with a reason, or give an image that keeps the promises of elf_image.h.
+ * A broken promise aborts. Templates larger than 64 MiB are not loaded: the code is the same, only
+ * slower.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memfd_create */
@@ -28,8 +30,8 @@ static void check_error(const struct elf_error *error)
     size_t length = strnlen(error->text, sizeof error->text);
 
     MUST(error->code > ELF_OK && error->code <= ELF_TOO_LARGE);
-    MUST(length > 0 && length < sizeof error->text - 1); /* not cut */
-    MUST(error->os_error == 0);                          /* memory does not fail */
+    MUST(length > 0 && length < sizeof error->text - 1); /* not truncated */
+    MUST(error->os_error == 0);                          /* memory sources do not fail */
     for (size_t i = 0; i < length; i++)
         MUST(error->text[i] >= ' ' && error->text[i] <= '~'); /* bytes of the file never reach a terminal */
 }
@@ -78,7 +80,7 @@ static void check_fits(const struct elf_image *image)
                               image->entry,
                               image->entry + 1,
                               image->kernel_end,
-                              image->bss_end - 1, /* wraps if there is no bss: memory larger than anything */
+                              image->bss_end - 1, /* wraps if there is no bss: larger than any memory */
                               image->bss_end,
                               0x20000000,
                               HVT_MEM_MAX};
@@ -116,7 +118,7 @@ static void check_load(const struct elf_image *image, const struct byte_source *
     }
     MUST(munmap(memory, bytes) == 0);
 
-    /* The file becomes shorter between parsing and loading. */
+    /* The file is truncated between parsing and loading. */
     struct byte_source shorter = byte_source_memory(source->bytes, source->size / 2);
     if (start_state_load_segments(image, &shorter, fd, &error) != 0)
         check_error(&error);
@@ -138,7 +140,8 @@ static void check_boot_info(const struct elf_image *image)
          0);
 }
 
-/* A file that is read by windows gives what its bytes in memory give: piece by piece, and parsed. */
+/* A file that is read through a window gives the same as its bytes in memory: piece by piece, and
+ * parsed. */
 static void check_window(const uint8_t *data, size_t size)
 {
     static int file = -1;
@@ -152,7 +155,7 @@ static void check_window(const uint8_t *data, size_t size)
     const struct byte_source memory = byte_source_memory(data, size),
                              by_window = byte_source_window(&window, file);
     uint64_t at = size;
-    for (size_t i = 0; i + 4 <= size && i < 64; i += 4) { /* places and lengths as the bytes say */
+    for (size_t i = 0; i + 4 <= size && i < 64; i += 4) { /* offsets and lengths come from the bytes */
         const size_t len = (data[i] | (size_t)data[i + 1] << 8) % sizeof one;
         at = data[i + 3] == 0xff ? UINT64_MAX - data[i + 2] : (at + data[i + 2] * 16u) % (size + 64);
         const int64_t got = memory.read_at(&memory, at, one, len);
@@ -198,7 +201,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 #ifdef FUZZ_STANDALONE
-/* Replays files, for compilers without a fuzzer and for regression runs. */
+/* Replays files, for compilers without a fuzzer and for regression tests. */
 int main(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {

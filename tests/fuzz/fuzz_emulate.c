@@ -1,11 +1,12 @@
 /*
- * Ring-0 instructions and exceptions under libFuzzer: the input is a guest that wants to break out.
+ * Ring-0 instructions and exceptions under libFuzzer: the input is a guest that tries to break out.
  *
- *   input: 40 words of 3 bytes (registers, tables, bases, selectors: see word()), 8 bytes of IDT gates to
- *          make good, then the guest's writable memory, from WINDOW on
+ *   input: 40 words of 3 bytes (registers, tables, bases, selectors: see word()), 8 bytes that choose the IDT
+ *          gates to make valid, then the guest's writable memory, from WINDOW on
  *
- * Memory ends at a page without rights and is read-only below WINDOW, so a stray access is SIGSEGV. The guest
- * runs as the program runs it: an instruction is emulated or its fault is delivered, STEPS times at most.
+ * Memory ends at a page without rights and is read-only below WINDOW, so a stray access raises
+ * SIGSEGV. The guest runs as in the sandbox program: each instruction is emulated or its fault is
+ * delivered, at most STEPS times.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -20,8 +21,8 @@
 #include "must.h"
 
 #define M            0x104000u
-#define TEXT         0x100000u /* can be read, and is the last memory before... */
-#define WINDOW       0x102000u /* ...what can be written */
+#define TEXT         0x100000u /* readable, and the last memory before... */
+#define WINDOW       0x102000u /* ...what is writable */
 #define GUARD        0x10000u
 #define STEPS        16u
 #define WORD_BYTES   3u
@@ -45,7 +46,7 @@ static void set_up(void)
     MUST(mprotect(memory.hva + WINDOW, M - WINDOW, PROT_READ | PROT_WRITE) == 0);
 }
 
-/* A number worth trying, from three bytes: in the window mostly, or at an edge. */
+/* A value worth trying, made from three bytes: mostly in the window, or at an edge. */
 static uint64_t word(const uint8_t *at)
 {
     uint64_t low = at[1] | (uint64_t)at[2] << 8;
@@ -71,7 +72,7 @@ static uint64_t word(const uint8_t *at)
     }
 }
 
-/* What a base register can hold: hardware lets no other address in. */
+/* What a base register can hold: hardware accepts no other address. */
 static uint64_t canonical(uint64_t address)
 {
     return address & 1ULL << 47 ? address | 0xffff000000000000 : address & 0xffffffffffff;
@@ -98,7 +99,7 @@ static void put_state(struct system_state *state, struct cpu *cpu, const uint8_t
     state->interrupts = words[34] & 1;
 }
 
-/* Lets some gates and a code segment be good, so that handlers are reached more often than by luck. */
+/* Makes some gates and a code segment valid, so that handlers are reached more often than by chance. */
 static void put_gates(const struct system_state *state, const uint8_t *chosen)
 {
     uint64_t gdt = state->gdtr.base, idt = state->idtr.base;
@@ -148,7 +149,7 @@ static void check_answer(enum emulation answer, const struct emulated *out, cons
 static void check_state(const struct system_state *state, const struct cpu *cpu)
 {
     const uint64_t addresses[] = {state->fs_base, state->gs_base, cpu->rip};
-    if (state->bases_changed) /* what the program will load into the hardware */
+    if (state->bases_changed) /* what the program will load into the hardware registers */
         for (unsigned i = 0; i < 2; i++)
             MUST(addresses[i] >> 47 == 0 || addresses[i] >> 47 == 0x1ffff);
     MUST(addresses[2] >> 47 == 0 || addresses[2] >> 47 == 0x1ffff);

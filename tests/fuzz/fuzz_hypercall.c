@@ -1,12 +1,12 @@
 /*
- * Hypercalls under libFuzzer: the input is a guest's memory of structures and a list of calls.
+ * Hypercalls under libFuzzer: the input is a guest's structures in memory and a list of calls.
  *
  *   input: up to 64 records of 56 bytes: u8 number, 3 unused, u32 gpa, 48 bytes of structure. A number with
  *          its upper bit set makes no call: the 48 bytes are requests of a batch that comes later.
  *
- * Whatever a call names, what lies outside of memory that the guest may write stays as it was: the low
- * megabyte, the text, the pages behind the end (which have no rights at all: a stray access is SIGSEGV). And
- * what changed in memory was told by entered().
+ * Whatever a call names, memory that the guest may not write stays unchanged: the low megabyte, the
+ * text, and the pages after the end, which have no rights, so that a stray access raises SIGSEGV.
+ * Every change in memory was reported by entered().
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -38,7 +38,7 @@
 static struct vm vm;
 static int wire;
 
-static uint8_t replica[M]; /* what the guest wrote, and what was told */
+static uint8_t replica[M]; /* what the guest wrote, and what entered() reported */
 
 static void on_entered(struct entry_listener *listener, gpa_t gpa, uint64_t len, enum entered_source source)
 {
@@ -105,12 +105,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         bool lands = gpa >= TEXT_END && gpa <= M - BODY_BYTES;
         if (lands)
             guest_writes(gpa, data + 8, BODY_BYTES);
-        if (number == HVT_HYPERCALL_POLL && lands) /* do not wait for the fuzzer's idea of a timeout */
+        if (number == HVT_HYPERCALL_POLL && lands) /* do not wait for a timeout that the fuzzer chose */
             guest_writes(gpa, &at_once, sizeof at_once);
         if (number == TENDER_HYPERCALL_NET_BATCH && lands)
             guest_writes(gpa + offsetof(struct tender_net_batch, timeout_ns), &at_once, sizeof at_once);
         if ((number == HVT_HYPERCALL_POLL || number == TENDER_HYPERCALL_NET_BATCH) && !lands && gpa <= M - 8)
-            gpa = M; /* the same for a structure read from elsewhere */
+            gpa = M; /* the same for a structure at another address */
         if (number & 0x80) {
             data += RECORD_BYTES;
             size -= RECORD_BYTES;

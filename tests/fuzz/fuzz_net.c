@@ -1,12 +1,14 @@
 /*
- * Frames with a net header under libFuzzer, as a TAP with IFF_VNET_HDR gives and takes them: send_headed(),
- * read_headed() and complete_checksum() of net_frame.c, by single calls and by batches.
+ * Frames with a net header under libFuzzer, as a TAP with IFF_VNET_HDR delivers and accepts them:
+ * send_headed(), read_headed() and complete_checksum() of net_frame.c, by single calls and by
+ * batches.
  *
- * The input is u8 offload, u8 features, then steps: u8 what, u16 where, u8 length, 10 bytes of header. A step
- * puts a frame on the wire, or is a call of the guest's.
+ * The input is u8 offload, u8 features, then steps: u8 what, u16 where, u8 length, 10 bytes of
+ * header. Each step puts a frame on the wire, or is a call of the guest.
  *
- * A model does the same to a copy of the guest's memory, with a checksum of its own. After each call the two
- * memories are equal, and so are counters, answers, and what came out of the other end.
+ * A model does the same to a copy of the guest's memory, with its own checksum code. After each
+ * call the two memories are equal, and so are the counters, the answers, and the output at the
+ * other end.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -21,7 +23,7 @@
 #include "net_frame.h"
 #include "runner.h"
 
-#define OPEN        0x100000u /* from here on the guest may write */
+#define OPEN        0x100000u /* the guest may write from here on */
 #define OPEN_BYTES  0x8000u
 #define M           (OPEN + OPEN_BYTES)
 #define STRUCTURE   (OPEN + 0x7000u)
@@ -37,7 +39,7 @@ static uint8_t model[OPEN_BYTES]; /* the guest's memory from OPEN on */
 static struct {
     uint32_t queued;
     size_t lens[QUEUE_MAX];
-    uint8_t frames[QUEUE_MAX][HEADER + FRAME_BYTES]; /* on their way to the guest */
+    uint8_t frames[QUEUE_MAX][HEADER + FRAME_BYTES]; /* frames on their way to the guest */
     struct vm_counters counters;
 } on;
 
@@ -56,7 +58,7 @@ static void set_up(void)
 
 /* ---- the model */
 
-/* RFC 1071 by the byte, with the carry taken in at once. */
+/* RFC 1071 byte by byte. Each carry is added immediately. */
 static uint16_t checksum(const uint8_t *data, size_t len)
 {
     uint32_t sum = 0;
@@ -90,7 +92,8 @@ static bool header_is_taken(const struct net_header *header, uint64_t len)
     }
 }
 
-/* A send: its answer; what left is compared at once. `asked` NULL: a plain frame. */
+/* Models a send. Returns the answer, and compares the sent bytes immediately. `asked` NULL: a plain
+ * frame. */
 static int32_t model_send(const uint8_t *data, uint64_t len, const struct net_header *asked)
 {
     static uint8_t left[HEADER + FRAME_BYTES * 4];
@@ -107,7 +110,7 @@ static int32_t model_send(const uint8_t *data, uint64_t len, const struct net_he
     return HVT_R_OK;
 }
 
-/* A receive into model memory: the frame's length, 0 if there is none. */
+/* Models a receive into model memory. Returns the frame's length, or 0 if there is no frame. */
 static uint64_t model_receive(uint8_t *data, uint64_t capacity, struct net_header *header)
 {
     while (capacity && on.queued) {
@@ -115,7 +118,7 @@ static uint64_t model_receive(uint8_t *data, uint64_t capacity, struct net_heade
         const size_t got = on.lens[0], len = got > HEADER ? got - HEADER : 0;
         uint8_t *frame = on.frames[0];
         memcpy(&own, frame, HEADER);
-        memcpy(data, frame + HEADER, len < capacity ? len : capacity); /* one that is dropped was there too */
+        memcpy(data, frame + HEADER, len < capacity ? len : capacity); /* also of a dropped frame */
         bool taken = len && len <= capacity && (header || !own.gso_type);
         if (taken && !header && own.flags & 1) {
             const uint32_t at = (uint32_t)own.csum_start + own.csum_offset;
@@ -151,13 +154,13 @@ struct step {
     struct net_header header;
 };
 
-/* Lengths below and above those of headers, and of a frame. */
+/* Lengths below and above those of headers and of a frame. */
 static uint32_t length_of(const struct step *step)
 {
     return step->len < 200 ? step->len : (step->len - 199u) * 36u;
 }
 
-/* Below the structures, with space behind for any frame. */
+/* An address below the structures, with space after it for any frame. */
 static gpa_t place_of(const struct step *step)
 {
     return OPEN + (step->where[0] | (unsigned)step->where[1] << 8) % 0x5000u;
@@ -211,7 +214,7 @@ static void read_frame(const struct step *step)
     memcpy(model + (STRUCTURE - OPEN), &read, sizeof read);
 }
 
-/* Two frames out and two in, whose places are apart by what the header says. */
+/* Up to two frames out and two in, at addresses 64 bytes apart, with the header of the step. */
 static void make_batch(const struct step *step)
 {
     const bool offloads = vm.extensions & TENDER_FEATURE_NET_OFFLOAD;
@@ -289,12 +292,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         MUST(memcmp(vm.memory.hva + OPEN, model, OPEN_BYTES) == 0);
         MUST(memcmp(&vm.shared->counters, &on.counters, sizeof on.counters) == 0);
-        MUST(recv(wire, drop, sizeof drop, 0) < 0 && errno == EAGAIN); /* nothing left but what was asked */
+        MUST(recv(wire, drop, sizeof drop, 0) < 0 && errno == EAGAIN); /* nothing else was sent */
     }
     vm_leave(&vm, &saved);
     while (recv(vm.devices[1].fd, drop, sizeof drop, 0) >= 0)
         ;
-    for (uint32_t i = 0; i < 16; i++) /* the low megabyte is nobody's to write */
+    for (uint32_t i = 0; i < 16; i++) /* nobody may write the low megabyte */
         MUST(vm.memory.hva[i * 0x10000u] == 0);
     return 0;
 }

@@ -1,11 +1,11 @@
 /*
  * Call sites of a hostile image under libFuzzer.
  *
- *   input: u8 trampolines there is space for, u32 address in pages, then the text of an executable segment.
+ *   input: u8 number of trampolines that fit, u32 address in pages, then the text of an executable segment.
  *
- * Text and trampolines end where their allocations end, so that a stray access is found. Every changed byte
- * belongs
- * to a site, every call site took one trampoline, and a trampoline goes on behind the `out` of its call site.
+ * Text and trampolines end where their allocations end, so that a stray access is found. Every
+ * changed byte belongs to a call site, every patched call site has exactly one trampoline, and a
+ * trampoline continues after the `out` of its call site.
  */
 #include <stdlib.h>
 #include <string.h>

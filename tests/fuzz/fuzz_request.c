@@ -1,14 +1,14 @@
 /*
- * Command lines under libFuzzer: words to a request, as the launcher reads them
+ * Command lines under libFuzzer: the launcher reads words into a request
  * (bindings/command/request.c).
  *
  *   input: u8 flags (1: solo5-hvt's grammar, 2: TENDER_BACKEND is set, 4: TENDER_REQUIRE is set,
  *          8: TENDER_LOCK_WAIT is set), then words, each up to a 0 byte. The variables that are set take the
  *          first words.
  *
- * The words are copies of their own, so a read past a word's end is found. An accepted request keeps the
- * bounds that later code relies on. The words stay as they were, for Python to read them again, and a second
- * reading gives the same request.
+ * Each word is an allocation of its own, so a read past a word's end is found. An accepted request
+ * keeps the bounds that later code relies on. The words stay unchanged, so that Python can read
+ * them again, and a second reading gives the same request.
  */
 #define _GNU_SOURCE /* asprintf() */
 #include <stdio.h>
@@ -21,7 +21,7 @@
 
 #define WORDS_MAX 40u
 #define MIB       (UINT64_C(1) << 20)
-#define STATIC    16u /* up to so many words request.c needs no memory for settings */
+#define STATIC    16u /* up to this number of words, request.c needs no memory for settings */
 
 static bool is_within(const char *pointer, char *const *words, size_t count)
 {
@@ -97,7 +97,7 @@ static void check(const struct request *request, char *const *words, size_t coun
     }
 }
 
-/* Reads, and frees what a process of one run leaves to its end. */
+/* Reads the words once, and frees what the process of a single run frees only by its end. */
 static bool read_once(char **words, size_t count, char *const *environment, bool solo5,
                       struct request *request)
 {

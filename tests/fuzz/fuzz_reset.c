@@ -1,11 +1,12 @@
 /*
- * Guest memory that serves again, under libFuzzer (bindings/core/guest_reset.c).
+ * Guest memory that is reset for another run, under libFuzzer (bindings/core/guest_reset.c).
  *
- * The input is u8 how (1: the kernel is not asked for written pages), u8 segments and for each u8 pages, u8
- * rights; then steps of u8 what, u16 page, u8 value: a page is written, read, or all is reset.
+ * The input is u8 how (1: the kernel is not asked for written pages), u8 segments and for each of
+ * them u8 pages, u8 rights; then steps of u8 what, u16 page, u8 value: a page is written or read,
+ * or all memory is reset.
  *
- * After a reset memory is what a new mapping of the template would be, byte by byte; pages that may not be
- * written are still not writable, and the template has not changed.
+ * After a reset, memory equals a new mapping of the template, byte by byte. Read-only pages are
+ * still not writable, and the template has not changed.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -20,8 +21,8 @@
 
 #define PAGE           4096u
 #define M              0x400000u
-#define TEMPLATE_BYTES 0x140000u /* an image of 64 pages; behind it zeroes */
-#define FIRST          0x100u    /* page of the image */
+#define TEMPLATE_BYTES 0x140000u /* an image of 64 pages; zeroes follow it */
+#define FIRST          0x100u    /* first page of the image */
 #define PAGES          (M / PAGE)
 #define STEPS_MAX      48u
 
@@ -39,7 +40,7 @@ static void set_up(void)
         template[i] = fresh[i] = (uint8_t)(i * 2654435761u >> 24);
 }
 
-/* Whether the host may write there: asked of the kernel, which would say EFAULT. */
+/* Whether the host may write there. The kernel is asked: it returns EFAULT if not. */
 static bool is_writable(const uint8_t *at)
 {
     static int zeroes = -1;
@@ -113,7 +114,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         uint32_t run = data[0] & 0x40 ? data[3] : 1u;
         switch (data[0] % 4) {
         case 0:
-        case 1: /* the guest writes, a byte in each of a run of pages */
+        case 1: /* the guest writes one byte in each page of a run */
             for (uint32_t p = first; p < first + run && p < PAGES; p++) {
                 if (may_write(&image, p))
                     memory.hva[p * PAGE + data[3] * 16u] = (uint8_t)(data[3] + 1);

@@ -1,13 +1,14 @@
 /*
- * Hypercalls that are interrupted and resumed, under libFuzzer: hypercall_resume(), and handlers that wait.
+ * Hypercalls that are interrupted and resumed, under libFuzzer: hypercall_resume(), and handlers
+ * that wait.
  *
- * The input is u8 console (a pipe, a socket, Python), then calls: u8 number, u8 and u16 for its arguments,
- * and for each time that it is interrupted u8 what happens meanwhile: 1: another signal, 2: the reader takes
- * something, 4: the structure is changed, as a frame that is read into it does (u8 word, u64).
+ * The input is u8 console (a pipe, a socket, Python), then calls: u8 number, u8 and u16 for its
+ * arguments, and for each interruption u8 what happens meanwhile: 1: another signal, 2: the reader
+ * takes some bytes, 4: the structure is changed, as by a frame that is read into it (u8 word, u64).
  *
- * However often a call is interrupted, and whatever its structure says by then, it does its work once: all
- * bytes go out, in order; a disk has them, or memory; each frame and each flush is done once; a deadline
- * stays.
+ * However often a call is interrupted, and whatever its structure contains by then, the call does
+ * its work once. All bytes go out in order. A disk or memory has all bytes. Each frame and each
+ * flush is done once. A deadline stays the same.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -28,10 +29,10 @@
 #include "runner.h"
 
 #define M           0x400000u
-#define OPEN        0x100000u /* from here on the guest may write */
+#define OPEN        0x100000u /* the guest may write from here on */
 #define STRUCTURE   0x3f0000u
 #define ARRAY       0x3f1000u
-#define BUFFER      0x3f8000u /* what is read goes there */
+#define BUFFER      0x3f8000u /* destination of reads */
 #define DISK_BYTES  0x400000u
 #define CALLS_MAX   16u
 #define RESUMES_MAX 4096u
@@ -44,8 +45,8 @@ static volatile sig_atomic_t pending;
 static const uint8_t *disk_bytes;
 static struct {
     uint32_t number, frames, reads;
-    uint64_t bytes;  /* of a puts, of a transfer */
-    gpa_t next, end; /* of a puts: what has not gone out */
+    uint64_t bytes;  /* of a puts or a transfer */
+    gpa_t next, end; /* of a puts: what is still to be written */
     gpa_t data;      /* of a transfer */
     uint64_t offset;
 } call;
@@ -109,7 +110,7 @@ static void open_console(unsigned how)
     MUST(console_set(&vm, console) == 0);
 }
 
-/* The reader takes up to `most` bytes, which are the next of what the guest wrote. */
+/* The reader takes up to `most` bytes. They must be the next bytes that the guest wrote. */
 static void take_console(size_t most)
 {
     static uint8_t bytes[0x10000];
@@ -160,7 +161,7 @@ static void meanwhile(const uint8_t **data, size_t *size)
     if (what & 2)
         take_console(what == 2 ? SIZE_MAX : 1u + what * 16u);
     if (what & 4 && take(data, size, &word, 1) && take(data, size, &value, 8)) {
-        if (value % 2) /* near what it may be, more often than by luck */
+        if (value % 2) /* near a valid value, more often than by chance */
             value = value / 2 % M;
         memcpy(vm.memory.hva + STRUCTURE + word % 6 * 8, &value, 8);
     }
@@ -168,7 +169,8 @@ static void meanwhile(const uint8_t **data, size_t *size)
         interrupt();
 }
 
-/* Fills in the structure, and the array of a batch. How many flushes, or frames to send, it asks for. */
+/* Fills in the structure, and the array of a batch. Returns how many flushes, or frames to send, it
+ * contains. */
 static uint32_t put_call(uint8_t how, uint16_t argument)
 {
     uint8_t *structure = vm.memory.hva + STRUCTURE, *array = vm.memory.hva + ARRAY;
@@ -241,7 +243,7 @@ static void make_call(uint8_t number, uint8_t how, uint16_t argument, const uint
     const uint32_t asked = put_call(how, argument);
     if (number & 0x40)
         (void)send(wire, "a frame that waits for the guest's turn, and is longer", 50, 0);
-    if (number & 0x80 || reader >= 0) /* else a console that is full would be waited for */
+    if (number & 0x80 || reader >= 0) /* otherwise the call would wait for a full console */
         interrupt();
     event->kind = EVENT_NONE;
     enum verdict verdict = hypercall(&vm, call.number, STRUCTURE);

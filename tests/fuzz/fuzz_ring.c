@@ -1,16 +1,16 @@
 /*
  * The network ring under libFuzzer: the input is what a guest writes into it.
  *
- *   input: u16 records, each followed by as many bytes as its kind wants
+ *   input: u16 records, each followed by the bytes that its kind needs
  *          kind 0: ent_tail = u32          kind 1: entry u16 = 24 bytes        kind 2: serve
- *          kind 7: serve as the worker does, which sends later
+ *          kind 7: serve like the worker, which sends later
  *          kind 3: any u32 at u16 * 4      kind 4: a frame comes from the wire
- *          kind 5: 64 bytes to u16 * 64 of memory, and TCP segments are joined and cut from now on
+ *          kind 5: 64 bytes to u16 * 64 of memory, and from now on TCP segments are joined and cut
  *          kind 6: a net header and up to 120 bytes of a frame of u16 bytes come from the wire
  *
- * Whatever stands there, a call ends, serves at most HVT_RING_ENTRIES, keeps to its own indices, and leaves
- * alone what the guest may not write: the low megabyte, the text, the pages around memory (which have no
- * rights).
+ * Whatever the ring contains, a call ends, serves at most HVT_RING_ENTRIES, uses only its own
+ * indices, and does not change what the guest may not write: the low megabyte, the text, and the
+ * pages around memory (which have no rights).
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE

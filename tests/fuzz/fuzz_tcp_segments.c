@@ -1,12 +1,13 @@
 /*
  * Joining and cutting TCP segments under libFuzzer.
  *
- *   input: a net header; then records: u8 flags, u16 length, so many bytes of a frame
- *          flags, bit 0: its IP and TCP sums are put right first; bit 1: each takes over the first frame's
- *          headers, with the sequence number that follows
+ *   input: a net header; then records: u8 flags, u16 length, and that number of bytes of a frame
+ *          flags, bit 0: the frame's IP and TCP checksums are corrected first; bit 1: the frame gets the
+ *          first frame's headers, with the sequence number that follows
  *
- * The first frame is cut as a large one, by that header: it comes to an end within its bytes. All are joined
- * as far as they can be, and cut again: then they are what they were, but for the IP packets' numbers.
+ * The first frame is cut like a large frame, according to that header: the cut ends within the
+ * frame's bytes. All frames are joined as far as possible, and cut again. Then they equal the
+ * originals, except for the IP packets' identification numbers.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -91,7 +92,7 @@ static uint32_t take_frames(const uint8_t *data, size_t size)
     return count;
 }
 
-/* In memory of its very size, so that a sanitizer sees what goes past it. */
+/* The frame is in memory of exactly its size, so that a sanitizer finds an access past it. */
 static void cut_all(uint8_t *frame, uint32_t len, const struct net_header *header)
 {
     struct tcp_cut cut = {.frame = frame};

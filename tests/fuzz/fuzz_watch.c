@@ -1,15 +1,17 @@
 /*
- * The host's side of the sandbox under libFuzzer (machine/sandbox/watch.c): what a hijacked process may say.
+ * The host's side of the sandbox under libFuzzer (machine/sandbox/watch.c): what a hijacked process
+ * may send.
  *
- * The input is steps of 2 bytes, what to do and how: words on the control socket, an event in shared memory
- * (its bytes follow), a stop, a signal, the end of the process or of its socket, and the calls of the process
- * that holds the VM.
+ * The input is steps of 2 bytes, what to do and how: bytes on the control socket, an event in
+ * shared memory (its bytes follow), a stop, a signal, the end of the process or of its socket, and
+ * the calls of the process that holds the VM.
  *
- * A model beside it says what each call gives: which event is believed, what is told to the program, which
- * layers stand, whether the process was reaped. At the end there is no descriptor and no child too many.
+ * A model predicts the result of each call: which event is believed, what the program is sent,
+ * which isolation layers are reported, whether the process was reaped. At the end there is no extra
+ * descriptor and no extra child.
  *
- * A call that would wait for its time limit is not made (tests/native/test_watch.c does): a stop is followed
- * by the end of the socket, and a wait has something to find.
+ * A call that would wait for its time limit is not made here, but in tests/native/test_watch.c: a
+ * stop is followed by the end of the socket, and a wait finds something.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -31,9 +33,7 @@
 #include "runner.h"
 #include "spawn.h"
 
-#define ENDS_IT                                                                                              \
-    SIGVTALRM /* a process that libFuzzer's handlers would not notice, and that leaves no core   \
-                           */
+#define ENDS_IT   SIGVTALRM /* libFuzzer's handlers ignore it, and it leaves no core */
 #define STEPS_MAX 64u
 #define WORDS_MAX 256u
 
@@ -45,13 +45,13 @@ static int process;
 static struct model {
     bool ready, started, stop_asked, stopping, signal, closed, ended, dead;
     uint32_t isolation;
-    uint32_t told; /* GOs that the program has not read */
+    uint32_t told; /* GOs that the program has not read yet */
     size_t count, taken;
     uint8_t words[WORDS_MAX];
-    struct vm_event event; /* what the holder of the VM has heard last */
+    struct vm_event event; /* the last event that the VM's holder received */
 } model;
 
-/* The process: only its life and its end are of interest. It shares our memory, which is made at once. */
+/* The process. Only its life and its end matter. It shares our memory, so that it is created quickly. */
 static __attribute__((no_sanitize("address", "undefined", "coverage"))) int live(void *unused)
 {
     long answer;
@@ -127,7 +127,7 @@ static bool model_readable(void)
     return model.taken < model.count || model.closed;
 }
 
-/* READY and its two bytes. False: they are not there, and what was has been taken. */
+/* READY and its two bytes. Returns false if they are not all there; then what was there has been taken. */
 static bool model_ready(void)
 {
     const size_t left = model.count - model.taken;
@@ -205,7 +205,7 @@ static void run(void)
     }
     const struct model before = model;
     const struct vm_event expected = model_run();
-    if (expected.kind == EVENT_INTERRUPTED && !model.signal) { /* it would wait for ever */
+    if (expected.kind == EVENT_INTERRUPTED && !model.signal) { /* it would wait forever */
         model = before;
         return;
     }
@@ -214,7 +214,7 @@ static void run(void)
     model.event = expected;
     model.ended = event_ends_run(expected.kind);
     MUST(!model.ended || !model.started || vm.shared->timeline.guest_exit);
-    memset(&vm.shared->event, 0xff, sizeof vm.shared->event); /* what was heard stays as it was */
+    memset(&vm.shared->event, 0xff, sizeof vm.shared->event); /* the received event stays unchanged */
     MUST(memcmp(&sandbox.event, &expected, sizeof expected) == 0);
     if (model.ended && expected.kind != EVENT_SETUP_FAILED)
         check_line(&expected);
@@ -274,7 +274,7 @@ static void report(uint8_t how, const uint8_t **data, size_t *size)
 {
     struct vm_event event = {.kind = how};
     size_t taken = *size < sizeof event - 4 ? *size : sizeof event - 4;
-    if (how & 0x80) { /* one that is in order, but for the fields that a check looks at */
+    if (how & 0x80) { /* a valid one, except for the fields that a check looks at */
         event = (struct vm_event){.kind = how & 31, .number = 1};
         taken = *size < 3 ? *size : 3;
         if (taken == 3) {
@@ -339,7 +339,7 @@ static void step(uint8_t what, uint8_t how, const uint8_t **data, size_t *size)
     }
 }
 
-/* A bit for each of the first, which are those that an input can open. */
+/* One bit for each of the first 64, which are those that an input can open. */
 static uint64_t open_descriptors(void)
 {
     uint64_t set = 0;

@@ -1,4 +1,4 @@
-/* Guest memory for a fuzzer: `bytes` of it, with 64 KiB on either side that nothing may touch. */
+/* Guest memory for a fuzzer: `bytes` long, with 64 KiB on either side that no code may touch. */
 #ifndef TENDER_FUZZ_GUARDED_MEMORY_H
 #define TENDER_FUZZ_GUARDED_MEMORY_H
 

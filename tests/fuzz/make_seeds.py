@@ -1,16 +1,16 @@
-"""Writes the fuzzers' first inputs, a directory a target.
+"""Writes the fuzzers' first inputs, one directory for each target.
 
-elf_image   good ELFs of several shapes, and one file for every rule that refuses
-hypercall   every call, with lengths, handles and addresses at the edges, in the records of fuzz_hypercall.c
-ring        entries, indices and lies, in the records of fuzz_ring.c
-disk_guard  disks of edges, writes in them, at their ends and behind
-watch       what a process of the sandbox says, in order and out of it
-resume      calls that wait, interrupted at once, twice, between two pieces, and with another structure then
-net         frames with a header: plain, with a checksum to complete, and large ones; calls that take or send them
-reset       segments of all rights; pages written in ones, in runs and far behind, read, and reset
-request     command lines of both grammars
-tcp_segments  stretches of a connection, and what is near one, in the records of fuzz_tcp_segments.c
-emulate     a guest that is in order, before each instruction that ring 3 may not execute
+elf_image     valid ELFs of several shapes, and one file for every rule that refuses
+hypercall     every call, with lengths, handles and addresses at the edges, in the records of fuzz_hypercall.c
+ring          entries, indices and false values, in the records of fuzz_ring.c
+disk_guard    disks with capacities at the edges; writes in them, at their ends and past their ends
+watch         what a sandbox process sends, in the right order and in wrong ones
+resume        calls that wait: interrupted immediately, twice, between two pieces, and with a changed structure
+net           frames with a header: plain, with a checksum to complete, and large; calls that receive or send them
+reset         segments with all rights; pages written one by one, in runs and far away, then read and reset
+request       command lines of both grammars
+tcp_segments  segments of a connection, and frames that nearly are, in the records of fuzz_tcp_segments.c
+emulate       a valid guest before each instruction that ring 3 may not execute
 
 Usage: python tests/fuzz/make_seeds.py DIRECTORY   (from the top of the project)
 """
@@ -24,13 +24,15 @@ from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests"))  # at the end: an installed tender comes first
+sys.path.append(str(ROOT / "tests"))  # last in the path: an installed tender comes first
 
 from elf_cases import ACCEPTED, REFUSED  # noqa: E402
 
 
 def hypercalls() -> Iterator[tuple[str, bytes]]:
-    """A file for every number: eight records whose words are edges of handles, offsets, addresses and lengths."""
+    """One file for every number: eight records whose words are edges of handles, offsets, addresses
+    and lengths.
+    """
     words = (0, 1, 2, 512, 0xFFFFF, 0x100000, 0x190000, 0x1FFF00, 1 << 63, (1 << 64) - 1)
     for number in range(10):
         records = b""
@@ -46,7 +48,7 @@ def hypercalls() -> Iterator[tuple[str, bytes]]:
 
 
 def batch(count: int, requests: int) -> bytes:
-    """Seven requests at `requests`, where they land, and the call of a batch of `count`."""
+    """Seven requests, stored from the address `requests` on, and the call of a batch of `count`."""
     parts = ((1, 0, 0x190000, 4096), (2, 4096, 0x190000, 4096), (1, 4096, 0x180000, 512), (3, 0, 0, 0),
              (2, 0, 0x1FFF00, 512), (4, 0, 0, 0), (1, 16383, 0x190000, 1 << 63))  # fmt: skip
     records = b""
@@ -58,7 +60,9 @@ def batch(count: int, requests: int) -> bytes:
 
 
 def net_batch(count: int, frames: int) -> bytes:
-    """Six frames at `frames`, where they land, and calls that send and take so many of them."""
+    """Six frames, stored from the address `frames` on, and calls that send and receive that many of
+    them.
+    """
     parts = (
         (0x190000, 60),
         (0x190000, 0),
@@ -78,7 +82,9 @@ def net_batch(count: int, frames: int) -> bytes:
 
 
 def tcp_segments() -> Iterator[tuple[str, bytes]]:
-    """Three segments, the last shorter, by the header that a large frame of them has; and with other flags."""
+    """Three segments, the last one shorter, and the net header of a large frame made of them; also
+    with other flags.
+    """
     net = struct.pack("<BBHHHH", 1, 1, 54, 100, 34, 16)
     for flags, doff in product((0x10, 0x11, 0x18, 0x02), (5, 8)):
         head = bytes(12) + b"\x08\x00" + b"\x45\x00" + struct.pack(">HHHBBH", 120 + 4 * doff, 7, 0, 64, 6, 0)
@@ -93,10 +99,12 @@ def tcp_segments() -> Iterator[tuple[str, bytes]]:
 
 
 def rings() -> Iterator[tuple[str, bytes]]:
-    """A few entries with edges of addresses and lengths, a tail that tells or lies, and a call to serve them."""
+    """A few entries with addresses and lengths at the edges, a tail that is true or false, and a call
+    to serve them.
+    """
     edges = (0, 0x10000, 0x100000, 0x180000, 0x1FFFC4, 0x200000, (1 << 64) - 1)
     for i, (tail, length) in enumerate(product((1, 4, 1024, 5000, 1 << 31), (0, 60, 2048, (1 << 32) - 1))):
-        serve = 2 if i % 2 else 7  # in order, and as the worker does
+        serve = 2 if i % 2 else 7  # in order, or like the worker
         entries = b"".join(
             struct.pack("<HHIIQII", 1, slot, 1 + (slot + i) % 3, slot % 3, data, length, slot)
             for slot, data in enumerate(edges)
@@ -105,7 +113,7 @@ def rings() -> Iterator[tuple[str, bytes]]:
         yield f"tail-{i}", entries + struct.pack("<HHIH", 4, 0, tail, serve) + scribble + b"\x02\0"
 
 
-# One each of what bindings/arch/x86_64/emulate.c knows; operands are (%rbx), %ebx or the stack.
+# One of each instruction that bindings/arch/x86_64/emulate.c knows. Operands are (%rbx), %ebx or the stack.
 INSTRUCTIONS = """
 0f0113 0f011b 0f0103 0f010b 0f0123 0f0133 0f013b 0f01f3 0f01e3 0f01d1 0f01f8 0f01c1 0f0003 0f000b 0f0013 0f001b
 0f00d3 0f00db 0f00c3 0f00cb 0f06 0f08 0f09 0f20c3 0f22c3 0f20d3 0f22d3 0f22db 0f20e3 0f22e3 440f22c3 0f21fb 0f23f3
@@ -115,7 +123,9 @@ cdff ec ef 66ef e480 6e f4 fa fb ff1b 48ff1b ff2b 48ff2b 640f0113 67420f015cab40
 
 
 def emulations() -> Iterator[tuple[str, bytes]]:
-    """For each instruction a guest in the words of fuzz_emulate.c: stack, tables and operand in its window."""
+    """For each instruction one guest, in the words of fuzz_emulate.c: stack, tables and operand are in
+    its window.
+    """
     window, data, gdt, idt, stack = 8, 0x400, 0x800, 0xA00, 0x1800
     for code in INSTRUCTIONS.split():
         words = [(0, 0)] * 40
@@ -136,7 +146,9 @@ def emulations() -> Iterator[tuple[str, bytes]]:
 
 
 def requests() -> Iterator[tuple[str, bytes]]:
-    """A command line for each option of both grammars, one that has all, and one with more settings than most."""
+    """A command line for each option of both grammars, one with all options, and one with more
+    settings than usual.
+    """
     net = ["--net:service0=tap0", "--net-mac:service0=02:00:00:00:00:01"]
     disks = ["--block:storage=d.img", "--block-sector-size:storage=512"]
     ours = [[*net, *disks], ["--net", "tap0", "--block=d.img:ro"], ["--net=a=@3", "--block:b=@4:rw"], ["--mem=64M"],
@@ -156,7 +168,9 @@ def requests() -> Iterator[tuple[str, bytes]]:
 
 
 def disk_guards() -> Iterator[tuple[str, bytes]]:
-    """One disk of each edge of a capacity, then three of them with others between; calls of every kind of edge."""
+    """One disk with each capacity at an edge, then three of them among other devices; calls with every
+    kind of edge.
+    """
     capacities = (0, 1, 512, 0xFFFFFFFF, 1 << 32, (1 << 32) + 512, (1 << 63) - 1, (1 << 64) - 1)
     calls = b"".join(
         struct.pack("<BBBQQ", number, fd, edges, count, offset)
@@ -172,7 +186,7 @@ def disk_guards() -> Iterator[tuple[str, bytes]]:
 
 
 def watches() -> Iterator[tuple[str, bytes]]:
-    """A guest's life for each kind of event, with and without a console of Python's; stops, signals and ends."""
+    """A guest's life for each kind of event, with and without a Python console; stops, signals and ends."""
     say, garbage, ready, report, stop, interrupt, close, end, ask, read, hear, run = range(12)
     begin = bytes([ready, 9, ask, 0, hear, 0])
     for console, kind in product((0, 1), range(19)):
@@ -191,7 +205,7 @@ def watches() -> Iterator[tuple[str, bytes]]:
 
 
 def resumes() -> Iterator[tuple[str, bytes]]:
-    """Each call that can be interrupted, with each console, and what may happen while it is."""
+    """Each call that can be interrupted, with each console, and what may happen during the interruption."""
     changed = bytes([5, 1]) + struct.pack("<Q", 33)
     happenings = {"nothing": b"", "signals": b"\1\1\1", "reader": b"\3\3\3", "changed": changed}
     for console, number, how in product(range(3), range(6), (3, 0x1F, 0xFF)):
@@ -201,7 +215,7 @@ def resumes() -> Iterator[tuple[str, bytes]]:
 
 
 def headed_frames() -> Iterator[tuple[str, bytes]]:
-    """For each kind of header a frame on the wire, and the calls that take and send such a one."""
+    """For each kind of header: a frame on the wire, and the calls that receive and send such a frame."""
     headers = {"plain": (0, 0, 0, 0, 0, 0), "sum": (1, 0, 34, 0, 34, 6), "odd": (1, 0, 34, 0, 33, 7),
                "valid": (2, 0, 0, 0, 0, 0),
                "tcp4": (1, 1, 54, 1448, 34, 16), "tcp6": (1, 0x84, 74, 1448, 54, 16), "udp": (1, 5, 42, 512, 34, 6),
@@ -209,13 +223,13 @@ def headed_frames() -> Iterator[tuple[str, bytes]]:
     for (name, header), offload, length in product(headers.items(), (0, 1, 15), (0, 60, 150, 241)):
         calls = ((0, length), (2, 241), (0, length), (0x2B, 241), (0, length), (0x4B, length), (1, length))
         steps = b"".join(struct.pack("<BHBBBHHHH", what, 0x137, bytes_, *header) for what, bytes_ in calls)
-        ones = struct.pack("<BHBBBHHHH", 0, 0xFF00, length, *header)  # whose sum is the other zero
+        ones = struct.pack("<BHBBBHHHH", 0, 0xFF00, length, *header)  # its checksum is the other zero
         for features in (0, 1):
             yield f"{name}-{offload}-{length}-{features}", bytes([offload, features]) + ones + steps
 
 
 def resets() -> Iterator[tuple[str, bytes]]:
-    """The same pages with and without the kernel's list of them, in a few layouts of segments."""
+    """The same pages with and without the kernel's list of written pages, in a few layouts of segments."""
     steps = {
         "one": b"\0\x30\1\7\3\0\0\0",
         "run": b"\x40\0\1\xc8\3\0\0\0",
@@ -228,7 +242,7 @@ def resets() -> Iterator[tuple[str, bytes]]:
 
 
 def main() -> int:
-    """Writes one file for each case and returns the process's status."""
+    """Writes one file for each case. Returns the process's status."""
     if len(sys.argv) != 2:
         sys.stderr.write((__doc__ or "") + "\n")
         return 2

@@ -1,4 +1,5 @@
-/* What a fuzzer holds: a promise that is broken ends it, with its place, and libFuzzer keeps the input. */
+/* Checks a promise that a fuzzer holds: a broken one ends the fuzzer with its place, and libFuzzer
+ * keeps the input. */
 #ifndef TENDER_FUZZ_MUST_H
 #define TENDER_FUZZ_MUST_H
 

@@ -134,7 +134,7 @@ def test_a_layer_that_is_missing_is_named_with_its_cure_and_the_guest_does_not_r
 def test_a_layer_that_the_host_refuses_is_reported_as_missing(
     guest: Guest, tender_cmd: list[str], standing: tuple[str, ...], launcher: str, refused: str, missing: str
 ) -> None:
-    """A filter around tender answers ENOSYS. The run goes on without that layer, unless the layer is
+    """An inherited seccomp filter answers ENOSYS. The run goes on without that layer, unless the layer is
     required.
     """
     if missing not in standing:
@@ -202,7 +202,7 @@ def test_on_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_alone
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("verdict", ["kill", "trap"])
 @pytest.mark.parametrize("call", ["chroot", "landlock_restrict_self", "close_range"])
-def test_a_filter_around_tender_that_ends_the_process_is_not_blamed_on_the_guest(
+def test_an_inherited_filter_that_ends_the_process_is_not_blamed_on_the_guest(
     guest: Guest, tender_cmd: list[str], launcher: str, call: str, verdict: str
 ) -> None:
     """systemd's SystemCallFilter=@system-service does the same: it ends a process that makes any other
