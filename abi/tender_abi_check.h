@@ -1,4 +1,7 @@
-/* Static asserts on every offset and size of tender_abi.h: a slip is a compile error on both sides. */
+/*
+ * Static asserts on every offset and size of tender_abi.h. A wrong layout is a compile error on
+ * both sides.
+ */
 #ifndef TENDER_ABI_CHECK_H
 #define TENDER_ABI_CHECK_H
 
@@ -145,7 +148,7 @@ ABI_AT(tender_net_batch, timeout_ns, 32);
 ABI_AT(tender_net_batch, ret, 40);
 ABI_AT(tender_net_batch, offload, 44);
 
-/* Ours begins behind all that Solo5's ABI puts there, and nothing of ours overlaps. */
+/* The extension's addresses come after everything that Solo5's ABI puts there, and do not overlap. */
 _Static_assert(HVT_BOOT_INFO_GPA + sizeof(struct hvt_boot_info) + sizeof(struct mft) + HVT_CMDLINE_BYTES <=
                    TENDER_TRAMPOLINES_GPA,
                "boot info, manifest and command line end before the trampolines");

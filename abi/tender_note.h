@@ -1,8 +1,8 @@
 /*
- * Macros that put notes into an ELF: the two that every hvt unikernel carries (which ABI it speaks, and which
- * devices it wants), and ours (which features of our extension it can use). Each note goes into a section of
- * its own, because a loader reads only the first note of a PT_NOTE segment: the linker script gives each
- * section a segment of its own.
+ * Macros that put notes into an ELF file. Every hvt unikernel has two: one names its ABI, the other
+ * the devices that it wants. The third is ours, and names the features of our extension that it can
+ * use. A loader reads only the first note of a PT_NOTE segment. So each note goes into a section of
+ * its own, and the linker script gives each of these sections a segment of its own.
  */
 #ifndef TENDER_NOTE_H
 #define TENDER_NOTE_H
@@ -33,7 +33,9 @@ struct tender_extension_note {
     struct tender_extension_info info;
 };
 
-/* TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE); says what is wanted. What is granted is in the extension block.
+/*
+ * TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE); asks for features. The extension block contains the
+ * granted ones.
  */
 #define TENDER_EXTENSION_NOTE(wanted)                                                                        \
     __attribute__((section(".note.tender"), aligned(4), used))                                               \
@@ -44,14 +46,15 @@ struct tender_extension_note {
 /*
  * TENDER_MANIFEST(2, TENDER_NET("service0"), TENDER_BLOCK("storage"));
  *
- * The count is that of the devices; the reserved first entry is added here. Handles are 1, 2, ... in order.
+ * The count is the number of devices. The macro adds the reserved first entry. The handles are 1,
+ * 2, ... in the order of the list.
  */
 #define TENDER_NET(device_name)   {.name = device_name, .type = MFT_NET_BASIC}
 #define TENDER_BLOCK(device_name) {.name = device_name, .type = MFT_BLOCK_BASIC}
 #define TENDER_MANIFEST(count, ...)                                                                          \
     __attribute__((section(".note.solo5.manifest"), aligned(8), used)) const struct {                        \
         struct tender_note_header h;                                                                         \
-        uint32_t padding; /* the data is 8-aligned; counted in descsz */                                     \
+        uint32_t padding; /* aligns the data to 8 bytes; descsz includes it */                               \
         uint32_t version;                                                                                    \
         uint32_t entries;                                                                                    \
         struct mft_entry e[(count) + 1];                                                                     \
