@@ -136,6 +136,25 @@ def test_it_allows_what_is_on_the_list_and_nothing_else(built: Filter, name: str
     assert set(built.numbers) >= always(name)
 
 
+def calls_of(path: Path, section: str = "") -> set[str]:
+    """The calls that the rules name, of one section where the file has sections."""
+    text = path.read_text()
+    if section:
+        text = text.split(f"[{section}]")[1].split("\n[")[0]
+    found = re.findall(r"^(\w+) *\|", text, re.M)
+    return set(found) - {"any"}
+
+
+def test_the_threat_model_says_how_many_calls_there_are() -> None:
+    text = " ".join((ROOT / "docs" / "threat-model.md").read_text().split())
+    plain = calls_of(BINDINGS / "machine/kvm/kvm_filter_rules.txt")
+    net, block = (calls_of(BINDINGS / f"devices/{kind}/filter_rules.txt", "kvm") for kind in ("net", "block"))
+    assert plain >= {"ioctl", "write"} and "tgkill" in net and "pwrite64" in block
+    assert f"It keeps only {len(plain)} system calls" in text
+    assert f"{len(net - plain)} for a network" in text
+    assert f"{len(block - plain)} for a disk" in text
+
+
 def test_a_vcpu_is_run_and_asked_and_no_machine_is_made(built: Filter) -> None:
     def asked(request: int) -> int:
         return run(built, Call(built.numbers["ioctl"], args=(5, request, 0, 0, 0, 0))).verdict
