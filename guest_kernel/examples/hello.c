@@ -24,10 +24,10 @@ static void print_memory(void)
 
 static void print_clocks(void)
 {
-    uint64_t wall = clock_wall();
+    uint64_t wall_ns = clock_wall();
     uint64_t up = clock_monotonic();
-    printf("clock: wall %lu.%09lu s, up %lu.%09lu s, counter %lu Hz\n", wall / 1000000000, wall % 1000000000,
-           up / 1000000000, up % 1000000000, clock_tsc_hz());
+    printf("clock: wall %lu.%09lu s, up %lu.%09lu s, counter %lu Hz\n", wall_ns / 1000000000,
+           wall_ns % 1000000000, up / 1000000000, up % 1000000000, clock_tsc_hz());
 }
 
 int main(int argc, char **argv)

@@ -190,8 +190,8 @@ def test_the_counters_frequency_is_that_of_the_clock() -> None:
     for timeout_ns in (0, 200_000_000):
         guest.call(POLL, L_POLL, timeout_ns, 0, 0)
         before = stamp(guest)
-        wall = guest.call(WALLTIME, L_WALLTIME, 0)
-        readings.append((before, wall, stamp(guest)))
+        walltime = guest.call(WALLTIME, L_WALLTIME, 0)
+        readings.append((before, walltime, stamp(guest)))
     guest.halt()
     ran = guest.run()
     (ran_hz,) = ran.at(hz)

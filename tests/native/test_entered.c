@@ -205,9 +205,9 @@ static void comes_headed(struct net_header header, const void *frame, size_t len
 
 static void test_calls_without_a_device(void)
 {
-    const struct hvt_walltime wall = {0};
-    HOLDS(call(HVT_HYPERCALL_WALLTIME, &wall, sizeof wall) == CONTINUE && heard(ANSWER));
-    HOLDS(told_bytes[ENTERED_ANSWER] == sizeof wall);
+    const struct hvt_walltime walltime = {0};
+    HOLDS(call(HVT_HYPERCALL_WALLTIME, &walltime, sizeof walltime) == CONTINUE && heard(ANSWER));
+    HOLDS(told_bytes[ENTERED_ANSWER] == sizeof walltime);
     struct hvt_poll wait = {0, 99, 99};
     HOLDS(call(HVT_HYPERCALL_POLL, &wait, sizeof wait) == CONTINUE && heard(ANSWER));
     comes(60);

@@ -176,10 +176,10 @@ static void test_the_open_part_allows_what_the_ranges_allow(void)
 
 static void test_dispatch(void)
 {
-    struct hvt_walltime wall = {0};
-    HOLDS(call(HVT_HYPERCALL_WALLTIME, &wall, sizeof wall) == CONTINUE);
-    memcpy(&wall, at(ARGS), sizeof wall);
-    HOLDS(wall.nsecs / 1000000000u - (uint64_t)time(NULL) + 2 < 4);
+    struct hvt_walltime walltime = {0};
+    HOLDS(call(HVT_HYPERCALL_WALLTIME, &walltime, sizeof walltime) == CONTINUE);
+    memcpy(&walltime, at(ARGS), sizeof walltime);
+    HOLDS(walltime.nsecs / 1000000000u - (uint64_t)time(NULL) + 2 < 4);
     for (uint32_t number = 0; number < 300; number += 9) {
         HOLDS(hypercall(&vm, number, ARGS) == EXIT && vm.shared->event.kind == EVENT_BAD_HYPERCALL);
         HOLDS(vm.shared->event.number == number);

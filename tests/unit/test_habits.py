@@ -116,3 +116,37 @@ def test_the_changelog_has_a_section_for_each_release() -> None:
     assert headings[0] == "Unreleased"
     assert all(re.fullmatch(r"\d+\.\d+\.\d+( - \d{4}-\d\d-\d\d)?", heading) for heading in headings[1:])
     assert tender.__version__ in [heading.split()[0] for heading in headings]
+
+
+def spelled(text: str) -> "subprocess.CompletedProcess[str]":
+    """What codespell says of it, by this tree's configuration."""
+    command = [sys.executable, "-m", "codespell_lib", "-"]
+    return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
+
+
+REFUSED = {
+    "door": "backend",  # codespell:ignore
+    "doors": "backends",  # codespell:ignore
+    "road": "path",  # codespell:ignore
+    "roads": "paths",  # codespell:ignore
+    "wall": "isolation layer",  # codespell:ignore
+    "walls": "isolation layers",  # codespell:ignore
+    "stranger": "inherited filter",  # codespell:ignore
+    "Room": "capacity",  # codespell:ignore
+    "rooms": "folders",  # codespell:ignore
+    "recieve": "receive",  # codespell:ignore
+}
+
+
+@pytest.mark.parametrize(("word", "instead"), REFUSED.items())
+def test_a_wrong_word_is_refused_with_the_right_one(word: str, instead: str) -> None:
+    done = spelled(f"The {word} of the guest.\n")
+    assert done.returncode == 65, "codespell's status for a word"
+    assert f"{word} ==> {instead}" in re.sub(
+        r"(?i)(?<===> )[a-z]", lambda found: found[0].lower(), done.stdout
+    )
+
+
+def test_words_in_their_ordinary_sense_are_not_refused() -> None:
+    done = spelled("wall clock, wall-clock time, -Wall, clock_wall(), wall %lu.%09lu s, the IST of a TSS\n")
+    assert (done.returncode, done.stdout) == (0, "")

@@ -107,8 +107,8 @@ def test_an_unfit_kvm_is_told_by_the_step_that_fails(
 
 def clocks(wall_ms: int, cpu_ms: int) -> SimpleNamespace:
     """Of a machine on which so much of either goes by between any two looks."""
-    wall, cpu = itertools.count(0, wall_ms * MS), itertools.count(0, cpu_ms * MS)
-    return SimpleNamespace(monotonic_ns=lambda: next(wall), process_time_ns=lambda: next(cpu))
+    wall_clock, cpu = itertools.count(0, wall_ms * MS), itertools.count(0, cpu_ms * MS)
+    return SimpleNamespace(monotonic_ns=lambda: next(wall_clock), process_time_ns=lambda: next(cpu))
 
 
 @pytest.mark.parametrize(("cpu_ms", "fit"), [(1, True), (900, False)])

@@ -54,12 +54,12 @@ static void check_monotonic(void)
 
 static void check_rate(uint64_t slack_ns)
 {
-    uint64_t wall = clock_wall(), start = clock_monotonic();
-    expect(wall >= YEAR_2024_NS, "wall-clock time is before 2024");
+    uint64_t wall_ns = clock_wall(), start = clock_monotonic();
+    expect(wall_ns >= YEAR_2024_NS, "wall-clock time is before 2024");
     while (clock_monotonic() - start < 100 * NS_PER_MS) {
         poll_wait(20 * NS_PER_MS, NULL);
     }
-    uint64_t wall_elapsed = clock_wall() - wall, elapsed = clock_monotonic() - start;
+    uint64_t wall_elapsed = clock_wall() - wall_ns, elapsed = clock_monotonic() - start;
     uint64_t apart = wall_elapsed > elapsed ? wall_elapsed - elapsed : elapsed - wall_elapsed;
     printf("clock: wall %lu ns, monotonic %lu ns in the same span\n", wall_elapsed, elapsed);
     expect(apart <= slack_ns, "the two clocks drift apart");
