@@ -30,12 +30,15 @@ def program(place: Path, script: str) -> None:
     place.chmod(0o755)
 
 
-def setup(tmp_path: Path, purpose: str, present: set[str]) -> "subprocess.CompletedProcess[str]":
+def setup(
+    tmp_path: Path, purpose: str, present: set[str], machine: tuple[str, str] = ("Linux", "x86_64")
+) -> "subprocess.CompletedProcess[str]":
     """Run it by a user who is not root, on a Debian 13 that has these programs."""
     bin_directory, venv = tmp_path / "bin", tmp_path / "venv"
     for name in TOOLS:
         program(bin_directory / name, f'exec {shutil.which(name)} "$@"')
     program(bin_directory / "id", "echo 1000")
+    program(bin_directory / "uname", f"case $1 in -s) echo {machine[0]} ;; -m) echo {machine[1]} ;; esac")
     program(bin_directory / "python3", "exit 1")
     program(bin_directory / "apt-cache", DEBIAN_13)
     for name in present:
@@ -74,3 +77,15 @@ def test_what_is_there_is_not_named(tmp_path: Path) -> None:
 def test_another_purpose_is_refused(tmp_path: Path) -> None:
     done = setup(tmp_path, "tests", set())
     assert (done.returncode, done.stderr) == (2, "setup: tests: build or test\n")
+
+
+@pytest.mark.parametrize(
+    "machine", [("Linux", "aarch64"), ("Linux", "i686"), ("Darwin", "x86_64"), ("Darwin", "arm64")]
+)
+def test_another_machine_is_refused_before_anything_is_installed(
+    tmp_path: Path, machine: tuple[str, str]
+) -> None:
+    done = setup(tmp_path, "build", set(), machine)
+    said = f"setup: Tender runs on Linux on x86_64 only; this is {machine[0]} on {machine[1]}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+    assert not (tmp_path / "pip").exists()
