@@ -1,16 +1,17 @@
-"""Bare unikernels, written by a test in machine code: a hypercall with exactly these bytes, an access to just that address.
+"""Bare unikernels, which a test writes in machine code: a hypercall with exactly these bytes, an access to exactly that
+address.
 
     guest = Bare()
-    call = guest.call(POLL, "<QQi4x", 0, 7, 7)      the structure is placed in data; `out` names it
+    call = guest.call(POLL, "<QQi4x", 0, 7, 7)      places the structure in data and emits the `out` that names it
     guest.halt(3)
-    ran = guest.run()                               ran.result, a VmResult; ran.at(call) == (0, 0, 0)
+    ran = guest.run()                               ran.result is a VmResult; ran.at(call) == (0, 0, 0)
 
-    0x100000  text   to execute only   straight-line code, in the order of the calls
-    0x140000  data   read and write    what was placed; it is read back when the guest has ended, however it did
-    0x1c0000         heap and stack: 2 MiB are enough for all
+    0x100000  text   execute only      straight-line code, in the order of the calls
+    0x140000  data   read and write    what was placed; it is read back after the guest has ended, for whatever reason
+    0x1c0000         heap and stack: 2 MiB are enough for everything
 
-No compiler, no library, no stack frame: the first instruction is the test's. What needs loops or a trap's frame is
-a guest of its own in tests/guests.
+There is no compiler, no library and no stack frame: the first instruction is the test's. A guest that needs loops or the
+frame of a trap is a separate guest in tests/guests.
 """
 
 import struct
@@ -43,14 +44,14 @@ PORT = 0x500
 TEXT, DATA, HEAP = LOAD_ADDRESS, 0x140000, 0x1C0000
 MIB = 1 << 20
 
-# the structures of the hypercalls, padding spelt out
+# The structures of the hypercalls, with their padding written out.
 L_WALLTIME, L_PUTS, L_POLL, L_HALT = "<Q", "<QQ", "<QQi4x", "<Qi4x"
 L_BLOCK, L_NET = "<QQQQi4x", "<QQQi4x"
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Something in the guest's data: where, and how to read it."""
+    """A structure in the guest's data: its address, and the layout to read it with."""
 
     gpa: int
     layout: str
@@ -58,13 +59,13 @@ class Placed:
 
 @dataclass(frozen=True)
 class Ran:
-    """A guest that has ended, with its data as it left them."""
+    """A guest that has ended, and the contents of its data at that time."""
 
     result: VmResult
     data: bytes
 
     def at(self, placed: Placed) -> tuple[int, ...]:
-        """The values of a structure as they are now."""
+        """Returns the values of a structure as the guest left them."""
         return struct.unpack_from(placed.layout, self.data, placed.gpa - DATA)
 
     def raw(self, gpa: int, length: int) -> bytes:
@@ -78,14 +79,14 @@ class Ran:
 
 @dataclass(frozen=True)
 class Caught:
-    """What a handler of `catch` leaves."""
+    """What a handler of `catch` stores for one exception."""
 
     error_code: Placed
     cr2: Placed
 
 
 class Bare:
-    """Code and data of one unikernel, as they are added. `devices` are (name, "net" or "block" or a type's number)."""
+    """Code and data of one unikernel; methods append to them. `devices` are (name, "net" or "block" or a type's number)."""
 
     def __init__(self, devices: Iterable[tuple[str, str | int]] = ()) -> None:
         self.entries: list[MftEntry] = [RESERVED_ENTRY, *(device_entry(name, kind) for name, kind in devices)]
@@ -95,7 +96,7 @@ class Bare:
     # ---- data
 
     def place(self, data: bytes, align: int = 8) -> int:
-        """Puts bytes into data; their address."""
+        """Appends bytes to data; returns their address."""
         self._data.extend(bytes(-len(self._data) % align))
         gpa = DATA + len(self._data)
         self._data.extend(data)
@@ -118,29 +119,30 @@ class Bare:
         assert self.here <= DATA
 
     def out(self, port: int, eax: int, *, site: bool = True) -> None:
-        """A 32-bit `out`. The sandbox patches a site; written in the other order it is none, and traps."""
+        """Appends a 32-bit `out`. The sandbox patches it if it is a call site. With `site` false the two loads are in the
+        other order: that is not a call site, and the instruction traps."""
         load_edx, load_eax = struct.pack("<BI", 0xBA, port), struct.pack("<BI", 0xB8, eax)
         self.code((load_eax + load_edx if site else load_edx + load_eax) + b"\xef")
 
     def call(self, number: int, layout: str, *values: int, site: bool = True) -> Placed:
-        """A hypercall with a structure of these values."""
+        """Appends a hypercall whose structure holds these values."""
         placed = self.structure(layout, *values)
         self.out(PORT + number, placed.gpa, site=site)
         return placed
 
     def write(self, text: bytes) -> None:
-        """puts"""
+        """Appends the hypercall puts."""
         self.call(PUTS, L_PUTS, self.place(text), len(text))
 
     def load(self, gpa: int) -> Placed:
-        """Reads the 8 bytes at a 64-bit address into data."""
+        """Appends a read of the 8 bytes at a 64-bit address; the guest stores them in data."""
         into = self.structure("<Q", 0xEEEEEEEEEEEEEEEE)
         self.code(b"\x48\xa1" + struct.pack("<Q", gpa))  # movabs gpa, %rax
         self.code(b"\x48\xa3" + struct.pack("<Q", into.gpa))  # movabs %rax, into
         return into
 
     def store(self, gpa: int, value: int) -> None:
-        """Writes 8 bytes to a 64-bit address."""
+        """Appends a write of 8 bytes to a 64-bit address."""
         self.code(b"\x48\xb8" + struct.pack("<Q", value))  # movabs $value, %rax
         self.code(b"\x48\xa3" + struct.pack("<Q", gpa))  # movabs %rax, gpa
 
@@ -148,7 +150,8 @@ class Bare:
         self.call(HALT, L_HALT, cookie, status)
 
     def tables(self, mapped: int) -> int:
-        """Page tables in data: `mapped` bytes from 0, identity, all writable, in pages of 2 MiB. The value for CR3."""
+        """Places page tables in data: an identity mapping of `mapped` bytes from 0, all writable, in pages of 2 MiB.
+        Returns the value for CR3."""
         directories = -(-mapped // (1 << 30))
         top = self.place(bytes(4096), align=4096)
         self.place(bytes(4096 * (1 + directories)))
@@ -160,12 +163,12 @@ class Bare:
         return top
 
     def cr3(self, top: int) -> None:
-        """From here on these page tables hold. KVM only: the sandbox has none."""
+        """Loads CR3: these page tables are in force from here on. KVM only; the sandbox has no page tables."""
         self.code(b"\xb8" + struct.pack("<I", top) + b"\x0f\x22\xd8")  # mov $top, %eax; mov %rax, %cr3
 
     def catch(self, *vectors: int) -> "Caught":
-        """A GDT and an IDT of its own: each of these exceptions ends the guest with status 100 + vector, and leaves
-        its error code and CR2. Only for vectors that have an error code."""
+        """Loads a GDT and an IDT of the guest's own. Each of these exceptions ends the guest with status 100 + vector and
+        stores its error code and CR2. Only for vectors that have an error code."""
         caught = Caught(self.structure("<Q", 0), self.structure("<Q", 0))
         gates: dict[int, int] = {}
         self.code(b"\xe9" + bytes(4))  # jmp over the handlers
@@ -191,7 +194,7 @@ class Bare:
     # ---- the file, and a run of it
 
     def segments(self) -> list[Segment]:
-        """Text and data, as they are so far."""
+        """Returns text and data as they are so far."""
         return [
             Segment(data=bytes(self._code), flags=PF_X, vaddr=TEXT),
             Segment(data=bytes(self._data) or bytes(8), flags=PF_R | PF_W, vaddr=DATA),
@@ -204,7 +207,7 @@ class Bare:
         return build_elf(segments=self.segments(), notes=self.notes())
 
     def run(self, elf: bytes = b"", *, mem: int = 2, timeout: float = 60, **config: Any) -> Ran:
-        """Boots it, or `elf`, which has its data at the same place; `config` are more fields of VmConfig."""
+        """Boots this unikernel, or `elf`, whose data must be at the same place; `config` are more fields of VmConfig."""
         with Image.from_bytes(elf or self.elf()) as image:
             settings = VmConfig(mem=mem, **config)
             with Vm(image, settings, console=CAPTURE) as vm:

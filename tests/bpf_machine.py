@@ -1,14 +1,15 @@
-"""Classic BPF as far as seccomp filters of ours use it: what a compiled filter says to a call, and by which way."""
+"""A machine for classic BPF, as far as our seccomp filters use it: runs a compiled filter on a call, and returns its
+verdict and the instructions that it executed."""
 
 import struct
 from typing import NamedTuple
 
 X86_64 = 0xC000003E  # linux/audit.h
-SITE = 0x7F12_3456_789A  # some address of an instruction
+SITE = 0x7F12_3456_789A  # an arbitrary address of the `syscall` instruction
 
 
 class Call(NamedTuple):
-    """What the kernel shows to a filter: struct seccomp_data."""
+    """What the kernel passes to a filter: struct seccomp_data."""
 
     nr: int
     arch: int = X86_64
@@ -27,7 +28,7 @@ class Answer(NamedTuple):
 
 
 def run(built: Filter, call: Call) -> Answer:
-    """Classic BPF as far as the filter uses it; anything else, and a jump out of it, is an error."""
+    """Runs the filter. An instruction that our filters do not use is an error, and so is a jump out of the filter."""
     data = struct.pack("<iIQ6Q", call.nr, call.arch, call.ip, *call.args)
     at = accumulator = 0
     path = []

@@ -1,8 +1,9 @@
-"""Fixtures for every test: where the guests are, the command, TAP interfaces, and the backends.
+"""Fixtures for every test: the guests' paths, the command, TAP interfaces, and the backends.
 
-A test with the mark `backends` runs once on each backend, with the same body: as kvm (which needs one, so that item
-has the mark kvm too) and as sandbox. Nothing in the body asks for a backend. The fixture `backend` makes it the ambient
-one: for the library what "auto" stands for, for the command TENDER_BACKEND. A body names `backend` where they differ.
+A test with the mark `backends` runs once on each backend, with the same body: once as kvm (that item needs a KVM, so it
+also has the mark kvm) and once as sandbox. The body does not have to choose a backend: the fixture `backend` makes one
+the default of the test. The library then uses it for "auto", and the command gets it by TENDER_BACKEND. A body names the
+fixture `backend` only where the backends differ.
 """
 
 import os
@@ -18,16 +19,16 @@ from support import Guest, TapInterface, ip, take_backend, tap_offload
 
 import tender
 
-# A shell ignores the first for what it starts in the background, nohup the second, and so would each command that a test
-# starts.
+# A shell makes programs that it starts in the background ignore SIGINT, and nohup makes them ignore SIGHUP. Every command
+# that a test starts would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TENDER_BUILD", ROOT / "build"))
 
-# One profile everywhere; Hypothesis would take another where CI is set. No time decides, and each run of a tree draws
-# the same examples: new ones are the fuzzers' part.
+# One profile everywhere: Hypothesis chooses another one where CI is set. No example fails because of its time, and each run
+# of a tree draws the same examples. The fuzzers look for new examples.
 settings.register_profile(
     "tender",
     deadline=None,
@@ -41,7 +42,7 @@ settings.load_profile("tender")
 
 @pytest.fixture(scope="session")
 def guest() -> Guest:
-    """guest("echo"): the path of an example or a test guest."""
+    """A function: guest("echo") is the path of an example or of a test guest."""
 
     def find(name: str) -> Path:
         installed = Path(tender.__file__).parent / "guests" / f"{name}.elf"
@@ -56,7 +57,7 @@ def guest() -> Guest:
 
 @pytest.fixture(scope="session")
 def tender_cmd() -> list[str]:
-    """The command as a user has it."""
+    """The command as a user runs it."""
     return [str(Path(sys.executable).parent / "tender")]
 
 
@@ -72,7 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The backend that every VM of this test is behind, unless it asks for another: "kvm" or "sandbox"."""
+    """The backend of every VM of this test that does not ask for another one: "kvm" or "sandbox"."""
     name: str = request.param
     monkeypatch.setenv("TENDER_BACKEND", name)
     take_backend(name, monkeypatch.setattr)
@@ -81,35 +82,35 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(autouse=True)
 def _ambient_backend(request: pytest.FixtureRequest) -> None:
-    """For a test that does not name `backend`: pytest sets up only what is named."""
+    """Sets up `backend` for a test that does not name it: pytest sets up only the fixtures that are named."""
     if request.node.get_closest_marker("backends"):
         request.getfixturevalue("backend")
 
 
 @pytest.fixture(autouse=True)
 def _kvm_is_there(request: pytest.FixtureRequest) -> None:
-    """A KVM test without a KVM fails: it never passes by not running."""
+    """A KVM test without a KVM fails. It never passes because it did not run."""
     if request.node.get_closest_marker("kvm") and not os.environ.get("TENDER_KVM"):
         pytest.fail("needs a real /dev/kvm: run `make test`, or `tools/with_kvm -- pytest ...`")
 
 
 @pytest.fixture(autouse=True)
 def _network_is_ours(request: pytest.FixtureRequest) -> None:
-    """A test that makes interfaces does so in a network namespace of its own, never in the machine's."""
+    """A test that makes interfaces makes them in its own network namespace, never in the machine's."""
     if request.node.get_closest_marker("tap") and not os.environ.get("TENDER_NET"):
         pytest.fail("makes TAP interfaces: run `make test`, or `tools/with_net -- pytest ...`")
 
 
 @pytest.fixture(autouse=True)
 def _tap_cuts_datagrams(request: pytest.FixtureRequest) -> None:
-    """A test marked `uso` is of what a kernel's TAP may lack."""
+    """A test marked `uso` needs UDP segmentation offload, which not every kernel's TAP has."""
     if request.node.get_closest_marker("uso") and tap_offload() != 15:
         pytest.skip("this kernel's TAP cuts no datagrams; that of Linux 6.2 does")
 
 
 @pytest.fixture
 def tap() -> Iterator[TapInterface]:
-    """tapt0 with 10.0.0.1/24, up; gone afterwards."""
+    """The interface tapt0 with 10.0.0.1/24, which is up. It is deleted after the test."""
     made = TapInterface("tapt0", "10.0.0.1")
     ip("tuntap", "add", made.name, "mode", "tap")
     try:
@@ -121,11 +122,11 @@ def tap() -> Iterator[TapInterface]:
 
 
 FOREIGN = {"pair": "TENDER_SOLO5_ELFTOOL", "beside": "TENDER_SOLO5_HVT", "hvt": "TENDER_HVT_DIR"}
-"""Fixtures that need what is none of ours, and the variable that says where it is."""
+"""Fixtures that need something which this project does not build, and the variable that says where it is."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes a tool or a unikernel of Solo5's own is chosen by naming it: nothing is skipped."""
+    """Deselects the tests that need Solo5's own tools or unikernels if the variable is not set. They are not skipped."""
     absent = {fixture for fixture, variable in FOREIGN.items() if not os.environ.get(variable)}
     left_out = [item for item in items if absent & set(getattr(item, "fixturenames", ()))]
     items[:] = [item for item in items if item not in left_out]

@@ -1,7 +1,7 @@
-"""Builds unikernel ELFs, good and bad, for tests: no compiler, no linker, byte for byte predictable.
+"""Builds unikernel ELFs, good and bad, for tests, without a compiler or a linker. Every byte of the file is predictable.
 
-A file is laid out as header, program headers, segments' bytes, notes' bytes. Nothing is checked here: every
-field can be given a wrong value, because refusing it is somebody else's job (`bindings/guest_abi/elf_image.c`).
+A file consists of the header, the program headers, the segments' bytes and the notes' bytes. Nothing is checked here:
+every field can be given a wrong value, because bindings/guest_abi/elf_image.c is what must refuse it.
 
     data = good_elf(code=b"\\xf4", devices=[("service0", "net"), ("storage", "block")])
     data = build_elf(segments=[Segment(flags=PF_W | PF_X)], notes=[abi_note(), manifest_note([])])
@@ -38,7 +38,7 @@ _MFT_ENTRY = struct.Struct("<68sI16sQB7s")
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One program header, and the bytes it brings; a field that is None follows from the bytes."""
+    """One program header and its bytes; a field that is None is computed from the bytes."""
 
     data: bytes = b""
     type: int = PT_LOAD
@@ -53,7 +53,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """One note in a PT_NOTE of its own; a field that is None follows from the bytes."""
+    """One note in its own PT_NOTE; a field that is None is computed from the bytes."""
 
     data: bytes
     type: int
@@ -66,7 +66,7 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class MftEntry:
-    """One entry of a manifest, every byte of it."""
+    """One entry of a manifest, with every byte of it."""
 
     name: bytes
     type: int
@@ -76,7 +76,7 @@ class MftEntry:
     padding: bytes = b""
 
     def pack(self) -> bytes:
-        """Returns the 104 bytes of the entry; what is too long is cut."""
+        """Returns the 104 bytes of the entry; a value that is too long is cut."""
         return _MFT_ENTRY.pack(
             self.name, self.type, self.params, self.host_private, self.attached, self.padding
         )
@@ -86,12 +86,12 @@ RESERVED_ENTRY = MftEntry(name=b"", type=MFT_RESERVED_FIRST)
 
 
 def abi_note(target: int = TARGET_HVT, version: int = 2) -> Note:
-    """Returns the note that says which tender a unikernel is for."""
+    """Returns the note that names the tender for which a unikernel is built."""
     return Note(type=NOTE_ABI, data=struct.pack("<IIII", target, version, 0, 0))
 
 
 def extension_note(version: int = 1, features: int = FEATURE_GATE) -> Note:
-    """Returns our note, by which a unikernel says what it knows beyond Solo5's ABI."""
+    """Returns our note, which names the features beyond Solo5's ABI that a unikernel knows."""
     return Note(
         type=NOTE_EXTENSION, name=b"Tender\0\0", namesz=7, data=struct.pack("<IIII", version, features, 0, 0)
     )
@@ -106,7 +106,7 @@ def device_entry(name: str | bytes, kind: str | int) -> MftEntry:
 
 
 def manifest_bytes(entries: Iterable[MftEntry], *, version: int = 1, count: int | None = None) -> bytes:
-    """Returns a manifest of exactly these entries; the reserved first one is not added."""
+    """Returns a manifest of exactly these entries; the reserved first entry is not added."""
     packed = [entry.pack() for entry in entries]
     return struct.pack("<II", version, len(packed) if count is None else count) + b"".join(packed)
 
@@ -141,7 +141,7 @@ def build_elf(
     e_shnum: int = 0,
     e_shstrndx: int = 0,
 ) -> bytes:
-    """Returns an ELF of these segments, in this order, and behind them one PT_NOTE for each note."""
+    """Returns an ELF of these segments in this order, followed by one PT_NOTE for each note."""
     count = len(segments) + len(notes)
     position = _align(_EHDR.size + count * _PHDR.size, 16)
     headers: list[bytes] = []
@@ -149,7 +149,7 @@ def build_elf(
 
     for segment in segments:
         if segment.data:
-            # As linkers do it: the offset is congruent with the address, modulo a page.
+            # Linkers do the same: the offset is congruent with the address, modulo a page.
             position = _align(position, PAGE) + segment.vaddr % PAGE
         body.append((position, segment.data))
         headers.append(_segment_header(segment, position))
@@ -174,7 +174,7 @@ def build_elf(
 
 
 def good_segments(code: bytes = b"\xf4") -> list[Segment]:
-    """Returns what a linked unikernel has: text, rodata, data, the empty segment at 0, and bss."""
+    """Returns the segments of a linked unikernel: text, rodata, data, the empty segment at 0, and bss."""
     after = LOAD_ADDRESS + _align(max(len(code), 1), PAGE)
     return [
         Segment(data=code, flags=PF_X, vaddr=LOAD_ADDRESS),
@@ -192,7 +192,7 @@ def good_elf(
     abi_version: int = 2,
     entry: int = LOAD_ADDRESS,
 ) -> bytes:
-    """Returns an ELF that is accepted: `code` at 1 MiB, where it is entered, and a manifest of `devices`."""
+    """Returns an ELF that is accepted: `code` at 1 MiB, which is also the entry by default, and a manifest of `devices`."""
     return build_elf(
         segments=good_segments(code),
         notes=[abi_note(version=abi_version), manifest_note(devices)],

@@ -1,7 +1,7 @@
-"""ELFs that must be accepted, and ELFs that must be refused with the words that say why.
+"""ELFs that must be accepted, and ELFs that must be refused, each with the message of the refusal.
 
-A table, not a test: the parser's tests, the command line's tests and the fuzzer's seeds all go through it.
-The words are the contract's; `FILE: ` in front of them is the caller's. Names are file names.
+This is a table, not a test: the parser's tests, the command line's tests and the fuzzer's seeds all use it.
+The contract defines the messages. The caller adds the prefix `FILE: `. The names are used as file names.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from elf_builder import (
 GIB = 1 << 30
 U64_MAX = (1 << 64) - 1
 
-# What good_segments() returns, by place.
+# The segments of good_segments(), by index.
 TEXT, RODATA, DATA, EMPTY, BSS = range(5)
 ABI_PHDR, MFT_PHDR = 5, 6
 

@@ -1,13 +1,14 @@
-"""A disk whose reads and writes fail, or do less than they were asked, where a test says so: for the kernel a real file.
+"""A disk whose reads and writes fail, or transfer less than requested, where a test says so. The kernel sees a real
+file.
 
     with FaultyDisk(64 << 10) as disk:
-        disk.read[8192] = errno.EIO         what covers byte 8192 is not read
-        disk.short = 1000                   no transfer is of more bytes
+        disk.read[8192] = errno.EIO         a read that covers byte 8192 fails
+        disk.short = 1000                   no transfer moves more bytes than this
         ... BlockFd(disk.open()) ...
 
-It is the root of a FUSE file system that is mounted nowhere (fsopen(2), fsmount(2)), and this process's thread answers
-for it: the errors come from the calls, and with `mapped` from page faults, as those of a broken medium do. It is gone
-with its last descriptor, so nothing is left behind by a test that dies. Needs root and Linux 5.2.
+The disk is the root of a FUSE file system that is not mounted at any path (fsopen(2), fsmount(2)). A thread of this process
+answers the requests. So the errors come from the system calls, and with `mapped` from page faults, like those of a broken
+medium. The file system ends with its last descriptor: a test that dies leaves nothing behind. Needs root and Linux 5.2.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ PAGE = 4096
 
 
 def system_call(number: int, *args: int | bytes | None) -> int:
-    """Raises OSError."""
+    """Makes a system call by its number; raises OSError."""
     done: int = LIBC.syscall(number, *args)
     if done < 0:
         raise OSError(ctypes.get_errno(), f"system call {number}: {os.strerror(ctypes.get_errno())}")
@@ -39,10 +40,10 @@ def system_call(number: int, *args: int | bytes | None) -> int:
 
 
 class FaultyDisk:
-    """`data` is what is on the medium. A fault is an errno at an offset: a transfer that covers that byte fails.
+    """`data` is what the medium contains. A fault is an errno at an offset: a transfer that covers that byte fails.
 
-    Without `mapped` each call reaches the medium as it was made; with it there is the kernel's cache between, as for any
-    file, and the disk can be memory.
+    Without `mapped` each call reaches the medium as the guest's side made it. With `mapped` the kernel's cache is between
+    them, as for any file, and the disk can be mapped into memory.
     """
 
     def __init__(self, size: int, *, mapped: bool = False) -> None:
@@ -51,12 +52,12 @@ class FaultyDisk:
         self.write: dict[int, int] = {}
         self.sync = 0
         self.short = REQUEST_MAX
-        """The most that a transfer moves."""
+        """The largest number of bytes that one transfer moves."""
         self.after_short = 0
-        """An errno: how a transfer fails that goes on where the one before it was cut."""
+        """An errno, or 0: the transfer that continues where a short one ended fails with it."""
         self._cut_at = -1
         self.reads: list[tuple[int, int]] = []
-        """Offset and length of each that came to the medium, and of each write."""
+        """Offset and length of each read that reached the medium; `writes` has those of the writes."""
         self.writes: list[tuple[int, int]] = []
         self._flags = FOPEN_KEEP_CACHE if mapped else FOPEN_DIRECT_IO
         self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -79,7 +80,7 @@ class FaultyDisk:
         self._opened: list[int] = []
 
     def open(self, flags: int = os.O_RDWR) -> int:
-        """A descriptor of it; closed with the disk."""
+        """Returns a descriptor of the disk, which is closed with the disk."""
         fd = os.open(f"/proc/self/fd/{self._mount}", flags)
         self._opened.append(fd)
         return fd
@@ -94,7 +95,7 @@ class FaultyDisk:
         self._thread.join(120)
         os.close(self._device)
 
-    # ---- the other side
+    # ---- the server of the file system
 
     def _serve(self) -> None:
         while True:
@@ -111,7 +112,7 @@ class FaultyDisk:
                 code, body = 0, self._answer(opcode, request[40:])
             except OSError as error:
                 code, body = error.errno or errno.EIO, b""
-            with contextlib.suppress(OSError):  # who asked has gone
+            with contextlib.suppress(OSError):  # the process that asked has ended
                 os.write(self._device, struct.pack("<IiQ", 16 + len(body), -code, unique) + body)
 
     def _answer(self, opcode: int, body: bytes) -> bytes:

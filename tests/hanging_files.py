@@ -1,4 +1,4 @@
-"""A file system with one file that stops answering: FUSE's protocol, as far as one file needs it (linux/fuse.h)."""
+"""A file system with one file that stops answering. It speaks FUSE's protocol as far as one file needs it (linux/fuse.h)."""
 
 import contextlib
 import ctypes
@@ -17,9 +17,11 @@ CALLS = {"open": _OPEN, "read": _READ, "lock": _SETLK}
 
 
 class HangingFile:
-    """`path`, a file of these bytes on a file system of its own below `where`; one call of it is never answered,
-    from the open with the number `since` on, unless a signal comes to who waits, as libfuse's file systems may have it,
-    and here if it is `interruptible`. Raises OSError where this cannot be mounted.
+    """`path`: a file with these bytes on its own file system, which is mounted at `where`.
+
+    One kind of call on it is never answered, beginning with open number `since`. A signal to the waiting process ends the
+    call only if the file is `interruptible`, as file systems of libfuse can be. Raises OSError where the file system cannot
+    be mounted.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class HangingFile:
             self._answer(number, found or b"", error=_ENOSYS if found is None else 0)
 
     def _result(self, operation: int, node: int, body: bytes) -> bytes | None:
-        if operation == _INIT:  # version 7.31; locks are the file system's, FUSE_POSIX_LOCKS
+        if operation == _INIT:  # version 7.31; FUSE_POSIX_LOCKS: the server handles locks
             return struct.pack("<IIIIHHIIHHI7I", 7, 31, 65536, 0x2, 12, 10, 65536, 1, 32, 0, 0, *[0] * 7)
         if operation == _LOOKUP:
             return struct.pack("<QQQQII", 2, 1, 0, 0, 0, 0) + self._attributes(2)
@@ -86,7 +88,7 @@ class HangingFile:
         )
 
     def _answer(self, number: int, body: bytes = b"", *, error: int = 0) -> None:
-        with contextlib.suppress(OSError):  # ENOENT: who asked has gone
+        with contextlib.suppress(OSError):  # ENOENT: the process that asked has ended
             os.write(self._device, struct.pack("<IiQ", 16 + len(body), -error, number) + body)
 
     def __enter__(self) -> "HangingFile":
@@ -95,7 +97,9 @@ class HangingFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Whoever waits still is answered by an error."""
-        self._libc.umount2(self._where, _MNT_FORCE | _MNT_DETACH)  # FORCE ends the connection, whoever waits
+        """Unmounts the file system: a call that still waits gets an error."""
+        self._libc.umount2(
+            self._where, _MNT_FORCE | _MNT_DETACH
+        )  # FORCE ends the connection, even if a process waits
         os.close(self._device)
         self._server.join(10)

@@ -1,12 +1,12 @@
-"""Executes a command behind the system-call filter that urunc 0.5 to 0.7 puts around solo5-hvt before it executes it.
+"""Executes a command under the system-call filter that urunc 0.5 to 0.7 installs before it executes solo5-hvt.
 
     inherited_filter.py [+CALL...] COMMAND [WORDS...]
     inherited_filter.py -CALL... COMMAND [WORDS...]
 
-The calls are facts of urunc's: 43 are allowed, any other raises SIGSYS. +CALL is allowed as well. With -CALL another filter
-is put around it: one that allows all calls but those. -CALL:ERRNO answers with that error, and raises no signal;
--CALL:ERRNO@N does so where the first argument is N, -CALL:ERRNO@K=N where the
-Kth from 0 on is. -CALL:kill ends the process, as systemd's SystemCallFilter= does.
+The list of calls is urunc's: 43 calls are allowed, and any other raises SIGSYS. +CALL allows one more call. With -CALL a
+different filter is installed: it allows all calls except those. -CALL:ERRNO answers with that error and raises no signal.
+-CALL:ERRNO@N does so where the first argument is N, and -CALL:ERRNO@K=N where argument K is N (K counts from 0).
+-CALL:kill ends the process, as systemd's SystemCallFilter= does.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
 
 
 def numbers(names: list[str]) -> list[int]:
-    """The calls' numbers."""
+    """Returns the numbers of the calls."""
     from tender.native import ffi, lib
 
     known = {ffi.string(lib.tn_system_call_name(n, 0)).decode(): n for n in range(512)}
@@ -33,8 +33,9 @@ def numbers(names: list[str]) -> list[int]:
 
 
 def install(named: list[int], verdict: int, otherwise: int, argument: tuple[int, int] | None = None) -> None:
-    """Puts a filter in force for this process and what it executes: `verdict` for the calls named, with that argument, a
-    place from 0 on and a value, if one is given."""
+    """Installs a filter for this process and the program that it executes: `verdict` for the calls named, `otherwise`
+    for all others. `argument` is a place, counted from 0, and a value: the verdict then holds only where that argument
+    has the value."""
     code = [(0x20, 0, 0, 0)]  # the call's number
     for at, number in enumerate(named):
         code.append((0x15, len(named) - at, 0, number))

@@ -1,6 +1,8 @@
-"""A system call as a hijacked handler would make it: by another process, at its own `syscall`, behind its filter.
+"""Makes another process execute a system call, as a hijacked handler would: at its own `syscall` instruction, under its own
+filter.
 
-By ptrace(2), which no library of the tests has; the process is this user's, or this user is root.
+It uses ptrace(2) directly, because no library that the tests depend on offers it. The process must be this user's, or this
+user must be root.
 """
 
 import ctypes
@@ -31,7 +33,7 @@ def _ptrace(request: int, pid: int, data: object = None) -> None:
 
 
 class Injector:
-    """Holds the process `pid`, which waits in a call, until it is left."""
+    """Holds the process `pid`, which waits in a system call, until the context is left."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -42,17 +44,17 @@ class Injector:
         self.scratch: int = (self._before.rsp - _BELOW_STACK) & ~0xFFF
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
             memory.seek(self._before.rip - len(_SYSCALL))
-            assert memory.read(len(_SYSCALL)) == _SYSCALL, "it is not behind a call"
+            assert memory.read(len(_SYSCALL)) == _SYSCALL, "the process is not in a system call"
 
     def put(self, content: bytes) -> int:
-        """Where it stands in the process's memory, until the next one."""
+        """Copies bytes into the process's memory; returns their address. The next put() overwrites them."""
         with open(f"/proc/{self._pid}/mem", "r+b", buffering=0) as memory:
             memory.seek(self.scratch)
             memory.write(content)
         return self.scratch
 
     def call(self, number: int, *arguments: int) -> int:
-        """Its answer, or -errno; ProcessLookupError where the filter has killed the process for it."""
+        """Returns the call's result, or -errno; raises ProcessLookupError if the filter killed the process for it."""
         now = _Registers.from_buffer_copy(self._before)
         now.rip -= len(_SYSCALL)
         now.rax, now.orig_rax = number, (1 << 64) - 1

@@ -1,4 +1,4 @@
-"""What a worker of multiprocessing does with the library; it is imported there by this name."""
+"""Functions that a worker process of multiprocessing runs; the worker imports them from here by name."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from tender import CAPTURE, Image, VmConfig, VmResult
 
 
 def runs(path: Path, config: VmConfig, backend: str) -> VmResult:
-    """A guest, in this process."""
+    """Runs a guest in this process."""
     support.take_backend(backend)
     return tender.run(path, config, console=CAPTURE, timeout=100)
 
 
 def checks(path: Path, config: VmConfig, backend: str) -> VmResult:
-    """The same; GuestFailed for an end that is no success."""
+    """Runs a guest; raises GuestFailed if it does not end with success."""
     return runs(path, config, backend).check()
 
 
@@ -24,4 +24,4 @@ def opens(path: Path) -> None:
 
 
 def takes(_: object) -> None:
-    """Anything that can be sent here."""
+    """Accepts any value that can be sent to this process."""

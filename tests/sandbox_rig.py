@@ -1,5 +1,5 @@
-"""What the tests of hostile guests share: the attacker's devices and what it must not reach, the program's addresses in
-its language (tests/guests/sandbox_attack has it), and what an end is to look like."""
+"""Shared by the tests of hostile guests: the attacker's devices, the files that it must not reach, the addresses of
+tender-sandbox in the attacker's language (tests/guests/sandbox_attack defines it), and how a run must end."""
 
 import os
 import random
@@ -17,9 +17,9 @@ from tender.backend.sandbox import PROGRAM
 
 SMALL, LARGE = 1 << 20, 3 << 20
 SECRET = b"what the parent keeps"
-LIMIT = 20.0  # seconds; none of these takes one
+LIMIT = 20.0  # seconds; each of these runs takes less than one
 STOP_GRACE = 0.2  # bindings/machine/sandbox/watch.c
-SOON = 60.0  # what is over by then was ended by its time limit; a busy machine takes some of it
+SOON = 60.0  # a run that took less was ended by its time limit; a busy machine adds to it
 
 # bindings/machine/sandbox/fds.h
 FD_CONTROL, FD_STOP, FD_CONSOLE, FD_VM, FD_TEMPLATE, FD_STDERR, FD_NET, FD_SMALL, FD_LARGE = (
@@ -35,7 +35,8 @@ ALLOWED = {
     FDATASYNC, READAHEAD,
 }  # fmt: skip
 UPROBES = {335, 336}
-"""uretprobe and uprobe: newer kernels ask no filter, and refuse both but from a probe's own page."""
+"""uretprobe and uprobe: newer kernels do not ask the filter for them. They refuse both unless the call comes from a page
+of a probe."""
 LAST_CALL = 470
 
 EXIT_REASONS_OF_A_GUEST = {
@@ -56,7 +57,7 @@ EXIT_REASONS_OF_A_GUEST = {
 
 
 def symbols_of(path: Path | str) -> dict[str, range]:
-    """Where each name lies; what the compiler puts behind it (`state.lto_priv.0`) is left out."""
+    """Returns the addresses of each symbol. The suffix that a compiler adds to a name (`state.lto_priv.0`) is removed."""
     with Path(path).open("rb") as file:
         table = ELFFile(file).get_section_by_name(".symtab")
         assert isinstance(table, SymbolTableSection)
@@ -89,8 +90,8 @@ def pattern(length: int) -> bytes:
 
 
 class Rig:
-    """The guest's devices, and beside them what it must not reach: a pipe with something in it and a file, both
-    inheritable, as a careless parent leaves them."""
+    """The guest's devices, and two things that it must not reach: a pipe that contains data, and a file. Both descriptors
+    are inheritable, as a careless parent leaves them."""
 
     def __init__(self, image: Image, path: Path, directory: Path) -> None:
         self.image = image
@@ -122,7 +123,7 @@ class Rig:
             return vm.run(timeout=timeout)
 
     def check(self) -> None:
-        """Nothing outside was read or changed."""
+        """Asserts that nothing outside of the guest's devices was read or changed."""
         assert os.read(self.pipe_read, 4096) == SECRET
         assert self.victim.read_bytes() == SECRET
         assert os.lseek(self.victim_fd, 0, os.SEEK_CUR) == 0
@@ -137,7 +138,8 @@ class Rig:
 
 
 def held() -> tuple[list[str], int, list[str]]:
-    """What a leak would add to: descriptors, threads (but those of Python's threading: a test's time limit), children."""
+    """Returns what a leak would add to: descriptors, the number of threads, and children. Threads of Python's threading are
+    not counted, because a test's time limit uses one."""
     tasks = os.listdir("/proc/self/task")
     children = [child for task in tasks for child in children_of(task)]
     return os.listdir("/proc/self/fd"), len(tasks) - threading.active_count(), children
@@ -146,7 +148,7 @@ def held() -> tuple[list[str], int, list[str]]:
 def children_of(task: str) -> list[str]:
     try:
         return Path(f"/proc/self/task/{task}/children").read_text().split()
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the thread has ended meanwhile
         return []
 
 

@@ -1,5 +1,5 @@
-"""What tests share by name: the types of the fixtures in conftest.py, how a backend is made the ambient one, and
-what a process has open."""
+"""What tests import by name: the types of the fixtures in conftest.py, the choice of the default backend, and the
+resources that a process has open."""
 
 import fcntl
 import functools
@@ -25,11 +25,11 @@ Guest = Callable[[str], Path]
 
 
 BENCH = (sys.executable, str(Path(__file__).resolve().parents[1] / "bench"))
-"""What runs a benchmark of this checkout: its name follows."""
+"""The words of a command that runs a benchmark of this checkout; the benchmark's name follows them."""
 
 
 def take_backend(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:
-    """From now on "auto" stands for this backend in this process, whatever the host has."""
+    """Makes "auto" stand for this backend in this process from now on, whatever the host has."""
     assemble: Any = tender.assemble
     create = assemble.create
 
@@ -40,7 +40,7 @@ def take_backend(name: str, assign: Callable[[object, str, object], None] = seta
 
 
 def still_runs(vm: tender.vm.Vm, seconds: float) -> bool:
-    """Whether the guest of start() has not ended after so many seconds."""
+    """Returns whether the guest of start() still runs after so many seconds."""
     try:
         vm.wait(seconds)
     except TimeoutError:
@@ -49,7 +49,7 @@ def still_runs(vm: tender.vm.Vm, seconds: float) -> bool:
 
 
 def find_kvm_likely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on "auto" tries KVM first in this process, whatever a look at the host tells."""
+    """Makes "auto" try KVM first in this process from now on, whatever the host looks like."""
     choose = tender.backend._choose
 
     def likely(choice: CData, backend: str, refused: CData) -> str:
@@ -62,14 +62,14 @@ def find_kvm_likely(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ip(*words: str) -> None:
-    """Runs `ip WORDS`, failing the test with its message."""
+    """Runs `ip WORDS`; if it fails, the test fails with its message."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(f"ip {' '.join(words)}: {done.stderr}")
 
 
 def with_note(path: Path, version: int, features: int) -> bytes:
-    """The guest at `path`, its extension note changed: what it asks for, and in which version's words."""
+    """Returns the guest at `path` with its extension note changed: the features that it asks for, and the note's version."""
     data = path.read_bytes()
     assert data.count(b"TND1Tender\0\0") == 1
     at = data.index(b"TND1Tender\0\0") + 12
@@ -78,20 +78,23 @@ def with_note(path: Path, version: int, features: int) -> bytes:
 
 @functools.cache
 def tap_offload() -> int:
-    """TENDER_OFFLOAD_...: what a TAP of this kernel can. 15; or 7 where it cuts no datagrams, as before Linux 6.2."""
+    """Returns the TENDER_OFFLOAD_... bits that a TAP of this kernel has: 15, or 7 before Linux 6.2, where a TAP does not cut
+    large UDP datagrams."""
     with open("/dev/net/tun", "r+b", buffering=0) as tun:
         fcntl.ioctl(
             tun, 0x400454CA, struct.pack("16sH22x", b"", 0x5002)
-        )  # TUNSETIFF: IFF_TAP, no flags before, a header
+        )  # TUNSETIFF: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
         try:
-            fcntl.ioctl(tun, 0x400454D0, 0x67)  # TUNSETOFFLOAD: sums, TCP 4 and 6, UDP 4 and 6
+            fcntl.ioctl(
+                tun, 0x400454D0, 0x67
+            )  # TUNSETOFFLOAD: checksums, TCP for IPv4 and IPv6, UDP for both
         except OSError:
             return 7
     return 15
 
 
 class TapInterface:
-    """A TAP of the test's own: `name`, `address` of the host on it."""
+    """A TAP interface of the test's own: its `name`, and the host's `address` on it."""
 
     def __init__(self, name: str, address: str) -> None:
         self.name = name
@@ -104,18 +107,19 @@ class TapInterface:
         ip("link", "set", self.name, "down")
 
     def be_quiet(self) -> None:
-        """The host sends nothing of its own by it, which a guest would find among what it reads or counts."""
+        """Stops the host's own traffic on the interface: a guest would find it among the frames that it reads or counts."""
         off = Path(f"/proc/sys/net/ipv6/conf/{self.name}/disable_ipv6")
         if off.exists():
             off.write_text("1")
 
     def carries(self) -> None:
-        """Wait until the host sends by it: some time after a guest has opened it, for the kernel does that by the way."""
+        """Waits until the host can send through the interface. The kernel reaches this state asynchronously, some time
+        after a guest has opened it."""
         state, deadline = Path(f"/sys/class/net/{self.name}/operstate"), time.monotonic() + 120
         while state.read_text().strip() != "up":
             assert time.monotonic() < deadline, f"{self.name} stays {state.read_text().strip()}"
             time.sleep(0.001)
-        self.up()  # waits for who made it so, and is not done yet
+        self.up()  # waits for the kernel's worker that changed the state and may not have finished
 
 
 def is_confined(pid: int) -> bool:
@@ -125,7 +129,7 @@ def is_confined(pid: int) -> bool:
 
 
 def sandbox_of(command: int) -> psutil.Process:
-    """The guest's process of a command in the sandbox: the command's own, or its only child."""
+    """Returns the guest's process of a command in the sandbox: the command's own process, or its only child."""
     deadline = time.monotonic() + 120
     while True:
         found = psutil.Process(command).children(recursive=True)
@@ -138,9 +142,9 @@ def sandbox_of(command: int) -> psutil.Process:
 
 
 class Footprint(NamedTuple):
-    """What this process has; a child is also one that has ended and waits to be reaped.
+    """The resources that this process holds. A child that has ended and is not reaped yet counts as a child.
 
-    To be taken after a first VM: the sandbox's first starts the thread that makes all of its processes.
+    Take it after a first VM: the first sandbox starts the thread that makes all sandbox processes.
     """
 
     descriptors: int
@@ -156,10 +160,11 @@ def footprint() -> Footprint:
 
 
 def assert_nothing_is_left(before: Footprint, *, slack_maps: int = 22) -> None:
-    """Given some time to come down: a thread that has ended is unmapped a little later."""
+    """Asserts that this process holds what it held before. It waits a while: the kernel unmaps the stack of a thread that
+    has ended a little later."""
     deadline = time.monotonic() + 120
-    # Malloc's arenas may grow a little, and eight threads that close VMs leave a stack each (close_later.h); a VM's
-    # memory may not stay.
+    # Malloc's arenas may grow a little, and up to eight threads that close VMs leave one stack each (close_later.h). The
+    # memory of a VM may not stay.
     maps_max = before.mappings + slack_maps
     now = footprint()
     while (now[:3] != before[:3] or now.mappings > maps_max) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""The command as launchers know it: by the name `solo5-hvt`, in files and interfaces of a test's own."""
+"""The command as launchers know it: under the name `solo5-hvt`, with a test's own files and interfaces."""
 
 import subprocess
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Solo5 = Callable[..., Done]
 
 @pytest.fixture
 def front(tender_cmd: list[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """front(NAME): the path of a link to `tender` that is called NAME."""
+    """A function: front(NAME) is the path of a link to `tender` with that name."""
     folder = tmp_path_factory.mktemp("front")
 
     def link(name: str) -> str:
@@ -26,7 +26,7 @@ def front(tender_cmd: list[str], tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 @pytest.fixture
 def solo5(front: Callable[[str], str], tmp_path: Path) -> Solo5:
-    """solo5(WORDS...): runs it as `solo5-hvt` to its end, in the test's folder."""
+    """A function: solo5(WORDS...) runs the command as `solo5-hvt` to its end, in the test's folder."""
     program = front("solo5-hvt")
 
     def run(*words: str | Path, pass_fds: Sequence[int] = (), **options: object) -> Done:
@@ -51,7 +51,7 @@ def solo5(front: Callable[[str], str], tmp_path: Path) -> Solo5:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """disk.img of 64 KiB, in the test's folder, beside disk1.img for a guest with two."""
+    """disk.img of 64 KiB in the test's folder. Next to it is disk1.img, for a guest with two disks."""
     for name in ("disk.img", "disk1.img"):
         with open(tmp_path / name, "wb") as file:
             file.truncate(1 << 16)

@@ -1,10 +1,12 @@
-"""solo5-hvt and `tender solo5-hvt` side by side: the same words and the same files, and what the user sees of each.
+"""Runs solo5-hvt and `tender solo5-hvt` on the same words and the same files, and compares what the user
+sees of each.
 
     TENDER_SOLO5_HVT=/path/to/solo5-hvt tools/with_kvm -- python tests/conformance/differential.py [-v] [ELF...]
 
-A script and no test: it needs a solo5-hvt, which is none of ours. Compared are the exit status, stdout, and stderr
-less what can only differ (see `normal`). A row of TABLE that may differ says why; the script ends with 0 if every other
-row is the same and every such row does differ. ELF: more unikernels, run without devices and arguments.
+This is a script, not a test, because it needs a solo5-hvt, which this project does not build. It compares
+the exit status, stdout and stderr after it has removed what must differ (see `normal`). A row of TABLE
+whose output may differ gives the reason. The script ends with 0 if every such row differs and every other
+row is the same. ELF arguments are further unikernels; they run without devices and arguments.
 """
 
 import os
@@ -21,7 +23,7 @@ GUESTS = [ROOT / "build" / "tests" / "guests", ROOT / "build" / "guest_kernel"]
 
 @dataclass(frozen=True)
 class Row:
-    """One command line. A word of the form `%name` is the path of a guest of ours."""
+    """One command line. A word of the form `%name` stands for the path of one of our guests."""
 
     words: tuple[str, ...]
     differs: str = ""
@@ -69,7 +71,7 @@ TABLE = (
     row("%args", "--", "", "a  b", "--mem=1", "-x", "ünï", ""),
     row("%args", "x" * 8191),
     row("%args", "x" * 8192),
-    row("", differs="a kernel without a name: the message has no name before the colon"),
+    row("", differs="a kernel without a name: solo5-hvt's message has no name before the colon"),
     row("-", "%args"),
     row("--frob", "%args"),
     row("--frob=1", "%args"),
@@ -77,12 +79,12 @@ TABLE = (
     row("-h", "%args"),
     row("--mem", "8", "%args"),
     row("--gdb", "%args"),
-    row("--no-net-ring", "%args", differs="solo5-hvt learnt it after 0.12.1"),
+    row("--no-net-ring", "%args", differs="solo5-hvt has this option only in versions after 0.12.1"),
     row("absent.elf", "--frob"),
     row("--frob", "absent.elf"),
     row("--frob", "text"),
     row("--frob", "empty"),
-    row("folder", differs="reading the folder fails; solo5-hvt names the note that it was after"),
+    row("folder", differs="reading a folder fails; solo5-hvt's message names the note that it wanted to read"),
     # memory
     row("%hello"),
     *(row(f"--mem={text}", "%hello") for text in ("2", "3", "1", "8", "9", "32M", " 8", "+8", "8.9", "0x10")),
@@ -94,7 +96,7 @@ TABLE = (
     row("--mem=0", "--frob", "%hello"),
     row("--frob", "--mem=0", "%hello"),
     row("--mem=9999", *ALL[:2], FOUR),
-    row("--mem=8", "%bss_big", differs="too little memory is said before the start"),
+    row("--mem=8", "%bss_big", differs="here too little memory is reported before the start"),
     # names
     row("--net:=tapd0", FOUR),
     row("--net:a-b=tapd0", FOUR),
@@ -139,7 +141,7 @@ TABLE = (
     row("--block:storage=absent.img", "%disk"),
     row("--block:storage=", "%disk"),
     row("--block:storage=folder", "%disk"),
-    row("--block:storage=/dev/null", "%disk", differs="what is neither a file nor a disk is named as such"),
+    row("--block:storage=/dev/null", "%disk", differs="here the message says that it is neither a file nor a disk"),
     row("--block:storage=a disk.img", "%disk", differs=CUT),
     row("--block:storage=odd.img", "%disk"),
     row("--block:storage=small.img", "%disk"),
@@ -147,7 +149,7 @@ TABLE = (
     row("--block:storage=page.img", "--block-sector-size:storage=8192", "%disk"),
     row("--block:storage0=odd.img", FOUR),
     row("--block:storage0=odd.img", "--mem=9", FOUR),
-    row("--block:storage=@77", "%disk", differs="@FD is a descriptor for us, a file's name for solo5-hvt"),
+    row("--block:storage=@77", "%disk", differs="@FD is a descriptor here, and a file name for solo5-hvt"),
     row(*ALL, "--block-sector-size:storage1=4096", "--block-sector-size:storage0=32768", FOUR),
     *(
         row(f"--block-sector-size:storage={size}", "--block:storage=disk.img", "%disk")
@@ -178,21 +180,25 @@ TABLE = (
 )  # fmt: skip
 
 NORMAL = (
-    (r"(?m)^\S*: WARNING: .*\n", ""),  # a solo5-hvt built without its filter says so
+    (r"(?m)^\S*: WARNING: .*\n", ""),  # printed by a solo5-hvt that was built without its filter
     (r"(?m)^usage: [^\n]*\n(?s:.*)", "USAGE"),
     (r"(tender, version) \S+", r"\1 V"),
     (r"rip=0x[0-9a-f]+", "rip=R"),
-    (r"(?m)^(?:\S+: )?\S+\.c:\d+: (Invalid guest access: .*)", r"solo5-hvt: \1"),  # it names its source line
+    (
+        r"(?m)^(?:\S+: )?\S+\.c:\d+: (Invalid guest access: .*)",
+        r"solo5-hvt: \1",
+    ),  # solo5-hvt prints its source line
     (r" \(hypercall [^)]*\)", ""),
     (r" \(it is for \w+\)", ""),
-    (r"(does not fall within valid size) \(.*\)", r"\1"),  # the values: theirs have wrapped
+    (r"(does not fall within valid size) \(.*\)", r"\1"),  # the values: solo5-hvt prints wrapped ones
 )
 CLOCKS = ((r"(?m)^clock: .*", "clock"), (r"(?m)\b\d+ ns$|(?<=Slept for )\d+", "T"))
 MACS = ((r"(?m)^(service\d handle \d net mac) \S+", r"\1 M"),)
 
 
 def normal(text: str, rules: tuple[tuple[str, str], ...]) -> str:
-    """The text less what differs between two runs of one program, or by its version and place."""
+    """Removes from the text what differs between two runs of one program, or depends on its version or its
+    place."""
     for pattern, instead in rules:
         text = re.sub(pattern, instead, text)
     return text
@@ -207,7 +213,7 @@ def seen(program: list[str], words: list[str], macs_given: bool) -> Seen:
 
 
 def guest(word: str) -> str:
-    """The word, or the path of the guest that it names."""
+    """Returns the word itself, or the path of the guest that it names."""
     if not word.startswith("%"):
         return word
     return next(str(found) for place in GUESTS if (found := place / f"{word[1:]}.elf").exists())
@@ -242,7 +248,7 @@ def main(argv: list[str]) -> int:
     verbose = argv[:1] == ["-v"]
     rows = [*TABLE, *(row(str(Path(path).resolve())) for path in argv[verbose:])]
     program = [str(Path(sys.executable).parent / "tender"), "solo5-hvt"]
-    os.environ["TENDER_BACKEND"] = "kvm"  # solo5-hvt has no other backend
+    os.environ["TENDER_BACKEND"] = "kvm"  # the only backend of solo5-hvt
     wrong = 0
     make_taps()
     for one in rows:

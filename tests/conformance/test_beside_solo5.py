@@ -1,9 +1,11 @@
-"""solo5-hvt and ours on the same files, byte for byte: the state at the start, and every ELF of the table of cases.
+"""Runs solo5-hvt and Tender on the same files and compares them byte for byte: the state at the start, and
+every ELF of the table of cases.
 
     TENDER_SOLO5_HVT=/path/to/solo5-hvt tools/with_kvm -- pytest -m kvm tests/conformance/test_beside_solo5.py
 
-Without the variable nothing of this is collected (../conftest.py). It shows that the rows of this directory say what
-solo5-hvt does; differential.py does the same for command lines. DIFFERS names each case that is not alike, with the reason.
+Without the variable these tests are not collected (../conftest.py). They show that the rows of this
+directory describe what solo5-hvt does; differential.py shows it for command lines. DIFFERS names each case
+where the two differ, with the reason.
 """
 
 import os
@@ -21,11 +23,11 @@ from support import Guest
 
 pytestmark = pytest.mark.kvm
 
-NOTE_OF_OURS = "a broken note of ours refuses the file; solo5-hvt knows no such note"
-BSS = "memory past the bytes of the file is checked here"
+NOTE_OF_OURS = "a broken Tender note makes the file refused here; solo5-hvt does not read such a note"
+BSS = "the memory after a segment's file bytes is checked here"
 DIFFERS = {
-    "abi-descsz-7": "a note too short for target and version is read past its end by solo5-hvt",
-    "abi-offset-past-end": "solo5-hvt takes the error of its read for a length",
+    "abi-descsz-7": "solo5-hvt reads past the end of a note that is too short for target and version",
+    "abi-offset-past-end": "solo5-hvt uses the error of its read as a length",
     "phdr-past-end": "the same",
     "segment-9-offset-max": "the same",
     "bss-low": BSS,
@@ -33,17 +35,17 @@ DIFFERS = {
     "bss-past-4-gib": BSS,
     "bss-overflow": BSS,
     "odd-bss-to-4-gib": BSS,
-    "odd-device-names": "control characters in a name reach no terminal here",
-    "segment-129": "there is a limit on their number here",
+    "odd-device-names": "control characters in a name are not printed here",
+    "segment-129": "the number of segments is limited here",
     "good-abi-version-1": "version 1 runs here",
     **dict.fromkeys((case.name for case in REFUSED if case.name.startswith("ext-")), NOTE_OF_OURS),
 }
 
 NORMAL = (
-    (r"(?m)^\S*: WARNING: .*\n", ""),  # a solo5-hvt built without its filter says so
+    (r"(?m)^\S*: WARNING: .*\n", ""),  # printed by a solo5-hvt that was built without its filter
     (r"rip=0x[0-9a-f]+", "rip=R"),
     (r" \(it is for [^)]*\)", ""),
-    (r" \(.*\)$", ""),  # the values that break a rule: some of theirs have wrapped
+    (r" \(.*\)$", ""),  # the values that break a rule: solo5-hvt prints some of them wrapped
 )
 
 
@@ -58,7 +60,7 @@ class Seen:
 def beside(
     tender_cmd: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[Seen]]:
-    """beside(ELF): what solo5-hvt, and what ours makes of it."""
+    """A function: beside(ELF) is what solo5-hvt does with the file, and what Tender does."""
     monkeypatch.setenv("TENDER_BACKEND", "kvm")
 
     def run(elf: bytes, *words: str) -> list[Seen]:
@@ -99,7 +101,7 @@ def test_boot_info_manifest_and_command_line(beside: Beside) -> None:
 
 
 def test_gdt_and_page_tables(beside: Beside) -> None:
-    """0x1000 to 0x9000, as a guest reads them through tables of its own."""
+    """Compares 0x1000 to 0x9000, which the guest reads through its own page tables."""
     guest = Bare()
     copy = guest.place(bytes(0x8000), align=4096)
     guest.cr3(guest.tables(6 * MIB))

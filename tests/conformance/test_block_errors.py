@@ -1,8 +1,9 @@
-"""Disks that fail, row by row: the guest is told EUNSPEC, it is counted, and the guest goes on; solo5-hvt would end it.
+"""Disks that fail, row by row: the guest gets EUNSPEC, the error is counted, and the guest goes on.
+solo5-hvt would end it.
 
-A boot is many requests, each with the answer that it must have (tests/bare.py). The medium is tests/faulty_disk.py: asked
-call by call, or `mapped`, with the host's cache and a mapping before it. Load, a full tmpfs and files cut at random
-are in test_disk_load.py.
+One boot makes many requests; each has the answer that it must get (tests/bare.py). The medium is
+tests/faulty_disk.py. Each request reaches it as a system call, or, if `mapped`, the host's page cache and a
+mapping are in between. Load, a full tmpfs and files truncated at random are in test_disk_load.py.
 """
 
 import errno
@@ -41,7 +42,7 @@ fails_with = pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["EN
 
 
 class Requests(Bare):
-    """A guest with one disk: requests, and what each must answer."""
+    """A guest with one disk: its requests, and the answer that each must get."""
 
     def __init__(self) -> None:
         super().__init__([("storage", "block")])
@@ -53,7 +54,7 @@ class Requests(Bare):
         self.expected.append((call, f"write of {len(data)} at {offset}", answer))
 
     def read_disk(self, offset: int, length: int, answer: int) -> int:
-        """Where it reads to."""
+        """Adds a read; returns the address of its buffer."""
         buffer = self.place(b"\xa5" * (length + 8), align=512)
         call = self.call(BLOCK_READ, L_BLOCK, 1, offset, buffer, length, 0x7E)
         self.expected.append((call, f"read of {length} at {offset}", answer))
@@ -62,7 +63,8 @@ class Requests(Bare):
     def boot(
         self, block: BlockFd | BlockFile, said: Callable[[], None] | None = None
     ) -> tuple[VmResult, Callable[[int, int], bytes]]:
-        """Its end, and its memory. `said` is called when it writes to the console."""
+        """Runs the guest; returns its result, and a function that reads its memory. `said` is called when
+        the guest writes to the console."""
         self.halt(7)
         with Image.from_bytes(self.elf()) as image:
             with Vm(
@@ -87,7 +89,7 @@ class Requests(Bare):
 
 @mapped
 @fails_with
-def test_a_write_that_fails_is_an_error_and_what_is_beside_it_is_written(code: int, mapped: bool) -> None:
+def test_a_failing_write_is_an_error_and_adjacent_writes_succeed(code: int, mapped: bool) -> None:
     with FaultyDisk(SIZE, mapped=mapped) as disk:
         before = bytes(disk.data)
         disk.write[BAD] = code
@@ -100,14 +102,15 @@ def test_a_write_that_fails_is_an_error_and_what_is_beside_it_is_written(code: i
         buffer = guest.read_disk(SIZE - 512, 511, OK)
         _, memory = guest.boot(BlockFd(disk.open()))
         assert memory(buffer, 512) == b"\5" * 511 + b"\xa5"
-        # the mapping may bring what a call was refused: that is a write too, and not to this sector
+        # A later write through the mapping may include bytes that a failed call did not write. Those are
+        # writes as well, but not to this sector.
         assert disk.data[BAD : BAD + 512] == before[BAD : BAD + 512]
         assert disk.data[BAD - 512 : BAD] in (b"\2" * 512, b"\4" * 512)
         assert disk.data[SIZE - 512 :] == b"\5" * 512
 
 
 @mapped
-def test_a_read_that_fails_is_an_error_and_what_is_beside_it_is_read(mapped: bool) -> None:
+def test_a_failing_read_is_an_error_and_adjacent_reads_succeed(mapped: bool) -> None:
     with FaultyDisk(SIZE, mapped=mapped) as disk:
         disk.read[BAD] = errno.EIO
         guest = Requests()
@@ -125,8 +128,9 @@ def test_a_read_that_fails_is_an_error_and_what_is_beside_it_is_read(mapped: boo
         assert memory(again, PAGE) == b"\1" * (PAGE - 1) + b"\xa5"
 
 
-def test_a_page_that_the_host_gave_up_and_cannot_read_again_is_an_error() -> None:
-    """Known from before, it is copied from the mapping: a page fault that fails, which would be SIGBUS."""
+def test_an_evicted_page_that_cannot_be_read_again_is_an_error() -> None:
+    """The page was read before, so it is copied from the mapping. The copy causes a page fault that fails,
+    which would be SIGBUS."""
     with FaultyDisk(SIZE, mapped=True) as disk:
         fd = disk.open()
         guest = Requests()
@@ -143,7 +147,9 @@ def test_a_page_that_the_host_gave_up_and_cannot_read_again_is_an_error() -> Non
             os.posix_fadvise(fd, 0, SIZE, os.POSIX_FADV_DONTNEED)
 
         _, memory = guest.boot(BlockFd(fd), the_medium_breaks)
-        assert any(offset <= BAD < offset + length for offset, length in disk.reads), "the cache was kept"
+        assert any(offset <= BAD < offset + length for offset, length in disk.reads), (
+            "the host did not evict the page"
+        )
         assert memory(buffer, 3 * PAGE) == before[: 3 * PAGE]
 
 
@@ -161,7 +167,7 @@ def test_a_flush_that_fails_is_an_error(guest: Guest) -> None:
 
 @pytest.mark.parametrize("short", [1, 511, 1000, 5000])
 def test_a_transfer_that_is_cut_is_continued(short: int) -> None:
-    """However little the host takes at a time; it is one request, and counted as one."""
+    """The host transfers few bytes at a time. It is still one request, and is counted as one."""
     offset, length = 3 * PAGE + 512, 2 * PAGE if short > 1 else 64
     with FaultyDisk(SIZE) as disk:
         disk.short = short
@@ -181,8 +187,9 @@ def test_a_transfer_that_is_cut_is_continued(short: int) -> None:
         assert result.counters.block_read_bytes == 2 * length - 1
 
 
-def test_an_error_in_the_middle_is_the_answer_for_all_of_it() -> None:
-    """What was moved before it stays moved, as on any disk. The first call is cut, and the next one fails."""
+def test_an_error_in_the_middle_fails_the_whole_request() -> None:
+    """The bytes moved before the error stay moved, as on any disk. The first call is short, and the next
+    one fails."""
     with FaultyDisk(SIZE) as disk:
         disk.short = 512
         disk.after_short = errno.EIO
@@ -196,7 +203,7 @@ def test_an_error_in_the_middle_is_the_answer_for_all_of_it() -> None:
         assert disk.reads == disk.writes == [(BAD, 1536), (BAD + 512, 1024)]
 
 
-def test_a_disk_that_moves_nothing_is_an_error_and_no_endless_loop() -> None:
+def test_a_transfer_of_zero_bytes_is_an_error_not_an_endless_loop() -> None:
     with FaultyDisk(SIZE) as disk:
         disk.short = 0
         guest = Requests()
@@ -209,8 +216,9 @@ def test_a_disk_that_moves_nothing_is_an_error_and_no_endless_loop() -> None:
 # ---- a file that is not as long as it was
 
 
-def test_a_file_cut_under_its_guest(tmp_path: Path) -> None:
-    """To somewhere in page 4, when all of it is known and half of it was written: by copies and by calls."""
+def test_a_file_truncated_while_its_guest_runs(tmp_path: Path) -> None:
+    """The file is truncated in the middle of page 4, after all of it was read and half of it was written.
+    Both copies and system calls meet the end."""
     path = tmp_path / "disk.img"
     before = os.urandom(SIZE)
     path.write_bytes(before)
@@ -226,7 +234,7 @@ def test_a_file_cut_under_its_guest(tmp_path: Path) -> None:
     guest.read_disk(12 * PAGE, 512, EUNSPEC)
     guest.read_disk(SIZE - 512, 512, EUNSPEC)
     guest.write_disk(0, b"\2" * 512, OK)
-    guest.write_disk(10 * PAGE, b"\3" * PAGE, OK)  # the file is as long as that again
+    guest.write_disk(10 * PAGE, b"\3" * PAGE, OK)  # this extends the file to there again
     hole = guest.read_disk(6 * PAGE, PAGE, OK)
     there = guest.read_disk(10 * PAGE, PAGE, OK)
     guest.read_disk(11 * PAGE, PAGE, EUNSPEC)
@@ -241,10 +249,11 @@ def test_a_file_cut_under_its_guest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tender", "solo5-hvt"])
-def test_both_commands_keep_a_guest_whose_disk_fails(
+def test_a_guest_survives_a_failing_disk_under_both_commands(
     front: Callable[[str], str], guest: Guest, name: str
 ) -> None:
-    """Half of it has no space, a quarter cannot be read; the guest is under load, ends by itself, and nobody complains."""
+    """Half of the disk has no space, and a quarter cannot be read. The guest puts load on it and ends by
+    itself, and no message appears."""
     with FaultyDisk(SIZE) as disk:
         disk.write = dict.fromkeys(range(SIZE // 2, SIZE, PAGE), errno.ENOSPC)
         disk.read = dict.fromkeys(range(0, SIZE // 4, PAGE), errno.EIO)
@@ -258,10 +267,11 @@ def test_both_commands_keep_a_guest_whose_disk_fails(
         assert disk.writes and disk.reads
 
 
-def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(
+def test_a_file_size_limit_is_an_error_not_a_signal(
     tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
-    """`ulimit -f`, below the size of the disk: the kernel refuses, and sends SIGXFSZ, which would end a program."""
+    """With `ulimit -f` below the size of the disk the kernel refuses the write and sends SIGXFSZ, which
+    ends a program by default."""
     path, size, limit = tmp_path / "disk.img", 2 << 20, 15 << 17
     path.write_bytes(os.urandom(size))
     words = ["--json=fd:2", "-q", "--mem=16", f"--block:storage={path}", str(guest("block_load")), "--errors"]
@@ -275,10 +285,10 @@ def test_a_limit_on_the_size_of_files_is_an_error_and_no_signal(
 
 
 @pytest.mark.parametrize("name", ["tender", "solo5-hvt"])
-def test_a_limit_on_the_size_of_files_that_is_below_the_image_is_named(
+def test_a_file_size_limit_below_the_image_size_is_reported(
     front: Callable[[str], str], guest: Guest, name: str, backend: str
 ) -> None:
-    """The sandbox's image is a file in memory; on KVM the command has none."""
+    """The sandbox's image is a file in memory. On KVM the command has no such file."""
     done = subprocess.run(
         [front(name), "--mem=4", str(guest("hello"))], capture_output=True, text=True, timeout=60, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE, PAGE)),

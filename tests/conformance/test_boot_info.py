@@ -1,6 +1,7 @@
-"""Boot info, row by row, as the guest reads it at 0x10000: 56 bytes, then the manifest, then the command line.
+"""Boot info, row by row, as the guest reads it at 0x10000: 56 bytes, then the manifest, then the command
+line.
 
-Rows with a network say --no-net-ring: what stands there with a ring is in test_ring.py.
+Rows with a network use --no-net-ring. test_ring.py has what boot info contains with a ring.
 """
 
 import struct
@@ -24,7 +25,7 @@ Solo5 = Callable[..., "CompletedProcess[Any]"]
 
 
 def printer(length: int, devices: tuple[tuple[str, str], ...] = ()) -> Bare:
-    """A guest that prints this many bytes from boot info on."""
+    """Returns a guest that prints this many bytes, beginning at boot info."""
     guest = Bare(devices)
     guest.call(PUTS, L_PUTS, BOOT_INFO, length)
     guest.halt()
@@ -46,7 +47,7 @@ def fields(raw: bytes) -> dict[str, int]:
 
 
 def entries(raw: bytes) -> list[tuple[Any, ...]]:
-    """The manifest behind boot info."""
+    """Returns the entries of the manifest that follows boot info."""
     version, count = struct.unpack_from("<II", raw, MANIFEST - BOOT_INFO)
     assert version == 1
     return [ENTRY.unpack_from(raw, MANIFEST - BOOT_INFO + 8 + number * ENTRY.size) for number in range(count)]
@@ -61,7 +62,8 @@ def named(name: str) -> bytes:
 
 @pytest.mark.parametrize("mem", [2, 6, 4096])
 def test_fields(mem: int) -> None:
-    """No ring is offered without a network: its bit and its address are 0, and so is what a guest may set."""
+    """Without a network no ring is offered: its bit and its address are 0, and so is the field that a guest
+    may set."""
     guest = printer(56)
     seen = fields(guest.run(mem=mem).console)
     hz = seen.pop("cpu_cycle_freq")
@@ -77,7 +79,7 @@ def test_fields(mem: int) -> None:
     assert 10**8 < hz < 10**11
 
 
-def test_its_address_comes_in_rdi() -> None:
+def test_the_address_of_boot_info_is_in_rdi() -> None:
     guest = Bare()
     seen = guest.structure("<Q", 0)
     guest.code(b"\x48\x89\x3c\x25" + struct.pack("<I", seen.gpa))  # mov %rdi, seen
@@ -85,8 +87,9 @@ def test_its_address_comes_in_rdi() -> None:
     assert guest.run().at(seen) == (BOOT_INFO,)
 
 
-def test_kernel_end_is_that_of_the_last_segment_with_bytes() -> None:
-    """Rounded up to its pages, memory past the bytes with it; a bss of its own is not counted."""
+def test_kernel_end_is_the_end_of_the_last_segment_with_file_bytes() -> None:
+    """It is rounded up to whole pages and includes the memory after the file bytes. A separate bss segment
+    does not count."""
     guest = printer(56)
     last = Segment(data=b"x", flags=PF_R, vaddr=0x180000, memsz=4097)
     bss = Segment(flags=PF_R, vaddr=0x190000, memsz=4096)
@@ -95,14 +98,15 @@ def test_kernel_end_is_that_of_the_last_segment_with_bytes() -> None:
 
 
 def test_kernel_end_is_0_without_a_segment() -> None:
-    """Nothing can run in it, but it can be made."""
+    """No code can run in such a VM, but the VM can be made."""
     elf = build_elf(notes=[abi_note(), manifest_note()])
     with Image.from_bytes(elf) as image, Vm(image, VmConfig(mem=2)) as vm:
         assert fields(vm.memory(BOOT_INFO, 56))["kernel_end"] == 0
 
 
-def test_the_frequency_is_kvms_to_the_hertz(backend: str) -> None:
-    """KVM says it in kHz. In the sandbox it is the host's: test_vcpu_state.py compares it with a clock."""
+def test_the_frequency_equals_the_one_that_kvm_reports(backend: str) -> None:
+    """KVM reports it in kHz. In the sandbox it is the host's: test_vcpu_state.py compares that with a
+    clock."""
     hz = fields(printer(56).run().console)["cpu_cycle_freq"]
     if backend == "kvm":
         assert hz % 1000 == 0
@@ -112,8 +116,11 @@ def test_the_frequency_is_kvms_to_the_hertz(backend: str) -> None:
 # ---- the manifest
 
 
-def test_the_manifest_says_what_was_attached_and_nothing_of_the_host(solo5: Solo5, tmp_path: Path) -> None:
-    """Attached flags and parameters are filled in; the places of descriptors and padding are zero."""
+def test_the_manifest_describes_attached_devices_and_nothing_of_the_host(
+    solo5: Solo5, tmp_path: Path
+) -> None:
+    """Attached flags and parameters are filled in. The fields for host descriptors and the padding are
+    zero."""
     import socket
 
     guest = printer(56 + 8 + 4 * 104, (("service0", "net"), ("storage", "block"), ("spare", "block")))
@@ -147,7 +154,7 @@ def test_the_manifest_says_what_was_attached_and_nothing_of_the_host(solo5: Solo
 
 
 def test_a_manifest_of_63_devices_and_the_longest_command_line_fit(tmp_path: Path) -> None:
-    """14912 bytes in all, and zeros behind them."""
+    """They take 14912 bytes in all, and zeros follow."""
     (tmp_path / "disk.img").write_bytes(bytes(512))
     devices = tuple((f"storage{number}", "block") for number in range(63))
     disks = {name: BlockFile(str(tmp_path / "disk.img"), read_only=True) for name, _ in devices}
@@ -176,7 +183,7 @@ def test_a_manifest_of_63_devices_and_the_longest_command_line_fit(tmp_path: Pat
     ],
 )
 def test_the_command_line_is_words_joined_by_a_space_and_a_nul(args: tuple[str, ...], text: bytes) -> None:
-    """Nothing is quoted or escaped, and nothing stands behind it."""
+    """Nothing is quoted or escaped, and nothing follows the NUL."""
     raw = printer(0x1000).run(args=args).console
     assert raw[fields(raw)["cmdline"] - BOOT_INFO :] == text.ljust(0x1000 - 56 - 8 - 104, b"\0")
 
@@ -190,8 +197,8 @@ def test_8191_bytes_are_the_longest_command_line(solo5: Solo5, tmp_path: Path) -
     assert done.stderr == "solo5-hvt: Guest command line too long (max=8191 characters)\n"
 
 
-def test_nothing_else_lies_in_the_low_mebibyte_that_a_guest_can_read() -> None:
-    """From the command line's end to where the backends' own begins: zeros."""
+def test_the_rest_of_the_readable_low_mebibyte_is_zero() -> None:
+    """There are only zeros from the end of the command line to where the backend's own part begins."""
     guest = Bare()
     guest.call(PUTS, L_PUTS, BOOT_INFO, 0x80000 - BOOT_INFO)
     guest.halt()

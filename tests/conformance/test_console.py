@@ -1,7 +1,8 @@
-"""Whatever becomes of the console, the guest does not notice: row by row, through both commands.
+"""The guest does not notice any failure of the console: row by row, through both commands.
 
-The guest writes 256 KiB in one call, then three bytes more, then halts with 7. That it does so is its proof of life;
-what arrived and what was lost is in tender's JSON. The library's rows are in tests/functional/test_lifecycle.py.
+The guest writes 256 KiB in one call, then three more bytes, then halts with 7. That status proves that it
+went on. Tender's JSON says how many bytes arrived and how many were lost. The rows for the library are in
+tests/functional/test_lifecycle.py.
 """
 
 import fcntl
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.backends, pytest.mark.parametrize("name", ["tender", "
 
 TEXT = b"".join(b"%07d\n" % number for number in range(1 << 15)) + b"end"
 PIPE_BYTES = 4096
-"""The least that a pipe can be: 64 turns for the text."""
+"""The smallest size of a pipe: the text fills it 64 times."""
 Process = subprocess.Popen[str]
 
 
@@ -36,7 +37,7 @@ class Counted(NamedTuple):
 
 
 class Command:
-    """start() it once with an end of a console, then end() it."""
+    """One run of the command: call start() once with one end of a console, then end()."""
 
     def __init__(self, path: str, image: Path, report: Path) -> None:
         self.path, self.image, self.report = path, image, report
@@ -45,7 +46,7 @@ class Command:
     def start(
         self, stdout: int | None, *, image: Path | None = None, redirected: str = "", **options: Any
     ) -> Process:
-        """`redirected` is for what only a shell can do to it."""
+        """`redirected` is a redirection that only a shell can make."""
         through = ["sh", "-c", f'exec "$0" "$@" {redirected}'] if redirected else []
         with_json = [f"--json={self.report}"] if self.path.endswith("/tender") else []
         words = [*through, self.path, *with_json, "--mem=8", str(image or self.image)]
@@ -53,7 +54,8 @@ class Command:
         return self.process
 
     def end(self, status: int = 7, said: str = "") -> Counted | None:
-        """What tender counted; solo5-hvt's command line has nowhere to say it."""
+        """Waits for the end; returns what tender counted, or None for solo5-hvt, whose command line has no
+        option for a report."""
         assert self.process is not None
         _, stderr = self.process.communicate(timeout=60)
         assert (self.process.returncode, stderr) == (status, said)
@@ -85,12 +87,12 @@ def small_pipe() -> tuple[int, int]:
 
 
 def drained(fd: int, piece: int) -> bytes:
-    """All that comes, `piece` bytes at a time and none before there is something to wait for."""
+    """Reads everything until the end, at most `piece` bytes at a time."""
     got = bytearray()
     while True:
         try:
             some = os.read(fd, piece)
-        except OSError:  # EIO: a terminal that nobody has open any more
+        except OSError:  # EIO: no process has the terminal open any more
             some = b""
         if not some:
             return bytes(got)
@@ -104,7 +106,7 @@ def wait_until_full(reader: int) -> None:
         time.sleep(0.001)
 
 
-# ---- nobody takes it: all of it is lost
+# ---- no reader: all of the output is lost
 
 
 def test_stdout_that_is_closed(command: Command) -> None:
@@ -125,7 +127,7 @@ def test_a_full_device(command: Command) -> None:
 
 
 def test_a_pipe_without_a_reader(command: Command) -> None:
-    """No SIGPIPE, by which solo5-hvt dies."""
+    """The guest goes on. solo5-hvt dies of SIGPIPE here."""
     reader, writer = os.pipe()
     os.close(reader)
     command.start(writer)
@@ -141,11 +143,12 @@ def test_a_socket_without_a_peer(command: Command) -> None:
     assert command.end() in (None, Counted(0, len(TEXT)))
 
 
-# ---- a part of it is taken
+# ---- a part of the output arrives
 
 
 def test_a_reader_that_leaves(command: Command) -> None:
-    """In the middle of a write; every byte is counted as one or the other."""
+    """The reader closes the pipe in the middle of a write. Every byte is counted either as arrived or as
+    lost."""
     reader, writer = small_pipe()
     command.start(writer)
     os.close(writer)
@@ -161,7 +164,8 @@ def test_a_reader_that_leaves(command: Command) -> None:
 
 
 def test_a_file_that_may_not_grow(command: Command, tmp_path: Path) -> None:
-    """`ulimit -f`: the kernel sends SIGXFSZ, which would end a program. What fits is there, the rest is lost."""
+    """With `ulimit -f` the kernel sends SIGXFSZ, which ends a program by default. The bytes that fit are in
+    the file, and the rest is lost."""
     guest = Bare()
     guest.call(PUTS, L_PUTS, HEAP, 4 * MIB)
     guest.write(b"end")
@@ -179,12 +183,13 @@ def test_a_file_that_may_not_grow(command: Command, tmp_path: Path) -> None:
     assert (tmp_path / "console").read_bytes() == bytes(limit)
 
 
-# ---- it is taken late: nothing is lost, and nothing is out of order
+# ---- a slow reader: nothing is lost, and the order is kept
 
 
 @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
 def test_a_pipe_with_a_slow_reader(command: Command, blocking: bool) -> None:
-    """The flag is everybody's who has that end of the pipe, and stays."""
+    """O_NONBLOCK belongs to every process that shares this end of the pipe, so the command must not change
+    it."""
     reader, writer = small_pipe()
     os.set_blocking(writer, blocking)
     command.start(writer)
@@ -217,7 +222,7 @@ def test_a_terminal_with_a_slow_reader(command: Command) -> None:
 
 
 def test_a_file(command: Command, tmp_path: Path) -> None:
-    """From where it stands, as with a shell's `>>`."""
+    """The output begins at the file's current offset, as with a shell's `>>`."""
     with (tmp_path / "console").open("wb") as file:
         file.write(b"before\n")
         file.flush()
@@ -226,10 +231,10 @@ def test_a_file(command: Command, tmp_path: Path) -> None:
     assert (tmp_path / "console").read_bytes() == b"before\n" + TEXT
 
 
-# ---- it is not taken at all
+# ---- the output is never read
 
 
-def test_a_full_pipe_that_nobody_reads_holds_the_guest_and_no_signal(command: Command) -> None:
+def test_a_full_pipe_blocks_the_guest_but_not_a_signal(command: Command) -> None:
     reader, writer = small_pipe()
     process = command.start(writer)
     os.close(writer)

@@ -1,4 +1,5 @@
-"""The processor that a guest sees: what it may know of by CPUID, and which model-specific registers it has."""
+"""The processor that a guest sees: which CPUID leaves it can read, and which model-specific registers it
+has."""
 
 import re
 import subprocess
@@ -21,7 +22,7 @@ def text(result: VmResult) -> str:
 
 
 def leaves(guest: Guest, *wanted: str) -> dict[str, tuple[int, int, int, int]]:
-    """EAX, EBX, ECX, EDX by "LEAF.INDEX"."""
+    """Returns EAX, EBX, ECX and EDX for each "LEAF.INDEX"."""
     result = asked(guest, *(f"--cpuid={leaf}" for leaf in wanted))
     assert result.ok, result.message
     found: dict[str, tuple[int, int, int, int]] = {}
@@ -33,12 +34,12 @@ def leaves(guest: Guest, *wanted: str) -> dict[str, tuple[int, int, int, int]]:
     return found
 
 
-# ---- CPUID; the sandbox's is the host's own, as docs/sandbox.md says
+# ---- CPUID; in the sandbox it is the host's own (docs/sandbox.md)
 
 
 @pytest.mark.kvm
-def test_no_guest_on_kvm_is_shown_a_way_into_a_machine_within(guest: Guest) -> None:
-    """The host of these tests offers nested SVM or VMX, else the first lines would prove nothing."""
+def test_cpuid_on_kvm_offers_no_nested_virtualization_and_no_enclaves(guest: Guest) -> None:
+    """The host of these tests offers nested SVM or VMX. Without it the first lines would prove nothing."""
     flags = host_flags()
     assert flags & {"svm", "vmx"}
     seen = leaves(guest, "1.0", "7.0", "0x12.0", "0x12.1", "0x80000001.0", "0x8000000a.0")
@@ -50,7 +51,7 @@ def test_no_guest_on_kvm_is_shown_a_way_into_a_machine_within(guest: Guest) -> N
 
 
 @pytest.mark.kvm
-def test_a_guest_on_kvm_reads_kvms_name_and_none_of_its_features(guest: Guest) -> None:
+def test_cpuid_on_kvm_has_kvms_signature_and_none_of_its_features(guest: Guest) -> None:
     seen = leaves(guest, "0x40000000.0", "0x40000001.0")
     name = b"".join(register.to_bytes(4, "little") for register in seen["0x40000000.0"][1:])
     assert name == b"KVMKVMKVM\0\0\0"
@@ -63,8 +64,9 @@ KICK_CPU, SEND_IPI, SCHED_YIELD, MAP_GPA_RANGE = 5, 10, 11, 12
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("number", [0, 2, 3, 4, KICK_CPU, 6, 7, 8, SEND_IPI, SCHED_YIELD, MAP_GPA_RANGE, 13])
-def test_no_hypercall_of_kvms_own_serves_a_feature_that_is_hidden(guest: Guest, number: int) -> None:
-    """Nor by the command. The other two are no feature's: 1 does nothing, 9 pairs the clocks that a guest can read."""
+def test_kvms_own_hypercalls_for_hidden_features_are_refused(guest: Guest, number: int) -> None:
+    """The command refuses them too. Two calls belong to no feature and are not in the list: 1 does nothing,
+    and 9 pairs the clocks that a guest can read."""
     refused = f"kvm call {number} {-KVM_ENOSYS}\n"
     result = asked(guest, f"--kvm-call={number}")
     assert result.ok and text(result) == refused
@@ -79,7 +81,7 @@ def host_flags() -> frozenset[str]:
 
 
 @pytest.mark.backends
-def test_what_a_unikernel_computes_with_is_shown_as_the_host_has_it(guest: Guest) -> None:
+def test_cpuid_shows_the_hosts_computing_features(guest: Guest) -> None:
     seen = leaves(guest, "1.0", "7.0", "0x80000001.0", "0x80000007.0")
     one, seven, extended = seen["0x1.0"], seen["0x7.0"], seen["0x80000001.0"]
     bits = {
@@ -91,13 +93,13 @@ def test_what_a_unikernel_computes_with_is_shown_as_the_host_has_it(guest: Guest
     }  # fmt: skip
     flags = host_flags()
     assert {name: bool(value & 1) for name, value in bits.items()} == {name: name in flags for name in bits}
-    assert flags & {"rdrand", "aes", "ssse3"}, "this host has nothing that could be hidden by mistake"
+    assert flags & {"rdrand", "aes", "ssse3"}, "this host has no feature that could be hidden by mistake"
 
 
 @pytest.mark.kvm
-def test_more_than_a_hundred_leaves_are_taken(guest: Guest) -> None:
-    """solo5-hvt has space for 100; KVM itself takes 256."""
-    assert asked(guest, "--tls").ok  # asks KVM for the host's leaves
+def test_more_than_100_cpuid_leaves_are_accepted(guest: Guest) -> None:
+    """solo5-hvt has space for 100 leaves; KVM itself accepts 256."""
+    assert asked(guest, "--tls").ok  # fills the table with the host's leaves, which KVM reports
     table = lib.tn_kvm_cpuid()
     own, size, head = int(table.nent), ffi.sizeof("struct kvm_cpuid_entry2"), ffi.sizeof("struct kvm_cpuid2")
     assert size == 40
@@ -125,7 +127,7 @@ def test_fs_base_is_the_guests_own(guest: Guest) -> None:
 @pytest.mark.parametrize(
     ("msr", "value"), [(0x1B, 0), (0x277, 0x0007040600070406), (0xC0000080, 0x500), (0xC0000102, 0)]
 )
-def test_a_register_that_says_how_the_guest_stands_can_be_read(guest: Guest, msr: int, value: int) -> None:
+def test_a_register_that_describes_the_guests_state_can_be_read(guest: Guest, msr: int, value: int) -> None:
     result = asked(guest, f"--rdmsr={msr:#x}")
     assert result.ok and text(result) == f"rdmsr {msr:#x} {value:#x}\n"
 
@@ -139,7 +141,7 @@ def test_the_time_stamp_counter_can_be_read_as_a_register(guest: Guest) -> None:
 @pytest.mark.backends
 @pytest.mark.parametrize("value", [0x501, 0xD00])
 def test_efer_can_be_written(guest: Guest, value: int) -> None:
-    """NXE lets a guest keep its own data from being executed; SCE is of no use but harmless."""
+    """NXE lets a guest protect its own data from being executed. SCE has no use here, and no effect either."""
     result = asked(guest, "--wrmsr=0xc0000080", f"--value={value:#x}")
     assert result.ok and text(result).endswith(f"rdmsr 0xc0000080 {value:#x}\n")
 
@@ -168,7 +170,7 @@ DENIED = {
 @pytest.mark.backends
 @pytest.mark.parametrize("way", ["--rdmsr", "--wrmsr"])
 @pytest.mark.parametrize("name", DENIED)
-def test_a_register_that_no_guest_needs_is_as_if_it_did_not_exist(guest: Guest, way: str, name: str) -> None:
+def test_access_to_a_register_that_no_guest_needs_raises_gp(guest: Guest, way: str, name: str) -> None:
     result = asked(guest, f"{way}={DENIED[name]:#x}")
     assert (result.reason, result.status) == (ExitReason.ABORT, 255), text(result)
     assert "trap: #GP" in text(result) and result.trap is not None and result.trap.error_code == 0

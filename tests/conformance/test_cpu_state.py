@@ -1,7 +1,8 @@
-"""The processor's state as plain data (bindings/arch/x86_64/cpu_state.h): had from a machine, and set.
+"""The processor's state as plain data (bindings/arch/x86_64/cpu_state.h), read from a machine and set in
+it.
 
-On KVM every part is known while nothing runs the guest. In the sandbox the general registers are, of a guest that
-ended by a fault; it takes no state but the one that it starts from.
+On KVM every part can be read while the guest does not run. In the sandbox only the general registers can be
+read, and only after a guest ended by a fault. The sandbox accepts no state except its start state.
 """
 
 import errno
@@ -51,8 +52,8 @@ def test_before_the_first_run_it_is_the_start_state(vm: Vm, guest: Guest) -> Non
 
 
 @pytest.mark.kvm
-def test_what_is_set_is_had_again_part_by_part(vm: Vm) -> None:
-    """Each part alone: the others stay as they were."""
+def test_each_part_of_the_state_can_be_set_and_read_back(vm: Vm) -> None:
+    """Each part is set alone; the other parts stay as they were."""
     state = had(vm)
     state.general.gpr[0], state.general.gpr[15] = 0x1122334455667788, 0x99
     state.system.segment[FS].base, state.system.idtr.base, state.system.idtr.limit = 0x123000, 0x5000, 0xFFF
@@ -79,7 +80,7 @@ def test_what_is_set_is_had_again_part_by_part(vm: Vm) -> None:
 
 @pytest.mark.kvm
 def test_a_guest_runs_from_the_state_that_was_set() -> None:
-    """hlt at the entry; the state set leads behind it, to a halt with a status of its own."""
+    """The entry is a hlt. The new state continues after it, at a halt with a status of its own."""
     guest = Bare()
     guest.code("f4")
     guest.halt(7)
@@ -94,15 +95,15 @@ def test_a_guest_runs_from_the_state_that_was_set() -> None:
 
 
 @pytest.mark.kvm
-def test_after_the_end_it_is_the_ended_guests(vm: Vm) -> None:
+def test_after_the_run_the_state_is_the_guests_last_one(vm: Vm) -> None:
     assert vm.run(timeout=60).ok
     state = had(vm, lib.CPU_GENERAL | lib.CPU_SYSTEM)
-    assert 0xFF000 <= state.general.rip < 0x100000  # its halt went by the gate page
+    assert 0xFF000 <= state.general.rip < 0x100000  # it made its halt through the gate page
     assert state.system.cr3 == 0x2000
 
 
 @pytest.mark.backends
-def test_it_is_refused_of_a_closed_vm_and_of_one_that_runs(guest: Guest, backend: str) -> None:
+def test_the_state_of_a_running_or_closed_vm_is_refused(guest: Guest, backend: str) -> None:
     state = ffi.new("struct cpu_state *")
     with Image.open(guest("spin")) as image, Vm(image, VmConfig(mem=6), console=DISCARD) as vm:
         vm.start(timeout=60)
@@ -134,8 +135,9 @@ def test_a_sandbox_knows_the_general_registers_of_a_fault_and_nothing_else() -> 
 
 
 @pytest.mark.backends
-def test_memory_is_written_where_the_guest_may_write_and_its_text_is_not(guest: Guest, backend: str) -> None:
-    """Before the run: data that is written is what the guest finds. Text is refused, and stays as it is."""
+def test_writable_guest_memory_can_be_written_and_text_cannot(guest: Guest, backend: str) -> None:
+    """Data that is written before the run is what the guest finds. A write to text is refused, and the text
+    stays as it is."""
     bare = Bare()
     place = bare.structure("<Q", 1)
     loaded = bare.load(place.gpa)

@@ -1,8 +1,8 @@
-"""Which ELF files are taken, rule by rule: those refused through the command, in the contract's words and order; those
-accepted by booting them.
+"""Which ELF files are accepted, rule by rule. Files that must be refused go through the command, which must
+print the contract's messages in the contract's order. Files that must be accepted are booted.
 
-tests/elf_cases.py is the table of what is refused and by which words; the parser's own tests go through it too. Here each
-is what a user of solo5-hvt sees. The rules that depend on --mem are below it, and then the boots.
+tests/elf_cases.py is the table of refused files and their messages; the parser's own tests use it too. Here
+each row shows what a user of solo5-hvt sees. The rules that depend on --mem follow, and then the boots.
 """
 
 import struct
@@ -34,15 +34,16 @@ Solo5 = Callable[..., "subprocess.CompletedProcess[str]"]
 PT_GNU_STACK, PT_GNU_RELRO = 0x6474E551, 0x6474E552
 U64_MAX = (1 << 64) - 1
 PLACE = 0x180000
-"""Where a segment of a row's own lies: within 2 MiB, behind text and data."""
+"""The address of a row's additional segment: within 2 MiB, after text and data."""
 
 
 # ---- refused
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_what_is_refused_is_refused_in_one_line(solo5: Solo5, tmp_path: Path, case: Refused) -> None:
-    """Status 1, nothing on stdout, and one line: name of the command, name of the file, reason."""
+def test_a_refusal_is_one_line(solo5: Solo5, tmp_path: Path, case: Refused) -> None:
+    """The status is 1, nothing is on stdout, and stderr has one line: the command's name, the file's name,
+    the reason."""
     (tmp_path / "bad.hvt").write_bytes(case.data)
     done = solo5("--mem=4096", "bad.hvt")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -55,12 +56,12 @@ BSS_RANGE = "program memory segment falls outside of valid range"
 
 
 def with_segments_of(guest: Bare, *more: Segment, **header: Any) -> bytes:
-    """The guest with these segments behind its own."""
+    """Returns the guest with these segments after its own."""
     return build_elf(segments=[*guest.segments(), *more], notes=guest.notes(), **header)
 
 
 def with_segments(*more: Segment, **header: Any) -> bytes:
-    """A guest that halts with 0, and these segments behind its own."""
+    """Returns a guest that halts with 0, with these segments after its own."""
     guest = Bare()
     guest.halt()
     return with_segments_of(guest, *more, **header)
@@ -87,7 +88,7 @@ FITS = {
 def test_entry_and_every_segment_must_lie_within_memory(
     solo5: Solo5, tmp_path: Path, data: bytes, said: str
 ) -> None:
-    """Bss too; with more memory it fits."""
+    """This includes bss. With more memory the image fits."""
     (tmp_path / "far.hvt").write_bytes(data)
     done = solo5(f"--mem={MEM}", "far.hvt")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
@@ -105,7 +106,7 @@ def test_memory_can_be_used_to_its_end(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("segments", "said"),
     [
-        # each breaks a rule and those behind it: the first one is said
+        # each breaks a rule and the rules after it: the first broken rule is reported
         ([Segment(data=b"x", vaddr=0x1000, align=3, flags=7)], "p_vaddr outside of valid memory range"),
         ([Segment(data=b"x", vaddr=TEXT + 8, align=3, flags=7)], "p_vaddr is not in ascending order"),
         ([Segment(data=b"x", vaddr=PLACE, align=3, memsz=0, flags=7)], "(align_down"),
@@ -117,7 +118,7 @@ def test_memory_can_be_used_to_its_end(data: bytes) -> None:
         ([Segment(data=b"x", vaddr=PLACE + 8, align=8, flags=7)], "p_vaddr_start not aligned"),
         ([Segment(data=b"x", vaddr=PLACE, align=8, flags=7)], "p_vaddr_end not aligned"),
         ([Segment(data=b"x", vaddr=PLACE, flags=7)], "requests WRITE and EXEC permissions"),
-        # and a segment's last rule comes before the next one's first
+        # all rules of a segment come before those of the next segment
         (
             [Segment(data=b"x", vaddr=PLACE, flags=7), Segment(data=b"x", vaddr=0)],
             "phdr[2] requests WRITE and EXEC permissions",
@@ -125,7 +126,7 @@ def test_memory_can_be_used_to_its_end(data: bytes) -> None:
     ],
     ids=[*map(str, (1, 2, 3, 4, 5, 6, 7, 9)), "10 start", "10 end", "11", "table order"],
 )  # fmt: skip
-def test_the_first_rule_that_is_broken_is_said(
+def test_the_first_broken_rule_is_reported(
     solo5: Solo5, tmp_path: Path, segments: list[Segment], said: str
 ) -> None:
     (tmp_path / "bad.hvt").write_bytes(with_segments(*segments))
@@ -134,7 +135,7 @@ def test_the_first_rule_that_is_broken_is_said(
     assert said in done.stderr
 
 
-# ---- accepted, which a boot shows
+# ---- accepted: a boot shows it
 
 
 def boots(elf: bytes, mem: int = 2) -> None:
@@ -152,20 +153,20 @@ HEADERS: dict[str, dict[str, int]] = {
 
 @backends
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_sections_and_flags_are_not_looked_at(header: dict[str, int]) -> None:
+def test_sections_and_flags_are_ignored(header: dict[str, int]) -> None:
     boots(with_segments(**header))
 
 
 @backends
 @pytest.mark.parametrize("ident", ["7f454c46020101ffff", "7f454c460201000300", "7f454c4602010109" + "ff" * 8])
-def test_the_rest_of_ident_is_not_looked_at(ident: str) -> None:
-    """Its version, the operating system, the system's version, and padding."""
+def test_the_rest_of_ident_is_ignored(ident: str) -> None:
+    """These are its version, the operating system, that system's version, and padding."""
     boots(with_segments(ident=bytes.fromhex(ident)))
 
 
 @backends
 def test_debug_sections_are_not_loaded(guest: Callable[[str], Path]) -> None:
-    """Ours have them: megabytes of sections with no segment."""
+    """Our guests have megabytes of sections that belong to no segment."""
     path = guest("hello")
     sections = subprocess.run(
         ["readelf", "-SW", str(path)], capture_output=True, text=True, check=True
@@ -176,7 +177,7 @@ def test_debug_sections_are_not_loaded(guest: Callable[[str], Path]) -> None:
 
 @backends
 @pytest.mark.parametrize("flags", [PF_X, PF_R | PF_X], ids=["X", "RX"])
-def test_text_may_be_to_execute_only(flags: int) -> None:
+def test_text_may_be_execute_only(flags: int) -> None:
     guest = Bare()
     guest.halt()
     text, data = guest.segments()
@@ -197,8 +198,8 @@ OTHERS = {
 
 @backends
 @pytest.mark.parametrize("others", OTHERS.values(), ids=OTHERS)
-def test_what_is_no_loadable_segment_with_bytes_is_not_looked_at(others: Sequence[Segment]) -> None:
-    """Before the others in the table, between them, and behind them."""
+def test_segments_without_loadable_bytes_are_ignored(others: Sequence[Segment]) -> None:
+    """They are placed before the others in the table, between them, and after them."""
     guest = Bare()
     guest.halt()
     text, data = guest.segments()
@@ -207,8 +208,9 @@ def test_what_is_no_loadable_segment_with_bytes_is_not_looked_at(others: Sequenc
 
 
 @backends
-def test_bss_is_zero_whichever_way_it_is_said() -> None:
-    """Behind the bytes of a segment, up to its memory size; a segment of its own, aligned or not; the bytes between."""
+def test_bss_is_zero_however_the_image_declares_it() -> None:
+    """Bss can be the memory after a segment's file bytes, or a segment of its own, aligned or not. The
+    bytes between are zero too."""
     guest = Bare()
     tail, page, alone, odd = (
         guest.load(gpa) for gpa in (PLACE + 8, PLACE + PAGE, PLACE + 4 * PAGE, PLACE + 8 * PAGE + 16)
@@ -227,8 +229,8 @@ def test_bss_is_zero_whichever_way_it_is_said() -> None:
 
 
 @backends
-def test_bytes_of_the_file_around_a_segment_do_not_come_into_memory() -> None:
-    """Where the file goes on with other bytes, the rest of a segment's last page is zero."""
+def test_bytes_of_the_file_around_a_segment_are_not_loaded() -> None:
+    """Where the file continues with other bytes, the rest of a segment's last page is zero."""
     guest = Bare()
     first, seen, before = guest.load(PLACE), guest.load(PLACE + 8), guest.load(PLACE - 8)
     guest.halt()
@@ -252,7 +254,7 @@ def test_an_address_need_not_be_congruent_with_its_offset_nor_match_its_physical
 @pytest.mark.parametrize(
     ("vaddr", "align", "memsz"),
     [
-        (PLACE, 1, PAGE),  # sound although smaller than a page: both ends happen to be aligned
+        (PLACE, 1, PAGE),  # valid although smaller than a page: both ends happen to be aligned
         (PLACE, 8, PAGE),
         (PLACE, 2 * PAGE, 1),
         (PLACE, 0x80000, 8),
@@ -284,7 +286,7 @@ def test_128_segments_are_loaded() -> None:
 
 @backends
 def test_an_image_of_48_mebibytes_is_loaded_to_its_last_byte() -> None:
-    """With most of it bytes of the file, as a large unikernel has."""
+    """Most of it is bytes of the file, as in a large unikernel."""
     guest = Bare()
     bulk = bytearray(48 * MIB)
     places = [0, 4096, 7 * MIB + 40, 48 * MIB - 8]
@@ -300,7 +302,8 @@ def test_an_image_of_48_mebibytes_is_loaded_to_its_last_byte() -> None:
 @backends
 @pytest.mark.parametrize("where", ["constants", "data", "heap"])
 def test_the_entry_need_not_lie_in_executable_memory(where: str, backend: str) -> None:
-    """KVM runs what lies there, as solo5-hvt does; the sandbox starts, and then has no right to execute it."""
+    """KVM runs what is there, as solo5-hvt does. The sandbox starts the guest, which then has no right to
+    execute that page."""
     guest = Bare()
     halt = guest.structure("<Qi4x", 0, 9)
     code = b"\xb8" + struct.pack("<I", halt.gpa) + bytes.fromhex("ba08050000 ef")
@@ -321,5 +324,6 @@ def test_the_entry_need_not_lie_in_executable_memory(where: str, backend: str) -
 @backends
 @pytest.mark.parametrize("mem_mib", [2, 4096])
 def test_memory_smaller_or_larger_than_the_image_was_checked_with(mem_mib: int) -> None:
-    """One image, all sizes that it fits: what lies in the last page of the smallest is there in the largest."""
+    """One image serves every size that it fits: the last page of the smallest memory has the same content
+    in the largest."""
     boots(with_segments(Segment(data=b"x", vaddr=2 * MIB - PAGE)), mem_mib)

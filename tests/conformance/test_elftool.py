@@ -1,6 +1,8 @@
-"""`tender solo5-elftool` beside Solo5's elftool: formats, messages, statuses. No guest is run, no Solo5 needed.
+"""`tender solo5-elftool` compared with Solo5's elftool: formats, messages and statuses. No guest runs, and
+Solo5 is not needed.
 
-TENDER_SOLO5_ELFTOOL=/path/to/solo5-elftool, inside a built tree of Solo5, adds the comparison with the original.
+TENDER_SOLO5_ELFTOOL=/path/to/solo5-elftool, which must be in a built tree of Solo5, adds the comparison
+with the original.
 """
 
 import json
@@ -179,7 +181,7 @@ def test_a_bad_manifest_is_refused_with_its_line(name: str, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("name", BAD_JSON)
-def test_what_is_no_json_is_refused_with_its_line(name: str, tmp_path: Path, capsys: Printed) -> None:
+def test_invalid_json_is_refused_with_its_line(name: str, tmp_path: Path, capsys: Printed) -> None:
     text, words = BAD_JSON[name]
     source = tmp_path / "manifest.json"
     source.write_text(text, newline="")
@@ -238,7 +240,7 @@ def test_an_escaped_nul_does_not_end_a_string(text: str, words: str) -> None:
         manifest_json.parse(text.encode(), "x")
 
 
-def test_of_devices_given_twice_the_last_count() -> None:
+def test_the_last_of_two_devices_keys_counts() -> None:
     text = manifest(many(40), rest=f', "devices": [{NET}, {many(39)}]')
     assert [device.name for device in manifest_json.parse(text.encode(), "x")][:2] == ["service0", "net0"]
 
@@ -251,7 +253,7 @@ def test_any_bytes_are_read_or_refused_in_one_printable_line(data: bytes) -> Non
         assert str(error).isprintable()
 
 
-def test_limits_are_those_of_the_abi() -> None:
+def test_limits_are_equal_to_those_of_the_abi() -> None:
     assert lib.MFT_MAX_ENTRIES - 1 == manifest_json.DEVICES_MAX
     assert lib.MFT_NAME_BYTES - 1 == manifest_json.NAME_BYTES_MAX
     assert lib.MFT_VERSION == manifest_json.VERSION
@@ -259,7 +261,7 @@ def test_limits_are_those_of_the_abi() -> None:
 
 # ---- gen-manifest: what comes out ----
 
-# What a generated file uses of Solo5's mft_abi.h, by the layout of the contract.
+# The part of Solo5's mft_abi.h that a generated file uses, in the layout of the contract.
 MFT_ABI_H = """\
 #include <stdint.h>
 #define MFT_VERSION 1
@@ -275,7 +277,8 @@ struct mft1_note { uint32_t namesz, descsz, type; char name[8]; struct mft m; };
 
 
 def compiled(source: Path, include: Path, *, check: bool = True) -> bytes:
-    """The bytes of the manifest note in the object that gcc makes; empty if it makes none."""
+    """Returns the bytes of the manifest note in gcc's object file; with `check` false, empty bytes if gcc
+    refuses the file."""
     made = source.with_suffix(".o")
     flags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-nostdlib", f"-I{include}"]
     done = subprocess.run(
@@ -320,7 +323,7 @@ def test_a_good_manifest_gives_its_devices_in_order(name: str) -> None:
     assert [(d.name, d.type) for d in manifest_json.parse(text.encode(), "x")] == devices
 
 
-def test_an_output_that_was_there_is_replaced_whole(tmp_path: Path) -> None:
+def test_an_existing_output_is_replaced_completely(tmp_path: Path) -> None:
     source, output = tmp_path / "manifest.json", tmp_path / "manifest.c"
     source.write_text(manifest())
     output.write_text("x" * 10_000)
@@ -383,7 +386,7 @@ def test_query_abi_names_the_target(target: int, name: str, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("version", [0, 1, 3, 0xFFFFFFFF])
-def test_query_abi_tells_any_version(version: int, tmp_path: Path, capsys: Printed) -> None:
+def test_query_abi_prints_any_version(version: int, tmp_path: Path, capsys: Printed) -> None:
     assert elftool.main(["query-abi", elf(tmp_path, abi_note(version=version))]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == version
 
@@ -425,7 +428,7 @@ def test_query_manifest_is_json_of_every_device(count: int, tmp_path: Path, caps
         assert text == listing()
 
 
-def test_reserved_entries_are_no_devices(tmp_path: Path, capsys: Printed) -> None:
+def test_reserved_entries_are_not_listed(tmp_path: Path, capsys: Printed) -> None:
     entries = [RESERVED_ENTRY, device_entry("a", "net"), device_entry("b", MFT_RESERVED_FIRST)]
     assert elftool.main(["query-manifest", elf(tmp_path, raw_manifest_note(manifest_bytes(entries)))]) == 0
     assert capsys.readouterr().out == listing('{ "name": "a", "type": "NET_BASIC" }')
@@ -483,7 +486,7 @@ BEFORE_THE_NOTES = [case for case in REFUSED if case.name.startswith(("header-",
 
 @pytest.mark.parametrize("query", NO_NOTE)
 @pytest.mark.parametrize("case", BEFORE_THE_NOTES, ids=lambda case: case.name)
-def test_a_file_that_is_no_unikernel_of_this_machine_is_refused(
+def test_a_file_that_is_not_a_unikernel_for_this_machine_is_refused(
     case: Refused, query: str, tmp_path: Path, capsys: Printed
 ) -> None:
     path = tmp_path / "app.elf"
@@ -496,9 +499,7 @@ def test_a_file_that_is_no_unikernel_of_this_machine_is_refused(
 
 
 @pytest.mark.parametrize("query", NO_NOTE)
-def test_a_file_cut_anywhere_in_front_of_its_end_is_refused_in_one_line(
-    query: str, tmp_path: Path, capsys: Printed
-) -> None:
+def test_a_truncated_file_is_refused_in_one_line(query: str, tmp_path: Path, capsys: Printed) -> None:
     whole = build_elf(notes=[abi_note(), manifest_note([("service0", "net")])])
     needed = len(whole) if query == "query-manifest" else whole.index(b"ABI1Solo5") + 12 + 16
     path = tmp_path / "app.elf"
@@ -521,7 +522,7 @@ def test_a_file_cut_anywhere_in_front_of_its_end_is_refused_in_one_line(
         ("fifo", "Not a file: it is a pipe or FIFO"),
     ],
 )
-def test_what_is_no_file_is_refused_and_not_waited_for(
+def test_a_path_that_is_not_a_file_is_refused_without_waiting(
     name: str, words: str, query: str, tmp_path: Path, capsys: Printed
 ) -> None:
     os.mkfifo(tmp_path / "fifo")
@@ -557,7 +558,9 @@ def test_wrong_words_print_the_usage(words: list[str], capsys: Printed) -> None:
         assert f"\n    {command}\n" in printed.err
 
 
-def test_the_command_and_its_own_name_are_one(tender_cmd: list[str], tmp_path: Path) -> None:
+def test_the_subcommand_and_the_link_named_solo5_elftool_do_the_same(
+    tender_cmd: list[str], tmp_path: Path
+) -> None:
     link = tmp_path / "solo5-elftool"
     link.symlink_to(tender_cmd[0])
     for command in ([*tender_cmd, "solo5-elftool"], [str(link)]):
@@ -585,26 +588,27 @@ def run(command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-# ---- Beside the original ----
+# ---- Comparison with the original ----
 
 
 @pytest.fixture
 def pair(tender_cmd: list[str], tmp_path: Path) -> tuple[list[str], list[str]]:
-    """Solo5's command and ours, under one name; without the variable, conftest.py leaves these tests out."""
+    """Solo5's command and ours, under the same name. Without the variable conftest.py deselects these
+    tests."""
     original = os.environ["TENDER_SOLO5_ELFTOOL"]
     link = tmp_path / "solo5-elftool"
     link.symlink_to(tender_cmd[0])
     return [original], [str(link)]
 
 
-# Where status and stdout are the original's, and the message is not.
+# Cases where status and stdout are equal to the original's, and the message is not.
 OWN_WORDS = {
-    "root-unknown-key": "the original lets the key's control characters through to the terminal",
-    "wrong-last-letter": "the original takes any last letter of true, false and null",
+    "root-unknown-key": "the original prints the key's control characters to the terminal",
+    "wrong-last-letter": "the original accepts any last letter of true, false and null",
     "phdr-past-end": "the original prints -1 as an unsigned number",
     "abi-offset-past-end": "the original prints -1 as an unsigned number",
     "mft-descsz-1": "the original prints -3 as an unsigned number",
-    "mft-descsz-4": "the original compares sizes less the padding, ours names the padding",
+    "mft-descsz-4": "the original compares sizes without the padding, ours includes the padding",
 }
 # The original reads past the end of a note that is too short, and prints what it finds there.
 NOT_COMPARED = {"abi-descsz-7"}
@@ -618,7 +622,7 @@ def same(pair: tuple[list[str], list[str]], *words: str, case: str = "") -> None
 
 
 @pytest.mark.parametrize("name", [*BAD_MANIFESTS, *BAD_JSON])
-def test_the_original_refuses_in_the_same_words(
+def test_the_original_refuses_with_the_same_message(
     name: str, pair: tuple[list[str], list[str]], tmp_path: Path
 ) -> None:
     text, _ = {**BAD_MANIFESTS, **BAD_JSON}[name]
@@ -664,7 +668,7 @@ COMPARED = [case for case in REFUSED if case.name not in NOT_COMPARED]
 
 
 @pytest.mark.parametrize("case", COMPARED, ids=lambda case: case.name)
-def test_the_original_answers_the_same_of_refused_files(
+def test_the_original_answers_the_same_for_refused_files(
     case: Refused, pair: tuple[list[str], list[str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "app.elf"
@@ -673,7 +677,7 @@ def test_the_original_answers_the_same_of_refused_files(
     same(pair, "query-manifest", str(path), case=case.name)
 
 
-def test_the_original_answers_the_same_of_cut_files(
+def test_the_original_answers_the_same_for_truncated_files(
     pair: tuple[list[str], list[str]], tmp_path: Path
 ) -> None:
     whole = good_elf(devices=[("service0", "net")])

@@ -1,8 +1,8 @@
 """How a run ends, row by row, through both command lines: the line on stderr, and the status.
 
-`tender run` says the same as `tender solo5-hvt` under its own name; it may add hints. Where the backends speak in their own
-names, BACKEND stands for that. SIGINT, SIGTERM, other signals, and consoles that are closed or full are in
-test_solo5_command_line.py and tests/contract/test_cli.py.
+`tender run` prints the same line as `tender solo5-hvt`, under its own name, and may add hints. Where a
+message begins with the backend's name, BACKEND stands for it. SIGINT, SIGTERM, other signals, and consoles
+that are closed or full are in test_solo5_command_line.py and tests/contract/test_cli.py.
 """
 
 import re
@@ -24,7 +24,7 @@ Run = Callable[[str, bytes], "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def start(front: Front, tender_cmd: list[str], tmp_path: Path) -> Run:
-    """start(FRONT, ELF): runs it to its end by that command line."""
+    """A function: start(FRONT, ELF) runs the file to its end through that command line."""
 
     def run(name: str, elf: bytes) -> "subprocess.CompletedProcess[str]":
         (tmp_path / "guest.hvt").write_bytes(elf)
@@ -43,7 +43,7 @@ def start(front: Front, tender_cmd: list[str], tmp_path: Path) -> Run:
 
 
 def ends(done: "subprocess.CompletedProcess[str]", front: str, status: int, said: str) -> None:
-    """This status and this line; of `solo5-hvt` nothing else."""
+    """Asserts this status and this line; `solo5-hvt` must print nothing else."""
     lines = done.stderr.splitlines()
     program = "solo5-hvt" if front == "solo5-hvt" else "tender"
     assert done.returncode == status, done.stderr
@@ -58,7 +58,7 @@ def ends(done: "subprocess.CompletedProcess[str]", front: str, status: int, said
 @pytest.mark.parametrize("front_name", FRONTS)
 @pytest.mark.parametrize(("given", "status"), [(0, 0), (83, 83), (255, 255), (0x1FE, 254)])
 def test_halt(start: Run, front_name: str, given: int, status: int) -> None:
-    """Silent on stderr, whatever the status; the console is the guest's alone."""
+    """Stderr is empty, whatever the status. Only the guest writes to the console."""
     guest = Bare()
     guest.write(b"said\n")
     guest.halt(given)
@@ -69,8 +69,8 @@ def test_halt(start: Run, front_name: str, given: int, status: int) -> None:
 
 @backends
 @pytest.mark.parametrize("front_name", FRONTS)
-def test_trap_of_the_guests_own(start: Run, guest: Guest, front_name: str) -> None:
-    """Its handler prints it on the console and halts with 255; the tender says nothing."""
+def test_a_trap_that_the_guest_handles(start: Run, guest: Guest, front_name: str) -> None:
+    """The guest's handler prints the trap on the console and halts with 255. The tender prints nothing."""
     done = start(front_name, guest("null_write").read_bytes())
     ends(done, front_name, 255, "")
     assert "ABORT" in done.stdout and "#PF" in done.stdout
@@ -82,7 +82,7 @@ def test_trap_of_the_guests_own(start: Run, guest: Guest, front_name: str) -> No
 def write_to_text() -> tuple[Bare, str]:
     guest = Bare()
     guest.store(TEXT, 1)
-    return guest, f"BACKEND: host/guest translation fault: rip={TEXT + 10:#x}"  # behind movabs $1, %rax
+    return guest, f"BACKEND: host/guest translation fault: rip={TEXT + 10:#x}"  # after movabs $1, %rax
 
 
 def hlt() -> tuple[Bare, str]:
@@ -151,11 +151,11 @@ ENDS = (
 @backends
 @pytest.mark.parametrize("front_name", FRONTS)
 @pytest.mark.parametrize("make", ENDS, ids=lambda make: make.__name__)
-def test_end_by_the_tender(
+def test_a_run_that_the_tender_ends(
     start: Run, backend: str, front_name: str, make: Callable[[], tuple[Bare, str]]
 ) -> None:
-    """Status 1, and the contract's words; what the guest had printed is there. In the sandbox the program names
-    itself where KVM would."""
+    """The status is 1, and the message is the contract's. In the sandbox the message names the sandbox
+    where it would name KVM."""
     guest, said = make()
     done = start(front_name, guest.elf())
     seen = done.stderr.replace(f"{SPEAKER[backend]}: ", "BACKEND: ", 1)
@@ -167,7 +167,7 @@ def test_end_by_the_tender(
 
 @backends
 @pytest.mark.parametrize("front_name", FRONTS)
-def test_what_was_printed_before_such_an_end_is_there(start: Run, front_name: str) -> None:
+def test_output_before_such_an_end_is_kept(start: Run, front_name: str) -> None:
     guest = Bare()
     guest.write(b"before\n")
     guest.out(0x3F8, 0)
@@ -175,7 +175,7 @@ def test_what_was_printed_before_such_an_end_is_there(start: Run, front_name: st
     assert start(front_name, guest.elf()).stdout == "before\n"
 
 
-# ---- what only KVM's machine can end by: memory that does not exist, reached by page tables of the guest's own
+# ---- KVM only: memory that does not exist, reached through the guest's own page tables
 
 
 def mapped_too_far() -> Bare:
@@ -190,10 +190,10 @@ def mapped_too_far() -> Bare:
 def test_memory_that_does_not_exist_is_an_unhandled_exit(
     start: Run, monkeypatch: pytest.MonkeyPatch, front_name: str, write: bool
 ) -> None:
-    """MMIO: exit 6. There is no device."""
+    """KVM reports an MMIO exit, number 6, and there is no device at that address."""
     monkeypatch.setenv("TENDER_BACKEND", "kvm")
     guest = mapped_too_far()
-    rip = guest.here + (20 if write else 0)  # KVM has stepped over a write by then
+    rip = guest.here + (20 if write else 0)  # KVM has already advanced past a write
     if write:
         guest.store((MEM + 2) * MIB, 1)
     else:
@@ -204,7 +204,8 @@ def test_memory_that_does_not_exist_is_an_unhandled_exit(
 
 @pytest.mark.kvm
 def test_code_that_does_not_exist_is_an_internal_error(start: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing can be fetched there, so that KVM cannot say what the guest does: suberror 1, a failed emulation."""
+    """The processor cannot fetch the instruction, so KVM cannot emulate it either: suberror 1, a failed
+    emulation."""
     monkeypatch.setenv("TENDER_BACKEND", "kvm")
     guest = mapped_too_far()
     guest.code(b"\xb8" + ((MEM + 2) * MIB).to_bytes(4, "little") + b"\xff\xe0")  # mov $..., %eax; jmp *%rax
@@ -213,10 +214,11 @@ def test_code_that_does_not_exist_is_an_internal_error(start: Run, monkeypatch: 
 
 
 @pytest.mark.parametrize("front_name", FRONTS)
-def test_page_tables_of_its_own_end_a_guest_in_the_sandbox(
+def test_a_guest_that_loads_its_own_page_tables_ends_in_the_sandbox(
     start: Run, monkeypatch: pytest.MonkeyPatch, front_name: str
 ) -> None:
-    """It has none to change: the instruction is named, and nothing is pretended."""
+    """A guest in the sandbox has no page tables that it could change. The message names the instruction; it
+    is not emulated."""
     monkeypatch.setenv("TENDER_BACKEND", "sandbox")
     done = start(front_name, mapped_too_far().elf())
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,7 +1,7 @@
-"""What fails while a guest runs, through nothing that it did: the status lets a manager start it again.
+"""Failures while a guest runs which the guest did not cause: the exit status lets a manager start it again.
 
-Albatross takes 1 and 60 to 64 for "never again" and 2 for "again": 1 is what could not start, and the ends that a
-guest brings on itself. Both fronts agree with the JSON.
+Albatross takes the statuses 1 and 60 to 64 for "never again" and 2 for "again". Status 1 means that the
+guest could not start, or that it caused the end itself. The status of both fronts agrees with the JSON.
 """
 
 import json
@@ -27,17 +27,18 @@ Front = Callable[[str], str]
 
 
 def wait_for_guest(process: "subprocess.Popen[str]") -> psutil.Process:
-    """Its process, once it runs: it has said so."""
+    """Waits until the guest has printed a line; returns its process."""
     assert process.stdout is not None and process.stdout.readline()
     return sandbox_of(process.pid)
 
 
 @pytest.mark.parametrize("launcher", ["native", "python"])
 @pytest.mark.parametrize("name", ["tender", "solo5-hvt", "solo5-hvt.2"])
-def test_a_sandbox_killed_from_outside_may_be_started_again(
+def test_after_a_kill_from_outside_the_guest_may_be_started_again(
     front: Front, guest: Guest, monkeypatch: pytest.MonkeyPatch, name: str, launcher: str
 ) -> None:
-    """As by the kernel, for want of memory. The native command is the process that is killed, as with solo5-spt."""
+    """The kernel kills a process like this when memory is short. With the native command the killed process
+    is the command itself, as with solo5-spt."""
     monkeypatch.setenv("TENDER_BACKEND", "sandbox")
     monkeypatch.setenv("TENDER_LAUNCHER", launcher)
     command = [front(name), "--mem=4", str(guest("sleep"))]
@@ -58,7 +59,8 @@ def test_a_sandbox_killed_from_outside_may_be_started_again(
 
 
 def test_the_json_agrees_with_the_status(front: Front, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a process of its own observes the guest's: there it is Python's, by the native command none."""
+    """This needs a second process, which observes the guest's. Python has one here; the native command does
+    not."""
     monkeypatch.setenv("TENDER_LAUNCHER", "python")
     command = [front("tender"), "--backend=sandbox", "--mem=4", "--json", str(guest("spin"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -69,10 +71,11 @@ def test_the_json_agrees_with_the_status(front: Front, guest: Guest, monkeypatch
     assert result["guest_status"] is None
 
 
-def test_a_command_that_is_killed_leaves_no_report_of_a_run_before(
+def test_a_killed_command_leaves_no_report_of_an_earlier_run(
     front: Front, guest: Guest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The native command is the process that is killed: nobody is left to write. The file was emptied before."""
+    """The native command is the process that is killed, so no process is left to write the report. The
+    command emptied the file before the run."""
     monkeypatch.setenv("TENDER_LAUNCHER", "native")
     report = tmp_path / "report.json"
     report.write_text('{"status": 0}\n')
@@ -92,7 +95,7 @@ WITHOUT_VCPU = textwrap.dedent("""
         original(self, *args, **values)
         fds = [int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
         [vcpu] = [fd for fd in fds if "kvm-vcpu" in os.readlink(f"/proc/self/fd/{fd}")]
-        os.dup2(os.open("/dev/null", os.O_RDWR), vcpu)  # KVM_RUN: ENOTTY, as of a kernel that lost its KVM
+        os.dup2(os.open("/dev/null", os.O_RDWR), vcpu)  # KVM_RUN then fails with ENOTTY, as if the kernel had lost its KVM
 
     KvmVm.__init__ = made
     from tender.cli.main import guarded
@@ -102,7 +105,7 @@ WITHOUT_VCPU = textwrap.dedent("""
 
 @pytest.mark.kvm
 @pytest.mark.parametrize("words", [("run", "--backend=kvm", "--json"), ("solo5-hvt",)])
-def test_a_kvm_that_refuses_to_run_may_be_started_again(
+def test_after_a_failed_kvm_run_the_guest_may_be_started_again(
     guest: Guest, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("TENDER_BACKEND", "kvm")
@@ -125,7 +128,7 @@ def test_a_kvm_that_refuses_to_run_may_be_started_again(
         (lib.EVENT_INTERNAL_ERROR, ExitReason.INTERNAL_ERROR),
     ],
 )
-def test_each_end_by_which_kvm_could_not_go_on_may_be_started_again(kind: int, reason: str) -> None:
+def test_after_each_failure_of_kvm_the_guest_may_be_started_again(kind: int, reason: str) -> None:
     event = ffi.new("struct vm_event *", {"kind": kind, "os_error": 12, "detail": 3})
     assert explain(event, "kvm")[:2] == (reason, 2)
 
@@ -141,7 +144,7 @@ def test_each_end_by_which_kvm_could_not_go_on_may_be_started_again(kind: int, r
         ("triple", (), ExitReason.UNHANDLED_EXIT),
     ],
 )
-def test_an_end_that_a_guest_brings_on_itself_is_1(
+def test_an_end_that_the_guest_caused_has_status_1(
     guest: Guest, name: str, args: tuple[str, ...], reason: str
 ) -> None:
     result = run(guest(name), VmConfig(mem=16, args=args), console=CAPTURE, timeout=60)
@@ -151,7 +154,7 @@ def test_an_end_that_a_guest_brings_on_itself_is_1(
 @pytest.mark.backends
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["tender", "solo5-hvt"])
-def test_a_stop_that_was_asked_for_is_1(front: Front, guest: Guest, name: str, number: int) -> None:
+def test_a_requested_stop_has_status_1(front: Front, guest: Guest, name: str, number: int) -> None:
     command = [front(name), "--mem=4", str(guest("sleep"))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline()
@@ -161,14 +164,14 @@ def test_a_stop_that_was_asked_for_is_1(front: Front, guest: Guest, name: str, n
 
 
 @pytest.mark.backends
-def test_what_cannot_start_is_1(front: Front, guest: Guest, tmp_path: Path) -> None:
+def test_a_guest_that_cannot_start_has_status_1(front: Front, guest: Guest, tmp_path: Path) -> None:
     for words in (["--mem=4", tmp_path / "missing"], ["--mem=4", guest("disk")], ["--mem=4", "/dev/null"]):
         done = subprocess.run([front("solo5-hvt"), *words], capture_output=True, timeout=60, check=False)
         assert done.returncode == 1
 
 
-def test_no_end_of_the_hosts_making_says_never_again(guest: Guest) -> None:
-    """In the library too, where the result is all that there is."""
+def test_no_end_that_the_host_caused_means_never_again(guest: Guest) -> None:
+    """This holds in the library too, where the result is the only report."""
     with Image.open(guest("spin")) as image, Vm(image, SMALL, console=DISCARD, backend="sandbox") as vm:
         vm.start(timeout=60)
         os.kill(vm.pid, signal.SIGKILL)

@@ -1,11 +1,11 @@
-"""The checklist of Solo5's own test suite, row by row, with the unikernels that it builds: none of ours, unchanged.
+"""The checklist of Solo5's own test suite, row by row, with the unmodified unikernels that Solo5 builds.
 
     TENDER_HVT_DIR=/path/to/solo5/tests tools/with_net -- pytest -m "not kvm" tests/conformance/test_foreign_suite.py
 
-The directory is searched, with all below it, for test_NAME.hvt. Without the variable nothing of this is collected
-(../conftest.py); a row whose file is not there fails. Each row has the arguments of that suite, --mem=4096 with
-them. Where KVM is emulated a flood is shorter than the suite's: FLOOD has how much. Of the suite's rows, dumpcore is not
-here, and the elftool's is in test_elftool.py.
+The directory and everything below it is searched for test_NAME.hvt. Without the variable these tests are
+not collected (../conftest.py). A row whose file is missing fails. Each row has the arguments of that suite,
+including --mem=4096. Where KVM is emulated a flood is shorter than the suite's: FLOOD is its length. The
+suite's row dumpcore is not here, and its row for the elftool is in test_elftool.py.
 """
 
 import os
@@ -28,17 +28,18 @@ TRANSLATION_FAULT = "host/guest translation fault"
 ENFORCED = {
     "xnow": {"kvm", "sandbox"},  # a write to text
     "rnow": {"kvm", "sandbox"},  # a write to constants
-    "xnor": set(),  # reading text that is only to be executed: x86 needs protection keys or EPT for that
-    "rnox": {"sandbox"},  # executing constants: the start state's page tables have no such right to refuse
+    "xnor": set(),  # reading execute-only text: x86 needs protection keys or EPT to forbid it
+    "rnox": {"sandbox"},  # executing constants: the page tables of the start state do not forbid execution
     "wnox": {"sandbox"},  # executing data
 }
 FLOOD = 2000 if os.environ.get("TENDER_KVM") == "kvmbox" else 0
-"""Pings of a flood where the processor is emulated, which the guest's own limits are too many for; 0: the suite's."""
+"""Pings of one flood where the processor is emulated, because the guest's own limits take too long there; 0
+means the suite's number."""
 
 
 @pytest.fixture(scope="module")
 def hvt() -> Callable[[str], Path]:
-    """hvt("hello"): the path of test_hello.hvt."""
+    """A function: hvt("hello") is the path of test_hello.hvt."""
     top = Path(os.environ["TENDER_HVT_DIR"])
     found = {path.stem: path.resolve() for path in top.rglob("*.hvt")}
 
@@ -51,7 +52,8 @@ def hvt() -> Callable[[str], Path]:
 
 @pytest.fixture
 def foreign(front: Front, hvt: Callable[[str], Path], tmp_path: Path) -> Foreign:
-    """foreign("blk", OPTIONS...): runs test_blk as that suite does, stderr merged into stdout."""
+    """A function: foreign("blk", OPTIONS...) runs test_blk as that suite does, with stderr merged into
+    stdout."""
 
     def run(name: str, *options: str, args: tuple[str, ...] = (), mem: int = 4096) -> Done:
         return subprocess.run(
@@ -90,7 +92,8 @@ def test_quiet(foreign: Foreign) -> None:
 
 
 def test_output_is_complete(foreign: Foreign) -> None:
-    """72 lines in one write; each says how long the text is up to its end. One line, the 28th, is left out."""
+    """The guest writes 72 lines at once. Each line states the length of the text up to its own end. The
+    28th of 73 lines is left out."""
     done = foreign("output", args=("--solo5:quiet",))
     lines: list[str] = []
     length = 0
@@ -103,17 +106,17 @@ def test_output_is_complete(foreign: Foreign) -> None:
 
 
 @pytest.mark.parametrize("name", ["globals", "tls", "fpu", "time"])
-def test_what_succeeds(foreign: Foreign, name: str) -> None:
+def test_guests_that_must_succeed(foreign: Foreign, name: str) -> None:
     succeeded(foreign(name))
 
 
 @pytest.mark.parametrize("name", ["exception", "zeropage", "notls", "ssp"])
-def test_what_aborts(foreign: Foreign, name: str) -> None:
+def test_guests_that_must_abort(foreign: Foreign, name: str) -> None:
     aborted(foreign(name))
 
 
 @pytest.mark.parametrize("name", ENFORCED)
-def test_rights_to_pages_are_what_this_backend_enforces(foreign: Foreign, backend: str, name: str) -> None:
+def test_each_backend_enforces_its_page_permissions(foreign: Foreign, backend: str, name: str) -> None:
     done = foreign(name)
     assert done.returncode == 1, done.stdout
     if backend in ENFORCED[name]:
@@ -140,7 +143,7 @@ def test_blk(foreign: Foreign, tmp_path: Path, options: tuple[str, ...]) -> None
     ],
     ids=["misaligned", "odd", "too small"],
 )
-def test_blk_that_is_refused(foreign: Foreign, tmp_path: Path, length: int, sector: int, said: str) -> None:
+def test_bad_disks_are_refused(foreign: Foreign, tmp_path: Path, length: int, sector: int, said: str) -> None:
     (tmp_path / "storage.img").write_bytes(bytes(length))
     done = foreign("blk", "--block:storage=storage.img", f"--block-sector-size:storage={sector}")
     assert (done.returncode, said in done.stdout) == (1, True), done.stdout
@@ -161,8 +164,9 @@ def test_buggyelf(front: Front, hvt: Callable[[str], Path]) -> None:
     assert (done.returncode, "note does not fall within valid size" in done.stderr) == (1, True), done.stderr
 
 
-def test_a_unikernel_is_no_program(hvt: Callable[[str], Path]) -> None:
-    """Its interpreter does not exist, so that the host's kernel refuses it; ours are made so too."""
+def test_a_unikernel_cannot_be_executed(hvt: Callable[[str], Path]) -> None:
+    """Its interpreter does not exist, so the host's kernel refuses to execute it. Our unikernels are built
+    the same way."""
     command = ["sh", "-c", '"$0"', str(hvt("test_hello"))]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 127
 
@@ -172,7 +176,7 @@ def test_a_unikernel_is_no_program(hvt: Callable[[str], Path]) -> None:
 
 @pytest.fixture
 def taps() -> Iterator[None]:
-    """tap100 and tap101 with addresses, tap102 with a larger MTU."""
+    """The interfaces tap100 and tap101 with addresses, and tap102 with a larger MTU."""
     made = [("tap100", "10.0.0.1/24", 1500), ("tap101", "10.1.0.1/24", 1500), ("tap102", "", 9000)]
     try:
         for name, address, mtu in made:
@@ -190,9 +194,10 @@ def taps() -> Iterator[None]:
 def flood(
     front: Front, words: list[str], serving: int, pings: dict[str, int], *options: str
 ) -> tuple[int, str, str]:
-    """Runs a guest, floods it with `pings` an address once it has said `serving` times that it serves.
+    """Runs a guest, waits until it has printed `serving` times that it serves, and sends `pings` pings to
+    each address.
 
-    All that is sent to a guest that goes on is answered. Its status, what it said, what `ping` said.
+    Returns its status, its output, and the output of `ping`.
     """
     process = subprocess.Popen(
         [front("solo5-hvt"), "--mem=4096", *words],
@@ -226,7 +231,8 @@ def flood(
 
 
 def judge(status: int, said: str, told: str, floods: int) -> None:
-    """A whole flood ends the guest, by its own limit; a short one loses nothing, and SIGTERM ends it."""
+    """Asserts the end of a flood. A flood of full length reaches the guest's own limit, which ends it. A
+    shorter flood must lose nothing, and SIGTERM ends the guest."""
     if FLOOD:
         seen = re.findall(r"(\d+) packets transmitted, (\d+) received", told)
         assert seen == [(str(FLOOD), str(FLOOD))] * floods, told

@@ -1,4 +1,4 @@
-"""What unikernels and those who start them rely on beyond the ABI, where no other row shows it."""
+"""Rules beyond the ABI on which unikernels and their launchers rely, as far as no other row shows them."""
 
 import os
 import re
@@ -21,8 +21,9 @@ A_DAY_NS = 86400 * 10**9
 
 
 @backends
-def test_as_process_1_of_a_container_sigterm_ends_it(front: Front, guest: Guest) -> None:
-    """The kernel drops what the first process of a namespace has no handler for: it must have one."""
+def test_sigterm_ends_the_command_as_process_1_of_a_container(front: Front, guest: Guest) -> None:
+    """The kernel drops a signal for the first process of a PID namespace unless the process has a handler
+    for it. So the command must have one."""
     tender = [front("solo5-hvt"), "--mem=2", str(guest("spin"))]
     command = ["unshare", "--pid", "--mount-proc", "--fork", "--kill-child", *tender]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as outside:
@@ -37,8 +38,8 @@ def test_as_process_1_of_a_container_sigterm_ends_it(front: Front, guest: Guest)
         assert outside.wait(timeout=120) == 1
 
 
-def test_our_unikernels_are_no_programs_for_the_hosts_kernel(guest: Guest) -> None:
-    """Their interpreter does not exist: a shell says 127, and nothing of them runs."""
+def test_the_hosts_kernel_does_not_execute_our_unikernels(guest: Guest) -> None:
+    """Their interpreter does not exist: a shell ends with 127, and no code of theirs runs."""
     for name in ("hello", "args"):
         done = subprocess.run(
             ["sh", "-c", '"$0"', str(guest(name))], capture_output=True, timeout=60, check=False
@@ -48,7 +49,7 @@ def test_our_unikernels_are_no_programs_for_the_hosts_kernel(guest: Guest) -> No
 
 @backends
 def test_an_idle_loop_wakes_for_each_frame_and_reads_until_again() -> None:
-    """As an idle MirageOS does it: yields for a day, reads until AGAIN, answers, and yields again."""
+    """An idle MirageOS does the same: it yields for a day, reads until AGAIN, answers, and yields again."""
     frames = [b"\x01" * 60, b"\x02" * 1514, b"\x03" * 14]
     guest = Bare([("service0", "net")])
     turns = []

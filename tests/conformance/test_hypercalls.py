@@ -1,7 +1,7 @@
-"""Hypercalls, row by row: how one is made, in which order it is checked, and what it answers.
+"""Hypercalls, row by row: how a guest makes one, in which order it is checked, and what it answers.
 
-Each row is a boot of a few instructions (tests/bare.py); structures are read back when the guest has ended. What an
-address may be is in test_range_check.py.
+Each row boots a few instructions (tests/bare.py) and reads the structures back after the guest has ended.
+test_range_check.py has the rules for addresses.
 """
 
 import os
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.backends
 
 U64 = 1 << 64
 WILD = 0xFFFFFFFFFFFFF000
-"""An address that is nobody's: a call that looks at it ends the run."""
+"""An address where there is no memory: a call that reads or writes there ends the run."""
 UNTOUCHED = 0x7E7E7E7E
 NET, BLOCK = ("service0", "net"), ("storage", "block")
 
@@ -62,8 +62,8 @@ def bad_port(result: VmResult, port: int) -> None:
 
 
 def test_every_other_port_ends_the_run(backend: str) -> None:
-    """0x4f0 to 0x610 but for 0x500 to 0x508; with no ring, 0x600 is such a one too. Both backends ask one table: where KVM
-    is slow, its exit is tried around the edges of it."""
+    """Tries 0x4f0 to 0x610 except 0x500 to 0x508. Without a ring 0x600 ends the run as well. Both backends
+    use one table of ports; KVM is slow here, so only the edges of the range are tried on it."""
     every = (*range(0x4F0, 0x500), *range(0x509, 0x611))
     edges = (*range(0x4F8, 0x500), *range(0x509, 0x512), 0x580, 0x5FF, 0x600, 0x601, 0x608, 0x610)
     for port in every if backend == "sandbox" else edges:
@@ -73,7 +73,7 @@ def test_every_other_port_ends_the_run(backend: str) -> None:
 
 
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])
-def test_hypercall_0_is_none(site: bool) -> None:
+def test_hypercall_0_does_not_exist(site: bool) -> None:
     guest = Bare()
     guest.out(PORT, DATA, site=site)
     ended(guest.run().result, ExitReason.BAD_HYPERCALL, "Invalid guest hypercall: num=0")
@@ -81,7 +81,7 @@ def test_hypercall_0_is_none(site: bool) -> None:
 
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])
 @pytest.mark.parametrize("number", [BLOCK_WRITE, BLOCK_READ, NET_WRITE, NET_READ])
-def test_a_call_for_what_is_not_attached_is_none_whatever_it_points_at(number: int, site: bool) -> None:
+def test_a_call_for_a_device_that_is_not_attached_is_invalid_for_any_pointer(number: int, site: bool) -> None:
     guest = Bare()
     guest.out(PORT + number, 0xFFFFFFF0, site=site)
     ended(guest.run().result, ExitReason.BAD_HYPERCALL, f"Invalid guest hypercall: num={number}")
@@ -90,7 +90,7 @@ def test_a_call_for_what_is_not_attached_is_none_whatever_it_points_at(number: i
 @pytest.mark.parametrize(
     ("device", "numbers"), [(NET, (BLOCK_WRITE, BLOCK_READ)), (BLOCK, (NET_WRITE, NET_READ))]
 )
-def test_a_device_of_the_other_kind_does_not_bring_the_calls(
+def test_a_device_of_the_other_kind_does_not_enable_the_calls(
     device: tuple[str, str], numbers: tuple[int, ...], wire: socket.socket, disk: Path
 ) -> None:
     for number in numbers:
@@ -134,8 +134,9 @@ def test_only_out_of_32_bits_is_a_hypercall(code: str, port: int) -> None:
 
 @pytest.mark.parametrize("code", ["6f", "b901000000 f36f", "b902000000 f36f", "b9ffffffff f36f"])
 @pytest.mark.parametrize("port", [0x508, 0x502, 0x501])
-def test_outsl_and_rep_outsl_are_no_hypercalls(code: str, port: int) -> None:
-    """KVM reports each of their accesses like an `out`. What lies at RSI would be a hypercall, and is in no register."""
+def test_outsl_and_rep_outsl_are_not_hypercalls(code: str, port: int) -> None:
+    """KVM reports each of their accesses like an `out`. The value at RSI would be a valid hypercall, but it
+    is in memory and not in a register."""
     guest = Bare()
     halt = guest.structure(L_HALT, 0, 7)
     pointer = guest.place(struct.pack("<I", halt.gpa) * 2)
@@ -145,8 +146,9 @@ def test_outsl_and_rep_outsl_are_no_hypercalls(code: str, port: int) -> None:
     bad_port(guest.run().result, port)
 
 
-def test_rep_outsl_ends_a_guest_that_has_long_been_running(backend: str) -> None:
-    """KVM's registers, by which it is told, are then looked at with each sixteenth exit."""
+def test_rep_outsl_ends_a_guest_after_a_long_run(backend: str) -> None:
+    """The run loop recognises `rep outsl` by KVM's registers, and in a long run it looks at them only at
+    every sixteenth exit."""
     guest = Bare()
     call = guest.structure(L_WALLTIME, 0)
     words = guest.place(struct.pack("<I", call.gpa) * 64)
@@ -161,7 +163,7 @@ def test_rep_outsl_ends_a_guest_that_has_long_been_running(backend: str) -> None
 
 
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])
-def test_the_upper_half_of_rax_is_not_looked_at(site: bool) -> None:
+def test_the_upper_half_of_rax_is_ignored(site: bool) -> None:
     guest = Bare()
     halt = guest.structure(L_HALT, 0, 7)
     guest.code(b"\x48\xb8" + struct.pack("<Q", 0xDEADBEEF << 32 | halt.gpa))  # movabs $..., %rax
@@ -171,7 +173,7 @@ def test_the_upper_half_of_rax_is_not_looked_at(site: bool) -> None:
 
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])
 def test_no_register_is_changed_by_a_hypercall(site: bool) -> None:
-    """All but RSP, beside the two that are its operands; and the flags."""
+    """Checks all registers except RSP, including the two operands, and the flags."""
     guest = Bare()
     call = guest.structure(L_WALLTIME, 0)
     values = {
@@ -204,7 +206,7 @@ def test_no_register_is_changed_by_a_hypercall(site: bool) -> None:
 
 
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])
-def test_walltime_is_the_hosts_and_8_bytes(site: bool) -> None:
+def test_walltime_is_the_hosts_time_in_8_bytes(site: bool) -> None:
     guest = Bare()
     call = guest.call(WALLTIME, "<QQ", 0, UNTOUCHED, site=site)
     guest.halt()
@@ -228,7 +230,7 @@ def test_puts_writes_raw_bytes_and_changes_nothing(site: bool) -> None:
 
 
 def test_puts_reads_where_the_command_line_and_the_manifest_are() -> None:
-    """Guests print the command line from where they find it, below 1 MiB."""
+    """Guests print the command line directly from its place below 1 MiB."""
     guest = Bare()
     guest.call(PUTS, L_PUTS, 0x10038 + 8 + 104, 8)
     guest.halt()
@@ -240,7 +242,7 @@ def test_puts_reads_where_the_command_line_and_the_manifest_are() -> None:
 
 @pytest.fixture
 def wires() -> Iterator[list[tuple[socket.socket, socket.socket]]]:
-    """Two networks: our end and the guest's."""
+    """Two networks: the test's end and the guest's end of each."""
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
     for ours, _ in pairs:
         ours.settimeout(120)
@@ -260,7 +262,7 @@ Wires = list[tuple[socket.socket, socket.socket]]
 
 
 def two_nets_and_a_disk(wires: Wires, disk: Path) -> dict[str, Any]:
-    """service0 is handle 1, storage 2, service1 3."""
+    """Attaches two networks and a disk: service0 is handle 1, storage is 2, service1 is 3."""
     nets = {f"service{number}": NetFd(wires[number][1].fileno()) for number in range(2)}
     return {"net": nets, "block": {"storage": BlockFile(str(disk))}}
 
@@ -268,8 +270,8 @@ def two_nets_and_a_disk(wires: Wires, disk: Path) -> dict[str, Any]:
 THREE = (NET, BLOCK, ("service1", "net"))
 
 
-def test_poll_of_0_returns_at_once_with_nothing(wires: Wires, disk: Path) -> None:
-    """A disk is never in the set."""
+def test_poll_with_timeout_0_returns_immediately(wires: Wires, disk: Path) -> None:
+    """A disk is never in the set of ready devices."""
     guest = Bare(THREE)
     call = guest.call(POLL, L_POLL, 0, U64 - 1, UNTOUCHED)
     guest.halt()
@@ -279,10 +281,11 @@ def test_poll_of_0_returns_at_once_with_nothing(wires: Wires, disk: Path) -> Non
 
 @pytest.mark.parametrize("ready", [(0,), (1,), (0, 1)])
 @pytest.mark.parametrize("timeout_ns", [0, 1, 86400 * 10**9, 2**63 - 1, 2**63, U64 - 1])
-def test_poll_with_a_packet_returns_at_once_with_its_bit(
+def test_poll_with_a_packet_returns_immediately_with_its_bit(
     wires: Wires, disk: Path, timeout_ns: int, ready: tuple[int, ...]
 ) -> None:
-    """Twice: the set is of what can be read, and nothing was. A day and five centuries are times like others."""
+    """It is called twice: nothing was read in between, so the same devices are ready. A day and five
+    centuries are valid timeouts."""
     for number in ready:
         wires[number][0].send(bytes(60))
     guest = Bare(THREE)
@@ -309,7 +312,7 @@ def test_poll_without_devices_waits(timeout_ns: int) -> None:
     assert (result.reason, result.counters.hypercalls["poll"]) == (ExitReason.STOPPED, 1)
 
 
-def test_poll_waits_its_time() -> None:
+def test_poll_waits_until_its_timeout() -> None:
     guest = Bare()
     before = guest.call(WALLTIME, L_WALLTIME, 0)
     calls = [guest.call(POLL, L_POLL, 30_000_000, 0, UNTOUCHED, site=site) for site in (True, False)]
@@ -333,7 +336,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 BLOCK_ROWS = [
-    # handle, offset, len, answer; handle 1 is a network, 2 the disk
+    # handle, offset, length, answer; handle 1 is a network, handle 2 the disk
     *((handle, 0, 512, EINVAL) for handle in (0, 1, 3, 63, 64, 2**31, 2**32 + 2, U64 - 1)),
     *((2, 0, length, EINVAL) for length in (2**63, U64 - 1, CAPACITY + 1, 2**63 - 1)),
     *((2, offset, 512, EINVAL) for offset in (CAPACITY, CAPACITY + 512, 2**63, U64 - 1, U64 - 512)),
@@ -356,7 +359,7 @@ BLOCK_GOOD = [
 
 @pytest.mark.parametrize("number", [BLOCK_WRITE, BLOCK_READ])
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])
-def test_block_refuses_handle_and_range_before_it_looks_at_the_buffer(
+def test_block_checks_handle_and_range_before_the_buffer(
     number: int, site: bool, wire: socket.socket, disk: Path
 ) -> None:
     guest = Bare([NET, BLOCK])
@@ -379,7 +382,7 @@ def test_block_refuses_handle_and_range_before_it_looks_at_the_buffer(
 
 
 @pytest.mark.parametrize("number", [BLOCK_WRITE, BLOCK_READ])
-def test_block_looks_at_the_buffer_when_the_range_is_good(number: int, disk: Path) -> None:
+def test_block_checks_the_buffer_when_the_range_is_good(number: int, disk: Path) -> None:
     guest = Bare([BLOCK])
     call = guest.call(number, L_BLOCK, 1, 0, WILD, 512, UNTOUCHED)
     guest.halt()
@@ -389,8 +392,9 @@ def test_block_looks_at_the_buffer_when_the_range_is_good(number: int, disk: Pat
     assert ran.at(call)[4] == UNTOUCHED
 
 
-def test_block_read_is_of_any_length_and_place_within(disk: Path) -> None:
-    """Neither alignment nor one block is asked for; the length is not changed, nor a byte behind it."""
+def test_block_read_accepts_any_length_and_offset_within_the_disk(disk: Path) -> None:
+    """Neither alignment nor a single block is required. The length is not changed, and no byte after the
+    buffer is."""
     content = disk.read_bytes()
     guest = Bare([BLOCK])
     buffer = guest.place(bytes(CAPACITY + 8), align=4096)
@@ -409,7 +413,7 @@ def test_block_read_is_of_any_length_and_place_within(disk: Path) -> None:
     assert ran.console == console
 
 
-def test_block_write_is_of_any_length_and_place_within(disk: Path) -> None:
+def test_block_write_accepts_any_length_and_offset_within_the_disk(disk: Path) -> None:
     content = bytearray(disk.read_bytes())
     guest = Bare([BLOCK])
     source = bytes(number * 3 % 256 for number in range(CAPACITY))
@@ -425,7 +429,7 @@ def test_block_write_is_of_any_length_and_place_within(disk: Path) -> None:
 
 
 def test_block_write_to_a_read_only_disk_is_unspecified_and_changes_nothing(disk: Path) -> None:
-    """A range that is bad is said before it."""
+    """A bad range is reported before that."""
     before = disk.read_bytes()
     guest = Bare([BLOCK])
     at = guest.place(bytes(512))
@@ -437,8 +441,8 @@ def test_block_write_to_a_read_only_disk_is_unspecified_and_changes_nothing(disk
     assert disk.read_bytes() == before
 
 
-def test_block_whose_file_ends_early_is_unspecified_and_the_guest_goes_on(disk: Path) -> None:
-    """The capacity stays that of the start: what lies past the file's new end cannot be read."""
+def test_a_read_past_the_end_of_a_truncated_file_is_unspecified_and_the_guest_goes_on(disk: Path) -> None:
+    """The capacity stays what it was at the start. The part after the file's new end cannot be read."""
     guest = Bare([BLOCK])
     at = guest.place(bytes(1024))
     calls = [
@@ -462,7 +466,7 @@ NET_HANDLES = (0, 2, 3, 63, 64, 2**32 + 1, U64 - 1)
 
 @pytest.mark.parametrize("number", [NET_WRITE, NET_READ])
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])
-def test_net_refuses_a_handle_before_it_looks_at_the_buffer(
+def test_net_checks_the_handle_before_the_buffer(
     number: int, site: bool, wire: socket.socket, disk: Path
 ) -> None:
     guest = Bare([NET, BLOCK])
@@ -473,7 +477,7 @@ def test_net_refuses_a_handle_before_it_looks_at_the_buffer(
 
 
 @pytest.mark.parametrize("number", [NET_WRITE, NET_READ])
-def test_net_looks_at_the_buffer_when_the_handle_is_good(number: int, wire: socket.socket) -> None:
+def test_net_checks_the_buffer_when_the_handle_is_good(number: int, wire: socket.socket) -> None:
     guest = Bare([NET])
     guest.call(number, L_NET, 1, WILD, 60, UNTOUCHED)
     guest.halt()
@@ -482,7 +486,7 @@ def test_net_looks_at_the_buffer_when_the_handle_is_good(number: int, wire: sock
     assert result.message.startswith(f"Invalid guest access: gpa={WILD:#x}, sz=60")
 
 
-def test_net_write_sends_one_frame_a_call(wires: Wires) -> None:
+def test_net_write_sends_one_frame_per_call(wires: Wires) -> None:
     ours, theirs = wires[0]
     frames = [bytes([size % 251]) * size for size in (14, 60, 61, 1514, 9014)]
     guest = Bare([NET])
@@ -496,8 +500,9 @@ def test_net_write_sends_one_frame_a_call(wires: Wires) -> None:
     assert [ran.at(call)[2:] for call, _ in calls] == [(length, OK) for _, length in calls]
 
 
-def test_net_write_that_cannot_be_sent_is_dropped_and_never_to_be_tried_again(wires: Wires) -> None:
-    """No space for it, then nobody there: OK each time, and counted. A guest takes AGAIN for a broken tender."""
+def test_net_write_drops_what_cannot_be_sent_and_never_answers_again(wires: Wires) -> None:
+    """First there is no space for the frame, then no receiver: each call answers OK, and the drop is
+    counted. A guest treats AGAIN as a broken tender."""
     ours, theirs = wires[0]
     theirs.setblocking(False)
     sent = 0
@@ -518,8 +523,9 @@ def test_net_write_that_cannot_be_sent_is_dropped_and_never_to_be_tried_again(wi
     assert sent > 0
 
 
-def test_net_read_takes_frames_in_order_and_drops_what_is_longer(wires: Wires) -> None:
-    """A frame that does not fit is counted, and the next one is read; with none left it is AGAIN, and the length stays."""
+def test_net_read_returns_frames_in_order_and_drops_longer_ones(wires: Wires) -> None:
+    """A frame that does not fit is counted, and the call reads the next one. With none left the answer is
+    AGAIN, and the length stays."""
     ours, theirs = wires[0]
     fits, too_long = [60, 9014, 14, 65535], 100
     for size in (60, 9014, too_long, 14, 65535):
@@ -539,8 +545,8 @@ def test_net_read_takes_frames_in_order_and_drops_what_is_longer(wires: Wires) -
     assert (ran.result.counters.net_rx_packets, ran.result.counters.net_rx_drops) == (4, 1)
 
 
-def test_net_read_of_a_closed_wire_is_again_and_it_is_no_longer_ready(wires: Wires) -> None:
-    """The guest is told once, by poll; then nothing wakes it any more, so that it does not spin."""
+def test_net_read_of_a_closed_wire_answers_again_and_poll_stops_reporting_it(wires: Wires) -> None:
+    """poll reports the closed wire once. After that nothing wakes the guest any more, so it does not spin."""
     ours, theirs = wires[0]
     ours.close()
     guest = Bare([NET])
@@ -579,7 +585,7 @@ def test_halt_status_is_the_low_8_bits(given: int, status: int, reason: str, sit
     assert (result.reason, result.status, result.guest_status, result.trap) == (reason, status, given, None)
 
 
-def test_halt_cookie_is_the_registers_of_a_trap() -> None:
+def test_halt_cookie_points_to_the_registers_of_a_trap() -> None:
     guest = Bare()
     registers = [0x400000000, 2, 0x101234, 8, 0x10246, 0x1FFFF0, 0x10]
     cookie = guest.place(struct.pack("<7Q", *registers) + bytes(512 - 56))
@@ -590,8 +596,8 @@ def test_halt_cookie_is_the_registers_of_a_trap() -> None:
 
 
 @pytest.mark.parametrize("cookie", [2 * MIB - 512, 0x100000, 0x10000, 0x140000 - 512])
-def test_halt_cookie_is_512_bytes_that_can_be_read_anywhere(cookie: int) -> None:
-    """The last of memory, text that is only to be executed, boot info, and what lies between segments."""
+def test_halt_cookie_may_point_to_any_512_readable_bytes(cookie: int) -> None:
+    """The rows are the end of memory, execute-only text, boot info, and the space between segments."""
     guest = Bare()
     guest.halt(7, cookie)
     result = guest.run().result

@@ -1,4 +1,5 @@
-"""One image is not written by two VMs, nor read while another writes it: who comes second is refused, in words."""
+"""Two VMs cannot write to one disk image, and none can read it while another one writes: the second VM is
+refused, with a message."""
 
 import ctypes
 import os
@@ -28,7 +29,7 @@ WAY_OUT = (
 
 
 def made(guest: Guest, *disks: BlockFile | BlockFd, name: str = "disk") -> Vm:
-    """A VM that has opened its disks, and was not run."""
+    """Returns a VM that has opened its disks and has not run yet."""
     with Image.open(guest(name)) as image:
         names = [device.name for device in image.devices if device.kind == "block"]
         return Vm(image, VmConfig(mem=8, block=dict(zip(names, disks, strict=True))), console=DISCARD)
@@ -39,9 +40,7 @@ def tender(tender_cmd: list[str], guest: Guest, disk: Path, *words: str) -> subp
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_second_writer_is_refused_and_told_what_to_do(
-    guest: Guest, tender_cmd: list[str], disk: Path
-) -> None:
+def test_a_second_writer_is_refused_with_a_hint(guest: Guest, tender_cmd: list[str], disk: Path) -> None:
     with made(guest, BlockFile(str(disk))):
         done = tender(tender_cmd, guest, disk)
     assert (done.returncode, done.stdout) == (1, "")
@@ -49,10 +48,10 @@ def test_a_second_writer_is_refused_and_told_what_to_do(
         f"tender: {REFUSED_WRITER.format(disk)}",
         f"tender: hint: {WAY_OUT.format(disk)}",
     ]
-    assert tender(tender_cmd, guest, disk).returncode == 0, "the first one is gone"
+    assert tender(tender_cmd, guest, disk).returncode == 0, "the first VM is closed"
 
 
-def test_by_solo5_hvts_command_line_it_is_refused_too(guest: Guest, solo5: object, disk: Path) -> None:
+def test_solo5_hvts_command_line_refuses_a_second_writer_too(guest: Guest, solo5: object, disk: Path) -> None:
     with made(guest, BlockFile(str(disk))):
         done = solo5("--mem=8", "--block:storage=disk.img", guest("disk"))  # type: ignore[operator]
     assert (done.returncode, done.stdout) == (1, "")
@@ -63,7 +62,7 @@ def test_readers_share_an_image(guest: Guest, disk: Path, tender_cmd: list[str])
     reading = BlockFile(str(disk), read_only=True)
     with made(guest, reading), made(guest, reading):
         done = tender(tender_cmd, guest, disk, ":ro")
-        assert "in use" not in done.stderr and done.stdout, "its guest ran"
+        assert "in use" not in done.stderr and done.stdout, "the guest did not run"
 
 
 def test_a_writer_is_refused_while_there_are_readers(guest: Guest, disk: Path) -> None:
@@ -81,7 +80,7 @@ def test_a_reader_is_refused_while_there_is_a_writer(guest: Guest, disk: Path) -
     assert str(refused.value) == REFUSED_READER.format(disk)
 
 
-def test_one_image_is_not_two_disks_of_one_guest(guest: Guest, disk: Path) -> None:
+def test_one_image_cannot_be_two_writable_disks_of_one_guest(guest: Guest, disk: Path) -> None:
     same, reading = BlockFile(str(disk)), BlockFile(str(disk), read_only=True)
     with pytest.raises(DeviceError, match="in use already"):
         made(guest, *([same] * 63), name="max_devices")
@@ -103,11 +102,14 @@ def test_a_copy_is_another_image(guest: Guest, disk: Path, tmp_path: Path) -> No
         pass
 
 
-def test_an_inherited_descriptor_locks_as_a_path_does(guest: Guest, disk: Path) -> None:
+def test_an_inherited_descriptor_is_locked_like_a_path(guest: Guest, disk: Path) -> None:
     with open(disk, "r+b") as file, made(guest, BlockFd(file.fileno())):
         with pytest.raises(DeviceError, match="in use already"):
             made(guest, BlockFile(str(disk)))
-        for read_only in (False, True):  # by the same descriptor: neither beside the writer nor in its place
+        for read_only in (
+            False,
+            True,
+        ):  # the same descriptor is refused too: as a second writer, and as a reader
             with pytest.raises(DeviceError, match="in use already"):
                 made(guest, BlockFd(file.fileno(), read_only=read_only))
         with pytest.raises(DeviceError, match="in use already"):
@@ -115,14 +117,14 @@ def test_an_inherited_descriptor_locks_as_a_path_does(guest: Guest, disk: Path) 
     made(guest, BlockFile(str(disk))).close()
 
 
-def test_a_descriptor_that_cannot_write_does_not_keep_readers_away(guest: Guest, disk: Path) -> None:
+def test_a_read_only_descriptor_does_not_exclude_readers(guest: Guest, disk: Path) -> None:
     with open(disk, "rb") as file, made(guest, BlockFd(file.fileno(), read_only=True)):
         made(guest, BlockFile(str(disk), read_only=True)).close()
         with pytest.raises(DeviceError, match="in use already"):
             made(guest, BlockFile(str(disk)))
 
 
-def test_the_lock_is_gone_with_a_killed_process(guest: Guest, disk: Path, backend: str) -> None:
+def test_the_lock_ends_with_a_killed_process(guest: Guest, disk: Path, backend: str) -> None:
     program = (
         "import sys\n"
         "from tender import BlockFile, Image, Vm, VmConfig\n"
@@ -140,9 +142,7 @@ def test_the_lock_is_gone_with_a_killed_process(guest: Guest, disk: Path, backen
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
     limit = time.monotonic() + 120
-    while (
-        True
-    ):  # a sandbox's process, which has the disk too, is killed by the kernel when its monitor is gone
+    while True:  # a sandbox process holds the disk as well; the kernel kills it after its monitor has ended
         try:
             made(guest, BlockFile(str(disk))).close()
             return
@@ -154,7 +154,7 @@ F_OFD_SETLK = 37
 
 
 def _refuse_locks() -> None:
-    """In a child before exec: F_OFD_SETLK answers ENOLCK from now on, as a file system without locks does."""
+    """Runs in a child before exec: F_OFD_SETLK fails with ENOLCK from now on, as on a file system without locks."""
     libc = ctypes.CDLL(None, use_errno=True)
     program = b"".join(
         struct.pack("<HBBI", *instruction)
@@ -173,7 +173,7 @@ def _refuse_locks() -> None:
         os._exit(99)
 
 
-def test_where_there_are_no_locks_the_disk_is_used_without(
+def test_without_locks_in_the_file_system_the_disk_is_used_unlocked(
     guest: Guest, disk: Path, tender_cmd: list[str]
 ) -> None:
     with made(guest, BlockFile(str(disk))):

@@ -1,6 +1,8 @@
-"""Behind the filter that urunc 0.5 to 0.7 puts around solo5-hvt: a guest runs on KVM, and what cannot be is said.
+"""Under the filter that urunc 0.5 to 0.7 installs before it executes solo5-hvt, a guest runs on KVM, and
+errors are reported.
 
-There no Python starts, no process is made and no filter of our own is possible (bindings/command/inherited_filter.c).
+Under that filter Python cannot start, no process can be made, and no filter of our own can be installed
+(bindings/command/inherited_filter.c).
 """
 
 import signal
@@ -38,7 +40,8 @@ def test_a_guest_runs_and_its_disk_works(solo5_hvt: list[str], guest: Guest, dis
 
 
 def assert_confined(pid: int) -> None:
-    """No capability, no new privilege, and a filter of ours beside the inherited one."""
+    """The process has no capability, can get no new privilege, and has our filter in addition to the
+    inherited one."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == int(status["CapInh"], 16) == 0
@@ -49,8 +52,11 @@ def assert_confined(pid: int) -> None:
 @pytest.mark.parametrize(
     "call", ["ppoll", "eventfd2", "fcntl", "rt_sigprocmask", "landlock_create_ruleset", "setgroups"]
 )
-def test_one_call_that_is_refused_costs_no_other_layer(solo5_hvt: list[str], guest: Guest, call: str) -> None:
-    """Whatever a filter around us refuses: capabilities go, and our own filter comes."""
+def test_one_refused_call_disables_no_other_isolation_layer(
+    solo5_hvt: list[str], guest: Guest, call: str
+) -> None:
+    """Whatever a filter around the command refuses, the command gives up its capabilities and installs its
+    own filter."""
     running = subprocess.Popen(
         filtered([*solo5_hvt, str(guest("spin"))], f"-{call}"),
         stdout=subprocess.PIPE,
@@ -58,7 +64,7 @@ def test_one_call_that_is_refused_costs_no_other_layer(solo5_hvt: list[str], gue
         cwd="/",
     )
     try:
-        assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+        assert running.stdout is not None and running.stdout.read(1), "the guest has not begun"
         assert_confined(running.pid)
         running.send_signal(signal.SIGTERM)
         _, stderr = running.communicate(timeout=60)
@@ -71,14 +77,16 @@ OURS = ("+prctl", "+seccomp", "+capset", "+eventfd2")
 
 
 @pytest.mark.kvm
-@pytest.mark.parametrize("more", [(), OURS], ids=["urunc's", "one that lets us install ours"])
+@pytest.mark.parametrize("more", [(), OURS], ids=["urunc's", "a filter that allows ours"])
 @pytest.mark.parametrize("name", ["sleep", "spin"])
-def test_a_signal_stops_it(solo5_hvt: list[str], guest: Guest, name: str, more: tuple[str, ...]) -> None:
+def test_a_signal_stops_the_guest_under_the_filter(
+    solo5_hvt: list[str], guest: Guest, name: str, more: tuple[str, ...]
+) -> None:
     running = subprocess.Popen(
         filtered([*solo5_hvt, str(guest(name))], *more),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
     )  # fmt: skip
-    assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+    assert running.stdout is not None and running.stdout.read(1), "the guest has not begun"
     if more:
         assert_confined(running.pid)
     running.send_signal(signal.SIGTERM)
@@ -103,13 +111,13 @@ def test_the_network_works(solo5_hvt: list[str], guest: Guest, tap: TapInterface
 
 
 @pytest.mark.backends
-def test_errors_are_said(solo5_hvt: list[str], guest: Guest, disk: Path) -> None:
+def test_errors_are_reported_under_the_filter(solo5_hvt: list[str], guest: Guest, disk: Path) -> None:
     for words in (["absent.elf"], [str(disk)], [str(guest("disk"))]):
         free, behind = run([*solo5_hvt, *words]), run(filtered([*solo5_hvt, *words]))
         assert (behind.returncode, behind.stdout, behind.stderr) == (1, "", free.stderr)
 
 
-def test_a_sandbox_cannot_be_and_that_is_said(
+def test_that_a_sandbox_is_impossible_is_reported(
     solo5_hvt: list[str], guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TENDER_BACKEND", "sandbox")
@@ -119,15 +127,19 @@ def test_a_sandbox_cannot_be_and_that_is_said(
 
 
 def test_the_filter_is_in_force() -> None:
-    """What the others rest on: a call that it does not allow kills a program that does not expect it."""
+    """The other tests depend on this: a call that the filter does not allow kills a program that does not
+    handle SIGSYS."""
     done = run(filtered(["/bin/sh", "-c", "kill -0 $$; cd /; echo alive"]))
     assert done.returncode == -signal.SIGSYS
 
 
 @pytest.mark.parametrize("refused", [None, "readv", "writev"])
 @pytest.mark.parametrize("error", [1, 38], ids=["EPERM", "ENOSYS"])
-def test_segments_need_calls_that_a_filter_may_refuse(guest: Guest, refused: str | None, error: int) -> None:
-    """A frame behind a header takes both: without one of them a guest of TCP segments would be deaf, or mute."""
+def test_tcp_segments_are_not_used_without_readv_and_writev(
+    guest: Guest, refused: str | None, error: int
+) -> None:
+    """A frame with a header needs both calls. Without one of them a guest with TCP segments could not
+    receive, or could not send."""
     code = (
         "import socket, sys; from tender import Image; from tender.native import ffi, lib, vm_handle\n"
         "pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n"

@@ -1,7 +1,8 @@
-"""The launchers of unikernels that know solo5-hvt by name: their invocations as they make them.
+"""The launchers of unikernels that run solo5-hvt by name, with the command lines that they use.
 
-Albatross starts it through taskset with one FIFO for all three standard descriptors, and decides by the exit status
-whether to start it anew. urunc becomes it by exec, with one string cut at every single space.
+Albatross starts it through taskset, with one FIFO for all three standard descriptors. Its decision to start
+the unikernel again depends on the exit status. urunc replaces itself by exec, with one string that it
+splits at every single space.
 """
 
 import json
@@ -24,7 +25,8 @@ Front = Callable[[str], str]
 
 
 class Console:
-    """A FIFO as Albatross has one: `writer` is all of a unikernel's standard descriptors, `text` what came."""
+    """A FIFO as Albatross makes one: `writer` serves as all standard descriptors of a unikernel, and `text`
+    is what arrived."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -36,7 +38,7 @@ class Console:
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def start(self) -> None:
-        """Reads from now on."""
+        """Starts to read."""
         self._thread.start()
 
     def _read(self) -> None:
@@ -50,10 +52,10 @@ class Console:
             assert self._came.wait_for(lambda: text in self._text, timeout=60), self._text
 
     def everything(self) -> bytes:
-        """What came, once no writer is left."""
+        """Returns everything that arrived, after the last writer has closed."""
         self.close_writer()
         self._thread.join(timeout=60)
-        assert not self._thread.is_alive(), "somebody still holds the console"
+        assert not self._thread.is_alive(), "a process still holds the console"
         return self._text
 
     def close_writer(self) -> None:
@@ -87,7 +89,7 @@ def test_albatross_finds_its_abi_version(front: Front, name: str) -> None:
     assert "ABI version 2" in (done.stdout + done.stderr).splitlines()
 
 
-def test_albatross_finds_it_in_tender_too(tender_cmd: list[str]) -> None:
+def test_albatross_finds_the_abi_version_of_tender_too(tender_cmd: list[str]) -> None:
     done = subprocess.run([*tender_cmd, "--version"], capture_output=True, text=True, timeout=60, check=True)
     assert "ABI version 2" in (done.stdout + done.stderr).splitlines()
 
@@ -129,7 +131,7 @@ def test_albatross_starts_a_unikernel_with_nets_and_blocks(
     assert "storage1 handle 4 block capacity 1048576 block_size 4096" in lines
 
 
-def test_albatross_passes_words_behind_the_image(front: Front, guest: Guest, console: Console) -> None:
+def test_albatross_passes_arguments_after_the_image(front: Front, guest: Guest, console: Console) -> None:
     console.start()
     words = ("--mem=32", "--", guest("args"), "--name=label", "--ipv4=10.0.0.2/24")
     assert albatross(front("solo5-hvt.2"), console, *words).wait(timeout=60) == 2
@@ -137,7 +139,7 @@ def test_albatross_passes_words_behind_the_image(front: Front, guest: Guest, con
 
 
 @pytest.mark.parametrize("name", ["spin", "sleep", "flood"])
-def test_albatross_stops_it_with_sigterm_and_waits(
+def test_albatross_stops_a_unikernel_with_sigterm_and_waits(
     front: Front, guest: Guest, console: Console, name: str
 ) -> None:
     console.start()
@@ -148,7 +150,7 @@ def test_albatross_stops_it_with_sigterm_and_waits(
     assert console.everything().endswith(b"solo5-hvt.2: Exiting on signal 15\n")
 
 
-def test_albatross_stops_it_although_nobody_reads_its_console(
+def test_albatross_stops_a_unikernel_whose_console_is_not_read(
     front: Front, guest: Guest, console: Console
 ) -> None:
     process = albatross(front("solo5-hvt.2"), console, "--mem=32", "--", guest("flood"))
@@ -168,7 +170,7 @@ def _is_full(fd: int) -> bool:
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 60, 61, 62, 63, 64, 255])
-def test_albatross_sees_the_statuses_by_which_it_restarts(
+def test_albatross_gets_the_statuses_that_decide_about_a_restart(
     front: Front, guest: Guest, console: Console, status: int
 ) -> None:
     console.start()
@@ -176,7 +178,9 @@ def test_albatross_sees_the_statuses_by_which_it_restarts(
     assert process.wait(timeout=60) == status
 
 
-def test_albatross_does_not_restart_what_cannot_start(front: Front, guest: Guest, console: Console) -> None:
+def test_albatross_does_not_restart_a_unikernel_that_cannot_start(
+    front: Front, guest: Guest, console: Console
+) -> None:
     console.start()
     words = ("--mem=32", "--net:service0=nosuchtap", "--", guest("echo"))
     assert albatross(front("solo5-hvt.2"), console, *words).wait(timeout=60) == 1
@@ -188,7 +192,8 @@ def test_albatross_does_not_restart_what_cannot_start(front: Front, guest: Guest
 
 
 def urunc(front: Front, command: str) -> "subprocess.Popen[bytes]":
-    """`solo5-hvt REST`: found in PATH by its name, cut at every single space, its process becomes the tender's."""
+    """`solo5-hvt REST`: found in PATH by name, with the words split at every single space. urunc's process
+    becomes the tender's."""
     folder = str(Path(front("solo5-hvt")).parent)
     environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
     return subprocess.Popen(
@@ -208,7 +213,7 @@ RUMPRUN = {
 
 
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
-def test_urunc_cuts_a_json_at_its_spaces_and_the_guest_sees_it_whole(
+def test_json_that_urunc_splits_at_spaces_reaches_the_guest_complete(
     front: Front, guest: Guest, separators: tuple[str, str]
 ) -> None:
     text = json.dumps(RUMPRUN, separators=separators)
@@ -216,7 +221,7 @@ def test_urunc_cuts_a_json_at_its_spaces_and_the_guest_sees_it_whole(
     assert (out.decode().split("\n")[0], err) == (f"<{text}>", b"")
 
 
-def test_urunc_makes_empty_words_and_the_guest_sees_their_spaces(front: Front, guest: Guest) -> None:
+def test_empty_words_from_urunc_reach_the_guest_as_spaces(front: Front, guest: Guest) -> None:
     out, err = urunc(front, f"--mem=268 {guest('args')}   hello  ").communicate(timeout=60)
     assert (out.decode().split("\n")[0], err) == ("<  hello  >", b"")
 
@@ -244,7 +249,7 @@ def test_urunc_starts_a_unikernel_with_a_tap(front: Front, guest: Guest, tap: Ta
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 1), (signal.SIGKILL, -9)], ids=["SIGTERM", "SIGKILL"]
 )
-def test_urunc_ends_the_process_that_it_became(
+def test_a_signal_to_uruncs_process_ends_the_guest(
     front: Front, guest: Guest, number: signal.Signals, status: int
 ) -> None:
     with urunc(front, f"--mem=268 {guest('spin')}") as process:
@@ -253,11 +258,11 @@ def test_urunc_ends_the_process_that_it_became(
         assert command[-4:-2] == [b"solo5-hvt", b"--mem=268"] and command[-2].endswith(b"spin.elf")
         os.kill(process.pid, number)
         assert process.wait(timeout=120) == status
-        assert process.stdout.read() == b""  # nobody is left who holds the console
+        assert process.stdout.read() == b""  # no process holds the console any more
 
 
 @pytest.mark.parametrize("status", [0, 3, 255])
-def test_the_exit_status_is_uruncs_containers(front: Front, guest: Guest, status: int) -> None:
+def test_the_guests_status_is_the_status_of_uruncs_container(front: Front, guest: Guest, status: int) -> None:
     process = urunc(front, f"--mem=268 {guest('exit_status')} {status}")
     process.communicate(timeout=60)
     assert process.returncode == status

@@ -1,7 +1,8 @@
-"""Memory, row by row: how much, what it costs, what is in it, and what of it a guest may touch.
+"""Memory, row by row: its size, its cost, its content, and which parts of it a guest may access.
 
-A row of the map is a boot that reads or writes one place; its handler tells the page fault from a stop by the tender.
-Rounding and its messages are in test_solo5_command_line.py; with a network and no ring all of --mem is the guest's.
+A row of the map boots a guest that reads or writes one address; the guest's handler distinguishes its own
+page fault from a stop by the tender. Rounding and its messages are in test_solo5_command_line.py. With a
+network and without a ring all of --mem belongs to the guest.
 """
 
 import re
@@ -23,7 +24,7 @@ kvm = pytest.mark.kvm
 Solo5 = Callable[..., "CompletedProcess[Any]"]
 
 MEM = 4
-"""MiB, of the guests that look at the map."""
+"""Memory in MiB of the guests that test the map."""
 PF = 14
 PRESENT, WRITE = 1, 2
 """Bits of a page fault's error code."""
@@ -31,13 +32,13 @@ DIRTY_OR_ACCESSED = 0x60
 A_POLL_OF_NOTHING = 86400 * 10**9
 
 
-# ---- how much
+# ---- its size
 
 
 @backends
 @pytest.mark.parametrize("mem", [2, 4, 510, 4096])
-def test_all_of_it_is_there_and_no_more(mem: int) -> None:
-    """The last word can be written and read; the word behind it is a page fault."""
+def test_exactly_the_requested_memory_exists(mem: int) -> None:
+    """The last page can be written and read. The word after the end is a page fault."""
     guest = Bare()
     caught = guest.catch(PF)
     guest.store(mem * MIB - 4096, 0x1234)
@@ -51,7 +52,7 @@ def test_all_of_it_is_there_and_no_more(mem: int) -> None:
 
 @backends
 @pytest.mark.parametrize(("asked", "mib"), [(2, 2), (3, 2), (64, 64), (4096, 4096), (4097, 4096)])
-def test_with_a_network_and_no_ring_it_is_what_was_asked_for(
+def test_memory_with_a_network_and_no_ring_has_the_requested_size(
     solo5: Solo5, tmp_path: Path, asked: int, mib: int
 ) -> None:
     guest = Bare([("service0", "net")])
@@ -68,11 +69,11 @@ def test_with_a_network_and_no_ring_it_is_what_was_asked_for(
     assert done.stderr.decode() == said
 
 
-# ---- what it costs
+# ---- its cost
 
 
 def mappings(pid: int, least: int) -> list[dict[str, str]]:
-    """The mappings of a process of at least so many bytes, as /proc tells them."""
+    """Returns the mappings of a process of at least so many bytes, with the fields of /proc/PID/smaps."""
     found: list[dict[str, str]] = []
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         head = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
@@ -85,8 +86,9 @@ def mappings(pid: int, least: int) -> list[dict[str, str]]:
 
 
 @backends
-def test_nothing_is_reserved_for_it() -> None:
-    """4 GiB of memory, none of it accounted for in advance (no flag "ac") and next to none of it there."""
+def test_no_memory_is_reserved_in_advance() -> None:
+    """With 4 GiB of memory nothing is accounted for in advance (no flag "ac"), and almost none of it is
+    resident."""
     guest = Bare()
     guest.write(b"up")
     guest.call(3, "<QQi4x", A_POLL_OF_NOTHING, 0, 0)
@@ -94,7 +96,7 @@ def test_nothing_is_reserved_for_it() -> None:
     with Image.from_bytes(guest.elf()) as image:
 
         def look(_: bytes) -> None:
-            seen.extend(mappings(vm.pid, 1 << 30))  # all of it but the ends, which have small pages
+            seen.extend(mappings(vm.pid, 1 << 30))  # all of it except the ends, which have small pages
             vm.stop()
 
         with Vm(image, VmConfig(mem=4096), console=look) as vm:
@@ -106,8 +108,9 @@ def test_nothing_is_reserved_for_it() -> None:
 
 
 @backends
-def test_it_is_zero() -> None:
-    """All of 32 MiB, but what the file has: what is behind each segment, and from the last one to the end."""
+def test_memory_outside_of_the_image_is_zero() -> None:
+    """All of 32 MiB is zero except the file's bytes: the memory after each segment, and from the last
+    segment to the end."""
     guest = Bare()
     ends: list[Any] = []
     for start, end in ((0x1C0000, 32 * MIB - 4096), (0x140000 - 4096, 0x140000)):
@@ -123,7 +126,7 @@ def test_it_is_zero() -> None:
 
 
 @backends
-def test_a_second_vm_finds_it_zero_again() -> None:
+def test_a_second_vm_gets_zeroed_memory() -> None:
     guest = Bare()
     seen = guest.load(HEAP)
     guest.store(HEAP, 0x5EC2E7)
@@ -148,8 +151,9 @@ READABLE = [0x10000, 0x10038, 0x7FFF8, 0xFFFF8 - 0x100, TEXT, DATA - 8, HEAP, ME
 @backends
 @pytest.mark.parametrize("gpa", NOT_PRESENT, ids=hex)
 @pytest.mark.parametrize("write", [False, True], ids=["read", "write"])
-def test_what_is_not_there_is_a_page_fault_of_the_guests(gpa: int, write: bool) -> None:
-    """The first 64 KiB, and all from the end of memory on: the error code says that no page is present."""
+def test_access_to_missing_memory_is_the_guests_page_fault(gpa: int, write: bool) -> None:
+    """These are the first 64 KiB and everything from the end of memory on. The error code says that no page
+    is present."""
     guest = Bare()
     caught = guest.catch(PF)
     if write:
@@ -162,8 +166,8 @@ def test_what_is_not_there_is_a_page_fault_of_the_guests(gpa: int, write: bool) 
 
 
 @backends
-def test_what_is_there_can_be_read() -> None:
-    """Text that is only to be executed too: on this processor there is no way to refuse it."""
+def test_all_mapped_memory_can_be_read() -> None:
+    """Execute-only text can be read too: this processor has no way to refuse that."""
     guest = Bare()
     guest.catch(PF)
     for gpa in READABLE:
@@ -174,8 +178,8 @@ def test_what_is_there_can_be_read() -> None:
 
 @backends
 @pytest.mark.parametrize("gpa", [0x10000, 0x10038, 0x20000, 0x7F000, 0xFE000, 0xFFFF8], ids=hex)
-def test_the_low_mebibyte_is_read_only_by_the_guests_tables(gpa: int) -> None:
-    """So that it is the guest's page fault, with the bit that says that the page is there."""
+def test_a_write_to_the_low_mebibyte_is_the_guests_page_fault(gpa: int) -> None:
+    """The guest gets a page fault, with the error code's bit for a present page."""
     guest = Bare()
     caught = guest.catch(PF)
     guest.store(gpa, 1)
@@ -186,8 +190,9 @@ def test_the_low_mebibyte_is_read_only_by_the_guests_tables(gpa: int) -> None:
 
 @backends
 @pytest.mark.parametrize("flags", [PF_R, 0], ids=["constants", "nothing"])
-def test_a_write_to_a_segment_without_that_right_ends_the_run(flags: int) -> None:
-    """And is not the guest's page fault, whatever handler it has: below its tables the right is missing."""
+def test_a_write_to_a_segment_that_is_not_writable_ends_the_run(flags: int) -> None:
+    """The run ends even if the guest has a handler: its own page tables allow the write, and the mapping
+    below them does not."""
     guest = Bare()
     guest.catch(PF)
     guest.store(0x180000, 1)
@@ -221,7 +226,7 @@ def test_a_read_of_a_segment_without_any_right_ends_the_run() -> None:
 
 
 @backends
-def test_what_is_in_no_segment_can_be_written() -> None:
+def test_memory_outside_of_segments_can_be_written() -> None:
     guest = Bare()
     guest.catch(PF)
     places = [DATA - 4096, HEAP, MEM * MIB - 4096]
@@ -233,11 +238,11 @@ def test_what_is_in_no_segment_can_be_written() -> None:
     assert [ran.at(one) for one in seen] == [(1,), (2,), (3,)], ran.result.message
 
 
-# ---- the tables, which only KVM has
+# ---- the page tables, which exist only on KVM
 
 
 def expected_tables(mem_bytes: int) -> dict[str, list[int]]:
-    """0x1000 to 0x9000 as the contract has it, every entry of it."""
+    """Returns every entry of 0x1000 to 0x9000 as the contract defines it."""
     large = [number << 21 | 0x83 if number << 21 < mem_bytes else 0 for number in range(2048)]
     small = []
     for number in range(512):
@@ -266,7 +271,7 @@ def in_words(raw: bytes, mask: int) -> dict[str, list[int]]:
 
 @kvm
 @pytest.mark.parametrize("mem", [2, 6, 1024, 4096])
-def test_the_tables_bit_by_bit(mem: int) -> None:
+def test_every_bit_of_the_start_page_tables(mem: int) -> None:
     with Image.from_bytes(Bare().elf()) as image, Vm(image, VmConfig(mem=mem), backend="kvm") as vm:
         assert in_words(vm.memory(0x1000, 0x8000), (1 << 64) - 1) == expected_tables(mem * MIB)
         assert vm.memory(0, 0x1000) == bytes(0x1000)
@@ -274,8 +279,9 @@ def test_the_tables_bit_by_bit(mem: int) -> None:
 
 
 @kvm
-def test_the_tables_as_a_guest_reads_them_through_its_own() -> None:
-    """They are not in the guest's own map: it makes another one, and copies them. What the processor notes is left out."""
+def test_the_start_page_tables_as_a_guest_reads_them() -> None:
+    """The start state's tables are not mapped for the guest, so it loads its own page tables and copies
+    them. Bits that the processor sets are ignored."""
     guest = Bare()
     copy = guest.place(bytes(0x8000), align=4096)
     guest.cr3(guest.tables(MEM * MIB))
@@ -290,7 +296,7 @@ def test_the_tables_as_a_guest_reads_them_through_its_own() -> None:
 
 @kvm
 def test_a_guest_that_maps_the_low_pages_itself_may_write_them() -> None:
-    """They are its own memory: nothing of the tender's is there."""
+    """They belong to the guest, and contain nothing of the tender's."""
     guest = Bare()
     guest.cr3(guest.tables(MEM * MIB))
     guest.store(0x8, 0x77)

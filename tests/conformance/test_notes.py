@@ -1,5 +1,6 @@
-"""The two notes, rule by rule: what is accepted is booted; what is refused by a note's bytes is in tests/elf_cases.py,
-which test_elf.py sends through the command. Here are the rows that need more than one note, or a run."""
+"""The two notes, rule by rule. Notes that must be accepted are booted. Notes that must be refused because
+of their bytes are in tests/elf_cases.py, which test_elf.py sends through the command. The rows here need
+more than one note, or a run."""
 
 import socket
 import struct
@@ -38,14 +39,14 @@ MANIFEST_GPA = 0x10038
 
 
 def with_notes(*notes: Note, status: int = 7) -> bytes:
-    """A guest that halts with `status`, and exactly these notes, each in a PT_NOTE of its own."""
+    """Returns a guest that halts with `status` and has exactly these notes, each in its own PT_NOTE."""
     guest = Bare()
     guest.halt(status)
     return build_elf(segments=guest.segments(), notes=notes)
 
 
 def joined(*notes: Note) -> Note:
-    """One PT_NOTE with all of these, one behind the other."""
+    """Returns one PT_NOTE that contains all of these notes, one after the other."""
     first, *others = notes
     data = first.data + bytes(-len(first.data) % 4)
     for note in others:
@@ -59,7 +60,7 @@ def runs(elf: bytes, status: int = 7) -> None:
 
 @pytest.fixture
 def refusal(solo5: Solo5, tmp_path: Path) -> Callable[[bytes], str]:
-    """refusal(ELF): what follows the file's name in the only line that is said."""
+    """A function: refusal(ELF) is the rest of the only line of the message, after the file's name."""
 
     def said(elf: bytes) -> str:
         (tmp_path / "bad.hvt").write_bytes(elf)
@@ -97,8 +98,8 @@ Refusal = Callable[[bytes], str]
         "an empty one behind",
     ],
 )
-def test_notes_are_found_wherever_they_stand(notes: tuple[Note, ...]) -> None:
-    """One of 12 to 19 bytes is passed over; what stands behind both is not looked at."""
+def test_notes_are_found_in_any_order(notes: tuple[Note, ...]) -> None:
+    """A note of 12 to 19 bytes is skipped. What follows after both have been found is ignored."""
     runs(with_notes(*notes))
 
 
@@ -108,20 +109,21 @@ def test_a_note_of_less_than_12_bytes_before_ours_refuses_the_file(refusal: Refu
     assert said == f"invalid executable: phdr[2].p_filesz note does not fall within valid size ({size} < 12)"
 
 
-def test_only_the_first_note_of_a_segment_is_looked_at(refusal: Refusal) -> None:
+def test_only_the_first_note_of_a_segment_is_read(refusal: Refusal) -> None:
     assert refusal(with_notes(joined(ALIEN, abi_note()), manifest_note())) == NO_ABI
     assert refusal(with_notes(abi_note(), joined(ALIEN, manifest_note()))) == NO_MANIFEST
     assert refusal(with_notes(joined(abi_note(), manifest_note()))) == NO_MANIFEST
 
 
 @backends
-def test_what_follows_the_first_note_in_its_segment_does_no_harm() -> None:
+def test_bytes_after_the_first_note_of_a_segment_are_ignored() -> None:
     runs(with_notes(joined(abi_note(), ALIEN), manifest_note()))
 
 
 @backends
-def test_the_first_that_matches_wins() -> None:
-    """Of two ABI notes, and of two manifests: the guest that wants a device is not made to."""
+def test_the_first_matching_note_wins() -> None:
+    """This holds for two ABI notes and for two manifests. The second manifest here declares a device, which
+    is not needed."""
     runs(
         with_notes(
             abi_note(version=1), abi_note(target=2, version=9), manifest_note(), manifest_note([("a", "net")])
@@ -129,7 +131,7 @@ def test_the_first_that_matches_wins() -> None:
     )
 
 
-def test_the_first_that_matches_wins_also_where_it_is_bad(refusal: Refusal) -> None:
+def test_the_first_matching_note_wins_even_if_it_is_bad(refusal: Refusal) -> None:
     elf = with_notes(abi_note(version=9), abi_note(), manifest_note())
     assert refusal(elf) == "Executable requests unsupported ABI version 9"
     elf = with_notes(abi_note(), raw_manifest_note(bytes(8)), manifest_note())
@@ -140,14 +142,14 @@ def test_the_first_that_matches_wins_also_where_it_is_bad(refusal: Refusal) -> N
     "changes", [{"namesz": 5}, {"namesz": 7}, {"name": b"Solo5x\0\0"}, {"name": b"SOLO5\0\0\0"}, {"type": 1}]
 )
 def test_owner_and_type_must_match(refusal: Refusal, changes: dict[str, object]) -> None:
-    """Six bytes of name: the letters and the NUL. What pads them to eight is not looked at."""
+    """The name is six bytes: the letters and the NUL. The bytes that pad it to eight are ignored."""
     assert refusal(with_notes(replace(abi_note(), **changes), manifest_note())) == NO_ABI  # type: ignore[arg-type]
     wrong = replace(manifest_note(), **changes)  # type: ignore[arg-type]
     assert refusal(with_notes(abi_note(), wrong)) == NO_MANIFEST
 
 
 @backends
-def test_padding_of_the_name_is_not_looked_at() -> None:
+def test_padding_of_the_name_is_ignored() -> None:
     odd = {"name": b"Solo5\0xy"}
     runs(with_notes(replace(abi_note(), **odd), replace(manifest_note(), **odd)))  # type: ignore[arg-type]
 
@@ -179,7 +181,7 @@ TARGETS = {
 
 
 @pytest.mark.parametrize(("target", "name"), TARGETS.items())
-def test_other_targets_are_refused_by_name_and_before_their_version(
+def test_other_targets_are_refused_by_name_before_the_version_is_checked(
     refusal: Refusal, target: int, name: str
 ) -> None:
     said = refusal(with_notes(abi_note(target=target, version=9), manifest_note()))
@@ -189,7 +191,7 @@ def test_other_targets_are_refused_by_name_and_before_their_version(
 @backends
 @pytest.mark.parametrize("size", [8, 12, 16, 32])
 def test_abi_descriptions_of_8_to_32_bytes(size: int) -> None:
-    """What follows target and version is not looked at."""
+    """The bytes after target and version are ignored."""
     data = struct.pack("<II", 1, 2).ljust(size, b"\xff")
     runs(with_notes(Note(type=NOTE_ABI, data=data), manifest_note()))
 
@@ -243,27 +245,27 @@ def test_an_invalid_manifest_is_refused(refusal: Refusal, elf: bytes) -> None:
 
 
 @pytest.mark.parametrize("padded", [0, 1, 3, 4])
-def test_a_manifest_is_8_aligned_by_4_bytes_that_its_size_counts(refusal: Refusal, padded: int) -> None:
-    """So that a size of up to 4 has nothing left for the manifest."""
+def test_the_size_of_a_manifest_note_counts_its_4_bytes_of_padding(refusal: Refusal, padded: int) -> None:
+    """The size of the note counts the 4 bytes, so a size of up to 4 leaves no byte for the manifest."""
     note = Note(type=NOTE_MANIFEST, data=bytes(120), descsz=padded)
     assert "phdr[3] note does not fall within valid size (" in refusal(with_notes(abi_note(), note))
 
 
 @backends
-def test_what_pads_the_manifest_is_not_looked_at() -> None:
+def test_the_padding_before_the_manifest_is_ignored() -> None:
     data = manifest_bytes([RESERVED_ENTRY])
     runs(with_notes(abi_note(), Note(type=NOTE_MANIFEST, data=b"\xff" * 4 + data)))
 
 
 @pytest.mark.parametrize("entries", [65, 1000])
-def test_more_than_6668_bytes_are_refused(refusal: Refusal, entries: int) -> None:
+def test_a_manifest_note_of_more_than_6668_bytes_is_refused(refusal: Refusal, entries: int) -> None:
     said = refusal(manifest(RESERVED_ENTRY, *[NET] * (entries - 1)))
     assert "phdr[3] note does not fall within valid size (" in said
 
 
 @backends
 def test_entries_of_reserved_types_need_no_device() -> None:
-    """0x40000000 and above; they keep their handles."""
+    """Types of 0x40000000 and above are reserved; such entries keep their handles."""
     entries = [MftEntry(name=b"future", type=kind) for kind in (MFT_RESERVED_FIRST, 0x40000001, 0xFFFFFFFF)]
     runs(manifest(RESERVED_ENTRY, *entries))
 
@@ -291,7 +293,7 @@ def test_a_device_of_an_unknown_type_can_never_be_attached(solo5: Solo5, tmp_pat
 
 @backends
 def test_a_handle_is_the_index_of_its_entry(tmp_path: Path) -> None:
-    """Among 63 devices, and with a reserved type between them."""
+    """This holds among 63 devices, and with an entry of a reserved type between them."""
     guest = Bare([(f"disk{number}", "block") for number in range(1, 64)])
     guest.entries[7] = MftEntry(name=b"future", type=0x40000005)
     answers = {}
@@ -312,7 +314,8 @@ def test_a_handle_is_the_index_of_its_entry(tmp_path: Path) -> None:
 
 @backends
 def test_parameters_in_the_file_are_not_used(tmp_path: Path) -> None:
-    """A MAC, an MTU, a capacity, a block size and a descriptor that the file brings: none of it is seen or used."""
+    """The file has a MAC, an MTU, a capacity, a block size and a descriptor. None of them is visible or
+    used."""
     (tmp_path / "disk.img").write_bytes(bytes(1024))
     baked = [
         RESERVED_ENTRY,
@@ -344,8 +347,8 @@ def test_parameters_in_the_file_are_not_used(tmp_path: Path) -> None:
 
 
 @backends
-def test_the_name_is_the_guests_to_read_whole() -> None:
-    """67 bytes and a NUL, as they stand in the file; what is behind a NUL too."""
+def test_the_guest_can_read_the_whole_name() -> None:
+    """The name is 67 bytes and a NUL, as in the file. Bytes after a NUL are kept too."""
     name = b"n" * 60 + b"\xff\x01ABCDE"
     guest = Bare()
     guest.entries = [

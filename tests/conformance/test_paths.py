@@ -1,4 +1,4 @@
-"""The command without an interpreter, and Python's: a user cannot tell which one served."""
+"""The native path and Python's path of the command: a user cannot tell which one served a run."""
 
 import os
 import re
@@ -32,8 +32,9 @@ def by(launcher: str, command: Sequence[str | Path], **options: object) -> Done:
 
 
 def seen(done: Done) -> tuple[int, str, str]:
-    """What a user sees, less where the host put something in this process, and what is left in registers of a guest's
-    division by the counter's frequency, which each process measures to a few ppm; which ones, its compiler chooses."""
+    """Returns what a user sees, without what differs between processes: addresses that the host chose, and
+    registers that hold the remains of a guest's division by the counter's frequency. Each process measures
+    that frequency to a few ppm, and the guest's compiler chooses the registers."""
     placed = re.sub(r"0x7[0-9a-f]{11}\b", "0x7...", done.stderr)
     out, err = (
         re.sub(r"\b(r8|r9|r10) +(?:0x)?[0-9a-f]+", r"\1 <by frequency>", text)
@@ -42,7 +43,7 @@ def seen(done: Done) -> tuple[int, str, str]:
     return done.returncode, out, err
 
 
-# Words of `tender run`; the guest's name stands for its path.
+# Words of `tender run`; a guest's name stands for its path.
 RUNS: tuple[list[str], ...] = (
     ["exit_status", "3"],
     ["--mem=8", "args", "", "a  b", "\udcff", "--mem=1"],
@@ -80,7 +81,7 @@ RUNS: tuple[list[str], ...] = (
     ["absent.elf"],
     [],
 )
-# What no two runs have alike is not asked for: the clock's readings.
+# Guests that print the clock's readings are left out, because no two runs print the same.
 GUESTS = {
     "exit_status", "args", "spin", "traps", "bad_port", "bad_hypercall", "write_text", "write_rodata",
     "null_write", "far_write", "hlt", "triple", "panic", "exec_data", "disk", "echo", "bss_big",
@@ -118,25 +119,26 @@ SOLO5: tuple[list[str], ...] = (
 
 
 @pytest.mark.parametrize("words", SOLO5, ids=lambda words: " ".join(words)[:40])
-def test_where_there_is_no_python_solo5_hvts_words_are_the_same(
+def test_without_python_solo5_hvt_prints_the_same_messages(
     tender_cmd: list[str], guest: Guest, disk: Path, words: list[str]
 ) -> None:
-    """TENDER_LAUNCHER=native: nothing is left to Python."""
+    """TENDER_LAUNCHER=native makes the command do everything without Python."""
     command = [*tender_cmd, "solo5-hvt", *words_of(words, guest, disk)]
     assert seen(by("native", command)) == seen(by("python", command))
 
 
-def test_what_is_not_served_without_python_is_said(tender_cmd: list[str], guest: Guest) -> None:
+def test_an_option_that_needs_python_is_reported_without_it(tender_cmd: list[str], guest: Guest) -> None:
     done = by("native", [*tender_cmd, "--stats", guest("args")])
     assert (done.returncode, done.stdout) == (1, "")
     assert "need Python" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_plain_run_starts_no_interpreter(tender_cmd: list[str], guest: Guest, backend: str) -> None:
-    """It is one process from the beginning, whose program maps no library: the command's, or the sandbox's in its place."""
+    """From the beginning it is one process whose program maps no library: the command's program, or the
+    sandbox's, which replaces it."""
     with subprocess.Popen([*tender_cmd, "--mem=8", guest("spin")], stdout=subprocess.PIPE) as running:
         try:
-            assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+            assert running.stdout is not None and running.stdout.read(1), "the guest has not begun"
             maps = Path(f"/proc/{running.pid}/maps").read_text()
         finally:
             running.kill()
@@ -145,7 +147,7 @@ def test_a_plain_run_starts_no_interpreter(tender_cmd: list[str], guest: Guest, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_it_on_either_path(
+def test_a_signal_stops_the_guest_on_either_path(
     tender_cmd: list[str], guest: Guest, number: signal.Signals
 ) -> None:
     for launcher in ("", "python"):
@@ -154,7 +156,7 @@ def test_a_signal_stops_it_on_either_path(
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "TENDER_LAUNCHER": launcher},
         )  # fmt: skip
-        assert running.stdout is not None and running.stdout.read(1), "the guest has begun"
+        assert running.stdout is not None and running.stdout.read(1), "the guest has not begun"
         running.send_signal(number)
         _, stderr = running.communicate(timeout=60)
         assert (running.returncode, stderr) == (1, f"tender: Exiting on signal {int(number)}\n")

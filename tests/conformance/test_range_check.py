@@ -1,8 +1,10 @@
-"""What an address may be, row by row: of the structure of each hypercall, and of each buffer that one names.
+"""Which addresses are valid, row by row: for the structure of each hypercall, and for each buffer that a
+structure names.
 
-A row that is refused ends the run, so it is a boot of its own for each call. Both backends ask one function: behind the
-sandbox every call meets every row, from a site and by a trap; on KVM, where a boot is dear, every row meets one call
-and every call some rows. A halt's cookie is in test_hypercalls.py, a batch's array in test_disk_load.py.
+A refused row ends the run, so each row is a boot of its own for each call. Both backends use one function
+for the check. In the sandbox every call is tried with every row, at a call site and by a trap. On KVM,
+where a boot is expensive, every row is tried with one call and every call with some rows. The cookie of
+halt is in test_hypercalls.py, and the array of a batch in test_disk_load.py.
 """
 
 import socket
@@ -47,7 +49,7 @@ M = 2 * MIB
 U64 = 1 << 64
 CAPACITY = 1 << 16
 CONSTANTS, NO_RIGHTS = 0x180000, 0x190000
-"""Segments of a page each: only to be read, and not even that."""
+"""Segments of one page each: the first is read-only, and the second has no rights at all."""
 PAGE = 4096
 
 NAMES = {
@@ -59,26 +61,26 @@ LAYOUTS = {
     NET_WRITE: L_NET, NET_READ: L_NET, HALT: L_HALT,
 }  # fmt: skip
 ANSWERED = (WALLTIME, POLL, BLOCK_WRITE, BLOCK_READ, NET_WRITE, NET_READ)
-"""Their structures are written to."""
+"""The calls that write to their structures."""
 TAKEN, FILLED = (PUTS, BLOCK_WRITE, NET_WRITE), (BLOCK_READ, NET_READ)
-"""By what the host does with the buffer that they name."""
+"""The calls by what the host does with their buffer: it reads the buffer, or it fills it."""
 NET, BLOCK = ("service0", "net"), ("storage", "block")
 
 
 class Row(NamedTuple):
-    number: int  # of the row: which call it meets on KVM
+    number: int  # of the row; it chooses the call that is tried on KVM
     at: int
     length: int = 0
 
 
 def rows(*what: tuple[str, int] | tuple[str, int, int]) -> pytest.MarkDecorator:
-    """A parametrisation by these: what the row is called, an address, a length."""
+    """Returns a parametrisation by these rows: a name, an address, a length."""
     made = [pytest.param(Row(i, *numbers), id=name) for i, (name, *numbers) in enumerate(what)]
     return pytest.mark.parametrize("row", made)
 
 
 def met(backend: str, row: Row, calls: tuple[int, ...]) -> list[tuple[int, bool]]:
-    """The calls that this row is tried with, and whether each is a site."""
+    """Returns the calls that this row is tried with, and for each whether it is made at a call site."""
     if backend == "kvm":
         return [(calls[row.number % len(calls)], True)]
     return [(call, site) for call in calls for site in (True, False)]
@@ -86,7 +88,8 @@ def met(backend: str, row: Row, calls: tuple[int, ...]) -> list[tuple[int, bool]
 
 @pytest.fixture
 def devices(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A network with handle 1 where a frame of 16 bytes waits, and a disk with handle 2, whose first byte is 0xD0."""
+    """A network with handle 1, where a frame of 16 bytes waits, and a disk with handle 2, whose bytes are
+    all 0xD0."""
     disk = tmp_path / "disk.img"
     disk.write_bytes(b"\xd0" * CAPACITY)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -111,7 +114,8 @@ def refused(ran: Ran, call: int, gpa: int, length: int) -> None:
 
 
 def fields(call: int, data: int, length: int) -> tuple[int, ...]:
-    """What the structure of a call with this buffer holds; of one without, nothing that would end the run."""
+    """Returns the fields of a call's structure with this buffer. A call without a buffer gets fields that
+    do not end the run."""
     if call in (BLOCK_WRITE, BLOCK_READ):
         return (2, 0, data, length, 0x7E7E7E7E)
     if call in (NET_WRITE, NET_READ):
@@ -123,7 +127,7 @@ def fields(call: int, data: int, length: int) -> tuple[int, ...]:
 
 
 def structure_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: dict[str, Any]) -> None:
-    """A negative `row.at` is so many bytes behind the last place that would do."""
+    """A negative `row.at` means so many bytes after the last valid address."""
     for call, site in met(backend, row, calls):
         size = struct.calcsize(LAYOUTS[call])
         gpa = row.at if row.at >= 0 else M - size - row.at
@@ -148,7 +152,9 @@ def structure_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices
     ("the last of that segment", NO_RIGHTS + PAGE - 1),
     ("running into that segment", NO_RIGHTS - 7),
 )
-def test_no_structure_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
+def test_a_structure_is_refused_where_the_guest_may_not_read(
+    backend: str, row: Row, devices: dict[str, Any]
+) -> None:
     structure_is_refused(backend, row, (*NAMES,), devices)
 
 
@@ -161,12 +167,14 @@ def test_no_structure_lies(backend: str, row: Row, devices: dict[str, Any]) -> N
     ("running into constants", CONSTANTS - 7),
     ("running out of constants", CONSTANTS + PAGE - 1),
 )
-def test_no_structure_that_is_answered_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
+def test_a_structure_for_an_answer_is_refused_where_the_guest_may_not_write(
+    backend: str, row: Row, devices: dict[str, Any]
+) -> None:
     structure_is_refused(backend, row, ANSWERED, devices)
 
 
 def test_a_structure_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
-    """Each call in one boot: made there, and what it left there kept."""
+    """Each call is made there in one boot; a copy of what it left there is kept."""
     guest = Bare([NET, BLOCK])
     text = guest.place(b"puts")
     buffer = guest.place(bytes(64))
@@ -191,7 +199,8 @@ def test_a_structure_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
 
 
 def test_a_structure_that_is_only_read_may_be_read_only(devices: dict[str, Any]) -> None:
-    """In text that is only to be executed; a halt's in constants is status 0xC0C0C0C0 with a cookie that is none."""
+    """One structure is in execute-only text. The other is a halt's in constants: status 0xC0C0C0C0, with a
+    cookie that is not in memory."""
     guest = Bare([NET, BLOCK])
     text = guest.place(b"from text")
     guest.code(b"\xeb\x10")  # jmp over it
@@ -205,10 +214,10 @@ def test_a_structure_that_is_only_read_may_be_read_only(devices: dict[str, Any])
 
 
 @pytest.mark.parametrize("net_ring", ["off", "on"])
-def test_where_memory_ends_at_4_gib_so_do_32_bits(
+def test_with_4_gib_addresses_are_valid_up_to_the_end_of_32_bits(
     backend: str, net_ring: str, devices: dict[str, Any]
 ) -> None:
-    """With a ring it ends 2 MiB below, and what the guest may name ends there too."""
+    """With a ring the guest's memory ends 2 MiB lower, and valid addresses end there too."""
     end = (1 << 32) - (2 << 20 if (backend, net_ring) == ("kvm", "on") else 0)
     guest = Bare([NET, BLOCK])
     guest.store(end - 8, 0)
@@ -224,7 +233,8 @@ def test_where_memory_ends_at_4_gib_so_do_32_bits(
 
 
 def buffer_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: dict[str, Any]) -> None:
-    """Where a disk is shorter than the buffer, that is the first thing that is wrong: see test_hypercalls.py."""
+    """A buffer that is longer than the disk is refused for its length first (test_hypercalls.py), so such
+    rows skip the block calls."""
     if row.length > CAPACITY:
         calls = tuple(call for call in calls if call not in (BLOCK_WRITE, BLOCK_READ))
     for call, site in met(backend, row, calls):
@@ -257,7 +267,9 @@ def buffer_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: d
     ("running into that segment", NO_RIGHTS - 15, 16),
     ("around that segment", NO_RIGHTS - PAGE, 3 * PAGE),
 )
-def test_no_buffer_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
+def test_a_buffer_is_refused_where_the_guest_may_not_read(
+    backend: str, row: Row, devices: dict[str, Any]
+) -> None:
     buffer_is_refused(backend, row, (*TAKEN, *FILLED), devices)
 
 
@@ -271,14 +283,16 @@ def test_no_buffer_lies(backend: str, row: Row, devices: dict[str, Any]) -> None
     ("running into constants", CONSTANTS - 15, 16),
     ("around constants", CONSTANTS - PAGE, 3 * PAGE),
 )
-def test_no_buffer_that_is_filled_lies(backend: str, row: Row, devices: dict[str, Any]) -> None:
-    """On KVM each row meets both."""
+def test_a_buffer_to_fill_is_refused_where_the_guest_may_not_write(
+    backend: str, row: Row, devices: dict[str, Any]
+) -> None:
+    """On KVM each row is tried with both calls."""
     for call in FILLED:
         buffer_is_refused(backend, row, (call,), devices)
 
 
 def test_a_buffer_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
-    """Also an empty one, which begins there too."""
+    """This holds for an empty buffer as well, which also begins there."""
     guest = Bare([NET, BLOCK])
     calls = []
     for length in (16, 0):
@@ -297,8 +311,9 @@ def test_a_buffer_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
             assert ran.at(placed)[-1] == OK, NAMES[call]
 
 
-def test_a_buffer_that_is_only_taken_may_be_read_only(devices: dict[str, Any]) -> None:
-    """In boot info, up to the end of the low mebibyte and across it, in text, in constants and up to their end."""
+def test_a_buffer_that_is_only_read_may_be_read_only(devices: dict[str, Any]) -> None:
+    """The places are boot info, the end of the low mebibyte and across it, text, and constants, up to their
+    end."""
     guest = Bare([NET, BLOCK])
     places = (0x10000, 0xFFFF0, 0xFFFF8, TEXT, CONSTANTS, CONSTANTS + PAGE - 16, DATA - 16)
     calls = [guest.call(call, LAYOUTS[call], *fields(call, gpa, 16)) for gpa in places for call in TAKEN]

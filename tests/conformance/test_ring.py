@@ -1,7 +1,8 @@
-"""The network ring, by a guest that speaks it without our library (tests/guests/ring), served both ways.
+"""The network ring, used by a guest that implements it without our library (tests/guests/ring), and served
+in both ways.
 
-"worker" is a thread, woken at each kick, "inline" the guest's own; what a guest sees must be the same. When a worker is
-woken by "auto", which goes by time, is test_ring.c's.
+With "worker" a thread serves the ring and is woken at each kick; with "inline" the vCPU's own thread does.
+The guest must see the same in both. test_ring.c tests when "auto", which depends on time, wakes a worker.
 """
 
 import os
@@ -29,7 +30,7 @@ both = pytest.mark.parametrize("net_ring", ["on", "inline"], ids=["worker", "inl
 
 @contextmanager
 def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Ours, and the guest's."""
+    """Our end of a network, and the guest's end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(300)
     with ours, theirs:
@@ -51,7 +52,7 @@ def text(result: VmResult) -> str:
 
 
 def workers() -> int:
-    """The threads of this process that serve a ring."""
+    """Returns the number of threads of this process that serve a ring."""
     found = 0
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):
@@ -60,7 +61,8 @@ def workers() -> int:
 
 
 def stable_descriptors() -> int:
-    """How many there are, once that has not changed for half a second: VMs are given back by threads of their own."""
+    """Returns the number of descriptors after it has not changed for half a second: separate threads close
+    the VMs."""
     me = psutil.Process()
     count, since = me.num_fds(), time.monotonic()
     while time.monotonic() < since + 0.5:
@@ -72,7 +74,8 @@ def stable_descriptors() -> int:
 
 
 def assert_workers(count: int) -> None:
-    """Given some time: a new thread gives itself its name, and the kernel takes a joined one out of /proc a little later."""
+    """Waits a while for this number: a new thread sets its own name, and the kernel removes a joined thread
+    from /proc a little later."""
     deadline = time.monotonic() + 120
     while workers() != count and time.monotonic() < deadline:
         threading.Event().wait(0.01)
@@ -84,7 +87,7 @@ def assert_no_worker_is_left() -> None:
 
 
 def numbers(ours: socket.socket) -> list[int]:
-    """The numbers of the frames that have come."""
+    """Returns the numbers of the frames that have arrived."""
     got = []
     ours.setblocking(False)
     try:
@@ -95,14 +98,14 @@ def numbers(ours: socket.socket) -> list[int]:
 
 
 @both
-def test_the_ring_is_zero_and_lies_behind_the_guests_memory(guest: Guest, net_ring: NetRing) -> None:
+def test_the_ring_is_zero_and_follows_the_guests_memory(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "layout", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert text(result) == f"ring at {14 * MIB:#x} memory {14 * MIB:#x} kick 1 words 0\n"
 
 
 @both
-def test_a_read_is_answered_at_once_when_nothing_waits(guest: Guest, net_ring: NetRing) -> None:
+def test_a_read_is_answered_immediately_when_no_frame_waits(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "again", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert text(result) == "read ret 1 len 0 id 77\n"
@@ -138,8 +141,11 @@ def test_frames_come_back_unchanged_and_in_order(guest: Guest, net_ring: NetRing
 
 
 @both
-def test_frames_that_come_together_go_back_unchanged_and_in_order(guest: Guest, net_ring: NetRing) -> None:
-    """The guest has one buffer, and reads the next frame into it as soon as the one before is posted."""
+def test_frames_that_arrive_together_come_back_unchanged_and_in_order(
+    guest: Guest, net_ring: NetRing
+) -> None:
+    """The guest has one buffer. It reads the next frame into the buffer as soon as it has posted the one
+    before."""
     with wire() as (ours, theirs), Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("echo",), net=NetFd(theirs.fileno()), net_ring=net_ring)
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
@@ -156,7 +162,7 @@ def test_frames_that_come_together_go_back_unchanged_and_in_order(guest: Guest, 
 
 
 @both
-def test_a_full_ring_loses_nothing_that_the_wire_takes(guest: Guest, net_ring: NetRing) -> None:
+def test_a_full_ring_loses_no_frame_that_the_wire_accepts(guest: Guest, net_ring: NetRing) -> None:
     got: list[int] = []
 
     def read(ours: socket.socket) -> None:
@@ -176,7 +182,7 @@ def test_a_full_ring_loses_nothing_that_the_wire_takes(guest: Guest, net_ring: N
 
 
 @both
-def test_what_was_posted_before_the_halt_is_sent(guest: Guest, net_ring: NetRing) -> None:
+def test_frames_posted_before_the_halt_are_sent(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (ours, theirs):
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
@@ -187,10 +193,10 @@ def test_what_was_posted_before_the_halt_is_sent(guest: Guest, net_ring: NetRing
 
 @pytest.mark.parametrize("case", ["send-bad", "read-bad", "drain-bad"])
 @both
-def test_a_buffer_that_the_guest_may_not_name_ends_the_run(
+def test_a_buffer_outside_of_the_guests_memory_ends_the_run(
     guest: Guest, net_ring: NetRing, case: str
 ) -> None:
-    """Behind a halt too: it was posted before."""
+    """This holds for an entry that is posted before the guest halts too."""
     with wire() as (_, theirs):
         result = boot(guest("ring"), case, net=NetFd(theirs.fileno()), net_ring=net_ring)
     call = "net_read" if case == "read-bad" else "net_write"
@@ -199,7 +205,7 @@ def test_a_buffer_that_the_guest_may_not_name_ends_the_run(
 
 
 @both
-def test_a_kick_for_nothing_does_nothing(guest: Guest, net_ring: NetRing) -> None:
+def test_a_kick_without_entries_does_nothing(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "bare", "--count=500", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert result.ok and text(result) == "bare: 500 kicks\n"
@@ -207,14 +213,14 @@ def test_a_kick_for_nothing_does_nothing(guest: Guest, net_ring: NetRing) -> Non
 
 
 @both
-def test_a_kick_of_another_width_is_no_kick(guest: Guest, net_ring: NetRing) -> None:
+def test_a_kick_of_another_width_is_a_bad_port_access(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "narrow", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert result.reason == ExitReason.BAD_PORT and "port=0x600" in result.message
 
 
 @both
-def test_a_guest_that_lies_about_every_index_hurts_nobody(guest: Guest, net_ring: NetRing) -> None:
+def test_false_indices_in_the_ring_do_no_harm(guest: Guest, net_ring: NetRing) -> None:
     with wire() as (_, theirs):
         result = boot(guest("ring"), "lies", "--count=200", net=NetFd(theirs.fileno()), net_ring=net_ring)
     assert result.ok and text(result) == "lies: survived\n"
@@ -222,7 +228,7 @@ def test_a_guest_that_lies_about_every_index_hurts_nobody(guest: Guest, net_ring
 
 @both
 @pytest.mark.parametrize("case", ["flood", "lies"])
-def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: NetRing, case: str) -> None:
+def test_a_stop_ends_a_guest_that_floods_the_ring(guest: Guest, net_ring: NetRing, case: str) -> None:
     with wire() as (_, theirs), Image.open(guest("ring")) as image:
         count = f"--count={1 << 40 if case == 'lies' else 0}"
         config = VmConfig(mem=16, args=(case, count), net=NetFd(theirs.fileno()), net_ring=net_ring)
@@ -241,13 +247,13 @@ def test_a_stop_finds_a_guest_that_floods(guest: Guest, net_ring: NetRing, case:
         ("off", 16, False),
         ("on", 16, True),
         ("on", 6, True),
-        ("on", 4, False),  # the image, 2 MiB for it, 2 MiB for the ring
+        ("on", 4, False),  # the image needs 2 MiB, and the ring needs 2 MiB
         ("inline", 4, False),
         ("on", 4096, True),
         ("off", 4096, False),
     ],
 )
-def test_it_is_offered_where_two_mebibytes_are_left_and_all_is_within_mem(
+def test_the_ring_is_offered_if_2_mib_remain_and_is_taken_from_mem(
     guest: Guest, net_ring: NetRing, mem: int, offered: bool
 ) -> None:
     with wire() as (_, theirs):
@@ -258,7 +264,7 @@ def test_it_is_offered_where_two_mebibytes_are_left_and_all_is_within_mem(
 
 @pytest.mark.tap
 @both
-def test_an_interface_that_goes_down_and_up_under_load_costs_frames_only(
+def test_an_interface_that_goes_down_and_up_under_load_only_loses_frames(
     guest: Guest, tap: TapInterface, net_ring: NetRing
 ) -> None:
     with Image.open(guest("ring")) as image:
@@ -285,7 +291,7 @@ def test_an_interface_that_goes_down_and_up_under_load_costs_frames_only(
     ("cpus", "words", "offered"),
     [("one", [], False), ("all", ["--no-net-ring"], False), ("all", [], None)],
 )
-def test_the_command_offers_it_where_two_processors_may_serve_it(
+def test_the_command_offers_the_ring_with_two_processors(
     guest: Guest, tender_cmd: list[str], cpus: str, words: list[str], offered: bool | None
 ) -> None:
     mask = os.sched_getaffinity(0)
@@ -312,7 +318,7 @@ def test_the_command_offers_it_where_two_processors_may_serve_it(
     assert done.stdout == f"features {int(offered)} ring {end if offered else 0} memory {end}\n", done.stderr
 
 
-def test_solo5s_command_line_can_switch_it_off(
+def test_solo5s_command_line_can_switch_off_the_ring(
     guest: Guest, solo5: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     with wire() as (_, theirs):
@@ -321,7 +327,7 @@ def test_solo5s_command_line_can_switch_it_off(
     assert done.stdout == f"features 0 ring 0 memory {16 * MIB:#x}\n", done.stderr
 
 
-def test_without_a_descriptor_for_a_worker_the_guest_is_served_as_well(guest: Guest) -> None:
+def test_a_guest_is_served_even_if_no_worker_can_be_made(guest: Guest) -> None:
     with wire() as (_, theirs), Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("bare", "--count=100"), net=NetFd(theirs.fileno()), net_ring="on")
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:
@@ -334,7 +340,7 @@ def test_without_a_descriptor_for_a_worker_the_guest_is_served_as_well(guest: Gu
     assert result.ok and text(result) == "bare: 100 kicks\n"
 
 
-def test_many_vms_at_once_have_a_worker_each_and_leave_nothing(guest: Guest) -> None:
+def test_eight_simultaneous_vms_have_their_own_workers_and_leave_nothing(guest: Guest) -> None:
 
     def one(image: Image) -> None:
         with wire() as (_, theirs):
@@ -352,18 +358,18 @@ def test_many_vms_at_once_have_a_worker_each_and_leave_nothing(guest: Guest) -> 
             thread.start()
         for thread in threads:
             thread.join(100)
-    assert stable_descriptors() == before - 1  # less the image's template
+    assert stable_descriptors() == before - 1  # the image's template is closed
     assert_no_worker_is_left()
 
 
-def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) -> None:
+def test_after_close_no_worker_is_left_of_a_run_that_raised(guest: Guest) -> None:
     def fail(_: bytes) -> None:
         raise RuntimeError("enough")
 
     descriptors = []
     with wire() as (_, theirs), Image.open(guest("ring")) as image:
         config = VmConfig(mem=16, args=("bare", "--count=5"), net=NetFd(theirs.fileno()), net_ring="on")
-        for _ in range(3):  # a process's first VM leaves its vCPU, and its machine to the second
+        for _ in range(3):  # the first VM's vCPU stays open, and its machine until the second VM is made
             with Vm(image, config, console=fail, backend="kvm") as vm:
                 with pytest.raises(RuntimeError, match="enough"):
                     vm.run(300)
@@ -373,21 +379,23 @@ def test_a_run_that_an_exception_leaves_has_no_worker_after_close(guest: Guest) 
         assert_no_worker_is_left()
 
 
-# ---- our guest library's side
+# ---- the ring in our guest library
 
 
 def without_batch(path: Path, tmp_path: Path) -> Path:
-    """The guest at `path`, not asking for batches: it would use those and leave the ring alone."""
+    """Returns a copy of the guest at `path` that does not ask for batches: with them it would not use the
+    ring."""
     changed = tmp_path / path.name
     changed.write_bytes(with_note(path, 1, 1))
     return changed
 
 
 @both
-def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
+def test_the_guest_library_sends_through_the_ring_except_large_frames(
     guest: Guest, tmp_path: Path, net_ring: NetRing
 ) -> None:
-    """Ten sizes a round; what fits 2048 bytes goes by the ring. Order is kept across both ways."""
+    """Each round sends ten sizes. Frames of up to 2048 bytes go through the ring. The order is kept between
+    the two ways."""
     got: list[int] = []
 
     def read(ours: socket.socket) -> None:
@@ -395,7 +403,7 @@ def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
             got.append(len(ours.recv(1 << 17)))
 
     with wire() as (ours, theirs):
-        # Space for all of them: one that finds none is dropped, and the reader may be late.
+        # Space for all frames: a frame without space is dropped, and the reader may be late.
         theirs.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 4 << 20)
         reader = threading.Thread(target=read, args=(ours,))
         reader.start()
@@ -411,7 +419,7 @@ def test_the_guest_library_sends_by_the_ring_and_large_frames_behind_it(
 
 
 @both
-def test_the_guest_library_waits_for_space_and_loses_nothing(
+def test_the_guest_library_waits_for_space_and_loses_no_frame(
     guest: Guest, tmp_path: Path, net_ring: NetRing
 ) -> None:
     with wire() as (_, theirs):
@@ -425,7 +433,7 @@ def test_the_guest_library_waits_for_space_and_loses_nothing(
     assert counters.hypercalls["net_write"] == 0
 
 
-def test_the_guest_library_sends_back_what_it_reads_by_the_ring(guest: Guest, tmp_path: Path) -> None:
+def test_the_guest_library_sends_back_what_it_reads_through_the_ring(guest: Guest, tmp_path: Path) -> None:
     with wire() as (ours, theirs), Image.open(without_batch(guest("net_rx_poll"), tmp_path)) as image:
         config = VmConfig(mem=16, net=NetFd(theirs.fileno()), net_ring="on")
         with Vm(image, config, console=CAPTURE, backend="kvm") as vm:

@@ -1,6 +1,8 @@
-"""solo5-hvt's command line: a test a row of what it takes, of what it refuses and in which words, and of how it ends.
+"""solo5-hvt's command line: one test for each row of what it accepts, of what it refuses with which
+message, and of how it ends.
 
-The words are compared whole, for launchers and scripts compare them; differential.py shows that they are solo5-hvt's.
+Messages are compared as a whole, because launchers and scripts compare them. differential.py shows that
+they are solo5-hvt's.
 """
 
 import os
@@ -25,7 +27,7 @@ USAGE = "usage: solo5-hvt [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ AR
 
 @pytest.fixture
 def sockets() -> Iterator[list[int]]:
-    """Two descriptors that carry frames, to be inherited."""
+    """Two descriptors that carry frames; the command inherits them."""
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
     yield [pair[1].fileno() for pair in pairs]
     for pair in pairs:
@@ -34,7 +36,8 @@ def sockets() -> Iterator[list[int]]:
 
 
 def refused(done: Done, *said: str, usage: bool = False) -> None:
-    """It could not start: status 1, these lines, each with the name before it, and then the usage or nothing."""
+    """Asserts that the command could not start: status 1, these lines, each with the name before it, and
+    then the usage or nothing."""
     lines = done.stderr.splitlines()
     assert lines[: len(said)] == [f"solo5-hvt: {line}" for line in said]
     assert lines[len(said) : len(said) + 1] == ([USAGE] if usage else [])
@@ -49,7 +52,7 @@ def invalid(done: Done, option: str, *before: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["solo5-hvt", "solo5-hvt.2", "solo5-spt"])
-def test_diagnostics_begin_with_the_name_it_was_started_under(front: Front, name: str) -> None:
+def test_diagnostics_begin_with_the_commands_name(front: Front, name: str) -> None:
     done = subprocess.run([front(name), "absent"], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (
         1,
@@ -68,7 +71,7 @@ def test_tender_takes_the_name_as_its_first_word(tender_cmd: list[str], name: st
     )
 
 
-# ---- the options
+# ---- the options that it accepts
 
 
 @pytest.mark.parametrize(
@@ -84,16 +87,16 @@ def test_mem_is_512_by_default(solo5: Solo5, guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-0", "x", "M8", "0x10", "- 8", "17592186044416"])
-def test_mem_of_nothing_is_malformed(solo5: Solo5, guest: Guest, text: str) -> None:
+def test_mem_without_a_positive_number_is_malformed(solo5: Solo5, guest: Guest, text: str) -> None:
     refused(solo5(f"--mem={text}", guest("hello")), "Malformed argument to --mem")
 
 
-def test_mem_given_twice_is_the_last(solo5: Solo5, guest: Guest) -> None:
+def test_the_last_mem_counts(solo5: Solo5, guest: Guest) -> None:
     assert "memory: 8 MiB" in solo5("--mem=64", "--mem=8", guest("hello")).stdout
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--frob", "--help"], ["--mem=0", "--help", "--version"]])
-def test_help_is_the_usage_on_stderr_and_1(solo5: Solo5, words: list[str]) -> None:
+def test_help_prints_the_usage_on_stderr_with_status_1(solo5: Solo5, words: list[str]) -> None:
     done = solo5(*words, "absent")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[0] == USAGE
@@ -104,14 +107,14 @@ def test_help_is_the_usage_on_stderr_and_1(solo5: Solo5, words: list[str]) -> No
 @pytest.mark.parametrize(
     "words", [["--version"], ["--frob", "--version"], ["--mem=0", "--version", "--help"]]
 )
-def test_version_is_two_lines_on_stderr_and_0(solo5: Solo5, words: list[str]) -> None:
+def test_version_prints_two_lines_on_stderr_with_status_0(solo5: Solo5, words: list[str]) -> None:
     done = solo5(*words)
     assert (done.returncode, done.stdout) == (0, "")
     assert re.fullmatch(r"solo5-hvt tender, version \d+\.\d+\.\d+\nABI version 2\n", done.stderr)
 
 
 @pytest.mark.parametrize("word", ["--help", "--version", "--mem=1", "--frob", "--", "-x"])
-def test_what_follows_the_kernel_is_the_guests(solo5: Solo5, guest: Guest, word: str) -> None:
+def test_words_after_the_kernel_are_passed_to_the_guest(solo5: Solo5, guest: Guest, word: str) -> None:
     assert solo5("--mem=8", guest("args"), word, "", word).stdout.split("\n")[0] == f"<{word}  {word}>"
 
 
@@ -137,12 +140,12 @@ def test_net_attaches_a_descriptor_with_an_mtu_of_1500(
 
 
 def every_device(fds: list[int]) -> list[str]:
-    """What attaches the four devices of the guest nets_and_blocks."""
+    """Returns the words that attach the four devices of the guest nets_and_blocks."""
     nets = [f"--net:service{number}=@{fd}" for number, fd in enumerate(fds)]
     return ["--mem=8", *nets, "--block:storage0=disk.img", "--block:storage1=disk1.img"]
 
 
-def test_net_mac_stands_before_or_behind_its_net(
+def test_net_mac_may_precede_or_follow_its_net(
     solo5: Solo5, guest: Guest, disk: Path, sockets: list[int]
 ) -> None:
     done = solo5(
@@ -156,7 +159,7 @@ def test_net_mac_stands_before_or_behind_its_net(
     assert "service1 handle 3 net mac 02:00:00:00:00:0a mtu" in done.stdout
 
 
-def test_a_mac_of_zeros_is_a_random_local_one(
+def test_a_mac_of_zeros_means_a_random_local_mac(
     solo5: Solo5, guest: Guest, disk: Path, sockets: list[int]
 ) -> None:
     words = [*every_device(sockets), "--net-mac:service0=0:0:0:0:0:0", guest("nets_and_blocks")]
@@ -173,7 +176,7 @@ def test_block_opens_a_file_for_reading_and_writing(
     assert (done.returncode, written) == (0, [b"storage0", b"storage1"])
 
 
-def test_block_takes_a_path_whole(solo5: Solo5, guest: Guest, disk: Path) -> None:
+def test_block_uses_the_whole_value_as_the_path(solo5: Solo5, guest: Guest, disk: Path) -> None:
     for name in ("a disk.img", "disk.img:ro", "a=b"):
         (disk.parent / name).symlink_to(disk)
         assert solo5("--mem=8", f"--block:storage={name}", guest("disk")).returncode == 0, name
@@ -186,7 +189,7 @@ def test_block_attaches_a_descriptor(solo5: Solo5, guest: Guest, disk: Path) -> 
 
 
 @pytest.mark.parametrize(("text", "size"), [("512", 512), ("4096", 4096), ("32768", 32768), ("1024k", 1024)])
-def test_block_sector_size_is_what_the_guest_sees(
+def test_the_guest_sees_the_block_sector_size(
     solo5: Solo5, guest: Guest, disk: Path, sockets: list[int], text: str, size: int
 ) -> None:
     words = [f"--block-sector-size:storage0={text}", *every_device(sockets)]
@@ -195,7 +198,7 @@ def test_block_sector_size_is_what_the_guest_sees(
     assert "storage1 handle 4 block capacity 65536 block_size 512\n" in done.stdout
 
 
-def test_a_device_attached_twice_is_the_last(solo5: Solo5, guest: Guest, disk: Path) -> None:
+def test_the_last_attachment_of_a_device_counts(solo5: Solo5, guest: Guest, disk: Path) -> None:
     (disk.parent / "first.img").write_bytes(bytes(512))
     done = solo5("--mem=8", "--block:storage=first.img", "--block:storage=disk.img", guest("disk"))
     assert done.returncode == 0, done.stderr
@@ -231,7 +234,9 @@ def test_an_unknown_option_is_invalid(solo5: Solo5, guest: Guest, word: str) -> 
 
 @pytest.mark.parametrize("name", ["", "a-b", "a b", "ä", "n" * 68])
 @pytest.mark.parametrize("option", ["--net", "--net-mac", "--block", "--block-sector-size"])
-def test_a_name_is_of_1_to_67_letters_and_digits(solo5: Solo5, guest: Guest, option: str, name: str) -> None:
+def test_a_device_name_has_1_to_67_letters_and_digits(
+    solo5: Solo5, guest: Guest, option: str, name: str
+) -> None:
     word = f"{option}:{name}=512"
     invalid(solo5(word, guest("args")), word)
 
@@ -253,7 +258,7 @@ def test_a_value_that_cannot_be_read_is_an_invalid_option(solo5: Solo5, guest: G
     invalid(solo5(word, guest("nets_and_blocks")), word)
 
 
-# ---- what is refused, and in which words
+# ---- what it refuses, and with which message
 
 
 @pytest.mark.parametrize("words", [[], ["--"], ["--mem=8"], ["--frob", "--mem=0"]])
@@ -369,7 +374,7 @@ def test_a_wrong_backend_in_the_environment(solo5: Solo5, guest: Guest) -> None:
     refused(done, "Malformed value of TENDER_BACKEND")
 
 
-# ---- which of two errors is said
+# ---- which of two errors is reported
 
 
 def test_image_errors_come_before_option_errors(solo5: Solo5, tmp_path: Path) -> None:
@@ -379,7 +384,7 @@ def test_image_errors_come_before_option_errors(solo5: Solo5, tmp_path: Path) ->
         assert solo5(*words, "text").stderr.startswith("solo5-hvt: text: ")
 
 
-def test_options_are_taken_in_order_and_devices_opened_as_they_come(
+def test_options_are_processed_in_order_and_devices_opened_in_that_order(
     solo5: Solo5, guest: Guest, disk: Path
 ) -> None:
     image = guest("nets_and_blocks")
@@ -394,7 +399,7 @@ def test_options_are_taken_in_order_and_devices_opened_as_they_come(
     invalid(done, "--net:service0=nosuchtap", reason)
 
 
-def test_sizes_are_checked_before_what_is_not_attached_and_that_before_the_arguments(
+def test_disk_sizes_are_checked_before_missing_devices_and_those_before_arguments(
     solo5: Solo5, guest: Guest, tmp_path: Path, disk: Path
 ) -> None:
     (tmp_path / "odd.img").write_bytes(bytes(1000))
@@ -442,7 +447,7 @@ def test_negative_memory_is_a_huge_amount(solo5: Solo5, guest: Guest) -> None:
     )
 
 
-def test_memory_with_a_network_is_what_was_asked_for(
+def test_memory_with_a_network_has_the_requested_size(
     solo5: Solo5, guest: Guest, disk: Path, sockets: list[int]
 ) -> None:
     words = [*every_device(sockets), "--mem=4097", guest("nets_and_blocks")]
@@ -450,7 +455,7 @@ def test_memory_with_a_network_is_what_was_asked_for(
     assert (done.returncode, done.stderr) == (0, "solo5-hvt: adjusting memory to 4294967296 bytes\n")
 
 
-# ---- how it ends
+# ---- how a run ends
 
 
 @pytest.mark.parametrize(
@@ -508,7 +513,7 @@ def test_other_signals_keep_their_default_action(front: Front, guest: Guest, num
         assert process.stdout and process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.wait(timeout=120) == -number
-        assert process.stdout.read() == ""  # and nobody is left who holds the console
+        assert process.stdout.read() == ""  # and no process holds the console any more
 
 
 def test_stdout_has_the_console_and_nothing_else(solo5: Solo5, guest: Guest) -> None:
@@ -517,10 +522,11 @@ def test_stdout_has_the_console_and_nothing_else(solo5: Solo5, guest: Guest) -> 
 
 
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
-def test_closed_descriptors_lose_neither_the_guest_nor_a_disk(
+def test_closed_standard_descriptors_harm_neither_the_guest_nor_a_disk(
     solo5: Solo5, front: Front, guest: Guest, disk: Path, closed: str
 ) -> None:
-    """Where number 1 is free the next file opened gets it, and what is written to the console goes there."""
+    """If descriptor 1 is free, the next file that is opened gets its number, and console output would be
+    written into that file."""
     words = ["--mem=8", f"--block:storage={disk}", str(guest("disk"))]
     assert solo5(*words).returncode == 0
     before = disk.read_bytes()

@@ -1,8 +1,9 @@
-"""The state at the first instruction, row by row, as a guest in assembly finds it (tests/guests/first_state).
+"""The state at the first instruction, row by row, as a guest in assembly finds it
+(tests/guests/first_state).
 
-What a guest cannot see of it, the hidden parts of its segment registers, is compared in what KVM is given, by
-tests/native/test_kvm_machine.c. The sandbox
-cannot set the processor's own registers: where it differs, the row says so, as docs/sandbox.md does.
+A guest cannot see the hidden parts of its segment registers: tests/native/test_kvm_machine.c compares those
+in what KVM is given. The sandbox cannot set the processor's own registers. A row says where the sandbox
+differs, and so does docs/sandbox.md.
 """
 
 import struct
@@ -15,7 +16,7 @@ from tender import CAPTURE, Image, Vm, VmConfig
 from tender.native import ffi, lib
 
 MIB = 1 << 20
-MEM = 6  # MiB: a size that is no default
+MEM = 6  # MiB: not the default size
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", *(f"r{n}" for n in range(8, 16)))
 SYSTEM = ("rflags", "cr0", "cr2", "cr3", "cr4", "cr8", "efer", "fs_base", "gs_base", "kernel_gs_base")
 SELECTORS = ("cs", "ss", "ds", "es", "fs", "gs", "ldt", "tr")
@@ -27,7 +28,7 @@ UPPER_HALF = 1 << 63
 
 
 class State:
-    """What the guest stored: the layout is that of its main.S."""
+    """The data that the guest stored, in the layout of its main.S."""
 
     def __init__(self, raw: bytes) -> None:
         assert len(raw) == STATE_BYTES, raw
@@ -60,19 +61,20 @@ backends = pytest.mark.backends
 
 @backends
 def test_general_registers(state: State) -> None:
-    """RDI is the address of boot info, RSP the end of memory less 8; all others are 0."""
+    """RDI is the address of boot info, and RSP is the end of memory minus 8. All others are 0."""
     expected = dict.fromkeys(GENERAL, 0) | {"rdi": 0x10000, "rsp": MEM * MIB - 8}
     assert state.general == expected
 
 
 @backends
-def test_the_stack_is_as_behind_a_call(state: State) -> None:
+def test_the_stack_is_aligned_as_after_a_call(state: State) -> None:
     assert (state.general["rsp"] + 8) % 16 == 0
 
 
 @backends
 def test_rflags(state: State, backend: str) -> None:
-    """Interrupts are off. In the sandbox a guest sees the host's IF, always set, and no other bit more."""
+    """Interrupts are off. In the sandbox a guest sees the host's IF, which is always set, and no additional
+    bit."""
     assert state.system["rflags"] == (2 if backend == "kvm" else 2 | RFLAGS_IF)
 
 
@@ -84,8 +86,8 @@ def test_control_registers(state: State, backend: str) -> None:
     """CR0: PE NE WP PG, and ET, which reads as set whatever is written. CR4: PAE OSFXSR OSXMMEXCPT, so no OSXSAVE.
     EFER: LME LMA, neither NXE nor SCE.
 
-    kvm_amd runs a guest with the host's CR4.MCE and hides it from the guest's reads, which QEMU 10's emulated processor
-    does not let it. What KVM holds for the guest's own is compared below."""
+    kvm_amd runs a guest with the host's CR4.MCE and hides the bit when the guest reads CR4. QEMU 10's emulated processor
+    does not let it hide the bit. The next test compares the value that KVM holds for the guest."""
     seen = {name: state.system[name] for name in CONTROL}
     if backend == "kvm":
         seen["cr4"] &= ~CR4_MCE
@@ -93,7 +95,7 @@ def test_control_registers(state: State, backend: str) -> None:
 
 
 @pytest.mark.kvm
-def test_control_registers_as_kvm_holds_them(guest: Guest) -> None:
+def test_control_registers_that_kvm_holds(guest: Guest) -> None:
     with Image.open(guest("first_state")) as image, Vm(image, VmConfig(mem=MEM), console=CAPTURE) as vm:
         held = ffi.new("struct cpu_state *")
         assert vm.run(timeout=60).ok
@@ -108,7 +110,7 @@ def test_segment_bases(state: State) -> None:
 
 @backends
 def test_selectors(state: State, backend: str) -> None:
-    """In the sandbox `mov %cs,%ax` and `str` do not trap, so that a guest sees the selectors of a process."""
+    """In the sandbox `mov %cs,%ax` and `str` do not trap, so a guest sees the selectors of a process."""
     if backend == "kvm":
         data = dict.fromkeys(("ss", "ds", "es", "fs", "gs"), 0x10)
         assert state.selectors == {"cs": 8, **data, "ldt": 0, "tr": 0}
@@ -119,7 +121,8 @@ def test_selectors(state: State, backend: str) -> None:
 
 @backends
 def test_descriptor_tables(state: State, backend: str) -> None:
-    """In the sandbox `sgdt` and `sidt` do not come to us: a guest sees the host kernel's addresses, or its dummies."""
+    """In the sandbox `sgdt` and `sidt` do not trap to the handlers: a guest sees the host kernel's
+    addresses, or the dummy values that the host kernel gives."""
     if backend == "kvm":
         assert (state.gdt_base, state.gdt_limit, state.idt_base, state.idt_limit) == (0x1000, 23, 0, 0)
     else:
@@ -127,16 +130,17 @@ def test_descriptor_tables(state: State, backend: str) -> None:
 
 
 @backends
-def test_x87_and_sse_are_as_after_reset(state: State) -> None:
-    """FCW 0x37f, no exception flag, an empty stack (an abridged tag word of 0), MXCSR 0x1f80."""
+def test_x87_and_sse_are_in_their_reset_state(state: State) -> None:
+    """FCW is 0x37f, no exception flag is set, the stack is empty (an abridged tag word of 0), and MXCSR is
+    0x1f80."""
     fcw, fsw, tags = struct.unpack_from("<HHB", state.fxsave)
     assert (fcw, fsw, tags) == (0x37F, 0, 0)
     assert struct.unpack_from("<I", state.fxsave, 24) == (0x1F80,)
 
 
 @backends
-def test_vector_registers_hold_nothing_of_the_hosts(state: State) -> None:
-    x87 = [state.fxsave[at : at + 10] for at in range(32, 160, 16)]  # what is between them is reserved
+def test_vector_registers_contain_no_host_data(state: State) -> None:
+    x87 = [state.fxsave[at : at + 10] for at in range(32, 160, 16)]  # the bytes between them are reserved
     assert x87 == [bytes(10)] * 8
     assert state.fxsave[160 : 160 + 16 * 16] == bytes(16 * 16)  # xmm0 to xmm15
 
@@ -147,13 +151,13 @@ def test_sse_works_from_the_first_instruction(state: State) -> None:
 
 
 @backends
-def test_wrmsr_of_fs_base_is_the_thread_pointer(state: State) -> None:
+def test_wrmsr_of_fs_base_sets_the_thread_pointer(state: State) -> None:
     assert (state.tls, state.below_fs) == (0x1122334455667788, 0x1122334455667788)
     assert state.fs_base_after & 15 == 0 and state.fs_base_after > TEXT
 
 
 def stamp(guest: Bare) -> Placed:
-    """A reading of the counter: rdtsc; mov %eax, place; mov %edx, place + 4."""
+    """Adds a reading of the counter: rdtsc; mov %eax, place; mov %edx, place + 4."""
     place = guest.structure("<Q", 0)
     guest.code(
         struct.pack("<2s3sI3sI", b"\x0f\x31", b"\x89\x04\x25", place.gpa, b"\x89\x14\x25", place.gpa + 4)
@@ -167,7 +171,8 @@ def counter(ran: Ran, reading: Placed) -> int:
 
 @backends
 def test_rdtsc_does_not_trap() -> None:
-    """1000 of them, and halt is the only exit, and no instruction is emulated; the counter advances."""
+    """The guest executes it 1000 times. halt is the only exit, no instruction is emulated, and the counter
+    advances."""
     guest = Bare()
     first = stamp(guest)
     guest.code("b9e8030000 0f31 e2fc")  # mov $1000, %ecx; 1: rdtsc; loop 1b
@@ -181,9 +186,10 @@ def test_rdtsc_does_not_trap() -> None:
 
 
 @backends
-def test_the_counters_frequency_is_that_of_the_clock() -> None:
-    """Walltime is asked for twice, 200 ms apart, each time between two readings of the counter. By the frequency in boot
-    info no more time lies between the outer readings, and no less between the inner ones, than the clock says."""
+def test_the_counters_frequency_agrees_with_the_clock() -> None:
+    """The guest reads walltime twice, 200 ms apart, each time between two readings of the counter. By the
+    frequency in boot info, the time between the outer readings is not shorter than the clock's, and the
+    time between the inner ones is not longer."""
     guest = Bare()
     hz = guest.load(0x10010)
     readings = []
