@@ -1,4 +1,5 @@
-"""Which backend a guest gets: asked for, by the environment, or found out; and that the tests' own backends are real."""
+"""Which backend a guest gets: by an option, by the environment, or by "auto". Also, that the backends of
+the tests are real."""
 
 import json
 import os
@@ -23,7 +24,8 @@ FALLBACK = (
 )
 MISSING = "Could not open: /dev/kvm: No such file or directory"
 WITHOUT_DEVICES = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh")
-"""A command's prefix: it finds an empty /dev, and so no KVM. tools/with_net and the test VM give the right to that."""
+"""A command's prefix: the command finds an empty /dev, and so no KVM. tools/with_net and the test VM have
+the right to do that."""
 
 
 def command(words: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
@@ -37,14 +39,14 @@ def command(words: Sequence[str | Path]) -> "subprocess.CompletedProcess[str]":
     )
 
 
-# ---- the tests' own
+# ---- the backends of the tests
 
 
 @pytest.mark.backends
-def test_a_test_marked_backends_has_both_the_library_and_the_command_behind_it(
+def test_the_mark_backends_selects_the_backend_of_library_and_command(
     guest: Guest, tender_cmd: list[str], request: pytest.FixtureRequest
 ) -> None:
-    """Although its body does not name `backend`."""
+    """This holds although the body does not name the fixture `backend`."""
     backend = request.node.callspec.params["backend"]
     result = run(guest("hello"), SMALL, console=CAPTURE)
     assert (result.backend, result.ok) == (backend, True)
@@ -54,17 +56,17 @@ def test_a_test_marked_backends_has_both_the_library_and_the_command_behind_it(
 
 @pytest.mark.backends
 def test_the_doctors_trial_does_every_step_on_each_backend() -> None:
-    """It returns far from a stack of two words, of which a processor in ring 3 may want to see four."""
+    """The trial makes a far return with only two words on its stack. In ring 3 a processor may want to read four."""
     with Image.from_bytes(trial.elf(), name="trial") as image:
         result = run(image, VmConfig(mem=4), console=CAPTURE, timeout=60)
     assert (result.console, result.reason, result.status) == (b"012345", "exit", 0), result.message
 
 
-# ---- where there is a KVM
+# ---- with a KVM
 
 
 @pytest.mark.kvm
-def test_auto_takes_a_usable_kvm_and_says_nothing(
+def test_auto_uses_a_usable_kvm_without_a_message(
     guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TENDER_BACKEND", raising=False)
@@ -79,10 +81,12 @@ def test_auto_takes_a_usable_kvm_and_says_nothing(
 
 
 @pytest.mark.kvm
-def test_the_machine_that_is_kept_loses_its_memory_to_the_next(guest: Guest) -> None:
-    """Else what the next one does with the same addresses is told the kept one, too: KVM walks its page tables.
+def test_the_next_vm_takes_the_memory_slot_of_the_machine_that_stays_open(guest: Guest) -> None:
+    """The next VM takes the memory slot of the machine that stays open. Otherwise KVM would inform that
+    machine too of each change at the same addresses, and walk its page tables.
 
-    In a process of its own, whose first VM it is. While a slot is there, another at the same place is EEXIST.
+    The test runs in a separate process, whose first VM it makes. While a slot exists, adding another at the
+    same place is EEXIST.
     """
     program = f"""
 import contextlib, errno, fcntl, os, struct, tender, time
@@ -93,7 +97,7 @@ KVM_SET_USER_MEMORY_REGION = 0x4020AE46  # linux/kvm.h
 def machines():
     found = []
     for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the listing's own, and what is closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing, and those closed meanwhile
             if os.readlink(f"/proc/self/fd/{{fd}}") == "anon_inode:kvm-vm":
                 found.append(int(fd))
     return found
@@ -114,7 +118,7 @@ with tender.Image.open({str(guest("hello"))!r}) as image:
     for _ in range(3):
         assert tender.run(image, console=tender.CAPTURE, backend="kvm").ok
     deadline = time.monotonic() + 60
-    while machines() != [kept]:  # the others are closed by a thread that nobody waits for
+    while machines() != [kept]:  # a background thread closes the others
         assert time.monotonic() < deadline, machines()
     assert slot_one_at_zero(kept) == 0
 """
@@ -123,7 +127,7 @@ with tender.Image.open({str(guest("hello"))!r}) as image:
 
 
 @pytest.mark.kvm
-def test_the_doctor_finds_this_kvm_fit(tender_cmd: list[str]) -> None:
+def test_the_doctor_finds_this_kvm_usable(tender_cmd: list[str]) -> None:
     done = command([*tender_cmd, "doctor", "--kvm"])
     assert (done.returncode, done.stdout) == (0, "usable\n")
     done = command([*tender_cmd, "doctor", "--json"])
@@ -132,11 +136,11 @@ def test_the_doctor_finds_this_kvm_fit(tender_cmd: list[str]) -> None:
     assert trial[0]["level"] == "ok"
 
 
-# ---- where there is none
+# ---- without a KVM
 
 
 @pytest.mark.parametrize("words", [[], ["--backend=auto"]])
-def test_auto_without_a_kvm_says_so_in_one_line_and_runs_the_guest(
+def test_auto_without_a_kvm_prints_one_line_and_runs_the_guest(
     guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     monkeypatch.delenv("TENDER_BACKEND", raising=False)
@@ -151,11 +155,12 @@ def test_auto_without_a_kvm_says_so_in_one_line_and_runs_the_guest(
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("front", [[], ["solo5-hvt"], ["solo5-hvt.2"], ["solo5-spt"]], ids=" ".join)
 @pytest.mark.parametrize("is_terminal", [False, True], ids=["pipe", "terminal"])
-def test_by_solo5_hvts_names_it_is_said_at_a_terminal_alone(
+def test_under_solo5_hvts_names_the_fallback_is_reported_only_on_a_terminal(
     guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch,
     is_terminal: bool, front: list[str], launcher: str,
 ) -> None:  # fmt: skip
-    """A manager keeps stderr as the guest's console, where it would be a line a start."""
+    """A manager keeps stderr as the guest's console, where the message would be one more line at each
+    start."""
     monkeypatch.delenv("TENDER_BACKEND", raising=False)
     monkeypatch.setenv("TENDER_LAUNCHER", launcher)
     words = [*WITHOUT_DEVICES, *tender_cmd, *front, "--mem=8", str(guest("exit_status")), "3"]
@@ -176,7 +181,7 @@ def test_by_solo5_hvts_names_it_is_said_at_a_terminal_alone(
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])
-def test_kvm_asked_for_where_there_is_none_is_an_error(
+def test_requesting_kvm_where_there_is_none_is_an_error(
     guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setenv("TENDER_BACKEND", "kvm" if by == "environment" else "auto")
@@ -186,7 +191,7 @@ def test_kvm_asked_for_where_there_is_none_is_an_error(
     assert done.stderr.startswith(f"tender: {MISSING}\ntender: hint: ")
 
 
-def test_the_sandbox_asked_for_says_nothing(
+def test_requesting_the_sandbox_prints_no_message(
     guest: Guest, tender_cmd: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TENDER_BACKEND", "kvm")
@@ -197,7 +202,7 @@ def test_the_sandbox_asked_for_says_nothing(
     assert (done.returncode, done.stderr) == (3, "")
 
 
-def test_the_library_tells_why_it_is_not_kvm(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_library_gives_the_reason_for_the_fallback(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_here(handle: object, path: str = "/dev/kvm") -> int:
         raise KvmUnavailable("no KVM in this test")
 
@@ -219,14 +224,12 @@ def test_the_library_tells_why_it_is_not_kvm(guest: Guest, monkeypatch: pytest.M
         ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_intel"}, False),
         ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_amd"}, False),
         ({"/dev/kvm", "/sys/module/kvm", "/sys/module/kvm_pvm"}, True),
-        ({"/dev/kvm"}, False),  # no /sys to ask
-        ({"/sys/module/kvm"}, False),  # opening it will tell
+        ({"/dev/kvm"}, False),  # there is no /sys that could tell
+        ({"/sys/module/kvm"}, False),  # there is no /dev/kvm; the open will fail
         (set(), False),
     ],
 )
-def test_auto_does_not_take_a_kvm_without_a_vendors_module(
-    guest: Guest, there: set[str], unfit: bool
-) -> None:
+def test_auto_does_not_use_a_kvm_without_a_vendors_module(guest: Guest, there: set[str], unfit: bool) -> None:
     program = f"""
 import tender, tender.backend.kvm
 def open_kvm(handle, path="/dev/kvm"):

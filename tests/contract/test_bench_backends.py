@@ -1,4 +1,4 @@
-"""The benchmarks of both backends run, and what they measure is what they say; no test looks at a time."""
+"""The benchmarks of both backends run, and they measure what their names say. No test checks a time."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def _bench(out: Path, *words: str) -> dict[str, Any]:
     return json.loads(out.read_text())  # type: ignore[no-any-return]
 
 
-def test_a_run_is_stamped_to_its_end(
+def test_every_step_of_a_run_has_a_time_stamp(
     tender_cmd: list[str], backend: str, guest: Guest, tmp_path: Path
 ) -> None:
     peer = f"again={tender_cmd[0]} --mem=8 {{elf}} {{args}}"
@@ -39,10 +39,10 @@ def test_a_run_is_stamped_to_its_end(
         assert set(subjects[name]["spans_ms"]) == {"last_console -> console_eof", "console_eof -> reaped"}
 
 
-def test_what_an_installation_measures_needs_no_checkout(
+def test_the_installed_benchmarks_need_no_checkout(
     tender_cmd: list[str], backend: str, tmp_path: Path
 ) -> None:
-    """`tender bench boot` and `run`, in another directory, of the guest that came with the package."""
+    """`tender bench boot` and `run` work in another directory, with the guest from the package."""
     expected = {
         "boot": ["library", "pool", "tender", "python"],
         "run": ["tender", "python-path", "module", "python", "site"],
@@ -78,7 +78,7 @@ def test_what_an_installation_measures_needs_no_checkout(
                 assert stamps[0] == 0 and stamps == sorted(stamps) and stamps[-1] > 0
 
 
-def test_requests_to_a_disk_are_measured_beside_a_bare_loop(backend: str, tmp_path: Path) -> None:
+def test_disk_requests_are_measured_together_with_a_bare_loop(backend: str, tmp_path: Path) -> None:
     words = ["block", "--backend", backend, "--rounds", "1", "--requests", "20", "--disk-mib", "1"]
     measured = _bench(tmp_path / "o.json", *words)
     computed = {name for name in measured["series"] if name.split()[2] == "0"}
@@ -99,7 +99,7 @@ def test_a_small_and_a_large_image_are_booted(backend: str, tmp_path: Path) -> N
     assert all(s["summary"]["min"] > 0 for s in measured["series"].values())
 
 
-def test_a_hypercall_is_measured_beside_its_yardsticks(backend: str, tmp_path: Path) -> None:
+def test_a_hypercall_is_measured_together_with_its_yardsticks(backend: str, tmp_path: Path) -> None:
     measured = _bench(
         tmp_path / "o.json", "hypercall", "--backend", backend, "--rounds", "1", "--calls", "20"
     )
@@ -108,7 +108,7 @@ def test_a_hypercall_is_measured_beside_its_yardsticks(backend: str, tmp_path: P
 
 
 @pytest.mark.tap
-def test_frames_are_measured_beside_the_same_program(
+def test_frames_are_measured_together_with_a_peer(
     tender_cmd: list[str], backend: str, tmp_path: Path
 ) -> None:
     peer = f"again={tender_cmd[0]} --mem=16 --net:service0={{tap}} {{elf}} {{args}}"
@@ -131,8 +131,9 @@ def test_frames_are_measured_beside_the_same_program(
 
 
 @pytest.mark.tap
-def test_counts_are_the_committed_ones(backend: str) -> None:
-    """System calls, ioctls and exits a boot, a frame and a request: who changes one changes the table, knowingly."""
+def test_counts_are_equal_to_the_committed_ones(backend: str) -> None:
+    """System calls, ioctls and exits for each boot, frame and request: a change that alters one must also
+    change the table."""
     words = ["count", "--backend", backend, "--expect", str(ROOT / "bench" / "expected_counts.txt")]
     done = subprocess.run([*BENCH, *words], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -148,7 +149,7 @@ def test_memory_of_idle_guests_is_counted(backend: str, tmp_path: Path) -> None:
     assert 0 < beyond < pss
 
 
-def test_live_vms_are_grown_to_a_number(backend: str, tmp_path: Path) -> None:
+def test_the_number_of_live_vms_grows_to_the_maximum(backend: str, tmp_path: Path) -> None:
     words = [
         "density",
         "--backend",

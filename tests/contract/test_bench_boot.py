@@ -1,4 +1,4 @@
-"""`python bench boot` on a real KVM: every point is reached, in order, and the object is valid JSON."""
+"""`python bench boot` on a real KVM: every point is reached in order, and the result is valid JSON."""
 
 import json
 import subprocess
@@ -48,13 +48,14 @@ def test_counting_compares_with_minimal_c(guest: Guest, tmp_path: Path) -> None:
     assert {"library", "minimal C", "python"} <= set(counted["subjects"])
     assert counted["ratios"]["library / minimal C"]["value"] > 0
     calls = counted["subjects"]["library"].get("calls")
-    if calls is not None:  # strace is here
+    if calls is not None:  # strace is installed
         assert calls["KVM_CREATE_VM"] == 1
         assert calls["KVM_CREATE_VCPU"] == 1
 
 
-def test_a_run_is_measured_in_memory(guest: Guest, tmp_path: Path) -> None:
-    """A directory that no command could run in: what a peer links was found and copied too."""
+def test_a_run_is_measured_with_all_files_in_memory(guest: Guest, tmp_path: Path) -> None:
+    """The peer's directory is not available in memory: that the peer runs shows that what it needs was
+    found and copied."""
     out = tmp_path / "run.json"
     peer = f"shell=sh -c 'test -e /dev/kvm && ! test -e {tmp_path} && echo found' {{elf}}"
     words = ["run", "--in-memory", "--backend", "kvm", "--runs", "2", "--warmup", "0", "--pause", "0"]

@@ -1,4 +1,4 @@
-"""The benchmarks of the sandbox run, and what they measure is what they say; no test looks at a time."""
+"""The benchmarks of the sandbox run, and they measure what their names say. No test checks a time."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ def _bench(out: Path, *words: str) -> dict[str, Any]:
 
 
 def test_each_way_of_a_hypercall_is_measured(tmp_path: Path) -> None:
-    """That the ways are what they are called, the benchmark itself sees to by the counters."""
+    """The benchmark itself checks by the counters that each way is the one that its name says."""
     measured = _bench(tmp_path / "o.json", "hypercall", "--rounds", "2", "--calls", "20")
     expected = {f"{k} {w}" for k in hypercall.KINDS for w in (*hypercall.WAYS, *hypercall.YARDSTICKS)}
     assert set(measured["series"]) == expected

@@ -1,4 +1,4 @@
-"""The command `tender` as a user has it: real processes, each backend, the guests of tests/guests."""
+"""The command `tender` as a user runs it: real processes, each backend, the guests of tests/guests."""
 
 import json
 import os
@@ -21,7 +21,8 @@ Tender = Callable[..., Done]
 
 @pytest.fixture
 def tender(tender_cmd: list[str]) -> Tender:
-    """tender(WORDS...): runs the command to its end; a descriptor in `pass_fds` is inherited."""
+    """A function: tender(WORDS...) runs the command to its end; the command inherits the descriptors in
+    `pass_fds`."""
 
     def run(*words: str | Path, pass_fds: Sequence[int] = (), cwd: Path | None = None) -> Done:
         command = [*tender_cmd, *map(str, words)]
@@ -49,7 +50,7 @@ def disks(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# ---- what a run gives back
+# ---- the status and the output of a run
 
 
 def test_stdout_has_the_console_and_nothing_else(tender: Tender, guest: Guest) -> None:
@@ -70,7 +71,7 @@ def test_stdout_has_the_console_and_nothing_else(tender: Tender, guest: Guest) -
 def test_an_example_runs_by_its_name(
     tender: Tender, monkeypatch: pytest.MonkeyPatch, launcher: str, words: list[str], arguments: list[str]
 ) -> None:
-    """All words after the options are the guest's."""
+    """All words after the options are passed to the guest."""
     monkeypatch.setenv("TENDER_LAUNCHER", launcher)
     done = tender("-q", *words) if words[0] != "run" else tender("run", "-q", *words[1:])
     shown = "".join(f"  argument {i}: {word}\n" for i, word in enumerate(arguments))
@@ -115,7 +116,7 @@ def test_run_and_two_dashes_may_be_left_out(tender: Tender, guest: Guest, words:
 @pytest.mark.parametrize(
     ("given", "seen"), [("0", 0), ("1", 1), ("60", 60), ("254", 254), ("255", 255), ("256", 0)]
 )
-def test_the_status_is_the_guests(tender: Tender, guest: Guest, given: str, seen: int) -> None:
+def test_the_status_is_the_guests_status(tender: Tender, guest: Guest, given: str, seen: int) -> None:
     assert tender("--mem=8", guest("exit_status"), given).returncode == seen
 
 
@@ -134,13 +135,13 @@ def test_the_longest_command_line_passes_and_one_more_byte_does_not(tender: Tend
     )
 
 
-def test_memory_is_rounded_and_that_is_said(tender: Tender, guest: Guest) -> None:
+def test_rounding_of_memory_is_reported(tender: Tender, guest: Guest) -> None:
     done = tender("--mem=9", guest("exit_status"), "0")
     assert (done.returncode, done.stderr) == (0, "tender: adjusting memory to 8388608 bytes\n")
     assert tender("-q", "--mem=9", guest("exit_status"), "0").stderr == ""
 
 
-def test_a_guest_that_writes_to_its_text_is_stopped_with_the_contracts_words(
+def test_a_guest_that_writes_to_its_text_is_stopped_with_the_contracts_message(
     tender: Tender, guest: Guest, backend: str
 ) -> None:
     done = tender("--mem=8", guest("write_text"))
@@ -149,7 +150,7 @@ def test_a_guest_that_writes_to_its_text_is_stopped_with_the_contracts_words(
     assert done.stderr.startswith(f"tender: {speaker}: host/guest translation fault: rip=0x")
 
 
-def test_a_panic_is_the_guests_own_text_and_255(tender: Tender, guest: Guest) -> None:
+def test_a_panic_prints_the_guests_text_and_ends_with_255(tender: Tender, guest: Guest) -> None:
     done = tender("--mem=8", guest("panic"))
     assert (done.returncode, done.stderr) == (255, "")
     assert "ABORT: net: ring index 1025 past 1024" in done.stdout
@@ -178,7 +179,9 @@ def test_a_signal_ends_the_guest(
     ) as process:
         assert process.stdout and process.stderr
         assert process.stdout.readline() in ("ready\n", "f" * 63 + "\n")
-        process.send_signal(number)  # with `flood` the pipe is full by now: the guest waits for its reader
+        process.send_signal(
+            number
+        )  # with `flood` the pipe is full by now, and the guest waits for the pipe's reader
         said = process.stderr.read().splitlines()
         assert process.wait(timeout=120) == 1
     assert said[0] == f"tender: Exiting on signal {number.value}"
@@ -215,7 +218,7 @@ def test_a_reader_that_goes_away_does_not_change_the_status(tender_cmd: list[str
 # ---- console, --json, --stats
 
 
-def test_the_console_goes_where_it_is_sent(tender: Tender, guest: Guest, tmp_path: Path) -> None:
+def test_the_console_goes_to_the_given_place(tender: Tender, guest: Guest, tmp_path: Path) -> None:
     file = tmp_path / "a console"
     assert tender("--mem=8", f"--console={file}", guest("args")).stdout == ""
     assert file.read_text() == "<>\n"
@@ -236,7 +239,7 @@ def test_a_console_that_cannot_be_opened_is_an_error(tender: Tender, guest: Gues
 @pytest.mark.parametrize("stats", [[], ["--stats"]])
 @pytest.mark.parametrize("name", ["exit_status", "triple", "bad_port", "spin"])
 def test_json_is_the_last_line_of_stderr(tender: Tender, guest: Guest, name: str, stats: list[str]) -> None:
-    """Behind messages, hints and counters."""
+    """It comes after messages, hints and counters."""
     done = tender("--mem=8", "--json", *stats, "--timeout=2", guest(name))
     *others, last = done.stderr.splitlines()
     assert json.loads(last)["status"] == done.returncode
@@ -278,7 +281,9 @@ def test_stats_and_phases_are_on_stderr(tender: Tender, guest: Guest) -> None:
 # ---- devices
 
 
-def test_a_device_left_out_gets_the_command_that_would_do(tender: Tender, guest: Guest, disks: Path) -> None:
+def test_a_missing_device_is_answered_with_a_complete_command(
+    tender: Tender, guest: Guest, disks: Path
+) -> None:
     (disks / "storage1.img").touch()
     image = guest("nets_and_blocks")
     done = tender("--mem=8", "--net:service0=@0", image, "a b", cwd=disks)
@@ -370,7 +375,7 @@ def test_an_inherited_descriptor_serves_as_disk(tender: Tender, guest: Guest, di
         ),
     ],
 )
-def test_a_disk_that_cannot_serve_is_refused_in_the_contracts_words(
+def test_an_unusable_disk_is_refused_with_the_contracts_message(
     tender: Tender, guest: Guest, disks: Path, words: list[str], message: str
 ) -> None:
     (disks / "odd.img").write_bytes(bytes(1000))
@@ -380,9 +385,7 @@ def test_a_disk_that_cannot_serve_is_refused_in_the_contracts_words(
     assert message in done.stderr
 
 
-def test_a_tap_that_is_not_there_is_refused_with_the_command_that_makes_it(
-    tender: Tender, guest: Guest
-) -> None:
+def test_a_missing_tap_is_refused_with_the_command_that_makes_it(tender: Tender, guest: Guest) -> None:
     done = tender("--net:service0=nosuchtap", guest("echo"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(

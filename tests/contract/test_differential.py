@@ -1,14 +1,16 @@
-"""The two backends side by side: each guest ends alike behind both, to the last byte that does not depend on a clock.
+"""Compares the two backends: each guest ends the same way on both, to the last byte that does not depend on
+a clock.
 
-A case is a guest, its words, and what its devices are given; every guest that there is has one. Compared are the
-reason, the statuses, the message, the trap cookie, the console, the disks, the frames, and what was counted. A
-case names what may differ, and why. The network ring, which the sandbox has not, is switched off (test_ring.py):
+A case is a guest, its arguments, and what its devices contain; every guest has one. The reason, the
+statuses, the message, the trap cookie, the console, the disks, the frames and the counters are compared. A
+case names what may differ, and why. The sandbox does not have the network ring, so the ring is switched off
+(test_ring.py).
 
-    normal   regular expressions for text that comes from a clock, or from the processor beneath
+    normal   regular expressions for text that depends on a clock, or on the host's processor
     counts   counters that depend on how fast host and guest are
-    differs  the sandbox's end, where the backends' rules are not the same
+    differs  the end in the sandbox, where the rules of the backends are not the same
 
-The message says which backend speaks, and that word is taken out of it.
+The name of the backend in a message is replaced before the comparison.
 """
 
 import re
@@ -38,7 +40,7 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """All of an end that a user can see, and that a backend could get wrong."""
+    """Everything about an end that a user can see, and that a backend could get wrong."""
 
     reason: str
     status: int
@@ -53,7 +55,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """One run. Every declared device is attached: a disk of zeros, a socket with `frames` already in it."""
+    """One run. Every declared device is attached: a disk of zeros, or a socket that already contains
+    `frames`."""
 
     guest: str
     args: tuple[str, ...] = ()
@@ -61,12 +64,14 @@ class Case:
     disk_bytes: int = 1 << 16
     frames: tuple[bytes, ...] = ()
     kind: socket.SocketKind = socket.SOCK_SEQPACKET
-    stop_at: bytes = b""  # stopped from another thread once the console has this, and the frames are answered
+    stop_at: bytes = (
+        b""  # stopped from another thread after the console has this and `answers` frames have come
+    )
     answers: int = 0
     normal: Normal = ()
     counts: frozenset[str] = frozenset()
     gate: bool = (
-        True  # False: with the note's feature taken away, so that each site of the library is patched
+        True  # False: the feature is removed from the note, so that each call site of the library is patched
     )
     differs: dict[str, object] = field(default_factory=dict, hash=False)
     why: str = ""
@@ -113,11 +118,12 @@ HELLO: Normal = ((r"wall \d+\.\d{9} s, up \d+\.\d{9} s, counter \d+ Hz", "wall W
 RESET_ON_AMD: Normal = ((r"rip=0x[0-9a-f]+", "rip=R"),)
 FLOOD: Normal = ((r"\A(?:f{63}\n)+f*\Z", "lines of f"),)
 DUMP: Normal = (
-    # start-up divides by the counter's frequency, which the backends know to a few ppm; these are what is left
+    # the start divides by the counter's frequency, known to a few ppm; these registers hold remains of the division
     (r"\br8  [0-9a-f]{16}", "r8  <by frequency>"),
     (r"\br9     [0-9a-f]{16}", "r9     <by frequency>"),
     (r"\br10 [0-9a-f]{16}", "r10 <by frequency>"),
-    # RF, bit 16: a processor sets it in the frame of a fault, QEMU's emulation does not, KVM does when it injects
+    # RF, bit 16: a processor sets it in the frame of a fault, and so does KVM when it injects one. QEMU's
+    # emulation does not.
     (r"(rflags 0{11})[01]([0-9a-f]{4})", r"\1.\2"),
 )
 RF = 1 << 16
@@ -215,7 +221,7 @@ CASES = [
             "trap": None,
             "console": "",
         },
-        why="int 0x80 is a system call of the host's for a process, and the filter ends who makes one",
+        why="for a process int 0x80 is a system call of the host, and the filter ends a process that makes it",
     ),
     Case("triple", normal=RESET_ON_AMD, why="on AMD, KVM resets the vCPU before it reports a triple fault"),
     Case("two_nets", frames=(bytes(60),)),
@@ -225,8 +231,8 @@ CASES = [
 
 
 FOR_THE_SANDBOX = {
-    "sandbox_attack",  # attacks what only that backend has
-    "sandbox_state",  # uses AVX as it finds it; with KVM it would have to be turned on
+    "sandbox_attack",  # attacks parts that only the sandbox has
+    "sandbox_state",  # uses AVX without turning it on; on KVM a guest must turn it on first
 }
 
 
@@ -238,15 +244,13 @@ def test_every_guest_has_a_case() -> None:
 
 
 def received(ours: socket.socket) -> Iterator[bytes]:
-    """What lies in the socket; the guest has ended, and its side is closed."""
+    """Yields the frames that are in the socket. The guest has ended, and its end is closed."""
     while True:
         try:
             frame = ours.recv(1 << 17)
-        except BlockingIOError:  # a datagram socket has no end
+        except BlockingIOError:  # a datagram socket reports no end of file
             return
-        except (
-            ConnectionResetError
-        ):  # said once, before what lies there: the guest left frames of ours unread
+        except ConnectionResetError:  # reported once, before the frames, if the guest left frames unread
             continue
         if not frame:
             return
@@ -322,7 +326,7 @@ def run_case(case: Case, backend: BackendLike, path: Path, where: Path) -> Outco
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_guest_ends_alike_on_both_backends(case: Case, guest: Guest, tmp_path: Path) -> None:
+def test_a_guest_ends_the_same_way_on_both_backends(case: Case, guest: Guest, tmp_path: Path) -> None:
     kvm = run_case(case, "kvm", guest(case.guest), tmp_path / "kvm")
     sandbox = run_case(case, "sandbox", guest(case.guest), tmp_path / "sandbox")
     if case.differs:
@@ -332,13 +336,13 @@ def test_a_guest_ends_alike_on_both_backends(case: Case, guest: Guest, tmp_path:
             counters={},
             **case.differs,  # type: ignore[arg-type]
         ), case.why
-        assert sandbox != kvm, f"they no longer differ: {case.why}"
+        assert sandbox != kvm, f"the backends no longer differ: {case.why}"
     else:
         assert sandbox == kvm
 
 
-def test_both_backends_tell_the_guest_the_same_frequency_of_its_counter(guest: Guest) -> None:
-    """KVM says it in kHz; the sandbox may have measured it."""
+def test_both_backends_report_the_same_counter_frequency(guest: Guest) -> None:
+    """KVM reports it in kHz; the sandbox may have measured it."""
     hz = {}
     with Image.open(guest("hello")) as image:
         for backend in ("kvm", "sandbox"):

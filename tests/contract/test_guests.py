@@ -1,4 +1,5 @@
-"""Each contract behaviour, shown by a guest of its own, run through the library on each backend."""
+"""Each behaviour that the contract requires, shown by its own guest, which the library runs on each
+backend."""
 
 import os
 import re
@@ -12,7 +13,8 @@ from tender import CAPTURE, BlockFile, ExitReason, HostError, Image, NetFd, Vm, 
 
 pytestmark = pytest.mark.backends
 SPEAKER = {"kvm": "KVM", "sandbox": "sandbox"}
-"""Who says that a guest did what it may not: the only words of these messages that depend on the backend."""
+"""The name at the beginning of messages about a guest's mistake: the only part of them that depends on the
+backend."""
 
 
 def boot(path: Path, *args: str, mem: int = 32, timeout: float = 60, **devices: object) -> VmResult:
@@ -26,20 +28,20 @@ def text(result: VmResult) -> str:
     return result.console.decode()
 
 
-def test_hello_prints_its_arguments_and_ends_with_the_status_it_is_told(guest: Guest) -> None:
+def test_hello_prints_its_arguments_and_ends_with_the_given_status(guest: Guest) -> None:
     result = boot(guest("hello"), "--status=7", "a", "")
     assert "Hello, World" in text(result)
     assert (result.reason, result.status, result.guest_status) == (ExitReason.EXIT, 7, 7)
 
 
 @pytest.mark.parametrize("name", ["globals", "fpu", "heap", "tls_like"])
-def test_what_a_guest_checks_by_itself_holds(guest: Guest, name: str) -> None:
+def test_a_guests_own_checks_pass(guest: Guest, name: str) -> None:
     result = boot(guest(name), mem=64)
     assert result.ok, text(result)
 
 
-def test_clocks_advance_agree_and_polls_wait_their_time(guest: Guest) -> None:
-    """How late a wake may be is the host's matter, and a busy one is late: the slack is wide."""
+def test_clocks_advance_and_agree_and_polls_wait_until_their_timeout(guest: Guest) -> None:
+    """The host decides how late a wake-up may be, and a busy host is late, so the slack is wide."""
     result = boot(guest("clock"), "--slack-ms=20000")
     assert result.ok, text(result)
 
@@ -50,13 +52,13 @@ def test_the_command_line_arrives_as_it_was_given(guest: Guest, args: tuple[str,
     assert text(result).startswith(f"<{' '.join(args)}>\n")
 
 
-def test_the_longest_command_line_arrives_whole(guest: Guest) -> None:
+def test_the_longest_command_line_arrives_complete(guest: Guest) -> None:
     word = "x" * 8191
     assert text(boot(guest("args"), word)).startswith(f"<{word}>\n")
 
 
 @pytest.mark.parametrize(("status", "seen"), [(0, 0), (1, 1), (254, 254), (255, 255), (256, 0), (300, 44)])
-def test_the_status_is_the_guests_low_eight_bits(guest: Guest, status: int, seen: int) -> None:
+def test_the_status_is_the_low_eight_bits_of_the_guests(guest: Guest, status: int, seen: int) -> None:
     result = boot(guest("exit_status"), str(status))
     assert (result.status, result.guest_status) == (seen, status)
     assert result.reason == (ExitReason.ABORT if status == 255 else ExitReason.EXIT)
@@ -69,7 +71,7 @@ def test_a_write_of_a_mebibyte_to_the_console_is_complete(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("name", ["write_text", "write_rodata"])
-def test_a_write_to_what_is_not_writable_stops_the_vm(guest: Guest, backend: str, name: str) -> None:
+def test_a_write_to_a_read_only_segment_stops_the_vm(guest: Guest, backend: str, name: str) -> None:
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
     assert re.fullmatch(
@@ -79,7 +81,9 @@ def test_a_write_to_what_is_not_writable_stops_the_vm(guest: Guest, backend: str
 
 
 @pytest.mark.parametrize(("name", "address"), [("null_write", 8), ("far_write", 0x400000000)])
-def test_a_wild_write_gives_the_guests_own_dump_and_255(guest: Guest, name: str, address: int) -> None:
+def test_a_wild_write_makes_the_guest_print_a_dump_and_end_with_255(
+    guest: Guest, name: str, address: int
+) -> None:
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.ABORT, 255)
     assert "ABORT" in text(result) and f"{address:x}" in text(result)
@@ -93,12 +97,12 @@ def test_a_panic_ends_with_255(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize(("name", "exit_reason"), [("triple", 8), ("hlt", 5)])
-def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(
+def test_an_unhandled_exit_ends_the_vm_with_its_number(
     guest: Guest, backend: str, name: str, exit_reason: int
 ) -> None:
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.UNHANDLED_EXIT, 1)
-    # no more of rip: on AMD, KVM resets the vCPU before it reports a triple fault
+    # the value of rip is not compared: on AMD, KVM resets the vCPU before it reports a triple fault
     assert re.fullmatch(
         rf"{SPEAKER[backend]}: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message
     )
@@ -109,14 +113,14 @@ def test_an_exit_that_nobody_serves_ends_the_vm_with_its_number(
     [(0x3F8, 32, ""), (0x3F8, 8, ""), (0x502, 8, ""), (0x502, 16, ""), (0x502, 32, "--in"), (0x600, 32, ""),
      (0x4FF, 32, ""), (0x509, 32, ""), (0, 8, "--in")],
 )  # fmt: skip
-def test_a_port_that_is_no_hypercall_stops_the_vm(guest: Guest, port: int, bits: int, direction: str) -> None:
+def test_an_invalid_port_stops_the_vm(guest: Guest, port: int, bits: int, direction: str) -> None:
     words = [f"--port={port:#x}", f"--bits={bits}", *([direction] if direction else [])]
     result = boot(guest("bad_port"), *words)
     assert result.message == f"Invalid guest port access: port={port:#x}"
     assert (result.reason, result.status) == (ExitReason.BAD_PORT, 1)
 
 
-def test_a_bss_of_64_mebibytes_is_zero_and_costs_nothing_untouched(guest: Guest) -> None:
+def test_a_bss_of_64_mebibytes_is_zero(guest: Guest) -> None:
     assert boot(guest("bss_big"), mem=128).ok
 
 
@@ -131,7 +135,7 @@ def test_a_bss_that_does_not_fit_is_refused_before_start(guest: Guest) -> None:
 
 @pytest.mark.parametrize("mem", [2, 4, 512, 4096])
 def test_memory_from_2_mebibytes_to_4_gibibytes(guest: Guest, mem: int) -> None:
-    """4096 MiB must work on a machine with less: nothing is reserved."""
+    """4096 MiB must work on a machine with less memory, because nothing is reserved."""
     assert boot(guest("hello"), mem=mem).ok
 
 
@@ -216,7 +220,7 @@ def test_a_read_only_disk_refuses_writes_and_is_unchanged(guest: Guest, tmp_path
     assert result.counters.block_errors > 0 and disk.read_bytes() == before
 
 
-def test_a_disk_that_shrinks_under_the_guest_gives_it_an_error(guest: Guest, tmp_path: Path) -> None:
+def test_a_disk_that_is_truncated_gives_the_guest_an_error(guest: Guest, tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 16))
     assert boot(guest("disk"), block=BlockFile(str(disk))).ok
@@ -232,7 +236,7 @@ def test_frames_that_cannot_be_sent_are_dropped_and_counted(guest: Guest) -> Non
     import socket
 
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    b.close()  # nobody there any more: EPIPE on each
+    b.close()  # no receiver any more: EPIPE on each write
     with a:
         result = boot(guest("net_tx"), "--count=5", "--size=60", net=NetFd(a.fileno()))
     assert "size 60 sent 5 ok 5 refused 0" in text(result)
@@ -288,10 +292,10 @@ def test_a_peer_that_goes_away_does_not_make_the_guest_spin(guest: Guest) -> Non
     assert result.counters.hypercalls["poll"] < 20
 
 
-def test_start_state_is_what_the_contract_says(guest: Guest, backend: str) -> None:
-    """Boot info, manifest copy and page tables, read from the guest's memory before it runs.
+def test_the_start_state_is_the_contracts(guest: Guest, backend: str) -> None:
+    """Reads boot info, the copy of the manifest and the page tables from the guest's memory before it runs.
 
-    The sandbox has no page tables of the guest's: nothing is mapped where a guest may not look anyway.
+    In the sandbox a guest has no page tables: addresses that a guest may not read are not mapped.
     """
     with Image.open(guest("hello")) as image, Vm(image, VmConfig(mem=8, args=("a", "b"))) as vm:
         mem, kernel_end, hz, cmdline, mft, features, _, ring = struct.unpack(
@@ -333,10 +337,10 @@ def test_a_trap_inside_the_trap_handler_does_not_loop(guest: Guest) -> None:
     assert result.status == 255 and "inside the trap handler" in text(result)
 
 
-def test_data_is_executable_as_the_contract_says_of_this_backend(guest: Guest, backend: str) -> None:
-    """Under KVM W^X holds for writing to text, not for executing data: EFER.NXE is off in the start state.
+def test_whether_data_is_executable_follows_the_contract_of_the_backend(guest: Guest, backend: str) -> None:
+    """On KVM W^X forbids writing to text, but not executing data: EFER.NXE is off in the start state.
 
-    The sandbox is stricter: a page is code only if its segment says so.
+    The sandbox is stricter: a page can be executed only if its segment says so.
     """
     result = boot(guest("exec_data"))
     if backend == "kvm":
@@ -347,7 +351,7 @@ def test_data_is_executable_as_the_contract_says_of_this_backend(guest: Guest, b
         assert text(result) == ""
 
 
-def test_two_networks_have_a_bit_each_in_the_ready_set(guest: Guest) -> None:
+def test_each_of_two_networks_has_a_bit_in_the_ready_set(guest: Guest) -> None:
     import socket
 
     pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
@@ -360,7 +364,7 @@ def test_two_networks_have_a_bit_each_in_the_ready_set(guest: Guest) -> None:
     assert "service0 frames 0" in text(result) and "service1 frames 1" in text(result)
 
 
-def test_capture_keeps_the_last_mebibyte_and_counts_what_it_lost(guest: Guest) -> None:
+def test_capture_keeps_the_last_mebibyte_and_counts_the_lost_bytes(guest: Guest) -> None:
     result = boot(guest("flood"), timeout=1.0)
     assert result.console is not None and result.reason == ExitReason.TIMEOUT
     lost = result.counters.console_lost_bytes
@@ -369,7 +373,7 @@ def test_capture_keeps_the_last_mebibyte_and_counts_what_it_lost(guest: Guest) -
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_abi_version_1_runs_as_2_does(guest: Guest, version: int) -> None:
+def test_abi_versions_1_and_2_run_the_same_way(guest: Guest, version: int) -> None:
     """The hypercalls are the same; version 1 only marks an older layout of TLS in the file."""
     data = bytearray(guest("hello").read_bytes())
     at = data.index(b"Solo5\0\0\0\x01\0\0\0\x02\0\0\0") + 12
@@ -379,7 +383,7 @@ def test_abi_version_1_runs_as_2_does(guest: Guest, version: int) -> None:
         assert run(image, VmConfig(mem=8), console=CAPTURE).ok
 
 
-def test_the_gate_is_granted_to_who_asks_and_its_slots_are_functions(guest: Guest) -> None:
+def test_the_gate_is_granted_on_request_and_its_slots_are_functions(guest: Guest) -> None:
     result = boot(guest("gate"))
     assert text(result) == "gate: granted\ngate: printed by its slot\ngate: OK\n"
     assert result.ok
@@ -388,7 +392,7 @@ def test_the_gate_is_granted_to_who_asks_and_its_slots_are_functions(guest: Gues
 
 
 @pytest.mark.parametrize(("version", "features"), [(1, 0), (1, 2), (1, 0xFFFFFFFE), (0, 1), (2, 1)])
-def test_a_guest_gets_no_gate_that_it_does_not_ask_for_in_words_we_know(
+def test_the_gate_is_not_granted_without_a_request_in_a_known_version(
     guest: Guest, version: int, features: int
 ) -> None:
     with Image.from_bytes(with_note(guest("gate"), version, features)) as image:
@@ -397,13 +401,13 @@ def test_a_guest_gets_no_gate_that_it_does_not_ask_for_in_words_we_know(
     assert result.ok
 
 
-def test_features_that_we_do_not_know_are_not_granted(guest: Guest) -> None:
+def test_unknown_features_are_not_granted(guest: Guest) -> None:
     with Image.from_bytes(with_note(guest("gate"), 1, 0xFFFFFFFF)) as image, Vm(image, VmConfig(mem=8)) as vm:
         assert struct.unpack("<4sIIIQ", vm.memory(0xFFE00, 24)) == (b"TNDX", 1, 15, 0, 0xFF000)
 
 
-def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest: Guest, backend: str) -> None:
-    """The last 256 bytes of the gate page are the backend's own: KVM's has nothing there."""
+def test_without_the_note_the_gate_page_is_zero_and_the_guest_runs(guest: Guest, backend: str) -> None:
+    """The last 256 bytes of the gate page belong to the backend. On KVM they are zeros too."""
     promised = 0xF00 if backend == "sandbox" else 0x1000
     with Image.open(guest("hello_nogate")) as image:
         for mem in (8, 16):
@@ -414,8 +418,8 @@ def test_a_guest_without_the_note_runs_with_zeros_where_the_gate_would_be(guest:
 
 
 def test_every_memory_size_of_an_image_has_the_gate(guest: Guest, backend: str) -> None:
-    """The second size's template is a copy of the first one's. A slot is `mov %edi,%eax; mov $0x501,%edx`, and
-    then the backend's way out: `out %eax,(%dx); ret`, or a jump into the program.
+    """The template of the second size is a copy of the first. A slot is `mov %edi,%eax; mov $0x501,%edx`,
+    followed by the backend's exit from the guest: `out %eax,(%dx); ret`, or a jump into the program.
     """
     way_out = {"kvm": "efc3", "sandbox": "ff2425"}[backend]
     with Image.open(guest("hello")) as image:
@@ -426,7 +430,7 @@ def test_every_memory_size_of_an_image_has_the_gate(guest: Guest, backend: str) 
 
 
 @pytest.mark.parametrize(("features", "low", "high"), [(1, 0xFF020, 0xFF030), (0, 0x100000, 0x200000)])
-def test_the_guest_library_calls_by_the_gate_if_it_is_there(
+def test_the_guest_library_calls_through_the_gate_if_it_is_granted(
     guest: Guest, features: int, low: int, high: int
 ) -> None:
     with Image.from_bytes(with_note(guest("gate"), 1, features)) as image:

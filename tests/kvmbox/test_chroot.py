@@ -1,4 +1,5 @@
-"""tools/chroot: what its command sees, and that nothing of it is left. A copy of some programs stands for a Debian."""
+"""tools/chroot: what its command sees, and that it leaves nothing behind. A copy of some programs replaces
+a real Debian."""
 
 import os
 import re
@@ -28,7 +29,8 @@ for link in bin lib lib64; do [ -e $tree/$link ] || ln -s usr/$link $tree/$link;
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """tools/chroot, with a cache of its own and a debootstrap that makes the tree of programs that are here."""
+    """A function: run(WORDS...) runs tools/chroot with its own cache and a fake debootstrap, which makes a
+    tree of programs from this machine."""
     programs = [found for name in PROGRAMS if (found := shutil.which(name, path="/usr/bin:/bin"))]
     listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
     libraries = set(re.findall(r"(/\S+) \(0x", listed))
@@ -49,7 +51,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def repository(place: Path) -> Path:
-    """Of tools/chroot and a file, committed."""
+    """Makes a git repository with tools/chroot and one file, committed."""
     (place / "tools").mkdir(parents=True)
     shutil.copy(ROOT / "tools" / "chroot", place / "tools")
     (place / "old").write_text("before\n")
@@ -59,8 +61,8 @@ def repository(place: Path) -> Path:
     return place
 
 
-def test_its_command_has_these_sources_and_namespaces_and_leaves_no_mount(run: Run, tmp_path: Path) -> None:
-    """In a repository of its own: a new file in this tree would be seen by what runs beside this test."""
+def test_the_command_sees_the_sources_and_namespaces_and_leaves_no_mount(run: Run, tmp_path: Path) -> None:
+    """The test uses its own repository: tests that run at the same time would see a new file in this tree."""
     sources = repository(tmp_path / "sources")
     (sources / "new").write_text("uncommitted\n")
     script = (
@@ -72,7 +74,7 @@ def test_its_command_has_these_sources_and_namespaces_and_leaves_no_mount(run: R
     said = ["before", "uncommitted", "/dev/null", "/proc/self", "/sys/kernel", "namespaces"]
     assert done.stdout.split() == said
     (sources / "new").unlink()
-    done = run("bookworm-main", "ls", "new", root=sources)  # the tree is there already, and follows
+    done = run("bookworm-main", "ls", "new", root=sources)  # the tree exists already, and is updated
     assert done.returncode != 0 and "making" not in done.stderr
     assert run("bookworm-main", "sh", "-c", "kill -KILL $$").returncode == -9
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
@@ -82,14 +84,16 @@ def test_its_command_has_these_sources_and_namespaces_and_leaves_no_mount(run: R
 
 
 def files_below(directory: Path) -> dict[str, tuple[int, int, int]]:
-    """Each file and directory, with its owner, its size and its inode. Times may change: git marks an object as used."""
+    """Returns each file and directory with its owner, size and inode. Times are left out, because git marks
+    an object as used."""
     states = {str(path): path.lstat() for path in directory.rglob("*")}
     return {path: (state.st_uid, state.st_size, state.st_ino) for path, state in states.items()}
 
 
 @pytest.mark.parametrize("where", ["a repository", "a worktree"])
-def test_it_changes_nothing_in_the_repository_of_another_user(run: Run, tmp_path: Path, where: str) -> None:
-    """Its commit needs objects and an index; root's files there would stop the user's own git."""
+def test_the_repository_of_another_user_is_not_changed(run: Run, tmp_path: Path, where: str) -> None:
+    """The commit of the tool needs objects and an index. Files of root in the user's repository would stop
+    the user's own git."""
     main = repository(tmp_path / "a: repository")
     sources = main if where == "a repository" else tmp_path / "worktree"
     if sources != main:
@@ -109,14 +113,14 @@ def test_it_changes_nothing_in_the_repository_of_another_user(run: Run, tmp_path
     assert not list((tmp_path / "cache/tender-chroot/trixie").glob("git-*"))
 
 
-def test_updates_are_sources_of_the_distributions_that_have_them(run: Run, tmp_path: Path) -> None:
+def test_distributions_with_updates_have_them_as_sources(run: Run, tmp_path: Path) -> None:
     assert run("trixie", "true").returncode == 0
     sources = (tmp_path / "cache/tender-chroot/trixie/etc/apt/sources.list").read_text().splitlines()
     assert sources[1] == "deb mirror.example/debian trixie-updates main"
     assert re.fullmatch(r"deb \S+ trixie-security main", sources[2])
 
 
-def test_configuration_of_pip_is_this_machines_with_the_paths_it_names(run: Run, tmp_path: Path) -> None:
+def test_the_machines_pip_configuration_and_its_paths_are_available(run: Run, tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     (wheels / "one.whl").write_text("")
@@ -139,7 +143,7 @@ def test_configuration_of_pip_is_this_machines_with_the_paths_it_names(run: Run,
         ),
     ],
 )
-def test_what_cannot_be_done_is_said_with_the_way_out(
+def test_an_error_is_reported_with_the_way_out(
     run: Run, tmp_path: Path, arguments: list[str], variables: dict[str, str], message: str
 ) -> None:
     done = run(*arguments, **variables)
@@ -150,7 +154,7 @@ def test_what_cannot_be_done_is_said_with_the_way_out(
     assert not (tmp_path / "cache/tender-chroot/trixie").exists()
 
 
-def test_it_wants_root() -> None:
+def test_root_is_required() -> None:
     command = ["unshare", "--user", str(ROOT / "tools" / "chroot"), "trixie", "true"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 125

@@ -1,4 +1,5 @@
-"""kvmbox's Intel test VM as its users meet it. A VM takes half a minute to boot, so one VM answers all of a set's rows."""
+"""kvmbox's Intel test VM as its users see it. It takes half a minute to boot, so one VM serves all rows of
+a set."""
 
 import os
 import shutil
@@ -32,7 +33,7 @@ exit 7
 
 
 @pytest.mark.parametrize(("ept", "said"), [("1", "Y"), ("0", "N")])
-def test_command_sees_kvm_intel_and_its_files_and_its_status_comes_out(
+def test_the_command_sees_kvm_intel_and_its_files_and_returns_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ept: str, said: str
 ) -> None:
     (tmp_path / "below").mkdir()

@@ -1,6 +1,6 @@
-"""kvmbox as its users meet it: each test boots real VMs, from the host.
+"""kvmbox as its users see it: each test boots real VMs, from the host.
 
-The first one takes some 15 s (kernel, boot, snapshot), each later VM about 1 s.
+The first VM takes some 15 s (kernel, boot, snapshot), and each later VM about 1 s.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 KVMBOX = Path(__file__).resolve().parents[2] / "tools" / "kvmbox" / "kvmbox"
-# The interpreter itself: a venv may lie below /tmp, which the test VM does not see.
+# The interpreter itself: a venv may be below /tmp, which is hidden in the test VM.
 PYTHON = str(Path(sys.executable).resolve())
 LIMIT_S = 300
 
@@ -43,7 +43,7 @@ def python(source: str) -> list[str]:
 
 
 def children_of(parent: int) -> set[int]:
-    """The processes that `parent` started and that have not ended."""
+    """Returns the processes that `parent` started and that have not ended."""
     found = set()
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -69,7 +69,7 @@ def wait_until(condition: Callable[[], bool], limit_s: float = 120) -> None:
         time.sleep(0.02)
 
 
-# kvmbox, but the signal that should end the command is not followed by the end of the test VM ten seconds later.
+# kvmbox with a long grace period: it does not end the test VM ten seconds after the signal to the command.
 PATIENT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -83,9 +83,9 @@ sys.exit(main(sys.argv[2:]))
 def start_ready(
     tmp_path: Path, script: str, *options: str, program: tuple[str, ...] = (str(KVMBOX),)
 ) -> "subprocess.Popen[bytes]":
-    """A running VM whose command has said that it is ready."""
+    """Starts a VM; returns when its command has printed that it is ready."""
     command = [*program, "run", *options, "--", "sh", "-c", script]
-    # A shell's background job ignores SIGINT, and what it starts inherits that: the tests may be such a job.
+    # A shell's background job ignores SIGINT, and its children inherit that. The tests may be such a job.
     command = ["env", "--default-signal=INT", *command]
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert running.stdout is not None
@@ -93,20 +93,21 @@ def start_ready(
     return running
 
 
-def test_exit_status_is_the_commands(tmp_path: Path) -> None:
+def test_the_exit_status_is_the_commands_status(tmp_path: Path) -> None:
     assert kvmbox("--", "sh", "-c", "exit 7", cwd=tmp_path).returncode == 7
 
 
 @pytest.mark.parametrize("options", [(), ("--smp", "1"), ("--icount",)], ids=["two", "one", "icount"])
-def test_the_boxs_clock_counts_at_the_rate_it_was_given(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Not at what the kernel counts while it boots, which is wrong by any factor on a busy machine."""
+def test_the_test_vms_clock_counts_at_the_given_rate(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """It must not use the rate that the kernel measures while it boots, which is wrong by any factor on a
+    busy machine."""
     done = kvmbox("--cold", *options, "--", "dmesg", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     told = re.findall(r"tsc_early_khz=(\d+)", done.stdout.decode())
     taken = re.findall(
         r"tsc: Detected ([\d.]+) MHz", done.stdout.decode()
-    )  # of the processor, and of the counter if it differs
+    )  # the processor's rate, and the counter's if it differs
     assert told and taken, done.stdout
     assert float(taken[-1]) == int(told[0]) / 1000
 
@@ -117,20 +118,20 @@ def test_cold_boot_needs_no_snapshot(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, b"booted\n", b"")
 
 
-def test_death_by_signal_is_128_and_its_number(tmp_path: Path) -> None:
+def test_death_by_a_signal_gives_status_128_plus_its_number(tmp_path: Path) -> None:
     done = kvmbox("--", "sh", "-c", "kill -SEGV $$", cwd=tmp_path)
 
     assert done.returncode == 128 + signal.SIGSEGV
 
 
-def test_command_that_is_not_there_is_127(tmp_path: Path) -> None:
+def test_a_missing_command_gives_status_127(tmp_path: Path) -> None:
     done = kvmbox("--", "no-such-program", cwd=tmp_path)
 
     assert done.returncode == 127
     assert b"no-such-program" in done.stderr
 
 
-def test_output_and_errors_come_out_apart_and_whole(tmp_path: Path) -> None:
+def test_stdout_and_stderr_arrive_separately_and_complete(tmp_path: Path) -> None:
     size = 5_000_000
     source = (
         "import os\n"
@@ -147,7 +148,7 @@ def test_output_and_errors_come_out_apart_and_whole(tmp_path: Path) -> None:
     assert done.stderr == b"e" * size
 
 
-def test_input_goes_in_whole_when_asked_for(tmp_path: Path) -> None:
+def test_stdin_is_passed_completely_on_request(tmp_path: Path) -> None:
     text = bytes(range(256)) * 4000
 
     assert kvmbox("--stdin", "--", "cat", cwd=tmp_path, stdin=text).stdout == text
@@ -160,7 +161,7 @@ def test_input_that_is_not_read_blocks_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, b"done\n")
 
 
-def test_writes_below_the_cwd_come_out_and_others_do_not(tmp_path: Path) -> None:
+def test_files_written_below_the_cwd_reach_the_host_and_others_do_not(tmp_path: Path) -> None:
     cwd, other, beside = tmp_path / "cwd", tmp_path / "other", tmp_path / "beside"
     for path in (cwd, other, beside):
         path.mkdir()
@@ -189,7 +190,7 @@ def test_tmp_of_the_host_is_hidden(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
-def test_environment_and_cwd_are_the_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_and_cwd_are_those_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXT", "two\nlines = fine")
 
     done = kvmbox("--", "sh", "-c", 'printf "%s|%s|%s" "$TEXT" "$KVMBOX" "$(pwd)"', cwd=tmp_path)
@@ -224,17 +225,17 @@ def test_two_test_vms_draw_different_random_numbers(tmp_path: Path) -> None:
     assert len(drawn) == 2
 
 
-def test_what_the_command_leaves_running_does_not_hold_the_test_vm(tmp_path: Path) -> None:
+def test_background_processes_of_the_command_do_not_delay_the_end(tmp_path: Path) -> None:
     done = kvmbox("--", "sh", "-c", "sleep 1000 & echo started", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (0, b"started\n")
 
 
-def test_time_limit_is_124(tmp_path: Path) -> None:
+def test_the_time_limit_gives_status_124(tmp_path: Path) -> None:
     assert kvmbox("--timeout", "4", "--", "sleep", "1000", cwd=tmp_path).returncode == 124
 
 
-def test_idle_limit_is_124_and_output_puts_it_off(tmp_path: Path) -> None:
+def test_the_idle_limit_gives_status_124_and_output_postpones_it(tmp_path: Path) -> None:
     script = "for i in 1 2 3 4; do echo $i; sleep 2.2; done; sleep 1000"
 
     done = kvmbox("--idle-timeout", "8", "--", "sh", "-c", script, cwd=tmp_path)
@@ -243,7 +244,7 @@ def test_idle_limit_is_124_and_output_puts_it_off(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_reaches_the_command_and_nothing_stays(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_reaches_the_command_and_no_process_stays(tmp_path: Path, number: signal.Signals) -> None:
     script = f"trap 'echo caught >out; exit 9' {number.name[3:]}; echo ready; while :; do sleep 0.1; done"
     running = start_ready(tmp_path, script)
     started = children_of(running.pid)
@@ -257,20 +258,20 @@ def test_signal_reaches_the_command_and_nothing_stays(tmp_path: Path, number: si
     assert [process for process in started if is_running(process)] == []
 
 
-def test_second_signal_ends_a_command_that_does_not_listen(tmp_path: Path) -> None:
+def test_a_second_signal_ends_a_command_that_ignores_the_first(tmp_path: Path) -> None:
     script = "trap 'echo again >heard' TERM; echo ready; while :; do sleep 0.1; done"
     patient = (sys.executable, "-c", PATIENT, str(KVMBOX.parent))
     running = start_ready(tmp_path, script, program=patient)
 
     running.terminate()
-    wait_until((tmp_path / "heard").exists)  # two of the same at once would be one
+    wait_until((tmp_path / "heard").exists)  # two pending signals of the same number would be one
     running.terminate()
     running.communicate(timeout=120)
 
     assert running.returncode == 128 + signal.SIGTERM
 
 
-def test_kvmbox_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+def test_a_killed_kvmbox_leaves_no_process(tmp_path: Path) -> None:
     running = start_ready(tmp_path, "echo ready; sleep 1000")
     started = children_of(running.pid)
 
@@ -281,7 +282,7 @@ def test_kvmbox_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
     wait_until(lambda: not any(map(is_running, started)))
 
 
-def test_reader_that_goes_away_ends_the_test_vm(tmp_path: Path) -> None:
+def test_the_test_vm_ends_when_its_reader_closes_the_pipe(tmp_path: Path) -> None:
     running = start_ready(tmp_path, "echo ready; while :; do echo more; done")
     assert running.stdout is not None
     running.stdout.close()
@@ -318,5 +319,5 @@ def test_counted_cpu_time_is_repeatable(tmp_path: Path) -> None:
 
     done = kvmbox("--icount", *python(source), cwd=tmp_path)
 
-    counted = [float(line) for line in done.stdout.split()][1:]  # the first one reads the file
+    counted = [float(line) for line in done.stdout.split()][1:]  # the first run reads the file
     assert max(counted) < min(counted) * 1.1

@@ -1,4 +1,4 @@
-"""The wheel that `make wheel` makes, once for all tests of it."""
+"""The wheel that `make wheel` makes; it is built once for all tests."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ ADDRESS = "https://example.org/tender"
 
 @pytest.fixture(scope="session")
 def place() -> Iterator[Path]:
-    """A directory that the test VM sees too, whose /tmp is its own."""
+    """A directory that the test VM can see: its /tmp is not the host's."""
     directory = ROOT / "build" / "package"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -25,7 +25,7 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def wheel(place: Path) -> Path:
-    """Made with an address, as its publisher gives one."""
+    """The wheel, built with an address as its publisher gives it."""
     make = [sys.executable, str(ROOT / "tools/make_wheel.py"), str(place)]
     subprocess.run(make, env=os.environ | {"PROJECT_URL": ADDRESS}, check=True)
     (made,) = place.glob("tender-*.whl")
@@ -34,5 +34,5 @@ def wheel(place: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def address() -> str:
-    """The one that the wheel was made with."""
+    """The address that the wheel was built with."""
     return ADDRESS

@@ -1,4 +1,4 @@
-"""clang builds all that gcc builds, without a warning."""
+"""clang builds everything that gcc builds, without a warning."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_clang_builds_it_without_warnings(tmp_path: Path) -> None:
+def test_clang_builds_everything_without_warnings(tmp_path: Path) -> None:
     environment = os.environ | {"CC": "clang"}
     for command in (
         [

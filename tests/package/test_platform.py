@@ -1,4 +1,4 @@
-"""A build for a machine that Tender does not run on ends at once, and says so."""
+"""A build for a machine that Tender does not run on fails immediately, with a message."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ OTHERS = [
 
 
 def setup(tmp_path: Path, system: str, family: str, compiler: str) -> "subprocess.CompletedProcess[str]":
-    """`meson setup` for that machine."""
+    """Runs `meson setup` for that machine."""
     described = tmp_path / "machine.ini"
     described.write_text(MACHINE.format(system=system, family=family, compiler=compiler))
     command = [sys.executable, "-m", "mesonbuild.mesonmain", "setup", "--cross-file", str(described)]
@@ -37,7 +37,7 @@ def setup(tmp_path: Path, system: str, family: str, compiler: str) -> "subproces
 
 
 @pytest.mark.parametrize(("system", "family"), OTHERS, ids="-".join)
-def test_another_machine_is_refused_before_a_compiler_is_looked_for(
+def test_another_machine_is_refused_before_the_compiler_is_checked(
     tmp_path: Path, system: str, family: str
 ) -> None:
     done = setup(tmp_path, system, family, "no-such-compiler")
@@ -46,7 +46,8 @@ def test_another_machine_is_refused_before_a_compiler_is_looked_for(
 
 
 def test_a_compiler_for_pointers_of_32_bits_is_refused(tmp_path: Path) -> None:
-    """As `CC="gcc -m32"` on a machine with the libraries for that. Without libraries it compiles, and that is asked."""
+    """`CC="gcc -m32"` does the same on a machine that has the libraries. Without libraries it still
+    compiles, which is enough here."""
     compiler = tmp_path / "cc"
     compiler.write_text('#!/bin/sh\nexec cc -m32 -nostdlib -Wl,-e,main "$@"\n')
     compiler.chmod(0o755)

@@ -1,4 +1,5 @@
-"""One wheel serves every Python from 3.11 on, whichever of them built it. Each Python that this machine has is tried."""
+"""One wheel serves every Python from 3.11 on, whichever Python built it. The tests try each Python of this
+machine."""
 
 import os
 import re
@@ -24,7 +25,8 @@ print(result.status, (result.console or b"").decode().splitlines()[0])
 
 @cache
 def pythons() -> dict[int, str]:
-    """By minor version: those in PATH and those that pyenv keeps, which can make an environment; and this one."""
+    """Returns programs by minor version: the Pythons in PATH and those of pyenv that can make an
+    environment, and this one."""
     kept = sorted(
         (Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions").glob("3.*/bin/python3")
     )
@@ -38,14 +40,14 @@ def pythons() -> dict[int, str]:
 
 
 def run(*command: str | Path, **options: str | Path) -> str:
-    """Its stdout; it succeeds, and says nothing else."""
+    """Runs a command that must succeed and print nothing on stderr; returns its stdout."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)  # type: ignore[call-overload]
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     return str(done.stdout)
 
 
 def pip(python: Path, *words: str | Path, **variables: str) -> None:
-    """It succeeds, whatever it warns of."""
+    """Runs pip, which must succeed; warnings are ignored."""
     command = [python, "-m", "pip", "-q", "--disable-pip-version-check", *words]
     environment = {**os.environ, **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, check=False)
@@ -53,14 +55,14 @@ def pip(python: Path, *words: str | Path, **variables: str) -> None:
 
 
 def environment_with(wheel: Path, python: str, place: Path) -> Path:
-    """The bin directory of a new environment in which the wheel is installed."""
+    """Installs the wheel in a new environment; returns its bin directory."""
     run(python, "-m", "venv", place)
     pip(place / "bin/python", "install", wheel)
     return place / "bin"
 
 
 def check_that_it_serves(programs: Path, where: Path) -> None:
-    """The command by both its paths, and the library."""
+    """Checks the command on both its paths, and the library."""
     guests = Path(run(programs / "tender", "sdk", "--guests", cwd=where).strip())
     shutil.copy(guests / "hello.elf", where)
     assert run(programs / "python", "-c", "from tender import Vm; print(Vm.__name__)", cwd=where) == "Vm\n"
@@ -80,7 +82,7 @@ def test_the_wheel_serves_this_python(wheel: Path, tmp_path: Path, minor: int) -
 
 
 def python_symbols(wheel: Path, place: Path) -> set[str]:
-    """What the extension asks of Python."""
+    """Returns the symbols of Python that the extension imports."""
     with zipfile.ZipFile(wheel) as archive:
         extension = archive.extract("tender/_native.abi3.so", place)
     said = run("readelf", "--dyn-syms", "-W", extension)
@@ -88,7 +90,8 @@ def python_symbols(wheel: Path, place: Path) -> set[str]:
 
 
 def test_a_wheel_of_the_newest_python_is_the_same_and_serves_the_oldest(wheel: Path, tmp_path: Path) -> None:
-    """The newest of this machine; with one Python alone that is this one, and so is the oldest."""
+    """This uses the newest and the oldest Python of this machine. They are the same where there is only
+    one."""
     builder = environment_with(wheel, pythons()[max(pythons())], tmp_path / "builder")
     locked = ROOT / "tools/requirements/build.txt"
     pip(builder / "python", "install", "--require-hashes", "-r", locked)

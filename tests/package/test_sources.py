@@ -1,4 +1,5 @@
-"""The source tree without git: what is packed of it, that it builds, and that an edited source is built again."""
+"""The source tree without git: what a source distribution contains, that it builds, and that an edited
+source is built again."""
 
 import os
 import shutil
@@ -29,21 +30,21 @@ LEFTOVERS = {
 
 @pytest.fixture(scope="module")
 def without_git(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment whose PATH has every program but git."""
+    """An environment whose PATH has every program except git."""
     directory = tmp_path_factory.mktemp("bin")
     for place in [Path(sys.executable).parent, *map(Path, ("/usr/bin", "/bin", "/usr/sbin", "/sbin"))]:
         for program in place.iterdir() if place.exists() else ():
             link = directory / program.name
             if not program.name.startswith("git") and not link.is_symlink():
                 link.symlink_to(program)
-    # A virtual environment's Python knows its environment by the directory that it is called from.
+    # A virtual environment's Python finds its environment by the directory of its own path.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{directory}"}
     assert shutil.which("git", path=environment["PATH"]) is None
     return environment
 
 
 def copy_of_sources(place: Path) -> Path:
-    """The tree as it is, but for what builds and tools leave in it."""
+    """Copies the tree without the files that builds and tools leave in it."""
 
     def ignored(directory: str, names: list[str]) -> set[str]:
         here = Path(directory).relative_to(ROOT)
@@ -55,7 +56,7 @@ def copy_of_sources(place: Path) -> Path:
 
 
 def sdist(tree: Path, environment: dict[str, str]) -> Path:
-    """Made by the usual front end, without the network."""
+    """Builds a source distribution with the usual front end, without the network."""
     command = [
         sys.executable,
         "-m",
@@ -81,7 +82,7 @@ def git(tree: Path, *words: str) -> None:
     subprocess.run(["git", "-C", str(tree), *words], check=True, capture_output=True)
 
 
-def test_a_source_distribution_holds_the_same_files_whatever_made_it(
+def test_a_source_distribution_contains_the_same_files_however_it_is_made(
     tmp_path: Path, without_git: dict[str, str]
 ) -> None:
     plain = copy_of_sources(tmp_path / "plain")
@@ -100,27 +101,29 @@ def test_a_source_distribution_holds_the_same_files_whatever_made_it(
     with tarfile.open(archive) as opened:
         members = opened.getmembers()
         about = opened.extractfile(f"{BASE}/PKG-INFO")
-        assert about and b"](docs/" not in about.read(), "a link that leads nowhere outside of the tree"
-    # Python 3.11.2, Debian 12's, has no filter for extractall(); later ones want one.
+        assert about and b"](docs/" not in about.read(), "a link that is broken outside of the tree"
+    # extractall() has no filter in Python 3.11.2 of Debian 12; later versions require one.
     subprocess.run(["tar", "-xf", archive, "-C", tmp_path], check=True)
     assert {(m.uid, m.gid, m.uname, m.gname) for m in members} == {(0, 0, "", "")}
     assert {m.mode for m in members} == {0o644, 0o755}
 
-    assert names_in(sdist(tmp_path / f"{BASE}", without_git)) == expected, "made of an unpacked one"
+    assert names_in(sdist(tmp_path / f"{BASE}", without_git)) == expected, (
+        "built from an unpacked source distribution"
+    )
 
     with_git = dict(os.environ)
     tracked = copy_of_sources(tmp_path / "tracked")
     git(tracked, "init", "-q")
     git(tracked, "add", "-A")
     (tracked / "tender/notes.txt").write_text("of the user, unknown to git")
-    assert names_in(sdist(tracked, with_git)) == expected, "of a git checkout"
+    assert names_in(sdist(tracked, with_git)) == expected, "built from a git checkout"
     (tracked / "tender/notes.txt").unlink()
     shutil.rmtree(tracked / "dist")
-    assert names_in(sdist(tracked, without_git)) == expected, "of a checkout, git is not installed"
+    assert names_in(sdist(tracked, without_git)) == expected, "built from a checkout without git installed"
 
     git(tmp_path, "init", "-q")
     shutil.rmtree(plain / "dist")
-    assert names_in(sdist(plain, with_git)) == expected, "below a repository of something else"
+    assert names_in(sdist(plain, with_git)) == expected, "built below another project's repository"
 
 
 def test_a_source_distribution_builds_where_git_is_not_installed(
@@ -170,7 +173,7 @@ NO_CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.fixture
 def built(tmp_path: Path, without_git: dict[str, str]) -> tuple[Path, dict[str, str]]:
-    """A tree without git that tools/build has built, by a pip that writes a line into `pip.log`."""
+    """A tree without git that tools/build has built. Its pip is a script that appends a line to `pip.log`."""
     tree = copy_of_sources(tmp_path / "tree")
     fake = tmp_path / "fake"
     fake.mkdir()
@@ -182,13 +185,15 @@ def built(tmp_path: Path, without_git: dict[str, str]) -> tuple[Path, dict[str, 
 
 
 def build(tree: Path, environment: dict[str, str]) -> tuple[int, int]:
-    """The status of tools/build, and how often a package was built so far."""
+    """Returns the status of tools/build, and how many times a package has been built so far."""
     done = subprocess.run([tree / "tools/build"], env=environment, check=False, timeout=60)
     return done.returncode, len((tree / "pip.log").read_text().splitlines())
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_the_package_is_made_of_is_built_again(built: tuple[Path, dict[str, str]], change: str) -> None:
+def test_a_changed_source_of_the_package_is_built_again(
+    built: tuple[Path, dict[str, str]], change: str
+) -> None:
     tree, environment = built
     CHANGES[change](tree)
     assert build(tree, environment) == (0, 2)
@@ -196,7 +201,7 @@ def test_what_the_package_is_made_of_is_built_again(built: tuple[Path, dict[str,
 
 
 @pytest.mark.parametrize("change", NO_CHANGES)
-def test_what_is_no_part_of_the_package_builds_nothing(
+def test_a_change_outside_of_the_package_builds_nothing(
     built: tuple[Path, dict[str, str]], change: str
 ) -> None:
     tree, environment = built
@@ -204,7 +209,7 @@ def test_what_is_no_part_of_the_package_builds_nothing(
     assert build(tree, environment) == (0, 1)
 
 
-def test_a_build_that_failed_is_tried_again(built: tuple[Path, dict[str, str]]) -> None:
+def test_a_failed_build_is_tried_again(built: tuple[Path, dict[str, str]]) -> None:
     tree, environment = built
     edit(tree / "tender/vm.py")
     (tree / "broken").touch()

