@@ -1,4 +1,5 @@
-"""The ABI header as the compiler and as cffi see it: every name is touched, so both sides are compared."""
+"""The ABI header as the compiler and as cffi read it. The tests use every name, so the two sides are
+compared."""
 
 import sys
 from pathlib import Path
@@ -19,15 +20,16 @@ HEADERS = ["abi/tender_abi.h", "bindings/guest_abi/elf_image_types.h", "bindings
 
 @pytest.mark.parametrize("header", HEADERS)
 def test_every_constant_is_the_same_for_the_compiler_and_for_cffi(header: str) -> None:
-    """cffi's API mode raises at the first use of a name whose compiled value differs from the declared one."""
+    """cffi's API mode raises an error at the first use of a name whose compiled value differs from the
+    declared one."""
     declared = names(extract(ROOT / header))
     assert len(declared) > 5
     for name in declared:
         assert isinstance(getattr(lib, name), int), name
 
 
-def test_every_structure_has_the_layout_that_the_compiler_gave_it() -> None:
-    """Realising a struct type makes cffi compare all its fields with the compiler's offsets and sizes."""
+def test_every_structure_has_the_compilers_layout() -> None:
+    """When cffi creates a struct type, it compares all fields with the compiler's offsets and sizes."""
     structs = [
         name for name in ffi.list_types()[1] if name.startswith(("hvt_", "mft", "elf_", "vm_", "tender_"))
     ]
@@ -52,12 +54,12 @@ def test_every_structure_has_the_layout_that_the_compiler_gave_it() -> None:
         ("tender_extension", "gate", 16),
     ],
 )
-def test_offsets_are_those_of_the_contract(struct: str, field: str, offset: int) -> None:
+def test_offsets_are_equal_to_the_contracts(struct: str, field: str, offset: int) -> None:
     assert ffi.offsetof(f"struct {struct}", field) == offset
 
 
 def test_each_number_has_a_row_and_each_row_a_number() -> None:
-    """abi/hypercalls.def against the numbers of the header, and the names in the page against both."""
+    """Compares abi/hypercalls.def with the numbers in the header, and the names in the page with both."""
     numbers = {
         getattr(lib, name): name.split("HYPERCALL_")[1].lower()
         for name in names(extract(ROOT / "abi/tender_abi.h"))
@@ -78,14 +80,14 @@ def test_each_number_has_a_row_and_each_row_a_number() -> None:
     assert listed.split(" with ")[1] == ", ".join(f"`{name}`" for _, name in sorted(numbers.items()))
 
 
-def test_every_function_that_is_declared_is_there() -> None:
+def test_every_declared_function_exists() -> None:
     text = extract(ROOT / "bindings/python/native.h")
     functions = {word.split("(")[0].lstrip("*") for word in text.replace("\n", " ").split() if "(" in word}
     declared = {name for name in functions if name.startswith("tn_")}
     assert declared == {name for name in dir(lib) if name.startswith("tn_")}
 
 
-def test_what_cffi_cannot_read_is_refused(tmp_path: Path) -> None:
+def test_a_line_that_cffi_cannot_read_is_refused(tmp_path: Path) -> None:
     header = tmp_path / "bad.h"
     header.write_text("/* <abi:numbers> */\n#define TWO (1U << 1)\n/* </abi:numbers> */\n")
     with pytest.raises(ValueError, match=r"bad\.h: cffi cannot read this line: #define TWO"):
@@ -99,7 +101,7 @@ def test_marks_that_do_not_pair_are_refused(tmp_path: Path) -> None:
         extract(header)
 
 
-def test_the_builders_note_is_the_one_of_the_header() -> None:
+def test_the_elf_builders_note_agrees_with_the_header() -> None:
     note = extension_note()
     assert (note.type, note.name[: note.namesz]) == (lib.TENDER_NOTE_EXTENSION_TYPE, b"Tender\0")
     info = ffi.new("struct tender_extension_info *")
@@ -116,7 +118,7 @@ def test_the_builders_note_is_the_one_of_the_header() -> None:
         ("hello_nogate", ()),
     ],
 )
-def test_unikernels_of_the_guest_library_want_our_extension_unless_they_leave_the_note_out(
+def test_unikernels_of_the_guest_library_request_our_extension_unless_they_omit_the_note(
     guest: Guest, name: str, wanted: tuple[str, ...]
 ) -> None:
     with Image.open(guest(name)) as image:

@@ -1,4 +1,5 @@
-"""Asserts of the C core are in what users get, and none is where a guest could reach it."""
+"""Asserts of the C core are compiled into what users get, and there are none in code that a guest can
+reach."""
 
 import re
 import shutil
@@ -18,7 +19,7 @@ ASSERT = re.compile(r"(?<![\w])assert\((.*?)\);", re.DOTALL)
 
 
 def asserts_of(path: Path) -> list[str]:
-    """Each condition as the preprocessor writes it down: runs of white space are one space."""
+    """Returns each condition as the preprocessor writes it: each run of white space is one space."""
     return [" ".join(found.split()) for found in ASSERT.findall(path.read_text())]
 
 
@@ -47,7 +48,7 @@ def test_there_are_asserts() -> None:
 
 
 def handler_sources() -> list[Path]:
-    """What meson.build links into the sandbox's program as well."""
+    """Returns the sources that meson.build also links into the sandbox's program."""
     text = (BINDINGS / "meson.build").read_text()
     (listed,) = re.findall(r"^handler_sources = files\((.*?)^\)", text, re.DOTALL | re.MULTILINE)
     return [BINDINGS / name for name in re.findall(r"'([^']+)'", listed)]
@@ -63,8 +64,9 @@ REACHED_BY_A_GUEST = [
 
 
 @pytest.mark.parametrize("path", REACHED_BY_A_GUEST, ids=lambda p: p.name)
-def test_what_a_guest_reaches_has_no_asserts(path: Path) -> None:
-    """There a wrong value is an answer or an end with a reason: a guest cannot abort the process that holds it."""
+def test_code_that_a_guest_can_reach_has_no_asserts(path: Path) -> None:
+    """A wrong value there is an answer or an end with a reason: a guest must not be able to abort the
+    process that holds it."""
     assert asserts_of(path) == [] and "assert.h" not in path.read_text()
 
 
@@ -77,7 +79,7 @@ lib.tn_image_template(image._handle, image.elf.c, 4097, False, descriptor(), ffi
 """
 
 
-def test_an_assert_that_fails_is_sigabrt_and_names_its_condition(tmp_path: Path) -> None:
+def test_a_failed_assert_ends_with_sigabrt_and_names_its_condition(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WRONG_MEMORY], cwd=tmp_path, capture_output=True, text=True, check=False
     )

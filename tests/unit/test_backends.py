@@ -1,4 +1,5 @@
-"""The choice between the backends, and what stands around the sandbox in Python: its errors, its ends, its templates."""
+"""The choice between the backends, and the sandbox as Python sees it: its errors, its ends and its
+templates."""
 
 import errno as errno_numbers
 import os
@@ -37,7 +38,7 @@ REASONS = {value for name, value in vars(ExitReason).items() if name.isupper()}
 
 
 class Backends:
-    """Stands for both backends: which were made, and what KVM's raises."""
+    """Replaces both backends: it records which were made, and raises the errors that a test has set."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -76,22 +77,20 @@ UNSTABLE = HostError("KVM: host TSC is unstable, cannot continue", errno=5, code
 IMAGE = ImageError("the image is closed", file="app.elf", code="image-closed")
 
 
-def test_auto_takes_kvm_where_it_can_be_had(backends: Backends) -> None:
+def test_auto_uses_kvm_where_it_is_available(backends: Backends) -> None:
     assert backends.create("auto") == ("kvm", "")
     assert backends.made == ["kvm"]
 
 
 @pytest.mark.parametrize("error", [MISSING, DENIED, IOCTL, OLD], ids=lambda e: str(e.message[:40]))
-def test_auto_takes_the_sandbox_where_kvm_cannot_be_had_and_says_why(
-    backends: Backends, error: HostError
-) -> None:
+def test_auto_uses_the_sandbox_without_kvm_and_gives_the_reason(backends: Backends, error: HostError) -> None:
     backends.kvm_error = error
     assert backends.create("auto") == ("sandbox", error.message)
     assert backends.made == ["kvm", "sandbox"]
 
 
 @pytest.mark.parametrize("error", [MEMORY, UNSTABLE, IMAGE, KeyError("ours")], ids=lambda e: str(e)[:40])
-def test_what_is_not_about_having_kvm_is_not_hidden_by_a_fallback(
+def test_errors_that_do_not_mean_a_missing_kvm_are_not_hidden_by_a_fallback(
     backends: Backends, error: Exception
 ) -> None:
     backends.kvm_error = error
@@ -102,20 +101,20 @@ def test_what_is_not_about_having_kvm_is_not_hidden_by_a_fallback(
 
 
 @pytest.mark.parametrize("error", [MISSING, DENIED, IOCTL, OLD, MEMORY, IMAGE], ids=lambda e: str(e)[:40])
-def test_who_asks_for_kvm_gets_kvm_or_its_error(backends: Backends, error: Exception) -> None:
+def test_requesting_kvm_gives_kvm_or_its_error(backends: Backends, error: Exception) -> None:
     backends.kvm_error = error
     with pytest.raises(type(error)):
         backends.create("kvm")
     assert backends.made == ["kvm"]
 
 
-def test_who_asks_for_the_sandbox_does_not_touch_kvm(backends: Backends) -> None:
+def test_requesting_the_sandbox_does_not_touch_kvm(backends: Backends) -> None:
     assert backends.create("sandbox") == ("sandbox", "")
     assert backends.made == ["sandbox"]
 
 
 def test_an_unfit_kvm_is_not_even_tried(backends: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What C finds of this host's KVM, test_lifecycle.c has."""
+    """test_lifecycle.c tests how C judges this host's KVM."""
     choose = tender.backend._choose
 
     def unfit(choice: CData, backend: str, refused: CData) -> str:
@@ -128,14 +127,14 @@ def test_an_unfit_kvm_is_not_even_tried(backends: Backends, monkeypatch: pytest.
     monkeypatch.setattr(tender.backend, "_choose", unfit)
     assert backends.create("auto") == ("sandbox", "odd")
     assert backends.made == ["sandbox"]
-    assert backends.create("kvm") == ("kvm", ""), "asked for by name it is"
+    assert backends.create("kvm") == ("kvm", ""), "a backend that is requested by name is tried"
 
 
 LONG = KvmUnavailable(f"Could not open: {'ä' * 300}", code="kvm-missing")  # C keeps 511 bytes of it
 
 
 @pytest.mark.parametrize("error", [MISSING, LONG], ids=["short", "long"])
-def test_where_both_are_shut_the_error_names_both(backends: Backends, error: HostError) -> None:
+def test_if_both_backends_fail_the_error_names_both(backends: Backends, error: HostError) -> None:
     backends.kvm_error = error
     backends.sandbox_error = HostError(
         "sandbox: the seccomp filter: Invalid argument", errno=22, hint="a kernel with it"
@@ -148,7 +147,7 @@ def test_where_both_are_shut_the_error_names_both(backends: Backends, error: Hos
 
 
 @pytest.mark.parametrize("backend", ["auto", "sandbox"])
-def test_an_error_that_names_a_path_of_any_bytes_is_raised_as_it_is(backends: Backends, backend: str) -> None:
+def test_an_error_with_a_path_of_any_bytes_is_raised_unchanged(backends: Backends, backend: str) -> None:
     backends.kvm_error = MISSING
     backends.sandbox_error = HostError(
         "sandbox: /\udcff/tender-sandbox: No such file or directory", errno=2, code="sandbox"
@@ -166,7 +165,7 @@ def test_an_unknown_backend_is_refused_by_name(backends: Backends, name: str) ->
     assert backends.made == []
 
 
-def test_the_machines_in_c_are_the_backends_in_their_order() -> None:
+def test_the_machines_in_c_have_the_order_of_the_backends() -> None:
     names = [lib.tn_machine_name(i) for i in range(len(BACKENDS))]
     assert [ffi.string(name).decode() for name in names[:-1]] == list(BACKENDS[1:])
     assert names[-1] == ffi.NULL
@@ -198,7 +197,7 @@ def sandbox(image: Image, program: Path | str) -> CData:
 
 
 def static_program(place: Path, code: bytes) -> Path:
-    """A Linux program of these instructions that needs nothing of a file system."""
+    """Returns a Linux program of these instructions that needs nothing from a file system."""
     head = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
     head += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x400078, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     head += struct.pack("<IIQQQQQQ", 1, 5, 0, 0x400000, 0x400000, 120 + len(code), 120 + len(code), 4096)
@@ -220,7 +219,7 @@ def unusable_programs(place: Path) -> dict[str, tuple[Path, int]]:
 
 
 @pytest.mark.parametrize("which", ["missing", "plain", "text", "script", "directory"])
-def test_a_program_that_cannot_be_started_is_named_and_leaves_nothing(
+def test_a_program_that_cannot_start_is_named_and_leaves_nothing(
     which: str, image: Image, tmp_path: Path
 ) -> None:
     program, errno = unusable_programs(tmp_path)[which]
@@ -252,7 +251,7 @@ def test_a_program_that_cannot_be_started_is_named_and_leaves_nothing(
         (bytes.fromhex("0f0b"), "the process died of SIGILL in its hypercall handlers"),
     ],
 )  # fmt: skip
-def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
+def test_a_program_that_ends_before_it_runs_gives_an_end_with_a_reason(
     code: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = str(static_program(tmp_path, code))
@@ -266,7 +265,7 @@ def test_a_program_that_ends_instead_of_running_is_an_end_with_a_reason(
     assert (result.guest_status, result.fault, result.backend) == (None, None, "sandbox")
 
 
-def test_the_layers_are_among_those_that_have_a_name(image: Image) -> None:
+def test_every_isolation_layer_in_force_has_a_name(image: Image) -> None:
     handle, layers, number = sandbox(image, PROGRAM), ffi.new("uint32_t *"), ffi.new("int *")
     assert lib.tn_isolation(handle, layers) == lib.tn_pid(handle, number) == 0
     assert standing(layers[0]) and set(standing(layers[0])) <= set(ISOLATION)
@@ -283,7 +282,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("step", [0, *STEPS, 7, 99])
-def test_a_step_of_set_up_that_failed_is_named(step: int) -> None:
+def test_a_failed_step_of_the_setup_is_named(step: int) -> None:
     error = setup_failed(step, 1)
     what = STEPS.get(step, f"step {step}")
     assert (error.message, error.errno) == (f"sandbox: {what}: Operation not permitted", 1)
@@ -324,7 +323,7 @@ def enum_of(header: str, name: str) -> dict[str, int]:
     return {key: eval(value) for key, value in re.findall(r"(\w+) = ([0-9 <]+)", found[1])}
 
 
-def test_the_names_in_python_are_in_the_order_of_the_headers() -> None:
+def test_the_names_in_python_have_the_order_of_the_headers() -> None:
     layers = enum_of("machine/layers.h", "isolation_layer")
     words = [name.split("-")[0].upper() for name in LAYERS]
     assert [key.split("_")[1] for key in layers] == words
@@ -410,7 +409,9 @@ def event(**fields: object) -> CData:
         ),
     ],
 )  # fmt: skip
-def test_every_end_of_the_sandbox_has_its_words(fields: dict[str, object], reason: str, message: str) -> None:
+def test_every_end_of_the_sandbox_has_its_message(
+    fields: dict[str, object], reason: str, message: str
+) -> None:
     status = 2 if "killed from outside" in message or "took its exit status" in message else 1
     assert explain(event(**fields), "sandbox") == (reason, status, message)
 
@@ -423,7 +424,7 @@ def test_every_end_of_the_sandbox_has_its_words(fields: dict[str, object], reaso
         (lib.EVENT_HOST_ERROR, "sandbox: ppoll failed: Input/output error"),
     ],
 )
-def test_an_end_that_both_backends_have_names_the_backend(kind: int, message: str) -> None:
+def test_an_end_that_exists_on_both_backends_names_the_backend(kind: int, message: str) -> None:
     assert explain(event(kind=kind, rip=42, detail=5, os_error=5), "sandbox")[2] == message
     of_kvm = explain(event(kind=kind, rip=42, detail=5, os_error=5), "kvm")[2]
     assert of_kvm == message.replace("sandbox: ", "KVM: ").replace("ppoll", "ioctl (RUN)")
@@ -450,7 +451,7 @@ def test_a_system_call_is_named_by_the_table_of_its_entry(number: int, arch: int
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 S32 = st.integers(-(2**31), 2**31 - 1)
-# What watch.c lets through: no interruption, nothing of KVM's alone.
+# The events that watch.c accepts: no interruption, and none that only KVM has.
 REPORTED = [
     kind
     for kind in range(lib.EVENT_HALT, lib.EVENT_SETUP_FAILED)
@@ -460,7 +461,7 @@ REPORTED = [
 
 
 @given(st.sampled_from(REPORTED), U32, U32, S32, S32, U64, U64, U64, U64, st.binary(max_size=16), U32)
-def test_whatever_a_sandbox_reports_is_one_line_and_a_known_reason(
+def test_any_report_of_a_sandbox_becomes_one_line_and_a_known_reason(
     kind: int, number: int, port: int, status: int, os_error: int, detail: int, rip: int, gpa: int, length: int,
     code: bytes, valid: int,
 ) -> None:  # fmt: skip
@@ -478,7 +479,7 @@ def test_whatever_a_sandbox_reports_is_one_line_and_a_known_reason(
 
 @given(st.binary(min_size=512, max_size=512))
 def test_counters_times_and_registers_may_be_any_numbers(noise: bytes) -> None:
-    """They lie in memory that a hijacked guest writes to."""
+    """They are in memory that a hijacked guest can write."""
     with (
         Image.from_bytes(trial.elf()) as image,
         Vm(image, VmConfig(mem=4), backend="sandbox", console=CAPTURE) as vm,
@@ -506,7 +507,7 @@ def template(image: Image, *, patched: bool, mem_bytes: int = MEM) -> bytes:
     return os.pread(made.fd, os.fstat(made.fd).st_size, 0)
 
 
-def test_a_patched_template_differs_in_the_call_sites_and_the_trampolines_alone(image: Image) -> None:
+def test_a_patched_template_differs_only_in_call_sites_and_trampolines(image: Image) -> None:
     with Image.from_bytes(trial.elf()) as other:
         plain, patched = template(image, patched=False), template(other, patched=True)
     changed = {i for i, (a, b) in enumerate(zip(plain, patched, strict=True)) if a != b}
@@ -520,7 +521,7 @@ def test_a_patched_template_differs_in_the_call_sites_and_the_trampolines_alone(
     assert plain[trial.CODE_GPA : trial.CODE_GPA + len(code)] == code
 
 
-def test_the_order_in_which_the_backends_ask_for_templates_does_not_matter() -> None:
+def test_the_order_of_requests_for_templates_does_not_matter() -> None:
     def in_order(*asked: tuple[bool, int]) -> dict[tuple[bool, int], bytes]:
         with Image.from_bytes(trial.elf()) as image:
             return {(patched, mem): template(image, patched=patched, mem_bytes=mem) for patched, mem in asked}
@@ -551,7 +552,7 @@ def named(number: int, arch: int) -> str:
     return ffi.string(lib.tn_system_call_name(number, arch)).decode()
 
 
-def test_the_tables_of_system_calls_are_those_of_the_kernels_headers() -> None:
+def test_the_system_call_tables_agree_with_the_kernels_headers() -> None:
     x86_64, i386 = 0xC000003E, 0x40000003
     assert [named(n, x86_64) for n in (0, 1, 9, 59, 231)] == ["read", "write", "mmap", "execve", "exit_group"]
     assert [named(n, i386) for n in (1, 3, 4, 11, 252)] == ["exit", "read", "write", "execve", "exit_group"]

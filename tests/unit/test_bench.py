@@ -1,4 +1,5 @@
-"""The benchmark's arithmetic, words and formats; what it measures is tests/contract/test_bench_boot.py's."""
+"""The arithmetic, words and formats of the benchmarks. tests/contract/test_bench_boot.py tests their
+measurements."""
 
 import argparse
 import io
@@ -73,7 +74,7 @@ def test_summary_of_a_series() -> None:
     assert stats.summarise([3.0, 1.0, 2.0]) == stats.Summary(n=3, median=2.0, min=1.0, p99=3.0)
 
 
-def test_no_values_have_no_summary() -> None:
+def test_an_empty_series_has_no_summary() -> None:
     with pytest.raises(ValueError, match="no values"):
         stats.percentile([], 50)
 
@@ -82,7 +83,7 @@ def test_ratio_of_constant_series_is_exact() -> None:
     assert stats.ratio_of_medians([6.0] * 9, [2.0] * 9) == stats.Ratio(value=3.0, low=3.0, high=3.0)
 
 
-def test_interval_holds_the_ratio_and_is_repeatable() -> None:
+def test_the_interval_contains_the_ratio_and_is_repeatable() -> None:
     a = [1.0 + i % 7 / 10 for i in range(60)]
     b = [2.0 + i % 5 / 10 for i in range(60)]
     ratio = stats.ratio_of_medians(a, b)
@@ -92,7 +93,7 @@ def test_interval_holds_the_ratio_and_is_repeatable() -> None:
 
 
 @pytest.mark.parametrize(("a", "b"), [([], [1.0]), ([1.0], []), ([1.0], [0.0])])
-def test_ratio_of_nothing_or_to_zero_is_refused(a: list[float], b: list[float]) -> None:
+def test_a_ratio_of_an_empty_series_or_to_zero_is_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="ratio"):
         stats.ratio_of_medians(a, b)
 
@@ -112,7 +113,7 @@ def test_a_peer_may_be_given_a_name() -> None:
     assert (name, words) == ("old-hvt", ("solo5-hvt", "--mem=16", "/x.elf"))
 
 
-def test_the_image_may_stand_inside_a_word() -> None:
+def test_the_image_may_be_inside_a_word() -> None:
     assert parse_peer("qemu -kernel=file:{elf}", "/x")[1] == ("qemu", "-kernel=file:/x")
 
 
@@ -122,7 +123,7 @@ def test_a_peer_that_cannot_run_is_refused(text: str) -> None:
         parse_peer(text, "/x.elf")
 
 
-def test_worker_line_becomes_points_from_its_start() -> None:
+def test_a_workers_line_becomes_points_counted_from_its_start() -> None:
     sample = parse_worker_line("1000 1100 1110 1200 0 1300 1500 77 3\n")
     assert sample.points_ns == {
         "start": 0,
@@ -145,7 +146,7 @@ def test_a_silent_process_has_no_first_console() -> None:
     assert "first_console" not in ProcessSubject("true", ("true",)).boot().points_ns
 
 
-def test_a_process_that_fails_is_no_sample() -> None:
+def test_a_failed_process_gives_no_sample() -> None:
     with pytest.raises(BenchError, match="ended with 1"):
         ProcessSubject("false", ("false",)).boot()
     with pytest.raises(BenchError, match="No such file"):
@@ -155,12 +156,12 @@ def test_a_process_that_fails_is_no_sample() -> None:
 # ---- the plan and the object
 
 
-def test_rounds_go_there_and_back() -> None:
+def test_every_second_round_has_the_reverse_order() -> None:
     assert regimes.rounds(3, ["a", "b"]) == [["a", "b"], ["b", "a"], ["a", "b"]]
 
 
 class _Fixed(Subject):
-    """Boots that take what they are told, without a guest."""
+    """Boots that take a given time, without a guest."""
 
     def __init__(self, name: str, kind: str, stamps: dict[str, int]) -> None:
         super().__init__(name, (name,))
@@ -191,7 +192,7 @@ def _measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, obje
     return boot.run(options)
 
 
-def test_the_object_is_json_with_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_result_is_json_with_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = json.loads(json.dumps(_measured(tmp_path, monkeypatch)))
     assert measured["schema"] == 1
     assert set(measured) == {
@@ -223,7 +224,7 @@ def test_the_table_names_both_ends_and_the_machine(tmp_path: Path, monkeypatch: 
         assert f"  {fact}" in text
 
 
-def test_the_plot_is_a_picture_of_every_regime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plot_shows_every_regime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture.boots(_measured(tmp_path, monkeypatch), str(tmp_path / "boot.png"))
     width, height = _pixels(tmp_path / "boot.png")
     assert width >= 600 and height >= 400
@@ -236,7 +237,7 @@ def _pixels(path: Path) -> tuple[int, int]:
 
 
 def _pictures(number: int, to: Path) -> dict[str, int]:
-    """The heights of pictures of as many samples, goals, counts and changes."""
+    """Draws pictures of so many samples, goals, counts and changes; returns their heights."""
     host = facts.host_facts()
     names = [f"tx {i}, a frame: exits" for i in range(number)]
     rows = {name: float(i) for i, name in enumerate(names, 1)}
@@ -256,13 +257,13 @@ def _pictures(number: int, to: Path) -> dict[str, int]:
 
 
 def test_a_picture_grows_with_what_it_shows(tmp_path: Path) -> None:
-    """A row has its own height, so that names do not overlap."""
+    """Each row has a fixed height, so names do not overlap."""
     small, large = _pictures(3, tmp_path), _pictures(60, tmp_path)
     assert set(small) == {"samples", "goals", "counts", "revisions"}
     assert all(large[name] > small[name] + 57 * 20 for name in small), (small, large)
 
 
-def test_a_curve_has_a_panel_beside_its_samples(tmp_path: Path) -> None:
+def test_a_curve_has_a_panel_next_to_its_samples(tmp_path: Path) -> None:
     described = compare.describe(
         "density", pyperf_format.MILLISECONDS, {"a 1..10": [1.0]}, [], conditions={}, host=facts.host_facts()
     )
@@ -272,7 +273,7 @@ def test_a_curve_has_a_panel_beside_its_samples(tmp_path: Path) -> None:
     assert _pixels(tmp_path / "two.png")[0] > 1.5 * _pixels(tmp_path / "one.png")[0]
 
 
-def test_nothing_is_no_picture(tmp_path: Path) -> None:
+def test_an_empty_result_is_not_drawn(tmp_path: Path) -> None:
     host, to = facts.host_facts(), str(tmp_path / "x.png")
     with pytest.raises(BenchError, match="nothing to draw"):
         picture.counts("kvm", {}, to, host)
@@ -285,7 +286,7 @@ def test_nothing_is_no_picture(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_plot_without_matplotlib_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plot_without_matplotlib_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(BenchError, match="matplotlib") as caught:
         picture.check()
@@ -316,7 +317,7 @@ def test_a_clock_that_counts_instructions_is_recognised() -> None:
     assert not facts.counts_instructions({"model name": "Some Xeon", "cpu MHz": "1000.0"})
 
 
-def test_what_spoils_a_run_is_a_warning() -> None:
+def test_conditions_that_spoil_a_measurement_give_warnings() -> None:
     host = {
         "dont_write_bytecode": True,
         "loadavg": [3.0, 0, 0],
@@ -354,7 +355,7 @@ def test_strace_lines_are_counted_once_and_by_request() -> None:
     }
 
 
-def test_calls_of_the_sandboxs_process_are_those_behind_its_start() -> None:
+def test_calls_of_the_sandbox_process_count_from_its_execve_on() -> None:
     log = """\
 7 openat(3, ""..., O_RDONLY) = 4
 9 dup2(3, 4) = 4
@@ -381,7 +382,7 @@ def _calls(counted: list[dict[str, int]], n: int) -> "Counter[str]":
     return Counter({"exits": n, "read": 2 * n, "futex": len(counted), **counted.pop(0)})
 
 
-def test_a_call_that_one_run_makes_more_is_counted_again() -> None:
+def test_an_additional_call_in_one_run_is_counted_again() -> None:
     late = [{}, {"ppoll": 1}, {}, {}]
     few, more = counts.few_and_more(lambda n: _calls(late, n))
     rows: dict[str, float] = {}
@@ -389,13 +390,13 @@ def test_a_call_that_one_run_makes_more_is_counted_again() -> None:
     assert rows == {"tx: exits": 1, "tx: system calls": 2} and not late
 
 
-def test_a_call_that_comes_now_and_then_each_time_stays_a_fraction() -> None:
+def test_a_call_that_varies_in_every_try_stays_a_fraction() -> None:
     always = [{}, {"ppoll": 7}] * counts._TRIES
     few, more = counts.few_and_more(lambda n: _calls(always, n))
     assert counts._difference(few, more, "calls") == 407 and not always
 
 
-def test_every_difference_from_the_committed_counts_is_told() -> None:
+def test_every_difference_from_the_committed_counts_is_reported() -> None:
     expected = counts.read_table(_EXPECTED)
     assert expected["kvm", "boot: KVM ioctls"] == 16
     rows = {"tx 64, a frame: exits": 1.0, "~boot: minor page faults": 7.0}
@@ -414,7 +415,7 @@ def test_a_fraction_of_a_call_is_a_difference() -> None:
     assert counts.differences(expected, "sandbox", {"tx: calls": 1.005}, {})
 
 
-def test_the_committed_table_is_written_one_backend_at_a_time() -> None:
+def test_an_update_of_the_committed_table_changes_one_backend() -> None:
     text = counts.updated(_EXPECTED, "sandbox", {"tx 64, a frame: exits": 0.5})
     found = counts.read_table(text)
     assert found == {("kvm", "boot: KVM ioctls"): 16.0, ("sandbox", "tx 64, a frame: exits"): 0.5}
@@ -422,7 +423,7 @@ def test_the_committed_table_is_written_one_backend_at_a_time() -> None:
     assert counts.updated(text, "sandbox", {"tx 64, a frame: exits": 0.5}) == text
 
 
-def test_a_line_that_is_no_count_is_refused() -> None:
+def test_a_line_without_a_count_is_refused() -> None:
     with pytest.raises(BenchError, match="line 1"):
         counts.read_table("kvm boot many\n")
 
@@ -440,7 +441,7 @@ def test_an_exact_count_has_no_tolerance_and_an_estimate_has() -> None:
     assert _judged({"~y": 100}, {"~y": 104}) == ["~y: 100 became 104 (+4.0 %, allowed 3 %)"]
 
 
-def test_better_and_new_are_not_worse_but_gone_is() -> None:
+def test_a_missing_count_is_worse_but_a_better_or_new_one_is_not() -> None:
     assert _judged({"x": 2}, {"x": 1, "new": 9}) == []
     assert _judged({"x": 2}, {}) == ["x: 2 in aaa, not counted in bbb"]
     assert _judged({"x": 0}, {"x": 1}) == ["x: 0 became 1 (+inf %, allowed 0 %)"]
@@ -506,7 +507,7 @@ def _compared(**series: list[float]) -> dict[str, Any]:
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
-def test_a_comparison_has_its_ratio_and_goal() -> None:
+def test_a_comparison_contains_its_ratio_and_goal() -> None:
     measured = _compared(a=[6.0, 6.0], b=[4.0, 4.0])
     assert measured["ratios"] == [
         {"of": "a", "to": "b", "value": 1.5, "low": 1.5, "high": 1.5, "goal": 1.3, "at_least": False}
@@ -518,7 +519,7 @@ def test_nothing_is_compared_with_zero() -> None:
     assert _compared(a=[6.0], b=[0.0])["ratios"] == []
 
 
-def test_the_table_of_a_comparison_says_conditions_unit_and_goal() -> None:
+def test_the_table_of_a_comparison_shows_conditions_unit_and_goal() -> None:
     measured = _compared(a=[6.0, 6.0], b=[4.0, 4.0])
     measured["host"] = facts.host_facts()
     text = tables.comparison_table(measured)
@@ -526,14 +527,14 @@ def test_the_table_of_a_comparison_says_conditions_unit_and_goal() -> None:
         assert words in text
 
 
-def test_hypercall_lines_become_cycles_a_call() -> None:
+def test_hypercall_lines_become_cycles_per_call() -> None:
     series: compare.Series = {}
     hypercall.add(series, "guest", "net_read gate 5000\n", 100)
     hypercall.add(series, "filtered", "net_read 2500\n", 100)
     assert series == {"net_read gate": [50.0], "net_read filtered": [25.0]}
 
 
-def test_a_peers_hypercalls_are_compared_by_the_same_way() -> None:
+def test_a_peers_hypercalls_are_compared_with_the_same_way() -> None:
     series: compare.Series = {}
     hypercall.add(series, "hvt", "Solo5: exit\nwalltime trap 5000\n", 100)
     hypercall.add(series, "raw", "exit 4000\n", 100)
@@ -554,14 +555,14 @@ def test_every_way_of_a_hypercall_is_compared_with_both_yardsticks() -> None:
                 assert goals[f"{kind} {way}", f"{kind} {yardstick}"] == (1.3 if has_goal else None)
 
 
-def test_a_rate_is_the_guests_own() -> None:
+def test_a_rate_is_computed_from_the_guests_times() -> None:
     assert net.rate("ready\ntx 64 1000 2000000\n", "tx", 64, 1000, 0) == 500.0
     with pytest.raises(BenchError, match="ended with 3"):
         net.rate("ready\n", "tx", 64, 1000, 3)
 
 
-def test_what_pyperf_reads_is_in_seconds_and_less_is_better() -> None:
-    """By pyperf itself."""
+def test_files_for_pyperf_are_in_seconds_where_less_is_better() -> None:
+    """The test reads the file with pyperf itself."""
     rate = pyperf_format.Unit("thousand a second", "second", 1e-3, rate=True)
     host = {"cpu": "X", "kernel": "6.1", "python": "CPython 3.11"}
     slow = pyperf_format.document("net", {"tx": [100.0, 101.0, 99.0] * 5, "none": [0.0]}, rate, host)
@@ -586,13 +587,13 @@ def test_pyperf_compares_two_of_our_files(tmp_path: Path) -> None:
     assert "10.1 ms" in done.stdout and "20.1 ms" in done.stdout and "2.00x slower" in done.stdout
 
 
-def test_a_bar_says_how_far_it_is_and_what_is_left() -> None:
+def test_a_progress_bar_shows_progress_and_remaining_time() -> None:
     bar = progress.Bar(4, out=io.StringIO())
     bar.done = 1
     assert bar.line("boot", 30.0) == "[######..................] 1/4 boot, 1:30 left"
 
 
-def test_a_bar_is_silent_but_on_a_terminal() -> None:
+def test_a_progress_bar_is_silent_except_on_a_terminal() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -603,12 +604,12 @@ def test_a_bar_is_silent_but_on_a_terminal() -> None:
         assert (out.getvalue() == "") == silent
 
 
-def test_a_peers_places_are_filled_and_its_arguments_are_words() -> None:
+def test_placeholders_of_a_peer_are_filled_and_arguments_stay_words() -> None:
     words = ("x", "--net={tap}", "{disk}", "{args}")
     assert peers.fill(words, {"tap": "t0", "disk": "/d"}, ("a", "b")) == ("x", "--net=t0", "/d", "a", "b")
 
 
-def test_a_peer_without_a_place_or_with_a_taken_name_is_refused() -> None:
+def test_a_peer_without_a_placeholder_or_with_a_used_name_is_refused() -> None:
     assert peers.parse(["p=true {elf} {tap}"], "/x", wants=("tap",)) == {"p": ("true", "/x", "{tap}")}
     with pytest.raises(ConfigError, match=r"where \{tap\} and \{args\} goes"):
         peers.parse(["p=true {elf}"], "/x", wants=("tap", "args"))
@@ -619,13 +620,13 @@ def test_a_peer_without_a_place_or_with_a_taken_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["read:512", "read:seq:500", "move:seq:512", "read:seq:131072"])
-def test_a_case_that_no_disk_has_is_refused(text: str) -> None:
+def test_an_impossible_disk_case_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="whole sectors"):
         block.case(text)
 
 
-def test_a_request_without_its_bytes_is_where_both_sizes_lines_begin() -> None:
-    """1000 ns and half a nanosecond a byte; in thousand requests a second."""
+def test_the_cost_of_a_request_without_bytes_is_extrapolated_from_two_sizes() -> None:
+    """A request takes 1000 ns and half a nanosecond per byte; rates are in thousand requests per second."""
     series = {
         "read seq 512 tender": [1e6 / 1256],
         "read seq 4096 tender": [1e6 / 3048],
@@ -633,8 +634,11 @@ def test_a_request_without_its_bytes_is_where_both_sizes_lines_begin() -> None:
     }
     assert block.add_without_bytes(series, ["tender", "hvt"]) == ["read seq 0"]
     assert series["read seq 0 tender"] == [pytest.approx(1000.0)]
-    assert "read seq 0 hvt" not in series  # of one size alone there is no line
-    flat = {"write rand 512 a": [100.0], "write rand 4096 a": [1.0]}  # so steep that nothing is left
+    assert "read seq 0 hvt" not in series  # one size alone does not define a line
+    flat = {
+        "write rand 512 a": [100.0],
+        "write rand 4096 a": [1.0],
+    }  # so steep that no time is left without the bytes
     assert block.add_without_bytes(flat, ["a"]) == []
     compared = {(c.of, c.to): c.goal for c in block.comparisons(["tender", "hvt"], ["read seq 0"])}
     assert compared == {("read seq 0 tender", "read seq 0 hvt"): None}
@@ -648,7 +652,7 @@ def test_block_is_compared_with_the_bare_loop_and_each_peer() -> None:
     }
 
 
-def test_only_batches_of_reads_from_a_cold_disk_have_a_goal() -> None:
+def test_only_batched_reads_from_a_cold_disk_have_a_goal() -> None:
     what = block.case("read:cold:4096")
     found = {
         (c.of, c.to): c.goal for c in block.comparisons(["tender", "tender-batch", "spt", "bare"], [what])
@@ -660,7 +664,7 @@ def test_only_batches_of_reads_from_a_cold_disk_have_a_goal() -> None:
 
 
 def test_a_disk_that_cannot_be_made_cold_is_refused() -> None:
-    """Memory is what /dev/shm has, so its files keep their pages."""
+    """/dev/shm is in memory, so its files keep their pages."""
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as disk:
         disk.truncate(8 * 4096)
         assert block.cached_pages(disk.fileno()) == 0
@@ -677,7 +681,7 @@ def test_a_case_of_net_is_a_mode_and_a_size() -> None:
         net.case("tx:9000")
 
 
-def test_net_runs_the_same_program_of_each_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_net_runs_the_same_program_for_each_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net, "tender_command", lambda: ("tender",))
     options = net.parser().parse_args(["/a/x.hvt", "--peer", "spt=true --net:s={tap} {elf:.spt} {args}"])
     words = net.commands(options)
@@ -714,7 +718,7 @@ Private_Dirty:        30 kB
 """
 
 
-def test_guest_memory_at_its_own_addresses_is_told_from_the_monitors() -> None:
+def test_guest_memory_at_guest_addresses_is_separated_from_the_monitors() -> None:
     found = footprint.of_mappings(footprint.parse_smaps(_SMAPS), 16 << 20)
     assert (found.pss, found.private, found.guest) == (138, 132, 108)
 
@@ -733,8 +737,9 @@ Pss: 40 kB
     assert footprint.of_mappings(mappings, 4 << 20).guest is None
 
 
-def test_guests_side_by_side_are_counted_once() -> None:
-    """Each of two mappings: a run as long as one also leads from the second of one to the first of the next."""
+def test_adjacent_guest_mappings_are_counted_once() -> None:
+    """Each guest has two mappings. The second mapping of one and the first of the next also form a run of
+    that length."""
     text = ""
     for at in (0x7F0000000000, 0x7F0000200000):
         for start, end in ((at, at + 0x100000), (at + 0x100000, at + 0x200000)):
@@ -742,7 +747,7 @@ def test_guests_side_by_side_are_counted_once() -> None:
     assert footprint.of_mappings(footprint.parse_smaps(text), 2 << 20).guest == 40
 
 
-def test_a_stack_as_long_as_guest_memory_is_not_taken_for_it() -> None:
+def test_a_stack_as_large_as_guest_memory_is_not_counted_as_guest_memory() -> None:
     stack = "7e0000000000-7e0000001000 ---p 0 00:00 0\nPss: 0 kB\n7e0000001000-7e0000200000 rw-p 0 00:00 0\nPss: 7 kB\n"
     guests = {"/memfd:tender-image (deleted)": 50, "/dev/zero (deleted)": 40}
     for name, pss in guests.items():
@@ -752,7 +757,7 @@ def test_a_stack_as_long_as_guest_memory_is_not_taken_for_it() -> None:
     assert footprint.of_mappings(footprint.parse_smaps(stack), 2 << 20).guest == 7
 
 
-def test_memory_of_this_process_is_the_kernels_sum() -> None:
+def test_the_memory_of_this_process_agrees_with_the_kernels_sum() -> None:
     ours = footprint.of_process(os.getpid(), 16 << 20)
     rollup = Path("/proc/self/smaps_rollup").read_text()
     pss = int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
@@ -765,7 +770,7 @@ def test_numbers_of_guests_are_ascending_and_positive() -> None:
         memory.counts("0")
 
 
-def test_the_guests_arguments_go_to_ours_and_to_peers(tmp_path: Path) -> None:
+def test_the_guests_arguments_go_to_tender_and_to_peers(tmp_path: Path) -> None:
     words = [
         "--arg=--end=forever",
         "--arg",
@@ -781,10 +786,10 @@ def test_the_guests_arguments_go_to_ours_and_to_peers(tmp_path: Path) -> None:
         image, others = memory.commands(options)
         assert others == {"hvt": ("echo", "up", "/a.hvt", "--end=forever", "x")}
         with memory.make_fleet("hvt", image, options, others) as peer:
-            assert peer.grow() > 0  # it has said what --ready waits for, and no line's end of its own
+            assert peer.grow() > 0  # it has printed the text that --ready waits for, without a line end
 
 
-def test_kernel_memory_leaves_out_what_a_kernel_does_not_tell() -> None:
+def test_kernel_memory_leaves_out_fields_that_the_kernel_does_not_report() -> None:
     assert footprint.kernel_kib({"SUnreclaim": 5, "PageTables": 2, "MemFree": 100}) == 7
 
 
@@ -810,19 +815,19 @@ def test_a_density_run_ends_at_the_first_limit(boots: list[float], available: in
 _LIMITS = density.Limits(vms=80, reserve_kib=100, tasks=50, slowdown=10.0)
 
 
-def test_a_density_run_leaves_space_for_others_processes() -> None:
+def test_a_density_run_leaves_tasks_for_other_processes() -> None:
     assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=50) == ""
     assert density.why_stop([1.0], _LIMITS, available=500, tasks_left=49).startswith("--tasks")
     assert (density.tasks_left() or 1) > 0
 
 
-def test_a_point_of_the_curve_is_the_median_of_the_boots_that_led_there() -> None:
+def test_a_point_of_the_curve_is_the_median_of_the_preceding_boots() -> None:
     boots = [9.0, *[1.0] * 19, *[2.0] * 10, *[3.0] * 11]
     assert density.curve(boots) == [(1, 9.0), (2, 5.0), (5, 1.0), (10, 1.0), (20, 1.0), (41, 3.0)]
 
 
 class _Limited(fleet.Fleet):
-    """A fleet with space for a number of VMs, each of 10 KiB."""
+    """A fleet with space for a limited number of VMs, each of 10 KiB."""
 
     def __init__(self, limit: int) -> None:
         super().__init__("limited", 1 << 20)
@@ -838,20 +843,20 @@ class _Limited(fleet.Fleet):
         return footprint.Footprint(pss=10.0 * self.count, private=0.0, guest=None)
 
 
-def test_a_fleet_that_is_refused_one_more_is_measured_as_it_stands() -> None:
+def test_a_fleet_that_cannot_grow_further_is_measured() -> None:
     grown = density.grow(_Limited(7), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=100))
     assert len(grown.boots_ms) == 7 and grown.limit == "refused: full"
     assert grown.memory == [(n, 10.0) for n in (1, 2, 5, 7)]
 
 
-def test_a_process_that_does_not_end_is_told() -> None:
+def test_a_live_process_has_a_start_time_and_an_ended_one_has_none() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         assert fleet._start_time(process.pid).isdigit()
         process.kill()
     assert fleet._start_time(process.pid) == ""
 
 
-def test_not_even_one_vm_is_an_error() -> None:
+def test_a_fleet_without_any_vm_is_an_error() -> None:
     with pytest.raises(fleet.Refused, match="full"):
         density.grow(_Limited(0), density.Limits(vms=20, reserve_kib=0, tasks=0, slowdown=10))
 
@@ -876,12 +881,12 @@ def test_a_spawned_command_passes_its_points_in_order_each_time() -> None:
             assert stamps["reaped"] > 0
 
 
-def test_a_spawned_command_that_fails_is_no_sample() -> None:
+def test_a_failed_spawned_command_gives_no_sample() -> None:
     with closing(_spawn_loop("false")) as subject, pytest.raises(BenchError, match="ended with 1"):
         subject.boot()
 
 
-def test_a_peer_may_boot_the_file_beside_the_image() -> None:
+def test_a_peer_may_boot_a_file_next_to_the_image() -> None:
     assert parse_peer("solo5-spt {elf:.spt} Hi", "/a/b.hvt") == (
         "solo5-spt",
         ("solo5-spt", "/a/b.spt", "Hi"),
@@ -893,7 +898,7 @@ def _compared_boots(samples: dict[str, list[Sample]]) -> list[dict[str, Any]]:
     return found  # type: ignore[return-value]
 
 
-def test_the_sandbox_is_compared_at_the_same_ends() -> None:
+def test_the_sandbox_is_compared_at_the_same_points() -> None:
     library = {"start": 0, "console_seen": 300, "closed": 500}
     peer = {"spawn": 0, "console_seen": 600, "reaped": 1000}
     samples = {
@@ -909,7 +914,7 @@ def test_the_sandbox_is_compared_at_the_same_ends() -> None:
     }
 
 
-def test_a_run_has_its_end_apart() -> None:
+def test_the_end_of_a_run_is_measured_separately() -> None:
     stamps = {"spawn": 0, "first_console": 2, "last_console": 3, "console_eof": 5, "reaped": 9}
     samples = {
         name: [Sample({k: v * 1_000_000 for k, v in stamps.items()}, cpu_ns=0, minor_faults=0)] * 2
@@ -943,7 +948,7 @@ def test_a_run_stamped_by_c_passes_its_points_in_order() -> None:
 # ---- the size of an image
 
 
-def test_larger_images_are_compared_with_the_small_one_and_ours_with_each_peer() -> None:
+def test_large_images_are_compared_with_the_small_one_and_with_each_peer() -> None:
     names = [
         f"{who} {which}" for which in ("64 KiB", "16 MiB", "x.hvt") for who in ("library", "tender", "hvt")
     ]
@@ -954,7 +959,7 @@ def test_larger_images_are_compared_with_the_small_one_and_ours_with_each_peer()
     assert not any(of == to for of, to in found)
 
 
-def test_a_command_is_counted_by_its_own_instructions_and_the_library_by_the_clock() -> None:
+def test_a_command_is_measured_by_its_cpu_time_and_the_library_by_the_clock() -> None:
     command = Sample(
         {"first_console": 9000, "reaped": 9999}, cpu_ns=1, minor_faults=0, first_console_cpu_ns=700
     )
@@ -970,7 +975,7 @@ def test_a_command_is_counted_by_its_own_instructions_and_the_library_by_the_clo
 _RATIO = {"of": "tender", "to": "spt", "of_point": "reaped", "to_point": "reaped", "value": 0.5}
 
 
-def test_a_figure_is_taken_from_what_a_benchmark_made() -> None:
+def test_a_figure_is_taken_from_a_benchmarks_result() -> None:
     run_object = {"regimes": [{"ratios": [_RATIO]}]}
     assert goals.ratio("tender", "spt", "reaped", "reaped")(run_object) == 0.5
     assert goals.ratio("tender", "spt", "reaped", "reaped", inverse=True)(run_object) == 2.0
@@ -993,7 +998,7 @@ def test_a_figure_is_taken_from_what_a_benchmark_made() -> None:
         goals.ratio("tender", "hvt")(run_object)
 
 
-def test_a_goal_is_met_missed_or_says_why_not() -> None:
+def test_a_goal_is_met_or_missed_or_has_a_reason() -> None:
     least = goals.Goal("x", 2.0, at_least=True)
     most = goals.Goal("x", 2.0)
     verdicts = [goals.Row(goal, value=value).verdict for goal in (least, most) for value in (1.0, 2.0, 3.0)]
@@ -1024,7 +1029,7 @@ def test_a_goal_is_judged_by_its_measurement() -> None:
 @pytest.mark.parametrize("where", ["kvmbox", "host", "none"])
 @pytest.mark.parametrize("solo5", [None, Path("/opt/solo5")])
 @pytest.mark.parametrize("more", [True, False])
-def test_every_command_of_the_plan_is_one_that_its_benchmark_reads(
+def test_every_command_of_the_plan_is_accepted_by_its_benchmark(
     where: str, solo5: Path | None, more: bool
 ) -> None:
     plan = goal_plan.Plan(Path("/checkout"), solo5, where, mirage=Path("/x.hvt") if more else None, long=more)
@@ -1065,12 +1070,12 @@ def test_figures_of_boots_and_of_live_vms() -> None:
     assert live({"series": {"a": {"summary": {"n": 10}}, "b": {"summary": {"n": 7}}}}) == 17.0
 
 
-def test_a_mirage_image_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_mirage_image_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert goals.main(["--kvm", "none", "--mirage", "/nonexistent.hvt"]) == 1
     assert "/nonexistent.hvt: no such file" in capsys.readouterr().err
 
 
-def test_a_benchmark_that_fails_is_a_reason(tmp_path: Path) -> None:
+def test_a_failed_benchmark_is_a_reason(tmp_path: Path) -> None:
     script = "import sys; sys.stderr.write('bench: no space\\n'); sys.exit(1)"
     with pytest.raises(BenchError, match="ended with 1: bench: no space"):
         goals.measure([sys.executable, "-c", script], tmp_path / "o.json", tmp_path)
@@ -1083,7 +1088,7 @@ def test_a_tree_that_cannot_build_guests_is_refused(
     assert "no guests could be built" in capsys.readouterr().err
 
 
-def test_the_librarys_ways_are_compared_with_a_call_a_frame() -> None:
+def test_the_librarys_ways_are_compared_with_one_call_per_frame() -> None:
     found = {(c.of, c.to): c.goal for c in ways.comparisons()}
     assert found["bulk-tx 1514 offload", "bulk-tx 1514 calls"] == 5
     assert found["tx 64 batch", "tx 64 calls"] is None
@@ -1101,7 +1106,9 @@ def test_the_librarys_ways_are_compared_with_a_peer_in_the_modes_that_it_has() -
     }
 
 
-def test_a_way_is_the_same_guest_with_another_note(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_each_way_uses_the_same_guest_with_a_different_note(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     guest = tmp_path / "guest.elf"
     guest.write_bytes(b"front" + ways._NOTE + struct.pack("<II", 1, 7) + b"back")
     monkeypatch.setattr(ways, "tender_command", lambda: ("tender",))
@@ -1128,8 +1135,9 @@ done
 """
 
 
-def test_guests_of_a_solo5_tree_are_built_from_paths_as_one_types_them(tmp_path: Path) -> None:
-    """Paths of the directory one is in. A compiler that only looks at its words stands for Solo5's."""
+def test_guests_of_a_solo5_tree_are_built_from_relative_paths(tmp_path: Path) -> None:
+    """The paths are relative to the current directory. A fake compiler, which only checks its arguments,
+    replaces Solo5's."""
     for name, text in {
         "solo5/toolchain/bin/x86_64-solo5-none-static-cc": FAKE_COMPILER,
         "solo5/elftool/solo5-elftool": '#!/bin/sh\n: >"$3"\n',
@@ -1157,7 +1165,7 @@ def test_guests_of_a_solo5_tree_are_built_from_paths_as_one_types_them(tmp_path:
 
 
 def by_hand() -> list[str]:
-    """The compiler's commands that the sources and the README of the benchmarks give."""
+    """Returns the compiler commands in the sources and the README of the benchmarks."""
     bench = Path(__file__).resolve().parents[2] / "bench"
     lines = [
         line for path in (*bench.glob("*.c"), bench / "README.md") for line in path.read_text().splitlines()
@@ -1170,7 +1178,7 @@ def test_programs_that_are_built_by_hand_are_found() -> None:
 
 
 @pytest.mark.parametrize("line", by_hand())
-def test_a_program_that_is_built_by_hand_is_built_as_its_words_say(line: str, tmp_path: Path) -> None:
+def test_the_documented_command_builds_each_program(line: str, tmp_path: Path) -> None:
     command, placed = re.subn(r"-o \S+$", f"-o {tmp_path}/program", line)
     assert placed == 1
     root = Path(__file__).resolve().parents[2]

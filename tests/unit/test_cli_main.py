@@ -1,4 +1,4 @@
-"""The command as a process that starts no guest: texts, statuses, closed pipes, mistakes of our own."""
+"""The command as a process that starts no guest: texts, statuses, closed pipes, and our own mistakes."""
 
 import json
 import os
@@ -49,36 +49,37 @@ def test_every_subcommand_has_help(command: str) -> None:
     assert done.stdout.startswith(f"usage: tender {command} ")
 
 
-def test_the_tool_of_solo5s_name_is_a_subcommand() -> None:
+def test_solo5_elftool_is_a_subcommand() -> None:
     done = cli("solo5-elftool")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("usage: solo5-elftool COMMAND ...\n")
 
 
-def test_help_of_solo5_hvt_is_its_usage_as_an_answer() -> None:
+def test_help_for_solo5_hvt_prints_its_usage_on_stdout() -> None:
     done = cli("help", "solo5-hvt")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == cli("solo5-hvt", "--help").stderr
 
 
-def test_a_mistake_of_ours_is_1_under_solo5_hvts_name(
+def test_an_internal_error_is_status_1_under_solo5_hvts_name(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object) -> int:
         raise ZeroDivisionError("one")
 
     monkeypatch.setattr("tender.cli.run.launch", broken)
-    monkeypatch.setattr("tender.cli.say.PROGRAM", "tender")  # given back at the end of the test
+    monkeypatch.setattr("tender.cli.say.PROGRAM", "tender")  # restored at the end of the test
     monkeypatch.setattr("tender.cli.say.HINTS", True)
     monkeypatch.delenv("TENDER_DEBUG", raising=False)
     assert main.guarded(["solo5-hvt", "app.elf"]) == 1
     assert capfd.readouterr().err == "solo5-hvt: internal error: ZeroDivisionError: one; please report\n"
 
 
-def test_a_mistake_of_ours_once_the_guest_runs_is_not_cannot_start(
+def test_an_internal_error_during_a_run_does_not_mean_cannot_start(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """For `tender run` it is 70 at any time; solo5-hvt's launchers know only 1, and never start again after it."""
+    """For `tender run` the status is always 70. solo5-hvt's launchers know only 1, after which they never
+    start the guest again."""
 
     def broken(*_: object, **__: object) -> None:
         raise MemoryError("one")
@@ -86,9 +87,9 @@ def test_a_mistake_of_ours_once_the_guest_runs_is_not_cannot_start(
     image = tmp_path / "app.elf"
     image.write_bytes(trial.elf())
     monkeypatch.setattr("tender.vm.Vm.run", broken)
-    monkeypatch.setattr("tender.cli.say.PROGRAM", "tender")  # given back at the end of the test
+    monkeypatch.setattr("tender.cli.say.PROGRAM", "tender")  # restored at the end of the test
     monkeypatch.setattr("tender.cli.say.HINTS", True)
-    monkeypatch.setattr("_signal.signal", lambda *_: None)  # the handlers of this process stay
+    monkeypatch.setattr("_signal.signal", lambda *_: None)  # this process keeps its signal handlers
     monkeypatch.setenv("TENDER_BACKEND", "sandbox")
     said = "internal error: MemoryError: one; please report\n"
     assert main.guarded(["--mem=4", str(image)]) == 70
@@ -116,7 +117,7 @@ def test_a_bad_tender_backend_is_refused_by_its_name() -> None:
     )
 
 
-def test_nothing_at_all_is_a_missing_operand_and_the_usage() -> None:
+def test_no_words_give_a_missing_operand_and_the_usage() -> None:
     done = cli()
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("tender: Missing KERNEL operand\nusage: tender [run] ")
@@ -140,7 +141,7 @@ def test_a_misspelt_subcommand_is_recognised(word: str, tmp_path: Path) -> None:
     )
 
 
-def test_json_says_why_nothing_started() -> None:
+def test_json_contains_the_reason_why_nothing_started() -> None:
     done = cli("--json", "/nonexistent/app.elf")
     result = json.loads(done.stderr.splitlines()[-1])
     assert (done.returncode, done.stdout) == (1, "")
@@ -156,7 +157,7 @@ def test_json_says_why_nothing_started() -> None:
         (b"hello", "not an ELF file"),
     ],
 )
-def test_a_file_that_is_no_elf_is_told_what_it_is(content: bytes, hint: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_elf_is_described(content: bytes, hint: str, tmp_path: Path) -> None:
     image = tmp_path / "app.elf"
     image.write_bytes(content)
     done = cli(str(image))
@@ -165,7 +166,7 @@ def test_a_file_that_is_no_elf_is_told_what_it_is(content: bytes, hint: str, tmp
     assert done.stderr.splitlines()[-1] == f"tender: hint: {hint}"
 
 
-def test_an_ordinary_program_is_told_so() -> None:
+def test_an_ordinary_program_is_recognised() -> None:
     done = cli(sys.executable)
     assert done.returncode == 1
     assert "an ordinary Linux program or library, not a unikernel" in done.stderr
@@ -181,7 +182,7 @@ def test_an_ordinary_program_is_told_so() -> None:
         (None, 0, "`tender doctor` shows whose it is"),
     ],
 )
-def test_only_a_group_that_may_open_kvm_is_to_be_joined(
+def test_the_hint_names_a_group_only_if_the_group_may_open_kvm(
     mode: int | None, group: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tender.backend import kvm
@@ -209,7 +210,7 @@ def test_only_a_group_that_may_open_kvm_is_to_be_joined(
         ([], False, ""),
     ],
 )
-def test_an_interface_that_is_no_tap_is_told_apart(
+def test_an_interface_that_is_not_a_tap_is_recognised(
     files: list[str], other: bool, words: str, tmp_path: Path
 ) -> None:
     from tender.devices.net import _is_other_kind, _other_kind_hint
@@ -220,7 +221,7 @@ def test_an_interface_that_is_no_tap_is_told_apart(
     assert not other or _other_kind_hint("br0", str(tmp_path)).startswith(words)
 
 
-def test_a_directory_is_told_so(tmp_path: Path) -> None:
+def test_a_directory_is_recognised(tmp_path: Path) -> None:
     done = cli(str(tmp_path))
     assert done.returncode == 1
     assert "hint: a directory; give the unikernel's ELF file" in done.stderr
@@ -252,13 +253,13 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_closed_descriptors_are_survived() -> None:
+def test_closed_standard_descriptors_are_tolerated() -> None:
     command = ["sh", "-c", 'exec "$0" -c "$1" --version >&- 2>&-', sys.executable, ENTER]
     done = subprocess.run(command, capture_output=True, timeout=60, check=False, cwd=SITE)
     assert (done.returncode, done.stdout, done.stderr) == (141, b"", b"")
 
 
-def test_a_full_disk_is_said() -> None:
+def test_a_full_disk_is_reported() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", ENTER, "--help"]
         done = subprocess.run(
@@ -275,10 +276,10 @@ def test_a_subcommand_that_is_not_installed_is_named(
     assert capfd.readouterr().err == "tender: extra: this subcommand is not part of this installation\n"
 
 
-# ---- the command line that would do
+# ---- the complete command line in a hint
 
 
-def test_the_missing_devices_are_put_into_the_command_as_typed(
+def test_missing_devices_are_inserted_into_the_command_as_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -290,7 +291,9 @@ def test_the_missing_devices_are_put_into_the_command_as_typed(
     )
 
 
-def test_what_the_command_needs_first_is_said_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preparations_for_the_suggested_command_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     options = parse_args(["--", "-odd.elf"])
     missing = (("a", "net"), ("b", "net"), ("disk", "block"))
@@ -322,7 +325,7 @@ def test_a_device_of_an_unknown_type_has_no_way_out() -> None:
         (62, 2, 1, ""),
     ],
 )
-def test_an_elf_for_something_else_is_told_what_it_is(
+def test_an_elf_for_something_else_is_described(
     machine: int, kind: int, target: int | None, hint: str
 ) -> None:
     start = (
@@ -331,7 +334,7 @@ def test_an_elf_for_something_else_is_told_what_it_is(
     assert explain.kind_hint(start.ljust(64, b"\0"), target) == hint
 
 
-def test_tap_interfaces_are_told_from_tun_and_others(tmp_path: Path) -> None:
+def test_tap_interfaces_are_distinguished_from_tun_and_others(tmp_path: Path) -> None:
     for name, flags in (("tap1", "0x1002\n"), ("tun0", "0x1001\n"), ("tap0", "0x5002\n"), ("odd", "x")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "tun_flags").write_text(flags)

@@ -1,4 +1,4 @@
-"""The command line's grammar: words to values, and every way of getting it wrong."""
+"""The command line's grammar: the values of words, and every way to get a word wrong."""
 
 import re
 
@@ -26,10 +26,10 @@ def setting(*words: str) -> Setting:
     return only
 
 
-# ---- the image and the guest's words
+# ---- the image and the guest's arguments
 
 
-def test_nothing_but_an_image_gives_the_defaults() -> None:
+def test_an_image_alone_gives_the_defaults() -> None:
     options = parse_args(["app.elf"])
     assert (options.action, options.image, options.args) == ("run", "app.elf", ())
     assert (options.mem_bytes, options.mem_adjusted) == (512 * MIB, False)
@@ -45,7 +45,7 @@ def test_nothing_but_an_image_gives_the_defaults() -> None:
         ["a b", "--net:service0=tap0", "\udcff"],
     ],
 )
-def test_words_after_the_image_are_the_guests_untouched(words: list[str]) -> None:
+def test_words_after_the_image_are_passed_unchanged(words: list[str]) -> None:
     assert parse_args(["-q", "app.elf", *words]).args == tuple(words)
 
 
@@ -63,12 +63,12 @@ def test_no_image_is_a_missing_kernel_operand(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--mem=64", "--help", "x"]])
-def test_help_acts_at_once(words: list[str]) -> None:
+def test_help_ignores_the_other_words(words: list[str]) -> None:
     assert parse_args(words).action == "help"
 
 
 @pytest.mark.parametrize("words", [["--version"], ["-V"]])
-def test_version_acts_at_once(words: list[str]) -> None:
+def test_version_ignores_the_other_words(words: list[str]) -> None:
     assert parse_args(words).action == "version"
 
 
@@ -100,14 +100,14 @@ def test_memory_is_mib_or_has_a_unit_and_is_rounded_down(words: list[str], mib: 
 
 
 @pytest.mark.parametrize("value", ["0", "", "x", "-5", "64X", "1.5", "0M", "12 34", "M", "६४"])
-def test_memory_that_is_no_amount_is_malformed(value: str) -> None:
+def test_an_invalid_amount_of_memory_is_malformed(value: str) -> None:
     with pytest.raises(UsageError, match=r"^Malformed argument to --mem$") as refused:
         parse(f"--mem={value}")
     assert repr(value) in refused.value.hint
 
 
 @pytest.mark.parametrize("value", ["4098", "5G", "99999999999999999999"])
-def test_memory_above_4_gib_is_refused_in_the_contracts_words(value: str) -> None:
+def test_memory_above_4_gib_is_refused_with_the_contracts_message(value: str) -> None:
     with pytest.raises(
         ConfigError, match=r"^guest memory size \d+ bytes exceeds the max size 4294967296 bytes$"
     ):
@@ -122,7 +122,7 @@ def test_timeout_is_in_seconds(value: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "", "soon", "nan", "inf", "1e12", "s", "ms"])
-def test_timeout_that_is_no_time_is_malformed(value: str) -> None:
+def test_an_invalid_timeout_is_malformed(value: str) -> None:
     with pytest.raises(UsageError, match=r"^Malformed argument to --timeout$"):
         parse(f"--timeout={value}")
 
@@ -168,12 +168,12 @@ def test_quiet_and_verbose(words: list[str], verbosity: int) -> None:
     assert parse(*words).verbosity == verbosity
 
 
-def test_no_net_ring_means_it() -> None:
+def test_no_net_ring_switches_the_ring_off() -> None:
     assert parse().net_ring == "auto"
     assert parse("--no-net-ring").net_ring == "off"
 
 
-def test_net_reattach_means_it() -> None:
+def test_net_reattach_switches_reattachment_on() -> None:
     assert not parse().net_reattach
     assert parse("--net-reattach").net_reattach
 
@@ -261,7 +261,7 @@ def test_a_wrong_option_is_named_as_it_was_typed(word: str) -> None:
     "words",
     [["--mem"], ["--mem", "--stats"], ["--net"], ["--net:service0"], ["--block", "--"], ["--console"]],
 )
-def test_an_option_without_its_value_says_so(words: list[str]) -> None:
+def test_an_option_without_its_value_is_reported(words: list[str]) -> None:
     with pytest.raises(UsageError, match=f"^Missing argument to {words[0]}$") as refused:
         parse_args(words)
     assert "write --" in refused.value.hint
@@ -271,27 +271,27 @@ def test_an_option_without_its_value_says_so(words: list[str]) -> None:
     ("word", "meant"),
     [("--mme=5", "--mem"), ("--nte:a=b", "--net"), ("--blok:a=b", "--block"), ("--version1", "--version")],
 )
-def test_a_slip_of_the_fingers_gets_a_suggestion(word: str, meant: str) -> None:
+def test_a_typing_mistake_gets_a_suggestion(word: str, meant: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(word)
     assert refused.value.hint == f"did you mean {meant}?"
 
 
-def test_a_word_for_the_guest_before_the_image_is_shown_its_place() -> None:
+def test_a_guests_option_before_the_image_gets_a_hint() -> None:
     with pytest.raises(UsageError) as refused:
         parse("--ipv4=10.0.0.2/24")
     assert refused.value.hint == "words for the guest go after the image: tender IMAGE --ipv4=10.0.0.2/24"
 
 
 @pytest.mark.parametrize("word", ["-m", "--memory", "--memory=64", "--ram=1"])
-def test_another_monitors_word_for_memory_is_answered_with_ours(word: str) -> None:
+def test_another_monitors_option_for_memory_is_answered_with_mem(word: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(word)
     assert refused.value.hint.startswith("guest memory: write --mem=")
 
 
 @pytest.mark.parametrize("word", ["--cpus=2", "--vcpus", "-smp", "--cpu=1"])
-def test_another_monitors_word_for_processors_is_answered(word: str) -> None:
+def test_another_monitors_option_for_processors_is_answered(word: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(word)
     assert refused.value.hint == "a guest has one processor; there is no option for more"
@@ -336,7 +336,9 @@ MAC = "02:00:00:00:00:01"
         ([], {}),
     ],
 )
-def test_the_only_network_needs_no_name_and_the_last_word_wins(words: list[str], net: dict[str, Tap]) -> None:
+def test_the_only_network_needs_no_name_and_the_last_option_counts(
+    words: list[str], net: dict[str, Tap]
+) -> None:
     assert resolved([NET, DISK], *words) == (net, {})
 
 
@@ -397,8 +399,8 @@ def test_a_device_without_a_name_is_refused_if_there_are_two() -> None:
     ],
 )
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_hint_keeps_what_is_said_of_a_disk(typed: str, shown: str, count: int) -> None:
-    """A hint that is pasted must not open for writing what was to be read, or refuse a raw disk."""
+def test_a_hint_keeps_the_options_of_a_disk(typed: str, shown: str, count: int) -> None:
+    """A pasted hint must not open a read-only disk for writing, and must not refuse a raw disk."""
     devices = [DISK, Device(name="second", kind="block", handle=4)][:count] or [NET]
     with pytest.raises(UsageError) as refused:
         resolved(devices, "--block", typed)
@@ -415,7 +417,7 @@ def test_a_device_without_a_name_is_refused_if_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("size", ["0", "511", "513", "768", "65536"])
-def test_a_sector_size_that_is_no_power_of_two_is_refused(size: str) -> None:
+def test_a_sector_size_that_is_not_a_power_of_two_is_refused(size: str) -> None:
     with pytest.raises(UsageError) as refused:
         resolved([DISK], "--block=a", f"--block-sector-size:storage={size}")
     assert refused.value.message == (
@@ -427,20 +429,20 @@ def test_a_sector_size_that_is_no_power_of_two_is_refused(size: str) -> None:
 # ---- the backend
 
 
-def test_without_a_word_about_it_the_backend_is_found_out() -> None:
+def test_the_default_backend_is_auto() -> None:
     assert parse().backend == "auto"
     assert parse_args(["app.elf"], backend="").backend == "auto"
 
 
 @pytest.mark.parametrize("name", ["auto", "kvm", "sandbox"])
-def test_the_environment_sets_the_default_backend_and_the_option_wins(name: str) -> None:
+def test_the_environment_sets_the_default_backend_and_the_option_overrides_it(name: str) -> None:
     assert parse_args(["app.elf"], backend=name).backend == name
     assert parse_args([f"--backend={name}", "app.elf"], backend="nonsense").backend == name
     assert parse_args(["--backend", name, "app.elf"]).backend == name
 
 
 @pytest.mark.parametrize("name", ["KVM", "xen", "kvm ", "sandbox,kvm"])
-def test_a_backend_that_does_not_exist_is_refused_wherever_it_stands(name: str) -> None:
+def test_an_unknown_backend_is_refused_in_option_and_environment(name: str) -> None:
     with pytest.raises(UsageError, match=r"^Malformed argument to --backend$") as by_option:
         parse(f"--backend={name}")
     assert by_option.value.hint == f"got {name!r}: write --backend=auto, --backend=kvm or --backend=sandbox"
@@ -451,14 +453,14 @@ def test_a_backend_that_does_not_exist_is_refused_wherever_it_stands(name: str) 
     )
 
 
-def test_help_does_not_care_what_the_environment_says() -> None:
+def test_help_ignores_the_environment() -> None:
     assert parse_args(["--help"], backend="nonsense").action == "help"
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"), [("0", 0.0), ("5", 5.0), ("0.25", 0.25), ("250ms", 0.25), ("3s", 3.0)]
 )
-def test_lock_wait_is_in_seconds_and_the_environment_stands_in_for_it(value: str, seconds: float) -> None:
+def test_lock_wait_is_in_seconds_and_the_environment_sets_its_default(value: str, seconds: float) -> None:
     assert parse().lock_wait == 0
     assert (
         parse(f"--lock-wait={value}").lock_wait
@@ -470,7 +472,7 @@ def test_lock_wait_is_in_seconds_and_the_environment_stands_in_for_it(value: str
 
 
 @pytest.mark.parametrize("value", ["", "-1", "nan", "inf", "1e9", "soon", "5m"])
-def test_lock_wait_that_is_no_time_is_malformed(value: str) -> None:
+def test_an_invalid_lock_wait_is_malformed(value: str) -> None:
     with pytest.raises(UsageError, match=r"^Malformed argument to --lock-wait$"):
         parse(f"--lock-wait={value}")
     if value:
@@ -479,7 +481,7 @@ def test_lock_wait_that_is_no_time_is_malformed(value: str) -> None:
 
 
 def test_the_help_names_every_option() -> None:
-    """And the native command's table has none that Python's does not."""
+    """The help of solo5-hvt names all of its options too."""
     from tender.cli import usage
 
     text = usage.run_help()

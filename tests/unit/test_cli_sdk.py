@@ -1,4 +1,4 @@
-"""`tender sdk`: the recipe it prints builds a unikernel, from an empty directory."""
+"""`tender sdk`: the recipe that it prints builds a unikernel in an empty directory."""
 
 import os
 import shlex
@@ -54,7 +54,7 @@ def test_directories_exist(option: str, capsys: pytest.CaptureFixture[str]) -> N
     assert Path(capsys.readouterr().out.strip()).exists()
 
 
-def test_an_installation_without_the_library_says_what_to_do(
+def test_an_installation_without_the_guest_library_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sdk, "sdk_root", lambda: tmp_path / "sdk")
@@ -67,8 +67,8 @@ def test_a_wrong_option_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err.startswith("tender: sdk: Invalid option: `--frob'\nusage: tender sdk ")
 
 
-def test_in_a_directory_with_a_space_the_hint_builds_the_example(tmp_path: Path) -> None:
-    """By a package in such a place, whose `tender` is this one's module."""
+def test_the_hint_builds_the_example_in_a_directory_with_a_space(tmp_path: Path) -> None:
+    """The package is copied to such a directory, and a script named `tender` runs its module."""
     place = tmp_path / "a place"
     shutil.copytree(sdk.sdk_root().parent, place / "tender")
     program = tmp_path / "bin" / "tender"

@@ -1,4 +1,4 @@
-"""What a VM is to be: every value is checked where it is made, and says what is wrong."""
+"""The description of a VM: every value is checked when it is made, and an error says what is wrong."""
 
 import pickle
 
@@ -26,7 +26,7 @@ def test_a_net_ring_is_one_of_four_words() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "x", "64T", "1.5G", "64 M B", "M", "٣"])
-def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
+def test_an_invalid_amount_of_memory_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="is not an amount of memory"):
         parse_mem(text)
 
@@ -41,7 +41,7 @@ def test_more_than_four_gibibytes_is_refused() -> None:
         round_mem(4098 * MIB)
 
 
-def test_the_library_does_not_round_in_silence() -> None:
+def test_the_library_refuses_memory_that_would_be_rounded() -> None:
     with pytest.raises(ConfigError, match="not a multiple of 2 MiB"):
         VmConfig(mem=3)
 
@@ -55,7 +55,7 @@ def test_undecodable_bytes_of_the_command_line_are_kept() -> None:
 
 
 @pytest.mark.parametrize("word", ["a\udc01", "\ud800"])
-def test_half_a_character_is_refused_as_what_it_is(word: str) -> None:
+def test_half_a_character_is_refused(word: str) -> None:
     with pytest.raises(ConfigError, match="half of a character"):
         VmConfig(args=("a", word))
 

@@ -1,4 +1,5 @@
-"""Which descriptors serve as a network and which as a disk: judged before a guest starts, with a reason in words."""
+"""Which descriptors can serve as a network and which as a disk. They are checked before a guest starts, and
+the error gives the reason."""
 
 import fcntl
 import os
@@ -14,7 +15,7 @@ from tender import BlockFd, BlockFile, DeviceError, NetFd
 from tender.devices.opening import check_given, open_device
 
 SIZE = 1 << 20
-KEPT: ExitStack  # what a row opens beside its descriptor
+KEPT: ExitStack  # what a row opens in addition to its descriptor
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,7 @@ def _memfd(seals: int) -> Callable[[Path], int]:
 
 NO_NET, NO_DISK = "neither a TAP interface nor a socket", "not a file or a block device"
 ROWS: dict[str, tuple[Callable[[Path], int], str, str, str]] = {
-    # descriptor: what is said of it as a network, as a disk, as a disk that is only read ("": it serves)
+    # descriptor: the reason why it cannot be a network, a disk, and a read-only disk ("": it can)
     "file": (_file(os.O_RDWR), NO_NET, "", ""),
     "file, synchronous": (_file(os.O_RDWR | os.O_SYNC), NO_NET, "", ""),
     "file, read-only": (_file(os.O_RDONLY), NO_NET, "O_RDONLY", ""),
@@ -111,7 +112,7 @@ ROWS: dict[str, tuple[Callable[[Path], int], str, str, str]] = {
 
 @pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("role", ["net", "block", "block:ro"])
-def test_a_descriptor_serves_or_is_refused_by_name(row: str, role: str, tmp_path: Path) -> None:
+def test_a_descriptor_is_accepted_or_refused_with_its_number(row: str, role: str, tmp_path: Path) -> None:
     opened, *reasons = ROWS[row]
     reason = reasons[["net", "block", "block:ro"].index(role)]
     fd = opened(tmp_path)
@@ -132,7 +133,7 @@ def test_a_descriptor_serves_or_is_refused_by_name(row: str, role: str, tmp_path
         assert refused.value.hint
 
 
-def test_the_commands_own_descriptors_are_not_what_it_was_given(tmp_path: Path) -> None:
+def test_the_commands_own_descriptors_are_refused(tmp_path: Path) -> None:
     fd = _file(os.O_RDWR)(tmp_path)
     with pytest.raises(DeviceError, match=f"@{fd}: Bad file descriptor$"):
         check_given(BlockFd(fd))
@@ -140,7 +141,7 @@ def test_the_commands_own_descriptors_are_not_what_it_was_given(tmp_path: Path) 
     check_given(BlockFd(fd))
 
 
-def test_the_lock_of_a_disk_by_descriptor_ends_with_its_vm_whatever_duplicates_are_open(
+def test_the_lock_of_a_disk_by_descriptor_ends_with_its_vm_despite_duplicates(
     tmp_path: Path,
 ) -> None:
     disk = tmp_path / "d.img"
@@ -161,7 +162,7 @@ def test_the_lock_of_a_disk_by_descriptor_ends_with_its_vm_whatever_duplicates_a
 
 @pytest.mark.parametrize("launcher", ["python", "native"])
 @pytest.mark.parametrize("option", ["--net", "--block"])
-def test_a_number_that_was_not_given_names_nothing(
+def test_a_descriptor_number_that_was_not_inherited_is_refused(
     launcher: str, option: str, tender_cmd: list[str], guest: Callable[[str], str]
 ) -> None:
     name = "net_tx" if option == "--net" else "disk"

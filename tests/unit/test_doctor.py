@@ -1,4 +1,4 @@
-"""The doctor's judgement of made-up machines: each sign gets its line and its cure."""
+"""The doctor's checks of invented machines: each symptom gets its line and its cure."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ SANDBOX = SandboxFacts(
     tsc_hz=2_400_000_000,
     clocksource="tsc",
 )
-# What a broken sandbox says, whatever broke it.
+# A sandbox that fails, for whatever reason.
 SHUT = replace(SANDBOX, trial=TrialFacts(error="sandbox: some step: Operation not permitted", cure="do"))
 HEALTHY = Facts(
     release="6.12.1",
@@ -66,7 +66,7 @@ def found(what: str, **changes: object) -> Check:
     return check
 
 
-def test_a_healthy_machine_is_ok_throughout() -> None:
+def test_every_check_of_a_healthy_machine_is_ok() -> None:
     everything = checks(HEALTHY)
     assert {check.level for check in everything} == {OK}
     assert unusable(everything) == ""
@@ -92,14 +92,14 @@ def test_a_line_has_level_subject_value_and_cures_below() -> None:
 
 
 @pytest.mark.parametrize(("flag", "module"), [("vmx", "kvm_intel"), ("svm", "kvm_amd")])
-def test_no_device_but_an_able_processor_wants_its_module(flag: str, module: str) -> None:
+def test_a_missing_device_with_a_capable_processor_needs_its_module(flag: str, module: str) -> None:
     changes = {"kvm": NO_KVM, "cpu_flags": frozenset({flag}), "sandbox": SHUT}
     check = found("/dev/kvm", **changes)
     assert (check.level, check.cure) == (FAIL, f"sudo modprobe {module}")
     assert "--device /dev/kvm" in found("/dev/kvm", **changes, container=True).cure
 
 
-def test_no_device_in_a_virtual_machine_names_nesting_and_the_test_vm() -> None:
+def test_a_missing_device_in_a_virtual_machine_mentions_nesting_and_the_test_vm() -> None:
     changes = {"kvm": NO_KVM, "cpu_flags": frozenset({"hypervisor"})}
     assert "nested virtualisation" in found("processor", **changes).cure
     assert "kvmbox" in found("/dev/kvm", **changes).cure
@@ -117,16 +117,16 @@ def test_a_denied_device_names_its_group_and_the_new_login() -> None:
     assert check.cure.startswith("sudo usermod -aG kvm ann   # then log in again\n")
 
 
-def test_a_group_that_this_session_does_not_have_yet_wants_a_login() -> None:
+def test_a_group_that_the_session_does_not_have_yet_needs_a_login() -> None:
     assert found("/dev/kvm", kvm=DENIED, database_groups=("kvm",)).cure.endswith("log in again")
 
 
-def test_a_device_without_a_useful_group_wants_an_acl() -> None:
+def test_a_device_without_a_useful_group_needs_an_acl() -> None:
     node = replace(DENIED, group="root", mode=0o600)
     assert found("/dev/kvm", kvm=node).cure == "sudo setfacl -m u:ann:rw /dev/kvm"
 
 
-def test_a_device_that_the_container_refuses_wants_to_be_passed_in() -> None:
+def test_a_device_that_the_container_refuses_must_be_passed_in() -> None:
     node = replace(KVM, open_error="Operation not permitted")
     assert found("/dev/kvm", kvm=node, container=True).cure == "start the container with --device /dev/kvm"
 
@@ -141,14 +141,14 @@ def test_a_missing_capability_is_named() -> None:
     assert (check.level, check.value) == (FAIL, "missing: KVM_CAP_GET_TSC_KHZ")
 
 
-def test_a_kvm_without_an_msr_filter_is_a_warning_and_no_more() -> None:
+def test_a_kvm_without_an_msr_filter_is_only_a_warning() -> None:
     check = found("MSR filter", kvm_capabilities=dict.fromkeys(CAPABILITIES, 1), release="5.4.0")
     assert (check.level, check.cure) == (WARN, "boot a newer kernel than 5.4.0: 5.10 or later")
     assert "missing" in check.value
     assert kvm_unusable(replace(HEALTHY, kvm_capabilities=dict.fromkeys(CAPABILITIES, 1))) == ""
 
 
-def test_a_kvm_that_serves_hidden_features_is_a_warning_and_no_more() -> None:
+def test_a_kvm_that_serves_hidden_features_is_only_a_warning() -> None:
     without = dict.fromkeys(CAPABILITIES | {MSR_FILTER: 189}, 1)
     check = found("KVM features", kvm_capabilities=without, release="5.9.0")
     assert (check.level, check.cure) == (WARN, "boot a newer kernel than 5.9.0: 5.10 or later")
@@ -157,7 +157,7 @@ def test_a_kvm_that_serves_hidden_features_is_a_warning_and_no_more() -> None:
     assert kvm_unusable(replace(HEALTHY, kvm_capabilities=without)) == ""
 
 
-def test_an_unfit_kvm_alone_is_a_warning_and_with_a_broken_sandbox_a_failure() -> None:
+def test_an_unusable_kvm_is_a_warning_or_with_a_broken_sandbox_a_failure() -> None:
     unfit = TrialFacts(error="this KVM is unfit: slow")
     facts = replace(HEALTHY, trial=unfit)
     assert unusable(checks(facts)) == ""
@@ -184,7 +184,7 @@ def test_without_the_sandbox_kvm_is_enough() -> None:
     assert last_line(facts) == "A unikernel can run here. `--backend auto` takes KVM."
 
 
-def test_without_both_none_can_run() -> None:
+def test_without_both_backends_no_unikernel_can_run() -> None:
     facts = replace(HEALTHY, kvm=NO_KVM, sandbox=SHUT, auto_backend="")
     assert last_line(facts) == "No unikernel can run here: /dev/kvm: does not exist"
     assert {c.what for c in checks(facts) if c.level == FAIL} == {"/dev/kvm", "sandbox"}
@@ -207,7 +207,7 @@ def test_every_isolation_layer_of_the_sandbox_has_a_meaning() -> None:
 
 
 @pytest.mark.parametrize("layer", ISOLATION)
-def test_a_layer_that_could_not_be_had_is_a_warning_of_its_own(layer: str) -> None:
+def test_each_missing_isolation_layer_is_a_separate_warning(layer: str) -> None:
     sandbox = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=layers_without(layer)))
     check = found(layer, sandbox=sandbox)
     assert (check.level, check.value) == (WARN, f"refused: {LAYER_MEANINGS[layer]}")
@@ -226,7 +226,7 @@ def test_a_layer_that_could_not_be_had_is_a_warning_of_its_own(layer: str) -> No
         ({}, False, "start tender outside of a chroot"),
     ],
 )
-def test_refused_namespaces_name_who_refuses_them_once(
+def test_the_cause_of_refused_namespaces_is_named_once(
     changes: dict[str, int], container: bool, cure: str
 ) -> None:
     none = replace(SANDBOX, trial=replace(SANDBOX.trial, isolation=ISOLATION[6:]), **changes)  # type: ignore[arg-type]
@@ -236,7 +236,7 @@ def test_refused_namespaces_name_who_refuses_them_once(
     assert cures[1:] == [""] * 5
 
 
-def test_an_empty_root_that_is_refused_by_itself_wants_proc() -> None:
+def test_a_refused_empty_root_alone_needs_proc() -> None:
     trial = replace(SANDBOX.trial, isolation=layers_without("empty-root"))
     check = found("empty-root", sandbox=replace(SANDBOX, trial=trial))
     assert check.cure.startswith("sudo mount -t proc proc /proc")
@@ -277,7 +277,7 @@ def test_an_empty_root_that_is_refused_by_itself_wants_proc() -> None:
         ),
     ],
 )
-def test_what_breaks_the_sandbox_is_named(
+def test_the_cause_of_a_broken_sandbox_is_named(
     what: str, changes: dict[str, object], value: str, cure: str
 ) -> None:
     broken = replace(SHUT, **changes)  # type: ignore[arg-type]
@@ -285,16 +285,18 @@ def test_what_breaks_the_sandbox_is_named(
     assert (check.level, check.value, check.cure) == (FAIL, value, cure)
     assert sandbox_unusable(replace(HEALTHY, sandbox=broken)) == f"{what}: {value}"
     works = replace(SANDBOX, **changes)  # type: ignore[arg-type]
-    assert what not in [each.what for each in checks(replace(HEALTHY, sandbox=works))], "it works: no suspect"
+    assert what not in [each.what for each in checks(replace(HEALTHY, sandbox=works))], (
+        "a working sandbox has nothing to report"
+    )
 
 
 @pytest.mark.parametrize("machine", ["aarch64"])
-def test_on_another_architecture_neither_backend_can_be_had(machine: str) -> None:
+def test_on_another_architecture_neither_backend_is_available(machine: str) -> None:
     facts = replace(HEALTHY, machine=machine)
     assert kvm_unusable(facts) == sandbox_unusable(facts) == f"processor: {machine}: only x86_64 is supported"
 
 
-def test_the_tscs_frequency_is_shown_and_how_exact_it_is() -> None:
+def test_the_tscs_frequency_and_its_accuracy_are_shown() -> None:
     check = found("TSC", sandbox=SANDBOX)
     words = "2400.000 MHz, measured against the monotonic clock, exact to some millionths"
     assert (check.level, check.value) == (OK, words)
@@ -316,7 +318,7 @@ def test_a_tsc_without_a_frequency_and_another_clock_source_are_warnings() -> No
         (TapFacts(name="tap0", up=True, owner="ann", multi_queue=True), WARN, "sudo ip link delete tap0"),
     ],
 )
-def test_a_tap_must_be_up_and_ours(tap: TapFacts, level: str, cure: str) -> None:
+def test_a_tap_must_be_up_and_usable_by_this_user(tap: TapFacts, level: str, cure: str) -> None:
     check = found("TAP tap0", taps=(tap,))
     assert check.level == level
     assert check.cure.startswith(cure)
@@ -342,7 +344,7 @@ HOSTILE = "\x1b[31mred\udcff"
     ids=lambda facts: "-".join(facts),
 )
 @pytest.mark.parametrize("option", [[], ["--kvm"], ["--sandbox"], ["--json"]], ids=str)
-def test_no_fact_of_the_host_reaches_the_terminal_as_it_is(
+def test_facts_of_the_host_are_escaped_before_they_are_printed(
     facts: dict[str, Any],
     option: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -451,7 +453,7 @@ def test_a_wrong_option_prints_the_usage(capsys: pytest.CaptureFixture[str]) -> 
     assert "Invalid option: `--frob'" in capsys.readouterr().err
 
 
-# ---- looking
+# ---- reading the facts of this host
 
 
 def test_the_trial_runs_in_the_sandbox_of_this_machine() -> None:
@@ -463,7 +465,7 @@ def test_the_trial_runs_in_the_sandbox_of_this_machine() -> None:
     assert (facts.program_there, facts.noexec) == (True, False)
 
 
-def test_the_automatic_choice_is_that_of_a_vm() -> None:
+def test_the_automatic_choice_is_the_one_that_a_vm_makes() -> None:
     backend, reason = host_facts.auto_choice()
     assert (backend, bool(reason)) in [("kvm", False), ("sandbox", True)]
 
@@ -484,7 +486,7 @@ def test_available_memory_is_read_in_bytes() -> None:
     assert host_facts.mem_available("") == 0
 
 
-def test_a_device_node_that_is_absent_or_open_to_us(tmp_path: Path) -> None:
+def test_a_device_node_is_absent_or_can_be_opened(tmp_path: Path) -> None:
     assert not host_facts.device_node(str(tmp_path / "absent")).exists
     node = host_facts.device_node("/dev/null")
     assert (node.exists, node.open_error, node.mode) == (True, "", 0o666)
@@ -502,7 +504,7 @@ def test_tap_facts_from_sysfs(tmp_path: Path) -> None:
     assert host_facts.tap_facts("tap0", str(tmp_path)).owner == ""
 
 
-def test_the_capability_numbers_are_the_kernels() -> None:
+def test_the_capability_numbers_agree_with_the_kernels() -> None:
     defined = {}
     for line in Path("/usr/include/linux/kvm.h").read_text().splitlines():
         words = line.split()

@@ -1,6 +1,7 @@
-"""For every file: it is accepted and the promises hold, or it is refused with ImageError; nothing else.
+"""For every file one of two things holds: it is accepted and keeps the promises, or it is refused with
+ImageError.
 
-The second half asks pyelftools, which shares no code with the parser, about the same files.
+The second half compares the result with pyelftools, which shares no code with the parser.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ INTERESTING = st.sampled_from(
 )
 WORDS = st.one_of(INTERESTING, st.integers(min_value=0, max_value=(1 << 64) - 1))
 
-# A change writes 1, 2, 4 or 8 bytes; most go where the headers and the notes are.
+# A change writes 1, 2, 4 or 8 bytes; most changes are in the headers and the notes.
 CHANGES = st.lists(
     st.tuples(
         st.one_of(st.integers(0, HEADERS_END - 1), st.integers(0, len(GOOD) - 1)),
@@ -113,7 +114,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
 
 
 @given(data=st.binary(max_size=512))
-def test_random_bytes_behind_a_good_header_are_parsed_or_refused(data: bytes) -> None:
+def test_random_bytes_after_a_good_header_are_parsed_or_refused(data: bytes) -> None:
     check_any(GOOD[:64] + data)
 
 
@@ -140,7 +141,7 @@ def test_segments_of_any_kind_are_parsed_or_refused(segments: list[Segment]) -> 
 
 @st.composite
 def good_layouts(draw: st.DrawFn) -> list[Segment]:
-    """Segments that keep all rules: ascending, apart, readable or executable."""
+    """Segments that keep all rules: ascending, without overlap, readable or executable."""
     segments = []
     vaddr = LOAD_ADDRESS
     for _ in range(draw(st.integers(1, 6))):
@@ -182,7 +183,8 @@ def check_agreement(data: bytes) -> None:
 
 
 def notes_of(file: Any) -> tuple[bytes, bytes, bytes]:
-    """Returns the descriptors of ABI, manifest and extension note, the first of each (zeros for no extension)."""
+    """Returns the descriptors of the first ABI, manifest and extension notes (zeros if there is no
+    extension note)."""
     found: dict[tuple[str, int], bytes] = {}
     for segment in file.iter_segments():
         if segment["p_type"] != "PT_NOTE" or segment["p_filesz"] < 20:
@@ -199,14 +201,14 @@ def notes_of(file: Any) -> tuple[bytes, bytes, bytes]:
     devices=st.lists(st.tuples(st.binary(max_size=67), st.integers(0, 9)), max_size=5),
     extension=st.lists(st.builds(extension_note, st.integers(0, 2), st.integers(0, 3)), max_size=2),
 )
-def test_pyelftools_sees_the_same(
+def test_pyelftools_reads_the_same(
     segments: list[Segment], devices: list[tuple[str | bytes, str | int]], extension: list[Note]
 ) -> None:
     notes = [abi_note(), manifest_note(devices), *extension]
     check_agreement(build_elf(segments=segments, notes=notes))
 
 
-# pyelftools reads section headers first, and every note of a segment; these files have odd ones.
+# pyelftools reads section headers first, and every note of a segment; in these files they are odd.
 BEYOND_PYELFTOOLS = {
     *("odd-sections", "odd-ident", "odd-other-segments"),
     *("odd-extension-offset-past-end", "odd-extension-name-without-nul"),

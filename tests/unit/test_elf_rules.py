@@ -1,4 +1,5 @@
-"""Every rule that refuses an ELF, by the words that users and scripts see; and the oddities that are fine."""
+"""Every rule that refuses an ELF, with the message that users and scripts see, and the odd files that are
+accepted."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def parse_fixture() -> Parse:
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_bad_elf_is_refused_in_the_words_of_the_contract(parse: Parse, case: Refused) -> None:
+def test_bad_elf_is_refused_with_the_contracts_message(parse: Parse, case: Refused) -> None:
     with pytest.raises(ImageError) as caught:
         parse(case.data)
     assert case.message in str(caught.value)
@@ -51,12 +52,12 @@ def test_odd_but_harmless_elf_is_accepted(parse: Parse, case: Accepted) -> None:
 
 
 def test_case_names_are_unique() -> None:
-    """They are file names of the fuzzer's seeds."""
+    """They are the file names of the fuzzer's seeds."""
     names = [*(case.name for case in REFUSED), *(case.name for case in ACCEPTED)]
     assert len(names) == len(set(names))
 
 
-def test_segments_are_pages_with_the_flags_of_the_file(parse: Parse) -> None:
+def test_segments_are_whole_pages_with_the_flags_of_the_file(parse: Parse) -> None:
     image = parse(good_elf(code=b"\x90" * (PAGE + 1)))
 
     assert [(s.start, s.end) for s in image.segments] == [
@@ -84,13 +85,13 @@ def test_kernel_end_leaves_out_bss_and_bss_end_does_not(parse: Parse) -> None:
     assert image.bss_end == LOAD_ADDRESS + 7 * PAGE
 
 
-def test_entry_and_abi_are_those_of_the_file(parse: Parse) -> None:
+def test_entry_and_abi_come_from_the_file(parse: Parse) -> None:
     image = parse(good_elf(abi_version=1, entry=LOAD_ADDRESS + 0x20))
 
     assert (image.entry, image.abi_target, image.abi_version) == (LOAD_ADDRESS + 0x20, 1, 1)
 
 
-def test_devices_come_in_the_order_of_their_handles(parse: Parse) -> None:
+def test_devices_are_in_the_order_of_their_handles(parse: Parse) -> None:
     image = parse(good_elf(devices=[("service0", "net"), ("storage", "block"), ("service1", "net")]))
 
     assert image.devices == [(b"service0", 2), (b"storage", 1), (b"service1", 2)]
@@ -127,7 +128,7 @@ def test_first_manifest_note_wins(parse: Parse) -> None:
         ([extension_note()], 1),
         ([extension_note(features=0)], 0),
         ([extension_note(features=0xFFFFFFFF)], 15),
-        ([extension_note(features=0xFFFFFFFE)], 0),  # nothing can be called without the gate
+        ([extension_note(features=0xFFFFFFFE)], 0),  # no feature works without the gate
         ([extension_note(version=0)], 0),
         ([extension_note(version=2)], 0),
         ([extension_note(features=0), extension_note()], 0),
@@ -142,7 +143,7 @@ def test_first_manifest_note_wins(parse: Parse) -> None:
         ([replace(extension_note(), filesz=0), extension_note()], 1),
     ],
 )
-def test_extensions_are_those_that_a_note_of_ours_wants_and_we_know(
+def test_extensions_are_the_known_ones_that_our_note_requests(
     parse: Parse, notes: list[Note], extensions: int
 ) -> None:
     data = build_elf(segments=good_segments(), notes=[abi_note(), manifest_note(), *notes])
@@ -150,7 +151,7 @@ def test_extensions_are_those_that_a_note_of_ours_wants_and_we_know(
     assert parse(data).extensions == extensions
 
 
-def test_a_note_of_solo5s_type_with_our_name_is_nobodys(parse: Parse) -> None:
+def test_a_note_with_solo5s_type_and_our_name_is_ignored(parse: Parse) -> None:
     data = build_elf(
         segments=good_segments(),
         notes=[replace(abi_note(version=9), name=b"Tender\0\0", namesz=7), abi_note(), manifest_note()],

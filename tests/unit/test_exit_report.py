@@ -1,6 +1,7 @@
-"""How runs end: one table (bindings/vm/exit_reasons.def) for the command, native and in Python, for library and document.
+"""How runs end. One table (bindings/vm/exit_reasons.def) serves the native command, Python, the library and
+the document.
 
-And what they say in the same words stands in one place (bindings/machine/says.def).
+The sentences that C and Python both print are in one place (bindings/machine/says.def).
 """
 
 import ast
@@ -21,7 +22,7 @@ PYTHON_FILES = sorted(p for p in (ROOT / "tender").rglob("*.py") if "bench" not 
 
 
 def rows() -> dict[str, int]:
-    """Each reason and its status, as the core has them."""
+    """Returns each reason and its status, as the core defines them."""
     found: dict[str, int] = {}
     status = ffi.new("int32_t *")
     while (reason := lib.tn_exit_reason_name(len(found), status)) != ffi.NULL:
@@ -30,12 +31,12 @@ def rows() -> dict[str, int]:
 
 
 def test_python_names_every_reason_and_no_other() -> None:
-    """A start that is refused has no result: its reason is in the JSON alone."""
+    """A refused start has no result: its reason appears only in the JSON."""
     named = {value for name, value in vars(ExitReason).items() if name.isupper()}
     assert named | {"not-started"} == set(rows())
 
 
-def test_the_document_has_every_end_with_its_status() -> None:
+def test_the_document_lists_every_end_with_its_status() -> None:
     text = (ROOT / "docs" / "cli.md").read_text().split("| `reason` in the JSON |")[1].split("\n\n")[0]
     document = {
         reason: cells[2].strip()
@@ -53,12 +54,12 @@ def test_the_document_has_every_end_with_its_status() -> None:
             assert expected[reason] == int(status), reason
 
 
-def test_the_statuses_are_the_same_before_the_core_is_loaded() -> None:
+def test_the_statuses_in_python_are_equal_to_the_cores() -> None:
     assert run.STATUS_CANNOT_START == lib.STATUS_CANNOT_START
-    assert (STATUS_ENDED, STATUS_HOST_FAILED) == (1, 2)  # what managers of unikernels know
+    assert (STATUS_ENDED, STATUS_HOST_FAILED) == (1, 2)  # the statuses that managers of unikernels know
 
 
-# ---- what is said
+# ---- sentences that both languages print
 
 
 def without_comments(text: str) -> str:
@@ -68,7 +69,7 @@ def without_comments(text: str) -> str:
 SENTENCES = re.findall(r"SAYS\((\w+),((?:\s*\"(?:[^\"\\]|\\.)*\")+)\)", without_comments(SAYS.read_text()))
 
 
-def test_the_table_is_read_whole() -> None:
+def test_the_whole_table_is_read() -> None:
     assert len(SENTENCES) == without_comments(SAYS.read_text()).count("\nSAYS(") > 10
     for name, text in SENTENCES:
         assert ffi.string(lib.tn_says(name.encode())).decode() == "".join(re.findall(r'"(.*?)"', text))
@@ -82,8 +83,8 @@ def test_a_sentence_takes_values_as_printf_does() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, _ in SENTENCES])
-def test_a_sentence_is_said_by_both(name: str) -> None:
-    """Else it need not stand there."""
+def test_every_sentence_of_the_table_is_printed_by_c_and_python(name: str) -> None:
+    """A sentence that only one of them prints does not belong in the table."""
     assert [p for p in C_FILES if re.search(rf"\bsays_{name}\b", without_comments(p.read_text()))]
     assert [p for p in PYTHON_FILES if re.search(rf"\bsays\(\s*['\"]{name}['\"]", p.read_text())]
 
@@ -107,26 +108,26 @@ def python_strings(path: Path) -> Iterator[str]:
 
 
 def said(text: str) -> str:
-    """A sentence without its values."""
+    """Returns a sentence without its values."""
     return re.sub(r"%[-0-9.*]*l*[a-z]|\{[^}]*\}", "", text).strip()
 
 
-# Said by both in the same words, from two places.
+# Sentences that C and Python print from two places.
 TWICE = {
-    "Malformed value of TENDER_LAUNCHER": "Python's is read before the core is loaded",
-    "Could not attach interface: :": "solo5-hvt's words for a descriptor's number that is none",
+    "Malformed value of TENDER_LAUNCHER": "Python reads the variable before it loads the core",
+    "Could not attach interface: :": "solo5-hvt's message for an invalid descriptor number",
 }
 
 
-def test_no_other_sentence_stands_in_both_languages() -> None:
-    """A sentence has a blank; a name that both know has none."""
+def test_no_other_sentence_is_in_both_languages() -> None:
+    """A string with a blank is a sentence. A string without one is a name that both may use."""
     of_c = {said(text) for path in C_FILES for text in c_strings(path)}
     of_python = {said(text) for path in PYTHON_FILES for text in python_strings(path)}
     sentences = {text for text in of_c & of_python if " " in text and len(text) >= 20}
     assert sentences == set(TWICE)
 
 
-def test_no_sentence_of_the_table_stands_elsewhere() -> None:
+def test_no_sentence_of_the_table_is_elsewhere() -> None:
     for path in (*C_FILES, *PYTHON_FILES):
         others = {said(t) for t in (c_strings if path.suffix in (".c", ".h") else python_strings)(path)}
         for name, text in SENTENCES:

@@ -1,8 +1,9 @@
-"""The sandbox's seccomp filter: the bytes that ship, run by a small BPF machine, against the rules as written.
+"""The sandbox's seccomp filter: a small BPF machine runs the instructions that ship, and the result is
+compared with the rules.
 
-The filter is compiled with this system's compiler and printed by a program of three lines. What it must say is known
-twice: from the readable rules, taken one by one as filter_rules.txt explains them, and from a list of all that is
-allowed, written out here.
+The filter is compiled with this system's compiler and printed by a program of three lines. The expected
+verdict comes from two sources: the readable rules, applied one by one as filter_rules.txt explains them,
+and a list of everything that is allowed, which is in this file.
 """
 
 import re
@@ -67,19 +68,20 @@ FDS = (
 
 @dataclass(frozen=True)
 class Among:
-    """An argument that the kernel takes as a number of `bits` bits: allowed are these values of it and no other."""
+    """An argument that the kernel reads as a number of `bits` bits: only these values of it are allowed."""
 
     values: tuple[int, ...]
     bits: int = 32
 
 
 ANY = None
-"""An address, a length or a place: the kernel checks it, and no value of it does what the others do not."""
+"""An address, a length or an offset: the kernel checks it, and no value has an effect that others do not
+have."""
 DONTWAIT_NOSIGNAL = 0x40 | 0x4000  # linux/socket.h
 ZERO, MINUS_ONE = Among((0,), 64), Among(((1 << 64) - 1,), 64)
 TIME = Among((0, 1))  # CLOCK_REALTIME, CLOCK_MONOTONIC: linux/time.h
 
-# All that the program may do at its site: what each argument of the manual page's may be.
+# Everything that the program may do at its `syscall`: the values of each argument, as in the manual page.
 MAY: dict[str, tuple["Among | None", ...]] = {
     "read": (Among((*NETS, CONTROL)), ANY, ANY),  # int fd, void *buf, size_t count
     "write": (
@@ -102,10 +104,10 @@ MAY: dict[str, tuple["Among | None", ...]] = {
         ANY,
         ANY,
         ANY,
-    ),  # the same; disk_guard.c or RLIMIT_FSIZE looks at the place
+    ),  # the same; disk_guard.c or RLIMIT_FSIZE checks the offset
     "fdatasync": (Among((*BLOCKS,)),),  # int fd
     "readahead": (Among((*BLOCKS,)), ANY, ANY),  # int fd, off_t offset, size_t count
-    # int fd, const void *buf, size_t len, int flags, const struct sockaddr *, socklen_t, which is the address's
+    # int fd, const void *buf, size_t len, int flags, const struct sockaddr *, socklen_t of the address
     "sendto": (Among((*NETS, CONSOLE, STDERR, REPORT)), ANY, ANY, Among((DONTWAIT_NOSIGNAL,)), ZERO, ANY),
     # int fd, const struct iovec *, int iovcnt, off_t low, off_t high, which 64-bit kernels ignore, int flags
     "pwritev2": (
@@ -173,7 +175,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Filter:
 
 
 def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
-    """One condition, as the head of filter_rules.txt explains it."""
+    """Returns whether a condition holds, as the head of filter_rules.txt explains it."""
     subject, relation, *rest = condition.replace(",", "").split()
     match subject, relation, rest:
         case "ip", "in", ["guest"]:
@@ -223,7 +225,8 @@ def by_the_list(call: Call, numbers: dict[str, int]) -> int:
 
 
 def allowed_calls(numbers: dict[str, int]) -> Iterator[Call]:
-    """Each call that may be made, with each value that an argument may have, all others being the first that they may."""
+    """Yields each allowed call with each value that an argument may have; the other arguments have their
+    first allowed value."""
     for name, arguments in MAY.items():
         first = [may.values[0] if may else 0x200000 for may in arguments] + [0] * (6 - len(arguments))
         yield Call(numbers[f"__NR_{name}"], args=tuple(first))  # type: ignore[arg-type]
@@ -256,7 +259,8 @@ def calls_from_elsewhere() -> Iterator[Call]:
 
 
 def calls_with_other_arguments() -> Iterator[Call]:
-    """High halves, which the kernel ignores in an int and minds in a pointer; arch_prctl's codes and neighbours."""
+    """Yields values with high halves, which the kernel ignores in an int and uses in a pointer, and
+    arch_prctl's codes with their neighbours."""
     for nr in range(601):
         for fd in (NETS[0], BLOCKS[0], CONSOLE, CONTROL, STOP, STDERR, REPORT):
             yield Call(nr, args=(fd | 1 << 32, 0, 0, 0, 0, 0))
@@ -289,8 +293,8 @@ def calls_with_other_arguments() -> Iterator[Call]:
             yield Call(nr, args=(code, 0, 0, 0, 0, 0))
 
 
-def test_each_bit_of_each_argument_is_what_the_list_says(built: Filter) -> None:
-    """All calls that are allowed, all values they may be made with, and each of these with one bit another."""
+def test_the_verdict_for_each_bit_of_each_argument_follows_the_list(built: Filter) -> None:
+    """Tries all allowed calls with all allowed values, and each of them with one bit changed."""
     told = {ALLOW: 0, KILL: 0}
     for allowed in allowed_calls(built.numbers):
         assert run(built, allowed).verdict == ALLOW, allowed
@@ -301,12 +305,12 @@ def test_each_bit_of_each_argument_is_what_the_list_says(built: Filter) -> None:
     assert min(told.values()) > 1000
 
 
-def test_the_list_has_every_call_that_a_rule_allows() -> None:
+def test_the_list_contains_every_call_that_a_rule_allows() -> None:
     assert set(MAY) == {rule.call for rule in RULES if rule.verdict == "allow"}
 
 
 @pytest.mark.parametrize("calls", [calls_at_the_site, calls_from_elsewhere, calls_with_other_arguments])
-def test_the_filter_says_what_the_rules_and_the_list_say(built: Filter, calls: type[Iterator[Call]]) -> None:
+def test_the_filter_agrees_with_the_rules_and_the_list(built: Filter, calls: type[Iterator[Call]]) -> None:
     answers = set()
     for call in calls():
         answer = run(built, call).verdict
@@ -315,8 +319,8 @@ def test_the_filter_says_what_the_rules_and_the_list_say(built: Filter, calls: t
     assert {ALLOW, KILL} <= answers
 
 
-def test_what_no_rule_names_kills_the_process_and_not_a_thread(built: Filter) -> None:
-    """The death of a thread alone may leave a process behind that never ends. No verdict answers a call with an error."""
+def test_a_call_without_a_rule_kills_the_process_not_only_the_thread(built: Filter) -> None:
+    """If only a thread died, its process might stay forever. No verdict answers a call with an error."""
     assert {k for code, _, _, k in built.code if code == 0x06} == {ALLOW, TRAP, KILL}
     named = {number for name, number in built.numbers.items() if name.startswith("__NR_")}
     for number in (*range(600), X32, X32 + 1, (1 << 31) - 1, -1):
@@ -326,7 +330,7 @@ def test_what_no_rule_names_kills_the_process_and_not_a_thread(built: Filter) ->
 
 
 def test_every_instruction_of_the_filter_is_used(built: Filter) -> None:
-    """An instruction that no call reaches would be one that these tests do not test."""
+    """An instruction that no call reaches would not be tested by these tests."""
     reached: set[int] = set()
     for calls in (calls_at_the_site, calls_from_elsewhere, calls_with_other_arguments):
         for call in calls():
@@ -342,7 +346,7 @@ def test_a_frame_costs_few_instructions(built: Filter, name: str, steps: int) ->
     assert (answer.verdict, len(answer.path)) == (ALLOW, steps)
 
 
-def test_the_threat_model_says_what_the_filter_does(built: Filter) -> None:
+def test_the_threat_model_describes_the_filter(built: Filter) -> None:
     text = " ".join((ROOT / "docs" / "threat-model.md").read_text().split())
     start = text.index("**The filter**")
     section = text[start : text.index("**Why hijacked handlers", start)]
@@ -384,7 +388,7 @@ LAST = "any | always | kill | the rest"
         (f"Read | always | allow | why\n{LAST}", "Read: not a call's name"),
     ],
 )
-def test_a_rule_that_is_not_understood_is_refused(text: str, words: str) -> None:
+def test_an_invalid_rule_is_refused(text: str, words: str) -> None:
     with pytest.raises(gen_filter.RulesError, match=words):
         gen_filter.parse(text)
 
@@ -399,13 +403,13 @@ def test_a_rule_that_is_not_understood_is_refused(text: str, words: str) -> None
          "read: its rules must follow one another"),
     ],
 )  # fmt: skip
-def test_rules_that_would_not_be_tried_in_their_order_are_refused(text: str, words: str) -> None:
+def test_rules_that_would_not_be_applied_in_their_order_are_refused(text: str, words: str) -> None:
     with pytest.raises(gen_filter.RulesError, match=words):
         gen_filter.compile_rules(gen_filter.parse(text))
 
 
 @pytest.mark.parametrize("call", ["any", "raed"])
-def test_by_number_a_rule_between_the_first_and_the_last_is_for_a_call(call: str) -> None:
+def test_by_number_a_rule_between_the_first_and_the_last_must_name_a_call(call: str) -> None:
     text = f"any | arch not x86_64 | kill | why\n{call} | arg0 null | allow | why\n{LAST}"
     with pytest.raises(gen_filter.RulesError, match=f"{call}: not a call"):
         gen_filter.compile_by_number(gen_filter.parse(text), {"read": 0})
@@ -417,7 +421,7 @@ def test_a_filter_whose_jumps_are_too_long_is_refused() -> None:
         list(gen_filter.compile_rules(gen_filter.parse(many + LAST)).lines())
 
 
-# ---- the compiler alone, on rules that nobody would write ----
+# ---- the compiler alone, on random rules ----
 
 NUMBERS = {
     "__NR_read": 0, "__NR_write": 1, "__NR_ppoll": 271, "ONE": 1, "TWO": 2, "FAR": 0xFFFFFFFF,
@@ -433,7 +437,7 @@ HOLES = {"": None, "SITE_HIGH": SITE >> 32, "SITE_LOW": SITE & 0xFFFFFFFF}
 
 
 def computed(rules: list[gen_filter.Rule]) -> Filter:
-    """The filter as the C compiler would make it with NUMBERS."""
+    """Returns the filter as the C compiler would build it with NUMBERS."""
     macros = {"BPF_STMT": lambda code, k: (code, 0, 0, k), "BPF_JUMP": lambda code, k, t, f: (code, t, f, k)}
     code = []
     for line, hole in gen_filter.compile_rules(rules).lines():
@@ -481,7 +485,7 @@ RANDOM_CALLS = st.builds(
 
 
 @given(st.lists(RANDOM_RULES, max_size=8), st.lists(RANDOM_CALLS, min_size=20, max_size=40))
-def test_any_rules_mean_the_same_compiled(some: list[gen_filter.Rule], calls: list[Call]) -> None:
+def test_random_rules_mean_the_same_after_compilation(some: list[gen_filter.Rule], calls: list[Call]) -> None:
     rules = [*some, gen_filter.Rule("any", (), "kill", "the rest")]
     lines = "\n".join(
         f"{r.call} | {' and '.join(r.conditions) or 'always'} | {r.verdict} | why" for r in rules

@@ -16,7 +16,7 @@ import tender
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("CONTRIBUTING.md", "SECURITY.md", "docs/releasing.md")
 MADE = re.compile(r"NAME|^build/|^dist/|^\.venv|^/dev/|^/proc/")
-"""Of what looks like a path: a place for a name, and what is not in the sources."""
+"""Words that look like a path but are not in the sources: placeholders, and files that are built."""
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def suites() -> Any:
     spec = importlib.util.spec_from_file_location("suites_read", ROOT / "tools" / "suites.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["suites_read"] = module  # its dataclasses look themselves up there
+    sys.modules["suites_read"] = module  # its dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_a_page_names_exist(page: str) -> None:
-    """A link's target is looked at by test_repo.py; these are names in the text."""
+    """test_repo.py checks the targets of links; these are names in the text."""
     text = (ROOT / page).read_text()
     paths = {word for word in re.findall(r"`([\w./-]+/[\w./-]*\w)`", text) if not MADE.search(word)}
     tests = set(re.findall(r"`(test_\w+\.py)`", text))
@@ -50,7 +50,7 @@ def test_targets_that_a_page_names_exist(suites: Any, page: str) -> None:
 
 
 def hooks() -> dict[str, dict[str, str]]:
-    """By the name of the program that a hook runs."""
+    """Returns the hooks by the name of the program that they run."""
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
     assert {repository["repo"] for repository in config["repos"]} == {"local"}, "a hook would be downloaded"
     return {hook["name"]: hook for repository in config["repos"] for hook in repository["hooks"]}
@@ -62,11 +62,11 @@ def test_hooks_are_the_lint_step_and_the_type_checker(suites: Any) -> None:
     assert {name.split()[0] for name in hooks()} == programs
     for hook in hooks().values():
         program = Path(hook["entry"].split()[0])
-        assert program.parent == Path(".venv/bin"), "the pinned one"
+        assert program.parent == Path(".venv/bin"), "a hook does not run the pinned program"
         assert (Path(sys.executable).parent / program.name).exists()
 
 
-def test_pre_commit_takes_the_configuration() -> None:
+def test_pre_commit_accepts_the_configuration() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pre_commit", "validate-config", str(ROOT / ".pre-commit-config.yaml")],
         capture_output=True,
@@ -85,7 +85,7 @@ def test_continuous_integration_runs_what_a_user_runs() -> None:
     }
 
 
-def test_editors_are_told_the_widths_that_are_checked() -> None:
+def test_the_editor_configuration_has_the_checked_widths() -> None:
     text = (ROOT / ".editorconfig").read_text()
     sections = re.findall(r"^\[(.*)\]\n((?:.+\n)*)", text, re.M)
     widths = {
@@ -96,8 +96,8 @@ def test_editors_are_told_the_widths_that_are_checked() -> None:
     assert (widths["*.{c,h,S,def}"], widths["*.py"]) == (clang_format[0], str(ruff))
 
 
-def test_the_version_stands_in_one_place() -> None:
-    """What a release changes: the file of the version, and the CHANGELOG."""
+def test_the_version_is_in_one_place() -> None:
+    """A release changes two files: the one with the version, and the CHANGELOG."""
     (version,) = re.findall(r'^__version__ = "(.*)"$', (ROOT / "tender/_version.py").read_text(), re.M)
     assert version == tender.__version__
     tracked = [ROOT / name for name in ("meson.build", "meson.options", "pyproject.toml", "Makefile")]

@@ -1,4 +1,4 @@
-"""`tender inspect` on files made in memory, and on a unikernel with symbols."""
+"""`tender inspect` on files that are made in memory, and on a unikernel with symbols."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def app(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_person_sees_devices_and_segments(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_output_shows_devices_and_segments(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect.main([str(app)]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{app}: a unikernel for hvt, ABI version 2\n\nentry     0x100000\n")
@@ -34,7 +34,7 @@ def test_a_person_sees_devices_and_segments(app: Path, capsys: pytest.CaptureFix
     assert "functions" not in text
 
 
-def test_a_program_gets_one_object(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_output_is_one_object(app: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert inspect.main(["--json", str(app)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found) == [
@@ -63,7 +63,7 @@ def test_a_program_gets_one_object(app: Path, capsys: pytest.CaptureFixture[str]
     ("notes", "listed", "line"),
     [([], [], "extension none\n"), ([extension_note()], ["gate"], "extension gate\n")],
 )
-def test_the_extensions_that_an_image_wants_are_shown(
+def test_the_extensions_that_an_image_requests_are_shown(
     notes: list[Note], listed: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "app.elf"
@@ -105,7 +105,7 @@ def test_symbols_are_listed_by_address(guest: "object", capsys: pytest.CaptureFi
         ([], "an ordinary Linux program or library, not a unikernel"),
     ],
 )
-def test_a_refused_file_is_told_what_it_is(
+def test_a_refused_file_is_described(
     notes: list[object], hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "app.elf"

@@ -1,4 +1,5 @@
-"""The filter of the native command on KVM: the bytes that ship, against a list of all that is allowed."""
+"""The native command's filter on KVM: the instructions that ship, compared with a list of everything that
+is allowed."""
 
 import itertools
 import re
@@ -16,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BINDINGS = ROOT / "bindings"
 ALLOW, KILL = 0x7FFF0000, 0x80000000  # linux/seccomp.h
 GUARD = 0x0D15C0DE
-"""In place of a verdict: rights.c puts what decides there, which tests/native/test_kvm_rights.c tries on the kernel."""
+"""A mark in place of a verdict: there rights.c inserts the check that decides.
+tests/native/test_kvm_rights.c tries it on the kernel."""
 GUARDED = {
     "plain": {"write"},
     "devices": {"write", "writev", "pwrite64"},
@@ -79,7 +81,7 @@ def always(name: str) -> set[str]:
 
 @pytest.fixture(scope="module", params=["plain", "devices", "inherited"])
 def name(request: pytest.FixtureRequest) -> str:
-    """Which of the filters."""
+    """The name of one of the filters."""
     return str(request.param)
 
 
@@ -124,20 +126,20 @@ def built(name: str, tmp_path_factory: pytest.TempPathFactory) -> Filter:
     return Filter([tuple(map(int, line.split())) for line in lines], numbers)  # type: ignore[misc]
 
 
-def test_it_allows_what_is_on_the_list_and_nothing_else(built: Filter, name: str) -> None:
+def test_the_filter_allows_only_the_calls_on_the_list(built: Filter, name: str) -> None:
     names = {number: name for name, number in built.numbers.items()}
     for nr in range(1200):
         expected = (
             GUARD if names.get(nr) in GUARDED[name] else ALLOW if names.get(nr) in always(name) else KILL
         )
         assert run(built, Call(nr)).verdict == expected, names.get(nr, nr)
-        assert run(built, Call(nr | 0x40000000)).verdict == KILL, "x32's numbers"
+        assert run(built, Call(nr | 0x40000000)).verdict == KILL, "a number of the x32 ABI"
         assert run(built, Call(nr, arch=0x40000003)).verdict == KILL, "the 32-bit entry"
     assert set(built.numbers) >= always(name)
 
 
 def calls_of(path: Path, section: str = "") -> set[str]:
-    """The calls that the rules name, of one section where the file has sections."""
+    """Returns the calls that the rules name, or those of one section of the file."""
     text = path.read_text()
     if section:
         text = text.split(f"[{section}]")[1].split("\n[")[0]
@@ -145,7 +147,7 @@ def calls_of(path: Path, section: str = "") -> set[str]:
     return set(found) - {"any"}
 
 
-def test_the_threat_model_says_how_many_calls_there_are() -> None:
+def test_the_threat_model_has_the_number_of_calls() -> None:
     text = " ".join((ROOT / "docs" / "threat-model.md").read_text().split())
     plain = calls_of(BINDINGS / "machine/kvm/kvm_filter_rules.txt")
     net, block = (calls_of(BINDINGS / f"devices/{kind}/filter_rules.txt", "kvm") for kind in ("net", "block"))
@@ -155,7 +157,7 @@ def test_the_threat_model_says_how_many_calls_there_are() -> None:
     assert f"{len(block - plain)} for a disk" in text
 
 
-def test_a_vcpu_is_run_and_asked_and_no_machine_is_made(built: Filter) -> None:
+def test_a_vcpu_can_be_run_and_read_but_no_vm_can_be_made(built: Filter) -> None:
     def asked(request: int) -> int:
         return run(built, Call(built.numbers["ioctl"], args=(5, request, 0, 0, 0, 0))).verdict
 
@@ -165,7 +167,7 @@ def test_a_vcpu_is_run_and_asked_and_no_machine_is_made(built: Filter) -> None:
     ] * 5
 
 
-def test_a_message_goes_to_the_peer_of_its_socket_alone_and_with_the_flags_in_use(built: Filter) -> None:
+def test_a_message_can_go_only_to_the_sockets_peer_with_the_flags_in_use(built: Filter) -> None:
     def asked(flags: int, address: int) -> int:
         return run(built, Call(built.numbers["sendto"], args=(5, 1, 1, flags, address, 0))).verdict
 
@@ -175,7 +177,7 @@ def test_a_message_goes_to_the_peer_of_its_socket_alone_and_with_the_flags_in_us
     assert {asked(in_use ^ 1 << bit, 0) for bit in range(32)} == {KILL}
 
 
-def test_the_console_is_written_where_it_stands_and_with_the_flag_in_use(built: Filter) -> None:
+def test_the_console_is_written_only_at_its_offset_with_the_flag_in_use(built: Filter) -> None:
     def asked(position: int, flags: int) -> int:
         return run(built, Call(built.numbers["pwritev2"], args=(1, 1, 1, position, 0, flags))).verdict
 
@@ -185,7 +187,7 @@ def test_the_console_is_written_where_it_stands_and_with_the_flag_in_use(built: 
     assert {asked(here, nowait ^ 1 << bit) for bit in range(32)} == {KILL}
 
 
-def test_the_one_signal_is_the_kick_and_goes_to_this_process(built: Filter, name: str) -> None:
+def test_the_only_signal_is_the_kick_to_this_process(built: Filter, name: str) -> None:
     def asked(process: int, number: int) -> int:
         return run(built, Call(built.numbers["tgkill"], args=(process, 2, number, 0, 0, 0))).verdict
 
@@ -198,7 +200,7 @@ def test_the_one_signal_is_the_kick_and_goes_to_this_process(built: Filter, name
     }
 
 
-def test_the_clocks_are_those_in_use_and_no_process_has_one(built: Filter) -> None:
+def test_only_the_clocks_in_use_can_be_read_and_no_process_clock(built: Filter) -> None:
     def asked(clock: int) -> int:
         return run(built, Call(built.numbers["clock_gettime"], args=(clock, 1, 0, 0, 0, 0))).verdict
 
@@ -209,7 +211,7 @@ def test_the_clocks_are_those_in_use_and_no_process_has_one(built: Filter) -> No
     assert {asked(clock) for clock in others} == {KILL}
 
 
-def test_a_futex_is_waited_for_and_woken_alone(built: Filter) -> None:
+def test_a_futex_can_only_be_waited_for_and_woken(built: Filter) -> None:
     def asked(operation: int) -> int:
         return run(built, Call(built.numbers["futex"], args=(1, operation, 0, 0, 0, 0))).verdict
 
@@ -219,7 +221,7 @@ def test_a_futex_is_waited_for_and_woken_alone(built: Filter) -> None:
     assert {asked(one ^ 1 << bit) for one in in_use for bit in range(10, 32)} == {KILL}
 
 
-def test_descriptors_are_left_in_one_socket_and_a_place_is_asked_of_one_descriptor(built: Filter) -> None:
+def test_sendmsg_works_on_one_socket_and_locks_on_one_descriptor(built: Filter) -> None:
     flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
     def asked(name: str, fd: int, second: int, third: int = flags) -> int:
@@ -236,13 +238,14 @@ def test_descriptors_are_left_in_one_socket_and_a_place_is_asked_of_one_descript
     assert asked("fcntl", LEFT_LOCK, F_OFD_SETLK) == asked("fcntl", LEFT_LOCK, F_OFD_GETLK) == ALLOW
 
 
-def test_the_way_to_no_number_is_long(built: Filter) -> None:
-    """The kernel goes each once when the filter is installed: a list in the order of the rules takes 20 to 33."""
+def test_the_filter_needs_few_steps_for_each_number(built: Filter) -> None:
+    """The kernel runs the filter once for each number when it is installed. A list in the order of the
+    rules would take 20 to 33 steps."""
     ways = [len(run(built, Call(nr)).path) for nr in range(470)]
     assert sum(ways) / len(ways) < 11
 
 
-def test_no_instruction_is_idle(built: Filter) -> None:
+def test_every_instruction_of_the_filter_is_reached(built: Filter) -> None:
     reached: set[int] = set()
     requests = (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD, F_OFD_GETLK, F_OFD_SETLK, 1, 128, 129, 9 | 128 | 256)
     descriptors = (0, LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS)

@@ -1,4 +1,4 @@
-"""kvmbox's parts that need no KVM, no QEMU and no root: formats, order, messages."""
+"""The parts of kvmbox that need no KVM, no QEMU and no root: formats, order, messages."""
 
 import gzip
 import lzma
@@ -27,7 +27,7 @@ from kvmbox_lib.snapshot import copy_sparse  # noqa: E402
 
 
 def archive_entries(archive: bytes) -> Iterator[tuple[str, int, bytes]]:
-    """Name, mode and data of each entry of a newc archive, up to its trailer."""
+    """Yields name, mode and data of each entry of a newc archive, up to its trailer."""
     at = 0
     while True:
         assert archive[at : at + 6] == b"070701"
@@ -43,7 +43,7 @@ def archive_entries(archive: bytes) -> Iterator[tuple[str, int, bytes]]:
         at = (data_at + size + 3) & ~3
 
 
-def test_archive_reads_back_as_written() -> None:
+def test_an_archive_contains_what_was_written() -> None:
     entries = [
         initramfs.Entry("dev", initramfs.DIRECTORY),
         initramfs.Entry("init", initramfs.PROGRAM, b"x" * 5),
@@ -70,7 +70,8 @@ def fake_module(depends: str = "") -> bytes:
 
 @pytest.fixture
 def kernel_root(tmp_path: Path) -> Path:
-    """An unpacked package: kvm-amd needs kvm and ccp, kvm needs irqbypass; overlay is built in."""
+    """An unpacked package: kvm-amd needs kvm and ccp, kvm needs irqbypass; overlay is built into the
+    kernel."""
     modules = tmp_path / "lib/modules/6.0-test"
     (modules / "kernel/virt").mkdir(parents=True)
     (modules / "modules.builtin").write_text("kernel/fs/overlayfs/overlay.ko\n")
@@ -87,24 +88,24 @@ def kernel_root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_modules_come_after_what_they_need(kernel_root: Path) -> None:
+def test_modules_come_after_their_dependencies(kernel_root: Path) -> None:
     modules = kernel.Kernel(kernel_root).modules(["kvm-amd", "tun"])
 
     assert [name for name, _ in modules] == ["irqbypass", "kvm", "ccp", "kvm_amd", "tun"]
 
 
-def test_module_that_is_built_in_is_left_out(kernel_root: Path) -> None:
+def test_a_built_in_module_is_left_out(kernel_root: Path) -> None:
     assert kernel.Kernel(kernel_root).modules(["overlay"]) == []
 
 
-def test_a_kernel_may_lie_beside_its_modules(kernel_root: Path) -> None:
-    """As Debian 14 has it."""
+def test_a_kernel_may_be_next_to_its_modules(kernel_root: Path) -> None:
+    """Debian 14 has this layout."""
     image = kernel_root / "lib/modules/6.0-test/vmlinuz"
     (kernel_root / "boot/vmlinuz-6.0-test").rename(image)
     assert kernel.Kernel(kernel_root).image == image
 
 
-def test_a_kernel_may_be_more_than_one_package() -> None:
+def test_a_kernel_may_consist_of_several_packages() -> None:
     one = "linux-image-6.12.1-cloud-amd64\n  Depends: kmod\n  Depends: linux-base\n"
     assert kernel.parts("linux-image-6.12.1-cloud-amd64", one) == ["linux-image-6.12.1-cloud-amd64"]
     more = "".join(
@@ -115,7 +116,7 @@ def test_a_kernel_may_be_more_than_one_package() -> None:
     ]
 
 
-def test_module_that_is_not_there_is_named(kernel_root: Path) -> None:
+def test_a_missing_module_is_named(kernel_root: Path) -> None:
     with pytest.raises(KvmboxError, match=r"6\.0-test has no module virtiofs"):
         kernel.Kernel(kernel_root).modules(["virtiofs"])
 
@@ -131,7 +132,7 @@ def test_compressed_modules_are_unpacked(kernel_root: Path) -> None:
     assert modules["tun"] == modules["ccp"] == fake_module().replace(b".BTF", b".xTF")
 
 
-def test_signature_is_cut_and_btf_is_hidden() -> None:
+def test_the_signature_is_removed_and_btf_is_hidden() -> None:
     assert kernel.trimmed(fake_module("kvm") + SIGNATURE) == fake_module("kvm").replace(b".BTF", b".xTF")
 
 
