@@ -1,5 +1,5 @@
-/* Prints its raw command line between '<' and '>', then one line a word: "0: word". Status: the number of
- * words. */
+/* Prints its raw command line between '<' and '>', then one line per word: "0: word". Status: the
+ * number of words. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);
@@ -7,7 +7,7 @@ TENDER_MANIFEST(0);
 int main(int argc, char **argv)
 {
     console_write("<", 1);
-    console_write(guest_cmdline(), strlen(guest_cmdline())); /* the tender's own low memory, not a copy */
+    console_write(guest_cmdline(), strlen(guest_cmdline())); /* the monitor's own low memory, not a copy */
     console_write(">\n", 2);
     for (int i = 0; i < argc; i++) {
         printf("%d: %s\n", i, argv[i]);

@@ -1,6 +1,6 @@
 /*
- * Makes a hypercall that does not exist, with a sound structure (64 zero bytes). The host must stop it; 99 if
- * not.
+ * Makes a hypercall that does not exist, with a valid structure (64 zero bytes). The host must stop
+ * it. Status 99 if the host does not.
  *
  *     bad_hypercall [--number=0]      also 4 to 7, whose devices this image does not declare; 9 and more
  */

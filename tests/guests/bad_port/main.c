@@ -1,5 +1,6 @@
 /*
- * Touches an I/O port that is no hypercall. The host must stop it; 99 if it does not.
+ * Accesses an I/O port that is not a hypercall. The host must stop it. Status 99 if the host does
+ * not.
  *
  *     bad_port [--port=0x3f8] [--bits=8|16|32] [--in]
  */

@@ -1,6 +1,6 @@
 /*
- * One console request of 1 MiB: 16384 lines of 64 bytes. Line i is i as five digits, a space, 57 letters of
- * which letter j is 'a' + (i + j) % 26, and a newline. Nothing else is printed.
+ * Makes one console request of 1 MiB: 16384 lines of 64 bytes. Line i consists of i as five digits,
+ * a space, 57 letters of which letter j is 'a' + (i + j) % 26, and a newline. Prints nothing else.
  */
 #include <tender/guest.h>
 

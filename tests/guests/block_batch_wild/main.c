@@ -1,5 +1,5 @@
-/* One batch whose second request names memory that is not the guest's to write, 0x1000. Never ends by itself.
- */
+/* Makes one batch whose second request names memory that the guest may not write, 0x1000. Never
+ * ends by itself. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(1, TENDER_BLOCK("storage"));

@@ -1,10 +1,11 @@
 /*
  *     block_edges [--solo5]
  *
- * Hypercalls 4 and 5 at the edges of the device storage (handle 1), past the library's own checks. A line
- * each: write last block: 0 with the result code (0 OK, 2 EINVAL), and " EXPECTED 2" behind it if the ABI
- * says otherwise. Status 0 if all were as expected, otherwise 1. Destroys the first and the last block.
- * --solo5: accept that solo5-hvt looks at the low 32 bits of a handle only.
+ * Makes hypercalls 4 and 5 at the edges of the device storage (handle 1), without the library's own
+ * checks. Prints one line for each: "write last block: 0" with the result code (0 OK, 2 EINVAL),
+ * followed by " EXPECTED 2" if the ABI requires another result. Status 0 if all results were as
+ * expected, otherwise 1. Destroys the first and the last block. --solo5: accepts that solo5-hvt
+ * uses only the low 32 bits of a handle.
  */
 #include <tender/guest.h>
 

@@ -1,17 +1,19 @@
 /*
  *     block_load [--seed=N] [--ops=N | --forever] [--batch] [--errors] [--read-only]
  *
- * Random requests of random sizes to storage, compared with a copy of the disk in memory. At the end a line
+ * Makes random requests of random sizes to storage, and compares them with a copy of the disk in
+ * memory. At the end prints a line
  *
  *     load: OK crc 0x12345678 errors 0 flush 0
  *
- * with the copy's CRC-32 (zlib's), how many requests the host refused, and how the last flush ended (9: there
- * was none). Status 0, or 1 after a line "load: FAILED ...". --forever says "load: runs" once it does.
+ * with the copy's CRC-32 (as zlib computes it), the number of requests that the host refused, and
+ * the result of the last flush (9: there was no flush). Status 0, or 1 after a line "load: FAILED
+ * ...". --forever prints "load: runs" once the load runs.
  *
- *     --batch      several requests at once too, and flushes
- *     --errors     a refused request is counted; what it was to move is then not known until it is read
- *                  again, and zeros in place of what was written count as refused: a file was cut there
- *     --read-only  reads alone
+ *     --batch      makes batches of several requests, too, and flushes
+ *     --errors     counts refused requests. The content of a refused range is unknown until it is read again,
+ *                  and zeros in place of written bytes count as refused: the file was truncated there
+ *     --read-only  only reads
  */
 #include <tender/guest.h>
 
@@ -52,7 +54,7 @@ static void fill(uint8_t *data, uint64_t len)
     }
 }
 
-/* What is left of `was` where the file was cut and grew again: its bytes, or zeros. */
+/* Whether the file was truncated here and grew again: each byte is that of `was`, or zero. */
 static bool is_cut(const uint8_t *data, const uint8_t *was, uint32_t len)
 {
     bool cut = true;
@@ -62,7 +64,7 @@ static bool is_cut(const uint8_t *data, const uint8_t *was, uint32_t len)
     return cut;
 }
 
-/* A range of whole blocks, small ones often. */
+/* Chooses a range of whole blocks, often a small one. */
 static void choose(uint64_t max, uint64_t *offset, uint64_t *len)
 {
     uint64_t blocks = disk.capacity / disk.block_size, most = max / disk.block_size;

@@ -1,8 +1,9 @@
 /*
  *     block_sparse
  *
- * Reads 512 bytes of the device storage at each 2 MiB, twice: each lies in a page table of its own where
- * the disk is mapped; prints "read N" and waits to be stopped. Status 1 if a read fails.
+ * Reads 512 bytes of the device storage at each 2 MiB, twice. Each of these places has its own page
+ * table where the disk is mapped. Prints "read N" and waits to be stopped. Status 1 if a read
+ * fails.
  */
 #include <tender/guest.h>
 

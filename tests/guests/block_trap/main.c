@@ -1,7 +1,7 @@
 /*
- * Reads the last page of storage over and over, by an `out` that is no site: in the sandbox each comes as a
- * signal. "block_trap: reads", then, once the host refuses, "block_trap: refused 3" and 0. Any other
- * answer: 1.
+ * Reads the last page of storage again and again, by an `out` that is not a call site: in the
+ * sandbox each comes as a signal. Prints "block_trap: reads". Once the host refuses, prints
+ * "block_trap: refused 3" and ends with 0. Any other answer: status 1.
  */
 #include <tender/guest.h>
 

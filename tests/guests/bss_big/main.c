@@ -1,5 +1,5 @@
-/* 64 MiB of bss that no file holds: zero at the first, the last and each 2 MiB, and writable. "bss_big: OK".
- */
+/* Has 64 MiB of bss that no file contains. Checks the first place, the last place and each 2 MiB:
+ * zero and writable. Prints "bss_big: OK". */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -1,8 +1,9 @@
 /*
- * Monotonic time advances and agrees with wall-clock time, wall-clock time is after 2024, and a poll waits
- * as long as it was asked to and not much longer. Prints what it measured; "clock: OK" and 0, or 1.
+ * Checks that monotonic time advances and agrees with wall-clock time, that wall-clock time is
+ * after 2024, and that a poll waits as long as requested and not much longer. Prints what it
+ * measured. "clock: OK" and status 0, or status 1.
  *
- *     clock [--slack-ms=N]      how late a wake may be, 500 unless told
+ *     clock [--slack-ms=N]      how late a wake may be; 500 by default
  */
 #include <tender/guest.h>
 

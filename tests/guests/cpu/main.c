@@ -4,10 +4,11 @@
  *     cpu [--cpuid=LEAF[.INDEX]] ...     "cpuid LEAF.INDEX EAX EBX ECX EDX", each 8 hexadecimal digits
  *     cpu --rdmsr=N                      "rdmsr N VALUE"
  *     cpu --wrmsr=N [--value=V]          "wrmsr N V", then reads it: "rdmsr N VALUE"
- *     cpu --kvm-call=N                   the hypercall N of KVM's own: "kvm call N ANSWER"
- *     cpu --tls                          FS base written 1000 times, each seen by a load through FS: "tls OK"
+ *     cpu --kvm-call=N                   KVM's own hypercall N: "kvm call N ANSWER"
+ *     cpu --tls                          writes FS base 1000 times, loads through FS each time: "tls OK"
  *
- * Numbers as number_parse() has them. Status 0; a register that is refused is #GP, the guest's dump and 255.
+ * Numbers are those of number_parse(). Status 0. A register that is refused raises #GP: the guest's
+ * dump and status 255.
  */
 #include <tender/guest.h>
 

@@ -1,6 +1,6 @@
 /*
- * Runs code that lies in its data. The hvt ABI has no execute permission in the guest's page tables, so this
- * works today (status 0); a backend that enforces more stops it.
+ * Runs code that is in its data. The hvt ABI has no execute permission in the guest's page tables,
+ * so this works today (status 0). A backend that enforces more stops it.
  */
 #include <tender/guest.h>
 

@@ -1,4 +1,5 @@
-/* Ends with the status given as its first argument, by guest_exit(), or with --return by returning it. */
+/* Ends with the status of its first argument: by guest_exit(), or with --return by returning the
+ * status. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

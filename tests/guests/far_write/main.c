@@ -1,4 +1,4 @@
-/* Writes to 16 GiB, behind all memory: the guest's own trap dump with cr2 0x400000000, status 255. */
+/* Writes to 16 GiB, past all memory: the guest's own trap dump with cr2 0x400000000, status 255. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

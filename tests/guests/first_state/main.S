@@ -1,7 +1,7 @@
 /*
- * Stores every register that ring 0 can read, from the very first instruction on and before any C, writes
- * the 1536
- * raw bytes of `state` to the console, and ends with 0. test_vcpu_state.py has the same layout in words.
+ * Stores every register that ring 0 can read, from the very first instruction on and before any C.
+ * Writes the 1536 raw bytes of `state` to the console, and ends with 0. test_vcpu_state.py
+ * describes the same layout in words.
  *
  * Nothing of the guest library is linked in: _start is here, and no note of ours asks for the gate.
  */
@@ -74,7 +74,7 @@ _start:
     sgdt    DTABLES
     sidt    DTABLES + 0x10
 
-    /* a thread pointer, as at every switch of threads: what lies 16 bytes below it is read through FS */
+    /* a thread pointer, as at every switch of threads: the value 16 bytes below it is read through FS */
     mov     $MSR_FS_BASE, %ecx
     lea     TLS + 16, %rax
     xor     %edx, %edx
@@ -85,7 +85,7 @@ _start:
     mov     %rbx, SYSTEM + 8 * 12
     store_msr MSR_FS_BASE, 13
 
-    /* SSE and x87 answer without any set-up: 3 * 1.5 */
+    /* SSE and x87 work without any set-up: 3 * 1.5 */
     mov     $3, %eax
     cvtsi2sd %eax, %xmm0
     mulsd   half_more, %xmm0
@@ -104,7 +104,7 @@ _start:
     .balign 16
     .type   state, @object
 state:
-    .fill   0x600, 1, 0xaa      /* what is not stored shows */
+    .fill   0x600, 1, 0xaa      /* shows what is not stored */
     .size   state, . - state
     .balign 8
 puts_call:

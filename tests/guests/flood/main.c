@@ -1,5 +1,5 @@
-/* Writes to the console for ever, 64 KiB a request: lines of 63 'f' and a newline; with an
- * argument newlines alone. */
+/* Writes to the console forever, 64 KiB per request: lines of 63 'f' and a newline. With an
+ * argument: only newlines. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

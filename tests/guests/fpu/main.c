@@ -1,5 +1,6 @@
 /*
- * SSE and x87 work at the first instruction, and no hypercall disturbs their state. Status 0 and "fpu: OK".
+ * SSE and x87 work at the first instruction, and no hypercall changes their state. Status 0 and
+ * "fpu: OK".
  */
 #include <tender/guest.h>
 
@@ -15,7 +16,7 @@ struct vectors {
 #define STORE(n)   "movdqa %%xmm" #n ", 16*" #n "(%[to])\n\t"
 #define CLOBBER(n) , "xmm" #n
 
-/* All 16 registers loaded, one `out`, all stored: nothing in between that the compiler made. */
+/* Loads all 16 registers, makes one `out`, stores all. The compiler generates no code in between. */
 static void vectors_over_poll(const struct vectors *from, struct vectors *to, struct hvt_poll *call)
 {
     __asm__ volatile(FOR_EACH_XMM(LOAD) "mov %[port], %%edx\n\tout %%eax, (%%dx)\n\t" FOR_EACH_XMM(STORE)

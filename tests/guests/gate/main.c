@@ -1,9 +1,10 @@
 /*
- * What a guest finds of the gate page.
+ * What a guest finds in the gate page.
  *
- *     gate.elf            "granted" or "none"; then, where it is granted, calls slots and plain `out` sites
- *                         and compares. Status 0 and "gate: OK"
- *     gate.elf --wild     prints from an address outside memory, by the library: the tender says where from
+ *     gate.elf            prints "granted" or "none". If the gate is granted, calls slots and plain `out`
+ *                         call sites and compares them. Status 0 and "gate: OK"
+ *     gate.elf --wild     prints from an address outside of memory, by the library: the monitor names the
+ *                         address of the caller
  */
 #include <tender/guest.h>
 
@@ -12,13 +13,14 @@
 TENDER_MANIFEST(0);
 
 #define CALLS   1000
-#define NEAR_NS 60000000000 /* two readings of the wall clock, one after the other, on a busy host */
+#define NEAR_NS 60000000000 /* limit for two readings of the wall clock in sequence on a busy host */
 
 static const struct tender_extension *const block = (const struct tender_extension *)TENDER_EXTENSION_GPA;
 
 /*
- * uint64_t slot_call_checked(uint64_t slot, uint32_t gpa): calls the slot with known values in all registers
- * that a call keeps. Returns 0 if they came back, and the direction flag clear.
+ * uint64_t slot_call_checked(uint64_t slot, uint32_t gpa): calls the slot with known values in all
+ * registers that a call preserves. Returns 0 if the values are unchanged and the direction flag is
+ * clear.
  *
  * In: RDI, ESI. Out: RAX. Clobbers what a call may.
  */
@@ -104,11 +106,11 @@ static uint64_t walltime_by_slot(void)
     return call.nsecs;
 }
 
-/* Carry, overflow, downwards, alignment checks (without CR0.AM they say nothing): all that a caller may set.
- */
+/* Carry, overflow, direction and alignment check (which has no effect without CR0.AM): all flags
+ * that a caller may set. */
 #define ODD_FLAGS 0x40c03
 
-/* The flags behind a call by `out`, patched or not, made with ODD_FLAGS. */
+/* Returns the flags after a call by `out`, patched or not, that is made with ODD_FLAGS. */
 static uint64_t flags_behind_out(void)
 {
     static struct hvt_walltime call;
@@ -172,7 +174,7 @@ int main(int argc, char **argv)
     if (!granted) {
         const uint32_t *words = (const uint32_t *)TENDER_EXTENSION_GPA;
         const unsigned count = (TENDER_GATE_BACKEND_GPA - TENDER_EXTENSION_GPA) / sizeof(*words);
-        for (unsigned i = 0; i < count; i++) { /* behind that is the backend's own */
+        for (unsigned i = 0; i < count; i++) { /* the words after it belong to the backend */
             if (words[i] != 0) {
                 printf("gate: FAILED: %#x at word %u of what was not granted\n", words[i], i);
                 return 1;

@@ -1,5 +1,5 @@
-/* Data arrives with its content, bss with zeros, constants with theirs, all at the right places. "globals:
- * OK". */
+/* Checks that data arrives with its content, bss with zeros, constants with theirs, all at the
+ * right addresses. Prints "globals: OK". */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);
@@ -8,7 +8,7 @@ static volatile uint64_t data_first = 0x1122334455667788;
 static volatile uint8_t data_large[10000] = {[0] = 1, [4096] = 2, [9999] = 3};
 static volatile uint8_t bss_large[100000];
 static const volatile char constant[] = "constant";
-static volatile const char *pointer = constant; /* needs the link address to be the run address */
+static volatile const char *pointer = constant; /* works only if the link address is the run address */
 
 static const char *failure(void)
 {

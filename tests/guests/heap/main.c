@@ -1,7 +1,8 @@
 /*
- * The heap fills to NULL, joins what is given back, keeps neighbours apart, and reaches up to the stack.
+ * The heap returns NULL when it is full, joins freed pieces, does not let neighbours overlap, and
+ * reaches up to the stack.
  *
- *     heap [--overrun | --double-free]     those two must panic: status 255
+ *     heap [--overrun | --double-free]     each of these must panic: status 255
  */
 #include <tender/guest.h>
 
@@ -68,7 +69,8 @@ static const char *shuffle(void)
     return NULL;
 }
 
-/* Takes 64 KiB pieces until there are no more; each is written in full and linked to the one before. */
+/* Allocates 64 KiB pieces until there are no more. Writes each completely and links it to the one
+ * before. */
 static size_t fill(void **last)
 {
     size_t count = 0;

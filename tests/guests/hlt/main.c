@@ -1,4 +1,4 @@
-/* Executes HLT, after which nothing can wake this CPU. The host must stop it; 99 if it goes on. */
+/* Executes HLT, after which nothing can wake this CPU. The host must stop it. Status 99 if it goes on. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

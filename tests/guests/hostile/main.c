@@ -1,19 +1,19 @@
 /*
- * A guest that misbehaves by a seed, the same way every time. Devices service0 (handle 1) and storage
- * (handle 2, 8 KiB at least).
+ * A guest that misbehaves according to a seed, the same way every time. Devices service0 (handle 1)
+ * and storage (handle 2, at least 8 KiB).
  *
  *     hostile --mode=survivable [--seed=1] [--calls=1000] [--solo5] [--no-waits]
- *         Only calls that the ABI answers: bad handles, offsets, lengths, odd frames (--solo5: sound frames
- *         and handles below 2^32 only, as solo5-hvt dies of the one and cuts the other). Each answer is
- *         compared with the ABI, each buffer's surroundings and each structure's inputs with what they were.
- *         With --no-waits polls do not wait: for millions of calls.
+ *         Makes only calls that the ABI answers: bad handles, offsets, lengths, odd frames. With --solo5 only
+ *         valid frames and handles below 2^32, because solo5-hvt dies of odd frames and truncates handles.
+ *         Compares each answer with the ABI, and the memory around each buffer and the inputs of each
+ *         structure with their earlier content. With --no-waits polls do not wait: for millions of calls.
  *         Ends with "SURVIVED calls=N" and 0, or with "hostile: FAILED ..." and 1.
  *
  *     hostile --mode=wild [--seed=1] [--addresses=any|outside]
- *         Prints "wild: ..." and makes one access that the ABI forbids: a structure or buffer that leaves
- *         memory or wraps, or that the tender would have to write into the low megabyte or into code
- *         (--addresses=outside: never those two). The tender must end the run. Otherwise "NOT STOPPED ..."
- *         and 99, or status 98 if a halt with a bad cookie was granted.
+ *         Prints "wild: ..." and makes one access that the ABI forbids: a structure or a buffer that leaves
+ *         memory or wraps, or one that the monitor would have to write into the low megabyte or into code
+ *         (--addresses=outside: never those two). The monitor must end the run. Otherwise the guest prints
+ *         "NOT STOPPED ..." and ends with 99, or with 98 if a halt with a bad cookie was granted.
  */
 #include <tender/guest.h>
 
@@ -26,7 +26,7 @@ TENDER_MANIFEST(2, TENDER_NET("service0"), TENDER_BLOCK("storage"));
 #define ARENA_BYTES  65536
 #define BUFFER_MAX   9000 /* the longest named buffer */
 #define CANARY       0xc5
-#define CHECK_EVERY  256 /* calls between two looks at the whole arena */
+#define CHECK_EVERY  256 /* calls between two checks of the whole arena */
 
 static uint8_t arena[ARENA_BYTES] __attribute__((aligned(4096)));
 static struct block_device disk;
@@ -53,9 +53,9 @@ static uint64_t random_below(uint64_t limit)
 #define FAIL(...)                                                                                            \
     (printf("hostile: FAILED call %lu: ", calls_made), printf(__VA_ARGS__), printf("\n"), guest_exit(1))
 
-/* ---- Survivable: the model of what the ABI answers, and the watch over memory ---- */
+/* ---- Survivable: the model of the ABI's answers, and the checks of memory ---- */
 
-/* A named buffer inside the arena; everything else there must keep the canary. */
+/* A named buffer inside the arena. All other bytes of the arena must keep the canary. */
 struct buffer {
     size_t at, len;
 };
@@ -80,7 +80,7 @@ static void arena_check(size_t from, size_t to, const struct buffer *except)
     }
 }
 
-/* The 64 bytes on either side after each call, then the canary goes back into the buffer. */
+/* After each call checks the 64 bytes on either side, then writes the canary back into the buffer. */
 static void buffer_done(const struct buffer *buffer)
 {
     arena_check(buffer->at - 64, buffer->at, NULL);
@@ -93,7 +93,8 @@ static gpa_t buffer_gpa(const struct buffer *buffer)
     return gpa_of(arena + buffer->at);
 }
 
-/* Where a call that must be refused for another reason points: the tender has no cause to look there. */
+/* An address for a call that must be refused for another reason: the monitor has no reason to
+ * access it. */
 static gpa_t wild_gpa(void)
 {
     uint64_t mem = guest_memory_bytes();
@@ -131,7 +132,7 @@ static void try_walltime(void)
     }
 }
 
-/* Empty text most of the time: the test that started us reads the console. */
+/* Empty text most of the time, because the test that started this guest reads the console. */
 static void try_puts(void)
 {
     static const char dot[] = ".\n";
@@ -155,7 +156,7 @@ static void try_poll(void)
     }
 }
 
-/* What hypercalls 4 and 5 answer, from the ABI's text. */
+/* The answer to hypercalls 4 and 5, according to the ABI's text. */
 static int32_t block_model(uint64_t handle, uint64_t offset, uint64_t len)
 {
     uint64_t end;
@@ -203,7 +204,7 @@ static void try_block(bool write)
         .ret = 77,
     };
     int32_t expected = block_model(call.handle, call.offset, call.len);
-    if (expected == HVT_R_OK && call.len > buffer.len) { /* it would really be moved: keep it in the buffer */
+    if (expected == HVT_R_OK && call.len > buffer.len) { /* a real transfer: keep it in the buffer */
         call.len = buffer.len;
         expected = block_model(call.handle, call.offset, call.len);
     }
@@ -257,7 +258,7 @@ static void try_net_write(void)
     if (for_solo5 && (buffer.len < 14 || buffer.len > 1514)) {
         buffer.len = 60;
     }
-    if (buffer.len >= 14) { /* broadcast, of a type for experiments: no host answers */
+    if (buffer.len >= 14) { /* broadcast, of an experimental type: no host answers */
         memset(arena + buffer.at, 0xff, 6);
         memcpy(arena + buffer.at + 6, "\x02\x00\x00\x00\x00\x01\x88\xb5", 8);
     }
@@ -335,7 +336,8 @@ struct range {
     uint64_t len;
 };
 
-/* A buffer no tender may touch. `written`: the tender writes it, so low memory and code are forbidden too. */
+/* A buffer that no monitor may access. `written`: the monitor writes it, so low memory and code are
+ * forbidden too. */
 static struct range forbidden_buffer(bool written, bool only_outside)
 {
     uint64_t mem = guest_memory_bytes();
@@ -376,7 +378,8 @@ static struct range forbidden_buffer(bool written, bool only_outside)
     return written && !only_outside && random_below(2) ? ONE_OF(to_write) : ONE_OF(outside);
 }
 
-/* A structure no tender may touch: EAX has 32 bits. All but puts and halt are written. */
+/* A structure that no monitor may access: EAX has 32 bits. All structures except those of puts and
+ * halt are written. */
 static uint32_t forbidden_structure(bool written, bool only_outside)
 {
     uint64_t mem = guest_memory_bytes();
@@ -410,14 +413,14 @@ static void wild_buffer(unsigned number, bool only_outside)
     struct range range = forbidden_buffer(written, only_outside);
     bool block = number == HVT_HYPERCALL_BLOCK_WRITE || number == HVT_HYPERCALL_BLOCK_READ;
     if (block && range.len > disk.capacity) {
-        range.len = disk.capacity; /* else the range on the device is refused first */
+        range.len = disk.capacity; /* otherwise the range on the device is refused first */
     }
     if (number == HVT_HYPERCALL_HALT) {
-        range.len = HVT_HALT_COOKIE_BYTES; /* the ABI's length, whatever we wish */
+        range.len = HVT_HALT_COOKIE_BYTES; /* the ABI fixes this length */
     }
     uint64_t mem = guest_memory_bytes();
     if (range.at >= gpa_of(arena) && range.at < mem && range.len <= mem - range.at) {
-        range.at = mem - range.len / 2; /* the shorter length would be allowed there */
+        range.at = mem - range.len / 2; /* the shorter length would be allowed at that address */
     }
     printf("wild: %s buffer at 0x%lx length 0x%lx\n", names[number], range.at, range.len);
     struct hvt_puts puts = {range.at, range.len};
@@ -465,7 +468,7 @@ int main(int argc, char **argv)
     number_parse(args_value(argc, argv, "--calls="), &calls);
     state = (seed + 1) * 0x9e3779b97f4a7c15;
     state = state ? state : 1;
-    for (int i = 0; i < 8; i++) { /* near seeds begin alike */
+    for (int i = 0; i < 8; i++) { /* similar seeds begin alike */
         random_next();
     }
     if (block_open("storage", &disk) != GUEST_OK || disk.capacity < 8192) {

@@ -1,7 +1,8 @@
 /*
- * Looks for what an earlier guest may have left, then leaves marks wherever a guest can: memory, data, vector
- * and x87 registers; with the argument "ring0" also debug registers, CR2, and the low megabyte, which its
- * page tables protect but ring 0 may write to all the same. "clean", or what was found and status 1.
+ * Looks for what an earlier guest may have left. Then leaves marks wherever a guest can: memory,
+ * data, vector and x87 registers. With the argument "ring0" also debug registers, CR2, and the low
+ * megabyte, which its page tables protect but which ring 0 can write nevertheless. Prints "clean",
+ * or what was found, with status 1.
  */
 #include <tender/guest.h>
 

@@ -1,7 +1,8 @@
 /*
- * A full manifest: 63 block devices, disk1 to disk63, whose handles are their numbers. Prints for each
+ * A full manifest: 63 block devices, disk1 to disk63, whose handles are their numbers. Prints for
+ * each device
  *     disk1 handle 1 capacity N block_size N
- * and reads the first block of each. "max_devices: OK" and 0, or 1.
+ * and reads its first block. "max_devices: OK" and status 0, or status 1.
  */
 #include <tender/guest.h>
 

@@ -1,11 +1,12 @@
 /*
- * Frames by the batch, or by the calls that use it inside: each carries its number behind the Ethernet header
- * and a product of that at its end, so that none can be lost, swapped or mixed unseen.
+ * Moves frames in batches, or by the calls that use batches internally. Each frame carries its
+ * number after the Ethernet header and a product of that number at its end, so that a loss, a wrong
+ * order or a mixed frame is noticed.
  *
  *     net_batch tx|rx|echo [--by=submit|calls] [--count=N] [--size=64]
  *
- * tx sends N frames. rx and echo take what comes up to the frame with number 2^64 - 1; echo sends each of the
- * others back. All end by "net_batch: frames N reordered N lost N broken N" and status 0.
+ * tx sends N frames. rx and echo receive frames up to the one with number 2^64 - 1. echo sends each
+ * of the others back. All end with "net_batch: frames N reordered N lost N broken N" and status 0.
  */
 #include <tender/guest.h>
 
@@ -34,7 +35,7 @@ static void frame_fill(uint8_t *frame, size_t size, uint64_t number)
     memcpy(frame + size - 8, &product, 8);
 }
 
-/* False: it is none of ours. */
+/* Returns false if the frame does not belong to this test. */
 static bool frame_check(const uint8_t *frame, size_t len)
 {
     uint64_t number, product;
@@ -98,7 +99,7 @@ static void take_by_submit(bool echo)
 {
     struct tender_net_frame batch[2 * BATCH];
     uint32_t out = 0;
-    for (unsigned turn = 0; !over || out; turn ^= 1) { /* what came is sent while the other half is filled */
+    for (unsigned turn = 0; !over || out; turn ^= 1) { /* one half is sent while the other is filled */
         size_t received;
         for (uint32_t i = 0; i < BATCH; i++) {
             batch[out + i] =

@@ -1,19 +1,20 @@
 /*
- * Frames with something left to do: checksums, and many packets in one. It is 10.0.0.2, the host is 10.0.0.1
- * with the MAC that --mac names; UDP and TCP port 7000 at both. Payload byte i is (i * 7 + i / 256) modulo
- * 256.
+ * Frames with work left to the other side: checksums, and many packets in one frame. The guest is
+ * 10.0.0.2, the host is 10.0.0.1 with the MAC of --mac. Both use port 7000 of UDP and TCP. Payload
+ * byte i is (i * 7 + i / 256) modulo 256.
  *
  *     net_offload udp  [--size=1400] [--count=1]   one frame that stands for COUNT datagrams of SIZE bytes
  *     net_offload tcp  [--count=30000]             connects and sends COUNT bytes in one frame
- *     net_offload take [--count=N]                 takes frames until N payload bytes have come
+ *     net_offload take [--count=N]                 receives frames until N payload bytes have come
  *     net_offload read [--count=N]                 the same by net_read() and poll_wait()
- *     net_offload lies                             headers that are refused, and the counts of each answer
- *     net_offload stream [--frames=N]              as udp, N times; each datagram with its number, and at its
- *                                                  end a product of that
- *     net_offload sink                             takes such up to the one with number 2^64 - 1
+ *     net_offload lies                             sends headers that must be refused, and counts the answers
+ *     net_offload stream [--frames=N]              like udp, N times; each datagram has its number, and at
+ *                                                  its end a product of that number
+ *     net_offload sink                             receives such datagrams up to number 2^64 - 1
  *
- * The last two end with "net_offload: datagrams N reordered N lost N broken N frames N". It begins with
- * "net_offload: offload N". take prints a line a frame; a wrong byte or sum ends with status 1.
+ * The last two end with "net_offload: datagrams N reordered N lost N broken N frames N". The guest
+ * begins with "net_offload: offload N". take prints one line per frame. A wrong byte or checksum
+ * ends with status 1.
  */
 #include <tender/guest.h>
 
@@ -64,7 +65,7 @@ static uint32_t sum_of(const uint8_t *bytes, size_t len, uint32_t sum)
     return sum;
 }
 
-/* Of addresses, protocol and length: what a partial checksum has in its place. */
+/* The sum of addresses, protocol and length, which stands in the place of a partial checksum. */
 static uint32_t pseudo_sum(const uint8_t *frame, size_t len)
 {
     uint32_t sum = sum_of(frame + IP + 12, 8, frame[IP + 9] + (uint32_t)(len - L4));
@@ -76,7 +77,8 @@ static uint8_t pattern(size_t i)
     return (uint8_t)(i * 7 + i / 256);
 }
 
-/* A frame of `bytes` of payload to the host: its sum is left to whoever sends it on. */
+/* Makes a frame with `bytes` of payload for the host. Its checksum is left to the system that sends
+ * it on. */
 static struct tender_net_frame frame_make(uint8_t protocol, size_t header, size_t bytes, size_t gso_size)
 {
     const size_t len = header + bytes;
@@ -122,7 +124,7 @@ static int32_t frame_send(struct tender_net_frame frame)
     return frame.ret;
 }
 
-/* ---- TCP, as much as sends one frame ---- */
+/* ---- TCP, only as much as needed to send one frame ---- */
 
 static struct tender_net_frame segment(uint8_t flags, uint32_t sequence, uint32_t acknowledged, size_t bytes)
 {
@@ -151,11 +153,11 @@ static void tcp(size_t bytes)
     printf("net_offload: sent %d\n", frame_send(segment(0x18, 1001, next, bytes)));
 }
 
-/* ---- Taking ---- */
+/* ---- Receiving ---- */
 
 static size_t taken;
 
-/* How many bytes a frame of UDP to us has; 0 for any other. */
+/* Returns the number of payload bytes in a UDP frame for us, or 0 for any other frame. */
 static size_t payload_of(const uint8_t *frame, size_t len, bool partial)
 {
     if (len < UDP_DATA || get16(frame + 12) != 0x0800 || frame[IP + 9] != UDP ||
@@ -175,7 +177,7 @@ static size_t payload_of(const uint8_t *frame, size_t len, bool partial)
     return end - UDP_DATA;
 }
 
-/* The same; its bytes go on where the last frame's ended. */
+/* The same for a frame whose bytes continue where the last frame's bytes ended. */
 static size_t frame_take(const uint8_t *frame, size_t len, bool partial)
 {
     const size_t bytes = payload_of(frame, len, partial);
@@ -222,7 +224,7 @@ static void take_plain(size_t count)
     printf("net_offload: read %zu\n", taken);
 }
 
-/* ---- Numbered datagrams, many ---- */
+/* ---- Many numbered datagrams ---- */
 
 #define FACTOR 0x9e3779b97f4a7c15u
 #define LAST   UINT64_MAX
@@ -249,7 +251,7 @@ static void stream(size_t size, size_t count, uint64_t many)
     say_numbered();
 }
 
-/* False: it is the last. */
+/* Returns false for the last datagram. */
 static bool datagram_check(const uint8_t *data, size_t len)
 {
     uint64_t number = 0, product = 1;
@@ -289,7 +291,7 @@ static void sink(void)
     say_numbered();
 }
 
-/* ---- Lies ---- */
+/* ---- False headers ---- */
 
 static void lies(void)
 {
@@ -300,8 +302,8 @@ static void lies(void)
         bad[count] = good;
     }
     bad[0].flags = 0x81;
-    bad[1].flags = 0;         /* many packets, and no sum */
-    bad[2].csum_start = 3041; /* the sum's last byte is past the end */
+    bad[1].flags = 0;         /* many packets, but no checksum */
+    bad[2].csum_start = 3041; /* the checksum's last byte is past the end */
     bad[3].csum_start = bad[3].csum_offset = 0xffff;
     bad[4].gso_size = 0;
     bad[5].gso_type = 2;
@@ -323,10 +325,11 @@ static void lies(void)
         }
     }
     printf("net_offload: refused %zu of %zu\n", refused, count);
-    /* Sound in itself, and nonsense to the host's kernel: dropped, counted, and no end of anything. */
+    /* Each is valid in itself, but makes no sense to the host's kernel: dropped and counted, and
+     * nothing ends. */
     struct tender_net_frame odd[4] = {good, good, good, good};
     odd[0].gso_size = 1;
-    odd[1].gso_type = TENDER_GSO_TCP4; /* of a UDP frame */
+    odd[1].gso_type = TENDER_GSO_TCP4; /* although it is a UDP frame */
     odd[2].gso_type = TENDER_GSO_TCP6;
     odd[3].csum_start = 0;
     net_submit(&net, odd, 4, 0, 0, &received);

@@ -1,8 +1,8 @@
 /*
- * Prints "ready", then sends every frame back as it came (addresses and all) until one holds "QUIT" at
- * byte 14. At the end "net_rx_poll: frames N bytes N polls N" and 0.
+ * Prints "ready", then sends every frame back unchanged, including its addresses, until a frame
+ * contains "QUIT" at byte 14. At the end prints "net_rx_poll: frames N bytes N polls N". Status 0.
  *
- *     net_rx_poll [--buffer=N] [--quiet]      buffer of the reads, net_frame_bytes() unless told;
+ *     net_rx_poll [--buffer=N] [--quiet]      size of the read buffer, net_frame_bytes() by default;
  *                                             --quiet sends nothing back
  */
 #include <tender/guest.h>

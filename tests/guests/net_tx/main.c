@@ -1,11 +1,12 @@
 /*
- * Sends broadcast frames of Ethernet type 0x88b5 (for experiments), filled with their own sequence number,
- * and prints "net_tx: size N sent N ok N refused N" a size. Status 0 whatever the results.
+ * Sends broadcast frames of Ethernet type 0x88b5 (for experiments), filled with their own sequence
+ * number, and prints one line per size: "net_tx: size N sent N ok N refused N". Status 0 whatever
+ * the results.
  *
  *     net_tx [--count=1] [--size=N]      without --size: 0, 1, 13, 14, 60, mtu+13, mtu+14, mtu+15, 9000,
  *                                        65535
  *
- * A result of AGAIN is a breach of the ABI: "net_tx: FAILED ..." and status 1.
+ * A result of AGAIN violates the ABI: "net_tx: FAILED ..." and status 1.
  */
 #include <tender/guest.h>
 

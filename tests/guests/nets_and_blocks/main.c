@@ -1,13 +1,13 @@
 /*
- * Four devices in mixed order: service0 (handle 1), storage0 (2), service1 (3), storage1 (4). Prints the
- * manifest, a line a device:
+ * Four devices in mixed order: service0 (handle 1), storage0 (2), service1 (3), storage1 (4).
+ * Prints the manifest, one line per device:
  *
  *     service0 handle 1 net mac 02:... mtu 1500
  *     storage0 handle 2 block capacity N block_size N
  *
- * then "unknown -1" (no such name), "wrong type -1" (service0 as a block device), writes its own name to
- * block 0 of each storage, reads both back ("storage0 holds storage0"), polls once ("ready N set 0xS") and
- * ends with 0.
+ * then "unknown -1" (no such name) and "wrong type -1" (service0 as a block device). Writes the
+ * name of each storage to its block 0, reads both names back ("storage0 holds storage0"), polls
+ * once ("ready N set 0xS") and ends with 0.
  */
 #include <tender/guest.h>
 

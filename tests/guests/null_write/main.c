@@ -7,7 +7,7 @@ int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
     volatile uint64_t *low = (volatile uint64_t *)8;
-    __asm__("" : "+r"(low)); /* the compiler must not know the address */
+    __asm__("" : "+r"(low)); /* hides the address from the compiler */
     *low = 1;
     printf("NOT STOPPED\n");
     return 99;

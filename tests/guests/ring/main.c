@@ -1,29 +1,30 @@
 /*
- * Speaks the network ring itself, without the guest library's net.c: as Solo5's bindings do, or falsely.
+ * Uses the network ring directly, without the guest library's net.c: like Solo5's bindings, or
+ * wrongly.
  *
  *     ring CASE [--count=N]
  *
- *     layout    "ring at 0xG memory 0xM kick K words W": W words of the ring that are not 0, needs_kick apart
- *     again     a read while nothing waits: "read ret 1 len 0 id 77"
- *     refused   a write and a read of handles that are no network, unknown operations, a frame of 65554
- *               bytes, then one frame of 60 bytes is sent: "refused: ret 2 id 7, heads E C"
- *     echo      sends back what comes until a frame holds "QUIT" at byte 14: "echo: N frames"
- *     flood     N frames, waiting for space in the ring: "flood: N frames"; N 0: for ever
- *     drain     N frames, no kick, halt at once
- *     bare      a kick for nothing, N times: "bare: N kicks"
- *     send-bad, read-bad     an entry whose buffer is the ring itself: the tender must end the run
- *     drain-bad              send-bad, no kick, halt at once with 0: the same
- *     narrow    a kick of two bytes: no such port
- *     lies      indices of both sides overwritten and entries changed while they are served:
+ *     layout    "ring at 0xG memory 0xM kick K words W": W words of the ring are not 0, without needs_kick
+ *     again     a read while no frame waits: "read ret 1 len 0 id 77"
+ *     refused   a write and a read with handles that are not a network, unknown operations, a frame of 65554
+ *               bytes; then one frame of 60 bytes is sent: "refused: ret 2 id 7, heads E C"
+ *     echo      sends received frames back until a frame contains "QUIT" at byte 14: "echo: N frames"
+ *     flood     N frames, waiting for space in the ring: "flood: N frames"; N 0: forever
+ *     drain     N frames, no kick, halts immediately
+ *     bare      N kicks without an entry: "bare: N kicks"
+ *     send-bad, read-bad     an entry whose buffer is the ring itself: the monitor must end the run
+ *     drain-bad              send-bad without a kick, and an immediate halt with 0: the same
+ *     narrow    a kick of two bytes: there is no such port
+ *     lies      overwrites the indices of both sides and changes entries while they are served:
  *               "lies: survived"
  *     none      prints "features F ring 0xG"
  *
- *     bounce    takes N frames of TCP over IPv4, by the ring or (--calls) by hypercalls,
- *               then posts them at once: "bounce: N frames"
- *     take      after "ring: ready", frames as net_batch numbers them, up to the one with
+ *     bounce    receives N frames of TCP over IPv4, by the ring or (--calls) by hypercalls,
+ *               then posts all of them together: "bounce: N frames"
+ *     take      prints "ring: ready", then receives frames with the numbers of net_batch, up to the one with
  *               number 2^64 - 1: "ring: frames N reordered N lost N broken N"
  *
- * Status 0, or 1 and "ring: FAILED ...". Frames are 60 bytes, with their number from byte 14.
+ * Status 0, or 1 and "ring: FAILED ...". Frames have 60 bytes, with their number from byte 14 on.
  */
 #include <tender/guest.h>
 
@@ -113,7 +114,7 @@ static void refused(void)
     static const uint32_t handles[] = {0, 2, 63, 64, 0x10001, UINT32_MAX};
     for (unsigned i = 0; i < sizeof(handles) / sizeof(handles[0]); i++) {
         post(HVT_RING_WRITE, handles[i], buffers[0], FRAME, 1);
-        post(i, HANDLE, NULL, UINT32_MAX, i); /* made an operation that there is not, below */
+        post(i, HANDLE, NULL, UINT32_MAX, i); /* becomes an unknown operation, below */
         ring->entries[(tail - 1) % HVT_RING_ENTRIES].operation = i < 1 ? 0 : 2 + i;
     }
     post(HVT_RING_WRITE, HANDLE, large, sizeof(large), 1);
@@ -148,7 +149,7 @@ static void echo(void)
         }
         post(HVT_RING_WRITE, HANDLE, frame, commit.len, 0);
         kick();
-        wait_for_space(1); /* there is one buffer */
+        wait_for_space(1); /* there is only one buffer */
     }
 }
 
@@ -190,7 +191,7 @@ static void bounce(uint64_t count, bool by_calls)
     printf("bounce: %lu frames\n", count);
 }
 
-/* Reads ahead: as many as there are buffers for. */
+/* Posts reads in advance: as many as there are buffers. */
 static void take(void)
 {
     static uint8_t slots[HVT_RING_ENTRIES][64];
@@ -243,13 +244,14 @@ static void flood(uint64_t count)
     printf("flood: %lu frames\n", count);
 }
 
-/* Nothing here waits for an answer: there may be none. Each turn is one lie and one kick. */
+/* Nothing here waits for an answer, because there may be none. Each turn is one false index and one
+ * kick. */
 static void lies(uint64_t count)
 {
     static const uint32_t steps[] = {1, 1023, 1024, 1025, 5000, 0x80000000, UINT32_MAX, 0xfffffc00};
     volatile struct hvt_ring_entry *entry = &ring->entries[0];
     for (unsigned i = 0; i < HVT_RING_ENTRIES; i++) {
-        ring->entries[i].operation = i % 4; /* 3 there is not */
+        ring->entries[i].operation = i % 4; /* operation 3 does not exist */
         ring->entries[i].handle = i % 3;
         ring->entries[i].data = gpa_of(buffers[i]);
         ring->entries[i].len = i % FRAME;
@@ -260,7 +262,7 @@ static void lies(uint64_t count)
         ring->com_head = ~(uint32_t)i;
         ring->ent_tail += steps[i % (sizeof(steps) / sizeof(steps[0]))];
         gate_net_kick();
-        for (unsigned turn = 0; turn < 200; turn++) { /* while a worker is at it */
+        for (unsigned turn = 0; turn < 200; turn++) { /* while a worker serves the ring */
             entry->len = turn % 2 ? 0 : FRAME;
             entry->operation = turn % 3;
             ring->needs_kick = turn;

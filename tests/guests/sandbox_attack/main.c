@@ -1,25 +1,26 @@
 /*
- * Attacks the sandbox that it runs in: does what its arguments say, in their order. At the end "done" and 0.
- * Devices service0 (handle 1), small (2) and large (3).
+ * Attacks the sandbox that it runs in: does what its arguments say, in their order. At the end
+ * prints "done", status 0. Devices service0 (handle 1), small (2) and large (3).
  *
- * - call=NR,A,B,C,D,E,F: the program's own `syscall` instruction, found by looking for it; prints "call = N"
+ * - call=NR,A,B,C,D,E,F: uses the program's own `syscall` instruction, which it searches; prints "call = N"
  * - syscall=NR,..., int80=NR,..., sysenter=NR, vsyscall=N, interrupt=N (int n; 3: int3): the guest's own
+ *   instructions
  * - poke=ADDRESS,HEX writes bytes; peek=ADDRESS prints "peek = N", 64 bits
- * - noise=ADDRESS,LEN,SEED writes over memory with what a seed makes
+ * - noise=ADDRESS,LEN,SEED overwrites memory with bytes made from the seed
  * - replace=ADDRESS,LEN,OLD,NEW: every 32-bit OLD becomes NEW; prints "replaced N"
- * - jump=ADDRESS,SEED with registers and flags of the seed's, hostile ones often
- * - goto=ADDRESS,RSP with RSP, and everything else zero
- * - flags=BITS into RFLAGS; prints "flags = BITS" behind each kind of hypercall
+ * - jump=ADDRESS,SEED with registers and flags made from the seed, often hostile ones
+ * - goto=ADDRESS,RSP with RSP, and all other registers zero
+ * - flags=BITS into RFLAGS; prints "flags = BITS" after each kind of hypercall
  * - site, gate, out: a hypercall by a patched call site, by the gate page, by a signal
  * - odd: accesses and a hypercall at odd addresses, with alignment checks
  * - pkru=N writes PKRU: rights to memory, where the processor has them
  * - say=TEXT, spin, flood, exit=STATUS
- * - events=N,DELAY_NS tells the monitor N times that there is an event, and reads no answer
- * - chatter=AHEAD the same for ever, with AHEAD answers less read
+ * - events=N,DELAY_NS signals N times to the monitor that there is an event, and reads no answer
+ * - chatter=AHEAD does so forever, and reads AHEAD answers fewer than it signals
  *
- * A number is a sum of terms: 0x10 or 16; `p`, where the program is loaded (needs base=OFFSET first, which
- * says where in the program the pointer at 0xfff00 points); `b`, a page-aligned buffer of the guest's; `m`,
- * the end of memory; [sum], the 64 bits that lie there.
+ * A number is a sum of terms: 0x10 or 16; `p`, the address where the program is loaded (needs
+ * base=OFFSET first, the offset in the program that the pointer at 0xfff00 points to); `b`, a
+ * page-aligned buffer of the guest; `m`, the end of memory; [sum], the 64 bits at that address.
  */
 #include <tender/guest.h>
 
@@ -54,12 +55,12 @@ static uint64_t random_next(void)
 static void random_seed(uint64_t seed)
 {
     random_state = (seed + 1) * 0x9e3779b97f4a7c15;
-    for (unsigned i = 0; i < 8; i++) { /* near seeds begin alike */
+    for (unsigned i = 0; i < 8; i++) { /* similar seeds begin alike */
         random_next();
     }
 }
 
-/* ---- the language ---- */
+/* ---- the language of the arguments ---- */
 
 static uint64_t sum_parse(const char **text);
 
@@ -106,7 +107,8 @@ static uint64_t sum_parse(const char **text)
     return sum;
 }
 
-/* The numbers in `text` into `values`; what is missing is 0. Returns what is behind the last one wanted. */
+/* Parses the numbers in `text` into `values`; a missing one is 0. Returns what follows the last
+ * parsed number. */
 static const char *numbers_parse(const char *text, uint64_t *values, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
@@ -133,7 +135,7 @@ static void poke(uint64_t at, const char *hex)
 
 /* ---- system calls ---- */
 
-/* The address of `syscall; pop %rcx; jmp *%rcx` in the program, behind the entry that the guest knows. */
+/* The address of `syscall; pop %rcx; jmp *%rcx` in the program, after the entry that the guest knows. */
 static uint64_t gadget(void)
 {
     const uint8_t *code = (const uint8_t *)backend_page()[0];
@@ -169,7 +171,7 @@ extern const uint8_t own_syscall[], own_int80[], own_sysenter[];
 /* ---- jumps ---- */
 
 struct registers {
-    uint64_t gpr[15]; /* all but RSP */
+    uint64_t gpr[15]; /* all except RSP */
     uint64_t flags;
     uint64_t rsp;
     uint64_t target;
@@ -177,10 +179,10 @@ struct registers {
 
 static struct registers wanted __attribute__((used));
 
-/* Everything from `wanted`; never returns here. */
+/* Loads all registers from `wanted`. Never returns here. */
 __asm__(".pushsection .text, \"ax\", @progbits\n"
         "jump_wanted:\n\t"
-        "mov wanted+128(%rip), %rsp\n\t" /* a bad stack faults at the push below, as it would there */
+        "mov wanted+128(%rip), %rsp\n\t" /* a bad stack faults at the push below, as it would at the target */
         "mov wanted+0(%rip), %rax\n\t"
         "mov wanted+8(%rip), %rbx\n\t"
         "mov wanted+16(%rip), %rcx\n\t"
@@ -212,10 +214,10 @@ static uint64_t hostile_value(void)
     case 1:
         return ~0ULL;
     case 2:
-        return random_next() >> 56; /* a descriptor, a number of a call */
+        return random_next() >> 56; /* a descriptor, or a system call's number */
     case 3:
     case 4:
-        return random_next() >> 44; /* in the low memory */
+        return random_next() >> 44; /* in low memory */
     case 5:
     case 6:
     case 7:
@@ -223,7 +225,7 @@ static uint64_t hostile_value(void)
     case 8:
     case 9:
     case 10:
-        return program + (random_next() >> 46); /* 256 KiB: its text and data */
+        return program + (random_next() >> 46); /* 256 KiB: the program's text and data */
     case 11:
         return (random_next() >> 63) << 63 | random_next() >> (random_next() & 63);
     case 12:
@@ -263,7 +265,7 @@ static _Noreturn void go_to(uint64_t target, uint64_t rsp)
     __builtin_unreachable();
 }
 
-/* ---- hypercalls, with the flags as they are ---- */
+/* ---- hypercalls, with the given flags ---- */
 
 static struct hvt_walltime walltime_call;
 
@@ -278,7 +280,7 @@ static uint64_t flags_over_site(uint64_t flags)
     return flags;
 }
 
-/* Not of the shape that is patched. */
+/* An `out` without the form that is patched. */
 static uint64_t flags_over_out(uint64_t flags)
 {
     __asm__ volatile("push %[flags]\n\tpopfq\n\tout %%eax, (%%dx)\n\t"
@@ -319,7 +321,7 @@ static void try_flags(uint64_t flags)
     printf("flags = %#lx %#lx %#lx\n", site, out, gate);
 }
 
-/* AC: the guest's own accesses, and a hypercall's structure, on odd addresses. */
+/* AC: the guest's own accesses, and a hypercall's structure, at odd addresses. */
 static void try_odd_addresses(void)
 {
     __asm__ volatile("pushfq\n\torl $0x40000, (%%rsp)\n\tpopfq\n\t"
@@ -336,7 +338,7 @@ static void try_odd_addresses(void)
 
 /* ---- the script ---- */
 
-/* Outside of the functions, so that a test finds it by its name. */
+/* Outside of all functions, so that a test finds it by its name. */
 __asm__(".pushsection .text, \"ax\", @progbits\n.globl spin_here\nspin_here: jmp spin_here\n.popsection\n");
 extern const uint8_t spin_here[];
 

@@ -1,15 +1,15 @@
 /*
- * The guest's registers over very many hypercalls: general, x87, SSE with MXCSR, AVX and AVX-512 where the
- * host has them on, and a thread pointer (FS base, written with WRMSR) with what it points to. For the
- * sandbox: behind KVM, AVX would have to be turned on first.
+ * The guest's registers over very many hypercalls: general, x87, SSE with MXCSR, AVX and AVX-512
+ * where the host has enabled them, and a thread pointer (FS base, written with WRMSR) with the
+ * memory that it points to. This guest is for the sandbox: on KVM, the guest would have to enable
+ * AVX first.
  *
  *     sandbox_state [--calls=1000000] [--trapped-every=50]
  *
- * By turns through a patched call site and the gate page, and every so often by an `out` that is not of a
- * site's
- * shape, which the host sees as a signal; a WRMSR, another one, goes before it. All registers are loaded
- * before each call and compared after it. Status 0 and "state: OK LEVEL calls=N trapped=M", or "state: FAILED
- * ..." and 1.
+ * Calls go alternately through a patched call site and the gate page, and at intervals through an
+ * `out` without the form of a call site, which the host receives as a signal. A WRMSR, which is
+ * also a signal, comes before it. All registers are loaded before each call and compared after it.
+ * Status 0 and "state: OK LEVEL calls=N trapped=M", or "state: FAILED ..." and 1.
  */
 #include <tender/guest.h>
 
@@ -21,7 +21,7 @@ TENDER_MANIFEST(0);
 
 enum level { SSE, AVX, AVX512 };
 
-/* The assembler below knows the offsets. */
+/* The assembly code below uses these offsets. */
 struct state {
     uint8_t fx[512];         /* 0: FXSAVE: x87, MXCSR, XMM */
     uint8_t vectors[32][64]; /* 512 */
@@ -35,14 +35,14 @@ _Static_assert(offsetof(struct state, gpr) == 2624 && offsetof(struct state, fs_
 
 static struct state loaded __attribute__((used)), found __attribute__((used)), expected;
 static uint32_t level __attribute__((used));
-static uint64_t by_way __attribute__((used)); /* a label below */
+static uint64_t by_way __attribute__((used)); /* the address of a label below */
 static uint64_t gate_slot __attribute__((used));
 static uint32_t call_gpa __attribute__((used)), call_port __attribute__((used));
 static uint32_t mxcsr_at_start __attribute__((used)) = 0x1f80;
 
 /*
- * void state_roundtrip(void): loads everything from `loaded`, makes the call, stores everything in `found`.
- * Clobbers what a C function may; leaves x87 and MXCSR as at the start.
+ * void state_roundtrip(void): loads all registers from `loaded`, makes the call, stores them in
+ * `found`. Clobbers what a C function may. Leaves x87 and MXCSR as at the start.
  */
 __asm__(".pushsection .text, \"ax\", @progbits\n"
         "state_roundtrip:\n\t"
@@ -74,7 +74,7 @@ __asm__(".pushsection .text, \"ax\", @progbits\n"
         "state_by_out:\n\t"
         "out %eax, (%dx)\n\t"
         "jmp state_back\n"
-        "state_by_gate:\n\t" /* a function: what it may change is put back */
+        "state_by_gate:\n\t" /* a function: the registers that it may change are restored */
         "mov %eax, %edi\n\tcall *gate_slot(%rip)\n\t"
         "mov loaded+2632(%rip), %rcx\n\tmov loaded+2640(%rip), %rsi\n\tmov loaded+2648(%rip), %rdi\n\t"
         "mov loaded+2664(%rip), %r8\n\tmov loaded+2672(%rip), %r9\n\tmov loaded+2680(%rip), %r10\n\t"
@@ -137,8 +137,8 @@ static void fs_base_write(const void *base)
 
 static uint64_t tls[2][2] = {{0, 0x1111222233334444}, {0, 0x5555666677778888}};
 
-/* Values that differ from register to register and from time to time; an x87 and MXCSR that are not as at the
- * start, and valid: all exceptions masked, other roundings. */
+/* Values that differ from register to register and from call to call. x87 and MXCSR differ from the
+ * start, and are valid: all exceptions masked, other rounding modes. */
 static void fill(uint64_t seed)
 {
     uint8_t *bytes = (uint8_t *)&loaded;
@@ -159,7 +159,7 @@ static void fill(uint64_t seed)
     by_way = gpa_of(state_back);
     memset(&found, 0, sizeof(found));
     state_roundtrip();
-    memcpy(&expected, &found, sizeof(found)); /* what comes back of it where nothing happens in between */
+    memcpy(&expected, &found, sizeof(found)); /* what comes back when nothing happens in between */
 }
 
 static bool is_as_expected(void)

@@ -1,5 +1,5 @@
-/* Constructors run before main(), the one of the lower priority first; destructors when main() returns, in
- * the other order. Prints "first second main last-but-one last", ends with 0. */
+/* Constructors run before main(), the one with the lower priority first. Destructors run when
+ * main() returns, in the reverse order. Prints "first second main last-but-one last", ends with 0. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -1,4 +1,4 @@
-/* A function whose code is chosen before main(). Ends with 21, what the chosen one returns. */
+/* A function whose code is chosen before main(). Ends with 21, which the chosen function returns. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

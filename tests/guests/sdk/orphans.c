@@ -1,5 +1,6 @@
-/* Sections that the linker script does not name, with and without bytes in the file. The heap is filled to
- * its last byte, and none of theirs may change. Ends with 0, or with the count of what is wrong. */
+/* Sections that the linker script does not name, with and without bytes in the file. The heap is
+ * filled to its last byte, and no byte of these sections may change. Ends with 0, or with the
+ * number of wrong bytes. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -1,5 +1,5 @@
-/* Compiled with -fstack-protector-all. Without a word it ends with 0; with `smash` it writes past an array of
- * its own and is stopped by the canary: "ABORT: stack smashed", 255. */
+/* Compiled with -fstack-protector-all. Without an argument it ends with 0. With `smash` it writes
+ * past an array of its own, and the canary stops it: "ABORT: stack smashed", 255. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -1,5 +1,5 @@
-/* Thread-local variables: with a value, without, and with an alignment of their own. Ends with 0, or with the
- * line of what is wrong. */
+/* Thread-local variables: with a value, without a value, and with an alignment of their own. Ends
+ * with 0, or with the line number of the failed check. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);
@@ -25,6 +25,6 @@ int main(int argc, char **argv)
         return __LINE__;
     with_value = without = 7;
     page[0] = 9;
-    heap_check(); /* panics if they lie in a header of the heap */
+    heap_check(); /* panics if they overlap a header of the heap */
     return odd[2] == 3 && with_value == 7 ? 0 : __LINE__;
 }

@@ -1,4 +1,4 @@
-/* Waits in one poll for a day: prints "ready", then sleeps. Status 0 and "woke" if the day ever ends. */
+/* Waits for a day in one poll: prints "ready", then sleeps. Status 0 and "woke" if the day ever ends. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -1,5 +1,5 @@
-/* Never ends by itself and never exits to the host: prints "ready", then loops. For time limits and signals.
- */
+/* Never ends by itself and never exits to the host: prints "ready", then loops. For time limits and
+ * signals. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

@@ -1,6 +1,6 @@
 /*
- * The FS base can be written with WRMSR and is what %fs reads; it stays over hypercalls. MirageOS and Solo5's
- * bindings do this for thread-local storage. "tls_like: OK".
+ * FS base can be written with WRMSR, %fs then reads through it, and it survives hypercalls.
+ * MirageOS and Solo5's bindings use this for thread-local storage. Prints "tls_like: OK".
  */
 #include <tender/guest.h>
 

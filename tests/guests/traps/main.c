@@ -1,13 +1,14 @@
 /*
- * One CPU exception of each kind that a program can cause: the guest's own dump and status 255.
+ * Raises one CPU exception of each kind that a program can cause: the guest's own dump and status
+ * 255.
  *
  *     traps --kind=divide | debug | breakpoint | opcode | protection | page | fetch | interrupt | simd |
  *                  double | nested | bare
  *
- * "simd" needs a CPU that raises #XM; QEMU's emulation (TCG) does not, and the guest ends with 99.
- * "double" breaks the usual trap stack first (a double fault, on its own stack); "nested" pretends to fault
- * inside the handler (one line instead of a dump); "bare" a level deeper (no text). All others hold known
- * values in R12 to R15.
+ * "simd" needs a CPU that raises #XM. QEMU's emulation (TCG) does not raise it, and the guest ends
+ * with 99. "double" first breaks the usual trap stack (a double fault, on its own stack). "nested"
+ * pretends to fault inside the handler (one line instead of a dump), "bare" one level deeper (no
+ * text). All others hold known values in R12 to R15.
  */
 #include <tender/guest.h>
 

@@ -1,4 +1,5 @@
-/* A triple fault: an IDT without entries, then an invalid opcode. Only the host can end this. */
+/* Causes a triple fault: an IDT without entries, then an invalid opcode. Only the host can end this
+ * guest. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);

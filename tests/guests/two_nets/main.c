@@ -1,9 +1,9 @@
 /*
- * Two network devices, service0 (handle 1) and service1 (handle 2). Prints
+ * Two network devices, service0 (handle 1) and service1 (handle 2). Prints one line per device:
  *
  *     service0 handle 1 mac 02:... mtu 1500
  *
- * a device, then polls once and prints "ready N set 0xS"; reads until AGAIN on each and prints
+ * then polls once and prints "ready N set 0xS", reads until AGAIN on each device and prints
  * "service0 frames N".
  *
  *     two_nets [--wait-ms=0]      the time of the poll; status 0

@@ -1,4 +1,4 @@
-/* Writes to a constant. The host must stop it; 99 if it does not. */
+/* Writes to a constant. The host must stop it. Status 99 if the host does not. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);
@@ -9,7 +9,7 @@ int main(int argc, char **argv)
 {
     (void)argc, (void)argv;
     volatile uint8_t *rodata = (volatile uint8_t *)(uintptr_t)constant;
-    __asm__("" : "+r"(rodata)); /* the compiler must not know the address */
+    __asm__("" : "+r"(rodata)); /* hides the address from the compiler */
     printf("write_rodata: writing to %p\n", (void *)(uintptr_t)rodata);
     *rodata = 2;
     printf("NOT STOPPED\n");

@@ -1,4 +1,4 @@
-/* Writes to its own code. The host must stop it; 99 if it does not. */
+/* Writes to its own code. The host must stop it. Status 99 if the host does not. */
 #include <tender/guest.h>
 
 TENDER_MANIFEST(0);
