@@ -104,7 +104,7 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
         base, colon, name = head.partition(":")
         option = BY_NAME.get("--verbose" if base == "-vv" else SHORT.get(base, base))
         if option is None or (colon and option.name not in NAMED):
-            raise _unknown(word)
+            raise _unknown(word, found.get("example", ""))
         if option.kind == ACTION and not equals:
             return RunOptions(action=option.name[2:])
         if option.kind == REPORT:
@@ -148,13 +148,15 @@ def ambient(variables: Mapping[str, str]) -> Found:
     return found
 
 
-def _unknown(word: str) -> UsageError:
+def _unknown(word: str, example: str) -> UsageError:
     head = word.partition("=")[0].partition(":")[0]
     near = nearest(head, OPTIONS)
     if head in _FOREIGN:
         way_out = _FOREIGN[head]
     elif near:
         way_out = f"did you mean {near}?"
+    elif example:
+        way_out = f"words for the guest go after --: tender --example={example} -- {quoted(word)}"
     else:
         way_out = f"words for the guest go after the image: tender IMAGE {quoted(word)}"
     return invalid_option(word, "", way_out, show_usage=True)

@@ -96,6 +96,10 @@ def test_each_example_is_installed_and_no_other_guest_is(tender: Tender) -> None
             ["--example=../x"],
             "Malformed argument to --example\ntender: hint: got '../x': write --example=hello,",
         ),
+        (
+            ["--example=echo", "--pings=3"],
+            "hint: words for the guest go after --: tender --example=echo -- --pings=3",
+        ),
         (["--example"], "Missing argument to --example\ntender: hint: write --example=hello, --example=echo"),
         (["--example", "disk"], "tender: hint: tender --example disk --block:storage=storage.img\n"),
     ],

@@ -74,9 +74,9 @@ def test_the_librarys_examples_run_as_they_stand(
 def test_the_guest_example_builds_with_the_one_command_and_runs(tmp_path: Path) -> None:
     """A warning is a failure, because a reader should see none."""
     (tmp_path / "app.c").write_text(first_block("c"))
-    found = re.search(r"^gcc \$\(tender sdk .*$", README.read_text(), re.MULTILINE)
+    found = re.search(r"^\$ (gcc \$\(tender sdk .*)$", README.read_text(), re.MULTILINE)
     assert found
-    built = as_a_reader(["sh", "-e", "-c", found[0].replace("gcc ", "gcc -Wall -Wextra ", 1)], tmp_path)
+    built = as_a_reader(["sh", "-e", "-c", found[1].replace("gcc ", "gcc -Wall -Wextra ", 1)], tmp_path)
     assert (built.returncode, built.stdout + built.stderr) == (0, "")
     done = as_a_reader(["tender", "app.elf", "one", "two"], tmp_path)
     assert (done.returncode, done.stderr) == (2, "")
