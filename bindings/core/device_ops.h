@@ -1,6 +1,7 @@
 /*
- * What others know of a kind of device. abi/devices.def has a row a kind; handlers of its hypercalls are
- * rows of abi/hypercalls.def. Nobody else names a kind.
+ * The interface of a kind of device to the other parts. abi/devices.def has one row for each kind,
+ * and the handlers of its hypercalls are rows of abi/hypercalls.def. No other file outside of the
+ * kind's folder names a kind.
  */
 #ifndef TENDER_DEVICE_OPS_H
 #define TENDER_DEVICE_OPS_H
@@ -11,59 +12,78 @@ struct device_error;
 struct device_guest;
 struct device_settings;
 
-/* Where a device writes in its file. */
+/* The places that a device may write in its file. */
 struct device_places {
-    uint64_t bytes; /* the file's, from its beginning */
+    uint64_t bytes; /* the length of the file that the device uses, from offset 0 */
     bool read_only;
 };
 
-/* A descriptor of what is asked for, the caller's to close and closed on exec; `entry` is filled in, as the
- * guest will see it. -1 with *error. `guest` NULL: not known yet. */
+/*
+ * Opens what `settings` ask for. Returns a descriptor, which is close-on-exec and which the caller
+ * must close, or -1 with *error. Fills `entry` as the guest will see it. `guest` is NULL if it is
+ * not known yet.
+ */
 typedef int device_opener(struct device_settings *settings, const struct device_guest *guest,
                           struct mft_entry *entry, struct device_error *error);
-/* What `device` keeps of it, whose type and descriptor are set. 0 or -errno. */
+/*
+ * Sets the kind's own state in `device`, whose type and descriptor are set already. Returns 0 or
+ * -errno.
+ */
 typedef int device_attacher(const struct device_settings *settings, const struct mft_entry *entry,
                             struct vm_device *device);
 
-/* What a device answers a guest ABI's front. Those that a guest is told have the numbers of hvt's results,
- * whose front hands them on as they are. */
+/*
+ * A device's answer to the hypercall handlers of a guest ABI. The answers that the guest sees have
+ * the numbers of hvt's results, so that hvt's handlers pass them on unchanged.
+ */
 enum device_answer {
     DEVICE_DONE = HVT_R_OK,
     DEVICE_NONE = HVT_R_AGAIN,     /* there is no frame */
-    DEVICE_INVALID = HVT_R_EINVAL, /* no such device, or none that could do this */
-    DEVICE_FAILED = HVT_R_EUNSPEC, /* the host refuses, or the device may not be written */
-    DEVICE_BAD_RANGE = -1,         /* the guest may not name this memory, which ends its run */
-    DEVICE_EXIT = -2, /* a stop or a signal amid it: the event is there, and the same call goes on with it */
+    DEVICE_INVALID = HVT_R_EINVAL, /* no such device, or it cannot do this */
+    DEVICE_FAILED = HVT_R_EUNSPEC, /* the host refuses, or the device is read-only */
+    DEVICE_BAD_RANGE = -1,         /* the guest may not name this memory: its run ends */
+    DEVICE_EXIT = -2, /* a stop or a signal came: the event is filled, and the resumed call continues */
 };
 
 /* For the process that holds the VM. */
 struct device_ops {
-    const char *cannot; /* what a message begins with that there is no such device */
+    const char *cannot; /* the beginning of the message for a device that cannot be opened */
     device_opener *open;
-    device_attacher *attach; /* NULL: it keeps nothing but its descriptor */
+    device_attacher *attach; /* NULL: the kind keeps no state except the descriptor */
 
-    /* Its other end may go, and come again: the run may be left with EVENT_NETWORK. NULL: never. */
+    /*
+     * Returns true if the device's other end may disappear and come back: the run may then exit
+     * with EVENT_NETWORK. NULL: it never does.
+     */
     bool (*may_detach)(const struct vm_device *device);
 
-    /* For all devices of the kind at once; each may be NULL. */
-    /* Zeroed memory behind the guest's end is shared with it; `mode` is enum vm_ring_mode. NULL: none is. */
+    /* The following functions are for all devices of the kind together. Each may be NULL. */
+    /*
+     * Offers the guest the zeroed memory at `area`, after the guest's end, which both share. `mode`
+     * is enum vm_ring_mode. `area` NULL: no memory is shared.
+     */
     void (*offer)(struct vm *vm, void *area, uint32_t mode);
-    /* This process runs this guest alone and is about to lose rights: threads are made now. */
+    /* Makes threads now, because this process runs only this guest and is about to give up rights. */
     void (*prepare)(struct vm *vm);
-    int (*written_fd)(const struct vm *vm); /* one that the kind itself made and writes; -1: none */
-    void (*end)(struct vm *vm);     /* the guest has ended: serves what it left, which may change the event */
-    void (*stop)(struct vm *vm);    /* the guest runs no more: no thread of the kind's uses anything */
-    void (*reset)(struct vm *vm);   /* behind stop(): as before the first run; guest memory is so already */
-    void (*release)(struct vm *vm); /* behind stop(): what the kind has made, descriptors apart */
+    int (*written_fd)(const struct vm *vm); /* a descriptor that the kind made and writes; -1: none */
+    void (*end)(struct vm *vm);   /* the guest has ended: serves what it left, which may change the event */
+    void (*stop)(struct vm *vm);  /* the guest does not run: after this, no thread of the kind uses the VM */
+    void (*reset)(struct vm *vm); /* after stop(): restores the state before the first run, except memory */
+    void (*release)(struct vm *vm); /* after stop(): frees what the kind has made, except descriptors */
 };
 
-/* For the process that runs the guest, too. If that is another, it gets what the kind keeps of each device.
+/*
+ * Also for the process that runs the guest. If that is a different process, it gets a copy of the
+ * kind's state of each device.
  */
 struct device_run_ops {
-    /* A device whose bytes have places, as a disk's; NULL: it sends and receives messages. */
+    /* Returns the places of a device whose bytes have places, as a disk. NULL: it transfers messages. */
     struct device_places (*places)(const struct vm_device *device);
-    /* Of all devices of the kind: files become memory where they can. A fault there is the caller's to
-     * handle. `forks`: this process may. NULL: none has a file. */
+    /*
+     * Maps the files of all devices of the kind where that is possible. The caller must handle a
+     * fault in such a mapping. `forks`: this process may fork. NULL: no device of the kind has a
+     * file.
+     */
     void (*map)(struct vm *vm, bool forks);
 };
 
@@ -72,12 +92,14 @@ struct device_run_ops {
     extern const struct device_run_ops name##_run_ops;
 #include "devices.def"
 
-/* By type (MFT_...); NULL: there is none. */
+/* Indexed by type (MFT_...). NULL: there is no such kind. */
 extern const struct device_ops *const device_kinds[DEVICE_TYPES];
 extern const struct device_run_ops *const device_run_kinds[DEVICE_TYPES];
 
-/* The table of kinds: one past the highest type; of a type the kind's name, and its word in messages. NULL:
- * there is none. */
+/*
+ * The table of kinds: one past the highest type, the name of a type's kind, and its word in
+ * messages. NULL: there is no such type.
+ */
 uint32_t device_types(void);
 const char *device_name(uint32_t type);
 const char *device_word(uint32_t type);
@@ -103,7 +125,7 @@ static inline bool devices_of_type_map(const struct vm *vm, uint32_t type)
     return vm->count_of[type] && device_run_kinds[type]->map;
 }
 
-/* Whether a device of the VM has use for such memory. */
+/* Whether a device of the VM can use the memory that devices_offer() offers. */
 static inline bool devices_want_area(const struct vm *vm)
 {
     bool found = false;
@@ -126,7 +148,7 @@ static inline void devices_prepare(struct vm *vm)
             device_kinds[type]->prepare(vm);
 }
 
-/* The guest runs no more, and there is an event. */
+/* The guest no longer runs, and the event is filled. */
 static inline void devices_end(struct vm *vm)
 {
     for (uint32_t type = 0; type < DEVICE_TYPES; type++)
@@ -134,7 +156,7 @@ static inline void devices_end(struct vm *vm)
             device_kinds[type]->end(vm);
 }
 
-/* Whether devices_map() has anything to do. */
+/* Whether there is a device that devices_map() can map. */
 static inline bool devices_can_map(const struct vm *vm)
 {
     bool found = false;
@@ -143,7 +165,7 @@ static inline bool devices_can_map(const struct vm *vm)
     return found;
 }
 
-/* Of each kind whose files can be memory. */
+/* Maps the files of each kind that can map them. */
 static inline void devices_map(struct vm *vm, bool forks)
 {
     for (uint32_t type = 0; type < DEVICE_TYPES; type++)

@@ -1,4 +1,4 @@
-/* Guest memory as a mapping of the process that holds the VM; guest_memory.h has the contract. */
+/* Guest memory as a mapping in the process that holds the VM. guest_memory.h has the contract. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <sys/mman.h>
@@ -8,9 +8,12 @@
 
 int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64_t mapped_bytes)
 {
-    /* personality(2): whatever this process may read, it may then execute. mmap() would not tell. */
+    /*
+     * personality(2): with READ_IMPLIES_EXEC every readable page is executable, and mmap() does not
+     * report it.
+     */
     const int now = personality(0xffffffff);
-    if (now != -1 && now & READ_IMPLIES_EXEC) /* -1: a filter around us refuses to say */
+    if (now != -1 && now & READ_IMPLIES_EXEC) /* -1: an inherited seccomp filter refuses the call */
         return -ENOEXEC;
     void *hva =
         mmap(NULL, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -24,8 +27,10 @@ int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64
     return 0;
 }
 
-/* A host that dumps core, or forks, has no business with guest memory. Said before the segments split it:
- * each piece would be another walk. */
+/*
+ * Neither a core dump of the host's process nor its fork needs guest memory. This is called before
+ * the segments' rights split the mapping: afterwards the kernel would walk each piece.
+ */
 static void advise(const struct guest_memory *memory, gpa_t image_end)
 {
     (void)madvise(memory->hva, memory->mapped_bytes, MADV_DONTDUMP);
@@ -38,7 +43,7 @@ static void advise(const struct guest_memory *memory, gpa_t image_end)
     }
     (void)madvise(memory->hva, small_end, MADV_NOHUGEPAGE);
     (void)madvise(memory->hva + top, memory->mapped_bytes - top,
-                  MADV_NOHUGEPAGE); /* the ring is behind the stack */
+                  MADV_NOHUGEPAGE); /* the stack, and the ring after it */
 }
 
 int guest_memory_protect(struct guest_memory *memory, gpa_t image_end)

@@ -15,7 +15,7 @@ void guest_memory_ranges_set(struct guest_memory *memory)
 void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
                              enum guest_access access)
 {
-    static uint8_t nothing; /* where memory begins at address 0, that must not look like a refusal */
+    static uint8_t nothing; /* if memory begins at host address 0, its address would look like a refusal */
     if (gpa > memory->bytes || len > memory->bytes - gpa)
         return NULL;
     if (!len)
@@ -23,7 +23,7 @@ void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint6
     if (gpa < (access == GUEST_WRITABLE ? HVT_GUEST_MIN_GPA : HVT_LOW_UNMAPPED_BYTES))
         return NULL;
     uint32_t needed = access == GUEST_WRITABLE ? SEGMENT_WRITE : SEGMENT_READ | SEGMENT_WRITE | SEGMENT_EXEC;
-    /* From above, for what guests name lies in their last segment or behind it, in heap and stack. */
+    /* Search from the end: guests mostly name their last segment, or the heap and stack after it. */
     for (uint32_t i = memory->range_count; i > 0 && gpa < memory->ranges[i - 1].end; i--) {
         const struct guest_range *range = &memory->ranges[i - 1];
         if (range->start < gpa + len && !(range->flags & needed))

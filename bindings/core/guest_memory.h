@@ -1,11 +1,13 @@
 /*
- * Guest-physical address to host-virtual address, with a length: the only place that converts.
+ * Conversion of a guest-physical address and a length to a host-virtual address. No other file
+ * converts.
  *
- * A guest may name any number. What it names is valid for reading if [gpa, gpa + len) lies in its memory and
- * no segment of the image there forbids reading, and it begins where the guest itself can read, above the 64
- * KiB that are not present in its page tables; for writing if it also lies above the low megabyte (page
- * tables, boot info) and in no segment that is not writable. The same rights hold below the guest, by
- * mprotect, so an access that slipped past here would be EFAULT in a system call, never a write.
+ * A guest may name any number. A range [gpa, gpa + len) is valid for reading if all of these hold:
+ * it lies in the guest's memory, no segment of the image there forbids reading, and it begins where
+ * the guest itself can read, above the 64 KiB that are not present in its page tables. It is valid
+ * for writing if it also lies above the low mebibyte (page tables, boot info) and in no segment
+ * that is not writable. The host's mapping has the same rights, by mprotect. So an access that this
+ * check failed to refuse would be EFAULT in a system call, never a write.
  */
 #ifndef TENDER_GUEST_MEMORY_H
 #define TENDER_GUEST_MEMORY_H
@@ -24,35 +26,38 @@ struct guest_range {
 
 struct guest_memory {
     uint8_t *hva;
-    uint64_t bytes;        /* M: what the guest may name */
-    uint64_t mapped_bytes; /* A: M, and the network ring's area behind it */
+    uint64_t bytes;        /* M: the guest may name addresses below it */
+    uint64_t mapped_bytes; /* A: M, and the network ring's area after it */
     uint64_t template_bytes;
-    uint8_t *template; /* NULL: it is not to be reset */
+    uint8_t *template; /* NULL: this memory is not reset */
     int pagemap_fd;
     uint32_t range_count;
     struct guest_range ranges[GUEST_RANGES_MAX]; /* ascending, disjoint */
-    struct entry_listener *listener;             /* entered.h; NULL: nobody listens */
-    gpa_t open_start;    /* from here on, up to the end of `bytes`, the guest may read and write all ... */
-    uint64_t open_bytes; /* ... of so many; 0: nobody has looked */
+    struct entry_listener *listener;             /* entered.h; NULL: there is no listener */
+    gpa_t open_start;    /* the open part: from here to the end of `bytes`, the guest may read and write */
+    uint64_t open_bytes; /* the length of the open part; 0: it was not determined */
 };
 
-/* PROT_... of a mapping of memory with these SEGMENT_... flags, but for execution, which only a backend may
- * give. */
+/*
+ * Returns the PROT_... bits for a mapping of memory with these SEGMENT_... flags, without
+ * execution, which only a backend may give.
+ */
 static inline int guest_protection(uint32_t flags)
 {
     int protection = PROT_NONE;
     if (flags & (SEGMENT_READ | SEGMENT_EXEC))
-        protection |= PROT_READ; /* text is read, whatever protection keys the processor has */
+        protection |= PROT_READ; /* text can be read, whatever protection keys the processor has */
     if (flags & SEGMENT_WRITE)
         protection |= PROT_READ | PROT_WRITE; /* x86 has no write-only page */
     return protection;
 }
 
 /*
- * Where transparent huge pages are always on, the first touch of 2 MiB clears all of it: as much work as all
- * the rest of a small guest's boot, and ten times the memory that it keeps. So the image and a small heap
- * behind it have small pages, up to this address, and so has the top, where the stack begins; a large heap
- * may have huge ones.
+ * Where transparent huge pages are always on, the first access to a 2 MiB page clears all of it.
+ * That is as much work as the rest of a small guest's boot, and ten times the memory that such a
+ * guest keeps. So the image and a small heap after it have small pages, up to the address that this
+ * function returns. The top of memory, where the stack begins, has small pages too. A large heap
+ * may have huge pages.
  */
 static inline gpa_t guest_small_pages_end(gpa_t image_end, uint64_t mem_bytes)
 {
@@ -62,56 +67,62 @@ static inline gpa_t guest_small_pages_end(gpa_t image_end, uint64_t mem_bytes)
 
 enum guest_access { GUEST_READABLE, GUEST_WRITABLE };
 
-/* For ranges that are there to stay: finds the open part. Any change of `bytes` or `ranges` closes it first.
+/*
+ * Determines the open part, once the ranges are final. A caller that changes `bytes` or `ranges`
+ * must set `open_bytes` to 0 first.
  */
 void guest_memory_ranges_set(struct guest_memory *memory);
 
-/* guest_memory_at() for what does not lie in the open part alone. */
+/* The part of guest_memory_at() for a range that does not lie completely in the open part. */
 void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
                              enum guest_access access);
 
-/* The host's address of [gpa, gpa + len), or NULL if the guest may not name it so. len 0 is valid up to M,
- * and then what comes back is not to be touched. Handlers ask by guest_bytes_at() and, for what they fill, by
- * guest_buffer_at() (entered.h). */
+/*
+ * Returns the host address of [gpa, gpa + len), or NULL if the guest may not use that range for
+ * this access. A `len` of 0 is valid up to M; the caller must then not use the returned address.
+ * Handlers call guest_bytes_at(), or guest_buffer_at() (entered.h) for memory that they fill.
+ */
 static inline void *guest_memory_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len,
                                     enum guest_access access)
 {
-    /* What guests name is nearly always in their data, heap or stack: two comparisons, and no loop. */
-    const uint64_t at = gpa - memory->open_start; /* below it: larger than open_bytes */
+    /* Guests nearly always name their data, heap or stack: then two comparisons suffice, without a loop. */
+    const uint64_t at = gpa - memory->open_start; /* if gpa is below it, this wraps and is too large */
     if (at >= memory->open_bytes || len > memory->open_bytes - at)
         return guest_memory_in_ranges(memory, gpa, len, access);
     uint8_t *hva = memory->hva + gpa;
     if (!hva)
-        __builtin_unreachable(); /* it begins above HVT_GUEST_MIN_GPA: spares whoever asks the question */
+        __builtin_unreachable(); /* gpa is at least HVT_GUEST_MIN_GPA: callers need no test for NULL */
     return hva;
 }
 
-/* The same for what is only read. */
+/* The same for memory that the caller only reads. */
 static inline const void *guest_bytes_at(const struct guest_memory *memory, gpa_t gpa, uint64_t len)
 {
     return guest_memory_at(memory, gpa, len, GUEST_READABLE);
 }
 
 /*
- * Maps `mapped_bytes` of guest memory, of which the guest may name the first `mem_bytes`: zero pages that may
- * be written, nothing reserved. Returns 0 or -errno; -ENOEXEC where the process's personality says that what
- * it reads it may execute. The mapping is released by guest_memory_unmap().
+ * Maps `mapped_bytes` of guest memory, of which the guest may name the first `mem_bytes`. The pages
+ * are zero and writable, and no memory is reserved for them. Returns 0 or -errno: -ENOEXEC if the
+ * personality of the process makes every readable mapping executable. guest_memory_unmap() releases
+ * the mapping.
  */
 int guest_memory_reserve(struct guest_memory *memory, uint64_t mem_bytes, uint64_t mapped_bytes);
 
 /*
- * Once it is filled: gives each of the `range_count` pieces in `ranges` its rights (execution becomes
- * reading: the host never executes guest memory). `image_end`: of what was loaded. 0 or -errno; unmaps on
- * failure.
+ * Call it after the memory is filled: it gives each of the `range_count` pieces in `ranges` its
+ * rights. The right to execute becomes the right to read, because the host never executes guest
+ * memory. `image_end` is the end of what was loaded. Returns 0 or -errno; unmaps on failure.
  */
 int guest_memory_protect(struct guest_memory *memory, gpa_t image_end);
 
 void guest_memory_unmap(struct guest_memory *memory);
 
 /*
- * For memory that will be reset (guest_reset.c): keep() once, before the first run, with the descriptor it
- * was mapped from; reset() makes it the template's bytes and zeroes again, with the same rights; forget() is
- * unmap()'s part. 0 or -errno.
+ * For memory that will be reset (guest_reset.c). Call guest_memory_keep() once, before the first
+ * run, with the descriptor that the memory was mapped from. guest_memory_reset() restores the
+ * template's bytes and zeroes, with the same rights. guest_memory_unmap() calls
+ * guest_memory_forget(). They return 0 or -errno.
  */
 int guest_memory_keep(struct guest_memory *memory, int template_fd);
 int guest_memory_reset(const struct guest_memory *memory);

@@ -1,10 +1,11 @@
 /*
- * Guest memory back as the image has it, for a machine that serves again.
+ * Restores guest memory to the image's content, for a machine that runs another guest.
  *
- * Dropping all of it is right, and dear: each page that the next guest touches is another fault, twice, here
- * and below the guest. So the kernel is asked which pages the last one has (PAGEMAP_SCAN, Linux 6.7: it walks
- * page tables that exist, not addresses), and few of them get their bytes again in place. Where the kernel
- * does not know the question, or the answer is long, the rest is dropped.
+ * To drop all pages is correct but expensive: each page that the next guest touches costs two
+ * faults, one in this process and one in the page tables below the guest. So this file asks the
+ * kernel which pages the last guest has (PAGEMAP_SCAN, Linux 6.7, which walks the existing page
+ * tables, not all addresses). If they are few, they get their bytes back in place. If the kernel
+ * does not have this ioctl, or the list is long, the other pages are dropped.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,10 +18,10 @@
 #include "entered.h"
 
 #define RESTORED_BYTES_MAX                                                                                   \
-    (64u * HVT_PAGE_BYTES) /* per run of the kernel's list: beyond it, a fault costs less */
+    (64u * HVT_PAGE_BYTES) /* for each part of the kernel's list; beyond it, faults cost less */
 #define REGIONS_MAX 64
 
-/* linux/fs.h of 6.7; the headers of an older system lack it. */
+/* From linux/fs.h of Linux 6.7, because the headers of an older system do not have it. */
 #define SCAN_REQUEST  _IOWR('f', 16, struct scan)
 #define PAGE_FILE     (1u << 2)
 #define PAGE_PRESENT  (1u << 3)
@@ -48,8 +49,10 @@ struct scan {
     uint64_t return_mask;
 };
 
-/* A range that is not writable was not written: not by the guest, whatever its own page tables said, and not
- * by us. Its pages stay, so the next run does not fault them in again. */
+/*
+ * A range that is not writable was not written: neither by the guest, whatever its own page tables
+ * contain, nor by the monitor. Its pages stay, so that the next run does not fault them in again.
+ */
 static int drop(const struct guest_memory *memory, gpa_t from, gpa_t end)
 {
     for (uint32_t i = 0; i <= memory->range_count && from < end; i++) {
@@ -83,7 +86,10 @@ static void restore(const struct guest_memory *memory, gpa_t from, gpa_t end)
     memset(memory->hva + from, 0, end - from);
 }
 
-/* The guest's own copies of pages, from `from` on. How many regions, *next where to go on; or -errno. */
+/*
+ * Finds the pages from `from` on of which the guest has its own copies. Returns the number of
+ * regions, and in *next where to continue; or -errno.
+ */
 static int written_pages(const struct guest_memory *memory, gpa_t from, struct region *regions, gpa_t *next)
 {
     struct scan scan = {
@@ -109,7 +115,7 @@ int guest_memory_keep(struct guest_memory *memory, int template_fd)
         return -errno;
     (void)madvise(template, memory->template_bytes, MADV_DONTFORK);
     memory->template = template;
-    memory->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); /* -1: no /proc here */
+    memory->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); /* -1: there is no /proc */
     return 0;
 }
 
@@ -130,7 +136,7 @@ static int put_back(const struct guest_memory *memory)
     while (at < memory->mapped_bytes) {
         gpa_t next = at;
         int count = memory->pagemap_fd < 0 ? -ENOTTY : written_pages(memory, at, regions, &next);
-        if (count < 0 || next <= at) /* a kernel that does not know the question, or makes no progress */
+        if (count < 0 || next <= at) /* the kernel does not have the ioctl, or makes no progress */
             return drop(memory, at, memory->mapped_bytes);
         uint64_t bytes = 0;
         for (int i = 0; i < count; i++) {

@@ -5,8 +5,10 @@
 
 #include "entered.h"
 
-/* Each number of Solo5's has its port, also one that is no hypercall; ours are only theirs who were granted
- * the feature. */
+/*
+ * Each number of Solo5's range has a port, even a number that is not a hypercall. A hypercall of
+ * our extension has a port only for a guest that was granted its feature.
+ */
 static bool has_port(const struct vm *vm, uint32_t number)
 {
     if (number < HVT_HYPERCALL_MAX)
@@ -27,8 +29,11 @@ static inline __attribute__((always_inline)) bool has_device(const struct vm *vm
     return !kind || vm->count_of[kind];
 }
 
-/* A row of the table: made anew for each, so that a structure's size is a number to the compiler, its copy a
- * few moves, and the handler a call by name. GUEST_WRITABLE: the answer is written back. */
+/*
+ * Serves one row of the table. It is inlined once for each row, so that for the compiler the size
+ * of the structure is a constant, its copy a few moves, and the call of the handler direct.
+ * GUEST_WRITABLE: the answer is written back.
+ */
 static inline __attribute__((always_inline)) enum verdict
 row(struct vm *vm, uint32_t number, gpa_t gpa, bool resumed, size_t bytes, enum guest_access access,
     enum verdict (*serve)(struct vm *, union hypercall_args *))
@@ -60,8 +65,10 @@ _Static_assert(TENDER_HYPERCALL_MAX <= sizeof(((struct vm_counters *)0)->hyperca
                "each has its counter");
 _Static_assert(sizeof(union hypercall_args) == sizeof(((struct vm_resume *)0)->structure), "it holds any");
 
-/* The table. A call of a kind of device that the guest has not is none. Made twice, once for calls that are
- * resumed, so that others do not pay for the question. */
+/*
+ * The table. A hypercall for a kind of device that the guest does not have does not exist. The
+ * function is inlined twice, once for resumed calls, so that other calls do not pay for that test.
+ */
 static inline __attribute__((always_inline)) enum verdict handle(struct vm *vm, uint32_t number, gpa_t gpa,
                                                                  bool resumed)
 {
@@ -83,7 +90,10 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
 {
     if (number < TENDER_HYPERCALL_MAX)
         vm->shared->counters.hypercalls[number]++;
-    /* By field: as a whole, a compiler without vector registers clears it by a slow string instruction. */
+    /*
+     * Field by field: without vector registers, a compiler clears the whole with a slow string
+     * instruction.
+     */
     vm->resume.number = 0;
     vm->resume.again = false;
     vm->resume.bytes_done = 0;
@@ -94,7 +104,7 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa)
 
 enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa)
 {
-    const uint32_t number = port - HVT_PORT_BASE; /* of a lower port: past all numbers */
+    const uint32_t number = port - HVT_PORT_BASE; /* for a lower port it wraps, past all numbers */
     return has_port(vm, number) ? hypercall(vm, number, gpa) : exit_bad_port(vm, port);
 }
 
@@ -103,7 +113,7 @@ __attribute__((cold)) enum verdict hypercall_resume(struct vm *vm)
     if (!vm->resume.number)
         return CONTINUE;
     uint32_t number = vm->resume.number;
-    vm->resume.number = 0; /* its progress stays */
+    vm->resume.number = 0; /* the fields for its progress keep their values */
     vm->resume.again = false;
     return handle(vm, number, vm->resume.gpa, true);
 }
@@ -133,7 +143,7 @@ enum verdict exit_interrupted(struct vm *vm)
 
 enum verdict exit_stopped(struct vm *vm)
 {
-    if (atomic_load_explicit(&vm->has_fault, memory_order_acquire)) /* pairs with who has set it */
+    if (atomic_load_explicit(&vm->has_fault, memory_order_acquire)) /* pairs with the store that sets it */
         vm->shared->event = vm->fault;
     else
         vm->shared->event.kind = EVENT_STOPPED;

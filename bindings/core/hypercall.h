@@ -1,9 +1,9 @@
 /*
- * The hypercalls: a table, one row a call (hypercalls.def). Guest input meets the host here.
+ * The hypercalls: a table with one row for each (hypercalls.def). Guest input enters the host here.
  *
- * Every structure is found, checked and copied once, by hypercall(); a handler works on the copy and the
- * answer goes back through one place. Nothing else enters the guest but what a handler fills, which it tells
- * by entered().
+ * hypercall() finds, checks and copies each structure once. A handler works on the copy, and one
+ * place writes the answer back. A handler may also fill guest memory that the structure names, and
+ * reports that with entered(). Nothing else enters the guest.
  */
 #ifndef TENDER_HYPERCALL_H
 #define TENDER_HYPERCALL_H
@@ -15,29 +15,40 @@ union hypercall_args {
 #include "hypercalls.def"
 };
 
-/* Handles hypercall `number` with its structure at `gpa`. CONTINUE, or EXIT with the event filled. */
+/*
+ * Handles hypercall `number` with its structure at `gpa`. Returns CONTINUE, or EXIT with the event
+ * filled.
+ */
 enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
 
-/* The guest executed a 32-bit `out` of `gpa` to `port`: a hypercall, or EVENT_BAD_PORT. */
+/*
+ * Handles a 32-bit `out` of `gpa` to `port` that the guest executed: a hypercall, or an exit with
+ * EVENT_BAD_PORT.
+ */
 enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa);
 
-/* A handler that a signal interrupts sets vm->resume; the backend calls this before it enters the guest
- * again. The handler gets the structure as it was copied first, whatever guest memory says by then. */
+/*
+ * If a signal interrupts a handler, vm->resume is set, and the backend calls this function before
+ * it enters the guest again. The handler gets the structure as it was copied the first time, even
+ * if guest memory has changed since.
+ */
 enum verdict hypercall_resume(struct vm *vm);
 
-/* The handlers, one a row: hc_walltime() and so on. Each gets its own copy of the structure and may change
- * it. */
+/*
+ * The handlers, one for each row: hc_walltime() and so on. Each gets a copy of the structure, which
+ * it may change.
+ */
 #define HYPERCALL(number, name, structure, access, feature, device)                                          \
     enum verdict hc_##name(struct vm *vm, union hypercall_args *args);
 #include "hypercalls.def"
 
-/* In messages, counters and JSON; NULL: there is no such hypercall. */
+/* The name in messages, counters and JSON. NULL if there is no such hypercall. */
 const char *hypercall_name(uint32_t number);
 
-/* Of a bit of TENDER_FEATURE_; NULL: there is no such feature. */
+/* The name of a TENDER_FEATURE_ bit. NULL if there is no such feature. */
 const char *feature_name(uint32_t bit);
 
-/* Of those features that a guest wants, those that it gets: each that is known, with all that it needs. */
+/* Returns the features that a guest gets if it wants these: each that is known and has what it needs. */
 uint32_t features_granted(uint32_t wanted);
 
 /* Exits the run loop with EVENT_BAD_PORT. */
@@ -46,13 +57,22 @@ enum verdict exit_bad_port(struct vm *vm, uint32_t port);
 /* Exits the run loop with EVENT_BAD_ACCESS for this range. */
 enum verdict exit_bad_access(struct vm *vm, gpa_t gpa, uint64_t len);
 
-/* Leaves because a wait was interrupted: stopped, or a signal (the hypercall is then resumed later). */
+/*
+ * Exits the run loop because a wait was interrupted: with EVENT_STOPPED, or with EVENT_INTERRUPTED
+ * for a signal. After a signal the hypercall is resumed later.
+ */
 enum verdict exit_interrupted(struct vm *vm);
 
-/* Leaves because the run is to end: by vm_stop(), or by a fault that a device's thread found. */
+/*
+ * Exits the run loop because the run must end: after vm_stop(), or after a fault that a device's
+ * thread found.
+ */
 enum verdict exit_stopped(struct vm *vm);
 
-/* write() that turns a closed reader into -EPIPE without the process hearing of it. Bytes or -errno. */
+/*
+ * write() which returns -EPIPE for a closed reader, and the process does not receive SIGPIPE.
+ * Returns bytes or -errno.
+ */
 int64_t write_quietly(int fd, const void *data, uint64_t len);
 
 #endif

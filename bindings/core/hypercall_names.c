@@ -1,4 +1,4 @@
-/* What the rows of hypercalls.def are called, and which features go together. */
+/* The names of the rows of hypercalls.def, and which features depend on which. */
 #include "hypercall.h"
 
 const char *hypercall_name(uint32_t number)

@@ -12,7 +12,7 @@
 
 static size_t piece_of(size_t length)
 {
-    return length < PIPE_BUF ? length : PIPE_BUF; /* what a pipe takes as a whole */
+    return length < PIPE_BUF ? length : PIPE_BUF; /* a pipe takes this many bytes in one piece */
 }
 
 static ssize_t write_at_once(const struct output *output, const char *text, size_t length)
@@ -42,11 +42,11 @@ int output_write(const struct output *output, const char *text, size_t length,
             progress->asked = 0;
             if (written > 0)
                 continue;
-            if (written == 0) /* such a file never takes more: /proc/PID/mem of a program that is gone */
+            if (written == 0) /* the file never takes more, for example /proc/PID/mem of an ended program */
                 return -EIO;
             if (errno != EAGAIN && errno != EINTR)
                 return -errno;
-            if (errno == EAGAIN) /* somebody else filled it, or it was too little */
+            if (errno == EAGAIN) /* another writer filled it, or there was too little space */
                 (void)ppoll(NULL, 0, &look, NULL);
         }
         if (is_over(until_ns))

@@ -1,7 +1,7 @@
 /*
- * Text for a descriptor that others may have too: lines on stderr, a report. No write waits, for a reader may
- * never read; what waits is a look for space, and the caller says how long. The guest's console has the same
- * rules (devices/console/console_write.c).
+ * Writes text to a descriptor that other processes may have too: lines on stderr, a report. No
+ * write waits, because a reader may never read. Only the check for space waits, and the caller says
+ * for how long. The guest's console has the same rules (devices/console/console_write.c).
  */
 #ifndef TENDER_OUTPUT_H
 #define TENDER_OUTPUT_H
@@ -14,18 +14,21 @@ struct output {
     int fd;       /* -1: none */
     bool is_pipe; /* pwritev2(RWF_NOWAIT) is worth trying */
     bool is_socket;
-    bool is_file; /* a regular one, which grows */
+    bool is_file; /* a regular file, which grows */
 };
 
-/* How far a text is written; zeros at first. */
+/* How far a text is written. All zero at the start. */
 struct output_progress {
     volatile size_t done;
-    volatile size_t asked; /* bytes that a write is under way for; 0: none is */
+    volatile size_t asked; /* the bytes of a write() that is in progress; 0: there is none */
 };
 
-/* For a signal handler that goes on in place of the output_write() it has interrupted: what that write's call
- * has answered, if the signal came before its answer was read (`known`), is counted. Else it may have been
- * made or not, and counts as made: nothing is written twice. */
+/*
+ * For a signal handler that continues in place of the output_write() that it interrupted. If the
+ * signal came before output_write() read the result of its system call, and the result is `known`,
+ * the result `answer` is counted. If it is not known, the call may or may not have been made. It
+ * counts as made, so that nothing is written twice.
+ */
 static inline void output_take_over(struct output_progress *progress, bool known, int64_t answer)
 {
     const int64_t took = known ? answer : (int64_t)progress->asked;
@@ -35,8 +38,9 @@ static inline void output_take_over(struct output_progress *progress, bool known
 }
 
 /*
- * Writes text[done, length): 0 once all is, -EAGAIN if is_over() said so before, or -errno where nobody will
- * ever read it. is_over() is asked every 50 ms, with `until_ns` of the caller's.
+ * Writes text[done, length). Returns 0 when all of it is written, -EAGAIN if is_over() returned
+ * true before that, or another -errno if the text can never be written. is_over() is called every
+ * 50 ms, with the caller's `until_ns`.
  */
 int output_write(const struct output *output, const char *text, size_t length,
                  struct output_progress *progress, bool (*is_over)(uint64_t until_ns), uint64_t until_ns);

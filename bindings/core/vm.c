@@ -22,7 +22,7 @@ void vm_stop(struct vm *vm)
 {
     atomic_store(&vm->stop_requested, true);
     const uint64_t one = 1;
-    (void)!write(vm->stop_fd, &one, sizeof one); /* EAGAIN: it is set already */
+    (void)!write(vm->stop_fd, &one, sizeof one); /* EAGAIN: it is readable already */
     if (vm->kick)
         vm->kick(vm);
 }

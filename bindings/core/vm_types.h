@@ -1,4 +1,7 @@
-/* What C counts and says about one VM; Python reads it through cffi (bindings/python/native.h). */
+/*
+ * The counters, events and other data of one VM that Python reads through cffi
+ * (bindings/python/native.h).
+ */
 #ifndef TENDER_VM_TYPES_H
 #define TENDER_VM_TYPES_H
 
@@ -12,7 +15,7 @@
 
 #define GUEST_RANGES_MAX 128 /* pieces of memory with rights of their own: an image's segments */
 
-#define SEGMENT_EXEC  1 /* those rights, as ELF's PF_X, PF_W, PF_R */
+#define SEGMENT_EXEC  1 /* these rights have the values of ELF's PF_X, PF_W, PF_R */
 #define SEGMENT_WRITE 2
 #define SEGMENT_READ  4
 
@@ -27,11 +30,11 @@ struct vm_counters {
     uint64_t net_tx_bytes;
     uint64_t net_tx_drops;
     uint64_t net_rx_errors;
-    uint64_t net_rx_drops;   /* too long for their buffer, empty, or with an offload that nobody asked for */
-    uint64_t net_ring_kicks; /* entries were posted while nobody looked */
+    uint64_t net_rx_drops;   /* too long for the buffer, empty, or with an offload that was not asked for */
+    uint64_t net_ring_kicks; /* kicks by the guest, when it posted entries that no thread was waiting for */
     uint64_t net_batches;
-    uint64_t net_detached; /* how often a TAP's interface was deleted, */
-    uint64_t net_attached; /* and how often a descriptor was found attached to a new one */
+    uint64_t net_detached; /* how often a TAP's interface was deleted */
+    uint64_t net_attached; /* how often a descriptor was found attached to a new interface */
     uint64_t block_reads;
     uint64_t block_read_bytes;
     uint64_t block_writes;
@@ -54,13 +57,13 @@ struct vm_timeline {
     uint64_t guest_exit;
 };
 
-/* Why vm_run() came back. */
+/* Why a run function returned. The fields that are valid for each kind follow it. */
 enum vm_event_kind {
     EVENT_NONE = 0,
-    EVENT_HALT = 1,        /* status, cookie_valid, trap */
-    EVENT_STOPPED = 2,     /* vm_stop() */
-    EVENT_INTERRUPTED = 3, /* a signal is pending for this thread: handle it, then call vm_run() again */
-    EVENT_CONSOLE = 4,     /* gpa, len: take the bytes, then call vm_run() again */
+    EVENT_HALT = 1,              /* status, cookie_valid, trap */
+    EVENT_STOPPED = 2,           /* vm_stop() was called */
+    EVENT_INTERRUPTED = 3,       /* a signal is pending for this thread: handle it, then run again */
+    EVENT_CONSOLE = 4,           /* gpa, len: take the bytes, then run again */
     EVENT_TRANSLATION_FAULT = 5, /* rip */
     EVENT_BAD_PORT = 6,          /* port */
     EVENT_BAD_HYPERCALL = 7,     /* number */
@@ -74,12 +77,12 @@ enum vm_event_kind {
     EVENT_FORBIDDEN_SYSCALL = 14,       /* number, detail = AUDIT_ARCH_..., rip, registers */
     EVENT_HANDLER_FAULT =
         15, /* detail = signal, rip: a fault in the handlers' own code, which a guest can jump into */
-    EVENT_PROCESS_DIED = 16, /* detail = signal, 0: it exited with `status` */
+    EVENT_PROCESS_DIED = 16, /* detail = signal; 0: the process exited with `status` */
     EVENT_SETUP_FAILED = 17, /* number = enum sandbox_step, os_error */
-    EVENT_NETWORK = 18,      /* a TAP has no interface: look (devices/device.h), then call vm_run() again */
+    EVENT_NETWORK = 18,      /* a TAP has no interface: check it (devices/device.h), then run again */
 };
 
-/* What an hvt guest could see of its processor, in the order of the instruction set's numbers. */
+/* The registers that an hvt guest can see, in the order of the instruction set's register numbers. */
 struct vm_registers {
     uint64_t gpr[16]; /* rax rcx rdx rbx rsp rbp rsi rdi r8 .. r15 */
     uint64_t rip;
@@ -101,26 +104,26 @@ struct vm_event {
     uint64_t len;
     struct hvt_trap_cookie trap;
     uint32_t registers_valid;
-    uint32_t instruction_bytes; /* how many of `instruction` were readable at rip */
+    uint32_t instruction_bytes; /* the number of bytes in `instruction` that were readable at rip */
     uint8_t instruction[16];
     struct vm_registers registers;
 };
 
-/* The part of a VM that Python may look at, at any time and from any thread. */
+/* The part of a VM that Python may read at any time and from any thread. */
 struct vm_shared {
     struct vm_counters counters;
     struct vm_timeline timeline;
     struct vm_event event;
-    struct vm_counters ring_counters; /* the net_ ones of who serves the ring, to be added: it may be a thread
-                                         of its own */
+    struct vm_counters ring_counters; /* the net_ counters of the thread that serves the ring, which may not
+                                         be the vCPU's; a reader adds them to `counters` */
 };
 
 /* How the network ring is served, if there is one; devices/net/ring.h. */
 enum vm_ring_mode {
     RING_NONE = 0,
     RING_INLINE = 1,   /* by the vCPU's thread, at each kick */
-    RING_ADAPTIVE = 2, /* so, and while kicks come fast by a thread of its own */
-    RING_WORKER = 3,   /* by that thread from each kick on */
+    RING_ADAPTIVE = 2, /* by the vCPU's thread, and by a worker thread while kicks come fast */
+    RING_WORKER = 3,   /* by the worker thread, from each kick on */
 };
 
 /* </native:types> */

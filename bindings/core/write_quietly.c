@@ -1,4 +1,4 @@
-/* write() in a process that has other work: what a closed reader raises stays here. */
+/* write() in a process that may belong to others: a closed reader raises no SIGPIPE that they can see. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <time.h>
@@ -9,7 +9,7 @@
 static __attribute__((cold, noinline)) int64_t refused(void)
 {
     int error = errno;
-    if (error == EPIPE) { /* SIGPIPE is blocked here (machine/runner.h) and now pending: take it back */
+    if (error == EPIPE) { /* SIGPIPE is blocked here (machine/runner.h) and is now pending: remove it */
         sigset_t pipe_set;
         sigemptyset(&pipe_set);
         sigaddset(&pipe_set, SIGPIPE);

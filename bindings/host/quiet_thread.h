@@ -1,6 +1,6 @@
 /*
- * A thread of ours in a process that may be somebody else's. It hears no signal: those who handle them are
- * to hear them.
+ * Starts a thread of ours in a process that may belong to others. The thread blocks all signals, so
+ * that the threads that handle signals receive them.
  */
 #ifndef TENDER_QUIET_THREAD_H
 #define TENDER_QUIET_THREAD_H
@@ -10,7 +10,7 @@
 #include <signal.h>
 #include <stddef.h>
 
-/* 0, or an error number. `thread` NULL: nobody joins it. */
+/* Returns 0 or an error number. `thread` NULL: the thread is detached, so nobody joins it. */
 static inline int quiet_thread(pthread_t *thread, size_t stack_bytes, void *(*body)(void *), void *argument)
 {
     const size_t least = (size_t)PTHREAD_STACK_MIN;
