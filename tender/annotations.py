@@ -25,8 +25,11 @@ class Backend(Word):
     """
 
     AUTO = "auto"
+    """KVM if this host has it, else the sandbox."""
     KVM = "kvm"
+    """A virtual machine of the kernel's KVM."""
     SANDBOX = "sandbox"
+    """A process behind a seccomp filter."""
 
 
 BackendLike = Backend | Literal["auto", "kvm", "sandbox"]
@@ -54,19 +57,28 @@ ConsoleTarget = int | os.PathLike[str] | Callable[[bytes], object] | Console | L
 
 
 class DeviceKind(Word):
-    """The kinds of devices that Tender knows (source: Solo5's mft_abi.h, MFT_DEV_NET_BASIC and MFT_DEV_BLOCK_BASIC)."""
+    """The kinds of devices that Tender knows.
+
+    Source: Solo5's mft_abi.h.
+    """
 
     NET = "net"
+    """A network, MFT_DEV_NET_BASIC."""
     BLOCK = "block"
+    """A disk, MFT_DEV_BLOCK_BASIC."""
 
 
 class NetRing(Word):
-    """Whether a guest gets a ring in shared memory for its frames: see `VmConfig`."""
+    """Whether a guest with a network gets a ring in shared memory for its frames."""
 
     AUTO = "auto"
+    """On KVM with two processors, if the memory allows it."""
     ON = "on"
+    """On one processor too, and always served by a thread of its own."""
     INLINE = "inline"
+    """Served by the guest's own thread, in the same order every time."""
     OFF = "off"
+    """No ring."""
 
 
 NetRingLike = NetRing | Literal["auto", "on", "inline", "off"]
@@ -74,19 +86,34 @@ NetRingLike = NetRing | Literal["auto", "on", "inline", "off"]
 
 
 class IsolationLayer(Word):
-    """What may stand between a guest and the host, in the order of enum isolation_layer (bindings/core/layers.h)."""
+    """What may stand between a guest and the host.
+
+    The order is that of enum isolation_layer (bindings/machine/layers.h). Source: namespaces(7), landlock(7), seccomp(2)
+    and capabilities(7) say what each layer keeps from the guest's process.
+    """
 
     USER_NAMESPACE = "user-namespace"
+    """Its process has user numbers of its own."""
     NETWORK_NAMESPACE = "network-namespace"
+    """Its process has no network interface but those it was given."""
     MOUNT_NAMESPACE = "mount-namespace"
+    """Its process has mounts of its own."""
     PID_NAMESPACE = "pid-namespace"
+    """Its process sees no other process."""
     IPC_NAMESPACE = "ipc-namespace"
+    """Its process has no System V object or message queue of others."""
     EMPTY_ROOT = "empty-root"
+    """Its process has an empty directory as root."""
     LANDLOCK = "landlock"
+    """The kernel refuses its process each action that Landlock can, except on descriptors that are open."""
     SECCOMP_FILTER = "seccomp-filter"
+    """Its process may make few system calls, with checked arguments."""
     UID = "uid"
+    """Its user is not root outside."""
     CAPABILITIES = "capabilities"
+    """Its process has no capability."""
     KVM = "kvm"
+    """It runs in a virtual machine of KVM."""
 
 
 IsolationLayerLike = (

@@ -1,7 +1,7 @@
 """What a VM is to be, as immutable values: memory, arguments, devices.
 
-Values hold names and numbers only (NetFd and BlockFd, which hold a descriptor, refuse to be pickled);
-nothing is opened here. `tender.devices` opens, `tender.manifest` decides what belongs to which device.
+Values hold names and numbers only. NetFd and BlockFd hold the number of a descriptor, and refuse to be pickled. Nothing
+is opened here: `tender.devices` opens, and `tender.manifest` decides which device serves which name.
 """
 
 import os
@@ -28,25 +28,27 @@ MEM_GRANULE = 2 * MIB
 MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
 NET_RINGS: Final = tuple(NetRing)
-CMDLINE_MAX = 8191  # characters, without the final NUL
+CMDLINE_MAX = (
+    8191  # bytes, without the final NUL; source: Solo5's hvt_abi.h, whose command line has 8192 with it
+)
 FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
 LAYERS: Final = tuple(IsolationLayer)
-"""The isolation layers that may stand around a guest, in the order of the bits of enum isolation_layer (core/layers.h)."""
+"""The isolation layers that may stand around a guest, in the order of enum isolation_layer (bindings/machine/layers.h)."""
 
 BACKENDS: Final = tuple(Backend)
-"""Machines by name, in the order in which "auto" tries them: bindings/machine/machines.c has it too."""
+"""The backends by name, in the order in which "auto" tries them. bindings/machine/machines.c has the same order."""
 
 _UNITS = {"": MIB, "k": 1 << 10, "m": MIB, "g": 1 << 30}
 
 
 def standing(bits: int) -> tuple[IsolationLayer, ...]:
-    """The names of the layers whose bits are set."""
+    """Returns the names of the layers whose bits are set."""
     return tuple(name for i, name in enumerate(LAYERS) if bits & 1 << i)
 
 
 def one_of(what: str, value: object, words: tuple[Word, ...]) -> Word:
-    """`value` if it is one of `words`. Raises ConfigError, which lists them."""
+    """Returns the member of `words` that `value` is. Raises ConfigError, which lists them."""
     for word in words:
         if isinstance(value, str) and value == word:
             return word
@@ -54,17 +56,17 @@ def one_of(what: str, value: object, words: tuple[Word, ...]) -> Word:
 
 
 def check_backend(backend: object) -> Backend:
-    """`backend` if it is one of BACKENDS. Raises ConfigError, which lists them."""
+    """Returns the member of BACKENDS that `backend` is. Raises ConfigError, which lists them."""
     return one_of("backend", backend, BACKENDS)
 
 
 def check_layers(names: Iterable[object]) -> tuple[IsolationLayer, ...]:
-    """The names of isolation layers as a tuple. Raises ConfigError for one that is none."""
+    """Returns the names of isolation layers as a tuple. Raises ConfigError for a name that is not one."""
     return tuple(one_of("require", name, LAYERS) for name in _strings("require", names))
 
 
 def check_lock_wait(value: object) -> float:
-    """Seconds to wait for a lock. Raises ConfigError for what is no such time."""
+    """Returns the seconds to wait for a lock. Raises ConfigError for a value that is no such time."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ConfigError(f"lock_wait: {value!r} is not a number of seconds")
     if not 0 <= value < 1e9:
@@ -73,9 +75,9 @@ def check_lock_wait(value: object) -> float:
 
 
 def parse_mem(text: str | int) -> int:
-    """Bytes of memory named by `text`: `64` (MiB, as solo5-hvt), `64M`, `64Mi`, `64MiB`, `1G`; not rounded.
+    """Returns the bytes of memory that `text` names, not rounded: `64` (MiB, as solo5-hvt), `64M`, `64Mi`, `64MiB`, `1G`.
 
-    Raises ConfigError for anything else, and for zero.
+    Raises ConfigError for any other text, and for zero.
     """
     lowered = str(text).strip().lower()
     number = lowered.rstrip("ibgmk")
@@ -91,12 +93,12 @@ def parse_mem(text: str | int) -> int:
 
 
 def floor_mem(mem_bytes: int) -> int:
-    """Rounded down to 2 MiB, at least 2 MiB; of any amount, also one that no guest can have."""
+    """Rounds down to a multiple of 2 MiB, at least 2 MiB. It takes any amount, also one that no guest can have."""
     return max(mem_bytes // MEM_GRANULE * MEM_GRANULE, MEM_GRANULE)
 
 
 def round_mem(mem_bytes: int) -> int:
-    """The amount a guest really gets: that of floor_mem(). Raises ConfigError above 4 GiB."""
+    """Returns the amount that a guest really gets, that of floor_mem(). Raises ConfigError above 4 GiB."""
     rounded = floor_mem(mem_bytes)
     if rounded > MEM_MAX:
         raise ConfigError(
@@ -106,14 +108,14 @@ def round_mem(mem_bytes: int) -> int:
 
 
 def parse_mac(text: str) -> bytes:
-    """The six bytes of `XX:XX:XX:XX:XX:XX`, an interface's. Raises ConfigError for anything else."""
+    """Returns the six bytes of the address `XX:XX:XX:XX:XX:XX` of an interface. Raises ConfigError for any other text."""
     parts = text.split(":")
     if len(parts) != 6 or not all(1 <= len(p) <= 2 and all(c in _HEX for c in p) for p in parts):
         raise ConfigError(f"MAC address {text!r} is not of the form XX:XX:XX:XX:XX:XX")
     mac = bytes(int(part, 16) for part in parts)
     if mac[0] & 1:
         raise ConfigError(
-            f"MAC address {text!r} is of a group (multicast or broadcast), and no interface's",
+            f"MAC address {text!r} is the address of a group (multicast or broadcast) and not of an interface",
             hint="the first byte must be even: 02:00:00:00:00:01",
         )
     return mac
@@ -127,8 +129,8 @@ def _check_mac(what: str, mac: object) -> None:
         parse_mac(_text(f"{what}: mac", mac))
 
 
-# A value of a wrong type is refused where it is given. Later it would be taken for something else, or its failure
-# for a fault of the guest.
+# A value of a wrong type is refused where it is given. Later it would be taken for another value, or its failure for a
+# fault of the guest.
 
 
 def _text(what: str, value: object) -> str:
@@ -152,7 +154,7 @@ def _flag(what: str, value: object) -> bool:
 
 
 def descriptor(what: str, value: object) -> int:
-    """`value` if it is the number of a descriptor. Raises ConfigError for what cannot be one."""
+    """Returns `value` if it can be the number of a descriptor. Raises ConfigError if not."""
     fd = _number(what, value)
     if not 0 <= fd <= FD_MAX:
         raise ConfigError(f"{what}: {value} is not a descriptor")
@@ -160,7 +162,7 @@ def descriptor(what: str, value: object) -> int:
 
 
 def path_text(what: str, path: object) -> str:
-    """The text of a path. Raises ConfigError for what is none."""
+    """Returns the text of a path. Raises ConfigError for a value that is not a path."""
     if not isinstance(path, str):
         if not isinstance(path, os.PathLike):
             raise ConfigError(f"{what}: {path!r} is not a path")
@@ -169,7 +171,10 @@ def path_text(what: str, path: object) -> str:
 
 
 def _strings(what: str, values: object) -> tuple[str, ...]:
-    """A sequence of strings as a tuple. Raises ConfigError for one string, which is a sequence too, and for no strings."""
+    """Returns a sequence of strings as a tuple.
+
+    Raises ConfigError for a single string, which is a sequence too, and for items that are not strings.
+    """
     if isinstance(values, (str, bytes)):
         raise ConfigError(
             f"{what}: {values!r} is one string, not a sequence of words",
@@ -188,7 +193,15 @@ def _strings(what: str, values: object) -> tuple[str, ...]:
 
 @value
 class Tap(Value):
-    """An existing TAP interface by name; `mac` is the guest's address (None: a random local one)."""
+    """A network by the name of an existing TAP interface.
+
+    Raises:
+        ConfigError: The name is empty or no string, or `mac` is not the address of an interface.
+
+    Attributes:
+        name: The name of the interface.
+        mac: The guest's address as "XX:XX:XX:XX:XX:XX". None: a random address that is local.
+    """
 
     kind, named, opened = DeviceKind.NET, True, False
     name: str = field(kw_only=False)
@@ -201,7 +214,7 @@ class Tap(Value):
 
 
 class _Descriptor(Value):
-    """A value with the number of a descriptor, which only this process has: it is copied, but not pickled."""
+    """A value with the number of a descriptor, which only this process has. It can be copied but not pickled."""
 
     __slots__ = ()
 
@@ -217,10 +230,18 @@ class _Descriptor(Value):
 
 @value
 class NetFd(_Descriptor):
-    """An inherited descriptor whose read() and write() carry one Ethernet frame each: a TAP, a socketpair.
+    """A network by an open descriptor: a TAP interface, or a connected socket of type SOCK_DGRAM or SOCK_SEQPACKET.
 
-    It stays the caller's: a VM works on a duplicate. It is switched to non-blocking. `mtu` in bytes, without
-    the 14 of the Ethernet header.
+    Each read() and write() of it carries one Ethernet frame. The descriptor stays yours: a VM works on a duplicate. It
+    is switched to non-blocking, which a duplicate shares.
+
+    Raises:
+        ConfigError: `fd` is not a descriptor's number, `mtu` is out of its range, or `mac` is not an address.
+
+    Attributes:
+        fd: The number of the descriptor.
+        mac: The guest's address as "XX:XX:XX:XX:XX:XX". None: a random address that is local.
+        mtu: The longest payload of a frame in bytes, 68 to 65535, without the 14 bytes of the Ethernet header.
     """
 
     kind, named, opened = DeviceKind.NET, False, False  # named: tender.devices has opened it by its name
@@ -236,7 +257,7 @@ class NetFd(_Descriptor):
 
 
 def check_sector(size: int) -> None:
-    """Raises ConfigError unless a disk can have sectors of `size` bytes."""
+    """Checks that a disk can have sectors of `size` bytes. Raises ConfigError."""
     if size < 512 or size > 32768 or size & (size - 1):
         raise ConfigError(
             "Block size must be a multiple of 2 greater than or equal 512",
@@ -245,10 +266,25 @@ def check_sector(size: int) -> None:
 
 
 class BlockFile(Value):
-    """A file or block device by path. `sector_size` in bytes is what the guest sees as its block size.
+    """A disk by the path of a file or a block device.
 
-    An image of another format than raw (qcow2, VMDK, VDI, VHD, VHDX) is refused unless `raw` says that its bytes are
-    the disk's.
+    The file is locked while a VM has it: exclusively, or shared if it is read-only.
+
+    Args:
+        path: The file.
+        read_only: Whether the guest's writes are refused.
+        sector_size: The block size that the guest sees, in bytes: a power of two from 512 to 32768.
+        raw: Takes the bytes of the file as the disk's, also where they look like another format. Without it a qcow2,
+            VMDK, VDI, VHD or VHDX image is refused when the Vm is made.
+
+    Raises:
+        ConfigError: An argument is not one of its values.
+
+    Attributes:
+        path: The path as text.
+        read_only: Whether the guest's writes are refused.
+        sector_size: The block size that the guest sees, in bytes.
+        raw: Whether the bytes of the file are the disk's in any case.
     """
 
     __slots__ = ("path", "read_only", "sector_size", "raw")
@@ -275,7 +311,19 @@ class BlockFile(Value):
 
 @value
 class BlockFd(_Descriptor):
-    """An inherited descriptor of a file or block device; it stays the caller's. `raw` as for BlockFile."""
+    """A disk by an open descriptor of a file or a block device.
+
+    The descriptor stays yours.
+
+    Raises:
+        ConfigError: An argument is not one of its values.
+
+    Attributes:
+        fd: The number of the descriptor.
+        read_only: Whether the guest's writes are refused.
+        sector_size: The block size that the guest sees, in bytes: a power of two from 512 to 32768.
+        raw: As for `BlockFile`.
+    """
 
     kind, named, opened = DeviceKind.BLOCK, False, False  # opened: by tender.devices, which has locked it
     fd: int = field(kw_only=False)
@@ -295,8 +343,19 @@ BlockDevice = BlockFile | BlockFd
 
 
 class OtherDevice(Value):
-    """A device of a kind that has no keyword of VmConfig: `kind` is its name in abi/devices.def, and `words` are what
-    options would say of it, by their names without dashes: `OtherDevice("net", {"net": "tap0"})`."""
+    """A device of a kind that has no argument of VmConfig.
+
+    Args:
+        kind: Its name in abi/devices.def.
+        words: What options would say of it, by their names without dashes: `OtherDevice("net", {"net": "tap0"})`.
+
+    Raises:
+        ConfigError: `kind` is no string, or `words` has no strings by option.
+
+    Attributes:
+        kind: The name of its kind.
+        words: Pairs of an option and its value.
+    """
 
     __slots__ = ("kind", "words")
     kind: str
@@ -318,18 +377,37 @@ GivenDevice = NetDevice | BlockDevice | OtherDevice
 class VmConfig(Value):
     """Everything about a VM that is decided before it exists.
 
-    mem    memory: MiB as an int, or text with a unit (`"64M"`); a multiple of 2 MiB, 2 MiB to 4 GiB
-    args   the guest's arguments, joined with single spaces into its command line (at most 8191 bytes)
-    net    a device for each network the unikernel declares: `{"service0": Tap("tap0")}`; a bare device
-           serves the only one
-    block  the same for block devices: `{"storage": BlockFile("disk.img")}`
-    devices  devices of other kinds, by name
-    net_reattach  whether a TAP whose interface is deleted while the guest runs is attached to the next one of its name
-    net_ring  whether a guest with a network gets a ring in shared memory for its frames, in the last 2 MiB of `mem`:
-           "auto" (with KVM and two processors, if memory allows), "on" (on one processor too, and always served by a
-           thread of its own), "inline" (served on the guest's own thread: the same order every time), "off"
-    require  isolation layers without which the guest is not run, of LAYERS: ("landlock", "seccomp-filter")
-    lock_wait  seconds that a Vm waits, while it is made, for disks that another has locked: the time for all of them
+    Args:
+        mem: The guest's memory: MiB as an int, or text with a unit (`"64M"`, `"1G"`). A multiple of 2 MiB, from 2 MiB
+            to 4 GiB. Source: the limits of Solo5's hvt.
+        args: The guest's arguments. They are joined with single spaces to its command line, at most 8191 bytes.
+        net: A device for each network that the unikernel declares, by name: `{"service0": Tap("tap0")}`. A device
+            without a name serves the only network.
+        block: The same for disks: `{"storage": BlockFile("disk.img")}`.
+        devices: Devices of other kinds, by name.
+        net_ring: Whether a guest with a network gets a ring in shared memory for its frames, in the last 2 MiB of
+            `mem`. "auto": on KVM with two processors, if the memory allows it. "on": on one processor too, and always
+            served by a thread of its own. "inline": served by the guest's own thread, in the same order every time.
+            "off": no ring.
+        net_reattach: Whether a TAP whose interface is deleted while the guest runs is attached to the next interface of
+            its name.
+        require: Isolation layers without which the guest is not run: `("landlock", "seccomp-filter")`.
+        lock_wait: How many seconds a Vm waits, while it is made, for disks that others have locked: the time for all of
+            them together.
+
+    Raises:
+        ConfigError: An argument is wrong. The error names the argument and its value.
+
+    Attributes:
+        mem_bytes: The guest's memory in bytes.
+        args: The guest's arguments.
+        net: Pairs of a name and a device. The name is empty for a device that was given without one.
+        block: The same for disks.
+        devices: The same for devices of other kinds.
+        net_ring: What was given.
+        net_reattach: What was given.
+        require: The layers that were given.
+        lock_wait: Seconds.
     """
 
     __slots__ = ("mem_bytes", "args", "net", "block", "devices", "net_ring", "net_reattach", "require",
@@ -381,24 +459,33 @@ class VmConfig(Value):
         self.lock_wait = check_lock_wait(lock_wait)
 
     def with_args(self, args: tuple[str, ...] | list[str]) -> "VmConfig":
-        """The same with other arguments. Raises ConfigError as the constructor does."""
+        """Returns this configuration with other arguments for the guest.
+
+        Args:
+            args: The guest's arguments.
+
+        Raises:
+            ConfigError: They are not strings, or longer than 8191 bytes together.
+        """
         return self._with(args=_words(args))
 
     @property
     def cmdline(self) -> bytes:
-        """The guest's command line, as it will find it in its memory."""
+        """The guest's command line as the guest finds it in its memory, in bytes and without the final NUL."""
         return cmdline(self.args)
 
 
 def cmdline(args: tuple[str, ...]) -> bytes:
-    """The words joined with single spaces, undecodable bytes kept. Raises ConfigError past 8191 bytes, and for what no
-    bytes stand for."""
+    """Returns the words joined with single spaces. Bytes that are no text are kept.
+
+    Raises ConfigError for more than 8191 bytes, for a NUL byte, and for a character that no bytes stand for.
+    """
     try:
         line = " ".join(args).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise ConfigError(
             f"args: {error.object[error.start]!r} of a guest argument is half of a character",
-            hint="a byte that is no text is written as os.fsdecode() does: '\\udc80' to '\\udcff'",
+            hint="write a byte that is no text as os.fsdecode() does: '\\udc80' to '\\udcff'",
         ) from None
     if len(line) > CMDLINE_MAX:
         from tender.native import says
@@ -425,7 +512,7 @@ def _reattaches(value: object, networks: tuple[tuple[str, NetDevice], ...]) -> b
 
 
 def _named(what: str, devices: object, kinds: tuple[type, ...]) -> tuple[tuple[str, Any], ...]:
-    """Devices by name; a bare one has none: manifest.match gives it to the only device of its kind."""
+    """Returns devices by name. manifest.match() gives a device without a name to the only one of its kind."""
     if devices is None:
         return ()
     by_name = hasattr(type(devices), "items")

@@ -1,7 +1,7 @@
-"""The exceptions of Tender: one tree, each with a stable `code`, and a `hint` that says the way out.
+"""The exceptions of Tender: one tree, each with a stable `code` and a `hint` that says the way out.
 
-A guest that exits with 3 is no exception but a VmResult; these are raised when a VM could not be made or
-used. `str(error)` is one line that names the thing, the value and the reason.
+They are raised when a VM cannot be made or used. A guest that exits with 3 is a VmResult and not an exception.
+`str(error)` is one line that names the thing, the value and the reason.
 """
 
 from typing import TypedDict, Unpack
@@ -10,22 +10,26 @@ from tender.printable import printable
 
 
 class Hints(TypedDict, total=False):
-    """The way out of an error, as arguments of it."""
+    """The way out of an error, as its arguments."""
 
     hint: str
     command_hint: str
 
 
 class Told(Hints, total=False):
-    """The arguments of every error behind its message."""
+    """The arguments of every error after its message."""
 
     code: str
 
 
 class TenderError(Exception):
-    """The root: `code` is a stable short name for programs, `hint` a line (or lines) on what to do.
+    """The root of Tender's exceptions.
 
-    command_hint is the same for who typed a command, where that differs: options in place of arguments.
+    Attributes:
+        message: What is wrong, as in `str(error)`.
+        code: A short stable name for programs, as "tap-missing".
+        hint: What to do, in one line or more. It may be empty.
+        command_hint: The same for a user of the command: it names options where `hint` names arguments.
     """
 
     default_code = "error"
@@ -38,7 +42,7 @@ class TenderError(Exception):
         self.command_hint = command_hint or hint
 
     def to_dict(self) -> dict[str, object]:
-        """The error as plain data: error, code, message, hint."""
+        """Returns the error as plain data for JSON: `error` (the class), `code`, `message` and `hint`."""
         return {
             "error": type(self).__name__,
             "code": self.code,
@@ -48,13 +52,21 @@ class TenderError(Exception):
 
 
 class ConfigError(TenderError, ValueError):
-    """A value of the configuration is wrong, whatever the image and the host are; a ValueError too."""
+    """An argument or a value of a configuration is wrong, for any image and any host.
+
+    It is a ValueError too.
+    """
 
     default_code = "config"
 
 
 class ImageError(TenderError):
-    """The file is not a unikernel that can run here; `file` names it, `offset` says where it goes wrong."""
+    """The file is not a unikernel that can run here.
+
+    Attributes:
+        file: The name of the file.
+        offset: The place of the mistake in the file, in bytes; 0 if it has no place.
+    """
 
     default_code = "image"
 
@@ -65,7 +77,11 @@ class ImageError(TenderError):
 
 
 class ManifestError(TenderError):
-    """The devices given are not the devices that the unikernel declares; `missing` lists those left out."""
+    """The devices of the configuration are not the devices that the unikernel declares.
+
+    Attributes:
+        missing: The name and the kind of each declared device that was not given.
+    """
 
     default_code = "manifest"
 
@@ -77,7 +93,11 @@ class ManifestError(TenderError):
 
 
 class HostError(TenderError):
-    """The host refused something; `errno` is kept (0 where there is none)."""
+    """The host refused something.
+
+    Attributes:
+        errno: The error number of the system call, 0 if there is none.
+    """
 
     default_code = "host"
 
@@ -86,22 +106,26 @@ class HostError(TenderError):
         self.errno = errno
 
     def to_dict(self) -> dict[str, object]:
+        """Returns the error as plain data for JSON: that of `TenderError`, and `errno`."""
         return {**super().to_dict(), "errno": self.errno}
 
 
 class KvmUnavailable(HostError):
-    """There is no usable /dev/kvm here."""
+    """This host has no usable /dev/kvm."""
 
     default_code = "kvm"
 
 
 class DeviceError(HostError):
-    """A TAP, a block file or a console could not be attached."""
+    """A network, a disk or a console could not be attached."""
 
     default_code = "device"
 
 
 class VmStateError(TenderError):
-    """The VM is not in a state that allows this: run twice, used after close, used in a forked child."""
+    """The VM is not in a state that allows this.
+
+    It has run already, it is closed, or it was made before a fork() of this process.
+    """
 
     default_code = "state"

@@ -41,7 +41,13 @@ def _kind(type: int) -> str:
 
 @value
 class Device(Value):
-    """A device that the unikernel declares: `kind` is "net" or "block" ("type 0xN" for one we do not know)."""
+    """A device that the unikernel declares in its manifest.
+
+    Attributes:
+        name: Its name, for the arguments of `VmConfig`.
+        kind: A `DeviceKind`; "type 0xN" for a kind that Tender does not know.
+        handle: The number by which the guest names it in hypercalls, from 1 on. Source: Solo5's mft_abi.h.
+    """
 
     name: str
     kind: str
@@ -61,9 +67,20 @@ _STEPS = {
 
 
 class Image(Owner):
-    """A unikernel that passed every check. Share it between VMs and threads; close it when no more are made.
+    """A unikernel that passed every check.
 
-    `Image.open(path)` and `Image.from_bytes(data)` make one. VMs already made keep running after close().
+    `Image.open()` and `Image.from_bytes()` make one. Any number of VMs and threads may share it. Close it when no more
+    VMs are made of it: VMs that were made before go on. It is a context manager that closes itself.
+
+    Attributes:
+        name: The name of the file, as messages show it.
+        entry: The guest-physical address of the first instruction.
+        kernel_end: The highest end of a segment that has bytes in the file; 0 if there is none.
+        bss_end: The highest end of any loadable segment, also of one without bytes in the file.
+        abi_target: What the unikernel is built for: "hvt". Source: Solo5's elf_abi.h.
+        abi_version: The version of that ABI, 1 or 2.
+        extensions: What it asks for beyond Solo5's ABI: names of `abi/README.md`.
+        devices: What it declares, in the order of handles.
     """
 
     def __init__(self, name: str, elf: ParsedElf, handle: CData) -> None:
@@ -87,12 +104,21 @@ class Image(Owner):
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """The loadable segments with bytes in the file, ascending."""
+        """The loadable segments that have bytes in the file, by ascending address."""
         return self.elf.segments
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Image":
-        """Reads and checks the ELF at `path`. Raises ImageError, which says what is wrong with it; HostError."""
+        """Reads and checks an ELF file.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ConfigError: `path` is not a path.
+            ImageError: The file cannot be opened, or is not a unikernel that can run here.
+            HostError: The host has no memory for its template.
+        """
         name = path_text("Image.open: path", path)
         file = descriptor()
         why, errno, hints = open_into(file, name, lib.FILE_IMAGE)
@@ -110,7 +136,17 @@ class Image(Owner):
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "<bytes>") -> "Image":
-        """The same from an ELF in memory; `name` stands in messages. Raises ImageError, HostError."""
+        """Checks an ELF in memory.
+
+        Args:
+            data: The bytes of the file.
+            name: What messages call it.
+
+        Raises:
+            ConfigError: `data` is not bytes, or `name` is not a string.
+            ImageError: The bytes are not a unikernel that can run here.
+            HostError: The host has no memory for its template.
+        """
         if not isinstance(name, str):
             raise ConfigError(f"Image.from_bytes: name {name!r} is not a string")
         if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -144,7 +180,15 @@ class Image(Owner):
         return cls(name, elf, handle)
 
     def check_fits(self, mem_bytes: int) -> None:
-        """Raises ImageError if entry, segments or bss lie outside `mem_bytes` of guest memory, ConfigError for no number."""
+        """Checks that the image can run with this much memory.
+
+        Args:
+            mem_bytes: The size of guest memory in bytes.
+
+        Raises:
+            ImageError: The entry, a segment or the zeros behind them lie outside.
+            ConfigError: `mem_bytes` is not a number of bytes.
+        """
         if mem_bytes in self._fits:
             return
         if not isinstance(mem_bytes, int) or isinstance(mem_bytes, bool) or not 0 <= mem_bytes < 1 << 64:
@@ -159,11 +203,16 @@ class Image(Owner):
         self._fits.add(mem_bytes)
 
     def template(self, mem_bytes: int, *, patched: bool = False) -> CData:
-        """A `struct descriptor *` of a sealed memfd to map privately at 0, for VMs of this much memory.
+        """Returns a `struct descriptor *` of a sealed memfd that VMs of this size map privately at 0.
 
-        patched  one for the sandbox, whose call sites are jumps
+        Args:
+            mem_bytes: The size of guest memory in bytes.
+            patched: For the sandbox: its call sites are jumps.
 
-        Raises ImageError if the image does not fit or is closed, HostError.
+        Raises:
+            ImageError: The image does not fit, or is closed.
+            ConfigError: `mem_bytes` is not a number of bytes.
+            HostError: The host refuses the memory.
         """
         if not self._closed:
             self.check_fits(mem_bytes)
@@ -180,7 +229,10 @@ class Image(Owner):
         return bool(self._handle.owned == ffi.NULL)
 
     def close(self) -> None:
-        """Releases the templates; VMs that are made or run keep what they have of them. Any thread; idempotent."""
+        """Releases the memory of the image.
+
+        VMs that were made of it keep their own. Any thread may call it, any number of times.
+        """
         lib.tn_image_close(self._handle)
 
     def __enter__(self) -> "Image":
@@ -194,7 +246,7 @@ class Image(Owner):
 
 
 def check_image(what: str, image: object) -> None:
-    """Raises ConfigError for what is no Image."""
+    """Checks that `image` is an Image. Raises ConfigError."""
     if not isinstance(image, Image):
         path = isinstance(image, (str, os.PathLike))
         raise ConfigError(

@@ -169,7 +169,19 @@ def answered(ask: Callable[[], int], error: CData) -> int:
 
 @value
 class Segment(Value):
-    """A loadable segment with bytes in the file: [start, end) page-aligned; flags 1 exec, 2 write, 4 read."""
+    """A loadable segment of an image that has bytes in the file.
+
+    Source: the ELF specification, Elf64_Phdr.
+
+    Attributes:
+        start: The guest-physical address of the first page.
+        end: The address behind the last page.
+        vaddr: Where the bytes of the file begin in memory, `p_vaddr`.
+        file_offset: Where they begin in the file, `p_offset`.
+        file_bytes: How many bytes the file has, `p_filesz`.
+        mem_bytes: How many bytes the segment has in memory, `p_memsz`; the rest is zero.
+        flags: The rights as in `p_flags`: 1 execute, 2 write, 4 read.
+    """
 
     start: int
     end: int

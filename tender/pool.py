@@ -3,9 +3,9 @@
     pool = VmPool(image, config, size=4)
     pool.run(args)  or  with pool.take(args) as vm: vm.run()
 
-Behind KVM a machine that has run is reset in place and serves again: its vCPU gets all of the state that a fresh
-one has, its memory is the image's once more. Behind the sandbox nothing of a process that a guest has had is used
-again: the pool holds fresh processes that wait to be told to go.
+A pool holds machines and leases each to one Vm after another. On KVM a machine that has run is reset in place and serves
+again: its vCPU gets all of the state that a fresh one has, and its memory is the image's once more. In the sandbox
+nothing of a process that a guest has had is used again: the pool holds fresh processes that wait for their first run.
 """
 
 import os
@@ -27,13 +27,30 @@ _SIZE_MAX = 4096
 
 
 class VmPool(Owner):
-    """Up to `size` idle machines of one image and configuration, ready to run. Any thread may take one.
+    """Up to `size` idle machines of one image and configuration, ready to run.
 
-    image    must stay open as long as the pool
-    config   of all of them; each has the devices to itself, so a pool with a TAP or a disk to write has size 1
-    console  as for Vm, the same for all; a callable may be called from several threads at once
+    Any thread may take one. It is a context manager that closes itself.
 
-    Raises what Vm() raises, and ConfigError for a size that is not 1 to 4096.
+    Args:
+        image: What all of them run. It must stay open as long as the pool.
+        config: The configuration of all of them. Each VM has its devices to itself, so a pool with a TAP interface, or
+            with a disk that guests may write, has size 1.
+        size: How many idle machines the pool keeps, 1 to 4096.
+        console: As for `Vm`, the same for all. A callable may be called by several threads at once.
+        backend: As for `Vm`.
+
+    Raises:
+        ConfigError: `size` is not in its range or too large for these devices, or another argument is wrong.
+        ManifestError: The devices given are not those that the image declares.
+        ImageError: The image does not fit into the memory, or is closed.
+        DeviceError: A device or the console cannot be attached.
+        KvmUnavailable: KVM was asked for, and cannot be had.
+        HostError: The host refuses a machine, or lacks an isolation layer that the configuration requires.
+
+    Attributes:
+        image: The image.
+        config: The configuration.
+        size: How many idle machines the pool keeps.
     """
 
     def __init__(
@@ -76,10 +93,17 @@ class VmPool(Owner):
         return machine
 
     def take(self, args: tuple[str, ...] | list[str] | None = None) -> Vm:
-        """A VM that has not run, with the pool's arguments or these; closing it gives its machine back.
+        """Leases a VM that has not run.
 
-        If none is idle, one is made. Raises ConfigError for the arguments, VmStateError if the pool is closed, and
-        what Vm() raises.
+        Closing the VM gives its machine back to the pool. If no machine is idle, one is made.
+
+        Args:
+            args: The guest's arguments for this run. None: those of the pool's configuration.
+
+        Raises:
+            ConfigError: The arguments are wrong.
+            VmStateError: The pool is closed, or was made before a fork() of this process.
+            TenderError: A machine had to be made, and `Vm()` raised this.
         """
         config = self.config if args is None else self.config.with_args(args)
         if self._closed:
@@ -95,7 +119,18 @@ class VmPool(Owner):
     def run(
         self, args: tuple[str, ...] | list[str] | None = None, *, timeout: float | None = None
     ) -> VmResult:
-        """Takes a VM, runs it to its end, gives it back. Raises what take() and Vm.run() raise."""
+        """Takes a VM, runs it to its end, and gives it back.
+
+        Args:
+            args: As for `take()`.
+            timeout: The guest's time limit in seconds, as for `Vm.run()`.
+
+        Raises:
+            ConfigError: The arguments or the time limit are wrong.
+            VmStateError: The pool is closed, or was made before a fork() of this process.
+            TenderError: What `take()` and `Vm.run()` raise.
+            Exception: What the console callable or a signal handler raised. It ends the run.
+        """
         timeout = seconds("timeout", timeout)
         with self.take(args) as vm:
             return vm.run(timeout)
@@ -107,7 +142,7 @@ class VmPool(Owner):
             return None
 
     def _give_back(self, machine: Machine) -> None:
-        """A machine whose run is over, or that never ran, becomes an idle one, or is closed."""
+        """Makes a machine idle whose run is over or that never ran, or closes it."""
         try:
             if not self._closed and len(self._idle) < self.size:
                 machine = self._renew(machine)
@@ -115,7 +150,7 @@ class VmPool(Owner):
             else:
                 machine.close()
         except TenderError:
-            machine.close()  # this host refused: the next take() makes a machine, or says why it cannot
+            machine.close()  # the host refused: the next take() makes a machine, or says why it cannot
         self._keep_to_size()  # several threads may have found space for one
 
     def _keep_to_size(self) -> None:
@@ -134,11 +169,14 @@ class VmPool(Owner):
 
     @property
     def idle(self) -> int:
-        """How many wait to be taken."""
+        """How many machines wait to be taken."""
         return len(self._idle)
 
     def close(self) -> None:
-        """Closes the idle VMs; those taken go on, and are closed when they are given back. Idempotent; any thread."""
+        """Closes the idle machines.
+
+        VMs that are taken go on, and are closed when they are given back. Any thread may call it, any number of times.
+        """
         self._closed = True
         self._keep_to_size()
 
@@ -159,7 +197,7 @@ class LeasedVm(Vm):
     def __init__(
         self, pool: VmPool, machine: Machine, *, config: VmConfig, console: ConsoleTarget, start_ns: int
     ) -> None:
-        handle = vm_handle()  # this Vm's alone: whoever keeps the Vm after close() does not reach the machine
+        handle = vm_handle()  # this Vm's alone: a Vm that is kept after close() does not reach the machine
         answer = lib.tn_vm_move(machine.handle, handle)
         self._pool = pool
         self._hold(machine, handle, config=config, console=console, start_ns=start_ns)
@@ -173,7 +211,7 @@ class LeasedVm(Vm):
 
 
 def _check_shared(config: VmConfig, size: int) -> None:
-    """Raises ConfigError for a device that only one VM at a time can have."""
+    """Checks that so many VMs can share the devices. Raises ConfigError."""
     for name, device in (*config.net, *config.block):
         if isinstance(device, Tap) or (isinstance(device, (BlockFile, BlockFd)) and not device.read_only):
             kind = "a TAP interface" if isinstance(device, Tap) else "a disk to write"

@@ -6,42 +6,64 @@ from tender.native import lib
 from tender.values import Value, value
 
 STATUS_ENDED: int = lib.STATUS_ENDED
-"""An end that is not the guest's own halt and that starting anew would only repeat, or that was asked for."""
+"""The status of an end that is not the guest's own halt: a restart would only repeat it, or it was asked for."""
 STATUS_HOST_FAILED: int = lib.STATUS_HOST_FAILED
-"""The host or tender failed while the guest ran, through nothing that the guest did: starting anew may help.
+"""The status of a failure of the host or of Tender that no guest caused: a restart may help.
 
-Managers of unikernels (Albatross) never start again after 1 and 60 to 64, and do after 2.
+Source: Albatross, which manages unikernels, does not restart one after 1 and 60 to 64, and does after 2.
 """
 
 
 class ExitReason(Word):
-    """Why a VM ended; the values are strings, stable, and stand in `--json` as they are."""
+    """Why a VM ended.
 
-    EXIT = "exit"  # the guest halted with a status below 255
-    ABORT = "abort"  # the guest halted with 255: it aborted, or trapped and said so
-    STOPPED = "stopped"  # stop() was called
-    TIMEOUT = "timeout"  # the time given to run() was over
-    SIGNAL = "signal"  # the command line only: SIGINT or SIGTERM
-    TRANSLATION_FAULT = "translation-fault"  # a write to a page that is not writable below the guest
+    The words are stable. `--json` shows them as they are.
+    """
+
+    EXIT = "exit"
+    """The guest halted with a status below 255."""
+    ABORT = "abort"
+    """The guest halted with 255: it aborted, or it trapped and said so."""
+    STOPPED = "stopped"
+    """`stop()` was called."""
+    TIMEOUT = "timeout"
+    """The time limit of `run()` or `start()` was over."""
+    SIGNAL = "signal"
+    """The command got SIGINT or SIGTERM. The library does not have this reason."""
+    TRANSLATION_FAULT = "translation-fault"
+    """The guest wrote to a page that is not writable below the guest."""
     BAD_PORT = "bad-port"
+    """The guest used an I/O port that is no hypercall's."""
     BAD_HYPERCALL = "bad-hypercall"
-    BAD_ACCESS = "bad-access"  # a hypercall named memory that the guest may not name
-    UNHANDLED_EXIT = "unhandled-exit"  # triple fault, HLT, MMIO, ...
+    """The guest made a hypercall that does not exist."""
+    BAD_ACCESS = "bad-access"
+    """A hypercall named memory that the guest may not name."""
+    UNHANDLED_EXIT = "unhandled-exit"
+    """The vCPU stopped in another way: a triple fault, HLT, memory-mapped I/O."""
     ENTRY_FAILURE = "entry-failure"
+    """KVM could not enter the guest."""
     INTERNAL_ERROR = "internal-error"
+    """KVM reported an error of its own."""
     HOST_ERROR = "host-error"
-    # the sandbox only
-    UNSUPPORTED_INSTRUCTION = "unsupported-instruction"  # privileged, and not among those that are emulated
-    FORBIDDEN_SYSCALL = "forbidden-syscall"  # the guest asked the host's kernel for something
-    SANDBOX_FAULT = "sandbox-fault"  # a fault in the handlers' code, or a report that cannot be true
-    SANDBOX_DIED = "sandbox-died"  # its process was killed: by its filter, by the host
+    """A system call of the monitor failed."""
+    UNSUPPORTED_INSTRUCTION = "unsupported-instruction"
+    """Sandbox only: a privileged instruction that is not among those that are emulated."""
+    FORBIDDEN_SYSCALL = "forbidden-syscall"
+    """Sandbox only: the guest made a system call of the host's kernel."""
+    SANDBOX_FAULT = "sandbox-fault"
+    """Sandbox only: a fault in the code of the handlers, or a report that cannot be true."""
+    SANDBOX_DIED = "sandbox-died"
+    """Sandbox only: the process was killed, by its filter or by the host."""
 
 
 @value
 class GuestFault(Value):
-    """Where the guest stood when the sandbox ended it: `instruction` are the bytes at `rip` (hexadecimal).
+    """Where the guest stood when the sandbox ended it.
 
-    registers: rax to r15, rflags, cr2, fs_base.
+    Attributes:
+        rip: The guest-physical address of the instruction.
+        instruction: The bytes at `rip`, in hexadecimal with a space between two bytes.
+        registers: `rax` to `r15`, `rflags`, `cr2` and `fs_base` by name.
     """
 
     rip: int
@@ -51,7 +73,19 @@ class GuestFault(Value):
 
 @value
 class Trap(Value):
-    """What a guest that trapped left in its halt cookie."""
+    """The registers that a guest left in its halt cookie when it trapped.
+
+    Source: abi/tender_abi.h, struct hvt_trap_cookie, which is Solo5's.
+
+    Attributes:
+        cr2: The address of a page fault.
+        error_code: What the processor pushed with the exception.
+        rip: The instruction that trapped.
+        cs: Its code segment.
+        rflags: The flags.
+        rsp: The stack pointer.
+        ss: The stack segment.
+    """
 
     cr2: int
     error_code: int
@@ -64,11 +98,17 @@ class Trap(Value):
 
 @value
 class BootTimeline(Value):
-    """When each step was reached: CLOCK_MONOTONIC nanoseconds, 0 for a step that was not.
+    """When each step of a boot was reached.
 
-    start: the Vm was asked for; vm_created: KVM has the VM, its memory and its vCPU, or the sandbox's process
-    is started; first_run: just before the guest's first instruction; first_exit: the first exit to the
-    monitor; first_console: the guest's first console byte was written; guest_exit: the run ended.
+    Each is a time of CLOCK_MONOTONIC in nanoseconds, and 0 for a step that was not reached.
+
+    Attributes:
+        start: The Vm was asked for.
+        vm_created: KVM has the VM, its memory and its vCPU, or the sandbox's process is started.
+        first_run: Just before the guest's first instruction.
+        first_exit: The guest's first exit to the monitor.
+        first_console: The guest's first console byte was written.
+        guest_exit: The run ended.
     """
 
     start: int
@@ -79,9 +119,16 @@ class BootTimeline(Value):
     guest_exit: int
 
     def since_start_ms(self, step: BootStep) -> float | None:
-        """Milliseconds from `start` to `step` (a field's name), None if it was not reached.
+        """Returns the milliseconds from `start` to a step.
 
-        Raises ConfigError for a name that is no field's.
+        Args:
+            step: The name of a field.
+
+        Returns:
+            Milliseconds, or None if the step was not reached.
+
+        Raises:
+            ConfigError: `step` is not the name of a field.
         """
         if step not in self.__slots__:
             raise ConfigError(f"since_start_ms: {step!r} is none of {', '.join(self.__slots__)}")
@@ -91,7 +138,38 @@ class BootTimeline(Value):
 
 @value
 class Counters(Value):
-    """What was counted: hypercalls by name, exits, packets, bytes."""
+    """What was counted in one run.
+
+    Sizes are bytes; a frame is an Ethernet frame without its checksum.
+
+    Attributes:
+        exits: Exits of the guest to the monitor.
+        hypercalls: Hypercalls by name.
+        console_bytes: Bytes that the guest wrote to its console.
+        console_lost_bytes: Of these, the bytes that nobody has got.
+        net_rx_packets: Frames that the guest read.
+        net_rx_bytes: Their bytes.
+        net_tx_packets: Frames that the guest sent.
+        net_tx_bytes: Their bytes.
+        net_tx_drops: Frames that the guest sent and the interface did not take.
+        net_rx_errors: Reads of an interface that failed.
+        net_rx_drops: Frames that were too long for their buffer, empty, or had an offload that the guest cannot take.
+        net_ring_kicks: How often the guest asked to have its network ring served.
+        net_batches: Batches of our extension. Each frame of one is counted above too.
+        net_detached: How often the interface of a TAP was deleted.
+        net_attached: How often the descriptor of a TAP was found attached to a new interface.
+        net_ring_packets: Of the frames above, those that went by the network ring.
+        block_reads: Reads of a disk.
+        block_read_bytes: Their bytes.
+        block_writes: Writes of a disk.
+        block_write_bytes: Their bytes.
+        block_errors: Reads, writes and flushes of a disk that the host refused.
+        block_flushes: Flushes of a disk.
+        block_batches: Batches of our extension. Each request of one is counted above too.
+        trapped_hypercalls: Sandbox only: hypercalls by a signal, where a patched call site or the gate page is faster.
+        emulated: Sandbox only: other instructions that were emulated.
+        guest_faults: Sandbox only: exceptions that were delivered to the guest.
+    """
 
     exits: int
     hypercalls: dict[str, int]
@@ -103,38 +181,40 @@ class Counters(Value):
     net_tx_bytes: int
     net_tx_drops: int
     net_rx_errors: int
-    net_rx_drops: int  # too long for their buffer, empty, or with an offload that who asked could not take
-    net_ring_kicks: int  # of the network ring: how often the guest asked to be served
-    net_batches: int  # of our extension: each frame of one is counted above too
-    net_detached: int  # a TAP's interface was deleted
-    net_attached: int  # its descriptor was found attached to a new one
-    net_ring_packets: int  # of the packets above, those that went by the ring
+    net_rx_drops: int
+    net_ring_kicks: int
+    net_batches: int
+    net_detached: int
+    net_attached: int
+    net_ring_packets: int
     block_reads: int
     block_read_bytes: int
     block_writes: int
     block_write_bytes: int
     block_errors: int
     block_flushes: int
-    block_batches: int  # each request of one is counted above too
-    trapped_hypercalls: int  # the sandbox: by a signal, where a patched call site or the gate would be faster
-    emulated: int  # the sandbox: other instructions emulated
-    guest_faults: int  # the sandbox: exceptions delivered to the guest
+    block_batches: int
+    trapped_hypercalls: int
+    emulated: int
+    guest_faults: int
 
 
 @value
 class VmResult(Value):
     """How a run ended.
 
-    reason   one of ExitReason
-    status   what the command line exits with: the guest's status (0..255), else STATUS_HOST_FAILED (2) if the host
-             failed, or STATUS_ENDED (1)
-    guest_status  the guest's own exit status as it gave it (signed 32-bit), None if it did not halt
-    message  one line for a person, empty for an ordinary exit; the contract's words
-    trap     registers the guest left behind when it trapped, else None
-    console  the captured console bytes with console=CAPTURE, else None
-    backend  the backend that the guest ran behind: "kvm" or "sandbox"
-    fault    where the guest stood, for an end that only the sandbox has, else None
-    isolation  the isolation layers that stood around the guest
+    Attributes:
+        reason: Why it ended.
+        status: What the command exits with: the guest's status, 0 to 255; 2 if the host failed; 1 for every other end.
+        guest_status: The exit status as the guest gave it, a signed 32-bit number; None if the guest did not halt.
+        message: One line for a person; empty for an ordinary exit.
+        trap: The registers that the guest left when it trapped, else None.
+        console: The captured bytes with `console=CAPTURE`, else None.
+        counters: What was counted.
+        boot: When each step was reached.
+        backend: What the guest ran on: `Backend.KVM` or `Backend.SANDBOX`.
+        fault: Where the guest stood, for an end that only the sandbox has, else None.
+        isolation: The isolation layers that stood around the guest.
     """
 
     reason: ExitReason
@@ -155,7 +235,11 @@ class VmResult(Value):
         return self.reason == ExitReason.EXIT and self.status == 0
 
     def check(self) -> "VmResult":
-        """The result itself if ok. Raises GuestFailed, with the last console lines, if not."""
+        """Returns this result if the guest ended by itself with status 0.
+
+        Raises:
+            GuestFailed: It ended in another way. The message has the last ten lines of a captured console.
+        """
         if self.ok:
             return self
         tail = b"" if self.console is None else b"\n".join(self.console.splitlines()[-10:])
@@ -168,7 +252,13 @@ class VmResult(Value):
 
 
 class GuestFailed(TenderError):
-    """Raised by VmResult.check() only: the guest did not end with status 0; `result` is the VmResult."""
+    """The guest did not end with status 0.
+
+    Only `VmResult.check()` raises this.
+
+    Attributes:
+        result: The `VmResult`.
+    """
 
     default_code = "guest"
 

@@ -1,9 +1,9 @@
 """The VM that users hold: it runs the machine that assemble.py makes, and says how that ended.
 
-Vm(image, config)   attaches every device, makes the machine: all errors of set-up are raised here
+Vm(image, config)   attaches every device and makes the machine: all errors of set-up are raised here
   .run()            blocks, with the GIL released, until the guest ends      (or .start() and .wait())
   .stop()           from any thread
-  .close()          idempotent; leaving a `with` block does it
+  .close()          any number of times; leaving a `with` block does it
 """
 
 import os
@@ -35,11 +35,11 @@ _STATES = {
     EDEADLK: "the Vm is inside run() on this thread: return from the console callable first",
     EALREADY: "a Vm runs once; make another from the same Image",
 }
-"""What bindings/python/owner.h answers where a Vm is not in a state for what is asked of it."""
+"""What bindings/python/owner.h answers if the state of a Vm does not allow a call."""
 
 
-# No object of the library refers to itself, by whatever way: what its user drops without close() is given back at
-# once, and does not wait for the garbage collector.
+# No object of the library refers to itself in any way. So what a user drops without close() is given back at once, and
+# does not wait for the garbage collector.
 
 
 class _Captured:
@@ -58,17 +58,32 @@ class _Captured:
 
 
 class Vm(Owner):
-    """One virtual machine: made whole or not at all, run once, closed as often as you like.
+    """One virtual machine, which runs one guest once.
 
-    image    what runs; it may be closed afterwards
-    config   memory, arguments, devices
-    console  where the guest's console goes: a descriptor (default 1, standard output; it stays yours), a
-             `pathlib.Path` or other os.PathLike (created or appended to), CAPTURE, DISCARD, or a callable
-             that gets each write as bytes, on the thread that runs the VM; what it raises ends the run
-    backend  "kvm", "sandbox" (a seccomp-confined process), or "auto": KVM if it can be had, else the sandbox;
-             `backend` then says which, `fallback` why it is not KVM (empty if it is, or was not asked for)
+    A Vm is made whole or not at all. It is a context manager that closes itself. Any thread may use it.
 
-    Raises ImageError (does not fit), ManifestError (devices), DeviceError, KvmUnavailable, HostError.
+    Args:
+        image: What runs. It may be closed once the Vm is made.
+        config: Memory, arguments and devices. None: `VmConfig()`.
+        console: Where the guest's console goes. A descriptor (1, the default, is standard output), which stays yours. A
+            `pathlib.Path` or another os.PathLike: a file that is created or appended to. `CAPTURE` or `DISCARD`. Or a
+            callable, which gets each write as bytes on the thread that runs the VM; what it raises ends the run.
+        backend: "kvm", "sandbox" (a process behind a seccomp filter), or "auto": KVM if this host has it, else the
+            sandbox.
+
+    Raises:
+        ConfigError: An argument is wrong.
+        ManifestError: The devices given are not those that the image declares.
+        ImageError: The image does not fit into the memory, or is closed.
+        DeviceError: A device or the console cannot be attached.
+        KvmUnavailable: KVM was asked for, and cannot be had.
+        HostError: The host refuses the machine, or lacks an isolation layer that the configuration requires.
+
+    Attributes:
+        config: The configuration.
+        image_name: The name of the image.
+        backend: What the guest runs on: `Backend.KVM` or `Backend.SANDBOX`.
+        fallback: Why "auto" did not become KVM; empty if it did, and if a backend was asked for.
     """
 
     def __init__(
@@ -92,7 +107,8 @@ class Vm(Owner):
     ) -> None:
         """Begins the life of this Vm with a machine that has not run.
 
-        handle  the `struct vm_handle *` by which this Vm has the machine: the machine's own, or that of a lease
+        Args:
+            handle: The `struct vm_handle *` by which this Vm has the machine: the machine's own, or that of a lease.
         """
         self._machine, self._handle = machine, handle
         self.config, self.image_name = config, machine.image_name
@@ -103,13 +119,12 @@ class Vm(Owner):
         self._failure: BaseException | None = None
         self._pid = os.getpid()
         self._done = descriptor()  # readable once the thread of start() is done; open once there is one
-        self._end = descriptor()  # the same for fileno(), of run() too; open once somebody asked
+        self._end = descriptor()  # the same for fileno(), and for run() too; open once somebody asked
         self._captured = _Captured() if console == CAPTURE else None
         self._on_console = console if self._captured is None else self._captured.take
         self._on_network: Callable[[str], object] = _warn
-        self._told: int = (
-            lib.TOLD_LIBRARY
-        )  # in whose words the result names a way out; cli/run.py sets the other
+        # In whose words the result names a way out. cli/run.py sets the other.
+        self._told: int = lib.TOLD_LIBRARY
         self._start_ns, self._created_ns = start_ns, int(lib.tn_monotonic_ns())
 
     @property
@@ -119,12 +134,19 @@ class Vm(Owner):
     # ---- running
 
     def run(self, timeout: float | None = None) -> VmResult:
-        """Runs the guest to its end and says how it ended. Blocks; signals handled by Python still are.
+        """Runs the guest to its end, and returns how it ended.
 
-        timeout  seconds after which the guest is stopped; the result's reason is then "timeout"
+        It blocks, and other Python threads go on. On the main thread Python's signal handlers run meanwhile.
 
-        Raises VmStateError if it was run before, and whatever the console callable or a signal handler
-        raised (the VM is then ended).
+        Args:
+            timeout: The guest's time limit in seconds. When it is over the guest is stopped, and the result's reason is
+                "timeout". None: no limit.
+
+        Raises:
+            ConfigError: `timeout` is not a time.
+            VmStateError: The VM has run before, or is closed.
+            HostError: The host refuses the run.
+            Exception: What the console callable or a signal handler raised. It ends the run.
         """
         limit_ns = nanoseconds("timeout", timeout)
         turn = ffi.new("int *")
@@ -145,7 +167,7 @@ class Vm(Owner):
         report = ffi.new("struct run_report *")
         event = ffi.addressof(report, "event")
         while True:
-            lib.tn_signals_hold()  # what was caught before is raised at the latest on the way into tn_run()
+            lib.tn_signals_hold()  # a signal caught before is raised on the way into tn_run() at the latest
             answer = lib.tn_run(self._handle, report)
             if answer == -ECHILD:
                 raise VmStateError(
@@ -175,7 +197,7 @@ class Vm(Owner):
 
     @staticmethod
     def _checked(answer: int) -> None:
-        """Raises VmStateError or HostError for an answer of owner.h that is none."""
+        """Raises VmStateError or HostError for an error that owner.h answers."""
         if -answer in _STATES:
             raise VmStateError(_STATES[-answer])
         if answer < 0:
@@ -183,20 +205,31 @@ class Vm(Owner):
             raise host_error("the run's thread cannot be had", -answer, hint=hint)
 
     def stop(self) -> None:
-        """Ends the guest soon, wherever it is: computing, waiting in poll, writing to a full pipe.
+        """Ends the guest soon, wherever it is: it computes, waits, or writes to a full pipe.
 
-        Any thread, any time; does not wait. Before run(), the run ends at once. After the end, nothing.
+        It does not wait for the end. Any thread may call it at any time. Before the run it ends the run at once; after
+        the end it does nothing.
         """
         lib.tn_stop(self._handle)
 
     def _leave_interfaces(self) -> None:
-        """Switches off at its TAP interfaces what outlives this process, which may be killed before close(): for a guest
-        that is being stopped.
+        """Switches off what outlives this process at its TAP interfaces.
+
+        For a guest that is being stopped, because this process may be killed before close().
         """
         lib.tn_leave_headers(self._handle)
 
     def start(self, timeout: float | None = None) -> None:
-        """Runs the guest on a thread of its own; wait() gives the result. Raises VmStateError as run(), HostError."""
+        """Runs the guest on a thread of its own. `wait()` returns the result.
+
+        Args:
+            timeout: The guest's time limit in seconds, as for `run()`.
+
+        Raises:
+            ConfigError: `timeout` is not a time.
+            VmStateError: The VM has run before, is closed, or is used in a subinterpreter.
+            HostError: The thread cannot be made.
+        """
         limit_ns = nanoseconds("timeout", timeout)
         if not _is_main_interpreter():  # C's thread would run Python in the main one
             raise VmStateError(
@@ -214,13 +247,17 @@ class Vm(Owner):
             raise
 
     def wait(self, timeout: float | None = None) -> VmResult:
-        """Waits for the end of a guest that start() runs, and returns its result.
+        """Waits for the end of a guest that `start()` runs, and returns its result.
 
-        timeout  seconds to wait, None: as long as it takes. This ends the wait and not the guest: start(timeout)
-                 limits the guest's own time, and the result's reason is then "timeout"
+        Args:
+            timeout: How many seconds to wait; None: as long as it takes. It limits the wait and not the guest:
+                `start(timeout)` limits the guest, and then the result's reason is "timeout".
 
-        Raises TimeoutError if the guest still runs after `timeout` seconds, what the console callable raised, and
-        VmStateError if the VM was not started by start().
+        Raises:
+            ConfigError: `timeout` is not a time.
+            TimeoutError: The guest still runs after `timeout` seconds. It goes on.
+            VmStateError: The VM was not started by `start()`, or is closed.
+            Exception: What the console callable raised. It has ended the run.
         """
         limit = seconds("wait", timeout)
         if os.getpid() != self._pid:
@@ -240,14 +277,16 @@ class Vm(Owner):
         return self._result
 
     def fileno(self) -> int:
-        """A descriptor that is readable from the end of the run on: for select, asyncio's add_reader(), GUI loops.
+        """Returns a descriptor that is readable from the end of the run on.
 
-        It may be asked for at any time from Vm() to close(), and stays the same. It is not readable before the run and
-        while the guest runs, by start() or by run() on another thread. It is readable once run() has returned or raised,
-        or wait() returns at once. It is the VM's, which closes it: do not read, write or close it.
+        It is for select, asyncio's add_reader() and the loops of GUIs. It may be asked for at any time, and stays the
+        same until the VM is closed. It is not readable before the run and while the guest runs, by `start()` or by
+        `run()` on another thread. It becomes readable when `wait()` returns at once, or when `run()` has returned or
+        raised. The VM closes it: do not read, write or close it.
 
-        Raises VmStateError if the VM is closed, or is of a process that forked this one; HostError if this process may
-        open no more descriptors.
+        Raises:
+            VmStateError: The VM is closed, or was made before a fork() of this process.
+            HostError: This process may open no more descriptors.
         """
         if os.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
@@ -272,17 +311,24 @@ class Vm(Owner):
 
     @property
     def pid(self) -> int:
-        """The process that the guest runs in: this one behind KVM, else the sandbox's (-1 when that is gone)."""
+        """The process that the guest runs in: this one on KVM, else the sandbox's, and -1 once that is gone.
+
+        Raises:
+            VmStateError: The VM is closed.
+        """
         pid = ffi.new("int *")
         self._checked(lib.tn_pid(self._handle, pid))
         return int(pid[0])
 
     @property
     def isolation(self) -> tuple[IsolationLayer, ...]:
-        """The isolation layers that stand around the guest; behind KVM "kvm" alone, for your process is not confined.
+        """The isolation layers that stand around the guest; on KVM `kvm` alone, because your process is not confined.
 
-        Of "user-namespace", "network-namespace", "mount-namespace", "pid-namespace", "ipc-namespace", "empty-root",
-        "landlock", "seccomp-filter", "uid" (its user is not root outside) and "capabilities" (it has none).
+        `uid`: its user is not root outside. `capabilities`: it has none. The other layers are named for what the kernel
+        calls them.
+
+        Raises:
+            VmStateError: The VM is closed.
         """
         layers = ffi.new("uint32_t *")
         self._checked(lib.tn_isolation(self._handle, layers))
@@ -295,19 +341,35 @@ class Vm(Owner):
 
     @property
     def counters(self) -> Counters:
-        """What was counted so far; at any time, also while it runs."""
+        """What was counted so far, also while the guest runs.
+
+        Raises:
+            VmStateError: The VM is closed.
+        """
         return outcome.counters(self._look(), console_lost_bytes=self._lost_bytes)
 
     @property
     def boot(self) -> BootTimeline:
-        """When each step was reached, so far."""
+        """When each step of the boot was reached, so far.
+
+        Raises:
+            VmStateError: The VM is closed.
+        """
         return outcome.boot(self._look(), start=self._start_ns, vm_created=self._created_ns)
 
     def memory(self, gpa: int, length: int) -> bytes:
-        """A copy of guest memory, also after the guest has ended.
+        """Returns a copy of guest memory, also after the guest has ended.
 
-        Raises ConfigError outside of it, VmStateError after close(), HostError for memory that the guest itself could
-        not read (below 64 KiB in the sandbox), or that is gone with a sandbox's killed process.
+        While the guest runs, a write of it may be half done.
+
+        Args:
+            gpa: The guest-physical address of the first byte.
+            length: How many bytes.
+
+        Raises:
+            ConfigError: The bytes are not all in the guest's memory.
+            VmStateError: The VM is closed.
+            HostError: The memory cannot be read: in the sandbox that below 64 KiB, and all of a process that was killed.
         """
         if gpa < 0 or length < 0 or gpa + length > self.config.mem_bytes:
             self._checked(lib.tn_pid(self._handle, ffi.new("int *")))
@@ -345,9 +407,12 @@ class Vm(Owner):
     # ---- the end
 
     def close(self) -> None:
-        """Stops the guest if it runs on a thread of start(), and releases everything. Idempotent; any thread.
+        """Stops a guest that `start()` runs, and gives everything back.
 
-        Raises VmStateError if another thread is inside run(), or the console callable calls it.
+        Any thread may call it, any number of times.
+
+        Raises:
+            VmStateError: Another thread is inside `run()`, or the console callable calls it.
         """
         while (answer := self._release()) == -EINPROGRESS:
             done = self._done  # held: another close() puts another there
@@ -360,7 +425,7 @@ class Vm(Owner):
         self._done = self._end = descriptor()
 
     def _release(self) -> int:
-        """Gives everything back at once; else what owner.h says of a run under way."""
+        """Gives everything back at once, or answers as owner.h does for a run that is under way."""
         return int(lib.tn_vm_close(self._handle))
 
     def __enter__(self) -> Self:
@@ -381,7 +446,7 @@ class Vm(Owner):
 
 
 _STARTED: dict[int, tuple[Vm, CData]] = {}
-"""By a number that C carries to it: what a thread of start() is to run, until it has begun."""
+"""What a thread of start() is to run, until it has begun, by a number that C carries to it."""
 
 
 def _is_main_interpreter() -> bool:
@@ -411,7 +476,10 @@ def _run_started(key: int) -> None:
 
 
 def _readable(fd: int, limit: float | None) -> bool:
-    """Whether it is before the limit. By select.poll(), which gevent and eventlet replace by one that lets others run."""
+    """Whether `fd` becomes readable before the limit.
+
+    By select.poll(), which gevent and eventlet replace by one that lets others run.
+    """
     end = None if limit is None else time.monotonic() + limit
     ready = select.poll()
     ready.register(fd, select.POLLIN)
@@ -428,7 +496,7 @@ def _warn(text: str) -> None:
 
 
 def checked_config(what: str, config: object) -> VmConfig:
-    """`config`, or the default one for None. Raises ConfigError for anything else."""
+    """Returns `config`, or the default one for None. Raises ConfigError for any other value."""
     if config is None:
         return VmConfig()
     if not isinstance(config, VmConfig):
@@ -437,7 +505,10 @@ def checked_config(what: str, config: object) -> VmConfig:
 
 
 def seconds(what: str, value: object) -> float | None:
-    """A time limit; None: there is none, as for what no clock reaches. Raises ConfigError for what is no time."""
+    """Returns a time limit in seconds; None: no limit, also for a time that no clock reaches.
+
+    Raises ConfigError for a value that is not a time.
+    """
     if value is None:
         return None
     if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -448,7 +519,7 @@ def seconds(what: str, value: object) -> float | None:
 
 
 def nanoseconds(what: str, value: object) -> int:
-    """The same in nanoseconds, for C; NO_LIMIT: there is none."""
+    """Returns the same in nanoseconds, as C takes it: NO_LIMIT is no limit."""
     limit = seconds(what, value)
     return lib.NO_LIMIT if limit is None else int(limit * 1e9)
 
@@ -461,9 +532,23 @@ def run(
     timeout: float | None = None,
     backend: BackendLike = "auto",
 ) -> VmResult:
-    """Boots `image` (or the ELF at that path), runs it to its end, cleans up, and says how it ended.
+    """Boots a unikernel, runs it to its end, gives everything back, and returns how it ended.
 
-    Raises what Image.open(), Vm() and Vm.run() raise.
+    Args:
+        image: An `Image`, or the path of an ELF file.
+        config: As for `Vm`.
+        console: As for `Vm`.
+        timeout: The guest's time limit in seconds, as for `Vm.run()`.
+        backend: As for `Vm`.
+
+    Raises:
+        ConfigError: An argument is wrong.
+        ManifestError: The devices given are not those that the image declares.
+        ImageError: The file is not a unikernel that can run here, or does not fit into the memory.
+        DeviceError: A device or the console cannot be attached.
+        KvmUnavailable: KVM was asked for, and cannot be had.
+        HostError: The host refuses the machine or the run, or lacks an isolation layer that is required.
+        Exception: What the console callable or a signal handler raised. It ends the run.
     """
     timeout = seconds("timeout", timeout)
     if isinstance(image, Image):
