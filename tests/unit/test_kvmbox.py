@@ -136,7 +136,7 @@ def test_the_signature_is_removed_and_btf_is_hidden() -> None:
     assert kernel.trimmed(fake_module("kvm") + SIGNATURE) == fake_module("kvm").replace(b".BTF", b".xTF")
 
 
-def test_directory_without_modules_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_modules_is_refused(tmp_path: Path) -> None:
     with pytest.raises(KvmboxError, match="no unpacked kernel package"):
         kernel.Kernel(tmp_path)
 
@@ -147,7 +147,7 @@ ELF = b"\x7fELF" + bytes(range(256)) * 40
 
 
 def bz_image(payload: bytes, setup_sectors: int = 3) -> bytes:
-    """A kernel image whose protected-mode part has 0x300 bytes of code before the payload."""
+    """Returns a kernel image whose protected-mode part has 0x300 bytes of code before the payload."""
     image = bytearray((setup_sectors + 1) * 512)
     image[0x1F1] = setup_sectors
     image[0x202:0x206] = b"HdrS"
@@ -160,12 +160,12 @@ def test_elf_kernel_is_found_in_the_image(payload: bytes) -> None:
     assert kernel.vmlinux(bz_image(payload)) == ELF
 
 
-def test_unknown_compression_is_told_by_its_first_bytes() -> None:
+def test_unknown_compression_is_reported_with_its_first_bytes() -> None:
     with pytest.raises(KvmboxError, match=r"unknown way .*425a6839"):
         kernel.vmlinux(bz_image(b"BZh9" + b"x" * 40))
 
 
-def test_what_is_no_kernel_image_is_refused() -> None:
+def test_a_file_that_is_not_a_kernel_image_is_refused() -> None:
     with pytest.raises(KvmboxError, match="no bzImage"):
         kernel.vmlinux(bytes(4096))
 
@@ -173,7 +173,7 @@ def test_what_is_no_kernel_image_is_refused() -> None:
 # ---------------------------------------------------------------- frames
 
 
-def test_frames_survive_any_cutting() -> None:
+def test_frames_can_arrive_in_any_pieces() -> None:
     sent = [(Kind.STDOUT, b"a" * 300), (Kind.STDERR, b""), (Kind.EXIT, b"\7\0\0\0")]
     stream = b"".join(encode(kind, payload) for kind, payload in sent)
 
@@ -195,14 +195,14 @@ def test_broken_frame_is_refused(header: bytes) -> None:
         decoder.take()
 
 
-def test_frame_beyond_the_limit_is_not_sent() -> None:
+def test_a_frame_above_the_limit_is_not_sent() -> None:
     with pytest.raises(KvmboxError, match=str(FRAME_MAX)):
         encode(Kind.JOB, bytes(FRAME_MAX + 1))
 
 
-def test_a_test_vm_whose_kernel_panics_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_panic_of_the_test_vms_kernel_ends_the_wait(tmp_path: Path) -> None:
     shape = bochs.BochsShape("intel", 512, ept=True)
-    assert "earlyprintk=serial" in shape.kernel_arguments(), "an early panic is on the console"
+    assert "earlyprintk=serial" in shape.kernel_arguments(), "an early panic would not reach the console"
     with (
         pytest.raises(KvmboxError, match="the test VM's kernel panicked") as caught,
         bochs.BochsMachine(shape, tmp_path) as vm,
@@ -219,7 +219,7 @@ def test_field_with_nul_is_refused() -> None:
         fields([b"fine", b"not\0fine"])
 
 
-def test_frame_kinds_and_limit_are_those_of_init() -> None:
+def test_frame_kinds_and_limit_agree_with_init() -> None:
     source = (TOOL / "init.c").read_text()
 
     assert "#define FRAME_MAX (8u << 20)" in " ".join(source.split())
@@ -242,7 +242,7 @@ def test_entry_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "cache/boot-1/file").read_text() == "whole"
 
 
-def test_entry_whose_maker_fails_is_not_there(tmp_path: Path) -> None:
+def test_an_entry_whose_maker_fails_does_not_exist(tmp_path: Path) -> None:
     def fail(place: Path) -> None:
         (place / "file").write_text("half")
         raise KvmboxError("no")
@@ -299,7 +299,7 @@ def test_time_limit_before_the_command_has_status_124() -> None:
     assert ended.value.status == 124
 
 
-def test_signal_during_the_command_is_noted() -> None:
+def test_a_signal_during_the_command_is_recorded() -> None:
     with Signals(None) as signals:
         signals.note_only()
         os.kill(os.getpid(), signal.SIGINT)
@@ -332,26 +332,26 @@ def test_vcpus_take_turns_on_one_thread(tmp_path: Path) -> None:
     assert "-icount" not in line
 
 
-def test_the_kernel_is_told_how_fast_its_clocks_counter_runs(tmp_path: Path) -> None:
-    """On a busy machine it counts that wrong."""
+def test_the_kernel_gets_the_rate_of_its_clock(tmp_path: Path) -> None:
+    """On a busy machine the kernel measures a wrong rate."""
     assert "tsc_early_khz=2400000" in qemu_line(tmp_path).split()
 
 
-def test_the_counters_frequency_is_measured_alike_each_time() -> None:
-    """Each time the same, or a saved VM would not be found again."""
+def test_the_counters_frequency_is_the_same_in_each_measurement() -> None:
+    """A different rate would change the key of a saved VM, which would then not be found again."""
     measured = {tsc.frequency_mhz() for _ in range(3)}
     assert max(measured) - min(measured) <= tsc.STEP_MHZ
     assert 500 <= min(measured) <= max(measured) <= 8000
 
 
-def test_counting_test_vm_counts_instructions(tmp_path: Path) -> None:
+def test_a_counting_test_vm_counts_instructions(tmp_path: Path) -> None:
     line = qemu_line(tmp_path, icount=True)
 
     assert "-icount shift=0,sleep=off" in line
     assert "-cpu max,-smap,-erms,-fsrm" in line
 
 
-# What each says first when it is asked for its options: QEMU 7.2's in C, and 1.13 in Rust.
+# The beginning of each help text: virtiofsd of QEMU 7.2, in C, and 1.13, in Rust.
 C_HELP = "usage: {} [options]\n    --fd=FDNUM\n    -o source=PATH\n"
 RUST_HELP = "Launch a virtiofsd backend.\n\nOptions:\n      --shared-dir <SHARED_DIR>\n      --fd <FD>\n"
 
@@ -363,7 +363,7 @@ RUST_HELP = "Launch a virtiofsd backend.\n\nOptions:\n      --shared-dir <SHARED
 def test_virtiofsd_gets_its_own_options_wherever_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int, says: str, option: str
 ) -> None:
-    """Debian 13 has a link to the one in Rust where Debian 12 has the one in C."""
+    """In Debian 13 this path is a link to the version in Rust; in Debian 12 it is the version in C."""
     program = tmp_path / "virtiofsd"
     program.write_text(f"#!/bin/sh\n[ $1 = --help ] && printf '{says.format(program)}'\n")
     program.chmod(0o755)
@@ -378,7 +378,7 @@ def test_virtiofsd_gets_its_own_options_wherever_it_is(
     assert ("--shared-dir=/" in command) == (says == RUST_HELP)
 
 
-def test_no_virtiofsd_at_all_is_told_with_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_virtiofsd_is_reported_with_its_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "VIRTIOFSDS", ("/none/none",))
 
     with pytest.raises(KvmboxError, match=r"apt-get install virtiofsd \(Debian 12: qemu-system-common\)"):
@@ -397,7 +397,7 @@ def test_no_virtiofsd_at_all_is_told_with_its_packages(monkeypatch: pytest.Monke
         (["--cpu", "intel"], 1),
     ],
 )
-def test_test_vm_has_two_processors_where_nothing_asks_for_one(words: list[str], cpus: int) -> None:
+def test_the_test_vm_has_two_processors_by_default(words: list[str], cpus: int) -> None:
     assert cli._parse(["run", *words, "--", "true"]).smp == cpus
 
 
@@ -405,7 +405,7 @@ def test_test_vm_has_two_processors_where_nothing_asks_for_one(words: list[str],
 
 
 @pytest.mark.parametrize("ept", [True, False])
-def test_intel_test_vm_is_told_its_channel_its_disc_and_how_to_page(tmp_path: Path, ept: bool) -> None:
+def test_the_intel_test_vm_gets_its_channel_its_disc_and_its_paging(tmp_path: Path, ept: bool) -> None:
     shape = bochs.BochsShape(cpu="intel", mem_mib=512, ept=ept)
     source = (TOOL / "init.c").read_text()
 
@@ -420,7 +420,7 @@ def test_intel_test_vm_is_told_its_channel_its_disc_and_how_to_page(tmp_path: Pa
     assert f"path={tmp_path}/disc, status=inserted" in written
 
 
-def test_disc_has_each_link_on_the_way_to_a_file(tmp_path: Path) -> None:
+def test_the_disc_contains_each_link_on_the_path_to_a_file(tmp_path: Path) -> None:
     (tmp_path / "real/lib").mkdir(parents=True)
     (tmp_path / "real/lib/file").write_text("x")
     (tmp_path / "place").symlink_to("real")
@@ -439,7 +439,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
         disc.with_links(tmp_path / "a")
 
 
-def test_disc_has_a_programs_libraries_and_where_links_out_of_a_directory_lead(tmp_path: Path) -> None:
+def test_the_disc_contains_libraries_and_targets_of_links_out_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     (tmp_path / "elsewhere").write_text("x")
     (tmp_path / "dir/out").symlink_to("../elsewhere")
@@ -449,17 +449,17 @@ def test_disc_has_a_programs_libraries_and_where_links_out_of_a_directory_lead(t
 
     assert tmp_path / "dir" in found
     assert tmp_path / "elsewhere" in found
-    assert tmp_path / "dir/out" not in found  # the directory has it
+    assert tmp_path / "dir/out" not in found  # it is part of the directory
     assert Path(os.path.realpath("/bin/sh")) in found
     assert [path.name for path in found if path.name.startswith("libc.so")]
 
 
-def test_what_a_disc_needs_and_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_for_the_disc_is_named(tmp_path: Path) -> None:
     with pytest.raises(KvmboxError, match=f"{tmp_path}/none: not there"):
         disc.contents([tmp_path / "none"])
 
 
-def test_programs_of_what_is_left_out_bring_no_libraries(tmp_path: Path) -> None:
+def test_programs_that_are_left_out_add_no_libraries(tmp_path: Path) -> None:
     (tmp_path / "dir/large").mkdir(parents=True)
     shell = Path(os.path.realpath("/bin/sh"))
     for place in ("dir", "dir/large"):
@@ -473,7 +473,7 @@ def test_programs_of_what_is_left_out_bring_no_libraries(tmp_path: Path) -> None
     assert without == [tmp_path / "dir"]
 
 
-def test_missing_programs_of_the_intel_test_vm_are_told_in_one_message(
+def test_missing_programs_of_the_intel_test_vm_are_in_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -493,7 +493,7 @@ def run_tool(*arguments: str, path: str, cache: Path) -> "subprocess.CompletedPr
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_missing_programs_are_told_as_packages_in_one_message(tmp_path: Path) -> None:
+def test_missing_programs_are_named_as_packages_in_one_message(tmp_path: Path) -> None:
     done = run_tool("run", "--", "true", path=str(tmp_path), cache=tmp_path)
 
     assert done.returncode == 125
@@ -529,7 +529,7 @@ def test_wrong_use_is_a_failure_of_kvmbox(tmp_path: Path, arguments: list[str], 
     assert message in done.stderr
 
 
-def test_package_that_apt_does_not_know_is_told(tmp_path: Path) -> None:
+def test_a_package_that_apt_does_not_know_is_reported(tmp_path: Path) -> None:
     for program in ("apt-cache", "apt-get"):
         fake_program(tmp_path / program)
 
@@ -540,7 +540,7 @@ def test_package_that_apt_does_not_know_is_told(tmp_path: Path) -> None:
     assert "apt-get update" in done.stderr
 
 
-def test_metapackage_is_resolved_and_unpacked(tmp_path: Path) -> None:
+def test_a_metapackage_is_resolved_and_unpacked(tmp_path: Path) -> None:
     programs = {
         "apt-cache": 'echo "linux-image-meta"; echo "  Depends: linux-image-6.0-9-test"',
         "apt-get": 'for last; do :; done; echo "$last" >"$last.deb"',

@@ -1,4 +1,5 @@
-"""The native `tender` finds python3 and the package beside itself, wherever it is called from, for what is Python's."""
+"""The native `tender` finds python3 and the package next to itself, from wherever it is called, for
+everything that Python serves."""
 
 import ctypes
 import os
@@ -20,7 +21,7 @@ FAKE_PYTHON = '#!/bin/sh\nprintf "%s|" "${0##*/}" "$@"\n'
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    """An installation `a b` whose python3 prints how it was called."""
+    """An installation in `a b` whose python3 prints how it was called."""
     prefix = tmp_path / "a b"
     (prefix / "bin").mkdir(parents=True)
     shutil.copy(PROGRAM, prefix / "bin" / "tender")
@@ -54,20 +55,23 @@ def called(
 
 @pytest.mark.parametrize("packages", ["site-packages", "dist-packages"])
 @pytest.mark.parametrize("python", ["python3.11", "python3.12", "python3"])
-def test_the_short_way_passes_every_word_untouched(prefix: Path, packages: str, python: str) -> None:
+def test_with_the_package_next_to_it_every_word_is_passed_unchanged(
+    prefix: Path, packages: str, python: str
+) -> None:
     add_package(prefix, packages, python)
     launch = f"{prefix}/bin/../lib/{python}/{packages}/tender/cli/launch.py"
     words = called(prefix / "bin" / "tender", "--frob", "--mem=5", "", "a b", "*")
     assert words == ["python3", "-I", "-S", "-X", "utf8", launch, "--frob", "--mem=5", "", "a b", "*"]
 
 
-def test_without_the_package_beside_it_python_looks_for_it(prefix: Path) -> None:
+def test_without_the_package_next_to_it_python_searches_for_it(prefix: Path) -> None:
     words = called(prefix / "bin" / "tender", "x", "", "a b")
     assert words[:5] == ["python3", "-P", "-X", "utf8", "-c"] and words[-3:] == ["x", "", "a b"]
 
 
-def test_the_working_directory_is_no_place_for_the_package(prefix: Path, tmp_path: Path) -> None:
-    """The long way, with a real interpreter that has no package of ours: ./tender is not it."""
+def test_the_package_is_not_imported_from_the_working_directory(prefix: Path, tmp_path: Path) -> None:
+    """Python is started without -S here, with a real interpreter that does not have our package. ./tender
+    must not be used."""
     executable(prefix / "bin" / "python3", f'#!/bin/sh\nexec {sys._base_executable} "$@"\n')  # type: ignore[attr-defined]
     (tmp_path / "tender").mkdir()
     (tmp_path / "tender" / "__main__.py").write_text("print('taken')")
@@ -105,7 +109,7 @@ def test_symbolic_links_are_followed(prefix: Path, tmp_path: Path) -> None:
     assert called(tmp_path / "links" / "first", "x")[1:3] == ["-I", "-S"]
 
 
-def test_a_link_named_as_a_tool_is_that_subcommand(prefix: Path, tmp_path: Path) -> None:
+def test_a_link_with_a_tools_name_runs_that_subcommand(prefix: Path, tmp_path: Path) -> None:
     launch = add_package(prefix)
     (tmp_path / "solo5-elftool").symlink_to("a b/bin/tender")
     (tmp_path / "other-name").symlink_to("a b/bin/tender")
@@ -118,7 +122,9 @@ def test_a_link_named_as_a_tool_is_that_subcommand(prefix: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", FRONTS)
-def test_a_link_by_a_name_of_solo5_hvts_puts_that_name_first(prefix: Path, tmp_path: Path, name: str) -> None:
+def test_a_link_with_one_of_solo5_hvts_names_passes_that_name_first(
+    prefix: Path, tmp_path: Path, name: str
+) -> None:
     add_package(prefix)
     (tmp_path / name).symlink_to(prefix / "bin" / "tender")
     assert called(tmp_path / name, "--mem=5x", "", "a b")[-4:] == [name, "--mem=5x", "", "a b"]
@@ -127,13 +133,13 @@ def test_a_link_by_a_name_of_solo5_hvts_puts_that_name_first(prefix: Path, tmp_p
     assert called(tmp_path / "another", "x")[-2].endswith("launch.py")
 
 
-def test_it_is_found_on_the_path_and_in_the_directory(prefix: Path) -> None:
+def test_the_program_works_from_the_path_and_from_its_directory(prefix: Path) -> None:
     add_package(prefix)
     assert called("tender", "x", path=f"{prefix}/bin:/usr/bin:/bin")[1:3] == ["-I", "-S"]
     assert called("./tender", "x", cwd=prefix / "bin")[1:3] == ["-I", "-S"]
 
 
-def test_without_python_beside_it_the_one_on_the_path_serves(prefix: Path, tmp_path: Path) -> None:
+def test_without_python_next_to_it_the_one_in_the_path_is_used(prefix: Path, tmp_path: Path) -> None:
     add_package(prefix)
     (prefix / "bin" / "python3").unlink()
     (tmp_path / "other").mkdir()
@@ -141,7 +147,7 @@ def test_without_python_beside_it_the_one_on_the_path_serves(prefix: Path, tmp_p
     assert called(prefix / "bin" / "tender", path=f"{tmp_path}/other:/usr/bin:/bin")[0] == "other"
 
 
-def test_without_any_python_it_says_what_is_wrong_itself(prefix: Path, tmp_path: Path) -> None:
+def test_without_any_python_the_program_reports_the_error_itself(prefix: Path, tmp_path: Path) -> None:
     (prefix / "bin" / "python3").unlink()
     done = subprocess.run(
         [prefix / "bin" / "tender", "absent"], capture_output=True, text=True, check=False, env={"PATH": ""}
@@ -151,8 +157,8 @@ def test_without_any_python_it_says_what_is_wrong_itself(prefix: Path, tmp_path:
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("run", *FRONTS)] + ["help"])
-def test_every_subcommand_but_a_run_is_pythons(prefix: Path, tmp_path: Path, command: str) -> None:
-    """Though there is a file of that name, which would be an image."""
+def test_every_subcommand_except_run_is_pythons(prefix: Path, tmp_path: Path, command: str) -> None:
+    """This holds even if there is a file of that name, which could be an image."""
     add_package(prefix)
     shutil.copy(PROGRAM, tmp_path / command)
     assert called(prefix / "bin" / "tender", command, "x", cwd=tmp_path)[-2:] == [command, "x"]
@@ -174,8 +180,8 @@ def test_the_version_is_the_same_without_python(prefix: Path, words: list[str]) 
     assert b"ABI version 2" in native.stdout + native.stderr
 
 
-def test_both_know_the_same_names(tmp_path: Path) -> None:
-    """The native program has them from Python's: main.c takes both lists from what the build writes."""
+def test_the_native_program_and_python_know_the_same_names(tmp_path: Path) -> None:
+    """The native program gets the names from Python's table: main.c uses two lists that the build writes."""
     cli = ROOT / "tender" / "cli"
     write: list[str | Path] = [sys.executable, ROOT / "bindings" / "command" / "gen_options.py"]
     header = tmp_path / "options.h"
@@ -198,7 +204,7 @@ def test_the_environment_can_choose_python(prefix: Path) -> None:
     assert called(prefix / "bin" / "tender", "x.elf", launcher="python")[-1] == "x.elf"
 
 
-def test_it_is_static_and_no_segment_is_both_written_and_executed() -> None:
+def test_the_program_is_static_and_no_segment_is_writable_and_executable() -> None:
     with PROGRAM.open("rb") as file:
         elf = ELFFile(file)
         kinds = [segment["p_type"] for segment in elf.iter_segments()]
@@ -206,8 +212,9 @@ def test_it_is_static_and_no_segment_is_both_written_and_executed() -> None:
         assert not [s for s in elf.iter_segments() if s["p_flags"] & 3 == 3]
 
 
-def test_the_texts_of_errors_are_pythons(tmp_path: Path) -> None:
-    """The command may be linked with a C library that has others: what stands in for its strerror() is generated."""
+def test_the_texts_of_errors_are_equal_to_pythons(tmp_path: Path) -> None:
+    """The command may be linked with a C library that has different texts, so its replacement of strerror()
+    is generated."""
     source, library = tmp_path / "texts.c", tmp_path / "texts.so"
     subprocess.run([sys.executable, ROOT / "bindings" / "command" / "gen_error_texts.py", source], check=True)
     build: list[str | Path] = [

@@ -1,4 +1,5 @@
-"""Where `tender` and what it needs may lie: each layout serves, or says what was looked for, where, and the way out."""
+"""Where `tender` and the files that it needs may be: each layout works, or the error says what was
+searched, where, and the way out."""
 
 import json
 import os
@@ -39,14 +40,14 @@ def put_program(prefix: Path) -> None:
 
 
 def make_venv(prefix: Path) -> None:
-    """As `python -m venv` makes it, with the package and without cffi."""
+    """Makes an environment as `python -m venv` does, with the package and without cffi."""
     put_program(prefix)
     put_package(prefix / LIB)
     put_python(prefix / "bin")
 
 
 def put_python(bin_directory: Path) -> None:
-    """A python3 of a virtual environment: without what is installed for the whole system."""
+    """Makes the python3 of a virtual environment, which does not see packages of the system."""
     bin_directory.parent.joinpath("pyvenv.cfg").write_text(
         f"home = {BASE_PYTHON.parent}\ninclude-system-site-packages = false\n"
     )
@@ -55,7 +56,7 @@ def put_python(bin_directory: Path) -> None:
 
 @dataclass
 class Layout:
-    """Places below `tmp`, and what is in the environment."""
+    """A directory `tmp` with some layout in it, and the environment of the commands."""
 
     tmp: Path
     environment: dict[str, str] = field(default_factory=dict)
@@ -83,7 +84,7 @@ def in_one_venv(at: Layout) -> Path:
 
 
 def cffi_by_a_path_file(at: Layout) -> Path:
-    """As in a virtual environment that sees another's directory: only `site` knows."""
+    """A virtual environment that includes another directory by a .pth file: only `site` reads those."""
     make_venv(at.tmp / "venv")
     put_cffi(at.tmp / "others")
     (at.tmp / "venv" / LIB / "others.pth").write_text(f"{at.tmp}/others\n")
@@ -91,7 +92,7 @@ def cffi_by_a_path_file(at: Layout) -> Path:
 
 
 def cffi_of_the_user(at: Layout) -> Path:
-    """`pip install --user cffi`, and a `tender` that an administrator installed."""
+    """`pip install --user cffi`, with a `tender` that an administrator installed."""
     put_program(at.tmp / "usr")
     put_package(at.tmp / "usr" / LIB)
     put_cffi(at.tmp / "home/.local" / LIB)
@@ -113,7 +114,7 @@ def cffi_by_pythonpath(at: Layout) -> Path:
 
 
 def target_with_pythonpath(at: Layout) -> Path:
-    """`pip install --target DIRECTORY`, and PYTHONPATH as pip's manual says."""
+    """`pip install --target DIRECTORY`, and PYTHONPATH as pip's manual recommends."""
     put_program(at.tmp / "target")
     put_package(at.tmp / "target")
     put_cffi(at.tmp / "target")
@@ -122,7 +123,7 @@ def target_with_pythonpath(at: Layout) -> Path:
 
 
 def target(at: Layout) -> Path:
-    """The same without PYTHONPATH."""
+    """`pip install --target DIRECTORY` without PYTHONPATH."""
     place = target_with_pythonpath(at)
     del at.environment["PYTHONPATH"]
     return place
@@ -146,7 +147,7 @@ SERVES = (
 
 
 @pytest.mark.parametrize("make", SERVES)
-def test_what_needs_python_works_wherever_cffi_lies(
+def test_commands_in_python_work_wherever_cffi_is_installed(
     layout: Layout, guest: Guest, make: Callable[[Layout], Path]
 ) -> None:
     program = make(layout) / "bin/tender"
@@ -196,7 +197,7 @@ MISSING: dict[Callable[[Layout], Path], str] = {
 
 @pytest.mark.parametrize("module", [False, True], ids=["command", "python -m"])
 @pytest.mark.parametrize("make", MISSING)
-def test_what_is_missing_is_named_with_the_places_and_the_way_out(
+def test_a_missing_package_is_named_with_the_places_and_the_way_out(
     layout: Layout, guest: Guest, make: Callable[[Layout], Path], module: bool
 ) -> None:
     place = make(layout)
@@ -212,11 +213,11 @@ def test_what_is_missing_is_named_with_the_places_and_the_way_out(
     assert str(python) in second and LIB in second
     assert hint.startswith("tender: hint: ") and "install tender anew" in hint
     done = layout.run(*front, "--help")
-    assert (done.returncode, done.stderr) == (0, ""), "what does not need it works"
+    assert (done.returncode, done.stderr) == (0, ""), "a command that does not need the package fails"
 
 
 @pytest.mark.parametrize("words", [("-c", "from tender import Vm"), ("-m", "tender", "inspect", "app.elf")])
-def test_a_core_for_another_machine_is_named_as_that(layout: Layout, words: tuple[str, ...]) -> None:
+def test_a_core_for_another_machine_is_recognised(layout: Layout, words: tuple[str, ...]) -> None:
     place = in_one_venv(layout)
     core = place / LIB / "tender/_native.abi3.so"
     with open(core, "r+b") as file:
@@ -253,7 +254,7 @@ ALONE = (copied, linked_hard, package_removed)
 @pytest.mark.parametrize("words", [("--backend=sandbox",), ("inspect",), ("--stats",), ("solo5-hvt",)])
 @pytest.mark.parametrize("python", ["python", "no python"])
 @pytest.mark.parametrize("make", ALONE)
-def test_the_program_without_its_package_says_where_it_looked(
+def test_the_program_without_its_package_names_where_it_searched(
     layout: Layout,
     guest: Guest,
     make: Callable[[Layout], list[str | Path]],
@@ -280,7 +281,7 @@ def test_the_program_without_its_package_says_where_it_looked(
 
 @pytest.mark.parametrize("launcher", ["native", "python"])
 @pytest.mark.parametrize("moved", [False, True])
-def test_a_symbolic_link_runs_guests_wherever_the_environment_lies(
+def test_a_symbolic_link_runs_guests_wherever_the_environment_is(
     layout: Layout, guest: Guest, moved: bool, launcher: str
 ) -> None:
     place = moved_venv(layout) if moved else in_one_venv(layout)
@@ -292,8 +293,9 @@ def test_a_symbolic_link_runs_guests_wherever_the_environment_lies(
 
 @pytest.mark.parametrize("words", [["inspect", "app.elf"], ["--backend=sandbox", "app.elf"], ["--version"]])
 @pytest.mark.parametrize("what", ["tender", "tender/cli"])
-def test_a_package_that_the_user_may_not_read_is_named_as_that(words: list[str], what: str) -> None:
-    """As root installs it under umask 077. pytest's own directories are no other user's to enter."""
+def test_a_package_that_the_user_may_not_read_is_recognised(words: list[str], what: str) -> None:
+    """Root installs a package like this under umask 077. Another user may not enter pytest's own
+    directories."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         at = Layout(place)
@@ -323,7 +325,7 @@ def test_a_package_that_the_user_may_not_read_is_named_as_that(words: list[str],
         assert all(line.startswith("tender: ") for line in done.stderr.splitlines())
 
 
-def test_words_that_need_python_name_the_variable_that_forbids_it(layout: Layout, guest: Guest) -> None:
+def test_options_that_need_python_name_the_variable_that_forbids_it(layout: Layout, guest: Guest) -> None:
     place = in_one_venv(layout)
     layout.environment["TENDER_LAUNCHER"] = "native"
     for words, what in ((["inspect"], "this needs Python"), (["--stats"], "these words need Python")):
@@ -333,7 +335,7 @@ def test_words_that_need_python_name_the_variable_that_forbids_it(layout: Layout
 
 
 @pytest.mark.parametrize("front", [[], ["solo5-hvt"], ["--json=-"]])
-def test_a_launcher_that_does_not_exist_is_an_error(layout: Layout, guest: Guest, front: list[str]) -> None:
+def test_an_unknown_launcher_is_an_error(layout: Layout, guest: Guest, front: list[str]) -> None:
     place = in_one_venv(layout)
     layout.environment |= {"TENDER_LAUNCHER": "foo", "TENDER_BACKEND": "sandbox"}
     done = layout.run(place / "bin/tender", *front, guest("hello"))
@@ -348,11 +350,11 @@ def test_a_launcher_that_does_not_exist_is_an_error(layout: Layout, guest: Guest
         )
     layout.environment["TENDER_LAUNCHER"] = ""
     done = layout.run(place / "bin/tender", *front, guest("hello"))
-    assert done.returncode == 0, "empty counts as unset"
+    assert done.returncode == 0, "an empty variable does not count as unset"
 
 
-def test_a_program_that_was_deleted_says_so(layout: Layout, guest: Guest) -> None:
-    """As by fexecve(3) of a file that has gone: it does not know its directory."""
+def test_a_deleted_program_is_reported(layout: Layout, guest: Guest) -> None:
+    """fexecve(3) of a deleted file starts a program like this: it cannot find its own directory."""
     (program,) = copied(layout)
     fd = os.open(program, os.O_RDONLY)
     os.unlink(program)
@@ -378,10 +380,10 @@ def test_a_program_that_was_deleted_says_so(layout: Layout, guest: Guest) -> Non
         ("exit 127", "`tender doctor --kvm` failed: "),
     ],
 )
-def test_with_kvm_takes_no_failure_of_the_command_for_the_hosts_kvm(
+def test_with_kvm_does_not_blame_the_hosts_kvm_for_a_failure_of_the_command(
     layout: Layout, doctor: str | None, said: str
 ) -> None:
-    """In a copy of tools/, as in a tree where nothing was built."""
+    """The test uses a copy of tools/, as in a tree where nothing was built."""
     shutil.copytree(ROOT / "tools", layout.tmp / "tree/tools", ignore=shutil.ignore_patterns("__pycache__"))
     if doctor is not None:
         (layout.tmp / "path/tender").write_text(f"#!/bin/sh\n{doctor}\n")
@@ -392,7 +394,7 @@ def test_with_kvm_takes_no_failure_of_the_command_for_the_hosts_kvm(
 
 
 def in_the_source_tree(at: Layout) -> Path:
-    """As after `make build`: the sources here, and an environment that has the package."""
+    """The state after `make build`: the sources are here, and an environment has the package."""
     tree = at.tmp / "tree"
     shutil.copytree(ROOT / "tender", tree / "tender")
     (tree / "bindings/python").mkdir(parents=True)
@@ -412,8 +414,8 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_in_the_source_tree_an_import_says_what_is_in_its_way(layout: Layout, use: str) -> None:
-    """Python puts the working directory, or that of the script, before what is installed."""
+def test_in_the_source_tree_a_failed_import_names_the_cause(layout: Layout, use: str) -> None:
+    """Python searches the working directory, or the script's, before the installed packages."""
     tree = in_the_source_tree(layout)
     layout.tmp = tree
     python = tree / ".venv/bin/python3"
@@ -422,13 +424,13 @@ def test_in_the_source_tree_an_import_says_what_is_in_its_way(layout: Layout, us
     assert (done.returncode, done.stdout) == (1, "")
     assert f"ImportError: {tree}/tender holds the sources of the package" in last and "`python -P`" in last
     if use.startswith("-m"):
-        assert done.stderr.splitlines() == [last], "no traceback"
+        assert done.stderr.splitlines() == [last], "there is a traceback"
     way_out = {"-m tender": (0, f"tender {tender.__version__}")}.get(use, (0, ""))
     done = layout.run(python, "-P", *USES[use])
     assert (done.returncode, done.stdout.partition("\n")[0], done.stderr) == (*way_out, "")
 
 
-def test_a_script_in_the_source_tree_is_told_so_too(layout: Layout) -> None:
+def test_in_the_source_tree_a_script_gets_the_same_error(layout: Layout) -> None:
     tree = in_the_source_tree(layout)
     (tree / "example.py").write_text("import tender\nprint(tender.Vm.__name__)\n")
     done = layout.run(tree / ".venv/bin/python3", tree / "example.py")

@@ -1,6 +1,7 @@
-"""A value of a wrong type is a ConfigError where it is given. It names the argument and the value, and no guest starts.
+"""A value of a wrong type raises ConfigError where it is given. The error names the argument and the value,
+and no guest starts.
 
-The last test holds the tables against the signatures: an argument that is added needs its rows.
+The last test compares the tables with the signatures: a new argument needs its rows.
 """
 
 import inspect
@@ -92,10 +93,10 @@ NEEDED: dict[object, dict[str, object]] = {
         )
         for make, field, values in FIELDS
         for value in values
-        if not (value is None and field in ("net", "block", "devices", "mac"))  # there, None is the default
+        if not (value is None and field in ("net", "block", "devices", "mac"))  # None is their default
     ],
 )
-def test_a_wrong_value_of_a_configuration_is_refused_where_it_is_given(
+def test_a_wrong_value_of_a_configuration_is_refused_by_the_constructor(
     make: Callable[..., object], field: str, value: object
 ) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -111,7 +112,7 @@ def test_the_table_has_a_row_for_each_field() -> None:
     assert rows == {(kind, field) for kind in kinds for field in inspect.signature(kind).parameters}
 
 
-def test_what_is_right_in_another_form_is_taken() -> None:
+def test_equivalent_forms_of_values_are_accepted() -> None:
     from types import MappingProxyType
 
     config = VmConfig(args=["a", "b"], net=MappingProxyType({"service0": TAP}), require=["kvm"])
@@ -144,7 +145,7 @@ def test_with_args_keeps_every_other_field() -> None:
 
 
 @pytest.mark.parametrize("words", NO_WORDS)
-def test_with_args_checks_as_the_constructor_does(words: Any) -> None:
+def test_with_args_checks_its_argument_like_the_constructor(words: Any) -> None:
     with pytest.raises(ConfigError, match="args"):
         VmConfig().with_args(words)
 
@@ -157,7 +158,7 @@ def image() -> Iterator[Image]:
 
 @pytest.mark.parametrize("what", ["app.elf", Path("app.elf"), b"\x7fELF", None, 5, Image, VmConfig()])
 @pytest.mark.parametrize("owner", [Vm, VmPool])
-def test_what_is_no_image_is_refused(owner: Any, what: object) -> None:
+def test_a_value_that_is_not_an_image_is_refused(owner: Any, what: object) -> None:
     with pytest.raises(ConfigError, match=f"{owner.__name__}: image .* is not an Image") as refused:
         owner(what)
     assert refused.value.hint == ("open it first: Image.open('app.elf')" if str(what) == "app.elf" else "")
@@ -175,9 +176,7 @@ def test_what_is_no_image_is_refused(owner: Any, what: object) -> None:
         ("backend", [None, "xen", b"kvm", True, 1, ["kvm"]]),
     ],
 )
-def test_a_wrong_argument_is_refused_by_name(
-    owner: Any, argument: str, values: list[object], image: Image
-) -> None:
+def test_a_wrong_argument_is_named(owner: Any, argument: str, values: list[object], image: Image) -> None:
     for value in values:
         with pytest.raises(ConfigError, match=argument) as refused:
             owner(image, **{argument: value})
@@ -185,13 +184,13 @@ def test_a_wrong_argument_is_refused_by_name(
 
 
 @pytest.mark.parametrize("path", [None, 5, b"app.elf", ["app.elf"], Image, "a\0"])
-def test_what_is_no_path_of_an_image_is_refused(path: Any) -> None:
+def test_a_value_that_is_not_a_path_is_refused(path: Any) -> None:
     for opens in (Image.open, tender.run):
         with pytest.raises(ConfigError, match=r"Image\.open: path"):
             opens(path)
 
 
 @pytest.mark.parametrize("data", [None, "app.elf", 5, [1, 2]])
-def test_what_is_no_bytes_of_an_image_is_refused(data: Any) -> None:
+def test_a_value_that_is_not_bytes_is_refused(data: Any) -> None:
     with pytest.raises(ConfigError, match=r"Image\.from_bytes: .* is not bytes"):
         Image.from_bytes(data)

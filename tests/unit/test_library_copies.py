@@ -1,4 +1,5 @@
-"""Which objects of the library can be copied, compared and sent to another process; a table of every public class."""
+"""Which objects of the library can be copied, compared and sent to another process. The tables cover every
+public class."""
 
 import copy
 import inspect
@@ -90,13 +91,13 @@ WAYS: list[Callable[[Any], Any]] = [
 
 
 @pytest.mark.parametrize("it", SENT, ids=lambda it: type(it).__name__)
-def test_a_value_or_an_error_is_the_same_behind_a_copy_and_in_another_process(it: object) -> None:
+def test_values_and_errors_are_equal_after_a_copy_and_in_another_process(it: object) -> None:
     for way in WAYS:
         assert same(way(it), it)
 
 
 @pytest.mark.parametrize("word", [word for kind in WORDS for word in kind], ids=repr)
-def test_a_word_is_its_string_wherever_it_goes(word: StrEnum) -> None:
+def test_a_member_of_an_enumeration_behaves_like_its_string(word: StrEnum) -> None:
     text = word.value
     assert word == text and text == word and hash(word) == hash(text)
     assert {text: 1}[word] == 1 and word in [text]
@@ -108,7 +109,7 @@ def test_a_word_is_its_string_wherever_it_goes(word: StrEnum) -> None:
 
 
 @pytest.mark.parametrize("it", COPIED_ONLY, ids=lambda it: type(it).__name__)
-def test_what_names_a_descriptor_is_copied_but_not_sent(it: Value) -> None:
+def test_a_value_with_a_descriptor_can_be_copied_but_not_sent(it: Value) -> None:
     for way in WAYS[:2]:
         assert same(way(it), it)
     for way in WAYS[2:]:
@@ -116,7 +117,7 @@ def test_what_names_a_descriptor_is_copied_but_not_sent(it: Value) -> None:
             way(it)
 
 
-def test_an_owner_is_neither_copied_nor_sent() -> None:
+def test_an_owner_of_resources_can_neither_be_copied_nor_sent() -> None:
     with Image.from_bytes(trial.elf()) as image:
         with (
             Vm(image, VmConfig(mem=4), backend="sandbox") as vm,
@@ -129,6 +130,6 @@ def test_an_owner_is_neither_copied_nor_sent() -> None:
                             way(it)
 
 
-def test_the_tables_have_every_public_class() -> None:
+def test_the_tables_contain_every_public_class() -> None:
     public = {it for name in tender.__all__ if inspect.isclass(it := getattr(tender, name))}
     assert {type(it) for it in [*SENT, *COPIED_ONLY]} | {*OWNERS, *WORDS} == public

@@ -1,6 +1,7 @@
-"""docs/library.md shows every public name of the library, with the signature that it has.
+"""docs/library.md shows every public name of the library, with its real signature.
 
-A line of a block that begins with a call shows a signature: `vm.run(timeout=None)` that of Vm.run.
+A line of a block that begins with a call shows a signature: `vm.run(timeout=None)` is the signature of
+Vm.run.
 """
 
 import inspect
@@ -19,17 +20,17 @@ SHOWN_BY = {"image": tender.Image, "config": tender.VmConfig, "vm": tender.Vm, "
 MADE_BY_USERS = ("Tap", "NetFd", "BlockFile", "BlockFd", "VmConfig", "Vm", "VmPool", "run")
 CLASS_METHODS = ("Image.open", "Image.from_bytes")
 OURS = {"image.elf", "image.template", "config.to_dict"}
-"""Public by name only: for the library's own parts."""
+"""Public by name, but only used by other parts of the library."""
 
 
 def blocks() -> Iterator[str]:
-    """Those that are no program."""
+    """Returns the blocks that are not programs."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
     return iter([text for language, text in found if not language])
 
 
 def written() -> dict[str, str]:
-    """The arguments by name, of the lines of blocks that begin with a call."""
+    """Returns arguments by name, from the lines of blocks that begin with a call."""
     calls = (
         re.match(r"([\w.]+)\((.*?)\)(?:  |$)", line) for block in blocks() for line in block.splitlines()
     )
@@ -37,7 +38,8 @@ def written() -> dict[str, str]:
 
 
 def members() -> dict[str, object]:
-    """Every public attribute of the objects that users hold, as `vm.run`; None for those that only an object has."""
+    """Returns every public attribute of the objects that users hold, such as `vm.run`. An attribute that
+    only an instance has is None."""
     found: dict[str, object] = {}
     with tender.Image.from_bytes(trial.elf()) as image:
         made = {"image": image, "config": tender.VmConfig()}
@@ -75,12 +77,12 @@ def test_the_signature_in_the_documentation_is_the_real_one(name: str) -> None:
     assert written()[name] == real(CALLS[name])
 
 
-def test_every_call_shown_is_one_of_the_library() -> None:
+def test_every_call_in_the_documentation_exists() -> None:
     assert set(written()) - {"config.to_dict"} == set(CALLS)
 
 
-def test_every_attribute_is_named_beside_its_object() -> None:
-    """`image.name, .entry` names two of an image."""
+def test_every_attribute_is_documented_with_its_object() -> None:
+    """A line like `image.name, .entry` names two attributes of an image."""
     named: set[str] = set()
     for line in (line for block in blocks() for line in block.splitlines()):
         words = re.match(r"(?:(\w+)\.\w+)(?:\(.*?\))?(?:, (?:\w+)?\.\w+)*", line)
@@ -104,15 +106,15 @@ def test_every_field_of_a_result_is_in_the_documentation(kind: type) -> None:
     assert [name for name in fields if not re.search(rf"\b{name}\b", shown)] == []
 
 
-def test_the_words_for_extensions_are_those_of_an_image() -> None:
+def test_the_documented_names_of_extensions_are_those_of_an_image() -> None:
     line = re.search(r"^image\.extensions .*$", DOC, re.MULTILINE)
     assert line
     names = [lib.tn_feature_name(1 << i) for i in range(32)]
     assert re.findall(r'"([\w-]+)"', line[0]) == [ffi.string(name).decode() for name in names if name]
 
 
-def test_the_errors_are_shown_as_the_tree_they_are() -> None:
-    """Two columns to the right is one class below."""
+def test_the_documented_tree_of_errors_is_the_real_one() -> None:
+    """A class that is indented by two more columns is a subclass."""
     tree = next(block for block in blocks() if block.startswith("TenderError"))
     above: list[str] = []
     shown = {}

@@ -1,4 +1,4 @@
-"""What the library says of an error is in the library's words: it names arguments, and no option of the command."""
+"""The library's messages use the library's terms: they name arguments, and never an option of the command."""
 
 import ast
 import errno
@@ -21,7 +21,7 @@ from tender.outcome import explain
 
 SOURCES = Path(tender.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--[a-z]|:ro\b|:raw\b|\bfd:")
-"""An option, or another word that only the command knows."""
+"""An option, or another word that only the command accepts."""
 
 
 def of_command(error: TenderError) -> str:
@@ -67,7 +67,7 @@ def read_only_descriptor(where: Path) -> None:
 
 
 PROVOKED: list[tuple[Callable[[Path], object], str, str]] = [
-    # what is done, a part of the library's hint, and of the command's
+    # the action, a part of the library's hint, a part of the command's hint
     (lambda _: VmConfig(mem=8192), "mem=4096 or less", "--mem=4096"),
     (lambda _: VmConfig(mem=3), "the nearest below is 2 MiB", ""),
     (lambda _: VmConfig(mem="64X"), "write MiB, or a unit", ""),
@@ -101,7 +101,7 @@ def lib_handle() -> Any:
 
 
 @pytest.mark.parametrize("row", range(len(PROVOKED)))
-def test_an_error_of_the_library_names_arguments_and_of_the_command_options(row: int, tmp_path: Path) -> None:
+def test_an_error_names_arguments_in_the_library_and_options_in_the_command(row: int, tmp_path: Path) -> None:
     provoke, library, command = PROVOKED[row]
     with pytest.raises(TenderError) as refused:
         provoke(tmp_path)
@@ -117,8 +117,8 @@ PROBLEMS = {name: getattr(lib, name) for name in dir(lib) if name.startswith("DE
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_every_refusal_of_a_device_is_told_in_the_librarys_words(name: str) -> None:
-    """With each errno, whether that comes or not."""
+def test_every_refusal_of_a_device_names_no_option_in_the_library(name: str) -> None:
+    """Every errno is tried, whether it can occur or not."""
     error = ffi.new("struct device_error *", {"problem": PROBLEMS[name]})
     for error.os_error in ERRNOS:
         for told in (refused("net", error, "tap0"), refused("block", error, "disk.img")):
@@ -126,11 +126,11 @@ def test_every_refusal_of_a_device_is_told_in_the_librarys_words(name: str) -> N
 
 
 @pytest.mark.parametrize("number", ERRNOS)
-def test_every_refusal_of_dev_kvm_is_told_in_the_librarys_words(number: int) -> None:
+def test_every_refusal_of_dev_kvm_names_no_option_in_the_library(number: int) -> None:
     assert not OPTION.search(kvm._cannot_open("/dev/kvm", number).hint)
 
 
-def test_every_failure_of_the_sandbox_is_told_in_the_librarys_words() -> None:
+def test_every_failure_of_the_sandbox_names_no_option_in_the_library() -> None:
     differ = 0
     for step in (*range(8), lib.SETUP_SHARED):
         for number in ERRNOS:
@@ -142,7 +142,7 @@ def test_every_failure_of_the_sandbox_is_told_in_the_librarys_words() -> None:
 
 @pytest.mark.parametrize("machine", [b"kvm", b"sandbox"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_every_missing_layer_is_told_in_the_librarys_words(layer: str, machine: bytes) -> None:
+def test_every_missing_layer_names_no_option_in_the_library(layer: str, machine: bytes) -> None:
     hints = both_told(lambda told: lib.tn_isolation_cure(LAYERS.index(layer), machine, told))
     assert not OPTION.search(hints["hint"])
     assert bool(hints["hint"]) == bool(hints["command_hint"])
@@ -150,7 +150,7 @@ def test_every_missing_layer_is_told_in_the_librarys_words(layer: str, machine: 
         assert (f"--backend={word}" in hints["command_hint"]) == (f'backend="{word}"' in hints["hint"])
 
 
-def test_every_end_of_a_run_is_told_in_the_librarys_words() -> None:
+def test_every_end_of_a_run_names_no_option_in_the_library() -> None:
     kinds = {name: getattr(lib, name) for name in dir(lib) if name.startswith("EVENT_")}
     differ = set()
     for name, kind in kinds.items():
@@ -164,7 +164,7 @@ def test_every_end_of_a_run_is_told_in_the_librarys_words() -> None:
 
 
 def texts(source: str) -> list[str]:
-    """The strings of a program, without its docstrings."""
+    """Returns the strings of a program without its docstrings."""
     tree = ast.parse(source)
     docs = {
         node.body[0].value
@@ -194,12 +194,12 @@ LIBRARY = [
 
 @pytest.mark.parametrize("path", LIBRARY)
 def test_no_text_of_the_library_has_an_option(path: str) -> None:
-    """Texts that both word differently stand in cures.py, and for the C core in exit_report.c."""
+    """Texts that differ between the two are in cures.py and, for the C core, in exit_report.c."""
     for text in texts((SOURCES / path).read_text()):
         assert not OPTION.search(text), text
 
 
-def test_the_table_of_ways_out_has_the_librarys_words_in_its_first_column() -> None:
+def test_the_first_column_of_the_table_of_hints_names_no_option() -> None:
     from tender.cures import _CURES
 
     for library, command in _CURES.values():

@@ -1,4 +1,5 @@
-"""What the library logs: under the name `tender`, nothing by itself, and without the cost of `logging`."""
+"""What the library logs: under the name `tender`, silent by default, and without the cost of importing
+`logging`."""
 
 import logging
 import subprocess
@@ -30,7 +31,7 @@ log.tell("vm", "WARNING", "an interface was deleted")
 
 
 def said(before: str, after: str) -> tuple[str, str]:
-    """What a program prints to stdout and stderr that runs a guest, and of which the library has a warning."""
+    """Runs a program that runs a guest and makes the library log a warning; returns its stdout and stderr."""
     program = PROGRAM.format(before=before, after=after)
     done = subprocess.run(
         [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False, timeout=100
@@ -39,23 +40,23 @@ def said(before: str, after: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_a_program_without_logging_does_not_load_it_and_hears_nothing() -> None:
+def test_a_program_without_logging_does_not_import_it_and_prints_nothing() -> None:
     assert said("", "print('logging' in sys.modules)") == ("False\n", "")
 
 
-def test_a_program_that_configures_no_logging_hears_nothing() -> None:
+def test_a_program_that_does_not_configure_logging_prints_nothing() -> None:
     assert said("import logging", "print(logging.getLogger('tender').handlers)") == (
         "[<NullHandler (NOTSET)>]\n",
         "",
     )
 
 
-def test_a_program_that_configures_logging_hears_the_warning() -> None:
+def test_a_program_that_configures_logging_prints_the_warning() -> None:
     configure = "import logging; logging.basicConfig(format='%(name)s %(levelname)s %(message)s')"
     assert said(configure, "") == ("", "tender.vm WARNING an interface was deleted\n")
 
 
-def test_a_handler_of_the_programs_own_stays_the_only_one(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_programs_own_handler_stays_the_only_one(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("tender")
     old, own = logger.handlers[:], logging.NullHandler()
     logger.handlers[:] = [own]
@@ -70,7 +71,7 @@ def test_a_handler_of_the_programs_own_stays_the_only_one(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize(("kind", "name"), [(tender.Vm, "tender.vm"), (tender.VmPool, "tender.pool")])
-def test_why_auto_became_the_sandbox_is_logged_once(
+def test_the_reason_for_the_fallback_is_logged_once(
     kind: Any, name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assembly: Any = tender.assemble
@@ -90,7 +91,7 @@ def test_why_auto_became_the_sandbox_is_logged_once(
     assert [(it.name, it.levelname, it.getMessage()) for it in caplog.records] == [(name, "INFO", NOTICE)]
 
 
-def test_a_backend_that_was_asked_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_requested_backend_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "tender")
     with tender.Image.from_bytes(trial.elf()) as image:
         tender.run(image, SMALL, console=tender.DISCARD, backend="sandbox")

@@ -1,5 +1,5 @@
-"""What a type checker and an editor know of the library: wrong words are errors, the documents' examples pass, and names,
-signatures and docstrings are offered for completion."""
+"""What type checkers and editors know about the library: wrong words are errors, the documents' examples
+pass, and completion offers names, signatures and docstrings."""
 
 import inspect
 import re
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def examples() -> dict[str, str]:
-    """Every Python block of the documents: page and line, and text."""
+    """Returns every Python block of the documents, by page and line."""
     found: dict[str, str] = {}
     for page in sorted(
         p for d in (".", "docs", "abi", "bench", "tools", "guest_kernel") for p in ROOT.glob(f"{d}/*.md")
@@ -34,7 +34,7 @@ def examples() -> dict[str, str]:
 
 
 def spelt(words: type[StrEnum]) -> list[str]:
-    """Each word as a program has it: its name, and the plain string."""
+    """Returns each word as a program may write it: by its name, and as a plain string."""
     return [f"{words.__name__}.{it.name}" for it in words] + [repr(it.value) for it in words]
 
 
@@ -105,9 +105,10 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What mypy --strict says of all examples and of the uses above, as a user runs it: of the installed package."""
+    """Returns the output of mypy --strict for all examples and for the uses above, with the installed
+    package, as a user runs it."""
     where = tmp_path_factory.mktemp("types")
-    # An expected error that does not come is an unused `type: ignore`, which --strict reports.
+    # A missing error makes its `type: ignore` unused, which --strict reports.
     lines = [*RIGHT, *(f"{line}  # type: ignore[{code}]" for line, code in WRONG.items())]
     files = examples() | {"use": USE.format(body="\n    ".join(lines))}
     for name, text in files.items():
@@ -131,11 +132,11 @@ def test_an_example_of_the_documents_passes_a_strict_type_check(name: str, error
     assert errors_in(errors, name) == []
 
 
-def test_the_pages_with_examples_are_those() -> None:
+def test_only_these_pages_have_examples() -> None:
     assert {name.rpartition("_")[0] for name in examples()} == {"README", "library"}
 
 
-def test_a_type_checker_takes_what_is_right_and_refuses_each_wrong_word(errors: str) -> None:
+def test_a_type_checker_accepts_right_uses_and_refuses_each_wrong_one(errors: str) -> None:
     assert errors_in(errors, "use") == []
 
 
@@ -148,7 +149,7 @@ def test_a_type_checker_takes_what_is_right_and_refuses_each_wrong_word(errors: 
         (get_args(annotations.ConsoleTarget), (tender.CAPTURE, tender.DISCARD)),
     ],
 )
-def test_the_words_of_a_type_are_those_that_the_check_takes(
+def test_the_words_of_a_type_are_the_accepted_ones(
     words: tuple[object, ...], checked: tuple[StrEnum, ...]
 ) -> None:
     assert type(checked[0]) in words and tuple(type(checked[0])) == checked
@@ -188,7 +189,7 @@ def image() -> tender.Image:
 
 @pytest.fixture
 def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Callable[[str], jedi.Script]":
-    """jedi on a program elsewhere than in this tree: it sees the installed package."""
+    """jedi for a program outside of this tree, so that it sees the installed package."""
     monkeypatch.setattr(jedi.settings, "cache_directory", str(tmp_path))
     project = jedi.Project(tmp_path)
     environment = jedi.InterpreterEnvironment()

@@ -1,4 +1,5 @@
-"""The lock of the development environment: it pins what pyproject.toml's groups ask for, and this environment has it."""
+"""The lock files of the development environment: they pin what pyproject.toml's groups need, and this
+environment has those versions."""
 
 import importlib.metadata
 import re
@@ -18,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted((ROOT / "tools" / "requirements").glob("*.txt"))
 GROUPS: dict[str, list[Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 PYTHONS = ("3.11.2", "3.11.7", "3.12.1", "3.13.5", "3.14.0")
-"""Those of Debian 12, 13 and 14, and one of each version between."""
+"""The versions of Debian 12, 13 and 14, and one of each version in between."""
 
 
 def asked_for(group: str) -> Iterator[Requirement]:
-    """A group's requirements, and those of the groups that it includes."""
+    """Yields a group's requirements, and those of the groups that it includes."""
     for entry in GROUPS[group]:
         if isinstance(entry, dict):
             yield from asked_for(entry["include-group"])
@@ -31,7 +32,7 @@ def asked_for(group: str) -> Iterator[Requirement]:
 
 
 def pins(path: Path) -> list[tuple[Requirement, int]]:
-    """Each pinned requirement of a lock, and how many hashes it has."""
+    """Returns each pinned requirement of a lock, and the number of its hashes."""
     text = re.sub(r"(?m)^\s*#.*\n", "", path.read_text()).replace("\\\n", " ")
     found = []
     for line in text.splitlines():
@@ -42,7 +43,7 @@ def pins(path: Path) -> list[tuple[Requirement, int]]:
 
 
 def chosen(path: Path, python: str) -> dict[str, str]:
-    """By name, the version that a Python on Linux takes."""
+    """Returns the version of each package that a Python on Linux gets."""
     environment = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
     return {
         canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
@@ -51,7 +52,7 @@ def chosen(path: Path, python: str) -> dict[str, str]:
     }
 
 
-def test_there_is_a_lock_for_each_purpose() -> None:
+def test_each_purpose_has_a_lock() -> None:
     assert {path.stem for path in LOCKS} == {"build", "test", "wheel"}
 
 
@@ -83,7 +84,8 @@ def test_a_lock_satisfies_its_group_on_every_python(path: Path, python: str) -> 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_all_locks_agree(python: str) -> None:
-    """The smaller ones are cut out of the whole one, so a later purpose never changes what an earlier one installed."""
+    """The smaller locks are parts of the complete one, so a later purpose never changes what an earlier one
+    installed."""
     whole = chosen(ROOT / "tools" / "requirements" / "test.txt", python)
     for path in LOCKS:
         assert chosen(path, python).items() <= whole.items()
@@ -95,7 +97,7 @@ def test_this_environment_has_the_pinned_formatters_and_type_checker() -> None:
         assert importlib.metadata.version(name) == versions[name], f"{name}: make setup"
 
 
-def test_the_tool_refuses_words_that_it_does_not_know() -> None:
+def test_the_lock_tool_refuses_unknown_words() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "tools" / "lock.py", "--newest"],
         capture_output=True,

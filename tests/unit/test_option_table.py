@@ -1,4 +1,4 @@
-"""The table of options, and what is made of it: values, documentation, the manual page, completions."""
+"""The table of options, and what is generated from it: values, documentation, the manual page, completions."""
 
 import re
 import subprocess
@@ -18,7 +18,7 @@ SHELLS = ("tender.bash", "_tender", "tender.fish")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of what the build writes for users."""
+    """The directory with the files that the build generates for users."""
     directory = tmp_path_factory.mktemp("made")
     cli = ROOT / "tender" / "cli"
     write: list[str | Path] = [sys.executable, ROOT / "bindings" / "command" / "gen_options.py"]
@@ -27,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_name_stands_in_one_row() -> None:
+def test_each_option_name_is_in_one_row() -> None:
     names = [name for option in OPTIONS for name in (option.name, option.short) if name]
     assert len(names) == len(set(names))
     assert all(re.fullmatch(r"--[a-z][a-z-]+|-[a-zA-Z]", name) for name in names)
@@ -48,8 +48,8 @@ def test_the_row_of_backend_offers_each_backend() -> None:
 
 
 @EACH
-def test_pythons_parser_knows_each_option(option: Option) -> None:
-    """A value is read, or refused in the words of that option; no option is unknown."""
+def test_pythons_parser_accepts_each_option(option: Option) -> None:
+    """A value is read, or refused with a message about that option. No option is unknown."""
     try:
         options.parse_args([option.name, "app.elf"])
     except options.UsageError as error:
@@ -57,14 +57,15 @@ def test_pythons_parser_knows_each_option(option: Option) -> None:
 
 
 def document() -> list[list[str]]:
-    """The rows of the list in docs/cli.md."""
+    """Returns the rows of the list in docs/cli.md."""
     text = (ROOT / "docs" / "cli.md").read_text()
     table = text.split("| Option | |\n|---|---|\n")[1].split("\n\n")[0]
     return [re.split(r" \| ", row.strip("| "), maxsplit=1) for row in table.split("\n")]
 
 
 def heads() -> list[str]:
-    """What the document has of each option before its explanation: every form, words for a value apart."""
+    """Returns the document's text for each option before its explanation: every form, with each word of a
+    value as a separate form."""
     found = []
     for option in OPTIONS:
         for value, _ in option.lines:
@@ -87,7 +88,7 @@ def test_help_and_document_name_the_variable(option: Option) -> None:
     assert option.variable in option.lines[0][1]
 
 
-def test_solo5s_usage_has_its_options_and_no_other() -> None:
+def test_solo5s_usage_has_exactly_its_options() -> None:
     text = usage.solo5("solo5-hvt")
     found = set(re.findall(r"^  (--[a-z-]+)(?:, (--[a-z-]+))?", text, re.MULTILINE))
     assert {name for pair in found for name in pair if name} == {
@@ -105,7 +106,7 @@ def test_the_manual_page_has_every_form_command_and_variable(made: Path) -> None
     for name, (_, words) in main.COMMANDS.items():
         assert f"\n.TP\n{name}\n{words}\n" in text
     assert option_table.ABOUT in text and option_table.EXAMPLES in text
-    for line in text.split("\n"):  # else a formatter takes a sentence for a request
+    for line in text.split("\n"):  # otherwise a formatter would read a sentence as a request
         assert not line.startswith("'") and (
             line[:1] != "." or re.match(r"\.(TH|SH|SS|TP|B|PP|br|nf|fi|\.\.|\\)", line)
         )
@@ -120,7 +121,7 @@ def test_completions_have_every_option(made: Path, shell: str, option: Option) -
 
 
 def offered(made: Path, line: str) -> list[str]:
-    """What bash offers behind `line`: the words as bash divides them, at `=` and `:` too."""
+    """Returns what bash offers after `line`. Bash divides words at `=` and `:` too."""
     words = re.findall(r"[^\s=:]+|[=:]+", line) + ([""] if line[-1] in " =:" else [])
     script = (
         f'. "{made}/tender.bash"; COMP_LINE=$1 COMP_POINT=${{#1}}; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); '
@@ -150,10 +151,10 @@ def offered(made: Path, line: str) -> list[str]:
         ("tender --mem=8 ", []),
     ],
 )
-def test_bash_offers(made: Path, line: str, words: list[str]) -> None:
-    """An empty list is left to bash, which offers files."""
+def test_bash_completion_offers_these_words(made: Path, line: str, words: list[str]) -> None:
+    """Where the list is empty, bash itself offers files."""
     assert offered(made, line) == words
 
 
-def test_bash_offers_all_options_behind_a_dash(made: Path) -> None:
+def test_bash_completion_offers_all_options_after_a_dash(made: Path) -> None:
     assert set(offered(made, "tender -")) == {*options.OPTIONS, *options.SHORT}

@@ -1,4 +1,5 @@
-"""Pages: each relative link and anchor exists, and what is read outside of the tree has no link that leads nowhere."""
+"""Pages: each relative link and anchor exists, and text that is read outside of the tree has no broken
+link."""
 
 import importlib.util
 import re
@@ -18,7 +19,7 @@ PAGES = sorted(p for p in ROOT.rglob("*.md") if not LEFT_OUT & set(p.relative_to
 
 @cache
 def read(path: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """What the page links to, and its anchors, as forges make them."""
+    """Returns the targets of the page's links, and its anchors as forges generate them."""
     renderer = markdown.Markdown(
         extensions=["fenced_code", "tables", "toc"],
         extension_configs={"toc": {"slugify": slugify(case="lower")}},
@@ -31,7 +32,7 @@ def read(path: Path) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def broken(path: Path) -> list[str]:
-    """Its relative links that lead nowhere."""
+    """Returns the page's relative links whose target does not exist."""
     found = []
     for target in read(path)[0]:
         if re.match(r"[a-z]+:", target):
@@ -48,7 +49,7 @@ def test_each_link_and_anchor_exists(page: Path) -> None:
     assert broken(page) == []
 
 
-def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
     (tmp_path / "other.md").write_text("# A `b` & c\n")
     page = tmp_path / "page.md"
     page.write_text(
@@ -86,11 +87,11 @@ def pages() -> Any:
         ("~~~~ x\n[a](b.md)\n~~~~\n", "~~~~ x\n[a](b.md)\n~~~~\n"),
     ],
 )
-def test_a_link_becomes_what_a_reader_elsewhere_can_use(pages: Any, text: str, outside: str) -> None:
+def test_a_link_becomes_text_that_is_useful_outside_of_the_tree(pages: Any, text: str, outside: str) -> None:
     assert pages.outside(text, "README.md", ()) == outside
 
 
-def test_a_link_between_pages_that_are_there_stays(pages: Any) -> None:
+def test_a_link_between_kept_pages_stays(pages: Any) -> None:
     text = "[a](../README.md) [b](cli.md#x) [c](#here) [d](../tools/setup) [e](gone.md)"
     kept = ("README.md", "docs/cli.md")
     said = "[a](../README.md) [b](cli.md#x) [c](#here) d (`tools/setup`) e (`docs/gone.md`)"

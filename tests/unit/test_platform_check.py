@@ -1,4 +1,5 @@
-"""A core for another machine is told as that: the loader says that there is no such file."""
+"""An error names a core that is built for another machine. The loader would only report that there is no
+such file."""
 
 import struct
 from pathlib import Path
@@ -17,7 +18,7 @@ OF = {
 
 
 def elf(place: Path, machine: str) -> str:
-    """A file that begins as one for this machine."""
+    """Makes a file that begins like an ELF file for this machine."""
     of_class, number, order = OF[machine]
     start = b"\x7fELF" + bytes([of_class, 1 if order == "<" else 2, 1]) + bytes(9)
     place.write_bytes(start + struct.pack(f"{order}HH", 3, number) + bytes(44))
@@ -49,16 +50,14 @@ def test_the_machine_that_does_not_fit_is_named(tmp_path: Path, row: tuple[str, 
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF", b"no ELF file at all, but long enough", None])
-def test_a_core_that_is_no_elf_file_is_left_to_the_loaders_words(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_a_core_that_is_not_an_elf_file_is_left_to_the_loader(tmp_path: Path, content: bytes | None) -> None:
     core = tmp_path / "core.so"
     if content is not None:
         core.write_bytes(content)
     assert misfit(str(core), elf(tmp_path / "python", "x86_64")) == ""
 
 
-def test_a_machine_without_a_name_is_told_by_its_number(tmp_path: Path) -> None:
+def test_an_unknown_machine_is_named_by_its_number(tmp_path: Path) -> None:
     core = tmp_path / "core.so"
     core.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack("<HH", 3, 0x9026))
     said = misfit(str(core), elf(tmp_path / "python", "x86_64"))

@@ -1,4 +1,5 @@
-"""Every ELF that the contract refuses, through the command: status 1, the file, the reason, and no traceback."""
+"""Every ELF that the contract refuses, through the command: status 1, the file, the reason, and no
+traceback."""
 
 import subprocess
 import sys
@@ -11,7 +12,7 @@ TENDER = [str(Path(sys.executable).parent / "tender")]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=[case[0] for case in REFUSED])
-def test_the_command_refuses_it_with_its_reason(case: Refused, tmp_path: Path) -> None:
+def test_the_command_refuses_the_file_with_its_reason(case: Refused, tmp_path: Path) -> None:
     name, data, message = case
     file = tmp_path / f"{name}.hvt"
     file.write_bytes(data)
@@ -25,7 +26,7 @@ def test_the_command_refuses_it_with_its_reason(case: Refused, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("make", "reason"), [("missing", "No such file"), ("dir", "Is a directory"), ("empty", "elf header")]
 )
-def test_what_is_no_file_is_refused(tmp_path: Path, make: str, reason: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused(tmp_path: Path, make: str, reason: str) -> None:
     path = tmp_path / make
     if make == "dir":
         path.mkdir()

@@ -1,4 +1,4 @@
-"""Rules of the tree that nobody should have to remember: who imports whom, who prints, who exits."""
+"""Rules of the tree that are easy to forget: which part imports which, which parts print, and which exit."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tender"
 
-# Lower may not import higher. `assemble` introduces backend and devices to each other; they do not meet by themselves.
+# A lower level may not import a higher one. `assemble` connects backend and devices, which do not import each other.
 LEVELS = {
     "values": 0, "errors": 0, "cures": 0, "annotations": 0, "printable": 0, "log": 0,
     "platform_check": 0, "_version": 0, "_native": 0,
@@ -25,7 +25,7 @@ LEVELS = {
 APART = [{"devices", "backend"}]
 INSIDE_UP = {
     "tender/backend/trial.py"
-}  # the doctor's trial VM: uses the whole library, imported by the CLI only
+}  # the doctor's trial VM: it uses the whole library, and only the CLI imports it
 
 
 def python_files() -> list[Path]:
@@ -73,7 +73,7 @@ def test_only_the_command_line_prints_reads_the_environment_or_exits(path: Path)
 
 @pytest.mark.parametrize("name", ["vm.py", "pool.py", "assemble.py", "backend/machine.py"])
 def test_a_vm_is_made_by_its_constructor(name: str) -> None:
-    """No object takes over the attributes of another one, and none is made past its constructor."""
+    """No object takes the attributes of another one, and every object is made by its constructor."""
     names = {
         it.attr for it in ast.walk(ast.parse((PACKAGE / name).read_text())) if isinstance(it, ast.Attribute)
     }
@@ -102,7 +102,7 @@ def includes(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", CORE, ids=lambda p: p.name)
-def test_the_core_knows_neither_kvm_nor_python_nor_threads(path: Path) -> None:
+def test_the_core_uses_neither_kvm_nor_python_nor_threads(path: Path) -> None:
     assert not [n for n in includes(path) if "kvm" in n or "Python" in n or n == "native.h"]
     assert not {"pthread.h", "semaphore.h", "threads.h"} & set(includes(path))
     assert not re.search(r"\b(pthread|sem)_\w+|\b_?[Tt]hread_local\b", c_code(path))
@@ -110,28 +110,30 @@ def test_the_core_knows_neither_kvm_nor_python_nor_threads(path: Path) -> None:
 
 A_KIND = re.compile(r"(?:\b|_)(?:net|block|disk|tap|tcp|ring)s?(?=\b|_)", re.IGNORECASE)
 MAY_NAME_A_KIND = {
-    "vm_types.h",  # what is counted and how a ring is served, which Python reads
-    "entered.h",  # where a value comes from
+    "vm_types.h",  # the counters and the ways to serve a ring, which Python reads
+    "entered.h",  # the sources of values
 }
 
 
 @pytest.mark.parametrize("path", [p for p in CORE if p.name not in MAY_NAME_A_KIND], ids=lambda p: p.name)
 def test_the_core_names_no_kind_of_device(path: Path) -> None:
-    """What it has of one is a row of abi/devices.def, and a part of struct vm that the kind alone looks into."""
+    """The core knows a kind only as a row of abi/devices.def, and as a part of struct vm that only the kind
+    itself reads."""
     assert [line for line in c_code(path).split("\n") if A_KIND.search(line)] == []
 
 
 BACKS = {"net_frame.h", "block.h", "console.h"}
-"""What a guest ABI's front may ask of a device."""
+"""The headers of devices that a guest ABI's front may include."""
 
 
 def is_front(path: Path) -> bool:
     return path.parent.parent.name == "guest_abi" and path.name.startswith(("hc_", "hvt_answer"))
 
 
-def test_a_guest_abi_is_a_front_and_devices_are_backs() -> None:
-    """A front reads what the guest's ABI has and asks a device, of which it knows neither state nor descriptor. A
-    device knows no structure of an ABI's. The network ring is both: Solo5's, and one with the network that it serves."""
+def test_guest_abis_and_devices_know_only_each_others_interfaces() -> None:
+    """A front reads the structures of the guest's ABI and calls a device; it knows neither the device's
+    state nor its descriptor. A device knows no structure of an ABI. The network ring is both: it belongs to
+    Solo5, and to the network that it serves."""
     of_the_abi = re.compile(
         r"\bhypercall_args\b|\bstruct (?:hvt|tender)_(?!trap_cookie)\w+|\benum verdict hc_\w+"
     )
@@ -151,7 +153,7 @@ def test_a_guest_abi_is_a_front_and_devices_are_backs() -> None:
             )
 
 
-def test_a_kind_of_device_alone_looks_into_what_it_keeps() -> None:
+def test_only_a_kind_of_device_reads_its_own_state() -> None:
     of_kinds = {p.name for kind in ("net", "block") for p in (ROOT / "bindings/devices" / kind).glob("*.h")}
     assert {"net.h", "disk.h", "ring.h"} <= of_kinds
     for path in OURS:
@@ -175,13 +177,13 @@ C_LEVELS = {
     "vm": 6,
     "python": 7,
     "command": 7,
-    "program": 7,  # tender-sandbox is a program of its own, and tells its end as the command does
+    "program": 7,  # tender-sandbox is a separate program, and reports its end as the command does
 }
 C_APART = {
     frozenset({"devices", "machine"}),
     frozenset({"machine/kvm", "machine/sandbox"}),
 }
-"""Each knows what is below, neither knows the other."""
+"""Each of them includes what is below it, and neither includes the other."""
 
 
 def c_part(path: Path) -> str:
@@ -192,7 +194,7 @@ def c_part(path: Path) -> str:
 
 
 def c_backend(path: Path) -> str:
-    """The part, and of a machine's the folder: machine/kvm."""
+    """Returns the part, and for a machine its folder too: machine/kvm."""
     parts = path.relative_to(ROOT).parts
     return "/".join(parts[1:3]) if c_part(path) == "machine" and len(parts) > 3 else c_part(path)
 
@@ -201,7 +203,7 @@ OURS = sorted(p for place in ("abi", "bindings") for p in (ROOT / place).rglob("
 HEADERS = {p.name: p for p in OURS if p.suffix == ".h"}
 
 
-def test_no_two_headers_of_ours_have_one_name() -> None:
+def test_every_header_has_a_unique_name() -> None:
     assert len(HEADERS) == len([p for p in OURS if p.suffix == ".h"])
 
 
@@ -218,7 +220,7 @@ def test_includes_point_down(path: Path) -> None:
             assert frozenset({one, other}) not in C_APART, f"{one} includes {name}"
 
 
-def test_what_reads_any_image_knows_no_guest_abi() -> None:
+def test_code_that_reads_any_image_includes_no_guest_abi() -> None:
     here = ROOT / "bindings" / "guest_abi"
     of_an_abi = {p.name for folder in here.iterdir() if folder.is_dir() for p in folder.glob("*.h")}
     assert of_an_abi
@@ -230,7 +232,7 @@ FREESTANDING = {
 }  # fmt: skip
 
 
-# What is linked into the sandboxed program may take nothing from the host side beside it but these.
+# What is linked into the sandboxed program may include only these headers of the host's side.
 SHARED_WITH_THE_PROGRAM = {"fds.h", "config.h", "layout.h"}
 
 
@@ -245,9 +247,10 @@ def test_the_two_sides_of_the_sandbox_share_only_plain_numbers(path: Path) -> No
 
 
 @pytest.mark.parametrize("part", ["command", "vm", "python"])
-def test_machines_are_known_by_their_interface_alone(part: str) -> None:
-    """Who runs a guest does not ask what runs it: no header of one machine's, no flag for it. The library makes KVM's
-    descriptors itself, and an image's templates have their sites patched."""
+def test_machines_are_used_only_through_their_interface(part: str) -> None:
+    """Code that runs a guest must not depend on the kind of machine: it includes no header of one machine
+    and has no flag for it. The exceptions are in the library, which makes KVM's descriptors itself and has
+    the call sites of templates patched."""
     excused = {"kvm_ops.h", "patch.h"} if part == "python" else set()
     for path in (p for p in OURS if c_part(p) == part):
         for name in set(includes(path)) & set(HEADERS) - excused:
@@ -255,8 +258,9 @@ def test_machines_are_known_by_their_interface_alone(part: str) -> None:
         assert not re.search(r"\b(is|behind)_(kvm|sandbox)\b", path.read_text()), path.name
 
 
-def test_who_opens_devices_names_no_kind_of_them() -> None:
-    """What reads options, opens and attaches is found by the rows of abi/devices.def and of the table of options."""
+def test_code_that_opens_devices_names_no_kind_of_device() -> None:
+    """Code that reads options, opens and attaches devices is found by the rows of abi/devices.def and of
+    the table of options."""
     kinds = re.findall(r"^DEVICE\((MFT_\w+), (\w+),", (ROOT / "abi" / "devices.def").read_text(), re.M)
     assert kinds
     named = "|".join(rf"{number}|{name}_\w+\(|DEVICE_TYPE_{name}" for number, name in kinds)
@@ -270,10 +274,10 @@ def test_only_the_kvm_backend_includes_the_kernels_kvm_header() -> None:
     assert {p.parent.name for p in users} == {"kvm"}
 
 
-# ---- every value that enters the guest passes entered() (core/entered.h); tests/native/test_entered.c listens
+# ---- every value that enters the guest passes entered() (core/entered.h); tests/native/test_entered.c records them
 
 MAY_ASK_FOR_WRITABLE = {
-    "hypercalls.def",  # a row's access, which hypercall.c's row() asks for and writes back
+    "hypercalls.def",  # a row's access, which row() of hypercall.c uses and writes back
     "guest_memory.h", "guest_memory.c", "entered.h",
     "guest_access.c",  # an emulated write
     "block_transfer.c",  # one address for both directions
@@ -281,18 +285,18 @@ MAY_ASK_FOR_WRITABLE = {
 MAY_KNOW_THE_ADDRESS = {
     "guest_memory.h", "guest_memory.c", "guest_map.c", "guest_reset.c", "entered.h",
     "image_memory.c", "kvm_ops.c", "run_kvm.c", "sandbox_ops.c",
-    "native.c",  # where the ring's part begins
-    "main.c",  # the sandbox's: sets it
+    "native.c",  # the beginning of the ring's part
+    "main.c",  # the sandbox's main.c, which sets the address
 }  # fmt: skip
 TOLD_BY = {
     "restore": "guest_memory_reset", "disk_map_copy": "move", "transfer_rest": "move",
     "map_and_load": "image_memory_protect", "make_template": "map_guest",
     "fill_gate_slot": "map_guest", "fill_gate_page": "map_guest",
 }  # fmt: skip
-"""What fills guest memory, and who behind it tells."""
+"""Functions that fill guest memory, and the function that reports it for them."""
 FILL_OURS_ALONE = {
-    "guest_read", "guest_fetch", "read_memory", "give_console_piece", "end",  # copies from the guest
-    "disk_map_note", "disk_map_flushed",  # what is known of a disk's pages
+    "guest_read", "guest_fetch", "read_memory", "give_console_piece", "end",  # copy from the guest
+    "disk_map_note", "disk_map_flushed",  # record the state of a disk's pages
     "drop_frames", "ring_kicks_come_fast", "get_cpu_state", "set_run_mask", "take_config",
 }  # fmt: skip
 FILLS = re.compile(
@@ -303,13 +307,14 @@ TELLS = re.compile(r"\b(?:entered|guest_put|tell|tell_read)\(")
 
 
 def c_functions(path: Path) -> dict[str, str]:
-    """Of a file as clang-format leaves it: a body begins and ends with a brace at the margin."""
+    """Returns the functions of a file in clang-format's layout: a body begins and ends with a brace at the
+    margin."""
     code = re.sub(r"__attribute__\(\(.*?\)\)", "", c_code(path))
     found = re.findall(r"^(\w[^;{}#]*?)\n\{\n(.*?)^\}", code, re.M | re.S)
     return {re.findall(r"(\w+)\(", head)[0]: body for head, body in found if "(" in head}
 
 
-def test_only_the_core_asks_for_memory_to_write_or_knows_where_it_lies() -> None:
+def test_only_the_core_requests_writable_memory_or_knows_its_address() -> None:
     for path in [*OURS, ROOT / "abi" / "hypercalls.def"]:
         code = c_code(path)
         if path.name not in MAY_ASK_FOR_WRITABLE:
@@ -322,7 +327,7 @@ def test_only_the_core_asks_for_memory_to_write_or_knows_where_it_lies() -> None
             )
 
 
-def test_what_fills_guest_memory_tells_it() -> None:
+def test_code_that_fills_guest_memory_reports_it() -> None:
     reach = re.compile(r"\b(guest_\w+_at\(|memory(\.|->)hva\b|(ring->|ring\.)shared\b|struct disk_map\b)")
     told, silent = set(), set()
     for path in (p for p in OURS if p.suffix == ".c" and (reach.search(c_code(p)) or p.name == "map.c")):
@@ -336,7 +341,7 @@ def test_what_fills_guest_memory_tells_it() -> None:
 
 
 def is_defined(name: str, path: Path) -> bool:
-    """A function of the file, or in assembly a label."""
+    """Returns whether the file defines this function, or in assembly this label."""
     if path.suffix == ".py":
         return re.search(rf"^ *def {name}\(", path.read_text(), re.M) is not None
     if path.suffix == ".S":
@@ -350,8 +355,8 @@ def test_a_function_that_is_only_declared_or_called_is_not_defined(tmp_path: Pat
     assert [is_defined(name, code) for name in ("one", "two", "three")] == [False, True, False]
 
 
-def test_the_architecture_page_names_functions_that_are_where_it_says() -> None:
-    """`NAME()` in [FILE](PATH), of the section that a new engineer reads first."""
+def test_functions_named_on_the_architecture_page_are_in_the_named_files() -> None:
+    """The section that a new engineer reads first names functions as `NAME()` in [FILE](PATH)."""
     page = ROOT / "docs" / "architecture.md"
     text = " ".join(page.read_text().split("## Where to look")[1].split("\n## ")[0].split())
     named = [
@@ -367,8 +372,8 @@ def test_the_architecture_page_names_functions_that_are_where_it_says() -> None:
     assert len(everywhere) > 30
 
 
-def test_the_tools_find_the_built_command_without_help_of_path() -> None:
-    """As documented: right after `make run`, in a shell that has never heard of .venv/bin."""
+def test_the_tools_find_the_built_command_without_path() -> None:
+    """This is the documented use: right after `make run`, in a shell whose PATH does not have .venv/bin."""
     if not (ROOT / ".venv" / "bin" / "tender").exists():
         pytest.skip("built into another environment")
     done = subprocess.run(
@@ -390,7 +395,8 @@ def c_files() -> list[Path]:
 
 
 def run_together(lines: list[str]) -> list[str]:
-    """Lines of a comment's list or picture that seem to go on at the margin, and those with columns at the margin."""
+    """Returns lines of a comment's list or picture that seem to continue at the margin, and lines with
+    columns at the margin."""
     margin, indented = re.compile(r" \* \S"), re.compile(r" \*   +\S")
     found = [
         one for one, next_ in pairwise(lines) if indented.match(one) and len(one) > 80 and margin.match(next_)
@@ -398,8 +404,8 @@ def run_together(lines: list[str]) -> list[str]:
     return found + [line for line in lines if margin.match(line) and re.search(r"[^-\s|] {5,}\S", line)]
 
 
-def test_a_list_that_was_run_together_is_found() -> None:
-    """What clang-format made of two lists when it still laid out comments."""
+def test_a_list_that_was_joined_to_its_text_is_found() -> None:
+    """clang-format made these lines of two lists when it still reformatted comments."""
     assert run_together(
         [
             " *     refused   a write and a read of handles that are no network, unknown operations, a frame",
@@ -411,8 +417,8 @@ def test_a_list_that_was_run_together_is_found() -> None:
     ]
 
 
-def test_lists_and_pictures_of_c_comments_are_not_run_together_and_fit() -> None:
-    """clang-format leaves comments alone (ReflowComments), so their width is looked at here."""
+def test_c_comments_fit_and_their_lists_and_pictures_are_intact() -> None:
+    """clang-format does not change comments (ReflowComments), so this test checks their width."""
     files = c_files()
     assert len(files) > 100
     assert [
@@ -433,8 +439,9 @@ def test_lists_and_pictures_of_c_comments_are_not_run_together_and_fit() -> None
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "tests").rglob("test_*.py")), ids=lambda p: str(p.relative_to(ROOT))
 )
-def test_no_test_has_a_shorter_limit_than_all_have(path: Path) -> None:
-    """A busy machine takes ten times as long. `timeout(0)` stands where a test is asked for by hand, for hours."""
+def test_no_test_has_a_shorter_time_limit_than_the_default(path: Path) -> None:
+    """A busy machine takes ten times as long. `timeout(0)` is for tests that are started by hand and run
+    for hours."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.timeout":
             assert [ast.unparse(word) for word in node.args] == ["0"], f"line {node.lineno}"

@@ -1,7 +1,9 @@
-"""The native program's reading of a command line beside Python's: whatever words it takes mean the same to both.
+"""Compares how the native program and Python read a command line: a line that the native program accepts
+means the same to both.
 
-What it does not take it leaves to Python, so that is no difference. Both really read: bindings/command/request.c is
-compiled here, and by solo5-hvt's names Python opens its devices by functions that only note what they are asked for.
+A line that the native program does not accept is left to Python, so that is not a difference. Both really
+read the words: bindings/command/request.c is compiled here, and for solo5-hvt's names Python opens its
+devices by functions that only record the request.
 """
 
 import ctypes
@@ -34,7 +36,7 @@ from tender.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 BINDINGS = ROOT / "bindings"
 
-# The words of a request as bytes that end in 0, in the order of Read.
+# Prints the fields of a request as byte strings that end in 0, in the order of Read.
 SHOWN = """
 #include <stdio.h>
 #include <string.h>
@@ -111,7 +113,8 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
 
 
 class Device(NamedTuple):
-    """One word about a device; `value` is an interface, a path, a descriptor, a sector size or a MAC address's bytes."""
+    """One option about a device. `value` is an interface, a path, a descriptor, a sector size or the bytes
+    of a MAC address."""
 
     kind: str
     name: bytes
@@ -121,7 +124,7 @@ class Device(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What a command line asks for."""
+    """Everything that a command line requests."""
 
     mem_bytes: int
     mem_adjusted: bool
@@ -140,7 +143,7 @@ class Read(NamedTuple):
     devices: tuple[Device, ...]
 
 
-Ambient = dict[str, str]  # by the name of parse_args()'s argument
+Ambient = dict[str, str]  # the key is the name of parse_args()'s argument
 Native = Callable[[list[bytes], bool, Ambient], "Read | None"]
 
 
@@ -166,14 +169,14 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Native:
          *(path for path in (BINDINGS / "devices").rglob("*.c") if "_configure(" in path.read_text()), "-o", library],
         check=True, timeout=60,
     )  # fmt: skip
-    shown = ctypes.CDLL(str(library), os.RTLD_LAZY).shown  # what opens devices is not there
+    shown = ctypes.CDLL(str(library), os.RTLD_LAZY).shown  # the functions that open devices are not linked
     shown.restype = ctypes.c_size_t
     buffer = ctypes.create_string_buffer(1 << 16)
 
     def read(words: list[bytes], is_solo5: bool, ambient: Ambient) -> Read | None:
         given = (ctypes.c_char_p * (len(words) + 1))(*words, None)
         variables = [f"TENDER_{name.upper()}={value}".encode() for name, value in ambient.items()]
-        # One that is not ours, one without a value, and ours once more, of which only the first counts.
+        # A foreign variable, one without a value, and one of ours twice, of which only the first counts.
         variables = [b"TERM=x", b"TENDER_REQUIRE_NOT=uid", b"TENDER_BACKEND", *variables, *variables[:1]]
         environment = (ctypes.c_char_p * (len(variables) + 1))(*variables, None)
         count = shown(given, int(is_solo5), environment, buffer)
@@ -224,14 +227,14 @@ def _parsed(parts: Iterator[bytes]) -> Read:
 
 
 def _output(value: bytes) -> bytes:
-    """`-` and fd:01 are fd:1."""
+    """Normalises an output: `-` and fd:01 are fd:1."""
     if value == b"-":
         return b"fd:1"
     return b"fd:%d" % int(value[3:]) if value.startswith(b"fd:") else value
 
 
 def _place(value: int | str | None, none: bytes) -> bytes:
-    """The same of a value of RunOptions."""
+    """Normalises an output in RunOptions in the same way."""
     if value is None:
         return none
     return b"fd:%d" % value if isinstance(value, int) else raw_bytes(value)
@@ -240,7 +243,7 @@ def _place(value: int | str | None, none: bytes) -> bytes:
 def _device(
     kind: str, name: bytes, value: "bytes | int | tuple[int, ...]", read_only: bool, raw: bool
 ) -> Device:
-    """Only a disk has these two."""
+    """Makes a Device; only a disk has the last two fields."""
     return Device(kind, name, value, *((read_only, raw) if kind == "block" else (False, False)))
 
 
@@ -249,7 +252,7 @@ def raw_bytes(text: str) -> bytes:
 
 
 def by_run(words: list[bytes], ambient: Ambient) -> Read:
-    """Raises ConfigError."""
+    """Reads words as `tender run` does. Raises ConfigError."""
     options = parse_args([word.decode("utf-8", "surrogateescape") for word in words], **ambient)
     assert options.action == "run"
     devices = []
@@ -275,7 +278,7 @@ def by_run(words: list[bytes], ambient: Ambient) -> Read:
 
 
 class _Noted:
-    """Stands for what Python opens: a device that is asked for, and nothing behind it."""
+    """Replaces the device that Python would open: it only has a descriptor's number."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -288,7 +291,7 @@ SOLO5_FLAGS = ("--no-net-ring", "--net-reattach")
 
 
 def by_solo5(words: list[bytes], variables: Ambient, monkeypatch: pytest.MonkeyPatch) -> Read:
-    """Raises ConfigError, which UsageError is."""
+    """Reads words as solo5-hvt does. Raises ConfigError, or its subclass UsageError."""
     noted: list[Device] = []
     name = ""
 
@@ -308,7 +311,7 @@ def by_solo5(words: list[bytes], variables: Ambient, monkeypatch: pytest.MonkeyP
         patched.setattr(solo5, "_check_inherited", lambda *_, **__: None)
         patched.setattr("tender.cli.say.notice", lambda _: asked.update(adjusted=True))
         patched.setattr("tender.manifest.match", lambda *_: None)
-        # whether there is an interface to take again is looked at once the devices are known
+        # these check for a network to reattach after the devices are known
         patched.setattr("tender.cli.run.check_reattach", lambda _: None)
         patched.setattr("tender.config._reattaches", lambda value, _: value)
         image: Any = SimpleNamespace(
@@ -370,7 +373,7 @@ word = st.one_of(
     st.builds(lambda o, n, v: [f"{o}:{n}", v], option, st.sampled_from(NAMES), value),
     option.map(lambda w: [w]),
 )
-# Words that both are likelier to take, or one whole command line might never be read to its end.
+# Words that both accept more often. Without them few command lines would be read to their end.
 likely = st.one_of(
     st.sampled_from(VALUES).map(lambda v: [f"--mem={v}"]),
     st.builds("--net:{}={}".format, st.sampled_from(NAMES), st.sampled_from(VALUES)).map(lambda w: [w]),
@@ -400,7 +403,7 @@ variables = st.fixed_dictionaries(
 @settings(max_examples=1500)
 @given(words=lines, ambient=variables)
 @example(words=["--lock-wait=0", "--lock-wait", "5", "app.elf"], ambient={})
-def test_what_both_take_of_runs_words_is_the_same(native: Native, words: list[str], ambient: Ambient) -> None:
+def test_run_means_the_same_to_both_programs(native: Native, words: list[str], ambient: Ambient) -> None:
     given = list(map(raw_bytes, words))
     taken = native(given, False, ambient)
     assert taken is None or taken == by_run(given, ambient)
@@ -408,7 +411,7 @@ def test_what_both_take_of_runs_words_is_the_same(native: Native, words: list[st
 
 @settings(max_examples=1500)
 @given(words=lines, ambient=variables)
-def test_what_both_take_of_solo5_hvts_words_is_the_same(
+def test_solo5_hvt_means_the_same_to_both_programs(
     native: Native, words: list[str], ambient: Ambient
 ) -> None:
     given = list(map(raw_bytes, words))
@@ -418,8 +421,11 @@ def test_what_both_take_of_solo5_hvts_words_is_the_same(
 
 
 @pytest.mark.parametrize("is_solo5", [False, True], ids=["run", "solo5-hvt"])
-def test_every_value_of_every_option(native: Native, is_solo5: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In each form; and the native program takes a good part of them, else this would compare nothing."""
+def test_every_value_of_every_option_means_the_same_to_both(
+    native: Native, is_solo5: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each form is tried. The native program must accept many of them, otherwise this would compare
+    nothing."""
     taken = 0
     for base in (*VALUED, *NAMED):
         for text in VALUES:
@@ -434,8 +440,11 @@ def test_every_value_of_every_option(native: Native, is_solo5: bool, monkeypatch
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 @pytest.mark.parametrize("is_solo5", [False, True], ids=["run", "solo5-hvt"])
-def test_it_takes_those_options_that_its_rows_say(native: Native, option: Option, is_solo5: bool) -> None:
-    """What no row gives it, it leaves to Python, whatever the value; and it is no other option's beginning."""
+def test_the_native_program_accepts_exactly_the_options_of_its_rows(
+    native: Native, option: Option, is_solo5: bool
+) -> None:
+    """It leaves an option without a native row to Python, whatever the value. It must not accept a longer
+    or a shorter name either."""
     forms = [
         option.name,
         option.short,
@@ -450,8 +459,8 @@ def test_it_takes_those_options_that_its_rows_say(native: Native, option: Option
 
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.variable], ids=lambda option: option.variable)
-def test_a_variable_is_read_as_its_option_is(native: Native, option: Option) -> None:
-    """By both, in both fronts."""
+def test_a_variable_is_read_like_its_option(native: Native, option: Option) -> None:
+    """Both programs read it, under both fronts."""
     taken = 0
     for text in VALUES:
         by_option = native([raw_bytes(f"{option.name}={text}"), b"app.elf"], False, {})

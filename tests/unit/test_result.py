@@ -1,4 +1,5 @@
-"""The values that a run ends with: equal, hashable, picklable, ready for JSON; and what a fault says to a person."""
+"""The values that a run returns: equal, hashable, picklable, ready for JSON. Also, how a fault is explained
+to a person."""
 
 import json
 import pickle
@@ -68,7 +69,7 @@ def test_a_fault_shows_bytes_and_registers() -> None:
     assert line.startswith("rip 0x8000000000000000; bytes there: none; its function: ")
 
 
-def test_an_address_is_named_by_the_symbol_it_lies_in(guest: Guest) -> None:
+def test_an_address_is_named_by_its_symbol(guest: Guest) -> None:
     path = str(guest("hello"))
     main = next(symbol for symbol in read_details(path).functions if symbol.name == "main")
     assert symbol_at(path, main.address) == "main+0x0"
@@ -78,7 +79,7 @@ def test_an_address_is_named_by_the_symbol_it_lies_in(guest: Guest) -> None:
 
 
 def with_symbols(names: bytes, *, entry_bytes: int = 24) -> bytes:
-    """An image whose section headers give one symbol of 16 bytes at 0x100000, with that name."""
+    """Returns an image whose section headers describe one symbol of 16 bytes at 0x100000, with that name."""
     elf = bytearray(build_elf(segments=good_segments(), notes=[abi_note(), manifest_note()]))
     table = bytes(24) + (1).to_bytes(4, "little") + bytes([2, 0, 1, 0]) + (0x100000).to_bytes(8, "little")
     table += (16).to_bytes(8, "little")
@@ -102,7 +103,7 @@ def with_symbols(names: bytes, *, entry_bytes: int = 24) -> bytes:
     return bytes(elf) + table + strings + headers
 
 
-def test_a_symbols_name_is_the_files_and_so_hostile(tmp_path: Path) -> None:
+def test_a_hostile_symbol_name_is_escaped_and_cut(tmp_path: Path) -> None:
     path = tmp_path / "app.elf"
     path.write_bytes(with_symbols(b"plain"))
     assert symbol_at(str(path), 0x100003) == "plain+0x3"
@@ -112,7 +113,7 @@ def test_a_symbols_name_is_the_files_and_so_hostile(tmp_path: Path) -> None:
     assert len(symbol_at(str(path), 0x100000)) < 200
 
 
-def test_symbols_of_no_size_are_no_mistake_of_ours(tmp_path: Path) -> None:
+def test_a_symbol_table_with_entries_of_size_0_gives_no_name(tmp_path: Path) -> None:
     path = tmp_path / "app.elf"
     path.write_bytes(with_symbols(b"plain", entry_bytes=0))
     assert symbol_at(str(path), 0x100000) == ""
@@ -123,7 +124,7 @@ def test_symbols_of_no_size_are_no_mistake_of_ours(tmp_path: Path) -> None:
 def test_a_broken_file_only_costs_the_name(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], cut: int
 ) -> None:
-    """Changes are counted from the end of the file, where the tables lie, and in its header."""
+    """Changes are counted from the end of the file, where the tables are, and in its header."""
     data = bytearray(with_symbols(b"plain"))
     for at, value in changes:
         data[at if at < 64 else len(data) - at % len(data) - 1] = value
@@ -140,8 +141,8 @@ def test_garbage_has_no_symbols(data: bytes, tmp_path: Path) -> None:
     assert symbol_at(str(tmp_path), 0) == ""
 
 
-def test_counters_are_the_words_of_the_c_structure_in_its_order() -> None:
-    """They are read all at once, as 64-bit words."""
+def test_counters_have_the_order_of_the_c_structure() -> None:
+    """They are all read in one step, as 64-bit words."""
     from tender.native import ffi
     from tender.outcome import COUNTED
 

@@ -1,4 +1,4 @@
-"""tender-sandbox as it is installed: what it is linked from decides what a guest can find in it."""
+"""The installed tender-sandbox: its code and its sections decide what a guest can find in it."""
 
 import re
 import subprocess
@@ -16,14 +16,14 @@ R_X86_64_RELATIVE = 8
 
 @pytest.fixture(scope="module")
 def listing() -> list[str]:
-    """Its instructions, one a line: mnemonic and operands."""
+    """The program's instructions, one per line: mnemonic and operands."""
     done = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", PROGRAM], capture_output=True, text=True, check=True
     )
     return [line.partition("\t")[2] for line in done.stdout.splitlines() if "\t" in line]
 
 
-def test_it_needs_no_interpreter_and_no_library() -> None:
+def test_the_program_needs_no_interpreter_and_no_library() -> None:
     with Path(PROGRAM).open("rb") as file:
         elf = ELFFile(file)
         assert elf["e_type"] == "ET_DYN"
@@ -33,7 +33,7 @@ def test_it_needs_no_interpreter_and_no_library() -> None:
                 assert not list(section.iter_tags("DT_NEEDED"))
 
 
-def test_it_has_no_relocation_but_of_the_kind_that_it_does_itself() -> None:
+def test_the_program_has_only_relocations_that_it_applies_itself() -> None:
     with Path(PROGRAM).open("rb") as file:
         kinds = {
             relocation["r_info_type"]
@@ -50,18 +50,19 @@ def test_no_segment_is_both_written_and_executed() -> None:
             assert segment["p_flags"] & 3 != 3, segment["p_type"]
 
 
-def test_it_has_one_system_call_instruction(listing: list[str]) -> None:
+def test_the_program_has_one_system_call_instruction(listing: list[str]) -> None:
     assert [line.split()[0] for line in listing].count("syscall") == 1
     assert not [line for line in listing if re.match(r"(sysenter|int )", line)]
 
 
-def test_it_leaves_vector_registers_and_thread_local_storage_to_the_guest(listing: list[str]) -> None:
+def test_the_program_does_not_use_vector_registers_or_thread_local_storage(listing: list[str]) -> None:
     found = [line for line in listing if re.search(r"%([xyz]mm|k[0-7]\b|fs:|gs:|st\b)", line)]
     assert found == []
 
 
 def test_there_is_no_return_between_a_frame_and_its_system_call() -> None:
-    """Behind a system call each would be guessed wrong: the path of a frame comes and goes by jumps."""
+    """After a system call each return would be predicted wrongly, so the path of a frame uses jumps in both
+    directions."""
     done = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", PROGRAM], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""tools/setup asks for what a purpose needs and this machine lacks, and for nothing else."""
+"""tools/setup requests the packages that a purpose needs and this machine lacks, and no others."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ esac
 
 
 def program(place: Path, script: str) -> None:
-    """A shell script in the place of a program."""
+    """Writes a shell script in place of a program."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(f"#!/bin/sh\n{script}\n")
     place.chmod(0o755)
@@ -33,7 +33,7 @@ def program(place: Path, script: str) -> None:
 def setup(
     tmp_path: Path, purpose: str, present: set[str], machine: tuple[str, str] = ("Linux", "x86_64")
 ) -> "subprocess.CompletedProcess[str]":
-    """Run it by a user who is not root, on a Debian 13 that has these programs."""
+    """Runs it as a user who is not root, on a Debian 13 that has these programs."""
     bin_directory, venv = tmp_path / "bin", tmp_path / "venv"
     for name in TOOLS:
         program(bin_directory / name, f'exec {shutil.which(name)} "$@"')
@@ -51,15 +51,15 @@ def setup(
 
 
 def missing(done: "subprocess.CompletedProcess[str]") -> set[str]:
-    """The packages that it names."""
+    """Returns the packages that it names."""
     assert done.returncode == 0, done.stderr
     _, _, names = done.stderr.partition("apt-get install ")
     return set(names.split())
 
 
 @pytest.mark.parametrize(("purpose", "packages"), [("build", BUILD), ("test", TEST)])
-def test_a_purpose_names_its_packages_and_no_others(tmp_path: Path, purpose: str, packages: set[str]) -> None:
-    # whether these two are here is seen by a file that is no program
+def test_each_purpose_names_exactly_its_packages(tmp_path: Path, purpose: str, packages: set[str]) -> None:
+    # the script recognises these two by a file that is not a program
     beside_programs = {"libc6-dev", "virtiofsd"}
     done = setup(tmp_path, purpose, set())
     assert missing(done) - beside_programs == packages - beside_programs
@@ -68,7 +68,7 @@ def test_a_purpose_names_its_packages_and_no_others(tmp_path: Path, purpose: str
     assert [line.split() for line in (tmp_path / "pip").read_text().splitlines()] == [words]
 
 
-def test_what_is_there_is_not_named(tmp_path: Path) -> None:
+def test_an_installed_package_is_not_named(tmp_path: Path) -> None:
     present = {"ld.lld", "strace", "virtiofsd", "qemu-system-x86_64", "xorriso", "bochs"}
     done = setup(tmp_path, "test", present)
     assert missing(done) == {"clang", "libclang-rt-19-dev", "zstd", "lz4"}

@@ -1,4 +1,5 @@
-"""A sparse file costs the memory of its data alone: holes of a segment are not copied, nor looked through for sites."""
+"""A sparse file costs only the memory of its data: holes of a segment are neither copied nor searched for
+call sites."""
 
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ AT = 0x100000
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A segment of 1 GiB of code, of which a page in the middle and the last byte are data."""
+    """A segment of 1 GiB of code, in which only one page in the middle and the last byte are data."""
     path = tmp_path / "big.elf"
     segment = Segment(flags=PF_R | PF_X, filesz=BYTES, memsz=BYTES, offset=AT)
     path.write_bytes(build_elf(segments=[segment], notes=[abi_note(), manifest_note([])]))
@@ -29,7 +30,7 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("patched", [False, True])
-def test_a_sparse_segment_costs_its_data(image: Path, *, patched: bool) -> None:
+def test_a_sparse_segment_costs_only_its_data(image: Path, *, patched: bool) -> None:
     with Image.open(image) as opened:
         template = opened.template(2 << 30, patched=patched)
         fd = template.fd

@@ -1,4 +1,4 @@
-"""tools/suites.py, which `make test` is: no failure hides another, and the sum tells what failed."""
+"""tools/suites.py, which `make test` runs: no failure hides another one, and the summary says what failed."""
 
 import importlib.util
 import json
@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def suites() -> Any:
-    """The script as a module."""
+    """tools/suites.py as a module."""
     spec = importlib.util.spec_from_file_location("suites", ROOT / "tools" / "suites.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["suites"] = module  # its dataclasses look themselves up there
+    sys.modules["suites"] = module  # its dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -32,7 +32,8 @@ def suites() -> Any:
 def run(
     suites: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Any]:
-    """run(NAME=[COMMAND...]): the status and the lines of output, with these suites as the table, so many at a time."""
+    """A function: run(NAME=[COMMAND...]) runs these suites, `jobs` at a time; returns the status and the
+    lines of output."""
 
     def of(
         limit_s: float = 60.0, jobs: int = 2, begins_first: str = "", **table: list[tuple[str, ...]]
@@ -49,7 +50,7 @@ def run(
 
 
 def says(*lines: str, status: int = 0) -> tuple[str, ...]:
-    """A command that prints the lines and exits with the status."""
+    """Returns a command that prints the lines and exits with the status."""
     return (
         sys.executable,
         "-c",
@@ -60,12 +61,12 @@ def says(*lines: str, status: int = 0) -> tuple[str, ...]:
 
 
 def row(lines: list[str], name: str) -> list[str]:
-    """The words of the suite's row in the summary."""
+    """Returns the words of the suite's row in the summary."""
     (found,) = [line.split() for line in lines[lines.index("") :] if line.split()[:1] == [name]]
     return found
 
 
-def test_a_failing_suite_hides_none_that_follows(run: Callable[..., Any]) -> None:
+def test_suites_after_a_failed_suite_still_run(run: Callable[..., Any]) -> None:
     status, lines = run(
         first=[
             says("FAILED tests/a.py::test_a - assert 1 == 2", "= 1 failed, 2 passed in 0.10s =", status=1)
@@ -79,7 +80,7 @@ def test_a_failing_suite_hides_none_that_follows(run: Callable[..., Any]) -> Non
     assert lines[-1] == "7 passed, 1 failed, 1 skipped"
 
 
-def test_a_failing_command_hides_none_that_follows_in_its_suite(run: Callable[..., Any]) -> None:
+def test_commands_after_a_failed_command_still_run(run: Callable[..., Any]) -> None:
     status, lines = run(lint=[says("one", status=3), says("two")])
     assert status == 1
     assert "two" in lines[: lines.index("")]
@@ -87,7 +88,7 @@ def test_a_failing_command_hides_none_that_follows_in_its_suite(run: Callable[..
     assert lines[-1] == "0 passed, 1 failed"
 
 
-def test_all_that_succeeds_is_status_0(run: Callable[..., Any]) -> None:
+def test_success_of_all_suites_is_status_0(run: Callable[..., Any]) -> None:
     quiet, native = says("12 passed in 0.50s"), says("Ok:                 3  ", "Fail:               0  ")
     status, lines = run(unit=[quiet], native=[native], lint=[says()])
     assert status == 0
@@ -98,7 +99,7 @@ def test_all_that_succeeds_is_status_0(run: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("word", ["Fail", "Timeout", "Unexpected Pass"])
-def test_whatever_meson_counts_as_no_success_is_a_failure(run: Callable[..., Any], word: str) -> None:
+def test_every_kind_of_failure_in_meson_counts_as_a_failure(run: Callable[..., Any], word: str) -> None:
     status, lines = run(native=[says("Ok:  2", f"{word}:  1", status=1)])
     assert status == 1
     assert row(lines, "native")[1:4] == ["FAILED", "2", "1"]
@@ -108,9 +109,7 @@ def test_whatever_meson_counts_as_no_success_is_a_failure(run: Callable[..., Any
     "command",
     [(sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"), ("/nothing/is/here",), says(status=5)],
 )
-def test_a_suite_that_never_comes_to_its_sum_has_failed(
-    run: Callable[..., Any], command: tuple[str, ...]
-) -> None:
+def test_a_suite_without_a_summary_has_failed(run: Callable[..., Any], command: tuple[str, ...]) -> None:
     status, lines = run(broken=[command], next=[says("1 passed in 0.01s")])
     assert status == 1
     assert row(lines, "broken")[:2] == ["broken", "FAILED"]
@@ -118,7 +117,7 @@ def test_a_suite_that_never_comes_to_its_sum_has_failed(
     assert lines[-1] == "1 passed, 1 failed"
 
 
-def test_a_suite_that_hangs_is_ended_with_its_children_and_hides_none(run: Callable[..., Any]) -> None:
+def test_a_hanging_suite_is_ended_with_its_children_and_the_next_one_runs(run: Callable[..., Any]) -> None:
     hangs = ("sh", "-c", "echo begun; sleep 1000 & sleep 1000")
     began = time.monotonic()
     status, lines = run(limit_s=0.5, hangs=[hangs], next=[says("1 passed in 0.01s")])
@@ -129,7 +128,7 @@ def test_a_suite_that_hangs_is_ended_with_its_children_and_hides_none(run: Calla
     assert time.monotonic() - began < 100
 
 
-def test_where_a_suite_ran_is_said_in_the_summary(run: Callable[..., Any]) -> None:
+def test_the_summary_says_where_a_suite_ran(run: Callable[..., Any]) -> None:
     status, lines = run(kvm=[says("with_kvm: on this host's /dev/kvm", "= 1 passed in 0.01s =")])
     assert status == 0
     assert "    with_kvm: on this host's /dev/kvm" in lines[lines.index("") :]
@@ -148,11 +147,11 @@ sys.exit(bool(awaited) and not os.path.exists(awaited))
 
 
 def waits(made: Path, awaited: Path | str, *lines: str) -> tuple[str, ...]:
-    """A command that makes a file, waits for another, and prints the lines."""
+    """Returns a command that makes a file, waits for another one, and prints the lines."""
     return (sys.executable, "-c", WAIT, str(made), str(awaited), *lines)
 
 
-def test_suites_run_side_by_side_and_are_shown_one_after_the_other(
+def test_suites_run_in_parallel_and_their_output_is_shown_in_order(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -167,18 +166,18 @@ def test_suites_run_side_by_side_and_are_shown_one_after_the_other(
     assert lines[-1] == "3 passed, 0 failed"
 
 
-def test_no_more_run_at_a_time_than_was_said(run: Callable[..., Any], tmp_path: Path) -> None:
-    """A directory is made by who is alone."""
+def test_no_more_suites_run_at_a_time_than_requested(run: Callable[..., Any], tmp_path: Path) -> None:
+    """The mkdir succeeds only while no other command runs."""
     script = 'mkdir "$1" && "$2" -c "" && rmdir "$1"'
     alone = ("sh", "-c", script, "sh", str(tmp_path / "alone"), sys.executable)
     status, lines = run(jobs=1, one=[alone, alone], two=[alone], three=[alone])
     assert status == 0, lines
 
 
-def test_of_suites_that_share_something_one_runs_at_a_time_and_another_beside_it(
+def test_suites_that_share_a_resource_do_not_run_at_the_same_time(
     suites: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """`a` has a directory until `c` runs, which comes last; `b` makes the same."""
+    """`a` holds a directory until `c` runs, which comes last; `b` makes the same directory."""
     directory = str(tmp_path / "alone")
     made, awaited = tmp_path / "a", tmp_path / "c"
     table = (
@@ -190,7 +189,7 @@ def test_of_suites_that_share_something_one_runs_at_a_time_and_another_beside_it
     assert suites.main(["-j", "2"]) == 0, capfd.readouterr().out
 
 
-def test_what_takes_longest_begins_first_and_is_shown_in_its_place(
+def test_the_longest_suite_begins_first_and_is_shown_in_its_place(
     run: Callable[..., Any], tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"
@@ -218,12 +217,13 @@ sys.exit(suites.main(["-j", "2"]))
 
 @pytest.mark.parametrize("thread", ["first", "elsewhere"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_every_command_and_says_what_did_not_run(
+def test_an_interrupt_ends_every_command_and_names_the_suites_that_did_not_run(
     tmp_path: Path, number: signal.Signals, thread: str
 ) -> None:
-    """Whichever thread the kernel gives the signal to.
+    """This holds whichever thread the kernel gives the signal to.
 
-    Each command, and each child of it, holds the FIFO that we read: it ends when the last of them has.
+    Each command and each of its children holds the FIFO that the test reads. The FIFO ends when all of them
+    have ended.
     """
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -251,7 +251,7 @@ def test_an_interrupt_ends_every_command_and_says_what_did_not_run(
     assert err == "suites: interrupted: one, two; did not run: three\n"
 
 
-def test_commands_end_when_nobody_reads_what_they_print(tmp_path: Path) -> None:
+def test_commands_end_when_their_output_is_not_read(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     hangs = ("sh", "-c", 'exec 3>"$1"; echo began >&3; sleep 1000', "sh", str(fifo))
@@ -268,7 +268,7 @@ def test_commands_end_when_nobody_reads_what_they_print(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", ["", "0", "two", "-1", "1000"])
-def test_a_number_of_suites_that_is_none_is_refused(
+def test_an_invalid_number_of_suites_is_refused(
     suites: Any, capsys: pytest.CaptureFixture[str], number: str
 ) -> None:
     assert suites.main(["-j", number, "lint"]) == 2
@@ -279,7 +279,7 @@ def test_a_number_of_suites_that_is_none_is_refused(
 @pytest.mark.parametrize(
     ("jobs", "processors", "given"), [(1, 4, "4"), (2, 4, "2"), (2, 1, "1"), (4, 2, "1")]
 )
-def test_the_fuzzers_take_the_processors_that_no_other_suite_has(
+def test_the_fuzzers_use_the_processors_that_no_other_suite_uses(
     suites: Any,
     run: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -295,7 +295,7 @@ def test_the_fuzzers_take_the_processors_that_no_other_suite_has(
     assert lines[: lines.index("")].count(f"jobs {given}") == 4
 
 
-def test_an_unknown_suite_is_refused_with_the_names_there_are(
+def test_an_unknown_suite_is_refused_with_the_known_names(
     suites: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert suites.main(["unit", "units"]) == 2
@@ -304,7 +304,7 @@ def test_an_unknown_suite_is_refused_with_the_names_there_are(
     assert said.out == ""
 
 
-def test_what_python_compiles_is_kept_for_the_next_suite(
+def test_compiled_python_files_are_kept_for_the_next_suite(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -318,7 +318,7 @@ def test_what_python_compiles_is_kept_for_the_next_suite(
     ("words", "shown"),
     [([], ["a", "c"]), (["--also", "b"], ["a", "b", "c"]), (["b"], ["b"]), (["c", "a"], ["c", "a"])],
 )
-def test_a_suite_outside_of_make_test_runs_where_it_is_named(
+def test_a_suite_outside_of_make_test_runs_if_it_is_named(
     suites: Any,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -332,7 +332,7 @@ def test_a_suite_outside_of_make_test_runs_where_it_is_named(
     assert [line[4:] for line in lines if line.startswith("--- ")] == shown
 
 
-def test_every_suite_has_a_target_of_its_own(suites: Any) -> None:
+def test_every_suite_has_its_own_target(suites: Any) -> None:
     (names,) = re.findall(r"^EACH *= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert names.split() == [suite.name for suite in suites.SUITES]
 
@@ -344,8 +344,8 @@ def test_every_directory_of_tests_belongs_to_a_suite(suites: Any) -> None:
         assert words & {str(p.relative_to(ROOT)) for p in mine}, path
 
 
-def test_output_is_handed_on_as_it_comes(run: Callable[..., Any], tmp_path: Path) -> None:
-    """The command goes on when its first line was written."""
+def test_output_is_passed_on_immediately(run: Callable[..., Any], tmp_path: Path) -> None:
+    """The command continues after its first line was written."""
     seen = tmp_path / "seen"
 
     class Out:
@@ -361,7 +361,7 @@ def test_output_is_handed_on_as_it_comes(run: Callable[..., Any], tmp_path: Path
     assert status == 0
 
 
-def test_every_c_file_of_the_tree_is_laid_out(suites: Any) -> None:
+def test_every_c_file_of_the_tree_is_formatted(suites: Any) -> None:
     listed = {ROOT / name for name in suites.c_files()}
     skipped = {".git", ".venv", "build", "dist"}
     in_tree = set()

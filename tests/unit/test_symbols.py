@@ -1,4 +1,4 @@
-"""What a file's symbol tables and notes say is read within a bound of time and memory, whatever they say."""
+"""A file's symbol tables and notes are read within limits of time and memory, whatever they contain."""
 
 import resource
 import struct
@@ -24,7 +24,8 @@ def section(kind: int, offset: int, size: int, link: int = 0) -> bytes:
 
 
 def write(path: Path, sections: list[bytes], body: bytes = b"", *, size: int = 0) -> Path:
-    """A sound unikernel with these section headers; `body` lies at 0x10000, and the file has `size` bytes."""
+    """Writes a valid unikernel with these section headers; `body` is at 0x10000, and the file has `size`
+    bytes."""
     data = bytearray(good_elf(code=b"\xf4"))
     data += bytes(-len(data) % 16)
     struct.pack_into("<Q", data, 40, len(data))
@@ -42,12 +43,12 @@ def write(path: Path, sections: list[bytes], body: bytes = b"", *, size: int = 0
 
 
 def endless(kind: int) -> list[bytes]:
-    """A table of 2^36 entries in the hole of a file."""
+    """Returns a table of 2^36 entries in a hole of the file."""
     return [section(kind, 0x10000, (1 << 36) * SYMBOL.size, 1), section(STRTAB, 0x10000, 1 << 40)]
 
 
 def same_long_name() -> bytes:
-    """262144 functions, all with the same name of 8 KiB, which no bytes of a file pay for."""
+    """Returns 262144 functions that all share one name of 8 KiB, which is in the file only once."""
     return SYMBOL.pack(0, FUNC, 0, 1, 0x100000, 16) * symbols.SYMBOLS_MAX + b"n" * 8192
 
 
@@ -80,7 +81,7 @@ HOSTILE = {
 def test_a_hostile_table_costs_little_time_and_memory(
     kind: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """In a process with 1 GiB of address space and a deadline, both far above what is needed."""
+    """The process has 1 GiB of address space and a deadline, and both are far above what it needs."""
     sections, body, size = HOSTILE[kind]
     image = write(tmp_path / "app.elf", sections, body, size=size)
     command = [sys.executable, "-I", "-m", "tender", *words, str(image)]
@@ -95,12 +96,12 @@ def test_a_hostile_table_costs_little_time_and_memory(
     assert b"Traceback" not in done.stderr and b"internal error" not in done.stderr
 
 
-def test_a_table_that_is_cut_off_is_said_to_be(tmp_path: Path) -> None:
+def test_a_table_that_is_too_long_is_reported_as_incomplete(tmp_path: Path) -> None:
     details = symbols.read_details(str(write(tmp_path / "app.elf", endless(SYMTAB), size=1 << 42)))
     assert (details.symbol_count, details.complete) == (symbols.SYMBOLS_MAX, False)
 
 
-def test_names_are_read_where_the_table_says(tmp_path: Path) -> None:
+def test_names_are_read_from_the_table(tmp_path: Path) -> None:
     table = SYMBOL.pack(0, 0, 0, 0, 0, 0) + SYMBOL.pack(1, FUNC, 0, 1, 0x100000, 16)
     strings = b"\0start\0"
     sections = [section(SYMTAB, 0x10000, len(table), 1), section(STRTAB, 0x10000 + len(table), len(strings))]

@@ -1,4 +1,4 @@
-"""What the programs in tools/ say of themselves."""
+"""The help and the usage of the programs in tools/."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# Those that take words, and what they end with where there is none.
+# Uses that lack a required word, and the exit status.
 WITH_WORDS = {
     "with_net": 2,
     "with_kvm": 2,
@@ -46,21 +46,21 @@ def tool(words: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_help_is_the_usage_and_nothing_else_happens(name: str, option: str) -> None:
+def test_help_only_prints_the_usage(name: str, option: str) -> None:
     done = tool(f"{name} {option}")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"usage: tools/{name}" in done.stdout
 
 
 @pytest.mark.parametrize("words", WITH_WORDS)
-def test_without_what_it_wants_a_tool_shows_its_usage_and_fails(words: str) -> None:
+def test_without_a_required_word_a_tool_prints_its_usage_and_fails(words: str) -> None:
     done = tool(words)
     assert (done.returncode, done.stdout) == (WITH_WORDS[words], "")
     assert f"usage: tools/{words.split()[0]}" in done.stderr
 
 
 def test_a_tree_that_was_copied_with_its_environment_is_not_built(tmp_path: Path) -> None:
-    """Else the build goes to the first tree's directories, or fails for want of them."""
+    """Otherwise the build would use the first tree's directories, or fail because they do not exist."""
     shutil.copytree(ROOT / "tools", tmp_path / "moved/tools", ignore=shutil.ignore_patterns("__pycache__"))
     programs = tmp_path / "moved/.venv/bin"
     programs.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The doctor's trial unikernel: its bytes are its listing, and its verdicts name the step."""
+"""The doctor's trial unikernel: its bytes agree with its listing, and its verdicts name the step."""
 
 import itertools
 import shutil
@@ -22,7 +22,7 @@ def stamps(digits: str, loop_ms: float = 1.0) -> dict[str, int]:
     return {digit: 100 * MS + (0 if digit == "0" else loop) for digit in digits}
 
 
-def test_the_bytes_are_what_an_assembler_makes_of_the_listing(tmp_path: Path) -> None:
+def test_the_bytes_are_equal_to_the_assembled_listing(tmp_path: Path) -> None:
     assembler = shutil.which("as")
     assert assembler, "binutils are needed to build tender"
     text = "".join(line.partition("|")[2] + "\n" for line in trial.LISTING.splitlines())
@@ -32,7 +32,7 @@ def test_the_bytes_are_what_an_assembler_makes_of_the_listing(tmp_path: Path) ->
     assert trial.code() == (tmp_path / "trial.bin").read_bytes()
 
 
-def test_the_handler_lies_where_the_gate_points() -> None:
+def test_the_gate_points_to_the_handler() -> None:
     before = trial.LISTING.partition("| page_fault:")[0]
     assert len(b"".join(bytes.fromhex(line.partition("|")[0]) for line in before.splitlines()[:-1])) == (
         trial.PAGE_FAULT_OFFSET
@@ -46,7 +46,7 @@ def test_the_trial_is_an_image_without_devices() -> None:
 
 
 def test_the_sandbox_does_every_step() -> None:
-    """Its far return is made with the stack at the end of memory, which AMD's processors read past."""
+    """Its far return is made with the stack at the end of memory. AMD's processors read past that stack."""
     memory, printed = VmConfig(mem=4), bytearray()
     with (
         Image.from_bytes(trial.elf()) as image,
@@ -57,7 +57,7 @@ def test_the_sandbox_does_every_step() -> None:
     assert (result.counters.guest_faults, result.counters.trapped_hypercalls) == (1, 0)
 
 
-def test_a_kvm_that_does_all_steps_at_a_fair_cost_is_fit() -> None:
+def test_a_kvm_that_does_all_steps_fast_enough_is_usable() -> None:
     assert trial.verdict(stamps("012345"), 0, "") == ""
 
 
@@ -99,23 +99,23 @@ def test_a_kvm_that_does_all_steps_at_a_fair_cost_is_fit() -> None:
         ("012345", 1, None, "KVM: ioctl (RUN) failed: Bad address", "the trial ended with status None"),
     ],
 )
-def test_an_unfit_kvm_is_told_by_the_step_that_fails(
+def test_an_unusable_kvm_is_reported_with_the_failed_step(
     digits: str, loop_ms: float, status: int | None, message: str, expected: str
 ) -> None:
     assert expected in trial.verdict(stamps(digits, loop_ms), status, message)
 
 
 def clocks(wall_ms: int, cpu_ms: int) -> SimpleNamespace:
-    """Of a machine on which so much of either goes by between any two looks."""
+    """Returns clocks of a machine on which so much of either time passes between two readings."""
     wall_clock, cpu = itertools.count(0, wall_ms * MS), itertools.count(0, cpu_ms * MS)
     return SimpleNamespace(monotonic_ns=lambda: next(wall_clock), process_time_ns=lambda: next(cpu))
 
 
 @pytest.mark.parametrize(("cpu_ms", "fit"), [(1, True), (900, False)])
-def test_a_busy_machine_is_not_taken_for_an_emulation(
+def test_a_busy_machine_is_not_mistaken_for_an_emulator(
     monkeypatch: pytest.MonkeyPatch, cpu_ms: int, fit: bool
 ) -> None:
-    """The trial waits for its turns as any program does, so only what it used counts."""
+    """The trial waits for its turn like any program, so only the processor time that it used counts."""
     monkeypatch.setattr(host_facts, "time", clocks(wall_ms=60_000, cpu_ms=cpu_ms))
     found = host_facts.run_trial("sandbox")
     if fit:

@@ -1,4 +1,5 @@
-"""Ways out of refusals, where the obvious one does not help: it is given already, or it is this command's own doing."""
+"""Hints of refusals where the obvious hint does not help: the option is given already, or the command
+itself caused the refusal."""
 
 import os
 import subprocess
@@ -20,7 +21,7 @@ TWO_DISKS = [("one", "block"), ("two", "block")]
 
 
 def said(*words: str | Path) -> list[str]:
-    """The lines on stderr of a command that is refused."""
+    """Returns the lines on stderr of a command that is refused."""
     done = subprocess.run(
         [PROGRAM, *words],
         env={**os.environ, "TENDER_BACKEND": "sandbox"},
@@ -33,25 +34,25 @@ def said(*words: str | Path) -> list[str]:
     return done.stderr.splitlines()
 
 
-def test_a_value_of_json_in_the_next_word_is_told_where_it_stands() -> None:
+def test_a_value_of_json_in_the_next_word_gets_a_hint() -> None:
     with pytest.raises(UsageError) as caught:
         parse_args(["--json", "-", "app.elf"])
     assert caught.value.hint == "the value of --json stands behind =: --json=-"
 
 
-def test_run_run_is_told_that_the_image_is_missing() -> None:
+def test_run_run_gets_the_hint_that_the_image_is_missing() -> None:
     assert said("run", "run")[-1] == "tender: hint: the image's name is missing: tender run IMAGE"
 
 
 @pytest.mark.parametrize("name", ["x.img:ro", "x.img:rw", "x.img:raw"])
-def test_suffixes_in_the_wrong_order_are_told_the_order(tmp_path: Path, name: str) -> None:
+def test_suffixes_in_the_wrong_order_get_a_hint(tmp_path: Path, name: str) -> None:
     with pytest.raises(DeviceError) as caught:
         open_device(BlockFile(tmp_path / name), "storage")
     assert "read_only=True" in caught.value.hint and "PATH:raw:ro" in caught.value.command_hint
     assert "truncate" not in caught.value.hint + caught.value.command_hint
 
 
-def test_a_locked_disk_may_be_waited_for_or_copied_from_its_file(tmp_path: Path) -> None:
+def test_a_locked_disk_gets_a_hint_to_wait_or_to_copy(tmp_path: Path) -> None:
     path = tmp_path / "d.img"
     path.write_bytes(bytes(512))
     held = open_device(BlockFile(path), "storage")
@@ -67,7 +68,7 @@ def test_a_locked_disk_may_be_waited_for_or_copied_from_its_file(tmp_path: Path)
         held.close()
 
 
-def test_a_file_that_may_not_be_read_is_not_told_to_be_read_only() -> None:
+def test_an_unreadable_file_gets_no_hint_to_open_it_read_only() -> None:
     error = ffi.new("struct device_error *")
     error.problem, error.os_error = lib.DEVICE_BLOCK_OPEN, 13
     writable = refused("block", error, "d.img", device=BlockFile("d.img"))
@@ -77,7 +78,7 @@ def test_a_file_that_may_not_be_read_is_not_told_to_be_read_only() -> None:
 
 
 @pytest.mark.parametrize("second", ["d.img", "link.img"])
-def test_one_disk_given_twice_is_this_guests_own_doing(tmp_path: Path, second: str) -> None:
+def test_a_disk_given_twice_to_one_guest_is_recognised(tmp_path: Path, second: str) -> None:
     (tmp_path / "d.img").write_bytes(bytes(1 << 20))
     (tmp_path / "link.img").symlink_to("d.img")
     disks = {"one": BlockFile(tmp_path / "d.img"), "two": BlockFile(tmp_path / second)}
@@ -87,7 +88,7 @@ def test_one_disk_given_twice_is_this_guests_own_doing(tmp_path: Path, second: s
     assert (caught.value.code, caught.value.hint) == ("block-locked", "give two another one")
 
 
-def test_a_disk_that_another_has_is_not(tmp_path: Path) -> None:
+def test_a_disk_that_another_vm_holds_is_not_reported_as_given_twice(tmp_path: Path) -> None:
     for name in ("d.img", "e.img"):
         (tmp_path / name).write_bytes(bytes(1 << 20))
     held = open_device(BlockFile(tmp_path / "e.img"), "storage")
@@ -100,7 +101,7 @@ def test_a_disk_that_another_has_is_not(tmp_path: Path) -> None:
     held.close()
 
 
-def test_a_pool_of_more_than_one_vm_shares_no_disk_to_write(guest: Guest, tmp_path: Path) -> None:
+def test_a_pool_of_several_vms_cannot_share_a_writable_disk(guest: Guest, tmp_path: Path) -> None:
     path = tmp_path / "d.img"
     path.write_bytes(bytes(1 << 20))
     with Image.open(guest("disk")) as image:
@@ -113,7 +114,7 @@ def test_a_pool_of_more_than_one_vm_shares_no_disk_to_write(guest: Guest, tmp_pa
 
 
 @pytest.mark.parametrize("again", [Vm.start, Vm.run])
-def test_a_vm_that_runs_is_not_started_again(guest: Guest, again: Callable[[Vm], object]) -> None:
+def test_a_running_vm_cannot_be_started_again(guest: Guest, again: Callable[[Vm], object]) -> None:
     with Image.open(guest("sleep")) as image, Vm(image, VmConfig(mem=8), backend="sandbox") as vm:
         vm.start()
         with pytest.raises(VmStateError, match=r"^the Vm runs already: a Vm runs once; make another"):
@@ -123,16 +124,14 @@ def test_a_vm_that_runs_is_not_started_again(guest: Guest, again: Callable[[Vm],
 
 
 @pytest.mark.parametrize("size", ["2M", None, -1, 1.5, True, 1 << 64])
-def test_a_size_of_memory_that_is_none_is_named(guest: Guest, size: object) -> None:
+def test_an_invalid_size_of_memory_is_named(guest: Guest, size: object) -> None:
     with Image.open(guest("hello")) as image, pytest.raises(ConfigError, match="check_fits: mem_bytes: "):
         image.check_fits(size)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("launcher", ["", "python"])
-def test_a_run_that_a_missing_layer_forbids_is_not_said_to_be_in_the_sandbox(
-    guest: Guest, launcher: str
-) -> None:
-    """Where there is a KVM there is nothing to say either way."""
+def test_a_run_that_a_missing_layer_forbids_does_not_report_the_fallback(guest: Guest, launcher: str) -> None:
+    """With a KVM neither message is printed."""
     done = subprocess.run(
         [PROGRAM, "--require=kvm", guest("hello")],
         env={**os.environ, "TENDER_LAUNCHER": launcher, "TENDER_BACKEND": "auto"},
