@@ -10,8 +10,8 @@
  *
  * Of the blocked signals, only the kick is let into KVM_RUN. KVM_RUN restores the mask before the signal
  * could be delivered, so the kick needs no handler. ppoll delivers a signal first and restores the mask
- * afterwards: there the kick would take its default action and end the process. So ppoll does not let the
- * kick in, and stop_fd ends the wait instead.
+ * afterwards: there the kick would reach a handler of the process, or its default action, which ignores
+ * it. So ppoll does not let the kick in, and stop_fd ends the wait instead.
  *
  * A process whose handlers are all its own (the launcher) blocks nothing: see signals_at_will.
  */

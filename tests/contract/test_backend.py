@@ -246,7 +246,7 @@ with tender.Image.open({str(guest("hello"))!r}) as image, tender.Vm(image, conso
     done = command(["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-P", "-c", program])
     assert (done.returncode, done.stderr) == (0, "")
     if unfit:
-        assert done.stdout.startswith("sandbox [] /dev/kvm is neither kvm_intel's nor")
+        assert done.stdout.startswith("sandbox [] /dev/kvm belongs to neither kvm_intel nor")
     else:
         assert done.stdout == "sandbox ['/dev/kvm'] tried\n"
 

@@ -63,7 +63,7 @@ def test_a_process_that_has_given_it_to_itself_gets_no_vm_whose_memory_it_could_
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     if backend == "kvm":
         assert done.stdout == (
-            "Error allocating guest memory: this process could execute it: its personality is READ_IMPLIES_EXEC\n"
+            "Error allocating guest memory: this process could execute that memory: its personality is READ_IMPLIES_EXEC\n"
         )
     else:
         assert done.stdout == "00000000 0\n"

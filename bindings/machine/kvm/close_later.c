@@ -20,8 +20,8 @@ static void *close_it(void *fd)
     return NULL;
 }
 
-/* A fork has none of the threads: its count stays too high by what was under way, and it closes at once the
- * sooner. */
+/* A fork has none of these threads. Its count stays too high by the closes that were running, so it closes
+ * immediately sooner. */
 void close_later(int fd)
 {
     if (atomic_fetch_add(&under_way, 1) < CLOSES_MAX &&

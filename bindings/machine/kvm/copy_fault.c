@@ -13,7 +13,7 @@ static struct sigaction before;
 static atomic_bool handing_on;
 static pthread_mutex_t installing = PTHREAD_MUTEX_INITIALIZER;
 
-/* Back as it would have come without us: a fault happens again, what was sent is sent again. */
+/* Restores `action` and delivers the signal again: a fault repeats by itself, a sent signal is raised. */
 static void step_aside(int number, const siginfo_t *info, const struct sigaction *action)
 {
     (void)sigaction(number, action, NULL);
@@ -30,12 +30,13 @@ static void hand_on(int number, siginfo_t *info, void *frame)
         step_aside(number, info, &default_action);
         return;
     }
-    /* faulthandler puts back what it found and raises: if that is us, this is the second time. */
+    /* faulthandler restores the handler that it found and raises. If it found ours, this is the second
+     * call. */
     if (info->si_code <= 0 && atomic_load(&handing_on)) {
         step_aside(number, info, &default_action);
         return;
     }
-    atomic_store(&handing_on, true); /* and left so by a handler that jumps out of itself */
+    atomic_store(&handing_on, true); /* it stays set if the handler leaves by a longjmp */
     if (before.sa_flags & SA_SIGINFO)
         before.sa_sigaction(number, info, frame);
     else
@@ -52,7 +53,7 @@ static void on_bus_error(int number, siginfo_t *info, void *frame)
         hand_on(number, info, frame);
 }
 
-/* Again and again, for others install theirs without asking who was there. */
+/* Called before every run, because others install their handlers without calling the earlier one. */
 static bool install(void)
 {
     struct sigaction now;
@@ -60,7 +61,7 @@ static bool install(void)
     bool installed = sigaction(SIGBUS, NULL, &now) == 0;
     if (installed && !(now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_bus_error)) {
         before = now;
-        /* SA_NODEFER: a handler before us may raise it in itself, and not wait for our return. */
+        /* SA_NODEFER: the earlier handler may raise SIGBUS itself, and must not wait until ours returns. */
         struct sigaction ours = {.sa_sigaction = on_bus_error,
                                  .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
         sigemptyset(&ours.sa_mask);
@@ -75,7 +76,7 @@ static void let_in(void)
     sigset_t bus;
     sigemptyset(&bus);
     sigaddset(&bus, SIGBUS);
-    pthread_sigmask(SIG_UNBLOCK, &bus, NULL); /* vm_leave() puts the caller's mask back */
+    pthread_sigmask(SIG_UNBLOCK, &bus, NULL); /* vm_leave() restores the caller's mask */
 }
 
 static void map_devices(struct vm *vm)

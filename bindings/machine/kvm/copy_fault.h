@@ -1,18 +1,17 @@
 /*
- * Disks as memory in a process that is not ours: the handler of SIGBUS that guarded_copy() wants
- * (disk_map.h).
+ * Disks as memory in a process that is not ours: the SIGBUS handler that guarded_copy() needs (disk_map.h).
  *
- * The one thing here that is the process's and not a VM's. It is there from the first disk that is mapped on,
- * takes the fault of a copy and hands every other to the handler that was there before. docs/library.md tells
- * embedders.
+ * It is the only thing here that belongs to the process and not to a VM. It is installed when the first disk
+ * is mapped. It handles the fault of a copy, and passes every other SIGBUS to the handler that was installed
+ * before. docs/library.md tells embedders about it.
  */
 #ifndef TENDER_COPY_FAULT_H
 #define TENDER_COPY_FAULT_H
 
 #include "vm.h"
 
-/* At the start of a run, inside vm_enter(): disks are mapped at the first call that wants one, and if they
- * are, the handler is in place and this thread lets the signal in. */
+/* Called at the start of a run, inside vm_enter(). Disks are mapped at the first call that needs one. Once
+ * they are mapped, this installs the handler and unblocks SIGBUS on this thread. */
 void copy_fault_prepare(struct vm *vm);
 
 #endif

@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* -1: none, or another user may open it and hold its places. */
+/* -1: there is no such file, or another user may open it and hold its locks. */
 static int open_private(const char *path, uid_t user)
 {
     struct stat about;
@@ -46,8 +46,9 @@ void deferred_teardown_prepare(struct deferred_teardown *teardown)
     }
 }
 
-/* Read locks, for the descriptor must not write: two may have one, so each looks whether it is alone behind
- * its own. Where two came at once both go on to the next place. */
+/* The locks are read locks, because the descriptor must not be writable. Two processes can hold a read lock
+ * on the same byte, so each process checks after locking that it is alone. If two arrive at the same time,
+ * both go on to the next byte. */
 static bool take_a_place(int lock_fd)
 {
     for (int i = 0; i < DEFERRED_TEARDOWN_MAX; i++) {
@@ -56,7 +57,7 @@ static bool take_a_place(int lock_fd)
         if (fcntl(lock_fd, F_OFD_SETLK, &place) < 0)
             continue;
         struct flock others = place;
-        others.l_type = F_WRLCK; /* would be refused for anybody's */
+        others.l_type = F_WRLCK; /* conflicts with a lock of any other holder */
         if (fcntl(lock_fd, F_OFD_GETLK, &others) == 0 && others.l_type == F_UNLCK)
             return true;
         place.l_type = F_UNLCK;
@@ -69,7 +70,7 @@ void teardown_defer(const struct deferred_teardown *teardown, const struct kvm_m
 {
     if (teardown->ours < 0 || !take_a_place(teardown->lock_fd))
         return;
-    /* Linux closes them in this order; in another one the place would be free too soon, no more. */
+    /* Linux closes them in this order. Another order would only free the lock too early. */
     const int fds[] = {machine->vm_fd, machine->vcpu_fd, teardown->lock_fd, teardown->looped};
     union {
         struct cmsghdr head;

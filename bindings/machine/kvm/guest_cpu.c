@@ -9,7 +9,7 @@
 #define BIT(n) (1u << (n))
 #define ANY    UINT32_MAX /* every index of a leaf */
 
-/* Leaves that go as a whole: Intel SDM vol. 2, CPUID; AMD APM vol. 3, appendix E. */
+/* Leaves that are removed as a whole: Intel SDM vol. 2, CPUID; AMD APM vol. 3, appendix E. */
 static const uint32_t hidden_leaves[] = {
     0x0a,       /* performance counters: their MSRs are denied */
     0x12,       /* SGX */
@@ -19,11 +19,11 @@ static const uint32_t hidden_leaves[] = {
     0x8000000a, /* SVM */
     0x8000001b, /* instruction-based sampling: MSRs */
     0x8000001c, /* lightweight profiling: MSRs */
-    0x8000001f, /* memory encryption: a matter between a guest and its host's firmware */
+    0x8000001f, /* memory encryption: for a guest and the firmware of its host */
     0x80000022, /* performance counters, AMD's second version */
 };
 
-/* Bits that are cleared; what is not named stays as KVM has it. */
+/* Bits that are cleared. All other bits stay as KVM reports them. */
 static const struct hidden_bits {
     uint32_t function, index;
     uint32_t eax, ebx, ecx, edx;
@@ -42,10 +42,10 @@ static const struct hidden_bits {
         .ebx = BIT(1) /* TSC_ADJUST: an MSR */ | BIT(2) /* SGX */ | BIT(25) /* processor trace */,
         .ecx = BIT(7) /* shadow stacks: MSRs */ | BIT(30) /* SGX's launch control */,
         .edx = BIT(19) /* last branch records */ | BIT(20) /* indirect branch tracking: MSRs */ | BIT(26) |
-               BIT(27) | BIT(28) | BIT(29) | BIT(30) | BIT(31), /* SPEC_CTRL, PRED_CMD and kin */
+               BIT(27) | BIT(28) | BIT(29) | BIT(30) | BIT(31), /* SPEC_CTRL, PRED_CMD and similar */
     },
     {.function = 7, .index = 2, .edx = 0x1f}, /* bits of SPEC_CTRL */
-    /* KVM's own features take an interrupt, an MSR or another vCPU; its name in leaf 0x40000000 stays. */
+    /* KVM's own features need an interrupt, an MSR or another vCPU; its name in leaf 0x40000000 stays. */
     {.function = KVM_CPUID_FEATURES, .index = ANY, .eax = UINT32_MAX, .edx = UINT32_MAX},
     {
         .function = 0x80000001,
@@ -53,7 +53,7 @@ static const struct hidden_bits {
         .ecx = BIT(2) /* SVM */ | BIT(3) /* extended APIC space */ | BIT(9) /* OSVW: MSRs */ |
                BIT(10) /* instruction-based sampling */ | BIT(12) /* SKINIT */ |
                BIT(15) /* lightweight profiling */ | BIT(23) | BIT(24) | BIT(28), /* performance counters */
-        .edx = BIT(7) | BIT(12) | BIT(14),                                        /* as in leaf 1, on AMD's */
+        .edx = BIT(7) | BIT(12) | BIT(14),                                        /* as in leaf 1, for AMD */
     },
     {.function = 0x80000007, .index = ANY, .ebx = UINT32_MAX}, /* machine checks; EDX has the invariant TSC */
     {
@@ -67,7 +67,7 @@ static const struct hidden_bits {
 
 static bool leaf_is_hidden(uint32_t function)
 {
-    /* 0x40000000 to 0x4fffffff is the hypervisor's: of KVM's, its name and its features are left. */
+    /* 0x40000000 to 0x4fffffff belong to the hypervisor. Of KVM's leaves, the name and the features stay. */
     if (function >> 28 == 4)
         return function != KVM_CPUID_SIGNATURE && function != KVM_CPUID_FEATURES;
     for (size_t i = 0; i < sizeof hidden_leaves / sizeof *hidden_leaves; i++)
@@ -102,7 +102,7 @@ void guest_cpuid_filter(struct kvm_cpuid2 *cpuid)
     cpuid->nent = kept;
 }
 
-/* Numbers and names: Intel SDM vol. 4, table 2-2. The bitmaps are of whole 64-bit words: KVM copies such. */
+/* Numbers and names: Intel SDM vol. 4, table 2-2. The bitmaps are whole 64-bit words: KVM copies them so. */
 #define MSR_TSC       0x10u
 #define MSR_APIC_BASE 0x1bu
 #define MSR_SYSENTER  0x174u /* CS, ESP, EIP */
@@ -119,9 +119,9 @@ void guest_cpuid_filter(struct kvm_cpuid2 *cpuid)
 #define BITS_OF(msr, base, mask) ((uint64_t)(mask) << ((msr) - (base)) % 64)
 
 /*
- * To be read alone: the clock (a guest that set it would lose its time), the local APIC's address (0: there
- * is none) and the page attribute table (another one would only slow down the memory that it shares with its
- * host).
+ * Read-only for the guest: the clock (a guest that set it would lose its time), the local APIC's address (0:
+ * there is none) and the page attribute table (another value would only slow down the memory that the guest
+ * shares with its host).
  */
 static const uint64_t low_read[WORDS(LOW_MSRS)] = {
     [WORD_OF(MSR_TSC, MSR_TSC)] = BITS_OF(MSR_TSC, MSR_TSC, 1) | BITS_OF(MSR_APIC_BASE, MSR_TSC, 1),
@@ -129,7 +129,7 @@ static const uint64_t low_read[WORDS(LOW_MSRS)] = {
     [WORD_OF(MSR_PAT, MSR_TSC)] = BITS_OF(MSR_PAT, MSR_TSC, 1),
 };
 static const uint64_t sysenter_write[1] = {7};
-/* EFER for NXE, segment bases for thread-local storage, SYSCALL's: the guest's own, loaded for it by KVM. */
+/* EFER for NXE, segment bases for thread-local storage, SYSCALL's: KVM loads these for each guest. */
 static const uint64_t high[WORDS(HIGH_MSRS)] = {
     [WORD_OF(MSR_EFER, MSR_EFER)] = BITS_OF(MSR_EFER, MSR_EFER, 1) | BITS_OF(MSR_STAR, MSR_EFER, 0xf),
     [WORD_OF(MSR_FS_BASE, MSR_EFER)] = BITS_OF(MSR_FS_BASE, MSR_EFER, 7) | BITS_OF(MSR_TSC_AUX, MSR_EFER, 1),
@@ -138,7 +138,7 @@ _Static_assert(WORD_OF(MSR_TSC, MSR_TSC) == WORD_OF(MSR_APIC_BASE, MSR_TSC), "in
 _Static_assert((MSR_SYSENTER - MSR_TSC) % 64 + 3 <= 64, "in one word");
 _Static_assert(WORD_OF(MSR_FS_BASE, MSR_EFER) == WORD_OF(MSR_TSC_AUX, MSR_EFER), "in one word");
 
-/* KVM takes the first range that has the register and the direction. */
+/* KVM uses the first range that contains the register and the direction. */
 static const struct kvm_msr_filter msr_filter = {
     .flags = KVM_MSR_FILTER_DEFAULT_DENY,
     .ranges =

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-/* ---- as KVM has them */
+/* ---- conversions to and from KVM's structures */
 
-/* Both have these fields by these names. */
+/* Both types have these fields with these names. */
 #define SEGMENT(type_, s_)                                                                                   \
     (struct type_)                                                                                           \
     {                                                                                                        \
@@ -75,7 +75,7 @@ static void system_from(const struct kvm_sregs *sregs, struct cpu_system *system
     };
 }
 
-/* Where each register of the instruction set's order stands in struct kvm_regs. */
+/* The offset in struct kvm_regs of each register, in the order of the instruction set. */
 static const size_t places[GPR_COUNT] = {
     offsetof(struct kvm_regs, rax), offsetof(struct kvm_regs, rcx), offsetof(struct kvm_regs, rdx),
     offsetof(struct kvm_regs, rbx), offsetof(struct kvm_regs, rsp), offsetof(struct kvm_regs, rbp),
@@ -101,7 +101,7 @@ static void general_from(const struct kvm_regs *regs, struct cpu_general *genera
     general->rflags = regs->rflags;
 }
 
-/* Numbers and names: Intel SDM vol. 4, table 2-2. Not every processor has the last. */
+/* Numbers and names: Intel SDM vol. 4, table 2-2. Some processors do not have the last one. */
 static const struct {
     uint32_t index;
     size_t place;
@@ -121,7 +121,7 @@ struct some_msrs {
     struct kvm_msr_entry entries[MSRS];
 };
 
-/* KVM stops at the first that it refuses, and answers how many it has done. */
+/* KVM stops at the first MSR that it refuses, and returns how many it has processed. */
 static int all_msrs(int done)
 {
     return done < 0 ? -1 : (size_t)done >= MSRS_MIN ? 0 : (errno = EIO, -1);
@@ -149,12 +149,12 @@ static int set_msrs(int vcpu_fd, const struct cpu_msrs *from)
     return all_msrs(ioctl(vcpu_fd, KVM_SET_MSRS, &msrs));
 }
 
-/* KVM API, 4.42: the area is a page, and longer only for a process that asked for AMX. */
+/* KVM API, 4.42: the area is one page; it is longer only for a process that has requested AMX. */
 _Static_assert(sizeof(struct kvm_xsave) == CPU_XSAVE_BYTES, "the area as it is");
 
-/* Of a component that the header leaves out KVM keeps what is not in its own part of the area: MXCSR. So the
- * two oldest are said to be there, with the values that stand in the area anyway (Intel SDM volume 1, 13.4).
- */
+/* If the header leaves out a component, KVM keeps its state that lies outside of its own part of the area:
+ * MXCSR. So the two oldest components are marked as present, with the values that are in the area anyway
+ * (Intel SDM volume 1, 13.4). */
 static void name_legacy_state(uint8_t *xsave)
 {
     enum { XSTATE_BV = 512, X87_AND_SSE = 3 };
@@ -174,7 +174,7 @@ static int get_fpu(int vcpu_fd, struct cpu_fpu *to)
     return 0;
 }
 
-/* XCR0 first: it says which parts of the area there are. 0 is no value of it: the processor has none. */
+/* XCR0 comes first: it selects the parts of the area. 0 is not a valid XCR0: the processor has none. */
 static int set_fpu(int vcpu_fd, const struct cpu_fpu *from)
 {
     const struct kvm_xcrs xcrs = {.nr_xcrs = 1, .xcrs = {{.xcr = 0, .value = from->xcr0}}};
@@ -201,7 +201,7 @@ static int set_debug(int vcpu_fd, const struct cpu_debug *from)
     return ioctl(vcpu_fd, KVM_SET_DEBUGREGS, &registers);
 }
 
-/* ---- all of it */
+/* ---- the whole state */
 
 static int get_system(int vcpu_fd, struct cpu_system *to)
 {
@@ -251,7 +251,7 @@ static int set_general(int vcpu_fd, const struct cpu_general *from)
 int kvm_cpu_state_set(int vcpu_fd, uint32_t parts, const struct cpu_state *state, const char **name)
 {
     parts &= state->known;
-    /* The system registers first: what else may be said depends on the mode they make. */
+    /* The system registers come first: they set the mode, which decides what else is valid. */
     if ((parts & CPU_SYSTEM && (*name = "SET_SREGS", set_system(vcpu_fd, &state->system) < 0)) ||
         (parts & CPU_FPU && (*name = "SET_XSAVE", set_fpu(vcpu_fd, &state->fpu) < 0)) ||
         (parts & CPU_DEBUG && (*name = "SET_DEBUGREGS", set_debug(vcpu_fd, &state->debug) < 0)) ||

@@ -19,7 +19,7 @@
 #include "says.h"
 
 #define CPUID_ENTRIES     256 /* KVM_MAX_CPUID_ENTRIES, which no header has */
-#define CPUID_ENTRIES_FEW 100 /* processors have some 60: KVM clears, and we touch, less */
+#define CPUID_ENTRIES_FEW 100 /* processors have about 60: a short table is less to clear and to touch */
 
 static __attribute__((format(printf, 4, 5))) int failed(struct machine_error *error, const char *code,
                                                         int os_error, const char *format, ...)
@@ -54,10 +54,10 @@ int kvm_machine_open(struct kvm_machine *machine, struct machine_error *error)
 }
 
 /*
- * The MSR filter comes before there is a vCPU, which would have to go through its registers again. Not as the
- * first thing either: soon after VM or memory slot, the grace period that KVM waits for is no expedited one
- * (SRCU's exp_holdoff) but takes a tick. ENOTTY: before Linux 5.10, and KVM's own choice stands: the doctor
- * says so.
+ * The MSR filter is set before there is a vCPU: with a vCPU, KVM would have to go through its registers
+ * again. The filter is not set immediately after the VM or the memory slot is made either: then the grace
+ * period that KVM waits for would not be an expedited one (SRCU's exp_holdoff), and would take a tick.
+ * ENOTTY: before Linux 5.10 there is no filter, and KVM's own choice applies; the doctor reports that.
  */
 int kvm_machine_prepare(struct kvm_machine *machine, const struct vm *vm, struct machine_error *error)
 {
@@ -74,7 +74,7 @@ int kvm_machine_add_vcpu(struct kvm_machine *machine, struct machine_error *erro
     return machine->vcpu_fd < 0 ? ioctl_failed(error, "CREATE_VCPU") : 0;
 }
 
-/* ---- what KVM answers every VM of a process alike: asked by the first */
+/* ---- what KVM answers identically for every VM of a process: the first VM asks */
 
 struct cpuid_table {
     struct kvm_cpuid2 head;
@@ -83,7 +83,7 @@ struct cpuid_table {
 
 static struct cpuid_table shown;
 enum asked { UNASKED, ASKING, SHOWN };
-static _Atomic enum asked shown_is; /* SHOWN pairs with what is read of `shown` */
+static _Atomic enum asked shown_is; /* SHOWN pairs with the reads of `shown` */
 static _Atomic int run_bytes;
 
 struct kvm_cpuid2 *kvm_machine_cpuid(void)
@@ -104,8 +104,8 @@ static int ask_cpuid(int kvm_fd, struct cpuid_table *table)
     return refused;
 }
 
-/* Who comes while another thread asks, asks for itself, and gets an equal answer: there is no lock that a
- * fork could find held. */
+/* If a second thread comes while the first one asks, it asks for itself and gets an equal answer. So there is
+ * no lock that a fork could find held. */
 static int set_cpuid(const struct kvm_machine *machine, const char **name)
 {
     struct cpuid_table own, *table = &shown;
@@ -142,9 +142,9 @@ static int map_run(struct kvm_machine *machine, const char **name)
     return 0;
 }
 
-/* Without it KVM serves what CPUID does not show: a `vmcall` or `vmmcall` to wake a vCPU or to send an
- * interrupt. A capability of the vCPU. EINVAL: before Linux 5.10, and KVM's own choice stands: the doctor
- * says so. */
+/* Without it KVM accepts requests that CPUID does not show: a `vmcall` or `vmmcall` that wakes a vCPU or
+ * sends an interrupt. It is a capability of the vCPU. EINVAL: before Linux 5.10 it does not exist, and
+ * KVM's own choice applies; the doctor reports that. */
 static int enforce_shown_features(const struct kvm_machine *machine, const char **name)
 {
     const struct kvm_enable_cap enforce = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID, .args = {1}};

@@ -1,11 +1,11 @@
 /*
- * A virtual machine on /dev/kvm: one vCPU, one memory slot. What is behind the descriptors is made here, for
- * the command and for the library; the library makes the descriptors themselves (tender/backend/kvm.py).
- *
+ * A virtual machine on /dev/kvm: one vCPU, one memory slot. For the command and for the library, the state
+ * behind the descriptors is made here. The library makes the descriptors of /dev/kvm and of the VM itself
+ * (tender/backend/kvm.py).
  *   kvm_machine_open()      /dev/kvm and the VM                   the library: open_kvm(), CREATE_VM
  *   kvm_machine_prepare()   its MSR filter, its memory
  *   kvm_machine_add_vcpu()  the vCPU
- *   kvm_machine_finish()    what the guest sees of its processor, registers, the clock's frequency
+ *   kvm_machine_finish()    the CPUID that the guest sees, registers, the clock's frequency
  */
 #ifndef TENDER_KVM_MACHINE_H
 #define TENDER_KVM_MACHINE_H
@@ -29,18 +29,18 @@ struct kvm_machine {
 
 #define KVM_MACHINE_NONE ((struct kvm_machine){.kvm_fd = -1, .vm_fd = -1, .vcpu_fd = -1})
 
-/* Each: 0, or -1 with `error` filled; kvm_machine_close() then gives back what there is. */
+/* Each returns 0, or -1 with `error` filled; kvm_machine_close() then releases what has been made. */
 int kvm_machine_open(struct kvm_machine *machine, struct machine_error *error);
 int kvm_machine_prepare(struct kvm_machine *machine, const struct vm *vm, struct machine_error *error);
 int kvm_machine_add_vcpu(struct kvm_machine *machine, struct machine_error *error);
 int kvm_machine_finish(struct kvm_machine *machine, const struct cpu_state *start,
                        struct machine_error *error);
 
-/* The CPUID leaves that this process's guests see, with space for CPUID_ENTRIES; NULL: none was made yet. */
+/* The CPUID leaves that this process's guests see, with space for CPUID_ENTRIES; NULL: no VM was made yet. */
 struct kvm_cpuid2 *kvm_machine_cpuid(void);
 
-/* From now on KVM_RUN returns at once (EINTR). A signal handler may call it, and before the VM is made too.
- */
+/* From now on KVM_RUN returns immediately (EINTR). A signal handler may call it, even before the VM is
+ * made. */
 void kvm_machine_leave(struct kvm_machine *machine);
 
 /* Idempotent. */

@@ -44,7 +44,7 @@ struct kvm_machine *kvm_of(struct machine *machine)
     return &own(machine)->machine;
 }
 
-/* ---- before it is there */
+/* ---- making it */
 
 static bool exists(const char *path)
 {
@@ -52,11 +52,11 @@ static bool exists(const char *path)
     return stat(path, &about) == 0;
 }
 
-/* A KVM without a vendor's module under it interprets guests in software, more or less of each: the doctor's
- * trial tells how it stands with this one. */
+/* A KVM without a vendor's module interprets guests in software, each KVM to another extent. The doctor's
+ * trial shows what this one can do. */
 static enum machine_look look(struct machine_error *why)
 {
-    static atomic_bool has_vendor; /* as long as this process */
+    static atomic_bool has_vendor; /* stays true in this process */
     if (!exists("/dev/kvm"))
         return MACHINE_ABSENT;
     if (!atomic_load(&has_vendor) && !exists("/sys/module/kvm_intel") && !exists("/sys/module/kvm_amd")) {
@@ -64,7 +64,7 @@ static enum machine_look look(struct machine_error *why)
             return MACHINE_LIKELY;
         *why = (struct machine_error){.code = "kvm"};
         (void)snprintf(why->text, sizeof why->text, "%s",
-                       "/dev/kvm is neither kvm_intel's nor kvm_amd's; `tender doctor` tries it");
+                       "/dev/kvm belongs to neither kvm_intel nor kvm_amd; `tender doctor` tests it");
         return MACHINE_UNFIT;
     }
     atomic_store(&has_vendor, true);
@@ -81,19 +81,20 @@ static int no_memory(struct machine_error *error, int refused)
 {
     *error = (struct machine_error){.os_error = -refused, .code = "memory"};
     (void)snprintf(error->text, sizeof error->text, "Error allocating guest memory: %s",
-                   refused == -ENOEXEC ? "this process could execute it: its personality is READ_IMPLIES_EXEC"
-                                       : strerror(-refused));
+                   refused == -ENOEXEC
+                       ? "this process could execute that memory: its personality is READ_IMPLIES_EXEC"
+                       : strerror(-refused));
     return -1;
 }
 
-/* No sealed template: segments are read to where the guest finds them. */
+/* Without a sealed template: segments are read directly to their places in guest memory. */
 static int map_and_load(struct vm *vm, const struct machine_plan *plan, uint64_t guest_bytes)
 {
     const struct elf_image *image = plan->image;
     const int refused = guest_memory_reserve(&vm->memory, guest_bytes, plan->mem_bytes);
     if (refused < 0)
         return refused;
-    /* Said again for all of it once it is loaded (guest_map.c), but it is touched before. */
+    /* guest_map.c does this for all of it after the load, but the memory is touched before that. */
     (void)madvise(vm->memory.hva, guest_small_pages_end(image_end(image), guest_bytes), MADV_NOHUGEPAGE);
     start_state_write_tables(vm->memory.hva, plan->mem_bytes, image->extensions);
     plan->load(vm->memory.hva, true);
@@ -129,14 +130,14 @@ static void write_boot_info(struct machine *machine, const struct machine_plan *
 static int make_vcpu(struct machine *machine, gpa_t entry, struct machine_error *error)
 {
     struct kvm_machine *kvm = kvm_of(machine);
-    struct cpu_state start; /* most of it is for others: pages that nobody touches */
+    struct cpu_state start; /* most of it is not used here: its pages are never touched */
     own(machine)->entry = entry;
     if (kvm_machine_prepare(kvm, machine->vm, error) < 0 || kvm_machine_add_vcpu(kvm, error) < 0)
         return -1;
     return kvm_machine_finish(kvm, start_of(machine, &start), error);
 }
 
-/* The library has made /dev/kvm's and the VM's descriptors itself, and asks /dev/kvm again. */
+/* The library has made the descriptors of /dev/kvm and of the VM itself, and still uses that of /dev/kvm. */
 static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
 {
     struct kvm_machine *kvm = kvm_of(machine);
@@ -159,7 +160,7 @@ static int open_machine(struct machine *machine, const struct machine_plan *plan
     return 0;
 }
 
-/* What would be done at its first use is done now, because afterwards this process may not. */
+/* Whatever is usually done at its first use is done now, because afterwards this process may not do it. */
 static uint32_t confine(struct machine *machine, const struct confinement *keeps)
 {
     struct vm *vm = machine->vm;
@@ -212,7 +213,7 @@ static int64_t read_memory(struct machine *machine, gpa_t gpa, void *to, uint64_
     return (int64_t)len;
 }
 
-/* By the kernel, which says no where our mapping may not be written. */
+/* The kernel copies, and refuses where our mapping is not writable. */
 static int64_t write_memory(struct machine *machine, gpa_t gpa, const void *from, uint64_t len)
 {
     const struct guest_memory *memory = &machine->vm->memory;
@@ -229,11 +230,11 @@ static const void *console(struct machine *machine, const struct vm_event *event
     return machine->vm->memory.hva + event->gpa;
 }
 
-/* ---- used again */
+/* ---- reuse */
 
-static _Atomic(struct kvm_fresh *) fresh; /* of any vCPU of this process; never freed */
+static _Atomic(struct kvm_fresh *) fresh; /* from any vCPU of this process; never freed */
 
-/* Two threads that ask at once get equal answers. */
+/* Two threads that take it at the same time get equal states. */
 static int take_fresh(const struct kvm_machine *kvm)
 {
     struct kvm_fresh *none = NULL;
@@ -253,7 +254,8 @@ static int keep(struct machine *machine, int template_fd)
     return error ? error : take_fresh(kvm_of(machine));
 }
 
-/* Memory behind the vCPU: KVM completes the last guest's exit there, and that of an `ins` writes to it. */
+/* Memory is reset after the vCPU: KVM completes the last guest's exit, and completing an `ins` writes to
+ * memory. */
 static int reset(struct machine *machine)
 {
     struct cpu_state start;
@@ -263,22 +265,24 @@ static int reset(struct machine *machine)
 
 /* ---- the end */
 
-/* The descriptors of a process's first vCPU are never closed: while a host has a vCPU without a local APIC,
- * KVM makes another in a tenth of the instructions. With the first it patches its code, and tells every
- * processor; with the last it does so again. The vCPU holds its VM, whose memory is gone.
+/* The descriptors of a process's first vCPU are never closed. While a host has a vCPU without a local
+ * APIC, KVM makes another one in a tenth of the instructions. For the first such vCPU, KVM patches its
+ * code and notifies every processor; after the last one it does so again. The vCPU holds its VM, whose
+ * memory is gone.
  *
- * Its machine stays open until the next VM is made, which takes the memory slot from it. A slot is a range of
- * our addresses; the next VM's memory comes to lie there, and whatever then changes in this range the kernel
- * tells the old machine too, which walks its page tables: a sixth of the boot of an image of more than 2 MiB.
+ * The kept machine stays open until the next VM is made, which takes the memory slot from it. A slot is a
+ * range of our addresses, and the next VM's memory comes to lie in that range. The kernel would report
+ * every change in the range to the old machine too, which would walk its page tables: a sixth of the boot
+ * of an image of more than 2 MiB.
  *
- * One word, for there is no lock that a fork could find held: the process, and the machine's descriptor, all
- * ones if its slot is empty.
+ * `kept` is one word, because there must be no lock that a fork could find held. It holds the process and the
+ * machine's descriptor; the descriptor is all ones if its slot is empty.
  */
 static _Atomic uint64_t kept;
 #define KEPT(process, fd) ((uint64_t)(uint32_t)(process) << 32 | (uint32_t)(fd))
 
-/* True: what is kept from now on is this VM's vCPU, with its machine. In a fork the parent's are left as they
- * are. */
+/* True: from now on this VM's vCPU and its machine are the kept ones. In a fork, those of the parent stay as
+ * they are. */
 static bool keep_vcpu(pid_t process, int vm_fd)
 {
     uint64_t now = atomic_load(&kept);
@@ -301,7 +305,7 @@ void kvm_empty_kept(void)
     close((int)(uint32_t)now);
 }
 
-/* A fork has copies; the machine is its parent's. The vCPU's page was inherited, and holds its vCPU. */
+/* A fork has only copies; the machine belongs to its parent. The inherited vCPU page keeps its vCPU. */
 static void close_machine(struct machine *machine)
 {
     struct kvm_machine *kvm = kvm_of(machine);
@@ -314,7 +318,7 @@ static void close_machine(struct machine *machine)
     }
     kvm_machine_close(kvm);
     if (vm_fd >= 0)
-        close_later(vm_fd); /* the VM's last, which waits in the kernel */
+        close_later(vm_fd); /* the VM's last close, which waits in the kernel */
 }
 
 static void leave(struct machine *machine)
@@ -323,12 +327,12 @@ static void leave(struct machine *machine)
         teardown_defer(&own(machine)->teardown, kvm_of(machine));
 }
 
-/* ---- its words */
+/* ---- its messages */
 
 #define NATIVE_LIBRARY                                                                                       \
-    "on KVM the command alone confines itself, the library does not: use backend=\"sandbox\""
+    "on KVM only the command confines itself, and the library does not: use backend=\"sandbox\""
 #define NATIVE_COMMAND                                                                                       \
-    "on KVM the native command alone confines itself: leave out --stats and --verbose, or "                  \
+    "on KVM only the native command confines itself: leave out --stats and --verbose, or "                   \
     "use --backend=sandbox"
 #define NATIVE_CURES EACH(NATIVE_LIBRARY, NATIVE_COMMAND)
 #define SANDBOX_CURES                                                                                        \
@@ -352,7 +356,7 @@ static const char *const cures[ISOLATION_LAYERS][2] = {
 static const struct machine_words words = {
     .title = "KVM",
     .run_call = "ioctl (RUN)",
-    /* Linux makes a thread at a VM's first KVM_RUN. */
+    /* Linux makes a thread at the first KVM_RUN of a VM. */
     .run_hint = ": no more processes or threads may be made here; see ulimit -u, and pids.max of the cgroup",
     .cures = cures,
 };

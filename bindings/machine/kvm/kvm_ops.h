@@ -1,4 +1,4 @@
-/* What the library asks of KVM beside machine.h: its descriptors are made by Python (kvm_machine.h). */
+/* What the library needs of KVM in addition to machine.h: Python makes its descriptors (kvm_machine.h). */
 #ifndef TENDER_KVM_OPS_H
 #define TENDER_KVM_OPS_H
 
@@ -7,12 +7,12 @@
 
 extern const struct machine_ops kvm_ops;
 
-/* Of a machine whose ops are kvm_ops. For the library: where the descriptors of /dev/kvm and of the VM are
- * before open(), which takes them. */
+/* For the library, with a machine whose ops are kvm_ops: where it puts the descriptors of /dev/kvm and of the
+ * VM before open(), which uses them. */
 struct kvm_machine *kvm_of(struct machine *machine);
 
-/* Before a VM is made: the memory slot of the machine that is kept is emptied, its addresses will be
- * another's. */
+/* Call it before a VM is made: it empties the memory slot of the kept machine, because its addresses will
+ * belong to another VM. */
 void kvm_empty_kept(void);
 
 #endif

@@ -9,9 +9,9 @@
 
 #include "kvm_cpu_state.h"
 
-#define MSRS_MAX 1024 /* KVM 6.12 lists some 100 to 300, by processor */
+#define MSRS_MAX 1024 /* KVM 6.12 lists about 100 to 300, depending on the processor */
 
-/* struct kvm_msrs and struct kvm_msr_list end in an array of no size. */
+/* struct kvm_msrs and struct kvm_msr_list end in a flexible array. */
 struct msrs {
     struct kvm_msrs head;
     struct kvm_msr_entry entries[MSRS_MAX];
@@ -23,13 +23,13 @@ struct msr_list {
 };
 
 struct kvm_fresh {
-    struct cpu_state state; /* CPU_FPU and CPU_DEBUG: the other MSRs are among all of them */
+    struct cpu_state state; /* CPU_FPU and CPU_DEBUG; the MSRs of CPU_MSRS are among `msrs` */
     struct kvm_vcpu_events events;
     struct msrs msrs;
 };
 
-/* Those that can be read and written back as they are: what KVM lists is what a migration carries, but a few
- * it lists are not there on this processor, and it stops at the first that it refuses. */
+/* Takes the MSRs that can be read and written back unchanged. KVM lists what a migration transfers, but this
+ * processor may lack a few of them, and KVM stops at the first MSR that it refuses. */
 static int take_msrs(struct kvm_fresh *fresh, int kvm_fd, int vcpu_fd)
 {
     struct msr_list *list = calloc(1, sizeof *list);
@@ -70,8 +70,8 @@ struct kvm_fresh *kvm_fresh_take(int kvm_fd, int vcpu_fd)
     return fresh;
 }
 
-/* The last exit was half an instruction: KVM finishes it at the next KVM_RUN, which must not be the next
- * guest's. With immediate_exit that is all it does (KVM API, 4.13). */
+/* The last exit was half an instruction. KVM finishes it at the next KVM_RUN, which must not belong to
+ * the next guest. With immediate_exit that is all that KVM_RUN does (KVM API, 4.13). */
 static int finish_last_exit(int vcpu_fd, struct kvm_run *run)
 {
     run->immediate_exit = 1;

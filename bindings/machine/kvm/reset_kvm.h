@@ -1,9 +1,9 @@
 /*
- * A vCPU that has run, put back into the state of one that has not.
+ * Puts a vCPU that has run back into the state of a vCPU that has not run.
  *
- * A fresh vCPU's state is the same for all of one host with the same CPUID: it is taken once, from one that
- * has not run, and given to each that has. It is all that KVM itself would carry to another machine in a
- * migration, so what a guest left behind anywhere in it is gone.
+ * The state of a fresh vCPU is the same for all vCPUs of a host with the same CPUID. It is taken once, from a
+ * vCPU that has not run, and written to each vCPU that has. It is everything that KVM itself would
+ * transfer in a migration to another machine, so whatever a guest left behind in it is gone.
  */
 #ifndef TENDER_RESET_KVM_H
 #define TENDER_RESET_KVM_H
@@ -12,10 +12,11 @@
 
 struct kvm_fresh;
 
-/* The state of a vCPU that has its CPUID and its filter, and has not run. NULL with errno; to be freed. */
+/* Takes the state of a vCPU that has its CPUID and its filter, and has not run. NULL with errno; free()
+ * it. */
 struct kvm_fresh *kvm_fresh_take(int kvm_fd, int vcpu_fd);
 
-/* 0 or -errno; after an error the vCPU is not to be used. No thread runs it. */
+/* 0 or -errno; after an error the vCPU must not be used. No thread may be running it. */
 int kvm_reset(const struct kvm_fresh *fresh, const struct kvm_machine *machine,
               const struct cpu_state *start);
 

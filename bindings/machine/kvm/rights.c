@@ -1,8 +1,8 @@
 /*
- * So that who breaks out of the guest into the handlers finds little to ask for.
+ * If an attacker breaks out of the guest into the handlers, there is little left to ask the kernel for.
  *
- * A host that refuses one of these calls (an older kernel, a filter around us) loses that isolation layer
- * and no other: the guest is behind KVM either way.
+ * If a host refuses one of these calls (an older kernel, an inherited seccomp filter), only that isolation
+ * layer is missing: the guest is inside KVM in any case.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -33,15 +33,15 @@
 #include "rights.h"
 #include "runner.h"
 
-/* Stand in the filter for numbers that are known when it is installed; no descriptor and no process has them.
- */
+/* Placeholders in the filter for numbers that are known only when it is installed. No descriptor and no
+ * process has these numbers. */
 #define TEARDOWN_SOCKET_FD 0xfffff001u
 #define TEARDOWN_LOCK_FD   0xfffff002u
 #define OWN_PROCESS        0xfffff003u
 
-#define GUARDED 0x0d15c0deu /* no verdict of the kernel's: install() puts what decides in its place */
+#define GUARDED 0x0d15c0deu /* not a verdict of the kernel: install() puts the deciding code in its place */
 
-/* Nor are these: of what a guest may that has a device of one of the types, a bit each. */
+/* Not verdicts of the kernel either: for guests that have a device of one of the types, one bit per type. */
 #define ALLOW_FOR(types)  (0x0d160000u | (types))
 #define GUARD_FOR(types)  (0x0d170000u | (types))
 #define FOR_WHAT(verdict) ((verdict) & 0xffff0000u)
@@ -54,7 +54,7 @@ _Static_assert(sizeof kvm_filter_rules <= sizeof kvm_filter_inherited_rules &&
                    sizeof kvm_filter_device_rules <= sizeof kvm_filter_inherited_rules,
                "any of them fits");
 
-/* All that the kernel can deny; what is open stays as it is. */
+/* Denies everything that the kernel can deny. Open descriptors stay usable. */
 static uint32_t deny_by_landlock(void)
 {
     struct landlock_denial denial;
@@ -70,7 +70,7 @@ static uint32_t deny_by_landlock(void)
     return refused < 0 ? 0 : ISOLATION_LANDLOCK;
 }
 
-/* Of this thread, before there is another; not by the C library, which would look for others. */
+/* For this thread, while it is the only one. The C library's functions would look for other threads. */
 static bool change_to(uint32_t id)
 {
     return syscall(SYS_setresgid, id, id, id) == 0 && syscall(SYS_setresuid, id, id, id) == 0;
@@ -95,7 +95,7 @@ static uint32_t give_up_capabilities(void)
 {
     struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0, 0, 0}};
-    return syscall(SYS_capset, &head, none) == 0 ? ISOLATION_CAPABILITIES : 0; /* ambient ones go with them */
+    return syscall(SYS_capset, &head, none) == 0 ? ISOLATION_CAPABILITIES : 0; /* also clears ambient ones */
 }
 
 static void empty_bounding_set(void)
@@ -116,8 +116,8 @@ void give_up_file_growth(const struct vm *vm, const struct confinement *keeps)
 
 uint32_t give_up_rights(void)
 {
-    empty_bounding_set(); /* first: it takes a capability. Where it is refused, no new privileges does the
-                             same */
+    empty_bounding_set(); /* first, because it needs a capability. If it is refused, no_new_privs has the same
+                             effect */
     uint32_t layers = give_up_root();
     layers |= give_up_capabilities();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
@@ -125,7 +125,7 @@ uint32_t give_up_rights(void)
     return layers | deny_by_landlock();
 }
 
-/* Without a socket its numbers stay as they are: nobody's. */
+/* Without a socket the placeholders stay: they match no descriptor. */
 static void fill_in(struct sock_filter *code, size_t count, const struct deferred_teardown *teardown)
 {
     const uint32_t process = (uint32_t)getpid();
@@ -146,7 +146,7 @@ static void fill_in(struct sock_filter *code, size_t count, const struct deferre
 #define GUARD_LENGTH      (2 * WRITABLE_MAX + 4 + DISK_GUARD_LENGTH)
 #define PLACE(code, what) ((code) = (struct sock_filter)what)
 
-/* What this process writes by a descriptor's own position. */
+/* The descriptors that this process writes at their own file position. */
 struct writable {
     int fds[WRITABLE_MAX];
     uint32_t count;
@@ -174,9 +174,10 @@ static struct writable find_writable(const struct vm *vm, const struct confineme
     return found;
 }
 
-/* Behind the filter's rules: a guarded call. pwrite64 is disk_guard.h's; the others go by the descriptor's
- * own position, and to none but those above: a disk may be known by more descriptors than the guest's, as
- * the one that was handed over for it, and whoever called us may have left any file open. */
+/* Builds the code for guarded calls, which follows the filter's rules. pwrite64 is decided by
+ * disk_guard.h. The other calls write at the descriptor's own position, and only to the descriptors
+ * above: a disk may have more descriptors than the guest's, such as the one that was passed in for it,
+ * and the caller may have left any file open. */
 static uint32_t guard_build(struct sock_filter *code, const struct vm *vm, const struct confinement *keeps)
 {
     const struct writable writable = find_writable(vm, keeps);
@@ -192,7 +193,7 @@ static uint32_t guard_build(struct sock_filter *code, const struct vm *vm, const
     PLACE(code[to_pwrite], IF(__NR_pwrite64, (uint8_t)(n - to_pwrite - 1), 0));
     return n + disk_guard_build(code + n, vm);
 }
-_Static_assert(2 * WRITABLE_MAX + 2 <= UINT8_MAX, "a conditional jump goes past it");
+_Static_assert(2 * WRITABLE_MAX + 2 <= UINT8_MAX, "a conditional jump reaches past it");
 
 static bool has_places(const struct vm *vm)
 {
@@ -202,12 +203,12 @@ static bool has_places(const struct vm *vm)
     return false;
 }
 
-/* What is said for some kinds of devices becomes a plain verdict. With stand-ins they need all calls. */
+/* Turns verdicts for some kinds of devices into plain ones. Stand-ins need the calls of all kinds. */
 static void resolve_kinds(struct sock_filter *code, size_t count, const struct vm *vm, bool has_stand_ins)
 {
     uint32_t types = has_stand_ins ? FOR_TYPES : 0;
     for (uint32_t i = 0; i < vm->device_end; i++)
-        types |= 1u << vm->devices[i].type; /* 0, which none has, is no kind's */
+        types |= 1u << vm->devices[i].type; /* an empty entry has type 0, which no kind of device has */
     for (size_t i = 0; i < count; i++) {
         const uint32_t what = FOR_WHAT(code[i].k);
         if (code[i].code == (BPF_RET | BPF_K) && (what == ALLOW_FOR(0) || what == GUARD_FOR(0)))

@@ -13,7 +13,7 @@
 #include "run_signals.h"
 #include "runner.h"
 
-/* KVM's mask costs 200 instructions an exit; to let signals in costs some 30,000, once. */
+/* KVM's mask costs 200 instructions per exit; letting signals in costs about 30,000, once. */
 #define EXITS_WITH_MASK 128
 
 #define EXITS_WITH_REGISTERS 128
@@ -42,11 +42,11 @@ static enum verdict exit_with(struct vm *vm, enum vm_event_kind kind, uint64_t d
 }
 
 /*
- * KVM reports each access of OUTS, which writes what lies at RSI, as it does an `out` (emulate.c: em_out()).
- * The difference is in the registers: what an `out` writes stands in EAX. To have them costs 80 instructions
- * of the 3,200 of a short hypercall, so they are asked for at each of the first exits, where a guest that is
- * not made for this shows itself, and then at each sixteenth. An OUTS in between is served: it gives a guest
- * nothing that an `out` of the same word does not.
+ * KVM reports each access of OUTS, which writes the memory at RSI, in the same way as an `out` (emulate.c:
+ * em_out()). Only the registers differ: an `out` writes EAX. Reading the registers costs 80 instructions
+ * of the 3,200 of a short hypercall. So they are requested at each of the first exits, where a guest that was
+ * not made for this ABI shows itself, and then at each sixteenth exit. An OUTS in between is served: it gives
+ * the guest nothing that an `out` of the same word would not.
  */
 static inline void ask_for_registers(struct kvm_run *run, uint64_t exits)
 {
@@ -59,7 +59,7 @@ static inline bool is_of_outs(const struct kvm_run *run, uint32_t word)
     return run->kvm_valid_regs && (uint32_t)run->s.regs.regs.rax != word;
 }
 
-/* One `out` of 32 bits. What makes it one lies in one word of kvm_run, the port among it. */
+/* One `out` of 32 bits. Everything that makes it one is in one word of kvm_run, together with the port. */
 static bool is_plain_out(const struct kvm_run *run)
 {
     static const union {
@@ -81,7 +81,7 @@ static enum verdict handle_io(struct vm *vm, const struct kvm_run *run)
     memcpy(&gpa, (const uint8_t *)run + run->io.data_offset, sizeof gpa);
     if (__builtin_expect(is_of_outs(run, gpa), 0))
         return exit_bad_port(vm, run->io.port);
-    const uint32_t number = run->io.port - HVT_PORT_BASE; /* of a lower port: past all numbers */
+    const uint32_t number = run->io.port - HVT_PORT_BASE; /* a lower port wraps: past all numbers */
     if (number < HVT_HYPERCALL_MAX)
         return hypercall(vm, number, gpa);
     if (run->io.port == HVT_PORT_NET_KICK && vm->doorbell)
@@ -111,7 +111,7 @@ static __attribute__((cold)) enum verdict handle_failed_run(struct vm *vm, int e
     switch (error) {
     case EINTR:
         return exit_interrupted(vm);
-    case EFAULT: /* the second level found no right to write in our mapping: gup fails, KVM gives up */
+    case EFAULT: /* the second-level tables found our mapping not writable: gup fails, KVM gives up */
         return exit_with(vm, EVENT_TRANSLATION_FAULT, 0);
     default:
         vm->shared->event.os_error = error;
@@ -119,7 +119,8 @@ static __attribute__((cold)) enum verdict handle_failed_run(struct vm *vm, int e
     }
 }
 
-/* KVM_RUN waits with this mask in place of the thread's, atomically (KVM API, 4.20); NULL: with that. */
+/* Sets the mask that KVM_RUN puts in place of the thread's, atomically (KVM API, 4.20). NULL: KVM_RUN keeps
+ * the thread's mask. */
 static int set_run_mask(int vcpu_fd, const sigset_t *run_mask)
 {
     struct {
@@ -139,8 +140,8 @@ static uint64_t guest_rip(int vcpu_fd)
     return ioctl(vcpu_fd, KVM_GET_REGS, &regs) == 0 ? regs.rip : 0;
 }
 
-/* ioctl(vcpu_fd, KVM_RUN): a count, or -errno. libc's takes words of any number, and is as long as all that
- * is ours between two exits. */
+/* ioctl(vcpu_fd, KVM_RUN): a count, or -errno. libc's ioctl() is variadic, and is as long as all of our code
+ * between two exits. */
 static inline long enter_guest(int vcpu_fd)
 {
     long answer = SYS_ioctl;
@@ -148,8 +149,8 @@ static inline long enter_guest(int vcpu_fd)
     return answer;
 }
 
-/* Until there is an event, or after so many exits. A stop that is asked for meanwhile ends KVM_RUN, or the
- * next one before it begins: vm_stop(). */
+/* Runs until there is an event, or for this many exits. A stop that is requested in the meantime ends
+ * KVM_RUN, or the next KVM_RUN before it begins: vm_stop(). */
 static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, uint64_t exits)
 {
     struct vm_shared *shared = vm->shared;
@@ -173,8 +174,8 @@ static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, u
     return CONTINUE;
 }
 
-/* Signals held back: so many exits together cost less by it than to let them in. After them the caller looks
- * what signals have left for it, and comes back. */
+/* Runs with signals blocked. For this many exits the mask costs less in total than letting signals in. After
+ * them the caller checks what signals have left for it, and calls again. */
 static enum verdict run_with_mask(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
     if (set_run_mask(vcpu_fd, &runner_of(vm)->run_mask) < 0)
@@ -209,7 +210,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
 {
     struct vm_shared *shared = vm->shared;
     sigset_t saved;
-    run_page->immediate_exit = 0; /* and who asked for a stop before is heard below */
+    run_page->immediate_exit = 0; /* a stop that was requested earlier is noticed below */
     runner_of(vm)->exit_at_once = &run_page->immediate_exit;
     vm_enter(vm, &saved);
     copy_fault_prepare(vm);

@@ -6,21 +6,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The kernel calls any handler with three arguments, whether it takes them or not: and so do we. */
+/* The kernel calls any handler with three arguments, whether it takes them or not; we do the same. */
 typedef void handler_t(int, siginfo_t *, void *);
 
-static struct sigaction before[NSIG];     /* of the first thread: what is put back */
-static _Atomic(handler_t *) theirs[NSIG]; /* of whichever thread a signal comes to; never taken back */
-static uint64_t wrapped;                  /* a bit a signal, from 1 on */
-static struct vm *listening;              /* the run on the first thread: only that thread looks */
-static _Atomic(pid_t) listener; /* that thread, 0: it runs no guest. In a forked child it is nobody */
+static struct sigaction before[NSIG];     /* for the first thread: the actions to restore */
+static _Atomic(handler_t *) theirs[NSIG]; /* for whichever thread a signal arrives on; never cleared */
+static uint64_t wrapped;                  /* one bit per signal, from signal 1 on */
+static struct vm *listening;              /* the run on the first thread; only that thread reads it */
+static _Atomic(pid_t) listener; /* that thread; 0: it runs no guest. In a fork no thread has this id */
 
 static pid_t this_thread(void)
 {
     return (pid_t)syscall(SYS_gettid);
 }
 
-/* On the first thread, in its run: the next KVM_RUN and the next wait come back at once. */
+/* Called on the first thread, during its run: the next KVM_RUN and the next wait return immediately. */
 static void end_the_wait(void)
 {
     const uint64_t one = 1;
@@ -45,7 +45,7 @@ static void on_signal(int number, siginfo_t *info, void *frame)
     const pid_t first = atomic_load(&listener);
     if (first && first == this_thread())
         end_the_wait();
-    else if (first) /* its handler may have left something for the first thread to do: Python's do */
+    else if (first) /* the handler may have left work for the first thread: Python's handlers do */
         (void)syscall(SYS_tgkill, getpid(), first, VM_KICK_SIGNAL);
     errno = saved;
 }
@@ -55,7 +55,7 @@ static bool is_ours(const struct sigaction *action)
     return action->sa_flags & SA_SIGINFO && action->sa_sigaction == on_signal;
 }
 
-/* What kills a process is its own affair; a fault is not to be waited for. */
+/* Signals that are not wrapped: those that kill the process, and faults, which do not end a wait. */
 static bool is_let_alone(int number)
 {
     static const int alone[] = {SIGKILL, SIGSTOP, SIGSEGV, SIGBUS,  SIGFPE,
@@ -94,7 +94,8 @@ static void unwrap(void)
     }
 }
 
-/* A kick is not to kill, whenever it arrives. */
+/* Installs a handler for the kick, which must not kill whenever it arrives. False: the process uses the
+ * signal itself. */
 static bool catch_kicks(void)
 {
     struct sigaction now;
@@ -119,7 +120,7 @@ bool run_signals_let_in(struct vm *vm)
         atomic_store(&listener, this_thread());
         wrap(&runner_of(vm)->run_mask);
     }
-    sigset_t let_in; /* all that the caller had let in, and the kick */
+    sigset_t let_in; /* all signals that the caller had let in, and the kick */
     sigfillset(&let_in);
     for (int number = 1; number < NSIG; number++)
         if (number == SIGPIPE || sigismember(&runner_of(vm)->run_mask, number) == 1)
@@ -135,7 +136,7 @@ void run_signals_hold(struct vm *vm)
         return;
     atomic_store(&listener, 0);
     unwrap();
-    /* What end_the_wait() wrote is not to end the next one. What vm_stop() wrote is. */
+    /* What end_the_wait() wrote must not end the next wait. What vm_stop() wrote must. */
     uint64_t written;
     if (!atomic_load(&vm->stop_requested) && read(vm->stop_fd, &written, sizeof written) > 0 &&
         atomic_load(&vm->stop_requested)) {
