@@ -372,6 +372,20 @@ def test_functions_named_on_the_architecture_page_are_in_the_named_files() -> No
     assert len(everywhere) > 30
 
 
+def test_the_architecture_page_lists_files_and_folders_that_exist() -> None:
+    """A file that its tree names exists. Each folder of bindings/ and each module at the top of tender/ is in the tree."""
+    tree = (ROOT / "docs" / "architecture.md").read_text().split("## The parts")[1].split("```")[1]
+    tops = ("abi", "bindings", "guest_kernel", "tender", "bench", "tools", "tests")
+    there = {p.name for p in ROOT.glob("*.*")} | {p.name for top in tops for p in (ROOT / top).rglob("*.*")}
+    named = set(re.findall(r"\b\w+\.(?:c|h|S|py|def|txt|json|yml)\b", tree))
+    assert len(named) > 60
+    assert named - there - {"manifest.json"} == set()
+    folders = {p.name for p in (ROOT / "bindings").rglob("*") if p.is_dir() and p.name != "__pycache__"}
+    assert {name for name in folders if f"{name}/" not in tree} == set()
+    modules = {p.name for p in PACKAGE.glob("*.py") if not p.name.startswith("_")}
+    assert {name for name in modules if name not in tree} == set()
+
+
 def test_the_tools_find_the_built_command_without_path() -> None:
     """This is the documented use: right after `make run`, in a shell whose PATH does not have .venv/bin."""
     if not (ROOT / ".venv" / "bin" / "tender").exists():
