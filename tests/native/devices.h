@@ -1,4 +1,4 @@
-/* Devices as devices/attach.c makes them, with what the host would be asked given here. */
+/* Devices as devices/attach.c makes them. The answers that the host would give are arguments here. */
 #ifndef TEST_DEVICES_H
 #define TEST_DEVICES_H
 

@@ -1,4 +1,4 @@
-/* What a native test is made of: claims, a line of TAP each. A test ends with `return claims_end();`. */
+/* The parts of a native test: claims, one TAP line for each. A test ends with `return claims_end();`. */
 #ifndef TEST_HOLDS_H
 #define TEST_HOLDS_H
 

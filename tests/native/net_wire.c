@@ -1,23 +1,25 @@
 /*
- * The host's end of a wire under load: frames by an interface, or datagrams, that carry their number and, at
- * their end, a product of it, as tests/guests/net_batch and net_offload make and check them. Python is too
- * slow for that.
+ * The host's end of a wire under load: frames on an interface, or datagrams. Each carries its
+ * number and, at its end, a product of it, as tests/guests/net_batch and net_offload make and check
+ * them. Python is too slow for that.
  *
  *     net_wire send IFACE COUNT SIZE WINDOW
- *         frames of SIZE bytes; then the one that ends, until it is killed
+ *         sends frames of SIZE bytes, then repeats the last frame until it is killed
  *     net_wire receive IFACE
- *         until its standard input ends and nothing is queued any more
+ *         receives until its standard input ends and nothing is queued any more
  *     net_wire udp-send IFACE=ADDRESS COUNT SIZE PER WINDOW
- *         COUNT datagrams of SIZE bytes, PER of them a call, which the host's stack may pass on as one frame;
- *         then as above
+ *         sends COUNT datagrams of SIZE bytes, PER of them per call, which the host's stack may pass on as
+ *         one frame; then as above
  *     net_wire udp-receive ADDRESS
- *         as above, of port 7000
+ *         as above, on port 7000
  *
- * The senders say "sent N refused N dropped N": refused by the queue before the interface, dropped by the
- * interface's own, before the frame that ends. The receivers say "ready", then "received N reordered N broken
- * N dropped N": dropped are those that the kernel had no space for in this socket. WINDOW is how many frames
- * the interface may have that its TAP's owner has not read (its statistics tell: a TAP takes frames off their
- * socket at once); 0: any number, so that its queue overflows.
+ * The senders print "sent N refused N dropped N": frames that the queue before the interface
+ * refused, and frames that the interface's own queue dropped, before the last frame. The receivers
+ * print "ready", then "received N reordered N broken N dropped N": dropped are those for which the
+ * kernel had no space in this socket. WINDOW is the maximum number of frames that the interface may
+ * have and its TAP's owner has not read. The interface's statistics tell how many these are: a TAP
+ * takes frames off their socket immediately. With WINDOW 0 there is no maximum, so that the queue
+ * overflows.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -44,7 +46,7 @@
 #define PORT         7000
 #define AT_ONCE      64
 #define BUFFER_BYTES 2048
-#define DATAGRAMS    65000 /* bytes a call */
+#define DATAGRAMS    65000 /* bytes per call */
 
 static void fail(const char *what)
 {
@@ -82,7 +84,7 @@ static int udp_socket(const char *address, bool receiving)
     return sock;
 }
 
-/* ---- How far the TAP's owner is behind ---- */
+/* ---- How many frames the TAP's owner has not read yet ---- */
 
 struct statistic {
     int fd;
@@ -114,7 +116,7 @@ static void window_open(const char *interface)
     lost = statistic_open(interface, "tx_dropped");
 }
 
-/* Until fewer than `window` of `sent` frames wait. */
+/* Waits until fewer than `window` of the `sent` frames are unread. */
 static void window_wait(uint64_t sent, uint64_t window)
 {
     const struct timespec pause = {.tv_nsec = 20000};
@@ -122,7 +124,7 @@ static void window_wait(uint64_t sent, uint64_t window)
         nanosleep(&pause, NULL);
 }
 
-/* ---- Sending: how many were refused ---- */
+/* ---- Sending: returns how many frames were refused ---- */
 
 static uint64_t send_all(int sock, uint64_t count, size_t size, uint64_t window)
 {
@@ -177,7 +179,8 @@ static uint64_t send_datagrams(int sock, uint64_t count, size_t size, size_t at_
     return refused;
 }
 
-/* Again and again, as it may be lost as well: whoever started us ends us. */
+/* Sends the last frame again and again, because it may be lost, too. The process that started us
+ * ends us. */
 static void send_last(int sock, size_t header, size_t size)
 {
     static uint8_t frame[BUFFER_BYTES];
@@ -190,7 +193,7 @@ static void send_last(int sock, size_t header, size_t size)
     }
 }
 
-/* What the kernel had no space for. */
+/* Returns how many frames the kernel had no space for. */
 static uint64_t dropped(int sock, bool packets)
 {
     if (packets) {
@@ -228,7 +231,7 @@ static void receive(int sock, size_t header)
             if (over)
                 break;
             poll(ready, 2, -1);
-            over = ready[1].revents != 0; /* what was sent before its end is queued by now */
+            over = ready[1].revents != 0; /* what was sent before that end is queued by now */
             continue;
         }
         if (n < 0 && errno != EINTR && errno != ENETDOWN)

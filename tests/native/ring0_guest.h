@@ -1,8 +1,8 @@
 /*
- * A guest in ring 0 for the tests of arch/x86_64: registers, and memory that is a plain array
- * with a GDT, an IDT and a TSS in it. Instructions are assembled here, so their bytes are the assembler's
- * opinion and not ours; only what it refuses to write is in bytes. One TAP line for each check; a test ends
- * with finish().
+ * A guest in ring 0 for the tests of arch/x86_64: registers, and memory that is a plain array with
+ * a GDT, an IDT and a TSS in it. The assembler translates the instructions, so that their bytes are
+ * independent of our decoder. Only instructions that the assembler refuses are written as bytes.
+ * One TAP line for each check. A test ends with finish().
  */
 #ifndef RING0_GUEST_H
 #define RING0_GUEST_H
@@ -15,7 +15,7 @@
 #include "fault.h"
 #include "holds.h"
 
-/* The guest's memory: text cannot be written, and behind DATA lies a page that can only be read. */
+/* The guest's memory: text is read-only, and after DATA comes a page that is read-only, too. */
 #define M         0x200000u
 #define TEXT      0x100000u
 #define TEXT_END  0x104000u
@@ -50,10 +50,10 @@ enum {
     SEL_USER_DATA = 0x80,
     SEL_READ_ONLY = 0x88,
     SEL_EXECUTE_ONLY = 0x90,
-    SEL_BAD_TSS = 0x98, /* its base is not canonical */
+    SEL_BAD_TSS = 0x98, /* its base is not a canonical address */
     SEL_USER_CODE = 0xa8,
     GDT_BYTES = 0xb0,
-    LDT_FS = 0x0c, /* the second of the LDT */
+    LDT_FS = 0x0c, /* the second entry of the LDT */
 };
 
 struct code {
@@ -61,7 +61,7 @@ struct code {
     size_t length;
 };
 
-/* The bytes of assembler text; registers are written with two percent signs. */
+/* The bytes of an assembler text. Registers are written with two percent signs. */
 #define ASM(text)                                                                                            \
     ({                                                                                                       \
         const uint8_t *begin_, *end_;                                                                        \
@@ -157,7 +157,7 @@ static inline void put_gdt(void)
     put64(LDT + 8, 0x00cf93abcdefffff);
 }
 
-/* A guest that has its own GDT, IDT and TSS and stands before `code`. */
+/* A guest that has its own GDT, IDT and TSS, and executes `code` next. */
 static inline void fresh(struct code code)
 {
     memset(ram, 0, sizeof ram);
@@ -174,7 +174,7 @@ static inline void fresh(struct code code)
         cpu.gpr[i] = 0x1111111111111111ULL * i;
     cpu.gpr[GPR_RSP] = STACK;
     cpu.rip = CODE;
-    cpu.rflags = 0x10246; /* what a host's frame has: RF IF ZF PF */
+    cpu.rflags = 0x10246; /* as in a host's frame: RF IF ZF PF */
     put(CODE, code.bytes, code.length);
 }
 
@@ -189,7 +189,7 @@ static inline bool emulated(struct code code)
            !(cpu.rflags & RFLAGS_RF);
 }
 
-/* The guest has to take this, and nothing of it has changed. */
+/* The guest receives this exception, and none of its state has changed. */
 static inline bool faults(enum vector vector, uint32_t error)
 {
     struct system_state state_before = state;

@@ -1,4 +1,5 @@
-/* A stretch of one TCP connection as frames, with sums that are counted byte by byte. */
+/* A sequence of segments of one TCP connection as frames, with checksums that are computed byte by
+ * byte. */
 #ifndef TENDER_TCP_FRAMES_H
 #define TENDER_TCP_FRAMES_H
 
@@ -79,7 +80,7 @@ static void make(uint32_t index, uint32_t seq, uint32_t payload_len, uint8_t fla
     put_sums(f, lens[index], IP, TCP);
 }
 
-/* `count` segments of `payload_len`, the last of `last_len`; sequence numbers wrap. */
+/* Makes `count` segments of `payload_len` bytes, the last one of `last_len`. Sequence numbers wrap. */
 static void make_stretch(uint32_t count, uint32_t payload_len, uint32_t last_len, uint8_t last_flags)
 {
     for (uint32_t i = 0; i < count; i++)

@@ -1,6 +1,7 @@
 /*
- * block_batch without KVM: what it serves, what it refuses, and how it is interrupted. A vm is filled by
- * hand, as in test_hypercall.c. Prints one TAP line for each check and exits 1 if one fails.
+ * block_batch without KVM: what it serves, what it refuses, and how it is interrupted. Each test
+ * fills a vm by hand, as in test_hypercall.c. Prints one TAP line for each check and exits with 1
+ * if one fails.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -132,7 +133,7 @@ static void test_requests_are_served_in_order_and_each_has_its_answer(void)
     put_request(1, read_to(0, BUFFER + 2 * PAGE, PAGE));
     put_request(2, write_from(0, BUFFER + PAGE, PAGE));
     put_request(3, read_to(0, BUFFER + 3 * PAGE, PAGE));
-    put_request(4, read_to(DISK, BUFFER, PAGE)); /* behind the end: the others go on */
+    put_request(4, read_to(DISK, BUFFER, PAGE)); /* past the end: the other requests are served */
     put_request(5, request(TENDER_BLOCK_FLUSH, UINT64_MAX, UINT64_MAX, UINT64_MAX));
     put_request(6, request(4, 0, BUFFER, PAGE));
     put_request(7, request(0, 0, BUFFER, PAGE));
@@ -170,13 +171,13 @@ static void test_each_request_is_checked_as_if_it_came_alone(void)
     struct tender_block_request read_only = write_from(0, BUFFER, 512);
     read_only.handle = BLOCK_RO;
     put_request(3, read_only);
-    read_only.op = TENDER_BLOCK_FLUSH; /* nothing can be unwritten there */
+    read_only.op = TENDER_BLOCK_FLUSH; /* such a disk has nothing to flush */
     put_request(4, read_only);
     HOLDS(submit(5) == CONTINUE);
     HOLDS(answer(0) == HVT_R_EINVAL && answer(1) == HVT_R_EINVAL && answer(2) == HVT_R_EINVAL);
     HOLDS(answer(3) == HVT_R_EUNSPEC && answer(4) == HVT_R_OK);
     int fd = vm.devices[BLOCK].fd;
-    vm.devices[BLOCK].fd = vm.stop_fd; /* nothing that could be flushed */
+    vm.devices[BLOCK].fd = vm.stop_fd; /* a descriptor that cannot be flushed */
     put_request(0, request(TENDER_BLOCK_FLUSH, 0, 0, 0));
     HOLDS(submit(1) == CONTINUE && answer(0) == HVT_R_EUNSPEC);
     vm.devices[BLOCK].fd = fd;
@@ -201,12 +202,12 @@ static void test_an_address_that_is_not_the_guests_ends_it(void)
         HOLDS(ends_the_guest(submit(3), wild[i].data, wild[i].len));
         HOLDS(answer(0) == HVT_R_OK && answer(1) == 77 && answer(2) == 77);
     }
-    put_request(0, write_from(0, DATA, PAGE)); /* what may be read may be written out */
+    put_request(0, write_from(0, DATA, PAGE)); /* a write may read from read-only memory */
     put_request(1, write_from(0, TEXT, PAGE));
     HOLDS(submit(2) == CONTINUE && answer(0) == HVT_R_OK && answer(1) == HVT_R_OK);
 }
 
-static void test_counts_and_arrays_that_lie(void)
+static void test_false_counts_and_arrays(void)
 {
     enum { SIZE = sizeof(struct tender_block_request) };
     static const uint32_t too_many[] = {TENDER_BLOCK_BATCH_MAX + 1, 1u << 31, UINT32_MAX,
@@ -225,12 +226,13 @@ static void test_counts_and_arrays_that_lie(void)
     for (uint32_t i = 0; i < TENDER_BLOCK_BATCH_MAX; i++)
         put_request(i, read_to(i * PAGE, BUFFER, 512));
     HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == CONTINUE && ends_with(TENDER_BLOCK_BATCH_MAX, HVT_R_OK));
-    HOLDS(submit_at(M - SIZE, 1) == CONTINUE); /* up to the last byte */
+    HOLDS(submit_at(M - SIZE, 1) == CONTINUE); /* up to the last byte of memory */
 }
 
-static void test_requests_that_change_under_way(void)
+static void test_requests_that_change_while_they_are_served(void)
 {
-    /* The disk has what the array is read over with: the second request, and a third behind the count. */
+    /* The disk contains what a request reads over the array: the second request, and a third one
+     * after the count. */
     struct tender_block_request on_disk[3] = {read_to(0, 0, 0), write_from(PAGE, BUFFER, 512),
                                               write_from(2 * PAGE, BUFFER, 512)};
     memset(at(BUFFER), 'c', 512);
@@ -238,14 +240,14 @@ static void test_requests_that_change_under_way(void)
     put_request(0, write_from(0, BUFFER + PAGE, 512));
     HOLDS(submit(1) == CONTINUE && answer(0) == HVT_R_OK);
     put_request(0, read_to(0, REQUESTS, 512));
-    put_request(1, read_to(0, HVT_GDT_GPA, 512)); /* would end the guest */
+    put_request(1, read_to(0, HVT_GDT_GPA, 512)); /* this request would end the guest */
     put_request(2, read_to(0, BUFFER, 512));
     HOLDS(submit(2) == CONTINUE && ends_with(2, HVT_R_OK));
     HOLDS(answer(0) == HVT_R_OK && answer(1) == HVT_R_OK && answer(2) == 77);
     HOLDS(vm.shared->counters.block_writes == 2);
     uint8_t got = 0;
     HOLDS(pread(vm.devices[BLOCK].fd, &got, 1, PAGE) == 1 && got == 'c');
-    /* Over the batch's own structure, which is written at the end from the copy. */
+    /* Reads over the batch's own structure, which is written at the end from the copy. */
     put_request(0, read_to(PAGE, ARGS, 512));
     HOLDS(submit(1) == CONTINUE && ends_with(1, HVT_R_OK));
     struct tender_block_batch batch;
@@ -253,7 +255,7 @@ static void test_requests_that_change_under_way(void)
     HOLDS(batch.requests == REQUESTS && batch.count == 1);
 }
 
-static void test_it_is_there_only_for_whom_it_was_granted(void)
+static void test_a_guest_without_the_feature_cannot_make_it(void)
 {
     put_request(0, read_to(0, BUFFER, 512));
     vm.extensions = TENDER_FEATURE_GATE;
@@ -291,7 +293,7 @@ static uint32_t answered(void)
     return count;
 }
 
-static void test_a_stop_is_honoured_between_requests(void)
+static void test_a_stop_is_obeyed_between_requests(void)
 {
     put_long_batch();
     vm_stop(&vm);
@@ -302,8 +304,9 @@ static void test_a_stop_is_honoured_between_requests(void)
 static void test_a_signal_interrupts_and_the_batch_goes_on_where_it_was(void)
 {
     put_long_batch();
-    put_request(0, request(TENDER_BLOCK_FLUSH, 0, 0, UINT64_MAX)); /* its length is not looked at */
-    raise(SIGUSR1);                                                /* blocked here, let in where it waits */
+    put_request(0, request(TENDER_BLOCK_FLUSH, 0, 0, UINT64_MAX)); /* its length is not checked */
+    /* Blocked here, unblocked where the call waits. */
+    raise(SIGUSR1);
     HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED);
     HOLDS(handled == 1 && answered() == 1);
     raise(SIGUSR1);
@@ -312,11 +315,12 @@ static void test_a_signal_interrupts_and_the_batch_goes_on_where_it_was(void)
     HOLDS(so_far > 1 && so_far < 5);
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(TENDER_BLOCK_BATCH_MAX, HVT_R_OK));
     HOLDS(answered() == TENDER_BLOCK_BATCH_MAX);
-    HOLDS(vm.shared->counters.block_writes == TENDER_BLOCK_BATCH_MAX - 1); /* none twice */
+    HOLDS(vm.shared->counters.block_writes == TENDER_BLOCK_BATCH_MAX - 1); /* none is done twice */
     HOLDS(vm.shared->counters.block_batches == 1);
     HOLDS(hypercall_resume(&vm) == CONTINUE); /* nothing left to resume */
     put_request(0, read_to(0, BUFFER, 512));
-    HOLDS(submit(1) == CONTINUE && ends_with(1, HVT_R_OK) && answer(0) == HVT_R_OK); /* from its beginning */
+    /* It starts from its first request. */
+    HOLDS(submit(1) == CONTINUE && ends_with(1, HVT_R_OK) && answer(0) == HVT_R_OK);
 }
 
 static void test_a_batch_that_is_interrupted_goes_on_as_it_was_made(void)
@@ -325,7 +329,7 @@ static void test_a_batch_that_is_interrupted_goes_on_as_it_was_made(void)
     raise(SIGUSR1);
     HOLDS(submit(TENDER_BLOCK_BATCH_MAX) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED);
     const struct tender_block_batch shorter = {REQUESTS, 0, 0, 0, 0};
-    memcpy(at(ARGS), &shorter, sizeof shorter); /* as a frame does that is read into it */
+    memcpy(at(ARGS), &shorter, sizeof shorter); /* like a frame that is read into the structure */
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(TENDER_BLOCK_BATCH_MAX, HVT_R_OK));
     HOLDS(answered() == TENDER_BLOCK_BATCH_MAX);
 }
@@ -353,15 +357,14 @@ static void fill(uint8_t *bytes, uint64_t len, uint32_t seed)
         bytes[i] = (uint8_t)((seed = seed * 1103515245 + 12345) >> 16);
 }
 
-/* By copy and by call, both directions: what is served behind an interruption is what was not served before.
- */
+/* By copy and by system call, in both directions: after an interruption only the rest is served. */
 static void test_a_long_transfer_is_interrupted_between_its_pieces_and_goes_on(void)
 {
     static uint8_t disk[LONG], held[LONG];
     static const struct {
         uint32_t number;
         uint64_t handle;
-    } ways[] = {{HVT_HYPERCALL_BLOCK_WRITE, BLOCK}, /* first written by calls, */
+    } ways[] = {{HVT_HYPERCALL_BLOCK_WRITE, BLOCK}, /* first by system calls */
                 {HVT_HYPERCALL_BLOCK_WRITE, BLOCK}, /* then by copies */
                 {HVT_HYPERCALL_BLOCK_READ, BLOCK},
                 {HVT_HYPERCALL_BLOCK_READ, BLOCK_RO}};
@@ -392,9 +395,9 @@ static void test_a_long_transfer_is_interrupted_between_its_pieces_and_goes_on(v
     HOLDS(vm.shared->counters.block_reads == 2 && vm.shared->counters.block_read_bytes == 2 * LONG);
 }
 
-static void test_a_stop_is_honoured_amid_a_transfer(void)
+static void test_a_stop_is_obeyed_in_the_middle_of_a_transfer(void)
 {
-    static const uint64_t handles[] = {BLOCK, BLOCK_RO}; /* mapped, and not */
+    static const uint64_t handles[] = {BLOCK, BLOCK_RO}; /* a mapped disk, and one that is not mapped */
     for (uint32_t i = 0; i < 2; i++) {
         HOLDS(transfer(HVT_HYPERCALL_BLOCK_READ, handles[i], 0, DISK) == CONTINUE);
         vm_stop(&vm);
@@ -417,7 +420,7 @@ static void test_a_long_request_of_a_batch_is_interrupted_too(void)
     raise(SIGUSR1);
     HOLDS(submit(3) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED && answered() == 0);
     HOLDS(vm.resume.batch_done == 0 && vm.resume.bytes_done == PIECE);
-    put_request(0, write_from(0, LONG_BUFFER, 512)); /* what it was told is not what is there now */
+    put_request(0, write_from(0, LONG_BUFFER, 512)); /* the request was read earlier; this one is not used */
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(3, HVT_R_OK) && answer(2) == HVT_R_OK);
     HOLDS(vm.shared->counters.block_write_bytes == 512 + 512 + LONG);
     uint8_t tail[8];
@@ -445,13 +448,13 @@ static void test_a_transfer_that_is_interrupted_goes_on_as_it_was_made(void)
 static void test_what_a_batch_reads_is_cached_for_the_next(void)
 {
     for (uint32_t i = 0; i < 8; i++)
-        put_request(i, read_to((7 - i) * 3 * PAGE, BUFFER, PAGE)); /* apart: begun together */
+        put_request(i, read_to((7 - i) * 3 * PAGE, BUFFER, PAGE)); /* not adjacent: started together */
     HOLDS(submit(8) == CONTINUE && answer(0) == HVT_R_OK && answer(7) == HVT_R_OK);
     int fd = vm.devices[BLOCK].fd;
     vm.devices[BLOCK].fd = -1;
     for (uint32_t i = 0; i < 8; i++)
         put_request(i, read_to(i * 3 * PAGE, BUFFER, PAGE));
-    put_request(8, read_to(PAGE, BUFFER, PAGE)); /* was not asked for */
+    put_request(8, read_to(PAGE, BUFFER, PAGE)); /* was not requested before */
     HOLDS(submit(9) == CONTINUE && answer(0) == HVT_R_OK && answer(7) == HVT_R_OK);
     HOLDS(answer(8) == HVT_R_EUNSPEC);
     vm.devices[BLOCK].fd = fd;
@@ -464,14 +467,14 @@ int main(void)
         test_requests_are_served_in_order_and_each_has_its_answer,
         test_each_request_is_checked_as_if_it_came_alone,
         test_an_address_that_is_not_the_guests_ends_it,
-        test_counts_and_arrays_that_lie,
-        test_requests_that_change_under_way,
-        test_it_is_there_only_for_whom_it_was_granted,
-        test_a_stop_is_honoured_between_requests,
+        test_false_counts_and_arrays,
+        test_requests_that_change_while_they_are_served,
+        test_a_guest_without_the_feature_cannot_make_it,
+        test_a_stop_is_obeyed_between_requests,
         test_a_signal_interrupts_and_the_batch_goes_on_where_it_was,
         test_a_batch_that_is_interrupted_goes_on_as_it_was_made,
         test_a_long_transfer_is_interrupted_between_its_pieces_and_goes_on,
-        test_a_stop_is_honoured_amid_a_transfer,
+        test_a_stop_is_obeyed_in_the_middle_of_a_transfer,
         test_a_long_request_of_a_batch_is_interrupted_too,
         test_a_transfer_that_is_interrupted_goes_on_as_it_was_made,
         test_what_a_batch_reads_is_cached_for_the_next,

@@ -1,6 +1,6 @@
 /*
- * A disk as memory: what is copied and what is left to system calls, copies that fail, and the process's
- * handler of SIGBUS. Prints one TAP line for each check and exits 1 if one fails.
+ * A disk as memory: what is copied and what is left to system calls, copies that fail, and the
+ * process's handler of SIGBUS. Prints one TAP line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -90,7 +90,7 @@ static int32_t writes(uint64_t offset, uint64_t len)
     return block(HVT_HYPERCALL_BLOCK_WRITE, offset, len);
 }
 
-/* From here on whatever is not a copy fails. */
+/* From here on everything fails except a copy. */
 static int without_system_calls(void)
 {
     int fd = disk()->fd;
@@ -109,7 +109,7 @@ static void test_a_page_is_copied_from_its_second_read_on(void)
     HOLDS(disk_of(disk())->map.hva == NULL);
     HOLDS(pwrite(disk()->fd, "before", 6, 2 * PAGE) == 6);
     HOLDS(reads(2 * PAGE, 512) == HVT_R_OK && memcmp(at(BUFFER), "before", 6) == 0);
-    HOLDS(disk_of(disk())->map.bytes == PAGES * PAGE); /* mapped by the first call, the tail is not */
+    HOLDS(disk_of(disk())->map.bytes == PAGES * PAGE); /* the first call maps the disk, without its tail */
     HOLDS(pwrite(disk()->fd, "behind", 6, 2 * PAGE) == 6);
     int fd = without_system_calls();
     HOLDS(reads(2 * PAGE, 512) == HVT_R_OK && memcmp(at(BUFFER), "behind", 6) == 0);
@@ -117,9 +117,9 @@ static void test_a_page_is_copied_from_its_second_read_on(void)
     HOLDS(reads(2 * PAGE + 8, 16) == HVT_R_OK);
     HOLDS(reads(2 * PAGE, 2 * PAGE) == HVT_R_EUNSPEC); /* the second page was not read */
     HOLDS(reads(PAGE, 2 * PAGE) == HVT_R_EUNSPEC);
-    HOLDS(reads(2 * PAGE + 1, 8) == HVT_R_EUNSPEC); /* crooked: not a copy's */
+    HOLDS(reads(2 * PAGE + 1, 8) == HVT_R_EUNSPEC); /* not aligned: not copied */
     HOLDS(reads(2 * PAGE, 7) == HVT_R_EUNSPEC);
-    HOLDS(writes(2 * PAGE, 512) == HVT_R_EUNSPEC); /* read is not written */
+    HOLDS(writes(2 * PAGE, 512) == HVT_R_EUNSPEC); /* a page that was read is not noted as written */
     disk()->fd = fd;
     HOLDS(reads(PAGE, 3 * PAGE) == HVT_R_OK);
     (void)without_system_calls();
@@ -147,7 +147,7 @@ static void test_a_page_is_copied_from_its_second_write_on_until_it_is_flushed(v
     disk()->fd = fd;
 }
 
-static void test_the_disks_last_partial_page_is_no_ones_memory(void)
+static void test_the_disks_last_partial_page_is_not_mapped(void)
 {
     const uint64_t tail = PAGES * PAGE;
     uint8_t behind[512] = {0};
@@ -162,7 +162,7 @@ static void test_the_disks_last_partial_page_is_no_ones_memory(void)
     disk()->fd = fd;
     HOLDS(reads(tail + TAIL - 512, 1024) == HVT_R_EINVAL);
     HOLDS(ftruncate(fd, DISK + 512) == 0 && file_has(fd, DISK, behind, sizeof behind));
-    HOLDS(reads(tail + TAIL - 512, 1024) == HVT_R_EINVAL); /* a disk that grew shows nothing new */
+    HOLDS(reads(tail + TAIL - 512, 1024) == HVT_R_EINVAL); /* a disk that grew shows no new bytes */
 }
 
 static void test_a_disk_that_shrinks_is_an_error_and_no_signal(void)
@@ -176,10 +176,10 @@ static void test_a_disk_that_shrinks_is_an_error_and_no_signal(void)
     HOLDS(reads(0, 4 * PAGE) == HVT_R_EUNSPEC);
     HOLDS(vm.shared->counters.block_errors == errors + 2);
     HOLDS(reads(2 * PAGE, PAGE) == HVT_R_OK && at(BUFFER)[PAGE - 1] == 'y');
-    /* Within the page of the new end there is no telling: zeros. */
+    /* Within the page of the new end a copy cannot detect the end: it reads zeros. */
     HOLDS(ftruncate(disk()->fd, 2 * PAGE + 512) == 0);
     HOLDS(reads(2 * PAGE, PAGE) == HVT_R_OK && at(BUFFER)[511] == 'y' && at(BUFFER)[512] == 0);
-    /* A write brings the file back to where it reaches, by pwrite(). */
+    /* A write by pwrite() extends the file again up to the end of the write. */
     HOLDS(writes(5 * PAGE, 512) == HVT_R_OK);
     struct stat about;
     HOLDS(fstat(disk()->fd, &about) == 0 && about.st_size == 5 * PAGE + 512);
@@ -191,7 +191,7 @@ static void test_a_copy_that_fails_in_the_middle_says_how_much_is_left(void)
     int fd = memfd_create("file", 0);
     uint8_t *from = NULL, to[2 * PAGE];
     HOLDS(ftruncate(fd, 2 * PAGE) == 0);
-    HOLDS(reads(0, 512) == HVT_R_OK); /* the handler is there from the first disk on */
+    HOLDS(reads(0, 512) == HVT_R_OK); /* the handler exists from the first disk on */
     from = mmap(NULL, 2 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     memset(from, 'z', 2 * PAGE);
     HOLDS(guarded_copy(to, from, 2 * PAGE / 8) == 0 && to[2 * PAGE - 1] == 'z');
@@ -215,7 +215,7 @@ static uint64_t random_below(uint64_t end)
     return state % end;
 }
 
-static void test_what_is_noted_is_what_a_page_by_page_model_notes(void)
+static void test_noted_pages_equal_those_of_a_page_by_page_model(void)
 {
     enum { MODEL_PAGES = 333 };
     static bool cached[MODEL_PAGES], dirty[MODEL_PAGES];
@@ -235,7 +235,7 @@ static void test_what_is_noted_is_what_a_page_by_page_model_notes(void)
             disk_map_flushed(&map);
             memset(dirty, 0, sizeof dirty);
         }
-        if (i % 1000 == 999) { /* from nothing, that there is always something to find out */
+        if (i % 1000 == 999) { /* starts from nothing, so that there is always something to note */
             memset(map.cached, 0, (MODEL_PAGES + 63) / 64 * 8);
             memset(cached, 0, sizeof cached);
         }
@@ -260,14 +260,14 @@ static void test_what_is_noted_is_what_a_page_by_page_model_notes(void)
         agrees &= dirty_pages == dirty_bits;
     }
     HOLDS(agrees);
-    HOLDS(map.dirty[MODEL_PAGES / 64] >> MODEL_PAGES % 64 == 0); /* none past the end */
+    HOLDS(map.dirty[MODEL_PAGES / 64] >> MODEL_PAGES % 64 == 0); /* no bit past the end is set */
     disk_map_close(&map);
     disk_map_close(&map);
     HOLDS(map.hva == NULL && disk_map_cached(&map, 512, 0) == 0);
     close(fd);
 }
 
-static void test_past_a_limit_all_is_forgotten_and_noted_again(void)
+static void test_past_a_limit_all_notes_are_dropped_and_made_again(void)
 {
     HOLDS(reads(0, 512) == HVT_R_OK);
     disk_of(disk())->map.page_limit = 6;
@@ -282,13 +282,13 @@ static void test_past_a_limit_all_is_forgotten_and_noted_again(void)
     HOLDS(reads(0, 512) == HVT_R_EUNSPEC && reads(5 * PAGE, 512) == HVT_R_EUNSPEC);
     HOLDS(writes(PAGE, 512) == HVT_R_EUNSPEC);
     disk()->fd = fd;
-    HOLDS(reads(0, PAGES * PAGE) == HVT_R_OK); /* more than the limit in one */
+    HOLDS(reads(0, PAGES * PAGE) == HVT_R_OK); /* one read of more pages than the limit */
     (void)without_system_calls();
     HOLDS(reads(0, PAGES * PAGE) == HVT_R_OK);
     disk()->fd = fd;
 }
 
-static void test_what_is_not_mapped_is_served_all_the_same(void)
+static void test_an_unmapped_disk_is_served_by_system_calls(void)
 {
     vm.map_devices = NULL;
     memset(at(BUFFER), 'q', PAGE);
@@ -297,10 +297,10 @@ static void test_what_is_not_mapped_is_served_all_the_same(void)
     HOLDS(file_has(disk()->fd, 0, at(BUFFER), PAGE) && disk_of(disk())->map.hva == NULL);
     struct disk_map map;
     disk_map_open(&map, disk()->fd, (uint64_t)1 << 62, false, UINT32_MAX,
-                  &(uint64_t){(uint64_t)1 << 62}); /* more than there are addresses */
+                  &(uint64_t){(uint64_t)1 << 62}); /* more than the address space has */
     HOLDS(map.hva == NULL);
     disk_map_open(&map, disk()->fd, PAGE - 512, false, UINT32_MAX,
-                  &(uint64_t){DISK_MAPPED_BYTES_MAX}); /* not a page */
+                  &(uint64_t){DISK_MAPPED_BYTES_MAX}); /* less than a page */
     HOLDS(map.hva == NULL);
     int pipe_ends[2];
     HOLDS(pipe(pipe_ends) == 0);
@@ -308,8 +308,8 @@ static void test_what_is_not_mapped_is_served_all_the_same(void)
     HOLDS(map.hva == NULL);
 }
 
-/* Disks of a VM share the budget; behind it, and across its end, each is served by calls. */
-static void test_a_vm_has_so_much_mapped_and_no_more(void)
+/* The disks of a VM share the budget. A disk after it, or across its end, is served by system calls. */
+static void test_a_vm_maps_its_budget_and_no_more(void)
 {
     const int fd = disk()->fd;
     struct disk_map first, second, third;
@@ -347,7 +347,7 @@ static void test_which_descriptors_are_mapped(void)
         HOLDS(fd >= 0 && (disk_mappable_pages(fd, false) != 0) == cases[i].wanted);
         close(fd);
     }
-    HOLDS(!disk_mappable_pages(disk()->fd, true)); /* in memory: reading its holes would fill them */
+    HOLDS(!disk_mappable_pages(disk()->fd, true)); /* a file in memory: reading its holes would fill them */
     int here = open("/proc/self/exe", O_RDONLY);
     const long half = sysconf(_SC_PHYS_PAGES) / 2;
     HOLDS(disk_mappable_pages(here, true) >= 1024 && disk_mappable_pages(here, true) < half);
@@ -355,7 +355,7 @@ static void test_which_descriptors_are_mapped(void)
     HOLDS(!disk_mappable_pages(-1, true));
 }
 
-/* ---- other SIGBUS than ours */
+/* ---- SIGBUS that is not ours */
 
 static void theirs(int signal)
 {
@@ -370,7 +370,7 @@ static void theirs_with_information(int signal, siginfo_t *info, void *frame)
 
 static struct sigaction found;
 
-/* As faulthandler does: puts back what it found, and raises. */
+/* Restores the action that it found, and raises the signal, like faulthandler. */
 static void theirs_that_puts_back(int signal)
 {
     static int entered;
@@ -388,14 +388,14 @@ static void theirs_that_jumps(int signal)
     siglongjmp(back, 1);
 }
 
-static void touch_behind_the_end(void)
+static void touch_past_the_end(void)
 {
     int fd = memfd_create("short", 0);
     volatile uint8_t *short_map = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, 0);
     (void)short_map[0];
 }
 
-/* How a child ends that does `act`: its status, or 256 + signal. */
+/* Returns how a child that does `act` ends: its status, or 256 + signal. */
 static int end_of(void (*act)(void))
 {
     fflush(stdout);
@@ -415,13 +415,13 @@ static void set_action(void (*handler)(int))
 {
     struct sigaction action = {.sa_handler = handler};
     (void)sigaction(SIGBUS, &action, NULL);
-    (void)reads(0, 512); /* ours comes over it */
+    (void)reads(0, 512); /* this installs our handler over it */
 }
 
 static void act_default(void)
 {
     set_action(SIG_DFL);
-    touch_behind_the_end();
+    touch_past_the_end();
 }
 
 static void act_default_sent(void)
@@ -433,7 +433,7 @@ static void act_default_sent(void)
 static void act_ignored(void)
 {
     set_action(SIG_IGN);
-    touch_behind_the_end();
+    touch_past_the_end();
 }
 
 static void act_ignored_sent(void)
@@ -445,7 +445,7 @@ static void act_ignored_sent(void)
 static void act_handler(void)
 {
     set_action(theirs);
-    touch_behind_the_end();
+    touch_past_the_end();
 }
 
 static void act_handler_sent(void)
@@ -459,16 +459,16 @@ static void act_handler_with_information(void)
     struct sigaction action = {.sa_sigaction = theirs_with_information, .sa_flags = SA_SIGINFO};
     (void)sigaction(SIGBUS, &action, NULL);
     (void)reads(0, 512);
-    touch_behind_the_end();
+    touch_past_the_end();
 }
 
 static void act_handlers_in_a_ring(void)
 {
     (void)reads(0, 512);
     struct sigaction action = {.sa_handler = theirs_that_puts_back};
-    (void)sigaction(SIGBUS, &action, &found); /* over ours, which it will put back */
-    copy_fault_prepare(&vm);                  /* the next run: ours over it */
-    touch_behind_the_end();
+    (void)sigaction(SIGBUS, &action, &found); /* over ours, which it will restore */
+    copy_fault_prepare(&vm);                  /* the next run installs ours over it */
+    touch_past_the_end();
 }
 
 static void act_handler_that_jumps(void)
@@ -476,7 +476,7 @@ static void act_handler_that_jumps(void)
     set_action(theirs_that_jumps);
     for (unsigned i = 0; i < 3; i++)
         if (!sigsetjmp(back, 1))
-            touch_behind_the_end();
+            touch_past_the_end();
     _exit(5);
 }
 
@@ -494,7 +494,7 @@ static void act_blocked_by_the_caller(void)
     sigemptyset(&bus);
     sigaddset(&bus, SIGBUS);
     pthread_sigmask(SIG_BLOCK, &bus, NULL);
-    (void)reads(0, 2 * PAGE); /* the first call lets it in */
+    (void)reads(0, 2 * PAGE); /* the first call unblocks the signal */
     if (ftruncate(disk()->fd, 0) != 0 || reads(PAGE, 512) != HVT_R_EUNSPEC)
         _exit(1);
     pthread_sigmask(SIG_BLOCK, &bus, NULL);
@@ -502,11 +502,11 @@ static void act_blocked_by_the_caller(void)
     _exit(reads(PAGE, 512) == HVT_R_EUNSPEC ? 6 : 1);
 }
 
-static void test_another_bus_error_goes_where_it_went_before(void)
+static void test_another_bus_error_has_its_previous_effect(void)
 {
     HOLDS(end_of(act_default) == 256 + SIGBUS);
     HOLDS(end_of(act_default_sent) == 256 + SIGBUS);
-    HOLDS(end_of(act_ignored) == 256 + SIGBUS); /* nobody can ignore a fault */
+    HOLDS(end_of(act_ignored) == 256 + SIGBUS); /* no process can ignore a fault */
     HOLDS(end_of(act_ignored_sent) == 0);
     HOLDS(end_of(act_handler) == 7);
     HOLDS(end_of(act_handler_sent) == 7);
@@ -520,16 +520,16 @@ static void test_another_bus_error_goes_where_it_went_before(void)
 int main(void)
 {
     static void (*const tests[])(void) = {
-        test_another_bus_error_goes_where_it_went_before, /* first, while the handler is not there */
+        test_another_bus_error_has_its_previous_effect, /* first, while our handler is not installed */
         test_a_page_is_copied_from_its_second_read_on,
         test_a_page_is_copied_from_its_second_write_on_until_it_is_flushed,
-        test_the_disks_last_partial_page_is_no_ones_memory,
+        test_the_disks_last_partial_page_is_not_mapped,
         test_a_disk_that_shrinks_is_an_error_and_no_signal,
         test_a_copy_that_fails_in_the_middle_says_how_much_is_left,
-        test_what_is_noted_is_what_a_page_by_page_model_notes,
-        test_past_a_limit_all_is_forgotten_and_noted_again,
-        test_what_is_not_mapped_is_served_all_the_same,
-        test_a_vm_has_so_much_mapped_and_no_more,
+        test_noted_pages_equal_those_of_a_page_by_page_model,
+        test_past_a_limit_all_notes_are_dropped_and_made_again,
+        test_an_unmapped_disk_is_served_by_system_calls,
+        test_a_vm_maps_its_budget_and_no_more,
         test_which_descriptors_are_mapped,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {

@@ -1,8 +1,9 @@
 /*
  * The acceptance rules of ELFs and the start state, rule by rule, on ELFs made in memory.
  *
- * A case is one line: which field of a good file is changed, and which words refuse it (or that it is
- * accepted). Prints one TAP line for each check and exits 1 if one fails. Needs no KVM and no privileges.
+ * Each case is one line: the field of a valid file that is changed, and the words of the refusal
+ * (or that the file is accepted). Prints one TAP line for each check and exits with 1 if one fails.
+ * Needs no KVM and no privileges.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* memfd_create */
@@ -27,7 +28,7 @@
 
 enum { ABI, MFT, TEXT, DATA, EMPTY, BSS, SPARE, PHDRS };
 
-/* A whole file, as it lies on the disk. */
+/* A whole file, as it is on the disk. */
 struct test_elf {
     Elf64_Ehdr header;
     Elf64_Phdr phdr[PHDRS];
@@ -86,7 +87,8 @@ static Elf64_Phdr load(uint64_t offset, uint64_t vaddr, uint64_t bytes, uint32_t
                         .p_align = 0x1000};
 }
 
-/* Text at 1 MiB, data behind it, an empty PT_LOAD at 0, and 4 KiB of bss: what the toolchains make. */
+/* Text at 1 MiB, data after it, an empty PT_LOAD at 0, and 4 KiB of bss: like the files of the
+ * toolchains. */
 static void make_good(struct test_elf *e)
 {
     memset(e, 0, sizeof *e);
@@ -126,7 +128,7 @@ static void make_good(struct test_elf *e)
     memset(e->data, 0xda, sizeof e->data);
 }
 
-/* Our note, in the last header, which is otherwise empty. */
+/* Adds our note, in the last program header, which is otherwise empty. */
 static void add_extension(struct test_elf *e)
 {
     e->phdr[SPARE].p_type = PT_NOTE;
@@ -192,7 +194,7 @@ static void test_header(void)
     REFUSED(ELF_BAD_FILE, words, e.header.e_ehsize = 63);
     REFUSED(ELF_BAD_FILE, words, e.header.e_phnum = 0);
     REFUSED(ELF_BAD_MANIFEST, "No Solo5 manifest found",
-            e.header.e_phnum = 1); /* enough of them for a header */
+            e.header.e_phnum = 1); /* enough headers for the table to be read */
     REFUSED(ELF_BAD_FILE, words, e.header.e_phentsize = 32);
     REFUSED(ELF_BAD_FILE, words, e.header.e_type = ET_DYN);
     REFUSED(ELF_BAD_FILE, words, e.header.e_type = ET_REL);
@@ -301,13 +303,13 @@ static void test_segments(void)
     ACCEPTED(e.phdr[DATA].p_flags = 0);
     ACCEPTED(e.phdr[DATA].p_flags = ~(uint32_t)PF_X);
 
-    /* An earlier rule wins over a later one, in one segment. */
+    /* In one segment, an earlier rule takes precedence over a later one. */
     REFUSED(ELF_BAD_FILE, "p_vaddr outside of valid memory range", e.phdr[TEXT].p_vaddr = 0,
             e.phdr[TEXT].p_align = 3, e.phdr[TEXT].p_flags = PF_W | PF_X);
     REFUSED(ELF_BAD_FILE, "host file segment mismatched", e.phdr[TEXT].p_offset = UINT64_MAX,
             e.phdr[TEXT].p_flags = PF_W | PF_X);
 
-    /* Not congruent modulo the page, other types, no loadable segment at all: nobody minds. */
+    /* Not congruent modulo the page, other types, no loadable segment at all: no rule refuses these. */
     ACCEPTED(e.phdr[TEXT].p_offset -= 1);
     ACCEPTED(e.phdr[SPARE].p_type = PT_INTERP, e.phdr[SPARE].p_filesz = UINT64_MAX);
     ACCEPTED(e.phdr[SPARE].p_type = PT_TLS, e.phdr[SPARE].p_vaddr = UINT64_MAX);
@@ -319,8 +321,9 @@ static void test_bss(void)
 {
     ACCEPTED(e.phdr[BSS].p_memsz = 0, e.phdr[BSS].p_vaddr = UINT64_MAX);
     ACCEPTED(e.phdr[BSS].p_memsz = 4 * GIB - (MIB + 0x2000));
-    ACCEPTED(e.phdr[BSS].p_align = 3);   /* not used */
-    ACCEPTED(e.phdr[BSS].p_vaddr = MIB); /* over the text: the guest's own affair, nothing is loaded there */
+    ACCEPTED(e.phdr[BSS].p_align = 3); /* not used */
+    /* Over the text: the guest's own decision, nothing is loaded there. */
+    ACCEPTED(e.phdr[BSS].p_vaddr = MIB);
     REFUSED(ELF_BAD_FILE, "phdr[5] program memory segment falls outside of valid range",
             e.phdr[BSS].p_memsz = 4 * GIB - (MIB + 0x2000) + 1);
     REFUSED(ELF_BAD_FILE, "phdr[5] program memory segment falls outside of valid range",
@@ -383,7 +386,7 @@ static void test_abi_note(void)
     REFUSED(ELF_BAD_ABI, "Executable is not for the solo5-hvt target (it is for unknown target 7)",
             e.abi.target = 7);
 
-    /* The first match wins, and what stands behind it is not looked at. */
+    /* The first match is used, and nothing after it is checked. */
     ACCEPTED(e.phdr[SPARE] = e.phdr[ABI], e.phdr[SPARE].p_filesz = 1);
     REFUSED(ELF_BAD_NOTE, "phdr[0].p_filesz note does not", e.phdr[SPARE] = e.phdr[ABI],
             e.phdr[ABI].p_filesz = 1);
@@ -413,7 +416,7 @@ static void test_manifest_note(void)
     REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.version = 0);
     REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.version = 2);
     REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.entries = 0);
-    REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.entries = 2); /* size says 3 */
+    REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.entries = 2); /* the size is that of 3 entries */
     REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.entries = 4);
     REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.entries = UINT32_MAX);
     REFUSED(ELF_BAD_MANIFEST, invalid, e.mft.entries = 65);
@@ -482,7 +485,7 @@ static void test_extension_note(void)
     EXTENSIONS(0, e.extension.features = 0);
     EXTENSIONS(15, e.extension.features = UINT32_MAX);
     EXTENSIONS(3, e.extension.features = 11);  /* no offload without the net batch */
-    EXTENSIONS(0, e.extension.features = ~1U); /* nothing can be called without the gate */
+    EXTENSIONS(0, e.extension.features = ~1U); /* without the gate nothing can be called */
     EXTENSIONS(0, e.extension.version = 0);
     EXTENSIONS(0, e.extension.version = 2);
     EXTENSIONS(0, e.extension.version = UINT32_MAX);
@@ -491,7 +494,7 @@ static void test_extension_note(void)
     EXTENSIONS(1, e.extension_header.descsz = 64, e.phdr[SPARE].p_filesz = 84);
     EXTENSIONS(1, e.phdr[SPARE].p_filesz = UINT64_MAX);
 
-    /* Not ours, whatever it is: nobody minds. */
+    /* Not our note, whatever it contains: accepted. */
     EXTENSIONS(0, e.extension_header.namesz = 6);
     EXTENSIONS(0, e.extension_header.namesz = 8);
     EXTENSIONS(0, e.extension_header.name[0] = 't');
@@ -504,7 +507,7 @@ static void test_extension_note(void)
     EXTENSIONS(0, e.phdr[SPARE].p_offset = sizeof e - 19);
     EXTENSIONS(0, e.extension_header.namesz = 0, e.extension_header.descsz = UINT32_MAX);
 
-    /* Ours and broken. */
+    /* Our note, but invalid. */
     REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.extension_header.descsz = 0);
     REFUSED(ELF_BAD_NOTE, "phdr[6] note does not fall within valid size (7 < 8)", add_extension(&e),
             e.extension_header.descsz = 7);
@@ -518,13 +521,13 @@ static void test_extension_note(void)
             memcpy((uint8_t *)&e + sizeof e - 35, &e.extension_header, 35),
             e.phdr[SPARE].p_offset = sizeof e - 35);
 
-    /* Behind ABI and manifest, before the entry. */
+    /* The check comes after ABI and manifest, and before the entry. */
     REFUSED(ELF_BAD_MANIFEST, "Solo5 manifest is invalid", add_extension(&e), e.extension_header.descsz = 0,
             e.mft.version = 0);
     REFUSED(ELF_BAD_NOTE, size, add_extension(&e), e.extension_header.descsz = 0, e.header.e_entry = 0);
 }
 
-/* A question about one note is answered for files that cannot be loaded. */
+/* A query about one note is answered even for files that cannot be loaded. */
 static void test_queries(void)
 {
     static struct test_elf e;
@@ -586,7 +589,7 @@ static void test_image(void)
     HOLDS(start_state_template_bytes(&image) == HVT_GUEST_MIN_GPA);
 }
 
-/* `notes` follow `loads` one-page segments in a table that is far longer than what is read at once. */
+/* `notes` follow `loads` one-page segments, in a table that is far longer than one read. */
 static void test_long_tables(void)
 {
     const uint32_t most = 0xffff;
@@ -671,7 +674,7 @@ static int64_t failing_read_at(const struct byte_source *self, uint64_t offset, 
 {
     struct byte_source memory = byte_source_memory(self->bytes, self->size);
 
-    if (offset >= (uint64_t)self->fd) /* `fd` is here the offset at which the disk is broken */
+    if (offset >= (uint64_t)self->fd) /* `fd` is used here as the offset at which the disk fails */
         return -EIO;
     return memory.read_at(&memory, offset, to, len);
 }
@@ -683,13 +686,14 @@ static int64_t shrinking_read_at(const struct byte_source *self, uint64_t offset
     struct byte_source memory = byte_source_memory(self->bytes, self->size);
 
     if (offset >= sizeof(struct test_elf) && table_reads_left-- == 0)
-        return 0; /* somebody cut the file off before its table */
+        return 0; /* the file was truncated before its table */
     return memory.read_at(&memory, offset, to, len);
 }
 
 /*
- * A table of 100 headers is two windows, and is read thrice: to see that it is there (reads 0 and 1), for the
- * notes (Solo5's are in the first window, read 2; ours is nowhere, read 3), and for segments (reads 4 and 5).
+ * A table of 100 headers needs two windows, and is read three times: to check that it is complete
+ * (reads 0 and 1), for the notes (Solo5's are in the first window, read 2; our note does not exist,
+ * read 3), and for the segments (reads 4 and 5).
  */
 static void test_file_that_shrinks_while_it_is_read(void)
 {
@@ -776,7 +780,7 @@ static void test_file_source(void)
     close(fd);
 }
 
-/* Whatever is asked of it and in whatever order, a windowed source answers as the file's does. */
+/* A windowed source answers like the file's source, for all requests and in any order. */
 static void test_windowed_source(void)
 {
     enum { FILE_BYTES = 3 * sizeof(((struct byte_window *)0)->bytes) + 100 };
@@ -881,7 +885,7 @@ static uint64_t u64_at(const uint8_t *bytes, uint64_t offset)
     return value;
 }
 
-/* Every entry of every table, in numbers written out: a slip in tender_abi.h shows here too. */
+/* Every entry of every table, as written-out numbers: an error in tender_abi.h is found here, too. */
 static void check_tables(uint64_t mapped)
 {
     uint8_t *low = calloc(1, MIB);
@@ -923,7 +927,7 @@ static void check_tables(uint64_t mapped)
     free(low);
 }
 
-/* The block and the page in bytes written out, as the assembler makes them of the instructions. */
+/* The block and the page as written-out bytes, as the assembler translates the instructions. */
 static void check_gate(uint8_t extensions)
 {
     const uint8_t block[24] = {'T', 'N', 'D', 'X', 1, 0,    0,    0,    extensions, 0, 0, 0,
@@ -1006,12 +1010,12 @@ static void test_boot_info(void)
     HOLDS(u64_at(low, mft + 8 + 208 + 80) == 512);
     HOLDS(u64_at(low, mft + 8 + 208 + 96) == 1);
     HOLDS(strcmp((char *)low + cmdline, "hello world") == 0);
-    /* No more of a longer line that stood there, and nothing behind its buffer. */
+    /* The rest of a longer earlier line is cleared, and nothing after its buffer is written. */
     HOLDS(low[cmdline + 12] == 0 && low[cmdline + HVT_CMDLINE_BYTES - 1] == 0);
     HOLDS(low[cmdline + HVT_CMDLINE_BYTES] == 0xcc);
-    HOLDS(manifest.e[1].host_private == 7); /* the caller's is left as it is */
+    HOLDS(manifest.e[1].host_private == 7); /* the caller's manifest is unchanged */
 
-    /* The largest of everything stays below the lowest load address. */
+    /* The largest of everything still ends below the lowest load address. */
     make_good(&e);
     set_devices(&e, 63);
     (void)parse_bytes(&e, sizeof e, &image, &error);
@@ -1024,7 +1028,7 @@ static void test_boot_info(void)
     HOLDS(u64_at(low, 0x10018) == end - 8192);
     HOLDS(low[end - 2] == 'x' && low[end - 1] == 0 && u64_at(low, end) == 0);
     start_state_write_boot_info(low + HVT_BOOT_INFO_GPA, &image, &image.manifest, 2 * MIB, 1, 0, "", 0);
-    uint64_t left = 0; /* of what stood behind the shorter line */
+    uint64_t left = 0; /* bytes of the longer line that was there before */
     for (uint64_t at = end - 8192; at < end; at++)
         left += low[at] != 0;
     HOLDS(left == 0);

@@ -43,7 +43,8 @@ static void test_addressing(void)
     fresh(code = ASM("sidt -8(%%rbp)"));
     cpu.gpr[GPR_RBP] = DATA + 8;
     HOLDS(emulated(code) && get64(DATA + 2) == IDT);
-    fresh(code = ASM("sidt 8(%%rbp,%%rcx,2)")); /* the encoding that without a displacement means no base */
+    /* This encoding means "no base" if there is no displacement. */
+    fresh(code = ASM("sidt 8(%%rbp,%%rcx,2)"));
     cpu.gpr[GPR_RBP] = DATA;
     cpu.gpr[GPR_RCX] = 0x10;
     HOLDS(emulated(code) && get64(DATA + 0x2a) == IDT);
@@ -54,7 +55,7 @@ static void test_addressing(void)
     cpu.gpr[GPR_RAX] = DATA - 0x2000;
     cpu.gpr[12] = 0x1000;
     HOLDS(emulated(code) && get64(DATA + 2) == IDT);
-    fresh(code = ASM("sidt 0x110010(%%ebx)")); /* 32-bit address: the high half is not seen, the sum wraps */
+    fresh(code = ASM("sidt 0x110010(%%ebx)")); /* 32-bit address: the upper half is ignored, the sum wraps */
     cpu.gpr[GPR_RBX] = 0xdeadbeeffffffff0ULL;
     HOLDS(emulated(code) && get64(DATA + 2) == IDT);
     fresh(code = ASM("sidt %%fs:0x10(%%rbx)"));
@@ -66,10 +67,10 @@ static void test_addressing(void)
     cpu.gpr[GPR_RBP] = 0x1800;
     HOLDS(emulated(code) && get64(DATA + 0x802) == IDT);
     fresh(code =
-              BYTES(0x2e, 0x3e, 0x26, 0x36, 0x66, 0xf2, 0x0f, 0x01, 0x0b)); /* prefixes that mean nothing */
+              BYTES(0x2e, 0x3e, 0x26, 0x36, 0x66, 0xf2, 0x0f, 0x01, 0x0b)); /* prefixes without an effect */
     cpu.gpr[GPR_RBX] = DATA;
     HOLDS(emulated(code) && get64(DATA + 2) == IDT);
-    fresh(code = BYTES(0x41, 0x66, 0x0f, 0x01, 0x0b)); /* a REX before another prefix is none */
+    fresh(code = BYTES(0x41, 0x66, 0x0f, 0x01, 0x0b)); /* a REX before another prefix has no effect */
     cpu.gpr[GPR_RBX] = DATA;
     HOLDS(emulated(code) && get64(DATA + 2) == IDT);
 }
@@ -82,7 +83,7 @@ static void test_hostile_operands(void)
         uint32_t error;
     } reads[] = {
         {M, M, 0},
-        {M - 9, M, 0}, /* the first byte that is not there */
+        {M - 9, M, 0}, /* the first missing byte is at M */
         {UINT64_MAX, UINT64_MAX, 0},
         {UINT64_MAX - 8, UINT64_MAX - 8, 0},
         {HIGH_HALF, HIGH_HALF, 0},
@@ -114,7 +115,7 @@ static void test_hostile_operands(void)
         HOLDS(faults(VECTOR_GP, 0));
     }
     fresh(code = ASM("lgdt (%%rbx)"));
-    cpu.gpr[GPR_RBX] = M - 10; /* the last place there is */
+    cpu.gpr[GPR_RBX] = M - 10; /* the last possible address */
     HOLDS(emulated(code));
     fresh(code = ASM("sgdt (%%rbx)"));
     cpu.gpr[GPR_RBX] = M - 9;
@@ -149,14 +150,15 @@ static void test_fetch(void)
     prefixes[14] = 0xf4;
     fresh((struct code){prefixes, sizeof prefixes}); /* 15 bytes are allowed */
     HOLDS(run() == HALTED && out.length == 15 && cpu.rip == CODE + 15);
-    prefixes[12] = 0x0f, prefixes[13] = 0x01, prefixes[14] = 0x15; /* lgdt, and its displacement is too far */
+    /* Lgdt, but its displacement is out of reach. */
+    prefixes[12] = 0x0f, prefixes[13] = 0x01, prefixes[14] = 0x15;
     fresh((struct code){prefixes, sizeof prefixes});
     HOLDS(faults(VECTOR_GP, 0));
     memset(prefixes, 0x48, sizeof prefixes);
     fresh((struct code){prefixes, sizeof prefixes});
     HOLDS(faults(VECTOR_GP, 0));
 
-    for (uint32_t kept = 1; kept < 7; kept++) { /* lgdt disp32(%rip), cut off by the end of memory */
+    for (uint32_t kept = 1; kept < 7; kept++) { /* lgdt disp32(%rip), cut by the end of memory */
         fresh(BYTES(0));
         put(M - kept, (const uint8_t[]){0x0f, 0x01, 0x15, 0, 0, 0, 0}, kept);
         cpu.rip = M - kept;
@@ -205,8 +207,7 @@ static void test_ordinary_instructions(void)
         HOLDS(answers(NOT_PRIVILEGED) && out.length == 0);
     }
     fresh(BYTES(0));
-    ram[M - 1] =
-        0x48; /* an ordinary instruction at the end of memory needs no more of its bytes than the opcode */
+    ram[M - 1] = 0x48; /* at the end of memory an ordinary instruction needs no bytes after its opcode */
     ram[M - 2] = 0x66;
     cpu.rip = M - 2;
     HOLDS(page_faults(M, 0));

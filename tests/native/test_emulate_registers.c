@@ -59,7 +59,7 @@ static void test_control_registers(void)
 
 struct written {
     uint64_t value;
-    enum emulation answer; /* GUEST_FAULT is #GP(0) */
+    enum emulation answer; /* GUEST_FAULT means #GP(0) */
 };
 
 static bool write_answers(struct code code, struct written written)
@@ -85,8 +85,8 @@ static void test_control_register_bits(void)
         {HVT_CR0 & ~1ULL, GUEST_FAULT},          /* paging without protection */
         {HVT_CR0 & ~0x80000001ULL, UNSUPPORTED}, /* both off */
         {HVT_CR0 & ~0x10000ULL, UNSUPPORTED},    /* WP */
-        {HVT_CR0 | 0x8, UNSUPPORTED},            /* TS would be #NM */
-        {HVT_CR0 | 0x4, UNSUPPORTED},            /* EM likewise */
+        {HVT_CR0 | 0x8, UNSUPPORTED},            /* TS would raise #NM */
+        {HVT_CR0 | 0x4, UNSUPPORTED},            /* EM would, too */
     };
     static const struct written cr4[] = {
         {HVT_CR4, EMULATED},
@@ -117,7 +117,7 @@ static void test_machine_status_word(void)
 {
     struct code code = ASM("lmsw %%bx");
     fresh(code);
-    cpu.gpr[GPR_RBX] = 0xfff2; /* MP; the upper bits are not LMSW's, PE stays */
+    cpu.gpr[GPR_RBX] = 0xfff2; /* MP; LMSW does not change the upper bits, PE stays set */
     HOLDS(emulated(code) && state.cr0 == (HVT_CR0 | 2));
     fresh(code);
     cpu.gpr[GPR_RBX] = 8;

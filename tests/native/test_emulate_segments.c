@@ -26,7 +26,7 @@ static void test_task_register(void)
         {SEL_BAD_TSS, VECTOR_GP, SEL_BAD_TSS},
         {GDT_BYTES - 8, VECTOR_GP, GDT_BYTES - 8}, /* its second half is past the limit */
         {0xfff8, VECTOR_GP, 0xfff8},
-        {SEL_TSS | 4, VECTOR_GP, SEL_TSS | 4}, /* a TSS lives in the GDT */
+        {SEL_TSS | 4, VECTOR_GP, SEL_TSS | 4}, /* a TSS must be in the GDT */
     };
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         fresh(code);
@@ -44,11 +44,11 @@ static void test_task_register(void)
     HOLDS(page_faults(M, 0));
     fresh(code);
     cpu.gpr[GPR_RBX] = SEL_TSS;
-    memcpy(ram + READ_ONLY, ram + GDT, GDT_BYTES); /* cannot be marked busy */
+    memcpy(ram + READ_ONLY, ram + GDT, GDT_BYTES); /* the descriptor cannot be marked busy */
     state.gdtr.base = READ_ONLY;
     HOLDS(page_faults(READ_ONLY + SEL_TSS + 5, 3));
     fresh(code);
-    system_state_init(&state, HOST_XCR0); /* the first GDT lies where the guest has no pages */
+    system_state_init(&state, HOST_XCR0); /* the first GDT is where the guest has no pages */
     cpu.gpr[GPR_RBX] = SEL_CODE;
     HOLDS(page_faults(HVT_GDT_GPA + 8, 0));
 
@@ -74,7 +74,7 @@ static void test_ldt(void)
     cpu.gpr[GPR_RBX] = SEL_TSS;
     HOLDS(faults(VECTOR_GP, SEL_TSS));
     fresh(ASM("mov %%ebx,%%fs"));
-    cpu.gpr[GPR_RBX] = LDT_FS; /* no LDT yet */
+    cpu.gpr[GPR_RBX] = LDT_FS; /* there is no LDT yet */
     HOLDS(faults(VECTOR_GP, LDT_FS));
     fresh(code);
     cpu.gpr[GPR_RBX] = SEL_LDT;
@@ -125,7 +125,7 @@ static void test_segment_loads(void)
     cpu.gpr[GPR_RBX] = 0; /* null is a stack segment in 64-bit mode */
     HOLDS(emulated(code) && state.selector[SEG_SS] == 0);
     fresh(code);
-    cpu.gpr[GPR_RBX] = 0x2b; /* the host's, as `mov %ss,%ebx` reads it */
+    cpu.gpr[GPR_RBX] = 0x2b; /* the host's selector, as `mov %ss,%ebx` reads it */
     HOLDS(emulated(code) && state.selector[SEG_SS] == SEL_DATA);
 
     static const struct {
@@ -166,7 +166,7 @@ static void test_segment_loads(void)
     cpu.gpr[GPR_RBX] = SEL_DATA;
     HOLDS(faults(VECTOR_GP, 0));
     fresh(code);
-    state.gdtr.base = UINT64_MAX - 0xf; /* wraps to zero, where no page is */
+    state.gdtr.base = UINT64_MAX - 0xf; /* wraps to zero, where there is no page */
     cpu.gpr[GPR_RBX] = SEL_DATA;
     HOLDS(page_faults(0, 0));
 }
@@ -323,7 +323,7 @@ static void test_interrupt_return(void)
     state.interrupts = true;
     HOLDS(run() == EMULATED && !state.interrupts && state.selector[SEG_CS] == SEL_CODE &&
           state.selector[SEG_SS] == SEL_DATA);
-    HOLDS(cpu.rflags == 0x214fd7); /* no AC, IOPL, VM, VIF, VIP; IF is ring 3's */
+    HOLDS(cpu.rflags == 0x214fd7); /* no AC, IOPL, VM, VIF, VIP; IF is that of ring 3 */
     iret_frame(ASM("iretl"), 4, (const uint64_t[]){0x123456, SEL_CODE, 0x2, 0xfffffff0, 0});
     HOLDS(run() == EMULATED && cpu.rip == 0x123456 && cpu.gpr[GPR_RSP] == 0xfffffff0 &&
           state.selector[SEG_SS] == 0);

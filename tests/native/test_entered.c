@@ -1,8 +1,9 @@
 /*
- * Whoever copies each range of guest memory as entered() tells it has the guest's memory: a listener here
- * keeps such a copy, and behind every hypercall that writes, batch, way of the ring, emulated write and load,
- * it is compared with memory, byte by byte. Calls that are cut short, interrupted or refused are among them.
- * Prints one TAP line for each check and exits 1 if one fails.
+ * A listener that copies each range of guest memory that entered() reports has all of the guest's
+ * memory. The listener here keeps such a copy. After every hypercall that writes, batch, mode of
+ * the ring, emulated write and load, the copy is compared with memory, byte by byte. This includes
+ * calls that are cut short, interrupted or refused. Prints one TAP line for each check and exits
+ * with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -59,7 +60,7 @@ static int wire, disk, console;
 /* ---- the listener */
 
 static uint8_t replica[A];
-static uint32_t told; /* a bit each enum entered_source */
+static uint32_t told; /* one bit for each enum entered_source */
 static uint64_t told_bytes[SOURCES];
 static unsigned strays;
 
@@ -77,7 +78,7 @@ static void on_entered(struct entry_listener *listener, gpa_t gpa, uint64_t len,
 
 static struct entry_listener listener = {on_entered};
 
-/* The guest has written what it wants. */
+/* The guest has written what it wants, and the copy starts here. */
 static void begin(void)
 {
     memcpy(replica, vm.memory.hva, A);
@@ -89,14 +90,14 @@ static bool heard(uint32_t sources)
 {
     const bool agrees = !strays && memcmp(replica, vm.memory.hva, A) == 0;
     if (!agrees || told != sources)
-        printf("# told of sources %#x, not %#x; %u strays; memory is %sthe copy\n", told, sources, strays,
-               agrees ? "" : "not ");
+        printf("# reported sources %#x, expected %#x; %u strays; memory is %sthe copy\n", told, sources,
+               strays, agrees ? "" : "not ");
     return agrees && told == sources;
 }
 
 /* ---- a VM */
 
-/* Words that are their place in the file. */
+/* Makes a file whose words are their offsets. */
 static int numbered_file(uint64_t bytes)
 {
     static uint64_t words[DISK / sizeof(uint64_t)];
@@ -119,7 +120,8 @@ static void set_up(bool header)
     disk = numbered_file(DISK);
     if (vm.memory.hva == MAP_FAILED)
         abort();
-    memset(vm.memory.hva + TEXT_END, 0x5a, M - TEXT_END); /* nothing comes that was there before */
+    /* So that no write repeats the bytes that were there before. */
+    memset(vm.memory.hva + TEXT_END, 0x5a, M - TEXT_END);
     vm.memory.bytes = M;
     vm.memory.mapped_bytes = A;
     vm.memory.ranges[0] = (struct guest_range){TEXT, TEXT_END, SEGMENT_EXEC};
@@ -162,7 +164,7 @@ static void *at(gpa_t gpa)
     return vm.memory.hva + gpa;
 }
 
-static uint32_t called; /* a bit each hypercall that was handled */
+static uint32_t called; /* one bit for each hypercall that was handled */
 
 static enum verdict call(uint32_t number, const void *args, size_t bytes)
 {
@@ -184,7 +186,7 @@ static bool is_left(enum verdict verdict, uint32_t kind)
     return verdict == EXIT && vm.shared->event.kind == kind;
 }
 
-/* A frame of so many bytes that a guest has not. */
+/* A frame of `len` bytes that the guest does not have yet. */
 static void comes(size_t len)
 {
     static uint8_t frame[70000];
@@ -201,7 +203,7 @@ static void comes_headed(struct net_header header, const void *frame, size_t len
     HOLDS(send(wire, bytes, HEADER + len, 0) == (ssize_t)(HEADER + len));
 }
 
-/* ---- what has no device */
+/* ---- calls without a device */
 
 static void test_calls_without_a_device(void)
 {
@@ -263,23 +265,25 @@ static void test_disks(void)
     HOLDS(reads(8192, BUFFER, 4096) == CONTINUE && heard(ANSWER | BLOCKS));
     HOLDS(reads(8192, BUFFER + 4096, 4096) == CONTINUE && heard(ANSWER | BLOCKS)); /* by a copy */
     HOLDS(reads(12287, BUFFER + 1, 4096) == CONTINUE && heard(ANSWER | BLOCKS));
-    HOLDS(reads(8192, BUFFER + 8, 8192) == CONTINUE && heard(ANSWER | BLOCKS)); /* and the rest by a call */
+    /* The rest by a system call. */
+    HOLDS(reads(8192, BUFFER + 8, 8192) == CONTINUE && heard(ANSWER | BLOCKS));
     HOLDS(transfer(HVT_HYPERCALL_BLOCK_WRITE, 0, BUFFER, 512) == CONTINUE && heard(ANSWER));
     HOLDS(transfer(HVT_HYPERCALL_BLOCK_WRITE, 0, BUFFER, 512) == CONTINUE && heard(ANSWER));
     HOLDS(reads(DISK, BUFFER, 512) == CONTINUE && block_answer() == HVT_R_EINVAL && heard(ANSWER));
     HOLDS(is_left(reads(0, TEXT, 512), EVENT_BAD_ACCESS) && heard(0));
 
-    raise(SIGUSR1); /* held back here, let in between the pieces */
+    raise(SIGUSR1); /* blocked here, unblocked between the pieces */
     HOLDS(is_left(reads(0, LONG, 3u << 20), EVENT_INTERRUPTED) && heard(BLOCKS));
     HOLDS(told_bytes[ENTERED_BLOCK] == BLOCK_PIECE_BYTES);
     HOLDS(resume() == CONTINUE && heard(ANSWER | BLOCKS) &&
           told_bytes[ENTERED_BLOCK] == 2 * BLOCK_PIECE_BYTES);
 }
 
-static void test_a_disk_that_is_cut_short(void)
+static void test_a_truncated_disk(void)
 {
     HOLDS(ftruncate(disk, 1024) == 0);
-    HOLDS(reads(512, BUFFER, 4096) == CONTINUE && block_answer() == HVT_R_EUNSPEC); /* it has 512 of them */
+    /* Only 512 of the bytes exist. */
+    HOLDS(reads(512, BUFFER, 4096) == CONTINUE && block_answer() == HVT_R_EUNSPEC);
     HOLDS(heard(ANSWER | BLOCKS));
     HOLDS(*(uint64_t *)at(BUFFER + 504) == 1016);
 
@@ -287,7 +291,7 @@ static void test_a_disk_that_is_cut_short(void)
     map_disk();
     HOLDS(reads(0, LONG, 8192) == CONTINUE && block_answer() == HVT_R_OK);
     HOLDS(ftruncate(disk, 4096) == 0);
-    memset(at(LONG), 0x33, 8192); /* the copy of the second page ends by a fault */
+    memset(at(LONG), 0x33, 8192); /* a fault ends the copy of the second page */
     HOLDS(reads(0, LONG, 8192) == CONTINUE && block_answer() == HVT_R_EUNSPEC && heard(ANSWER | BLOCKS));
     HOLDS(memcmp(at(LONG), at(LONG + 4096), 4096) != 0);
 }
@@ -299,7 +303,8 @@ static void test_block_batch(void)
         {TENDER_BLOCK_WRITE, 77, BLOCK, 512, BUFFER, 512},
         {TENDER_BLOCK_FLUSH, 77, BLOCK, 0, 0, 0},
         {TENDER_BLOCK_READ, 77, NET, 0, BUFFER, 512},
-        {TENDER_BLOCK_READ, 77, BLOCK, 4096, ARRAY + 3 * sizeof *requests, 24}, /* onto its neighbours */
+        /* Over the requests after it. */
+        {TENDER_BLOCK_READ, 77, BLOCK, 4096, ARRAY + 3 * sizeof *requests, 24},
         {99, 77, BLOCK, 0, BUFFER, 512},
         {TENDER_BLOCK_READ, 77, BLOCK, 0, LONG, 2u << 20},
     };
@@ -313,9 +318,10 @@ static void test_block_batch(void)
     raise(SIGUSR1);
     HOLDS(is_left(call(TENDER_HYPERCALL_BLOCK_BATCH, &batch, sizeof batch), EVENT_INTERRUPTED));
     HOLDS(heard(ANSWER | BLOCKS));
-    HOLDS(told_bytes[ENTERED_ANSWER] == 3 * sizeof requests[0].ret); /* behind the flush */
+    HOLDS(told_bytes[ENTERED_ANSWER] == 3 * sizeof requests[0].ret); /* after the flush */
     raise(SIGUSR1);
-    HOLDS(is_left(resume(), EVENT_INTERRUPTED) && heard(ANSWER | BLOCKS)); /* amid the last */
+    /* In the middle of the last request. */
+    HOLDS(is_left(resume(), EVENT_INTERRUPTED) && heard(ANSWER | BLOCKS));
     HOLDS(resume() == CONTINUE && heard(ANSWER | BLOCKS));
     batch.count = TENDER_BLOCK_BATCH_MAX + 1;
     HOLDS(call(TENDER_HYPERCALL_BLOCK_BATCH, &batch, sizeof batch) == CONTINUE && heard(ANSWER));
@@ -336,7 +342,7 @@ static bool received(int32_t ret, uint64_t len)
     return args.ret == ret && (ret != HVT_R_OK || args.len == len);
 }
 
-/* `beside`: a thread that may look at memory while the frame comes. */
+/* `beside`: another thread may look at memory while the frame comes. */
 static void receive_all_kinds(bool beside)
 {
     net_vm(&vm)->ring.woken = beside;
@@ -346,7 +352,7 @@ static void receive_all_kinds(bool beside)
     HOLDS(told_bytes[ENTERED_FRAME] == 60);
     comes(1514);
     HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_OK, 1514) && heard(ANSWER | FRAMED));
-    comes(3000); /* is dropped, and was written */
+    comes(3000); /* it is dropped, but was written */
     HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_AGAIN, 0) && heard(ANSWER | FRAMED));
     comes(3000);
     comes(0);
@@ -357,7 +363,7 @@ static void receive_all_kinds(bool beside)
     comes(60);
     HOLDS(receive(BUFFER, 0) == CONTINUE && received(HVT_R_AGAIN, 0) && heard(ANSWER));
     HOLDS(is_left(receive(TEXT, 60), EVENT_BAD_ACCESS) && heard(0));
-    HOLDS(receive(ARGS, 60) == CONTINUE && heard(ANSWER | FRAMED)); /* below its own answer */
+    HOLDS(receive(ARGS, 60) == CONTINUE && heard(ANSWER | FRAMED)); /* the frame comes to its own structure */
     net_vm(&vm)->ring.woken = false;
 }
 
@@ -370,7 +376,7 @@ static void test_frames(void)
     out.handle = BLOCK;
     HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE && heard(ANSWER));
 
-    net_of(&vm.devices[NET])->detached = true; /* until somebody has looked */
+    net_of(&vm.devices[NET])->detached = true; /* until the interface has been checked */
     net_vm(&vm)->needs_check = true;
     HOLDS(is_left(receive(BUFFER, 60), EVENT_NETWORK) && heard(0));
     comes(60);
@@ -427,17 +433,18 @@ static void test_frames_with_a_header(void)
     make_stretch(1, 1000, 1000, ACK);
     comes_headed((struct net_header){0}, frames[0], lens[0]);
     HOLDS(receive(BUFFER, 2000) == CONTINUE && received(HVT_R_OK, lens[0]) && heard(ANSWER | FRAMED));
-    put16(frames[0] + TCP + 16, 0x1234); /* the receiver is to complete it */
+    put16(frames[0] + TCP + 16, 0x1234); /* the receiver must complete it */
     comes_headed(unfinished, frames[0], lens[0]);
     HOLDS(receive(BUFFER, 2000) == CONTINUE && received(HVT_R_OK, lens[0]) && heard(ANSWER | FRAMED));
     HOLDS(memcmp(at(BUFFER), frames[0], lens[0]) != 0);
-    comes_headed(large, frames[0], lens[0]); /* is dropped, and was written */
+    comes_headed(large, frames[0], lens[0]); /* it is dropped, but was written */
     HOLDS(receive(BUFFER, 2000) == CONTINUE && received(HVT_R_AGAIN, 0) && heard(ANSWER | FRAMED));
     comes_headed((struct net_header){0}, frames[0], lens[0]);
     HOLDS(receive(BUFFER, 100) == CONTINUE && received(HVT_R_AGAIN, 0) && heard(ANSWER | FRAMED));
     comes_headed((struct net_header){0}, frames[0], 0);
     HOLDS(receive(BUFFER, 100) == CONTINUE && received(HVT_R_AGAIN, 0) && heard(ANSWER));
-    comes_headed(large, frames[0], lens[0]); /* the guest has the offload, and gets it with its header */
+    /* The guest has the offload, and receives the frame with its header. */
+    comes_headed(large, frames[0], lens[0]);
     HOLDS(batch_of(0, 1, 0, BUFFER) == CONTINUE && heard(ANSWER | FRAMED));
 }
 
@@ -477,7 +484,7 @@ static void test_the_ring(void)
     HOLDS(told_bytes[ENTERED_FRAME] == 60);
 
     net_vm(&vm)->ring.woken =
-        true; /* as the worker: what is written behind a frame that came waits in the ring's area */
+        true; /* like the worker: writes that follow a received frame wait in the ring's area */
     comes(60);
     post(HVT_RING_READ, BUFFER, 1514);
     for (uint32_t i = 0; i < RING_WAITING_MAX + 1; i++)
@@ -506,7 +513,7 @@ static void test_the_rings_worker(void)
     comes(61);
     post(HVT_RING_READ, BUFFER, 1514);
     begin();
-    HOLDS(ring_kicked(&vm) == CONTINUE && ring->com_tail == 1); /* and wakes it */
+    HOLDS(ring_kicked(&vm) == CONTINUE && ring->com_tail == 1); /* this also wakes the worker */
     post(HVT_RING_READ, BUFFER + 4096, 1514);
     memcpy(replica + M + offsetof(struct hvt_net_ring, entries), ring->entries, sizeof ring->entries);
     memcpy(replica + M + offsetof(struct hvt_net_ring, ent_tail), &ring->ent_tail, sizeof ring->ent_tail);
@@ -540,14 +547,14 @@ static void test_segments_of_a_large_frame(void)
           heard(ANSWER | FRAMED)); /* plain */
     comes_headed(large, frame, len);
     HOLDS(receive(BUFFER, 100) == CONTINUE && received(HVT_R_AGAIN, 0) &&
-          heard(ANSWER | FRAMED)); /* each is */
+          heard(ANSWER | FRAMED)); /* each segment is dropped */
     frame[IP] = 0x65;
     comes_headed(large, frame, len);
     HOLDS(receive(BUFFER, 1514) == CONTINUE && received(HVT_R_AGAIN, 0) &&
-          heard(ANSWER | FRAMED)); /* no TCP */
+          heard(ANSWER | FRAMED)); /* not TCP */
 }
 
-/* ---- what is no hypercall */
+/* ---- writes without a hypercall */
 
 static void test_emulated_writes(void)
 {
@@ -586,7 +593,7 @@ static void test_memory_as_the_image_has_it(void)
     close(template_fd);
 }
 
-/* Boot info, and what the holder of the VM writes: by the machines' own operations, without their guests. */
+/* Boot info, and what the VM's holder writes: by the machines' own operations, without their guests. */
 static void test_what_machines_write(void)
 {
     static const struct mft manifest = {
@@ -605,8 +612,8 @@ static void test_what_machines_write(void)
     HOLDS(memcmp(at(BUFFER), "words", 5) == 0);
 
     if (!boxed.ops)
-        return; /* a build without it */
-    /* The guest's memory is another process's; its boot info is shared with that. */
+        return; /* this build has no sandbox */
+    /* The guest's memory belongs to another process, which shares its boot info. */
     struct sandbox *sandbox = (void *)boxed.own;
     uint8_t *const hva = vm.memory.hva;
     HOLDS(sandbox_init(sandbox, &vm) == 0);
@@ -633,7 +640,7 @@ int main(void)
     } tests[] = {
         {test_calls_without_a_device, false},
         {test_disks, false},
-        {test_a_disk_that_is_cut_short, false},
+        {test_a_truncated_disk, false},
         {test_block_batch, false},
         {test_frames, false},
         {test_net_batch, false},
@@ -651,7 +658,7 @@ int main(void)
         tests[i].test();
         tear_down();
     }
-    /* A row that takes an answer has been called here. */
+    /* Every row that takes an answer has been called in this test. */
     uint32_t rows = 0;
 #define HYPERCALL(number, name, structure, access, feature, device)                                          \
     rows |= (uint32_t)((access) == GUEST_WRITABLE) << (number);

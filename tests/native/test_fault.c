@@ -1,4 +1,5 @@
-/* Exceptions through the guest's IDT: frames, stacks, and the way from a bad gate to #DF and shutdown. */
+/* Exceptions through the guest's IDT: frames, stacks, and the steps from a bad gate to #DF and
+ * shutdown. */
 #include "ring0_guest.h"
 
 static bool deliver(struct exception exception)
@@ -57,7 +58,7 @@ static void test_delivery(void)
 
     fresh(ASM("nop"));
     put_gate(VECTOR_GP, 14, 1, true);
-    put64(TSS + 0x24, IST1 + 15); /* is aligned too */
+    put64(TSS + 0x24, IST1 + 15); /* this value is aligned, too */
     HOLDS(deliver((struct exception){.vector = VECTOR_GP, .error = 8}) && entered(13, IST1, true, 8, plain));
 
     fresh(ASM("nop"));
@@ -99,7 +100,8 @@ static void test_software_interrupts(void)
     put_gate(0xff, 14, 0, false);
     HOLDS(answers(GUEST_INTERRUPT) && deliver(out.exception) &&
           entered(11, STACK, true, 0xff * 8 + 2, plain));
-    fresh(ASM("int $8")); /* says 8, is no double fault: a failure is #GP and not the end */
+    /* Vector 8 by an instruction is not a double fault: a failure is #GP and not the end. */
+    fresh(ASM("int $8"));
     put_gate(8, 14, 0, false);
     HOLDS(answers(GUEST_INTERRUPT) && deliver(out.exception) && entered(11, STACK, true, 8 * 8 + 2, plain));
     fresh(ASM("int $14"));
@@ -107,7 +109,7 @@ static void test_software_interrupts(void)
     HOLDS(answers(GUEST_INTERRUPT) && deliver(out.exception) && state.cr2 == 5);
 }
 
-/* Gates that cannot be used, and what hardware makes of them. */
+/* Gates that cannot be used, and how hardware reacts to them. */
 static void test_bad_gates(void)
 {
     fresh(ASM("nop")); /* benign, then #NP: delivered one after the other */
@@ -117,7 +119,7 @@ static void test_bad_gates(void)
     put_gate(VECTOR_UD, 12, 0, true); /* a call gate */
     HOLDS(deliver((struct exception){.vector = VECTOR_UD}) && entered(13, STACK, true, 6 * 8 + 3, plain));
     fresh(ASM("nop"));
-    put_gate(VECTOR_UD, 0x1e, 0, true); /* no system descriptor */
+    put_gate(VECTOR_UD, 0x1e, 0, true); /* not a system descriptor */
     HOLDS(deliver((struct exception){.vector = VECTOR_UD}) && entered(13, STACK, true, 6 * 8 + 3, plain));
     fresh(ASM("nop"));
     HOLDS(deliver((struct exception){.vector = 200}) && entered(13, STACK, true, 200 * 8 + 3, plain));
@@ -134,29 +136,29 @@ static void test_bad_gates(void)
     put_gate(VECTOR_NP, 14, 0, false);
     HOLDS(deliver((struct exception){.vector = VECTOR_UD}) && entered(8, STACK, true, 0, plain));
 
-    fresh(ASM("nop")); /* the longest way: #UD, #NP, a page fault on #NP's stack, #DF */
+    fresh(ASM("nop")); /* the longest sequence: #UD, #NP, a page fault on #NP's stack, #DF */
     put_gate(VECTOR_UD, 14, 0, false);
     put_gate(VECTOR_NP, 14, 1, true);
     put_gate(VECTOR_PF, 14, 0, false);
     state.tr.base = M;
     HOLDS(deliver((struct exception){.vector = VECTOR_UD}) && state.cr2 == M + 0x24 &&
           entered(8, STACK, true, 0, plain));
-    fresh(ASM("nop")); /* no #DF handler either */
+    fresh(ASM("nop")); /* there is no #DF handler either */
     put_gate(VECTOR_GP, 14, 0, false);
     put_gate(VECTOR_DF, 14, 0, false);
     struct cpu before = cpu;
     HOLDS(!deliver((struct exception){.vector = VECTOR_GP}) && memcmp(&cpu, &before, sizeof cpu) == 0);
-    fresh(ASM("nop")); /* as a guest starts: no IDT at all */
+    fresh(ASM("nop")); /* the state at a guest's start: no IDT at all */
     state.idtr = (struct table_register){0, 0};
     HOLDS(!deliver((struct exception){.vector = VECTOR_UD}));
     fresh(ASM("nop"));
-    state.idtr = (struct table_register){0, 0xffff}; /* where no page is */
+    state.idtr = (struct table_register){0, 0xffff}; /* there is no page at that address */
     HOLDS(!deliver((struct exception){.vector = VECTOR_UD}) && state.cr2 == 8 * 16);
     fresh(ASM("nop"));
     state.idtr.limit = 14 * 16 + 14; /* one byte of the last gate is missing */
     HOLDS(deliver((struct exception){.vector = VECTOR_PF}) && entered(8, STACK, true, 0, plain));
     fresh(ASM("nop"));
-    state.idtr.base = M - 8 * 16; /* #UD's gate is there, #GP's is behind the end */
+    state.idtr.base = M - 8 * 16; /* #UD's gate exists, #GP's gate is past the end */
     memcpy(ram + M - 8 * 16, ram + IDT, 8 * 16);
     HOLDS(deliver((struct exception){.vector = VECTOR_UD}));
     fresh(ASM("nop"));
@@ -201,17 +203,17 @@ static void test_bad_stacks(void)
     for (size_t i = 0; i < sizeof stacks / sizeof stacks[0]; i++) {
         struct frame frame = plain;
         frame.rsp = stacks[i];
-        fresh(ASM("nop")); /* #UD, then #PF on its push, then again: #DF on a stack of its own */
+        fresh(ASM("nop")); /* #UD, then #PF on its push, then #PF again: #DF on its own stack */
         cpu.gpr[GPR_RSP] = stacks[i];
         put_gate(VECTOR_DF, 14, 1, true);
         HOLDS(deliver((struct exception){.vector = VECTOR_UD}) && entered(8, IST1, true, 0, frame));
         HOLDS(state.cr2 != 0);
-        fresh(ASM("nop")); /* no such stack: shutdown */
+        fresh(ASM("nop")); /* there is no such stack: shutdown */
         cpu.gpr[GPR_RSP] = stacks[i];
         HOLDS(!deliver((struct exception){.vector = VECTOR_UD}));
     }
     struct frame frame = plain;
-    fresh(ASM("nop")); /* not canonical: #SS(0), on a stack of its own */
+    fresh(ASM("nop")); /* not canonical: #SS(0), on its own stack */
     frame.rsp = cpu.gpr[GPR_RSP] = NOT_CANONICAL + 0x1000;
     put_gate(VECTOR_SS, 14, 1, true);
     HOLDS(deliver((struct exception){.vector = VECTOR_UD}) && entered(12, IST1, true, 1, frame));
@@ -239,14 +241,14 @@ static void test_bad_stacks(void)
 
 static void test_error_code(void)
 {
-    HOLDS(fault_error_code(&memory, 0x400000000, 0x6) == 2); /* the host's U is ring 3's */
+    HOLDS(fault_error_code(&memory, 0x400000000, 0x6) == 2); /* the host's U bit is that of ring 3 */
     HOLDS(fault_error_code(&memory, TEXT, 0x7) == 3);
-    HOLDS(fault_error_code(&memory, TEXT, 0x6) == 3);      /* the host had not touched the page yet */
-    HOLDS(fault_error_code(&memory, HIGH_HALF, 0x5) == 0); /* the host hides that nothing is there */
+    HOLDS(fault_error_code(&memory, TEXT, 0x6) == 3);      /* the host had not accessed the page yet */
+    HOLDS(fault_error_code(&memory, HIGH_HALF, 0x5) == 0); /* the host hides that the page is missing */
     HOLDS(fault_error_code(&memory, M, 0x14) == 0);        /* no I/D without NX */
     HOLDS(fault_error_code(&memory, 0, 0x6) == 2);
     HOLDS(fault_error_code(&memory, 0xffff, 0x4) == 0 && fault_error_code(&memory, 0x10000, 0x4) == 1);
-    HOLDS(fault_error_code(&memory, DATA, UINT64_MAX) == 3); /* nothing else passes */
+    HOLDS(fault_error_code(&memory, DATA, UINT64_MAX) == 3); /* no other bits pass */
 }
 
 int main(void)

@@ -1,8 +1,8 @@
 /*
- * The sandbox's filter in the kernel: a child locks itself with it and makes one call; its end tells what the
- * kernel thought of it. tests/unit/test_filter.py goes through all calls; here are the ones that show that
- * the kernel means by the filter's words what its rules mean. Prints one TAP line for each check and exits 1
- * if one fails. Needs no KVM and no privileges.
+ * The sandbox's filter in the kernel: a child installs it and makes one call, and the child's end
+ * shows the kernel's verdict. tests/unit/test_filter.py goes through all calls. The calls here show
+ * that the kernel understands the filter in the way that its rules intend. Prints one TAP line for
+ * each check and exits with 1 if one fails. Needs no KVM and no privileges.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -34,9 +34,9 @@
 #define NET             (SANDBOX_FDS_net + 3)
 #define NET_SOCKET      (SANDBOX_FDS_net + 63)
 #define BLOCK           (SANDBOX_FDS_block + 63)
-#define GUEST           0x40000000u /* where the guest's code lies */
+#define GUEST           0x40000000u /* where the guest's code is */
 #define SI_CODE_SECCOMP 1           /* SYS_SECCOMP of asm-generic/siginfo.h, which clashes with signal.h */
-#define DONE            42          /* the status of a child that got as far as it should */
+#define DONE            42          /* the status of a child that came as far as it should */
 
 static unsigned checks;
 static unsigned failures;
@@ -49,8 +49,8 @@ static void check(bool holds, const char *claim, int status)
     printf(holds ? "\n" : " # wait status 0x%x\n", (unsigned)status);
 }
 
-/* long site(long number, long a, long b, long c, long d, long e, long f): the one `syscall` of the program.
- */
+/* long site(long number, long a, long b, long c, long d, long e, long f): the program's only
+ * `syscall` instruction. */
 long site(long number, long a, long b, long c, long d, long e, long f);
 extern const char site_return[];
 __asm__(".text\n"
@@ -84,8 +84,8 @@ static bool lock(void)
            syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) == 0;
 }
 
-/* The wait status of a child that locks itself, makes the call and ends by the site with what `call` returns.
- */
+/* Returns the wait status of a child that installs the filter, makes the call, and exits with its
+ * result by site(). */
 static int status_of(int (*call)(void))
 {
     fflush(stdout);
@@ -115,7 +115,7 @@ static void dies(int (*call)(void), const char *claim)
     check(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, claim, status);
 }
 
-/* The same for calls that a kernel may be built without: there they are a fault. */
+/* The same for calls that a kernel may be built without: there they raise a fault. */
 static void dies_or_faults(int (*call)(void), const char *claim)
 {
     int status = status_of(call);
@@ -295,7 +295,7 @@ static int write_from_elsewhere(void)
 
 static int write_by_the_old_convention(void)
 {
-    int result = 4; /* write, there */
+    int result = 4; /* write, in that convention */
     __asm__ volatile("int $0x80"
                      : "+a"(result)
                      : "b"(NET), "c"(0), "d"(0)
@@ -303,7 +303,7 @@ static int write_by_the_old_convention(void)
     return result;
 }
 
-/* getcpu at 0xffffffffff600800: the kernel emulates it, and asks the filter first. */
+/* getcpu at 0xffffffffff600800: the kernel emulates it, and asks the filter before that. */
 static int vsyscall(void)
 {
     unsigned cpu;

@@ -1,7 +1,7 @@
 /*
- * The program's own printf() beside the C library's: the same text, the same length, and no byte behind the
- * capacity; for each format that a text of the program uses, in buffers from none to plenty. One TAP line a
- * check.
+ * Compares the program's own printf() with the C library's: the same text, the same length, and no
+ * byte written past the capacity. This holds for each format that a text of the program uses, in
+ * buffers from empty to large. One TAP line for each check.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -13,7 +13,7 @@
 #include "holds.h"
 #include "says.h"
 
-/* Under other names: the test itself prints by the C library's. */
+/* Under other names, because the test itself prints with the C library's functions. */
 #define vsnprintf our_vsnprintf
 #define snprintf  our_snprintf
 #define strlen    our_strlen

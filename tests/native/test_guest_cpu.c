@@ -1,7 +1,7 @@
 /*
- * What a guest on KVM sees of its processor: made-up CPUID tables through the filter, and the MSR filter read
- * as KVM reads it. No KVM. Bits and numbers are written here once more, from the manuals, not taken from the
- * code.
+ * What a guest on KVM sees of its processor: invented CPUID tables go through the filter, and the
+ * MSR filter is read in the way that KVM reads it. No KVM. Bits and numbers are repeated here from
+ * the manuals, not taken from the code.
  */
 #include <linux/kvm.h>
 #include <stdint.h>
@@ -22,7 +22,7 @@ static void begin(void)
     memset(&table, 0, sizeof table);
 }
 
-/* All bits set: what remains is what is shown. */
+/* Adds an entry with all bits set: the bits that remain are those that a guest sees. */
 static void add(uint32_t function, uint32_t index)
 {
     table.head.entries[table.head.nent++] = (struct kvm_cpuid_entry2){
@@ -70,7 +70,7 @@ static void test_virtualisation_is_hidden(void)
     HOLDS(!find(0x12, 0) && !find(0x12, 1) && !find(0x12, 2) && !find(0x8000000a, 0));
 }
 
-static void test_what_unikernels_compute_with_stays(void)
+static void test_features_that_unikernels_compute_with_stay(void)
 {
     begin();
     add(1, 0);
@@ -97,9 +97,9 @@ static void test_what_unikernels_compute_with_stays(void)
     HOLDS(find(0x80000007, 0)->edx & 1u << 8);                                         /* invariant TSC */
 }
 
-static void test_leaves_that_are_nobodys_business_are_untouched(void)
+static void test_leaves_without_a_filter_rule_are_unchanged(void)
 {
-    /* Maker, caches, topology, XSAVE with its sub-leaves, TSC frequency, brand, cache sizes, AVX10. */
+    /* Vendor, caches, topology, XSAVE with its sub-leaves, TSC frequency, brand, cache sizes, AVX10. */
     static const uint32_t functions[] = {0,          2,          4,          0xb,       0xd,
                                          0x15,       0x16,       0x1f,       0x24,      0x80000000,
                                          0x80000002, 0x80000004, 0x80000006, 0xc0000001};
@@ -130,14 +130,15 @@ static void test_a_feature_whose_msrs_are_denied_is_hidden(void)
     HOLDS(!(find(1, 0)->ecx & (1u << 21 | 1u << 24)));           /* x2APIC, TSC_DEADLINE */
     HOLDS(!(find(1, 0)->edx & (1u << 7 | 1u << 12 | 1u << 14))); /* MCE, MTRR, MCA */
     HOLDS(!(find(7, 0)->edx & 0xfc000000));                      /* SPEC_CTRL ... SSBD */
-    HOLDS(find(7, 0)->edx & 1u << 10);                           /* MD_CLEAR is what an instruction does */
+    /* MD_CLEAR describes what an instruction does. */
+    HOLDS(find(7, 0)->edx & 1u << 10);
     HOLDS(!(find(7, 2)->edx & 0x1f));
     HOLDS(find(0x80000007, 0)->ebx == 0 && find(0x80000007, 0)->edx == UINT32_MAX);
     HOLDS(!(find(0x80000008, 0)->ebx & (1u << 12 | 1u << 14 | 1u << 15 | 1u << 24 | 1u << 25)));
     HOLDS(find(0x80000008, 0)->eax == UINT32_MAX && find(0x80000008, 0)->ebx & 1u << 26); /* SSB_NO */
 }
 
-static void test_of_kvms_own_leaves_the_name_stays(void)
+static void test_only_the_name_stays_of_kvms_own_leaves(void)
 {
     begin();
     add(0x40000000, 0);
@@ -156,14 +157,14 @@ static void test_any_number_of_entries(void)
     begin();
     guest_cpuid_filter(&table.head);
     HOLDS(table.head.nent == 0);
-    for (uint32_t i = 0; i < CAPACITY; i++) /* every other one goes */
+    for (uint32_t i = 0; i < CAPACITY; i++) /* every second one is removed */
         add(i % 2 ? 0x12 : 4, i);
     guest_cpuid_filter(&table.head);
     HOLDS(table.head.nent == CAPACITY / 2);
     for (uint32_t i = 0; i < CAPACITY / 2; i++)
         HOLDS(table.head.entries[i].index == 2 * i && untouched(&table.head.entries[i]));
     begin();
-    for (int i = 0; i < 5; i++) /* a leaf that stands several times is hidden in each */
+    for (int i = 0; i < 5; i++) /* a leaf that occurs several times is filtered each time */
         add(1, 0);
     guest_cpuid_filter(&table.head);
     for (int i = 0; i < 5; i++)
@@ -175,7 +176,7 @@ static void test_any_number_of_entries(void)
     HOLDS(table.head.nent == 0);
 }
 
-/* As kvm_msr_allowed() does it. */
+/* Does the same as kvm_msr_allowed(). */
 static bool allowed(uint32_t msr, uint32_t direction)
 {
     const struct kvm_msr_filter *filter = guest_msr_filter();
@@ -199,7 +200,7 @@ static bool among(uint32_t msr, const uint32_t *list, size_t count)
 
 static void test_msrs_that_are_allowed_are_these_and_no_others(void)
 {
-    /* EFER, STAR, LSTAR, CSTAR, FMASK, FS base, GS base, KERNEL_GS base, TSC_AUX; SYSENTER's three */
+    /* EFER, STAR, LSTAR, CSTAR, FMASK, FS base, GS base, KERNEL_GS base, TSC_AUX; the three of SYSENTER */
     static const uint32_t both[] = {0xc0000080, 0xc0000081, 0xc0000082, 0xc0000083, 0xc0000084, 0xc0000100,
                                     0xc0000101, 0xc0000102, 0xc0000103, 0x174,      0x175,      0x176};
     static const uint32_t read_only[] = {0x10, 0x1b, 0x277}; /* TSC, APIC_BASE, PAT */
@@ -223,7 +224,7 @@ static void test_msrs_that_are_allowed_are_these_and_no_others(void)
         }
     HOLDS(wrong == 0);
     HOLDS(reads == 15 && writes == 12);
-    /* By name, those that matter most. */
+    /* The most important ones, by name. */
     HOLDS(!allowed(0x3a, KVM_MSR_FILTER_READ));        /* FEATURE_CONTROL */
     HOLDS(!allowed(0x48, KVM_MSR_FILTER_WRITE));       /* SPEC_CTRL */
     HOLDS(!allowed(0x480, KVM_MSR_FILTER_READ));       /* VMX capabilities */
@@ -246,10 +247,10 @@ static void test_kvm_takes_the_msr_filter(void)
 int main(void)
 {
     test_virtualisation_is_hidden();
-    test_what_unikernels_compute_with_stays();
-    test_leaves_that_are_nobodys_business_are_untouched();
+    test_features_that_unikernels_compute_with_stay();
+    test_leaves_without_a_filter_rule_are_unchanged();
     test_a_feature_whose_msrs_are_denied_is_hidden();
-    test_of_kvms_own_leaves_the_name_stays();
+    test_only_the_name_stays_of_kvms_own_leaves();
     test_any_number_of_entries();
     test_msrs_that_are_allowed_are_these_and_no_others();
     test_kvm_takes_the_msr_filter();

@@ -1,6 +1,6 @@
 /*
- * The hypercall handlers and the decoding of exits, without KVM: a vm is filled by hand, calls are made as
- * the run loop makes them. Prints one TAP line for each check and exits 1 if one fails.
+ * The hypercall handlers and the decoding of exits, without KVM: each test fills a vm by hand, and
+ * makes calls like the run loop. Prints one TAP line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,7 +23,7 @@
 #define M        0x400000u /* 4 MiB of guest memory */
 #define TEXT     0x100000u
 #define DATA     0x102000u
-#define ARGS     0x200000u /* where the structures lie */
+#define ARGS     0x200000u /* where the structures are */
 #define BUFFER   0x210000u
 #define DISK     65536u
 #define NET      1
@@ -104,13 +104,14 @@ static void test_ranges(void)
 {
     struct guest_memory *m = &vm.memory;
     HOLDS(guest_memory_at(m, HVT_LOW_UNMAPPED_BYTES, 1, GUEST_READABLE) == m->hva + HVT_LOW_UNMAPPED_BYTES);
-    HOLDS(guest_memory_at(m, HVT_LOW_UNMAPPED_BYTES - 1, 2, GUEST_READABLE) == NULL); /* nor can the guest */
+    /* The guest cannot read it either. */
+    HOLDS(guest_memory_at(m, HVT_LOW_UNMAPPED_BYTES - 1, 2, GUEST_READABLE) == NULL);
     HOLDS(guest_memory_at(m, 0, 1, GUEST_READABLE) == NULL);
-    HOLDS(guest_memory_at(m, 0, 0, GUEST_READABLE) != NULL); /* no bytes: any place will do */
+    HOLDS(guest_memory_at(m, 0, 0, GUEST_READABLE) != NULL); /* no bytes: any address is valid */
     HOLDS(guest_memory_at(m, 0, 0, GUEST_WRITABLE) != NULL);
     HOLDS(guest_memory_at(m, M - 1, 1, GUEST_READABLE) == m->hva + M - 1);
     HOLDS(guest_memory_at(m, HVT_LOW_UNMAPPED_BYTES, M - HVT_LOW_UNMAPPED_BYTES, GUEST_READABLE) ==
-          NULL); /* it holds a page without rights */
+          NULL); /* the range contains a page without rights */
     HOLDS(guest_memory_at(m, M, 0, GUEST_READABLE) != NULL);
     HOLDS(guest_memory_at(m, M, 1, GUEST_READABLE) == NULL);
     HOLDS(guest_memory_at(m, M + 1, 0, GUEST_READABLE) == NULL);
@@ -122,7 +123,7 @@ static void test_ranges(void)
     HOLDS(guest_memory_at(m, HVT_BOOT_INFO_GPA, 100, GUEST_READABLE) != NULL);
     HOLDS(guest_memory_at(m, HVT_BOOT_INFO_GPA, 100, GUEST_WRITABLE) == NULL);
     HOLDS(guest_memory_at(m, HVT_GUEST_MIN_GPA - 1, 2, GUEST_WRITABLE) == NULL);
-    HOLDS(guest_memory_at(m, TEXT, 16, GUEST_READABLE) != NULL); /* execute-only text reads */
+    HOLDS(guest_memory_at(m, TEXT, 16, GUEST_READABLE) != NULL); /* execute-only text is readable */
     HOLDS(guest_memory_at(m, TEXT, 16, GUEST_WRITABLE) == NULL);
     HOLDS(guest_memory_at(m, DATA, 16, GUEST_READABLE) != NULL);
     HOLDS(guest_memory_at(m, DATA, 16, GUEST_WRITABLE) == NULL);
@@ -132,7 +133,7 @@ static void test_ranges(void)
     HOLDS(guest_memory_at(m, DATA + 0x1fff, 2, GUEST_WRITABLE) == NULL);
 }
 
-/* Where the guest may do anything is found once; what is asked of it must not become another answer. */
+/* The part that is open to the guest is computed once. That must not change any answer. */
 static void test_the_open_part_allows_what_the_ranges_allow(void)
 {
     struct guest_memory *m = &vm.memory;
@@ -216,7 +217,7 @@ static void test_console(void)
     HOLDS(vm.shared->event.kind == EVENT_CONSOLE && vm.shared->event.gpa == BUFFER &&
           vm.shared->event.len == 3);
     HOLDS(hypercall_resume(&vm) == CONTINUE);
-    puts = (struct hvt_puts){BUFFER, (1u << 20) + 5}; /* taken in two pieces */
+    puts = (struct hvt_puts){BUFFER, (1u << 20) + 5}; /* passed in two pieces */
     HOLDS(call(HVT_HYPERCALL_PUTS, &puts, sizeof puts) == EXIT);
     HOLDS(vm.shared->event.gpa == BUFFER && vm.shared->event.len == 1u << 20);
     HOLDS(hypercall_resume(&vm) == EXIT);
@@ -252,7 +253,7 @@ static void test_net(void)
     HOLDS(refused(call(HVT_HYPERCALL_NET_READ, &in, sizeof in), DATA, 100));
 
     char got[16];
-    struct hvt_net_write out = {NET, DATA, 4, 77}; /* rodata may be sent */
+    struct hvt_net_write out = {NET, DATA, 4, 77}; /* read-only data may be sent */
     HOLDS(call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) == CONTINUE);
     HOLDS(recv(wire, got, sizeof got, 0) == 4);
     static const uint64_t no_net[] = {0, BLOCK, 4, 63, 64, UINT32_MAX, (1ull << 32) + NET, UINT64_MAX};
@@ -267,7 +268,8 @@ static void test_net(void)
     memcpy(&out, at(ARGS), sizeof out);
     HOLDS(out.ret == HVT_R_EINVAL);
     uint64_t drops = vm.shared->counters.net_tx_drops;
-    for (int i = 0; i < 1000; i++) { /* nobody reads: the queue fills, frames drop, the guest goes on */
+    /* Nobody reads: the queue fills, frames are dropped, the guest goes on. */
+    for (int i = 0; i < 1000; i++) {
         out = (struct hvt_net_write){NET, BUFFER, 1500, 77};
         if (call(HVT_HYPERCALL_NET_WRITE, &out, sizeof out) != CONTINUE)
             break;
@@ -325,9 +327,9 @@ static void test_halt(void)
 
 static void test_interrupted_calls_resume(void)
 {
-    /* A signal pending for the caller's mask ends the wait; the call is taken up again where it was. */
+    /* A signal that is pending under the caller's mask ends the wait. The call is resumed where it was. */
     struct hvt_poll poll_args = {50 * 1000000ull, 99, 99};
-    raise(SIGUSR1); /* blocked here, let in by ppoll; its handler must have run before we go on */
+    raise(SIGUSR1); /* blocked here, ppoll lets it in; its handler must have run before the test goes on */
     while (recv(wire, at(BUFFER), 1500, 0) > 0)
         ;
     HOLDS(call(HVT_HYPERCALL_POLL, &poll_args, sizeof poll_args) == EXIT);
@@ -339,7 +341,7 @@ static void test_interrupted_calls_resume(void)
     HOLDS(hypercall_resume(&vm) == CONTINUE); /* nothing left to resume */
 }
 
-/* By the ring's worker, which brings a frame to where the structure is while the piece is somebody's. */
+/* The ring's worker may write a frame over the structure while its holder still handles the piece. */
 static void test_a_resumed_call_is_the_one_that_was_made(void)
 {
     const int fd = vm.console.fd;
@@ -377,7 +379,7 @@ static void test_exits(void)
     run->kvm_valid_regs = KVM_SYNC_X86_REGS;
     run->s.regs.regs.rax = 0xdeadbeef00000000u | gpa;
     HOLDS(exit_with(run) == CONTINUE);
-    /* OUTS: what goes out is not what stands in EAX. */
+    /* OUTS: the bytes that go out are not those in EAX. */
     for (unsigned bit = 0; bit < 32; bit++) {
         run->s.regs.regs.rax = gpa ^ 1u << bit;
         HOLDS(exit_with(run) == EXIT && vm.shared->event.kind == EVENT_BAD_PORT);
@@ -412,7 +414,8 @@ static void test_exits(void)
     HOLDS(vm.shared->event.detail == 3);
 }
 
-/* The backend's word is for the thread inside, and nobody's once that has left. */
+/* A stop sets the backend's exit-at-once byte only while a thread is in the run, because the byte
+ * is that thread's. */
 static void test_a_stop_says_so_before_it_kicks(void)
 {
     uint8_t word = 0;

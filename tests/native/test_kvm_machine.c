@@ -1,7 +1,7 @@
 /*
- * Making a virtual machine on KVM: what KVM is given, and what a refusal becomes. No KVM: `ioctl` is this
- * file's, refuses what it is told to, and keeps what it was given. Values are written here once more, from
- * the contract and the manuals, not taken from the code.
+ * Making a virtual machine on KVM: what KVM is given, and what happens after a refusal. No KVM:
+ * this file's `ioctl` refuses the requests that it is told to refuse, and keeps what it was given.
+ * Values are repeated here from the contract and the manuals, not taken from the code.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,9 +24,9 @@
 #define MIB  (1u << 20)
 
 static struct {
-    unsigned long refused; /* a request, */
+    unsigned long refused; /* a request that is refused, */
     int with;              /* and its errno */
-    uint32_t leaves;       /* how many CPUID has; more than there is space for is E2BIG */
+    uint32_t leaves;       /* how many CPUID has; too many give E2BIG */
     uint32_t given_leaves;
     struct kvm_sregs sregs;
     struct kvm_regs regs;
@@ -100,7 +100,7 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
     return take_or_give(request, argument);
 }
 
-/* From the memory slot on, with a vCPU whose page can be mapped. */
+/* Makes a machine from the memory slot on, with a vCPU whose page can be mapped. */
 static int make(unsigned long refused, int with, struct machine_error *error)
 {
     static struct vm vm;
@@ -136,8 +136,8 @@ static void is_named(unsigned long request, const char *name)
     HOLDS(error.os_error == EBADF && strcmp(error.code, "kvm-ioctl") == 0);
 }
 
-/* Before any machine was made. solo5-hvt has space for 100 leaves; KVM itself takes 256. */
-static void test_what_every_vm_is_told_alike_is_asked_once_and_a_refusal_is_not_kept(void)
+/* Before any machine is made. solo5-hvt has space for 100 leaves. KVM itself accepts 256. */
+static void test_what_is_equal_for_every_vm_is_asked_once_and_a_refusal_is_not_kept(void)
 {
     struct machine_error error;
     is_named(KVM_GET_VCPU_MMAP_SIZE, "GET_VCPU_MMAP_SIZE");
@@ -179,7 +179,7 @@ static void test_a_kernel_without_a_filter_or_a_capability_is_no_error(void)
     HOLDS(make(KVM_X86_SET_MSR_FILTER, EINVAL, &error) == -1);
 }
 
-static void test_an_unstable_clock_is_no_lack_of_kvm(void)
+static void test_an_unstable_clock_does_not_make_kvm_unavailable(void)
 {
     struct machine_error error;
     HOLDS(make(KVM_GET_TSC_KHZ, EIO, &error) == -1);
@@ -189,8 +189,8 @@ static void test_an_unstable_clock_is_no_lack_of_kvm(void)
     HOLDS(strcmp(error.code, "") == 0);
 }
 
-/* Another machine may take the VM then. */
-static void test_a_machine_that_cannot_be_had_leaves_nothing_in_its_vm(void)
+/* Another machine may use the VM then. */
+static void test_a_machine_that_cannot_be_made_leaves_nothing_in_its_vm(void)
 {
     static const unsigned long refused[] = {KVM_X86_SET_MSR_FILTER, KVM_CREATE_VCPU};
     static struct elf_image image;
@@ -218,7 +218,7 @@ static void test_a_machine_that_cannot_be_had_leaves_nothing_in_its_vm(void)
     close(template_fd);
 }
 
-/* ---- the start state, as KVM is given it */
+/* ---- the start state, as it is given to KVM */
 
 static void is_segment(const struct kvm_segment *s, const uint64_t expected[11])
 {
@@ -232,7 +232,7 @@ static void test_cached_segments(void)
 {
     struct cpu_state start;
     struct kvm_sregs s;
-    memset(&start, 0xff, sizeof start); /* what is not written shows */
+    memset(&start, 0xff, sizeof start); /* so that fields that are not written are found */
     memset(&s, 0xff, sizeof s);
     start_state_registers(0x123456, 64 * MIB, &start);
     kvm_sregs_of(&start.system, &s);
@@ -274,7 +274,7 @@ static void test_registers_for_an_entry_and_a_size(void)
 
 /* ---- any state */
 
-/* Each byte another one, so that two registers that were exchanged differ. */
+/* Fills with bytes that all differ, so that two exchanged registers are found. */
 static void fill(void *to, size_t bytes, uint8_t from)
 {
     for (size_t i = 0; i < bytes; i++)
@@ -292,13 +292,13 @@ static void test_every_register_is_in_its_place(void)
     HOLDS(memcmp(order, general.gpr, sizeof order) == 0);
 }
 
-static void test_what_is_set_is_what_is_had(void)
+static void test_state_that_was_set_is_read_back(void)
 {
     static struct cpu_state given, had;
     const char *name = NULL;
     fill(&given, sizeof given, 3);
     given.known = CPU_ALL;
-    given.fpu.xsave[512] |= 3; /* x87 and SSE are always told of */
+    given.fpu.xsave[512] |= 3; /* x87 and SSE are always reported */
     fake.msrs_there = 9;
     HOLDS(kvm_cpu_state_set(0, CPU_ALL, &given, &name) == 0);
     HOLDS(kvm_cpu_state_get(0, CPU_ALL, &had) == 0 && had.known == CPU_ALL);
@@ -330,7 +330,7 @@ static void test_a_part_that_is_not_known_is_not_set(void)
     HOLDS(fake.regs.rax == 0);
 }
 
-/* TSC_AUX alone may be missing: it is the last. */
+/* Only TSC_AUX may be missing: it is the last one. */
 static void test_an_msr_that_is_refused_is_an_error(void)
 {
     static struct cpu_state state;
@@ -342,16 +342,16 @@ static void test_an_msr_that_is_refused_is_an_error(void)
 
 int main(void)
 {
-    test_what_every_vm_is_told_alike_is_asked_once_and_a_refusal_is_not_kept();
+    test_what_is_equal_for_every_vm_is_asked_once_and_a_refusal_is_not_kept();
     test_what_is_refused_is_named();
     test_a_kernel_without_a_filter_or_a_capability_is_no_error();
-    test_an_unstable_clock_is_no_lack_of_kvm();
-    test_a_machine_that_cannot_be_had_leaves_nothing_in_its_vm();
+    test_an_unstable_clock_does_not_make_kvm_unavailable();
+    test_a_machine_that_cannot_be_made_leaves_nothing_in_its_vm();
     test_cached_segments();
     test_special_registers_and_apic_base();
     test_registers_for_an_entry_and_a_size();
     test_every_register_is_in_its_place();
-    test_what_is_set_is_what_is_had();
+    test_state_that_was_set_is_read_back();
     test_a_part_that_is_not_known_is_not_set();
     test_an_msr_that_is_refused_is_an_error();
     return claims_end();

@@ -1,7 +1,7 @@
 /*
- * The command's filter on KVM as the kernel has it: a child each makes one call behind it, and ends well
- * or by SIGSYS. What is written where is the table below. Prints one TAP line for each check and exits 1
- * if one fails.
+ * The command's filter on KVM, in the kernel: for each call a child makes it under the filter, and
+ * ends well or by SIGSYS. The table below shows which writes go where. Prints one TAP line for each
+ * check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -43,8 +43,8 @@ static int file_of(uint64_t bytes)
     return fd;
 }
 
-/* Its status, or a signal's number and 256. */
-static int behind_the_filter(const long call[7])
+/* Returns the child's status, or 256 plus a signal's number. */
+static int under_the_filter(const long call[7])
 {
     pid_t child = fork();
     if (child == 0) {
@@ -63,8 +63,8 @@ static int behind_the_filter(const long call[7])
 }
 
 #define KILLED       (256 + SIGSYS)
-#define ALLOWED(...) HOLDS(behind_the_filter((const long[7]){__VA_ARGS__}) == 0)
-#define REFUSED(...) HOLDS(behind_the_filter((const long[7]){__VA_ARGS__}) == KILLED)
+#define ALLOWED(...) HOLDS(under_the_filter((const long[7]){__VA_ARGS__}) == 0)
+#define REFUSED(...) HOLDS(under_the_filter((const long[7]){__VA_ARGS__}) == KILLED)
 
 static void attach(uint32_t handle, int fd, uint64_t capacity, bool is_read_only)
 {
@@ -72,7 +72,7 @@ static void attach(uint32_t handle, int fd, uint64_t capacity, bool is_read_only
     vm.device_end = handle + 1;
 }
 
-static void test_a_disk_is_written_within_itself_alone(void)
+static void test_a_disk_is_written_only_within_its_size(void)
 {
     const long at = (long)data;
     const struct {
@@ -96,7 +96,7 @@ static void test_a_disk_is_written_within_itself_alone(void)
     }
 }
 
-static void test_what_is_no_disk_of_the_guests_to_write_is_not_written(void)
+static void test_only_writable_disks_of_the_guest_are_written(void)
 {
     static const long fds[] = {-1, 0, 1000};
     REFUSED(SYS_pwrite64, read_only, (long)data, 1, 0);
@@ -116,8 +116,9 @@ static int opened_again(int fd)
     return again;
 }
 
-/* By the descriptor's own position: a disk would grow, or one that is read-only be written. Neither by the
- * guest's descriptor nor by another of the same file, as the one that was handed over, nor by stdin. */
+/* A write at the descriptor's own offset could make a disk grow, or write a read-only disk. It is
+ * refused for the guest's descriptor, for another descriptor of the same file (such as the one that
+ * the caller passed), and for stdin. */
 static void test_no_other_write_goes_to_a_disk(void)
 {
     const struct iovec piece = {data, 1};
@@ -139,7 +140,7 @@ static void test_no_other_write_goes_to_a_disk(void)
     const uint64_t one = 1;
     ALLOWED(SYS_write, stop, (long)&one, sizeof one);
     ALLOWED(SYS_write, STDERR_FILENO, (long)data, 0);
-    for (int i = 0; i < 2; i++) { /* stderr as a terminal that was opened once more; the report */
+    for (int i = 0; i < 2; i++) { /* stderr as a terminal that was opened again; the report */
         const int before = keeps.outputs[i].fd, fd = file_of(0);
         REFUSED(SYS_write, fd, (long)data, 1);
         keeps.outputs[i].fd = fd;
@@ -154,7 +155,8 @@ static void test_no_other_write_goes_to_a_disk(void)
     REFUSED(SYS_pwritev2, log_file, (long)&piece, 1, 0, 0, RWF_NOWAIT);
 }
 
-/* With a worker of the ring, what wakes it too; without one that number is anybody's. */
+/* With a worker of the ring, the descriptor that wakes it may be written. Without a worker it may
+ * be any file. */
 static void test_the_rings_worker_is_woken(void)
 {
     const uint64_t one = 1;
@@ -192,7 +194,7 @@ static void test_arguments_of_the_others(void)
     REFUSED(SYS_openat, AT_FDCWD, (long)"/", O_RDONLY);
 }
 
-static void test_without_a_disk_the_rest_is_as_it_is(void)
+static void test_without_a_disk_all_other_rules_stay(void)
 {
     const uint32_t end = vm.device_end;
     const struct iovec piece = {data, 1};
@@ -205,7 +207,8 @@ static void test_without_a_disk_the_rest_is_as_it_is(void)
     vm.device_end = end;
 }
 
-/* A guest with a network has not what disks need, and the other way round; with both it has both. */
+/* A guest with a network does not have the calls that disks need, and the reverse. With both it has
+ * both. */
 static void test_calls_of_a_kind_are_for_guests_that_have_it(void)
 {
     static const struct {
@@ -234,21 +237,21 @@ static void test_calls_of_a_kind_are_for_guests_that_have_it(void)
             if (kinds & 1)
                 vm.devices[vm.device_end++] = net_on(net, (struct net_device){0});
             const bool has = kinds & (calls[i].type == MFT_NET_BASIC ? 1 : 2);
-            HOLDS((behind_the_filter(call) == KILLED) == !has);
+            HOLDS((under_the_filter(call) == KILLED) == !has);
         }
     }
     vm = before;
 }
 
-/* Every handle has a disk: the filter's longest jumps. */
-static void test_as_many_disks_as_there_can_be(void)
+/* Every handle is a disk: the filter has its longest jumps. */
+static void test_the_largest_number_of_disks(void)
 {
     const struct vm before = vm;
     int fds[MFT_MAX_ENTRIES];
     for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i++)
         attach(i, fds[i] = file_of(512 * (i + 1)), 512 * (i + 1), i % 2);
     for (uint32_t i = 0; i < MFT_MAX_ENTRIES; i += MFT_MAX_ENTRIES / 4 - 1) {
-        HOLDS(behind_the_filter((const long[7]){SYS_pwrite64, fds[i], (long)data, 512, 512 * i}) ==
+        HOLDS(under_the_filter((const long[7]){SYS_pwrite64, fds[i], (long)data, 512, 512 * i}) ==
               (i % 2 ? KILLED : 0));
         REFUSED(SYS_pwrite64, fds[i], (long)data, 512, 512 * i + 1);
         REFUSED(SYS_write, fds[i], (long)data, 1);
@@ -320,14 +323,14 @@ int main(void)
     attach(1, disk, DISK, false);
     attach(2, large, LARGE, false);
     attach(3, read_only, RO_DISK, true);
-    test_a_disk_is_written_within_itself_alone();
-    test_what_is_no_disk_of_the_guests_to_write_is_not_written();
+    test_a_disk_is_written_only_within_its_size();
+    test_only_writable_disks_of_the_guest_are_written();
     test_no_other_write_goes_to_a_disk();
     test_the_rings_worker_is_woken();
     test_arguments_of_the_others();
-    test_without_a_disk_the_rest_is_as_it_is();
+    test_without_a_disk_all_other_rules_stay();
     test_calls_of_a_kind_are_for_guests_that_have_it();
-    test_as_many_disks_as_there_can_be();
+    test_the_largest_number_of_disks();
     test_no_file_grows_past_the_largest_disk();
     return claims_end();
 }

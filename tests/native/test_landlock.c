@@ -1,7 +1,8 @@
 /*
- * core/landlock.h against the kernel's header, as far as the builder has it, and against the running kernel:
- * a child denies itself all that can be denied and tries it. Prints one TAP line for each check and exits 1
- * if one fails. Needs no privileges; without Landlock the checks of behaviour are skipped.
+ * Compares core/landlock.h with the kernel's header, as far as the build machine has it, and with
+ * the running kernel: a child denies itself everything that can be denied, and tries it. Prints one
+ * TAP line for each check and exits with 1 if one fails. Needs no privileges. Without Landlock the
+ * checks of behaviour are skipped.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -72,7 +73,8 @@ static void denied(int wanted_abi, bool (*attempt)(void), const char *claim)
     fflush(stdout);
     pid_t child = fork();
     if (child == 0)
-        _exit(!attempt() && deny() == 0 && attempt() ? DONE : 1); /* it can be done before, and not behind */
+        /* Possible before deny(), and not after it. */
+        _exit(!attempt() && deny() == 0 && attempt() ? DONE : 1);
     int status = -1;
     if (child < 0 || waitpid(child, &status, 0) != child)
         abort();

@@ -1,6 +1,6 @@
 /*
- * Which machine a guest gets: what a look at the host tells, and what is tried behind what. `stat` is this
- * file's, and knows the paths that a row says.
+ * Which machine a guest gets: what the check of the host finds, and the order of attempts. This
+ * file replaces `stat`, which finds only the paths that a row names.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -12,7 +12,7 @@
 #include "kvm_ops.h"
 #include "lifecycle.h"
 
-static const char *const *there; /* NULL at the end */
+static const char *const *there; /* ends with NULL */
 
 static int look_for(const char *path, void *about, size_t bytes)
 {
@@ -50,14 +50,15 @@ static bool is_chosen(struct machine_choice *choice, const struct machine_ops *a
     return strcmp(name_of(machine_choose(choice, asked, error)), name) == 0;
 }
 
-/* Without a vendor's module under it KVM interprets guests. With no /sys, or a kernel without modules,
- * opening it tells. Those with a vendor come last: that is looked for once. */
+/* Without a vendor's module KVM interprets guests. Without /sys, or on a kernel without modules,
+ * only opening it shows whether it works. The rows with a vendor come last, because the check is
+ * made once. */
 static void test_a_kvm_without_a_vendors_module_is_not_tried(void)
 {
     static const struct {
         const char *there[4], *expected, *first;
     } rows[] = {
-        {{NULL}, "sandbox", "kvm"}, /* opening it gives the better reason */
+        {{NULL}, "sandbox", "kvm"}, /* opening it gives a better reason */
         {{MODULE}, "sandbox", "kvm"},
         {{DEVICE}, "kvm", "kvm"},
         {{DEVICE, MODULE}, "sandbox", "sandbox"},
@@ -89,7 +90,7 @@ static struct machine_error refusal(const char *code, const char *text)
     return error;
 }
 
-static void test_another_machine_is_tried_where_this_host_has_none_of_the_first(void)
+static void test_another_machine_is_tried_where_this_host_lacks_the_first(void)
 {
     struct machine_choice choice = {0};
     struct machine_error error = {0};
@@ -106,7 +107,7 @@ static void test_another_machine_is_tried_where_this_host_has_none_of_the_first(
     HOLDS(strcmp(choice.why, "Permission denied") == 0 && strcmp(error.text, "no processes") == 0);
 }
 
-static void test_what_no_other_machine_cures_is_the_end(void)
+static void test_an_error_that_no_other_machine_avoids_is_final(void)
 {
     static const char *const codes[] = {"memory", "tsc-unstable", "", "kv"};
     for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
@@ -118,7 +119,7 @@ static void test_what_no_other_machine_cures_is_the_end(void)
     }
 }
 
-static void test_one_that_is_asked_for_is_the_only_one(void)
+static void test_a_machine_that_is_asked_for_is_the_only_one_tried(void)
 {
     for (const struct machine_ops *const *asked = machines; *asked; asked++) {
         struct machine_choice choice = {0};
@@ -133,8 +134,8 @@ static void test_one_that_is_asked_for_is_the_only_one(void)
 int main(void)
 {
     test_a_kvm_without_a_vendors_module_is_not_tried();
-    test_another_machine_is_tried_where_this_host_has_none_of_the_first();
-    test_what_no_other_machine_cures_is_the_end();
-    test_one_that_is_asked_for_is_the_only_one();
+    test_another_machine_is_tried_where_this_host_lacks_the_first();
+    test_an_error_that_no_other_machine_avoids_is_final();
+    test_a_machine_that_is_asked_for_is_the_only_one_tried();
     return claims_end();
 }

@@ -1,7 +1,7 @@
 /*
- * net_batch without KVM: what it sends and brings, what it refuses, and how its wait is interrupted. A vm is
- * filled by hand, as in test_hypercall.c; its network is one end of a socket pair. Prints one TAP line for
- * each check and exits 1 if one fails.
+ * net_batch without KVM: what it sends and receives, what it refuses, and how its wait is
+ * interrupted. Each test fills a vm by hand, as in test_hypercall.c. The network is one end of a
+ * socket pair. Prints one TAP line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -131,7 +131,7 @@ static bool ends_the_guest(enum verdict verdict, gpa_t gpa, uint64_t len)
            event->gpa == gpa && event->len == len;
 }
 
-/* The next frame on the wire is this text. */
+/* Whether the next frame on the wire is this text. */
 static bool went_out(const char *text)
 {
     char got[BUFFER_BYTES];
@@ -164,14 +164,14 @@ static void test_frames_go_out_in_order_and_then_come_in(void)
     HOLDS(came(0, 5, HVT_R_OK) && came(1, 6, HVT_R_OK));
     HOLDS(came(2, 5, HVT_R_OK) && memcmp(at(BUFFER + 2 * BUFFER_BYTES), "third", 5) == 0);
     HOLDS(came(3, 6, HVT_R_OK) && memcmp(at(BUFFER + 3 * BUFFER_BYTES), "fourth", 6) == 0);
-    HOLDS(came(4, BUFFER_BYTES, 77)); /* untouched */
+    HOLDS(came(4, BUFFER_BYTES, 77)); /* unchanged */
     const struct vm_counters *counters = &vm.shared->counters;
     HOLDS(counters->net_batches == 1);
     HOLDS(counters->net_tx_packets == 2 && counters->net_tx_bytes == 11);
     HOLDS(counters->net_rx_packets == 2 && counters->net_rx_bytes == 11);
 }
 
-static void test_what_has_no_space_waits_for_the_next(void)
+static void test_frames_without_space_wait_for_the_next_call(void)
 {
     comes_in("one");
     comes_in("two");
@@ -182,7 +182,7 @@ static void test_what_has_no_space_waits_for_the_next(void)
     put_frame(0, BUFFER, BUFFER_BYTES);
     HOLDS(submit(0, 2, UINT64_MAX) == CONTINUE && ends_with(0, 1, HVT_R_OK));
     HOLDS(came(0, 5, HVT_R_OK) && memcmp(at(BUFFER), "three", 5) == 0);
-    put_frame(0, BUFFER, 0); /* an empty buffer takes nothing */
+    put_frame(0, BUFFER, 0); /* an empty buffer receives nothing */
     comes_in("four");
     HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 0, HVT_R_OK) && came(0, 0, 77));
     put_frame(0, BUFFER, 3); /* too long: dropped, as with a single call */
@@ -196,7 +196,7 @@ static void test_a_frame_is_checked_as_if_it_came_alone(void)
     put_text(BUFFER, "good");
     put_frame(0, BUFFER, 1u << 20);
     put_frame(1, BUFFER, 4);
-    put_frame(2, DATA, 4); /* what may be read may be sent */
+    put_frame(2, DATA, 4); /* read-only data may be sent */
     HOLDS(submit(3, 0, 0) == CONTINUE && ends_with(3, 0, HVT_R_OK));
     HOLDS(came(0, 1u << 20, HVT_R_EINVAL) && came(1, 4, HVT_R_OK) && came(2, 4, HVT_R_OK));
     HOLDS(went_out("good"));
@@ -219,7 +219,7 @@ static void test_a_frame_is_checked_as_if_it_came_alone(void)
     HOLDS(ends_the_guest(submit(0, 1, MS), TEXT, 4));
 }
 
-static void test_counts_handles_and_arrays_that_lie(void)
+static void test_false_counts_handles_and_arrays(void)
 {
     static const uint32_t too_many[] = {TENDER_NET_BATCH_MAX + 1, 1u << 31, UINT32_MAX, UINT32_MAX / 32 + 2};
     put_frame(0, BUFFER, 4);
@@ -253,30 +253,31 @@ static void test_counts_handles_and_arrays_that_lie(void)
         put_frame(i, BUFFER, 1500);
     for (uint32_t i = 0; i < 4; i++)
         HOLDS(submit(TENDER_NET_BATCH_MAX, 0, 0) == CONTINUE && ends_with(TENDER_NET_BATCH_MAX, 0, HVT_R_OK));
-    HOLDS(vm.shared->counters.net_tx_drops > 0); /* the wire is full: dropped, and not the guest's end */
+    HOLDS(vm.shared->counters.net_tx_drops > 0); /* the wire is full: dropped, and the guest goes on */
     HOLDS(hypercall_out(&vm, PORT, M - 47) == EXIT && vm.shared->event.kind == EVENT_BAD_ACCESS);
 }
 
 static void test_frames_that_come_in_over_the_array(void)
 {
-    /* The frame has what the array is read over with: the second buffer, and a third behind the count. */
+    /* The frame contains what it is written over: the second entry of the array, and a third one
+     * after the count. */
     struct tender_net_frame on_wire[2] = {{.data = BUFFER, .len = 3, .ret = 77},
                                           {.data = HVT_GDT_GPA, .len = 512, .ret = 77}};
     HOLDS(send(wire, on_wire, sizeof on_wire, 0) == (ssize_t)sizeof on_wire);
     comes_in("abc");
     comes_in("not asked for");
     put_frame(0, FRAMES + FRAME_SIZE, 2 * FRAME_SIZE);
-    put_frame(1, HVT_GDT_GPA, 512); /* would end the guest */
+    put_frame(1, HVT_GDT_GPA, 512); /* this entry would end the guest */
     HOLDS(submit(0, 2, 0) == CONTINUE && ends_with(0, 2, HVT_R_OK));
     HOLDS(came(0, 2 * FRAME_SIZE, HVT_R_OK) && came(1, 3, HVT_R_OK) && came(2, 512, 77));
     HOLDS(memcmp(at(BUFFER), "abc", 3) == 0);
-    /* Over the batch's own structure, which is written at the end from the copy. */
+    /* A frame over the batch's own structure, which is written at the end from the copy. */
     put_frame(0, ARGS, BUFFER_BYTES);
     HOLDS(submit(0, 1, 0) == CONTINUE && ends_with(0, 1, HVT_R_OK));
     struct tender_net_batch batch;
     memcpy(&batch, at(ARGS), sizeof batch);
     HOLDS(batch.handle == NET && batch.frames == FRAMES && batch.rx_count == 1);
-    /* One buffer for all: the last frame is what it holds. */
+    /* One buffer for all: it holds the last frame. */
     comes_in("early");
     comes_in("later");
     for (uint32_t i = 0; i < 3; i++)
@@ -293,16 +294,16 @@ static void test_the_wait(void)
     HOLDS(monotonic_ns() - start_ns >= 20 * MS);
     comes_in("there");
     HOLDS(submit(0, 1, UINT64_MAX) == CONTINUE && ends_with(0, 1, HVT_R_OK)); /* does not wait */
-    comes_in("again"); /* none was left: the wait is first, and ends at once */
+    comes_in("again"); /* no frame was left: the call waits first, and the wait ends immediately */
     HOLDS(submit(0, 1, 1) == CONTINUE && ends_with(0, 1, HVT_R_OK) && came(0, 5, HVT_R_OK));
-    HOLDS(send(other_wire, "x", 1, 0) == 1); /* of another device: it ends the wait too */
+    HOLDS(send(other_wire, "x", 1, 0) == 1); /* on another device: this ends the wait, too */
     HOLDS(submit(0, 1, UINT64_MAX) == CONTINUE && ends_with(0, 0, HVT_R_OK));
     HOLDS(read(vm.devices[OTHER].fd, at(BUFFER), 1) == 1);
     comes_in("unread");
-    HOLDS(submit(0, 0, UINT64_MAX) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* a poll */
+    HOLDS(submit(0, 0, UINT64_MAX) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* a plain poll */
 }
 
-/* ---- The net header: here the wire shows it, as a TAP's driver would see it ---- */
+/* ---- The net header: this wire shows it as a TAP's driver would see it ---- */
 
 struct net_frame_on_wire {
     struct net_header header;
@@ -342,13 +343,13 @@ static void test_a_header_goes_out_as_it_is_or_not_at_all(void)
 {
     struct net_frame_on_wire got;
     struct tender_net_frame f = good_frame();
-    HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 60); /* not granted: not looked at */
+    HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 60); /* not granted: not checked */
     vm.extensions |= TENDER_FEATURE_NET_OFFLOAD;
     HOLDS(sent_as(f) == HVT_R_EINVAL && recv(wire, &got, sizeof got, 0) < 0);
     offload_all();
     HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 70);
     HOLDS(memcmp(&got.header, &f.flags, sizeof got.header) == 0);
-    f.flags |= TENDER_NET_DATA_VALID; /* of one that came: not the driver's business */
+    f.flags |= TENDER_NET_DATA_VALID; /* a flag of received frames: not passed to the driver */
     HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 70 && got.header.flags == 1);
     f.gso_type = TENDER_GSO_TCP4 | TENDER_GSO_ECN;
     HOLDS(sent_as(f) == HVT_R_OK && recv(wire, &got, sizeof got, 0) == 70 && got.header.gso_type == 0x81);
@@ -377,7 +378,7 @@ static void test_a_header_goes_out_as_it_is_or_not_at_all(void)
     LIE(f.len = 39);
     LIE(f.len = 0);
     static const uint8_t types[] = {TENDER_GSO_TCP4, TENDER_GSO_TCP6, TENDER_GSO_UDP};
-    for (unsigned i = 0; i < 3; i++) { /* not among what the device has */
+    for (unsigned i = 0; i < 3; i++) { /* not among the device's offloads */
         net_of(&vm.devices[NET])->offload = 15u & ~(2u << i);
         LIE(f.gso_type = types[i]);
     }
@@ -421,7 +422,7 @@ static void test_a_header_comes_in_with_its_frame_or_both_are_dropped(void)
     HOLDS(submit(0, 1, 0) == CONTINUE && came(0, 20, HVT_R_OK) && frame(0).flags == 0 &&
           frame(0).gso_type == 0);
 
-    put_frame(0, BUFFER, 30); /* one that does not fit is gone, and the next is taken */
+    put_frame(0, BUFFER, 30); /* a frame that does not fit is dropped, and the next one is received */
     memset(at(BUFFER + 30), 0x5a, 8);
     comes_headed(gso, 31);
     comes_headed(sum, 31);
@@ -440,7 +441,7 @@ static void test_a_header_comes_in_with_its_frame_or_both_are_dropped(void)
     static const uint8_t summed[] = {1, 2, 3, 4, 5, 6, 0xea, 0xf1, 9};
     HOLDS(memcmp(at(BUFFER), summed, sizeof summed) == 0);
     comes_headed(sum, 9);
-    HOLDS(plain_read(8) == 0); /* of a cut frame there is no sum */
+    HOLDS(plain_read(8) == 0); /* a cut frame has no checksum */
     comes_headed((struct net_header){1, 0, 0, 0, 0xffff, 0xffff}, 9);
     HOLDS(plain_read(BUFFER_BYTES) == 0);
     comes_headed(none, 0);
@@ -449,7 +450,7 @@ static void test_a_header_comes_in_with_its_frame_or_both_are_dropped(void)
         comes_headed(gso, 40);
     comes_headed(none, 5);
     HOLDS(plain_read(BUFFER_BYTES) == 0 &&
-          plain_read(BUFFER_BYTES) == 5); /* not more than 64 are dropped at once */
+          plain_read(BUFFER_BYTES) == 5); /* at most 64 are dropped in one call */
 }
 
 static unsigned handled;
@@ -465,7 +466,7 @@ static void test_an_interrupted_wait_goes_on_and_sends_nothing_twice(void)
     put_text(BUFFER, "once");
     put_frame(0, BUFFER, 4);
     put_frame(1, BUFFER + BUFFER_BYTES, BUFFER_BYTES);
-    raise(SIGUSR1); /* blocked here, let in where it waits */
+    raise(SIGUSR1); /* blocked here, unblocked where the call waits */
     uint64_t start_ns = monotonic_ns();
     HOLDS(submit(1, 1, 50 * MS) == EXIT && vm.shared->event.kind == EVENT_INTERRUPTED && handled == 1);
     HOLDS(went_out("once"));
@@ -481,10 +482,11 @@ static void test_an_interrupted_wait_goes_on_and_sends_nothing_twice(void)
     comes_in("late");
     HOLDS(hypercall_resume(&vm) == CONTINUE && ends_with(1, 1, HVT_R_OK) && came(1, 4, HVT_R_OK));
     HOLDS(vm.shared->counters.net_tx_packets == 2 && vm.shared->counters.net_batches == 2);
-    HOLDS(submit(1, 1, 0) == CONTINUE && vm.shared->counters.net_tx_packets == 3); /* from its beginning */
+    /* It starts from its first frame. */
+    HOLDS(submit(1, 1, 0) == CONTINUE && vm.shared->counters.net_tx_packets == 3);
 }
 
-static void test_a_stop_ends_the_wait_behind_what_was_sent(void)
+static void test_a_stop_ends_the_wait_after_frames_were_sent(void)
 {
     put_text(BUFFER, "sent");
     put_frame(0, BUFFER, 4);
@@ -504,10 +506,10 @@ static void test_a_device_whose_other_end_is_gone(void)
     put_frame(1, BUFFER, BUFFER_BYTES);
     HOLDS(submit(1, 1, 0) == CONTINUE && ends_with(1, 0, HVT_R_OK));
     HOLDS(vm.shared->counters.net_tx_drops == 1 && net_of(&vm.devices[NET])->gone);
-    HOLDS(submit(0, 1, MS) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* the time is over; it does not turn */
+    HOLDS(submit(0, 1, MS) == CONTINUE && ends_with(0, 0, HVT_R_OK)); /* the time is over; it does not spin */
 }
 
-static void test_it_is_there_only_for_whom_it_was_granted(void)
+static void test_a_guest_without_the_feature_cannot_make_it(void)
 {
     put_frame(0, BUFFER, 4);
     vm.extensions = TENDER_FEATURE_GATE | TENDER_FEATURE_BLOCK_BATCH;
@@ -524,8 +526,8 @@ static void test_it_is_there_only_for_whom_it_was_granted(void)
     HOLDS(vm.shared->event.number == NUMBER);
 }
 
-/* An empty datagram is dropped and counted, by each call that reads; the end is a hang-up with nothing left.
- */
+/* Each call that reads drops and counts an empty datagram. The end is a hang-up after all datagrams
+ * were read. */
 static void test_empty_datagrams(int type)
 {
     int ends[2];
@@ -560,17 +562,17 @@ int main(void)
     signal(SIGUSR1, on_signal);
     static void (*const tests[])(void) = {
         test_frames_go_out_in_order_and_then_come_in,
-        test_what_has_no_space_waits_for_the_next,
+        test_frames_without_space_wait_for_the_next_call,
         test_a_frame_is_checked_as_if_it_came_alone,
-        test_counts_handles_and_arrays_that_lie,
+        test_false_counts_handles_and_arrays,
         test_frames_that_come_in_over_the_array,
         test_the_wait,
         test_a_header_goes_out_as_it_is_or_not_at_all,
         test_a_header_comes_in_with_its_frame_or_both_are_dropped,
         test_an_interrupted_wait_goes_on_and_sends_nothing_twice,
-        test_a_stop_ends_the_wait_behind_what_was_sent,
+        test_a_stop_ends_the_wait_after_frames_were_sent,
         test_a_device_whose_other_end_is_gone,
-        test_it_is_there_only_for_whom_it_was_granted,
+        test_a_guest_without_the_feature_cannot_make_it,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {
         set_up();

@@ -1,8 +1,8 @@
 /*
- * Frames around the bound of their buffer, by each way that a frame comes: whole with the same length, or
- * dropped and counted; never cut. Nothing behind the buffer is changed, not even for a moment where another
- * thread may look. The network is one end of a socket pair. Prints one TAP line for each check and exits 1 if
- * one fails.
+ * Frames around the limit of their buffer, on each path of received frames: whole with the same
+ * length, or dropped and counted; never cut. Nothing after the buffer changes, not even for a
+ * moment where another thread may look. The network is one end of a socket pair. Prints one TAP
+ * line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -24,21 +24,21 @@
 #define FRAMES    0x301000u
 #define MIDDLE    0x320000u
 #define NET       1
-#define FRAME_MAX 65553u /* what net_frame.c takes */
+#define FRAME_MAX 65553u /* the limit of net_frame.c */
 #define BEHIND    64u
 #define LONGEST   (FRAME_MAX + 100)
 
 static struct vm vm;
 static struct hvt_net_ring *ring;
 static int wire;
-static uint8_t sent[10 + LONGEST]; /* behind a header's space */
+static uint8_t sent[10 + LONGEST]; /* preceded by space for a header */
 
 struct answer {
     int32_t ret;
     uint64_t len;
 };
 
-/* ---- the ways */
+/* ---- the paths of a frame */
 
 static struct answer by_call(gpa_t data, uint32_t capacity)
 {
@@ -97,8 +97,8 @@ static struct answer by_worker(gpa_t data, uint32_t capacity)
 static const struct way {
     const char *name;
     struct answer (*take)(gpa_t data, uint32_t capacity);
-    bool header;  /* the device has one before each frame */
-    bool offload; /* the guest was granted it */
+    bool header;  /* the device has a header before each frame */
+    bool offload; /* the guest was granted the offload */
     bool others;  /* another thread may read guest memory meanwhile */
     bool counts_in_ring;
     bool segments; /* TCP segments are joined and cut */
@@ -160,7 +160,7 @@ static void tear_down(void)
 
 static void comes(const struct way *way, uint32_t len)
 {
-    const size_t before = way->header ? 10 : 0; /* of zeros: nothing left to do */
+    const size_t before = way->header ? 10 : 0; /* of zeros: no work is left */
     HOLDS(send(wire, sent + 10 - before, before + len, 0) == (ssize_t)(before + len));
 }
 
@@ -172,7 +172,7 @@ static bool all_are(const uint8_t *bytes, size_t len, uint8_t value)
     return true;
 }
 
-/* A frame of `len` bytes, and behind it one that fits, into `capacity` bytes at `data`. */
+/* A frame of `len` bytes, then one that fits, into `capacity` bytes at `data`. */
 static bool comes_whole_or_is_counted(const struct way *way, gpa_t data, uint32_t capacity, uint32_t len)
 {
     uint8_t *at = vm.memory.hva + data;
@@ -191,8 +191,8 @@ static bool comes_whole_or_is_counted(const struct way *way, gpa_t data, uint32_
            counters->net_rx_drops == drops + (len > capacity) && way->take(data, capacity).ret == HVT_R_AGAIN;
 }
 
-/* The page behind the buffer cannot be written, not even for a moment. */
-static bool leaves_the_next_page_alone(const struct way *way)
+/* The page after the buffer is read-only, so that not even a short write is possible. */
+static bool leaves_the_next_page_unchanged(const struct way *way)
 {
     const uint32_t capacity = 60;
     comes(way, capacity + 1);
@@ -227,11 +227,11 @@ int main(void)
                             check(0, "whole or counted", __LINE__);
                         }
             }
-            if (way->others && !leaves_the_next_page_alone(way)) {
+            if (way->others && !leaves_the_next_page_unchanged(way)) {
                 printf("# %s\n", way->name);
-                check(0, "nothing behind the buffer is written where others read", __LINE__);
+                check(0, "nothing after the buffer is written where other threads read", __LINE__);
             }
-            /* Too many for one call: the guest asks again, and gets what is behind them. */
+            /* Too many for one call: the guest asks again, and receives the frame after them. */
             for (unsigned i = 0; i < 70; i++)
                 comes(way, 61);
             comes(way, 60);

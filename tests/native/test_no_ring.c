@@ -1,6 +1,6 @@
 /*
- * What stands for the network ring in a build without it (-Dnet_ring=false): whatever is wanted, no guest is
- * offered one, and its area is left alone. One TAP line a check.
+ * The replacement of the network ring in a build without it (-Dnet_ring=false): whatever is asked
+ * for, no guest is offered a ring, and its area is unchanged. One TAP line for each check.
  */
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /*
- * The patcher of call sites on code made by hand: what is a site and what is not, where its jump goes,
- * what its trampoline says, and that nothing else is written. Prints one TAP line for each check and exits 1
- * if one fails.
+ * The patcher of call sites on code made by hand: what is a call site and what is not, where its
+ * jump goes, what its trampoline contains, and that nothing else is written. Prints one TAP line
+ * for each check and exits with 1 if one fails.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -22,7 +22,7 @@
 #define NOP       0x90
 #define CODE_GPA  0x100000u
 #define CODE_MAX  4096u
-#define GUARD     64u /* bytes around the code that nobody may write */
+#define GUARD     64u /* bytes around the code that no code may write */
 #define CAPACITY  300u
 #define MAX_SITES (CODE_MAX / CALL_SITE_BYTES)
 
@@ -63,8 +63,8 @@ static uint32_t u32_at(const uint8_t *at)
     return value;
 }
 
-/* The site at `offset` jumps to trampoline `index`, and that says everything of it; decoded as the CPU
- * would. */
+/* The call site at `at` jumps to trampoline `index`, which contains everything about it. Decoded as
+ * the CPU does. */
 static bool is_patched(const uint8_t *at, gpa_t gpa, const struct patch_trampolines *where, uint32_t index,
                        uint32_t call)
 {
@@ -95,7 +95,8 @@ static void test_what_is_a_site(void)
             check(right, claim, __LINE__);
         }
     }
-    /* Any one bit of the fixed bytes turned: no site. The number's byte was above. */
+    /* With any single bit of the fixed bytes changed it is no call site. The byte of the number was
+     * tested above. */
     bool left = true;
     for (unsigned bit = 0; bit < 48; bit++) {
         if (bit / 8 == 1)
@@ -112,13 +113,13 @@ static void test_what_is_a_site(void)
     memset(code, 0xba, CODE_MAX);
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
     for (unsigned i = 0; i + 6 <= CODE_MAX; i++)
-        memcpy(code + i, "\xba\xba\xba\xba\xba\xef", 6); /* first and last byte fit at most places */
+        memcpy(code + i, "\xba\xba\xba\xba\xba\xef", 6); /* first and last byte match at most addresses */
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
     HOLDS(trampolines.used == 0 && space[GUARD] == 0);
 }
 
-/* A site at every place of code of every length around a few steps of the search, and cut off at every place.
- */
+/* A call site at every offset in code of every length around a few steps of the search, and cut at
+ * every byte. */
 static void test_every_place(void)
 {
     bool found = true, cut = true, kept = true, guarded = true;
@@ -141,7 +142,7 @@ static void test_every_place(void)
     HOLDS(kept);
     HOLDS(guarded);
     set_up(1);
-    put_site(code - 6, 1); /* just before, and across the start */
+    put_site(code - 6, 1); /* just before the code, and across its start */
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
     for (int i = 1; i <= 5; i++) {
         set_up(1);
@@ -172,7 +173,7 @@ static void test_many(void)
     HOLDS(guarded);
     HOLDS(patch(CODE_GPA, CODE_MAX) == 0 && untouched());
 
-    /* A second segment goes on where the first one stopped; patching again finds nothing new. */
+    /* A second segment continues where the first one stopped. Patching again finds nothing new. */
     set_up(CAPACITY);
     put_site(code, 1);
     HOLDS(patch(CODE_GPA, 6) == 1);
@@ -193,7 +194,7 @@ static void test_reach_of_a_jump(void)
     HOLDS(patch(furthest, CODE_MAX) == 1 && is_patched(code, furthest, &trampolines, 0, 3));
 }
 
-/* Random code of bytes that sites are made of, compared with a search one byte at a time. */
+/* Random code from the bytes of call sites, compared with a search that goes byte by byte. */
 static void test_random_code(void)
 {
     static const uint8_t alphabet[] = {0xba, 0x01, 0x08, 0x05, 0x00, 0x00, 0xef, 0xe9, 0x00, 0x09};
@@ -257,7 +258,7 @@ static void test_template(void)
     put_site(low + 0x10000a, 1);     /* before the segment's bytes */
     put_site(low + 0x100010, 2);     /* its first */
     put_site(low + 0x101110 - 6, 3); /* its last */
-    put_site(low + 0x101110 + 1, 4); /* behind its file bytes */
+    put_site(low + 0x101110 + 1, 4); /* after its bytes in the file */
     put_site(low + 0x102100, 5);     /* not executable */
     put_site(low + 0x104ffa, 8);     /* the last bytes of a page */
     uint8_t *expected = malloc(size);
@@ -276,13 +277,13 @@ static void test_template(void)
     HOLDS(memcmp(expected, low, size) == 0);
     HOLDS(patch_call_sites(&image, fd) == 0 && memcmp(expected, low, size) == 0);
     munmap(low, size);
-    HOLDS(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0); /* it left no writable mapping behind */
+    HOLDS(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0); /* no writable mapping is left */
     HOLDS(patch_call_sites(&image, fd) == -EPERM);
     free(expected);
     close(fd);
 }
 
-/* More call sites than there is space: the trampolines end where layout.h says. */
+/* More call sites than there is space: the trampolines end where layout.h defines it. */
 static void test_full_template(void)
 {
     static struct elf_image image;
@@ -305,8 +306,8 @@ static void test_full_template(void)
     close(fd);
 }
 
-/* Patched and given back: every byte is as it was, whatever the sites; and of trampolines that are none of
- * ours, nothing is believed. */
+/* After patching and unpatching every byte is unchanged, whatever the call sites are. Trampolines
+ * that do not belong to us are not trusted. */
 static void test_unpatch(void)
 {
     static struct elf_image image;
@@ -341,7 +342,7 @@ static void test_unpatch(void)
     HOLDS(unpatch_call_sites(&image, fd) == 0 && memcmp(original, low, size) == 0);
     HOLDS(patch_call_sites(&image, fd) == 504 && memcmp(patched, low, size) == 0);
 
-    /* A trampoline that names a place outside of the code. */
+    /* A trampoline that names an address outside of the code. */
     static const uint32_t wild[] = {0, 5, 0x100010, 0x100015, 0x107011, 0x108006, 0x110000, 0xffffffff};
     uint8_t *trampoline = low + TENDER_TRAMPOLINES_GPA;
     for (size_t i = 0; i < sizeof wild / sizeof *wild; i++) {
@@ -352,14 +353,14 @@ static void test_unpatch(void)
         HOLDS(refused && memcmp(patched, low, size) == 0);
     }
     munmap(low, size);
-    HOLDS(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0); /* it left no writable mapping behind */
+    HOLDS(fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE) == 0); /* no writable mapping is left */
     HOLDS(unpatch_call_sites(&image, fd) == -EPERM && unpatch_call_sites(&image, -1) == -EBADF);
     free(original);
     free(patched);
     close(fd);
 }
 
-/* Space for trampolines that is full to the last: unpatching stops at its end. */
+/* The space for trampolines is completely full: unpatching stops at its end. */
 static void test_unpatch_a_full_template(void)
 {
     static struct elf_image image;
@@ -371,7 +372,7 @@ static void test_unpatch_a_full_template(void)
     int fd = memfd_create("template", MFD_CLOEXEC);
     HOLDS(ftruncate(fd, (off_t)size) == 0);
     uint8_t *low = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    low[TENDER_TRAMPOLINES_END] = 0xba; /* the extension block's: none of the trampolines */
+    low[TENDER_TRAMPOLINES_END] = 0xba; /* part of the extension block: not a trampoline */
     for (uint32_t i = 0; i < 0x20000 / 6; i++)
         put_site(low + 0x100000 + (size_t)6 * i, 6);
     uint8_t *original = malloc(size);

@@ -1,7 +1,7 @@
 /*
- * The network ring without KVM and without a guest: this test is the guest, and says every lie that one can.
- * Around its memory are pages without rights, so an access outside is SIGSEGV. Prints one TAP line for each
- * check and exits 1 if one fails.
+ * The network ring without KVM and without a guest: this test plays the guest, and writes every
+ * false value that a guest can write. Around its memory are pages without rights, so an access
+ * outside raises SIGSEGV. Prints one TAP line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -69,7 +69,7 @@ static void tear_down(void)
     vm_release(&vm);
 }
 
-/* In the slot of the guest's tail, which moves. */
+/* Posts an entry in the slot of the guest's tail, which moves on. */
 static void post(uint32_t operation, uint32_t handle, gpa_t data, uint32_t len, uint32_t id)
 {
     uint32_t tail = ring->ent_tail;
@@ -82,7 +82,7 @@ static struct hvt_ring_commit commit(uint32_t index)
     return ring->commits[index % HVT_RING_ENTRIES];
 }
 
-/* The first byte of the next frame on the wire, -1 if there is none. */
+/* Returns the first byte of the next frame on the wire, or -1 if there is none. */
 static int received(void)
 {
     uint8_t frame[2048];
@@ -109,7 +109,7 @@ static void test_writes(void)
         HOLDS(received() == 10 + i);
     HOLDS(received() == -1);
     HOLDS(vm.shared->ring_counters.net_tx_packets == 5 && vm.shared->ring_counters.net_tx_bytes == 300);
-    HOLDS(vm.shared->counters.net_tx_packets == 0); /* those are the other thread's */
+    HOLDS(vm.shared->counters.net_tx_packets == 0); /* those belong to the other thread */
 }
 
 static void test_reads(void)
@@ -121,7 +121,7 @@ static void test_reads(void)
     HOLDS(commit(0).id == 7 && commit(0).ret == HVT_R_OK && commit(0).len == 5);
     HOLDS(commit(1).id == 8 && commit(1).ret == HVT_R_AGAIN && commit(1).len == 0);
     HOLDS(memcmp(vm.memory.hva + BUFFER, "frame", 5) == 0);
-    post(HVT_RING_READ, NET, M, 0, 9); /* a buffer of nothing may end where memory ends */
+    post(HVT_RING_READ, NET, M, 0, 9); /* an empty buffer may end where memory ends */
     HOLDS(ring_serve(&vm) == 1 && commit(2).ret == HVT_R_AGAIN);
     close(wire);
     post(HVT_RING_READ, NET, BUFFER, 100, 10);
@@ -137,10 +137,10 @@ static void test_what_is_skipped(void)
     static const uint32_t operations[] = {0, 3, 0x101, UINT32_MAX};
     uint32_t count = 0;
     for (size_t i = 0; i < sizeof handles / sizeof *handles; i++, count++)
-        post(HVT_RING_WRITE, handles[i], UINT64_MAX, UINT32_MAX, 0); /* the handle comes first */
+        post(HVT_RING_WRITE, handles[i], UINT64_MAX, UINT32_MAX, 0); /* the handle is checked first */
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++, count++)
         post(operations[i], NET, UINT64_MAX, UINT32_MAX, 0);
-    post(HVT_RING_WRITE, NET, BUFFER, 65554, 0); /* no device has such a frame */
+    post(HVT_RING_WRITE, NET, BUFFER, 65554, 0); /* no device has such a large frame */
     HOLDS(ring_serve(&vm) == (int32_t)count + 1 && ring->com_tail == 0 && received() == -1);
     HOLDS(vm.shared->ring_counters.net_tx_drops == 0);
     for (size_t i = 0; i < sizeof handles / sizeof *handles; i++) {
@@ -184,20 +184,20 @@ static void test_addresses(void)
     HOLDS(ring_serve(&vm) == 2);
 }
 
-static void test_tails_that_lie(void)
+static void test_false_tails(void)
 {
     static const uint32_t tails[] = {1025, 0x80000000, 0xfffffc00, UINT32_MAX, 0};
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
         uint32_t head = net_vm(&vm)->ring.ent_head;
         ring->ent_tail = head + tails[i];
-        int32_t expected = tails[i] ? HVT_RING_ENTRIES : 0; /* empty entries, of which each is skipped */
+        int32_t expected = tails[i] ? HVT_RING_ENTRIES : 0; /* empty entries, each of which is skipped */
         HOLDS(ring_serve(&vm) == expected);
         HOLDS(ring->ent_head == head + (uint32_t)expected);
     }
     ring->ent_tail = net_vm(&vm)->ring.ent_head - 1; /* backwards */
     HOLDS(ring_serve(&vm) == HVT_RING_ENTRIES);
     ring->ent_tail = net_vm(&vm)->ring.ent_head;
-    HOLDS(ring_serve(&vm) == 0); /* and it goes on as if nothing had been */
+    HOLDS(ring_serve(&vm) == 0); /* and it goes on normally */
     post(HVT_RING_READ, 0, 0, 0, 5);
     HOLDS(ring_serve(&vm) == 1 && ring->com_tail == 1 && commit(0).id == 5);
 }
@@ -224,7 +224,8 @@ static void test_indices_that_wrap(void)
         HOLDS(commit(UINT32_MAX + i).id == 20 + i);
 }
 
-/* A guest that changes entries while they are served: either value counts, never a mixture of checks. */
+/* A guest that changes entries while they are served: one of the values counts, never a mixture of
+ * checked values. */
 static atomic_bool scribble;
 static void *scribbler(void *unused)
 {
@@ -250,7 +251,7 @@ static void test_entries_that_change(void)
     bool sound = true;
     for (int i = 0; i < 300; i++) {
         if (ring_serve(&vm) < 0) {
-            const struct vm_event *fault = &vm.fault; /* what it names is really bad */
+            const struct vm_event *fault = &vm.fault; /* the range that it names is really bad */
             sound =
                 sound && fault->kind == EVENT_BAD_ACCESS && (fault->gpa > M || fault->len > M - fault->gpa);
             atomic_store(&vm.has_fault, false);
@@ -288,7 +289,7 @@ static void test_kicks_as_exits(void)
     struct rlimit before, none;
     (void)getrlimit(RLIMIT_NOFILE, &before);
     none = (struct rlimit){0, before.rlim_max};
-    net_vm(&vm)->ring.mode = RING_WORKER; /* but there is no descriptor for it */
+    net_vm(&vm)->ring.mode = RING_WORKER; /* but there is no descriptor for the worker */
     (void)setrlimit(RLIMIT_NOFILE, &none);
     HOLDS(kvm_exit_handle(&vm, run) == CONTINUE);
     (void)setrlimit(RLIMIT_NOFILE, &before);
@@ -327,7 +328,7 @@ static bool it_gave_up(void)
     return atomic_load(&vm.stop_requested);
 }
 
-/* As a guest does. */
+/* As a guest does it. */
 static void kick_if_wanted(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -346,7 +347,7 @@ static void test_a_worker_serves_sleeps_and_is_woken(void)
         kick_if_wanted();
     }
     HOLDS(within_limit(all_is_served) && ring->com_tail == 3000 && commit(2999).id == 2999);
-    for (uint32_t i = 3000; i < 3020; i++) { /* it sleeps, or is about to: nobody else serves these */
+    for (uint32_t i = 3000; i < 3020; i++) { /* it sleeps or is about to: no other thread serves these */
         (void)within_limit(it_sleeps);
         post(HVT_RING_READ, 0, 0, 0, i);
         (void)ring_worker_wake(&vm);
@@ -356,13 +357,14 @@ static void test_a_worker_serves_sleeps_and_is_woken(void)
     HOLDS(ring->com_tail == 3020 && commit(3019).id == 3019);
     ring_worker_stop(&vm);
     HOLDS(!net_vm(&vm)->ring.has_worker && ring->needs_kick == 1);
-    ring_worker_stop(&vm); /* once more does nothing */
+    ring_worker_stop(&vm); /* a second stop does nothing */
     HOLDS(net_vm(&vm)->ring.woken);
     ring_offer(&vm, ring, RING_INLINE); /* for another guest */
     HOLDS(!net_vm(&vm)->ring.woken);
 }
 
-/* Whether any of `count` kicks, `apart_ns` from each other, is one too many. The clock is ours. */
+/* Whether any of `count` kicks, each `apart_ns` after the one before, wakes the worker. The clock
+ * is an argument. */
 static bool wakes(uint64_t *now_ns, uint32_t count, uint64_t apart_ns)
 {
     bool woken = false;
@@ -373,13 +375,13 @@ static bool wakes(uint64_t *now_ns, uint32_t count, uint64_t apart_ns)
     return woken;
 }
 
-static void test_what_is_fast_follows_what_a_kick_costs(void)
+static void test_the_limit_for_fast_kicks_follows_the_cost_of_a_kick(void)
 {
     static const struct {
         uint64_t cost_ns, fast_ns, slow_ns;
     } machines[] = {
         {500, 19999, 20000},        /* never less than 20 us */
-        {1250, 19999, 20000},       /* 16 of them */
+        {1250, 19999, 20000},       /* 16 times the cost */
         {2000, 31999, 32000},       /* bare metal */
         {20000, 319999, 320000},    /* nested virtualization */
         {120000, 1919999, 1920000}, /* emulated */
@@ -389,15 +391,15 @@ static void test_what_is_fast_follows_what_a_kick_costs(void)
     for (size_t i = 0; i < sizeof machines / sizeof *machines; i++) {
         uint64_t now_ns = 1000000000;
         ring_offer(&vm, ring, RING_ADAPTIVE);
-        HOLDS(!wakes(&now_ns, 1, 0)); /* the first has none before it */
+        HOLDS(!wakes(&now_ns, 1, 0)); /* there is no kick before the first */
         HOLDS(!wakes(&now_ns, 1, machines[i].cost_ns));
         HOLDS(!wakes(&now_ns, 100, machines[i].slow_ns));
         HOLDS(!wakes(&now_ns, 15, machines[i].fast_ns));
-        HOLDS(!wakes(&now_ns, 1, machines[i].slow_ns)); /* and it counts from the start */
+        HOLDS(!wakes(&now_ns, 1, machines[i].slow_ns)); /* the count starts again */
         HOLDS(!wakes(&now_ns, 15, machines[i].fast_ns) && wakes(&now_ns, 1, machines[i].fast_ns));
         HOLDS(!wakes(&now_ns, 15, machines[i].fast_ns) && wakes(&now_ns, 1, machines[i].fast_ns));
     }
-    ring_offer(&vm, ring, RING_ADAPTIVE); /* for another guest: nothing is known */
+    ring_offer(&vm, ring, RING_ADAPTIVE); /* for another guest: no cost is known */
     HOLDS(net_vm(&vm)->ring.kick_cost_ns == UINT64_MAX && net_vm(&vm)->ring.quick_kicks == 0);
 }
 
@@ -422,7 +424,7 @@ static void test_a_kick_is_served_at_once_and_a_worker_woken_only_when_they_come
     post(HVT_RING_READ, 0, 0, 0, 200);
     (void)ring_worker_wake(&vm);
     HOLDS(within_limit(all_is_served) && commit(200).id == 200);
-    HOLDS(ring_kicked(&vm) == CONTINUE); /* for nothing */
+    HOLDS(ring_kicked(&vm) == CONTINUE); /* without an entry */
 }
 
 static void test_a_worker_that_meets_a_bad_address_stops_the_run(void)
@@ -443,7 +445,7 @@ static void test_the_end_serves_what_is_left(void)
     ring_end(&vm);
     HOLDS(received() == 0 && vm.shared->event.kind == EVENT_HALT && vm.shared->event.status == 4);
     post(HVT_RING_WRITE, NET, M, 1, 0);
-    ring_end(&vm); /* the entry came before the halt */
+    ring_end(&vm); /* the entry was posted before the halt */
     HOLDS(vm.shared->event.kind == EVENT_BAD_ACCESS);
     vm.shared->event = (struct vm_event){.kind = EVENT_STOPPED};
     ring_end(&vm);
@@ -477,17 +479,17 @@ static void test_workers_come_and_go_without_a_trace(void)
     close(after);
 }
 
-/* A run that is left by an exception does not end its worker, which has the next guest's memory. */
+/* A run that ends by an exception does not stop its worker, which would use the next guest's memory. */
 static void test_no_worker_outlives_a_reset(void)
 {
     HOLDS(ring_worker_wake(&vm) && within_limit(it_sleeps));
     HOLDS(vm_reset(&vm) == 0);
     HOLDS(!net_vm(&vm)->ring.has_worker && ring->needs_kick == 1);
-    post(HVT_RING_WRITE, NET, BUFFER, 60, 1); /* the next guest's, which has not kicked */
+    post(HVT_RING_WRITE, NET, BUFFER, 60, 1); /* posted by the next guest, which has not kicked */
     HOLDS(ring_worker_wake(&vm) && within_limit(all_is_served) && received() >= 0);
 }
 
-static void test_who_is_offered_one(void)
+static void test_which_guests_are_offered_a_ring(void)
 {
     const gpa_t small = 0x400000;
     const uint64_t mib = 1 << 20;
@@ -499,10 +501,10 @@ static void test_who_is_offered_one(void)
             CPU_SET(i, &one);
     const uint32_t here = CPU_COUNT(&all) < 2 ? RING_NONE : RING_ADAPTIVE;
     HOLDS(ring_mode_for(small, 32 * mib, RING_ADAPTIVE) == here);
-    HOLDS(ring_mode_for(small, 30 * mib, RING_ADAPTIVE) == RING_NONE); /* sized for one that adds the area */
+    HOLDS(ring_mode_for(small, 30 * mib, RING_ADAPTIVE) == RING_NONE); /* this size counts the area, too */
     HOLDS(ring_mode_for(small, 8 * mib, RING_INLINE) == RING_INLINE);
     HOLDS(ring_mode_for(small, 8 * mib, RING_WORKER) == RING_WORKER);
-    HOLDS(ring_mode_for(small, 7 * mib, RING_INLINE) == RING_NONE); /* less than 2 MiB behind the bss */
+    HOLDS(ring_mode_for(small, 7 * mib, RING_INLINE) == RING_NONE); /* less than 2 MiB after the bss */
     HOLDS(ring_mode_for(small, 32 * mib, RING_NONE) == RING_NONE);
     HOLDS(sched_setaffinity(0, sizeof one, &one) == 0);
     HOLDS(ring_mode_for(small, 32 * mib, RING_ADAPTIVE) == RING_NONE);
@@ -513,19 +515,19 @@ static void test_who_is_offered_one(void)
 int main(void)
 {
     static void (*const tests[])(void) = {
-        test_who_is_offered_one,
+        test_which_guests_are_offered_a_ring,
         test_what_is_offered,
         test_writes,
         test_reads,
         test_what_is_skipped,
         test_addresses,
-        test_tails_that_lie,
+        test_false_tails,
         test_our_indices_overwritten,
         test_indices_that_wrap,
         test_entries_that_change,
         test_kicks_as_exits,
         test_a_worker_serves_sleeps_and_is_woken,
-        test_what_is_fast_follows_what_a_kick_costs,
+        test_the_limit_for_fast_kicks_follows_the_cost_of_a_kick,
         test_a_kick_is_served_at_once_and_a_worker_woken_only_when_they_come_fast,
         test_a_worker_that_meets_a_bad_address_stops_the_run,
         test_the_end_serves_what_is_left,

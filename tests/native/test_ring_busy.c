@@ -1,8 +1,8 @@
 /*
- * What the worker sends later: frames that a guest writes while it reads frame after frame. The guest sees no
- * difference. Each frame leaves once, in order, as it was when it was posted, and at the latest when the
- * guest pauses. This test is the guest and the other end of the network. Prints one TAP line for each check
- * and exits 1 if one fails.
+ * What the worker sends later: frames that a guest writes while it reads frame after frame. The
+ * guest sees no difference. Each frame leaves once, in order, with its content from when it was
+ * posted, and at the latest when the guest pauses. This test plays the guest and the other end of
+ * the network. Prints one TAP line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <poll.h>
@@ -70,7 +70,7 @@ static void post_at(uint32_t operation, gpa_t data)
     __atomic_store_n(&ring->ent_tail, tail + 1, __ATOMIC_SEQ_CST);
 }
 
-/* A letter each: R is a read, any other a write of a frame that begins with it. */
+/* Posts one entry per letter: R is a read, any other letter a write of a frame that begins with it. */
 static void post(const char *letters)
 {
     for (; *letters; letters++) {
@@ -87,7 +87,7 @@ static void comes(uint32_t frames)
         HOLDS(send(wire, frame, sizeof frame, 0) == (ssize_t)sizeof frame);
 }
 
-/* What is on the wire: a letter each. */
+/* Whether the frames on the wire begin with these letters, and no other frame is there. */
 static bool were_sent(const char *letters)
 {
     uint8_t frame[FRAME];
@@ -97,7 +97,7 @@ static bool were_sent(const char *letters)
     return recv(wire, frame, sizeof frame, 0) < 0;
 }
 
-/* The commits that the guest has not taken, which it now has: + for a frame, - for none. */
+/* The commits that the guest has not taken yet, and takes here: + for a frame, - for none. */
 static bool are_answered(const char *answers)
 {
     for (; *answers; answers++, ring->com_head++) {
@@ -108,23 +108,23 @@ static bool are_answered(const char *answers)
     return ring->com_head == ring->com_tail;
 }
 
-/* What one look at the ring comes to, a row after the other. */
+/* The result of each look at the ring, row by row. */
 static const struct look {
     const char *what;
-    uint32_t frames; /* that come before it */
+    uint32_t frames; /* that come before the look */
     const char *posted, *answers, *sent;
 } looks[] = {
-    {"writes that no read preceded are sent at once", 0, "ab", "", "ab"},
+    {"writes without an earlier read are sent immediately", 0, "ab", "", "ab"},
     {"a read that finds none is answered", 0, "R", "-", ""},
-    {"and writes behind it are sent at once", 0, "c", "", "c"},
+    {"and writes after it are sent immediately", 0, "c", "", "c"},
     {"a read that finds a frame is answered", 3, "R", "+", ""},
-    {"the next is, before the frame that was written is sent", 0, "dR", "+", ""},
-    {"it waits for the next read", 0, "e", "", ""},
-    {"which is answered first", 0, "fR", "+", ""},
-    {"until one finds none", 0, "gR", "-", "defg"},
-    {"many in one look: each in its order", 1, "hRiRjR", "+--", "hij"},
+    {"the next read is answered before the written frame is sent", 0, "dR", "+", ""},
+    {"a written frame waits for the next read", 0, "e", "", ""},
+    {"and that read is answered first", 0, "fR", "+", ""},
+    {"the waiting ends with a read that finds none", 0, "gR", "-", "defg"},
+    {"many entries in one look: each in its order", 1, "hRiRjR", "+--", "hij"},
     {"after that nothing waits", 1, "kRl", "+", "k"},
-    {"no entry, no change", 0, "", "", ""},
+    {"no entry, and no change", 0, "", "", ""},
 };
 
 static void test_the_order(void)
@@ -138,11 +138,11 @@ static void test_the_order(void)
                            ring->ent_head == ring->ent_tail && ring->ent_head == net_vm(&vm)->ring.ent_head;
         check(right, look->what, __LINE__);
     }
-    HOLDS(ring_serve(&vm) == 0 && were_sent("l")); /* a pause of the guest ends the waiting */
+    HOLDS(ring_serve(&vm) == 0 && were_sent("l")); /* a pause of the guest sends what waits */
     HOLDS(ring_serve(&vm) == 0 && ring_serve_busy(&vm) == 0 && were_sent(""));
 }
 
-static void test_no_more_than_so_many_wait(void)
+static void test_a_limited_number_of_frames_waits(void)
 {
     char sent[RING_WAITING_MAX + 1] = {0};
     comes(1);
@@ -158,10 +158,10 @@ static void test_no_more_than_so_many_wait(void)
     sent[RING_WAITING_MAX - 1] = 'x';
     HOLDS(ring_serve_busy(&vm) == 1 && were_sent(sent));
     post("y");
-    HOLDS(ring_serve_busy(&vm) == 1 && were_sent("")); /* the guest still reads, as far as one knows */
+    HOLDS(ring_serve_busy(&vm) == 1 && were_sent("")); /* as far as the worker knows, the guest still reads */
 }
 
-/* The guest may use a buffer again as soon as its entry is behind the host's head. */
+/* The guest may use a buffer again as soon as the host's head is past its entry. */
 static void test_a_frame_is_as_it_was_when_it_was_posted(void)
 {
     comes(2);
@@ -169,7 +169,7 @@ static void test_a_frame_is_as_it_was_when_it_was_posted(void)
     HOLDS(ring_serve_busy(&vm) == 1 && are_answered("+"));
     vm.memory.hva[BUFFERS] = 'a';
     post_at(HVT_RING_WRITE, BUFFERS);
-    post_at(HVT_RING_READ, BUFFERS); /* into the same */
+    post_at(HVT_RING_READ, BUFFERS); /* into the same buffer */
     HOLDS(ring_serve_busy(&vm) == 2 && are_answered("+") && vm.memory.hva[BUFFERS] == '!');
     memset(vm.memory.hva + BUFFERS, '?', FRAME);
     post("R");
@@ -203,7 +203,7 @@ static void test_a_frame_that_is_too_large_to_wait_goes_in_its_order(void)
 static void (*on_yield)(void);
 static uint32_t yields;
 
-/* In place of the C library's, for the core too. */
+/* Replaces the C library's function, also for the core. */
 int sched_yield(void)
 {
     yields++;
@@ -212,7 +212,7 @@ int sched_yield(void)
     return (int)syscall(SYS_sched_yield);
 }
 
-/* The receiver runs, has the answer, and asks again. */
+/* The receiver runs, receives the answer, and sends again. */
 static void ask_again(void)
 {
     on_yield = NULL;
@@ -236,13 +236,13 @@ static void test_the_receiver_may_run_before_a_read_finds_none(void)
         post("R");
         HOLDS(ring_serve_busy(&vm) == 1 && are_answered("-"));
         const uint32_t before = yields;
-        post("R"); /* nothing was sent: nobody is given a turn */
+        post("R"); /* nothing was sent: no yield */
         HOLDS(ring_serve_busy(&vm) == 1 && are_answered("-") && yields == before);
     }
 }
 
-/* Whoever answers at once: a socket that is its own peer. */
-static void test_a_read_that_finds_none_looks_again_behind_the_writes(void)
+/* A peer that answers immediately: a socket that is its own peer. */
+static void test_a_read_that_finds_none_looks_again_after_the_writes(void)
 {
     const struct sockaddr_un nameless = {.sun_family = AF_UNIX};
     struct sockaddr_un name;
@@ -274,11 +274,11 @@ static void test_addresses(void)
         HOLDS(ring_serve_busy(&vm) == 2 && were_sent(""));
         post_at(operations[i], M);
         HOLDS(ring_serve_busy(&vm) == -1 && atomic_load(&vm.has_fault) && vm.fault.gpa == M &&
-              vm.fault.number == numbers[i] && were_sent("a")); /* what was posted before has left */
+              vm.fault.number == numbers[i] && were_sent("a")); /* what was posted before has been sent */
     }
 }
 
-static void test_handles_and_operations_that_are_none(void)
+static void test_unknown_handles_and_operations(void)
 {
     comes(1);
     post("Raxb");
@@ -303,7 +303,7 @@ static void test_the_end_sends_what_waits(void)
     HOLDS(were_sent("ab") && are_answered("++") && vm.shared->event.kind == EVENT_HALT);
 }
 
-static void test_tails_that_lie(void)
+static void test_false_tails(void)
 {
     static const uint32_t tails[] = {0, 1, 4, HVT_RING_ENTRIES, HVT_RING_ENTRIES + 9, UINT32_MAX, 0x80000000};
     for (size_t i = 0; i < sizeof tails / sizeof *tails; i++) {
@@ -322,7 +322,7 @@ static void test_tails_that_lie(void)
             ;
     }
     memset(ring, 0, sizeof *ring);
-    ring_offer(&vm, ring, RING_INLINE); /* for another guest: nothing is left of it */
+    ring_offer(&vm, ring, RING_INLINE); /* for another guest: no state is left */
     post("R");
     HOLDS(ring_serve(&vm) == 1 && ring->com_tail == 1);
 }
@@ -348,14 +348,14 @@ static bool it_is_awake(void)
     return !__atomic_load_n(&ring->needs_kick, __ATOMIC_SEQ_CST);
 }
 
-/* The worker itself: a guest that reads, writes, and then does something else. */
+/* The worker itself, with a guest that reads, writes, and then does something else. */
 static void test_a_pause_of_the_guest_sends_what_waits(void)
 {
     for (uint32_t i = 0; i < 50; i++) {
         comes(1);
         HOLDS(ring_worker_wake(&vm) && (all_is_served() || within_limit(it_is_awake)));
         post("Ra");
-        (void)ring_worker_wake(&vm); /* it may have gone to sleep before it saw them */
+        (void)ring_worker_wake(&vm); /* the worker may have gone to sleep before it saw the entries */
         struct pollfd sent = {.fd = wire, .events = POLLIN};
         if (poll(&sent, 1, (int)LIMIT_S * 1000) != 1)
             break;
@@ -368,15 +368,15 @@ int main(void)
 {
     static void (*const tests[])(void) = {
         test_the_order,
-        test_no_more_than_so_many_wait,
+        test_a_limited_number_of_frames_waits,
         test_a_frame_is_as_it_was_when_it_was_posted,
         test_a_frame_that_is_too_large_to_wait_goes_in_its_order,
-        test_handles_and_operations_that_are_none,
+        test_unknown_handles_and_operations,
         test_the_receiver_may_run_before_a_read_finds_none,
-        test_a_read_that_finds_none_looks_again_behind_the_writes,
+        test_a_read_that_finds_none_looks_again_after_the_writes,
         test_addresses,
         test_the_end_sends_what_waits,
-        test_tails_that_lie,
+        test_false_tails,
         test_a_pause_of_the_guest_sends_what_waits,
     };
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++) {

@@ -1,6 +1,7 @@
 /*
- * Segments that a guest posts to the ring, and a wire that takes no frame longer than some bound: those that
- * are refused as one large frame go one by one. Prints one TAP line for each check and exits 1 if one fails.
+ * Segments that a guest posts to the ring, and a wire that takes no frame longer than some limit.
+ * Segments that are refused as one large frame are sent one by one. Prints one TAP line for each
+ * check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -23,8 +24,8 @@
 #define HEADER    sizeof(struct net_header)
 #define SEGMENT   1448u
 #define LAST      100u
-#define WIRE_MANY (1 << 20) /* of SO_SNDBUF: a large frame goes */
-#define WIRE_FEW  1         /* the least that the kernel gives, 4.5 KiB: five segments together do not go */
+#define WIRE_MANY (1 << 20) /* of SO_SNDBUF: a large frame fits */
+#define WIRE_FEW  1         /* the kernel's minimum, 4.5 KiB: five segments together do not fit */
 
 static struct vm vm;
 static struct hvt_net_ring *ring;
@@ -69,7 +70,7 @@ static void post(uint32_t index)
     __atomic_store_n(&ring->ent_tail, tail + 1, __ATOMIC_SEQ_CST);
 }
 
-/* On the wire: the segment of this index as the guest made it, behind a header of zeros. */
+/* Whether the next frame is the segment of this index as the guest made it, after a header of zeros. */
 static bool comes_alone(uint32_t index)
 {
     static const uint8_t none[HEADER];
@@ -115,7 +116,8 @@ int main(void)
         HOLDS(comes_together(count) && nothing_comes() && counted(count, 0));
         tear_down();
 
-        /* The first segments go. Those that find the queue full are dropped and counted one by one. */
+        /* The first segments are sent. Those that find the queue full are dropped and counted one
+         * by one. */
         set_up(WIRE_FEW);
         for (uint32_t k = 0; k < count; k++)
             post(k);
@@ -127,7 +129,7 @@ int main(void)
         tear_down();
     }
 
-    /* The wire is gone: every segment is one that is dropped. */
+    /* The wire is gone: every segment counts as a dropped frame. */
     make_stretch(5, SEGMENT, LAST, ACK | PSH);
     set_up(WIRE_MANY);
     close(vm.devices[NET].fd);
@@ -136,7 +138,7 @@ int main(void)
         post(k);
     HOLDS(ring_serve(&vm) == 5 && ring->ent_head == 5 && counted(0, 5));
 
-    /* What the guest posted behind them is served as ever. */
+    /* An entry that the guest posted after the segments is served as usual. */
     ring->entries[5] = (struct hvt_ring_entry){
         .operation = HVT_RING_READ, .handle = NET, .len = 60, .data = BUFFERS, .id = 9};
     __atomic_store_n(&ring->ent_tail, 6, __ATOMIC_SEQ_CST);

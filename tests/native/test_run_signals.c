@@ -1,7 +1,8 @@
 /*
- * Signals of this process while a run lets them in (run_signals.h), without KVM: a word stands for
- * kvm_run.immediate_exit. Each handler is still called; the word is set and the wait's descriptor readable;
- * what was there before is there afterwards. Prints one TAP line for each check and exits 1 if one fails.
+ * Signals of this process while a run unblocks them (run_signals.h), without KVM: one byte takes
+ * the place of kvm_run.immediate_exit. Each handler is still called, the byte is set, and the
+ * wait's descriptor is readable. The handlers of before the run are back after it. Prints one TAP
+ * line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -56,7 +57,7 @@ static bool wait_is_ended(int limit_ms)
     struct pollfd stop = {vm.stop_fd, POLLIN, 0};
     int ready;
     while ((ready = poll(&stop, 1, limit_ms)) < 0 && errno == EINTR)
-        ; /* by the signal itself */
+        ; /* interrupted by the signal itself */
     return ready == 1 && *word;
 }
 
@@ -85,12 +86,12 @@ static void test_a_handler_is_called_and_ends_the_wait(void)
     leave();
     HOLDS(handler_of(SIGUSR1) == count);
     struct pollfd stop = {vm.stop_fd, POLLIN, 0};
-    HOLDS(poll(&stop, 1, 0) == 0); /* the next wait is not ended by it */
+    HOLDS(poll(&stop, 1, 0) == 0); /* the signal does not end the next wait */
     raise(SIGUSR1);
     HOLDS(atomic_load(&calls) == 2);
 }
 
-static void test_a_handler_gets_what_the_kernel_says(void)
+static void test_a_handler_gets_the_kernels_information(void)
 {
     struct sigaction action = {.sa_sigaction = count_with_information, .sa_flags = SA_SIGINFO};
     sigemptyset(&action.sa_mask);
@@ -105,7 +106,7 @@ static void test_a_handler_gets_what_the_kernel_says(void)
     handle(SIGUSR2, SIG_DFL);
 }
 
-static void test_what_waited_before_the_run_ends_its_first_wait(void)
+static void test_a_signal_pending_before_the_run_ends_its_first_wait(void)
 {
     sigset_t usr1;
     sigemptyset(&usr1);
@@ -120,7 +121,7 @@ static void test_what_waited_before_the_run_ends_its_first_wait(void)
     leave();
 }
 
-static void test_what_the_caller_blocks_or_leaves_to_the_system_stays_so(void)
+static void test_signals_that_the_caller_blocks_or_does_not_handle_stay_blocked(void)
 {
     sigset_t usr1, pending;
     sigemptyset(&usr1);
@@ -133,7 +134,7 @@ static void test_what_the_caller_blocks_or_leaves_to_the_system_stays_so(void)
     raise(SIGWINCH);
     sigpending(&pending);
     HOLDS(atomic_load(&calls) == 0 && !wait_is_ended(0) && sigismember(&pending, SIGUSR1) == 1);
-    raise(SIGPIPE); /* would kill: it is held back */
+    raise(SIGPIPE); /* it would kill the process, so it is blocked */
     sigpending(&pending);
     HOLDS(sigismember(&pending, SIGPIPE) == 1);
     sigset_t pipe_set;
@@ -146,7 +147,7 @@ static void test_what_the_caller_blocks_or_leaves_to_the_system_stays_so(void)
     HOLDS(atomic_load(&calls) == 1);
 }
 
-static void test_who_changes_a_handler_meanwhile_has_changed_it(void)
+static void test_a_handler_that_is_changed_meanwhile_stays_changed(void)
 {
     HOLDS(enter());
     handle(SIGUSR1, SIG_IGN);
@@ -161,7 +162,8 @@ static void *raise_here(void *number)
     return NULL;
 }
 
-/* Blocked there or busy here, the kernel gives a process's signal to any thread that takes it. */
+/* If it is blocked there or busy here, the kernel gives a process's signal to any thread that
+ * accepts it. */
 static void test_a_signal_that_another_thread_took_ends_the_wait_too(void)
 {
     pthread_t other;
@@ -189,7 +191,7 @@ static void *run_elsewhere(void *answer)
     return NULL;
 }
 
-static void test_another_thread_lets_them_in_only_if_they_are_not_its_own(void)
+static void test_another_thread_unblocks_only_signals_that_are_not_its_own(void)
 {
     pthread_t other;
     int answer = 0;
@@ -203,7 +205,7 @@ static void test_another_thread_lets_them_in_only_if_they_are_not_its_own(void)
     HOLDS(vm_reset(&vm) == 0 && !runner_of(&vm)->signals_elsewhere);
 }
 
-static void test_a_kick_that_is_somebody_elses_is_left_alone(void)
+static void test_a_kick_signal_that_another_user_handles_is_left_alone(void)
 {
     const int kick = VM_KICK_SIGNAL;
     void (*const ours)(int) = handler_of(kick);
@@ -226,7 +228,7 @@ static void test_a_stop_is_not_lost_with_what_a_signal_wrote(void)
     struct pollfd stop = {vm.stop_fd, POLLIN, 0};
     HOLDS(poll(&stop, 1, 0) == 1 && atomic_load(&vm.stop_requested));
     HOLDS(vm_reset(&vm) == 0 && poll(&stop, 1, 0) == 0);
-    kill(getpid(), VM_KICK_SIGNAL); /* outside of a run: nothing */
+    kill(getpid(), VM_KICK_SIGNAL); /* outside of a run: no effect */
     HOLDS(*word);
 }
 
@@ -261,9 +263,9 @@ static void *send_one_a_round(void *unused)
     return NULL;
 }
 
-/* One signal a round, which falls anywhere in entering, letting in, waiting, holding and leaving. If it came
- * after the entering it ends the wait; nothing else would. */
-static void test_none_is_lost_wherever_it_falls(void)
+/* One signal per round, which may come at any moment of entering, unblocking, waiting, blocking and
+ * leaving. If it comes after the entering it ends the wait, which nothing else would end. */
+static void test_no_signal_is_lost_at_any_moment(void)
 {
     pthread_t other;
     sigset_t usr1, before_it;
@@ -271,7 +273,7 @@ static void test_none_is_lost_wherever_it_falls(void)
     sigemptyset(&usr1);
     sigaddset(&usr1, SIGUSR1);
     pthread_sigmask(SIG_BLOCK, &usr1, &before_it);
-    pthread_create(&other, NULL, send_one_a_round, NULL); /* which takes none itself */
+    pthread_create(&other, NULL, send_one_a_round, NULL); /* which blocks the signal itself */
     pthread_sigmask(SIG_SETMASK, &before_it, NULL);
     for (unsigned round = 1; round <= STORM && !lost; round++) {
         const struct timespec limit = {LIMIT_MS / 1000, 0};
@@ -308,15 +310,15 @@ int main(void)
         return 1;
     runner_of(&vm)->exit_at_once = word;
     test_a_handler_is_called_and_ends_the_wait();
-    test_a_handler_gets_what_the_kernel_says();
-    test_what_waited_before_the_run_ends_its_first_wait();
-    test_what_the_caller_blocks_or_leaves_to_the_system_stays_so();
-    test_who_changes_a_handler_meanwhile_has_changed_it();
+    test_a_handler_gets_the_kernels_information();
+    test_a_signal_pending_before_the_run_ends_its_first_wait();
+    test_signals_that_the_caller_blocks_or_does_not_handle_stay_blocked();
+    test_a_handler_that_is_changed_meanwhile_stays_changed();
     test_a_signal_that_another_thread_took_ends_the_wait_too();
-    test_another_thread_lets_them_in_only_if_they_are_not_its_own();
-    test_a_kick_that_is_somebody_elses_is_left_alone();
+    test_another_thread_unblocks_only_signals_that_are_not_its_own();
+    test_a_kick_signal_that_another_user_handles_is_left_alone();
     test_a_stop_is_not_lost_with_what_a_signal_wrote();
     test_a_forked_child_does_not_touch_its_parents_run();
-    test_none_is_lost_wherever_it_falls();
+    test_no_signal_is_lost_at_any_moment();
     return claims_end();
 }

@@ -1,7 +1,7 @@
 /*
- * TCP segments and the large frame that stands for them, as bytes: what is joined and cut again is what it
- * was, and what must not be joined is not. Sums are counted here byte by byte. Prints one TAP line for each
- * check and exits 1 if one fails.
+ * TCP segments and the large frame that stands for them, as bytes: segments that are joined and cut
+ * again are unchanged, and segments that must not be joined are not. Checksums are computed here
+ * byte by byte. Prints one TAP line for each check and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -28,7 +28,7 @@ static uint32_t join(uint32_t count)
     return joined.count;
 }
 
-/* The joined frame in memory that ends where a page without rights begins: its length. */
+/* Puts the joined frame into memory that ends at a page without rights. Returns its length. */
 static uint64_t lay_out(void)
 {
     static uint8_t *end;
@@ -93,8 +93,8 @@ static void stretches(void)
                              h->hdr_len == HEAD && h->gso_size == payloads[p] && h->csum_start == TCP &&
                              h->csum_offset == 16;
                 }
-    claim("what is joined and cut again is what it was", whole);
-    claim("the header says where segments end, and which sum is left to do", header);
+    claim("segments that are joined and cut again are unchanged", whole);
+    claim("the header contains the segments' length and the place of the checksum", header);
 }
 
 static void pseudo(void)
@@ -105,12 +105,12 @@ static void pseudo(void)
     const uint64_t len = lay_out();
     const uint8_t *f = cut.frame;
     claim("its IP sum is right", sum_of(f + IP, 20, 0) == 0xffff);
-    claim("its length is that of all", (f[IP + 2] << 8 | f[IP + 3]) == (int)(len - IP));
-    claim("where the sum goes stands the pseudo header's",
+    claim("its length is that of all segments", (f[IP + 2] << 8 | f[IP + 3]) == (int)(len - IP));
+    claim("the checksum field contains the pseudo header's sum",
           (f[TCP + 16] << 8 | f[TCP + 17]) == sum_of(f + IP + 12, 8, 6 + (uint32_t)len - TCP));
 }
 
-/* Each bit of the second segment's headers, with its sums put right: what follows differs in PSH at most. */
+/* Changes each bit of the second segment's headers, with its checksums corrected. Only PSH may differ. */
 static void other_headers(void)
 {
     uint32_t wrong = 0, pushed = 0;
@@ -118,7 +118,7 @@ static void other_headers(void)
         for (uint32_t bit = 0; bit < 8; bit++) {
             make_stretch(2, 100, 100, ACK);
             frames[1][at] ^= (uint8_t)(1u << bit);
-            if (at != TCP + 12) /* sums go by the headers' lengths */
+            if (at != TCP + 12) /* the checksums depend on the headers' lengths */
                 put_sums(frames[1], lens[1], IP, TCP);
             const bool is_sum = at / 2 == (IP + 10) / 2 || at / 2 == (TCP + 16) / 2;
             const bool follows = join(2) == 2;
@@ -127,7 +127,7 @@ static void other_headers(void)
             wrong += !follows && is_sum;
         }
     claim("a header that differs in any bit is not joined", wrong == 0);
-    claim("but PSH may be the last one's", pushed == 1);
+    claim("except PSH, which the last segment may have", pushed == 1);
 }
 
 static void first_headers(void)
@@ -140,8 +140,8 @@ static void first_headers(void)
         {12, 0x86, "another protocol than IPv4"},
         {IP, 0x46, "IP options"},
         {IP, 0x65, "another IP version"},
-        {IP + 3, 1, "another length than the frame's"},
-        {IP + 6, 0x20, "a fragment with more behind it"},
+        {IP + 3, 1, "a length that is not the frame's"},
+        {IP + 6, 0x20, "a fragment that is not the last"},
         {IP + 7, 1, "a fragment's offset"},
         {IP + 9, 17, "UDP"},
         {TCP + 12, 0x40, "TCP headers that are too short"},
@@ -166,7 +166,7 @@ static void first_headers(void)
     bool none = true;
     for (uint64_t len = 0; len <= HEAD; len++)
         none = none && !tcp_join_first(&joined, frames[0], len);
-    claim("nor with a frame that is cut within its headers, or empty behind them", none);
+    claim("nor with a frame that is cut within its headers, or has no payload", none);
 }
 
 static void wrong_sums(void)
@@ -179,7 +179,7 @@ static void wrong_sums(void)
             frames[which][places[i]] ^= 1;
             joined_none = joined_none && join(2) < 2;
         }
-    claim("a wrong sum does not become right", joined_none);
+    claim("a wrong checksum does not become right", joined_none);
 }
 
 static void ends(void)
@@ -190,12 +190,12 @@ static void ends(void)
     make_stretch(4, 100, 100, ACK);
     make(1, 0xffffff00u + 100, 99, ACK);
     make(2, 0xffffff00u + 199, 99, ACK);
-    claim("nothing follows a shorter one", join(4) == 2);
+    claim("nothing follows a shorter segment", join(4) == 2);
     make_stretch(2, 100, 100, ACK);
     make(1, 0xffffff00u + 100, 101, ACK);
-    claim("a longer one does not follow", join(2) == 1);
+    claim("a longer segment does not follow", join(2) == 1);
     make_stretch(SEGMENTS, 10, 10, ACK);
-    claim("there is a most of segments", join(SEGMENTS) == TCP_JOINED_MAX);
+    claim("the number of segments is limited", join(SEGMENTS) == TCP_JOINED_MAX);
     make_stretch(SEGMENTS, 1900, 1900, ACK);
     claim("an IP packet is no longer than 65535", join(SEGMENTS) == (65535 - 20 - 32) / 1900);
     make_stretch(3, 100, 100, ACK);
@@ -204,7 +204,7 @@ static void ends(void)
         put16(frames[i] + IP + 4, 0);
         put_sums(frames[i], lens[i], IP, TCP);
     }
-    claim("a number of a packet that is not to be fragmented is none", join(3) == 3);
+    claim("the number of a packet that must not be fragmented does not matter", join(3) == 3);
 }
 
 static void cuts(void)
@@ -219,7 +219,7 @@ static void cuts(void)
     static const uint8_t expected[] = {ACK | 0x80, ACK, ACK | PSH | 1};
     for (uint32_t i = 0; i < 3; i++)
         flags = flags && tcp_cut_next(&cut, one, sizeof one) && one[FLAGS_AT] == expected[i];
-    claim("CWR is the first one's, FIN and PSH the last one's", flags);
+    claim("the first segment has CWR, the last one FIN and PSH", flags);
 
     bool bounded = true;
     for (uint64_t capacity = 0; capacity < HEAD + 110; capacity++) {
@@ -228,7 +228,7 @@ static void cuts(void)
                   tcp_cut_next(&cut, one, capacity) == HEAD + 100 && cut.at == HEAD + 100 &&
                   (one[0] == 0xaa) == (capacity < HEAD + 100) && one[HEAD + 100] == 0xaa;
     }
-    claim("a segment that does not fit is not written, and is over", bounded);
+    claim("a segment that does not fit is not written, and is skipped", bounded);
 
     static uint8_t tagged[FRAME];
     memcpy(tagged, frames[0], 12);
@@ -241,7 +241,8 @@ static void cuts(void)
     claim("a VLAN tag stays", vlan);
 }
 
-/* What is no large frame is not cut; each length that there can be, of each frame whose header lies. */
+/* A frame that is not a large frame is not cut. Tries each possible length of each frame whose
+ * header is false. */
 static void lies(void)
 {
     static const uint32_t places[] = {12, 13, IP, IP + 9, TCP + 12};
@@ -261,7 +262,7 @@ static void lies(void)
         refused = refused && tcp_cut_begin(&cut, whole, &header) == (type == TENDER_GSO_TCP4);
     }
     refused = refused && !tcp_cut_begin(&cut, TCP_LARGE_MAX + 1, &joined.header) && cut.at == cut.end;
-    claim("what is no large frame is not cut", refused);
+    claim("a frame that is not large is not cut", refused);
 
     bool ended = true;
     for (uint32_t place = 0; place < sizeof places / sizeof *places; place++)
@@ -279,7 +280,7 @@ static void lies(void)
                 cut.frame = kept;
                 (void)lay_out();
             }
-    claim("headers that lie lead no further than the frame", ended);
+    claim("false headers cause no access past the frame", ended);
 }
 
 int main(void)

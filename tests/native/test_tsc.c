@@ -1,6 +1,6 @@
 /*
- * The frequency of the time stamp counter: it is that of a longer measurement made here, and all threads get
- * one answer. Prints one TAP line for each check and exits 1 if one fails.
+ * The frequency of the time stamp counter: it equals that of a longer measurement made here, and
+ * all threads get one answer. Prints one TAP line for each check and exits with 1 if one fails.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -41,7 +41,7 @@ int main(void)
 {
     const uint64_t start_ns = raw_ns(), start_tsc = __rdtsc();
 
-    /* At once, before anybody took a sample: all the threads measure. */
+    /* Immediately, before any thread took a sample: all the threads measure. */
     pthread_t threads[THREADS];
     uint64_t answers[THREADS];
     for (int i = 0; i < THREADS; i++)

@@ -1,7 +1,8 @@
 /*
- * Waiting for a tender-sandbox, with a peer that says what a hijacked one could: every kind of event, hostile
- * values, garbage, too much, nothing, the end. Behind the socket stands this test; the process is a child
- * that only waits for its end. Prints one TAP line for each check and exits 1 if one fails.
+ * Waiting for a tender-sandbox, with a peer that sends what a hijacked one could send: every kind
+ * of event, hostile values, garbage, too much, nothing, the end. This test is the peer at the
+ * socket. The process is a child that only waits for its end. Prints one TAP line for each check
+ * and exits with 1 if one fails.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -29,7 +30,7 @@ static struct vm vm;
 static struct sandbox sandbox;
 static int peer; /* the program's end of the control socket */
 
-/* A VM that has been spawned, by hand. */
+/* Makes by hand a VM that has been spawned. */
 static void set_up(void)
 {
     int pair[2];
@@ -59,23 +60,23 @@ static void tear_down(void)
     vm_release(&vm);
 }
 
-static void tell(const void *words, size_t count)
+static void send_bytes(const void *words, size_t count)
 {
     if (send(peer, words, count, MSG_NOSIGNAL) != (ssize_t)count)
         abort();
 }
 
-/* The program reports `event`; what the monitor makes of it. */
+/* The program reports `event`. Returns how the monitor interprets it. */
 static const struct vm_event *report(struct vm_event event)
 {
     vm.shared->event = event;
-    sandbox.ready = event.kind != EVENT_SETUP_FAILED; /* all else is said behind the guest's entry */
-    tell("e", 1);
+    sandbox.ready = event.kind != EVENT_SETUP_FAILED; /* all other events come after the guest has started */
+    send_bytes("e", 1);
     sandbox_run(&sandbox);
     return &sandbox.event;
 }
 
-/* How many bytes the monitor has sent, all of them GO. */
+/* Returns how many bytes the monitor has sent, or -1 if one of them is not GO. */
 static int gone_on(void)
 {
     char words[64];
@@ -92,7 +93,8 @@ static bool is_false_report(const struct vm_event *event)
     return memcmp(event, &expected, sizeof expected) == 0;
 }
 
-/* Kinds that no sandbox reports: not ends, KVM's own, the monitor's own, none at all. */
+/* Kinds that no sandbox reports: those that are not ends, those of KVM, those of the monitor, and
+ * unknown ones. */
 static bool kind_is_reported(uint32_t kind)
 {
     return kind >= EVENT_HALT && kind <= EVENT_SETUP_FAILED && kind != EVENT_STOPPED &&
@@ -138,7 +140,7 @@ static void test_hostile_values(void)
         HOLDS(is_false_report(report((struct vm_event){.kind = kind, .instruction_bytes = 17})));
         HOLDS(is_false_report(report((struct vm_event){.kind = kind, .instruction_bytes = UINT32_MAX})));
     }
-    /* A console that Python does not want: nobody would take the bytes. */
+    /* A console that Python does not read: nobody would take the bytes. */
     vm.console.fd = CONSOLE_DISCARD;
     HOLDS(is_false_report(report((struct vm_event){.kind = EVENT_CONSOLE, .len = 1})));
     vm.console.fd = 1;
@@ -146,7 +148,7 @@ static void test_hostile_values(void)
     tear_down();
 }
 
-/* Of a guest that has an interface, which may have been deleted. It goes on when it is told to. */
+/* A guest has an interface, which may have been deleted. The guest goes on when it is told to. */
 static void test_a_look_at_the_networks(void)
 {
     set_up();
@@ -174,36 +176,36 @@ static void test_what_was_taken_does_not_change(void)
     tear_down();
 }
 
-/* What is said behind the first word of all was said before the guest; nothing later changes it. */
-static void test_layers_are_what_was_told_at_first(void)
+/* The two bytes after the first READY were sent before the guest started. Nothing later changes them. */
+static void test_layers_are_those_of_the_first_report(void)
 {
     set_up();
     sandbox.isolation = ISOLATION_USER_NAMESPACE;
-    tell("r\xff\xff", 3);
+    send_bytes("r\xff\xff", 3);
     uint32_t told = sandbox_isolation(&sandbox);
     HOLDS(told == (ISOLATION_USER_NAMESPACE | ISOLATION_OF_THE_PROGRAM));
-    tell("r\0\0", 3);
+    send_bytes("r\0\0", 3);
     sandbox_run(&sandbox);
     HOLDS(is_false_report(&sandbox.event) && sandbox_isolation(&sandbox) == told);
     tear_down();
 
     set_up();
     vm.shared->event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = 3, .os_error = 1};
-    tell("e", 1);
+    send_bytes("e", 1);
     HOLDS(sandbox_isolation(&sandbox) == 0);
     sandbox_run(&sandbox);
     HOLDS(sandbox.event.kind == EVENT_SETUP_FAILED);
     tear_down();
 }
 
-static void test_the_program_is_told_once(void)
+static void test_the_program_gets_each_go_once(void)
 {
     set_up();
     HOLDS(report((struct vm_event){.kind = EVENT_CONSOLE, .len = 1})->kind == EVENT_CONSOLE);
-    HOLDS(gone_on() == 1); /* into the guest */
+    HOLDS(gone_on() == 1); /* GO into the guest */
     HOLDS(vm.shared->timeline.guest_exit == 0);
     HOLDS(report((struct vm_event){.kind = EVENT_HALT})->kind == EVENT_HALT);
-    HOLDS(gone_on() == 1); /* after the piece */
+    HOLDS(gone_on() == 1); /* GO after the console's piece */
     tear_down();
 }
 
@@ -223,11 +225,11 @@ static void test_a_signal_comes_between_and_the_wait_goes_on(void)
     HOLDS(vm.shared->timeline.guest_exit == 0);
     HOLDS(gone_on() == 1);
     HOLDS(report((struct vm_event){.kind = EVENT_HALT})->kind == EVENT_HALT);
-    HOLDS(gone_on() == 0); /* it was running all the time */
+    HOLDS(gone_on() == 0); /* the program was running all the time */
     tear_down();
 }
 
-/* ---- its end */
+/* ---- the end of the process */
 
 static void test_garbage_is_the_end(void)
 {
@@ -236,7 +238,7 @@ static void test_garbage_is_the_end(void)
             continue;
         const char byte = (char)word;
         set_up();
-        tell(&byte, 1);
+        send_bytes(&byte, 1);
         sandbox_run(&sandbox);
         HOLDS(sandbox.event.kind == EVENT_HANDLER_FAULT && sandbox.event.detail == 0); /* a false report */
         HOLDS(sandbox.pidfd == -1 && sandbox_read(&sandbox, 0x10000, &word, 1) == -ESRCH);
@@ -253,7 +255,8 @@ static void test_a_peer_that_is_gone_is_the_end(void)
     tear_down();
 }
 
-/* The child is replaced by one that ends by itself; its end of the socket is closed behind it. */
+/* Replaces the child by one that ends by itself, and closes that child's end of the socket after
+ * its end. */
 static void end_by(int status, int signal_number)
 {
     kill(sandbox.pid, SIGKILL);
@@ -271,7 +274,7 @@ static void end_by(int status, int signal_number)
     shutdown(peer, SHUT_RDWR);
 }
 
-static void test_how_it_died_is_told(void)
+static void test_how_the_process_died_is_reported(void)
 {
     set_up();
     end_by(3, 0);
@@ -284,10 +287,10 @@ static void test_how_it_died_is_told(void)
     end_by(0, SIGSYS);
     sandbox_run(&sandbox);
     HOLDS(sandbox.event.kind == EVENT_SETUP_FAILED && sandbox.event.os_error == EPERM);
-    tear_down(); /* before it was ready: another filter's */
+    tear_down(); /* before READY: the verdict of another filter */
 
     set_up();
-    tell("r\0\0", 3);
+    send_bytes("r\0\0", 3);
     end_by(0, SIGSYS);
     sandbox_run(&sandbox);
     HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.detail == SIGSYS);
@@ -295,15 +298,15 @@ static void test_how_it_died_is_told(void)
 
     set_up();
     end_by(3, 0);
-    waitpid(sandbox.pid, NULL, 0); /* somebody else in this process was faster */
+    waitpid(sandbox.pid, NULL, 0); /* other code in this process has reaped it already */
     sandbox_run(&sandbox);
     HOLDS(sandbox.event.kind == EVENT_PROCESS_DIED && sandbox.event.os_error == ECHILD);
     tear_down();
 }
 
-/* A process whose end the kernel does not hand over, as of one that waits for storage: here a debugger keeps
- * it. */
-/* `as_zero`: its descriptor has the number that a closed standard input leaves free. */
+/* A process whose status the kernel does not report, such as one that waits for storage: here a
+ * debugger delays it. */
+/* `as_zero`: the process's descriptor has the number that a closed standard input leaves free. */
 static void test_a_process_that_does_not_end_is_not_waited_for(bool as_zero)
 {
     int told[2];
@@ -334,7 +337,7 @@ static void test_a_process_that_does_not_end_is_not_waited_for(bool as_zero)
     waitpid(debugger, NULL, 0);
     HOLDS(answer != 'y' || waitid(P_PID, (id_t)pid, &about, WEXITED | WNOWAIT) == 0);
     set_up();
-    tear_down(); /* the next one that is reaped takes it along */
+    tear_down(); /* the next process that is reaped takes this one along */
     HOLDS(waitid(P_PID, (id_t)pid, &about, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD);
     HOLDS(!as_zero || (fcntl(0, F_GETFD) < 0 && errno == EBADF));
     (void)alarm(0);
@@ -342,9 +345,9 @@ static void test_a_process_that_does_not_end_is_not_waited_for(bool as_zero)
     close(told[1]);
 }
 
-/* ---- stopping it */
+/* ---- stopping the program */
 
-static void test_a_stop_before_the_start_tells_the_program_nothing(void)
+static void test_a_stop_before_the_start_sends_the_program_nothing(void)
 {
     set_up();
     vm_stop(&vm);
@@ -363,7 +366,7 @@ static void test_a_program_that_does_not_obey_is_killed(void)
     sigset_t kick;
     sigemptyset(&kick);
     sigaddset(&kick, VM_KICK_SIGNAL);
-    sigprocmask(SIG_BLOCK, &kick, NULL); /* which the child inherits: a kick does not reach it */
+    sigprocmask(SIG_BLOCK, &kick, NULL); /* inherited by the child, so that a kick does not reach it */
     set_up();
     start();
     vm_stop(&vm);
@@ -392,7 +395,8 @@ static void test_a_stop_is_believed_only_if_it_was_asked_for(void)
     sigprocmask(SIG_UNBLOCK, &kick, NULL);
 }
 
-/* Reports without end, and not a word read: a stop must end it all the same, and nobody may hang. */
+/* Endless reports, and the program reads no answer. Nevertheless a stop must end it, and nothing
+ * may hang. */
 static void test_a_program_that_only_talks_is_stopped(void)
 {
     sigset_t kick;
@@ -435,19 +439,19 @@ static void test_a_program_that_reads_nothing_is_not_waited_for(void)
 
 int main(void)
 {
-    alarm(60); /* a wait that never ends is a failure too */
+    alarm(60); /* a wait that never ends must fail, too */
     test_every_kind();
     test_hostile_values();
     test_a_look_at_the_networks();
     test_what_was_taken_does_not_change();
-    test_layers_are_what_was_told_at_first();
-    test_the_program_is_told_once();
+    test_layers_are_those_of_the_first_report();
+    test_the_program_gets_each_go_once();
     test_garbage_is_the_end();
     test_a_peer_that_is_gone_is_the_end();
-    test_how_it_died_is_told();
+    test_how_the_process_died_is_reported();
     test_a_process_that_does_not_end_is_not_waited_for(false);
     test_a_process_that_does_not_end_is_not_waited_for(true);
-    test_a_stop_before_the_start_tells_the_program_nothing();
+    test_a_stop_before_the_start_sends_the_program_nothing();
     test_a_program_that_does_not_obey_is_killed();
     test_a_stop_is_believed_only_if_it_was_asked_for();
     test_a_program_that_only_talks_is_stopped();
