@@ -150,3 +150,12 @@ def test_a_wrong_word_is_refused_with_the_right_one(word: str, instead: str) -> 
 def test_words_in_their_ordinary_sense_are_not_refused() -> None:
     done = spelled("wall clock, wall-clock time, -Wall, clock_wall(), wall %lu.%09lu s, the IST of a TSS\n")
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_no_entry_of_the_changelog_is_there_twice() -> None:
+    """Branches that add lines to it are merged by union, which keeps both of two versions of an entry."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    entries = [" ".join(entry.split()) for entry in re.findall(r"^- (.*(?:\n  .*)*)", text, re.M)]
+    assert len(entries) > 50
+    begins = [entry[:60] for entry in entries]
+    assert [begin for begin in begins if begins.count(begin) > 1] == []
