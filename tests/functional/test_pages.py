@@ -156,6 +156,8 @@ def test_the_commands_of_a_page_do_what_it_shows(
             named = re.fullmatch(r"`(\w+\.c)`:", block.before)
             source = where / (named[1] if named else "block.c")
             source.write_text("\n".join(block.lines) + "\n")
+            if backend == "kvm":
+                continue  # the compiler says the same there, slowly
             check = f"gcc $(tender sdk --cflags) -include stdint.h -Wall -Wextra -Werror -fsyntax-only {source.name}"
             assert run_commands([(check, [])], where, environment) == [(0, "")], block
         if block.language not in ("console", "sh"):
