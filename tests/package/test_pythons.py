@@ -66,7 +66,8 @@ def check_that_it_serves(programs: Path, where: Path) -> None:
     guests = Path(run(programs / "tender", "sdk", "--guests", cwd=where).strip())
     shutil.copy(guests / "hello.elf", where)
     assert run(programs / "python", "-c", "from tender import Vm; print(Vm.__name__)", cwd=where) == "Vm\n"
-    assert run(programs / "tender", "--backend=sandbox", "hello.elf", cwd=where).startswith("Hello, World")
+    for words in (("run", "--backend=sandbox", "--example", "hello"), ("--backend=sandbox", "hello.elf")):
+        assert run(programs / "tender", *words, cwd=where).startswith("Hello, World")
     inspected = run(programs / "tender", "inspect", "hello.elf", cwd=where)
     assert "hvt" in inspected
     (where / "program.py").write_text(LIBRARY)

@@ -148,7 +148,9 @@ def test_a_wrong_word_is_refused_with_the_right_one(word: str, instead: str) -> 
 
 
 def test_words_in_their_ordinary_sense_are_not_refused() -> None:
-    done = spelled("wall clock, wall-clock time, -Wall, clock_wall(), wall %lu.%09lu s, the IST of a TSS\n")
+    done = spelled(
+        "wall clock, wall-clock time, -Wall, clock_wall(), wall %lu.%09lu s, wall 1.5 s, the IST of a TSS\n"
+    )
     assert (done.returncode, done.stdout) == (0, "")
 
 
