@@ -43,8 +43,8 @@ struct setting {
 struct request {
     const char *program; /* whom messages begin with */
     bool solo5;          /* solo5-hvt's grammar: no hints, no --quiet */
-    const char *image; /* NULL: that of `example`, a guest of the package */
-    char **args;       /* NULL-terminated */
+    const char *image;   /* NULL: that of `example`, a guest of the package */
+    char **args;         /* NULL-terminated */
     /*
      * Of the options: a flag is a bool, memory NAME_bytes, a time NAME_s (0: none); `require` is the layers
      * of enum isolation_layer without which no guest is run, `backend` a row of machines.c, NULL: the first
