@@ -1,12 +1,12 @@
-"""Any monitors beside each other with the guest tcp_guest.c, in interleaved rounds.
+"""Compares any monitors that run the guest tcp_guest.c, in interleaved rounds.
 
     bench/tcp_rounds.py --guest GUEST --peer PEER [--rounds N] [--seconds S] NAME=COMMAND...
 
-COMMAND is split as a shell does; {guest} and {tap} in it are the guest's file and the interface. In each round
-each command starts a guest and serves HTTP, then TCP in, then TCP out; odd rounds go backwards, so that other
-load of the machine meets all of them. Printed are each command's median and, by rounds, its ratio to the first.
-It makes the interface tb0, and so wants a network namespace of its own and its root: tools/with_net has one,
-and so has tools/kvmbox/kvmbox run.
+COMMAND is split as a shell splits it. {guest} and {tap} in it are the guest's file and the interface. In each
+round, each command starts a guest, which serves HTTP, then TCP in, then TCP out. Odd rounds use the reverse
+order, so that other load of the machine affects all commands. For each command it prints the median and, by
+rounds, the ratio to the first command. It makes the interface tb0, so it needs root in a network namespace of
+its own: tools/with_net and tools/kvmbox/kvmbox run have one.
 """
 
 import argparse
@@ -40,7 +40,8 @@ def measured(words: list[str], peer: str, seconds: str) -> dict[str, float]:
     return values
 
 
-def main() -> None:
+def parsed(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, list[str]]]:
+    """The options, and each command's words by its name, with the guest and the interface filled in."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,13 +50,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", default="1")
     parser.add_argument("commands", nargs="+", metavar="NAME=COMMAND")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     commands: dict[str, list[str]] = {}
     for argument in options.commands:
         name, _, command = argument.partition("=")
         if not command:
             parser.error(f"{argument!r} is not NAME=COMMAND")
         commands[name] = [word.format(guest=options.guest, tap=TAP) for word in shlex.split(command)]
+    return options, commands
+
+
+def main() -> None:
+    options, commands = parsed(sys.argv[1:])
     subprocess.run(["ip", "tuntap", "add", TAP, "mode", "tap"], check=True)
     try:
         subprocess.run(["ip", "addr", "add", HOST, "dev", TAP], check=True)

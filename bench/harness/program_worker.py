@@ -10,6 +10,7 @@ import sys
 import time
 
 from tender.backend.sandbox import SandboxVm
+from tender.bench.child import reported
 from tender.config import VmConfig
 from tender.image import Image
 from tender.native import check, ffi, lib, vm_handle
@@ -59,4 +60,4 @@ def main(argv: "list[str]") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(reported(main, sys.argv[1:]))

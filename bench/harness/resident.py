@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tender.annotations import DISCARD
 from tender.bench import facts
+from tender.bench.child import reported
 from tender.config import VmConfig, check_backend
 from tender.errors import TenderError
 from tender.image import Image
@@ -80,4 +81,4 @@ def main(argv: "list[str]") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(reported(main, sys.argv[1:]))

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+import tender
 from harness import CHECKOUT, compare, counts, picture
 from tender.bench import facts, regimes
 from tender.bench.progress import Bar
@@ -156,7 +157,8 @@ def build(checkout: Path, name: str) -> None:
     tree, environment = place / "tree", place / "environment"
     _git(checkout, "worktree", "add", "--detach", "--force", str(tree), name)
     _run([sys.executable, "-m", "venv", "--without-pip", str(environment)], place)
-    ours = Path(__file__).resolve().parents[2]  # not sysconfig's: the command runs without `site`
+    # Where this Tender is installed. sysconfig is no use here: the command runs without `site`.
+    ours = Path(tender.__file__).resolve().parents[1]
     own = environment / ours.relative_to(ours.parents[2])
     for package in ours.iterdir():
         if not package.name.startswith(("tender", "__pycache__")):

@@ -15,6 +15,7 @@ import sys
 import time
 
 from tender.annotations import DISCARD
+from tender.bench.child import reported
 from tender.config import VmConfig, check_backend
 from tender.image import Image
 from tender.pool import VmPool
@@ -73,4 +74,4 @@ def main(argv: "list[str]") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(reported(main, sys.argv[1:]))

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 from harness import hypercall
 from support import BENCH, Guest
 
@@ -52,3 +53,26 @@ def test_a_goal_is_measured_by_its_benchmark(tmp_path: Path) -> None:
     assert goals["boot, library, KVM / the least a C program needs"]["verdict"].startswith(
         "not measured: KVM"
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["boot", "--pause", "0", "--runs", "1", "--warmup", "0", "--skip", "python"],
+        ["boot", "--pause", "0", "--runs", "1", "--warmup", "0", "--skip", "library", "--skip", "pool"],
+        ["boot", "--count", "--runs", "1"],
+        ["run", "--pause", "0", "--runs", "1", "--warmup", "0"],
+        ["size", "--rounds", "1"],
+        ["block", "--rounds", "1", "--case", "read:seq:512", "--requests", "1", "--disk-mib", "1"],
+        ["memory", "--rounds", "1", "--guests", "1"],
+        ["density", "--max", "1"],
+    ],
+    ids=" ".join,
+)
+def test_an_image_that_cannot_be_opened_is_named_without_a_traceback(words: list[str]) -> None:
+    """The processes that a benchmark starts report it too: a library's, a sandbox's, a command's."""
+    command = [*BENCH, *words, "--backend", "sandbox", "/no/such/image.elf"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "/no/such/image.elf" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -461,6 +461,29 @@ def test_two_names_of_one_commit_are_refused(
     assert "main and HEAD are the same commit, abc" in capsys.readouterr().err
 
 
+def test_a_revision_is_built_in_an_environment_with_the_packages_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By links, and without Tender, which is the revision's own."""
+    ran: list[str] = []
+    monkeypatch.setattr(revisions, "_git", lambda checkout, *words: "")
+    monkeypatch.setattr(
+        revisions, "_run", lambda words, place, **options: ran.append(words[0]) if options else _venv(words)
+    )
+    revisions.build(tmp_path, "abc")
+    place = tmp_path / "build" / "revisions" / "abc"
+    assert (place / "built").exists() and ran == [str(place / "tree" / "tools" / "build")]
+    packages = (
+        place / "environment" / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    )
+    assert (packages / "mesonpy").is_symlink() and (packages / "cffi" / "__init__.py").exists()
+    assert not (packages / "tender").exists()
+
+
+def _venv(words: "list[str]") -> None:
+    subprocess.run(words, check=True, timeout=300)
+
+
 def test_a_ratio_above_its_goal_is_missed() -> None:
     ratios = {
         "library / minimal C": {"value": 1.2, "goal": 1.15},
@@ -1006,6 +1029,14 @@ def test_a_goal_is_met_or_missed_or_has_a_reason() -> None:
     assert goals.Row(most, why="no KVM").verdict == "not measured: no KVM"
 
 
+def test_a_goal_beside_another_monitor_says_how_many_times_as_fast() -> None:
+    """More is better in each of them, so that no row says "as fast" and the next one "the time"."""
+    monitors = re.compile("solo5|Firecracker")
+    beside = [g for g in goals.GOALS if monitors.search(g.text) and not g.text.startswith("private memory")]
+    assert len(beside) >= 20
+    assert [goal.text for goal in beside if not goal.at_least] == []
+
+
 def test_every_goal_has_a_row_whatever_could_be_measured() -> None:
     rows = goals.rows_of({}, {"kvm boot": "the test VM failed"}, peers=False)
     assert [row.goal for row in rows] == list(goals.GOALS)
@@ -1170,7 +1201,7 @@ def by_hand() -> list[str]:
     lines = [
         line for path in (*bench.glob("*.c"), bench / "README.md") for line in path.read_text().splitlines()
     ]
-    return [found[1] for line in lines if (found := re.fullmatch(r"(?: \*)? {4,5}(cc -.*)", line))]
+    return [found[1] for line in lines if (found := re.fullmatch(r"(?:(?: \*)? {4,5})?(cc -.*)", line))]
 
 
 def test_programs_that_are_built_by_hand_are_found() -> None:
