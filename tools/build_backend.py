@@ -1,12 +1,14 @@
-"""meson-python, but for three things: the tag of a wheel, its description, and how a source distribution is made.
+"""The build backend: meson-python, except for the tag of a wheel, its description, and source distributions.
 
 meson-python tags a wheel of the limited API with the version of the Python that builds it. The extension is compiled
-for 3.11's limited API (bindings/meson.build), so a wheel that 3.13 built runs on 3.11 too.
+for 3.11's limited API (bindings/meson.build), so a wheel that 3.13 built runs on 3.11 too. This backend corrects the
+tag.
 
 The description is README.md without the links that lead nowhere outside of this repository (pages.py).
 
-`meson dist`, which meson-python calls for a source distribution, needs git, and packs the last commit. Here the files
-of the tree are packed as they are: those that git tracks, or, in a tree without git, all that .gitignore lets pass.
+For a source distribution meson-python calls `meson dist`, which needs git and packs the last commit. This backend packs
+the files of the tree as they are: the files that git tracks, or, in a tree without git, all files that .gitignore does
+not exclude.
 """
 
 import gzip
@@ -41,14 +43,14 @@ __all__ = [
 ]
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON_TAG = "cp311"
-LEFT_OUT = {".git", ".git-blame-ignore-revs", "PKG-INFO"}  # of the tree's top; PKG-INFO is written anew
+LEFT_OUT = {".git", ".git-blame-ignore-revs", "PKG-INFO"}  # in the top directory; PKG-INFO is written again
 Settings = Mapping[Any, Any] | None
 
 
 def build_wheel(
     wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
 ) -> str:
-    """The wheel's file name; the wheel lies in `wheel_directory`."""
+    """Build the wheel in `wheel_directory`, and return its file name."""
     name = build_wheel_of_this_python(wheel_directory, config_settings, metadata_directory)
     built = Path(wheel_directory) / name
     with tempfile.TemporaryDirectory() as work:
@@ -69,12 +71,12 @@ def _wheel(*words: str | Path) -> str:
 
 
 def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
-    """What build_sdist() imports beside meson-python's own requirements."""
+    """What build_sdist() imports in addition to meson-python's own requirements."""
     return ["pathspec>=0.10"]
 
 
 def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
-    """The archive's file name; the archive lies in `sdist_directory`."""
+    """Make the archive in `sdist_directory`, and return its file name."""
     from packaging.version import Version
     from pyproject_metadata import Readme, StandardMetadata
 
@@ -95,18 +97,18 @@ def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
         about.size, about.mtime = len(text), now
         archive.addfile(about, io.BytesIO(text))
         for name in source_files():
-            archive.add(ROOT / name, f"{base}/{name}", recursive=False, filter=_of_nobody)
+            archive.add(ROOT / name, f"{base}/{name}", recursive=False, filter=_without_owner)
     return file_name
 
 
 def version() -> str:
-    """What meson.build takes, too."""
+    """The version, from the file that meson.build reads too."""
     (found,) = re.findall(r'^__version__ = "(.*)"$', (ROOT / "tender/_version.py").read_text(), re.MULTILINE)
     return str(found)
 
 
-def _of_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """The same whoever packs it, under whatever umask."""
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The same member for every user and every umask."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mode = 0o755 if member.mode & 0o100 else 0o644
@@ -114,7 +116,7 @@ def _of_nobody(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def source_files() -> list[str]:
-    """The paths that belong to the project, from the tree's top, in order."""
+    """The paths of the project's files, relative to the top of the tree, sorted."""
     names = _tracked() if (ROOT / ".git").exists() else None
     if names is None:
         names = list(_not_ignored())
@@ -122,8 +124,8 @@ def source_files() -> list[str]:
 
 
 def _tracked() -> list[str] | None:
-    """What git tracks and the tree has; None where git is not installed, or does not say."""
-    # The tree may be another user's: what git is asked here runs nothing of it.
+    """The files that git tracks and that exist in the tree. None if git is not installed or fails."""
+    # The tree may belong to another user, so git refuses it without safe.directory. This command runs nothing from it.
     git = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "ls-files", "-z", "--cached"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, check=False)
@@ -134,7 +136,7 @@ def _tracked() -> list[str] | None:
 
 
 def _not_ignored() -> Iterator[str]:
-    """Every file that .gitignore does not name."""
+    """Every file that .gitignore does not exclude."""
     from pathspec import GitIgnoreSpec
 
     ignored = GitIgnoreSpec.from_lines((ROOT / ".gitignore").read_text().splitlines())

@@ -1,6 +1,6 @@
 """Pins the Python packages of development: tools/requirements/GROUP.txt has a version and its hashes for each.
 
-usage: tools/lock.py [--upgrade]      as `make lock`, which installs uv first; --upgrade takes the newest of each
+usage: tools/lock.py [--upgrade]      `make lock` installs uv and calls it; --upgrade takes the newest version of each
 
 It reads the dependency groups of pyproject.toml. A pin that still satisfies its group stays, unless --upgrade is
 given. One lock serves every supported Python: a package that only some of them need has a marker. The files name no
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = "tools/requirements"
 OLDEST_PYTHON = "3.11"
 WHOLE = "test"
-"""The group that includes all others; their pins are cut out of its own."""
+"""The group that includes all others. The other groups take their pins from its file."""
 GROUPS = (WHOLE, "build", "wheel")
 
 

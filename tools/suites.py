@@ -1,16 +1,17 @@
-"""Runs test suites, each to its end whatever becomes of the others, and sums up at the end.
+"""Runs test suites, each to its end even if another one fails, and prints a summary.
 
-usage: tools/suites.py [-j N] [SUITE...]        no SUITE: all that `make test` runs
-       tools/suites.py [-j N] --also SUITE...   these beside all that
-       tools/suites.py --c-files                the C sources that clang-format lays out
+usage: tools/suites.py [-j N] [SUITE...]        without SUITE: all suites of `make test`
+       tools/suites.py [-j N] --also SUITE...   all suites of `make test`, and these
+       tools/suites.py --c-files                lists the C sources that clang-format formats
 
-As many suites run side by side as there are processors, or N. What they print is shown one suite after the other: of the
-first as it comes, of the others from their beginning when their turn comes.
+N suites run at the same time, by default as many as there are processors. Their output is shown one suite after the
+other: the output of the first suite as it comes, and the output of each other suite from its beginning, when its turn
+comes.
 
-The table below is the one list of suites; each has a target of its own name in the Makefile. The status is 0 if every
-suite that was asked for succeeded, else 1, and 2 for a name that is not in the table or an N that is no number. A suite
-that does not end within its limit is killed and has failed, so a hang hides no other suite either. The environment's
-programs are expected first in PATH.
+The table below is the only list of suites. Each suite has a target of the same name in the Makefile. The status is 0 if
+every requested suite succeeded, and 1 otherwise. It is 2 for a name that is not in the table, or an N that is not a
+number. A suite that does not end within its limit is killed and has failed, so a hang does not hide the other suites.
+The environment's programs must be first in PATH.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PYTEST = ("pytest", "--color=no")
 BACKENDS = ("tests/contract", "tests/conformance", "tests/functional", "tests/security")
-# What tests the command; by the Python launcher too.
+# The tests of the command. They also run with the Python launcher.
 COMMAND = (
     "tests/contract/test_cli.py",
     "tests/contract/test_backend.py",
@@ -49,7 +50,7 @@ PROCESSORS = len(os.sched_getaffinity(0))
 
 
 def c_files() -> list[str]:
-    """Every C source that is laid out by clang-format."""
+    """Every C source that clang-format formats."""
     found = (p for d in C_DIRECTORIES for p in (ROOT / d).rglob("*.[ch]"))
     return sorted(
         name for name in (str(p.relative_to(ROOT)) for p in found) if not name.startswith(GENERATED)
@@ -63,14 +64,15 @@ class Suite:
     name: str
     commands: tuple[tuple[str, ...], ...]
     environment: dict[str, str] = field(default_factory=dict)
-    # For what its tests' own limits do not end. A machine that others use as well takes ten times the idle one's half hour.
+    # For a hang that the limits of the tests themselves do not end. The suite takes half an hour on an idle machine, and
+    # ten times that on a machine that others use as well.
     limit_s: float = 6 * 3600.0
-    # It takes longer than any other, on one processor, so it begins before those that precede it in the table.
+    # It takes longer than any other suite on one processor, so it begins before those that precede it in the table.
     begins_first: bool = False
     in_test: bool = True
     """Whether `make test` runs it."""
     one_of: str = ""
-    """Of the suites with the same word no two run at a time."""
+    """Two suites with the same word never run at the same time."""
 
 
 SUITES = (
@@ -99,14 +101,14 @@ SUITES = (
     Suite(
         "kvm",
         (
-            # The modules are compiled here, in seconds; in the test VM that takes a minute.
+            # This compiles the test modules on this host, in seconds. In the test VM that takes a minute.
             (*PYTEST, "--collect-only", "-qq", "-m", "kvm", *BACKENDS),
             ("tools/with_kvm", "--", *PYTEST, "-m", "kvm", *BACKENDS),
         ),
         begins_first=True,
-        one_of="kvm",  # on a host's KVM they count that host's machines
+        one_of="kvm",  # with a host's KVM these tests count the VMs of that host
     ),
-    Suite(  # no second processor, so the network ring is not offered
+    Suite(  # without a second processor, the network ring is not offered
         "kvm-one",
         (("tools/with_kvm", "--", *PYTEST, "-m", "kvm", "tests/conformance/test_ring.py"),),
         {"TENDER_KVM_CPUS": "1"},
@@ -120,7 +122,7 @@ SUITES = (
     ),
     Suite("package", ((*PYTEST, "tests/package"),)),
     Suite("kvmbox", ((*PYTEST, "tests/kvmbox"),)),
-    Suite(  # what an Intel processor is likeliest to change, on kvm_intel in Bochs
+    Suite(  # the tests that an Intel processor most likely affects, on kvm_intel in Bochs
         "intel-fast",
         (
             (
@@ -140,9 +142,9 @@ SUITES = (
 
 
 class Outcome:
-    """What a suite's commands said and how they ended; it reads their lines as they are printed."""
+    """What a suite's commands printed and how they ended. It reads each line when it is printed."""
 
-    # `= 3 failed, 10 passed in 4.56s (0:01:02) =`, with or without the rules at its sides
+    # `= 3 failed, 10 passed in 4.56s (0:01:02) =`, with or without the lines of `=` at its sides
     PYTEST_END = re.compile(r"^=* ?((?:\d+ [a-z]+(?:, )?)+) in [\d.]+s")
     MESON_END = re.compile(r"^(Ok|Fail|Timeout|Unexpected Pass|Skipped): +(\d+) *$")
     FAILURE = re.compile(r"^(FAILED|ERROR) \S")
@@ -151,7 +153,7 @@ class Outcome:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.begun = False
-        self.ended = False  # of itself, whatever became of it, and not by an interrupt
+        self.ended = False  # by itself, with success or failure, and not by an interrupt
         self.failed = False
         self.failures: list[str] = []
         self.places: list[str] = []
@@ -170,26 +172,26 @@ class Outcome:
             self.places.append(line)
 
     def fail(self, why: str, command: Sequence[str]) -> None:
-        """The suite has failed, by this command of it."""
+        """Note that the suite has failed, and which of its commands failed."""
         words = shlex.join(command)
         self.failed = True
         self.failures.append(f"{why}: {words if len(words) < 200 else words[:200] + ' ...'}")
 
 
 class Commands:
-    """The commands that run now, so that an interrupt ends them all, and none begins after it."""
+    """The commands that run now. An interrupt ends them all, and no command begins after it."""
 
     def __init__(self, jobs: int) -> None:
-        # For the one suite that fills all processors by itself.
+        # For the fuzz suite, which would use all processors.
         self._environment = {"FUZZ_JOBS": str(max(1, PROCESSORS // jobs)), **os.environ}
-        # A suite reads what another compiled: of each test module, and of what pytest rewrites in its plugins.
+        # The suites share compiled files: of the test modules, and of the plugins that pytest rewrites.
         self._environment["PYTHONDONTWRITEBYTECODE"] = ""
-        self._lock = threading.RLock()  # stop() may be a signal's, amid another
+        self._lock = threading.RLock()  # a signal handler may call stop() while this thread holds the lock
         self._running: set[subprocess.Popen[str]] = set()
         self.stopped = False
 
     def start(self, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str] | None:
-        """It runs, in a process group of its own; None after stop()."""
+        """Start the command in a process group of its own. Returns None after stop()."""
         with self._lock:
             if self.stopped:
                 return None
@@ -208,14 +210,14 @@ class Commands:
             return process
 
     def end(self, process: subprocess.Popen[str]) -> None:
-        """If it runs still, its process group gets SIGKILL."""
+        """Send SIGKILL to its process group if it still runs, and reap it."""
         with self._lock:
             self._running.discard(process)
             self._kill(process)
         process.wait()
 
     def stop(self) -> None:
-        """Every process group gets SIGKILL."""
+        """Send SIGKILL to every process group."""
         with self._lock:
             self.stopped = True
             for process in self._running:
@@ -228,8 +230,8 @@ class Commands:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def hand_on(output: IO[str], outcome: Outcome, show: Callable[[str], None]) -> None:
-    """Every line of a command's output, as it comes."""
+def pass_on(output: IO[str], outcome: Outcome, show: Callable[[str], None]) -> None:
+    """Pass each line of a command's output to `show` and to `outcome`, as it comes."""
     for line in output:
         show(line)
         outcome.read(line.rstrip("\n"))
@@ -243,13 +245,13 @@ def run_command(
     commands: Commands,
     show: Callable[[str], None],
 ) -> None:
-    """Run it, hand its output on, and note how it ended."""
+    """Run the command, pass its output on, and note how it ended."""
     process = commands.start(command, environment)
     if process is None:
         return
     outcome.begun = True
     assert process.stdout
-    reader = threading.Thread(target=hand_on, args=(process.stdout, outcome, show), daemon=True)
+    reader = threading.Thread(target=pass_on, args=(process.stdout, outcome, show), daemon=True)
     reader.start()
     try:
         if status := process.wait(max(0.0, limit_s)):
@@ -262,7 +264,7 @@ def run_command(
 
 
 def run_suite(suite: Suite, commands: Commands, show: Callable[[str], None]) -> Outcome:
-    """Every command of it, in order."""
+    """Run every command of the suite, in order."""
     outcome, began = Outcome(), time.monotonic()
     for command in suite.commands:
         try:
@@ -276,7 +278,7 @@ def run_suite(suite: Suite, commands: Commands, show: Callable[[str], None]) -> 
 
 
 class Turn:
-    """A suite that runs, or waits to, while others do: its output is kept until it is shown."""
+    """A suite that runs, or waits to run, while others run. It keeps its output until the output is shown."""
 
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
@@ -284,7 +286,7 @@ class Turn:
         self._ran: Future[Outcome] = Future()
 
     def run(self, commands: Commands) -> None:
-        """To its end, however that is."""
+        """Run the suite to its end, with success or failure."""
         if not commands.stopped:
             self._lines.put(f"--- {self.suite.name}\n")
         try:
@@ -295,22 +297,25 @@ class Turn:
             self._lines.put(None)
 
     def show(self) -> Outcome:
-        """What it printed so far and all that follows, to its end."""
+        """Print all its output, from the beginning until the suite ends."""
         while line := self._line():
             sys.stdout.write(line)
             sys.stdout.flush()
         return self._ran.result()
 
     def _line(self) -> str | None:
-        """The next one, once it is there. A signal ends no wait if it comes just before it, or to another thread: so none
-        is long, and Python's handler runs between two."""
+        """The next line, when there is one.
+
+        A signal that comes just before a wait, or to another thread, does not end the wait. So each wait is short, and
+        Python's handler runs between two waits.
+        """
         while True:
             with contextlib.suppress(queue.Empty):
                 return self._lines.get(timeout=WAIT_S)
 
 
 class Plan:
-    """Which turn is next."""
+    """Decides which suite is next."""
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._waiting = sorted(turns, key=lambda turn: not turn.suite.begins_first)
@@ -321,7 +326,7 @@ class Plan:
         return next((turn for turn in self._waiting if turn.suite.one_of not in self._running), None)
 
     def work(self, commands: Commands) -> None:
-        """One turn after the other, while there are some; several threads may."""
+        """Run one suite after the other until none is left. Several threads may call this."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._waiting or self._next())
@@ -340,7 +345,7 @@ class Plan:
 
 @contextlib.contextmanager
 def ended_by_signals(commands: Commands) -> Iterator[None]:
-    """SIGINT and SIGTERM end the commands, and we go on to the sum."""
+    """While inside, SIGINT and SIGTERM end the commands, and this program goes on to the summary."""
     signals = signal.SIGINT, signal.SIGTERM
     before = [signal.signal(number, lambda *_: commands.stop()) for number in signals]
     try:
@@ -351,7 +356,7 @@ def ended_by_signals(commands: Commands) -> Iterator[None]:
 
 
 def run_side_by_side(suites: Sequence[Suite], jobs: int) -> dict[str, Outcome]:
-    """How each ended, in this order; so many run at a time."""
+    """How each suite ended, in this order. `jobs` suites run at the same time."""
     turns, commands = [Turn(suite) for suite in suites], Commands(jobs)
     with ended_by_signals(commands), ThreadPoolExecutor(jobs) as pool:
         plan = Plan(turns)
@@ -359,13 +364,13 @@ def run_side_by_side(suites: Sequence[Suite], jobs: int) -> dict[str, Outcome]:
             pool.submit(plan.work, commands)
         try:
             return {turn.suite.name: turn.show() for turn in turns}
-        except BaseException:  # nobody reads our output any more
+        except BaseException:  # for example, the reader of our output is gone
             commands.stop()
             raise
 
 
 def summary(outcomes: dict[str, Outcome]) -> Iterator[str]:
-    """A row a suite, below it what failed and where it ran; and the sum, which closes the output."""
+    """The lines of the summary: one row per suite, below it what failed and where it ran, and at last the sum."""
     total: Counter[str] = Counter()
     yield f"{'suite':16}{'':8}{'passed':>8}{'failed':>8}{'skipped':>8}{'time':>10}"
     for name, outcome in outcomes.items():
@@ -378,7 +383,7 @@ def summary(outcomes: dict[str, Outcome]) -> Iterator[str]:
         yield from (f"    {line}" for line in (*outcome.places, *outcome.failures))
         total += outcome.counts
         if outcome.failed and not outcome.counts["failed"]:
-            total["failed"] += 1  # a suite that counts no tests, or that ended before its sum
+            total["failed"] += 1  # a suite that counts no tests, or that ended before its own sum
     yield f"{total['passed']} passed, {total['failed']} failed" + (
         f", {total['skipped']} skipped" if total["skipped"] else ""
     )
@@ -404,14 +409,14 @@ def main(arguments: Sequence[str]) -> int:
     names = names[also:]
     known = {suite.name: suite for suite in SUITES}
     if unknown := [name for name in names if name not in known]:
-        print(f"suites: no suite {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        print(f"suites: no suite {', '.join(unknown)}; the suites are {', '.join(known)}", file=sys.stderr)
         return 2
     if also or not names:
         names = [name for name, suite in known.items() if suite.in_test or name in names]
     chosen = [known[name] for name in dict.fromkeys(names)]
     try:
         outcomes = run_side_by_side(chosen, min(jobs, len(chosen)))
-    except BrokenPipeError:  # nobody reads: the interpreter's own last flush is not to end it otherwise
+    except BrokenPipeError:  # the reader is gone; the interpreter's last flush must not change the status
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     ended = {name: outcome for name, outcome in outcomes.items() if outcome.ended}

@@ -131,8 +131,8 @@ def test_the_machines_pip_configuration_and_its_paths_are_available(run: Run, tm
 @pytest.mark.parametrize(
     ("arguments", "variables", "message"),
     [
-        ([], {}, "no DIST: there are bookworm-main, bookworm, trixie, forky"),
-        (["sarge", "true"], {}, "sarge: there are bookworm-main, bookworm, trixie, forky"),
+        ([], {}, "no DIST: the distributions are bookworm-main, bookworm, trixie, forky"),
+        (["sarge", "true"], {}, "sarge: the distributions are bookworm-main, bookworm, trixie, forky"),
         (["trixie"], {}, "no command: tools/chroot DIST [--] COMMAND..."),
         (["trixie", "--"], {}, "no command: tools/chroot DIST [--] COMMAND..."),
         (["trixie", "true"], {"FAIL": "yes"}, "debootstrap trixie .*: status 3; see .*debootstrap.log"),

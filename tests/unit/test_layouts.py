@@ -375,7 +375,7 @@ def test_a_deleted_program_is_reported(layout: Layout, guest: Guest) -> None:
 @pytest.mark.parametrize(
     ("doctor", "said"),
     [
-        (None, "there is no `tender` in PATH"),
+        (None, "`tender` is not in PATH"),
         ("echo broken >&2; exit 1", "`tender doctor --kvm` failed: broken"),
         ("exit 127", "`tender doctor --kvm` failed: "),
     ],

@@ -76,7 +76,7 @@ def test_an_installed_package_is_not_named(tmp_path: Path) -> None:
 
 def test_another_purpose_is_refused(tmp_path: Path) -> None:
     done = setup(tmp_path, "tests", set())
-    assert (done.returncode, done.stderr) == (2, "setup: tests: build or test\n")
+    assert (done.returncode, done.stderr) == (2, "setup: tests: the purpose is build or test\n")
 
 
 @pytest.mark.parametrize(

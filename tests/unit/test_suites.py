@@ -300,7 +300,7 @@ def test_an_unknown_suite_is_refused_with_the_known_names(
 ) -> None:
     assert suites.main(["unit", "units"]) == 2
     said = capsys.readouterr()
-    assert "no suite units; there are lint, types, unit," in said.err
+    assert "no suite units; the suites are lint, types, unit," in said.err
     assert said.out == ""
 
 
