@@ -152,7 +152,7 @@ with Image.open({path!r}) as image, Vm(image, VmConfig(mem=4), console=DISCARD) 
 """
 
 
-def test_a_vm_whose_thread_cannot_be_made_is_as_new(guest: Guest, backend: str) -> None:
+def test_a_vm_whose_thread_cannot_be_made_can_be_started_later(guest: Guest, backend: str) -> None:
     """There is no space for the thread's stack. A later attempt starts it."""
     tests = str(Path(__file__).resolve().parents[1])
     program = NO_THREAD.format(tests=tests, backend=backend, path=str(guest("hello")))

@@ -41,7 +41,7 @@ def start(tender_cmd: list[str], guest: Guest, tap: TapInterface) -> Callable[..
 @pytest.mark.tap
 @pytest.mark.parametrize("mem", MEMORY)
 @pytest.mark.parametrize("front", ECHO)
-def test_a_signal_ends_it_with_1_and_its_line(
+def test_a_signal_ends_the_command_with_1_and_its_line(
     start: Callable[..., "subprocess.Popen[str]"], front: str, mem: int
 ) -> None:
     for number in (signal.SIGTERM, signal.SIGINT) * RUNS:
@@ -54,7 +54,7 @@ def test_a_signal_ends_it_with_1_and_its_line(
 
 @pytest.mark.tap
 @pytest.mark.parametrize("mem", MEMORY)
-def test_a_time_limit_ends_it_with_1_and_its_line(
+def test_a_time_limit_ends_the_command_with_1_and_its_line(
     start: Callable[..., "subprocess.Popen[str]"], mem: int
 ) -> None:
     for _ in range(RUNS):
@@ -109,7 +109,7 @@ def test_a_busy_guest_is_served_to_its_end(tender_cmd: list[str], guest: Guest, 
 
 
 @pytest.mark.parametrize("case", ["send-bad", "read-bad", "drain-bad"])
-def test_a_ring_that_names_memory_it_may_not_ends_it_with_a_line(
+def test_a_ring_that_names_forbidden_memory_ends_the_run_with_a_line(
     tender_cmd: list[str], guest: Guest, case: str
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

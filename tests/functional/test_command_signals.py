@@ -89,7 +89,7 @@ def test_a_signal_stops_the_guest_although_the_command_inherits_it_blocked(
 
 
 @pytest.mark.parametrize("blocked", ["term", "all"])
-def test_a_signal_of_before_the_command_ends_it_as_any_other(
+def test_a_signal_from_before_the_start_ends_the_command_like_any_other(
     tender_cmd: list[str], guest: Guest, backend: str, blocked: str
 ) -> None:
     """The signal is pending when the program starts: earlier than any signal that is sent to it."""
@@ -105,7 +105,7 @@ def test_a_signal_of_before_the_command_ends_it_as_any_other(
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_line_that_nobody_reads_does_not_end_it(
+def test_a_line_that_nobody_reads_does_not_end_the_command(
     tender_cmd: list[str], guest: Guest, backend: str, launcher: str
 ) -> None:
     """The memory size 5 MiB is adjusted, and the command writes a line about that before the guest
@@ -198,7 +198,9 @@ def test_a_background_jobs_guest_does_not_hear_the_terminals_interrupt(
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_hangup_ends_it_unless_it_is_ignored(tender_cmd: list[str], guest: Guest, launcher: str) -> None:
+def test_a_hangup_ends_the_command_unless_it_is_ignored(
+    tender_cmd: list[str], guest: Guest, launcher: str
+) -> None:
     words = [*tender_cmd, "--mem=8", str(guest("sleep"))]
     assert stopped(start(words, launcher, []), signal.SIGHUP) == (-signal.SIGHUP, "")
     of_nohup = start(words, launcher, [signal.SIGHUP])
@@ -208,7 +210,7 @@ def test_a_hangup_ends_it_unless_it_is_ignored(tender_cmd: list[str], guest: Gue
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("how", ["ignored", "blocked"])
 @pytest.mark.parametrize("which", IGNORED)
-def test_a_guest_ends_as_without(
+def test_a_guest_ends_as_without_ignored_signals(
     tender_cmd: list[str], guest: Guest, launcher: str, how: str, which: str
 ) -> None:
     """The guest ends by its own status, by a fault, by a trap that it serves itself, or by its time

@@ -83,7 +83,7 @@ def of(machines: Path, pids: list[int]) -> list[str]:
     return [made.name for made in machines.glob("*-*") if int(made.name.partition("-")[0]) in pids]
 
 
-def test_of_a_hundred_runs_nothing_is_left(hello: list[str], places: int, machines: Path) -> None:
+def test_a_hundred_runs_leave_nothing(hello: list[str], places: int, machines: Path) -> None:
     sockets = Path("/proc/net/unix").read_text().count("\n")
     pids = [run(hello) for _ in range(100)]
     until = time.monotonic() + LIMIT_S
@@ -97,7 +97,7 @@ def test_of_a_hundred_runs_nothing_is_left(hello: list[str], places: int, machin
     tuple(map(int, re.findall(r"\d+", platform.release())[:2])) < (6, 9),
     reason="this kernel may collect sockets in the process that exits",
 )
-def test_its_end_is_not_waited_for(hello: list[str], places: int) -> None:
+def test_the_teardown_is_not_waited_for(hello: list[str], places: int) -> None:
     """The teardown takes the kernel milliseconds. So one of fifty runs is seen to end before its
     machine.
     """
@@ -187,7 +187,7 @@ def count_ends(command: list[str], places: int) -> bool:
 @pytest.mark.parametrize(
     "squatter", ["a file that others may open", "another user's", "a link", "a directory", "a FIFO"]
 )
-def test_a_name_that_is_not_this_users_alone_is_not_used(hello: list[str], squatter: str) -> None:
+def test_a_file_that_is_not_this_users_alone_is_not_used(hello: list[str], squatter: str) -> None:
     """The run ends well, the file is unchanged, and a lock that another process holds on it does not
     matter.
     """

@@ -70,7 +70,7 @@ def test_solo5_hvts_disks_are_raw(
 
 
 @pytest.mark.parametrize("launcher", ["", "python", "native"])
-def test_an_inherited_descriptor_is_no_other(
+def test_an_inherited_descriptor_is_refused_unless_it_is_declared_raw(
     launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
     fd = os.open(disk_of(FORMATS["qcow2"], tmp_path), os.O_RDWR)

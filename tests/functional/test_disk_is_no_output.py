@@ -15,7 +15,7 @@ STREAMS = ("stdout", "stderr")
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("word", ["{disk}:raw", "{disk}:raw:ro", "{link}:raw:ro", "@{fd}:raw:ro"])
 @pytest.mark.parametrize("stream", STREAMS)
-def test_a_disk_is_not_where_the_command_speaks(
+def test_a_disk_that_stdout_or_stderr_writes_to_is_refused(
     tender_cmd: list[str], guest: Guest, tmp_path: Path, stream: str, word: str, launcher: str
 ) -> None:
     disk, link = tmp_path / "disk.img", tmp_path / "link.img"
@@ -44,7 +44,9 @@ def test_a_disk_is_not_where_the_command_speaks(
     assert stream == "stderr" or len(content) == 1 << 20
 
 
-def test_one_that_is_only_read_there_is_a_disk(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+def test_a_disk_that_a_stream_only_reads_is_allowed(
+    tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
     with disk.open("rb") as stdin:

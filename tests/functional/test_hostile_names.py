@@ -30,7 +30,7 @@ PLACES: dict[str, list[str]] = {
     "image": ["{}"],
     "image, solo5": ["solo5-hvt", "{}"],
     "image, by path": ["{/}"],
-    "image that is none": ["{file}"],
+    "file that is not an image": ["{file}"],
     "subcommand": ["help", "{}"],
     "option": ["--frob{}"],
     "option, solo5": ["solo5-hvt", "--frob={}", "{disk}"],
@@ -92,7 +92,7 @@ def check_lines(text: bytes, program: str) -> list[str]:
 @pytest.mark.parametrize("launcher", ["", "native"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_said_of_a_name(
+def test_a_message_about_any_name_is_whole_lines(
     place: str, name: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
     words = filled(PLACES[place], NAMES[name], tmp_path, guest)

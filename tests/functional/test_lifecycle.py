@@ -153,7 +153,7 @@ def test_stop_before_run_ends_it_at_once(guest: Guest) -> None:
         assert result.reason == ExitReason.STOPPED and result.counters.exits == 0
 
 
-def test_stop_from_many_threads_at_any_moment_never_hurts(guest: Guest) -> None:
+def test_stop_from_many_threads_at_any_moment_never_kills_the_process(guest: Guest) -> None:
     """The stop may come before, during or after the run. Each ends the run cleanly, and none kills the
     process.
     """
@@ -252,7 +252,7 @@ def test_a_vm_runs_once(guest: Guest) -> None:
             vm.run()
 
 
-def test_a_closed_vm_says_so(guest: Guest) -> None:
+def test_the_use_of_a_closed_vm_is_an_error(guest: Guest) -> None:
     with Image.open(guest("hello")) as image:
         vm = Vm(image, SMALL)
         vm.close()

@@ -115,7 +115,7 @@ def test_the_guest_starts_when_the_lock_is_free(
 @asked
 @by_launcher
 @pytest.mark.parametrize("seconds", ["0", "0.2"])
-def test_a_lock_that_stays_is_the_error_that_it_is_without_a_wait(
+def test_a_lock_that_stays_is_the_same_error_as_without_a_wait(
     tender_cmd: list[str],
     guest: Guest,
     disk: Path,

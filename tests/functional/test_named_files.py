@@ -106,7 +106,7 @@ def run(launcher: str, *words: str, **options: object) -> "subprocess.CompletedP
 
 @pytest.mark.parametrize("launcher", ["native", "", "python"])
 @pytest.mark.parametrize("front", [[], ["--timeout=30"], ["solo5-hvt"]])
-def test_an_image(
+def test_an_image_is_judged_by_its_kind(
     named: tuple[str, dict[str, str]], launcher: str, front: list[str], tender_cmd: list[str]
 ) -> None:
     done = run(launcher, *tender_cmd, *front, named[0])
@@ -118,7 +118,7 @@ def test_an_image(
 @pytest.mark.parametrize(
     "command", [["inspect"], ["inspect", "--symbols"], *(["solo5-elftool", f"query-{q}"] for q in ("abi", "manifest"))]
 )  # fmt: skip
-def test_an_image_that_is_only_looked_at(
+def test_an_image_that_is_only_examined_is_judged_by_its_kind(
     named: tuple[str, dict[str, str]], command: list[str], tender_cmd: list[str]
 ) -> None:
     done = run("", *tender_cmd, *command, named[0])
@@ -128,7 +128,7 @@ def test_an_image_that_is_only_looked_at(
 
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("option", ["--console", "--json"])
-def test_a_console_and_a_report(
+def test_a_console_and_a_report_are_judged_by_their_kind(
     named: tuple[str, dict[str, str]], launcher: str, option: str, tender_cmd: list[str], guest: Guest
 ) -> None:
     reason = named[1]["output"]
@@ -145,7 +145,7 @@ def test_a_console_and_a_report(
 @pytest.mark.parametrize("launcher", ["native", "", "python"])
 @pytest.mark.parametrize("front", [["--block=storage={}"], ["solo5-hvt", "--block:storage={}"]])
 @pytest.mark.parametrize("suffix", ["", ":ro"])
-def test_a_disk(
+def test_a_disk_is_judged_by_its_kind(
     named: tuple[str, dict[str, str]],
     launcher: str,
     front: list[str],
@@ -164,7 +164,7 @@ def test_a_disk(
     assert f"Could not open block device: {named[0]}: {reason}" in done.stderr
 
 
-def test_the_library(named: tuple[str, dict[str, str]], guest: Guest) -> None:
+def test_the_library_judges_by_kind(named: tuple[str, dict[str, str]], guest: Guest) -> None:
     name, reasons = named
     with pytest.raises(TenderError, match=reasons["image"]):
         Image.open(name)
@@ -180,7 +180,9 @@ def test_the_library(named: tuple[str, dict[str, str]], guest: Guest) -> None:
             assert (result.reason, result.status) == ("exit", 0)
 
 
-def test_what_a_reader_gets(tender_cmd: list[str], guest: Guest, tmp_path: Path) -> None:
+def test_fifos_and_files_get_the_same_console_and_report(
+    tender_cmd: list[str], guest: Guest, tmp_path: Path
+) -> None:
     """Console and report go to FIFOs and files alike. An older, longer report leaves nothing behind."""
     texts = {}
     for kind in ("fifo", "file"):
@@ -245,7 +247,7 @@ DESCRIPTORS: dict[str, tuple[Callable[[Path], int], str]] = {
     "pipe, its writer": (_end_of_pipe(1), ""),
     "pipe, its reader": (_end_of_pipe(0), "O_RDONLY"),
     "socket": (_pair, ""),
-    "socket of nobody": (
+    "socket without a peer": (
         lambda _: KEPT.enter_context(socket.socket(socket.AF_UNIX)).fileno(),
         "not connected",
     ),

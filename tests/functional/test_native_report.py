@@ -27,7 +27,7 @@ ENDS: dict[str, list[str]] = {
     "with a status": ["exit_status", "3"],
     "with a negative status": ["exit_status", "-2"],
     "by an abort": ["panic"],
-    "by a trap that the guest tells of": ["traps", "--kind=divide"],
+    "by a trap that the guest reports": ["traps", "--kind=divide"],
     "by its time": ["--timeout=500ms", "sleep"],
     "by a write to its text": ["write_text"],
     "at a port": ["bad_port"],
@@ -248,7 +248,7 @@ def test_a_limit_on_file_sizes_does_not_apply_to_the_report(
     assert (done.returncode, reported(report.read_bytes())) == (0, 0)
 
 
-def test_a_terminal_takes_the_line_of_a_guest_with_a_disk(
+def test_the_line_of_a_guest_with_a_disk_reaches_a_terminal(
     guest: Guest, tender_cmd: list[str], disk: Path, tmp_path: Path
 ) -> None:
     """The command writes to a descriptor of its own. The filter of a run with a disk must allow that

@@ -230,7 +230,7 @@ def test_the_command_says_one_line_and_its_guest_goes_on(
 
 
 @launchers
-def test_the_command_counts_it_and_obeys_its_time_limit(
+def test_the_command_counts_a_deleted_interface_and_obeys_its_time_limit(
     tender_cmd: list[str], guest: Guest, tap: TapInterface, launcher: str, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.json"
@@ -248,7 +248,7 @@ def test_the_command_counts_it_and_obeys_its_time_limit(
 
 
 @pytest.mark.parametrize("by", WAYS)
-def test_it_is_counted_and_the_guest_does_not_spin(
+def test_a_deleted_interface_is_counted_and_the_guest_does_not_spin(
     guest: Guest, tap: TapInterface, tmp_path: Path, by: str
 ) -> None:
     config = VmConfig(mem=32, net=Tap(tap.name), net_ring=WAYS[by].net_ring)
@@ -312,7 +312,7 @@ def test_the_other_network_goes_on(guest: Guest, tap: TapInterface, tmp_path: Pa
 
 
 @pytest.mark.parametrize("by", WAYS)
-def test_a_given_descriptor_serves_again_once_its_giver_attached_it(
+def test_a_given_descriptor_serves_again_once_its_owner_has_attached_it(
     guest: Guest, tap: TapInterface, tmp_path: Path, by: str
 ) -> None:
     fd = open_tap(tap.name)
@@ -336,7 +336,9 @@ def test_a_given_descriptor_serves_again_once_its_giver_attached_it(
         os.close(fd)
 
 
-def test_the_library_logs_it(guest: Guest, tap: TapInterface, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_library_logs_a_deleted_interface(
+    guest: Guest, tap: TapInterface, caplog: pytest.LogCaptureFixture
+) -> None:
     with Image.open(guest("net_rx_poll")) as image:
         vm = Vm(image, VmConfig(mem=32, net=Tap(tap.name)), console="discard")
     with vm:
@@ -417,7 +419,7 @@ WRONG = {
 
 @launchers
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_new_interface_that_cannot_serve_is_said_once_and_tried_on(
+def test_a_new_interface_that_cannot_serve_is_reported_once_and_tried_again(
     tender_cmd: list[str], guest: Guest, tap: TapInterface, launcher: str, wrong: str
 ) -> None:
     words = words_for("tender", tap.name, "--net-reattach", "--mem=64", str(guest("net_rx_poll")))

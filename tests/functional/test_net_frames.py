@@ -100,7 +100,7 @@ def test_an_mtu_raised_while_the_guest_runs_cuts_no_frame(
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
 @buffers
 @by_socket
-def test_a_socket_s_frames_are_not_cut(
+def test_frames_of_a_socket_are_not_cut(
     guest: Guest, tmp_path: Path, by: str, buffer: int, kind: socket.SocketKind
 ) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, kind)

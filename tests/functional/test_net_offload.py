@@ -86,7 +86,7 @@ def test_one_frame_out_becomes_many_datagrams(guest: Guest, tap: TapInterface, s
     assert result.counters.net_tx_bytes == 42 + size * count
 
 
-def test_one_frame_out_is_a_stretch_of_tcp(guest: Guest, tap: TapInterface) -> None:
+def test_one_frame_out_becomes_many_tcp_segments(guest: Guest, tap: TapInterface) -> None:
     ip("neigh", "replace", "10.0.0.2", "lladdr", MAC, "dev", tap.name, "nud", "permanent")
     with socket.socket() as listening:
         listening.bind((tap.address, PORT))
@@ -123,7 +123,7 @@ def test_many_datagrams_come_in_as_one_frame(guest: Guest, tap: TapInterface) ->
     assert lines == [f"offload {ALL}", f"took {len(data)} flags 1 gso 5 size 1400"]
 
 
-def test_a_datagram_comes_in_with_its_sum_left_to_do(guest: Guest, tap: TapInterface) -> None:
+def test_a_datagram_comes_in_with_a_partial_checksum(guest: Guest, tap: TapInterface) -> None:
     data = pattern(1000)
     with udp(tap) as sock, started(guest("net_offload"), Tap(tap.name, mac=MAC), "take", "--count=1000") as (
         vm, _, said
@@ -162,7 +162,7 @@ def test_a_plain_read_gets_complete_packets_and_nothing_else(guest: Guest, tap: 
 
 
 @pytest.mark.uso
-def test_headers_that_lie_are_refused_and_the_next_frame_goes(guest: Guest, tap: TapInterface) -> None:
+def test_false_headers_are_refused_and_the_next_frame_is_sent(guest: Guest, tap: TapInterface) -> None:
     with udp(tap) as sock:
         with started(guest("net_offload"), Tap(tap.name, mac=MAC), *words(tap, "lies")) as (vm, _, said):
             result, lines = ended(vm, said)
@@ -238,7 +238,7 @@ def test_an_offload_ends_with_its_guest(guest: Guest, tap: TapInterface) -> None
 
 
 @pytest.mark.parametrize("features", [1, 5, 13], ids=["calls", "batch", "offload"])
-def test_a_frame_that_asks_is_refused_where_there_is_no_offload(
+def test_a_frame_that_needs_an_offload_is_refused_where_there_is_none(
     guest: Guest, tmp_path: Path, features: int
 ) -> None:
     """Without a TAP, without a batch or without the granted feature the frame would go out unfinished."""

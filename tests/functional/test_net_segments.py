@@ -156,7 +156,7 @@ def test_a_partial_checksum_is_completed_for_the_guest(guest: Guest, tap: TapInt
 
 
 @pytest.mark.parametrize("words", [[], ["--no-net-ring"]], ids=["ring", "no-ring"])
-def test_the_command_does_it_where_it_offers_the_ring(
+def test_the_command_joins_segments_where_it_offers_the_ring(
     guest: Guest, tap: TapInterface, words: list[str]
 ) -> None:
     offered = not words and len(os.sched_getaffinity(0)) > 1

@@ -35,7 +35,7 @@ def test_the_guest_has_the_device_with_what_was_filled_in(guest: Guest, backend:
         assert (len(frame), frame[6:12], ours.recv(2000)) == (60, MAC, b"")
 
 
-def test_it_must_be_declared_and_is_given_once(guest: Guest) -> None:
+def test_a_device_must_be_declared_and_given_once(guest: Guest) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, Image.open(guest("net_tx")) as image:
         with pytest.raises(ManifestError, match="other"):
@@ -60,7 +60,7 @@ def setting(value: str) -> dict[str, Setting]:
     return {"net": Setting("net", "a", value, option=f"--net:a={value}")}
 
 
-def test_an_options_value_is_read_by_the_kinds_words() -> None:
+def test_an_options_value_is_read_as_its_kind_defines() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         given = f"@{ours.fileno()}"

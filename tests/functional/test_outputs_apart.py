@@ -146,7 +146,7 @@ def test_a_console_and_a_report_of_one_stream_follow_each_other(
 
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("case", REFUSED)
-def test_nor_does_the_report_of_a_refusal_go_there(
+def test_the_report_of_a_refusal_is_not_written_over_what_the_command_writes(
     place: Path, tender_cmd: list[str], case: str, launcher: str
 ) -> None:
     words, _ = REFUSED[case]
@@ -155,7 +155,7 @@ def test_nor_does_the_report_of_a_refusal_go_there(
 
 
 @pytest.mark.parametrize("by_descriptor", [False, True])
-def test_the_librarys_console_is_no_disk_of_its_guest(place: Path, by_descriptor: bool) -> None:
+def test_the_librarys_console_must_not_be_a_disk_of_its_guest(place: Path, by_descriptor: bool) -> None:
     fd = os.open(place / DISK, os.O_RDWR)
     block = BlockFd(fd) if by_descriptor else BlockFile(place / DISK)
     before = (place / DISK).read_bytes()

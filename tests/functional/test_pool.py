@@ -210,7 +210,7 @@ def test_a_frame_for_one_guest_does_not_reach_the_next(tap: TapInterface) -> Non
         assert pool.run().counters.net_rx_packets == 0
 
 
-def test_a_closed_pool_gives_nothing_and_what_is_out_may_finish(guest: Guest) -> None:
+def test_a_closed_pool_gives_no_vm_and_running_ones_may_finish(guest: Guest) -> None:
     with Image.open(guest("hello")) as image:
         pool = VmPool(image, SMALL, size=2)
         vm = pool.take()
@@ -236,7 +236,7 @@ def test_a_pool_leaves_nothing_behind(guest: Guest) -> None:
         assert_nothing_is_left(before)
 
 
-def test_a_forked_child_cannot_take_its_parents(guest: Guest) -> None:
+def test_a_forked_child_cannot_take_from_its_parents_pool(guest: Guest) -> None:
     with Image.open(guest("hello")) as image, VmPool(image, SMALL) as pool:
         child = os.fork()
         if child == 0:

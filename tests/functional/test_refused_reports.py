@@ -203,7 +203,7 @@ def test_a_signal_that_ends_the_wait_for_a_lock_is_reported(
 
 @by_launcher
 @pytest.mark.parametrize("target", ["", "=-", "=fd:2", "=fd:{}", "={}"])
-@pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("refused", ["--frob=1", "--mem=x", "--console=fd:987", "--backend=xen"])
 def test_the_report_goes_where_it_was_asked_for(
     refused: str,

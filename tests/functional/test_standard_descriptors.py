@@ -238,7 +238,7 @@ def test_an_answer_to_a_terminal_that_has_gone(
 
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("command", ANSWERS)
-def test_an_answer_waits_for_space_in_a_pipe_that_does_not(
+def test_an_answer_waits_for_space_in_a_nonblocking_pipe(
     command: str, launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
     """O_NONBLOCK belongs to the open file, so any process that shares the file may have set it."""
@@ -293,7 +293,7 @@ ENDS_BY_ITSELF: dict[str, tuple[list[str], int]] = {
 
 
 @pytest.mark.parametrize("launcher", ["", "python"])
-def test_a_full_stderr_keeps_no_guest_from_running_and_outlasts_no_time_limit(
+def test_a_full_stderr_neither_prevents_a_run_nor_outlasts_a_time_limit(
     launcher: str, tender_cmd: list[str], guest: Guest, tmp_path: Path
 ) -> None:
     """The commands run side by side, because each waits some seconds."""
@@ -349,7 +349,7 @@ def test_a_signal_ends_an_error_that_nobody_reads(
 @pytest.mark.parametrize("launcher", ["", "python"])
 @pytest.mark.parametrize("front", [[], ["solo5-hvt"]])
 @pytest.mark.parametrize("is_read", [False, True])
-def test_the_last_line_waits_for_a_reader_but_not_for_ever(
+def test_the_last_line_waits_for_a_reader_but_not_forever(
     is_read: bool, front: list[str], launcher: str, tender_cmd: list[str], guest: Guest
 ) -> None:
     with full_pipe() as (reader, writer):

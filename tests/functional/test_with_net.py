@@ -13,7 +13,7 @@ pytestmark = pytest.mark.tap  # run where namespaces and mounts can be made
 # What /dev/net on the host contains, and what the tool says about it.
 TUN = {
     "no device file": ("mount -t tmpfs none /dev/net", "no such device file", "modprobe tun"),
-    "a file that is no device": (
+    "a file that is not a device": (
         "mount -t tmpfs none /dev/net; : >/dev/net/tun",
         "no such device file",
         "modprobe tun",
@@ -63,7 +63,7 @@ def test_make_run_asks_before_it_builds() -> None:
     assert "setup" not in done.stdout, "nothing was begun"
 
 
-def test_without_the_right_to_make_namespaces_that_is_said() -> None:
+def test_a_missing_right_to_make_namespaces_is_reported() -> None:
     done = in_own_mounts(":", "setpriv", "--bounding-set=-sys_admin", WITH_NET, "--", "true")
     assert (done.returncode, done.stdout) == (1, "")
     said, hint = done.stderr.splitlines()
@@ -71,6 +71,6 @@ def test_without_the_right_to_make_namespaces_that_is_said() -> None:
     assert hint.startswith("with_net: hint: ") and "CAP_SYS_ADMIN" in hint
 
 
-def test_with_all_there_it_says_nothing() -> None:
+def test_with_everything_present_it_prints_nothing() -> None:
     done = in_own_mounts(":", WITH_NET, "--check")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

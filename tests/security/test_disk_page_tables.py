@@ -71,7 +71,7 @@ def test_a_sparse_disk_costs_bounded_page_tables(
     assert of_disk <= tables <= of_disk + 2 * KIB * KIB
 
 
-def test_the_threat_model_says_how_much() -> None:
+def test_the_threat_model_states_the_bound() -> None:
     text = " ".join((ROOT / "docs" / "threat-model.md").read_text().split())
     tables = mapped_bytes_max() // TABLE_COVERS * TABLE_BYTES
     assert f"at most {mapped_bytes_max() // GIB} GiB of a VM's disks are mapped" in text

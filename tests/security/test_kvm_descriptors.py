@@ -87,7 +87,7 @@ WAYS = {
 
 @pytest.mark.parametrize("call", [WRITE, WRITEV, PWRITEV2], ids=["write", "writev", "pwritev2"])
 @pytest.mark.parametrize("way", WAYS)
-def test_no_descriptor_of_a_disk_is_written_where_it_stands(
+def test_no_descriptor_of_a_disk_is_written_at_its_own_offset(
     start: Start, tmp_path: Path, way: str, call: int
 ) -> None:
     word, number = WAYS[way]

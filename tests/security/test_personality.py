@@ -24,7 +24,7 @@ def maps(pid: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("words", [(), ("solo5-hvt",)], ids=["tender", "solo5-hvt"])
-def test_a_command_that_is_started_with_it_does_not_have_it(
+def test_a_command_that_is_started_with_read_implies_exec_does_not_have_it(
     tender_cmd: list[str], guest: Guest, backend: str, words: tuple[str, ...]
 ) -> None:
     command = ["setarch", "x86_64", "-X", *tender_cmd, *words, "--mem=4", str(guest("spin"))]
@@ -56,7 +56,7 @@ IN_THIS_PROCESS = textwrap.dedent("""
 """)
 
 
-def test_a_process_that_has_given_it_to_itself_gets_no_vm_whose_memory_it_could_execute(
+def test_a_process_that_sets_read_implies_exec_gets_no_vm_with_executable_memory(
     guest: Guest, backend: str
 ) -> None:
     command = [sys.executable, "-P", "-c", IN_THIS_PROCESS, str(guest("hello")), backend]

@@ -29,14 +29,14 @@ OBSTINATE = {
     "prints": ("say=go", "flood"),
     "waits in the kernel": ("say=go", f"call={PPOLL},0,0,0,0,0"),
     "claims to be ending": ("say=go", f"poke={at('ending')},01", "spin"),
-    "claims to be ending, with a text that is nowhere": (
+    "claims to be ending, with a text at an invalid address": (
         "say=go",
         f"poke={at('ending')},{'ff' * 16}",
         f"noise={at('ending')}+4112,16,1",
         "spin",
     ),
-    "claims that nobody has an end": ("say=go", f"noise={at('self')},200,1", "spin"),
-    "puts its own clock in the place of the handlers'": (
+    "overwrites the program's data about itself": ("say=go", f"noise={at('self')},200,1", "spin"),
+    "replaces the handlers' clock": (
         "say=go",
         f"poke={at('vdso_clock_gettime')},SPIN_HERE",
         "spin",
@@ -75,7 +75,7 @@ def ended(rig: Rig, tender_cmd: list[str], *script: str) -> tuple[int, str, str]
 
 @pytest.mark.parametrize("by", ["SIGTERM", "SIGINT", "timeout"])
 @pytest.mark.parametrize("what", OBSTINATE)
-def test_whatever_it_does_a_stop_and_a_time_limit_end_it(
+def test_a_stop_and_a_time_limit_end_any_hostile_guest(
     rig: Rig, tender_cmd: list[str], what: str, by: str
 ) -> None:
     spin_here = symbols_of(rig.path)["spin_here"].start.to_bytes(8, "little").hex()
@@ -110,7 +110,7 @@ def test_whatever_it_does_a_stop_and_a_time_limit_end_it(
         f"{KILL},1,9",
     ],
 )
-def test_no_call_takes_an_end_away_or_gives_one_to_another(
+def test_no_call_prevents_the_guests_end_or_ends_another_process(
     rig: Rig, tender_cmd: list[str], call: str
 ) -> None:
     """The command itself prints nothing: only its parent sees the wait status."""
@@ -118,7 +118,7 @@ def test_no_call_takes_an_end_away_or_gives_one_to_another(
     assert (status, said) == (-signal.SIGSYS, "") and "alive" not in console
 
 
-def test_its_own_system_call_is_named(rig: Rig, tender_cmd: list[str]) -> None:
+def test_a_system_call_of_the_guest_itself_is_named(rig: Rig, tender_cmd: list[str]) -> None:
     status, _, said = ended(rig, tender_cmd, f"syscall={KILL},1,9")
     first, place, *_ = said.splitlines()
     assert status == 1
@@ -128,6 +128,6 @@ def test_its_own_system_call_is_named(rig: Rig, tender_cmd: list[str]) -> None:
     assert place.startswith("tender: hint: rip 0x") and "bytes there: 0f 05 " in place
 
 
-def test_it_may_write_to_stderr_and_choose_its_status(rig: Rig, tender_cmd: list[str]) -> None:
+def test_a_hostile_guest_may_write_to_stderr_and_choose_its_status(rig: Rig, tender_cmd: list[str]) -> None:
     said = ended(rig, tender_cmd, "poke=b,48690a", f"call={WRITE},{FD_STDERR},b,3", f"call={EXIT_GROUP},7")
     assert said == (7, "call = 3\n", "Hi\n")

@@ -340,7 +340,7 @@ def test_no_call_blocks_a_signal(rig: Rig) -> None:
     assert_killed_by_filter(rig.run("poke=b,ffffffffffffffff", f"call={PPOLL},0,0,0,b,8"))
 
 
-def test_a_forged_return_from_a_signal_goes_where_it_says_and_blocks_nothing(
+def test_a_forged_return_from_a_signal_continues_at_its_address_and_blocks_nothing(
     rig: Rig, spin_here: int
 ) -> None:
     started = time.monotonic()

@@ -52,7 +52,7 @@ def test_jumps_into_the_handlers_end_or_are_ended(rig: Rig, seed: int) -> None:
     assert reasons[ExitReason.SANDBOX_FAULT] > JUMPS // 5, reasons
 
 
-def test_jumps_to_each_function_with_sound_registers_of_a_call(rig: Rig) -> None:
+def test_jumps_to_each_function_with_valid_registers_of_a_call(rig: Rig) -> None:
     """Jumps to the start of each function of the program, with registers that may be pointers."""
     functions = sorted(name for name, place in SYMBOLS.items() if place.start in TEXT and name.isidentifier())
     assert len(functions) > 20

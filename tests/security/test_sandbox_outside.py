@@ -377,7 +377,7 @@ def test_the_commands_sandbox_has_the_same_isolation_layers(
         (["--block=DIRECTORY/x=y/disk.img", "--"], ["--block=disk.img", "--"]),
     ],
 )
-def test_the_words_of_the_process_name_no_directory_of_the_hosts(
+def test_the_arguments_of_the_process_name_no_directory_of_the_host(
     guest: Guest, tender_cmd: list[str], tmp_path: Path, words: list[str], shown: list[str]
 ) -> None:
     """The words are on the process's stack, which the guest can read. The words after the image belong
