@@ -121,7 +121,7 @@ def tap() -> Iterator[TapInterface]:
         subprocess.run(["ip", "link", "del", made.name], capture_output=True, check=False)
 
 
-FOREIGN = {"pair": "TENDER_SOLO5_ELFTOOL", "beside": "TENDER_SOLO5_HVT", "hvt": "TENDER_HVT_DIR"}
+FOREIGN = {"pair": "TENDER_SOLO5_ELFTOOL", "run_both": "TENDER_SOLO5_HVT", "hvt": "TENDER_HVT_DIR"}
 """Fixtures that need something which this project does not build, and the variable that says where it is."""
 
 

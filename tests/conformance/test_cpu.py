@@ -38,7 +38,7 @@ def leaves(guest: Guest, *wanted: str) -> dict[str, tuple[int, int, int, int]]:
 
 
 @pytest.mark.kvm
-def test_cpuid_on_kvm_offers_no_nested_virtualization_and_no_enclaves(guest: Guest) -> None:
+def test_cpuid_on_kvm_offers_no_nested_virtualisation_and_no_enclaves(guest: Guest) -> None:
     """The host of these tests offers nested SVM or VMX. Without it the first lines would prove nothing."""
     flags = host_flags()
     assert flags & {"svm", "vmx"}

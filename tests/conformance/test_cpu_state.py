@@ -28,7 +28,7 @@ def vm(guest: Guest) -> Iterator[Vm]:
         yield made
 
 
-def had(vm: Vm, parts: int = lib.CPU_ALL) -> CData:
+def read_state(vm: Vm, parts: int = lib.CPU_ALL) -> CData:
     state = ffi.new("struct cpu_state *")
     assert lib.tn_cpu_state(vm._handle, parts, state) == 0
     assert state.known == parts
@@ -37,7 +37,7 @@ def had(vm: Vm, parts: int = lib.CPU_ALL) -> CData:
 
 @pytest.mark.kvm
 def test_before_the_first_run_it_is_the_start_state(vm: Vm, guest: Guest) -> None:
-    state = had(vm)
+    state = read_state(vm)
     with Image.open(guest("hello")) as image:
         expected = {RSP: 6 * MIB - 8, RDI: 0x10000}
         assert list(state.general.gpr) == [expected.get(i, 0) for i in range(16)]
@@ -54,16 +54,16 @@ def test_before_the_first_run_it_is_the_start_state(vm: Vm, guest: Guest) -> Non
 @pytest.mark.kvm
 def test_each_part_of_the_state_can_be_set_and_read_back(vm: Vm) -> None:
     """Each part is set alone; the other parts stay as they were."""
-    state = had(vm)
+    state = read_state(vm)
     state.general.gpr[0], state.general.gpr[15] = 0x1122334455667788, 0x99
     state.system.segment[FS].base, state.system.idtr.base, state.system.idtr.limit = 0x123000, 0x5000, 0xFFF
     state.msrs.kernel_gs_base, state.msrs.lstar = 0x777000, 0x100000
     state.debug.dr[2] = 0x100010
     state.fpu.xsave[160 + 16 * 3] = 0xAB  # xmm3
     for part in (lib.CPU_GENERAL, lib.CPU_SYSTEM, lib.CPU_MSRS, lib.CPU_DEBUG, lib.CPU_FPU):
-        before = had(vm)
+        before = read_state(vm)
         assert lib.tn_cpu_state_set(vm._handle, part, state) == 0
-        after = had(vm)
+        after = read_state(vm)
         for name, its in (
             ("general", lib.CPU_GENERAL),
             ("system", lib.CPU_SYSTEM),
@@ -88,7 +88,7 @@ def test_a_guest_runs_from_the_state_that_was_set() -> None:
         Image.from_bytes(guest.elf()) as image,
         Vm(image, VmConfig(mem=6), console=DISCARD, backend="kvm") as vm,
     ):
-        state = had(vm, lib.CPU_GENERAL)
+        state = read_state(vm, lib.CPU_GENERAL)
         state.general.rip += 1
         assert lib.tn_cpu_state_set(vm._handle, lib.CPU_GENERAL, state) == 0
         assert vm.run(timeout=60).guest_status == 7
@@ -97,7 +97,7 @@ def test_a_guest_runs_from_the_state_that_was_set() -> None:
 @pytest.mark.kvm
 def test_after_the_run_the_state_is_the_guests_last_one(vm: Vm) -> None:
     assert vm.run(timeout=60).ok
-    state = had(vm, lib.CPU_GENERAL | lib.CPU_SYSTEM)
+    state = read_state(vm, lib.CPU_GENERAL | lib.CPU_SYSTEM)
     assert 0xFF000 <= state.general.rip < 0x100000  # it made its halt through the gate page
     assert state.system.cr3 == 0x2000
 

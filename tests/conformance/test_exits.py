@@ -17,7 +17,7 @@ from support import Guest
 backends = pytest.mark.backends
 FRONTS = ("solo5-hvt", "run")
 MEM = 4
-SPEAKER = {"kvm": "KVM", "sandbox": "sandbox"}
+BACKEND_NAME = {"kvm": "KVM", "sandbox": "sandbox"}
 Front = Callable[[str], str]
 Run = Callable[[str, bytes], "subprocess.CompletedProcess[str]"]
 
@@ -42,7 +42,7 @@ def start(front: Front, tender_cmd: list[str], tmp_path: Path) -> Run:
     return run
 
 
-def ends(done: "subprocess.CompletedProcess[str]", front: str, status: int, said: str) -> None:
+def assert_end(done: "subprocess.CompletedProcess[str]", front: str, status: int, said: str) -> None:
     """Asserts this status and this line; `solo5-hvt` must print nothing else."""
     lines = done.stderr.splitlines()
     program = "solo5-hvt" if front == "solo5-hvt" else "tender"
@@ -51,7 +51,7 @@ def ends(done: "subprocess.CompletedProcess[str]", front: str, status: int, said
     assert front == "run" or len(lines) <= 1
 
 
-# ---- the guest's own ends
+# ---- ends that the guest causes
 
 
 @backends
@@ -63,7 +63,7 @@ def test_halt(start: Run, front_name: str, given: int, status: int) -> None:
     guest.write(b"said\n")
     guest.halt(given)
     done = start(front_name, guest.elf())
-    ends(done, front_name, status, "")
+    assert_end(done, front_name, status, "")
     assert (done.stdout, done.stderr) == ("said\n", "")
 
 
@@ -72,11 +72,11 @@ def test_halt(start: Run, front_name: str, given: int, status: int) -> None:
 def test_a_trap_that_the_guest_handles(start: Run, guest: Guest, front_name: str) -> None:
     """The guest's handler prints the trap on the console and halts with 255. The tender prints nothing."""
     done = start(front_name, guest("null_write").read_bytes())
-    ends(done, front_name, 255, "")
+    assert_end(done, front_name, 255, "")
     assert "ABORT" in done.stdout and "#PF" in done.stdout
 
 
-# ---- ends by the tender
+# ---- ends that the tender causes
 
 
 def write_to_text() -> tuple[Bare, str]:
@@ -158,11 +158,11 @@ def test_a_run_that_the_tender_ends(
     where it would name KVM."""
     guest, said = make()
     done = start(front_name, guest.elf())
-    seen = done.stderr.replace(f"{SPEAKER[backend]}: ", "BACKEND: ", 1)
+    seen = done.stderr.replace(f"{BACKEND_NAME[backend]}: ", "BACKEND: ", 1)
     if "ANY" in said:
         seen = re.sub(r"rip=0x[0-9a-f]+", "rip=ANY", seen)
     done.stderr = seen
-    ends(done, front_name, 1, said)
+    assert_end(done, front_name, 1, said)
 
 
 @backends
@@ -199,7 +199,7 @@ def test_memory_that_does_not_exist_is_an_unhandled_exit(
     else:
         guest.load((MEM + 2) * MIB)
     done = start(front_name, guest.elf())
-    ends(done, front_name, 1, f"KVM: unhandled exit: exit_reason=0x6, rip={rip:#x}")
+    assert_end(done, front_name, 1, f"KVM: unhandled exit: exit_reason=0x6, rip={rip:#x}")
 
 
 @pytest.mark.kvm
@@ -210,7 +210,7 @@ def test_code_that_does_not_exist_is_an_internal_error(start: Run, monkeypatch: 
     guest = mapped_too_far()
     guest.code(b"\xb8" + ((MEM + 2) * MIB).to_bytes(4, "little") + b"\xff\xe0")  # mov $..., %eax; jmp *%rax
     done = start("solo5-hvt", guest.elf())
-    ends(done, "solo5-hvt", 1, "KVM: internal error exit: suberror=0x1")
+    assert_end(done, "solo5-hvt", 1, "KVM: internal error exit: suberror=0x1")
 
 
 @pytest.mark.parametrize("front_name", FRONTS)

@@ -219,7 +219,7 @@ def flood(
             )
             for to, count in pings.items()
         ]
-        told = "".join(one.communicate(timeout=60)[0] for one in floods)
+        ping_output = "".join(one.communicate(timeout=60)[0] for one in floods)
         if FLOOD:
             process.send_signal(signal.SIGTERM)
         try:
@@ -227,19 +227,19 @@ def flood(
         except subprocess.TimeoutExpired:
             process.kill()
             said += process.communicate()[0]
-    return process.returncode, said, told
+    return process.returncode, said, ping_output
 
 
-def judge(status: int, said: str, told: str, floods: int) -> None:
+def judge(status: int, said: str, ping_output: str, floods: int) -> None:
     """Asserts the end of a flood. A flood of full length reaches the guest's own limit, which ends it. A
     shorter flood must lose nothing, and SIGTERM ends the guest."""
     if FLOOD:
-        seen = re.findall(r"(\d+) packets transmitted, (\d+) received", told)
-        assert seen == [(str(FLOOD), str(FLOOD))] * floods, told
+        seen = re.findall(r"(\d+) packets transmitted, (\d+) received", ping_output)
+        assert seen == [(str(FLOOD), str(FLOOD))] * floods, ping_output
         assert (status, "Exiting on signal 15" in said) == (1, True), said
         assert "FAILURE" not in said and "CORRUPT" not in said
     else:
-        assert (status, "SUCCESS" in said) == (0, True), said + told
+        assert (status, "SUCCESS" in said) == (0, True), said + ping_output
 
 
 @pytest.mark.tap

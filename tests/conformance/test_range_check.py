@@ -62,7 +62,7 @@ LAYOUTS = {
 }  # fmt: skip
 ANSWERED = (WALLTIME, POLL, BLOCK_WRITE, BLOCK_READ, NET_WRITE, NET_READ)
 """The calls that write to their structures."""
-TAKEN, FILLED = (PUTS, BLOCK_WRITE, NET_WRITE), (BLOCK_READ, NET_READ)
+BUFFER_READ, BUFFER_FILLED = (PUTS, BLOCK_WRITE, NET_WRITE), (BLOCK_READ, NET_READ)
 """The calls by what the host does with their buffer: it reads the buffer, or it fills it."""
 NET, BLOCK = ("service0", "net"), ("storage", "block")
 
@@ -79,7 +79,7 @@ def rows(*what: tuple[str, int] | tuple[str, int, int]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", made)
 
 
-def met(backend: str, row: Row, calls: tuple[int, ...]) -> list[tuple[int, bool]]:
+def calls_to_try(backend: str, row: Row, calls: tuple[int, ...]) -> list[tuple[int, bool]]:
     """Returns the calls that this row is tried with, and for each whether it is made at a call site."""
     if backend == "kvm":
         return [(calls[row.number % len(calls)], True)]
@@ -128,7 +128,7 @@ def fields(call: int, data: int, length: int) -> tuple[int, ...]:
 
 def structure_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: dict[str, Any]) -> None:
     """A negative `row.at` means so many bytes after the last valid address."""
-    for call, site in met(backend, row, calls):
+    for call, site in calls_to_try(backend, row, calls):
         size = struct.calcsize(LAYOUTS[call])
         gpa = row.at if row.at >= 0 else M - size - row.at
         guest = Bare([NET, BLOCK])
@@ -237,7 +237,7 @@ def buffer_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: d
     rows skip the block calls."""
     if row.length > CAPACITY:
         calls = tuple(call for call in calls if call not in (BLOCK_WRITE, BLOCK_READ))
-    for call, site in met(backend, row, calls):
+    for call, site in calls_to_try(backend, row, calls):
         guest = Bare([NET, BLOCK])
         guest.call(call, LAYOUTS[call], *fields(call, row.at, row.length), site=site)
         guest.halt()
@@ -270,7 +270,7 @@ def buffer_is_refused(backend: str, row: Row, calls: tuple[int, ...], devices: d
 def test_a_buffer_is_refused_where_the_guest_may_not_read(
     backend: str, row: Row, devices: dict[str, Any]
 ) -> None:
-    buffer_is_refused(backend, row, (*TAKEN, *FILLED), devices)
+    buffer_is_refused(backend, row, (*BUFFER_READ, *BUFFER_FILLED), devices)
 
 
 @rows(
@@ -287,7 +287,7 @@ def test_a_buffer_to_fill_is_refused_where_the_guest_may_not_write(
     backend: str, row: Row, devices: dict[str, Any]
 ) -> None:
     """On KVM each row is tried with both calls."""
-    for call in FILLED:
+    for call in BUFFER_FILLED:
         buffer_is_refused(backend, row, (call,), devices)
 
 
@@ -298,9 +298,9 @@ def test_a_buffer_may_end_where_memory_ends(devices: dict[str, Any]) -> None:
     for length in (16, 0):
         guest.store(M - 16, int.from_bytes(b"puts at ", "little"))
         guest.store(M - 8, int.from_bytes(b"the end\n", "little"))
-        for call in (*TAKEN, NET_READ, BLOCK_READ):
+        for call in (*BUFFER_READ, NET_READ, BLOCK_READ):
             calls.append((call, guest.call(call, LAYOUTS[call], *fields(call, M - length, length))))
-            if call in FILLED and length:
+            if call in BUFFER_FILLED and length:
                 guest.call(PUTS, L_PUTS, M - 16, 16)
     guest.halt()
     ran = run(guest, devices)
@@ -316,7 +316,9 @@ def test_a_buffer_that_is_only_read_may_be_read_only(devices: dict[str, Any]) ->
     end."""
     guest = Bare([NET, BLOCK])
     places = (0x10000, 0xFFFF0, 0xFFFF8, TEXT, CONSTANTS, CONSTANTS + PAGE - 16, DATA - 16)
-    calls = [guest.call(call, LAYOUTS[call], *fields(call, gpa, 16)) for gpa in places for call in TAKEN]
+    calls = [
+        guest.call(call, LAYOUTS[call], *fields(call, gpa, 16)) for gpa in places for call in BUFFER_READ
+    ]
     guest.halt()
     ran = run(guest, devices)
     assert ran.result.ok

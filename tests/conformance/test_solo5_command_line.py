@@ -473,8 +473,8 @@ def test_guest_abort(solo5: Solo5, guest: Guest) -> None:
 
 def test_host_guest_translation_fault(solo5: Solo5, guest: Guest, backend: str) -> None:
     done = solo5("--mem=8", guest("write_text"))
-    speaker = {"kvm": "KVM", "sandbox": "sandbox"}[backend]
-    said = rf"solo5-hvt: {speaker}: host/guest translation fault: rip=0x[0-9a-f]+\n"
+    backend_name = {"kvm": "KVM", "sandbox": "sandbox"}[backend]
+    said = rf"solo5-hvt: {backend_name}: host/guest translation fault: rip=0x[0-9a-f]+\n"
     assert re.fullmatch(said, done.stderr), done.stderr
     assert done.returncode == 1
 

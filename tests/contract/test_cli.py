@@ -150,8 +150,8 @@ def test_a_guest_that_writes_to_its_text_is_stopped_with_the_contracts_message(
 ) -> None:
     done = tender("--mem=8", guest("write_text"))
     assert done.returncode == 1
-    speaker = {"kvm": "KVM", "sandbox": "sandbox"}[backend]
-    assert done.stderr.startswith(f"tender: {speaker}: host/guest translation fault: rip=0x")
+    backend_name = {"kvm": "KVM", "sandbox": "sandbox"}[backend]
+    assert done.stderr.startswith(f"tender: {backend_name}: host/guest translation fault: rip=0x")
 
 
 def test_a_panic_prints_the_guests_text_and_ends_with_255(tender: Tender, guest: Guest) -> None:

@@ -12,7 +12,7 @@ from support import Guest, with_note
 from tender import CAPTURE, BlockFile, ExitReason, HostError, Image, NetFd, Vm, VmConfig, VmResult, run
 
 pytestmark = pytest.mark.backends
-SPEAKER = {"kvm": "KVM", "sandbox": "sandbox"}
+BACKEND_NAME = {"kvm": "KVM", "sandbox": "sandbox"}
 """The name at the beginning of messages about a guest's mistake: the only part of them that depends on the
 backend."""
 
@@ -75,7 +75,7 @@ def test_a_write_to_a_read_only_segment_stops_the_vm(guest: Guest, backend: str,
     result = boot(guest(name))
     assert (result.reason, result.status) == (ExitReason.TRANSLATION_FAULT, 1)
     assert re.fullmatch(
-        SPEAKER[backend] + r": host/guest translation fault: rip=0x1[0-9a-f]{5}", result.message
+        BACKEND_NAME[backend] + r": host/guest translation fault: rip=0x1[0-9a-f]{5}", result.message
     )
     assert "NOT STOPPED" not in text(result)
 
@@ -104,7 +104,8 @@ def test_an_unhandled_exit_ends_the_vm_with_its_number(
     assert (result.reason, result.status) == (ExitReason.UNHANDLED_EXIT, 1)
     # the value of rip is not compared: on AMD, KVM resets the vCPU before it reports a triple fault
     assert re.fullmatch(
-        rf"{SPEAKER[backend]}: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+", result.message
+        rf"{BACKEND_NAME[backend]}: unhandled exit: exit_reason={exit_reason:#x}, rip=0x[0-9a-f]+",
+        result.message,
     )
 
 

@@ -39,7 +39,7 @@ SANDBOX = SandboxFacts(
     clocksource="tsc",
 )
 # A sandbox that fails, for whatever reason.
-SHUT = replace(SANDBOX, trial=TrialFacts(error="sandbox: some step: Operation not permitted", cure="do"))
+BROKEN = replace(SANDBOX, trial=TrialFacts(error="sandbox: some step: Operation not permitted", cure="do"))
 HEALTHY = Facts(
     release="6.12.1",
     cpu_model="Some CPU",
@@ -93,7 +93,7 @@ def test_a_line_has_level_subject_value_and_cures_below() -> None:
 
 @pytest.mark.parametrize(("flag", "module"), [("vmx", "kvm_intel"), ("svm", "kvm_amd")])
 def test_a_missing_device_with_a_capable_processor_needs_its_module(flag: str, module: str) -> None:
-    changes = {"kvm": NO_KVM, "cpu_flags": frozenset({flag}), "sandbox": SHUT}
+    changes = {"kvm": NO_KVM, "cpu_flags": frozenset({flag}), "sandbox": BROKEN}
     check = found("/dev/kvm", **changes)
     assert (check.level, check.cure) == (FAIL, f"sudo modprobe {module}")
     assert "--device /dev/kvm" in found("/dev/kvm", **changes, container=True).cure
@@ -111,7 +111,7 @@ def test_without_the_processors_extension_the_firmware_is_named() -> None:
 
 
 def test_a_denied_device_names_its_group_and_the_new_login() -> None:
-    check = found("/dev/kvm", kvm=DENIED, sandbox=SHUT, groups=("ann", "sudo"))
+    check = found("/dev/kvm", kvm=DENIED, sandbox=BROKEN, groups=("ann", "sudo"))
     assert check.level == FAIL
     assert check.value == "root:kvm 0660: Permission denied (you are ann, in the groups ann, sudo)"
     assert check.cure.startswith("sudo usermod -aG kvm ann   # then log in again\n")
@@ -132,12 +132,12 @@ def test_a_device_that_the_container_refuses_must_be_passed_in() -> None:
 
 
 def test_another_api_version_is_a_failure() -> None:
-    check = found("KVM API", kvm_api=11, sandbox=SHUT)
+    check = found("KVM API", kvm_api=11, sandbox=BROKEN)
     assert (check.level, check.value) == (FAIL, "version 11, needed is 12")
 
 
 def test_a_missing_capability_is_named() -> None:
-    check = found("KVM capabilities", kvm_capabilities={"KVM_CAP_USER_MEMORY": 1}, sandbox=SHUT)
+    check = found("KVM capabilities", kvm_capabilities={"KVM_CAP_USER_MEMORY": 1}, sandbox=BROKEN)
     assert (check.level, check.value) == (FAIL, "missing: KVM_CAP_GET_TSC_KHZ")
 
 
@@ -162,7 +162,7 @@ def test_an_unusable_kvm_is_a_warning_or_with_a_broken_sandbox_a_failure() -> No
     facts = replace(HEALTHY, trial=unfit)
     assert unusable(checks(facts)) == ""
     assert kvm_unusable(facts) == "trial VM: this KVM is unfit: slow"
-    assert unusable(checks(replace(facts, sandbox=SHUT))) == "trial VM: this KVM is unfit: slow"
+    assert unusable(checks(replace(facts, sandbox=BROKEN))) == "trial VM: this KVM is unfit: slow"
     assert (found("trial VM", trial=unfit).level, found("sandbox", trial=unfit).level) == (WARN, OK)
     assert "kvmbox" in found("trial VM", trial=TrialFacts(error="x")).cure
 
@@ -176,16 +176,16 @@ def test_without_kvm_the_sandbox_is_enough() -> None:
 
 
 def test_without_the_sandbox_kvm_is_enough() -> None:
-    facts = replace(HEALTHY, sandbox=SHUT)
-    check = found("sandbox", sandbox=SHUT)
-    assert (check.level, check.value, check.cure) == (WARN, SHUT.trial.error, "do")
+    facts = replace(HEALTHY, sandbox=BROKEN)
+    check = found("sandbox", sandbox=BROKEN)
+    assert (check.level, check.value, check.cure) == (WARN, BROKEN.trial.error, "do")
     assert (unusable(checks(facts)), kvm_unusable(facts)) == ("", "")
-    assert sandbox_unusable(facts) == f"sandbox: {SHUT.trial.error}"
+    assert sandbox_unusable(facts) == f"sandbox: {BROKEN.trial.error}"
     assert last_line(facts) == "A unikernel can run here. `--backend auto` takes KVM."
 
 
 def test_without_both_backends_no_unikernel_can_run() -> None:
-    facts = replace(HEALTHY, kvm=NO_KVM, sandbox=SHUT, auto_backend="")
+    facts = replace(HEALTHY, kvm=NO_KVM, sandbox=BROKEN, auto_backend="")
     assert last_line(facts) == "No unikernel can run here: /dev/kvm: does not exist"
     assert {c.what for c in checks(facts) if c.level == FAIL} == {"/dev/kvm", "sandbox"}
 
@@ -280,7 +280,7 @@ def test_a_refused_empty_root_alone_needs_proc() -> None:
 def test_the_cause_of_a_broken_sandbox_is_named(
     what: str, changes: dict[str, object], value: str, cure: str
 ) -> None:
-    broken = replace(SHUT, **changes)  # type: ignore[arg-type]
+    broken = replace(BROKEN, **changes)  # type: ignore[arg-type]
     check = found(what, sandbox=broken, kvm=NO_KVM)
     assert (check.level, check.value, check.cure) == (FAIL, value, cure)
     assert sandbox_unusable(replace(HEALTHY, sandbox=broken)) == f"{what}: {value}"
@@ -393,11 +393,11 @@ def test_another_processor_architecture_is_a_failure() -> None:
     ("option", "facts", "line", "status"),
     [
         ("--kvm", HEALTHY, "usable\n", 0),
-        ("--kvm", replace(HEALTHY, sandbox=SHUT), "usable\n", 0),
+        ("--kvm", replace(HEALTHY, sandbox=BROKEN), "usable\n", 0),
         ("--kvm", replace(HEALTHY, kvm=NO_KVM), "unusable: /dev/kvm: does not exist\n", 1),
         ("--sandbox", HEALTHY, "usable\n", 0),
         ("--sandbox", replace(HEALTHY, kvm=NO_KVM), "usable\n", 0),
-        ("--sandbox", replace(HEALTHY, sandbox=SHUT), f"unusable: sandbox: {SHUT.trial.error}\n", 1),
+        ("--sandbox", replace(HEALTHY, sandbox=BROKEN), f"unusable: sandbox: {BROKEN.trial.error}\n", 1),
     ],
 )
 def test_one_line_for_scripts(

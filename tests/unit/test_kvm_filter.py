@@ -25,7 +25,7 @@ GUARDED = {
     "inherited": {"write", "writev", "pwrite64"},
 }
 KVM_RUN, KVM_GET_REGS, KVM_SET_SIGNAL_MASK, KVM_CREATE_VM = 0xAE80, 0x8090AE81, 0x4004AE8B, 0xAE01
-LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS = 0xFFFFF001, 0xFFFFF002, 0xFFFFF003  # filled in by rights.c
+TEARDOWN_SOCKET, TEARDOWN_LOCK, OWN_PROCESS = 0xFFFFF001, 0xFFFFF002, 0xFFFFF003  # filled in by rights.c
 F_SETFD, F_OFD_GETLK, F_OFD_SETLK = 2, 36, 37  # linux/fcntl.h
 TUNSETOFFLOAD, TUNSETIFF = 0x400454D0, 0x400454CA
 ARRAYS = {
@@ -227,15 +227,15 @@ def test_sendmsg_works_on_one_socket_and_locks_on_one_descriptor(built: Filter) 
     def asked(name: str, fd: int, second: int, third: int = flags) -> int:
         return run(built, Call(built.numbers[name], args=(fd, second, third, 0, 0, 0))).verdict
 
-    for fd in (*range(100), LEFT_LOCK):
+    for fd in (*range(100), TEARDOWN_LOCK):
         assert asked("sendmsg", fd, 1) == KILL
-    for fd in (*range(100), LEFT_SOCKET):
+    for fd in (*range(100), TEARDOWN_SOCKET):
         assert asked("fcntl", fd, F_OFD_SETLK) == asked("fcntl", fd, F_OFD_GETLK) == KILL
     for command in (F_SETFD, F_OFD_GETLK - 1, F_OFD_SETLK + 1, 0, 6, 1024 + 6):
-        assert asked("fcntl", LEFT_LOCK, command) == KILL
-    assert {asked("sendmsg", LEFT_SOCKET, 1, flags ^ 1 << bit) for bit in range(32)} == {KILL}
-    assert asked("sendmsg", LEFT_SOCKET, 1) == ALLOW
-    assert asked("fcntl", LEFT_LOCK, F_OFD_SETLK) == asked("fcntl", LEFT_LOCK, F_OFD_GETLK) == ALLOW
+        assert asked("fcntl", TEARDOWN_LOCK, command) == KILL
+    assert {asked("sendmsg", TEARDOWN_SOCKET, 1, flags ^ 1 << bit) for bit in range(32)} == {KILL}
+    assert asked("sendmsg", TEARDOWN_SOCKET, 1) == ALLOW
+    assert asked("fcntl", TEARDOWN_LOCK, F_OFD_SETLK) == asked("fcntl", TEARDOWN_LOCK, F_OFD_GETLK) == ALLOW
 
 
 def test_the_filter_needs_few_steps_for_each_number(built: Filter) -> None:
@@ -248,7 +248,7 @@ def test_the_filter_needs_few_steps_for_each_number(built: Filter) -> None:
 def test_every_instruction_of_the_filter_is_reached(built: Filter) -> None:
     reached: set[int] = set()
     requests = (0, KVM_RUN, KVM_GET_REGS, TUNSETOFFLOAD, F_OFD_GETLK, F_OFD_SETLK, 1, 128, 129, 9 | 128 | 256)
-    descriptors = (0, LEFT_SOCKET, LEFT_LOCK, OWN_PROCESS)
+    descriptors = (0, TEARDOWN_SOCKET, TEARDOWN_LOCK, OWN_PROCESS)
     fourths = (0, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, (1 << 32) - 1, (1 << 64) - 1)
     every = itertools.product(
         descriptors, requests, (0, int(signal.SIGURG), fourths[1]), fourths, (0, 1, 1 << 32), (0, 8)

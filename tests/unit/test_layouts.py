@@ -140,13 +140,13 @@ def venv_without_python(at: Layout) -> Path:
     return place
 
 
-SERVES = (
+WORKING = (
     *(in_one_venv, cffi_by_a_path_file, cffi_of_the_user, all_of_the_user, cffi_by_pythonpath),
     *(target_with_pythonpath, target, moved_venv, venv_without_python),
 )
 
 
-@pytest.mark.parametrize("make", SERVES)
+@pytest.mark.parametrize("make", WORKING)
 def test_commands_in_python_work_wherever_cffi_is_installed(
     layout: Layout, guest: Guest, make: Callable[[Layout], Path]
 ) -> None:
@@ -248,12 +248,12 @@ def package_removed(at: Layout) -> list[str | Path]:
     return [place / "bin/tender"]
 
 
-ALONE = (copied, linked_hard, package_removed)
+WITHOUT_PACKAGE = (copied, linked_hard, package_removed)
 
 
 @pytest.mark.parametrize("words", [("--backend=sandbox",), ("inspect",), ("--stats",), ("solo5-hvt",)])
 @pytest.mark.parametrize("python", ["python", "no python"])
-@pytest.mark.parametrize("make", ALONE)
+@pytest.mark.parametrize("make", WITHOUT_PACKAGE)
 def test_the_program_without_its_package_names_where_it_searched(
     layout: Layout,
     guest: Guest,

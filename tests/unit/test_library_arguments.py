@@ -17,11 +17,11 @@ from tender.backend import trial
 from tender.config import OtherDevice
 
 TAP, DISK, OTHER = Tap("tap0"), BlockFile("disk.img"), OtherDevice("net", {"net": "tap0"})
-NO_TEXT: list[object] = [None, 5, b"bytes", ["x"], True]
-NO_NUMBER: list[object] = [None, "5", 5.0, True, [5], b"5"]
-NO_FLAG: list[object] = [None, 0, 1, "no", []]
-NO_WORDS: list[object] = [None, 5, "one string", b"bytes", [5], [None], [b"bytes"], (("x",),), TAP]
-NO_NET: list[object] = [
+NOT_TEXT: list[object] = [None, 5, b"bytes", ["x"], True]
+NOT_A_NUMBER: list[object] = [None, "5", 5.0, True, [5], b"5"]
+NOT_A_FLAG: list[object] = [None, 0, 1, "no", []]
+NOT_WORDS: list[object] = [None, 5, "one string", b"bytes", [5], [None], [b"bytes"], (("x",),), TAP]
+NOT_A_NET: list[object] = [
     "tap0",
     b"tap0",
     3,
@@ -34,7 +34,7 @@ NO_NET: list[object] = [
     Tap,
     VmConfig(),
 ]
-NO_BLOCK: list[object] = [
+NOT_A_BLOCK: list[object] = [
     "d.img",
     PurePosixPath("d.img"),
     3,
@@ -48,32 +48,36 @@ NO_BLOCK: list[object] = [
 
 FIELDS: list[tuple[Callable[..., object], str, list[object]]] = [
     (VmConfig, "mem", [None, 64.0, True, b"64", [64], 0, -2, 2**70, "", "\ud800"]),
-    (VmConfig, "args", NO_WORDS),
+    (VmConfig, "args", NOT_WORDS),
     (
         VmConfig,
         "net",
-        [*NO_NET, *({"service0": it} for it in [None, *NO_NET]), {5: TAP}, {None: TAP}, {b"n": TAP}],
+        [*NOT_A_NET, *({"service0": it} for it in [None, *NOT_A_NET]), {5: TAP}, {None: TAP}, {b"n": TAP}],
     ),
     (VmConfig, "devices", [5, "a", TAP, DISK, [], {"a": TAP}, {"a": None}, {5: OTHER}, {None: OTHER}]),
-    (VmConfig, "block", [*NO_BLOCK, *({"storage": it} for it in [None, *NO_BLOCK]), {5: DISK}, {None: DISK}]),
+    (
+        VmConfig,
+        "block",
+        [*NOT_A_BLOCK, *({"storage": it} for it in [None, *NOT_A_BLOCK]), {5: DISK}, {None: DISK}],
+    ),
     (VmConfig, "net_ring", [None, True, 1, "yes", "ON", ["on"], b"on"]),
-    (VmConfig, "net_reattach", NO_FLAG),
+    (VmConfig, "net_reattach", NOT_A_FLAG),
     (VmConfig, "lock_wait", [None, "5", True, [5], b"5", -1, float("nan"), float("inf"), 1e9]),
-    (VmConfig, "require", [*NO_WORDS, ["moat"]]),
-    (Tap, "name", [*NO_TEXT, "", "tap\0"]),
-    (Tap, "mac", [*NO_TEXT[1:], "", "02:00"]),
-    (NetFd, "fd", [*NO_NUMBER, -1, 2**31, 2**80]),
-    (NetFd, "mac", [*NO_TEXT[1:], "", "02:00"]),
-    (NetFd, "mtu", [*NO_NUMBER, 67, 65536]),
-    (BlockFile, "path", [*NO_TEXT, Path, PurePosixPath, "d\0"]),
-    (BlockFile, "read_only", NO_FLAG),
-    (BlockFile, "raw", NO_FLAG),
-    (BlockFile, "sector_size", [*NO_NUMBER, 0, 513]),
-    (BlockFd, "fd", [*NO_NUMBER, -1, 2**31, 2**80]),
-    (BlockFd, "read_only", NO_FLAG),
-    (BlockFd, "raw", NO_FLAG),
-    (BlockFd, "sector_size", [*NO_NUMBER, 0, 513]),
-    (OtherDevice, "kind", NO_TEXT),
+    (VmConfig, "require", [*NOT_WORDS, ["moat"]]),
+    (Tap, "name", [*NOT_TEXT, "", "tap\0"]),
+    (Tap, "mac", [*NOT_TEXT[1:], "", "02:00"]),
+    (NetFd, "fd", [*NOT_A_NUMBER, -1, 2**31, 2**80]),
+    (NetFd, "mac", [*NOT_TEXT[1:], "", "02:00"]),
+    (NetFd, "mtu", [*NOT_A_NUMBER, 67, 65536]),
+    (BlockFile, "path", [*NOT_TEXT, Path, PurePosixPath, "d\0"]),
+    (BlockFile, "read_only", NOT_A_FLAG),
+    (BlockFile, "raw", NOT_A_FLAG),
+    (BlockFile, "sector_size", [*NOT_A_NUMBER, 0, 513]),
+    (BlockFd, "fd", [*NOT_A_NUMBER, -1, 2**31, 2**80]),
+    (BlockFd, "read_only", NOT_A_FLAG),
+    (BlockFd, "raw", NOT_A_FLAG),
+    (BlockFd, "sector_size", [*NOT_A_NUMBER, 0, 513]),
+    (OtherDevice, "kind", NOT_TEXT),
     (OtherDevice, "words", [5, "a", ["a"], {5: "a"}, {"words": 5}, {"words": "a\0"}]),
 ]
 NEEDED: dict[object, dict[str, object]] = {
@@ -144,7 +148,7 @@ def test_with_args_keeps_every_other_field() -> None:
     assert full.with_args(["a"]) == full
 
 
-@pytest.mark.parametrize("words", NO_WORDS)
+@pytest.mark.parametrize("words", NOT_WORDS)
 def test_with_args_checks_its_argument_like_the_constructor(words: Any) -> None:
     with pytest.raises(ConfigError, match="args"):
         VmConfig().with_args(words)

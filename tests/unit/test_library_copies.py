@@ -55,7 +55,7 @@ RESULT = VmResult(
 )  # fmt: skip
 HINTS: Any = {"code": "c", "hint": "h", "command_hint": "--h"}
 
-SENT: list[object] = [
+SENDABLE: list[object] = [
     VmConfig(mem="64M", args=("a", "\udcff"), net={"n": Tap("t")}, block=BlockFile("d"), require=("kvm",)),
     Tap("tap0", mac="02:00:00:00:00:01"),
     BlockFile("disk.img", read_only=True, raw=True),
@@ -73,7 +73,7 @@ SENT: list[object] = [
     GuestFailed("what", RESULT),
 ]
 COPIED_ONLY: list[Value] = [NetFd(3), BlockFd(3), VmConfig(net=NetFd(3), block={"b": BlockFd(4)})]
-WORDS = (Backend, Console, DeviceKind, ExitReason, IsolationLayer, NetRing)
+ENUMERATIONS = (Backend, Console, DeviceKind, ExitReason, IsolationLayer, NetRing)
 OWNERS = (Image, Vm, VmPool)
 
 
@@ -83,20 +83,20 @@ def same(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b and hash(a) == hash(b)
 
 
-WAYS: list[Callable[[Any], Any]] = [
+COPIES: list[Callable[[Any], Any]] = [
     copy.copy,
     copy.deepcopy,
     *(lambda it, n=n: pickle.loads(pickle.dumps(it, protocol=n)) for n in range(pickle.HIGHEST_PROTOCOL + 1)),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("it", SENT, ids=lambda it: type(it).__name__)
+@pytest.mark.parametrize("it", SENDABLE, ids=lambda it: type(it).__name__)
 def test_values_and_errors_are_equal_after_a_copy_and_in_another_process(it: object) -> None:
-    for way in WAYS:
+    for way in COPIES:
         assert same(way(it), it)
 
 
-@pytest.mark.parametrize("word", [word for kind in WORDS for word in kind], ids=repr)
+@pytest.mark.parametrize("word", [word for kind in ENUMERATIONS for word in kind], ids=repr)
 def test_a_member_of_an_enumeration_behaves_like_its_string(word: StrEnum) -> None:
     text = word.value
     assert word == text and text == word and hash(word) == hash(text)
@@ -104,15 +104,15 @@ def test_a_member_of_an_enumeration_behaves_like_its_string(word: StrEnum) -> No
     assert (str(word), f"{word}", "%s" % word, word.encode()) == (text, text, text, text.encode())  # noqa: UP031
     assert repr([word]) == repr([text])
     assert json.dumps({word: [word]}) == json.dumps({text: [text]})
-    for way in WAYS:
+    for way in COPIES:
         assert way(word) is word
 
 
 @pytest.mark.parametrize("it", COPIED_ONLY, ids=lambda it: type(it).__name__)
 def test_a_value_with_a_descriptor_can_be_copied_but_not_sent(it: Value) -> None:
-    for way in WAYS[:2]:
+    for way in COPIES[:2]:
         assert same(way(it), it)
-    for way in WAYS[2:]:
+    for way in COPIES[2:]:
         with pytest.raises(TypeError, match="holds a descriptor of this process and cannot be pickled"):
             way(it)
 
@@ -125,11 +125,11 @@ def test_an_owner_of_resources_can_neither_be_copied_nor_sent() -> None:
         ):
             with pool.take() as taken:
                 for it in (image, vm, pool, taken, [vm], {"vm": vm}):
-                    for way in WAYS if not isinstance(it, (list, dict)) else WAYS[1:]:
+                    for way in COPIES if not isinstance(it, (list, dict)) else COPIES[1:]:
                         with pytest.raises(TypeError, match="cannot be copied or pickled: it owns"):
                             way(it)
 
 
 def test_the_tables_contain_every_public_class() -> None:
     public = {it for name in tender.__all__ if inspect.isclass(it := getattr(tender, name))}
-    assert {type(it) for it in [*SENT, *COPIED_ONLY]} | {*OWNERS, *WORDS} == public
+    assert {type(it) for it in [*SENDABLE, *COPIED_ONLY]} | {*OWNERS, *ENUMERATIONS} == public

@@ -22,7 +22,7 @@ LEVELS = {
     "bench": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
-APART = [{"devices", "backend"}]
+UNRELATED = [{"devices", "backend"}]
 INSIDE_UP = {
     "tender/backend/trial.py"
 }  # the doctor's trial VM: it uses the whole library, and only the CLI imports it
@@ -55,7 +55,7 @@ def test_imports_point_down(path: Path) -> None:
         return
     for other in imported(path) & set(LEVELS):
         assert other == here or LEVELS[other] <= LEVELS[here], f"{here} imports {other}"
-        for parts in APART:
+        for parts in UNRELATED:
             assert not {here, other} <= parts or here == other, f"{here} imports {other}"
 
 
@@ -179,7 +179,7 @@ C_LEVELS = {
     "command": 7,
     "program": 7,  # tender-sandbox is a separate program, and reports its end as the command does
 }
-C_APART = {
+C_UNRELATED = {
     frozenset({"devices", "machine"}),
     frozenset({"machine/kvm", "machine/sandbox"}),
 }
@@ -217,7 +217,7 @@ def test_includes_point_down(path: Path) -> None:
         there = c_part(header)
         assert there == here or C_LEVELS[there] < C_LEVELS[here], f"{here} includes {name}"
         for one, other in ((here, there), (c_backend(path), c_backend(header))):
-            assert frozenset({one, other}) not in C_APART, f"{one} includes {name}"
+            assert frozenset({one, other}) not in C_UNRELATED, f"{one} includes {name}"
 
 
 def test_code_that_reads_any_image_includes_no_guest_abi() -> None:
@@ -288,13 +288,13 @@ MAY_KNOW_THE_ADDRESS = {
     "native.c",  # the beginning of the ring's part
     "main.c",  # the sandbox's main.c, which sets the address
 }  # fmt: skip
-TOLD_BY = {
+REPORTED_BY = {
     "restore": "guest_memory_reset", "disk_map_copy": "move", "transfer_rest": "move",
     "map_and_load": "image_memory_protect", "make_template": "map_guest",
     "fill_gate_slot": "map_guest", "fill_gate_page": "map_guest",
 }  # fmt: skip
 """Functions that fill guest memory, and the function that reports it for them."""
-FILL_OURS_ALONE = {
+FILL_NO_GUEST_MEMORY = {
     "guest_read", "guest_fetch", "read_memory", "give_console_piece", "end",  # copy from the guest
     "disk_map_note", "disk_map_flushed",  # record the state of a disk's pages
     "drop_frames", "ring_kicks_come_fast", "get_cpu_state", "set_run_mask", "take_config",
@@ -303,7 +303,7 @@ FILLS = re.compile(
     r"\b(?:p?readv?|preadv2|recv|recvfrom|recvmsg|guarded_copy|tcp_cut_next|process_vm_writev|start_state_write_\w+)\("
     r"|\bmem(?:cpy|move|set)\((?!&)|\b__atomic_store_n\(|\bring->shared->\w+(?:\[[^]]*\])? = |\bdata\[\w+\] = "
 )
-TELLS = re.compile(r"\b(?:entered|guest_put|tell|tell_read)\(")
+REPORTS = re.compile(r"\b(?:entered|guest_put|tell|tell_read)\(")
 
 
 def c_functions(path: Path) -> dict[str, str]:
@@ -329,15 +329,15 @@ def test_only_the_core_requests_writable_memory_or_knows_its_address() -> None:
 
 def test_code_that_fills_guest_memory_reports_it() -> None:
     reach = re.compile(r"\b(guest_\w+_at\(|memory(\.|->)hva\b|(ring->|ring\.)shared\b|struct disk_map\b)")
-    told, silent = set(), set()
+    reporting, silent = set(), set()
     for path in (p for p in OURS if p.suffix == ".c" and (reach.search(c_code(p)) or p.name == "map.c")):
         for name, body in c_functions(path).items():
-            if TELLS.search(body):
-                told.add(name)
+            if REPORTS.search(body):
+                reporting.add(name)
             elif FILLS.search(body):
                 silent.add(name)
-    assert silent == FILL_OURS_ALONE | TOLD_BY.keys()
-    assert set(TOLD_BY.values()) <= told
+    assert silent == FILL_NO_GUEST_MEMORY | REPORTED_BY.keys()
+    assert set(REPORTED_BY.values()) <= reporting
 
 
 def is_defined(name: str, path: Path) -> bool:

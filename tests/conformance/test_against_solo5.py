@@ -1,7 +1,7 @@
 """Runs solo5-hvt and Tender on the same files and compares them byte for byte: the state at the start, and
 every ELF of the table of cases.
 
-    TENDER_SOLO5_HVT=/path/to/solo5-hvt tools/with_kvm -- pytest -m kvm tests/conformance/test_beside_solo5.py
+    TENDER_SOLO5_HVT=/path/to/solo5-hvt tools/with_kvm -- pytest -m kvm tests/conformance/test_against_solo5.py
 
 Without the variable these tests are not collected (../conftest.py). They show that the rows of this
 directory describe what solo5-hvt does; differential.py shows it for command lines. DIFFERS names each case
@@ -57,10 +57,10 @@ class Seen:
 
 
 @pytest.fixture
-def beside(
+def run_both(
     tender_cmd: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[Seen]]:
-    """A function: beside(ELF) is what solo5-hvt does with the file, and what Tender does."""
+    """A function: run_both(ELF) is what solo5-hvt does with the file, and what Tender does."""
     monkeypatch.setenv("TENDER_BACKEND", "kvm")
 
     def run(elf: bytes, *words: str) -> list[Seen]:
@@ -84,23 +84,23 @@ def beside(
     return run
 
 
-Beside = Callable[..., list[Seen]]
+RunBoth = Callable[..., list[Seen]]
 
 
-def test_every_register_at_the_first_instruction(beside: Beside, guest: Guest) -> None:
-    theirs, ours = beside(guest("first_state").read_bytes())
+def test_every_register_at_the_first_instruction(run_both: RunBoth, guest: Guest) -> None:
+    theirs, ours = run_both(guest("first_state").read_bytes())
     assert theirs == ours and len(ours.stdout) == 0x600
 
 
-def test_boot_info_manifest_and_command_line(beside: Beside) -> None:
+def test_boot_info_manifest_and_command_line(run_both: RunBoth) -> None:
     guest = Bare()
     guest.call(PUTS, L_PUTS, 0x10000, 0x8000)
     guest.halt(3)
-    theirs, ours = beside(guest.elf(), "a", "", "b c")
+    theirs, ours = run_both(guest.elf(), "a", "", "b c")
     assert theirs == ours and (ours.status, len(ours.stdout)) == (3, 0x8000)
 
 
-def test_gdt_and_page_tables(beside: Beside) -> None:
+def test_gdt_and_page_tables(run_both: RunBoth) -> None:
     """Compares 0x1000 to 0x9000, which the guest reads through its own page tables."""
     guest = Bare()
     copy = guest.place(bytes(0x8000), align=4096)
@@ -109,14 +109,14 @@ def test_gdt_and_page_tables(beside: Beside) -> None:
     guest.code("b900100000 f348a5")  # mov $0x1000, %ecx; rep movsq
     guest.call(PUTS, L_PUTS, copy, 0x8000)
     guest.halt()
-    theirs, ours = beside(guest.elf())
+    theirs, ours = run_both(guest.elf())
     assert theirs == ours and len(ours.stdout) == 0x8000
 
 
 @pytest.mark.parametrize("case", [*REFUSED, *ACCEPTED], ids=lambda case: case.name)
-def test_every_elf_of_the_table(beside: Beside, case: "tuple[str, bytes]") -> None:
+def test_every_elf_of_the_table(run_both: RunBoth, case: "tuple[str, bytes]") -> None:
     name, data = case[:2]
-    theirs, ours = beside(data)
+    theirs, ours = run_both(data)
     if name in DIFFERS:
         assert theirs != ours, f"no longer differs: {DIFFERS[name]}"
     else:
