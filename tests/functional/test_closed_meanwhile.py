@@ -153,7 +153,9 @@ with Image.open({path!r}) as image, Vm(image, VmConfig(mem=4), console=DISCARD) 
 
 
 def test_a_vm_whose_thread_cannot_be_made_can_be_started_later(guest: Guest, backend: str) -> None:
-    """There is no space for the thread's stack. A later attempt starts it."""
+    """There is no space for the thread's stack, so the first attempts fail. A later attempt starts
+    the VM.
+    """
     tests = str(Path(__file__).resolve().parents[1])
     program = NO_THREAD.format(tests=tests, backend=backend, path=str(guest("hello")))
     done = subprocess.run(

@@ -21,7 +21,7 @@ BLOCKED = {
 
 
 def wait_until_it_hears(command: "subprocess.Popen[bytes]", number: int) -> None:
-    """Waits until the command blocks the signal or has a handler for it, which holds from its main()
+    """Waits until the command blocks the signal or has a handler for it. It does from its main()
     on.
 
     Popen() returns earlier, when the program is executed.

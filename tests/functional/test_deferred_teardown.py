@@ -98,8 +98,8 @@ def test_a_hundred_runs_leave_nothing(hello: list[str], places: int, machines: P
     reason="this kernel may collect sockets in the process that exits",
 )
 def test_the_teardown_is_not_waited_for(hello: list[str], places: int) -> None:
-    """The teardown takes the kernel milliseconds. So one of fifty runs is seen to end before its
-    machine.
+    """The teardown takes the kernel milliseconds, so at least one of fifty runs is seen to end
+    before its machine.
     """
     assert any(run(hello) and taken(places) for _ in range(50))
 

@@ -220,7 +220,7 @@ def test_two_vms_read_one_image(running, disk: Path, guest: Guest) -> None:  # t
 
 
 def test_no_space_is_an_error_for_the_guest(guest: Guest, tender_cmd: list[str], tmp_path: Path) -> None:
-    """The disk has holes, and its file system has no space for them: a refused write is not half there."""
+    """The disk has holes, and its file system has no space for them. A refused write is not partly done."""
     script = (
         'mount -t tmpfs -o size=256k none "$1" && truncate -s 1M "$1/disk" && shift && "$@"; status=$?;'
         ' cat "$0/disk" >"$0.copy"; exit $status'

@@ -1,5 +1,5 @@
-"""SIGBUS in a process that holds a KVM VM with a disk: Tender handles it where a copy of its own
-faults, and no other.
+"""SIGBUS in a process that holds a KVM VM with a disk: Tender handles the faults of its own copies.
+All others have their previous effect.
 """
 
 import os

@@ -125,8 +125,8 @@ def test_an_end_is_reported_though_the_image_cannot_be_read_again(
 def test_the_library_waits_on_after_a_signal_that_its_caller_handles(
     guest: Guest, where: Path, call: str
 ) -> None:
-    """An exception of the handler ends the wait. Where the kernel itself does not wait on, its error
-    is reported.
+    """An exception of the handler ends the wait. Where the kernel itself stops waiting, the library
+    reports its error.
     """
 
     class Enough(Exception):

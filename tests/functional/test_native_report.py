@@ -202,8 +202,8 @@ def test_a_socket_and_a_terminal_take_it(guest: Guest, tender_cmd: list[str]) ->
 
 
 def test_a_fifo_is_written_for_its_reader(guest: Guest, tender_cmd: list[str], tmp_path: Path) -> None:
-    """A start that the native command leaves to Python counts too: until the report comes, the reader
-    sees no end of file.
+    """This holds too for a start that the native command leaves to Python: the reader sees no end
+    of file before the report.
     """
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -237,7 +237,9 @@ def test_a_report_that_cannot_be_written_is_an_error_line_and_changes_nothing_el
 def test_a_limit_on_file_sizes_does_not_apply_to_the_report(
     disk_writes: bool, guest: Guest, tender_cmd: list[str], disk: Path, tmp_path: Path
 ) -> None:
-    """A guest's process may let no file grow past its largest disk, and a report is longer than no disk."""
+    """The process of a guest lets no file grow past the guest's largest disk, or past 0 bytes
+    without a disk. A report is longer than that.
+    """
     report = tmp_path / "report"
     words = [f"--block={disk}", str(guest("disk"))] if disk_writes else [str(guest("hello"))]
     options = [f"--json={report}", "--console=none", "--mem=16"]

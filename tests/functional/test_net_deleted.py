@@ -492,7 +492,7 @@ def test_an_interface_of_another_user_is_taken_once_we_may(
 
 
 def test_no_interface_is_made(tender_cmd: list[str], guest: Guest, tap: TapInterface) -> None:
-    """The command does not create an interface even if it may, and even if the one that it found is
+    """The command never creates an interface: not if it may, and not if the one that it found is
     deleted at that moment.
 
     Otherwise `ip` would find its name in use.

@@ -20,7 +20,9 @@ QUEUE_BYTES = 2048
 
 
 class Way(NamedTuple):
-    """What the guest asks for, its network ring, and how long a frame may be for any read buffer."""
+    """What the guest asks for, its network ring, and the longest frame that reaches it with a large
+    enough read buffer.
+    """
 
     features: int
     net_ring: NetRingLike = "off"

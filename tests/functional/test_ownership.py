@@ -74,7 +74,9 @@ def test_a_child_of_fork_does_not_end_its_parents_guest_when_it(
 
 
 def test_a_child_of_fork_keeps_no_page_of_the_vcpu(guest: Guest, backend: str) -> None:
-    """The page would hold the vCPU, and with it the machine, of a parent that has closed them."""
+    """A page that stays mapped would keep the vCPU, and with it the machine, of a parent that has
+    closed them.
+    """
 
     def closes(vm: Vm) -> None:
         assert ("kvm-vcpu" in Path("/proc/self/maps").read_text()) == (backend == "kvm")

@@ -396,8 +396,8 @@ def test_a_command_without_a_guest_ends_by_a_signal_as_any_other(
 def test_an_error_after_the_last_step_of_a_start_waits_no_longer_than_others(
     front: str, by: str, tender_cmd: list[str], guest: Guest
 ) -> None:
-    """By then the process has given up its rights and blocked all signals, to execute a program, which
-    is refused.
+    """By then the process has given up its rights and blocked all signals. Then it tries to execute
+    a program, which is refused.
     """
     words = [*([] if front == "tender" else [front]), *(["--timeout=0.1"] if by == "timeout" else [])]
     with full_pipe() as (reader, writer), subprocess.Popen(

@@ -121,7 +121,7 @@ static void test_a_signal_pending_before_the_run_ends_its_first_wait(void)
     leave();
 }
 
-static void test_signals_that_the_caller_blocks_or_does_not_handle_stay_blocked(void)
+static void test_blocked_signals_and_default_actions_stay_as_they_were(void)
 {
     sigset_t usr1, pending;
     sigemptyset(&usr1);
@@ -191,7 +191,7 @@ static void *run_elsewhere(void *answer)
     return NULL;
 }
 
-static void test_another_thread_unblocks_only_signals_that_are_not_its_own(void)
+static void test_another_thread_unblocks_signals_only_if_none_may_end_its_run(void)
 {
     pthread_t other;
     int answer = 0;
@@ -312,10 +312,10 @@ int main(void)
     test_a_handler_is_called_and_ends_the_wait();
     test_a_handler_gets_the_kernels_information();
     test_a_signal_pending_before_the_run_ends_its_first_wait();
-    test_signals_that_the_caller_blocks_or_does_not_handle_stay_blocked();
+    test_blocked_signals_and_default_actions_stay_as_they_were();
     test_a_handler_that_is_changed_meanwhile_stays_changed();
     test_a_signal_that_another_thread_took_ends_the_wait_too();
-    test_another_thread_unblocks_only_signals_that_are_not_its_own();
+    test_another_thread_unblocks_signals_only_if_none_may_end_its_run();
     test_a_kick_signal_that_another_user_handles_is_left_alone();
     test_a_stop_is_not_lost_with_what_a_signal_wrote();
     test_a_forked_child_does_not_touch_its_parents_run();

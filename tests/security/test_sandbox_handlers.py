@@ -166,8 +166,8 @@ KEPT = RESULT | DF | ID
     ],
 )
 def test_flags_outlive_a_hypercall(rig: Rig, flags: int) -> None:
-    """A call site and a trapped `out` keep all flags, AC and NT only by way of a signal. The gate is a
-    function.
+    """A call site and a trapped `out` keep all flags, except AC and NT where a signal is involved.
+    The gate is a function.
     """
     result = rig.run(f"flags={flags | 0x202:#x}")
     assert result.ok, (result.message, text(result))

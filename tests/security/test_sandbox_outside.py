@@ -323,8 +323,8 @@ def test_this_host_gives_every_isolation_layer(rig: Rig) -> None:
 def test_the_commands_sandbox_has_the_same_isolation_layers(
     rig: Rig, guest: Guest, tender_cmd: list[str], required: str
 ) -> None:
-    """It is the command's own process. It has a network namespace if that is required, and a pid
-    namespace if it is a child.
+    """The sandbox is the command's own process. It has a network namespace if that is required.
+    With a required pid namespace it is a child process.
     """
     with rig.vm() as vm:
         assert isinstance(vm._machine, SandboxVm)
