@@ -2,6 +2,7 @@
 pass, and completion offers names, signatures and docstrings."""
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -22,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def examples() -> dict[str, str]:
-    """Returns every Python block of the documents, by page and line."""
-    found: dict[str, str] = {}
+    """Returns every program of examples/ by name, and every Python block of the documents by page and line."""
+    found = {f"examples_{path.stem}": path.read_text() for path in (ROOT / "examples").glob("*.py")}
     for page in sorted(
         p for d in (".", "docs", "abi", "bench", "tools", "guest_kernel") for p in ROOT.glob(f"{d}/*.md")
     ):
@@ -39,8 +40,6 @@ def spelt(words: type[StrEnum]) -> list[str]:
 
 
 USE = """\
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from tender import *
 from tender import BackendLike, ConsoleTarget, IsolationLayerLike, NetRingLike
@@ -127,13 +126,49 @@ def errors_in(errors: str, file: str) -> list[str]:
     return [line for line in errors.splitlines() if line.startswith(f"{file}.py:")]
 
 
+@pytest.fixture(scope="module")
+def pyright(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, str]]:
+    """What pyright's strict mode says of the same: by file and line."""
+    where = tmp_path_factory.mktemp("pyright")
+    files = examples() | {"use": USE.format(body="\n    ".join([*RIGHT, *WRONG]))}
+    for name, text in files.items():
+        (where / f"{name}.py").write_text(text)
+    (where / "pyrightconfig.json").write_text(
+        # The lines of USE show values and calls for their types alone.
+        '{"typeCheckingMode": "strict", "reportUnusedExpression": false, "reportUnusedCallResult": false}'
+    )
+    command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "."]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode in (0, 1), done.stderr
+    said = json.loads(done.stdout)
+    assert said["summary"]["filesAnalyzed"] == len(files)
+    found: dict[str, dict[int, str]] = {name: {} for name in files}
+    for it in said["generalDiagnostics"]:
+        if it["severity"] == "error":
+            found[Path(it["file"]).stem][it["range"]["start"]["line"]] = it["message"]
+    return found
+
+
 @pytest.mark.parametrize("name", examples())
-def test_an_example_of_the_documents_passes_a_strict_type_check(name: str, errors: str) -> None:
+def test_an_example_passes_a_strict_type_check(name: str, errors: str) -> None:
     assert errors_in(errors, name) == []
 
 
+@pytest.mark.parametrize("name", examples())
+def test_an_example_passes_pyrights_strict_mode(name: str, pyright: dict[str, dict[int, str]]) -> None:
+    assert pyright[name] == {}
+
+
+def test_pyright_takes_what_is_right_and_refuses_each_wrong_word(pyright: dict[str, dict[int, str]]) -> None:
+    first = USE.split("{body}")[0].count("\n")
+    refused = pyright["use"]
+    lines = dict(enumerate([*RIGHT, *WRONG], start=first))
+    assert {lines[number] for number in refused if number >= first} == set(WRONG)
+
+
 def test_only_these_pages_have_examples() -> None:
-    assert {name.rpartition("_")[0] for name in examples()} == {"README", "library"}
+    pages = {name.rpartition("_")[0] for name in examples() if not name.startswith("examples_")}
+    assert pages == {"README", "library"}
 
 
 def test_a_type_checker_accepts_right_uses_and_refuses_each_wrong_one(errors: str) -> None:
