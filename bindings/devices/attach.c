@@ -1,4 +1,4 @@
-/* Devices that are opened and attached, whatever kind they are, and the words for one that cannot be had. */
+/* Opens and attaches devices of any kind, and formats the error for a device that cannot be opened. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,7 @@ int device_failed(struct device_error *error, enum device_problem problem, int o
     va_start(arguments, format);
     (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    /* Bytes from 0x80 on are of a text that Python reads, and makes printable as that. */
+    /* Bytes from 0x80 on stay: they may belong to UTF-8 text. Python decodes it and makes it printable. */
     (void)text_escape(error->text, sizeof error->text, text, true);
     return -1;
 }

@@ -1,5 +1,7 @@
-/* Why a device could not be attached, as plain data; Python reads it through cffi
- * (bindings/python/native.h). */
+/*
+ * Settings of a device, and the reason why a device could not be attached, as plain data. Python
+ * reads them through cffi (bindings/python/native.h).
+ */
 #ifndef TENDER_DEVICE_TYPES_H
 #define TENDER_DEVICE_TYPES_H
 
@@ -7,39 +9,44 @@
 
 /* <native:types> */
 
-/* What a net header before each frame is used for. */
+/* Who uses the net header before each frame. */
 enum net_use {
-    NET_PLAIN,    /* nothing: there is none */
-    NET_OFFLOAD,  /* by a guest that was granted the net offload */
-    NET_SEGMENTS, /* by us: TCP segments are joined and cut (tcp_segments.h) */
+    NET_PLAIN,    /* nobody: there is no header */
+    NET_OFFLOAD,  /* a guest that was granted the net offload */
+    NET_SEGMENTS, /* the monitor, which joins and cuts TCP segments (tcp_segments.h) */
 };
 
-/* What a device is to be, as options or a caller have it; a kind looks at what means something to it. Zeros
- * but for `fd` and `mtu` ask for nothing. */
+/*
+ * The settings of a device, from options or from a caller. Each kind uses the fields that apply to
+ * it. A field that is zero asks for nothing, except `fd` and `mtu`.
+ */
 struct device_settings {
-    const char *source;   /* an interface by its name, a file by its path; NULL: `fd` */
-    const char *shown;    /* what stands for `fd` in messages; NULL: @FD */
-    uint32_t source_len;  /* so much of a path counts; 0: all of it */
-    int32_t fd;           /* stays its owner's; -1: none */
-    uint32_t mtu;         /* of a network by descriptor */
-    uint32_t sector_size; /* of a disk; 0: to be said later, and nothing is checked against it */
+    const char *source;   /* the name of an interface, or the path of a file; NULL: use `fd` */
+    const char *shown;    /* the text for `fd` in messages; NULL: @FD */
+    uint32_t source_len;  /* the number of bytes of a path that count; 0: all of them */
+    int32_t fd;           /* its owner keeps it; -1: none */
+    uint32_t mtu;         /* for a network given by a descriptor */
+    uint32_t sector_size; /* for a disk; 0: it is set later, and nothing is checked against it now */
     uint8_t mac[6];       /* zeros: a random one */
     uint8_t read_only;
-    uint8_t raw; /* of a disk: the bytes are its own, whatever image format they look like */
+    uint8_t raw; /* for a disk: the bytes are the disk, even if they look like another image format */
     uint8_t
-        opened; /* `fd` is one that open() made for it: what was checked and locked holds for a duplicate */
+        opened; /* `fd` came from open() for this device: its checks and its lock hold for a duplicate too */
     uint8_t named;    /* `fd` is an interface that was found by its name */
-    uint8_t reattach; /* a new interface of the same name takes the place of one that is deleted */
-    /* What open() leaves for attach() and for who asked: */
+    uint8_t reattach; /* a new interface of the same name replaces one that was deleted */
+    /* Outputs of open(), for attach() and for the caller: */
     uint8_t reattaches; /* a new interface would be taken */
     uint8_t use;        /* enum net_use */
 };
 
-#define NET_NEWS_BYTES 512 /* of a line about a network whose interface was deleted */
+#define NET_NEWS_BYTES 512 /* capacity for a line about a network whose interface was deleted */
 
-#define DEVICE_NAME_SHOWN_MAX 4096 /* bytes of a name or path that a message repeats */
+#define DEVICE_NAME_SHOWN_MAX 4096 /* maximum bytes of a name or path in a message */
 
-/* What is known beside errno; each has a code of its own in Python (tender/devices), and its way out. */
+/*
+ * What is known in addition to errno. Each has its own code, and its own way out, in Python
+ * (tender/devices).
+ */
 enum device_problem {
     DEVICE_OTHER = 0,
     DEVICE_TAP_MISSING = 1,
@@ -77,13 +84,13 @@ enum device_problem {
     DEVICE_CONSOLE = 33,
 };
 
-/* What a file is opened for (devices/file.c). */
+/* The purpose of an opened file (devices/file.c). */
 enum file_use { FILE_IMAGE = 0, FILE_CONSOLE = 1, FILE_REPORT = 2 };
 
 struct device_error {
     uint32_t problem; /* enum device_problem */
-    int32_t os_error; /* errno, 0 where there is none */
-    char text[4352];  /* one line, NUL-terminated: what, which, why */
+    int32_t os_error; /* errno, or 0 if there is none */
+    char text[4352];  /* one line, NUL-terminated: what failed, for which device, and why */
 };
 
 /* </native:types> */

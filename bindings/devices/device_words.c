@@ -1,6 +1,6 @@
 #include "device_words.h"
 
-#define DIGITS_MAX 9 /* of any number here: an int holds it */
+#define DIGITS_MAX 9 /* for every number here, so that an int can hold it */
 
 bool device_configure(uint32_t type, struct device_settings *settings, const char *option, const char *value,
                       bool solo5)

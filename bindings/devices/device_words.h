@@ -1,6 +1,6 @@
 /*
- * What the words of options say of devices: text to settings, nothing opened. Each kind reads its own, in its
- * folder: NAME_configure() of abi/devices.def.
+ * Reads the values of the options for devices into settings. It opens nothing. Each kind reads its
+ * own options, in its folder: NAME_configure(), where abi/devices.def has the NAME.
  */
 #ifndef TENDER_DEVICE_WORDS_H
 #define TENDER_DEVICE_WORDS_H
@@ -11,13 +11,13 @@
 #include "device_types.h"
 #include "tender_abi.h"
 
-/* By its name in the table, the type of a kind. */
+/* The type of each kind, by the kind's name in the table. */
 enum device_type_by_name {
 #define DEVICE(type, name, word) DEVICE_TYPE_##name = (type),
 #include "devices.def"
 };
 
-/* What a device is without any word. */
+/* The settings of a device that no option describes. */
 #define DEVICE_SETTINGS_UNSAID ((struct device_settings){.fd = -1, .mtu = 1500, .sector_size = 512})
 
 typedef bool device_configurer(struct device_settings *settings, const char *option, const char *value,
@@ -26,16 +26,17 @@ typedef bool device_configurer(struct device_settings *settings, const char *opt
 #include "devices.def"
 
 /*
- * Adds what `value` says behind `option`, which is without its dashes, to the settings of a device of that
- * type; they may point into both. `solo5`: it is read as solo5-hvt reads it. False: it is no such value, or
- * one that is not plainly right, and the settings are of no use any more.
+ * Reads the `value` of `option`, which is given without its dashes, into the settings of a device
+ * of that type. The settings may then point into both texts. `solo5`: the value is read as
+ * solo5-hvt reads it. Returns false if the option is not for this type or the value is not clearly
+ * valid. The settings must then not be used.
  */
 bool device_configure(uint32_t type, struct device_settings *settings, const char *option, const char *value,
                       bool solo5);
 
-/* The decimal number, of nine digits at most, that all of [text, text + len) is. */
+/* Reads all of [text, text + len) as a decimal number of at most nine digits. */
 bool words_number(const char *text, size_t len, uint32_t *number);
-/* A name, which is all of [value, value + len), or @FD. */
+/* Reads all of [value, value + len) as a name, or as @FD. */
 bool words_source(struct device_settings *settings, const char *value, size_t len);
 
 #endif

@@ -1,10 +1,11 @@
 /*
- * What a command or a caller names to be read or written beside the guest's devices: the image, the console,
- * the report of a run.
+ * Opens the files that a command or a caller names in addition to the guest's devices: the image,
+ * the console, and the report of a run.
  *
- * The rule: a name or a number is judged before it is used, by fstat() of what was opened, and nothing waits.
- * A FIFO without its other side, a terminal or a tape would hold open() for as long as they like. O_NOCTTY: a
- * terminal that is only written to must not become this session's.
+ * The rule: before a file or descriptor is used, fstat() of what was opened decides whether it is
+ * suitable. And nothing waits: a FIFO without its other side, a terminal or a tape could make
+ * open() wait without limit. O_NOCTTY: a terminal that is only written to must not become the
+ * terminal of this session.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,8 +37,10 @@ static const char *name_of(mode_t mode)
     }
 }
 
-/* Reading is at any offset: what has offsets. Writing is in a row: what takes bytes one after the other, and
- * keeps nothing that they would be written over. */
+/*
+ * An image is read at any offset, so it must have offsets. Console and report are a sequence of
+ * bytes, so they need a file that takes such a sequence, and whose content they do not overwrite.
+ */
 static bool serves(mode_t mode, enum file_use use)
 {
     if (use == FILE_IMAGE)
@@ -60,7 +63,10 @@ static int wrong_kind(struct device_error *error, mode_t mode, enum file_use use
                          name_of(mode));
 }
 
-/* Why open() failed. For a FIFO without a reader and for a socket the kernel has one word, ENXIO. */
+/*
+ * Reports why open() failed. For a FIFO without a reader and for a socket the kernel returns the
+ * same ENXIO.
+ */
 static int not_opened(const char *path, enum file_use use, int os_error, struct device_error *error)
 {
     struct stat about;
@@ -109,7 +115,7 @@ int file_check_output(int fd, struct device_error *error)
     if (!serves(about.st_mode, FILE_REPORT))
         return wrong_kind(error, about.st_mode, FILE_REPORT);
     if ((flags & O_ACCMODE) == O_RDONLY)
-        return device_failed(error, DEVICE_FILE_READ_ONLY, EINVAL, "It is open for reading alone (O_RDONLY)");
+        return device_failed(error, DEVICE_FILE_READ_ONLY, EINVAL, "It is open for reading only (O_RDONLY)");
     if (seals > 0 && seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
         return device_failed(error, DEVICE_FILE_READ_ONLY, EINVAL,
                              "The file is sealed against writes (F_SEAL_WRITE)");

@@ -1,4 +1,4 @@
-/* Names from outside, as they may stand in a line. */
+/* Makes a name from outside safe for a line of output. */
 #include <stdio.h>
 #include <string.h>
 

@@ -35,10 +35,10 @@ TUNSETIFF, TUNSETPERSIST, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x400454CB, 0x0002, 0
 LOST = "{}: the interface was deleted; the guest goes on without this network; with --net-reattach it takes a new one"
 LOST_WANTED = "{}: the interface was deleted; the guest goes on without this network until there is a new one"
 LOST_GIVEN = (
-    "{}: the interface was deleted; the guest goes on without this network until whoever gave its descriptor attaches it"
+    "{}: the interface was deleted; the guest goes on without this network until the owner of its descriptor attaches it"
     " to a new interface"
 )
-REFUSED = "{}: the new interface cannot be attached: {}; tender tries on"
+REFUSED = "{}: the new interface cannot be attached: {}; tender keeps trying"
 BACK = "{}: an interface is attached again"
 
 
@@ -411,8 +411,8 @@ def one_that_is_down(name: str) -> None:
 
 
 WRONG = {
-    "queues": (with_queues, "it is no TAP interface with a single queue"),
-    "tun": (a_tun, "it is no TAP interface with a single queue"),
+    "queues": (with_queues, "it is not a TAP interface with a single queue"),
+    "tun": (a_tun, "it is not a TAP interface with a single queue"),
     "down": (one_that_is_down, "it is down"),
 }
 

@@ -1,6 +1,6 @@
 /*
- * What a guest ABI's front asks of disks (guest_abi/hvt): transfers between a disk and memory that the guest
- * names. A disk is the back: it knows no structure of a guest's.
+ * The functions of disks that the hypercall handlers of a guest ABI use (guest_abi/hvt): transfers
+ * between a disk and memory that the guest names. Disks do not know the guest's structures.
  */
 #ifndef TENDER_BLOCK_H
 #define TENDER_BLOCK_H
@@ -8,17 +8,20 @@
 #include "disk.h"
 #include "hypercall.h"
 
-/* Bytes between two looks for a stop: a copy of so many takes less than a tenth of a millisecond. */
+/* Bytes between two checks for a stop. A copy of this size takes less than 0.1 ms. */
 #define BLOCK_PIECE_BYTES 0x100000u
 
-/* One whole transfer, with [gpa, gpa + len). One that was left goes on when it is made again. */
+/*
+ * One whole transfer between the disk and [gpa, gpa + len). If it was interrupted, the same call
+ * made again continues it.
+ */
 enum device_answer block_write_from(struct vm *vm, uint64_t handle, uint64_t offset, gpa_t gpa, uint64_t len);
 enum device_answer block_read_to(struct vm *vm, uint64_t handle, uint64_t offset, gpa_t gpa, uint64_t len);
 
-/* All that was written to the disk is on its medium, if that is done. */
+/* If it returns DEVICE_DONE, everything that was written to the disk is on its medium. */
 enum device_answer block_flush(struct vm *vm, uint64_t handle);
 
-/* The disk of this handle, or NULL. Maps the disks, the first time that a guest asks for one. */
+/* Returns the disk of this handle, or NULL. The first call for a guest maps the disks. */
 static inline struct vm_device *block_device(struct vm *vm, uint64_t handle)
 {
     if (vm->map_devices)
@@ -28,15 +31,17 @@ static inline struct vm_device *block_device(struct vm *vm, uint64_t handle)
     return &vm->devices[handle];
 }
 
-/* The disk has these bytes. */
+/* Whether the range lies in the disk. */
 static inline bool block_range_is_valid(const struct vm_device *device, uint64_t offset, uint64_t len)
 {
     const uint64_t capacity = disk_of(device)->capacity;
     return len <= INT64_MAX && offset < capacity && len <= capacity - offset;
 }
 
-/* Whether requests may be copies, and then how many bytes from the beginning of this range are in the host's
- * cache, as far as is known. */
+/*
+ * Whether requests may be served by copies; and how many bytes from the start of a range are then
+ * known to be in the host's cache.
+ */
 static inline bool block_is_mapped(const struct vm_device *device)
 {
     return disk_of(device)->map.hva != NULL;
@@ -46,10 +51,10 @@ static inline uint64_t block_cached(const struct vm_device *device, uint64_t off
     return disk_map_cached(&disk_of(device)->map, len, offset);
 }
 
-/* The host begins to read this range, and nobody waits for it. */
+/* Makes the host begin to read this range, and does not wait for it. */
 void block_begin_read(const struct vm_device *device, uint64_t offset, uint64_t len);
 
-/* A stop was asked for, or a signal waits. */
+/* Whether a stop was requested or a signal is pending. */
 bool block_is_wanted_elsewhere(struct vm *vm);
 
 #endif

@@ -1,4 +1,4 @@
-/* Disks, for whoever knows no kind of device: device_ops.h. */
+/* The interface of disks to code that knows no kind of device: device_ops.h. */
 #include "device.h"
 #include "disk.h"
 

@@ -1,11 +1,11 @@
 /*
- * A disk's transfers: whole ones, of any length. What the host refuses (no space, medium, file cut short) is
- * counted; the VM goes on.
+ * Transfers of a disk, of any length. If the host refuses one (no space, medium error, truncated
+ * file), it is counted and the VM goes on.
  *
- * A long transfer is made piece by piece, and behind each a stop or a signal is looked for; the rest is done
- * when the run goes on.
+ * A long transfer is made in pieces. After each piece this file checks for a stop or a signal. If
+ * there is one, the run loop exits, and the rest is transferred when the run continues.
  *
- * What can be copied is (disk_map.h); the rest is pread() and pwrite().
+ * As much as possible is copied (disk_map.h). pread() and pwrite() transfer the rest.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,8 +17,10 @@
 #include "block.h"
 #include "entered.h"
 
-/* Behind what was copied, all of it, or an errno's worth of nothing: what the host leaves undone is an error
- * for the guest. */
+/*
+ * Transfers the bytes after the `done` bytes that were copied. Returns false if the host does not
+ * transfer all of them: that is an error for the guest.
+ */
 static __attribute__((cold, noinline)) bool transfer_rest(struct vm_device *device, bool writing,
                                                           uint8_t *data, uint64_t len, uint64_t offset,
                                                           uint64_t done)
@@ -61,13 +63,13 @@ bool block_is_wanted_elsewhere(struct vm *vm)
     return ready > 0 || (ready < 0 && errno == EINTR);
 }
 
-/* EXIT: some of it is done, as vm->resume has it. */
+/* On EXIT, a part is done; vm->resume contains how much. */
 static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, struct vm_device *device,
                                                                 bool writing, uint8_t *data, uint64_t len,
                                                                 uint64_t offset, bool *failed)
 {
     uint64_t done = vm->resume.bytes_done;
-    if (done >= len) /* the guest's memory says another length than it did: it begins anew */
+    if (done >= len) /* a changed length: the transfer starts again */
         done = 0;
     while (done < len) {
         const uint64_t left = len - done, piece = left < BLOCK_PIECE_BYTES ? left : BLOCK_PIECE_BYTES;
@@ -83,7 +85,7 @@ static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, s
     return CONTINUE;
 }
 
-/* A body for each direction: what depends on it is then decided. */
+/* Inlined once for each direction, so that the compiler removes the tests of `writing`. */
 static inline __attribute__((always_inline)) enum device_answer
 transfer(struct vm *vm, uint64_t handle, uint64_t offset, gpa_t gpa, uint64_t len, bool writing)
 {

@@ -1,4 +1,4 @@
-/* The words about a disk. */
+/* Reads the options for disks. */
 #include <string.h>
 
 #include "device_words.h"
@@ -22,7 +22,10 @@ bool block_configure(struct device_settings *settings, const char *option, const
         return read_sector_size(value, &settings->sector_size);
     if (strcmp(option, "block") != 0)
         return false;
-    /* :raw, and then :ro or :rw, mean something behind a path; to solo5-hvt a disk is raw, and its own */
+    /*
+     * A path may end with :raw, :ro, :rw, :raw:ro or :raw:rw. For solo5-hvt every disk is raw and
+     * writable.
+     */
     settings->read_only = !solo5 && ends_with(value, len, ":ro");
     if (!solo5 && (settings->read_only || ends_with(value, len, ":rw")))
         len -= 3;

@@ -1,18 +1,22 @@
 /*
  * A guest's disk: a file or a block device, locked.
  *
- * The lock keeps one image from two writers, and from a writer and readers: exclusive for a disk that may be
- * written, shared for one that is only read. It is an open file description's (F_OFD_SETLK, fcntl(2)), over
- * all bytes:
- * - not the process's (F_SETLK): two VMs of one process must meet it, and the close of another descriptor
- *   of the file must not drop it;
- * - not flock(2): udev takes that one on block devices to look at them, and it means other things there.
- * It is gone with the last copy of the descriptor, so with the process however it ends. The file behind a
- * descriptor that was handed over is opened once more: the lock of a shared description would stop nobody
- * who shares it, and a reader's would replace a writer's. Where that cannot be done (no /proc, no permission)
- * a duplicate is used, unless its description has a lock already. It is advice, as all locks on Linux are:
- * solo5-hvt takes none and sees none. Where the host has no such locks (a file system or a system-call filter
- * that refuses them) there is none, and the disk is used all the same.
+ * The lock prevents an image from having two writers, or a writer and readers. It is exclusive for
+ * a disk that may be written, and shared for one that is only read. It belongs to the open file
+ * description (F_OFD_SETLK, fcntl(2)) and covers all bytes. Two other kinds of lock do not fit:
+ * - A lock of the process (F_SETLK) would not exclude two VMs of one process from each other, and
+ *   the close of another descriptor of the same file would release it.
+ * - flock(2) has another meaning for block devices: udev takes it on them in order to inspect them.
+ *
+ * The lock ends with the last copy of the descriptor, so also with the process, however that ends.
+ * The file of an inherited descriptor is opened again. The reason: a lock of a shared description
+ * would not exclude the others that share it, and a reader's lock would replace a writer's. Where
+ * the file cannot be opened again (no /proc, no permission), a duplicate is used, unless its
+ * description has a lock already.
+ *
+ * The lock is advisory, as all locks on Linux are: solo5-hvt takes none and does not check for one.
+ * Where the host has no such locks (a file system or a seccomp filter refuses them), the disk is
+ * used without a lock.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,11 +35,14 @@
 static int lock_as(int fd, short type)
 {
     struct flock lock = {.l_type = type,
-                         .l_whence = SEEK_SET}; /* l_len 0: to the end, however far it moves */
+                         .l_whence = SEEK_SET}; /* l_len 0: to the end, even if the file grows */
     return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 }
 
-/* 0; -EAGAIN if someone else's lock is in the way; -EINTR if a signal came while a file system was asked. */
+/*
+ * Returns 0, -EAGAIN if another lock conflicts, or -EINTR if a signal came while the file system
+ * worked on it.
+ */
 static int lock_disk(int fd, bool read_only)
 {
     int error = lock_as(fd, read_only ? F_RDLCK : F_WRLCK);
@@ -58,8 +65,10 @@ static int locked_already(const char *shown, bool read_only, struct device_error
                          read_only ? "a VM or program that may write to it" : "another VM or program");
 }
 
-/* The name of the format of a disk image that is not the disk's bytes as they are; NULL for a raw one. errno
- * is EINTR if a signal came before that was known. */
+/*
+ * Returns the name of the image's format, or NULL if the image is raw: its bytes are the disk's
+ * bytes. errno is EINTR if a signal came before that was known.
+ */
 static const char *format_of(int fd)
 {
     static const struct {
@@ -91,8 +100,10 @@ static bool is_same(const struct stat *one, const struct stat *other)
     return one->st_dev == other->st_dev && one->st_ino == other->st_ino;
 }
 
-/* The name of this process's output that goes to that disk, NULL if none does: what is said there would be
- * written over the disk, whatever the guest may do with it. */
+/*
+ * Returns "stdout" or "stderr" if that output of this process goes to the same disk, otherwise
+ * NULL. Such output would overwrite the disk, even one that the guest may not write.
+ */
 static const char *output_to(const struct stat *disk)
 {
     static const char *const names[] = {[STDOUT_FILENO] = "stdout", [STDERR_FILENO] = "stderr"};
@@ -105,7 +116,7 @@ static const char *output_to(const struct stat *disk)
     return NULL;
 }
 
-/* `fd`, or -1 and it is closed. */
+/* Returns `fd` if it can be this disk. Otherwise closes `fd` and returns -1. */
 static int accepted(int fd, const char *shown, const struct device_settings *use, uint64_t *capacity,
                     struct device_error *error)
 {
@@ -137,8 +148,8 @@ static int accepted(int fd, const char *shown, const struct device_settings *use
     } else if (format) {
         (void)device_failed(
             error, DEVICE_BLOCK_FORMAT, 0,
-            "Could not open block device: %.*s: it is a %s image, which a guest would see as it "
-            "stands in the file",
+            "Could not open block device: %.*s: it is a %s image, and a guest would see the bytes of "
+            "the file, not of the disk in it",
             DEVICE_NAME_SHOWN_MAX, shown, format);
         end = -1;
     }
@@ -152,20 +163,20 @@ static int accepted(int fd, const char *shown, const struct device_settings *use
 
 static int open_path(const struct device_settings *use, uint64_t *capacity, struct device_error *error)
 {
-    char part[PATH_MAX + 1]; /* one that is longer than the kernel takes stays so */
+    char part[PATH_MAX + 1]; /* a path that is too long for the kernel stays too long */
     const char *path = use->source;
     if (use->source_len) {
         (void)snprintf(part, sizeof part, "%.*s", (int)use->source_len, path);
         path = part;
     }
-    /* O_NONBLOCK: a FIFO by mistake must not hang here; it means nothing for files and disks. */
+    /* O_NONBLOCK: a FIFO that is given by mistake must not block. It has no effect for files and disks. */
     int fd = open(path, (use->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
         return cannot_open(error, path, errno);
     return accepted(fd, path, use, capacity, error);
 }
 
-/* Whether a guest can use a descriptor that was opened so, 0 or -1. */
+/* Returns 0 if a guest can use a descriptor with these flags, otherwise -1. */
 static int flags_fit(int fd, int flags, const char *shown, bool read_only, struct device_error *error)
 {
     const int mode = flags & O_ACCMODE, seals = fcntl(fd, F_GET_SEALS);
@@ -174,7 +185,7 @@ static int flags_fit(int fd, int flags, const char *shown, bool read_only, struc
     if (flags & O_PATH)
         problem = DEVICE_PATH_ONLY, why = "the descriptor names a file that is not open (O_PATH)";
     else if (mode == O_WRONLY)
-        problem = DEVICE_BLOCK_WRITE_ONLY, why = "the descriptor is open for writing alone (O_WRONLY)";
+        problem = DEVICE_BLOCK_WRITE_ONLY, why = "the descriptor is open for writing only (O_WRONLY)";
     else if (flags & O_APPEND)
         problem = DEVICE_BLOCK_APPENDS,
         why = "the descriptor is open for appending (O_APPEND): each write goes to the end of the file";
@@ -182,7 +193,7 @@ static int flags_fit(int fd, int flags, const char *shown, bool read_only, struc
         problem = DEVICE_BLOCK_DIRECT,
         why = "the descriptor is open for direct transfers (O_DIRECT), which a guest's buffers do not fit";
     else if (mode == O_RDONLY && !read_only)
-        problem = DEVICE_BLOCK_READ_ONLY, why = "the descriptor is open for reading alone (O_RDONLY)";
+        problem = DEVICE_BLOCK_READ_ONLY, why = "the descriptor is open for reading only (O_RDONLY)";
     else if (!read_only && seals > 0 && seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE))
         problem = DEVICE_BLOCK_SEALED, why = "the file is sealed against writes (F_SEAL_WRITE)";
     else
@@ -191,7 +202,7 @@ static int flags_fit(int fd, int flags, const char *shown, bool read_only, struc
                          DEVICE_NAME_SHOWN_MAX, shown, why);
 }
 
-/* The file behind `fd`, opened once more; -1 where that cannot be done. */
+/* Opens the file of `fd` again. Returns -1 where that is not possible. */
 static int open_again(int fd, int flags, const struct stat *about)
 {
     char path[32];
@@ -205,7 +216,7 @@ static int open_again(int fd, int flags, const struct stat *about)
     return -1;
 }
 
-/* Whether the description behind `fd` has a lock: F_OFD_GETLK tells of others' alone. */
+/* Whether the description of `fd` has a lock itself. F_OFD_GETLK reports only the locks of others. */
 static bool has_lock(int fd)
 {
     char path[32], text[2048];
@@ -219,8 +230,10 @@ static bool has_lock(int fd)
     return strstr(text, "OFDLCK") != NULL;
 }
 
-/* The file behind a descriptor. Refused is one that was opened in a way that the guest's reads or writes
- * would fail by. */
+/*
+ * Opens the file of an inherited descriptor. A descriptor whose flags would make the guest's reads
+ * or writes fail is refused.
+ */
 static int open_inherited(const char *shown, const struct device_settings *use, uint64_t *capacity,
                           struct device_error *error)
 {
@@ -230,7 +243,7 @@ static int open_inherited(const char *shown, const struct device_settings *use, 
     if (flags < 0 || fstat(fd, &about) < 0)
         return cannot_open(error, shown, errno);
     int copy = -1;
-    if (S_ISREG(about.st_mode) || S_ISBLK(about.st_mode)) { /* what else it is, accepted() says */
+    if (S_ISREG(about.st_mode) || S_ISBLK(about.st_mode)) { /* accepted() refuses any other kind */
         if (flags_fit(fd, flags, shown, read_only, error) < 0)
             return -1;
         copy = open_again(fd, (flags & O_SYNC) | (read_only ? O_RDONLY : O_RDWR), &about);
@@ -244,7 +257,7 @@ static int open_inherited(const char *shown, const struct device_settings *use, 
     return accepted(copy, shown, use, capacity, error);
 }
 
-/* A duplicate of what was opened before, checks and lock and all. */
+/* Duplicates a descriptor that was opened and checked before. The lock holds for the duplicate too. */
 static int duplicate(const char *shown, int opened, uint64_t *capacity, struct device_error *error)
 {
     const int fd = fcntl(opened, F_DUPFD_CLOEXEC, 0);
@@ -259,7 +272,7 @@ static int duplicate(const char *shown, int opened, uint64_t *capacity, struct d
     return fd;
 }
 
-/* A whole number of sectors, at least one. */
+/* Checks that the capacity is a whole number of sectors, and at least one. */
 static int check_capacity(const struct mft_entry *entry, uint32_t sector_bytes, struct device_error *error)
 {
     if (sector_bytes && entry->u.block.capacity % sector_bytes)

@@ -1,4 +1,4 @@
-/* What a disk keeps of itself. The folder's own; its space is in core/vm.h. */
+/* The state of a disk. Only this folder uses it; struct vm (core/vm.h) has the space for it. */
 #ifndef TENDER_DISK_H
 #define TENDER_DISK_H
 
@@ -8,12 +8,12 @@
 struct disk {
     uint64_t capacity; /* bytes */
     bool read_only;
-    uint32_t mappable_pages; /* how many are served by copies at a time (disk_map.h) */
+    uint32_t mappable_pages; /* the number of pages that copies may serve at a time (disk_map.h) */
     struct disk_map map;
 };
 _Static_assert(sizeof(struct disk) <= DEVICE_OWN_BYTES, "it fits");
 
-/* Of a device that is a disk. */
+/* The state of a device that is a disk. */
 static inline struct disk *disk_of(const struct vm_device *device)
 {
     return (void *)(uintptr_t)device->own;

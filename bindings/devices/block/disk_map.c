@@ -1,4 +1,4 @@
-/* A disk as memory; disk_map.h says what is served from it. */
+/* A mapped disk. disk_map.h describes which requests it serves. */
 #define _GNU_SOURCE
 #include "disk_map.h"
 
@@ -9,7 +9,7 @@
 #include "tender_abi.h"
 
 #define WORD_BITS  64u
-#define COPY_BYTES 8u /* what guarded_copy() counts in */
+#define COPY_BYTES 8u /* the unit of guarded_copy() */
 
 static uint64_t pages_of(uint64_t bytes)
 {
@@ -51,7 +51,7 @@ void disk_map_close(struct disk_map *map)
     *map = (struct disk_map){0};
 }
 
-/* The bytes from the beginning of the range whose pages all have their bit. */
+/* Returns how many bytes from the start of the range lie in pages that have their bit set. */
 static uint64_t bytes_noted(const struct disk_map *map, const uint64_t *bits, uint64_t len, uint64_t offset)
 {
     if (offset >= map->bytes)
@@ -79,15 +79,15 @@ uint64_t disk_map_cached(const struct disk_map *map, uint64_t len, uint64_t offs
 
 uint64_t disk_map_copy(const struct disk_map *map, bool writing, void *data, uint64_t len, uint64_t offset)
 {
-    if ((offset | len) % COPY_BYTES) /* no disk's sector: a guest that tries what the ABI lets it */
+    if ((offset | len) % COPY_BYTES) /* not whole sectors, which the ABI lets a guest request */
         return 0;
     const uint64_t *bits = writing ? map->dirty : map->cached;
     const uint64_t page = offset / HVT_PAGE_BYTES;
     uint64_t bytes = len;
-    /* A guest's request is a sector or a page: nearly always of one page. */
+    /* A guest's request is a sector or a page, so it nearly always lies in one page. */
     if (offset >= map->bytes || page != (offset + len - 1) / HVT_PAGE_BYTES) {
         bytes = bytes_noted(map, bits, len, offset);
-        if (!bytes) /* of what is not mapped there is no address either */
+        if (!bytes) /* if the range is not mapped, the address below does not exist */
             return 0;
     } else if (!(bits[page / WORD_BITS] >> page % WORD_BITS & 1))
         return 0;
@@ -116,7 +116,7 @@ void disk_map_note(struct disk_map *map, bool writing, uint64_t len, uint64_t of
     const uint64_t page = offset / HVT_PAGE_BYTES, end = pages_of(offset + len);
     map->pages_noted += end - page;
     if (map->pages_noted > map->page_limit) {
-        disk_map_flushed(map); /* what was written too */
+        disk_map_flushed(map); /* this also clears the bits of written pages */
         memset(map->cached, 0, (size_t)(map->dirty - map->cached) * sizeof(uint64_t));
         map->pages_noted = end - page;
     }

@@ -1,5 +1,7 @@
-/* Which disks may be memory; disk_map.h. Apart from disk_map.c, for the sandbox's program has none of these
- * calls. */
+/*
+ * Decides which disks may be mapped (disk_map.h). It is a file of its own because the sandbox's
+ * program, which links disk_map.c, may not make these system calls.
+ */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/magic.h>
@@ -11,7 +13,7 @@
 
 #define PART_OF_MEMORY 8
 
-/* At least a few, so that a host that does not tell serves too. */
+/* Returns at least 1024, so that mapping also works on a host that does not report its memory. */
 static uint32_t page_limit(void)
 {
     struct sysinfo host;
@@ -28,9 +30,9 @@ static bool is_mappable(int fd, bool read_only)
     struct statfs about;
     if (fstatfs(fd, &about) < 0)
         return false;
-    if (about.f_type == V9FS_MAGIC) /* without its cache, what is mapped is not what is read */
+    if (about.f_type == V9FS_MAGIC) /* without its cache, a mapping and a read may have different content */
         return false;
-    /* To read a hole through a mapping is to fill it, there: a guest that may only read would take memory. */
+    /* On tmpfs, a read of a hole through a mapping fills it: a guest that only reads would take memory. */
     return !(read_only && about.f_type == TMPFS_MAGIC);
 }
 

@@ -1,5 +1,7 @@
-/* What kind of thing the console's descriptor is, and with it how much one write may carry
- * (console_write.c). */
+/*
+ * Finds out what kind of file the console's descriptor is. That decides how many bytes one write
+ * may have (console_write.c).
+ */
 #include "console.h"
 
 #include <errno.h>
@@ -17,7 +19,10 @@ int terminal_without_waiting(int fd)
 {
     char path[32];
     int number;
-    /* The master of a pair: to open that once more would be to make another pair. */
+    /*
+     * TIOCGPTN succeeds on the master of a pseudoterminal pair. To open a master again makes
+     * another pair.
+     */
     if (!isatty(fd) || ioctl(fd, TIOCGPTN, &number) == 0 || (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY)
         return -1;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);

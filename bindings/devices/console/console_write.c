@@ -1,14 +1,14 @@
 /*
- * What a guest writes to its console: all bytes go out, in order, or are counted as lost; nothing that
- * happens to the reader fails the guest.
+ * Writes the guest's console output. All bytes are written in order, or counted as lost. Nothing
+ * that happens to the reader makes the guest fail.
  *
- * The descriptor is the caller's, perhaps shared and blocking, so its flags are left alone. No write may
- * block, else a full pipe could hold the VM against vm_stop(). That ppoll told of space is not enough:
- * another
- * writer may take it. So each write is one that does not wait: RWF_NOWAIT on a pipe, MSG_DONTWAIT on a
- * socket, a description of our own with O_NONBLOCK for a terminal; console.c looks once which it is. Where
- * the kernel has none of these, a write carries no more than ppoll has promised space for, for one writer:
- * PIPE_BUF bytes on a pipe (pipe(7)).
+ * The descriptor is the caller's and may be shared and blocking, so its flags are not changed. No
+ * write may block, because a full pipe could then delay vm_stop() without limit. A ppoll() that
+ * reports space is not enough, because another writer may take that space. So each write is one
+ * that does not wait: RWF_NOWAIT on a pipe, MSG_DONTWAIT on a socket, and for a terminal a
+ * description of our own with O_NONBLOCK. console.c finds out once which of these it is. Where the
+ * kernel has none of these, a write has at most the number of bytes for which ppoll() guarantees
+ * space to a single writer: PIPE_BUF bytes on a pipe (pipe(7)).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -19,7 +19,7 @@
 #include "console.h"
 #include "hypercall.h"
 
-#define FULL_PAUSE_NS 10000000 /* where ppoll tells of space that is too little */
+#define FULL_PAUSE_NS 10000000 /* the pause when ppoll() reports space, but too little */
 
 static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
 {
@@ -39,7 +39,10 @@ static int64_t write_some(struct vm *vm, const uint8_t *data, uint64_t len)
     return write_quietly(vm->console.fd, data, len < vm->console.chunk ? len : vm->console.chunk);
 }
 
-/* One piece a time: what a guest writes at once may be all its memory, and Python copies what it takes. */
+/*
+ * Passes one piece at a time: a single write of a guest may be all of its memory, and Python copies
+ * the bytes.
+ */
 static enum verdict exit_with_piece(struct vm *vm, gpa_t data, uint64_t len)
 {
     struct vm_event *event = &vm->shared->event;
@@ -74,7 +77,7 @@ enum verdict console_write(struct vm *vm, gpa_t gpa, const uint8_t *data, uint64
         if (written == -EINTR)
             continue;
         if (written <= 0)
-            break; /* closed, full, broken, or takes no byte: the guest is not to suffer for it */
+            break; /* closed, full, broken, or it takes no byte: that must not affect the guest */
         vm->resume.bytes_done += (uint64_t)written;
         counters->console_bytes += (uint64_t)written;
     }

@@ -1,4 +1,4 @@
-/* What a TAP is left with, also by the process that runs the guest. */
+/* Switches a TAP's offloads off before it is closed. The process that runs the guest may do it too. */
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
 
@@ -7,7 +7,7 @@
 
 void net_leave_header(int fd)
 {
-    (void)ioctl(fd, TUNSETOFFLOAD, 0UL); /* a whole word: the sandbox's filter looks at all of it */
+    (void)ioctl(fd, TUNSETOFFLOAD, 0UL); /* UL: the sandbox's filter checks all 64 bits */
 }
 
 void net_leave_headers(const struct vm *vm)

@@ -1,4 +1,4 @@
-/* A TAP whose interface was deleted, and what is done about it on the guest's side: net_frame.h. */
+/* The guest's side of a TAP whose interface was deleted; net_frame.h has the contract. */
 #define _GNU_SOURCE
 #include <poll.h>
 
@@ -22,11 +22,14 @@ static bool is_detached(const struct vm *vm, const struct vm_device *device)
     return ppoll(&end, 1, &at_once, &vm->poll_mask) == 1 && end.revents & POLLERR;
 }
 
-/* Which of them have an interface again. True: one has, and who holds the VM is to hear of it. */
+/*
+ * Checks which of the detached TAPs have an interface again. Returns true if one has: the holder of
+ * the VM must then be told.
+ */
 static bool find_attached(struct vm *vm)
 {
     bool found = false, left = false;
-    atomic_store(&net_vm(vm)->needs_check, false); /* before the look: the ring's worker may find another */
+    atomic_store(&net_vm(vm)->needs_check, false); /* first: the ring's worker may find one meanwhile */
     for (uint32_t handle = 0; handle < vm->device_end; handle++) {
         struct vm_device *device = &vm->devices[handle];
         if (!is_net(device) || !atomic_load(&net_of(device)->detached))

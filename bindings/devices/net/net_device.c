@@ -1,4 +1,4 @@
-/* Networks, for whoever knows no kind of device: device_ops.h. */
+/* The interface of networks to code that knows no kind of device: device_ops.h. */
 #include <errno.h>
 #include <unistd.h>
 
@@ -6,20 +6,23 @@
 #include "net.h"
 #include "ring.h"
 
-#define LEFT_FRAMES_MAX 4096 /* more than an interface's queue has; a peer that floods it is not waited for */
+/* More than an interface's queue has. It bounds the loop below if a peer keeps sending. */
+#define LEFT_FRAMES_MAX 4096
 
-/* What came by an interface for the last guest is not the next one's: one that is opened anew has none. A
- * socket stays its owner's, with what is in it. */
+/*
+ * Drops the frames that an interface received for the last guest, so that the next guest finds
+ * none, as with a newly opened interface. A socket belongs to its owner, so its content stays.
+ */
 static void drop_frames(const struct vm_device *device)
 {
-    uint8_t beginning[64]; /* the rest of a frame goes with it */
+    uint8_t beginning[64]; /* a read of the beginning drops the whole frame */
     struct net_device *net = net_of(device);
     net->gone = net->detached = net->drained = false;
     if (net->is_socket)
         return;
     for (uint32_t i = 0; i < LEFT_FRAMES_MAX; i++)
         if (read(device->fd, beginning, sizeof beginning) <= 0 && errno != EINVAL)
-            break; /* EINVAL: a frame that the interface could not hand over, and it is gone */
+            break; /* EINVAL: the interface could not pass on a frame, and dropped it */
 }
 
 static void reset(struct vm *vm)
@@ -40,7 +43,7 @@ static bool may_detach(const struct vm_device *device)
     return !net_of(device)->is_socket;
 }
 
-/* Segments are no longer joined and cut: there is no space for large frames. */
+/* Stops joining and cutting segments, because there is no space for large frames. */
 static void leave_segments(struct vm *vm)
 {
     for (uint32_t i = 0; i < vm->device_end; i++)
@@ -73,7 +76,10 @@ bool net_is_wanted_again(const struct vm_device *device)
     return is_net(device) && net_of(device)->link.again;
 }
 
-/* The interfaces stay, with descriptors that others may have too. */
+/*
+ * The interfaces go on existing, and other processes may have their descriptors, so offloads are
+ * switched off.
+ */
 static void release(struct vm *vm)
 {
     net_leave_headers(vm);

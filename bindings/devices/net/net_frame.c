@@ -1,17 +1,19 @@
 /*
- * One frame straight between guest memory and a descriptor, whoever asks: with the same rules for each.
+ * Transfers one frame directly between guest memory and a descriptor. The same rules hold for
+ * hypercalls, batches and the ring.
  *
- * A frame that cannot be sent now (queue full, interface down, too short for the kernel) is dropped and
- * counted, as a wire would; the guest goes on. So is a frame that comes and is longer than its buffer: half a
- * frame is none. A device whose other end is gone reads as empty for ever and leaves the poll set, so that a
- * guest does not spin on it; so does a TAP without an interface, until it has one again (net_detached.c). A
- * read of 0 bytes alone is no such end: it may be an empty datagram, which is dropped and counted.
+ * A frame that cannot be sent now (queue full, interface down, too short for the kernel) is dropped
+ * and counted, as a wire may do, and the guest goes on. A received frame that is longer than its
+ * buffer is dropped and counted too, because a part of a frame is of no use. A device whose other
+ * end has closed is always empty and leaves the poll set, so that a guest does not spin on it. The
+ * same holds for a TAP without an interface, until it has one again (net_detached.c). A read of 0
+ * bytes does not by itself mean that the other end has closed: it may be an empty datagram, which
+ * is dropped and counted.
  *
- * A read() that fills its buffer does not tell whether there was more. So one byte more is asked for. Where
- * nothing else can look at guest memory meanwhile it lies behind the buffer: it is written only by a frame
- * that
- * is dropped, and then restored. Beside a thread that can, which is a ring's worker that was woken once, it
- * lies in our own.
+ * A read() that fills its buffer does not show whether the frame was longer. So the read asks for
+ * one more byte. If no other thread can read guest memory at that time, this byte is the one after
+ * the guest's buffer: only a frame that is dropped overwrites it, and then its value is restored.
+ * Otherwise, when the ring's worker was woken before, the byte lies in the host's own memory.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,11 +28,12 @@
 #include "net_frame.h"
 
 #define FRAME_MAX 65553u /* 64 KiB - 1 of MTU, the Ethernet header and a VLAN tag */
-#define DROPS_MAX 64     /* frames that one read drops, before it says that there is none */
+#define DROPS_MAX 64     /* frames that one read drops before it reports that there is none */
 
 /*
- * The header goes to the host's tun driver, which checks it too; what is nonsense in itself, or not among
- * what the device can do, is refused here. A frame that asks for nothing is every device's.
+ * Checks a header before it goes to the host's tun driver, which checks it too. A header that is
+ * invalid in itself, or that asks for an offload which the device does not have, is refused here.
+ * Every device takes a frame whose header asks for nothing.
  */
 static bool header_is_sound(uint32_t offload, const struct net_header *header, uint64_t len)
 {
@@ -52,7 +55,10 @@ static bool header_is_sound(uint32_t offload, const struct net_header *header, u
            (gso != TENDER_GSO_UDP || header->gso_type == gso);
 }
 
-/* A function of its own, as is each that few devices need: the path of a plain frame is short. */
+/*
+ * Not inlined, like the other functions that few devices need, so that the path of a plain frame
+ * stays short.
+ */
 static __attribute__((noinline)) int64_t send_headed(const struct vm_device *device, const void *data,
                                                      uint64_t len, const struct net_header *asked)
 {
@@ -72,7 +78,7 @@ static __attribute__((noinline)) int64_t send_to_peer(const struct vm_device *de
     return sent < 0 ? -errno : sent;
 }
 
-/* Bytes or -errno; if these are not all, the frame is gone. */
+/* Returns the bytes sent or -errno. If it is not the whole frame, the frame is lost. */
 static int64_t send_frame(const struct vm_device *device, const void *data, uint64_t len,
                           const struct net_header *header)
 {
@@ -122,7 +128,10 @@ bool net_send_joined(const struct vm_device *device, struct vm_counters *counter
     return true;
 }
 
-/* RFC 1071, as the kernel would have done it for a device without offload. False: it has no such place. */
+/*
+ * Completes the checksum (RFC 1071), as the kernel does for a device without offload. Returns false
+ * if its place lies outside of the frame.
+ */
 static bool complete_checksum(const struct vm *vm, uint8_t *data, uint64_t len,
                               const struct net_header *header)
 {
@@ -130,20 +139,23 @@ static bool complete_checksum(const struct vm *vm, uint8_t *data, uint64_t len,
     if (at + sizeof(uint16_t) > len)
         return false;
     const uint16_t folded = (uint16_t)~internet_sum(data + header->csum_start, len - header->csum_start);
-    const uint16_t sum = folded ? folded : 0xffff; /* 0 would mean that there is none */
+    const uint16_t sum = folded ? folded : 0xffff; /* 0 would mean that there is no checksum */
     guest_put(&vm->memory, data + at, &sum, sizeof sum, ENTERED_FRAME);
     return true;
 }
 
-/* Whether the byte behind the buffer is the guest's to write, and nobody can look at it meanwhile: the
- * guest's one vCPU is out, and no worker serves or can begin. */
+/*
+ * Whether the byte after the buffer may be overwritten for a moment: it is memory that the guest
+ * may write, and nothing can read it meanwhile. The guest's only vCPU has exited, and no worker
+ * serves or can begin to.
+ */
 static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t capacity)
 {
     const struct net_ring *ring = &net_vm(vm)->ring;
     return (!ring->woken || ring->vcpu_serves) && guest_buffer_at(&vm->memory, gpa + capacity, 1);
 }
 
-/* A read at `data` was answered so: what it has written of the buffer. */
+/* Reports to entered() the part of the buffer at `data` that a read with the result `got` has written. */
 static inline void tell_read(const struct vm *vm, const uint8_t *data, uint64_t capacity, ssize_t got)
 {
     entered(&vm->memory, data,
@@ -153,7 +165,7 @@ static inline void tell_read(const struct vm *vm, const uint8_t *data, uint64_t 
             ENTERED_FRAME);
 }
 
-/* readv() costs 280 instructions more than read() on a TAP, which takes 1750 with 1514 bytes (Linux 6.1). */
+/* readv() costs 280 instructions more than read(), which takes 1750 for 1514 bytes on a TAP (Linux 6.1). */
 static __attribute__((noinline)) ssize_t read_with_spare(const struct vm *vm, int fd, uint8_t *data,
                                                          uint64_t capacity)
 {
@@ -161,7 +173,10 @@ static __attribute__((noinline)) ssize_t read_with_spare(const struct vm *vm, in
     const struct iovec pieces[] = {{data, capacity}, {&spare, sizeof spare}};
     ssize_t got = readv(fd, pieces, 2);
     if (got < 0 && errno == ENOSYS) {
-        /* A filter refuses it: whether a frame that fills its buffer was longer is not known. */
+        /*
+         * An inherited filter refuses readv(). Then it is unknown whether a frame that fills the
+         * buffer was longer.
+         */
         got = read(fd, data, capacity);
         got += got == (ssize_t)capacity;
     }
@@ -169,8 +184,10 @@ static __attribute__((noinline)) ssize_t read_with_spare(const struct vm *vm, in
     return got;
 }
 
-/* One frame, as read() answers; more than `capacity` if it was longer, and then it is gone. `may_borrow`: the
- * byte behind the buffer may be used. */
+/*
+ * Reads one frame and returns read()'s result. A result above `capacity` means that the frame was
+ * longer, and is lost. `may_borrow`: the byte after the buffer may be overwritten for a moment.
+ */
 static ssize_t read_plain(const struct vm *vm, int fd, uint8_t *data, uint64_t capacity, bool may_borrow)
 {
     if (!may_borrow)
@@ -183,7 +200,7 @@ static ssize_t read_plain(const struct vm *vm, int fd, uint8_t *data, uint64_t c
     return got;
 }
 
-/* The next segment: its length; `dropped`, if it is longer than its buffer. */
+/* Takes the next segment and returns its length. Sets `dropped` if it is longer than its buffer. */
 static ssize_t take_segment(const struct vm *vm, struct tcp_cut *large, uint8_t *data, uint64_t capacity,
                             bool *dropped)
 {
@@ -193,7 +210,10 @@ static ssize_t take_segment(const struct vm *vm, struct tcp_cut *large, uint8_t 
     return (ssize_t)len;
 }
 
-/* One frame behind its header: its length, 0 if it cannot be handed over and is gone, or read()'s answer. */
+/*
+ * Reads one frame that has a header before it. Returns its length, or readv()'s result. Sets
+ * `dropped` if the frame cannot be passed to the guest, and is lost.
+ */
 static ssize_t read_one_headed(const struct vm *vm, const struct vm_device *device, struct tcp_cut *large,
                                uint8_t *data, uint64_t capacity, struct net_header *header, bool *dropped)
 {
@@ -205,7 +225,7 @@ static ssize_t read_one_headed(const struct vm *vm, const struct vm_device *devi
     ssize_t got = readv(device->fd, pieces, 3);
     if (got <= 0)
         return got;
-    *dropped = got <= (ssize_t)sizeof own; /* a header and no frame */
+    *dropped = got <= (ssize_t)sizeof own; /* a header without a frame */
     if (*dropped)
         return 0;
     const uint64_t len = (uint64_t)got - sizeof own, here = len < capacity ? len : capacity;
@@ -226,7 +246,10 @@ static ssize_t read_one_headed(const struct vm *vm, const struct vm_device *devi
     return (ssize_t)len;
 }
 
-/* The same of the first that can be handed over; -EAGAIN's answer behind too many that cannot. */
+/*
+ * Takes the first frame that can be passed to the guest, and returns as read() does. After
+ * DROPS_MAX frames that cannot, it fails with EAGAIN.
+ */
 static __attribute__((noinline)) ssize_t read_headed(const struct vm *vm, const struct vm_device *device,
                                                      struct tcp_cut *large, void *data, uint64_t capacity,
                                                      struct net_header *header, struct vm_counters *counters)
@@ -244,7 +267,7 @@ static __attribute__((noinline)) ssize_t read_headed(const struct vm *vm, const 
     return -1;
 }
 
-/* The next segment of a large frame, or what comes: as read() answers. */
+/* Takes the next segment of a large frame, or the next frame, and returns as read() does. */
 static __attribute__((noinline)) ssize_t read_segment(struct vm *vm, const struct vm_device *device,
                                                       void *data, uint64_t capacity,
                                                       struct vm_counters *counters)
@@ -268,16 +291,17 @@ static bool has_hung_up(const struct vm *vm, const struct vm_device *device)
     return ppoll(&end, 1, &at_once, &vm->poll_mask) == 1 && end.revents & (POLLRDHUP | POLLHUP);
 }
 
-/* What a read brought is no frame: a datagram that was empty, or a frame longer than its buffer. */
+/* Whether a read returned no usable frame: an empty datagram, or a frame that is longer than its buffer. */
 static bool is_none(const struct vm_device *device, ssize_t got, uint64_t capacity)
 {
     return got > (ssize_t)capacity || (got == 0 && net_of(device)->is_socket);
 }
 
 /*
- * The frame behind `got`, which was none, as read() answers; 0 if the peer has hung up and nothing is left.
- * Behind a hang-up nothing new arrives, so the reads below take what was queued. -EAGAIN's answer behind too
- * many: the guest asks again.
+ * Reads the next usable frame after a read with the result `got`, which was not usable. Returns as
+ * read() does; 0 means that the peer has hung up and nothing is left. After a hang-up nothing new
+ * arrives, so the reads below take what was queued. After DROPS_MAX unusable frames it fails with
+ * EAGAIN, and the guest asks again.
  */
 static __attribute__((noinline)) ssize_t read_behind_none(const struct vm *vm, const struct vm_device *device,
                                                           uint8_t *data, uint64_t capacity, bool may_borrow,
@@ -310,7 +334,7 @@ enum device_answer net_receive_to(struct vm *vm, struct vm_counters *counters, u
         return DEVICE_NONE;
     const uint64_t capacity = *len < FRAME_MAX ? *len : FRAME_MAX;
     ssize_t got;
-    if (net_of(device)->segments && net_vm(vm)->cut.frame) { /* none: the ring was not to be had any more */
+    if (net_of(device)->segments && net_vm(vm)->cut.frame) { /* NULL: no ring could be offered */
         got = read_segment(vm, device, data, capacity, counters);
     } else if (net_of(device)->has_header) {
         got = read_headed(vm, device, NULL, data, capacity, header, counters);

@@ -1,4 +1,4 @@
-/* virtio's net header, as a TAP with IFF_VNET_HDR has it; all zero: a frame that is complete. */
+/* virtio's net header, which a TAP with IFF_VNET_HDR has. All zero means that the frame is complete. */
 #ifndef TENDER_NET_HEADER_H
 #define TENDER_NET_HEADER_H
 

@@ -1,9 +1,10 @@
 /*
- * A TAP whose interface is deleted while its guest runs, for the process that holds the VM: what is said of
- * it, and the next interface of its name. The guest's side is net_detached.c.
+ * A TAP whose interface is deleted while its guest runs, in the process that holds the VM. This
+ * file reports the deletion, and attaches the next interface of the same name. The guest's side is
+ * net_detached.c.
  *
- * A descriptor without an interface answers ppoll() with POLLERR. Nothing else says so by itself: a ppoll()
- * that waits for no event is not woken by the deletion.
+ * For a descriptor without an interface, ppoll() reports POLLERR. There is no other notification:
+ * the deletion does not wake a ppoll() that waits for no event.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,11 +16,11 @@
 #include "device.h"
 #include "net.h"
 
-#define TRY_NS         100000000u /* between two tries, whatever the guest asks for */
-#define TRIES_TO_SAY   5          /* so often in a row a problem is found before it is said: some pass */
+#define TRY_NS         100000000u /* the time between two tries, however often the guest asks */
+#define TRIES_TO_SAY   5          /* a problem is reported after this many tries, because some pass */
 #define NAME_SHOWN_MAX (4 * sizeof(((struct net_link *)0)->name) + sizeof "...")
 
-_Static_assert(DEVICE_BLOCK_FORMAT < 64, "a bit each problem");
+_Static_assert(DEVICE_BLOCK_FORMAT < 64, "one bit for each problem");
 
 static bool has_no_interface(int fd)
 {
@@ -28,10 +29,10 @@ static bool has_no_interface(int fd)
     return ppoll(&end, 1, &at_once, NULL) == 1 && end.revents & POLLERR;
 }
 
-/* True: `error` is new, and does not pass. */
+/* Returns true if `error` must be reported: it lasts, and was not reported yet. */
 static bool problem_is_news(struct net_link *link, const struct device_error *error)
 {
-    if (error->problem == DEVICE_TAP_MISSING || error->os_error == EEXIST) /* the old one is not quite gone */
+    if (error->problem == DEVICE_TAP_MISSING || error->os_error == EEXIST) /* the deletion is not finished */
         return false;
     link->tries = error->problem == link->problem ? link->tries + 1 : 1;
     link->problem = error->problem;
@@ -52,13 +53,16 @@ static const char *words_for(const struct device_error *error)
     case DEVICE_TAP_BUSY:
         return "another process has it open";
     case DEVICE_TAP_KIND:
-        return "it is no TAP interface with a single queue";
+        return "it is not a TAP interface with a single queue";
     default:
         return strerror(error->os_error);
     }
 }
 
-/* The interface is gone, and the next one of its name is wanted. True: `text` says why that cannot be had. */
+/*
+ * Tries to attach the next interface of the same name. Returns true if `text` has a report why that
+ * is not possible.
+ */
 static bool try_again(struct vm *vm, uint32_t handle, net_attacher *attach, bool *lost, char *text,
                       const char *name)
 {
@@ -71,7 +75,7 @@ static bool try_again(struct vm *vm, uint32_t handle, net_attacher *attach, bool
     *lost = attach(vm, handle, &error) < 0;
     if (!*lost || !problem_is_news(link, &error))
         return false;
-    (void)snprintf(text, NET_NEWS_BYTES, "%s: the new interface cannot be attached: %s; tender tries on",
+    (void)snprintf(text, NET_NEWS_BYTES, "%s: the new interface cannot be attached: %s; tender keeps trying",
                    name, words_for(&error));
     return true;
 }
@@ -94,7 +98,7 @@ static bool has_news(struct vm *vm, uint32_t handle, net_attacher *attach, char 
                        "%s: the interface was deleted; the guest goes on without this network%s", name,
                        link->again   ? " until there is a new one"
                        : link->named ? "; with --net-reattach it takes a new one"
-                                     : " until whoever gave its descriptor attaches it to a new interface");
+                                     : " until the owner of its descriptor attaches it to a new interface");
     else
         (void)snprintf(text, NET_NEWS_BYTES, "%s: an interface is attached again", name);
     return true;

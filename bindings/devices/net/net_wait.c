@@ -1,4 +1,4 @@
-/* Waiting until a network's descriptor is readable, or the time is over. */
+/* Waits until a network's descriptor is readable or the time is over. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <time.h>
@@ -14,7 +14,10 @@ static struct timespec until(uint64_t deadline_ns)
     return (struct timespec){(time_t)(left_ns / NS_PER_S), (long)(left_ns % NS_PER_S)};
 }
 
-/* One look at all of them: a bit a handle. A TAP whose interface was deleted is noted, and is not ready. */
+/*
+ * Calls ppoll() once for all networks, and sets one bit per ready handle. A TAP whose interface was
+ * deleted is noted and is not ready.
+ */
 static enum verdict look(struct vm *vm, const struct timespec *timeout, bool held, uint64_t *ready_set)
 {
     struct pollfd wait[MFT_MAX_ENTRIES + 1];
@@ -43,7 +46,7 @@ static enum verdict look(struct vm *vm, const struct timespec *timeout, bool hel
         struct vm_device *device = &vm->devices[handles[i]];
         if (wait[i].revents & POLLERR && !net_of(device)->is_socket)
             net_note_detached(vm, device, &vm->shared->counters);
-        /* errors and hang-ups too: the read that follows finds out */
+        /* errors and hang-ups count as ready too: the read that follows reports them */
         else if (wait[i].revents || (held && net_of(device)->segments))
             *ready_set |= (uint64_t)1 << handles[i];
     }
@@ -56,7 +59,7 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
     const bool waits = timeout_ns && !held;
     if (waits && !vm->resume.poll_deadline_ns) {
         uint64_t now_ns = monotonic_ns();
-        uint64_t limit_ns = UINT64_MAX - now_ns; /* 2^64 - 1 asks for five centuries: no overflow */
+        uint64_t limit_ns = UINT64_MAX - now_ns; /* 2^64 - 1 ns are five centuries: it must not overflow */
         vm->resume.poll_deadline_ns = now_ns + (timeout_ns < limit_ns ? timeout_ns : limit_ns);
     }
     for (;;) {
@@ -70,7 +73,7 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
         const struct timespec timeout = waits ? until(until_ns) : (struct timespec){0, 0};
         if (look(vm, &timeout, held, ready_set) == EXIT)
             return EXIT;
-        /* else it was for a deleted interface that the wait was short, or ended */
+        /* otherwise the wait was short, or ended, because of a deleted interface */
         if (*ready_set || !net_needs_check(vm) || !waits || monotonic_ns() >= vm->resume.poll_deadline_ns)
             return CONTINUE;
     }

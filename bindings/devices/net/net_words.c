@@ -1,4 +1,4 @@
-/* The words about a network. */
+/* Reads the options for networks. */
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,7 @@ static bool read_mac(const char *text, uint8_t mac[6])
         mac[i] = (uint8_t)byte;
         text = end + 1;
     }
-    return !(mac[0] & 1); /* a group's address is no interface's */
+    return !(mac[0] & 1); /* an interface cannot have a group address */
 }
 
 bool net_configure(struct device_settings *settings, const char *option, const char *value, bool solo5)
@@ -25,7 +25,7 @@ bool net_configure(struct device_settings *settings, const char *option, const c
     (void)solo5;
     if (strcmp(option, "net-mac") == 0)
         return read_mac(value, settings->mac);
-    /* solo5-hvt reads an interface up to a blank, and no more than 19 letters of it */
+    /* solo5-hvt reads the name of an interface up to the first blank, and at most 19 characters of it */
     return strcmp(option, "net") == 0 && !strpbrk(value, " \t\n\v\f\r") && strlen(value) <= 15 &&
            words_source(settings, value, strlen(value));
 }

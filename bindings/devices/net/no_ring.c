@@ -1,4 +1,7 @@
-/* A build without the network ring (-Dnet_ring=false): no guest is offered one, so nothing else is called. */
+/*
+ * For a build without the network ring (-Dnet_ring=false). No guest is offered one, so nothing else
+ * is called.
+ */
 #include "device.h"
 #include "ring.h"
 

@@ -6,15 +6,19 @@
 #include "entered.h"
 #include "net_frame.h"
 
-/* So many kicks, each within the time that as many kicks cost, are of a guest that is busy with frames. A
- * worker takes a whole processor, also while it only looks. */
+/*
+ * A guest is busy with frames if this many kicks in a row each come within the time that this many
+ * kicks cost. A worker takes a whole processor, even while it finds nothing.
+ */
 #define QUICK_KICKS  16u
-#define QUICK_MIN_NS 20000u /* where an exit and a system call take some microseconds each, or less */
+#define QUICK_MIN_NS 20000u /* for a host where an exit and a system call take a few microseconds or less */
 #define QUICK_MAX_NS 2000000u
-#define TURNS        3u /* that the worker gives away: the scheduler may well return the first of them */
+#define TURNS        3u /* how often the worker yields; the scheduler may return from the first immediately */
 
-/* The area behind the ring, for what the guest has no use for: the large frame that is cut, and frames that
- * wait. The last of those that wait delays the first, so they are few. */
+/*
+ * The area after the ring, which the guest does not use. It holds the large frame that is cut, and
+ * the frames that wait. The first waiting frame waits until the last has come, so they are few.
+ */
 #define CUT_AT        (HVT_RING_AREA_BYTES / 2)
 #define WAITING_AT    (CUT_AT + 0x20000u)
 #define WAITING_BYTES 2048u
@@ -37,18 +41,21 @@ void ring_offer(struct vm *vm, void *shared, uint32_t mode)
     ring->kick_cost_ns = UINT64_MAX;
     ring->quick_kicks = 0;
     ring->vcpu_serves = ring->woken = false;
-    pthread_mutex_init(&ring->serving, NULL); /* it needs no end: what it guards does */
+    pthread_mutex_init(&ring->serving, NULL); /* it needs no pthread_mutex_destroy() */
     if (shared)
         ring_want_kicks(vm, true);
 }
 
 uint32_t ring_posted(const struct vm *vm)
 {
-    /* pairs with the guest's store: its entry is complete before its tail moves */
+    /* pairs with the guest's store: the entry is complete before the tail moves */
     return __atomic_load_n(&net_vm(vm)->ring.shared->ent_tail, __ATOMIC_ACQUIRE);
 }
 
-/* A word of the ring that the host writes; pairs with the guest, which reads it and then what it is about. */
+/*
+ * Writes a word of the ring. Pairs with the guest, which reads the word and then the data that it
+ * covers.
+ */
 static void set_word(struct vm *vm, uint32_t *word, uint32_t value)
 {
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
@@ -60,7 +67,10 @@ void ring_want_kicks(struct vm *vm, bool wanted)
     set_word(vm, &net_vm(vm)->ring.shared->needs_kick, wanted);
 }
 
-/* Each field once: what is checked is what is used, whatever the guest writes there meanwhile. */
+/*
+ * Reads each field once, so that the checked value is the used value, whatever the guest writes
+ * meanwhile.
+ */
 static struct hvt_ring_entry entry_at(const struct hvt_net_ring *shared, uint32_t index)
 {
     const struct hvt_ring_entry *entry = &shared->entries[index % HVT_RING_ENTRIES];
@@ -81,10 +91,10 @@ static void post_commit(struct vm *vm, struct hvt_ring_commit commit)
     set_word(vm, &ring->shared->com_tail, ++ring->com_tail);
 }
 
-/* ---- frames to be sent: where the guest posted them, or where they wait */
+/* ---- Frames to send: where the guest posted them, or where they wait */
 
 struct frame {
-    const uint8_t *data; /* NULL: none that can be sent */
+    const uint8_t *data; /* NULL: there is no frame that can be sent */
     uint32_t handle, len;
 };
 
@@ -93,7 +103,7 @@ static uint8_t *waiting_buffer(const struct net_ring *ring, uint32_t index)
     return (uint8_t *)ring->shared + WAITING_AT + index * WAITING_BYTES;
 }
 
-/* The entry of this index behind our head. */
+/* Returns the frame of the entry that is `index` entries after ent_head. */
 static struct frame posted_frame(struct vm *vm, uint32_t index)
 {
     const struct hvt_ring_entry entry = entry_at(net_vm(vm)->ring.shared, net_vm(vm)->ring.ent_head + index);
@@ -109,8 +119,11 @@ static struct frame waiting_frame(struct vm *vm, uint32_t index)
     return (struct frame){waiting_buffer(ring, index), ring->waits[index].handle, ring->waits[index].len};
 }
 
-/* `frame_at` of `at` and those behind it, if they are segments that can be sent as one: how many were.
- * `refused`: how many the kernel did not take as one (no memory for so much, a full queue). */
+/*
+ * Sends the frame `at` and those after it as one large frame, if they are segments that can be
+ * joined. Returns how many were sent. `refused` is set to how many the kernel refused as one frame
+ * (no memory for so much, a full queue).
+ */
 static uint32_t send_joined(struct vm *vm, struct frame (*frame_at)(struct vm *, uint32_t), uint32_t at,
                             uint32_t count, uint32_t *refused)
 {
@@ -137,7 +150,7 @@ static uint32_t send_joined(struct vm *vm, struct frame (*frame_at)(struct vm *,
 static void send_waiting(struct vm *vm)
 {
     struct net_ring *ring = &net_vm(vm)->ring;
-    uint32_t single = 0; /* so many are sent one by one: together they were refused */
+    uint32_t single = 0; /* how many to send one by one, because they were refused as one */
     for (uint32_t at = 0; at < ring->waiting;) {
         uint32_t sent = single ? 0 : send_joined(vm, waiting_frame, at, ring->waiting - at, &single);
         if (!sent) {
@@ -152,7 +165,7 @@ static void send_waiting(struct vm *vm)
     ring->waiting = 0;
 }
 
-/* Whether it is one that may wait. */
+/* Copies a frame that may wait. Returns false if it may not. */
 static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
 {
     struct net_ring *ring = &net_vm(vm)->ring;
@@ -167,9 +180,9 @@ static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
     return true;
 }
 
-/* ---- entries */
+/* ---- Entries */
 
-/* As a hypercall's structure that names such memory: with the number of that one. */
+/* Ends the run because of an entry's address, like the hypercall `number` with the same address would. */
 static bool ring_break(struct vm *vm, uint32_t number, const struct hvt_ring_entry *entry)
 {
     vm->fault =
@@ -184,13 +197,13 @@ static void give_way(const struct net_ring *ring)
         sched_yield();
 }
 
-/* False: it ends the run. */
+/* Returns false if the entry ends the run. */
 static bool serve_write(struct vm *vm, const struct hvt_ring_entry *entry, bool may_wait)
 {
     if (may_wait && let_wait(vm, entry))
         return true;
-    send_waiting(vm); /* the order stays */
-    /* What it comes to is not told: the guest does not wait for it. */
+    send_waiting(vm); /* keeps the order */
+    /* The guest gets no result: it does not wait for one. */
     return net_send_from(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
                DEVICE_BAD_RANGE ||
            ring_break(vm, HVT_HYPERCALL_NET_WRITE, entry);
@@ -203,7 +216,7 @@ static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
     uint64_t len = entry->len;
     enum device_answer ret = net_receive_to(vm, counters, entry->handle, entry->data, &len, NULL);
     if (ret != DEVICE_DONE && ring->waiting) {
-        send_waiting(vm); /* which may be what brings a frame */
+        send_waiting(vm); /* these frames may cause an answer to arrive */
         give_way(ring);
         len = entry->len;
         ret = net_receive_to(vm, counters, entry->handle, entry->data, &len, NULL);
@@ -232,9 +245,9 @@ static int32_t serve(struct vm *vm, bool busy)
 {
     struct net_ring *ring = &net_vm(vm)->ring;
     uint32_t posted = ring_posted(vm) - ring->ent_head;
-    if (posted > HVT_RING_ENTRIES) /* a lie */
+    if (posted > HVT_RING_ENTRIES) /* the guest's index is false */
         posted = HVT_RING_ENTRIES;
-    uint32_t single = 0; /* so many are sent one by one: together they were refused */
+    uint32_t single = 0; /* how many to send one by one, because they were refused as one */
     for (uint32_t left = posted; left;) {
         const bool may_wait = busy && ring->found;
         uint32_t served = single || may_wait ? 0 : send_joined(vm, posted_frame, 0, left, &single);
@@ -247,7 +260,7 @@ static int32_t serve(struct vm *vm, bool busy)
         }
         left -= served;
         ring->ent_head += served;
-        /* at each, so that a guest which waits for space need not wait for all of them */
+        /* after each, so that a guest that waits for space does not wait for all of them */
         set_word(vm, &ring->shared->ent_head, ring->ent_head);
     }
     return (int32_t)posted;
@@ -291,7 +304,7 @@ enum verdict ring_kicked(struct vm *vm)
     struct net_ring *ring = &net_vm(vm)->ring;
     vm->shared->counters.net_ring_kicks++;
     if (pthread_mutex_trylock(&ring->serving) != 0)
-        return CONTINUE; /* the worker's; it looks once more when it has let go (ring_worker.c) */
+        return CONTINUE; /* the worker serves; it looks again after it releases the lock (ring_worker.c) */
     ring->vcpu_serves = true;
     int32_t served = ring_serve(vm);
     ring->vcpu_serves = false;

@@ -1,4 +1,4 @@
-/* The network ring, as its host sees it; what is done with it is in ring.h. */
+/* The host's state of the network ring; ring.h has the functions. */
 #ifndef TENDER_RING_STATE_H
 #define TENDER_RING_STATE_H
 
@@ -11,34 +11,34 @@
 
 #include "tcp_segments.h"
 
-#define RING_WAITING_MAX TCP_JOINED_MAX /* what is posted together leaves together */
+#define RING_WAITING_MAX TCP_JOINED_MAX /* so that frames that wait together can leave as one */
 
 struct net_ring {
     struct hvt_net_ring *shared; /* in guest memory; NULL: not offered */
     uint32_t mode;               /* enum vm_ring_mode */
-    uint32_t ent_head;           /* ours: what the guest reads are copies, what it writes there is not read */
+    uint32_t ent_head; /* the host's own indices: the guest reads copies, and its writes are not read */
     uint32_t com_tail;
-    bool found;       /* the last read brought a frame */
-    uint32_t waiting; /* frames that were taken from the guest, and are still to be sent */
+    bool found;       /* the last read returned a frame */
+    uint32_t waiting; /* the number of frames that were taken from the guest and not sent yet */
     struct {
         uint32_t handle, len;
     } waits[RING_WAITING_MAX];
 
-    pthread_mutex_t serving; /* held by the thread that serves, the vCPU's or the worker */
-    bool vcpu_serves; /* the vCPU's thread holds `serving`, and alone writes this: nobody else reads memory */
-    uint64_t kicked_ns;    /* the last kick */
-    uint64_t kick_cost_ns; /* at most: the shortest time between two */
-    uint32_t quick_kicks;  /* how many came fast, one after the other */
+    pthread_mutex_t serving; /* held by the thread that serves: the vCPU's or the worker */
+    bool vcpu_serves;   /* the vCPU's thread holds `serving`, so no other reads memory; only it writes this */
+    uint64_t kicked_ns; /* the time of the last kick */
+    uint64_t kick_cost_ns; /* an upper limit: the shortest time between two kicks */
+    uint32_t quick_kicks;  /* how many kicks came fast, one after the other */
 
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;
-    bool woken;     /* it may serve: before that it looks at nothing */
-    bool gives_way; /* it may ask the kernel to run another thread in its place */
-    bool kept;      /* made by ring_worker_prepare(): it stays to the end of the process */
-    sem_t asleep;   /* of a kept one: posted once it sleeps, */
-    sem_t done;     /* and once it leaves the guest's memory and the devices alone for good */
+    bool woken;     /* the worker may serve; before that it reads nothing */
+    bool gives_way; /* the worker may call sched_yield() */
+    bool kept;      /* made by ring_worker_prepare(): it lives until the process ends */
+    sem_t asleep;   /* a kept worker posts it when it sleeps for the first time */
+    sem_t done;     /* a kept worker posts it when it will never again use guest memory or devices */
     pthread_t thread;
-    pid_t process; /* that has it */
+    pid_t process; /* the process that made the thread */
     int wake_fd;   /* eventfd: made readable to wake it */
     atomic_bool quit;
 };

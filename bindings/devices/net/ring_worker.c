@@ -1,6 +1,6 @@
 /*
- * The ring's own thread. It sleeps until it is woken, then holds the ring: the guest need not kick, and it
- * looks for entries until none has come for a while.
+ * The ring's worker thread. It sleeps until it is woken. Then it holds the ring and looks for
+ * entries until none has come for a while. During that time the guest need not kick.
  */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -12,25 +12,25 @@
 #include "quiet_thread.h"
 #include "ring.h"
 
-#define LOOKS_A_CLOCK       32u
-#define QUICKS_BEFORE_SLEEP 4u /* to sleep costs sixteen kicks until it is woken, and the waking */
+#define LOOKS_A_CLOCK       32u /* looks for entries between two readings of the clock */
+#define QUICKS_BEFORE_SLEEP 4u  /* to sleep costs sixteen kicks until the next wake-up, and the wake-up */
 #define STACK_BYTES         0x20000
-#define HEAP_MIN            (2u << 20)  /* bytes that a ring leaves the guest behind its bss */
-#define SPARE_MIN           (32u << 20) /* of so much memory a guest will not miss the ring's area */
+#define HEAP_MIN            (2u << 20)  /* bytes that must remain for the guest after its bss */
+#define SPARE_MIN           (32u << 20) /* with this much memory, a guest can spare the ring's area */
 
 static bool is_to_quit(const struct net_ring *ring)
 {
     return atomic_load_explicit(&ring->quit, memory_order_relaxed);
 }
 
-/* Until nothing has come for a while. False: it found what ends the run. */
+/* Serves until nothing has come for a while. Returns false if an entry ends the run. */
 static bool serve_while_busy(struct vm *vm)
 {
     const uint64_t limit_ns = QUICKS_BEFORE_SLEEP * ring_quick_ns(&net_vm(vm)->ring);
     uint64_t idle_since_ns = 0;
     uint32_t looks = 0;
     while (!is_to_quit(&net_vm(vm)->ring)) {
-        /* A frame waits for the guest's next read no longer than this. */
+        /* This limits how long a frame waits for the guest's next read. */
         const bool idle = looks >= LOOKS_A_CLOCK;
         const int32_t served = idle ? ring_serve(vm) : ring_serve_busy(vm);
         if (served < 0)
@@ -65,8 +65,11 @@ static void *work(void *argument)
         pthread_mutex_unlock(&ring->serving);
         if (!sound)
             break;
-        /* The guest posts, then looks whether to kick; its kick finds the ring free, or was before we let go.
-         * We let go, then look for what it posted. Pairs with the guest's fence. */
+        /*
+         * The guest posts, then reads needs_kick. The worker releases the lock, then reads what the
+         * guest posted. So either the guest's kick finds the lock free, or the worker sees the
+         * entry. Pairs with the guest's fence.
+         */
         atomic_thread_fence(memory_order_seq_cst);
         if (ring_posted(vm) == served && !is_to_quit(ring))
             (void)!read(ring->wake_fd, &woken, sizeof woken);
@@ -75,7 +78,7 @@ static void *work(void *argument)
         vm_stop(vm);
     if (ring->kept) {
         sem_post(&ring->done);
-        for (;;) /* nobody writes there any more: the end of the process is this thread's */
+        for (;;) /* nobody writes to wake_fd any more, so this thread waits until the process ends */
             (void)!read(ring->wake_fd, &woken, sizeof woken);
     }
     return NULL;
@@ -94,7 +97,8 @@ static bool make_worker(struct vm *vm)
     if (ring->wake_fd < 0)
         return false;
     atomic_store(&ring->quit, false);
-    ring->gives_way = sched_yield() == 0; /* an inherited filter may refuse it, which would end the worker */
+    /* Tried here first: an inherited filter may refuse it, which would end the worker. */
+    ring->gives_way = sched_yield() == 0;
     if (quiet_thread(&ring->thread, STACK_BYTES, work, vm) != 0) {
         close(ring->wake_fd);
         return false;
@@ -106,7 +110,7 @@ static bool make_worker(struct vm *vm)
 
 bool ring_worker_wake(struct vm *vm)
 {
-    if (!net_vm(vm)->ring.woken) /* before the worker can see it, and never again while it may look */
+    if (!net_vm(vm)->ring.woken) /* written before the worker can read it, and then never again */
         net_vm(vm)->ring.woken = true;
     if (!net_vm(vm)->ring.has_worker)
         return make_worker(vm);
@@ -129,7 +133,7 @@ void ring_worker_prepare(struct vm *vm)
     if (make_worker(vm))
         await(&ring->asleep);
     else
-        ring->mode = RING_INLINE; /* and no kick tries again what is then forbidden */
+        ring->mode = RING_INLINE; /* so that no kick tries to make a thread, which is then forbidden */
 }
 
 uint32_t ring_mode_for(gpa_t image_end, uint64_t mem_bytes, uint32_t wanted)
@@ -150,13 +154,13 @@ void ring_worker_stop(struct vm *vm)
     if (!ring->has_worker)
         return;
     ring->has_worker = false;
-    if (ring->kept) { /* no call but those on an eventfd and a lock: see ring_worker_prepare() */
+    if (ring->kept) { /* uses only an eventfd and a semaphore: see ring_worker_prepare() */
         atomic_store_explicit(&ring->quit, true, memory_order_relaxed);
         wake(ring);
         await(&ring->done);
         return;
     }
-    if (ring->process == getpid()) { /* a fork has the descriptor, and not the thread */
+    if (ring->process == getpid()) { /* a forked child has the descriptor, but not the thread */
         atomic_store_explicit(&ring->quit, true, memory_order_relaxed);
         wake(ring);
         pthread_join(ring->thread, NULL);

@@ -1,9 +1,10 @@
 /*
- * A guest's network: an existing TAP interface, or a descriptor whose read() and write() carry one frame
- * each.
+ * A guest's network: an existing TAP interface, or a descriptor on which each read() and write()
+ * transfers one frame.
  *
- * The rules are solo5-hvt's: the interface exists, is up, and is single-queue; TAP without packet
- * information. Nothing is created, and nothing needs root if the interface is the user's.
+ * The rules are solo5-hvt's: the interface is a TAP without packet information, exists, is up, and
+ * has a single queue. Tender creates no interface, and needs no root rights if the interface
+ * belongs to the user.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,7 +23,7 @@
 #include "device.h"
 #include "net_frame.h"
 
-#ifndef TUN_F_USO4 /* of Linux 6.2; the kernel that runs says whether it knows them */
+#ifndef TUN_F_USO4 /* since Linux 6.2; at run time the kernel refuses them if it does not know them */
 #define TUN_F_USO4 0x20
 #define TUN_F_USO6 0x40
 #endif
@@ -36,11 +37,11 @@ static int refuse(struct device_error *error, const char *name, enum device_prob
 static struct ifreq request_for(const char *name)
 {
     struct ifreq request = {0};
-    memcpy(request.ifr_name, name, strlen(name)); /* open_tap() has measured it */
+    memcpy(request.ifr_name, name, strlen(name)); /* open_tap() has checked the length */
     return request;
 }
 
-/* Whether it is there and up, and its MTU. */
+/* Checks that the interface exists and is up, and reads its MTU. Returns 0, or -1 with *error. */
 static int look_at(const char *name, uint32_t *mtu, struct device_error *error)
 {
     int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -67,8 +68,11 @@ static int bind_to(int fd, const char *name, enum net_use use, struct device_err
 {
     struct ifreq request = request_for(name);
     request.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (use == NET_PLAIN ? 0 : IFF_VNET_HDR));
-    /* TUNSETIFF of one that may (CAP_NET_ADMIN) makes an interface where none has this name: one that was
-     * deleted since look_at(). With the number of another, which lo has everywhere, it cannot: EBUSY. */
+    /*
+     * With CAP_NET_ADMIN, TUNSETIFF creates an interface if none has this name, for example if it
+     * was deleted since look_at(). TUNSETIFINDEX asks for the index of another interface, lo's,
+     * which is 1 everywhere. A creation then fails with EBUSY.
+     */
     const unsigned taken = 1;
     (void)ioctl(fd, TUNSETIFINDEX, &taken);
     if (ioctl(fd, TUNSETIFF, &request) < 0)
@@ -80,14 +84,17 @@ static int bind_to(int fd, const char *name, enum net_use use, struct device_err
                       errno);
     if (strncmp(request.ifr_name, name, sizeof request.ifr_name) != 0)
         return refuse(error, name, DEVICE_TAP_PATTERN, EINVAL);
-    /* Offloads stay with the interface, beyond the descriptor that had the header for them. */
+    /* Offloads belong to the interface, so they outlive the descriptor that used them. */
     if (use == NET_PLAIN)
         (void)ioctl(fd, TUNSETOFFLOAD, 0);
     return 0;
 }
 
-/* A descriptor, not blocking; *mtu is the interface's. With a use other than NET_PLAIN a net header stands
- * before each frame on it; without, what an earlier owner had offloaded is off. */
+/*
+ * Returns a non-blocking descriptor, and the interface's MTU in *mtu. With a use other than
+ * NET_PLAIN, each frame on it has a net header. With NET_PLAIN, the offloads of an earlier owner
+ * are switched off.
+ */
 static int open_tap(const char *name, enum net_use use, uint32_t *mtu, struct device_error *error)
 {
     if (strlen(name) >= IFNAMSIZ)
@@ -107,8 +114,11 @@ static int open_tap(const char *name, enum net_use use, uint32_t *mtu, struct de
     return fd;
 }
 
-/* A TAP whose frames have a net header: sets its form and, if wanted, the offloads that it has, else none.
- * Anything else is left as it is. `net`, which is zeros, is told. */
+/*
+ * If `fd` is a TAP whose frames have a net header, sets the header's size and the offloads for
+ * `use`, otherwise no offloads. Any other descriptor is not changed. Writes the result to `net`,
+ * which is zeroed.
+ */
 static void use_header(int fd, enum net_use use, struct net_device *net)
 {
     static const unsigned base = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
@@ -135,9 +145,9 @@ static void use_header(int fd, enum net_use use, struct net_device *net)
 
 int net_attach_again(const struct vm_device *device, struct device_error *error)
 {
-    uint32_t mtu; /* the guest was told of the first one's */
+    uint32_t mtu; /* not used: the guest knows only the first interface's MTU */
     const struct net_device *net = net_of(device);
-    struct net_device again = {0}; /* the same */
+    struct net_device again = {0}; /* not used: it gets the same values as `net` */
     const char *name = net->link.name;
     if (look_at(name, &mtu, error) < 0 ||
         bind_to(device->fd, name, net->has_header ? NET_SEGMENTS : NET_PLAIN, error) < 0)
@@ -166,14 +176,14 @@ static int judge_socket(int fd, struct device_error *error)
         return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(errno));
     if (type == SOCK_STREAM)
         return does_not_fit(error, fd, DEVICE_NET_STREAM,
-                            "a stream socket, which does not keep one frame apart from the next");
+                            "a stream socket, which does not keep the boundaries of frames");
     peer_len = sizeof peer;
     if (getpeername(fd, (struct sockaddr *)&peer, &peer_len) < 0 && errno == ENOTCONN)
         return does_not_fit(error, fd, DEVICE_NET_UNCONNECTED, "the socket is not connected");
     return 0;
 }
 
-/* Whether one read() or write() carries one Ethernet frame, 0 or -1. */
+/* Returns 0 if one read() or write() on `fd` transfers one Ethernet frame, otherwise -1. */
 static int judge(int fd, struct device_error *error)
 {
     struct stat about;
@@ -210,7 +220,7 @@ static int duplicate(int fd, struct device_error *error)
     return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(os_error));
 }
 
-/* Six zero bytes become a random address: unicast, locally administered. 0 or -errno. */
+/* Replaces six zero bytes with a random address: unicast, locally administered. Returns 0 or -errno. */
 static int choose_mac(uint8_t mac[6])
 {
     static const uint8_t none[6];
@@ -226,13 +236,16 @@ static int choose_mac(uint8_t mac[6])
     return 0;
 }
 
-/* A header needs both. EBADF: no filter around us refuses them. */
+/*
+ * Whether readv() and writev() can be used, which a header needs. EBADF: no inherited filter
+ * refuses them.
+ */
 static bool has_vectors(void)
 {
     return readv(-1, NULL, 0) < 0 && errno == EBADF && writev(-1, NULL, 0) < 0 && errno == EBADF;
 }
 
-/* There is space for the large frames of one network, in the ring's area. */
+/* Returns the use of the header. The ring's area has space for the large frames of only one network. */
 static enum net_use use_for(const struct device_guest *guest)
 {
     uint32_t networks = 0;

@@ -10,7 +10,7 @@ enum {
     IP_BYTES = 20, /* without options */
     TCP_BYTES = 20,
     IP_LENGTH_MAX = 65535,
-    /* where a field lies in its header */
+    /* offsets of fields in their headers */
     ETHER_TYPE = 12,
     IP_LENGTH = 2,
     IP_ID = 4,
@@ -28,7 +28,7 @@ enum {
 #define ETHER_VLAN    0x8100
 #define PROTOCOL_TCP  6
 #define DONT_FRAGMENT 0x4000
-#define FRAGMENT_BITS 0xbfff /* all but that */
+#define FRAGMENT_BITS 0xbfff /* all except DONT_FRAGMENT */
 #define FLAG_FIN      0x01
 #define FLAG_PSH      0x08
 #define FLAG_ACK      0x10
@@ -81,7 +81,7 @@ uint16_t internet_sum(const uint8_t *data, uint64_t len)
     return fold(sum);
 }
 
-/* Of TCP's pseudo header, in memory order. */
+/* Returns the sum of TCP's pseudo header, in memory order. */
 static uint16_t pseudo_sum(const uint8_t *ip, uint32_t tcp_len)
 {
     uint8_t rest[4] = {0, PROTOCOL_TCP};
@@ -96,10 +96,10 @@ static void put_ip_sum(uint8_t *ip, uint32_t ip_len)
     memcpy(ip + IP_SUM, &sum, sizeof sum);
 }
 
-/* ---- To be sent: Ethernet without a tag, IPv4 without options. */
+/* ---- Frames to send: Ethernet without a tag, IPv4 without options. */
 
 struct segment {
-    uint8_t head[TCP_HEAD_MAX]; /* read once: the guest may change its own */
+    uint8_t head[TCP_HEAD_MAX]; /* a copy, read once: the guest may change its memory */
     uint32_t head_len;
     const uint8_t *payload;
     uint32_t payload_len;
@@ -127,7 +127,10 @@ static bool parse(struct segment *s, const uint8_t *frame, uint64_t len)
     return true;
 }
 
-/* What is joined loses its checksums, so a wrong one must not become right. */
+/*
+ * Joined segments lose their checksums. So a wrong checksum must be found here, or it would become
+ * a correct one.
+ */
 static bool sums_are_right(const uint8_t *head, uint32_t head_len, const uint8_t *payload,
                            uint32_t payload_len)
 {
@@ -151,7 +154,10 @@ bool tcp_join_first(struct tcp_joined *joined, const uint8_t *frame, uint64_t le
     return true;
 }
 
-/* Whether the headers are those of the first segment but for what differs from one to the next. */
+/*
+ * Whether the headers are equal to the first segment's, except for the fields that change in each
+ * segment.
+ */
 static bool follows(const struct tcp_joined *joined, const struct segment *s)
 {
     const uint8_t *const a = joined->head, *const b = s->head;
@@ -208,7 +214,9 @@ void tcp_join_end(struct tcp_joined *joined)
     joined->pieces[1] = (struct iovec){joined->head, joined->head_len};
 }
 
-/* ---- What came: as the host's kernel has it, which is not the guest's, and yet bounded. */
+/*
+ * ---- Received frames: they come from the host's kernel, not from the guest, but are checked all the same.
+ */
 
 bool tcp_cut_begin(struct tcp_cut *cut, uint64_t len, const struct net_header *header)
 {
