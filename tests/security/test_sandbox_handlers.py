@@ -133,7 +133,7 @@ def test_a_fault_on_any_stack_is_reported(rig: Rig, rsp: str, target: str) -> No
     """This includes the stack on which signals are handled, which then overflows. The gate pops its
     return address.
     """
-    where = {"0": "0", "handlers": at("the_call"), "gate": "0xff010"}[target]
+    where = {"0": "0", "handlers": at("syscall_instruction"), "gate": "0xff010"}[target]
     result = rig.run(f"goto={where},{rsp}")
     assert result.reason in EXIT_REASONS_OF_A_GUEST - {ExitReason.EXIT, ExitReason.TIMEOUT}, result.message
 
@@ -217,7 +217,7 @@ def test_rights_by_protection_keys_end_the_guest_or_have_no_effect(rig: Rig) -> 
         ("0x14000", ExitReason.ABORT),
         ("0x1000", ExitReason.ABORT),
         ("m", ExitReason.ABORT),
-        (at("the_call"), ExitReason.ABORT),  # the handlers' text
+        (at("syscall_instruction"), ExitReason.ABORT),  # the handlers' text
         (at("filter_rules"), ExitReason.ABORT),
         ("0xffffffffff600000", ExitReason.ABORT),
         ("0x7ffffffff000", ExitReason.ABORT),  # the last page of user space, never mapped

@@ -180,7 +180,7 @@ def holds(condition: str, call: Call, numbers: dict[str, int]) -> bool:
     match subject, relation, rest:
         case "ip", "in", ["guest"]:
             return call.ip <= 1 << 32
-        case "ip", "not", ["site"]:
+        case "ip", "not", ["syscall-instruction"]:
             return call.ip != SITE
         case "arch", "not", ["x86_64"]:
             return call.arch != X86_64
@@ -433,7 +433,7 @@ NUMBERS = {
     "SECCOMP_RET_KILL_PROCESS": KILL,
 }  # fmt: skip
 OFFSETS = {"nr": 0, "arch": 4, "instruction_pointer": 8, **{f"args[{i}]": 16 + 8 * i for i in range(6)}}
-HOLES = {"": None, "SITE_HIGH": SITE >> 32, "SITE_LOW": SITE & 0xFFFFFFFF}
+HOLES = {"": None, "SYSCALL_HIGH": SITE >> 32, "SYSCALL_LOW": SITE & 0xFFFFFFFF}
 
 
 def computed(rules: list[gen_filter.Rule]) -> Filter:
@@ -452,7 +452,7 @@ CONDITIONS = st.one_of(
     st.sampled_from(
         [
             "ip in guest",
-            "ip not site",
+            "ip not syscall-instruction",
             "arch not x86_64",
             "arg4 null",
             "arg3 minus one",

@@ -72,6 +72,12 @@ def test_there_is_no_return_between_a_frame_and_its_system_call() -> None:
             lines = code.setdefault(found[1], [])
         elif "\t" in line:
             lines.append(line.partition("\t")[2])
-    for name in ("entry_patched", "handle_hypercall", "handle_net_write", "handle_net_read", "the_call"):
+    for name in (
+        "entry_patched",
+        "handle_hypercall",
+        "handle_net_write",
+        "handle_net_read",
+        "syscall_instruction",
+    ):
         assert code[name], name
         assert not [line for line in code[name] if re.match(r"(repz? )?ret", line)], name

@@ -1,4 +1,4 @@
-/* See become.h. For a process that has one thread, and nothing to do any more but to run this guest. */
+/* See become.h. For a process that has one thread, and whose only remaining task is to run this guest. */
 #define _GNU_SOURCE
 #include "become.h"
 
@@ -15,7 +15,7 @@
 #include "says.h"
 #include "unprivileged.h"
 
-static struct spawn becoming; /* of the one guest of this process */
+static struct spawn becoming; /* for the one guest of this process */
 
 static struct sandbox_alone *told(const struct sandbox *sandbox)
 {
@@ -66,7 +66,7 @@ static const int faults[] = {SANDBOX_FAULTS};
 static const int stops[] = {SIGTERM, SIGINT, SIGALRM, VM_KICK_SIGNAL};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
-/* What comes from here on waits for the program's handlers; `before`: what was held back until now. */
+/* Signals that arrive from here on wait for the program's handlers. `before`: the mask until now. */
 static void hold_signals(struct sandbox_alone *to, sigset_t *before)
 {
     sigset_t all, now;
@@ -79,7 +79,7 @@ static void hold_signals(struct sandbox_alone *to, sigset_t *before)
         sigdelset(&now, faults[i]);
     for (size_t i = 0; i < COUNT(stops); i++)
         sigdelset(&now, stops[i]);
-    memcpy(&to->mask, &now, sizeof to->mask); /* the kernel's set is the beginning of any C library's */
+    memcpy(&to->mask, &now, sizeof to->mask); /* the kernel's set is the first part of any C library's */
     becoming.mask = all;
 }
 
@@ -109,5 +109,5 @@ void sandbox_become(struct sandbox *sandbox)
         sandbox->event =
             (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = SETUP_START, .os_error = (int32_t)-error};
     }
-    (void)sigprocmask(SIG_SETMASK, &before, NULL); /* they end the wait for whoever reads of this end */
+    (void)sigprocmask(SIG_SETMASK, &before, NULL); /* a signal ends the wait for a slow reader of stderr */
 }

@@ -1,4 +1,4 @@
-/* See child.h. Nothing of the parent's is changed but struct spawn. */
+/* See child.h. The child changes no memory of the parent except struct spawn. */
 #define _GNU_SOURCE
 #include "child.h"
 
@@ -30,13 +30,13 @@ void *child_stack_new(void)
     return stack == MAP_FAILED ? NULL : stack;
 }
 
-/* The program's descriptor, or -errno. */
+/* Returns the program's descriptor, or -errno. */
 static long move_fds(const struct spawn *spawn)
 {
     long moved[CHILD_FDS_MAX], done;
     long how = spawn->comes_back ? CLOSE_ON_EXEC : 0;
-    /* Out of the way first, so that none is overwritten before it has moved; and whatever else this process
-     * has open, inherited or not, is none of the guest's business. */
+    /* First move each descriptor away, so that none is overwritten before it has moved. The guest must
+     * not get any other descriptor that this process has open, inherited or not. */
     for (uint32_t i = 0; i < spawn->fd_count; i++) {
         moved[i] = bare_call(SYS_fcntl, spawn->fds[i].from, F_DUPFD, MOVED_FD_BASE, 0, 0);
         if (moved[i] < 0)
@@ -59,8 +59,8 @@ static long move_fds(const struct spawn *spawn)
     return done < 0 ? done : how ? program : 1;
 }
 
-/* The guest can reach the process's own stack, and each page that it touches there is one that --mem does not
- * count. A tighter limit stays. */
+/* The guest can reach the process's own stack, and --mem does not count the pages that it touches there. A
+ * lower limit stays. */
 static long bound_stack(void)
 {
     struct rlimit limit;
@@ -72,8 +72,8 @@ static long bound_stack(void)
     return bare_call(SYS_prlimit64, 0, RLIMIT_STACK, (long)&limit, 0, 0);
 }
 
-/* Until the kernel knows no more of them, or this process may not. A user namespace begins with all of them.
- */
+/* Stops at the first capability that the kernel does not know, or that this process may not drop. In a new
+ * user namespace a process has all of them. */
 static void empty_bounding_set(void)
 {
     for (long capability = 0; bare_call(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0) == 0; capability++)
@@ -90,7 +90,7 @@ long child_execute(struct spawn *spawn)
     const long program_fd = move_fds(spawn);
     if (program_fd < 0)
         return program_fd;
-    /* The directory of this process's descriptors is empty for everyone but itself, and gone with it. */
+    /* The directory of this process's descriptors looks empty to every other process, and ends with it. */
     if (spawn->isolation & ISOLATION_MOUNT_NAMESPACE &&
         bare_call(SYS_chroot, (long)"/proc/self/fdinfo", 0, 0, 0, 0) == 0 &&
         bare_call(SYS_chdir, (long)"/", 0, 0, 0, 0) == 0)

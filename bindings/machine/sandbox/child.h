@@ -1,7 +1,7 @@
 /*
- * The sandbox's process between its birth and the program: descriptors, an empty root, the end with its
- * parent. It has the memory of the process that makes it (CLONE_VM), which may be running meanwhile, so all
- * of this is bare system calls: errno, too, is the parent's.
+ * The sandbox process between its creation and its program: descriptors, an empty root, the death with its
+ * parent. It shares the memory of the process that makes it (CLONE_VM), which may be running at the same
+ * time. So all of this uses bare system calls: errno, too, belongs to the parent.
  */
 #ifndef TENDER_SANDBOX_CHILD_H
 #define TENDER_SANDBOX_CHILD_H
@@ -20,23 +20,25 @@ struct fd_move {
     int to;
 };
 
-/* What the child needs until it executes the program, and what becomes of it. */
+/* What the child needs until it executes the program, and the result. */
 struct spawn {
-    const char *words[3];    /* what a process list shows: the guest can read it; */
-    const char *const *argv; /* these, or others, up to a NULL */
+    const char *words[3];    /* the argv that a process list shows; the guest can read it */
+    const char *const *argv; /* `words` or another argv, ended by NULL */
     int program_fd;
     uint32_t fd_count;
     struct fd_move fds[CHILD_FDS_MAX];
-    sigset_t mask;     /* the program's */
-    int death_signal;  /* that it gets when the thread that made it ends */
+    sigset_t mask;     /* the program's signal mask */
+    int death_signal;  /* sent to the child when the thread that made it ends */
     bool unprivileged; /* its user is not root outside */
-    bool comes_back;   /* what it does not hand on is closed by executing the program, and not before */
+    bool comes_back;   /* descriptors that the program does not get are closed by its execution, not before */
     uint32_t isolation;
     uint32_t *layers; /* where the program reads `isolation`; NULL: nowhere */
-    int error;        /* -errno, from either side */
+    int error;        /* -errno, from parent or child */
     int pid;
     int pidfd;
 };
+
+/* Adds to the child's descriptors: this process's `from` becomes `to`. */
 
 /* The child is to have this process's descriptor `from` as `to`. */
 static inline void spawn_add_fd(struct spawn *spawn, int from, int to)
@@ -44,19 +46,19 @@ static inline void spawn_add_fd(struct spawn *spawn, int from, int to)
     spawn->fds[spawn->fd_count++] = (struct fd_move){from, to};
 }
 
-/* ISOLATION_... of CLONE_NEW... */
+/* The ISOLATION_... bits of these CLONE_NEW... flags. */
 uint32_t isolation_of(uint32_t namespaces);
 
-/* An anonymous mapping for children to run on; NULL if there is none. */
+/* An anonymous mapping as the stack of children; NULL if there is none. */
 void *child_stack_new(void);
 
-/* Executes the program; -errno if that cannot be. */
+/* Executes the program. Returns only if that fails: -errno. */
 long child_execute(struct spawn *spawn);
 
-/* In the child: becomes the program, or leaves -errno in `error` and ends. */
+/* In the child: executes the program, or leaves -errno in `error` and ends. */
 _Noreturn void child_become(struct spawn *spawn);
 
-/* A system call: the kernel's answer, a value or -errno. */
+/* Makes a system call. Returns the kernel's answer, a value or -errno. */
 static inline long bare_call(long number, long a, long b, long c, long d, long e)
 {
     long answer;

@@ -1,8 +1,8 @@
 /*
- * The descriptors of the sandboxed process, by number. All others are closed before the guest is entered.
+ * The descriptors of the sandbox process, by number. All others are closed before the guest is entered.
  *
- * The host side puts them there, the program uses them, and its filter (filter_rules.txt) is compiled with
- * these numbers, so that a descriptor's number alone says what may be done with it.
+ * The host side places them, the program uses them, and its filter (filter_rules.txt) is compiled with these
+ * numbers. So a descriptor's number alone says what the program may do with it.
  */
 #ifndef TENDER_SANDBOX_FDS_H
 #define TENDER_SANDBOX_FDS_H
@@ -14,10 +14,10 @@
 #define SANDBOX_FD_CONSOLE  122
 #define SANDBOX_FD_VM       123 /* a memfd, the VM as both sides see it */
 #define SANDBOX_FD_TEMPLATE 124 /* a memfd, the image as start state */
-#define SANDBOX_FD_STDERR   125 /* of a program without an observer */
-#define SANDBOX_FD_REPORT   126 /* the same's, and next to it: one range of the filter */
+#define SANDBOX_FD_STDERR   125 /* for a program without an observer */
+#define SANDBOX_FD_REPORT   126 /* likewise; next to stderr, so that the filter needs one range */
 
-/* Of each kind of device (devices.def) a range, by handle: SANDBOX_FDS_net and so on. */
+/* One range per kind of device (devices.def), by handle: SANDBOX_FDS_net and so on. */
 enum sandbox_device_fds {
     SANDBOX_FDS_BEFORE = 127,
 #define DEVICE(type, name, word)                                                                             \
@@ -25,6 +25,6 @@ enum sandbox_device_fds {
 #include "devices.def"
     SANDBOX_FD_END /* one past the last */
 };
-_Static_assert(SANDBOX_FD_REPORT <= SANDBOX_FDS_BEFORE, "no single descriptor is a device's");
+_Static_assert(SANDBOX_FD_REPORT <= SANDBOX_FDS_BEFORE, "no other descriptor lies in a device's range");
 
 #endif

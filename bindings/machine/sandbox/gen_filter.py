@@ -3,17 +3,17 @@
 usage: gen_filter.py RULES.TXT FILTER.INC FILTER_SHAPE.H [--text WHOLE_RULES.TXT]
        gen_filter.py RULES.TXT... FILTER.INC FILTER_SHAPE.H --by-number COMPILER...
 
-FILTER.INC has an array for each file of rules, named after it, which has the rules of the files before it too.
-FILTER_SHAPE.H has the length of the last array and its holes, the two instructions that compare with the address of the
-sandbox program's `syscall` instruction, which is known only when the program is loaded. Numbers of system calls,
+FILTER.INC has an array for each file of rules, named after the file. It also contains the rules of the files before it.
+FILTER_SHAPE.H has the length of the last array, and its holes: the two instructions that compare with the address of the
+sandbox program's syscall instruction, which is known only when the program is loaded. Numbers of system calls,
 descriptors and the kernel's constants are written as names: the compiler fills them in from the kernel's headers and
-fds.h. What a kind of device (abi/devices.def) needs stands in its folder, and goes where the rules say `devices:`.
-Rules of one call are not reordered otherwise: the first that holds decides, here and in the filter.
+fds.h. The rules of each kind of device (abi/devices.def) are in its folder, and replace the line `devices:` of the rules.
+Otherwise the rules of one call keep their order: the first rule that matches decides, here and in the filter.
 
-Without --by-number the filter is a list in the order of the rules. The kernel runs a new filter once for each number
-that a system call may have, so the way that all numbers go is what an installation costs. With --by-number the calls are
-halved by their number until few are left. That pays for a filter whose answers the kernel can know from the number; the
-sandbox's looks at addresses first, which ends the kernel's run at once.
+Without --by-number the filter is a list in the order of the rules. The kernel runs a new filter once for each possible
+number of a system call, so the instructions that every number passes are the cost of an installation. With --by-number
+the calls are halved by their number until few are left. This pays if the kernel can decide by the number alone. The
+filter of the sandbox checks addresses first, which ends the kernel's run immediately.
 """
 
 import argparse
@@ -28,15 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vm.gen_syscall_names import names
 
-LIST_LENGTH = 4  # so few calls are compared with one after the other
+LIST_LENGTH = 4  # up to this many calls are compared one after the other
 
 VERDICTS = {
     "allow": "SECCOMP_RET_ALLOW",
     "trap": "SECCOMP_RET_TRAP",
     "kill": "SECCOMP_RET_KILL_PROCESS",
-    "guard": "GUARDED",  # the command's filter alone: rights.c puts what decides in its place
+    "guard": "GUARDED",  # only in the command's filter: rights.c puts the deciding code in its place
 }
-# Of the same, what only a guest with one of some kinds of devices may: `allow for net+block`.
+# The same for guests with certain kinds of devices: `allow for net+block`.
 _FOR = re.compile(r"(allow|guard) for (\w+(?:\+\w+)*)")
 
 BINDINGS = Path(__file__).resolve().parents[2]
@@ -59,7 +59,7 @@ _DEVICES = re.compile(
 )
 
 _CONDITION = re.compile(
-    r"(?P<ip>ip in guest|ip not site)"
+    r"(?P<ip>ip in guest|ip not syscall-instruction)"
     r"|(?P<arch>arch not x86_64)"
     r"|call past (?P<past>[a-z]\w*)"
     r"|fd in (?P<kinds>[a-z]+(, [a-z]+)*)"
@@ -74,7 +74,7 @@ class RulesError(ValueError):
 
 @dataclass(frozen=True)
 class Rule:
-    """One line: `call` is a name or "any"; `conditions` must all hold, an empty one is "always"."""
+    """One line: `call` is a name or "any"; all `conditions` must hold; no conditions mean "always"."""
 
     call: str
     conditions: tuple[str, ...]
@@ -104,7 +104,7 @@ def _rule(line: str) -> Rule:
 
 
 def assemble(text: str) -> str:
-    """With the rules of all kinds of devices."""
+    """Returns the rules with those of all kinds of devices."""
 
     def lines_of(found: re.Match[str]) -> str:
         section, each, first, behind = found.groups()
@@ -123,7 +123,7 @@ def assemble(text: str) -> str:
 
 
 def _for_kinds(section: str) -> list[str]:
-    """The rules with the kinds that have them, each once."""
+    """Returns the rules of all kinds of devices, each once, with the kinds that have it."""
     kinds: dict[tuple[str, str, str], list[str]] = {}
     reasons: dict[tuple[str, str, str], str] = {}
     for name in DEVICES:
@@ -146,8 +146,10 @@ def _section(device: str, section: str) -> list[str]:
 
 
 def parse(text: str) -> list[Rule]:
-    """The rules in order, those of devices among them; RulesError for one that is not understood, and for a list without
-    an end."""
+    """Returns the rules in order, with those of devices.
+
+    RulesError: a rule is not understood, or the list has no end.
+    """
     lines = (line.strip() for line in assemble(text).splitlines())
     rules = [_rule(line) for line in lines if line and not line.startswith("#")]
     if not rules or (rules[-1].call, rules[-1].conditions, rules[-1].verdict) != ("any", (), "kill"):
@@ -160,7 +162,7 @@ def _types(names: str) -> str:
 
 
 class Label:
-    """A place in the filter that earlier instructions jump to; `held` is what A holds on each way there."""
+    """A position in the filter that earlier instructions jump to; `held` is what A holds on each path there."""
 
     def __init__(self) -> None:
         self.index = -1
@@ -178,14 +180,14 @@ class _Jump:
 
 @dataclass
 class Assembler:
-    """Instructions as they come; A is not loaded again with what it holds."""
+    """The instructions in their order; A is not loaded again with a word that it already holds."""
 
     code: list[str | _Jump] = field(default_factory=list)
     held: str | None = None  # the word of struct seccomp_data in A
     reachable: bool = True
 
     def place(self, label: Label) -> None:
-        """`label` is the next instruction: what A holds there is known if it is the same on every way."""
+        """Makes `label` the next instruction. What A holds there is known if it is the same on every path."""
         if not label.held:
             raise AssertionError("nothing jumps here")
         label.index = len(self.code)
@@ -203,7 +205,7 @@ class Assembler:
         if_false: Label | None,
         hole: str = "",
     ) -> None:
-        """Compares `word` with `value`; None is the next instruction."""
+        """Compares `word` with `value`; None means the next instruction."""
         if word != self.held:
             self.code.append(f"BPF_STMT(BPF_LD | BPF_W | BPF_ABS, {word})")
             self.held = word
@@ -222,7 +224,7 @@ class Assembler:
         self.reachable = False
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Each instruction as C, with the name of the hole that it is, or ""."""
+        """Yields each instruction as C, with the name of its hole, or ""."""
         for at, one in enumerate(self.code):
             if isinstance(one, str):
                 yield one, ""
@@ -242,7 +244,7 @@ def _high(name: str) -> str:
 
 
 def _test_among(a: Assembler, word: str, ranges: list[tuple[str, str]], otherwise: Label) -> None:
-    """Goes on if `word` is in one of the ranges (first, end)."""
+    """Continues if `word` is in one of the ranges (first, end), else jumps to `otherwise`."""
     found = Label()
     for i, (first, end) in enumerate(ranges):
         last = i == len(ranges) - 1
@@ -261,7 +263,7 @@ def _test_among(a: Assembler, word: str, ranges: list[tuple[str, str]], otherwis
 
 
 def _test(a: Assembler, condition: str, otherwise: Label) -> None:
-    """Goes on if `condition` holds."""
+    """Continues if `condition` holds, else jumps to `otherwise`."""
     ip, arch = "instruction_pointer", "arch"
     found = _CONDITION.fullmatch(condition)
     assert found
@@ -272,10 +274,10 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
         a.jump(_high(ip), "BPF_JEQ", "1", if_true=None, if_false=otherwise)
         a.jump(_low(ip), "BPF_JEQ", "0", if_true=None, if_false=otherwise)
         a.place(within)
-    elif condition == "ip not site":
+    elif condition == "ip not syscall-instruction":
         elsewhere = Label()
-        a.jump(_high(ip), "BPF_JEQ", "0", if_true=None, if_false=elsewhere, hole="SITE_HIGH")
-        a.jump(_low(ip), "BPF_JEQ", "0", if_true=otherwise, if_false=None, hole="SITE_LOW")
+        a.jump(_high(ip), "BPF_JEQ", "0", if_true=None, if_false=elsewhere, hole="SYSCALL_HIGH")
+        a.jump(_low(ip), "BPF_JEQ", "0", if_true=otherwise, if_false=None, hole="SYSCALL_LOW")
         a.place(elsewhere)
     elif condition == "arch not x86_64":
         a.jump(_low(arch), "BPF_JEQ", "AUDIT_ARCH_X86_64", if_true=otherwise, if_false=None)
@@ -295,11 +297,11 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
 
 
 def compile_rules(rules: list[Rule]) -> Assembler:
-    """The filter: neighbours whose first condition is one about the place of the call share its comparison."""
+    """Returns the filter. Neighbouring rules that begin with the same condition on the call's address share its test."""
     a = Assembler()
 
     def place_of(rule: Rule) -> str:
-        return rule.conditions[0] if rule.conditions[:1] == ("ip not site",) else ""
+        return rule.conditions[0] if rule.conditions[:1] == ("ip not syscall-instruction",) else ""
 
     for place, run in itertools.groupby(rules, place_of):
         if not place:
@@ -315,9 +317,9 @@ def compile_rules(rules: list[Rule]) -> Assembler:
 
 
 def _compile_list(a: Assembler, rules: list[Rule]) -> None:
-    """Rules in their order: neighbours with the same call share one comparison of its number."""
+    """Compiles rules in their order. Neighbours with the same call share one comparison of its number."""
     seen: set[str] = set()
-    to_next_any = Label()  # where a call goes that matched a rule's name and none of its conditions
+    to_next_any = Label()  # the target for a call that matched a rule's name and none of its conditions
     for at, rule in enumerate(rules):
         first_of_call = at == 0 or rules[at - 1].call != rule.call or rule.call == "any"
         last_of_call = at + 1 == len(rules) or rules[at + 1].call != rule.call or rule.call == "any"
@@ -347,7 +349,7 @@ def _compile_list(a: Assembler, rules: list[Rule]) -> None:
 
 
 def compile_by_number(rules: list[Rule], numbers: dict[str, int]) -> Assembler:
-    """The filter whose rules, but for the first and the last, are each for one call."""
+    """Returns the filter. All rules except the first and the last must each name one call."""
     head, *named, _ = rules
     for rule in named:
         if rule.call not in numbers:
@@ -368,7 +370,7 @@ def compile_by_number(rules: list[Rule], numbers: dict[str, int]) -> Assembler:
 
 
 def _compile_halves(a: Assembler, calls: list[list[Rule]], ends: dict[str, Label]) -> None:
-    """The rules of some calls, in the order of their numbers; other calls, and those that no rule holds for, end."""
+    """Compiles the rules of some calls, sorted by number. Other calls, and those that match no rule, are killed."""
     if len(calls) > LIST_LENGTH:
         middle, upper = len(calls) // 2, Label()
         a.jump(_low("nr"), "BPF_JGE", f"__NR_{calls[middle][0].call}", if_true=upper, if_false=None)
@@ -392,7 +394,7 @@ def _compile_halves(a: Assembler, calls: list[list[Rule]], ends: dict[str, Label
 
 
 def symbols(rules: list[Rule]) -> list[str]:
-    """The names in the filter that the compiler fills in, for whoever wants their values."""
+    """Returns the names in the filter whose values the compiler fills in."""
     names = {f"__NR_{rule.call}" for rule in rules if rule.call != "any"}
     for rule in rules:
         for condition in rule.conditions:
@@ -404,7 +406,7 @@ def symbols(rules: list[Rule]) -> list[str]:
 
 
 def write(rules_texts: list[Path], code: Path, shape: Path, compiler: list[str] | None) -> None:
-    """Writes the two files; with a compiler, whose headers have the calls' numbers, by number."""
+    """Writes the two files. With a compiler, whose headers have the calls' numbers, the filter goes by number."""
     found = names(compiler, "asm/unistd_64.h") if compiler else {}
     numbers = {name: number for number, name in found.items()}
     origin = f"/* Written by gen_filter.py from {', '.join(text.name for text in rules_texts)}. */\n"
@@ -425,7 +427,7 @@ if __name__ == "__main__":
     words.add_argument("rules", type=Path, nargs="+")
     words.add_argument("code", type=Path)
     words.add_argument("shape", type=Path)
-    words.add_argument("--text", type=Path, help="where the rules are written, those of devices among them")
+    words.add_argument("--text", type=Path, help="where to write the rules together with those of devices")
     words.add_argument("--by-number", metavar="COMPILER", nargs=argparse.REMAINDER)
     given = words.parse_args()
     try:

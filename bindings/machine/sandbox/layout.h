@@ -1,9 +1,9 @@
 /*
- * Where in the guest's low memory the sandbox keeps what its guest jumps through; between boot info, manifest
- * and command line (start_state.h) and the lowest load address. The guest reads and executes it, and never
- * writes it.
+ * The part of the guest's low memory that the sandbox uses for the guest's jumps into the program. It lies
+ * between boot info, manifest and command line (start_state.h) and the lowest load address. The guest reads
+ * and executes it, and never writes it.
  *
- *   0x80000 .. 0xff000  trampolines, one a patched call site (patch.h)
+ *   0x80000 .. 0xff000  trampolines, one per patched call site (patch.h)
  *   0xfff00             the address of the program's entry, filled in when the program is loaded
  */
 #ifndef TENDER_SANDBOX_LAYOUT_H

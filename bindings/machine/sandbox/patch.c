@@ -1,5 +1,5 @@
-/* See patch.h for what a call site and a trampoline are. The search runs over megabytes of text at every
- * first boot of an image, so it looks at sixteen places a step; almost no step finds anything. */
+/* See patch.h for what a call site and a trampoline are. The search runs over megabytes of text at the first
+ * boot of each image, so it examines sixteen positions per step; almost no step finds anything. */
 #define _GNU_SOURCE
 #include "patch.h"
 
@@ -19,7 +19,7 @@
 #define JMP_REL32          0xe9
 #define INT3               0xcc
 #define MOV_BYTES          5
-#define STEP               16 /* places looked at at once */
+#define STEP               16 /* positions examined per step */
 #define TRAMPOLINE_JMP_AT  5
 #define TRAMPOLINE_BACK_AT 12
 #define TRAMPOLINE_CALL_AT 16
@@ -29,7 +29,7 @@ static void put_u32(uint8_t *at, uint32_t value)
     memcpy(at, &value, sizeof value);
 }
 
-/* The hypercall's number if `code` is a site, else 0. */
+/* Returns the hypercall's number if `code` is a call site, else 0. */
 static uint32_t number_of_call_site(const uint8_t code[CALL_SITE_BYTES])
 {
     uint32_t port;
@@ -55,9 +55,9 @@ static void write_trampoline(uint8_t *trampoline, uint32_t trampoline_gpa, uint3
 }
 
 /*
- * Patches the bytes at `code` if they are a site for which there is a trampoline. The bytes written cannot
- * make a
- * new site, whatever the distance: no byte of e9 .. .. .. .. ef but those four may be ba, 0N, 05 or 00.
+ * Patches the bytes at `code` if they are a call site for which there is a trampoline. The written bytes
+ * cannot form a new call site, whatever the distance: of e9 .. .. .. .. ef only the middle four can be
+ * ba, 0N, 05 or 00.
  */
 static bool patch_one(uint8_t *code, gpa_t gpa, struct patch_trampolines *trampolines)
 {
@@ -76,7 +76,7 @@ static bool patch_one(uint8_t *code, gpa_t gpa, struct patch_trampolines *trampo
     return true;
 }
 
-/* Bit i: a site's first and last byte are at code + i. Reads STEP + MOV_BYTES bytes. */
+/* Bit i: a call site's first and last byte are at code + i. Reads STEP + MOV_BYTES bytes. */
 static uint32_t candidates(const uint8_t *code)
 {
     __m128i first = _mm_loadu_si128((const __m128i *)(const void *)code);
@@ -105,7 +105,7 @@ uint32_t patch_code(uint8_t *code, gpa_t gpa, size_t bytes, struct patch_trampol
     return trampolines->used - used;
 }
 
-/* The template's pages that hold [start, start + bytes), or NULL with errno. */
+/* Maps the template's pages that contain [start, start + bytes). NULL with errno. */
 static uint8_t *map_template(int template_fd, gpa_t start, size_t bytes)
 {
     uint8_t *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, template_fd, (off_t)start);
@@ -113,8 +113,8 @@ static uint8_t *map_template(int template_fd, gpa_t start, size_t bytes)
 }
 
 /*
- * Looks through the code of a segment as far as it has pages: to read a hole of a memfd gives it a page. A
- * site has no zero at either end and is shorter than a page, so none reaches into a hole.
+ * Searches the code of a segment only where the memfd has pages: reading a hole of a memfd gives it a page. A
+ * call site has no zero at either end and is shorter than a page, so none reaches into a hole.
  */
 static void patch_segment(const struct elf_segment *s, uint8_t *template, int template_fd,
                           struct patch_trampolines *trampolines)
@@ -147,7 +147,8 @@ int64_t patch_call_sites(const struct elf_image *image, int template_fd)
 {
     const uint64_t bytes = start_state_template_bytes(image);
     struct stat status;
-    /* Touching a mapping past the end of its file is SIGBUS, so a template that is too small stops here. */
+    /* Touching a mapping past the end of its file raises SIGBUS, so a template that is too small stops
+     * here. */
     if (fstat(template_fd, &status) < 0)
         return -errno;
     if (status.st_size < 0 || (uint64_t)status.st_size < bytes)
@@ -160,19 +161,21 @@ int64_t patch_call_sites(const struct elf_image *image, int template_fd)
     return patched;
 }
 
-static bool segment_holds(const struct elf_segment *s, gpa_t site)
+static bool segment_holds(const struct elf_segment *s, gpa_t call_site)
 {
-    return s->flags & SEGMENT_EXEC && site >= s->vaddr && site + CALL_SITE_BYTES <= s->vaddr + s->file_bytes;
+    return s->flags & SEGMENT_EXEC && call_site >= s->vaddr &&
+           call_site + CALL_SITE_BYTES <= s->vaddr + s->file_bytes;
 }
 
-static int unpatch_one(const struct elf_image *image, int template_fd, gpa_t site, uint32_t call)
+static int unpatch_one(const struct elf_image *image, int template_fd, gpa_t call_site, uint32_t call)
 {
     uint8_t code[MOV_BYTES] = {MOV_EDX};
     put_u32(code + 1, HVT_PORT_BASE + call);
     for (uint32_t i = 0; i < image->segment_count; i++)
-        if (segment_holds(&image->segments[i], site))
-            return pwrite(template_fd, code, sizeof code, (off_t)site) == (ssize_t)sizeof code ? 0 : -EIO;
-    return -EINVAL; /* no trampoline of ours says this */
+        if (segment_holds(&image->segments[i], call_site))
+            return pwrite(template_fd, code, sizeof code, (off_t)call_site) == (ssize_t)sizeof code ? 0
+                                                                                                    : -EIO;
+    return -EINVAL; /* the trampoline was not written by patch_one() */
 }
 
 int unpatch_call_sites(const struct elf_image *image, int template_fd)

@@ -25,7 +25,7 @@ static struct sandbox *own(const struct machine *machine)
     return (struct sandbox *)(void *)(uintptr_t)machine->own;
 }
 
-/* ---- before it is there */
+/* ---- making it */
 
 static int failed(struct machine_error *error, uint32_t step, const char *what, int refused)
 {
@@ -34,7 +34,8 @@ static int failed(struct machine_error *error, uint32_t step, const char *what, 
     return -1;
 }
 
-/* What this process brings into the memory of that one; what its handlers do, it tells by itself. */
+/* Reports to entered() what this process writes to the guest's memory. The handlers of the other process
+ * report their writes themselves. */
 static void tell(const struct machine *machine, gpa_t gpa, uint64_t len, enum entered_source source)
 {
     const struct guest_memory *memory = &machine->vm->memory;
@@ -48,7 +49,7 @@ static void write_boot_info(struct machine *machine, const struct machine_plan *
     tell(machine, HVT_BOOT_INFO_GPA, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
 }
 
-/* The image as start state with its sites patched, in a memfd for the sandbox's process. A
+/* Makes the image's start state with patched call sites, in a memfd for the sandbox process. Returns a
  * descriptor or -errno. */
 static int make_template(const struct machine_plan *plan)
 {
@@ -71,20 +72,20 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
     struct sandbox *sandbox = own(machine);
     const int template_fd = make_template(plan);
     if (template_fd < 0)
-        return failed(error, SETUP_SHARED, "its template", template_fd);
+        return failed(error, SETUP_SHARED, "the image's template", template_fd);
     int refused = sandbox_init(sandbox, machine->vm);
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
-    char *program = plan->find("tender-sandbox"); /* last: what hides it may have refused the others too */
+    char *program = plan->find("tender-sandbox"); /* last: what hides it may have made the others fail too */
     const bool becomes = plan->alone && sandbox_can_become(plan->alone->required);
-    if (!becomes) /* ignored, as whoever started us may have it, nobody tells how a process ended */
+    if (!becomes) /* SIGCHLD may be inherited as ignored; then the kernel keeps no exit status of a child */
         (void)signal(SIGCHLD, SIG_DFL);
     refused =
         becomes ? sandbox_become_prepare(sandbox, plan, template_fd, program)
                 : sandbox_spawn_here(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);
     if (!becomes || refused < 0)
-        close(template_fd); /* nobody else has it: what the guest maps stays as it is */
+        close(template_fd); /* no other process has it, so what the guest maps does not change */
     if (refused < 0) {
         sandbox_release(sandbox);
         return failed(error, SETUP_START, program, refused);
@@ -136,8 +137,8 @@ static void run(struct machine *machine)
         sandbox_run(own(machine));
 }
 
-/* It is the first of its pid namespace, and such a process hears only of a stop that it cannot refuse, from
- * outside. */
+/* The process is the first of its pid namespace. The only stop that has an effect on such a process is one
+ * that it cannot refuse, sent from outside: SIGSTOP. */
 static void pause_process(struct machine *machine, bool paused)
 {
     const int pid = own(machine)->pid;
@@ -151,9 +152,9 @@ static int process_of(const struct machine *machine)
 }
 
 /*
- * The general registers are known of a guest whose end came by a fault; the event has them, with CR2 and the
- * FS base. Of other ends, and of a guest that waits in a hypercall, nothing is told to this process; nor of
- * vector registers and of the system registers' shadows at any time.
+ * The general registers are known if a fault ended the run: the event has them, with CR2 and the FS base. For
+ * other ends, and for a guest that waits in a hypercall, this process is told no registers. It is never told
+ * vector registers or the shadows of system registers.
  */
 static int get_cpu_state(struct machine *machine, uint32_t parts, struct cpu_state *state)
 {

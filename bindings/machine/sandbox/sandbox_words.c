@@ -1,4 +1,4 @@
-/* How the sandbox is spoken of: by the process that holds a VM, and by a program that tells its own end. */
+/* The sandbox's messages: for the process that holds a VM, and for a program that reports its own end. */
 #include "config.h"
 #include "machine.h"
 #include "says.h"
@@ -19,7 +19,7 @@ static const char *const cures[ISOLATION_LAYERS][2] = {
     BOTH(LANDLOCK_CURE),
     BOTH("the kernel must have CONFIG_SECCOMP_FILTER"),
     BOTH("start tender as another user than root, or with CAP_SETUID, CAP_SETGID and CAP_KILL"),
-    BOTH("a filter around tender must allow capset()"),
+    BOTH("the inherited seccomp filter must allow capset()"),
     EACH("the guest is in the sandbox: use backend=\"kvm\"; `tender doctor` names what it lacks",
          "the guest is in the sandbox: use --backend=kvm; `tender doctor --kvm` names what it lacks"),
 };

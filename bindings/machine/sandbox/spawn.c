@@ -1,20 +1,21 @@
 /*
- * Making a tender-sandbox: its shared memory, and the process.
+ * Makes a tender-sandbox: its shared memory, and the process.
  *
- * Namespaces are given at clone(), which is the only way to have a process in a pid namespace without a
- * second one. What exec() leaves such a process: no capability (no uid is mapped), and a memory that only its
- * namespace's owner, this process, may look into.
+ * Namespaces are requested at clone(), which is the only way to have a process in a pid namespace without a
+ * second process. After exec() such a process has no capability (no uid is mapped), and only the owner of its
+ * namespace, which is this process, may look into its memory.
  *
- * The children are made by one thread that lives as long as this process: the kernel kills a child whose
- * parent *thread* has ended (PR_SET_PDEATHSIG), and a VM must outlive the thread that happened to make it,
- * but not this process. That holds against any guest, for it needs nothing of the child.
+ * One thread makes all the children, and lives as long as this process. The kernel kills a child whose
+ * parent *thread* has ended (PR_SET_PDEATHSIG). A VM must outlive the thread that happened to make it,
+ * but not this process. No guest can prevent that kill, because it needs nothing from the child.
  *
  * A network namespace costs the kernel a third of a millisecond, a mount namespace a tenth: more than the
- * rest of a boot. Where this process may, that thread moves into ones of its own, empty and without an
- * interface up, and its children inherit them. So the sandboxes of one process share what none of them can
- * use: their filters know no call that opens a socket or a file. A user, pid and ipc namespace each has for
- * itself. Where it may not (it takes CAP_SYS_ADMIN, and a thread cannot enter a user namespace to get it),
- * each child has its own of all of them. The command, which makes one, becomes it itself (become.c).
+ * rest of a boot. If this process is allowed to, that thread moves into new ones, which are empty and have no
+ * interface up, and its children inherit them. So the sandboxes of one process share namespaces that none of
+ * them can use: their filters allow no call that opens a socket or a file. Each child has its own user, pid
+ * and ipc namespace. If this process is not allowed to (CAP_SYS_ADMIN is needed, and a thread cannot enter a
+ * user namespace to get it), each child has its own namespaces of all kinds. The command, which makes
+ * only one sandbox, becomes that sandbox itself (become.c).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -49,19 +50,19 @@ static struct {
     pthread_mutex_t handover;
     pthread_cond_t changed;
     struct spawn *request; /* NULL: done */
-    bool runs;             /* in this process: a fork has no such thread */
-    bool watched;          /* for forks */
+    bool runs;             /* the thread exists in this process; a fork does not have it */
+    bool watched;          /* the handler for forks is installed */
     void *stack;
-    uint32_t shared; /* namespaces that the thread has apart from the rest of this process */
+    uint32_t shared; /* namespaces of the thread that the rest of this process does not share */
 } spawner = {.lock = PTHREAD_MUTEX_INITIALIZER,
              .handover = PTHREAD_MUTEX_INITIALIZER,
              .changed = PTHREAD_COND_INITIALIZER};
 
 #define ALL_NAMESPACES (CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC)
 
-/* From most to least: what an unprivileged process gets; the same without one kind, whose limit may be met;
- * what root gets where user namespaces are refused (a chroot, a container); nothing. Each process tries again
- * from the top, for a limit that was met once may not be met any more. */
+/* From most to least: what an unprivileged process gets; the same without one kind, whose limit may have been
+ * reached; what root gets where user namespaces are refused (a chroot, a container); nothing. Each process
+ * tries again from the top, because a limit that was reached once may have room again. */
 static const uint32_t namespaces[] = {
     ALL_NAMESPACES,
     ALL_NAMESPACES & ~CLONE_NEWNET,
@@ -75,7 +76,7 @@ static const uint32_t namespaces[] = {
 
 uint32_t namespaces_try(uint32_t kinds, int (*attempt)(uint32_t set, void *of), void *of)
 {
-    bool refused = false; /* a user namespace, by a rule and not by a limit */
+    bool refused = false; /* a user namespace was refused by a rule and not by a limit */
     for (size_t i = 0; i < sizeof namespaces / sizeof *namespaces; i++) {
         const uint32_t set = namespaces[i] & kinds;
         if (refused && set & CLONE_NEWUSER)
@@ -112,7 +113,7 @@ static int clone_with(uint32_t set, void *of)
 static void spawn_child(struct spawn *spawn)
 {
     (void)namespaces_try(ALL_NAMESPACES & ~spawner.shared, clone_with, spawn);
-    if (spawn->pid > 0 && spawn->error < 0) { /* born, but the program was not executed */
+    if (spawn->pid > 0 && spawn->error < 0) { /* the child was made, but did not execute the program */
         siginfo_t ignored;
         (void)waitid(P_PIDFD, (id_t)spawn->pidfd, &ignored, WEXITED);
         close(spawn->pidfd);
@@ -122,13 +123,13 @@ static void spawn_child(struct spawn *spawn)
 static void *spawner_body(void *unused)
 {
     (void)unused;
-    /* A thread's namespaces are its own: the rest of this process stays where it is. */
+    /* A thread can have namespaces of its own: the rest of this process keeps its namespaces. */
     spawner.shared = unshare(CLONE_NEWNET | CLONE_NEWNS) == 0 ? CLONE_NEWNET | CLONE_NEWNS : 0;
     pthread_mutex_lock(&spawner.handover);
     for (;;) {
         while (!spawner.request)
             pthread_cond_wait(&spawner.changed, &spawner.handover);
-        /* Each time: a program that changes its user has the C library change that of every thread. */
+        /* Each time, because a program that changes its user has the C library change every thread's. */
         spawner.request->unprivileged = unprivileged_begin(NULL);
         spawn_child(spawner.request);
         spawner.request = NULL;
@@ -137,7 +138,7 @@ static void *spawner_body(void *unused)
     return NULL;
 }
 
-/* A fork has the memory of a thread that it does not have, and locks that nobody will open. */
+/* A fork has the memory of a thread that it does not have, and locks that no thread will release. */
 static void forget_in_fork(void)
 {
     pthread_mutex_init(&spawner.lock, NULL);
@@ -164,7 +165,7 @@ static int spawner_start(void)
     int no_stack = make_child_stack();
     if (no_stack)
         return no_stack;
-    /* Quiet also because no handler of ours may run in a child that is us. */
+    /* It blocks signals also because none of our handlers may run in a child that shares our memory. */
     const int error = quiet_thread(NULL, 128u << 10, spawner_body, NULL);
     spawner.runs = error == 0;
     return -error;
@@ -187,7 +188,7 @@ static int spawner_ask(struct spawn *spawn)
     return error;
 }
 
-/* Without the thread, for a process that has one thread, ends with it and makes one sandbox. */
+/* Without the thread: for a process that has one thread, ends with it and makes one sandbox. */
 static int spawn_here(struct spawn *spawn)
 {
     int error = make_child_stack();
@@ -195,7 +196,7 @@ static int spawn_here(struct spawn *spawn)
         return error;
     sigset_t all, saved;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &saved); /* as in the thread: the child is us until it has executed */
+    pthread_sigmask(SIG_SETMASK, &all, &saved); /* as in the thread: until it executes, the child is us */
     struct unprivileged before;
     spawn->unprivileged = unprivileged_begin(&before);
     spawn_child(spawn);
@@ -235,7 +236,7 @@ uint8_t *sandbox_boot_info(struct sandbox *sandbox)
     return sandbox->mapping + SANDBOX_BOOT_OFFSET;
 }
 
-/* A disk could be changed in a way that `file_bytes_max` does not keep a guest from. */
+/* Whether a guest could change a disk in a way that `file_bytes_max` does not prevent. */
 static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
 {
     for (uint32_t i = 0; i < vm->device_end; i++) {
@@ -243,7 +244,7 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
         if (!device_has_places(device))
             continue;
         const struct device_places places = device_places(device);
-        int flags = fcntl(device->fd, F_GETFL); /* a descriptor may be given for less than it can do */
+        int flags = fcntl(device->fd, F_GETFL); /* the guest may be allowed less than the descriptor allows */
         bool writable = flags >= 0 && (flags & O_ACCMODE) != O_RDONLY;
         if (writable && (places.read_only || places.bytes < file_bytes_max))
             return true;
@@ -251,7 +252,7 @@ static bool disks_need_a_guard(const struct vm *vm, uint64_t file_bytes_max)
     return false;
 }
 
-/* `into_file`: the program writes to a file that is no disk. */
+/* `into_file`: the program writes to a file that is not a disk. */
 static void fill_config(struct sandbox_config *config, const struct vm *vm, const struct elf_image *image,
                         bool into_file)
 {
@@ -276,8 +277,8 @@ void sandbox_name_fds(struct spawn *spawn, const struct sandbox *sandbox, int te
             spawn_add_fd(spawn, vm->devices[i].fd, sandbox_device_fd(vm->devices[i].type, (uint32_t)i));
 }
 
-/* The program handles its own faults and the kick, and lets a terminal stop it; the rest is for this process.
- */
+/* The program handles its own faults and the kick, and lets a terminal stop it. All other signals are for
+ * this process. */
 static void program_mask(sigset_t *mask)
 {
     sigfillset(mask);
@@ -286,7 +287,8 @@ static void program_mask(sigset_t *mask)
         sigdelset(mask, open[i]);
 }
 
-/* Root's program may be root's alone, and whoever is to execute it is not root. */
+/* A program file of root may be executable for root only, and the process that will execute it is not
+ * root. */
 static int copy_of_program(int program_fd, const struct stat *about)
 {
     char path[32];
@@ -299,7 +301,7 @@ static int copy_of_program(int program_fd, const struct stat *about)
             break;
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", copy);
     if (from >= 0 && lseek(copy, 0, SEEK_END) == about->st_size)
-        opened = open(path, O_RDONLY | O_CLOEXEC); /* what is open for writing is not executed */
+        opened = open(path, O_RDONLY | O_CLOEXEC); /* a file that is open for writing cannot be executed */
     if (from >= 0)
         close(from);
     if (copy >= 0)
@@ -339,7 +341,7 @@ int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint
     config->small_pages_end = guest_small_pages_end(image_end(image), mem_bytes);
     config->extensions = image->extensions;
 
-    const char *slash = strrchr(name, '/'); /* the guest can read it: it is told no path of the host's */
+    const char *slash = strrchr(name, '/'); /* the guest can read it, and must not see a path of the host */
     *spawn = (struct spawn){.words = {"tender-sandbox", slash ? slash + 1 : name, NULL},
                             .death_signal = SIGKILL,
                             .pid = -1,

@@ -1,4 +1,4 @@
-/* See unprivileged.h. Bare system calls: the C library's would change all threads. */
+/* See unprivileged.h. Bare system calls: the C library's functions would change all threads. */
 #define _GNU_SOURCE
 #include "unprivileged.h"
 
@@ -19,8 +19,8 @@ static bool may(const struct unprivileged *saved, unsigned capability)
     return saved->capabilities[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability);
 }
 
-/* The saved user stays root's until the child executes a program, which takes the effective one: only so is
- * there a way back where CAP_SETUID is not in the permitted set any more. */
+/* The saved user stays root until the child executes a program, which sets it to the effective one. Only a
+ * saved root allows the way back if CAP_SETUID is not in the permitted set any more. */
 static bool change_to(uint32_t id)
 {
     return syscall(SYS_setresgid, id, id, id) == 0 && syscall(SYS_setresuid, id, id, 0) == 0;
@@ -32,7 +32,7 @@ static void give_back_capabilities(void)
     if (syscall(SYS_capget, &head, have) < 0)
         return;
     for (size_t i = 0; i < _LINUX_CAPABILITY_U32S_3; i++)
-        have[i].effective = have[i].permitted; /* a change of the effective user has taken them away */
+        have[i].effective = have[i].permitted; /* a change of the effective user has cleared them */
     (void)syscall(SYS_capset, &head, have);
 }
 
@@ -75,7 +75,7 @@ bool unprivileged_begin(struct unprivileged *saved)
         return false;
     }
     give_back_capabilities();
-    if (dumpable == 1) /* a change of user takes it away, from all who share the memory */
+    if (dumpable == 1) /* a change of user clears it, for all processes that share the memory */
         (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     return true;
 }

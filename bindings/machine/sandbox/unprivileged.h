@@ -1,9 +1,9 @@
 /*
- * Another user for the processes that a thread of root's makes, so that a guest that breaks out of all else
- * is not root outside.
+ * Another user for the processes that a thread of root makes, so that a guest that breaks out of all other
+ * layers is not root outside.
  *
- * Credentials are a thread's own to the kernel, and a child has those of the thread that makes it. What
- * changes here is therefore undone, or left, for the calling thread alone.
+ * For the kernel, credentials belong to a thread, and a child gets those of the thread that makes it. So the
+ * change made here applies to the calling thread only, and is undone or kept for that thread only.
  */
 #ifndef TENDER_SANDBOX_UNPRIVILEGED_H
 #define TENDER_SANDBOX_UNPRIVILEGED_H
@@ -22,14 +22,14 @@ struct unprivileged {
 };
 
 /*
- * The calling thread, if it is root's, gets a user and a group that own nothing and no supplementary group,
- * and keeps its capabilities. True: its children are not root's. False: they are; this thread may not change
- * that, or could not end them afterwards (CAP_SETUID, CAP_SETGID and CAP_KILL are needed). NULL: it stays so
- * for good, and this may be called again.
+ * If the calling thread is root's, it gets a user and a group that own nothing and no supplementary
+ * group, and keeps its capabilities. True: its children do not run as root. False: they do; this thread
+ * may not change that, or could not end them afterwards (CAP_SETUID, CAP_SETGID and CAP_KILL are needed).
+ * NULL: the change is permanent, and this may be called again.
  */
 bool unprivileged_begin(struct unprivileged *saved);
 
-/* As before unprivileged_begin(). */
+/* Restores the state before unprivileged_begin(). */
 void unprivileged_end(struct unprivileged *saved);
 
 #endif

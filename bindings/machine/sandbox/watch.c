@@ -1,8 +1,8 @@
 /*
- * Waiting for a tender-sandbox, stopping it, reading its memory, and its end.
+ * Waits for a tender-sandbox, stops it, reads its memory, and handles its end.
  *
- * What it says is the guest's word: an event is copied once and checked before anything is done with it. A
- * program that does not obey a stop is killed, for a guest may claim to be reporting just now.
+ * Everything that it reports may come from the guest: an event is copied once and checked before it is
+ * used. A program that does not obey a stop is killed, because a guest may pretend to be reporting.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,11 +39,11 @@ static void say(struct sandbox *sandbox, enum vm_event_kind kind, uint64_t detai
     sandbox->event = (struct vm_event){.kind = kind, .detail = detail};
 }
 
-/* Processes that were killed and had not ended when they were left: a pidfd each, plus one; 0: none. */
+/* Killed processes that had not ended when the wait was given up: each entry is a pidfd plus one; 0: none. */
 #define LEFT_MAX 64
 static _Atomic int left_pidfds[LEFT_MAX];
 
-/* True: it is reaped, or nobody's any more; `error` says which. */
+/* True: it is reaped, or it is no longer our child; `error` says which. */
 static bool reap_at_once(int pidfd, siginfo_t *about, int *error)
 {
     do {
@@ -53,7 +53,7 @@ static bool reap_at_once(int pidfd, siginfo_t *about, int *error)
     return *error || about->si_pid;
 }
 
-/* Without space it is left to whoever reaps this process's children when it ends. */
+/* If there is no space, the process is left to the one that reaps this process's children when it ends. */
 static void leave_to_later(int pidfd)
 {
     for (size_t i = 0; i < LEFT_MAX; i++) {
@@ -76,22 +76,22 @@ static void reap_left(void)
     }
 }
 
-/* The process is gone, or will be: one that waits in the kernel for storage ends when that answers, whenever
- * that is. So nobody waits for it longer than REAP_NS; a later one is reaped then. */
+/* The process is gone, or will be: a process that waits in the kernel for storage ends when the storage
+ * responds. So this waits for at most REAP_NS; a process that ends later is reaped later. */
 static void reap(struct sandbox *sandbox)
 {
     struct timespec wait = {REAP_NS / NS_PER_S, REAP_NS % NS_PER_S};
     siginfo_t about = {0};
     int error;
     bool reaped;
-    sandbox->pid = -1; /* while it is still ours: sandbox_read() must not find another process by it */
+    sandbox->pid = -1; /* before it is reaped: sandbox_read() must not use the pid for another process */
     reap_left();
     const uint64_t give_up_ns = monotonic_ns() + REAP_NS;
     struct pollfd end = {sandbox->pidfd, POLLIN, 0};
-    /* One call, and one more below: how many a run makes does not hang on when it ends. */
+    /* One call, and one more below: the number of calls per run does not depend on when the run ends. */
     (void)ppoll(&end, 1, &wait, NULL);
     while (!(reaped = reap_at_once(sandbox->pidfd, &about, &error)) && monotonic_ns() < give_up_ns) {
-        /* A signal came, or a debugger has it and has not let go. */
+        /* A signal arrived, or a debugger has the process and has not released it. */
         wait = (struct timespec){0, REAP_LOOK_NS};
         (void)ppoll(NULL, 0, &wait, NULL);
     }
@@ -103,7 +103,7 @@ static void reap(struct sandbox *sandbox)
     say(sandbox, EVENT_PROCESS_DIED, 0);
     if (!reaped)
         sandbox->event.os_error = ETIMEDOUT;
-    else if (error) /* someone in this process waits for every child */
+    else if (error) /* other code in this process waits for every child */
         sandbox->event.os_error = error;
     else if (about.si_code == CLD_EXITED)
         sandbox->event.status = about.si_status;
@@ -126,7 +126,7 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
     if (event->instruction_bytes > sizeof event->instruction)
         return false;
     switch (event->kind) {
-    case EVENT_CONSOLE: /* a console that is a descriptor is written by the program itself */
+    case EVENT_CONSOLE: /* if the console is a descriptor, the program writes to it itself */
         return sandbox->vm->console.fd == CONSOLE_PYTHON && event->len <= CONSOLE_PIECE_MAX;
     case EVENT_NETWORK:
         return may_detach(sandbox->vm);
@@ -147,14 +147,14 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
     }
 }
 
-/* The guest said what only the handlers should say, or what they never do. */
+/* The guest sent what only the handlers should send, or what they never send. */
 static void say_false_report(struct sandbox *sandbox)
 {
     say(sandbox, EVENT_HANDLER_FAULT, 0);
 }
 
-/* A process that another filter ends while it is set up, or stops at a call, says nothing about a guest,
- * which has not begun. */
+/* If another filter ends a process during its set-up, or stops it at a call, this is not the guest's doing:
+ * the guest has not started. */
 static void blame_outer_filter(struct sandbox *sandbox)
 {
     say(sandbox, EVENT_SETUP_FAILED, 0);
@@ -162,8 +162,8 @@ static void blame_outer_filter(struct sandbox *sandbox)
     sandbox->event.os_error = EPERM;
 }
 
-/* After an end the program only waits to be killed; a guest that forged it would go on, with its memory, its
- * devices and a processor: SIGSTOP is not for it to refuse, and leaves its memory to be read. */
+/* After an end the program only waits to be killed. A guest that forged the end would go on, with its memory,
+ * its devices and a processor. It cannot refuse SIGSTOP, which leaves its memory readable. */
 static void take_event(struct sandbox *sandbox)
 {
     sandbox->event = sandbox->vm->shared->event;
@@ -175,7 +175,7 @@ static void take_event(struct sandbox *sandbox)
         signal_program(sandbox, SIGSTOP);
 }
 
-/* It is gone, or will be: the end of a program that closed its socket or says what is not a word. */
+/* The end of a program that has closed its socket, or has sent an unknown byte. It is gone, or will be. */
 static void take_its_end(struct sandbox *sandbox, bool nonsense)
 {
     signal_program(sandbox, SIGKILL);
@@ -197,7 +197,8 @@ static void start_stopping(struct sandbox *sandbox)
     signal_program(sandbox, VM_KICK_SIGNAL);
 }
 
-/* What is behind the word was sent with it, by the program, before the guest's first instruction. */
+/* The bytes after SANDBOX_READY were sent together with it, by the program, before the guest's first
+ * instruction. */
 static bool take_ready(struct sandbox *sandbox)
 {
     struct sandbox_ready ready;
@@ -209,7 +210,7 @@ static bool take_ready(struct sandbox *sandbox)
     return true;
 }
 
-/* The next word for this thread; no word: 0 at the end of the stream, or -1 and errno. */
+/* Takes the next byte for this thread. If there is none: 0 at the end of the stream, or -1 and errno. */
 static ssize_t hear(struct sandbox *sandbox, char *word)
 {
     pthread_mutex_lock(&sandbox->hearing);
@@ -224,7 +225,7 @@ static ssize_t hear(struct sandbox *sandbox, char *word)
     return got;
 }
 
-/* Until there is something to say. */
+/* Waits until there is an event. */
 static void wait_for_it(struct sandbox *sandbox)
 {
     struct vm *vm = sandbox->vm;
@@ -252,7 +253,7 @@ static void wait_for_it(struct sandbox *sandbox)
             sandbox->event.os_error = errno;
             return;
         }
-        /* First: a guest that has always something to say is stopped all the same. */
+        /* Checked first: a guest that always has something to report is stopped all the same. */
         if (!sandbox->stopping && wait[1].revents)
             start_stopping(sandbox);
         if (!wait[0].revents)
@@ -270,8 +271,8 @@ static void wait_for_it(struct sandbox *sandbox)
     }
 }
 
-/* False: nobody has read what was sent for so long that there is no space, which is none of the handlers'. A
- * program that is gone is no failure here: the wait tells of it. */
+/* False: what was sent before was not read for so long that there is no space, which the handlers would never
+ * cause. If the program is gone, this is not a failure: the wait will notice. */
 static bool send_go(const struct sandbox *sandbox)
 {
     const char go = SANDBOX_GO;
@@ -291,8 +292,8 @@ void sandbox_run(struct sandbox *sandbox)
         !sandbox->started || sandbox->event.kind == EVENT_CONSOLE || sandbox->event.kind == EVENT_NETWORK;
     sandbox->started = true;
     if (sandbox->stopping && !sandbox->stopped_late) {
-        /* It was asked while it waited for Python to take a piece of console, and could not obey. Once: a
-         * guest that goes on talking is not to live on it. */
+        /* The stop came while the program waited for Python to take a piece of console, and it could not
+         * obey. This is done once: a guest that goes on sending pieces must not live on because of it. */
         sandbox->stopped_late = true;
         sandbox->kill_at_ns = monotonic_ns() + STOP_GRACE_NS;
     }
@@ -315,7 +316,7 @@ uint32_t sandbox_isolation(struct sandbox *sandbox)
         if (ppoll(&said, 1, &wait, NULL) < 1)
             continue;
         pthread_mutex_lock(&sandbox->hearing);
-        /* What else it says is left for sandbox_run(). */
+        /* All other bytes are left for sandbox_run(). */
         if (!sandbox->ready && recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT | MSG_PEEK) == 1 &&
             word == SANDBOX_READY && recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT) == 1)
             (void)take_ready(sandbox);
@@ -325,15 +326,16 @@ uint32_t sandbox_isolation(struct sandbox *sandbox)
     return sandbox->isolation;
 }
 
-/* The program maps the guest's memory itself, after its parent has gone on: until it has, there is nothing to
- * read, or less than the guest will find. One that cannot, ends or says so, and the read tells. */
+/* The program maps the guest's memory itself, after its parent has gone on. Until then there is nothing to
+ * read, or less than the guest will find. A program that cannot map it ends or reports that, and the read
+ * fails. */
 static void wait_until_prepared(const struct sandbox *sandbox)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     struct pollfd ends[2] = {{sandbox->control_fd, POLLIN, 0}, {sandbox->pidfd, POLLIN, 0}};
     const uint64_t give_up_ns = monotonic_ns() + PREPARE_NS;
-    /* It may have been told to go on before it has mapped anything. Once it was heard, a guest that
-     * clears `prepared` keeps nobody waiting. */
+    /* SANDBOX_GO may have been sent before it has mapped anything. Once SANDBOX_READY has arrived, a
+     * guest that clears `prepared` makes no reader wait. */
     while (!sandbox->ready && !atomic_load_explicit(&config->prepared, memory_order_acquire) &&
            monotonic_ns() < give_up_ns) {
         const struct timespec wait = {0, PREPARE_LOOK_NS};
@@ -370,7 +372,7 @@ void sandbox_release(struct sandbox *sandbox)
         sandbox->pidfd = -1;
     }
     if (sandbox->pidfd >= 0)
-        signal_program(sandbox, SIGKILL); /* it waits to be told, or does not: nothing is lost */
+        signal_program(sandbox, SIGKILL); /* whether it waits for SANDBOX_GO or runs: nothing is lost */
     if (sandbox->control_fd >= 0)
         close(sandbox->control_fd);
     if (sandbox->vm_fd >= 0)
@@ -383,5 +385,5 @@ void sandbox_release(struct sandbox *sandbox)
     sandbox->mapping = NULL;
     sandbox->control_fd = sandbox->vm_fd = -1;
     if (sandbox->pidfd >= 0)
-        reap(sandbox); /* last: it takes the kernel a while to end it */
+        reap(sandbox); /* last, because the kernel takes a while to end it */
 }

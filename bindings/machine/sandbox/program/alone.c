@@ -1,10 +1,11 @@
 /*
- * The program without an observer: the native command has executed it in its own process. It hears what ends
- * a run, writes the end's line to stderr and its report, and exits with the run's status.
+ * The program without an observer: the native command has executed it in its own process. It handles the
+ * signals that end a run, writes the message of the end to stderr, writes its report, and exits with the
+ * run's status.
  *
- * A guest that takes the program over can write what it likes there, and choose the status: both are its own
- * process's. It cannot keep the process from ending: no signal can be blocked (trap.c), and a handler that
- * ends the run never goes back.
+ * A guest that takes over the program can write anything to stderr and the report, and can choose the status:
+ * all of these belong to its own process. It cannot keep the process from ending: no signal can be blocked
+ * (trap.c), and a handler that ends the run never returns.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -26,12 +27,12 @@
 #define HURRY_NS     UINT64_C(1000000000)
 
 static struct sandbox_alone self;
-static uint32_t own_layers; /* that stand by what this program did */
+static uint32_t own_layers; /* the layers that this program itself has put in force */
 
 static struct {
-    bool decided;                     /* the event is the end's */
-    bool worded;                      /* and what is below is its */
-    volatile uint64_t hurry_until_ns; /* a stop has come: whoever reads has until then. 0: none has */
+    bool decided;                     /* the event is final */
+    bool worded;                      /* and the texts below describe it */
+    volatile uint64_t hurry_until_ns; /* a stop has come: a slow reader has until then. 0: none has */
     int32_t status;
     char text[4096];
     size_t length;
@@ -41,7 +42,7 @@ static struct {
     struct output_progress report_written;
 } ending;
 
-/* By a call of the kernel's: where the vDSO lies stands in memory that a guest could have written over. */
+/* By a system call: the vDSO's address is in memory that a guest could have overwritten. */
 static uint64_t now_ns(void)
 {
     struct timespec now = {0, 0};
@@ -106,7 +107,7 @@ static _Noreturn void finish(void)
     leave(ending.status);
 }
 
-/* What is told of an end is all there: from here on it is written, and a stop only hurries it. */
+/* The end is complete. From here on it is only written, and a stop only limits the time for that. */
 static _Noreturn void finish_with(const struct told_exit *told, const struct vm_event *event, int stopped_by)
 {
     const struct report_about about = {.image = self.image,
@@ -134,14 +135,14 @@ _Noreturn void alone_end(int stopped_by)
         the_vm.shared->timeline.guest_exit = now_ns();
     net_leave_headers(&the_vm);
     if (!is_entered() &&
-        event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not begun asks for nothing */
+        event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not started makes no system call */
         event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
     exit_report_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader, &told);
     finish_with(&told, &event, stopped_by);
 }
 
-/* A handler's, which does not go back: what it has interrupted may be the guest's. From here on whoever reads
- * has a second; while an end is written, for the rest of it. */
+/* Called by a signal handler, and does not return: the interrupted code may be the guest's. From here on a
+ * slow reader has one second. If an end is being written already, it has the rest of that second. */
 _Noreturn void alone_stop(int number, bool in_a_call, int64_t answer)
 {
     const uint64_t until_ns = now_ns() + HURRY_NS;
@@ -170,7 +171,7 @@ void alone_refuse_missing(uint32_t layers)
     finish_with(&told, NULL, 0);
 }
 
-/* ---- on the way */
+/* ---- during the run */
 
 void alone_network(void)
 {

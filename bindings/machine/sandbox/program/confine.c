@@ -1,6 +1,7 @@
 /*
- * Giving up rights, the last thing before the guest: limits, capabilities, the filter. child.c has already
- * given an empty root and no descriptor but the guest's, and whoever made the process its namespaces.
+ * Gives up rights, as the last step before the guest: limits, capabilities, the filter. child.c has already
+ * provided an empty root and closed every descriptor that is not the guest's; the code that made the process
+ * has chosen its namespaces.
  */
 #include <errno.h>
 #include <linux/capability.h>
@@ -23,7 +24,7 @@ static void limit(int resource, uint64_t value)
     step_check(STEP_LIMITS, system_call(0, (uint64_t)resource, (uint64_t)&both, 0, 0, 0, SYS_prlimit64));
 }
 
-/* A limit that is tighter already stays, and is refused to be widened. */
+/* A lower limit stays: the kernel refuses to raise it. */
 static void limit_files(uint64_t bytes)
 {
     const struct rlimit both = {bytes, bytes};
@@ -46,7 +47,7 @@ static void install(struct sock_filter *code, uint32_t length)
                system_call(SECCOMP_SET_MODE_FILTER, 0, (uint64_t)&program, 0, 0, 0, SYS_seccomp));
 }
 
-/* Everything that the kernel can deny. 0 where it has no Landlock, or refuses it. */
+/* Denies everything that the kernel can deny. 0 if the kernel has no Landlock, or refuses it. */
 static uint32_t deny_by_landlock(void)
 {
     struct landlock_denial denial;
@@ -69,7 +70,7 @@ uint32_t confine(struct sandbox_config *config)
     step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_TEMPLATE, 0, 0, 0, 0, SYS_close_range));
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NPROC, 0);
-    limit(RLIMIT_NOFILE, MFT_MAX_ENTRIES + 1); /* not 0: ppoll takes no more descriptors than that */
+    limit(RLIMIT_NOFILE, MFT_MAX_ENTRIES + 1); /* not 0: ppoll accepts at most this many descriptors */
     if (file_bytes_max != UINT64_MAX)
         limit_files(file_bytes_max);
     drop_capabilities();
@@ -78,12 +79,12 @@ uint32_t confine(struct sandbox_config *config)
 
     layers |= deny_by_landlock();
 
-    if (config->guard_disks) { /* first: the other filter allows no more of them */
+    if (config->guard_disks) { /* first, because the other filter allows no further filter */
         struct sock_filter guard[DISK_GUARD_LENGTH];
         install(guard, disk_guard_build(guard, &the_vm));
     }
     struct sock_filter filter[FILTER_LENGTH];
     filter_build(filter, (uint64_t)system_call_return);
     install(filter, FILTER_LENGTH);
-    return layers | ISOLATION_CAPABILITIES | ISOLATION_SECCOMP_FILTER; /* else there is no guest */
+    return layers | ISOLATION_CAPABILITIES | ISOLATION_SECCOMP_FILTER; /* if one failed, there is no guest */
 }

@@ -1,20 +1,19 @@
 /*
- * The ways between the guest and the handlers: the program's first instruction, the guest's first, a
+ * The transitions between the guest and the handlers: the program's first instruction, the guest's first, a
  * hypercall by a patched call site, a hypercall by the gate, a system call, the return from a signal.
  *
- * The guest's registers are the guest's: what comes in by a site finds every register, every flag and the red
- * zone as it left them. Handlers are compiled for general registers alone, so vector registers need no
- * saving.
- * Handlers have a stack of their own and believe no register of the guest's but EAX, a number that is
- * checked.
+ * All registers belong to the guest: a hypercall by a patched call site returns with every register, every
+ * flag and the red zone as the guest left them. The handlers are compiled to use only general registers, so
+ * vector registers need not be saved. The handlers have a stack of their own. The only value of
+ * the guest's registers that they use is EAX, a number that is checked.
  */
     .set    HVT_PORT_BASE, 0x500
-    .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes a slot; its `out` is the eighth */
+    .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes per slot; the eighth is its `out` */
     .set    TRAMPOLINE_RETURN, 12             /* bindings/machine/sandbox/patch.c lays the trampolines out */
     .set    TRAMPOLINE_NUMBER, 16
     .set    HANDLER_STACK_BYTES, 65536
-    .set    FLAGS_NOT_FOR_C, 0x44500    /* alignment checks, a nested task, downwards, single steps */
-    .set    SAVED_FLAGS, 72             /* entry_patched: nine registers lie below */
+    .set    FLAGS_NOT_FOR_C, 0x44500    /* alignment check, nested task, direction (down), single step */
+    .set    SAVED_FLAGS, 72             /* entry_patched: nine registers lie below it */
 
     /* A signal's frame: struct ucontext of asm/ucontext.h, struct _fpx_sw_bytes of asm/sigcontext.h. */
     .set    UC_R8, 40
@@ -43,11 +42,10 @@
     .set    FP_XFEATURES, 472
 
 /*
- * A call and its return would be right too, and slow: a processor guesses where a return goes by the calls
- * it has
- * seen last, which behind a system call are the kernel's. A jump it guesses by what that jump did before. So
- * from the
- * guest to the system call and back there is none: C functions on that path return by __x86_return_thunk.
+ * A call with a return would be correct too, but slow. A processor predicts a return from the calls that
+ * it has seen last, and after a system call these are the kernel's. It predicts a jump from what that
+ * jump did before. So there is no call from the guest to the system call and back: C functions on that
+ * path return by __x86_return_thunk.
  */
     .macro  enter function
     lea     1000f(%rip), %rax
@@ -59,7 +57,7 @@
     .data
     .globl  flags_by_popf
     .hidden flags_by_popf
-flags_by_popf:                      /* a guest with one of these gets its flags back by POPF; others by SAHF */
+flags_by_popf:                      /* a guest with one of these gets its flags by POPF, others by SAHF */
     .long   FLAGS_NOT_FOR_C
 
     .bss
@@ -78,7 +76,7 @@ guest_rip:
 
     .text
 /*
- * In: the kernel's start of a process: RSP = argc, argv, envp, auxv.
+ * In: the kernel's state at the start of a process: RSP = argc, argv, envp, auxv.
  * Out: never returns. Enters program_start() in main.c with RDI = RSP.
  */
     .globl  _start
@@ -124,8 +122,8 @@ enter_guest:
     .size   enter_guest, . - enter_guest
 
 /*
- * A patched call site. In: EDX = address of its trampoline, EAX = gpa; everything else the guest's.
- * Out: behind the `out`, with EDX = port. Enters handle_hypercall() in main.c.
+ * A patched call site. In: EDX = address of its trampoline, EAX = gpa; everything else is the guest's.
+ * Out: continues after the `out`, with EDX = port. Enters handle_hypercall() in main.c.
  */
     .globl  entry_patched
     .hidden entry_patched
@@ -165,7 +163,7 @@ entry_patched:
     mov     8(%rsp), %eax
     test    %eax, flags_by_popf(%rip)
     jnz     2f
-    xchg    %al, %ah            /* POPF is slow. AH: SF ZF AF PF CF; AL: OF as bit 3; no other has changed */
+    xchg    %al, %ah            /* POPF is slow. AH: SF ZF AF PF CF; AL: OF as bit 3; others are unchanged */
     shr     $3, %al
     and     $1, %al
     add     $0x7f, %al          /* 0x80, an overflow, if OF was set */
@@ -181,8 +179,8 @@ entry_patched:
     .size   entry_patched, . - entry_patched
 
 /*
- * The gate. In: a C call's: EAX = gpa, EDX = port, the return address on the guest's stack.
- * Out: returns; what a C call may change is changed. Enters handle_hypercall() in main.c.
+ * The gate. In: as for a C call: EAX = gpa, EDX = port, the return address on the guest's stack.
+ * Out: returns; it may change what a C call may change. Enters handle_hypercall() in main.c.
  */
     .globl  entry_gate
     .hidden entry_gate
@@ -192,7 +190,7 @@ entry_gate:
     lea     handler_stack_top(%rip), %rsp
     lea     -HVT_PORT_BASE(%rdx), %edi
     mov     %eax, %esi
-    shl     $4, %edx            /* as far as anyone is told, behind the `out` that a slot has under KVM */
+    shl     $4, %edx            /* the reported address is the one after the `out` of the slot under KVM */
     add     $(GATE_GPA - HVT_PORT_BASE * 16 + 8), %edx
     mov     %rdx, guest_rip(%rip)
     cld
@@ -202,22 +200,22 @@ entry_gate:
     .size   entry_gate, . - entry_gate
 
 /*
- * The program's system call. In: the kernel's registers, and on the stack where to go on, behind it
+ * The program's syscall instruction. In: the kernel's registers, and on the stack the address to continue at
  * (system_call() in syscalls.h). Clobbered: RCX and R11, which the kernel changes.
  */
-    .globl  the_call
-    .hidden the_call
-    .type   the_call, @function
-the_call:
+    .globl  syscall_instruction
+    .hidden syscall_instruction
+    .type   syscall_instruction, @function
+syscall_instruction:
     syscall
     .globl  system_call_return
     .hidden system_call_return
 system_call_return:
     pop     %rcx
     jmp     *%rcx
-    .size   the_call, . - the_call
+    .size   syscall_instruction, . - syscall_instruction
 
-/* How handle_hypercall() returns, by the compiler's name for it. Clobbered: RCX, which is a C call's to
+/* How handle_hypercall() returns; the compiler gives it this name. Clobbered: RCX, which a C call may
  * change. */
     .globl  __x86_return_thunk
     .hidden __x86_return_thunk
@@ -228,13 +226,12 @@ __x86_return_thunk:
     .size   __x86_return_thunk, . - __x86_return_thunk
 
 /*
- * Where a signal's handler returns to. In: RSP = the signal's struct ucontext. Out: all registers as it has
- * them.
+ * Where a signal's handler returns to. In: RSP = the signal's struct ucontext. Out: all registers as in that
+ * structure.
  *
- * rt_sigreturn(2) would do the same, and let a guest that jumps to it choose which signals it hears.
- * Handlers leave the
- * signal mask as it is, so nothing else is to be put back. An address that no code can have faults at the
- * IRETQ, and on_fault() in trap.c takes it for the guest's.
+ * rt_sigreturn(2) would do the same, but a guest that jumps to it could choose its signal mask. Handlers do
+ * not change the signal mask, so nothing else must be restored. If the address to return to is one that no
+ * code can have, the IRETQ faults, and on_fault() in trap.c treats that as the guest's fault.
  */
     .globl  signal_return
     .hidden signal_return

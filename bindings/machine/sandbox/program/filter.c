@@ -1,4 +1,4 @@
-/* See filter.h. Freestanding: no libc, but its headers, for the values of flags. */
+/* See filter.h. Freestanding: no libc, only its headers, for the values of flags. */
 #define _GNU_SOURCE
 #include "filter.h"
 
@@ -16,9 +16,10 @@
 #include "../fds.h"
 #include "filter.inc"
 
-_Static_assert(sizeof filter_rules / sizeof *filter_rules == FILTER_LENGTH, "both files are of one run");
-_Static_assert(FILTER_LENGTH <= BPF_MAXINSNS, "the kernel takes it");
-_Static_assert(FILTER_SITE_HIGH < FILTER_LENGTH && FILTER_SITE_LOW < FILTER_LENGTH, "holes are in it");
+_Static_assert(sizeof filter_rules / sizeof *filter_rules == FILTER_LENGTH, "both files belong together");
+_Static_assert(FILTER_LENGTH <= BPF_MAXINSNS, "the kernel accepts it");
+_Static_assert(FILTER_SYSCALL_HIGH < FILTER_LENGTH && FILTER_SYSCALL_LOW < FILTER_LENGTH,
+               "the holes lie in the filter");
 
 #define GUEST_END ((uint64_t)1 << 32)
 #define NOWHERE   UINT64_MAX
@@ -29,6 +30,6 @@ void filter_build(struct sock_filter copy[FILTER_LENGTH], uint64_t syscall_retur
         copy[i] = filter_rules[i];
     if (syscall_return_ip <= GUEST_END)
         syscall_return_ip = NOWHERE;
-    copy[FILTER_SITE_HIGH].k = (uint32_t)(syscall_return_ip >> 32);
-    copy[FILTER_SITE_LOW].k = (uint32_t)syscall_return_ip;
+    copy[FILTER_SYSCALL_HIGH].k = (uint32_t)(syscall_return_ip >> 32);
+    copy[FILTER_SYSCALL_LOW].k = (uint32_t)syscall_return_ip;
 }

@@ -1,6 +1,6 @@
 /*
- * printf's formats, as far as the texts of this program use them: %s %d %u %x, with a 0, a width and an l or
- * two. What else stands behind a % is left out, and no text of ours has it (tests/native/test_format.c).
+ * printf's formats, as far as this program's messages use them: %s %d %u %x, with a 0, a width and one or two
+ * l. Any other character after a % is copied; our messages have none (tests/native/test_format.c).
  */
 #include <stdarg.h>
 #include <stdbool.h>
@@ -11,7 +11,7 @@
 
 struct out {
     char *to;
-    size_t capacity, length; /* of all, whether there is space for it or not */
+    size_t capacity, length; /* of the whole text, whether there is space for it or not */
 };
 
 static void put(struct out *out, char byte)

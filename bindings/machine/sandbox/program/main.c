@@ -1,12 +1,14 @@
 /*
  * tender-sandbox: one guest as ring-3 code of an ordinary process.
  *
- * Started by spawn.c, or executed by become.c, with the descriptors of fds.h, it maps the guest's memory at
- * the guest's own addresses, takes its faults, gives up its rights, and enters the guest. A hypercall comes
- * back here by a patched call site or by the gate (handle_hypercall), everything else as a signal (trap.c).
+ * spawn.c starts this program, or become.c executes it, with the descriptors of fds.h. It maps the guest's
+ * memory at the guest's own addresses, installs handlers for its faults, gives up its rights, and enters the
+ * guest. A hypercall arrives here through a patched call site or the gate (handle_hypercall), everything else
+ * arrives as a signal (trap.c).
  *
- * No libc, no thread-local storage, no vector register: all three are the guest's. The guest can write to
- * all of this program's data and jump to any of its code; what isolates it is the filter, not this code.
+ * It uses no libc, no thread-local storage and no vector register: these belong to the guest. The guest can
+ * write to all of this program's data and jump to any of its code. The filter isolates the guest, not this
+ * code.
  */
 #include <elf.h>
 #include <stdatomic.h>
@@ -18,7 +20,7 @@
 #include "program.h"
 #include "syscalls.h"
 
-#ifndef MADV_POPULATE_READ /* Linux 5.14; an older one refuses, and nothing is lost */
+#ifndef MADV_POPULATE_READ /* Linux 5.14; an older kernel refuses it, which does no harm */
 #define MADV_POPULATE_READ  22
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -31,12 +33,12 @@ struct auxiliary auxiliary;
 static uint8_t *shared_memory;
 static bool ends_at_once, alone;
 
-/* A stop waits while this is set: until the guest is entered, and while an event is read by who holds the
- * VM. */
+/* A stop waits while this is set: until the guest is entered, and while the process that holds the VM reads
+ * an event. */
 static volatile bool reporting = true;
 static volatile bool stop_waits;
 
-/* A position-independent program without a dynamic linker: its own relocations are all of one kind. */
+/* A position-independent program without a dynamic linker: it applies its relocations itself. */
 extern const Elf64_Ehdr __ehdr_start __attribute__((visibility("hidden")));
 extern const Elf64_Dyn _DYNAMIC[] __attribute__((visibility("hidden")));
 
@@ -51,7 +53,7 @@ static void relocate(void)
         else if (d->d_tag == DT_RELASZ)
             bytes = d->d_un.d_val;
     }
-    for (uint64_t i = 0; i < bytes / sizeof *rela; i++) /* the build allows R_X86_64_RELATIVE alone */
+    for (uint64_t i = 0; i < bytes / sizeof *rela; i++) /* the build allows only R_X86_64_RELATIVE */
         *(uint64_t *)(uintptr_t)((uint64_t)base + rela[i].r_offset) =
             (uint64_t)base + (uint64_t)rela[i].r_addend;
     const Elf64_Phdr *phdr = (const void *)(base + __ehdr_start.e_phoff);
@@ -96,7 +98,7 @@ static bool told_to_go_on(void)
     int64_t got;
     do {
         got = system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_read);
-    } while (got == -4); /* EINTR: the kick, which is looked at behind this */
+    } while (got == -4); /* EINTR: the kick, which the caller checks afterwards */
     return got == 1 && word == SANDBOX_GO;
 }
 
@@ -106,8 +108,8 @@ static _Noreturn void leave(int status)
         (void)system_call((uint64_t)status, 0, 0, 0, 0, 0, SYS_exit_group);
 }
 
-/* Memory is kept until whoever holds the VM has seen enough of it and kills us, or is gone itself; unless
- * nobody will look. */
+/* The memory stays until the process that holds the VM has read enough of it and kills this process, or ends
+ * itself. If no process will read it, this process exits. */
 _Noreturn void end_run(void)
 {
     if (alone)
@@ -127,8 +129,8 @@ static _Noreturn void end_stopped(void)
     end_run();
 }
 
-/* Also in the middle of a hypercall: the guest is at no other place than if the stop had come a moment
- * earlier. */
+/* This may also happen in the middle of a hypercall. For the guest, that is the same as a stop that came a
+ * moment earlier. */
 void stop_soon(void)
 {
     if (!reporting)
@@ -141,7 +143,7 @@ bool is_entered(void)
     return !reporting;
 }
 
-/* What waited is not forgotten, and what comes now finds the way free. */
+/* Handles a stop that has waited. Later stops are handled immediately. */
 static void let_stops_in(void)
 {
     reporting = false;
@@ -156,7 +158,7 @@ _Noreturn void end_failed(enum sandbox_step step, int64_t error)
     end_run();
 }
 
-/* The monitor takes the event and lets us go on. */
+/* The monitor takes the event and lets this process go on. */
 static enum verdict ask_and_resume(void)
 {
     if (alone) {
@@ -189,9 +191,8 @@ static __attribute__((cold, noinline)) void handle_exit(uint64_t rip)
             verdict = ask_and_resume();
         } else if (event->kind == EVENT_INTERRUPTED) {
             if (!alone)
-                end_stopped(); /* no signal but the kick reaches this process */
-            verdict =
-                hypercall_resume(&the_vm); /* what stops it does not come back: somebody sent a fault's */
+                end_stopped();                   /* no signal but the kick reaches this process */
+            verdict = hypercall_resume(&the_vm); /* a fault's signal that was sent: a stop never returns */
         } else {
             event->rip = rip;
             end_run();
@@ -207,9 +208,9 @@ void count_exit(void)
 }
 
 /*
- * entry_x86_64.S: a patched call site, or the gate. From there to the system call and back it is one function
- * without a return, a function each for the calls that come most often: where the compiler knows the number,
- * little is left of the core's table.
+ * Called by entry_x86_64.S for a patched call site, or the gate. From there to the system call and back the
+ * path is one function without a return, with a separate function for each of the most frequent calls: where
+ * the compiler knows the number, little of the core's table is left.
  */
 #if __has_attribute(function_return) /* clang before 15 lacks it, and a return there is slower */
 #define RETURN_BY_JUMP __attribute__((function_return("thunk-extern")))
@@ -251,15 +252,16 @@ RETURN_BY_JUMP void handle_hypercall(uint32_t number, uint32_t gpa)
         handle_other(number, gpa);
 }
 
-/* trap.c: an `out` that came as a signal. */
+/* Called by trap.c for an `out` that arrived as a signal. */
 void handle_out(uint32_t port, uint32_t gpa, uint64_t rip)
 {
     if (hypercall_out(&the_vm, port, gpa) == EXIT)
         handle_exit(rip);
 }
 
-/* LAHF and SAHF: CPUID leaf 0x80000001, ECX bit 0. The first 64-bit processors have them in 32-bit code
- * alone; all with FSGSBASE are younger, and need not be asked: a hypervisor traps CPUID. */
+/* LAHF and SAHF: CPUID leaf 0x80000001, ECX bit 0. The first 64-bit processors have them only in 32-bit code.
+ * All processors with FSGSBASE are newer and have them; asking would be slow, because a hypervisor traps
+ * CPUID. */
 static void choose_flags(void)
 {
     uint32_t eax = 0x80000001, ebx, ecx, edx;
@@ -293,18 +295,19 @@ static void take_config(const struct sandbox_config *config)
     if (the_vm.console.fd >= 0)
         the_vm.console.fd = SANDBOX_FD_CONSOLE;
     alone = config->alone.wanted;
-    the_vm.stop_fd = alone ? -1 : SANDBOX_FD_STOP; /* -1: ppoll() passes over it */
+    the_vm.stop_fd = alone ? -1 : SANDBOX_FD_STOP; /* ppoll() ignores -1 */
     ends_at_once = config->ends_at_once;
 }
 
-/* By the kernel, which says no where a hostile image's entry or stack would be a fault of ours. */
+/* The kernel touches the page and may refuse, where a hostile image's entry or stack would be a fault of
+ * ours. */
 static void populate(gpa_t at, int how)
 {
     (void)system_call(at & ~(gpa_t)(HVT_PAGE_BYTES - 1), HVT_PAGE_BYTES, (uint64_t)how, 0, 0, 0, SYS_madvise);
 }
 
-/* What the guest's first instructions and its first hypercall touch is brought in here at once, and not fault
- * by fault. */
+/* Brings in the pages that the guest's first instructions and its first hypercall touch, all together instead
+ * of fault by fault. */
 static void populate_first(gpa_t entry, gpa_t stack_top)
 {
     populate(HVT_BOOT_INFO_GPA, MADV_POPULATE_READ);
@@ -314,7 +317,7 @@ static void populate_first(gpa_t entry, gpa_t stack_top)
     ((volatile uint8_t *)handler_stack_top)[-1] = 0;
 }
 
-/* entry_x86_64.S: the program's first C. */
+/* Called by entry_x86_64.S: the program's first C function. */
 _Noreturn void program_start(const uint64_t *stack);
 _Noreturn void program_start(const uint64_t *stack)
 {
@@ -325,7 +328,7 @@ _Noreturn void program_start(const uint64_t *stack)
     int64_t mapped =
         system_call(0, SANDBOX_VM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, SANDBOX_FD_VM, 0, SYS_mmap);
     if (mapped < 0)
-        leave(71); /* EX_OSERR: there is no one to tell */
+        leave(71); /* EX_OSERR: there is no process to report it to */
     shared_memory = (uint8_t *)(uintptr_t)mapped;
     struct sandbox_config *config = (void *)(shared_memory + SANDBOX_CONFIG_OFFSET);
     take_config(config);

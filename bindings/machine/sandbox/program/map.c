@@ -1,13 +1,14 @@
 /*
- * The guest's memory, at the guest's addresses, with the rights its segments ask for.
+ * The guest's memory, at the guest's addresses, with the rights that its segments request.
  *
  *   0x10000   boot info, manifest, command line: private pages of the VM's memfd, read-only
  *   0x14000   zeroes, read-only
- *   0x80000   the trampolines of patched call sites, from the template, to be executed
+ *   0x80000   the trampolines of patched call sites, from the template, executable
  *   0xff000   the gate page: this process's own, because its jumps are absolute; 0xffe00 the extension block
  *   0x100000  segments from the template, then zeroes up to the end of memory
  *
- * Rights are real ones: what is not said to be code is not executed. Below 64 KiB nothing is mapped.
+ * The rights are enforced by the kernel: memory that is not marked as code cannot be executed. Nothing is
+ * mapped below 64 KiB.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -76,7 +77,7 @@ void map_guest(const struct sandbox_config *config)
     if (config->mem_bytes > config->template_bytes)
         map(config->template_bytes, config->mem_bytes, writable, MAP_ANONYMOUS, -1, 0);
     fill_gate_page(config->extensions);
-    /* hva 0: a gpa is an address here; boot info is told by who writes it */
+    /* hva 0: a gpa is an address here. The process that writes the boot info reports it to entered(). */
     entered(&the_vm.memory, (void *)(uintptr_t)boot_end, config->template_bytes - boot_end,
             ENTERED_START_STATE);
     protect(boot_end, TENDER_TRAMPOLINES_GPA, PROT_READ);

@@ -1,8 +1,9 @@
 /*
- * What core/ takes from libc, for a program that has none: the same names, a system call each.
+ * The functions that core/ takes from libc, for a program that has no libc: the same names, one system call
+ * each.
  *
- * None of it touches thread-local storage (the FS base is the guest's) or a vector register (they are too).
- * There is one thread, so errno is a variable.
+ * None of them touches thread-local storage (the FS base belongs to the guest) or a vector register (these
+ * belong to the guest too). There is one thread, so errno is a variable.
  */
 #define _GNU_SOURCE
 #include "syscalls.h"
@@ -85,7 +86,7 @@ ssize_t readahead(int fd, off_t offset, size_t len)
 
 ssize_t pwritev2(int fd, const struct iovec *pieces, int count, off_t offset, int flags)
 {
-    /* The kernel takes the offset in two halves; the high one is ignored where long has 64 bits. */
+    /* The kernel takes the offset in two halves; the high half is ignored where long has 64 bits. */
     return CALL(SYS_pwritev2, fd, pieces, count, offset, 0, flags);
 }
 
@@ -103,7 +104,7 @@ int ioctl(int fd, unsigned long request, ...)
     return (int)CALL(SYS_ioctl, fd, request, argument, 0, 0, 0);
 }
 
-/* Before the filter is in force; afterwards they are the end of the process. */
+/* These are called before the filter is in force; afterwards such a call ends the process. */
 void *mmap(void *at, size_t len, int protection, int flags, int fd, off_t offset)
 {
     return (void *)(uintptr_t)CALL(SYS_mmap, at, len, protection, flags, fd, offset); /* -1 is MAP_FAILED */
@@ -119,8 +120,9 @@ int madvise(void *at, size_t len, int advice)
     return (int)CALL(SYS_madvise, at, len, advice, 0, 0, 0);
 }
 
-/* The kernel writes what is left into the timeout; POSIX has it untouched. The filter refuses a mask, with
- * which a guest could wait deaf to a stop, and the kick does not come back. */
+/* The kernel writes the remaining time into the timeout; POSIX leaves it untouched. The filter refuses a
+ * mask, with which a guest could wait and ignore a stop. No mask is needed: the kick's handler does not
+ * return. */
 int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask)
 {
     (void)mask;
@@ -156,7 +158,7 @@ static bool is_wanted(const char *name)
     return true;
 }
 
-/* vdso(7): an ELF image that the kernel has mapped; its symbols are found as a dynamic linker does. */
+/* vdso(7): an ELF image that the kernel has mapped. Its symbols are found in the way of a dynamic linker. */
 void clock_find(const uint8_t *image)
 {
     if (!image)
@@ -187,7 +189,7 @@ void clock_find(const uint8_t *image)
     }
     if (!symbols || !names)
         return;
-    /* Without a DT_HASH its size is where the next table begins: the linker puts the names behind. */
+    /* Without a DT_HASH the table ends where the next one begins: the linker puts the names after it. */
     size_t count = hash                            ? hash[1]
                    : (const char *)symbols < names ? (size_t)(names - (const char *)symbols) / sizeof *symbols
                                                    : 0;
@@ -199,10 +201,10 @@ void clock_find(const uint8_t *image)
         }
 }
 
-/* ---- memory: the compiler calls these by name. Its own idea of them would be a call of them. */
+/* ---- memory: the compiler calls these by name. Its own builtins for them would be calls of them. */
 
-/* The string instruction takes some tens of cycles to start, and a hypercall's structure has 8 to 40 bytes.
- */
+/* The string instruction takes a few tens of cycles to start, and a hypercall's structure has 8 to 40
+ * bytes. */
 #define SHORT_COPY 128
 
 void *memcpy(void *restrict to, const void *restrict from, size_t len)
@@ -249,7 +251,7 @@ int memcmp(const void *a, const void *b, size_t len)
     return len ? *one - *other : 0;
 }
 
-/* clang's name for a memcmp() that is only compared with 0. */
+/* clang's name for a memcmp() whose result is only compared with 0. */
 int bcmp(const void *a, const void *b, size_t len);
 int bcmp(const void *a, const void *b, size_t len)
 {

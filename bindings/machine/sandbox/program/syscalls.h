@@ -1,6 +1,6 @@
 /*
- * System calls of a program without a libc: one instruction, in entry_x86_64.S, which the filter knows by its
- * address. Answers are the kernel's: a value, or -errno.
+ * System calls of a program without a libc. They use one instruction, in entry_x86_64.S, which the filter
+ * recognizes by its address. The answers are the kernel's: a value, or -errno.
  */
 #ifndef TENDER_SANDBOX_SYSCALLS_H
 #define TENDER_SANDBOX_SYSCALLS_H
@@ -8,10 +8,11 @@
 #include <stdint.h>
 
 /*
- * A jump there and back, no call and return: the kernel's own calls leave a wrong guess of where a return
- * goes, which costs as much as the handler's work does. The kernel keeps all registers but RAX, RCX and R11.
+ * A jump there and back instead of call and return: after a system call, the processor predicts a return from
+ * the kernel's own calls and is wrong, which costs as much as the handler's work. The kernel keeps all
+ * registers except RAX, RCX and R11.
  */
-#define SYSTEM_CALL "lea 1f(%%rip), %%rcx\n\tpush %%rcx\n\tjmp the_call\n1:"
+#define SYSTEM_CALL "lea 1f(%%rip), %%rcx\n\tpush %%rcx\n\tjmp syscall_instruction\n1:"
 
 /* The six arguments in the kernel's order. */
 static inline int64_t system_call(uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f,
@@ -28,7 +29,7 @@ static inline int64_t system_call(uint64_t a, uint64_t b, uint64_t c, uint64_t d
     return (int64_t)answer;
 }
 
-/* Of a call that has three: what lies in the registers of the others, the kernel does not look at. */
+/* For calls with three arguments: the kernel does not read the registers of the other arguments. */
 static inline int64_t system_call_3(uint64_t a, uint64_t b, uint64_t c, uint64_t number)
 {
     uint64_t answer = number;
@@ -36,10 +37,11 @@ static inline int64_t system_call_3(uint64_t a, uint64_t b, uint64_t c, uint64_t
     return (int64_t)answer;
 }
 
-/* The address behind the instruction: what the filter sees as the caller's. */
+/* The address after the instruction, which the filter sees as the caller's. */
 extern const char system_call_return[];
 
-/* Finds clock_gettime() in the vDSO at `ehdr` (AT_SYSINFO_EHDR, 0: none); without it, it is a system call. */
+/* Finds clock_gettime() in the vDSO at `ehdr` (AT_SYSINFO_EHDR, 0: none). Without a vDSO it is a system
+ * call. */
 void clock_find(const uint8_t *ehdr);
 
 #endif

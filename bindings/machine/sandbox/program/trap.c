@@ -1,16 +1,17 @@
 /*
- * Signals: what the guest's processor does by itself where there is one.
+ * Signals: they replace what a virtual machine's processor does by itself.
  *
  *   #GP, #UD  on a privileged instruction: emulated (emulate.c), or a hypercall; else the guest's exception
- *   #PF       the guest's exception, or a protection that the guest's page tables do not have: the end
+ *   #PF       the guest's exception; or, if the guest's page tables allow the access, the end of the run
  *   others    the guest's exception (fault.c), through its own IDT
- *   SIGSYS    the guest asked the host's kernel for something: the end, with the call's number
- *   the kick  the end, at once; a report that has begun is made first
+ *   SIGSYS    the guest itself made a system call: the end of the run, with the call's number
+ *   the kick  the end of the run, immediately; a report that has begun is completed first
  *   SIGBUS    in a copy from or to a mapped disk: the copy ends early (devices/block/disk_map.h)
  *
- * Handlers run on a stack of their own, and no signal is blocked while the guest runs: that would have to be
- * undone by a call that a guest could use to block the kick. A fault of theirs comes back here, as the end;
- * one of that kills the process, which whoever holds the VM reports.
+ * The signal handlers run on a stack of their own. No signal is blocked while the guest runs: unblocking it
+ * would need a system call that a guest could use to block the kick. A fault in a handler arrives here too,
+ * and ends the run. A fault while that one is handled kills the process, and the process that holds the VM
+ * reports it.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -30,7 +31,7 @@
 #define TRAP_STACK_BYTES (64u << 10) /* a frame with AVX-512 is 3 KiB, one with AMX tiles 11 KiB */
 #define SA_RESTORER_FLAG 0x04000000u /* asm/signal.h; libc hides it */
 #define RFLAGS_AC        0x40000u
-#define SYSCALL_BYTES    2 /* syscall, int 0x80 and sysenter alike */
+#define SYSCALL_BYTES    2 /* the same for syscall, int 0x80 and sysenter */
 #define VECTOR_DB        1
 #define ERROR_FETCH      16
 #define EXIT_HLT         5 /* KVM's numbers, so that a reason is the same on both backends */
@@ -46,11 +47,11 @@ _Static_assert(ARCH_REQ_XCOMP_PERM_CODE == ARCH_REQ_XCOMP_PERM, "as the kernel h
 static uint8_t trap_stack[TRAP_STACK_BYTES] __attribute__((aligned(16)));
 static struct system_state state;
 
-/* In the order of the instruction set's register numbers. */
+/* In the order of the register numbers of the instruction set. */
 static const int registers[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                   REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
 
-/* ---- the bases, which neither a signal's frame nor a handler touches */
+/* ---- the FS and GS base, which are neither in a signal's frame nor used by a handler */
 
 static uint64_t base_get(int code)
 {
@@ -99,7 +100,7 @@ static void give(ucontext_t *context, const struct cpu *cpu)
     }
 }
 
-/* ---- ends */
+/* ---- ends of the run */
 
 static _Noreturn void end(enum vm_event_kind kind, uint32_t number, uint64_t detail, const struct cpu *cpu)
 {
@@ -121,7 +122,7 @@ static _Noreturn void end(enum vm_event_kind kind, uint32_t number, uint64_t det
     end_run();
 }
 
-/* The guest executed it itself: where the handlers do, the filter kills. */
+/* The guest executed it itself: if the handlers make such a call, the filter kills. */
 static _Noreturn void end_syscall(const siginfo_t *info, struct cpu *cpu)
 {
     cpu->rip -= SYSCALL_BYTES;
@@ -129,8 +130,8 @@ static _Noreturn void end_syscall(const siginfo_t *info, struct cpu *cpu)
 }
 
 /*
- * uretprobe passes any filter since Linux 6.14. Made from elsewhere than the kernel's own page for a probe it
- * does nothing but raise SIGILL, as the kernel's and not an instruction's.
+ * The system call uretprobe passes every filter since Linux 6.14. If it is not made from the kernel's own
+ * page for a probe, its only effect is a SIGILL that is marked as the kernel's, not as an instruction's.
  */
 static bool is_uretprobe(int number, const siginfo_t *info)
 {
@@ -153,7 +154,8 @@ static void deliver(struct cpu *cpu, const struct exception *exception)
         end(EVENT_UNHANDLED_EXIT, 0, EXIT_SHUTDOWN, &before);
 }
 
-/* The segment that forbids this access below the guest's page tables, as KVM's second level would. */
+/* Whether the guest's page tables allow this access, and only the host's rights forbid it. Under KVM the
+ * second-level page tables would forbid it. */
 static bool is_below_the_guest(gpa_t address, uint64_t error)
 {
     if (address >= the_vm.memory.bytes || address < HVT_LOW_UNMAPPED_BYTES)
@@ -165,7 +167,7 @@ static bool is_below_the_guest(gpa_t address, uint64_t error)
     return true;
 }
 
-/* What the guest's ring 0 does there; false: what any ring does. */
+/* Emulates what the guest's ring 0 does there. False: the instruction is not privileged. */
 static bool was_privileged(struct cpu *cpu)
 {
     struct emulated done;
@@ -197,9 +199,9 @@ static bool was_privileged(struct cpu *cpu)
 }
 
 /*
- * A far return or IRET to a privilege above ours is #GP, but some processors read the frame of a return to an
- * outer ring before they find out, and fault past the end of a stack whose top the guest's own return would
- * not pass. So what ring 0 may do is looked at first.
+ * A far return or IRET to a privilege level above ours is #GP. But some processors first read the frame of
+ * a return to an outer ring. They then fault past the end of a stack, although the guest's own return would
+ * stay within it. So privileged instructions are examined first.
  */
 static void page_fault(struct cpu *cpu, uint64_t address, uint64_t error)
 {
@@ -217,7 +219,7 @@ static void page_fault(struct cpu *cpu, uint64_t address, uint64_t error)
     deliver(cpu, &exception);
 }
 
-/* ---- the handlers */
+/* ---- the signal handlers */
 
 extern const uint8_t __ehdr_start[] __attribute__((visibility("hidden")));
 extern const uint8_t _end[] __attribute__((visibility("hidden")));
@@ -227,8 +229,8 @@ static bool is_ours(uint64_t rip)
     return rip >= (uint64_t)__ehdr_start && rip < (uint64_t)_end;
 }
 
-/* The guest may have asked for alignment checks, which the processor makes of us too, and have set the flag
- * of a nested task, with which it takes no IRETQ. */
+/* The guest may have turned on alignment checks, which the processor also applies to us. It may have set the
+ * nested-task flag, with which the processor refuses IRETQ. */
 static inline void clean_flags(void)
 {
     __asm__ volatile("pushfq\n\tandl %0, (%%rsp)\n\tpopfq"
@@ -237,7 +239,8 @@ static inline void clean_flags(void)
                      : "cc", "memory");
 }
 
-/* signal_return was refused what the frame on its stack says: the fault is that of where it was to go. */
+/* The IRETQ of signal_return refused the frame on its stack. The fault belongs to the place that it returns
+ * to. */
 static void look_behind_return(greg_t *gregs)
 {
     const greg_t *to = (const greg_t *)(uintptr_t)gregs[REG_RSP]; /* RIP, CS, RFLAGS, RSP, SS */
@@ -253,7 +256,7 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     greg_t *gregs = context->uc_mcontext.gregs;
     unsigned vector = (unsigned)gregs[REG_TRAPNO];
     if (info->si_code <= 0)
-        return; /* another process sent it: it says nothing about the guest */
+        return; /* another process sent it: it has nothing to do with the guest */
     if (gregs[REG_RIP] == (greg_t)signal_return_leaves)
         look_behind_return(gregs);
     bool ours = is_ours((uint64_t)gregs[REG_RIP]);
@@ -262,7 +265,7 @@ static void on_fault(int number, siginfo_t *info, void *frame)
         return;
     }
     if (number != SIGSYS && vector == VECTOR_AC) {
-        gregs[REG_EFL] &= ~(long long)RFLAGS_AC; /* CR0.AM is not set: the flag means nothing */
+        gregs[REG_EFL] &= ~(long long)RFLAGS_AC; /* CR0.AM is not set: the flag has no meaning */
         return;
     }
     if (ours && number != SIGSYS && vector == VECTOR_DB) {
@@ -275,12 +278,12 @@ static void on_fault(int number, siginfo_t *info, void *frame)
         end_syscall(info, &cpu);
     if (is_uretprobe(number, info) && !ours)
         end_uretprobe(&cpu);
-    if (ours) /* the guest jumped into the handlers, or wrote over what they rely on */
+    if (ours) /* the guest jumped into the handlers, or overwrote memory that they rely on */
         end(EVENT_HANDLER_FAULT, 0, (uint64_t)number, &cpu);
     count_exit();
     const struct exception native = {
         .vector = (uint8_t)vector,
-        .software = vector == VECTOR_BP, /* rip is behind it already */
+        .software = vector == VECTOR_BP, /* rip points behind the instruction already */
         .error = vector == VECTOR_GP ? (uint32_t)gregs[REG_ERR] : 0,
     };
     if (vector == VECTOR_PF)
@@ -299,7 +302,7 @@ static void on_kick(int number, siginfo_t *info, void *frame)
     stop_soon();
 }
 
-/* The kernel's struct sigaction, which is not libc's. */
+/* The kernel's struct sigaction, which differs from libc's. */
 struct kernel_sigaction {
     void (*handler)(int, siginfo_t *, void *);
     uint64_t flags;
@@ -310,7 +313,7 @@ struct kernel_sigaction {
 #define BIT(number) ((uint64_t)1 << ((number) - 1))
 #define STOPS       (BIT(SIGTERM) | BIT(SIGINT) | BIT(SIGALRM))
 
-/* One that never returns may keep others from coming between: what is blocked then stays so. */
+/* A handler that never returns may block the other stops: what is blocked then stays blocked. */
 static void install(int number, void (*handler)(int, siginfo_t *, void *), bool returns)
 {
     const struct kernel_sigaction action = {
@@ -335,9 +338,9 @@ static uint64_t host_xcr0(void)
     return (uint64_t)high << 32 | low;
 }
 
-/* CPUID shows AMX, and a process has its tiles only when it has asked (Linux 5.16). A guest
- * that is refused gets #NM's signal at its first tile instruction. Behind sigaltstack(), for the kernel looks
- * whether a frame with tiles fits there. */
+/* CPUID shows AMX, but a process may use its tiles only after it has requested them (Linux 5.16). If the
+ * request is refused, the guest gets #NM's signal at its first tile instruction. It must follow
+ * sigaltstack(), because the kernel checks that a frame with tiles fits there. */
 static void ask_for_tiles(uint64_t xcr0)
 {
     if (xcr0 & (uint64_t)1 << XFEATURE_TILE_DATA)
