@@ -42,7 +42,7 @@ def system_call(number: int, *args: int | bytes | None) -> int:
 class FaultyDisk:
     """`data` is what the medium contains. A fault is an errno at an offset: a transfer that covers that byte fails.
 
-    Without `mapped` each call reaches the medium as the guest's side made it. With `mapped` the kernel's cache is between
+    Without `mapped` each call reaches the medium as the caller made it. With `mapped` the kernel's cache is between
     them, as for any file, and the disk can be mapped into memory.
     """
 

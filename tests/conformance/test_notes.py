@@ -123,7 +123,7 @@ def test_bytes_after_the_first_note_of_a_segment_are_ignored() -> None:
 @backends
 def test_the_first_matching_note_wins() -> None:
     """This holds for two ABI notes and for two manifests. The second manifest here declares a device, which
-    is not needed."""
+    need not be attached."""
     runs(
         with_notes(
             abi_note(version=1), abi_note(target=2, version=9), manifest_note(), manifest_note([("a", "net")])

@@ -196,7 +196,7 @@ def test_frames_posted_before_the_halt_are_sent(guest: Guest, net_ring: NetRing)
 def test_a_buffer_outside_of_the_guests_memory_ends_the_run(
     guest: Guest, net_ring: NetRing, case: str
 ) -> None:
-    """This holds for an entry that is posted before the guest halts too."""
+    """This also holds for an entry that the guest posts before it halts."""
     with wire() as (_, theirs):
         result = boot(guest("ring"), case, net=NetFd(theirs.fileno()), net_ring=net_ring)
     call = "net_read" if case == "read-bad" else "net_write"

@@ -54,8 +54,8 @@ def test_counting_compares_with_minimal_c(guest: Guest, tmp_path: Path) -> None:
 
 
 def test_a_run_is_measured_with_all_files_in_memory(guest: Guest, tmp_path: Path) -> None:
-    """The peer's directory is not available in memory: that the peer runs shows that what it needs was
-    found and copied."""
+    """The root directory in memory does not have tmp_path, so nothing runs from the host's directories. The
+    peer's program and the libraries that it links were found and copied as well."""
     out = tmp_path / "run.json"
     peer = f"shell=sh -c 'test -e /dev/kvm && ! test -e {tmp_path} && echo found' {{elf}}"
     words = ["run", "--in-memory", "--backend", "kvm", "--runs", "2", "--warmup", "0", "--pause", "0"]

@@ -70,7 +70,7 @@ def test_a_goal_is_measured_by_its_benchmark(tmp_path: Path) -> None:
     ids=" ".join,
 )
 def test_an_image_that_cannot_be_opened_is_named_without_a_traceback(words: list[str]) -> None:
-    """The processes that a benchmark starts report it too: a library's, a sandbox's, a command's."""
+    """The processes that a benchmark starts report it too: those of the library, of the sandbox and of the command."""
     command = [*BENCH, *words, "--backend", "sandbox", "/no/such/image.elf"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1

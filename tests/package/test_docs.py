@@ -35,7 +35,7 @@ def api(site: Path) -> str:
 
 
 @pytest.mark.parametrize("name", tender.__all__)
-def test_each_public_name_has_its_place_and_its_docstring(api: str, name: str) -> None:
+def test_each_public_name_is_on_the_page_with_its_docstring(api: str, name: str) -> None:
     assert f'id="tender.{name}"' in api
     said = getattr(tender, name).__doc__ if isinstance(getattr(tender, name), type) else None
     if said:
@@ -44,7 +44,7 @@ def test_each_public_name_has_its_place_and_its_docstring(api: str, name: str) -
         assert plain.split("  ")[0][:60] in re.sub(r"\s+", " ", words)
 
 
-def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
     for page in site.rglob("*.html"):
         text = page.read_text()
         loads = re.findall(r'<(?:script|img|iframe)\b[^>]*\bsrc="([^"]*)"', text)
@@ -54,14 +54,14 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
 
 
 def test_arguments_and_errors_are_tables(api: str) -> None:
-    """As griffe reads them, which warns of what it cannot read: a warning fails the build."""
+    """griffe reads the docstrings and warns about parts that it cannot read; a warning fails the build."""
     (start,) = [part for part in api.split("<h3 ")[1:] if part.startswith('id="tender.Vm"')]
     tables = re.findall(r"<p>\s*<span class=\"doc-section-title\">(\w+):</span>", start)
     assert {"Parameters", "Raises", "Attributes"} <= set(tables)
 
 
 @pytest.mark.parametrize("link", ["nowhere.md", "#nowhere", "docs/cli.md#nowhere", "/docs/cli.md"])
-def test_a_link_that_leads_nowhere_fails_the_build(site: Path, tmp_path: Path, link: str) -> None:
+def test_a_broken_link_fails_the_build(site: Path, tmp_path: Path, link: str) -> None:
     assert make(sys.executable, "tools/pages.py", "--site", "build/pages").returncode == 0
     with open(ROOT / "build/pages/README.md", "a") as page:
         page.write(f"\n[a link]({link})\n")
@@ -70,7 +70,7 @@ def test_a_link_that_leads_nowhere_fails_the_build(site: Path, tmp_path: Path, l
     assert f"'{link}'" in done.stderr and done.stderr.count("WARNING -") == 1
 
 
-def test_a_page_that_the_menu_leaves_out_fails_the_build(site: Path, tmp_path: Path) -> None:
+def test_a_page_missing_from_the_menu_fails_the_build(site: Path, tmp_path: Path) -> None:
     assert make(sys.executable, "tools/pages.py", "--site", "build/pages").returncode == 0
     (ROOT / "build/pages/docs/extra.md").write_text("# Extra\n")
     done = make(sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site"))

@@ -464,7 +464,7 @@ def test_two_names_of_one_commit_are_refused(
 def test_a_revision_is_built_in_an_environment_with_the_packages_of_this_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By links, and without Tender, which is the revision's own."""
+    """The environment links to this one's packages, except Tender: the revision has its own."""
     ran: list[str] = []
     monkeypatch.setattr(revisions, "_git", lambda checkout, *words: "")
     monkeypatch.setattr(
@@ -1029,8 +1029,8 @@ def test_a_goal_is_met_or_missed_or_has_a_reason() -> None:
     assert goals.Row(most, why="no KVM").verdict == "not measured: no KVM"
 
 
-def test_a_goal_beside_another_monitor_says_how_many_times_as_fast() -> None:
-    """More is better in each of them, so that no row says "as fast" and the next one "the time"."""
+def test_a_goal_against_another_monitor_is_how_many_times_as_fast() -> None:
+    """In each of these goals more is better. So the rows do not mix "times as fast" with "times the time"."""
     monitors = re.compile("solo5|Firecracker")
     beside = [g for g in goals.GOALS if monitors.search(g.text) and not g.text.startswith("private memory")]
     assert len(beside) >= 20

@@ -119,7 +119,7 @@ def test_the_changelog_has_a_section_for_each_release() -> None:
 
 
 def spelled(text: str) -> "subprocess.CompletedProcess[str]":
-    """What codespell says of it, by this tree's configuration."""
+    """Runs codespell on the text, with this tree's configuration."""
     command = [sys.executable, "-m", "codespell_lib", "-"]
     return subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, check=False)
 
@@ -139,9 +139,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("word", "instead"), REFUSED.items())
-def test_a_wrong_word_is_refused_with_the_right_one(word: str, instead: str) -> None:
+def test_a_refused_word_is_reported_with_its_replacement(word: str, instead: str) -> None:
     done = spelled(f"The {word} of the guest.\n")
-    assert done.returncode == 65, "codespell's status for a word"
+    assert done.returncode == 65, "codespell accepts the word"
     assert f"{word} ==> {instead}" in re.sub(
         r"(?i)(?<===> )[a-z]", lambda found: found[0].lower(), done.stdout
     )
@@ -154,8 +154,8 @@ def test_words_in_their_ordinary_sense_are_not_refused() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_no_entry_of_the_changelog_is_there_twice() -> None:
-    """Branches that add lines to it are merged by union, which keeps both of two versions of an entry."""
+def test_every_entry_of_the_changelog_is_unique() -> None:
+    """Branches that add lines to it are merged by union. If two branches change an entry, both versions stay."""
     text = (ROOT / "CHANGELOG.md").read_text()
     entries = [" ".join(entry.split()) for entry in re.findall(r"^- (.*(?:\n  .*)*)", text, re.M)]
     assert len(entries) > 50

@@ -54,7 +54,7 @@ WORDS = {name: it for name, it in CLASSES.items() if issubclass(it, StrEnum)}
 
 
 def members() -> Iterator[tuple[str, Any]]:
-    """Every public callable and property by its dotted name: those that a class inherits from ours too."""
+    """Yields every public callable and property by its dotted name, with those that a class inherits from our classes."""
     for name, kind in CLASSES.items():
         for member in () if name in WORDS else dir(kind):
             it = inspect.getattr_static(kind, member)
@@ -69,7 +69,7 @@ DOCUMENTED = {**CLASSES, **MEMBERS}
 
 
 def sections(it: object) -> dict[str, dict[str, str]]:
-    """The sections of a docstring, and the text of each entry by its name."""
+    """Returns the sections of a docstring, and in each section the text of each entry by its name."""
     doc = inspect.getdoc(it)
     assert doc
     found: dict[str, dict[str, str]] = {}
@@ -85,8 +85,8 @@ def test_a_docstring_begins_with_one_sentence(name: str) -> None:
     assert doc, "no docstring"
     first, _, rest = doc.partition("\n")
     assert re.fullmatch(r"[A-Z][^\n]*[^.\s]\.", first), first
-    assert not rest or rest.startswith("\n"), "an empty line follows the first sentence"
-    assert not re.search(r"\.\s+[A-Z]", first), "one sentence"
+    assert not rest or rest.startswith("\n"), "no empty line follows the first sentence"
+    assert not re.search(r"\.\s+[A-Z]", first), "the first line has more than one sentence"
     assert set(re.findall(r"^(\w+):$", doc, re.MULTILINE)) <= set(SECTIONS)
 
 
@@ -103,7 +103,7 @@ def parameters(it: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [n for n, it in MEMBERS.items() if not isinstance(it, property)])
-def test_the_arguments_of_a_docstring_are_those_of_the_call(name: str) -> None:
+def test_the_arguments_in_a_docstring_are_the_real_ones(name: str) -> None:
     assert set(sections(MEMBERS[name]).get("Args", ())) == parameters(MEMBERS[name])
 
 
@@ -111,7 +111,7 @@ MADE = {"Vm": Vm, "VmPool": VmPool, "VmConfig": VmConfig, "BlockFile": BlockFile
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_the_arguments_of_a_constructor_are_those_of_its_docstring(name: str) -> None:
+def test_the_arguments_of_a_constructor_are_in_its_docstring(name: str) -> None:
     assert set(sections(MADE[name]).get("Args", ())) == parameters(MADE[name])
 
 
@@ -119,24 +119,24 @@ def attributes_of(name: str) -> set[str]:
     kind: Any = CLASSES[name]
     if issubclass(kind, Value):
         return set(kind.__slots__)
-    if issubclass(kind, BaseException):  # what it adds to its base
+    if issubclass(kind, BaseException):  # only the attributes that it adds to its base
         made: Any = kind("m", RESULT) if kind is GuestFailed else kind("m")
         base = kind.__base__
         return set(vars(made)) - set(vars(base("m")) if base and issubclass(base, tender.TenderError) else ())
     with Image.from_bytes(trial.elf()) as image:
         if kind is Image:
-            return {it for it in vars(image) if not it.startswith("_")} - {"elf"}  # the library's own
+            return {it for it in vars(image) if not it.startswith("_")} - {"elf"}  # for the library's own use
         with kind(image, SMALL, backend="sandbox") as owner:
             return {it for it in vars(owner) if not it.startswith("_")}
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSES if name not in WORDS])
-def test_the_attributes_of_a_docstring_are_those_that_the_object_has(name: str) -> None:
+def test_the_attributes_in_a_docstring_are_the_real_ones(name: str) -> None:
     assert set(sections(CLASSES[name]).get("Attributes", ())) == attributes_of(name)
 
 
 def documented_names(module: str) -> dict[str, bool]:
-    """Each name that a module or a class of words assigns, and whether a docstring follows it."""
+    """Returns each name that a module or an enumeration assigns, and whether a docstring follows it."""
     tree = ast.parse((Path(tender.__file__).parent / f"{module}.py").read_text())
     bodies = [("", tree.body)] + [
         (f"{it.name}.", it.body) for it in tree.body if isinstance(it, ast.ClassDef)
@@ -151,7 +151,7 @@ def documented_names(module: str) -> dict[str, bool]:
     return found
 
 
-def test_every_word_and_every_type_for_annotations_has_a_docstring() -> None:
+def test_every_member_of_an_enumeration_and_every_annotation_type_has_a_docstring() -> None:
     found = documented_names("annotations") | documented_names("result")
     words = {f"{name}.{member.name}" for name, kind in WORDS.items() for member in kind}
     values = {
@@ -217,7 +217,7 @@ def failing() -> Vm:
 
 
 def endless() -> Vm:
-    """A VM whose guest waits for the console that this callable has."""
+    """Returns a VM whose guest waits, because its console callable does not return."""
     vm = new(console=lambda _: HELD.append(os.read(PIPE[0], 1)))
     vm.start()
     return vm
@@ -263,14 +263,14 @@ def closed_pool() -> VmPool:
 
 
 def of_a_closed_image(pool: VmPool) -> VmPool:
-    """One that has nothing idle any more, and whose image is closed."""
+    """Returns the pool without its idle VM and with its image closed."""
     pool.image.close()
     pool._idle.pop().close()
     return pool
 
 
 def limited(limit: int, value: int, act: Callable[[], object]) -> None:
-    """`act` where this process has used up what a limit of its own allows."""
+    """Calls `act` while this process has a resource limit of `value`."""
     soft, hard = resource.getrlimit(limit)
     resource.setrlimit(limit, (value, hard))
     try:
@@ -289,7 +289,7 @@ def without_descriptors(act: Callable[[Vm], object]) -> None:
 
 
 def refused_run() -> None:
-    """A kernel that gives no thread for the time limit."""
+    """Runs a VM while no thread can be made for its time limit."""
 
     class Refusing:
         def __getattr__(self, name: str) -> object:
@@ -386,7 +386,7 @@ RAISED: list[tuple[str, type[BaseException], Callable[[], object]]] = [
 
 
 @pytest.mark.parametrize(("name", "error", "act"), RAISED, ids=[f"{n}-{e.__name__}" for n, e, _ in RAISED])
-def test_an_error_that_is_raised_is_in_the_docstring(
+def test_every_raised_error_is_in_the_docstring(
     name: str, error: type[BaseException], act: Callable[[], object]
 ) -> None:
     with pytest.raises(error) as raised:
@@ -396,7 +396,7 @@ def test_an_error_that_is_raised_is_in_the_docstring(
 
 
 def is_shown(name: str, error: type[BaseException]) -> bool:
-    """Whether a row raises it. `Exception` stands for what a callable of the caller's own raises."""
+    """Returns whether a row raises it. `Exception` stands for any error that the caller's own callable raises."""
     return any(
         of == name and (issubclass(kind, error) if error is not Exception else kind is ZeroDivisionError)
         for of, kind, _ in RAISED
@@ -404,7 +404,7 @@ def is_shown(name: str, error: type[BaseException]) -> bool:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_an_error_of_a_docstring_is_one_that_is_raised(name: str) -> None:
+def test_every_error_in_a_docstring_is_raised(name: str) -> None:
     for entry in sections(DOCUMENTED[name]).get("Raises", {}):
         error: type[BaseException] = getattr(tender, entry, None) or getattr(builtins, entry)
         assert is_shown(name, error), entry

@@ -1,7 +1,7 @@
 """Each command line on the pages of bench/ and tools/kvmbox is accepted by the program that it calls.
 
 A page's command lines are in fences marked `sh`. Nothing is run: the words go through the program's own parser, and
-the files they name must exist. A word in capitals, such as OUT, is the reader's to replace.
+the files that they name must exist. The reader replaces a word in capitals, such as OUT.
 """
 
 import contextlib
@@ -39,12 +39,12 @@ class Wrong(Exception):
 
 
 def fences(text: str) -> list[tuple[str, str]]:
-    """Each fence's language and contents."""
+    """Returns the language and the contents of each fence."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
 
 
 def commands(script: str) -> Iterator[list[str]]:
-    """The words of each command of a fence. A quoted word may go on over several lines."""
+    """Yields the words of each command of a fence. A quoted word may continue on further lines."""
     pending = ""
     for line in script.splitlines():
         pending += line
@@ -133,7 +133,7 @@ def check_kvmbox(words: list[str]) -> None:
 
 
 def check_packages(names: list[str]) -> None:
-    """apt's packages are those that the tools ask for where a program is missing."""
+    """Raises Wrong if a package is not one that the tools name when a program is missing."""
     asking = [ROOT / "tools" / "setup", *(ROOT / "tools" / "kvmbox" / "kvmbox_lib").glob("*.py")]
     known = set(re.findall(r"[\w.+-]+", " ".join(path.read_text() for path in asking)))
     if unknown := [name for name in names if name not in known]:
@@ -153,7 +153,7 @@ def check_pytest(words: list[str]) -> None:
 
 
 def check_shell(words: list[str]) -> None:
-    """A shell's own command, or one of the system's."""
+    """Raises Wrong if the words are not one of a few commands of the shell or of the system."""
     match words:
         case [".", ".venv/bin/activate"] | ["true"] | ["ls", "-l", "/dev/kvm"]:
             return
@@ -250,20 +250,20 @@ def test_each_command_line_is_accepted(page: str) -> None:
         "no-such-program",
     ],
 )
-def test_a_command_line_that_does_not_work_is_found(line: str) -> None:
-    """The test above can fail, for each kind of command that the pages have."""
+def test_a_wrong_command_line_is_found(line: str) -> None:
+    """This shows that the test above can fail, for each kind of command on the pages."""
     (words,) = commands(line)
     with pytest.raises(Wrong), contextlib.redirect_stderr(None):
         check(words)
 
 
-def test_a_fence_is_cut_into_the_commands_that_a_shell_sees() -> None:
+def test_a_fence_is_split_into_the_commands_that_a_shell_sees() -> None:
     script = "# first\none 'a b' \\\n    c  # why\n\ntwo 'd\n    e'\n"
     assert list(commands(script)) == [["one", "a b", "c"], ["two", "d\n    e"]]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_stand_in_fences_that_name_their_language(page: str) -> None:
+def test_commands_are_in_fences_that_name_their_language(page: str) -> None:
     text = (ROOT / page).read_text()
     assert {kind for kind, _ in fences(text)} <= {"sh", "text"}
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
@@ -272,8 +272,8 @@ def test_commands_stand_in_fences_that_name_their_language(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_what_a_page_names_in_its_text_exists(page: str) -> None:
-    """Benchmarks, targets of make, and options: of a benchmark, of kvmbox, or of Tender itself."""
+def test_everything_that_a_page_names_in_its_text_exists(page: str) -> None:
+    """Checks benchmarks, targets of make, and options of a benchmark, of kvmbox, or of Tender itself."""
     spans = re.findall(
         r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.M | re.S)
     )

@@ -259,7 +259,7 @@ def test_machines_are_used_only_through_their_interface(part: str) -> None:
 
 
 def test_code_that_opens_devices_names_no_kind_of_device() -> None:
-    """Code that reads options, opens and attaches devices is found by the rows of abi/devices.def and of
+    """The functions that read options, open and attach devices are found by the rows of abi/devices.def and of
     the table of options."""
     kinds = re.findall(r"^DEVICE\((MFT_\w+), (\w+),", (ROOT / "abi" / "devices.def").read_text(), re.M)
     assert kinds
