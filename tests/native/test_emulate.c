@@ -150,7 +150,7 @@ static void test_fetch(void)
     prefixes[14] = 0xf4;
     fresh((struct code){prefixes, sizeof prefixes}); /* 15 bytes are allowed */
     HOLDS(run() == HALTED && out.length == 15 && cpu.rip == CODE + 15);
-    /* Lgdt, but its displacement is out of reach. */
+    /* An lgdt whose displacement is past the 15th byte. */
     prefixes[12] = 0x0f, prefixes[13] = 0x01, prefixes[14] = 0x15;
     fresh((struct code){prefixes, sizeof prefixes});
     HOLDS(faults(VECTOR_GP, 0));

@@ -155,8 +155,8 @@ static void test_no_other_write_goes_to_a_disk(void)
     REFUSED(SYS_pwritev2, log_file, (long)&piece, 1, 0, 0, RWF_NOWAIT);
 }
 
-/* With a worker of the ring, the descriptor that wakes it may be written. Without a worker it may
- * be any file. */
+/* With a worker of the ring, the descriptor that wakes it may be written. Without a worker that
+ * number may belong to any file, so the write is refused. */
 static void test_the_rings_worker_is_woken(void)
 {
     const uint64_t one = 1;

@@ -479,7 +479,8 @@ static void test_workers_come_and_go_without_a_trace(void)
     close(after);
 }
 
-/* A run that ends by an exception does not stop its worker, which would use the next guest's memory. */
+/* A run that ends by an exception does not stop its worker. A reset stops it: it would use the next
+ * guest's memory. */
 static void test_no_worker_outlives_a_reset(void)
 {
     HOLDS(ring_worker_wake(&vm) && within_limit(it_sleeps));

@@ -162,8 +162,8 @@ static void *raise_here(void *number)
     return NULL;
 }
 
-/* If it is blocked there or busy here, the kernel gives a process's signal to any thread that
- * accepts it. */
+/* The kernel gives a process's signal to any thread that accepts it. It takes another thread if this
+ * one blocks the signal or is busy. */
 static void test_a_signal_that_another_thread_took_ends_the_wait_too(void)
 {
     pthread_t other;

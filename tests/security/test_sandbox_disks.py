@@ -76,7 +76,7 @@ def test_a_disk_does_not_grow_while_the_console_is_a_file(rig: Rig, tmp_path: Pa
 
 
 def test_a_disk_beyond_4_gib_is_guarded_to_the_byte(rig: Rig) -> None:
-    """The comparison is of two halves of a number, with a borrow between them."""
+    """The filter compares a number in two halves, with a borrow between them."""
     size = (4 << 30) + 4096
     with rig.large.open("r+b") as file:
         file.truncate(size)
