@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import get_args
 
 import jedi
 import pytest
+from language_server import LanguageServer
 
 import tender
 from tender import Backend, IsolationLayer, NetRing, annotations
@@ -300,3 +301,62 @@ def test_an_editor_shows_a_calls_arguments(editor: "Callable[[str], jedi.Script]
     expected = [it.name for it in inspect.signature(found).parameters.values()]  # type: ignore[arg-type]
     assert [it.name for it in shown.params] == expected
     assert shown.docstring(raw=True) == inspect.getdoc(found)
+
+
+# ---- pyright's language server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageServer]:
+    """An editor's view of a program elsewhere than in this tree: the server sees the installed package."""
+    with LanguageServer(tmp_path_factory.mktemp("editor")) as server:
+        yield server
+
+
+@pytest.fixture
+def completed(server: LanguageServer) -> Iterator[Callable[[str], dict[str, Callable[[], str]]]]:
+    """What is offered at the end of a program, and how each name is explained."""
+
+    def complete(text: str) -> dict[str, Callable[[], str]]:
+        server.open(text)
+        return {name: it for name, it in server.completions().items() if not name.startswith("_")}
+
+    yield complete
+    server.close()
+
+
+def test_pyright_offers_every_public_name(completed: Callable[[str], dict[str, Callable[[], str]]]) -> None:
+    names = completed("import tender\ntender.")
+    assert set(names) == {name for name in tender.__all__ if not name.startswith("_")}
+    for name in ("Vm", "VmPool", "run", "CAPTURE"):
+        doc = inspect.getdoc(getattr(tender, name)) if name != "CAPTURE" else "the console's bytes are in"
+        assert str(doc) in names[name]()
+
+
+@pytest.mark.parametrize(
+    ("variable", "kind"),
+    [
+        ("vm", tender.Vm),
+        ("taken", tender.Vm),
+        ("pool", tender.VmPool),
+        ("image", tender.Image),
+        ("waited", tender.VmResult),
+    ],
+)
+def test_pyright_offers_methods_with_their_docstrings(
+    completed: Callable[[str], dict[str, Callable[[], str]]], variable: str, kind: type
+) -> None:
+    names = completed(f"{MADE}{variable}.")
+    members = {name: it for name, it in inspect.getmembers(kind) if not name.startswith("_")}
+    assert set(names) >= set(members)
+    for name, member in members.items():
+        if callable(member) or isinstance(member, property):
+            assert str(inspect.getdoc(member)) in names[name](), name
+
+
+def test_pyright_shows_a_method_under_the_cursor(server: LanguageServer) -> None:
+    server.open("from tender import Image, Vm\nvm = Vm(Image.open('app.elf'))\nvm.wait")
+    shown = server.hover()
+    server.close()
+    assert "wait(timeout: float | None = None) -> VmResult" in shown
+    assert str(inspect.getdoc(tender.Vm.wait)) in shown
