@@ -105,7 +105,7 @@ def _network_is_ours(request: pytest.FixtureRequest) -> None:
 def _tap_cuts_datagrams(request: pytest.FixtureRequest) -> None:
     """A test marked `uso` needs UDP segmentation offload, which not every kernel's TAP has."""
     if request.node.get_closest_marker("uso") and tap_offload() != 15:
-        pytest.skip("this kernel's TAP cuts no datagrams; that of Linux 6.2 does")
+        pytest.skip("this kernel's TAP cannot cut UDP datagrams; that of Linux 6.2 can")
 
 
 @pytest.fixture

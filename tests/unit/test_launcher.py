@@ -83,7 +83,7 @@ def test_the_package_is_not_imported_from_the_working_directory(prefix: Path, tm
     assert "the Python package tender cannot be found" in done.stderr
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="another user is needed, whose copy it becomes by set-uid")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, which runs a set-user-ID copy as another user")
 def test_with_another_users_rights_no_python_is_executed(tmp_path: Path) -> None:
     (tmp_path / "python3").write_text("#!/bin/sh\necho taken\n")
     (tmp_path / "python3").chmod(0o755)
