@@ -1,21 +1,21 @@
 /*
- * PID 1 of the test VM: loads the modules, opens the one channel to the host, makes the host's / the
- * VM's own root, runs one command and relays its output. Static, no libc state kept across steps.
- * The host's side is kvmbox_lib/; the frames below are those of kvmbox_lib/channel.py.
+ * PID 1 of the test VM. It loads the modules, opens the only channel to the host, makes the host's / the
+ * root of the VM, runs one command and relays its output. It is linked statically, and keeps no libc state
+ * from one step to the next. The host's side is kvmbox_lib/. kvmbox_lib/channel.py has the same frames.
  *
  *   frame:  u8 kind | u32 length, little endian | payload
  *
  *   to the test VM                                   from the test VM
- *   'S' setup   time_ns seed_hex rw_path...          'R' ready   "kvm" or what is wrong; after boot, and
- *                                                                after setup
+ *   'S' setup   time_ns seed_hex rw_path...          'R' ready   "kvm", or what is wrong; sent after boot
+ *                                                                and after setup
  *   'J' job     cwd argc argv... env...              'O' 'E'     stdout, stderr
- *   'I' stdin   data; empty is the end               'I'         stdin: the data went to the command
+ *   'I' stdin   data; empty at the end               'I'         stdin: the data went to the command
  *   'K' kill    u8 signal                            'X' exit    i32 status, 128+n for a death by signal n
  *
- * Fields of 'S' and 'J' end with NUL each. The host sends no 'I' before the former one is
- * acknowledged, so a command that does not read its input blocks nobody.
+ * Each field of 'S' and 'J' ends with NUL. The host sends no 'I' before the previous one is acknowledged,
+ * so a command that does not read its input blocks neither side.
  *
- * Rule: whatever fails before the command runs ends the test VM (die()); the host shows the console.
+ * Rule: any failure before the command runs ends the test VM (die()). The host shows the console.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -42,9 +42,9 @@
 #include <unistd.h>
 
 #define CHUNK           65536u     /* of output in one frame */
-#define FRAME_MAX       (8u << 20) /* ARG_MAX is 2 MiB; more than that is a broken stream */
-#define DEVICE_WAIT_MS  60000      /* for a device; in the VM's time, which leaps under --icount when idle */
-#define HANG_UP_WAIT_MS 10000      /* a port reads as empty for a moment before the host's end is announced */
+#define FRAME_MAX       (8u << 20) /* ARG_MAX is 2 MiB; a longer frame means a broken stream */
+#define DEVICE_WAIT_MS  60000      /* for a device, in the VM's time, which leaps with --icount when idle */
+#define HANG_UP_WAIT_MS 10000      /* a port reads as empty for a moment before the host's end is reported */
 
 static int channel = -1;
 
@@ -122,7 +122,7 @@ static void channel_read(void *data, size_t length)
 struct frame {
     char kind;
     uint32_t length;
-    char *data; /* NUL after the last byte; the caller frees it */
+    char *data; /* followed by a NUL; the caller frees it */
 };
 
 static struct frame frame_receive(void)
@@ -139,7 +139,7 @@ static struct frame frame_receive(void)
     return f;
 }
 
-/* A serial port, raw: in a VM without virtio the kernel's command line names one. */
+/* Opens a serial port in raw mode. In a VM without virtio, the kernel's command line names it. */
 static int serial_open(const char *name)
 {
     char path[64];
@@ -237,7 +237,7 @@ static void ready_send(void)
 
 /* ---------------------------------------------------------------- the root */
 
-/* A resumed VM has the random state of its snapshot: every one of them would draw the same. */
+/* A resumed VM has the random state of its snapshot. Without a seed, all VMs would get the same numbers. */
 static void random_seed(const char *hex)
 {
     struct {
@@ -268,10 +268,10 @@ static void clock_set(const char *time_ns)
 
 static void host_mount(void)
 {
-    const char *disc = getenv("KVMBOX_DISC"); /* in a VM without virtio: a picture of the host's files */
+    const char *disc = getenv("KVMBOX_DISC"); /* without virtio: a disc with copies of the host's files */
     const char *device = disc ? disc : "host", *type = disc ? "iso9660" : "virtiofs";
     mkdir("/host", 0755);
-    /* The device is plugged in as the test VM is resumed: it may still be on its way. */
+    /* kvmbox plugs the device in when it resumes the test VM, so the device may not be there yet. */
     for (int ms = 0; mount(device, "/host", type, disc ? MS_RDONLY : 0, NULL) < 0; ms += 5) {
         if (ms == DEVICE_WAIT_MS)
             die("mount", "the host's /");
@@ -284,7 +284,7 @@ static void devices_make(void)
     mount_at("devtmpfs", "/new/dev", NULL);
     mount_at("devpts", "/new/dev/pts", "ptmxmode=666");
     mount_at("tmpfs", "/new/dev/shm", "mode=1777");
-    chmod("/new/dev/kvm", 0666); /* no udev here; a missing one is told by ready_send() */
+    chmod("/new/dev/kvm", 0666); /* there is no udev; ready_send() reports a missing device */
     chmod("/new/dev/net/tun", 0666);
     static const char *const links[][2] = {
         {"/proc/self/fd", "/new/dev/fd"},
@@ -297,7 +297,7 @@ static void devices_make(void)
             die("link", links[i][1]);
 }
 
-/* The host's / below, a tmpfs above: what CMD writes outside the bound paths ends with the test VM. */
+/* An overlay of a tmpfs on the host's /. What CMD writes outside of the bound paths is gone with the VM. */
 static void root_build(void)
 {
     host_mount();
@@ -308,7 +308,7 @@ static void root_build(void)
     mount_at("proc", "/new/proc", NULL);
     mount_at("sysfs", "/new/sys", NULL);
     devices_make();
-    if (getenv("KVMBOX_DISC")) { /* a disc has nothing there that was not asked for */
+    if (getenv("KVMBOX_DISC")) { /* a disc has only the requested files below these directories */
         mkdir("/new/run", 0755);
         mkdir("/new/tmp", 0755);
         if (chmod("/new/tmp", 01777) < 0)
@@ -319,7 +319,7 @@ static void root_build(void)
     mount_at("tmpfs", "/new/tmp", "mode=1777");
 }
 
-/* Makes the place to bind on: /tmp and /run are empty, so a path below them is not there yet. */
+/* Makes the path to bind on. /tmp and /run are empty, so a path below them does not exist yet. */
 static void place_make(char *path, int is_directory)
 {
     for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
@@ -367,8 +367,8 @@ static void setup(struct frame f)
 
 struct command {
     pid_t pid;
-    int in, out, err;   /* our ends of its pipes; -1 once closed */
-    struct frame input; /* what stdin has not taken yet; data is NULL if there is none */
+    int in, out, err;   /* our ends of its pipes; -1 when closed */
+    struct frame input; /* what the command has not read yet; data is NULL if there is none */
     uint32_t input_taken;
 };
 
@@ -437,7 +437,7 @@ static struct command command_start(struct frame f)
     return (struct command){.pid = pid, .in = in[1], .out = out[0], .err = err[0]};
 }
 
-/* One chunk of output to the host; 0 when there was none just now. */
+/* Sends one chunk of output to the host. Returns 0 if there was none. */
 static int output_relay(int *fd, char kind)
 {
     static char chunk[CHUNK];
@@ -466,7 +466,7 @@ static void input_relay(struct command *c)
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n < 0)
-        input_close(c); /* EPIPE: the command reads no more */
+        input_close(c); /* EPIPE: the command has closed its stdin */
     else
         c->input_taken += (uint32_t)n;
     if (c->in < 0 || c->input_taken == c->input.length) {
@@ -497,13 +497,13 @@ static void request_serve(struct command *c)
         input_accept(c, f);
         return;
     }
-    /* Before its setsid() the command leads no group yet. */
+    /* Before its setsid(), the command does not lead a process group yet. */
     if (f.kind == 'K' && f.length == 1 && kill(-c->pid, f.data[0]) < 0)
         kill(c->pid, f.data[0]);
     free(f.data);
 }
 
-/* Reaps all that ended, orphans too; 1 and the status when the command was among them. */
+/* Reaps all children that ended, orphans too. Returns 1 and the status if the command is among them. */
 static int command_ended(const struct command *c, int32_t *status)
 {
     int raw, ended = 0;
@@ -518,7 +518,7 @@ static int command_ended(const struct command *c, int32_t *status)
 
 static void child_ended(int signal_number)
 {
-    (void)signal_number; /* only to end ppoll() */
+    (void)signal_number; /* the handler only ends ppoll() */
 }
 
 static int32_t command_relay(struct command *c)
@@ -533,7 +533,7 @@ static int32_t command_relay(struct command *c)
             {.fd = c->err, .events = POLLIN},
             {.fd = c->input.data ? c->in : -1, .events = POLLOUT},
         };
-        /* SIGCHLD is blocked but here, so an end between waitpid() and this is not missed. */
+        /* SIGCHLD is blocked except here, so an end between waitpid() and ppoll() is not missed. */
         if (ppoll(fds, sizeof fds / sizeof fds[0], NULL, &none) < 0)
             continue;
         if (fds[0].revents & POLLIN)
@@ -554,7 +554,7 @@ static void job(struct frame f)
 {
     struct command c = command_start(f);
     int32_t status = command_relay(&c);
-    kill(-1, SIGKILL); /* what CMD left behind ends with it */
+    kill(-1, SIGKILL); /* ends the processes that CMD left behind */
     while (output_relay(&c.out, 'O'))
         ;
     while (output_relay(&c.err, 'E'))

@@ -1,11 +1,11 @@
-"""The Intel test VM as a process: Bochs, whose processor has VMX with EPT, so that Debian's kvm_intel loads.
+"""The Intel test VM as a process: Bochs. Its processor has VMX with EPT, so Debian's kvm_intel loads.
 
-    kvmbox ──pty── COM2: the frames of channel.py ──┐
-           ──file─ COM1: console, on failure only ──┤ Bochs ── CD-ROM: disc.py's
-           ──pty── its words and its screen, two ───┘
+    kvmbox ──pty─── COM2: the frames of channel.py ────┐
+           ──file── COM1: console, shown on failure ───┤ Bochs ── CD-ROM: the disc of disc.py
+           ──pty ×2─ its messages, and its screen ─────┘
 
-It has one processor, no virtio and some 70 million instructions a second. Bochs' exit status says nothing: a VM
-ends by the frame with the command's status, and Bochs is then killed.
+It has one processor, no virtio, and runs about 70 million instructions per second. Bochs' exit status means nothing.
+A VM ends when the frame with the command's status comes. kvmbox then kills Bochs.
 """
 
 import os
@@ -25,7 +25,7 @@ from .channel import Channel, Kind, fields
 from .errors import KvmboxError
 from .machine import LOG_SHOWN, die_with_parent
 
-BOOT_LIMIT_S = 900.0  # a minute when idle; other loads on the machine stretch it
+BOOT_LIMIT_S = 900.0  # a boot takes a minute on an idle machine, and longer on a busy one
 MODELS = {
     "intel": "corei7_skylake_x",
 }
@@ -42,7 +42,7 @@ FILES = {
 }
 PANIC = re.compile(rb"PANIC: |Kernel panic")
 SCREEN = re.compile(rb'screen "(/dev/pts/\d+)"')
-# What Linux in the test VM takes for the time: instructions by this number are a second.
+# Linux in the test VM takes this number of instructions for one second.
 IPS = 100_000_000
 
 KERNEL_ARGUMENTS = " ".join(
@@ -57,19 +57,19 @@ KERNEL_ARGUMENTS = " ".join(
 
 @dataclass(frozen=True)
 class BochsShape:
-    """What makes one Intel test VM unlike another."""
+    """The properties by which Intel test VMs differ."""
 
     cpu: str
     mem_mib: int
     ept: bool
 
     def kernel_arguments(self) -> str:
-        """The kernel's command line; init.c hands the last word to kvm_intel."""
+        """The kernel's command line. init.c passes the last word to kvm_intel."""
         return f"{KERNEL_ARGUMENTS} KVMBOX_KVM_INTEL=ept={int(self.ept)}"
 
 
 def configuration(shape: BochsShape, image: Path, place: Path, channel: str) -> str:
-    """Bochs' configuration file; it and the disc decide what the test VM is."""
+    """Bochs' configuration file. This file and the disc define the test VM completely."""
     return f"""\
 config_interface: textconfig
 display_library: term
@@ -90,23 +90,23 @@ error: action=report
 
 
 def require_programs() -> None:
-    """Raises KvmboxError that names all packages to install."""
+    """Raises a KvmboxError that names all packages to install."""
     missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
     missing += [package for path, package in FILES.items() if not path.exists()]
     if missing:
         raise KvmboxError(f"programs are missing: apt-get install {' '.join(dict.fromkeys(missing))}")
     if os.geteuid() != 0:
-        raise KvmboxError("only root can copy all files that a command may need: run it as root")
+        raise KvmboxError("only root can copy all files that a command may need: run kvmbox as root")
 
 
 class Terminal:
-    """Our end of a pseudo terminal, as channel.py wants it."""
+    """Our end of a pseudo terminal, with the methods that channel.py needs."""
 
     def __init__(self) -> None:
         self._end, theirs = pty.openpty()
         tty.setraw(theirs)
         self.name = os.ttyname(theirs)
-        self.theirs = theirs  # held open: Bochs opens it by its name
+        self.theirs = theirs  # stays open, because Bochs opens the terminal by its name
 
     def fileno(self) -> int:
         return self._end
@@ -118,7 +118,7 @@ class Terminal:
     def recv(self, size: int) -> bytes:
         try:
             return os.read(self._end, size)
-        except OSError:  # EIO: nobody has the other end
+        except OSError:  # EIO: no process has the other end open
             return b""
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ def _drain(fd: int) -> None:
 
 
 class BochsMachine:
-    """One Intel test VM; leaving it as a context ends it and all that belongs to it."""
+    """One Intel test VM. Leaving the context ends it and everything that belongs to it."""
 
     def __init__(self, shape: BochsShape, place: Path) -> None:
         self._shape = shape
@@ -161,11 +161,10 @@ class BochsMachine:
         self._line.close()
 
     def start(self, image: Path) -> None:
-        """Start Bochs; the test VM boots from the disc `image`."""
+        """Start Bochs. The test VM boots from the disc `image`."""
         (self._place / "bochsrc").write_text(configuration(self._shape, image, self._place, self._line.name))
-        (self._place / "commands").write_text(
-            "c\n"
-        )  # Debian's Bochs has its debugger on, and waits for a word
+        # Debian's Bochs starts in its debugger, which waits for a command: continue.
+        (self._place / "commands").write_text("c\n")
         command = ["bochs", "-q", "-f", str(self._place / "bochsrc"), "-rc", str(self._place / "commands")]
         self._process = subprocess.Popen(
             command,
@@ -180,8 +179,11 @@ class BochsMachine:
         threading.Thread(target=self._read_screen, daemon=True).start()
 
     def _read_screen(self) -> None:
-        """Keep what Bochs says, and read away what it draws: it draws on a terminal of its own making, names that
-        here, and stands still once nobody has read some kilobytes of it."""
+        """Keep Bochs' messages, and read and discard what Bochs draws.
+
+        Bochs draws on a terminal that it makes itself, and prints that terminal's name here. It stops when some
+        kilobytes of the drawing have not been read.
+        """
         said = b""
         drawn = -1
         with open(self._place / "screen", "wb", buffering=0) as shown:
@@ -191,18 +193,18 @@ class BochsMachine:
                     said += data
                     if found := SCREEN.search(said):
                         drawn = os.open(found[1], os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-                        tty.setraw(drawn)  # no echo: it would be Bochs' keyboard
+                        tty.setraw(drawn)  # without echo, which would be input from Bochs' keyboard
                         threading.Thread(target=_drain, args=(drawn,), daemon=True).start()
 
     def await_boot(self) -> None:
-        """Until init.c has loaded KVM and the disc is the root; raises KvmboxError if that fails."""
+        """Wait until init.c has loaded KVM and the disc is the root. Raises KvmboxError if that fails."""
         self.channel.expect_ready(BOOT_LIMIT_S, self._panic)
         values = [str(time.time_ns()), secrets.token_hex(32)]
         self.channel.send(Kind.SETUP, fields(os.fsencode(value) for value in values))
         self.channel.expect_ready(BOOT_LIMIT_S, self._panic)
 
     def _panic(self) -> str:
-        """A kernel that stands still, and for good, has said so: an early exception halts the processor."""
+        """Why the kernel has stopped for ever, or "". An early exception halts the processor after its message."""
         console = self._place / "console"
         said = console.read_bytes() if console.exists() else b""
         return "the test VM's kernel panicked" if PANIC.search(said) else ""

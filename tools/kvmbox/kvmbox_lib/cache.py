@@ -1,12 +1,12 @@
-"""Where fetched and built things lie, and who may touch them when.
+"""The cache of fetched and built files, and its locks.
 
-    CACHE/lock                   flock: exclusive to make or remove, shared to use
+    CACHE/lock                   flock: exclusive to make or remove an entry, shared to use one
     CACHE/kernel-RELEASE/        an unpacked kernel package
     CACHE/boot-KEY/              vmlinux, initrd
     CACHE/warm-KEY/              ram, state: a booted VM
 
-Rule: an entry is a directory that appears complete, by one rename under the exclusive lock. A KEY
-covers all that the entry was made from, so an entry is never updated, only no longer used.
+Rule: an entry is a directory that appears complete, by one rename with the exclusive lock held. A KEY
+covers everything from which the entry was made. So an entry is never updated: another KEY replaces it.
 """
 
 import fcntl
@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-KEPT = {"boot": 4, "warm": 4}  # a warm entry is some 85 MB, a boot entry 65 MB
+KEPT = {"boot": 4, "warm": 4}  # a warm entry takes about 85 MB, a boot entry 65 MB
 
 
 class Cache:
-    """The cache directory; it is made at first use."""
+    """The cache directory. It is made at first use."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -28,14 +28,14 @@ class Cache:
 
     @classmethod
     def default(cls) -> "Cache":
-        """The cache that the environment names."""
+        """The cache that the environment names, or the usual one."""
         if own := os.environ.get("KVMBOX_CACHE"):
             return cls(Path(own).absolute())
         base = os.environ.get("XDG_CACHE_HOME")
         return cls((Path(base).absolute() if base else Path.home() / ".cache") / "kvmbox")
 
     def entry(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The entry, made by `make` in an empty directory if it is not there; one maker at a time."""
+        """The entry. If it does not exist, `make` makes it in an empty directory, one maker at a time."""
         path = self.root / name
         if not path.exists():
             with self._locked(fcntl.LOCK_EX):
@@ -46,7 +46,7 @@ class Cache:
         return path
 
     def remove(self, name: str) -> None:
-        """Remove the entry, once nobody uses it."""
+        """Wait until no kvmbox uses the cache, and remove the entry."""
         with self._locked(fcntl.LOCK_EX):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
@@ -64,7 +64,7 @@ class Cache:
 
     def _make(self, path: Path, make: Callable[[Path], None]) -> None:
         unfinished = self.root / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)  # of a maker that was killed
+        shutil.rmtree(unfinished, ignore_errors=True)  # left by a maker that was killed
         unfinished.mkdir()
         try:
             make(unfinished)

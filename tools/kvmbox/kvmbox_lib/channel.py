@@ -1,4 +1,4 @@
-"""The frames between the host and init.c, over one virtio-serial port; the picture is in init.c.
+"""The frames between the host and init.c, over one virtio-serial port. init.c lists them.
 
 u8 kind | u32 length, little endian | payload
 """
@@ -25,41 +25,41 @@ class Kind(Enum):
     JOB = b"J"
     KILL = b"K"
     READY = b"R"
-    STDIN = b"I"  # to the test VM: data; from the test VM: the data was taken
+    STDIN = b"I"  # to the test VM: data; from the test VM: the command has read the data
     STDOUT = b"O"
     STDERR = b"E"
     EXIT = b"X"
 
 
 def encode(kind: Kind, payload: bytes = b"") -> bytes:
-    """One frame; raises KvmboxError if it passes what init.c takes."""
+    """One frame. Raises KvmboxError if it is longer than init.c accepts."""
     if len(payload) > FRAME_MAX:
-        raise KvmboxError(f"command and environment are {len(payload)} bytes; the most is {FRAME_MAX}")
+        raise KvmboxError(f"command and environment have {len(payload)} bytes; the maximum is {FRAME_MAX}")
     return HEADER.pack(kind.value, len(payload)) + payload
 
 
 def fields(values: Iterable[bytes]) -> bytes:
-    """Values, each ended with NUL; raises KvmboxError if one holds a NUL."""
+    """The values, each followed by a NUL. Raises KvmboxError if a value contains a NUL."""
     payload = bytearray()
     for value in values:
         if b"\0" in value:
-            raise KvmboxError(f"a NUL byte in {value!r}")
+            raise KvmboxError(f"{value!r} contains a NUL byte")
         payload += value + b"\0"
     return bytes(payload)
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames."""
+    """Splits a stream of bytes into frames."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the stream, however they are cut."""
+        """Add the next bytes of the stream. They may end anywhere in a frame."""
         self._pending += data
 
     def take(self) -> tuple[Kind, bytes] | None:
-        """The next whole frame, or None; raises KvmboxError if the stream is no such thing."""
+        """The next complete frame, or None. Raises KvmboxError if the bytes are not a frame."""
         if len(self._pending) < HEADER.size:
             return None
         code, length = HEADER.unpack_from(self._pending)
@@ -74,7 +74,7 @@ class Decoder:
 
 
 class End(Protocol):
-    """A socket, or what looks like one."""
+    """A socket, or an object with the same methods."""
 
     def fileno(self) -> int: ...
     def sendall(self, data: bytes, /) -> None: ...
@@ -82,7 +82,7 @@ class End(Protocol):
 
 
 class Channel:
-    """The host's end. Sending never blocks for long: see the rule on stdin in init.c."""
+    """The host's end. Sending never blocks for long, because of the rule on stdin in init.c."""
 
     def __init__(self, end: End) -> None:
         self._socket = end
@@ -93,27 +93,28 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:
-        """Send one frame; raises KvmboxError if the test VM is gone."""
+        """Send one frame. Raises KvmboxError if the test VM is gone."""
         try:
             self._socket.sendall(encode(kind, payload))
         except OSError as error:
-            raise KvmboxError("the test VM went away") from error
+            raise KvmboxError("the test VM ended") from error
 
     def take(self) -> tuple[Kind, bytes] | None:
-        """A frame that has come whole, or None."""
+        """The next complete frame, or None."""
         return self._decoder.take()
 
     def read(self) -> None:
-        """Take in what has come; raises KvmboxError if the test VM is gone."""
+        """Read what has come. Raises KvmboxError if the test VM is gone."""
         data = self._socket.recv(1 << 18)
         if not data:
-            raise KvmboxError("the test VM went away")
+            raise KvmboxError("the test VM ended")
         self._decoder.feed(data)
 
     def expect_ready(self, limit_s: float, failed: Callable[[], str] = lambda: "") -> None:
-        """Wait until the test VM says it is ready; raises KvmboxError if it does not, or has no /dev/kvm.
+        """Wait until the test VM reports that it is ready.
 
-        failed: asked now and then; why the test VM never will be, or nothing
+        `failed` is called now and then. It returns why the test VM will never be ready, or "". Raises KvmboxError if
+        the test VM has failed, is not ready within the limit, or has no /dev/kvm.
         """
         deadline = time.monotonic() + limit_s
         while (frame := self.take()) is None:

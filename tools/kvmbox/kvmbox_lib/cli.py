@@ -1,4 +1,4 @@
-"""The commands of kvmbox, and the way from an idle machine to a VM that is ready for one command."""
+"""The commands of kvmbox, and the steps from an idle machine to a VM that is ready for one command."""
 
 import argparse
 import hashlib
@@ -24,25 +24,26 @@ from .machine import BootFiles, Machine, Shape, find_virtiofsd
 from .signals import TIMED_OUT, Signals
 from .snapshot import boot, resume, save
 
-FAILED = 125  # of kvmbox's own account; 126 and 127 are a command that cannot run or is not there
+FAILED = 125  # kvmbox itself failed; 126 and 127 mean that the command cannot run or does not exist
 BROKEN_PIPE = 141
 MEM_MIN_MIB = 256
-CPUS = 2  # as the least of users' machines; counting is one processor's matter, and Bochs has one
+CPUS = 2  # as in the smallest machines of users; counting needs one processor, and Bochs has one
 
 DESCRIPTION = """\
 Run a command on a real /dev/kvm, on a machine that has none.
 
-    kvmbox fetch [PACKAGE]           fetch a kernel through apt; run does it by itself if there is none
+    kvmbox fetch [PACKAGE]           fetch a kernel through apt; `run` does this if there is none
     kvmbox run [options] -- CMD...   run CMD in the test VM; output and exit status are CMD's own
 """
 
 STATUS = """\
-Status: CMD's own, 128+n if signal n ended it; 124 time limit; 125 kvmbox failed; 126 or 127 CMD cannot run.
+Status: CMD's own; 128+n if signal n ended CMD; 124 at a time limit; 125 if kvmbox failed; 126 if CMD cannot run;
+127 if CMD does not exist.
 """
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status; all errors are said on stderr."""
+    """Run kvmbox, and return its exit status. Every error is reported on stderr."""
     try:
         options = _parse(arguments)
         if options.verb == "fetch":
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
         return FAILED
     except Interrupted as error:
         if error.status == TIMED_OUT:
-            say("the time limit is over, and so is the test VM")
+            say("the time limit is over: the test VM was ended")
         return error.status
     except BrokenPipeError:
         return BROKEN_PIPE
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    """Options are cut off at `--` here, so that none of CMD's is taken for ours."""
+    """Parse only the words before `--`, so that no option of CMD is taken for an option of kvmbox."""
     at = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser().parse_args(arguments[:at])
     options.command = arguments[at + 1 :]
@@ -82,7 +83,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _fit_to_cpu(options: argparse.Namespace) -> None:
-    """Raises KvmboxError for options that the other processor's VM has; sets the number of CPUs."""
+    """Set the number of CPUs. Raises KvmboxError for an option that only the other kind of test VM has."""
     intel = options.cpu == "intel"
     if options.smp is None:
         options.smp = 1 if intel or options.icount else CPUS
@@ -91,7 +92,7 @@ def _fit_to_cpu(options: argparse.Namespace) -> None:
     if intel and options.smp != 1:
         raise KvmboxError(f"--smp {options.smp}: the Intel test VM has one CPU")
     if intel and (options.icount or options.rw):
-        raise KvmboxError(f"{'--icount' if options.icount else '--rw'}: the Intel test VM has no such thing")
+        raise KvmboxError(f"{'--icount' if options.icount else '--rw'}: not possible with --cpu intel")
     for option, given in (
         ("--with", options.files),
         ("--without", options.without),
@@ -102,7 +103,7 @@ def _fit_to_cpu(options: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose refusals have kvmbox's own status: 2 could be CMD's."""
+    """A parser that reports a wrong option with kvmbox's own status, because 2 could be CMD's."""
 
     def error(self, message: str) -> NoReturn:
         raise KvmboxError(f"{message} (see {self.prog} --help)")
@@ -116,12 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("package", nargs="?", help=f"default: {kernels.DEFAULT_PACKAGES[0]}")
     usage = "kvmbox run [options] -- CMD..."
     add = verbs.add_parser("run", help="run a command in the test VM", usage=usage).add_argument
-    add("--rw", action="append", metavar="PATH", help="CMD may write here too; repeatable")
+    add("--rw", action="append", metavar="PATH", help="CMD may write here too; may be given more than once")
     add("--stdin", action="store_true", help="CMD reads kvmbox's stdin; otherwise its stdin is empty")
-    add("--timeout", type=float, metavar="SECONDS", help="end it all after this time, status 124")
+    add("--timeout", type=float, metavar="SECONDS", help="end CMD after this time, with status 124")
     add("--idle-timeout", type=float, metavar="SECONDS", help="the same, after this time without output")
     add("--mem", type=int, default=2048, metavar="MIB", help="the test VM's memory (2048)")
-    smp = f"the test VM's CPUs, taking turns on one thread ({CPUS}; with --icount and --cpu intel 1)"
+    smp = f"the test VM's CPUs, which take turns on one thread ({CPUS}; with --icount or --cpu intel 1)"
     add("--smp", type=int, metavar="N", help=smp)
     add(
         "--cpu",
@@ -129,37 +130,40 @@ def _parser() -> argparse.ArgumentParser:
         default="amd",
         help="amd: QEMU, kvm_amd; intel: Bochs, kvm_intel (slow)",
     )
-    add(
-        "--ept", type=int, choices=(0, 1), default=1, help="intel: nested paging by the processor, or not (1)"
-    )
+    add("--ept", type=int, choices=(0, 1), default=1, help="intel: 0 loads KVM without nested paging (1)")
     add("--with", action="append", dest="files", metavar="PATH", help="intel: CMD needs this too; repeatable")
     add("--without", action="append", metavar="PATH", help="intel: CMD does not need this; repeatable")
-    add("--icount", action="store_true", help="one instruction is one ns: CPU times are repeatable counts")
-    add("--cold", action="store_true", help="boot, neither making nor resuming a snapshot")
-    add("--kernel", type=Path, metavar="DIR", help="unpacked kernel package, or / (the last fetched)")
-    add("--qemu", default="qemu-system-x86_64", metavar="PROGRAM")
-    add("--timing", action="store_true", help="say on stderr when what was done")
+    add("--icount", action="store_true", help="one instruction takes one ns, so CPU times repeat")
+    add("--cold", action="store_true", help="boot; neither make nor resume a snapshot")
+    add(
+        "--kernel",
+        type=Path,
+        metavar="DIR",
+        help="an unpacked kernel package, or / (default: the last fetched)",
+    )
+    add("--qemu", default="qemu-system-x86_64", metavar="PROGRAM", help="another qemu-system-x86_64")
+    add("--timing", action="store_true", help="report on stderr when each stage was done")
     return parser
 
 
 class Stopwatch:
-    """Stages and when they were over, for --timing."""
+    """The stages of a run and the time when each was over, for --timing."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
         self._stages: list[str] = []
 
     def mark(self, stage: str) -> None:
-        """The stage is over."""
+        """Note that the stage is over."""
         self._stages.append(f"{stage} {time.monotonic() - self._start:.2f}")
 
     def text(self) -> str:
-        """All stages, in seconds from the start."""
+        """All stages, each with its seconds from the start."""
         return ", ".join(self._stages)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run options.command in a VM; raises KvmboxError if there is none to be had."""
+    """Run options.command in a VM, and return its status. Raises KvmboxError if there cannot be a VM."""
     stopwatch = Stopwatch()
     with ExitStack() as ending:
         signals = ending.enter_context(Signals(options.timeout))
@@ -180,8 +184,8 @@ def run(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _amd_vm(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
-    """The way to QEMU's VM: the channel to one that is ready for a command."""
-    tsc_mhz = 1000 if options.icount else tsc.frequency_mhz()  # a tick each nanosecond
+    """Prepare a VM in QEMU, and yield the channel to it when it is ready for a command."""
+    tsc_mhz = 1000 if options.icount else tsc.frequency_mhz()  # with --icount, one tick per nanosecond
     shape = Shape(options.qemu, options.mem, options.smp, options.icount, tsc_mhz)
     require_programs(shape)
     cache = Cache.default()
@@ -195,7 +199,7 @@ def _amd_vm(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Chann
 
 @contextmanager
 def _intel_vm(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Channel]:
-    """The way to Bochs' VM."""
+    """The same with a VM in Bochs."""
     bochs.require_programs()
     cache = Cache.default()
     kernel = Kernel(options.kernel or kernels.newest(cache))
@@ -222,7 +226,7 @@ def _intel_vm(options: argparse.Namespace, stopwatch: Stopwatch) -> Iterator[Cha
 
 
 def require_programs(shape: Shape) -> None:
-    """Raises KvmboxError that names all packages to install, not one at a time."""
+    """Raises a KvmboxError that names all packages to install at once."""
     missing = []
     if not shutil.which(shape.qemu):
         missing.append("qemu-system-x86")
@@ -235,15 +239,15 @@ def require_programs(shape: Shape) -> None:
     if missing:
         raise KvmboxError(f"programs are missing: apt-get install {' '.join(missing)}")
     if os.geteuid() != 0:
-        raise KvmboxError("only root can share the host's / with the test VM: run it as root")
+        raise KvmboxError("only root can share the host's / with the test VM: run kvmbox as root")
 
 
 def shared_paths(read_write: list[str]) -> list[str]:
-    """The paths CMD may write to: the cwd first; raises KvmboxError for one that is not there."""
+    """The paths that CMD may write to, the cwd first. Raises KvmboxError for a path that does not exist."""
     paths = [os.getcwd()] if os.getcwd() != "/" else []
     for path in map(os.path.realpath, read_write):
         if not os.path.exists(path):
-            raise KvmboxError(f"--rw {path}: not there")
+            raise KvmboxError(f"--rw {path}: no such file or directory")
         paths.append(path)
     return paths
 
@@ -258,13 +262,13 @@ def _identity(path: Path) -> tuple[str, int, int]:
 
 
 def _sources(*names: str) -> list[bytes]:
-    """The text of the parts of kvmbox that decide what an entry holds."""
+    """The source of the parts of kvmbox that decide what an entry contains."""
     here = Path(__file__).parent
     return [(INIT_SOURCE if name == INIT_SOURCE.name else here / name).read_bytes() for name in names]
 
 
 def boot_files(cache: Cache, kernel: Kernel, modules: list[str]) -> tuple[str, BootFiles]:
-    """The key of all that boots, and the files; made if not there."""
+    """The key of everything that boots, and the boot files, which are made if they do not exist."""
     sources = _sources(INIT_SOURCE.name, "kernel.py", "initramfs.py")
     key = _key(kernel.release, _identity(kernel.image), modules, sources)
 
@@ -281,7 +285,7 @@ def boot_files(cache: Cache, kernel: Kernel, modules: list[str]) -> tuple[str, B
 def _ready_vm(
     cache: Cache, shape: Shape, boot_key: str, files: BootFiles, paths: list[str], *, cold: bool
 ) -> Iterator[Machine]:
-    """A VM with its root in place: resumed, or booted if that does not work out."""
+    """A VM that has its root. It is resumed from a snapshot, or booted if that fails."""
     machine = None
     if not cold:
         name = "warm-" + _key(boot_key, shape, _identity(shape.qemu_path()), _sources("machine.py"))
@@ -298,7 +302,7 @@ def _ready_vm(
 
 
 def _started(machine: Machine, cache: Cache, paths: list[str], start: Callable[[Machine], None]) -> Machine:
-    """The machine, started and with its root; one that fails on the way is ended."""
+    """Start the machine and give it its root. If that fails, the machine is ended."""
     with ExitStack() as ending:
         ending.enter_context(machine)
         with cache.in_use():

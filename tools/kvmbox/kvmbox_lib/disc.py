@@ -1,8 +1,8 @@
-"""The disc of an Intel test VM: kernel and initramfs to boot from, and a picture of the files that the command needs.
+"""The disc of an Intel test VM: kernel and initramfs to boot from, and copies of the files that the command needs.
 
-Bochs has no virtio, so the host's / cannot be shared: what is named is copied, at its own path, with the symbolic
-links that lead there and the libraries its programs are linked with. The disc is made for each run (a second or two),
-so it is never stale.
+Bochs has no virtio, so the host's / cannot be shared. Each file that is named is copied, at its own path, with the
+symbolic links that lead to it and the libraries that its programs are linked with. The disc is made for each run, in a
+second or two, so it is always up to date.
 """
 
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from .errors import KvmboxError
 
-BOOT_DIRECTORY = "isolinux"  # where the boot loader of that name looks
+BOOT_DIRECTORY = "isolinux"  # where the boot loader isolinux looks for its files
 ISOLINUX = (Path("/usr/lib/ISOLINUX/isolinux.bin"), Path("/usr/lib/syslinux/modules/bios/ldlinux.c32"))
-# What a shell script and the tests call beside what is named.
+# The programs that shell scripts and the tests call in addition to the files that are named.
 PROGRAMS = """
 cat chmod cp date echo env false grep head ip kill ls mkdir mount ping rm sed sh sleep tail true uname unshare
 """
@@ -24,7 +24,7 @@ LINKS_MAX = 40  # as in path_resolution(7)
 
 
 def with_links(path: Path) -> list[Path]:
-    """The path as it is reached: each symbolic link on the way, and at last what is no link."""
+    """Each symbolic link on the way to the path, and at last the path that it leads to."""
     found: list[Path] = []
     for _ in range(LINKS_MAX):
         path = Path(os.path.normpath(path))
@@ -46,7 +46,7 @@ def _files_below(path: Path, without: set[Path]) -> Iterator[Path]:
 
 
 def is_program(path: Path) -> bool:
-    """Whether the dynamic linker has to do with it."""
+    """Whether the file may need libraries: an ELF program or a shared library."""
     if not (os.access(path, os.X_OK) or ".so" in path.name) or not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -54,7 +54,7 @@ def is_program(path: Path) -> bool:
 
 
 def libraries(programs: Iterable[Path]) -> set[Path]:
-    """What the dynamic linker would map for them."""
+    """The libraries that the dynamic linker would map for these programs."""
     words = sorted({str(path) for path in programs})
     if not words:
         return set()
@@ -70,13 +70,13 @@ def libraries(programs: Iterable[Path]) -> set[Path]:
 
 
 def contents(wanted: Iterable[Path], without: Iterable[Path] = ()) -> list[Path]:
-    """The wanted files and directories, and all else that must be on the disc for them to work."""
+    """The wanted files and directories, and everything else that they need on the disc."""
     roots: set[Path] = set()
     programs = []
     left_out = set(without)
     for path in wanted:
         if not path.exists():
-            raise KvmboxError(f"{path}: not there, so the test VM cannot have it")
+            raise KvmboxError(f"{path}: no such file or directory to copy for the test VM")
         roots.update(chain := with_links(path))
         below = list(_files_below(chain[-1], left_out))
         for link in below:
@@ -95,7 +95,7 @@ def contents(wanted: Iterable[Path], without: Iterable[Path] = ()) -> list[Path]
 def write_disc(
     out: Path, kernel: Path, initrd: Path, arguments: str, files: Iterable[Path], without: Iterable[Path] = ()
 ) -> None:
-    """Write the disc; raises KvmboxError with xorriso's words."""
+    """Write the disc. Raises KvmboxError with xorriso's messages."""
     place = out.parent
     (place / "isolinux.cfg").write_text(
         f"DEFAULT linux\nPROMPT 0\nLABEL linux\n KERNEL vmlinuz\n INITRD initrd\n APPEND {arguments}\n"

@@ -1,14 +1,14 @@
-"""What can go wrong on kvmbox's own account (status 125), apart from whatever the command does."""
+"""The errors of kvmbox itself (status 125), which are not errors of the command."""
 
 import sys
 
 
 class KvmboxError(Exception):
-    """The test VM could not be made, or went away: the message says what to do about it."""
+    """The test VM could not be made, or ended too early. The message says what to do."""
 
 
 class Interrupted(Exception):
-    """A signal or the time limit ended kvmbox before, or instead of, the command's own end."""
+    """A signal or the time limit ended kvmbox before the command ended by itself."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"ended with status {status}")

@@ -1,6 +1,6 @@
-"""The test VM's initramfs: init.c, linked statically, and the modules it loads, as an uncompressed cpio.
+"""The test VM's initramfs: init.c, linked statically, and the modules it loads, as an uncompressed cpio archive.
 
-/init, /dev, /modules/order (names, one a line, in the order to load them), /modules/NAME.ko
+/init, /dev, /modules/order (the names in the order to load them, one per line), /modules/NAME.ko
 """
 
 import os
@@ -14,7 +14,7 @@ from .kernel import Kernel
 
 INIT_SOURCE = Path(__file__).resolve().parent.parent / "init.c"
 
-# In Debian's cloud kernel all but kvm-amd, tun and overlay are built in.
+# Debian's cloud kernel has all of these built in, except kvm-amd, tun and overlay.
 MODULES = ["virtio_pci", "virtio_console", "virtiofs", "overlay", "tun", "kvm-amd"]
 INTEL_MODULES = ["ata_piix", "sr_mod", "isofs", "overlay", "tun", "kvm-intel"]
 
@@ -25,7 +25,7 @@ DIRECTORY = 0o040755
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or directory of the archive; the mode holds the file type."""
+    """One file or directory of the archive. The mode includes the file type."""
 
     name: str
     mode: int
@@ -33,7 +33,7 @@ class Entry:
 
 
 def cpio(entries: list[Entry]) -> bytes:
-    """A cpio archive of the kind the kernel reads ("newc", initramfs-buffer-format.rst)."""
+    """A cpio archive in the format that the kernel reads ("newc", initramfs-buffer-format.rst)."""
     archive = bytearray()
     for number, entry in enumerate([*entries, Entry("TRAILER!!!", 0)], start=1):
         name = entry.name.encode() + b"\0"
@@ -47,11 +47,11 @@ def cpio(entries: list[Entry]) -> bytes:
 
 
 def compile_init(out: Path) -> None:
-    """Compile init.c; raises KvmboxError with the compiler's words."""
+    """Compile init.c. Raises KvmboxError with the compiler's messages."""
     if not shutil.which("cc"):
         raise KvmboxError("cc is missing: apt-get install gcc libc6-dev")
     command = ["cc", "-std=c11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-o", str(out), str(INIT_SOURCE)]
-    # A compiler that is killed leaves its files behind: there they go with the unfinished entry.
+    # A compiler that is killed leaves its files behind. Here they are removed with the unfinished cache entry.
     environment = {**os.environ, "TMPDIR": str(out.parent)}
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -59,7 +59,7 @@ def compile_init(out: Path) -> None:
 
 
 def initramfs(kernel: Kernel, names: list[str], init: bytes) -> bytes:
-    """The archive for this kernel, with the named modules and what they need."""
+    """The archive for this kernel, with the named modules and the modules that they need."""
     modules = kernel.modules(names)
     order = "".join(f"{name}\n" for name, _ in modules).encode()
     return cpio(

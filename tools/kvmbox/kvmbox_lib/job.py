@@ -1,4 +1,4 @@
-"""One command in the test VM: its streams, the signals to it, its end."""
+"""One command in the test VM: its streams, its signals and its end."""
 
 import os
 import select
@@ -12,7 +12,7 @@ from .errors import Interrupted, KvmboxError, say
 from .signals import TIMED_OUT, Signals, status_of
 
 GRACE_S = 10.0  # from the signal that should end the command to the end of the test VM
-WRITE_MAX = select.PIPE_BUF  # what a pipe that polls writable takes without blocking
+WRITE_MAX = select.PIPE_BUF  # a pipe that polls writable accepts this much without blocking
 
 
 class _Selectable(Protocol):
@@ -20,7 +20,7 @@ class _Selectable(Protocol):
 
 
 class Job:
-    """Relays one command; run() is called once."""
+    """Relays one command. run() is called only once."""
 
     def __init__(
         self, channel: Channel, signals: Signals, stdin: int | None = None, idle_limit_s: float | None = None
@@ -28,14 +28,17 @@ class Job:
         self._channel = channel
         self._signals = signals
         self._stdin = stdin
-        self._input_free = stdin is not None  # the test VM has taken what it was sent
+        self._input_free = stdin is not None  # the command has read all input that was sent
         self._idle_limit_s = idle_limit_s
         self._last_output = time.monotonic()
-        self._ending: tuple[float, int] | None = None  # when to give up, and the status then
+        self._ending: tuple[float, int] | None = None  # when to stop waiting, and the status then
         self._timed_out = False
 
     def run(self, command: list[str], cwd: str, environment: dict[bytes, bytes]) -> int:
-        """The command's exit status, 124 on a time limit; raises Interrupted if it outlasts the grace."""
+        """The command's exit status, or 124 at a time limit.
+
+        Raises Interrupted if the command does not end within GRACE_S of the signal.
+        """
         words = [os.fsencode(word) for word in command]
         variables = [name + b"=" + value for name, value in environment.items()]
         self._signals.note_only()
@@ -87,7 +90,7 @@ class Job:
         self._last_output = time.monotonic()
 
     def _wait(self, read: list[_Selectable | int], write: list[int]) -> list[_Selectable | int]:
-        """What became readable, once something did; meanwhile serves signals and limits."""
+        """Wait until something is readable or writable, and return the readable ones. Handles signals and limits."""
         while True:
             self._check_limits()
             readable, writable, _ = select.select([*read, self._signals], write, [], self._patience_s())
@@ -99,13 +102,13 @@ class Job:
                 return readable
 
     def _forward(self, number: int) -> None:
-        """Pass a signal on. A second one means that the sender will not wait."""
+        """Pass a signal on. A second signal means that the sender does not want to wait."""
         if self._ending:
             raise Interrupted(self._ending[1])
         self._ending = (time.monotonic() + GRACE_S, status_of(number))
         self._timed_out = number == signal.SIGALRM
         if self._timed_out:
-            say("a time limit is reached; ending the command")
+            say("a time limit is over: ending the command")
         passed_on = signal.SIGTERM if self._timed_out else number
         self._channel.send(Kind.KILL, bytes([passed_on]))
 

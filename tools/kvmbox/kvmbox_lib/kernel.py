@@ -1,8 +1,8 @@
-"""The test VM's kernel: a Debian package that is fetched and unpacked, never installed.
+"""The test VM's kernel: a Debian package that is fetched and unpacked, and never installed.
 
-From it come the modules (dependencies first, read from the modules themselves, since depmod has not
-run in an unpacked package) and the uncompressed kernel: booted as PVH it spares the test VM 1.8 s of
-unpacking itself.
+It provides the modules and the uncompressed kernel. The modules are loaded with their dependencies first. These
+are read from the modules, because depmod has not run in an unpacked package. The test VM boots the uncompressed
+kernel as PVH, which saves the 1.8 s that a compressed kernel takes to unpack itself there.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from pathlib import Path
 from .cache import Cache
 from .errors import KvmboxError, say
 
-# Bookworm has 6.12 under the first name, later releases under the second.
+# In Bookworm, 6.12 has the first name. Later releases have only the second name.
 DEFAULT_PACKAGES = ("linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64")
 
 SIGNATURE_MAGIC = b"~Module signature appended~\n"
@@ -30,7 +30,7 @@ PAYLOAD = 0x248  # u32 offset, u32 length
 
 
 def fetch(cache: Cache, package: str | None = None) -> Path:
-    """Fetch and unpack a kernel, or the default one; raises KvmboxError if apt does not know it."""
+    """Fetch and unpack the package, or the default one. Raises KvmboxError if apt does not know it."""
     wanted = (package,) if package else DEFAULT_PACKAGES
     real = _resolve(wanted)
     if real is None:
@@ -42,7 +42,7 @@ def fetch(cache: Cache, package: str | None = None) -> Path:
 
 
 def newest(cache: Cache) -> Path:
-    """The kernel that was fetched or named last; fetches the default one if there is none."""
+    """The kernel that was fetched or named last. If there is none, the default one is fetched."""
     kernels = sorted(cache.root.glob("kernel-*"), key=lambda path: path.stat().st_mtime)
     return kernels[-1] if kernels else fetch(cache)
 
@@ -57,7 +57,7 @@ def _resolve(packages: tuple[str, ...]) -> str | None:
 
 
 def _resolve_now(packages: tuple[str, ...]) -> str | None:
-    """Today's real package behind a metapackage: named versions vanish from the archive."""
+    """The real package that a metapackage depends on now. A fixed version would vanish from the archive."""
     for package in packages:
         depends = _apt("apt-cache", "depends", "--no-recommends", package)
         if found := re.search(r"Depends: (linux-image-\d\S+)", depends):
@@ -69,16 +69,16 @@ def _resolve_now(packages: tuple[str, ...]) -> str | None:
 
 def _apt(*command: str) -> str:
     if not shutil.which(command[0]):
-        raise KvmboxError(f"no {command[0]} here; give an unpacked kernel package with --kernel DIR")
+        raise KvmboxError(f"{command[0]} is missing: name an unpacked kernel package with --kernel DIR")
     environment = {**os.environ, "LC_ALL": "C"}
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     return done.stdout
 
 
 def parts(package: str, depends: str) -> list[str]:
-    """Where the kernel and its modules are: the package, and from Debian 14 on three more that it depends on.
+    """The packages with the kernel and its modules: `package`, and from Debian 14 on three of its dependencies.
 
-    depends  what `apt-cache depends` says of it
+    depends  the output of `apt-cache depends` for it
     """
     return [package, *re.findall(r"Depends: (linux-(?:base|binary|modules)-\d\S+)", depends)]
 
@@ -86,7 +86,7 @@ def parts(package: str, depends: str) -> list[str]:
 def _download(package: str, place: Path) -> None:
     say(f"fetching {package}")
     for part in parts(package, _apt("apt-cache", "depends", "--no-recommends", package)):
-        # The _apt user may not write here; as another user than root the option is without effect.
+        # The user _apt may not write here. For users other than root the option has no effect.
         download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", part]
         _call(download, place, f"could not download {part}; try `apt-get update`")
         (deb,) = place.glob("*.deb")
@@ -101,26 +101,26 @@ def _call(command: list[str], where: Path, failure: str) -> None:
 
 
 class Kernel:
-    """A kernel and its modules below `root`: an unpacked package, or / for the running system's own."""
+    """A kernel and its modules below `root`, which is an unpacked package, or / for the kernel of this system."""
 
     def __init__(self, root: Path, release: str | None = None) -> None:
         modules = next((d for d in (root / "lib/modules", root / "usr/lib/modules") if d.is_dir()), None)
         releases = sorted(path.name for path in modules.iterdir()) if modules else []
         if modules is None or not releases:
-            raise KvmboxError(f"{root}: no lib/modules/RELEASE in it, so it is no unpacked kernel package")
+            raise KvmboxError(f"{root}: not an unpacked kernel package: it has no lib/modules/RELEASE")
         self.release = release or releases[-1]
         self._modules = modules / self.release
         images = (root / "boot" / f"vmlinuz-{self.release}", self._modules / "vmlinuz")
         image = next((path for path in images if path.is_file()), None)
         if image is None:
-            raise KvmboxError(f"{images[0]}: not there; is {root} an unpacked kernel package?")
+            raise KvmboxError(f"{images[0]}: no such file; is {root} an unpacked kernel package?")
         self.image = image
         self._files = {_module_name(path.name): path for path in self._modules.glob("kernel/**/*.ko*")}
         builtin = (self._modules / "modules.builtin").read_text().split()
         self._builtin = {_module_name(Path(line).name) for line in builtin}
 
     def modules(self, names: list[str]) -> list[tuple[str, bytes]]:
-        """The named modules and all they need, in the order to load them; those built in are left out."""
+        """The named modules and their dependencies, in the order to load them, without modules that are built in."""
         ordered: dict[str, bytes] = {}
         seen: set[str] = set()
 
@@ -158,15 +158,15 @@ def _module_name(name: str) -> str:
 
 
 def module_depends(module: bytes) -> list[str]:
-    """What a module's .modinfo says it needs."""
+    """The dependencies that a module's .modinfo names."""
     found = re.search(rb"\0depends=([^\0]+)\0", module)
     return [_module_name(name) for name in found[1].decode().split(",")] if found else []
 
 
 def trimmed(module: bytes) -> bytes:
-    """The module without what costs time to check in the test VM: its signature and its BTF.
+    """The module without its signature and its BTF, which take time to check in the test VM.
 
-    Unsigned only taints. The BTF section is renamed, not cut, so no offset moves.
+    An unsigned module only taints the kernel. The BTF section is renamed, not removed, so no offset changes.
     """
     if module.endswith(SIGNATURE_MAGIC):
         info_at = len(module) - len(SIGNATURE_MAGIC) - SIGNATURE_INFO.size
@@ -176,9 +176,9 @@ def trimmed(module: bytes) -> bytes:
 
 
 def vmlinux(image: bytes) -> bytes:
-    """The ELF kernel inside a bzImage; raises KvmboxError if it is none, or packed in an unknown way."""
+    """The ELF kernel inside a bzImage. Raises KvmboxError for another file, or an unknown compression."""
     if image[HEADER_MAGIC : HEADER_MAGIC + 4] != b"HdrS":
-        raise KvmboxError("the kernel image is no bzImage")
+        raise KvmboxError("the kernel image is not a bzImage")
     setup_sectors = image[SETUP_SECTS] or 4
     offset, length = struct.unpack_from("<II", image, PAYLOAD)
     start = (setup_sectors + 1) * 512 + offset
@@ -186,7 +186,7 @@ def vmlinux(image: bytes) -> bytes:
 
 
 def _unpacked(payload: bytes) -> bytes:
-    # The kernel's build appends the unpacked size, 4 bytes, to all but the formats that hold it.
+    # The kernel's build appends the unpacked size (4 bytes), except for the formats that contain it.
     if payload.startswith(b"\x28\xb5\x2f\xfd"):
         return unpack_with("zstd", payload[:-4])
     if payload.startswith(b"\x02\x21\x4c\x18"):
@@ -195,15 +195,15 @@ def _unpacked(payload: bytes) -> bytes:
         return gzip.decompress(payload)
     if payload.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMADecompressor().decompress(payload)
-    raise KvmboxError(f"the kernel is compressed in an unknown way (it starts {payload[:6].hex()})")
+    raise KvmboxError(f"the kernel is compressed in an unknown way (it starts with {payload[:6].hex()})")
 
 
 def unpack_with(program: str, data: bytes) -> bytes:
-    """Unpack by `program -dc`; raises KvmboxError if it is missing or fails."""
+    """Unpack the data with `program -dc`. Raises KvmboxError if the program is missing or fails."""
     if not shutil.which(program):
         raise KvmboxError(f"{program} is missing: apt-get install {program}")
     done = subprocess.run([program, "-dcq"], input=data, capture_output=True)
-    # lz4 of the kernel is the legacy format, whose end it takes for an error.
+    # The kernel uses lz4's legacy format. The program reports the end of that format as an error.
     if not done.stdout:
         raise KvmboxError(f"{program} could not unpack the kernel: {done.stderr.decode().strip()}")
     return done.stdout

@@ -1,12 +1,12 @@
-"""The test VM as processes: QEMU, and virtiofsd that serves it the host's /.
+"""The test VM as processes: QEMU, and virtiofsd, which serves the host's / to it.
 
     kvmbox ──socketpair── QMP monitor ─────────┐
            ──socketpair── virtio-serial port ──┤ QEMU ──unix socket── virtiofsd
            ──memfd─────── RAM, shared ─────────┘  (vhost-user: it reads the test VM's RAM)
            ──memfd─────── serial console, shown on failure only
 
-Nothing of it has a name in a file system, so nothing is left behind, however kvmbox ends: QEMU
-gets SIGKILL at its parent's death, and virtiofsd ends with the connection to QEMU.
+Nothing here has a name in a file system, so kvmbox leaves nothing behind, however it ends: QEMU
+gets SIGKILL when its parent dies, and virtiofsd ends with its connection to QEMU.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from .channel import Channel, Kind, fields
 from .errors import KvmboxError
 from .monitor import Monitor
 
-BOOT_LIMIT_S = 300.0  # 5 s when idle, 20 s with --icount; other loads on the machine stretch it
+BOOT_LIMIT_S = 300.0  # a boot takes 5 s on an idle machine, 20 s with --icount, and longer on a busy machine
 ROOT_LIMIT_S = 300.0
 LOG_SHOWN = 3000  # bytes of each log
 ROOT_PORT = "share"
@@ -35,21 +35,21 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 KERNEL_ARGUMENTS = " ".join(
     (
         "console=ttyS0 quiet panic=-1",
-        "norandmaps",  # TCG keys translated code by virtual address: ASLR makes every exec three times slower
+        "norandmaps",  # TCG finds translated code by virtual address, so ASLR makes every exec three times slower
         "cryptomgr.notests=1",  # 0.9 s of self-tests
         "mitigations=off nokaslr audit=0 nowatchdog",
         "tsc=reliable no_timer_check rcupdate.rcu_expedited=1 random.trust_cpu=on",
     )
 )
 
-# Where it may be. Debian 12's is in C, a part of qemu-system-common. Later there is one in Rust, in a package of its own,
-# with other options; Debian 13 has a link to it at the first of these places.
+# Where virtiofsd may be. Debian 12's is in C and a part of qemu-system-common. Later ones are in Rust, in a package of
+# their own, with other options. Debian 13 has a link to it at the first of these paths.
 VIRTIOFSDS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "virtiofsd")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What makes one VM unlike another."""
+    """The properties by which VMs differ."""
 
     qemu: str
     mem_mib: int
@@ -81,19 +81,19 @@ class Wires:
     channel: int
     monitor: int
     console: int
-    share: int | None  # to virtiofsd; a VM that is made for a snapshot has none
+    share: int | None  # to virtiofsd; None for a VM that is made for a snapshot
 
 
 def qemu_command(shape: Shape, files: BootFiles, wires: Wires, incoming: bool) -> list[str]:
-    """QEMU's command line; it and nothing else decides what the test VM is."""
-    # QEMU 7.2 takes a far return's frame off the stack with supervisor's rights, whatever ring makes it: with
-    # SMAP a `lret` of a program, or of tender-sandbox's guest, is an oops of the kernel.
+    """QEMU's command line. It defines the test VM completely."""
+    # QEMU 7.2 reads the stack of a far return with supervisor's rights, in whatever ring the return is made. With SMAP,
+    # a `lret` of a program, or of tender-sandbox's guest, then causes an oops of the kernel.
     cpu = "max,-smap"
     if shape.icount:
-        # A REP counts as an instruction per iteration: without these, strings go 8 bytes a step.
+        # A REP counts one instruction per iteration. Without these two features, strings move 8 bytes per iteration.
         cpu += ",-erms,-fsrm"
     command = [str(shape.qemu_path()), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    # One thread for all vCPUs: with one each, QEMU 7.2 loses a race when the kernel patches its own code.
+    # One thread for all vCPUs. With one thread each, QEMU 7.2 loses a race when the kernel patches its own code.
     command += ["-accel", "tcg,thread=single", "-cpu", cpu, "-smp", str(shape.smp)]
     command += ["-M", "q35", "-bios", "qboot.rom", "-m", str(shape.mem_mib)]
     ram = f"memory-backend-file,id=ram,size={shape.mem_mib}M,share=on,mem-path=/proc/self/fd/{wires.ram}"
@@ -116,12 +116,12 @@ def qemu_command(shape: Shape, files: BootFiles, wires: Wires, incoming: bool) -
 
 
 def find_virtiofsd() -> str | None:
-    """The program's path."""
+    """The path of virtiofsd, or None."""
     return next(filter(None, map(shutil.which, VIRTIOFSDS)), None)
 
 
 def virtiofsd_command(listener: int) -> list[str]:
-    """The command line of whichever virtiofsd is here; raises KvmboxError if none is."""
+    """The command line of the virtiofsd that is installed. Raises KvmboxError if none is."""
     program = find_virtiofsd()
     if program is None:
         raise KvmboxError("virtiofsd is missing: apt-get install virtiofsd (Debian 12: qemu-system-common)")
@@ -130,12 +130,12 @@ def virtiofsd_command(listener: int) -> list[str]:
         options = "source=/,cache=always,sandbox=chroot,log_level=err,no_posix_lock,no_flock"
         return [program, f"--fd={listener}", "-o", options]
     options = "--shared-dir=/ --cache=always --sandbox=chroot --log-level=error"
-    # Without the last one mounting over the host's mount points, /proc say, fails with EREMOTE.
+    # Without --no-announce-submounts, a mount over one of the host's mount points, such as /proc, fails with EREMOTE.
     return [program, f"--fd={listener}", *options.split(), "--no-announce-submounts"]
 
 
 def die_with_parent() -> Callable[[], None]:
-    """For preexec_fn: have the kernel kill the child when kvmbox dies, of SIGKILL too."""
+    """For preexec_fn: let the kernel kill the child when kvmbox dies, even by SIGKILL."""
     libc = ctypes.CDLL(None)
     parent = os.getpid()
 
@@ -148,7 +148,7 @@ def die_with_parent() -> Callable[[], None]:
 
 
 class Machine:
-    """One VM; leaving it as a context ends it and all that belongs to it."""
+    """One VM. Leaving the context ends it and everything that belongs to it."""
 
     def __init__(self, shape: Shape, files: BootFiles) -> None:
         self.shape = shape
@@ -176,7 +176,7 @@ class Machine:
             os.close(fd)
 
     def start(self, *, shared: bool, incoming: bool = False) -> None:
-        """Start the processes; the test VM boots, or with `incoming` waits for a state to resume."""
+        """Start the processes. The test VM boots, or with `incoming` waits for a state to resume."""
         channel, channel_theirs = socket.socketpair()
         monitor, monitor_theirs = socket.socketpair()
         self._ours += [channel, monitor]
@@ -200,12 +200,12 @@ class Machine:
         self.monitor.greet()
 
     def await_boot(self) -> None:
-        """Until init.c has loaded KVM; raises KvmboxError if it does not."""
+        """Wait until init.c has loaded KVM. Raises KvmboxError if it does not."""
         self.channel.expect_ready(BOOT_LIMIT_S)
 
     def share_root(self, read_write: Sequence[str]) -> None:
-        """Give the booted VM the host's / and the time; `read_write` paths are the host's own."""
-        # Plugged in only now: a VM with this device cannot be saved.
+        """Give the booted VM the host's / and the time. Writes to `read_write` paths reach the host."""
+        # The device is plugged in only now, because a VM with this device cannot be saved.
         device = {"driver": "vhost-user-fs-pci", "chardev": "share", "tag": "host", "bus": ROOT_PORT}
         self.monitor.call("device_add", **device)
         seed = "" if self.shape.icount else secrets.token_hex(32)
@@ -214,7 +214,7 @@ class Machine:
         self.channel.expect_ready(ROOT_LIMIT_S)
 
     def _start_virtiofsd(self) -> socket.socket:
-        """Our end of a connection to a new virtiofsd; the name it needs is private and gone at once."""
+        """Our end of a connection to a new virtiofsd. The socket's name is private and removed immediately."""
         connection = socket.socket(socket.AF_UNIX)
         with socket.socket(socket.AF_UNIX) as listener:
             with tempfile.TemporaryDirectory(prefix="kvmbox-") as place:
@@ -225,7 +225,7 @@ class Machine:
         return connection
 
     def _spawn(self, command: list[str], inherited: list[int]) -> None:
-        """A session of its own keeps the terminal's ^C away: it is for the command in the test VM."""
+        """Start a child in a session of its own, so that the terminal's ^C reaches only the command in the VM."""
         self._children.append(
             subprocess.Popen(
                 command,
@@ -239,7 +239,7 @@ class Machine:
         )
 
     def _diagnosis(self) -> str:
-        """The ends of what the test VM and its processes said."""
+        """The last messages of the test VM and its processes."""
         shown = []
         for name, fd in (("console", self._console), ("QEMU and virtiofsd", self._log)):
             size = os.fstat(fd).st_size

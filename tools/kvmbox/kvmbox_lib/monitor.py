@@ -1,4 +1,4 @@
-"""QEMU's monitor (QMP): commands as JSON, one a line, over a socketpair."""
+"""QEMU's monitor (QMP): commands as JSON, one per line, over a socketpair."""
 
 import json
 import socket
@@ -10,19 +10,19 @@ REPLY_LIMIT_S = 300.0
 
 
 class Monitor:
-    """The host's end of it."""
+    """The host's end of the connection."""
 
     def __init__(self, end: socket.socket) -> None:
         end.settimeout(REPLY_LIMIT_S)
         self._stream = end.makefile("rwb")
 
     def greet(self) -> None:
-        """The exchange that comes first; raises KvmboxError if QEMU did not start."""
+        """The first exchange. Raises KvmboxError if QEMU did not start."""
         self._line()
         self.call("qmp_capabilities")
 
     def call(self, command: str, **arguments: object) -> Any:
-        """What QEMU answers; raises KvmboxError on its refusal and on its end."""
+        """QEMU's answer to a command. Raises KvmboxError if QEMU refuses the command, or ends."""
         request = json.dumps({"execute": command, "arguments": arguments})
         try:
             self._stream.write(request.encode() + b"\n")
@@ -34,7 +34,7 @@ class Monitor:
             if "error" in reply:
                 raise KvmboxError(f"QEMU refused {command}: {reply['error']['desc']}")
             if "return" in reply:
-                return reply["return"]  # all else is events
+                return reply["return"]  # all other replies are events
 
     def _line(self) -> dict[str, Any]:
         try:

@@ -1,8 +1,8 @@
-"""INT, TERM and HUP to kvmbox, and its overall time limit.
+"""SIGINT, SIGTERM and SIGHUP to kvmbox, and its overall time limit.
 
-Before the command runs a signal ends kvmbox, by an exception that unwinds all it made. While the
-command runs signals are only noted, for the loop that relays them: a handler that wrote to the
-channel could cut another frame in two.
+Before the command runs, a signal ends kvmbox by an exception, which cleans up everything that kvmbox made. While the
+command runs, signals are only noted, and the loop in job.py relays them. A handler that writes to the channel could
+write into the middle of another frame.
 """
 
 import os
@@ -17,12 +17,12 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def status_of(number: int) -> int:
-    """The exit status that says a signal ended us."""
+    """The exit status that means: this signal ended kvmbox."""
     return TIMED_OUT if number == signal.SIGALRM else 128 + number
 
 
 class Signals:
-    """While inside, signals are caught; wait for them with select() on this object."""
+    """Catches signals while the context is entered. Wait for them with select() on this object."""
 
     def __init__(self, limit_s: float | None) -> None:
         self._limit_s = limit_s
@@ -35,7 +35,7 @@ class Signals:
         self._sender.setblocking(False)
         signal.set_wakeup_fd(self._sender.fileno())
         for number in (*ENDING, signal.SIGALRM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup(1) leaves HUP
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup(1) ignores SIGHUP
                 signal.signal(number, self._caught)
         if self._limit_s:
             signal.setitimer(signal.ITIMER_REAL, self._limit_s)
@@ -50,7 +50,7 @@ class Signals:
         self._sender.close()
 
     def fileno(self) -> int:
-        """Readable once there is something to take()."""
+        """A descriptor that is readable when take() has signals to return."""
         return self._receiver.fileno()
 
     def note_only(self) -> None:
@@ -58,7 +58,7 @@ class Signals:
         self._noting = True
 
     def ignore(self) -> None:
-        """From now on let nothing disturb: kvmbox is ending anyway, and has something to clean up."""
+        """From now on ignore signals: kvmbox is ending, and still has to clean up."""
         for number in (*ENDING, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)
 

@@ -1,9 +1,9 @@
-"""A booted VM on disk, and back: 5 s of boot become 0.2 s.
+"""Saves a booted VM to disk and resumes it. A boot of 5 s becomes 0.2 s.
 
-    ram      the test VM's memory, a sparse file; only pages that hold something (some 85 MB)
-    state    QEMU's migration stream without the memory (x-ignore-shared), some 170 kB
+    ram      the test VM's memory, a sparse file with only the pages that are not zero (about 85 MB)
+    state    QEMU's migration stream without the memory (x-ignore-shared), about 170 kB
 
-The test VM is saved before the host's / is plugged in, so a snapshot knows nothing of the host.
+The test VM is saved before the host's / is plugged in, so a snapshot contains nothing of the host.
 """
 
 import os
@@ -19,13 +19,13 @@ STATE_LIMIT_S = 300.0
 
 
 def boot(machine: Machine) -> None:
-    """The plain way to a VM: start it and wait; raises KvmboxError if it does not boot."""
+    """Start the VM without a snapshot, and wait for it. Raises KvmboxError if it does not boot."""
     machine.start(shared=True)
     machine.await_boot()
 
 
 def save(shape: Shape, files: BootFiles, place: Path) -> None:
-    """Boot a VM and write it to `place`; raises KvmboxError if it does not boot."""
+    """Boot a VM and write it to `place`. Raises KvmboxError if it does not boot."""
     with Machine(shape, files) as machine:
         machine.start(shared=False)
         machine.await_boot()
@@ -39,7 +39,7 @@ def save(shape: Shape, files: BootFiles, place: Path) -> None:
 
 
 def resume(machine: Machine, place: Path) -> None:
-    """Make the machine go on where the saved one stopped; raises KvmboxError if it cannot."""
+    """Let the machine continue where the saved one stopped. Raises KvmboxError if it cannot."""
     try:
         with open(place / "ram", "rb") as file:
             if os.fstat(file.fileno()).st_size != os.fstat(machine.ram).st_size:
@@ -72,7 +72,7 @@ def _await_saved(machine: Machine) -> None:
 
 
 def copy_sparse(source: int, target: int) -> None:
-    """Copy what holds data and is not all zero; the target is as long as the source, and all holes."""
+    """Copy the blocks that are not all zero. The target is as long as the source, and consists of holes only."""
     at, end, zeros = 0, os.fstat(source).st_size, bytes(BLOCK)
     while at < end:
         try:
