@@ -30,8 +30,13 @@ PAGES = (
     "guest_kernel/README.md",
 )
 # Pages whose commands belong to development or measure a machine: tests of their own look at these.
-OTHERS = {"docs/releasing.md", "CONTRIBUTING.md", "bench/README.md", "tools/kvmbox/README.md"}
-LANGUAGES = ("", "console", "sh", "c", "python")
+OTHERS = {
+    "docs/releasing.md",
+    "CONTRIBUTING.md",
+    "bench/README.md",
+    "tools/kvmbox/README.md",
+}  # tests/unit/test_page_commands.py
+LANGUAGES = ("", "text", "console", "sh", "c", "python")
 
 # Commands that are not run here, each with the reason.
 NOT_RUN = {
@@ -182,7 +187,7 @@ def test_every_block_has_a_language_and_so_is_run(page: str) -> None:
             assert page in ("README.md", "docs/library.md"), (
                 f"{page} has a program that test_readme.py does not run"
             )
-        if not block.language:
+        if block.language in ("", "text"):
             assert not any(line.startswith(("$ ", "tender -", "make ")) for line in block.lines), block
 
 
@@ -204,3 +209,22 @@ def test_what_a_page_shows_is_compared() -> None:
     assert not matches(["a"], ["a", "b"])
     assert not matches(["a"], [])
     assert not matches(["value a"], ["value b"])
+
+
+MAKE = re.compile(r"(?:`|^)make ((?:[a-z][a-z0-9-]*)?(?: [A-Z]+=\S+?)*)(?=`|\s|$)", re.MULTILINE)
+
+
+def test_each_target_of_make_that_a_page_names_exists() -> None:
+    pages = [path for path in ROOT.glob("**/*.md") if not {"build", ".venv"} & set(path.parts)]
+    targets = {words for page in pages for words in MAKE.findall(page.read_text()) if words.strip()}
+    assert len(targets) > 15
+    for words in sorted(targets):
+        done = subprocess.run(
+            ["make", "-n", *words.split()],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stderr)
