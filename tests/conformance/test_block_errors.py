@@ -213,7 +213,7 @@ def test_a_transfer_of_zero_bytes_is_an_error_not_an_endless_loop() -> None:
         assert len(disk.reads) + len(disk.writes) < 10
 
 
-# ---- a file that is not as long as it was
+# ---- a truncated file
 
 
 def test_a_file_truncated_while_its_guest_runs(tmp_path: Path) -> None:

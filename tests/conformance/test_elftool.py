@@ -156,7 +156,7 @@ GOOD_MANIFESTS = {
         manifest(f'{NET} {{ "name": "b" "type": "NET_BASIC" }}'),
         [("service0", "NET_BASIC"), ("b", "NET_BASIC")],
     ),
-    "something-behind": (manifest() + "} garbage", [("service0", "NET_BASIC")]),
+    "something-after-it": (manifest() + "} garbage", [("service0", "NET_BASIC")]),
     "key-twice": (manifest('{ "name": "a", "name": "b", "type": "NET_BASIC" }'), [("b", "NET_BASIC")]),
     "crlf": (manifest().replace("\n", "\r\n"), [("service0", "NET_BASIC")]),
 }

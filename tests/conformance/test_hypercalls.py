@@ -211,9 +211,9 @@ def test_walltime_is_the_hosts_time_in_8_bytes(site: bool) -> None:
     call = guest.call(WALLTIME, "<QQ", 0, UNTOUCHED, site=site)
     guest.halt()
     before = time.time_ns()
-    nsecs, behind = guest.run().at(call)
+    nsecs, after = guest.run().at(call)
     assert before <= nsecs <= time.time_ns()
-    assert behind == UNTOUCHED
+    assert after == UNTOUCHED
 
 
 @pytest.mark.parametrize("site", [True, False], ids=["site", "trap"])

@@ -35,8 +35,8 @@ def solo5_hvt(tender_cmd: list[str]) -> list[str]:
 @pytest.mark.kvm
 def test_a_guest_runs_and_its_disk_works(solo5_hvt: list[str], guest: Guest, disk: Path) -> None:
     command = [*solo5_hvt, f"--block:storage={disk}", str(guest("disk"))]
-    free, behind = run(command), run(filtered(command))
-    assert (behind.returncode, behind.stdout, behind.stderr) == (0, free.stdout, "")
+    free, confined = run(command), run(filtered(command))
+    assert (confined.returncode, confined.stdout, confined.stderr) == (0, free.stdout, "")
 
 
 def assert_confined(pid: int) -> None:
@@ -113,8 +113,8 @@ def test_the_network_works(solo5_hvt: list[str], guest: Guest, tap: TapInterface
 @pytest.mark.backends
 def test_errors_are_reported_under_the_filter(solo5_hvt: list[str], guest: Guest, disk: Path) -> None:
     for words in (["absent.elf"], [str(disk)], [str(guest("disk"))]):
-        free, behind = run([*solo5_hvt, *words]), run(filtered([*solo5_hvt, *words]))
-        assert (behind.returncode, behind.stdout, behind.stderr) == (1, "", free.stderr)
+        free, confined = run([*solo5_hvt, *words]), run(filtered([*solo5_hvt, *words]))
+        assert (confined.returncode, confined.stdout, confined.stderr) == (1, "", free.stderr)
 
 
 def test_that_a_sandbox_is_impossible_is_reported(
@@ -123,7 +123,7 @@ def test_that_a_sandbox_is_impossible_is_reported(
     monkeypatch.setenv("TENDER_BACKEND", "sandbox")
     done = run(filtered([*solo5_hvt, str(guest("args"))]))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "solo5-hvt: sandbox: its template: Function not implemented\n"
+    assert done.stderr == "solo5-hvt: sandbox: the image's template: Function not implemented\n"
 
 
 def test_the_filter_is_in_force() -> None:

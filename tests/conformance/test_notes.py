@@ -95,7 +95,7 @@ Refusal = Callable[[bytes], str]
         "among others",
         "short ones",
         "a short one of the type",
-        "an empty one behind",
+        "an empty one after them",
     ],
 )
 def test_notes_are_found_in_any_order(notes: tuple[Note, ...]) -> None:

@@ -104,12 +104,12 @@ def test_the_test_vms_clock_counts_at_the_given_rate(tmp_path: Path, options: tu
     done = kvmbox("--cold", *options, "--", "dmesg", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    told = re.findall(r"tsc_early_khz=(\d+)", done.stdout.decode())
-    taken = re.findall(
+    given = re.findall(r"tsc_early_khz=(\d+)", done.stdout.decode())
+    used = re.findall(
         r"tsc: Detected ([\d.]+) MHz", done.stdout.decode()
     )  # the processor's rate, and the counter's if it differs
-    assert told and taken, done.stdout
-    assert float(taken[-1]) == int(told[0]) / 1000
+    assert given and used, done.stdout
+    assert float(used[-1]) == int(given[0]) / 1000
 
 
 def test_cold_boot_needs_no_snapshot(tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ def test_input_that_is_not_read_blocks_nothing(tmp_path: Path) -> None:
 
 
 def test_files_written_below_the_cwd_reach_the_host_and_others_do_not(tmp_path: Path) -> None:
-    cwd, other, beside = tmp_path / "cwd", tmp_path / "other", tmp_path / "beside"
-    for path in (cwd, other, beside):
+    cwd, other, outside = tmp_path / "cwd", tmp_path / "other", tmp_path / "outside"
+    for path in (cwd, other, outside):
         path.mkdir()
     script = (
         f"echo 1 >in-cwd; echo 2 >{other}/in-rw; "
-        f"mkdir -p {beside}; echo 3 >{beside}/hidden; echo 4 >/etc/kvmbox-test"
+        f"mkdir -p {outside}; echo 3 >{outside}/hidden; echo 4 >/etc/kvmbox-test"
     )
 
     done = kvmbox("--rw", str(other), "--", "sh", "-c", script, cwd=cwd)
@@ -175,7 +175,7 @@ def test_files_written_below_the_cwd_reach_the_host_and_others_do_not(tmp_path: 
     assert (done.returncode, done.stderr) == (0, b"")
     assert (cwd / "in-cwd").read_text() == "1\n"
     assert (other / "in-rw").read_text() == "2\n"
-    assert not (beside / "hidden").exists()
+    assert not (outside / "hidden").exists()
     assert not Path("/etc/kvmbox-test").exists()
 
 

@@ -1032,9 +1032,9 @@ def test_a_goal_is_met_or_missed_or_has_a_reason() -> None:
 def test_a_goal_against_another_monitor_is_how_many_times_as_fast() -> None:
     """In each of these goals more is better. So the rows do not mix "times as fast" with "times the time"."""
     monitors = re.compile("solo5|Firecracker")
-    beside = [g for g in goals.GOALS if monitors.search(g.text) and not g.text.startswith("private memory")]
-    assert len(beside) >= 20
-    assert [goal.text for goal in beside if not goal.at_least] == []
+    compared = [g for g in goals.GOALS if monitors.search(g.text) and not g.text.startswith("private memory")]
+    assert len(compared) >= 20
+    assert [goal.text for goal in compared if not goal.at_least] == []
 
 
 def test_every_goal_has_a_row_whatever_could_be_measured() -> None:

@@ -103,9 +103,14 @@ ROWS: dict[str, tuple[Callable[[Path], int], str, str, str]] = {
     "sequenced packets": (_pair(socket.SOCK_SEQPACKET), "", NO_DISK, NO_DISK),
     "stream": (_pair(socket.SOCK_STREAM), "stream socket", NO_DISK, NO_DISK),
     "TCP": (_lone(socket.AF_INET, socket.SOCK_STREAM), "stream socket", NO_DISK, NO_DISK),
-    "datagrams to nobody": (_lone(socket.AF_UNIX, socket.SOCK_DGRAM), "not connected", NO_DISK, NO_DISK),
-    "UDP to nobody": (_lone(socket.AF_INET, socket.SOCK_DGRAM), "not connected", NO_DISK, NO_DISK),
-    "packets to nobody": (_lone(socket.AF_UNIX, socket.SOCK_SEQPACKET), "not connected", NO_DISK, NO_DISK),
+    "datagrams without a peer": (_lone(socket.AF_UNIX, socket.SOCK_DGRAM), "not connected", NO_DISK, NO_DISK),
+    "UDP without a peer": (_lone(socket.AF_INET, socket.SOCK_DGRAM), "not connected", NO_DISK, NO_DISK),
+    "packets without a peer": (
+        _lone(socket.AF_UNIX, socket.SOCK_SEQPACKET),
+        "not connected",
+        NO_DISK,
+        NO_DISK,
+    ),
     "closed": (lambda _: 987, "Bad file descriptor", "Bad file descriptor", "Bad file descriptor"),
 }
 

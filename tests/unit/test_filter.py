@@ -295,14 +295,14 @@ def calls_with_other_arguments() -> Iterator[Call]:
 
 def test_the_verdict_for_each_bit_of_each_argument_follows_the_list(built: Filter) -> None:
     """Tries all allowed calls with all allowed values, and each of them with one bit changed."""
-    told = {ALLOW: 0, KILL: 0}
+    answers = {ALLOW: 0, KILL: 0}
     for allowed in allowed_calls(built.numbers):
         assert run(built, allowed).verdict == ALLOW, allowed
         for call in with_each_bit_changed(allowed):
             answer = run(built, call).verdict
             assert answer == by_the_list(call, built.numbers) == by_the_rules(call, built.numbers), call
-            told[answer] += 1
-    assert min(told.values()) > 1000
+            answers[answer] += 1
+    assert min(answers.values()) > 1000
 
 
 def test_the_list_contains_every_call_that_a_rule_allows() -> None:
