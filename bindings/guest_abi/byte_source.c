@@ -1,9 +1,10 @@
 /*
- * The two places an ELF is read from: memory (tests, fuzzers, images handed over as bytes) and a file, this
- * also by windows, for who reads many small pieces of it.
+ * The sources of an ELF: memory (tests, fuzzers, images passed as bytes), a file, and a file that
+ * is read through a window, for a caller that reads many small pieces of it.
  *
- * The rule: read_at either delivers everything asked for, or stops at the end of the data, or fails. A caller
- * never has to loop, and no offset, however large, is undefined: past the end there are no bytes.
+ * The rule: read_at() reads everything that was asked for, or stops at the end of the data, or
+ * fails. A caller never has to loop. Every offset is valid, however large: past the end there are
+ * no bytes.
  */
 #define _GNU_SOURCE /* SEEK_DATA */
 
@@ -41,7 +42,7 @@ static int64_t file_read_at(const struct byte_source *self, uint64_t offset, voi
         ssize_t got = pread(self->fd, (uint8_t *)to + count, len - count, (off_t)(offset + count));
         if (got == 0)
             break;
-        if (got < 0) /* EINTR too: a file system that does not answer holds nobody against a signal */
+        if (got < 0) /* EINTR too, so that a signal ends a read of a file system that does not answer */
             return -errno;
         count += (size_t)got;
     }
@@ -56,7 +57,7 @@ static bool file_data_in(const struct byte_source *self, uint64_t offset, uint64
     if (end > INT64_MAX)
         return true;
     const off_t data = lseek(self->fd, (off_t)offset, SEEK_DATA);
-    if (data < 0) /* ENXIO: no data from here to the end of the file; else nobody can tell */
+    if (data < 0) /* ENXIO: no data from here to the end of the file; any other error: it is unknown */
         return errno != ENXIO;
     if ((uint64_t)data >= end)
         return false;
@@ -67,8 +68,10 @@ static bool file_data_in(const struct byte_source *self, uint64_t offset, uint64
     return true;
 }
 
-/* Pieces that lie in the window, which is moved to whatever does not. Large ones, and what touches a window's
- * end, are the file's. */
+/*
+ * Reads a piece from the window, and moves the window if the piece does not lie in it. A large
+ * piece, or one that crosses the end of a window, is read from the file.
+ */
 static int64_t window_read_at(const struct byte_source *self, uint64_t offset, void *to, size_t len)
 {
     struct byte_window *window = self->window;

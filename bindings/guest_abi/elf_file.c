@@ -1,6 +1,6 @@
 /*
- * See elf_file.h. The file may change between two reads of it, but what is used later is only what was
- * checked, because it is kept in `struct elf_image` and never read twice.
+ * See elf_file.h. The file may change between two reads. But only checked values are used later,
+ * because they are kept in `struct elf_image` and are never read twice.
  */
 #include "elf_file.h"
 
@@ -58,7 +58,10 @@ static int read_header(const struct byte_source *source, Elf64_Ehdr *header, str
                           ELF_INVALID "elf header does not match the expected size (%llu != %zu)", (ull)got,
                           sizeof *header);
 
-    /* OSABI, the ABI version, the version in e_ident, flags and section headers vary between toolchains. */
+    /*
+     * Not checked, because they vary between toolchains: OSABI, the ABI version, the version in
+     * e_ident, flags and section headers.
+     */
     bool valid = memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 && header->e_ident[EI_CLASS] == ELFCLASS64 &&
                  header->e_ident[EI_DATA] == ELFDATA2LSB && header->e_version == EV_CURRENT &&
                  header->e_ehsize == sizeof *header && header->e_phnum >= 1 &&
@@ -128,7 +131,7 @@ int elf_note_find(struct elf_file *file, const struct elf_note_kind *kind, struc
                               "phdr[%u].p_filesz note does not fall within valid size (%llu < %zu)",
                               i, (ull)phdr->p_filesz, sizeof header.h);
         if (phdr->p_filesz < sizeof header)
-            continue; /* too short to be the one */
+            continue; /* too short to be the wanted note */
 
         int64_t got = elf_read_at(file->source, phdr->p_offset, 0, &header, sizeof header);
         if (got < 0)
@@ -151,7 +154,7 @@ int elf_note_find(struct elf_file *file, const struct elf_note_kind *kind, struc
             return elf_refuse(error, ELF_BAD_NOTE, phdr->p_offset,
                               ELF_INVALID "phdr[%u] note does not fall within valid size (%llu < %llu)", i,
                               (ull)phdr->p_filesz, (ull)(sizeof header + (uint64_t)descsz));
-        if (descsz <= padding) /* "INV_EXE" is what Solo5 prints here, and what is grepped for */
+        if (descsz <= padding) /* Solo5 prints "INV_EXE" here, and users grep for it */
             return elf_refuse(
                 error, ELF_BAD_NOTE, phdr->p_offset,
                 "INV_EXE: phdr[%u] note does not fall within valid size (%u <= %u bytes of padding)", i,
@@ -186,7 +189,7 @@ int elf_file_open(const struct byte_source *source, struct elf_file *file, struc
 
     memset(image, 0, offsetof(struct elf_image, segments));
     image->manifest.entries =
-        0; /* of segments and entries none counts: clearing them would touch their pages */
+        0; /* segments and entries are not cleared, because that would touch their pages */
     memset(error, 0, sizeof *error);
     if (read_header(source, &header, error) < 0)
         return -1;

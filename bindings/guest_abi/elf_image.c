@@ -1,6 +1,6 @@
 /*
- * The rules for the entry and the segments of a unikernel, whatever guest ABI it is of. The order of the
- * checks decides which message wins, and people grep for it.
+ * The rules for the entry and the segments of a unikernel of any guest ABI. The order of the checks
+ * decides which message is printed first, and users grep for it.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -87,7 +87,7 @@ static int segment_set_end(struct elf_segment *s, uint64_t align, struct elf_err
     return check_memory_end(s, HVT_MEM_MAX, ELF_BAD_FILE, error);
 }
 
-/* Rules 1 to 5; sets `start`. `previous` is the segment before, or NULL. */
+/* Rules 1 to 5; sets `start`. `previous` is the segment before this one, or NULL. */
 static int segment_set_start(struct elf_segment *s, uint64_t align, const struct elf_segment *previous,
                              struct elf_error *error)
 {
@@ -118,7 +118,10 @@ static int segment_set_start(struct elf_segment *s, uint64_t align, const struct
     return 0;
 }
 
-/* Rule 9, early: the last byte is there. Loading checks again, because the file may become shorter. */
+/*
+ * Rule 9, checked early: the last byte exists. Loading checks it again, because the file may become
+ * shorter.
+ */
 static int check_file_has(const struct byte_source *source, const struct elf_segment *s,
                           struct elf_error *error)
 {
@@ -185,8 +188,9 @@ static int load_segment(const struct byte_source *source, struct elf_image *imag
 }
 
 /*
- * A PT_LOAD without file bytes is memory that the guest expects to be zero: it gets no protection and may lie
- * anywhere a guest may write. Every Solo5 unikernel also has an empty one at address 0 (no TLS data).
+ * A PT_LOAD without file bytes is memory that the guest expects to be zero. It gets no protection,
+ * and may lie anywhere where a guest may write. Every Solo5 unikernel also has an empty one at
+ * address 0 (no TLS data).
  */
 static int load_bss(struct elf_image *image, const Elf64_Phdr *phdr, uint32_t index, struct elf_error *error)
 {
@@ -221,7 +225,7 @@ int elf_segments_load(struct elf_file *file, struct elf_image *image, struct elf
     return 0;
 }
 
-/* Says how much memory would do, after the reason that is already there. */
+/* Appends to the reason in `error` how much memory the image needs. */
 static int refuse_too_large(const struct elf_image *image, struct elf_error *error)
 {
     uint64_t need = image->entry + 1 > image->bss_end ? image->entry + 1 : image->bss_end;

@@ -1,4 +1,4 @@
-/* What a parsed unikernel is, as plain data; Python reads it through cffi (bindings/python/native.h). */
+/* A parsed unikernel as plain data. Python reads it through cffi (bindings/python/native.h). */
 #ifndef TENDER_ELF_IMAGE_TYPES_H
 #define TENDER_ELF_IMAGE_TYPES_H
 
@@ -6,11 +6,11 @@
 
 /* <native:types> */
 
-#define ELF_IMAGE_SEGMENTS_MAX 128 /* loadable ones; real unikernels have about six */
+#define ELF_IMAGE_SEGMENTS_MAX 128 /* loadable segments; real unikernels have about six */
 #define ELF_IMAGE_BUILD_ID_MAX 64
 #define ELF_ERROR_TEXT_BYTES   256
 
-/* One PT_LOAD with bytes in the file. [start, end) is page-aligned and has the protection `flags`. */
+/* One PT_LOAD that has bytes in the file. [start, end) is page-aligned and has the rights `flags`. */
 struct elf_segment {
     gpa_t start;
     gpa_t end;
@@ -25,7 +25,7 @@ struct elf_segment {
 struct elf_image {
     gpa_t entry;
     gpa_t kernel_end; /* highest end of a segment with file bytes; 0 if there is none */
-    gpa_t bss_end;    /* highest end of any PT_LOAD, those without file bytes included */
+    gpa_t bss_end;    /* highest end of any PT_LOAD, including those without file bytes */
     uint32_t segment_count;
     uint32_t abi_target;
     uint32_t abi_version;
@@ -33,14 +33,14 @@ struct elf_image {
     uint32_t
         extensions; /* TENDER_FEATURE_ bits that the image wants and this tender knows; 0 without the note */
     struct elf_segment segments[128];
-    struct mft manifest; /* unions cleared: only names and types come from the file */
+    struct mft manifest; /* the unions are cleared: only names and types come from the file */
 };
 
-/* Why a file was refused, in the contract's words, without the file's name. */
+/* The reason why a file was refused, in the contract's words, without the file's name. */
 struct elf_error {
     int32_t code;     /* enum elf_error_code */
-    int32_t os_error; /* errno of a failed read, else 0 */
-    uint64_t offset;  /* where in the file, 0 if the question makes no sense */
+    int32_t os_error; /* errno of a failed read, otherwise 0 */
+    uint64_t offset;  /* the place in the file, or 0 if the error has no place */
     char text[256];   /* NUL-terminated */
 };
 
@@ -50,7 +50,7 @@ enum elf_error_code {
     ELF_BAD_NOTE = 2, /* a hostile note */
     ELF_BAD_ABI = 3,  /* no ABI note, another target, another version */
     ELF_BAD_MANIFEST = 4, /* no manifest, or an invalid one */
-    ELF_TOO_LARGE = 5,    /* does not fit into the memory given */
+    ELF_TOO_LARGE = 5,    /* the image does not fit into the given memory */
 };
 
 /* </native:types> */

@@ -1,9 +1,9 @@
 /*
- * The state of a guest's processor as plain data: what a machine is started from, and what a debugger or a
- * snapshot reads and writes. It names x86's registers, and knows neither KVM nor the sandbox.
+ * The state of a guest's processor as plain data. A machine starts from it, and a debugger or a
+ * snapshot reads and writes it. It names x86's registers, and knows neither KVM nor the sandbox.
  *
- * The rule: a part that `known` does not name holds nothing. A machine that is started from such a state has
- * that part as a processor has it after a reset.
+ * The rule: a part that `known` does not name has no content. A machine that starts from such a
+ * state sets that part to the processor's values after a reset.
  */
 #ifndef TENDER_CPU_STATE_H
 #define TENDER_CPU_STATE_H
@@ -14,7 +14,7 @@
 
 /* <native:types> */
 
-/* Parts of a state; each may be had or set without the others. */
+/* The parts of a state. Each can be read or set without the others. */
 #define CPU_GENERAL 1
 #define CPU_SYSTEM  2
 #define CPU_MSRS    4
@@ -30,10 +30,10 @@ struct cpu_general {
     uint64_t rflags;
 };
 
-/* With its hidden part: Intel SDM volume 3, 3.4.3. */
+/* A segment register with its hidden part: Intel SDM volume 3, 3.4.3. */
 struct cpu_segment {
     uint64_t base;
-    uint32_t limit; /* in bytes, the granularity applied */
+    uint32_t limit; /* in bytes, with the granularity applied */
     uint16_t selector;
     uint8_t type, present, dpl, db, s, l, g, avl, unusable;
 };
@@ -50,12 +50,12 @@ struct cpu_system {
     uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base;
 };
 
-/* Those model-specific registers that a guest may write and that are in no other part. */
+/* The model-specific registers that a guest may write and that are in no other part. */
 struct cpu_msrs {
     uint64_t sysenter_cs, sysenter_esp, sysenter_eip;
     uint64_t star, lstar, cstar, fmask;
     uint64_t kernel_gs_base;
-    uint64_t tsc_aux; /* 0 on a processor that has none */
+    uint64_t tsc_aux; /* 0 on a processor without this register */
 };
 
 struct cpu_debug {
@@ -73,7 +73,7 @@ struct cpu_state {
     struct cpu_system system;
     struct cpu_msrs msrs;
     struct cpu_debug debug;
-    struct cpu_fpu fpu; /* last: whoever needs it not does not touch its pages */
+    struct cpu_fpu fpu; /* last, so that a caller that does not need it does not touch its pages */
 };
 
 /* </native:types> */

@@ -1,7 +1,7 @@
-/* One instruction taken apart; decode.h has the rule. Intel SDM volume 2, chapter 2. */
+/* Decodes one instruction; decode.h has the rule. Intel SDM volume 2, chapter 2. */
 #include "decode.h"
 
-/* Bytes past the end read as zero and are counted: one check at the end finds them. */
+/* Bytes past the end read as zero and are counted, so that one check at the end detects them. */
 struct cursor {
     const uint8_t *bytes;
     uint32_t available;
@@ -55,7 +55,7 @@ static enum shape shape_of(uint32_t opcode)
     case 0x8e:                  /* MOV to a segment register */
     case 0xff:                  /* /3 CALL far, /5 JMP far */
     case 0x0f00:                /* SLDT, STR, LLDT, LTR */
-    case 0x0f01:                /* SGDT, SIDT, LGDT, LIDT, SMSW, LMSW, INVLPG and a crowd of register forms */
+    case 0x0f01:                /* SGDT, SIDT, LGDT, LIDT, SMSW, LMSW, INVLPG and many register forms */
     case 0x0f78:                /* VMREAD */
     case 0x0f79:                /* VMWRITE */
     case 0x0fb2:                /* LSS */
@@ -76,7 +76,7 @@ static enum shape shape_of(uint32_t opcode)
     }
 }
 
-/* Returns the first byte that is no prefix. A REX counts only directly before the opcode. */
+/* Returns the first byte that is not a prefix. A REX prefix counts only directly before the opcode. */
 static uint8_t decode_prefixes(struct cursor *c, struct instruction *in, uint8_t *rex)
 {
     uint8_t byte = next(c);
@@ -120,7 +120,7 @@ static void decode_modrm(struct cursor *c, struct instruction *in, uint8_t rex, 
 {
     uint8_t r = rex & 4 ? 8 : 0, x = rex & 2 ? 8 : 0, b = rex & 1 ? 8 : 0;
     uint8_t byte = next(c);
-    in->mod = registers ? 3 : byte >> 6; /* MOV of CR and DR takes any mod for 3 */
+    in->mod = registers ? 3 : byte >> 6; /* MOV of CR and DR treats any mod as 3 */
     in->digit = byte >> 3 & 7;
     in->reg = in->digit | r;
     in->rm = (byte & 7) | b;
@@ -186,7 +186,7 @@ uint64_t operand_address(const struct instruction *in, const struct cpu *cpu,
 {
     uint64_t address = (uint64_t)(int64_t)in->displacement;
     if (in->rip_relative)
-        address += cpu->rip + in->length; /* no instruction here has an immediate behind its displacement */
+        address += cpu->rip + in->length; /* no instruction here has an immediate after its displacement */
     if (in->base != NO_REGISTER)
         address += cpu->gpr[in->base];
     if (in->index != NO_REGISTER)

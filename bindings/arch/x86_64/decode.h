@@ -1,9 +1,9 @@
 /*
- * The bytes of one instruction in 64-bit mode, taken apart: those that only ring 0 may execute, and those
- * that fault in ring 3 because a selector is the guest's.
+ * Decodes one instruction in 64-bit mode: one that only ring 0 may execute, or one that faults in
+ * ring 3 because a selector belongs to the guest.
  *
- * The rule: a pure function of at most 15 bytes. It knows the shape of the instructions that emulate.c knows,
- * and of no other; what an opcode means is not decided here.
+ * The rule: a pure function of at most 15 bytes. It knows the form of only those instructions that
+ * emulate.c knows. It does not decide what an opcode means.
  */
 #ifndef TENDER_SANDBOX_DECODE_H
 #define TENDER_SANDBOX_DECODE_H
@@ -24,9 +24,9 @@ struct instruction {
     bool wide;       /* REX.W */
     uint8_t segment; /* SEG_FS, SEG_GS or NO_REGISTER: 64-bit mode ignores the other overrides */
     uint8_t mod;     /* 3: `rm` is a register */
-    uint8_t reg;     /* with REX.R; `digit` is without */
+    uint8_t reg;     /* the field with REX.R added; `digit` is the field without it */
     uint8_t digit;
-    uint8_t rm; /* a register, with REX.B; the low three bits are the encoded ones */
+    uint8_t rm; /* a register, with REX.B added; its low three bits are the encoded field */
     uint8_t base, index;
     uint8_t scale; /* shift */
     bool rip_relative;
@@ -36,17 +36,17 @@ struct instruction {
 
 enum decoding {
     DECODED,
-    DECODED_OTHER, /* an instruction that is none of emulate.c's */
-    DECODE_MORE,   /* cut off: `available` bytes are not enough */
+    DECODED_OTHER, /* an instruction that emulate.c does not know */
+    DECODE_MORE,   /* incomplete: `available` bytes are not enough */
     DECODE_LONG,   /* more than 15 bytes: #GP(0) */
 };
 
 enum decoding decode(const uint8_t *bytes, uint32_t available, struct instruction *in);
 
-/* 2, 4 or 8. */
+/* Returns the operand size: 2, 4 or 8. */
 uint32_t operand_bytes(const struct instruction *in);
 
-/* The linear address of the memory operand (mod is not 3), and whether #SS belongs to it. */
+/* Returns the linear address of the memory operand (mod is not 3), and whether its fault is #SS. */
 uint64_t operand_address(const struct instruction *in, const struct cpu *cpu,
                          const struct system_state *state, bool *through_stack);
 

@@ -11,7 +11,10 @@
 #define SELECTOR_LDT     0x4u
 #define DESCRIPTOR_BYTES 8u
 
-/* Linux's __USER_CS and __USER_DS: part of its user ABI on x86_64, since sigreturn and ptrace show them. */
+/*
+ * Linux's __USER_CS and __USER_DS. They are a part of its user ABI on x86_64, because sigreturn and
+ * ptrace expose them.
+ */
 #define HOST_CS 0x33u
 #define HOST_SS 0x2bu
 
@@ -108,7 +111,7 @@ bool code_segment_check(const struct guest_memory *memory, const struct system_s
         return raise_error(fault, VECTOR_GP, 0);
     if (!descriptor_read(memory, state, selector, DESCRIPTOR_BYTES, d, fault))
         return false;
-    /* At CPL 0 a conforming segment and another have the same rule: DPL 0. */
+    /* At CPL 0 the same rule holds for conforming and other segments: DPL 0. */
     if (is_system(d) || !(type_of(d) & TYPE_CODE) || dpl_of(d) != 0)
         return raise_error(fault, VECTOR_GP, selector_error(selector));
     if (!is_present(d))
@@ -157,7 +160,7 @@ void segment_commit(struct system_state *state, enum segment segment, uint16_t s
     else if (segment == SEG_GS)
         state->gs_base = descriptor_base(d);
     else
-        return; /* 64-bit mode takes the base of no other segment */
+        return; /* 64-bit mode ignores the base of all other segments */
     state->bases_changed = true;
 }
 
@@ -170,7 +173,7 @@ bool system_segment_load(const struct guest_memory *memory, const struct system_
         return raise_error(fault, VECTOR_GP, selector_error(selector));
     if (!descriptor_read(memory, state, selector, 2 * DESCRIPTOR_BYTES, &d, fault))
         return false;
-    bool upper_type = d.high >> 40 & 0x1f; /* would be a descriptor of its own */
+    bool upper_type = d.high >> 40 & 0x1f; /* not 0: the upper half would be a descriptor of its own */
     if (!is_system(&d) || type_of(&d) != type || upper_type)
         return raise_error(fault, VECTOR_GP, selector_error(selector));
     if (!is_present(&d))

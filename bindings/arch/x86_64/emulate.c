@@ -1,9 +1,9 @@
 /*
- * Dispatch by opcode, and the instructions that are neither about registers of ring 0 (emulate_registers.c)
- * nor change CS (emulate_far.c). emulate.h has the rule.
+ * Dispatches by opcode, and emulates the instructions that neither access registers of ring 0
+ * (emulate_registers.c) nor change CS (emulate_far.c). emulate.h has the rule.
  *
- * A switch, not a table of functions: the program relocates itself, and a table of pointers would be one more
- * thing to relocate.
+ * It uses a switch and not a table of functions, because the program relocates itself, and a table
+ * of pointers would have to be relocated too.
  */
 #include "emulate.h"
 
@@ -78,7 +78,7 @@ static enum emulation port_immediate(struct step *s, struct emulated *out)
 
 /* ---- system tables: 0F 00 and 0F 01 ---- */
 
-/* STR, SLDT and SMSW: 16 bits to memory, the operand's size to a register. */
+/* STR, SLDT and SMSW write 16 bits to memory, but the operand's size to a register. */
 static enum emulation store_word(struct step *s, uint64_t value)
 {
     if (s->in.mod == 3)
@@ -119,7 +119,7 @@ static enum emulation emulate_0f00(struct step *s)
     }
 }
 
-/* SGDT and SIDT, LGDT and LIDT: ten bytes in 64-bit mode, whatever the operand's size. */
+/* SGDT, SIDT, LGDT and LIDT transfer ten bytes in 64-bit mode, whatever the operand's size is. */
 static enum emulation store_table(struct step *s, const struct table_register *table)
 {
     uint8_t image[10];
@@ -160,11 +160,11 @@ static enum emulation emulate_swapgs(struct step *s)
     return EMULATED;
 }
 
-/* 0F 01 C0 to FF, but for SMSW and LMSW: an instruction for each byte. */
+/* 0F 01 C0 to FF, except SMSW and LMSW. Each ModRM byte is an instruction of its own. */
 static enum emulation emulate_0f01_register(struct step *s, uint8_t modrm)
 {
     if (s->in.repeat || s->in.operand16)
-        return NOT_PRIVILEGED; /* other instructions, or none: #UD */
+        return NOT_PRIVILEGED; /* another instruction, or an invalid one: #UD */
     switch (modrm) {
     case 0xd1:
         return emulate_xsetbv(s);
@@ -199,14 +199,14 @@ static enum emulation emulate_0f01(struct step *s)
         return load_table(s, &s->state->gdtr);
     case 3:
         return load_table(s, &s->state->idtr);
-    case 7: /* INVLPG: nothing is stale, the page tables never change */
+    case 7: /* INVLPG: the page tables never change, so no translation is stale */
         return EMULATED;
     default: /* 5: RSTORSSP, which needs CR4.CET */
         return NOT_PRIVILEGED;
     }
 }
 
-/* 0F C7: CMPXCHG16B, RDRAND and RDSEED are here too, and are ordinary. */
+/* 0F C7. CMPXCHG16B, RDRAND and RDSEED have this opcode too, and are ordinary instructions. */
 static enum emulation emulate_0fc7(struct step *s)
 {
     bool privileged = s->in.mod != 3 && (s->in.digit == 3 || s->in.digit >= 5);
@@ -313,7 +313,7 @@ static enum emulation dispatch(struct step *s, struct emulated *out)
         return emulate_wrmsr(s);
     case 0x0f32:
         return emulate_rdmsr(s);
-    case 0x0f33: /* RDPMC: no counter is the guest's */
+    case 0x0f33: /* RDPMC: a guest has no counters */
         return fault_of(s, VECTOR_GP, 0);
     case 0x0fa1:
         return emulate_pop_segment(s, SEG_FS);
@@ -327,12 +327,12 @@ static enum emulation dispatch(struct step *s, struct emulated *out)
         return emulate_load_far_pointer(s, SEG_GS);
     case 0x0fc7:
         return emulate_0fc7(s);
-    default: /* known to decode.c, and nothing we do: SYSRET RDTSC SYSEXIT RSM VMREAD VMWRITE INVPCID ... */
+    default: /* decoded but not emulated: SYSRET RDTSC SYSEXIT RSM VMREAD VMWRITE INVPCID ... */
         return UNSUPPORTED;
     }
 }
 
-/* Fetches and decodes; EMULATED if there is an instruction to look at. */
+/* Fetches and decodes. Returns EMULATED if there is an instruction to dispatch. */
 static enum emulation fetch(struct step *s, struct emulated *out)
 {
     uint64_t rip = s->cpu->rip;
@@ -342,7 +342,7 @@ static enum emulation fetch(struct step *s, struct emulated *out)
     switch (decode(out->bytes, available, &s->in)) {
     case DECODED:
         if (s->in.lock)
-            return NOT_PRIVILEGED; /* LOCK before any of these is #UD, and that is why we are here */
+            return NOT_PRIVILEGED; /* LOCK before any of these instructions is the reason for the #UD */
         out->length = s->in.length;
         return EMULATED;
     case DECODE_MORE:
@@ -364,7 +364,7 @@ enum emulation emulate(const struct guest_memory *memory, struct system_state *s
     if (answer != EMULATED)
         return answer;
     s.rip = cpu->rip + out->length;
-    s.rflags = cpu->rflags & ~RFLAGS_RF; /* which a completed instruction clears */
+    s.rflags = cpu->rflags & ~RFLAGS_RF; /* a completed instruction clears RF */
     answer = dispatch(&s, out);
     if (answer == EMULATED || answer == HALTED) {
         cpu->rip = s.rip;

@@ -1,9 +1,10 @@
 /*
  * Far returns, calls and jumps, and IRET, from 64-bit mode at CPL 0 to 64-bit mode at CPL 0.
  *
- * What would leave that mode (another privilege level, compatibility mode, 16-bit operands, a call gate) is
- * UNSUPPORTED: no unikernel does it. Intel SDM volume 2, RET, IRET, CALL, JMP. AMD's processors ignore REX.W
- * before a far jump or call through memory and load 32 bits; here it means 64, as on Intel's.
+ * An instruction that would leave that mode (another privilege level, compatibility mode, 16-bit
+ * operands, a call gate) is UNSUPPORTED: no unikernel does it. Intel SDM volume 2, RET, IRET, CALL,
+ * JMP. AMD's processors ignore REX.W before a far jump or call through memory and load 32 bits.
+ * Here REX.W means 64 bits, as on Intel's processors.
  */
 #include <string.h>
 
@@ -11,13 +12,16 @@
 
 #define SELECTOR_RPL 3u
 
-/* What IRET takes from the frame. AC would mean nothing in ring 0, but faults in ring 3: it stays off. */
+/*
+ * The flags that IRET loads from the frame. AC has no effect in ring 0 but causes faults in ring 3:
+ * it stays off.
+ */
 #define RFLAGS_STATUS 0x8d5ULL /* OF SF ZF AF PF CF */
 #define RFLAGS_DF     0x400ULL
 #define RFLAGS_ID     0x200000ULL
 #define RFLAGS_LOADED (RFLAGS_STATUS | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT | RFLAGS_RF | RFLAGS_ID)
 
-/* EMULATED if CS may become `selector` and rip `rip`. */
+/* Returns EMULATED if CS may become `selector` and RIP may become `rip`. */
 static enum emulation enter_code_segment(struct step *s, uint16_t selector, uint64_t rip)
 {
     struct descriptor d;

@@ -1,10 +1,11 @@
 /*
  * Control registers, debug registers, model-specific registers and XCR0, as shadows.
  *
- * The rule: a bit that would change how the guest's own code runs, and that ring 3 cannot grant, is
- * UNSUPPORTED, never pretended. What changes nothing for a ring-0 program without user pages, interrupts or
- * tasks is kept and read back. What hardware refuses, the guest is refused.
- * Intel SDM volume 3, 2.5, 2.6 and chapter 17; volume 4 for the MSRs.
+ * The rule: if a bit would change how the guest's own code runs, and ring 3 cannot provide that, a
+ * write of it is UNSUPPORTED. The emulator never claims an effect that it does not have. A bit that
+ * has no effect on a ring-0 program without user pages, interrupts or tasks is stored and read
+ * back. What hardware refuses, the emulator refuses too. Intel SDM volume 3, 2.5, 2.6 and chapter
+ * 17; volume 4 for the MSRs.
  */
 #include "emulate_step.h"
 
@@ -21,18 +22,26 @@
 #define CR0_PG 0x80000000ULL
 #define CR0_DEFINED                                                                                          \
     (CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG)
-/* Paging stays, read-only pages stay so for ring 0, and the FPU never raises #NM. */
+/*
+ * Bits that must not change: paging stays on, read-only pages stay so for ring 0, and the FPU never
+ * raises #NM.
+ */
 #define CR0_AS_AT_START (CR0_PE | CR0_EM | CR0_TS | CR0_WP | CR0_PG)
 
 #define CR4_DE  0x8ULL
 #define CR4_PAE 0x20ULL
-/* VME PVI TSD PSE MCE PGE PCE UMIP FSGSBASE OSXSAVE SMEP SMAP: about user mode, 32-bit mode, caches of
- * translations, or what the host has turned on already. */
+/*
+ * VME PVI TSD PSE MCE PGE PCE UMIP FSGSBASE OSXSAVE SMEP SMAP, which a guest may write: they
+ * concern user mode, 32-bit mode or caches of translations, or the host has turned them on already.
+ */
 #define CR4_FREE                                                                                             \
     (0x1ULL | 0x2ULL | 0x4ULL | CR4_DE | 0x10ULL | 0x40ULL | 0x80ULL | 0x100ULL | 0x800ULL | 0x10000ULL |    \
      0x40000ULL | 0x100000ULL | 0x200000ULL)
 #define CR4_LA57 0x1000ULL
-/* OSFXSR OSXMMEXCPT VMXE SMXE PCIDE KL PKE CET PKS UINTR: known, and more than a shadow can do. */
+/*
+ * OSFXSR OSXMMEXCPT VMXE SMXE PCIDE KL PKE CET PKS UINTR: they must not change, because a shadow
+ * has no effect.
+ */
 #define CR4_AS_AT_START                                                                                      \
     (0x200ULL | 0x400ULL | 0x2000ULL | 0x4000ULL | 0x20000ULL | 0x80000ULL | 0x400000ULL | 0x800000ULL |     \
      0x1000000ULL | 0x2000000ULL)
@@ -100,7 +109,7 @@ enum emulation emulate_write_cr0(struct step *s, uint64_t value)
 
 static enum emulation write_cr4(struct step *s, uint64_t value)
 {
-    /* In 64-bit mode PAE cannot go and LA57 cannot change. */
+    /* In 64-bit mode PAE cannot be cleared and LA57 cannot change. */
     if (!(value & CR4_PAE) || value & CR4_LA57 || value & ~(CR4_FREE | CR4_PAE | CR4_AS_AT_START))
         return fault_of(s, VECTOR_GP, 0);
     if ((value ^ HVT_CR4) & CR4_AS_AT_START)
@@ -118,7 +127,7 @@ static enum emulation write_control_register(struct step *s, uint32_t number, ui
     case 2:
         state->cr2 = value;
         return EMULATED;
-    case 3: /* the same tables: only a flush of the TLB */
+    case 3: /* with the same tables it is only a flush of the TLB */
         return value == state->cr3 ? EMULATED : UNSUPPORTED;
     case 4:
         return write_cr4(s, value);
@@ -175,7 +184,7 @@ enum emulation emulate_debug_register(struct step *s)
     if (number >= 6 && *gpr >> 32)
         return fault_of(s, VECTOR_GP, 0);
     if (number == 7 && *gpr & DR7_ENABLES)
-        return UNSUPPORTED; /* breakpoints are the host's */
+        return UNSUPPORTED; /* the host does not give a guest breakpoints */
     if (number == 6)
         *shadow = (*gpr & DR6_WRITABLE) | DR6_FIXED;
     else if (number == 7)
@@ -230,8 +239,9 @@ enum emulation emulate_rdmsr(struct step *s)
 }
 
 /*
- * SCE and NXE are kept: SYSCALL has no entry point to go to (its MSRs are nobody's), and no page table of the
- * contract has an NX bit. LME cannot change while paging is on, LMA is read-only, the rest is reserved.
+ * SCE and NXE are stored without effect: SYSCALL has no entry point, because its MSRs cannot be
+ * written, and no page table of the contract has an NX bit. LME cannot change while paging is on,
+ * LMA is read-only, and the other bits are reserved.
  */
 static enum emulation write_efer(struct step *s, uint64_t value)
 {
@@ -242,7 +252,7 @@ static enum emulation write_efer(struct step *s, uint64_t value)
     return EMULATED;
 }
 
-/* A value that can be read but not changed: writing what was read is a no-op. */
+/* For a value that can be read but not changed: to write the same value is a no-op. */
 static enum emulation write_constant(struct step *s, uint64_t constant, uint64_t value)
 {
     return value == constant ? EMULATED : fault_of(s, VECTOR_GP, 0);
@@ -298,7 +308,7 @@ static bool xcr0_is_valid(uint64_t value, uint64_t host)
            is_all_or_none(value, XCR0_AMX);
 }
 
-/* CR4.OSXSAVE is not asked for: CPUID, which does not trap, tells the guest that it is on. */
+/* CR4.OSXSAVE is not checked: CPUID does not trap, and reports to the guest that it is on. */
 enum emulation emulate_xsetbv(struct step *s)
 {
     uint64_t value = read_edx_eax(s->cpu);

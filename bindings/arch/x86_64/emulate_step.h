@@ -1,4 +1,7 @@
-/* One instruction on its way through the files emulate*.c: what they share, and nobody else includes. */
+/*
+ * The declarations that the files emulate*.c share for one instruction. No other file includes this
+ * header.
+ */
 #ifndef TENDER_SANDBOX_EMULATE_STEP_H
 #define TENDER_SANDBOX_EMULATE_STEP_H
 
@@ -11,13 +14,15 @@ struct step {
     struct cpu *cpu;
     struct instruction in;
     struct exception *fault;
-    uint64_t rip;    /* after it; committed if it is EMULATED */
-    uint64_t rflags; /* likewise */
+    uint64_t rip;    /* the address after the instruction; committed if the result is EMULATED */
+    uint64_t rflags; /* committed in the same way */
 };
 
 enum emulation fault_of(struct step *s, enum vector vector, uint32_t error);
 
-/* The operand that ModRM's rm names: memory, or a general register. A 32-bit register write clears the rest.
+/*
+ * Access to the operand that ModRM's rm names: memory, or a general register. A 32-bit write to a
+ * register clears its upper half.
  */
 bool operand_read(struct step *s, void *to, uint32_t bytes);
 bool memory_operand_read(struct step *s, void *to, uint32_t bytes);
@@ -35,7 +40,7 @@ enum emulation emulate_wrmsr(struct step *s);
 enum emulation emulate_xsetbv(struct step *s);
 uint64_t control_register_0(const struct system_state *state);
 
-/* emulate_far.c: what changes CS. */
+/* emulate_far.c: the instructions that change CS. */
 enum emulation emulate_far_return(struct step *s);
 enum emulation emulate_interrupt_return(struct step *s);
 enum emulation emulate_far_branch(struct step *s, bool call);

@@ -5,7 +5,7 @@
 
 #include "descriptor.h"
 
-#define ERROR_EXT 0x1u /* while delivering something that no instruction asked for */
+#define ERROR_EXT 0x1u /* the event that was being delivered was not caused by a software interrupt */
 #define ERROR_IDT 0x2u
 
 #define GATE_BYTES       16u
@@ -96,7 +96,7 @@ static bool stack_choose(const struct guest_memory *memory, const struct system_
     return true;
 }
 
-/* One try. False: `fault` is what the try itself raised, and cpu is as it was. */
+/* Tries once to enter the handler. Returns false if the try raised `fault`; `cpu` is then unchanged. */
 static bool enter_handler(const struct guest_memory *memory, struct system_state *state, struct cpu *cpu,
                           const struct exception *e, struct exception *fault)
 {
@@ -131,7 +131,7 @@ static bool enter_handler(const struct guest_memory *memory, struct system_state
         state->selector[SEG_SS],
     };
     const uint32_t first = has_error_code(e) ? 0 : 1;
-    for (uint32_t i = FRAME_WORDS; i-- > first;) { /* as it is pushed: CR2 is the first word without space */
+    for (uint32_t i = FRAME_WORDS; i-- > first;) { /* in push order: CR2 is the first word that fails */
         rsp -= sizeof frame[i];
         if (!guest_write(memory, rsp, &frame[i], sizeof frame[i], THROUGH_STACK, fault))
             return false;
@@ -158,12 +158,12 @@ bool fault_deliver(const struct guest_memory *memory, struct system_state *state
     struct exception current = *exception;
     if (class_of(&current) == PAGE_FAULT)
         state->cr2 = current.cr2;
-    /* The longest way: benign, contributory, #PF, #DF. */
+    /* The longest sequence: benign, contributory, #PF, #DF. */
     for (uint32_t tries = 0; tries < 4; tries++) {
         struct exception next;
         if (enter_handler(memory, state, cpu, &current, &next))
             return true;
-        if (next.vector == VECTOR_PF) /* also if it ends as #DF or worse: 6.15, the footnote of #PF */
+        if (next.vector == VECTOR_PF) /* even if it becomes #DF or a shutdown: 6.15, the footnote of #PF */
             state->cr2 = next.cr2;
         if (current.vector == VECTOR_DF && !current.software)
             return false;

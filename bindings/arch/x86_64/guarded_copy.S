@@ -1,14 +1,15 @@
 /*
- * guarded_copy(to RDI, from RSI, words RDX): copies words of eight bytes; RAX: how many it could not.
+ * guarded_copy(to RDI, from RSI, words RDX): copies words of eight bytes. RAX: how many were not
+ * copied.
  *
- * One of its sides is a mapped file, and a page of it that cannot be had (the file was cut short, its medium
- * fails, there is no space to write it) is a SIGBUS. Whoever holds that signal sets RIP from
- * guarded_copy_may_fault
- * to guarded_copy_ends: RCX is then what is left, for an interrupted string instruction leaves its registers
- * at the element that failed (Intel SDM volume 2, REP). disk_map.h declares the three.
+ * One of the two sides is a mapped file. A page of it that does not exist (the file was truncated,
+ * its medium fails, there is no space to write it) causes a SIGBUS. The handler of that signal
+ * changes RIP from guarded_copy_may_fault to guarded_copy_ends. RCX is then the number of words
+ * that are left, because an interrupted string instruction leaves its registers at the element that
+ * failed (Intel SDM volume 2, REP). guarded_copy.h declares the three symbols.
  *
- * Clobbers RCX, RDI, RSI. No stack, no vector register, no thread-local storage: it also runs in a process
- * where those are a guest's.
+ * Clobbers RCX, RDI, RSI. It uses no stack, no vector register and no thread-local storage, because
+ * it also runs in a process where those belong to a guest.
  */
     .text
     .globl  guarded_copy

@@ -1,4 +1,4 @@
-/* Linear addresses of the guest, with the faults of a CPU; guest_access.h has the rule. */
+/* Access by linear addresses of the guest, with a CPU's faults; guest_access.h has the rule. */
 #include "guest_access.h"
 
 #include <string.h>
@@ -37,7 +37,10 @@ static void *present_at(const struct guest_memory *memory, uint64_t address, uin
     return address_is_present(memory, address) ? guest_memory_at(memory, address, len, access) : NULL;
 }
 
-/* Rights are a page's, so an access fails at its own address or at the beginning of its second page. */
+/*
+ * Each page has rights of its own, so an access fails at its own address or at the start of its
+ * second page.
+ */
 static void *reach(const struct guest_memory *memory, uint64_t address, uint32_t len,
                    enum guest_access access, enum access_through through, struct exception *fault)
 {

@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
-/* Page table bits, Intel SDM volume 3, 4.5. The guest's tables never say "user" and never "no execute". */
+/* Page table bits, Intel SDM volume 3, 4.5. The guest's tables never set "user" or "no execute". */
 #define PTE_PRESENT 0x1ULL
 #define PTE_WRITE   0x2ULL
 #define PTE_LARGE   0x80ULL
@@ -29,8 +29,10 @@ void write_page_tables(uint8_t *low, uint64_t mapped_bytes)
     for (uint64_t i = 0; i < PAGE_DIRECTORIES; i++)
         table_set(low, HVT_PDPT_GPA, i, (HVT_PD_GPA + i * HVT_PAGE_BYTES) | PTE_PRESENT | PTE_WRITE);
 
-    /* The four PDs lie one after the other, so they are one array of 2 MiB entries. What is not mapped is
-     * not written: a page of zeros is a page that nobody has to touch. */
+    /*
+     * The four PDs follow each other, so they are one array of 2 MiB entries. Entries of unmapped
+     * memory are not written, so that a page of zeros is never touched.
+     */
     table_set(low, HVT_PD_GPA, 0, HVT_PT_GPA | PTE_PRESENT | PTE_WRITE);
     for (gpa_t gpa = HVT_MEM_GRANULE; gpa < mapped_bytes; gpa += HVT_MEM_GRANULE)
         table_set(low, HVT_PD_GPA, gpa / HVT_MEM_GRANULE, gpa | PTE_LARGE | PTE_WRITE | PTE_PRESENT);

@@ -1,4 +1,4 @@
-/* See tsc.h. Process-wide state is here only: an early sample, and the answer. */
+/* See tsc.h. The process-wide state is in this file only: the early sample, and the result. */
 #define _GNU_SOURCE
 #include "tsc.h"
 
@@ -9,17 +9,17 @@
 
 #define NS_PER_S UINT64_C(1000000000)
 
-#define TRIPLES    16      /* in a sample */
-#define PARTS      5000    /* a measurement is right within one of so many */
-#define LONGEST_NS 5000000 /* or it takes this long */
+#define TRIPLES    16      /* readings in one sample */
+#define PARTS      5000    /* a measurement ends when its error is below 1/PARTS, */
+#define LONGEST_NS 5000000 /* or after this time */
 #define NAP_NS     50000
-#define AWAKE_NS   1000000 /* two clocks read one after the other differ by less, unless the machine slept */
+#define AWAKE_NS   1000000 /* two clocks that are read in sequence differ by less, unless the machine slept */
 
 struct sample {
     uint64_t tsc;
-    uint64_t within; /* so many cycles to either side */
+    uint64_t within; /* the error of `tsc`, in cycles to either side */
     uint64_t clock_ns;
-    uint64_t suspended_ns; /* so long was the machine since it booted */
+    uint64_t suspended_ns; /* how long the machine has been suspended since it booted */
 };
 
 static uint64_t clock_ns_of(clockid_t clock)
@@ -34,7 +34,10 @@ static uint64_t raw_ns(void)
     return clock_ns_of(CLOCK_MONOTONIC_RAW);
 }
 
-/* Not before what stands above it is done, nor after what stands below it has begun (SDM, RDTSC). */
+/*
+ * Reads the counter after all earlier instructions have completed and before any later one begins
+ * (SDM, RDTSC).
+ */
 static uint64_t rdtsc_in_order(void)
 {
     _mm_lfence();
@@ -43,7 +46,7 @@ static uint64_t rdtsc_in_order(void)
     return tsc;
 }
 
-/* The clock between two readings of the counter; of several, the one that nothing came between. */
+/* Reads the clock between two readings of the counter, several times, and takes the shortest of them. */
 static struct sample take_sample(void)
 {
     struct sample best = {.within = UINT64_MAX};
@@ -61,7 +64,7 @@ static struct sample take_sample(void)
     return best;
 }
 
-/* Written once by whoever turns 0 into 1, and read by those who see 2. */
+/* The thread that changes the state from 0 to 1 writes `early`, once. A thread that reads 2 may read it. */
 static struct sample early;
 static atomic_int early_state;
 
@@ -74,7 +77,7 @@ void tsc_sample(void)
     atomic_store_explicit(&early_state, 2, memory_order_release); /* pairs with measure() */
 }
 
-/* The clock stood still while the machine slept; the counter went on or began anew. */
+/* While a machine sleeps, the clock stands still, and the counter goes on or restarts. */
 static bool slept_between(const struct sample *first, const struct sample *second)
 {
     return second->tsc <= first->tsc || second->suspended_ns > first->suspended_ns + AWAKE_NS;
@@ -89,7 +92,7 @@ static bool far_apart(const struct sample *first, const struct sample *second)
 static uint64_t measure(void)
 {
     tsc_sample();
-    /* While another thread is still at it, this one measures from here. */
+    /* If another thread is still taking the early sample, this thread takes a first sample of its own. */
     bool taken = atomic_load_explicit(&early_state, memory_order_acquire) == 2; /* pairs with tsc_sample() */
     struct sample first = taken ? early : take_sample();
     for (int sleeps = 0; sleeps < 2;) {
@@ -103,7 +106,7 @@ static uint64_t measure(void)
             return (uint64_t)(cycles * NS_PER_S / (second.clock_ns - first.clock_ns));
         }
         const struct timespec nap = {0, NAP_NS};
-        nanosleep(&nap, NULL); /* a signal only makes this loop look again */
+        nanosleep(&nap, NULL); /* a signal only ends the nap early */
     }
     return 0;
 }
@@ -111,10 +114,10 @@ static uint64_t measure(void)
 uint64_t tsc_hz(void)
 {
     static _Atomic uint64_t answer;
-    uint64_t found = atomic_load_explicit(&answer, memory_order_relaxed); /* a word that stands for itself */
+    uint64_t found = atomic_load_explicit(&answer, memory_order_relaxed); /* no other data depends on it */
     if (found)
         return found;
-    /* Two threads may measure; what the first one puts here is everybody's. */
+    /* Two threads may measure at the same time. All use the result that is stored first. */
     uint64_t hz = measure();
     return atomic_compare_exchange_strong(&answer, &found, hz) ? hz : found;
 }

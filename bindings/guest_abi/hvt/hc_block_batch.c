@@ -1,11 +1,12 @@
 /*
- * block_batch: many requests in one hypercall, served in order on this thread, each checked as if it had come
- * alone. What it saves is the way into the monitor and, for a disk that is not in the host's cache, the
- * waiting: all reads that have to wait are begun before the first is waited for.
+ * block_batch: many requests in one hypercall. They are served in order on this thread, and each is
+ * checked like a single hypercall. A batch saves exits. For a disk that is not in the host's cache
+ * it also saves waiting: all reads that have to wait are begun before the first one is waited for.
  *
- * A batch can be long. Between its requests, a stop or a signal is looked for; the rest is done when the run
- * goes on. The array is guest memory that a request may read into: each request is copied once, at its turn,
- * and what its neighbours do to it before that is the guest's own doing.
+ * A batch can be long. Between its requests this file checks for a stop or a signal. If there is
+ * one, the run loop exits, and the rest is served when the run continues. The array is guest
+ * memory, and a request may read into it. So each request is copied once, at its turn. If an
+ * earlier request overwrites it before that, the guest caused it.
  */
 #include <stddef.h>
 #include <string.h>
@@ -14,12 +15,16 @@
 #include "entered.h"
 #include "hvt_answer.h"
 
-/* Between two looks for a stop, one request that goes to the disk is counted as an eighth of a piece. */
+/*
+ * There is a check for a stop after BLOCK_PIECE_BYTES. A request counts as its bytes and one of
+ * these: CALL_BYTES if it goes to the disk, COPY_BYTES if it is a copy.
+ */
 #define CALL_BYTES (BLOCK_PIECE_BYTES / 8)
-#define COPY_BYTES 4096u /* at least, for a request */
+#define COPY_BYTES 4096u
 
+/* A contiguous range that is not in the host's cache. */
 struct cold_run {
-    const struct vm_device *device; /* NULL: there is none */
+    const struct vm_device *device; /* NULL: there is no range */
     uint64_t start;
     uint64_t end;
 };
@@ -37,7 +42,7 @@ static struct tender_block_request request_at(const uint8_t *requests, uint32_t 
     return request;
 }
 
-/* One piece alone is not begun: the read itself does that, and reads ahead as the kernel finds right. */
+/* A single range is not begun here: the read itself begins it, with the kernel's own read-ahead. */
 static void begin_cold_reads(struct vm *vm, const uint8_t *requests, uint32_t count)
 {
     struct cold_run run = {0};
@@ -103,7 +108,7 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
         struct tender_block_request request = request_at(requests, i);
         moved += is_cached(vm, &request) ? COPY_BYTES : CALL_BYTES;
         if (serve_request(vm, &request) == EXIT) {
-            vm->resume.batch_done = i; /* a long one may have been begun */
+            vm->resume.batch_done = i; /* a part of a long request may be done */
             return EXIT;
         }
         vm->resume.bytes_done = 0;
@@ -111,7 +116,7 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
                   requests + (size_t)i * sizeof request + offsetof(struct tender_block_request, ret),
                   &request.ret, sizeof request.ret, ENTERED_ANSWER);
         if (request.op == TENDER_BLOCK_FLUSH)
-            moved = BLOCK_PIECE_BYTES; /* it took its time */
+            moved = BLOCK_PIECE_BYTES; /* a flush takes long, so check for a stop after it */
         else if (request.ret == HVT_R_OK)
             moved += request.len;
         if (moved < BLOCK_PIECE_BYTES)

@@ -1,13 +1,13 @@
 /*
- * net_batch: many frames in one hypercall, on this thread and in order: all that are to be sent, then as many
- * as there are and fit. What it saves is the way into the monitor, and a poll for each burst: with a
- * time to wait, one call sends, sleeps, and brings what came.
+ * net_batch: many frames in one hypercall, in order on this thread. It sends all frames that the
+ * guest wants to send, then receives the frames that wait, as long as there are buffers. A batch
+ * saves exits, and one poll for each burst: with a timeout, one call sends, sleeps, and receives.
  *
- * Each frame's structure is copied once, at its turn, and checked as a single call's (net_frame.c): the array
- * is guest memory that a frame may be read into. Nothing waits before the one wait at the end, so a stop is
- * seen when the batch is over, as after a single call. It is over behind TENDER_NET_BATCH_MAX frames each way
- * at the latest, and a read drops no more than DROPS_MAX frames (net_frame.c) before it says that there is
- * none.
+ * The array is guest memory, and a frame may be received into it. So each frame's structure is
+ * copied once, at its turn, and checked like that of a single hypercall (net_frame.c). The only
+ * wait is at the end, so a stop takes effect when the batch is over, as after a single hypercall. A
+ * batch is over after at most TENDER_NET_BATCH_MAX frames in each direction, and a read drops at
+ * most DROPS_MAX frames (net_frame.c) before it reports that there is none.
  */
 #include <stddef.h>
 #include <string.h>
@@ -25,7 +25,7 @@ static struct tender_net_frame frame_at(const uint8_t *frames, uint32_t index)
     return frame;
 }
 
-/* A frame's header lies in its structure as virtio has it. */
+/* The fields of virtio's net header are a part of the frame's structure, in the same layout. */
 _Static_assert(offsetof(struct tender_net_frame, reserved) - offsetof(struct tender_net_frame, flags) ==
                    sizeof(struct net_header),
                "the frame's fields are the header's");
@@ -59,7 +59,7 @@ static enum verdict send_frames(struct vm *vm, const struct tender_net_batch *ba
             return exit_bad_access(vm, frame.data, frame.len);
         answer(vm, frames, i, frame.len, ret);
     }
-    vm->resume.batch_done = batch->tx_count; /* none is sent again if the wait is interrupted */
+    vm->resume.batch_done = batch->tx_count; /* so that no frame is sent again if the wait is interrupted */
     return CONTINUE;
 }
 
@@ -104,7 +104,10 @@ enum verdict hc_net_batch(struct vm *vm, union hypercall_args *args)
         return exit_bad_access(vm, batch->frames, bytes);
 
     enum verdict verdict = send_frames(vm, batch, frames);
-    /* Who waits was told a moment ago that there are none: an empty read costs about what the wait does. */
+    /*
+     * If the batch may wait and the last batch emptied the device, wait first: there is most likely
+     * no frame, and a read that finds none costs about as much as the wait.
+     */
     if (verdict == CONTINUE && !(batch->timeout_ns && *net_drained(device)))
         verdict = receive_frames(vm, device, batch, frames);
     if (verdict == CONTINUE && batch->timeout_ns && !batch->rx_done) {

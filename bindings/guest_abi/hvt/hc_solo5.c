@@ -1,6 +1,6 @@
 /*
- * Solo5's hypercalls: what hvt's structures say, checked, and what comes of it as hvt's results. What is done
- * with a device is the device's (devices/), which knows no structure of a guest's.
+ * The handlers of Solo5's hypercalls. They check hvt's structures, call the devices, and return
+ * hvt's results. The devices (devices/) do the work, and do not know the guest's structures.
  */
 #define _GNU_SOURCE
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "hvt_answer.h"
 #include "net_frame.h"
 
-/* Monotonic time is the guest's own: the time stamp counter and the frequency in boot info. */
+/* For monotonic time a guest uses the time stamp counter and the frequency in boot info. */
 enum verdict hc_walltime(struct vm *vm, union hypercall_args *args)
 {
     (void)vm;
@@ -28,7 +28,7 @@ enum verdict hc_puts(struct vm *vm, union hypercall_args *args)
     return data ? console_write(vm, call->data, data, call->len) : exit_bad_access(vm, call->data, call->len);
 }
 
-/* Block devices never appear in it. */
+/* Block devices are never in the ready set. */
 enum verdict hc_poll(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_poll *call = &args->poll;
@@ -60,8 +60,10 @@ enum verdict hc_net_read(struct vm *vm, union hypercall_args *args)
     return hvt_answer(vm, answer, call->data, call->len, &call->ret);
 }
 
-/* One whole transfer a call, of any length. A host error (no space, medium, file cut short) is the guest's to
- * handle. */
+/*
+ * One whole transfer for each call, of any length. A host error (no space, medium error, truncated
+ * file) is a result that the guest must handle.
+ */
 enum verdict hc_block_write(struct vm *vm, union hypercall_args *args)
 {
     struct hvt_block_write *call = &args->block_write;
@@ -76,7 +78,7 @@ enum verdict hc_block_read(struct vm *vm, union hypercall_args *args)
     return hvt_answer(vm, answer, call->data, call->len, &call->ret);
 }
 
-/* The guest's own end, with what it left behind if it trapped. */
+/* The guest ends itself. If it trapped, the cookie has its registers. */
 enum verdict hc_halt(struct vm *vm, union hypercall_args *args)
 {
     struct vm_event *event = &vm->shared->event;

@@ -1,4 +1,7 @@
-/* What a device has answered, as a result of hvt's; what has none ends the run, or leaves it. */
+/*
+ * Converts a device's answer into hvt's result. Two answers have no result: DEVICE_BAD_RANGE ends
+ * the run, and DEVICE_EXIT exits the run loop.
+ */
 #ifndef TENDER_HVT_ANSWER_H
 #define TENDER_HVT_ANSWER_H
 

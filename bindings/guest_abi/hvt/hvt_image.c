@@ -1,10 +1,11 @@
 /*
- * What makes a file a unikernel of Solo5's hvt: the acceptance rules of the contract, one after the other.
+ * The rules by which a file is accepted as a unikernel of Solo5's hvt, in the order of the
+ * contract:
  *
  *   header -> ABI note -> target and version -> manifest note -> manifest -> our note -> entry -> segments
  *
- * The order decides which message wins, and people grep for it, so it is the order of the calls in
- * elf_image_parse(). Each pass reads the program headers again (elf_file.c).
+ * The order decides which message is printed first, and users grep for it. So elf_image_parse()
+ * makes its calls in this order. Each pass reads the program headers again (elf_file.c).
  */
 #include <stdbool.h>
 #include <string.h>
@@ -31,7 +32,9 @@ static const struct elf_note_kind manifest_note = {
     .max_bytes = HVT_NOTE_MFT_MAX,
     .minds_others = true,
 };
-/* Solo5 does not look behind its own two notes, so what stands there may not refuse a file that lacks ours.
+/*
+ * Solo5 does not read any note after its own two. So such a note must not make this parser refuse a
+ * file that does not have our note.
  */
 static const struct elf_note_kind extension_note = {
     .owner = "Tender",
@@ -57,7 +60,7 @@ static int refuse_target(struct elf_error *error, uint64_t offset, uint32_t targ
                       "Executable is not for the solo5-hvt target (it is for unknown target %u)", target);
 }
 
-/* What the ABI note says, whatever that is. */
+/* Reads the ABI note, and accepts any content. */
 static int read_abi(struct elf_file *file, struct elf_image *image, uint64_t *offset, struct elf_error *error)
 {
     uint8_t data[HVT_NOTE_ABI_MAX];
@@ -112,7 +115,9 @@ static bool manifest_is_valid(const struct mft *mft, uint64_t bytes)
     return true;
 }
 
-/* `invalid`: the words for a manifest that breaks a rule; Solo5's tender and its elftool have different ones.
+/*
+ * `invalid` is the message for a manifest that breaks a rule. Solo5's tender and its elftool have
+ * different ones.
  */
 static int load_manifest(struct elf_file *file, struct elf_image *image, const char *invalid,
                          struct elf_error *error)
@@ -131,7 +136,10 @@ static int load_manifest(struct elf_file *file, struct elf_image *image, const c
     if (!manifest_is_valid(mft, note.data_bytes))
         return elf_refuse(error, ELF_BAD_MANIFEST, note.offset, "%s", invalid);
 
-    /* A file cannot choose a MAC, a capacity or a host descriptor: those are decided when it is attached. */
+    /*
+     * A file cannot choose a MAC, a capacity or a host descriptor: the monitor sets them when it
+     * attaches devices.
+     */
     for (uint32_t i = 0; i < mft->entries; i++) {
         memset(&mft->e[i].u, 0, sizeof mft->e[i].u);
         mft->e[i].host_private = 0;
@@ -142,8 +150,8 @@ static int load_manifest(struct elf_file *file, struct elf_image *image, const c
 }
 
 /*
- * Our note is a wish: a file without it, of a version that we do not know, or with bits that we do not know
- * is as good as any other, and gets less. Only a note that is ours and broken is refused.
+ * Our note only asks for features. A file without it, or with an unknown version or unknown bits,
+ * is accepted, and gets fewer features. Only a note of ours that is malformed is refused.
  */
 static int load_extension(struct elf_file *file, struct elf_image *image, struct elf_error *error)
 {

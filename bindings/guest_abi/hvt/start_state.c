@@ -1,8 +1,8 @@
 /*
- * Memory and registers as the guest finds them at its first instruction; start_state.h has the picture.
+ * Memory and registers before the guest's first instruction; start_state.h has the picture.
  *
- * The rule: every byte of memory that is written lies below HVT_GUEST_MIN_GPA (tables, gate page, boot info)
- * or inside a segment that elf_image_parse() accepted.
+ * The rule: every byte that is written here lies below HVT_GUEST_MIN_GPA (tables, gate page, boot
+ * info) or inside a segment that elf_image_parse() accepted.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -61,7 +61,7 @@ void start_state_registers(gpa_t entry, uint64_t mem_bytes, struct cpu_state *st
         .cr3 = HVT_PML4_GPA,
         .cr4 = HVT_CR4,
         .efer = HVT_EFER,
-        .apic_base = 0, /* all of memory up to 4 GiB is memory */
+        .apic_base = 0, /* no local APIC: all addresses up to 4 GiB are memory */
     };
     state->general = (struct cpu_general){
         .gpr = {[GPR_RSP] = mem_bytes - HVT_STACK_OFFSET, [GPR_RDI] = HVT_BOOT_INFO_GPA},
@@ -78,14 +78,15 @@ uint64_t start_state_template_bytes(const struct elf_image *image)
 }
 
 /*
- * The gate page of a backend where `out` leaves the guest by itself: slot N is
+ * The gate page of a backend where `out` exits from the guest. Slot N is
  *
  *     89 f8             mov %edi, %eax
  *     ba NN 05 00 00    mov $0x5NN, %edx
  *     ef                out %eax, (%dx)
  *     c3                ret
  *
- * and all around them, up to the backend's part, is int3: who calls what is no slot gets a trap.
+ * and all other bytes, up to the backend's part, are int3: a guest that calls anything but a slot
+ * gets a trap.
  */
 static void write_slot(uint8_t *low, uint32_t number)
 {
@@ -108,7 +109,7 @@ static void write_gate(uint8_t *low, uint32_t extensions)
 #include "hypercalls.def"
 }
 
-/* An image that wants nothing finds zeros, as it does under a tender without extensions. */
+/* An image that asks for no feature finds zeros, as under a tender without extensions. */
 void start_state_write_extension(uint8_t *low, uint32_t extensions)
 {
     const struct tender_extension block = {
@@ -145,7 +146,7 @@ static __attribute__((format(printf, 4, 5))) int load_failed(struct elf_error *e
     return -1;
 }
 
-/* Bytes [from, to) of the file, which are bytes of the segment that begins at `memory`. */
+/* Reads bytes [from, to) of the file into the segment that begins at `memory`. */
 static int read_piece(const struct elf_segment *s, const struct byte_source *source, uint64_t from,
                       uint64_t to, uint8_t *memory, struct elf_error *error)
 {
@@ -161,14 +162,14 @@ static int read_piece(const struct elf_segment *s, const struct byte_source *sou
 }
 
 /*
- * The bytes go from the file straight to where the guest will find them; what is around them stays zero. A
- * hole of a large segment is not read: it costs no disk, so it must cost no memory. The last byte is read in
- * any case, because that is how a file that became shorter is found.
+ * Reads the segment's bytes directly to the place where the guest finds them. The memory around
+ * them stays zero. A hole in a large segment is not read: it takes no space on the disk, so it must
+ * take no memory. The last byte is always read, because that detects a file that became shorter.
  */
 static int read_segment(const struct elf_segment *s, const struct byte_source *source, uint8_t *memory,
                         struct elf_error *error)
 {
-    const uint64_t end = s->file_offset + s->file_bytes; /* the parser has read the last byte: no overflow */
+    const uint64_t end = s->file_offset + s->file_bytes; /* no overflow: the parser has read the last byte */
     uint64_t start, stop;
 
     if (s->file_bytes < START_STATE_SPARSE_MIN || !source->data_in)
@@ -218,7 +219,10 @@ int start_state_load_segments(const struct elf_image *image, const struct byte_s
     struct stat status;
 
     memset(error, 0, sizeof *error);
-    /* Touching a mapping past the end of its file is SIGBUS, so a template that is too small stops here. */
+    /*
+     * An access to a mapping past the end of its file is a SIGBUS, so refuse a template that is too
+     * small.
+     */
     if (fstat(template_fd, &status) < 0)
         return load_failed(error, 0, errno, "template is not a file");
     if (status.st_size < 0 || (uint64_t)status.st_size < start_state_template_bytes(image))
@@ -256,13 +260,16 @@ void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *ima
     memcpy(boot_info + (mft_gpa - HVT_BOOT_INFO_GPA), manifest, offsetof(struct mft, e));
     for (uint32_t i = 0; i < manifest->entries; i++) {
         struct mft_entry entry = manifest->e[i];
-        entry.host_private = 0; /* the host's descriptor numbers are none of the guest's business */
+        entry.host_private = 0; /* the guest must not see the host's descriptor numbers */
         memset(entry.padding, 0, sizeof entry.padding);
         memcpy(boot_info + (mft_gpa - HVT_BOOT_INFO_GPA) + offsetof(struct mft, e) + i * sizeof entry, &entry,
                sizeof entry);
     }
-    /* A pool writes a guest's own line where that of the pool stands, of which nothing may stay. No guest has
-     * run since, so it ends with its NUL; new memory has none, and no page behind the line is touched. */
+    /*
+     * A pool writes a guest's own line over the pool's line, of which nothing may remain. No guest
+     * has run since, so the pool's line still ends with its NUL. New memory has no line. No page
+     * after the line is touched.
+     */
     char *const line = (char *)boot_info + (cmdline_gpa - HVT_BOOT_INFO_GPA);
     const size_t before = strnlen(line, HVT_CMDLINE_BYTES);
     if (before > cmdline_bytes)

@@ -1,6 +1,6 @@
 /*
- * The state before the first instruction, as data: a template of memory that every VM of an image maps
- * privately, and the registers. Boot is the restore of a state that has not run yet.
+ * The state before the first instruction, as data: the registers, and a template of memory that
+ * every VM of an image maps privately. To boot is to restore this state.
  *
  *   template, from gpa 0:   0x1000 GDT   0x2000 page tables (as section 7 of the contract)
  *                           0x10000 .. 0xff000 zero: each VM writes its boot info there
@@ -13,46 +13,59 @@
 #include "cpu_state.h"
 #include "elf_image.h"
 
-/* From this size on a segment's holes are looked for, a system call or two for each piece of it; a smaller
- * one is read whole. */
+/*
+ * In a segment of at least this size, holes are searched, which takes one or two system calls for
+ * each part. A smaller segment is read whole.
+ */
 #define START_STATE_SPARSE_MIN (512u << 10)
 
 /* Space for boot info, manifest and command line, in whole pages. */
 #define START_STATE_BOOT_BYTES 0x4000u
 
-/* General and system registers for `mem_bytes` of memory, section 7 of the contract; the other parts of the
- * state are as after a reset. Every machine starts its guest from this. */
+/*
+ * Sets the general and system registers for `mem_bytes` of memory, by section 7 of the contract.
+ * The other parts of the state are as after a reset. Every machine starts its guest from this
+ * state.
+ */
 void start_state_registers(gpa_t entry, uint64_t mem_bytes, struct cpu_state *state);
 
-/* Bytes of the template: kernel_end rounded up to a page, at least HVT_GUEST_MIN_GPA. */
+/* Returns the size of the template: kernel_end rounded up to a page, but at least HVT_GUEST_MIN_GPA. */
 uint64_t start_state_template_bytes(const struct elf_image *image);
 
-/* Writes GDT and page tables for `mapped_bytes` of guest memory (a multiple of 2 MiB, at most 4 GiB) into
- * `low`, HVT_GUEST_MIN_GPA bytes whose tables are zero; and, for elf_image.extensions, the extension block
- * and the gate page. */
+/*
+ * Writes GDT and page tables for `mapped_bytes` of guest memory (a multiple of 2 MiB, at most 4
+ * GiB) into `low`, which has HVT_GUEST_MIN_GPA bytes and zeroed tables. For `extensions`
+ * (elf_image.extensions) it also writes the extension block and the gate page.
+ */
 void start_state_write_tables(uint8_t *low, uint64_t mapped_bytes, uint32_t extensions);
 
-/* The latter alone, for a backend that has nothing below boot info. */
+/* Writes only the extension block and the gate page, for a backend without tables below boot info. */
 void start_state_write_extension(uint8_t *low, uint32_t extensions);
 
-/* Copies the segments' file bytes into `template_fd` (a memfd, already of template size), at their gpa.
- * Returns 0, or -1 with `error` filled ("host file segment mismatched" for a file that became shorter). */
+/*
+ * Copies the segments' file bytes into `template_fd` (a memfd that already has the template's
+ * size), at their gpa. Returns 0, or -1 with `error` filled ("host file segment mismatched" for a
+ * file that became shorter).
+ */
 int start_state_load_segments(const struct elf_image *image, const struct byte_source *source,
                               int template_fd, struct elf_error *error);
 
-/* Whether no part of the segment is a hole of the file, so that all of its pages are going to be written. */
+/* Whether no part of the segment is a hole in the file, so that loading writes all of its pages. */
 bool start_state_is_whole(const struct elf_segment *segment, const struct byte_source *source);
 
-/* The same as start_state_load_segments() into `memory`, at least start_state_template_bytes() of zeroed
- * pages from gpa 0. */
+/*
+ * The same as start_state_load_segments(), into `memory`: zeroed pages from gpa 0, at least
+ * start_state_template_bytes() of them.
+ */
 int start_state_load_segments_at(const struct elf_image *image, const struct byte_source *source,
                                  uint8_t *memory, struct elf_error *error);
 
 /*
- * Writes boot info, manifest copy and command line to `boot_info`, the START_STATE_BOOT_BYTES of memory that
- * the guest finds at HVT_BOOT_INFO_GPA: zeroed, or as an earlier call for this image left it, of whose line
- * nothing stays. `manifest` has its attached flags and parameters filled
- * in. `net_ring` is the ring's address, 0 if none is offered. `cmdline_bytes` excludes the NUL and is below
+ * Writes boot info, a copy of the manifest and the command line to `boot_info`, the
+ * START_STATE_BOOT_BYTES of memory that the guest finds at HVT_BOOT_INFO_GPA. That memory is
+ * zeroed, or an earlier call for this image wrote it; then nothing of the earlier command line
+ * remains. `manifest` has its attached flags and parameters filled in. `net_ring` is the ring's
+ * address, or 0 if none is offered. `cmdline_bytes` excludes the NUL and is below
  * HVT_CMDLINE_BYTES.
  */
 void start_state_write_boot_info(uint8_t *boot_info, const struct elf_image *image,
