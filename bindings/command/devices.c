@@ -1,6 +1,6 @@
 /*
- * From the words about devices to open ones, as tender/cli/attach.py and tender/manifest.py have it: settings
- * are applied in the order given, the last for a device wins, and each declared device has exactly one.
+ * From the arguments for devices to open devices, as in tender/cli/attach.py and tender/manifest.py: settings
+ * apply in the order given, the last one for a device wins, and each declared device must get exactly one.
  */
 #include "launcher.h"
 
@@ -12,15 +12,15 @@
 #include "device.h"
 #include "device_words.h"
 
-#define LOCK_LOOK_NS 50000000 /* between two looks at a lock that another has */
+#define LOCK_LOOK_NS 50000000 /* between two checks of a lock that another process holds */
 
-/* What was chosen for a handle. */
+/* What the arguments choose for a handle. */
 static struct choice {
-    bool given; /* by the option that is called as its kind; the others say more of it */
+    bool given; /* the option with the name of its kind was given; other options only add to it */
     struct device_settings settings;
 } chosen[MFT_MAX_ENTRIES];
 
-/* The handle of the device that a setting is about. */
+/* Returns the handle of the device that a setting is for. */
 static uint32_t find(const struct elf_image *image, const struct setting *setting)
 {
     uint32_t found = 0, count = 0;
@@ -44,7 +44,7 @@ static uint32_t find(const struct elf_image *image, const struct setting *settin
 
 static void refuse_the_rest(const struct elf_image *image)
 {
-    static char text[MFT_MAX_ENTRIES * 360 + 80]; /* on the stack its pages would be touched in any case */
+    static char text[MFT_MAX_ENTRIES * 360 + 80]; /* on the stack, its pages would always be touched */
     size_t at = 0;
     for (uint32_t i = 1; i < image->manifest.entries; i++)
         if (!chosen[i].given && image->manifest.e[i].type < MFT_RESERVED_FIRST) {
@@ -52,19 +52,20 @@ static void refuse_the_rest(const struct elf_image *image)
             at += (size_t)snprintf(text + at, sizeof text - at, says_unattached,
                                    shown(image->manifest.e[i].name),
                                    device_word(type) ? device_word(type) : "<undefined type>");
-            text[at++] = '\n'; /* there is space: a name is shown in 360 bytes at most */
+            text[at++] = '\n'; /* there is space: a shown name takes at most 360 bytes */
         }
     if (at)
         leave_to_python("%s%s%s", text, says_attach_all, says_see_help);
 }
 
-/* Waits a moment for a lock that another has. False: the time is over, and Python need not wait again. */
+/* Waits a moment for a lock that another process holds. False: the time is over, and Python must not wait
+ * again. */
 static bool wait_for_lock(const struct request *request, uint64_t until_ns)
 {
     static char none[] = "0", option[] = "--lock-wait=0";
     static const struct timespec moment = {0, LOCK_LOOK_NS};
     if (signal_caught())
-        leave_to_python("a signal has come");
+        leave_to_python("stopped by a signal");
     if (monotonic_ns() < until_ns) {
         (void)nanosleep(&moment, NULL);
         return true;
@@ -76,7 +77,7 @@ static bool wait_for_lock(const struct request *request, uint64_t until_ns)
     return false;
 }
 
-/* Opens what was chosen for a handle, and attaches it; waits for a lock that another has. */
+/* Opens what was chosen for a handle, and attaches it. Waits for a lock that another process holds. */
 static void attach(const struct request *request, uint64_t lock_until_ns, struct vm *vm, uint32_t handle,
                    const struct device_guest *guest, struct mft_entry *entry)
 {
@@ -100,7 +101,7 @@ void devices_attach(const struct request *request, const struct elf_image *image
         const struct setting *setting = &request->settings[i];
         struct choice *choice = &chosen[find(image, setting)];
         (void)device_configure(setting->type, &choice->settings, setting->option, setting->value,
-                               request->solo5); /* request.c has tried it */
+                               request->solo5); /* request.c has checked it */
         choice->given = choice->given || strcmp(setting->option, device_name(setting->type)) == 0;
     }
     bool reattaches = false;

@@ -1,7 +1,7 @@
-"""Writes error_texts.c: strerror() in the words of this build's Python, for a C library that has others.
+"""Writes error_texts.c: strerror() with the texts of this build's Python, for a C library with other texts.
 
-The command and Python's path say the same of the same error, to the byte. Numbers without a text are "Unknown error N",
-as there.
+So the command and Python's path print the same text for the same error, byte for byte. Numbers without a text are
+"Unknown error N", as in Python.
 """
 
 import os

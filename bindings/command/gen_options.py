@@ -1,4 +1,4 @@
-"""Writes what the build makes of the table of options, tender/cli/option_table.py: each OUTPUT by its name.
+"""Writes what the build generates from the table of options, tender/cli/option_table.py: each OUTPUT by its name.
 
     options.h    rows and fields for the native parser (request.c), names of subcommands (main.c)
     tender.1     the manual page
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 NOTE = "Written by the build (gen_options.py) from tender/cli/option_table.py."
-# Of a field of `struct request`, by kind: its type, and what stands behind the option's name.
+# By kind of option: the type of its field in `struct request`, and the suffix after the option's name.
 FIELDS = {
     **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("const struct machine_ops *", "")},
     **{"seconds": ("double", "_s"), "wait": ("double", "_s"), "layers": ("uint32_t", "")},
@@ -27,12 +27,12 @@ Module = SimpleNamespace
 
 
 def load(path: str) -> Module:
-    """The module in the file `path`, which imports nothing of the package."""
+    """Returns the module in the file `path`, which imports nothing of the package."""
     return SimpleNamespace(**runpy.run_path(path))
 
 
 def pythons(main: Module) -> list[str]:
-    """The subcommands that run no guest."""
+    """Returns the subcommands that run no guest."""
     return [name for name in (*main.COMMANDS, "help") if name not in ("run", *main.FRONTS)]
 
 
@@ -99,7 +99,7 @@ def man_page(table: Module, main: Module) -> str:
         f".TP\n\\fB{roff(name)}\\fR\n{roff(text)}\n" for name, (_, text) in main.COMMANDS.items()
     )
     variables = "".join(
-        f".TP\n.B {option.variable}\nstands in for \\fB{roff(option.name)}\\fR where that is not given\n"
+        f".TP\n.B {option.variable}\nused for \\fB{roff(option.name)}\\fR if the option is not given\n"
         for option in table.OPTIONS
         if option.variable
     )
@@ -132,7 +132,7 @@ def sentence(text: str) -> str:
 
 
 def values(option: Option) -> str:
-    """What stands behind an option: words, or one of "FILE", "IFACE", "TEXT", or nothing."""
+    """Returns what follows an option: words, or one of "FILE", "IFACE", "TEXT", or nothing."""
     shown = option.lines[0][0]
     words = re.findall(r"(?<=[=|])[a-z]+(?=[|]|$)", shown)
     if words and "FILE" not in shown:
@@ -151,7 +151,7 @@ def bash(table: Module, main: Module) -> str:
     plain = "|".join(o.name for o in table.OPTIONS if values(o) in ("FILE", "TEXT") and o.kind != "report")
     names = " ".join(name for o in table.OPTIONS for name in (o.short, o.name) if name)
     return rf"""# {NOTE}
-# A value stands behind `=` or is the next word. Where nothing is offered, bash offers files.
+# A value follows `=` or is the next word. If nothing is offered, bash offers files.
 _tender() {{
     local line=${{COMP_LINE:0:COMP_POINT}} before option words=
     local word=${{line##* }}

@@ -1,13 +1,13 @@
 /*
- * Under a system-call filter that somebody else has put around us before exec, with SIGSYS for what it
- * refuses. urunc 0.5 to 0.7 does so: 43 calls are allowed, those that solo5-hvt makes.
+ * Works under a seccomp filter that was installed before exec and raises SIGSYS for the calls that it
+ * refuses. urunc 0.5 to 0.7 installs one: it allows 43 calls, those that solo5-hvt makes.
  *
- * Two calls that the handlers cannot do without are done by allowed ones:
- *   ppoll      epoll: one set, made and closed each time. Signals come in for the wait as they do in ppoll.
- *   eventfd2   a timer's descriptor; who would write to it sets it (run.c)
- * Any other fails with ENOSYS, and each place that makes one goes on without: no lock on a disk, no filter of
- * our own where seccomp() itself is refused, signals that are not held back. Only KVM's backend works so: a
- * sandbox wants clone().
+ * The handlers need two calls, which are replaced by allowed ones:
+ *   ppoll      epoll: one set, made and closed each time. Signals are let in for the wait as in ppoll.
+ *   eventfd2   a timer's descriptor; a write becomes a set timer (run.c)
+ * Any other call fails with ENOSYS, and each place that makes one goes on without it: no lock on a disk, no
+ * filter of our own where seccomp() itself is refused, signals that are not blocked. Only KVM's backend
+ * works in this way: a sandbox needs clone().
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,7 +32,7 @@
 volatile sig_atomic_t under_inherited_filter;
 
 _Static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLERR == POLLERR && EPOLLHUP == POLLHUP,
-               "one set of bits");
+               "both use the same bits");
 
 static int timeout_ms(const struct timespec *limit)
 {
@@ -47,7 +47,8 @@ static int64_t wait_by_epoll(struct pollfd *fds, uint64_t count, const struct ti
                              const sigset_t *mask)
 {
     struct epoll_event found[WAIT_MAX];
-    int always = 0; /* regular files, which epoll does not take, are */
+    int always =
+        0; /* the number of files that are always ready: regular files, which epoll does not accept */
     if (count > WAIT_MAX)
         return -EINVAL;
     int set = epoll_create1(EPOLL_CLOEXEC);
@@ -91,7 +92,7 @@ static void on_refusal(int number, siginfo_t *about, void *context)
     registers[REG_RAX] = otherwise(about->si_syscall, registers);
 }
 
-/* struct sigaction as the kernel has it. */
+/* The kernel's struct sigaction. */
 struct kernel_sigaction {
     void (*handler)(int, siginfo_t *, void *);
     uint64_t flags;
@@ -107,11 +108,11 @@ __asm__(".text\n"
         "    syscall\n"
         ".size inherited_filter_return, . - inherited_filter_return\n");
 
-/* Without the C library, which makes a call more on this way (musl: rt_sigprocmask): until the handler
- * stands, one that is refused is the end. */
+/* It does not use the C library, which makes one more system call here (musl: rt_sigprocmask): until the
+ * handler is installed, a refused call ends the process. */
 void expect_inherited_filter(void)
 {
-    /* NODEFER: what the handler calls may be refused too. */
+    /* NODEFER: a call that the handler makes may be refused too. */
     const struct kernel_sigaction action = {.handler = on_refusal,
                                             .flags = SA_SIGINFO | SA_NODEFER | SA_RESTORER_FLAG,
                                             .restorer = inherited_filter_return};
@@ -119,10 +120,10 @@ void expect_inherited_filter(void)
 }
 
 /*
- * Before main() a static glibc asks where the program lies (readlink), for the sake of dlopen(), which
- * nothing here calls: under such a filter that would be the end, with nobody to hear of it yet. This stands
- * in for the function that asks; the value means that it is not known. In another C library nobody calls it,
- * and glibc from 2.42 on takes no other than its own.
+ * Before main() a static glibc asks where the program lies (readlink), for dlopen(), which nothing here
+ * calls. Under such a filter that call would end the process, before there is a handler. This function
+ * replaces the one that asks; its value means that the place is not known. Other C libraries do not call
+ * it, and glibc from 2.42 on does not accept a replacement.
  */
 #ifdef TENDER_OWN_ORIGIN
 const char *_dl_get_origin(void); /* NOLINT: the C library's name */

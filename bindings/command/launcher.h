@@ -1,19 +1,20 @@
 /*
- * The command `tender` for a plain run, without an interpreter: what the launcher's files share.
+ * The command `tender` for a plain run, without an interpreter: the declarations that the launcher's files
+ * share.
  *
- *   main.c      which path: this one, or Python's
- *   request.c   words to values
- *   devices.c   values and manifest to open devices
- *   run.c       a backend, the run, signals, the end
- *   net_helper.c  interfaces that are attached again, for a command that may not
- *   inherited_filter.c  under an inherited system-call filter
- *   outputs.c   where the console and the report go
- *   say.c       lines on stderr
- *   python.c    Python's path
+ *   main.c              which path: this one, or Python's
+ *   request.c           from arguments to values
+ *   devices.c           from values and manifest to open devices
+ *   run.c               a backend, the run, signals, the end
+ *   net_helper.c        attaches interfaces again, for a command that may not do it itself
+ *   inherited_filter.c  works under an inherited seccomp filter
+ *   outputs.c           where the console and the report go
+ *   say.c               lines on stderr
+ *   python.c            Python's path
  *
- * The rule: until the guest runs, nothing is said and nothing is changed that Python's path could not do
- * again. So whatever is wrong or not served here ends in leave_to_python(), which says it with hints, in one
- * place.
+ * The rule: until the guest runs, the launcher prints nothing and changes nothing that Python's path
+ * could not do again. So every error, and everything that is not served here, ends in leave_to_python():
+ * Python reports it with hints, in one place.
  */
 #ifndef TENDER_LAUNCHER_H
 #define TENDER_LAUNCHER_H
@@ -32,7 +33,8 @@
 
 /* ---- python.c */
 
-/* Whom diagnostics begin with, and the words to hand on: those behind the program's name, NULL at the end. */
+/* The name that messages begin with, and the arguments to pass on: those after the program's name, with
+ * NULL at the end. */
 struct command {
     const char *program;
     char **words;
@@ -40,116 +42,123 @@ struct command {
 };
 extern struct command the_command;
 
-/* Executes Python's `tender` with the same words. Where there is none, `format` is said and the status is 1.
- */
+/* Executes Python's `tender` with the same arguments. If there is no Python, prints `format` and exits with
+ * status 1. */
 _Noreturn void leave_to_python(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Executes it with other words; returns if that cannot be. */
+/* Executes it with other arguments; returns if that fails. */
 void execute_python(char **words);
 
-/* The path of a file of the installed package, the caller's to free; NULL if the package is not found. */
+/* Returns the path of a file of the installed package; the caller frees it. NULL if there is no package. */
 char *find_in_package(const char *name);
 
-/* Where find_in_package() looks, for a message; the caller's to free, NULL for want of memory. */
+/* Describes where find_in_package() looks, for a message; the caller frees it. NULL if memory is short. */
 char *package_places(void);
-/* The directory that this program really lies in, for a message. */
+/* The directory that contains this program, with links resolved, for a message. */
 const char *program_directory(void);
-/* The file of the package that this user may not read; NULL: there is none, or what was found can be read. */
+/* The file of the package that this user may not read; NULL: there is no such file. */
 extern const char *unreadable_package;
 
-/* The way out where it found nothing. */
+/* What to do if it found nothing. */
 #define COPY_HINT                                                                                            \
     "a copy of the program alone does not work: make a symbolic link to the installed `tender`, or "         \
     "install the package here"
 #define UNREADABLE_HINT                                                                                      \
-    "it is installed, but not for your user, as under umask 077: chmod -R a+rX that directory, or install "  \
-    "the package anew"
+    "it is installed, but not for your user, as under umask 077: chmod -R a+rX that directory, or "          \
+    "reinstall the package"
 
 /* ---- say.c */
 
-/* `PROGRAM: text` on stderr; what is behind a newline is a line of its own. It waits for space there as long
- * as nobody hurries (below). */
+/* Prints `PROGRAM: text` on stderr; text after a newline becomes a line of its own. If there is no space, it
+ * waits until `hurried` (below) is set. */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* The same of what is no error, before the guest starts: left out if there is no space within a second. */
+/* The same for a message before the guest starts that is not an error: dropped if there is no space within a
+ * second. */
 void say_notice(const char *format, ...) __attribute__((format(printf, 1, 2)));
-/* `PROGRAM: hint: text`. */
+/* Prints `PROGRAM: hint: text`. */
 void say_hint(const char *text);
-/* A name from outside as it may stand in such a line, which a newline would end; never freed. */
+/* Returns a name from outside in a form that may stand in such a line, which a newline would end. The
+ * result is never freed. */
 const char *shown(const char *name);
 
-/* How `fd` is written to: a terminal by a descriptor of our own, for the other's flags are its owner's. */
+/* How to write to `fd`. A terminal gets a descriptor of our own, because the flags of `fd` belong to its
+ * owner. */
 struct output output_of(int fd);
-/* Of stderr. First before a filter refuses what it asks. */
+/* The same for stderr. The first call must come before a filter refuses the calls that it makes. */
 struct output stderr_output(void);
-/* output_write() until then, or shorter where something hurries; to none it succeeds. */
+/* output_write() until `until_ns`, or shorter once `hurried` is set. Succeeds if there is no output. */
 int write_output(const struct output *output, const char *text, size_t length, uint64_t until_ns);
 
 /* ---- outputs.c */
 
-/* What --json names, if it is given: no file that the guest is made of, or that is written to besides. */
+/* Opens the target of --json, if it is given. It must not be a file that the guest is made of, or that the
+ * command also writes to in another way. */
 void report_open(const struct request *request);
-/* The descriptor that --console names, or CONSOLE_DISCARD: no file that the guest is made of. */
+/* Returns the descriptor that --console names, or CONSOLE_DISCARD. It must not be a file that the guest
+ * is made of. */
 int console_open(const struct request *request);
-/* No more is left to Python: the report's file is emptied. */
+/* Call it when nothing can be left to Python any more: empties the report's file. */
 void report_begin(void);
-/* The same where nobody else will tell of a guest that is not started. */
+/* Writes the report of a guest that is not started, if Python will not write it. */
 void report_refused(const struct report_about *about, const char *text);
-/* All is left to Python, which opens it again: whoever reads a FIFO must not see its end meanwhile. */
+/* Call it before Python takes over and opens the report again: the reader of a FIFO must not see its end in
+ * between. */
 void report_keep(void);
-/* fd -1: none is wanted. Its name in what is said where it cannot be written, empty if nothing is. */
+/* fd -1: no report is wanted. Its name for the message if it cannot be written; empty: no message. */
 struct output report_output(void);
 const char *report_name(void);
-/* Behind report_begin(), once; without a report it does nothing. */
+/* Call it once, after report_begin(). Does nothing if there is no report. */
 void report_end(const struct report_about *about, const struct told_exit *told, const struct vm_event *event,
                 const struct vm_shared *shared);
 
 /* ---- devices.c */
 
 struct devices {
-    struct mft manifest; /* as the guest will see it */
+    struct mft manifest; /* the manifest that the guest will see */
 };
 
-/* Opens what the request gives to the image's devices and attaches it to `vm`; the mode is the ring's that
- * its guest will be offered, if it runs on KVM. */
+/* Opens what the request names for the image's devices, and attaches it to `vm`. `ring_mode` is the mode that
+ * the guest will be offered if it runs on KVM. */
 void devices_attach(const struct request *request, const struct elf_image *image, struct vm *vm,
                     uint32_t ring_mode, struct devices *devices);
 
-/* What outlives the descriptors of this run's devices is undone, again if need be; a signal handler may ask
- * for it. In run.c, where they are kept. */
+/* Undoes what outlives the descriptors of this run's devices; repeated calls are allowed, and a signal
+ * handler may call it. Defined in run.c, which has the devices. */
 void devices_leave(void);
 
 /* ---- net_helper.c */
 
-/* For a run on KVM, before its machine and the guest's memory are there. 0 or -errno. */
+/* Starts the helper for a run on KVM, before the machine and the guest's memory are made. 0 or -errno. */
 int net_helper_begin(const struct vm *devices);
-/* A net_attacher of device.h, by the helper. */
+/* A net_attacher of device.h that uses the helper. */
 int net_helper_attach(const struct vm *devices, uint32_t handle, struct device_error *error);
-/* There will be no run on KVM: it is ended, if there is one. (With this process it ends by itself.) */
+/* Ends the helper, if there is one, because there will be no run on KVM. (It also ends with this process.) */
 void net_helper_end(void);
 
 /* ---- inherited_filter.c */
 
-/* From now on a call that a filter answers with SIGSYS fails with ENOSYS, or is done by other calls. */
+/* From now on, a call that a filter answers with SIGSYS fails with ENOSYS, or is replaced by other calls. */
 void expect_inherited_filter(void);
-extern volatile sig_atomic_t under_inherited_filter; /* it has happened */
+extern volatile sig_atomic_t under_inherited_filter; /* such a call has been refused */
 
 /* ---- run.c */
 
-/* A signal or a time limit ends the command: from then on no reader is waited for longer than a second. */
+/* A signal or a time limit ends the command: from then on it waits for a slow reader at most one second. */
 extern volatile sig_atomic_t hurried;
 
-/* From the start on: a SIGINT or SIGTERM waits until it is heard, and neither a SIGPIPE nor a
- * SIGXFSZ ends anything. */
+/* Call it at the start: SIGINT and SIGTERM then wait until there is a handler for them, and SIGPIPE and
+ * SIGXFSZ end nothing. */
 void signals_prepare(void);
 /* The image's name, once it is known. */
 const char *image_name(void);
 /* The first SIGINT or SIGTERM, which ends the command; 0: none has come. A second one kills it. */
 int signal_caught(void);
-/* What signals_prepare() holds back is let in, and so is what an inherited mask held back of them. */
+/* Unblocks the signals that signals_prepare() has blocked, even if an inherited mask blocked them. */
 void signals_let_in(void);
-/* The same where no guest will run: they only hurry. */
+/* The same if no guest will run: the signals only set `hurried`. */
 void signals_let_in_to_hurry(void);
-/* Before Python is executed: what is its business is held back until it lets it in (tender/cli/run.py). */
+/* Before Python is executed: blocks the signals that Python handles until it lets them in
+ * (tender/cli/run.py). */
 void signals_hand_over(void);
 
 _Noreturn void run(const struct request *request);

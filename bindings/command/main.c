@@ -1,6 +1,6 @@
 /*
- * The command `tender`. A plain run, by its own grammar or solo5-hvt's, is served here, without an
- * interpreter, which would cost several times the boot of a small unikernel; all else is Python's.
+ * The command `tender`. It serves a plain run, in its own grammar or solo5-hvt's, without an interpreter,
+ * which would cost several times the boot of a small unikernel. Everything else is left to Python.
  *
  * TENDER_LAUNCHER in the environment chooses: `python` leaves everything to Python, `native` nothing.
  */
@@ -16,10 +16,10 @@
 
 #include "launcher.h"
 
-/* By tender/cli/main.py: the subcommands that are Python's, and the names of solo5-hvt's. */
+/* Written from tender/cli/main.py: the subcommands that Python serves, and the names of solo5-hvt. */
 static const char *const pythons[] = {PYTHON_COMMANDS};
 static const char *const fronts[] = {FRONTS};
-#define LINKED_TOOL "solo5-elftool" /* by a link of that name, as the fronts */
+#define LINKED_TOOL "solo5-elftool" /* started through a link of that name, as the fronts are */
 
 static bool among(const char *word, const char *const *names, size_t count)
 {
@@ -34,8 +34,8 @@ static bool is_front(const char *word)
     return among(word, fronts, sizeof fronts / sizeof *fronts);
 }
 
-/* Takes 0, 1 and 2 where they are closed: else a disk may get such a number, and the console write to it.
- * What holds them is a pipe without a reader, for /dev/null may not be there. */
+/* Opens 0, 1 and 2 if they are closed: otherwise a disk may get such a number, and the console write to
+ * it. They get the end of a pipe without a reader, because /dev/null may be missing. */
 static void hold_standard_descriptors(void)
 {
     bool closed[3];
@@ -55,7 +55,8 @@ static void hold_standard_descriptors(void)
         (void)fcntl(ends[1], F_SETFD, 0);
 }
 
-/* Started by a link that is named as a tool of Solo5's, that name is the first word. */
+/* If the command is started by a link with the name of one of Solo5's tools, that name is the first
+ * argument. */
 static char **words_of(int argc, char **argv)
 {
     const char *slash = strrchr(argv[0], '/');
@@ -70,7 +71,7 @@ static char **words_of(int argc, char **argv)
     return words;
 }
 
-/* 0 or an errno. It waits for space where others share a descriptor that does not. */
+/* Returns 0 or an errno. Waits for space if others share a descriptor that does not block. */
 static int write_all(int fd, const char *text, size_t len)
 {
     while (len) {
@@ -87,8 +88,8 @@ static int write_all(int fd, const char *text, size_t len)
     return 0;
 }
 
-/* Both lines as tender/cli/usage.py has them, and by the same descriptor; managers of unikernels look for the
- * second. */
+/* Prints both lines as tender/cli/usage.py does, and to the same descriptor. Managers of unikernels look
+ * for the second line. */
 static _Noreturn void say_version(const char *front)
 {
     char text[256];
@@ -96,7 +97,7 @@ static _Noreturn void say_version(const char *front)
     const int len = snprintf(text, sizeof text,
                              front ? "%s tender, version %s\nABI version %d\n" : "%s %s\nABI version %d\n",
                              front ? front : "tender", TENDER_VERSION, HVT_ABI_VERSION);
-    signals_let_in(); /* who ends this command while nobody reads ends it as any other */
+    signals_let_in(); /* a signal ends this command while its reader does not read, like any other command */
     const int error = write_all(fd, text, (size_t)len);
     if (!error || front)
         _exit(0);
@@ -149,6 +150,6 @@ int main(int argc, char **argv)
     if (asks_version(*options, request.solo5))
         say_version(request.solo5 ? *words : NULL);
     if (!request_read(options, environ, &request) || !find_example(&request))
-        need_python("these words need Python");
+        need_python("these arguments need Python");
     run(&request);
 }

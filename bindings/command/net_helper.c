@@ -1,15 +1,16 @@
 /*
- * With --net-reattach on KVM: a process beside the command that attaches a TAP's descriptor to the new
+ * For --net-reattach on KVM: a process next to the command that attaches a TAP's descriptor to the new
  * interface of its name.
  *
  * The command cannot do that itself. Before the guest's first instruction it gives up its user and its
- * capabilities, by which it may have an interface, and TUNSETIFF names the interface in memory, where no
- * system-call filter can check it. So the helper is forked before, with the rights that the command was
- * started with. It has copies of the TAPs' descriptors and none other of the command's.
+ * capabilities, which it would need to open an interface. And TUNSETIFF names the interface in memory,
+ * where no system-call filter can check it. So the helper is forked before that, with the rights that the
+ * command was started with. It keeps copies of the TAPs' descriptors and no other descriptor of the
+ * command.
  *
- * It is asked by one byte, a device's handle, which is all that the command can choose: the name is the one
- * that the interface had at the start. It answers with what came of it, and ends with the command, whose end
- * of the socket is then closed.
+ * A request is one byte, a device's handle, which is all that the command can choose: the name is the one
+ * that the interface had at the start. The helper answers with the result. It ends with the command,
+ * because the command's end of the socket is then closed.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,7 +34,7 @@ struct answer {
 
 static struct {
     int socket_fd; /* the command's end */
-    pid_t pid;     /* 0: there is none */
+    pid_t pid;     /* 0: there is no helper */
 } helper;
 
 /* ---- the helper */
@@ -46,7 +47,7 @@ static bool is_kept(const struct vm *devices, int fd, int socket_fd)
     return kept;
 }
 
-/* Others wait for the end of these, or for a lock that stays with them. */
+/* Other processes wait for the end of these descriptors, or for a lock that lives as long as they do. */
 static void close_the_rest(const struct vm *devices, int socket_fd)
 {
     struct rlimit limit = {0};
@@ -67,7 +68,7 @@ static _Noreturn void serve(const struct vm *devices, int socket_fd)
 {
     uint8_t handle;
     sigset_t all;
-    sigfillset(&all); /* a terminal's, too: they are the command's to obey */
+    sigfillset(&all); /* including a terminal's signals: the command obeys them, and the helper does not */
     (void)sigprocmask(SIG_SETMASK, &all, NULL);
     (void)prctl(PR_SET_NAME, "tender-net");
     close_the_rest(devices, socket_fd);
@@ -105,7 +106,7 @@ int net_helper_begin(const struct vm *devices)
     return 0;
 }
 
-/* By read() and write(), which the command's filter allows a guest with devices. */
+/* Uses read() and write(), which the command's filter allows for a guest with devices. */
 int net_helper_attach(const struct vm *devices, uint32_t handle, struct device_error *error)
 {
     (void)devices;
@@ -113,7 +114,7 @@ int net_helper_attach(const struct vm *devices, uint32_t handle, struct device_e
     struct answer answer;
     ssize_t got = write(helper.socket_fd, &word, 1);
     while (got == 1 && (got = read(helper.socket_fd, &answer, sizeof answer)) < 0 && errno == EINTR)
-        got = 1; /* it will come */
+        got = 1; /* the answer will come */
     error->problem = got == sizeof answer ? answer.problem : (uint32_t)DEVICE_OTHER;
     error->os_error = got == sizeof answer ? answer.os_error : EPIPE;
     return got == sizeof answer ? answer.refused : -1;

@@ -1,6 +1,7 @@
 /*
- * Where --console and --json go. As tender/cli/outputs.py: what cannot be written is refused before the guest
- * runs, and so is what the guest is made of. The report comes first: what is refused later is told in it too.
+ * The targets of --console and --json. As in tender/cli/outputs.py, a target that cannot be written is
+ * refused before the guest runs, and so is a file that the guest is made of. The report is opened first:
+ * it then also contains whatever is refused later.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -21,12 +22,12 @@ static struct {
     const char *target; /* NULL: no report */
     bool is_file_of_ours;
     struct output to;
-    /* Made before a filter lets nothing be allocated: */
-    const char *shown; /* its name for a message; empty: none is said */
+    /* Allocated before a filter forbids it: */
+    const char *shown; /* its name for a message; empty: no message */
     char *line;        /* REPORT_BYTES */
 } report = {.to = {.fd = -1}};
 
-/* -1: a file's name. */
+/* -1: the target is a file's name. */
 static int descriptor_of(const char *target)
 {
     if (strcmp(target, "-") == 0)
@@ -34,7 +35,7 @@ static int descriptor_of(const char *target)
     return strncmp(target, FD_PREFIX, strlen(FD_PREFIX)) == 0 ? atoi(target + strlen(FD_PREFIX)) : -1;
 }
 
-/* As it stands in a line. */
+/* Returns the target as messages show it. */
 static const char *target_shown(const char *target)
 {
     static char text[sizeof FD_PREFIX + 10];
@@ -45,7 +46,7 @@ static const char *target_shown(const char *target)
     return text;
 }
 
-/* A descriptor to write to; a file is made, and keeps what it holds. */
+/* Opens a descriptor to write to. A file is created if needed, and keeps its content. */
 static int open_target(const char *option, const char *target, enum file_use use)
 {
     struct device_error refused = {.text = ""};
@@ -58,7 +59,8 @@ static int open_target(const char *option, const char *target, enum file_use use
     return fd;
 }
 
-/* Whether `fd` is the file of that name, or with NULL of that descriptor: a regular one. */
+/* Whether `fd` is a regular file, and the same as the file `name`, or if that is NULL as descriptor
+ * `other`. */
 static bool is_same(int fd, const char *name, int other)
 {
     struct stat one, two;
@@ -67,7 +69,7 @@ static bool is_same(int fd, const char *name, int other)
            one.st_ino == two.st_ino;
 }
 
-/* The same of what a device is made of, if its kind has files. */
+/* The same for the files that a device is made of, if its kind has files. */
 static bool is_of_device(int fd, const struct setting *setting, bool solo5)
 {
     struct device_settings said = DEVICE_SETTINGS_UNSAID;
@@ -82,8 +84,8 @@ static bool is_of_device(int fd, const struct setting *setting, bool solo5)
     return same;
 }
 
-/* What of the guest is in this file; NULL: nothing. Before any of it is opened, so that not even the report
- * of a refusal is written over it. */
+/* Returns which part of the guest is in this file; NULL: none. It runs before anything is opened, so that not
+ * even the report of a refusal overwrites it. */
 static const char *guests(int fd, const struct request *request)
 {
     if (is_same(fd, request->image, -1))
@@ -94,8 +96,8 @@ static const char *guests(int fd, const struct request *request)
     return NULL;
 }
 
-/* The same of what else is written, by a name or by who started this. What two descriptors of theirs are is
- * their business. */
+/* The same for files that are also written, named by an option or inherited. If two inherited descriptors
+ * are the same file, that is the caller's choice. */
 static const char *written(int fd, const struct request *request, bool is_file_of_ours)
 {
     const char *const console = request->console ? request->console : "-";
@@ -121,7 +123,7 @@ void report_open(const struct request *request)
     const char *what = guests(fd, request);
     if (!what)
         what = written(fd, request, given < 0);
-    if (what) /* by a Python that refuses it too */
+    if (what) /* Python refuses it too, and prints the message */
         leave_to_python(says_written_over, "--json", target_shown(target), what);
     report.target = target;
     report.is_file_of_ours = given < 0;
@@ -147,7 +149,7 @@ void report_begin(void)
     if (report.to.fd < 0)
         return;
     if (report.is_file_of_ours && report.to.is_file)
-        (void)ftruncate(report.to.fd, 0); /* what it held is no part of this run */
+        (void)ftruncate(report.to.fd, 0); /* its old content is not part of this run */
     report.shown = report_name();
     report.line = malloc(REPORT_BYTES);
 }

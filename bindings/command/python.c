@@ -1,14 +1,16 @@
 /*
- * Python's path: Python's `tender`, found beside this file, and what is said where there is none.
+ * Python's path: executes Python's `tender`, which is installed next to this file, or prints a message if
+ * there is none.
  *
- *   BIN/tender                                        this program, whatever links lead to it
- *   BIN/python3                                       or else the one of PATH
+ *   BIN/tender                                        this program, with links resolved
+ *   BIN/python3                                       or else the one in PATH
  *   BIN/../lib/python3.N/site-packages/tender/        or dist-packages
  *   BIN/../tender/                                    after pip install --target
  *
- * Without `site` (-I -S) the interpreter starts in half the time and is told the one directory it needs. Any
- * other layout takes the long way: the interpreter looks for the package in its own directories, by the text
- * `elsewhere`. -P, for without it Python imports from the working directory first.
+ * Without `site` (-I -S) the interpreter starts in half the time; it is given the one directory that it
+ * needs. Any other layout takes the slow path: the interpreter looks for the package in its own
+ * directories, with the code `elsewhere`. It gets -P, because without -P Python imports from the working
+ * directory first.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -28,7 +30,7 @@
 
 struct command the_command = {.program = "tender"};
 
-/* The directory that this program really lies in; NULL if the host does not tell. */
+/* Returns the directory that contains this program, with links resolved; NULL if it is not known. */
 static const char *bin_directory(void)
 {
     static char *found;
@@ -49,7 +51,7 @@ static int is_python(const struct dirent *entry)
 
 const char *unreadable_package;
 
-/* `path`, which is allocated, if it can be read. */
+/* Returns `path`, which is allocated, if it can be read. */
 static char *readable(char *path)
 {
     if (access(path, R_OK) == 0)
@@ -88,8 +90,9 @@ char *find_in_package(const char *name)
     return found;
 }
 
-/* For the interpreter: as `-m tender`, which says less where there is no such package, as beside a copy of
- * this program. The first words are whom diagnostics begin with, a hint or nothing, and where we looked. */
+/* Code for the interpreter: like `-m tender`, with a clear message if there is no such package, as next to a
+ * copy of this program. Its first arguments are the name that messages begin with, a hint or nothing, and
+ * where the launcher looked. */
 static const char elsewhere[] =
     "import sys\n"
     "program, hint, places = sys.argv[1:4]\n"
@@ -126,7 +129,7 @@ const char *program_directory(void)
 
 void execute_python(char **words)
 {
-    /* With somebody else's rights nothing is executed that PATH, or the directory of a link, chose. */
+    /* With another user's rights, nothing is executed that PATH, or the directory of a link, has chosen. */
     if (getauxval(AT_SECURE))
         return;
     size_t count = 0;
@@ -145,11 +148,11 @@ void execute_python(char **words)
     const char *const hint = strcmp(the_command.program, "tender") == 0 ? copy_hint : "";
     const char *const anywhere[] = {"-P", "-X", "utf8", "-c", elsewhere, the_command.program, hint, places};
     const char *const *options = launch ? beside : anywhere;
-    /* -X utf8: words reach the guest byte for byte, whatever the locale. */
+    /* -X utf8: arguments reach the guest byte for byte, whatever the locale. */
     for (size_t i = 0; i < (launch ? sizeof beside : sizeof anywhere) / sizeof *options; i++)
         argv[at++] = (char *)(uintptr_t)options[i];
     memcpy(argv + at, words, count * sizeof *words);
-    /* Where a filter refuses what we asked it would kill an interpreter, which asks for more. */
+    /* A filter that has refused our calls would kill an interpreter, which makes more calls. */
     if (under_inherited_filter)
         return;
     signals_hand_over();
@@ -167,7 +170,7 @@ void leave_to_python(const char *format, ...)
     char text[8192];
     va_list arguments;
     va_start(arguments, format);
-    if (signal_caught()) /* whatever it was that the signal ended */
+    if (signal_caught()) /* whatever else failed because of the signal */
         (void)snprintf(text, sizeof text, says_signal, signal_caught());
     else
         (void)vsnprintf(text, sizeof text, format, arguments);

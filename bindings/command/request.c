@@ -18,7 +18,7 @@
 static bool is_name(const char *text, size_t len)
 {
     for (size_t i = 0; i < len; i++)
-        if (!isalnum((unsigned char)text[i])) /* of the C locale: this program sets none */
+        if (!isalnum((unsigned char)text[i])) /* in the C locale: this program sets no other */
             return false;
     return len >= 1 && len <= NAME_MAX_;
 }
@@ -82,14 +82,14 @@ static bool read_wait(const char *text, double *seconds)
     return strcmp(text, "0") == 0 || read_seconds(text, seconds);
 }
 
-/* NULL: the first that can be had. */
+/* NULL: the first machine that is available. */
 static bool read_backend(const char *text, const struct machine_ops **backend)
 {
     *backend = machine_by_name(text);
     return *backend || strcmp(text, "auto") == 0;
 }
 
-/* LAYER,LAYER,...: in place of what was required before. */
+/* LAYER,LAYER,...: replaces what was required before. */
 static bool read_layers(const char *text, uint32_t *layers)
 {
     *layers = 0;
@@ -108,7 +108,7 @@ static bool read_layers(const char *text, uint32_t *layers)
     }
 }
 
-/* `-`, `fd:N`, or a file's name, which is judged when it is opened. */
+/* `-`, `fd:N`, or a file's name, which is checked when the file is opened. */
 static bool read_output(const char *text, const char **output)
 {
     const size_t prefix = strlen(FD_PREFIX);
@@ -131,14 +131,14 @@ static bool read_example(const char *text, const char **example)
 struct option {
     bool solo5; /* solo5-hvt has it too */
     uint8_t kind;
-    uint16_t field; /* of struct request; of a device its type */
+    uint16_t field; /* offset in struct request; for a device its type */
     char name[OPTION_NAME_BYTES];
     char variable[OPTION_VARIABLE_BYTES];
 };
 #define ROW(name, solo5, kind, field, variable) {solo5, kind, field, name, variable},
 static const struct option options[] = {OPTION_ROWS(ROW)};
 
-/* The option that [word, word + len) is, or NULL. A compiler compares constant lengths without a call. */
+/* Returns the option that [word, word + len) names, or NULL. A compiler compares constant lengths inline. */
 static const struct option *option_named(const char *word, size_t len, bool solo5)
 {
     const struct option *option = options;
@@ -152,7 +152,8 @@ found:
     return option->solo5 || !solo5 ? option : NULL;
 }
 
-/* Whether it can be read; what it says is put together when the image has told its devices. */
+/* Checks whether the value can be read. The settings are combined later, when the image's devices are
+ * known. */
 static bool read_setting(struct request *request, const struct option *option, const char *name,
                          size_t name_len, const char *value)
 {
@@ -162,13 +163,13 @@ static bool read_setting(struct request *request, const struct option *option, c
     return device_configure(setting->type, &read, setting->option, value, request->solo5);
 }
 
-/* A value that is about no device. */
+/* Reads the value of an option that is not for a device. */
 static bool read_value(struct request *request, const struct option *option, const char *value)
 {
     void *field = (char *)request + option->field;
     uint32_t mib;
     switch (option->kind) {
-    case OPTION_MEMORY: /* solo5-hvt knows no units */
+    case OPTION_MEMORY: /* solo5-hvt has no units */
         return request->solo5 ? words_number(value, strlen(value), &mib) && take_mem(request, mib * MIB)
                               : read_mem(request, value);
     case OPTION_SECONDS:
@@ -194,7 +195,7 @@ static void set_flag(struct request *request, const struct option *option)
     *(bool *)((char *)request + option->field) = true;
 }
 
-/* An option of `tender run`; *next is the word behind it, which it may take. */
+/* Reads an option of `tender run`; *next is the argument after it, which it may take. */
 static bool read_run_option(struct request *request, char *word, char ***next)
 {
     size_t head = strcspn(word, "="), base = strcspn(word, ":=");
@@ -207,7 +208,7 @@ static bool read_run_option(struct request *request, char *word, char ***next)
         set_flag(request, option);
         return !value && !named;
     }
-    if (option->kind == OPTION_REPORT) { /* its value never is the next word */
+    if (option->kind == OPTION_REPORT) { /* its value is never the next argument */
         static char to_stderr[] = FD_PREFIX "2";
         return !named && read_value(request, option, value ? value : to_stderr);
     }
@@ -242,7 +243,8 @@ static bool same_device(const struct setting *a, const struct setting *b)
     return a->option == b->option && a->name_len == b->name_len && memcmp(a->name, b->name, a->name_len) == 0;
 }
 
-/* An option of solo5-hvt: a value behind `=`, each device named, none twice (each would be opened). */
+/* Reads an option of solo5-hvt: the value follows `=`, each device is named, and no device twice (each
+ * would be opened). */
 static bool read_solo5_option(struct request *request, char *word)
 {
     size_t head = strcspn(word, "="), base = strcspn(word, ":=");
@@ -268,13 +270,14 @@ static bool read_solo5_option(struct request *request, char *word)
     return true;
 }
 
-/* What the environment says, by the rows that begin the table: in one pass, for getenv() makes one each. */
+/* Reads the environment by the first rows of the table, in one pass: getenv() would make one pass for
+ * each. */
 static bool read_variables(struct request *request, char *const *environment)
 {
-    bool seen[OPTIONS_WITH_VARIABLE] = {false}; /* of two of a name the first counts, as for getenv() */
+    bool seen[OPTIONS_WITH_VARIABLE] = {false}; /* of two with one name the first counts, as for getenv() */
     for (; *environment; environment++) {
         const char *word = *environment;
-        if (word[0] != 'T' || word[1] != 'E') /* most of them */
+        if (word[0] != 'T' || word[1] != 'E') /* skips most variables */
             continue;
         size_t len = strcspn(word, "=");
         for (size_t i = 0; word[len] && i < OPTIONS_WITH_VARIABLE; i++) {
@@ -293,7 +296,7 @@ bool request_read(char **words, char *const *environment, struct request *reques
     size_t count = 0;
     while (words[count])
         count++;
-    static struct setting few[SETTINGS_FEW]; /* musl's heap takes four calls and three pages to begin with */
+    static struct setting few[SETTINGS_FEW]; /* musl's first malloc() costs four calls and three pages */
     request->settings = count < SETTINGS_FEW ? few : calloc(count + 1, sizeof *request->settings);
     request->mem_bytes = MEM_DEFAULT;
     if (!request->settings || !read_variables(request, environment))

@@ -1,11 +1,11 @@
 /*
- * One run: image, devices, a machine, the guest, and how it ended. What tender/cli/run.py, vm.py and the
- * backends do, for a VM that is made once: no template is kept, the image is read to where the guest will
- * find it.
+ * One run: image, devices, a machine, the guest, and how it ended. It does the work of tender/cli/run.py,
+ * vm.py and the backends for a VM that is made once: no template is kept, and the image is read directly
+ * to where the guest will find it.
  *
- * Signals: the first SIGINT or SIGTERM stops the guest, a second one kills the process. There is one thread,
- * and handlers run only where it lets them: behind the waits of the backends (machine/runner.h), which then
- * come back here.
+ * Signals: the first SIGINT or SIGTERM stops the guest, a second one kills the process. There is one thread.
+ * Signal handlers run only where it lets them in: in the waits of the backends (machine/runner.h), which then
+ * return here.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,15 +33,15 @@
 #include "tsc.h"
 
 #define PAGES_AT_ONCE_MIN 32
-#define WORDS_SHOWN_MAX   16384 /* bytes on a stack of 64 KiB, pointers and all */
+#define WORDS_SHOWN_MAX   16384 /* bytes on a stack of 64 KiB, including pointers */
 
-/* The one run of this process: signal handlers have nothing else to go by. */
+/* The one run of this process. Signal handlers get no argument, so these are global. */
 static struct vm vm;
 static struct machine machine;
 static struct machine_choice choice;
 static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
 static volatile sig_atomic_t over_time; /* SIGALRM */
-static bool deaf_to_interrupts; /* SIGINT is ignored, as a shell has it for what runs in the background */
+static bool deaf_to_interrupts; /* SIGINT is ignored, as a shell does for programs in the background */
 
 static struct image {
     const char *name;
@@ -55,8 +55,8 @@ static void handle(int number, void (*handler)(int), int flags)
     (void)sigaction(number, &action, NULL);
 }
 
-/* Around what files are asked for before the guest runs: a file system may take its time, and the first
- * SIGINT or SIGTERM ends such a wait, and with it the command. */
+/* Used around the access to files before the guest runs: a file system may be slow. The first SIGINT or
+ * SIGTERM ends such a wait, and so ends the command. */
 static void let_stops_in(int how)
 {
     sigset_t stops;
@@ -94,7 +94,8 @@ static void open_image(const char *name)
         refuse_image(&error);
 }
 
-/* The pages of a large segment at once, which costs less than a fault each; with a few pages it does not. */
+/* Populates the pages of a large segment in one call, which costs less than one fault per page. For a few
+ * pages it does not cost less. */
 static void make_pages(uint8_t *memory)
 {
     const struct byte_source source = byte_source_file(image.fd);
@@ -106,7 +107,7 @@ static void make_pages(uint8_t *memory)
     }
 }
 
-/* Of struct machine_plan. */
+/* load() of struct machine_plan */
 static void load_segments(uint8_t *memory, bool at_once)
 {
     struct elf_error error;
@@ -119,7 +120,7 @@ static void load_segments(uint8_t *memory, bool at_once)
     let_stops_in(SIG_BLOCK);
 }
 
-/* The words joined with single spaces. */
+/* Joins the arguments with single spaces. */
 static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
 {
     size_t at = 0;
@@ -136,8 +137,8 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
     return at;
 }
 
-/* The words of this command as its guest's process shows them, and the guest can read them: without the
- * directories of the host's files, and no more than their stack has space for. */
+/* Returns this command's arguments as the guest's process shows them, where the guest can read them: without
+ * the directories of the host's files, and no more than fit on their stack. */
 static const char *const *words_to_show(void)
 {
     size_t count = 0, at = 0, bytes = 0;
@@ -145,14 +146,14 @@ static const char *const *words_to_show(void)
         count++;
     const char **shown_words = calloc(count + 3, sizeof *shown_words);
     if (!shown_words)
-        leave_to_python("no memory for the words of a process");
-    const bool is_front = *the_command.words == the_command.program; /* that word is the first of them */
+        leave_to_python("no memory for the arguments of the guest's process");
+    const bool is_front = *the_command.words == the_command.program; /* that name is the first argument */
     shown_words[at++] = the_command.program;
     bool of_guest = false;
     for (char **word = the_command.words + is_front; *word; word++) {
         const char *slash = of_guest ? NULL : strrchr(*word, '/');
         const bool is_option = *word != image.name && strncmp(*word, "--", 2) == 0;
-        const char *value = is_option ? strchr(*word, '=') : NULL; /* else the word is one, or the image */
+        const char *value = is_option ? strchr(*word, '=') : NULL; /* else it is a value, or the image */
         of_guest = of_guest || *word == image.name;
         bytes += sizeof *word + strlen(*word) + 1;
         if (bytes > WORDS_SHOWN_MAX) {
@@ -166,7 +167,7 @@ static const char *const *words_to_show(void)
         else {
             char *cut;
             if (asprintf(&cut, "%.*s%s", (int)(value + 1 - *word), *word, slash + 1) < 0)
-                leave_to_python("no memory for the words of a process");
+                leave_to_python("no memory for the arguments of the guest's process");
             shown_words[at++] = cut;
         }
     }
@@ -185,7 +186,7 @@ static char *find_program(const char *program)
                     unreadable_package ? UNREADABLE_HINT : COPY_HINT);
 }
 
-/* The one that was asked for, or the first that can be had. */
+/* Makes the machine that was requested, or the first one that is available. */
 static void make_machine(const struct request *request, const struct machine_plan *plan)
 {
     static struct machine_error error;
@@ -200,9 +201,9 @@ static void make_machine(const struct request *request, const struct machine_pla
     leave_to_python("%s", error.text);
 }
 
-static uint64_t began_ns, vm_created_ns; /* for the report; 0 without one */
+static uint64_t began_ns, vm_created_ns; /* for the report; 0 if there is none */
 
-/* What stands in for a refused ppoll (inherited_filter.c) makes calls that our own filter would kill for. */
+/* The calls that replace a refused ppoll (inherited_filter.c) must be allowed by our own filter. */
 static bool waits_are_refused(void)
 {
     const struct timespec at_once = {0, 0};
@@ -210,7 +211,8 @@ static bool waits_are_refused(void)
     return under_inherited_filter;
 }
 
-/* Which isolation layers stand; a machine that need not be asked is not waited for. */
+/* Returns which isolation layers are in force. A machine is not asked, and not waited for, if that is not
+ * needed. */
 static uint32_t isolate(const struct request *request)
 {
     if (machine.ops->confine) {
@@ -222,9 +224,10 @@ static uint32_t isolate(const struct request *request)
 
 /* ---- signals */
 
-/* vm_stop() without its lock, which the thread that runs this may hold, and without its kick: the signal that
- * brought us here has ended the wait. Where signals cannot be held back (inherited_filter.c) it may also
- * have come just before one: then the descriptor ends it, or KVM_RUN's own flag. */
+/* vm_stop() without its lock, which the interrupted thread may hold, and without its kick: the signal that
+ * called this handler has already ended the wait. If signals cannot be blocked (inherited_filter.c), the
+ * signal may also have come just before a wait. Then the descriptor ends that wait, or KVM_RUN's own flag
+ * does. */
 static void stop_soon(void)
 {
     static const struct itimerspec at_once = {.it_value = {.tv_nsec = 1}};
@@ -241,9 +244,9 @@ static void on_stop(int number)
     int saved = errno;
     caught = number;
     hurried = 1;
-    devices_leave(); /* before the next one, which kills at whatever moment it comes */
+    devices_leave(); /* now, because the next signal kills the process at any moment */
     if (!deaf_to_interrupts)
-        handle(SIGINT, SIG_DFL, 0); /* the next one kills */
+        handle(SIGINT, SIG_DFL, 0); /* the next signal kills the process */
     handle(SIGTERM, SIG_DFL, 0);
     stop_soon();
     errno = saved;
@@ -258,7 +261,7 @@ static void on_time_over(int number)
     errno = saved;
 }
 
-/* A terminal's ^Z, where the guest is another process: both stop, both go on. */
+/* A terminal's ^Z when the guest is another process: both stop, and both continue. */
 static void on_suspend(int number)
 {
     int saved = errno;
@@ -277,7 +280,8 @@ static void on_kick(int number)
         machine.ops->kick(&machine);
 }
 
-/* What ends a run, whatever mask this process was started with: SIGINT, SIGTERM, the end of its time. */
+/* The signals that end a run, whatever mask this process was started with: SIGINT, SIGTERM, the time
+ * limit. */
 static void change_mask(int how, bool ends, bool kick)
 {
     sigset_t ours;
@@ -295,8 +299,8 @@ static void change_mask(int how, bool ends, bool kick)
 void signals_prepare(void)
 {
     change_mask(SIG_BLOCK, true, true);
-    handle(SIGPIPE, SIG_IGN, 0); /* a console or a stderr without a reader costs the bytes */
-    /* a file at its limit is an error to be told, a disk's the guest's to hear of */
+    handle(SIGPIPE, SIG_IGN, 0); /* if the console or stderr has no reader, only the bytes are lost */
+    /* a file at its size limit is an error to report; for a disk, the guest gets the error */
     handle(SIGXFSZ, SIG_IGN, 0);
 }
 
@@ -308,7 +312,7 @@ void signals_let_in(void)
 static void on_hurry(int number)
 {
     hurried = 1;
-    handle(number, SIG_DFL, 0); /* the next one kills */
+    handle(number, SIG_DFL, 0); /* the next signal kills the process */
 }
 
 void signals_let_in_to_hurry(void)
@@ -324,7 +328,7 @@ void signals_let_in_to_hurry(void)
 void signals_hand_over(void)
 {
     change_mask(SIG_BLOCK, true, false);   /* again, if a guest has run */
-    change_mask(SIG_UNBLOCK, false, true); /* of which Python will not know */
+    change_mask(SIG_UNBLOCK, false, true); /* Python does not know about the kick */
 }
 
 static void on_first(int number)
@@ -336,13 +340,13 @@ static void on_first(int number)
     handle(SIGTERM, SIG_DFL, 0);
 }
 
-/* Unless one has come: then the next one kills. */
+/* Installs the handlers, unless a signal has already come: then the next one kills. */
 static void hear(const struct request *request, void (*handler)(int))
 {
     if (caught)
         return;
     if (interrupts_are_ignored(request))
-        deaf_to_interrupts = true; /* solo5-hvt hears it even then */
+        deaf_to_interrupts = true; /* solo5-hvt handles SIGINT even if it is ignored */
     handle(SIGTERM, handler, 0);
     if (!deaf_to_interrupts)
         handle(SIGINT, handler, 0);
@@ -367,7 +371,7 @@ static void expect_signals(const struct request *request)
         stop_soon();
     }
     if (!machine.ops->pause) {
-        handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found what ends the run */
+        handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found an event that ends the run */
         runner_of(&vm)->signals_at_will = true;
     } else if (!machine.tells_its_end && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
@@ -391,7 +395,7 @@ void devices_leave(void)
     net_leave_headers(&vm);
 }
 
-/* Of machine and devices, what outlives this process. */
+/* Releases what would outlive this process: parts of machine and devices. */
 static void give_back(void)
 {
     if (!machine.ops->leave)
@@ -449,7 +453,7 @@ static _Noreturn void end(const struct request *request, uint32_t layers)
     leave(told.status);
 }
 
-/* Before the guest's first instruction. Not by Python: on KVM it cannot be executed any more. */
+/* Called before the guest's first instruction. Not left to Python: on KVM it cannot be executed any more. */
 static void refuse_missing_layers(const struct request *request, uint32_t layers)
 {
     const uint32_t missing = request->require & ~layers;
@@ -480,7 +484,7 @@ void run(const struct request *request)
 
     const uint32_t ring_wanted = request->no_net_ring ? RING_NONE : RING_ADAPTIVE;
     const struct machine_ops *const expected = machine_expected(request->backend);
-    tsc_sample(); /* early: sandbox/tsc.h */
+    tsc_sample(); /* early: arch/x86_64/tsc.h */
     if (request->json)
         began_ns = monotonic_ns();
     hear(request, on_first);
@@ -502,7 +506,7 @@ void run(const struct request *request)
     let_stops_in(SIG_BLOCK);
 
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
-        leave_to_python("--net-reattach: a helper process cannot be had: %s", strerror(-error));
+        leave_to_python("--net-reattach: a helper process cannot be started: %s", strerror(-error));
     const struct machine_alone alone = {
         .program = the_command.program,
         .words = words_to_show,
@@ -527,7 +531,7 @@ void run(const struct request *request)
         .template_fd = -1,
         .load = load_segments,
         .find = find_program,
-        .alone = request->net_reattach ? NULL : &alone, /* who is confined attaches nothing */
+        .alone = request->net_reattach ? NULL : &alone, /* a confined process cannot attach a network again */
     };
     make_machine(request, &plan);
     report_begin();
@@ -539,7 +543,7 @@ void run(const struct request *request)
         say_notice(says_memory_adjusted, request->mem_bytes);
     const uint32_t layers = machine.tells_its_end ? machine.may_stand : isolate(request);
     refuse_missing_layers(request, layers);
-    /* solo5-hvt's managers keep stderr as the guest's console: a person reads it at a terminal. */
+    /* solo5-hvt's managers keep stderr as the guest's console; a person reads stderr at a terminal. */
     if (choice.title && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))
         say_notice("%s", choice.notice);
     do {

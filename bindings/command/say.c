@@ -13,7 +13,7 @@
 #include "launcher.h"
 
 #define PATIENCE_NS UINT64_C(1000000000)
-#define CUT         "...\n" /* where a line of more than 8 KiB ends */
+#define CUT         "...\n" /* the end of a line that is longer than 8 KiB */
 
 volatile sig_atomic_t hurried;
 
@@ -41,7 +41,7 @@ struct output stderr_output(void)
     return output;
 }
 
-/* A reader has until then, and once something hurries no longer than PATIENCE_NS, all in all. */
+/* A reader has until `until_ns`. Once `hurried` is set, all waits together last at most PATIENCE_NS. */
 static bool is_over(uint64_t until_ns)
 {
     static uint64_t hurry_until_ns;
@@ -64,7 +64,7 @@ const char *shown(const char *name)
     return text ? text_escape(text, capacity, name, true) : "?";
 }
 
-/* What comes too late, or to a reader that went away, must not change how we end. */
+/* Text that cannot be written in time, or that has no reader, must not change how the command ends. */
 static void say_lines(const char *before, const char *text, uint64_t until_ns)
 {
     const struct output errors = stderr_output();

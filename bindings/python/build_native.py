@@ -1,7 +1,7 @@
-"""The cffi builder of tender/_native, API mode: cffi-gen-src executes this and writes the C source.
+"""The cffi builder of tender/_native, in API mode: cffi-gen-src executes this and writes the C source.
 
-It declares to cffi the marked text of the same headers that the compiler includes; the compiler then checks
-one against the other. Compiler settings are in meson.build: those given here would be ignored.
+It declares to cffi the marked text of the same headers that the compiler includes. So the compiler checks the
+declarations. Compiler settings are in meson.build: settings given here would be ignored.
 """
 
 from pathlib import Path
@@ -24,24 +24,24 @@ HEADERS = (
 )
 
 OPAQUE = "struct vm;\nstruct owned_vm;\nstruct owned_templates;\n"
-"""What Python has pointers to and does not look into."""
+"""Structures to which Python only has pointers."""
 
 
 def kvm_cdef() -> str:
-    """kvm_cdef.h without its comments: it is written for cffi alone."""
+    """Returns kvm_cdef.h without its comments: it is written only for cffi."""
     text = (HERE / "kvm_cdef.h").read_text()
     return text[text.index("*/") + 2 :]
 
 
 def declared() -> str:
-    """All that cffi is told, apart from the kernel's part."""
+    """Returns all declarations for cffi except those of the kernel."""
     return OPAQUE + "".join(extract(header) for header in HEADERS)
 
 
 ffibuilder = FFI()
 ffibuilder.cdef(declared())
 ffibuilder.cdef(kvm_cdef())
-ffibuilder.cdef('extern "Python" void run_started(uint64_t key);')  # vm.py: what a thread of Vm.start() does
+ffibuilder.cdef('extern "Python" void run_started(uint64_t key);')  # vm.py: the body of Vm.start()'s thread
 ffibuilder.set_source(
     "tender._native",
     """

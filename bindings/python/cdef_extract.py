@@ -1,6 +1,6 @@
-"""Takes the marked text out of headers for `ffi.cdef()`; refuses what it does not know.
+"""Takes the marked text out of headers for `ffi.cdef()`; refuses lines that it does not know.
 
-Between `/* <name> */` and `/* </name> */` may stand: comments, `#define NAME integer`, enums, structs,
+The text between `/* <name> */` and `/* </name> */` may contain comments, `#define NAME integer`, enums, structs,
 unions, typedefs and prototypes. A line that begins with another `#` is an error, so that a conditional or an
 expression cannot silently differ between the compiler and cffi.
 """
@@ -14,7 +14,10 @@ _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
 def extract(header: Path) -> str:
-    """The marked regions of `header`, in order, as cffi takes them. Raises ValueError naming file and line."""
+    """Returns the marked regions of `header`, in order, as text for cffi.
+
+    ValueError: a mark or a line is not valid; it names the file and the line.
+    """
     text = header.read_text()
     regions = _REGION.findall(text)
     if not regions or 2 * len(regions) != text.count("/* <"):
@@ -32,7 +35,7 @@ def extract(header: Path) -> str:
 
 
 def names(cdef: str) -> list[str]:
-    """Every constant that `cdef` defines: macros and enumerators."""
+    """Returns every constant that `cdef` defines: macros and enumerators."""
     found = re.findall(r"#define\s+(\w+)", cdef)
     for body in re.findall(r"enum\s+\w*\s*\{(.*?)\}", cdef, re.DOTALL):
         found += re.findall(r"(\w+)\s*(?:=[^,}]*)?(?:,|$)", body.strip())

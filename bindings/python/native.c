@@ -1,4 +1,4 @@
-/* The functions Python may call: thin, one line of thought each; the work is in core/ and kvm/. */
+/* The functions that Python may call. Each is a thin wrapper; the work is done in the other directories. */
 #define _GNU_SOURCE
 #include "native.h"
 
@@ -47,7 +47,7 @@ int tn_elf_query_manifest_fd(int fd, struct elf_image *image, struct elf_error *
     return elf_image_query_manifest(&source, image, error);
 }
 
-/* 0; -errno; 1, *error is filled */
+/* Returns 0; -errno; or 1 with *error filled. */
 static int load(struct image_handle *handle, const struct elf_image *image, struct byte_source *source,
                 struct elf_error *error)
 {

@@ -23,7 +23,7 @@
 enum run_state { NEW, RUNNING, ENDED };
 
 struct owned_vm {
-    uint32_t users; /* the handle, calls under way, the thread of tn_start() */
+    uint32_t users; /* the handle, calls in progress, the thread of tn_start() */
     pid_t process;
     struct vm *vm;
     struct machine machine;
@@ -35,15 +35,15 @@ struct owned_vm {
     pid_t runner;
     const int *turn;
     struct time_limit limit;
-    bool told;   /* the end of the run: done_fd is readable then */
-    int done_fd; /* eventfd that tells it; -1: nobody has asked for one */
+    bool told;   /* the end of the run has been reported: done_fd is then readable */
+    int done_fd; /* an eventfd that reports the end; -1: not requested yet */
 };
 
-/* Guards what handles stand for, their users and their states. Nothing waits while it holds this. */
+/* Guards what handles refer to, the user counts and the states. No thread waits while it holds this lock. */
 static pthread_mutex_t handles = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t unused = PTHREAD_COND_INITIALIZER; /* somebody's last use but one is over */
+static pthread_cond_t unused = PTHREAD_COND_INITIALIZER; /* only one use of some object is left */
 
-/* A fork may have come while a thread that the child does not have held them. */
+/* At a fork, a thread that the child does not have may have held the locks. */
 static void reset_locks(void)
 {
     pthread_mutex_init(&handles, NULL);
@@ -72,7 +72,7 @@ void tn_descriptor_close(struct descriptor *descriptor)
     close_number(&descriptor->fd);
 }
 
-/* ---- the life of what a handle stands for */
+/* ---- the life of the object behind a handle */
 
 int tn_vm_make(struct vm_handle *handle)
 {
@@ -104,8 +104,9 @@ static void release_machine(struct owned_vm *owned)
     owned->machine = (struct machine){.vm = owned->vm};
 }
 
-/* A forked child has copies of descriptors. The machine, the TAP's state, the process and every lock are the
- * parent's; guest memory was not inherited, and something else may lie at its address by now. */
+/* A forked child has copies of descriptors. The machine, the TAP's state, the process and every lock
+ * belong to the parent. Guest memory was not inherited, and its address may be used for something else by
+ * now. */
 static void release_copies(struct owned_vm *owned)
 {
     close_number(&owned->vm->stop_fd);
@@ -132,7 +133,7 @@ static void release(struct owned_vm *owned)
     free(owned);
 }
 
-/* A use, `stopped` of a VM that nothing runs; or NULL with *answer. */
+/* Takes a use; with `stopped`, only of a VM that does not run. NULL: *answer holds the error. */
 static struct owned_vm *use(const struct vm_handle *handle, bool stopped, int *answer)
 {
     pthread_mutex_lock(&handles);
@@ -164,14 +165,15 @@ static void end_use(struct owned_vm *const *owned)
         unuse(*owned);
 }
 
-/* Begins a function that has a use until it returns; it returns at once where there is none to be had. */
+/* Takes a use until the calling function returns. If there is none, the function returns the error at
+ * once. */
 #define USE(owned, handle, stopped)                                                                          \
     int unusable;                                                                                            \
     struct owned_vm *const owned __attribute__((cleanup(end_use))) = use(handle, stopped, &unusable);        \
     if (!owned)                                                                                              \
     return unusable
 
-/* With `handles` held: why it cannot be taken from its handle. */
+/* Call it with `handles` held. Returns why the object cannot be taken from its handle, or 0. */
 static int in_the_way(const struct owned_vm *owned)
 {
     if (owned->process != getpid() || owned->state != RUNNING)
@@ -191,7 +193,7 @@ int tn_vm_close(struct vm_handle *handle)
         return answer;
     }
     handle->owned = NULL;
-    while (owned->users > 1 && owned->process == getpid()) /* the users of a fork are its parent's threads */
+    while (owned->users > 1 && owned->process == getpid()) /* in a fork, the users are its parent's threads */
         pthread_cond_wait(&unused, &handles);
     pthread_mutex_unlock(&handles);
     release(owned);
@@ -204,7 +206,7 @@ void tn_vm_drop(struct vm_handle *handle)
     struct owned_vm *owned = handle->owned;
     handle->owned = NULL;
     if (owned && owned->process != getpid())
-        owned->users = 1; /* of a fork: the others are its parent's threads */
+        owned->users = 1; /* in a fork, the other users are its parent's threads */
     pthread_mutex_unlock(&handles);
     if (owned)
         unuse(owned);
@@ -221,8 +223,8 @@ int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
         from->owned = NULL;
         while (owned->users > 1)
             pthread_cond_wait(&unused, &handles);
-        pthread_mutex_unlock(&handles); /* nobody else has it any more */
-        time_limit_end(&owned->limit);  /* of a run that began just then, and found the handle moved */
+        pthread_mutex_unlock(&handles); /* no other thread can reach it any more */
+        time_limit_end(&owned->limit);  /* of a run that began at that moment, and found the handle moved */
         pthread_mutex_lock(&handles);
         owned->state = NEW;
         owned->turn = NULL;
@@ -236,7 +238,7 @@ int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
     return answer;
 }
 
-/* ---- while it is made */
+/* ---- making it */
 
 struct vm *tn_vm(struct vm_handle *handle)
 {
@@ -251,11 +253,11 @@ int tn_machine_open(struct vm_handle *handle, const char *name, const struct mac
     if (!owned || !ops)
         return !owned ? -ESTALE : -EINVAL;
     if (owned->machine.ops != ops)
-        release_machine(owned); /* descriptors that were made for another, which could not be had */
+        release_machine(owned); /* closes descriptors made for another machine, which was not available */
     return machine_open(&owned->machine, ops, plan, error);
 }
 
-/* Whether the device is the very file that the console goes to. */
+/* Whether the device and the console are the same file. */
 static bool is_console_file(const struct owned_vm *owned, int fd)
 {
     struct stat console, device;
@@ -278,7 +280,7 @@ int tn_vm_attach(struct vm_handle *handle, uint32_t number, struct device_settin
         return -1;
     if (is_console_file(owned, owned->devices[number]))
         return device_failed(error, DEVICE_CONSOLE, 0,
-                             "%s: its file is also the console's, which would write over it", entry->name);
+                             "%s: its file is also the console's, which would overwrite it", entry->name);
     return 0;
 }
 
@@ -313,11 +315,11 @@ int tn_kvm_create_vm(struct vm_handle *handle, unsigned long request)
     struct kvm_machine *kvm = kvm_of(&handle->owned->machine);
     do
         kvm->vm_fd = ioctl(kvm->kvm_fd, request, 0);
-    while (kvm->vm_fd < 0 && errno == EINTR); /* a signal, whose handler has run by now */
+    while (kvm->vm_fd < 0 && errno == EINTR); /* a signal came; its handler has run by now */
     return kvm->vm_fd < 0 ? -errno : kvm->vm_fd;
 }
 
-/* A machine that has been made, or NULL: closed. */
+/* The operations of a machine that has been made. NULL: there is none, or the handle is closed. */
 static const struct machine_ops *ops_of(const struct vm_handle *handle)
 {
     return handle->owned ? handle->owned->machine.ops : NULL;
@@ -366,7 +368,7 @@ int tn_cpu_state_set(struct vm_handle *handle, uint32_t parts, const struct cpu_
 
 /* ---- a run */
 
-/* With a use. NEW becomes RUNNING, with its time limit. */
+/* Call it with a use. NEW becomes RUNNING, with its time limit. */
 static int begin(struct owned_vm *owned, uint64_t limit_ns, bool started)
 {
     int answer = 0;
@@ -391,8 +393,8 @@ static int begin(struct owned_vm *owned, uint64_t limit_ns, bool started)
     return answer;
 }
 
-/* With `handles` held. The descriptor that tells the end of the run is made when it is first asked for.
- * *copy gets a duplicate. 0 or -errno. */
+/* Call it with `handles` held. Makes the descriptor that reports the end of the run when it is first
+ * requested. *copy gets a duplicate. 0 or -errno. */
 static int copy_done(struct owned_vm *owned, struct descriptor *copy)
 {
     if (copy->fd >= 0)
@@ -412,7 +414,7 @@ int tn_done(struct vm_handle *handle, struct descriptor *done)
     return answer;
 }
 
-/* The run is over, and Python has its result. */
+/* Reports that the run has ended, and that Python has its result. */
 static void tell_end(struct owned_vm *owned)
 {
     const uint64_t one = 1;
@@ -463,7 +465,7 @@ int tn_run(struct vm_handle *handle, struct run_report *report)
         if (report->event.kind != EVENT_SETUP_FAILED)
             report->isolation = machine->ops->isolation(machine);
         report->shared = *owned->vm->shared;
-        if (!owned->started) /* its result is the thread's to keep first */
+        if (!owned->started) /* else the thread stores its result first */
             end(owned);
     }
     unuse(owned);
@@ -504,7 +506,7 @@ static void *start_body(void *argument)
     return NULL;
 }
 
-/* Python runs on it, so its stack has the size of Python's threads. */
+/* Python code runs on this thread, so its stack has the size of Python's threads. */
 static int start_thread(struct owned_vm *owned, struct start start, struct descriptor *done)
 {
     struct start *argument = malloc(sizeof *argument);
@@ -532,7 +534,7 @@ static int start_thread(struct owned_vm *owned, struct start start, struct descr
     return -error;
 }
 
-/* Nothing ran: the VM is as new. */
+/* Nothing has run: makes the VM as new. */
 static void take_back_start(struct owned_vm *owned)
 {
     time_limit_end(&owned->limit);
@@ -547,7 +549,7 @@ int tn_start(struct vm_handle *handle, uint64_t limit_ns, uint64_t key, void (*b
              struct descriptor *done, int *turn)
 {
     int answer;
-    struct owned_vm *owned = use(handle, false, &answer); /* the thread's, if there is one */
+    struct owned_vm *owned = use(handle, false, &answer); /* becomes the thread's use, if one is made */
     if (!owned)
         return answer;
     answer = begin(owned, limit_ns, true);

@@ -1,4 +1,4 @@
-/* What Python holds of what it owns (owner.h): structures of its own that C fills and empties. */
+/* Python's structures for what it owns (owner.h). C fills and empties them. */
 #ifndef TENDER_OWNER_TYPES_H
 #define TENDER_OWNER_TYPES_H
 
@@ -14,7 +14,7 @@ struct descriptor {
     int fd;
 };
 
-/* NULL: nothing yet, or closed. */
+/* NULL: not made yet, or closed. */
 struct vm_handle {
     struct owned_vm *owned;
 };
@@ -23,7 +23,8 @@ struct image_handle {
     struct owned_templates *owned;
 };
 
-/* What is known of a run when tn_run() comes back; the second half only with an event that ends it. */
+/* What is known about a run when tn_run() returns. The fields after `over` are set only if the run has
+ * ended. */
 struct run_report {
     struct vm_event event;
     uint32_t over; /* the event ends the run */

@@ -1,9 +1,10 @@
 /*
- * An image's templates: memfds that VMs map privately, one for each size of memory and backend
+ * An image's templates: memfds that VMs map privately, one for each memory size and backend
  * (architecture.md).
  *
- * The base holds the segments alone. It becomes the first template; the others are copies of it. A base that
- * a fork has shared between processes is only copied: each would finish and seal it for the others.
+ * The base holds only the segments. It becomes the first template; the others are copies of it. If a fork has
+ * shared the base between processes, it is only copied: otherwise each process would finish and seal it for
+ * the others.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -31,14 +32,14 @@ struct template {
 struct owned_templates {
     int base_fd;
     uint64_t bytes;
-    unsigned forks; /* as it was when the base was made */
+    unsigned forks; /* the count when the base was made */
     bool base_patched;
-    struct template *first; /* NULL: the base is nobody's yet */
+    struct template *first; /* NULL: the base is not a template yet */
 };
 
 static pthread_mutex_t templates_lock = PTHREAD_MUTEX_INITIALIZER; /* one is made at a time */
 static bool watched;
-static unsigned forks; /* of this process and its forebears, since the first image */
+static unsigned forks; /* of this process and its ancestors, since the first image */
 
 static void before_fork(void)
 {
@@ -46,7 +47,7 @@ static void before_fork(void)
     forks++;
 }
 
-static void behind_fork(void)
+static void after_fork(void)
 {
     pthread_mutex_unlock(&templates_lock);
 }
@@ -73,7 +74,7 @@ int owned_templates_make(struct image_handle *handle, uint64_t bytes, int *fd)
 {
     pthread_mutex_lock(&templates_lock);
     if (!watched)
-        watched = pthread_atfork(before_fork, behind_fork, reset_lock) == 0;
+        watched = pthread_atfork(before_fork, after_fork, reset_lock) == 0;
     pthread_mutex_unlock(&templates_lock);
     struct owned_templates *owned = watched ? calloc(1, sizeof *owned) : NULL;
     if (!owned)
@@ -107,7 +108,7 @@ static int copy_data(int from, int to)
     }
 }
 
-/* The base, or a copy of it that is the caller's; -errno. */
+/* Returns the base, or a copy of it that the caller owns; -errno. */
 static int raw_template(struct owned_templates *owned, bool patched)
 {
     if (!owned->first && owned->forks == forks) {
@@ -126,14 +127,14 @@ static int write_tables(const struct elf_image *image, int fd, uint64_t mem_byte
     uint8_t *low = mmap(NULL, HVT_GUEST_MIN_GPA, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (low == MAP_FAILED)
         return -errno;
-    /* A copy of the template of another size has that one's. */
+    /* A copy of a template for another memory size has the tables of that size. */
     memset(low + HVT_PD_GPA, 0, HVT_PT_GPA - HVT_PD_GPA);
     start_state_write_tables(low, mem_bytes, image->extensions);
     munmap(low, HVT_GUEST_MIN_GPA);
     return 0;
 }
 
-/* What the base, or a copy of it, lacks of a template. */
+/* Adds what the base, or a copy of it, lacks to be a template. */
 static int finish(const struct owned_templates *owned, const struct elf_image *image, int fd,
                   uint64_t mem_bytes, bool patched, int *step)
 {
@@ -149,9 +150,9 @@ static int finish(const struct owned_templates *owned, const struct elf_image *i
     if (error < 0)
         return error;
     *step = TEMPLATE_STEP_PATCH;
-    const int64_t sites = patched && !is_patched ? patch_call_sites(image, fd) : 0;
-    if (sites < 0)
-        return (int)sites;
+    const int64_t patched_count = patched && !is_patched ? patch_call_sites(image, fd) : 0;
+    if (patched_count < 0)
+        return (int)patched_count;
     *step = TEMPLATE_STEP_SEAL;
     return fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0 ? -errno : 0;
 }

@@ -328,7 +328,7 @@ def test_a_package_that_the_user_may_not_read_is_recognised(words: list[str], wh
 def test_options_that_need_python_name_the_variable_that_forbids_it(layout: Layout, guest: Guest) -> None:
     place = in_one_venv(layout)
     layout.environment["TENDER_LAUNCHER"] = "native"
-    for words, what in ((["inspect"], "this needs Python"), (["--stats"], "these words need Python")):
+    for words, what in ((["inspect"], "this needs Python"), (["--stats"], "these arguments need Python")):
         done = layout.run(place / "bin/tender", *words, guest("hello"))
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"tender: {what}, which TENDER_LAUNCHER=native forbids\n"
