@@ -62,7 +62,7 @@ static struct {
 
 /* From most to least: what an unprivileged process gets; the same without one kind, whose limit may have been
  * reached; what root gets where user namespaces are refused (a chroot, a container); nothing. Each process
- * tries again from the top, because a limit that was reached once may have room again. */
+ * tries again from the top, because the number may have fallen below the limit again. */
 static const uint32_t namespaces[] = {
     ALL_NAMESPACES,
     ALL_NAMESPACES & ~CLONE_NEWNET,
