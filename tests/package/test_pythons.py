@@ -22,6 +22,15 @@ with Image.open("hello.elf") as image, Vm(image, VmConfig(mem="8M"), backend="sa
 print(result.status, (result.console or b"").decode().splitlines()[0])
 """
 
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "console": ("hello",),
+    "disk": ("disk", "disk.img"),
+    "errors": ("hello",),
+    "event_loop": ("hello", "2"),
+    "pool": ("hello", "4"),
+}
+"""Those that need no network and end with status 0: the image, and the words behind it."""
+
 
 @cache
 def pythons() -> dict[int, str]:
@@ -72,6 +81,15 @@ def check_that_it_serves(programs: Path, where: Path) -> None:
     assert "hvt" in inspected
     (where / "program.py").write_text(LIBRARY)
     assert run(programs / "python", "program.py", cwd=where) == "0 Hello, World\n"
+    for example, (guest, *arguments) in EXAMPLES.items():
+        said = run(
+            programs / "python",
+            ROOT / f"examples/{example}.py",
+            guests / f"{guest}.elf",
+            *arguments,
+            cwd=where,
+        )
+        assert len(said.splitlines()) > 1, example
 
 
 @pytest.mark.parametrize("minor", pythons(), ids=lambda minor: f"3.{minor}")
