@@ -1,7 +1,7 @@
-"""Ways out of errors that the library and the command word differently: an argument of one is an option of the other.
+"""Hints that the library and the command word differently: an argument of one is an option of the other.
 
-The C core's have two columns too (bindings/vm/exit_report.c). A hint that both word alike stands where the error is
-raised.
+The hints of the C core have two columns too (bindings/vm/exit_report.c). A hint that both word alike stands where the
+error is raised.
 """
 
 from tender.errors import Hints
@@ -37,12 +37,12 @@ _CURES = {
         "connect to it and give the descriptor: fd:N",
     ),
     "disk-denied": (
-        "you may not open it so: check its mode, or give it with read_only=True",
-        "you may not open it so: check its mode, or give it read-only: {path}:ro",
+        "you may not open it for writing: check its mode, or give it with read_only=True",
+        "you may not open it for writing: check its mode, or give it read-only: {path}:ro",
     ),
     "disk-suffix": (
-        "a path has no suffix here: read_only=True, raw=True",
-        "it has no file of that name; suffixes stand in this order: PATH:raw:ro",
+        "a path of the library has no suffixes: give read_only=True, raw=True",
+        "there is no file of that name; suffixes have this order: PATH:raw:ro",
     ),
     "disk-read-only-files": (
         "the file system is read-only: give it with read_only=True",
@@ -68,17 +68,17 @@ _CURES = {
     ),
     "disk-format": (
         "convert it: qemu-img convert -O raw {path} RAW; or, if its bytes are the disk's, give it with raw=True",
-        "convert it: qemu-img convert -O raw {path} RAW; or, if its bytes are the disk's: {path}:raw",
+        "convert it: qemu-img convert -O raw {path} RAW; or, if its bytes are the disk's, give {path}:raw",
     ),
 }
-"""(in the library's words, in the command's)"""
+"""Each hint in the words of the library and in the words of the command."""
 
 
 SUFFIXES = (":ro", ":rw", ":raw")
-"""Of a disk's path on the command line."""
+"""The suffixes of a disk's path on the command line."""
 
 
 def cure(of: str, /, **values: object) -> Hints:
-    """Both, as arguments of an error: TenderError(message, **cure("mem-max"))."""
+    """Returns both hints as arguments of an error: TenderError(message, **cure("mem-max"))."""
     library, command = _CURES[of]
     return {"hint": library.format(**values), "command_hint": command.format(**values)}

@@ -1,9 +1,9 @@
-"""A unikernel, loaded once and run many times: the ELF turned into start states.
+"""A unikernel that is loaded once and run many times: an ELF file becomes the start state of VMs.
 
     app.elf --parse--> ParsedElf --load--> template (memfd) --map privately--> each VM's memory
 
-A template holds everything of the first instruction's state that VMs of one image and one memory size share:
-segments, page tables, GDT. It is sealed, so nothing can change it under a running VM.
+A template has what VMs of one image and one memory size share of the state at the first instruction: segments, page
+tables, GDT. It is sealed, so nothing can change it while a VM runs.
 """
 
 import os
@@ -55,7 +55,7 @@ class Device(Value):
 
 
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
-"""Solo5's names of what an ABI note says that a unikernel is built for."""
+"""Solo5's names for the targets of an ABI note: what a unikernel is built for."""
 
 _STEPS = {
     lib.TEMPLATE_STEP_COPY: "copying the template",

@@ -1,4 +1,4 @@
-"""Which device given belongs to which device declared: each exactly once, or an error that names it."""
+"""Which given device serves which declared device: each exactly one, or an error that names it."""
 
 from collections.abc import Iterable
 
@@ -16,10 +16,12 @@ Attachment = tuple[Device, GivenDevice]
 
 
 def match(image_name: str, devices: tuple[Device, ...], config: VmConfig) -> tuple[Attachment, ...]:
-    """Every declared device with what serves it, in the order of handles.
+    """Returns each declared device with what serves it, in the order of handles.
 
-    A device given without a name serves the only one of its kind. Raises ManifestError for a name that is
-    not declared, a device left without, and a device given twice.
+    A device that is given without a name serves the only one of its kind.
+
+    Raises:
+        ManifestError: A name is not declared, a declared device has nothing that serves it, or one has two.
     """
     if not devices and not config.net and not config.block and not config.devices:
         return ()
@@ -67,7 +69,7 @@ def _find(image_name: str, devices: tuple[Device, ...], kind: str, name: str) ->
 
 
 def declares(devices: Iterable[Device], image_name: str, *, first: Iterable[str] = ()) -> str:
-    """`app.elf declares: net service0, block storage`, the names in `first` before the others."""
+    """Returns `app.elf declares: net service0, block storage`, with the names in `first` before the others."""
     order = {name: index for index, name in enumerate(first)}
     listed = sorted(devices, key=lambda device: order.get(device.name, len(order)))
     if not listed:

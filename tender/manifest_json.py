@@ -1,10 +1,10 @@
 """Solo5's manifest.json: bytes in, devices out, or the error that names the line.
 
-The grammar is JSON as Solo5's elftool reads it, because what it takes must be taken here: commas may be
-missing or stand too many (but not first), and what follows the outermost value is not looked at. Strings are
-bytes. A value's line is that of the place where it may begin: behind the colon, for a member.
+The grammar is JSON as Solo5's elftool reads it, because a manifest that it takes must be taken here. Commas may be
+missing, and there may be too many of them (except before the first value). What follows the outermost value is ignored.
+Strings are bytes. The line of a value is the line where it may begin; for a member that is after the colon.
 
-The text is not trusted: it is read once, from left to right, and nested no deeper than NESTING_MAX.
+The text is not trusted. It is read once, from left to right, and values may be nested NESTING_MAX deep at most.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tender.errors import ManifestError
 
-SOURCE_BYTES_MAX = 1 << 20  # a manifest of every device there can be has some 5 KiB
+SOURCE_BYTES_MAX = 1 << 20  # a manifest with as many devices as there can be has some 5 KiB
 NESTING_MAX = 64
 DEVICES_MAX = 63  # MFT_MAX_ENTRIES, less the reserved first
 NAME_BYTES_MAX = 67
@@ -42,7 +42,7 @@ _INT64_MIN, _INT64_MAX = -(1 << 63), (1 << 63) - 1
 
 
 class Kind(Enum):
-    """What a value is, in the words of the messages."""
+    """The kind of a value, in the words of the messages."""
 
     NULL = "NULL"
     BOOLEAN = "BOOLEAN"
@@ -55,7 +55,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Node:
-    """A value and its line; of its contents only what its kind has."""
+    """A value and its line. Only the contents that its kind has are set."""
 
     kind: Kind
     line: int
@@ -67,16 +67,16 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredDevice:
-    """A device of a manifest: `type` is what follows MFT_DEV_, which need not be a type there is."""
+    """A device of a manifest. `type` is what follows MFT_DEV_, and may be a type that does not exist."""
 
     name: str
     type: str
 
 
 def parse(data: bytes, source: str) -> tuple[DeclaredDevice, ...]:
-    """The devices that a manifest.json declares. Raises ManifestError; `source` stands in its message."""
+    """Returns the devices that a manifest.json declares. Raises ManifestError, whose message names `source`."""
     if len(data) > SOURCE_BYTES_MAX:
-        raise _error(f"{source}: larger than {SOURCE_BYTES_MAX} bytes, which no manifest is")
+        raise _error(f"{source}: larger than {SOURCE_BYTES_MAX} bytes: this is not a manifest")
     return _Checker(source).devices(_Reader(data).value(nesting=0))
 
 
@@ -85,13 +85,13 @@ def _error(text: str) -> ManifestError:
 
 
 def _shown(raw: bytes) -> str:
-    """Bytes of the file as they may reach a terminal."""
+    """Returns bytes of the file as they may reach a terminal."""
     text = raw.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class _Reader:
-    """JSON to nodes. `at` only grows; newlines are counted as it passes them."""
+    """Reads JSON into nodes. `at` only grows, and newlines are counted as it passes them."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -167,7 +167,7 @@ class _Reader:
             parts.append(self._escape())
 
     def _escape(self) -> bytes:
-        """What stands behind a backslash."""
+        """Returns what an escape stands for, after its backslash."""
         here = self._here()
         if here == b"":
             raise self._ends_early()
@@ -190,16 +190,16 @@ class _Reader:
 
     def _number(self, line: int) -> Node:
         found = _NUMBER.match(self.data, self.at)
-        if found is None:  # a lone minus
+        if found is None:  # a minus without digits
             self.at += 1
             raise self._wrong_byte() if self._here() else self._ends_early()
         self.at = found.end()
         here = self._here()
-        if here not in b",]}" and not here.isspace():  # the empty end is in everything
+        if here not in b",]}" and not here.isspace():  # at the end `here` is empty, which `in` finds
             raise self._wrong_byte()
         if found.group(1) is not None or found.group(2) is not None:
             return Node(kind=Kind.REAL, line=line)
-        # Cut first: 20 digits are past an int64 already, and thousands of them would be int()'s error.
+        # Cut first: 20 digits exceed an int64 already, and thousands of them would be an error of int().
         number = int(found.group()[:21])
         return Node(kind=Kind.INTEGER, line=line, number=max(_INT64_MIN, min(number, _INT64_MAX)))
 
@@ -213,11 +213,11 @@ class _Reader:
             self.at += 1
 
     def _here(self) -> bytes:
-        """The byte at `at`; empty at the end."""
+        """Returns the byte at `at`; nothing at the end."""
         return self.data[self.at : self.at + 1]
 
     def _peek(self) -> bytes:
-        """The first byte that is not space; empty at the end."""
+        """Returns the first byte that is not space; nothing at the end."""
         space = _SPACE.match(self.data, self.at)
         assert space is not None
         self.at = space.end()
@@ -229,7 +229,7 @@ class _Reader:
         return self._line
 
     def _wrong(self, text: str) -> ManifestError:
-        """The byte at `at` counts as read: a newline there is on the line that it begins."""
+        """Returns an error at `at`. Its byte counts as read: a newline belongs to the line that it begins."""
         return _error(f"{text} on line {self._line_before(self.at + 1)} in JSON data")
 
     def _wrong_byte(self) -> ManifestError:
@@ -240,14 +240,14 @@ class _Reader:
 
 
 class _Checker:
-    """Nodes to devices. The order of the checks decides which error wins, and is Solo5's."""
+    """Turns nodes into devices. The order of the checks is Solo5's: it decides which error is reported."""
 
     def __init__(self, source: str) -> None:
         self.source = source
 
     def devices(self, root: Node) -> tuple[DeclaredDevice, ...]:
         self._expect(Kind.OBJECT, root, "(root)")
-        found: dict[bytes, Node] = {}  # of a key that stands twice, the last
+        found: dict[bytes, Node] = {}  # the last value of a key that stands twice
         for key, node in root.members:
             if key == b"type":
                 self._expect(Kind.STRING, node, ".type")
@@ -292,7 +292,7 @@ class _Checker:
         if b"type" not in found:
             raise self._wrong(item, f"{where}: missing .type")
         kind = found[b"type"]
-        # A type that nobody knows is left to the C compiler; C that is no type would reach it as code.
+        # An unknown type is left to the C compiler. A word that is not a type would reach the compiler as code.
         if not _IDENTIFIER_REST.fullmatch(kind.text):
             raise self._wrong(kind, f'{where}: .type: invalid value, expected "NET_BASIC" or "BLOCK_BASIC"')
         return DeclaredDevice(name=name.text.decode("ascii"), type=kind.text.decode("ascii"))

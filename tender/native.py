@@ -1,4 +1,4 @@
-"""The compiled core as Python sees it: -errno and error structures become exceptions here, and only here."""
+"""The compiled core as Python sees it. Only here do -errno and error structures become exceptions."""
 
 import os
 from collections.abc import Callable
@@ -15,8 +15,8 @@ except ImportError as error:
             raise ImportError(why, name="tender._native") from error
         raise
     raise ImportError(
-        "tender cannot be used in a subinterpreter with a GIL of its own, for which its core (a cffi module) is not made: "
-        "use a thread, a process, or a subinterpreter that shares the GIL",
+        "tender cannot be used in a subinterpreter with a GIL of its own, because its core (a cffi module) does not allow "
+        "that: use a thread, a process, or a subinterpreter that shares the GIL",
         name="tender._native",
     ) from error
 from tender.cures import cure
@@ -51,7 +51,7 @@ __all__ = [
 
 
 def host_error(what: str, errno: int, **told: Unpack[Told]) -> HostError:
-    """A HostError for `what` with errno's own words."""
+    """Returns a HostError for `what` with the words of errno."""
     return HostError(f"{what}: {os.strerror(errno)}", errno=errno, **told)
 
 
@@ -60,43 +60,43 @@ DEVICE_KINDS: dict[int, tuple[str, str]] = {
     for type in range(lib.tn_device_types())
     if lib.tn_device_name(type) != ffi.NULL
 }
-"""By their type in a manifest: a kind's name, and its type as messages and manifest.json have it (abi/devices.def)."""
+"""The name of each kind, and its type as messages and manifest.json show it, by the type in a manifest (abi/devices.def)."""
 
 _says = lib.tn_says
 
 
 def says(name: str, *values: object) -> str:
-    """What the native command says in the same words (SAYS of bindings/machine/says.def), with these values."""
+    """Returns a message that the native command has too (SAYS of bindings/machine/says.def), with these values."""
     format: str = ffi.string(_says(name.encode())).decode()
     return format % values
 
 
 def check(answer: int, what: str) -> int:
-    """`answer` if it is not negative. Raises HostError named `what` for a -errno."""
+    """Returns `answer` if it is not negative. Raises HostError for `what` if it is -errno."""
     if answer < 0:
         raise host_error(what, -answer)
     return answer
 
 
-lib.tn_tsc_sample()  # at import, because a microsecond now saves some hundred later (arch/x86_64/tsc.h)
+lib.tn_tsc_sample()  # at import: a microsecond now saves some hundred later (arch/x86_64/tsc.h)
 
-# An exception may come between any two instructions, a KeyboardInterrupt for one. What a call returns may then never
-# reach the name it is for. So what has to be given back is obtained into a structure that is there already, by one call
-# of C, and is given back at the latest when the last reference to the structure goes (bindings/python/owner.h).
+# An exception, as a KeyboardInterrupt, may come between any two instructions. Then a name may never get what a call
+# returned. So one call of C puts what has to be given back into a structure that exists already. It is given back at the
+# latest when the last reference to the structure goes (bindings/python/owner.h).
 
 
 def descriptor() -> CData:
-    """A `struct descriptor *` that is not open yet."""
+    """Returns a `struct descriptor *` that is not open yet."""
     return ffi.gc(ffi.new("struct descriptor *", (-1,)), lib.tn_descriptor_close)
 
 
 def vm_handle() -> CData:
-    """A `struct vm_handle *` of nothing."""
+    """Returns a `struct vm_handle *` that owns nothing yet."""
     return ffi.gc(ffi.new("struct vm_handle *"), lib.tn_vm_drop)
 
 
 def image_handle() -> CData:
-    """A `struct image_handle *` of nothing."""
+    """Returns a `struct image_handle *` that owns nothing yet."""
     return ffi.gc(ffi.new("struct image_handle *"), lib.tn_image_close)
 
 
@@ -104,7 +104,7 @@ _CODES = {1: "image-file", 2: "image-note", 3: "image-abi", 4: "image-manifest",
 
 
 def image_error(error: CData, file: str, **hints: Unpack[Hints]) -> ImageError:
-    """The ImageError that a filled `struct elf_error *` stands for."""
+    """Returns the ImageError that a filled `struct elf_error *` stands for."""
     text: str = ffi.string(error.text).decode("utf-8", "replace")
     if error.os_error:
         text += f": {os.strerror(error.os_error)}"
@@ -113,7 +113,7 @@ def image_error(error: CData, file: str, **hints: Unpack[Hints]) -> ImageError:
 
 
 def both_told(hint: Callable[[int], CData]) -> Hints:
-    """What C says to each (enum told), as arguments of an error."""
+    """Returns what C says to users of the library and of the command (enum told), as arguments of an error."""
     texts = [ffi.string(hint(told)).decode() for told in (lib.TOLD_LIBRARY, lib.TOLD_COMMAND)]
     return {"hint": texts[0], "command_hint": texts[1]}
 
@@ -127,7 +127,7 @@ OUTPUT_HINT = "give a file, a pipe, a connected socket or a terminal"
 
 
 def open_file(path: str, use: int) -> tuple[int, str, int, str]:
-    """For the command: a descriptor that is the caller's, and what open_into() says; or -1."""
+    """For the command: returns a descriptor that the caller owns, or -1, and what open_into() says."""
     file = descriptor()
     refused = open_into(file, path, use)
     fd, file.fd = int(file.fd), -1
@@ -136,10 +136,10 @@ def open_file(path: str, use: int) -> tuple[int, str, int, str]:
 
 
 def open_into(into: CData, path: str, use: int) -> tuple[str, int, Hints]:
-    """Opens the file for `use`, of enum file_use, into a `struct descriptor *`. Else: why not, errno, and a way out as
-    cures.py gives it, or nothing.
+    """Opens a file for `use`, of enum file_use, into a `struct descriptor *`.
 
-    Never waits: what a FIFO without its other side would do is among the reasons.
+    Returns why it cannot, errno, and a way out as cures.py has it; all empty if it can. It never waits: a FIFO whose
+    other side is not open is one of the reasons.
     """
     error = ffi.new("struct device_error *")
     name = path.encode("utf-8", "surrogateescape")
@@ -159,8 +159,10 @@ def _file_cure(problem: int, path: str, use: int) -> Hints:
 
 
 def answered(ask: Callable[[], int], error: CData) -> int:
-    """What `ask` answers, which fills `error` where it is not 0. Again, if a signal is all that was in its way: the
-    signal's handler has run by then, and may have raised."""
+    """Returns what `ask` answers, which fills `error` unless it answers 0.
+
+    It asks again if only a signal was in the way. The signal's handler has run by then, and may have raised.
+    """
     while True:
         answer = ask()
         if not answer or error.os_error != EINTR:
@@ -193,7 +195,7 @@ class Segment(Value):
 
 
 class ParsedElf:
-    """The C parser's verdict on a file it accepts; `c` is the `struct elf_image *` itself."""
+    """What the C parser says of a file that it accepts. `c` is the `struct elf_image *` itself."""
 
     def __init__(self, c: CData) -> None:
         self.c = c
@@ -214,13 +216,13 @@ class ParsedElf:
 
     @property
     def devices(self) -> list[tuple[bytes, int]]:
-        """(name, type) of every manifest entry behind the reserved first; handles count from 1."""
+        """The name and the type of each entry of the manifest after the reserved first one. Handles count from 1."""
         manifest = self.c.manifest
         return [(ffi.string(manifest.e[i].name), int(manifest.e[i].type)) for i in range(1, manifest.entries)]
 
 
 def parse_elf_fd(fd: int, file: str) -> ParsedElf:
-    """Parses the file behind `fd`. Raises ImageError, with `file` as its name."""
+    """Parses the file of `fd`, which messages call `file`. Raises ImageError."""
     image, error = ffi.new("struct elf_image *"), ffi.new("struct elf_error *")
     if answered(lambda: lib.tn_elf_parse_fd(fd, image, error), error) < 0:
         raise image_error(error, file)
@@ -236,13 +238,13 @@ def parse_elf_bytes(data: bytes, file: str = "") -> ParsedElf:
 
 
 def query_abi_fd(fd: int, file: str) -> tuple[int, int]:
-    """Target and version of the ABI note, whatever they are. Raises ImageError."""
+    """Returns the target and the version of the ABI note, whatever they are. Raises ImageError."""
     asked = _query(lib.tn_elf_query_abi_fd, fd, file)
     return asked.abi_target, asked.abi_version
 
 
 def query_manifest_fd(fd: int, file: str) -> list[tuple[bytes, int]]:
-    """ParsedElf.devices of a file for any target, which need not be one that can be loaded. Raises ImageError."""
+    """Returns ParsedElf.devices of a file for any target, also one that cannot be loaded. Raises ImageError."""
     return _query(lib.tn_elf_query_manifest_fd, fd, file).devices
 
 

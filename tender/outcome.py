@@ -1,4 +1,4 @@
-"""What a run left behind, as values: its last event becomes a VmResult, the shared words counters and a timeline."""
+"""What a run left behind, as values: its last event becomes a VmResult, and shared words become counters and times."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ COUNTED = (
     *("",) * len(_NAMES),  # hypercalls, by number
     *(name for name in Counters.__slots__ if name not in ("exits", "hypercalls", "net_ring_packets")),
 )
-"""struct vm_counters, a word each (a test compares); read at once, because field by field costs more than a boot."""
+"""struct vm_counters, one name for each word (a test compares). All are read at once: one by one costs more than a boot."""
 _FIRST_HYPERCALL = COUNTED.index("")
 
 
@@ -28,7 +28,7 @@ def result(
     counters: Counters,
     boot: BootTimeline,
 ) -> VmResult:
-    """The VmResult of an event that ends a run."""
+    """Returns the VmResult of an event that ends a run."""
     reason, status, message = explain(event, backend, timed_out=timed_out, told=told)
     halted = event.kind == lib.EVENT_HALT
     trap = None
@@ -52,7 +52,7 @@ def result(
 def explain(
     event: CData, backend: str, *, timed_out: bool = False, told: int = lib.TOLD_LIBRARY
 ) -> tuple[ExitReason, int, str]:
-    """(reason, status, message) of an event that ends a run, in the contract's words; a way out as it is `told`."""
+    """Returns reason, status and message of an event that ends a run. `told` says in whose words a way out is."""
     end = ffi.new("struct exit_report *")
     lib.tn_exit_report_fill(event, backend.encode(), timed_out, told, end)
     message = ffi.string(end.message).decode("utf-8", "replace")
@@ -60,7 +60,7 @@ def explain(
 
 
 def counters(shared: CData, *, console_lost_bytes: int) -> Counters:
-    """What a `struct vm_shared *` counts, and the bytes that Python lost."""
+    """Returns what a `struct vm_shared *` counts, and the console bytes that Python lost."""
     c, ring = _numbers(shared, "counters"), _numbers(shared, "ring_counters")
     values: dict[str, Any] = {
         name: mine + its for name, mine, its in zip(COUNTED, c, ring, strict=True) if name
@@ -72,7 +72,7 @@ def counters(shared: CData, *, console_lost_bytes: int) -> Counters:
 
 
 def boot(shared: CData, *, start: int, vm_created: int) -> BootTimeline:
-    """The steps in a `struct vm_shared *`, behind the monitor's own."""
+    """Returns the steps in a `struct vm_shared *`, after the monitor's own."""
     first_run, first_exit, first_console, guest_exit = _numbers(shared, "timeline")
     return BootTimeline(
         start=start,
@@ -85,7 +85,7 @@ def boot(shared: CData, *, start: int, vm_created: int) -> BootTimeline:
 
 
 def _numbers(shared: CData, name: str) -> list[int]:
-    """A member of struct vm_shared that is made of 64-bit words."""
+    """Returns the numbers of a member of struct vm_shared that consists of 64-bit words."""
     member = ffi.addressof(shared, name)
     words: list[int] = ffi.unpack(ffi.cast("uint64_t *", member), ffi.sizeof(member[0]) // 8)
     return words

@@ -1,6 +1,6 @@
 """Says that the core was built for another machine. The loader only says that it cannot open the file.
 
-It is read when the core could not be imported, so a start that works pays nothing for it.
+It is imported when the core could not be imported, so a start that works pays nothing for it.
 """
 
 import os
@@ -18,11 +18,11 @@ MACHINES = {
     (2, 243): "riscv64",
     (2, 258): "loongarch64",
 }
-"""By ELF class and e_machine, as in <elf.h>."""
+"""Machines by ELF class and e_machine. Source: <elf.h>."""
 
 
 def machine_of(path: str) -> str:
-    """The machine that an ELF file is for; empty if it is none, or cannot be read."""
+    """Returns the machine that an ELF file is for; empty if the file is not an ELF file, or cannot be read."""
     try:
         with open(path, "rb") as file:
             header = file.read(20)
@@ -39,7 +39,7 @@ def misfit(
     python: str = "/proc/self/exe",
     system: str = sys.platform,
 ) -> str:
-    """Why the core cannot be loaded here, as one line; empty if it is made for this machine."""
+    """Returns why the core cannot be loaded here, as one line; empty if it was built for this machine."""
     if system != "linux":
         return f"{ONLY}, and this is {system}"
     made_for, ours = machine_of(core), machine_of(python)

@@ -1,16 +1,17 @@
 """Untrusted text on its way to a terminal: names of files and devices, symbols, arguments, reasons.
 
-A file's names and a command's words may hold any byte. What could move a cursor, end a line or colour one is
-shown as an escape, so a line of ours stays one line and says who wrote it. Nothing else prints such text.
+The names in a file and the words of a command may hold any byte. A byte that could move the cursor, end a line or colour
+it is shown as an escape. So a line of ours stays one line, and nothing in it can pretend to be ours. No other code prints
+such text.
 """
 
 import shlex
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """`text` with each character that is not printable as `\\xNN` or `\\uNNNN`; those in `keep` stay.
+    """Returns `text` with each character that is not printable as `\\xNN` or `\\uNNNN`, except those in `keep`.
 
-    A byte that is no UTF-8 (a lone surrogate of Python's) is shown as that byte: `\\xff`.
+    A byte that is not UTF-8 (a lone surrogate in Python) is shown as that byte: `\\xff`.
     """
     if text.isprintable():
         return text
@@ -27,12 +28,12 @@ def _escaped(letter: str) -> str:
 
 
 def unicode_text(text: str) -> str:
-    """`text` with each byte that is no UTF-8 as `\\xff`, and all else as it is: what any encoder takes."""
+    """Returns `text` with each byte that is not UTF-8 as `\\xff`, so that any encoder takes it."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def quoted(word: str) -> str:
-    """`word` as a shell takes it, on one line and without a character that a terminal would obey."""
+    """Returns `word` as a shell takes it, on one line and without a character that a terminal would obey."""
     if word.isprintable():
         return shlex.quote(word)
     return "$'" + "".join(map(_in_dollar_quotes, word)) + "'"
@@ -43,5 +44,5 @@ def _in_dollar_quotes(letter: str) -> str:
         return "\\" + letter
     if letter.isprintable():
         return letter
-    # octal, of three digits always: a hexadecimal escape would take a digit that follows
+    # Octal, always with three digits: a hexadecimal escape would take a digit that follows.
     return "".join(f"\\{byte:03o}" for byte in letter.encode("utf-8", "surrogateescape"))

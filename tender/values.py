@@ -1,4 +1,4 @@
-"""Bases for what the library hands out: immutable values, and owners of what cannot be copied."""
+"""Bases of what the library gives out: immutable values, and owners of what cannot be copied."""
 
 from dataclasses import dataclass, field
 from typing import NoReturn, Self, TypeVar, dataclass_transform
@@ -8,12 +8,15 @@ _V = TypeVar("_V", bound="Value")
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(field,))
 def value(kind: type[_V]) -> type[_V]:
-    """Makes a dataclass of a Value. One whose constructor takes other types than its fields have writes both by itself."""
+    """Makes a dataclass of a Value.
+
+    A Value whose constructor takes other types than its fields have declares both by itself.
+    """
     return dataclass(kw_only=True, slots=True, eq=False, repr=False)(kind)
 
 
 class Owner:
-    """A base for what owns descriptors, memory or processes: a second object with the same would give them back twice."""
+    """A base of what owns descriptors, memory or processes. A copy would give them back a second time."""
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
@@ -22,9 +25,9 @@ class Owner:
 
 
 class Value:
-    """An immutable record: each field, a name in `__slots__`, is set once, by the constructor.
+    """An immutable record: the constructor sets each field, a name in `__slots__`, once.
 
-    Not a frozen dataclass: one with slots answers a name that is no field with a TypeError in Python 3.11.
+    It is not a frozen dataclass, because one with slots raises TypeError in Python 3.11 for a name that is not a field.
     """
 
     __slots__: tuple[str, ...] = ()
@@ -41,11 +44,11 @@ class Value:
         return {name: getattr(self, name) for name in self.__slots__}
 
     def _with(self, **fields: object) -> Self:
-        """The same with other values of these fields, which the caller has checked."""
+        """Returns this value with other values of these fields, which the caller has checked."""
         return _made(type(self), self._fields() | fields)
 
     def to_dict(self) -> dict[str, object]:
-        """The fields by name, values nested inside turned into dicts as well: ready for JSON."""
+        """Returns the fields by name as plain data for JSON, and nested values as dicts too."""
         return {name: plain(value) for name, value in self._fields().items()}
 
     def __eq__(self, other: object) -> bool:
@@ -70,7 +73,7 @@ def _made(cls: type[_V], fields: dict[str, object]) -> _V:
 
 
 def plain(value: object) -> object:
-    """`value` as something json.dumps takes: values become dicts, bytes become text (latin-1)."""
+    """Returns `value` as json.dumps() takes it: values become dicts, and bytes become text (latin-1)."""
     if isinstance(value, Value):
         return value.to_dict()
     if isinstance(value, bytes):

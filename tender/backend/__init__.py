@@ -1,7 +1,7 @@
-"""The machines a guest runs on, and the choice between them.
+"""The machines that a guest runs on, and the choice between them.
 
-A machine is a class that makes the whole of it from the same values, or raises: KvmVm (kvm.py), SandboxVm (sandbox.py),
-and Machine (machine.py), their base, for any other.
+KvmVm (kvm.py) and SandboxVm (sandbox.py) take the same values. Each makes a whole machine or raises. Machine (machine.py),
+their base, serves any other backend.
 """
 
 from collections.abc import Callable
@@ -29,12 +29,22 @@ def create(
     cmdline: bytes,
     net_ring: NetRingLike = "off",
 ) -> Machine:
-    """The machine asked for; with "auto" the first of BACKENDS that can be had.
+    """Makes a machine of `backend`; with "auto", of the first of BACKENDS that this host has.
 
-    handle    the VM that it becomes a part of, and ends with
-    net_ring  as in VmConfig, for a guest with a network
+    Args:
+        backend: The backend.
+        handle: The `struct vm_handle *` that owns the machine.
+        image: What runs.
+        mem_bytes: The size of guest memory in bytes.
+        manifest: The `struct mft *` that the guest sees.
+        cmdline: The guest's command line.
+        net_ring: As in VmConfig, for a guest with a network.
 
-    Raises ConfigError for an unknown backend, ImageError, KvmUnavailable, HostError.
+    Raises:
+        ConfigError: The backend is unknown.
+        ImageError: The image does not fit, or is closed.
+        KvmUnavailable: KVM was asked for, and cannot be had.
+        HostError: The host refuses the machine.
     """
     check_backend(backend)
     choice, refused = ffi.new("struct machine_choice *"), ffi.new("struct machine_error *")
@@ -70,6 +80,6 @@ def _text(of: CData) -> str:
 
 
 def _choose(choice: CData, backend: str, refused: CData) -> str:
-    """The machine to try next (machine_choose() of bindings/vm/lifecycle.h); empty: there is no other."""
+    """Returns the backend to try next (machine_choose() of bindings/vm/lifecycle.h), or nothing if there is no other."""
     name = lib.tn_machine_choose(choice, backend.encode(), refused)
     return "" if name == ffi.NULL else ffi.string(name).decode()

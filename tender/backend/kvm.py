@@ -19,7 +19,10 @@ from tender.native import CData, lib, says
 
 
 def open_kvm(handle: CData, path: str = "/dev/kvm") -> int:
-    """A descriptor, the VM's, of a KVM that speaks API version 12. Raises KvmUnavailable with the cure."""
+    """Opens a KVM that speaks API version 12, and returns the descriptor, which is the VM's.
+
+    Raises KvmUnavailable, which says the way out.
+    """
     fd: int = lib.tn_kvm_open(handle, path.encode())
     if fd < 0:
         raise _cannot_open(path, -fd)
@@ -63,12 +66,15 @@ def _denied_hint(path: str) -> str:
 def _failed(name: str, errno: int) -> HostError:
     hint = ""
     if errno in (EBUSY, ENOMEM):
-        hint = "another hypervisor may hold the processor's virtualisation, or a limit is reached"
+        hint = "another hypervisor may use the processor's virtualisation, or a limit is reached"
     return HostError(says("ioctl_failed", name, os.strerror(errno)), errno=errno, hint=hint, code="kvm-ioctl")
 
 
 class KvmVm(Machine):
-    """A VM with its memory in slot 0 and one vCPU in the start state. Raises KvmUnavailable, HostError, ImageError."""
+    """A VM of KVM with its memory in slot 0 and one vCPU in the start state.
+
+    Raises KvmUnavailable, HostError, ImageError.
+    """
 
     def __init__(self, handle: CData, **values: Any) -> None:
         open_kvm(handle)
@@ -81,6 +87,6 @@ class KvmVm(Machine):
         refused = machine_error(error)
         if refused.code == "memory" and refused.errno == ENOEXEC:
             refused.hint = refused.command_hint = (
-                "what sets it: personality(2), or a program whose stack is executable; any exec takes it off"
+                "personality(2) sets it, and so does a program whose stack is executable; any exec takes it off"
             )
         return refused

@@ -1,4 +1,4 @@
-"""What every machine has once it is made.
+"""What each machine has once it is made.
 
 The machine is the VM's (bindings/python/owner.h), and C's: bindings/machine/machine.h says what it does.
 """
@@ -19,24 +19,25 @@ RING_MODES: Final[dict[str, int]] = {
     "inline": lib.RING_INLINE,
     "off": lib.RING_NONE,
 }
-"""enum vm_ring_mode of VmConfig.net_ring: what is wanted."""
+"""The enum vm_ring_mode that VmConfig.net_ring asks for."""
 
 
 class Machine(Owner):
     """A machine that is ready to run. Raises HostError, ImageError.
 
-    handle       the `struct vm_handle` that owns it; while a pool leases it to a Vm, that Vm's handle does
-    image_name   of the image, as messages show it
-    fallback     why it is no earlier one of BACKENDS although nobody asked for it; empty: it was asked for
-    notice       the same as a line for a person
-    program      the path of the one that the guest's process executes, if it has one
+    Attributes:
+        name: The backend.
+        handle: The `struct vm_handle *` that owns it. While a pool leases it to a Vm, that Vm's handle owns it.
+        image_name: The name of the image, as messages show it.
+        fallback: Why "auto" took none of the backends before this one; empty if this backend was asked for.
+        notice: The same as a line for a person.
     """
 
     fallback = notice = ""
     reusable = False
-    """It can be reset() after a run: keep() was called, and the backend can."""
+    """Whether reset() makes it serve again: keep() was called, and the backend can do it."""
     patched = False
-    """Its templates have their call sites patched."""
+    """Whether the call sites of its templates are patched."""
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class Machine(Owner):
     ) -> None:
         self.name, self.handle, self.image_name = name, handle, image.name
         self._plan = plan = ffi.new("struct machine_plan *")
-        self._of_plan = image.elf, manifest  # what it points to
+        self._of_plan = image.elf, manifest  # the plan points to these
         error = ffi.new("struct machine_error *")
         title = ffi.from_buffer(image.name.encode("utf-8", "replace").replace(b"\0", b"?") + b"\0")
         path = ffi.from_buffer(program.encode("utf-8", "surrogateescape") + b"\0")
@@ -71,7 +72,7 @@ class Machine(Owner):
 
     @property
     def isolation(self) -> tuple[IsolationLayer, ...]:
-        """The isolation layers around the guest."""
+        """The isolation layers that stand around the guest."""
         layers = ffi.new("uint32_t *")
         check(lib.tn_isolation(self.handle, layers), "the isolation layers")
         return standing(layers[0])
@@ -80,13 +81,13 @@ class Machine(Owner):
         return machine_error(error)
 
     def write_boot_info(self, cmdline: bytes) -> None:
-        """What the guest will be told; until the first run it may be said again."""
+        """Writes what the guest is told. It may be written again until the first run."""
         line = ffi.from_buffer(cmdline + b"\0")
         self._plan.cmdline, self._plan.cmdline_bytes = line, len(cmdline)
         lib.tn_write_boot_info(self.handle, self._plan)
 
     def keep(self, image: Image) -> None:
-        """Before the first run: prepares this machine for reset(), and sets `reusable`. Raises HostError."""
+        """Prepares this machine for reset() before its first run, and sets `reusable`. Raises HostError."""
         if not lib.tn_vm_keeps(self.handle):
             return
         template = image.template(self._plan.mem_bytes)
@@ -96,15 +97,18 @@ class Machine(Owner):
         self.reusable = True
 
     def reset(self) -> None:
-        """As it was before the first run, but for the boot info. Raises HostError; it is then only to be closed."""
+        """Makes this machine what it was before the first run, except for the boot info.
+
+        Raises HostError. After that it can only be closed.
+        """
         check(lib.tn_vm_reset(self.handle), "resetting the vCPU and guest memory")
 
     def close(self) -> None:
-        """Gives everything back. Idempotent. Nothing may run on it."""
+        """Gives everything back. It may be called again. No guest may run on the machine."""
         lib.tn_vm_close(self.handle)
 
 
 def machine_error(error: CData) -> HostError:
-    """The HostError that a filled `struct machine_error *` stands for."""
+    """Returns the HostError that a filled `struct machine_error *` stands for."""
     text, code = ffi.string(error.text).decode("utf-8", "replace"), ffi.string(error.code).decode()
     return HostError(text or os.strerror(error.os_error), errno=error.os_error, code=code)

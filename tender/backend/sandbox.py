@@ -16,7 +16,7 @@ PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
 
 
 class SandboxVm(Machine):
-    """A process with the guest's memory that waits for its first run. Raises HostError, ImageError."""
+    """A process that has the guest's memory and waits for its first run. Raises HostError, ImageError."""
 
     patched = True
 
@@ -39,6 +39,6 @@ def _failed(what: str, errno: int, *, step: int) -> HostError:
 
 
 def setup_failed(step: int, errno: int) -> HostError:
-    """The HostError for an EVENT_SETUP_FAILED of the program."""
+    """Returns the HostError for an EVENT_SETUP_FAILED of the program."""
     name = lib.tn_setup_step_name(step)
     return _failed(f"step {step}" if name == ffi.NULL else ffi.string(name).decode(), errno, step=step)

@@ -1,11 +1,11 @@
-"""A tiny unikernel that tries what every unikernel needs from a KVM, one step after the other.
+"""A tiny unikernel that tries what each unikernel needs from a KVM, one step after the other.
 
-Some hosts offer a /dev/kvm that emulates every instruction in software, or that cannot deliver an exception:
-it opens, answers every question well, and then no unikernel runs. So the doctor runs this one. It prints a
-digit after each step, and its exit status is the step whose result was wrong. Nothing is run here: this
-file has the program, and the judgement of what it printed and when.
+Some hosts offer a /dev/kvm that emulates each instruction in software, or that cannot deliver an exception. It opens and
+answers each question well, and then no unikernel runs. So the doctor runs this one. It prints a digit after each step.
+Its exit status is the number of the step whose result is wrong. This file runs nothing: it has the program, and judges
+what the program printed and when.
 
-The code lies in a segment that is not writable; what it writes lies in DATA:
+The code lies in a segment that is not writable. What it writes lies in DATA:
 
     0x200000 +0x00  the digit        +0x60  two doubles          +0xa0   their products, as expected
              +0x10  struct hvt_puts  +0x70  two more             +0x100  GDT: null, code, data
@@ -19,12 +19,12 @@ import struct
 CODE_GPA = 0x100000
 DATA_GPA = 0x200000
 LOOPS = 1_000_000
-TIMEOUT_S = 20.0  # what waits for a busy machine's other programs is not stuck
-# Of the process's time on a processor, which does not count others' turns. The loop takes about 1 ms of it, 20 ms on a
-# processor that is itself emulated.
+TIMEOUT_S = 20.0  # a guest that waits for the other programs of a busy machine is not stuck
+# A limit for the process's time on a processor, which does not count the turns of other processes. The loop takes about
+# 1 ms of it, and 20 ms on a processor that is emulated itself.
 SLOW_NS = 250_000_000
 
-# What is done when a digit has been printed; "0" comes first.
+# What has been done when a digit is printed. "0" comes first.
 STEPS = {
     "0": "enter the guest and print",
     "1": f"a loop of {LOOPS:,} turns",
@@ -34,7 +34,7 @@ STEPS = {
     "5": "a page fault through an IDT of the guest's own",
 }
 
-# Bytes, and the assembly they come from (`as`, Intel syntax); a test assembles the right side.
+# Bytes, and the assembly that they come from (`as`, Intel syntax). A test assembles the right side.
 LISTING = """
                              | start:
 bb 00 00 20 00               | mov ebx, 0x200000
@@ -123,12 +123,12 @@ PAGE_FAULT_OFFSET = 0xEC  # of the label page_fault
 
 
 def code() -> bytes:
-    """The machine code, which is to lie and be entered at CODE_GPA."""
+    """Returns the machine code. It lies at CODE_GPA, and is entered there."""
     return b"".join(bytes.fromhex(line.partition("|")[0]) for line in LISTING.splitlines())
 
 
 def data() -> bytes:
-    """What lies at DATA_GPA."""
+    """Returns what lies at DATA_GPA."""
     page = bytearray(0x1000)
     struct.pack_into("<QQ", page, 0x10, DATA_GPA, 1)  # puts: one byte
     struct.pack_into("<HQ", page, 0x30, 3 * 8 - 1, DATA_GPA + 0x100)
@@ -137,7 +137,7 @@ def data() -> bytes:
     struct.pack_into("<dd", page, 0x70, 2.0, 4.0)
     struct.pack_into("<dd", page, 0xA0, 3.0, 9.0)
     struct.pack_into("<Q", page, 0x80, 0x1122334455667788)
-    # Flat 64-bit code and data with "accessed" set, so that the processor need not write them.
+    # Flat 64-bit code and data. "Accessed" is set, so the processor does not write them.
     struct.pack_into("<QQQ", page, 0x100, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
     handler = CODE_GPA + PAGE_FAULT_OFFSET
     # An interrupt gate: offset 15..0, selector, IST 0, present and type 14, offset 31..16, offset 63..32.
@@ -147,11 +147,11 @@ def data() -> bytes:
 
 
 def elf() -> bytes:
-    """The unikernel as a file's bytes; it declares no devices."""
+    """Returns the unikernel as the bytes of a file. It declares no devices."""
     abi = struct.pack("<3I8s4I", 6, 16, 0x31494241, b"Solo5", 1, 2, 0, 0)  # for hvt, version 2
     reserved = struct.pack("<68sI32x", b"", 0x40000000)  # the manifest's first entry, which is no device
     manifest = struct.pack("<3I8s4x2I", 6, 12 + len(reserved), 0x3154464D, b"Solo5", 1, 1) + reserved
-    pieces = (  # of each a page: its program header's type and flags, its address, its bytes
+    pieces = (  # a page each: type and flags of the program header, address, bytes
         (1, 5, CODE_GPA, code()),
         (1, 6, DATA_GPA, data()),
         (4, 4, 0, abi),
@@ -168,11 +168,12 @@ def elf() -> bytes:
 
 
 def verdict(cpu_ns: dict[str, int], status: int | None, message: str) -> str:
-    """Why this KVM is unfit, or an empty text.
+    """Returns why this KVM is unfit, or an empty text.
 
-    cpu_ns     the process's time on a processor when each digit was printed
-    status     the guest's own exit status, None if it did not get so far
-    message    what the monitor said at the end
+    Args:
+        cpu_ns: The process's time on a processor when each digit was printed.
+        status: The guest's own exit status; None if it did not get so far.
+        message: What the monitor said at the end.
     """
     for digit, step in STEPS.items():
         if digit in cpu_ns:

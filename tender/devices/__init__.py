@@ -1,4 +1,4 @@
-"""Attaching what a VM is given: opening.py asks C, and a kind's module knows the ways out of what C says.
+"""Attaches what a VM is given: opening.py asks C, and the module of a kind knows the ways out of what C says.
 
-What is opened is owned by the caller; nothing here knows about KVM or about the unikernel.
+The caller owns what is opened. Nothing here knows about KVM or about the unikernel.
 """

@@ -1,4 +1,7 @@
-"""What to do about a file or block device that cannot be a guest's disk. Why it cannot, C says (devices/block/disk.c)."""
+"""What to do about a file or a block device that cannot be a guest's disk.
+
+C says why it cannot be one (bindings/devices/block/disk.c).
+"""
 
 from errno import EACCES, ENOENT, EROFS, ETXTBSY
 
@@ -32,7 +35,7 @@ _CURES = {
 
 
 def way_out(error: CData, shown: str, device: BlockDevice | None, entry: CData) -> tuple[str, Hints]:
-    """The code of an error, and what to type."""
+    """Returns the code of an error, and what to type."""
     is_open = error.problem == lib.DEVICE_BLOCK_OPEN
     named = _OPEN_CURES.get(error.os_error) if is_open else _CURES.get(error.problem)
     hint = _OPEN_HINTS.get(error.os_error) if is_open else _HINTS.get(error.problem)

@@ -1,6 +1,6 @@
-"""What to do about a TAP interface or a descriptor that cannot be a guest's network, for each way in which that fails.
+"""What to do about a TAP interface or a descriptor that cannot be a guest's network.
 
-Why it cannot, bindings/devices/net/tap.c says.
+C says why it cannot be one (bindings/devices/net/tap.c).
 """
 
 import os
@@ -34,7 +34,7 @@ _TUN_CURES = {ENOENT: "tun-missing", EPERM: "tun-container"}
 
 
 def way_out(error: CData, shown: str, device: object, entry: object) -> tuple[str, Hints]:
-    """The code of an error, and what to type."""
+    """Returns the code of an error, and what to type."""
     code = _CODES.get(error.problem, "device-net")
     if error.problem == lib.DEVICE_TUN and error.os_error in _TUN_CURES:
         return code, cure(_TUN_CURES[error.os_error])
@@ -51,7 +51,7 @@ def _hint(problem: int, errno: int, word: str) -> str:
         return f"switch it on: {_root()}ip link set {name} up"
     if problem == lib.DEVICE_TAP_DENIED:
         return (
-            f"it belongs to {_owner(name)}; make it anew as yours, with no address and in no bridge: "
+            f"it belongs to {_owner(name)}; make a new one as yours, without an address and not in a bridge: "
             f"{_root()}ip link delete {name} && {_making(name)}"
         )
     if problem == lib.DEVICE_TAP_BUSY:
@@ -101,7 +101,7 @@ def _making(name: str) -> str:
 
 
 def _root() -> str:
-    """What stands before a command that only root may execute."""
+    """Returns what stands before a command that only root may execute."""
     return "sudo " if os.geteuid() else ""
 
 

@@ -1,7 +1,7 @@
-"""Opening what a VM is given, of whatever kind it is.
+"""Opens what a VM is given, of whatever kind it is.
 
-Rules, locks, and words for what is wrong are C's (bindings/devices/device.h). A kind's module beside this one, if it has
-one, knows the ways out.
+C has the rules, the locks and the words for what is wrong (bindings/devices/device.h). The module of a kind beside this
+one, if there is one, knows the ways out.
 """
 
 import time
@@ -15,17 +15,17 @@ from tender.native import DEVICE_KINDS, CData, answered, check, descriptor, ffi,
 from tender.values import Owner
 
 _LOOK_S = 0.05
-"""Between two looks at a lock that another has."""
+"""Seconds between two attempts to get a lock that another process has."""
 
 
 class Patience:
-    """How long its holder waits for locks, all of them together."""
+    """How long its holder waits for locks: the time for all of them together."""
 
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
 
     def wait(self) -> bool:
-        """Waits a moment; False if the time is over. Signals are handled, and may raise."""
+        """Waits a moment, and returns False if the time is over. Signals are handled, and their handlers may raise."""
         left = self._until - time.monotonic()
         if left > 0:
             time.sleep(min(left, _LOOK_S))
@@ -45,7 +45,7 @@ class TapFd(NetFd):
 
 
 class OpenDevice(Owner):
-    """An open device, with what the guest will see of it in `entry`. It is closed with close()."""
+    """An open device. `entry` has what the guest will see of it. close() closes it."""
 
     def __init__(self, device: GivenDevice, name: str) -> None:
         self.device = device
@@ -57,7 +57,10 @@ class OpenDevice(Owner):
         return int(self.owner.fd)
 
     def close(self) -> None:
-        """Errors say no more than that the guest did not flush, and are passed over: the descriptor is gone, close(2)."""
+        """Closes the descriptor.
+
+        An error only says that the guest did not flush. It is ignored, because the descriptor is gone: close(2).
+        """
         lib.tn_descriptor_close(self.owner)
 
 
@@ -69,10 +72,17 @@ def open_device(
     patience: Patience | None = None,
     **said: object,
 ) -> OpenDevice:
-    """Opens `device` to serve as `name` of a guest of `image`, a `struct elf_image *`, and waits for another's lock as
-    `patience` has it. `said` are fields of `struct device_settings` in place of the device's.
+    """Opens `device` to serve as `name` of a guest.
 
-    Raises DeviceError that says what is wrong with it and what to type.
+    Args:
+        device: What to open.
+        name: The name that the guest declares.
+        image: The `struct elf_image *` of the guest.
+        patience: How long to wait for a lock that another process has.
+        said: Fields of `struct device_settings` that replace the device's.
+
+    Raises:
+        DeviceError: It says what is wrong with the device and what to type.
     """
     made = OpenDevice(device, name)
     _ask(
@@ -86,7 +96,10 @@ def attach(
     vm: CData, handle: int, device: GivenDevice, image: CData, ring_mode: int, entry: CData,
     patience: Patience, reattach: bool,
 ) -> None:  # fmt: skip
-    """The same as device `handle` of a `struct vm_handle *`, whose it is from then on; `entry` is the manifest's."""
+    """Opens `device` as device `handle` of a `struct vm_handle *`, which owns it then.
+
+    `entry` is its entry of the manifest. Raises DeviceError.
+    """
     _ask(
         lambda settings, error: lib.tn_vm_attach(vm, handle, settings, image, ring_mode, entry, error),
         device, entry, patience, reattach=reattach,
@@ -112,8 +125,12 @@ def _ask(
 
 
 def check_given(device: GivenDevice) -> None:
-    """For the command. Raises DeviceError if the device is a descriptor that is one of Tender's own, or not open, and
-    ConfigError for words that are no device of its kind."""
+    """For the command: checks a device without opening it.
+
+    Raises:
+        DeviceError: Its descriptor is one of Tender's own, or is not open.
+        ConfigError: Its words do not describe a device of its kind.
+    """
     settings, _kept = _settings(device)
     error = ffi.new("struct device_error *")
     fd = settings.fd
@@ -121,7 +138,7 @@ def check_given(device: GivenDevice) -> None:
         raise DeviceError(
             ffi.string(error.text).decode(),
             errno=error.os_error,
-            hint="it was not open when tender was executed; open it for the command: "
+            hint="it was not open when tender was started; open it for the command: "
             f"{fd}<>FILE in a shell, pass_fds=[{fd}] in Python's subprocess",
         )
 
@@ -129,19 +146,22 @@ def check_given(device: GivenDevice) -> None:
 def refused(
     kind: str, error: CData, shown: str, device: GivenDevice | None = None, entry: CData = None
 ) -> DeviceError:
-    """The DeviceError that a filled `struct device_error *` stands for, with the way out."""
+    """Returns the DeviceError that a filled `struct device_error *` stands for, with the way out."""
     code, hints = f"device-{kind}", Hints()
     if error.problem == lib.DEVICE_CONSOLE:
         code, hints = "device-console", {"hint": "name another file for the console"}
     else:
-        with suppress(ModuleNotFoundError):  # its errors have no ways out
+        with suppress(ModuleNotFoundError):  # a kind without a module has no ways out
             code, hints = import_module(f"tender.devices.{kind}").way_out(error, shown, device, entry)
     text = ffi.string(error.text).decode("utf-8", "surrogateescape")
     return DeviceError(text, errno=error.os_error, code=code, **hints)
 
 
 def _settings(device: GivenDevice, **said: object) -> tuple[CData, list[CData]]:
-    """A `struct device_settings *`, and what it points to. Raises ConfigError for words that are no device of its kind."""
+    """Returns a `struct device_settings *` and what it points to.
+
+    Raises ConfigError for words that do not describe a device of its kind.
+    """
     settings = ffi.new("struct device_settings *", {"fd": -1, "mtu": 1500, "sector_size": 512})
     kept: list[CData] = []
 
@@ -152,7 +172,7 @@ def _settings(device: GivenDevice, **said: object) -> tuple[CData, list[CData]]:
     if isinstance(device, OtherDevice):
         for option, word in device.words:
             if not lib.tn_device_configure(_type(device.kind), settings, text(option), text(word)):
-                raise ConfigError(f"{word!r} is no value of {option!r}")
+                raise ConfigError(f"{word!r} is not a value of {option!r}")
     else:
         said = {"opened": device.opened, "named": device.named, **device._fields(), **said}
     for field, value in said.items():

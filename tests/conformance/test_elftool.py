@@ -210,7 +210,7 @@ def test_size_is_bounded(tmp_path: Path, capsys: Printed) -> None:
     source.write_text(text + " " * ((1 << 20) - len(text) + 1))
     assert elftool.main(["gen-manifest", str(source), "-"]) == 1
     assert capsys.readouterr().err == (
-        f"solo5-elftool: {source}: larger than 1048576 bytes, which no manifest is\n"
+        f"solo5-elftool: {source}: larger than 1048576 bytes: this is not a manifest\n"
     )
 
 

@@ -112,7 +112,7 @@ def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
             user.stdin.flush()
             code, message, hint = user.stdout.readline().strip().split(" | ")
             assert code == "tap-denied" and "Operation not permitted" in message
-            assert hint.startswith("it belongs to root; make it anew as yours") and "sudo ip link" in hint
+            assert hint.startswith("it belongs to root; make a new one as yours") and "sudo ip link" in hint
             follow(hint)
             user.stdin.write("\n")
             user.stdin.flush()

@@ -50,7 +50,7 @@ def test_a_device_must_be_declared_and_given_once(guest: Guest) -> None:
 def test_settings_that_are_no_device_or_cannot_be_opened_are_refused(guest: Guest) -> None:
     with Image.open(guest("net_tx")) as image:
         for words in ({"net": "@x"}, {"net-mac": "01:00:00:00:00:00", "net": "@3"}, {"block": "@3"}):
-            with pytest.raises(ConfigError, match=" is no value of "):
+            with pytest.raises(ConfigError, match=" is not a value of "):
                 Vm(image, VmConfig(devices=OtherDevice("net", words)))
         with pytest.raises(DeviceError, match="@987: Bad file descriptor"):
             Vm(image, VmConfig(devices=OtherDevice("net", {"net": "@987"})))
@@ -68,7 +68,7 @@ def test_an_options_value_is_read_as_its_kind_defines() -> None:
             attach._other("net", setting(given))  # this descriptor belongs to this process alone
         os.set_inheritable(ours.fileno(), True)
         assert attach._other("net", setting(given)) == OtherDevice("net", {"net": given})
-    with pytest.raises(UsageError, match="'@x' is no value of 'net'") as error:
+    with pytest.raises(UsageError, match="'@x' is not a value of 'net'") as error:
         attach._other("net", setting("@x"))
     assert "--net:a=@x" in str(error.value) and error.value.command_hint.startswith("write --net:NAME=IFACE")
     with pytest.raises(UsageError):

@@ -49,8 +49,8 @@ except ImportError as error:
     print(error)
 """
 OWN_GIL = (
-    "tender cannot be used in a subinterpreter with a GIL of its own, for which its core (a cffi module) is not made: "
-    "use a thread, a process, or a subinterpreter that shares the GIL\n"
+    "tender cannot be used in a subinterpreter with a GIL of its own, because its core (a cffi module) does not allow "
+    "that: use a thread, a process, or a subinterpreter that shares the GIL\n"
 )
 
 
