@@ -72,7 +72,7 @@ static void submit(struct tender_block_request *requests, uint32_t count)
     }
 }
 
-static bool is_sound(const struct tender_block_request *request)
+static bool is_valid(const struct tender_block_request *request)
 {
     const struct mft *manifest = guest_manifest();
     if (request->handle >= manifest->entries || manifest->e[request->handle].type != MFT_BLOCK_BASIC ||
@@ -91,13 +91,13 @@ static bool is_sound(const struct tender_block_request *request)
 
 enum guest_result block_submit(struct tender_block_request *requests, size_t count)
 {
-    bool sound = true;
+    bool valid = true;
     for (size_t i = 0; i < count; i++) {
-        bool this_one = is_sound(&requests[i]);
+        bool this_one = is_valid(&requests[i]);
         requests[i].ret = this_one ? GUEST_AGAIN : GUEST_EINVAL;
-        sound &= this_one;
+        valid &= this_one;
     }
-    if (!sound) {
+    if (!valid) {
         return GUEST_EINVAL;
     }
     for (size_t i = 0; i < count; i += TENDER_BLOCK_BATCH_MAX) {

@@ -21,7 +21,7 @@ struct piece {
     struct piece *next_free, *prev_free; /* only in a free piece: they lie in its payload */
 };
 _Static_assert(sizeof(struct piece) == PIECE_MIN, "a free piece holds its links");
-_Static_assert(offsetof(struct piece, next_free) == HEADER_BYTES, "the payload begins behind the header");
+_Static_assert(offsetof(struct piece, next_free) == HEADER_BYTES, "the payload begins after the header");
 
 static struct piece *heap_first, *heap_end;
 static struct piece *free_list;

@@ -272,15 +272,15 @@ static uint32_t read_each(const struct net_device *device, struct tender_net_fra
 }
 
 /* Returns true if the frame asks for an offload: its receiver has something left to do. */
-static bool asks(const struct tender_net_frame *frame)
+static bool asks_for_offload(const struct tender_net_frame *frame)
 {
     return (frame->flags & TENDER_NET_NEEDS_CSUM) || frame->gso_type;
 }
 
-static bool any_asks(const struct tender_net_frame *frames, size_t count)
+static bool any_asks_for_offload(const struct tender_net_frame *frames, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        if (asks(&frames[i])) {
+        if (asks_for_offload(&frames[i])) {
             return true;
         }
     }
@@ -295,8 +295,9 @@ static void submit_each(const struct net_device *device, struct tender_net_batch
                         struct tender_net_frame *frames)
 {
     for (uint32_t i = 0; i < batch->tx_count; i++) {
-        enum guest_result sent =
-            asks(&frames[i]) ? GUEST_EINVAL : net_write(device, (const void *)frames[i].data, frames[i].len);
+        enum guest_result sent = asks_for_offload(&frames[i])
+                                     ? GUEST_EINVAL
+                                     : net_write(device, (const void *)frames[i].data, frames[i].len);
         frames[i].ret = (int32_t)sent;
     }
     net_flush(device);
@@ -334,7 +335,7 @@ enum guest_result net_submit(const struct net_device *device, struct tender_net_
     }
     if (queued && !batch.tx_count) {
         batch.ret = HVT_R_OK;
-    } else if ((!device->offload && any_asks(frames, tx_count)) || !gate_net_batch(&batch)) {
+    } else if ((!device->offload && any_asks_for_offload(frames, tx_count)) || !gate_net_batch(&batch)) {
         submit_each(device, &batch, frames);
     }
     *received = queued + batch.rx_done;

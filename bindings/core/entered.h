@@ -41,14 +41,14 @@ struct entry_listener {
 };
 
 /* The part of entered() for memory that has a listener. */
-void entered_tell(const struct guest_memory *memory, const void *at, uint64_t len,
-                  enum entered_source source);
+void entered_report(const struct guest_memory *memory, const void *at, uint64_t len,
+                    enum entered_source source);
 
 static inline void entered(const struct guest_memory *memory, const void *at, uint64_t len,
                            enum entered_source source)
 {
     if (__builtin_expect(memory->listener != NULL, 0))
-        entered_tell(memory, at, len, source);
+        entered_report(memory, at, len, source);
 }
 
 /*

@@ -32,8 +32,8 @@ void *guest_memory_in_ranges(const struct guest_memory *memory, gpa_t gpa, uint6
     return memory->hva + gpa;
 }
 
-__attribute__((cold)) void entered_tell(const struct guest_memory *memory, const void *at, uint64_t len,
-                                        enum entered_source source)
+__attribute__((cold)) void entered_report(const struct guest_memory *memory, const void *at, uint64_t len,
+                                          enum entered_source source)
 {
     if (len)
         memory->listener->entered(memory->listener, (uint64_t)at - (uint64_t)memory->hva, len, source);

@@ -129,7 +129,7 @@ void guest_memory_forget(struct guest_memory *memory)
         close(memory->pagemap_fd);
 }
 
-static int put_back(const struct guest_memory *memory)
+static int restore_pages(const struct guest_memory *memory)
 {
     struct region regions[REGIONS_MAX];
     gpa_t at = 0;
@@ -158,7 +158,7 @@ static int put_back(const struct guest_memory *memory)
 
 int guest_memory_reset(const struct guest_memory *memory)
 {
-    const int error = put_back(memory);
+    const int error = restore_pages(memory);
     entered(memory, memory->hva, memory->mapped_bytes, ENTERED_START_STATE);
     return error;
 }

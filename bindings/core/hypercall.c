@@ -35,8 +35,8 @@ static inline __attribute__((always_inline)) bool has_device(const struct vm *vm
  * GUEST_WRITABLE: the answer is written back.
  */
 static inline __attribute__((always_inline)) enum verdict
-row(struct vm *vm, uint32_t number, gpa_t gpa, bool resumed, size_t bytes, enum guest_access access,
-    enum verdict (*serve)(struct vm *, union hypercall_args *))
+serve_row(struct vm *vm, uint32_t number, gpa_t gpa, bool resumed, size_t bytes, enum guest_access access,
+          enum verdict (*serve)(struct vm *, union hypercall_args *))
 {
     void *structure = guest_memory_at(&vm->memory, gpa, bytes, access);
     if (!structure)
@@ -78,7 +78,7 @@ static inline __attribute__((always_inline)) enum verdict handle(struct vm *vm, 
     case number:                                                                                             \
         if (!has_device(vm, device) || ((feature) && !(vm->extensions & (feature))))                         \
             break;                                                                                           \
-        return row(vm, number, gpa, resumed, sizeof(structure), access, hc_##name);
+        return serve_row(vm, number, gpa, resumed, sizeof(structure), access, hc_##name);
 #include "hypercalls.def"
     default:
         break;

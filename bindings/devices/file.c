@@ -17,7 +17,7 @@
 
 #include "device.h"
 
-static const char *name_of(mode_t mode)
+static const char *kind_name(mode_t mode)
 {
     switch (mode & S_IFMT) {
     case S_IFREG:
@@ -41,7 +41,7 @@ static const char *name_of(mode_t mode)
  * An image is read at any offset, so it must have offsets. Console and report are a sequence of
  * bytes, so they need a file that takes such a sequence, and whose content they do not overwrite.
  */
-static bool serves(mode_t mode, enum file_use use)
+static bool is_suitable(mode_t mode, enum file_use use)
 {
     if (use == FILE_IMAGE)
         return S_ISREG(mode) || S_ISBLK(mode);
@@ -60,7 +60,7 @@ static int wrong_kind(struct device_error *error, mode_t mode, enum file_use use
         return cannot(error, use, EISDIR);
     return device_failed(error, S_ISFIFO(mode) ? DEVICE_FILE_PIPE : DEVICE_FILE_KIND, 0, "%s: it is %s",
                          use == FILE_IMAGE ? "Not a file" : "Not a file, pipe, socket or terminal",
-                         name_of(mode));
+                         kind_name(mode));
 }
 
 /*
@@ -94,7 +94,7 @@ int file_open(const char *path, enum file_use use, struct device_error *error)
         return not_opened(path, use, errno, error);
     if (fstat(fd, &about) < 0)
         (void)cannot(error, use, errno);
-    else if (!serves(about.st_mode, use))
+    else if (!is_suitable(about.st_mode, use))
         (void)wrong_kind(error, about.st_mode, use);
     else
         return fd;
@@ -112,7 +112,7 @@ int file_check_output(int fd, struct device_error *error)
         return device_failed(error, DEVICE_NOT_INHERITED, EBADF, "Bad file descriptor");
     if (flags & O_PATH)
         return device_failed(error, DEVICE_PATH_ONLY, EINVAL, "It names a file that is not open (O_PATH)");
-    if (!serves(about.st_mode, FILE_REPORT))
+    if (!is_suitable(about.st_mode, FILE_REPORT))
         return wrong_kind(error, about.st_mode, FILE_REPORT);
     if ((flags & O_ACCMODE) == O_RDONLY)
         return device_failed(error, DEVICE_FILE_READ_ONLY, EINVAL, "It is open for reading only (O_RDONLY)");

@@ -125,7 +125,7 @@ int elf_note_find(struct elf_file *file, const struct elf_note_kind *kind, struc
             return -1;
         if (phdr->p_type != PT_NOTE)
             continue;
-        if (phdr->p_filesz < sizeof header.h && kind->minds_others)
+        if (phdr->p_filesz < sizeof header.h && kind->refuses_malformed)
             return elf_refuse(error, ELF_BAD_NOTE, phdr->p_offset,
                               ELF_INVALID
                               "phdr[%u].p_filesz note does not fall within valid size (%llu < %zu)",
@@ -136,7 +136,7 @@ int elf_note_find(struct elf_file *file, const struct elf_note_kind *kind, struc
         int64_t got = elf_read_at(file->source, phdr->p_offset, 0, &header, sizeof header);
         if (got < 0)
             return elf_refuse_read(error, phdr->p_offset, got, "note header");
-        if (got != sizeof header && kind->minds_others)
+        if (got != sizeof header && kind->refuses_malformed)
             return elf_refuse(error, ELF_BAD_NOTE, phdr->p_offset,
                               "phdr[%u] bytes read mismatches note size (%llu != %zu)", i, (ull)got,
                               sizeof header);

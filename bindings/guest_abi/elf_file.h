@@ -32,7 +32,7 @@ struct elf_note_kind {
     uint32_t type;
     uint32_t align;
     uint32_t max_bytes;
-    bool minds_others; /* refuses any owner's note that is too short or ends after the end of the file */
+    bool refuses_malformed; /* refuses any owner's note that is too short or ends after the end of the file */
 };
 
 struct elf_note {

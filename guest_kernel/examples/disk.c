@@ -99,13 +99,13 @@ static void check_out_of_range(bool writes)
     uint32_t size = disk.block_size;
     uint64_t end = blocks * size;
     uint64_t wrapping = 0 - (uint64_t)size; /* offset + length is 0 */
-    expect_refused("read behind the end", block_read(&disk, end, block_data, size));
+    expect_refused("read past the end", block_read(&disk, end, block_data, size));
     expect_refused("read across the end", block_read(&disk, end - size, block_data, 2 * (size_t)size));
     expect_refused("read that wraps", block_read(&disk, wrapping, block_data, size));
     expect_refused("read of half a block", block_read(&disk, 0, block_data, size / 2));
     expect_refused("read at half a block", block_read(&disk, size / 2, block_data, size));
     if (writes) {
-        expect_refused("write behind the end", block_write(&disk, end, block_data, size));
+        expect_refused("write past the end", block_write(&disk, end, block_data, size));
         expect_refused("write across the end", block_write(&disk, end - size, block_data, 2 * (size_t)size));
         expect_refused("write that wraps", block_write(&disk, wrapping, block_data, size));
     }

@@ -223,7 +223,7 @@ static void ask_again(void)
 static void test_the_receiver_may_run_before_a_read_finds_none(void)
 {
     for (uint32_t allowed = 0; allowed < 2; allowed++) {
-        net_vm(&vm)->ring.gives_way = allowed;
+        net_vm(&vm)->ring.may_yield = allowed;
         yields = 0;
         comes(1);
         post("R");

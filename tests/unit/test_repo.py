@@ -277,7 +277,7 @@ def test_only_the_kvm_backend_includes_the_kernels_kvm_header() -> None:
 # ---- every value that enters the guest passes entered() (core/entered.h); tests/native/test_entered.c records them
 
 MAY_ASK_FOR_WRITABLE = {
-    "hypercalls.def",  # a row's access, which row() of hypercall.c uses and writes back
+    "hypercalls.def",  # a row's access, which serve_row() of hypercall.c uses and writes back
     "guest_memory.h", "guest_memory.c", "entered.h",
     "guest_access.c",  # an emulated write
     "block_transfer.c",  # one address for both directions
@@ -303,7 +303,7 @@ FILLS = re.compile(
     r"\b(?:p?readv?|preadv2|recv|recvfrom|recvmsg|guarded_copy|tcp_cut_next|process_vm_writev|start_state_write_\w+)\("
     r"|\bmem(?:cpy|move|set)\((?!&)|\b__atomic_store_n\(|\bring->shared->\w+(?:\[[^]]*\])? = |\bdata\[\w+\] = "
 )
-REPORTS = re.compile(r"\b(?:entered|guest_put|tell|tell_read)\(")
+REPORTS = re.compile(r"\b(?:entered|guest_put|tell|report_read)\(")
 
 
 def c_functions(path: Path) -> dict[str, str]:

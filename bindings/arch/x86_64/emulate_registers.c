@@ -26,7 +26,7 @@
  * Bits that must not change: paging stays on, read-only pages stay so for ring 0, and the FPU never
  * raises #NM.
  */
-#define CR0_AS_AT_START (CR0_PE | CR0_EM | CR0_TS | CR0_WP | CR0_PG)
+#define CR0_CONSTANT (CR0_PE | CR0_EM | CR0_TS | CR0_WP | CR0_PG)
 
 #define CR4_DE  0x8ULL
 #define CR4_PAE 0x20ULL
@@ -42,7 +42,7 @@
  * OSFXSR OSXMMEXCPT VMXE SMXE PCIDE KL PKE CET PKS UINTR: they must not change, because a shadow
  * has no effect.
  */
-#define CR4_AS_AT_START                                                                                      \
+#define CR4_CONSTANT                                                                                         \
     (0x200ULL | 0x400ULL | 0x2000ULL | 0x4000ULL | 0x20000ULL | 0x80000ULL | 0x400000ULL | 0x800000ULL |     \
      0x1000000ULL | 0x2000000ULL)
 
@@ -101,7 +101,7 @@ enum emulation emulate_write_cr0(struct step *s, uint64_t value)
     bool write_through_alone = value & CR0_NW && !(value & CR0_CD);
     if (value >> 32 || paging_alone || write_through_alone)
         return fault_of(s, VECTOR_GP, 0);
-    if ((value ^ HVT_CR0) & CR0_AS_AT_START)
+    if ((value ^ HVT_CR0) & CR0_CONSTANT)
         return UNSUPPORTED;
     s->state->cr0 = value & CR0_DEFINED; /* hardware ignores writes to the reserved bits below 32 */
     return EMULATED;
@@ -110,9 +110,9 @@ enum emulation emulate_write_cr0(struct step *s, uint64_t value)
 static enum emulation write_cr4(struct step *s, uint64_t value)
 {
     /* In 64-bit mode PAE cannot be cleared and LA57 cannot change. */
-    if (!(value & CR4_PAE) || value & CR4_LA57 || value & ~(CR4_FREE | CR4_PAE | CR4_AS_AT_START))
+    if (!(value & CR4_PAE) || value & CR4_LA57 || value & ~(CR4_FREE | CR4_PAE | CR4_CONSTANT))
         return fault_of(s, VECTOR_GP, 0);
-    if ((value ^ HVT_CR4) & CR4_AS_AT_START)
+    if ((value ^ HVT_CR4) & CR4_CONSTANT)
         return UNSUPPORTED;
     s->state->cr4 = value;
     return EMULATED;

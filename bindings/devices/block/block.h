@@ -55,6 +55,6 @@ static inline uint64_t block_cached(const struct vm_device *device, uint64_t off
 void block_begin_read(const struct vm_device *device, uint64_t offset, uint64_t len);
 
 /* Whether a stop was requested or a signal is pending. */
-bool block_is_wanted_elsewhere(struct vm *vm);
+bool block_must_pause(struct vm *vm);
 
 #endif

@@ -55,7 +55,7 @@ void block_begin_read(const struct vm_device *device, uint64_t offset, uint64_t 
     (void)readahead(device->fd, (off_t)offset, len);
 }
 
-bool block_is_wanted_elsewhere(struct vm *vm)
+bool block_must_pause(struct vm *vm)
 {
     struct pollfd stop = {vm->stop_fd, POLLIN, 0};
     const struct timespec at_once = {0, 0};
@@ -77,7 +77,7 @@ static __attribute__((cold, noinline)) enum verdict move_pieces(struct vm *vm, s
         if (*failed)
             break;
         done += piece;
-        if (done < len && block_is_wanted_elsewhere(vm)) {
+        if (done < len && block_must_pause(vm)) {
             vm->resume.bytes_done = done;
             return exit_interrupted(vm);
         }

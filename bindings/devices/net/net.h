@@ -13,14 +13,14 @@
 
 /* The state of a TAP's interface in the process that opened the descriptor; net_link.c. */
 struct net_link {
-    char name[16];    /* the name of the interface when it was attached; empty: not a TAP */
-    bool named;       /* Tender opened the interface by that name; false: it got a descriptor */
-    bool again;       /* if the interface is deleted, a new one of that name is attached */
-    bool lost;        /* it was reported that the interface is gone */
-    uint64_t next_ns; /* when to try to attach again */
-    uint32_t problem; /* enum device_problem: the problem of the last try */
-    uint32_t tries;   /* how many tries in a row had that problem */
-    uint64_t said;    /* one bit for each problem that was reported since the interface was deleted */
+    char name[16];     /* the name of the interface when it was attached; empty: not a TAP */
+    bool named;        /* Tender opened the interface by that name; false: it got a descriptor */
+    bool again;        /* if the interface is deleted, a new one of that name is attached */
+    bool lost;         /* it was reported that the interface is gone */
+    uint64_t next_ns;  /* when to try to attach again */
+    uint32_t problem;  /* enum device_problem: the problem of the last try */
+    uint32_t tries;    /* how many tries in a row had that problem */
+    uint64_t reported; /* one bit for each problem that was reported since the interface was deleted */
 };
 
 struct net_device {
@@ -39,8 +39,8 @@ struct net_vm {
     /* A device is or was `detached`, so net_check_detached() must be called. */
     atomic_bool needs_check;
     /* Only the vCPU's thread uses the next two. */
-    bool told;        /* the run exited with EVENT_NETWORK, and its result was not checked yet */
-    uint64_t look_ns; /* when to exit with the next EVENT_NETWORK */
+    bool reported;           /* the run exited with EVENT_NETWORK, and its result was not checked yet */
+    uint64_t next_report_ns; /* when to exit with the next EVENT_NETWORK */
 
     struct tcp_cut cut;   /* for the device with `segments` */
     atomic_bool cut_busy; /* a thread uses `cut`: another thread then finds no frame */

@@ -4,7 +4,7 @@
 
 #include "net_frame.h"
 
-#define LOOK_NS 200000000u /* from one EVENT_NETWORK to the next */
+#define REPORT_NS 200000000u /* from one EVENT_NETWORK to the next */
 
 __attribute__((cold)) void net_note_detached(struct vm *vm, struct vm_device *device,
                                              struct vm_counters *counters)
@@ -51,13 +51,13 @@ __attribute__((cold)) enum verdict net_check_detached(struct vm *vm)
 {
     struct net_vm *nets = net_vm(vm);
     const uint64_t now_ns = monotonic_ns();
-    if (nets->told) {
-        nets->told = false;
-        nets->look_ns = find_attached(vm) ? 0 : now_ns + LOOK_NS;
+    if (nets->reported) {
+        nets->reported = false;
+        nets->next_report_ns = find_attached(vm) ? 0 : now_ns + REPORT_NS;
     }
-    if (!net_needs_check(vm) || now_ns < nets->look_ns)
+    if (!net_needs_check(vm) || now_ns < nets->next_report_ns)
         return CONTINUE;
-    nets->told = true;
+    nets->reported = true;
     vm->shared->event.kind = EVENT_NETWORK;
     vm->resume.again = true;
     return EXIT;

@@ -29,8 +29,8 @@ static void reset(struct vm *vm)
 {
     struct net_vm *nets = net_vm(vm);
     atomic_store(&nets->needs_check, false);
-    nets->told = false;
-    nets->look_ns = 0;
+    nets->reported = false;
+    nets->next_report_ns = 0;
     for (uint32_t i = 0; i < vm->device_end; i++)
         if (is_net(&vm->devices[i]))
             drop_frames(&vm->devices[i]);

@@ -35,7 +35,7 @@
  * invalid in itself, or that asks for an offload which the device does not have, is refused here.
  * Every device takes a frame whose header asks for nothing.
  */
-static bool header_is_sound(uint32_t offload, const struct net_header *header, uint64_t len)
+static bool header_is_valid(uint32_t offload, const struct net_header *header, uint64_t len)
 {
     static const uint32_t needed[] = {
         [TENDER_GSO_TCP4] = TENDER_OFFLOAD_TSO4,
@@ -92,7 +92,7 @@ static int64_t send_frame(const struct vm_device *device, const void *data, uint
 enum device_answer net_send(struct vm *vm, struct vm_counters *counters, struct vm_device *device,
                             const void *data, uint64_t len, const struct net_header *header)
 {
-    if (len > FRAME_MAX || (header && !header_is_sound(net_of(device)->offload, header, len)))
+    if (len > FRAME_MAX || (header && !header_is_valid(net_of(device)->offload, header, len)))
         return DEVICE_INVALID;
     const int64_t sent = send_frame(device, data, len, header);
     if (sent == (int64_t)len) {
@@ -149,14 +149,14 @@ static bool complete_checksum(const struct vm *vm, uint8_t *data, uint64_t len,
  * may write, and nothing can read it meanwhile. The guest's only vCPU has exited, and no worker
  * serves or can begin to.
  */
-static bool may_borrow_behind(const struct vm *vm, gpa_t gpa, uint64_t capacity)
+static bool may_borrow_byte_after(const struct vm *vm, gpa_t gpa, uint64_t capacity)
 {
     const struct net_ring *ring = &net_vm(vm)->ring;
     return (!ring->woken || ring->vcpu_serves) && guest_buffer_at(&vm->memory, gpa + capacity, 1);
 }
 
 /* Reports to entered() the part of the buffer at `data` that a read with the result `got` has written. */
-static inline void tell_read(const struct vm *vm, const uint8_t *data, uint64_t capacity, ssize_t got)
+static inline void report_read(const struct vm *vm, const uint8_t *data, uint64_t capacity, ssize_t got)
 {
     entered(&vm->memory, data,
             got < 0                    ? 0
@@ -180,7 +180,7 @@ static __attribute__((noinline)) ssize_t read_with_spare(const struct vm *vm, in
         got = read(fd, data, capacity);
         got += got == (ssize_t)capacity;
     }
-    tell_read(vm, data, capacity, got);
+    report_read(vm, data, capacity, got);
     return got;
 }
 
@@ -196,7 +196,7 @@ static ssize_t read_plain(const struct vm *vm, int fd, uint8_t *data, uint64_t c
     const ssize_t got = read(fd, data, capacity + 1);
     if (got > (ssize_t)capacity)
         data[capacity] = behind;
-    tell_read(vm, data, capacity, got);
+    report_read(vm, data, capacity, got);
     return got;
 }
 
@@ -292,7 +292,7 @@ static bool has_hung_up(const struct vm *vm, const struct vm_device *device)
 }
 
 /* Whether a read returned no usable frame: an empty datagram, or a frame that is longer than its buffer. */
-static bool is_none(const struct vm_device *device, ssize_t got, uint64_t capacity)
+static bool is_unusable(const struct vm_device *device, ssize_t got, uint64_t capacity)
 {
     return got > (ssize_t)capacity || (got == 0 && net_of(device)->is_socket);
 }
@@ -303,17 +303,18 @@ static bool is_none(const struct vm_device *device, ssize_t got, uint64_t capaci
  * arrives, so the reads below take what was queued. After DROPS_MAX unusable frames it fails with
  * EAGAIN, and the guest asks again.
  */
-static __attribute__((noinline)) ssize_t read_behind_none(const struct vm *vm, const struct vm_device *device,
-                                                          uint8_t *data, uint64_t capacity, bool may_borrow,
-                                                          ssize_t got, struct vm_counters *counters)
+static __attribute__((noinline)) ssize_t read_after_unusable(const struct vm *vm,
+                                                             const struct vm_device *device, uint8_t *data,
+                                                             uint64_t capacity, bool may_borrow, ssize_t got,
+                                                             struct vm_counters *counters)
 {
     bool ended = false;
-    for (unsigned drops = 0; drops < DROPS_MAX && is_none(device, got, capacity); drops++) {
+    for (unsigned drops = 0; drops < DROPS_MAX && is_unusable(device, got, capacity); drops++) {
         ended = ended || (got == 0 && has_hung_up(vm, device));
         counters->net_rx_drops += got > 0 || !ended;
         got = read_plain(vm, device->fd, data, capacity, may_borrow);
     }
-    if (is_none(device, got, capacity) && (got > 0 || !ended)) {
+    if (is_unusable(device, got, capacity) && (got > 0 || !ended)) {
         counters->net_rx_drops++;
         errno = EAGAIN;
         return -1;
@@ -339,10 +340,10 @@ enum device_answer net_receive_to(struct vm *vm, struct vm_counters *counters, u
     } else if (net_of(device)->has_header) {
         got = read_headed(vm, device, NULL, data, capacity, header, counters);
     } else {
-        const bool may_borrow = may_borrow_behind(vm, gpa, capacity);
+        const bool may_borrow = may_borrow_byte_after(vm, gpa, capacity);
         got = read_plain(vm, device->fd, data, capacity, may_borrow);
-        if (is_none(device, got, capacity))
-            got = read_behind_none(vm, device, data, capacity, may_borrow, got, counters);
+        if (is_unusable(device, got, capacity))
+            got = read_after_unusable(vm, device, data, capacity, may_borrow, got, counters);
     }
     if (got > 0) {
         counters->net_rx_packets++;

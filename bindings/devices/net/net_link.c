@@ -16,9 +16,9 @@
 #include "device.h"
 #include "net.h"
 
-#define TRY_NS         100000000u /* the time between two tries, however often the guest asks */
-#define TRIES_TO_SAY   5          /* a problem is reported after this many tries, because some pass */
-#define NAME_SHOWN_MAX (4 * sizeof(((struct net_link *)0)->name) + sizeof "...")
+#define TRY_NS          100000000u /* the time between two tries, however often the guest asks */
+#define TRIES_TO_REPORT 5          /* a problem is reported after this many tries, because some pass */
+#define NAME_SHOWN_MAX  (4 * sizeof(((struct net_link *)0)->name) + sizeof "...")
 
 _Static_assert(DEVICE_BLOCK_FORMAT < 64, "one bit for each problem");
 
@@ -30,20 +30,20 @@ static bool has_no_interface(int fd)
 }
 
 /* Returns true if `error` must be reported: it lasts, and was not reported yet. */
-static bool problem_is_news(struct net_link *link, const struct device_error *error)
+static bool problem_is_new(struct net_link *link, const struct device_error *error)
 {
     if (error->problem == DEVICE_TAP_MISSING || error->os_error == EEXIST) /* the deletion is not finished */
         return false;
     link->tries = error->problem == link->problem ? link->tries + 1 : 1;
     link->problem = error->problem;
     const uint64_t bit = UINT64_C(1) << error->problem;
-    if (link->tries < TRIES_TO_SAY || link->said & bit)
+    if (link->tries < TRIES_TO_REPORT || link->reported & bit)
         return false;
-    link->said |= bit;
+    link->reported |= bit;
     return true;
 }
 
-static const char *words_for(const struct device_error *error)
+static const char *problem_text(const struct device_error *error)
 {
     switch (error->problem) {
     case DEVICE_TAP_DOWN:
@@ -73,10 +73,10 @@ static bool try_again(struct vm *vm, uint32_t handle, net_attacher *attach, bool
         return false;
     link->next_ns = now_ns + TRY_NS;
     *lost = attach(vm, handle, &error) < 0;
-    if (!*lost || !problem_is_news(link, &error))
+    if (!*lost || !problem_is_new(link, &error))
         return false;
     (void)snprintf(text, NET_NEWS_BYTES, "%s: the new interface cannot be attached: %s; tender keeps trying",
-                   name, words_for(&error));
+                   name, problem_text(&error));
     return true;
 }
 
@@ -92,7 +92,7 @@ static bool has_news(struct vm *vm, uint32_t handle, net_attacher *attach, char 
     if (lost == link->lost)
         return false;
     link->lost = lost;
-    link->said = link->tries = 0;
+    link->reported = link->tries = 0;
     if (lost)
         (void)snprintf(text, NET_NEWS_BYTES,
                        "%s: the interface was deleted; the guest goes on without this network%s", name,

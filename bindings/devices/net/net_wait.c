@@ -18,7 +18,7 @@ static struct timespec until(uint64_t deadline_ns)
  * Calls ppoll() once for all networks, and sets one bit per ready handle. A TAP whose interface was
  * deleted is noted and is not ready.
  */
-static enum verdict look(struct vm *vm, const struct timespec *timeout, bool held, uint64_t *ready_set)
+static enum verdict poll_once(struct vm *vm, const struct timespec *timeout, bool held, uint64_t *ready_set)
 {
     struct pollfd wait[MFT_MAX_ENTRIES + 1];
     nfds_t count = 0;
@@ -67,11 +67,11 @@ enum verdict net_wait(struct vm *vm, uint64_t timeout_ns, uint64_t *ready_set)
         if (net_needs_check(vm)) {
             if (net_check_detached(vm) == EXIT)
                 return EXIT;
-            if (net_vm(vm)->look_ns < until_ns)
-                until_ns = net_vm(vm)->look_ns;
+            if (net_vm(vm)->next_report_ns < until_ns)
+                until_ns = net_vm(vm)->next_report_ns;
         }
         const struct timespec timeout = waits ? until(until_ns) : (struct timespec){0, 0};
-        if (look(vm, &timeout, held, ready_set) == EXIT)
+        if (poll_once(vm, &timeout, held, ready_set) == EXIT)
             return EXIT;
         /* otherwise the wait was short, or ended, because of a deleted interface */
         if (*ready_set || !net_needs_check(vm) || !waits || monotonic_ns() >= vm->resume.poll_deadline_ns)

@@ -13,7 +13,7 @@
 #define QUICK_KICKS  16u
 #define QUICK_MIN_NS 20000u /* for a host where an exit and a system call take a few microseconds or less */
 #define QUICK_MAX_NS 2000000u
-#define TURNS        3u /* how often the worker yields; the scheduler may return from the first immediately */
+#define YIELDS       3u /* how often the worker yields; the scheduler may return from the first immediately */
 
 /*
  * The area after the ring, which the guest does not use. It holds the large frame that is cut, and
@@ -166,7 +166,7 @@ static void send_waiting(struct vm *vm)
 }
 
 /* Copies a frame that may wait. Returns false if it may not. */
-static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
+static bool add_waiting(struct vm *vm, const struct hvt_ring_entry *entry)
 {
     struct net_ring *ring = &net_vm(vm)->ring;
     const void *data = guest_bytes_at(&vm->memory, entry->data, entry->len);
@@ -183,7 +183,7 @@ static bool let_wait(struct vm *vm, const struct hvt_ring_entry *entry)
 /* ---- Entries */
 
 /* Ends the run because of an entry's address, like the hypercall `number` with the same address would. */
-static bool ring_break(struct vm *vm, uint32_t number, const struct hvt_ring_entry *entry)
+static bool end_run_at_entry(struct vm *vm, uint32_t number, const struct hvt_ring_entry *entry)
 {
     vm->fault =
         (struct vm_event){.kind = EVENT_BAD_ACCESS, .number = number, .gpa = entry->data, .len = entry->len};
@@ -191,22 +191,22 @@ static bool ring_break(struct vm *vm, uint32_t number, const struct hvt_ring_ent
     return false;
 }
 
-static void give_way(const struct net_ring *ring)
+static void yield_processor(const struct net_ring *ring)
 {
-    for (uint32_t turn = 0; ring->gives_way && turn < TURNS; turn++)
+    for (uint32_t i = 0; ring->may_yield && i < YIELDS; i++)
         sched_yield();
 }
 
 /* Returns false if the entry ends the run. */
 static bool serve_write(struct vm *vm, const struct hvt_ring_entry *entry, bool may_wait)
 {
-    if (may_wait && let_wait(vm, entry))
+    if (may_wait && add_waiting(vm, entry))
         return true;
     send_waiting(vm); /* keeps the order */
     /* The guest gets no result: it does not wait for one. */
     return net_send_from(vm, &vm->shared->ring_counters, entry->handle, entry->data, entry->len, NULL) !=
                DEVICE_BAD_RANGE ||
-           ring_break(vm, HVT_HYPERCALL_NET_WRITE, entry);
+           end_run_at_entry(vm, HVT_HYPERCALL_NET_WRITE, entry);
 }
 
 static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
@@ -217,13 +217,13 @@ static bool serve_read(struct vm *vm, const struct hvt_ring_entry *entry)
     enum device_answer ret = net_receive_to(vm, counters, entry->handle, entry->data, &len, NULL);
     if (ret != DEVICE_DONE && ring->waiting) {
         send_waiting(vm); /* these frames may cause an answer to arrive */
-        give_way(ring);
+        yield_processor(ring);
         len = entry->len;
         ret = net_receive_to(vm, counters, entry->handle, entry->data, &len, NULL);
     }
     ring->found = ret == DEVICE_DONE;
     if (ret == DEVICE_BAD_RANGE)
-        return ring_break(vm, HVT_HYPERCALL_NET_READ, entry);
+        return end_run_at_entry(vm, HVT_HYPERCALL_NET_READ, entry);
     post_commit(vm, (struct hvt_ring_commit){
                         .id = entry->id, .ret = ret, .len = ret == DEVICE_DONE ? (uint32_t)len : 0});
     return true;

@@ -33,7 +33,7 @@ struct net_ring {
     /* the worker (ring_worker.c), if there is one */
     bool has_worker;
     bool woken;     /* the worker may serve; before that it reads nothing */
-    bool gives_way; /* the worker may call sched_yield() */
+    bool may_yield; /* the worker may call sched_yield() */
     bool kept;      /* made by ring_worker_prepare(): it lives until the process ends */
     sem_t asleep;   /* a kept worker posts it when it sleeps for the first time */
     sem_t done;     /* a kept worker posts it when it will never again use guest memory or devices */

@@ -12,13 +12,13 @@
 #include "quiet_thread.h"
 #include "ring.h"
 
-#define LOOKS_A_CLOCK       32u /* looks for entries between two readings of the clock */
-#define QUICKS_BEFORE_SLEEP 4u  /* to sleep costs sixteen kicks until the next wake-up, and the wake-up */
-#define STACK_BYTES         0x20000
-#define HEAP_MIN            (2u << 20)  /* bytes that must remain for the guest after its bss */
-#define SPARE_MIN           (32u << 20) /* with this much memory, a guest can spare the ring's area */
+#define LOOKS_PER_CLOCK_READING 32u /* looks for entries between two readings of the clock */
+#define QUICKS_BEFORE_SLEEP     4u  /* to sleep costs sixteen kicks until the next wake-up, and the wake-up */
+#define STACK_BYTES             0x20000
+#define HEAP_MIN                (2u << 20)  /* bytes that must remain for the guest after its bss */
+#define SPARE_MIN               (32u << 20) /* with this much memory, a guest can spare the ring's area */
 
-static bool is_to_quit(const struct net_ring *ring)
+static bool must_quit(const struct net_ring *ring)
 {
     return atomic_load_explicit(&ring->quit, memory_order_relaxed);
 }
@@ -29,16 +29,16 @@ static bool serve_while_busy(struct vm *vm)
     const uint64_t limit_ns = QUICKS_BEFORE_SLEEP * ring_quick_ns(&net_vm(vm)->ring);
     uint64_t idle_since_ns = 0;
     uint32_t looks = 0;
-    while (!is_to_quit(&net_vm(vm)->ring)) {
+    while (!must_quit(&net_vm(vm)->ring)) {
         /* This limits how long a frame waits for the guest's next read. */
-        const bool idle = looks >= LOOKS_A_CLOCK;
+        const bool idle = looks >= LOOKS_PER_CLOCK_READING;
         const int32_t served = idle ? ring_serve(vm) : ring_serve_busy(vm);
         if (served < 0)
             return false;
         looks = served ? 0 : looks + 1;
-        if (looks == LOOKS_A_CLOCK)
+        if (looks == LOOKS_PER_CLOCK_READING)
             idle_since_ns = monotonic_ns();
-        else if (looks && looks % LOOKS_A_CLOCK == 0 && monotonic_ns() - idle_since_ns > limit_ns)
+        else if (looks && looks % LOOKS_PER_CLOCK_READING == 0 && monotonic_ns() - idle_since_ns > limit_ns)
             break;
         __builtin_ia32_pause();
     }
@@ -56,7 +56,7 @@ static void *work(void *argument)
         sem_post(&ring->asleep);
         (void)!read(ring->wake_fd, &woken, sizeof woken);
     }
-    while (!is_to_quit(ring)) {
+    while (!must_quit(ring)) {
         pthread_mutex_lock(&ring->serving);
         ring_want_kicks(vm, false);
         sound = serve_while_busy(vm);
@@ -71,7 +71,7 @@ static void *work(void *argument)
          * entry. Pairs with the guest's fence.
          */
         atomic_thread_fence(memory_order_seq_cst);
-        if (ring_posted(vm) == served && !is_to_quit(ring))
+        if (ring_posted(vm) == served && !must_quit(ring))
             (void)!read(ring->wake_fd, &woken, sizeof woken);
     }
     if (!sound)
@@ -98,7 +98,7 @@ static bool make_worker(struct vm *vm)
         return false;
     atomic_store(&ring->quit, false);
     /* Tried here first: an inherited filter may refuse it, which would end the worker. */
-    ring->gives_way = sched_yield() == 0;
+    ring->may_yield = sched_yield() == 0;
     if (quiet_thread(&ring->thread, STACK_BYTES, work, vm) != 0) {
         close(ring->wake_fd);
         return false;

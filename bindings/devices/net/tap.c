@@ -161,54 +161,54 @@ int net_attach_here(const struct vm *vm, uint32_t handle, struct device_error *e
     return net_attach_again(&vm->devices[handle], error);
 }
 
-static int does_not_fit(struct device_error *error, int fd, enum device_problem problem, const char *why)
+static int refuse_descriptor(struct device_error *error, int fd, enum device_problem problem, const char *why)
 {
     return device_failed(error, problem, problem == DEVICE_DESCRIPTOR ? errno : EINVAL,
                          "Could not attach interface: @%d: %s", fd, why);
 }
 
-static int judge_socket(int fd, struct device_error *error)
+static int check_socket(int fd, struct device_error *error)
 {
     int type = 0;
     socklen_t type_len = sizeof type, peer_len;
     struct sockaddr_storage peer;
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) < 0)
-        return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(errno));
+        return refuse_descriptor(error, fd, DEVICE_DESCRIPTOR, strerror(errno));
     if (type == SOCK_STREAM)
-        return does_not_fit(error, fd, DEVICE_NET_STREAM,
-                            "a stream socket, which does not keep the boundaries of frames");
+        return refuse_descriptor(error, fd, DEVICE_NET_STREAM,
+                                 "a stream socket, which does not keep the boundaries of frames");
     peer_len = sizeof peer;
     if (getpeername(fd, (struct sockaddr *)&peer, &peer_len) < 0 && errno == ENOTCONN)
-        return does_not_fit(error, fd, DEVICE_NET_UNCONNECTED, "the socket is not connected");
+        return refuse_descriptor(error, fd, DEVICE_NET_UNCONNECTED, "the socket is not connected");
     return 0;
 }
 
 /* Returns 0 if one read() or write() on `fd` transfers one Ethernet frame, otherwise -1. */
-static int judge(int fd, struct device_error *error)
+static int check_descriptor(int fd, struct device_error *error)
 {
     struct stat about;
     struct ifreq request = {0};
     const int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fstat(fd, &about) < 0)
-        return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(errno));
+        return refuse_descriptor(error, fd, DEVICE_DESCRIPTOR, strerror(errno));
     if (flags & O_PATH)
-        return does_not_fit(error, fd, DEVICE_PATH_ONLY,
-                            "the descriptor names a file that is not open (O_PATH)");
+        return refuse_descriptor(error, fd, DEVICE_PATH_ONLY,
+                                 "the descriptor names a file that is not open (O_PATH)");
     if (S_ISSOCK(about.st_mode))
-        return judge_socket(fd, error);
+        return check_socket(fd, error);
     if (!S_ISCHR(about.st_mode) || ioctl(fd, TUNGETIFF, &request) < 0)
-        return does_not_fit(error, fd, DEVICE_NET_KIND, "neither a TAP interface nor a socket");
+        return refuse_descriptor(error, fd, DEVICE_NET_KIND, "neither a TAP interface nor a socket");
     if (!(request.ifr_flags & IFF_TAP) || !(request.ifr_flags & IFF_NO_PI))
-        return does_not_fit(error, fd, DEVICE_NET_KIND,
-                            "not a TAP interface without packet information (IFF_TAP | IFF_NO_PI)");
+        return refuse_descriptor(error, fd, DEVICE_NET_KIND,
+                                 "not a TAP interface without packet information (IFF_TAP | IFF_NO_PI)");
     if ((flags & O_ACCMODE) != O_RDWR)
-        return does_not_fit(error, fd, DEVICE_NET_KIND, "not open for reading and writing (O_RDWR)");
+        return refuse_descriptor(error, fd, DEVICE_NET_KIND, "not open for reading and writing (O_RDWR)");
     return 0;
 }
 
 static int duplicate(int fd, struct device_error *error)
 {
-    if (judge(fd, error) < 0)
+    if (check_descriptor(fd, error) < 0)
         return -1;
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     int on = 1;
@@ -217,7 +217,7 @@ static int duplicate(int fd, struct device_error *error)
     int os_error = errno;
     if (copy >= 0)
         close(copy);
-    return does_not_fit(error, fd, DEVICE_DESCRIPTOR, strerror(os_error));
+    return refuse_descriptor(error, fd, DEVICE_DESCRIPTOR, strerror(os_error));
 }
 
 /* Replaces six zero bytes with a random address: unicast, locally administered. Returns 0 or -errno. */

@@ -131,8 +131,8 @@ static bool parse(struct segment *s, const uint8_t *frame, uint64_t len)
  * Joined segments lose their checksums. So a wrong checksum must be found here, or it would become
  * a correct one.
  */
-static bool sums_are_right(const uint8_t *head, uint32_t head_len, const uint8_t *payload,
-                           uint32_t payload_len)
+static bool sums_are_correct(const uint8_t *head, uint32_t head_len, const uint8_t *payload,
+                             uint32_t payload_len)
 {
     const uint32_t tcp_len = head_len - TCP_AT + payload_len;
     return internet_sum(head + IP_AT, IP_BYTES) == 0xffff &&
@@ -180,11 +180,11 @@ bool tcp_join_next(struct tcp_joined *joined, const uint8_t *frame, uint64_t len
     if (joined->complete || joined->count == TCP_JOINED_MAX || !parse(&s, frame, len) ||
         s.payload_len > joined->segment_len ||
         joined->head_len - ETHERNET_BYTES + joined->payload_len + s.payload_len > IP_LENGTH_MAX ||
-        !follows(joined, &s) || !sums_are_right(s.head, s.head_len, s.payload, s.payload_len))
+        !follows(joined, &s) || !sums_are_correct(s.head, s.head_len, s.payload, s.payload_len))
         return false;
     const struct iovec *first = &joined->pieces[2];
     if (joined->count == 1 &&
-        !sums_are_right(joined->head, joined->head_len, first->iov_base, (uint32_t)first->iov_len))
+        !sums_are_correct(joined->head, joined->head_len, first->iov_base, (uint32_t)first->iov_len))
         return false;
     const uint8_t pushed = s.head[TCP_AT + TCP_FLAGS] & FLAG_PSH;
     joined->head[TCP_AT + TCP_FLAGS] |= pushed;

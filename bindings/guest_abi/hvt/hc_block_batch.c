@@ -122,7 +122,7 @@ enum verdict hc_block_batch(struct vm *vm, union hypercall_args *args)
         if (moved < BLOCK_PIECE_BYTES)
             continue;
         moved = 0;
-        if (block_is_wanted_elsewhere(vm)) {
+        if (block_must_pause(vm)) {
             vm->resume.batch_done = i + 1;
             return exit_interrupted(vm);
         }

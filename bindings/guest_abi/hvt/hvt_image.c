@@ -22,7 +22,7 @@ static const struct elf_note_kind abi_note = {
     .type = HVT_NOTE_ABI_TYPE,
     .align = HVT_NOTE_ABI_ALIGN,
     .max_bytes = HVT_NOTE_ABI_MAX,
-    .minds_others = true,
+    .refuses_malformed = true,
 };
 static const struct elf_note_kind manifest_note = {
     .owner = "Solo5",
@@ -30,7 +30,7 @@ static const struct elf_note_kind manifest_note = {
     .type = HVT_NOTE_MFT_TYPE,
     .align = HVT_NOTE_MFT_ALIGN,
     .max_bytes = HVT_NOTE_MFT_MAX,
-    .minds_others = true,
+    .refuses_malformed = true,
 };
 /*
  * Solo5 does not read any note after its own two. So such a note must not make this parser refuse a
@@ -42,7 +42,7 @@ static const struct elf_note_kind extension_note = {
     .type = TENDER_NOTE_EXTENSION_TYPE,
     .align = TENDER_NOTE_EXTENSION_ALIGN,
     .max_bytes = TENDER_NOTE_EXTENSION_MAX,
-    .minds_others = false,
+    .refuses_malformed = false,
 };
 
 static int refuse_target(struct elf_error *error, uint64_t offset, uint32_t target)
