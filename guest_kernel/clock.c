@@ -43,7 +43,7 @@ static void factor_compute(void)
 void clock_init(uint64_t hz)
 {
     if (hz == 0 || hz >> 34) {
-        panic("clock: boot info says the counter runs at %lu Hz", hz);
+        panic("clock: boot info has a counter frequency of %lu Hz; expected 1 to 2^34 - 1", hz);
     }
     tsc_hz = hz;
     factor_compute();

@@ -226,8 +226,8 @@ struct heap_stats heap_check(void)
         bool is_free = !piece_is_used(piece);
         if (bytes < PIECE_MIN || bytes % 16 || bytes > (uintptr_t)heap_end - (uintptr_t)piece ||
             piece->prev_bytes != prev_bytes || (is_free && prev_free)) {
-            panic("memory: the heap is torn at %p: %zu bytes, %zu before", (void *)piece, bytes,
-                  piece->prev_bytes);
+            panic("memory: the heap is corrupt at %p: the header has %zu bytes, and %zu before it",
+                  (void *)piece, bytes, piece->prev_bytes);
         }
         if (is_free) {
             size_t payload = bytes - HEADER_BYTES;

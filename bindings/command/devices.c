@@ -96,7 +96,7 @@ void devices_attach(const struct request *request, const struct elf_image *image
                     uint32_t ring_mode, struct devices *devices)
 {
     for (uint32_t i = 1; i < image->manifest.entries; i++)
-        chosen[i].settings = DEVICE_SETTINGS_UNSAID;
+        chosen[i].settings = DEVICE_SETTINGS_DEFAULTS;
     for (size_t i = 0; i < request->setting_count; i++) {
         const struct setting *setting = &request->settings[i];
         struct choice *choice = &chosen[find(image, setting)];

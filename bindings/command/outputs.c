@@ -72,7 +72,7 @@ static bool is_same(int fd, const char *name, int other)
 /* The same for the files that a device is made of, if its kind has files. */
 static bool is_of_device(int fd, const struct setting *setting, bool solo5)
 {
-    struct device_settings said = DEVICE_SETTINGS_UNSAID;
+    struct device_settings said = DEVICE_SETTINGS_DEFAULTS;
     if (!device_has_places(&(struct vm_device){.type = setting->type}) ||
         !device_configure(setting->type, &said, setting->option, setting->value, solo5))
         return false;

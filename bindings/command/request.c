@@ -158,7 +158,7 @@ static bool read_setting(struct request *request, const struct option *option, c
                          size_t name_len, const char *value)
 {
     struct setting *setting = &request->settings[request->setting_count++];
-    struct device_settings read = DEVICE_SETTINGS_UNSAID;
+    struct device_settings read = DEVICE_SETTINGS_DEFAULTS;
     *setting = (struct setting){option->field, option->name + 2, name, name_len, value};
     return device_configure(setting->type, &read, setting->option, value, request->solo5);
 }

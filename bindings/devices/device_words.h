@@ -18,7 +18,7 @@ enum device_type_by_name {
 };
 
 /* The settings of a device that no option describes. */
-#define DEVICE_SETTINGS_UNSAID ((struct device_settings){.fd = -1, .mtu = 1500, .sector_size = 512})
+#define DEVICE_SETTINGS_DEFAULTS ((struct device_settings){.fd = -1, .mtu = 1500, .sector_size = 512})
 
 typedef bool device_configurer(struct device_settings *settings, const char *option, const char *value,
                                bool solo5);

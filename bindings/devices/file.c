@@ -33,7 +33,7 @@ static const char *kind_name(mode_t mode)
     case S_IFBLK:
         return "a block device";
     default:
-        return "an object of the kernel without a name";
+        return "an anonymous object of the kernel, such as an eventfd";
     }
 }
 

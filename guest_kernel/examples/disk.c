@@ -135,7 +135,8 @@ int main(int argc, char **argv)
     blocks = disk.capacity / disk.block_size;
     printf("disk: storage capacity %lu block size %u blocks %lu\n", disk.capacity, disk.block_size, blocks);
     if (blocks == 0 || disk.block_size > BLOCK_BYTES_MAX) {
-        FAIL("block size %u, expected at most %d and one block at least", disk.block_size, BLOCK_BYTES_MAX);
+        FAIL("block size %u, blocks %lu; expected at most %d and at least 1", disk.block_size, blocks,
+             BLOCK_BYTES_MAX);
     }
     bool read_only = args_has(argc, argv, "--read-only");
     bool verify_only = args_has(argc, argv, "--verify");

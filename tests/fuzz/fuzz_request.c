@@ -49,7 +49,7 @@ static void check_setting(const struct request *request, const struct setting *s
     MUST(setting->name_len <= 67 && (setting->name_len || !request->solo5));
     for (size_t i = 0; i < setting->name_len; i++)
         MUST(is_within(setting->name + i, words, count) && strchr(":=", setting->name[i]) == NULL);
-    struct device_settings said = DEVICE_SETTINGS_UNSAID;
+    struct device_settings said = DEVICE_SETTINGS_DEFAULTS;
     MUST(is_within(setting->value, words, count));
     MUST(device_configure(setting->type, &said, setting->option, setting->value, request->solo5));
     if (strcmp(setting->option, "net") == 0)

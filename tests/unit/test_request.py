@@ -90,7 +90,7 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
     number((double)r.setting_count);
     for (size_t i = 0; i < r.setting_count; i++) {
         const struct setting *s = &r.settings[i];
-        struct device_settings d = DEVICE_SETTINGS_UNSAID;
+        struct device_settings d = DEVICE_SETTINGS_DEFAULTS;
         if (!device_configure(s->type, &d, s->option, s->value, is_solo5))
             text("refused", 7);
         text(s->option, strlen(s->option));
