@@ -1,3 +1,4 @@
+/* The host's monotonic clock, in nanoseconds. */
 #define _GNU_SOURCE
 #include <time.h>
 

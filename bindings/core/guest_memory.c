@@ -1,3 +1,4 @@
+/* Checks and converts guest-physical addresses; guest_memory.h has the contract. */
 #include "entered.h"
 
 void guest_memory_ranges_set(struct guest_memory *memory)

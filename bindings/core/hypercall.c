@@ -1,3 +1,4 @@
+/* Dispatches hypercalls by the rows of hypercalls.def; hypercall.h has the contract. */
 #define _GNU_SOURCE
 #include "hypercall.h"
 

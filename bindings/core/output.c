@@ -1,3 +1,4 @@
+/* Writes text without waiting for its reader; output.h has the contract. */
 #define _GNU_SOURCE
 #include "output.h"
 

@@ -1,3 +1,4 @@
+/* The request to stop a VM, and the size of the files that it writes; vm.h has the contract. */
 #include "vm.h"
 
 #include <sys/stat.h>

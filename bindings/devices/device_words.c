@@ -1,3 +1,4 @@
+/* Reads the values of options for devices; device_words.h has the contract. */
 #include "device_words.h"
 
 #define DIGITS_MAX 9 /* for every number here, so that an int can hold it */

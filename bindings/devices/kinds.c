@@ -1,3 +1,4 @@
+/* The kinds of devices by type, for the process that holds the VM; device_ops.h has the contract. */
 #include "device_ops.h"
 
 uint32_t device_types(void)

@@ -1,3 +1,4 @@
+/* The kinds of devices by type, for the process that runs the guest; device_ops.h has the contract. */
 #include "device_ops.h"
 
 const struct device_run_ops *const device_run_kinds[DEVICE_TYPES] = {

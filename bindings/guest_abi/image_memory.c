@@ -1,3 +1,4 @@
+/* Puts an image into guest memory; image_memory.h has the contract. */
 #include "image_memory.h"
 
 #include <errno.h>

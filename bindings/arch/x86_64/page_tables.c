@@ -1,3 +1,4 @@
+/* Writes the GDT and the page tables; page_tables.h has the contract. */
 #include "page_tables.h"
 
 #include <assert.h>

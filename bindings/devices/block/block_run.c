@@ -1,3 +1,4 @@
+/* The part of the disks' interface for the process that runs the guest; device_ops.h has the contract. */
 #define _GNU_SOURCE
 #include <sys/mman.h>
 

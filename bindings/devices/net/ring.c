@@ -1,3 +1,4 @@
+/* Serves the network ring; ring.h has the contract. */
 #include "ring.h"
 
 #include <sched.h>

@@ -1,3 +1,4 @@
+/* Joins and cuts TCP segments; tcp_segments.h has the contract. */
 #include "tcp_segments.h"
 
 #include <string.h>
