@@ -29,7 +29,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "event_loop": ("hello", "2"),
     "pool": ("hello", "4"),
 }
-"""Those that need no network and end with status 0: the image, and the words behind it."""
+"""The examples that need no network and end with status 0: the image of each, and the words after it."""
 
 
 @cache
