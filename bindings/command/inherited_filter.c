@@ -47,8 +47,7 @@ static int64_t wait_by_epoll(struct pollfd *fds, uint64_t count, const struct ti
                              const sigset_t *mask)
 {
     struct epoll_event found[WAIT_MAX];
-    int always =
-        0; /* the number of files that are always ready: regular files, which epoll does not accept */
+    int always = 0; /* regular files, which epoll does not accept, are always ready */
     if (count > WAIT_MAX)
         return -EINVAL;
     int set = epoll_create1(EPOLL_CLOEXEC);
@@ -70,7 +69,7 @@ static int64_t wait_by_epoll(struct pollfd *fds, uint64_t count, const struct ti
     return answer;
 }
 
-static int64_t otherwise(int call, const greg_t *with)
+static int64_t replacement_for(int call, const greg_t *with)
 {
     if (call == SYS_ppoll)
         return wait_by_epoll((struct pollfd *)with[REG_RDI], (uint64_t)with[REG_RSI],
@@ -89,7 +88,7 @@ static void on_refusal(int number, siginfo_t *about, void *context)
     if (about->si_code != SYS_SECCOMP)
         return;
     under_inherited_filter = 1;
-    registers[REG_RAX] = otherwise(about->si_syscall, registers);
+    registers[REG_RAX] = replacement_for(about->si_syscall, registers);
 }
 
 /* The kernel's struct sigaction. */

@@ -86,7 +86,7 @@ static bool is_of_device(int fd, const struct setting *setting, bool solo5)
 
 /* Returns which part of the guest is in this file; NULL: none. It runs before anything is opened, so that not
  * even the report of a refusal overwrites it. */
-static const char *guests(int fd, const struct request *request)
+static const char *part_of_guest(int fd, const struct request *request)
 {
     if (is_same(fd, request->image, -1))
         return "the image";
@@ -98,7 +98,7 @@ static const char *guests(int fd, const struct request *request)
 
 /* The same for files that are also written, named by an option or inherited. If two inherited descriptors
  * are the same file, that is the caller's choice. */
-static const char *written(int fd, const struct request *request, bool is_file_of_ours)
+static const char *other_output(int fd, const struct request *request, bool is_file_of_ours)
 {
     const char *const console = request->console ? request->console : "-";
     const int console_fd = descriptor_of(console);
@@ -120,9 +120,9 @@ void report_open(const struct request *request)
         return;
     }
     const int fd = open_target("--json", target, FILE_REPORT);
-    const char *what = guests(fd, request);
+    const char *what = part_of_guest(fd, request);
     if (!what)
-        what = written(fd, request, given < 0);
+        what = other_output(fd, request, given < 0);
     if (what) /* Python refuses it too, and prints the message */
         leave_to_python(says_written_over, "--json", target_shown(target), what);
     report.target = target;
@@ -138,7 +138,7 @@ int console_open(const struct request *request)
     if (strcmp(target, "none") == 0)
         return CONSOLE_DISCARD;
     const int fd = open_target("--console", target, FILE_CONSOLE);
-    const char *const what = guests(fd, request);
+    const char *const what = part_of_guest(fd, request);
     if (what)
         leave_to_python(says_written_over, "--console", target_shown(target), what);
     return fd;

@@ -84,9 +84,9 @@ char *find_in_package(const char *name)
         for (int i = 0; i < count && !found; i++)
             found = existing(bin, pythons[i]->d_name, packages[p], name);
     free(lib);
-    char *beside;
-    if (!found && asprintf(&beside, "%s/../tender/%s", bin, name) >= 0)
-        found = readable(beside);
+    char *in_target;
+    if (!found && asprintf(&in_target, "%s/../tender/%s", bin, name) >= 0)
+        found = readable(in_target);
     return found;
 }
 
@@ -142,14 +142,14 @@ void execute_python(char **words)
         return;
     size_t at = 0;
     argv[at++] = python && access(python, X_OK) == 0 ? python : (char *)(uintptr_t)"python3";
-    const char *const beside[] = {"-I", "-S", "-X", "utf8", launch};
+    const char *const direct[] = {"-I", "-S", "-X", "utf8", launch};
     char *places = launch ? NULL : package_places();
     const char *const copy_hint = unreadable_package ? UNREADABLE_HINT : COPY_HINT;
     const char *const hint = strcmp(the_command.program, "tender") == 0 ? copy_hint : "";
     const char *const anywhere[] = {"-P", "-X", "utf8", "-c", elsewhere, the_command.program, hint, places};
-    const char *const *options = launch ? beside : anywhere;
+    const char *const *options = launch ? direct : anywhere;
     /* -X utf8: arguments reach the guest byte for byte, whatever the locale. */
-    for (size_t i = 0; i < (launch ? sizeof beside : sizeof anywhere) / sizeof *options; i++)
+    for (size_t i = 0; i < (launch ? sizeof direct : sizeof anywhere) / sizeof *options; i++)
         argv[at++] = (char *)(uintptr_t)options[i];
     memcpy(argv + at, words, count * sizeof *words);
     /* A filter that has refused our calls would kill an interpreter, which makes more calls. */

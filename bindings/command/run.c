@@ -41,7 +41,7 @@ static struct machine machine;
 static struct machine_choice choice;
 static volatile sig_atomic_t caught;    /* SIGINT or SIGTERM */
 static volatile sig_atomic_t over_time; /* SIGALRM */
-static bool deaf_to_interrupts; /* SIGINT is ignored, as a shell does for programs in the background */
+static bool ignores_interrupts; /* SIGINT is ignored, as a shell does for programs in the background */
 
 static struct image {
     const char *name;
@@ -57,7 +57,7 @@ static void handle(int number, void (*handler)(int), int flags)
 
 /* Used around the access to files before the guest runs: a file system may be slow. The first SIGINT or
  * SIGTERM ends such a wait, and so ends the command. */
-static void let_stops_in(int how)
+static void mask_stops(int how)
 {
     sigset_t stops;
     sigemptyset(&stops);
@@ -114,10 +114,10 @@ static void load_segments(uint8_t *memory, bool at_once)
     const struct byte_source source = byte_source_file(image.fd);
     if (at_once)
         make_pages(memory);
-    let_stops_in(SIG_UNBLOCK);
+    mask_stops(SIG_UNBLOCK);
     if (start_state_load_segments_at(&image.elf, &source, memory, &error) < 0)
         refuse_image(&error);
-    let_stops_in(SIG_BLOCK);
+    mask_stops(SIG_BLOCK);
 }
 
 /* Joins the arguments with single spaces. */
@@ -139,16 +139,16 @@ static size_t join(char *const *words, char line[HVT_CMDLINE_BYTES])
 
 /* Returns this command's arguments as the guest's process shows them, where the guest can read them: without
  * the directories of the host's files, and no more than fit on their stack. */
-static const char *const *words_to_show(void)
+static const char *const *arguments_to_show(void)
 {
     size_t count = 0, at = 0, bytes = 0;
     while (the_command.words[count])
         count++;
-    const char **shown_words = calloc(count + 3, sizeof *shown_words);
-    if (!shown_words)
+    const char **shown_arguments = calloc(count + 3, sizeof *shown_arguments);
+    if (!shown_arguments)
         leave_to_python("no memory for the arguments of the guest's process");
     const bool is_front = *the_command.words == the_command.program; /* that name is the first argument */
-    shown_words[at++] = the_command.program;
+    shown_arguments[at++] = the_command.program;
     bool of_guest = false;
     for (char **word = the_command.words + is_front; *word; word++) {
         const char *slash = of_guest ? NULL : strrchr(*word, '/');
@@ -157,21 +157,21 @@ static const char *const *words_to_show(void)
         of_guest = of_guest || *word == image.name;
         bytes += sizeof *word + strlen(*word) + 1;
         if (bytes > WORDS_SHOWN_MAX) {
-            shown_words[at] = "...";
+            shown_arguments[at] = "...";
             break;
         }
         if (!slash)
-            shown_words[at++] = *word;
+            shown_arguments[at++] = *word;
         else if (!value || value > slash)
-            shown_words[at++] = slash + 1;
+            shown_arguments[at++] = slash + 1;
         else {
             char *cut;
             if (asprintf(&cut, "%.*s%s", (int)(value + 1 - *word), *word, slash + 1) < 0)
                 leave_to_python("no memory for the arguments of the guest's process");
-            shown_words[at++] = cut;
+            shown_arguments[at++] = cut;
         }
     }
-    return shown_words;
+    return shown_arguments;
 }
 
 /* ---- the machine */
@@ -203,7 +203,7 @@ static void make_machine(const struct request *request, const struct machine_pla
 
 static uint64_t began_ns, vm_created_ns; /* for the report; 0 if there is none */
 
-/* The calls that replace a refused ppoll (inherited_filter.c) must be allowed by our own filter. */
+/* Whether ppoll is refused. Then our own filter must allow the calls that replace it (inherited_filter.c). */
 static bool waits_are_refused(void)
 {
     const struct timespec at_once = {0, 0};
@@ -245,7 +245,7 @@ static void on_stop(int number)
     caught = number;
     hurried = 1;
     devices_leave(); /* now, because the next signal kills the process at any moment */
-    if (!deaf_to_interrupts)
+    if (!ignores_interrupts)
         handle(SIGINT, SIG_DFL, 0); /* the next signal kills the process */
     handle(SIGTERM, SIG_DFL, 0);
     stop_soon();
@@ -335,20 +335,20 @@ static void on_first(int number)
 {
     caught = number;
     hurried = 1;
-    if (!deaf_to_interrupts)
+    if (!ignores_interrupts)
         handle(SIGINT, SIG_DFL, 0);
     handle(SIGTERM, SIG_DFL, 0);
 }
 
 /* Installs the handlers, unless a signal has already come: then the next one kills. */
-static void hear(const struct request *request, void (*handler)(int))
+static void install_stop_handlers(const struct request *request, void (*handler)(int))
 {
     if (caught)
         return;
     if (interrupts_are_ignored(request))
-        deaf_to_interrupts = true; /* solo5-hvt handles SIGINT even if it is ignored */
+        ignores_interrupts = true; /* solo5-hvt handles SIGINT even if it is ignored */
     handle(SIGTERM, handler, 0);
-    if (!deaf_to_interrupts)
+    if (!ignores_interrupts)
         handle(SIGINT, handler, 0);
 }
 
@@ -365,7 +365,7 @@ int signal_caught(void)
 static void expect_signals(const struct request *request)
 {
     struct sigaction now;
-    hear(request, on_stop);
+    install_stop_handlers(request, on_stop);
     if (caught) {
         devices_leave();
         stop_soon();
@@ -373,7 +373,7 @@ static void expect_signals(const struct request *request)
     if (!machine.ops->pause) {
         handle(VM_KICK_SIGNAL, on_kick, 0); /* the ring's worker has found an event that ends the run */
         runner_of(&vm)->signals_at_will = true;
-    } else if (!machine.tells_its_end && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+    } else if (!machine.reports_own_end && sigaction(SIGTSTP, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
     if (request->timeout_s > 0)
         handle(SIGALRM, on_time_over, 0);
@@ -396,7 +396,7 @@ void devices_leave(void)
 }
 
 /* Releases what would outlive this process: parts of machine and devices. */
-static void give_back(void)
+static void release_machine(void)
 {
     if (!machine.ops->leave)
         machine.ops->close(&machine);
@@ -445,7 +445,7 @@ static _Noreturn void end(const struct request *request, uint32_t layers)
     char time_is_over[96];
     struct told_exit told;
     (void)snprintf(time_is_over, sizeof time_is_over, says_time_over, request->timeout_s);
-    give_back();
+    release_machine();
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
     exit_report_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader, &told);
     const struct report_about about = about_run(stopped_by, isolation);
@@ -462,7 +462,7 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
     if (!missing)
         return;
     exit_report_tell_missing(missing, machine.ops->words, &reader, &told);
-    give_back();
+    release_machine();
     const struct report_about about = about_run(0, layers);
     report_end(&about, &told, NULL, NULL);
     leave(told.status);
@@ -487,8 +487,8 @@ void run(const struct request *request)
     tsc_sample(); /* early: arch/x86_64/tsc.h */
     if (request->json)
         began_ns = monotonic_ns();
-    hear(request, on_first);
-    let_stops_in(SIG_UNBLOCK);
+    install_stop_handlers(request, on_first);
+    mask_stops(SIG_UNBLOCK);
     image.name = request->image;
     report_open(request);
     open_image(request->image);
@@ -503,17 +503,17 @@ void run(const struct request *request)
     const int console_fd = console_open(request);
     if (console_set(&vm, console_fd) < 0)
         leave_to_python("console: %d: %s", console_fd, strerror(errno));
-    let_stops_in(SIG_BLOCK);
+    mask_stops(SIG_BLOCK);
 
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
         leave_to_python("--net-reattach: a helper process cannot be started: %s", strerror(-error));
     const struct machine_alone alone = {
         .program = the_command.program,
-        .words = words_to_show,
+        .words = arguments_to_show,
         .timeout_s = request->timeout_s,
         .required = request->require,
         .hints = !request->solo5,
-        .deaf_to_interrupts = interrupts_are_ignored(request),
+        .ignores_interrupts = interrupts_are_ignored(request),
         .errors = stderr_output,
         .report = report_output(),
         .report_name = report_name(),
@@ -541,7 +541,7 @@ void run(const struct request *request)
     expect_signals(request);
     if (request->mem_adjusted && !request->quiet)
         say_notice(says_memory_adjusted, request->mem_bytes);
-    const uint32_t layers = machine.tells_its_end ? machine.may_stand : isolate(request);
+    const uint32_t layers = machine.reports_own_end ? machine.possible_layers : isolate(request);
     refuse_missing_layers(request, layers);
     /* solo5-hvt's managers keep stderr as the guest's console; a person reads stderr at a terminal. */
     if (choice.title && !request->quiet && (!request->solo5 || isatty(STDERR_FILENO)))

@@ -30,9 +30,9 @@ struct machine {
     const struct machine_ops *ops; /* NULL: none yet */
     struct vm *vm;
     /* The guest's process reports its own end, and refuses to start without the layers `alone->required`. */
-    bool tells_its_end;
-    uint32_t may_stand;  /* the layers that the guest's process could have */
-    const char *program; /* the program that run() executes; NULL: none */
+    bool reports_own_end;
+    uint32_t possible_layers; /* the layers that the guest's process could have */
+    const char *program;      /* the program that run() executes; NULL: none */
     /* The machine's own state. Before open(): zeros, or what the library has prepared for KVM (kvm_ops.h). */
     _Alignas(16) uint8_t own[MACHINE_OWN_BYTES];
 };
@@ -48,7 +48,7 @@ struct machine_alone {
     double timeout_s;                  /* 0: none; a timer of the process sends SIGALRM */
     uint32_t required;                 /* enum isolation_layer: without these the guest is not started */
     bool hints;
-    bool deaf_to_interrupts;
+    bool ignores_interrupts;
     struct output (*errors)(void); /* stderr, and how to write to it */
     struct output report;          /* the report for programs; fd -1: not wanted */
     const char *report_name;       /* its name, for the message if it cannot be written; empty: no message */
@@ -58,8 +58,9 @@ struct machine_alone {
 
 /* What the command's process still needs after it has given up its rights. */
 struct confinement {
-    bool stand_ins; /* an inherited seccomp filter is in force: calls that it refuses are replaced by others
-                       (command/inherited_filter.c) */
+    /* An inherited seccomp filter is in force. The calls that it refuses are replaced by other calls
+     * (command/inherited_filter.c). */
+    bool replaces_calls;
     struct output outputs[2]; /* stderr and the report, which the process still writes; fd -1: none */
 };
 

@@ -35,8 +35,8 @@ struct owned_vm {
     pid_t runner;
     const int *turn;
     struct time_limit limit;
-    bool told;   /* the end of the run has been reported: done_fd is then readable */
-    int done_fd; /* an eventfd that reports the end; -1: not requested yet */
+    bool end_reported; /* the end of the run has been reported: done_fd is then readable */
+    int done_fd;       /* an eventfd that reports the end; -1: not requested yet */
 };
 
 /* Guards what handles refer to, the user counts and the states. No thread waits while it holds this lock. */
@@ -174,7 +174,7 @@ static void end_use(struct owned_vm *const *owned)
     return unusable
 
 /* Call it with `handles` held. Returns why the object cannot be taken from its handle, or 0. */
-static int in_the_way(const struct owned_vm *owned)
+static int reason_against_taking(const struct owned_vm *owned)
 {
     if (owned->process != getpid() || owned->state != RUNNING)
         return 0;
@@ -187,7 +187,7 @@ int tn_vm_close(struct vm_handle *handle)
 {
     pthread_mutex_lock(&handles);
     struct owned_vm *owned = handle->owned;
-    int answer = owned ? in_the_way(owned) : 0;
+    int answer = owned ? reason_against_taking(owned) : 0;
     if (!owned || answer) {
         pthread_mutex_unlock(&handles);
         return answer;
@@ -216,7 +216,7 @@ int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
 {
     pthread_mutex_lock(&handles);
     struct owned_vm *owned = from->owned;
-    int answer = owned ? in_the_way(owned) : -ESTALE;
+    int answer = owned ? reason_against_taking(owned) : -ESTALE;
     if (!answer && owned->process != getpid())
         answer = -ECHILD;
     if (!answer) {
@@ -230,7 +230,7 @@ int tn_vm_move(struct vm_handle *from, struct vm_handle *to)
         owned->turn = NULL;
         owned->started = false;
         owned->limit.timed_out = false;
-        owned->told = false;
+        owned->end_reported = false;
         close_number(&owned->done_fd);
         to->owned = owned;
     }
@@ -400,7 +400,7 @@ static int copy_done(struct owned_vm *owned, struct descriptor *copy)
     if (copy->fd >= 0)
         return 0;
     if (owned->done_fd < 0)
-        owned->done_fd = eventfd(owned->told, EFD_CLOEXEC | EFD_NONBLOCK);
+        owned->done_fd = eventfd(owned->end_reported, EFD_CLOEXEC | EFD_NONBLOCK);
     copy->fd = owned->done_fd < 0 ? -1 : fcntl(owned->done_fd, F_DUPFD_CLOEXEC, 0);
     return copy->fd < 0 ? -errno : 0;
 }
@@ -419,7 +419,7 @@ static void tell_end(struct owned_vm *owned)
 {
     const uint64_t one = 1;
     pthread_mutex_lock(&handles);
-    owned->told = true;
+    owned->end_reported = true;
     if (owned->done_fd >= 0)
         (void)!write(owned->done_fd, &one, sizeof one);
     pthread_mutex_unlock(&handles);

@@ -305,8 +305,8 @@ void exit_report_fill(const struct vm_event *event, const struct machine_words *
     }
 }
 
-#define REGISTERS_A_LINE 6
-#define FAULT_LINE_BYTES 256
+#define REGISTERS_PER_LINE 6
+#define FAULT_LINE_BYTES   256
 
 const char *event_register(const struct vm_event *event, uint32_t index, uint64_t *value)
 {
@@ -326,7 +326,7 @@ static bool fault_line(const struct vm_event *event, uint32_t number, char text[
 {
     size_t at = 0;
     text[0] = '\0';
-    if (!event->registers_valid || (number && (number - 1) * REGISTERS_A_LINE >= EVENT_REGISTERS))
+    if (!event->registers_valid || (number && (number - 1) * REGISTERS_PER_LINE >= EVENT_REGISTERS))
         return false;
     if (!number) {
         struct code_words code = event_code(event);
@@ -334,8 +334,8 @@ static bool fault_line(const struct vm_event *event, uint32_t number, char text[
                        code.text[0] ? code.text : "none", event->rip);
         return true;
     }
-    for (uint32_t i = (number - 1) * REGISTERS_A_LINE; i < EVENT_REGISTERS && i < number * REGISTERS_A_LINE;
-         i++) {
+    for (uint32_t i = (number - 1) * REGISTERS_PER_LINE;
+         i < EVENT_REGISTERS && i < number * REGISTERS_PER_LINE; i++) {
         uint64_t value;
         const char *name = event_register(event, i, &value);
         at += (size_t)snprintf(text + at, FAULT_LINE_BYTES - at, "%s%s 0x%" PRIx64, at ? "  " : "", name,

@@ -303,7 +303,7 @@ FILLS = re.compile(
     r"\b(?:p?readv?|preadv2|recv|recvfrom|recvmsg|guarded_copy|tcp_cut_next|process_vm_writev|start_state_write_\w+)\("
     r"|\bmem(?:cpy|move|set)\((?!&)|\b__atomic_store_n\(|\bring->shared->\w+(?:\[[^]]*\])? = |\bdata\[\w+\] = "
 )
-REPORTS = re.compile(r"\b(?:entered|guest_put|tell|report_read)\(")
+REPORTS = re.compile(r"\b(?:entered|guest_put|report_entered|report_read)\(")
 
 
 def c_functions(path: Path) -> dict[str, str]:

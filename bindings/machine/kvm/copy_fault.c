@@ -10,38 +10,38 @@
 #include "guarded_copy.h"
 
 static struct sigaction before;
-static atomic_bool handing_on;
+static atomic_bool passing_on;
 static pthread_mutex_t installing = PTHREAD_MUTEX_INITIALIZER;
 
 /* Restores `action` and delivers the signal again: a fault repeats by itself, a sent signal is raised. */
-static void step_aside(int number, const siginfo_t *info, const struct sigaction *action)
+static void redeliver(int number, const siginfo_t *info, const struct sigaction *action)
 {
     (void)sigaction(number, action, NULL);
     if (info->si_code <= 0)
         (void)raise(number);
 }
 
-static void hand_on(int number, siginfo_t *info, void *frame)
+static void pass_on(int number, siginfo_t *info, void *frame)
 {
     const struct sigaction default_action = {.sa_handler = SIG_DFL};
     if (!(before.sa_flags & SA_SIGINFO) && before.sa_handler == SIG_IGN && info->si_code <= 0)
         return;
     if (!(before.sa_flags & SA_SIGINFO) && (before.sa_handler == SIG_DFL || before.sa_handler == SIG_IGN)) {
-        step_aside(number, info, &default_action);
+        redeliver(number, info, &default_action);
         return;
     }
     /* faulthandler restores the handler that it found and raises. If it found ours, this is the second
      * call. */
-    if (info->si_code <= 0 && atomic_load(&handing_on)) {
-        step_aside(number, info, &default_action);
+    if (info->si_code <= 0 && atomic_load(&passing_on)) {
+        redeliver(number, info, &default_action);
         return;
     }
-    atomic_store(&handing_on, true); /* it stays set if the handler leaves by a longjmp */
+    atomic_store(&passing_on, true); /* it stays set if the handler leaves by a longjmp */
     if (before.sa_flags & SA_SIGINFO)
         before.sa_sigaction(number, info, frame);
     else
         before.sa_handler(number);
-    atomic_store(&handing_on, false);
+    atomic_store(&passing_on, false);
 }
 
 static void on_bus_error(int number, siginfo_t *info, void *frame)
@@ -50,7 +50,7 @@ static void on_bus_error(int number, siginfo_t *info, void *frame)
     if (info->si_code > 0 && gregs[REG_RIP] == (greg_t)guarded_copy_may_fault)
         gregs[REG_RIP] = (greg_t)guarded_copy_ends;
     else
-        hand_on(number, info, frame);
+        pass_on(number, info, frame);
 }
 
 /* Called before every run, because others install their handlers without calling the earlier one. */

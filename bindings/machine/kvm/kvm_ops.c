@@ -169,7 +169,7 @@ static uint32_t confine(struct machine *machine, const struct confinement *keeps
     if (vm->map_devices)
         vm->map_devices(vm);
     *teardown = (struct deferred_teardown){-1, -1, -1};
-    if (!keeps->stand_ins)
+    if (!keeps->replaces_calls)
         deferred_teardown_prepare(teardown);
     own(machine)->is_deferred = true;
     give_up_file_growth(vm, keeps);
@@ -254,8 +254,8 @@ static int keep(struct machine *machine, int template_fd)
     return error ? error : take_fresh(kvm_of(machine));
 }
 
-/* Memory is reset after the vCPU: KVM completes the last guest's exit, and completing an `ins` writes to
- * memory. */
+/* Memory is reset after the vCPU: the reset makes KVM complete the last guest's exit, and completing an `ins`
+ * writes to memory. */
 static int reset(struct machine *machine)
 {
     struct cpu_state start;

@@ -204,9 +204,9 @@ static bool has_places(const struct vm *vm)
 }
 
 /* Turns verdicts for some kinds of devices into plain ones. Stand-ins need the calls of all kinds. */
-static void resolve_kinds(struct sock_filter *code, size_t count, const struct vm *vm, bool has_stand_ins)
+static void resolve_kinds(struct sock_filter *code, size_t count, const struct vm *vm, bool replaces_calls)
 {
-    uint32_t types = has_stand_ins ? FOR_TYPES : 0;
+    uint32_t types = replaces_calls ? FOR_TYPES : 0;
     for (uint32_t i = 0; i < vm->device_end; i++)
         types |= 1u << vm->devices[i].type; /* an empty entry has type 0, which no kind of device has */
     for (size_t i = 0; i < count; i++) {
@@ -224,7 +224,7 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
     struct sock_filter code[sizeof kvm_filter_inherited_rules / sizeof *rules + GUARD_LENGTH];
     memcpy(code, rules, count * sizeof *code);
     fill_in(code, count, teardown);
-    resolve_kinds(code, count, vm, keeps->stand_ins);
+    resolve_kinds(code, count, vm, keeps->replaces_calls);
     const uint32_t guard = has_places(vm) ? guard_build(code + count, vm, keeps) : 0;
     for (size_t i = 0; i < count; i++)
         if (code[i].code == (BPF_RET | BPF_K) && code[i].k == GUARDED) {
@@ -242,8 +242,8 @@ static bool install(const struct sock_filter *rules, size_t count, const struct 
 uint32_t give_up_calls(const struct deferred_teardown *teardown, const struct vm *vm,
                        const struct confinement *keeps)
 {
-    bool installed = keeps->stand_ins ? INSTALL(kvm_filter_inherited_rules)
-                     : vm->device_end ? INSTALL(kvm_filter_device_rules)
-                                      : INSTALL(kvm_filter_rules);
+    bool installed = keeps->replaces_calls ? INSTALL(kvm_filter_inherited_rules)
+                     : vm->device_end      ? INSTALL(kvm_filter_device_rules)
+                                           : INSTALL(kvm_filter_rules);
     return installed ? ISOLATION_SECCOMP_FILTER : 0;
 }

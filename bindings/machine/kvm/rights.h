@@ -22,7 +22,7 @@ uint32_t give_up_rights(void);
 /*
  * Call it after give_up_rights(), because a filter needs no_new_privs. Permanently, for all threads, it
  * forbids all system calls except those of kvm_filter_rules.txt, and those of kvm_filter_device_rules.txt
- * for the kinds of devices that the guest has. With `stand_ins` it allows all of these, and those that
+ * for the kinds of devices that the guest has. With `replaces_calls` it allows all of these, and those that
  * command/inherited_filter.c makes in place of refused ones. The filter knows the descriptors of
  * `teardown`, `vm` and `keeps` by number. If the guest has a disk, a disk is written only by pwrite64,
  * within its capacity, and not at all if it is read-only to the guest. Every other write goes to a

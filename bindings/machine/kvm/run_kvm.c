@@ -17,7 +17,7 @@
 #define EXITS_WITH_MASK 128
 
 #define EXITS_WITH_REGISTERS 128
-#define EXITS_A_LOOK         16
+#define EXITS_PER_CHECK      16
 
 int kvm_set_memory(const struct vm *vm, int machine_fd)
 {
@@ -51,7 +51,7 @@ static enum verdict exit_with(struct vm *vm, enum vm_event_kind kind, uint64_t d
 static inline void ask_for_registers(struct kvm_run *run, uint64_t exits)
 {
     run->kvm_valid_regs =
-        exits < EXITS_WITH_REGISTERS || exits % EXITS_A_LOOK == 0 ? KVM_SYNC_X86_REGS : 0; /* KVM API, 5 */
+        exits < EXITS_WITH_REGISTERS || exits % EXITS_PER_CHECK == 0 ? KVM_SYNC_X86_REGS : 0; /* KVM API, 5 */
 }
 
 static inline bool is_of_outs(const struct kvm_run *run, uint32_t word)

@@ -17,7 +17,7 @@
 
 static struct spawn becoming; /* for the one guest of this process */
 
-static struct sandbox_alone *told(const struct sandbox *sandbox)
+static struct sandbox_alone *config_of(const struct sandbox *sandbox)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
     return &config->alone;
@@ -27,7 +27,7 @@ int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *p
                            const char *program)
 {
     const struct machine_alone *alone = plan->alone;
-    struct sandbox_alone *to = told(sandbox);
+    struct sandbox_alone *to = config_of(sandbox);
     const struct output errors = alone->errors();
     if (access(program, X_OK) < 0)
         return -errno;
@@ -49,12 +49,12 @@ int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *p
         (void)snprintf(to->image, sizeof to->image, "%s", alone->image);
     }
     becoming.argv = alone->words();
-    becoming.comes_back = true;
+    becoming.closes_on_exec = true;
     becoming.layers = &to->layers;
     to->wanted = true;
     to->hints = alone->hints;
     to->required = alone->required;
-    to->deaf_to_interrupts = alone->deaf_to_interrupts;
+    to->ignores_interrupts = alone->ignores_interrupts;
     (void)snprintf(to->program, sizeof to->program, "%s", alone->program);
     if (alone->timeout_s > 0)
         (void)snprintf(to->time_over, sizeof to->time_over, says_time_over, alone->timeout_s);
@@ -91,7 +91,7 @@ static int enter(uint32_t set, void *unused)
 
 void sandbox_become(struct sandbox *sandbox)
 {
-    struct sandbox_alone *to = told(sandbox);
+    struct sandbox_alone *to = config_of(sandbox);
     const struct death_signal death = death_signal_now();
     sigset_t before;
     hold_signals(to, &before);

@@ -34,7 +34,7 @@ void *child_stack_new(void)
 static long move_fds(const struct spawn *spawn)
 {
     long moved[CHILD_FDS_MAX], done;
-    long how = spawn->comes_back ? CLOSE_ON_EXEC : 0;
+    long how = spawn->closes_on_exec ? CLOSE_ON_EXEC : 0;
     /* First move each descriptor away, so that none is overwritten before it has moved. The guest must
      * not get any other descriptor that this process has open, inherited or not. */
     for (uint32_t i = 0; i < spawn->fd_count; i++) {

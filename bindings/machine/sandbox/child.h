@@ -30,7 +30,8 @@ struct spawn {
     sigset_t mask;     /* the program's signal mask */
     int death_signal;  /* sent to the child when the thread that made it ends */
     bool unprivileged; /* its user is not root outside */
-    bool comes_back;   /* descriptors that the program does not get are closed by its execution, not before */
+    /* The program's execution closes all other descriptors, and nothing before it does. */
+    bool closes_on_exec;
     uint32_t isolation;
     uint32_t *layers; /* where the program reads `isolation`; NULL: nowhere */
     int error;        /* -errno, from parent or child */
@@ -39,8 +40,6 @@ struct spawn {
 };
 
 /* Adds to the child's descriptors: this process's `from` becomes `to`. */
-
-/* The child is to have this process's descriptor `from` as `to`. */
 static inline void spawn_add_fd(struct spawn *spawn, int from, int to)
 {
     spawn->fds[spawn->fd_count++] = (struct fd_move){from, to};

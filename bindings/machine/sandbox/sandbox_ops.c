@@ -36,7 +36,7 @@ static int failed(struct machine_error *error, uint32_t step, const char *what, 
 
 /* Reports to entered() what this process writes to the guest's memory. The handlers of the other process
  * report their writes themselves. */
-static void tell(const struct machine *machine, gpa_t gpa, uint64_t len, enum entered_source source)
+static void report_entered(const struct machine *machine, gpa_t gpa, uint64_t len, enum entered_source source)
 {
     const struct guest_memory *memory = &machine->vm->memory;
     entered(memory, (const void *)((uintptr_t)memory->hva + gpa), len, source);
@@ -46,7 +46,7 @@ static void write_boot_info(struct machine *machine, const struct machine_plan *
 {
     start_state_write_boot_info(sandbox_boot_info(own(machine)), plan->image, plan->manifest, plan->mem_bytes,
                                 tsc_hz(), 0, plan->cmdline, plan->cmdline_bytes);
-    tell(machine, HVT_BOOT_INFO_GPA, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
+    report_entered(machine, HVT_BOOT_INFO_GPA, START_STATE_BOOT_BYTES, ENTERED_BOOT_INFO);
 }
 
 /* Makes the image's start state with patched call sites, in a memfd for the sandbox process. Returns a
@@ -94,8 +94,8 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
         machine->program = program;
     else
         free(program);
-    machine->tells_its_end = becomes;
-    machine->may_stand = (1u << ISOLATION_LAYERS) - 1 - ISOLATION_KVM;
+    machine->reports_own_end = becomes;
+    machine->possible_layers = (1u << ISOLATION_LAYERS) - 1 - ISOLATION_KVM;
     return 0;
 }
 
@@ -153,7 +153,7 @@ static int process_of(const struct machine *machine)
 
 /*
  * The general registers are known if a fault ended the run: the event has them, with CR2 and the FS base. For
- * other ends, and for a guest that waits in a hypercall, this process is told no registers. It is never told
+ * other ends, and for a guest that waits in a hypercall, this process gets no registers. It never gets
  * vector registers or the shadows of system registers.
  */
 static int get_cpu_state(struct machine *machine, uint32_t parts, struct cpu_state *state)
@@ -178,7 +178,7 @@ static int64_t write_memory(struct machine *machine, gpa_t gpa, const void *from
 {
     const int64_t put = sandbox_write(own(machine), gpa, from, len);
     if (put > 0)
-        tell(machine, gpa, (uint64_t)put, ENTERED_HOST);
+        report_entered(machine, gpa, (uint64_t)put, ENTERED_HOST);
     return put;
 }
 

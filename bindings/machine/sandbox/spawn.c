@@ -210,7 +210,7 @@ static int spawn_here(struct spawn *spawn)
 int sandbox_init(struct sandbox *sandbox, struct vm *vm)
 {
     memset(sandbox, 0, sizeof *sandbox);
-    pthread_mutex_init(&sandbox->hearing, NULL);
+    pthread_mutex_init(&sandbox->control_lock, NULL);
     sandbox->vm = vm;
     sandbox->parent = getpid();
     sandbox->control_fd = sandbox->pidfd = sandbox->pid = -1;

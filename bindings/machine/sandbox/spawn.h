@@ -24,8 +24,8 @@ struct sandbox {
     int parent; /* the process whose child it is; a fork of that process has only copies of the descriptors */
     uint32_t isolation;
     bool started;
-    pthread_mutex_t hearing; /* held to take a byte from control_fd; guards `ready` and `isolation` */
-    _Atomic bool ready;      /* SANDBOX_READY has arrived: later messages may come from the guest */
+    pthread_mutex_t control_lock; /* held to take a byte from control_fd; guards `ready` and `isolation` */
+    _Atomic bool ready;           /* SANDBOX_READY has arrived: later messages may come from the guest */
     /* This process will become the guest's (become.h). Of the fields above, only vm, mapping and vm_fd are
      * used. */
     bool becomes;

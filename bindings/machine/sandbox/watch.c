@@ -34,7 +34,7 @@ static void signal_program(const struct sandbox *sandbox, int number)
         (void)syscall(SYS_pidfd_send_signal, sandbox->pidfd, number, NULL, 0);
 }
 
-static void say(struct sandbox *sandbox, enum vm_event_kind kind, uint64_t detail)
+static void set_event(struct sandbox *sandbox, enum vm_event_kind kind, uint64_t detail)
 {
     sandbox->event = (struct vm_event){.kind = kind, .detail = detail};
 }
@@ -100,7 +100,7 @@ static void reap(struct sandbox *sandbox)
     else
         leave_to_later(sandbox->pidfd);
     sandbox->pidfd = -1;
-    say(sandbox, EVENT_PROCESS_DIED, 0);
+    set_event(sandbox, EVENT_PROCESS_DIED, 0);
     if (!reaped)
         sandbox->event.os_error = ETIMEDOUT;
     else if (error) /* other code in this process waits for every child */
@@ -148,16 +148,16 @@ static bool event_is_possible(const struct sandbox *sandbox, const struct vm_eve
 }
 
 /* The guest sent what only the handlers should send, or what they never send. */
-static void say_false_report(struct sandbox *sandbox)
+static void set_false_report(struct sandbox *sandbox)
 {
-    say(sandbox, EVENT_HANDLER_FAULT, 0);
+    set_event(sandbox, EVENT_HANDLER_FAULT, 0);
 }
 
 /* If another filter ends a process during its set-up, or stops it at a call, this is not the guest's doing:
  * the guest has not started. */
 static void blame_outer_filter(struct sandbox *sandbox)
 {
-    say(sandbox, EVENT_SETUP_FAILED, 0);
+    set_event(sandbox, EVENT_SETUP_FAILED, 0);
     sandbox->event.number = SANDBOX_STEP_OUTER_FILTER;
     sandbox->event.os_error = EPERM;
 }
@@ -170,20 +170,20 @@ static void take_event(struct sandbox *sandbox)
     if (!sandbox->ready && sandbox->event.kind == EVENT_FORBIDDEN_SYSCALL)
         blame_outer_filter(sandbox);
     else if (!event_is_possible(sandbox, &sandbox->event))
-        say_false_report(sandbox);
+        set_false_report(sandbox);
     if (event_ends_run(sandbox->event.kind))
         signal_program(sandbox, SIGSTOP);
 }
 
 /* The end of a program that has closed its socket, or has sent an unknown byte. It is gone, or will be. */
-static void take_its_end(struct sandbox *sandbox, bool nonsense)
+static void take_end(struct sandbox *sandbox, bool nonsense)
 {
     signal_program(sandbox, SIGKILL);
     reap(sandbox);
     if (sandbox->stopping)
-        say(sandbox, EVENT_STOPPED, 0);
+        set_event(sandbox, EVENT_STOPPED, 0);
     else if (nonsense)
-        say_false_report(sandbox);
+        set_false_report(sandbox);
     else if (!sandbox->ready && sandbox->event.detail == SIGSYS)
         blame_outer_filter(sandbox);
 }
@@ -211,22 +211,22 @@ static bool take_ready(struct sandbox *sandbox)
 }
 
 /* Takes the next byte for this thread. If there is none: 0 at the end of the stream, or -1 and errno. */
-static ssize_t hear(struct sandbox *sandbox, char *word)
+static ssize_t receive_word(struct sandbox *sandbox, char *word)
 {
-    pthread_mutex_lock(&sandbox->hearing);
+    pthread_mutex_lock(&sandbox->control_lock);
     ssize_t got = recv(sandbox->control_fd, word, 1, MSG_DONTWAIT);
     if (got == 1 && *word == SANDBOX_READY && !sandbox->ready && take_ready(sandbox)) {
         got = -1;
         errno = EAGAIN;
     }
     int error = errno;
-    pthread_mutex_unlock(&sandbox->hearing);
+    pthread_mutex_unlock(&sandbox->control_lock);
     errno = error;
     return got;
 }
 
 /* Waits until there is an event. */
-static void wait_for_it(struct sandbox *sandbox)
+static void wait_for_event(struct sandbox *sandbox)
 {
     struct vm *vm = sandbox->vm;
     for (;;) {
@@ -237,7 +237,7 @@ static void wait_for_it(struct sandbox *sandbox)
             if (now_ns >= sandbox->kill_at_ns) {
                 signal_program(sandbox, SIGKILL);
                 reap(sandbox);
-                say(sandbox, EVENT_STOPPED, 0);
+                set_event(sandbox, EVENT_STOPPED, 0);
                 return;
             }
             uint64_t left_ns = sandbox->kill_at_ns - now_ns;
@@ -245,11 +245,11 @@ static void wait_for_it(struct sandbox *sandbox)
         }
         int ready = ppoll(wait, sandbox->stopping ? 1 : 2, sandbox->stopping ? &left : NULL, &vm->poll_mask);
         if (ready < 0 && errno == EINTR) {
-            say(sandbox, EVENT_INTERRUPTED, 0);
+            set_event(sandbox, EVENT_INTERRUPTED, 0);
             return;
         }
         if (ready < 0) {
-            say(sandbox, EVENT_HOST_ERROR, 0);
+            set_event(sandbox, EVENT_HOST_ERROR, 0);
             sandbox->event.os_error = errno;
             return;
         }
@@ -259,13 +259,13 @@ static void wait_for_it(struct sandbox *sandbox)
         if (!wait[0].revents)
             continue;
         char word;
-        ssize_t got = hear(sandbox, &word);
+        ssize_t got = receive_word(sandbox, &word);
         if (got == 1 && word == SANDBOX_EVENT) {
             take_event(sandbox);
             return;
         }
         if (got >= 0 || errno != EAGAIN) {
-            take_its_end(sandbox, got > 0);
+            take_end(sandbox, got > 0);
             return;
         }
     }
@@ -284,7 +284,7 @@ void sandbox_run(struct sandbox *sandbox)
     struct vm *vm = sandbox->vm;
     sigset_t saved;
     if (!sandbox->started && atomic_load(&vm->stop_requested)) {
-        say(sandbox, EVENT_STOPPED, 0);
+        set_event(sandbox, EVENT_STOPPED, 0);
         return;
     }
     vm_enter(vm, &saved);
@@ -298,9 +298,9 @@ void sandbox_run(struct sandbox *sandbox)
         sandbox->kill_at_ns = monotonic_ns() + STOP_GRACE_NS;
     }
     if (!answer || send_go(sandbox))
-        wait_for_it(sandbox);
+        wait_for_event(sandbox);
     else
-        take_its_end(sandbox, true);
+        take_end(sandbox, true);
     if (event_ends_run(sandbox->event.kind) && !vm->shared->timeline.guest_exit)
         vm->shared->timeline.guest_exit = monotonic_ns();
     vm_leave(vm, &saved);
@@ -315,12 +315,12 @@ uint32_t sandbox_isolation(struct sandbox *sandbox)
         char word;
         if (ppoll(&said, 1, &wait, NULL) < 1)
             continue;
-        pthread_mutex_lock(&sandbox->hearing);
+        pthread_mutex_lock(&sandbox->control_lock);
         /* All other bytes are left for sandbox_run(). */
         if (!sandbox->ready && recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT | MSG_PEEK) == 1 &&
             word == SANDBOX_READY && recv(sandbox->control_fd, &word, 1, MSG_DONTWAIT) == 1)
             (void)take_ready(sandbox);
-        pthread_mutex_unlock(&sandbox->hearing);
+        pthread_mutex_unlock(&sandbox->control_lock);
         break;
     }
     return sandbox->isolation;

@@ -80,19 +80,19 @@ static void read_auxiliary(const uint64_t *stack)
     }
 }
 
-static bool tell(char word)
+static bool send_word(char word)
 {
     return system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1;
 }
 
-static bool tell_ready(uint32_t layers)
+static bool send_ready(uint32_t layers)
 {
     const struct sandbox_ready ready = {SANDBOX_READY, {(uint8_t)layers, (uint8_t)(layers >> 8)}};
     return system_call(SANDBOX_FD_CONTROL, (uint64_t)&ready, sizeof ready, 0, 0, 0, SYS_write) ==
            sizeof ready;
 }
 
-static bool told_to_go_on(void)
+static bool wait_for_go(void)
 {
     char word;
     int64_t got;
@@ -117,8 +117,8 @@ _Noreturn void end_run(void)
     reporting = true;
     if (!the_vm.shared->timeline.guest_exit)
         the_vm.shared->timeline.guest_exit = monotonic_ns();
-    if (tell(SANDBOX_EVENT) && !ends_at_once)
-        (void)told_to_go_on();
+    if (send_word(SANDBOX_EVENT) && !ends_at_once)
+        (void)wait_for_go();
     leave(0);
 }
 
@@ -144,7 +144,7 @@ bool is_entered(void)
 }
 
 /* Handles a stop that has waited. Later stops are handled immediately. */
-static void let_stops_in(void)
+static void allow_stops(void)
 {
     reporting = false;
     if (stop_waits)
@@ -166,9 +166,9 @@ static enum verdict ask_and_resume(void)
         return hypercall_resume(&the_vm);
     }
     reporting = true;
-    if (!tell(SANDBOX_EVENT) || !told_to_go_on())
+    if (!send_word(SANDBOX_EVENT) || !wait_for_go())
         leave(0);
-    let_stops_in();
+    allow_stops();
     return hypercall_resume(&the_vm);
 }
 
@@ -344,10 +344,10 @@ _Noreturn void program_start(const uint64_t *stack)
     atomic_store_explicit(&config->prepared, 1, memory_order_release);
     if (alone)
         alone_refuse_missing(layers);
-    else if (!tell_ready(layers) || !told_to_go_on())
+    else if (!send_ready(layers) || !wait_for_go())
         leave(0);
     the_vm.shared->timeline.first_run = monotonic_ns();
     __asm__ volatile("fninit");
-    let_stops_in();
+    allow_stops();
     enter_guest(entry, stack_top, argument);
 }

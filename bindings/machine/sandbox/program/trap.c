@@ -241,7 +241,7 @@ static inline void clean_flags(void)
 
 /* The IRETQ of signal_return refused the frame on its stack. The fault belongs to the place that it returns
  * to. */
-static void look_behind_return(greg_t *gregs)
+static void use_return_target(greg_t *gregs)
 {
     const greg_t *to = (const greg_t *)(uintptr_t)gregs[REG_RSP]; /* RIP, CS, RFLAGS, RSP, SS */
     gregs[REG_RIP] = to[0];
@@ -258,7 +258,7 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     if (info->si_code <= 0)
         return; /* another process sent it: it has nothing to do with the guest */
     if (gregs[REG_RIP] == (greg_t)signal_return_leaves)
-        look_behind_return(gregs);
+        use_return_target(gregs);
     bool ours = is_ours((uint64_t)gregs[REG_RIP]);
     if (number == SIGBUS && gregs[REG_RIP] == (greg_t)guarded_copy_may_fault) {
         gregs[REG_RIP] = (greg_t)guarded_copy_ends;
@@ -283,7 +283,7 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     count_exit();
     const struct exception native = {
         .vector = (uint8_t)vector,
-        .software = vector == VECTOR_BP, /* rip points behind the instruction already */
+        .software = vector == VECTOR_BP, /* rip is already after the instruction */
         .error = vector == VECTOR_GP ? (uint32_t)gregs[REG_ERR] : 0,
     };
     if (vector == VECTOR_PF)
@@ -372,7 +372,7 @@ void traps_init(uint32_t kick_signal, const struct sandbox_alone *alone)
         return;
     }
     install(SIGTERM, on_stop, false);
-    if (!alone->deaf_to_interrupts)
+    if (!alone->ignores_interrupts)
         install(SIGINT, on_stop, false);
     if (alone->time_over[0])
         install(SIGALRM, on_stop, false);
