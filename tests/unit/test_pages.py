@@ -59,6 +59,27 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
     assert broken(page) == ["#nowhere", "cell.md", "nowhere.md", "other.md#nowhere"]
 
 
+def wide(text: str) -> list[str]:
+    """Returns its lines of prose with more than 100 columns. Blocks, tables and one long word may be wider."""
+    prose = re.sub(r"(?ms)^ *(```+|~~~+).*?^ *\1 *$", "", text)
+    return [
+        line
+        for line in prose.split("\n")
+        if len(line) > 100 and not line.startswith("|") and re.search(r"\S\s+\S+$", line[2:])
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_prose_fits_100_columns(page: Path) -> None:
+    assert wide(page.read_text()) == []
+
+
+def test_a_wide_line_of_prose_is_found() -> None:
+    word = "x" * 99
+    text = f"{word} y\n| {word} | y |\n```\n{word} y\n```\n- {word}\n  {word} y\n{word}\n"
+    assert wide(text) == [f"{word} y", f"  {word} y"]
+
+
 @pytest.fixture(scope="module")
 def pages() -> Any:
     """tools/pages.py as a module."""
