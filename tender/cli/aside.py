@@ -1,6 +1,6 @@
-"""What reads files only to explain an error is done by a child: a file system that does not answer keeps nobody waiting.
+"""A child process reads files that are only needed to explain an error. So nobody waits for a file system that hangs.
 
-Not by a thread: a process does not end while one of its threads waits for a file system that no signal interrupts.
+A thread would not do: a process does not end while one of its threads waits for a file system that no signal interrupts.
 """
 
 import os
@@ -17,11 +17,11 @@ _LOOK_MS = 50
 
 
 def asked(make: Callable[[], str]) -> str:
-    """What `make` returns; empty if it raises, takes longer than LIMIT_S, or than `say` lets wait who hurries."""
+    """Returns what `make` returns; empty if it raises, or takes longer than LIMIT_S or than say.hurry() allows."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     try:
         child = os.fork()
-    except OSError:  # no more processes: then there is no explanation
+    except OSError:  # no process can be made: then there is no explanation
         os.close(reader)
         os.close(writer)
         return ""
@@ -33,11 +33,14 @@ def asked(make: Callable[[], str]) -> str:
     finally:
         os.close(reader)
         os.kill(child, SIGKILL)
-        os.waitpid(child, os.WNOHANG)  # where it cannot end yet, its end is the system's
+        os.waitpid(child, os.WNOHANG)  # if it cannot end yet, the system reaps it
 
 
 def _answer(make: Callable[[], str], writer: int) -> None:
-    """Does not return. A child that cannot end yet keeps no reader of stdout or stderr waiting for their end."""
+    """Answers and ends the child.
+
+    It closes stdout and stderr first: a child that cannot end yet does not keep their readers waiting.
+    """
     try:
         os.closerange(1, 3)
         for number in (SIGINT, SIGTERM):

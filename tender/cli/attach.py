@@ -1,7 +1,7 @@
-"""From the device words of a command line to the devices of a VmConfig, once the image has told its names.
+"""Turns the words about devices into the devices of a VmConfig, once the image has told the names.
 
-Settings are applied in the order given, so the last one for a name wins, whether the name was written or
-left out. Nothing is opened here.
+Settings are applied in their order, so the last one for a name wins, whether the name was written or left out. Nothing
+is opened here.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _WORDS = {"net": "network", "block": "block"}
 def resolve(
     settings: Iterable[Setting], devices: Iterable[Device], image: str
 ) -> tuple[dict[str, NetDevice], dict[str, BlockDevice], dict[str, OtherDevice]]:
-    """The network devices, the block devices and those of other kinds, by name.
+    """Returns the network devices, the block devices and those of other kinds, by name.
 
     Raises UsageError for a name that `image` does not declare, and for a value that no device can have.
     """
@@ -50,7 +50,7 @@ def resolve(
 def _net(device: Setting, mac_setting: Setting | None) -> NetDevice:
     mac = None if mac_setting is None else str(mac_setting.value)
     if mac is not None and not mac.strip("0:"):
-        mac = None  # all zero asks for a random one, as solo5-hvt has it
+        mac = None  # all zeros ask for a random address, as with solo5-hvt
     if isinstance(device.value, int):
         return NetFd(device.value, mac=mac)
     return Tap(device.value, mac=mac)

@@ -1,4 +1,4 @@
-"""`tender bench NAME`: measures this machine. Each is a module of tender.bench with a main(argv)."""
+"""`tender bench NAME`: measures this machine. Each benchmark is a module of tender.bench with a main(argv)."""
 
 import sys
 
@@ -8,11 +8,11 @@ _BENCHMARKS = {
     "boot": ("tender.bench.boot", "from spawn or Vm() to first exit, first console byte, end; beside peers"),
     "run": ("tender.bench.run", "a whole run of the command: first byte, guest's end, reaped; beside peers"),
 }
-_MORE = "More is in the project's sources: `python bench --help` there."
+_MORE = "The project's sources have more benchmarks: `python bench --help` there."
 
 
 def main(argv: list[str]) -> int:
-    """Run one benchmark; the process's exit status."""
+    """Runs one benchmark, and returns the process's exit status."""
     if not argv or argv[0] in ("-h", "--help") or argv[0] not in _BENCHMARKS:
         listed = "\n".join(f"  {name:<10} {text}" for name, (_, text) in _BENCHMARKS.items())
         usage = f"usage: tender bench NAME [OPTIONS]\n\n{listed}\n\n{_MORE}"

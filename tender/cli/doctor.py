@@ -1,7 +1,7 @@
-"""`tender doctor`: what this machine offers to a unikernel, and the command that repairs what it does not.
+"""`tender doctor`: says what this machine offers to a unikernel, and the command that repairs what is missing.
 
-`tender.cli.host_facts` looks, `checks` judges what was found without looking again, `main` prints. Status 0
-if a unikernel can run here at all: on KVM or in the sandbox.
+`tender.cli.host_facts` looks, `checks` judges what was found without looking again, and `main` prints. The status is 0 if
+a unikernel can run here on KVM or in the sandbox.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -17,44 +17,46 @@ USAGE = """\
 usage: tender doctor [--json | --kvm | --sandbox | --filter]
 
 Check what this machine offers to a unikernel: KVM, and the sandbox, which runs it without KVM. Each line is
-ok, warn or FAIL, and what is wrong comes with its cure. Status 0 if a unikernel can run here, else 1.
+ok, warn or FAIL. A line that is not ok comes with a cure, if there is one. Status 0 if a unikernel can run here, else 1.
 
   --json      one JSON object: schema, usable, reason, kvm, sandbox, auto, checks
   --kvm       one line for scripts, about KVM alone: usable, or unusable and the reason
   --sandbox   the same about the sandbox alone
-  --filter    the rules of the sandbox's system-call filter, and the reason of each"""
+  --filter    the rules of the sandbox's system-call filter, and the reason for each"""
 
 OPTIONS = ("--json", "--kvm", "--sandbox", "--filter")
 OK, WARN, FAIL = "ok", "warn", "FAIL"
-# Of /dev/kvm's capabilities, those that every run needs.
+# The capabilities of /dev/kvm that each run needs.
 CAPABILITIES = {name: getattr(lib, name) for name in ("KVM_CAP_USER_MEMORY", "KVM_CAP_GET_TSC_KHZ")}
-# An isolation layer that a run can do without.
+# Capabilities that a run can do without.
 MSR_FILTER = "KVM_CAP_X86_MSR_FILTER"
 SHOWN_FEATURES = "KVM_CAP_ENFORCE_PV_FEATURE_CPUID"
 OPTIONAL_CAPABILITIES = {name: getattr(lib, name) for name in (MSR_FILTER, SHOWN_FEATURES)}
 
-TEST_VM = "for tests that need KVM: the test VM, a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
+TEST_VM = (
+    "for tests that need KVM, the test VM has a real one in software: tools/kvmbox/kvmbox run -- COMMAND"
+)
 
-# What it means that an isolation layer of the sandbox could not be had (tender.backend.sandbox.ISOLATION). The filter
-# stands in each case, and lets the process open no file and no socket.
+# What it means that an isolation layer of the sandbox is missing (tender.backend.sandbox.ISOLATION). The filter stands in
+# each case, and allows the process to open no file and no socket.
 LAYER_MEANINGS = {
     "user-namespace": "a process that broke out of the filter would have your user's rights",
-    "network-namespace": "behind the filter lie this machine's network interfaces",
-    "mount-namespace": "behind the filter lie this machine's file systems",
-    "pid-namespace": "behind the filter lie this machine's processes",
-    "ipc-namespace": "behind the filter lies this machine's shared memory",
-    "empty-root": "behind the filter lies this machine's root directory",
-    "landlock": "behind the filter no second check of files, TCP and signals stands",
-    "seccomp-filter": "the guest's process can ask the kernel for anything",
-    "uid": "a process that broke out of all else would be root",
-    "capabilities": "behind the filter the process has rights of root's",
+    "network-namespace": "a process that broke out of the filter would reach this machine's network interfaces",
+    "mount-namespace": "a process that broke out of the filter would reach this machine's file systems",
+    "pid-namespace": "a process that broke out of the filter would reach this machine's processes",
+    "ipc-namespace": "a process that broke out of the filter would reach this machine's shared memory",
+    "empty-root": "a process that broke out of the filter would reach this machine's root directory",
+    "landlock": "after the filter there is no second check of files, TCP and signals",
+    "seccomp-filter": "the guest's process can make any system call",
+    "uid": "a process that broke out of all other layers would be root",
+    "capabilities": "a process that broke out of the filter would have rights of root",
 }
 SECCOMP_NEEDED = ("kill_process", "trap", "allow")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor: how it stands, with what, what was found, and what to do."""
+    """One line of the doctor: its level, what it is about, what was found, and what to do."""
 
     level: str
     what: str
@@ -62,18 +64,18 @@ class Check:
     cure: str = ""
 
     def text(self) -> str:
-        """The line, and below it the cure, a line a command."""
+        """Returns the line, and below it the cure with one command on each line."""
         lines = [f"{self.level:<4}  {printable(self.what):<16}  {printable(self.value)}"]
         lines += [f"      cure: {printable(line)}" for line in self.cure.split("\n") if line]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, str]:
-        """The same for JSON."""
+        """Returns the same for JSON."""
         return asdict(self)
 
 
 def main(argv: list[str]) -> int:
-    """Print the checks; 0 if a unikernel can run (with --kvm or --sandbox: there)."""
+    """Prints the checks, and returns 0 if a unikernel can run; with --kvm or --sandbox, if it can run there."""
     if argv in (["--help"], ["-h"]):
         say.out(USAGE)
         return 0
@@ -112,7 +114,7 @@ def _print_filter() -> int:
 
 
 def as_json(facts: Facts, found: list[Check]) -> dict[str, object]:
-    """The object of --json."""
+    """Returns the object of --json."""
     kvm, sandbox, reason = kvm_unusable(facts), sandbox_unusable(facts), unusable(found)
     return {
         "schema": 1,
@@ -130,7 +132,7 @@ def as_json(facts: Facts, found: list[Check]) -> dict[str, object]:
 
 
 def last_line(facts: Facts) -> str:
-    """Whether a unikernel can run, and on which backend it does if nobody says."""
+    """Returns whether a unikernel can run, and on which backend it runs if no option says so."""
     reason = unusable(checks(facts))
     if reason:
         return f"No unikernel can run here: {reason}"
@@ -146,7 +148,10 @@ def last_line(facts: Facts) -> str:
 
 
 def checks(facts: Facts) -> list[Check]:
-    """Every check, in the order in which a start meets them. A backend that cannot be had is no failure."""
+    """Returns each check, in the order in which a start meets them.
+
+    A backend that this host lacks is no failure if the other one works.
+    """
     kvm, sandbox = _kvm(facts), _sandbox(facts)
     if _first_failure(kvm) and not _first_failure(sandbox):
         kvm = [_softened(check) for check in kvm]
@@ -176,17 +181,17 @@ def _first_failure(found: list[Check]) -> str:
 
 
 def unusable(found: list[Check]) -> str:
-    """The first reason why no unikernel can run, empty if one can."""
+    """Returns the first reason why no unikernel can run; empty if one can."""
     return _first_failure(found)
 
 
 def kvm_unusable(facts: Facts) -> str:
-    """Why none can run on KVM, empty if one can."""
+    """Returns why none can run on KVM; empty if one can."""
     return _first_failure([_cpu(facts), *_kvm(facts)])
 
 
 def sandbox_unusable(facts: Facts) -> str:
-    """Why none can run in the sandbox, empty if one can."""
+    """Returns why none can run in the sandbox; empty if one can."""
     return _first_failure([_cpu(facts), *_sandbox(facts)])
 
 
@@ -194,7 +199,7 @@ def _cpu(facts: Facts) -> Check:
     if facts.machine != "x86_64":
         return Check(FAIL, "processor", f"{facts.machine}: only x86_64 is supported")
     flag = next((flag for flag in ("vmx", "svm") if flag in facts.cpu_flags), "")
-    inside = "in a virtual machine" if "hypervisor" in facts.cpu_flags else "no hypervisor below"
+    inside = "in a virtual machine" if "hypervisor" in facts.cpu_flags else "not in a virtual machine"
     if flag:
         return Check(OK, "processor", f"{facts.cpu_model}: {flag}, {inside}")
     if facts.kvm.exists:  # some clouds offer KVM without the processor's own extension
@@ -221,7 +226,7 @@ def _kvm(facts: Facts) -> list[Check]:
     found.append(Check(OK, "KVM API", f"version {facts.kvm_api}"))
     absent = [name for name in CAPABILITIES if facts.kvm_capabilities.get(name, 0) <= 0]
     if absent:
-        cure = f"boot a newer kernel than {facts.release}; every one since 3.0 has them on x86_64"
+        cure = f"boot a newer kernel than {facts.release}; all since 3.0 have them on x86_64"
         return [*found, Check(FAIL, "KVM capabilities", f"missing: {', '.join(absent)}", cure)]
     found.append(Check(OK, "KVM capabilities", ", ".join(CAPABILITIES)))
     found += [_msr_filter(facts), _shown_features(facts)]
@@ -238,14 +243,14 @@ def _trial(facts: Facts) -> Check:
 def _msr_filter(facts: Facts) -> Check:
     if facts.kvm_capabilities.get(MSR_FILTER, 0) > 0:
         return Check(OK, "MSR filter", "a guest on KVM reaches only the registers that it needs")
-    value = "missing: a guest on KVM reaches every model-specific register that KVM emulates"
+    value = "missing: a guest on KVM reaches all model-specific registers that KVM emulates"
     return Check(WARN, "MSR filter", value, f"boot a newer kernel than {facts.release}: 5.10 or later")
 
 
 def _shown_features(facts: Facts) -> Check:
     if facts.kvm_capabilities.get(SHOWN_FEATURES, 0) > 0:
-        return Check(OK, "KVM features", "a guest on KVM is served none that CPUID hides")
-    value = "KVM serves a guest features that CPUID hides: vmcall and vmmcall that wake or interrupt a vCPU"
+        return Check(OK, "KVM features", "a guest on KVM cannot use features that CPUID hides")
+    value = "a guest can use features that CPUID hides: vmcall and vmmcall that wake or interrupt a vCPU"
     return Check(WARN, "KVM features", value, f"boot a newer kernel than {facts.release}: 5.10 or later")
 
 
@@ -266,12 +271,12 @@ def _sandbox(facts: Facts) -> list[Check]:
 
 
 def _sandbox_lacks(sandbox: SandboxFacts) -> list[Check]:
-    """What may be behind a sandbox that does not work; the trial's own message follows."""
+    """Returns what may be the cause if the sandbox does not work. The trial's own message follows."""
     found = []
     if not sandbox.program_there:
         found.append(Check(FAIL, "tender-sandbox", f"{sandbox.program}: does not exist", INSTALL))
     elif sandbox.noexec:
-        cure = "install tender on a file system that is not mounted noexec"
+        cure = "install tender on a file system that is mounted without noexec"
         found.append(Check(FAIL, "tender-sandbox", f"{sandbox.program}: on a noexec file system", cure))
     if sandbox.mmap_min_addr > 65536:
         value = f"{sandbox.mmap_min_addr}: guest memory begins at 65536"
@@ -291,7 +296,7 @@ def _layer_cure(layer: str, facts: Facts) -> str:
     if layer == "uid":
         return "start tender as another user, or with CAP_SETUID, CAP_SETGID and CAP_KILL"
     if layer == "empty-root" and "mount-namespace" in had:
-        return "sudo mount -t proc proc /proc   # the empty directory is one of /proc"
+        return "sudo mount -t proc proc /proc   # the empty directory is a directory of /proc"
     if sandbox.max_user_namespaces == 0:
         return "sudo sysctl user.max_user_namespaces=10000"
     if sandbox.userns_clone == 0:
@@ -323,7 +328,7 @@ def _clocksource(sandbox: SandboxFacts) -> Check:
         return Check(OK, "clock source", sandbox.clocksource or "not told")
     value = f"{sandbox.clocksource}, not tsc: the clocks of guests may drift from this machine's"
     sysfs = "/sys/devices/system/clocksource/clocksource0"
-    cure = f"echo tsc | sudo tee {sysfs}/current_clocksource   # if available_clocksource there has it"
+    cure = f"echo tsc | sudo tee {sysfs}/current_clocksource   # if available_clocksource there lists it"
     return Check(WARN, "clock source", value, cure)
 
 
@@ -338,14 +343,14 @@ def _absent_cure(facts: Facts) -> str:
 
 
 def _denied_cure(node: DeviceNode, facts: Facts) -> str:
-    if node.permitted:  # the mode allows it, so it is not the file that refuses
+    if node.permitted:  # the mode allows it, so something else refuses
         if facts.container:
             return "start the container with --device /dev/kvm"
         return "sudo modprobe kvm_intel (or kvm_amd)" if "No such device" in node.open_error else ""
     user = user_word(facts.user)
     if node.group not in ("root", "") and node.mode & 0o060 == 0o060:
         if node.group in facts.database_groups:
-            return f"you are in the group {node.group}, but this session began before: log in again"
+            return f"you are in the group {node.group}, but this session began before that: log in again"
         join = f"sudo usermod -aG {node.group} {user}   # then log in again"
         return f"{join}\nsudo setfacl -m u:{user}:rw {node.path}   # or this, until the next boot"
     return f"sudo setfacl -m u:{user}:rw {node.path}"
@@ -357,7 +362,7 @@ def _tun(facts: Facts) -> Check:
         cure = "start the container with --device /dev/net/tun" if facts.container else "sudo modprobe tun"
         return Check(WARN, "/dev/net/tun", "does not exist: no TAP interface can be used", cure)
     if node.open_error:
-        cure = f"sudo chmod 0666 {node.path}   # a TAP's owner is checked apart"
+        cure = f"sudo chmod 0666 {node.path}   # the owner of a TAP is checked separately"
         if node.permitted:
             cure = (
                 "start the container with --device /dev/net/tun" if facts.container else "sudo modprobe tun"
@@ -399,7 +404,7 @@ def _memory(facts: Facts) -> Check:
         cure = "sudo sysctl vm.overcommit_memory=0   # 2 counts all memory that a guest might touch"
         return Check(WARN, "memory", value, cure)
     if free_mib < 64:
-        return Check(WARN, "memory", value, "free some memory, or give guests little: --mem=16")
+        return Check(WARN, "memory", value, "free some memory, or give guests less: --mem=16")
     return Check(OK, "memory", value)
 
 

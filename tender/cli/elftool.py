@@ -1,7 +1,7 @@
 """`tender solo5-elftool`, also under the name `solo5-elftool`: Solo5's tool of that name, for build systems.
 
-What it prints is parsed by others, so formats, messages and statuses are Solo5's, and every message begins
-with `solo5-elftool: ` whichever way it was started. Files for any target are answered, none is run.
+Other programs parse what it prints. So formats, messages and statuses are Solo5's, and each message begins with
+`solo5-elftool: `, however the tool was started. It answers for files of any target, and runs none.
 """
 
 import json
@@ -35,7 +35,7 @@ _READ_BYTES = 1 << 16
 
 
 def main(argv: list[str]) -> int:
-    """Answer one command line; 1 for words that make none, and for whatever is refused."""
+    """Answers one command line, and returns the exit status: 1 for wrong words and for what is refused."""
     if argv[:1] in (["--help"], ["-h"]):
         say.out(USAGE)
         return 0
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 
 def query_abi(binary: str) -> None:
-    """Print the ABI note. Raises ImageError, HostError."""
+    """Prints the ABI note. Raises ImageError, HostError."""
     fd = _open_binary(binary)
     try:
         target, version = query_abi_fd(fd, binary)
@@ -73,7 +73,7 @@ def query_abi(binary: str) -> None:
 
 
 def query_manifest(binary: str) -> None:
-    """Print the manifest note. Raises ImageError, HostError."""
+    """Prints the manifest note. Raises ImageError, HostError."""
     fd = _open_binary(binary)
     try:
         found = query_manifest_fd(fd, binary)
@@ -90,7 +90,7 @@ def _open_binary(path: str) -> int:
 
 
 def manifest_text(devices: Iterable[tuple[bytes, int]]) -> str:
-    """The answer of query-manifest: a device a line."""
+    """Returns the answer of query-manifest: one line for each device."""
     lines = [
         f'    {{ "name": {_string(name)}, "type": "{DEVICE_KINDS.get(kind, ("", "<undefined type>"))[1]}" }}'
         for name, kind in devices
@@ -109,7 +109,7 @@ def manifest_text(devices: Iterable[tuple[bytes, int]]) -> str:
 
 
 def _string(raw: bytes) -> str:
-    """A name as a JSON string. Names that elftool wrote are letters and digits; a file can have any bytes."""
+    """Returns a name as a JSON string. elftool writes names of letters and digits, but a file may have any bytes."""
     try:
         return json.dumps(raw.decode("utf-8"))
     except UnicodeDecodeError:
@@ -117,7 +117,10 @@ def _string(raw: bytes) -> str:
 
 
 def gen_manifest(source: str, output: str) -> None:
-    """Write the C for a manifest.json. A refused source leaves OUTPUT as it was. Raises ManifestError, HostError."""
+    """Writes the C source for a manifest.json. A refused source leaves OUTPUT unchanged.
+
+    Raises ManifestError, HostError.
+    """
     fd = 0 if source == "-" else _open(source, os.O_RDONLY, "Could not open for reading")
     try:
         text = c_source(manifest_json.parse(_read(fd, source), printable(source)))
@@ -133,7 +136,7 @@ def gen_manifest(source: str, output: str) -> None:
 
 
 def c_source(devices: tuple[DeclaredDevice, ...]) -> str:
-    """A definition of the manifest note, by the macros of Solo5's mft_abi.h."""
+    """Returns a definition of the manifest note with the macros of Solo5's mft_abi.h."""
     entries = [
         "{ .type = MFT_RESERVED_FIRST }",
         *(f'{{ .type = MFT_DEV_{device.type}, .name = "{device.name}" }}' for device in devices),
@@ -164,7 +167,7 @@ def _open(path: str, flags: int, failed: str) -> int:
 
 
 def _read(fd: int, source: str) -> bytes:
-    """All there is, or one byte more than a manifest may have."""
+    """Returns the whole source, or one byte more than a manifest may have."""
     data = b""
     try:
         while len(data) <= manifest_json.SOURCE_BYTES_MAX:

@@ -1,4 +1,4 @@
-"""Ways out of errors: the command line that would work, and what a refused file really is."""
+"""Hints for errors: the command line that would work, and what a refused file really is."""
 
 import os
 
@@ -16,12 +16,12 @@ from tender.result import GuestFault
 def missing_hint(
     missing: tuple[tuple[str, str], ...], options: RunOptions, *, taps: list[str] | None = None
 ) -> str:
-    """The command as typed with the missing devices put in, and how to make what it names."""
+    """Returns the command as typed with the missing devices added, and how to make what it names."""
     forms = {option.name[2:]: option.lines[0][0] for option in OPTIONS if option.device}
     unknown = [name for name, kind in missing if kind not in forms]
     if unknown:
         names = ", ".join(map(printable, unknown))
-        return f"no device can be attached as {names}: its type is not one of hvt's"
+        return f"no device can be attached as {names}: hvt has no device of its type"
     taps = list(tap_interfaces() if taps is None else taps)
     words, advice, made = list(options.words), [], 0
     for name, kind in missing:
@@ -38,7 +38,7 @@ def missing_hint(
             words.append(f"--block:{name}={path}")
         else:
             words.append(f"--{kind}{forms[kind].replace('NAME', name)}")
-    image = [] if options.example else [options.image]  # an option names it then
+    image = [] if options.example else [options.image]  # --example names it
     operands = [*image, *options.args]
     separator = ["--"] if operands and operands[0].startswith("-") else []
     command = ["tender", *words, *separator, *operands]
@@ -46,7 +46,7 @@ def missing_hint(
 
 
 def tap_interfaces(sys_class_net: str = "/sys/class/net") -> list[str]:
-    """The TAP interfaces of this network namespace, by name."""
+    """Returns the names of the TAP interfaces of this network namespace."""
     try:
         names = sorted(os.listdir(sys_class_net))
     except OSError:
@@ -63,7 +63,7 @@ def _is_tap(path: str) -> bool:
 
 
 def image_hint(path: str, refusal: str) -> str:
-    """What the file is, if it is something else than a unikernel for hvt; empty if that does not help.
+    """Returns what the file is, if it is not a unikernel for hvt; empty if that does not help.
 
     `refusal` is the core's reason for refusing it.
     """
@@ -72,7 +72,7 @@ def image_hint(path: str, refusal: str) -> str:
 
 def _image_hint(path: str, refusal: str) -> str:
     if not os.path.exists(path):
-        if path == "run":  # the word was given, and this is what follows it
+        if path == "run":  # `tender run run`
             return "the image's name is missing: tender run IMAGE"
         command = path if path in COMMANDS else nearest(path, COMMANDS) if "/" not in path else ""
         if command:
@@ -93,7 +93,7 @@ def _image_hint(path: str, refusal: str) -> str:
 
 
 def kind_hint(start: bytes, target: int | None) -> str:
-    """The same from the file's first bytes and the target that its ABI note names."""
+    """Returns the same, from the first bytes of the file and the target that its ABI note names."""
     if start[:4] != b"\x7fELF":
         if start[:2] == b"#!":
             return "a script, not a unikernel"
@@ -110,9 +110,9 @@ def kind_hint(start: bytes, target: int | None) -> str:
 
 
 def target_named(refusal: str) -> int | None:
-    """The target that the core's refusal names: 1 (nothing to add) if it found ours, None if it found no note.
+    """Returns the target that the core's refusal names: 1 (nothing to add) for hvt, None if there is no note.
 
-    The file is hostile, so nothing here reads it a second time; the bounded parser has.
+    The file is hostile, so nothing here reads it a second time: the parser with its bounds has read it.
     """
     for number, name in TARGETS.items():
         if refusal.endswith(f"(it is for {name})"):
@@ -121,7 +121,7 @@ def target_named(refusal: str) -> int | None:
 
 
 def fault_hint(fault: GuestFault) -> str:
-    """Where a guest stood: instruction bytes and registers, a few lines."""
+    """Returns where a guest stood: instruction bytes and registers, in a few lines."""
     lines = [says("fault_place", fault.rip, fault.instruction or "none", fault.rip)]
     values = [f"{name} {value:#x}" for name, value in fault.registers.items()]
     lines += ["  ".join(values[i : i + 6]) for i in range(0, len(values), 6)]

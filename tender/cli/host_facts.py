@@ -1,4 +1,4 @@
-"""What `tender doctor` looks at. Nothing is judged here, and nothing that is missing stops the looking."""
+"""What `tender doctor` looks at. This file judges nothing, and goes on if something is missing."""
 
 import fcntl
 import grp
@@ -27,24 +27,24 @@ INSTALL = "build and install it: make build"
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceNode:
-    """A device file: whether it is there, whose it is, and whether it opens for reading and writing."""
+    """A device file: whether it exists, who owns it, and whether it opens for reading and writing."""
 
     path: str
     exists: bool = False
     owner: str = ""
     group: str = ""
     mode: int = 0
-    permitted: bool = False  # the mode (or ACL) would let us
+    permitted: bool = False  # the mode (or ACL) allows it
     open_error: str = ""
 
     def describe(self) -> str:
-        """`root:kvm 0660`."""
+        """Returns owner and mode, as `root:kvm 0660`."""
         return f"{self.owner}:{self.group} {self.mode:04o}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TapFacts:
-    """One TAP interface; `owner` is empty if anybody with CAP_NET_ADMIN may take it."""
+    """One TAP interface. `owner` is empty if anybody with CAP_NET_ADMIN may take it."""
 
     name: str
     up: bool
@@ -54,7 +54,7 @@ class TapFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialFacts:
-    """How the trial unikernel fared behind one backend: what was measured, or why it failed and the cure of that."""
+    """How the trial unikernel ended on one backend: what was measured, or why it failed and the cure."""
 
     value: str = ""
     error: str = ""
@@ -64,7 +64,7 @@ class TrialFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class SandboxFacts:
-    """What the sandbox needs of this host; a sysctl that does not exist is None."""
+    """What the sandbox needs of this host. A sysctl that does not exist is None."""
 
     program: str = ""
     program_there: bool = False
@@ -74,14 +74,14 @@ class SandboxFacts:
     max_user_namespaces: int | None = None
     userns_clone: int | None = None
     apparmor_userns: int | None = None
-    seccomp_actions: tuple[str, ...] | None = None  # None: the kernel tells of none
+    seccomp_actions: tuple[str, ...] | None = None  # None: the kernel lists no actions
     tsc_hz: int = 0
     clocksource: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """All that was seen."""
+    """All that was found."""
 
     system: str = "Linux"
     release: str = ""
@@ -98,7 +98,7 @@ class Facts:
     trial: TrialFacts = TrialFacts()
     sandbox: SandboxFacts = SandboxFacts()
     auto_backend: str = ""  # the backend that --backend auto takes; empty: none
-    auto_reason: str = ""  # why it is not KVM's
+    auto_reason: str = ""  # why it is not KVM
     tun: DeviceNode = DeviceNode(path="/dev/net/tun")
     taps: tuple[TapFacts, ...] = ()
     overcommit: int = 0
@@ -108,12 +108,12 @@ class Facts:
 
 
 def user_word(user: str) -> str:
-    """The user as a command takes it."""
+    """Returns the user as a command takes it."""
     return quoted(user) if user else "$USER"
 
 
 def collect(capabilities: dict[str, int]) -> Facts:
-    """Looks at everything; runs the trial unikernel in the sandbox, and on KVM if /dev/kvm opens."""
+    """Looks at everything, and runs the trial unikernel in the sandbox, and on KVM if /dev/kvm opens."""
     uname = os.uname()
     model, flags = cpu_facts(_read("/proc/cpuinfo"))
     kvm = device_node("/dev/kvm")
@@ -148,7 +148,7 @@ def collect(capabilities: dict[str, int]) -> Facts:
 
 
 def cpu_facts(cpuinfo: str) -> tuple[str, frozenset[str]]:
-    """The model and the flags of the first processor in the text of /proc/cpuinfo."""
+    """Returns the model and the flags of the first processor in the text of /proc/cpuinfo."""
     model, flags = "unknown processor", frozenset[str]()
     for line in cpuinfo.partition("\n\n")[0].splitlines():
         key, _, value = line.partition(":")
@@ -160,7 +160,7 @@ def cpu_facts(cpuinfo: str) -> tuple[str, frozenset[str]]:
 
 
 def mem_available(meminfo: str) -> int:
-    """Bytes available, from the text of /proc/meminfo."""
+    """Returns the available bytes that the text of /proc/meminfo shows."""
     for line in meminfo.splitlines():
         if line.startswith("MemAvailable:"):
             return _number(line.split()[1]) * 1024
@@ -168,7 +168,7 @@ def mem_available(meminfo: str) -> int:
 
 
 def device_node(path: str) -> DeviceNode:
-    """The device file `path`, opened for a moment."""
+    """Looks at the device file `path`, and opens it for a moment."""
     try:
         found = os.stat(path)
     except OSError:
@@ -205,7 +205,7 @@ def _ask_kvm(capabilities: dict[str, int]) -> tuple[int, dict[str, int]]:
 
 
 def run_trial(backend: BackendLike) -> TrialFacts:
-    """Runs tender.backend.trial's unikernel on that backend and no other."""
+    """Runs the unikernel of tender.backend.trial on this backend."""
     cpu_ns: dict[str, int] = {}
 
     def note(data: bytes) -> None:
@@ -230,7 +230,7 @@ def run_trial(backend: BackendLike) -> TrialFacts:
         return TrialFacts(error=f"{machine} is unfit: {unfit}", isolation=layers)
     loop_ms = (cpu_ns["1"] - cpu_ns["0"]) / 1e6
     boot_ms = result.boot.since_start_ms("first_console") or 0.0
-    value = f"every step right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
+    value = f"all steps right: first output after {boot_ms:.2f} ms, {trial.STEPS['1']} in {loop_ms:.2f} ms"
     if backend == "sandbox":
         all_ms = result.boot.since_start_ms("guest_exit") or 0.0
         value = f"a unikernel ran behind the filter ({all_ms:.0f} ms)"
@@ -238,7 +238,7 @@ def run_trial(backend: BackendLike) -> TrialFacts:
 
 
 def auto_choice() -> tuple[str, str]:
-    """The backend that `--backend auto` takes here, and why it is not KVM's; found by making a VM."""
+    """Makes a VM, and returns the backend that `--backend auto` takes here and why it is not KVM."""
     try:
         with Image.from_bytes(trial.elf()) as image, Vm(image, VmConfig(mem=4), console=DISCARD) as vm:
             return vm.backend, vm.fallback
@@ -247,7 +247,7 @@ def auto_choice() -> tuple[str, str]:
 
 
 def sandbox_facts() -> SandboxFacts:
-    """Runs the trial in the sandbox, and looks at what it may lack."""
+    """Runs the trial in the sandbox, and looks at what the sandbox may lack."""
     there = os.path.exists(PROGRAM)
     actions = _read("/proc/sys/kernel/seccomp/actions_avail").split()
     return SandboxFacts(
@@ -271,7 +271,7 @@ def _sysctl(name: str) -> int | None:
 
 
 def tap_facts(name: str, sys_class_net: str = "/sys/class/net") -> TapFacts:
-    """One TAP interface, from sysfs."""
+    """Returns what sysfs says of one TAP interface."""
     base = f"{sys_class_net}/{name}"
     owner = _number(_read(f"{base}/owner"), -1)
     flags = _number(_read(f"{base}/flags"), base=16)
@@ -285,22 +285,22 @@ def tap_facts(name: str, sys_class_net: str = "/sys/class/net") -> TapFacts:
 
 
 def in_container() -> bool:
-    """Whether this looks like a container: the marks of docker, podman and systemd."""
+    """Whether this looks like a container, by the marks of docker, podman and systemd."""
     return os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv") or "container" in os.environ
 
 
 def user_name() -> str:
-    """The name of the user whose rights count here."""
+    """Returns the name of the user whose rights count here."""
     return uid_name(os.geteuid())
 
 
 def uid_name(uid: int) -> str:
-    """The user's name, or its number."""
+    """Returns the user's name, or the number."""
     return _name(lambda: pwd.getpwuid(uid).pw_name, uid)
 
 
 def group_name(gid: int) -> str:
-    """The group's name, or its number."""
+    """Returns the group's name, or the number."""
     return _name(lambda: grp.getgrgid(gid).gr_name, gid)
 
 

@@ -1,7 +1,7 @@
-"""`tender inspect`: what a file is to a monitor. Needs no KVM, boots nothing.
+"""`tender inspect`: shows what a monitor finds in a file. It needs no KVM and boots nothing.
 
-What decides whether the file can run (segments, notes) is read by the same parser that boots it; what only
-people want to know (symbols, build id) is read by symbols.py, and may be missing or broken in any file.
+The parser that boots a file also reads here what decides whether the file can run (segments, notes). symbols.py reads
+what only people want to know (symbols, build id), which may be missing or broken in any file.
 """
 
 import os
@@ -21,15 +21,15 @@ Show the ABI, the devices, the segments and the symbols of the unikernel IMAGE. 
 the file can be loaded, 1 if not.
 
   --json       one JSON object
-  --symbols    its functions as well, by address
-  --at=ADDRESS only what lies at that address, as NAME+OFFSET; status 1 if the file does not tell"""
+  --symbols    list its functions too, by address
+  --at=ADDRESS show only the symbol at that address, as NAME+OFFSET; status 1 if the file has none there"""
 
 _EXEC, _WRITE, _READ = 1, 2, 4
 _GRANULE = 2 << 20
 
 
 def main(argv: list[str]) -> int:
-    """Print the description of one image; 1 if it is refused."""
+    """Prints the description of one image, and returns the exit status: 1 if the image is refused."""
     options = [word for word in argv if word.startswith("-")]
     files = [word for word in argv if not word.startswith("-")]
     if "--help" in options or "-h" in options:
@@ -77,7 +77,7 @@ def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
 
 
 def describe(image: Image, details: Details) -> dict[str, Any]:
-    """Everything about the image as plain data, ready for JSON."""
+    """Returns all that is known of the image as plain data for JSON."""
     end = max(image.kernel_end, image.bss_end)
     types = dict(DEVICE_KINDS.values())
     entry_symbol = next((s.name for s in details.functions if s.address == image.entry), "")
@@ -117,7 +117,10 @@ def describe(image: Image, details: Details) -> dict[str, Any]:
 
 
 def patched_call_sites(image: Image, mem_bytes: int) -> int:
-    """How many call sites the sandbox turns into jumps: a trampoline of 32 bytes, `mov $...,%edx` first, for each."""
+    """Returns how many call sites the sandbox turns into jumps.
+
+    Each has a trampoline of 32 bytes that begins with `mov $...,%edx`.
+    """
     template = image.template(mem_bytes, patched=True)
     trampolines = os.pread(
         template.fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_TRAMPOLINES_GPA, lib.TENDER_TRAMPOLINES_GPA
@@ -126,14 +129,14 @@ def patched_call_sites(image: Image, mem_bytes: int) -> int:
 
 
 def rights(flags: int) -> str:
-    """`r-x` of an ELF segment's flags."""
+    """Returns the flags of an ELF segment as `r-x`."""
     return "".join(
         letter if flags & bit else "-" for letter, bit in (("r", _READ), ("w", _WRITE), ("x", _EXEC))
     )
 
 
 def text(found: dict[str, Any]) -> str:
-    """The description for a person."""
+    """Returns the description for a person."""
     abi, memory = found["abi"], found["memory"]
     symbol = f" ({printable(found['entry_symbol'])})" if found["entry_symbol"] else ""
     lines = [
@@ -142,9 +145,9 @@ def text(found: dict[str, Any]) -> str:
         f"entry     {found['entry']:#x}{symbol}",
         f"build id  {found['build_id'] or 'none'}",
         f"extension {', '.join(found['extensions']) or 'none'}",
-        f"sites     {found['sites']} hypercalls in its text, which the sandbox turns into jumps",
-        f"memory    the image ends at {memory['image_end']:#x}: {memory['least_bytes'] >> 20} MiB"
-        " at the least, and space for its heap and stack",
+        f"sites     {found['sites']} call sites in its text, which the sandbox turns into jumps",
+        f"memory    the image ends at {memory['image_end']:#x}: it needs {memory['least_bytes'] >> 20} MiB"
+        " at least, and space for its heap and stack",
         f"symbols   {found['symbol_count'] or 'none'}{'' if found['symbols_complete'] else ', and more'}",
         "",
         "devices" if found["devices"] else "devices   none",

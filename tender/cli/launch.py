@@ -1,18 +1,18 @@
-"""What the installed `tender` hands to `python3 -I -S`: finds the package beside itself and enters it.
+"""The script that the installed `tender` gives to `python3 -I -S`: it finds the package beside itself and enters it.
 
-Without `site` the interpreter starts in half the time, but knows no site-packages: this adds the one directory that
-this file lies in. A cffi that was installed elsewhere takes longer: `site` finds it in the interpreter's own
-directories, and an interpreter that is not isolated also in the user's (`pip install --user`) and by PYTHONPATH. Where
-there is none, tender/cli/needs.py says so. Keep this file small: a script is compiled anew at each start.
+Without `site` the interpreter starts in half the time, but does not know site-packages. This script adds the one
+directory that it lies in. A cffi that was installed elsewhere takes longer: `site` finds it in the interpreter's own
+directories, and an interpreter that is not isolated finds it in the user's (`pip install --user`) and by PYTHONPATH. If
+there is no cffi, tender/cli/needs.py says so. Keep this file small: Python compiles a script at each start.
 """
 
 import sys
 
 if __name__ == "__main__":
-    sys.setdlopenflags(1)  # RTLD_LAZY: of what the two extensions call, a run needs a third
+    sys.setdlopenflags(1)  # RTLD_LAZY: a run needs a third of what the two extensions call
     sys.path.insert(0, __file__.removesuffix("/tender/cli/launch.py"))
     try:
-        import _cffi_backend  # noqa: F401  tender._native needs it; nothing else may be asked for here
+        import _cffi_backend  # noqa: F401  tender._native needs it; nothing else is imported here
     except ImportError:
         if sys.flags.isolated:
             import os

@@ -1,10 +1,10 @@
-"""Picks the subcommand, and is the last one to see an error: Python's path, where bindings/launcher leaves a command.
+"""Picks the subcommand, and handles the errors that nothing else caught: Python's path of the command.
 
-`tender run ...` and `tender app.elf ...` are the same. An image whose name is a subcommand's is reached
-with a path: `tender ./inspect`. Started under one of the names in FRONTS, by a symbolic link to `tender`, the
-command is `tender THAT_NAME ...`: the native program puts the name before the other words.
+The native program (bindings/command) hands over here. `tender run ...` and `tender app.elf ...` are the same. An image
+that has the name of a subcommand is reached with a path: `tender ./inspect`. If the command is started by a symbolic link
+with one of the names in FRONTS, the native program puts that name before the other words: `tender THAT_NAME ...`.
 
-Status: the guest's own, 1 for what could not start, 70 for a mistake of ours.
+Status: the guest's own; 1 for a guest that could not start; 70 for a mistake in Tender.
 """
 
 import os
@@ -12,27 +12,30 @@ import sys
 from collections.abc import Callable
 from errno import EMFILE, EPIPE
 
-STATUS_INTERNAL = 70  # EX_SOFTWARE: managers of unikernels take 1 for "cannot start" and restart on others
-STATUS_PIPE = 141  # what a shell shows for death by SIGPIPE
+STATUS_INTERNAL = (
+    70  # EX_SOFTWARE: managers of unikernels take 1 for "cannot start", and restart after other statuses
+)
+STATUS_PIPE = 141  # as a shell shows the end by SIGPIPE
 STATUS_UNANSWERED = 1
 
-# name -> module (imported when picked), one line for --help
+# A subcommand's module, which is imported when the subcommand is picked, and its line in --help.
 COMMANDS = {
     "run": ("tender.cli.run", "run a unikernel (the word may be left out)"),
-    "solo5-hvt": ("tender.cli.solo5", "the same, with solo5-hvt's command line and messages to the letter"),
+    "solo5-hvt": ("tender.cli.solo5", "the same, with exactly solo5-hvt's command line and messages"),
     "inspect": ("tender.cli.inspect", "show what a unikernel is and which devices it declares"),
-    "doctor": ("tender.cli.doctor", "check this machine, and say how to repair it"),
+    "doctor": ("tender.cli.doctor", "check this machine, and say how to repair what is wrong"),
     "sdk": ("tender.cli.sdk", "print how to build a unikernel of your own"),
     "bench": ("tender.cli.bench", "measure boot, exits and I/O on this machine"),
     "solo5-elftool": ("tender.cli.elftool", "make and show manifests, as Solo5's tool of that name"),
 }
 
-# Other names under which launchers look for solo5-hvt: Albatross with the ABI's version, for the sister tender spt.
+# Other names by which launchers look for solo5-hvt: Albatross adds the version of the ABI, and solo5-spt is Solo5's
+# other monitor.
 FRONTS = ("solo5-hvt", "solo5-hvt.2", "solo5-spt")
 
 
 def main(argv: list[str]) -> int:
-    """Run one command line (without the program's name); the process's exit status."""
+    """Runs one command line, without the program's name, and returns the process's exit status."""
     if argv and argv[0] == "help":
         from tender.cli import run, usage
 
@@ -74,7 +77,7 @@ def _absent(name: str) -> Callable[[list[str]], int]:
 
 
 def guarded(argv: list[str]) -> int:
-    """main(), with every exception turned into a line and a status."""
+    """Calls main(), and turns each exception into a line and a status."""
     from tender.cli import say
 
     try:
@@ -93,12 +96,12 @@ def guarded(argv: list[str]) -> int:
 def _status(argv: list[str]) -> int:
     try:
         return main(argv)
-    except SystemExit as end:  # argparse's, behind a help or an error
+    except SystemExit as end:  # argparse raises it after a help or an error
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 
 
 def _unanswered(error: OSError) -> int:
-    """Says why stdout did not take an answer, unless its reader has gone; the exit status."""
+    """Says why stdout did not take an answer, unless its reader has gone, and returns the exit status."""
     from tender.cli import say
 
     if error.errno == EPIPE:
@@ -108,7 +111,7 @@ def _unanswered(error: OSError) -> int:
 
 
 def last_resort(error: Exception) -> int:
-    """Says what nobody caught, as far as a user can do something with it; the exit status."""
+    """Says what nothing caught, in words that help a user, and returns the exit status."""
     from tender.cli import say
     from tender.errors import TenderError
 
@@ -134,28 +137,28 @@ def last_resort(error: Exception) -> int:
 
 
 def entry() -> None:
-    """The process's main: run sys.argv and leave by _exit, which skips the interpreter's clean-up."""
+    """The main function of the process: runs sys.argv and ends by _exit(), which skips the interpreter's clean-up."""
     _hold_standard_descriptors()
     _take_streams()
     os._exit(guarded(sys.argv[1:]))
 
 
 def _take_streams() -> None:
-    """What writes to them by itself, as argparse does, is treated as what this command writes."""
+    """Replaces the standard streams, so that what argparse writes is handled like what this command writes."""
     from tender.cli import say
 
     sys.stdout, sys.stderr = say.Stdout(), say.Stderr()
 
 
 def _hold_standard_descriptors() -> None:
-    """Take 0, 1 and 2 where they are closed: else a disk may get such a number, and the console write to it.
+    """Opens 0, 1 and 2 if they are closed. Otherwise a disk may get such a number, and the console would write to it.
 
-    What holds them is a pipe without a reader, for /dev/null may not be there.
+    A pipe without a reader holds them, because /dev/null may not exist.
     """
     closed = [fd for fd in (0, 1, 2) if not _is_open(fd)]
     if not closed:
         return
-    reader, writer = os.pipe()  # of the closed numbers, where there are two
+    reader, writer = os.pipe()  # these get closed numbers, if there are two
     for fd in closed:
         if fd == writer:
             os.set_inheritable(fd, True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def distance(a: str, b: str) -> int:
-    """How many letters to add, drop, replace or swap with their neighbour to make `a` into `b`."""
+    """Returns how many letters to add, drop, replace or swap with their neighbour to turn `a` into `b`."""
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
@@ -18,12 +18,12 @@ def distance(a: str, b: str) -> int:
 
 
 def by_nearness(word: str, choices: Iterable[str]) -> list[str]:
-    """The choices, the nearest first; equals keep their order. Long words are compared by their start."""
+    """Returns the choices, the nearest first; equally near ones keep their order. Only the start of long words counts."""
     return sorted(choices, key=lambda choice: distance(word.lower()[:80], choice.lower()[:80]))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """The nearest choice if it is near enough to be a slip of the fingers, else an empty word."""
+    """Returns the nearest choice if it is near enough for a typing mistake, else an empty word."""
     ordered = by_nearness(word, choices)
     if not ordered:
         return ""

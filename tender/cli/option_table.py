@@ -1,11 +1,12 @@
-"""The options of `tender run` and of solo5-hvt: a row an option, and what is known of an option in its row.
+"""The options of `tender run` and of solo5-hvt: one row for each option, with all that is known of it.
 
-Read by Python's parser (options.py, solo5.py), by --help (usage.py), and at build time by
-bindings/command/gen_options.py, which writes the native parser's table, the manual page and the shells' completions.
-A test compares the list in docs/cli.md with it. This file imports nothing of the package, for the build loads it alone.
+Python's parser (options.py, solo5.py) and --help (usage.py) read this table. At build time
+bindings/command/gen_options.py reads it too, and writes the native parser's table, the manual page and the shells'
+completions. A test compares the list in docs/cli.md with it. This file imports nothing of the package, because the build
+loads it alone.
 
-A new option is a row, its field in `Fields`, and what serves it. If the native program serves it, `struct request`
-has the field too: bindings/command/request.h takes its fields from here.
+A new option is a row, its field in `Fields`, and what serves it. If the native program serves it, `struct request` has
+the field too: bindings/command/request.h takes its fields from here.
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -14,26 +15,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tender.annotations import BackendLike, IsolationLayer, NetRingLike
 
-# How a value is read: each kind has one reader in options.py, and one in request.c if the native program serves it.
+# How a value is read. Each kind has one reader in options.py, and one in request.c if the native program serves it.
 FLAG, ACTION, MEMORY, SECONDS, WAIT = "flag", "action", "memory", "seconds", "wait"
 BACKEND, LAYERS, OUTPUT, REPORT, EXAMPLE = "backend", "layers", "output", "report", "example"
-# Of what is said about one device: `--OPTION:NAME=VALUE`.
+# Kinds of options about one device: `--OPTION:NAME=VALUE`.
 NET, NET_MAC, BLOCK, SECTOR_SIZE = "net", "net_mac", "block", "sector_size"
-DEVICE = "device"  # in whatever form the kind of device has: C reads it for both (devices/device_words.h)
+DEVICE = "device"  # in the form of the kind of device: C reads it for both parsers (devices/device_words.h)
 
 
 @dataclass
 class Option:
     """One option.
 
-    value     what stands behind the name, as --help shows it; `also`: other forms, each with its text
-    text      what it means; a line of --help each
-    form      how to write it, for the hint of an error
-    device    the kind of device that it is about (abi/devices.def), of `--OPTION:NAME=VALUE`
-    native    the native program serves it; what else is asked for is left to Python
-    variable  the environment variable that stands in for it, whichever front is used
-    field     of RunOptions; `sets`: its value with a flag
-    solo5     the text for solo5-hvt's usage; None: not an option there; empty: told with another
+    Attributes:
+        value: What follows the name, as --help shows it.
+        text: What it means; each line is a line of --help.
+        also: Other forms of the value, each with its text.
+        form: How to write it, for the hint of an error.
+        device: The kind of device (abi/devices.def) that `--OPTION:NAME=VALUE` is about.
+        native: Whether the native program serves it. It leaves all other options to Python.
+        variable: The environment variable that sets it if no option does, on each command line.
+        field: The field of RunOptions.
+        sets: The value of the field with a flag.
+        solo5: The text for solo5-hvt's usage. None: solo5-hvt has no such option. Empty: another text describes it.
     """
 
     name: str
@@ -60,7 +64,7 @@ class Option:
 
 @dataclass(kw_only=True)
 class Fields:
-    """The fields of RunOptions that are rows' fields: their types, and what they are without the option."""
+    """The fields of RunOptions that rows set: their types, and their values without the option."""
 
     __slots__ = ()
     example: str = ""  # the name of a unikernel that is installed with Tender, in place of an image
@@ -79,9 +83,11 @@ class Fields:
 
 ABOUT = """\
 Run the unikernel IMAGE, an ELF file of Solo5's hvt ABI. Words after IMAGE are the guest's arguments,
-untouched. The guest's console is stdout; all that tender itself says goes to stderr. The exit status is
-the guest's, or 1 if it could not start."""
-GRAMMAR = "A value may also stand in the next word, --mem 64M, but for --json. Repeated, the last one wins."
+unchanged. The guest's console is stdout; messages of tender itself go to stderr. The exit status is the
+guest's, or 1 if it could not start."""
+GRAMMAR = """\
+Except for --json, the value may also be the next word: --mem 64M. If an option is repeated, the last
+one wins."""
 EXAMPLES = """\
 tender run --example hello
 tender app.elf
@@ -91,7 +97,7 @@ tender --block disk.img:ro --timeout 10 app.elf"""
 # fmt: off
 # A heading of --help, its options, and a line below them.
 GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
-    ("Where, and with what:", (
+    ("Backend and resources:", (
         Option("--example", EXAMPLE, "=hello|echo|disk",
                "run a unikernel that is installed with Tender; IMAGE is left out then,\n"
                "and all words after the options are the guest's arguments",
@@ -103,22 +109,22 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                form="--backend=auto, --backend=kvm or --backend=sandbox",
                native=True, variable="TENDER_BACKEND"),
         Option("--require", LAYERS, "=LAYER,...",
-               "run no guest where one of these isolation layers is missing: 'tender doctor'\n"
-               "names them; TENDER_REQUIRE in the environment does the same",
+               "run no guest if one of these isolation layers is missing; 'tender doctor'\n"
+               "lists them; TENDER_REQUIRE in the environment does the same",
                form="--require=LAYER,...; the layers are {layers}",
                native=True, variable="TENDER_REQUIRE"),
         Option("--mem", MEMORY, "=N", "guest memory in MiB, or with a unit: 64M, 1G (default 512)",
                form="--mem=MIB, or with a unit: --mem=64M, --mem=1G",
                native=True, field="mem_bytes", solo5="memory of the guest in MiB (512)"),
-        Option("--no-net-ring", FLAG, "", "offer the guest no network ring: all of --mem is its own",
+        Option("--no-net-ring", FLAG, "", "offer the guest no network ring: it gets all of --mem",
                native=True, field="net_ring", sets="off",
-               solo5="no network ring: all of --mem is the guest's"),
-        Option("--net-reattach", FLAG, "", "take a new interface of the same name for one that is deleted meanwhile",
-               native=True, solo5="for an interface that is deleted, take the next one of its name"),
+               solo5="no network ring: the guest gets all of --mem"),
+        Option("--net-reattach", FLAG, "", "if an interface is deleted, attach the next one of its name",
+               native=True, solo5="if an interface is deleted, attach the next one of its name"),
         Option("--timeout", SECONDS, "=SECONDS", "stop the guest after that time: 5, 0.25, 250ms",
                form="--timeout=SECONDS", native=True),
     ), ""),
-    ("Devices (all that IMAGE declares must be attached; 'tender inspect IMAGE' lists them):", (
+    ("Devices (attach each that IMAGE declares; 'tender inspect IMAGE' lists them):", (
         Option("--net", NET, ":NAME=IFACE", "attach the TAP interface IFACE as network device NAME",
                also=((":NAME=@FD", "... an inherited descriptor: a TAP, a socketpair"),),
                form="--net:NAME=IFACE, or --net IFACE for the only network device", device="net", native=True,
@@ -136,7 +142,7 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                form="--block-sector-size:NAME=N", device="block", native=True,
                solo5="its sector size in bytes, a power of two from 512 to 32768 (512)"),
         Option("--lock-wait", WAIT, "=SECONDS",
-               "wait so long for disks that another VM has locked (default 0);\n"
+               "how long to wait for disks that another VM has locked (default 0);\n"
                "TENDER_LOCK_WAIT in the environment does the same",
                form="--lock-wait=SECONDS", native=True, variable="TENDER_LOCK_WAIT"),
     ), "The only device of its kind needs no name: --net tap0, --block disk.img:ro"),

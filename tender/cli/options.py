@@ -1,14 +1,14 @@
-"""The options of `tender run`: words to values, nothing opened, nothing looked up.
+"""The options of `tender run`: turns words into values. It opens nothing and looks nothing up.
 
-The grammar is solo5-hvt's: options in any order, then the image, then words that are the guest's alone,
-empty ones kept; `--` is optional. Ours on top: a value may stand in the next word (`--mem 64M`), and the
-only device of a kind needs no name (`--net tap0`). Repeated, the last one wins.
+The grammar is solo5-hvt's: options in any order, then the image, then words for the guest alone, also empty ones. `--` is
+optional. Tender adds that a value may be the next word (`--mem 64M`), and that the only device of a kind needs no name
+(`--net tap0`). If an option is repeated, the last one wins.
 
-    --net:NAME=IFACE     the device NAME, whatever letters it has
-    --net NAME=IFACE     NAME is of letters and digits; anything else before the `=` belongs to the value
+    --net:NAME=IFACE     the device NAME, whatever characters it has
+    --net NAME=IFACE     NAME has letters and digits; anything else before the `=` belongs to the value
     --net IFACE          the only device of its kind
 
-Which names exist is the image's to say: `tender.cli.attach` goes on from here.
+The image says which names exist: `tender.cli.attach` goes on from here.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from tender.printable import printable, quoted
 from tender.values import Value, value
 
 NAME_MAX = 67
-Found = dict[str, Any]  # values by their field of RunOptions
+Found = dict[str, Any]  # values by the field of RunOptions
 
 OPTIONS = tuple(option.name for option in option_table.OPTIONS)
 SHORT = {option.short: option.name for option in option_table.OPTIONS if option.short}
@@ -43,7 +43,7 @@ _FOREIGN = {
 
 
 class UsageError(ConfigError):
-    """The command line is wrong; `show_usage` asks for the usage line after the message."""
+    """The command line is wrong. With `show_usage` the usage follows the message."""
 
     default_code = "usage"
 
@@ -54,10 +54,10 @@ class UsageError(ConfigError):
 
 @value
 class Setting(Value):
-    """One word about a device: `what` is the option without its dashes, `option` the word as typed."""
+    """One word about a device. `what` is the option without its dashes, and `option` is the word as typed."""
 
     what: str = field(kw_only=False)  # "net", "net-mac", "block", "block-sector-size"
-    name: str = field(kw_only=False)  # "" stands for the only device of its kind
+    name: str = field(kw_only=False)  # empty for the only device of its kind
     value: int | str = field(kw_only=False)  # a descriptor (@FD) or sector size is an int
     read_only: bool = False
     raw: bool = False
@@ -66,13 +66,14 @@ class Setting(Value):
 
 @value
 class RunOptions(Value, Fields):
-    """A command line, understood: what the rows of option_table.py set, and
+    """What a command line says: what the rows of option_table.py set, and these.
 
-    action    "run", or what an option asked for instead: "help", "version"
-    image     its path; empty with `example`, whose file run.py finds
-    settings  the words about devices, in their order
-    json_fd   the descriptor of `json`, once it is open (outputs.py)
-    words     the options as typed, for hints that repeat the command
+    Attributes:
+        action: "run", or what an option asked for instead: "help" or "version".
+        image: The path of the image; empty with `example`, whose file run.py finds.
+        settings: The words about devices, in their order.
+        json_fd: The descriptor of `json`, once it is open (outputs.py).
+        words: The options as typed, for hints that repeat the command.
     """
 
     action: str = "run"
@@ -85,10 +86,16 @@ class RunOptions(Value, Fields):
 
 
 def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunOptions:
-    """The values of a command line; `variables` are what the environment says of the fields that an option leaves open.
-    `launcher`, what TENDER_LAUNCHER says, is only judged: the native program has obeyed it.
+    """Returns the values of a command line.
 
-    Raises UsageError, and ConfigError for memory above 4 GiB.
+    Args:
+        argv: The words.
+        launcher: The value of TENDER_LAUNCHER. It is only checked, because the native program has obeyed it.
+        variables: What the environment says of fields that no option sets.
+
+    Raises:
+        UsageError: The words are wrong.
+        ConfigError: The memory is above 4 GiB.
     """
     found: Found = {}
     settings: list[Setting] = []
@@ -96,7 +103,7 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
     while at < len(argv) and argv[at].startswith("-"):
         word = argv[at]
         if word == "-" and argv[at - 1 : at] == ["--json"]:
-            raise invalid_option(word, "", "the value of --json stands behind =: --json=-")
+            raise invalid_option(word, "", "write the value of --json after =: --json=-")
         at += 1
         if word == "--":
             break
@@ -140,7 +147,10 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
 
 
 def ambient(variables: Mapping[str, str]) -> Found:
-    """The fields that environment variables set, from their values by field; empty counts as unset. Raises UsageError."""
+    """Returns the fields that environment variables set, from their values by field. Empty counts as unset.
+
+    Raises UsageError.
+    """
     found: Found = {}
     for option in option_table.OPTIONS:
         if option.variable and variables.get(option.field):
@@ -163,13 +173,13 @@ def _unknown(word: str, example: str) -> UsageError:
 
 
 def invalid_option(word: str, reason: str = "", way_out: str = "", *, show_usage: bool = False) -> UsageError:
-    """The error of an option as typed, in the contract's words; `reason` is a line before them."""
+    """Returns the error of an option as typed, in solo5-hvt's words; `reason` is a line before them."""
     message = f"Invalid option: `{printable(word)}'"
     return UsageError(f"{reason}\n{message}" if reason else message, hint=way_out, show_usage=show_usage)
 
 
 def check_launcher(value: str) -> None:
-    """Raises UsageError for a value of TENDER_LAUNCHER that chooses nothing; empty counts as unset."""
+    """Raises UsageError for an unknown value of TENDER_LAUNCHER. Empty counts as unset."""
     if value not in ("", "native", "python"):
         raise UsageError(
             "Malformed value of TENDER_LAUNCHER",
@@ -177,7 +187,7 @@ def check_launcher(value: str) -> None:
         )
 
 
-# ---- values by their kind; `source` is the option's name, or the variable's
+# ---- values by their kind; `source` is the name of the option or of the variable
 
 
 def _refusal(source: str, hint: str) -> UsageError:
@@ -254,14 +264,14 @@ _READERS: dict[str, Callable[[Option, str, str], Found]] = {
 
 
 def json_target(value: str) -> int | str:
-    """The descriptor or the file that `--json=VALUE` names. Raises UsageError."""
+    """Returns the descriptor or the file that `--json=VALUE` names. Raises UsageError."""
     return _file_or_fd("--json", value)
 
 
 def _file_or_fd(option: str, text: str) -> int | str:
     if text.startswith("fd:"):
         if not _is_number(text[3:]):
-            hint = f"got {text!r}: write fd:N, N the number of an inherited descriptor; for a file write ./fd:..."
+            hint = f"got {text!r}: write fd:N with the number of an inherited descriptor; for a file write ./fd:..."
             raise UsageError(f"Malformed argument to {option}", hint=hint)
         return int(text[3:])
     if not text:
@@ -295,7 +305,7 @@ def _setting(option: Option, name: str | None, value: str, word: str) -> Setting
         value = value.removesuffix(":raw")
     if value.startswith("@"):
         if not _is_number(value[1:]):
-            way_out = "after @ stands the number of an inherited descriptor"
+            way_out = "write the number of an inherited descriptor after @"
             raise invalid_option(word, "", way_out + ("; for a file write ./@..." if what == "block" else ""))
         return Setting(what, name, int(value[1:]), read_only=read_only, raw=raw, option=word)
     if not value:
@@ -304,7 +314,7 @@ def _setting(option: Option, name: str | None, value: str, word: str) -> Setting
 
 
 def _split_name(value: str) -> tuple[str, str]:
-    """`NAME=REST` taken apart if NAME can be a name; a path such as `/a=b` stays whole."""
+    """Splits `NAME=REST` if NAME can be a name. A path such as `/a=b` stays whole."""
     name, equals, rest = value.partition("=")
     if equals and name.isascii() and name.isalnum() and len(name) <= NAME_MAX:
         return name, rest

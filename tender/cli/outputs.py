@@ -1,7 +1,7 @@
-"""Where --console and --json go, decided before anything else: a descriptor judged, the report's file open.
+"""Decides where --console and --json go, before anything else: it checks descriptors and opens the report's file.
 
-So what cannot be written is an error before the guest runs, and nothing here waits for a reader. The report comes
-first: whatever is refused afterwards is told in it too.
+So an output that cannot be written is an error before the guest runs. Nothing here waits for a reader. The report comes
+first, because it also tells what is refused afterwards.
 """
 
 import os
@@ -12,7 +12,7 @@ from tender.native import OUTPUT_HINT, ffi, lib, open_file, says
 from tender.printable import printable
 
 _FD_HINTS = {
-    lib.DEVICE_NOT_INHERITED: "it was not open when tender was executed; open it for the command: {fd}>FILE in a shell",
+    lib.DEVICE_NOT_INHERITED: "it was not open when tender was started; open it for the command: {fd}>FILE in a shell",
     lib.DEVICE_PATH_ONLY: "open it with O_WRONLY, without O_PATH",
     lib.DEVICE_FILE_READ_ONLY: "open it for writing: {fd}>FILE in a shell",
     lib.DEVICE_NET_UNCONNECTED: "connect() it first",
@@ -20,7 +20,7 @@ _FD_HINTS = {
 
 
 def with_report(options: RunOptions) -> RunOptions:
-    """`options` with `json_fd`. Raises UsageError for a descriptor or a file that --json cannot be written to."""
+    """Returns `options` with `json_fd`. Raises UsageError for a descriptor or a file that the report cannot go to."""
     if isinstance(options.json, int):
         if options.json != 2:
             _check("--json", options.json)
@@ -37,7 +37,7 @@ def with_report(options: RunOptions) -> RunOptions:
 
 
 def check_console(options: RunOptions) -> None:
-    """Raises UsageError for a descriptor that --console cannot be written to; a file is opened with the VM."""
+    """Raises UsageError for a descriptor that the console cannot go to. A file is opened with the VM."""
     if options.console is None or options.console == 1:
         return
     if isinstance(options.console, int):
@@ -48,7 +48,7 @@ def check_console(options: RunOptions) -> None:
 
 
 def _inputs(options: RunOptions) -> list[tuple[int | str, str]]:
-    """The files that the guest is made of, and what each is."""
+    """Returns the files that the guest is made of, and what each is."""
     disks = [
         (setting.value, "a disk of the guest") for setting in options.settings if setting.what == "block"
     ]
@@ -56,8 +56,10 @@ def _inputs(options: RunOptions) -> list[tuple[int | str, str]]:
 
 
 def _written(options: RunOptions) -> list[tuple[int | str, str]]:
-    """The same of what else is written, by a name or by who started this: what two descriptors of theirs are is their
-    business."""
+    """Returns the same for the other outputs: those given by name, and those of the program that started this one.
+
+    Two descriptors of that program may be one file: that is its decision.
+    """
     by_name = isinstance(options.json, str)
     files: list[tuple[int | str, str]] = []
     if options.console is not None and (by_name or isinstance(options.console, str)):
@@ -75,7 +77,7 @@ def _about(file: int | str) -> os.stat_result | None:
 def _check_apart(
     option: str, target: int | str, about: os.stat_result, files: list[tuple[int | str, str]]
 ) -> None:
-    """Raises UsageError if `target` is one of `files`, whatever its name: it would be written over."""
+    """Raises UsageError if `target` is one of `files`, by whatever name: it would be written over."""
     if not stat.S_ISREG(about.st_mode):
         return
     for file, what in files:
@@ -86,7 +88,7 @@ def _check_apart(
 
 
 def salvaged(argv: list[str]) -> RunOptions:
-    """Of words that parse_args() refuses: the image, as far as it is known, and where the report goes, if it can."""
+    """Returns what can be known of words that parse_args() refuses: the image, and where the report goes."""
     json: int | str | None = None
     image_known = True
     others = []  # words that may name what a report would be written over
@@ -106,10 +108,10 @@ def salvaged(argv: list[str]) -> RunOptions:
                 others.append(argv[at])
                 at += 1
         elif base not in FLAGS and not equals:
-            image_known = False  # the next word may be this one's value
+            image_known = False  # the next word may be the value of this one
     at += argv[at : at + 1] == ["--"]
     options = RunOptions(image="".join(argv[at : at + 1]) if image_known else "", json=json)
-    others += argv[at : at + 2]  # with the word behind what may be the image, and may be a value
+    others += argv[at : at + 2]  # this word may be a value, and then the next one is the image
     try:
         kept = with_report(options)
         if kept.json is not None and kept.json != 2:
@@ -121,7 +123,7 @@ def salvaged(argv: list[str]) -> RunOptions:
 
 
 def _names_in(word: str) -> list[int | str]:
-    """The file or descriptor that a value may name: behind a device's name, before suffixes."""
+    """Returns the files and descriptors that a value may name: after a device's name, before suffixes."""
     names: list[int | str] = []
     for name in (word, word.partition("=")[2]):
         for _ in range(3):
@@ -138,6 +140,6 @@ def _check(option: str, fd: int) -> None:
 
 
 def empty(fd: int) -> None:
-    """What a file held before is no part of the report; a pipe, a socket or a terminal holds nothing."""
+    """Empties a file before the report is written to it. A pipe, a socket or a terminal has nothing to empty."""
     if stat.S_ISREG(os.fstat(fd).st_mode):
         os.ftruncate(fd, 0)

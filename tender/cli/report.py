@@ -15,7 +15,7 @@ _STEPS: tuple[BootStep, ...] = ("vm_created", "first_run", "first_exit", "first_
 
 
 def ended(result: VmResult, options: RunOptions, signal: int) -> dict[str, object]:
-    """The result object of a run; `signal` is the one that stopped it, or 0."""
+    """Returns the result object of a run. `signal` is the number of the signal that stopped it, or 0."""
     plain = result.to_dict()
     del plain["console"]
     plain["boot_ms"] = {step: result.boot.since_start_ms(step) for step in _STEPS}
@@ -30,7 +30,7 @@ def without_result(
     status: int = 1,
     signal: int | None = None,
 ) -> dict[str, object]:
-    """The result object when the guest could not start, or a mistake of ours ended its run."""
+    """Returns the result object of a guest that could not start, or whose run a mistake in Tender ended."""
     known = error if isinstance(error, TenderError) else _unexpected(error)
     return {
         "schema": SCHEMA,
@@ -49,7 +49,7 @@ def _unexpected(error: Exception) -> TenderError:
 
 
 def to_json(value: object) -> str:
-    """`value` as JSON for any reader: a byte of a name that is no text is shown as that byte, `\\xff`."""
+    """Returns `value` as JSON for any reader. A byte of a name that is not text is shown as that byte: `\\xff`."""
     return json.dumps(_of_text(value))
 
 
@@ -64,7 +64,7 @@ def _of_text(value: object) -> object:
 
 
 def write_json(value: dict[str, object], options: RunOptions) -> None:
-    """One line of JSON to where --json says; a failure to write is said and changes nothing else."""
+    """Writes one line of JSON to where --json says. A failure is reported and changes nothing else."""
     line = to_json(value) + "\n"
     if options.json == 2:
         say.plain(line[:-1])
@@ -80,7 +80,7 @@ def write_json(value: dict[str, object], options: RunOptions) -> None:
 
 
 def stats(result: VmResult) -> str:
-    """Lines for a person: how it ended, the times of the boot, what was counted."""
+    """Returns lines for a person: how the run ended, the times of the boot, and what was counted."""
     counters = result.counters
     lines = [f"ended      {result.reason}, status {result.status}", f"backend    {result.backend}"]
     for step in _STEPS:

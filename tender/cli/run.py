@@ -1,9 +1,9 @@
-"""`tender run`, Python's path from the command line to a running guest.
+"""`tender run`: Python's path from the command line to a running guest.
 
 argv -> options -> image -> devices by name -> VmConfig -> Vm -> the guest's status.
 
-From the image on, `launch` is the path of every front: `tender run` here, `tender solo5-hvt` in solo5.py. They
-differ in how words become a VmConfig, which is what each passes to it.
+`launch` does the part from the image on for `tender run` here and for `tender solo5-hvt` in solo5.py. The two differ in
+how words become a VmConfig: each passes a function for that.
 """
 
 import os
@@ -21,7 +21,7 @@ from tender.cli.options import RunOptions, UsageError, invalid_option, parse_arg
 from tender.config import MIB, BlockDevice, NetDevice, OtherDevice, VmConfig
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
-if TYPE_CHECKING:  # what needs no native core works without it
+if TYPE_CHECKING:  # help and errors of the command line work without the native core
     from tender.image import Image
     from tender.result import VmResult
     from tender.vm import Vm
@@ -30,7 +30,7 @@ STATUS_CANNOT_START = 1
 
 
 def main(argv: list[str]) -> int:
-    """Run one unikernel; the process's exit status."""
+    """Runs one unikernel, and returns the process's exit status."""
     began_ns = time.monotonic_ns()
     stopper = Stopper()
     try:
@@ -76,17 +76,17 @@ def _salvaged(argv: list[str]) -> RunOptions:
 
 
 def variable(name: str) -> str:
-    """The value of an environment variable, empty if there is none."""
+    """Returns the value of an environment variable, or an empty text."""
     return os.environb.get(name.encode(), b"").decode("utf-8", "replace")
 
 
 def option_variables() -> dict[str, str]:
-    """What the environment says in place of options, by their fields."""
+    """Returns what the environment says in place of options, by their fields."""
     return {option.field: variable(option.variable) for option in OPTIONS if option.variable}
 
 
 class MistakeWhileRunning(Exception):
-    """A mistake of ours from the guest's start on, which is the exception's cause: it is no "cannot start"."""
+    """A mistake in Tender after the guest's start. The exception's cause is the mistake. It is not a "cannot start"."""
 
 
 class StoppedEarly(TenderError):
@@ -100,11 +100,12 @@ class StoppedEarly(TenderError):
 
 
 class Stopper:
-    """The handler of SIGINT and SIGTERM: the first one stops the VM, a second one kills the process.
+    """The handler of SIGINT and SIGTERM: the first one stops the VM, and the second one kills the process.
 
-    Made first of all: from then on these signals are let in, which the native command holds back when it executes
-    Python, and which an inherited mask may. An inherited SIG_IGN of SIGINT, a shell's for what runs in the background,
-    stays unless `deaf` is False. From let_wait() on, until there is a VM, the first signal ends what is under way.
+    It is made before everything else, and lets these signals in. The native command blocks them when it executes Python,
+    and an inherited mask may block them too. An inherited SIG_IGN of SIGINT, which a shell sets for a command in the
+    background, stays unless `deaf` is False. From let_wait() on, as long as there is no VM, the first signal ends what is
+    under way.
     """
 
     def __init__(self, *, deaf: bool = True) -> None:
@@ -115,11 +116,13 @@ class Stopper:
         if not deaf or signal.getsignal(SIGINT) != signal.SIG_IGN:
             signal.signal(SIGINT, self)
         signal.signal(SIGTERM, self)
-        signal.signal(SIGCHLD, signal.SIG_DFL)  # ignored, nobody tells how the sandbox's process ended
+        signal.signal(
+            SIGCHLD, signal.SIG_DFL
+        )  # if it is ignored, the kernel does not tell how the sandbox process ended
         let_signals_in()
 
     def dismiss(self) -> None:
-        """No guest will run: signals end the process as any other."""
+        """No guest will run: from now on signals end the process in the usual way."""
         if signal.getsignal(SIGINT) is self:
             signal.signal(SIGINT, signal.default_int_handler)
         signal.signal(SIGTERM, signal.SIG_DFL)
@@ -127,20 +130,22 @@ class Stopper:
             signal.raise_signal(self.signal)
 
     def __call__(self, number: int, frame: object) -> None:
-        if self.signal:  # not by SIG_DFL at the first one: the second may be pending in Python by then
+        if self.signal:  # the first one does not set SIG_DFL: the second may be pending in Python by then
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self.signal = number
         say.hurry()
         if self.vm is not None:
             self.vm.stop()
-            self.vm._leave_interfaces()  # the next signal kills, at whatever moment it comes
+            self.vm._leave_interfaces()  # the next signal kills, whenever it comes
         elif self._may_wait:
             self._end_wait()
 
     def let_wait(self) -> None:
-        """From now on, until there is a VM, a lock or a file system may be waited for. Raises StoppedEarly if a signal
-        came before."""
+        """From now on, as long as there is no VM, the command may wait for a lock or a file system.
+
+        Raises StoppedEarly if a signal came before.
+        """
         self._may_wait = True
         if self.signal:
             self._end_wait()
@@ -150,15 +155,15 @@ class Stopper:
 
 
 def let_signals_in() -> None:
-    """What the native command holds back while it executes Python, or an inherited mask does."""
+    """Unblocks the signals that the native command blocks while it executes Python, or that an inherited mask blocks."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (SIGINT, SIGALRM, SIGTERM))
 
 
 class _Suspender:
-    """The handler of SIGTSTP, a terminal's ^Z, where the guest is another process: both stop, both go on.
+    """The handler of SIGTSTP, which a terminal sends for ^Z, if the guest is another process: both stop, and both go on.
 
-    The sandbox's process is the first of its pid namespace, and such a one hears only of a stop that it cannot
-    refuse, from outside.
+    The sandbox process is the first of its pid namespace. Such a process only gets a stop from outside that it cannot
+    refuse: SIGSTOP.
     """
 
     def __init__(self, vm: "Vm") -> None:
@@ -204,7 +209,7 @@ def vm_config(
     block: Mapping[str, BlockDevice],
     others: Mapping[str, OtherDevice] | None = None,
 ) -> VmConfig:
-    """What the VM is to be, whichever front read the words."""
+    """Returns the configuration of the VM, for `tender run` and for solo5-hvt's command line."""
     return VmConfig(
         mem=options.mem_bytes // MIB,
         args=options.args,
@@ -221,12 +226,17 @@ def vm_config(
 def launch(
     options: RunOptions, configured: "Callable[[Image], VmConfig]", began_ns: int, stopper: Stopper
 ) -> int:
-    """Runs `options.image` as `configured` makes of it, says how that ended, and gives the exit status.
+    """Runs `options.image` as `configured` says, reports how that ended, and returns the exit status.
 
-    Of `options` only image, timeout, console, backend, json, stats, verbosity and words are looked at; what a
-    device is, how much memory there is and which arguments, is in what `configured` returns.
+    Args:
+        options: Only image, timeout, console, backend, json, stats, verbosity and words are used.
+        configured: Returns the configuration for an image: devices, memory and arguments.
+        began_ns: When the command began, on the monotonic clock.
+        stopper: The handler of signals.
 
-    Raises TenderError if the guest could not start, MistakeWhileRunning for any other exception from then on.
+    Raises:
+        TenderError: The guest could not start.
+        MistakeWhileRunning: Any other exception after the guest's start.
     """
     if options.timeout is not None and not stopper.signal:
         say.hurry(after_s=options.timeout)
@@ -272,26 +282,26 @@ def _launch(
 
                 outputs.empty(options.json_fd)
             if options.timeout is not None and not stopper.signal:
-                say.hurry(after_s=options.timeout)  # anew: its time begins here
+                say.hurry(after_s=options.timeout)  # again, because the guest's time begins here
             result = vm.run(timeout=options.timeout)
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
     return _ended(result, options, stopper.signal)
 
 
 def check_reattach(net: dict[str, NetDevice]) -> None:
-    """Raises UsageError for --net-reattach where it means nothing."""
+    """Raises UsageError for --net-reattach if no network is attached by name."""
     if not any(device.named for device in net.values()):
         from tender.native import says
 
         raise invalid_option(
             "--net-reattach",
             says("nothing_to_reattach"),
-            "write --net:NAME=IFACE; a descriptor (@FD) is for whoever gave it to attach again",
+            "write --net:NAME=IFACE; the program that gave a descriptor (@FD) attaches it again itself",
         )
 
 
 class _Path:
-    """A file's name as os.PathLike, letter for letter: pathlib leaves a slash at the end out."""
+    """A file's name as os.PathLike, unchanged: pathlib removes a slash at the end."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -333,7 +343,7 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         from tender.cli import report
 
         say.plain(report.stats(result))
-    if shares_stderr:  # its last line, for whoever looks for it there
+    if shares_stderr:  # a reader of stderr finds it in the last line
         _write_json(result, options, signal)
     return result.status
 
@@ -353,7 +363,7 @@ def _by_signal(result: "VmResult", signal: int) -> "VmResult":
 
 
 def failed(error: TenderError, options: RunOptions) -> int:
-    """Says why the guest could not start, with a way out; the exit status."""
+    """Says why the guest could not start, with a hint, and returns the exit status."""
     error.hint = error.command_hint
     if error.code == "device-missing":
         from tender.native import says
@@ -377,7 +387,7 @@ def failed(error: TenderError, options: RunOptions) -> int:
 
 
 def _mistake(error: Exception, reason: str, options: RunOptions) -> int:
-    """Says what nobody expected; the exit status."""
+    """Reports a mistake in Tender, and returns the exit status."""
     status = last_resort(error)
     if options.json is not None:
         from tender.cli import report
@@ -387,7 +397,7 @@ def _mistake(error: Exception, reason: str, options: RunOptions) -> int:
 
 
 def _unattached(error: ManifestError, options: RunOptions, image: "Image") -> ManifestError:
-    """The same error in the contract's words, with a command line that would do."""
+    """Returns the same error with a hint: a command line that works."""
     if not error.missing or not say.HINTS:
         return error
     from tender.cli import explain

@@ -1,7 +1,7 @@
-"""Lines for a person: diagnostics on stderr, answers on stdout; never a traceback for a closed pipe.
+"""Lines for a person: diagnostics on stderr, answers on stdout. A closed pipe never causes a traceback.
 
-stdout belongs to the guest's console while a guest runs, so only the subcommands that run none use `out`.
-Who speaks is the process's, as stderr is: `speak_as` is called once, first.
+While a guest runs, stdout belongs to its console. So only subcommands that run no guest use `out`. The name before each
+line belongs to the process, as stderr does: `speak_as` is called once, before everything else.
 """
 
 import os
@@ -18,12 +18,15 @@ PATIENCE_S = 1.0
 _LOOK_MS = 50
 _NO_FLAGS = (ENOSYS, EOPNOTSUPP)
 _KEPT_MAX = 1 << 16
-_hurry_until = float("inf")  # of the monotonic clock
-HINTS = True  # whether `hint` says anything; whoever would work for one asks first
+_hurry_until = float("inf")  # a time of the monotonic clock
+HINTS = True  # whether `hint` says anything; code that needs time to make a hint asks first
 
 
 class OutputLost(Exception):
-    """stdout cannot take an answer; `error` is the host's OSError. None itself, so that nobody takes it for another's."""
+    """stdout cannot take an answer. `error` is the host's OSError.
+
+    It is not an OSError itself, so no other handler takes it for an error of its own.
+    """
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror)
@@ -31,7 +34,7 @@ class OutputLost(Exception):
 
 
 class _Stream:
-    """A standard stream as this command writes it."""
+    """A standard stream that this command writes."""
 
     encoding, errors = "utf-8", "backslashreplace"
     _fd: int
@@ -51,7 +54,7 @@ class _Stream:
 
 
 class Stdout(_Stream):
-    """What the command's process has as sys.stdout: the one place where an answer is written, or fails to be."""
+    """sys.stdout of the command's process: the one place where an answer is written, or where that fails."""
 
     _fd = 1
 
@@ -66,7 +69,7 @@ class Stdout(_Stream):
         return len(text)
 
     def flush(self) -> None:
-        """Raises OutputLost, once: what is lost is not tried again."""
+        """Raises OutputLost once: lost text is not written again."""
         data, self._kept = self._kept, b""
         try:
             write(self._fd, data)
@@ -75,7 +78,7 @@ class Stdout(_Stream):
 
 
 class Stderr(_Stream):
-    """The same for sys.stderr, which may be closed, or have no reader: what it does not take is left out."""
+    """The same for sys.stderr, which may be closed or have no reader. Text that it does not take is dropped."""
 
     _fd = 2
 
@@ -94,17 +97,17 @@ def speak_as(program: str, *, hints: bool) -> None:
 
 
 def error(text: str) -> None:
-    """`PROGRAM: text` on stderr; each line of a longer text gets the prefix."""
+    """Writes `PROGRAM: text` to stderr. Each line of a longer text gets the prefix."""
     _stderr(_prefixed(text))
 
 
 def notice(text: str) -> None:
-    """The same of what is no error, before the guest starts: left out if there is no space for it in PATIENCE_S."""
+    """Writes a line that is not an error, before the guest starts. It is dropped if stderr has no space in PATIENCE_S."""
     _stderr(_prefixed(text), time.monotonic() + PATIENCE_S)
 
 
 def hurry(*, after_s: float | None = None) -> None:
-    """From now on, or `after_s` later, nothing waits longer than PATIENCE_S for a reader, all in all."""
+    """From now on, or from `after_s` later on, nothing waits longer than PATIENCE_S in all for a reader."""
     global _hurry_until
     now = time.monotonic()
     if after_s is not None:
@@ -114,12 +117,12 @@ def hurry(*, after_s: float | None = None) -> None:
 
 
 def is_over(until: float) -> bool:
-    """Whether who waits until then, of the monotonic clock, waits no longer: because of that, or because of hurry()."""
+    """Whether a wait until this time of the monotonic clock is over, because of that time or of hurry()."""
     return time.monotonic() >= min(until, _hurry_until)
 
 
 def write(fd: int, data: bytes, until: float = float("inf")) -> None:
-    """Writes all of `data`; waits for space, not longer than `until` or hurry() allows. Raises OSError, so TimeoutError."""
+    """Writes all of `data`, and waits for space as long as `until` and hurry() allow. Raises OSError, as TimeoutError."""
     try:
         import select
     except (ImportError, OSError):  # no descriptor is left to read it by
@@ -134,11 +137,11 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
             if writable.poll(_LOOK_MS):
                 try:
                     written = _write_at_once(fd if own < 0 else own, data[: select.PIPE_BUF], is_pipe)
-                    if not written:  # such a file never takes more
+                    if not written:  # the file will never take more
                         raise OSError(EIO, os.strerror(EIO))
                     data = data[written:]
                     continue
-                except BlockingIOError:  # somebody else filled it, or it was too little
+                except BlockingIOError:  # another program filled it, or the space was too small
                     time.sleep(_LOOK_MS / 1000)
             if is_over(until):
                 raise TimeoutError(EAGAIN, os.strerror(EAGAIN))
@@ -148,7 +151,7 @@ def write(fd: int, data: bytes, until: float = float("inf")) -> None:
 
 
 def _write_at_once(fd: int, data: bytes, is_pipe: bool) -> int:
-    """A write that does not wait: poll() has told of a buffer, but another writer may take it."""
+    """Writes without waiting. poll() has said that there is space, but another program may fill it first."""
     if is_pipe:
         try:
             return os.pwritev(fd, [data], -1, os.RWF_NOWAIT)
@@ -159,37 +162,41 @@ def _write_at_once(fd: int, data: bytes, is_pipe: bool) -> int:
 
 
 def _terminal_without_waiting(fd: int) -> int:
-    """The terminal once more, without waiting, for the flags of `fd` are its owner's; -1 for what is none.
+    """Opens the terminal again for writes that do not wait, because the flags of `fd` belong to its owner.
 
-    poll() tells of space as soon as a terminal has any, and a newline may take more than its own byte.
+    Returns -1 if `fd` is not a terminal. poll() reports space as soon as a terminal has any, and a newline may need more
+    than one byte.
     """
     if not os.isatty(fd):
         return -1
     try:
         from tender.native import lib
-    except ImportError:  # of which there may be something to say
+    except ImportError:  # a message about exactly this may be on its way
         return -1
     return int(lib.tn_terminal_without_waiting(fd))
 
 
 def _prefixed(text: str) -> str:
-    """What came into a text: whoever made it has made a name printable, as only there a newline of a name is known."""
+    """Puts the program's name before each line.
+
+    Whoever made the text has made names in it printable, because only there a newline in a name is known.
+    """
     return "".join(f"{PROGRAM}: {printable(line)}\n" for line in text.split("\n"))
 
 
 def hint(text: str) -> None:
-    """`PROGRAM: hint: text` on stderr, line by line; nothing for an empty text."""
+    """Writes `PROGRAM: hint: text` to stderr for each line of the text."""
     if text and HINTS:
         _stderr("".join(f"{PROGRAM}: hint: {printable(line)}\n" for line in text.split("\n")))
 
 
 def plain(text: str) -> None:
-    """The text as it is, on stderr."""
+    """Writes the text to stderr as it is."""
     _stderr(text + "\n")
 
 
 def out(text: str) -> None:
-    """The text as it is, on stdout. Raises OutputLost, which `guarded` turns into a line and a status."""
+    """Writes the text to stdout as it is. Raises OutputLost, which `guarded` turns into a line and a status."""
     if sys.stdout is not None:
         try:
             sys.stdout.write(text + "\n")
@@ -201,14 +208,14 @@ def _stderr(text: str, until: float = float("inf")) -> None:
     try:
         if sys.stderr is sys.__stderr__ or isinstance(sys.stderr, Stderr):
             write(2, text.encode("utf-8", "backslashreplace"), until)
-        elif sys.stderr is not None:  # a caller's own
+        elif sys.stderr is not None:  # a stream of the caller's own
             sys.stderr.write(text)
             sys.stderr.flush()
     except OSError:
-        pass  # a reader that went away, or does not read, must not change how we end
+        pass  # a reader that went away, or that does not read, must not change the exit status
 
 
 def flush() -> None:
-    """Write out what is buffered. Raises OutputLost."""
+    """Writes what is buffered. Raises OutputLost."""
     if sys.stdout is not None:
         sys.stdout.flush()

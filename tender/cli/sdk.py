@@ -1,6 +1,6 @@
-"""`tender sdk`: where the files for building a unikernel are, and the one command that builds it.
+"""`tender sdk`: says where the files for building a unikernel are, and the one command that builds it.
 
-The files are installed inside the package: sdk/include (headers), sdk/lib (linker script, library).
+The files are installed inside the package: sdk/include (headers), and sdk/lib (linker script, library).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ WHOLE = """eval "gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app
 USAGE = """\
 usage: tender sdk [--cflags | --ldflags | --include | --lib | --script | --example | --guests]
 
-Without an option: a commented recipe for a unikernel of your own.
+Without an option it prints a recipe with comments for a unikernel of your own.
 
   --cflags    compiler flags            --include   the directory of the headers
   --ldflags   linker flags              --lib       the directory of the library
@@ -24,16 +24,16 @@ Without an option: a commented recipe for a unikernel of your own.
 
   gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf
 
-Flags are quoted for a shell. Where the package's directory has a space in its
-name, `eval "gcc $(tender sdk --cflags) ..."` reads them so."""
+Flags are quoted for a shell. If the name of the package's directory has a
+space, write `eval "gcc $(tender sdk --cflags) ..."`, which keeps them whole."""
 
-# Code that runs without an operating system below it: no relocation at run time, no red zone (a trap
-# pushes onto the same stack), no stack protector (its canary lives in TLS). The guest library is built so.
+# For code without an operating system below it: no relocation at run time, no red zone (a trap pushes onto the same
+# stack), no stack protector (its canary is in TLS). The guest library is built with these flags too.
 CFLAGS = [
     *("-std=gnu11", "-O2", "-g", "-ffreestanding", "-fno-pic", "-fno-pie", "-mcmodel=small", "-mno-red-zone"),
     *("-fno-stack-protector", "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-U_FORTIFY_SOURCE"),
 ]
-# 4 KiB steps between segments; the linker script refuses a file without a build id.
+# Segments are aligned to 4 KiB. The linker script refuses a file without a build id.
 LDFLAGS = [
     *("-nostdlib", "-static", "-no-pie", "-Wl,--build-id=sha1"),
     *("-Wl,-z,max-page-size=0x1000", "-Wl,-z,noexecstack"),
@@ -52,7 +52,7 @@ int main(int argc, char **argv)
 
 
 def main(argv: list[str]) -> int:
-    """Print what was asked for; 1 if this installation has no SDK."""
+    """Prints what was asked for, and returns the exit status: 1 if this installation has no SDK."""
     if argv in (["--help"], ["-h"]):
         say.out(USAGE)
         return 0
@@ -68,32 +68,30 @@ def main(argv: list[str]) -> int:
         return 1
     say.out(_ANSWERS[option](root))
     if option in ("--cflags", "--ldflags") and quoted(str(root)) != str(root):
-        say.hint(
-            f"a shell takes $(tender sdk {option}) apart at the space in it; what keeps it whole: {WHOLE}"
-        )
+        say.hint(f"a shell splits $(tender sdk {option}) at the space in it; this keeps it whole: {WHOLE}")
     return 0
 
 
 def sdk_root() -> Path:
-    """The directory `sdk` of the installed package."""
+    """Returns the directory `sdk` of the installed package."""
     return Path(tender.__path__[0]).resolve() / "sdk"
 
 
 def cflags(root: Path) -> str:
-    """The compiler's flags as one shell line."""
+    """Returns the compiler's flags as one shell line."""
     return " ".join([*CFLAGS, quoted(f"-I{root / 'include'}")])
 
 
 def ldflags(root: Path) -> str:
-    """The linker's flags as one shell line; they follow the sources."""
+    """Returns the linker's flags as one shell line. They follow the sources."""
     lib = root / "lib"
     return " ".join([*LDFLAGS, quoted(f"-Wl,-T,{lib / 'guest.ld'}"), quoted(f"-L{lib}"), "-ltender_guest"])
 
 
 def recipe(root: Path) -> str:
-    """The way from an empty directory to a running unikernel, ready to paste."""
+    """Returns commands that lead from an empty directory to a running unikernel, ready to paste."""
     return f"""\
-# A unikernel in three steps; paste them into a shell.
+# A unikernel in three steps. Paste them into a shell.
 
 # 1. The program. The headers say what a guest may do: {root / "include" / "tender" / "guest.h"}
 cat > app.c <<'END'

@@ -1,13 +1,14 @@
-"""`tender solo5-hvt`: the command line of solo5-hvt, word for word, for scripts and managers written for it.
+"""`tender solo5-hvt`: exactly the command line of solo5-hvt, for scripts and managers that were written for it.
 
     solo5-hvt [--mem=N] [--net:NAME=IFACE|@FD] [--net-mac:NAME=MAC] [--block:NAME=PATH|@FD]
               [--block-sector-size:NAME=N] [--no-net-ring] [--net-reattach] [--] KERNEL [ARGS...]
 
-Two passes, as solo5-hvt's, for they decide which of two errors is said: the first finds KERNEL, which is then opened
-and checked; the second takes the options in order, each with the manifest at hand, and opens its device
-at once. Then memory, disks and what is left unattached, in that order. From there on the path is `tender run`'s.
+There are two passes, as in solo5-hvt, because they decide which of two errors is reported. The first pass finds KERNEL,
+which is then opened and checked. The second pass takes the options in order. It knows the manifest, and opens each device
+at once. Then memory, disks and devices that nothing serves are checked, in that order. From there on the path is that of
+`tender run`.
 
-No hints: each line on stderr is the contract's, and begins with the name that the command was called by.
+There are no hints. Each line on stderr is in solo5-hvt's words, and begins with the name by which the command was called.
 """
 
 import os
@@ -43,19 +44,19 @@ from tender.config import (
 )
 from tender.errors import ConfigError, DeviceError, TenderError
 
-if TYPE_CHECKING:  # words are judged without the native core
+if TYPE_CHECKING:  # words are checked without the native core
     from tender.devices.opening import OpenDevice, Patience
     from tender.image import Image
 
 _BLANKS = " \t\n\v\f\r"
 _DIGITS = "0123456789"
 _HEX = _DIGITS + "abcdefABCDEF"
-_IFACE_MAX = 19  # characters of IFACE that are looked at
+_IFACE_MAX = 19  # solo5-hvt looks at so many characters of IFACE
 _INT_MAX = (1 << 31) - 1
 
 
 def main(program: str, argv: list[str]) -> int:
-    """Run one command line of the program called `program`; the process's exit status."""
+    """Runs one command line of the program called `program`, and returns the process's exit status."""
     began_ns = time.monotonic_ns()
     say.speak_as(program, hints=False)
     try:
@@ -67,9 +68,9 @@ def main(program: str, argv: list[str]) -> int:
     except run.MistakeWhileRunning as error:
         from tender.result import STATUS_HOST_FAILED
 
-        return _mistake(error.__cause__, STATUS_HOST_FAILED)  # a manager may start it again
+        return _mistake(error.__cause__, STATUS_HOST_FAILED)  # a manager may start the guest again
     except Exception as error:
-        return _mistake(error, run.STATUS_CANNOT_START)  # a manager restarts on other statuses
+        return _mistake(error, run.STATUS_CANNOT_START)  # after other statuses a manager starts it again
 
 
 def _mistake(error: BaseException | None, status: int) -> int:
@@ -99,7 +100,7 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
         **ambient(run.option_variables()),
         image=kernel[0],
         args=tuple(kernel[1:]),
-        verbosity=0 if os.isatty(2) else -1,  # a manager keeps stderr as the guest's console
+        verbosity=0 if os.isatty(2) else -1,  # a manager stores stderr as the guest's console
     )
     devices = _Devices(options.lock_wait)
     try:
@@ -128,7 +129,7 @@ def _usage(program: str) -> int:
 
 
 def _configured(image: "Image", words: list[str], options: RunOptions, devices: "_Devices") -> VmConfig:
-    """The second pass, and every check that solo5-hvt makes between it and the guest's start, in its order."""
+    """Makes the second pass, and then each check that solo5-hvt makes before the guest's start, in its order."""
     from tender.manifest import match
     from tender.native import says
 
@@ -156,7 +157,7 @@ def _configured(image: "Image", words: list[str], options: RunOptions, devices: 
 
 
 class _Devices:
-    """What the options have attached so far, open. A Vm works on duplicates: close() when it is done."""
+    """The open devices that the options have attached so far. A Vm works on duplicates, so close() them afterwards."""
 
     def __init__(self, lock_wait: float) -> None:
         self._lock_wait = lock_wait
@@ -166,7 +167,7 @@ class _Devices:
         self._sector_sizes: dict[str, int] = {}
 
     def take(self, word: str, image: "Image") -> None:
-        """Does what one option says. Raises UsageError, and DeviceError for a disk that cannot be opened."""
+        """Takes one option. Raises UsageError, and DeviceError for a disk that cannot be opened."""
         head, equals, value = word.partition("=")
         base, _, name = head.partition(":")
         option = BY_NAME.get(base)
@@ -188,7 +189,7 @@ class _Devices:
             made = opening.open_device(device, name, image=image.elf.c)
         except DeviceError as error:
             raise _invalid(word, error.message) from error
-        self._close(name)  # only now: its interface counts as busy until here
+        self._close(name)  # only now: until here the interface counts as busy
         self._open[name] = made
 
     def _mac(self, word: str, name: str, value: str, image: "Image") -> None:
@@ -212,8 +213,8 @@ class _Devices:
             device: BlockDevice = BlockFd(int(value[1:]), raw=True)
             _check_inherited(device)
         else:
-            device = BlockFile(value, raw=True)  # as solo5-hvt takes every file
-        self._close(name)  # first: its lock may be of the file that is asked for again
+            device = BlockFile(value, raw=True)  # solo5-hvt takes any file
+        self._close(name)  # first: it may have the lock of the same file
         self._patience = self._patience or opening.Patience(self._lock_wait)
         self._open[name] = opening.open_device(
             device, name, patience=self._patience, shown=value, sector_size=0
@@ -235,7 +236,10 @@ class _Devices:
             self._open.pop(name).close()
 
     def config(self, image: "Image") -> tuple[dict[str, NetDevice], dict[str, BlockDevice]]:
-        """The devices as a VmConfig takes them. Raises DeviceError for a disk of no whole number of sectors."""
+        """Returns the devices as a VmConfig takes them.
+
+        Raises DeviceError for a disk whose size is not a whole number of sectors.
+        """
         from tender.devices.opening import LockedFd, TapFd, open_device
 
         nets: dict[str, NetDevice] = {}
@@ -247,11 +251,11 @@ class _Devices:
                 nets[name] = kind(made.fd, mac=self._macs.get(name, bytes(seen.mac).hex(":")), mtu=seen.mtu)
             else:
                 disks[name] = LockedFd(made.fd, sector_size=self._sector_sizes.get(name, 512))
-                open_device(disks[name], name).close()  # now that its sectors are known
+                open_device(disks[name], name).close()  # a check, now that the sector size is known
         return nets, disks
 
     def close(self) -> None:
-        """Gives the descriptors back. Idempotent."""
+        """Closes the descriptors. It may be called again."""
         for name in list(self._open):
             self._close(name)
 
@@ -274,7 +278,7 @@ def _check_inherited(device: NetDevice | BlockDevice) -> None:
 
 
 def _descriptor(iface: str) -> NetFd:
-    """The descriptor of `@FD`. Raises DeviceError for what is no number of one."""
+    """Returns the descriptor of `@FD`. Raises DeviceError for a word that is not the number of one."""
     number = iface[1:].removeprefix("+")
     if not _all_in(number.removeprefix("-"), _DIGITS):
         errno = EINVAL
@@ -287,11 +291,11 @@ def _descriptor(iface: str) -> NetFd:
     raise DeviceError(f"Could not attach interface: {iface}: {os.strerror(errno)}", errno=errno)
 
 
-# ---- values: what follows a readable beginning is not looked at, as scanf() has it
+# ---- values: as with scanf(), what follows a readable beginning is ignored
 
 
 def _mem(text: str) -> int:
-    """Bytes of `--mem=TEXT`, by the arithmetic of a 64-bit size_t. Raises UsageError for none."""
+    """Returns the bytes of `--mem=TEXT` by the arithmetic of a 64-bit size_t. Raises UsageError for zero."""
     mib = _number_prefix(text) or 0
     mem_bytes = max(-(1 << 63), min(mib, (1 << 63) - 1)) * MIB % (1 << 64)
     if not mem_bytes:
@@ -300,17 +304,17 @@ def _mem(text: str) -> int:
 
 
 def _number_prefix(text: str) -> int | None:
-    """The signed decimal number that `text` begins with, after blanks; None if there is none."""
+    """Returns the signed decimal number that `text` begins with, after blanks; None if there is none."""
     text = text.lstrip(_BLANKS)
     sign = text[:1] if text[:1] in ("+", "-") else ""
     digits = _leading(text[len(sign) :], _DIGITS)
     if not digits:
         return None
-    return int(sign + digits[:4300])  # int() refuses more; both are far past any bound
+    return int(sign + digits[:4300])  # int() refuses more digits; both are far above any bound
 
 
 def _mac_prefix(text: str) -> str:
-    """`XX:XX:XX:XX:XX:XX` at the beginning of `text`, of one or two digits each; empty if it is not there."""
+    """Returns the `XX:XX:XX:XX:XX:XX` that `text` begins with, of one or two digits each; empty if there is none."""
     parts = text.split(":", 5)
     parts[-1] = _leading(parts[-1], _HEX)[:2]
     if len(parts) != 6 or not all(1 <= len(part) <= 2 and _all_in(part, _HEX) for part in parts):

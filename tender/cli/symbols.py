@@ -1,8 +1,8 @@
-"""Symbols and build id of an ELF file, for people: read with a bound on time and memory, whatever the file says.
+"""Symbols and build id of an ELF file, for people: reading has a bound on time and memory, whatever the file says.
 
-The file is hostile, and who asks is not confined: behind a guest's end, and in `tender inspect`. So nothing
-here loops or allocates by a number of the file's. The bounds are far above what a unikernel has; a file that
-passes one is described as far as it was read.
+The file is hostile, and the code that reads it is not confined: it runs after a guest's end, and in `tender inspect`. So
+no number in the file decides how long a loop is or how much memory is used. The bounds are far above what a unikernel
+has. A file that exceeds one is described as far as it was read.
 """
 
 import os
@@ -40,7 +40,7 @@ class Symbol:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What a file tells beyond what runs; `complete` is False where a bound ended the reading."""
+    """What a file says about itself apart from what runs. `complete` is False if a bound ended the reading."""
 
     build_id: str = ""
     symbol_count: int = 0
@@ -58,7 +58,7 @@ class _Section:
 
 
 class _File:
-    """A regular file, read by position; what is past its end is not there."""
+    """A regular file that is read by position. Past its end there is nothing."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -73,7 +73,7 @@ class _File:
 
 
 def read_details(path: str) -> Details:
-    """Build id, number of symbols and the functions; empty where the section headers are missing or broken."""
+    """Returns build id, number of symbols and functions; empty if the section headers are missing or broken."""
     fd = _open(path)
     if fd < 0:
         return Details()
@@ -84,7 +84,7 @@ def read_details(path: str) -> Details:
 
 
 def symbol_at(path: str, address: int) -> str:
-    """`name+0x12` for the symbol that `address` lies in; empty if the file tells none."""
+    """Returns `name+0x12` for the symbol that `address` lies in; empty if the file has none there."""
     fd = _open(path)
     if fd < 0:
         return ""
@@ -93,7 +93,7 @@ def symbol_at(path: str, address: int) -> str:
         sections = _sections(file)
         for table, (name, kind, start, size), _ in _symbols(file, sections):
             if kind not in (_NOTYPE, _OBJECT, _FUNC) or not start <= address < start + max(size, 1):
-                continue  # sections and files have addresses too, and name nothing that is there
+                continue  # sections and files have addresses too, but are no code or data
             if start > best[0] and (text := _name(file, sections, table, name)):
                 best = (start, text)
     finally:
@@ -102,7 +102,7 @@ def symbol_at(path: str, address: int) -> str:
 
 
 def _open(path: str) -> int:
-    """A descriptor of a file that can be an image, else -1."""
+    """Returns a descriptor of a file that can be an image, else -1."""
     return open_file(path, lib.FILE_IMAGE)[0]
 
 
@@ -143,7 +143,7 @@ def _sections(file: _File) -> list[_Section]:
 def _symbols(
     file: _File, sections: list[_Section]
 ) -> Iterator[tuple[_Section, tuple[int, int, int, int], bool]]:
-    """(table, (name's place, type, address, size), whether its table will be read to the end) of each symbol."""
+    """Yields each symbol: its table, (place of its name, type, address, size), and whether the whole table is read."""
     left = SYMBOLS_MAX
     for table in sections:
         if table.kind not in (_SYMTAB, _DYNSYM) or table.entry_bytes != _SYMBOL.size:
@@ -173,7 +173,7 @@ def _name(file: _File, sections: list[_Section], table: _Section, place: int) ->
 
 
 def _build_id(file: _File, section: _Section) -> str:
-    """The build id, if the section's first note is one."""
+    """Returns the build id if the section's first note is one."""
     raw = file.read(section.offset, min(section.size, _NOTE.size + 4 + BUILD_ID_MAX))
     if len(raw) < _NOTE.size + 4:
         return ""

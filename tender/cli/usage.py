@@ -31,15 +31,15 @@ Examples:
 
 SOLO5 = """\
 usage: {program} [ CORE OPTIONS ] [ MODULE OPTIONS ] [ -- ] KERNEL [ ARGS ]
-Run the unikernel in the file KERNEL; ARGS are its own. (This is tender: 'tender --help' tells of its other ways.)
+Run the unikernel in the file KERNEL; ARGS are its own. (This is tender; 'tender --help' describes its own command line.)
 Core options:
 {core}
-Module options (modules: core block net); every device that KERNEL declares must be attached:
+Module options (modules: core block net); each device that KERNEL declares must be attached:
 {modules}"""
 
 
 def _lines(value: str, text: str) -> str:
-    """An option as --help shows it: what is to be typed, and what that means from column 33 on."""
+    """Returns an option as --help shows it: what to type, and from column 33 on what it means."""
     first = f"  {value:<{_COLUMN - 2}}" if len(value) < _COLUMN - 3 else f"  {value}\n{' ' * _COLUMN}"
     return first + text.replace("\n", "\n" + " " * _COLUMN)
 
@@ -56,12 +56,12 @@ def _options() -> str:
 
 
 def short() -> str:
-    """Two lines for after an error."""
+    """Returns two lines that follow an error."""
     return SHORT.format(commands=", ".join(COMMANDS))
 
 
 def run_help() -> str:
-    """The whole of `tender --help`."""
+    """Returns the whole text of `tender --help`."""
     commands = "\n".join(f"  {name:<14} {line}" for name, (_, line) in COMMANDS.items())
     return RUN.format(
         about=ABOUT,
@@ -73,12 +73,12 @@ def run_help() -> str:
 
 
 def version() -> str:
-    """Two lines; managers of unikernels look for the second."""
+    """Returns two lines. Managers of unikernels look for the second."""
     return f"tender {__version__}\nABI version 2"
 
 
 def solo5(program: str) -> str:
-    """The usage of `tender solo5-hvt`, called by the name `program`."""
+    """Returns the usage of `tender solo5-hvt`, called by the name `program`."""
     core: list[str] = []
     modules: list[str] = []
     for option in OPTIONS:
@@ -89,12 +89,12 @@ def solo5(program: str) -> str:
 
 
 def solo5_version(program: str) -> str:
-    """Two lines; managers of unikernels look for the second."""
+    """Returns two lines. Managers of unikernels look for the second."""
     return f"{program} tender, version {__version__}\nABI version 2"
 
 
 def help_command(argv: list[str]) -> int:
-    """`tender help [COMMAND]`."""
+    """Runs `tender help [COMMAND]`, and returns the exit status."""
     if argv and argv[0] in FRONTS:
         say.out(solo5(argv[0]))
         return 0

@@ -28,7 +28,7 @@ _FD_HINTS = {
 }
 _TUN_HINTS = {
     ENODEV: "load the driver, as root: modprobe tun",
-    EACCES: "let your user open it: chmod 0666 /dev/net/tun (as root; the TAP's owner is checked apart)",
+    EACCES: "let your user open it: chmod 0666 /dev/net/tun (as root; the owner of the TAP is checked separately)",
 }
 _TUN_CURES = {ENOENT: "tun-missing", EPERM: "tun-container"}
 

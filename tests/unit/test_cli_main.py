@@ -307,7 +307,7 @@ def test_preparations_for_the_suggested_command_are_listed(
 
 def test_a_device_of_an_unknown_type_has_no_way_out() -> None:
     hint = explain.missing_hint((("odd", "type 0x3"),), parse_args(["app.elf"]), taps=[])
-    assert hint == "no device can be attached as odd: its type is not one of hvt's"
+    assert hint == "no device can be attached as odd: hvt has no device of its type"
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_a_refused_empty_root_alone_needs_proc() -> None:
             "tender-sandbox",
             {"noexec": True},
             "/lib/tender-sandbox: on a noexec file system",
-            "install tender on a file system that is not mounted noexec",
+            "install tender on a file system that is mounted without noexec",
         ),
         (
             "vm.mmap_min_addr",

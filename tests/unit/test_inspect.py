@@ -80,7 +80,7 @@ def test_the_call_sites_that_the_sandbox_patches_are_counted(
     path = tmp_path / "trial.elf"
     path.write_bytes(trial.elf())
     assert inspect.main([str(path)]) == 0
-    assert "sites     2 hypercalls in its text" in capsys.readouterr().out
+    assert "sites     2 call sites in its text" in capsys.readouterr().out
     assert inspect.main(["--json", str(app)]) == 0
     assert json.loads(capsys.readouterr().out)["sites"] == 0
 

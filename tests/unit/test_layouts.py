@@ -208,10 +208,10 @@ def test_a_missing_package_is_named_with_the_places_and_the_way_out(
     assert (done.returncode, done.stdout) == (1, "")
     first, second, hint = done.stderr.splitlines()
     assert first.startswith(
-        f"tender: the Python package {MISSING[make]}, which this needs, cannot be imported: "
+        f"tender: the Python package {MISSING[make]}, which is needed, cannot be imported: "
     )
     assert str(python) in second and LIB in second
-    assert hint.startswith("tender: hint: ") and "install tender anew" in hint
+    assert hint.startswith("tender: hint: ") and "install tender again" in hint
     done = layout.run(*front, "--help")
     assert (done.returncode, done.stderr) == (0, ""), "a command that does not need the package fails"
 

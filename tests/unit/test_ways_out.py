@@ -37,7 +37,7 @@ def said(*words: str | Path) -> list[str]:
 def test_a_value_of_json_in_the_next_word_gets_a_hint() -> None:
     with pytest.raises(UsageError) as caught:
         parse_args(["--json", "-", "app.elf"])
-    assert caught.value.hint == "the value of --json stands behind =: --json=-"
+    assert caught.value.hint == "write the value of --json after =: --json=-"
 
 
 def test_run_run_gets_the_hint_that_the_image_is_missing() -> None:
