@@ -128,7 +128,8 @@ void vm_leave(struct vm *vm, const sigset_t *saved)
     pthread_mutex_lock(&runner->lock);
     runner->thread = 0;
     pthread_mutex_unlock(&runner->lock);
-    /* No more kicks can be sent. Take the pending ones before the restored mask could let them kill us. */
+    /* No more kicks can be sent. Take the pending ones, so that the restored mask does not deliver them to a
+     * handler of the process. */
     sigset_t kick;
     sigemptyset(&kick);
     sigaddset(&kick, VM_KICK_SIGNAL);

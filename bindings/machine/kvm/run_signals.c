@@ -94,8 +94,8 @@ static void unwrap(void)
     }
 }
 
-/* Installs a handler for the kick, which must not kill whenever it arrives. False: the process uses the
- * signal itself. */
+/* Installs a handler for the kick, which is ignored by default and would then end no wait. False: the process
+ * uses the signal itself. */
 static bool catch_kicks(void)
 {
     struct sigaction now;

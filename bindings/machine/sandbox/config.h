@@ -1,7 +1,7 @@
 /*
  * The memory that tender-sandbox shares with the process that holds a VM: one memfd per VM.
  *
- *   0x0000  struct sandbox_shared   counters, timeline, event: written by the program, read by both
+ *   0x0000  struct vm_shared        counters, timeline, event: written by the program, read by both
  *   0x1000  struct sandbox_config   written before the program starts, except `prepared`
  *   0x5000  boot info, manifest, command line: the guest's pages at HVT_BOOT_INFO_GPA
  *   0x9000  the console piece of an EVENT_CONSOLE, at most CONSOLE_PIECE_MAX bytes
@@ -71,7 +71,7 @@ struct sandbox_alone {
     char report_name[512]; /* for the message if it cannot be written; empty: no message */
     char image[PATH_MAX];  /* its name as given */
     uint64_t start_ns;     /* when the command started */
-    uint64_t created_ns;   /* when this process was prepared */
+    uint64_t created_ns;   /* when this process became the guest's */
 };
 
 /* The descriptor of a device whose type is in the table. */

@@ -142,7 +142,8 @@ _Noreturn void alone_end(int stopped_by)
 }
 
 /* Called by a signal handler, and does not return: the interrupted code may be the guest's. From here on a
- * slow reader has one second. If an end is being written already, it has the rest of that second. */
+ * slow reader has one second. If an end is being written already, that second is for
+ * the rest of it. */
 _Noreturn void alone_stop(int number, bool in_a_call, int64_t answer)
 {
     const uint64_t until_ns = now_ns() + HURRY_NS;

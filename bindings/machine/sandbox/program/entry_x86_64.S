@@ -4,8 +4,8 @@
  *
  * All registers belong to the guest: a hypercall by a patched call site returns with every register, every
  * flag and the red zone as the guest left them. The handlers are compiled to use only general registers, so
- * vector registers need not be saved. The handlers have a stack of their own. The only value of
- * the guest's registers that they use is EAX, a number that is checked.
+ * vector registers need not be saved. The handlers have a stack of their own. The only
+ * value of the guest's registers that they use is EAX, a number that is checked.
  */
     .set    HVT_PORT_BASE, 0x500
     .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes per slot; the eighth is its `out` */

@@ -192,7 +192,7 @@ static __attribute__((cold, noinline)) void handle_exit(uint64_t rip)
         } else if (event->kind == EVENT_INTERRUPTED) {
             if (!alone)
                 end_stopped();                   /* no signal but the kick reaches this process */
-            verdict = hypercall_resume(&the_vm); /* a fault's signal that was sent: a stop never returns */
+            verdict = hypercall_resume(&the_vm); /* a sent fault signal: a stop never returns */
         } else {
             event->rip = rip;
             end_run();
