@@ -1,4 +1,4 @@
-"""The benchmarks of a checkout: `python bench NAME`. What a user measures with is tender/bench/; the rest is here."""
+"""The benchmarks of a checkout: `python bench NAME`. An installed Tender has only the part in tender/bench/."""
 
 from pathlib import Path
 

@@ -1,15 +1,16 @@
-"""`python bench block`: what a request to a disk costs a guest, beside a bare pread() loop and peers.
+"""`python bench block`: the cost of a disk request for a guest, compared with a bare pread() loop and with peers.
 
-The program is bench/block_guest.c, which measures itself; bench/bare_block.c makes the same requests as system
-calls of a plain process, at the same offsets (bench/block_pattern.h). The disk is a file that is in the page cache, but
-for cases whose order is `cold`: before each of these runs the file's pages are dropped, and it is an error if any stay.
+The program is bench/block_guest.c, which measures itself. bench/bare_block.c makes the same requests as system calls
+of a plain process, at the same offsets (bench/block_pattern.h). The disk is a file in the page cache, except for cases
+with the order `cold`. Before each of these runs the file's pages are dropped, and it is an error if any page stays.
 
-`read seq 0` and its like are not measured: they are what a request costs without its bytes, where the straight line
-through the same request of 512 and of 4096 bytes begins. Where a clock counts instructions, a copy's are no measure of
-its time: `rep movs` is one to a processor and as many as it has steps to the counter, and the kernel's copy is another.
+`read seq 0` and similar rows are not measured but computed. They are the cost of a request without its bytes: the point
+where the straight line through the same request of 512 and of 4096 bytes begins. Where the clock counts instructions,
+the count of a copy does not tell its time. A processor executes `rep movs` as one instruction, but the counter counts
+one for each step, and the kernel's copy uses other instructions.
 
-A way is how requests reach the host, a row of `ways` in that file and a name in WAYS here; "call" is one request a
-call, and the only one that a peer has. A round is each case once for each subject, in ABBA order, all on one CPU.
+A way is how requests reach the host: a row of `ways` in block_guest.c and a name in WAYS here. "call" is one request
+per call, and the only way that a peer has. A round is each case once for each subject, in ABBA order, all on one CPU.
 """
 
 import argparse
@@ -40,13 +41,13 @@ COLD = "cold"
 GOALS = {"512": 1.4, "4096": 1.2}
 """Requests a second over a peer's, by size."""
 
-COLD_GOAL = 2.5  # batches of reads from a cold disk, over a peer's, one a call
+COLD_GOAL = 2.5  # reads per second from a cold disk in batches, over a peer's with one per call
 
 NO_BYTES = "0"
-"""In place of a size."""
+"""Stands in place of a size."""
 
 PEER = "spt=solo5-spt --mem=16 --block:storage={disk} --block-sector-size:storage={sector} {elf:.spt} {args}"
-"""Solo5's guests make requests of one sector, no more: so a sector is as large as a request."""
+"""A sector is as large as a request, because Solo5's guests make requests of one sector only."""
 
 _LIMIT_S = 60
 
@@ -54,19 +55,19 @@ _LIMIT_S = 60
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python bench block",
-        description="Measure requests a second of a guest to a cached disk, beside a bare loop and peers.",
+        description="Measure a guest's requests per second to a cached disk, compared with a bare loop and peers.",
     )
     p.add_argument(
-        "image", nargs="?", help="block_guest.hvt of bench/build_solo5_guests (default: our own, compiled)"
+        "image", nargs="?", help="block_guest.hvt of bench/build_solo5_guests (default: our own build)"
     )
     p.add_argument(
-        "--requests", type=regimes.positive, default=20000, metavar="N", help="requests a sample (20000)"
+        "--requests", type=regimes.positive, default=20000, metavar="N", help="requests per sample (20000)"
     )
     p.add_argument(
         "--disk-mib", type=regimes.positive, default=16, metavar="MIB", help="size of the disk (16)"
     )
     p.add_argument(
-        "--directory", metavar="DIR", help="where the disk's file is made: its file system is measured"
+        "--directory", metavar="DIR", help="directory for the disk's file, whose file system is measured"
     )
     p.add_argument(
         "--way", action="append", choices=WAYS, help="how requests reach the host; repeat it (default: each)"
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         type=case,
         metavar="MODE:ORDER:SIZE",
-        help="read:seq:512, write:rand:4096, read:cold:4096; repeat it (default: each of 512 and 4096 but cold)",
+        help="read:seq:512, write:rand:4096, read:cold:4096; repeat it (default: all with 512 and 4096, except cold)",
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=20, peer=PEER)
@@ -84,12 +85,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def case(text: str) -> str:
-    """MODE:ORDER:SIZE of an option, as a case's name."""
+    """The name of the case for an option's MODE:ORDER:SIZE."""
     words = text.split(":")
     right = len(words) == 3 and words[0] in ("read", "write") and words[1] in ("seq", "rand", COLD)
     if not right or not words[2].isdigit() or int(words[2]) % 512 or not 512 <= int(words[2]) <= 65536:
         raise argparse.ArgumentTypeError(
-            f"{text}: not read|write:seq|rand|cold:SIZE, of 512 to 65536 and whole sectors"
+            f"{text}: not read|write:seq|rand|cold:SIZE with SIZE a multiple of 512, from 512 to 65536"
         )
     return " ".join(words)
 
@@ -120,18 +121,18 @@ def run(options: argparse.Namespace) -> compare.Measured:
                         if what.split()[1] == COLD:
                             drop_pages(disk.fileno(), disk.name)
                         found = measure(subjects[name], what, options.requests)
-                        if number:  # the first warms
+                        if number:  # the first round is a warm-up
                             series.setdefault(f"{what} {name}", []).append(found)
         file_system = _file_system(disk.name)
     cases = [*cases, *add_without_bytes(series, list(subjects))]
     return compare.describe(
         "block",
-        Unit("thousand requests a second", "second", 1e-3, rate=True),
+        Unit("thousand requests per second", "second", 1e-3, rate=True),
         series,
         comparisons(list(subjects), cases),
         conditions={
             "backend": options.backend,
-            "requests a sample": options.requests,
+            "requests per sample": options.requests,
             "disk MiB": options.disk_mib,
             "file system": file_system,
             "rounds": options.rounds,
@@ -143,32 +144,32 @@ def run(options: argparse.Namespace) -> compare.Measured:
 
 
 def notes(cases: Sequence[str]) -> "list[str]":
-    """What is and is not in these figures."""
+    """What these figures contain, and what they do not."""
     is_cold = [what.split()[1] == COLD for what in cases]
     found = []
     if not all(is_cold):
-        found.append("the disk is in the page cache: this is the cost of a request, not of a medium")
+        found.append("the disk is in the page cache: a figure is the cost of a request, not of a medium")
     if any(is_cold):
         found.append(
-            "cold: dropped from the page cache before each run, and seen to be gone; what lies below may cache"
+            "cold: the file was dropped from the page cache before each run; lower layers may have a cache"
         )
     return found
 
 
 def drop_pages(fd: int, path: str) -> None:
-    """The file has no page in the page cache. Raises BenchError where that cannot be."""
+    """Drop all pages of the file from the page cache. Raises BenchError if any page stays."""
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     left = cached_pages(fd)
     if left:
         raise BenchError(
-            f"block: {path}: {left} pages stay in the page cache: a cold disk cannot be had there",
-            hint="--directory DIR: on a file system with a medium",
+            f"block: {path}: {left} pages stay in the page cache: there is no cold disk in this directory",
+            hint="name a directory on a file system with a medium: --directory DIR",
         )
 
 
 def cached_pages(fd: int) -> int:
-    """Pages of a file in the page cache, as mincore() tells it. Raises OSError, BenchError."""
+    """The number of the file's pages in the page cache, by mincore(). Raises OSError, BenchError."""
     size = os.fstat(fd).st_size
     with mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE) as mapped:
         pages = -(-size // mmap.PAGESIZE)
@@ -176,14 +177,14 @@ def cached_pages(fd: int) -> int:
         view = ctypes.c_char.from_buffer(mapped)
         libc = ctypes.CDLL(None, use_errno=True)
         failed = libc.mincore(ctypes.c_void_p(ctypes.addressof(view)), ctypes.c_size_t(size), found)
-        del view  # else the mapping cannot be closed
+        del view  # otherwise the mapping cannot be closed
         if failed:
             raise BenchError(f"mincore: {os.strerror(ctypes.get_errno())}")
         return sum(byte & 1 for byte in found)
 
 
 def comparisons(names: "list[str]", cases: Sequence[str] = CASES) -> "list[compare.Comparison]":
-    """Each of ours beside the bare loop, each peer, and our own "call"."""
+    """Compares each of ours with the bare loop, with each peer, and with our own "call"."""
     ours = [name for name in names if name.partition("-")[0] == "tender"]
     found = []
     for what in cases:
@@ -208,7 +209,7 @@ def _goal(what: str, name: str) -> "float | None":
 
 
 def add_without_bytes(series: compare.Series, names: "list[str]") -> "list[str]":
-    """Adds what is left of a request at no bytes, for each subject that has both sizes. The cases that this made."""
+    """Add the computed cost without bytes, for each subject that has both sizes. Returns the new cases."""
     made: dict[str, None] = {}
     for kind in dict.fromkeys(case.rpartition(" ")[0] for case in CASES):
         for name in names:
@@ -223,10 +224,10 @@ def add_without_bytes(series: compare.Series, names: "list[str]") -> "list[str]"
 
 
 def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]":
-    """Ours, a way each, then the peers; {args} is still a word of each. Raises ConfigError, BenchError."""
+    """Ours, one for each way, then the peers. {args} is still a word of each. Raises ConfigError, BenchError."""
     ours = tender_command()
     if ours is None:
-        raise BenchError("tender: the command is not installed beside this Python")
+        raise BenchError("tender: the command is not installed in this Python's environment")
     image = compile.image(options.image, "block_guest")
     machine_options = (
         f"--backend={options.backend}",
@@ -239,7 +240,7 @@ def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]"
         if way == "call":
             found["tender"] = (*ours, *machine_options, image, "{args}")
         else:
-            own = compile.image(None, "block_guest")  # of Solo5's there is "call" alone
+            own = compile.image(None, "block_guest")  # Solo5's build has only "call"
             found[f"tender-{way}"] = (*ours, *machine_options, own, "{args}", way)
     for name, words in peers.parse(
         options.peer, image, wants=("disk", "sector", "args"), taken=(*found, BARE)
@@ -249,7 +250,7 @@ def commands(options: argparse.Namespace, disk: str) -> "dict[str, peers.Words]"
 
 
 def measure(command: peers.Words, what: str, requests: int) -> float:
-    """Thousand requests a second of one run. Raises BenchError."""
+    """Thousand requests per second of one run. Raises BenchError."""
     size = what.split()[2]
     words = peers.fill(command, {"sector": size}, (*what.split(), str(requests)))
     try:
@@ -257,7 +258,7 @@ def measure(command: peers.Words, what: str, requests: int) -> float:
             words, stdin=subprocess.DEVNULL, capture_output=True, timeout=facts.limit_s(_LIMIT_S), check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"{words[0]}: {what}: still running after {_LIMIT_S} s: ended") from error
+        raise BenchError(f"{words[0]}: {what}: killed because it still ran after {_LIMIT_S} s") from error
     said = done.stdout.decode("utf-8", "replace")
     for line in said.splitlines():
         if line.startswith(f"{what} {requests} "):

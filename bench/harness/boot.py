@@ -1,7 +1,7 @@
-"""`python bench boot`: as `tender bench boot`, with what wants a checkout.
+"""`python bench boot`: `tender bench boot`, with the parts that need a checkout.
 
---count (count.py) counts in place of timing. In the sandbox its process is measured alone too, and peers are started by
-a small C program, as near to the kernel as the library's spawn.
+--count (count.py) counts in place of measuring times. With the sandbox, its process is also measured alone, and a small
+C program starts the peers, as close to the kernel as the library's spawn.
 """
 
 import argparse
@@ -23,26 +23,28 @@ from tender.bench.subjects import LibrarySubject, ProcessSubject, Subject
 def parser() -> argparse.ArgumentParser:
     p = plain.parser()
     p.prog = "python bench boot"
-    p.add_argument("--count", action="store_true", help="count CPU time, faults and calls in place of times")
+    p.add_argument(
+        "--count", action="store_true", help="count CPU time, page faults and calls; measure no times"
+    )
     p.add_argument("--gate", action="store_true", help="with --count: status 1 if a goal is missed")
     add_files(p)
     return p
 
 
 def add_files(p: argparse.ArgumentParser) -> None:
-    """Where else the figures go; check() and write() do it."""
+    """Add the options for further output; check() and write() implement them."""
     p.add_argument("--pyperf", metavar="FILE", help="the samples as pyperf's JSON, for `pyperf compare_to`")
     p.add_argument("--plot", metavar="FILE.png", help="the samples as a picture (needs matplotlib)")
 
 
 def check(options: argparse.Namespace) -> None:
-    """Before the minutes of measuring. Raises BenchError."""
+    """Check the options before the minutes of measuring. Raises BenchError."""
     if options.plot:
         picture.check()
 
 
 def write(options: argparse.Namespace, measured: regimes.Report) -> None:
-    """The table, and what the options ask for. Raises OSError."""
+    """Print the table, and write the files that the options name. Raises OSError."""
     regimes.write_table(options, measured, tables.counted(measured))
     if options.pyperf:
         host = measured["host"]
@@ -55,7 +57,7 @@ def write(options: argparse.Namespace, measured: regimes.Report) -> None:
 
 
 def series(measured: "dict[str, Any]") -> "dict[str, list[float]]":
-    """Milliseconds by "REGIME SUBJECT FROM -> POINT", of every point that all samples of a subject reached."""
+    """Milliseconds by "REGIME SUBJECT FROM -> POINT", for every point that all samples of a subject reached."""
     found = {}
     for regime in measured["regimes"]:
         for subject in regime["subjects"]:
@@ -66,7 +68,7 @@ def series(measured: "dict[str, Any]") -> "dict[str, list[float]]":
 
 
 def main(argv: "list[str]") -> int:
-    """The benchmark as a command. Status 1 if something could not be measured or a gate is missed."""
+    """Run the benchmark. Status 1 if something could not be measured, or with --gate if a goal is missed."""
     status, options, measured = regimes.main(parser(), argv, run, write)
     counted = measured.get("counted")
     if not status and options.gate and isinstance(counted, dict):
@@ -77,7 +79,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> regimes.Report:
-    """Measures what `options` (of parser()) ask for. Raises TenderError."""
+    """Measure what `options` (of parser()) ask for. Raises TenderError."""
     check(options)
     image = find_image(options.image)
     host = facts.host_facts(CHECKOUT)
@@ -96,7 +98,7 @@ def run(options: argparse.Namespace) -> regimes.Report:
 
 
 def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -> "list[Subject]":
-    """tender.bench.boot's, and the sandbox's process alone. Raises ConfigError, BenchError."""
+    """The subjects of tender.bench.boot, and the sandbox process alone. Raises ConfigError, BenchError."""
     of_library = plain.modes(options.backend)
     of_program = program_worker.MODES if options.backend == "sandbox" else ()
     wanted = plain.commands(options, image, notes, taken=(*of_library, *of_program))
@@ -111,7 +113,7 @@ def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -
                 LibrarySubject(name, image, options.mem, mode=mode, args=options.arg, worker=worker)
             )
     for name, command in wanted.items():
-        if spawner and name != "python":  # what is compared is started alike
+        if spawner and name != "python":  # subjects that are compared are started in the same way
             subjects.append(SpawnedSubject(name, command, spawner=spawner))
         else:
             subjects.append(ProcessSubject(name, command, counted=options.count))

@@ -1,7 +1,7 @@
-"""What the benchmarks of one unit have in common: series of samples by name, ratios with an interval and a goal.
+"""The common part of benchmarks with one unit: series of samples by name, ratios with an interval and a goal.
 
-A benchmark gives a Series for each thing it measured and says which are compared; this makes the one object
-(schema 1), its table, its JSON, its warnings and the exit status.
+A benchmark provides a Series for each thing it measured, and names the series to compare. This module makes the result
+object (schema 1), its table, its JSON, its warnings and the exit status.
 """
 
 import argparse
@@ -25,7 +25,7 @@ Measured = dict[str, object]
 
 
 class Comparison:
-    """`of` / `to`, both names of series. `goal`: the ratio should be at most this (at_least: at least)."""
+    """The ratio of two series, `of` / `to`. It should be at most `goal`; with at_least, at least `goal`."""
 
     def __init__(self, of: str, to: str, *, goal: "float | None" = None, at_least: bool = False) -> None:
         self.of = of
@@ -44,7 +44,7 @@ def describe(
     notes: Sequence[str] = (),
     host: facts.Facts,
 ) -> Measured:
-    """The object that table() and --json show."""
+    """The result object, which the table and --json show."""
     ratios = []
     for c in comparisons:
         if c.of in series and c.to in series and median(series[c.to]):
@@ -69,7 +69,7 @@ def describe(
 
 
 def add_options(p: argparse.ArgumentParser, *, rounds: int, peer: str = "") -> None:
-    """The options that each of these benchmarks has; `peer` is an example of one, where there can be peers."""
+    """Add the options that each of these benchmarks has. `peer` is an example for --peer; "" means no peers."""
     if peer:
         p.add_argument(
             "--peer", action="append", default=[], metavar="NAME=COMMAND", help=f"{peer!r}; repeat it"
@@ -79,7 +79,7 @@ def add_options(p: argparse.ArgumentParser, *, rounds: int, peer: str = "") -> N
         type=regimes.positive,
         default=rounds,
         metavar="N",
-        help=f"rounds over all of them ({rounds})",
+        help=f"rounds over all subjects ({rounds})",
     )
     add_outputs(p)
 
@@ -95,7 +95,7 @@ def main(
     argv: "list[str]",
     run: Callable[[argparse.Namespace], Measured],
 ) -> int:
-    """The benchmark as a command. Status 1 if something could not be measured."""
+    """Run the benchmark. Status 1 if something could not be measured."""
     options = p.parse_args(argv)
     try:
         if options.plot:
@@ -112,7 +112,7 @@ def main(
 
 
 def write_outputs(options: argparse.Namespace, measured: Measured) -> None:
-    """--json, --pyperf and --plot of describe()'s object."""
+    """Write the object of describe() as --json, --pyperf and --plot ask."""
     if options.json:
         Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
     if options.pyperf:
@@ -126,12 +126,12 @@ def write_outputs(options: argparse.Namespace, measured: Measured) -> None:
 
 
 def complain(error: Exception) -> int:
-    """The error as a message; the status to end with."""
+    """Print the error as a message, and return the exit status."""
     return regimes.complain(error, "bench")
 
 
 def pin(cpu: "int | None" = None) -> int:
-    """Keeps this process, and what it starts, on one CPU: by default the highest it may use. Which."""
+    """Keep this process, and what it starts, on one CPU. Returns the CPU, by default the highest it may use."""
     chosen = max(os.sched_getaffinity(0)) if cpu is None else cpu
     os.sched_setaffinity(0, {chosen})
     return chosen

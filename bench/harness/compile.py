@@ -1,4 +1,4 @@
-"""Compiles what bench/ of a checkout holds, on demand, into bench/out: yardsticks in C, and guests."""
+"""Compiles the C programs and the guests of bench/ on demand, into bench/out."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ from tender.bench.subjects import BenchError
 
 
 def program(name: str, *more: Path, flags: Sequence[str] = ()) -> Path:
-    """bench/NAME.c as a program of the host, with the sources `more`. Raises BenchError."""
+    """Compile bench/NAME.c and the sources `more` to a program of the host. Raises BenchError."""
     words = ["-O2", "-Wall", "-I", str(CHECKOUT / "abi"), *flags]
     return _built(name, [CHECKOUT / "bench" / f"{name}.c", *more], CHECKOUT / "bench" / "out" / name, words)
 
@@ -25,9 +25,9 @@ def guest(
     out: "Path | None" = None,
     define: str = "",
 ) -> Path:
-    """bench/NAME.c as a unikernel, by the SDK of the installation of `python`. Raises BenchError.
+    """Compile bench/NAME.c to a unikernel, with the SDK of the installation of `python`. Raises BenchError.
 
-    define  NAME=VALUE for its source; the file is then NAME-VALUE.elf
+    define  MACRO=VALUE for its source; the file is then NAME-VALUE.elf
     """
     cflags, ldflags = (shlex.split(_sdk(python, option)) for option in ("--cflags", "--ldflags"))
     if define:
@@ -39,14 +39,14 @@ def guest(
 
 
 def image(named: "str | None", name: str) -> str:
-    """The image named, or bench/NAME.c compiled. Raises BenchError."""
+    """The image `named`, or bench/NAME.c, compiled. Raises BenchError."""
     if named:
         return os.path.abspath(named)
     return str(guest(name))
 
 
 def filtered(name: str) -> Path:
-    """bench/NAME.c with the sandbox's seccomp filter, compiled from its rules. Raises BenchError."""
+    """Compile bench/NAME.c with the sandbox's seccomp filter, from the filter's rules. Raises BenchError."""
     sandbox = CHECKOUT / "bindings" / "machine" / "sandbox"
     out = CHECKOUT / "bench" / "out"
     out.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def filtered(name: str) -> Path:
     made = {out / part: out / f"{part}.{os.getpid()}" for part in ("filter.inc", "filter_shape.h")}
     _run(name, [sys.executable, *map(str, sources), *map(str, made.values())])
     for path, new in made.items():
-        new.replace(path)  # at once: another benchmark may compile just now
+        new.replace(path)  # atomically, because another benchmark may compile at the same time
     includes = (sandbox, CHECKOUT / "abi", CHECKOUT / "bindings" / "core", out)
     flags = [f"-I{directory}" for directory in includes]
     return program(name, sandbox / "program" / "filter.c", flags=["-fPIE", "-pie", *flags])

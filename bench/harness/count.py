@@ -1,7 +1,7 @@
-"""The counted mode: what a boot costs in CPU time, which under QEMU's `-icount shift=0` is instructions.
+"""The counted mode: the cost of a boot in CPU time, which with QEMU's `-icount shift=0` is instructions.
 
-Everywhere: page faults, and with strace system calls and KVM ioctls. The library is compared with the minimal
-C program, commands with Python's own start.
+On every machine it also counts page faults and, with strace, system calls and KVM ioctls. The library is compared with
+the minimal C program, and commands with the start of Python.
 """
 
 import os
@@ -18,7 +18,7 @@ Counted = dict[str, object]
 
 GOALS = {"library / minimal C": 1.15, "command / python": 0.08}
 WHOLE = ", to its end"
-_WARM = 3  # boots that fill caches and static keys before counting starts
+_WARM = 3  # boots that fill caches and switch static keys before counting starts
 
 
 def count(subjects: "list[Subject]", *, image: str, mem_mib: int, runs: int) -> Counted:
@@ -57,13 +57,11 @@ def count(subjects: "list[Subject]", *, image: str, mem_mib: int, runs: int) -> 
 
 
 def come_first(notes: "list[str]") -> None:
-    """The harness runs the moment a byte comes, so that a process's CPU time is read at that point."""
+    """Give the harness real-time priority, so that it reads a process's CPU time as soon as a byte comes."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError:
-        notes.append(
-            "no right to real-time priority: CPU time at the first console byte is late by what ran on"
-        )
+        notes.append("no right to real-time priority: CPU time at the first console byte is read too late")
     if len(os.sched_getaffinity(0)) > 1:
         notes.append("more than one CPU: CPU time at the first console byte is approximate")
 
@@ -140,7 +138,7 @@ def _ratios(series: "dict[str, list[float]]") -> "dict[str, dict[str, float | No
 
 
 def missed_goals(counted: Counted) -> "list[str]":
-    """The ratios above their goal, as lines for a person."""
+    """The ratios that are above their goal, as lines of text."""
     ratios = counted["ratios"]
     assert isinstance(ratios, dict)
     return [

@@ -1,12 +1,12 @@
-"""`python bench count`: what a boot, a frame and a request cost in things that are counted, not timed.
+"""`python bench count`: the cost of a boot, a frame and a request in counts, not in time.
 
-System calls and KVM's ioctls (by strace), exits (by the VM's own counters); where the clock counts instructions, also
-these. Each is the difference of a larger and a smaller run, divided by how much larger it was: what is done once
-cancels out. So a row is exact and the same on any machine, but for those that are marked with a ~: libc, Python and
-the kernel have a say in them.
+It counts system calls and KVM's ioctls (by strace), exits (by the VM's own counters) and, where the clock counts
+instructions, instructions. Each count is the difference of a larger and a smaller run, divided by the difference of
+their sizes, so work that is done once cancels out. A row is exact and the same on any machine, except for rows with a
+~: libc, Python and the kernel influence them.
 
-    --expect FILE    compares the exact rows with a table that is committed: status 1 if one differs, also to the better
-    --update FILE    writes them there
+    --expect FILE    compares the exact rows with a committed table: status 1 if a row differs, even if it is better
+    --update FILE    writes the exact rows to that table
 """
 
 import argparse
@@ -32,21 +32,21 @@ from tender.bench.subjects import BenchError, LibrarySubject
 from tender.errors import TenderError
 
 _LIMIT_S = 120
-_FEW, _MORE = 200, 400  # behind the exits with which a run on KVM begins (EXITS_WITH_MASK in run_kvm.c)
-_TRIES = 30  # idle, the first does; where every processor has other work, one in two or three does
+_FEW, _MORE = 200, 400  # more than the exits with which a run on KVM begins (EXITS_WITH_MASK in run_kvm.c)
+_TRIES = 30  # on an idle machine the first one succeeds; on a busy machine one in two or three
 _BOOTS = 10
 NET_CASES = tuple((mode, size) for mode in ("tx", "rx", "echo", "serve") for size in (64, 1514))
 BLOCK_CASES = tuple((mode, size) for mode in ("read", "write") for size in (512, 4096))
 PARTS = ("boot", "net", "block")
 CALLS_ASIDE = ("futex", "system calls", syscalls.PROGRAM)
-"""Calls that depend on which of two threads was first, and sums."""
+"""Calls that depend on which of two threads is first, and sums."""
 
 Rows = dict[str, float]
 Because = dict[str, str]
 
 
 class Installation:
-    """A Tender to count: its interpreter, its command, and where its guests are compiled."""
+    """The Tender to count: its interpreter, its command, and the directory for its guests."""
 
     def __init__(self, python: str, out: Path) -> None:
         self.python = python
@@ -54,32 +54,36 @@ class Installation:
         self.out = out
 
     def hello(self) -> str:
-        """The example that came with it. Raises BenchError."""
+        """The example guest that is installed with it. Raises BenchError."""
         words = (self.python, "-P", "-c", "import tender; print(tender.__file__)")
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BenchError(f"{self.python}: has no Tender: {' '.join(done.stderr.splitlines()[-1:])}")
+            raise BenchError(
+                f"{self.python}: Tender is not installed: {' '.join(done.stderr.splitlines()[-1:])}"
+            )
         return str(Path(done.stdout.strip()).parent / "guests" / "hello.elf")
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python bench count",
-        description="Count system calls, ioctls and exits a boot, a frame and a request.",
+        description="Count system calls, ioctls and exits per boot, frame and request.",
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
-    p.add_argument("--expect", metavar="FILE", help="status 1 if an exact row is not as in this table")
-    p.add_argument("--update", metavar="FILE", help="write the exact rows of this backend into this table")
-    p.add_argument("--json", metavar="FILE", help="rows, and reasons for those that are missing")
+    p.add_argument("--expect", metavar="FILE", help="status 1 if an exact row differs from this table")
+    p.add_argument("--update", metavar="FILE", help="write the exact rows of this backend to this table")
+    p.add_argument("--json", metavar="FILE", help="write the rows, and why others are missing")
     p.add_argument("--plot", metavar="FILE.png", help="the rows as a picture (needs matplotlib)")
     p.add_argument("--only", choices=PARTS, action="append", help="repeat it (default: each)")
-    p.add_argument("--python", default=sys.executable, metavar="FILE", help="of the installation to count")
-    p.add_argument("--out", metavar="DIR", help="where its guests are compiled (default: bench/out)")
+    p.add_argument(
+        "--python", default=sys.executable, metavar="FILE", help="Python of the installation to count"
+    )
+    p.add_argument("--out", metavar="DIR", help="directory for its compiled guests (default: bench/out)")
     return p
 
 
 def main(argv: "list[str]") -> int:
-    """Status 1 if something could not be counted, or is not as expected."""
+    """Run the benchmark. Status 1 if something could not be counted, or differs from the expected table."""
     options = parser().parse_args(argv)
     try:
         if options.plot:
@@ -108,7 +112,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> "dict[str, object]":
-    """Counts. Raises TenderError."""
+    """Count, and return the result object. Raises TenderError."""
     out = Path(options.out) if options.out else CHECKOUT / "bench" / "out"
     host = facts.host_facts(CHECKOUT)
     rows, because = count(
@@ -135,7 +139,7 @@ def count(
     instructions: bool,
     parts: Sequence[str] = PARTS,
 ) -> "tuple[Rows, Because]":
-    """Counts by name, and why some are missing. Raises BenchError if a guest does not do what it is to do."""
+    """The counts by name, and why some are missing. Raises BenchError if a guest does not do its work."""
     rows: Rows = {}
     because: Because = {}
     traced = syscalls.may_trace()
@@ -216,7 +220,7 @@ def _count_net(
                            fill: int = fill) -> "Counter[str]":  # fmt: skip
                     return _run((*command, str(n), *extra), traced, fill, n)
 
-                _add(rows, f"{label}, a frame", *few_and_more(frames), _MORE - _FEW)
+                _add(rows, f"{label}, per frame", *few_and_more(frames), _MORE - _FEW)
     finally:
         net.remove_tap()
 
@@ -236,14 +240,15 @@ def _count_block(
             def requests(n: int, command: "tuple[str, ...]" = command) -> "Counter[str]":
                 return _run((*command, str(n)), traced)
 
-            _add(rows, f"{mode} {size}, a request", *few_and_more(requests), _MORE - _FEW)
+            _add(rows, f"{mode} {size}, per request", *few_and_more(requests), _MORE - _FEW)
 
 
 def few_and_more(run: "Callable[[int], Counter[str]]") -> "tuple[Counter[str], Counter[str]]":
-    """The counts of both runs; of others, if they differ by no whole number a frame or request.
+    """The counts of a smaller and a larger run, whose difference per frame or request is a whole number.
 
-    Two processes and a busy machine: who comes late makes a call more, or one less, in one run of some hundred. What
-    is a fraction each time stays one.
+    On a busy machine one of two processes may come late, and then makes one call more or less, in one run of some
+    hundred. So the runs are repeated until the difference is whole. A count that is a fraction each time stays a
+    fraction.
     """
     for _ in range(_TRIES):
         few, more = run(_FEW), run(_MORE)
@@ -253,7 +258,7 @@ def few_and_more(run: "Callable[[int], Counter[str]]") -> "tuple[Counter[str], C
 
 
 def _difference(few: "Counter[str]", more: "Counter[str]", what: str) -> int:
-    """In exits, or in system calls but for those aside."""
+    """The difference in exits, or in system calls without CALLS_ASIDE."""
     if what == "exits":
         return more["exits"] - few["exits"]
     calls = [sum(n for call, n in c.items() if call not in ("exits", *CALLS_ASIDE)) for c in (few, more)]
@@ -267,7 +272,7 @@ def _add(rows: Rows, name: str, few: "Counter[str]", more: "Counter[str]", by: i
 
 
 def _run(words: "tuple[str, ...]", traced: bool, fill: int = 0, frames: int = 0) -> "Counter[str]":
-    """What one run of the command called, and its exits. The queue is filled with `frames` of `fill` bytes."""
+    """The calls of one run of the command, and its exits. The queue is filled with `frames` of `fill` bytes."""
     if not traced:
         return Counter(_json_run(words, fill, frames)[0])
     with tempfile.TemporaryDirectory() as directory:
@@ -279,7 +284,7 @@ def _run(words: "tuple[str, ...]", traced: bool, fill: int = 0, frames: int = 0)
 
 
 def _json_run(words: "tuple[str, ...]", fill: int = 0, frames: int = 0) -> "tuple[dict[str, int], str]":
-    """(counters of --json, console) of a run that ends with 0. Raises BenchError."""
+    """The counters of --json, and the console, of a run that ends with status 0. Raises BenchError."""
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=False
@@ -292,7 +297,7 @@ def _json_run(words: "tuple[str, ...]", fill: int = 0, frames: int = 0) -> "tupl
                     net.send_frames(fill, frames)
             console = process.communicate(timeout=facts.limit_s(_LIMIT_S))[0]
         except subprocess.TimeoutExpired as error:
-            raise BenchError(f"{' '.join(words)}: still running after {_LIMIT_S} s: ended") from error
+            raise BenchError(f"{' '.join(words)}: killed because it still ran after {_LIMIT_S} s") from error
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
@@ -307,7 +312,7 @@ def _json_run(words: "tuple[str, ...]", fill: int = 0, frames: int = 0) -> "tupl
 
 
 def _until_ready(fd: int) -> bool:
-    """Whether the guest said so; reads no more than that."""
+    """Read until the guest prints "ready". Returns whether it did."""
     said = b""
     limit = facts.limit_s(_LIMIT_S)
     end = time.monotonic() + (limit or 0)
@@ -326,12 +331,12 @@ def _until_ready(fd: int) -> bool:
 
 
 def exact(rows: Rows) -> Rows:
-    """Those that are the same on any machine."""
+    """The rows that are the same on any machine."""
     return {name: value for name, value in rows.items() if not name.startswith("~")}
 
 
 def table(backend: str, rows: Rows, because: Because) -> str:
-    """For a person."""
+    """The counts as text."""
     lines = [f"count, {backend}"]
     lines += [f"  {name:44} {value:14,.3f}".replace(".000", "") for name, value in rows.items()]
     lines += [f"not counted: {what}: {why}" for what, why in because.items()]
@@ -339,7 +344,7 @@ def table(backend: str, rows: Rows, because: Because) -> str:
 
 
 def read_table(text: str) -> "dict[tuple[str, str], float]":
-    """By backend and name. Raises BenchError for a line that is none."""
+    """The counts by backend and name. Raises BenchError for a line that is not BACKEND NAME COUNT."""
     found = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -354,7 +359,7 @@ def read_table(text: str) -> "dict[tuple[str, str], float]":
 
 
 def updated(text: str, backend: str, rows: Rows) -> str:
-    """The table with the rows of this backend; comments and the other backend's lines stay."""
+    """The table with new rows for this backend. Comments and the lines of the other backend stay."""
     kept = [line for line in text.splitlines() if not line.startswith(f"{backend} ")]
     ours = [f"{backend:8} {name:44} {value:g}" for name, value in rows.items()]
     comments = [line for line in kept if not line.strip() or line.startswith("#")]
@@ -365,7 +370,7 @@ def updated(text: str, backend: str, rows: Rows) -> str:
 def differences(
     expected: "dict[tuple[str, str], float]", backend: str, rows: Rows, because: Because
 ) -> "list[str]":
-    """What is not as expected, as lines; each difference counts, and so does a row that is missing or new."""
+    """A line for each difference from the expected table, and for each row that is missing or new."""
     wanted = {name: value for (of, name), value in expected.items() if of == backend}
     found = exact(rows)
     reasons = "; ".join(because.values())

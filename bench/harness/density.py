@@ -1,9 +1,10 @@
-"""`python bench density`: live VMs of one image until a limit; boot time and memory as they grow in number.
+"""`python bench density`: boot time and memory while live VMs of one image grow in number, until a limit.
 
-One kind at a time, ours then each peer: one more VM until --max, until --reserve MiB are left of the machine's
-memory, or --tasks of the processes and threads it may have, until boots take --slowdown times as long as at first, or
-until one is refused. Which of them it was is a note. A boot is to its first console byte: in the library from the call
-of Vm(), of a peer from its spawn. All end before the next kind begins, and it is an error if a process of theirs does not.
+It measures one kind at a time, ours and then each peer. It starts one more VM until one of these limits is reached, and
+a note names the limit: there are --max VMs; only --reserve MiB of the machine's memory are left; the machine may have
+only --tasks more processes and threads; boots take --slowdown times as long as the first ones; a VM is refused. A boot
+ends with its first console byte. It begins in the library with the call of Vm(), and for a peer with its spawn. All VMs
+of a kind end before the next kind begins. It is an error if one of their processes does not end.
 """
 
 import argparse
@@ -18,15 +19,15 @@ from harness.pyperf_format import MILLISECONDS
 from tender.bench import facts, regimes
 from tender.bench.progress import Bar
 
-_WINDOW = 20  # boots whose median is compared with the first ones', and is a point of the curve
+_WINDOW = 20  # so many boots give a point of the curve, and are compared with as many first boots
 BOOT = "ms to the first console byte"
-MEMORY = "KiB a VM, Pss of its process"
-KERNEL = "KiB a VM, the whole machine's kernel memory"
+MEMORY = "KiB per VM, Pss of its process"
+KERNEL = "KiB per VM, the whole machine's kernel memory"
 Point = tuple[int, float]
 
 
 class Grown:
-    """How far one kind came: boot times, memory at some counts, and what stopped it."""
+    """The result for one kind: boot times, memory at some numbers of VMs, and the limit."""
 
     def __init__(self) -> None:
         self.boots_ms: list[float] = []
@@ -37,37 +38,42 @@ class Grown:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python bench density", description="Boot VMs and keep them, until a limit; beside a peer."
+        prog="python bench density",
+        description="Boot VMs and keep them, until a limit; also those of a peer.",
     )
     p.add_argument(
         "image",
         nargs="?",
-        help="a guest that says ready and waits: idle_guest.hvt (default: our own, compiled)",
+        help="a guest that prints ready and waits: idle_guest.hvt (default: our own build)",
     )
     p.add_argument("--max", type=regimes.positive, default=1000, metavar="N", help="live VMs at most (1000)")
     p.add_argument(
-        "--reserve", type=regimes.positive, default=1024, metavar="MIB", help="memory to be left (1024)"
+        "--reserve",
+        type=regimes.positive,
+        default=1024,
+        metavar="MIB",
+        help="stop with this memory left (1024)",
     )
     p.add_argument(
         "--tasks",
         type=regimes.positive,
         default=1000,
         metavar="N",
-        help="processes and threads that the machine is to have space for (1000)",
+        help="stop with space for so many more processes and threads (1000)",
     )
     p.add_argument(
         "--slowdown",
         type=float,
         default=10.0,
         metavar="X",
-        help="boots that take X times the first ones (10)",
+        help="stop when boots take X times as long as the first ones (10)",
     )
     p.add_argument(
         "--per-process",
         type=regimes.positive,
         default=0,
         metavar="N",
-        help=f"VMs that one process of the library holds ({HELD_MAX['sandbox']}; kvm: {HELD_MAX['kvm']})",
+        help=f"VMs in one process of the library ({HELD_MAX['sandbox']}; kvm: {HELD_MAX['kvm']})",
     )
     add_guest_options(p)
     p.add_argument(
@@ -86,7 +92,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError."""
+    """Measure, and return the result object. Raises TenderError."""
     host = facts.host_facts(CHECKOUT)
     image, others = commands(options)
     grown: dict[str, Grown] = {}
@@ -111,7 +117,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
             "reserve MiB": options.reserve,
             "reserve tasks": options.tasks,
             "slowdown": options.slowdown,
-            "VMs a process": options.per_process or HELD_MAX[options.backend],
+            "VMs per process": options.per_process or HELD_MAX[options.backend],
             "MiB": options.mem,
         },
         notes=[f"{name}: {len(g.boots_ms)} live VMs: {g.limit}" for name, g in grown.items()],
@@ -127,7 +133,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
 
 @dataclass(frozen=True)
 class Limits:
-    """Where growing stops, but for a VM that is refused."""
+    """Where growing stops, unless a VM is refused earlier."""
 
     vms: int
     reserve_kib: int
@@ -136,7 +142,7 @@ class Limits:
 
 
 def grow(fleet: Fleet, limits: Limits) -> Grown:
-    """One more VM until something stops it. Raises BenchError if not even one can be made."""
+    """Start one more VM until a limit is reached. Raises BenchError if not even one VM can be started."""
     grown = Grown()
     kernel_before = footprint.kernel_kib(footprint.meminfo())
     with Bar(limits.vms) as bar:
@@ -172,7 +178,7 @@ def _measure_memory(fleet: Fleet, grown: Grown, kernel_before: int) -> None:
 
 
 def tasks_left() -> "int | None":
-    """How many processes and threads more this machine, or our cgroup, has space for; None if it does not tell."""
+    """The number of processes and threads for which this machine, or our cgroup, has space. None if unknown."""
     running = (facts.text_of("/proc/loadavg") or "").split()
     found = []
     if len(running) > 3 and "/" in running[3]:
@@ -182,7 +188,7 @@ def tasks_left() -> "int | None":
             found += [int(text) - in_use] if text.isdigit() else []
     for line in (facts.text_of("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers in ("", "pids"):  # v2, v1; what lies above may be lower
+        if controllers in ("", "pids"):  # cgroup v2, v1; a parent group may have a lower limit
             group = Path(f"/sys/fs/cgroup{'/pids' if controllers else ''}{path}")
             most, now = facts.text_of(group / "pids.max") or "", facts.text_of(group / "pids.current") or ""
             found += [int(most) - int(now)] if most.isdigit() and now.isdigit() else []
@@ -190,7 +196,7 @@ def tasks_left() -> "int | None":
 
 
 def why_stop(boots_ms: "list[float]", limits: Limits, *, available: int, tasks_left: "int | None") -> str:
-    """The limit that is reached, in words; empty if none is."""
+    """The limit that is reached, as text; "" if none is."""
     if len(boots_ms) >= limits.vms:
         return "--max reached"
     if available < limits.reserve_kib:
@@ -205,7 +211,7 @@ def why_stop(boots_ms: "list[float]", limits: Limits, *, available: int, tasks_l
 
 
 def curve(boots_ms: "list[float]") -> "list[Point]":
-    """At each checkpoint, and at the end, the median of the boots that led there; of fewer than twenty, of all."""
+    """At each checkpoint, and at the end, the median of the last twenty boots, or of all if they are fewer."""
     counts = [n for n in range(1, len(boots_ms) + 1) if is_checkpoint(n) or n == len(boots_ms)]
     return [(n, median(boots_ms[max(0, n - _WINDOW) : n])) for n in counts]
 
@@ -218,7 +224,7 @@ def is_checkpoint(n: int) -> bool:
 
 
 def _decades(count: int) -> "list[tuple[int, int]]":
-    """1..10, 11..100, 101..1000, ... as far as there are any."""
+    """The ranges 1..10, 11..100, 101..1000 and so on, up to `count`."""
     found, low, high = [], 1, 10
     while low <= count:
         found.append((low, high))

@@ -1,4 +1,4 @@
-"""Live VMs of one kind, for `memory` and `density`: one more at a time, what they keep, and all ended together."""
+"""Live VMs of one kind, for `memory` and `density`: they start one at a time, are measured, and end together."""
 
 import os
 import select
@@ -16,17 +16,17 @@ from tender.bench.subjects import BenchError
 
 _LIMIT_S = 60
 HELD_MAX = {"sandbox": 5000, "kvm": 250}
-"""VMs of one process of ours, by backend. In the sandbox a VM takes three descriptors and four mappings of it, of which it
-may have 20,000 and 65,000 or so. Behind KVM each VM of a process is told of every change of its address space, so that
-making one more costs the more, the more there are: by a tenth more at some hundred."""
+"""The VMs in one process of ours, by backend. In the sandbox each VM takes three descriptors and four mappings of the
+process, which may have about 20,000 and 65,000 of them. With KVM the kernel informs each VM of a process about every
+change of the process's address space. So each VM makes the next one more expensive: some hundred VMs, by a tenth."""
 
 
 class Refused(BenchError):
-    """There is no space for one more."""
+    """There is no space for one more VM."""
 
 
 class Fleet:
-    """VMs of one image that wait in poll. `held`: the process that holds them, not counted as it was without any."""
+    """VMs of one image that wait in poll."""
 
     def __init__(self, name: str, mem_bytes: int) -> None:
         self.name = name
@@ -35,18 +35,18 @@ class Fleet:
         self.count = 0
 
     def grow(self) -> float:
-        """One more; milliseconds to its first console byte. Raises Refused, BenchError."""
+        """Start one more VM. Returns the milliseconds to its first console byte. Raises Refused, BenchError."""
         raise NotImplementedError
 
     def footprint(self) -> Footprint:
-        """Of all VMs together. Raises OSError."""
+        """The memory of all VMs together. Raises OSError."""
         return _sum([of_process(pid, self.mem_bytes) for pid in self.pids])
 
     def close(self) -> None:
-        """Ends all. Idempotent."""
+        """End all VMs. Idempotent."""
 
     def assert_gone(self) -> None:
-        """Behind close(): waits until none of their processes is there. Raises BenchError if one stays."""
+        """After close(): wait until all their processes have ended. Raises BenchError if one stays."""
 
     def __enter__(self) -> "Fleet":
         return self
@@ -71,10 +71,13 @@ class _Holder:
         self._empty: Footprint | None = None
 
     def grow(self) -> "tuple[int, int]":
-        """Nanoseconds to one more VM's first console byte, and its process or -1. Raises Refused, BenchError."""
+        """Start one more VM. Returns the nanoseconds to its first console byte, and its process or -1.
+
+        Raises Refused, BenchError.
+        """
         orders = self._process.stdin
         assert orders
-        if self._empty is None:  # what one more VM costs is without what the image and the imports did
+        if self._empty is None:  # the cost of a VM does not include that of the image and of the imports
             self._answer()
             self._empty = of_process(self._process.pid, self.mem_bytes, without_files=True)
         orders.write("one more\n")
@@ -96,13 +99,13 @@ class _Holder:
         return line
 
     def footprint(self) -> Footprint:
-        """What it grew by."""
+        """The memory by which the process has grown since it was without VMs."""
         now = of_process(self._process.pid, self.mem_bytes, without_files=True)
         empty = self._empty or now
         return Footprint(pss=now.pss - empty.pss, private=now.private - empty.private, guest=now.guest)
 
     def let_go(self) -> None:
-        """It begins to end its VMs."""
+        """Let the process begin to end its VMs."""
         if self._process.stdin:
             self._process.stdin.close()
 
@@ -118,7 +121,7 @@ class _Holder:
 
 
 class LibraryFleet(Fleet):
-    """VMs through the library, up to `held` in a process."""
+    """VMs of the library, up to `held` per process."""
 
     def __init__(
         self, name: str, image: str, mem_mib: int, backend: str, *, args: Sequence[str] = (), held: int = 0
@@ -149,7 +152,7 @@ class LibraryFleet(Fleet):
 
     def footprint(self) -> Footprint:
         own = _sum([holder.footprint() for holder in self._holders])
-        if self.pids:  # the guests are in processes of their own: none of the holders' memory is theirs
+        if self.pids:  # the guests have processes of their own, so the holders have no guest memory
             own.guest = 0.0
         return _sum([own, super().footprint()])
 
@@ -165,12 +168,12 @@ class LibraryFleet(Fleet):
         left = dict(self._born)
         while left := {pid: born for pid, born in left.items() if _start_time(pid) == born}:
             if time.monotonic() > end:
-                raise BenchError(f"{self.name}: {len(left)} of its processes do not end: {sorted(left)[:5]}")
+                raise BenchError(f"{self.name}: {len(left)} of its processes did not end: {sorted(left)[:5]}")
             time.sleep(0.05)
 
 
 def _start_time(pid: int) -> str:
-    """Tells a process from a later one of the same number; empty if there is none, or it has ended."""
+    """Distinguishes a process from a later one with the same number. "" if there is none, or it has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -180,7 +183,7 @@ def _start_time(pid: int) -> str:
 
 
 class PeerFleet(Fleet):
-    """A process a VM. It is ready when the guest has said `ready`."""
+    """One process for each VM. A VM is ready when its guest has printed `ready`."""
 
     def __init__(self, name: str, command: Sequence[str], mem_mib: int, *, ready: str = "ready\n") -> None:
         super().__init__(name, mem_mib << 20)
@@ -200,7 +203,7 @@ class PeerFleet(Fleet):
         said = b""
         while self._ready not in said:
             if not select.select([fd], [], [], facts.limit_s(_LIMIT_S))[0]:
-                raise Refused(f"{self.name}: says nothing for {_LIMIT_S} s")
+                raise Refused(f"{self.name}: printed nothing for {_LIMIT_S} s")
             piece = os.read(fd, 4096)
             if not piece:
                 raise Refused(f"{self.name}: ended with {process.wait()}")

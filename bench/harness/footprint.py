@@ -1,7 +1,7 @@
-"""What a process, and the kernel for it, keep of memory; KiB throughout.
+"""The memory that a process keeps, and that the kernel keeps for it, in KiB.
 
 process   /proc/PID/smaps: proportional set size, private pages, and how much of them is guest memory
-kernel    /proc/meminfo: what only the kernel allocates. It is the whole machine's: a difference is only honest
+kernel    /proc/meminfo: memory that only the kernel allocates, of the whole machine. So a difference is only correct
           over many VMs, on a machine that does nothing else
 """
 
@@ -12,7 +12,7 @@ KERNEL_FIELDS = ("SUnreclaim", "KernelStack", "PageTables", "SecPageTables", "Pe
 
 
 class Mapping:
-    """One line of /proc/PID/maps with its sums."""
+    """One mapping of /proc/PID/smaps, with its fields."""
 
     __slots__ = ("end", "fields", "name", "start")
 
@@ -24,7 +24,7 @@ class Mapping:
 
 
 class Footprint:
-    """Pss; Private: pages that nobody shares; Guest: the part of Pss that is guest memory, None if not told apart."""
+    """`pss`; `private`: pages that no other process shares; `guest`: the guest memory in `pss`, None if unknown."""
 
     __slots__ = ("guest", "private", "pss")
 
@@ -52,13 +52,14 @@ def parse_smaps(text: str) -> "list[Mapping]":
 
 
 _FIRST = ("/memfd:", "/dev/zero", "")
-"""What guest memory begins with: our template, a peer's shared anonymous memory, its private one."""
+"""The name of guest memory's first mapping: our template, a peer's shared anonymous memory, its private memory."""
 
 
 def guest_mappings(mappings: "list[Mapping]", mem_bytes: int) -> "list[Mapping]":
-    """Those that are guest memory: at the guest's own addresses, or runs that are exactly as long as it.
+    """The mappings of guest memory: those at the guest's own addresses, or runs of exactly its length.
 
-    A thread's stack may be as long, too: so runs are looked for by what they begin with, the surest first.
+    A thread's stack may have the same length. So the runs are searched by the name of their first mapping, in the order
+    of _FIRST, the most certain name first.
     """
     if any(m.start <= GUEST_MIN_ADDRESS < m.end for m in mappings):
         return [m for m in mappings if m.start < mem_bytes]
@@ -70,7 +71,7 @@ def guest_mappings(mappings: "list[Mapping]", mem_bytes: int) -> "list[Mapping]"
             begins = name.startswith(first) if first else not name
             run = _run(mappings, at, mem_bytes) if begins else []
             found += run
-            at += len(run) or 1  # behind it: two guests side by side have more runs of that length
+            at += len(run) or 1  # after the run, because two adjacent guests contain more runs of that length
         if found:
             return found
     return []
@@ -99,9 +100,9 @@ def of_mappings(mappings: "list[Mapping]", mem_bytes: int) -> Footprint:
 
 
 def of_process(pid: int, mem_bytes: int, *, without_files: bool = False) -> Footprint:
-    """Raises OSError.
+    """The footprint of a process. Raises OSError.
 
-    without_files   programs and libraries are left out: their share falls when another process maps the same
+    without_files   leave out programs and libraries, whose share falls when another process maps the same file
     """
     mappings = parse_smaps(Path(f"/proc/{pid}/smaps").read_text())
     if without_files:

@@ -1,8 +1,8 @@
-"""Which commands make the figures of `python bench goals` on this machine, and where: its measurements, by name.
+"""The measurements of `python bench goals` on this machine, by name: which commands make them, and where.
 
-Each is a `python bench` of its own with few samples, so that all take minutes. Peers run beside ours where there is a
-Solo5 tree. Where KVM is the test VM's the figures are instructions (--icount, one CPU). What wants a time, or two CPUs at
-once, is then left out: the test VM's CPUs take turns.
+Each is a `python bench` of its own with few samples, so all of them take minutes. If there is a Solo5 tree, peers are
+measured too. If KVM is that of the test VM, the figures are instructions (--icount, one CPU). Measurements that need a
+time, or two CPUs in parallel, are then left out, because the test VM's CPUs take turns.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Plan:
-    """`commands`: words by the measurement's name; `absent`: why one is left out."""
+    """`commands`: each measurement's command by its name. `absent`: why a measurement is left out."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Plan:
             self._add("sandbox many", (), "density", *backend, "--max", "100000", "--reserve", "2048", *idle)
         else:
             self.absent["sandbox many"] = (
-                "takes minutes, and most of the machine: --long, or python bench density --max 100000"
+                "takes minutes, and most of the machine: use --long, or python bench density --max 100000"
             )
 
     def _plan_kvm(self, mirage: "Path | None", *, in_test_vm: bool) -> None:
@@ -97,13 +97,13 @@ class Plan:
                       "--skip", "pool", "--skip", "python", *self._peer("hvt", "{elf}", mem=64), str(mirage))  # fmt: skip
         else:
             self.absent["kvm mirage"] = (
-                "no MirageOS image: set TENDER_BENCH_MIRAGE to one that ends by itself"
+                "no MirageOS image: set TENDER_BENCH_MIRAGE to an image that ends by itself"
             )
         self._add("kvm hypercall", through, "hypercall", *backend, "--rounds", "2" if in_test_vm else "15",
                   "--calls", "5000" if in_test_vm else "20000",
                   *self._peer("hvt", "--net:service={tap}", "--block:storage={disk}", "{elf}", "{args}"))  # fmt: skip
         hvt = self._peer("hvt", _TAP, "{elf}", "{args}")
-        # our own net_guest: behind solo5-hvt a hypercall a frame, too
+        # Our own net_guest makes one hypercall per frame with solo5-hvt, too.
         self._add("kvm ways", through, "ways", *backend, "--rounds", "1" if in_test_vm else "6", "--way", "calls",
                   "--way", "batch", *_cases("tx", "rx", "echo"), "--frames", "1000" if in_test_vm else "10000",
                   *hvt)  # fmt: skip
@@ -118,7 +118,7 @@ class Plan:
             self.absent["kvm ring"] = (
                 f"the test VM's CPUs take turns; {why}python bench ways --backend kvm --peer ..."
             )
-            # in memory: else the clock leaps where a file is asked for
+            # In memory, because the clock leaps while the test VM asks the host for a file.
             skipped = [
                 word for name in ("python-path", "module", "python", "site") for word in ("--skip", name)
             ]
@@ -127,13 +127,13 @@ class Plan:
         else:
             runs = ("--runs", "40", "--pause", "0")
             self._add("kvm times", through, "boot", *backend, *runs, "--skip", "tender", "--skip", "python")
-            # Solo5's own net_guest: behind solo5-hvt it takes the ring
+            # Solo5's build of net_guest uses the ring of solo5-hvt.
             self._add("kvm ring", through, "ways", *backend, "--rounds", "6", "--way", "batch", "--case", "tx:64",
                       "--case", "rx:64", *hvt, *self._image("net_guest"))  # fmt: skip
             self._add("kvm run", through, "run", *backend, *runs, *hello)
 
     def _image(self, name: str) -> "tuple[str, ...]":
-        """Solo5's build of a guest, if it is to run beside a peer; else the benchmark compiles ours."""
+        """Solo5's build of a guest, if peers run it too. Otherwise the benchmark compiles our build."""
         return (str(self._guests / f"{name}.hvt"),) if self._solo5 else ()
 
     def _peer(self, name: str, *words: str, mem: int = 16) -> "tuple[str, ...]":

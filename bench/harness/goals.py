@@ -1,11 +1,11 @@
-"""`python bench goals`, `make bench`: each goal of this project on this machine: value, met or missed, or why there is none.
+"""`python bench goals`, `make bench`: each goal of this project on this machine: its value, met or missed, or why not.
 
-    measurements   other benchmarks, each a process of its own with --json; in minutes, not hours, so with few samples
-    goals          a figure of one of them, and what it is to be; or why there is no figure
+    measurements   other benchmarks, each a process of its own with --json; they have few samples, so they take minutes
+    goals          a figure of one measurement, and the bound it should meet; or why there is no figure
 
-The sandbox is measured in wall-clock time, here. KVM is measured where there is one: here in wall-clock time, if this
-machine's passes the doctor's trial; else in the test VM, where the clock counts instructions. Peers are a built Solo5 tree:
---solo5, or TENDER_BENCH_SOLO5. Which commands measure what, and where, is goal_plan.py's.
+The sandbox is measured on this host, in wall-clock time. KVM is measured on this host in wall-clock time if its KVM
+passes the doctor's trial, and otherwise in the test VM, where the clock counts instructions. Peers come from a built
+Solo5 tree: --solo5, or TENDER_BENCH_SOLO5. goal_plan.py decides which commands measure what, and where.
 """
 
 import argparse
@@ -30,9 +30,10 @@ _LIMIT_S = 900
 
 
 class Goal:
-    """`figure` takes the object of `measurement` and gives the value. `at_least`: not less than `goal`, else not more.
+    """`figure` computes the value from the result object of `measurement`.
 
-    needs_peer: there is no value without one. unmeasured: why there never is one yet.
+    The value should be at most `goal`, or with `at_least` at least `goal`. needs_peer: there is no value without a peer.
+    unmeasured: why the value cannot be measured yet.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Goal:
 
 
 class Row:
-    """What is said of a goal: a value and whether it is met, or why there is none."""
+    """The result for a goal: its value, or why there is no value."""
 
     def __init__(self, goal: Goal, *, value: "float | None" = None, why: str = "") -> None:
         self.goal = goal
@@ -92,7 +93,7 @@ class Row:
 def ratio(
     of: str, to: str, *points: str, regime: int = 0, inverse: bool = False
 ) -> Callable[[Measured], float]:
-    """A ratio that a benchmark made: of subjects at points (boot, run), or of series."""
+    """A ratio from a benchmark's result: of subjects at points (boot, run), or of series."""
 
     def take(measured: Measured) -> float:
         found = measured["regimes"][regime]["ratios"] if "regimes" in measured else measured["ratios"]
@@ -107,12 +108,12 @@ def ratio(
 def extreme(
     choose: "Callable[[list[float]], float]", figures: "Sequence[Callable[[Measured], float]]"
 ) -> Callable[[Measured], float]:
-    """The worst of several figures: max where less is better, min where more is."""
+    """The worst of several figures: `max` if less is better, `min` if more is better."""
     return lambda measured: choose([figure(measured) for figure in figures])
 
 
 def counted(name: str, *, inverse: bool = False) -> Callable[[Measured], float]:
-    """A ratio of `python bench boot --count`."""
+    """A ratio from `python bench boot --count`."""
 
     def take(measured: Measured) -> float:
         ratios = measured["counted"]["ratios"]
@@ -125,7 +126,10 @@ def counted(name: str, *, inverse: bool = False) -> Callable[[Measured], float]:
 
 
 def less(of: str, floor: str, to: str) -> Callable[[Measured], float]:
-    """Of a run: what `of` takes to its first byte beyond `floor`, over all that `to` takes. Medians."""
+    """A figure of `run`: the time of `of` to its first byte less that of `floor`, divided by the whole time of `to`.
+
+    All times are medians.
+    """
 
     def take(measured: Measured) -> float:
         found = {s["name"]: s["summary_ms"] for s in measured["regimes"][0]["subjects"]}
@@ -139,21 +143,21 @@ def less(of: str, floor: str, to: str) -> Callable[[Measured], float]:
 
 
 def series(name: str) -> Callable[[Measured], float]:
-    """The median of a series; none that is not above 0, as a difference of the whole machine's may be."""
+    """The median of a series. A difference of the whole machine's memory may be 0 or less, which is not a value."""
 
     def take(measured: Measured) -> float:
         if name not in measured["series"]:
             raise LookupError(f"no series {name}")
         value = float(measured["series"][name]["summary"]["median"])
         if value <= 0:
-            raise LookupError(f"{name} is {value:.0f}: what else ran on this machine is in it")
+            raise LookupError(f"{name} is {value:.0f}: other programs on this machine influenced it")
         return value
 
     return take
 
 
 def _slowdown(measured: Measured) -> float:
-    """Boots of the last decade over those of the first."""
+    """The median boot of the last decade of live VMs, divided by that of the first decade."""
     summaries = [entry["summary"]["median"] for entry in measured["series"].values()]
     if len(summaries) < 2:
         raise LookupError("too few live VMs")
@@ -169,7 +173,7 @@ _REQUESTS = [f"{direction} seq" for direction in ("read", "write")]
 
 
 def _ready_ms(name: str, point: str = "first_exit") -> Callable[[Measured], float]:
-    """Median milliseconds of a subject to a point, back to back."""
+    """The median milliseconds of a subject to a point, back to back."""
 
     def take(measured: Measured) -> float:
         for subject in measured["regimes"][0]["subjects"]:
@@ -181,7 +185,7 @@ def _ready_ms(name: str, point: str = "first_exit") -> Callable[[Measured], floa
 
 
 def _live(measured: Measured) -> float:
-    """How many VMs lived when growing stopped, if they did not stop where they were told to."""
+    """The number of live VMs when the limit was reached."""
     return float(sum(entry["summary"]["n"] for entry in measured["series"].values()))
 
 
@@ -205,15 +209,15 @@ GOALS = (
          figure=ratio("library 16 MiB", "library 64 KiB")),
     Goal("boot, library to first exit, sandbox: an image of 16 MiB / of 64 KiB", 1.05, measurement="sandbox size",
          figure=ratio("library 16 MiB", "library 64 KiB")),
-    Goal("boot, command to first byte, KVM: solo5-hvt / it", 2.0, at_least=True, measurement="kvm boot",
+    Goal("boot, command to first byte, KVM: solo5-hvt's / it", 2.0, at_least=True, measurement="kvm boot",
          figure=counted("command / hvt", inverse=True), needs_peer=True),
-    Goal("run, command to reaped, KVM: solo5-hvt / it", 5.0, at_least=True, measurement="kvm run",
+    Goal("run, command to reaped, KVM: solo5-hvt's / it", 5.0, at_least=True, measurement="kvm run",
          figure=ratio("tender", "hvt", "reaped", "reaped", inverse=True), needs_peer=True),
-    Goal("boot, library to first byte, sandbox: solo5-spt / it", 1.0, at_least=True, measurement="sandbox boot",
+    Goal("boot, library to first byte, sandbox: solo5-spt's / it", 1.0, at_least=True, measurement="sandbox boot",
          figure=ratio("library", "spt", "console_seen", "console_seen", inverse=True), needs_peer=True),
-    Goal("boot, command to first byte, sandbox: solo5-spt / it", 1.0, at_least=True, measurement="sandbox run",
+    Goal("boot, command to first byte, sandbox: solo5-spt's / it", 1.0, at_least=True, measurement="sandbox run",
          figure=ratio("tender", "spt", "first_console", "first_console", inverse=True), needs_peer=True),
-    Goal("run, command to reaped, sandbox: solo5-spt / it", 1.0, at_least=True, measurement="sandbox run",
+    Goal("run, command to reaped, sandbox: solo5-spt's / it", 1.0, at_least=True, measurement="sandbox run",
          figure=ratio("tender", "spt", "reaped", "reaped", inverse=True), needs_peer=True),
     Goal("run, command through Python to first byte, less the native one's / python -I -S -c pass", 1.15,
          measurement="sandbox run", figure=less("python-path", "tender", "python")),
@@ -222,15 +226,15 @@ GOALS = (
     Goal("boot from a pool to first exit, KVM: solo5-hvt's first byte / it", 20.0, at_least=True,
          measurement="kvm boot", figure=counted("pool / hvt", inverse=True), needs_peer=True),
     Goal("boot from a pool to first exit, KVM", 0.05, measurement="kvm times", figure=_ready_ms("pool"), unit="ms"),
-    Goal("MirageOS, cold boot to its end, command, KVM: solo5-hvt / it", 1.2, at_least=True,
+    Goal("MirageOS, cold boot to its end, command, KVM: solo5-hvt's / it", 1.2, at_least=True,
          measurement="kvm mirage", figure=counted("command / hvt, to its end", inverse=True), needs_peer=True),
     Goal("snapshot restore / a blank boot", 1.1, unmeasured="there are no snapshots"),
     Goal("snapshot restore: a boot of the same MirageOS guest / it", 15.0, at_least=True,
          unmeasured="there are no snapshots"),
     Goal("snapshot restore: Firecracker's / it", 10.0, at_least=True, unmeasured="there are no snapshots"),
-    Goal("fresh VMs a second, one core, from a snapshot", 2000, at_least=True,
+    Goal("new VMs per second, one core, from a snapshot", 2000, at_least=True,
          unmeasured="there are no snapshots", unit=""),
-    Goal("VMs a second, one core, from a pool, taken to given back, KVM", 20000, at_least=True,
+    Goal("VMs per second, one core, from a pool, take() until given back, KVM", 20000, at_least=True,
          measurement="kvm times", figure=lambda measured: 1000 / _ready_ms("pool", "closed")(measured), unit=""),
     Goal("hypercall, KVM / a raw KVM_RUN loop", 1.05, measurement="kvm hypercall",
          figure=ratio("walltime trap", "exit raw")),
@@ -243,10 +247,10 @@ GOALS = (
          figure=_frames("spt", "tx 64", "rx 64"), needs_peer=True),
     Goal("frames of 1514 bytes, tx and rx, sandbox / solo5-spt", 1.0, at_least=True, measurement="sandbox net",
          figure=_frames("spt", "tx 1514", "rx 1514"), needs_peer=True),
-    *(Goal(f"frames of {size} bytes, {mode}, a hypercall each, KVM / solo5-hvt's, a hypercall each", 1.0,
+    *(Goal(f"frames of {size} bytes, {mode}, one per hypercall, KVM / solo5-hvt's, one per hypercall", 1.0,
            at_least=True, measurement="kvm ways", figure=ratio(f"{mode} {size} calls", f"{mode} {size} hvt"),
            needs_peer=True) for mode, size in _KVM_CASES),
-    *(Goal(f"frames of {size} bytes, {mode}, batches, KVM / solo5-hvt's, a hypercall each", 2.0,
+    *(Goal(f"frames of {size} bytes, {mode}, batches, KVM / solo5-hvt's, one per hypercall", 2.0,
            at_least=True, measurement="kvm ways", figure=ratio(f"{mode} {size} batch", f"{mode} {size} hvt"),
            needs_peer=True) for mode, size in _KVM_CASES),
     Goal("received frames of 64 bytes, batches, KVM / solo5-hvt's ring, two CPUs", 2.0, at_least=True,
@@ -256,11 +260,11 @@ GOALS = (
     Goal("frames guest to guest / two solo5-hvt over a bridge", 8.0, at_least=True,
          unmeasured="there is no switch in the monitor"),
     Goal("bulk TCP of a stock guest with a large MTU / solo5-hvt's ring with 1500", 2.0, at_least=True,
-         unmeasured="needs a guest with TCP, and two CPUs of a KVM of this host: iperf3 against one"),
-    Goal("bulk with offload, sandbox / a frame a call, the worse of out and in", 5.0, at_least=True,
+         unmeasured="needs a guest with TCP, and two CPUs with a KVM of this host: run iperf3 with it"),
+    Goal("bulk with offload, sandbox / one frame per call, the worse of out and in", 5.0, at_least=True,
          measurement="sandbox ways",
          figure=extreme(min, [ratio(f"bulk-{way} 1514 offload", f"bulk-{way} 1514 calls") for way in ("tx", "rx")])),
-    Goal("poll, read, write of 64 bytes, our library, sandbox / a call each", 2.0, at_least=True,
+    Goal("poll, read, write of 64 bytes, our library, sandbox / one call each", 2.0, at_least=True,
          measurement="sandbox ways", figure=ratio("serve 64 library", "serve 64 calls")),
     Goal("requests of 512 bytes, cached, sandbox / solo5-spt", 1.4, at_least=True, measurement="sandbox block",
          figure=_requests(512, "spt"), needs_peer=True),
@@ -270,16 +274,16 @@ GOALS = (
          figure=_requests(512, "hvt"), needs_peer=True),
     Goal("requests of 4096 bytes, cached, KVM / solo5-hvt", 1.2, at_least=True, measurement="kvm block",
          figure=_requests(4096, "hvt"), needs_peer=True),
-    Goal("requests of 512 bytes, cached, batched, KVM / solo5-hvt, one a call", 4.0, at_least=True,
+    Goal("requests of 512 bytes, cached, batched, KVM / solo5-hvt, one per call", 4.0, at_least=True,
          measurement="kvm block", figure=ratio("read seq 512 tender-batch", "read seq 512 hvt"), needs_peer=True),
-    Goal("requests of 4096 bytes, cached, batched, KVM / solo5-hvt, one a call", 4.0, at_least=True,
+    Goal("requests of 4096 bytes, cached, batched, KVM / solo5-hvt, one per call", 4.0, at_least=True,
          measurement="kvm block", figure=ratio("read seq 4096 tender-batch", "read seq 4096 hvt"), needs_peer=True),
-    Goal("reads of 4096 bytes, anywhere on a cold disk, batched, sandbox / solo5-spt, one a call", 2.5, at_least=True,
+    Goal("reads of 4096 bytes, anywhere on a cold disk, batched, sandbox / solo5-spt, one per call", 2.5, at_least=True,
          measurement="sandbox cold", figure=ratio("read cold 4096 tender-batch", "read cold 4096 spt"),
          needs_peer=True),
-    Goal("memory a VM beyond guest pages, with the kernel's, KVM", 512, measurement="kvm memory",
+    Goal("memory per VM beyond guest pages, with the kernel's, KVM", 512, measurement="kvm memory",
          figure=series("kvm 10 Whole"), unit="KiB"),
-    Goal("memory a VM beyond guest pages, with the kernel's, sandbox", 512, measurement="sandbox memory",
+    Goal("memory per VM beyond guest pages, with the kernel's, sandbox", 512, measurement="sandbox memory",
          figure=series("sandbox 100 Whole"), unit="KiB"),
     Goal("private memory of one more VM, KVM / solo5-hvt's Pss", 0.25, measurement="kvm memory",
          figure=ratio("kvm 10 Private", "hvt 10 Pss"), needs_peer=True),
@@ -288,14 +292,15 @@ GOALS = (
     Goal("boot with 200 live VMs / with none, sandbox", 10.0, measurement="sandbox density", figure=_slowdown),
     Goal("live VMs at once, sandbox", 10000, at_least=True, measurement="sandbox many", figure=_live, unit=""),
     Goal("live VMs at once, KVM", 10000, at_least=True, unit="",
-         unmeasured="an hour in the test VM: tools/kvmbox/kvmbox run --mem 16384 -- python bench density --backend kvm"),
+         unmeasured="takes an hour in the test VM: tools/kvmbox/kvmbox run --mem 16384 -- "
+                    "python bench density --backend kvm"),
     Goal("live VMs of a MirageOS image at once / solo5-hvt's", 4.0, at_least=True,
          unmeasured="needs all of the machine's memory, twice: python bench density --backend kvm --peer ... IMAGE"),
 )  # fmt: skip
 
 
 def rows_of(measured: "Mapping[str, Measured]", absent: "Mapping[str, str]", *, peers: bool) -> "list[Row]":
-    """A row a goal."""
+    """One row for each goal."""
     found = []
     for goal in GOALS:
         if goal.unmeasured:
@@ -314,9 +319,9 @@ def rows_of(measured: "Mapping[str, Measured]", absent: "Mapping[str, str]", *, 
 
 
 def table(rows: "list[Row]", host: facts.Facts, where_kvm: str) -> str:
-    """For a person."""
+    """The goals as text."""
     kvm = {
-        "kvmbox": "in the test VM, in instructions: no figure of KVM here is a time",
+        "kvmbox": "in the test VM, in instructions: no figure of KVM below is a time",
         "host": "on this host",
         "none": "left out",
     }[where_kvm]
@@ -358,7 +363,7 @@ def parser() -> argparse.ArgumentParser:
         "--kvm",
         choices=("auto", "host", "kvmbox", "none"),
         default="auto",
-        help="where KVM is measured (auto: here if it works, else in the test VM)",
+        help="where KVM is measured (auto: on this host if its KVM works, else in the test VM)",
     )
     p.add_argument(
         "--mirage",
@@ -366,15 +371,19 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("TENDER_BENCH_MIRAGE"),
         help="a MirageOS unikernel that needs no device and ends by itself (default: TENDER_BENCH_MIRAGE)",
     )
-    p.add_argument("--long", action="store_true", help="also what takes many minutes and most of the machine")
-    p.add_argument("--only", action="append", metavar="NAME", help="a measurement: 'sandbox boot'; repeat it")
-    p.add_argument("--json", metavar="FILE", help="goals, and the objects of all measurements")
-    p.add_argument("--plot", metavar="FILE.png", help="the goals as a picture (needs matplotlib)")
+    p.add_argument(
+        "--long", action="store_true", help="also measure what takes many minutes and most of the machine"
+    )
+    p.add_argument(
+        "--only", action="append", metavar="NAME", help="one measurement: 'sandbox boot'; repeat it"
+    )
+    p.add_argument("--json", metavar="FILE", help="write the goals, and the results of all measurements")
+    p.add_argument("--plot", metavar="FILE.png", help="draw the goals as a picture (needs matplotlib)")
     return p
 
 
 def main(argv: "list[str]") -> int:
-    """Status 1 if nothing could be measured; a missed goal is a figure, not an error."""
+    """Run the benchmark. Status 1 if nothing could be measured. A missed goal is a figure, not an error."""
     options = parser().parse_args(argv)
     try:
         if options.plot:
@@ -394,7 +403,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, str], str, facts.Facts]":
-    """The measurements that could be made, why others could not, where KVM was, and the host. Raises BenchError."""
+    """The measurements, why others are missing, where KVM was measured, and the host. Raises BenchError."""
     host = facts.host_facts(CHECKOUT)
     solo5 = Path(options.solo5).resolve() if options.solo5 else None
     if solo5:
@@ -428,7 +437,7 @@ def run(options: argparse.Namespace) -> "tuple[dict[str, Measured], dict[str, st
 
 
 def measure(words: Sequence[str], result: Path, cwd: Path) -> Measured:
-    """The object that one benchmark wrote. Raises BenchError with its last words."""
+    """Run one benchmark, and return its result object. Raises BenchError with its last message."""
     result.unlink(missing_ok=True)
     try:
         done = subprocess.run(
@@ -441,7 +450,7 @@ def measure(words: Sequence[str], result: Path, cwd: Path) -> Measured:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"not done after {_LIMIT_S} s") from error
+        raise BenchError(f"not finished after {_LIMIT_S} s") from error
     if done.returncode or not result.exists():
         said = [line for line in done.stderr.splitlines() if not line.startswith(("WARNING", " ", "note:"))]
         raise BenchError(f"ended with {done.returncode}: {' '.join(said[-1:])}")
@@ -465,6 +474,6 @@ def _build_guests(solo5: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BenchError(
-            f"--solo5: {solo5}: no guests could be built: {' '.join(done.stderr.splitlines()[-1:])}",
-            hint="it is to be a built tree of Solo5, with tenders/ and toolchain/",
+            f"--solo5: {solo5}: the guests could not be built: {' '.join(done.stderr.splitlines()[-1:])}",
+            hint="name a built Solo5 tree, with tenders/ and toolchain/",
         )

@@ -1,12 +1,12 @@
-"""`python bench hypercall`: what a hypercall costs by trap, patched call site and gate, beside a bare system call.
+"""`python bench hypercall`: the cost of a hypercall by trap, by patched call site and by gate, and of a system call.
 
-A round is a run of the guest (bench/hypercall_guest.c) and one of the yardstick without and with the sandbox's
-seccomp filter (bench/bare_calls.c), in ABBA order, all on one CPU. A sample is cycles of the time stamp counter
-a call, over --calls calls in a row.
+A round is a run of the guest (bench/hypercall_guest.c), and a run of the program it is compared with (bench/bare_calls.c)
+without and with the sandbox's seccomp filter, in ABBA order, all on one CPU. A sample is the cycles of the time stamp
+counter per call, over --calls calls in a row.
 
-Behind KVM there are two yardsticks more, KVM_RUN in a loop around a guest that does nothing but `out`
-(bench/bare_kvm.c): `exit raw` in the 64-bit mode that every guest of the ABI is in, `exit real` in real mode, whose exits
-KVM serves in fewer instructions. A peer runs the same image, on a TAP and a file; of its TAP nothing is compared.
+With KVM there are two more comparisons: KVM_RUN in a loop around a guest that only executes `out` (bench/bare_kvm.c).
+`exit raw` does that in the 64-bit mode that every guest of the ABI is in. `exit real` does it in real mode, whose exits
+take KVM fewer instructions. A peer runs the same image, with a TAP and a file. Its TAP is not compared.
 """
 
 import argparse
@@ -44,10 +44,10 @@ PEER_KINDS = ("walltime", "block_read")
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python bench hypercall",
-        description="Measure a hypercall in cycles, by each way it can take, beside a bare system call.",
+        description="Measure a hypercall in cycles, by each way it can take, compared with a bare system call.",
     )
     p.add_argument(
-        "--calls", type=regimes.positive, default=20000, metavar="N", help="calls a sample (20000)"
+        "--calls", type=regimes.positive, default=20000, metavar="N", help="calls per sample (20000)"
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=30, peer=PEER)
@@ -59,7 +59,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError."""
+    """Measure, and return the result object. Raises TenderError."""
     guest, bare = compile.guest("hypercall_guest"), compile.filtered("bare_calls")
     host = facts.host_facts(CHECKOUT)
     cpu = compare.pin()
@@ -95,38 +95,38 @@ def run(options: argparse.Namespace) -> compare.Measured:
                     for name in order:
                         bar.step(name)
                         text = measure[name]()
-                        if number:  # the first warms
+                        if number:  # the first round is a warm-up
                             add(series, name, text, options.calls)
     tsc_hz = int(lib.tn_tsc_hz())
     return compare.describe(
         "hypercall",
-        Unit("cycles of the time stamp counter a call", "second", 1 / tsc_hz),
+        Unit("cycles of the time stamp counter per call", "second", 1 / tsc_hz),
         series,
         comparisons(list(others), backend=options.backend),
         conditions={
             "backend": options.backend,
-            "calls a sample": options.calls,
+            "calls per sample": options.calls,
             "rounds": options.rounds,
             "cpu": cpu,
             "tsc_hz": tsc_hz,
         },
-        notes=["walltime / plain is to a clock_gettime() by the vDSO: no system call"],
+        notes=["walltime / plain compares with clock_gettime() of the vDSO, which is not a system call"],
         host=host,
     )
 
 
 def add(series: compare.Series, of: str, text: str, calls: int) -> None:
-    """Lines "KIND WAY CYCLES" of the guest or a peer, "KIND CYCLES" of a yardstick, a sample each."""
+    """Add a sample for each line: "KIND WAY CYCLES" of the guest or a peer, "KIND CYCLES" of a yardstick."""
     for line in text.splitlines():
         *what, cycles = line.split()
         if not what or what[0] not in (*KINDS, "exit") or not cycles.isdigit():
-            continue  # a peer's own words
+            continue  # a message of the peer itself
         name = " ".join(what if of == "guest" else [*what, of])
         series.setdefault(name, []).append(int(cycles) / calls)
 
 
 def comparisons(others: Sequence[str] = (), *, backend: str = "sandbox") -> "list[compare.Comparison]":
-    """A bare system call is what a hypercall should cost in the sandbox; behind KVM it is a bare exit."""
+    """In the sandbox, a hypercall is compared with a bare system call. With KVM, with a bare exit."""
     found = [
         compare.Comparison(
             f"{kind} {way}",
@@ -155,7 +155,7 @@ def _run_guest(image: Image, config: VmConfig, options: argparse.Namespace) -> s
     expected = len(KINDS) * 2 * options.calls if options.backend == "sandbox" else 0
     if result.counters.trapped_hypercalls != expected:
         raise BenchError(
-            f"{result.counters.trapped_hypercalls} hypercalls came by trap, not {expected}: the ways are not what they say"
+            f"{result.counters.trapped_hypercalls} hypercalls came by trap, not {expected}: the ways are not as named"
         )
     return result.console.decode()
 
@@ -172,7 +172,7 @@ def _run_command(words: "tuple[str, ...]") -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"{words[0]}: still running after 60 s: ended") from error
+        raise BenchError(f"{words[0]}: killed because it still ran after 60 s") from error
     if done.returncode:
         wrong = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise BenchError(f"{words[0]}: ended with {done.returncode}: {' '.join(wrong)}")

@@ -1,8 +1,8 @@
-"""A root directory in memory with all that some commands read, to run them in.
+"""Makes a root directory in memory with all files that some commands read, to run the commands in it.
 
-For the test VM (tools/kvmbox): there every opening of a file asks the host, and while the VM waits for an answer its
-clock leaps. A command whose files are in memory waits for nobody, and under `--icount` the elapsed time of its run is what
-it took in instructions, and what the kernel's own timers made it wait.
+This is for the test VM (tools/kvmbox). There every open() of a file asks the host, and while the VM waits for the
+answer, its clock leaps. A command whose files are in memory does not wait for the host. With `--icount` the elapsed time
+of its run is then its instructions, and the time that the kernel's own timers made it wait.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ LOADER_CACHE = "/etc/ld.so.cache"
 
 @contextlib.contextmanager
 def root_for(commands: "Iterable[Sequence[str]]") -> "Iterator[str]":
-    """The directory; commands are looked up as ever, and files among their words are copied. Raises BenchError."""
+    """The directory. Programs are looked up in PATH, and files among a command's words are copied. Raises BenchError."""
     files = {LOADER_CACHE}
     for command in commands:
         program = shutil.which(command[0])
@@ -42,7 +42,7 @@ def root_for(commands: "Iterable[Sequence[str]]") -> "Iterator[str]":
 
 
 def _libraries(program: str) -> "list[str]":
-    """What the loader would take, and the loader; nothing of a static program."""
+    """The libraries that the loader would map, and the loader. Empty for a static program."""
     done = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
     return re.findall(r"(?:=>)?\s(/\S+)", done.stdout) if done.returncode == 0 else []
 
@@ -50,5 +50,5 @@ def _libraries(program: str) -> "list[str]":
 def _mount(stack: contextlib.ExitStack, where: str, *words: str) -> None:
     done = subprocess.run(["mount", *words, where], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BenchError(f"--in-memory: {done.stderr.strip()}", hint="it wants root, as in the test VM")
+        raise BenchError(f"--in-memory: {done.stderr.strip()}", hint="it needs root, as in the test VM")
     stack.callback(subprocess.run, ["umount", where], check=False)

@@ -1,15 +1,16 @@
-"""`python bench memory`: what idle guests of one image keep of memory, beyond their own pages, beside a peer.
+"""`python bench memory`: the memory that idle guests of one image keep, beyond their own pages, compared with a peer.
 
-Of N guests of each kind, divided by N:
+The figures are those of N guests of each kind, divided by N:
 
-    Pss       proportional set size: a page's bytes shared among those that map it
-    Private   pages that one alone has: what one more clone of the image costs
-    Beyond    Pss without guest memory: the monitor's own
-    Kernel    what the kernel allocated meanwhile (footprint.KERNEL_FIELDS), from KERNEL_FROM guests up, since it is
-              the whole machine's; and Whole, which is Beyond and that
+    Pss       proportional set size: the bytes of a page are divided among the processes that map it
+    Private   pages that only one process has: the cost of one more clone of the image
+    Beyond    Pss without guest memory: the monitor's own memory
+    Kernel    what the kernel allocated meanwhile (footprint.KERNEL_FIELDS). It is a difference of the whole machine, so it
+              is only reported from KERNEL_FROM guests on
+    Whole     Beyond and Kernel
 
-The library's process counts as what it grew by; a sandbox or a peer is a process of its own. Each kind is measured
-alone, in ABBA order over the rounds.
+The library's process counts with the memory by which it grew. A sandbox or a peer is a process of its own. Each kind is
+measured alone, in ABBA order over the rounds.
 """
 
 import argparse
@@ -29,15 +30,15 @@ UNIQUE_GOAL = 0.25  # of a peer's Pss
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="python bench memory", description="Measure the memory of idle guests, beside a peer."
+        prog="python bench memory", description="Measure the memory of idle guests, compared with a peer."
     )
     p.add_argument(
         "image",
         nargs="?",
-        help="a guest that says ready and waits: idle_guest.hvt (default: our own, compiled)",
+        help="a guest that prints ready and waits: idle_guest.hvt (default: our own build)",
     )
     p.add_argument(
-        "--guests", type=counts, default=(1, 10, 100), metavar="N,N,...", help="of each (1,10,100)"
+        "--guests", type=counts, default=(1, 10, 100), metavar="N,N,...", help="guests of each (1,10,100)"
     )
     add_guest_options(p)
     compare.add_options(p, rounds=3, peer="spt=solo5-spt --mem=16 {elf:.spt}")
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_guest_options(p: argparse.ArgumentParser) -> None:
-    """What `memory` and `density` are told of the guest alike."""
+    """Add the options of `memory` and `density` about the guest."""
     p.add_argument("--mem", type=regimes.positive, default=16, metavar="MIB", help="guest memory (16)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument(
@@ -55,12 +56,12 @@ def add_guest_options(p: argparse.ArgumentParser) -> None:
         "--ready",
         default="ready\n",
         metavar="TEXT",
-        help="what a peer's guest says when it is (ready, and a line's end)",
+        help="the text that a peer's guest prints when it is ready (ready, and a newline)",
     )
 
 
 def counts(text: str) -> "tuple[int, ...]":
-    """Numbers of guests of an option, ascending."""
+    """The numbers of guests of an option, in ascending order."""
     return tuple(sorted({regimes.positive(word) for word in text.split(",")}))
 
 
@@ -76,7 +77,7 @@ def commands(options: argparse.Namespace) -> "tuple[str, dict[str, peers.Words]]
 
 
 def make_fleet(name: str, image: str, options: argparse.Namespace, others: "dict[str, peers.Words]") -> Fleet:
-    """Ours if the name is the backend's."""
+    """A fleet of ours if the name is that of the backend, else of the peer."""
     if name == options.backend:
         held = getattr(options, "per_process", 0)
         return LibraryFleet(name, image, options.mem, options.backend, args=options.arg, held=held)
@@ -84,7 +85,7 @@ def make_fleet(name: str, image: str, options: argparse.Namespace, others: "dict
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError."""
+    """Measure, and return the result object. Raises TenderError."""
     host = facts.host_facts(CHECKOUT)
     image, others = commands(options)
     names = [options.backend, *others]
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
                     _fill(fleet, options.guests, series, bar)
     return compare.describe(
         "memory",
-        Unit("KiB a guest", "byte", 1024),
+        Unit("KiB per guest", "byte", 1024),
         series,
         comparisons(options.backend, list(others), options.guests),
         conditions={
@@ -106,7 +107,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
             "rounds": options.rounds,
         },
         notes=[
-            f"Kernel is the whole machine's difference: from {KERNEL_FROM} guests up, and honest where nothing else runs"
+            f"Kernel is a difference of the whole machine: from {KERNEL_FROM} guests on, correct only if nothing else runs"
         ],
         host=host,
     )
@@ -119,7 +120,7 @@ def _fill(fleet: Fleet, wanted: "tuple[int, ...]", series: compare.Series, bar: 
         fleet.grow()
         if n not in wanted:
             continue
-        time.sleep(0.2)  # what starting one leaves behind, RCU among it, is freed
+        time.sleep(0.2)  # until the kernel has freed what a start leaves behind, for example by RCU
         found = fleet.footprint()
         _add(series, fleet.name, n, "Pss", found.pss)
         _add(series, fleet.name, n, "Private", found.private)

@@ -24,20 +24,20 @@ POINTS = (
     "first_exit",
     "closed",
 )
-"""enum point of minimal_kvm.c; `ready` is what the library calls first_run."""
+"""The points of enum point in minimal_kvm.c. The library calls `ready` first_run."""
 
 
 def build() -> Path:
-    """The program, compiled if it is older than its source. Raises BenchError with the compiler's words."""
+    """The program, compiled if it is older than its source. Raises BenchError with the compiler's messages."""
     return compile.program("minimal_kvm")
 
 
 def command(program: Path, image: Image, config: VmConfig, boots: int) -> "tuple[list[str], list[int]]":
-    """Its command line and the descriptors it inherits: the template's and the boot info's, to close."""
+    """The command line, and the descriptors it inherits (template and boot info), which the caller closes."""
     with Vm(image, config, console=DISCARD, backend="kvm") as vm:
         start = lib.HVT_BOOT_INFO_GPA
         info = vm.memory(start, lib.TENDER_TRAMPOLINES_GPA - start).rstrip(b"\0") + b"\0"
-    owner = image.template(config.mem_bytes)  # it closes its descriptor when it goes
+    owner = image.template(config.mem_bytes)  # closes its descriptor when it is garbage-collected
     template = os.dup(owner.fd)
     info_fd = os.memfd_create("boot-info")
     os.write(info_fd, info)

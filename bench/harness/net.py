@@ -1,13 +1,13 @@
-"""`python bench net`: what a frame costs a guest, by each transport, beside a peer that runs the same program.
+"""`python bench net`: the cost of a frame for a guest, by each transport, compared with a peer that runs the same program.
 
 The program is bench/net_guest.c, which measures itself: frames written, frames read from a queue that was filled
-before, and both. So no generator is in the figure, and none can be its bottleneck. `pong` alone is measured here:
-one frame there and back at a time, over a packet socket, with the wake-ups of both sides in it.
+before, and both. So no generator is part of the figure, or can be its bottleneck. Only `pong` is measured here: one
+frame there and back at a time, over a packet socket, including the wake-ups of both sides.
 
-A transport is a way of frames into the guest and out, a row of `transports` in that file and a name in TRANSPORTS
-here; "call" is one hypercall a frame, and the only one that a peer has.
+A transport is a way to move frames into the guest and out: a row of `transports` in net_guest.c and a name in TRANSPORTS
+here. "call" is one hypercall per frame, and the only transport that a peer has.
 
-A round is each mode and size once for each subject, in ABBA order. It wants a network namespace of its own.
+A round is each mode and size once for each subject, in ABBA order. It needs a network namespace of its own.
 """
 
 import argparse
@@ -35,9 +35,9 @@ CASES = (("tx", 64), ("tx", 1514), ("rx", 64), ("rx", 1514), ("echo", 64), ("ser
 TRANSPORTS = ("call",)
 FILLED = ("rx", "echo", "serve")
 _LIMIT_S = 30
-_TRIES = 3  # a queue that a busy machine filled too late is filled again
+_TRIES = 3  # on a busy machine the queue may be filled too late, and is then filled again
 _UDP_SEGMENT = 103  # linux/udp.h
-_MERGED = 44  # packets of a frame with offload: net_ways_guest.c
+_MERGED = 44  # packets in a frame with offload: net_ways_guest.c
 _SOL_PACKET, _QDISC_BYPASS, _IGNORE_OUTGOING = 263, 20, 23  # linux/if_packet.h
 
 
@@ -48,13 +48,13 @@ class _Late(Exception):
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python bench net",
-        description="Measure frames a second of a guest, beside a peer; run it by `unshare -n`, as root.",
+        description="Measure a guest's frames per second, compared with a peer. Run it with `tools/with_net --`.",
     )
     p.add_argument(
-        "image", nargs="?", help="net_guest.hvt of bench/build_solo5_guests (default: our own, compiled)"
+        "image", nargs="?", help="net_guest.hvt of bench/build_solo5_guests (default: our own build)"
     )
     p.add_argument(
-        "--frames", type=regimes.positive, default=10000, metavar="N", help="frames a sample (10000)"
+        "--frames", type=regimes.positive, default=10000, metavar="N", help="frames per sample (10000)"
     )
     p.add_argument(
         "--transport",
@@ -75,11 +75,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def case(text: str) -> "tuple[str, int]":
-    """MODE:SIZE of an option."""
+    """The mode and the size of an option's MODE:SIZE."""
     mode, _, size = text.partition(":")
     if mode not in {m for m, _ in CASES} or not size.isdigit() or not 60 <= int(size) <= 1514:
         modes = ", ".join(dict.fromkeys(m for m, _ in CASES))
-        raise argparse.ArgumentTypeError(f"{text}: not MODE:SIZE, of {modes} and 60 to 1514")
+        raise argparse.ArgumentTypeError(f"{text}: not MODE:SIZE with MODE {modes} and SIZE 60 to 1514")
     return mode, int(size)
 
 
@@ -88,14 +88,14 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError."""
+    """Measure, and return the result object. Raises TenderError."""
     host = facts.host_facts(CHECKOUT)
     subjects = commands(options)
     cases = options.case or list(CASES)
     series, conditions = sample(options, subjects, cases)
     return compare.describe(
         "net",
-        Unit("thousand frames a second (pong: round trips)", "second", 1e-3, rate=True),
+        Unit("thousand frames per second (pong: round trips)", "second", 1e-3, rate=True),
         series,
         comparisons(list(subjects), cases),
         conditions=conditions,
@@ -109,7 +109,7 @@ def sample(
     cases: "Sequence[tuple[str, int]]",
     takes_part: "Callable[[str, str], bool]" = lambda name, mode: True,
 ) -> "tuple[compare.Series, dict[str, object]]":
-    """Frames a second of every subject in each case that it takes part in, interleaved; and what held meanwhile."""
+    """Frames per second of every subject in each of its cases, interleaved; and the conditions of the measurement."""
     cpus = sorted(os.sched_getaffinity(0))
     series: compare.Series = {}
     steps = sum(takes_part(name, mode) for name in subjects for mode, _ in cases)
@@ -123,13 +123,13 @@ def sample(
                             continue
                         bar.step(f"{mode} {size} {name}")
                         rate = measure(subjects[name], mode, size, options.frames, cpus)
-                        if number:  # the first warms
+                        if number:  # the first round is a warm-up
                             series.setdefault(f"{mode} {size} {name}", []).append(rate)
     finally:
         remove_tap()
     return series, {
         "backend": options.backend,
-        "frames a sample": options.frames,
+        "frames per sample": options.frames,
         "rounds": options.rounds,
         "guest's cpu": cpus[-1],
         "sender's cpu": cpus[0],
@@ -137,7 +137,7 @@ def sample(
 
 
 def comparisons(names: "list[str]", cases: "Sequence[tuple[str, int]]" = CASES) -> "list[compare.Comparison]":
-    """Each of ours beside each peer, and beside our own "call"."""
+    """Compares each of ours with each peer, and with our own "call"."""
     ours = [name for name in names if name.partition("-")[0] == "tender"]
     others = [name for name in names if name not in ours]
     found = []
@@ -153,10 +153,10 @@ def comparisons(names: "list[str]", cases: "Sequence[tuple[str, int]]" = CASES) 
 
 
 def commands(options: argparse.Namespace) -> "dict[str, peers.Words]":
-    """Ours, a transport each, then the peers; {args} is still a word of each. Raises ConfigError, BenchError."""
+    """Ours, one for each transport, then the peers. {args} is still a word of each. Raises ConfigError, BenchError."""
     ours = tender_command()
     if ours is None:
-        raise BenchError("tender: the command is not installed beside this Python")
+        raise BenchError("tender: the command is not installed in this Python's environment")
     image = compile.image(options.image, "net_guest")
     machine_options = (f"--backend={options.backend}", "--mem=16", f"--net:service0={TAP}")
     found: dict[str, peers.Words] = {}
@@ -177,15 +177,15 @@ def _ip(*words: str) -> None:
 
 
 def make_tap(queue: int) -> None:
-    """TAP, up, in a namespace with nothing else. Raises BenchError."""
+    """Make TAP and set it up, in a namespace that has no other interface. Raises BenchError."""
     others = [name for _, name in socket.if_nameindex() if name != "lo"]
     if others:
         raise BenchError(
-            f"net: this is not a network namespace of its own: it has {others[0]}",
-            hint="unshare -n python bench net ...",
+            f"net: this is not a network namespace of its own: it has the interface {others[0]}",
+            hint="run it with `tools/with_net --`",
         )
     _ip("tuntap", "add", TAP, "mode", "tap")
-    _ip("link", "set", TAP, "addrgenmode", "none")  # no frame but ours
+    _ip("link", "set", TAP, "addrgenmode", "none")  # so that the kernel sends no frames of its own
     _ip("link", "set", TAP, "txqueuelen", str(queue), "up")
 
 
@@ -205,7 +205,7 @@ def measure(words: peers.Words, mode: str, size: int, frames: int, cpus: "list[i
 
 
 def _run(words: peers.Words, mode: str, size: int, count: int, cpus: "list[int]") -> float:
-    os.sched_setaffinity(0, {cpus[-1]})  # inherited
+    os.sched_setaffinity(0, {cpus[-1]})  # the child inherits it
     try:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     finally:
@@ -215,7 +215,7 @@ def _run(words: peers.Words, mode: str, size: int, count: int, cpus: "list[int]"
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
             text = _until(process.stdout.fileno(), b"ready\n")
-            if mode in FILLED or mode == "pong":  # what is bound gets a copy of each frame that is sent
+            if mode in FILLED or mode == "pong":  # a bound socket also gets a copy of each frame that is sent
                 sender.bind((TAP, ETHERTYPE))
             if mode == "bulk-rx":
                 _fill_bulk(size, count)
@@ -227,7 +227,7 @@ def _run(words: peers.Words, mode: str, size: int, count: int, cpus: "list[int]"
     except OSError as error:
         if error.errno != errno.ENOBUFS:
             raise
-        raise _Late from error  # it has ended, and nobody takes what is sent
+        raise _Late from error  # the guest has ended, so no process reads the frames
     finally:
         process.stdout.close()
         if process.poll() is None:
@@ -240,7 +240,7 @@ def _run(words: peers.Words, mode: str, size: int, count: int, cpus: "list[int]"
 
 
 def rate(text: str, mode: str, size: int, count: int, status: int) -> float:
-    """Thousand frames a second by the guest's line. Raises BenchError if it says something else."""
+    """Thousand frames per second, from the line that the guest printed. Raises BenchError if there is none."""
     for line in text.splitlines():
         if line.startswith(f"{mode} {size} {count} "):
             return count * 1e6 / int(line.split()[3])
@@ -248,14 +248,14 @@ def rate(text: str, mode: str, size: int, count: int, status: int) -> float:
 
 
 def _until(fd: int, wanted: bytes) -> bytes:
-    """What comes until `wanted` is among it; until the end if that is empty."""
+    """Read until `wanted` has come; if `wanted` is empty, until the end."""
     text = b""
     limit = facts.limit_s(_LIMIT_S)
     end = time.monotonic() + (limit or 0)
     while not wanted or wanted not in text:
         left = None if limit is None else max(0.0, end - time.monotonic())
         if not select.select([fd], [], [], left)[0]:
-            raise BenchError(f"still running after {_LIMIT_S} s: {text!r}")
+            raise BenchError(f"still running after {_LIMIT_S} s; it printed {text!r}")
         piece = os.read(fd, 65536)
         if not piece:
             break
@@ -277,7 +277,7 @@ def _fill(sender: socket.socket, size: int, count: int) -> None:
 
 
 def _fill_bulk(size: int, count: int) -> None:
-    """As datagrams of the host's own: 44 a call, which reach a guest with offload as one frame."""
+    """Fill the queue with the host's own datagrams: 44 per call, which reach a guest with offload as one frame."""
     payload = size - 42
     _ip("addr", "add", "10.9.0.1/24", "dev", TAP)
     try:
@@ -293,7 +293,7 @@ def _fill_bulk(size: int, count: int) -> None:
 
 
 def send_frames(size: int, count: int) -> None:
-    """Fills the queue behind TAP. Raises OSError."""
+    """Fill the queue of TAP. Raises OSError."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         sender.bind((TAP, ETHERTYPE))
         _fill(sender, size, count)

@@ -1,6 +1,6 @@
-"""`--plot FILE.png`: what a benchmark found, as a picture: boots, samples and curves, goals, counts, two revisions.
+"""`--plot FILE.png`: draws the result of a benchmark: boots, samples and curves, goals, counts, two revisions.
 
-Only these functions import matplotlib, which is optional. Each takes the benchmark's object and writes the file.
+Only these functions import matplotlib, which is optional. Each takes the benchmark's result and writes the file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ _DPI = 110
 
 
 def check() -> None:
-    """Raises BenchError if there is nothing to draw with."""
+    """Raises BenchError if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -24,7 +24,7 @@ def check() -> None:
 def _figure(
     rows: int, columns: int, *, width: float, height: float, ratios: "Sequence[float] | None" = None
 ) -> Any:
-    """(figure, its axes as a list of lists); `ratios`: of the rows' heights. Raises BenchError."""
+    """A figure, and its axes as a list of lists. `ratios` are those of the rows' heights. Raises BenchError."""
     check()
     import matplotlib
 
@@ -47,7 +47,7 @@ def _save(figure: Any, path: str, title: str, host: "Mapping[str, Any]") -> None
 
 
 def boots(measured: "dict[str, Any]", path: str) -> None:
-    """Each subject's distribution to its ready point, one panel a regime. Raises BenchError."""
+    """Each subject's distribution of times to its ready point, one panel per regime. Raises BenchError."""
     check()
     regimes = measured["regimes"]
     if not regimes:
@@ -65,7 +65,7 @@ def boots(measured: "dict[str, Any]", path: str) -> None:
             axis.step(times, share, where="post", label=f"{subject['name']}: {subject['from']} -> {point}")
         _log_x(axis)
         axis.set_xlabel("milliseconds from -> to, as the legend names them")
-        axis.set_ylabel("share of boots that were there by then")
+        axis.set_ylabel("share of boots that had reached the point")
         axis.set_ylim(0, 1.02)
         axis.set_title(
             f"{regime['regime']}, {len(regime['subjects'][0]['samples'])} of each", fontsize="medium"
@@ -75,7 +75,7 @@ def boots(measured: "dict[str, Any]", path: str) -> None:
 
 
 def samples(measured: "dict[str, Any]", path: str) -> None:
-    """Each series as a box over its samples; of a curve, its points. Raises BenchError."""
+    """Each series as a box over its samples, and each curve with its points. Raises BenchError."""
     series, curves = measured["series"], measured.get("curves", {})
     if not series:
         raise BenchError("--plot has nothing to draw: no series was measured")
@@ -125,9 +125,9 @@ def _curve(axis: Any, title: str, lines: "Mapping[str, Sequence[Sequence[float]]
 
 
 def goals(rows: "Sequence[Mapping[str, Any]]", path: str, host: "Mapping[str, Any]") -> None:
-    """Each goal that has a value, as how many times better than the goal it is; the others are named below.
+    """Each goal that has a value: how many times better the value is than the goal. The others are named below.
 
-    `rows`: Row.to_dict() of tender.bench.goals. Raises BenchError.
+    `rows`: Row.to_dict() of goals.py. Raises BenchError.
     """
     known = [row for row in rows if row["value"] is not None]
     if not known:
@@ -164,13 +164,13 @@ def goals(rows: "Sequence[Mapping[str, Any]]", path: str, host: "Mapping[str, An
 
 
 def _times_better(row: "Mapping[str, Any]") -> float:
-    """Above 1 where the goal is met, whichever way it counts."""
+    """1 or more if the goal is met, for goals of both directions."""
     value = max(float(row["value"]), 1e-9)
     return float(value / row["bound"] if row["at_least"] else row["bound"] / value)
 
 
 def counts(backend: str, rows: "Mapping[str, float]", path: str, host: "Mapping[str, Any]") -> None:
-    """A panel for each thing that is counted, a bar for each row of it. Raises BenchError."""
+    """One panel for each kind of count, with one bar for each of its rows. Raises BenchError."""
     if not rows:
         raise BenchError("--plot has nothing to draw: nothing was counted")
     panels: dict[str, dict[str, float]] = {}
@@ -209,7 +209,7 @@ def revisions(
     a: "Mapping[str, float]", b: "Mapping[str, float]", worse: "Mapping[str, bool]", path: str,
     *, names: "tuple[str, str]", host: "Mapping[str, Any]",
 ) -> None:  # fmt: skip
-    """Each row that both have, the second over the first. `worse`: rows that fail the gate. Raises BenchError."""
+    """The change of each row that both have, from `a` to `b`. `worse`: rows that fail the gate. Raises BenchError."""
     both = {row: b[row] / a[row] for row in a if row in b and a[row]}
     if not both:
         raise BenchError("--plot has nothing to draw: the revisions have no row in common")
@@ -236,7 +236,7 @@ def revisions(
 
 
 def _log_x(axis: Any) -> None:
-    """Logarithmic, with plain numbers at the marks."""
+    """Make the x axis logarithmic, with plain numbers at its ticks."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_xscale("log")

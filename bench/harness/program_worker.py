@@ -1,9 +1,9 @@
-"""As tender.bench.worker, of the sandbox's process alone: a VM whose console and manifest are ready.
+"""Like tender.bench.worker, but for the sandbox process alone: a VM whose console and manifest are ready.
 
     python -P program_worker.py MODE IMAGE MEM_MIB CONSOLE_FD [ARG ...]
 
-MODE is "program". `start` is before SandboxVm(), which makes the shared memory
-and spawns, `closed` behind its close(), which has reaped.
+MODE is "program". `start` is just before SandboxVm(), which makes the shared memory and spawns the process. `closed` is
+just after its close(), which has reaped the process.
 """
 
 import sys
@@ -23,7 +23,7 @@ def _now_ns() -> int:
 
 
 def boot_program(image: Image, config: VmConfig, console: int) -> "tuple[int, ...]":
-    """One sandbox's process, from SandboxVm() to reaped. Raises RuntimeError if the guest did not halt."""
+    """Boot one sandbox process, from SandboxVm() until reaped. Raises RuntimeError if the guest did not halt."""
     handle, report, turn = vm_handle(), ffi.new("struct run_report *"), ffi.new("int *")
     check(lib.tn_vm_make(handle), "a VM")
     lib.tn_vm_set_console(lib.tn_vm(handle), console)

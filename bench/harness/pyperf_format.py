@@ -1,7 +1,7 @@
 """Series of samples as pyperf's JSON (its format 1.0), for `pyperf compare_to`, `pyperf stats` and `pyperf hist`.
 
-pyperf knows seconds, bytes and counts, and takes less for better; so a rate is written as seconds a thing. Each
-sample is a run of one value: between two of ours all other subjects had their turn.
+pyperf has seconds, bytes and counts, and takes less for better. So a rate is written as seconds per thing. Each sample
+is a run with one value, because all other subjects run between two samples of one subject.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ Document = dict[str, object]
 
 @dataclass(frozen=True)
 class Unit:
-    """What a series is measured in. `pyperf`: second, byte or integer; a value is `scale` of these, a rate 1 / it."""
+    """The unit of a series. `pyperf` is second, byte or integer. A value is `scale` times that; a rate is its inverse."""
 
     label: str
     pyperf: str
@@ -33,7 +33,7 @@ _CPU_FACTS = (("cpu", "cpu_model_name"), ("kernel", "platform"), ("python", "pyt
 def document(
     benchmark: str, series: "Mapping[str, Sequence[float]]", unit: Unit, host: "Mapping[str, Any]"
 ) -> Document:
-    """The object to be written as JSON. A series with a value that pyperf does not take (0) is left out."""
+    """The object to write as JSON. A series with a value that pyperf does not accept (0) is left out."""
     metadata = {theirs: str(host[ours]) for ours, theirs in _CPU_FACTS if host.get(ours)}
     return {
         "version": "1.0",

@@ -1,10 +1,11 @@
-"""A process that keeps VMs alive: each line on its standard input makes one more.
+"""A process that keeps VMs alive: each line on its standard input starts one more VM.
 
     python -P resident.py BACKEND IMAGE MEM_MIB [ARG ...]
 
-Says "open" when the image is. Answers a line a VM, once the guest waits in poll: "VM_CREATED_NS FIRST_EXIT_NS
-FIRST_CONSOLE_NS PID", from the call of Vm(); PID is the guest's process, -1 if it is this one. What cannot be made
-is answered by "refused MESSAGE", and those before it live on. The end of its standard input ends all.
+It prints "open" when the image is open. When the guest of a new VM waits in poll, it prints a line: "VM_CREATED_NS
+FIRST_EXIT_NS FIRST_CONSOLE_NS PID", in nanoseconds from the call of Vm(). PID is the guest's process, or -1 if that is
+this process. If a VM cannot be made, it prints "refused MESSAGE", and the earlier VMs stay alive. The end of its standard
+input ends all VMs.
 """
 
 import os
@@ -26,7 +27,7 @@ _LIMIT_S = 30
 
 
 def _still_runs(vm: Vm) -> bool:
-    """Whether the guest has not ended after half a millisecond."""
+    """Whether the guest still runs after half a millisecond."""
     try:
         vm.wait(timeout=0.0005)
     except TimeoutError:
@@ -35,7 +36,7 @@ def _still_runs(vm: Vm) -> bool:
 
 
 def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
-    """One more VM, which `stack` closes; its line. Raises TenderError, OSError, RuntimeError."""
+    """Start one more VM, which `stack` closes. Returns its line. Raises TenderError, OSError, RuntimeError."""
     vm = Vm(image, config, console=DISCARD, backend=check_backend(backend))
     stack.enter_context(vm)
     vm.start()
@@ -43,7 +44,9 @@ def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
     end = time.monotonic() + (limit or 0)
     while not vm.counters.hypercalls["poll"]:
         if not _still_runs(vm) or (limit is not None and time.monotonic() > end):
-            raise RuntimeError(f"{image.name}: does not wait: it ended, or computes for {_LIMIT_S} s")
+            raise RuntimeError(
+                f"{image.name}: the guest does not wait in poll: it ended, or ran for {_LIMIT_S} s"
+            )
     t = vm.boot
     pid = -1 if vm.pid == os.getpid() else vm.pid
     stamps = (t.vm_created, t.first_exit, t.first_console)
@@ -51,7 +54,7 @@ def grow(image: Image, config: VmConfig, backend: str, stack: ExitStack) -> str:
 
 
 def raise_open_files() -> int:
-    """As many descriptors as this process may have; how many. Root may go beyond its hard limit."""
+    """Raise this process's limit on descriptors as far as possible. Root may exceed the hard limit. Returns the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (int(Path("/proc/sys/fs/nr_open").read_text()), hard):
         try:

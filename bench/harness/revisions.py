@@ -1,12 +1,12 @@
-"""`python bench compare REV_A REV_B`: two revisions, each built by itself, counted in turns; a gate.
+"""`python bench compare REV_A REV_B`: builds two revisions, counts both in turns, and fails if a count got worse.
 
     git worktree + an environment of its own, below build/revisions         for each revision
     `python bench count` of this tree, on each installation, ABBA           rounds; medians
     a table; status 1 if a count of B is worse than A's
 
-The counts are counts.py's, of this tree; what is counted is each revision's library, command and guest kernel. So the
-revisions need not have the benchmark, only `python bench boot`'s worker. With --through the counting, not the building,
-runs elsewhere: 'tools/with_kvm --' for KVM, 'tools/kvmbox/kvmbox run --icount --' to count instructions too.
+This tree's counts.py counts each revision's library, command and guest kernel. So a revision does not need to have the
+benchmark, only the worker of `python bench boot`. With --through, the counting (not the building) runs elsewhere:
+'tools/with_kvm --' for KVM, 'tools/kvmbox/kvmbox run --icount --' to count instructions too.
 """
 
 import argparse
@@ -41,23 +41,26 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("b", metavar="REV_B", nargs="?", default="HEAD", help="after (default: HEAD)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument(
-        "--through", default="", metavar="WORDS", help="'tools/with_kvm --': what the counting is run by"
+        "--through",
+        default="",
+        metavar="WORDS",
+        help="run the counting with these words: 'tools/with_kvm --'",
     )
     p.add_argument(
         "--only", choices=counts.PARTS, action="append", default=[], help="repeat it (default: each)"
     )
     p.add_argument("--rounds", type=regimes.positive, default=2, metavar="N", help="rounds (2)")
     p.add_argument(
-        "--tolerance", type=float, default=3.0, metavar="PERCENT", help="for rows marked with a ~ (3)"
+        "--tolerance", type=float, default=3.0, metavar="PERCENT", help="allowed for rows with a ~ (3)"
     )
-    p.add_argument("--json", metavar="FILE", help="all counts of all rounds")
-    p.add_argument("--plot", metavar="FILE.png", help="the changes as a picture (needs matplotlib)")
-    p.add_argument("--keep", action="store_true", help="leave the worktrees, for the next time")
+    p.add_argument("--json", metavar="FILE", help="write all counts of all rounds")
+    p.add_argument("--plot", metavar="FILE.png", help="draw the changes as a picture (needs matplotlib)")
+    p.add_argument("--keep", action="store_true", help="keep the worktrees for the next time")
     return p
 
 
 def main(argv: "list[str]") -> int:
-    """Status 1 if something got worse, or could not be counted."""
+    """Run the benchmark. Status 1 if something got worse, or could not be counted."""
     options = parser().parse_args(argv)
     try:
         if options.plot:
@@ -82,7 +85,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> "tuple[tuple[str, str], dict[str, dict[str, list[float]]]]":
-    """The revisions' names, and by name each row's counts, a value a round. Raises TenderError."""
+    """The names of the revisions, and for each the counts of each row, one per round. Raises TenderError."""
     checkout = CHECKOUT
     names = (_commit(checkout, options.a), _commit(checkout, options.b))
     if names[0] == names[1]:
@@ -105,7 +108,7 @@ def run(options: argparse.Namespace) -> "tuple[tuple[str, str], dict[str, dict[s
 
 
 def judge(a: Rows, b: Rows, *, names: "tuple[str, str]", tolerance: float) -> "tuple[str, list[str]]":
-    """The table, and what got worse. An exact row has no tolerance; a row that B no longer has is worse."""
+    """The table, and a line for each row that got worse: exact rows have no tolerance, and a missing row is worse."""
     lines = [f"{'':46} {names[0]:>14} {names[1]:>14}   change"]
     worse = []
     for row, before in a.items():
@@ -140,14 +143,14 @@ def _commit(checkout: Path, name: str) -> str:
 
 
 def place_of(checkout: Path, name: str) -> Path:
-    """Where a revision is built: below the checkout, so that the test VM sees it too."""
+    """The directory for a revision. It is below the checkout, so that the test VM sees it too."""
     return checkout / "build" / "revisions" / name
 
 
 def build(checkout: Path, name: str) -> None:
-    """A worktree of the revision and an environment that it is installed in, if they are not there yet.
+    """Make a worktree of the revision, and an environment in which it is installed, if they do not exist yet.
 
-    The environment has this one's packages by links, so nothing is downloaded. Raises BenchError.
+    The environment has links to the packages of this one, so nothing is downloaded. Raises BenchError.
     """
     place = place_of(checkout, name)
     if (place / "built").exists():
@@ -171,7 +174,7 @@ def build(checkout: Path, name: str) -> None:
 
 
 def remove(checkout: Path, name: str) -> None:
-    """Takes both away again."""
+    """Remove the worktree and the environment."""
     place = place_of(checkout, name)
     if (place / "tree").exists():
         _git(checkout, "worktree", "remove", "--force", str(place / "tree"))

@@ -1,6 +1,6 @@
-"""`python bench run`: as `tender bench run`; the commands are started and stamped by a small C program.
+"""`python bench run`: `tender bench run`, with a small C program that starts the commands and takes the time stamps.
 
-With --in-memory they run in a root directory that is in memory (in_memory.py).
+With --in-memory the commands run in a root directory in memory (in_memory.py).
 """
 
 import argparse
@@ -15,7 +15,7 @@ from tender.bench.points import RUN_POINTS
 from tender.bench.subjects import Subject
 
 SPANS = (("last_console", "console_eof"), ("console_eof", "reaped"))
-"""The end apart: what a monitor still does when its guest has spoken last, and what the kernel does behind it."""
+"""The end of a run in two parts: the work of the monitor after the guest's last output, then the work of the kernel."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,19 +25,19 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--in-memory",
         action="store_true",
-        help="run them in a root directory in memory (root; for the test VM)",
+        help="run the commands in a root directory in memory (needs root; for the test VM)",
     )
     boot.add_files(p)
     return p
 
 
 def main(argv: "list[str]") -> int:
-    """The benchmark as a command. Status 1 if something could not be measured."""
+    """Run the benchmark. Status 1 if something could not be measured."""
     return regimes.main(parser(), argv, run, boot.write)[0]
 
 
 def run(options: argparse.Namespace) -> regimes.Report:
-    """Measures. Raises TenderError."""
+    """Measure, and return the report. Raises TenderError."""
     boot.check(options)
     image = find_image(options.image)
     host = facts.host_facts(CHECKOUT)

@@ -1,12 +1,12 @@
-"""`python bench size`: whether a boot costs more where the image is larger.
+"""`python bench size`: whether a boot costs more if the image is larger.
 
-One guest (bench/size_guest.c) is linked with 64 KiB of constants and with 16 MiB, which it never looks at; both are
-booted in turns, by the library (`start -> first_exit`, the Image is open) and by the command (`spawn ->
-first_console`), and so is an image that is named. A Vm maps its image's template, so its boots should not differ;
-the command reads a file anew each time, as its peers do. A pause lets the end of the boot before go by.
+One guest (bench/size_guest.c) is linked with 64 KiB of constants and with 16 MiB of constants that it never reads. Both
+images, and an image that is named, are booted in turns: by the library (`start -> first_exit`, the Image is open) and by
+the command (`spawn -> first_console`). A Vm maps the template of its image, so its boots should not differ. The command
+reads the file at each start, as its peers do. Before each boot there is a pause for the end of the previous boot.
 
-Where the clock counts instructions (the test VM with --icount) the figures are counts, and a command's are those of its
-own process at its first byte: elapsed time there holds its waits for files.
+Where the clock counts instructions (the test VM with --icount), the figures are counts. Those of a command are the counts
+of its own process at its first byte, because elapsed time includes its waits for files.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python bench size",
         description="Measure boots of a small and of a large image, in microseconds.",
     )
-    p.add_argument("image", nargs="?", help="one more image beside them: a MirageOS unikernel")
+    p.add_argument("image", nargs="?", help="one more image to boot, such as a MirageOS unikernel")
     p.add_argument("--mem", type=regimes.positive, default=64, metavar="MIB", help="guest memory (64)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument(
@@ -53,7 +53,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError."""
+    """Measure, and return the result object. Raises TenderError."""
     host = facts.host_facts(CHECKOUT)
     found = images(options.image)
     exact = bool(host["counts_instructions"])
@@ -91,17 +91,17 @@ def run(options: argparse.Namespace) -> compare.Measured:
 
 
 def ready_ns(sample: Sample, *, exact: bool) -> float:
-    """To the first exit, of the library; else to the first byte. Raises BenchError if there was none."""
+    """The library's time to the first exit; otherwise the time to the first byte. Raises BenchError if there is none."""
     if "first_exit" in sample.points_ns:
         return sample.points_ns["first_exit"]
     found = sample.first_console_cpu_ns if exact else sample.points_ns.get("first_console")
     if found is None:
-        raise BenchError("size: a guest ended without a word: its boot has no end")
+        raise BenchError("size: a guest ended without output, so the end of its boot is unknown")
     return found
 
 
 def images(named: "str | None") -> "dict[str, str]":
-    """Paths by what they are called here. Raises BenchError."""
+    """The paths of the images, by their names in this benchmark. Raises BenchError."""
     found = {
         name: str(compile.guest("size_guest", define=f"PADDING_BYTES={size}")) for name, size in SIZES.items()
     }
@@ -131,7 +131,7 @@ def make_subjects(
 
 
 def comparisons(names: "list[str]", found: "list[str]") -> "list[compare.Comparison]":
-    """Of each kind the larger images beside the small one, and ours beside each peer."""
+    """For each kind, the larger images compared with the small one; and ours compared with each peer."""
     whos = list(dict.fromkeys(name.partition(" ")[0] for name in names))
     by_size = [
         compare.Comparison(

@@ -1,4 +1,4 @@
-"""Commands that a small C program starts and stamps: nearer to the kernel than Python is."""
+"""Commands that a small C program starts, with its time stamps. It is closer to the kernel than Python is."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from tender.bench.subjects import LIMIT_S, LineSubject
 
 
 class SpawnedSubject(LineSubject):
-    """A command that a small C program (bench/spawn_loop.c) starts: as near to the kernel as the library's spawn."""
+    """A command that a small C program (bench/spawn_loop.c) starts, as close to the kernel as the library's spawn."""
 
     kind = "spawned"
     points = SPAWNED_POINTS
@@ -25,7 +25,7 @@ class SpawnedSubject(LineSubject):
 
 
 class RunSubject(LineSubject):
-    """A command from spawn to reaped, every point stamped by a small C program (bench/run_loop.c)."""
+    """A command from spawn to reaped. A small C program (bench/run_loop.c) takes the time at every point."""
 
     kind = "run"
     points = RUN_POINTS

@@ -1,7 +1,7 @@
-"""System calls and KVM ioctls of one boot, counted under strace.
+"""The system calls and KVM ioctls of one boot, counted with strace.
 
-The library is traced twice, for few and for more boots, and the difference divided: what the process does
-once (start, imports, opening the image) cancels out exactly.
+The library is traced twice, for few and for more boots, and the difference is divided by the difference in boots. What
+the process does once (start, imports, opening the image) cancels out exactly.
 """
 
 import re
@@ -23,14 +23,14 @@ def available() -> bool:
 
 
 def may_trace() -> bool:
-    """Whether strace is here, and may trace a process."""
+    """Whether strace is installed and may trace a process."""
     if not available():
         return False
     return of_command(("true",)) is not None
 
 
 def strace(log: Path) -> "tuple[str, ...]":
-    """The words before a command that is to be traced into `log`, with all that it starts."""
+    """The words in front of a command that trace it, and all processes that it starts, to `log`."""
     return ("strace", "-f", "-qq", "-e", "signal=none", "-s", "0", "-o", str(log))
 
 
@@ -38,10 +38,11 @@ PROGRAM = "calls of tender-sandbox"
 
 
 def count_lines(log: str) -> "Counter[str]":
-    """Calls by name in strace's output; KVM's ioctls by request.
+    """The calls in strace's output by name, and KVM's ioctls by request.
 
-    PROGRAM: those of processes that execveat() made, which is how the sandbox starts: there is no libc in it, so
-    their number is its own; without read(), the last of which it makes only if it is not stopped before.
+    PROGRAM counts the calls of processes that execveat() made, which is how a sandbox process starts. It has no libc, so
+    all these calls are its own. read() is not counted, because the process makes its last read() only if it is not
+    stopped before.
     """
     found: Counter[str] = Counter()
     programs = set()
@@ -63,7 +64,7 @@ def count_lines(log: str) -> "Counter[str]":
 
 
 def of_command(command: Sequence[str], stdin: str = "") -> "Counter[str] | None":
-    """What one run of `command` calls; None if strace may not trace here."""
+    """The calls of one run of `command`. None if strace may not trace here."""
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
         done = subprocess.run(
@@ -75,12 +76,12 @@ def of_command(command: Sequence[str], stdin: str = "") -> "Counter[str] | None"
 
 
 def of_library(worker: Sequence[str]) -> "dict[str, float] | None":
-    """Calls of one boot in a warm process, by name; None if strace may not trace here."""
+    """The calls of one boot in a warm process, by name. None if strace may not trace here."""
     few, more = of_command(worker, "boot\n" * 2), of_command(worker, "boot\n" * 6)
     if few is None or more is None:
         return None
     per_boot = {name: (more[name] - few[name]) / 4 for name in more}
-    # the worker's own: its line out, and its clocks (its lines in come in one read)
+    # Calls of the worker itself: its line of output, and its clocks. Its input comes in one read.
     for call, count in (("write", 1), ("getrusage", 2), ("clock_gettime", 2)):
         per_boot[call] = per_boot.get(call, 0) - count
         per_boot["system calls"] -= count

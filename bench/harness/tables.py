@@ -1,4 +1,4 @@
-"""What a benchmark of one unit, and a counted boot, say to a person."""
+"""The results of a benchmark of one unit, and of a counted boot, as text."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tender.bench.report import host_lines
 
 
 def comparison_table(measured: "dict[str, Any]") -> str:
-    """The report of compare.describe()'s object as text."""
+    """The result object of compare.describe() as text."""
     conditions = ", ".join(f"{name} {value}" for name, value in measured["conditions"].items())
     width = max((len(name) for name in measured["series"]), default=0)
     lines = [
@@ -35,7 +35,7 @@ def comparison_table(measured: "dict[str, Any]") -> str:
 
 
 def counted(measured: "dict[str, Any]") -> "list[str]":
-    """What boot.run()'s object has under "counted", as lines."""
+    """The part "counted" of the result object of boot.run(), as lines of text."""
     counted, exact = measured["counted"], measured["host"]["counts_instructions"]
     if not counted:
         return []
@@ -49,7 +49,7 @@ def counted(measured: "dict[str, Any]") -> "list[str]":
             lines.append(f"    CPU at first_console {subject['first_console_cpu_ns'] / 1e3:.1f}")
         if subject["kind"] == "process":
             lines += _calls(subject)
-            continue  # elapsed time of a process holds its waits for files: not a count
+            continue  # the elapsed time of a process includes its waits for files, so it is not a count
         shown = [f"{point} {ns / 1e3:.1f}" for point, ns in subject["points_ns"].items() if ns]
         lines.append(f"    elapsed to: {', '.join(shown)}")
         lines += _calls(subject)

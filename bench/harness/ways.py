@@ -1,9 +1,9 @@
-"""`python bench ways`: what a frame costs a guest of our library, by each of its ways, beside a hypercall a frame.
+"""`python bench ways`: the cost of a frame by each way of our guest library, compared with one hypercall per frame.
 
-The guest is bench/net_ways_guest.c, once a way: its note, which says what it wants of our extension, is changed in a copy.
-All else is as in `python bench net`, which measures monitors beside each other. A peer runs the image named, net_guest,
-in the modes that it has: our own net_guest.elf is a hypercall a frame behind any monitor, Solo5's .hvt takes the ring
-where it is offered one.
+The guest is bench/net_ways_guest.c, in one copy for each way. In each copy the note, which names the features that the
+guest wants of our extension, is changed. Everything else is as in `python bench net`, which compares monitors. A peer
+runs the image that is named, net_guest, in the modes that it has. Our own net_guest.elf makes one hypercall per frame
+with any monitor. Solo5's .hvt uses a ring if the monitor offers one.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from tender.bench.subjects import BenchError
 BULK = (("bulk-tx", 1514), ("bulk-rx", 1514))
 CASES = (*net.CASES, *BULK)
 WAYS = {"calls": (1, "calls"), "library": (7, "calls"), "batch": (7, "batch"), "offload": (15, "batch")}
-"""The features that the note asks for, and the guest's first word."""
+"""The features in the note, and the guest's first argument."""
 GOAL_OFFLOAD = 5.0
-GOAL_BATCH = 2.0  # beside a peer
+GOAL_BATCH = 2.0  # compared with a peer
 _NOTE = b"TND1Tender\0\0"
 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python bench ways",
-        description="Measure frames a second of a guest of ours, by its library's ways; run it by `unshare -n`, as root.",
+        description="Measure frames per second by each way of our guest library. Run it with `tools/with_net --`.",
     )
-    p.add_argument("image", nargs="?", help="what peers run: net_guest (default: our own, compiled)")
+    p.add_argument("image", nargs="?", help="the image of peers: net_guest (default: our own build)")
     p.add_argument(
-        "--frames", type=regimes.positive, default=10000, metavar="N", help="frames a sample (10000)"
+        "--frames", type=regimes.positive, default=10000, metavar="N", help="frames per sample (10000)"
     )
     p.add_argument(
         "--case",
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def case(text: str) -> "tuple[str, int]":
-    """MODE:SIZE of an option: one of net's, or of bulk."""
+    """The mode and the size of an option's MODE:SIZE: a case of net, or of bulk."""
     for mode, size in BULK:
         if text == f"{mode}:{size}":
             return mode, size
@@ -61,7 +61,7 @@ def main(argv: "list[str]") -> int:
 
 
 def run(options: argparse.Namespace) -> compare.Measured:
-    """Measures. Raises TenderError."""
+    """Measure, and return the result object. Raises TenderError."""
     host = facts.host_facts(CHECKOUT)
     guest = compile.guest("net_ways_guest")
     cases = options.case or list(CASES)
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> compare.Measured:
         series, conditions = net.sample(options, subjects, cases, is_measured)
     return compare.describe(
         "ways",
-        Unit("thousand frames a second (pong: round trips; bulk: packets)", "second", 1e-3, rate=True),
+        Unit("thousand frames per second (pong: round trips; bulk: packets)", "second", 1e-3, rate=True),
         series,
         comparisons(list(subjects), cases),
         conditions=conditions,
@@ -79,14 +79,14 @@ def run(options: argparse.Namespace) -> compare.Measured:
 
 
 def is_measured(way: str, mode: str) -> bool:
-    """Offload is of use for bulk alone, which peers do not have."""
+    """Whether the way has the mode: offload is only useful for bulk, and peers do not have bulk."""
     return mode.startswith("bulk-") or way != "offload" if way in WAYS else not mode.startswith("bulk-")
 
 
 def comparisons(
     names: "Sequence[str]" = tuple(WAYS), cases: "Sequence[tuple[str, int]]" = CASES
 ) -> "list[compare.Comparison]":
-    """Each way beside a call a frame, and beside each peer."""
+    """Compares each way with one call per frame, and with each peer."""
     return [
         compare.Comparison(
             f"{mode} {size} {way}", f"{mode} {size} {other}", goal=_goal(way, other), at_least=True
@@ -106,10 +106,10 @@ def _goal(way: str, other: str) -> "float | None":
 
 
 def commands(options: argparse.Namespace, guest: Path, made: Path) -> "dict[str, peers.Words]":
-    """The guest, once a way, as files in `made`, then the peers; {args} is still a word of each. Raises BenchError."""
+    """The guest for each way, as files in `made`, then the peers. {args} is still a word of each. Raises BenchError."""
     ours = tender_command()
     if ours is None:
-        raise BenchError("tender: the command is not installed beside this Python")
+        raise BenchError("tender: the command is not installed in this Python's environment")
     data = guest.read_bytes()
     at = data.index(_NOTE) + len(_NOTE) + 4
     machine_options = (

@@ -1,1 +1,1 @@
-"""Benchmarks: `tender bench NAME`, and bench/ in a checkout. Nothing here is on the path of a run."""
+"""Benchmarks: `tender bench NAME`, and the base of bench/ in a checkout. A normal run uses nothing of this package."""

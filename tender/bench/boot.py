@@ -1,9 +1,9 @@
-"""`tender bench boot`: from named point to named point, beside peers, on a machine that is described.
+"""`tender bench boot`: measures boots from named point to named point, compares them with peers, describes the machine.
 
     options -> subjects -> regimes.measure() -> one object (schema 1) -> table, JSON
 
-What is measured, and what is compared, is decided here; measuring is subjects.py, statistics stats.py, words report.py.
-bench/ of a checkout adds to it what wants a compiler, a count or a picture.
+This module decides what is measured and what is compared. subjects.py measures, stats.py has the statistics, report.py
+the text. bench/ of a checkout adds the parts that need a compiler, a count or a picture.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tender.errors import ConfigError
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="tender bench boot",
-        description="Measure boot from named point to named point, in milliseconds, beside peers.",
+        description="Measure boots from named point to named point, in milliseconds, compared with peers.",
         epilog="points:\n" + report.meanings() + "\n\nA ratio below 1 means: the first is faster.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         choices=("kvm", "sandbox"),
         default="kvm",
-        help="the backend (default kvm)",
+        help="the backend (default: kvm)",
     )
     p.add_argument(
         "--skip",
@@ -50,12 +50,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: "list[str]") -> int:
-    """The benchmark as a command. Status 1 if something could not be measured."""
+    """Run the benchmark. Status 1 if something could not be measured."""
     return regimes.main(parser(), argv, run)[0]
 
 
 def run(options: argparse.Namespace) -> Report:
-    """Measures what `options` (of parser()) ask for. Raises TenderError."""
+    """Measure what `options` (of parser()) ask for. Raises TenderError."""
     image = find_image(options.image)
     host = facts.host_facts()
     notes: list[str] = []
@@ -68,19 +68,19 @@ def run(options: argparse.Namespace) -> Report:
 
 
 def find_image(named: "str | None") -> str:
-    """The path of the image to boot. Raises ConfigError if none was named and none came with the package."""
+    """The path of the image to boot. Raises ConfigError if none is named and the package has none."""
     if named:
         return os.path.abspath(named)
     ours = Path(__file__).parent.parent / "guests" / "hello.elf"
     if ours.exists():
         return str(ours)
     raise ConfigError(
-        "no image named, and this installation has no hello.elf", hint="tender bench boot app.elf"
+        "no image is named, and this installation has no hello.elf", hint="tender bench boot app.elf"
     )
 
 
 def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -> "list[Subject]":
-    """The library, the command, Python's own start as a yardstick, and the peers. Raises ConfigError."""
+    """The library, the command, Python's own start to compare with, and the peers. Raises ConfigError."""
     ways = modes(options.backend)
     wanted = commands(options, image, notes, taken=ways)
     return [
@@ -94,21 +94,21 @@ def make_subjects(options: argparse.Namespace, image: str, notes: "list[str]") -
 
 
 def modes(backend: str) -> "dict[str, str]":
-    """What one process that lives for all boots measures, by name: the worker's mode."""
+    """The subjects that one process measures in all boots, by name, each with the worker's mode."""
     return {"library": backend, "pool": f"pool-{backend}"}
 
 
 def commands(
     options: argparse.Namespace, image: str, notes: "list[str]", taken: "Collection[str]"
 ) -> "dict[str, peers.Words]":
-    """Ours, Python's start and the peers, but for what is skipped; `taken` are other subjects' names.
+    """Our command, Python's start and the peers, except those to skip. `taken` are the names of other subjects.
 
     Raises ConfigError.
     """
     found: dict[str, peers.Words] = {}
     tender = tender_command()
     if tender is None:
-        notes.append("tender: the command is not installed beside this Python: left out")
+        notes.append("tender: left out, because the command is not installed in this Python's environment")
     else:
         machine_options = (f"--backend={options.backend}", f"--mem={options.mem}")
         found["tender"] = (*tender, *machine_options, image, *options.arg)
@@ -120,20 +120,20 @@ def commands(
 
 
 def check_skipped(skipped: "Collection[str]", known: "Collection[str]") -> None:
-    """Raises ConfigError if a name that is to be left out is not known."""
+    """Raises ConfigError if a name to leave out is unknown."""
     unknown = sorted(set(skipped) - set(known))
     if unknown:
         raise ConfigError(f"--skip: {', '.join(unknown)}: not one of {', '.join(known)}")
 
 
 def tender_command() -> "tuple[str, ...] | None":
-    """The installed command of this Python, as a user starts it."""
+    """The installed command in this Python's environment, as a user starts it. None if it is not installed."""
     beside = Path(sys.executable).parent / "tender"
     return (str(beside),) if beside.exists() else None
 
 
 def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
-    """Ours beside every other, at the same ends where both have them."""
+    """Compares each of ours with every other subject, at the same points if both have them."""
     wanted: list[regimes.Compared] = []
     ours = ("library", "pool", "program", "tender")
     for other in (name for name in samples if name not in ours):
@@ -142,7 +142,7 @@ def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
             if name == "tender":
                 wanted.append((name, ready_point(samples[name]), other, ready))
                 wanted.append((name, "reaped", other, "reaped"))
-            elif ready == "console_seen":  # both by pipes to us: the same ends
+            elif ready == "console_seen":  # both have a pipe to this process, so the points are the same
                 wanted.append((name, ready, other, ready))
                 wanted.append((name, "closed", other, "reaped"))
             elif name in ("library", "pool"):

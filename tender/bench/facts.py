@@ -1,4 +1,4 @@
-"""What a reader must know of the machine before believing a time measured on it."""
+"""The facts about the machine that a reader must know to judge a time measured on it."""
 
 import gzip
 import os
@@ -12,7 +12,7 @@ Facts = dict[str, object]
 
 
 def host_facts(checkout: "Path | None" = None) -> Facts:
-    """The facts by name; None for what this machine does not tell."""
+    """The facts by name. A fact that is unknown on this machine is None."""
     cpu = _first_cpu()
     uname = os.uname()
     return {
@@ -40,20 +40,22 @@ def host_facts(checkout: "Path | None" = None) -> Facts:
 
 
 def warnings_of(facts: Facts) -> list[str]:
-    """Why the figures of this run should not be published; empty if nothing is known against them."""
+    """The reasons why the figures of this run should not be published. Empty if there are none."""
     found = []
     if facts["dont_write_bytecode"]:
         found.append(
-            "PYTHONDONTWRITEBYTECODE is set: every start of the command may compile its modules again"
+            "PYTHONDONTWRITEBYTECODE is set, so each start of the command may compile its modules again"
         )
     load, cpus = facts["loadavg"], facts["cpus"]
     if isinstance(load, list) and isinstance(cpus, int) and load[0] > cpus / 2:
-        found.append(f"the machine is busy (load {load[0]} on {cpus} CPUs): believe ratios and minima only")
+        found.append(
+            f"the machine is busy (load {load[0]} on {cpus} CPUs): only ratios and minima are reliable"
+        )
     if facts["counts_instructions"]:
         found.append("the clock counts instructions (QEMU -icount): these are not times; use --count")
     elif "QEMU TCG" in str(facts["cpu"]):
         found.append(
-            "the CPU is emulated in software (QEMU TCG): times mean nothing here; use --count under -icount"
+            "the CPU is emulated in software (QEMU TCG): times mean nothing here; use --count with -icount"
         )
     return found
 
@@ -67,12 +69,12 @@ def counts_instructions(cpu: "dict[str, str]") -> bool:
 
 
 def limit_s(seconds: float) -> "float | None":
-    """A time limit in seconds; None where the clock counts instructions: there, who waits for a file leaps to it."""
+    """A time limit in seconds. None where the clock counts instructions, because it leaps while a file is awaited."""
     return None if counts_instructions(_first_cpu()) else seconds
 
 
 def text_of(path: "str | Path") -> "str | None":
-    """What a file holds, without the spaces around it; None if it cannot be read."""
+    """The text of a file, without white space around it. None if it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:
@@ -135,7 +137,7 @@ def _debugfs() -> str:
 
 
 def revision(checkout: Path) -> "str | None":
-    """The commit of a checkout, with `+` if the tree differs from it; None if git does not say."""
+    """The commit of a checkout, with `+` if the tree differs from it. None if git fails."""
     git = ["git", "-c", f"safe.directory={checkout}", "-C", str(checkout)]
     try:
         head = subprocess.run(

@@ -1,9 +1,9 @@
-"""`--peer NAME=COMMAND`: other monitors, and where image, TAP, disk and the guest's arguments stand in their words.
+"""`--peer NAME=COMMAND`: other monitors, and the places for image, TAP, disk and guest arguments in their commands.
 
-{elf}         the image; {elf:.spt} the file beside it with that suffix: the same program for the peer's ABI
-{tap} {disk}  the TAP interface, the file behind the disk; anywhere in a word
+{elf}         the image; {elf:.spt} is the file next to it with that suffix: the same program for the peer's ABI
+{tap} {disk}  the TAP interface, and the disk's file; they may be a part of a word
 {sector}      the disk's sector size
-{args}        a word of its own: the guest's arguments, as many words as they are
+{args}        the guest's arguments, one word each; it must be a word of its own
 """
 
 import shutil
@@ -18,9 +18,9 @@ Words = tuple[str, ...]
 def parse(
     texts: Sequence[str], image: str, *, wants: Sequence[str] = (), taken: Collection[str] = ()
 ) -> "dict[str, Words]":
-    """Commands by name; the places in `wants` are still in their words, and each is somewhere.
+    """The commands by name. Each has all places of `wants` in its words, which are not filled in yet.
 
-    Raises ConfigError: no place, no such program, or a name that is taken.
+    Raises ConfigError if a place is missing, there is no such program, or a name is taken.
     """
     found: dict[str, Words] = {}
     for text in texts:
@@ -28,7 +28,7 @@ def parse(
         absent = [place for place in wants if not any(f"{{{place}}}" in word for word in words)]
         if absent:
             places = " and ".join(f"{{{place}}}" for place in absent)
-            raise ConfigError(f"--peer: {text!r} does not say where {places} goes")
+            raise ConfigError(f"--peer: {text!r} does not contain {places}")
         if name in taken or name in found:
             raise ConfigError(f"--peer: the name {name} is taken", hint=f"--peer 'OTHER={' '.join(words)}'")
         if shutil.which(words[0]) is None:

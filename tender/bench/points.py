@@ -1,11 +1,11 @@
-"""The named points between which a boot is measured, and one boot as a record of them.
+"""The named points between which a boot is measured, and a record of one boot.
 
     library  start  vm_created  first_run  first_exit  first_console  guest_exit  closed
     process  spawn                                     first_console  console_eof reaped
     run      spawn                                     first_console  last_console  console_eof  reaped
     spawned  spawn                                     console_seen               reaped
 
-`start` and `spawn` are zero; a point that was not reached is absent from a sample.
+`start` and `spawn` are zero. A sample does not contain a point that was not reached.
 """
 
 LIBRARY_POINTS = ("start", "vm_created", "first_run", "first_exit", "first_console", "guest_exit", "closed")
@@ -15,12 +15,12 @@ SPAWNED_POINTS = ("spawn", "console_seen", "reaped")
 
 MEANING = {
     "start": "Vm() is called in a process that has opened the Image",
-    "vm_created": "Vm() returns: memory mapped, KVM has the VM, its slot, its vCPU and their registers",
+    "vm_created": "Vm() returns: memory is mapped, and KVM has the VM, its memory slot, its vCPU and its registers",
     "first_run": "just before the first KVM_RUN",
     "first_exit": "the guest's first exit has reached the monitor",
     "first_console": "library: the guest's first console byte was written; process: it was seen on the pipe",
     "console_seen": "the guest's first console byte was seen on the pipe, by another process",
-    "last_console": "the last piece of the guest's output was seen on the pipe: a guest that speaks last ends here",
+    "last_console": "the last part of the guest's output was seen on the pipe: a guest that prints at its end ends here",
     "guest_exit": "the guest has ended",
     "closed": "Vm.close() returns: the kernel has everything back",
     "spawn": "just before posix_spawn",
@@ -30,10 +30,10 @@ MEANING = {
 
 
 class Sample:
-    """One boot: nanoseconds from the first point to each point that was reached, and what it cost.
+    """One boot: nanoseconds from the first point to each point that was reached, and the cost of the boot.
 
-    cpu_ns: CPU time, user and kernel, of the whole boot (library: of the thread, close included).
-    first_console_cpu_ns: CPU time of a process when its first console byte was seen; counted mode only.
+    cpu_ns: CPU time, user and kernel, of the whole boot (library: of the thread, including close()).
+    first_console_cpu_ns: CPU time of a process when its first console byte was seen; only in counted mode.
     """
 
     __slots__ = ("points_ns", "cpu_ns", "minor_faults", "first_console_cpu_ns")

@@ -1,4 +1,4 @@
-"""How far a long measurement is: one line on a terminal's stderr that is written over; nothing anywhere else."""
+"""The progress of a long measurement: one line on stderr that is overwritten, if stderr is a terminal."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ _CELLS = 24
 
 
 class Bar:
-    """`total` steps, counted by step(); leaving the `with` block wipes the line."""
+    """A progress bar of `total` steps, which step() counts. The end of the `with` block erases the line."""
 
     def __init__(self, total: int, *, out: "TextIO | None" = None) -> None:
         self.total = max(1, total)
@@ -19,14 +19,14 @@ class Bar:
         self._start = time.monotonic()
 
     def step(self, what: str) -> None:
-        """One more step begins, and this is what it does."""
+        """Note that one more step begins. `what` describes the step."""
         if self._shown:
             self._out.write("\r\x1b[K" + self.line(what, time.monotonic() - self._start))
             self._out.flush()
         self.done += 1
 
     def line(self, what: str, elapsed_s: float) -> str:
-        """The line after `elapsed_s` seconds: bar, steps, what is left by the pace so far."""
+        """The line after `elapsed_s` seconds: the bar, the steps, and an estimate of the time left."""
         done = min(self.done, self.total)
         full = _CELLS * done // self.total
         left = ""

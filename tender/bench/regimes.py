@@ -1,4 +1,4 @@
-"""What `boot` and `run` share: subjects measured back to back and isolated, one object (schema 1), its outputs.
+"""The common part of `boot` and `run`: subjects measured back to back and isolated, the result object, its outputs.
 
 subjects -> regimes (each: ABBA rounds over all subjects) -> samples, summaries, spans, ratios
 """
@@ -28,14 +28,18 @@ Comparer = Callable[["dict[str, list[Sample]]"], "list[Compared]"]
 
 
 def add_options(p: argparse.ArgumentParser, *, runs: int, peer: str) -> None:
-    """How often, how far apart, what boots, beside whom, and where the figures go."""
+    """Add the options about the image, the runs and their pauses, the peers and the output."""
     p.add_argument(
         "image", nargs="?", help="the unikernel to boot (default: the hello that comes with tender)"
     )
-    p.add_argument("--runs", type=positive, default=runs, metavar="N", help=f"of each subject ({runs})")
-    p.add_argument("--warmup", type=int, default=5, metavar="N", help="runs before, not counted (5)")
+    p.add_argument("--runs", type=positive, default=runs, metavar="N", help=f"runs of each subject ({runs})")
+    p.add_argument("--warmup", type=int, default=5, metavar="N", help="runs before these, not counted (5)")
     p.add_argument(
-        "--pause", type=float, default=4.0, metavar="S", help="seconds before an isolated run (4); 0: none"
+        "--pause",
+        type=float,
+        default=4.0,
+        metavar="S",
+        help="seconds before an isolated run (4); 0: no isolated runs",
     )
     p.add_argument(
         "--isolated-runs", type=int, metavar="N", help="runs in the isolated regime (default: runs/10)"
@@ -47,11 +51,11 @@ def add_options(p: argparse.ArgumentParser, *, runs: int, peer: str) -> None:
     p.add_argument(
         "--peer", action="append", default=[], metavar="[NAME=]COMMAND", help=f"{peer!r}; repeat it"
     )
-    p.add_argument("--json", metavar="FILE", help="everything, every sample, as one JSON object")
+    p.add_argument("--json", metavar="FILE", help="write everything, with every sample, as one JSON object")
 
 
 def rounds(count: int, names: "list[str]") -> "list[list[str]]":
-    """ABBA: every other round goes backwards, so that a drift of the machine meets all subjects alike."""
+    """ABBA order: every other round is reversed, so that a drift of the machine affects all subjects alike."""
     return [names if i % 2 == 0 else names[::-1] for i in range(count)]
 
 
@@ -61,7 +65,7 @@ def measure(
     comparer: Comparer,
     spans: "Sequence[tuple[str, str]]" = (),
 ) -> "list[dict[str, object]]":
-    """Back to back, then isolated; `--pause 0` leaves the second out. Raises BenchError."""
+    """Measure back to back, then isolated. `--pause 0` leaves the isolated runs out. Raises BenchError."""
     isolated = options.isolated_runs if options.isolated_runs is not None else max(2, options.runs // 10)
     wanted = [("back-to-back", options.warmup, options.runs, 0.0)]
     if options.pause > 0 and isolated > 0:
@@ -91,7 +95,7 @@ def describe(
     comparer: Comparer,
     spans: "Sequence[tuple[str, str]]" = (),
 ) -> "dict[str, object]":
-    """A regime as the JSON has it: subjects with samples and summaries, and the ratios."""
+    """A regime as in the JSON: the subjects with samples and summaries, and the ratios."""
     entries = []
     for subject in subjects:
         own = samples[subject.name]
@@ -137,7 +141,7 @@ def document(
     measured: "list[dict[str, object]]",
     counted: "dict[str, object] | None" = None,
 ) -> Report:
-    """The one object (schema 1). `counted`: figures that are no times, in place of `measured`."""
+    """The result object (schema 1). `counted` replaces `measured`, with figures that are not times."""
     return {
         "schema": SCHEMA,
         "benchmark": benchmark,
@@ -158,7 +162,7 @@ def guest_facts(image: str) -> "dict[str, object]":
 
 
 def ready_point(samples: "list[Sample]") -> str:
-    """Where a process counts as ready: its first console byte, or its end if it prints nothing."""
+    """The point at which a process counts as ready: its first console byte, or its end if it prints nothing."""
     for point in ("first_console", "console_seen"):
         if all(point in s.points_ns for s in samples):
             return point
@@ -171,9 +175,9 @@ def main(
     run: Callable[[argparse.Namespace], Report],
     write: "Callable[[argparse.Namespace, Report], None] | None" = None,
 ) -> "tuple[int, argparse.Namespace, Report]":
-    """The benchmark as a command: status 1 if something could not be measured; the options, the object.
+    """Run the benchmark. Returns the status (1 if something could not be measured), the options and the object.
 
-    `write` makes of the object what the options ask for (default: the table, and --json)
+    `write` writes what the options ask for (default: the table, and --json).
     """
     options = p.parse_args(argv)
     try:
@@ -189,14 +193,14 @@ def main(
 
 
 def write_table(options: argparse.Namespace, measured: Report, more: Sequence[str] = ()) -> None:
-    """The table on standard output, and the object where --json says. Raises OSError."""
+    """Print the table on standard output, and write the object to the file of --json. Raises OSError."""
     sys.stdout.write(report.table(measured, more))
     if options.json:
         Path(options.json).write_text(json.dumps(measured, indent=1) + "\n")
 
 
 def complain(error: Exception, who: str = "tender bench") -> int:
-    """The error as a message; the status to end with."""
+    """Print the error as a message, and return the exit status."""
     sys.stderr.write(f"{who}: {error}\n")
     hint = getattr(error, "hint", "")
     if hint:
@@ -205,7 +209,7 @@ def complain(error: Exception, who: str = "tender bench") -> int:
 
 
 def positive(text: str) -> int:
-    """An option's value that is a number of things."""
+    """The value of an option that is a number of things: 1 or more."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")

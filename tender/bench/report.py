@@ -1,4 +1,4 @@
-"""What a run says to a person: the machine, the table, the ratios; from boot.run()'s object."""
+"""The result object of boot.run() as text: the machine, the table, the ratios."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -75,5 +75,5 @@ def _regime(regime: "dict[str, Any]") -> "list[str]":
 
 
 def meanings(points: "Sequence[str]" = tuple(MEANING)) -> str:
-    """What each point means, for --help and the README's reader."""
+    """The meaning of each point, for --help."""
     return "\n".join(f"  {name:<14} {MEANING[name]}" for name in points)

@@ -1,8 +1,9 @@
-"""`tender bench run`: a whole run of a command, from spawn to first byte, end of the guest, and reaped.
+"""`tender bench run`: measures a whole run of a command, from spawn to first byte, end of the guest, and reaped.
 
-The subjects: `tender` (the installed command), `python-path` (the same, all of it left to Python), `python` (an interpreter
-started as for that, which does nothing), `module` (`python3 -m tender`), `site` (an interpreter started as for that)
-and every peer. All are started and stamped by this process; bench/ of a checkout does it by a C program.
+The subjects are `tender` (the installed command), `python-path` (the same on the Python path), `python` (an interpreter
+that is started like `python-path` and does nothing), `module` (`python3 -m tender`), `site` (an interpreter that is started
+like `module` and does nothing) and every peer. This process starts them all and takes the time stamps. In bench/ of a
+checkout, a C program does that.
 """
 
 import argparse
@@ -23,27 +24,31 @@ ENVIRONMENT = {"python-path": {"TENDER_LAUNCHER": "python"}}
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="tender bench run",
-        description="Measure whole runs of the command, in milliseconds, beside peers.",
+        description="Measure whole runs of the command, in milliseconds, compared with peers.",
         epilog="points:\n"
         + report.meanings(PROCESS_POINTS)
         + "\n\nA ratio below 1 means: the first is faster.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--backend", choices=("kvm", "sandbox"), default="kvm", help="the backend (default kvm)")
+    p.add_argument("--backend", choices=("kvm", "sandbox"), default="kvm", help="the backend (default: kvm)")
     p.add_argument(
-        "--skip", action="append", default=[], metavar="NAME", help="leave out one of ours or python or site"
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out one of ours, or python, or site",
     )
     regimes.add_options(p, runs=200, peer="solo5-hvt --mem=16 {elf}")
     return p
 
 
 def main(argv: "list[str]") -> int:
-    """The benchmark as a command. Status 1 if something could not be measured."""
+    """Run the benchmark. Status 1 if something could not be measured."""
     return regimes.main(parser(), argv, run)[0]
 
 
 def run(options: argparse.Namespace) -> Report:
-    """Measures. Raises TenderError."""
+    """Measure, and return the result object. Raises TenderError."""
     image = find_image(options.image)
     host = facts.host_facts()
     notes: list[str] = []
@@ -59,12 +64,12 @@ def run(options: argparse.Namespace) -> Report:
 
 
 def commands(options: argparse.Namespace, image: str, notes: "list[str]") -> "dict[str, peers.Words]":
-    """By name: ours, the yardstick, the peers. Raises ConfigError."""
+    """The commands by name: ours, the interpreters to compare with, the peers. Raises ConfigError."""
     words = (f"--backend={options.backend}", f"--mem={options.mem}", image, *options.arg)
     found: dict[str, peers.Words] = {}
     tender = tender_command()
     if tender is None:
-        notes.append("tender: the command is not installed beside this Python: left out")
+        notes.append("tender: left out, because the command is not installed in this Python's environment")
     else:
         found["tender"] = found["python-path"] = (*tender, *words)
     found["module"] = (sys.executable, "-P", "-m", "tender", *words)
@@ -77,7 +82,7 @@ def commands(options: argparse.Namespace, image: str, notes: "list[str]") -> "di
 
 
 def compared(samples: "dict[str, list[Sample]]") -> "list[regimes.Compared]":
-    """Each of ours beside each other subject: to ready, and to reaped."""
+    """Compares each of ours with each other subject: to the ready point, and to reaped."""
     wanted: list[regimes.Compared] = []
     others = [name for name in samples if name not in OURS]
     for name in (name for name in OURS if name in samples):

@@ -11,7 +11,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Summary:
-    """What a series of times comes down to, in the series' unit."""
+    """The summary of a series of times, in the unit of the series."""
 
     n: int
     median: float
@@ -42,7 +42,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def ratio_of_medians(a: Sequence[float], b: Sequence[float], *, seed: int = 1) -> Ratio:
-    """The ratio with a percentile bootstrap; repeatable for a seed. Raises ValueError if median(b) is 0."""
+    """The ratio with a percentile bootstrap, which is repeatable for a seed. Raises ValueError if median(b) is 0."""
     if not a or not b or not median(b):
         raise ValueError("a ratio needs two series, the second with a median above 0")
     chance = random.Random(seed)

@@ -1,6 +1,6 @@
-"""What is measured: the library in a warm process, and any command that boots the guest and ends.
+"""The subjects of a measurement: the library in a warm process, and any command that boots the guest and ends.
 
-A subject is started once per run, gives one Sample per boot(), and is closed.
+A subject is started once per run, gives one Sample for each boot(), and is closed.
 """
 
 import os
@@ -16,7 +16,7 @@ from tender.bench import facts
 from tender.bench.points import LIBRARY_POINTS, PROCESS_POINTS, Sample
 from tender.errors import ConfigError, TenderError
 
-LIMIT_S = 60  # a boot that takes longer hangs
+LIMIT_S = 60  # a boot that takes longer is taken for a hang
 
 
 def _limit_ms() -> "float | None":
@@ -29,7 +29,7 @@ class BenchError(TenderError):
 
 
 class Subject:
-    """Something that boots the guest. `command` is what a reader would type to see the same."""
+    """Something that boots the guest. `command` is what a reader types to see the same."""
 
     kind = ""
     points: "tuple[str, ...]" = ()
@@ -43,15 +43,15 @@ class Subject:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends what start-up began. Idempotent."""
+        """End what the constructor started. Idempotent."""
 
 
 class LineSubject(Subject):
-    """A process that lives for all boots: a line on its standard input is a boot, a line of numbers its answer.
+    """One process for all boots. A line on its standard input starts a boot, and it answers with a line of numbers.
 
-    With `piped` the guest's console is a pipe from `console_fd` of that process to us, and `console_seen` is
-    when its first bytes were seen here: the same end for all. What came is thrown away behind the boot, so a
-    guest may print as much as a pipe holds.
+    With `piped` the guest's console is a pipe from `console_fd` of that process to this process, and `console_seen` is
+    the time when its first bytes were seen here. It is the same point for all subjects. The output is read and
+    discarded after the boot, so a guest may print as much as a pipe holds.
     """
 
     kind = "library"
@@ -106,7 +106,7 @@ class LineSubject(Subject):
         return parse_worker_line(line, seen)
 
     def _await_console(self) -> int:
-        """When the console's first byte is here; 0 if the answer is here before it."""
+        """The time of the console's first byte, or 0 if the answer comes before it."""
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
         poll.register(self._answers, select.POLLIN)
@@ -145,8 +145,9 @@ _WORKER_CONSOLE_FD = 3
 class LibrarySubject(LineSubject):
     """tender.Vm in a process that has opened the Image: tender.bench.worker. `mode` is the worker's.
 
-    python  of the installation that is measured; `silent`: the console is discarded, not watched;
-    `worker`: Python's words for a program that is used as that module is
+    python  the Python of the installation to measure
+    silent  discard the console, and do not watch it
+    worker  Python's arguments for another program with the interface of that module
     """
 
     def __init__(
@@ -168,7 +169,7 @@ class LibrarySubject(LineSubject):
 
 
 def parse_worker_line(line: str, seen: int = 0) -> Sample:
-    """The Sample that a line of tender.bench.worker stands for."""
+    """The Sample of a line of tender.bench.worker."""
     *stamps, cpu_ns, faults = (int(word) for word in line.split())
     start = stamps[0]
     points = {name: stamp - start for name, stamp in zip(LIBRARY_POINTS, stamps, strict=True) if stamp}
@@ -226,7 +227,7 @@ class ProcessSubject(Subject):
             if not poll.poll(_limit_ms()):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                raise BenchError(f"{self.name}: still running after {LIMIT_S} s: ended")
+                raise BenchError(f"{self.name}: killed because it still ran after {LIMIT_S} s")
             now = time.monotonic_ns()
             if not os.read(pipe, 65536):
                 points["console_eof"] = now - spawn
@@ -245,7 +246,7 @@ class ProcessSubject(Subject):
 
 
 def _cpu_ns(pid: int) -> "int | None":
-    """CPU time of a process that is not running this moment: exact if there is one CPU, and we are on it."""
+    """CPU time of a process. It is exact if there is one CPU, because this process then runs on it."""
     try:
         with open(f"/proc/{pid}/schedstat", "rb") as file:
             return int(file.read().split()[0])
@@ -261,11 +262,11 @@ def _beside(image: str, suffix: "str | None") -> str:
 
 
 def parse_peer(text: str, image: str) -> "tuple[str, tuple[str, ...]]":
-    """(name, command) of `--peer`: `NAME=command {elf}` or `command {elf}`, named after the program.
+    """The name and the command of `--peer`: `NAME=command {elf}`, or `command {elf}`, which has the program's name.
 
-    `{elf:.spt}` is the file beside the image that has this suffix: the same unikernel, built for the peer.
+    `{elf:.spt}` is the file next to the image that has this suffix: the same unikernel, built for the peer.
 
-    Raises ConfigError for an empty command, or one that does not say where the image goes.
+    Raises ConfigError for an empty command, or a command without the image.
     """
     name, equals, rest = text.partition("=")
     named = bool(equals) and name.replace("-", "_").isidentifier()
@@ -278,7 +279,7 @@ def parse_peer(text: str, image: str) -> "tuple[str, tuple[str, ...]]":
         raise ConfigError(f"--peer: {text!r} names no command", hint="--peer 'solo5-hvt --mem=16 {elf}'")
     if not any(_SUFFIXED.search(word) for word in words):
         raise ConfigError(
-            f"--peer: {text!r} does not say where the image goes", hint=f"write {{elf}}: {command} {{elf}}"
+            f"--peer: {text!r} does not contain the image", hint=f"write {{elf}}: {command} {{elf}}"
         )
     filled = tuple(_SUFFIXED.sub(lambda m: _beside(image, m[1]), word) for word in words)
     return (name if named else os.path.basename(words[0])), filled

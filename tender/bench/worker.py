@@ -1,13 +1,13 @@
-"""A warm process that boots through the library, one boot for each line on its standard input.
+"""A warm process that boots with the library, one boot for each line on its standard input.
 
     python -P -m tender.bench.worker MODE IMAGE MEM_MIB CONSOLE_FD [ARG ...]
 
-answers each line with one of numbers: CLOCK_MONOTONIC stamps of points.LIBRARY_POINTS (0: not reached), the
-thread's CPU nanoseconds, minor page faults. It is a process of its own, and imports little, because
-KVM_CREATE_VM grows with the number of mappings in the process: the harness must not be part of the figure.
+It answers each line with a line of numbers: the CLOCK_MONOTONIC time stamps of points.LIBRARY_POINTS (0: not reached),
+the thread's CPU nanoseconds, and the minor page faults. It is a process of its own, and imports little, because
+KVM_CREATE_VM takes longer in a process with more mappings. The harness must not be part of the figure.
 
-MODE is a backend, and then a boot is a Vm's; "pool-" and a backend, and then it is that of a VM taken from a pool,
-from take() to the end of giving it back. CONSOLE_FD -1 discards the console.
+If MODE is a backend, a boot is that of a Vm. If MODE is "pool-" and a backend, a boot is that of a VM from a pool, from
+take() until it is given back. CONSOLE_FD -1 discards the console.
 """
 
 import resource
@@ -29,7 +29,7 @@ def _now_ns() -> int:
 
 
 def boot(image: Image, config: VmConfig, console: int, mode: str) -> "tuple[int, ...]":
-    """One VM, from Vm() or take() to close(). Raises RuntimeError if the guest did not end by itself."""
+    """Boot one VM, from Vm() or take() to close(). Raises RuntimeError if the guest did not end by itself."""
     pool = mode.startswith(POOL) and _pool(image, config, console, mode.removeprefix(POOL))
     faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
     cpu = time.clock_gettime_ns(time.CLOCK_THREAD_CPUTIME_ID)

@@ -48,7 +48,7 @@ def test_a_goal_is_measured_by_its_benchmark(tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     goals = {goal["goal"]: goal for goal in json.loads(out.read_text())["goals"]}
-    whole = goals["memory a VM beyond guest pages, with the kernel's, sandbox"]
+    whole = goals["memory per VM beyond guest pages, with the kernel's, sandbox"]
     assert whole["verdict"] in ("met", "missed") and isinstance(whole["value"], float)
     assert goals["boot, library, KVM / the least a C program needs"]["verdict"].startswith(
         "not measured: KVM"

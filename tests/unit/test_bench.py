@@ -239,7 +239,7 @@ def _pixels(path: Path) -> tuple[int, int]:
 def _pictures(number: int, to: Path) -> dict[str, int]:
     """Draws pictures of so many samples, goals, counts and changes; returns their heights."""
     host = facts.host_facts()
-    names = [f"tx {i}, a frame: exits" for i in range(number)]
+    names = [f"tx {i}, per frame: exits" for i in range(number)]
     rows = {name: float(i) for i, name in enumerate(names, 1)}
     series = {name: [1.0, 2.0] for name in names}
     described = compare.describe(
@@ -373,7 +373,7 @@ def test_calls_of_the_sandbox_process_count_from_its_execve_on() -> None:
 _EXPECTED = """\
 # comment
 kvm      boot: KVM ioctls   16
-sandbox  tx 64, a frame: exits   1
+sandbox  tx 64, per frame: exits   1
 sandbox  gone   2
 """
 
@@ -399,7 +399,7 @@ def test_a_call_that_varies_in_every_try_stays_a_fraction() -> None:
 def test_every_difference_from_the_committed_counts_is_reported() -> None:
     expected = counts.read_table(_EXPECTED)
     assert expected["kvm", "boot: KVM ioctls"] == 16
-    rows = {"tx 64, a frame: exits": 1.0, "~boot: minor page faults": 7.0}
+    rows = {"tx 64, per frame: exits": 1.0, "~boot: minor page faults": 7.0}
     assert counts.differences(expected, "kvm", {"boot: KVM ioctls": 16.0}, {}) == []
     assert counts.differences(expected, "kvm", {"boot: KVM ioctls": 15.0}, {}) == [
         "boot: KVM ioctls: 15, expected 16"
@@ -416,11 +416,11 @@ def test_a_fraction_of_a_call_is_a_difference() -> None:
 
 
 def test_an_update_of_the_committed_table_changes_one_backend() -> None:
-    text = counts.updated(_EXPECTED, "sandbox", {"tx 64, a frame: exits": 0.5})
+    text = counts.updated(_EXPECTED, "sandbox", {"tx 64, per frame: exits": 0.5})
     found = counts.read_table(text)
-    assert found == {("kvm", "boot: KVM ioctls"): 16.0, ("sandbox", "tx 64, a frame: exits"): 0.5}
+    assert found == {("kvm", "boot: KVM ioctls"): 16.0, ("sandbox", "tx 64, per frame: exits"): 0.5}
     assert text.startswith("# comment\n")
-    assert counts.updated(text, "sandbox", {"tx 64, a frame: exits": 0.5}) == text
+    assert counts.updated(text, "sandbox", {"tx 64, per frame: exits": 0.5}) == text
 
 
 def test_a_line_without_a_count_is_refused() -> None:
@@ -634,7 +634,7 @@ def test_placeholders_of_a_peer_are_filled_and_arguments_stay_words() -> None:
 
 def test_a_peer_without_a_placeholder_or_with_a_used_name_is_refused() -> None:
     assert peers.parse(["p=true {elf} {tap}"], "/x", wants=("tap",)) == {"p": ("true", "/x", "{tap}")}
-    with pytest.raises(ConfigError, match=r"where \{tap\} and \{args\} goes"):
+    with pytest.raises(ConfigError, match=r"does not contain \{tap\} and \{args\}"):
         peers.parse(["p=true {elf}"], "/x", wants=("tap", "args"))
     with pytest.raises(ConfigError, match="taken"):
         peers.parse(["p=true {elf}", "p=true {elf}"], "/x")
@@ -644,7 +644,7 @@ def test_a_peer_without_a_placeholder_or_with_a_used_name_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["read:512", "read:seq:500", "move:seq:512", "read:seq:131072"])
 def test_an_impossible_disk_case_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="whole sectors"):
+    with pytest.raises(argparse.ArgumentTypeError, match="a multiple of 512"):
         block.case(text)
 
 
@@ -719,7 +719,7 @@ def test_net_refuses_a_host_with_interfaces(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("harness.net.socket.if_nameindex", lambda: [(1, "lo"), (2, "eth0")])
     with pytest.raises(BenchError, match="eth0") as refused:
         net.make_tap(10)
-    assert "unshare -n" in refused.value.hint
+    assert "tools/with_net --" in refused.value.hint
 
 
 # ---- memory
@@ -989,7 +989,7 @@ def test_a_command_is_measured_by_its_cpu_time_and_the_library_by_the_clock() ->
     library = Sample({"first_exit": 500}, cpu_ns=1, minor_faults=0)
     assert (size.ready_ns(command, exact=True), size.ready_ns(command, exact=False)) == (700, 9000)
     assert size.ready_ns(library, exact=True) == 500
-    with pytest.raises(BenchError, match="without a word"):
+    with pytest.raises(BenchError, match="without output"):
         size.ready_ns(Sample({"reaped": 1}, cpu_ns=1, minor_faults=0), exact=False)
 
 
@@ -1015,7 +1015,7 @@ def test_a_figure_is_taken_from_a_benchmarks_result() -> None:
     assert figure({"regimes": [{"subjects": of_run}]}) == 1.5
     with pytest.raises(LookupError, match="no tender"):
         figure({"regimes": [{"subjects": [s for s in of_run if s["name"] != "tender"]}]})
-    with pytest.raises(LookupError, match="what else ran"):
+    with pytest.raises(LookupError, match="other programs on this machine"):
         goals.series("s")({"series": {"s": {"summary": {"median": -7}}}})
     with pytest.raises(LookupError, match="tender to hvt"):
         goals.ratio("tender", "hvt")(run_object)
@@ -1092,7 +1092,7 @@ def test_figures_of_boots_and_of_live_vms() -> None:
     boots = {"regimes": [{"subjects": subjects}]}
     by_text = {goal.text: goal.figure for goal in goals.GOALS}
     pool = by_text["boot from a pool to first exit, KVM"]
-    rate = by_text["VMs a second, one core, from a pool, taken to given back, KVM"]
+    rate = by_text["VMs per second, one core, from a pool, take() until given back, KVM"]
     library, live = by_text["boot, library to first exit, KVM"], by_text["live VMs at once, sandbox"]
     assert pool and rate and library and live
     assert (pool(boots), rate(boots)) == (0.5, 500.0)
@@ -1116,7 +1116,7 @@ def test_a_tree_that_cannot_build_guests_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert goals.main(["--kvm", "none", "--solo5", str(tmp_path / "absent")]) == 1
-    assert "no guests could be built" in capsys.readouterr().err
+    assert "the guests could not be built" in capsys.readouterr().err
 
 
 def test_the_librarys_ways_are_compared_with_one_call_per_frame() -> None:
@@ -1193,6 +1193,15 @@ def test_guests_of_a_solo5_tree_are_built_from_relative_paths(tmp_path: Path) ->
     built = {path.name for path in (tmp_path / "out").glob("*_guest.*") if path.suffix in {".hvt", ".spt"}}
     names = ("net_guest", "block_guest", "idle_guest", "tcp_guest")
     assert built == {f"{name}.{abi}" for name in names for abi in ("hvt", "spt")}
+
+
+def test_a_solo5_tree_that_is_not_built_is_named(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "bench" / "build_solo5_guests"
+    words = [script, tmp_path, tmp_path / "out"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"build_solo5_guests: {tmp_path}: not a built Solo5 tree: it has no toolchain/bin\n"
+    assert not (tmp_path / "out").exists()
 
 
 def by_hand() -> list[str]:
