@@ -1,9 +1,9 @@
 /*
- * The yardstick of `python bench block`: the same requests as system calls of a plain process.
+ * What `python bench block` compares a guest with: the same requests, as system calls of a plain process.
  *
  *     bare_block FILE read|write seq|rand|cold SIZE COUNT
  *
- * pread() or pwrite() at the offsets of block_pattern.h; prints the same line as block_guest.c.
+ * It calls pread() or pwrite() at the offsets of block_pattern.h, and prints the same line as block_guest.c.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

@@ -1,13 +1,13 @@
 /*
- * The yardstick of `python bench hypercall`: the same work as a system call of a plain process, in a loop.
+ * What `python bench hypercall` compares a guest with: the same work, as system calls of a plain process.
  *
  *     bare_calls CALLS SOCKET FILE filtered|plain
  *
- * prints "KIND CYCLES" lines like hypercall_guest.c: time stamp counter, CALLS calls, after as many not
- * counted. A system call is one instruction, with no libc around it; walltime is the vDSO's clock_gettime(),
- * no system call. `filtered`: behind the seccomp filter that the sandbox has, compiled from the same rules,
- * which knows a descriptor by its number and the instruction by its address; so there is one `syscall` here,
- * too.
+ * It prints lines "KIND CYCLES" like hypercall_guest.c: cycles of the time stamp counter for CALLS calls,
+ * after as many calls that are not counted. A system call is one instruction, without libc around it.
+ * walltime is clock_gettime() of the vDSO, which is not a system call. `filtered` installs the seccomp filter
+ * of the sandbox, compiled from the same rules. The filter recognizes a descriptor by its number and the
+ * `syscall` instruction by its address, so this program has only one such instruction, too.
  */
 #define _GNU_SOURCE
 #include <linux/filter.h>

@@ -1,14 +1,16 @@
 /*
- * The yardstick of `python bench hypercall --backend kvm`: an exit to user space and back, and nothing else.
+ * What `python bench hypercall --backend kvm` compares with: an exit to user space and back, nothing else.
  *
  *     bare_kvm CALLS [real]
  *
- * A virtual machine executes `out %eax, (%dx)` to a hypercall's port in a loop; here is KVM_RUN in a loop.
- * Prints "exit CYCLES": time stamp counter over CALLS exits, after as many not counted.
+ * A virtual machine executes `out %eax, (%dx)` to a hypercall's port in a loop. This program calls KVM_RUN in
+ * a loop. It prints "exit CYCLES": cycles of the time stamp counter for CALLS exits, after as many exits that
+ * are not counted.
  *
- * It is in the state that the hvt ABI starts a guest in, 64-bit mode with paging. `real` leaves it in real
- * mode, as the least that runs at all: before and after each exit of a guest in 64-bit mode KVM looks up what
- * mode it is in, which on AMD's processors takes it 160 instructions, whoever the monitor is.
+ * The virtual machine is in the state in which the hvt ABI starts a guest: 64-bit mode with paging. With
+ * `real` it stays in real mode, which is the minimum that runs. Before and after each exit of a guest in
+ * 64-bit mode, KVM looks up the guest's mode. On AMD's processors this takes 160 instructions, for any
+ * monitor.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -25,7 +27,7 @@
 
 #define MEM_BYTES  0x200000
 #define CODE_GPA   0x100000
-#define PAGES_2MIB 0x83 /* present, writable, of 2 MiB: Intel SDM volume 3, 4.5 */
+#define PAGES_2MIB 0x83 /* present, writable, 2 MiB: Intel SDM volume 3, 4.5 */
 #define TABLE      0x03
 
 static int checked(int answer, const char *what)
@@ -46,7 +48,7 @@ static uint64_t cycles(void)
 
 #define PORT (HVT_PORT_BASE + HVT_HYPERCALL_WALLTIME)
 
-/* mov $port, %edx; 1: out %eax, (%dx); jmp 1b, as 64-bit code; the same with 16 bits of %dx as 16-bit code */
+/* mov $port, %edx; 1: out %eax, (%dx); jmp 1b. First as 64-bit code, then as 16-bit code with mov to %dx. */
 static const uint8_t long_code[] = {0xba, PORT & 255, PORT >> 8, 0, 0, 0xef, 0xeb, 0xfd};
 static const uint8_t real_code[] = {0xba, PORT & 255, PORT >> 8, 0x66, 0xef, 0xeb, 0xfc};
 

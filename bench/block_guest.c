@@ -1,12 +1,13 @@
 /*
- * The guest of `python bench block`: what a request to a disk costs a guest. Built as guest_world.h says.
+ * The guest of `python bench block`: the cost of a disk request for a guest. guest_world.h tells how it is
+ * built.
  *
  *     read|write seq|rand|cold SIZE COUNT [WAY]
  *
- * makes COUNT requests of SIZE bytes to the disk `storage`, after one pass over all of it that is not
+ * It makes COUNT requests of SIZE bytes to the disk `storage`, after one pass over the whole disk that is not
  * counted, and prints "read seq SIZE COUNT NANOSECONDS". cold is rand without that pass. A way is how
- * requests reach the host, a row of `ways`; "call", one request a call and done when it returns, is the
- * default; "batch", 32 a call.
+ * requests reach the host: a row of `ways`. The default is "call", one request per call, which is done when
+ * the call returns. "batch" makes 32 requests per call.
  */
 #include "guest_world.h"
 
@@ -49,7 +50,7 @@ static bool by_batch(bool write, struct pattern *at, uint64_t size, uint64_t cou
 }
 #endif
 
-/* Each makes `count` requests and returns when all are done; false if the host refused one. */
+/* Each function makes `count` requests and returns when all are done. It returns false if one was refused. */
 static const struct way {
     const char *name;
     bool (*make)(bool write, struct pattern *at, uint64_t size, uint64_t count);

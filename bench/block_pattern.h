@@ -1,6 +1,6 @@
 /*
- * Where the requests of `python bench block` go, the same for a guest and for the bare loop beside it: one
- * after the other, or anywhere; whole pieces of `size` bytes, inside `capacity`.
+ * The offsets of the requests of `python bench block`. They are the same for a guest and for the bare loop:
+ * in sequence or at random, in whole pieces of `size` bytes, within `capacity`.
  */
 #ifndef BENCH_BLOCK_PATTERN_H
 #define BENCH_BLOCK_PATTERN_H
@@ -11,7 +11,7 @@
 struct pattern {
     bool random;
     uint64_t size, pieces;
-    uint64_t state; /* of the generator, or the next piece */
+    uint64_t state; /* the state of the generator, or the next piece */
 };
 
 static inline struct pattern pattern_of(bool random, uint64_t size, uint64_t capacity)
@@ -22,7 +22,7 @@ static inline struct pattern pattern_of(bool random, uint64_t size, uint64_t cap
 
 static inline uint64_t pattern_next(struct pattern *p)
 {
-    if (p->random) { /* xorshift64: its numbers need be spread, not unguessable */
+    if (p->random) { /* xorshift64: the numbers must be spread well, but may be predictable */
         p->state ^= p->state << 13;
         p->state ^= p->state >> 7;
         p->state ^= p->state << 17;

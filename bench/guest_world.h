@@ -1,7 +1,7 @@
 /*
- * What a benchmark's guest needs of its unikernel library, by names of its own, so that one source is built
- * twice: by Tender's SDK, and with -DSOLO5 by Solo5's compiler, for hvt and for spt. Each of these is one
- * request to the host, and no more than that.
+ * The functions that a benchmark's guest needs from its unikernel library, with names of their own. So one
+ * source can be built in two ways: by Tender's SDK, and with -DSOLO5 by Solo5's compiler, for hvt and for
+ * spt. Each function is exactly one request to the host.
  */
 #ifndef BENCH_GUEST_WORLD_H
 #define BENCH_GUEST_WORLD_H
@@ -21,7 +21,7 @@
 typedef solo5_handle_t world_net;
 typedef solo5_handle_t world_disk;
 
-#define WORLD_MANIFEST(...) /* Solo5's elftool makes it, from a file beside */
+#define WORLD_MANIFEST(...) /* Solo5's elftool makes it from a file of its own */
 #define WORLD_MAIN          int solo5_app_main(const struct solo5_start_info *world_start)
 #define WORLD_CMDLINE       (world_start->cmdline)
 
@@ -84,7 +84,7 @@ static inline bool world_block_write(const world_disk *disk, uint64_t offset, co
 
 #include <tender/guest.h>
 
-/* No more than the gate: with batches the library would make fewer requests than it is asked for
+/* Only the gate: with batches the library would make fewer requests to the host than the program makes calls
  * (net_ways_guest.c). */
 #define WORLD_ONE_BY_ONE TENDER_EXTENSION_NOTE(TENDER_FEATURE_GATE)
 
@@ -112,7 +112,7 @@ static inline void world_wait(void)
 
 static inline bool world_net_open(const char *name, world_net *net, uint8_t mac[6])
 {
-    while (guest_alloc(65536)) /* the library takes a host's ring only if it has space for copies */
+    while (guest_alloc(65536)) /* without space for copies, the library does not use a host's ring */
         ;
     if (net_open(name, net) != GUEST_OK)
         return false;
@@ -169,7 +169,7 @@ static inline bool world_submit(struct tender_block_request *requests, size_t co
 
 #endif
 
-/* ---- The same for both: words of the command line, and text ---- */
+/* ---- For both builds: words of the command line, and text ---- */
 
 static inline void say(const char *text)
 {
@@ -191,7 +191,7 @@ static inline void say_number(uint64_t value)
     say(text + at);
 }
 
-/* If the text at *at begins with `word` as a whole word, steps past it and the space behind. */
+/* If the text at *at begins with `word` as a whole word, moves *at past it and the space after it. */
 static inline bool take_word(const char **at, const char *word)
 {
     const char *p = *at;

@@ -1,15 +1,15 @@
 /*
- * The guest of `python bench hypercall`: what one hypercall costs, by each of the ways it can take.
+ * The guest of `python bench hypercall`: the cost of one hypercall, by each way that it can take.
  *
  *     hypercall_guest.elf CALLS
  *
- * prints a line a kind and way: "net_read patched CYCLES", the time stamp counter's over CALLS calls in a
- * row, after as many that are not counted. The work is what one system call does in a plain process
- * (bare_calls.c). The ways differ in the call alone:
+ * It prints one line for each kind and way: "net_read patched CYCLES", cycles of the time stamp counter for
+ * CALLS calls in a row, after as many calls that are not counted. The work is that of one system call in a
+ * plain process (bare_calls.c). The ways differ only in the call:
  *
- *   trap     `mov; nop; out`: not a site that anyone patches, so it raises a signal, or a VM exit under KVM
- *   patched  `mov $0x50N,%edx; out %eax,(%dx)`: the sandbox makes it a jump; a VM exit under KVM
- *   gate     a call of the gate page; left out where there is none
+ *   trap     `mov; nop; out`: not a call site that is patched, so a signal, or a VM exit with KVM
+ *   patched  `mov $0x50N,%edx; out %eax,(%dx)`: the sandbox makes it a jump; a VM exit with KVM
+ *   gate     a call of the gate page; left out if there is none
  */
 #include <tender/guest.h>
 
@@ -33,7 +33,7 @@ static uint64_t cycles(void)
     return (uint64_t)high << 32 | low;
 }
 
-/* What the answer changes is written again before each call, as any caller would. */
+/* The fields that the answer changes are written again before each call, as every caller must do. */
 static inline void fill(unsigned number)
 {
     if (number == HVT_HYPERCALL_NET_READ) {

@@ -1,6 +1,6 @@
 /*
- * The guest of `python bench memory` and `density`: says "ready" and waits for ever, without a device. Built
- * as guest_world.h says.
+ * The guest of `python bench memory` and `density`. It prints "ready" and waits for ever. It has no device.
+ * guest_world.h tells how it is built.
  */
 #include "guest_world.h"
 

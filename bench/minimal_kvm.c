@@ -1,15 +1,15 @@
 /*
- * The yardstick of the counted mode: the KVM calls that one boot needs, in one loop of plain C.
+ * What the counted mode compares the library with: the KVM calls that one boot needs, in a loop of plain C.
  *
- * It is handed what tender's Image prepares once (the template memfd, the boot info) and does per boot what
- * no monitor can leave out, in the order tender does it: map the memory, open KVM, make the VM, its slot and
- * its vCPU, write the registers, run to the first exit, close. No ELF, no devices, no run loop. What tender's
- * library spends above this is tender's own.
+ * It gets what Tender's Image prepares once: the template memfd and the boot info. For each boot it does only
+ * what every monitor must do, in the order of Tender: map the memory, open KVM, make the VM, its memory slot
+ * and its vCPU, write the registers, run to the first exit, close. It has no ELF, no devices, no run loop.
+ * Whatever Tender's library costs in addition is Tender's own work.
  *
  *     minimal_kvm BOOTS MEM_BYTES ENTRY TEMPLATE_FD TEMPLATE_BYTES BOOT_INFO_FD BOOT_INFO_BYTES
  *
- * prints a line of decimal numbers per boot: for each point of `enum point` the CLOCK_MONOTONIC nanoseconds
- * since the boot began, then the thread's CPU nanoseconds of the whole boot, close included.
+ * It prints one line of decimal numbers per boot: for each point of `enum point` the CLOCK_MONOTONIC
+ * nanoseconds since the boot began, then the thread's CPU nanoseconds of the whole boot, including the close.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -70,7 +70,7 @@ static uint8_t *map_memory(const struct guest *guest)
         mmap(hva, guest->template_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
              guest->template_fd, 0) == MAP_FAILED)
         checked(-1, "mmap of guest memory");
-    /* Like tender: no huge page for the first push. Without it the yardstick would be the slower one. */
+    /* As in Tender: no huge page for the guest's first push. Otherwise this program would be slower. */
     madvise(hva + guest->mem_bytes - HVT_MEM_GRANULE, HVT_MEM_GRANULE, MADV_NOHUGEPAGE);
     memcpy(hva + HVT_BOOT_INFO_GPA, guest->boot_info, guest->boot_info_bytes);
     return hva;

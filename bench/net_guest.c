@@ -1,20 +1,20 @@
 /*
- * The guest of `python bench net`: what a frame costs a guest. Built as guest_world.h says: for Tender by its
- * SDK, for Solo5's hvt and spt by Solo5's compiler (build_solo5_guests).
+ * The guest of `python bench net`: the cost of a frame for a guest. As guest_world.h tells, it is built for
+ * Tender by its SDK, and for Solo5's hvt and spt by Solo5's compiler (build_solo5_guests).
  *
  *     tx SIZE COUNT [TRANSPORT]      writes COUNT frames
  *     rx SIZE COUNT [TRANSPORT]      reads COUNT frames that wait in the queue
- *     echo SIZE COUNT [TRANSPORT]    reads and writes back each of them
- *     serve SIZE COUNT [TRANSPORT]   the same, with a poll before each, as Solo5's own test_net does it
- *     pong SIZE COUNT [TRANSPORT]    the same, each as it arrives: whoever sends it measures
+ *     echo SIZE COUNT [TRANSPORT]    reads each frame and writes it back
+ *     serve SIZE COUNT [TRANSPORT]   the same, with a poll before each, like Solo5's own test_net
+ *     pong SIZE COUNT [TRANSPORT]    the same, each as it arrives; the sender measures
  *
- * A transport is a way of frames in and out, a row of `transports`; "call", one hypercall a frame, is the
- * default.
+ * A transport is a way to move frames in and out: a row of `transports`. The default is "call", one hypercall
+ * per frame.
  *
- * rx, echo and serve say "ready", compute for WARM_UP_NS while the queue is filled, and then begin; one that
- * finds it empty too early says so, for then who filled it was measured. tx computes for WARM_UP_TX_NS, until
- * who reads "ready" sleeps again. Prints "MODE SIZE COUNT NANOSECONDS". Frames of other protocols are passed
- * over.
+ * rx, echo and serve print "ready", compute for WARM_UP_NS while the queue is filled, and then begin. If the
+ * guest finds the queue empty too early, it reports that, because the filling was measured then. tx computes
+ * for WARM_UP_TX_NS, until the process that reads "ready" sleeps again. The guest prints
+ * "MODE SIZE COUNT NANOSECONDS". It ignores frames of other protocols.
  */
 #include "guest_world.h"
 
@@ -22,7 +22,7 @@ WORLD_MANIFEST(1, TENDER_NET("service0"));
 WORLD_ONE_BY_ONE;
 
 #define FRAME_MAX     1514
-#define ETHERTYPE     0x88b5 /* IEEE's local experimental one */
+#define ETHERTYPE     0x88b5 /* IEEE's number for local experiments */
 #define WARM_UP_NS    250000000
 #define WARM_UP_TX_NS 20000000
 
@@ -43,8 +43,8 @@ static bool call_read(size_t *len)
 static void call_flush(void) {}
 
 /*
- * write: takes the frame in `frame`, perhaps to be sent with others. read: false if none waits now.
- * flush: what was taken is the host's.
+ * write: accepts the frame in `frame`, and may send it later, with others. read: false if no frame waits.
+ * flush: passes all accepted frames to the host.
  */
 static const struct transport {
     const char *name;
@@ -99,7 +99,7 @@ static bool receive(uint64_t count, bool echo, bool poll, bool wait)
 static void transmit(uint64_t size, uint64_t count)
 {
     for (size_t i = 0; i < 6; i++) {
-        frame[i] = i == 0 ? 2 : 0; /* a station that is not there */
+        frame[i] = i == 0 ? 2 : 0; /* the address of a station that does not exist */
         frame[6 + i] = own_mac[i];
     }
     frame[12] = ETHERTYPE >> 8;

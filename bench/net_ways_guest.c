@@ -1,13 +1,13 @@
 /*
- * The guest of `python bench ways`: what a frame costs a guest of our library, by each of its ways.
+ * The guest of `python bench ways`: the cost of a frame for a guest of our library, by each of its ways.
  *
  *     net_ways_guest.elf calls|batch MODE SIZE COUNT
  *
- * calls uses net_read(), net_write() and poll_wait(), batch net_submit(). Which ways out of the guest these
- * take is what its note asks for: `python bench ways` changes that in copies of the file. The modes are those
- * of net_guest.c, and it says the same; and two of bulk, where SIZE is that of a packet and COUNT counts
- * packets: bulk-tx sends TCP, bulk-rx takes UDP that waits, and where the device has offload a frame stands
- * for 44.
+ * calls uses net_read(), net_write() and poll_wait(). batch uses net_submit(). The guest's note decides how
+ * these functions leave the guest: `python bench ways` changes the note in copies of the file. The guest has
+ * the modes and the output of net_guest.c. It has two more modes, in which SIZE is the size of a packet and
+ * COUNT counts packets: bulk-tx sends TCP, bulk-rx receives UDP that waits. If the device has offload, one
+ * frame holds 44 packets.
  */
 #include <tender/guest.h>
 
@@ -15,10 +15,10 @@ TENDER_MANIFEST(1, TENDER_NET("service0"));
 
 #define BATCH         64u
 #define BUFFER_BYTES  2048u
-#define LARGE         16u /* frames of a batch with offload */
+#define LARGE         16u /* frames in a batch with offload */
 #define LARGE_MAX     65600u
 #define HEADERS       54u
-#define MERGED        44u /* packets of one frame */
+#define MERGED        44u /* packets in one frame */
 #define ETHERTYPE     0x88b5
 #define IPV4          0x0800
 #define WARM_UP_NS    250000000u
@@ -43,7 +43,7 @@ static void turn_around(uint8_t *frame)
 static void frame_fill(uint8_t *frame, unsigned type)
 {
     memset(frame, 0, 12);
-    frame[0] = 2; /* a station that is not there */
+    frame[0] = 2; /* the address of a station that does not exist */
     memcpy(frame + 6, net.mac, 6);
     frame[12] = (uint8_t)(type >> 8);
     frame[13] = (uint8_t)type;

@@ -1,17 +1,17 @@
 /*
- * What a frame costs by the network ring and its worker, and by the handler of a hypercall: the host's side
- * of both, on a TAP, without a guest and without its exit or jump. This thread plays the guest. It decides
- * where a ring is worth its second processor: where an exit costs more than the difference.
+ * The cost of a frame through the network ring and its worker, and through a hypercall handler. It measures
+ * the host's side of both, on a TAP, without a guest and without the exit or jump of a guest. This thread
+ * acts as the guest. A ring is worth its second processor if an exit costs more than the difference.
  *
  *     tools/with_net -- build/tests/native/ring_cost ROUNDS
  *
- *     tx SIZE      frames written, until all are out
- *     rx SIZE      frames read that wait in the queue
- *     echo SIZE    read and written back
- *     asleep       one read a millisecond: by the ring its worker has to be woken for it
+ *     tx SIZE      writes frames, until all are sent
+ *     rx SIZE      reads frames that wait in the queue
+ *     echo SIZE    reads frames and writes them back
+ *     asleep       one read per millisecond: the ring's worker must be woken for each
  *
- * A round is each of these for both sides, in changing order. Prints medians in nanoseconds a frame, and the
- * median and the quartiles of the rounds' ratios, ring ÷ call.
+ * A round is each of these for both sides, in changing order. It prints medians in nanoseconds per frame, and
+ * the median and the quartiles of the rounds' ratios, ring ÷ call.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -73,7 +73,7 @@ static void post(uint32_t operation, gpa_t data, uint32_t len)
     __atomic_store_n(&ring->ent_tail, tail + 1, __ATOMIC_RELEASE);
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (__atomic_load_n(&ring->needs_kick, __ATOMIC_RELAXED))
-        must(ring_worker_wake(&vm), "worker"); /* and nobody else serves: that is what is measured */
+        must(ring_worker_wake(&vm), "worker"); /* only the worker serves the ring: it is measured here */
 }
 
 static uint32_t outstanding(void)
@@ -124,7 +124,7 @@ static double measure(const struct mode *mode, bool by_ring)
     const int count = mode->asleep ? READS : FRAMES;
     if (mode->in && !mode->asleep)
         fill(mode->size, FRAMES);
-    usleep(3000); /* a worker that was awake is asleep */
+    usleep(3000); /* until the worker is asleep again */
     uint64_t sum_ns = 0, begin_ns = monotonic_ns();
     for (int i = 0; i < count; i++) {
         if (mode->asleep) {
@@ -180,7 +180,7 @@ int main(int argc, char **argv)
     const int rounds = argc > 1 ? atoi(argv[1]) : 21;
     must(rounds > 0 && rounds < ROUNDS_MAX, "usage: ring_cost ROUNDS");
     set_up();
-    for (int round = 0; round <= rounds; round++) /* the first warms */
+    for (int round = 0; round <= rounds; round++) /* the first round is a warm-up */
         for (size_t mode = 0; mode < MODES; mode++)
             for (int turn = 0; turn < 2; turn++) {
                 const bool by_ring = (turn + round) % 2;

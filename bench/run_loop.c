@@ -1,15 +1,15 @@
 /*
- * Runs a command as often as it is told to and stamps each run from a process as small as one gets, so that
- * no interpreter is in the figure.
+ * Runs a command as often as it is asked to, and takes the times of each run, from a very small process. So
+ * no interpreter is part of the figure.
  *
  *     run_loop LIMIT_S COMMAND [WORD ...]
  *
- * For each line on standard input: one run, its standard output a pipe to here, its error output this one's,
- * its standard input /dev/null. Answers "SPAWN FIRST LAST EOF REAPED CPU_NS FAULTS": CLOCK_MONOTONIC
- * nanoseconds just before posix_spawn(), when the first and the last piece of output were seen (0: there was
- * none), when the pipe was closed, when wait4() had the status; CPU time and minor page faults of all of it.
- * A command that ends with another status than 0, or not within LIMIT_S seconds (0: any), ends this process
- * too, with a message.
+ * Each line on standard input starts one run. The run's standard output is a pipe to this process, its error
+ * output is that of this process, and its standard input is /dev/null. The answer is a line "SPAWN FIRST LAST
+ * EOF REAPED CPU_NS FAULTS": the CLOCK_MONOTONIC nanoseconds just before posix_spawn(), when the first and
+ * the last piece of output were seen (0: there was none), when the pipe was closed, and when wait4() had the
+ * status; then the CPU time and the minor page faults of the whole run. If a command ends with a status other
+ * than 0, or does not end within LIMIT_S seconds (0: no limit), this process ends too, with a message.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

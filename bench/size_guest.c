@@ -1,6 +1,6 @@
 /*
- * The guest of `python bench size`: says "ready" and ends, with PADDING_BYTES of constants behind it that it
- * never looks at, as most of a large unikernel is not looked at before it is up.
+ * The guest of `python bench size`. It prints "ready" and ends. It contains PADDING_BYTES of constants that
+ * it never reads, because most of a large unikernel is not read either before it is ready.
  */
 #include "guest_world.h"
 
@@ -11,7 +11,7 @@ WORLD_MANIFEST(0);
 
 __asm__(".pushsection .rodata.padding, \"aR\", @progbits\n"
         ".balign 4096\n"
-        ".fill " TEXT(PADDING_BYTES) " / 8, 8, 0x6465646461706465\n" /* no page of it is empty */
+        ".fill " TEXT(PADDING_BYTES) " / 8, 8, 0x6465646461706465\n" /* so that no page is all zero */
                                      ".popsection\n");
 
 WORLD_MAIN

@@ -1,12 +1,13 @@
 /*
- * Starts a command as often as it is told to, from a process that is as small as a process gets, so that a
- * peer is timed by C and not by an interpreter.
+ * Starts a command as often as it is asked to, from a very small process. So a peer's times are taken by C
+ * and not by an interpreter.
  *
  *     spawn_loop COMMAND [WORD ...]
  *
- * For each line on standard input: one start, its standard output on descriptor 3 of this process, its error
- * output on this one's, its standard input on /dev/null. Answers with a line "SPAWN REAPED CPU_NS FAULTS":
- * CLOCK_MONOTONIC nanoseconds just before posix_spawn() and when wait4() has its status, and what it used.
+ * Each line on standard input starts the command once. Its standard output is descriptor 3 of this process,
+ * its error output that of this process, its standard input /dev/null. The answer is a line "SPAWN REAPED
+ * CPU_NS FAULTS": the CLOCK_MONOTONIC nanoseconds just before posix_spawn() and when wait4() has the status,
+ * then the CPU time and the minor page faults of the command.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

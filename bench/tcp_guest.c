@@ -1,12 +1,13 @@
 /*
- * The guest of tcp_rounds.py: a stock guest, written against Solo5's public API (solo5.h) alone, with lwIP
- * as its TCP/IP. build_solo5_guests builds it with Solo5's compiler and bindings, so whichever monitor runs
- * it runs the same file. It reads frames until there is none, hands each to the stack, and yields, as
- * MirageOS does.
+ * The guest of tcp_rounds.py: a stock guest that uses only Solo5's public API (solo5.h), with lwIP as its
+ * TCP/IP stack. build_solo5_guests builds it with Solo5's compiler and bindings, so all monitors run the same
+ * file. It reads frames until there is none, passes each to the stack, and yields, as MirageOS does.
  *
- *     10.9.0.2 port 80     HTTP: each request, up to its empty line, is answered with 1024 bytes; kept alive
- *              port 5001   takes all bytes and drops them
+ *     10.9.0.2 port 80     HTTP, kept alive: answers each request with 1024 bytes
+ *              port 5001   reads all bytes and drops them
  *              port 5002   sends bytes until the peer closes
+ *
+ * An HTTP request ends with its empty line.
  */
 #include <stdbool.h>
 
@@ -28,7 +29,7 @@ static uint8_t frame[FRAME_MAX];
 static char answer[sizeof HEAD - 1 + BODY_BYTES];
 static const uint8_t filling[16 * TCP_MSS];
 
-/* ---- What lwIP asks of its platform ---- */
+/* ---- What lwIP needs from its platform ---- */
 
 void *memcpy(void *restrict to, const void *restrict from, size_t len)
 {
@@ -139,7 +140,7 @@ static void receive_all(struct netif *netif)
     while (solo5_net_read(net, frame, sizeof frame, &len) == SOLO5_R_OK) {
         struct pbuf *packet = pbuf_alloc(PBUF_RAW, (u16_t)len, PBUF_POOL);
         if (!packet)
-            continue; /* dropped, as a full queue would */
+            continue; /* drop the frame, as with a full queue */
         pbuf_take(packet, frame, (u16_t)len);
         if (netif->input(packet, netif) != ERR_OK)
             pbuf_free(packet);
@@ -158,7 +159,7 @@ static err_t shut(struct tcp_pcb *pcb)
     return ERR_ABRT;
 }
 
-/* The state is how much of "\r\n\r\n" the bytes so far end with. */
+/* The state is the length of the prefix of "\r\n\r\n" with which the bytes so far end. */
 static err_t answer_requests(void *state, struct tcp_pcb *pcb, struct pbuf *data, err_t error)
 {
     static const char end[] = "\r\n\r\n";

@@ -1,12 +1,12 @@
 /*
  * The host's side of tcp_rounds.py: clients of tcp_guest.c, one process without threads.
  *
- *     tcp_peer http CONNECTIONS SECONDS    requests a second, each connection with one at a time
- *     tcp_peer in   CONNECTIONS SECONDS    bytes a second to the guest
- *     tcp_peer out  CONNECTIONS SECONDS    bytes a second from the guest
+ *     tcp_peer http CONNECTIONS SECONDS    requests per second, one at a time on each connection
+ *     tcp_peer in   CONNECTIONS SECONDS    bytes per second to the guest
+ *     tcp_peer out  CONNECTIONS SECONDS    bytes per second from the guest
  *
- * It tries to connect until the guest answers, lets an eighth of the time pass, then counts. It prints one
- * number. Bytes to the guest are those that the guest has acknowledged.
+ * It tries to connect until the guest answers, waits for an eighth of the time, and then counts. It prints
+ * one number. Bytes to the guest are those that the guest has acknowledged.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -37,7 +37,7 @@ enum mode { HTTP, IN, OUT };
 struct connection {
     int fd;
     bool in_body;
-    uint64_t written, left; /* left: of an answer's body */
+    uint64_t written, left; /* left: bytes of an answer's body that have not come yet */
     char head[512];
     size_t head_len;
 };
@@ -85,7 +85,7 @@ static void ask(const struct connection *c)
         fail("a request");
 }
 
-/* What has come of answers: how many are whole. */
+/* Reads what has come of answers, and returns how many answers are complete. */
 static uint64_t take_answers(struct connection *c, const uint8_t *data, size_t len)
 {
     uint64_t whole = 0;
@@ -129,7 +129,7 @@ static uint64_t serve(enum mode mode, struct connection *c)
     return (uint64_t)done;
 }
 
-/* Of what was written to the guest: what is acknowledged. */
+/* How many of the bytes written to the guest it has acknowledged. */
 static uint64_t acknowledged(const struct connection *connections, int count)
 {
     uint64_t sum = 0;

@@ -1,6 +1,6 @@
 /*
- * lwIP as tcp_guest.c wants it: one thread, TCP over IPv4, checksums by the guest, windows that keep a link
- * busy. The sizes bound what the guest keeps: it has no other heap.
+ * The configuration of lwIP for tcp_guest.c: one thread, TCP over IPv4, checksums by the guest, windows that
+ * keep a link busy. The sizes limit the guest's memory, because it has no other heap.
  */
 #define NO_SYS                1
 #define SYS_LIGHTWEIGHT_PROT  0

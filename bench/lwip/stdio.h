@@ -1,2 +1,2 @@
-/* lwIP includes it, and uses nothing of it here. */
+/* lwIP includes this header, and uses nothing from it here. */
 #include <stddef.h>

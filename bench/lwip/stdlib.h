@@ -1,4 +1,4 @@
-/* What lwIP uses of it. */
+/* The part of stdlib.h that lwIP uses. */
 #ifndef BENCH_LWIP_STDLIB_H
 #define BENCH_LWIP_STDLIB_H
 

@@ -1,4 +1,4 @@
-/* The functions that lwIP uses; tcp_guest.c has those that Solo5's bindings keep to themselves. */
+/* The functions that lwIP uses. tcp_guest.c has those that Solo5's bindings do not export. */
 #ifndef BENCH_LWIP_STRING_H
 #define BENCH_LWIP_STRING_H
 

@@ -1,4 +1,4 @@
-/* What lwIP asks of a platform: here a guest without a C library. */
+/* What lwIP needs from a platform. This platform is a guest without a C library. */
 #ifndef BENCH_LWIP_CC_H
 #define BENCH_LWIP_CC_H
 
