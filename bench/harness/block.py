@@ -70,14 +70,17 @@ def parser() -> argparse.ArgumentParser:
         "--directory", metavar="DIR", help="directory for the disk's file, whose file system is measured"
     )
     p.add_argument(
-        "--way", action="append", choices=WAYS, help="how requests reach the host; repeat it (default: each)"
+        "--way",
+        action="append",
+        choices=WAYS,
+        help="how requests reach the host; may be repeated (default: each)",
     )
     p.add_argument(
         "--case",
         action="append",
         type=case,
         metavar="MODE:ORDER:SIZE",
-        help="read:seq:512, write:rand:4096, read:cold:4096; repeat it (default: all with 512 and 4096, except cold)",
+        help="read:seq:512, write:rand:4096, read:cold:4096; may be repeated (default: all with 512 and 4096, except cold)",
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=20, peer=PEER)

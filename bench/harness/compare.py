@@ -72,7 +72,7 @@ def add_options(p: argparse.ArgumentParser, *, rounds: int, peer: str = "") -> N
     """Add the options that each of these benchmarks has. `peer` is an example for --peer; "" means no peers."""
     if peer:
         p.add_argument(
-            "--peer", action="append", default=[], metavar="NAME=COMMAND", help=f"{peer!r}; repeat it"
+            "--peer", action="append", default=[], metavar="NAME=COMMAND", help=f"{peer!r}; may be repeated"
         )
     p.add_argument(
         "--rounds",

@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--update", metavar="FILE", help="write the exact rows of this backend to this table")
     p.add_argument("--json", metavar="FILE", help="write the rows, and why others are missing")
     p.add_argument("--plot", metavar="FILE.png", help="the rows as a picture (needs matplotlib)")
-    p.add_argument("--only", choices=PARTS, action="append", help="repeat it (default: each)")
+    p.add_argument("--only", choices=PARTS, action="append", help="may be repeated (default: each)")
     p.add_argument(
         "--python", default=sys.executable, metavar="FILE", help="Python of the installation to count"
     )

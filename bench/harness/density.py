@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=COMMAND",
-        help="'spt=solo5-spt {elf:.spt}'; repeat it",
+        help="'spt=solo5-spt {elf:.spt}'; may be repeated",
     )
     compare.add_outputs(p)
     return p

@@ -375,7 +375,7 @@ def parser() -> argparse.ArgumentParser:
         "--long", action="store_true", help="also measure what takes many minutes and most of the machine"
     )
     p.add_argument(
-        "--only", action="append", metavar="NAME", help="one measurement: 'sandbox boot'; repeat it"
+        "--only", action="append", metavar="NAME", help="one measurement: 'sandbox boot'; may be repeated"
     )
     p.add_argument("--json", metavar="FILE", help="write the goals, and the results of all measurements")
     p.add_argument("--plot", metavar="FILE.png", help="draw the goals as a picture (needs matplotlib)")

@@ -50,7 +50,11 @@ def add_guest_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--mem", type=regimes.positive, default=16, metavar="MIB", help="guest memory (16)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument(
-        "--arg", action="append", default=[], metavar="WORD", help="an argument for the guest; repeat it"
+        "--arg",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="an argument for the guest; may be repeated",
     )
     p.add_argument(
         "--ready",

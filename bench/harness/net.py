@@ -60,14 +60,14 @@ def parser() -> argparse.ArgumentParser:
         "--transport",
         action="append",
         choices=TRANSPORTS,
-        help="how frames go in and out; repeat it (default: each)",
+        help="how frames go in and out; may be repeated (default: each)",
     )
     p.add_argument(
         "--case",
         action="append",
         metavar="MODE:SIZE",
         type=case,
-        help="tx:64, pong:64; repeat it (default: each)",
+        help="tx:64, pong:64; may be repeated (default: each)",
     )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=20, peer="spt=solo5-spt --net:service0={tap} {elf:.spt} {args}")

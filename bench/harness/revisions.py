@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help="run the counting with these words: 'tools/with_kvm --'",
     )
     p.add_argument(
-        "--only", choices=counts.PARTS, action="append", default=[], help="repeat it (default: each)"
+        "--only", choices=counts.PARTS, action="append", default=[], help="may be repeated (default: each)"
     )
     p.add_argument("--rounds", type=regimes.positive, default=2, metavar="N", help="rounds (2)")
     p.add_argument(

@@ -41,7 +41,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--mem", type=regimes.positive, default=64, metavar="MIB", help="guest memory (64)")
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     p.add_argument(
-        "--skip", action="append", default=[], choices=("library", "tender"), help="leave out; repeat it"
+        "--skip",
+        action="append",
+        default=[],
+        choices=("library", "tender"),
+        help="leave out; may be repeated",
     )
     p.add_argument("--pause", type=float, default=0.05, metavar="S", help="seconds before each boot (0.05)")
     compare.add_options(p, rounds=40, peer="hvt=solo5-hvt --mem=64 {elf}")

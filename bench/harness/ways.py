@@ -40,9 +40,11 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="MODE:SIZE",
         type=case,
-        help="tx:64, bulk-rx:1514; repeat it (default: each)",
+        help="tx:64, bulk-rx:1514; may be repeated (default: each)",
     )
-    p.add_argument("--way", action="append", choices=WAYS, help="calls, batch; repeat it (default: each)")
+    p.add_argument(
+        "--way", action="append", choices=WAYS, help="calls, batch; may be repeated (default: each)"
+    )
     p.add_argument("--backend", choices=("sandbox", "kvm"), default="sandbox", help="(default: sandbox)")
     compare.add_options(p, rounds=20, peer="hvt=solo5-hvt --mem=16 --net:service0={tap} {elf} {args}")
     return p

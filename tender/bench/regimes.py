@@ -46,10 +46,14 @@ def add_options(p: argparse.ArgumentParser, *, runs: int, peer: str) -> None:
     )
     p.add_argument("--mem", type=positive, default=16, metavar="MIB", help="guest memory (16)")
     p.add_argument(
-        "--arg", action="append", default=[], metavar="WORD", help="an argument for the guest; repeat it"
+        "--arg",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="an argument for the guest; may be repeated",
     )
     p.add_argument(
-        "--peer", action="append", default=[], metavar="[NAME=]COMMAND", help=f"{peer!r}; repeat it"
+        "--peer", action="append", default=[], metavar="[NAME=]COMMAND", help=f"{peer!r}; may be repeated"
     )
     p.add_argument("--json", metavar="FILE", help="write everything, with every sample, as one JSON object")
 
