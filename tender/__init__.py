@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from tender.result import BootTimeline, Counters, ExitReason, GuestFailed, GuestFault, Trap, VmResult
     from tender.vm import Vm, run
 
-# Where they are looked for, the first that needs a native part behind those that need none.
+# The modules that have the names. Those that need no native part come first.
 _MODULES = ("_version", "annotations", "errors", "config", "native", "image", "result", "vm", "pool")
 
 __all__ = [
@@ -89,7 +89,7 @@ __all__ = [
 
 
 def _refuse_sources() -> None:
-    """Fail where Python found the source tree's package in place of the installed one."""
+    """Raises ImportError if Python found the package of the source tree and not the installed one."""
     directory = __path__[0]
     if os.path.exists(f"{directory}/_native.abi3.so") or not os.path.exists(
         f"{directory}/../bindings/python/native.c"
@@ -98,7 +98,7 @@ def _refuse_sources() -> None:
     from importlib.util import find_spec
 
     if find_spec("tender._native") is None:  # an editable installation finds it elsewhere
-        # With this package's name in the error, `python -m tender` shows a line and no traceback.
+        # The error has this package's name, so `python -m tender` shows a line and no traceback.
         raise ImportError(
             f"{directory} holds the sources of the package, and Python finds them before the package that is installed: "
             "start Python in another directory, or as `python -P`",

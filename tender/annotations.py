@@ -95,7 +95,7 @@ class IsolationLayer(Word):
     USER_NAMESPACE = "user-namespace"
     """Its process has user numbers of its own."""
     NETWORK_NAMESPACE = "network-namespace"
-    """Its process has no network interface but those it was given."""
+    """Its process has no network interface except those that it was given."""
     MOUNT_NAMESPACE = "mount-namespace"
     """Its process has mounts of its own."""
     PID_NAMESPACE = "pid-namespace"

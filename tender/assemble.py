@@ -1,4 +1,4 @@
-"""Makes the machine that a Vm holds: the console is set, each device is attached, and a backend makes the rest.
+"""Makes the machine that a Vm holds: sets the console, attaches each device, and asks a backend for the rest.
 
 The machine owns all of this through its `struct vm_handle`. vm.py runs it. pool.py leases one machine to one Vm after
 another.
@@ -30,7 +30,7 @@ from tender.printable import printable
 
 
 def assemble(image: Image, config: VmConfig, *, console: ConsoleTarget, backend: BackendLike) -> Machine:
-    """A machine that is ready to run `image` as `config` says.
+    """Makes a machine that is ready to run `image` as `config` says.
 
     Raises:
         ConfigError: `console` or `backend` is wrong.
@@ -87,7 +87,7 @@ def _set_console(handle: CData, console: object) -> None:
 
 
 def _console_fd(handle: CData, console: object) -> int:
-    """The descriptor that the console goes to, or the number that C has for DISCARD and for Python."""
+    """Returns the descriptor that the console goes to, or the number that C has for DISCARD or for Python."""
     if console == DISCARD:
         return int(lib.CONSOLE_DISCARD)
     if console == CAPTURE:
@@ -125,7 +125,7 @@ def _attach(
     config: VmConfig,
     backend: BackendLike,
 ) -> CData:
-    """Opens every device, and returns the manifest as the guest will see it."""
+    """Opens each device, and returns the manifest as the guest will see it."""
     if not attachments:
         return ffi.addressof(image.elf.c, "manifest")  # the machine keeps image.elf
     manifest = ffi.new("struct mft *")

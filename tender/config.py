@@ -28,9 +28,8 @@ MEM_GRANULE = 2 * MIB
 MEM_MAX = 4096 * MIB
 MEM_DEFAULT = 512 * MIB
 NET_RINGS: Final = tuple(NetRing)
-CMDLINE_MAX = (
-    8191  # bytes, without the final NUL; source: Solo5's hvt_abi.h, whose command line has 8192 with it
-)
+# Bytes, without the final NUL. Source: Solo5's hvt_abi.h, whose command line has 8192 with it.
+CMDLINE_MAX = 8191
 FD_MAX = 0x7FFFFFFF  # a descriptor is an int of C
 
 LAYERS: Final = tuple(IsolationLayer)

@@ -34,7 +34,7 @@ from tender.values import Owner, Value, value
 
 
 def _kind(type: int) -> str:
-    """The name of a type in a manifest, as a DeviceKind if it is one."""
+    """Returns the name of a type in a manifest, as a DeviceKind if it is one."""
     name = DEVICE_KINDS[type][0] if type in DEVICE_KINDS else f"type {type:#x}"
     return DeviceKind(name) if name in DeviceKind.__members__.values() else name
 

@@ -137,7 +137,7 @@ class VmPool(Owner):
 
     def _take_idle(self) -> Machine | None:
         try:
-            return self._idle.pop()  # one call: two threads never have the same
+            return self._idle.pop()  # one call, so two threads never get the same machine
         except IndexError:
             return None
 
@@ -161,7 +161,7 @@ class VmPool(Owner):
 
     def _renew(self, machine: Machine) -> Machine:
         if not machine.reusable:
-            machine.close()  # first: its devices are the next one's
+            machine.close()  # first, because the next one has the same devices
             return self._make()
         machine.reset()
         machine.write_boot_info(self.config.cmdline)

@@ -33,7 +33,7 @@ class ExitReason(Word):
     TRANSLATION_FAULT = "translation-fault"
     """The guest wrote to a page that is not writable below the guest."""
     BAD_PORT = "bad-port"
-    """The guest used an I/O port that is no hypercall's."""
+    """The guest used an I/O port that belongs to no hypercall."""
     BAD_HYPERCALL = "bad-hypercall"
     """The guest made a hypercall that does not exist."""
     BAD_ACCESS = "bad-access"
