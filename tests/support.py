@@ -4,6 +4,7 @@ resources that a process has open."""
 import fcntl
 import functools
 import gc
+import os
 import struct
 import subprocess
 import sys
@@ -26,6 +27,20 @@ Guest = Callable[[str], Path]
 
 BENCH = (sys.executable, str(Path(__file__).resolve().parents[1] / "bench"))
 """The words of a command that runs a benchmark of this checkout; the benchmark's name follows them."""
+
+
+def markdown_pages(root: Path) -> list[Path]:
+    """Returns the Markdown pages of the tree, without those of an environment or of what was built.
+
+    It does not enter such directories: they have so many entries that the test VM, whose file system is the host's, runs
+    out of descriptors.
+    """
+    left_out = {"build", "dist", "out", "node_modules"}
+    found = []
+    for directory, names, files in os.walk(root):
+        names[:] = [name for name in names if not name.startswith(".") and name not in left_out]
+        found += [Path(directory, name) for name in files if name.endswith(".md")]
+    return sorted(found)
 
 
 def take_backend(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import Guest
+from support import Guest, markdown_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
@@ -176,8 +176,7 @@ def test_the_commands_of_a_page_do_what_it_shows(
                 assert matches(shown, output.splitlines()), (command, shown, output)
 
 
-@pytest.mark.parametrize("page", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("**/*.md")
-                                        if "build" not in path.parts and ".venv" not in path.parts))  # fmt: skip
+@pytest.mark.parametrize("page", [str(path.relative_to(ROOT)) for path in markdown_pages(ROOT)])
 def test_every_block_has_a_language_and_so_is_run(page: str) -> None:
     for block in page_blocks(page):
         assert block.language in LANGUAGES, block
@@ -215,8 +214,9 @@ MAKE = re.compile(r"(?:`|^)make ((?:[a-z][a-z0-9-]*)?(?: [A-Z]+=\S+?)*)(?=`|\s|$
 
 
 def test_each_target_of_make_that_a_page_names_exists() -> None:
-    pages = [path for path in ROOT.glob("**/*.md") if not {"build", ".venv"} & set(path.parts)]
-    targets = {words for page in pages for words in MAKE.findall(page.read_text()) if words.strip()}
+    targets = {
+        words for page in markdown_pages(ROOT) for words in MAKE.findall(page.read_text()) if words.strip()
+    }
     assert len(targets) > 15
     for words in sorted(targets):
         done = subprocess.run(

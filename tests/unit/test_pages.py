@@ -11,10 +11,10 @@ from typing import Any
 import markdown
 import pytest
 from pymdownx.slugs import slugify
+from support import markdown_pages
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = {"build", "dist", ".venv", ".pytest_cache", ".hypothesis", "node_modules", "out"}
-PAGES = sorted(p for p in ROOT.rglob("*.md") if not LEFT_OUT & set(p.relative_to(ROOT).parts))
+PAGES = markdown_pages(ROOT)
 
 
 @cache
