@@ -119,7 +119,7 @@ class Vm(Owner):
         self._failure: BaseException | None = None
         self._pid = os.getpid()
         self._done = descriptor()  # readable once the thread of start() is done; open once there is one
-        self._end = descriptor()  # the same for fileno(), and for run() too; open once somebody asked
+        self._end: CData = None  # the same for fileno(), and for run() too; made when somebody asks
         self._captured = _Captured() if console == CAPTURE else None
         self._on_console = console if self._captured is None else self._captured.take
         self._on_network: Callable[[str], object] = _warn
@@ -290,11 +290,14 @@ class Vm(Owner):
         """
         if os.getpid() != self._pid:
             raise VmStateError("the Vm was created before fork(): its run is the parent's")
-        answer = lib.tn_done(self._handle, self._end)
+        if self._end is None:
+            self._end = descriptor()
+        end = self._end
+        answer = lib.tn_done(self._handle, end)
         if answer < 0 and -answer not in _STATES:
             raise host_error("no descriptor for the end of the run", -answer)
         self._checked(answer)
-        return int(self._end.fd)
+        return int(end.fd)
 
     def _no_wait(self) -> str:
         if self._closed:
@@ -422,7 +425,7 @@ class Vm(Owner):
             else:  # start() is about to have one, or the other close() is done
                 time.sleep(0.001)
         self._checked(answer)
-        self._done = self._end = descriptor()
+        self._done, self._end = descriptor(), None
 
     def _release(self) -> int:
         """Gives everything back at once, or answers as owner.h does for a run that is under way."""

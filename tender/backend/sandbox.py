@@ -15,13 +15,16 @@ from tender.native import CData, both_told, ffi, lib, says
 PROGRAM = __file__.rpartition("/backend/")[0] + "/tender-sandbox"
 
 
+_NAME = Backend.SANDBOX  # a look-up in the class costs a call in Python 3.11
+
+
 class SandboxVm(Machine):
     """A process that has the guest's memory and waits for its first run. Raises HostError, ImageError."""
 
     patched = True
 
     def __init__(self, handle: CData, *, program: str = PROGRAM, **values: Any) -> None:
-        super().__init__(handle, name=Backend.SANDBOX, program=program, **values)
+        super().__init__(handle, name=_NAME, program=program, **values)
 
     def _refused(self, error: CData, program: str) -> HostError:
         is_shared = error.step == lib.SETUP_SHARED
