@@ -8,10 +8,12 @@ Vm(image, config)   attaches every device and makes the machine: all errors of s
 
 import os
 import select
+import sys
 import time
 from _thread import TIMEOUT_MAX
 from collections.abc import Callable
 from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, ESTALE
+from types import ModuleType
 from typing import Self
 
 from tender import log, outcome
@@ -25,6 +27,17 @@ from tender.image import Image, check_image
 from tender.native import CData, descriptor, ffi, host_error, lib
 from tender.result import BootTimeline, Counters, VmResult
 from tender.values import Owner
+
+# The module is imported here and not at each start. A failed import is not remembered: it searches all of sys.path
+# again, which needs descriptors.
+_interpreters: ModuleType | None
+try:
+    if sys.version_info >= (3, 13):
+        import _interpreters
+    else:
+        import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found, no-redef]
+except ImportError:  # this Python is built without it
+    _interpreters = None
 
 _CAPTURE_MAX = 1 << 20
 _POLL_MAX_S = 1e6
@@ -453,14 +466,7 @@ _STARTED: dict[int, tuple[Vm, CData]] = {}
 
 
 def _is_main_interpreter() -> bool:
-    try:
-        import _interpreters as them  # type: ignore[import-not-found]
-    except ImportError:  # before Python 3.13
-        try:
-            import _xxsubinterpreters as them  # type: ignore[import-not-found]
-        except ImportError:
-            return True
-    return bool(them.get_current() == them.get_main())
+    return _interpreters is None or bool(_interpreters.get_current() == _interpreters.get_main())
 
 
 def _run_started(key: int) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import select
 import signal
 import threading
@@ -14,7 +16,7 @@ import pytest
 from support import Guest, assert_nothing_is_left, footprint
 
 import tender
-from tender import CAPTURE, DISCARD, ExitReason, Image, Vm, VmConfig, VmPool, VmStateError
+from tender import CAPTURE, DISCARD, ExitReason, HostError, Image, Vm, VmConfig, VmPool, VmStateError
 
 pytestmark = pytest.mark.backends
 SMALL = VmConfig(mem=4)
@@ -47,6 +49,24 @@ def test_32_vms_at_once_each_on_its_own_thread(guest: Guest) -> None:
         before = footprint()
         all_at_once()
         assert_nothing_is_left(before)
+
+
+def test_a_start_without_a_free_descriptor_is_a_host_error(
+    guest: Guest, backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory of sys.path has changed, so the search for a module would read it, which needs a descriptor."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Image.open(guest("hello")) as image, Vm(image, SMALL, console=DISCARD) as vm:
+        os.utime(tmp_path, ns=(0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            with pytest.raises(HostError) as refused:
+                vm.start(timeout=100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert (refused.value.errno, refused.value.__cause__) == (errno.EMFILE, None)
+        assert vm.run(timeout=100).ok
 
 
 def ready(name: str, guest: Guest, **console: object) -> tuple[Vm, threading.Event]:
