@@ -28,7 +28,7 @@ class TenderError(Exception):
     Attributes:
         message: What is wrong, as in `str(error)`.
         code: A short stable name for programs, as "tap-missing".
-        hint: What to do, in one line or more. It may be empty.
+        hint: What to do, in one line or more. It may be empty. A traceback shows it below the message.
         command_hint: The same for a user of the command: it names options where `hint` names arguments.
     """
 
@@ -38,8 +38,15 @@ class TenderError(Exception):
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
+        self._set_hints(hint, command_hint or hint)
+
+    def _set_hints(self, hint: str, command_hint: str) -> None:
+        """Sets the way out, also in the note that Python shows below the message of a traceback."""
         self.hint = hint
-        self.command_hint = command_hint or hint
+        self.command_hint = command_hint
+        vars(self).pop("__notes__", None)
+        if hint:
+            self.add_note(f"hint: {hint}")
 
     def to_dict(self) -> dict[str, object]:
         """Returns the error as plain data for JSON: `error` (the class), `code`, `message` and `hint`."""

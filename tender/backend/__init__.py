@@ -70,8 +70,9 @@ def create(
                 continue
             if choice.title:
                 earlier = f"and no {_text(choice.title)}: {_text(choice.why)}"
-                error.hint = f"{error.hint}\n{earlier}".lstrip()
-                error.command_hint = f"{error.command_hint}\n{earlier}".lstrip()
+                error._set_hints(
+                    *(f"{hint}\n{earlier}".lstrip() for hint in (error.hint, error.command_hint))
+                )
             raise
 
 

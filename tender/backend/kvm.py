@@ -86,7 +86,6 @@ class KvmVm(Machine):
     def _refused(self, error: CData, program: str) -> HostError:
         refused = machine_error(error)
         if refused.code == "memory" and refused.errno == ENOEXEC:
-            refused.hint = refused.command_hint = (
-                "personality(2) sets it, and so does a program whose stack is executable; any exec takes it off"
-            )
+            way_out = "personality(2) sets it, and so does a program whose stack is executable; any exec takes it off"
+            refused._set_hints(way_out, way_out)
         return refused

@@ -5,6 +5,7 @@ import copy
 import inspect
 import json
 import pickle
+import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -94,6 +95,16 @@ COPIES: list[Callable[[Any], Any]] = [
 def test_values_and_errors_are_equal_after_a_copy_and_in_another_process(it: object) -> None:
     for way in COPIES:
         assert same(way(it), it)
+
+
+@pytest.mark.parametrize(
+    "it", [it for it in SENDABLE if isinstance(it, TenderError)], ids=lambda it: type(it).__name__
+)
+def test_a_traceback_shows_the_hint_of_an_error_once_also_of_a_copy(it: TenderError) -> None:
+    for error in (it, *(way(it) for way in COPIES)):
+        shown = "".join(traceback.format_exception(error))
+        assert shown.count("\nhint: h\n") == bool(it.hint)
+        assert str(error) == it.message and "hint" not in repr(error)
 
 
 @pytest.mark.parametrize("word", [word for kind in ENUMERATIONS for word in kind], ids=repr)

@@ -110,6 +110,7 @@ def test_an_error_names_arguments_in_the_library_and_options_in_the_command(row:
     assert not OPTION.search(said.replace(str(tmp_path), "")), said
     assert library in error.hint and command in error.command_hint
     assert error.to_dict()["hint"] == error.hint
+    assert getattr(error, "__notes__", []) == ([f"hint: {error.hint}"] if error.hint else [])
 
 
 ERRNOS = sorted(errno.errorcode)
