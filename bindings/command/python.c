@@ -92,11 +92,15 @@ char *find_in_package(const char *name)
 
 /* Code for the interpreter: like `-m tender`, with a clear message if there is no such package, as next to a
  * copy of this program. Its first arguments are the name that messages begin with, a hint or nothing, and
- * where the launcher looked. */
+ * where the launcher looked. It removes the working directory from sys.path itself: a Python before 3.11,
+ * which PATH may name, does not know the option -P. */
 static const char elsewhere[] =
     "import sys\n"
     "program, hint, places = sys.argv[1:4]\n"
-    "del sys.argv[1:4]\n"
+    "del sys.argv[1:4], sys.path[:sys.path[:1] == ['']]\n"
+    "if sys.version_info < (3, 11):\n"
+    "    version = '%d.%d' % sys.version_info[:2]\n"
+    "    sys.exit(f'{program}: Python 3.11 or later is needed, but {sys.executable} is Python {version}')\n"
     "try:\n"
     "    from tender.cli.main import entry\n"
     "except ModuleNotFoundError as error:\n"
@@ -146,7 +150,7 @@ void execute_python(char **words)
     char *places = launch ? NULL : package_places();
     const char *const copy_hint = unreadable_package ? UNREADABLE_HINT : COPY_HINT;
     const char *const hint = strcmp(the_command.program, "tender") == 0 ? copy_hint : "";
-    const char *const anywhere[] = {"-P", "-X", "utf8", "-c", elsewhere, the_command.program, hint, places};
+    const char *const anywhere[] = {"-X", "utf8", "-c", elsewhere, the_command.program, hint, places};
     const char *const *options = launch ? direct : anywhere;
     /* -X utf8: arguments reach the guest byte for byte, whatever the locale. */
     for (size_t i = 0; i < (launch ? sizeof direct : sizeof anywhere) / sizeof *options; i++)

@@ -9,6 +9,9 @@ there is no cffi, tender/cli/needs.py says so. Keep this file small: Python comp
 import sys
 
 if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036  the first of PATH, whatever the package was installed for
+        version = "%d.%d" % sys.version_info[:2]  # noqa: UP031  an old Python reads this file
+        sys.exit("tender: Python 3.11 or later is needed, but %s is Python %s" % (sys.executable, version))  # noqa: UP031
     sys.setdlopenflags(1)  # RTLD_LAZY: a run needs a third of what the two extensions call
     sys.path.insert(0, __file__.removesuffix("/tender/cli/launch.py"))
     try:

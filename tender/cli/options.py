@@ -183,7 +183,7 @@ def check_launcher(value: str) -> None:
     if value not in ("", "native", "python"):
         raise UsageError(
             "Malformed value of TENDER_LAUNCHER",
-            hint=f"got {value!r}: write TENDER_LAUNCHER=python or TENDER_LAUNCHER=native, or unset it",
+            hint=f"got '{printable(value)}': write TENDER_LAUNCHER=python or TENDER_LAUNCHER=native, or unset it",
         )
 
 
@@ -202,7 +202,7 @@ def _memory(option: Option, source: str, text: str) -> Found:
     try:
         asked = parse_mem(text)
     except ConfigError as error:
-        raise _refusal(source, f"got {text!r}: {error.command_hint}") from None
+        raise _refusal(source, f"got '{printable(text)}': {error.command_hint}") from None
     mem_bytes = round_mem(asked)
     return {option.field: mem_bytes, "mem_adjusted": mem_bytes != asked}
 
@@ -212,14 +212,16 @@ def _backend(option: Option, source: str, text: str) -> Found:
         return {option.field: check_backend(text)}
     except ConfigError:
         form = _form(option).replace(option.name, source) + ", or unset it" * (source == option.variable)
-        raise _refusal(source, f"got {text!r}: write {form}") from None
+        raise _refusal(source, f"got '{printable(text)}': write {form}") from None
 
 
 def _layers(option: Option, source: str, text: str) -> Found:
     names = text.split(",")
     for name in names:
         if name not in LAYERS:
-            raise _refusal(source, f"got {name!r}: write {_form(option).replace(option.name, source)}")
+            raise _refusal(
+                source, f"got '{printable(name)}': write {_form(option).replace(option.name, source)}"
+            )
     return {option.field: check_layers(names)}
 
 
@@ -234,7 +236,7 @@ def _seconds(option: Option, source: str, text: str) -> Found:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e9:
-        raise _refusal(source, f"got {text!r}: write seconds: 5, 0.25, 250ms")
+        raise _refusal(source, f"got '{printable(text)}': write seconds: 5, 0.25, 250ms")
     return {option.field: seconds}
 
 
@@ -247,7 +249,8 @@ def _example(option: Option, source: str, text: str) -> Found:
     if text not in names:
         near = nearest(text, names)
         raise _refusal(
-            source, f"got {text!r}: " + (f"did you mean {near}?" if near else f"write {_form(option)}")
+            source,
+            f"got '{printable(text)}': " + (f"did you mean {near}?" if near else f"write {_form(option)}"),
         )
     return {option.field: text}
 
@@ -271,7 +274,9 @@ def json_target(value: str) -> int | str:
 def _file_or_fd(option: str, text: str) -> int | str:
     if text.startswith("fd:"):
         if not _is_number(text[3:]):
-            hint = f"got {text!r}: write fd:N with the number of an inherited descriptor; for a file write ./fd:..."
+            hint = (
+                f"got '{printable(text)}': write fd:N, N an inherited descriptor; for a file write ./fd:..."
+            )
             raise UsageError(f"Malformed argument to {option}", hint=hint)
         return int(text[3:])
     if not text:

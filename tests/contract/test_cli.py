@@ -92,6 +92,8 @@ def test_each_example_is_installed_and_no_other_guest_is(tender: Tender) -> None
             ["--example=helo"],
             "Malformed argument to --example\ntender: hint: got 'helo': did you mean hello?\n",
         ),
+        (["--example=he\udcffllo"], "hint: got 'he\\xffllo': did you mean hello?"),
+        (["--mem=\udcff"], "hint: got '\\xff': write MiB"),
         (
             ["--example=../x"],
             "Malformed argument to --example\ntender: hint: got '../x': write --example=hello,",
@@ -104,7 +106,7 @@ def test_each_example_is_installed_and_no_other_guest_is(tender: Tender) -> None
         (["--example", "disk"], "tender: hint: tender --example disk --block:storage=storage.img\n"),
     ],
 )
-def test_a_wrong_example_is_refused_with_the_way_out(
+def test_a_wrong_value_is_refused_with_the_way_out(
     tender: Tender, tmp_path: Path, words: list[str], said: str
 ) -> None:
     done = tender(*words, cwd=tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
+import tender
 from tender.cli.main import COMMANDS, FRONTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +67,33 @@ def test_with_the_package_next_to_it_every_word_is_passed_unchanged(
 
 def test_without_the_package_next_to_it_python_searches_for_it(prefix: Path) -> None:
     words = called(prefix / "bin" / "tender", "x", "", "a b")
-    assert words[:5] == ["python3", "-P", "-X", "utf8", "-c"] and words[-3:] == ["x", "", "a b"]
+    assert words[:4] == ["python3", "-X", "utf8", "-c"] and words[-3:] == ["x", "", "a b"]
+
+
+@pytest.mark.parametrize("has_package", [True, False], ids=["next to it", "elsewhere"])
+def test_a_python_that_is_too_old_is_named(prefix: Path, has_package: bool) -> None:
+    """PATH may begin with one, after `pip install --target` for instance. Its own messages have status 2, after
+    which managers of unikernels start a guest again."""
+    old = "import sys; sys.version_info = (3, 10, 13)\n"
+    if has_package:
+        launch = Path(tender.__path__[0]) / "cli" / "launch.py"
+        add_package(prefix).write_text(old + launch.read_text())
+        script = 'exec {python} "$@"'
+    else:  # -X utf8 -c PROGRAM WORDS...: an old Python knows no -P
+        script = '[ "$1$3" = -X-c ] || exit 2; program=$4; shift 4; exec {python} -c "{old}$program" "$@"'
+    python = sys._base_executable  # type: ignore[attr-defined]
+    executable(prefix / "bin" / "python3", "#!/bin/sh\n" + script.format(python=python, old=old) + "\n")
+    done = subprocess.run(
+        [prefix / "bin" / "tender", "--stats", "app.elf"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"tender: Python 3\.11 or later is needed, but /\S+ is Python 3\.10\n", done.stderr
+    ), done.stderr
 
 
 def test_the_package_is_not_imported_from_the_working_directory(prefix: Path, tmp_path: Path) -> None:
