@@ -16,6 +16,17 @@ from types import SimpleNamespace
 from typing import Any
 
 NOTE = "Written by the build (gen_options.py) from tender/cli/option_table.py."
+STATUS_NOTE = (
+    "A guest may itself exit with each of these. The reason in the report of --json tells the cases apart."
+)
+FILES = (
+    ("/dev/kvm", "the device of KVM; without it the guest runs in the sandbox"),
+    ("/dev/net/tun", "the device through which TAP interfaces are attached"),
+)
+SEE_ALSO = """\
+The pages README.md, docs/cli.md, docs/library.md, docs/sandbox.md and docs/threat-model.md are in the
+directory share/doc/tender of the installation. This command prints that directory, in the environment
+of tender: python -c "import sys; print(sys.prefix + '/share/doc/tender')"."""
 # By kind of option: the type of its field in `struct request`, and the suffix after the option's name.
 FIELDS = {
     **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("const struct machine_ops *", "")},
@@ -80,6 +91,10 @@ def roff(text: str) -> str:
     return re.sub(r"(?m)^[.']", r"\\&\g<0>", text.replace("\\", r"\e").replace("-", r"\-"))
 
 
+def plain(text: str) -> str:
+    return text.replace("`", "")
+
+
 def man_option(option: Option) -> str:
     short = f"\\fB{roff(option.short)}\\fR, " if option.short else ""
     rows = ""
@@ -103,6 +118,13 @@ def man_page(table: Module, main: Module) -> str:
         for option in table.OPTIONS
         if option.variable
     )
+    others = "".join(
+        f".SS tender {roff(command)}\n"
+        + "".join(f".TP\n\\fB{roff(name)}\\fR\n{roff(text)}\n" for name, text in rows)
+        for command, rows in table.COMMAND_OPTIONS.items()
+    )
+    statuses = "".join(f".TP\n.B {roff(status)}\n{roff(plain(text))}\n" for status, text in table.STATUSES)
+    files = "".join(f".TP\n.B {roff(path)}\n{roff(text)}\n" for path, text in FILES)
     return rf""".\" {NOTE}
 .TH TENDER 1
 .SH NAME
@@ -116,11 +138,18 @@ tender \- run a unikernel on KVM or in a sandbox
 .SH COMMANDS
 {commands}.SH OPTIONS
 {roff(table.GRAMMAR)}
-{groups}.SH ENVIRONMENT
-{variables}.SH EXAMPLES
+{groups}.SH OPTIONS OF THE OTHER COMMANDS
+{others}.SH EXIT STATUS
+{statuses}.PP
+{roff(STATUS_NOTE)}
+.SH ENVIRONMENT
+{variables}.SH FILES
+{files}.SH EXAMPLES
 .nf
 {roff(table.EXAMPLES)}
 .fi
+.SH SEE ALSO
+{roff(SEE_ALSO)}
 """
 
 
@@ -141,19 +170,30 @@ def values(option: Option) -> str:
     return kind[0].replace("PATH", "FILE") if kind else "TEXT" if shown else ""
 
 
+def names(table: Module, command: str) -> str:
+    """Returns the options of a command that runs no guest, as words to complete."""
+    return " ".join(re.sub("=.*", "=", name) for name, _ in table.COMMAND_OPTIONS[command])
+
+
 def bash(table: Module, main: Module) -> str:
-    cases = ""
+    cases, others = "", f'        help) [ "$COMP_CWORD" = 2 ] && words="{" ".join(main.COMMANDS)}" ;;\n'
+    for command in table.COMMAND_OPTIONS:
+        others += f'        {command}) [[ $word = -* ]] && words="{names(table, command)}" ;;\n'
     for option in table.OPTIONS:
         found = values(option)
-        if found and found not in ("FILE", "TEXT"):
+        if option.words:
+            cases += f'    {option.name}) list=1 words="{" ".join(option.words)}" ;;\n'
+        elif found and found not in ("FILE", "TEXT"):
             words = "$(cd /sys/class/net && echo *)" if found == "IFACE" else found
             cases += f'    {option.name}) words="{words}" ;;\n'
-    plain = "|".join(o.name for o in table.OPTIONS if values(o) in ("FILE", "TEXT") and o.kind != "report")
-    names = " ".join(name for o in table.OPTIONS for name in (o.short, o.name) if name)
+    plain = "|".join(
+        o.name for o in table.OPTIONS if values(o) in ("FILE", "TEXT") and o.kind != "report" and not o.words
+    )
+    options = " ".join(name for o in table.OPTIONS for name in (o.short, o.name) if name)
     return rf"""# {NOTE}
 # A value follows `=` or is the next word. If nothing is offered, bash offers files.
 _tender() {{
-    local line=${{COMP_LINE:0:COMP_POINT}} before option words=
+    local line=${{COMP_LINE:0:COMP_POINT}} before option words= list= stem= others=
     local word=${{line##* }}
     before=${{line%"$word"}}
     before=${{before% }}
@@ -162,22 +202,32 @@ _tender() {{
     -*=*) option=${{word%%[:=]*}} word=${{word#*=}} ;;
     esac
     case ${{COMP_WORDS[1]}} in
-    {"|".join(pythons(main))}) [ "$COMP_CWORD" = 1 ] || return ;;
+    {"|".join(pythons(main))}) [ "$COMP_CWORD" = 1 ] || others=${{COMP_WORDS[1]}} option=others ;;
     esac
     case $option in
+    others)
+        case $others in
+{others}        esac
+        ;;
 {cases}    {plain}) ;;
     *)
         case $word in
-        -*) words="{names}" ;;
+        -*) words="{options}" ;;
         *) [ "$COMP_CWORD" = 1 ] && words="{" ".join((*main.COMMANDS, "help"))}" ;;
         esac
         ;;
     esac
+    [ "$list" ] && stem=${{word%"${{word##*,}}"}}
     # shellcheck disable=SC2207  # words without blanks
-    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    COMPREPLY=($(compgen -P "$stem" -W "$words" -- "${{word#"$stem"}}"))
+    [[ ${{COMPREPLY-}} = *= ]] && compopt -o nospace 2>/dev/null
 }}
 complete -o default -F _tender tender
 """
+
+
+def zsh_text(text: str) -> str:
+    return re.sub(r"[\[\]:]", r"\\\g<0>", sentence(text)).replace("'", "'\\''")
 
 
 def zsh(table: Module, main: Module) -> str:
@@ -185,17 +235,36 @@ def zsh(table: Module, main: Module) -> str:
     specs = ""
     for option in table.OPTIONS:
         found = values(option)
-        text = re.sub(r"[\[\]:]", r"\\\g<0>", sentence(option.lines[0][1])).replace("'", "'\\''")
+        text = zsh_text(option.lines[0][1])
+        offer = f"_values -s , layer {' '.join(option.words)}" if option.words else f"({found})"
         action = (
-            f"{'::' if option.kind == 'report' else ':'}value:{actions.get(found, f'({found})')}"
+            f"{'::' if option.kind == 'report' else ':'}value:{actions.get(found * (not option.words), offer)}"
             if found
             else ""
         )
         equals = "=-" * (option.kind == "report") or "=" * bool(found)
         for name in filter(None, (option.short, option.name)):
             specs += f"    '*{name}{equals}[{text}]{action}' \\\n"
+    others = ""
+    for command, rows in table.COMMAND_OPTIONS.items():
+        own = "".join(
+            f" \\\n        '{name.partition('=')[0]}{'=-' * ('=' in name)}[{zsh_text(said)}]{':value: ' * ('=' in name)}'"
+            for name, said in rows
+        )
+        others += (
+            f"    {command})\n        shift words\n        (( CURRENT-- ))\n"
+            f"        _arguments{own} \\\n        '*:file:_files'\n        return\n        ;;\n"
+        )
     return f"""#compdef tender
 # {NOTE}
+if (( CURRENT > 2 )); then
+    case $words[2] in
+    help)
+        compadd {" ".join(main.COMMANDS)}
+        return
+        ;;
+{others}    esac
+fi
 _arguments -S \\
 {specs}    '1:image or command:{{ _files; compadd {" ".join((*main.COMMANDS, "help"))} }}' \\
     '*:argument:_files'
@@ -204,18 +273,29 @@ _arguments -S \\
 
 def fish(table: Module, main: Module) -> str:
     lines = f"# {NOTE}\n"
+    guest = f"-n 'not __fish_seen_subcommand_from {' '.join(pythons(main))}'"
     for option in table.OPTIONS:
         found = values(option)
         text = sentence(option.lines[0][1]).replace("'", "\\'")
         words = "(command ls /sys/class/net)" if found == "IFACE" else found
+        if option.words:
+            words = f'(__fish_complete_list , "printf %s\\\\n {" ".join(option.words)}")'
+            found = words
         takes = {"": "", "FILE": " -r", "TEXT": " -x"}.get(found, f" -x -a '{words}'")
         short = f" -s {option.short[1]}" if option.short else ""
-        lines += (
-            f"complete -c tender -l {option.name[2:]}{short}{takes * (option.kind != 'report')} -d '{text}'\n"
-        )
+        lines += f"complete -c tender {guest} -l {option.name[2:]}{short}{takes * (option.kind != 'report')} -d '{text}'\n"
     for name, (_, text) in main.COMMANDS.items():
         quoted_text = text.replace("'", "\\'")
         lines += f"complete -c tender -n __fish_use_subcommand -a {name} -d '{quoted_text}'\n"
+    lines += f"complete -c tender -n '__fish_seen_subcommand_from help' -f -a '{' '.join(main.COMMANDS)}'\n"
+    for command, rows in table.COMMAND_OPTIONS.items():
+        for name, text in rows:
+            option, equals, _ = name.partition("=")
+            said = text.replace("'", "\\'")
+            lines += (
+                f"complete -c tender -n '__fish_seen_subcommand_from {command}' -l {option[2:]}{' -x' * bool(equals)}"
+                f" -d '{said}'\n"
+            )
     return lines
 
 

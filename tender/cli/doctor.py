@@ -9,22 +9,20 @@ from importlib.resources import files
 
 from tender.cli import say
 from tender.cli.host_facts import INSTALL, DeviceNode, Facts, SandboxFacts, TapFacts, collect, user_word
+from tender.cli.option_table import COMMAND_OPTIONS, listed
 from tender.cli.report import to_json
 from tender.native import lib
 from tender.printable import printable, quoted
 
-USAGE = """\
+USAGE = f"""\
 usage: tender doctor [--json | --kvm | --sandbox | --filter]
 
 Check what this machine offers to a unikernel: KVM, and the sandbox, which runs it without KVM. Each line is
 ok, warn or FAIL. A line that is not ok comes with a cure, if there is one. Status 0 if a unikernel can run here, else 1.
 
-  --json      one JSON object: schema, usable, reason, kvm, sandbox, auto, checks
-  --kvm       one line for scripts, about KVM alone: usable, or unusable and the reason
-  --sandbox   the same about the sandbox alone
-  --filter    the rules of the sandbox's system-call filter, and the reason for each"""
+{listed("doctor")}"""
 
-OPTIONS = ("--json", "--kvm", "--sandbox", "--filter")
+OPTIONS = tuple(name for name, _ in COMMAND_OPTIONS["doctor"])
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 # The capabilities of /dev/kvm that each run needs.
 CAPABILITIES = {name: getattr(lib, name) for name in ("KVM_CAP_USER_MEMORY", "KVM_CAP_GET_TSC_KHZ")}

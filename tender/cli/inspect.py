@@ -8,21 +8,20 @@ import os
 from typing import Any
 
 from tender.cli import explain, report, say
+from tender.cli.option_table import listed
 from tender.cli.symbols import Details, read_details, symbol_at
 from tender.errors import ImageError, TenderError
 from tender.image import Image
 from tender.native import DEVICE_KINDS, lib
 from tender.printable import printable
 
-USAGE = """\
+USAGE = f"""\
 usage: tender inspect [--json] [--symbols] [--at=ADDRESS] IMAGE
 
 Show the ABI, the devices, the segments and the symbols of the unikernel IMAGE. Needs no KVM. Status 0 if
 the file can be loaded, 1 if not.
 
-  --json       one JSON object
-  --symbols    list its functions too, by address
-  --at=ADDRESS show only the symbol at that address, as NAME+OFFSET; status 1 if the file has none there"""
+{listed("inspect")}"""
 
 _EXEC, _WRITE, _READ = 1, 2, 4
 _GRANULE = 2 << 20

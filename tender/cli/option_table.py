@@ -1,8 +1,8 @@
-"""The options of `tender run` and of solo5-hvt: one row for each option, with all that is known of it.
+"""The options of `tender run`, of solo5-hvt and of the other commands: one row for each, with all that is known of it.
 
 Python's parser (options.py, solo5.py) and --help (usage.py) read this table. At build time
 bindings/command/gen_options.py reads it too, and writes the native parser's table, the manual page and the shells'
-completions. A test compares the list in docs/cli.md with it. This file imports nothing of the package, because the build
+completions. Tests compare the lists in docs/cli.md with it. This file imports nothing of the package, because the build
 loads it alone.
 
 A new option is a row, its field in `Fields`, and what serves it. If the native program serves it, `struct request` has
@@ -34,6 +34,7 @@ class Option:
         form: How to write it, for the hint of an error.
         device: The kind of device (abi/devices.def) that `--OPTION:NAME=VALUE` is about.
         native: Whether the native program serves it. It leaves all other options to Python.
+        words: The words of a value that is a list of words with commas.
         variable: The environment variable that sets it if no option does, on each command line.
         field: The field of RunOptions.
         sets: The value of the field with a flag.
@@ -50,6 +51,7 @@ class Option:
     short: str = ""
     device: str = ""
     native: bool = False
+    words: tuple[str, ...] = ()
     variable: str = ""
     field: str = ""
     sets: object = True
@@ -84,7 +86,22 @@ class Fields:
 ABOUT = """\
 Run the unikernel IMAGE, an ELF file of Solo5's hvt ABI. Words after IMAGE are the guest's arguments,
 unchanged. The guest's console is stdout; messages of tender itself go to stderr. The exit status is the
-guest's, or 1 if it could not start."""
+guest's (255 if it aborted), 1 if it could not start or was stopped, 2 if the host failed, or 70 for an
+error in tender."""
+STATUSES = (
+    ("0 to 254", "the guest's own status, its low 8 bits"),
+    ("255", "the guest aborted, or reported a CPU exception on its console"),
+    ("1", "the guest could not start, was stopped, or did what no guest may do"),
+    ("2", "the host or KVM failed while the guest ran; starting it again may help"),
+    ("70", "an error in Tender: `internal error`, please report it"),
+    ("134, 137, 139, 159", "the process was killed by a signal (as a shell shows it)"),
+    ("141", "stdout of a command that runs no guest has no reader, or is closed"),
+)
+LAYERS_WORDS = (
+    *("user-namespace", "network-namespace", "mount-namespace", "pid-namespace", "ipc-namespace"),
+    *("empty-root", "landlock", "seccomp-filter", "uid", "capabilities", "kvm"),
+)
+"""The members of IsolationLayer, which this file cannot import."""
 GRAMMAR = """\
 Except for --json, the value may also be the next word: --mem 64M. If an option is repeated, the last
 one wins."""
@@ -112,7 +129,7 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                "run no guest if one of these isolation layers is missing; 'tender doctor'\n"
                "lists them; TENDER_REQUIRE in the environment does the same",
                form="--require=LAYER,...; the layers are {layers}",
-               native=True, variable="TENDER_REQUIRE"),
+               native=True, variable="TENDER_REQUIRE", words=LAYERS_WORDS),
         Option("--mem", MEMORY, "=N", "guest memory in MiB, or with a unit: 64M, 1G (default 512)",
                form="--mem=MIB, or with a unit: --mem=64M, --mem=1G",
                native=True, field="mem_bytes", solo5="memory of the guest in MiB (512)"),
@@ -163,3 +180,37 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
 )
 # fmt: on
 OPTIONS = tuple(option for _, options, _ in GROUPS for option in options)
+
+# The options of commands that run no guest. bench and solo5-elftool have subcommands, which list their own.
+COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "inspect": (
+        ("--json", "one JSON object"),
+        ("--symbols", "list its functions too, by address"),
+        (
+            "--at=ADDRESS",
+            "show only the symbol at that address, as NAME+OFFSET; status 1 if the file has none there",
+        ),
+    ),
+    "doctor": (
+        ("--json", "one JSON object: schema, usable, reason, kvm, sandbox, auto, checks"),
+        ("--kvm", "one line for scripts, about KVM alone: usable, or unusable and the reason"),
+        ("--sandbox", "the same about the sandbox alone"),
+        ("--filter", "the rules of the sandbox's system-call filter, and the reason for each"),
+    ),
+    "sdk": (
+        ("--cflags", "compiler flags"),
+        ("--ldflags", "linker flags"),
+        ("--include", "the directory of the headers"),
+        ("--lib", "the directory of the library"),
+        ("--script", "the linker script"),
+        ("--example", "a whole program in C"),
+        ("--guests", "the directory of hello.elf, echo.elf and disk.elf"),
+    ),
+}
+
+
+def listed(command: str) -> str:
+    """Returns the options of a command that runs no guest, as its --help lists them."""
+    rows = COMMAND_OPTIONS[command]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)

@@ -8,19 +8,17 @@ from pathlib import Path
 
 import tender
 from tender.cli import say
+from tender.cli.option_table import COMMAND_OPTIONS, listed
 from tender.printable import printable, quoted
 
 WHOLE = """eval "gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf\""""
 
-USAGE = """\
-usage: tender sdk [--cflags | --ldflags | --include | --lib | --script | --example | --guests]
+USAGE = f"""\
+usage: tender sdk [{" | ".join(name for name, _ in COMMAND_OPTIONS["sdk"])}]
 
 Without an option it prints a recipe with comments for a unikernel of your own.
 
-  --cflags    compiler flags            --include   the directory of the headers
-  --ldflags   linker flags              --lib       the directory of the library
-  --example   a whole program in C      --script    the linker script
-  --guests    the directory of hello.elf, echo.elf and disk.elf
+{listed("sdk")}
 
   gcc $(tender sdk --cflags) app.c $(tender sdk --ldflags) -o app.elf
 

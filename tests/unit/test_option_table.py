@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tender.cli import main, option_table, options, usage
+from tender.annotations import IsolationLayer
+from tender.cli import doctor, inspect, main, option_table, options, sdk, usage
 from tender.cli.option_table import ACTION, OPTIONS, Fields, Option
 from tender.config import BACKENDS, MEM_DEFAULT
 
@@ -59,7 +60,7 @@ def test_pythons_parser_accepts_each_option(option: Option) -> None:
 def document() -> list[list[str]]:
     """Returns the rows of the list in docs/cli.md."""
     text = (ROOT / "docs" / "cli.md").read_text()
-    table = text.split("| Option | |\n|---|---|\n")[1].split("\n\n")[0]
+    table = text.split("| Option | Meaning |\n|---|---|\n")[1].split("\n\n")[0]
     return [re.split(r" \| ", row.strip("| "), maxsplit=1) for row in table.split("\n")]
 
 
@@ -88,6 +89,49 @@ def test_help_and_document_name_the_variable(option: Option) -> None:
     assert option.variable in option.lines[0][1]
 
 
+def statuses(page: str) -> list[tuple[str, ...]]:
+    """Returns the rows of the page's table of exit statuses."""
+    table = re.search(
+        r"^\| (?:Exit s|S)tatus \| Meaning \|\n\|---\|---\|\n((?:\|.*\n)+)", (ROOT / page).read_text(), re.M
+    )
+    assert table
+    return [tuple(row.strip("| ").split(" | ")) for row in table[1].splitlines()]
+
+
+def test_the_pages_and_the_help_give_the_tables_exit_statuses() -> None:
+    assert statuses("docs/cli.md") == list(option_table.STATUSES)
+    ours = [row for row in option_table.STATUSES if row in statuses("README.md")]
+    assert [status for status, _ in ours] == ["0 to 254", "255", "1", "2", "70"]
+    assert statuses("README.md") == ours
+    (said,) = re.findall(r"The exit status is.*?\.", usage.run_help(), re.DOTALL)
+    assert re.findall(r"\d+", said) == ["255", "1", "2", "70"]
+
+
+def test_the_list_of_layers_is_the_librarys() -> None:
+    (option,) = [option for option in OPTIONS if option.name == "--require"]
+    assert option.words == tuple(IsolationLayer)
+
+
+OTHERS = {"inspect": inspect.USAGE, "doctor": doctor.USAGE, "sdk": sdk.USAGE}
+
+
+def test_each_command_without_a_guest_has_its_options_in_the_table() -> None:
+    assert set(option_table.COMMAND_OPTIONS) == set(OTHERS)
+    for command, rows in option_table.COMMAND_OPTIONS.items():
+        head = OTHERS[command].partition("\n")[0]
+        assert sorted(re.findall(r"--[a-z]+", head)) == sorted(name.partition("=")[0] for name, _ in rows)
+        for name, text in rows:
+            assert re.search(rf"^  {name} +{re.escape(text)}$", OTHERS[command], re.M), name
+
+
+@pytest.mark.parametrize("command", ["inspect", "doctor", "sdk"])
+def test_the_document_names_the_options_of_the_other_commands(command: str) -> None:
+    page = (ROOT / "docs" / "cli.md").read_text().split("## The other commands")[1].split("\n## ")[0]
+    (part,) = [part for part in page.split("\n\n**`tender ")[1:] if part.startswith(command)]
+    for name, _ in option_table.COMMAND_OPTIONS[command]:
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", part), name
+
+
 def test_solo5s_usage_has_exactly_its_options() -> None:
     text = usage.solo5("solo5-hvt")
     found = set(re.findall(r"^  (--[a-z-]+)(?:, (--[a-z-]+))?", text, re.MULTILINE))
@@ -105,6 +149,13 @@ def test_the_manual_page_has_every_form_command_and_variable(made: Path) -> None
         assert not option.variable or f"\n.B {option.variable}\n" in text
     for name, (_, words) in main.COMMANDS.items():
         assert f"\n.TP\n{name}\n{words}\n" in text
+    for status, words in option_table.STATUSES:
+        assert f"\n.TP\n.B {status}\n{words.replace('`', '')}\n" in text
+    for command, rows in option_table.COMMAND_OPTIONS.items():
+        own = text.split(f"\n.SS tender {command}\n")[1].partition("\n.S")[0] + "\n"
+        assert all(f".TP\n{name}\n{words}\n" in own for name, words in rows)
+    headings = ["EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"]
+    assert [name for name in re.findall(r"^\.SH (.*)", text, re.M) if name in headings] == headings
     assert option_table.ABOUT in text and option_table.EXAMPLES in text
     for line in text.split("\n"):  # otherwise a formatter would read a sentence as a request
         assert not line.startswith("'") and (
@@ -118,6 +169,23 @@ def test_completions_have_every_option(made: Path, shell: str, option: Option) -
     text = (made / shell).read_text()
     dashes = "-l " if shell == "tender.fish" else "--"
     assert re.search(rf"(?<![\w-]){dashes}{option.name[2:]}(?![\w-])", text)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("command", option_table.COMMAND_OPTIONS)
+def test_completions_have_the_options_of_the_other_commands(made: Path, shell: str, command: str) -> None:
+    text = (made / shell).read_text()
+    start = f"__fish_seen_subcommand_from {command}'" if shell == "tender.fish" else f"    {command})"
+    part = text.split(start, 1)[1]
+    part = part if shell == "tender.fish" else part.partition(";;")[0]
+    dashes = "-l " if shell == "tender.fish" else "--"
+    for name, _ in option_table.COMMAND_OPTIONS[command]:
+        assert re.search(rf"(?<![\w-]){dashes}{name.partition('=')[0][2:]}(?![\w-])", part), name
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_completions_have_every_layer(made: Path, shell: str) -> None:
+    assert " ".join(IsolationLayer) in (made / shell).read_text()
 
 
 def offered(made: Path, line: str) -> list[str]:
@@ -148,6 +216,19 @@ def offered(made: Path, line: str) -> list[str]:
         ("tender --mem ", []),
         ("tender --block=", []),
         ("tender inspect --m", []),
+        ("tender inspect --", ["--json", "--symbols", "--at="]),
+        ("tender inspect ", []),
+        ("tender inspect --at=0", []),
+        ("tender doctor --", ["--json", "--kvm", "--sandbox", "--filter"]),
+        ("tender sdk --g", ["--guests"]),
+        ("tender bench --", []),
+        ("tender help ", list(main.COMMANDS)),
+        ("tender help ins", ["inspect"]),
+        ("tender help run ", []),
+        ("tender --require=", list(IsolationLayer)),
+        ("tender --require land", ["landlock"]),
+        ("tender --require=uid,k", ["uid,kvm"]),
+        ("tender --require uid,landlock,p", ["uid,landlock,pid-namespace"]),
         ("tender --mem=8 ", []),
     ],
 )
