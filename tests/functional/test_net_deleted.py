@@ -572,7 +572,11 @@ def test_reattach_is_refused_where_no_network_is_given_by_name(
             assert done.stderr.startswith(
                 f"{front}: no network is attached by an interface's name\n{front}: Invalid option: `--net-reattach'\n"
             ), done.stderr
-    with pytest.raises(ConfigError, match=r"^net_reattach: no network is attached by an interface's name$"):
+    with pytest.raises(
+        ConfigError, match=r"(?m)^net_reattach: no network is attached by an interface's name$"
+    ):
         VmConfig(net_reattach=True)
-    with pytest.raises(ConfigError, match=r"^net_reattach: no network is attached by an interface's name$"):
+    with pytest.raises(
+        ConfigError, match=r"(?m)^net_reattach: no network is attached by an interface's name$"
+    ):
         VmConfig(net_reattach=True, net=NetFd(0))

@@ -167,11 +167,14 @@ def test_an_unknown_layer_is_refused_and_the_layers_are_named(
 
 
 def test_the_library_refuses_before_the_guest(guest: Guest) -> None:
-    with pytest.raises(ConfigError, match=r"'moats' is none of user-namespace, .*, kvm$"):
+    with pytest.raises(ConfigError, match=r"(?m)'moats' is none of user-namespace, .*, kvm$"):
         VmConfig(require=("moats",))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="not a sequence of words"):
         VmConfig(require="kvm")  # type: ignore[arg-type]
-    with Image.open(guest("args")) as image, pytest.raises(HostError, match=r"are missing: kvm$") as caught:
+    with (
+        Image.open(guest("args")) as image,
+        pytest.raises(HostError, match=r"(?m)are missing: kvm$") as caught,
+    ):
         Vm(image, VmConfig(mem=8, require=("uid", "kvm")), backend="sandbox")
     assert caught.value.code == "isolation-missing"
     assert caught.value.hint
@@ -195,7 +198,7 @@ def test_on_kvm_the_native_command_has_its_layers_and_the_library_has_kvms_alone
         with tender.Vm(opened, tender.VmConfig(mem=8, args=("3",), require=("kvm",)), backend="kvm") as vm:
             assert vm.isolation == ("kvm",)
             assert vm.run(timeout=60).isolation == ("kvm",)
-        with pytest.raises(HostError, match=r"are missing: landlock$"):
+        with pytest.raises(HostError, match=r"(?m)are missing: landlock$"):
             tender.Vm(opened, tender.VmConfig(mem=8, require=("landlock",)), backend="kvm")
 
 

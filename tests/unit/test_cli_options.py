@@ -57,7 +57,7 @@ def test_two_dashes_end_the_options() -> None:
 
 @pytest.mark.parametrize("words", [[], ["--mem=64"], ["--"], ["--mem=64", "--"], ["", "x"]])
 def test_no_image_is_a_missing_kernel_operand(words: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"^Missing KERNEL operand$") as refused:
+    with pytest.raises(UsageError, match=r"(?m)^Missing KERNEL operand$") as refused:
         parse_args(words)
     assert refused.value.show_usage
 
@@ -101,7 +101,7 @@ def test_memory_is_mib_or_has_a_unit_and_is_rounded_down(words: list[str], mib: 
 
 @pytest.mark.parametrize("value", ["0", "", "x", "-5", "64X", "1.5", "0M", "12 34", "M", "६४"])
 def test_an_invalid_amount_of_memory_is_malformed(value: str) -> None:
-    with pytest.raises(UsageError, match=r"^Malformed argument to --mem$") as refused:
+    with pytest.raises(UsageError, match=r"(?m)^Malformed argument to --mem$") as refused:
         parse(f"--mem={value}")
     assert repr(value) in refused.value.hint
 
@@ -109,7 +109,7 @@ def test_an_invalid_amount_of_memory_is_malformed(value: str) -> None:
 @pytest.mark.parametrize("value", ["4098", "5G", "99999999999999999999"])
 def test_memory_above_4_gib_is_refused_with_the_contracts_message(value: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"^guest memory size \d+ bytes exceeds the max size 4294967296 bytes$"
+        ConfigError, match=r"(?m)^guest memory size \d+ bytes exceeds the max size 4294967296 bytes$"
     ):
         parse(f"--mem={value}")
 
@@ -123,7 +123,7 @@ def test_timeout_is_in_seconds(value: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("value", ["0", "-1", "", "soon", "nan", "inf", "1e12", "s", "ms"])
 def test_an_invalid_timeout_is_malformed(value: str) -> None:
-    with pytest.raises(UsageError, match=r"^Malformed argument to --timeout$"):
+    with pytest.raises(UsageError, match=r"(?m)^Malformed argument to --timeout$"):
         parse(f"--timeout={value}")
 
 
@@ -262,7 +262,7 @@ def test_a_wrong_option_is_named_as_it_was_typed(word: str) -> None:
     [["--mem"], ["--mem", "--stats"], ["--net"], ["--net:service0"], ["--block", "--"], ["--console"]],
 )
 def test_an_option_without_its_value_is_reported(words: list[str]) -> None:
-    with pytest.raises(UsageError, match=f"^Missing argument to {words[0]}$") as refused:
+    with pytest.raises(UsageError, match=f"(?m)^Missing argument to {words[0]}$") as refused:
         parse_args(words)
     assert "write --" in refused.value.hint
 
@@ -443,10 +443,10 @@ def test_the_environment_sets_the_default_backend_and_the_option_overrides_it(na
 
 @pytest.mark.parametrize("name", ["KVM", "xen", "kvm ", "sandbox,kvm"])
 def test_an_unknown_backend_is_refused_in_option_and_environment(name: str) -> None:
-    with pytest.raises(UsageError, match=r"^Malformed argument to --backend$") as by_option:
+    with pytest.raises(UsageError, match=r"(?m)^Malformed argument to --backend$") as by_option:
         parse(f"--backend={name}")
     assert by_option.value.hint == f"got {name!r}: write --backend=auto, --backend=kvm or --backend=sandbox"
-    with pytest.raises(UsageError, match=r"^Malformed value of TENDER_BACKEND$") as by_environment:
+    with pytest.raises(UsageError, match=r"(?m)^Malformed value of TENDER_BACKEND$") as by_environment:
         parse_args(["app.elf"], backend=name)
     assert by_environment.value.hint == (
         f"got {name!r}: write TENDER_BACKEND=auto, TENDER_BACKEND=kvm or TENDER_BACKEND=sandbox, or unset it"
@@ -473,10 +473,10 @@ def test_lock_wait_is_in_seconds_and_the_environment_sets_its_default(value: str
 
 @pytest.mark.parametrize("value", ["", "-1", "nan", "inf", "1e9", "soon", "5m"])
 def test_an_invalid_lock_wait_is_malformed(value: str) -> None:
-    with pytest.raises(UsageError, match=r"^Malformed argument to --lock-wait$"):
+    with pytest.raises(UsageError, match=r"(?m)^Malformed argument to --lock-wait$"):
         parse(f"--lock-wait={value}")
     if value:
-        with pytest.raises(UsageError, match=r"^Malformed value of TENDER_LOCK_WAIT$"):
+        with pytest.raises(UsageError, match=r"(?m)^Malformed value of TENDER_LOCK_WAIT$"):
             parse_args(["app.elf"], lock_wait=value)
 
 

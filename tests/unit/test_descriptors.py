@@ -140,7 +140,7 @@ def test_a_descriptor_is_accepted_or_refused_with_its_number(row: str, role: str
 
 def test_the_commands_own_descriptors_are_refused(tmp_path: Path) -> None:
     fd = _file(os.O_RDWR)(tmp_path)
-    with pytest.raises(DeviceError, match=f"@{fd}: Bad file descriptor$"):
+    with pytest.raises(DeviceError, match=f"(?m)@{fd}: Bad file descriptor$"):
         check_given(BlockFd(fd))
     os.set_inheritable(fd, True)
     check_given(BlockFd(fd))
