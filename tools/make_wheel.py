@@ -87,7 +87,10 @@ def build_wheel(directory: Path) -> Path:
     """Build the wheel, with a map next to each linked file (the linker's -Map=%)."""
     shutil.rmtree(BUILD, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--no-build-isolation"]
-    options = [f"-Cbuild-dir={BUILD}", "-Csetup-args=-Dc_link_args=-Wl,-Map=%"]
+    options = [
+        f"--config-settings=build-dir={BUILD}",
+        "--config-settings=setup-args=-Dc_link_args=-Wl,-Map=%",
+    ]
     run([*pip, *options, "-w", directory, ROOT])
     (wheel,) = directory.glob("*.whl")
     return wheel

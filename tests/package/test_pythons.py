@@ -114,7 +114,12 @@ def test_a_wheel_of_the_newest_python_is_the_same_and_serves_the_oldest(wheel: P
     builder = environment_with(wheel, pythons()[max(pythons())], tmp_path / "builder")
     locked = ROOT / "tools/requirements/build.txt"
     pip(builder / "python", "install", "--require-hashes", "-r", locked)
-    build = ["wheel", "--no-deps", "--no-build-isolation", f"-Cbuild-dir={tmp_path / 'build'}"]
+    build = [
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        f"--config-settings=build-dir={tmp_path / 'build'}",
+    ]
     path = f"{builder}:{os.environ['PATH']}"
     pip(builder / "python", *build, "-w", tmp_path / "made", ROOT, PATH=path)
     (made,) = (tmp_path / "made").glob("*.whl")

@@ -1,6 +1,7 @@
 """The help and the usage of the programs in tools/."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -79,3 +80,14 @@ def test_a_tree_that_was_copied_with_its_environment_is_not_built(tmp_path: Path
     assert "made in another place (/first/tree/.venv/bin/python3)" in done.stderr
     assert "rm -r .venv build" in done.stderr
     assert not (tmp_path / "moved/build").exists()
+
+
+@pytest.mark.parametrize("place", ["tools", "docs", "tests/package", "README.md", "CONTRIBUTING.md"])
+def test_pip_gets_no_option_that_the_pip_of_debian_12_does_not_know(place: str) -> None:
+    """That is 23.0.1. The short option -C came with 23.1."""
+    path = ROOT / place
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    assert files
+    for file in files:
+        found = re.findall(r"-C ?[a-z]+-(?:dir|args)\b.*", file.read_text(errors="replace"))
+        assert not found, file
