@@ -3,6 +3,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 SUITES := $(PY) tools/suites.py $(if $(JOBS),-j $(JOBS))
+CHECKS  = lint types unit native
 EACH    = lint types unit native fuzz sandbox sandbox-python kvm kvm-one kvm-python package kvmbox intel-fast
 DEBIANS = bookworm-main bookworm trixie forky
 
@@ -14,33 +15,40 @@ help:  ## print this list
 
 setup: $(VENV)/.ready-test  ## install what this machine lacks for these targets (Debian packages, as root), and the Python environment
 
+# tools/setup makes these files. It makes none while a package is missing.
 $(VENV)/.ready-build: tools/requirements/build.txt tools/setup
 	tools/setup $(VENV) build
-	touch $@
 
-$(VENV)/.ready-test: $(VENV)/.ready-build tools/requirements/test.txt
+$(VENV)/.ready-run: $(VENV)/.ready-build
+	tools/setup $(VENV) run
+
+$(VENV)/.ready-check: $(VENV)/.ready-build tools/requirements/test.txt
+	tools/setup $(VENV) check
+
+$(VENV)/.ready-test: $(VENV)/.ready-check
 	tools/setup $(VENV) test
-	touch $@
 
 build: $(VENV)/.ready-build  ## build the native core, the guests and the package, and install them into the environment
 	@tools/build
 
-run: can-run build  ## boot the echo unikernel with a real TAP and ping it: with KVM, or without KVM in the sandbox
+run: can-run $(VENV)/.ready-run build  ## boot the echo unikernel with a real TAP and ping it: with KVM, or without KVM in the sandbox
 	tools/with_kvm --or-sandbox -- tools/run_echo
 
 can-run: # checked before the build, because the build takes minutes; the test VM needs nothing from this host
 	@[ "$${TENDER_KVM:-}" = kvmbox ] || tools/with_net --check || { echo "make run: or run it in the test VM, as root: make setup && TENDER_KVM=kvmbox make run" >&2; exit 1; }
 
-check: setup build  ## run lint, types, unit and native tests: needs neither root nor KVM, takes some minutes
-	@$(SUITES) lint types unit native
+check: $(VENV)/.ready-check build  ## run lint, types, unit and native tests: needs neither root nor KVM, takes some minutes
+	@$(SUITES) $(CHECKS)
 
 test: setup build  ## run every suite to its end, in the sandbox and with KVM (of this host or of the test VM), and print a summary
 	@$(SUITES) $(if $(ALSO),--also $(ALSO))
 
-$(EACH): setup build  # one suite of tools/suites.py
+$(CHECKS): $(VENV)/.ready-check build
+$(filter-out $(CHECKS),$(EACH)): setup build
+$(EACH):  # one suite of tools/suites.py
 	@$(SUITES) $@
 
-format: setup  ## format every source as `make check` requires it
+format: $(VENV)/.ready-check  ## format every source as `make check` requires it
 	ruff check . --fix -q
 	ruff format -q .
 	clang-format -i $$($(PY) tools/suites.py --c-files)
@@ -69,7 +77,7 @@ wheel: build  ## make a wheel in dist/ for other machines: manylinux, stripped, 
 	$(PY) -m pip install -q --require-hashes -r tools/requirements/wheel.txt
 	@$(PY) tools/make_wheel.py
 
-docs: setup  ## build the pages as a site in build/docs, with the API from the docstrings; a warning is an error
+docs: $(VENV)/.ready-check  ## build the pages as a site in build/docs, with the API from the docstrings; a warning is an error
 	$(PY) tools/pages.py --site build/pages
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 

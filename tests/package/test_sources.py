@@ -162,11 +162,14 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "how pages are made": lambda tree: edit(tree / "tools/pages.py"),
     "a new file": lambda tree: (tree / "tender/cli/new.py").touch(),
     "a deleted file": lambda tree: (tree / "tender/pool.py").unlink(),
+    "an older file in its place": lambda tree: os.utime(tree / "tender/vm.py", (1, 1)),
+    "a new environment": lambda tree: (tree.parent / "pyvenv.cfg").touch(),
     "a renamed file": lambda tree: (tree / "tender/pool.py").rename(tree / "tender/pools.py"),
 }
 NO_CHANGES: dict[str, Callable[[Path], object]] = {
     "nothing": lambda tree: None,
     "a document": lambda tree: edit(tree / "docs/cli.md"),
+    "the caches of a program that runs from the sources": lambda tree: (tree / "tender/__pycache__").mkdir(),
     "a test": lambda tree: edit(tree / "tests/unit/test_abi.py"),
 }
 
@@ -207,6 +210,25 @@ def test_a_change_outside_of_the_package_builds_nothing(
     tree, environment = built
     NO_CHANGES[change](tree)
     assert build(tree, environment) == (0, 1)
+
+
+def test_the_first_build_says_what_it_does_and_what_comes_next(built: tuple[Path, dict[str, str]]) -> None:
+    tree, environment = built
+    said = []
+    programs = tree / ".venv/bin"
+    programs.mkdir(parents=True)
+    shutil.copy(tree.parent / "fake/pip", programs)
+    (programs / "activate").touch()
+    shutil.rmtree(tree / "build")
+    environment |= {"PATH": f"{programs}:{environment['PATH']}"}
+    for change in ("nothing", "nothing", "a C source"):
+        (NO_CHANGES | CHANGES)[change](tree)
+        done = subprocess.run(
+            [tree / "tools/build"], env=environment, check=True, timeout=60, capture_output=True, text=True
+        )
+        said.append((done.stdout, done.stderr))
+    first = "build: compiling, about a minute\nbuild: done. Next: . .venv/bin/activate\n"
+    assert said == [("", first), ("", ""), ("", "build: compiling\n")]
 
 
 def test_a_failed_build_is_tried_again(built: tuple[Path, dict[str, str]]) -> None:
