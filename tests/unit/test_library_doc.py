@@ -30,10 +30,10 @@ def blocks() -> Iterator[str]:
 
 
 def written() -> dict[str, str]:
-    """Returns arguments by name, from the lines of blocks that begin with a call."""
-    calls = (
-        re.match(r"([\w.]+)\((.*?)\)(?:  |$)", line) for block in blocks() for line in block.splitlines()
-    )
+    """Returns arguments by name, from the lines of blocks that begin with a call. After a comma a call may
+    continue on the next line."""
+    lines = [line for block in blocks() for line in re.sub(r",\n +", ", ", block).splitlines()]
+    calls = (re.match(r"([\w.]+)\((.*?)\)(?:  |$)", line) for line in lines)
     return {call[1]: call[2] for call in calls if call}
 
 
