@@ -84,10 +84,11 @@ def parse_mem(text: str | int) -> int:
     if unit[:1] in ("k", "m", "g") and unit[1:] in ("i", "b", "ib"):
         unit = unit[0]
     number = number.strip()
-    if not (number.isascii() and number.isdigit()) or unit not in _UNITS or int(number) == 0:
-        raise ConfigError(
-            f"mem: {text!r} is not an amount of memory", hint="write MiB, or a unit: 64, 64M, 1G"
-        )
+    forms = "write MiB, or a unit: 64, 64M, 1G"
+    if not (number.isascii() and number.isdigit()) or unit not in _UNITS:
+        raise ConfigError(f"mem: {text!r} is not an amount of memory", hint=forms)
+    if int(number) == 0:
+        raise ConfigError(f"mem: {text!r} is not an amount of memory", hint=f"the least is 2 MiB; {forms}")
     return int(number) * _UNITS[unit]
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from errno import EINTR
+from errno import EINTR, ENOENT
 from typing import Any, Unpack
 
 try:
@@ -21,7 +21,7 @@ except ImportError as error:
     ) from error
 from tender.cures import cure
 from tender.errors import Hints, HostError, ImageError, Told
-from tender.printable import quoted
+from tender.printable import printable, quoted
 from tender.values import Value, value
 
 CData = Any  # a cffi object: its fields are checked by cffi, not by mypy
@@ -145,13 +145,16 @@ def open_into(into: CData, path: str, use: int) -> tuple[str, int, Hints]:
     name = path.encode("utf-8", "surrogateescape")
     if answered(lambda: lib.tn_file_open(name, use, error, into), error) == 0:
         return "", 0, {}
-    return ffi.string(error.text).decode(), error.os_error, _file_cure(error.problem, path, use)
+    return ffi.string(error.text).decode(), error.os_error, _file_cure(error, path, use)
 
 
-def _file_cure(problem: int, path: str, use: int) -> Hints:
+def _file_cure(error: CData, path: str, use: int) -> Hints:
+    problem, directory = error.problem, os.path.dirname(path)
     if problem == lib.DEVICE_FILE_SOCKET:
         return cure("console-socket")
-    if problem == lib.DEVICE_FILE_KIND and use != lib.FILE_IMAGE:
+    if error.os_error == ENOENT and directory and not os.path.lexists(directory):
+        hint = f"the directory {printable(directory)} does not exist"
+    elif problem == lib.DEVICE_FILE_KIND and use != lib.FILE_IMAGE:
         hint = OUTPUT_HINT
     else:
         hint = _FILE_HINTS.get(problem, "").format(path=quoted(path))

@@ -522,8 +522,10 @@ def seconds(what: str, value: object) -> float | None:
         return None
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ConfigError(f"{what}: {value!r} is not a number of seconds")
-    if not value >= 0:  # nan too
-        raise ConfigError(f"{what}: {value!r} is not a time from 0 seconds on")
+    if value < 0:
+        raise ConfigError(f"{what}: {value!r} is negative")
+    if value != value:
+        raise ConfigError(f"{what}: {value!r} is not a number of seconds")
     return None if value >= TIMEOUT_MAX else float(value)
 
 

@@ -119,12 +119,15 @@ static _Noreturn void need_python(const char *what)
     leave_to_python("%s: there is no python3 in %s or in PATH", what, program_directory());
 }
 
-/* Finds the file of --example. False: it is not installed. */
+/* Finds the file of --example. False: it is not installed. Reports show its path without links and dots. */
 static bool find_example(struct request *request)
 {
     char *name;
-    if (request->example && asprintf(&name, "guests/%s.elf", request->example) >= 0)
-        request->image = find_in_package(name);
+    if (request->example && asprintf(&name, "guests/%s.elf", request->example) >= 0) {
+        char *found = find_in_package(name);
+        char *plain = found ? realpath(found, NULL) : NULL;
+        request->image = plain ? plain : found;
+    }
     return request->image;
 }
 

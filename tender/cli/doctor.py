@@ -79,6 +79,8 @@ def main(argv: list[str]) -> int:
         return 0
     if len(argv) > 1 or (argv and argv[0] not in OPTIONS):
         say.error(f"doctor: Invalid option: `{printable(' '.join(argv))}'")
+        if not any(word.startswith("-") for word in argv):
+            say.hint("doctor takes no words")
         say.plain(USAGE)
         return 1
     if argv == ["--filter"]:
@@ -376,10 +378,13 @@ def _tap(tap: TapFacts, facts: Facts) -> Check:
     user = user_word(facts.user)
     name = quoted(tap.name)
     up = f"sudo ip link set {name} up"
-    again = f"sudo ip link delete {name} && sudo ip tuntap add {name} mode tap user {user} && {up}"
-    if tap.multi_queue:
-        return Check(WARN, what, value, again)
     if facts.user != "root" and tap.owner and tap.owner != facts.user:
+        taken = {other.name for other in facts.taps}
+        own = next(free for free in (f"tap{i}" for i in range(len(taken) + 1)) if free not in taken)
+        make = f"sudo ip tuntap add {own} mode tap user {user} && sudo ip link set {own} up"
+        return Check(WARN, what, value, make)
+    if tap.multi_queue:
+        again = f"sudo ip link delete {name} && sudo ip tuntap add {name} mode tap user {user} && {up}"
         return Check(WARN, what, value, again)
     if not tap.up:
         return Check(WARN, what, value, up)

@@ -62,22 +62,24 @@ def _is_tap(path: str) -> bool:
         return False
 
 
-def image_hint(path: str, refusal: str) -> str:
+def image_hint(path: str, refusal: str, before: tuple[str, ...] = ()) -> str:
     """Returns what the file is, if it is not a unikernel for hvt; empty if that does not help.
 
-    `refusal` is the core's reason for refusing it.
+    `refusal` is the core's reason for refusing it, and `before` is the words before it.
     """
-    return asked(lambda: _image_hint(path, refusal))
+    return asked(lambda: _image_hint(path, refusal, before))
 
 
-def _image_hint(path: str, refusal: str) -> str:
+def _image_hint(path: str, refusal: str, before: tuple[str, ...]) -> str:
     if not os.path.exists(path):
+        if before[-1:] == ("--json",) and not os.path.lexists(path):
+            return f"--json takes its file after =: --json={quoted(path)}"
         if path == "run":  # `tender run run`
             return "the image's name is missing: tender run IMAGE"
-        command = path if path in COMMANDS else nearest(path, COMMANDS) if "/" not in path else ""
-        if command:
-            return f"for the subcommand, write it first: tender {command} ..."
-        return ""
+        if path in COMMANDS:
+            return f"for the subcommand, write it first: tender {path} ..."
+        near = nearest(path, COMMANDS) if "/" not in path else ""
+        return f"did you mean the command {near}?" if near else ""
     if os.path.isdir(path):
         return "a directory; give the unikernel's ELF file"
     fd = open_file(path, lib.FILE_IMAGE)[0]

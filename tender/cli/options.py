@@ -134,7 +134,11 @@ def parse_args(argv: list[str], *, launcher: str = "", **variables: str) -> RunO
             found.update(_READERS[option.kind](option, option.name, value))
     image_words = 0 if "example" in found else 1
     if image_words and (at >= len(argv) or not argv[at]):
-        raise UsageError("Missing KERNEL operand", show_usage=True)
+        raise UsageError(
+            "Missing KERNEL operand",
+            hint="give a unikernel's ELF file, or try: tender run --example hello",
+            show_usage=True,
+        )
     found = {**ambient({field: text for field, text in variables.items() if field not in found}), **found}
     check_launcher(launcher)
     return RunOptions(

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     if options.example:
         import tender
 
-        options = options._with(image=f"{tender.__path__[0]}/guests/{options.example}.elf")
+        options = options._with(image=os.path.realpath(f"{tender.__path__[0]}/guests/{options.example}.elf"))
     if options.json is not None:
         from tender.cli.outputs import with_report
 
@@ -372,7 +372,7 @@ def failed(error: TenderError, options: RunOptions) -> int:
     if isinstance(error, ImageError) and say.HINTS:
         from tender.cli import explain
 
-        error.hint = explain.image_hint(options.image, error.message) or error.hint
+        error.hint = explain.image_hint(options.image, error.message, options.words) or error.hint
     say.error(error.message)
     say.hint(error.hint)
     if isinstance(error, UsageError) and error.show_usage:

@@ -6,6 +6,7 @@ C says why it cannot be one (bindings/devices/net/tap.c).
 import os
 import pwd
 from errno import EACCES, ENODEV, ENOENT, EPERM
+from itertools import count
 
 from tender.cures import cure
 from tender.errors import Hints
@@ -50,10 +51,7 @@ def _hint(problem: int, errno: int, word: str) -> str:
     if problem == lib.DEVICE_TAP_DOWN:
         return f"switch it on: {_root()}ip link set {name} up"
     if problem == lib.DEVICE_TAP_DENIED:
-        return (
-            f"it belongs to {_owner(name)}; make a new one as yours, without an address and not in a bridge: "
-            f"{_root()}ip link delete {name} && {_making(name)}"
-        )
+        return f"it belongs to {_owner(name)}; make your own: {_making(_free_name())}"
     if problem == lib.DEVICE_TAP_BUSY:
         return "another process has it open; stop that one, or make another TAP"
     if problem == lib.DEVICE_TAP_KIND:
@@ -76,7 +74,7 @@ def _is_other_kind(name: str, sys_class_net: str = "/sys/class/net") -> bool:
 
 
 def _other_kind_hint(name: str, sys_class_net: str = "/sys/class/net") -> str:
-    make = _making("tap0")
+    make = _making(_free_name())
     if os.path.exists(f"{sys_class_net}/{name}/bridge"):
         return f"{name} is a bridge: attach a TAP that is one of its ports: {make} master {name}"
     return f"{name} is not a TAP interface; make one: {make}"
@@ -97,7 +95,14 @@ def _owner(name: str) -> str:
 
 
 def _making(name: str) -> str:
-    return f"{_root()}ip tuntap add {name} mode tap user {_user()} && {_root()}ip link set {name} up"
+    owner = f" user {_user()}" if os.geteuid() else ""
+    return f"{_root()}ip tuntap add {name} mode tap{owner} && {_root()}ip link set {name} up"
+
+
+def _free_name(sys_class_net: str = "/sys/class/net") -> str:
+    """Returns the first name tap0, tap1, ... that no interface has."""
+    names = (f"tap{i}" for i in count())
+    return next(name for name in names if not os.path.lexists(f"{sys_class_net}/{name}"))
 
 
 def _root() -> str:
@@ -106,4 +111,7 @@ def _root() -> str:
 
 
 def _user() -> str:
-    return os.environ.get("USER") or str(os.getuid())
+    try:
+        return quoted(pwd.getpwuid(os.getuid()).pw_name)
+    except KeyError:
+        return str(os.getuid())

@@ -79,6 +79,18 @@ def test_an_example_runs_by_its_name(
     assert done.stdout.startswith(f"Hello, World\narguments: {len(arguments)}\n{shown}memory: ")
 
 
+@pytest.mark.parametrize("launcher", ["native", "python"])
+def test_a_report_has_the_path_of_an_example_without_links_and_dots(
+    tender: Tender, monkeypatch: pytest.MonkeyPatch, launcher: str, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TENDER_LAUNCHER", launcher)
+    report = tmp_path / "report.json"
+    done = tender("-q", f"--json={report}", "--example=hello")
+    assert done.returncode == 0, done.stderr
+    image = json.loads(report.read_text())["image"]
+    assert image.endswith("/guests/hello.elf") and image == os.path.realpath(image)
+
+
 def test_each_example_is_installed_and_no_other_guest_is(tender: Tender) -> None:
     guests = Path(tender("sdk", "--guests").stdout.strip())
     (option,) = (option for option in OPTIONS if option.name == "--example")
@@ -236,7 +248,10 @@ def test_the_console_goes_to_the_given_place(tender: Tender, guest: Guest, tmp_p
 def test_a_console_that_cannot_be_opened_is_an_error(tender: Tender, guest: Guest, tmp_path: Path) -> None:
     done = tender("--mem=8", f"--console={tmp_path}/absent/x", guest("args"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"tender: console: {tmp_path}/absent/x: No such file or directory\n"
+    assert done.stderr == (
+        f"tender: console: {tmp_path}/absent/x: No such file or directory\n"
+        f"tender: hint: the directory {tmp_path}/absent does not exist\n"
+    )
     done = tender("--mem=8", "--console=fd:77", guest("args"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("tender: --console=fd:77: Bad file descriptor\n")

@@ -92,9 +92,9 @@ def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
         "from tender.devices import net, opening\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "for _ in range(2):\n"
-        "    input()\n"
+        "    name = input()\n"
         "    try:\n"
-        f"        opening.open_device(Tap({tap.name!r})).close()\n"
+        "        opening.open_device(Tap(name)).close()\n"
         "        print('attached', flush=True)\n"
         "    except DeviceError as error:\n"
         "        print(error.code, '|', error, '|', error.hint, flush=True)\n"
@@ -108,15 +108,19 @@ def test_a_tap_of_another_user(guest: Guest, tap: TapInterface) -> None:
             cwd="/", env={**os.environ, "USER": "nobody"},
         ) as user:  # fmt: skip
             assert user.stdin and user.stdout
-            user.stdin.write("\n")
+            user.stdin.write(f"{tap.name}\n")
             user.stdin.flush()
             code, message, hint = user.stdout.readline().strip().split(" | ")
             assert code == "tap-denied" and "Operation not permitted" in message
-            assert hint.startswith("it belongs to root; make a new one as yours") and "sudo ip link" in hint
+            assert hint.startswith("it belongs to root; make your own: sudo ip tuntap add tap")
+            assert " user nobody && sudo ip link set " in hint
+            own = hint.rpartition(" set ")[2].partition(" ")[0]
+            assert own != tap.name
             follow(hint)
-            user.stdin.write("\n")
+            user.stdin.write(f"{own}\n")
             user.stdin.flush()
             assert user.stdout.readline() == "attached\n"
+            ip("link", "del", own)
     finally:
         tun.chmod(mode)
     assert user.returncode == 0

@@ -16,10 +16,18 @@ from tender.cli.options import parse_args
 SITE = Path(tender.__path__[0]).parent
 
 
-def cli(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def cli(
+    *words: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SITE)!r}); {ENTER}", *words]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **(env or {})}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
     )
 
 
@@ -120,7 +128,8 @@ def test_a_bad_tender_backend_is_refused_by_its_name() -> None:
 def test_no_words_give_a_missing_operand_and_the_usage() -> None:
     done = cli()
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("tender: Missing KERNEL operand\nusage: tender [run] ")
+    hint = "tender: hint: give a unikernel's ELF file, or try: tender run --example hello\n"
+    assert done.stderr.startswith(f"tender: Missing KERNEL operand\n{hint}usage: tender [run] ")
 
 
 def test_an_unknown_option_is_named_with_a_suggestion_and_the_usage() -> None:
@@ -131,14 +140,34 @@ def test_an_unknown_option_is_named_with_a_suggestion_and_the_usage() -> None:
     assert lines[2].startswith("usage: ")
 
 
-@pytest.mark.parametrize("word", ["inspct", "inspect"])
-def test_a_misspelt_subcommand_is_recognised(word: str, tmp_path: Path) -> None:
-    done = cli("--mem=8", word)
+MISTAKES = [
+    # the words, the first line, the hint
+    ("--mem=8 inspect", "inspect: Could not open: No such file or directory",
+     "for the subcommand, write it first: tender inspect ..."),
+    ("--mem=8 inspct", "inspct: Could not open: No such file or directory", "did you mean the command inspect?"),
+    ("inspet app.elf", "inspet: Could not open: No such file or directory", "did you mean the command inspect?"),
+    ("--json /nowhere/x", "/nowhere/x: Could not open: No such file or directory",
+     "--json takes its file after =: --json=/nowhere/x"),
+    ("--json -- /nowhere/x", "/nowhere/x: Could not open: No such file or directory",
+     "--json takes its file after =: --json=/nowhere/x"),
+    ("--json --mem=8 /nowhere/x", "/nowhere/x: Could not open: No such file or directory",
+     "the directory /nowhere does not exist"),
+    ("/nowhere/x", "/nowhere/x: Could not open: No such file or directory", "the directory /nowhere does not exist"),
+    ("--console=/nowhere/x --example hello", "console: /nowhere/x: No such file or directory",
+     "the directory /nowhere does not exist"),
+    ("--json=/nowhere/x --example hello", "--json=/nowhere/x: No such file or directory",
+     "the directory /nowhere does not exist"),
+    ("--mem=0 --example hello", "Malformed argument to --mem",
+     "got '0': the least is 2 MiB; write MiB, or a unit: 64, 64M, 1G"),
+    ("doctor extra", "doctor: Invalid option: `extra'", "doctor takes no words"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "message", "hint"), MISTAKES, ids=[row[0] for row in MISTAKES])
+def test_a_mistake_of_a_new_user_has_a_way_out(words: str, message: str, hint: str, tmp_path: Path) -> None:
+    done = cli(*words.split(), cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr == (
-        f"tender: {word}: Could not open: No such file or directory\n"
-        "tender: hint: for the subcommand, write it first: tender inspect ...\n"
-    )
+    assert done.stderr.startswith(f"tender: {message}\ntender: hint: {hint}\n")
 
 
 def test_json_contains_the_reason_why_nothing_started() -> None:
@@ -219,6 +248,21 @@ def test_an_interface_that_is_not_a_tap_is_recognised(
         (tmp_path / "br0" / name).mkdir(parents=True)
     assert _is_other_kind("br0", str(tmp_path)) == other
     assert not other or _other_kind_hint("br0", str(tmp_path)).startswith(words)
+
+
+def test_a_proposed_tap_has_the_first_free_name_and_no_owner_for_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tender.devices.net import _free_name, _making
+
+    for name in ("tap0", "tap1", "tap3"):
+        (tmp_path / name).mkdir()
+    assert _free_name(str(tmp_path)) == "tap2"
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert _making("tap2") == "ip tuntap add tap2 mode tap && ip link set tap2 up"
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setattr(os, "getuid", lambda: 2**32 - 9)
+    assert _making("tap2").startswith("sudo ip tuntap add tap2 mode tap user 4294967287 && sudo ip link set")
 
 
 def test_a_directory_is_recognised(tmp_path: Path) -> None:

@@ -314,12 +314,17 @@ def test_a_tsc_without_a_frequency_and_another_clock_source_are_warnings() -> No
     [
         (TapFacts(name="tap0", up=True, owner=""), OK, ""),
         (TapFacts(name="tap0", up=False, owner="ann"), WARN, "sudo ip link set tap0 up"),
-        (TapFacts(name="tap0", up=True, owner="bob"), WARN, "sudo ip link delete tap0"),
+        (TapFacts(name="tap0", up=True, owner="bob"), WARN, "sudo ip tuntap add tap1 mode tap user ann"),
+        (
+            TapFacts(name="tap7", up=True, owner="bob", multi_queue=True),
+            WARN,
+            "sudo ip tuntap add tap0 mode tap user ann",
+        ),
         (TapFacts(name="tap0", up=True, owner="ann", multi_queue=True), WARN, "sudo ip link delete tap0"),
     ],
 )
 def test_a_tap_must_be_up_and_usable_by_this_user(tap: TapFacts, level: str, cure: str) -> None:
-    check = found("TAP tap0", taps=(tap,))
+    check = found(f"TAP {tap.name}", taps=(tap,))
     assert check.level == level
     assert check.cure.startswith(cure)
 
