@@ -36,4 +36,7 @@ async def main(path: str, guests: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or not sys.argv[2].isdecimal():
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     asyncio.run(main(sys.argv[1], int(sys.argv[2])))

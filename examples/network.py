@@ -33,7 +33,10 @@ def open_tap(name: str) -> int:
 
 
 def main(path: str, name: str, pings: str) -> None:
-    fd = open_tap(name)
+    try:
+        fd = open_tap(name)
+    except OSError as error:
+        sys.exit(f"{name} cannot be opened as a TAP interface: {error.strerror}")
     try:
         config = VmConfig(mem=16, args=(f"--pings={pings}",), net={"service0": NetFd(fd)})
         with Image.open(path) as image, Vm(image, config) as vm:
@@ -45,4 +48,7 @@ def main(path: str, name: str, pings: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4 or not sys.argv[3].isdecimal():
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
     main(*sys.argv[1:])

@@ -87,9 +87,47 @@ def test_the_network_example_answers_pings(
     assert re.search(r"^the guest took \d+ frames and sent \d+\n\Z", stdout, re.MULTILINE), stdout
 
 
+@pytest.mark.tap
+def test_the_network_example_says_which_interface_is_no_tap(
+    guest: Guest, backend: str, tmp_path: Path
+) -> None:
+    with started("network.py", backend, tmp_path, str(guest("echo")), "lo", "3") as program:
+        stdout, stderr = program.communicate(timeout=LIMIT_S)
+    assert (program.returncode, stdout) == (1, "")
+    assert stderr == "lo cannot be opened as a TAP interface: Invalid argument\n"
+
+
+WRONG: dict[str, list[tuple[str, ...]]] = {
+    "boot": [()],
+    "console": [(), ("app.elf", "more")],
+    "disk": [(), ("app.elf",), ("app.elf", "disk.img", "more")],
+    "errors": [(), ("app.elf", "more")],
+    "event_loop": [(), ("app.elf",), ("app.elf", "many"), ("app.elf", "1", "more")],
+    "network": [
+        (),
+        ("app.elf",),
+        ("app.elf", "tap0"),
+        ("app.elf", "tap0", "x"),
+        ("app.elf", "tap0", "1", "more"),
+    ],
+    "pool": [(), ("app.elf",), ("app.elf", "many"), ("app.elf", "1", "more")],
+    "time_limit": [(), ("app.elf", "more")],
+}
+
+
+@pytest.mark.parametrize(("name", "words"), [(name, words) for name, rows in WRONG.items() for words in rows])
+def test_an_example_with_wrong_words_prints_its_usage(
+    backend: str, tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
+    with started(f"{name}.py", backend, tmp_path, *words) as program:
+        stdout, stderr = program.communicate(timeout=LIMIT_S)
+    doc = ast.get_docstring(ast.parse((EXAMPLES / f"{name}.py").read_text()), clean=False)
+    assert (program.returncode, stdout, stderr) == (2, "", f"{doc}\n")
+
+
 def test_each_example_is_run_and_says_how() -> None:
     programs = {path.stem: path.read_text() for path in EXAMPLES.glob("*.py")}
-    assert set(programs) == {*RUNS, "network"}
+    assert set(programs) == {*RUNS, "network"} == set(WRONG)
     for name, text in programs.items():
         doc = ast.get_docstring(ast.parse(text))
         assert doc and re.search(rf"^python examples/{name}\.py .*\.elf", doc, re.MULTILINE), name
