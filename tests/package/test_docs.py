@@ -53,6 +53,20 @@ def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
         assert [target for target in loads if re.match(r"(?:\w+:)?//", target)] == [], page.name
 
 
+@pytest.mark.parametrize(
+    ("page", "target"),
+    [
+        ("index.html", "sources/examples/index.html"),
+        ("docs/library.html", "../sources/examples/boot.py.html"),
+        ("sources/examples/index.html", "boot.py.html"),
+        ("CONTRIBUTING.html", "sources/tools/suites.py.html"),
+    ],
+)
+def test_a_link_to_a_file_leads_to_a_page_with_its_text(site: Path, page: str, target: str) -> None:
+    assert f'href="{target}"' in (site / page).read_text()
+    assert ((site / page).parent / target).is_file()
+
+
 def test_arguments_and_errors_are_tables(api: str) -> None:
     """griffe reads the docstrings and warns about parts that it cannot read; a warning fails the build."""
     (start,) = [part for part in api.split("<h3 ")[1:] if part.startswith('id="tender.Vm"')]

@@ -112,6 +112,18 @@ def test_a_link_becomes_text_that_is_useful_outside_of_the_tree(pages: Any, text
     assert pages.outside(text, "README.md", ()) == outside
 
 
+def test_on_the_site_a_link_to_a_file_leads_to_its_page(pages: Any, tmp_path: Path) -> None:
+    linked: set[str] = set()
+    text = "[a](cli.md) [b](../tools/setup) [c](../examples/) [d](gone.py)"
+    said = "[a](cli.md) [b](../sources/tools/setup.md) [c](../sources/examples/index.md) d (`docs/gone.py`)"
+    assert pages.outside(text, "docs/library.md", ("docs/cli.md",), linked) == said
+    assert linked == {"tools/setup", "examples"}
+    program = pages.source("examples/boot.py")
+    assert f"```python\n{(ROOT / 'examples' / 'boot.py').read_text().rstrip()}\n```\n" in program
+    assert "- [`boot.py`](boot.py.md)\n" in pages.source("examples")
+    assert "\n````text\n" in pages.source("README.md")  # a longer fence than those in the file
+
+
 def test_a_link_between_kept_pages_stays(pages: Any) -> None:
     text = "[a](../README.md) [b](cli.md#x) [c](#here) [d](../tools/setup) [e](gone.md)"
     kept = ("README.md", "docs/cli.md")
