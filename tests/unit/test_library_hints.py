@@ -86,7 +86,7 @@ PROVOKED: list[tuple[Callable[[Path], object], str, str]] = [
     (lambda tmp: disk(tmp, bytes(500)), "it has 500 bytes", ""),
     (open_twice, "read_only=True for all of them", ":ro in all of them"),
     (read_only_descriptor, "read_only=True", ":ro"),
-    (lambda _: open_device(Tap("no-such-tap0")), "make it: ip tuntap add", ""),
+    (lambda _: open_device(Tap("no-such-tap0")), "ip tuntap add no-such-tap0 mode tap", ""),
     (lambda _: kvm.open_kvm(lib_handle(), "/dev/null"), "", ""),
     (lambda _: kvm.open_kvm(lib_handle(), "/nowhere/kvm"), "`tender doctor`", ""),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ the files that they name must exist. The reader replaces a word in capitals, suc
 """
 
 import contextlib
+import io
 import re
 import shlex
 import sys
@@ -253,7 +254,7 @@ def test_each_command_line_is_accepted(page: str) -> None:
 def test_a_wrong_command_line_is_found(line: str) -> None:
     """This shows that the test above can fail, for each kind of command on the pages."""
     (words,) = commands(line)
-    with pytest.raises(Wrong), contextlib.redirect_stderr(None):
+    with pytest.raises(Wrong), contextlib.redirect_stderr(io.StringIO()):
         check(words)
 
 
