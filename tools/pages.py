@@ -65,6 +65,7 @@ def write_site(directory: Path) -> None:
     for name in linked | listed:
         write(directory / source_page(name), source(name))
     shutil.copy(ROOT / "tools" / "site.css", directory)
+    shutil.copy(ROOT / "tools" / "site_worker.js", directory / "iframe-worker.js")
 
 
 def write(place: Path, text: str) -> None:

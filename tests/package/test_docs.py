@@ -53,6 +53,15 @@ def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
         assert [target for target in loads if re.match(r"(?:\w+:)?//", target)] == [], page.name
 
 
+@pytest.mark.parametrize("page", ["index.html", "docs/cli.html", "sources/examples/boot.py.html"])
+def test_the_search_of_a_page_that_is_opened_as_a_file_has_its_scripts(site: Path, page: str) -> None:
+    """A browser gives such a page neither a worker nor a fetch of the index."""
+    (script,) = re.findall(r'<script src="([^"]*iframe-worker[^"]*)"', (site / page).read_text())
+    assert "window.Worker = " in ((site / page).parent / script).read_text()
+    index = (site / "search" / "search_index.js").read_text()
+    assert index.startswith("var __index = {") and "docs/cli.html#disks" in index
+
+
 @pytest.mark.parametrize(
     ("page", "target"),
     [
