@@ -8,6 +8,7 @@ tables, GDT. It is sealed, so nothing can change it while a VM runs.
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from errno import EFBIG, EINTR, ENOENT, ESTALE
 
 from tender.annotations import DeviceKind
@@ -56,6 +57,11 @@ class Device(Value):
 
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 """Solo5's names for the targets of an ABI note: what a unikernel is built for."""
+
+HEADER_BYTES = 64  # of an ELF file; Source: the ELF specification, Elf64_Ehdr
+
+_CUT_OFF = ("does not match the expected size", "bytes read mismatches note size")
+"""How the parser says that the file ends before something that its headers name."""
 
 _STEPS = {
     lib.TEMPLATE_STEP_COPY: "copying the template",
@@ -127,7 +133,12 @@ class Image(Owner):
                 why, file=name, code="image-open", **(hints or {"hint": _open_hint(name, errno)})
             )
         try:
-            elf = parse_elf_fd(file.fd, name)
+            try:
+                elf = parse_elf_fd(file.fd, name)
+            except ImageError as error:
+                with suppress(OSError):
+                    _explain(error, os.pread(file.fd, HEADER_BYTES, 0))
+                raise
             return cls._load(
                 name, elf, lambda handle, error: lib.tn_image_load_fd(handle, elf.c, file.fd, error)
             )
@@ -154,7 +165,11 @@ class Image(Owner):
                 f"Image.from_bytes: a value of type {type(data).__name__} is not bytes",
                 hint="for a file, Image.open(path)",
             )
-        elf = parse_elf_bytes(data, name)
+        try:
+            elf = parse_elf_bytes(data, name)
+        except ImageError as error:
+            _explain(error, bytes(memoryview(data).cast("B")[:HEADER_BYTES]))
+            raise
         buffer = ffi.from_buffer(data)
         return cls._load(
             name,
@@ -255,7 +270,47 @@ def check_image(what: str, image: object) -> None:
         )
 
 
+def _explain(error: ImageError, start: bytes) -> None:
+    hint = file_hint(start, error.message)
+    error._set_hints(hint, hint)
+
+
 def _open_hint(name: str, errno: int) -> str:
     if errno == ENOENT and "/" not in name:
         return f"there is no {printable(name)} in this directory; give the path of a unikernel ELF"
     return ""
+
+
+def file_hint(start: bytes, refusal: str) -> str:
+    """Returns what a file is that the parser refused, from its first bytes and the parser's reason; empty if unknown."""
+    if start[:4] == b"\x7fELF" and any(words in refusal for words in _CUT_OFF):
+        return "the file is cut off, or its headers are wrong"
+    return kind_hint(start, target_named(refusal))
+
+
+def kind_hint(start: bytes, target: int | None) -> str:
+    """Returns what a file is, from its first bytes and the target that its ABI note names; empty for a unikernel."""
+    if start[:4] != b"\x7fELF":
+        if start[:2] == b"#!":
+            return "a script, not a unikernel"
+        return "not an ELF file" if start else "an empty file"
+    if target is not None and target != 1:
+        name = TARGETS.get(target, f"an unknown target ({target})")
+        return f"built for {name}: build the unikernel for hvt (mirage configure -t hvt)"
+    machine = int.from_bytes(start[18:20], "little")
+    if start[4:6] != b"\x02\x01" or machine != 62:
+        return "an ELF file for another machine than x86_64"
+    if target is None and start[16:18] in (b"\x02\x00", b"\x03\x00"):
+        return "an ordinary Linux program or library, not a unikernel: 'tender sdk' shows how to build one"
+    return ""
+
+
+def target_named(refusal: str) -> int | None:
+    """Returns the target that the core's refusal names: 1 (nothing to add) for hvt, None if there is no note.
+
+    The file is hostile, so nothing here reads it a second time: the parser with its bounds has read it.
+    """
+    for number, name in TARGETS.items():
+        if refusal.endswith(f"(it is for {name})"):
+            return number
+    return None if "No Solo5 ABI information" in refusal or "elf header" in refusal else 1

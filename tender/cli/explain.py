@@ -7,7 +7,7 @@ from tender.cli.main import COMMANDS
 from tender.cli.nearest import nearest
 from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions
-from tender.image import TARGETS
+from tender.image import HEADER_BYTES, file_hint
 from tender.native import lib, open_file, says
 from tender.printable import printable, quoted
 from tender.result import GuestFault
@@ -86,40 +86,12 @@ def _image_hint(path: str, refusal: str, before: tuple[str, ...]) -> str:
     if fd < 0:
         return ""
     try:
-        start = os.pread(fd, 4096, 0)
+        start = os.pread(fd, HEADER_BYTES, 0)
     except OSError:
         return ""
     finally:
         os.close(fd)
-    return kind_hint(start, target_named(refusal))
-
-
-def kind_hint(start: bytes, target: int | None) -> str:
-    """Returns the same, from the first bytes of the file and the target that its ABI note names."""
-    if start[:4] != b"\x7fELF":
-        if start[:2] == b"#!":
-            return "a script, not a unikernel"
-        return "not an ELF file" if start else "an empty file"
-    if target is not None and target != 1:
-        name = TARGETS.get(target, f"an unknown target ({target})")
-        return f"built for {name}: build the unikernel for hvt (mirage configure -t hvt)"
-    machine = int.from_bytes(start[18:20], "little")
-    if start[4:6] != b"\x02\x01" or machine != 62:
-        return "an ELF file for another machine than x86_64"
-    if target is None and start[16:18] in (b"\x02\x00", b"\x03\x00"):
-        return "an ordinary Linux program or library, not a unikernel: 'tender sdk' shows how to build one"
-    return ""
-
-
-def target_named(refusal: str) -> int | None:
-    """Returns the target that the core's refusal names: 1 (nothing to add) for hvt, None if there is no note.
-
-    The file is hostile, so nothing here reads it a second time: the parser with its bounds has read it.
-    """
-    for number, name in TARGETS.items():
-        if refusal.endswith(f"(it is for {name})"):
-            return number
-    return None if "No Solo5 ABI information" in refusal or "elf header" in refusal else 1
+    return file_hint(start, refusal)
 
 
 def fault_hint(fault: GuestFault) -> str:

@@ -4,14 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from elf_builder import good_elf
 
 import tender
+from tender import Image, ImageError
 from tender.backend import trial
 from tender.cli import explain, main
 from tender.cli.options import parse_args
+from tender.image import kind_hint
 
 SITE = Path(tender.__path__[0]).parent
 
@@ -184,6 +188,22 @@ def test_json_contains_the_reason_why_nothing_started() -> None:
         (b"", "an empty file"),
         (b"#!/bin/sh\n", "a script, not a unikernel"),
         (b"hello", "not an ELF file"),
+        (good_elf()[:10], "the file is cut off, or its headers are wrong"),
+        (good_elf()[:100], "the file is cut off, or its headers are wrong"),
+        (good_elf()[:600], "the file is cut off, or its headers are wrong"),
+        (
+            Path("/bin/ls").read_bytes(),
+            "an ordinary Linux program or library, not a unikernel: 'tender sdk' shows how to build one",
+        ),
+    ],
+    ids=[
+        "empty",
+        "script",
+        "text",
+        "cut in the header",
+        "cut in the program headers",
+        "cut in a note",
+        "program",
     ],
 )
 def test_a_file_that_is_not_elf_is_described(content: bytes, hint: str, tmp_path: Path) -> None:
@@ -191,6 +211,11 @@ def test_a_file_that_is_not_elf_is_described(content: bytes, hint: str, tmp_path
     image.write_bytes(content)
     done = cli(str(image))
     assert done.returncode == 1
+    reads: list[Callable[[], Image]] = [lambda: Image.open(image), lambda: Image.from_bytes(content)]
+    for read in reads:
+        with pytest.raises(ImageError) as refused:
+            read()
+        assert (refused.value.hint, refused.value.command_hint) == (hint, hint)
     assert done.stderr.startswith(f"tender: {image}: ")
     assert done.stderr.splitlines()[-1] == f"tender: hint: {hint}"
 
@@ -375,7 +400,7 @@ def test_an_elf_for_something_else_is_described(
     start = (
         b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + kind.to_bytes(2, "little") + machine.to_bytes(2, "little")
     )
-    assert explain.kind_hint(start.ljust(64, b"\0"), target) == hint
+    assert kind_hint(start.ljust(64, b"\0"), target) == hint
 
 
 def test_tap_interfaces_are_distinguished_from_tun_and_others(tmp_path: Path) -> None:
