@@ -40,7 +40,6 @@ LANGUAGES = ("", "text", "console", "sh", "c", "python")
 
 # Commands that are not run here, each with the reason.
 NOT_RUN = {
-    "cd tender": "tests run in the checkout that a reader goes to",
     "make build": "tests run in the environment that it has made",
     ". .venv/bin/activate": "the environment is active in a test",
     "make wheel": "tests/package/test_wheel.py builds and installs a wheel",
