@@ -523,7 +523,7 @@ def seconds(what: str, value: object) -> float | None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ConfigError(f"{what}: {value!r} is not a number of seconds")
     if value < 0:
-        raise ConfigError(f"{what}: {value!r} is negative")
+        raise ConfigError(f"{what}: {value!r} is negative, which is not a time limit")
     if value != value:
         raise ConfigError(f"{what}: {value!r} is not a number of seconds")
     return None if value >= TIMEOUT_MAX else float(value)
