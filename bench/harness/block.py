@@ -25,6 +25,7 @@ from harness import CHECKOUT, compare, compile
 from harness.pyperf_format import Unit
 from tender.bench import facts, peers, regimes
 from tender.bench.boot import tender_command
+from tender.bench.child import error_line
 from tender.bench.progress import Bar
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
@@ -266,8 +267,8 @@ def measure(command: peers.Words, what: str, requests: int) -> float:
     for line in said.splitlines():
         if line.startswith(f"{what} {requests} "):
             return requests * 1e6 / int(line.split()[4])
-    wrong = (done.stderr.decode("utf-8", "replace") or said).strip().splitlines()[-1:]
-    raise BenchError(f"{words[0]}: {what}: ended with {done.returncode}: {' '.join(wrong)}")
+    wrong = error_line(done.stderr.decode("utf-8", "replace") or said)
+    raise BenchError(f"{words[0]}: {what}: ended with {done.returncode}: {wrong}")
 
 
 def _file_system(path: str) -> str:

@@ -27,6 +27,7 @@ from statistics import median
 from harness import CHECKOUT, compare, compile, net, picture, syscalls
 from tender._version import __version__
 from tender.bench import facts
+from tender.bench.child import error_line
 from tender.bench.progress import Bar
 from tender.bench.subjects import BenchError, LibrarySubject
 from tender.errors import TenderError
@@ -305,8 +306,8 @@ def _json_run(words: "tuple[str, ...]", fill: int = 0, frames: int = 0) -> "tupl
         errors.seek(0)
         told = errors.read().decode("utf-8", "replace").strip().splitlines()
     if process.returncode or not told or not told[-1].startswith("{"):
-        wrong = (told or console.decode("utf-8", "replace").strip().splitlines())[-1:]
-        raise BenchError(f"{' '.join(words)}: ended with {process.returncode}: {' '.join(wrong)}")
+        wrong = error_line("\n".join(told) or console.decode("utf-8", "replace"))
+        raise BenchError(f"{' '.join(words)}: ended with {process.returncode}: {wrong}")
     counters: dict[str, int] = json.loads(told[-1])["counters"]
     return {"exits": counters["exits"]}, console.decode("utf-8", "replace")
 

@@ -23,6 +23,7 @@ from harness import CHECKOUT, compare, compile, net
 from harness.pyperf_format import Unit
 from tender.annotations import CAPTURE
 from tender.bench import facts, peers, regimes
+from tender.bench.child import error_line
 from tender.bench.progress import Bar
 from tender.bench.regimes import rounds
 from tender.bench.subjects import BenchError
@@ -174,8 +175,9 @@ def _run_command(words: "tuple[str, ...]") -> str:
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{words[0]}: killed because it still ran after 60 s") from error
     if done.returncode:
-        wrong = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise BenchError(f"{words[0]}: ended with {done.returncode}: {' '.join(wrong)}")
+        raise BenchError(
+            f"{words[0]}: ended with {done.returncode}: {error_line(done.stderr or done.stdout)}"
+        )
     return done.stdout
 
 

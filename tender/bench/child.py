@@ -14,3 +14,9 @@ def reported(main: "Callable[[list[str]], int]", argv: "list[str]") -> int:
         hint = getattr(error, "hint", "")
         sys.stderr.write(f"tender bench: {error}\n" + (f"  {hint}\n" if hint else ""))
         return 1
+
+
+def error_line(text: str) -> str:
+    """The last line of what a command printed that is not a hint; empty if there is none."""
+    lines = [line for line in text.strip().splitlines() if ": hint: " not in line]
+    return lines[-1] if lines else ""

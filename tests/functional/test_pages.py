@@ -164,9 +164,12 @@ def run_commands(
 @pytest.mark.tap
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_do_what_it_shows(
-    page: str, guest: Guest, backend: str, tmp_path: Path
+    page: str, guest: Guest, backend: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     environment: dict[str, str] = {}
+    request.addfinalizer(
+        lambda: subprocess.run(["ip", "link", "delete", "tap0"], capture_output=True, check=False)
+    )
     for block in page_blocks(page):
         where = tmp_path / str(block.section)
         if not where.exists():
