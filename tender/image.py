@@ -58,7 +58,7 @@ class Device(Value):
 TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
 """Solo5's names for the targets of an ABI note: what a unikernel is built for."""
 
-HEADER_BYTES = 64  # of an ELF file; Source: the ELF specification, Elf64_Ehdr
+_HEADER_BYTES = 64  # of an ELF file; Source: the ELF specification, Elf64_Ehdr
 
 _CUT_OFF = ("does not match the expected size", "bytes read mismatches note size")
 """How the parser says that the file ends before something that its headers name."""
@@ -137,7 +137,7 @@ class Image(Owner):
                 elf = parse_elf_fd(file.fd, name)
             except ImageError as error:
                 with suppress(OSError):
-                    _explain(error, os.pread(file.fd, HEADER_BYTES, 0))
+                    _explain(error, os.pread(file.fd, _HEADER_BYTES, 0))
                 raise
             return cls._load(
                 name, elf, lambda handle, error: lib.tn_image_load_fd(handle, elf.c, file.fd, error)
@@ -168,7 +168,7 @@ class Image(Owner):
         try:
             elf = parse_elf_bytes(data, name)
         except ImageError as error:
-            _explain(error, bytes(memoryview(data).cast("B")[:HEADER_BYTES]))
+            _explain(error, bytes(memoryview(data).cast("B")[:_HEADER_BYTES]))
             raise
         buffer = ffi.from_buffer(data)
         return cls._load(
@@ -271,7 +271,7 @@ def check_image(what: str, image: object) -> None:
 
 
 def _explain(error: ImageError, start: bytes) -> None:
-    hint = file_hint(start, error.message)
+    hint = _file_hint(start, error.message)
     error._set_hints(hint, hint)
 
 
@@ -281,7 +281,7 @@ def _open_hint(name: str, errno: int) -> str:
     return ""
 
 
-def file_hint(start: bytes, refusal: str) -> str:
+def _file_hint(start: bytes, refusal: str) -> str:
     """Returns what a file is that the parser refused, from its first bytes and the parser's reason; empty if unknown."""
     if start[:4] == b"\x7fELF" and any(words in refusal for words in _CUT_OFF):
         return "the file is cut off, or its headers are wrong"

@@ -7,8 +7,7 @@ from tender.cli.main import COMMANDS
 from tender.cli.nearest import nearest
 from tender.cli.option_table import OPTIONS
 from tender.cli.options import RunOptions
-from tender.image import HEADER_BYTES, file_hint
-from tender.native import lib, open_file, says
+from tender.native import says
 from tender.printable import printable, quoted
 from tender.result import GuestFault
 
@@ -62,15 +61,15 @@ def _is_tap(path: str) -> bool:
         return False
 
 
-def image_hint(path: str, refusal: str, before: tuple[str, ...] = ()) -> str:
-    """Returns what the file is, if it is not a unikernel for hvt; empty if that does not help.
+def image_hint(path: str, before: tuple[str, ...] = ()) -> str:
+    """Returns what a command line may mean by a name that is not a file's; empty if that does not help.
 
-    `refusal` is the core's reason for refusing it, and `before` is the words before it.
+    `before` is the words before it. What a file is that is not a unikernel, the error of Image.open says.
     """
-    return asked(lambda: _image_hint(path, refusal, before))
+    return asked(lambda: _image_hint(path, before))
 
 
-def _image_hint(path: str, refusal: str, before: tuple[str, ...]) -> str:
+def _image_hint(path: str, before: tuple[str, ...]) -> str:
     if not os.path.exists(path):
         if before[-1:] == ("--json",) and not os.path.lexists(path):
             return f"--json takes its file after =: --json={quoted(path)}"
@@ -82,16 +81,7 @@ def _image_hint(path: str, refusal: str, before: tuple[str, ...]) -> str:
         return f"did you mean the command {near}?" if near else ""
     if os.path.isdir(path):
         return "a directory; give the unikernel's ELF file"
-    fd = open_file(path, lib.FILE_IMAGE)[0]
-    if fd < 0:
-        return ""
-    try:
-        start = os.pread(fd, HEADER_BYTES, 0)
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
-    return file_hint(start, refusal)
+    return ""
 
 
 def fault_hint(fault: GuestFault) -> str:

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
         return _inspect(files[0], as_json="--json" in options, symbols="--symbols" in options)
     except TenderError as error:
         if isinstance(error, ImageError):
-            error.hint = explain.image_hint(files[0], error.message) or error.command_hint
+            error.hint = explain.image_hint(files[0]) or error.command_hint
         say.error(error.message)
         say.hint(error.hint)
         if "--json" in options:

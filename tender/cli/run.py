@@ -372,7 +372,7 @@ def failed(error: TenderError, options: RunOptions) -> int:
     if isinstance(error, ImageError) and say.HINTS:
         from tender.cli import explain
 
-        error.hint = explain.image_hint(options.image, error.message, options.words) or error.hint
+        error.hint = explain.image_hint(options.image, options.words) or error.hint
     say.error(error.message)
     say.hint(error.hint)
     if isinstance(error, UsageError) and error.show_usage:
