@@ -4,7 +4,9 @@ resources that a process has open."""
 import fcntl
 import functools
 import gc
+import importlib.util
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -22,10 +24,12 @@ import tender.backend
 import tender.vm
 from tender.native import CData
 
+ROOT = Path(__file__).resolve().parents[1]
+
 Guest = Callable[[str], Path]
 
 
-BENCH = (sys.executable, str(Path(__file__).resolve().parents[1] / "bench"))
+BENCH = (sys.executable, str(ROOT / "bench"))
 """The words of a command that runs a benchmark of this checkout; the benchmark's name follows them."""
 
 
@@ -41,6 +45,26 @@ def markdown_pages(root: Path) -> list[Path]:
         names[:] = [name for name in names if not name.startswith(".") and name not in left_out]
         found += [Path(directory, name) for name in files if name.endswith(".md")]
     return sorted(found)
+
+
+def fences(text: str) -> list[tuple[str, str]]:
+    """Returns the language and the contents of each fenced block of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def outside_of_fences(text: str) -> str:
+    """Returns the page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def tool(name: str) -> Any:
+    """Returns tools/NAME.py as a new module."""
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look up their module there
+    spec.loader.exec_module(module)
+    return module
 
 
 def take_backend(name: str, assign: Callable[[object, str, object], None] = setattr) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import Guest
+from support import Guest, fences
 
 pytestmark = pytest.mark.backends
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,9 +17,9 @@ README = ROOT / "README.md"
 
 def first_block(language: str) -> str:
     """Returns the first fenced block of README.md in this language."""
-    found = re.search(rf"^```{language}\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    found = [text for kind, text in fences(README.read_text()) if kind == language]
     assert found, f"README.md has no ```{language} block"
-    return found[1]
+    return found[0]
 
 
 def as_a_reader(command: list[str], where: Path) -> "subprocess.CompletedProcess[str]":
@@ -66,7 +66,7 @@ def test_the_librarys_examples_run_as_they_stand(
     guest: Guest, backend: str, tmp_path: Path, number: int
 ) -> None:
     page = (ROOT / "docs" / "library.md").read_text()
-    examples = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    examples = [text for kind, text in fences(page) if kind == "python"]
     assert len(examples) == len(SAID)
     said = python_example(examples[number], guest, backend, tmp_path)
     assert re.fullmatch(SAID[number], said), said

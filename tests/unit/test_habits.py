@@ -1,6 +1,5 @@
 """The files for contributors: what they name exists, and what they run is what `make check` runs."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support import tool
 
 import tender
 
@@ -22,12 +22,7 @@ MADE = re.compile(r"NAME|^build/|^dist/|^\.venv|^/dev/|^/proc/")
 @pytest.fixture(scope="module")
 def suites() -> Any:
     """tools/suites.py as a module."""
-    spec = importlib.util.spec_from_file_location("suites_read", ROOT / "tools" / "suites.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["suites_read"] = module  # its dataclasses look up their module there
-    spec.loader.exec_module(module)
-    return module
+    return tool("suites")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import fences
 
 import tender
 from tender.backend import trial
@@ -25,8 +26,7 @@ OURS = {"image.elf", "image.template", "config.to_dict"}
 
 def blocks() -> Iterator[str]:
     """Returns the blocks that are not programs."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOC, re.DOTALL | re.MULTILINE)
-    return iter([text for language, text in found if not language])
+    return iter([text for language, text in fences(DOC) if not language])
 
 
 def written() -> dict[str, str]:

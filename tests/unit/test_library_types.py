@@ -14,6 +14,7 @@ from typing import get_args
 import jedi
 import pytest
 from language_server import LanguageServer
+from support import markdown_pages
 
 import tender
 from tender import Backend, IsolationLayer, NetRing, annotations
@@ -26,9 +27,7 @@ ROOT = Path(__file__).parents[2]
 def examples() -> dict[str, str]:
     """Returns every program of examples/ by name, and every Python block of the documents by page and line."""
     found = {f"examples_{path.stem}": path.read_text() for path in (ROOT / "examples").glob("*.py")}
-    for page in sorted(
-        p for d in (".", "docs", "abi", "bench", "tools", "guest_kernel") for p in ROOT.glob(f"{d}/*.md")
-    ):
+    for page in markdown_pages(ROOT):
         text = page.read_text()
         for block in re.finditer(r"^ *```python\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
             found[f"{page.stem}_{text.count(chr(10), 0, block.start(1)) + 1}"] = block[1]

@@ -17,6 +17,7 @@ import pytest
 import tcp_rounds
 from harness import goal_plan
 from harness.command import BENCHMARKS
+from support import fences, outside_of_fences
 
 from tender.bench import run as run_of_the_command
 from tender.bench.subjects import parse_peer
@@ -37,11 +38,6 @@ WIDTH = 100
 
 class Wrong(Exception):
     """A command line that would not work as written."""
-
-
-def fences(text: str) -> list[tuple[str, str]]:
-    """Returns the language and the contents of each fence."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
 
 
 def commands(script: str) -> Iterator[list[str]]:
@@ -267,7 +263,7 @@ def test_a_fence_is_split_into_the_commands_that_a_shell_sees() -> None:
 def test_commands_are_in_fences_that_name_their_language(page: str) -> None:
     text = (ROOT / page).read_text()
     assert {kind for kind, _ in fences(text)} <= {"sh", "text"}
-    outside = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+    outside = outside_of_fences(text)
     assert "```" not in outside
     assert [line for line in outside.splitlines() if line.startswith("    ")] == []
 
@@ -275,9 +271,7 @@ def test_commands_are_in_fences_that_name_their_language(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_everything_that_a_page_names_in_its_text_exists(page: str) -> None:
     """Checks benchmarks, targets of make, and options of a benchmark, of kvmbox, or of Tender itself."""
-    spans = re.findall(
-        r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.M | re.S)
-    )
+    spans = re.findall(r"`([^`\n]+)`", outside_of_fences((ROOT / page).read_text()))
     named = {found for span in spans for found in re.findall(r"\bbench ([a-z]+)", span)} - {"bench"}
     assert named <= set(BENCHMARKS)
     for span in spans:
@@ -292,5 +286,5 @@ def test_everything_that_a_page_names_in_its_text_exists(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_text_and_tables_of_a_page_are_at_most_100_columns_wide(page: str) -> None:
-    outside = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.M | re.S)
+    outside = outside_of_fences((ROOT / page).read_text())
     assert [line for line in outside.splitlines() if len(line) > WIDTH] == []

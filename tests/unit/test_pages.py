@@ -1,9 +1,7 @@
 """Pages: each relative link and anchor exists, and text that is read outside of the tree has no broken
 link."""
 
-import importlib.util
 import re
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import markdown
 import pytest
 from pymdownx.slugs import slugify
-from support import markdown_pages
+from support import markdown_pages, tool
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = markdown_pages(ROOT)
@@ -83,12 +81,7 @@ def test_a_wide_line_of_prose_is_found() -> None:
 @pytest.fixture(scope="module")
 def pages() -> Any:
     """tools/pages.py as a module."""
-    spec = importlib.util.spec_from_file_location("pages", ROOT / "tools" / "pages.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pages"] = module
-    spec.loader.exec_module(module)
-    return module
+    return tool("pages")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """tools/suites.py, which `make test` runs: no failure hides another one, and the summary says what failed."""
 
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import tool
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,12 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def suites() -> Any:
     """tools/suites.py as a module."""
-    spec = importlib.util.spec_from_file_location("suites", ROOT / "tools" / "suites.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["suites"] = module  # its dataclasses look up their module there
-    spec.loader.exec_module(module)
-    return module
+    return tool("suites")
 
 
 @pytest.fixture
