@@ -57,7 +57,7 @@ def quoted(words: Iterable[str]) -> str:
 def c_header(table: Module, main: Module) -> str:
     native = sorted((o for o in table.OPTIONS if o.native), key=lambda o: not o.variable)
     rows, fields = "", ""
-    examples = [name for o in native if o.kind == "example" for name in o.value[1:].split("|")]
+    examples = [name for o in native if o.kind == "example" for name in o.choices]
     for option in native:
         kind, place = f"OPTION_{option.kind.upper()}", "0"
         if option.device:
@@ -162,12 +162,10 @@ def sentence(text: str) -> str:
 
 def values(option: Option) -> str:
     """Returns what follows an option: words, or one of "FILE", "IFACE", "TEXT", or nothing."""
-    shown = option.lines[0][0]
-    words = re.findall(r"(?<=[=|])[a-z]+(?=[|]|$)", shown)
-    if words and "FILE" not in shown:
-        return " ".join(words)
-    kind = re.search(r"PATH|FILE|IFACE", shown)
-    return kind[0].replace("PATH", "FILE") if kind else "TEXT" if shown else ""
+    if option.choices:
+        return " ".join(option.choices)
+    kind = re.search(r"PATH|FILE|IFACE", option.value)
+    return kind[0].replace("PATH", "FILE") if kind else "TEXT" if option.value else ""
 
 
 def names(table: Module, command: str) -> str:

@@ -36,6 +36,7 @@ class Option:
         native: Whether the native program serves it. It leaves all other options to Python.
         words: The words of a value that is a list of words with commas.
         variable: The environment variable that sets it if no option does, on each command line.
+        choices: The words that `value` offers, if it offers nothing else.
         field: The field of RunOptions.
         sets: The value of the field with a flag.
         solo5: The text for solo5-hvt's usage. None: solo5-hvt has no such option. Empty: another text describes it.
@@ -60,6 +61,8 @@ class Option:
 
     def __post_init__(self) -> None:
         self.lines = ((self.value, self.text), *self.also)
+        shown = self.value[1:].split("|")
+        self.choices = tuple(shown) if all(word.isalpha() and word.islower() for word in shown) else ()
         self.field = self.field or self.name[2:].replace("-", "_")
         self.solo5_value = self.solo5_value or self.value
 

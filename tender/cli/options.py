@@ -249,9 +249,8 @@ def _output(option: Option, source: str, text: str) -> Found:
 
 
 def _example(option: Option, source: str, text: str) -> Found:
-    names = option.value[1:].split("|")
-    if text not in names:
-        near = nearest(text, names)
+    if text not in option.choices:
+        near = nearest(text, option.choices)
         raise _refusal(
             source,
             f"got '{printable(text)}': " + (f"did you mean {near}?" if near else f"write {_form(option)}"),

@@ -94,7 +94,7 @@ def test_a_report_has_the_path_of_an_example_without_links_and_dots(
 def test_each_example_is_installed_and_no_other_guest_is(tender: Tender) -> None:
     guests = Path(tender("sdk", "--guests").stdout.strip())
     (option,) = (option for option in OPTIONS if option.name == "--example")
-    assert sorted(option.value[1:].split("|")) == sorted(path.stem for path in guests.glob("*.elf"))
+    assert sorted(option.choices) == sorted(path.stem for path in guests.glob("*.elf"))
 
 
 @pytest.mark.parametrize(
