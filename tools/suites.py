@@ -34,7 +34,7 @@ from typing import IO
 ROOT = Path(__file__).resolve().parent.parent
 
 PYTEST = ("pytest", "--color=no")
-BACKENDS = ("tests/contract", "tests/conformance", "tests/functional", "tests/security")
+BACKENDS = ("tests/contract", "tests/conformance", "tests/debug", "tests/functional", "tests/security")
 # The tests of the command. They also run with the Python launcher.
 COMMAND = (
     "tests/contract/test_cli.py",

@@ -16,7 +16,18 @@ CHECK = {"git"}
 TEST = {
     *RUN,
     *CHECK,
-    *("clang", "libclang-rt-19-dev", "lld", "strace", "qemu-system-x86", "virtiofsd", "zstd", "lz4"),
+    *(
+        "clang",
+        "libclang-rt-19-dev",
+        "lld",
+        "strace",
+        "gdb",
+        "elfutils",
+        "qemu-system-x86",
+        "virtiofsd",
+        "zstd",
+        "lz4",
+    ),
     *("bochs", "bochs-term", "bochsbios", "vgabios", "xorriso", "isolinux", "syslinux-common"),
 }
 PACKAGES = {"build": BUILD, "run": RUN, "check": CHECK, "test": TEST}
@@ -146,7 +157,19 @@ def test_an_environment_that_gets_no_pip_is_named_with_the_way_out(tmp_path: Pat
 
 
 def test_an_installed_package_is_not_named(tmp_path: Path) -> None:
-    present = {"ld.lld", "strace", "virtiofsd", "qemu-system-x86_64", "xorriso", "bochs", "ip", "ping", "git"}
+    present = {
+        "ld.lld",
+        "strace",
+        "gdb",
+        "eu-stack",
+        "virtiofsd",
+        "qemu-system-x86_64",
+        "xorriso",
+        "bochs",
+        "ip",
+        "ping",
+        "git",
+    }
     done = setup(tmp_path, "test", present)
     assert done.returncode == 0, done.stderr
     assert missing(done) == {"clang", "libclang-rt-19-dev", "zstd", "lz4"}
