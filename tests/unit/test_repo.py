@@ -298,6 +298,7 @@ FILL_NO_GUEST_MEMORY = {
     "guest_read", "guest_fetch", "read_memory", "give_console_piece", "end",  # copy from the guest
     "disk_map_note", "disk_map_flushed",  # record the state of a disk's pages
     "drop_frames", "ring_kicks_come_fast", "get_cpu_state", "set_run_mask", "take_config",
+    "tell_debugger",  # a word of vm_shared
 }  # fmt: skip
 FILLS = re.compile(
     r"\b(?:p?readv?|preadv2|recv|recvfrom|recvmsg|guarded_copy|tcp_cut_next|process_vm_writev|start_state_write_\w+)\("

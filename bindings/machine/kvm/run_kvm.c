@@ -3,10 +3,15 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "copy_fault.h"
 #include "device_ops.h"
@@ -149,6 +154,63 @@ static inline long enter_guest(int vcpu_fd)
     return answer;
 }
 
+/* ---- a debugger (tender/debug/kvm.py) */
+
+/*
+ * The debugger traces this thread, and it may be killed at any moment. Then the thread goes on immediately.
+ * So nothing that stops the thread may do harm without a tracer: no breakpoint lies in our code. We tell the
+ * tracer by a signal to this thread: a traced thread stops there, and any other ignores it.
+ */
+static __attribute__((cold, noinline)) void tell_debugger(struct vm *vm, enum vm_told what)
+{
+    sigset_t kick, before;
+    sigemptyset(&kick);
+    sigaddset(&kick, VM_KICK_SIGNAL);
+    __atomic_store_n(&vm->shared->told, what, __ATOMIC_SEQ_CST);
+    pthread_sigmask(SIG_UNBLOCK, &kick, &before);
+    (void)syscall(SYS_tgkill, runner_of(vm)->process, runner_of(vm)->thread, VM_KICK_SIGNAL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* A breakpoint is a HLT in the guest's text. KVM has left RIP after it. */
+static void go_back_to_breakpoint(int vcpu_fd, struct kvm_run *run)
+{
+    if (ioctl(vcpu_fd, KVM_GET_REGS, &run->s.regs.regs) < 0)
+        return;
+    run->s.regs.regs.rip--;
+    run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+}
+
+/*
+ * True: the debugger has answered that the guest goes on, or it was killed. If it was killed, its guard
+ * removes the breakpoints soon, and until then the guest tries again, for about 10 s.
+ */
+static __attribute__((cold, noinline)) bool is_debuggers_exit(struct vm *vm, int vcpu_fd, struct kvm_run *run)
+{
+    static const struct timespec a_while = {.tv_nsec = 1000000};
+    enum { TRIES_MAX = 10000 };
+    struct vm_shared *shared = vm->shared;
+    if (shared->event.kind != EVENT_UNHANDLED_EXIT)
+        return false;
+    if (shared->event.detail == KVM_EXIT_HLT)
+        go_back_to_breakpoint(vcpu_fd, run);
+    else if (shared->event.detail != KVM_EXIT_DEBUG)
+        return false;
+    tell_debugger(vm, TOLD_EXIT);
+    const uint32_t answer = __atomic_load_n(&shared->told, __ATOMIC_SEQ_CST);
+    if (answer == TOLD_REFUSED || (answer == TOLD_EXIT && ++shared->told_tries > TRIES_MAX))
+        return false;
+    if (answer == TOLD_EXIT)
+        (void)ppoll(NULL, 0, &a_while, NULL);
+    else
+        shared->told_tries = 0;
+    shared->event = (struct vm_event){0};
+    shared->counters.exits--; /* a guest's counters do not tell of its debugger */
+    return true;
+}
+
+/* ---- the loop */
+
 /* Runs until there is an event, or for this many exits. A stop that is requested in the meantime ends
  * KVM_RUN, or the next KVM_RUN before it begins: vm_stop(). */
 static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, uint64_t exits)
@@ -168,7 +230,7 @@ static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, u
             shared->counters.exits++;
             verdict = kvm_exit_handle(vm, run);
         }
-        if (verdict == EXIT)
+        if (verdict == EXIT && !(__builtin_expect(shared->held, 0) && is_debuggers_exit(vm, vcpu_fd, run)))
             return EXIT;
     }
     return CONTINUE;
@@ -221,6 +283,8 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
         devices_end(vm);
         shared->timeline.guest_exit = monotonic_ns();
         shared->event.rip = guest_rip(vcpu_fd);
+        if (__builtin_expect(shared->held, 0))
+            tell_debugger(vm, TOLD_END);
     }
     vm_leave(vm, &saved);
 }
