@@ -43,7 +43,7 @@ COMMAND = (
     "tests/conformance/test_launchers.py",
 )
 C_DIRECTORIES = ("abi", "bench", "bindings", "guest_kernel", "tests", "tools")
-GENERATED = ("bindings/python/kvm_cdef.h", "bench/out/")
+GENERATED = ("bindings/python/kvm_cdef.h", "bindings/python/ptrace_cdef.h", "bench/out/")
 OUTPUT_LIMIT_S = 10.0
 WAIT_S = 0.5
 PROCESSORS = len(os.sched_getaffinity(0))

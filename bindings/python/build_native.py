@@ -27,9 +27,9 @@ OPAQUE = "struct vm;\nstruct owned_vm;\nstruct owned_templates;\n"
 """Structures to which Python only has pointers."""
 
 
-def kvm_cdef() -> str:
-    """Returns kvm_cdef.h without its comments: it is written only for cffi."""
-    text = (HERE / "kvm_cdef.h").read_text()
+def kernel_cdef(name: str) -> str:
+    """Returns a file of the kernel's declarations without its comment: it is written only for cffi."""
+    text = (HERE / name).read_text()
     return text[text.index("*/") + 2 :]
 
 
@@ -40,14 +40,20 @@ def declared() -> str:
 
 ffibuilder = FFI()
 ffibuilder.cdef(declared())
-ffibuilder.cdef(kvm_cdef())
+ffibuilder.cdef(kernel_cdef("kvm_cdef.h"))
+ffibuilder.cdef(kernel_cdef("ptrace_cdef.h"))
 ffibuilder.cdef('extern "Python" void run_started(uint64_t key);')  # vm.py: the body of Vm.start()'s thread
 ffibuilder.set_source(
     "tender._native",
     """
+    #include <elf.h>
     #include <linux/kvm.h>
     #include <linux/if_tun.h>
+    #include <signal.h>
     #include <sys/ioctl.h>
+    #include <sys/ptrace.h>
+    #include <sys/user.h>
+    #include <sys/wait.h>
     #include "native.h"
     """,
 )

@@ -199,6 +199,19 @@ void tn_signals_hold(void);
 
 uint64_t tn_monotonic_ns(void);
 
+/*
+ * The kernel's calls for a debugger (tender/debug/ptrace.py). Each returns the kernel's answer, or -errno.
+ */
+/* ptrace(2). PTRACE_PEEK... puts the word where `data` points. */
+int64_t tn_ptrace(int request, int tid, uint64_t address, uint64_t data);
+int64_t tn_ptrace_regset(int request, int tid, unsigned type, void *data,
+                         size_t size); /* bytes transferred */
+/* wait4(2): a thread's id, or 0 with WNOHANG. */
+int tn_wait(int tid, int options, int *status);
+/* process_vm_readv(2), process_vm_writev(2): bytes, fewer if memory ends. */
+int64_t tn_process_read(int pid, uint64_t address, void *to, size_t size);
+int64_t tn_process_write(int pid, uint64_t address, const void *from, size_t size);
+
 /* </native:functions> */
 
 #endif
