@@ -45,7 +45,7 @@ def result(
         counters=counters,
         boot=boot,
         backend=backend,
-        fault=_fault(event) if event.registers_valid else None,
+        fault=guest_fault(event) if event.registers_valid else None,
         isolation=isolation,
     )
 
@@ -95,7 +95,8 @@ def _numbers(shared: CData, name: str) -> list[int]:
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
 
 
-def _fault(event: CData) -> GuestFault:
+def guest_fault(event: CData) -> GuestFault:
+    """Returns where the guest stood, of an event whose registers are valid."""
     c = event.registers
     values = {name: int(c.gpr[i]) for i, name in enumerate(_REGISTERS)}
     values.update((f"r{i}", int(c.gpr[i])) for i in range(8, 16))

@@ -166,7 +166,10 @@ static __attribute__((cold, noinline)) void tell_debugger(struct vm *vm, enum vm
     sigset_t kick, before;
     sigemptyset(&kick);
     sigaddset(&kick, VM_KICK_SIGNAL);
+    /* In this order, because it may attach at any time. It sets `held` and then looks at `told`. */
     __atomic_store_n(&vm->shared->told, what, __ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&vm->shared->held, __ATOMIC_SEQ_CST))
+        return;
     pthread_sigmask(SIG_UNBLOCK, &kick, &before);
     (void)syscall(SYS_tgkill, runner_of(vm)->process, runner_of(vm)->thread, VM_KICK_SIGNAL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -283,8 +286,7 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
         devices_end(vm);
         shared->timeline.guest_exit = monotonic_ns();
         shared->event.rip = guest_rip(vcpu_fd);
-        if (__builtin_expect(shared->held, 0))
-            tell_debugger(vm, TOLD_END);
+        tell_debugger(vm, TOLD_END);
     }
     vm_leave(vm, &saved);
 }

@@ -1,0 +1,319 @@
+"""The vCPU of a guest on KVM, reached from outside: by the stopped thread that runs it.
+
+A vCPU belongs to its process, so no other process may call it. The debugger makes the thread call KVM itself: it lends
+its registers to a system call and puts them back (`Vcpu.call`). The call that is needed most is KVM_RUN with
+`immediate_exit`, which enters no guest: it writes the registers into the page that process and vCPU share, and takes new
+ones from there. Source: Documentation/virt/kvm/api.rst, section 5, of Linux 6.12.
+
+It decides nothing about breakpoints and stops: kvm.py does.
+"""
+
+import os
+import signal
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from errno import EINTR
+from typing import TYPE_CHECKING
+
+from tender.debug import ptrace
+from tender.debug.find import Guest
+from tender.debug.target import DebugError
+
+if TYPE_CHECKING:
+    from tender.debug.guard import Journal
+
+SYS_IOCTL = 16  # <asm/unistd_64.h>
+KVM_RUN, KVM_GET_REGS, KVM_SET_GUEST_DEBUG = 0xAE80, 0x8090AE81, 0x4048AE9B  # <linux/kvm.h>
+KVM_GET_XSAVE, KVM_SET_XSAVE = 0x9000AEA4, 0x5000AEA5
+EXIT_UNKNOWN, EXIT_IO, EXIT_HLT, EXIT_INTR = 0, 2, 5, 10
+
+DEBUG_ENABLE, DEBUG_SINGLESTEP, DEBUG_USE_HW = 1, 2, 0x20000
+"""Source: <linux/kvm.h>, KVM_GUESTDBG_..."""
+
+# Offsets in struct kvm_run, and its parts; tests/debug/test_kvm_debug.py compares them with the header.
+IMMEDIATE_EXIT, EXIT_REASON, DEBUG_EXIT, VALID, DIRTY, REGS, SREGS = 1, 8, 32, 288, 296, 304, 448
+REGS_STRUCT, SREGS_BYTES, FS_BASE, GS_BASE = struct.Struct("<18Q"), 312, 72, 96
+GUEST_DEBUG = struct.Struct("<II8Q")
+SYNC_REGS, SYNC_SREGS = 1, 2
+CR4, CR4_OSXSAVE = 248, 1 << 18
+
+GENERAL = (
+    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip", "rflags"),
+)
+"""The fields of struct kvm_regs."""
+
+XSAVE_BYTES = 4096
+XCR0_AT, XSTATE_BV_AT = 464, 512
+_RED_ZONE = 128  # System V ABI for AMD64, 3.2.2
+_SYSCALL, _SYSCALL_AND_STAY = b"\x0f\x05", b"\x0f\x05\xeb\xfe"
+_NO_CALL = (1 << 64) - 1  # orig_rax of a thread that is in no system call: the kernel restarts none then
+_TEXT_MAX = 64 << 20
+SYSCALL_STOP = signal.SIGTRAP | 0x80
+"""How a thread that is traced with O_TRACESYSGOOD stops where a system call begins or ends."""
+
+
+@dataclass
+class VcpuRegisters:
+    """The registers of the vCPU as KVM has them: the fields of kvm_regs by name, and the whole of kvm_sregs."""
+
+    general: dict[str, int] = field(default_factory=dict)
+    system: bytes = bytes(SREGS_BYTES)
+
+    @property
+    def fs_base(self) -> int:
+        return int.from_bytes(self.system[FS_BASE : FS_BASE + 8], "little")
+
+    @property
+    def cr4(self) -> int:
+        return int.from_bytes(self.system[CR4 : CR4 + 8], "little")
+
+    def with_bases(self, general: dict[str, int], fs_base: int, gs_base: int) -> "VcpuRegisters":
+        """Returns registers with these values and the same system registers else."""
+        system = bytearray(self.system)
+        system[FS_BASE : FS_BASE + 8] = fs_base.to_bytes(8, "little")
+        system[GS_BASE : GS_BASE + 8] = gs_base.to_bytes(8, "little")
+        return VcpuRegisters(general, bytes(system))
+
+    @property
+    def gs_base(self) -> int:
+        return int.from_bytes(self.system[GS_BASE : GS_BASE + 8], "little")
+
+
+class Vcpu:
+    """The thread that runs a guest, while it stands still, and the guest's vCPU.
+
+    Attributes:
+        tid: The thread.
+        signals: Signals for the thread that came then. They are delivered when it goes on.
+    """
+
+    def __init__(self, guest: Guest, journal: "Journal | None" = None) -> None:
+        self.pid, self.tid = guest.pid, guest.tid
+        self.signals: list[int] = []
+        self._journal = journal
+        self._page = guest.values["run"]
+        self.fd = guest.values["vcpu_fd"]
+        self._syscall = guest.note.get("syscall", 0) + guest.base if guest.note.get("syscall") else 0
+
+    # ---- the thread
+
+    def thread_registers(self) -> dict[str, int]:
+        """Returns the thread's own registers, which are those of its process."""
+        return ptrace.getregs(self.tid)
+
+    def is_in_run(self, registers: dict[str, int]) -> bool:
+        """Whether the thread is in KVM_RUN of this vCPU, or was just before the stop."""
+        return (
+            registers["orig_rax"] == SYS_IOCTL and registers["rdi"] == self.fd and registers["rsi"] == KVM_RUN
+        )
+
+    def go_on(self, signal_number: int = 0, *, to_syscall: bool = False) -> None:
+        """Lets the thread run, with the signals that have come for it."""
+        (ptrace.cont_to_syscall if to_syscall else ptrace.cont)(self.tid, self._deliver(signal_number))
+
+    def detach(self) -> None:
+        """Lets the thread run, and traces it no more."""
+        ptrace.detach(self.tid, self._deliver(0))
+
+    def _deliver(self, signal_number: int) -> int:
+        """Returns the signal that the thread goes on with. Others are sent to it again."""
+        pending, self.signals = [signal_number] * (signal_number > 0) + self.signals, []
+        for number in pending[1:]:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
+        return pending[0] if pending else 0
+
+    def call(self, number: int, *arguments: int) -> int:
+        """Makes the stopped thread call the kernel, and returns the answer or -errno. Its registers are put back.
+
+        Afterwards the thread stands in an EVENT_STOP. That is the one stop with which it goes on unharmed if we are
+        killed: no signal comes with it, and a call of its own that this stop has interrupted is restarted. For that the
+        kernel looks at rax and orig_rax, which are put back too.
+        """
+        saved = ptrace.getregs(self.tid)
+        at = self._syscall or self._find_syscall()
+        lent = saved | {"rax": number, "orig_rax": _NO_CALL, "rip": at}
+        lent |= dict(zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False))
+        if self._journal:
+            self._journal.registers(self.tid, _packed(saved))
+        ptrace.setregs(self.tid, lent)
+        self._run_to_system_call()  # where it begins
+        self._run_to_system_call()  # and where it ends
+        answer = ptrace.getregs(self.tid)["rax"]
+        ptrace.setregs(self.tid, saved)
+        ptrace.interrupt(self.tid)
+        ptrace.cont(self.tid)
+        while self._wait().event != ptrace.EVENT_STOP:
+            ptrace.cont(self.tid)
+        if self._journal:
+            self._journal.registers(self.tid, b"")
+        return answer - (1 << 64) if answer >> 63 else answer
+
+    def _run_to_system_call(self) -> None:
+        """Signals that come in between wait until the thread goes on."""
+        while True:
+            ptrace.cont_to_syscall(self.tid)
+            status = self._wait()
+            if status.stop == SYSCALL_STOP and not status.event:
+                return
+            if not status.event:
+                self.signals.append(status.stop)
+
+    def _wait(self) -> ptrace.Status:
+        status = ptrace.wait(self.tid)
+        if status is None or status.ended:
+            raise ptrace.Gone(f"process {self.pid}: it has ended")
+        return status
+
+    def _find_syscall(self) -> int:
+        """Finds a system-call instruction in the process's text: one that a jump to itself follows, if there is one."""
+        first = 0
+        for start, end in _texts(self.pid):
+            text = ptrace.read_memory(self.pid, start, min(end - start, _TEXT_MAX))
+            at = text.find(_SYSCALL_AND_STAY)
+            if at >= 0:
+                self._syscall = start + at
+                return self._syscall
+            at = text.find(_SYSCALL)
+            first = first or (start + at if at >= 0 else 0)
+        if not first:
+            raise DebugError(f"process {self.pid}: no system-call instruction was found in its text")
+        self._syscall = first
+        return first
+
+    def _scratch(self, size: int) -> int:
+        """Returns the address of memory that the thread may write and does not use: below its stack's red zone."""
+        at = (ptrace.getregs(self.tid)["rsp"] - _RED_ZONE - size) & -64
+        if len(ptrace.read_memory(self.pid, at, size)) < size:
+            raise DebugError(f"thread {self.tid}: its stack has no space for a call to KVM")
+        return at
+
+    # ---- the shared page
+
+    def read_page(self, offset: int, length: int) -> bytes:
+        data = ptrace.read_memory(self.pid, self._page + offset, length)
+        if len(data) < length:
+            raise DebugError(f"process {self.pid}: the page of the vCPU cannot be read")
+        return data
+
+    def write_page(self, offset: int, data: bytes) -> None:
+        ptrace.write_memory(self.pid, self._page + offset, data)
+
+    @property
+    def exit_reason(self) -> int:
+        return int.from_bytes(self.read_page(EXIT_REASON, 4), "little")
+
+    def forget_exit(self) -> None:
+        """The exit in the page is dealt with: a later look must not take it for a new one."""
+        self.write_page(EXIT_REASON, EXIT_INTR.to_bytes(4, "little"))
+
+    def debug_exit(self) -> int:
+        """Returns DR6 of a KVM_EXIT_DEBUG."""
+        return int.from_bytes(self.read_page(DEBUG_EXIT + 16, 8), "little")
+
+    # ---- registers
+
+    def synchronise(self) -> VcpuRegisters:
+        """Has KVM take the registers that wait in the page, and write all of them there. Returns them.
+
+        If the vCPU has left the guest by an `out`, KVM completes the instruction first: RIP is behind it.
+        """
+        immediate, valid = self.read_page(IMMEDIATE_EXIT, 1), self.read_page(VALID, 8)
+        self.prepare_leave()
+        answer = self.call(SYS_IOCTL, self.fd, KVM_RUN, 0)
+        registers = self.registers_in_page()
+        self.write_page(IMMEDIATE_EXIT, immediate)
+        self.write_page(VALID, valid)
+        if answer != -EINTR:
+            raise DebugError(f"process {self.pid}: KVM_RUN answers {answer}", errno=max(-answer, 0))
+        return registers
+
+    def prepare_leave(self) -> None:
+        """The next KVM_RUN returns immediately, and leaves all registers in the page."""
+        self.write_page(IMMEDIATE_EXIT, b"\1")
+        self.write_page(VALID, (SYNC_REGS | SYNC_SREGS).to_bytes(8, "little"))
+
+    def end_leave(self) -> VcpuRegisters:
+        """The KVM_RUN of prepare_leave() has returned: returns the registers."""
+        self.write_page(IMMEDIATE_EXIT, b"\0")
+        return self.registers_in_page()
+
+    def registers_in_page(self) -> VcpuRegisters:
+        general = REGS_STRUCT.unpack(self.read_page(REGS, REGS_STRUCT.size))
+        return VcpuRegisters(dict(zip(GENERAL, general, strict=True)), self.read_page(SREGS, SREGS_BYTES))
+
+    def put(self, registers: VcpuRegisters, *, system: bool = False) -> None:
+        """Leaves registers in the page, for KVM to take at the next KVM_RUN."""
+        self.write_page(REGS, REGS_STRUCT.pack(*(registers.general[name] for name in GENERAL)))
+        if system:
+            self.write_page(SREGS, registers.system)
+        dirty = int.from_bytes(self.read_page(DIRTY, 8), "little")
+        self.write_page(DIRTY, (dirty | SYNC_REGS | (SYNC_SREGS if system else 0)).to_bytes(8, "little"))
+
+    def rip(self) -> int:
+        """Returns RIP as KVM has it: at the `out`, if the vCPU left the guest by one."""
+        at = self._scratch(REGS_STRUCT.size)
+        self._check(self.call(SYS_IOCTL, self.fd, KVM_GET_REGS, at), "KVM_GET_REGS")
+        return int(
+            REGS_STRUCT.unpack(ptrace.read_memory(self.pid, at, REGS_STRUCT.size))[GENERAL.index("rip")]
+        )
+
+    def set_guest_debug(self, control: int, debug_registers: Sequence[int] = (0,) * 8) -> None:
+        """KVM_SET_GUEST_DEBUG. For a step, no registers may wait in the page: KVM notes the RIP that is stepped from."""
+        at = self._scratch(GUEST_DEBUG.size)
+        ptrace.write_memory(self.pid, at, GUEST_DEBUG.pack(control, 0, *debug_registers))
+        self._check(self.call(SYS_IOCTL, self.fd, KVM_SET_GUEST_DEBUG, at), "KVM_SET_GUEST_DEBUG")
+
+    def xsave(self, cr4: int) -> bytes:
+        """Returns the x87, SSE and AVX registers, as Registers.xsave has them.
+
+        XCR0 cannot be asked for. It has at least the components that are in use, and AVX if the guest has set
+        CR4.OSXSAVE, without which it cannot use more than SSE.
+        """
+        at = self._scratch(XSAVE_BYTES)
+        self._check(self.call(SYS_IOCTL, self.fd, KVM_GET_XSAVE, at), "KVM_GET_XSAVE")
+        area = bytearray(ptrace.read_memory(self.pid, at, XSAVE_BYTES))
+        used = int.from_bytes(area[XSTATE_BV_AT : XSTATE_BV_AT + 8], "little")
+        xcr0 = used | (7 if cr4 & CR4_OSXSAVE else 3)
+        area[XCR0_AT : XCR0_AT + 8] = xcr0.to_bytes(8, "little")
+        return bytes(area)
+
+    def set_xsave(self, area: bytes) -> None:
+        """Sets them. Raises DebugError if KVM refuses the values."""
+        whole = bytearray(area[:XSAVE_BYTES].ljust(XSAVE_BYTES, b"\0"))
+        whole[XCR0_AT : XCR0_AT + 48] = bytes(48)
+        whole[XSTATE_BV_AT] |= 3  # else KVM keeps MXCSR
+        at = self._scratch(XSAVE_BYTES)
+        ptrace.write_memory(self.pid, at, bytes(whole))
+        self._check(self.call(SYS_IOCTL, self.fd, KVM_SET_XSAVE, at), "KVM_SET_XSAVE")
+
+    def _check(self, answer: int, what: str) -> None:
+        if answer < 0:
+            raise DebugError(f"process {self.pid}: {what} fails", errno=-answer)
+
+
+def _texts(pid: int) -> list[tuple[int, int]]:
+    """Returns the executable mappings of files of a process, but not the vDSO's."""
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        lines = [line.split(maxsplit=5) for line in file]
+    return [
+        (start, end)
+        for start, end in (
+            tuple(int(it, 16) for it in line[0].split(b"-"))
+            for line in lines
+            if len(line) == 6 and b"x" in line[1] and line[5].startswith(b"/")
+        )
+    ]
+
+
+def _packed(registers: dict[str, int]) -> bytes:
+    return struct.pack(f"<{len(ptrace.REGISTERS)}Q", *(registers[name] for name in ptrace.REGISTERS))
+
+
+def unpacked(data: bytes) -> dict[str, int]:
+    """Returns the registers of a thread from the bytes that the journal has of them."""
+    values = struct.unpack(f"<{len(ptrace.REGISTERS)}Q", data)
+    return dict(zip(ptrace.REGISTERS, values, strict=True))
