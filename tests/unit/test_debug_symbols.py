@@ -1,0 +1,273 @@
+"""Symbols, lines, inlined functions and stacks of ELF files, compared with binutils, pyelftools and broken files."""
+
+import io
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from elftools.dwarf.callframe import FDE
+from elftools.elf.elffile import ELFFile
+from hypothesis import given
+from hypothesis import strategies as st
+from support import Guest
+
+from tender.debug.demangle import demangle
+from tender.debug.registers import Registers
+from tender.debug.symbols import Frame, Symbols
+from tender.debug.unwind import Broken, evaluate
+from tender.errors import ImageError
+
+GUESTS = ("bug_null", "debug", "net_rx_poll", "traps")
+MASK = (1 << 64) - 1
+
+
+def text_addresses(path: Path, step: int) -> list[int]:
+    with path.open("rb") as file:
+        section = ELFFile(file).get_section_by_name(".text")
+        assert section is not None
+        return list(range(section["sh_addr"], section["sh_addr"] + section["sh_size"], step))
+
+
+def shown(frames: Sequence[Frame]) -> list[tuple[str, str, int]]:
+    return [(it.function, Path(it.file).name, it.line) for it in frames]
+
+
+def by_addr2line(path: Path, addresses: list[int]) -> list[list[tuple[str, str, int]]]:
+    words = ["addr2line", "-fia", "-e", str(path), *map(hex, addresses)]
+    found: list[list[tuple[str, str, int]]] = []
+    lines = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    at = 0
+    while at < len(lines):
+        if lines[at].startswith("0x"):
+            found.append([])
+            at += 1
+            continue
+        file, _, line = lines[at + 1].partition(" (")[0].rpartition(":")
+        found[-1].append((lines[at], Path(file).name, int(line) if line.isdigit() else 0))
+        at += 2
+    return found
+
+
+@pytest.mark.parametrize("name", GUESTS)
+def test_functions_and_lines_are_those_of_addr2line(guest: Guest, name: str) -> None:
+    symbols = Symbols.open(str(guest(name)))
+    addresses = [at for at in text_addresses(guest(name), 7) if symbols.at(at)]
+
+    found = [shown(symbols.frames(at)) for at in addresses]
+
+    assert found == by_addr2line(guest(name), addresses)
+    assert any(len(it) > 2 for it in found), "no place with two inlined functions was compared"
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_each_version_of_dwarf_is_read(tmp_path: Path, compiler: str, version: int) -> None:
+    program = shutil.which(compiler)
+    if program is None:
+        assert compiler == "clang", "gcc is missing"
+        program = "gcc"
+    source = tmp_path / "x.c"
+    source.write_text(
+        "volatile int v;\n"
+        "static inline __attribute__((always_inline)) void one(int n) {\n    v = n;\n}\n"
+        "static inline __attribute__((always_inline)) void two(int n) {\n    one(n);\n    one(n + 1);\n}\n"
+        "__attribute__((noinline)) void three(int n) {\n    two(n);\n}\n"
+        "int main(void) {\n    three(3);\n    return 0;\n}\n"
+    )
+    out = tmp_path / "x"
+    subprocess.run([program, f"-gdwarf-{version}", "-O2", "-o", out, source], check=True)
+    symbols = Symbols.open(str(out))
+    three = symbols.find("three")
+    assert three is not None and three.is_function
+
+    found = {tuple(shown(symbols.frames(three.address + at))) for at in range(three.size)}
+
+    outer = ("three", "x.c", 10)
+    assert (("one", "x.c", 3), ("two", "x.c", 6), outer) in found
+    assert (("one", "x.c", 3), ("two", "x.c", 7), outer) in found
+
+
+@pytest.mark.parametrize("name", GUESTS)
+def test_unwind_rules_are_those_of_pyelftools(guest: Guest, name: str) -> None:
+    symbols = Symbols.open(str(guest(name)))
+    registers = {number: 0x10000 * (number + 1) for number in range(17)}
+    compared = 0
+    with guest(name).open("rb") as file:
+        dwarf = ELFFile(file).get_dwarf_info(relocate_dwarf_sections=False)
+        entries = [
+            *(dwarf.EH_CFI_entries() if dwarf.has_EH_CFI() else ()),
+            *(dwarf.CFI_entries() if dwarf.has_CFI() else ()),
+        ]
+        for entry in entries:
+            if not isinstance(entry, FDE):
+                continue
+            for row in entry.get_decoded().table:
+                step = symbols.step(
+                    {**registers, 16: row["pc"]},
+                    lambda address, length: (address & MASK).to_bytes(8, "little")[:length],
+                    is_return=False,
+                )
+                if row["cfa"].reg is None or row["pc"] >= entry["initial_location"] + entry["address_range"]:
+                    continue
+                cfa = registers[row["cfa"].reg] + row["cfa"].offset
+                places = {
+                    number: cfa + rule.arg
+                    for number, rule in row.items()
+                    if isinstance(number, int) and rule.type == "OFFSET"
+                }
+                assert step is not None
+                assert (step.cfa, {number: step.registers.get(number) for number in places}) == (cfa, places)
+                compared += 1
+    assert compared > 50
+
+
+def test_symbols_are_found_by_name_and_address(guest: Guest) -> None:
+    symbols = Symbols.open(str(guest("bug_null")))
+
+    main = symbols.find("main")
+
+    assert main is not None and main.is_function and main.size > 0
+    assert symbols.at(main.address) == symbols.at(main.address + main.size - 1) == main
+    assert symbols.find("no_such_symbol") is None
+    assert symbols.at(8) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("main", "main"),
+        ("camlStdlib__List.map_123", "Stdlib.List.map"),
+        ("camlStdlib__List$map_123", "Stdlib.List.map"),
+        ("camlStdlib$$2b$2b_9", "Stdlib.++"),
+        ("camlMain__entry", "Main.entry"),
+        ("camlMain.fun_12_code", "Main.fun"),
+        ("caml_alloc_string", "caml_alloc_string"),
+        ("_ZN3foo3barEi", "foo::bar(int)"),
+        ("_RNvCskwGfYPst2Cb_3foo16example_function", "foo::example_function"),
+        ("_ZN4core3fmt5write17h0123456789abcdefE", "core::fmt::write"),
+        ("_Z", "_Z"),
+        ("_ZN" + "9" * 5000, "_ZN" + "9" * 5000),
+    ],
+)
+def test_names_are_demangled(name: str, expected: str) -> None:
+    assert demangle(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (b"\x77\x08", 0x1008),  # breg7 8
+        (b"\x77\x08\x06", 0x1008),  # deref; memory holds its own addresses
+        (b"\x77\x00\x23\x80\x01", 0x1080),  # plus_uconst 128
+        (b"\x3f\x32\x24", 15 << 2),  # lit15 lit2 shl
+        (b"\x09\xff\x1f", 1),  # const1s -1, neg
+        (b"\x31\x28\x01\x00\x00\x35", 5),  # lit1, bra over one byte, lit5
+        (b"\x2f\xfd\xff", None),  # skip to itself for ever
+        (b"\x31\x12" * 300, None),
+        (b"\x06", None),
+        (b"\xff", None),
+        (b"", None),
+    ],
+)
+def test_expressions_are_evaluated_and_bounded(code: bytes, expected: int | None) -> None:
+    def read(address: int, length: int) -> bytes:
+        return address.to_bytes(8, "little")[:length]
+
+    if expected is None:
+        with pytest.raises(Broken):
+            evaluate(code, {7: 0x1000}, read)
+    else:
+        assert evaluate(code, {7: 0x1000}, read) == expected
+
+
+def test_a_function_without_tables_is_left_by_the_call_that_led_there(tmp_path: Path) -> None:
+    """Assembly without call frame information keeps a return address under what it has pushed."""
+    source = tmp_path / "x.S"
+    source.write_text(
+        ".globl _start, outer, inner\n.text\n"
+        "_start: call outer\nhlt\n.size _start, .-_start\n"
+        "other: call other\nstale: nop\n.size other, 5\n"
+        "outer: push %rax\nafter: call inner\nback: pop %rax\nret\n.size outer, .-outer\n"
+        "inner: push %rbx\npush %rcx\nhere: nop\nret\n.size inner, .-inner\n"
+    )
+    out = tmp_path / "x"
+    subprocess.run(["gcc", "-nostdlib", "-static", "-o", out, source], check=True)
+    symbols = Symbols.open(str(out))
+    places = {
+        name: found.address for name in ("here", "stale", "back", "_start") if (found := symbols.find(name))
+    }
+    words = [1, places["stale"], places["back"], 0, places["_start"] + 5]
+    stack = b"".join(word.to_bytes(8, "little") for word in words)
+
+    stack_found = symbols.backtrace(
+        Registers(rip=places["here"], rsp=0x8000),
+        lambda address, length: stack[address - 0x8000 :][:length] if address >= 0x8000 else b"",
+    )
+
+    assert [it.pc for it in stack_found] == [places["here"], places["back"], places["_start"] + 5]
+    assert [it.function for it in stack_found] == ["inner", "outer", "_start"] or stack_found[
+        0
+    ].function == "here"
+    assert [it.certain for it in stack_found] == [True, False, False]
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.write_bytes(b"")
+    fifo = tmp_path / "fifo"
+    subprocess.run(["mkfifo", fifo], check=True)
+
+    for path in (empty, fifo, tmp_path, tmp_path / "absent", Path("/dev/zero"), Path(__file__)):
+        with pytest.raises(ImageError, match=r"regular file|ELF file|No such file"):
+            Symbols.open(str(path))
+    with pytest.raises(ImageError):
+        Symbols.open("zero\0byte")
+
+
+@pytest.fixture(scope="session")
+def small_elf(guest: Guest) -> bytes:
+    return guest("bug_null").read_bytes()
+
+
+def places_to_break(data: bytes) -> list[tuple[int, int]]:
+    """The parts of the file that this code reads: headers, tables, debug sections."""
+    elf = ELFFile(io.BytesIO(data))
+    found = [(0, 64), (elf["e_shoff"], elf["e_shnum"] * 64), (elf["e_phoff"], elf["e_phnum"] * 56)]
+    for section in elf.iter_sections():
+        if section.name.startswith((".debug", ".eh_frame", ".symtab", ".strtab")) and section["sh_size"]:
+            found.append((section["sh_offset"], section["sh_size"]))
+    return found
+
+
+@given(
+    draws=st.lists(
+        st.tuples(st.integers(0, 63), st.integers(0, 1 << 20), st.binary(min_size=1, max_size=9)), max_size=12
+    )
+)
+def test_a_broken_file_gives_fewer_facts_and_no_error(
+    small_elf: bytes, tmp_path_factory: pytest.TempPathFactory, draws: list[tuple[int, int, bytes]]
+) -> None:
+    data = bytearray(small_elf)
+    places = places_to_break(small_elf)
+    for which, at, new in draws:
+        start, size = places[which % len(places)]
+        begin = start + at % size
+        data[begin : begin + len(new)] = new[: len(data) - begin]
+    path = tmp_path_factory.mktemp("broken") / "x.elf"
+    path.write_bytes(data)
+    try:
+        symbols = Symbols.open(str(path))
+    except ImageError:
+        return
+    for pc in (0x100000, 0x101004, 0x1010F0, 0x102225, MASK, 0):
+        registers = Registers(rip=pc, rsp=0x200000, rbp=0x200010)
+        frames = symbols.backtrace(
+            registers, lambda address, length: (address & MASK).to_bytes(8, "little") * (length // 8)
+        )
+        assert 1 <= len(frames) <= 65 * 64
+        assert all("\x1b" not in it.function + it.file for it in frames)
+        symbols.at(pc)
+    symbols.find("main")
+    path.unlink()
