@@ -80,6 +80,7 @@ class Image(Owner):
 
     Attributes:
         name: The name of the file, as messages show it.
+        path: The path of the file, from the root; empty for an image that was not opened by a path.
         entry: The guest-physical address of the first instruction.
         kernel_end: The highest end of a segment that has bytes in the file; 0 if there is none.
         bss_end: The highest end of any loadable segment, also of one without bytes in the file.
@@ -89,8 +90,9 @@ class Image(Owner):
         devices: What it declares, in the order of handles.
     """
 
-    def __init__(self, name: str, elf: ParsedElf, handle: CData) -> None:
+    def __init__(self, name: str, elf: ParsedElf, handle: CData, path: str = "") -> None:
         self.name = name
+        self.path = path
         self.elf = elf
         self.entry = elf.entry
         self.kernel_end = elf.kernel_end
@@ -140,7 +142,10 @@ class Image(Owner):
                     _explain(error, os.pread(file.fd, _HEADER_BYTES, 0))
                 raise
             return cls._load(
-                name, elf, lambda handle, error: lib.tn_image_load_fd(handle, elf.c, file.fd, error)
+                name,
+                elf,
+                lambda handle, error: lib.tn_image_load_fd(handle, elf.c, file.fd, error),
+                path=_absolute(name),
             )
         finally:
             lib.tn_descriptor_close(file)
@@ -178,7 +183,7 @@ class Image(Owner):
         )
 
     @classmethod
-    def _load(cls, name: str, elf: ParsedElf, load: Callable[[CData, CData], int]) -> "Image":
+    def _load(cls, name: str, elf: ParsedElf, load: Callable[[CData, CData], int], path: str = "") -> "Image":
         while True:
             handle, error = image_handle(), ffi.new("struct elf_error *")
             answer = load(handle, error)
@@ -192,7 +197,7 @@ class Image(Owner):
                 -answer,
                 hint="the limit on the size of files counts here too: ulimit -f" if answer == -EFBIG else "",
             )
-        return cls(name, elf, handle)
+        return cls(name, elf, handle, path)
 
     def check_fits(self, mem_bytes: int) -> None:
         """Checks that the image can run with this much memory.
@@ -273,6 +278,14 @@ def check_image(what: str, image: object) -> None:
 def _explain(error: ImageError, start: bytes) -> None:
     hint = _file_hint(start, error.message)
     error._set_hints(hint, hint)
+
+
+def _absolute(path: str) -> str:
+    """Returns the path from the root, or nothing: the directory of a process may be gone."""
+    try:
+        return os.path.join(os.getcwd(), path)
+    except OSError:
+        return path if path.startswith("/") else ""
 
 
 def _open_hint(name: str, errno: int) -> str:

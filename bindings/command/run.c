@@ -498,6 +498,7 @@ void run(const struct request *request)
     int error = vm_init(&vm);
     if (error < 0)
         leave_to_python("no memory for a VM");
+    vm_list_add(&vm);
     devices_attach(request, &image.elf, &vm,
                    machine_ring_mode(expected, &image.elf, request->mem_bytes, ring_wanted), &devices);
     const int console_fd = console_open(request);
@@ -523,6 +524,7 @@ void run(const struct request *request)
     const struct machine_plan plan = {
         .image = &image.elf,
         .name = image.name,
+        .path = image.name,
         .manifest = &devices.manifest,
         .mem_bytes = request->mem_bytes,
         .ring_mode = ring_wanted,

@@ -16,6 +16,7 @@ struct mft;
 struct machine_plan {
     const struct elf_image *image;
     const char *name; /* the image's name, for process lists */
+    const char *path; /* its file, for a debugger: it lives as long as the machine. NULL: it has none */
     const struct mft *manifest;
     uint64_t mem_bytes;
     uint32_t ring_mode; /* enum vm_ring_mode: the requested one; in open(): the one in use */

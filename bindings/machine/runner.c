@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "debug_note.h"
 #include "device_ops.h"
 
 static void stop_devices(struct vm *vm)
@@ -54,6 +55,40 @@ void vm_release(struct vm *vm)
         close(vm->console.fd);
     close(vm->stop_fd);
     pthread_mutex_destroy(&runner_of(vm)->lock);
+}
+
+DEBUG_SYMBOL struct vm *vm_list;
+
+void vm_list_add(struct vm *vm)
+{
+    struct runner *runner = runner_of(vm);
+    runner->next = vm_list;
+    runner->link = &vm_list;
+    if (runner->next)
+        runner_of(runner->next)->link = &runner->next;
+    __atomic_store_n(&vm_list, vm, __ATOMIC_RELEASE);
+}
+
+void vm_list_remove(struct vm *vm)
+{
+    struct runner *runner = runner_of(vm);
+    if (runner->next)
+        runner_of(runner->next)->link = runner->link;
+    __atomic_store_n(runner->link, runner->next, __ATOMIC_RELEASE);
+    runner->link = NULL;
+}
+
+DEBUG_ADDRESS("vms", vm_list);
+DEBUG_NOTE(debug_facts_of_runner)
+{
+#define OF_RUNNER(name, member)                                                                              \
+    DEBUG_NUMBER(name, offsetof(struct vm, runner) + offsetof(struct runner, member))
+    OF_RUNNER("vm_next", next);
+    OF_RUNNER("vm_link", link);
+    OF_RUNNER("vm_process", process);
+    OF_RUNNER("vm_thread", thread);
+    OF_RUNNER("vm_machine", machine);
+    OF_RUNNER("vm_image", image);
 }
 
 int vm_reset(struct vm *vm)

@@ -36,6 +36,12 @@ struct runner {
     bool signals_let_in_next; /* the next call of the run function lets signals in from its beginning */
     sigset_t run_mask;        /* the caller's mask without the kick: in force inside KVM_RUN */
     /* and vm.poll_mask: the caller's mask with the kick */
+
+    /* For a debugger, which reads them from another process (core/debug_note.h). */
+    struct vm *next;         /* of vm_list */
+    struct vm **link;        /* the pointer to this VM: vm_list, or another VM's `next` */
+    struct machine *machine; /* NULL: none was made yet */
+    const char *image;       /* the path of its file, from the process's directory; NULL: it has none */
 };
 _Static_assert(sizeof(struct runner) <= RUNNER_OWN_BYTES, "it fits");
 
@@ -48,6 +54,15 @@ static inline struct runner *runner_of(const struct vm *vm)
  * stays zero, in pages that are never touched. */
 int vm_init(struct vm *vm);
 void vm_release(struct vm *vm);
+
+/*
+ * The VMs of this process, for a debugger. It may read the list at any moment, so each change is one store of
+ * a pointer. A debugger knows a VM that was removed meanwhile by its `link`, which is then not the pointer by
+ * which the debugger came. The callers ensure that one thread at a time changes the list.
+ */
+extern struct vm *vm_list;
+void vm_list_add(struct vm *vm);
+void vm_list_remove(struct vm *vm);
 
 /* Returns a VM whose memory is kept to its state before the first run. This resets the counters, the event, a
  * stop request, memory to what the image has (except boot info), and frames that came in by an interface.

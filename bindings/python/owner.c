@@ -93,6 +93,9 @@ int tn_vm_make(struct vm_handle *handle)
     owned->machine.vm = owned->vm;
     for (size_t i = 0; i < MFT_MAX_ENTRIES; i++)
         owned->devices[i] = -1;
+    pthread_mutex_lock(&handles);
+    vm_list_add(owned->vm);
+    pthread_mutex_unlock(&handles);
     handle->owned = owned;
     return 0;
 }
@@ -122,6 +125,9 @@ static void release(struct owned_vm *owned)
         release_copies(owned);
     else
         time_limit_end(&owned->limit);
+    pthread_mutex_lock(&handles);
+    vm_list_remove(owned->vm);
+    pthread_mutex_unlock(&handles);
     release_machine(owned);
     if (!is_copy)
         vm_release(owned->vm);

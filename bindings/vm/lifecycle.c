@@ -1,10 +1,13 @@
 #include "lifecycle.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "debug_note.h"
 #include "device.h"
 #include "image_memory.h"
+#include "runner.h"
 
 const struct machine_ops *machine_expected(const struct machine_ops *asked)
 {
@@ -78,5 +81,13 @@ int machine_open(struct machine *machine, const struct machine_ops *ops, const s
         return -1;
     }
     machine->ops = ops;
+    runner_of(machine->vm)->image = plan->path;
+    runner_of(machine->vm)->machine = machine;
     return 0;
+}
+
+DEBUG_NOTE(debug_facts_of_machine)
+{
+    DEBUG_OFFSET("machine_ops", struct machine, ops);
+    DEBUG_OFFSET("machine_name", struct machine_ops, name);
 }

@@ -53,12 +53,14 @@ class Machine(Owner):
     ) -> None:
         self.name, self.handle, self.image_name = name, handle, image.name
         self._plan = plan = ffi.new("struct machine_plan *")
-        self._of_plan = image.elf, manifest  # the plan points to these
+        file = ffi.from_buffer(os.fsencode(image.path).replace(b"\0", b"?") + b"\0")
+        self._of_plan = image.elf, manifest, file  # the plan points to these, and a debugger reads the last
         error = ffi.new("struct machine_error *")
         title = ffi.from_buffer(image.name.encode("utf-8", "replace").replace(b"\0", b"?") + b"\0")
         path = ffi.from_buffer(program.encode("utf-8", "surrogateescape") + b"\0")
         line = ffi.from_buffer(cmdline + b"\0")
         plan.image, plan.name, plan.manifest, plan.mem_bytes = image.elf.c, title, manifest, mem_bytes
+        plan.path = file if image.path else ffi.NULL
         plan.ring_mode = RING_MODES[net_ring]
         plan.cmdline, plan.cmdline_bytes = line, len(cmdline)
         plan.program = path

@@ -77,7 +77,7 @@ static void set_up(void)
     int pair[2];
     memset(&model, 0, sizeof model);
     memset(&vm, 0, sizeof vm);
-    MUST(vm_init(&vm) == 0 && sandbox_init(&sandbox, &vm) == 0);
+    MUST(vm_init(&vm) == 0 && sandbox_init(&sandbox, &vm, NULL) == 0);
     vm.devices[1] = net_on(-1, (struct net_device){0}); /* a TAP */
     vm.device_end = 2;
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);

@@ -616,7 +616,7 @@ static void test_what_machines_write(void)
     /* The guest's memory belongs to another process, which shares its boot info. */
     struct sandbox *sandbox = (void *)boxed.own;
     uint8_t *const hva = vm.memory.hva;
-    HOLDS(sandbox_init(sandbox, &vm) == 0);
+    HOLDS(sandbox_init(sandbox, &vm, NULL) == 0);
     begin();
     vm.memory.hva = sandbox_boot_info(sandbox) - HVT_BOOT_INFO_GPA;
     boxed.ops->write_boot_info(&boxed, &plan);

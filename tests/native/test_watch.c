@@ -35,7 +35,7 @@ static void set_up(void)
 {
     int pair[2];
     memset(&vm, 0, sizeof vm);
-    if (vm_init(&vm) < 0 || sandbox_init(&sandbox, &vm) < 0 ||
+    if (vm_init(&vm) < 0 || sandbox_init(&sandbox, &vm, NULL) < 0 ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
         abort();
     vm.console.fd = CONSOLE_PYTHON;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 
 #include "close_later.h"
 #include "copy_fault.h"
+#include "debug_note.h"
 #include "deferred_teardown.h"
 #include "device_ops.h"
 #include "entered.h"
@@ -325,6 +327,17 @@ static void leave(struct machine *machine)
 {
     if (own(machine)->is_deferred)
         teardown_defer(&own(machine)->teardown, kvm_of(machine));
+}
+
+/* ---- for a debugger */
+
+DEBUG_NOTE(debug_facts_of_kvm)
+{
+#define OF_KVM(name, member)                                                                                 \
+    DEBUG_NUMBER(name, offsetof(struct machine, own) + offsetof(struct kvm, machine.member))
+    OF_KVM("kvm_vcpu_fd", vcpu_fd);
+    OF_KVM("kvm_vm_fd", vm_fd);
+    OF_KVM("kvm_run", run);
 }
 
 /* ---- its messages */

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "become.h"
+#include "debug_note.h"
 #include "entered.h"
 #include "machine.h"
 #include "patch.h"
@@ -73,7 +75,7 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
     const int template_fd = make_template(plan);
     if (template_fd < 0)
         return failed(error, SETUP_SHARED, "the image's template", template_fd);
-    int refused = sandbox_init(sandbox, machine->vm);
+    int refused = sandbox_init(sandbox, machine->vm, plan->path);
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
@@ -104,7 +106,7 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
 {
     struct sandbox *sandbox = own(machine);
     char what[sizeof error->text - 64];
-    int refused = sandbox_init(sandbox, machine->vm);
+    int refused = sandbox_init(sandbox, machine->vm, plan->path);
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
@@ -191,6 +193,17 @@ static const void *console(struct machine *machine, const struct vm_event *event
 static void close_machine(struct machine *machine)
 {
     sandbox_release(own(machine));
+}
+
+/* ---- for a debugger */
+
+DEBUG_NOTE(debug_facts_of_sandbox)
+{
+#define OF_SANDBOX(name, member)                                                                             \
+    DEBUG_NUMBER(name, offsetof(struct machine, own) + offsetof(struct sandbox, member))
+    OF_SANDBOX("sandbox_pid", pid);
+    OF_SANDBOX("sandbox_parent", parent);
+    OF_SANDBOX("sandbox_mapping", mapping);
 }
 
 const struct machine_ops sandbox_ops = {

@@ -207,14 +207,40 @@ static int spawn_here(struct spawn *spawn)
 
 /* ---- the VM */
 
-int sandbox_init(struct sandbox *sandbox, struct vm *vm)
+#define MEMORY_NAME     "tender-vm"
+#define MEMORY_NAME_MAX 249 /* memfd_create(2) */
+
+/* "tender-vm:/path/app.elf"; without the path if that would be too long. */
+static void name_memory(char name[MEMORY_NAME_MAX + 1], const char *path)
 {
+    size_t length = sizeof MEMORY_NAME - 1;
+    memcpy(name, MEMORY_NAME, sizeof MEMORY_NAME);
+    if (!path)
+        return;
+    const size_t path_bytes = strlen(path);
+    name[length++] = ':';
+    if (*path != '/') {
+        if (!getcwd(name + length, MEMORY_NAME_MAX - length) || name[length] != '/')
+            path = NULL;
+        length += strlen(name + length);
+        name[length++] = '/';
+    }
+    if (!path || length + path_bytes > MEMORY_NAME_MAX)
+        memcpy(name, MEMORY_NAME, sizeof MEMORY_NAME);
+    else
+        memcpy(name + length, path, path_bytes + 1);
+}
+
+int sandbox_init(struct sandbox *sandbox, struct vm *vm, const char *path)
+{
+    char name[MEMORY_NAME_MAX + 1];
+    name_memory(name, path);
     memset(sandbox, 0, sizeof *sandbox);
     pthread_mutex_init(&sandbox->control_lock, NULL);
     sandbox->vm = vm;
     sandbox->parent = getpid();
     sandbox->control_fd = sandbox->pidfd = sandbox->pid = -1;
-    sandbox->vm_fd = memfd_create("tender-vm", MFD_CLOEXEC);
+    sandbox->vm_fd = memfd_create(name, MFD_CLOEXEC);
     if (sandbox->vm_fd < 0)
         return -errno;
     void *mapping = MAP_FAILED;

@@ -35,8 +35,10 @@ struct sandbox {
     struct vm_event event; /* a checked copy, which Python may rely on */
 };
 
-/* Makes the shared memory for `vm`; vm->shared then lies in it. 0 or -errno. */
-int sandbox_init(struct sandbox *sandbox, struct vm *vm);
+/* Makes the shared memory for `vm`; vm->shared then lies in it. `path`: the image's file, or NULL. It becomes
+ * a part of that memory's name, which a debugger sees in /proc, and which a guest has no system call to
+ * read. 0 or -errno. */
+int sandbox_init(struct sandbox *sandbox, struct vm *vm, const char *path);
 
 /* The memory for start_state_write_boot_info(). */
 uint8_t *sandbox_boot_info(struct sandbox *sandbox);

@@ -6,7 +6,12 @@
  * flag and the red zone as the guest left them. The handlers are compiled to use only general registers, so
  * vector registers need not be saved. The handlers have a stack of their own. The only
  * value of the guest's registers that they use is EAX, a number that is checked.
+ *
+ * The unwind tables (.cfi_...) are for debuggers: from any instruction of the handlers they lead to the guest's
+ * registers, as if the handler were a function that the guest has called. Nothing reads them in a run.
  */
+#include "debug_note.inc"
+
     .set    HVT_PORT_BASE, 0x500
     .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes per slot; the eighth is its `out` */
     .set    TRAMPOLINE_RETURN, 12             /* bindings/machine/sandbox/patch.c lays the trampolines out */
@@ -50,8 +55,39 @@
     .macro  enter function
     lea     1000f(%rip), %rax
     push    %rax
-    jmp     \function
+    .cfi_adjust_cfa_offset 8
+    .byte   0xe9                /* jmp function. The tables change within it: an unwinder looks for the byte */
+    .cfi_adjust_cfa_offset -8   /* before the address that the function returns to */
+    .long   \function - . - 4
 1000:
+    .endm
+
+    /*
+     * Expressions of the unwind tables: DW_CFA_val_expression (22), which gives a register's value, and
+     * DW_CFA_expression (16), which gives the place of it; the register's number in DWARF; the length; then
+     * operations, which find the canonical frame address (CFA) on their stack. For the guest's call of a
+     * handler the CFA is handler_stack_top, where guest_rsp lies, with guest_rip behind it.
+     */
+    .set    DWARF_RDX, 1
+    .set    DWARF_RSP, 7
+    .set    DWARF_RIP, 16
+    .set    DWARF_FLAGS, 49
+
+    /* The guest's RSP and RIP are in guest_rsp and guest_rip. */
+    .macro  cfi_guest_place
+    .cfi_offset DWARF_RSP, 0
+    .cfi_offset DWARF_RIP, 8
+    .endm
+
+    /* The last instruction: RIP is in guest_rip, by an address relative to this one. */
+    .macro  cfi_guest_left
+    .cfi_undefined DWARF_RIP
+    .endm
+
+    /* RIP and RDX are not stored yet: they are in the trampoline, to which RDX points. */
+    .macro  cfi_guest_trampoline
+    .cfi_escape 22, DWARF_RIP, 4, 0x71, TRAMPOLINE_RETURN, 0x94, 4                   /* breg1, deref_size 4 */
+    .cfi_escape 22, DWARF_RDX, 7, 0x71, TRAMPOLINE_NUMBER, 0x94, 4, 0x23, 0x80, 0x0a /* plus_uconst 0x500 */
     .endm
 
     .data
@@ -67,7 +103,7 @@ handler_stack:
     .globl  handler_stack_top
     .hidden handler_stack_top
 handler_stack_top:
-guest_rsp:
+guest_rsp:                          /* first, and guest_rip behind it: the unwind tables rely on that */
     .skip   8
     .globl  guest_rip
     .hidden guest_rip
@@ -82,11 +118,14 @@ guest_rip:
     .globl  _start
     .type   _start, @function
 _start:
+    .cfi_startproc
+    .cfi_undefined DWARF_RIP
     xor     %ebp, %ebp
     mov     %rsp, %rdi
     and     $-16, %rsp
     call    program_start
     ud2
+    .cfi_endproc
     .size   _start, . - _start
 
 /*
@@ -97,6 +136,8 @@ _start:
     .hidden enter_guest
     .type   enter_guest, @function
 enter_guest:
+    .cfi_startproc
+    .cfi_undefined DWARF_RIP
     mov     %rdi, guest_rip(%rip)
     mov     %rsi, guest_rsp(%rip)
     mov     %rdx, %rdi
@@ -119,6 +160,8 @@ enter_guest:
     popfq
     mov     guest_rsp(%rip), %rsp
     jmp     *guest_rip(%rip)
+    .cfi_endproc
+enter_guest_end:
     .size   enter_guest, . - enter_guest
 
 /*
@@ -129,37 +172,83 @@ enter_guest:
     .hidden entry_patched
     .type   entry_patched, @function
 entry_patched:
+    .cfi_startproc
+    .cfi_signal_frame
+    .cfi_def_cfa rsp, 0         /* no frame yet: the registers are the guest's */
+    .cfi_same_value rsp
+    cfi_guest_trampoline
     mov     %rsp, guest_rsp(%rip)
     lea     handler_stack_top(%rip), %rsp
+    .cfi_offset DWARF_RSP, 0
     pushfq
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset DWARF_FLAGS, -8
     push    %rax
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset rax, -16
     push    %rcx
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset rcx, -24
     push    %rsi
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset rsi, -32
     push    %rdi
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset rdi, -40
     push    %r8
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset r8, -48
     push    %r9
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset r9, -56
     push    %r10
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset r10, -64
     push    %r11
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset r11, -72
     mov     TRAMPOLINE_RETURN(%rdx), %ecx
     mov     TRAMPOLINE_NUMBER(%rdx), %edi
     mov     %rcx, guest_rip(%rip)
+    .cfi_offset DWARF_RIP, 8
     mov     %eax, %esi
     lea     HVT_PORT_BASE(%rdi), %edx
+    .cfi_same_value rdx
     push    %rdx
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset rdx, -80
     testl   $FLAGS_NOT_FOR_C, SAVED_FLAGS(%rsp)
     jz      1f
     push    $2
+    .cfi_adjust_cfa_offset 8
     popfq
+    .cfi_adjust_cfa_offset -8
 1:
     enter   handle_hypercall
     pop     %rdx
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value rdx
     pop     %r11
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value r11
     pop     %r10
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value r10
     pop     %r9
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value r9
     pop     %r8
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value r8
     pop     %rdi
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value rdi
     pop     %rsi
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value rsi
     pop     %rcx
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value rcx
     mov     8(%rsp), %eax
     test    %eax, flags_by_popf(%rip)
     jnz     2f
@@ -169,13 +258,29 @@ entry_patched:
     add     $0x7f, %al          /* 0x80, an overflow, if OF was set */
     sahf
     mov     (%rsp), %rax
+    .cfi_remember_state
+    .cfi_same_value rax
+    .cfi_same_value DWARF_FLAGS
     mov     guest_rsp(%rip), %rsp
+    .cfi_def_cfa rsp, 0
+    .cfi_same_value rsp
+    cfi_guest_left
     jmp     *guest_rip(%rip)
+    .cfi_restore_state
 2:
     pop     %rax
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value rax
     popfq
+    .cfi_adjust_cfa_offset -8
+    .cfi_same_value DWARF_FLAGS
     mov     guest_rsp(%rip), %rsp
+    .cfi_def_cfa rsp, 0
+    .cfi_same_value rsp
+    cfi_guest_left
     jmp     *guest_rip(%rip)
+    .cfi_endproc
+entry_patched_end:
     .size   entry_patched, . - entry_patched
 
 /*
@@ -186,8 +291,12 @@ entry_patched:
     .hidden entry_gate
     .type   entry_gate, @function
 entry_gate:
+    .cfi_startproc
     mov     %rsp, guest_rsp(%rip)
     lea     handler_stack_top(%rip), %rsp
+    .cfi_def_cfa rsp, 0
+    .cfi_escape 16, DWARF_RIP, 1, 0x06               /* RIP is where guest_rsp points (deref), */
+    .cfi_escape 22, DWARF_RSP, 3, 0x06, 0x23, 8      /* and RSP is behind it (deref, plus_uconst 8) */
     lea     -HVT_PORT_BASE(%rdx), %edi
     mov     %eax, %esi
     shl     $4, %edx            /* the reported address is the one after the `out` of the slot under KVM */
@@ -196,7 +305,12 @@ entry_gate:
     cld
     enter   handle_hypercall
     mov     guest_rsp(%rip), %rsp
+    .cfi_def_cfa rsp, 8
+    .cfi_offset DWARF_RIP, -8
+    .cfi_restore rsp
     ret
+    .cfi_endproc
+entry_gate_end:
     .size   entry_gate, . - entry_gate
 
 /*
@@ -207,12 +321,16 @@ entry_gate:
     .hidden syscall_instruction
     .type   syscall_instruction, @function
 syscall_instruction:
+    .cfi_startproc              /* the address to continue at lies on the stack, as after a call */
     syscall
     .globl  system_call_return
     .hidden system_call_return
 system_call_return:
     pop     %rcx
+    .cfi_adjust_cfa_offset -8
+    .cfi_register DWARF_RIP, rcx
     jmp     *%rcx
+    .cfi_endproc
     .size   syscall_instruction, . - syscall_instruction
 
 /* How handle_hypercall() returns; the compiler gives it this name. Clobbered: RCX, which a C call may
@@ -221,8 +339,12 @@ system_call_return:
     .hidden __x86_return_thunk
     .type   __x86_return_thunk, @function
 __x86_return_thunk:
+    .cfi_startproc
     pop     %rcx
+    .cfi_adjust_cfa_offset -8
+    .cfi_register DWARF_RIP, rcx
     jmp     *%rcx
+    .cfi_endproc
     .size   __x86_return_thunk, . - __x86_return_thunk
 
 /*
@@ -232,12 +354,38 @@ __x86_return_thunk:
  * rt_sigreturn(2) would do the same, but a guest that jumps to it could choose its signal mask. Handlers do
  * not change the signal mask, so nothing else must be restored. If the address to return to is one that no
  * code can have, the IRETQ faults, and on_fault() in trap.c treats that as the guest's fault.
+ *
+ * An unwinder that comes from a handler looks for the address before the one that the handler returns to, hence
+ * the first instruction.
  */
+    .cfi_startproc
+    .cfi_signal_frame
+    .cfi_def_cfa rsp, 0
+    .cfi_offset r8, UC_R8
+    .cfi_offset r9, UC_R9
+    .cfi_offset r10, UC_R10
+    .cfi_offset r11, UC_R11
+    .cfi_offset r12, UC_R12
+    .cfi_offset r13, UC_R13
+    .cfi_offset r14, UC_R14
+    .cfi_offset r15, UC_R15
+    .cfi_offset rdi, UC_RDI
+    .cfi_offset rsi, UC_RSI
+    .cfi_offset rbp, UC_RBP
+    .cfi_offset rbx, UC_RBX
+    .cfi_offset rdx, UC_RDX
+    .cfi_offset rax, UC_RAX
+    .cfi_offset rcx, UC_RCX
+    .cfi_offset rsp, UC_RSP
+    .cfi_offset DWARF_RIP, UC_RIP
+    .cfi_offset DWARF_FLAGS, UC_FLAGS
+    nop
     .globl  signal_return
     .hidden signal_return
     .type   signal_return, @function
 signal_return:
     mov     %rsp, %rbx
+    .cfi_def_cfa_register rbx
     mov     UC_FPSTATE(%rbx), %rcx
     cmpl    $FP_XSTATE_MAGIC1, FP_MAGIC1(%rcx)
     jne     1f
@@ -273,7 +421,31 @@ signal_return:
     .globl  signal_return_leaves
     .hidden signal_return_leaves
 signal_return_leaves:
+    .cfi_def_cfa rsp, 40        /* RIP, CS, RFLAGS, RSP, SS */
+    .irp    register, rax, rbx, rcx, rdx, rsi, rdi, rbp, r8, r9, r10, r11, r12, r13, r14, r15
+    .cfi_same_value \register
+    .endr
+    .cfi_offset DWARF_RIP, -40
+    .cfi_offset DWARF_FLAGS, -24
+    .cfi_offset rsp, -16
     iretq
+    .cfi_endproc
     .size   signal_return, . - signal_return
+
+    debug_address handler_stack, handler_stack
+    debug_address handler_stack_top, handler_stack_top
+    debug_address guest_rsp, guest_rsp
+    debug_address guest_rip, guest_rip
+    debug_address enter_guest, enter_guest
+    debug_address enter_guest_end, enter_guest_end
+    debug_address entry_patched, entry_patched
+    debug_address entry_patched_end, entry_patched_end
+    debug_address entry_gate, entry_gate
+    debug_address entry_gate_end, entry_gate_end
+    debug_address syscall_instruction, syscall_instruction
+    debug_address system_call_return, system_call_return
+    debug_address return_thunk, __x86_return_thunk
+    debug_address signal_return, signal_return
+    debug_address signal_return_leaves, signal_return_leaves
 
     .section .note.GNU-stack, "", @progbits

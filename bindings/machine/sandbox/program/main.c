@@ -12,10 +12,12 @@
  */
 #include <elf.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "debug_note.h"
 #include "device_ops.h"
 #include "program.h"
 #include "syscalls.h"
@@ -28,7 +30,7 @@
 #define HWCAP2_FSGSBASE 2 /* asm/hwcap2.h */
 #endif
 
-struct vm the_vm;
+DEBUG_SYMBOL struct vm the_vm;
 struct auxiliary auxiliary;
 static uint8_t *shared_memory;
 static bool ends_at_once, alone;
@@ -110,7 +112,7 @@ static _Noreturn void leave(int status)
 
 /* The memory stays until the process that holds the VM has read enough of it and kills this process, or ends
  * itself. If no process will read it, this process exits. */
-_Noreturn void end_run(void)
+DEBUG_SYMBOL __attribute__((noinline)) _Noreturn void end_run(void)
 {
     if (alone)
         alone_end(0);
@@ -350,4 +352,20 @@ _Noreturn void program_start(const uint64_t *stack)
     __asm__ volatile("fninit");
     allow_stops();
     enter_guest(entry, stack_top, argument);
+}
+
+/* ---- for a debugger */
+
+DEBUG_ADDRESS("the_vm", the_vm);
+DEBUG_ADDRESS("end_run", end_run);
+DEBUG_ADDRESS("program_start", __ehdr_start);
+DEBUG_ADDRESS("program_end", _end);
+DEBUG_NOTE(debug_facts_of_program)
+{
+    DEBUG_NUMBER("config", SANDBOX_CONFIG_OFFSET);
+    DEBUG_NUMBER("config_mem_bytes", offsetof(struct sandbox_config, mem_bytes));
+    DEBUG_NUMBER("config_template_bytes", offsetof(struct sandbox_config, template_bytes));
+    DEBUG_NUMBER("config_prepared", offsetof(struct sandbox_config, prepared));
+    DEBUG_NUMBER("config_alone", offsetof(struct sandbox_config, alone.wanted));
+    DEBUG_NUMBER("boot", SANDBOX_BOOT_OFFSET);
 }

@@ -22,6 +22,7 @@
 #include <sys/syscall.h>
 #include <ucontext.h>
 
+#include "debug_note.h"
 #include "emulate.h"
 #include "fault.h"
 #include "guarded_copy.h"
@@ -44,7 +45,12 @@
 _Static_assert(ARCH_REQ_XCOMP_PERM_CODE == ARCH_REQ_XCOMP_PERM, "as the kernel has it");
 #endif
 
-static uint8_t trap_stack[TRAP_STACK_BYTES] __attribute__((aligned(16)));
+DEBUG_SYMBOL uint8_t trap_stack[TRAP_STACK_BYTES] __attribute__((aligned(16)));
+DEBUG_ADDRESS("trap_stack", trap_stack);
+DEBUG_NOTE(debug_facts_of_traps)
+{
+    DEBUG_NUMBER("trap_stack_bytes", TRAP_STACK_BYTES);
+}
 static struct system_state state;
 
 /* In the order of the register numbers of the instruction set. */
