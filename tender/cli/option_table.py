@@ -200,6 +200,11 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--sandbox", "the same about the sandbox alone"),
         ("--filter", "the rules of the sandbox's system-call filter, and the reason for each"),
     ),
+    "report": (
+        ("--json", "one JSON object of the schema tender.report/1"),
+        ("--html=FILE", "write one page for a browser, and print nothing"),
+        ("--image=FILE", "the guest's ELF file, if it lies elsewhere now"),
+    ),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),
