@@ -1,4 +1,4 @@
-"""Runs a function in a child that can do little harm: for code that reads files of strangers.
+"""Runs a function in a child that can do little harm: for code that reads files that others made.
 
 The child has limits on memory, time and files, no way to more rights, and, if the kernel has Landlock, writes and executes
 no file. It answers with JSON by a pipe. Nothing that it does, not its death either, changes the caller's process.

@@ -511,8 +511,7 @@ class CoreFile:
             self._fail(str(error).split("\n")[0])
 
     def _fail(self, reason: str) -> NoReturn:
-        name = printable(self.path)
-        raise ImageError(f"{name}: {printable(reason)}", file=self.path, code="core") from None
+        raise ImageError(printable(reason), file=self.path, code="core") from None
 
     def close(self) -> None:
         """Closes the file. It may be called again."""

@@ -33,7 +33,7 @@ def text_of(report: dict[str, Any], *, color: bool = False) -> str:
         ]
     lines += ["", styled("registers:", _BOLD), *_registers(report["registers"])]
     if report["code"]:
-        lines.append(f"  code at rip: {_spaced(report['code'])}")
+        lines.append(f"  code at rip: {_safe(_spaced(report['code']))}")
     if report["hypercalls"]:
         lines += ["", styled("last hypercalls, oldest first:", _BOLD)]
         lines += ["  " + hypercall_line(it) for it in report["hypercalls"]]
