@@ -14,19 +14,25 @@ from _thread import TIMEOUT_MAX
 from collections.abc import Callable
 from errno import EAGAIN, EALREADY, EBUSY, ECHILD, EDEADLK, EINPROGRESS, EPERM, ESTALE
 from types import ModuleType
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from tender import log, outcome
 from tender.annotations import CAPTURE, Backend, BackendLike, ConsoleTarget, IsolationLayer
 from tender.assemble import assemble
 from tender.backend.machine import Machine
 from tender.backend.sandbox import setup_failed
-from tender.config import VmConfig, standing
+from tender.config import VmConfig, path_text, standing
 from tender.errors import ConfigError, HostError, VmStateError
 from tender.image import Image, check_image
 from tender.native import CData, descriptor, ffi, host_error, lib
 from tender.result import BootTimeline, Counters, VmResult
 from tender.values import Owner
+
+if TYPE_CHECKING:
+    from tender.debug.registers import Registers
+    from tender.debug.target import GuestState
+
+T = TypeVar("T")
 
 # The module is imported here and not at each start. A failed import is not remembered: it searches all of sys.path
 # again, which needs descriptors.
@@ -406,6 +412,42 @@ class Vm(Owner):
             done += got
             if done == length:
                 return bytes(into)
+
+    def registers(self) -> "Registers":
+        """Returns the registers of the guest's vCPU, of a guest that runs, waits or has ended.
+
+        A running guest stands still for some milliseconds; on KVM for longer, because another process looks.
+
+        Raises:
+            VmStateError: The VM is closed.
+            HostError: The guest's process is gone, or the kernel does not let us look into it.
+        """
+        return self._look_into(lambda state: state.registers())
+
+    def core(self, path: str | os.PathLike[str]) -> None:
+        """Writes a core of a guest that runs, waits or has ended, for gdb and other tools.
+
+        It has registers, all memory that the guest has touched, and what is known about the run. A running guest stands
+        still until its memory is copied.
+
+        Args:
+            path: The file, which must not exist. It is whole, or it is not there.
+
+        Raises:
+            ConfigError: `path` is no path.
+            VmStateError: The VM is closed.
+            HostError: The file cannot be written, or the guest cannot be looked into.
+        """
+        from tender.debug.core import save_core
+
+        name = path_text("core", path)
+        self._look_into(lambda state: save_core(state, path=name, resume=getattr(state, "detach", None)))
+
+    def _look_into(self, visit: "Callable[[GuestState], T]") -> "T":
+        """Returns what `visit` returns of the guest, which stands still meanwhile."""
+        from tender.debug.of_vm import look_into
+
+        return look_into(self, visit)
 
     def _make_result(self, report: CData) -> VmResult:
         shared = ffi.addressof(report, "shared")

@@ -31,6 +31,7 @@ of tender: python -c "import sys; print(sys.prefix + '/share/doc/tender')"."""
 FIELDS = {
     **{"flag": ("bool", ""), "memory": ("uint64_t", "_bytes"), "backend": ("const struct machine_ops *", "")},
     **{"seconds": ("double", "_s"), "wait": ("double", "_s"), "layers": ("uint32_t", "")},
+    **{"directory": ("const char *", ""), "count": ("uint32_t", "")},
     **{"output": ("const char *", ""), "report": ("const char *", ""), "example": ("const char *", "")},
 }
 Option = Any  # of option_table.py

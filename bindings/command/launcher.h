@@ -7,6 +7,7 @@
  *   devices.c           from values and manifest to open devices
  *   run.c               a backend, the run, signals, the end
  *   net_helper.c        attaches interfaces again, for a command that may not do it itself
+ *   observer.c          looks at the guest after its end, for --core
  *   inherited_filter.c  works under an inherited seccomp filter
  *   outputs.c           where the console and the report go
  *   say.c               lines on stderr

@@ -27,6 +27,7 @@
 
 #include "launcher.h"
 #include "machine.h"
+#include "observer.h"
 
 struct command the_command = {.program = "tender"};
 
@@ -166,6 +167,7 @@ void execute_python(char **words)
 void leave_to_python(const char *format, ...)
 {
     net_helper_end();
+    observer_tell(OBSERVER_NOTHING);
     devices_leave();
     report_keep();
     if (!the_command.only_native && !signal_caught())

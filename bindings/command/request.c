@@ -185,6 +185,11 @@ static bool read_value(struct request *request, const struct option *option, con
         return read_output(value, field);
     case OPTION_EXAMPLE:
         return read_example(value, field);
+    case OPTION_DIRECTORY:
+        *(const char **)field = value;
+        return *value;
+    case OPTION_COUNT:
+        return words_number(value, strlen(value), field) && *(uint32_t *)field;
     default:
         return false;
     }

@@ -30,6 +30,8 @@ enum option_kind {
     OPTION_OUTPUT,
     OPTION_REPORT,
     OPTION_EXAMPLE,
+    OPTION_DIRECTORY,
+    OPTION_COUNT,
 };
 
 /* One argument for a device. */
@@ -49,8 +51,8 @@ struct request {
     /*
      * The options: a flag is a bool, memory is NAME_bytes, a time is NAME_s (0: none). `require` has the
      * layers of enum isolation_layer without which the guest is not started. `backend` is a row of
-     * machines.c; NULL: the first one that is available. `console` and `json` are the values as written;
-     * NULL: not given (outputs.c).
+     * machines.c; NULL: the first one that is available. `console`, `json` and `core` are the values as
+     * written; NULL: not given (outputs.c, observer.c). A count is 0 if it is not given.
      */
     OPTION_FIELDS
     bool mem_adjusted; /* mem_bytes was rounded */

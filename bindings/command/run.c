@@ -28,6 +28,7 @@
 #include "image_memory.h"
 #include "launcher.h"
 #include "lifecycle.h"
+#include "observer.h"
 #include "runner.h"
 #include "start_state.h"
 #include "tsc.h"
@@ -216,7 +217,8 @@ static bool waits_are_refused(void)
 static uint32_t isolate(const struct request *request)
 {
     if (machine.ops->confine) {
-        const struct confinement keeps = {waits_are_refused(), {stderr_output(), report_output()}};
+        const struct confinement keeps = {
+            waits_are_refused(), {stderr_output(), report_output()}, observer_fd()};
         return machine.ops->confine(&machine, &keeps);
     }
     return request->require ? machine.ops->isolation(&machine) : 0;
@@ -248,6 +250,8 @@ static void on_stop(int number)
     if (!ignores_interrupts)
         handle(SIGINT, SIG_DFL, 0); /* the next signal kills the process */
     handle(SIGTERM, SIG_DFL, 0);
+    if (observer_fd() >= 0)
+        handle(SIGQUIT, SIG_DFL, 0);
     stop_soon();
     errno = saved;
 }
@@ -377,6 +381,8 @@ static void expect_signals(const struct request *request)
         handle(SIGTSTP, on_suspend, SA_NODEFER);
     if (request->timeout_s > 0)
         handle(SIGALRM, on_time_over, 0);
+    if (observer_fd() >= 0)
+        handle(SIGQUIT, on_stop, 0); /* not a core of this process, but one of the guest */
     signals_let_in();
     if (request->timeout_s > 0) {
         struct itimerval limit = {0};
@@ -445,9 +451,17 @@ static _Noreturn void end(const struct request *request, uint32_t layers)
     char time_is_over[96];
     struct told_exit told;
     (void)snprintf(time_is_over, sizeof time_is_over, says_time_over, request->timeout_s);
-    release_machine();
+    const bool is_observed = observer_fd() >= 0;
+    if (is_observed)
+        devices_leave();
+    else
+        release_machine();
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
     exit_report_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader, &told);
+    if (event.kind != EVENT_PROCESS_DIED)
+        observer_tell(exit_is_abnormal(&event, stopped_by) ? OBSERVER_LOOK : OBSERVER_NOTHING);
+    if (is_observed)
+        release_machine();
     const struct report_about about = about_run(stopped_by, isolation);
     report_end(&about, &told, &event, &shared);
     leave(told.status);
@@ -462,6 +476,7 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
     if (!missing)
         return;
     exit_report_tell_missing(missing, machine.ops->words, &reader, &told);
+    observer_tell(OBSERVER_NOTHING);
     release_machine();
     const struct report_about about = about_run(0, layers);
     report_end(&about, &told, NULL, NULL);
@@ -508,6 +523,8 @@ void run(const struct request *request)
 
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
         leave_to_python("--net-reattach: a helper process cannot be started: %s", strerror(-error));
+    if ((error = observer_begin(request)) < 0)
+        leave_to_python("--core: a helper process cannot be started: %s", strerror(-error));
     const struct machine_alone alone = {
         .program = the_command.program,
         .words = arguments_to_show,
@@ -520,6 +537,7 @@ void run(const struct request *request)
         .report_name = report_name(),
         .image = image.name,
         .start_ns = began_ns,
+        .observer_fd = observer_fd(),
     };
     const struct machine_plan plan = {
         .image = &image.elf,
@@ -534,6 +552,7 @@ void run(const struct request *request)
         .load = load_segments,
         .find = find_program,
         .alone = request->net_reattach ? NULL : &alone, /* a confined process cannot attach a network again */
+        .observed = observer_fd() >= 0,
     };
     make_machine(request, &plan);
     report_begin();

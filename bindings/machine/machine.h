@@ -54,6 +54,7 @@ struct machine_alone {
     const char *report_name;       /* its name, for the message if it cannot be written; empty: no message */
     const char *image;             /* the file's name as given */
     uint64_t start_ns;             /* monotonic_ns() when the command started */
+    int observer_fd;               /* the socket to the observer of the end (observer_words.h); -1: none */
 };
 
 /* What the command's process still needs after it has given up its rights. */
@@ -62,6 +63,7 @@ struct confinement {
      * (command/inherited_filter.c). */
     bool replaces_calls;
     struct output outputs[2]; /* stderr and the report, which the process still writes; fd -1: none */
+    int observer_fd;          /* likewise the socket to the observer of the end; -1: there is none */
 };
 
 enum machine_look {

@@ -35,6 +35,7 @@ struct machine_plan {
     void (*load)(uint8_t *memory, bool at_once);
     char *(*find)(const char *program);
     const struct machine_alone *alone; /* NULL: the command waits for the guest's end, and reports it */
+    bool observed;                     /* another process will look at the guest after its end */
 };
 
 struct machine_error {

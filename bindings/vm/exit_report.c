@@ -396,6 +396,22 @@ void exit_report_tell(const struct vm_event *event, const struct machine_words *
         reader->hint(text);
 }
 
+bool exit_is_abnormal(const struct vm_event *event, int stopped_by)
+{
+    switch (event->kind) {
+    case EVENT_NONE:
+    case EVENT_SETUP_FAILED:
+    case EVENT_PROCESS_DIED:
+        return false;
+    case EVENT_HALT:
+        return event->status == HVT_EXIT_ABORT;
+    case EVENT_STOPPED:
+        return stopped_by == SIGALRM || stopped_by == SIGQUIT;
+    default:
+        return stopped_by != SIGINT && stopped_by != SIGTERM;
+    }
+}
+
 void exit_report_tell_missing(uint32_t missing, const struct machine_words *words,
                               const struct exit_reader *reader, struct told_exit *told)
 {

@@ -54,6 +54,11 @@ void exit_report_tell(const struct vm_event *event, const struct machine_words *
 void exit_report_tell_missing(uint32_t missing, const struct machine_words *words,
                               const struct exit_reader *reader, struct told_exit *told);
 
+/* Whether the end was abnormal: an abort, a fault, what no guest may do, the time limit, or SIGQUIT. Then
+ * an observer looks at what is left of the guest. SIGINT and SIGTERM are a person's or a manager's wish, and
+ * of a process that was killed nothing is left. */
+bool exit_is_abnormal(const struct vm_event *event, int stopped_by);
+
 /* The bytes of the guest's instruction in hexadecimal; empty: none could be read. */
 struct code_words {
     char text[3 * sizeof(((struct vm_event *)0)->instruction) + 1];

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # How a value is read. Each kind has one reader in options.py, and one in request.c if the native program serves it.
 FLAG, ACTION, MEMORY, SECONDS, WAIT = "flag", "action", "memory", "seconds", "wait"
 BACKEND, LAYERS, OUTPUT, REPORT, EXAMPLE = "backend", "layers", "output", "report", "example"
+DIRECTORY, COUNT = "directory", "count"
 # Kinds of options about one device: `--OPTION:NAME=VALUE`.
 NET, NET_MAC, BLOCK, SECTOR_SIZE = "net", "net_mac", "block", "sector_size"
 DEVICE = "device"  # in the form of the kind of device: C reads it for both parsers (devices/device_words.h)
@@ -82,6 +83,8 @@ class Fields:
     lock_wait: float = 0.0
     console: int | str | None = 1  # a descriptor, a path, or None for no console at all
     json: int | str | None = None  # where the result goes: a descriptor, a path, or None
+    core: str = ""  # the directory for cores; empty: none is written
+    core_max: int = 10
     stats: bool = False
     verbosity: int = 0
 
@@ -171,6 +174,11 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                form="--console=FILE, --console=-, --console=fd:N or --console=none", native=True),
         Option("--json", REPORT, "[=FILE|-|fd:N]",
                "how the run ended, as one line of JSON (default: last line of stderr)", native=True),
+        Option("--core", DIRECTORY, "=DIR",
+               "if the guest ends abnormally or at its time limit, or on SIGQUIT,\n"
+               "write a core for gdb into the directory DIR", form="--core=DIR", native=True),
+        Option("--core-max", COUNT, "=N", "how many cores DIR keeps: the oldest are deleted (default 10)",
+               form="--core-max=N, from 1 on", native=True),
         Option("--stats", FLAG, "", "counters and the times of the boot, on stderr at the end"),
         Option("--quiet", FLAG, "", "errors only", short="-q", native=True, field="verbosity", sets=-1),
         Option("--verbose", FLAG, "", "a line for each phase", short="-v", field="verbosity", sets=1),
@@ -200,11 +208,7 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--sandbox", "the same about the sandbox alone"),
         ("--filter", "the rules of the sandbox's system-call filter, and the reason for each"),
     ),
-    "report": (
-        ("--json", "one JSON object of the schema tender.report/1"),
-        ("--html=FILE", "write one page for a browser, and print nothing"),
-        ("--image=FILE", "the guest's ELF file, if it lies elsewhere now"),
-    ),
+    "core": (("--output=FILE", "the file to write, which must not exist; also -o FILE"),),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),

@@ -258,6 +258,18 @@ def _example(option: Option, source: str, text: str) -> Found:
     return {option.field: text}
 
 
+def _directory(option: Option, source: str, text: str) -> Found:
+    if not text:
+        raise _refusal(source, "the directory has no name")
+    return {option.field: text}
+
+
+def _count(option: Option, source: str, text: str) -> Found:
+    if not _is_number(text) or not int(text):
+        raise _refusal(source, f"got '{printable(text)}': write {_form(option)}")
+    return {option.field: int(text)}
+
+
 _READERS: dict[str, Callable[[Option, str, str], Found]] = {
     option_table.MEMORY: _memory,
     option_table.BACKEND: _backend,
@@ -266,6 +278,8 @@ _READERS: dict[str, Callable[[Option, str, str], Found]] = {
     option_table.WAIT: _wait,
     option_table.OUTPUT: _output,
     option_table.EXAMPLE: _example,
+    option_table.DIRECTORY: _directory,
+    option_table.COUNT: _count,
 }
 
 

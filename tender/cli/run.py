@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
-from signal import SIGALRM, SIGCHLD, SIGCONT, SIGINT, SIGSTOP, SIGTERM, SIGTSTP
+from signal import SIGALRM, SIGCHLD, SIGCONT, SIGINT, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP
 from typing import TYPE_CHECKING
 
 from tender.annotations import Console
@@ -22,6 +22,7 @@ from tender.config import MIB, BlockDevice, NetDevice, OtherDevice, VmConfig
 from tender.errors import ConfigError, ImageError, ManifestError, TenderError
 
 if TYPE_CHECKING:  # help and errors of the command line work without the native core
+    from tender.debug.core import SavedCore
     from tender.image import Image
     from tender.result import VmResult
     from tender.vm import Vm
@@ -257,6 +258,10 @@ def _launch(
     from tender.native import lib
     from tender.vm import Vm
 
+    if options.core:
+        from tender.debug.core import check_directory
+
+        check_directory(options.core)
     stopper.let_wait()
     with Image.open(options.image) as image:
         _phase(options, f"{options.image}: entry {image.entry:#x}, {len(image.devices)} devices", began_ns)
@@ -276,6 +281,8 @@ def _launch(
             _phase(options, f"{config.mem_bytes // MIB} MiB, guest starts", began_ns)
             if stopper.signal:
                 vm.stop()
+            if options.core:
+                signal.signal(SIGQUIT, stopper)
             stopper.guest_began = True
             if isinstance(options.json, str):
                 from tender.cli import outputs
@@ -284,8 +291,32 @@ def _launch(
             if options.timeout is not None and not stopper.signal:
                 say.hurry(after_s=options.timeout)  # again, because the guest's time begins here
             result = vm.run(timeout=options.timeout)
+            core = _core(vm, result, options, stopper.signal) if options.core else None
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
-    return _ended(result, options, stopper.signal)
+    return _ended(result, options, stopper.signal, core)
+
+
+def _core(vm: "Vm", result: "VmResult", options: RunOptions, signal: int) -> "SavedCore | TenderError | None":
+    """Writes the core of an abnormal end, before the VM is closed. The line about it comes after that of the end."""
+    if not _is_abnormal(result, signal):
+        return None
+    from tender.debug.core import save_core
+
+    try:
+        if result.reason == "sandbox-died":
+            raise TenderError("the guest's process was killed, and the guest's state is gone with it")
+        return vm._look_into(lambda state: save_core(state, directory=options.core, keep=options.core_max))
+    except TenderError as error:
+        return error
+    except Exception as error:  # the run has ended: its status does not depend on a core
+        return TenderError(f"internal error: {type(error).__name__}: {error}; please report")
+
+
+def _is_abnormal(result: "VmResult", number: int) -> bool:
+    """Whether an end is one that a core is wanted of, as exit_is_abnormal() of bindings/vm/exit_report.h."""
+    if number and result.guest_status is None:
+        return number == SIGQUIT
+    return result.reason not in ("exit", "stopped")
 
 
 def check_reattach(net: dict[str, NetDevice]) -> None:
@@ -323,7 +354,9 @@ def _phase(options: RunOptions, text: str, began_ns: int) -> None:
         say.notice(f"{(time.monotonic_ns() - began_ns) / 1e6:8.3f} ms  {text}")
 
 
-def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
+def _ended(
+    result: "VmResult", options: RunOptions, signal: int, core: "SavedCore | TenderError | None" = None
+) -> int:
     if signal and result.guest_status is None:
         result = _by_signal(result, signal)
     if result.reason == "timeout":
@@ -339,6 +372,10 @@ def _ended(result: "VmResult", options: RunOptions, signal: int) -> int:
         from tender.cli import explain
 
         say.hint(explain.fault_hint(result.fault))
+    if core is not None:
+        from tender.cli.core import say_core
+
+        say_core(core)
     if options.stats:
         from tender.cli import report
 

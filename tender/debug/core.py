@@ -110,13 +110,9 @@ def save_core(
         if name and _exists(name, folder):
             raise FileExistsError(errnos.EEXIST, "")  # before the guest stands still for nothing
         with _Part(folder, shown) as part:
-            seen = _copy(state, part.fd)
-            if resume is not None:
-                resume()
-            stopped_s = time.monotonic() - began
-            _complete(seen, part.fd)
+            facts, resumed = write_core(state, part.fd, resume=resume)
             about = part.finish()
-            final = part.publish([name] if name else _names(seen.facts))
+            final = part.publish([name] if name else _names(facts))
         if not name:
             _delete_old(folder, keep, final)
     except OSError as error:
@@ -127,8 +123,23 @@ def save_core(
         path=os.path.join(parent, final),
         file_bytes=about.st_size,
         disk_bytes=about.st_blocks * 512,
-        stopped_s=stopped_s,
+        stopped_s=resumed - began,
     )
+
+
+def write_core(
+    state: GuestState, fd: int, *, resume: Callable[[], object] | None = None
+) -> tuple[Facts, float]:
+    """Writes a core into an empty file. Returns the guest's facts, and when it could go on, by time.monotonic().
+
+    Raises DebugError, and OSError for the file.
+    """
+    seen = _copy(state, fd)
+    if resume is not None:
+        resume()
+    resumed = time.monotonic()
+    _complete(seen, fd)
+    return seen.facts, resumed
 
 
 def check_directory(directory: str) -> None:

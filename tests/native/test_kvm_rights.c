@@ -31,7 +31,7 @@
 
 static struct vm vm;
 static struct deferred_teardown teardown = {-1, -1, -1};
-static struct confinement keeps = {.outputs = {{.fd = STDERR_FILENO}, {.fd = -1}}};
+static struct confinement keeps = {.outputs = {{.fd = STDERR_FILENO}, {.fd = -1}}, .observer_fd = -1};
 static int disk, large, read_only, log_file, net, stop, stray;
 static uint8_t data[LARGE + 1];
 
@@ -148,6 +148,12 @@ static void test_no_other_write_goes_to_a_disk(void)
         keeps.outputs[i].fd = before;
         close(fd);
     }
+    const int observer = file_of(0);
+    REFUSED(SYS_write, observer, (long)data, 1);
+    keeps.observer_fd = observer;
+    ALLOWED(SYS_write, observer, (long)data, 1);
+    keeps.observer_fd = -1;
+    close(observer);
     ALLOWED(SYS_write, log_file, (long)data, 1);
     ALLOWED(SYS_writev, log_file, (long)&piece, 1);
     ALLOWED(SYS_write, net, (long)data, 1);

@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 import resource
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -206,6 +207,13 @@ def closed() -> Vm:
     return vm
 
 
+def killed() -> Vm:
+    vm = new(console=tender.DISCARD)
+    os.kill(vm.pid, signal.SIGKILL)
+    assert vm.run().reason == "sandbox-died"
+    return vm
+
+
 def raises(*_: object) -> None:
     raise ZeroDivisionError
 
@@ -359,6 +367,11 @@ RAISED: list[tuple[str, type[BaseException], Callable[[], object]]] = [
     ("Vm.memory", ConfigError, lambda: new().memory(4 << 20, 1)),
     ("Vm.memory", VmStateError, lambda: closed().memory(0x100000, 1)),
     ("Vm.memory", HostError, lambda: new().memory(0, 1)),
+    ("Vm.registers", VmStateError, lambda: closed().registers()),
+    ("Vm.registers", HostError, lambda: killed().registers()),
+    ("Vm.core", ConfigError, lambda: new().core(NO_TEXT)),
+    ("Vm.core", VmStateError, lambda: closed().core("/nowhere/core")),
+    ("Vm.core", HostError, lambda: killed().core("/nowhere/core")),
     ("Vm.close", VmStateError, closes_inside),
     ("VmPool", ConfigError, lambda: pool(size=0)),
     ("VmPool", ManifestError, lambda: VmPool(image(), BAD_DEVICES)),

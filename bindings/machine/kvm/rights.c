@@ -142,7 +142,7 @@ static void fill_in(struct sock_filter *code, size_t count, const struct deferre
 #define LOAD(member)      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)offsetof(struct seccomp_data, member))
 #define IF(value, t, f)   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (t), (f))
 #define ANSWER(verdict)   BPF_STMT(BPF_RET | BPF_K, (verdict))
-#define WRITABLE_MAX      (MFT_MAX_ENTRIES + 4 + DEVICE_TYPES)
+#define WRITABLE_MAX      (MFT_MAX_ENTRIES + 5 + DEVICE_TYPES)
 #define GUARD_LENGTH      (2 * WRITABLE_MAX + 4 + DISK_GUARD_LENGTH)
 #define PLACE(code, what) ((code) = (struct sock_filter)what)
 
@@ -167,6 +167,7 @@ static struct writable find_writable(const struct vm *vm, const struct confineme
     may_write(&found, vm->console.fd);
     may_write(&found, keeps->outputs[0].fd);
     may_write(&found, keeps->outputs[1].fd);
+    may_write(&found, keeps->observer_fd);
     may_write(&found, vm->stop_fd);
     for (uint32_t type = 0; type < DEVICE_TYPES; type++)
         if (device_kinds[type] && device_kinds[type]->written_fd)

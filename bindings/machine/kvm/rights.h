@@ -26,8 +26,8 @@ uint32_t give_up_rights(void);
  * command/inherited_filter.c makes in place of refused ones. The filter knows the descriptors of
  * `teardown`, `vm` and `keeps` by number. If the guest has a disk, a disk is written only by pwrite64,
  * within its capacity, and not at all if it is read-only to the guest. Every other write goes to a
- * network, the console, an output of `keeps` or the descriptor that wakes a wait, and to no other
- * descriptor: that could be the disk's file. Returns the layers in force.
+ * network, the console, an output or the observer of `keeps`, or the descriptor that wakes a wait, and to no
+ * other descriptor: that could be the disk's file. Returns the layers in force.
  */
 uint32_t give_up_calls(const struct deferred_teardown *teardown, const struct vm *vm,
                        const struct confinement *keeps);

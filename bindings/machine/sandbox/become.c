@@ -48,6 +48,10 @@ int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *p
         (void)snprintf(to->report_name, sizeof to->report_name, "%s", alone->report_name);
         (void)snprintf(to->image, sizeof to->image, "%s", alone->image);
     }
+    if (alone->observer_fd >= 0) {
+        spawn_add_fd(&becoming, alone->observer_fd, SANDBOX_FD_CONTROL);
+        to->observed = true;
+    }
     becoming.argv = alone->words();
     becoming.closes_on_exec = true;
     becoming.layers = &to->layers;
@@ -63,7 +67,7 @@ int sandbox_become_prepare(struct sandbox *sandbox, const struct machine_plan *p
 }
 
 static const int faults[] = {SANDBOX_FAULTS};
-static const int stops[] = {SIGTERM, SIGINT, SIGALRM, VM_KICK_SIGNAL};
+static const int stops[] = {SIGTERM, SIGINT, SIGALRM, SIGQUIT, VM_KICK_SIGNAL};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 /* Signals that arrive from here on wait for the program's handlers. `before`: the mask until now. */

@@ -63,6 +63,7 @@ struct sandbox_alone {
     uint32_t required; /* isolation layers without which the guest is not started */
     uint32_t layers;   /* isolation layers that are already in force */
     uint32_t ignores_interrupts;
+    uint32_t observed;     /* SANDBOX_FD_CONTROL is a socket to the observer of the end */
     uint64_t mask;         /* the signals that were blocked when the command started */
     char program[64];      /* the name that messages begin with */
     char time_over[96];    /* the message of the time limit; empty: there is no limit */

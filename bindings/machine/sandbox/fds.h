@@ -9,7 +9,7 @@
 
 #include "tender_abi.h"
 
-#define SANDBOX_FD_CONTROL  120 /* a socket to the monitor */
+#define SANDBOX_FD_CONTROL  120 /* a socket to the monitor; without one, to the observer of the end */
 #define SANDBOX_FD_STOP     121 /* an eventfd; readable: stop */
 #define SANDBOX_FD_CONSOLE  122
 #define SANDBOX_FD_VM       123 /* a memfd, the VM as both sides see it */

@@ -83,9 +83,9 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
     const bool becomes = plan->alone && sandbox_can_become(plan->alone->required);
     if (!becomes) /* SIGCHLD may be inherited as ignored; then the kernel keeps no exit status of a child */
         (void)signal(SIGCHLD, SIG_DFL);
-    refused =
-        becomes ? sandbox_become_prepare(sandbox, plan, template_fd, program)
-                : sandbox_spawn_here(sandbox, plan->image, template_fd, plan->mem_bytes, program, plan->name);
+    refused = becomes ? sandbox_become_prepare(sandbox, plan, template_fd, program)
+                      : sandbox_spawn_here(sandbox, plan->image, template_fd, plan->mem_bytes, program,
+                                           plan->name, plan->observed);
     if (!becomes || refused < 0)
         close(template_fd); /* no other process has it, so what the guest maps does not change */
     if (refused < 0) {

@@ -417,9 +417,9 @@ int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int te
 }
 
 int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
-                       uint64_t mem_bytes, const char *program, const char *name)
+                       uint64_t mem_bytes, const char *program, const char *name, bool observed)
 {
     struct sandbox_config *config = (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
-    config->ends_at_once = true;
+    config->ends_at_once = !observed;
     return spawn_by(spawn_here, sandbox, image, template_fd, mem_bytes, program, name);
 }

@@ -50,10 +50,10 @@ uint8_t *sandbox_boot_info(struct sandbox *sandbox);
 int sandbox_spawn(struct sandbox *sandbox, const struct elf_image *image, int template_fd, uint64_t mem_bytes,
                   const char *program, const char *name);
 
-/* The same for a process that has one thread, ends with it and makes no other sandbox: it starts no
- * thread. */
+/* The same for a process that has one thread, ends with it and makes no other sandbox: it starts no thread.
+ * `observed`: the program keeps its memory after its end. */
 int sandbox_spawn_here(struct sandbox *sandbox, const struct elf_image *image, int template_fd,
-                       uint64_t mem_bytes, const char *program, const char *name);
+                       uint64_t mem_bytes, const char *program, const char *name, bool observed);
 
 /* Parts of it. sandbox_prepare() fills in the config, and `spawn` with the program's descriptor, 0 or -errno
  * (`into_file`: the program will write to a file that is not a disk). sandbox_name_fds() adds the descriptors

@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 #include "device.h"
 #include "exit_report.h"
+#include "observer_words.h"
 #include "program.h"
 #include "report.h"
 #include "says.h"
@@ -32,6 +34,8 @@ static uint32_t own_layers; /* the layers that this program itself has put in fo
 static struct {
     bool decided;                     /* the event is final */
     bool worded;                      /* and the texts below describe it */
+    bool abnormal;                    /* the observer of the end should look */
+    bool observed;                    /* it has been told */
     volatile uint64_t hurry_until_ns; /* a stop has come: a slow reader has until then. 0: none has */
     int32_t status;
     char text[4096];
@@ -91,9 +95,24 @@ static void finish_text(void)
     (void)output_write(&self.errors, ending.text, ending.length, &ending.written, is_over, UINT64_MAX);
 }
 
+/* The process stands still until the observer has looked at it (command/observer.c), or a stop comes. */
+static void be_observed(void)
+{
+    const char word = ending.abnormal ? OBSERVER_LOOK : OBSERVER_NOTHING;
+    struct pollfd answer = {SANDBOX_FD_CONTROL, POLLIN, 0};
+    struct timespec limit = {OBSERVER_WAIT_S, 0};
+    if (!self.observed || ending.observed)
+        return;
+    ending.observed = true;
+    if (system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1 && ending.abnormal)
+        while (system_call((uint64_t)&answer, 1, (uint64_t)&limit, 0, 0, 0, SYS_ppoll) == -EINTR)
+            ;
+}
+
 static _Noreturn void finish(void)
 {
     finish_text();
+    be_observed();
     const int error = output_write(&self.report, ending.report, ending.report_length, &ending.report_written,
                                    is_over, UINT64_MAX);
     if (error && *self.report_name) {
@@ -138,6 +157,7 @@ _Noreturn void alone_end(int stopped_by)
         event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not started makes no system call */
         event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
     exit_report_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader, &told);
+    ending.abnormal = exit_is_abnormal(&event, stopped_by);
     finish_with(&told, &event, stopped_by);
 }
 

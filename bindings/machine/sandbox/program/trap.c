@@ -317,7 +317,7 @@ struct kernel_sigaction {
 };
 
 #define BIT(number) ((uint64_t)1 << ((number) - 1))
-#define STOPS       (BIT(SIGTERM) | BIT(SIGINT) | BIT(SIGALRM))
+#define STOPS       (BIT(SIGTERM) | BIT(SIGINT) | BIT(SIGALRM) | BIT(SIGQUIT))
 
 /* A handler that never returns may block the other stops: what is blocked then stays blocked. */
 static void install(int number, void (*handler)(int, siginfo_t *, void *), bool returns)
@@ -382,4 +382,6 @@ void traps_init(uint32_t kick_signal, const struct sandbox_alone *alone)
         install(SIGINT, on_stop, false);
     if (alone->time_over[0])
         install(SIGALRM, on_stop, false);
+    if (alone->observed)
+        install(SIGQUIT, on_stop, false);
 }

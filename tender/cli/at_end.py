@@ -1,0 +1,45 @@
+"""The observer of a run's end: looks at the guest of a process that has ended its run and waits for this.
+
+The native command forks a helper before it gives up its rights, and the helper executes this (bindings/command/observer.c
+says why). `tender core --at-end PID PROGRAM DIR MOST FRONT`: descriptor 3 is the socket to the process, which goes on when
+an answer comes or the socket is closed, that is at the latest when this process ends.
+"""
+
+import os
+import signal
+
+from tender.cli import say
+from tender.errors import TenderError
+
+_SOCKET = 3
+_LIMIT_S = 110
+"""Less than the process waits (OBSERVER_WAIT_S)."""
+
+
+def main(argv: list[str]) -> int:
+    """Looks at the process, says what came of it, and returns the exit status, which nobody reads."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_LIMIT_S)
+    pid, program, directory, keep, front = argv
+    say.speak_as(program, hints=front != "solo5")
+    from tender.cli.core import say_core
+
+    try:
+        _look(int(pid), directory, int(keep))
+    except TenderError as error:
+        say_core(error)
+    except Exception as error:
+        say_core(TenderError(f"internal error: {type(error).__name__}: {error}; please report"))
+    finally:
+        os.write(_SOCKET, b"d")
+    return 0
+
+
+def _look(pid: int, directory: str, keep: int) -> None:
+    from tender.cli.core import core_of, say_core
+    from tender.debug.core import KEEP_DEFAULT
+    from tender.debug.find import guests_of
+
+    for guest in guests_of(pid):
+        say_core(core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT))

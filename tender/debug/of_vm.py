@@ -1,0 +1,232 @@
+"""Looks into a guest of the library, from the process that holds its Vm.
+
+    sandbox        the process is looked into from outside, as `tender debug` does
+    KVM, runs      another process does that and brings a core: a thread cannot trace its own process
+    KVM, else      the processor's state and memory are this process's own
+
+The guest stands still meanwhile, and goes on as if nobody had looked.
+"""
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from errno import EBUSY, ENODATA, EOPNOTSUPP
+from typing import TYPE_CHECKING, TypeVar
+
+from tender.debug.core import CoreFile
+from tender.debug.core_format import CPU_VERSION, MEMORY_START, PAGE, XCR0_OFFSET
+from tender.debug.registers import Registers
+from tender.debug.target import DebugError, Facts, GuestState, Mapping, Where
+from tender.native import CData, ffi, lib
+
+if TYPE_CHECKING:
+    from tender.vm import Vm
+
+T = TypeVar("T")
+
+_PR_SET_PTRACER = 0x59616D61
+_LIMIT_S = 300
+_GPR = (
+    *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
+)
+_FS, _GS = 4, 5
+_BOOT_INFO_END = 0x14000
+_FIRST_SEGMENT = 0x100000
+
+
+def look_into(vm: "Vm", visit: Callable[[GuestState], T]) -> T:
+    """Returns what `visit` returns of the guest, which stands still meanwhile.
+
+    Raises DebugError: the guest cannot be looked into. VmStateError: the VM is closed.
+    """
+    if vm.backend == "sandbox":
+        return _of_process(vm, visit)
+    state = ffi.new("struct cpu_state *")
+    answer = 0
+    for _ in range(3):  # it may begin or end meanwhile
+        answer = lib.tn_cpu_state(vm._handle, lib.CPU_ALL, state)
+        if not answer:
+            return visit(_Still(vm, state))
+        if answer != -EBUSY:
+            break
+        with _CoreFromOutside(vm) as core:
+            if core is not None:
+                return visit(core)
+    vm._checked(0 if answer in (-ENODATA, -EOPNOTSUPP, -EBUSY) else answer)
+    raise DebugError("the guest cannot be looked into: it is not at a place where its registers are known")
+
+
+def _of_process(vm: "Vm", visit: Callable[[GuestState], T]) -> T:
+    from tender.debug.attach import attach
+    from tender.debug.find import guests_of
+
+    pid = vm.pid
+    if pid < 0:
+        raise DebugError("the guest's process is gone, and the guest's state with it", code="debug-gone")
+    for guest in guests_of(pid):
+        target = attach(guest)
+        try:
+            return visit(target)
+        finally:
+            target.detach()
+    raise DebugError(f"process {pid}: it has no guest yet", code="debug-gone")
+
+
+# ---- KVM, from another process
+
+
+class _CoreFromOutside:
+    """The core of a VM of this process that another process has made; None: that process found no running guest."""
+
+    def __init__(self, vm: "Vm") -> None:
+        self._file = os.memfd_create("tender-core", os.MFD_CLOEXEC)
+        self._core: CoreFile | None = None
+        try:
+            self._make(int(ffi.cast("uintptr_t", lib.tn_vm(vm._handle))))
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _make(self, address: int) -> None:
+        words = (str(os.getpid()), str(address), str(self._file))
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tender", "core", "of-vm", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(self._file,),
+        )
+        try:
+            # Where yama lets a process be traced by its parents alone, it may be traced by this child too.
+            ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(child.pid), 0, 0, 0)
+            _, said = child.communicate(b"g", timeout=_LIMIT_S)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        finally:
+            ctypes.CDLL(None).prctl(_PR_SET_PTRACER, 0, 0, 0, 0)
+        if child.returncode == 0:
+            self._core = CoreFile(f"/proc/self/fd/{self._file}")
+        elif child.returncode != _NOT_RUNNING:
+            lines = said.decode("utf-8", "replace").splitlines() or [
+                "the process that looks into it was killed"
+            ]
+            hints = [line.partition("hint: ")[2] for line in lines if "hint: " in line]
+            raise DebugError(lines[0].removeprefix("tender: "), hint=hints[0] if hints else "")
+
+    def __enter__(self) -> CoreFile | None:
+        return self._core
+
+    def __exit__(self, *_: object) -> None:
+        if self._core is not None:
+            self._core.close()
+        os.close(self._file)
+
+
+_NOT_RUNNING = 3
+
+
+def serve(argv: list[str]) -> int:
+    """The other process: `tender core of-vm PID ADDRESS FD` writes a core into FD. Raises TenderError."""
+    from tender.debug.attach import attach
+    from tender.debug.core import write_core
+    from tender.debug.find import guests_of
+
+    pid, address, file = map(int, argv)
+    if not os.read(0, 1):
+        return 1
+    for guest in guests_of(pid):
+        if guest.values.get("vm") == address and guest.tid:
+            target = attach(guest)
+            try:
+                write_core(target, file, resume=target.detach)
+            finally:
+                target.detach()
+            return 0
+    return _NOT_RUNNING
+
+
+# ---- KVM, while it does not run
+
+
+class _Still:
+    """A guest on KVM that does not run, as a GuestState."""
+
+    def __init__(self, vm: "Vm", state: CData) -> None:
+        self._vm, self._state = vm, state
+
+    def facts(self) -> Facts:
+        """Returns what the Vm knows."""
+        from tender import __version__
+
+        vm, result = self._vm, self._vm._result
+        image = os.path.realpath(vm.image_name)
+        return Facts(
+            version=__version__,
+            backend=str(vm.backend),
+            pid=os.getpid(),
+            image=image if os.path.exists(image) else "",
+            arguments=" ".join(vm.config.args),
+            mem_bytes=vm.config.mem_bytes,
+            reason="live" if result is None else str(result.reason),
+            message="" if result is None else result.message,
+            status=None if result is None else result.status,
+            fault=_fault(result),
+            counters=vm.counters.to_dict(),
+            timeline=vm.boot.to_dict(),
+        )
+
+    def where(self) -> Where:
+        """Returns whether it has ended."""
+        return Where.ENDED if self._vm._state == "ended" else Where.GUEST
+
+    def registers(self) -> Registers:
+        """Returns the vCPU's registers."""
+        general, system, fpu = self._state.general, self._state.system, self._state.fpu
+        xsave = bytearray(ffi.buffer(fpu.xsave))
+        xsave[XCR0_OFFSET : XCR0_OFFSET + 8] = int(fpu.xcr0).to_bytes(8, "little")
+        return Registers(
+            **{name: int(general.gpr[i]) for i, name in enumerate(_GPR)},
+            rip=int(general.rip),
+            rflags=int(general.rflags),
+            fs_base=int(system.segment[_FS].base),
+            gs_base=int(system.segment[_GS].base),
+            xsave=bytes(xsave) if self._state.known & lib.CPU_FPU else b"",
+        )
+
+    def own_notes(self) -> dict[str, bytes]:
+        """Returns TNS1 with all parts of the processor's state."""
+        state = bytes(ffi.buffer(self._state))
+        return {"TNS1": CPU_VERSION.to_bytes(4, "little") + len(state).to_bytes(4, "little") + state}
+
+    def read(self, gpa: int, length: int) -> bytes:
+        """Returns memory."""
+        length = min(length, self._vm.config.mem_bytes - gpa)
+        return self._vm.memory(gpa, length) if gpa >= 0 and length > 0 else b""
+
+    def mappings(self) -> Sequence[Mapping]:
+        """Returns memory: boot info, the image's segments, and the rest."""
+        elf = self._vm._machine._of_plan[0].c
+        found, at = [Mapping(MEMORY_START, _BOOT_INFO_END, 4)], _FIRST_SEGMENT
+        for i in range(elf.segment_count):
+            it = elf.segments[i]
+            start, end = int(it.start), -(-int(it.end) // PAGE) * PAGE
+            if start > at:
+                found.append(Mapping(at, start, 6))
+            found.append(Mapping(max(start, at), end, int(it.flags) & 7))
+            at = end
+        found.append(Mapping(at, self._vm.config.mem_bytes, 6))
+        return [it for it in found if it.start < it.end]
+
+    def touched(self) -> Sequence[tuple[int, int]]:
+        """Returns all of it: what holds zeros becomes no part of a core."""
+        return [(it.start, it.end) for it in self.mappings()]
+
+
+def _fault(result: object) -> dict[str, object] | None:
+    trap = getattr(result, "trap", None) or getattr(result, "fault", None)
+    return None if trap is None else dict(trap.to_dict())
