@@ -57,6 +57,7 @@ def assemble(image: Image, config: VmConfig, *, console: ConsoleTarget, backend:
             manifest=manifest,
             cmdline=config.cmdline,
             net_ring=config.net_ring,
+            debuggable=config.debuggable,
         )
         if config.require:
             _check_layers(machine, config.require)

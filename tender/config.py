@@ -394,6 +394,8 @@ class VmConfig(Value):
         require: Isolation layers without which the guest is not run: `("landlock", "seccomp-filter")`.
         lock_wait: How many seconds a Vm waits, while it is made, for disks that others have locked: the time for all of
             them together.
+        debuggable: Whether any process of this user may debug the guest, also where the kernel's Yama allows that to a
+            parent only. On KVM this is so for this whole process, and from then on.
 
     Raises:
         ConfigError: An argument is wrong. The error names the argument and its value.
@@ -408,10 +410,11 @@ class VmConfig(Value):
         net_reattach: What was given.
         require: The layers that were given.
         lock_wait: Seconds.
+        debuggable: What was given.
     """
 
     __slots__ = ("mem_bytes", "args", "net", "block", "devices", "net_ring", "net_reattach", "require",
-                 "lock_wait")  # fmt: skip
+                 "lock_wait", "debuggable")  # fmt: skip
     mem_bytes: int
     args: tuple[str, ...]
     net: tuple[tuple[str, NetDevice], ...]
@@ -421,6 +424,7 @@ class VmConfig(Value):
     net_reattach: bool
     require: tuple[IsolationLayer, ...]
     lock_wait: float
+    debuggable: bool
 
     def __init__(
         self,
@@ -434,6 +438,7 @@ class VmConfig(Value):
         net_reattach: bool = False,
         require: Iterable[IsolationLayerLike] = (),
         lock_wait: float = 0,
+        debuggable: bool = False,
     ) -> None:
         if not isinstance(mem, (int, str)) or isinstance(mem, bool):
             raise ConfigError(
@@ -457,6 +462,7 @@ class VmConfig(Value):
         self.net_reattach = _reattaches(net_reattach, networks)
         self.require = check_layers(require)
         self.lock_wait = check_lock_wait(lock_wait)
+        self.debuggable = _flag("debuggable", debuggable)
 
     def with_args(self, args: tuple[str, ...] | list[str]) -> "VmConfig":
         """Returns this configuration with other arguments for the guest.

@@ -407,7 +407,7 @@ class Vm(Owner):
                     f"memory: {gpa + done:#x} cannot be read: {os.strerror(-got)}",
                     errno=-got,
                     code="sandbox-memory",
-                    hint="without user namespaces only root may look into it" if got == -EPERM else "",
+                    hint="`tender doctor` says which rule is in the way" if got == -EPERM else "",
                 )
             done += got
             if done == length:

@@ -543,6 +543,7 @@ void run(const struct request *request)
         .image = &image.elf,
         .name = image.name,
         .path = image.name,
+        .debuggable = request->debuggable,
         .manifest = &devices.manifest,
         .mem_bytes = request->mem_bytes,
         .ring_mode = ring_wanted,

@@ -19,6 +19,8 @@ struct machine_plan {
     const char *path; /* its file, for a debugger: it lives as long as the machine. NULL: it has none */
     const struct mft *manifest;
     uint64_t mem_bytes;
+    uint32_t
+        debuggable; /* the process that runs the guest may be traced by any of its user, whatever Yama says */
     uint32_t ring_mode; /* enum vm_ring_mode: the requested one; in open(): the one in use */
     const char *cmdline;
     size_t cmdline_bytes;

@@ -28,6 +28,7 @@ def create(
     manifest: CData,
     cmdline: bytes,
     net_ring: NetRingLike = "off",
+    debuggable: bool = False,
 ) -> Machine:
     """Makes a machine of `backend`; with "auto", of the first of BACKENDS that this host has.
 
@@ -39,6 +40,7 @@ def create(
         manifest: The `struct mft *` that the guest sees.
         cmdline: The guest's command line.
         net_ring: As in VmConfig, for a guest with a network.
+        debuggable: As in VmConfig.
 
     Raises:
         ConfigError: The backend is unknown.
@@ -59,6 +61,7 @@ def create(
                 manifest=manifest,
                 cmdline=cmdline,
                 net_ring=net_ring,
+                debuggable=debuggable,
             )
             machine.fallback, machine.notice = _text(choice.why), _text(choice.notice)
             return machine

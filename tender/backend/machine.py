@@ -49,6 +49,7 @@ class Machine(Owner):
         manifest: CData,
         cmdline: bytes,
         net_ring: NetRingLike = "off",
+        debuggable: bool = False,
         program: str = "",
     ) -> None:
         self.name, self.handle, self.image_name = name, handle, image.name
@@ -63,7 +64,7 @@ class Machine(Owner):
         plan.path = file if image.path else ffi.NULL
         plan.ring_mode = RING_MODES[net_ring]
         plan.cmdline, plan.cmdline_bytes = line, len(cmdline)
-        plan.program = path
+        plan.program, plan.debuggable = path, debuggable
         template = image.template(mem_bytes, patched=self.patched)
         plan.template_fd = template.fd
         answer = lib.tn_machine_open(handle, name.encode(), plan, error)

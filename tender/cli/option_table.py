@@ -81,6 +81,7 @@ class Fields:
     net_reattach: bool = False
     timeout: float | None = None
     lock_wait: float = 0.0
+    debuggable: bool = False
     console: int | str | None = 1  # a descriptor, a path, or None for no console at all
     json: int | str | None = None  # where the result goes: a descriptor, a path, or None
     core: str = ""  # the directory for cores; empty: none is written
@@ -144,6 +145,8 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                solo5="no network ring: the guest gets all of --mem"),
         Option("--net-reattach", FLAG, "", "if an interface is deleted, attach the next one of its name",
                native=True, solo5="if an interface is deleted, attach the next one of its name"),
+        Option("--debuggable", FLAG, "", "let any process of this user debug it, also where the kernel's Yama\n"
+               "allows that to a parent only", native=True),
         Option("--timeout", SECONDS, "=SECONDS", "stop the guest after that time: 5, 0.25, 250ms",
                form="--timeout=SECONDS", native=True),
     ), ""),

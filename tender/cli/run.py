@@ -221,6 +221,7 @@ def vm_config(
         net_reattach=options.net_reattach,
         require=options.require,
         lock_wait=options.lock_wait,
+        debuggable=options.debuggable,
     )
 
 

@@ -88,7 +88,7 @@ def test_a_running_sandbox_has_no_rights(rig: Rig) -> None:
         assert re.search(r"Max stack size +65536 +65536 ", Path(f"/proc/{pid}/limits").read_text())
         assert status["Threads"].strip() == "1"
         limits = Path(f"/proc/{pid}/limits").read_text()
-        assert re.search(r"Max core file size +0 +0 ", limits)
+        assert re.search(r"Max core file size +1 +1 ", limits)
         assert re.search(r"Max processes +0 +0 ", limits)
         assert re.search(r"Max open files +65 +65 ", limits)
         assert re.search(rf"Max file size +{LARGE} +{LARGE} ", limits)
@@ -439,10 +439,15 @@ def test_the_command_runs_where_namespaces_are_refused(
     assert (done.returncode, done.stderr) == (3, "")
 
 
-def test_a_sandbox_cannot_be_looked_into_by_its_own_user(rig: Rig) -> None:
-    """The process is not dumpable: its memory and its descriptors are accessible to root's processes
-    alone.
+def test_a_sandbox_can_be_looked_into_by_its_own_user_and_leaves_no_core(rig: Rig) -> None:
+    """The process is dumpable: its files in /proc belong to its user. 1 is no core, also where core_pattern names a
+    program (core(5)).
     """
     vm, pid = running(rig)
     with vm:
-        assert os.stat(f"/proc/{pid}/mem").st_uid in (0, 65534)
+        found = re.search(r"^Uid:\s+\d+\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        assert found
+        user = int(found[1])
+        assert os.stat(f"/proc/{pid}/mem").st_uid == user
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        assert re.search(r"^Max core file size +1 +1 ", limits, re.MULTILINE)

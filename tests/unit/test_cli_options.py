@@ -173,6 +173,11 @@ def test_no_net_ring_switches_the_ring_off() -> None:
     assert parse("--no-net-ring").net_ring == "off"
 
 
+def test_debuggable_is_off_until_it_is_asked_for() -> None:
+    assert not parse().debuggable
+    assert parse("--debuggable").debuggable
+
+
 def test_net_reattach_switches_reattachment_on() -> None:
     assert not parse().net_reattach
     assert parse("--net-reattach").net_reattach

@@ -103,7 +103,7 @@ void sandbox_become(struct sandbox *sandbox)
         sandbox->event = (struct vm_event){.kind = EVENT_STOPPED};
     } else {
         becoming.death_signal = death.number;
-        becoming.unprivileged = unprivileged_begin(NULL);
+        spawn_change_user(&becoming, NULL);
         const uint32_t network = to->required & ISOLATION_NETWORK_NAMESPACE ? CLONE_NEWNET : 0;
         becoming.isolation =
             isolation_of(namespaces_try(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | network, enter, NULL));

@@ -27,9 +27,10 @@ struct spawn {
     int program_fd;
     uint32_t fd_count;
     struct fd_move fds[CHILD_FDS_MAX];
-    sigset_t mask;     /* the program's signal mask */
-    int death_signal;  /* sent to the child when the thread that made it ends */
-    bool unprivileged; /* its user is not root outside */
+    sigset_t mask;            /* the program's signal mask */
+    int death_signal;         /* sent to the child when the thread that made it ends */
+    bool unprivileged;        /* its user is not root outside */
+    uint32_t *user_is_shared; /* where the program finds whether other processes may have its user */
     /* The program's execution closes all other descriptors, and nothing before it does. */
     bool closes_on_exec;
     uint32_t isolation;

@@ -27,6 +27,11 @@ static struct sandbox *own(const struct machine *machine)
     return (struct sandbox *)(void *)(uintptr_t)machine->own;
 }
 
+static struct sandbox_config *config_of(const struct sandbox *sandbox)
+{
+    return (void *)(sandbox->mapping + SANDBOX_CONFIG_OFFSET);
+}
+
 /* ---- making it */
 
 static int failed(struct machine_error *error, uint32_t step, const char *what, int refused)
@@ -79,6 +84,7 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
+    config_of(sandbox)->debuggable = plan->debuggable;
     char *program = plan->find("tender-sandbox"); /* last: what hides it may have made the others fail too */
     const bool becomes = plan->alone && sandbox_can_become(plan->alone->required);
     if (!becomes) /* SIGCHLD may be inherited as ignored; then the kernel keeps no exit status of a child */
@@ -110,6 +116,7 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
+    config_of(sandbox)->debuggable = plan->debuggable;
     refused =
         sandbox_spawn(sandbox, plan->image, plan->template_fd, plan->mem_bytes, plan->program, plan->name);
     if (refused == 0)

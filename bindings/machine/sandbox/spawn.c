@@ -90,6 +90,13 @@ uint32_t namespaces_try(uint32_t kinds, int (*attempt)(uint32_t set, void *of), 
     return 0;
 }
 
+void spawn_change_user(struct spawn *spawn, struct unprivileged *saved)
+{
+    const enum unprivileged_user user = unprivileged_begin(saved);
+    spawn->unprivileged = user != USER_ROOT;
+    *spawn->user_is_shared = user == USER_SHARED;
+}
+
 static int child_main(void *spawn)
 {
     child_become(spawn);
@@ -130,7 +137,7 @@ static void *spawner_body(void *unused)
         while (!spawner.request)
             pthread_cond_wait(&spawner.changed, &spawner.handover);
         /* Each time, because a program that changes its user has the C library change every thread's. */
-        spawner.request->unprivileged = unprivileged_begin(NULL);
+        spawn_change_user(spawner.request, NULL);
         spawn_child(spawner.request);
         spawner.request = NULL;
         pthread_cond_broadcast(&spawner.changed);
@@ -198,7 +205,7 @@ static int spawn_here(struct spawn *spawn)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &saved); /* as in the thread: until it executes, the child is us */
     struct unprivileged before;
-    spawn->unprivileged = unprivileged_begin(&before);
+    spawn_change_user(spawn, &before);
     spawn_child(spawn);
     unprivileged_end(&before);
     pthread_sigmask(SIG_SETMASK, &saved, NULL);
@@ -370,6 +377,7 @@ int sandbox_prepare(struct sandbox *sandbox, const struct elf_image *image, uint
     const char *slash = strrchr(name, '/'); /* the guest can read it, and must not see a path of the host */
     *spawn = (struct spawn){.words = {"tender-sandbox", slash ? slash + 1 : name, NULL},
                             .death_signal = SIGKILL,
+                            .user_is_shared = &config->user_is_shared,
                             .pid = -1,
                             .pidfd = -1};
     spawn->argv = spawn->words;

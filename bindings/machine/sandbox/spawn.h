@@ -69,6 +69,10 @@ void sandbox_name_fds(struct spawn *spawn, const struct sandbox *sandbox, int te
  */
 uint32_t namespaces_try(uint32_t kinds, int (*attempt)(uint32_t set, void *of), void *of);
 
+/* Changes the user of the calling thread, and with it the child's, by unprivileged_begin(). */
+struct unprivileged;
+void spawn_change_user(struct spawn *spawn, struct unprivileged *saved);
+
 /* Runs until Python must decide; sandbox->event says why. */
 void sandbox_run(struct sandbox *sandbox);
 

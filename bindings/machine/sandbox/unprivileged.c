@@ -49,7 +49,7 @@ static bool save_groups(struct unprivileged *saved)
     return false;
 }
 
-bool unprivileged_begin(struct unprivileged *saved)
+enum unprivileged_user unprivileged_begin(struct unprivileged *saved)
 {
     struct unprivileged forgotten;
     const bool for_good = !saved;
@@ -58,26 +58,30 @@ bool unprivileged_begin(struct unprivileged *saved)
     memset(saved, 0, sizeof *saved);
     if (getresuid(&saved->uid[0], &saved->uid[1], &saved->uid[2]) < 0 ||
         getresgid(&saved->gid[0], &saved->gid[1], &saved->gid[2]) < 0)
-        return false;
+        return USER_ROOT;
     if (saved->uid[0] && saved->uid[1] && saved->uid[2])
-        return true;
+        return saved->uid[1] == OVERFLOW_ID ? USER_SHARED : USER_OWN;
     if (syscall(SYS_capget, &head, saved->capabilities) < 0 || !may(saved, CAP_SETUID) ||
         !may(saved, CAP_SETGID) || !may(saved, CAP_KILL))
-        return false;
+        return USER_ROOT;
     if (!for_good && !save_groups(saved))
-        return false;
+        return USER_ROOT;
     const int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
     saved->changed = true;
-    if (syscall(SYS_setgroups, 0, NULL) < 0 ||
-        (!change_to(unprivileged_id(getpid())) && !change_to(OVERFLOW_ID))) {
+    enum unprivileged_user user = USER_ROOT;
+    if (syscall(SYS_setgroups, 0, NULL) == 0)
+        user = change_to(unprivileged_id(getpid())) ? USER_OWN
+               : change_to(OVERFLOW_ID)             ? USER_SHARED
+                                                    : USER_ROOT;
+    if (user == USER_ROOT) {
         if (!for_good)
             unprivileged_end(saved);
-        return false;
+        return USER_ROOT;
     }
     give_back_capabilities();
     if (dumpable == 1) /* a change of user clears it, for all processes that share the memory */
         (void)prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-    return true;
+    return user;
 }
 
 void unprivileged_end(struct unprivileged *saved)

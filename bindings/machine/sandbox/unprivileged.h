@@ -21,13 +21,20 @@ struct unprivileged {
     struct __user_cap_data_struct capabilities[_LINUX_CAPABILITY_U32S_3];
 };
 
+/* As whom the children of a thread run. */
+enum unprivileged_user {
+    USER_ROOT = 0,
+    USER_OWN = 1,    /* the user of this process, or one that no other process has */
+    USER_SHARED = 2, /* OVERFLOW_ID, which other processes may have too */
+};
+
 /*
- * If the calling thread is root's, it gets a user and a group that own nothing and no supplementary
- * group, and keeps its capabilities. True: its children do not run as root. False: they do; this thread
- * may not change that, or could not end them afterwards (CAP_SETUID, CAP_SETGID and CAP_KILL are needed).
- * NULL: the change is permanent, and this may be called again.
+ * If the calling thread is root's, it gets a user and a group that own nothing and no supplementary group,
+ * and keeps its capabilities. USER_ROOT: this thread may not change that, or could not end its children
+ * afterwards (CAP_SETUID, CAP_SETGID and CAP_KILL are needed). NULL: the change is permanent, and this may be
+ * called again.
  */
-bool unprivileged_begin(struct unprivileged *saved);
+enum unprivileged_user unprivileged_begin(struct unprivileged *saved);
 
 /* Restores the state before unprivileged_begin(). */
 void unprivileged_end(struct unprivileged *saved);

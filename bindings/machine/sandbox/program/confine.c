@@ -68,13 +68,16 @@ uint32_t confine(struct sandbox_config *config)
     const uint64_t file_bytes_max = config->file_bytes_max;
     uint32_t layers = 0;
     step_check(STEP_RIGHTS, system_call(SANDBOX_FD_VM, SANDBOX_FD_TEMPLATE, 0, 0, 0, 0, SYS_close_range));
-    limit(RLIMIT_CORE, 0);
+    limit(RLIMIT_CORE,
+          1); /* no core: less than a page, and a program of core_pattern gets none for 1 (core(5)) */
     limit(RLIMIT_NPROC, 0);
     limit(RLIMIT_NOFILE, MFT_MAX_ENTRIES + 1); /* not 0: ppoll accepts at most this many descriptors */
     if (file_bytes_max != UINT64_MAX)
         limit_files(file_bytes_max);
     drop_capabilities();
-    step_check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, 0, 0, 0, 0, 0, SYS_prctl));
+    step_check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, !config->user_is_shared, 0, 0, 0, 0, SYS_prctl));
+    if (config->debuggable) /* refused where there is no Yama, and not needed there */
+        (void)system_call(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0, 0, SYS_prctl);
     step_check(STEP_RIGHTS, system_call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0, SYS_prctl));
 
     layers |= deny_by_landlock();
