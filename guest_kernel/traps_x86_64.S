@@ -43,34 +43,53 @@ trap_entries:
 /*
  * In: the stack holds vector, error code, and the words that the CPU pushed. All registers have the
  * values of the interrupted code.
- * Out: never returns. Calls trap_report(struct trap_frame *) in trap.c.
+ * Out: never returns. Calls trap_report(struct trap_frame *) in trap.c. RBX holds the frame, for debuggers.
+ *
+ * The frame is that of a signal, so a debugger's stack goes on with the interrupted instruction. The canonical
+ * frame address (CFA) is the end of what the CPU pushed: SS, RSP, RFLAGS, CS and RIP lie below it in this order.
  */
+    .cfi_sections .debug_frame   /* not loaded, as that of the C files */
+    .macro  push_saved register
+    push    %\register
+    .cfi_adjust_cfa_offset 8
+    .cfi_rel_offset \register, 0
+    .endm
+
     .balign 16
     .type   trap_common, @function
 trap_common:
-    push    %rax
-    push    %rbx
-    push    %rcx
-    push    %rdx
-    push    %rsi
-    push    %rdi
-    push    %rbp
-    push    %r8
-    push    %r9
-    push    %r10
-    push    %r11
-    push    %r12
-    push    %r13
-    push    %r14
-    push    %r15
+    .cfi_startproc simple
+    .cfi_signal_frame
+    .cfi_def_cfa rsp, 7 * 8
+    .cfi_offset rip, -5 * 8
+    .cfi_offset rsp, -2 * 8
+    push_saved rax
+    push_saved rbx
+    push_saved rcx
+    push_saved rdx
+    push_saved rsi
+    push_saved rdi
+    push_saved rbp
+    push_saved r8
+    push_saved r9
+    push_saved r10
+    push_saved r11
+    push_saved r12
+    push_saved r13
+    push_saved r14
+    push_saved r15
     mov     %cr2, %rax
     push    %rax
+    .cfi_adjust_cfa_offset 8
     cld
     mov     %rsp, %rdi          /* the frame */
+    mov     %rsp, %rbx
+    .cfi_def_cfa_register rbx
     xor     %ebp, %ebp
     and     $-16, %rsp
     call    trap_report
     ud2
+    .cfi_endproc
     .size   trap_common, . - trap_common
 
     .section .note.GNU-stack, "", @progbits

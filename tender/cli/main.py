@@ -25,6 +25,10 @@ COMMANDS = {
     "inspect": ("tender.cli.inspect", "show what a unikernel is and which devices it declares"),
     "doctor": ("tender.cli.doctor", "check this machine, and say how to repair what is wrong"),
     "core": ("tender.cli.core", "write a core of a running guest, or open one in gdb"),
+    "report": (
+        "tender.cli.crash_report",
+        "show where a guest stands, or stood in a core: stack, registers, memory",
+    ),
     "sdk": ("tender.cli.sdk", "print how to build a unikernel of your own"),
     "bench": ("tender.cli.bench", "measure boot, exits and I/O on this machine"),
     "solo5-elftool": ("tender.cli.elftool", "make and show manifests, as Solo5's tool of that name"),

@@ -212,6 +212,11 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--filter", "the rules of the sandbox's system-call filter, and the reason for each"),
     ),
     "core": (("--output=FILE", "the file to write, which must not exist; also -o FILE"),),
+    "report": (
+        ("--json", "one JSON object of the schema tender.report/1"),
+        ("--html=FILE", "write one page for a browser, and print nothing"),
+        ("--image=FILE", "the guest's ELF file, if it lies elsewhere now"),
+    ),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),

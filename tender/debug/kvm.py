@@ -276,6 +276,7 @@ class KvmTarget:
     def kill(self) -> None:
         """Kills the guest's process: for a library's VM, the program that uses the library."""
         ptrace.kill(self.pid)
+        self._mode = _Mode.RUN  # to its end
 
     def detach(self) -> None:
         if not self._attached:

@@ -87,14 +87,14 @@ class Vcpu:
 
     Attributes:
         tid: The thread.
-        signals: Signals for the thread that came then. They are delivered when it goes on.
+        signals: Signals for the thread that came then. They are sent again when it goes on.
     """
 
     def __init__(self, guest: Guest, journal: "Journal | None" = None) -> None:
         self.pid, self.tid = guest.pid, guest.tid
         self.signals: list[int] = []
         self._journal = journal
-        self._page = guest.values["run"]
+        self._page = guest.values["run_hva"]
         self.fd = guest.values["vcpu_fd"]
         self._syscall = guest.note.get("syscall", 0) + guest.base if guest.note.get("syscall") else 0
 
@@ -111,20 +111,24 @@ class Vcpu:
         )
 
     def go_on(self, signal_number: int = 0, *, to_syscall: bool = False) -> None:
-        """Lets the thread run, with the signals that have come for it."""
-        (ptrace.cont_to_syscall if to_syscall else ptrace.cont)(self.tid, self._deliver(signal_number))
+        """Lets the thread run, with the signal that it has stopped for, if any."""
+        self._send_signals()
+        (ptrace.cont_to_syscall if to_syscall else ptrace.cont)(self.tid, signal_number)
 
     def detach(self) -> None:
         """Lets the thread run, and traces it no more."""
-        ptrace.detach(self.tid, self._deliver(0))
+        self._send_signals()
+        ptrace.detach(self.tid)
 
-    def _deliver(self, signal_number: int) -> int:
-        """Returns the signal that the thread goes on with. Others are sent to it again."""
-        pending, self.signals = [signal_number] * (signal_number > 0) + self.signals, []
-        for number in pending[1:]:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(self.pid, number)
-        return pending[0] if pending else 0
+    def _send_signals(self) -> None:
+        """Sends again what came while the thread made a call of ours. A kick is for this thread alone: KVM_RUN returns."""
+        pending, self.signals = self.signals, []
+        for number in pending:
+            if number == signal.SIGURG:
+                self.write_page(IMMEDIATE_EXIT, b"\1")
+            else:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(self.pid, number)
 
     def call(self, number: int, *arguments: int) -> int:
         """Makes the stopped thread call the kernel, and returns the answer or -errno. Its registers are put back.

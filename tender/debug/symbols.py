@@ -9,7 +9,7 @@ from typing import Self
 from tender.debug.demangle import demangle
 from tender.debug.dwarf import Dwarf
 from tender.debug.elf_file import ElfFile, c_text
-from tender.debug.registers import Registers
+from tender.debug.registers import DWARF, Registers
 from tender.debug.unwind import MASK, RIP, RSP, FrameTable, Step
 
 _SYMBOL = struct.Struct("<IBBHQQ")
@@ -244,6 +244,19 @@ class Symbols:
             if not self._elf.is_text(current[RIP] - is_return) and not by_table:
                 break
         return found
+
+    def interrupted(self, registers: Registers, read: Read, limit: int = 64) -> Registers | None:
+        """Returns the registers of the code that an exception interrupted, if these are of its handler, else None."""
+        current, is_return = registers.by_dwarf(), False
+        for _ in range(limit):
+            step = self.step(current, read, is_return=is_return)
+            if step is None or not step.registers.get(RIP):
+                return None
+            current, is_return = step.registers, not step.is_signal
+            if step.is_signal:
+                named = {name: current[number] for number, name in enumerate(DWARF) if number in current}
+                return registers._with(**named)
+        return None
 
     def _guess(self, registers: dict[int, int], read: Read, *, is_return: bool) -> Step | None:
         """A step without tables: by the call that leads here, by the chain of frame pointers, by any call."""

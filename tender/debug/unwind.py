@@ -231,6 +231,8 @@ class FrameTable:
                     is_signal = True
                 elif letter != "B":
                     break
+        elif letters == b"S":  # in .debug_frame
+            is_signal = True
         elif letters:
             raise Broken
         return _Cie(

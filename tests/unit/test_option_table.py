@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tender.annotations import IsolationLayer
-from tender.cli import core, doctor, inspect, main, option_table, options, sdk, usage
+from tender.cli import core, crash_report, doctor, inspect, main, option_table, options, sdk, usage
 from tender.cli.option_table import ACTION, OPTIONS, Fields, Option
 from tender.config import BACKENDS, MEM_DEFAULT
 
@@ -112,7 +112,13 @@ def test_the_list_of_layers_is_the_librarys() -> None:
     assert option.words == tuple(IsolationLayer)
 
 
-OTHERS = {"inspect": inspect.USAGE, "doctor": doctor.USAGE, "core": core.USAGE, "sdk": sdk.USAGE}
+OTHERS = {
+    "inspect": inspect.USAGE,
+    "doctor": doctor.USAGE,
+    "core": core.USAGE,
+    "report": crash_report.USAGE,
+    "sdk": sdk.USAGE,
+}
 
 
 def test_each_command_without_a_guest_has_its_options_in_the_table() -> None:
@@ -124,7 +130,7 @@ def test_each_command_without_a_guest_has_its_options_in_the_table() -> None:
             assert re.search(rf"^  {name} +{re.escape(text)}$", OTHERS[command], re.M), name
 
 
-@pytest.mark.parametrize("command", ["inspect", "doctor", "core", "sdk"])
+@pytest.mark.parametrize("command", ["inspect", "doctor", "core", "report", "sdk"])
 def test_the_document_names_the_options_of_the_other_commands(command: str) -> None:
     page = (ROOT / "docs" / "cli.md").read_text().split("## The other commands")[1].split("\n## ")[0]
     (part,) = [part for part in page.split("\n\n**`tender ")[1:] if part.startswith(command)]

@@ -1,0 +1,395 @@
+"""Crash reports: what a person needs to know about a guest that stands still, from its state and its image.
+
+`capture` copies what a report needs, so a live guest goes on soon. `report_of` then makes the report as plain data of the
+schema "tender.report/1" (docs/cli.md describes it), in a confined child: image and core may be a stranger's. report_text.py
+and report_html.py show it. All texts in the data are the guest's or a file's: whoever shows them makes them harmless.
+"""
+
+import bisect
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tender.debug.confined import Died, run_confined
+from tender.debug.registers import GENERAL, Registers
+from tender.debug.symbols import Frame, Symbols
+from tender.debug.target import Facts, GuestState, Mapping, Where
+from tender.errors import ImageError, TenderError
+
+SCHEMA = "tender.report/1"
+HYPERCALLS_MAX = 16
+_FRAMES_MAX = 64
+_PAGE = 4096
+_COPY_MAX = 64 << 20
+_STACK_BELOW, _STACK_ABOVE = 16 << 10, 256 << 10
+_SOURCE_MAX = 1 << 20
+_SOURCE_LINES = 3
+_LINE_MAX = 200
+_NULL_MAX = 64 << 10
+_NEAR_STACK = 1 << 20
+_PIECES_MAX = 50_000
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A GuestState that was copied: it needs neither the process nor the file any more."""
+
+    known: Facts
+    stands: Where
+    state: Registers
+    memory: Sequence[Mapping]
+    runs: Sequence[tuple[int, int]]
+    pieces: Sequence[tuple[int, bytes]]
+    """Copied memory by address, in ascending order. What no piece and no run of `runs` has reads as zeros."""
+    fault_state: Registers | None = None
+
+    def facts(self) -> Facts:
+        return self.known
+
+    def where(self) -> Where:
+        return self.stands
+
+    def registers(self) -> Registers:
+        return self.state
+
+    def mappings(self) -> Sequence[Mapping]:
+        return self.memory
+
+    def touched(self) -> Sequence[tuple[int, int]]:
+        return self.runs
+
+    def read(self, gpa: int, length: int) -> bytes:
+        found = bytearray()
+        for it in self.memory:
+            if gpa < it.start or length <= 0:
+                break
+            if gpa < it.end:
+                size = min(length, it.end - gpa)
+                found += self._read(gpa, size)
+                gpa, length = gpa + size, length - size
+        return bytes(found)
+
+    def _read(self, gpa: int, size: int) -> bytes:
+        found = bytearray(size)
+        first = bisect.bisect_right(self.pieces, gpa, key=lambda it: it[0]) - 1
+        for start, data in self.pieces[max(0, first) :]:
+            if start >= gpa + size:
+                break
+            low, high = max(gpa, start), min(gpa + size, start + len(data))
+            if low < high:
+                found[low - gpa : high - gpa] = data[low - start : high - start]
+        return bytes(found)
+
+
+def capture(state: GuestState, limit: int = _COPY_MAX) -> Captured:
+    """Copies what a report needs: all memory that was touched, or, if that is more than `limit`, the stacks first."""
+    registers = state.registers()
+    fault_registers = getattr(state, "fault_registers", None)
+    fault_state = fault_registers() if fault_registers is not None else None
+    mappings, runs = tuple(state.mappings()), tuple(state.touched())
+    wanted = []
+    for it in (registers, fault_state):
+        if it is not None:
+            wanted.append((max(0, it.rsp - _STACK_BELOW), it.rsp + _STACK_ABOVE))
+            wanted.append((max(0, it.rip - _PAGE), it.rip + _PAGE))
+    wanted += runs
+    copied: list[tuple[int, bytes]] = []
+    left = limit
+    for low, high in wanted:
+        for start, end in _without(copied, low, high):
+            data = state.read(start, min(end - start, left)) if left > 0 else b""
+            if data:
+                copied.append((start, data))
+                left -= len(data)
+    return Captured(state.facts(), state.where(), registers, mappings, runs, sorted(copied), fault_state)
+
+
+def _without(copied: list[tuple[int, bytes]], low: int, high: int) -> list[tuple[int, int]]:
+    parts = [(low, high)]
+    for start, data in copied:
+        end = start + len(data)
+        parts = [
+            part for a, b in parts for part in ((a, min(b, start)), (max(a, end), b)) if part[0] < part[1]
+        ]
+    return parts
+
+
+# ---- making
+
+
+def crash_text(state: GuestState, *, color: bool = False) -> str:
+    """Returns the report of a guest as text for a terminal."""
+    from tender.debug.report_text import text_of
+
+    return text_of(report_of(capture(state)), color=color)
+
+
+def report_of(state: GuestState, *, image: str = "") -> Report:
+    """Makes the report in a confined child. If the child dies, it is one without symbols, and says so.
+
+    Args:
+        state: The guest; its copy (`capture`), if it is live.
+        image: The path of its ELF file; empty: the one that the state names.
+    """
+    facts = state.facts()
+    path = image or facts.image
+    try:
+        made: Report = run_confined(lambda: make_report(state, path))
+    except Died as died:
+        made = make_report(state, "")
+        made["notes"].insert(0, f"no symbols: the reader of {path or 'the image'} {died}")
+    return made
+
+
+def report_of_core(path: str, image: str = "") -> Report:
+    """Makes the report of a core. All of the core is read in a confined child.
+
+    Raises ImageError: it is no core; the message says why, also if the child died of it.
+    """
+
+    def made() -> Report:
+        from tender.debug.core import CoreFile
+
+        try:
+            with CoreFile(path) as core:
+                return make_report(core, image or core.facts().image, core=path)
+        except TenderError as error:
+            return {"error": error.to_dict()}
+
+    try:
+        report: Report = run_confined(made)
+    except Died as died:
+        raise ImageError(f"the reader of the core {died}", file=path, code="core") from None
+    if "error" in report:
+        error = report["error"]
+        raise ImageError(str(error.get("message")), code=str(error.get("code")), hint=str(error.get("hint")))
+    return report
+
+
+def make_report(state: GuestState, image: str, *, core: str = "") -> Report:
+    """Makes the report here, without a child. `image` may be empty."""
+    facts, registers, notes = state.facts(), state.registers(), []
+    symbols = None
+    if image:
+        try:
+            symbols = Symbols.open(image)
+        except ImageError as error:
+            notes.append(f"no symbols: {error.message}")
+    else:
+        notes.append("no symbols: the image is not known")
+    frames, fault_frames, interrupted = _stacks(state, registers, symbols)
+    fault = _fault(state, fault_frames, interrupted, symbols)
+    shown = fault_frames or frames
+    report: Report = {
+        "schema": SCHEMA,
+        "tender": facts.version,
+        "backend": facts.backend,
+        "pid": facts.pid,
+        "core": core,
+        "image": image or facts.image,
+        "build_id": facts.build_id,
+        "sha256": facts.digest,
+        "arguments": facts.arguments,
+        "reason": facts.reason,
+        "message": facts.message,
+        "status": facts.status,
+        "where": str(state.where()),
+        "fault": fault,
+        "stack": [asdict(frame) for frame in shown],
+        "vcpu_stack": [asdict(frame) for frame in frames] if fault_frames else [],
+        "source": source_of(shown),
+        "registers": {
+            name: getattr(interrupted or registers, name)
+            for name in (*GENERAL, "rip", "rflags", "fs_base", "gs_base")
+        },
+        "code": state.read((interrupted or registers).rip, 16).hex(),
+        "memory": _memory(state, symbols),
+        "hypercalls": [dict(it) for it in facts.hypercalls[-HYPERCALLS_MAX:]],
+        "counters": dict(facts.counters),
+        "timeline": dict(facts.timeline),
+        "devices": [dict(it) for it in facts.devices],
+        "notes": notes,
+        "next": _next(facts, core, image),
+    }
+    if symbols is not None:
+        symbols.close()
+    return report
+
+
+def _stacks(
+    state: GuestState, registers: Registers, symbols: Symbols | None
+) -> tuple[Sequence[Frame], Sequence[Frame], Registers | None]:
+    """The vCPU's stack, that of the fault if it is another one, and the registers at the fault."""
+    if symbols is None:
+        return [Frame(pc=registers.rip)], [], None
+    frames = symbols.backtrace(registers, state.read, _FRAMES_MAX)
+    fault_registers = getattr(state, "fault_registers", None)
+    interrupted = fault_registers() if fault_registers is not None else getattr(state, "fault_state", None)
+    if interrupted is None or interrupted.rip == registers.rip:
+        interrupted = symbols.interrupted(registers, state.read)
+    if interrupted is None:
+        fault = state.facts().fault or {}
+        if isinstance(rip := fault.get("rip"), int) and rip != registers.rip:
+            interrupted = _registers_of(fault, registers)
+    if interrupted is None:
+        return frames, [], None
+    return frames, symbols.backtrace(interrupted, state.read, _FRAMES_MAX), interrupted
+
+
+def _registers_of(fault: dict[str, object], registers: Registers) -> Registers:
+    """The registers at a fault, as far as the monitor or the guest's own report has them."""
+    told = fault.get("registers")
+    named = {**(told if isinstance(told, dict) else fault), "rip": fault.get("rip")}
+    known = {name: it for name, it in named.items() if name in Registers.__slots__ and isinstance(it, int)}
+    return registers._with(**known)
+
+
+def _fault(
+    state: GuestState, frames: Sequence[Frame], interrupted: Registers | None, symbols: Symbols | None
+) -> dict[str, object] | None:
+    facts = state.facts()
+    fault = facts.fault
+    told = fault.get("registers") if fault else None
+    address = told.get("cr2") if isinstance(told, dict) else (fault or {}).get("cr2")
+    rip = (fault or {}).get("rip", interrupted.rip if interrupted else None)
+    if not isinstance(rip, int):
+        return None
+    made: dict[str, object] = {"rip": rip, "address": None, "what": ""}
+    if isinstance(address, int) and (address or (fault or {}).get("error_code") or isinstance(told, dict)):
+        rsp = (interrupted or state.registers()).rsp
+        made |= {"address": address, "what": what_lies_at(address, state.mappings(), rsp, symbols)}
+    code = (fault or {}).get("error_code")
+    if isinstance(code, int):
+        made["access"] = _access(code)
+    return made
+
+
+def _access(error_code: int) -> str:
+    """What a page fault tried. Source: Intel SDM volume 3, 4.7."""
+    kind = "execute" if error_code & 16 else "write" if error_code & 2 else "read"
+    return f"{kind}, {'not allowed' if error_code & 1 else 'not mapped'}"
+
+
+def what_lies_at(address: int, mappings: Sequence[Mapping], rsp: int, symbols: Symbols | None) -> str:
+    """Says what a person should know about an address: its place in memory, and the symbol there."""
+    if address < _NULL_MAX:
+        return "a null pointer" if not address else f"a null pointer + {address}"
+    if address >> 47 not in (0, 0x1FFFF):
+        return "no address that the processor can use"
+    end = max((it.end for it in mappings), default=0)
+    here = next((it for it in mappings if it.start <= address < it.end), None)
+    symbol = symbols.at(address) if symbols is not None else None
+    name = f"{symbol.shown}+{address - symbol.address:#x}, " if symbol else ""
+    segment = symbols.elf.segment_at(address) if symbols is not None else None
+    if address >= end:
+        return f"beyond the guest's memory, which ends at {end:#x}"
+    if 0 < rsp - address <= _NEAR_STACK and (here is None or not here.flags & 2):
+        return f"{name}{rsp - address} bytes below the stack pointer: the stack has overflowed"
+    if here is None:
+        return f"{name}memory that is not mapped"
+    if here.flags & 1:
+        return f"{name}text of the image: not writable"
+    if not here.flags & 2:
+        return f"{name}read-only data of the image"
+    if abs(address - rsp) < 8 << 10:
+        return f"{name}the stack: {abs(address - rsp)} bytes {'above' if address >= rsp else 'below'} the stack pointer"
+    if segment is not None:
+        return f"{name}data of the image"
+    return f"{name}the heap or a stack: memory behind the image"
+
+
+def _memory(state: GuestState, symbols: Symbols | None) -> dict[str, object]:
+    memory: dict[str, object] = {
+        "total_bytes": state.facts().mem_bytes,
+        "touched_bytes": sum(max(0, high - low) for low, high in state.touched()),
+        "heap": heap_of(state.read, symbols) if symbols is not None else None,
+    }
+    return memory
+
+
+def heap_of(read: Callable[[int, int], bytes], symbols: Symbols) -> dict[str, object] | None:
+    """Returns the heap's use by the symbols of a known allocator: that of ocaml-solo5, or of our guest library."""
+
+    def word(name: str) -> int | None:
+        symbol = symbols.find(name)
+        data = read(symbol.address, 8) if symbol else b""
+        return int.from_bytes(data, "little") if len(data) == 8 else None
+
+    start, current, end = word("sbrk_start"), word("sbrk_cur"), word("sbrk_end")
+    if start and current and end and start <= current <= end:
+        return {"kind": "ocaml-solo5", "used_bytes": current - start, "total_bytes": end - start}
+    first, last = word("heap_first"), word("heap_end")
+    if first and last and first < last:
+        return _own_heap(read, first, last)
+    return None
+
+
+def _own_heap(read: Callable[[int, int], bytes], first: int, last: int) -> dict[str, object]:
+    """Walks the pieces of guest_kernel/memory.c: their size, with bit 0 for a used one, and the size of the one before."""
+    heap: dict[str, object] = {"kind": "guest library", "used_bytes": None, "total_bytes": last - first}
+    at, before, used = first, 0, 0
+    for _ in range(_PIECES_MAX):
+        if at == last:
+            return heap | {"used_bytes": used}
+        head = read(at, 16)
+        size, previous = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:16], "little")
+        length = size & ~1
+        if len(head) < 16 or length < 16 or length % 16 or length > last - at or previous != before:
+            return heap | {"damaged_at": at}
+        used += length if size & 1 else 0
+        at, before = at + length, length
+    return heap
+
+
+def source_of(frames: Sequence[Frame]) -> dict[str, object] | None:
+    """Returns lines around the innermost frame's, if its source file can be read: a regular file of at most 1 MiB."""
+    for frame in frames[:1]:
+        if not frame.file or not frame.line:
+            continue
+        text = _read_source(frame.file)
+        lines = text.split("\n") if text else []
+        if frame.line <= len(lines):
+            first = max(1, frame.line - _SOURCE_LINES)
+            shown = [
+                [number, lines[number - 1].expandtabs(4)[:_LINE_MAX]]
+                for number in range(first, min(len(lines), frame.line + _SOURCE_LINES) + 1)
+            ]
+            return {"file": frame.file, "line": frame.line, "lines": shown}
+    return None
+
+
+def _read_source(path: str) -> str:
+    """The path is that of a stranger's file: only text of a regular file is read, and no device or link is opened."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return ""
+    try:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > _SOURCE_MAX:
+            return ""
+        data = os.read(fd, _SOURCE_MAX)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    return "" if b"\0" in data else data.decode("utf-8", "replace")
+
+
+def _next(facts: Facts, core: str, image: str) -> list[str]:
+    from tender.printable import quoted
+
+    if core:
+        return [
+            f"gdb {quoted(image or facts.image or 'IMAGE')} {quoted(core)}",
+            f"tender report --html=report.html {quoted(core)}",
+        ]
+    if facts.reason == "live":
+        return [f"tender debug {facts.pid}", f"tender core {facts.pid}"]
+    name = quoted(image or facts.image or "IMAGE")
+    arguments = f" {facts.arguments}" if facts.arguments.isprintable() and facts.arguments else ""
+    return [f"tender debug {name}{arguments}", f"tender --core=. {name}{arguments}"]
