@@ -155,3 +155,72 @@ def _has_no_table(guest: find.Guest, rip: int) -> bool:
         or code[:2] == b"\xff\x25"
         or not guest.base <= rip < guest.base + guest.note["program_end"]
     )
+
+
+def test_a_breakpoint_of_a_killed_debugger_is_waited_for(start_guest: StartGuest) -> None:
+    """The guard's part is done here: the text is put back, and the guest ends as if nobody had looked."""
+    running = start_guest("debug", "poll", "2000", options=("--backend=sandbox",))
+    (guest,) = find.guests_of(running.pid)
+    symbol = Symbols.open(guest.image).find("poll_wait")
+    assert symbol
+    held = guest.shared_hva + guest.note["shared_held"]
+    _stop(guest)
+    before = ptrace.read_memory(guest.pid, symbol.address, 1)
+    ptrace.write_memory(guest.pid, held, (1).to_bytes(4, "little"))
+    ptrace.poke(guest.tid, symbol.address, b"\xcc")
+    ptrace.detach(guest.tid)  # as the kernel does for a tracer that is killed
+    while not ptrace.read_memory(guest.pid, held + 8, 4).strip(b"\0"):  # told_tries
+        assert running.process.poll() is None
+    _stop(guest)
+    ptrace.poke(guest.tid, symbol.address, before)
+    ptrace.write_memory(guest.pid, held, bytes(12))
+    ptrace.detach(guest.tid)
+    assert running.end() == (0, b"ready\nwaited 2000\n", b"")
+
+
+def _stop(guest: find.Guest) -> None:
+    """Stops it. A signal that comes first, of the breakpoint, is for the guest."""
+    ptrace.seize(guest.tid)
+    ptrace.interrupt(guest.tid)
+    while (status := ptrace.wait(guest.tid)) and status.event != ptrace.EVENT_STOP:
+        ptrace.cont(guest.tid, status.stop)
+
+
+# ---- on KVM
+
+
+@pytest.mark.kvm
+def test_the_guest_of_the_command_on_kvm_is_found_where_it_runs(start_guest: StartGuest) -> None:
+    running = start_guest("debug", "spin", FOREVER, options=("--backend=kvm",))
+    (guest,) = find.guests_of(running.pid)
+    assert (guest.backend, guest.pid, guest.tid, guest.holder) == ("kvm", *(running.pid,) * 3)
+    assert Path(guest.image).samefile(running.path)
+    assert guest.mem_bytes == 16 << 20
+    assert os.readlink(f"/proc/{guest.pid}/fd/{guest.values['vcpu_fd']}").startswith("anon_inode:kvm-vcpu")
+    places = {map.start: map for map in find.maps_of(guest.pid)}
+    assert "kvm-vcpu" in places[guest.values["run_hva"]].name
+    elf = Path(guest.image).read_bytes()
+    assert ptrace.read_memory(guest.pid, guest.memory_hva + 0x100000, 16) in elf
+    assert ptrace.read_memory(guest.pid, guest.base + guest.note["syscall"], 4) == b"\x0f\x05\xeb\xfe"
+
+
+@pytest.mark.kvm
+def test_the_vms_of_a_library_on_kvm_are_found_with_their_threads(guest: Guest) -> None:
+    config = VmConfig(mem=16, args=("sleep",))
+    with Image.open(guest("debug")) as image:
+        with (
+            Vm(image, config, console=DISCARD, backend="kvm") as one,
+            Vm(image, config, console=DISCARD, backend="kvm"),
+            Vm(image, config, console=DISCARD, backend="sandbox"),
+        ):
+            one.start()
+            while not one.counters.exits:
+                threading.Event().wait(0.001)
+            found = find.guests_of(os.getpid())
+            assert sorted(each.backend for each in found) == ["kvm", "kvm", "sandbox"]
+            (tid,) = (each.tid for each in found if each.tid and each.backend == "kvm")
+            assert tid != os.getpid()
+            assert os.path.exists(f"/proc/self/task/{tid}")
+            assert all(Path(each.image).samefile(image.path) for each in found)
+        with pytest.raises(DebugError, match="it runs no guest"):
+            find.guests_of(os.getpid())
