@@ -169,6 +169,7 @@ def checks(facts: Facts) -> list[Check]:
         *([] if facts.taps else [_no_tap()]),
         _memory(facts),
         _descriptors(facts),
+        _debugger(facts),
     ]
 
 
@@ -416,3 +417,10 @@ def _descriptors(facts: Facts) -> Check:
     if facts.nofile_soft < 256:  # a VM takes about ten
         return Check(WARN, "descriptors", value, "ulimit -n 1024")
     return Check(OK, "descriptors", value)
+
+
+def _debugger(facts: Facts) -> Check:
+    why, cure = facts.debugger
+    if why:
+        return Check(WARN, "debugger", why, cure)
+    return Check(OK, "debugger", "a guest of yours can be debugged: tender debug PID")

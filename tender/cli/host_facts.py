@@ -16,6 +16,7 @@ from tender.backend.kvm_requests import KVM_CHECK_EXTENSION, KVM_GET_API_VERSION
 from tender.backend.sandbox import PROGRAM
 from tender.cli.explain import tap_interfaces
 from tender.config import VmConfig
+from tender.debug.access import obstacle
 from tender.errors import TenderError
 from tender.image import Image
 from tender.native import lib
@@ -105,6 +106,7 @@ class Facts:
     mem_available: int = 0
     nofile_soft: int = 0
     nofile_hard: int = 0
+    debugger: tuple[str, str] = ("", "")  # why a debugger cannot attach to a guest of ours, and the cure
 
 
 def user_word(user: str) -> str:
@@ -144,6 +146,7 @@ def collect(capabilities: dict[str, int]) -> Facts:
         mem_available=mem_available(_read("/proc/meminfo")),
         nofile_soft=soft,
         nofile_hard=hard,
+        debugger=obstacle(),
     )
 
 

@@ -5,7 +5,7 @@ the order in which the kernel checks (__ptrace_may_access() and ptrace_attach() 
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tender.native import ffi, lib
@@ -56,6 +56,15 @@ class AccessFacts:
 def refusal(pid: int) -> tuple[str, str]:
     """Returns why the kernel refuses to let us trace or read a process or thread, and what to type."""
     return judge(access_facts(pid))
+
+
+def obstacle() -> tuple[str, str]:
+    """Returns what keeps us from any guest of our user's own, and the way out; both empty if nothing does."""
+    own = access_facts(os.getpid())
+    if not own.may_call or own.yama == 3 or (own.yama in (1, 2) and not own.may_trace_all):
+        why, hint = judge(replace(own, tracer=0))
+        return why, hint.replace(str(own.pid), "PID")
+    return "", ""
 
 
 def judge(facts: AccessFacts) -> tuple[str, str]:

@@ -94,3 +94,26 @@ def test_the_capability_has_the_kernels_number() -> None:
     found = re.search(r"#define CAP_SYS_PTRACE\s+(\d+)", header)
     assert found
     assert int(found[1]) == access._CAP_SYS_PTRACE
+
+
+OBSTACLES = {
+    "none": ({}, "", ""),
+    "yama 0": ({"yama": 0}, "", ""),
+    "yama 1": ({"yama": 1}, "ptrace_scope is 1", "sudo tender debug PID; or start it with --debuggable"),
+    "yama 1 for root": ({"yama": 1, "may_trace_all": True}, "", ""),
+    "yama 2": ({"yama": 2}, "ptrace_scope is 2", "sudo tender debug PID"),
+    "yama 3": ({"yama": 3, "may_trace_all": True}, "ptrace_scope is 3", "at the next boot"),
+    "a filter": ({"may_call": False}, "the system-call filter", "--cap-add SYS_PTRACE"),
+    "a debugger of our own": ({"tracer": 9}, "", ""),
+}
+
+
+@pytest.mark.parametrize(("facts", "why", "hint"), OBSTACLES.values(), ids=OBSTACLES)
+def test_what_keeps_us_from_our_own_guests_is_found_without_one(
+    monkeypatch: pytest.MonkeyPatch, facts: dict[str, object], why: str, hint: str
+) -> None:
+    made = AccessFacts(**(MINE | facts))  # type: ignore[arg-type]
+    monkeypatch.setattr(access, "access_facts", lambda pid: made)
+    said, to_type = access.obstacle()
+    assert (why in said, bool(said)) == (True, bool(why))
+    assert (hint in to_type, bool(to_type)) == (True, bool(hint))

@@ -82,7 +82,7 @@ def test_every_check_of_a_healthy_machine_is_ok() -> None:
             "trial VM",
         ),
         *("sandbox", "isolation", "TSC", "clock source"),
-        *("/dev/net/tun", "TAP tap0", "memory", "descriptors"),
+        *("/dev/net/tun", "TAP tap0", "memory", "descriptors", "debugger"),
     ]
 
 
@@ -382,6 +382,14 @@ def test_a_tun_device_that_is_missing_or_denied_is_only_a_warning() -> None:
     assert (missing.level, missing.cure) == (WARN, "sudo modprobe tun")
     denied = found("/dev/net/tun", tun=replace(TUN, permitted=False, open_error="Permission denied"))
     assert (denied.level, denied.cure.partition("   ")[0]) == (WARN, "sudo chmod 0666 /dev/net/tun")
+
+
+def test_a_rule_against_debuggers_is_a_warning_with_its_cure() -> None:
+    assert found("debugger").level == OK
+    refused = found(
+        "debugger", debugger=("kernel.yama.ptrace_scope is 2: only root may attach", "sudo tender debug PID")
+    )
+    assert (refused.level, refused.cure) == (WARN, "sudo tender debug PID")
 
 
 def test_strict_overcommit_little_memory_and_few_descriptors_are_warnings() -> None:
