@@ -1,0 +1,557 @@
+"""KvmTarget: a guest on KVM is stopped, looked into, changed and left, by the command and by a library's VM on a thread.
+
+gdb does not take part: test_situations.py has the sessions of gdb, on both backends.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from support import Guest as FindGuest
+
+from tender.debug import kvm_vcpu
+from tender.debug.find import Guest, guests_of
+from tender.debug.guard import Journal, guarded
+from tender.debug.kvm import KvmTarget
+from tender.debug.registers import Registers
+from tender.debug.symbols import Symbols
+from tender.debug.target import DebugError, Ended, Stop, Watch, Where
+
+pytestmark = pytest.mark.kvm
+
+LIMIT_S = 120
+KVM = ("--backend=kvm",)
+ROUNDS = "20000000"  # of debug.elf spin: two seconds in the AMD test VM
+HIT = Stop(signal.SIGTRAP, Watch.SOFTWARE)
+STEPPED = Stop(signal.SIGTRAP)
+needs_debug_registers = pytest.mark.skipif(
+    os.environ.get("KVMBOX") == "amd",
+    reason="under QEMU 7.2's nested SVM, KVM's hardware breakpoints never hit",
+)
+
+
+@pytest.fixture
+def address_of(guest: FindGuest) -> Callable[[str], int]:
+    """A function: address_of("tick") is the address of a symbol of debug.elf."""
+    symbols = Symbols.open(str(guest("debug")))
+
+    def find(name: str) -> int:
+        symbol = symbols.find(name)
+        assert symbol, name
+        return symbol.address
+
+    return find
+
+
+class Running(Protocol):
+    """What start_guest() of conftest.py returns."""
+
+    pid: int
+    path: Path
+
+    def end(self) -> tuple[int, bytes, bytes]: ...
+
+
+StartGuest = Callable[..., Running]
+Attach = Callable[[Guest | int], KvmTarget]
+
+
+@pytest.fixture
+def attach() -> Iterator[Attach]:
+    """A function: attach(pid) stops the only guest of a process. The guest goes on at the end of the test."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    with ExitStack() as stack:
+
+        def start(of: Guest | int) -> KvmTarget:
+            journal = Journal()
+            journal.guest = guest = guests_of(of)[0] if isinstance(of, int) else of
+            target = KvmTarget(guest, journal)
+            stack.callback(target.detach)
+            return target
+
+        yield start
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def wait(target: KvmTarget) -> Stop | Ended:
+    """Waits until a running guest stops or ends."""
+    end = time.monotonic() + LIMIT_S
+    while (what := target.poll()) is None:
+        left = end - time.monotonic()
+        assert left > 0, "it neither stops nor ends"
+        signal.sigtimedwait({signal.SIGCHLD}, min(left, 1))
+    return what
+
+
+def resume(target: KvmTarget) -> Stop | Ended:
+    target.resume()
+    return wait(target)
+
+
+def stop(target: KvmTarget) -> Stop | Ended:
+    target.interrupt()
+    return wait(target)
+
+
+def number(target: KvmTarget, address: int) -> int:
+    return int.from_bytes(target.read(address, 8), "little")
+
+
+def undebugged(tender_cmd: list[str], path: Path, *arguments: str) -> tuple[int, bytes, bytes]:
+    """Returns status, output and messages of a run that nobody looks at."""
+    done = subprocess.run(
+        [*tender_cmd, "--mem=16", *KVM, str(path), *arguments],
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+# A process that is traced cannot be waited for by its parent as well: the statuses come from the target.
+
+
+def finish(target: KvmTarget, running: Running) -> tuple[int | None, bytes, bytes]:
+    """Lets the guest run to its end. Returns the status, the output and stderr."""
+    while not isinstance(what := resume(target), Ended):
+        assert target.where() is Where.ENDED, what
+    _, out, err = running.end()
+    return what.status, out, err
+
+
+def test_breakpoints_and_steps_change_nothing_of_what_a_guest_does(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int], tender_cmd: list[str]
+) -> None:
+    running = start_guest("debug", "spin", ROUNDS, options=KVM)
+    target = attach(running.pid)
+    assert target.where() is Where.GUEST
+    target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+    assert resume(target) == HIT
+    seen = number(target, address_of("ticks"))
+    for _ in range(5):
+        assert resume(target) == HIT
+        assert target.registers().rip == address_of("tick")
+    assert number(target, address_of("ticks")) == seen + 5
+    for _ in range(10):
+        before = target.registers().rip
+        assert target.step() == STEPPED
+        assert target.registers().rip != before
+    target.remove(Watch.SOFTWARE, address_of("tick"), 1)
+    assert finish(target, running) == undebugged(tender_cmd, running.path, "spin", ROUNDS)
+
+
+def test_a_breakpoint_is_not_seen_in_memory_and_survives_a_write_to_its_place(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    target = attach(start_guest("debug", "spin", ROUNDS, options=KVM).pid)
+    text = target.read(address_of("tick"), 16)
+    target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+    assert target.read(address_of("tick"), 16) == text
+    target.write(address_of("tick"), text)
+    assert resume(target) == HIT
+    target.remove(Watch.SOFTWARE, address_of("tick"), 1)
+    assert target.read(address_of("tick"), 16) == text
+    with pytest.raises(DebugError, match="no guest memory"):
+        target.insert(Watch.SOFTWARE, 16 << 20, 1)
+    with pytest.raises(DebugError, match="no guest memory"):
+        target.write((16 << 20) - 1, b"12")
+    assert target.read(16 << 20, 1) == b""
+
+
+def test_a_hypercall_is_one_step_and_its_end_can_be_stepped_to(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    running = start_guest("debug", "poll", "300", options=KVM)
+    target = attach(running.pid)
+    target.insert(Watch.SOFTWARE, address_of("wait_once"), 1)
+    assert resume(target) == HIT
+    target.remove(Watch.SOFTWARE, address_of("wait_once"), 1)
+    ticks = number(target, address_of("ticks"))
+    calls = target.facts().counters["hypercalls"]
+    assert isinstance(calls, dict)
+    for _ in range(200):  # to the end of this round
+        assert target.step() == STEPPED
+        if number(target, address_of("ticks")) != ticks:
+            break
+    later = target.facts().counters["hypercalls"]
+    assert isinstance(later, dict)
+    assert later["poll"] == calls["poll"] + 1
+    assert finish(target, running)[:2] == (0, b"ready\nwaited 300\n")
+
+
+def test_inside_a_hypercall_registers_are_read_and_not_written(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    target = attach(start_guest("debug", "sleep", options=KVM).pid)
+    if target.where() is Where.GUEST:  # it has printed and is on its way
+        target.resume()
+        while stop(target) == Stop(signal.SIGINT) and target.where() is Where.GUEST:
+            target.resume()
+    assert target.where() is Where.HYPERCALL
+    assert Symbols.open(str(target.facts().image)).at(target.registers().rip)
+    with pytest.raises(DebugError, match="inside a hypercall"):
+        target.set_registers(target.registers())
+    target.kill()
+    assert wait(target) == Ended(None, signal.SIGKILL)
+
+
+def test_registers_are_written_at_an_instruction(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    target = attach(start_guest("debug", "spin", ROUNDS, options=KVM).pid)
+    target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+    assert resume(target) == HIT
+    wanted = target.registers()._with(r15=0x1234567890ABCDEF, fs_base=0x7000, gs_base=0x8000)
+    target.set_registers(wanted)
+    assert target.registers() == wanted
+    assert target.step() == STEPPED
+    assert target.registers().r15 == 0x1234567890ABCDEF
+    assert (target.registers().fs_base, target.registers().gs_base) == (0x7000, 0x8000)
+
+
+@pytest.mark.parametrize("bad", [{"rip": 1 << 50}, {"fs_base": 1 << 60}, {"rflags": 1 << 17 | 2}])
+def test_values_that_no_guest_may_have_are_refused(
+    start_guest: StartGuest, attach: Attach, bad: dict[str, int], address_of: Callable[[str], int]
+) -> None:
+    target = attach(start_guest("debug", "spin", ROUNDS, options=KVM).pid)
+    target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+    assert resume(target) == HIT
+    before = target.registers()
+    with pytest.raises(DebugError, match=r"address|8086"):
+        target.set_registers(before._with(**bad))
+    assert target.registers() == before
+
+
+def lane(registers: Registers, register: int) -> int:
+    """Returns the low lane of an XMM register. Intel SDM volume 1, 13.4.1: they begin at byte 160."""
+    at = 160 + 16 * register
+    return int.from_bytes(registers.xsave[at : at + 8], "little")
+
+
+def test_vector_registers_are_read_and_written(start_guest: StartGuest, attach: Attach) -> None:
+    rounds = 300_000_000
+    running = start_guest("debug", "vectors", str(rounds), options=KVM)
+    target = attach(running.pid)
+    while lane(target.registers(), 5) != 3:  # it is not in its loop yet
+        target.resume()
+        assert stop(target) == Stop(signal.SIGINT)
+    assert int.from_bytes(target.registers().xsave[464:472], "little") & 3 == 3
+    area = bytearray(target.registers().xsave)
+    area[256:264] = (lane(target.registers(), 6) + 1_000_000_000_000).to_bytes(8, "little")
+    target.set_registers(target.registers()._with(xsave=bytes(area)))
+    assert finish(target, running)[:2] == (
+        0,
+        f"ready\nlanes {3 + 3 * rounds + 1_000_000_000_000} {5 + 5 * rounds}\n".encode(),
+    )
+
+
+def test_a_hlt_of_the_guest_itself_ends_its_run_as_without_a_debugger(
+    start_guest: StartGuest,
+    attach: Attach,
+    address_of: Callable[[str], int],
+    tender_cmd: list[str],
+    guest: FindGuest,
+) -> None:
+    running = start_guest("debug", "spin", ROUNDS, options=KVM)
+    target = attach(running.pid)
+    target.write(address_of("tick"), b"\xf4")
+    assert resume(target) == Stop(signal.SIGABRT)
+    assert target.where() is Where.ENDED
+    assert target.facts().reason == "unhandled-exit"
+    with pytest.raises(DebugError, match="at its end"):
+        target.set_registers(target.registers())
+    status, _, err = finish(target, running)
+    expected, _, told = undebugged(tender_cmd, guest("debug"), "halt")
+    assert status == expected == 1
+    assert err.partition(b"rip=")[0] == told.partition(b"rip=")[0]
+    assert err.endswith(b"rip=%#x\n" % (address_of("tick") + 1))
+
+
+def test_at_the_end_the_state_can_be_read_until_the_debugger_goes_on(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    running = start_guest("debug", "poll", "20", options=KVM)
+    target = attach(running.pid)
+    assert resume(target) == Stop(signal.SIGINT)
+    assert target.where() is Where.ENDED
+    facts = target.facts()
+    assert (facts.reason, facts.status, facts.arguments) == ("exit", 0, "poll 20")
+    assert number(target, address_of("ticks")) == 20
+    assert target.registers().rip
+    assert resume(target) == Ended(0)
+
+
+def test_facts_and_memory_are_those_of_the_run(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    running = start_guest("debug", "spin", ROUNDS, options=KVM)
+    target = attach(running.pid)
+    facts = target.facts()
+    assert (facts.backend, facts.pid, facts.image, facts.mem_bytes) == (
+        "kvm",
+        running.pid,
+        str(running.path),
+        16 << 20,
+    )
+    assert (facts.reason, facts.status, len(facts.digest)) == ("live", None, 64)
+    text = [it for it in target.mappings() if it.flags == 5]
+    assert any(it.start <= address_of("tick") < it.end for it in text)
+    assert [it.start for it in target.mappings()][1:] == [it.end for it in target.mappings()][:-1]
+    touched = target.touched()
+    assert sum(end - start for start, end in touched) < 2 << 20
+    at = 0
+    for start, end in [*touched, (16 << 20, 16 << 20)]:
+        assert not any(target.read(at, start - at))
+        at = end
+
+
+def test_a_signal_that_comes_while_the_guest_is_stopped_ends_it_later(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    running = start_guest("debug", "spin", "2000000000", options=KVM)
+    target = attach(running.pid)
+    target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+    assert resume(target) == HIT
+    os.kill(running.pid, signal.SIGTERM)
+    target.remove(Watch.SOFTWARE, address_of("tick"), 1)
+    status, _, err = finish(target, running)
+    assert (status, err) == (1, b"tender: Exiting on signal 15\n")
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_stopped_process_is_stopped_again_after_the_debugger(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    running = start_guest("debug", "spin", ROUNDS, options=KVM)
+    os.kill(running.pid, signal.SIGSTOP)
+    while state_of(running.pid) != "T":
+        pass
+    target = attach(running.pid)
+    target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+    assert resume(target) == HIT
+    target.detach()
+    end = time.monotonic() + LIMIT_S
+    while state_of(running.pid) != "T":
+        assert time.monotonic() < end
+    os.kill(running.pid, signal.SIGCONT)
+    assert running.end()[0] == 0
+
+
+LIBRARY = """
+import sys, threading
+from tender import Image, Vm, VmConfig
+rounds, path = sys.argv[1:]
+done = threading.Event()
+with Image.open(path) as image:
+    vms = [Vm(image, VmConfig(mem="16M", args=("spin", rounds)), console="capture", backend="kvm") for _ in range(2)]
+    other = threading.Thread(target=done.wait)
+    other.start()
+    for vm in vms:
+        vm.start()
+    print("ready", flush=True)
+    for vm in vms:
+        result = vm.wait()
+        print(result.reason, result.status, result.console.decode().split(), flush=True)
+    done.set()
+    other.join()
+"""
+
+
+def test_a_breakpoint_in_one_of_two_vms_of_an_image_stops_that_one_only(
+    attach: Attach, address_of: Callable[[str], int], guest: FindGuest, tender_cmd: list[str]
+) -> None:
+    _, out, _ = undebugged(tender_cmd, guest("debug"), "spin", ROUNDS)
+    words = [sys.executable, "-P", "-c", LIBRARY, ROUNDS, str(guest("debug"))]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        end = time.monotonic() + LIMIT_S
+        found = guests_of(process.pid)
+        while not all(it.tid for it in found):
+            assert time.monotonic() < end
+            found = guests_of(process.pid)
+        assert len({it.tid for it in found}) == 2
+        target = attach(found[0])
+        target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+        for _ in range(3):
+            assert resume(target) == HIT
+            assert target.step() == STEPPED
+        lines = {process.stdout.readline()} if found[0].values["vm"] != found[-1].values["vm"] else set()
+        target.remove(Watch.SOFTWARE, address_of("tick"), 1)
+        target.detach()
+        lines.add(process.stdout.readline())
+        assert process.wait(LIMIT_S) == 0
+    assert lines == {f"exit 0 {out.decode().split()}\n"}
+
+
+def test_a_vm_that_does_not_run_is_refused(guest: FindGuest) -> None:
+    code = LIBRARY.replace("vm.start()", "pass").replace("vm.wait()", "sys.stdin.read() or sys.exit(3)")
+    words = [sys.executable, "-P", "-c", code, ROUNDS, str(guest("debug"))]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        found = guests_of(process.pid)
+        with pytest.raises(DebugError, match="does not run now"):
+            KvmTarget(found[0])
+        process.kill()
+
+
+@pytest.mark.parametrize("where", ["breakpoint", "step", "anywhere"])
+def test_a_debugger_that_is_killed_harms_no_guest(
+    start_guest: StartGuest,
+    address_of: Callable[[str], int],
+    tender_cmd: list[str],
+    guest: FindGuest,
+    where: str,
+) -> None:
+    expected = undebugged(tender_cmd, guest("debug"), "spin", ROUNDS)
+    dice = random.Random(where)  # the same each time
+    for _ in range(4):
+        running = start_guest("debug", "spin", ROUNDS, options=KVM)
+
+        def session(journal: Journal, running: Running = running) -> int:
+            journal.guest = found = guests_of(running.pid)[0]
+            target = KvmTarget(found, journal)
+            target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+            target.insert(Watch.WRITE, address_of("ticks"), 8)
+            target.resume()
+            target._wait()
+            if where == "anywhere":
+                killer = dice.uniform(0.001, 0.1)
+                signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+                signal.setitimer(signal.ITIMER_REAL, killer)
+                while True:
+                    target.step()
+                    target.resume()
+                    target._wait()
+            if where == "step":
+                target.step()
+                ptrace_step = target._start
+                ptrace_step(type(target._mode).STEP)
+            os.kill(os.getpid(), signal.SIGKILL)
+            return 0
+
+        assert guarded(session) == 128 + signal.SIGKILL
+        assert running.end() == expected
+
+
+@pytest.mark.parametrize(
+    ("what", "amount", "places"),
+    [("spin", "100000000", ("tick", "walk")), ("poll", "3000", ("wait_once", "poll_wait"))],
+)
+def test_attaching_and_leaving_again_and_again_harms_no_guest(
+    start_guest: StartGuest,
+    attach: Attach,
+    address_of: Callable[[str], int],
+    what: str,
+    amount: str,
+    places: tuple[str, ...],
+) -> None:
+    dice = random.Random(what)
+    running = start_guest("debug", what, amount, options=KVM)
+    for _ in range(20):
+        target = attach(running.pid)
+        for place in places:
+            target.insert(Watch.SOFTWARE, address_of(place), 1)
+        for _ in range(dice.randrange(3)):
+            assert resume(target) == HIT
+        target.resume()
+        target.detach()
+    status, out, _ = running.end()
+    assert status == 0
+    assert out.endswith(b"waited 3000\n" if what == "poll" else b"\n")
+
+
+@needs_debug_registers
+def test_hardware_breakpoints_and_watchpoints_hit(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    running = start_guest("debug", "spin", "2000", options=KVM)
+    target = attach(running.pid)
+    ticks = address_of("ticks")
+    target.insert(Watch.WRITE, ticks, 8)
+    before = number(target, ticks)
+    assert resume(target) == Stop(signal.SIGTRAP, Watch.WRITE, ticks)
+    assert number(target, ticks) == before + 1
+    target.remove(Watch.WRITE, ticks, 8)
+    target.insert(Watch.HARDWARE, address_of("tick"), 1)
+    for _ in range(2):
+        assert resume(target) == Stop(signal.SIGTRAP, Watch.HARDWARE)
+        assert target.registers().rip == address_of("tick")
+    assert target.step() == STEPPED
+    target.remove(Watch.HARDWARE, address_of("tick"), 1)
+    target.insert(Watch.ACCESS, ticks, 8)
+    assert resume(target) == Stop(signal.SIGTRAP, Watch.ACCESS, ticks)
+    target.remove(Watch.ACCESS, ticks, 8)
+    assert finish(target, running)[0] == 0
+
+
+def test_there_are_four_hardware_breakpoints(
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
+) -> None:
+    target = attach(start_guest("debug", "spin", ROUNDS, options=KVM).pid)
+    target.insert(Watch.SOFTWARE, address_of("tick"), 1)
+    assert resume(target) == HIT
+    for i in range(4):
+        target.insert(Watch.WRITE, address_of("ticks") + 64 * i & -8, 8)
+    with pytest.raises(DebugError, match="all 4"):
+        target.insert(Watch.ACCESS, address_of("ticks") & -8, 4)
+    target.remove(Watch.WRITE, address_of("ticks") + 64 & -8, 8)
+    with pytest.raises(DebugError, match="1, 2, 4 or 8"):
+        target.insert(Watch.ACCESS, address_of("ticks") & -8, 3)
+    target.insert(Watch.ACCESS, address_of("ticks") & -8, 4)
+
+
+def test_the_structures_are_those_of_the_kernels_header(tmp_path: Path) -> None:
+    """An offset that is wrong would be found late, as a guest that goes astray."""
+    ours = {
+        "KVM_RUN": kvm_vcpu.KVM_RUN,
+        "KVM_GET_REGS": kvm_vcpu.KVM_GET_REGS,
+        "KVM_SET_GUEST_DEBUG": kvm_vcpu.KVM_SET_GUEST_DEBUG,
+        "KVM_GET_XSAVE": kvm_vcpu.KVM_GET_XSAVE,
+        "KVM_SET_XSAVE": kvm_vcpu.KVM_SET_XSAVE,
+        "KVM_EXIT_UNKNOWN": kvm_vcpu.EXIT_UNKNOWN,
+        "KVM_EXIT_IO": kvm_vcpu.EXIT_IO,
+        "KVM_EXIT_HLT": kvm_vcpu.EXIT_HLT,
+        "KVM_EXIT_INTR": kvm_vcpu.EXIT_INTR,
+        "KVM_GUESTDBG_ENABLE": kvm_vcpu.DEBUG_ENABLE,
+        "KVM_GUESTDBG_SINGLESTEP": kvm_vcpu.DEBUG_SINGLESTEP,
+        "KVM_GUESTDBG_USE_HW_BP": kvm_vcpu.DEBUG_USE_HW,
+        "KVM_SYNC_X86_REGS": kvm_vcpu.SYNC_REGS,
+        "KVM_SYNC_X86_SREGS": kvm_vcpu.SYNC_SREGS,
+        "offsetof(struct kvm_run, immediate_exit)": kvm_vcpu.IMMEDIATE_EXIT,
+        "offsetof(struct kvm_run, exit_reason)": kvm_vcpu.EXIT_REASON,
+        "offsetof(struct kvm_run, debug.arch)": kvm_vcpu.DEBUG_EXIT,
+        "offsetof(struct kvm_run, debug.arch.dr6)": kvm_vcpu.DEBUG_EXIT + 16,
+        "offsetof(struct kvm_run, kvm_valid_regs)": kvm_vcpu.VALID,
+        "offsetof(struct kvm_run, kvm_dirty_regs)": kvm_vcpu.DIRTY,
+        "offsetof(struct kvm_run, s.regs.regs)": kvm_vcpu.REGS,
+        "offsetof(struct kvm_run, s.regs.sregs)": kvm_vcpu.SREGS,
+        "sizeof(struct kvm_regs)": kvm_vcpu.REGS_STRUCT.size,
+        "sizeof(struct kvm_sregs)": kvm_vcpu.SREGS_BYTES,
+        "offsetof(struct kvm_sregs, fs.base)": kvm_vcpu.FS_BASE,
+        "offsetof(struct kvm_sregs, gs.base)": kvm_vcpu.GS_BASE,
+        "offsetof(struct kvm_sregs, cr4)": kvm_vcpu.CR4,
+        "sizeof(struct kvm_guest_debug)": kvm_vcpu.GUEST_DEBUG.size,
+        "offsetof(struct kvm_guest_debug, arch)": 8,
+        "sizeof(struct kvm_xsave)": kvm_vcpu.XSAVE_BYTES,
+        **{f"offsetof(struct kvm_regs, {name})": 8 * at for at, name in enumerate(kvm_vcpu.GENERAL)},
+    }
+    code = "".join(f'printf("%ld\\n", (long)({name}));' for name in ours)
+    (tmp_path / "it.c").write_text(
+        f"#include <linux/kvm.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(void) {{ {code} }}\n"
+    )
+    subprocess.run(["cc", tmp_path / "it.c", "-o", tmp_path / "it"], check=True)
+    done = subprocess.run([tmp_path / "it"], check=True, capture_output=True, text=True)
+    assert dict(zip(ours, map(int, done.stdout.split()), strict=True)) == ours
