@@ -30,6 +30,7 @@ from tender.values import Owner
 
 if TYPE_CHECKING:
     from tender.debug.registers import Registers
+    from tender.debug.symbols import Frame, Symbol
     from tender.debug.target import GuestState
 
 T = TypeVar("T")
@@ -442,6 +443,38 @@ class Vm(Owner):
 
         name = path_text("core", path)
         self._look_into(lambda state: save_core(state, path=name, resume=getattr(state, "detach", None)))
+
+    def backtrace(self) -> "tuple[Frame, ...]":
+        """Returns the guest's stack, the innermost frame first, of a guest that runs, waits or has ended.
+
+        Names and source lines come from the image's file. Without a file the one frame has only its address.
+
+        Raises:
+            VmStateError: The VM is closed.
+            HostError: The guest's process is gone, or the kernel does not let us look into it.
+        """
+        from tender.debug.of_vm import backtrace
+
+        return backtrace(self)
+
+    def symbol(self, name: str) -> "Symbol | None":
+        """Returns where a function or a variable of the image lies, for `memory()`.
+
+        Args:
+            name: The name, as in the image's file or as people read it (demangled).
+
+        Returns:
+            The symbol, or None if the image has none of that name.
+
+        Raises:
+            ConfigError: `name` is no text.
+            ImageError: The image's file is gone, or the image was not made of a file.
+        """
+        from tender.debug.of_vm import symbol
+
+        if not isinstance(name, str):
+            raise ConfigError(f"symbol: a name is a str, not {type(name).__name__}")
+        return symbol(self, name)
 
     def _look_into(self, visit: "Callable[[GuestState], T]") -> "T":
         """Returns what `visit` returns of the guest, which stands still meanwhile."""

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, TypeVar
 from tender.debug.core import CoreFile
 from tender.debug.core_format import CPU_VERSION, MEMORY_START, PAGE, XCR0_OFFSET
 from tender.debug.registers import Registers
+from tender.debug.report import capture
+from tender.debug.symbols import Frame, Symbol, Symbols
 from tender.debug.target import DebugError, Facts, GuestState, Mapping, Where
+from tender.errors import ImageError
 from tender.native import CData, ffi, lib
 
 if TYPE_CHECKING:
@@ -151,6 +154,28 @@ def serve(argv: list[str]) -> int:
 
 
 # ---- KVM, while it does not run
+
+
+def backtrace(vm: "Vm") -> tuple[Frame, ...]:
+    """Returns the guest's stack. Memory is copied while the guest stands still, and unwound afterwards."""
+    copied = look_into(vm, capture)
+    try:
+        symbols = Symbols.open(vm.image_name)
+    except ImageError:
+        return (Frame(pc=copied.registers().rip),)
+    try:
+        return tuple(symbols.backtrace(copied.registers(), copied.read))
+    finally:
+        symbols.close()
+
+
+def symbol(vm: "Vm", name: str) -> Symbol | None:
+    """Returns the symbol of the VM's image. Raises ImageError: there is no such file."""
+    symbols = Symbols.open(vm.image_name)
+    try:
+        return symbols.find(name)
+    finally:
+        symbols.close()
 
 
 class _Still:

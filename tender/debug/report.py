@@ -9,7 +9,7 @@ import bisect
 import os
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tender.debug.confined import Died, run_confined
@@ -199,8 +199,8 @@ def make_report(state: GuestState, image: str, *, core: str = "") -> Report:
         "status": facts.status,
         "where": str(state.where()),
         "fault": fault,
-        "stack": [asdict(frame) for frame in shown],
-        "vcpu_stack": [asdict(frame) for frame in frames] if fault_frames else [],
+        "stack": [frame.to_dict() for frame in shown],
+        "vcpu_stack": [frame.to_dict() for frame in frames] if fault_frames else [],
         "source": source_of(shown),
         "registers": {
             name: getattr(interrupted or registers, name)

@@ -136,7 +136,7 @@ def _stack(frames: list[dict[str, Any]]) -> str:
         )
         place = f"{shown_path(frame['file'])}:{frame['line']}" if frame["file"] else ""
         rows.append(
-            f"<tr><td class=n>{number}<td class=n>{_hex(frame['pc'])}<td><code>{_text(name)}</code>{offset} {tags}"
+            f"<tr><td class=n>{number}<td class=n>{_hex(frame['pc'])}<td><code>{_text(name)}{offset}</code> {tags}"
             f"<td><code>{_text(place)}</code>"
         )
         number += not frame["inlined"]

@@ -116,6 +116,10 @@ def _spaced(code: str) -> str:
 def hypercall_line(call: dict[str, Any]) -> str:
     """Returns a hypercall as a line: its name first, then what is known of it."""
     name = call.get("name", call.get("call", "hypercall"))
+    begin, end = call.get("begin_ns"), call.get("end_ns")
+    if isinstance(begin, int) and isinstance(end, int):
+        call = {key: value for key, value in call.items() if key not in ("begin_ns", "end_ns")}
+        call["took"] = f"{(end - begin) / 1000:.1f} us"
     rest = ", ".join(
         f"{key} {value}"
         for key, value in call.items()

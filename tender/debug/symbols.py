@@ -3,7 +3,6 @@
 import bisect
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Self
 
 from tender.debug.demangle import demangle
@@ -11,6 +10,7 @@ from tender.debug.dwarf import Dwarf
 from tender.debug.elf_file import ElfFile, c_text
 from tender.debug.registers import DWARF, Registers
 from tender.debug.unwind import MASK, RIP, RSP, FrameTable, Step
+from tender.values import Value, value
 
 _SYMBOL = struct.Struct("<IBBHQQ")
 _NO_TYPE, _OBJECT, _FUNC, _IFUNC = 0, 1, 2, 10
@@ -22,9 +22,17 @@ _CHAIN_BYTES = 1 << 20
 _RBP = 6
 
 
-@dataclass(frozen=True)
-class Symbol:
-    """A symbol of an ELF file. `name` is as in the file, `shown` as people read it (demangled)."""
+@value
+class Symbol(Value):
+    """A name in an ELF file: a function or data.
+
+    Attributes:
+        name: The name as in the file.
+        shown: The name as people read it (demangled).
+        address: The guest-physical address.
+        size: The size in bytes, 0 if the file does not say it.
+        is_function: Whether it is a function.
+    """
 
     name: str
     shown: str
@@ -33,9 +41,11 @@ class Symbol:
     is_function: bool
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A frame of a stack. Functions that the compiler inlined have frames of their own with the same `pc` and `cfa`.
+@value
+class Frame(Value):
+    """A frame of a stack.
+
+    Functions that the compiler inlined have frames of their own with the same `pc` and `cfa`.
 
     Attributes:
         pc: The address of the instruction; for a caller, the address that it returns to.
@@ -159,7 +169,7 @@ class Symbols:
         address, rank, size, place = row
         name = c_text(self._names, place)
         is_function = bool(rank & 4) or (not rank & 2 and self._elf.is_text(address))
-        return Symbol(name, demangle(name), address, size, is_function)
+        return Symbol(name=name, shown=demangle(name), address=address, size=size, is_function=is_function)
 
     # ---- lines
 
@@ -233,7 +243,7 @@ class Symbols:
                 step = self._guess(current, read, is_return=is_return)
             cfa = step.cfa if step is not None else 0
             for frame in self.frames(pc, is_return=is_return):
-                found.append(_with(frame, cfa, certain))
+                found.append(frame._with(cfa=cfa, certain=certain))
             key = (pc, current.get(RSP))
             if step is None or not step.registers.get(RIP) or key in seen:
                 break
@@ -332,7 +342,3 @@ def _is_indirect_call(code: bytes) -> bool:
 def _word(read: Read, address: int) -> int | None:
     data = read(address & MASK, 8)
     return int.from_bytes(data, "little") if len(data) == 8 else None
-
-
-def _with(frame: Frame, cfa: int, certain: bool) -> Frame:
-    return Frame(frame.pc, cfa, frame.function, frame.offset, frame.file, frame.line, frame.inlined, certain)
