@@ -1,4 +1,4 @@
-"""The debug note: the three files that carry it, and its reader on bytes of strangers."""
+"""The debug note: the three files that carry it, and its reader on any bytes."""
 
 import shutil
 import subprocess
