@@ -68,10 +68,10 @@
      * operations, which find the canonical frame address (CFA) on their stack. For the guest's call of a
      * handler the CFA is handler_stack_top, where guest_rsp lies, with guest_rip behind it.
      */
-    .set    DWARF_RDX, 1
-    .set    DWARF_RSP, 7
-    .set    DWARF_RIP, 16
-    .set    DWARF_FLAGS, 49
+#define DWARF_RDX   1
+#define DWARF_RSP   7
+#define DWARF_RIP   16
+#define DWARF_FLAGS 49
 
     /* The guest's RSP and RIP are in guest_rsp and guest_rip. */
     .macro  cfi_guest_place
