@@ -1,0 +1,158 @@
+"""The guest's registers while its thread is inside the program of the sandbox.
+
+The program has unwind tables for each of its instructions, and its entries look like functions that the guest has called
+(entry_x86_64.S). So the registers are found as a debugger finds those of any caller, from the thread's registers outwards
+until the guest is reached. A signal's handler leads through the frame that the kernel has made; vector registers lie in it
+too, since a handler begins with fresh ones.
+"""
+
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from os import stat
+from typing import Any
+
+from tender.debug import ptrace
+from tender.debug.elf_file import ElfFile
+from tender.debug.find import Guest
+from tender.debug.registers import DWARF, GENERAL, Registers
+from tender.debug.unwind import FrameTable
+from tender.errors import ImageError
+from tender.native import ffi
+
+_GUEST_END = 1 << 32
+_FRAMES_MAX = 64
+_RSP, _RIP, _FLAGS = 7, 16, 49  # System V ABI for AMD64, figure 3.36
+_FLAGS_OF_CALL = 2
+# struct ucontext of asm/ucontext.h and struct _fpx_sw_bytes of asm/sigcontext.h
+_UC_FPSTATE, _FP_SOFTWARE, _FP_MAGIC = 224, 464, 0x46505853
+_XSAVE_MIN, _XSAVE_MAX = 576, 16384
+
+
+@dataclass(frozen=True)
+class Entered:
+    """What is known about a guest inside the program.
+
+    Attributes:
+        registers: Its registers. FS and GS bases are those of the thread, and so not here.
+        certain: Whether all of them are known. If not, rip and rsp are.
+        by_signal: Whether the outermost frame is a signal's handler: the guest's instruction was emulated, or faulted.
+        xsave: Its vector registers if the thread does not have them, else empty.
+    """
+
+    registers: Registers
+    certain: bool = True
+    by_signal: bool = False
+    xsave: bytes = b""
+
+
+class Unwinder:
+    """The tables of the program that runs a guest."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._table: FrameTable | None = None
+
+    def guest(self, raw: dict[str, int]) -> Entered:
+        """Returns the guest's registers from those of its thread, as PTRACE_GETREGS gives them."""
+        registers = {number: raw[name] for number, name in enumerate(DWARF)}
+        registers[_FLAGS] = raw["eflags"]
+        is_return, xsave = False, b""
+        table = self._tables()
+        for _ in range(_FRAMES_MAX):
+            pc = registers[_RIP]
+            here = {**registers, _RIP: pc - self._guest.base}
+            step = table.step(here, self._read, is_return=is_return) if table else None
+            if step is None:
+                break
+            caller = step.registers
+            place = self._part_of(pc)
+            if place == "signal" and not xsave and pc != self._place("signal_return_leaves"):
+                xsave = self._vectors(registers[_RSP])
+            if place == "entry_patched" and _RIP not in caller:
+                caller[_RIP] = self._word(self._place("guest_rip"))
+            if place == "entry_gate":
+                caller[_FLAGS] = _FLAGS_OF_CALL
+            if caller.get(_RIP, _GUEST_END) < _GUEST_END:
+                if place:
+                    return Entered(_registers(caller), True, place == "signal", xsave)
+                break
+            if _RIP not in caller:
+                break
+            registers, is_return = caller, not step.is_signal
+        return Entered(
+            Registers(rip=self._word(self._place("guest_rip")), rsp=self._word(self._place("guest_rsp"))),
+            False,
+        )
+
+    def at_end(self, shared: bytes) -> Registers | None:
+        """Returns the registers that the program has left in its last event, if it has."""
+        words = ffi.new("struct vm_shared *")
+        ffi.memmove(words, shared, min(len(shared), ffi.sizeof("struct vm_shared")))
+        event = words.event
+        if not event.registers_valid:
+            return None
+        names = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *GENERAL[8:])
+        values: dict[str, Any] = {name: int(event.registers.gpr[i]) for i, name in enumerate(names)}
+        values.update((name, int(getattr(event.registers, name))) for name in ("rip", "rflags", "fs_base"))
+        return Registers(**values)
+
+    def _part_of(self, pc: int) -> str:
+        """Which way out of the program an address belongs to."""
+        for name in ("entry_patched", "entry_gate"):
+            if self._place(name) <= pc < self._place(f"{name}_end"):
+                return name
+        if self._place("signal_return") <= pc <= self._place("signal_return_leaves"):
+            return "signal"
+        return ""
+
+    def _vectors(self, context: int) -> bytes:
+        """Returns the vector registers in a signal's frame in the form of NT_X86_XSTATE."""
+        area = self._word(context + _UC_FPSTATE)
+        head = self._read(area + _FP_SOFTWARE, 48) if area else b""
+        if len(head) < 48:
+            return b""
+        magic, _, features, size = struct.unpack_from("<IIQI", head)
+        if magic != _FP_MAGIC or not _XSAVE_MIN <= size <= _XSAVE_MAX:
+            return b""
+        data = bytearray(self._read(area, size))
+        if len(data) < size:
+            return b""
+        data[_FP_SOFTWARE:512] = struct.pack("<Q", features).ljust(512 - _FP_SOFTWARE, b"\0")
+        return bytes(data)
+
+    def _tables(self) -> FrameTable | None:
+        if self._table is None:
+            path = f"/proc/{self._guest.pid}/exe"
+            try:
+                about = stat(path)
+                self._table = _table_of(path, about.st_dev, about.st_ino, about.st_mtime_ns)
+            except (OSError, ImageError):
+                return None
+        return self._table
+
+    def _read(self, address: int, length: int) -> bytes:
+        return ptrace.read_memory(self._guest.pid, address, length)
+
+    def _word(self, address: int) -> int:
+        return int.from_bytes(self._read(address, 8), "little")
+
+    def _place(self, name: str) -> int:
+        return self._guest.base + self._guest.note[name]
+
+
+def _registers(found: dict[int, int]) -> Registers:
+    values: dict[str, Any] = {name: found.get(number, 0) for number, name in enumerate(DWARF)}
+    return Registers(**values, rflags=found.get(_FLAGS, _FLAGS_OF_CALL))
+
+
+@lru_cache(maxsize=4)
+def _table_of(path: str, device: int, inode: int, time_ns: int) -> FrameTable | None:
+    elf = ElfFile.open(path)
+    try:
+        section = elf.sections.get(".eh_frame") or elf.sections.get(".debug_frame")
+        if section is None:
+            return None
+        return FrameTable(elf.data(section.name), section.address, is_eh=section.name == ".eh_frame")
+    finally:
+        elf.close()
