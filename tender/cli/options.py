@@ -72,6 +72,7 @@ class RunOptions(Value, Fields):
         action: "run", or what an option asked for instead: "help" or "version".
         image: The path of the image; empty with `example`, whose file run.py finds.
         settings: The words about devices, in their order.
+        dumpcore: The directory for a core by solo5-hvt's rules, or empty.
         json_fd: The descriptor of `json`, once it is open (outputs.py).
         words: The options as typed, for hints that repeat the command.
     """
@@ -82,6 +83,7 @@ class RunOptions(Value, Fields):
     mem_adjusted: bool = False
     settings: tuple[Setting, ...] = ()
     json_fd: int = -1
+    dumpcore: str = ""
     words: tuple[str, ...] = ()
 
 

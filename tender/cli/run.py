@@ -293,6 +293,8 @@ def _launch(
                 say.hurry(after_s=options.timeout)  # again, because the guest's time begins here
             result = vm.run(timeout=options.timeout)
             core = _core(vm, result, options, stopper.signal) if options.core else None
+            if options.dumpcore and result.reason == "abort":
+                _dump(vm, options.dumpcore)
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
     return _ended(result, options, stopper.signal, core)
 
@@ -311,6 +313,17 @@ def _core(vm: "Vm", result: "VmResult", options: RunOptions, signal: int) -> "Sa
         return error
     except Exception as error:  # the run has ended: its status does not depend on a core
         return TenderError(f"internal error: {type(error).__name__}: {error}; please report")
+
+
+def _dump(vm: "Vm", directory: str) -> None:
+    """Writes a core by the rules and in the words of solo5-hvt's --dumpcore."""
+    path = f"{directory}/core.solo5-hvt.{os.getpid()}"
+    say.notice(f"dumpcore: dumping guest core to: {path}")
+    try:
+        vm.core(path)
+    except TenderError as error:
+        say.error(error.message)
+        say.error("dumpcore: error(s) dumping core, file may be incomplete")
 
 
 def _is_abnormal(result: "VmResult", number: int) -> bool:

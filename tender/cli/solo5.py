@@ -96,7 +96,9 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
     if not kernel:
         raise UsageError("Missing KERNEL operand", show_usage=True)
     check_launcher(run.variable("TENDER_LAUNCHER"))
+    dumpcore = [word.partition("=")[2] for word in words if word.startswith("--dumpcore=")]
     options = RunOptions(
+        dumpcore=_dump_directory(dumpcore[-1]) if dumpcore else "",
         **ambient(run.option_variables()),
         image=kernel[0],
         args=tuple(kernel[1:]),
@@ -106,7 +108,9 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
     try:
         return run.launch(
             options,
-            lambda image: _configured(image, words, options, devices),
+            lambda image: _configured(
+                image, [word for word in words if not word.startswith("--dumpcore=")], options, devices
+            ),
             began_ns,
             stopper,
         )
@@ -116,6 +120,17 @@ def _main(program: str, argv: list[str], began_ns: int) -> int:
         return run.failed(error, options)
     finally:
         devices.close()
+
+
+def _dump_directory(directory: str) -> str:
+    """Returns the directory of --dumpcore. Raises UsageError, in the words of Solo5's debug build."""
+    try:
+        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except (OSError, ValueError):
+        raise UsageError("dumpcore: cannot open dir") from None
+    if not os.access(directory, os.W_OK):
+        raise UsageError("dumpcore: dir not writable")
+    return directory
 
 
 def _refused(error: UsageError, program: str) -> int:

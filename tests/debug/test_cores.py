@@ -1,0 +1,138 @@
+"""Cores of real guests, on both backends: what stock tools read in them, and that the guest goes on unharmed."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Guest
+
+from tender import CAPTURE, Image, Vm, VmConfig
+from tender.debug.core import CoreFile
+
+Run = Any  # the fixtures of conftest.py
+LIMIT_S = 120
+
+pytestmark = pytest.mark.backends
+
+
+def run_with_core(
+    tender_cmd: list[str], backend: str, folder: Path, *words: str
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*tender_cmd, f"--backend={backend}", "--mem=16", f"--core={folder}", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "status", "reason"),
+    [
+        ((), ("fault",), 255, "abort"),
+        (("--stats",), ("fault",), 255, "abort"),
+        (("--timeout=1",), ("sleep",), 1, "timeout"),
+        ((), ("halt",), 1, "unhandled-exit"),
+    ],
+    ids=["abort", "abort-by-python", "time-limit", "fault"],
+)
+def test_an_abnormal_end_writes_one_core(
+    guest: Guest,
+    tender_cmd: list[str],
+    backend: str,
+    tmp_path: Path,
+    gdb: Run,
+    options: tuple[str, ...],
+    words: tuple[str, ...],
+    status: int,
+    reason: str,
+) -> None:
+    done = run_with_core(tender_cmd, backend, tmp_path, *options, str(guest("debug")), *words)
+    assert done.returncode == status, done.stderr
+    (name,) = os.listdir(tmp_path)
+    assert f"tender: core: {tmp_path / name}\n" in done.stderr
+    with CoreFile(str(tmp_path / name)) as core:
+        assert core.facts().backend == backend
+        assert core.facts().reason in (reason, "stopped" if reason == "timeout" else reason)
+    said = gdb(f"core-file {tmp_path / name}", "bt", image=guest("debug"))
+    assert "warning" not in said
+    assert re.search(r"^#\d+ .* in main ", said, re.M), said
+
+
+def test_an_ordinary_end_writes_none(
+    guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    done = run_with_core(tender_cmd, backend, tmp_path, str(guest("debug")), "spin", "10")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_core_of_a_running_guest_leaves_it_unharmed(
+    start_guest: Run, tender_cmd: list[str], backend: str, tmp_path: Path, gdb: Run
+) -> None:
+    running = start_guest("debug", "poll", "2000", options=(f"--backend={backend}",))
+    core = tmp_path / "core"
+    done = subprocess.run(
+        [*tender_cmd, "core", "-o", str(core), str(running.pid)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{core}: ")
+    said = gdb(f"core-file {core}", "bt", "p ticks", "info files", image=running.path)
+    assert "warning" not in said
+    assert re.search(r"^#\d+ .* in main ", said, re.M), said
+    status, out, err = running.end()
+    assert (status, out, err) == (0, b"ready\nwaited 2000\n", b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM], ids=["SIGQUIT", "SIGTERM"])
+def test_sigquit_writes_a_core_and_sigterm_does_not(
+    start_guest: Run, backend: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    running = start_guest("debug", "sleep", options=(f"--backend={backend}", f"--core={tmp_path}"))
+    os.kill(running.pid, number)
+    status, _, err = running.end()
+    assert status == 1
+    assert f"Exiting on signal {number}".encode() in err
+    assert len(os.listdir(tmp_path)) == (number == signal.SIGQUIT)
+
+
+def test_a_vm_of_the_library_gives_registers_and_a_core(guest: Guest, backend: Any, tmp_path: Path) -> None:
+    with Image.open(guest("debug")) as image:
+        with Vm(image, VmConfig(mem=16, args=["poll", "300"]), console=CAPTURE, backend=backend) as vm:
+            vm.start(timeout=LIMIT_S)
+            assert vm.registers().rsp < 16 << 20
+            vm.core(tmp_path / "running")
+            result = vm.wait()
+            assert (result.reason, result.console) == ("exit", b"ready\nwaited 300\n")
+            vm.core(tmp_path / "ended")
+    for name in ("running", "ended"):
+        with CoreFile(str(tmp_path / name)) as core:
+            assert core.facts().backend == backend
+            assert core.read(0x100000, 4) == b"\x7fELF" or core.read(0x100000, 4096).strip(b"\0")
+
+
+def test_dumpcore_of_solo5_names_its_file_last(
+    guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [*tender_cmd, "solo5-hvt", f"--dumpcore={tmp_path}", str(guest("debug")), "fault"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "TENDER_BACKEND": backend},
+    )
+    said, _ = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 255, said
+    found = re.search(r"core\.solo5-hvt\.[0-9]*$", said, re.M)
+    assert found and os.listdir(tmp_path) == [found[0]], said
