@@ -211,6 +211,15 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--sandbox", "the same about the sandbox alone"),
         ("--filter", "the rules of the sandbox's system-call filter, and the reason for each"),
     ),
+    "debug": (
+        ("--stdio", "serve gdb's remote protocol on stdin and stdout: for gdb's `target remote | ...`"),
+        ("--listen=PLACE", "serve one client at PATH (a unix socket) or at HOST:PORT of this host"),
+        ("--vm=N", "the guest of a process that has several, from 1 on"),
+        ("--image=FILE", "the guest's ELF file, if it was moved"),
+        ("--command=FILE", "execute gdb's commands in this file first; also -x FILE"),
+        ("--ex=COMMAND", "execute this command of gdb first; also -ex COMMAND"),
+        ("--batch", "end gdb after these commands"),
+    ),
     "core": (("--output=FILE", "the file to write, which must not exist; also -o FILE"),),
     "report": (
         ("--json", "one JSON object of the schema tender.report/1"),

@@ -1,6 +1,6 @@
 """The frames of gdb's remote protocol: `$DATA#CHECKSUM`, and the byte 0x03 that asks for a stop.
 
-Whatever a client sends is accepted: what is no packet is left out, and no more than one packet's room is kept.
+Whatever a client sends is accepted: what is no packet is left out, and the memory for it is bounded.
 Source: "Overview" and "Binary Data" of appendix E of gdb's manual.
 """
 

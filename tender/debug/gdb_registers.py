@@ -17,7 +17,7 @@ XCR0_AVX, XCR0_AVX512 = 1 << 2, 7 << 5  # Intel SDM volume 1, 13.1
 _XSTATE_BV, _XCR0 = 512, 464  # 464: as Linux writes it in NT_X86_XSTATE
 _LEGACY_BYTES, _AVX = 576, 576
 
-# Where the three parts of AVX-512 lie in the standard form, each by CPUID.0DH:EBX. Intel's processors keep room for MPX in
+# Where the three parts of AVX-512 lie in the standard form, each by CPUID.0DH:EBX. Intel's keep a place for MPX in
 # front, also those without it; AMD's do not. Source: Intel SDM volume 1, 13.4; i387_guess_xsave_layout() of gdb 14, and
 # CPUID.0DH of a Xeon (Skylake to Sapphire Rapids) and of an EPYC (Zen 4, Zen 5).
 _AVX512_INTEL = (1088, 1152, 1664)

@@ -33,8 +33,8 @@ from tender.debug.find import Guest
 from tender.debug.target import DebugError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_GUEST_ROOM = 64 << 10
-_REGISTERS_ROOM = 4096
+_GUEST_BYTES = 64 << 10
+_REGISTERS_BYTES = 4096
 _SLOTS = 8192
 ORIGINAL_MAX = 16
 """The most bytes that one line of the journal holds."""
@@ -50,7 +50,7 @@ class Journal:
     """
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, _GUEST_ROOM + _REGISTERS_ROOM + _SLOTS * _SLOT_BYTES)
+        self._page = mmap.mmap(-1, _GUEST_BYTES + _REGISTERS_BYTES + _SLOTS * _SLOT_BYTES)
         self._slots: dict[int, int] = {}
 
     # The first bytes: [0] a guest is noted, [1] debug registers are set, [4..8) the length of what follows from [8] on: the
@@ -71,8 +71,8 @@ class Journal:
         if guest is None:
             return
         text = json.dumps([asdict(guest), _born(guest.pid)]).encode()
-        if len(text) > _GUEST_ROOM - 8:
-            raise ValueError("the guest's description has no room in the journal")
+        if len(text) > _GUEST_BYTES - 8:
+            raise ValueError("the guest's description is too long for the journal")
         self._page[8 : 8 + len(text)] = text
         struct.pack_into("<I", self._page, 4, len(text))
         self._page[0] = 1
@@ -110,12 +110,12 @@ class Journal:
         stay, behind the injected instruction, at one that does not go on (a jump to itself), since a debugger that is
         killed lets the thread run.
         """
-        at = _GUEST_ROOM
+        at = _GUEST_BYTES
         self._page[at] = 0
         if not saved:
             return
-        if len(saved) > _REGISTERS_ROOM - 16:
-            raise ValueError("these registers have no room in the journal")
+        if len(saved) > _REGISTERS_BYTES - 16:
+            raise ValueError("these registers are too long for the journal")
         struct.pack_into("<II", self._page, at + 4, tid, len(saved))
         self._page[at + 16 : at + 16 + len(saved)] = saved
         self._page[at] = 1
@@ -123,7 +123,7 @@ class Journal:
     @property
     def lent_registers(self) -> tuple[int, bytes] | None:
         """The thread whose registers are lent, and what they were."""
-        at = _GUEST_ROOM
+        at = _GUEST_BYTES
         if not self._page[at]:
             return None
         tid, length = struct.unpack_from("<II", self._page, at + 4)
@@ -131,10 +131,10 @@ class Journal:
 
     def changes(self) -> Iterator[tuple[int, bytes]]:
         """Yields the address and the original bytes of each change."""
-        for slot in range(_GUEST_ROOM + _REGISTERS_ROOM, len(self._page), _SLOT_BYTES):
+        for slot in range(_GUEST_BYTES + _REGISTERS_BYTES, len(self._page), _SLOT_BYTES):
             if self._page[slot]:
-                address, room = _SLOT.unpack_from(self._page, slot + 8)
-                yield address, room[: self._page[slot + 1]]
+                address, original = _SLOT.unpack_from(self._page, slot + 8)
+                yield address, original[: self._page[slot + 1]]
 
     def is_alive(self) -> bool:
         """Whether the process of the noted guest is still there, and not another one that has got its number."""
@@ -145,7 +145,7 @@ class Journal:
         return bool(born) and _born(guest["pid"]) == born
 
     def _free(self) -> int:
-        for slot in range(_GUEST_ROOM + _REGISTERS_ROOM, len(self._page), _SLOT_BYTES):
+        for slot in range(_GUEST_BYTES + _REGISTERS_BYTES, len(self._page), _SLOT_BYTES):
             if not self._page[slot]:
                 return slot
         raise ValueError("too many breakpoints: the journal of the debugger is full")

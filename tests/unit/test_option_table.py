@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tender.annotations import IsolationLayer
-from tender.cli import core, crash_report, doctor, inspect, main, option_table, options, sdk, usage
+from tender.cli import core, crash_report, debug, doctor, inspect, main, option_table, options, sdk, usage
 from tender.cli.option_table import ACTION, OPTIONS, Fields, Option
 from tender.config import BACKENDS, MEM_DEFAULT
 
@@ -115,6 +115,7 @@ def test_the_list_of_layers_is_the_librarys() -> None:
 OTHERS = {
     "inspect": inspect.USAGE,
     "doctor": doctor.USAGE,
+    "debug": debug.USAGE,
     "core": core.USAGE,
     "report": crash_report.USAGE,
     "sdk": sdk.USAGE,
@@ -130,7 +131,7 @@ def test_each_command_without_a_guest_has_its_options_in_the_table() -> None:
             assert re.search(rf"^  {name} +{re.escape(text)}$", OTHERS[command], re.M), name
 
 
-@pytest.mark.parametrize("command", ["inspect", "doctor", "core", "report", "sdk"])
+@pytest.mark.parametrize("command", ["inspect", "doctor", "debug", "core", "report", "sdk"])
 def test_the_document_names_the_options_of_the_other_commands(command: str) -> None:
     page = (ROOT / "docs" / "cli.md").read_text().split("## The other commands")[1].split("\n## ")[0]
     (part,) = [part for part in page.split("\n\n**`tender ")[1:] if part.startswith(command)]

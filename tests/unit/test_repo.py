@@ -59,7 +59,7 @@ def test_imports_point_down(path: Path) -> None:
             assert not {here, other} <= parts or here == other, f"{here} imports {other}"
 
 
-ENDS_A_CHILD = {"confined.py", "guard.py"}
+ENDS_A_CHILD = {"confined.py", "guard.py", "start.py"}
 """These fork, and end the child so that nothing of the caller's runs twice."""
 
 

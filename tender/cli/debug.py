@@ -1,0 +1,306 @@
+"""`tender debug`: gdb on a guest that runs, or on one from its first instruction on.
+
+The guest's process does nothing for it: it is traced from outside, by a process that a guard watches (tender/debug/).
+This file reads the command line, finds gdb and puts both together.
+
+Status: gdb's own. Of --stdio and --listen 0 after a session; 1: there is no such guest, or it may not be debugged, or there
+is no gdb. For a guest that does not start, the status of its command.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tender.cli import say
+from tender.cli.option_table import listed
+from tender.debug.find import Guest, guests, guests_of
+from tender.debug.guard import Journal, guarded
+from tender.debug.session import Left, Session, Subject, accepted, listening_at
+from tender.debug.start import NotStarted
+from tender.debug.target import DebugError
+from tender.errors import ConfigError, TenderError
+from tender.printable import printable
+
+USAGE = f"""\
+usage: tender debug [--stdio] [--listen=PLACE] [--vm=N] [--image=FILE] [--command=FILE] [--ex=COMMAND] [--batch] ...
+       tender debug [OPTIONS] PID [-- GDB'S WORDS]
+       tender debug [OPTIONS] [OPTIONS OF RUN] IMAGE [ARGUMENTS]
+       tender debug
+
+Attach gdb to the guest of process PID, or start IMAGE as `tender run` does and stop it before its first
+instruction. Without words: list the guests of this host. Nothing needs to be prepared in the guest.
+
+{listed("debug")}
+
+Status: gdb's own; with --stdio and --listen 0 after a session. 1 if there is no such guest, if it may not
+be debugged, or without gdb; the status of `tender run` for an IMAGE that does not start."""
+
+_GDBS = ("gdb", "gdb-multiarch")
+_STATUS_FAILED = 1
+_VALUED = ("--listen", "--vm", "--image", "--command", "-x", "--ex", "-ex")
+
+
+@dataclass
+class Request:
+    """The command line."""
+
+    stdio: bool = False
+    listen: str = ""
+    vm: int = 0
+    image: str = ""
+    gdb_words: list[str] = field(default_factory=list)
+    pid: int = 0
+    run_words: list[str] = field(default_factory=list)
+
+
+def main(argv: list[str]) -> int:
+    """Runs one session, and returns the exit status."""
+    if argv[:1] in (["--help"], ["-h"]):
+        say.out(USAGE)
+        return 0
+    try:
+        request = _read(argv)
+        if not request.pid and not request.run_words:
+            return _list()
+        subject = _subject(request)
+        if request.stdio:
+            return guarded(lambda journal: _on_descriptors(journal, subject))
+        if request.listen:
+            return guarded(lambda journal: _at_place(journal, subject, request.listen))
+        return _with_gdb(subject, request)
+    except TenderError as error:
+        return _failed(error)
+
+
+def _failed(error: TenderError) -> int:
+    say.error(f"debug: {error.message}")
+    say.hint(error.command_hint)
+    return _STATUS_FAILED
+
+
+# ---- the command line
+
+
+def _read(argv: list[str]) -> Request:
+    """Raises ConfigError."""
+    words, request = list(argv), Request()
+    while words and words[0] != "--" and not request.run_words:
+        name, separator, value = words[0].partition("=")
+        if name in _VALUED:
+            if not separator and len(words) < 2:
+                raise ConfigError(f"{name}: a value is needed", hint="tender debug --help")
+            _take(request, name, value if separator else words.pop(1))
+        elif words[0] in ("--stdio", "--batch"):
+            request.stdio |= name == "--stdio"
+            request.gdb_words += ["-batch"] if name == "--batch" else []
+        elif request.pid:
+            raise ConfigError(
+                f"{printable(name)}: not an option here",
+                hint="words for gdb follow `--`; tender debug --help",
+            )
+        elif name.isdecimal():
+            request.pid = _number(name, "PID")
+        else:
+            request.run_words = list(words)
+        del words[0]
+    request.gdb_words += words[1:] if request.pid else []
+    if request.stdio and request.listen:
+        raise ConfigError("--stdio and --listen exclude each other", hint="tender debug --help")
+    if argv and not request.pid and not request.run_words:
+        raise ConfigError("a PID or an IMAGE is needed", hint="`tender debug` lists the guests here")
+    return request
+
+
+def _take(request: Request, name: str, value: str) -> None:
+    if name == "--listen":
+        request.listen = value
+    elif name == "--image":
+        request.image = value
+    elif name == "--vm":
+        request.vm = _number(value, name)
+    else:
+        request.gdb_words += ["-ex" if name.endswith("ex") else "-x", value]
+
+
+def _number(word: str, name: str) -> int:
+    if not (word.isdecimal() and 0 < int(word[:20]) < 1 << 31):
+        raise ConfigError(
+            f"{name}: `{printable(word)}' is no number of a process or a VM", hint="tender debug --help"
+        )
+    return int(word)
+
+
+def _subject(request: Request) -> Subject:
+    """Raises DebugError."""
+    if request.pid:
+        return Subject(guest=_chosen(guests_of(request.pid), request), image=request.image)
+    program = _native_program()
+    stdout = 2 if request.stdio else 1
+    return Subject(
+        image=request.image,
+        program=program,
+        words=(program, "run", *request.run_words),
+        descriptors=(0, stdout, 2),
+    )
+
+
+def _native_program() -> str:
+    """Returns the installed command, which is native."""
+    for place in (Path(sys.argv[0]).parent, Path(sys.executable).parent):
+        if os.access(place / "tender", os.X_OK) and not (place / "tender").is_dir():
+            return str((place / "tender").absolute())
+    found = shutil.which("tender")
+    if not found:
+        raise DebugError("the command `tender` is not found", hint="install it, or put it into PATH")
+    return found
+
+
+def _chosen(found: Sequence[Guest], request: Request) -> Guest:
+    if request.vm:
+        if request.vm > len(found):
+            raise DebugError(f"process {request.pid}: it has {len(found)} guests, and no VM {request.vm}")
+        return found[request.vm - 1]
+    if len(found) > 1:
+        rows = [f"--vm {i}: {_row(guest)}" for i, guest in enumerate(found, 1)]
+        raise DebugError(
+            f"process {request.pid}: it has {len(found)} guests",
+            hint="\n".join(["say which one:", *rows[:50]]),
+        )
+    return found[0]
+
+
+def _row(guest: Guest) -> str:
+    name = printable(guest.image) or "(image not found)"
+    return f"{guest.pid:>7}  {guest.backend:<8} {guest.mem_bytes >> 20:>6} MiB  {name}"
+
+
+def _list() -> int:
+    rows = [_row(guest) for guest in guests()]
+    if not rows:
+        say.error("debug: no guest runs here that may be debugged")
+        return _STATUS_FAILED
+    say.out("\n".join(["    PID  BACKEND      MEMORY  IMAGE", *rows]))
+    return 0
+
+
+# ---- sessions. These functions run in the child of the guard
+
+
+def _warn(text: str, hint: str) -> None:
+    say.error(f"debug: {text}")
+    say.hint(hint)
+
+
+def _served(session: Session, serve: Callable[[], object]) -> int:
+    """Returns the status of a session."""
+    try:
+        serve()
+    except Left:
+        session.close()
+    except NotStarted as error:
+        return error.status
+    except TenderError as error:
+        return _failed(error)
+    return 0
+
+
+def _on_descriptors(journal: Journal, subject: Subject) -> int:
+    session = Session(journal, subject, _warn)
+
+    def serve() -> None:
+        session.open()
+        session.serve(0, 1)
+
+    return _served(session, serve)
+
+
+def _at_place(journal: Journal, subject: Subject, place: str) -> int:
+    session = Session(journal, subject, _warn)
+
+    def serve() -> None:
+        with listening_at(place) as (listening, shown):
+            if subject.guest is None:
+                session.open()
+            say.error(f"debug: one client is waited for; in gdb: target remote {shown}")
+            with accepted(listening) as client:
+                if subject.guest is not None:
+                    session.open()
+                session.serve(client.fileno(), client.fileno())
+
+    return _served(session, serve)
+
+
+# ---- with gdb
+
+
+def _with_gdb(subject: Subject, request: Request) -> int:
+    gdb = next((found for name in _GDBS if (found := shutil.which(name))), None)
+    if gdb is None:
+        raise DebugError(
+            "there is no gdb in PATH",
+            hint="apt install gdb; or use another client, as lldb: tender debug --listen PATH PID",
+        )
+    with tempfile.TemporaryDirectory(prefix="tender-debug-") as directory:
+        path = os.path.join(directory, "gdb")
+        with listening_at(path) as (listening, _):
+            reader, writer = os.pipe()
+            guard = os.fork()
+            if guard == 0:
+                _guard_process(subject, listening, reader, writer)
+            os.close(writer)
+            with open(reader, "rb") as file:
+                told = file.readline()
+            ready: dict[str, Any] = json.loads(told) if told else {"status": _STATUS_FAILED}
+            if "image" in ready:
+                status = _run_gdb(gdb, path, ready["image"], request.gdb_words)
+                os.kill(guard, signal.SIGTERM)
+            else:
+                status = ready["status"]
+        os.waitpid(guard, 0)
+    return status
+
+
+def _guard_process(subject: Subject, listening: socket.socket, reader: int, writer: int) -> None:
+    """The guard and its child. The terminal's ^C does not reach them."""
+    status = _STATUS_FAILED
+    try:
+        os.close(reader)
+        os.setsid()
+        status = guarded(lambda journal: _for_gdb(journal, subject, listening, writer))
+    finally:
+        os._exit(status)
+
+
+def _for_gdb(journal: Journal, subject: Subject, listening: socket.socket, writer: int) -> int:
+    session = Session(journal, subject, _warn)
+
+    def serve() -> None:
+        session.open()
+        os.write(writer, json.dumps({"image": session.image}).encode() + b"\n")
+        with accepted(listening) as client:
+            session.serve(client.fileno(), client.fileno())
+
+    status = _served(session, serve)
+    if status:
+        os.write(writer, json.dumps({"status": status}).encode() + b"\n")
+    return status
+
+
+def _run_gdb(gdb: str, path: str, image: str, words: list[str]) -> int:
+    """Runs gdb in the foreground, and returns its status. It handles a ^C of the terminal."""
+    command = [gdb, "-q", *([image] if image else []), "-ex", f"target remote {path}", *words]
+    former = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        status = subprocess.run(command, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, former)
+    return status if status >= 0 else 128 - status
