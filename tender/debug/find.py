@@ -19,7 +19,7 @@ from tender.debug.target import DebugError
 from tender.native import ffi
 
 _VMS_MAX = 1 << 16
-_TRIES = 100  # walks of a list that changes meanwhile
+_STEPS_MAX = 1 << 18  # in all walks of a list that changes meanwhile
 _PATH_MAX = 4096
 _MEMORY_MAX = 1 << 32
 _MEMORY_NAME = "/memfd:tender-vm"  # MEMORY_NAME of bindings/machine/sandbox/spawn.c
@@ -152,9 +152,33 @@ def _tender_files(pid: int, maps: list[Map]) -> list[int]:
     return list(starts.values())
 
 
+_OF_PROGRAM = {
+    "config",
+    "config_mem_bytes",
+    "config_alone",
+    "program_end",
+    "handler_stack_top",
+    "shared_held",
+}
+_OF_HOLDER = {
+    *("vms", "vm_next", "vm_link", "vm_process", "vm_thread", "vm_machine", "vm_image", "vm_memory_hva"),
+    *(
+        "vm_memory_bytes",
+        "vm_shared",
+        "machine_ops",
+        "machine_name",
+        "kvm_vcpu_fd",
+        "kvm_run",
+        "syscall",
+        "shared_held",
+    ),
+}
+
+
 def _check_version(pid: int, note: dict[str, int]) -> None:
     version, shared = note.get("version"), note.get("shared_bytes")
-    if version != VERSION or shared != ffi.sizeof("struct vm_shared"):
+    is_whole = (_OF_PROGRAM if "the_vm" in note else _OF_HOLDER) <= note.keys()
+    if version != VERSION or shared != ffi.sizeof("struct vm_shared") or not is_whole:
         program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
         raise DebugError(
             f"process {pid}: {program} is of another version of Tender (its debug note is {version}.{shared}, and "
@@ -258,17 +282,16 @@ def _on_kvm(pid: int, vm: int, machine: int, note: dict[str, int], base: int) ->
 def _vms(pid: int, note: dict[str, int], base: int) -> list[int]:
     """Returns the addresses of the VMs in the list, which may change while it is read."""
     head = base + note["vms"]
-    found: list[int] = []
-    for _ in range(_TRIES):
-        found, link = [], head
-        while len(found) < _VMS_MAX:
-            vm = _word(pid, link)
-            if not vm:
-                return found
-            if _word(pid, vm + note["vm_link"]) != link:
-                break  # it was removed, or another was put before it
+    found, link = list[int](), head
+    for _ in range(_STEPS_MAX):
+        vm = _word(pid, link)
+        if not vm or len(found) == _VMS_MAX:
+            break
+        if _word(pid, vm + note["vm_link"]) == link:
             found.append(vm)
             link = vm + note["vm_next"]
+        else:  # it was removed, or another was put before it
+            found, link = [], head
     return found
 
 
