@@ -424,6 +424,7 @@ class KvmTarget:
     def _leave_guest(self) -> None:
         """The thread is at the beginning of KVM_RUN, which shall return immediately."""
         self._settling, self._leaving = False, True
+        self._hold()
         self._vcpu.prepare_leave()
         self._go_on()
 
