@@ -21,6 +21,11 @@ extern const struct ifunc guest_ifuncs[], guest_ifuncs_end[];
 
 TENDER_ABI_NOTE;
 
+/* The section .comment, which is not loaded, says which library a unikernel has: `tender audit` reads it. */
+#ifdef TENDER_VERSION
+__asm__(".ident \"Tender guest library " TENDER_VERSION "\"");
+#endif
+
 /* guest.ld makes it the PT_INTERP. A host kernel that tries to execute the file finds no such program. */
 __attribute__((section(".interp.tender"), used)) static const char interpreter[] = "/nonexistent/tender/";
 

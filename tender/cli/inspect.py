@@ -4,15 +4,14 @@ The parser that boots a file also reads here what decides whether the file can r
 what only people want to know (symbols, build id), which may be missing or broken in any file.
 """
 
-import os
 from typing import Any
 
-from tender.cli import explain, report, say
+from tender.cli import call_sites, explain, report, say
 from tender.cli.option_table import listed
 from tender.cli.symbols import Details, read_details, symbol_at
 from tender.errors import ImageError, TenderError
 from tender.image import Image
-from tender.native import DEVICE_KINDS, lib
+from tender.native import DEVICE_KINDS
 from tender.printable import printable
 
 USAGE = f"""\
@@ -24,7 +23,6 @@ the file can be loaded, 1 if not.
 {listed("inspect")}"""
 
 _EXEC, _WRITE, _READ = 1, 2, 4
-_GRANULE = 2 << 20
 
 
 def main(argv: list[str]) -> int:
@@ -77,7 +75,7 @@ def _inspect(path: str, *, as_json: bool, symbols: bool) -> int:
 
 def describe(image: Image, details: Details) -> dict[str, Any]:
     """Returns all that is known of the image as plain data for JSON."""
-    end = max(image.kernel_end, image.bss_end)
+    needed = call_sites.least_bytes(image)
     types = dict(DEVICE_KINDS.values())
     entry_symbol = next((s.name for s in details.functions if s.address == image.entry), "")
     return {
@@ -85,11 +83,11 @@ def describe(image: Image, details: Details) -> dict[str, Any]:
         "file": image.name,
         "abi": {"target": image.abi_target, "version": image.abi_version},
         "extensions": list(image.extensions),
-        "sites": patched_call_sites(image, -(-end // _GRANULE) * _GRANULE),
+        "sites": len(call_sites.patched(image)),
         "entry": image.entry,
         "entry_symbol": entry_symbol,
         "build_id": details.build_id,
-        "memory": {"image_end": end, "least_bytes": -(-end // _GRANULE) * _GRANULE},
+        "memory": {"image_end": max(image.kernel_end, image.bss_end), "least_bytes": needed},
         "devices": [
             {"handle": d.handle, "name": d.name, "kind": d.kind, "type": types.get(d.kind, d.kind)}
             for d in image.devices
@@ -113,18 +111,6 @@ def describe(image: Image, details: Details) -> dict[str, Any]:
         ],
         "error": None,
     }
-
-
-def patched_call_sites(image: Image, mem_bytes: int) -> int:
-    """Returns how many call sites the sandbox turns into jumps.
-
-    Each has a trampoline of 32 bytes that begins with `mov $...,%edx`.
-    """
-    template = image.template(mem_bytes, patched=True)
-    trampolines = os.pread(
-        template.fd, lib.TENDER_EXTENSION_GPA - lib.TENDER_TRAMPOLINES_GPA, lib.TENDER_TRAMPOLINES_GPA
-    )
-    return trampolines[::32].count(0xBA)
 
 
 def rights(flags: int) -> str:

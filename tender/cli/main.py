@@ -23,6 +23,7 @@ COMMANDS = {
     "run": ("tender.cli.run", "run a unikernel (the word may be left out)"),
     "solo5-hvt": ("tender.cli.solo5", "the same, with exactly solo5-hvt's command line and messages"),
     "inspect": ("tender.cli.inspect", "show what a unikernel is and which devices it declares"),
+    "audit": ("tender.cli.audit.command", "show what unikernels are made of and can do, and check versions"),
     "doctor": ("tender.cli.doctor", "check this machine, and say how to repair what is wrong"),
     "debug": ("tender.cli.debug", "attach gdb to a guest that runs, or start one in gdb"),
     "core": ("tender.cli.core", "write a core of a running guest, or open one in gdb"),

@@ -205,6 +205,14 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
             "show only the symbol at that address, as NAME+OFFSET; status 1 if the file has none there",
         ),
     ),
+    "audit": (
+        ("--json", "one JSON object for each image, on a line of its own"),
+        ("--verbose", "name the files of a directory that are skipped"),
+        (
+            "--require=NAME>=VERSION",
+            "status 1 if a component is older or not there; NAME?>=VERSION: if it is older",
+        ),
+    ),
     "doctor": (
         ("--json", "one JSON object: schema, usable, reason, kvm, sandbox, auto, checks"),
         ("--kvm", "one line for scripts, about KVM alone: usable, or unusable and the reason"),

@@ -23,7 +23,7 @@ _SHOWN_MAX = 120
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _NOTE = struct.Struct("<III")
-_SYMTAB, _STRTAB, _NOTES, _DYNSYM = 2, 3, 7, 11
+_SYMTAB, _STRTAB, NOTES, _DYNSYM = 2, 3, 7, 11
 _NOTYPE, _OBJECT, _FUNC = 0, 1, 2
 _CHUNK = 1 << 20
 _GNU_BUILD_ID = 3
@@ -31,11 +31,12 @@ _GNU_BUILD_ID = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Symbol:
-    """A function of the symbol table."""
+    """A symbol of the symbol table: a function unless `function` is False."""
 
     name: str
     address: int
     size: int
+    function: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,10 @@ class Details:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Section:
+class Section:
+    """A section header. `name_at` is the place of its name in the file; a section without a name has 0."""
+
+    name_at: int
     kind: int
     offset: int
     size: int
@@ -57,13 +61,14 @@ class _Section:
     entry_bytes: int
 
 
-class _File:
+class File:
     """A regular file that is read by position. Past its end there is nothing."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def read(self, offset: int, size: int) -> bytes:
+        """Returns at most `size` bytes from `offset` on; none if there are none, or the host cannot read them."""
         if offset < 0 or offset >= 1 << 63 or size <= 0:
             return b""
         try:
@@ -78,7 +83,7 @@ def read_details(path: str) -> Details:
     if fd < 0:
         return Details()
     try:
-        return _details(_File(fd))
+        return _details(File(fd))
     finally:
         os.close(fd)
 
@@ -89,8 +94,8 @@ def symbol_at(path: str, address: int) -> str:
     if fd < 0:
         return ""
     try:
-        file, best = _File(fd), (-1, "")
-        sections = _sections(file)
+        file, best = File(fd), (-1, "")
+        sections = sections_of(file)
         for table, (name, kind, start, size), _ in _symbols(file, sections):
             if kind not in (_NOTYPE, _OBJECT, _FUNC) or not start <= address < start + max(size, 1):
                 continue  # sections and files have addresses too, but are no code or data
@@ -106,9 +111,9 @@ def _open(path: str) -> int:
     return open_file(path, lib.FILE_IMAGE)[0]
 
 
-def _details(file: _File) -> Details:
-    sections = _sections(file)
-    build_id = next(filter(None, (_build_id(file, s) for s in sections if s.kind == _NOTES)), "")
+def _details(file: File) -> Details:
+    sections = sections_of(file)
+    build_id = next(filter(None, (build_id_of(file, s) for s in sections if s.kind == NOTES)), "")
     functions, count, named, complete = [], 0, 0, True
     for table, (name, kind, start, size), all_read in _symbols(file, sections):
         count += 1
@@ -124,25 +129,55 @@ def _details(file: _File) -> Details:
     return Details(build_id=build_id, symbol_count=count, functions=tuple(functions), complete=complete)
 
 
-def _sections(file: _File) -> list[_Section]:
+def sections_of(file: File) -> list[Section]:
+    """Returns the sections, as far as there are whole headers; none if the file is broken."""
     header = file.read(0, 64)
     if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
         return []
     (offset,) = struct.unpack_from("<Q", header, 40)
-    header_bytes, count = struct.unpack_from("<HH", header, 58)
+    header_bytes, count, names = struct.unpack_from("<HHH", header, 58)
     if header_bytes != _SECTION.size:
         return []
     table = file.read(offset, min(count, SECTIONS_MAX) * _SECTION.size)
     whole = len(table) - len(table) % _SECTION.size
+    rows = list(_SECTION.iter_unpack(table[:whole]))
+    names_at = rows[names][4] if names < len(rows) else 0
     return [
-        _Section(kind=kind, offset=at, size=size, link=link, entry_bytes=entry_bytes)
-        for _, kind, _, _, at, size, link, _, _, entry_bytes in _SECTION.iter_unpack(table[:whole])
+        Section(
+            name_at=names_at and names_at + name,
+            kind=kind,
+            offset=at,
+            size=size,
+            link=link,
+            entry_bytes=entry_bytes,
+        )
+        for name, kind, _, _, at, size, link, _, _, entry_bytes in rows
     ]
 
 
+def section_name(file: File, section: Section) -> str:
+    """Returns a section's name; empty if it has none."""
+    raw = file.read(section.name_at, NAME_MAX) if section.name_at else b""
+    return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def named_symbols(file: File, sections: list[Section]) -> Iterator[Symbol]:
+    """Yields functions, objects and labels with their names, as far as the bounds allow."""
+    named = 0
+    for table, (name, kind, start, size), _ in _symbols(file, sections):
+        if kind not in (_NOTYPE, _OBJECT, _FUNC):
+            continue
+        text = _name(file, sections, table, name)
+        named += len(text) + 1
+        if named > NAMES_BYTES_MAX:
+            return
+        if text:
+            yield Symbol(name=text, address=start, size=size, function=kind == _FUNC)
+
+
 def _symbols(
-    file: _File, sections: list[_Section]
-) -> Iterator[tuple[_Section, tuple[int, int, int, int], bool]]:
+    file: File, sections: list[Section]
+) -> Iterator[tuple[Section, tuple[int, int, int, int], bool]]:
     """Yields each symbol: its table, (place of its name, type, address, size), and whether the whole table is read."""
     left = SYMBOLS_MAX
     for table in sections:
@@ -162,7 +197,7 @@ def _symbols(
                 yield table, (name, info & 0xF, start, size), whole
 
 
-def _name(file: _File, sections: list[_Section], table: _Section, place: int) -> str:
+def _name(file: File, sections: list[Section], table: Section, place: int) -> str:
     if table.link >= len(sections):
         return ""
     strings = sections[table.link]
@@ -172,7 +207,7 @@ def _name(file: _File, sections: list[_Section], table: _Section, place: int) ->
     return raw.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _build_id(file: _File, section: _Section) -> str:
+def build_id_of(file: File, section: Section) -> str:
     """Returns the build id if the section's first note is one."""
     raw = file.read(section.offset, min(section.size, _NOTE.size + 4 + BUILD_ID_MAX))
     if len(raw) < _NOTE.size + 4:

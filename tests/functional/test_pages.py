@@ -26,6 +26,7 @@ PAGES = (
     "abi/README.md",
     "docs/cli.md",
     "docs/library.md",
+    "docs/observability.md",
     "docs/sandbox.md",
     "guest_kernel/README.md",
 )

@@ -9,6 +9,7 @@ import pytest
 
 from tender.annotations import IsolationLayer
 from tender.cli import core, crash_report, debug, doctor, inspect, main, option_table, options, sdk, usage
+from tender.cli.audit import command as audit
 from tender.cli.option_table import ACTION, OPTIONS, Fields, Option
 from tender.config import BACKENDS, MEM_DEFAULT
 
@@ -114,6 +115,7 @@ def test_the_list_of_layers_is_the_librarys() -> None:
 
 OTHERS = {
     "inspect": inspect.USAGE,
+    "audit": audit.USAGE,
     "doctor": doctor.USAGE,
     "debug": debug.USAGE,
     "core": core.USAGE,
@@ -131,7 +133,7 @@ def test_each_command_without_a_guest_has_its_options_in_the_table() -> None:
             assert re.search(rf"^  {name} +{re.escape(text)}$", OTHERS[command], re.M), name
 
 
-@pytest.mark.parametrize("command", ["inspect", "doctor", "debug", "core", "report", "sdk"])
+@pytest.mark.parametrize("command", OTHERS)
 def test_the_document_names_the_options_of_the_other_commands(command: str) -> None:
     page = (ROOT / "docs" / "cli.md").read_text().split("## The other commands")[1].split("\n## ")[0]
     (part,) = [part for part in page.split("\n\n**`tender ")[1:] if part.startswith(command)]
