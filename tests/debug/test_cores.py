@@ -62,7 +62,7 @@ def test_an_abnormal_end_writes_one_core(
         assert core.facts().reason in (reason, "stopped" if reason == "timeout" else reason)
     said = gdb(f"core-file {tmp_path / name}", "bt", image=guest("debug"))
     assert "warning" not in said
-    assert re.search(r"^#\d+ .* in main ", said, re.M), said
+    assert re.search(r"^#\d+ .*\bmain \(", said, re.M), said
 
 
 def test_an_ordinary_end_writes_none(
@@ -89,7 +89,7 @@ def test_a_core_of_a_running_guest_leaves_it_unharmed(
     assert done.stdout.startswith(f"{core}: ")
     said = gdb(f"core-file {core}", "bt", "p ticks", "info files", image=running.path)
     assert "warning" not in said
-    assert re.search(r"^#\d+ .* in main ", said, re.M), said
+    assert re.search(r"^#\d+ .*\bmain \(", said, re.M), said
     status, out, err = running.end()
     assert (status, out, err) == (0, b"ready\nwaited 2000\n", b"")
 
