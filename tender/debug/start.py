@@ -31,7 +31,8 @@ _SYSCALL_STOP = signal.SIGTRAP | 0x80  # with O_TRACESYSGOOD, ptrace(2)
 _SYS_IOCTL, _KVM_RUN = 16, 0xAE80  # asm/unistd_64.h, linux/kvm.h
 _GUEST_END = 1 << 32  # the program of the sandbox lies above
 _STEPS_MAX = 20000
-_EXECUTES, _ENABLED = 0, 1  # of DR7: Intel SDM volume 3, 17.2.4
+_ENABLED = 1  # of DR7, for a breakpoint on execution: Intel SDM volume 3, 17.2.4
+_TF = 0x100  # of RFLAGS
 
 
 class NotStarted(DebugError):
@@ -158,7 +159,10 @@ class _Followed:
 
     def _step_into_guest(self, tid: int) -> None:
         for _ in range(_STEPS_MAX):
-            if ptrace.getregs(tid)["rip"] < _GUEST_END:
+            registers = ptrace.getregs(tid)
+            if registers["rip"] < _GUEST_END:
+                # The kernel leaves TF set where a step went over POPF or IRET (is_setting_trap_flag()).
+                ptrace.setregs(tid, {**registers, "eflags": registers["eflags"] & ~_TF})
                 return
             ptrace.step(tid)
             status = ptrace.wait(tid)
