@@ -12,7 +12,7 @@ from tender import Image, Vm, VmConfig
 @pytest.mark.backends
 def test_a_waiting_guests_stack_and_variables_are_those_of_its_source(guest: Guest) -> None:
     ready = threading.Event()
-    config = VmConfig(mem_bytes=16 << 20, args=("poll", "100000"))
+    config = VmConfig(mem=16, args=("poll", "100000"))
 
     def heard(data: bytes) -> None:
         ready.set()

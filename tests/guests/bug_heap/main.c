@@ -1,6 +1,6 @@
 /*
- * A planted bug for docs/debugging.md: keeps a log of its arguments in small heap blocks. The heap finds, much later than it
- * happened, that a header between two blocks was overwritten.
+ * A planted bug for docs/debugging.md: keeps a log of its arguments in small heap blocks. The heap finds,
+ * much later than it happened, that a header between two blocks was overwritten.
  *
  *     bug_heap.elf WORD...     prints the log; a word of more than 31 letters breaks the heap
  */

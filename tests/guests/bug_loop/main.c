@@ -1,6 +1,6 @@
 /*
- * A planted bug for docs/debugging.md: puts its arguments into a ring of jobs and works them off. With a job that is given
- * twice it never ends, and prints nothing.
+ * A planted bug for docs/debugging.md: puts its arguments into a queue of jobs and works them off. With a job
+ * that is given twice it never ends, and prints nothing.
  *
  *     bug_loop.elf JOB...      prints each JOB once, in the order of their names
  */

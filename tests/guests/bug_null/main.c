@@ -1,6 +1,6 @@
 /*
- * A planted bug for docs/debugging.md: sums up the readings of its sensors, which it finds by name. It ends with a page
- * fault.
+ * A planted bug for docs/debugging.md: sums up the readings of its sensors, which it finds by name. It ends
+ * with a page fault.
  *
  *     bug_null.elf NAME...     a sum for each NAME of kitchen, cellar, roof
  */

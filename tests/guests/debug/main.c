@@ -1,8 +1,8 @@
 /*
  * A guest to debug. The first argument says what it does; each form prints "ready" first.
  *
- *     debug.elf spin ROUNDS    computes that many rounds without a hypercall, with a stack of several frames and inlined
- *                              functions, then prints "sum NUMBER"; status 0
+ *     debug.elf spin ROUNDS    computes that many rounds without a hypercall, with a stack of several frames
+ *                              and inlined functions, then prints "sum NUMBER"; status 0
  *     debug.elf poll ROUNDS    waits a millisecond that many times, then prints "waited ROUNDS"; status 0
  *     debug.elf sleep          waits for a day in one poll
  *     debug.elf print BYTES    prints that many bytes in one console write, then "printed"; status 0
@@ -10,7 +10,7 @@
  *     debug.elf divide         divides by zero; status 255
  *     debug.elf invalid        executes ud2; status 255
  *     debug.elf wedge          its handler of #UD is a ud2: it faults for ever
- *     debug.elf vectors ROUNDS computes in XMM registers without a hypercall, then prints "lanes A B"; status 0
+ *     debug.elf vectors ROUNDS computes in XMM registers without a hypercall, prints "lanes A B"; status 0
  *     debug.elf halt           executes hlt, which no guest may do; status 1
  *     debug.elf privileged N   executes N instructions that only ring 0 may, then prints "done"; status 0
  */
