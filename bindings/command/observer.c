@@ -60,6 +60,12 @@ static void close_the_rest(int socket)
         close((int)fd);
 }
 
+/* A person at a terminal gets one, others if they ask for it: it costs a process for each run. */
+static bool report_is_wanted(const struct request *request)
+{
+    return !request->solo5 && !request->no_crash_report && (request->crash_report || isatty(STDERR_FILENO));
+}
+
 static _Noreturn void look(const struct request *request, pid_t command)
 {
     char pid[16], most[16];
@@ -69,12 +75,16 @@ static _Noreturn void look(const struct request *request, pid_t command)
                                  "--at-end",
                                  pid,
                                  the_command.program,
-                                 request->core,
+                                 request->core ? request->core : "",
                                  most,
                                  request->solo5 ? "solo5" : "tender",
+                                 !report_is_wanted(request) ? ""
+                                 : request->crash_report    ? "always"
+                                                            : "auto",
                                  NULL};
     execute_python((char **)(uintptr_t)words);
-    say("--core: no core: Python cannot be executed: %s", strerror(errno));
+    if (request->core)
+        say("--core: no core: Python cannot be executed: %s", strerror(errno));
     _exit(1);
 }
 
@@ -92,7 +102,7 @@ static _Noreturn void observe(const struct request *request, pid_t command, int 
     while (got < 0 && errno == EINTR);
     if (got == 1 && word == OBSERVER_LOOK && getppid() == command)
         look(request, command);
-    if (got == 0)
+    if (got == 0 && request->core)
         say("--core: no core: the guest's process was killed, and the guest's state is gone with it");
     _exit(0);
 }
@@ -103,9 +113,10 @@ int observer_begin(const struct request *request)
 {
     struct stat about;
     int ends[2];
-    if (!request->core)
+    if (!request->core && !report_is_wanted(request))
         return 0;
-    if (stat(request->core, &about) < 0 || !S_ISDIR(about.st_mode) || access(request->core, W_OK | X_OK) < 0)
+    if (request->core && (stat(request->core, &about) < 0 || !S_ISDIR(about.st_mode) ||
+                          access(request->core, W_OK | X_OK) < 0))
         leave_to_python("--core=%s: no core can be written there", shown(request->core));
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return -errno;

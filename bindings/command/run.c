@@ -524,7 +524,7 @@ void run(const struct request *request)
     if (request->net_reattach && expected->confine && (error = net_helper_begin(&vm)) < 0)
         leave_to_python("--net-reattach: a helper process cannot be started: %s", strerror(-error));
     if ((error = observer_begin(request)) < 0)
-        leave_to_python("--core: a helper process cannot be started: %s", strerror(-error));
+        leave_to_python("a helper process for the guest's end cannot be started: %s", strerror(-error));
     const struct machine_alone alone = {
         .program = the_command.program,
         .words = arguments_to_show,

@@ -1,15 +1,21 @@
 """The observer of a run's end: looks at the guest of a process that has ended its run and waits for this.
 
 The native command forks a helper before it gives up its rights, and the helper executes this (bindings/command/observer.c
-says why). `tender core --at-end PID PROGRAM DIR MOST FRONT`: descriptor 3 is the socket to the process, which goes on when
-an answer comes or the socket is closed, that is at the latest when this process ends.
+says why). `tender core --at-end PID PROGRAM DIR MOST FRONT REPORT`: DIR is empty without
+--core, and REPORT is empty, auto or always. Descriptor 3 is the socket to the process, which goes on when an answer comes
+or the socket is closed, that is at the latest when this process ends.
 """
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
 from tender.cli import say
 from tender.errors import TenderError
+
+if TYPE_CHECKING:
+    from tender.debug.find import Guest
+    from tender.debug.report import Captured
 
 _SOCKET = 3
 _LIMIT_S = 110
@@ -21,25 +27,46 @@ def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_LIMIT_S)
-    pid, program, directory, keep, front = argv
+    pid, program, directory, keep, front, report = argv
     say.speak_as(program, hints=front != "solo5")
     from tender.cli.core import say_core
 
     try:
-        _look(int(pid), directory, int(keep))
+        _look(int(pid), directory, int(keep), report)
     except TenderError as error:
-        say_core(error)
+        if directory:
+            say_core(error)
+        elif report == "always":
+            say.error(f"crash report: none: {error.message}")
     except Exception as error:
-        say_core(TenderError(f"internal error: {type(error).__name__}: {error}; please report"))
+        if directory:
+            say_core(TenderError(f"internal error: {type(error).__name__}: {error}; please report"))
     finally:
         os.write(_SOCKET, b"d")
     return 0
 
 
-def _look(pid: int, directory: str, keep: int) -> None:
+def _look(pid: int, directory: str, keep: int, report: str) -> None:
     from tender.cli.core import core_of, say_core
     from tender.debug.core import KEEP_DEFAULT
     from tender.debug.find import guests_of
 
     for guest in guests_of(pid):
-        say_core(core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT))
+        copied = _copied(guest) if report else None
+        if directory:
+            say_core(core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT))
+        if copied is not None:
+            from tender.debug.report import crash_text
+
+            say.plain(crash_text(copied, color=say.wants_color(2)).removesuffix("\n"))
+
+
+def _copied(guest: "Guest") -> "Captured":
+    from tender.debug.attach import attach
+    from tender.debug.report import capture
+
+    target = attach(guest)
+    try:
+        return capture(target)
+    finally:
+        target.detach()

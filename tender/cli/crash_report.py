@@ -94,12 +94,8 @@ def _show(report: dict[str, Any], *, as_json: bool, html: str) -> int:
     elif not html:
         from tender.debug.report_text import text_of
 
-        say.out(text_of(report, color=_wants_color()).removesuffix("\n"))
+        say.out(text_of(report, color=say.wants_color(1)).removesuffix("\n"))
     return 0
-
-
-def _wants_color() -> bool:
-    return os.isatty(1) and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def _write(path: str, text: str) -> bool:

@@ -86,6 +86,7 @@ class Fields:
     json: int | str | None = None  # where the result goes: a descriptor, a path, or None
     core: str = ""  # the directory for cores; empty: none is written
     core_max: int = 10
+    crash_report: bool | None = None  # None: if stderr is a terminal
     stats: bool = False
     verbosity: int = 0
 
@@ -182,6 +183,11 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                "write a core for gdb into the directory DIR", form="--core=DIR", native=True),
         Option("--core-max", COUNT, "=N", "how many cores DIR keeps: the oldest are deleted (default 10)",
                form="--core-max=N, from 1 on", native=True),
+        Option("--crash-report", FLAG, "",
+               "after an abnormal end show the stack, registers and memory, also if\n"
+               "stderr is no terminal", native=True),
+        Option("--no-crash-report", FLAG, "", "do not show them on a terminal either",
+               native=True, field="crash_report", sets=False),
         Option("--stats", FLAG, "", "counters and the times of the boot, on stderr at the end"),
         Option("--quiet", FLAG, "", "errors only", short="-q", native=True, field="verbosity", sets=-1),
         Option("--verbose", FLAG, "", "a line for each phase", short="-v", field="verbosity", sets=1),

@@ -295,8 +295,9 @@ def _launch(
             core = _core(vm, result, options, stopper.signal) if options.core else None
             if options.dumpcore and result.reason == "abort":
                 _dump(vm, options.dumpcore)
+            report = _crash_report(vm, result, options, stopper.signal)
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
-    return _ended(result, options, stopper.signal, core)
+    return _ended(result, options, stopper.signal, core, report)
 
 
 def _core(vm: "Vm", result: "VmResult", options: RunOptions, signal: int) -> "SavedCore | TenderError | None":
@@ -324,6 +325,21 @@ def _dump(vm: "Vm", directory: str) -> None:
     except TenderError as error:
         say.error(error.message)
         say.error("dumpcore: error(s) dumping core, file may be incomplete")
+
+
+def _crash_report(vm: "Vm", result: "VmResult", options: RunOptions, signal: int) -> str:
+    """Returns the report of an abnormal end, if a person wants one and it can be made."""
+    wanted = os.isatty(2) if options.crash_report is None else options.crash_report
+    if not wanted or not _is_abnormal(result, signal) or result.reason == "sandbox-died":
+        return ""
+    from tender.debug.report import capture, crash_text
+
+    try:
+        return crash_text(vm._look_into(capture), color=say.wants_color(2)).removesuffix("\n")
+    except TenderError as error:
+        return f"crash report: none: {error.message}" if options.crash_report else ""
+    except Exception:  # the run has ended: its status does not depend on a report
+        return ""
 
 
 def _is_abnormal(result: "VmResult", number: int) -> bool:
@@ -369,7 +385,11 @@ def _phase(options: RunOptions, text: str, began_ns: int) -> None:
 
 
 def _ended(
-    result: "VmResult", options: RunOptions, signal: int, core: "SavedCore | TenderError | None" = None
+    result: "VmResult",
+    options: RunOptions,
+    signal: int,
+    core: "SavedCore | TenderError | None" = None,
+    crash_report: str = "",
 ) -> int:
     if signal and result.guest_status is None:
         result = _by_signal(result, signal)
@@ -390,6 +410,8 @@ def _ended(
         from tender.cli.core import say_core
 
         say_core(core)
+    if crash_report:
+        say.plain(crash_report)
     if options.stats:
         from tender.cli import report
 

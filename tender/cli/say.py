@@ -215,6 +215,11 @@ def _stderr(text: str, until: float = float("inf")) -> None:
         pass  # a reader that went away, or that does not read, must not change the exit status
 
 
+def wants_color(fd: int) -> bool:
+    """Whether a standard stream is a terminal whose user wants colours."""
+    return os.isatty(fd) and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb"
+
+
 def flush() -> None:
     """Writes what is buffered. Raises OutputLost."""
     if sys.stdout is not None:
