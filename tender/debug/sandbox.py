@@ -28,6 +28,7 @@ from tender.debug.sandbox_memory import LOW_END, MEMORY_START, PatchedSites, map
 from tender.debug.sandbox_registers import Unwinder
 from tender.debug.target import DebugError, Ended, Facts, Mapping, Stop, Target, Watch, Where
 from tender.debug.x86 import is_emulated
+from tender.native import lib
 
 GUEST_END = 1 << 32
 """No address of the program lies below it, and none of the guest's above."""
@@ -187,6 +188,7 @@ class SandboxTarget(Target):
                 self._come_to_rest()
                 if self._ended is None:
                     self._take_all_out()
+                    # No debugger is there any more, so trap.c takes the guest's own int3 for what it is.
                     ptrace.detach(self._tid, self._signal_to_deliver())
         self._ended = self._ended or Ended(None)
         if self._journal is not None and self._journal.guest is not None:
@@ -464,14 +466,14 @@ class SandboxTarget(Target):
         if self._ended is not None:
             self._queue = self._ended
             return
-        self._start(_Mode.RUN)
+        self._try_to_start(_Mode.RUN)
 
     def step(self, signal: int = 0) -> Stop | Ended:
         if self._ended is not None:
             return self._ended
         if self._journal is None:
             raise DebugError("no step: nobody would repair the guest if this process were killed")
-        self._start(_Mode.STEP)
+        self._try_to_start(_Mode.STEP)
         while (what := self._take_queue()) is None:
             what = self._handle(self._wait())
             if what is not None:
@@ -499,6 +501,12 @@ class SandboxTarget(Target):
     def _take_queue(self) -> Stop | Ended | None:
         what, self._queue = self._queue, None
         return what
+
+    def _try_to_start(self, mode: _Mode) -> None:
+        try:
+            self._start(mode)
+        except Gone:  # killed: wait() tells
+            self._running = True
 
     def _start(self, mode: _Mode) -> None:
         deliver = self._signal_to_deliver()
@@ -530,6 +538,8 @@ class SandboxTarget(Target):
         return self._pending if self._pending and (not self._changed or self._pending not in _FAULTS) else 0
 
     def _go(self, number: int = 0) -> None:
+        if number == signal.SIGTRAP and self._journal is not None:
+            self._shared.answer(lib.TOLD_REFUSED)  # or trap.c would take the guest's int3 for one of ours
         self._running = True
         if self._is_group_stopped and not self._single:
             ptrace.listen(self._tid)

@@ -54,6 +54,7 @@ def start_guest(guest: Guest, tender_cmd: list[str]) -> Iterator[StartGuest]:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                bufsize=0,  # communicate() would lose what was read ahead
             )
             stack.enter_context(process)
             stack.callback(process.kill)
