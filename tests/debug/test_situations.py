@@ -379,3 +379,30 @@ def test_a_killed_debugger_harms_no_guest(start_guest: StartGuest, tender_cmd: l
         os.kill(running.pid, signal.SIGTERM)
     status, out, err = running.end()
     assert (status, out) == (1, b"ready\n"), err
+
+
+@pytest.mark.parametrize("name", ["computes", "waits by the gate", "waits by a patched site"])
+def test_gdb_attaches_breaks_steps_watches_and_leaves(
+    name: str, start_guest: StartGuest, gdb: Callable[..., str], tender_cmd: list[str]
+) -> None:
+    situation = SITUATIONS[name]
+    number = str(4 * int(situation.arguments[1]))  # long enough for a session
+    running = start_guest(situation.guest, situation.arguments[0], number, options=SANDBOX)
+    session = gdb(
+        f"tbreak {situation.called}",
+        "continue",
+        "backtrace",
+        "finish",
+        "stepi 50",
+        "watch ticks",
+        "continue",
+        "delete",
+        "detach",
+        image=running.path,
+        target=f"| {tender_cmd[0]} debug --stdio {running.pid}",
+    )
+    assert f"Temporary breakpoint 1, {situation.called} (" in session
+    assert f" in {situation.stack[0]} (rounds=" in session
+    assert "Hardware watchpoint 2: ticks" in session and "New value = " in session
+    assert "detached" in session
+    assert running.end() == undebugged(tender_cmd, running.path, situation.arguments[0], number)
