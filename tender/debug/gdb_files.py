@@ -1,16 +1,17 @@
 """The file that gdb may read through the connection: the image, and no other.
 
-gdb asks for it by the name that qXfer:exec-file gave, when it was started without one.
+gdb asks for it by the name that qXfer:exec-file gave, when it was started without one. It opens it several times, for
+the program, for its symbols and to compare it, and closes each on its own: each open has a handle of its own.
 Source: "File-I/O Remote Protocol Extension" and "Host I/O Packets" of appendix E of gdb's manual.
 """
 
 import os
 import struct
-from errno import EBADF, EINVAL, ENOENT, EROFS
+from errno import EBADF, EINVAL, EMFILE, ENOENT, EROFS
 
 from tender.debug.gdb_packets import from_hex, number, numbers
 
-_HANDLE = 5
+_HANDLES = range(3, 3 + 64)
 _PIECE_BYTES = 0xF000
 _STAT = struct.Struct(">7I3Q3I")  # struct fio_stat of gdb's include/gdb/fileio.h
 
@@ -24,7 +25,8 @@ class ImageFile:
     """
 
     def __init__(self, name: str, descriptor: int) -> None:
-        self._name, self._descriptor, self._opened = name, descriptor, False
+        self._name, self._descriptor = name, descriptor
+        self._opened: set[int] = set()
 
     def answer(self, words: bytes) -> bytes | None:
         """Returns the answer to `vFile:WORDS`; None: it is not served."""
@@ -47,15 +49,15 @@ class ImageFile:
             return _failed(ENOENT)
         if number(flags) != 0:  # FILEIO_O_RDONLY
             return _failed(EROFS)
-        self._opened = True
-        return b"F%x" % _HANDLE
-
-    def _is_open(self, handle: int) -> bool:
-        return self._opened and handle == _HANDLE
+        handle = next((it for it in _HANDLES if it not in self._opened), None)
+        if handle is None:
+            return _failed(EMFILE)
+        self._opened.add(handle)
+        return b"F%x" % handle
 
     def _pread(self, rest: bytes) -> bytes:
         handle, count, offset = numbers(rest)
-        if not self._is_open(handle):
+        if handle not in self._opened:
             return _failed(EBADF)
         if offset >= 1 << 63:
             return _failed(EINVAL)
@@ -66,7 +68,7 @@ class ImageFile:
         return b"F%x;" % len(data) + data
 
     def _fstat(self, rest: bytes) -> bytes:
-        if not self._is_open(number(rest)):
+        if number(rest) not in self._opened:
             return _failed(EBADF)
         it = os.fstat(self._descriptor)
         low = 0xFFFFFFFF
@@ -78,9 +80,9 @@ class ImageFile:
         return b"F%x;" % len(data) + data
 
     def _close(self, rest: bytes) -> bytes:
-        if not self._is_open(number(rest)):
+        if number(rest) not in self._opened:
             return _failed(EBADF)
-        self._opened = False
+        self._opened.remove(number(rest))
         return b"F0"
 
 

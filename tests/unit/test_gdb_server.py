@@ -284,20 +284,38 @@ def test_only_the_image_is_given_out(tmp_path: Path) -> None:
             b"vFile:open:%s,0,0" % name,
             b"vFile:open:%s,1,0" % name,
             b"vFile:open:%s,0,0" % b"/etc/passwd".hex().encode(),
-            b"vFile:fstat:5",
-            b"vFile:pread:5,100,2",
-            b"vFile:pread:6,100,2",
-            b"vFile:close:5",
-            b"vFile:pread:5,100,2",
+            b"vFile:fstat:3",
+            b"vFile:pread:3,100,2",
+            b"vFile:pread:4,100,2",
+            b"vFile:close:3",
+            b"vFile:pread:3,100,2",
             image=str(image),
             image_fd=file.fileno(),
         )
     assert answers[0] == b"l" + os.fsencode(image)
-    assert answers[1:4] == [b"F5", b"F-1,1e", b"F-1,2"]
+    assert answers[1:4] == [b"F3", b"F-1,1e", b"F-1,2"]
     assert answers[4].startswith(b"F40;")
     assert int.from_bytes(answers[4][4 + 28 : 4 + 36], "big") == 404
     assert answers[5] == b"F100;" + image.read_bytes()[2:258]
     assert answers[6:] == [b"F-1,9", b"F0", b"F-1,9"]
+
+
+def test_each_open_of_the_image_is_closed_on_its_own(tmp_path: Path) -> None:
+    image = tmp_path / "app.elf"
+    image.write_bytes(b"\x7fELF")
+    open_it = b"vFile:open:%s,0,0" % str(image).encode().hex().encode()
+    with image.open("rb") as file:
+        words = (
+            open_it,
+            open_it,
+            b"vFile:close:4",
+            b"vFile:pread:3,4,0",
+            b"vFile:pread:4,4,0",
+            *[open_it] * 64,
+        )
+        answers = answers_to(FakeTarget(), *words, image=str(image), image_fd=file.fileno())
+    assert answers[:5] == [b"F3", b"F4", b"F0", b"F4;\x7fELF", b"F-1,9"]
+    assert answers[-2:] == [b"F42", b"F-1,18"]  # the 64th handle, and EMFILE
 
 
 def test_broken_packet_is_asked_for_again_and_answer_is_sent_again() -> None:
