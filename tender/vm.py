@@ -468,9 +468,12 @@ class Vm(Owner):
 
         Raises:
             ConfigError: `name` is no text.
+            VmStateError: The VM is closed.
             ImageError: The image's file is gone, or the image was not made of a file.
         """
         from tender.debug.of_vm import symbol
+
+        self._checked(lib.tn_pid(self._handle, ffi.new("int *")))
 
         if not isinstance(name, str):
             raise ConfigError(f"symbol: a name is a str, not {type(name).__name__}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tender.cli import say
-from tender.cli.option_table import listed
+from tender.cli.option_table import OPTIONS, REPORT, listed
 from tender.debug.find import Guest, guests, guests_of
 from tender.debug.guard import Journal, guarded
 from tender.debug.session import Left, Session, Subject, accepted, listening_at
@@ -46,6 +46,7 @@ be debugged, or without gdb; the status of `tender run` for an IMAGE that does n
 
 _GDBS = ("gdb", "gdb-multiarch")
 _STATUS_FAILED = 1
+_VALUED_OF_RUN = {it.name for it in OPTIONS if it.value and it.kind != REPORT}
 _VALUED = ("--listen", "--vm", "--image", "--command", "-x", "--ex", "-ex")
 
 
@@ -93,6 +94,7 @@ def _failed(error: TenderError) -> int:
 def _read(argv: list[str]) -> Request:
     """Raises ConfigError."""
     words, request = list(argv), Request()
+    of_run: list[str] = []
     while words and words[0] != "--" and not request.run_words:
         name, separator, value = words[0].partition("=")
         if name in _VALUED:
@@ -107,11 +109,17 @@ def _read(argv: list[str]) -> Request:
                 f"{printable(name)}: not an option here",
                 hint="words for gdb follow `--`; tender debug --help",
             )
-        elif name.isdecimal():
+        elif name.startswith("-"):
+            of_run.append(words[0])
+            if not separator and len(words) > 1 and name.partition(":")[0] in _VALUED_OF_RUN:
+                of_run.append(words.pop(1))
+        elif name.isdecimal() and not of_run:
             request.pid = _number(name, "PID")
         else:
-            request.run_words = list(words)
+            request.run_words = of_run + words
         del words[0]
+    if of_run and not request.run_words:
+        request.run_words = of_run + words  # the image follows `--`, or is that of --example
     request.gdb_words += words[1:] if request.pid else []
     if request.stdio and request.listen:
         raise ConfigError("--stdio and --listen exclude each other", hint="tender debug --help")

@@ -108,6 +108,10 @@ USES: dict[str, Callable[[Vm], object]] = {
     "memory": lambda vm: vm.memory(0x100000, 1),
     "pid": lambda vm: vm.pid,
     "isolation": lambda vm: vm.isolation,
+    "registers": lambda vm: vm.registers(),
+    "backtrace": lambda vm: vm.backtrace(),
+    "symbol": lambda vm: vm.symbol("main"),
+    "core": lambda vm: vm.core("never.core"),
 }
 HARMLESS = {"close", "stop", "backend", "config", "fallback", "image_name"}
 

@@ -25,6 +25,7 @@ PAGES = (
     "README.md",
     "abi/README.md",
     "docs/cli.md",
+    "docs/debugging.md",
     "docs/library.md",
     "docs/observability.md",
     "docs/sandbox.md",
@@ -62,6 +63,7 @@ NOT_RUN = {
         "as the line before"
     ),
 }
+GUESTS = ("hello", "echo", "disk", "bug_null", "bug_heap", "bug_loop")
 LIMIT_S = 120
 NUMBER = re.compile(r"\b(0x[0-9a-f]+|[0-9a-f]{8,}|\d+(\.\d+)?)")
 
@@ -137,7 +139,7 @@ def matches(shown: list[str], printed: list[str]) -> bool:
 def prepared(where: Path, guest: Guest, backend: str) -> dict[str, str]:
     """Fills the directory of a section, and returns the environment of its commands."""
     where.mkdir(parents=True)
-    for name, of in (("app", "hello"), ("hello", "hello"), ("echo", "echo"), ("disk", "disk")):
+    for name, of in (("app", "hello"), *((it, it) for it in GUESTS)):
         shutil.copy(guest(of), where / f"{name}.elf")
     with open(where / "disk.img", "wb") as disk:
         disk.truncate(1 << 20)
@@ -201,7 +203,7 @@ def test_every_block_has_a_language_and_so_is_run(page: str) -> None:
         if block.language in ("console", "sh", "c"):
             assert page in PAGES or page in OTHERS, f"{page} has commands that no test runs"
         if block.language == "python":
-            assert page in ("README.md", "docs/library.md"), (
+            assert page in ("README.md", "docs/library.md", "docs/debugging.md"), (
                 f"{page} has a program that test_readme.py does not run"
             )
         if block.language in ("", "text"):

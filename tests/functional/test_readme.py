@@ -1,4 +1,4 @@
-"""The examples of README.md and docs/library.md, run as they stand."""
+"""The examples of README.md, docs/library.md and docs/debugging.md, run as they stand."""
 
 import os
 import re
@@ -70,6 +70,15 @@ def test_the_librarys_examples_run_as_they_stand(
     assert len(examples) == len(SAID)
     said = python_example(examples[number], guest, backend, tmp_path)
     assert re.fullmatch(SAID[number], said), said
+
+
+def test_the_debuggers_example_runs_as_it_stands(guest: Guest, backend: str, tmp_path: Path) -> None:
+    (example,) = [
+        text for kind, text in fences((ROOT / "docs" / "debugging.md").read_text()) if kind == "python"
+    ]
+    *frames, last = python_example(example, guest, backend, tmp_path).splitlines()
+    assert frames[0].startswith("guest_exit ") and "Symbol(name='main'" in last, (frames, last)
+    assert (tmp_path / "app.core").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_guest_example_builds_with_the_one_command_and_runs(tmp_path: Path) -> None:

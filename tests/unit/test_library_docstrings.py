@@ -373,6 +373,7 @@ RAISED: list[tuple[str, type[BaseException], Callable[[], object]]] = [
     ("Vm.backtrace", HostError, lambda: killed().backtrace()),
     ("Vm.symbol", ConfigError, lambda: new().symbol(NO_TEXT)),
     ("Vm.symbol", ImageError, lambda: new().symbol("main")),
+    ("Vm.symbol", VmStateError, lambda: closed().symbol("main")),
     ("Vm.core", ConfigError, lambda: new().core(NO_TEXT)),
     ("Vm.core", VmStateError, lambda: closed().core("/nowhere/core")),
     ("Vm.core", HostError, lambda: killed().core("/nowhere/core")),
