@@ -8,15 +8,18 @@
 The blocks of a section (`## `) share one directory. The unikernels and files that pages speak of are there.
 """
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 from support import Guest, markdown_pages
 
@@ -147,6 +150,15 @@ def prepared(where: Path, guest: Guest, backend: str) -> dict[str, str]:
     return {**os.environ, "PATH": path, "TENDER_BACKEND": backend, "LC_ALL": "C.UTF-8"}
 
 
+def end_what_runs_in(where: Path) -> None:
+    """Ends the guests that a page has started in the background, if a failed test has left them."""
+    sessions = {int(line) for file in where.rglob("session.pids") for line in file.read_text().split()}
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) in sessions:
+                os.kill(pid, signal.SIGKILL)
+
+
 def run_commands(
     given: list[tuple[str, list[str]]], where: Path, environment: dict[str, str]
 ) -> list[tuple[int, str]]:
@@ -154,9 +166,10 @@ def run_commands(
     given = [(command.replace("YOUR_NAME", "root"), shown) for command, shown in given]
     script = "".join(f"{command}\n__s=$?; printf '\\001%s\\002' $__s; (exit $__s)\n" for command, _ in given)
     done = subprocess.run(
-        ["bash", "-c", script + "wait\n"],
+        ["bash", "-c", "echo $$ >> ../session.pids\n" + script + "wait\n"],
         cwd=where, env=environment, text=True, timeout=LIMIT_S, check=False,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
     )  # fmt: skip
     found = re.findall("([^\1\2]*)\1([0-9]+)\2", done.stdout)
     assert len(found) == len(given), done.stdout
@@ -173,6 +186,7 @@ def test_the_commands_of_a_page_do_what_it_shows(
     request.addfinalizer(
         lambda: subprocess.run(["ip", "link", "delete", "tap0"], capture_output=True, check=False)
     )
+    request.addfinalizer(lambda: end_what_runs_in(tmp_path))
     for block in page_blocks(page):
         where = tmp_path / str(block.section)
         if not where.exists():
