@@ -10,7 +10,7 @@ any thread, and needs no tracing: the kernel asks for the same rights at each ca
 import os
 import signal
 from dataclasses import dataclass
-from errno import EFAULT, EIO, EPERM, ESRCH
+from errno import EFAULT, EINTR, EIO, EPERM, ESRCH
 from typing import Any
 
 from tender.debug.access import refusal
@@ -211,10 +211,12 @@ def poke(tid: int, address: int, data: bytes) -> None:
 def wait(tid: int, *, block: bool = True) -> Status | None:
     """Returns what has happened to a traced thread or a child, -1: any; None: nothing yet.
 
-    With `block` it waits for that. Raises Gone if there is no such thread to wait for.
+    With `block` it waits for that, also if handlers of signals run meanwhile; what a handler raises ends the wait. Raises
+    Gone if there is no such thread to wait for.
     """
     status = ffi.new("int *")
-    found = lib.tn_wait(tid, lib.__WALL | (0 if block else lib.WNOHANG), status)
+    while (found := lib.tn_wait(tid, lib.__WALL | (0 if block else lib.WNOHANG), status)) == -EINTR:
+        pass  # Python runs the handlers here
     if found < 0:
         raise Gone(f"thread {tid}: {os.strerror(-found)}", errno=-found)
     return status_of(found, int(status[0])) if found else None

@@ -89,6 +89,26 @@ def test_a_signal_stop_tells_its_signal_and_the_end_tells_the_status(
         ptrace.getregs(pid)
 
 
+def test_a_wait_outlives_the_handlers_of_signals(process: subprocess.Popen[bytes]) -> None:
+    pid, calls = stopped(process), []
+
+    def handler(*_: object) -> None:
+        calls.append(pid)
+        if len(calls) == 3:
+            ptrace.interrupt(pid)
+
+    ptrace.cont(pid)
+    former = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        status = ptrace.wait(pid)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert status == ptrace.Status(pid, stop=signal.SIGTRAP, event=ptrace.EVENT_STOP)
+    assert len(calls) >= 3
+
+
 def test_a_second_tracer_is_told_of_the_first(process: subprocess.Popen[bytes]) -> None:
     stopped(process)
     with pytest.raises(DebugError, match=r"process \d+ \(\S+\) traces it already") as refused:
