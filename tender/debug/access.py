@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tender.native import ffi, lib
+from tender.printable import printable
 
 _CAP_SYS_PTRACE = 19  # <linux/capability.h>; test_debug_access.py compares it
 _SECCOMP_MODE_FILTER = 2
@@ -78,7 +79,7 @@ def judge(facts: AccessFacts) -> tuple[str, str]:
             "docker run --cap-add SYS_PTRACE; or debug it from outside of the container",
         )
     if facts.tracer:
-        name = f" ({facts.tracer_name})" if facts.tracer_name else ""
+        name = f" ({printable(facts.tracer_name)})" if facts.tracer_name else ""
         return (
             f"process {facts.tracer}{name} traces it already",
             f"end that debugger first: only one can trace a process; or kill {facts.tracer}",

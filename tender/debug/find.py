@@ -17,6 +17,7 @@ from tender.debug.access import refusal
 from tender.debug.note import VERSION, Read, read_note
 from tender.debug.target import DebugError
 from tender.native import ffi
+from tender.printable import printable
 
 _VMS_MAX = 1 << 16
 _STEPS_MAX = 1 << 18  # in all walks of a list that changes meanwhile
@@ -179,7 +180,7 @@ def _check_version(pid: int, note: dict[str, int]) -> None:
     version, shared = note.get("version"), note.get("shared_bytes")
     is_whole = (_OF_PROGRAM if "the_vm" in note else _OF_HOLDER) <= note.keys()
     if version != VERSION or shared != ffi.sizeof("struct vm_shared") or not is_whole:
-        program = os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+        program = printable(os.path.basename(os.readlink(f"/proc/{pid}/exe")))
         raise DebugError(
             f"process {pid}: {program} is of another version of Tender (its debug note is {version}.{shared}, and "
             f"this one reads {VERSION}.{ffi.sizeof('struct vm_shared')})",
