@@ -7,6 +7,7 @@ of the library (tender.debug.of_vm).
 
 import os
 import shutil
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ core.IMAGE.PID.TIME in the current directory.
 Status 0 if the core was written, 1 if not; with `open` the status of gdb.
 
 {listed("core")}"""
+
+
+_IMAGE_MAX = 4 << 30
 
 
 def main(argv: list[str]) -> int:
@@ -162,7 +166,11 @@ def _image(path: str, digest: str, near: str) -> str:
     others: list[str] = []
     for place in dict.fromkeys((path, os.path.join(near, os.path.basename(path)))):
         try:
+            if not _is_image(os.stat(place)):
+                continue
             with open(place, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+                if not _is_image(os.fstat(file.fileno())):
+                    continue
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except (OSError, ValueError):
             continue
@@ -180,3 +188,8 @@ def _image(path: str, digest: str, near: str) -> str:
         file=path,
         hint="put it next to the core, or name it yourself: gdb IMAGE CORE",
     )
+
+
+def _is_image(about: os.stat_result) -> bool:
+    """Whether a file that a core names may be read: a device has no end, and may do something when it is opened."""
+    return stat.S_ISREG(about.st_mode) and about.st_size <= _IMAGE_MAX

@@ -7,6 +7,7 @@ Status: gdb's own. Of --stdio and --listen 0 after a session; 1: there is no suc
 is no gdb. For a guest that does not start, the status of its command.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,12 +16,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tender.cli import say
+from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS, REPORT, listed
 from tender.debug.find import Guest, guests, guests_of
 from tender.debug.guard import Journal, guarded
@@ -46,6 +48,7 @@ be debugged, or without gdb; the status of `tender run` for an IMAGE that does n
 
 _GDBS = ("gdb", "gdb-multiarch")
 _STATUS_FAILED = 1
+_GDB_LEAVES_S = 5
 _VALUED_OF_RUN = {it.name for it in OPTIONS if it.value and it.kind != REPORT}
 _VALUED = ("--listen", "--vm", "--image", "--command", "-x", "--ex", "-ex")
 
@@ -209,16 +212,20 @@ def _warn(text: str, hint: str) -> None:
 
 
 def _served(session: Session, serve: Callable[[], object]) -> int:
-    """Returns the status of a session."""
+    """Returns the status of a session. Whatever happens in it, the guest does not stay behind in it."""
+    status = 0
     try:
         serve()
     except Left:
-        session.close()
+        pass
     except NotStarted as error:
-        return error.status
+        status = error.status
     except TenderError as error:
-        return _failed(error)
-    return 0
+        status = _failed(error)
+    except Exception as error:
+        status = last_resort(error)
+    session.close()
+    return status
 
 
 def _on_descriptors(journal: Journal, subject: Subject) -> int:
@@ -257,7 +264,7 @@ def _with_gdb(subject: Subject, request: Request) -> int:
             "there is no gdb in PATH",
             hint="apt install gdb; or use another client, as lldb: tender debug --listen PATH PID",
         )
-    with tempfile.TemporaryDirectory(prefix="tender-debug-") as directory:
+    with _left_by_signals(), tempfile.TemporaryDirectory(prefix="tender-debug-") as directory:
         path = os.path.join(directory, "gdb")
         with listening_at(path) as (listening, _):
             reader, writer = os.pipe()
@@ -265,16 +272,26 @@ def _with_gdb(subject: Subject, request: Request) -> int:
             if guard == 0:
                 _guard_process(subject, listening, reader, writer)
             os.close(writer)
-            with open(reader, "rb") as file:
+            listening.close()  # a second client is refused, and does not wait for ever
+            with (
+                _ending(guard),
+                open(reader, "rb") as file,
+            ):  # the guard's child looks whether it is still open
                 told = file.readline()
-            ready: dict[str, Any] = json.loads(told) if told else {"status": _STATUS_FAILED}
-            if "image" in ready:
-                status = _run_gdb(gdb, path, ready["image"], request.gdb_words)
-                os.kill(guard, signal.SIGTERM)
-            else:
-                status = ready["status"]
+                ready: dict[str, Any] = json.loads(told) if told else {"status": _STATUS_FAILED}
+                if "image" not in ready:
+                    return int(ready["status"])
+                return _run_gdb(gdb, path, ready["image"], request.gdb_words)
+
+
+@contextlib.contextmanager
+def _ending(guard: int) -> Iterator[None]:
+    """Ends the guard at the end. A guest that it has goes on first."""
+    try:
+        yield
+    finally:
+        os.kill(guard, signal.SIGTERM)
         os.waitpid(guard, 0)
-    return status
 
 
 def _guard_process(subject: Subject, listening: socket.socket, reader: int, writer: int) -> None:
@@ -294,21 +311,48 @@ def _for_gdb(journal: Journal, subject: Subject, listening: socket.socket, write
     def serve() -> None:
         session.open()
         os.write(writer, json.dumps({"image": session.image}).encode() + b"\n")
-        with accepted(listening) as client:
+        with accepted(listening, writer) as client:
             session.serve(client.fileno(), client.fileno())
 
     status = _served(session, serve)
     if status:
-        os.write(writer, json.dumps({"status": status}).encode() + b"\n")
+        with contextlib.suppress(BrokenPipeError):
+            os.write(writer, json.dumps({"status": status}).encode() + b"\n")
     return status
+
+
+@contextlib.contextmanager
+def _left_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP leave in an orderly way: gdb, the guard and the directory do not stay behind."""
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    former = {
+        number: signal.signal(number, leave)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _run_gdb(gdb: str, path: str, image: str, words: list[str]) -> int:
     """Runs gdb in the foreground, and returns its status. It handles a ^C of the terminal."""
     command = [gdb, "-q", *([image] if image else []), "-ex", f"target remote {path}", *words]
     former = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        status = subprocess.run(command, check=False).returncode
-    finally:
-        signal.signal(signal.SIGINT, former)
+    with subprocess.Popen(command) as process:
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()  # gdb leaves the terminal as it was
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GDB_LEAVES_S)
+            process.kill()
+            raise
+        finally:
+            signal.signal(signal.SIGINT, former)
     return status if status >= 0 else 128 - status

@@ -94,6 +94,10 @@ class ElfFile:
             raise ImageError("no regular file", file=path)
         return cls(fd, path)  # the object owns the descriptor, also if it raises
 
+    def fileno(self) -> int:
+        """Returns the descriptor."""
+        return self._fd
+
     def close(self) -> None:
         """Closes the file. It may be called again."""
         fd, self._fd = self._fd, -1

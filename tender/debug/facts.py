@@ -175,13 +175,19 @@ def _of_file(path: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=4)
 def _of_this_file(path: str, inode: int, size: int, time_ns: int) -> tuple[str, str]:
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_opener) as file:
         head = os.pread(file.fileno(), 64, 0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         build_id = ""
         with suppress(struct.error):
             build_id = _build_id(file.fileno(), head)
     return build_id, digest
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(
+        path, flags | os.O_NONBLOCK | os.O_CLOEXEC
+    )  # a FIFO that has taken its place does not make us wait
 
 
 def _build_id(fd: int, head: bytes) -> str:

@@ -1,38 +1,29 @@
 """Compares an ELF file with what a guest has in memory: symbols of another build would lie."""
 
+from tender.debug.elf_file import ElfFile
 from tender.debug.target import GuestState
-from tender.errors import ImageError
 
 _PIECE = 64 << 10
 _COMPARED_MAX = 16 << 20
 _EXECUTE = 1  # PF_X
 
 
-def first_difference(path: str, state: GuestState) -> int | None:
+def first_difference(elf: ElfFile, state: GuestState) -> int | None:
     """Returns the first address at which the guest's code is not that of the file; None: it is.
 
-    Raises ImageError: the file cannot be read as an ELF file.
+    A file may say that it has any number of segments with code. All of them together are compared up to a bound.
     """
-    from elftools.common.exceptions import ELFError
-    from elftools.elf.elffile import ELFFile
-
-    try:
-        with open(path, "rb") as file:
-            for segment in ELFFile(file).iter_segments("PT_LOAD"):
-                if not segment["p_flags"] & _EXECUTE:
-                    continue
-                file.seek(segment["p_offset"])
-                start = segment["p_vaddr"]
-                end = start + min(segment["p_filesz"], _COMPARED_MAX)
-                for at in range(start, end, _PIECE):
-                    expected = file.read(min(_PIECE, end - at))
-                    found = state.read(at, len(expected))
-                    if found != expected:
-                        return at + _common(expected, found)
-    except OSError as error:
-        raise ImageError(error.strerror or "it cannot be read", file=path) from None
-    except (ELFError, ValueError, KeyError, OverflowError, MemoryError):
-        raise ImageError("it is no ELF file", file=path) from None
+    left = _COMPARED_MAX
+    for segment in elf.segments:
+        if not segment.flags & _EXECUTE:
+            continue
+        end = segment.address + min(segment.file_bytes, left)
+        left -= end - segment.address
+        for at in range(segment.address, end, _PIECE):
+            expected = elf.text(at, min(_PIECE, end - at))
+            found = state.read(at, len(expected))
+            if found != expected:
+                return at + _common(expected, found)
     return None
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tender.debug.attach import attach
+from tender.debug.elf_file import ElfFile
 from tender.debug.find import Guest
 from tender.debug.gdb_server import End, GdbServer
 from tender.debug.guard import Journal
@@ -26,7 +27,7 @@ from tender.printable import printable
 
 
 class Left(Exception):
-    """A signal has ended the session before there was a client."""
+    """The session has ended before there was a client: by a signal, or because nobody waits for it."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,10 @@ class Session:
             raise
 
     def close(self) -> None:
-        """Lets the guest go on as if nobody had looked."""
+        """Lets the guest go on as if nobody had looked. One that was started for this session ends with it."""
         if self._target is not None:
+            if self._subject.guest is None:
+                self._target.kill()
             self._target.detach()
             self._target = None
         self._journal.guest = None
@@ -96,19 +99,22 @@ class Session:
             self._say("the image of this guest is not found: there are no symbols", "name it: --image FILE")
             return
         try:
-            at = first_difference(path, target)
+            elf = ElfFile.open(path)
         except ImageError as error:
             if given:
                 raise
             self._say(error.message, "name the image: --image FILE")
             return
+        with contextlib.closing(elf):
+            at = first_difference(elf, target)
+            self._image_fd = os.dup(elf.fileno()) if at is None else -1
         if at is not None:
             told = f"{printable(path)}: it is not the image of this guest: the code at {at:#x} differs"
             if given:
                 raise ImageError(told)
             self._say(told, "name the file that the guest was started from: --image FILE")
             return
-        self.image, self._image_fd = os.path.abspath(path), os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.image = os.path.abspath(path)
 
     def serve(self, reader: int, writer: int) -> End:
         """Serves one client. The guest is attached."""
@@ -123,9 +129,14 @@ class Session:
         return end
 
 
-def accepted(listening: socket.socket) -> socket.socket:
-    """Waits for a client. Raises Left for a signal."""
-    select.select([listening], [], [])
+def accepted(listening: socket.socket, reported: int = -1) -> socket.socket:
+    """Waits for a client. Raises Left for a signal, or if nobody has the other end of the pipe `reported` any more."""
+    poller = select.poll()
+    poller.register(listening, select.POLLIN)
+    if reported >= 0:
+        poller.register(reported, 0)  # POLLERR
+    if listening.fileno() not in dict(poller.poll()):
+        raise Left
     return listening.accept()[0]
 
 

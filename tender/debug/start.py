@@ -74,7 +74,12 @@ def start(program: str, words: Sequence[str], descriptors: Sequence[int] = (0, 1
         raise
     finally:
         os.close(writer)
-    return _Followed(child).until_guest()
+    followed = _Followed(child)
+    try:
+        return followed.until_guest()
+    except BaseException:
+        followed.kill()
+        raise
 
 
 def _become(
@@ -121,6 +126,12 @@ class _Followed:
             self._known.add(tid)
             if self._is_at_guest(status):
                 return self._handed_over(tid)
+
+    def kill(self) -> None:
+        """Ends all of them: nobody debugs a command that did not come to its guest."""
+        for tid in self._known:
+            with contextlib.suppress(DebugError):
+                ptrace.kill(tid)
 
     def _is_at_guest(self, status: ptrace.Status) -> bool:
         """Lets a thread go on, unless it is about to run the guest."""
