@@ -302,7 +302,7 @@ def test_what_cannot_be_debugged_is_refused_and_the_guest_goes_on(
     for options, words in (
         ((f"--image={guest('hello')}",), "it is not the image of this guest: the code at 0x"),
         (("--image=/absent.elf",), "/absent.elf: No such file"),
-        ((f"--image={text}",), "it is no ELF file"),
+        ((f"--image={text}",), "no ELF file"),
         (("--vm=2",), "no VM 2"),
         (("--vm=0",), "is no number"),
         (("--vm=" + "9" * 5000,), "is no number"),
