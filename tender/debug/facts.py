@@ -21,6 +21,15 @@ from tender.outcome import boot, counters, explain, guest_fault
 from tender.printable import printable
 
 ENDED_KINDS = frozenset(range(1, lib.EVENT_NETWORK)) - {lib.EVENT_INTERRUPTED, lib.EVENT_CONSOLE}
+# The ends whose `rip` is where the guest failed. In the sandbox a hypercall leaves one too, that of the gate.
+_KINDS_WITH_RIP = frozenset(
+    (
+        lib.EVENT_TRANSLATION_FAULT,
+        lib.EVENT_UNHANDLED_EXIT,
+        lib.EVENT_INTERNAL_ERROR,
+        lib.EVENT_HANDLER_FAULT,
+    )
+)
 """The kinds of events that end a run: event_ends_run() of bindings/core/vm.h."""
 
 _SHARED_BYTES: int = ffi.sizeof("struct vm_shared")
@@ -125,7 +134,7 @@ def _end(words: CData, backend: str) -> tuple[str, str, int | None, dict[str, ob
         fault = {
             name: int(getattr(event.trap, name)) for name in ("rip", "cr2", "rsp", "rflags", "error_code")
         }
-    elif event.rip:
+    elif event.rip and event.kind in _KINDS_WITH_RIP:
         fault = {"rip": int(event.rip)}
     return str(reason), message, status, fault
 

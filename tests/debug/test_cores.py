@@ -65,6 +65,22 @@ def test_an_abnormal_end_writes_one_core(
     assert re.search(r"^#\d+ .*\bmain \(", said, re.M), said
 
 
+def test_a_guest_that_panics_stands_where_it_panicked(
+    guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path, gdb: Run
+) -> None:
+    words = ("one", "two", "three-is-much-too-long-for-a-line", "four")
+    done = run_with_core(tender_cmd, backend, tmp_path, str(guest("bug_heap")), *words)
+    assert done.returncode == 255, done.stderr
+    (name,) = os.listdir(tmp_path)
+    with CoreFile(str(tmp_path / name)) as core:
+        assert core.facts().fault is None
+        assert core.fault_registers() == core.registers()
+    said = gdb(f"core-file {tmp_path / name}", "bt", image=guest("bug_heap"))
+    assert "SIGABRT" in said
+    assert re.search(r"^#0 .*\bguest_exit \(", said, re.M), said
+    assert re.search(r"^#\d+ .*\blog_free \(", said, re.M), said
+
+
 def test_an_ordinary_end_writes_none(
     guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
 ) -> None:
