@@ -39,7 +39,8 @@
 struct command {
     const char *program;
     char **words;
-    bool only_native; /* TENDER_LAUNCHER=native */
+    bool only_native;           /* TENDER_LAUNCHER=native */
+    bool stderr_is_no_terminal; /* false: it may be one */
 };
 extern struct command the_command;
 

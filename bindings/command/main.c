@@ -43,6 +43,7 @@ static void hold_standard_descriptors(void)
     int ends[2];
     for (int fd = 0; fd < 3; fd++)
         closed[fd] = fstat(fd, &about) < 0;
+    the_command.stderr_is_no_terminal = closed[2] || !S_ISCHR(about.st_mode);
     if ((!closed[0] && !closed[1] && !closed[2]) || pipe2(ends, O_CLOEXEC) < 0)
         return;
     for (int fd = 0; fd < 3; fd++)

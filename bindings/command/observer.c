@@ -8,10 +8,11 @@
  * console, whose reader waits for its end, and no disk, whose lock lives as long as its descriptors. It
  * waits. A run without --core has no observer.
  *
- * At the end of its run the guest's process writes one byte. OBSERVER_LOOK: it stands still until the
- * observer answers or closes the socket, at most OBSERVER_WAIT_S. The observer becomes Python's `tender
- * core`, which attaches to that process from outside as `tender debug` does. OBSERVER_NOTHING: there is
- * nothing to see. No byte: the process was killed, and the guest's state is gone with it.
+ * At the end of its run the guest's process writes one byte. OBSERVER_LOOK, OBSERVER_TIMEOUT: it stands
+ * still until the observer answers or closes the socket, at most OBSERVER_WAIT_S. The observer becomes
+ * Python's `tender core`, which attaches to that process from outside as `tender debug` does.
+ * OBSERVER_NOTHING: there is nothing to see. No byte: the process was killed, and the guest's state with
+ * it.
  *
  * A guest that has taken over its process can ask for a look at any time, once. It cannot choose what is
  * looked at, nor where the core goes: the observer has both from the command line.
@@ -63,10 +64,12 @@ static void close_the_rest(int socket)
 /* A person at a terminal gets one, others if they ask for it: it costs a process for each run. */
 static bool report_is_wanted(const struct request *request)
 {
-    return !request->solo5 && !request->no_crash_report && (request->crash_report || isatty(STDERR_FILENO));
+    if (request->solo5 || request->no_crash_report)
+        return false;
+    return request->crash_report || (!the_command.stderr_is_no_terminal && isatty(STDERR_FILENO));
 }
 
-static _Noreturn void look(const struct request *request, pid_t command)
+static _Noreturn void look(const struct request *request, pid_t command, char word)
 {
     char pid[16], most[16];
     (void)snprintf(pid, sizeof pid, "%d", (int)command);
@@ -81,6 +84,7 @@ static _Noreturn void look(const struct request *request, pid_t command)
                                  !report_is_wanted(request) ? ""
                                  : request->crash_report    ? "always"
                                                             : "auto",
+                                 word == OBSERVER_TIMEOUT ? "timeout" : "",
                                  NULL};
     execute_python((char **)(uintptr_t)words);
     if (request->core)
@@ -100,8 +104,8 @@ static _Noreturn void observe(const struct request *request, pid_t command, int 
     do
         got = recv(OBSERVER_SOCKET, &word, 1, 0);
     while (got < 0 && errno == EINTR);
-    if (got == 1 && word == OBSERVER_LOOK && getppid() == command)
-        look(request, command);
+    if (got == 1 && (word == OBSERVER_LOOK || word == OBSERVER_TIMEOUT) && getppid() == command)
+        look(request, command, word);
     if (got == 0 && request->core)
         say("--core: no core: the guest's process was killed, and the guest's state is gone with it");
     _exit(0);
@@ -148,7 +152,7 @@ void observer_tell(char word)
     if (socket_fd < 0)
         return;
     const bool asked = write(socket_fd, &word, 1) == 1;
-    if (asked && word == OBSERVER_LOOK)
+    if (asked && word != OBSERVER_NOTHING)
         while (ppoll(&answer, 1, &limit, NULL) < 0 && errno == EINTR && !signal_caught())
             ;
     socket_fd = -1; /* it is closed at the end, which a filter allows to every process */

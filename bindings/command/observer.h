@@ -10,9 +10,9 @@
 int observer_begin(const struct request *request);
 /* The socket to it; -1: there is none. */
 int observer_fd(void);
-/* Tells it what to do, once; repeated calls do nothing. After OBSERVER_LOOK it waits until the observer has
- * looked, and at a second signal no longer. It uses write() and ppoll(), which the command's filter
- * allows. */
+/* Tells it what to do, once; repeated calls do nothing. After OBSERVER_LOOK and OBSERVER_TIMEOUT it waits
+ * until the observer has looked, and at a second signal no longer. It uses write() and ppoll(), which the
+ * command's filter allows. */
 void observer_tell(char word);
 
 #endif

@@ -459,7 +459,9 @@ static _Noreturn void end(const struct request *request, uint32_t layers)
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
     exit_report_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader, &told);
     if (event.kind != EVENT_PROCESS_DIED)
-        observer_tell(exit_is_abnormal(&event, stopped_by) ? OBSERVER_LOOK : OBSERVER_NOTHING);
+        observer_tell(!exit_is_abnormal(&event, stopped_by)                  ? OBSERVER_NOTHING
+                      : event.kind == EVENT_STOPPED && stopped_by == SIGALRM ? OBSERVER_TIMEOUT
+                                                                             : OBSERVER_LOOK);
     if (is_observed)
         release_machine();
     const struct report_about about = about_run(stopped_by, isolation);

@@ -2,7 +2,9 @@
 #ifndef TENDER_OBSERVER_WORDS_H
 #define TENDER_OBSERVER_WORDS_H
 
-#define OBSERVER_LOOK    'e' /* the run has ended abnormally: look at this process */
+#define OBSERVER_LOOK 'e' /* the run has ended abnormally: look at this process */
+#define OBSERVER_TIMEOUT                                                                                     \
+    't' /* the same, and the reason is the time limit, of which the event does not tell */
 #define OBSERVER_NOTHING 'n' /* nothing is to be seen */
 
 /* How long the guest's process waits for the observer. A core of 4 GiB on a slow disk takes a minute. */

@@ -1,13 +1,14 @@
 """The observer of a run's end: looks at the guest of a process that has ended its run and waits for this.
 
 The native command forks a helper before it gives up its rights, and the helper executes this (bindings/command/observer.c
-says why). `tender core --at-end PID PROGRAM DIR MOST FRONT REPORT`: DIR is empty without
---core, and REPORT is empty, auto or always. Descriptor 3 is the socket to the process, which goes on when an answer comes
-or the socket is closed, that is at the latest when this process ends.
+says why). `tender core --at-end PID PROGRAM DIR MOST FRONT REPORT REASON`: DIR is empty without --core, REPORT is empty,
+auto or always, and REASON is "timeout" or empty. Descriptor 3 is the socket to the process, which goes on when an answer
+comes or the socket is closed, that is at the latest when this process ends.
 """
 
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tender.cli import say
@@ -27,12 +28,12 @@ def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_LIMIT_S)
-    pid, program, directory, keep, front, report = argv
+    pid, program, directory, keep, front, report, reason = argv
     say.speak_as(program, hints=front != "solo5")
     from tender.cli.core import say_core
 
     try:
-        _look(int(pid), directory, int(keep), report)
+        _look(int(pid), directory, int(keep), report, reason)
     except TenderError as error:
         if directory:
             say_core(error)
@@ -46,27 +47,29 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _look(pid: int, directory: str, keep: int, report: str) -> None:
+def _look(pid: int, directory: str, keep: int, report: str, reason: str) -> None:
     from tender.cli.core import core_of, say_core
     from tender.debug.core import KEEP_DEFAULT
     from tender.debug.find import guests_of
 
     for guest in guests_of(pid):
-        copied = _copied(guest) if report else None
+        copied = _copied(guest, reason) if report else None
         if directory:
-            say_core(core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT))
+            say_core(core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT, reason=reason))
         if copied is not None:
             from tender.debug.report import crash_text
 
             say.plain(crash_text(copied, color=say.wants_color(2)).removesuffix("\n"))
 
 
-def _copied(guest: "Guest") -> "Captured":
+def _copied(guest: "Guest", reason: str) -> "Captured":
     from tender.debug.attach import attach
+    from tender.debug.core import ended_for
     from tender.debug.report import capture
 
     target = attach(guest)
     try:
-        return capture(target)
+        copied = capture(target)
     finally:
         target.detach()
+    return replace(copied, known=ended_for(copied.known, reason))

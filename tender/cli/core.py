@@ -127,15 +127,25 @@ def _size(size: int) -> str:
     return f"{size >> 10} KiB" if size < 10 << 20 else f"{size >> 20} MiB"
 
 
-def core_of(guest: "Guest", *, path: str = "", directory: str = "", keep: int = 100_000) -> "SavedCore":
-    """Stops a guest, writes a core, and lets it go on. Raises DebugError."""
+def core_of(
+    guest: "Guest", *, path: str = "", directory: str = "", keep: int = 100_000, reason: str = ""
+) -> "SavedCore":
+    """Stops a guest, writes a core, and lets it go on. `reason`: why it was stopped. Raises DebugError."""
     from tender.debug.attach import attach
     from tender.debug.core import save_core
 
     began = time.monotonic()
     target = attach(guest)
     try:
-        return save_core(target, path=path, directory=directory, keep=keep, resume=target.detach, began=began)
+        return save_core(
+            target,
+            path=path,
+            directory=directory,
+            keep=keep,
+            resume=target.detach,
+            began=began,
+            reason=reason,
+        )
     finally:
         target.detach()
 

@@ -87,6 +87,7 @@ def save_core(
     keep: int = KEEP_DEFAULT,
     resume: Callable[[], object] | None = None,
     began: float | None = None,
+    reason: str = "",
 ) -> SavedCore:
     """Writes a core of a guest that stands still.
 
@@ -97,6 +98,7 @@ def save_core(
         keep: How many cores with such names the directory keeps; the oldest of the others are deleted.
         resume: Called as soon as the guest may go on.
         began: When the guest was stopped, by time.monotonic(). None: now.
+        reason: Why the guest was stopped, if its process cannot tell: "timeout".
 
     Raises DebugError: the file cannot be made, with the errno. No file is left then.
     """
@@ -110,7 +112,7 @@ def save_core(
         if name and _exists(name, folder):
             raise FileExistsError(errnos.EEXIST, "")  # before the guest stands still for nothing
         with _Part(folder, shown) as part:
-            facts, resumed = write_core(state, part.fd, resume=resume)
+            facts, resumed = write_core(state, part.fd, resume=resume, reason=reason)
             about = part.finish()
             final = part.publish([name] if name else _names(facts))
         if not name:
@@ -128,7 +130,7 @@ def save_core(
 
 
 def write_core(
-    state: GuestState, fd: int, *, resume: Callable[[], object] | None = None
+    state: GuestState, fd: int, *, resume: Callable[[], object] | None = None, reason: str = ""
 ) -> tuple[Facts, float]:
     """Writes a core into an empty file. Returns the guest's facts, and when it could go on, by time.monotonic().
 
@@ -138,8 +140,16 @@ def write_core(
     if resume is not None:
         resume()
     resumed = time.monotonic()
+    seen.facts = ended_for(seen.facts, reason)
     _complete(seen, fd)
     return seen.facts, resumed
+
+
+def ended_for(facts: Facts, reason: str) -> Facts:
+    """Returns the facts of a guest that was stopped, with the reason why. Others stay as they are."""
+    if facts.reason != "stopped" or reason != "timeout":
+        return facts
+    return _with(facts, reason=reason, message="the time limit is over")
 
 
 def check_directory(directory: str) -> None:

@@ -177,3 +177,25 @@ def _crash(pid: int) -> None:
     at = guest.base + guest.note["syscall_instruction"]
     ptrace.setregs(pid, registers | {"rip": at, "rax": 39, "orig_rax": (1 << 64) - 1})  # getpid
     ptrace.detach(pid)
+
+
+def test_a_core_of_the_end_is_written_also_where_only_parents_may_trace(
+    guest: Callable[[str], Path], tmp_path: Path
+) -> None:
+    YAMA.write_text("1")
+    os.chown(tmp_path, USER, USER)
+    for folder in tmp_path.parents[:2]:
+        os.chmod(folder, 0o755)
+    for backend in ("sandbox", "kvm"):
+        done = subprocess.run(
+            ["tender", f"--backend={backend}", "--mem=16", f"--core={tmp_path}", guest("debug"), "fault"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=120,
+            user=USER,
+            group=USER,
+            extra_groups=(),
+        )
+        assert done.returncode == 255, done.stderr
+        assert b"tender: core: " in done.stderr
+    assert len(os.listdir(tmp_path)) == 2

@@ -84,9 +84,10 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
-    config_of(sandbox)->debuggable = plan->debuggable;
     char *program = plan->find("tender-sandbox"); /* last: what hides it may have made the others fail too */
     const bool becomes = plan->alone && sandbox_can_become(plan->alone->required);
+    /* The observer of the end is no parent of another process, and has no number in its PID namespace. */
+    config_of(sandbox)->debuggable = plan->debuggable || (plan->observed && !becomes);
     if (!becomes) /* SIGCHLD may be inherited as ignored; then the kernel keeps no exit status of a child */
         (void)signal(SIGCHLD, SIG_DFL);
     refused = becomes ? sandbox_become_prepare(sandbox, plan, template_fd, program)

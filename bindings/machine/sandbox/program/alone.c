@@ -34,7 +34,7 @@ static uint32_t own_layers; /* the layers that this program itself has put in fo
 static struct {
     bool decided;                     /* the event is final */
     bool worded;                      /* and the texts below describe it */
-    bool abnormal;                    /* the observer of the end should look */
+    char for_observer;                /* OBSERVER_..., or 0 */
     bool observed;                    /* it has been told */
     volatile uint64_t hurry_until_ns; /* a stop has come: a slow reader has until then. 0: none has */
     int32_t status;
@@ -98,13 +98,14 @@ static void finish_text(void)
 /* The process stands still until the observer has looked at it (command/observer.c), or a stop comes. */
 static void be_observed(void)
 {
-    const char word = ending.abnormal ? OBSERVER_LOOK : OBSERVER_NOTHING;
+    const char word = ending.for_observer ? ending.for_observer : OBSERVER_NOTHING;
     struct pollfd answer = {SANDBOX_FD_CONTROL, POLLIN, 0};
     struct timespec limit = {OBSERVER_WAIT_S, 0};
     if (!self.observed || ending.observed)
         return;
     ending.observed = true;
-    if (system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1 && ending.abnormal)
+    if (system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1 &&
+        word != OBSERVER_NOTHING)
         while (system_call((uint64_t)&answer, 1, (uint64_t)&limit, 0, 0, 0, SYS_ppoll) == -EINTR)
             ;
 }
@@ -157,7 +158,9 @@ _Noreturn void alone_end(int stopped_by)
         event.kind == EVENT_FORBIDDEN_SYSCALL) /* a guest that has not started makes no system call */
         event = (struct vm_event){.kind = EVENT_SETUP_FAILED, .number = STEP_OUTER_FILTER, .os_error = EPERM};
     exit_report_tell(&event, &sandbox_words, stopped_by, self.time_over, &reader, &told);
-    ending.abnormal = exit_is_abnormal(&event, stopped_by);
+    if (exit_is_abnormal(&event, stopped_by))
+        ending.for_observer =
+            event.kind == EVENT_STOPPED && stopped_by == SIGALRM ? OBSERVER_TIMEOUT : OBSERVER_LOOK;
     finish_with(&told, &event, stopped_by);
 }
 
