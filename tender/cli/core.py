@@ -131,9 +131,10 @@ def core_of(
     guest: "Guest", *, path: str = "", directory: str = "", keep: int = 100_000, reason: str = ""
 ) -> "SavedCore":
     """Stops a guest, writes a core, and lets it go on. `reason`: why it was stopped. Raises DebugError."""
-    from tender.debug.attach import attach
+    from tender.debug.attach import attach, prepare
     from tender.debug.core import save_core
 
+    prepare(guest)
     began = time.monotonic()
     target = attach(guest)
     try:

@@ -93,7 +93,7 @@ def facts_of(guest: Guest, shared: bytes, read: Read) -> Facts:
     words = ffi.new("struct vm_shared *")
     ffi.memmove(words, shared, min(len(shared), _SHARED_BYTES))
     devices, arguments = _boot_info(read)
-    build_id, digest = _of_file(guest.image)
+    build_id, digest = of_file(guest.image)
     reason, message, status, fault = _end(words, guest.backend)
     return Facts(
         version=_version.__version__,
@@ -171,7 +171,7 @@ def _device(name: bytes, kind: int, parameters: bytes, handle: int) -> dict[str,
     return device
 
 
-def _of_file(path: str) -> tuple[str, str]:
+def of_file(path: str) -> tuple[str, str]:
     """Returns the build id and the SHA-256 of an ELF file, both in hexadecimal; empty if they are not known."""
     if not path:
         return "", ""

@@ -174,7 +174,7 @@ def touched_of(pid: int, mem_bytes: int, read: Read) -> Sequence[tuple[int, int]
 
 def _pages(pagemap: int, start: int, end: int) -> list[int]:
     data = os.pread(pagemap, (end - start) // _PAGE * 8, start // _PAGE * 8)
-    if not any(data):
+    if data == bytes(len(data)):
         return []
     words = struct.unpack(f"<{len(data) // 8}Q", data[: len(data) // 8 * 8])
     return [start + i * _PAGE for i, word in enumerate(words) if word & _PRESENT_OR_SWAPPED]
