@@ -222,7 +222,6 @@ def test_no_net_ring_is_accepted(solo5: Solo5, guest: Guest) -> None:
             "--net-reattach=1",
             "--frob",
             "--gdb",
-            "--dumpcore=.",
             "--json",
         ),
         *("--net=tap0", "--block", "--block=disk.img", "--timeout=1", "--mem:a=1", "--net:service0"),

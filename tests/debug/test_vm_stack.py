@@ -1,6 +1,7 @@
 """The stack and the variables of a guest of the library, on both backends."""
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ def test_a_waiting_guests_stack_and_variables_are_those_of_its_source(guest: Gue
     with Image.open(guest("debug")) as image, Vm(image, config, console=heard) as vm:
         vm.start(timeout=100)
         assert ready.wait(100)
+        ticks = vm.symbol("ticks")
+        assert ticks is not None
+        end = time.monotonic() + 100
+        while not any(vm.memory(ticks.address, 8)) and time.monotonic() < end:  # it has printed, and waits
+            pass
 
         frames = vm.backtrace()
         nodes = vm.symbol("nodes")
