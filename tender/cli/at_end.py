@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 _SOCKET = 3
 _LIMIT_S = 110
 """Less than the process waits (OBSERVER_WAIT_S)."""
+_SAYING_LIMIT_S = 3
+"""For what is written to stderr. It may be a terminal that nobody reads, and the command does not wait for such a one."""
 
 
 def main(argv: list[str]) -> int:
     """Looks at the process, says what came of it, and returns the exit status, which nobody reads."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_LIMIT_S)
+    signal.alarm(_LIMIT_S)  # its default action ends this process, and so closes the socket
     pid, program, directory, keep, front, report, reason = argv
     say.speak_as(program, hints=front != "solo5")
     from tender.cli.core import say_core
@@ -35,11 +37,13 @@ def main(argv: list[str]) -> int:
     try:
         _look(int(pid), directory, int(keep), report, reason)
     except TenderError as error:
+        signal.alarm(_SAYING_LIMIT_S)
         if directory:
             say_core(error)
         elif report == "always":
             say.error(f"crash report: none: {error.message}")
     except Exception as error:
+        signal.alarm(_SAYING_LIMIT_S)
         if directory:
             say_core(TenderError(f"internal error: {type(error).__name__}: {error}; please report"))
     finally:
@@ -55,11 +59,16 @@ def _look(pid: int, directory: str, keep: int, report: str, reason: str) -> None
     for guest in guests_of(pid):
         copied = _copied(guest, reason) if report else None
         if directory:
-            say_core(core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT, reason=reason))
+            core = core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT, reason=reason)
+            left = signal.alarm(_SAYING_LIMIT_S)
+            say_core(core)
+            signal.alarm(left)
         if copied is not None:
             from tender.debug.report import crash_text
 
-            say.plain(crash_text(copied, color=say.wants_color(2)).removesuffix("\n"))
+            text = crash_text(copied, color=say.wants_color(2)).removesuffix("\n")
+            signal.alarm(_SAYING_LIMIT_S)
+            say.plain(text)
 
 
 def _copied(guest: "Guest", reason: str) -> "Captured":
