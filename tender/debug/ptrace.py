@@ -92,6 +92,19 @@ def set_options(tid: int, options: int) -> None:
     _call(lib.PTRACE_SETOPTIONS, tid, 0, options)
 
 
+def has_pending(tid: int, number: int) -> bool:
+    """Whether a signal waits for this thread. The stop that interrupt() makes comes before such a signal.
+
+    Source: proc(5), SigPnd.
+    """
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            found = next((line for line in file if line.startswith(b"SigPnd:")), b"SigPnd: 0")
+    except OSError:
+        return False
+    return bool(int(found.split()[1], 16) >> (number - 1) & 1)
+
+
 def interrupt(tid: int) -> None:
     """Asks a seized thread to stop with EVENT_STOP. A signal handler may call it."""
     _call(lib.PTRACE_INTERRUPT, tid)

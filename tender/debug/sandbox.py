@@ -99,6 +99,7 @@ class SandboxTarget(Target):
         self._before = b""  # the first byte of the instruction that is stepped
         self._running = self._asked = self._is_group_stopped = False
         self._is_leaving = self._told_end = False
+        self._rewound: int | None = None  # rip was put back to this breakpoint, and RF marks that: trap.c
         self._pending = 0  # the signal of the guest's own fault, which is not delivered yet
         self._changed = False
         self._ended: Ended | None = None
@@ -205,7 +206,10 @@ class SandboxTarget(Target):
                 self._has_ended(status)
                 return
             self._clear_trap_flag()
-            if status.stop == signal.SIGTRAP and not status.event:
+            if status.event == ptrace.EVENT_STOP and ptrace.has_pending(self._tid, signal.SIGTRAP):
+                ptrace.cont(self._tid)
+                self._running = True
+            elif status.stop == signal.SIGTRAP and not status.event:
                 if not self._own_trap() and ptrace.getsiginfo(self._tid).code == _SI_KERNEL:
                     self._pending = signal.SIGTRAP
             elif not status.event:
@@ -276,7 +280,8 @@ class SandboxTarget(Target):
             raw[name] = getattr(registers, name)
         raw["eflags"] = raw["eflags"] & ~_FLAGS_SETTABLE | registers.rflags & _FLAGS_SETTABLE
         if raw["rip"] != before["rip"]:
-            raw["eflags"] &= ~_RESUME_FLAG
+            if self._rewound is None:
+                raw["eflags"] &= ~_RESUME_FLAG
             if self._pending == signal.SIGTRAP:
                 self._pending = 0
         ptrace.setregs(self._tid, raw)
@@ -513,6 +518,10 @@ class SandboxTarget(Target):
         self._pending, self._changed, self._asked = 0, False, False
         self._mode, self._single, self._before = mode, False, b""
         rip = self._rip()
+        if self._rewound not in (None, rip):
+            raw = ptrace.getregs(self._tid)
+            ptrace.setregs(self._tid, {**raw, "eflags": raw["eflags"] & ~_RESUME_FLAG})
+        self._rewound = None
         if self._is_leaving or (mode == _Mode.RUN and (self._is_group_stopped or self._is_at_end())):
             self._go(deliver)
             return
@@ -622,9 +631,17 @@ class SandboxTarget(Target):
         self._mode = _Mode.RUN
         return stop
 
-    def _stopped(self, status: Status) -> Stop | None:
+    def _stopped(self, status: Status) -> Stop | Ended | None:
         self._is_group_stopped = status.stop in _STOPS
         if self._asked:
+            if ptrace.has_pending(
+                self._tid, signal.SIGTRAP
+            ):  # a breakpoint was hit meanwhile: that is the stop
+                self._go()
+                what = self._handle(self._wait())
+                if what is None:
+                    self.interrupt()
+                return what
             stop = self._stop(Stop(signal.SIGINT))
             self._settle()
             return stop
@@ -654,7 +671,10 @@ class SandboxTarget(Target):
         is_end = self._end_is_marked and at == self._place("end_run")
         if not is_temporary and not is_end and at not in self._breakpoints:
             return None
-        raw["rip"] = at
+        raw["rip"] = self._rewound = at
+        raw["eflags"] |= (
+            _RESUME_FLAG  # with rip at once: if we are killed now, trap.c is to know that it was put back
+        )
         ptrace.setregs(self._tid, raw)
         return Stop(signal.SIGTRAP, None if is_temporary or is_end else Watch.SOFTWARE)
 
@@ -783,13 +803,17 @@ def restore(guest: Guest, journal: Journal) -> None:
         if status is None or status.ended:
             return
         if status.event:
-            break
+            if not ptrace.has_pending(tid, signal.SIGTRAP):
+                break
+            ptrace.cont(tid)
+            continue
         raw = ptrace.getregs(tid)
-        if status.stop == signal.SIGTRAP and raw["rip"] - 1 in changes:
+        code = ptrace.getsiginfo(tid).code if status.stop == signal.SIGTRAP else 0
+        if code == _SI_KERNEL and raw["rip"] - 1 in changes:
             raw["rip"] -= 1
             ptrace.setregs(tid, raw)
             break
-        if status.stop == signal.SIGTRAP and ptrace.getsiginfo(tid).code == _TRAP_HWBKPT:
+        if code in (_TRAP_TRACE, _TRAP_HWBKPT):  # of a step, or of a debug register
             break
         ptrace.cont(tid, status.stop)
     for address, original in changes.items():

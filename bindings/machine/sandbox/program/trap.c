@@ -259,10 +259,11 @@ static void use_return_target(greg_t *gregs)
 }
 
 /*
- * A breakpoint that a debugger has set, and the signal was not taken by it: it was killed. Its guard removes
+ * A breakpoint or a step of a debugger, and the signal was not taken by it: it was killed. Its guard removes
  * the breakpoints soon (tender/debug/guard.py). Until then the instruction is tried again, for about 10 s at
- * one address. The debugger passes a SIGTRAP of the guest's own by TOLD_REFUSED. A guest that sets `held`
- * itself gains nothing but a sleep.
+ * one address. A debugger that has looked at the trap has put RIP back to the breakpoint already, and marks
+ * that by RF. It passes a SIGTRAP of the guest's own by TOLD_REFUSED. A guest that sets `held` itself gains
+ * nothing but a sleep.
  */
 static __attribute__((cold, noinline)) bool is_debuggers(const siginfo_t *info, unsigned vector,
                                                          greg_t *gregs)
@@ -274,13 +275,19 @@ static __attribute__((cold, noinline)) bool is_debuggers(const siginfo_t *info, 
         gregs[REG_EFL] |= (greg_t)RFLAGS_RF; /* past an instruction's breakpoint once */
         return true;
     }
+    if (vector == VECTOR_DB && shared->told != TOLD_REFUSED) {
+        gregs[REG_EFL] &= ~(greg_t)RFLAGS_TF;
+        return true;
+    }
     if (vector != VECTOR_BP || shared->told == TOLD_REFUSED || shared->told_tries > TRIES_MAX) {
         shared->told = TOLD_NOTHING;
         shared->told_tries = 0;
         return false;
     }
     shared->told_tries++;
-    gregs[REG_RIP]--; /* to the breakpoint */
+    if (!(gregs[REG_EFL] & (greg_t)RFLAGS_RF))
+        gregs[REG_RIP]--; /* to the breakpoint */
+    gregs[REG_EFL] &= ~(greg_t)RFLAGS_RF;
     (void)ppoll(NULL, 0, &a_while, NULL);
     return true;
 }
