@@ -27,7 +27,7 @@ from tender.debug import ptrace
 from tender.debug.facts import ENDED_KINDS, Shared, end_reason, facts_of
 from tender.debug.find import Guest
 from tender.debug.guard import Journal
-from tender.debug.kvm_memory import is_library, mappings_of, touched_of
+from tender.debug.kvm_memory import is_library, mappings_of, out_of_gate, touched_of
 from tender.debug.kvm_vcpu import (
     DEBUG_ENABLE,
     DEBUG_SINGLESTEP,
@@ -48,7 +48,6 @@ from tender.native import lib
 
 _HLT = b"\xf4"
 _RET = b"\xc3"
-_GATE, _GATE_END = lib.TENDER_GATE_GPA, lib.HVT_GUEST_MIN_GPA
 _GROUP_STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _EINTR, _ENOSYS = (1 << 64) - 4, (1 << 64) - 38  # in rax: interrupted; a system call that has not begun
 _DR6_STEP, _DR7_EXACT = 1 << 14, 0x600  # Intel SDM volume 3, 18.2
@@ -500,11 +499,8 @@ class KvmTarget:
         return stop
 
     def _out_of_gate(self, general: dict[str, int]) -> dict[str, int]:
-        """Returns the registers as after the return from the gate page, which has no symbols and no unwind tables."""
-        if not _GATE <= general["rip"] < _GATE_END:
-            return general
-        rip = int.from_bytes(self.read(general["rsp"], 8), "little")
-        return general | {"rip": rip, "rsp": general["rsp"] + 8 & (1 << 64) - 1}
+        rip, rsp = out_of_gate(general["rip"], general["rsp"], self.read)
+        return general | {"rip": rip, "rsp": rsp}
 
     def _has_ended(self) -> bool:
         return self._shared.event_kind() in ENDED_KINDS

@@ -6,7 +6,7 @@ Guest memory is one range of the process's addresses. Its text and data are priv
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +18,7 @@ from tender.image import Image
 from tender.native import lib
 
 _PAGE = 4096
+_GATE, _GATE_END = lib.TENDER_GATE_GPA, lib.HVT_GUEST_MIN_GPA
 _PAGEMAP_PAGES = 1 << 16  # pages that are looked at in one read
 _IN_USE = re.compile(rb"[\x40-\xff]+")
 """Top bytes of entries of pagemap: bit 63 says that the page is there, bit 62 that it is swapped out.
@@ -54,6 +55,19 @@ def _memory_lines(guest: Guest) -> Iterator[_Line]:
         start, end = max(line.start, first), min(line.end, last)
         if start < end:
             yield _Line(start - first, end - first, line.rights, line.inode)
+
+
+def out_of_gate(rip: int, rsp: int, read: Callable[[int, int], bytes]) -> tuple[int, int]:
+    """Returns RIP and RSP as after the return from the gate page, which has no symbols and no unwind tables.
+
+    Args:
+        rip: RIP. Outside of the page nothing is changed.
+        rsp: RSP.
+        read: Reads guest memory.
+    """
+    if not _GATE <= rip < _GATE_END:
+        return rip, rsp
+    return int.from_bytes(read(rsp, 8), "little"), rsp + 8 & (1 << 64) - 1
 
 
 def is_library(guest: Guest) -> bool:

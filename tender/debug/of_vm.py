@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tender.debug.core import CoreFile
 from tender.debug.core_format import CPU_VERSION, MEMORY_START, PAGE, XCR0_OFFSET
+from tender.debug.kvm_memory import out_of_gate
 from tender.debug.registers import Registers
 from tender.debug.report import capture
 from tender.debug.symbols import Frame, Symbol, Symbols
@@ -189,6 +190,9 @@ class _Still:
         from tender import __version__
 
         vm, result = self._vm, self._vm._result
+        fault = _fault(result)
+        if fault and fault.get("rip") == int(self._state.general.rip):  # in a hypercall: as registers()
+            fault["rip"] = self.registers().rip
         image = os.path.realpath(vm.image_name)
         return Facts(
             version=__version__,
@@ -200,7 +204,7 @@ class _Still:
             reason="live" if result is None else str(result.reason),
             message="" if result is None else result.message,
             status=None if result is None else result.status,
-            fault=_fault(result),
+            fault=fault,
             counters=vm.counters.to_dict(),
             timeline=vm.boot.to_dict(),
         )
@@ -210,13 +214,14 @@ class _Still:
         return Where.ENDED if self._vm._state == "ended" else Where.GUEST
 
     def registers(self) -> Registers:
-        """Returns the vCPU's registers."""
+        """Returns the vCPU's registers. In a hypercall they are those after the return from the gate page."""
         general, system, fpu = self._state.general, self._state.system, self._state.fpu
         xsave = bytearray(ffi.buffer(fpu.xsave))
         xsave[XCR0_OFFSET : XCR0_OFFSET + 8] = int(fpu.xcr0).to_bytes(8, "little")
+        values = {name: int(general.gpr[i]) for i, name in enumerate(_GPR)}
+        values["rip"], values["rsp"] = out_of_gate(int(general.rip), values["rsp"], self.read)
         return Registers(
-            **{name: int(general.gpr[i]) for i, name in enumerate(_GPR)},
-            rip=int(general.rip),
+            **values,
             rflags=int(general.rflags),
             fs_base=int(system.segment[_FS].base),
             gs_base=int(system.segment[_GS].base),
