@@ -32,10 +32,7 @@ KVM = ("--backend=kvm",)
 ROUNDS = "20000000"  # of debug.elf spin: two seconds in the AMD test VM
 HIT = Stop(signal.SIGTRAP, Watch.SOFTWARE)
 STEPPED = Stop(signal.SIGTRAP)
-needs_debug_registers = pytest.mark.skipif(
-    "KVMBOX" in os.environ,
-    reason="in the emulated processors of the test VMs (QEMU 7.2, Bochs) KVM's hardware breakpoints never hit",
-)
+needs_debug_registers = pytest.mark.usefixtures("needs_debug_registers")  # conftest.py
 
 
 @pytest.fixture
@@ -477,7 +474,7 @@ def test_attaching_and_leaving_again_and_again_harms_no_guest(
 def test_hardware_breakpoints_and_watchpoints_hit(
     start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int]
 ) -> None:
-    running = start_guest("debug", "spin", "2000", options=KVM)
+    running = start_guest("debug", "spin", ROUNDS, options=KVM)
     target = attach(running.pid)
     ticks = address_of("ticks")
     target.insert(Watch.WRITE, ticks, 8)
