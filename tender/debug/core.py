@@ -149,7 +149,7 @@ def ended_for(facts: Facts, reason: str) -> Facts:
     """Returns the facts of a guest that was stopped, with the reason why. Others stay as they are."""
     if facts.reason != "stopped" or reason != "timeout":
         return facts
-    return _with(facts, reason=reason, message="the time limit is over")
+    return _with(facts, reason=reason, message="its time limit is over")
 
 
 def check_directory(directory: str) -> None:

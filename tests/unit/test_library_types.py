@@ -168,7 +168,7 @@ def test_pyright_takes_what_is_right_and_refuses_each_wrong_word(pyright: dict[s
 
 def test_only_these_pages_have_examples() -> None:
     pages = {name.rpartition("_")[0] for name in examples() if not name.startswith("examples_")}
-    assert pages == {"README", "library"}
+    assert pages == {"README", "library", "debugging"}
 
 
 def test_a_type_checker_accepts_right_uses_and_refuses_each_wrong_one(errors: str) -> None:
