@@ -1,7 +1,7 @@
 """Cores: writes the state of a guest into a file, and reads such a file as a guest that stands still.
 
 `save_core` takes any GuestState. What has to be read while the guest stands still is read first; it then goes on, and the
-rest (digest, fsync) costs it nothing. `CoreFile` reads a core, which may be a stranger's: all of it is checked, and nothing
+rest (digest, fsync) costs it nothing. `CoreFile` reads a core, which may be hostile: all of it is checked, and nothing
 of its size is allocated. core_format.py has the layout.
 
 The rule of the writer: under the final name there is a whole core or none, and a failure leaves no file behind.

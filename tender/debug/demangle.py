@@ -26,7 +26,7 @@ def demangle(name: str) -> str:
         return name
     try:
         shown = library(name)
-    except Exception:  # a stranger's name in a library of others
+    except Exception:  # a hostile name in a library of others
         return name
     return _RUST_HASH.sub("", shown) if shown and shown.isprintable() else name
 

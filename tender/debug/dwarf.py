@@ -3,7 +3,7 @@
 A unit is read when an address in it is asked for: the unit is found by .debug_aranges, or by the ranges of each unit's first
 entry. Source: DWARF 5, sections 6.1.2, 6.2, 7.4 to 7.6, 2.17.3.
 
-A file may be a stranger's. Each loop goes forward in the bytes of a section, or counts to a limit.
+A file may be hostile. Each loop goes forward in the bytes of a section, or counts to a limit.
 """
 
 import bisect

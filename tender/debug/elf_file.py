@@ -1,4 +1,4 @@
-"""The parts of an ELF file that a debugger reads: sections, segments, symbols and text, of a file that may be a stranger's.
+"""The parts of an ELF file that a debugger reads: sections, segments, symbols and text, of a file that may be hostile.
 
 Nothing is read before it is needed, and nothing is larger than the file or the limits below. Every number of the file is
 checked where it is used. A section that is broken is an empty one.

@@ -21,6 +21,8 @@ from tender.outcome import boot, counters, explain, guest_fault
 from tender.printable import printable
 
 ENDED_KINDS = frozenset(range(1, lib.EVENT_NETWORK)) - {lib.EVENT_INTERRUPTED, lib.EVENT_CONSOLE}
+"""The kinds of events that end a run: event_ends_run() of bindings/core/vm.h."""
+_ASKED_ENDS = ("exit", "stopped", "timeout", "signal")
 # The ends whose `rip` is where the guest failed. In the sandbox a hypercall leaves one too, that of the gate.
 _KINDS_WITH_RIP = frozenset(
     (
@@ -30,8 +32,6 @@ _KINDS_WITH_RIP = frozenset(
         lib.EVENT_HANDLER_FAULT,
     )
 )
-"""The kinds of events that end a run: event_ends_run() of bindings/core/vm.h."""
-
 _SHARED_BYTES: int = ffi.sizeof("struct vm_shared")
 _BOOT_INFO = struct.Struct("<QQQQQIIQ")  # abi/tender_abi.h, struct hvt_boot_info
 _ENTRY = struct.Struct("<68sI16s8sB7x")  # struct mft_entry
@@ -90,8 +90,7 @@ class Shared:
 
 def facts_of(guest: Guest, shared: bytes, read: Read) -> Facts:
     """Returns the facts of a guest from the bytes of its `struct vm_shared` and its memory."""
-    words = ffi.new("struct vm_shared *")
-    ffi.memmove(words, shared, min(len(shared), _SHARED_BYTES))
+    words = _words(shared)
     devices, arguments = _boot_info(read)
     build_id, digest = of_file(guest.image)
     reason, message, status, fault = _end(words, guest.backend)
@@ -114,11 +113,16 @@ def facts_of(guest: Guest, shared: bytes, read: Read) -> Facts:
     )
 
 
-def end_reason(shared: bytes, backend: str) -> str:
-    """Returns why the run has ended, a word of ExitReason, or "live"."""
+def has_ended_well(shared: bytes, backend: str) -> bool:
+    """Whether the run has ended by itself, or because somebody asked for it."""
+    return _end(_words(shared), backend)[0] in _ASKED_ENDS
+
+
+def _words(shared: bytes) -> CData:
+    """Returns the bytes of a `struct vm_shared` as one."""
     words = ffi.new("struct vm_shared *")
     ffi.memmove(words, shared, min(len(shared), _SHARED_BYTES))
-    return _end(words, backend)[0]
+    return words
 
 
 def _end(words: CData, backend: str) -> tuple[str, str, int | None, dict[str, object] | None]:

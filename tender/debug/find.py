@@ -132,7 +132,7 @@ def _guests_in(pid: int) -> Iterator[Guest]:
         if not _field(_status(pid), "VmSize"):
             return  # it is ending, or a thread of the kernel
         raise PermissionError(EPERM, "maps")
-    for start in _tender_files(pid, maps):
+    for start in tender_files(pid, maps):
         note, base = read_note(_reader(pid), start)
         if not note:
             continue
@@ -143,7 +143,7 @@ def _guests_in(pid: int) -> Iterator[Guest]:
             yield from _held(pid, note, base)
 
 
-def _tender_files(pid: int, maps: list[Map]) -> list[int]:
+def tender_files(pid: int, maps: list[Map]) -> list[int]:
     """Returns where the program of a process, and the library's core, begin in its memory."""
     program = os.readlink(f"/proc/{pid}/exe")
     starts: dict[str, int] = {}
@@ -247,7 +247,7 @@ def _held(pid: int, note: dict[str, int], base: int) -> Iterator[Guest]:
         for child in _children(pid):
             try:
                 maps = maps_of(child)
-                for start in _tender_files(child, maps):
+                for start in tender_files(child, maps):
                     of_child, there = read_note(_reader(child), start)
                     if "the_vm" in of_child:
                         _check_version(child, of_child)

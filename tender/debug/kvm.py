@@ -24,7 +24,7 @@ from dataclasses import replace
 from enum import Enum
 
 from tender.debug import ptrace
-from tender.debug.facts import ENDED_KINDS, Shared, end_reason, facts_of
+from tender.debug.facts import ENDED_KINDS, Shared, facts_of, has_ended_well
 from tender.debug.find import Guest
 from tender.debug.guard import Journal
 from tender.debug.kvm_memory import is_library, mappings_of, out_of_gate, touched_of
@@ -56,7 +56,6 @@ _LENGTH = {1: 0, 2: 1, 4: 3, 8: 2}
 _HARDWARE_MAX = 4
 _RFLAGS = 0x3D7FD7  # those that exist, without VM: Intel SDM volume 1, 3.4.3
 _RFLAGS_VM, _RFLAGS_ONE = 1 << 17, 2
-_GOOD_ENDS = {"exit", "stopped", "timeout", "signal"}
 
 
 class _Mode(Enum):
@@ -506,7 +505,7 @@ class KvmTarget:
         return self._shared.event_kind() in ENDED_KINDS
 
     def _ended_well(self) -> bool:
-        return end_reason(self._shared.read(), self._guest.backend) in _GOOD_ENDS
+        return has_ended_well(self._shared.read(), self._guest.backend)
 
     def _hold(self) -> None:
         """From now on the run loop tells of breakpoints, and waits if we are killed."""

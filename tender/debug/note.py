@@ -1,7 +1,7 @@
 """Reads the debug note of a process: numbers and addresses by name. bindings/core/debug_note.h has the format.
 
 It is read from the memory of the process, whose loader has put it there. So a file that was replaced meanwhile, or that
-lies in another mount namespace, makes no difference. The process may be a stranger's: each length is bounded.
+lies in another mount namespace, makes no difference. The process may be hostile: each length is bounded.
 """
 
 import struct

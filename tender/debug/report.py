@@ -1,7 +1,7 @@
 """Crash reports: what a person needs to know about a guest that stands still, from its state and its image.
 
 `capture` copies what a report needs, so a live guest goes on soon. `report_of` then makes the report as plain data of the
-schema "tender.report/1" (docs/cli.md describes it), in a confined child: image and core may be a stranger's. report_text.py
+schema "tender.report/1" (docs/cli.md describes it), in a confined child: image and core may be hostile. report_text.py
 and report_html.py show it. All texts in the data are the guest's or a file's: whoever shows them makes them harmless.
 """
 
@@ -363,7 +363,7 @@ def source_of(frames: Sequence[Frame]) -> dict[str, object] | None:
 
 
 def _read_source(path: str) -> str:
-    """The path is that of a stranger's file: only text of a regular file is read, and no device or link is opened."""
+    """The path is that of a hostile file: only text of a regular file is read, and no device or link is opened."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (OSError, ValueError):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from tender.debug import ptrace
-from tender.debug.facts import ENDED_KINDS, Shared, end_reason, facts_of
+from tender.debug.facts import ENDED_KINDS, Shared, facts_of, has_ended_well
 from tender.debug.find import Guest
 from tender.debug.guard import Journal
 from tender.debug.ptrace import Gone, Status
@@ -658,8 +658,7 @@ class SandboxTarget(Target):
 
     def _end(self) -> Stop:
         self._told_end = True
-        reason = end_reason(self._shared.read(), "sandbox")
-        return Stop(signal.SIGINT if reason in ("exit", "stopped", "timeout", "signal") else signal.SIGABRT)
+        return Stop(signal.SIGINT if has_ended_well(self._shared.read(), "sandbox") else signal.SIGABRT)
 
     def _own_trap(self) -> Stop | None:
         """A trap of an int3 that is ours: rip is put back to it."""
@@ -797,7 +796,6 @@ def restore(guest: Guest, journal: Journal) -> None:
     changes = dict(journal.changes())
     ptrace.seize(tid)
     ptrace.interrupt(tid)
-    deliver = 0
     while True:
         status = ptrace.wait(tid)
         if status is None or status.ended:
@@ -822,4 +820,4 @@ def restore(guest: Guest, journal: Journal) -> None:
         ptrace.set_debug_register(tid, _DR7, 0)
     with suppress(DebugError):
         Shared(guest).hold(False)
-    ptrace.detach(tid, deliver)
+    ptrace.detach(tid)

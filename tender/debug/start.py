@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Never
 
 from tender.debug import ptrace
-from tender.debug.find import Guest, guests_of
+from tender.debug.find import Guest, guests_of, maps_of, tender_files
 from tender.debug.note import read_note
 from tender.debug.target import DebugError
 
@@ -196,15 +196,11 @@ class _Followed:
 def _note_of_program(tid: int) -> tuple[dict[str, int], int]:
     """Returns the debug note of the program of a process, and where it is loaded; nothing if it has none."""
     try:
-        program = os.readlink(f"/proc/{tid}/exe")
-        with open(f"/proc/{tid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line.rstrip("\n").split(maxsplit=5) for line in file]
+        starts = tender_files(tid, maps_of(tid))
     except OSError:
         return {}, 0
-    for fields in lines:
-        if len(fields) == 6 and fields[5] == program and not int(fields[2], 16):
-            start = int(fields[0].partition("-")[0], 16)
-            return read_note(lambda address, length: ptrace.read_memory(tid, address, length), start)
+    for start in starts:
+        return read_note(lambda address, length: ptrace.read_memory(tid, address, length), start)
     return {}, 0
 
 

@@ -3,7 +3,7 @@
 `FrameTable` finds the entry (FDE) of an address and computes the caller's registers. It keeps an index of where the entries
 begin; an entry is read when a frame needs it. Source: DWARF 5, section 6.4; LSB 5.0 core, chapter 10.6 (.eh_frame).
 
-A file may be a stranger's. Every number is checked, and each loop consumes bytes of the file or counts to a limit.
+A file may be hostile. Every number is checked, and each loop consumes bytes of the file or counts to a limit.
 """
 
 import bisect

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
-SITES_MAX = 1 << 18  # instructions of interest in one image; a stranger's file may consist of nothing else
+SITES_MAX = 1 << 18  # instructions of interest in one image; a hostile file may consist of nothing else
 
 
 @dataclass
