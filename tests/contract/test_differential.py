@@ -126,6 +126,10 @@ DUMP: Normal = (
     # emulation does not.
     (r"(rflags 0{11})[01]([0-9a-f]{4})", r"\1.\2"),
 )
+CALLED: Normal = (
+    *DUMP,
+    (r"\br11 [0-9a-f]{16}", "r11 <by the call>"),
+)  # a hypercall by the gate may change r11
 RF = 1 << 16
 POLLS = frozenset({"poll", "walltime"})
 
@@ -166,6 +170,19 @@ CASES = [
         why="the sandbox maps data without the right to execute it; the start state under KVM has no such right",
     ),
     *(Case("exit_status", (n,)) for n in ("0", "1", "254", "255", "256", "300")),
+    Case("debug", ("spin", "1000")),
+    Case("debug", ("poll", "3"), counts=POLLS),
+    Case("debug", ("sleep",), stop_at=b"ready", counts=POLLS),
+    Case("debug", ("print", "100000")),
+    *(Case("debug", (fault,), normal=CALLED) for fault in ("fault", "divide", "invalid")),
+    Case("debug", ("wedge",), stop_at=b"ready"),
+    Case("debug", ("vectors", "1000")),
+    Case("debug", ("privileged", "3")),
+    Case("debug", ("halt",)),
+    Case("debug_nogate", ("poll", "3"), counts=POLLS),
+    Case("bug_null", ("kitchen", "attic"), normal=CALLED),
+    Case("bug_heap", ("a" * 40, "b")),
+    Case("bug_loop", ("b", "a")),
     Case("far_write", normal=DUMP),
     Case("flood", stop_at=b"f" * 63, normal=FLOOD, counts=frozenset({"puts", "console_bytes"})),
     Case("fpu"),
