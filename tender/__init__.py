@@ -41,9 +41,21 @@ if TYPE_CHECKING:
     from tender.pool import VmPool
     from tender.result import BootTimeline, Counters, ExitReason, GuestFailed, GuestFault, Trap, VmResult
     from tender.vm import Vm, run
+    from tender.watch.running import GuestRates, RunningGuest, RunState, running
 
 # The modules that have the names. Those that need no native part come first.
-_MODULES = ("_version", "annotations", "errors", "config", "native", "image", "result", "vm", "pool")
+_MODULES = (
+    "_version",
+    "annotations",
+    "errors",
+    "config",
+    "native",
+    "image",
+    "result",
+    "vm",
+    "pool",
+    "watch.running",
+)
 
 __all__ = [
     "CAPTURE",
@@ -64,6 +76,7 @@ __all__ = [
     "ExitReason",
     "GuestFailed",
     "GuestFault",
+    "GuestRates",
     "HostError",
     "Image",
     "ImageError",
@@ -74,6 +87,8 @@ __all__ = [
     "NetFd",
     "NetRing",
     "NetRingLike",
+    "RunState",
+    "RunningGuest",
     "Segment",
     "Tap",
     "TenderError",
@@ -85,6 +100,7 @@ __all__ = [
     "VmStateError",
     "__version__",
     "run",
+    "running",
 ]
 
 

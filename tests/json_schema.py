@@ -108,6 +108,12 @@ def _const(value: object, wanted: object, _: dict[str, Any], root: dict[str, Any
     return [] if value == wanted else [f"{at}: {value!r} is not {wanted!r}"]
 
 
+def _minimum(value: object, wanted: float, _: dict[str, Any], root: dict[str, Any], at: str) -> list[str]:
+    return (
+        [f"{at}: {value!r} is below {wanted}"] if isinstance(value, (int, float)) and value < wanted else []
+    )
+
+
 _CHECKS: dict[str, Any] = {
     "$ref": _ref,
     "oneOf": _one_of,
@@ -119,4 +125,5 @@ _CHECKS: dict[str, Any] = {
     "pattern": _pattern,
     "enum": _enum,
     "const": _const,
+    "minimum": _minimum,
 }

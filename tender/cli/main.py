@@ -31,6 +31,7 @@ COMMANDS = {
         "tender.cli.crash_report",
         "show where a guest stands, or stood in a core: stack, registers, memory",
     ),
+    "ps": ("tender.cli.ps", "list the guests that run on this host"),
     "sdk": ("tender.cli.sdk", "print how to build a unikernel of your own"),
     "bench": ("tender.cli.bench", "measure boot, exits and I/O on this machine"),
     "solo5-elftool": ("tender.cli.elftool", "make and show manifests, as Solo5's tool of that name"),

@@ -240,6 +240,10 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--html=FILE", "write one page for a browser, and print nothing"),
         ("--image=FILE", "the guest's ELF file, if it lies elsewhere now"),
     ),
+    "ps": (
+        ("--json", "one JSON object of the schema tender.ps/1"),
+        ("--interval=SECONDS", "look twice, that far apart, and show what happened in between"),
+    ),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),

@@ -19,6 +19,7 @@ from tender.debug.target import DebugError, Facts
 from tender.native import DEVICE_KINDS, CData, ffi, lib
 from tender.outcome import boot, counters, explain, guest_fault
 from tender.printable import printable
+from tender.result import Counters
 
 ENDED_KINDS = frozenset(range(1, lib.EVENT_NETWORK)) - {lib.EVENT_INTERRUPTED, lib.EVENT_CONSOLE}
 """The kinds of events that end a run: event_ends_run() of bindings/core/vm.h."""
@@ -91,7 +92,7 @@ class Shared:
 def facts_of(guest: Guest, shared: bytes, read: Read) -> Facts:
     """Returns the facts of a guest from the bytes of its `struct vm_shared` and its memory."""
     words = _words(shared)
-    devices, arguments = _boot_info(read)
+    devices, arguments = boot_info(read)
     build_id, digest = of_file(guest.image)
     reason, message, status, fault = _end(words, guest.backend)
     return Facts(
@@ -143,7 +144,7 @@ def _end(words: CData, backend: str) -> tuple[str, str, int | None, dict[str, ob
     return str(reason), message, status, fault
 
 
-def _boot_info(read: Read) -> tuple[list[dict[str, object]], str]:
+def boot_info(read: Read) -> tuple[list[dict[str, object]], str]:
     """Returns the devices and the command line that the guest was given. A guest cannot change them on KVM."""
     data = read(lib.HVT_BOOT_INFO_GPA, _BOOT_INFO.size)
     if len(data) < _BOOT_INFO.size:
@@ -184,6 +185,19 @@ def of_file(path: str) -> tuple[str, str]:
         if stat.S_ISREG(about.st_mode) and about.st_size <= _IMAGE_MAX:
             return _of_this_file(path, about.st_ino, about.st_size, about.st_mtime_ns)
     return "", ""
+
+
+def build_id_of(path: str) -> str:
+    """Returns the build id of an ELF file in hexadecimal; empty if it has none or cannot be read."""
+    with suppress(OSError, ValueError, struct.error), open(path, "rb", buffering=0, opener=_opener) as file:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return _build_id(file.fileno(), os.pread(file.fileno(), 64, 0))
+    return ""
+
+
+def counters_of(shared: bytes) -> Counters:
+    """Returns what the bytes of a `struct vm_shared` count."""
+    return counters(_words(shared), console_lost_bytes=0)
 
 
 @lru_cache(maxsize=4)

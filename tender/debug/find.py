@@ -22,6 +22,7 @@ from tender.printable import printable
 _VMS_MAX = 1 << 16
 _STEPS_MAX = 1 << 18  # in all walks of a list that changes meanwhile
 _PATH_MAX = 4096
+_MAPS_BYTES_MAX = 16 << 20  # of /proc/PID/maps: 65,530 mappings with names of usual length
 _MEMORY_MAX = 1 << 32
 _MEMORY_NAME = "/memfd:tender-vm"  # MEMORY_NAME of bindings/machine/sandbox/spawn.c
 _DELETED = " (deleted)"
@@ -44,6 +45,7 @@ class Guest:
         shared_hva: Where `struct vm_shared` lies.
         note: The numbers of the debug note of the program or library that runs it, by name (bindings/core/debug_note.h).
         base: Where that program or library is loaded; the note's addresses are relative to it.
+        image_name: The path that its process was given, also if nothing can be opened by it; empty: it has none.
         values: Further values that the backend's target needs, by name. On KVM: `vm`, the address of its `struct vm`;
             `vcpu_fd`; `run_hva`, where `struct kvm_run` lies. In the sandbox: `memory_end`, the end of the memory
             that is shared with its holder.
@@ -60,6 +62,29 @@ class Guest:
     note: dict[str, int]
     base: int
     values: dict[str, int]
+    image_name: str = ""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process in which Tender's code lies, and where: what has to be read once, and is true until it executes another.
+
+    Attributes:
+        pid: The process.
+        notes: The debug notes of its program and libraries, each with its load address.
+        sandboxed: The guest of a program of the sandbox.
+    """
+
+    pid: int
+    notes: tuple[tuple[dict[str, int], int], ...] = ()
+    sandboxed: Guest | None = None
+
+    def guests(self) -> Iterator[Guest]:
+        """Yields the guests that the process executes now, not those of its children. Raises OSError or DebugError."""
+        if self.sandboxed:
+            yield self.sandboxed
+        for note, base in self.notes:
+            yield from _on_kvm_in(self.pid, note, base)
 
 
 class Map(NamedTuple):
@@ -101,9 +126,7 @@ def guests() -> Sequence[Guest]:
         if not name.isdecimal():
             continue
         try:
-            with open(f"/proc/{name}/maps", "rb") as file:
-                maps = file.read()
-            if any(mark in maps for mark in _MARKS):
+            if any(mark in _maps_text(name) for mark in _MARKS):
                 for guest in _guests_in(int(name)):
                     found.setdefault((guest.pid, guest.tid, guest.memory_hva), guest)
         except (OSError, DebugError):  # it has ended, or is somebody else's
@@ -111,10 +134,45 @@ def guests() -> Sequence[Guest]:
     return sorted(found.values(), key=lambda guest: (guest.pid, guest.memory_hva))
 
 
+def program_of(pid: int) -> Program | None:
+    """Returns what a process has of Tender, or None if it has nothing.
+
+    Raises OSError, or DebugError: what it has is of another version.
+    """
+    text = _maps_text(pid)
+    if not any(mark in text for mark in _MARKS):
+        if not text and _field(_status(pid), "VmSize"):
+            raise PermissionError(EPERM, "maps")
+        return None
+    maps = _maps(text)
+    notes: list[tuple[dict[str, int], int]] = []
+    for start in tender_files(pid, maps):
+        note, base = read_note(_reader(pid), start)
+        if not note:
+            continue
+        _check_version(pid, note)
+        if "the_vm" in note:
+            for guest in _sandboxed(pid, maps, note, base):
+                return Program(pid, sandboxed=guest)
+        else:
+            notes.append((note, base))
+    return Program(pid, notes=tuple(notes)) if notes else None
+
+
 def maps_of(pid: int) -> list[Map]:
     """Returns the mappings of a process in ascending order. Raises OSError."""
-    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
-        return [_map(line) for line in file.read().split("\n") if line]
+    return _maps(_maps_text(pid))
+
+
+def _maps_text(pid: int | str) -> bytes:
+    """Returns the whole lines of /proc/PID/maps, up to a bound: a hostile process has mappings with long names."""
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        text = file.read(_MAPS_BYTES_MAX)
+    return text[: text.rfind(b"\n") + 1]
+
+
+def _maps(text: bytes) -> list[Map]:
+    return [_map(line) for line in text.decode("utf-8", "surrogateescape").split("\n") if line]
 
 
 def _map(line: str) -> Map:
@@ -216,6 +274,7 @@ def _sandboxed(pid: int, maps: list[Map], note: dict[str, int], base: int) -> It
         note=note,
         base=base,
         values={"memory_end": shared.end},
+        image_name=name.removeprefix(":"),
     )
 
 
@@ -232,14 +291,8 @@ def _is_memory_of_vm(map: Map) -> bool:
 
 
 def _held(pid: int, note: dict[str, int], base: int) -> Iterator[Guest]:
-    own = int(_field(_status(pid), "NSpid").split()[-1])
     sandboxed = False
-    for vm in _vms(pid, note, base):
-        if _word(pid, vm + note["vm_process"], 4) != own:
-            continue  # a copy that a fork has of its parent's
-        machine = _word(pid, vm + note["vm_machine"])
-        ops = _word(pid, machine + note["machine_ops"]) if machine else 0
-        backend = _string(pid, _word(pid, ops + note["machine_name"]), 16) if ops else b""
+    for vm, machine, backend in _machines(pid, note, base):
         sandboxed |= backend == b"sandbox"
         if backend == b"kvm":
             yield _on_kvm(pid, vm, machine, note, base)
@@ -257,6 +310,24 @@ def _held(pid: int, note: dict[str, int], base: int) -> Iterator[Guest]:
                 continue  # it has just ended
             except PermissionError as error:
                 raise _refused(child, error) from None
+
+
+def _on_kvm_in(pid: int, note: dict[str, int], base: int) -> Iterator[Guest]:
+    for vm, machine, backend in _machines(pid, note, base):
+        if backend == b"kvm":
+            yield _on_kvm(pid, vm, machine, note, base)
+
+
+def _machines(pid: int, note: dict[str, int], base: int) -> Iterator[tuple[int, int, bytes]]:
+    """Yields the VMs in the list of a process, each with its machine and the name of its backend."""
+    vms = _vms(pid, note, base)
+    own = int(_field(_status(pid), "NSpid").split()[-1]) if vms else 0
+    for vm in vms:
+        if _word(pid, vm + note["vm_process"], 4) != own:
+            continue  # a copy that a fork has of its parent's
+        machine = _word(pid, vm + note["vm_machine"])
+        ops = _word(pid, machine + note["machine_ops"]) if machine else 0
+        yield vm, machine, _string(pid, _word(pid, ops + note["machine_name"]), 16) if ops else b""
 
 
 def _on_kvm(pid: int, vm: int, machine: int, note: dict[str, int], base: int) -> Guest:
@@ -277,6 +348,7 @@ def _on_kvm(pid: int, vm: int, machine: int, note: dict[str, int], base: int) ->
             "vcpu_fd": _word(pid, machine + note["kvm_vcpu_fd"], 4),
             "run_hva": _word(pid, machine + note["kvm_run"]),
         },
+        image_name=image,
     )
 
 

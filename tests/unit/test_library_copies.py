@@ -27,6 +27,7 @@ from tender import (
     ExitReason,
     GuestFailed,
     GuestFault,
+    GuestRates,
     HostError,
     Image,
     ImageError,
@@ -35,6 +36,8 @@ from tender import (
     ManifestError,
     NetFd,
     NetRing,
+    RunningGuest,
+    RunState,
     Segment,
     Tap,
     TenderError,
@@ -67,6 +70,8 @@ SENDABLE: list[object] = [
     RESULT.boot,
     Trap(**dict.fromkeys(Trap.__slots__, 7)),
     GuestFault(rip=1, instruction="0f", registers={"rax": 1}),
+    RunningGuest(**dict.fromkeys(RunningGuest.__slots__, 7)),  # type: ignore[arg-type]
+    GuestRates(seconds=1.0, cpu_percent=2.0, counters={"exits": 3.0}, hypercalls={"puts": 4.0}),
     *(kind("what", **HINTS) for kind in (TenderError, ConfigError, VmStateError)),
     ImageError("what", file="app.elf", offset=9, **HINTS),
     ManifestError("what", missing=(("service0", "net"),), **HINTS),
@@ -74,7 +79,7 @@ SENDABLE: list[object] = [
     GuestFailed("what", RESULT),
 ]
 COPIED_ONLY: list[Value] = [NetFd(3), BlockFd(3), VmConfig(net=NetFd(3), block={"b": BlockFd(4)})]
-ENUMERATIONS = (Backend, Console, DeviceKind, ExitReason, IsolationLayer, NetRing)
+ENUMERATIONS = (Backend, Console, DeviceKind, ExitReason, IsolationLayer, NetRing, RunState)
 OWNERS = (Image, Vm, VmPool)
 
 

@@ -18,7 +18,7 @@ from tender.native import ffi, lib
 
 DOC = (Path(__file__).parents[2] / "docs" / "library.md").read_text()
 SHOWN_BY = {"image": tender.Image, "config": tender.VmConfig, "vm": tender.Vm, "pool": tender.VmPool}
-MADE_BY_USERS = ("Tap", "NetFd", "BlockFile", "BlockFd", "VmConfig", "Vm", "VmPool", "run")
+MADE_BY_USERS = ("Tap", "NetFd", "BlockFile", "BlockFd", "VmConfig", "Vm", "VmPool", "run", "running")
 CLASS_METHODS = ("Image.open", "Image.from_bytes")
 OURS = {"image.elf", "image.template", "config.to_dict"}
 """Public by name, but only used by other parts of the library."""

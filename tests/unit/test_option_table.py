@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tender.annotations import IsolationLayer
-from tender.cli import core, crash_report, debug, doctor, inspect, main, option_table, options, sdk, usage
+from tender.cli import core, crash_report, debug, doctor, inspect, main, option_table, options, ps, sdk, usage
 from tender.cli.audit import command as audit
 from tender.cli.option_table import ACTION, OPTIONS, Fields, Option
 from tender.config import BACKENDS, MEM_DEFAULT
@@ -120,6 +120,7 @@ OTHERS = {
     "debug": debug.USAGE,
     "core": core.USAGE,
     "report": crash_report.USAGE,
+    "ps": ps.USAGE,
     "sdk": sdk.USAGE,
 }
 

@@ -18,7 +18,7 @@ LEVELS = {
     "config": 1, "native": 1,
     "result": 2, "image": 2, "manifest_json": 2, "manifest": 3, "outcome": 3,
     "devices": 4, "backend": 4,
-    "assemble": 5, "debug": 5, "vm": 5, "pool": 6,
+    "assemble": 5, "debug": 5, "vm": 5, "pool": 6, "watch": 6,
     "bench": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
