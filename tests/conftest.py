@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support import Guest, TapInterface, ip, take_backend, tap_offload
+from support import Guest, TapInterface, ip, ocaml_images, take_backend, tap_offload
 
 import tender
 
@@ -121,13 +121,20 @@ def tap() -> Iterator[TapInterface]:
         subprocess.run(["ip", "link", "del", made.name], capture_output=True, check=False)
 
 
-FOREIGN = {"pair": "TENDER_SOLO5_ELFTOOL", "run_both": "TENDER_SOLO5_HVT", "hvt": "TENDER_HVT_DIR"}
+FOREIGN = {
+    "pair": "TENDER_SOLO5_ELFTOOL",
+    "run_both": "TENDER_SOLO5_HVT",
+    "hvt": "TENDER_HVT_DIR",
+    "ocaml_image": "TENDER_HVT_DIR",
+}
 """Fixtures that need something which this project does not build, and the variable that says where it is."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects the tests that need Solo5's own tools or unikernels if the variable is not set. They are not skipped."""
+    """Deselects the tests that need Solo5's own tools, or unikernels of others, if there are none. They are not skipped."""
     absent = {fixture for fixture, variable in FOREIGN.items() if not os.environ.get(variable)}
+    if not ocaml_images():  # a directory of other unikernels
+        absent.add("ocaml_image")
     left_out = [item for item in items if absent & set(getattr(item, "fixturenames", ()))]
     items[:] = [item for item in items if item not in left_out]
     if left_out:

@@ -33,6 +33,17 @@ BENCH = (sys.executable, str(ROOT / "bench"))
 """The words of a command that runs a benchmark of this checkout; the benchmark's name follows them."""
 
 
+def ocaml_images() -> list[Path]:
+    """Returns the unikernels below TENDER_HVT_DIR that have OCaml's runtime and need no device."""
+    found = []
+    for path in sorted(Path(os.environ.get("TENDER_HVT_DIR", "/dev/null")).rglob("*.hvt")):
+        if b"\0caml_startup\0" in path.read_bytes():
+            with tender.Image.open(path) as image:
+                if not image.devices:
+                    found.append(path)
+    return found
+
+
 def markdown_pages(root: Path) -> list[Path]:
     """Returns the Markdown pages of the tree, without those of an environment or of what was built.
 

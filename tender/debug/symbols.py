@@ -263,7 +263,7 @@ class Symbols:
             if step is None or not step.registers.get(RIP):
                 return None
             current, is_return = step.registers, not step.is_signal
-            if step.is_signal:
+            if step.is_interruption:
                 named = {name: current[number] for number, name in enumerate(DWARF) if number in current}
                 return registers._with(**named)
         return None

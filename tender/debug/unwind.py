@@ -87,12 +87,15 @@ class Step:
     Attributes:
         registers: The caller's, by their DWARF numbers; rip is missing in the outermost frame.
         cfa: The canonical frame address of the frame that was left.
-        is_signal: Whether that frame was made by an interruption: the caller's rip is not behind a call.
+        is_signal: Whether the tables say that the caller's rip is not behind a call.
+        is_interruption: Whether that frame was made by an exception: also its stack pointer was saved in memory. OCaml's
+            runtime marks its changes of stacks (caml_c_call) as signal frames too, and they are none.
     """
 
     registers: dict[int, int]
     cfa: int
     is_signal: bool
+    is_interruption: bool = False
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ class FrameTable:
             caller[RIP] = caller.pop(cie.return_register, 0)
         elif rules.registers.get(RIP, ("same", 0))[0] == "same":
             caller.pop(RIP, None)  # no rule: there is no caller
-        return Step(caller, cfa, cie.is_signal)
+        return Step(caller, cfa, cie.is_signal, cie.is_signal and RSP in rules.registers)
 
 
 def _word(read: Read, address: int) -> int:

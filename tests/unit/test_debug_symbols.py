@@ -145,6 +145,8 @@ def test_symbols_are_found_by_name_and_address(guest: Guest) -> None:
         ("camlStdlib$$2b$2b_9", "Stdlib.++"),
         ("camlMain__entry", "Main.entry"),
         ("camlMain.fun_12_code", "Main.fun"),
+        ("camlMain.$7c$2b$3e_272", "Main.|+>"),
+        ("camlShop.value_of_275", "Shop.value_of"),
         ("caml_alloc_string", "caml_alloc_string"),
         ("_ZN3foo3barEi", "foo::bar(int)"),
         ("_RNvCskwGfYPst2Cb_3foo16example_function", "foo::example_function"),
@@ -213,6 +215,54 @@ def test_a_function_without_tables_is_left_by_the_call_that_led_there(tmp_path: 
         0
     ].function == "here"
     assert [it.certain for it in stack_found] == [True, False, False]
+
+
+def test_a_runtime_that_changes_stacks_is_left_like_a_call_and_an_exception_is_told_apart(
+    tmp_path: Path,
+) -> None:
+    """OCaml 5 runs C code on another stack. Its tables find the stack of OCaml by a word that the runtime has pushed, and
+    call this a signal frame, as those of a handler of exceptions do."""
+    source = tmp_path / "x.S"
+    source.write_text(
+        ".globl _start, caml_c_call, callee\n.text\n"
+        "_start: .cfi_startproc\n.cfi_undefined rip\ncall camlMain.work_7\nouter: hlt\n.cfi_endproc\n"
+        "camlMain.work_7: .cfi_startproc\nsub $8, %rsp\n.cfi_adjust_cfa_offset 8\ncall caml_c_call\nwork: ud2\n"
+        ".cfi_endproc\n"
+        "caml_c_call: .cfi_startproc\n.cfi_signal_frame\n"
+        ".cfi_escape 0x0f, 5, 0x77, 8, 0x06, 0x23, 8\n"  # the CFA: breg7 8, deref, plus_uconst 8
+        "call callee\nswitched: ud2\n.cfi_endproc\n"
+        "callee: .cfi_startproc\nhere: ud2\n.cfi_endproc\n"
+        "handler: .cfi_startproc simple\n.cfi_signal_frame\n.cfi_def_cfa rsp, 40\n"
+        ".cfi_offset rip, -40\n.cfi_offset rsp, -16\nud2\n.cfi_endproc\n"
+    )
+    out = tmp_path / "x"
+    subprocess.run(["gcc", "-nostdlib", "-static", "-o", out, source], check=True)
+    symbols = Symbols.open(str(out))
+    places = {
+        it: found.address
+        for it in ("outer", "work", "switched", "here", "handler")
+        if (found := symbols.find(it))
+    }
+    memory = {
+        0x8000: places["switched"],  # the stack of C
+        0x8010: 0x20000,
+        0x20000: places["work"],  # the stack of OCaml
+        0x20010: places["outer"],
+        0x9000: places["here"],  # what an exception has pushed
+        0x9018: 0x8000,
+    }
+
+    def read(address: int, length: int) -> bytes:
+        return memory.get(address, 0).to_bytes(8, "little")[:length]
+
+    stack = [places[it] for it in ("here", "switched", "work", "outer")]
+    in_c, in_handler = Registers(rip=places["here"], rsp=0x8000), Registers(rip=places["handler"], rsp=0x9000)
+    frames = symbols.backtrace(in_c, read)
+    assert [(it.pc, it.certain) for it in frames] == [(it, True) for it in stack]
+    assert frames[2].function in ("work", "Main.work")
+    assert symbols.interrupted(in_c, read) is None
+    assert [it.pc for it in symbols.backtrace(in_handler, read)] == [places["handler"], *stack]
+    assert symbols.interrupted(in_handler, read) == in_c
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
