@@ -32,6 +32,7 @@ from tender.debug.kvm_vcpu import (
     DEBUG_ENABLE,
     DEBUG_SINGLESTEP,
     DEBUG_USE_HW,
+    EXIT_DEBUG,
     EXIT_HLT,
     EXIT_INTR,
     EXIT_IO,
@@ -77,7 +78,7 @@ class KvmTarget:
         journal: Journal | None = None,
         *,
         seized: bool = False,
-        repair: Callable[[], None] | None = None,
+        repair: Callable[[Vcpu], None] | None = None,
     ) -> None:
         """Attaches, and stops the guest.
 
@@ -85,7 +86,7 @@ class KvmTarget:
             guest: A guest on KVM.
             journal: Where changes are noted. None: nothing may be changed.
             seized: The thread is traced already, and stands at the beginning of its first KVM_RUN.
-            repair: Called once, as soon as the thread stands still.
+            repair: Called once, as soon as the thread stands in an EVENT_STOP.
 
         Raises DebugError: the VM does not run now, another process traces the thread, or the kernel refuses.
         """
@@ -344,8 +345,11 @@ class KvmTarget:
             return self._gone
         try:
             if self._repair:
+                if status.event != ptrace.EVENT_STOP:  # the run loop tells, or a signal comes: as without us
+                    ptrace.cont(self._tid, 0 if status.event else status.stop)
+                    return None
                 repair, self._repair = self._repair, None
-                repair()
+                repair(self._vcpu)
             return self._deal_with(status)
         except ptrace.Gone:  # it was killed at this moment: the next wait tells how
             return None
@@ -437,13 +441,20 @@ class KvmTarget:
                 return None
             return self._stopped(Where.ENDED, Stop(signal.SIGINT if self._ended_well() else signal.SIGABRT))
         reason, dr6 = self._vcpu.exit_reason, self._vcpu.debug_exit()
+        if reason not in (
+            EXIT_HLT,
+            EXIT_DEBUG,
+        ):  # a debugger that was killed has dealt with it, or the run loop has
+            self._shared.answer(lib.TOLD_NOTHING)
+            self._go_on()
+            return None
         self._registers = self._vcpu.synchronise()
         if reason == EXIT_HLT and self._is_own_halt():
             if waits_for_answer:
                 self._end_step()
+                self._shared.answer(lib.TOLD_REFUSED)
                 self._change_rip(1)
                 self._vcpu.forget_exit()
-                self._shared.answer(lib.TOLD_REFUSED)
             self._vcpu.go_on()  # to the end of the run, or to the same exit again
             return None
         self._vcpu.forget_exit()
@@ -578,13 +589,13 @@ def _check_values(registers: Registers) -> None:
 def restore(guest: Guest, journal: Journal) -> None:
     """Puts back what a debugger that was killed has changed: guard.py calls it."""
 
-    def repair() -> None:
+    def repair(vcpu: Vcpu) -> None:
         lent = journal.lent_registers
         if lent:
-            ptrace.setregs(lent[0], unpacked(lent[1]))
+            vcpu.give_back(unpacked(lent[1]))
         for address, original in journal.changes():
             ptrace.poke(guest.tid, address, original)
         if journal.uses_debug_registers:
-            Vcpu(guest).set_guest_debug(0)
+            vcpu.set_guest_debug(0)
 
     KvmTarget(guest, repair=repair).let_go_held()

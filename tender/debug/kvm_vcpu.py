@@ -11,6 +11,7 @@ It decides nothing about breakpoints and stops: kvm.py does.
 import os
 import signal
 import struct
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SYS_IOCTL = 16  # <asm/unistd_64.h>
 KVM_RUN, KVM_GET_REGS, KVM_SET_GUEST_DEBUG = 0xAE80, 0x8090AE81, 0x4048AE9B  # <linux/kvm.h>
 KVM_GET_XSAVE, KVM_SET_XSAVE = 0x9000AEA4, 0x5000AEA5
-EXIT_UNKNOWN, EXIT_IO, EXIT_HLT, EXIT_INTR = 0, 2, 5, 10
+EXIT_UNKNOWN, EXIT_IO, EXIT_DEBUG, EXIT_HLT, EXIT_INTR = 0, 2, 4, 5, 10
 
 DEBUG_ENABLE, DEBUG_SINGLESTEP, DEBUG_USE_HW = 1, 2, 0x20000
 """Source: <linux/kvm.h>, KVM_GUESTDBG_..."""
@@ -47,10 +48,10 @@ GENERAL = (
 
 XSAVE_BYTES = 4096
 XCR0_AT, XSTATE_BV_AT = 464, 512
-_RED_ZONE = 128  # System V ABI for AMD64, 3.2.2
-_SYSCALL, _SYSCALL_AND_STAY = b"\x0f\x05", b"\x0f\x05\xeb\xfe"
+_FRAME_MAX = 16 << 10  # more than a signal's frame with all vector registers
+_SYSCALL_BYTES = 4  # of debug_syscall: bindings/arch/x86_64/debug_syscall.S
 _NO_CALL = (1 << 64) - 1  # orig_rax of a thread that is in no system call: the kernel restarts none then
-_TEXT_MAX = 64 << 20
+_LOOKS, _LOOK_S = 20, 0.001
 SYSCALL_STOP = signal.SIGTRAP | 0x80
 """How a thread that is traced with O_TRACESYSGOOD stops where a system call begins or ends."""
 
@@ -96,7 +97,7 @@ class Vcpu:
         self._journal = journal
         self._page = guest.values["run_hva"]
         self.fd = guest.values["vcpu_fd"]
-        self._syscall = guest.note.get("syscall", 0) + guest.base if guest.note.get("syscall") else 0
+        self._syscall = guest.note["syscall"] + guest.base
 
     # ---- the thread
 
@@ -133,13 +134,13 @@ class Vcpu:
     def call(self, number: int, *arguments: int) -> int:
         """Makes the stopped thread call the kernel, and returns the answer or -errno. Its registers are put back.
 
-        Afterwards the thread stands in an EVENT_STOP. That is the one stop with which it goes on unharmed if we are
-        killed: no signal comes with it, and a call of its own that this stop has interrupted is restarted. For that the
-        kernel looks at rax and orig_rax, which are put back too.
+        The thread is lent to debug_syscall of the program: a `syscall`, and behind it a jump to itself. If we are killed,
+        the thread stays there until the guard gives it its registers back. Afterwards it stands in an EVENT_STOP. No
+        signal comes with that stop, and a call of its own that was interrupted is restarted. For that the kernel looks at
+        rax and orig_rax, which are put back too.
         """
         saved = ptrace.getregs(self.tid)
-        at = self._syscall or self._find_syscall()
-        lent = saved | {"rax": number, "orig_rax": _NO_CALL, "rip": at}
+        lent = saved | {"rax": number, "orig_rax": _NO_CALL, "rip": self._syscall}
         lent |= dict(zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False))
         if self._journal:
             self._journal.registers(self.tid, _packed(saved))
@@ -147,24 +148,47 @@ class Vcpu:
         self._run_to_system_call()  # where it begins
         self._run_to_system_call()  # and where it ends
         answer = ptrace.getregs(self.tid)["rax"]
+        self._run_to_event_stop()
         ptrace.setregs(self.tid, saved)
-        ptrace.interrupt(self.tid)
-        ptrace.cont(self.tid)
-        while self._wait().event != ptrace.EVENT_STOP:
-            ptrace.cont(self.tid)
         if self._journal:
             self._journal.registers(self.tid, b"")
         return answer - (1 << 64) if answer >> 63 else answer
 
+    def give_back(self, saved: dict[str, int]) -> None:
+        """Ends a call() of a debugger that was killed. The thread stands in an EVENT_STOP.
+
+        The journal may have noted the registers before they were lent, or still after they were put back. Then the thread
+        has gone on, and must not be sent back. So it is sent back from debug_syscall alone. A signal's handler may have
+        interrupted it there: that is short.
+        """
+        for _ in range(_LOOKS):
+            if 0 <= ptrace.getregs(self.tid)["rip"] - self._syscall < _SYSCALL_BYTES:
+                ptrace.setregs(self.tid, saved)
+                return
+            ptrace.cont(self.tid)
+            time.sleep(_LOOK_S)
+            self._run_to_event_stop(goes_on=False)
+
+    def _run_to_event_stop(self, *, goes_on: bool = True) -> None:
+        ptrace.interrupt(self.tid)
+        if goes_on:
+            ptrace.cont(self.tid)
+        while (status := self._wait()).event != ptrace.EVENT_STOP:
+            self._keep_signal(status)
+            ptrace.cont(self.tid)
+
     def _run_to_system_call(self) -> None:
-        """Signals that come in between wait until the thread goes on."""
         while True:
             ptrace.cont_to_syscall(self.tid)
             status = self._wait()
             if status.stop == SYSCALL_STOP and not status.event:
                 return
-            if not status.event:
-                self.signals.append(status.stop)
+            self._keep_signal(status)
+
+    def _keep_signal(self, status: ptrace.Status) -> None:
+        """A signal that comes during a call of ours waits until the thread goes on."""
+        if not status.event and status.stop != SYSCALL_STOP:
+            self.signals.append(status.stop)
 
     def _wait(self) -> ptrace.Status:
         status = ptrace.wait(self.tid)
@@ -172,25 +196,12 @@ class Vcpu:
             raise ptrace.Gone(f"process {self.pid}: it has ended")
         return status
 
-    def _find_syscall(self) -> int:
-        """Finds a system-call instruction in the process's text: one that a jump to itself follows, if there is one."""
-        first = 0
-        for start, end in _texts(self.pid):
-            text = ptrace.read_memory(self.pid, start, min(end - start, _TEXT_MAX))
-            at = text.find(_SYSCALL_AND_STAY)
-            if at >= 0:
-                self._syscall = start + at
-                return self._syscall
-            at = text.find(_SYSCALL)
-            first = first or (start + at if at >= 0 else 0)
-        if not first:
-            raise DebugError(f"process {self.pid}: no system-call instruction was found in its text")
-        self._syscall = first
-        return first
-
     def _scratch(self, size: int) -> int:
-        """Returns the address of memory that the thread may write and does not use: below its stack's red zone."""
-        at = (ptrace.getregs(self.tid)["rsp"] - _RED_ZONE - size) & -64
+        """Returns the address of memory that the thread may write and does not use, far below the top of its stack.
+
+        If we are killed, a signal's frame may come just below the top before the call is made.
+        """
+        at = (ptrace.getregs(self.tid)["rsp"] - _FRAME_MAX - size) & -64
         if len(ptrace.read_memory(self.pid, at, size)) < size:
             raise DebugError(f"thread {self.tid}: its stack has no space for a call to KVM")
         return at
@@ -297,20 +308,6 @@ class Vcpu:
     def _check(self, answer: int, what: str) -> None:
         if answer < 0:
             raise DebugError(f"process {self.pid}: {what} fails", errno=-answer)
-
-
-def _texts(pid: int) -> list[tuple[int, int]]:
-    """Returns the executable mappings of files of a process, but not the vDSO's."""
-    with open(f"/proc/{pid}/maps", "rb") as file:
-        lines = [line.split(maxsplit=5) for line in file]
-    return [
-        (start, end)
-        for start, end in (
-            tuple(int(it, 16) for it in line[0].split(b"-"))
-            for line in lines
-            if len(line) == 6 and b"x" in line[1] and line[5].startswith(b"/")
-        )
-    ]
 
 
 def _packed(registers: dict[str, int]) -> bytes:

@@ -67,6 +67,28 @@ def start_guest(guest: Guest, tender_cmd: list[str]) -> Iterator[StartGuest]:
         yield start
 
 
+Undebugged = Callable[..., tuple[int, bytes, bytes]]
+
+
+@pytest.fixture(scope="session")
+def undebugged(guest: Guest, tender_cmd: list[str]) -> Undebugged:
+    """A function: undebugged("debug", "spin", "1000") is status, output and stderr of a run that nobody looks at.
+
+    Each run is made once: on an emulated machine it takes seconds.
+    """
+    made: dict[tuple[str, ...], tuple[int, bytes, bytes]] = {}
+
+    def run(name: str, *arguments: str, options: tuple[str, ...] = ()) -> tuple[int, bytes, bytes]:
+        words = (*tender_cmd, "--mem=16", *options, str(guest(name)), *arguments)
+        which = (os.environ.get("TENDER_BACKEND", ""), *words)
+        if which not in made:
+            done = subprocess.run(words, capture_output=True, timeout=LIMIT_S, check=False)
+            made[which] = done.returncode, done.stdout, done.stderr
+        return made[which]
+
+    return run
+
+
 Gdb = Callable[..., str]
 
 

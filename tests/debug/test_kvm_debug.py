@@ -17,13 +17,14 @@ from typing import Protocol
 import pytest
 from support import Guest as FindGuest
 
-from tender.debug import kvm_vcpu
+from tender.debug import kvm_vcpu, ptrace
 from tender.debug.find import Guest, guests_of
-from tender.debug.guard import Journal, guarded
-from tender.debug.kvm import KvmTarget
+from tender.debug.guard import Journal
+from tender.debug.kvm import KvmTarget, restore
 from tender.debug.registers import Registers
 from tender.debug.symbols import Symbols
 from tender.debug.target import DebugError, Ended, Stop, Watch, Where
+from tender.native import ffi
 
 pytestmark = pytest.mark.kvm
 
@@ -51,6 +52,7 @@ def address_of(guest: FindGuest) -> Callable[[str], int]:
 class Running(Protocol):
     """What start_guest() of conftest.py returns."""
 
+    process: "subprocess.Popen[bytes]"
     pid: int
     path: Path
 
@@ -58,6 +60,7 @@ class Running(Protocol):
 
 
 StartGuest = Callable[..., Running]
+Undebugged = Callable[..., tuple[int, bytes, bytes]]
 Attach = Callable[[Guest | int], KvmTarget]
 
 
@@ -102,17 +105,6 @@ def number(target: KvmTarget, address: int) -> int:
     return int.from_bytes(target.read(address, 8), "little")
 
 
-def undebugged(tender_cmd: list[str], path: Path, *arguments: str) -> tuple[int, bytes, bytes]:
-    """Returns status, output and messages of a run that nobody looks at."""
-    done = subprocess.run(
-        [*tender_cmd, "--mem=16", *KVM, str(path), *arguments],
-        capture_output=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 # A process that is traced cannot be waited for by its parent as well: the statuses come from the target.
 
 
@@ -125,7 +117,7 @@ def finish(target: KvmTarget, running: Running) -> tuple[int | None, bytes, byte
 
 
 def test_breakpoints_and_steps_change_nothing_of_what_a_guest_does(
-    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int], tender_cmd: list[str]
+    start_guest: StartGuest, attach: Attach, address_of: Callable[[str], int], undebugged: Undebugged
 ) -> None:
     running = start_guest("debug", "spin", ROUNDS, options=KVM)
     target = attach(running.pid)
@@ -142,7 +134,7 @@ def test_breakpoints_and_steps_change_nothing_of_what_a_guest_does(
         assert target.step() == STEPPED
         assert target.registers().rip != before
     target.remove(Watch.SOFTWARE, address_of("tick"), 1)
-    assert finish(target, running) == undebugged(tender_cmd, running.path, "spin", ROUNDS)
+    assert finish(target, running) == undebugged("debug", "spin", ROUNDS, options=KVM)
 
 
 def test_a_breakpoint_is_not_seen_in_memory_and_survives_a_write_to_its_place(
@@ -254,7 +246,7 @@ def test_a_hlt_of_the_guest_itself_ends_its_run_as_without_a_debugger(
     start_guest: StartGuest,
     attach: Attach,
     address_of: Callable[[str], int],
-    tender_cmd: list[str],
+    undebugged: Undebugged,
     guest: FindGuest,
 ) -> None:
     running = start_guest("debug", "spin", ROUNDS, options=KVM)
@@ -266,7 +258,7 @@ def test_a_hlt_of_the_guest_itself_ends_its_run_as_without_a_debugger(
     with pytest.raises(DebugError, match="at its end"):
         target.set_registers(target.registers())
     status, _, err = finish(target, running)
-    expected, _, told = undebugged(tender_cmd, guest("debug"), "halt")
+    expected, _, told = undebugged("debug", "halt", options=KVM)
     assert status == expected == 1
     assert err.partition(b"rip=")[0] == told.partition(b"rip=")[0]
     assert err.endswith(b"rip=%#x\n" % (address_of("tick") + 1))
@@ -366,9 +358,9 @@ with Image.open(path) as image:
 
 
 def test_a_breakpoint_in_one_of_two_vms_of_an_image_stops_that_one_only(
-    attach: Attach, address_of: Callable[[str], int], guest: FindGuest, tender_cmd: list[str]
+    attach: Attach, address_of: Callable[[str], int], guest: FindGuest, undebugged: Undebugged
 ) -> None:
-    _, out, _ = undebugged(tender_cmd, guest("debug"), "spin", ROUNDS)
+    _, out, _ = undebugged("debug", "spin", ROUNDS, options=KVM)
     words = [sys.executable, "-P", "-c", LIBRARY, ROUNDS, str(guest("debug"))]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -404,43 +396,48 @@ def test_a_vm_that_does_not_run_is_refused(guest: FindGuest) -> None:
         process.kill()
 
 
-@pytest.mark.parametrize("where", ["breakpoint", "step", "anywhere"])
-def test_a_debugger_that_is_killed_harms_no_guest(
+SYSTEM_CALLS = 16
+"""A little more than a guest makes between two tries at a breakpoint whose debugger was killed."""
+
+
+def test_a_guard_may_come_at_each_system_call_of_a_guest_that_tries_a_breakpoint_again(
     start_guest: StartGuest,
     address_of: Callable[[str], int],
-    tender_cmd: list[str],
-    guest: FindGuest,
-    where: str,
+    undebugged: Undebugged,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = undebugged(tender_cmd, guest("debug"), "spin", ROUNDS)
-    dice = random.Random(where)  # the same each time
-    for _ in range(4):
-        running = start_guest("debug", "spin", ROUNDS, options=KVM)
+    running = start_guest("debug", "spin", ROUNDS, options=KVM)
+    found, tick = guests_of(running.pid)[0], address_of("tick")
+    tries = found.shared_hva + ffi.offsetof("struct vm_shared", "told_tries")
 
-        def session(journal: Journal, running: Running = running) -> int:
-            journal.guest = found = guests_of(running.pid)[0]
+    def stay(tid: int, _: int = 0) -> None:
+        """In place of ptrace.seize(): the thread is traced, and stops with EVENT_STOP before it executes anything."""
+        ptrace.interrupt(tid)
+        ptrace.cont(tid)
+
+    for stops in range(SYSTEM_CALLS):
+        journal = Journal()
+        if (child := os.fork()) == 0:
+            journal.guest = found
             target = KvmTarget(found, journal)
-            target.insert(Watch.SOFTWARE, address_of("tick"), 1)
-            target.insert(Watch.WRITE, address_of("ticks"), 8)
+            target.insert(Watch.SOFTWARE, tick, 1)
             target.resume()
             target._wait()
-            if where == "anywhere":
-                killer = dice.uniform(0.001, 0.1)
-                signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-                signal.setitimer(signal.ITIMER_REAL, killer)
-                while True:
-                    target.step()
-                    target.resume()
-                    target._wait()
-            if where == "step":
-                target.step()
-                ptrace_step = target._start
-                ptrace_step(type(target._mode).STEP)
             os.kill(os.getpid(), signal.SIGKILL)
-            return 0
-
-        assert guarded(session) == 128 + signal.SIGKILL
-        assert running.end() == expected
+        os.waitpid(child, 0)
+        while not any(ptrace.read_memory(found.pid, tries, 4)):
+            assert running.process.poll() is None, (stops, running.end())
+        ptrace.seize(found.tid, ptrace.O_TRACESYSGOOD)
+        ptrace.interrupt(found.tid)
+        ptrace.wait(found.tid)
+        for _ in range(stops):
+            ptrace.cont_to_syscall(found.tid)
+            ptrace.wait(found.tid)
+        with monkeypatch.context() as patched:
+            patched.setattr(ptrace, "seize", stay)
+            restore(found, journal)
+        assert running.process.poll() is None, (stops, running.end())
+    assert running.end() == undebugged("debug", "spin", ROUNDS, options=KVM)
 
 
 @pytest.mark.parametrize(

@@ -185,29 +185,37 @@ static void go_back_to_breakpoint(int vcpu_fd, struct kvm_run *run)
 }
 
 /*
- * True: the debugger has answered that the guest goes on, or it was killed. If it was killed, its guard
- * removes the breakpoints soon, and until then the guest tries again, for about 10 s.
+ * True: the guest goes on, because the debugger has answered so, or because it was killed. If it was killed,
+ * its guard removes the breakpoints soon, and until then the guest tries again, for about 10 s.
+ *
+ * `told` is TOLD_EXIT only as long as this function waits for the answer. Whoever sees it knows that the thread
+ * looks at the exit in `run` no more. And that exit is erased before it: else a debugger that comes later would
+ * wait to be told of it.
  */
 static __attribute__((cold, noinline)) bool is_debuggers_exit(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
     static const struct timespec a_while = {.tv_nsec = 1000000};
     enum { TRIES_MAX = 10000 };
     struct vm_shared *shared = vm->shared;
-    if (shared->event.kind != EVENT_UNHANDLED_EXIT)
+    const struct vm_event event = shared->event;
+    if (event.kind != EVENT_UNHANDLED_EXIT)
         return false;
-    if (shared->event.detail == KVM_EXIT_HLT)
+    if (event.detail == KVM_EXIT_HLT)
         go_back_to_breakpoint(vcpu_fd, run);
-    else if (shared->event.detail != KVM_EXIT_DEBUG)
+    else if (event.detail != KVM_EXIT_DEBUG)
         return false;
+    shared->event = (struct vm_event){0}; /* the run has not ended */
     tell_debugger(vm, TOLD_EXIT);
-    const uint32_t answer = __atomic_load_n(&shared->told, __ATOMIC_SEQ_CST);
-    if (answer == TOLD_REFUSED || (answer == TOLD_EXIT && ++shared->told_tries > TRIES_MAX))
-        return false;
-    if (answer == TOLD_EXIT)
+    if (__atomic_load_n(&shared->told, __ATOMIC_SEQ_CST) == TOLD_EXIT)
         (void)ppoll(NULL, 0, &a_while, NULL);
-    else
+    run->exit_reason = KVM_EXIT_UNKNOWN;
+    const uint32_t answer = __atomic_exchange_n(&shared->told, TOLD_NOTHING, __ATOMIC_SEQ_CST);
+    if (answer == TOLD_REFUSED || (answer == TOLD_EXIT && ++shared->told_tries > TRIES_MAX)) {
+        shared->event = event;
+        return false;
+    }
+    if (answer != TOLD_EXIT)
         shared->told_tries = 0;
-    shared->event = (struct vm_event){0};
     shared->counters.exits--; /* a guest's counters do not tell of its debugger */
     return true;
 }
