@@ -121,8 +121,8 @@ struct vm_shared {
     uint32_t told_tries; /* how often it has told and got no answer: the debugger was killed */
 };
 
-/* vm_shared.told. The debugger answers TOLD_EXIT with one of the first two. The thread waits for that answer as
- * long as TOLD_EXIT is there. */
+/* vm_shared.told. The debugger answers TOLD_EXIT with one of the first two. The thread waits for that answer
+ * as long as TOLD_EXIT is there. */
 enum vm_told {
     TOLD_NOTHING = 0, /* the guest goes on */
     TOLD_REFUSED = 1, /* not the debugger's exit */

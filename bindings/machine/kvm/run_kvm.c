@@ -188,9 +188,9 @@ static void go_back_to_breakpoint(int vcpu_fd, struct kvm_run *run)
  * True: the guest goes on, because the debugger has answered so, or because it was killed. If it was killed,
  * its guard removes the breakpoints soon, and until then the guest tries again, for about 10 s.
  *
- * `told` is TOLD_EXIT only as long as this function waits for the answer. Whoever sees it knows that the thread
- * looks at the exit in `run` no more. And that exit is erased before it: else a debugger that comes later would
- * wait to be told of it.
+ * `told` is TOLD_EXIT only as long as this function waits for the answer. Whoever sees it knows that the
+ * thread looks at the exit in `run` no more. And that exit is erased before it: else a debugger that comes
+ * later would wait to be told of it.
  */
 static __attribute__((cold, noinline)) bool is_debuggers_exit(struct vm *vm, int vcpu_fd, struct kvm_run *run)
 {
