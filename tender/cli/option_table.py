@@ -244,6 +244,10 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--json", "one JSON object of the schema tender.ps/1"),
         ("--interval=SECONDS", "look twice, that far apart, and show what happened in between"),
     ),
+    "stats": (
+        ("--json", "one JSON object of the schema tender.stats/1 for each guest and look"),
+        ("--watch=SECONDS", "look again and again, that far apart, until the guest ends"),
+    ),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import tender
 from tender import DISCARD, Image, RunningGuest, RunState, Vm, VmConfig
 from tender.debug import find
 from tender.debug.attach import attach
-from tender.watch import running
+from tender.watch import running, trend
 
 pytestmark = pytest.mark.backends
 
@@ -125,6 +126,78 @@ def test_a_guest_that_is_watched_ends_as_if_nobody_had_looked(start_guest: Start
     assert looks > 3
     assert run.end() == (0, b"ready\nwaited 300\n", b"")
     assert not [one for one in watch.look() if one.pid == run.pid]
+
+
+# ---- stats
+
+
+def stats(*words: str, limit_s: float = LIMIT_S) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*_command(), "stats", *words], capture_output=True, text=True, timeout=limit_s, check=False, cwd="/"
+    )
+
+
+def test_stats_show_what_happened_between_two_looks(start_guest: StartGuest, backend: str) -> None:
+    run = start_guest("debug", "poll", FOREVER)
+    done = stats(str(run.pid))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"debug in process {run.pid} ({backend}): ")
+    assert re.search(r"^hypercalls puts 1, poll \d+ \([\d.]+/s\)$", done.stdout, re.MULTILINE)
+    schema = json.loads((SCHEMAS / "stats.schema.json").read_text())
+    done = stats("--json", str(run.pid))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert problems(found, schema) == []
+    assert found["rates"]["hypercalls"]["poll"] > 0
+
+
+def test_stats_of_a_guest_that_ends_end_with_it(guest: Guest, tender_cmd: list[str]) -> None:
+    with subprocess.Popen(
+        [*tender_cmd, "--mem=16", str(guest("debug")), "print", str(1 << 20)], stdout=subprocess.PIPE
+    ) as run:
+        awaited(run.pid, RunState.WAITS)
+        with subprocess.Popen(
+            [*_command(), "stats", "--json", "--watch=0.1", str(run.pid)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+        ) as watching:
+            assert watching.stdout
+            for _ in range(3):
+                assert json.loads(watching.stdout.readline())["guest"]["pid"] == run.pid
+            run.communicate(timeout=LIMIT_S)
+            _, said = watching.communicate(timeout=LIMIT_S)
+    assert (run.returncode, watching.returncode) == (0, 0)
+    assert said == f"tender: stats: process {run.pid}: its guest has ended\n"
+
+
+def test_stats_refuse_what_is_no_guest() -> None:
+    for word, said in (
+        (str(os.getpid()), f"process {os.getpid()}: it runs no guest"),
+        ("99999999", "process 99999999: there is no such process"),
+    ):
+        done = stats(word)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == f"tender: stats: {said}\ntender: hint: `tender ps` lists the guests here\n"
+
+
+def test_a_planted_leak_is_foretold_in_time(start_guest: StartGuest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It touches 64 KiB each 20 ms, of 64 MiB: it is full after 20 s, or later where polls take longer."""
+    monkeypatch.setattr(trend, "SPAN_MIN_S", 2.0)
+    monkeypatch.setattr(running, "_SMAPS_SHARE", 1.0)
+    run = start_guest("leak", str(64 << 10), "20000000", mem="64")
+    watch, samples, foretold = running.Watch(), trend.Trend(), None
+    while not foretold:
+        assert run.process.poll() is None, "it was full before anything was said"
+        time.sleep(0.1)  # between two samples
+        (now,) = watch.look([run.pid])
+        samples.add(now.looked_ns / 1e9, now.touched_bytes)
+        foretold = samples.growth(now.mem_bytes)
+    said_at = time.monotonic()
+    assert run.end() == (0, b"ready\nfull\n", b"")
+    took_s = time.monotonic() - said_at
+    assert 0.5 * foretold.full_in_least_s <= took_s <= 1.5 * foretold.full_in_most_s, (took_s, foretold)
 
 
 # ---- a library's VMs

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 
 from tender.annotations import IsolationLayer
-from tender.cli import core, crash_report, debug, doctor, inspect, main, option_table, options, ps, sdk, usage
+from tender.cli import (
+    core,
+    crash_report,
+    debug,
+    doctor,
+    inspect,
+    main,
+    option_table,
+    options,
+    ps,
+    sdk,
+    stats,
+    usage,
+)
 from tender.cli.audit import command as audit
 from tender.cli.option_table import ACTION, OPTIONS, Fields, Option
 from tender.config import BACKENDS, MEM_DEFAULT
@@ -121,6 +134,7 @@ OTHERS = {
     "core": core.USAGE,
     "report": crash_report.USAGE,
     "ps": ps.USAGE,
+    "stats": stats.USAGE,
     "sdk": sdk.USAGE,
 }
 

@@ -12,14 +12,16 @@ import pytest
 from json_schema import problems
 
 from tender import Counters, RunningGuest, RunState
-from tender.cli import columns, ps, report
+from tender.cli import columns, ps, report, stats
 from tender.cli.main import COMMANDS
 from tender.cli.words import Words
 from tender.debug.find import Guest
 from tender.debug.target import DebugError
 from tender.native import ffi, lib
 from tender.watch import process, running
+from tender.watch import trend as trend_of
 from tender.watch.patience import STUCK_MAX, Patience
+from tender.watch.trend import Growth, Trend
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 SECOND_NS = 1_000_000_000
@@ -300,6 +302,109 @@ def test_the_json_of_ps_is_that_of_the_golden_file_and_fits_the_schema() -> None
     assert problems({**found, "guests": [found["guests"][0] | {"uptime_s": -1}]}, schema)
     assert set(schema["$defs"]["guest"]["properties"]) == {*RunningGuest.__slots__, "rates"}
     assert schema["$defs"]["guest"]["properties"]["state"]["enum"] == [str(state) for state in RunState]
+
+
+def test_the_json_of_stats_is_that_of_the_golden_file_and_fits_the_schema() -> None:
+    schema = json.loads((SCHEMAS / "stats.schema.json").read_text())
+    later = guest(looked_ns=502 * SECOND_NS, guest_cpu_s=4.5, counters=counters(exits=1000, net_rx_packets=7))
+    found = json.loads(report.to_json(stats.json_of(later, later.since(guest()), LEAK)))
+    assert found == json.loads((SCHEMAS / "stats.golden.json").read_text())
+    assert problems(found, schema) == []
+    assert problems(found | {"more": 1}, schema)
+    assert problems(json.loads(report.to_json(stats.json_of(guest(), None, None))), schema) == []
+    shared = json.loads((SCHEMAS / "ps.schema.json").read_text())["$defs"]["guest"]["properties"]
+    assert schema["$defs"]["guest"]["properties"] == {key: it for key, it in shared.items() if key != "rates"}
+    assert set(schema["$defs"]["growth"]["properties"]) == set(Growth.__slots__)
+
+
+def test_stats_say_what_a_guest_does() -> None:
+    counted = counters(
+        exits=1000,
+        hypercalls={"poll": 900, "net_read": 5},
+        net_rx_packets=7,
+        net_rx_bytes=7000,
+        block_reads=2,
+    )
+    devices = {"a": "net", "b": "net", "disk\x1b": "block"}
+    later = guest(looked_ns=502 * SECOND_NS, counters=counted, devices=devices)
+    lines = stats.text_of(later, later.since(guest()), LEAK).splitlines()
+    assert lines == [
+        "app in process 4711 (sandbox): waits, up 1m40s",
+        "cpu        0.0 % now, 4.00 s in all: guest 3.50 s, monitor 0.50 s",
+        "memory     5.0 MiB of 64 MiB touched; 6.0 MiB in the whole process",
+        "growth     +3.5 MiB/h (3.3 MiB to 3.9 MiB), full in 16h40m (15h09m to 17h32m)",
+        "exits      1000 (50.0/s)",
+        "hypercalls poll 900 (50.0/s), net_read 5 (2.5/s)",
+        "sandbox    0 hypercalls by a signal, 0 instructions emulated, 0 exceptions delivered",
+        "console    0 B, 0 lost",
+        "net        a + b: in 7 (3.5/s) frames, 6.8 KiB (3.4 KiB/s); out 0 frames, 0 B; 0 dropped, 0 errors",
+        "block      disk\\x1b: 2 (1.0/s) reads, 0 B; 0 writes, 0 B; 0 flushes, 0 errors",
+    ]
+
+
+# ---- growth
+
+
+LEAK = Growth(
+    bytes_per_s=1024.0,
+    least=974.0,
+    most=1126.0,
+    full_in_s=60000.0,
+    full_in_least_s=54545.0,
+    full_in_most_s=63157.0,
+)
+
+
+def grown(samples: list[tuple[float, int]], limit: int = 64 << 20) -> Growth | None:
+    trend = Trend()
+    for at_s, touched in samples:
+        trend.add(at_s, touched)
+    return trend.growth(limit)
+
+
+def leak(at: int, *, per_s: int = 10240, noise: int = 0) -> tuple[float, int]:
+    return float(at), (1 << 20) + per_s * at + noise * (at * 7919 % 13)
+
+
+def test_a_leak_is_foretold_with_an_interval() -> None:
+    for noise in (0, 2000):
+        found = grown([leak(at, noise=noise) for at in range(100)])
+        assert found
+        assert found.least <= found.bytes_per_s <= found.most
+        assert found.bytes_per_s == pytest.approx(10240, rel=0.02)
+        left = (64 << 20) - leak(99)[1]
+        assert found.full_in_least_s <= found.full_in_s <= found.full_in_most_s
+        assert found.full_in_s == pytest.approx(left / 10240, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [],
+        [leak(at) for at in range(10)],  # too few
+        [(at / 10, 1 << 20) for at in range(100)],  # too short
+        [leak(at, per_s=0) for at in range(100)],  # no growth
+        [leak(at, per_s=-10240) for at in range(100)],
+        [(float(at), (1 << 20) * (1 + (at > 50))) for at in range(100)],  # one jump
+        [
+            (float(at), (1 << 20) + 500000 * min(at, 40)) for at in range(100)
+        ],  # a start, or a cache that is full now
+        [(float(at), (1 << 20) + 50000 * (at * 7919 % 97)) for at in range(100)],  # up and down
+        [(5.0, at) for at in range(100)],  # no time passes
+    ],
+)
+def test_nothing_is_said_that_is_not_sure(samples: list[tuple[float, int]]) -> None:
+    assert grown(samples) is None
+
+
+def test_the_samples_of_a_long_time_are_few_and_new() -> None:
+    trend = Trend()
+    for at in range(20000):
+        trend.add(*leak(at))
+    assert len(trend._samples) <= trend_of.SAMPLES_MAX
+    assert trend._samples[0][0] >= trend._samples[-1][0] - trend_of.WINDOW_S
+    found = trend.growth(1 << 30)
+    assert found and found.bytes_per_s == pytest.approx(10240, rel=0.01)
 
 
 def test_a_name_cannot_move_the_cursor() -> None:
