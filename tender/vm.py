@@ -417,7 +417,8 @@ class Vm(Owner):
     def registers(self) -> "Registers":
         """Returns the registers of the guest's vCPU, of a guest that runs, waits or has ended.
 
-        A running guest stands still for some milliseconds; on KVM for longer, because another process looks.
+        Before the run they are those that it begins with: `rip` is the image's entry point. A running guest stands
+        still for some milliseconds; on KVM for longer, because another process looks.
 
         Raises:
             VmStateError: The VM is closed.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.registers import Registers
 from tender.debug.target import Facts, Mapping, Where
 
@@ -19,6 +20,8 @@ class FakeGuest:
     state: Registers = field(default_factory=Registers)
     memory: Sequence[Mapping] = (Mapping(0x100000, 4 * MIB, 6),)
     pages: dict[int, bytes] = field(default_factory=dict)
+    parts: CpuParts = field(default_factory=CpuParts)
+    call: Unfinished | None = None
 
     def facts(self) -> Facts:
         return self.known
@@ -42,6 +45,12 @@ class FakeGuest:
 
     def touched(self) -> Sequence[tuple[int, int]]:
         return [(at, at + 4096) for at in sorted(self.pages)]
+
+    def cpu_parts(self) -> CpuParts:
+        return self.parts
+
+    def unfinished(self) -> Unfinished | None:
+        return self.call
 
 
 def guest_of_elf(path: Path, function: str, **facts: object) -> FakeGuest:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.registers import Registers
 from tender.debug.target import DebugError, Ended, Facts, Mapping, Stop, Watch, Where
 
@@ -44,6 +45,12 @@ class FakeTarget:
 
     def mappings(self) -> Sequence[Mapping]:
         return [Mapping(0x100000, 0x110000, 5), Mapping(0x110000, MEM_BYTES, 6)]
+
+    def cpu_parts(self) -> CpuParts:
+        return CpuParts()
+
+    def unfinished(self) -> Unfinished | None:
+        return None
 
     def touched(self) -> Sequence[tuple[int, int]]:
         return [(0x100000, 0x104000)]

@@ -14,6 +14,11 @@ DEBUG_NOTE(debug_facts_of_vm)
     DEBUG_OFFSET("vm_device_end", struct vm, device_end);
     DEBUG_OFFSET("vm_extensions", struct vm, extensions);
     DEBUG_OFFSET("vm_resume", struct vm, resume);
+    DEBUG_OFFSET("vm_resume_gpa", struct vm, resume.gpa);
+    DEBUG_OFFSET("vm_resume_structure", struct vm, resume.structure);
+    DEBUG_OFFSET("vm_resume_bytes_done", struct vm, resume.bytes_done);
+    DEBUG_OFFSET("vm_resume_poll_deadline_ns", struct vm, resume.poll_deadline_ns);
+    DEBUG_OFFSET("vm_resume_batch_done", struct vm, resume.batch_done);
     DEBUG_OFFSET("vm_stop_requested", struct vm, stop_requested);
     DEBUG_NUMBER("shared_bytes", sizeof(struct vm_shared));
     DEBUG_OFFSET("shared_event", struct vm_shared, event);

@@ -22,6 +22,7 @@ from typing import NoReturn, Self
 
 from tender.debug import core_format as form
 from tender.debug.core_format import MEMORY_END, MEMORY_START, PAGE, Note
+from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.registers import Registers
 from tender.debug.target import DebugError, Facts, GuestState, Mapping, Where
 from tender.errors import ImageError
@@ -283,7 +284,8 @@ class _Seen:
     registers: Registers
     fault: Registers
     mappings: list[Mapping]
-    own_notes: dict[str, bytes]
+    parts: CpuParts
+    call: Unfinished | None
 
 
 def _copy(state: GuestState, fd: int) -> _Seen:
@@ -294,7 +296,7 @@ def _copy(state: GuestState, fd: int) -> _Seen:
         for it in state.mappings()
         if it.end > MEMORY_START
     ]
-    own_notes: dict[str, bytes] = getattr(state, "own_notes", dict)()
+    parts, call = state.cpu_parts(), state.unfinished()
     at = end = MEMORY_START
     for mapping in mappings:
         if mapping.start < at or mapping.end <= mapping.start or (mapping.start | mapping.end) % PAGE:
@@ -305,7 +307,7 @@ def _copy(state: GuestState, fd: int) -> _Seen:
     for start, stop in _overlap(state.touched(), mappings):
         _copy_run(state, fd, start, stop)
     os.ftruncate(fd, end)
-    return _Seen(facts, where, registers, _fault_registers(state, facts, registers), mappings, own_notes)
+    return _Seen(facts, where, registers, _fault_registers(state, facts, registers), mappings, parts, call)
 
 
 def _overlap(runs: Sequence[tuple[int, int]], mappings: Sequence[Mapping]) -> Iterator[tuple[int, int]]:
@@ -415,7 +417,6 @@ def _complete(seen: _Seen, fd: int) -> None:
 
 
 def _own_notes(facts: Facts, seen: _Seen) -> Iterator[tuple[int, bytes]]:
-    own = {int.from_bytes(name.encode(), "big"): data for name, data in seen.own_notes.items()}
     said = asdict(facts)
     image = {
         "version": 1,
@@ -428,17 +429,19 @@ def _own_notes(facts: Facts, seen: _Seen) -> Iterator[tuple[int, bytes]]:
         "memory": [[it.start, it.end, it.flags] for it in seen.mappings],
     }
     made = {
-        form.TNS1: form.cpu_note(seen.registers),
+        form.TNS1: form.cpu_note(seen.registers, seen.parts),
         form.TNSD: _json(said.pop("devices")),
         form.TNSI: _json(image),
         form.TNSC: _json(said.pop("counters")),
     }
+    if seen.call is not None:
+        made[form.TNSR] = _json(form.resume_note(seen.call))
     said["where"] = seen.where.value
     hypercalls = list(said["hypercalls"])
     while len(_json(said)) > _JSON_MAX and hypercalls:  # the oldest first
         hypercalls = hypercalls[len(hypercalls) // 4 + 1 :]
         said["hypercalls"] = hypercalls
-    yield from (made | {form.TNSF: _json(said)} | own).items()
+    yield from (made | {form.TNSF: _json(said)}).items()
 
 
 def _json(value: object) -> bytes:
@@ -580,7 +583,8 @@ class CoreFile:
         if not threads:
             raise ValueError("it has no registers")
         self.notes = own
-        xsave = form.xsave_of_cpu_note(own[form.TNS1]) if form.TNS1 in own else b""
+        xsave, self._parts = form.unpack_cpu_note(own[form.TNS1]) if form.TNS1 in own else (b"", CpuParts())
+        self._call = form.unfinished_of_note(_parsed(own.get(form.TNSR, b"null")))
         self._fault = form.registers_of_prstatus(threads[0])._with(xsave=xsave)
         self._registers = form.registers_of_prstatus(threads[-1])._with(xsave=xsave)
         self.signal = form.signal_of_prstatus(threads[0])
@@ -601,6 +605,14 @@ class CoreFile:
     def fault_registers(self) -> Registers:
         """Returns the registers where the fault was: the vCPU's, unless the guest had handled the exception itself."""
         return self._fault
+
+    def cpu_parts(self) -> CpuParts:
+        """Returns what the processor had besides its registers, as far as it was known."""
+        return self._parts
+
+    def unfinished(self) -> Unfinished | None:
+        """Returns the hypercall that the guest was in, if it was in one."""
+        return self._call
 
     def mappings(self) -> Sequence[Mapping]:
         """Returns the guest's memory."""

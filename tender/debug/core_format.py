@@ -10,8 +10,16 @@ here must stay those: old cores have them. Sources: elf(5), Linux's <linux/elfco
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from tender.debug.cpu_parts import (
+    DEBUG_BYTES,
+    MSRS_BYTES,
+    STRUCTURE_BYTES,
+    SYSTEM_BYTES,
+    CpuParts,
+    Unfinished,
+)
 from tender.debug.registers import Registers
 from tender.debug.target import Mapping
 
@@ -51,11 +59,17 @@ TNSF = _own("TNSF")
 """JSON: further facts: version, backend, how the run ended, times, the last hypercalls."""
 
 CPU_VERSION = 1
-CPU_GENERAL, CPU_FPU = 1, 16
+CPU_GENERAL, CPU_SYSTEM, CPU_MSRS, CPU_DEBUG, CPU_FPU = 1, 2, 4, 8, 16
 CPU_STATE_BYTES = 4656
 _CPU_HEADER = struct.Struct("<II")
 _CPU_GENERAL = struct.Struct("<I4x18Q")
-_CPU_FPU_OFFSET = 552
+_CPU_SYSTEM_OFFSET, _CPU_MSRS_OFFSET, _CPU_DEBUG_OFFSET, _CPU_FPU_OFFSET = 152, 432, 504, 552
+_CPU_PARTS = (
+    ("system", CPU_SYSTEM, _CPU_SYSTEM_OFFSET, SYSTEM_BYTES),
+    ("msrs", CPU_MSRS, _CPU_MSRS_OFFSET, MSRS_BYTES),
+    ("debug", CPU_DEBUG, _CPU_DEBUG_OFFSET, DEBUG_BYTES),
+)
+"""Fields of CpuParts, their bits in `known`, and their places."""
 XSAVE_BYTES = 4096
 _CPU_ORDER = (
     *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
@@ -254,8 +268,8 @@ def xstate_for_gdb(xsave: bytes, *, amd: bool) -> bytes:
     return bytes(state)
 
 
-def cpu_note(registers: Registers) -> bytes:
-    """Returns TNS1 of what `registers` has: general registers, and the FPU's if they are known."""
+def cpu_note(registers: Registers, parts: CpuParts) -> bytes:
+    """Returns TNS1: general registers, and what else is known."""
     state = bytearray(CPU_STATE_BYTES)
     known = CPU_GENERAL
     if registers.xsave:
@@ -264,20 +278,59 @@ def cpu_note(registers: Registers) -> bytes:
             8, b"\0"
         )
         state[_CPU_FPU_OFFSET + 8 :] = registers.xsave[:XSAVE_BYTES].ljust(XSAVE_BYTES, b"\0")
+    for name, part, at, size in _CPU_PARTS:
+        if len(data := getattr(parts, name)) == size:
+            known |= part
+            state[at : at + size] = data
     _CPU_GENERAL.pack_into(state, 0, known, *(getattr(registers, name) for name in _CPU_ORDER))
     return _CPU_HEADER.pack(CPU_VERSION, len(state)) + bytes(state)
 
 
-def xsave_of_cpu_note(data: bytes) -> bytes:
-    """Returns the FPU's state in TNS1 with XCR0 in its place, or an empty text. Raises ValueError for another version."""
+def unpack_cpu_note(data: bytes) -> tuple[bytes, CpuParts]:
+    """Returns the FPU's state in TNS1 with XCR0 in its place, or an empty text, and the other parts.
+
+    Raises ValueError for another version.
+    """
     if len(data) < _CPU_HEADER.size:
         raise ValueError("its TNS1 is too short")
     version, size = _CPU_HEADER.unpack_from(data)
     if version != CPU_VERSION or size != CPU_STATE_BYTES or len(data) != _CPU_HEADER.size + size:
         raise ValueError(f"its TNS1 has version {version} and {size} bytes, which this Tender does not know")
     state = data[_CPU_HEADER.size :]
-    if not int.from_bytes(state[:4], "little") & CPU_FPU:
-        return b""
+    known = int.from_bytes(state[:4], "little")
+    parts = CpuParts(**{name: state[at : at + size] for name, part, at, size in _CPU_PARTS if known & part})
+    if not known & CPU_FPU:
+        return b"", parts
     xcr0, xsave = state[_CPU_FPU_OFFSET : _CPU_FPU_OFFSET + 8], bytearray(state[_CPU_FPU_OFFSET + 8 :])
     xsave[XCR0_OFFSET : XCR0_OFFSET + 8] = xcr0
-    return bytes(xsave)
+    return bytes(xsave), parts
+
+
+def resume_note(call: Unfinished) -> dict[str, object]:
+    """Returns TNSR, which is JSON."""
+    return {"version": 1, **asdict(call), "structure": call.structure.hex()}
+
+
+def unfinished_of_note(value: object) -> Unfinished | None:
+    """Returns the hypercall in TNSR. None: there is none, or what stands there cannot be one."""
+    if not isinstance(value, dict) or value.get("version") != 1:
+        return None
+    words = {name: value.get(name) for name in ("number", "gpa", "bytes_done", "batch_done")}
+    left, name, text = value.get("time_left_ns"), value.get("name"), value.get("structure")
+    if not all(
+        type(it) is int and 0 <= it <= WORD_MAX for it in (*words.values(), 0 if left is None else left)
+    ):
+        return None
+    if not isinstance(name, str) or not isinstance(text, str) or len(text) > 2 * STRUCTURE_BYTES:
+        return None
+    try:
+        structure = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return Unfinished(
+        **words,  # type: ignore[arg-type]
+        name=name,
+        structure=structure,
+        time_left_ns=left,
+        exact=value.get("exact") is True,
+    )

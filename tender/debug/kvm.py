@@ -24,6 +24,7 @@ from dataclasses import replace
 from enum import Enum
 
 from tender.debug import ptrace
+from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.facts import ENDED_KINDS, Shared, facts_of, has_ended_well
 from tender.debug.find import Guest
 from tender.debug.guard import Journal
@@ -45,6 +46,7 @@ from tender.debug.kvm_vcpu import (
 )
 from tender.debug.registers import Registers
 from tender.debug.target import DebugError, Ended, Facts, Mapping, Stop, Watch, Where
+from tender.debug.unfinished import Call, unfinished_of, was_interrupted
 from tender.native import lib
 
 _HLT = b"\xf4"
@@ -160,6 +162,27 @@ class KvmTarget:
 
     def touched(self) -> Sequence[tuple[int, int]]:
         return touched_of(self._guest)
+
+    def cpu_parts(self) -> CpuParts:
+        self._need_still()
+        return self._registers.parts()
+
+    def unfinished(self) -> Unfinished | None:
+        self._need_still()
+        if self._where is Where.GUEST:
+            return None
+        event, general = self._shared.event_kind(), self._registers.general
+        if self._where is Where.ENDED and event != lib.EVENT_STOPPED:
+            return None
+        call = None
+        if self._vcpu.exit_reason == EXIT_IO and event in (lib.EVENT_NONE, lib.EVENT_STOPPED):
+            waits = self._where is Where.ENDED or was_interrupted(self._vcpu.thread_registers())
+            call = Call(general["rdx"] & 0xFFFF, general["rax"] & 0xFFFFFFFF, waits)
+
+        def process(at: int, size: int) -> bytes:
+            return ptrace.read_memory(self.pid, at, size)
+
+        return unfinished_of(self._guest, self._guest.values["vm"], call, process, self.read)
 
     # ---- changes
 

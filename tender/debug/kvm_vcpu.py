@@ -19,6 +19,7 @@ from errno import EINTR
 from typing import TYPE_CHECKING
 
 from tender.debug import ptrace
+from tender.debug.cpu_parts import SEGMENT, SYSTEM_BYTES, CpuParts
 from tender.debug.find import Guest
 from tender.debug.target import DebugError
 
@@ -70,6 +71,14 @@ class VcpuRegisters:
     @property
     def cr4(self) -> int:
         return int.from_bytes(self.system[CR4 : CR4 + 8], "little")
+
+    def parts(self) -> CpuParts:
+        """Returns the system registers as struct cpu_system has them. MSRs and debug registers have no place in the page."""
+        names = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")  # struct kvm_sregs
+        segments = {name: self.system[i * SEGMENT.size :][: SEGMENT.size] for i, name in enumerate(names)}
+        rest = self.system[8 * SEGMENT.size : SYSTEM_BYTES]
+        order = ("es", "cs", "ss", "ds", "fs", "gs", "tr", "ldt")
+        return CpuParts(system=b"".join(segments[name] for name in order) + rest)
 
     def with_bases(self, general: dict[str, int], fs_base: int, gs_base: int) -> "VcpuRegisters":
         """Returns registers with these values and the same system registers else."""
@@ -237,11 +246,14 @@ class Vcpu:
         If the vCPU has left the guest by an `out`, KVM completes the instruction first: RIP is behind it.
         """
         immediate, valid = self.read_page(IMMEDIATE_EXIT, 1), self.read_page(VALID, 8)
+        reason = self.exit_reason
         self.prepare_leave()
         answer = self.call(SYS_IOCTL, self.fd, KVM_RUN, 0)
         registers = self.registers_in_page()
         self.write_page(IMMEDIATE_EXIT, immediate)
         self.write_page(VALID, valid)
+        if reason == EXIT_IO:  # the hypercall goes on: who looks next is to see it too
+            self.write_page(EXIT_REASON, reason.to_bytes(4, "little"))
         if answer != -EINTR:
             raise DebugError(f"process {self.pid}: KVM_RUN answers {answer}", errno=max(-answer, 0))
         return registers

@@ -13,15 +13,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from errno import EBUSY, ENODATA, EOPNOTSUPP
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from tender.debug.core import CoreFile
-from tender.debug.core_format import CPU_VERSION, MEMORY_START, PAGE, XCR0_OFFSET
+from tender.debug.core_format import MEMORY_START, PAGE, XCR0_OFFSET
+from tender.debug.cpu_parts import CpuParts, Unfinished
+from tender.debug.facts import Shared
+from tender.debug.find import guests_of
 from tender.debug.kvm_memory import out_of_gate
+from tender.debug.kvm_vcpu import EXIT_IO, Vcpu
+from tender.debug.ptrace import read_memory
 from tender.debug.registers import Registers
 from tender.debug.report import capture
 from tender.debug.symbols import Frame, Symbol, Symbols
 from tender.debug.target import DebugError, Facts, GuestState, Mapping, Where
+from tender.debug.unfinished import Call, unfinished_of
 from tender.errors import ImageError
 from tender.native import CData, ffi, lib
 
@@ -36,6 +43,7 @@ _GPR = (
     *("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi"),
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
 )
+_RAX, _RDX = 0, 2
 _FS, _GS = 4, 5
 _BOOT_INFO_END = 0x14000
 _FIRST_SEGMENT = 0x100000
@@ -65,7 +73,6 @@ def look_into(vm: "Vm", visit: Callable[[GuestState], T]) -> T:
 
 def _of_process(vm: "Vm", visit: Callable[[GuestState], T]) -> T:
     from tender.debug.attach import attach
-    from tender.debug.find import guests_of
 
     pid = vm.pid
     if pid < 0:
@@ -138,7 +145,6 @@ def serve(argv: list[str]) -> int:
     """The other process: `tender core of-vm PID ADDRESS FD` writes a core into FD. Raises TenderError."""
     from tender.debug.attach import attach
     from tender.debug.core import write_core
-    from tender.debug.find import guests_of
 
     pid, address, file = map(int, argv)
     if not os.read(0, 1):
@@ -228,10 +234,28 @@ class _Still:
             xsave=bytes(xsave) if self._state.known & lib.CPU_FPU else b"",
         )
 
-    def own_notes(self) -> dict[str, bytes]:
-        """Returns TNS1 with all parts of the processor's state."""
-        state = bytes(ffi.buffer(self._state))
-        return {"TNS1": CPU_VERSION.to_bytes(4, "little") + len(state).to_bytes(4, "little") + state}
+    def cpu_parts(self) -> CpuParts:
+        """Returns all parts of the processor's state."""
+        return CpuParts(
+            system=self._part("system", lib.CPU_SYSTEM),
+            msrs=self._part("msrs", lib.CPU_MSRS),
+            debug=self._part("debug", lib.CPU_DEBUG),
+        )
+
+    def _part(self, name: str, part: int) -> bytes:
+        return bytes(ffi.buffer(ffi.addressof(self._state, name))) if self._state.known & part else b""
+
+    def unfinished(self) -> Unfinished | None:
+        """Returns the hypercall that a stop has ended."""
+        address = int(ffi.cast("uintptr_t", lib.tn_vm(self._vm._handle)))
+        guest = next((it for it in guests_of(os.getpid()) if it.values.get("vm") == address), None)
+        if guest is None or Shared(guest).event_kind() not in (lib.EVENT_STOPPED, lib.EVENT_INTERRUPTED):
+            return None
+        call = None
+        if Vcpu(guest).exit_reason == EXIT_IO:
+            gpr = self._state.general.gpr
+            call = Call(int(gpr[_RDX]) & 0xFFFF, int(gpr[_RAX]) & 0xFFFFFFFF, waits=True)
+        return unfinished_of(guest, address, call, partial(read_memory, os.getpid()), self.read)
 
     def read(self, gpa: int, length: int) -> bytes:
         """Returns memory."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tender.debug.confined import Died, run_confined
+from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.registers import GENERAL, Registers
 from tender.debug.symbols import Frame, Symbols
 from tender.debug.target import Facts, GuestState, Mapping, Where
@@ -61,6 +62,12 @@ class Captured:
 
     def touched(self) -> Sequence[tuple[int, int]]:
         return self.runs
+
+    def cpu_parts(self) -> CpuParts:
+        return CpuParts()
+
+    def unfinished(self) -> Unfinished | None:
+        return None
 
     def read(self, gpa: int, length: int) -> bytes:
         found = bytearray()

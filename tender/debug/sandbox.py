@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from tender.debug import ptrace
+from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.facts import ENDED_KINDS, Shared, facts_of, has_ended_well
 from tender.debug.find import Guest
 from tender.debug.guard import Journal
@@ -26,6 +27,7 @@ from tender.debug.ptrace import Gone, Status
 from tender.debug.registers import GENERAL, Registers
 from tender.debug.sandbox_memory import LOW_END, MEMORY_START, PatchedSites, mappings_of, touched_of
 from tender.debug.sandbox_registers import Unwinder
+from tender.debug.sandbox_system import SystemState, before_start, unfinished
 from tender.debug.target import DebugError, Ended, Facts, Mapping, Stop, Target, Watch, Where
 from tender.debug.x86 import is_emulated
 from tender.native import lib
@@ -89,6 +91,7 @@ class SandboxTarget(Target):
         self._shared = Shared(guest)
         self._sites = PatchedSites(self._raw_read)
         self._unwinder = Unwinder(guest)
+        self._system = SystemState(guest)
         self._breakpoints: dict[int, bytes] = {}
         self._hardware: list[_Hardware | None] = [None] * _DEBUG_REGISTERS
         self._temporary: tuple[int, bytes] | None = None
@@ -255,15 +258,28 @@ class SandboxTarget(Target):
         raw = ptrace.getregs(self._tid)
         if raw["rip"] < GUEST_END:
             general = {name: raw[name] for name in (*GENERAL, "rip", "fs_base", "gs_base")}
-            return Registers(**general, rflags=raw["eflags"] & ~_RESUME_FLAG, xsave=self._xsave())
+            flags = self._system.flags(raw["eflags"] & ~_RESUME_FLAG)
+            return Registers(**general, rflags=flags, xsave=self._xsave())
         entered = self._unwinder.guest(raw)
         found = entered.registers
         if self._is_at_end():
             found = self._unwinder.at_end(self._shared.read()) or found
-        xsave = entered.xsave or self._xsave()
-        return replace_registers(
-            found, fs_base=found.fs_base or raw["fs_base"], gs_base=raw["gs_base"], xsave=xsave
+        elif not entered.certain:
+            found = before_start(self._guest, self._shared.read()) or found
+        return found._with(
+            rflags=self._system.flags(found.rflags & ~_RESUME_FLAG),
+            fs_base=found.fs_base or raw["fs_base"],
+            gs_base=raw["gs_base"],
+            xsave=entered.xsave or self._xsave(),
         )
+
+    def cpu_parts(self) -> CpuParts:
+        return self._system.parts(self.registers())
+
+    def unfinished(self) -> Unfinished | None:
+        raw = ptrace.getregs(self._tid)
+        entered = self._unwinder.guest(raw) if raw["rip"] >= GUEST_END else None
+        return unfinished(self._guest, entered, self._shared.read(), self.read)
 
     def set_registers(self, registers: Registers) -> None:
         where = self.where()
@@ -783,11 +799,6 @@ class SandboxTarget(Target):
     def _is_low(self, address: int) -> bool:
         """Whether it is in the trampolines or the gate page."""
         return self._sites.start <= address < LOW_END
-
-
-def replace_registers(registers: Registers, **values: int | bytes) -> Registers:
-    """Returns the registers with other values."""
-    return Registers(**{name: values.get(name, getattr(registers, name)) for name in Registers.__slots__})
 
 
 def restore(guest: Guest, journal: Journal) -> None:

@@ -16,14 +16,17 @@ from tender.debug import ptrace
 from tender.debug.elf_file import ElfFile
 from tender.debug.find import Guest
 from tender.debug.registers import DWARF, GENERAL, Registers
+from tender.debug.unfinished import Call, is_answer_of_interrupted, was_interrupted
 from tender.debug.unwind import FrameTable
 from tender.errors import ImageError
 from tender.native import ffi
 
 _GUEST_END = 1 << 32
 _FRAMES_MAX = 64
-_RSP, _RIP, _FLAGS = 7, 16, 49  # System V ABI for AMD64, figure 3.36
+_RAX, _RDX, _RSP, _RIP, _FLAGS = 0, 1, 7, 16, 49  # System V ABI for AMD64, figure 3.36
 _FLAGS_OF_CALL = 2
+_PORTS_END = 1 << 16
+_OUT = b"\xef"
 # struct ucontext of asm/ucontext.h and struct _fpx_sw_bytes of asm/sigcontext.h
 _UC_FPSTATE, _FP_SOFTWARE, _FP_MAGIC = 224, 464, 0x46505853
 _XSAVE_MIN, _XSAVE_MAX = 576, 16384
@@ -38,12 +41,16 @@ class Entered:
         certain: Whether all of them are known. If not, rip and rsp are.
         by_signal: Whether the outermost frame is a signal's handler: the guest's instruction was emulated, or faulted.
         xsave: Its vector registers if the thread does not have them, else empty.
+        signals: How many handlers of signals are on the stack.
+        call: The hypercall that it is in, if it is in one.
     """
 
     registers: Registers
     certain: bool = True
     by_signal: bool = False
     xsave: bytes = b""
+    signals: int = 0
+    call: Call | None = None
 
 
 class Unwinder:
@@ -57,7 +64,8 @@ class Unwinder:
         """Returns the guest's registers from those of its thread, as PTRACE_GETREGS gives them."""
         registers = {number: raw[name] for number, name in enumerate(DWARF)}
         registers[_FLAGS] = raw["eflags"]
-        is_return, xsave = False, b""
+        is_return, xsave, signals = False, b"", 0
+        waits = was_interrupted(raw)
         table = self._tables()
         for _ in range(_FRAMES_MAX):
             pc = registers[_RIP]
@@ -73,17 +81,39 @@ class Unwinder:
                 caller[_RIP] = self._word(self._place("guest_rip"))
             if place == "entry_gate":
                 caller[_FLAGS] = _FLAGS_OF_CALL
+            signals += place == "signal"
             if caller.get(_RIP, _GUEST_END) < _GUEST_END:
                 if place:
-                    return Entered(_registers(caller), True, place == "signal", xsave)
+                    found = _registers(caller)
+                    call = self._call(place, pc, registers, found, is_in=is_return, waits=waits)
+                    return Entered(found, True, place == "signal", xsave, signals, call)
                 break
+            if place == "signal":
+                at_call = caller.get(_RIP) == self._place("system_call_return")
+                waits = at_call and is_answer_of_interrupted(caller.get(_RAX, 0))
             if _RIP not in caller:
                 break
             registers, is_return = caller, not step.is_signal
-        return Entered(
-            Registers(rip=self._word(self._place("guest_rip")), rsp=self._word(self._place("guest_rsp"))),
-            False,
-        )
+        rip, rsp = self._word(self._place("guest_rip")), self._word(self._place("guest_rsp"))
+        if 0 < rip < _PORTS_END:  # it has come by the gate
+            rip, rsp = self._word(rsp), rsp + 8 & (1 << 64) - 1
+        return Entered(Registers(rip=rip, rsp=rsp), False)
+
+    def _call(
+        self, place: str, pc: int, here: dict[int, int], guest: Registers, *, is_in: bool, waits: bool
+    ) -> Call | None:
+        """Returns the hypercall of a thread that has come in by this place. is_in: a handler is on the stack."""
+        if place == "signal":
+            is_out = is_in and self._read(guest.rip, 1) == _OUT
+            return Call(guest.rdx & 0xFFFF, guest.rax & 0xFFFFFFFF, waits) if is_out else None
+        if not is_in and pc >= self._place(f"{place}_back"):
+            return None  # it is finished
+        if place == "entry_patched":
+            return Call(guest.rdx & 0xFFFF, guest.rax & 0xFFFFFFFF, waits, is_in)
+        if not is_in:
+            return Call(here[_RDX] & 0xFFFF, here[_RAX] & 0xFFFFFFFF, waits, False)
+        gpa = int.from_bytes(self._read(self._place("guest_gpa"), 4), "little")
+        return Call(self._word(self._place("guest_rip")) & 0xFFFF, gpa, waits)
 
     def at_end(self, shared: bytes) -> Registers | None:
         """Returns the registers that the program has left in its last event, if it has."""

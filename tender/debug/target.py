@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.registers import Registers
 from tender.errors import HostError
 
@@ -154,6 +155,12 @@ class GuestState(Protocol):
 
         What lies in none of them reads as zeros.
         """
+
+    def cpu_parts(self) -> CpuParts:
+        """Returns what the processor has besides its registers."""
+
+    def unfinished(self) -> Unfinished | None:
+        """Returns the hypercall that it is in, if it is in one."""
 
 
 class Target(GuestState, Protocol):

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 
 from tender.debug import core_format as form
 from tender.debug.core import CoreFile, check_directory, save_core
+from tender.debug.cpu_parts import CONTROL, SEGMENT, TABLE, CpuParts, Unfinished
 from tender.debug.registers import Registers
 from tender.debug.target import DebugError, Facts, Mapping, Where
 from tender.errors import ImageError
-from tender.native import ffi
+from tender.native import ffi, lib
 
 
 def a_guest(**facts: object) -> FakeGuest:
@@ -80,15 +81,59 @@ def test_a_fault_that_the_guest_handled_is_thread_1(tmp_path: Path) -> None:
 
 def test_tns1_is_the_native_cores_structure() -> None:
     state = ffi.new("struct cpu_state *")
+    segments = [SEGMENT.pack(i, 2, 3 + i, 4, 5, 6, 7, 8, 9, 10, 11, 12) for i in range(8)]
+    tables = [TABLE.pack(21, 22), TABLE.pack(23, 24)]
+    parts = CpuParts(
+        system=b"".join((*segments, *tables, CONTROL.pack(*range(31, 38)))),
+        msrs=struct.pack("<9Q", *range(41, 50)),
+        debug=struct.pack("<6Q", *range(51, 57)),
+    )
     note = form.cpu_note(
-        Registers(rax=1, rcx=2, r15=3, rip=4, rflags=0x202, xsave=b"\x7f\x03".ljust(2696, b"\1"))
+        Registers(rax=1, rcx=2, r15=3, rip=4, rflags=0x202, xsave=b"\x7f\x03".ljust(2696, b"\1")), parts
     )
     assert struct.unpack_from("<II", note) == (1, ffi.sizeof("struct cpu_state"))
     ffi.buffer(state)[:] = note[8:]
-    assert state.known == form.CPU_GENERAL | form.CPU_FPU
+    assert state.known == lib.CPU_ALL
     assert list(state.general.gpr) == [1, 2, *[0] * 13, 3]
     assert (state.general.rip, state.general.rflags) == (4, 0x202)
     assert bytes(state.fpu.xsave)[:3] == b"\x7f\x03\1"
+    last = state.system.ldtr
+    assert (last.base, last.limit, last.selector, last.type, last.unusable) == (7, 2, 10, 4, 12)
+    assert (state.system.gdtr.base, state.system.idtr.limit) == (21, 24)
+    assert (state.system.cr0, state.system.cr3, state.system.apic_base) == (31, 33, 37)
+    assert (state.msrs.sysenter_cs, state.msrs.kernel_gs_base, state.msrs.tsc_aux) == (41, 48, 49)
+    assert (list(state.debug.dr), state.debug.dr7) == ([51, 52, 53, 54], 56)
+    assert form.unpack_cpu_note(note)[1] == parts
+    assert parts.control()["cr8"] == 35
+    assert parts.selectors() == tuple(range(3, 11))
+
+
+def test_an_unfinished_hypercall_is_read_back(tmp_path: Path) -> None:
+    guest = a_guest()
+    guest.call = Unfinished(3, "poll", 0x3FFF00, b"\1" * 48, 5, 6, 1_000_000, exact=True)
+    saved = save_core(guest, directory=str(tmp_path))
+    with CoreFile(saved.path) as core:
+        assert core.unfinished() == guest.call
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": 2},
+        {"number": -1},
+        {"gpa": 1 << 64},
+        {"gpa": True},
+        {"time_left_ns": "soon"},
+        {"name": 7},
+        {"structure": "zz"},
+        {"structure": "00" * 49},
+    ],
+    ids=str,
+)
+def test_a_forged_unfinished_hypercall_is_none(changed: dict[str, object]) -> None:
+    whole = form.resume_note(Unfinished(3, "poll", 0x3FFF00, bytes(48)))
+    assert form.unfinished_of_note(whole) is not None
+    assert form.unfinished_of_note(whole | changed) is None
 
 
 @pytest.mark.parametrize(

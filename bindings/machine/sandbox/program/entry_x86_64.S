@@ -13,7 +13,6 @@
 #include "debug_note.inc"
 
     .set    HVT_PORT_BASE, 0x500
-    .set    GATE_GPA, 0xff000           /* abi/tender_abi.h: 16 bytes per slot; the eighth is its `out` */
     .set    TRAMPOLINE_RETURN, 12             /* bindings/machine/sandbox/patch.c lays the trampolines out */
     .set    TRAMPOLINE_NUMBER, 16
     .set    HANDLER_STACK_BYTES, 65536
@@ -107,8 +106,10 @@ guest_rsp:                          /* first, and guest_rip behind it: the unwin
     .skip   8
     .globl  guest_rip
     .hidden guest_rip
-guest_rip:
+guest_rip:                          /* after the gate: its port */
     .skip   8
+guest_gpa:                          /* EAX at the gate, for a debugger: the unwind tables have it for a call site */
+    .skip   4
 
     .text
 /*
@@ -225,6 +226,9 @@ entry_patched:
     .cfi_adjust_cfa_offset -8
 1:
     enter   handle_hypercall
+    .globl  entry_patched_back
+    .hidden entry_patched_back
+entry_patched_back:
     pop     %rdx
     .cfi_adjust_cfa_offset -8
     .cfi_same_value rdx
@@ -299,11 +303,13 @@ entry_gate:
     .cfi_escape 22, DWARF_RSP, 3, 0x06, 0x23, 8      /* and RSP is behind it (deref, plus_uconst 8) */
     lea     -HVT_PORT_BASE(%rdx), %edi
     mov     %eax, %esi
-    shl     $4, %edx            /* the reported address is the one after the `out` of the slot under KVM */
-    add     $(GATE_GPA - HVT_PORT_BASE * 16 + 8), %edx
-    mov     %rdx, guest_rip(%rip)
+    mov     %edx, guest_rip(%rip)   /* its upper half stays 0: handle_exit_of_call() in main.c */
+    mov     %eax, guest_gpa(%rip)
     cld
     enter   handle_hypercall
+    .globl  entry_gate_back
+    .hidden entry_gate_back
+entry_gate_back:
     mov     guest_rsp(%rip), %rsp
     .cfi_def_cfa rsp, 8
     .cfi_offset DWARF_RIP, -8
@@ -440,7 +446,10 @@ signal_return_leaves:
     debug_address enter_guest_end, enter_guest_end
     debug_address entry_patched, entry_patched
     debug_address entry_patched_end, entry_patched_end
+    debug_address entry_patched_back, entry_patched_back
     debug_address entry_gate, entry_gate
+    debug_address entry_gate_back, entry_gate_back
+    debug_address guest_gpa, guest_gpa
     debug_address entry_gate_end, entry_gate_end
     debug_address syscall_instruction, syscall_instruction
     debug_address system_call_return, system_call_return

@@ -221,11 +221,21 @@ void count_exit(void)
 #endif
 #define HOT_PATH __attribute__((flatten, noinline)) RETURN_BY_JUMP
 
+/* The gate leaves its port in guest_rip. The address that is reported is that of the `out` of the slot under
+ * KVM, its eighth byte. */
+static __attribute__((cold, noinline)) void handle_exit_of_call(void)
+{
+    enum { OUT_AT = 7 };
+    handle_exit(guest_rip < HVT_GUEST_MIN_GPA
+                    ? TENDER_GATE_GPA + (guest_rip - HVT_PORT_BASE) * TENDER_GATE_SLOT_BYTES + OUT_AT
+                    : guest_rip - 1);
+}
+
 static inline __attribute__((always_inline)) void handle_hypercall_out(uint32_t number, uint32_t gpa)
 {
     count_exit();
     if (hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa) == EXIT)
-        handle_exit(guest_rip - 1); /* the `out` */
+        handle_exit_of_call();
 }
 
 static HOT_PATH void handle_net_write(uint32_t gpa)
@@ -363,6 +373,7 @@ DEBUG_ADDRESS("program_end", _end);
 DEBUG_NOTE(debug_facts_of_program)
 {
     DEBUG_NUMBER("config", SANDBOX_CONFIG_OFFSET);
+    DEBUG_NUMBER("config_rip", offsetof(struct sandbox_config, rip)); /* with rsp, rdi */
     DEBUG_NUMBER("config_mem_bytes", offsetof(struct sandbox_config, mem_bytes));
     DEBUG_NUMBER("config_template_bytes", offsetof(struct sandbox_config, template_bytes));
     DEBUG_NUMBER("config_prepared", offsetof(struct sandbox_config, prepared));

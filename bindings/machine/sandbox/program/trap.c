@@ -49,11 +49,20 @@ _Static_assert(ARCH_REQ_XCOMP_PERM_CODE == ARCH_REQ_XCOMP_PERM, "as the kernel h
 
 DEBUG_SYMBOL uint8_t trap_stack[TRAP_STACK_BYTES] __attribute__((aligned(16)));
 DEBUG_ADDRESS("trap_stack", trap_stack);
+DEBUG_SYMBOL struct system_state state __asm__("guest_system_state");
+DEBUG_ADDRESS("system_state", guest_system_state);
 DEBUG_NOTE(debug_facts_of_traps)
 {
     DEBUG_NUMBER("trap_stack_bytes", TRAP_STACK_BYTES);
+    DEBUG_OFFSET("system_gdtr", struct system_state, gdtr); /* with idtr behind it */
+    DEBUG_OFFSET("system_tr", struct system_state, tr);     /* with ldtr behind it */
+    DEBUG_OFFSET("system_selector", struct system_state, selector);
+    DEBUG_OFFSET("system_cr0", struct system_state, cr0); /* with cr2, cr3, cr4, cr8 */
+    DEBUG_OFFSET("system_dr", struct system_state, dr);   /* with dr6, dr7 */
+    DEBUG_OFFSET("system_efer", struct system_state, efer);
+    DEBUG_OFFSET("system_kernel_gs_base", struct system_state, kernel_gs_base);
+    DEBUG_OFFSET("system_interrupts", struct system_state, interrupts);
 }
-static struct system_state state;
 
 /* In the order of the register numbers of the instruction set. */
 static const int registers[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
