@@ -6,14 +6,13 @@ and report_html.py show it. All texts in the data are the guest's or a file's: w
 """
 
 import bisect
-import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tender.debug.confined import Died, run_confined
 from tender.debug.cpu_parts import CpuParts, Unfinished
+from tender.debug.own_code import library_of, own_frame, source_of
 from tender.debug.registers import GENERAL, Registers
 from tender.debug.symbols import Frame, Symbols
 from tender.debug.target import Facts, GuestState, Mapping, Where
@@ -25,9 +24,6 @@ _FRAMES_MAX = 64
 _PAGE = 4096
 _COPY_MAX = 64 << 20
 _STACK_BELOW, _STACK_ABOVE = 16 << 10, 256 << 10
-_SOURCE_MAX = 1 << 20
-_SOURCE_LINES = 3
-_LINE_MAX = 200
 _NULL_MAX = 64 << 10
 _NEAR_STACK = 1 << 20
 _PIECES_MAX = 50_000
@@ -206,8 +202,9 @@ def make_report(state: GuestState, image: str, *, core: str = "") -> Report:
         "status": facts.status,
         "where": str(state.where()),
         "fault": fault,
-        "stack": [frame.to_dict() for frame in shown],
-        "vcpu_stack": [frame.to_dict() for frame in frames] if fault_frames else [],
+        "stack": _plain(shown),
+        "own_frame": own_frame(shown),
+        "vcpu_stack": _plain(_above(frames, fault_frames)) if fault_frames else [],
         "source": source_of(shown),
         "registers": {
             name: getattr(interrupted or registers, name)
@@ -225,6 +222,20 @@ def make_report(state: GuestState, image: str, *, core: str = "") -> Report:
     if symbols is not None:
         symbols.close()
     return report
+
+
+def _plain(frames: Sequence[Frame]) -> list[dict[str, object]]:
+    return [{**frame.to_dict(), "library": library_of(frame)} for frame in frames]
+
+
+def _above(frames: Sequence[Frame], fault_frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames of a handler, without those of the code that it interrupted, which are in the other stack."""
+    same = 0
+    for frame, other in zip(reversed(frames), reversed(fault_frames), strict=False):
+        if frame != other:
+            break
+        same += 1
+    return frames[: len(frames) - same]
 
 
 def _stacks(
@@ -350,41 +361,6 @@ def _own_heap(read: Callable[[int, int], bytes], first: int, last: int) -> dict[
         used += length if size & 1 else 0
         at, before = at + length, length
     return heap
-
-
-def source_of(frames: Sequence[Frame]) -> dict[str, object] | None:
-    """Returns lines around the innermost frame's, if its source file can be read: a regular file of at most 1 MiB."""
-    for frame in frames[:1]:
-        if not frame.file or not frame.line:
-            continue
-        text = _read_source(frame.file)
-        lines = text.split("\n") if text else []
-        if frame.line <= len(lines):
-            first = max(1, frame.line - _SOURCE_LINES)
-            shown = [
-                [number, lines[number - 1].expandtabs(4)[:_LINE_MAX]]
-                for number in range(first, min(len(lines), frame.line + _SOURCE_LINES) + 1)
-            ]
-            return {"file": frame.file, "line": frame.line, "lines": shown}
-    return None
-
-
-def _read_source(path: str) -> str:
-    """The path is that of a hostile file: only text of a regular file is read, and no device or link is opened."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except (OSError, ValueError):
-        return ""
-    try:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > _SOURCE_MAX:
-            return ""
-        data = os.read(fd, _SOURCE_MAX)
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
-    return "" if b"\0" in data else data.decode("utf-8", "replace")
 
 
 def _next(facts: Facts, core: str, image: str) -> list[str]:

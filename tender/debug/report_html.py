@@ -10,7 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from tender.debug.report_text import counters_line, hypercall_line, memory_line, shown_path
+from tender.debug.report_text import counters_line, hypercall_line, memory_line, own_place, shown_path
 from tender.printable import printable
 
 _STYLE = """
@@ -31,6 +31,7 @@ tr:last-child td { border-bottom: 0 }
 code, pre, td.n { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 13px }
 pre { margin: 0; padding: .6rem .8rem }
 td.n, .dim { color: var(--dim); white-space: nowrap }
+tr.dim { white-space: normal }
 .here { background: color-mix(in srgb, var(--mark) 14%, transparent); display: inline-block; min-width: 100% }
 .registers { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 0 1rem;
   padding: .5rem .8rem; font-family: ui-monospace, monospace; font-size: 13px }
@@ -64,9 +65,13 @@ def html_of(
         f"<h1>{_text(image)} {_text(report['arguments'])}</h1>",
         f"<p class=reason>{_text(_said(report))}</p>",
         _fault(report["fault"]),
+        f"<p>in <code>{_text(own_place(report))}</code></p>" if own_place(report) else "",
         _section("Stack", _stack(report["stack"])),
         _section(f"Source: {_place(report)}", _source(report["source"])) if report["source"] else "",
-        _section("Where the vCPU stands: the guest's own handler", _stack(report["vcpu_stack"]))
+        _section(
+            "The guest's own handler of this fault, in which the vCPU stands now",
+            _stack(report["vcpu_stack"]),
+        )
         if report["vcpu_stack"]
         else "",
         _section("Registers", _registers(report)),
@@ -104,7 +109,7 @@ def _said(report: dict[str, Any]) -> str:
 
 def _place(report: dict[str, Any]) -> str:
     source = report["source"]
-    return f"<code>{_text(shown_path(source['file']))}:{_text(source['line'])}</code>"
+    return f"<code>{_text(shown_path(source['file']))}:{_text(source['line'])}</code> (#{_text(source['frame'])})"
 
 
 def _fault(fault: dict[str, Any] | None) -> str:
@@ -124,9 +129,11 @@ def _hex(value: object) -> str:
 
 
 def _stack(frames: list[dict[str, Any]]) -> str:
-    rows, number = [], 0
-    for frame in frames:
+    rows = []
+    for number, frame in enumerate(frames):
         tags = "<span class=tag>inlined</span>" if frame["inlined"] else ""
+        dim = " class=dim" if frame["library"] else ""
+        tags += f" <span class=tag>{_text(frame['library'])}</span>" if frame["library"] else ""
         tags += "" if frame["certain"] else " <span class=tag>found by searching</span>"
         name = frame["function"] or "?"
         offset = (
@@ -136,10 +143,9 @@ def _stack(frames: list[dict[str, Any]]) -> str:
         )
         place = f"{shown_path(frame['file'])}:{frame['line']}" if frame["file"] else ""
         rows.append(
-            f"<tr><td class=n>{number}<td class=n>{_hex(frame['pc'])}<td><code>{_text(name)}{offset}</code> {tags}"
+            f"<tr{dim}><td class=n>{number}<td class=n>{_hex(frame['pc'])}<td><code>{_text(name)}{offset}</code> {tags}"
             f"<td><code>{_text(place)}</code>"
         )
-        number += not frame["inlined"]
     return f"<table>{''.join(rows)}</table>"
 
 

@@ -1,6 +1,7 @@
 """A crash report as text for a terminal. No byte of the guest's or of a file's reaches the terminal as it is."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from tender.printable import printable
@@ -18,18 +19,20 @@ def text_of(report: dict[str, Any], *, color: bool = False) -> str:
     fault = report["fault"]
     if fault:
         lines.append(f"  at {fault['rip']:#x}" + _fault_words(fault))
-    lines += ["", styled("stack:", _BOLD), *_stack(report["stack"])]
+    lines += [f"  in {it}" for it in [own_place(report)] if it]
+    lines += ["", styled("stack:", _BOLD), *_stack(report["stack"], styled)]
     source = report["source"]
     if source:
-        lines.append("")
+        lines += ["", styled(f"source of #{source['frame']}:", _BOLD)]
         lines += [
             styled(text, _RED) if is_here else styled(text, _DIM) for text, is_here in source_lines(source)
         ]
     if report["vcpu_stack"]:
         lines += [
             "",
-            styled("the vCPU stands in the guest's own handler:", _BOLD),
-            *_stack(report["vcpu_stack"]),
+            styled("the guest's own handler of this fault, in which the vCPU stands now:", _BOLD),
+            *_stack(report["vcpu_stack"], styled),
+            "  (it was entered from #0 of the stack above)",
         ]
     lines += ["", styled("registers:", _BOLD), *_registers(report["registers"])]
     if report["code"]:
@@ -67,23 +70,36 @@ def _fault_words(fault: dict[str, Any]) -> str:
     )
 
 
-def _stack(frames: list[dict[str, Any]]) -> list[str]:
-    lines, number = [], 0
-    for index, frame in enumerate(frames):
-        lines.append("  " + frame_line(frame, number))
-        last_of_this = not frame["inlined"]
-        number += last_of_this and index + 1 < len(frames)
+def own_place(report: dict[str, Any]) -> str:
+    """Returns where the user's own code stands, if that is not the innermost frame: a function and a line."""
+    number = report["own_frame"]
+    if not number:
+        return ""
+    frame = report["stack"][number]
+    place = f" at {shown_path(frame['file'])}:{frame['line']}" if frame["file"] else ""
+    return _safe(f"{frame['function']}{place} (#{number})")
+
+
+def _stack(frames: list[dict[str, Any]], styled: Callable[[str, str], str]) -> list[str]:
+    lines = []
+    for number, frame in enumerate(frames):
+        line = "  " + frame_line(frame, number)
+        lines.append(styled(line, _DIM) if frame["library"] else line)
     return lines or ["  not known"]
 
 
 def frame_line(frame: dict[str, Any], number: int) -> str:
-    """Returns a frame as a line: number, address, function, place. A frame that is not certain has a question mark."""
+    """Returns a frame as a line: number (as gdb counts), address, function, place, and whose code it is.
+
+    A frame that is not certain has a question mark.
+    """
     name = f"{frame['function']}+{frame['offset']:#x}" if frame["function"] else "?"
     if frame["inlined"]:
         name = f"{frame['function'] or '?'} (inlined)"
     place = f" at {shown_path(frame['file'])}:{frame['line']}" if frame["file"] else ""
+    whose = f" [{frame['library']}]" if frame["library"] else ""
     sure = "" if frame["certain"] else "  ? found by searching the stack"
-    return f"#{number:<2} {frame['pc']:#010x} {_safe(name)}{_safe(place)}{sure}"
+    return f"#{number:<2} {frame['pc']:#010x} {_safe(name)}{_safe(place)}{_safe(whose)}{sure}"
 
 
 def shown_path(path: str) -> str:

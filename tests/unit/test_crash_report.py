@@ -259,7 +259,7 @@ def test_a_child_that_dies_leaves_a_report_without_symbols(
 
 
 def test_a_source_file_is_read_only_if_it_is_a_small_regular_file(guest: Guest, tmp_path: Path) -> None:
-    from tender.debug.report import source_of
+    from tender.debug.own_code import source_of
     from tender.debug.symbols import Frame
 
     good = tmp_path / "a.c"
@@ -274,6 +274,7 @@ def test_a_source_file_is_read_only_if_it_is_a_small_regular_file(guest: Guest, 
     found = source_of([Frame(pc=1, file=str(good), line=2)])
 
     assert found == {
+        "frame": 0,
         "file": str(good),
         "line": 2,
         "lines": [[1, "one"], [2, "two\x1b[2J"], [3, "three"], [4, ""]],
