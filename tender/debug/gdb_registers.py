@@ -80,8 +80,8 @@ def _avx512(masks: int, upper: int, more: int) -> Sequence[Register]:
         *(Register(f"xmm{16 + i}", 128, "vec128", at=more + 64 * i, part=128) for i in range(16)),
         *(Register(f"ymm{16 + i}h", 128, "uint128", at=more + 64 * i + 16, part=128) for i in range(16)),
         *(Register(f"k{i}", 64, "uint64", at=masks + 8 * i, part=32) for i in range(8)),
-        *(Register(f"zmm{i}h", 256, "v2ui128", at=upper + 32 * i, part=64) for i in range(16)),
-        *(Register(f"zmm{16 + i}h", 256, "v2ui128", at=more + 64 * i + 32, part=128) for i in range(16)),
+        *(Register(f"zmm{i}h", 256, "vec256", at=upper + 32 * i, part=64) for i in range(16)),
+        *(Register(f"zmm{16 + i}h", 256, "vec256", at=more + 64 * i + 32, part=128) for i in range(16)),
     )
 
 
@@ -132,13 +132,13 @@ def _vec128() -> str:
     return f'{vectors}<union id="vec128">{fields}</union>'
 
 
-_V2UI128 = '<vector id="v2ui128" type="uint128" count="2"/>'
+_VEC256 = '<vector id="vec256" type="uint128" count="2"/>'
 _TYPES = {
     "core": _flags("i386_eflags", _EFLAGS),
     "sse": _vec128() + _flags("i386_mxcsr", _MXCSR),
     "segments": "",
     "avx": "",
-    "avx512": _vec128() + _V2UI128,
+    "avx512": _vec128() + _VEC256,
 }
 
 

@@ -45,6 +45,7 @@ _STOP_S = 10.0
 _PIECE = 4096  # a pipe that can be written to takes so many bytes without waiting (pipe(7))
 _READ_MAX = PACKET_BYTES // 2 - 64
 _WATCHES = tuple(Watch)
+_LAST = (1 << 64) - 1  # no mapping ends behind it: lldb adds start and size in 64 bits
 _NO_MEMORY, _BAD_PACKET, _NO_SUCH = b"E14", b"E16", b"E02"  # EFAULT, EINVAL, ENOENT in hexadecimal
 # gdb's numbers of signals are Linux's where they are the same, up to 15. Source: gdb's include/gdb/signals.def.
 _TO_GDB = {7: 10, 10: 30, 12: 31, 17: 20, 18: 19, 19: 17, 20: 18, 23: 16, 29: 23, 31: 12}
@@ -104,7 +105,7 @@ class GdbServer:
         self._end: End | None = None
         self._leaving = self._gone = False
         self._is_stepping = self._runs = False
-        self._tells_breakpoints = self._suffixes = self._lists_threads = False
+        self._tells_breakpoints = self._suffixes = self._lists_threads = self._hex_errors = False
         self._wake = -1
 
     def leave(self) -> None:
@@ -178,7 +179,7 @@ class GdbServer:
         try:
             answer = self._answer(packet)
         except DebugError as error:
-            answer = _error(error)
+            answer = self._error(error)
         except (ValueError, IndexError, OverflowError):
             answer = _BAD_PACKET
         if answer is not None:
@@ -313,6 +314,9 @@ class GdbServer:
         if packet == b"QListThreadsInStopReply":
             self._lists_threads = True
             return b"OK"
+        if packet == b"QEnableErrorStrings":
+            self._hex_errors = True
+            return b"OK"
         return {
             b"qC": b"QC1",
             b"qfThreadInfo": b"m1",
@@ -358,7 +362,7 @@ class GdbServer:
                 rights = b"".join(word for word, bit in ((b"r", 4), (b"w", 2), (b"x", 1)) if it.flags & bit)
                 return b"start:%x;size:%x;permissions:%s;" % (it.start, it.end - it.start, rights)
             gap_start = it.end
-        return b"start:%x;size:%x;" % (gap_start, (1 << 64) - gap_start)
+        return b"start:%x;size:%x;" % (gap_start, _LAST - gap_start)
 
     def _thread_words(self) -> str:
         where = {Where.GUEST: "", Where.HYPERCALL: ", in a hypercall", Where.ENDED: ", its run has ended"}
@@ -531,12 +535,13 @@ class GdbServer:
         return b"OK"
 
     def _kill(self) -> bytes:
+        if self._attached and self._lists_threads:  # lldb kills also when it quits
+            return self._detach()
         if not isinstance(self._last, Ended):
             self._target.kill()
         self._end = End.KILLED
         return b"OK"
 
-
-def _error(error: DebugError) -> bytes:
-    text = error.message.split("\n")[0]
-    return b"E." + text.encode("ascii", "replace")[:500]
+    def _error(self, error: DebugError) -> bytes:
+        text = error.message.split("\n")[0].encode("ascii", "replace")[:500]
+        return b"E01;" + text.hex().encode() if self._hex_errors else b"E." + text

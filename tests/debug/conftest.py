@@ -4,11 +4,13 @@ import ctypes
 import fcntl
 import mmap
 import os
+import re
 import shutil
+import signal
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,13 @@ class Running:
         """Waits for the end. Returns the status, all that the guest has printed, and stderr."""
         out, err = self.process.communicate(timeout=limit)
         return self.process.returncode, self.before + out, err
+
+    def check_went_on(self) -> None:
+        """A guest that waits in a loop goes on to the end. It is not waited for: SIGTERM is what it answers then."""
+        assert self.process.poll() is None
+        os.kill(self.pid, signal.SIGTERM)
+        status, out, err = self.end()
+        assert (status, out) == (1, b"ready\n") and b"signal 15" in err
 
 
 StartGuest = Callable[..., Running]
@@ -87,6 +96,44 @@ def undebugged(guest: Guest, tender_cmd: list[str]) -> Undebugged:
         return made[which]
 
     return run
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The user's own settings of gdb do not count, and nothing is asked of other hosts."""
+    return {**os.environ, "HOME": str(tmp_path), "DEBUGINFOD_URLS": "", "TERM": "dumb"}
+
+
+Listening = Callable[..., AbstractContextManager[tuple["subprocess.Popen[str]", str]]]
+
+
+@pytest.fixture
+def listening(tender_cmd: list[str], environment: dict[str, str]) -> Listening:
+    """A function: with listening("127.0.0.1:0", PID) as (process, place) runs `tender debug --listen=127.0.0.1:0 PID`.
+
+    `place` is what gdb's `target remote` is given. Words after the first are those of the command.
+    """
+
+    @contextmanager
+    def listens(place: str, *words: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+        with subprocess.Popen(
+            [*tender_cmd, "debug", f"--listen={place}", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        ) as process:
+            try:
+                assert process.stderr
+                line = process.stderr.readline()
+                found = re.search(r"in gdb: target remote (\S+)\n", line)
+                assert found, line
+                yield process, found[1]
+            finally:
+                process.kill()
+
+    return listens
 
 
 Gdb = Callable[..., str]

@@ -34,12 +34,6 @@ StartGuest = Callable[..., Any]  # conftest.py
 Gdb = Callable[..., str]
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """The user's own settings of gdb do not count, and nothing is asked of other hosts."""
-    return {**os.environ, "HOME": str(tmp_path), "DEBUGINFOD_URLS": "", "TERM": "dumb"}
-
-
 Debug = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -67,14 +61,6 @@ def commands(*words: str) -> list[str]:
     return ["--batch", *(f"--ex={it}" for it in ("set width 0", *words))]
 
 
-def check_went_on(running: Any) -> None:
-    """A guest that waits in a loop goes on to the end. It is not waited for: SIGTERM is what it answers then."""
-    assert running.process.poll() is None
-    os.kill(running.pid, signal.SIGTERM)
-    status, out, err = running.end()
-    assert (status, out) == (1, b"ready\n") and b"signal 15" in err
-
-
 # ---- gdb of the command
 
 
@@ -92,14 +78,14 @@ def test_gdb_shows_the_stack_of_a_guest_that_runs_and_leaves_it(
     assert done.returncode == 0, done.stderr
     assert re.search(STACK, done.stdout), done.stdout
     assert done.stderr == ""
-    check_went_on(running)
+    running.check_went_on()
 
 
 @pytest.mark.backends
 def test_status_is_gdbs_own(debug: Debug, start_guest: StartGuest) -> None:
     running = start_guest("debug", *POLL)
     assert debug(*commands("detach", "quit 7"), str(running.pid)).returncode == 7
-    check_went_on(running)
+    running.check_went_on()
 
 
 ENDS = {"big_puts": (), "exit_status": ("3",), "args": ("one", "two words")}
@@ -187,29 +173,7 @@ def test_a_client_of_stdio_gets_the_symbols_through_the_connection(
     told = gdb(*TO_WAIT, "detach", target=f"| {tender_cmd[0]} debug --stdio {running.pid}")
     assert re.search(STACK, told), told
     assert "??" not in told and "Can't read data" not in told
-    check_went_on(running)
-
-
-@contextmanager
-def listening(
-    tender_cmd: list[str], environment: dict[str, str], place: str, pid: int
-) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """Yields `tender debug --listen PLACE`, and what gdb's `target remote` is given."""
-    with subprocess.Popen(
-        [*tender_cmd, "debug", f"--listen={place}", str(pid)],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        try:
-            assert process.stderr
-            line = process.stderr.readline()
-            found = re.search(r"in gdb: target remote (\S+)\n", line)
-            assert found, line
-            yield process, found[1]
-        finally:
-            process.kill()
+    running.check_went_on()
 
 
 @pytest.mark.parametrize("place", ["{}/gdb.sock", "127.0.0.1:0", ":0", "localhost:0", "[::1]:0"])
@@ -217,19 +181,18 @@ def test_a_client_connects_to_a_place(
     place: str,
     gdb: Gdb,
     start_guest: StartGuest,
-    tender_cmd: list[str],
-    environment: dict[str, str],
+    listening: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     running = start_guest("debug", *POLL, options=("--backend=sandbox",))
-    with listening(tender_cmd, environment, place.format(tmp_path), running.pid) as (process, shown):
+    with listening(place.format(tmp_path), str(running.pid)) as (process, shown):
         if shown.startswith("/"):
             assert stat.S_IMODE(os.stat(shown).st_mode) == 0o600
         told = gdb(*TO_WAIT, "detach", target=shown)
         assert re.search(STACK, told), told
         assert process.wait(LIMIT_S) == 0
     assert not os.path.exists(tmp_path / "gdb.sock")
-    check_went_on(running)
+    running.check_went_on()
 
 
 def test_a_place_that_is_in_use_or_of_another_host_is_refused(
@@ -258,7 +221,7 @@ def test_a_place_that_is_in_use_or_of_another_host_is_refused(
             assert done.returncode == 1, place
             assert words in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert stale.exists()
-    check_went_on(running)
+    running.check_went_on()
 
 
 # ---- what is refused
@@ -318,7 +281,7 @@ def test_what_cannot_be_debugged_is_refused_and_the_guest_goes_on(
         done = debug("--batch", *options, pid)
         assert done.returncode == 1, options
         assert words in done.stderr and "Traceback" not in done.stderr, done.stderr
-    check_went_on(running)
+    running.check_went_on()
 
 
 def test_without_gdb_the_command_says_so(debug: Debug, start_guest: StartGuest, tmp_path: Path) -> None:
@@ -326,7 +289,7 @@ def test_without_gdb_the_command_says_so(debug: Debug, start_guest: StartGuest, 
     done = debug(str(running.pid), PATH=str(tmp_path))
     assert done.returncode == 1
     assert "there is no gdb in PATH" in done.stderr and "--listen" in done.stderr
-    check_went_on(running)
+    running.check_went_on()
 
 
 # ---- debuggers that are killed
@@ -449,4 +412,4 @@ def test_a_guest_goes_on_when_gdb_is_killed(
             (gdb,) = (it for it in children(command.pid) if "gdb" in Path(f"/proc/{it}/comm").read_text())
             os.kill(gdb, signal.SIGKILL)
             assert command.wait(LIMIT_S) == 128 + signal.SIGKILL
-    check_went_on(running)
+    running.check_went_on()

@@ -61,7 +61,7 @@ def test_gdb_the_report_and_a_core_show_the_line_of_ocaml_that_called_c(
 
     frames = re.findall(r"^  #(\d+) +0x[0-9a-f]+ (.*)$", done.stderr.partition("\nstack:\n")[2], re.MULTILINE)
     assert frames[0] == ("0", "?"), done.stderr
-    assert any(re.fullmatch(LINE, frame) for _, frame in frames), done.stderr
+    assert any(re.match(LINE, frame) for _, frame in frames), done.stderr
     assert any(frame.startswith("_start+") for _, frame in frames), done.stderr
     assert re.search(r"^memory: .*; heap \d+ KiB used of \d+ MiB$", done.stderr, re.MULTILINE), done.stderr
 

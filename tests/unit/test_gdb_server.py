@@ -99,7 +99,7 @@ FIXED = [
     (b"vCont;r1,2", b"E16"),
     (b"qMemoryRegionInfo:0", b"start:0;size:100000;"),
     (b"qMemoryRegionInfo:100010", b"start:100000;size:10000;permissions:rx;"),
-    (b"qMemoryRegionInfo:ffffffffffffffff", b"start:200000;size:ffffffffffe00000;"),
+    (b"qMemoryRegionInfo:ffffffffffffffff", b"start:200000;size:ffffffffffdfffff;"),  # 64 bits hold its end
     (b"", b""),
     (b"\xff\xfe", b""),
     (b"m", b"E16"),
@@ -229,6 +229,21 @@ def test_error_of_the_target_is_told_in_its_words() -> None:
     target = FakeTarget()
     packets = [b"Z2,%x,8" % (0x100000 + 8 * i) for i in range(5)]
     assert answers_to(target, *packets) == [b"OK"] * 4 + [b"E.the processor has no free debug register"]
+
+
+def test_lldb_is_told_errors_in_the_form_that_it_asks_for() -> None:
+    packets = (b"QEnableErrorStrings", b"M1fffff,2:9090")
+    assert answers_to(FakeTarget(), *packets) == [
+        b"OK",
+        b"E01;" + b"0x1fffff: not guest memory".hex().encode(),
+    ]
+
+
+@pytest.mark.parametrize(("attached", "done"), [(True, "detach"), (False, "kill")])
+def test_a_guest_that_ran_before_survives_lldb_which_kills_what_it_leaves(attached: bool, done: str) -> None:
+    target = FakeTarget()
+    session(target, framed(b"QListThreadsInStopReply") + framed(b"k"), attached=attached)
+    assert target.done == [done]
 
 
 def test_registers_come_as_they_were_written() -> None:
