@@ -8,6 +8,9 @@ GENERAL = (
 )
 """The general registers in the order of gdb's `info registers`."""
 
+SHOWN = (*GENERAL, "rip", "rflags", "fs_base", "gs_base")
+"""The registers that people are shown: all but the vector registers."""
+
 DWARF = (
     *("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp"),
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip"),
@@ -51,6 +54,17 @@ class Registers(Value):
     fs_base: int = 0
     gs_base: int = 0
     xsave: bytes = b""
+
+    def __repr__(self) -> str:
+        """Returns one line in hexadecimal, with the size of `xsave` in place of its bytes."""
+        names = dict.fromkeys(("rip", "rsp", *SHOWN))
+        named = ", ".join(f"{name}={getattr(self, name):#x}" for name in names)
+        return f"Registers({named}, xsave=<{len(self.xsave)} bytes>)"
+
+    def __str__(self) -> str:
+        """Returns lines of four registers in hexadecimal, as a crash report has them, without `xsave`."""
+        words = [f"{name:>7} {getattr(self, name):016x}" for name in SHOWN]
+        return "\n".join(" ".join(words[at : at + 4]) for at in range(0, len(words), 4))
 
     def by_dwarf(self) -> dict[int, int]:
         """Returns the registers by their DWARF numbers, for an unwinder."""

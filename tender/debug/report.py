@@ -13,7 +13,7 @@ from typing import Any
 from tender.debug.confined import Died, run_confined
 from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.own_code import library_of, own_frame, source_of
-from tender.debug.registers import GENERAL, Registers
+from tender.debug.registers import SHOWN, Registers
 from tender.debug.symbols import Frame, Symbols
 from tender.debug.target import Facts, GuestState, Mapping, Where
 from tender.errors import ImageError, TenderError
@@ -206,10 +206,7 @@ def make_report(state: GuestState, image: str, *, core: str = "") -> Report:
         "own_frame": own_frame(shown),
         "vcpu_stack": _plain(_above(frames, fault_frames)) if fault_frames else [],
         "source": source_of(shown),
-        "registers": {
-            name: getattr(interrupted or registers, name)
-            for name in (*GENERAL, "rip", "rflags", "fs_base", "gs_base")
-        },
+        "registers": {name: getattr(interrupted or registers, name) for name in SHOWN},
         "code": state.read((interrupted or registers).rip, 16).hex(),
         "memory": _memory(state, symbols),
         "hypercalls": [dict(it) for it in facts.hypercalls[-HYPERCALLS_MAX:]],
