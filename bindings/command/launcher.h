@@ -109,9 +109,11 @@ void report_keep(void);
 /* fd -1: no report is wanted. Its name for the message if it cannot be written; empty: no message. */
 struct output report_output(void);
 const char *report_name(void);
-/* Call it once, after report_begin(). Does nothing if there is no report. */
-void report_end(const struct report_about *about, const struct told_exit *told, const struct vm_event *event,
-                const struct vm_shared *shared);
+/* After report_begin(): makes the line, to which the observer of the end may add (vm/report.h). Then once
+ * report_end(), which writes it. Both do nothing if there is no report. */
+void report_prepare(const struct report_about *about, const struct told_exit *told,
+                    const struct vm_event *event, const struct vm_shared *shared);
+void report_end(void);
 
 /* ---- devices.c */
 

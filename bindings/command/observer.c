@@ -85,6 +85,7 @@ static _Noreturn void look(const struct request *request, pid_t command, char wo
                                  : request->crash_report    ? "always"
                                                             : "auto",
                                  word == OBSERVER_TIMEOUT ? "timeout" : "",
+                                 request->json ? "json" : "",
                                  NULL};
     execute_python((char **)(uintptr_t)words);
     if (request->core)

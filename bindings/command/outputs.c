@@ -22,9 +22,8 @@ static struct {
     const char *target; /* NULL: no report */
     bool is_file_of_ours;
     struct output to;
-    /* Allocated before a filter forbids it: */
-    const char *shown; /* its name for a message; empty: no message */
-    char *line;        /* REPORT_BYTES */
+    bool begun;
+    const char *shown; /* its name for a message, allocated before a filter forbids it; empty: no message */
 } report = {.to = {.fd = -1}};
 
 /* -1: the target is a file's name. */
@@ -151,7 +150,7 @@ void report_begin(void)
     if (report.is_file_of_ours && report.to.is_file)
         (void)ftruncate(report.to.fd, 0); /* its old content is not part of this run */
     report.shown = report_name();
-    report.line = malloc(REPORT_BYTES);
+    report.begun = true;
 }
 
 void report_keep(void)
@@ -170,13 +169,21 @@ const char *report_name(void)
     return !report.target || descriptor_of(report.target) == STDERR_FILENO ? "" : target_shown(report.target);
 }
 
-void report_end(const struct report_about *about, const struct told_exit *told, const struct vm_event *event,
-                const struct vm_shared *shared)
+void report_prepare(const struct report_about *about, const struct told_exit *told,
+                    const struct vm_event *event, const struct vm_shared *shared)
 {
-    if (!report.line)
+    if (!report.begun)
         return;
-    const size_t length = report_write(report.line, about, told, event, shared);
-    const int error = write_output(&report.to, report.line, length, UINT64_MAX);
+    the_report_line.length = report_write(the_report_line.text, about, told, event, shared);
+    the_report_line.open = 1;
+}
+
+void report_end(void)
+{
+    the_report_line.open = 0;
+    if (!report.begun)
+        return;
+    const int error = write_output(&report.to, the_report_line.text, the_report_line.length, UINT64_MAX);
     if (error && *report.shown)
         say(says_report_lost, report.shown, error == -EAGAIN ? says_not_read : strerror(-error));
 }
@@ -192,5 +199,6 @@ void report_refused(const struct report_about *about, const char *text)
     told.reason = exit_reason_name(about->signal ? REASON_SIGNAL : REASON_NOT_STARTED, &ignored);
     (void)snprintf(told.message, sizeof told.message, "%s", text);
     report_begin();
-    report_end(about, &told, NULL, NULL);
+    report_prepare(about, &told, NULL, NULL);
+    report_end();
 }

@@ -458,14 +458,15 @@ static _Noreturn void end(const struct request *request, uint32_t layers)
         release_machine();
     const int stopped_by = caught ? caught : over_time ? SIGALRM : 0;
     exit_report_tell(&event, machine.ops->words, stopped_by, time_is_over, &reader, &told);
+    const struct report_about about = about_run(stopped_by, isolation);
+    report_prepare(&about, &told, &event, &shared);
     if (event.kind != EVENT_PROCESS_DIED)
         observer_tell(!exit_is_abnormal(&event, stopped_by)                  ? OBSERVER_NOTHING
                       : event.kind == EVENT_STOPPED && stopped_by == SIGALRM ? OBSERVER_TIMEOUT
                                                                              : OBSERVER_LOOK);
     if (is_observed)
         release_machine();
-    const struct report_about about = about_run(stopped_by, isolation);
-    report_end(&about, &told, &event, &shared);
+    report_end();
     leave(told.status);
 }
 
@@ -481,7 +482,8 @@ static void refuse_missing_layers(const struct request *request, uint32_t layers
     observer_tell(OBSERVER_NOTHING);
     release_machine();
     const struct report_about about = about_run(0, layers);
-    report_end(&about, &told, NULL, NULL);
+    report_prepare(&about, &told, NULL, NULL);
+    report_end();
     leave(told.status);
 }
 

@@ -2,9 +2,11 @@
 #include "report.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "debug_note.h"
 #include "hypercall.h"
 
 #define SCHEMA 1
@@ -203,6 +205,15 @@ static void add_run(struct line *line, const struct report_about *about, const s
     add(line, ", \"isolation\": ");
     add_isolation(line, about->isolation);
     add(line, ", \"error\": null");
+}
+
+DEBUG_SYMBOL struct report_line the_report_line;
+DEBUG_ADDRESS("report_line", the_report_line);
+DEBUG_NOTE(debug_facts_of_report)
+{
+    DEBUG_OFFSET("report_line_length", struct report_line, length);
+    DEBUG_OFFSET("report_line_text", struct report_line, text);
+    DEBUG_NUMBER("report_line_bytes", sizeof the_report_line.text);
 }
 
 size_t report_write(char to[REPORT_BYTES], const struct report_about *about, const struct told_exit *told,

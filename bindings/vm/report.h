@@ -11,6 +11,21 @@
 /* Enough for any line: each byte of the image's name and of a message may become six. */
 #define REPORT_BYTES 32768
 
+/* For the crash report in that line. */
+#define CRASH_REPORT_BYTES (256u << 10)
+
+/*
+ * The line as it waits to be written. While `open` is set, the observer of the end (command/observer.c) may
+ * make it longer: it stops this process, puts the crash report behind the other fields and then writes the
+ * new length. The first bytes up to the line's last two stay as they are. Pages that no report uses are never
+ * touched.
+ */
+struct report_line {
+    volatile uint64_t open, length;
+    char text[REPORT_BYTES + CRASH_REPORT_BYTES];
+};
+extern struct report_line the_report_line __attribute__((visibility("hidden")));
+
 /* What is known about a run in addition to its end. */
 struct report_about {
     const char *image; /* its name as given */

@@ -295,7 +295,8 @@ def _launch(
             core = _core(vm, result, options, stopper.signal) if options.core else None
             if options.dumpcore and result.reason == "abort":
                 _dump(vm, options.dumpcore)
-            report = _crash_report(vm, result, options, stopper.signal)
+            written = core.path if core is not None and not isinstance(core, TenderError) else ""
+            report = _crash_report(vm, result, options, stopper.signal, written)
         _phase(options, f"guest ended: {result.reason}, status {result.status}", began_ns)
     return _ended(result, options, stopper.signal, core, report)
 
@@ -327,15 +328,17 @@ def _dump(vm: "Vm", directory: str) -> None:
         say.error("dumpcore: error(s) dumping core, file may be incomplete")
 
 
-def _crash_report(vm: "Vm", result: "VmResult", options: RunOptions, signal: int) -> str:
-    """Returns the report of an abnormal end, if a person wants one and it can be made."""
+def _crash_report(
+    vm: "Vm", result: "VmResult", options: RunOptions, signal: int, core: str
+) -> "dict[str, object] | str":
+    """Returns the report of an abnormal end, if a person wants one and it can be made; else a text why not."""
     wanted = os.isatty(2) if options.crash_report is None else options.crash_report
     if not wanted or not _is_abnormal(result, signal) or result.reason == "sandbox-died":
         return ""
-    from tender.debug.report import capture, crash_text
+    from tender.debug.report import capture, report_of
 
     try:
-        return crash_text(vm._look_into(capture), color=say.wants_color(2)).removesuffix("\n")
+        return report_of(vm._look_into(capture), core=core)
     except TenderError as error:
         return f"crash report: none: {error.message}" if options.crash_report else ""
     except Exception:  # the run has ended: its status does not depend on a report
@@ -389,7 +392,7 @@ def _ended(
     options: RunOptions,
     signal: int,
     core: "SavedCore | TenderError | None" = None,
-    crash_report: str = "",
+    crash_report: "dict[str, object] | str" = "",
 ) -> int:
     if signal and result.guest_status is None:
         result = _by_signal(result, signal)
@@ -401,7 +404,7 @@ def _ended(
         say.error(result.message)
     shares_stderr = options.json == 2
     if not shares_stderr:
-        _write_json(result, options, signal)
+        _write_json(result, options, signal, crash_report)
     if result.message and result.reason != "timeout" and result.fault is not None and say.HINTS:
         from tender.cli import explain
 
@@ -411,21 +414,32 @@ def _ended(
 
         say_core(core)
     if crash_report:
-        say.plain(crash_report)
+        say.plain(_text_of(crash_report))
     if options.stats:
         from tender.cli import report
 
         say.plain(report.stats(result))
     if shares_stderr:  # a reader of stderr finds it in the last line
-        _write_json(result, options, signal)
+        _write_json(result, options, signal, crash_report)
     return result.status
 
 
-def _write_json(result: "VmResult", options: RunOptions, signal: int) -> None:
+def _text_of(crash_report: "dict[str, object] | str") -> str:
+    if isinstance(crash_report, str):
+        return crash_report
+    from tender.debug.report_text import text_of
+
+    return text_of(crash_report, color=say.wants_color(2)).removesuffix("\n")
+
+
+def _write_json(
+    result: "VmResult", options: RunOptions, signal: int, crash_report: "dict[str, object] | str"
+) -> None:
     if options.json is not None:
         from tender.cli import report
 
-        report.write_json(report.ended(result, options, signal), options)
+        made = {} if isinstance(crash_report, str) else {"report": crash_report}
+        report.write_json(report.ended(result, options, signal) | made, options)
 
 
 def _by_signal(result: "VmResult", signal: int) -> "VmResult":

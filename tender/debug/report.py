@@ -124,28 +124,36 @@ def _without(copied: list[tuple[int, bytes]], low: int, high: int) -> list[tuple
 # ---- making
 
 
-def crash_text(state: GuestState, *, color: bool = False) -> str:
-    """Returns the report of a guest as text for a terminal."""
-    from tender.debug.report_text import text_of
-
-    return text_of(report_of(capture(state)), color=color)
-
-
-def report_of(state: GuestState, *, image: str = "") -> Report:
+def report_of(state: GuestState, *, image: str = "", core: str = "") -> Report:
     """Makes the report in a confined child. If the child dies, it is one without symbols, and says so.
 
     Args:
         state: The guest; its copy (`capture`), if it is live.
         image: The path of its ELF file; empty: the one that the state names.
+        core: The path of a core that was just written of it, if there is one.
     """
     facts = state.facts()
     path = image or facts.image
     try:
-        made: Report = run_confined(lambda: make_report(state, path))
+        made: Report = run_confined(lambda: make_report(state, path, core=core))
     except Died as died:
-        made = make_report(state, "")
+        made = make_report(state, "", core=core)
         made["notes"].insert(0, f"no symbols: the reader of {path or 'the image'} {died}")
     return made
+
+
+def fitted(report: Report, limit: int) -> Report:
+    """Returns the report, without its longest parts if its JSON has more than `limit` bytes. Its notes say so."""
+    import json
+
+    fits = dict(report)
+    for name in ("memory", "source", "vcpu_stack", "stack", "hypercalls", "devices", "timeline", "counters"):
+        if len(json.dumps(fits)) * 2 <= limit:  # what is no text becomes longer
+            break
+        if fits[name]:
+            fits[name] = type(fits[name])()
+            fits["notes"] = [*fits["notes"], f"{name}: left out, because the line would be too long"]
+    return fits
 
 
 def report_of_core(path: str, image: str = "") -> Report:

@@ -15,7 +15,8 @@ from tender.debug import report_html
 from tender.debug.confined import Died, run_confined
 from tender.debug.core import save_core
 from tender.debug.registers import Registers
-from tender.debug.report import Report, capture, crash_text, make_report, report_of, what_lies_at
+from tender.debug.report import Report, capture, fitted, make_report, report_of, what_lies_at
+from tender.debug.report_text import text_of
 from tender.debug.symbols import Symbols
 from tender.debug.target import Facts, Mapping
 
@@ -40,7 +41,7 @@ def test_report_names_reason_fault_stack_and_source(guest: Guest) -> None:
     )
     state.known.fault["rip"] = state.state.rip  # type: ignore[index]
 
-    text = crash_text(state)
+    text = text_of(report_of(capture(state)))
 
     assert text.startswith("bug_null.elf attic: the guest aborted, status 255 (sandbox backend)\n")
     assert "address 0x18 (read, not mapped): a null pointer + 24\n" in text
@@ -197,8 +198,6 @@ def evil_report(guest: Guest) -> Report:
 
 
 def test_nothing_of_the_guests_is_obeyed_by_a_browser_or_a_terminal(guest: Guest) -> None:
-    from tender.debug.report_text import text_of
-
     report = evil_report(guest)
     made = report_html.html_of(report, memory_curve=[(0, 1), (1, 5)], stacks=[((EVIL, "b"), 3), (("a",), 1)])
     page = Page()
@@ -323,3 +322,13 @@ def test_the_stack_of_a_guest_goes_through_its_trap_handler(guest: Guest) -> Non
     assert interrupted is not None
     assert (interrupted.rip, interrupted.rsp, interrupted.rbx) == (find.address + 2, 0x900000, 3)
     assert [getattr(interrupted, f"r{n}") for n in range(8, 16)] == list(range(8, 16))
+
+
+def test_a_report_for_a_line_loses_its_longest_parts_first() -> None:
+    report: Report = {"reason": "abort", "memory": ["m" * 1000], "source": ["s" * 10], "notes": []}
+    report |= {it: [] for it in ("vcpu_stack", "stack", "hypercalls", "devices", "timeline", "counters")}
+    assert fitted(report, 10_000) == report
+    small = fitted(report, 1000)
+    assert (small["memory"], small["source"]) == ([], ["s" * 10])
+    assert small["notes"] == ["memory: left out, because the line would be too long"]
+    assert report["memory"] and report["notes"] == []

@@ -41,8 +41,6 @@ static struct {
     char text[4096];
     size_t length;
     struct output_progress written;
-    char report[REPORT_BYTES];
-    size_t report_length;
     struct output_progress report_written;
 } ending;
 
@@ -104,21 +102,30 @@ static void be_observed(void)
     if (!self.observed || ending.observed)
         return;
     ending.observed = true;
+    the_report_line.open = self.report.fd >= 0;
     if (system_call(SANDBOX_FD_CONTROL, (uint64_t)&word, 1, 0, 0, 0, SYS_write) == 1 &&
         word != OBSERVER_NOTHING)
         while (system_call((uint64_t)&answer, 1, (uint64_t)&limit, 0, 0, 0, SYS_ppoll) == -EINTR)
             ;
 }
 
+static size_t close_report(void)
+{
+    the_report_line.open = 0; /* the observer looks at it while this process is stopped */
+    const uint64_t length = the_report_line.length;
+    return length < sizeof the_report_line.text ? length : sizeof the_report_line.text;
+}
+
 static _Noreturn void finish(void)
 {
     finish_text();
     be_observed();
-    const int error = output_write(&self.report, ending.report, ending.report_length, &ending.report_written,
+    const size_t report_length = close_report();
+    const int error = output_write(&self.report, the_report_line.text, report_length, &ending.report_written,
                                    is_over, UINT64_MAX);
     if (error && *self.report_name) {
         char line[sizeof self.report_name + 64];
-        ending.report_written.done = ending.report_length;
+        ending.report_written.done = report_length;
         (void)snprintf(line, sizeof line, says_report_lost, self.report_name,
                        error == -EAGAIN ? says_not_read : strerror(-error));
         add(line);
@@ -138,7 +145,7 @@ static _Noreturn void finish_with(const struct told_exit *told, const struct vm_
                                        .vm_created_ns = self.created_ns};
     ending.report_written = (struct output_progress){0, 0};
     if (self.report.fd >= 0)
-        ending.report_length = report_write(ending.report, &about, told, event, the_vm.shared);
+        the_report_line.length = report_write(the_report_line.text, &about, told, event, the_vm.shared);
     ending.status = told->status;
     ending.decided = ending.worded = true;
     finish();
