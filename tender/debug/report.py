@@ -6,12 +6,13 @@ and report_html.py show it. All texts in the data are the guest's or a file's: w
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tender.debug.confined import Died, run_confined
 from tender.debug.cpu_parts import CpuParts, Unfinished
+from tender.debug.memory_use import heap_use, probe_in
 from tender.debug.own_code import library_of, own_frame, source_of
 from tender.debug.registers import SHOWN, Registers
 from tender.debug.symbols import Frame, Symbols
@@ -26,7 +27,6 @@ _COPY_MAX = 64 << 20
 _STACK_BELOW, _STACK_ABOVE = 16 << 10, 256 << 10
 _NULL_MAX = 64 << 10
 _NEAR_STACK = 1 << 20
-_PIECES_MAX = 50_000
 
 Report = dict[str, Any]
 
@@ -326,46 +326,13 @@ def what_lies_at(address: int, mappings: Sequence[Mapping], rsp: int, symbols: S
 
 
 def _memory(state: GuestState, symbols: Symbols | None) -> dict[str, object]:
-    memory: dict[str, object] = {
+    probe = probe_in(symbols) if symbols is not None else None
+    use = heap_use(probe, state.read) if probe else None
+    return {
         "total_bytes": state.facts().mem_bytes,
         "touched_bytes": sum(max(0, high - low) for low, high in state.touched()),
-        "heap": heap_of(state.read, symbols) if symbols is not None else None,
+        "heap": use.to_dict() if use else None,
     }
-    return memory
-
-
-def heap_of(read: Callable[[int, int], bytes], symbols: Symbols) -> dict[str, object] | None:
-    """Returns the heap's use by the symbols of a known allocator: that of ocaml-solo5, or of our guest library."""
-
-    def word(name: str) -> int | None:
-        symbol = symbols.find(name)
-        data = read(symbol.address, 8) if symbol else b""
-        return int.from_bytes(data, "little") if len(data) == 8 else None
-
-    start, current, end = word("sbrk_start"), word("sbrk_cur"), word("sbrk_end")
-    if start and current and end and start <= current <= end:
-        return {"kind": "ocaml-solo5", "used_bytes": current - start, "total_bytes": end - start}
-    first, last = word("heap_first"), word("heap_end")
-    if first and last and first < last:
-        return _own_heap(read, first, last)
-    return None
-
-
-def _own_heap(read: Callable[[int, int], bytes], first: int, last: int) -> dict[str, object]:
-    """Walks the pieces of guest_kernel/memory.c: their size, with bit 0 for a used one, and the size of the one before."""
-    heap: dict[str, object] = {"kind": "guest library", "used_bytes": None, "total_bytes": last - first}
-    at, before, used = first, 0, 0
-    for _ in range(_PIECES_MAX):
-        if at == last:
-            return heap | {"used_bytes": used}
-        head = read(at, 16)
-        size, previous = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:16], "little")
-        length = size & ~1
-        if len(head) < 16 or length < 16 or length % 16 or length > last - at or previous != before:
-            return heap | {"damaged_at": at}
-        used += length if size & 1 else 0
-        at, before = at + length, length
-    return heap
 
 
 def _next(facts: Facts, core: str, image: str) -> list[str]:

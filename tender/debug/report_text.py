@@ -151,12 +151,10 @@ def memory_line(memory: dict[str, Any]) -> str:
     if heap:
         if heap.get("damaged_at") is not None:
             return f"{text}; the heap is damaged at {heap['damaged_at']:#x}"
-        used, total = heap["used_bytes"], heap["total_bytes"]
-        text += (
-            f"; heap {_size(used)} used of {_size(total)}"
-            if used is not None
-            else f"; heap of {_size(total)}"
-        )
+        used, taken, total = heap["used_bytes"], heap.get("taken_bytes"), _size(heap["total_bytes"])
+        text += f"; heap {_size(used)} used of {total}" if used is not None else f"; heap of {total}"
+        if taken is not None:
+            text += f", {_size(taken)} taken"
     return text
 
 
