@@ -248,6 +248,7 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--json", "one JSON object of the schema tender.stats/1 for each guest and look"),
         ("--watch=SECONDS", "look again and again, that far apart, until the guest ends"),
     ),
+    "top": (("--interval=SECONDS", "look that often (default 2)"),),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),

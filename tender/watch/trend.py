@@ -18,6 +18,7 @@ SAMPLES_MIN = 16
 SPAN_MIN_S = 30.0
 """Nothing is said about less."""
 WINDOW_S = 3600.0
+_NEW_MIN = 8  # samples until the slopes are computed again: they cost milliseconds
 _TIGHT = 2.0
 """The most that the ends of an interval, and the slopes of the two spans, may differ by, as a factor."""
 _SIGMAS = 1.96
@@ -50,6 +51,8 @@ class Trend:
     def __init__(self) -> None:
         self._samples: list[tuple[float, int]] = []
         self._apart_s = 0.0
+        self._new = 0
+        self._slope: tuple[float, float, float] | None = None
 
     def add(self, at_s: float, touched: int) -> None:
         """Takes a sample. Those that come too fast, or are too old, are left out."""
@@ -57,6 +60,7 @@ class Trend:
         if samples and at_s - samples[-1][0] < self._apart_s:
             return
         samples.append((at_s, touched))
+        self._new += 1
         while samples[0][0] < at_s - WINDOW_S:
             samples.pop(0)
         if len(samples) > SAMPLES_MAX:
@@ -68,10 +72,11 @@ class Trend:
         samples = self._samples
         if len(samples) < SAMPLES_MIN or samples[-1][0] - samples[0][0] < SPAN_MIN_S:
             return None
-        whole, newer = slope(samples), slope(samples[len(samples) // 2 :])
-        if whole is None or newer is None or not 1 / _TIGHT <= newer[1] / whole[1] <= _TIGHT:
+        if self._new >= _NEW_MIN:
+            self._new, self._slope = 0, _agreed(samples)
+        if self._slope is None:
             return None
-        least, middle, most = newer
+        least, middle, most = self._slope
         left = max(limit - samples[-1][1], 0)
         return Growth(
             bytes_per_s=middle,
@@ -81,6 +86,17 @@ class Trend:
             full_in_least_s=left / most,
             full_in_most_s=left / least,
         )
+
+
+def _agreed(samples: Sequence[tuple[float, int]]) -> tuple[float, float, float] | None:
+    """Returns the slope of the newer half of the samples if that of all agrees."""
+    newer = samples[len(samples) // 2 :]
+    if newer[-1][1] <= newer[0][1]:
+        return None
+    whole, late = slope(samples), slope(newer)
+    if whole is None or late is None or not 1 / _TIGHT <= late[1] / whole[1] <= _TIGHT:
+        return None
+    return late
 
 
 def slope(samples: Sequence[tuple[float, int]]) -> tuple[float, float, float] | None:

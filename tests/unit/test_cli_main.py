@@ -54,7 +54,9 @@ def test_help_goes_to_stdout_with_status_0(words: list[str]) -> None:
     assert done.stdout.startswith("usage: tender [run] [OPTIONS] [--] IMAGE [ARGS...]\n")
 
 
-@pytest.mark.parametrize("command", ["inspect", "audit", "doctor", "debug", "report", "ps", "stats", "sdk"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "audit", "doctor", "debug", "report", "ps", "stats", "top", "sdk"]
+)
 def test_every_subcommand_has_help(command: str) -> None:
     done = cli("help", command)
     assert (done.returncode, done.stderr) == (0, "")

@@ -20,6 +20,7 @@ from tender.cli import (
     ps,
     sdk,
     stats,
+    top,
     usage,
 )
 from tender.cli.audit import command as audit
@@ -135,6 +136,7 @@ OTHERS = {
     "report": crash_report.USAGE,
     "ps": ps.USAGE,
     "stats": stats.USAGE,
+    "top": top.USAGE,
     "sdk": sdk.USAGE,
 }
 

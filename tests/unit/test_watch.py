@@ -12,7 +12,7 @@ import pytest
 from json_schema import problems
 
 from tender import Counters, RunningGuest, RunState
-from tender.cli import columns, ps, report, stats
+from tender.cli import columns, ps, report, stats, top
 from tender.cli.main import COMMANDS
 from tender.cli.words import Words
 from tender.debug.find import Guest
@@ -25,6 +25,14 @@ from tender.watch.trend import Growth, Trend
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 SECOND_NS = 1_000_000_000
+LEAK = Growth(
+    bytes_per_s=1024.0,
+    least=974.0,
+    most=1126.0,
+    full_in_s=60000.0,
+    full_in_least_s=54545.0,
+    full_in_most_s=63157.0,
+)
 
 
 def counters(**counts: Any) -> Counters:
@@ -342,17 +350,88 @@ def test_stats_say_what_a_guest_does() -> None:
     ]
 
 
+# ---- the screen of top
+
+
+def crowd(count: int) -> list[top.Seen]:
+    """Guests with different numbers: the higher the process, the less CPU."""
+    found = []
+    for i in range(count):
+        then = guest(id=f"{i}", pid=i + 1, name=f"guest{i % 7}")
+        now = guest(
+            id=f"{i}", pid=i + 1, name=f"guest{i % 7}", looked_ns=502 * SECOND_NS, guest_cpu_s=3.5 + 1 / (i + 1),
+            touched_bytes=i + 1 << 12, uptime_s=float(i), counters=counters(exits=900 + i, hypercalls={"poll": 800}),
+            state=list(RunState)[i % len(RunState)],
+        )  # fmt: skip
+        found.append(top.Seen(now, now.since(then), None))
+    return found
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 20, 200])
+@pytest.mark.parametrize("size", [(1, 1), (5, 2), (20, 3), (19, 4), (20, 4), (40, 8), (80, 24), (300, 400)])
+def test_a_screen_fits_each_window(count: int, size: tuple[int, int]) -> None:
+    width, height = size
+    lines = top.screen(crowd(count), top.View(), width, height)
+    assert len(lines) <= height
+    assert max(len(line.text) for line in lines) <= width
+    assert all(line.text.isprintable() for line in lines)
+    if width >= 80 and height >= 24:
+        assert lines[0].text.startswith(f"{count} guest")
+        assert lines[1].text.split() == [word for name in ps.HEAD for word in name.split()]
+        assert lines[-1].text.startswith("q:quit  [c]pu m:memory e:exits u:uptime n:name p:pid")
+        shown = [line for line in lines[2:-1] if line.text]
+        assert len(shown) == min(count, height - 3)
+
+
+def test_a_narrow_window_shows_pid_and_name() -> None:
+    seen = crowd(3)
+    for width in (16, 30, 45, 60, 80):
+        lines = top.screen(seen, top.View(), width, 10)
+        assert lines[1].text.split()[0] == "PID" and lines[1].text.endswith("NAME"), width
+        assert [line.text.split()[-1] for line in lines[2:5]] == ["guest0", "guest1", "guest2"]
+
+
+def shown_pids(seen: list[top.Seen], view: top.View) -> list[int]:
+    return [int(line.text.split()[0]) for line in top.screen(seen, view, 80, 6)[2:-1] if line.text]
+
+
+def test_keys_sort_and_turn_the_order() -> None:
+    seen, view = crowd(9), top.View()
+    assert shown_pids(seen, view) == [1, 2, 3]  # by CPU
+    for key, first in (
+        ("m", [9, 8, 7]),
+        ("e", [9, 8, 7]),
+        ("u", [9, 8, 7]),
+        ("p", [1, 2, 3]),
+        ("n", [1, 8, 2]),
+    ):
+        view.press(key)
+        assert shown_pids(seen, view) == first, key
+    view.press("p")
+    view.press("p")
+    assert shown_pids(seen, view) == [9, 8, 7]
+    view.press("p")
+    assert shown_pids(seen, view) == [1, 2, 3]
+
+
+def test_the_list_is_moved_within_its_ends() -> None:
+    seen, view = crowd(9), top.View(order="p")
+    for first, pids in ((2, [3, 4, 5]), (100, [7, 8, 9]), (-5, [1, 2, 3])):
+        view.first = first
+        assert shown_pids(seen, view) == pids
+    assert top.screen(seen, view, 80, 6)[-1].text.endswith("  1-3 of 9")
+    view.first = 3
+    assert shown_pids(seen[:2], view) == [1, 2]
+
+
+def test_a_wedged_guest_stands_out_and_a_full_one_is_foretold() -> None:
+    wedged = top.Seen(guest(state=RunState.WEDGED), None, LEAK)
+    line = top.screen([wedged], top.View(), 120, 5)[2]
+    assert line.style == "alarm"
+    assert line.text.endswith("app  full in 16h40m")
+
+
 # ---- growth
-
-
-LEAK = Growth(
-    bytes_per_s=1024.0,
-    least=974.0,
-    most=1126.0,
-    full_in_s=60000.0,
-    full_in_least_s=54545.0,
-    full_in_most_s=63157.0,
-)
 
 
 def grown(samples: list[tuple[float, int]], limit: int = 64 << 20) -> Growth | None:

@@ -1,7 +1,7 @@
 /*
  * A guest that leaks: it touches memory that it never gives back, and waits in between.
  *
- *     leak.elf BYTES NS     prints "ready", then touches so many more bytes after each NS nanoseconds; status 0
+ *     leak.elf BYTES NS     prints "ready", then touches so many more bytes each NS nanoseconds; status 0
  *                           and "full" when no memory is left
  */
 #include <tender/guest.h>
