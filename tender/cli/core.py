@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tender.cli import say
+from tender.cli.looking import failed, misused
 from tender.cli.option_table import listed
 from tender.errors import ImageError, TenderError
 from tender.printable import printable, quoted
@@ -54,9 +55,7 @@ def main(argv: list[str]) -> int:
             return _open(argv[1:])
         return _write(argv)
     except TenderError as error:
-        say.error(error.message)
-        say.hint(error.command_hint)
-        return 1
+        return failed("core", argv, error)
 
 
 def _of_vm(argv: list[str]) -> int:
@@ -71,9 +70,7 @@ def _of_vm(argv: list[str]) -> int:
 
 
 def _wrong(text: str) -> int:
-    say.error(f"core: {text}")
-    say.plain(USAGE)
-    return 1
+    return misused("core", text, USAGE)
 
 
 def _write(argv: list[str]) -> int:

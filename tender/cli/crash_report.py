@@ -8,11 +8,10 @@ from typing import Any
 
 from tender.cli import report as results
 from tender.cli import say
+from tender.cli.looking import STATUS_FAILED, failed, misused
 from tender.cli.option_table import listed
 from tender.errors import TenderError
 from tender.printable import printable
-
-STATUS_FAILED = 1
 
 USAGE = f"""\
 usage: tender report [--json] [--html=FILE] [--image=FILE] CORE|PID
@@ -40,22 +39,18 @@ def main(argv: list[str]) -> int:
             if not equals and rest:
                 value = rest.pop(0)
             if not value:
-                wrong = wrong or f"report: {name} needs a file: {name}=FILE"
+                wrong = wrong or f"{name} needs a file: {name}=FILE"
             html, image = (value, image) if name == "--html" else (html, value)
         elif word.startswith("-"):
-            wrong = wrong or f"report: Invalid option: `{printable(word)}'"
+            wrong = wrong or f"Invalid option: `{printable(word)}'"
         else:
             words.append(word)
     if wrong or len(words) != 1:
-        say.error(wrong or "report: one CORE or PID is needed")
-        say.plain(USAGE)
-        return STATUS_FAILED
+        return misused("report", wrong or "one CORE or PID is needed", USAGE)
     try:
         return _show(_made(words[0], image), as_json=as_json, html=html)
     except TenderError as error:
-        say.error(f"report: {error.message}")
-        say.hint(error.command_hint or error.hint)
-        return STATUS_FAILED
+        return failed("report", argv, error)
 
 
 def _made(word: str, image: str) -> dict[str, Any]:

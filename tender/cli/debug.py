@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from tender.cli import say
+from tender.cli.looking import STATUS_FAILED, failed
 from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS, REPORT, listed
 from tender.debug.find import Guest, guests, guests_of
-from tender.debug.guard import Journal, guarded
+from tender.debug.guard import STATUS_LEFT, Journal, guarded
 from tender.debug.session import Left, Session, Subject, accepted, listening_at
 from tender.debug.start import NotStarted
 from tender.debug.target import DebugError
@@ -33,21 +34,27 @@ from tender.errors import ConfigError, TenderError
 from tender.printable import printable
 
 USAGE = f"""\
-usage: tender debug [--stdio] [--listen=PLACE] [--vm=N] [--image=FILE] [--command=FILE] [--ex=COMMAND] [--batch] ...
-       tender debug [OPTIONS] PID [-- GDB'S WORDS]
+usage: tender debug [OPTIONS] PID [-- GDB'S WORDS]
        tender debug [OPTIONS] [OPTIONS OF RUN] IMAGE [ARGUMENTS]
        tender debug
 
-Attach gdb to the guest of process PID, or start IMAGE as `tender run` does and stop it before its first
+Attach gdb to the guest of process PID; or start IMAGE as `tender run` does, and stop it before its first
 instruction. Without words: list the guests of this host. Nothing needs to be prepared in the guest.
 
-{listed("debug")}
+gdb:
+{listed("debug", "--ex", "--command", "--batch")}
 
-Status: gdb's own; with --stdio and --listen 0 after a session. 1 if there is no such guest, if it may not
-be debugged, or without gdb; the status of `tender run` for an IMAGE that does not start."""
+Another client than gdb:
+{listed("debug", "--stdio", "--listen")}
+
+Which guest:
+{listed("debug", "--vm", "--image")}
+
+Status: gdb's own; with --stdio and --listen 0 after a session, and 128 and the number of a signal that
+came before a client. 1 if there is no such guest, if it may not be debugged, or without gdb; the status
+of `tender run` for an IMAGE that does not start."""
 
 _GDBS = ("gdb", "gdb-multiarch")
-_STATUS_FAILED = 1
 _GDB_LEAVES_S = 5
 _VALUED_OF_RUN = {it.name for it in OPTIONS if it.value and it.kind != REPORT}
 _VALUED = ("--listen", "--vm", "--image", "--command", "-x", "--ex", "-ex")
@@ -77,18 +84,12 @@ def main(argv: list[str]) -> int:
             return _list()
         subject = _subject(request)
         if request.stdio:
-            return guarded(lambda journal: _on_descriptors(journal, subject))
+            return guarded(lambda journal: _on_descriptors(journal, subject, argv))
         if request.listen:
-            return guarded(lambda journal: _at_place(journal, subject, request.listen))
-        return _with_gdb(subject, request)
+            return guarded(lambda journal: _at_place(journal, subject, request.listen, argv))
+        return _with_gdb(subject, request, argv)
     except TenderError as error:
-        return _failed(error)
-
-
-def _failed(error: TenderError) -> int:
-    say.error(f"debug: {error.message}")
-    say.hint(error.command_hint)
-    return _STATUS_FAILED
+        return failed("debug", argv, error)
 
 
 # ---- the command line
@@ -127,7 +128,7 @@ def _read(argv: list[str]) -> Request:
     if request.stdio and request.listen:
         raise ConfigError("--stdio and --listen exclude each other", hint="tender debug --help")
     if argv and not request.pid and not request.run_words:
-        raise ConfigError("a PID or an IMAGE is needed", hint="`tender debug` lists the guests here")
+        raise ConfigError("a PID or an IMAGE is needed", hint="`tender ps` lists the guests here")
     return request
 
 
@@ -198,7 +199,7 @@ def _list() -> int:
     rows = [_row(guest) for guest in guests()]
     if not rows:
         say.error("debug: no guest runs here that may be debugged")
-        return _STATUS_FAILED
+        return STATUS_FAILED
     say.out("\n".join(["    PID  BACKEND      MEMORY  IMAGE", *rows]))
     return 0
 
@@ -211,34 +212,34 @@ def _warn(text: str, hint: str) -> None:
     say.hint(hint)
 
 
-def _served(session: Session, serve: Callable[[], object]) -> int:
+def _served(session: Session, serve: Callable[[], object], argv: list[str]) -> int:
     """Returns the status of a session. Whatever happens in it, the guest does not stay behind in it."""
     status = 0
     try:
         serve()
     except Left:
-        pass
+        status = STATUS_LEFT
     except NotStarted as error:
         status = error.status
     except TenderError as error:
-        status = _failed(error)
+        status = failed("debug", argv, error)
     except Exception as error:
         status = last_resort(error)
     session.close()
     return status
 
 
-def _on_descriptors(journal: Journal, subject: Subject) -> int:
+def _on_descriptors(journal: Journal, subject: Subject, argv: list[str]) -> int:
     session = Session(journal, subject, _warn)
 
     def serve() -> None:
         session.open()
         session.serve(0, 1)
 
-    return _served(session, serve)
+    return _served(session, serve, argv)
 
 
-def _at_place(journal: Journal, subject: Subject, place: str) -> int:
+def _at_place(journal: Journal, subject: Subject, place: str, argv: list[str]) -> int:
     session = Session(journal, subject, _warn)
 
     def serve() -> None:
@@ -251,13 +252,13 @@ def _at_place(journal: Journal, subject: Subject, place: str) -> int:
                     session.open()
                 session.serve(client.fileno(), client.fileno())
 
-    return _served(session, serve)
+    return _served(session, serve, argv)
 
 
 # ---- with gdb
 
 
-def _with_gdb(subject: Subject, request: Request) -> int:
+def _with_gdb(subject: Subject, request: Request, argv: list[str]) -> int:
     gdb = next((found for name in _GDBS if (found := shutil.which(name))), None)
     if gdb is None:
         raise DebugError(
@@ -270,7 +271,7 @@ def _with_gdb(subject: Subject, request: Request) -> int:
             reader, writer = os.pipe()
             guard = os.fork()
             if guard == 0:
-                _guard_process(subject, listening, reader, writer)
+                _guard_process(lambda journal: _for_gdb(journal, subject, listening, writer, argv), reader)
             os.close(writer)
             listening.close()  # a second client is refused, and does not wait for ever
             with (
@@ -278,7 +279,7 @@ def _with_gdb(subject: Subject, request: Request) -> int:
                 open(reader, "rb") as file,
             ):  # the guard's child looks whether it is still open
                 told = file.readline()
-                ready: dict[str, Any] = json.loads(told) if told else {"status": _STATUS_FAILED}
+                ready: dict[str, Any] = json.loads(told) if told else {"status": STATUS_FAILED}
                 if "image" not in ready:
                     return int(ready["status"])
                 return _run_gdb(gdb, path, ready["image"], request.gdb_words)
@@ -294,18 +295,20 @@ def _ending(guard: int) -> Iterator[None]:
         os.waitpid(guard, 0)
 
 
-def _guard_process(subject: Subject, listening: socket.socket, reader: int, writer: int) -> None:
+def _guard_process(work: Callable[[Journal], int], reader: int) -> None:
     """The guard and its child. The terminal's ^C does not reach them."""
-    status = _STATUS_FAILED
+    status = STATUS_FAILED
     try:
         os.close(reader)
         os.setsid()
-        status = guarded(lambda journal: _for_gdb(journal, subject, listening, writer))
+        status = guarded(work)
     finally:
         os._exit(status)
 
 
-def _for_gdb(journal: Journal, subject: Subject, listening: socket.socket, writer: int) -> int:
+def _for_gdb(
+    journal: Journal, subject: Subject, listening: socket.socket, writer: int, argv: list[str]
+) -> int:
     session = Session(journal, subject, _warn)
 
     def serve() -> None:
@@ -314,7 +317,7 @@ def _for_gdb(journal: Journal, subject: Subject, listening: socket.socket, write
         with accepted(listening, writer) as client:
             session.serve(client.fileno(), client.fileno())
 
-    status = _served(session, serve)
+    status = _served(session, serve, argv)
     if status:
         with contextlib.suppress(BrokenPipeError):
             os.write(writer, json.dumps({"status": status}).encode() + b"\n")

@@ -261,8 +261,10 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def listed(command: str) -> str:
-    """Returns the options of a command that runs no guest, as its --help lists them."""
+def listed(command: str, *names: str) -> str:
+    """Returns the options of a command that runs no guest, as its --help lists them: all, or those with these names."""
     rows = COMMAND_OPTIONS[command]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
+    return "\n".join(
+        f"  {name:<{width}}  {text}" for name, text in rows if not names or name.partition("=")[0] in names
+    )

@@ -13,6 +13,10 @@ from tender.printable import printable
 
 _CAP_SYS_PTRACE = 19  # <linux/capability.h>; test_debug_access.py compares it
 _SECCOMP_MODE_FILTER = 2
+_SANDBOX_USER, _SANDBOX_USER_PID = 0x70000000, 0x00FFFFFF  # unprivileged_id() of bindings/machine/layers.h
+_MORE_RIGHTS = (
+    "root lacks that right here: docker run --cap-add SYS_PTRACE; or look from outside of the container"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def obstacle() -> tuple[str, str]:
 
 def judge(facts: AccessFacts) -> tuple[str, str]:
     """Returns the rule that refuses, and the way out; the way out is empty if there is none."""
-    sudo = f"sudo tender debug {facts.pid}"
+    as_root = f"sudo tender debug {facts.pid}" if facts.uid else _MORE_RIGHTS
     if not facts.exists:
         return "there is no such process", ""
     if not facts.may_call:
@@ -92,21 +96,21 @@ def judge(facts: AccessFacts) -> tuple[str, str]:
     if not facts.may_trace_all:
         if facts.uids is not None and any(uid != facts.uid for uid in facts.uids):
             owner = next(uid for uid in facts.uids if uid != facts.uid)
-            return f"it belongs to the user {owner}, and you are {facts.uid}", sudo
+            return f"it belongs to {user_named(owner)}, and you are {user_named(facts.uid)}", as_root
         if facts.gids is not None and any(gid != facts.gid for gid in facts.gids):
             owner = next(gid for gid in facts.gids if gid != facts.gid)
             return (
                 f"it has the group {owner}, and you have {facts.gid}: newgrp or sg changed one of them",
-                sudo,
+                as_root,
             )
         if facts.dumpable is False:
-            return "it is not dumpable: its rights were changed, so only root may look into it", sudo
+            return "it is not dumpable: its rights were changed, so only root may look into it", as_root
         if facts.yama == 2:
-            return "kernel.yama.ptrace_scope is 2: only root may attach", sudo
+            return "kernel.yama.ptrace_scope is 2: only root may attach", as_root
         if facts.yama == 1:
             return (
                 "kernel.yama.ptrace_scope is 1: only its parent or root may attach",
-                f"{sudo}; or start it with --debuggable (the library: VmConfig(debuggable=True))",
+                f"{as_root}; or start it with --debuggable (the library: VmConfig(debuggable=True))",
             )
     elif facts.user_namespace and facts.own_user_namespace not in (None, facts.user_namespace):
         return "it is in a user namespace in which you have no rights", "debug it from the host, as root"
@@ -115,7 +119,18 @@ def judge(facts: AccessFacts) -> tuple[str, str]:
             "the kernel refuses, and a system-call filter is in force here: that of a container or a service",
             "docker run --cap-add SYS_PTRACE; or debug it from outside of the container",
         )
-    return "the kernel does not let you look into it (ptrace: Operation not permitted)", sudo
+    return "the kernel does not let you look into it (ptrace: Operation not permitted)", (
+        "look from outside of this container, as root of the host"
+        if facts.may_trace_all and not facts.uid
+        else as_root
+    )
+
+
+def user_named(uid: int) -> str:
+    """Returns a user as people know it. A guest of root's runs as a user of its own, whose number says nothing to them."""
+    if uid & ~_SANDBOX_USER_PID == _SANDBOX_USER:
+        return f"the user {uid} (of a guest that root runs)"
+    return f"the user {uid}" if uid else "root"
 
 
 def access_facts(pid: int, proc: Path = Path("/proc")) -> AccessFacts:

@@ -114,7 +114,7 @@ def guests_of(pid: int) -> Sequence[Guest]:
         raise DebugError(
             f"process {pid}: it runs no guest",
             code="debug-no-guest",
-            hint="`tender debug` lists the guests here",
+            hint="`tender ps` lists the guests here",
         )
     return found
 
@@ -441,7 +441,7 @@ def _field(status: str, name: str) -> str:
 
 def _gone(pid: int) -> DebugError:
     return ptrace.Gone(
-        f"process {pid}: there is no such process", errno=ESRCH, hint="`tender debug` lists the guests here"
+        f"process {pid}: there is no such process", errno=ESRCH, hint="`tender ps` lists the guests here"
     )
 
 

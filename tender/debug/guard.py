@@ -32,6 +32,9 @@ from typing import Never
 from tender.debug.find import Guest
 from tender.debug.target import DebugError
 
+STATUS_LEFT = 128 + signal.SIGTERM
+"""The status of a debugger that a signal ended before it had a client."""
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GUEST_BYTES = 64 << 10
 _REGISTERS_BYTES = 4096
@@ -169,7 +172,8 @@ def guarded(work: Callable[[Journal], int]) -> int:
     """Calls work() in a child process, repairs the guest if the child leaves one in the journal, and returns its status.
 
     The status of a child that a signal killed is 128 and the signal's number, as a shell shows it. SIGINT, SIGTERM, SIGHUP
-    and SIGQUIT go on to the child as SIGTERM.
+    and SIGQUIT go on to the child as SIGTERM. A child that answers STATUS_LEFT has ended for it: the status is 128 and the
+    number of the signal that came here.
     """
     journal = Journal()
     parent = os.getpid()
@@ -178,13 +182,20 @@ def guarded(work: Callable[[Journal], int]) -> int:
     child = os.fork()
     if child == 0:
         _work(work, journal, parent, passed_on)
-    before = {number: signal.signal(number, lambda *_: _send(child, signal.SIGTERM)) for number in passed_on}
+    received: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        received.append(number)
+        _send(child, signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in passed_on}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     _, status = os.waitpid(child, 0)
     repair(journal)
     for number, handler in before.items():
         signal.signal(number, handler)
-    return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    code = os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    return 128 + received[0] if code == STATUS_LEFT and received else code
 
 
 def _work(

@@ -81,6 +81,28 @@ def test_a_guest_that_panics_stands_where_it_panicked(
     assert re.search(r"^#\d+ .*\blog_free \(", said, re.M), said
 
 
+def test_sigquit_writes_one_also_of_a_background_job_of_a_script(
+    guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    """Whose shell has it ignored."""
+    with subprocess.Popen(
+        [*tender_cmd, f"--backend={backend}", "--mem=16", f"--core={tmp_path}", guest("debug"), "sleep"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_IGN),
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            process.send_signal(signal.SIGQUIT)
+            _, err = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    (name,) = os.listdir(tmp_path)
+    assert f"tender: core: {tmp_path / name}\n" in err.decode()
+
+
 def test_an_ordinary_end_writes_none(
     guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
 ) -> None:

@@ -195,6 +195,19 @@ def test_a_client_connects_to_a_place(
     running.check_went_on()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_a_client_came_is_the_status(
+    number: signal.Signals, start_guest: StartGuest, listening: Callable[..., Any], tmp_path: Path
+) -> None:
+    running = start_guest("debug", *POLL, options=("--backend=sandbox",))
+    with listening(str(tmp_path / "gdb.sock"), str(running.pid)) as (process, _):
+        process.send_signal(number)
+        assert process.wait(LIMIT_S) == 128 + number
+        assert process.stderr.read() == ""
+    assert not os.path.exists(tmp_path / "gdb.sock")
+    running.check_went_on()
+
+
 def test_a_place_that_is_in_use_or_of_another_host_is_refused(
     debug: Debug, start_guest: StartGuest, tmp_path: Path
 ) -> None:
@@ -289,6 +302,32 @@ def test_without_gdb_the_command_says_so(debug: Debug, start_guest: StartGuest, 
     done = debug(str(running.pid), PATH=str(tmp_path))
     assert done.returncode == 1
     assert "there is no gdb in PATH" in done.stderr and "--listen" in done.stderr
+    running.check_went_on()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+@pytest.mark.parametrize("command", ["debug", "core", "report"])
+def test_a_refusal_has_the_commands_name_and_repeats_what_was_typed(
+    command: str, start_guest: StartGuest, tender_cmd: list[str]
+) -> None:
+    running = start_guest("debug", *POLL, options=("--backend=sandbox",))
+    done = subprocess.run(
+        ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups", *tender_cmd, command, str(running.pid)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        cwd="/",
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    first, hint = done.stderr.splitlines()
+    assert re.fullmatch(
+        rf"tender: {command}: process {running.pid}: it belongs to the user \d+ \(of a guest that root runs\), "
+        r"and you are the user 1000",
+        first,
+    )
+    assert hint == f"tender: hint: sudo tender {command} {running.pid}"
     running.check_went_on()
 
 

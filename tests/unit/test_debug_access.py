@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tender.cli import looking
 from tender.debug import access
 from tender.debug.access import AccessFacts, access_facts, judge
 
@@ -17,14 +18,34 @@ CASES = {
     "own filter": ({"may_call": False}, "the system-call filter of this container", "--cap-add SYS_PTRACE"),
     "traced": ({"tracer": 9, "tracer_name": "strace"}, "process 9 (strace) traces it", "kill 9"),
     "tracer without a name": ({"tracer": 9}, "process 9 traces it", "kill 9"),
-    "another user": ({"uids": (0, 0, 0)}, "it belongs to the user 0, and you are 1000", SUDO),
-    "a saved id of root": ({"uids": (1000, 1000, 0)}, "it belongs to the user 0", SUDO),
+    "another user": ({"uids": (0, 0, 0)}, "it belongs to root, and you are the user 1000", SUDO),
+    "a saved id of root": ({"uids": (1000, 1000, 0)}, "it belongs to root", SUDO),
+    "root's sandbox": (
+        {"uids": (0x70000000 | 4711,) * 3},
+        "it belongs to the user 1879052903 (of a guest that root runs), and you are the user 1000",
+        SUDO,
+    ),
+    "another user, and root without capabilities": (
+        {"uids": (1000, 1000, 1000), "uid": 0},
+        "it belongs to the user 1000, and you are root",
+        "--cap-add SYS_PTRACE",
+    ),
+    "yama 2, and root without capabilities": (
+        {"uids": (0, 0, 0), "gids": (0, 0, 0), "uid": 0, "gid": 0, "yama": 2},
+        "ptrace_scope is 2",
+        "--cap-add SYS_PTRACE",
+    ),
+    "root whom the kernel refuses all the same": (
+        {"may_trace_all": True, "uid": 0},
+        "the kernel does not let you look into it",
+        "from outside of this container",
+    ),
     "another group": ({"gids": (1000, 4, 1000)}, "it has the group 4", SUDO),
     "not dumpable": ({"dumpable": False}, "it is not dumpable", SUDO),
     "yama 1": ({"yama": 1}, "ptrace_scope is 1: only its parent", f"{SUDO}; or start it with --debuggable"),
     "yama 2": ({"yama": 2}, "ptrace_scope is 2: only root", SUDO),
     "yama 3": ({"yama": 3, "may_trace_all": True}, "ptrace_scope is 3: nobody", "at the next boot"),
-    "the user comes before yama": ({"uids": (0, 0, 0), "yama": 1}, "it belongs to the user 0", SUDO),
+    "the user comes before yama": ({"uids": (0, 0, 0), "yama": 1}, "it belongs to root", SUDO),
     "a parallel user namespace": (
         {"may_trace_all": True, "user_namespace": 1, "own_user_namespace": 2},
         "in a user namespace in which you have no rights",
@@ -47,6 +68,26 @@ def test_the_rule_that_refuses_is_named_with_the_way_out(
     said, to_type = judge(AccessFacts(**(MINE | facts)))  # type: ignore[arg-type]
     assert why in said
     assert hint in to_type if hint else not to_type
+    assert not ("sudo" in to_type and facts.get("uid") == 0)
+
+
+def test_the_users_of_guests_of_root_are_known_by_their_numbers() -> None:
+    header = (Path(__file__).parents[2] / "bindings/machine/layers.h").read_text()
+    assert f"{access._SANDBOX_USER:#x}u | ((uint32_t)pid & {access._SANDBOX_USER_PID:#010x}u)" in header
+    assert access.user_named(1 << 28) == f"the user {1 << 28}"
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "expected"),
+    [
+        ("core", ["-o", "my core", "7"], "sudo tender core -o 'my core' 7; or start it with --debuggable"),
+        ("report", ["--html=x", "7"], "sudo tender report --html=x 7; or start it with --debuggable"),
+        ("debug", ["--ex", r"p \1", "7"], r"sudo tender debug --ex 'p \1' 7; or start it with --debuggable"),
+    ],
+)
+def test_a_hint_repeats_what_was_typed(command: str, words: list[str], expected: str) -> None:
+    _, hint = judge(AccessFacts(**(MINE | {"yama": 1})))  # type: ignore[arg-type]
+    assert looking.retold(hint, command, words).startswith(expected)
 
 
 def test_the_facts_come_from_proc(tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def test_each_command_without_a_guest_has_its_options_in_the_table() -> None:
     assert set(option_table.COMMAND_OPTIONS) == set(OTHERS)
     for command, rows in option_table.COMMAND_OPTIONS.items():
         head = OTHERS[command].partition("\n")[0]
-        assert sorted(re.findall(r"--[a-z]+", head)) == sorted(name.partition("=")[0] for name, _ in rows)
+        named = [] if "[OPTIONS]" in head else sorted(name.partition("=")[0] for name, _ in rows)
+        assert sorted(re.findall(r"--[a-z]+", head)) == named
         for name, text in rows:
             assert re.search(rf"^  {name} +{re.escape(text)}$", OTHERS[command], re.M), name
 

@@ -1,0 +1,33 @@
+"""What the commands that look into a guest say when they cannot: one form for `tender debug`, `core` and `report`."""
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from tender.cli import say
+from tender.errors import TenderError
+
+STATUS_FAILED = 1
+
+_AS_ROOT = re.compile(r"sudo tender debug \d+")  # of tender.debug.access, which does not know the command
+
+
+def failed(command: str, argv: Sequence[str], error: TenderError) -> int:
+    """Says what is wrong, and the way out with the words that were typed. Returns the exit status."""
+    say.error(f"{command}: {error.message}")
+    say.hint(retold(error.command_hint or error.hint, command, argv))
+    return STATUS_FAILED
+
+
+def retold(hint: str, command: str, argv: Sequence[str]) -> str:
+    """Returns a hint that has the user repeat as root what they typed."""
+    typed = f"sudo tender {command} {shlex.join(argv)}"
+    return _AS_ROOT.sub(lambda _: typed, hint)
+
+
+def misused(command: str, why: str, usage: str) -> int:
+    """Says what is wrong with the words, and how they are written. Returns the exit status."""
+    say.error(f"{command}: {why}")
+    say.plain(usage.partition("\n\n")[0])
+    say.hint(f"tender {command} --help")
+    return STATUS_FAILED
