@@ -29,6 +29,7 @@ from tender.result import BootTimeline, Counters, VmResult
 from tender.values import Owner
 
 if TYPE_CHECKING:
+    from tender.debug.memory_use import MemoryUse
     from tender.debug.registers import Registers
     from tender.debug.symbols import Frame, Symbol
     from tender.debug.target import GuestState
@@ -479,6 +480,20 @@ class Vm(Owner):
         if not isinstance(name, str):
             raise ConfigError(f"symbol: a name is a str, not {type(name).__name__}")
         return symbol(self, name)
+
+    def memory_use(self) -> "MemoryUse":
+        """Returns how much of its memory the guest has touched, and how much of its heap it uses.
+
+        The guest goes on meanwhile. The heap is known of guests of MirageOS and of our guest library, by the symbols in the
+        image's file. Its numbers are the guest's own.
+
+        Raises:
+            VmStateError: The VM is closed.
+            HostError: The guest's process is gone, or the kernel does not let us look into it.
+        """
+        from tender.debug.of_vm import memory_use
+
+        return memory_use(self)
 
     def _look_into(self, visit: "Callable[[GuestState], T]") -> "T":
         """Returns what `visit` returns of the guest, which stands still meanwhile."""

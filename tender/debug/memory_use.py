@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 
+from tender.debug import kvm_memory, sandbox_memory
 from tender.debug.confined import Died, run_confined
 from tender.debug.find import Guest
 from tender.debug.ptrace import read_memory
@@ -38,7 +39,7 @@ class HeapUse(Value):
     Attributes:
         kind: The allocator: "ocaml-solo5" or "guest library".
         used_bytes: What is allocated now, with headers; None if it is not known.
-        taken_bytes: The most that was ever taken of `total_bytes`; None if it is not known.
+        taken_bytes: What the allocator holds of `total_bytes`, allocated or free; None if it is not known.
         total_bytes: The size of the heap.
         damaged_at: The guest address of the first header that is none; None if all are whole, or it is not known.
     """
@@ -48,6 +49,21 @@ class HeapUse(Value):
     taken_bytes: int | None
     total_bytes: int
     damaged_at: int | None = None
+
+
+@value
+class MemoryUse(Value):
+    """The use of a guest's memory.
+
+    Attributes:
+        total_bytes: The size of guest memory.
+        touched_bytes: The pages of the image, and those that were written to. They are never given back.
+        heap: The heap inside of it, by the guest's own numbers; None if its allocator is not known.
+    """
+
+    total_bytes: int
+    touched_bytes: int
+    heap: HeapUse | None
 
 
 @value
@@ -120,6 +136,15 @@ def reader_of(guest: Guest) -> Read:
         return read_memory(guest.pid, guest.memory_hva + gpa, length)
 
     return read
+
+
+def touched_bytes(guest: Guest) -> int:
+    """Returns the bytes of the pages that may hold other bytes than zeros, as in a core. Raises DebugError."""
+    if guest.backend == "sandbox":
+        runs = sandbox_memory.touched_of(guest.pid, guest.mem_bytes, reader_of(guest))
+    else:
+        runs = kvm_memory.touched_of(guest)
+    return sum(end - start for start, end in runs)
 
 
 def heap_use(probe: Probe, read: Read, *, running: bool = False) -> HeapUse | None:

@@ -23,13 +23,14 @@ from tender.debug.facts import Shared
 from tender.debug.find import guests_of
 from tender.debug.kvm_memory import out_of_gate
 from tender.debug.kvm_vcpu import EXIT_IO, Vcpu
+from tender.debug.memory_use import MemoryUse, heap_use, probe_of, touched_bytes
 from tender.debug.ptrace import read_memory
 from tender.debug.registers import Registers
 from tender.debug.report import capture
 from tender.debug.symbols import Frame, Symbol, Symbols
 from tender.debug.target import DebugError, Facts, GuestState, Mapping, Where
 from tender.debug.unfinished import Call, unfinished_of
-from tender.errors import ImageError
+from tender.errors import ConfigError, HostError, ImageError
 from tender.native import CData, ffi, lib
 
 if TYPE_CHECKING:
@@ -183,6 +184,31 @@ def symbol(vm: "Vm", name: str) -> Symbol | None:
         return symbols.find(name)
     finally:
         symbols.close()
+
+
+def memory_use(vm: "Vm") -> MemoryUse:
+    """Returns the use of the guest's memory. The guest goes on meanwhile.
+
+    Raises DebugError: the guest's process is gone, or it cannot be looked into.
+    """
+    pid, address = vm.pid, int(ffi.cast("uintptr_t", lib.tn_vm(vm._handle)))
+    found = guests_of(pid) if pid > 0 else []
+    guest = next((it for it in found if it.values.get("vm", address) == address), None)
+    if guest is None:
+        raise DebugError("the guest's process is gone, and the guest's state with it", code="debug-gone")
+
+    def read(gpa: int, length: int) -> bytes:
+        try:
+            return vm.memory(gpa, min(length, vm.config.mem_bytes - gpa))
+        except (ConfigError, HostError):
+            return b""
+
+    probe = probe_of(vm.image_name)
+    return MemoryUse(
+        total_bytes=vm.config.mem_bytes,
+        touched_bytes=touched_bytes(guest),
+        heap=heap_use(probe, read, running=True) if probe else None,
+    )
 
 
 class _Still:

@@ -374,6 +374,8 @@ RAISED: list[tuple[str, type[BaseException], Callable[[], object]]] = [
     ("Vm.symbol", ConfigError, lambda: new().symbol(NO_TEXT)),
     ("Vm.symbol", ImageError, lambda: new().symbol("main")),
     ("Vm.symbol", VmStateError, lambda: closed().symbol("main")),
+    ("Vm.memory_use", VmStateError, lambda: closed().memory_use()),
+    ("Vm.memory_use", HostError, lambda: killed().memory_use()),
     ("Vm.core", ConfigError, lambda: new().core(NO_TEXT)),
     ("Vm.core", VmStateError, lambda: closed().core("/nowhere/core")),
     ("Vm.core", HostError, lambda: killed().core("/nowhere/core")),
