@@ -26,7 +26,7 @@ from tender.cli.looking import STATUS_FAILED, failed
 from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS, REPORT, listed
 from tender.debug.find import Guest, guests, guests_of
-from tender.debug.guard import STATUS_LEFT, Journal, guarded
+from tender.debug.guard import STATUS_LEFT, Journal, end_with_parent, guarded
 from tender.debug.session import Left, Session, Subject, accepted, listening_at
 from tender.debug.start import NotStarted
 from tender.debug.target import DebugError
@@ -212,6 +212,10 @@ def _warn(text: str, hint: str) -> None:
     say.hint(hint)
 
 
+def _warn_of_others() -> None:
+    _warn("a client of another user has been refused", "--listen=PATH: a unix socket is yours alone")
+
+
 def _served(session: Session, serve: Callable[[], object], argv: list[str]) -> int:
     """Returns the status of a session. Whatever happens in it, the guest does not stay behind in it."""
     status = 0
@@ -247,7 +251,7 @@ def _at_place(journal: Journal, subject: Subject, place: str, argv: list[str]) -
             if subject.guest is None:
                 session.open()
             say.error(f"debug: one client is waited for; in gdb: target remote {shown}")
-            with accepted(listening) as client:
+            with accepted(listening, refused=_warn_of_others) as client:
                 if subject.guest is not None:
                     session.open()
                 session.serve(client.fileno(), client.fileno())
@@ -265,13 +269,18 @@ def _with_gdb(subject: Subject, request: Request, argv: list[str]) -> int:
             "there is no gdb in PATH",
             hint="apt install gdb; or use another client, as lldb: tender debug --listen PATH PID",
         )
-    with _left_by_signals(), tempfile.TemporaryDirectory(prefix="tender-debug-") as directory:
+    with (
+        _left_by_signals(),
+        tempfile.TemporaryDirectory(prefix="tender-debug-", ignore_cleanup_errors=True) as directory,
+    ):
         path = os.path.join(directory, "gdb")
         with listening_at(path) as (listening, _):
             reader, writer = os.pipe()
             guard = os.fork()
             if guard == 0:
-                _guard_process(lambda journal: _for_gdb(journal, subject, listening, writer, argv), reader)
+                _guard_process(
+                    lambda journal: _for_gdb(journal, subject, listening, writer, argv), reader, directory
+                )
             os.close(writer)
             listening.close()  # a second client is refused, and does not wait for ever
             with (
@@ -295,13 +304,14 @@ def _ending(guard: int) -> Iterator[None]:
         os.waitpid(guard, 0)
 
 
-def _guard_process(work: Callable[[Journal], int], reader: int) -> None:
-    """The guard and its child. The terminal's ^C does not reach them."""
+def _guard_process(work: Callable[[Journal], int], reader: int, directory: str) -> None:
+    """The guard and its child. The terminal's ^C does not reach them. The directory is theirs if this process is killed."""
     status = STATUS_FAILED
     try:
         os.close(reader)
         os.setsid()
         status = guarded(work)
+        shutil.rmtree(directory, ignore_errors=True)
     finally:
         os._exit(status)
 
@@ -347,7 +357,8 @@ def _run_gdb(gdb: str, path: str, image: str, words: list[str]) -> int:
     """Runs gdb in the foreground, and returns its status. It handles a ^C of the terminal."""
     command = [gdb, "-q", *([image] if image else []), "-ex", f"target remote {path}", *words]
     former = signal.signal(signal.SIGINT, lambda *_: None)
-    with subprocess.Popen(command) as process:
+    # gdb quits if this process is killed, and so ends the session.
+    with subprocess.Popen(command, preexec_fn=lambda: end_with_parent(signal.SIGTERM)) as process:
         try:
             status = process.wait()
         except BaseException:

@@ -143,6 +143,8 @@ class GdbServer:
         if self._end is None:
             self._end = End.ENDED if isinstance(self._last, Ended) else End.LOST
         if self._end is End.LOST:
+            if not self._attached:  # as gdb does with a program that it has started
+                self._target.kill()
             self._stand_still()
             self._target.detach()
         return self._end

@@ -97,6 +97,18 @@ class Journal:
         if slot is not None:
             self._page[slot] = 0
 
+    @contextlib.contextmanager
+    def changing(self, address: int, original: bytes) -> Iterator[None]:
+        """Notes a change that the block makes. A new line is taken out again if the kernel refuses the change."""
+        is_new = address not in self._slots
+        self.note(address, original)
+        try:
+            yield
+        except DebugError:
+            if is_new:
+                self.drop(address)
+            raise
+
     def debug_registers(self, used: bool) -> None:
         """Notes whether the debug registers (KVM: KVM_SET_GUEST_DEBUG) are in use."""
         self._page[1] = used
@@ -204,14 +216,14 @@ def _work(
     status = 1
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
-        _end_with_parent(signal.SIGTERM)
+        end_with_parent(signal.SIGTERM)
         if os.getppid() == parent:
             status = work(journal)
     finally:
         os._exit(status)
 
 
-def _end_with_parent(number: int) -> None:
+def end_with_parent(number: int) -> None:
     """Has the kernel send this process a signal when its parent ends. Source: prctl(2)."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:

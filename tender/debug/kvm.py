@@ -117,7 +117,7 @@ class KvmTarget:
         self._holds = False
         self._repair = repair
         if seized:
-            ptrace.set_options(self._tid, ptrace.O_TRACESYSGOOD)
+            ptrace.set_options(self._tid, ptrace.O_TRACESYSGOOD | ptrace.O_EXITKILL)
             self._leave_guest()
         else:
             ptrace.seize(self._tid, ptrace.O_TRACESYSGOOD)
@@ -231,7 +231,13 @@ class KvmTarget:
                 if not original:
                     raise DebugError(f"{gpa:#x}: there is no guest memory for a breakpoint")
                 self._note(gpa, original[0])
-                self._poke(gpa, _HLT[0])
+                try:
+                    self._poke(gpa, _HLT[0])
+                except DebugError:
+                    del self._soft[gpa]
+                    if self._journal:
+                        self._journal.drop(self._guest.memory_hva + gpa)
+                    raise
             return
         one = _hardware(kind, gpa, length)
         if one in self._hard:

@@ -17,6 +17,7 @@ from tender.debug.access import refusal
 from tender.debug.target import DebugError
 from tender.native import ffi, lib
 
+O_EXITKILL: int = lib.PTRACE_O_EXITKILL
 O_TRACECLONE: int = lib.PTRACE_O_TRACECLONE
 O_TRACEEXEC: int = lib.PTRACE_O_TRACEEXEC
 O_TRACEEXIT: int = lib.PTRACE_O_TRACEEXIT

@@ -121,7 +121,7 @@ class SandboxTarget(Target):
 
     def _attach(self, seized: bool) -> None:
         if seized:
-            ptrace.set_options(self._tid, ptrace.O_TRACEEXIT)
+            ptrace.set_options(self._tid, ptrace.O_TRACEEXIT | ptrace.O_EXITKILL)
         else:
             ptrace.seize(self._tid, ptrace.O_TRACEEXIT)
             self._running = True
@@ -455,8 +455,8 @@ class SandboxTarget(Target):
         original = original or ptrace.read_memory(self.pid, address, 1)
         if address == self._place("end_run"):
             self._end_original = original
-        self._journal.note(address, original)
-        ptrace.poke(self._tid, address, byte)
+        with self._journal.changing(address, original):
+            ptrace.poke(self._tid, address, byte)
 
     def _undo(self, address: int, original: bytes) -> None:
         ptrace.poke(self._tid, address, original)

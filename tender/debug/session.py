@@ -20,6 +20,7 @@ from tender.debug.find import Guest
 from tender.debug.gdb_server import End, GdbServer
 from tender.debug.guard import Journal
 from tender.debug.image_check import first_difference
+from tender.debug.peers import may_debug
 from tender.debug.start import start
 from tender.debug.target import DebugError, Target
 from tender.errors import ImageError
@@ -129,15 +130,27 @@ class Session:
         return end
 
 
-def accepted(listening: socket.socket, reported: int = -1) -> socket.socket:
-    """Waits for a client. Raises Left for a signal, or if nobody has the other end of the pipe `reported` any more."""
+def accepted(
+    listening: socket.socket, reported: int = -1, refused: Callable[[], None] = lambda: None
+) -> socket.socket:
+    """Waits for a client of this user or of root. Raises Left if nobody has the other end of the pipe `reported` any more.
+
+    `refused` is called for the first client of another user.
+    """
     poller = select.poll()
     poller.register(listening, select.POLLIN)
     if reported >= 0:
         poller.register(reported, 0)  # POLLERR
-    if listening.fileno() not in dict(poller.poll()):
-        raise Left
-    return listening.accept()[0]
+    is_told = False
+    while listening.fileno() in dict(poller.poll()):
+        client = listening.accept()[0]
+        if may_debug(client):
+            return client
+        client.close()
+        if not is_told:
+            is_told = True
+            refused()
+    raise Left
 
 
 @contextmanager

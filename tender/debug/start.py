@@ -6,7 +6,8 @@ to run the guest:
     sandbox  at `enter_guest` of tender-sandbox: a debug register stops it there, and then single steps lead into the guest
     KVM      at the beginning of its first ioctl(KVM_RUN)
 
-All other processes are let go then.
+All other processes are let go then. The kernel kills what is traced here if this process is killed (PTRACE_O_EXITKILL), as
+gdb has it for a program that it has started.
 """
 
 import contextlib
@@ -21,7 +22,8 @@ from tender.debug.note import read_note
 from tender.debug.target import DebugError
 
 _FOLLOW = (
-    ptrace.O_TRACEEXEC
+    ptrace.O_EXITKILL
+    | ptrace.O_TRACEEXEC
     | ptrace.O_TRACEFORK
     | ptrace.O_TRACEVFORK
     | ptrace.O_TRACECLONE
@@ -186,7 +188,7 @@ class _Followed:
         for other in self._known - {tid}:
             with contextlib.suppress(DebugError):
                 _let_go(other)
-        ptrace.set_options(tid, 0)
+        ptrace.set_options(tid, ptrace.O_EXITKILL)
         guest = next((it for it in guests_of(tid) if it.tid == tid), None)
         if guest is None:
             raise DebugError(f"process {tid}: its guest is not found")

@@ -195,6 +195,45 @@ def test_a_client_connects_to_a_place(
     running.check_went_on()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+@pytest.mark.parametrize("place", ["127.0.0.1:0", "[::1]:0"])
+def test_a_client_of_another_user_is_refused_and_the_users_own_is_served(
+    place: str, gdb: Gdb, start_guest: StartGuest, listening: Callable[..., Any]
+) -> None:
+    """The other user's process sends what would end the guest, and stays or leaves at once."""
+    kill = framed(b"k")
+    running = start_guest("debug", *POLL, options=("--backend=sandbox",))
+    with listening(place, str(running.pid)) as (process, shown):
+        host, _, port = shown.rpartition(":")
+        address = f"({host.strip('[]')!r}, {port})"
+        for end in ("pass", "c.recv(1)", "c.shutdown(socket.SHUT_WR); c.recv(1)"):
+            subprocess.run(
+                [
+                    *(
+                        "setpriv",
+                        "--reuid=1000",
+                        "--regid=1000",
+                        "--clear-groups",
+                        "/usr/bin/env",
+                        "python3",
+                        "-c",
+                    ),
+                    f"import socket\nc = socket.create_connection({address})\ntry:\n c.sendall({kill!r}); {end}\n"
+                    "except ConnectionError: pass",
+                ],
+                timeout=LIMIT_S,
+                check=True,
+                cwd="/",
+            )
+        assert re.search(STACK, gdb(*TO_WAIT, "detach", target=shown))
+        assert process.wait(LIMIT_S) == 0
+        assert process.stderr.read() == (
+            "tender: debug: a client of another user has been refused\n"
+            "tender: hint: --listen=PATH: a unix socket is yours alone\n"
+        )
+    running.check_went_on()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_a_client_came_is_the_status(
     number: signal.Signals, start_guest: StartGuest, listening: Callable[..., Any], tmp_path: Path
@@ -427,6 +466,44 @@ def test_a_debugger_that_is_killed_while_the_guest_stands_still_harms_it_not(
         os.kill(child, signal.SIGKILL)
         assert guard.wait(LIMIT_S) == 128 + signal.SIGKILL
     assert running.end() == plain
+
+
+@pytest.mark.backends
+@pytest.mark.parametrize("victim", ["command", "gdb", "guard", "debugger"])
+def test_a_guest_that_was_started_ends_with_its_debugger(
+    victim: str,
+    backend: str,
+    guest: Guest,
+    tender_cmd: list[str],
+    environment: dict[str, str],
+) -> None:
+    words = commands("break wait_once", "continue", "echo stopped\\n", "delete", "continue")
+    with subprocess.Popen(
+        [*tender_cmd, "debug", *words, f"--backend={backend}", "--mem=16", guest("debug"), *POLL],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    ) as command:
+        assert command.stdout
+        for line in command.stdout:
+            if line == b"stopped\n":
+                break
+        else:
+            pytest.fail("gdb has not stopped")
+        (gdb,) = (it for it in children(command.pid) if "gdb" in Path(f"/proc/{it}/comm").read_text())
+        (guard,) = set(children(command.pid)) - {gdb}
+        (debugger,) = children(guard)
+        (started,) = children(debugger)
+        ended = os.pidfd_open(started)
+        os.kill(
+            {"command": command.pid, "gdb": gdb, "guard": guard, "debugger": debugger}[victim], signal.SIGKILL
+        )
+        try:
+            assert select.select([ended], [], [], LIMIT_S)[0], "the guest goes on"
+            command.stdout.read()  # gdb and the guard have it too: they end
+        finally:
+            os.close(ended)
 
 
 def test_a_guest_goes_on_when_gdb_is_killed(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tender.debug.find import Guest
 from tender.debug.guard import ORIGINAL_MAX, Journal, guarded
+from tender.debug.target import DebugError
 
 
 def guest_in(pid: int) -> Guest:
@@ -78,6 +79,19 @@ def test_journal_holds_the_last_note_of_each_address_that_was_not_dropped(
             expected.pop(address, None)
     assert dict(journal.changes()) == expected
     assert len(list(journal.changes())) == len(expected)
+
+
+def test_a_change_that_the_kernel_refuses_leaves_the_journal_as_it_was() -> None:
+    journal = Journal()
+    journal.note(0x1000, b"a")
+    for address in (0x1000, 0x2000):
+        with pytest.raises(DebugError), journal.changing(address, b"b"):
+            assert dict(journal.changes())[address] == b"b"
+            raise DebugError("refused")
+    with journal.changing(0x3000, b"c"):
+        pass
+    assert dict(journal.changes()) == {0x1000: b"b", 0x3000: b"c"}
+    journal.close()
 
 
 def test_journal_is_full_rather_than_overwritten() -> None:

@@ -190,6 +190,13 @@ class SlowStep(FakeTarget):
         return Stop(2)
 
 
+@pytest.mark.parametrize(("attached", "done"), [(True, ["detach"]), (False, ["kill", "detach"])])
+def test_a_guest_that_was_started_ends_with_a_client_that_is_lost(attached: bool, done: list[str]) -> None:
+    target = FakeTarget()
+    assert session(target, framed(b"?"), attached=attached)[0] is End.LOST
+    assert target.done == done
+
+
 @pytest.mark.parametrize(("word", "end"), [(b"\x03$D#44", End.DETACHED), (b"", End.LOST)])
 def test_step_over_a_long_hypercall_ends_when_gdb_asks_or_goes(word: bytes, end: End) -> None:
     target = SlowStep()
