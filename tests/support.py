@@ -222,3 +222,12 @@ def assert_nothing_is_left(before: Footprint, *, slack_maps: int = 22) -> None:
         now = footprint()
     assert now[:3] == before[:3]
     assert now.mappings <= maps_max
+
+
+def until_it_waits(pid: int) -> None:
+    """The first thread is in a system call that waits, and not in one of the guest's first instructions."""
+    for _ in range(100_000):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        if state == "S":
+            return
+    raise AssertionError("the guest does not wait")

@@ -6,12 +6,12 @@ of the library (tender.debug.of_vm).
 """
 
 import os
-import shutil
 import stat
 import time
 from typing import TYPE_CHECKING
 
 from tender.cli import say
+from tender.cli.gdb import find_gdb
 from tender.cli.looking import failed, misused
 from tender.cli.option_table import listed
 from tender.errors import ImageError, TenderError
@@ -34,9 +34,6 @@ core.IMAGE.PID.TIME in the current directory.
 Status 0 if the core was written, 1 if not; with `open` the status of gdb.
 
 {listed("core")}"""
-
-
-_IMAGE_MAX = 4 << 30
 
 
 def main(argv: list[str]) -> int:
@@ -113,7 +110,7 @@ def told(saved: "SavedCore") -> str:
 def say_core(core: "SavedCore | TenderError") -> None:
     """Says where the core of an abnormal end is, and what to do with it; or why there is none."""
     if isinstance(core, TenderError):
-        say.error(f"--core: no core: {core.message}")
+        say.error(f"--core: no core: {core.message.removeprefix('core: ')}")
         say.hint(core.command_hint)
         return
     say.notice(f"core: {printable(core.path)}")
@@ -158,28 +155,22 @@ def _open(argv: list[str]) -> int:
 
     with CoreFile(argv[0]) as core:
         facts = core.facts()
-    gdb = shutil.which("gdb")
-    if gdb is None:
-        say.error("core: there is no gdb in PATH")
-        say.hint("install it: apt install gdb; any gdb for x86-64 will do")
-        return 1
+    gdb = find_gdb()
     image = _image(facts.image, facts.digest, os.path.dirname(argv[0]))
     os.execv(gdb, [gdb, *argv[1:], "--", image, os.path.abspath(argv[0])])
 
 
 def _image(path: str, digest: str, near: str) -> str:
     """Returns the file that the core's guest ran: where it was, or next to the core. Raises ImageError."""
-    import hashlib
+    from tender.debug.image_file import digest_of, open_image
 
     others: list[str] = []
     for place in dict.fromkeys((path, os.path.join(near, os.path.basename(path)))):
         try:
-            if not _is_image(os.stat(place)):
-                continue
-            with open(place, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-                if not _is_image(os.fstat(file.fileno())):
-                    continue
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if not stat.S_ISREG(os.stat(place).st_mode):
+                continue  # a device may do something when it is opened
+            with open_image(place) as file:
+                found = digest_of(file)
         except (OSError, ValueError):
             continue
         if found == digest:
@@ -196,8 +187,3 @@ def _image(path: str, digest: str, near: str) -> str:
         file=path,
         hint="put it next to the core, or name it yourself: gdb IMAGE CORE",
     )
-
-
-def _is_image(about: os.stat_result) -> bool:
-    """Whether a file that a core names may be read: a device has no end, and may do something when it is opened."""
-    return stat.S_ISREG(about.st_mode) and about.st_size <= _IMAGE_MAX

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tender.cli import say
+from tender.cli.gdb import find_gdb
 from tender.cli.looking import STATUS_FAILED, failed
 from tender.cli.main import last_resort
 from tender.cli.option_table import OPTIONS, REPORT, listed
@@ -54,7 +55,6 @@ Status: gdb's own; with --stdio and --listen 0 after a session, and 128 and the 
 came before a client. 1 if there is no such guest, if it may not be debugged, or without gdb; the status
 of `tender run` for an IMAGE that does not start."""
 
-_GDBS = ("gdb", "gdb-multiarch")
 _GDB_LEAVES_S = 5
 _VALUED_OF_RUN = {it.name for it in OPTIONS if it.value and it.kind != REPORT}
 _VALUED = ("--listen", "--vm", "--image", "--command", "-x", "--ex", "-ex")
@@ -263,12 +263,7 @@ def _at_place(journal: Journal, subject: Subject, place: str, argv: list[str]) -
 
 
 def _with_gdb(subject: Subject, request: Request, argv: list[str]) -> int:
-    gdb = next((found for name in _GDBS if (found := shutil.which(name))), None)
-    if gdb is None:
-        raise DebugError(
-            "there is no gdb in PATH",
-            hint="apt install gdb; or use another client, as lldb: tender debug --listen PATH PID",
-        )
+    gdb = find_gdb()
     with (
         _left_by_signals(),
         tempfile.TemporaryDirectory(prefix="tender-debug-", ignore_cleanup_errors=True) as directory,

@@ -14,7 +14,7 @@ _AS_ROOT = re.compile(r"sudo tender debug \d+")  # of tender.debug.access, which
 
 def failed(command: str, argv: Sequence[str], error: TenderError) -> int:
     """Says what is wrong, and the way out with the words that were typed. Returns the exit status."""
-    say.error(f"{command}: {error.message}")
+    say.error(f"{command}: {error.message.removeprefix(f'{command}: ')}")
     say.hint(retold(error.command_hint or error.hint, command, argv))
     return STATUS_FAILED
 

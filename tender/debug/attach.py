@@ -2,9 +2,9 @@
 
 import importlib
 
-from tender.debug.facts import of_file
 from tender.debug.find import Guest
 from tender.debug.guard import Journal
+from tender.debug.image_file import facts_of_file
 from tender.debug.target import Target
 
 _TARGETS = {"sandbox": ("tender.debug.sandbox", "SandboxTarget"), "kvm": ("tender.debug.kvm", "KvmTarget")}
@@ -13,7 +13,7 @@ _TARGETS = {"sandbox": ("tender.debug.sandbox", "SandboxTarget"), "kvm": ("tende
 def prepare(guest: Guest) -> None:
     """Does what needs no guest that stands still, so that it stands still for a shorter time."""
     importlib.import_module(_TARGETS[guest.backend][0])
-    of_file(guest.image)
+    facts_of_file(guest.image)
 
 
 def attach(guest: Guest, journal: Journal | None = None, *, seized: bool = False) -> Target:

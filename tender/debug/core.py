@@ -9,7 +9,7 @@ The rule of the writer: under the final name there is a whole core or none, and 
 
 import contextlib
 import errno as errnos
-import hashlib
+import fcntl
 import json
 import os
 import re
@@ -23,10 +23,11 @@ from typing import NoReturn, Self
 from tender.debug import core_format as form
 from tender.debug.core_format import MEMORY_END, MEMORY_START, PAGE, Note
 from tender.debug.cpu_parts import CpuParts, Unfinished
+from tender.debug.image_file import facts_of_file, open_image, open_without_waiting
 from tender.debug.registers import Registers
 from tender.debug.target import DebugError, Facts, GuestState, Mapping, Where
 from tender.errors import ImageError
-from tender.printable import printable
+from tender.printable import printable, quoted
 
 KEEP_DEFAULT = 10
 """How many cores a directory keeps, if nothing else is said."""
@@ -38,8 +39,9 @@ _JSON_MAX = 24 << 10
 _NAME_MAX = 64
 _STALE_S = 3600
 _NAMES = re.compile(r"core\.(?P<image>[A-Za-z0-9._-]{1,64})\.\d{1,10}\.(?P<time>\d{8}T\d{6})(-\d+)?")
+_NO_UNNAMED_FILES = (errnos.EOPNOTSUPP, errnos.EISDIR, errnos.EINVAL, errnos.ENOSYS)
+"""open(2), O_TMPFILE: the file system, or a kernel before 3.11, does not have them."""
 _PARTS = re.compile(r"\.core\.[0-9a-f]{16}\.part")
-_IMAGE_MAX = 4 << 30
 
 _SIGNALS = {
     "live": 0,
@@ -165,9 +167,13 @@ def check_directory(directory: str) -> None:
         os.close(folder)
 
 
-def _refuse(shown: str, error: OSError) -> NoReturn:
+def _refuse(shown: str, error: OSError, parent: str = "") -> NoReturn:
     number = error.errno or errnos.EIO
     hints = {
+        errnos.ENOENT: f"make the directory first: mkdir -p {quoted(parent)}" if parent else "",
+        errnos.ENOTDIR: "a directory is needed there",
+        errnos.EACCES: "choose a directory that you may write to",
+        errnos.EROFS: "choose a directory on another file system",
         errnos.EEXIST: "choose another name, or remove the file",
         errnos.ENOSPC: "a core takes as much as the guest has touched; choose another directory",
         errnos.EDQUOT: "choose a directory on another file system",
@@ -187,20 +193,49 @@ def _open_directory(directory: str, shown: str) -> int:
     except ValueError:  # a zero byte in the name
         _refuse(shown, OSError(errnos.EINVAL, ""))
     except OSError as error:
-        _refuse(shown, error)
+        _refuse(shown, error, directory)
 
 
 class _Part:
-    """A file under a temporary name, which is removed unless it is published."""
+    """A file that has no name until it is published, so that nothing is left of it if this process is killed.
+
+    Where the file system or a missing /proc does not allow that, it has a temporary name and a lock, which ends with this
+    process: `_sweep` removes files whose lock is free.
+    """
 
     def __init__(self, folder: int, shown: str) -> None:
-        self._folder = folder
-        self._name = f".core.{secrets.token_hex(8)}.part"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._folder, self._name = folder, ""
         try:
-            self.fd = os.open(self._name, flags, 0o600, dir_fd=folder)
+            _sweep(folder)
+            self.fd = self._open_unnamed()
+            if self.fd < 0:
+                self.fd = self._open_named()
         except OSError as error:
             _refuse(shown, error)
+
+    def _open_unnamed(self) -> int:
+        """Returns -1 where there are no such files."""
+        try:
+            fd = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._folder)
+        except OSError as error:
+            if error.errno in _NO_UNNAMED_FILES:
+                return -1
+            raise
+        if os.path.exists(_of_descriptor(fd)):
+            return fd
+        os.close(fd)
+        return -1
+
+    def _open_named(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        while True:
+            self._name = f".core.{secrets.token_hex(8)}.part"
+            fd = os.open(self._name, flags, 0o600, dir_fd=self._folder)
+            with contextlib.suppress(OSError):  # no locks there: only its age tells
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:  # else it was swept before it had its lock
+                return fd
+            os.close(fd)
 
     def finish(self) -> os.stat_result:
         os.fsync(self.fd)
@@ -210,32 +245,66 @@ class _Part:
         """Gives the file the first of these names that is free, and returns it. Raises FileExistsError if none is."""
         for name in names:
             try:
-                os.link(
-                    self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder, follow_symlinks=False
-                )
+                self._link(name)
             except FileExistsError:
                 continue
-            except OSError as error:
-                if error.errno not in (errnos.EPERM, errnos.EOPNOTSUPP, errnos.EMLINK, errnos.ENOSYS):
-                    raise
-                if _exists(name, self._folder):  # a file system without hard links
-                    continue
-                os.rename(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-            else:
-                os.unlink(self._name, dir_fd=self._folder)
-            self._name = ""
             os.fsync(self._folder)
             return name
         raise FileExistsError(errnos.EEXIST, os.strerror(errnos.EEXIST))
+
+    def _link(self, name: str) -> None:
+        if not self._name:  # the link in /proc is followed to the file
+            os.link(_of_descriptor(self.fd), name, dst_dir_fd=self._folder)
+            return
+        try:
+            os.link(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errnos.EPERM, errnos.EOPNOTSUPP, errnos.EMLINK, errnos.ENOSYS):
+                raise
+            if _exists(name, self._folder):  # a file system without hard links
+                raise FileExistsError(errnos.EEXIST, "") from None
+            os.rename(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        else:
+            os.unlink(self._name, dir_fd=self._folder)
+        self._name = ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
         if self._name:
             with contextlib.suppress(OSError):  # the directory has gone, and the file with it
                 os.unlink(self._name, dir_fd=self._folder)
+        os.close(self.fd)
+
+
+def _of_descriptor(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
+
+
+def _sweep(folder: int) -> None:
+    """Removes the temporary files of writers that were killed. What cannot be removed stays."""
+    for name in os.listdir(folder):
+        if not _PARTS.fullmatch(name):
+            continue
+        with contextlib.suppress(OSError):
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+            try:
+                if stat.S_ISREG(os.fstat(fd).st_mode):
+                    _sweep_one(folder, name, fd)
+            finally:
+                os.close(fd)
+
+
+def _sweep_one(folder: int, name: str, fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # its writer is alive
+    except OSError:  # no locks there
+        if time.time() - os.fstat(fd).st_mtime < _STALE_S:
+            return
+    os.unlink(name, dir_fd=folder)
 
 
 def _exists(name: str, folder: int) -> bool:
@@ -256,20 +325,12 @@ def _delete_old(folder: int, keep: int, newest: str) -> None:
     """Deletes the oldest of the files with our names. What cannot be deleted stays."""
     ours = []
     for name in os.listdir(folder):
-        old_part = _PARTS.fullmatch(name) is not None
-        match = _NAMES.fullmatch(name)
-        if not old_part and match is None:
+        if (match := _NAMES.fullmatch(name)) is None:
             continue
-        try:
+        with contextlib.suppress(OSError):
             about = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(about.st_mode):
-                continue
-            if old_part and time.time() - about.st_mtime > _STALE_S:  # its writer was killed
-                os.unlink(name, dir_fd=folder)
-        except OSError:
-            continue
-        if match is not None:
-            ours.append((name == newest, match["time"], about.st_mtime_ns, name))
+            if stat.S_ISREG(about.st_mode):
+                ours.append((name == newest, match["time"], about.st_mtime_ns, name))
     for *_, name in sorted(ours)[: -max(keep, 1)]:
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=folder)
@@ -464,17 +525,12 @@ class _ImageFile:
     """What a core says of the image's file. A file that cannot be read is left out."""
 
     def __init__(self, path: str) -> None:
-        self.digest, self.build_id = "", ""
+        self.build_id, self.digest = facts_of_file(path)
         self.parts: list[tuple[int, int, int]] = []
-        try:
-            with open(path, "rb", opener=_opener) as file:
-                about = os.fstat(file.fileno())
-                if not path or not stat.S_ISREG(about.st_mode) or about.st_size > _IMAGE_MAX:
-                    return
-                self.digest = hashlib.file_digest(file, "sha256").hexdigest()
-                self._read(file.fileno())
-        except (OSError, ValueError):
-            pass
+        with contextlib.suppress(OSError, ValueError):
+            if path:
+                with open_image(path) as file:
+                    self._read(file.fileno())
 
     def _read(self, fd: int) -> None:
         header = form.ELF_HEADER.unpack(
@@ -486,24 +542,9 @@ class _ImageFile:
         table = os.pread(fd, count * size, at)
         for i in range(len(table) // size):
             kind, _, offset, address, _, file_bytes, _, _ = form.PROGRAM_HEADER.unpack_from(table, i * size)
-            start = address // PAGE * PAGE
-            if (
-                kind == form.PT_LOAD
-                and file_bytes
-                and address >= MEMORY_START
-                and address + file_bytes <= MEMORY_END
-            ):
-                self.parts.append(
-                    (start, -(-(address + file_bytes) // PAGE) * PAGE, max(offset - address + start, 0))
-                )
-            if kind == form.PT_NOTE and not self.build_id:
-                for note in form.unpack_notes(os.pread(fd, min(file_bytes, MEMORY_START), offset)):
-                    if note.owner == "GNU" and note.kind == 3 and len(note.data) <= 64:
-                        self.build_id = note.data.hex()
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO does not make us wait
+            start, end = address // PAGE * PAGE, address + file_bytes
+            if kind == form.PT_LOAD and file_bytes and address >= MEMORY_START and end <= MEMORY_END:
+                self.parts.append((start, -(-end // PAGE) * PAGE, max(offset - address + start, 0)))
 
 
 # ---- reading
@@ -522,7 +563,7 @@ class CoreFile:
     def __init__(self, path: str) -> None:
         self.path, self._fd = path, -1
         try:
-            self._fd = _opener(path, os.O_RDONLY)
+            self._fd = open_without_waiting(path)
             about = os.fstat(self._fd)
             if not stat.S_ISREG(about.st_mode):
                 raise ValueError("not a regular file")

@@ -4,17 +4,13 @@ Both backends have these in the same form. A guest that has broken out may have 
 as it is, each text and list has a bound, and what cannot be true is left out.
 """
 
-import hashlib
-import os
-import stat
 import struct
 from collections.abc import Callable
-from contextlib import suppress
-from functools import lru_cache
 
 from tender import _version
 from tender.debug import ptrace
 from tender.debug.find import Guest
+from tender.debug.image_file import facts_of_file
 from tender.debug.target import DebugError, Facts
 from tender.native import DEVICE_KINDS, CData, ffi, lib
 from tender.outcome import boot, counters, explain, guest_fault
@@ -37,9 +33,6 @@ _SHARED_BYTES: int = ffi.sizeof("struct vm_shared")
 _BOOT_INFO = struct.Struct("<QQQQQIIQ")  # abi/tender_abi.h, struct hvt_boot_info
 _ENTRY = struct.Struct("<68sI16s8sB7x")  # struct mft_entry
 _ENTRIES_MAX, _TEXT_MAX = 64, 8192
-_IMAGE_MAX = 1 << 30
-_NOTES_MAX = 64 << 10
-_NT_GNU_BUILD_ID = 3
 
 Read = Callable[[int, int], bytes]
 
@@ -93,7 +86,7 @@ def facts_of(guest: Guest, shared: bytes, read: Read) -> Facts:
     """Returns the facts of a guest from the bytes of its `struct vm_shared` and its memory."""
     words = _words(shared)
     devices, arguments = boot_info(read)
-    build_id, digest = of_file(guest.image)
+    build_id, digest = facts_of_file(guest.image)
     reason, message, status, fault = _end(words, guest.backend)
     return Facts(
         version=_version.__version__,
@@ -176,64 +169,6 @@ def _device(name: bytes, kind: int, parameters: bytes, handle: int) -> dict[str,
     return device
 
 
-def of_file(path: str) -> tuple[str, str]:
-    """Returns the build id and the SHA-256 of an ELF file, both in hexadecimal; empty if they are not known."""
-    if not path:
-        return "", ""
-    with suppress(OSError, ValueError, struct.error):
-        about = os.stat(path)
-        if stat.S_ISREG(about.st_mode) and about.st_size <= _IMAGE_MAX:
-            return _of_this_file(path, about.st_ino, about.st_size, about.st_mtime_ns)
-    return "", ""
-
-
-def build_id_of(path: str) -> str:
-    """Returns the build id of an ELF file in hexadecimal; empty if it has none or cannot be read."""
-    with suppress(OSError, ValueError, struct.error), open(path, "rb", buffering=0, opener=_opener) as file:
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return _build_id(file.fileno(), os.pread(file.fileno(), 64, 0))
-    return ""
-
-
 def counters_of(shared: bytes) -> Counters:
     """Returns what the bytes of a `struct vm_shared` count."""
     return counters(_words(shared), console_lost_bytes=0)
-
-
-@lru_cache(maxsize=4)
-def _of_this_file(path: str, inode: int, size: int, time_ns: int) -> tuple[str, str]:
-    with open(path, "rb", buffering=0, opener=_opener) as file:
-        head = os.pread(file.fileno(), 64, 0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        build_id = ""
-        with suppress(struct.error):
-            build_id = _build_id(file.fileno(), head)
-    return build_id, digest
-
-
-def _opener(path: str, flags: int) -> int:
-    return os.open(
-        path, flags | os.O_NONBLOCK | os.O_CLOEXEC
-    )  # a FIFO that has taken its place does not make us wait
-
-
-def _build_id(fd: int, head: bytes) -> str:
-    """Source: the ELF specification; the note is that of binutils' --build-id."""
-    if head[:6] != b"\x7fELF\x02\x01":
-        return ""
-    headers_at, size, count = (
-        struct.unpack_from(form, head, at)[0] for form, at in (("<Q", 32), ("<H", 54), ("<H", 56))
-    )
-    for i in range(min(count, 128)):
-        header = os.pread(fd, 56, headers_at + i * size)
-        kind, _, offset, _, _, file_bytes = struct.unpack_from("<IIQQQQ", header)
-        if kind != 4:  # PT_NOTE
-            continue
-        notes, at = os.pread(fd, min(file_bytes, _NOTES_MAX), offset), 0
-        while at + 12 <= len(notes):
-            name_bytes, data_bytes, note = struct.unpack_from("<III", notes, at)
-            data_at = at + 12 + (name_bytes + 3 & -4)
-            if note == _NT_GNU_BUILD_ID and notes[at + 12 : at + 16] == b"GNU\0":
-                return notes[data_at : data_at + min(data_bytes, 64)].hex()
-            at = data_at + (data_bytes + 3 & -4)
-    return ""

@@ -298,11 +298,21 @@ def _call(request: int, tid: int, address: int = 0, data: int = 0) -> int:
     return _check(lib.tn_ptrace(request, tid, address, data), tid, "ptrace")
 
 
+def _is_ending(tid: int) -> bool:
+    """Whether a thread is a zombie, or about to be one: ptrace(2) refuses it with EPERM, as one of another user."""
+    try:
+        with open(f"/proc/{tid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
+    except OSError:
+        return True
+
+
 def _check(answer: int, tid: int, what: str) -> int:
     if answer >= 0:
         return answer
     errno = -answer
-    if errno == ESRCH:
+    if errno == ESRCH or (errno == EPERM and _is_ending(tid)):
+        errno = ESRCH
         raise Gone(f"process {tid}: {what}: {os.strerror(errno)}", errno=errno)
     if errno == EPERM:
         why, hint = refusal(tid)

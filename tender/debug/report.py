@@ -6,11 +6,12 @@ and report_html.py show it. All texts in the data are the guest's or a file's: w
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tender.debug.confined import Died, run_confined
+from tender.debug.core_format import MEMORY_START
 from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.memory_use import heap_use, probe_in
 from tender.debug.own_code import library_of, own_frame, source_of
@@ -108,7 +109,29 @@ def capture(state: GuestState, limit: int = _COPY_MAX) -> Captured:
             if data:
                 copied.append((start, data))
                 left -= len(data)
-    return Captured(state.facts(), state.where(), registers, mappings, runs, sorted(copied), fault_state)
+    copied.sort()
+    runs = tuple(_without_zeros(runs, copied))
+    return Captured(state.facts(), state.where(), registers, mappings, runs, copied, fault_state)
+
+
+def _without_zeros(
+    runs: Sequence[tuple[int, int]], copied: Sequence[tuple[int, bytes]]
+) -> Iterator[tuple[int, int]]:
+    """Returns the runs without the pages that hold zeros, as a core has them. What was not copied stays as it is."""
+    zeros = bytes(_PAGE)
+    for start, end in runs:
+        first = start
+        for at, data in copied:
+            if at >= end:
+                break
+            low, high = max(start, -(-at // _PAGE) * _PAGE), min(end, at + len(data))
+            for page in range(low, high - _PAGE + 1, _PAGE):
+                if data[page - at : page - at + _PAGE] == zeros:
+                    if first < page:
+                        yield first, page
+                    first = page + _PAGE
+        if first < end:
+            yield first, end
 
 
 def _without(copied: list[tuple[int, bytes]], low: int, high: int) -> list[tuple[int, int]]:
@@ -254,10 +277,10 @@ def _stacks(
     interrupted = fault_registers() if fault_registers is not None else getattr(state, "fault_state", None)
     if interrupted is None or interrupted.rip == registers.rip:
         interrupted = symbols.interrupted(registers, state.read)
-    if interrupted is None:
-        fault = state.facts().fault or {}
-        if isinstance(rip := fault.get("rip"), int) and rip != registers.rip:
-            interrupted = _registers_of(fault, registers)
+    fault = state.facts().fault or {}
+    rip = fault.get("rip")
+    if isinstance(rip, int) and rip != registers.rip and (interrupted is None or interrupted.rip == rip):
+        interrupted = _registers_of(fault, interrupted or registers)  # the stack has no RFLAGS of it
     if interrupted is None:
         return frames, [], None
     return frames, symbols.backtrace(interrupted, state.read, _FRAMES_MAX), interrupted
@@ -330,7 +353,7 @@ def _memory(state: GuestState, symbols: Symbols | None) -> dict[str, object]:
     use = heap_use(probe, state.read) if probe else None
     return {
         "total_bytes": state.facts().mem_bytes,
-        "touched_bytes": sum(max(0, high - low) for low, high in state.touched()),
+        "touched_bytes": sum(max(0, high - max(low, MEMORY_START)) for low, high in state.touched()),
         "heap": use.to_dict() if use else None,
     }
 

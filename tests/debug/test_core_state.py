@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Guest
+from support import Guest, until_it_waits
 
 from tender import CAPTURE, Image, Vm, VmConfig
 from tender.debug.core import CoreFile
@@ -53,15 +53,6 @@ def assert_waits_a_day(call: Unfinished | None, core: CoreFile, *, exact: bool =
     assert int.from_bytes(call.structure[:8], "little") == DAY_NS
     assert call.structure[:8] == core.read(call.gpa, 8)
     assert call.time_left_ns is not None and DAY_NS - LIMIT_S * 10**9 < call.time_left_ns < DAY_NS
-
-
-def until_it_waits(pid: int) -> None:
-    """The first thread is in a system call that waits, and not in one of the guest's first instructions."""
-    for _ in range(100_000):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        if state == "S":
-            return
-    raise AssertionError("the guest does not wait")
 
 
 def until_it_waits_in(vm: Vm) -> None:

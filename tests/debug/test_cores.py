@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Guest
+from support import Guest, until_it_waits
 
 from tender import CAPTURE, Image, Vm, VmConfig
 from tender.debug.core import CoreFile
@@ -114,7 +114,7 @@ def test_an_ordinary_end_writes_none(
 def test_a_core_of_a_running_guest_leaves_it_unharmed(
     start_guest: Run, tender_cmd: list[str], backend: str, tmp_path: Path, gdb: Run
 ) -> None:
-    running = start_guest("debug", "poll", "2000", options=(f"--backend={backend}",))
+    running = start_guest("debug", "poll", "10000", options=(f"--backend={backend}",))
     core = tmp_path / "core"
     done = subprocess.run(
         [*tender_cmd, "core", "-o", str(core), str(running.pid)],
@@ -129,7 +129,7 @@ def test_a_core_of_a_running_guest_leaves_it_unharmed(
     assert "warning" not in said
     assert re.search(r"^#\d+ .*\bmain \(", said, re.M), said
     status, out, err = running.end()
-    assert (status, out, err) == (0, b"ready\nwaited 2000\n", b"")
+    assert (status, out, err) == (0, b"ready\nwaited 10000\n", b"")
 
 
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGTERM], ids=["SIGQUIT", "SIGTERM"])
@@ -242,3 +242,84 @@ def test_of_a_guest_that_was_killed_nothing_is_left(start_guest: Run, backend: s
     assert status == -signal.SIGKILL
     assert b"--core: no core: the guest's process was killed, and the guest's state is gone with it\n" in err
     assert os.listdir(tmp_path) == []
+
+
+SMALL_DISK = (
+    *("unshare", "--mount", "sh", "-c"),
+    'mount -t tmpfs -o size=1M none "$0" && { "$@"; status=$?; ls -A "$0"; exit $status; }',
+)
+"""A directory with 1 MiB, whose content is listed at the end."""
+
+
+def test_a_full_disk_is_an_error_that_leaves_no_file_and_the_guest_goes_on(
+    start_guest: Run, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    running = start_guest("leak", str(4 << 20), str(10**12), options=(f"--backend={backend}",))
+    until_it_waits(running.pid)
+    done = subprocess.run(
+        [*SMALL_DISK, str(tmp_path), *tender_cmd, "core", "-o", str(tmp_path / "core"), str(running.pid)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    first, hint = done.stderr.splitlines()
+    assert first == f"tender: core: {tmp_path / 'core'}: No space left on device"
+    assert hint.startswith("tender: hint: a core takes as much as the guest has touched")
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.end()[0] == 1
+
+
+def test_a_full_disk_at_the_end_changes_no_status_and_leaves_no_file(
+    guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    run = (f"--backend={backend}", f"--core={tmp_path}", "--mem=16", "--timeout=3", "--console=none")
+    done = subprocess.run(
+        [*SMALL_DISK, str(tmp_path), *tender_cmd, *run, str(guest("leak")), str(4 << 20), str(10**12)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    _, first, hint = done.stderr.splitlines()
+    assert first == f"tender: --core: no core: {tmp_path}: No space left on device"
+    assert hint.startswith("tender: hint: a core takes as much as the guest has touched")
+
+
+def test_a_directory_that_is_missing_is_refused_before_the_guest_runs(
+    guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    done = run_with_core(tender_cmd, backend, tmp_path / "absent", str(guest("debug")), "fault")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"tender: core: {tmp_path}/absent: No such file or directory\n"
+        f"tender: hint: make the directory first: mkdir -p {tmp_path}/absent\n"
+    )
+
+
+def test_a_large_guest_has_a_core_soon_and_memory_of_it_in_the_right_places(
+    start_guest: Run, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    """64 MiB of 4 GiB are touched: the file has holes, and the time does not depend on them."""
+    options = (f"--backend={backend}",)
+    running = start_guest("leak", str(64 << 20), str(10**12), options=options, mem="4096")
+    until_it_waits(running.pid)
+    done = subprocess.run(
+        [*tender_cmd, "core", "-o", str(tmp_path / "core"), str(running.pid)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    about = os.stat(tmp_path / "core")
+    assert about.st_size == 4 << 30
+    assert 64 << 20 <= about.st_blocks * 512 < 80 << 20
+    with CoreFile(str(tmp_path / "core")) as core:
+        touched = sum(end - start for start, end in core.touched())
+        assert 64 << 20 <= touched < 80 << 20
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.end()[0] == 1

@@ -51,6 +51,24 @@ def test_a_report_that_is_asked_for_is_in_the_line_and_names_the_core(
     assert str(tmp_path / name) in done.stderr.partition("next")[2]
 
 
+def test_the_report_in_the_line_is_that_of_the_core(
+    guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    """Registers, flags, memory, stack: the same state has been looked at twice."""
+    words = ("--crash-report", f"--core={tmp_path}", str(guest("debug")), "fault")
+    result, _ = run(tender_cmd, backend, *words)
+    (name,) = os.listdir(tmp_path)
+    done = subprocess.run(
+        [*tender_cmd, "report", "--json", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == result["report"]
+
+
 @pytest.mark.parametrize("more", [(), BY_PYTHON], ids=["native", "python"])
 def test_a_run_without_a_terminal_and_without_the_option_has_none(
     guest: Guest, tender_cmd: list[str], backend: str, more: tuple[str, ...]

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 from elf_builder import good_elf
+from fake_guest import guest_of_elf
 from support import Guest
+
+from tender.debug.core import save_core
 
 NAMES = {
     "escape": "a\x1b[2K\x1b]0;FORGED\x07",
@@ -51,6 +54,20 @@ PLACES: dict[str, list[str]] = {
     "audited, none": ["audit", "{file}"],
     "audit's option": ["audit", "--{}"],
     "audit's requirement": ["audit", "--require={}>=1", "{disk}"],
+    "debug's option": ["debug", "--{}"],
+    "debugged": ["debug", "{/}"],
+    "debug's place": ["debug", "--listen={/}/x", "1"],
+    "debug's process": ["debug", "--stdio", "{}"],
+    "core's option": ["core", "--{}"],
+    "core's file": ["core", "--output={/}/x", "{}"],
+    "core that is opened": ["core", "open", "{file}"],
+    "core that is not there": ["core", "open", "{/}"],
+    "directory of a core": ["--core={/}", "{disk}"],
+    "report's option": ["report", "--{}"],
+    "report's page": ["report", "--html={/}/x", "{core}"],
+    "report's image": ["report", "--image={/}", "{core}"],
+    "reported": ["report", "{/}"],
+    "reported, none": ["report", "{file}"],
     "doctor's option": ["doctor", "--{}"],
     "sdk's option": ["sdk", "--{}"],
     "queried": ["solo5-elftool", "query-abi", "{/}"],
@@ -77,12 +94,14 @@ def filled(words: list[str], name: str, directory: Path, guest: Guest) -> list[s
     (directory / "dir").mkdir(exist_ok=True)
     file = os.fsencode(directory) + b"/dir/file " + raw
     Path(os.fsdecode(file)).write_bytes(b"{ no elf")
+    if "{core}" in words and not (directory / "core").exists():
+        save_core(guest_of_elf(guest("hello"), "main"), path=str(directory / "core"))
     devices = directory / "devices.elf"
     devices.write_bytes(good_elf(devices=[(raw[:60], "block"), (b"second" + raw[:40], "block")]))
     return [
         word.format(
             name, **{"/": f"{directory}/dir/{name}", "file": os.fsdecode(file), "devices": str(devices),
-                     "disk": str(guest("disk")), "net": str(guest("echo"))}
+                     "core": str(directory / "core"), "disk": str(guest("disk")), "net": str(guest("echo"))}
         ) for word in words
     ]  # fmt: skip
 

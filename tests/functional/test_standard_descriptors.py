@@ -16,8 +16,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from fake_guest import guest_of_elf
 from sandbox_rig import wait_until
 from support import Guest
+
+from tender.debug.core import save_core
 
 LIMIT = 60
 PIPE, FAILED = 141, 1
@@ -85,14 +88,32 @@ COMMANDS: dict[str, tuple[list[str], int, bool]] = {
     "elftool help": (["solo5-elftool", "--help"], 0, True),
     "elftool manifest": (["solo5-elftool", "gen-manifest", "{manifest}", "-"], 0, True),
     "elftool, refused": (["solo5-elftool", "query-abi", "/absent"], 1, False),
+    "debug help": (["debug", "--help"], 0, True),
+    "debug of no process": (["debug", "2147483647"], 1, False),
+    "debug of no guest": (["debug", "--stdio", "{shell}"], 1, False),
+    "debug, refused": (["debug", "--frob"], 1, False),
+    "core help": (["core", "--help"], 0, True),
+    "core of no process": (["core", "2147483647"], 1, False),
+    "core of no guest": (["core", "{shell}"], 1, False),
+    "core, refused": (["core", "--frob"], 1, False),
+    "core open, refused": (["core", "open", "/etc/passwd"], 1, False),
+    "report": (["report", "{core}"], 0, True),
+    "report json": (["report", "--json", "{core}"], 0, True),
+    "report html": (["report", "--html=/dev/null", "{core}"], 0, False),
+    "report of no core": (["report", "/etc/passwd"], 1, False),
+    "report of no guest": (["report", "{shell}"], 1, False),
 }
 
 
 def words_of(words: list[str], guest: Guest, directory: Path) -> list[str]:
     manifest = directory / "manifest.json"
     manifest.write_text('{"type": "solo5.manifest", "version": 1, "devices": []}')
+    own = {"{manifest}": str(manifest), "{shell}": str(os.getpid())}
+    if "{core}" in words:
+        own["{core}"] = str(directory / "core")
+        save_core(guest_of_elf(guest("hello"), "main"), path=own["{core}"])
     return [
-        str(manifest) if word == "{manifest}" else str(guest(word[1:-1])) if word.startswith("{") else word
+        own[word] if word in own else str(guest(word[1:-1])) if word.startswith("{") else word
         for word in words
     ]
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import stat
 import struct
 import subprocess
@@ -66,8 +67,75 @@ def test_the_guest_goes_on_before_the_file_is_complete(tmp_path: Path) -> None:
     saved = save_core(
         a_guest(), directory=str(tmp_path), resume=lambda: at_resume.append(os.listdir(tmp_path))
     )
-    assert [name.endswith(".part") for name in at_resume[0]] == [True]
+    assert at_resume == [[]]  # a file without a name: nothing is left of it if the writer is killed
     assert os.listdir(tmp_path) == [os.path.basename(saved.path)]
+
+
+@pytest.fixture
+def named_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system without files that have no name."""
+    monkeypatch.setattr("tender.debug.core._Part._open_unnamed", lambda _: -1)
+
+
+@pytest.mark.usefixtures("named_parts")
+def test_without_unnamed_files_a_killed_writer_leaves_a_file_that_the_next_one_removes(
+    tmp_path: Path,
+) -> None:
+    child = os.fork()
+    if not child:
+        save_core(a_guest(), directory=str(tmp_path), resume=lambda: os.kill(os.getpid(), signal.SIGKILL))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    (left,) = os.listdir(tmp_path)
+    assert left.endswith(".part")
+    seen: list[str] = []
+    inner: list[str] = []
+
+    def while_it_is_written() -> None:
+        seen.extend(os.listdir(tmp_path))
+        inner.append(os.path.basename(save_core(a_guest(), directory=str(tmp_path)).path))
+        assert seen[0] in os.listdir(tmp_path)  # the file of a live writer stays
+
+    saved = save_core(a_guest(), directory=str(tmp_path), resume=while_it_is_written)
+    assert len(seen) == 1 and seen != [left]
+    assert sorted(os.listdir(tmp_path)) == sorted([*inner, os.path.basename(saved.path)])
+
+
+@pytest.mark.usefixtures("named_parts")
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_with_a_temporary_name_is_published_under_a_free_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    save_core(a_guest(), path=str(tmp_path / "core"))
+    with pytest.raises(DebugError) as refused:
+        save_core(a_guest(), path=str(tmp_path / "core"))
+    assert refused.value.errno == errno.EEXIST
+    assert os.listdir(tmp_path) == ["core"]
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "hint"),
+    [
+        ("absent", errno.ENOENT, "make the directory first: mkdir -p "),
+        ("file", errno.ENOTDIR, "a directory is needed there"),
+    ],
+)
+def test_a_directory_that_is_none_is_refused_with_a_way_out(
+    tmp_path: Path, place: str, number: int, hint: str
+) -> None:
+    (tmp_path / "file").touch()
+    for refuse in (check_directory, lambda it: save_core(a_guest(), directory=it)):
+        with pytest.raises(DebugError) as refused:
+            refuse(str(tmp_path / place))
+        assert refused.value.errno == number
+        assert refused.value.hint.startswith(hint)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_fault_that_the_guest_handled_is_thread_1(tmp_path: Path) -> None:
