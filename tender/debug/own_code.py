@@ -21,7 +21,10 @@ _BY_FILE = (
     ("guest library", re.compile(r"(^|/)guest_kernel/")),
     (
         "Solo5",
-        re.compile(r"(^|/)(solo5|solo5[-.][^/]*)/bindings/|(^|/)nolibc/|(^|/)ocaml-solo5[^/]*/openlibm/"),
+        re.compile(
+            r"(^|/)(solo5|solo5[-.][^/]*)/bindings/|^bindings/(bindings|hvt|spt|virtio|muen|xen)/"
+            r"|(^|/)nolibc/|(^|/)ocaml-solo5[^/]*/openlibm/"
+        ),
     ),
     ("OCaml runtime", re.compile(r"(^|/)ocaml[^/]*/(runtime|stdlib)/|^runtime/|(^|/)camlinternal[^/]*\.ml$")),
     ("Rust library", re.compile(r"^/rustc/|(^|/)library/(core|std|alloc|panic_abort)/src/")),

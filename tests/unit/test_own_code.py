@@ -20,6 +20,8 @@ from tender.debug.symbols import Frame
         ("report", "", ""),
         ("solo5_abort", "", "Solo5"),
         ("platform_exit", "/b/solo5-0.9.0/bindings/hvt/platform.c", "Solo5"),
+        ("_start", "bindings/hvt/start.c", "Solo5"),
+        ("main", "bindings/main.c", ""),
         ("printf", "/b/ocaml-solo5/nolibc/stubs.c", "Solo5"),
         ("caml_main", "", "OCaml runtime"),
         ("fail", "/b/ocaml-5.2/runtime/fail_nat.c", "OCaml runtime"),
