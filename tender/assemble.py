@@ -58,6 +58,7 @@ def assemble(image: Image, config: VmConfig, *, console: ConsoleTarget, backend:
             cmdline=config.cmdline,
             net_ring=config.net_ring,
             debuggable=config.debuggable,
+            flight_recorder=config.flight_recorder,
         )
         if config.require:
             _check_layers(machine, config.require)

@@ -396,6 +396,7 @@ class VmConfig(Value):
             them together.
         debuggable: Whether any process of this user may debug the guest, also where the kernel's Yama allows that to a
             parent only. On KVM this is so for this whole process, and from then on.
+        flight_recorder: Whether the guest's last hypercalls are recorded from its start, for cores and crash reports.
 
     Raises:
         ConfigError: An argument is wrong. The error names the argument and its value.
@@ -411,10 +412,11 @@ class VmConfig(Value):
         require: The layers that were given.
         lock_wait: Seconds.
         debuggable: What was given.
+        flight_recorder: What was given.
     """
 
     __slots__ = ("mem_bytes", "args", "net", "block", "devices", "net_ring", "net_reattach", "require",
-                 "lock_wait", "debuggable")  # fmt: skip
+                 "lock_wait", "debuggable", "flight_recorder")  # fmt: skip
     mem_bytes: int
     args: tuple[str, ...]
     net: tuple[tuple[str, NetDevice], ...]
@@ -425,6 +427,7 @@ class VmConfig(Value):
     require: tuple[IsolationLayer, ...]
     lock_wait: float
     debuggable: bool
+    flight_recorder: bool
 
     def __init__(
         self,
@@ -439,6 +442,7 @@ class VmConfig(Value):
         require: Iterable[IsolationLayerLike] = (),
         lock_wait: float = 0,
         debuggable: bool = False,
+        flight_recorder: bool = False,
     ) -> None:
         if not isinstance(mem, (int, str)) or isinstance(mem, bool):
             raise ConfigError(
@@ -463,6 +467,7 @@ class VmConfig(Value):
         self.require = check_layers(require)
         self.lock_wait = check_lock_wait(lock_wait)
         self.debuggable = _flag("debuggable", debuggable)
+        self.flight_recorder = _flag("flight_recorder", flight_recorder)
 
     def with_args(self, args: tuple[str, ...] | list[str]) -> "VmConfig":
         """Returns this configuration with other arguments for the guest.

@@ -548,6 +548,7 @@ void run(const struct request *request)
         .name = image.name,
         .path = image.name,
         .debuggable = request->debuggable,
+        .flight_recorder = request->flight_recorder,
         .manifest = &devices.manifest,
         .mem_bytes = request->mem_bytes,
         .ring_mode = ring_wanted,

@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "debug_note.h"
+#include "trace.h"
 #include "vm.h"
 
 DEBUG_NOTE(debug_facts_of_vm)
@@ -19,8 +20,14 @@ DEBUG_NOTE(debug_facts_of_vm)
     DEBUG_OFFSET("vm_resume_bytes_done", struct vm, resume.bytes_done);
     DEBUG_OFFSET("vm_resume_poll_deadline_ns", struct vm, resume.poll_deadline_ns);
     DEBUG_OFFSET("vm_resume_batch_done", struct vm, resume.batch_done);
+    DEBUG_OFFSET("vm_trace", struct vm, trace);
     DEBUG_OFFSET("vm_stop_requested", struct vm, stop_requested);
     DEBUG_NUMBER("shared_bytes", sizeof(struct vm_shared));
     DEBUG_OFFSET("shared_event", struct vm_shared, event);
     DEBUG_OFFSET("shared_held", struct vm_shared, held);
+    DEBUG_OFFSET("shared_trace_on", struct vm_shared, trace_on);
+    DEBUG_OFFSET("shared_trace_head", struct vm_shared, trace_head);
+    DEBUG_OFFSET("shared_trace_limit", struct vm_shared, trace_limit);
+    DEBUG_OFFSET("shared_registers_until", struct vm_shared, registers_until);
+    DEBUG_NUMBER("trace_records", TRACE_RECORDS);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "entered.h"
+#include "trace.h"
 
 /*
  * Each number of Solo5's range has a port, even a number that is not a hypercall. A hypercall of
@@ -109,6 +110,25 @@ enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa)
     return has_port(vm, number) ? hypercall(vm, number, gpa) : exit_bad_port(vm, port);
 }
 
+/* A call that is resumed later has one record, with the whole time. */
+static inline enum verdict traced(struct vm *vm, enum verdict verdict)
+{
+    vm->resume.is_traced = verdict == EXIT && vm->resume.number;
+    if (!vm->resume.is_traced)
+        trace_end(vm, verdict);
+    return verdict;
+}
+
+enum verdict hypercall_out_traced(struct vm *vm, uint32_t port, uint32_t gpa,
+                                  const struct trace_caller *caller)
+{
+    const uint32_t number = port - HVT_PORT_BASE;
+    const bool is_traced =
+        vm->shared->trace_on && has_port(vm, number) && trace_begin(vm, number, gpa, caller);
+    const enum verdict verdict = hypercall_out(vm, port, gpa);
+    return is_traced ? traced(vm, verdict) : verdict;
+}
+
 __attribute__((cold)) enum verdict hypercall_resume(struct vm *vm)
 {
     if (!vm->resume.number)
@@ -116,7 +136,10 @@ __attribute__((cold)) enum verdict hypercall_resume(struct vm *vm)
     uint32_t number = vm->resume.number;
     vm->resume.number = 0; /* the fields for its progress keep their values */
     vm->resume.again = false;
-    return handle(vm, number, vm->resume.gpa, true);
+    const bool is_traced = vm->resume.is_traced;
+    vm->resume.is_traced = false;
+    const enum verdict verdict = handle(vm, number, vm->resume.gpa, true);
+    return is_traced ? traced(vm, verdict) : verdict;
 }
 
 enum verdict exit_bad_port(struct vm *vm, uint32_t port)

@@ -27,6 +27,11 @@ enum verdict hypercall(struct vm *vm, uint32_t number, gpa_t gpa);
  */
 enum verdict hypercall_out(struct vm *vm, uint32_t port, uint32_t gpa);
 
+/* The same off the hot path: the hypercall is recorded if vm_shared.trace_on is set (trace.h). */
+struct trace_caller;
+enum verdict hypercall_out_traced(struct vm *vm, uint32_t port, uint32_t gpa,
+                                  const struct trace_caller *caller);
+
 /*
  * If a signal interrupts a handler, vm->resume is set, and the backend calls this function before
  * it enters the guest again. The handler gets the structure as it was copied the first time, even

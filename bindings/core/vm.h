@@ -16,6 +16,8 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
 #include <sys/types.h>
 
 #include "guest_memory.h"
@@ -68,6 +70,7 @@ struct vm_resume {
     uint64_t bytes_done;               /* bytes of a console write or a disk transfer that are done */
     uint64_t poll_deadline_ns;         /* 0: there is no deadline */
     uint32_t batch_done;               /* requests or frames of a batch that have an answer */
+    bool is_traced;                    /* its record is not complete (trace.h) */
 };
 
 #define RUNNER_OWN_BYTES 256
@@ -89,6 +92,7 @@ struct vm {
     bool devices_mapped; /* map_devices() has been called */
     struct vm_console console;
     struct vm_resume resume;
+    struct trace_record *trace; /* the ring of the last hypercalls, TRACE_RECORDS; NULL: there is none yet */
     _Alignas(16) uint8_t kinds[DEVICE_TYPES][KIND_OWN_BYTES];
 
     struct vm_event fault; /* found by a device's thread; the run must end with it */
@@ -119,11 +123,33 @@ static inline bool event_ends_run(uint32_t kind)
 }
 
 /*
+ * Whether an exit is the first one, or hypercalls are recorded: a backend has another path for these. It is
+ * one comparison, of two words at a time.
+ */
+static inline bool exit_is_noted(const struct vm_shared *shared)
+{
+    uint64_t both;
+    _Static_assert(offsetof(struct vm_shared, trace_on) == offsetof(struct vm_shared, first_exit_seen) + 4,
+                   "");
+    memcpy(&both, (const uint8_t *)shared + offsetof(struct vm_shared, first_exit_seen), sizeof both);
+    return both != 1; /* first_exit_seen is 1, and trace_on is 0 */
+}
+
+/*
  * Returns the largest size that a file written by the VM may have. UINT64_MAX: its console is a
  * file, which grows.
  */
 uint64_t vm_largest_file(const struct vm *vm);
 
 uint64_t monotonic_ns(void);
+
+/* Off the hot path. */
+static inline void note_first_exit(struct vm_shared *shared)
+{
+    if (shared->first_exit_seen)
+        return;
+    shared->timeline.first_exit = monotonic_ns();
+    shared->first_exit_seen = 1;
+}
 
 #endif

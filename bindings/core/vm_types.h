@@ -113,12 +113,18 @@ struct vm_event {
 struct vm_shared {
     struct vm_counters counters;
     struct vm_timeline timeline;
+    /* exit_is_noted() reads these two words together. */
+    uint32_t first_exit_seen; /* 1: timeline.first_exit is set */
+    uint32_t trace_on;        /* set by who wants the last hypercalls recorded: core/trace.h */
+    uint64_t registers_until; /* KVM: the guest's registers are wanted at each of this many first exits */
     struct vm_event event;
     struct vm_counters ring_counters; /* the net_ counters of the thread that serves the ring, which may not
                                          be the vCPU's; a reader adds them to `counters` */
     uint32_t held;                    /* set by a debugger while it is attached; else 0 */
     uint32_t told; /* enum vm_told: what the vCPU's thread tells the debugger, and the answer (KVM only) */
-    uint32_t told_tries; /* how often it has told and got no answer: the debugger was killed */
+    uint32_t told_tries;  /* how often it has told and got no answer: the debugger was killed */
+    uint64_t trace_head;  /* how many hypercalls were recorded */
+    uint64_t trace_limit; /* at this number the recording ends by itself; UINT64_MAX: never */
 };
 
 /* vm_shared.told. The debugger answers TOLD_EXIT with one of the first two. The thread waits for that answer

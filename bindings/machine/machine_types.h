@@ -21,7 +21,8 @@ struct machine_plan {
     uint64_t mem_bytes;
     uint32_t
         debuggable; /* the process that runs the guest may be traced by any of its user, whatever Yama says */
-    uint32_t ring_mode; /* enum vm_ring_mode: the requested one; in open(): the one in use */
+    uint32_t flight_recorder; /* not 0: the last hypercalls are recorded from the start (core/trace.h) */
+    uint32_t ring_mode;       /* enum vm_ring_mode: the requested one; in open(): the one in use */
     const char *cmdline;
     size_t cmdline_bytes;
 

@@ -10,6 +10,7 @@
 
 #include "debug_note.h"
 #include "device_ops.h"
+#include "trace.h"
 
 static void stop_devices(struct vm *vm)
 {
@@ -94,7 +95,10 @@ DEBUG_NOTE(debug_facts_of_runner)
 int vm_reset(struct vm *vm)
 {
     stop_devices(vm); /* they still run if an exception ended the run */
+    const bool records = vm->shared->trace_limit == UINT64_MAX;
     *vm->shared = (struct vm_shared){0};
+    if (records)
+        trace_keep_on(vm->shared);
     vm->resume = (struct vm_resume){0};
     runner_of(vm)->signals_elsewhere = runner_of(vm)->signals_let_in_next = false;
     atomic_store(&vm->has_fault, false);

@@ -23,6 +23,11 @@ int tn_ioctl_int(int fd, unsigned long request, unsigned long argument)
     return answer < 0 ? -errno : answer;
 }
 
+uint64_t tn_tsc(void)
+{
+    return __builtin_ia32_rdtsc();
+}
+
 int tn_elf_parse_fd(int fd, struct elf_image *image, struct elf_error *error)
 {
     struct byte_source source = byte_source_file(fd);

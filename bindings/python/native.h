@@ -192,6 +192,7 @@ const char *tn_system_call_name(uint32_t number, uint64_t arch);
 /* The time stamp counter's frequency; see arch/x86_64/tsc.h. */
 void tn_tsc_sample(void); /* call it early, so that a frequency that must be measured causes no wait */
 uint64_t tn_tsc_hz(void);
+uint64_t tn_tsc(void); /* the counter itself */
 
 /* Call it before tn_run(), on the same thread: a signal that comes from now on ends the run's first wait, and
  * is not lost between Python's last check and that wait. tn_run() and tn_run_leave() let signals in again. */

@@ -8,6 +8,7 @@
 #include "device.h"
 #include "image_memory.h"
 #include "runner.h"
+#include "trace.h"
 
 const struct machine_ops *machine_expected(const struct machine_ops *asked)
 {
@@ -80,6 +81,8 @@ int machine_open(struct machine *machine, const struct machine_ops *ops, const s
         *machine = (struct machine){.vm = machine->vm};
         return -1;
     }
+    if (plan->flight_recorder)
+        trace_keep_on(machine->vm->shared);
     machine->ops = ops;
     runner_of(machine->vm)->image = plan->path;
     runner_of(machine->vm)->machine = machine;

@@ -29,6 +29,7 @@ def create(
     cmdline: bytes,
     net_ring: NetRingLike = "off",
     debuggable: bool = False,
+    flight_recorder: bool = False,
 ) -> Machine:
     """Makes a machine of `backend`; with "auto", of the first of BACKENDS that this host has.
 
@@ -41,6 +42,7 @@ def create(
         cmdline: The guest's command line.
         net_ring: As in VmConfig, for a guest with a network.
         debuggable: As in VmConfig.
+        flight_recorder: As in VmConfig.
 
     Raises:
         ConfigError: The backend is unknown.
@@ -62,6 +64,7 @@ def create(
                 cmdline=cmdline,
                 net_ring=net_ring,
                 debuggable=debuggable,
+                flight_recorder=flight_recorder,
             )
             machine.fallback, machine.notice = _text(choice.why), _text(choice.notice)
             return machine

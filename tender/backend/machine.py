@@ -50,6 +50,7 @@ class Machine(Owner):
         cmdline: bytes,
         net_ring: NetRingLike = "off",
         debuggable: bool = False,
+        flight_recorder: bool = False,
         program: str = "",
     ) -> None:
         self.name, self.handle, self.image_name = name, handle, image.name
@@ -64,7 +65,7 @@ class Machine(Owner):
         plan.path = file if image.path else ffi.NULL
         plan.ring_mode = RING_MODES[net_ring]
         plan.cmdline, plan.cmdline_bytes = line, len(cmdline)
-        plan.program, plan.debuggable = path, debuggable
+        plan.program, plan.debuggable, plan.flight_recorder = path, debuggable, flight_recorder
         template = image.template(mem_bytes, patched=self.patched)
         plan.template_fd = template.fd
         answer = lib.tn_machine_open(handle, name.encode(), plan, error)

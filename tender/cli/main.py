@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": ("tender.cli.doctor", "check this machine, and say how to repair what is wrong"),
     "debug": ("tender.cli.debug", "attach gdb to a guest that runs, or start one in gdb"),
     "core": ("tender.cli.core", "write a core of a running guest, or open one in gdb"),
+    "trace": ("tender.cli.trace", "show the hypercalls of a running guest"),
     "report": (
         "tender.cli.crash_report",
         "show where a guest stands, or stood in a core: stack, registers, memory",

@@ -82,6 +82,7 @@ class Fields:
     timeout: float | None = None
     lock_wait: float = 0.0
     debuggable: bool = False
+    flight_recorder: bool = False
     console: int | str | None = 1  # a descriptor, a path, or None for no console at all
     json: int | str | None = None  # where the result goes: a descriptor, a path, or None
     core: str = ""  # the directory for cores; empty: none is written
@@ -148,6 +149,8 @@ GROUPS: tuple[tuple[str, tuple[Option, ...], str], ...] = (
                native=True, solo5="if an interface is deleted, attach the next one of its name"),
         Option("--debuggable", FLAG, "", "let any process of this user debug it, also where the kernel's Yama\n"
                "allows that to a parent only", native=True),
+        Option("--flight-recorder", FLAG, "", "record the guest's last hypercalls from its start, for cores and\n"
+               "crash reports", native=True),
         Option("--timeout", SECONDS, "=SECONDS", "stop the guest after that time: 5, 0.25, 250ms",
                form="--timeout=SECONDS", native=True),
     ), ""),
@@ -235,6 +238,20 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--batch", "end gdb after these commands"),
     ),
     "core": (("--output=FILE", "the file to write, which must not exist; also -o FILE"),),
+    "trace": (
+        (
+            "--only=NAME,...",
+            "only these hypercalls, or those of these kinds: net, block, console, clock, poll; also -e NAME,...",
+        ),
+        ("--summary", "at the end, a table of calls, time and errors, and no line for each call; also -c"),
+        ("--times", "begin each line with the seconds since the first one; also -t"),
+        ("--json", "one JSON object a line, of the schema tender.trace/1; the same as --format=json"),
+        ("--format=FORMAT", "text, json, or chrome: trace events, which Perfetto and Chrome open"),
+        ("--output=FILE", "write there; also -o FILE"),
+        ("--for=SECONDS", "end after that time"),
+        ("--count=N", "end after N calls"),
+        ("--vm=N", "the N-th guest of a process that holds several"),
+    ),
     "report": (
         ("--json", "one JSON object of the schema tender.report/1"),
         ("--html=FILE", "write one page for a browser, and print nothing"),

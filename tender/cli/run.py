@@ -222,6 +222,7 @@ def vm_config(
         require=options.require,
         lock_wait=options.lock_wait,
         debuggable=options.debuggable,
+        flight_recorder=options.flight_recorder,
     )
 
 

@@ -12,6 +12,7 @@ from tender.debug import ptrace
 from tender.debug.find import Guest
 from tender.debug.image_file import facts_of_file
 from tender.debug.target import DebugError, Facts
+from tender.debug.trace import recorded
 from tender.native import DEVICE_KINDS, CData, ffi, lib
 from tender.outcome import boot, counters, explain, guest_fault
 from tender.printable import printable
@@ -104,6 +105,7 @@ def facts_of(guest: Guest, shared: bytes, read: Read) -> Facts:
         devices=devices,
         counters=counters(words, console_lost_bytes=0).to_dict(),
         timeline=boot(words, start=0, vm_created=0).to_dict(),
+        hypercalls=recorded(guest),
     )
 
 

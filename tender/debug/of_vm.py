@@ -11,7 +11,9 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from errno import EBUSY, ENODATA, EOPNOTSUPP
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +22,7 @@ from tender.debug.core import CoreFile
 from tender.debug.core_format import MEMORY_START, PAGE, XCR0_OFFSET
 from tender.debug.cpu_parts import CpuParts, Unfinished
 from tender.debug.facts import Shared
-from tender.debug.find import guests_of
+from tender.debug.find import Guest, guests_of, program_of
 from tender.debug.kvm_memory import out_of_gate
 from tender.debug.kvm_vcpu import EXIT_IO, Vcpu
 from tender.debug.memory_use import MemoryUse, heap_use, probe_of, touched_bytes
@@ -29,6 +31,7 @@ from tender.debug.registers import Registers
 from tender.debug.report import capture
 from tender.debug.symbols import Frame, Symbol, Symbols
 from tender.debug.target import DebugError, Facts, GuestState, Mapping, Where
+from tender.debug.trace import POLL_S, Hypercall, Ring, recorded
 from tender.debug.unfinished import Call, unfinished_of
 from tender.errors import ConfigError, HostError, ImageError
 from tender.native import CData, ffi, lib
@@ -177,6 +180,54 @@ def backtrace(vm: "Vm") -> tuple[Frame, ...]:
         symbols.close()
 
 
+def hypercalls(vm: "Vm") -> Iterator[Hypercall]:
+    """Switches the recording on, and returns the calls from now on until the end of the run.
+
+    Raises DebugError: hypercalls cannot be recorded.
+    """
+    ring = Ring(_own_view(vm))
+    ring.switch_on()
+    return _calls(vm, ring)
+
+
+def _calls(vm: "Vm", ring: Ring) -> Iterator[Hypercall]:
+    try:
+        while not vm._closed:
+            is_last = vm._state == "ended"
+            calls = ring.take()
+            yield from calls
+            if is_last:
+                return
+            if not calls:
+                time.sleep(POLL_S)
+    finally:
+        with suppress(DebugError):
+            ring.switch_off()
+
+
+def _own_view(vm: "Vm") -> Guest:
+    """Returns the guest as this process sees it: its shared memory is mapped here too, and stays after the guest's end."""
+    program = program_of(os.getpid())
+    pid = os.getpid()
+    address = int(ffi.cast("uintptr_t", lib.tn_vm(vm._handle)))
+    for note, base in program.notes if program else ():
+        shared = read_memory(pid, address + note["vm_shared"], 8)
+        return Guest(
+            backend=str(vm.backend),
+            pid=pid,
+            tid=0,
+            holder=pid,
+            image="",
+            mem_bytes=vm.config.mem_bytes,
+            memory_hva=0,
+            shared_hva=int.from_bytes(shared, "little"),
+            note={**note, "trace": note.get("sandbox_trace", 0)},
+            base=base,
+            values={"vm": address},
+        )
+    raise DebugError("the library finds no debug note of its own")
+
+
 def symbol(vm: "Vm", name: str) -> Symbol | None:
     """Returns the symbol of the VM's image. Raises ImageError: there is no such file."""
     symbols = Symbols.open(vm.image_name)
@@ -239,6 +290,7 @@ class _Still:
             fault=fault,
             counters=vm.counters.to_dict(),
             timeline=vm.boot.to_dict(),
+            hypercalls=recorded(_own_view(vm)),
         )
 
     def where(self) -> Where:

@@ -178,6 +178,11 @@ def test_debuggable_is_off_until_it_is_asked_for() -> None:
     assert parse("--debuggable").debuggable
 
 
+def test_the_flight_recorder_is_off_until_it_is_asked_for() -> None:
+    assert not parse().flight_recorder
+    assert parse("--flight-recorder").flight_recorder
+
+
 def test_net_reattach_switches_reattachment_on() -> None:
     assert not parse().net_reattach
     assert parse("--net-reattach").net_reattach

@@ -21,6 +21,12 @@ COMMON = {
     "shared_bytes",
     "shared_event",
     "shared_held",
+    "shared_trace_on",
+    "shared_trace_head",
+    "shared_trace_limit",
+    "shared_registers_until",
+    "trace_records",
+    "vm_trace",
 }
 HOLDER = {
     "vms",
@@ -46,7 +52,7 @@ SANDBOX = {
         "entry_gate",
     ),
     *("syscall_instruction", "system_call_return", "signal_return", "signal_return_leaves", "enter_guest"),
-    *("program_start", "program_end", "config", "config_mem_bytes"),
+    *("program_start", "program_end", "config", "config_mem_bytes", "trace"),
 }
 _native = Path(native.__file__).with_name("_native.abi3.so")
 FILES = {
@@ -82,7 +88,7 @@ def test_the_addresses_of_the_sandbox_are_those_of_its_symbols() -> None:
         symbols[name] = int(address, 16)
     note = note_of(Path(PROGRAM))
     same = {"program_start": "__ehdr_start", "program_end": "_end", "return_thunk": "__x86_return_thunk"}
-    for name in SANDBOX - {"config", "config_mem_bytes"}:
+    for name in SANDBOX - {"config", "config_mem_bytes", "trace"}:
         assert note[name] == symbols[same.get(name, name)], name
 
 

@@ -63,6 +63,7 @@ FIELDS: list[tuple[Callable[..., object], str, list[object]]] = [
     (VmConfig, "net_ring", [None, True, 1, "yes", "ON", ["on"], b"on"]),
     (VmConfig, "net_reattach", NOT_A_FLAG),
     (VmConfig, "debuggable", NOT_A_FLAG),
+    (VmConfig, "flight_recorder", NOT_A_FLAG),
     (VmConfig, "lock_wait", [None, "5", True, [5], b"5", -1, float("nan"), float("inf"), 1e9]),
     (VmConfig, "require", [*NOT_WORDS, ["moat"]]),
     (Tap, "name", [*NOT_TEXT, "", "tap\0"]),
@@ -134,6 +135,7 @@ FULL: dict[str, Any] = {
     "net_ring": "inline",
     "net_reattach": True,
     "debuggable": True,
+    "flight_recorder": True,
     "lock_wait": 2.5,
     "require": ("kvm",),
 }

@@ -370,6 +370,7 @@ RAISED: list[tuple[str, type[BaseException], Callable[[], object]]] = [
     ("Vm.registers", VmStateError, lambda: closed().registers()),
     ("Vm.registers", HostError, lambda: killed().registers()),
     ("Vm.backtrace", VmStateError, lambda: closed().backtrace()),
+    ("Vm.hypercalls", VmStateError, lambda: closed().hypercalls()),
     ("Vm.backtrace", HostError, lambda: killed().backtrace()),
     ("Vm.symbol", ConfigError, lambda: new().symbol(NO_TEXT)),
     ("Vm.symbol", ImageError, lambda: new().symbol("main")),

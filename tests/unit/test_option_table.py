@@ -21,6 +21,7 @@ from tender.cli import (
     sdk,
     stats,
     top,
+    trace,
     usage,
 )
 from tender.cli.audit import command as audit
@@ -133,6 +134,7 @@ OTHERS = {
     "doctor": doctor.USAGE,
     "debug": debug.USAGE,
     "core": core.USAGE,
+    "trace": trace.USAGE,
     "report": crash_report.USAGE,
     "ps": ps.USAGE,
     "stats": stats.USAGE,

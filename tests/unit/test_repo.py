@@ -305,6 +305,8 @@ FILL_NO_GUEST_MEMORY = {
     "disk_map_note", "disk_map_flushed",  # record the state of a disk's pages
     "drop_frames", "ring_kicks_come_fast", "get_cpu_state", "set_run_mask", "take_config",
     "tell_debugger",  # a word of vm_shared
+    # these copy from the guest into the ring of its last calls
+    "has_trace_ring", "copy_stack", "copy_text", "trace_begin", "trace_end",
 }  # fmt: skip
 FILLS = re.compile(
     r"\b(?:p?readv?|preadv2|recv|recvfrom|recvmsg|guarded_copy|tcp_cut_next|process_vm_writev|start_state_write_\w+)\("

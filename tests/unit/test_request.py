@@ -74,6 +74,7 @@ size_t shown(char **words, int is_solo5, char **environment, char *to)
     number(r.no_net_ring);
     number(r.net_reattach);
     number(r.debuggable);
+    number(r.flight_recorder);
     number(r.backend ? (double)(r.backend - known + 1) : 0);
     number(r.require);
     number(r.timeout_s);
@@ -133,6 +134,7 @@ class Read(NamedTuple):
     no_net_ring: bool
     net_reattach: bool
     debuggable: bool
+    flight_recorder: bool
     backend: str
     require: frozenset[str]
     timeout: float
@@ -191,7 +193,8 @@ def _parsed(parts: Iterator[bytes]) -> Read:
     def number() -> int:
         return int(next(parts))
 
-    mem, adjusted, quiet, no_ring, reattach, debuggable = number(), *(bool(number()) for _ in range(5))
+    mem = number()
+    adjusted, quiet, no_ring, reattach, debuggable, recorder = (bool(number()) for _ in range(6))
     backend, layers = BACKENDS[number()], number()
     timeout, lock_wait = float(next(parts)), float(next(parts))
     console, json = _output(next(parts)), _output(next(parts))
@@ -216,6 +219,7 @@ def _parsed(parts: Iterator[bytes]) -> Read:
         no_ring,
         reattach,
         debuggable,
+        recorder,
         backend,
         require,
         timeout,
@@ -273,7 +277,7 @@ def by_run(words: list[bytes], ambient: Ambient) -> Read:
     assert not options.stats and options.verbosity <= 0
     return Read(
         options.mem_bytes, options.mem_adjusted, options.verbosity < 0, options.net_ring == "off",
-        options.net_reattach, options.debuggable, options.backend,
+        options.net_reattach, options.debuggable, options.flight_recorder, options.backend,
         frozenset(options.require), options.timeout or 0.0, options.lock_wait,
         _place(options.console, b"none"), _place(options.json, b""), raw_bytes(options.image), raw_bytes(options.example),
         tuple(map(raw_bytes, options.args)), tuple(devices),
@@ -342,7 +346,7 @@ def by_solo5(words: list[bytes], variables: Ambient, monkeypatch: pytest.MonkeyP
         config = solo5._configured(image, plain, options, solo5._Devices(options.lock_wait))
     return Read(
         config.mem_bytes, bool(asked.get("adjusted")), False, config.net_ring == "off",
-        config.net_reattach, config.debuggable, options.backend, frozenset(config.require),
+        config.net_reattach, config.debuggable, config.flight_recorder, options.backend, frozenset(config.require),
         0.0, config.lock_wait, b"fd:1", b"", raw_bytes(kernel[0]), b"", tuple(map(raw_bytes, kernel[1:])), tuple(noted),
     )  # fmt: skip
 

@@ -27,6 +27,7 @@
 #include "run_kvm.h"
 #include "runner.h"
 #include "start_state.h"
+#include "trace.h"
 #include "words.h"
 
 struct kvm {
@@ -140,6 +141,12 @@ static int make_vcpu(struct machine *machine, gpa_t entry, struct machine_error 
     return kvm_machine_finish(kvm, start_of(machine, &start), error);
 }
 
+/*
+ * The ring of the last hypercalls. The command has one VM, and may not map memory while its guest runs. Pages
+ * are touched only if hypercalls are recorded. The library maps a ring when it is first used (run_kvm.c).
+ */
+static struct trace_record commands_ring[TRACE_RECORDS];
+
 /* The library has made the descriptors of /dev/kvm and of the VM itself, and still uses that of /dev/kvm. */
 static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)
 {
@@ -155,6 +162,8 @@ static int open_machine(struct machine *machine, const struct machine_plan *plan
         guest_memory_unmap(&vm->memory);
         return -1;
     }
+    if (is_command)
+        vm->trace = commands_ring;
     if (plan->debuggable) /* refused where there is no Yama, and not needed there */
         (void)prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
     if (is_command) {
@@ -322,6 +331,9 @@ static void close_machine(struct machine *machine)
         kvm->vm_fd = -1;
     }
     kvm_machine_close(kvm);
+    if (machine->vm->trace && machine->vm->trace != commands_ring)
+        munmap(machine->vm->trace, TRACE_BYTES);
+    machine->vm->trace = NULL;
     if (vm_fd >= 0)
         close_later(vm_fd); /* the VM's last close, which waits in the kernel */
 }

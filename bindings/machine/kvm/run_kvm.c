@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,12 +18,12 @@
 #include "device_ops.h"
 #include "run_signals.h"
 #include "runner.h"
+#include "trace.h"
 
 /* KVM's mask costs 200 instructions per exit; letting signals in costs about 30,000, once. */
 #define EXITS_WITH_MASK 128
 
-#define EXITS_WITH_REGISTERS 128
-#define EXITS_PER_CHECK      16
+#define EXITS_PER_CHECK 16
 
 int kvm_set_memory(const struct vm *vm, int machine_fd)
 {
@@ -51,12 +52,13 @@ static enum verdict exit_with(struct vm *vm, enum vm_event_kind kind, uint64_t d
  * em_out()). Only the registers differ: an `out` writes EAX. Reading the registers costs 80 instructions
  * of the 3,200 of a short hypercall. So they are requested at each of the first exits, where a guest that was
  * not made for this ABI shows itself, and then at each sixteenth exit. An OUTS in between is served: it gives
- * the guest nothing that an `out` of the same word would not.
+ * the guest nothing that an `out` of the same word would not. While hypercalls are recorded, the registers
+ * are requested at each exit.
  */
-static inline void ask_for_registers(struct kvm_run *run, uint64_t exits)
+static inline void ask_for_registers(struct kvm_run *run, uint64_t exits, uint64_t until)
 {
     run->kvm_valid_regs =
-        exits < EXITS_WITH_REGISTERS || exits % EXITS_PER_CHECK == 0 ? KVM_SYNC_X86_REGS : 0; /* KVM API, 5 */
+        exits < until || exits % EXITS_PER_CHECK == 0 ? KVM_SYNC_X86_REGS : 0; /* KVM API, 5 */
 }
 
 static inline bool is_of_outs(const struct kvm_run *run, uint32_t word)
@@ -78,7 +80,9 @@ static bool is_plain_out(const struct kvm_run *run)
     return (word & ~port.word) == plain.word;
 }
 
-static enum verdict handle_io(struct vm *vm, const struct kvm_run *run)
+/* `caller`: NULL, or the hypercall is recorded. It is inlined twice. */
+static inline __attribute__((always_inline)) enum verdict handle_io(struct vm *vm, const struct kvm_run *run,
+                                                                    const struct trace_caller *caller)
 {
     if (!is_plain_out(run))
         return exit_bad_port(vm, run->io.port);
@@ -86,6 +90,8 @@ static enum verdict handle_io(struct vm *vm, const struct kvm_run *run)
     memcpy(&gpa, (const uint8_t *)run + run->io.data_offset, sizeof gpa);
     if (__builtin_expect(is_of_outs(run, gpa), 0))
         return exit_bad_port(vm, run->io.port);
+    if (caller && run->io.port != HVT_PORT_NET_KICK)
+        return hypercall_out_traced(vm, run->io.port, gpa, caller);
     const uint32_t number = run->io.port - HVT_PORT_BASE; /* a lower port wraps: past all numbers */
     if (number < HVT_HYPERCALL_MAX)
         return hypercall(vm, number, gpa);
@@ -108,7 +114,33 @@ static __attribute__((cold)) enum verdict handle_other_exit(struct vm *vm, const
 
 enum verdict kvm_exit_handle(struct vm *vm, const struct kvm_run *run)
 {
-    return run->exit_reason == KVM_EXIT_IO ? handle_io(vm, run) : handle_other_exit(vm, run);
+    return run->exit_reason == KVM_EXIT_IO ? handle_io(vm, run, NULL) : handle_other_exit(vm, run);
+}
+
+static bool has_trace_ring(struct vm *vm)
+{
+    if (vm->trace)
+        return true;
+    void *ring = mmap(NULL, TRACE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (ring != MAP_FAILED)
+        __atomic_store_n(&vm->trace, ring, __ATOMIC_RELEASE); /* a reader in another process finds it */
+    return vm->trace;
+}
+
+/* The first exit, and every exit while hypercalls are recorded. */
+static __attribute__((cold, noinline)) enum verdict handle_noted_exit(struct vm *vm,
+                                                                      const struct kvm_run *run)
+{
+    const bool has_registers = run->kvm_valid_regs;
+    const struct trace_caller caller = {
+        .rip = has_registers ? run->s.regs.regs.rip : 0, /* of the `out`, which KVM completes later */
+        .rsp = has_registers ? run->s.regs.regs.rsp : 0,
+    };
+    note_first_exit(vm->shared);
+    vm->shared->counters.exits++;
+    if (vm->shared->trace_on && run->exit_reason == KVM_EXIT_IO && has_trace_ring(vm))
+        return handle_io(vm, run, &caller);
+    return kvm_exit_handle(vm, run);
 }
 
 static __attribute__((cold)) enum verdict handle_failed_run(struct vm *vm, int error)
@@ -230,14 +262,14 @@ static enum verdict run_guest(struct vm *vm, int vcpu_fd, struct kvm_run *run, u
     if (!shared->timeline.first_run)
         shared->timeline.first_run = monotonic_ns();
     for (; exits; exits--) {
-        ask_for_registers(run, shared->counters.exits);
+        ask_for_registers(run, shared->counters.exits, shared->registers_until);
         const long answer = enter_guest(vcpu_fd);
         enum verdict verdict;
         if (__builtin_expect(answer < 0, 0)) {
             verdict = handle_failed_run(vm, (int)-answer);
+        } else if (__builtin_expect(exit_is_noted(shared), 0)) {
+            verdict = handle_noted_exit(vm, run);
         } else {
-            if (__builtin_expect(!shared->timeline.first_exit, 0))
-                shared->timeline.first_exit = monotonic_ns();
             shared->counters.exits++;
             verdict = kvm_exit_handle(vm, run);
         }
@@ -288,6 +320,8 @@ void kvm_run_loop(struct vm *vm, int vcpu_fd, struct kvm_run *run_page)
     vm_enter(vm, &saved);
     copy_fault_prepare(vm);
     shared->event = (struct vm_event){0};
+    if (!shared->registers_until)
+        shared->registers_until = TRACE_REGISTERS_OFF;
     if (hypercall_resume(vm) == CONTINUE)
         (void)run(vm, vcpu_fd, run_page);
     if (event_ends_run(shared->event.kind)) {

@@ -5,6 +5,7 @@
  *   0x1000  struct sandbox_config   written before the program starts, except `prepared`
  *   0x5000  boot info, manifest, command line: the guest's pages at HVT_BOOT_INFO_GPA
  *   0x9000  the console piece of an EVENT_CONSOLE, at most CONSOLE_PIECE_MAX bytes
+ *   then    the ring of the last hypercalls (core/trace.h): pages that nobody touches until it is wanted
  *
  * The program is trusted until it enters the guest. After that the guest may have written anything into the
  * shared memory, because it lives in the same address space: the values in it are reports, and are never
@@ -24,6 +25,7 @@
 #include "guest_memory.h"
 #include "layers.h"
 #include "output.h"
+#include "trace.h"
 #include "vm.h"
 
 #include "fds.h"
@@ -32,7 +34,8 @@
 #define SANDBOX_CONFIG_OFFSET  0x1000u
 #define SANDBOX_BOOT_OFFSET    0x5000u
 #define SANDBOX_CONSOLE_OFFSET 0x9000u
-#define SANDBOX_VM_BYTES       (SANDBOX_CONSOLE_OFFSET + CONSOLE_PIECE_MAX)
+#define SANDBOX_TRACE_OFFSET   (SANDBOX_CONSOLE_OFFSET + CONSOLE_PIECE_MAX)
+#define SANDBOX_VM_BYTES       (SANDBOX_TRACE_OFFSET + TRACE_BYTES)
 
 /* In addition to the program's steps: the host's side reports this one for a program that was ended. */
 #define SANDBOX_STEP_OUTER_FILTER 6

@@ -212,6 +212,7 @@ DEBUG_NOTE(debug_facts_of_sandbox)
     OF_SANDBOX("sandbox_pid", pid);
     OF_SANDBOX("sandbox_parent", parent);
     OF_SANDBOX("sandbox_mapping", mapping);
+    DEBUG_NUMBER("sandbox_trace", SANDBOX_TRACE_OFFSET);
 }
 
 const struct machine_ops sandbox_ops = {

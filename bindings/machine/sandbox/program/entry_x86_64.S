@@ -102,6 +102,8 @@ handler_stack:
     .globl  handler_stack_top
     .hidden handler_stack_top
 handler_stack_top:
+    .globl  guest_rsp
+    .hidden guest_rsp
 guest_rsp:                          /* first, and guest_rip behind it: the unwind tables rely on that */
     .skip   8
     .globl  guest_rip

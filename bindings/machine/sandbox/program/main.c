@@ -21,6 +21,7 @@
 #include "device_ops.h"
 #include "program.h"
 #include "syscalls.h"
+#include "trace.h"
 
 #ifndef MADV_POPULATE_READ /* Linux 5.14; an older kernel refuses it, which does no harm */
 #define MADV_POPULATE_READ  22
@@ -205,8 +206,8 @@ static __attribute__((cold, noinline)) void handle_exit(uint64_t rip)
 void count_exit(void)
 {
     struct vm_shared *shared = the_vm.shared;
-    if (!shared->counters.exits++)
-        shared->timeline.first_exit = monotonic_ns();
+    shared->counters.exits++;
+    note_first_exit(shared);
 }
 
 /*
@@ -221,19 +222,38 @@ void count_exit(void)
 #endif
 #define HOT_PATH __attribute__((flatten, noinline)) RETURN_BY_JUMP
 
-/* The gate leaves its port in guest_rip. The address that is reported is that of the `out` of the slot under
- * KVM, its eighth byte. */
-static __attribute__((cold, noinline)) void handle_exit_of_call(void)
+/* The address of the `out`. The gate leaves its port in guest_rip; its address is then that of the `out` of
+ * the slot under KVM, the eighth byte. */
+static inline uint64_t rip_of_call(void)
 {
     enum { OUT_AT = 7 };
-    handle_exit(guest_rip < HVT_GUEST_MIN_GPA
-                    ? TENDER_GATE_GPA + (guest_rip - HVT_PORT_BASE) * TENDER_GATE_SLOT_BYTES + OUT_AT
-                    : guest_rip - 1);
+    return guest_rip < HVT_GUEST_MIN_GPA
+               ? TENDER_GATE_GPA + (guest_rip - HVT_PORT_BASE) * TENDER_GATE_SLOT_BYTES + OUT_AT
+               : guest_rip - 1;
+}
+
+static __attribute__((cold, noinline)) void handle_exit_of_call(void)
+{
+    handle_exit(rip_of_call());
+}
+
+/* The first exit, and every hypercall while they are recorded. This too is one function, because after a
+ * system call each return is slow. */
+static HOT_PATH void handle_noted(uint32_t number, uint32_t gpa)
+{
+    const struct trace_caller caller = {.rip = rip_of_call(), .rsp = guest_rsp};
+    count_exit();
+    if (hypercall_out_traced(&the_vm, HVT_PORT_BASE + number, gpa, &caller) == EXIT)
+        handle_exit_of_call();
 }
 
 static inline __attribute__((always_inline)) void handle_hypercall_out(uint32_t number, uint32_t gpa)
 {
-    count_exit();
+    if (__builtin_expect(exit_is_noted(the_vm.shared), 0)) {
+        handle_noted(number, gpa);
+        return;
+    }
+    the_vm.shared->counters.exits++;
     if (hypercall_out(&the_vm, HVT_PORT_BASE + number, gpa) == EXIT)
         handle_exit_of_call();
 }
@@ -265,9 +285,10 @@ RETURN_BY_JUMP void handle_hypercall(uint32_t number, uint32_t gpa)
 }
 
 /* Called by trap.c for an `out` that arrived as a signal. */
-void handle_out(uint32_t port, uint32_t gpa, uint64_t rip)
+void handle_out(uint32_t port, uint32_t gpa, uint64_t rip, uint64_t rsp)
 {
-    if (hypercall_out(&the_vm, port, gpa) == EXIT)
+    const struct trace_caller caller = {.rip = rip, .rsp = rsp};
+    if (hypercall_out_traced(&the_vm, port, gpa, &caller) == EXIT)
         handle_exit(rip);
 }
 
@@ -287,6 +308,7 @@ static void choose_flags(void)
 static void take_config(const struct sandbox_config *config)
 {
     the_vm.shared = (struct vm_shared *)(void *)(shared_memory + SANDBOX_SHARED_OFFSET);
+    the_vm.trace = (struct trace_record *)(void *)(shared_memory + SANDBOX_TRACE_OFFSET);
     the_vm.memory.hva = NULL; /* the guest's addresses are this process's own */
     the_vm.memory.bytes = config->mem_bytes;
     the_vm.memory.range_count = config->range_count;
@@ -374,6 +396,7 @@ DEBUG_NOTE(debug_facts_of_program)
 {
     DEBUG_NUMBER("config", SANDBOX_CONFIG_OFFSET);
     DEBUG_NUMBER("config_rip", offsetof(struct sandbox_config, rip)); /* with rsp, rdi */
+    DEBUG_NUMBER("trace", SANDBOX_TRACE_OFFSET);
     DEBUG_NUMBER("config_mem_bytes", offsetof(struct sandbox_config, mem_bytes));
     DEBUG_NUMBER("config_template_bytes", offsetof(struct sandbox_config, template_bytes));
     DEBUG_NUMBER("config_prepared", offsetof(struct sandbox_config, prepared));

@@ -29,7 +29,7 @@ _Noreturn void end_run(void); /* the event is filled: reports it, and waits to b
 void stop_soon(void);         /* for the kick */
 bool is_entered(void);        /* whether the guest's first instruction may have been executed */
 void count_exit(void);
-void handle_out(uint32_t port, uint32_t gpa, uint64_t rip);
+void handle_out(uint32_t port, uint32_t gpa, uint64_t rip, uint64_t rsp);
 _Noreturn void end_failed(enum sandbox_step, int64_t error); /* -errno */
 
 /* Checks the answer of a system call without which the guest cannot run. */
@@ -64,7 +64,7 @@ _Noreturn void enter_guest(gpa_t entry, gpa_t stack, gpa_t argument);
 void entry_patched(void);
 void entry_gate(void);
 void signal_return(void);
-extern uint64_t guest_rip;
+extern uint64_t guest_rsp, guest_rip;
 extern uint8_t handler_stack_top[];
 extern uint32_t flags_by_popf;
 extern const uint8_t signal_return_leaves[];

@@ -194,7 +194,7 @@ static bool was_privileged(struct cpu *cpu)
         return true;
     case EMULATED_OUT:
         the_vm.shared->counters.trapped_hypercalls++;
-        handle_out(done.port, done.value, cpu->rip);
+        handle_out(done.port, done.value, cpu->rip, cpu->gpr[GPR_RSP]);
         cpu->rip += done.length;
         return true;
     case BAD_PORT:
