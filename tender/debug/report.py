@@ -13,6 +13,7 @@ from typing import Any
 from tender.debug.confined import Died, run_confined
 from tender.debug.core_format import MEMORY_START
 from tender.debug.cpu_parts import CpuParts, Unfinished
+from tender.debug.exceptions import PAGE_FAULT, exception_named, vector_of
 from tender.debug.memory_use import heap_use, probe_in
 from tender.debug.own_code import library_of, own_frame, source_of
 from tender.debug.registers import SHOWN, Registers
@@ -216,7 +217,7 @@ def make_report(state: GuestState, image: str, *, core: str = "") -> Report:
     else:
         notes.append("no symbols: the image is not known")
     frames, fault_frames, interrupted = _stacks(state, registers, symbols)
-    fault = _fault(state, fault_frames, interrupted, symbols)
+    fault = _fault(state, vector_of(frames, state.read), interrupted, symbols)
     shown = fault_frames or frames
     report: Report = {
         "schema": SCHEMA,
@@ -295,7 +296,7 @@ def _registers_of(fault: dict[str, object], registers: Registers) -> Registers:
 
 
 def _fault(
-    state: GuestState, frames: Sequence[Frame], interrupted: Registers | None, symbols: Symbols | None
+    state: GuestState, vector: int | None, interrupted: Registers | None, symbols: Symbols | None
 ) -> dict[str, object] | None:
     facts = state.facts()
     fault = facts.fault
@@ -304,8 +305,11 @@ def _fault(
     rip = (fault or {}).get("rip", interrupted.rip if interrupted else None)
     if not isinstance(rip, int):
         return None
-    made: dict[str, object] = {"rip": rip, "address": None, "what": ""}
-    if isinstance(address, int) and (address or (fault or {}).get("error_code") or isinstance(told, dict)):
+    made: dict[str, object] = {"rip": rip, "exception": exception_named(vector), "address": None, "what": ""}
+    if vector not in (None, PAGE_FAULT):
+        return made
+    is_sure = vector == PAGE_FAULT or (fault or {}).get("error_code") or isinstance(told, dict)
+    if isinstance(address, int) and (address or is_sure):
         rsp = (interrupted or state.registers()).rsp
         made |= {"address": address, "what": what_lies_at(address, state.mappings(), rsp, symbols)}
     code = (fault or {}).get("error_code")

@@ -116,7 +116,8 @@ def _fault(fault: dict[str, Any] | None) -> str:
     if not fault:
         return ""
     if fault["address"] is None:
-        return f"<p>at <code>{_hex(fault['rip'])}</code></p>"
+        words = f": {_text(fault['exception'])}" if fault["exception"] else ""
+        return f"<p>at <code>{_hex(fault['rip'])}</code>{words}</p>"
     access = f" ({_text(fault['access'])})" if fault.get("access") else ""
     return (
         f"<p>at <code>{_hex(fault['rip'])}</code>, address <code>{_hex(fault['address'])}</code>{access}: "

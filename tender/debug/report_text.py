@@ -62,12 +62,10 @@ def _headline(report: dict[str, Any]) -> str:
 
 
 def _fault_words(fault: dict[str, Any]) -> str:
-    words = f" ({_safe(fault['access'])})" if fault.get("access") and fault["address"] is not None else ""
-    return (
-        f", address {fault['address']:#x}{words}: {_safe(fault['what'])}"
-        if fault["address"] is not None
-        else ""
-    )
+    if fault["address"] is None:
+        return f": {_safe(fault['exception'])}" if fault["exception"] else ""
+    words = f" ({_safe(fault['access'])})" if fault.get("access") else ""
+    return f", address {fault['address']:#x}{words}: {_safe(fault['what'])}"
 
 
 def own_place(report: dict[str, Any]) -> str:

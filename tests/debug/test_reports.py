@@ -98,3 +98,25 @@ def test_the_report_of_a_guest_that_waits_shows_who_waits(
 
     assert re.search(r"^  in (wait_once|wait|main) at .*debug/main.c:\d+ \(#\d+\)$", text, re.M), text
     assert re.search(r"^  >.*(poll_wait|wait_once|wait)\(", text, re.M), text
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("divide", ": divide error (#DE)"),
+        ("opcode", ": invalid opcode (#UD)"),
+        ("protection", ": general protection (#GP)"),
+        ("page", ", address 0x"),
+        ("null", ", address 0x8 (write, not mapped): a null pointer + 8"),
+    ],
+)
+def test_the_report_names_the_exception(
+    kind: str, words: str, guest: Guest, tender_cmd: list[str], backend: str, tmp_path: Path
+) -> None:
+    program = ["null_write"] if kind == "null" else ["traps", f"--kind={kind}"]
+    core = cored(tender_cmd, backend, tmp_path, 255, str(guest(program[0])), *program[1:])
+
+    text = report(tender_cmd, str(core))
+
+    line = text.split("\n")[1]
+    assert re.fullmatch(rf"  at 0x[0-9a-f]+{re.escape(words)}.*", line), text

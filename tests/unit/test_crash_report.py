@@ -16,7 +16,7 @@ from tender.debug import report_html
 from tender.debug.confined import Died, run_confined
 from tender.debug.core import save_core
 from tender.debug.registers import Registers
-from tender.debug.report import Report, capture, fitted, make_report, report_of, what_lies_at
+from tender.debug.report import Report, _fault, capture, fitted, make_report, report_of, what_lies_at
 from tender.debug.report_text import text_of
 from tender.debug.symbols import Symbols
 from tender.debug.target import Facts, Mapping
@@ -50,6 +50,30 @@ def test_report_names_reason_fault_stack_and_source(guest: Guest) -> None:
     assert "static __attribute__((noinline)) void report(const char *name)" in text
     assert "memory: " in text and " of 16 MiB" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize(
+    ("vector", "expected"),
+    [
+        (
+            14,
+            {
+                "exception": "page fault (#PF)",
+                "address": 0,
+                "access": "read, not mapped",
+                "what": "a null pointer",
+            },
+        ),
+        (0, {"exception": "divide error (#DE)", "address": None, "what": ""}),
+        (None, {"exception": "", "address": None, "access": "read, not mapped", "what": ""}),
+    ],
+)
+def test_a_read_of_address_0_is_told_from_other_exceptions(
+    guest: Guest, vector: int | None, expected: dict[str, object]
+) -> None:
+    state = report_guest(guest, fault={"rip": 1, "cr2": 0, "error_code": 0})
+
+    assert _fault(state, vector, None, None) == {"rip": 1, **expected}
 
 
 @pytest.mark.parametrize(
