@@ -113,7 +113,7 @@ class KvmTarget:
         self._asked = True  # a stop is wanted
         self._settling = self._leaving = self._settled = False  # see _interrupted()
         self._gone: Ended | None = None
-        self._attached = True
+        self._attached, self._is_killed = True, False
         self._holds = False
         self._repair = repair
         if seized:
@@ -265,7 +265,7 @@ class KvmTarget:
     # ---- going on
 
     def resume(self, signal: int = 0) -> None:
-        if self._gone:
+        if self._gone or self._is_killed:
             return
         self._need_still()
         if self._where is Where.ENDED and is_library(self._guest):  # the process goes on, the guest does not
@@ -304,7 +304,7 @@ class KvmTarget:
     def kill(self) -> None:
         """Kills the guest's process: for a library's VM, the program that uses the library."""
         ptrace.kill(self.pid)
-        self._mode = _Mode.RUN  # to its end
+        self._mode, self._is_killed = _Mode.RUN, True  # to its end
 
     def detach(self) -> None:
         if not self._attached:
