@@ -23,6 +23,10 @@ _FILES_MAX = 100_000
 _ABBREVIATIONS_MAX = 100_000
 _CHAIN_MAX = 64
 _HOPS_MAX = 8
+_ATTRIBUTES_MAX = 1000
+_LINE_PROGRAM_MAX = 16 << 20
+_WORK_MAX = 2_000_000
+"""Entries, rows, ranges and attributes that are read of one file in all: a file can name a long list many times."""
 
 _SUBPROGRAM, _INLINED, _BLOCK = 0x2E, 0x1D, 0x0B
 _SKIPPED = frozenset((0x01, 0x04, 0x15, 0x17, _SUBPROGRAM))
@@ -113,6 +117,13 @@ class Dwarf:
         self._offsets: list[int] = []
         self._near: list[tuple[int, int, int]] | None = None
         self._far: list[tuple[int, int, int]] | None = None
+        self._work = 0
+
+    def _works(self, count: int = 1) -> None:
+        """Counts what is read. Raises Broken if it is too much: what was found so far counts."""
+        self._work += count
+        if self._work > _WORK_MAX:
+            raise Broken
 
     def places(self, pc: int) -> list[Place]:
         """Returns the functions at an address, the innermost first; none if the file does not know."""
@@ -182,8 +193,11 @@ class Dwarf:
                 while True:
                     attribute, form = cursor.uleb(), cursor.uleb()
                     constant = cursor.sleb() if form == 0x21 else 0
+                    self._works()
                     if not attribute and not form:
                         break
+                    if len(attributes) >= _ATTRIBUTES_MAX:
+                        raise Broken
                     attributes.append((attribute, form, constant))
                     fixed = width if form in _OFFSETS else _FIXED.get(form)
                     size = None if fixed is None or size is None else size + fixed
@@ -255,6 +269,7 @@ class Dwarf:
 
         None: with them, if it is a function or a block.
         """
+        self._works()
         cursor = Cursor(self._section("info"), at, unit.end)
         code = cursor.uleb()
         if not code:
@@ -339,18 +354,30 @@ class Dwarf:
         base_value = root.values.get(_LOW)
         base = (self._address(unit, base_value) if base_value else 0) or 0
         if unit.version < 5:
-            return list(_old_ranges(Cursor(self._section("ranges"), where[1]), base))
+            return list(self._old_ranges(Cursor(self._section("ranges"), where[1]), base))
         at = where[1]
         if where[0] == 0x23:  # rnglistx
             table = _constant(root.values.get(_RNG_BASE)) or 12
             at = table + Cursor(self._section("rnglists"), table + at * unit.width).number(unit.width)
         return list(self._new_ranges(unit, Cursor(self._section("rnglists"), at), base))
 
+    def _old_ranges(self, cursor: Cursor, base: int) -> Iterator[tuple[int, int]]:
+        for _ in range(_RANGES_MAX):
+            self._works()
+            low, high = cursor.number(8), cursor.number(8)
+            if low == MASK:
+                base = high
+            elif not low and not high:
+                return
+            elif low < high:
+                yield base + low, base + high
+
     def _new_ranges(self, unit: Unit, cursor: Cursor, base: int) -> Iterator[tuple[int, int]]:
         def indexed() -> int:
             return self._address(unit, (0x1B, cursor.uleb())) or 0
 
         for _ in range(_RANGES_MAX):
+            self._works()
             kind = cursor.number(1)
             if kind == 0:
                 return
@@ -534,7 +561,8 @@ class Dwarf:
             pass
         if not cursor.at <= program <= cursor.end:
             raise Broken
-        cursor.at = program
+        cursor.at, cursor.end = program, min(cursor.end, program + _LINE_PROGRAM_MAX)
+        self._works((cursor.end - program) // 4)  # before it is run: a row may take one byte
         _run_lines(cursor, lines, minimum, base, span, lengths)
 
     def _new_files(self, unit: Unit, cursor: Cursor, lines: _Lines, directory: str) -> None:
@@ -542,6 +570,7 @@ class Dwarf:
             formats = [(cursor.uleb(), cursor.uleb()) for _ in range(cursor.number(1))]
             count = cursor.uleb()
             for _ in range(min(count, _FILES_MAX) if formats else 0):
+                self._works(1 + len(formats))
                 path, number = "", 0
                 for kind, form in formats:
                     value = self._value(unit, cursor, form, 0)
@@ -625,17 +654,6 @@ def _row(lines: _Lines, pc: int) -> tuple[str, int]:
 def _covering(ranges: list[tuple[int, int, int]], pc: int) -> int | None:
     index = bisect.bisect_right(ranges, pc, key=lambda it: it[0]) - 1
     return ranges[index][2] if index >= 0 and pc < ranges[index][1] else None
-
-
-def _old_ranges(cursor: Cursor, base: int) -> Iterator[tuple[int, int]]:
-    for _ in range(_RANGES_MAX):
-        low, high = cursor.number(8), cursor.number(8)
-        if low == MASK:
-            base = high
-        elif not low and not high:
-            return
-        elif low < high:
-            yield base + low, base + high
 
 
 def _length(cursor: Cursor) -> tuple[int, int]:

@@ -20,6 +20,7 @@ _REGISTERS_MAX = 128
 _STATES_MAX = 64
 _STEPS_MAX = 10_000
 _STACK_MAX = 256
+_INSTRUCTIONS_MAX = 100_000
 _ENTRIES_MAX = 1_000_000
 
 
@@ -348,7 +349,9 @@ def _execute(
             raise Broken
         return rules.cfa[0]
 
-    while cursor.at < cursor.end:
+    for _ in range(_INSTRUCTIONS_MAX):
+        if cursor.at >= cursor.end:
+            break
         code = cursor.number(1)
         high, low = code & 0xC0, code & 0x3F
         if high == 0x40:

@@ -2,8 +2,10 @@
 
 import io
 import shutil
+import struct
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ from hypothesis import strategies as st
 from support import Guest
 
 import tender
+from tender.debug import dwarf
 from tender.debug.demangle import demangle
 from tender.debug.registers import Registers
 from tender.debug.symbols import Frame, Symbols
-from tender.debug.unwind import Broken, evaluate
+from tender.debug.unwind import Broken, FrameTable, evaluate
 from tender.errors import ImageError
 
 GUESTS = ("bug_null", "debug", "net_rx_poll", "traps")
@@ -323,3 +326,95 @@ def test_a_broken_file_gives_fewer_facts_and_no_error(
         symbols.at(pc)
     symbols.find("main")
     path.unlink()
+
+
+def evil_ranges(count: int) -> dict[str, bytes]:
+    """Each unit names the same long list, in which nothing is found."""
+    unit = struct.pack("<HIB", 4, 0, 8) + b"\1" + struct.pack("<I", 0)
+    info = (struct.pack("<I", len(unit)) + unit) * count
+    abbreviations = b"\1\x11\0\x55\x17\0\0\0"  # compile_unit: ranges as sec_offset
+    return {"info": info, "abbrev": abbreviations, "ranges": struct.pack("<QQ", 2, 1) * 200_000}
+
+
+def evil_functions(count: int) -> dict[str, bytes]:
+    """Each function of a unit has the same long list of ranges."""
+    root, function = b"\1" + struct.pack("<QQ", 0x100000, 1 << 30), b"\2" + struct.pack("<I", 0)
+    unit = struct.pack("<HIB", 4, 0, 8) + root + function * count
+    abbreviations = b"\1\x11\1\x11\1\x12\7\0\0\2\x2e\0\x55\x17\0\0\0"
+    ranges = struct.pack("<QQ", 1, 1 << 30) * 200_000
+    return {"info": struct.pack("<I", len(unit)) + unit, "abbrev": abbreviations, "ranges": ranges}
+
+
+def evil_abbreviations(count: int) -> dict[str, bytes]:
+    """Each unit has a table of its own, which begins one byte later."""
+    heads = (struct.pack("<HIB", 4, number, 8) + b"\1" for number in range(count))
+    info = b"".join(struct.pack("<I", len(unit)) + unit for unit in heads)
+    return {"info": info, "abbrev": b"\1\1\0\1\1\0\0" * (count // 7)}
+
+
+def evil_lines(count: int) -> dict[str, bytes]:
+    """A program of instructions without effect, and one of rows."""
+    root = b"\1" + struct.pack("<QQI", 0x100000, 1 << 30, 0)
+    unit = struct.pack("<HIB", 4, 0, 8) + root
+    head = struct.pack("<BBBbBB", 1, 1, 1, -5, 14, 13) + bytes(12) + b"\0\0"
+    program = b"\6" * count + b"\x20" * count
+    body = struct.pack("<HI", 4, len(head)) + head + program
+    abbreviations = b"\1\x11\0\x11\1\x12\7\x10\x17\0\0\0"
+    line = struct.pack("<I", len(body)) + body
+    return {"info": struct.pack("<I", len(unit)) + unit, "abbrev": abbreviations, "line": line}
+
+
+def evil_entries(count: int) -> dict[str, bytes]:
+    """A unit of lists that end and never began."""
+    root = b"\1" + struct.pack("<QQ", 0x100000, 1 << 30)
+    unit = struct.pack("<HIB", 4, 0, 8) + root + bytes(count)
+    info = struct.pack("<I", len(unit)) + unit
+    return {"info": info, "abbrev": b"\1\x11\1\x11\1\x12\7\0\0\0"}
+
+
+@pytest.mark.parametrize(
+    ("made", "count"),
+    [
+        (evil_ranges, 20_000),
+        (evil_functions, 5000),
+        (evil_abbreviations, 90_000),
+        (evil_lines, 30 << 20),
+        (evil_entries, 100 << 20),
+    ],
+    ids=lambda it: it.__name__.removeprefix("evil_") if callable(it) else "",
+)
+def test_debug_information_that_never_ends_takes_a_bounded_time(
+    guest: Guest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: Callable[[int], dict[str, bytes]],
+    count: int,
+) -> None:
+    """Without a bound each of these takes from minutes to days, or all memory. The time grows with the bound."""
+    monkeypatch.setattr("tender.debug.dwarf._WORK_MAX", dwarf._WORK_MAX // 20)
+    path = tmp_path / "evil.elf"
+    words = ["objcopy", "--remove-section=.debug_aranges"]
+    for name, data in made(count).items():
+        (tmp_path / name).write_bytes(data)
+        words += [f"--remove-section=.debug_{name}", f"--add-section=.debug_{name}={tmp_path / name}"]
+    subprocess.run([*words, str(guest("bug_null")), str(path)], check=True)
+    symbols = Symbols.open(str(path))
+    entry = symbols.find("main")
+    assert entry is not None
+    began = time.process_time()
+    frames = symbols.backtrace(
+        Registers(rip=entry.address + 4, rsp=0x200000), lambda _, length: bytes(length)
+    )
+    assert frames[0].function == "main"
+    assert time.process_time() - began < 10
+
+
+def test_unwind_instructions_that_never_end_take_a_bounded_time() -> None:
+    cie = struct.pack("<IBBBBB", 0, 1, 0, 1, 0x78, 16)
+    fde = struct.pack("<IQQ", len(cie) + 8, 0x1000, 0x1000) + bytes(50 << 20)
+    data = struct.pack("<I", len(cie)) + cie + struct.pack("<I", len(fde)) + fde
+    table = FrameTable(data, 0, is_eh=True)
+    began = time.process_time()
+    for _ in range(20):
+        table.step({7: 0x2000, 16: 0x1004}, lambda _, length: bytes(length), is_return=False)
+    assert time.process_time() - began < 30
