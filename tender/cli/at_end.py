@@ -85,15 +85,14 @@ def _add_to_line(guest: "Guest", made: dict[str, object]) -> None:
     """
     from tender.cli.report import to_json
     from tender.debug import ptrace
-    from tender.debug.attach import attach
+    from tender.debug.attach import looking_at
     from tender.debug.report import fitted
 
     note = guest.note
     if "report_line" not in note:
         return
     at = guest.base + note["report_line"]
-    target = attach(guest)
-    try:
+    with looking_at(guest):
         is_open, length = (
             int.from_bytes(ptrace.read_memory(guest.pid, at + offset, 8), "little")
             for offset in (0, note["report_line_length"])
@@ -107,18 +106,13 @@ def _add_to_line(guest: "Guest", made: dict[str, object]) -> None:
             ptrace.write_memory(guest.pid, end, data)
             total = length - len(_TAIL) + len(data)
             ptrace.write_memory(guest.pid, at + note["report_line_length"], total.to_bytes(8, "little"))
-    finally:
-        target.detach()
 
 
 def _copied(guest: "Guest", reason: str) -> "Captured":
-    from tender.debug.attach import attach
+    from tender.debug.attach import looking_at
     from tender.debug.core import ended_for
     from tender.debug.report import capture
 
-    target = attach(guest)
-    try:
+    with looking_at(guest) as target:
         copied = capture(target)
-    finally:
-        target.detach()
     return replace(copied, known=ended_for(copied.known, reason))

@@ -125,13 +125,12 @@ def core_of(
     guest: "Guest", *, path: str = "", directory: str = "", keep: int = 100_000, reason: str = ""
 ) -> "SavedCore":
     """Stops a guest, writes a core, and lets it go on. `reason`: why it was stopped. Raises DebugError."""
-    from tender.debug.attach import attach, prepare
+    from tender.debug.attach import looking_at, prepare
     from tender.debug.core import save_core
 
     prepare(guest)
     began = time.monotonic()
-    target = attach(guest)
-    try:
+    with looking_at(guest) as target:
         return save_core(
             target,
             path=path,
@@ -141,8 +140,6 @@ def core_of(
             began=began,
             reason=reason,
         )
-    finally:
-        target.detach()
 
 
 # ---- open

@@ -60,14 +60,11 @@ def _made(word: str, image: str) -> dict[str, Any]:
         _check_image(image)
     if not (word.isascii() and word.isdigit()) or os.path.exists(word):
         return report_of_core(word, image)
-    from tender.debug.attach import attach
+    from tender.debug.attach import looking_at
     from tender.debug.find import guests_of
 
-    target = attach(guests_of(int(word))[0])
-    try:
+    with looking_at(guests_of(int(word))[0]) as target:
         copied = capture(target)
-    finally:
-        target.detach()
     return report_of(copied, image=image)
 
 

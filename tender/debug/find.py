@@ -46,6 +46,7 @@ class Guest:
         note: The numbers of the debug note of the program or library that runs it, by name (bindings/core/debug_note.h).
         base: Where that program or library is loaded; the note's addresses are relative to it.
         image_name: The path that its process was given, also if nothing can be opened by it; empty: it has none.
+        born: When that process began, by born(); 0: not known.
         values: Further values that the backend's target needs, by name. On KVM: `vm`, the address of its `struct vm`;
             `vcpu_fd`; `run_hva`, where `struct kvm_run` lies. In the sandbox: `memory_end`, the end of the memory
             that is shared with its holder.
@@ -63,6 +64,7 @@ class Guest:
     base: int
     values: dict[str, int]
     image_name: str = ""
+    born: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,19 @@ class Program:
             yield self.sandboxed
         for note, base in self.notes:
             yield from _on_kvm_in(self.pid, note, base)
+
+
+def born(pid: int) -> int:
+    """Returns when a process began, in clock ticks since the boot; 0 if there is none, or it has ended. Source: proc(5).
+
+    With it a process is told from a later one with the same number.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 class Map(NamedTuple):
@@ -275,6 +290,7 @@ def _sandboxed(pid: int, maps: list[Map], note: dict[str, int], base: int) -> It
         base=base,
         values={"memory_end": shared.end},
         image_name=name.removeprefix(":"),
+        born=born(pid),
     )
 
 
@@ -348,6 +364,7 @@ def _on_kvm(pid: int, vm: int, machine: int, note: dict[str, int], base: int) ->
             "vcpu_fd": _word(pid, machine + note["kvm_vcpu_fd"], 4),
             "run_hva": _word(pid, machine + note["kvm_run"]),
         },
+        born=born(pid),
         image_name=image,
     )
 

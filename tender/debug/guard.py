@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Never
 
-from tender.debug.find import Guest
+from tender.debug.find import Guest, born
 from tender.debug.target import DebugError
 
 STATUS_LEFT = 128 + signal.SIGTERM
@@ -73,7 +73,7 @@ class Journal:
         self._page[0] = 0
         if guest is None:
             return
-        text = json.dumps([asdict(guest), _born(guest.pid)]).encode()
+        text = json.dumps([asdict(guest), born(guest.pid)]).encode()
         if len(text) > _GUEST_BYTES - 8:
             raise ValueError("the guest's description is too long for the journal")
         self._page[8 : 8 + len(text)] = text
@@ -156,8 +156,8 @@ class Journal:
         if not self._page[0]:
             return False
         (length,) = struct.unpack_from("<I", self._page, 4)
-        guest, born = json.loads(self._page[8 : 8 + length])
-        return bool(born) and _born(guest["pid"]) == born
+        guest, then = json.loads(self._page[8 : 8 + length])
+        return bool(then) and born(guest["pid"]) == then
 
     def _free(self) -> int:
         for slot in range(_GUEST_BYTES + _REGISTERS_BYTES, len(self._page), _SLOT_BYTES):
@@ -168,16 +168,6 @@ class Journal:
     def close(self) -> None:
         """Gives the memory back."""
         self._page.close()
-
-
-def _born(pid: int) -> int:
-    """Returns when a process began, in clock ticks since the boot; 0 if there is none, or it has ended. Source: proc(5)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def guarded(work: Callable[[Journal], int]) -> int:

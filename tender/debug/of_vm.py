@@ -76,17 +76,14 @@ def look_into(vm: "Vm", visit: Callable[[GuestState], T]) -> T:
 
 
 def _of_process(vm: "Vm", visit: Callable[[GuestState], T]) -> T:
-    from tender.debug.attach import attach
+    from tender.debug.attach import looking_at
 
     pid = vm.pid
     if pid < 0:
         raise DebugError("the guest's process is gone, and the guest's state with it", code="debug-gone")
     for guest in guests_of(pid):
-        target = attach(guest)
-        try:
+        with looking_at(guest) as target:
             return visit(target)
-        finally:
-            target.detach()
     raise DebugError(f"process {pid}: it has no guest yet", code="debug-gone")
 
 
@@ -147,7 +144,7 @@ _NOT_RUNNING = 3
 
 def serve(argv: list[str]) -> int:
     """The other process: `tender core of-vm PID ADDRESS FD` writes a core into FD. Raises TenderError."""
-    from tender.debug.attach import attach
+    from tender.debug.attach import looking_at
     from tender.debug.core import write_core
 
     pid, address, file = map(int, argv)
@@ -155,11 +152,8 @@ def serve(argv: list[str]) -> int:
         return 1
     for guest in guests_of(pid):
         if guest.values.get("vm") == address and guest.tid:
-            target = attach(guest)
-            try:
+            with looking_at(guest) as target:
                 write_core(target, file, resume=target.detach)
-            finally:
-                target.detach()
             return 0
     return _NOT_RUNNING
 
