@@ -43,6 +43,7 @@
 #define OBSERVER_SOCKET 3 /* its number in the observer */
 
 static int socket_fd = -1; /* the command's end */
+static pid_t observer;
 
 /* ---- the observer */
 
@@ -135,6 +136,7 @@ int observer_begin(const struct request *request)
         return -error;
     }
     socket_fd = ends[0];
+    observer = pid;
     /* Where yama lets a process be traced by its parents alone (kernel.yama.ptrace_scope = 1), it may be
      * traced by this one too. It stays so when this process executes another program. */
     (void)prctl(PR_SET_PTRACER, (unsigned long)pid, 0, 0, 0);
@@ -144,6 +146,11 @@ int observer_begin(const struct request *request)
 int observer_fd(void)
 {
     return socket_fd;
+}
+
+pid_t observer_pid(void)
+{
+    return observer;
 }
 
 void observer_tell(char word)

@@ -558,7 +558,7 @@ void run(const struct request *request)
         .load = load_segments,
         .find = find_program,
         .alone = request->net_reattach ? NULL : &alone, /* a confined process cannot attach a network again */
-        .observed = observer_fd() >= 0,
+        .observer = observer_pid(),
     };
     make_machine(request, &plan);
     report_begin();

@@ -38,7 +38,7 @@ struct machine_plan {
     void (*load)(uint8_t *memory, bool at_once);
     char *(*find)(const char *program);
     const struct machine_alone *alone; /* NULL: the command waits for the guest's end, and reports it */
-    bool observed;                     /* another process will look at the guest after its end */
+    int32_t observer; /* the process that will look at the guest after its end; 0: there is none */
 };
 
 struct machine_error {

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import signal
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ip
 
 from tender.debug import find, ptrace
 from tender.debug.target import DebugError
@@ -129,6 +131,35 @@ def test_the_users_other_processes_may_as_yama_says(
         finally:
             process.kill()
     assert expected.replace("PID", str(process.pid)) in seen
+
+
+@pytest.mark.parametrize("backend", ["sandbox", "kvm"])
+@pytest.mark.tap
+@pytest.mark.parametrize("option", ["--verbose", "--net-reattach"])
+def test_an_observer_of_the_end_lets_no_other_process_in(
+    guest: Callable[[str], Path], tmp_path: Path, backend: str, option: str
+) -> None:
+    """With --net-reattach the command stays the parent of the sandbox's process. No user namespace lets its owner in."""
+    NAMESPACES.write_text("0")
+    YAMA.write_text("1")
+    os.chown(tmp_path, USER, USER)
+    for folder in tmp_path.parents[:2]:
+        os.chmod(folder, 0o755)
+    ip("tuntap", "add", "tapw0", "mode", "tap", "user", str(USER))
+    try:
+        ip("link", "set", "tapw0", "up")
+        options = (option, "--net=tapw0", f"--core={tmp_path}", "--timeout=100")
+        with start(guest("net_rx_poll"), backend, *options) as process:
+            try:
+                seen = look(process.pid, uid=USER)
+                process.send_signal(signal.SIGQUIT)
+                assert process.wait(120) == 1
+            finally:
+                process.kill()
+    finally:
+        ip("link", "del", "tapw0")
+    assert "ptrace_scope is 1: only its parent or root may attach" in seen
+    assert [name.startswith("core.") for name in os.listdir(tmp_path)] == [True]
 
 
 @pytest.mark.parametrize("backend", ["sandbox", "kvm"])

@@ -106,7 +106,7 @@ struct sandbox_config {
     struct vm_console console; /* its descriptor and the devices' have other numbers in the program: fds.h */
     uint32_t ends_at_once;     /* 1: no process reads its memory after it has reported its end */
     uint32_t user_is_shared;   /* 1: other processes may have this process's user, and may not look into it */
-    uint32_t debuggable;       /* 1: any process of its user may trace it, whatever Yama says */
+    uint64_t tracer; /* who may trace it, whatever Yama says: PR_SET_PTRACER's argument, 0: nobody */
     uint32_t range_count;
     _Atomic uint32_t
         prepared; /* set by the program: memory is as the guest will find it; pairs with sandbox_read() */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -73,6 +74,12 @@ static int make_template(const struct machine_plan *plan)
     return fd;
 }
 
+/* Who may trace the process where Yama allows that to its parents alone. */
+static uint64_t tracer_of(bool debuggable, int32_t observer)
+{
+    return debuggable ? PR_SET_PTRACER_ANY : (uint64_t)observer;
+}
+
 static int open_for_command(struct machine *machine, const struct machine_plan *plan,
                             struct machine_error *error)
 {
@@ -86,13 +93,15 @@ static int open_for_command(struct machine *machine, const struct machine_plan *
     write_boot_info(machine, plan);
     char *program = plan->find("tender-sandbox"); /* last: what hides it may have made the others fail too */
     const bool becomes = plan->alone && sandbox_can_become(plan->alone->required);
-    /* The observer of the end is no parent of another process, and has no number in its PID namespace. */
-    config_of(sandbox)->debuggable = plan->debuggable || (plan->observed && !becomes);
+    /* The observer of the end is no parent of another process. In a PID namespace it has no number, and needs
+     * none: such a namespace is root's, or that of a user namespace, whose owner may trace
+     * (user_namespaces(7)). */
+    config_of(sandbox)->tracer = tracer_of(plan->debuggable, becomes ? 0 : plan->observer);
     if (!becomes) /* SIGCHLD may be inherited as ignored; then the kernel keeps no exit status of a child */
         (void)signal(SIGCHLD, SIG_DFL);
     refused = becomes ? sandbox_become_prepare(sandbox, plan, template_fd, program)
                       : sandbox_spawn_here(sandbox, plan->image, template_fd, plan->mem_bytes, program,
-                                           plan->name, plan->observed);
+                                           plan->name, plan->observer != 0);
     if (!becomes || refused < 0)
         close(template_fd); /* no other process has it, so what the guest maps does not change */
     if (refused < 0) {
@@ -117,7 +126,7 @@ static int open_one_of_many(struct machine *machine, const struct machine_plan *
     if (refused < 0)
         return failed(error, SETUP_SHARED, says_sandbox_memory, refused);
     write_boot_info(machine, plan);
-    config_of(sandbox)->debuggable = plan->debuggable;
+    config_of(sandbox)->tracer = tracer_of(plan->debuggable, 0);
     refused =
         sandbox_spawn(sandbox, plan->image, plan->template_fd, plan->mem_bytes, plan->program, plan->name);
     if (refused == 0)

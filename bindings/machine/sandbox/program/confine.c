@@ -76,8 +76,8 @@ uint32_t confine(struct sandbox_config *config)
         limit_files(file_bytes_max);
     drop_capabilities();
     step_check(STEP_RIGHTS, system_call(PR_SET_DUMPABLE, !config->user_is_shared, 0, 0, 0, 0, SYS_prctl));
-    if (config->debuggable) /* refused where there is no Yama, and not needed there */
-        (void)system_call(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0, 0, SYS_prctl);
+    if (config->tracer) /* refused where there is no Yama, and not needed there */
+        (void)system_call(PR_SET_PTRACER, config->tracer, 0, 0, 0, 0, SYS_prctl);
     step_check(STEP_RIGHTS, system_call(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0, SYS_prctl));
 
     layers |= deny_by_landlock();
