@@ -266,6 +266,12 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--watch=SECONDS", "look again and again, that far apart, until the guest ends"),
     ),
     "top": (("--interval=SECONDS", "look that often (default 2)"),),
+    "metrics": (
+        ("--once", "print them, as OpenMetrics"),
+        ("--textfile=FILE", "write them to FILE, for node_exporter's textfile collector"),
+        ("--interval=SECONDS", "write FILE again and again, that far apart"),
+        ("--listen=PLACE", "serve them over HTTP at HOST:PORT, :PORT of this host, or PATH (a unix socket)"),
+    ),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),

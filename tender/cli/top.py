@@ -271,7 +271,8 @@ class _Top:
             curses.KEY_HOME: -len(self._seen),
             curses.KEY_END: len(self._seen),
         }
-        return steps.get(key, 0)
+        found: int = steps.get(key, 0)
+        return found
 
     def _look(self) -> None:
         guests = self._watch.look()

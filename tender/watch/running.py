@@ -8,7 +8,8 @@ twice.
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from errno import EACCES, EPERM, ESRCH
 
 from tender.annotations import Word
@@ -16,6 +17,7 @@ from tender.debug import ptrace
 from tender.debug.access import refusal
 from tender.debug.facts import ENDED_KINDS, Shared, boot_info, counters_of
 from tender.debug.find import Guest, Program, program_of
+from tender.debug.image_file import build_id_of, open_image
 from tender.debug.target import DebugError
 from tender.native import ffi
 from tender.result import Counters
@@ -73,6 +75,7 @@ class RunningGuest(Value):
         holder: The process that made the VM: `pid` itself for the command and on KVM, the library's process else.
         name: The image's file without directory and ending. It is the process's word, as `image` is.
         image: The path of the image as its process was given it; empty if it has none.
+        build_id: The build id of that file, in hexadecimal; empty if it has none or cannot be read.
         backend: `kvm` or `sandbox`; empty if the guest cannot be read.
         user: The user whose process it is. `sandbox` stands for the user that a root's guest is given.
         state: What it does.
@@ -97,6 +100,7 @@ class RunningGuest(Value):
     holder: int
     name: str
     image: str
+    build_id: str
     backend: str
     user: str
     state: RunState
@@ -195,6 +199,16 @@ def running(*, before: Iterable[RunningGuest] = ()) -> list[RunningGuest]:
 
 
 @dataclass(frozen=True)
+class _Constant:
+    """What does not change while a guest runs."""
+
+    devices: dict[str, str] = field(default_factory=dict)
+    cgroup: str = ""
+    container: str = ""
+    build_id: str = ""
+
+
+@dataclass(frozen=True)
 class _Known:
     """What is remembered of a process.
 
@@ -205,7 +219,7 @@ class _Known:
         ours: Whether it is one of Tender's programs by its name.
         again: When to look into it again, on the monotonic clock.
         delay_s: How long to wait then.
-        constant: What does not change, by the place of the guest's state: devices, cgroup, container.
+        constant: What does not change, by the place of the guest's state.
         touched: Memory of guests on KVM by the same: until when it need not be read again, and the bytes.
     """
 
@@ -215,7 +229,7 @@ class _Known:
     ours: bool
     again: float
     delay_s: float
-    constant: dict[int, tuple[dict[str, str], str, str]]
+    constant: dict[int, _Constant]
     touched: dict[int, tuple[float, int]]
 
 
@@ -339,7 +353,7 @@ class Watch:
             if guest.tid not in (0, guest.pid):
                 times = replace(process.times_of(place), started=times.started)
             looked_ns = time.monotonic_ns()
-            devices, cgroup, container = constant.get(guest.shared_hva, ({}, "", ""))
+            same = constant.get(guest.shared_hva) or _Constant()
             found.append(
                 RunningGuest(
                     id=f"{guest.pid}-{times.started}-{guest.shared_hva:x}",
@@ -348,6 +362,7 @@ class Watch:
                     holder=guest.holder,
                     name=_name(guest.image_name),
                     image=guest.image_name,
+                    build_id=same.build_id,
                     backend=guest.backend,
                     user=_user(guest.pid),
                     state=_state(
@@ -360,9 +375,9 @@ class Watch:
                     resident_bytes=memory.resident,
                     silent_s=0.0,
                     counters=counters_of(shared),
-                    devices=devices,
-                    cgroup=cgroup,
-                    container=container,
+                    devices=same.devices,
+                    cgroup=same.cgroup,
+                    container=same.container,
                     looked_ns=looked_ns,
                     **_cpu(guest, times),
                 )
@@ -385,7 +400,7 @@ class Watch:
         return now
 
 
-def _constant(guest: Guest) -> tuple[dict[str, str], str, str]:
+def _constant(guest: Guest) -> _Constant:
     def read(gpa: int, length: int) -> bytes:
         length = min(length, guest.mem_bytes - gpa)
         return (
@@ -394,7 +409,18 @@ def _constant(guest: Guest) -> tuple[dict[str, str], str, str]:
 
     devices, _ = boot_info(read)
     cgroup = process.cgroup_of(guest.pid)
-    return {str(it["name"]): str(it["kind"]) for it in devices}, cgroup, process.container_of(cgroup)
+    return _Constant(
+        devices={str(it["name"]): str(it["kind"]) for it in devices},
+        cgroup=cgroup,
+        container=process.container_of(cgroup),
+        build_id=_build_id(guest.image),
+    )
+
+
+def _build_id(path: str) -> str:
+    with suppress(OSError, ValueError), open_image(path) as file:
+        return build_id_of(file.fileno())
+    return ""
 
 
 def _state(guest: Guest, times: Times, kind: int, *, held: bool, first_run: int) -> RunState:
@@ -501,6 +527,7 @@ def _blank(pid: int, why: str) -> RunningGuest:
         holder=pid,
         name="",
         image="",
+        build_id="",
         backend="",
         user=_user(pid),
         state=RunState.UNKNOWN,

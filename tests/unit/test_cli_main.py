@@ -55,7 +55,7 @@ def test_help_goes_to_stdout_with_status_0(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["inspect", "audit", "doctor", "debug", "report", "ps", "stats", "top", "sdk"]
+    "command", ["inspect", "audit", "doctor", "debug", "report", "ps", "stats", "top", "metrics", "sdk"]
 )
 def test_every_subcommand_has_help(command: str) -> None:
     done = cli("help", command)

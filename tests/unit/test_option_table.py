@@ -15,6 +15,7 @@ from tender.cli import (
     doctor,
     inspect,
     main,
+    metrics,
     option_table,
     options,
     ps,
@@ -138,6 +139,7 @@ OTHERS = {
     "report": crash_report.USAGE,
     "ps": ps.USAGE,
     "stats": stats.USAGE,
+    "metrics": metrics.USAGE,
     "top": top.USAGE,
     "sdk": sdk.USAGE,
 }

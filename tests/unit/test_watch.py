@@ -51,6 +51,7 @@ def guest(**fields: Any) -> RunningGuest:
         "holder": 4711,
         "name": "app",
         "image": "/srv/app.elf",
+        "build_id": "0123abcd",
         "backend": "sandbox",
         "user": "sandbox",
         "state": RunState.WAITS,
