@@ -31,8 +31,8 @@ _SAYING_LIMIT_S = 3
 def main(argv: list[str]) -> int:
     """Looks at the process, says what came of it, and returns the exit status, which nobody reads."""
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP))
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_LIMIT_S)  # its default action ends this process, and so closes the socket
+    signal.signal(signal.SIGALRM, _take_too_long)
+    signal.alarm(_LIMIT_S)
     pid, program, directory, keep, front, report, reason, json = argv
     say.speak_as(program, hints=front != "solo5")
     from tender.cli.core import say_core
@@ -40,18 +40,30 @@ def main(argv: list[str]) -> int:
     try:
         _look(int(pid), directory, int(keep), report, reason, with_json=bool(json))
     except TenderError as error:
-        signal.alarm(_SAYING_LIMIT_S)
+        _hurry()
         if directory:
             say_core(error)
         elif report == "always":
             say.error(f"crash report: none: {error.message}")
     except Exception as error:
-        signal.alarm(_SAYING_LIMIT_S)
+        _hurry()
         if directory:
             say_core(TenderError(f"internal error: {type(error).__name__}: {error}; please report"))
     finally:
         os.write(_SOCKET, b"d")
     return 0
+
+
+def _hurry() -> int:
+    """From now on there is time only to say something. Then the alarm's default action ends this process, and so closes
+    the socket. Returns the seconds that were left."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    return signal.alarm(_SAYING_LIMIT_S)
+
+
+def _take_too_long(_number: int, _frame: object) -> None:
+    _hurry()
+    raise TenderError(f"it would take more than {_LIMIT_S} s")
 
 
 def _look(pid: int, directory: str, keep: int, report: str, reason: str, *, with_json: bool) -> None:
@@ -64,8 +76,9 @@ def _look(pid: int, directory: str, keep: int, report: str, reason: str, *, with
         if directory:
             core = core_of(guest, directory=directory, keep=keep or KEEP_DEFAULT, reason=reason)
             path = core.path
-            left = signal.alarm(_SAYING_LIMIT_S)
+            left = _hurry()
             say_core(core)
+            signal.signal(signal.SIGALRM, _take_too_long)
             signal.alarm(left)
         if copied is not None:
             from tender.debug.report import report_of
@@ -74,7 +87,7 @@ def _look(pid: int, directory: str, keep: int, report: str, reason: str, *, with
             made = report_of(copied, core=path)
             if with_json:
                 _add_to_line(guest, made)
-            signal.alarm(_SAYING_LIMIT_S)
+            _hurry()
             say.plain(text_of(made, color=say.wants_color(2)).removesuffix("\n"))
 
 

@@ -201,7 +201,9 @@ def _of_library(read: Read, first: int, last: int) -> HeapUse:
         head = window[at - start : at - start + 16]
         size, previous = int.from_bytes(head[:8], "little"), int.from_bytes(head[8:], "little")
         length = size & ~1
-        if len(head) < 16 or length < 16 or length % 16 or length > last - at or previous != before:
+        if len(head) < 16:
+            return use  # that memory is not known: a large guest's is copied in part
+        if length < 16 or length % 16 or length > last - at or previous != before:
             return use._with(damaged_at=at)
         used += length if size & 1 else 0
         at, before = at + length, length

@@ -43,7 +43,7 @@ class Captured:
     memory: Sequence[Mapping]
     runs: Sequence[tuple[int, int]]
     pieces: Sequence[tuple[int, bytes]]
-    """Copied memory by address, in ascending order. What no piece and no run of `runs` has reads as zeros."""
+    """Copied memory by address, in ascending order. What no piece has reads as zeros, or, if it is in `runs`, not at all."""
     fault_state: Registers | None = None
 
     def facts(self) -> Facts:
@@ -74,20 +74,41 @@ class Captured:
                 break
             if gpa < it.end:
                 size = min(length, it.end - gpa)
-                found += self._read(gpa, size)
+                data = self._read(gpa, size)
+                found += data
+                if len(data) < size:
+                    break
                 gpa, length = gpa + size, length - size
         return bytes(found)
 
     def _read(self, gpa: int, size: int) -> bytes:
+        size = self._first_missing(gpa, gpa + size) - gpa
         found = bytearray(size)
-        first = bisect.bisect_right(self.pieces, gpa, key=lambda it: it[0]) - 1
-        for start, data in self.pieces[max(0, first) :]:
+        for start, data in self.pieces[self._piece_at(gpa) :]:
             if start >= gpa + size:
                 break
             low, high = max(gpa, start), min(gpa + size, start + len(data))
             if low < high:
                 found[low - gpa : high - gpa] = data[low - start : high - start]
         return bytes(found)
+
+    def _piece_at(self, gpa: int) -> int:
+        return max(0, bisect.bisect_right(self.pieces, gpa, key=lambda it: it[0]) - 1)
+
+    def _first_missing(self, gpa: int, end: int) -> int:
+        """Returns the first address in [gpa, end) that may hold something and was not copied, or `end`."""
+        first = max(0, bisect.bisect_right(self.runs, gpa, key=lambda it: it[0]) - 1)
+        for low, high in self.runs[first:]:
+            if low >= end:
+                break
+            at, stop = max(low, gpa), min(high, end)
+            for start, data in self.pieces[self._piece_at(at) :]:
+                if at >= stop or start > at:
+                    break
+                at = max(at, start + len(data))
+            if at < stop:
+                return at
+        return end
 
 
 def capture(state: GuestState, limit: int = _COPY_MAX) -> Captured:

@@ -128,6 +128,10 @@ def test_memory_that_is_copied_reads_as_the_guests(guest: Guest) -> None:
         assert {at for at, zero in is_zero.items() if not zero} <= shown <= set(is_zero)
         assert limit != 64 * MIB or not any(is_zero[at] for at in shown)  # what holds zeros is not counted
         assert len(copied.read(0x100000 - 1, 4096)) == len(state.read(0x100000 - 1, 4096))
+        for at in (0x100000, 0x101000, 0x104000, 8 * MIB, 16 * MIB - 4096):
+            known = copied.read(at, 9000)
+            assert state.read(at, 9000)[: len(known)] == known  # what was not copied is not said to be zeros
+            assert limit != 64 * MIB or len(known) == len(state.read(at, 9000))
     copied = capture(state)
     for at in (0x100000, 0x100FF0, 16 * MIB - 100, 16 * MIB):
         assert copied.read(at, 5000) == state.read(at, 5000)

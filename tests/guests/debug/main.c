@@ -11,6 +11,7 @@
  *     debug.elf invalid        executes ud2; status 255
  *     debug.elf wedge          its handler of #UD is a ud2: it faults for ever
  *     debug.elf vectors ROUNDS computes in XMM registers without a hypercall, prints "lanes A B"; status 0
+ *     debug.elf steps ROUNDS   steps itself by TF, its handler sets RF; prints "steps NUMBER"; status 0
  *     debug.elf halt           executes hlt, which no guest may do; status 1
  *     debug.elf privileged N   executes N instructions that only ring 0 may, then prints "done"; status 0
  */
@@ -142,6 +143,55 @@ __attribute__((noinline)) void wedge(void)
     invalid();
 }
 
+/* Counts its calls, and sets RF for the instruction that it returns to. */
+volatile uint64_t steps_taken;
+void step_taken(void);
+__asm__(".text\n"
+        "step_taken:\n\t"
+        "incq steps_taken(%rip)\n\t"
+        "orl $0x10000, 16(%rsp)\n\t"
+        "iretq");
+
+__attribute__((noinline)) int steps(uint64_t rounds)
+{
+    static struct {
+        uint16_t offset_low, selector;
+        uint8_t ist, type;
+        uint16_t offset_middle;
+        uint32_t offset_high, zero;
+    } gates[2];
+    static const struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed)) table = {sizeof gates - 1, (uint64_t)(uintptr_t)gates};
+    struct {
+        uint16_t limit;
+        uint64_t base;
+    } __attribute__((packed)) before;
+    const uint64_t handler = (uint64_t)(uintptr_t)step_taken;
+    gates[1].offset_low = (uint16_t)handler;
+    gates[1].selector = 8;
+    gates[1].type = 0x8e;
+    gates[1].offset_middle = (uint16_t)(handler >> 16);
+    gates[1].offset_high = (uint32_t)(handler >> 32);
+    __asm__ volatile("sidt %[before]\n\t"
+                     "lidt %[table]\n\t"
+                     "sub $256, %%rsp\n\t"
+                     "pushq $0x102\n\t"
+                     "popfq\n\t"
+                     "1: dec %[rounds]\n\t"
+                     "jnz 1b\n\t"
+                     "pushq $2\n\t"
+                     "popfq\n\t"
+                     "add $256, %%rsp\n\t"
+                     "lidt %[before]"
+                     : [before] "=m"(before), [rounds] "+r"(rounds)
+                     : [table] "m"(table)
+                     : "memory", "cc");
+    printf("steps %lu\n", steps_taken);
+    return 0;
+}
+
 __attribute__((noinline)) int vectors(uint64_t rounds)
 {
     uint64_t lanes[2] __attribute__((aligned(16))) = {3, 5};
@@ -195,6 +245,8 @@ int main(int argc, char **argv)
         wedge();
     if (!strcmp(what, "vectors"))
         return vectors(number);
+    if (!strcmp(what, "steps"))
+        return steps(number);
     if (!strcmp(what, "privileged"))
         return privileged(number);
     if (!strcmp(what, "halt"))
