@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": ("tender.cli.doctor", "check this machine, and say how to repair what is wrong"),
     "debug": ("tender.cli.debug", "attach gdb to a guest that runs, or start one in gdb"),
     "core": ("tender.cli.core", "write a core of a running guest, or open one in gdb"),
+    "capture": ("tender.cli.capture", "write the frames of a running guest into a file for Wireshark"),
     "trace": ("tender.cli.trace", "show the hypercalls of a running guest"),
     "report": (
         "tender.cli.crash_report",

@@ -252,6 +252,17 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--count=N", "end after N calls"),
         ("--vm=N", "the N-th guest of a process that holds several"),
     ),
+    "capture": (
+        (
+            "--write=FILE",
+            "the file, or - for stdout: `tender capture -w - PID | wireshark -k -i -`; also -w FILE",
+        ),
+        ("--net=NAME", "only this network of the guest"),
+        ("--snaplen=N", "at most N bytes of each frame"),
+        ("--for=SECONDS", "end after that time"),
+        ("--count=N", "end after N frames"),
+        ("--vm=N", "the N-th guest of a process that holds several"),
+    ),
     "report": (
         ("--json", "one JSON object of the schema tender.report/1"),
         ("--html=FILE", "write one page for a browser, and print nothing"),

@@ -97,7 +97,7 @@ def _read(argv: list[str]) -> Request:
                 raise ConfigError(f"{name}: a value is needed", hint="tender trace --help")
             _take(request, name, value if has_value else words.pop(1))
         elif words[0].isascii() and words[0].isdecimal() and len(words) == 1:
-            request.pid = _number("PID", words[0])
+            request.pid = number("PID", words[0], "trace")
         else:
             request.run_words = words
             break
@@ -121,11 +121,11 @@ def _take(request: Request, name: str, value: str) -> None:
             )
         request.form = value
     elif name == "--for":
-        request.seconds = _number(name, value)
+        request.seconds = number(name, value, "trace")
     elif name == "--count":
-        request.count = _number(name, value)
+        request.count = number(name, value, "trace")
     else:
-        request.vm = _number(name, value)
+        request.vm = number(name, value, "trace")
 
 
 def _names(value: str) -> frozenset[str]:
@@ -142,9 +142,10 @@ def _names(value: str) -> frozenset[str]:
     return frozenset(call for call, kind in CALLS.items() if call in wanted or kind in wanted)
 
 
-def _number(name: str, value: str) -> int:
+def number(name: str, value: str, command: str) -> int:
+    """Returns a positive number of the command line. Raises ConfigError."""
     if not (value.isascii() and value.isdecimal() and 0 < int(value[:12]) < 1 << 31):
-        raise ConfigError(f"{name}: `{printable(value)}' is not a number", hint="tender trace --help")
+        raise ConfigError(f"{name}: `{printable(value)}' is not a number", hint=f"tender {command} --help")
     return int(value)
 
 
@@ -167,6 +168,7 @@ class Show:
     devices: dict[int, str]
     callers: "Callers | None"
     pid: int
+    title: str
     shown: int = 0
     zero_ns: int = -1
     sums: dict[str, _Sums] = field(default_factory=dict)
@@ -178,7 +180,14 @@ class Show:
     def begin(self) -> None:
         """Writes what comes before the first call."""
         if self.request.form == "chrome":
-            self.out.write('{"displayTimeUnit":"ns","traceEvents":[\n')
+            named = {
+                "name": "process_name",
+                "ph": "M",
+                "pid": self.pid,
+                "tid": self.pid,
+                "args": {"name": self.title},
+            }
+            self.out.write('{"displayTimeUnit":"ns","traceEvents":[\n' + _json(named))
 
     def take(self, calls: "list[Hypercall]") -> None:
         """Writes those of these calls that are wanted."""
@@ -228,7 +237,7 @@ class Show:
         if self.request.form == "json":
             return _json(as_data(call, self.devices, callers)) + "\n"
         if self.request.form == "chrome":
-            return ("" if not self.shown else ",\n") + _json(self._event(call, callers))
+            return ",\n" + _json(self._event(call, callers))
         at = f"{(call.begin_ns - self.zero_ns) / 1e9:.6f} " if self.request.times else ""
         by = f"  {' < '.join(callers)}" if callers else ""
         return f"{at}{line(call, self.devices)}{by}\n"
@@ -301,7 +310,9 @@ def _shown(request: Request, guest: "Guest", ring: "Ring", out: TextIO) -> Itera
     devices = {int(str(it["handle"])): str(it["name"]) for it in rows}
     callers = None if request.summary else Callers(guest.image)
     try:
-        show = Show(request, out, devices, callers, guest.pid)
+        show = Show(
+            request, out, devices, callers, guest.pid, printable(os.path.basename(guest.image)) or "guest"
+        )
         show.begin()
         try:
             yield show
@@ -316,11 +327,11 @@ def _shown(request: Request, guest: "Guest", ring: "Ring", out: TextIO) -> Itera
 
 
 def _attached(request: Request) -> int:
-    from tender.debug.trace import POLL_S, Ring
+    from tender.debug.trace import POLL_S, Ring, lives
 
-    guest = _picked(request)
+    guest = picked(request.pid, request.vm)
     asked: list[int] = []
-    with _handled(asked.append), _output(request, sys.stdout) as out:
+    with handled(asked.append), _output(request, sys.stdout) as out:
         ring = Ring(guest)
         end = time.monotonic() + request.seconds
         ring.switch_on()
@@ -329,7 +340,7 @@ def _attached(request: Request) -> int:
                 over = False
                 while not over and not show.is_full:
                     time.sleep(POLL_S)
-                    over = bool(asked) or time.monotonic() >= end or not _lives(guest.pid)
+                    over = bool(asked) or time.monotonic() >= end or not lives(guest.pid)
                     show.take(ring.take())
                 if not show.is_full:
                     show.take(ring.unfinished())
@@ -339,30 +350,21 @@ def _attached(request: Request) -> int:
     return 0
 
 
-def _picked(request: Request) -> "Guest":
+def picked(pid: int, vm: int) -> "Guest":
+    """Returns the guest of a process: the only one, or the one with this number. Raises DebugError."""
     from tender.debug.find import guests_of
     from tender.debug.target import DebugError
 
-    found = guests_of(request.pid)
-    if len(found) > 1 and not request.vm:
-        raise DebugError(
-            f"process {request.pid}: it has {len(found)} guests", hint="say which one: --vm=1 and so on"
-        )
-    if request.vm > len(found):
-        raise DebugError(f"process {request.pid}: it has {len(found)} guests, and no VM {request.vm}")
-    return found[max(request.vm, 1) - 1]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:
-        return False
+    found = guests_of(pid)
+    if len(found) > 1 and not vm:
+        raise DebugError(f"process {pid}: it has {len(found)} guests", hint="say which one: --vm=1 and so on")
+    if vm > len(found):
+        raise DebugError(f"process {pid}: it has {len(found)} guests, and no VM {vm}")
+    return found[max(vm, 1) - 1]
 
 
 @contextmanager
-def _handled(handler: Callable[[int], object]) -> Iterator[None]:
+def handled(handler: Callable[[int], object]) -> Iterator[None]:
     """Handles the signals that end this command."""
     before = {
         number: signal.signal(number, lambda number, _: handler(number))
@@ -394,7 +396,7 @@ def _started(request: Request) -> int:
         ring = Ring(guest)
         ring.switch_on()
         with (
-            _handled(lambda number: os.kill(guest.holder, number)),
+            handled(lambda number: os.kill(guest.holder, number)),
             _shown(request, guest, ring, out) as show,
             _Follower(ring, show) as follower,
         ):

@@ -287,6 +287,15 @@ class Ring:
         return int.from_bytes(data, "little") if len(data) == length else 0
 
 
+def lives(pid: int) -> bool:
+    """Whether a process still runs."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (OSError, IndexError):
+        return False
+
+
 def recorded(guest: Guest) -> Sequence[dict[str, object]]:
     """Returns the last calls of a guest, oldest first, as plain data; none if they were never recorded."""
     with suppress(DebugError):

@@ -185,8 +185,10 @@ def test_trace_events_are_one_json_document(guest: Guest, tmp_path: Path) -> Non
     done = subprocess.run([*command, str(guest("debug")), "poll", "2"], capture_output=True, timeout=LIMIT_S)
     assert done.returncode == 0
     found = json.loads(out.read_text())
-    assert [it["name"] for it in found["traceEvents"]] == ["puts", "poll", "poll", "puts", "halt"]
-    assert all(it["ph"] == "X" and it["dur"] >= 0 and it["ts"] > 0 for it in found["traceEvents"])
+    named, *calls = found["traceEvents"]
+    assert (named["ph"], named["name"], named["args"]["name"]) == ("M", "process_name", guest("debug").name)
+    assert [it["name"] for it in calls] == ["puts", "poll", "poll", "puts", "halt"]
+    assert all(it["ph"] == "X" and it["dur"] >= 0 and it["ts"] > 0 for it in calls)
 
 
 @pytest.mark.backends

@@ -9,6 +9,7 @@ import pytest
 
 from tender.annotations import IsolationLayer
 from tender.cli import (
+    capture,
     core,
     crash_report,
     debug,
@@ -136,6 +137,7 @@ OTHERS = {
     "debug": debug.USAGE,
     "core": core.USAGE,
     "trace": trace.USAGE,
+    "capture": capture.USAGE,
     "report": crash_report.USAGE,
     "ps": ps.USAGE,
     "stats": stats.USAGE,
