@@ -50,7 +50,9 @@ GENERAL = (
 XSAVE_BYTES = 4096
 XCR0_AT, XSTATE_BV_AT = 464, 512
 _FRAME_MAX = 16 << 10  # more than a signal's frame with all vector registers
-_SYSCALL_BYTES = 4  # of debug_syscall: bindings/arch/x86_64/debug_syscall.S
+_SYSCALL_CODE = b"\x0f\x05\xeb\xfe"  # debug_syscall of bindings/arch/x86_64/debug_syscall.S
+_SYSCALL_BYTES = len(_SYSCALL_CODE)
+_SIGNALS_MAX = 1000  # that may come during a call
 _NO_CALL = (1 << 64) - 1  # orig_rax of a thread that is in no system call: the kernel restarts none then
 _LOOKS, _LOOK_S = 20, 0.001
 SYSCALL_STOP = signal.SIGTRAP | 0x80
@@ -92,6 +94,10 @@ class VcpuRegisters:
         return int.from_bytes(self.system[GS_BASE : GS_BASE + 8], "little")
 
 
+class _Endless(DebugError):
+    """A call that does not come to its end."""
+
+
 class Vcpu:
     """The thread that runs a guest, while it stands still, and the guest's vCPU.
 
@@ -107,6 +113,7 @@ class Vcpu:
         self._page = guest.values["run_hva"]
         self.fd = guest.values["vcpu_fd"]
         self._syscall = guest.note["syscall"] + guest.base
+        self._is_checked = False
 
     # ---- the thread
 
@@ -148,14 +155,19 @@ class Vcpu:
         signal comes with that stop, and a call of its own that was interrupted is restarted. For that the kernel looks at
         rax and orig_rax, which are put back too.
         """
+        self._check_place()
         saved = ptrace.getregs(self.tid)
         lent = saved | {"rax": number, "orig_rax": _NO_CALL, "rip": self._syscall}
         lent |= dict(zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False))
         if self._journal:
             self._journal.registers(self.tid, _packed(saved))
         ptrace.setregs(self.tid, lent)
-        self._run_to_system_call()  # where it begins
-        self._run_to_system_call()  # and where it ends
+        try:
+            self._run_to_system_call()  # where it begins
+            self._run_to_system_call()  # and where it ends
+        except _Endless:
+            ptrace.setregs(self.tid, saved)
+            raise
         answer = ptrace.getregs(self.tid)["rax"]
         self._run_to_event_stop()
         ptrace.setregs(self.tid, saved)
@@ -186,13 +198,21 @@ class Vcpu:
             self._keep_signal(status)
             ptrace.cont(self.tid)
 
+    def _check_place(self) -> None:
+        """A process that gives itself out for one of Tender's could have us wait for a call that never comes."""
+        if not self._is_checked:
+            if ptrace.read_memory(self.pid, self._syscall, _SYSCALL_BYTES) != _SYSCALL_CODE:
+                raise DebugError(f"process {self.pid}: it has no code for a debugger where its note says so")
+            self._is_checked = True
+
     def _run_to_system_call(self) -> None:
-        while True:
+        for _ in range(_SIGNALS_MAX):
             ptrace.cont_to_syscall(self.tid)
             status = self._wait()
             if status.stop == SYSCALL_STOP and not status.event:
                 return
             self._keep_signal(status)
+        raise _Endless(f"process {self.pid}: signals keep its thread from a call to KVM")
 
     def _keep_signal(self, status: ptrace.Status) -> None:
         """A signal that comes during a call of ours waits until the thread goes on."""
