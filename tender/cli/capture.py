@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from tender import _version
 from tender.cli import say
+from tender.cli.looking import failed
 from tender.cli.option_table import listed
 from tender.cli.trace import handled, number, picked
 from tender.errors import ConfigError, TenderError
@@ -56,8 +57,7 @@ def main(argv: list[str]) -> int:
     try:
         return _capture(_read(argv))
     except TenderError as error:
-        say.error(f"capture: {error.message}")
-        say.hint(error.command_hint)
+        return failed("capture", argv, error)
     except OSError as error:
         say.error(f"capture: {printable(str(error.filename or 'output'))}: {error.strerror}")
     return _FAILED

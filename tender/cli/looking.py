@@ -1,4 +1,4 @@
-"""What the commands that look into a guest say when they cannot: one form for `tender debug`, `core` and `report`."""
+"""What commands that look into a guest say when they cannot: one form for `tender debug`, `core`, `report` and others."""
 
 import re
 import shlex

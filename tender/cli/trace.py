@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TextIO
 
 from tender.cli import say
+from tender.cli.looking import failed
 from tender.cli.option_table import listed
 from tender.errors import ConfigError, TenderError
 from tender.printable import printable
@@ -73,8 +74,7 @@ def main(argv: list[str]) -> int:
         request = _read(argv)
         return _started(request) if request.run_words else _attached(request)
     except TenderError as error:
-        say.error(f"trace: {error.message}")
-        say.hint(error.command_hint)
+        return failed("trace", argv, error)
     except OSError as error:
         say.error(f"trace: {printable(str(error.filename or 'output'))}: {error.strerror}")
     return _FAILED

@@ -345,7 +345,7 @@ def test_without_gdb_the_command_says_so(debug: Debug, start_guest: StartGuest, 
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-@pytest.mark.parametrize("command", ["debug", "core", "report"])
+@pytest.mark.parametrize("command", ["debug", "core", "report", "trace"])
 def test_a_refusal_has_the_commands_name_and_repeats_what_was_typed(
     command: str, start_guest: StartGuest, tender_cmd: list[str]
 ) -> None:
