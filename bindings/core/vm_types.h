@@ -121,8 +121,8 @@ struct vm_shared {
     struct vm_counters ring_counters; /* the net_ counters of the thread that serves the ring, which may not
                                          be the vCPU's; a reader adds them to `counters` */
     uint32_t held;                    /* set by a debugger while it is attached; else 0 */
-    uint32_t told; /* enum vm_told: what the vCPU's thread tells the debugger, and the answer (KVM only) */
-    uint32_t told_tries;  /* how often it has told and got no answer: the debugger was killed */
+    uint32_t told; /* enum vm_told: what the vCPU's thread tells the debugger (KVM only), and the answer */
+    uint32_t told_tries;  /* how often it has waited in vain for an answer: the debugger was killed */
     uint64_t trace_head;  /* how many hypercalls were recorded */
     uint64_t trace_limit; /* at this number the recording ends by itself; UINT64_MAX: never */
 };
@@ -131,9 +131,10 @@ struct vm_shared {
  * as long as TOLD_EXIT is there. */
 enum vm_told {
     TOLD_NOTHING = 0, /* the guest goes on */
-    TOLD_REFUSED = 1, /* not the debugger's exit */
+    TOLD_REFUSED = 1, /* not the debugger's exit; sandbox: nor its trap */
     TOLD_EXIT = 2,    /* KVM_EXIT_HLT, with RIP at the instruction again, or KVM_EXIT_DEBUG */
     TOLD_END = 3,     /* the run has ended with the event in vm_shared */
+    TOLD_TAKEN = 4,   /* sandbox: an answer, the trap was a killed debugger's, and the frame is right */
 };
 
 /* How the network ring is served, if there is one; devices/net/ring.h. */

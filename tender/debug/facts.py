@@ -64,6 +64,10 @@ class Shared:
         """Returns whether a debugger is attached, or has been killed."""
         return bool(self._word(ffi.offsetof("struct vm_shared", "held")))
 
+    def tries(self) -> int:
+        """Returns how often the thread has waited for a debugger or its guard."""
+        return self._word(ffi.offsetof("struct vm_shared", "told_tries"))
+
     def hold(self, held: bool) -> None:
         """Says that a debugger is attached, or not any more."""
         self._put("told_tries", 0)

@@ -13,8 +13,8 @@ after it has undone it. A line stays true whenever the debugger is killed, becau
 If the guard is killed, the kernel sends the debugger SIGTERM (PR_SET_PDEATHSIG). It then removes all it has changed and
 ends. Only who kills both within the same instant leaves changes behind.
 
-Between the death of the debugger and the repair the guest may run into a breakpoint. The word `held` in the shared page of
-the VM makes it wait there: bindings/core/debug_note.h.
+Between the death of the debugger and the repair the guest may run into a breakpoint. The word `held` of struct vm_shared
+(bindings/core/vm_types.h) makes it wait there.
 """
 
 import contextlib
@@ -37,6 +37,7 @@ STATUS_LEFT = 128 + signal.SIGTERM
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _GUEST_BYTES = 64 << 10
+_REWOUND = _GUEST_BYTES - 8
 _REGISTERS_BYTES = 4096
 _SLOTS = 8192
 ORIGINAL_MAX = 16
@@ -57,7 +58,7 @@ class Journal:
         self._slots: dict[int, int] = {}
 
     # The first bytes: [0] a guest is noted, [1] debug registers are set, [4..8) the length of what follows from [8] on: the
-    # guest and the time at which its process began, as JSON.
+    # guest and the time at which its process began, as JSON. The last 8 bytes before the registers: see `rewound`.
 
     @property
     def guest(self) -> Guest | None:
@@ -74,7 +75,7 @@ class Journal:
         if guest is None:
             return
         text = json.dumps([asdict(guest), born(guest.pid)]).encode()
-        if len(text) > _GUEST_BYTES - 8:
+        if len(text) > _REWOUND - 8:
             raise ValueError("the guest's description is too long for the journal")
         self._page[8 : 8 + len(text)] = text
         struct.pack_into("<I", self._page, 4, len(text))
@@ -117,6 +118,19 @@ class Journal:
     def uses_debug_registers(self) -> bool:
         """Whether they are."""
         return bool(self._page[1])
+
+    @property
+    def rewound(self) -> int:
+        """The address that the debugger has put RIP back to, at a breakpoint. 0: it has not, since the thread went on.
+
+        It is noted before RIP is changed: RIP tells whether that was done.
+        """
+        (address,) = struct.unpack_from("<Q", self._page, _REWOUND)
+        return int(address)
+
+    @rewound.setter
+    def rewound(self, address: int) -> None:
+        struct.pack_into("<Q", self._page, _REWOUND, address)
 
     def registers(self, tid: int, saved: bytes) -> None:
         """Notes that a thread's registers are about to be lent to an injected system call, and their values.

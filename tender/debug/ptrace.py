@@ -236,6 +236,25 @@ def wait(tid: int, *, block: bool = True) -> Status | None:
     return status_of(found, int(status[0])) if found else None
 
 
+def wait_unconsumed(tid: int, *, block: bool = True) -> Status | None:
+    """Like wait(), but a stop is not consumed: until the thread goes on, it is returned again.
+
+    wait4(2) clears the stop's signal in the kernel. If the tracer is killed after that, the thread goes on without the
+    signal: after an int3 it executes the middle of an instruction. A signal that was not consumed is delivered to the thread
+    (wait_task_stopped() of kernel/exit.c, ptrace_stop() of kernel/signal.c, Linux 6.12).
+    """
+    options = os.WSTOPPED | os.WEXITED | os.WNOWAIT | lib.__WALL | (0 if block else os.WNOHANG)
+    try:
+        found = os.waitid(os.P_PID, tid, options)
+    except ChildProcessError as error:
+        raise Gone(f"thread {tid}: {error.strerror}", errno=error.errno or 0) from None
+    if found is None:
+        return None
+    if found.si_code in (os.CLD_TRAPPED, os.CLD_STOPPED):
+        return Status(tid, stop=found.si_status & 0xFF, event=found.si_status >> 8)
+    return wait(tid)
+
+
 def status_of(tid: int, word: int) -> Status:
     """Reads the word of wait4(2)."""
     if os.WIFSTOPPED(word):

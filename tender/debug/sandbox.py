@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
+from time import sleep
 
 from tender.debug import ptrace
 from tender.debug.cpu_parts import CpuParts, Unfinished
@@ -27,22 +28,25 @@ from tender.debug.ptrace import Gone, Status
 from tender.debug.registers import GENERAL, Registers
 from tender.debug.sandbox_memory import LOW_END, MEMORY_START, PatchedSites, mappings_of, touched_of
 from tender.debug.sandbox_registers import Unwinder
+from tender.debug.sandbox_restore import HANDLER_BEGINS, SI_KERNEL
+from tender.debug.sandbox_restore import restore as restore  # guard.py calls it
 from tender.debug.sandbox_system import SystemState, before_start, unfinished
 from tender.debug.target import DebugError, Ended, Facts, Mapping, Stop, Target, Watch, Where
-from tender.debug.x86 import is_emulated
+from tender.debug.x86 import TRAP_FLAG, is_emulated
 from tender.native import lib
 
 GUEST_END = 1 << 32
 """No address of the program lies below it, and none of the guest's above."""
 
 _INT3, _JUMP = b"\xcc", b"\xe9"
-_PUSHF = 0x9C
-_TRAP_FLAG, _RESUME_FLAG = 0x100, 0x10000
+_PUSHF = b"\x9c"
+_RESUME_FLAG = 0x10000
 _FLAGS_SETTABLE = 0x240CD5  # ID AC OF DF SF ZF AF PF CF; Intel SDM volume 1, 3.4.3
 _ADDRESS_MAX = 1 << 47
 _ENTRY_STEPS = 64  # enter_guest() has about 30 instructions, a way into the program 3
-_TRAP_BRKPT, _TRAP_TRACE, _TRAP_HWBKPT, _SI_KERNEL = 1, 2, 4, 0x80  # asm-generic/siginfo.h
+_TRAP_BRKPT, _TRAP_TRACE, _TRAP_HWBKPT = 1, 2, 4  # asm-generic/siginfo.h
 _BUS_ADRALN = 1
+_HANDLER_TRIES, _HANDLER_S = 100, 0.001
 _DEBUG_REGISTERS = 4
 _DR6, _DR7 = 6, 7
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -102,33 +106,36 @@ class SandboxTarget(Target):
         self._before = b""  # the first byte of the instruction that is stepped
         self._running = self._asked = self._is_group_stopped = False
         self._is_leaving = self._told_end = False
-        self._rewound: int | None = None  # rip was put back to this breakpoint, and RF marks that: trap.c
+        self._pushed: int | None = None  # where PUSHF will store the flags that the kernel steps by
         self._pending = 0  # the signal of the guest's own fault, which is not delivered yet
         self._changed = False
         self._ended: Ended | None = None
         self._queue: Stop | Ended | None = None
         self._end_is_marked, self._end_original = False, b""
-        if journal is not None:
-            journal.guest = guest
-        try:
-            self._attach(seized)
-        except BaseException:
-            if journal is not None:
-                journal.guest = None
-            raise
+        self._attach(seized)
 
     # ---- the beginning and the end
 
     def _attach(self, seized: bool) -> None:
+        if self._journal is not None:
+            self._journal.rewound = 0
+            self._journal.guest = self._guest
         if seized:
             ptrace.set_options(self._tid, ptrace.O_TRACEEXIT | ptrace.O_EXITKILL)
         else:
-            ptrace.seize(self._tid, ptrace.O_TRACEEXIT)
+            try:
+                ptrace.seize(self._tid, ptrace.O_TRACEEXIT)
+            except DebugError:
+                if self._journal is not None:
+                    self._journal.guest = None
+                raise
             self._running = True
             ptrace.interrupt(self._tid)
             self._stand_still()
-            if self._ended:
-                raise Gone(f"process {self.pid}: it has just ended")
+        if self._journal is not None:
+            self._leave_handler()
+        if self._ended:
+            raise Gone(f"process {self.pid}: it has just ended")
         if self._journal is not None:
             self._shared.hold(True)
             self._mark_end()
@@ -149,6 +156,24 @@ class SandboxTarget(Target):
                 ptrace.cont(self._tid)
             else:
                 ptrace.cont(self._tid, 0 if status.event else status.stop)
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Any stop takes an earlier interrupt() with it: task_clear_jobctl_pending() in ptrace_stop(), Linux 6.12."""
+        with suppress(Gone):
+            ptrace.interrupt(self._tid)
+
+    def _leave_handler(self) -> None:
+        """Lets a handler end that has begun with a trap of the guest's own: while `held` is set it waits for a guard."""
+        for _ in range(_HANDLER_TRIES):
+            if self._is_group_stopped or self._is_at_end():
+                return
+            if self._unwinder.handled(ptrace.getregs(self._tid), signal.SIGTRAP) is None:
+                return
+            ptrace.cont(self._tid)
+            sleep(_HANDLER_S)
+            ptrace.interrupt(self._tid)
+            self._stand_still()
 
     def _settle(self) -> None:
         """A thread at a place that no unwind table describes goes on to the next that has one.
@@ -192,8 +217,10 @@ class SandboxTarget(Target):
                 self._come_to_rest()
                 if self._ended is None:
                     self._take_all_out()
-                    # No debugger is there any more, so trap.c takes the guest's own int3 for what it is.
                     ptrace.detach(self._tid, self._signal_to_deliver())
+                    # Not before: if we are killed, the kernel delivers the trap that the thread stands at.
+                    if self._journal is not None:
+                        self._shared.hold(False)
         self._ended = self._ended or Ended(None)
         if self._journal is not None and self._journal.guest is not None:
             self._journal.guest = None
@@ -211,9 +238,10 @@ class SandboxTarget(Target):
             self._clear_trap_flag()
             if status.event == ptrace.EVENT_STOP and ptrace.has_pending(self._tid, signal.SIGTRAP):
                 ptrace.cont(self._tid)
+                self._ask_again()
                 self._running = True
             elif status.stop == signal.SIGTRAP and not status.event:
-                if not self._own_trap() and ptrace.getsiginfo(self._tid).code == _SI_KERNEL:
+                if not self._own_trap() and ptrace.getsiginfo(self._tid).code == SI_KERNEL:
                     self._pending = signal.SIGTRAP
             elif not status.event:
                 self._pending = status.stop
@@ -227,8 +255,6 @@ class SandboxTarget(Target):
             self._take_out(address)
         self._hardware = [None] * _DEBUG_REGISTERS
         self._set_debug_registers()
-        if self._journal is not None:
-            self._shared.hold(False)
 
     def _mark_end(self) -> None:
         """A process that its holder would kill at the end of the run stops before it reports that."""
@@ -296,8 +322,9 @@ class SandboxTarget(Target):
             raw[name] = getattr(registers, name)
         raw["eflags"] = raw["eflags"] & ~_FLAGS_SETTABLE | registers.rflags & _FLAGS_SETTABLE
         if raw["rip"] != before["rip"]:
-            if self._rewound is None:
-                raw["eflags"] &= ~_RESUME_FLAG
+            raw["eflags"] &= ~_RESUME_FLAG
+            if self._journal is not None:
+                self._journal.rewound = raw["rip"]
             if self._pending == signal.SIGTRAP:
                 self._pending = 0
         ptrace.setregs(self._tid, raw)
@@ -509,7 +536,7 @@ class SandboxTarget(Target):
     def poll(self) -> Stop | Ended | None:
         while self._running and self._queue is None:
             try:
-                status = ptrace.wait(self._tid, block=False)
+                status = ptrace.wait_unconsumed(self._tid, block=False)
             except Gone:
                 status = Status(self._tid)
             if status is None:
@@ -534,10 +561,6 @@ class SandboxTarget(Target):
         self._pending, self._changed, self._asked = 0, False, False
         self._mode, self._single, self._before = mode, False, b""
         rip = self._rip()
-        if self._rewound not in (None, rip):
-            raw = ptrace.getregs(self._tid)
-            ptrace.setregs(self._tid, {**raw, "eflags": raw["eflags"] & ~_RESUME_FLAG})
-        self._rewound = None
         if self._is_leaving or (mode == _Mode.RUN and (self._is_group_stopped or self._is_at_end())):
             self._go(deliver)
             return
@@ -565,19 +588,26 @@ class SandboxTarget(Target):
     def _go(self, number: int = 0) -> None:
         if number == signal.SIGTRAP and self._journal is not None:
             self._shared.answer(lib.TOLD_REFUSED)  # or trap.c would take the guest's int3 for one of ours
+        self._drop_push()
         self._running = True
         if self._is_group_stopped and not self._single:
             ptrace.listen(self._tid)
         elif self._single:
+            if self._before == _PUSHF:
+                self._note_push()
             self._step_machine(number)
         else:
             ptrace.cont(self._tid, number)
             self._has_stepped = False
+        if self._journal is not None:
+            self._journal.rewound = 0
+        if self._asked:
+            self._ask_again()
 
     def _step_machine(self, number: int = 0) -> None:
         if not self._has_stepped:
             self._has_stepped = True
-            self._guest_traps = bool(ptrace.getregs(self._tid)["eflags"] & _TRAP_FLAG)
+            self._guest_traps = bool(ptrace.getregs(self._tid)["eflags"] & TRAP_FLAG)
         ptrace.step(self._tid, number)
 
     def _clear_trap_flag(self) -> None:
@@ -585,8 +615,8 @@ class SandboxTarget(Target):
         (enable_single_step() of arch/x86/kernel/step.c, Linux 6.12)."""
         if self._has_stepped and not self._guest_traps:
             raw = ptrace.getregs(self._tid)
-            if raw["eflags"] & _TRAP_FLAG:
-                raw["eflags"] &= ~_TRAP_FLAG
+            if raw["eflags"] & TRAP_FLAG:
+                raw["eflags"] &= ~TRAP_FLAG
                 ptrace.setregs(self._tid, raw)
 
     def _run_to_guest(self) -> None:
@@ -609,7 +639,7 @@ class SandboxTarget(Target):
 
     def _wait(self) -> Status:
         try:
-            status = ptrace.wait(self._tid)
+            status = ptrace.wait_unconsumed(self._tid)
         except Gone:
             status = None
         return status or Status(self._tid)
@@ -641,6 +671,7 @@ class SandboxTarget(Target):
             return None
 
     def _stop(self, stop: Stop) -> Stop:
+        self._drop_push()
         self._drop_temporary()
         self._put_lifted()
         self._asked = self._single = False
@@ -680,17 +711,15 @@ class SandboxTarget(Target):
         """A trap of an int3 that is ours: rip is put back to it."""
         raw = ptrace.getregs(self._tid)
         at = raw["rip"] - 1
-        if ptrace.getsiginfo(self._tid).code != _SI_KERNEL:
+        if ptrace.getsiginfo(self._tid).code != SI_KERNEL:
             return None
         is_temporary = self._temporary is not None and self._temporary[0] == at
         is_end = self._end_is_marked and at == self._place("end_run")
         if not is_temporary and not is_end and at not in self._breakpoints:
             return None
-        raw["rip"] = self._rewound = at
-        raw["eflags"] |= (
-            _RESUME_FLAG  # with rip at once: if we are killed now, trap.c is to know that it was put back
-        )
-        ptrace.setregs(self._tid, raw)
+        if self._journal is not None:
+            self._journal.rewound = at
+        ptrace.setregs(self._tid, {**raw, "rip": at})
         return Stop(signal.SIGTRAP, None if is_temporary or is_end else Watch.SOFTWARE)
 
     def _trapped(self) -> Stop | None:
@@ -703,10 +732,10 @@ class SandboxTarget(Target):
             return self._stop(hit)
         if self._single and code in (_TRAP_TRACE, _TRAP_BRKPT):
             return self._stepped(rip)
-        if code == _SI_KERNEL and rip < GUEST_END:
+        if code == SI_KERNEL and rip < GUEST_END:
             self._pending = signal.SIGTRAP
             return self._stop(Stop(signal.SIGTRAP))
-        self._go(signal.SIGTRAP if code > 0 else 0)
+        self._go(signal.SIGTRAP if code > 0 and code != HANDLER_BEGINS else 0)
         return None
 
     def _at_own_trap(self, stop: Stop) -> Stop | None:
@@ -730,7 +759,7 @@ class SandboxTarget(Target):
     def _stepped(self, rip: int) -> Stop | None:
         """The machine has executed one instruction."""
         if rip < GUEST_END and not self._is_low(rip):
-            if self._before[:1] == bytes([_PUSHF]):
+            if self._before == _PUSHF:
                 self._hide_trap_flag()
             if self._mode == _Mode.STEP:
                 return self._stop(Stop(signal.SIGTRAP))
@@ -742,12 +771,27 @@ class SandboxTarget(Target):
         self._go()
         return None
 
+    def _note_push(self) -> None:
+        """Notes the flags that PUSHF is about to store, without the flag by which the kernel steps.
+
+        What lies there before belongs to nobody: PUSHF destroys it.
+        """
+        raw = ptrace.getregs(self._tid)
+        self._pushed = raw["rsp"] - 7  # the second byte of eight
+        if self._journal is not None and not raw["eflags"] & TRAP_FLAG:
+            self._journal.note(self._pushed, bytes([raw["eflags"] >> 8 & 0xFF]))
+
+    def _drop_push(self) -> None:
+        if self._pushed is not None and self._journal is not None:
+            self._journal.drop(self._pushed)
+        self._pushed = None
+
     def _hide_trap_flag(self) -> None:
         """PUSHF has stored the flag by which the kernel steps."""
-        rsp = ptrace.getregs(self._tid)["rsp"]
-        byte = self._raw_read(rsp + 1, 1)
-        if byte and byte[0] & _TRAP_FLAG >> 8:
-            ptrace.poke(self._tid, rsp + 1, bytes([byte[0] & ~(_TRAP_FLAG >> 8)]))
+        at = ptrace.getregs(self._tid)["rsp"] + 1
+        byte = self._raw_read(at, 1)
+        if byte and byte[0] & TRAP_FLAG >> 8:
+            ptrace.poke(self._tid, at, bytes([byte[0] & ~(TRAP_FLAG >> 8)]))
 
     def _hit(self) -> Stop | None:
         """Which debug register was hit, if any."""
@@ -784,7 +828,7 @@ class SandboxTarget(Target):
             return True
         if number == signal.SIGBUS:
             return code != _BUS_ADRALN
-        if number == signal.SIGILL and code == _SI_KERNEL:
+        if number == signal.SIGILL and code == SI_KERNEL:
             return False  # uretprobe(2)
         return not is_emulated(self.read(rip, 15))
 
@@ -799,36 +843,3 @@ class SandboxTarget(Target):
     def _is_low(self, address: int) -> bool:
         """Whether it is in the trampolines or the gate page."""
         return self._sites.start <= address < LOW_END
-
-
-def restore(guest: Guest, journal: Journal) -> None:
-    """Undoes what a debugger that was killed has changed. Nobody traces the guest."""
-    tid = guest.tid or guest.pid
-    changes = dict(journal.changes())
-    ptrace.seize(tid)
-    ptrace.interrupt(tid)
-    while True:
-        status = ptrace.wait(tid)
-        if status is None or status.ended:
-            return
-        if status.event:
-            if not ptrace.has_pending(tid, signal.SIGTRAP):
-                break
-            ptrace.cont(tid)
-            continue
-        raw = ptrace.getregs(tid)
-        code = ptrace.getsiginfo(tid).code if status.stop == signal.SIGTRAP else 0
-        if code == _SI_KERNEL and raw["rip"] - 1 in changes:
-            raw["rip"] -= 1
-            ptrace.setregs(tid, raw)
-            break
-        if code in (_TRAP_TRACE, _TRAP_HWBKPT):  # of a step, or of a debug register
-            break
-        ptrace.cont(tid, status.stop)
-    for address, original in changes.items():
-        ptrace.poke(tid, address, original)
-    if journal.uses_debug_registers:
-        ptrace.set_debug_register(tid, _DR7, 0)
-    with suppress(DebugError):
-        Shared(guest).hold(False)
-    ptrace.detach(tid)

@@ -28,7 +28,8 @@ _FLAGS_OF_CALL = 2
 _PORTS_END = 1 << 16
 _OUT = b"\xef"
 # struct ucontext of asm/ucontext.h and struct _fpx_sw_bytes of asm/sigcontext.h
-_UC_FPSTATE, _FP_SOFTWARE, _FP_MAGIC = 224, 464, 0x46505853
+_UC_RIP, _UC_FLAGS, _UC_FPSTATE, _FP_SOFTWARE, _FP_MAGIC = 168, 176, 224, 464, 0x46505853
+_SIGNAL_INFO = 304  # struct rt_sigframe of asm/sigframe.h: siginfo_t is behind the context
 _XSAVE_MIN, _XSAVE_MAX = 576, 16384
 
 
@@ -40,6 +41,7 @@ class Entered:
         registers: Its registers. FS and GS bases are those of the thread, and so not here.
         certain: Whether all of them are known. If not, rip and rsp are.
         by_signal: Whether the outermost frame is a signal's handler: the guest's instruction was emulated, or faulted.
+        contexts: Where the frames of the signals lie whose handlers run, the innermost first.
         xsave: Its vector registers if the thread does not have them, else empty.
         signals: How many handlers of signals are on the stack.
         call: The hypercall that it is in, if it is in one.
@@ -51,6 +53,22 @@ class Entered:
     xsave: bytes = b""
     signals: int = 0
     call: Call | None = None
+    contexts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SignalFrame:
+    """What the kernel has stored of a signal whose handler runs: where the handler returns to, and the signal's code."""
+
+    pid: int
+    context: int
+    code: int
+    rip: int
+    rflags: int
+
+    def put(self, rip: int, rflags: int) -> None:
+        """Has the handler return to another place."""
+        ptrace.write_memory(self.pid, self.context + _UC_RIP, struct.pack("<2Q", rip, rflags))
 
 
 class Unwinder:
@@ -66,6 +84,7 @@ class Unwinder:
         registers[_FLAGS] = raw["eflags"]
         is_return, xsave, signals = False, b"", 0
         waits = was_interrupted(raw)
+        contexts: list[int] = []
         table = self._tables()
         for _ in range(_FRAMES_MAX):
             pc = registers[_RIP]
@@ -75,6 +94,8 @@ class Unwinder:
                 break
             caller = step.registers
             place = self._part_of(pc)
+            if place == "signal" and is_return:
+                contexts.append(registers[_RSP])
             if place == "signal" and not xsave and pc != self._place("signal_return_leaves"):
                 xsave = self._vectors(registers[_RSP])
             if place == "entry_patched" and _RIP not in caller:
@@ -86,7 +107,7 @@ class Unwinder:
                 if place:
                     found = _registers(caller)
                     call = self._call(place, pc, registers, found, is_in=is_return, waits=waits)
-                    return Entered(found, True, place == "signal", xsave, signals, call)
+                    return Entered(found, True, place == "signal", xsave, signals, call, tuple(contexts))
                 break
             if place == "signal":
                 at_call = caller.get(_RIP) == self._place("system_call_return")
@@ -97,7 +118,7 @@ class Unwinder:
         rip, rsp = self._word(self._place("guest_rip")), self._word(self._place("guest_rsp"))
         if 0 < rip < _PORTS_END:  # it has come by the gate
             rip, rsp = self._word(rsp), rsp + 8 & (1 << 64) - 1
-        return Entered(Registers(rip=rip, rsp=rsp), False)
+        return Entered(Registers(rip=rip, rsp=rsp), False, contexts=tuple(contexts))
 
     def _call(
         self, place: str, pc: int, here: dict[int, int], guest: Registers, *, is_in: bool, waits: bool
@@ -114,6 +135,18 @@ class Unwinder:
             return Call(here[_RDX] & 0xFFFF, here[_RAX] & 0xFFFFFFFF, waits, False)
         gpa = int.from_bytes(self._read(self._place("guest_gpa"), 4), "little")
         return Call(self._word(self._place("guest_rip")) & 0xFFFF, gpa, waits)
+
+    def handled(self, raw: dict[str, int], number: int) -> SignalFrame | None:
+        """Returns the innermost frame of a signal, if a handler of it runs."""
+        if raw["rip"] < _GUEST_END:
+            return None
+        for at in self.guest(raw).contexts:
+            found, code = struct.unpack("<i4xi", self._read(at + _SIGNAL_INFO, 12).ljust(12, b"\0"))
+            if found == number:
+                return SignalFrame(
+                    self._guest.pid, at, code, self._word(at + _UC_RIP), self._word(at + _UC_FLAGS)
+                )
+        return None
 
     def at_end(self, shared: bytes) -> Registers | None:
         """Returns the registers that the program has left in its last event, if it has."""

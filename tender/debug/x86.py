@@ -3,6 +3,9 @@
 Source: bindings/arch/x86_64/emulate.c, whose dispatch() has the same list; the opcodes are those of the Intel SDM, volume 2.
 """
 
+TRAP_FLAG = 0x100
+"""The flag by which the processor executes one instruction; Intel SDM volume 1, 3.4.3.3."""
+
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
 _ONE = frozenset(
     (

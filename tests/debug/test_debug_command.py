@@ -4,7 +4,6 @@ And what becomes of a guest whose debugger is killed.
 """
 
 import os
-import random
 import re
 import select
 import signal
@@ -12,7 +11,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +20,6 @@ import pytest
 from support import Guest
 
 from tender.debug.gdb_packets import framed
-from tender.debug.symbols import Symbols
 
 LIMIT_S = 120
 WAITS = "20000"
@@ -378,94 +375,6 @@ def children(pid: int) -> list[int]:
         return [int(it) for it in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-
-
-@contextmanager
-def served(tender_cmd: list[str], pid: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Yields `tender debug --stdio PID`: the guard, whose child is the debugger."""
-    with subprocess.Popen(
-        [*tender_cmd, "debug", "--stdio", str(pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        bufsize=0,
-    ) as guard:
-        yield guard
-
-
-def kill_at_a_random_moment(
-    tender_cmd: list[str], pid: int, breakpoint_at: int, victim: str, seconds: float
-) -> None:
-    """Has a client run into a breakpoint again and again, and kills the debugger, its guard, or the client."""
-    hit = framed(b"vCont;c")
-    with served(tender_cmd, pid) as guard:
-        assert guard.stdin and guard.stdout
-        end = time.monotonic() + seconds
-        guard.stdin.write(framed(b"QStartNoAckMode") + b"+" + framed(b"Z0,%x,1" % breakpoint_at) + hit)
-        while (left := end - time.monotonic()) > 0:
-            if select.select([guard.stdout], [], [], left)[0]:
-                data = guard.stdout.read(4096)
-                if not data:
-                    break
-                if b"T05" in data:
-                    guard.stdin.write(hit)
-        if victim == "debugger":
-            for child in children(guard.pid):
-                os.kill(child, signal.SIGKILL)
-        elif victim == "guard":
-            guard.kill()
-        guard.stdin.close()
-        while guard.stdout.read(4096):  # its end: both processes are gone
-            pass
-        guard.wait(LIMIT_S)
-
-
-@pytest.mark.xfail(
-    strict=False,
-    reason="known defect: on a busy machine a kill in the first microseconds can still harm the guest",
-)
-def test_killed_debuggers_harm_no_guest(start_guest: StartGuest, guest: Guest, tender_cmd: list[str]) -> None:
-    """50 times the debugger, its guard or its client is killed at a random moment, while it attaches or debugs."""
-    chance = random.Random(14)
-    rounds, kills, guests = "150000000", 0, 0
-    tick = Symbols.open(str(guest("debug"))).find("tick")
-    assert tick
-    plain = start_guest("debug", "spin", rounds, options=("--backend=sandbox",)).end()
-    assert plain[0] == 0 and re.fullmatch(rb"ready\nsum \d+\n", plain[1])
-    while kills < 50:
-        guests += 1
-        assert guests <= 50, "the guests end too early: no debugger was killed"
-        running = start_guest("debug", "spin", rounds, options=("--backend=sandbox",))
-        while kills < 50 and running.process.poll() is None:
-            victim = chance.choice(("debugger", "debugger", "guard", "client"))
-            kill_at_a_random_moment(tender_cmd, running.pid, tick.address, victim, chance.uniform(0.05, 0.8))
-            kills += running.process.poll() is None
-        assert running.end() == plain, (kills, guests)
-
-
-@pytest.mark.parametrize(
-    "stops", [(b"vCont;c",), (b"vCont;c", b"vCont;s"), (b"vCont;c", b"vCont;s", b"vCont;s")]
-)
-def test_a_debugger_that_is_killed_while_the_guest_stands_still_harms_it_not(
-    stops: tuple[bytes, ...], start_guest: StartGuest, guest: Guest, tender_cmd: list[str]
-) -> None:
-    """The kernel delivers the guest the signal that it stands at: of a breakpoint, or of a step."""
-    tick = Symbols.open(str(guest("debug"))).find("tick")
-    assert tick
-    plain = start_guest("debug", "spin", "100000000", options=("--backend=sandbox",)).end()
-    running = start_guest("debug", "spin", "100000000", options=("--backend=sandbox",))
-    with served(tender_cmd, running.pid) as guard:
-        assert guard.stdin and guard.stdout
-        guard.stdin.write(framed(b"Z0,%x,1" % tick.address))
-        for packet in stops:
-            guard.stdin.write(framed(packet))
-            told = b""
-            while b"T05" not in told:
-                told += guard.stdout.read(4096)
-        (child,) = children(guard.pid)
-        os.kill(child, signal.SIGKILL)
-        assert guard.wait(LIMIT_S) == 128 + signal.SIGKILL
-    assert running.end() == plain
 
 
 @pytest.mark.backends

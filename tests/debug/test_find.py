@@ -157,35 +157,6 @@ def _has_no_table(guest: find.Guest, rip: int) -> bool:
     )
 
 
-def test_a_breakpoint_of_a_killed_debugger_is_waited_for(start_guest: StartGuest) -> None:
-    """The guard's part is done here: the text is put back, and the guest ends as if nobody had looked."""
-    running = start_guest("debug", "poll", "2000", options=("--backend=sandbox",))
-    (guest,) = find.guests_of(running.pid)
-    symbol = Symbols.open(guest.image).find("poll_wait")
-    assert symbol
-    held = guest.shared_hva + guest.note["shared_held"]
-    _stop(guest)
-    before = ptrace.read_memory(guest.pid, symbol.address, 1)
-    ptrace.write_memory(guest.pid, held, (1).to_bytes(4, "little"))
-    ptrace.poke(guest.tid, symbol.address, b"\xcc")
-    ptrace.detach(guest.tid)  # as the kernel does for a tracer that is killed
-    while not ptrace.read_memory(guest.pid, held + 8, 4).strip(b"\0"):  # told_tries
-        assert running.process.poll() is None
-    _stop(guest)
-    ptrace.poke(guest.tid, symbol.address, before)
-    ptrace.write_memory(guest.pid, held, bytes(12))
-    ptrace.detach(guest.tid)
-    assert running.end() == (0, b"ready\nwaited 2000\n", b"")
-
-
-def _stop(guest: find.Guest) -> None:
-    """Stops it. A signal that comes first, of the breakpoint, is for the guest."""
-    ptrace.seize(guest.tid)
-    ptrace.interrupt(guest.tid)
-    while (status := ptrace.wait(guest.tid)) and status.event != ptrace.EVENT_STOP:
-        ptrace.cont(guest.tid, status.stop)
-
-
 # ---- on KVM
 
 

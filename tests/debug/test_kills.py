@@ -55,13 +55,6 @@ class Deadly:
         return call
 
 
-@pytest.fixture(autouse=True)
-def _known_defect(request: pytest.FixtureRequest, backend: str) -> None:
-    if backend == "sandbox":
-        why = "known defect: a kill in the microseconds in which a breakpoint is hit can still harm the guest"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=why))
-
-
 def wait(target: Target) -> Stop | Ended:
     """Waits until a guest stops. SIGCHLD is blocked."""
     while (what := target.poll()) is None:

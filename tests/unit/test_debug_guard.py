@@ -117,6 +117,13 @@ def test_journal_holds_lent_registers_until_they_are_given_back() -> None:
     assert journal.lent_registers is None
 
 
+def test_journal_holds_where_rip_was_put_back_to() -> None:
+    journal = Journal()
+    assert journal.rewound == 0
+    journal.rewound = (1 << 47) - 1
+    assert (journal.rewound, journal.guest, journal.lent_registers) == ((1 << 47) - 1, None, None)
+
+
 def test_journal_gives_the_guest_back_as_it_was_noted() -> None:
     journal = Journal()
     assert journal.guest is None

@@ -268,37 +268,24 @@ static void use_return_target(greg_t *gregs)
 }
 
 /*
- * A breakpoint or a step of a debugger, and the signal was not taken by it: it was killed. Its guard removes
- * the breakpoints soon (tender/debug/guard.py). Until then the instruction is tried again, for about 10 s at
- * one address. A debugger that has looked at the trap has put RIP back to the breakpoint already, and marks
- * that by RF. It passes a SIGTRAP of the guest's own by TOLD_REFUSED. A guest that sets `held` itself gains
- * nothing but a sleep.
+ * A trap while a debugger is attached comes here if the debugger was killed. Its guard finds this handler,
+ * puts RIP in the signal's frame right, and says by `told` whether the trap was the debugger's
+ * (tender/debug/sandbox_restore.py). We wait for that, for 10 s at most in all, and change nothing: only the
+ * guard knows whether RIP was put back already. A debugger that lives passes a trap of the guest's own by
+ * TOLD_REFUSED. A guest that sets these words itself gains nothing but a sleep.
  */
-static __attribute__((cold, noinline)) bool is_debuggers(const siginfo_t *info, unsigned vector,
-                                                         greg_t *gregs)
+static __attribute__((cold, noinline)) bool is_debuggers(void)
 {
     static const struct timespec a_while = {0, 1000000};
     enum { TRIES_MAX = 10000 };
     struct vm_shared *shared = the_vm.shared;
-    if (info->si_code == TRAP_HWBKPT) {      /* a guest cannot set a debug register */
-        gregs[REG_EFL] |= (greg_t)RFLAGS_RF; /* past an instruction's breakpoint once */
-        return true;
+    while (shared->held && shared->told == TOLD_NOTHING && shared->told_tries < TRIES_MAX) {
+        shared->told_tries++;
+        (void)ppoll(NULL, 0, &a_while, NULL);
     }
-    if (vector == VECTOR_DB && shared->told != TOLD_REFUSED) {
-        gregs[REG_EFL] &= ~(greg_t)RFLAGS_TF;
-        return true;
-    }
-    if (vector != VECTOR_BP || shared->told == TOLD_REFUSED || shared->told_tries > TRIES_MAX) {
-        shared->told = TOLD_NOTHING;
-        shared->told_tries = 0;
-        return false;
-    }
-    shared->told_tries++;
-    if (!(gregs[REG_EFL] & (greg_t)RFLAGS_RF))
-        gregs[REG_RIP]--; /* to the breakpoint */
-    gregs[REG_EFL] &= ~(greg_t)RFLAGS_RF;
-    (void)ppoll(NULL, 0, &a_while, NULL);
-    return true;
+    const bool is = shared->told == TOLD_TAKEN;
+    shared->told = TOLD_NOTHING;
+    return is;
 }
 
 static void on_fault(int number, siginfo_t *info, void *frame)
@@ -309,6 +296,8 @@ static void on_fault(int number, siginfo_t *info, void *frame)
     unsigned vector = (unsigned)gregs[REG_TRAPNO];
     if (info->si_code <= 0)
         return; /* another process sent it: it has nothing to do with the guest */
+    if (number == SIGTRAP && __builtin_expect(the_vm.shared->held | the_vm.shared->told, 0) && is_debuggers())
+        return;
     if (gregs[REG_RIP] == (greg_t)signal_return_leaves)
         use_return_target(gregs);
     bool ours = is_ours((uint64_t)gregs[REG_RIP]);
@@ -320,8 +309,6 @@ static void on_fault(int number, siginfo_t *info, void *frame)
         gregs[REG_EFL] &= ~(long long)RFLAGS_AC; /* CR0.AM is not set: the flag has no meaning */
         return;
     }
-    if (number == SIGTRAP && __builtin_expect(the_vm.shared->held, 0) && is_debuggers(info, vector, gregs))
-        return;
     if (ours && number != SIGSYS && vector == VECTOR_DB) {
         gregs[REG_EFL] &= ~(long long)RFLAGS_TF;
         return;
