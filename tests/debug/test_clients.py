@@ -46,7 +46,8 @@ def lldb(tmp_path: Path) -> Lldb:
     (tmp_path / "_lldb.so").symlink_to(library)
 
     def run(image: Path, place: str, *commands: str) -> str:
-        first = ("settings set auto-confirm true", f"target create {image}", f"gdb-remote {place}")
+        patience = "settings set plugin.process.gdb-remote.packet-timeout 60"  # for an emulated machine
+        first = ("settings set auto-confirm true", patience, f"target create {image}", f"gdb-remote {place}")
         done = subprocess.run(
             ["/usr/bin/python3", "-c", PROMPT, *first, *commands],
             stdin=subprocess.DEVNULL,
@@ -209,6 +210,7 @@ def test_vs_code_attaches_by_gdbs_machine_interface_and_leaves(
     running = start_guest("debug", *POLL)
     with listening(LISTENS, str(running.pid)) as (process, place):
         for command in (
+            "-gdb-set remotetimeout 60",  # on an emulated machine 2 seconds are too short
             "-gdb-set mi-async on",
             '-interpreter-exec console "set pagination off"',
             "-gdb-set auto-solib-add on",
