@@ -12,11 +12,14 @@ Otherwise the rules of one call keep their order: the first rule that matches de
 
 Without --by-number the filter is a list in the order of the rules. The kernel runs a new filter once for each possible
 number of a system call, so the instructions that every number passes are the cost of an installation. With --by-number
-the calls are halved by their number until few are left. This pays if the kernel can decide by the number alone. The
-filter of the sandbox checks addresses first, which ends the kernel's run immediately.
+the numbers are divided so that these runs are short together: few steps for the many numbers that no rule names. This
+pays if the kernel can decide by the number alone. The filter of the sandbox checks addresses first, which ends the
+kernel's run immediately.
 """
 
 import argparse
+import bisect
+import copy
 import itertools
 import re
 import sys
@@ -28,7 +31,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vm.gen_syscall_names import names
 
-LIST_LENGTH = 4  # up to this many calls are compared one after the other
+INSTRUCTION_COST = 100
+"""The price of one more instruction, which the kernel checks and translates, in steps of its runs."""
 
 VERDICTS = {
     "allow": "SECCOMP_RET_ALLOW",
@@ -243,27 +247,29 @@ def _high(name: str) -> str:
     return f"offsetof(struct seccomp_data, {name}) + 4"
 
 
-def _test_among(a: Assembler, word: str, ranges: list[tuple[str, str]], otherwise: Label) -> None:
-    """Continues if `word` is in one of the ranges (first, end), else jumps to `otherwise`."""
-    found = Label()
+def _test_among(
+    a: Assembler, word: str, ranges: list[tuple[str, str]], otherwise: Label, then: Label | None
+) -> None:
+    """Goes to `then`, or continues, if `word` is in one of the ranges (first, end), else jumps to `otherwise`."""
+    found = then or Label()
     for i, (first, end) in enumerate(ranges):
         last = i == len(ranges) - 1
         following = otherwise if last else Label()
         if end == f"{first} + 1":
             a.jump(
-                word, "BPF_JEQ", first, if_true=None if last else found, if_false=following if last else None
+                word, "BPF_JEQ", first, if_true=then if last else found, if_false=following if last else None
             )
             continue
         a.jump(word, "BPF_JGE", first, if_true=None, if_false=following)
-        a.jump(word, "BPF_JGE", end, if_true=following, if_false=None if last else found)
+        a.jump(word, "BPF_JGE", end, if_true=following, if_false=then if last else found)
         if not last:
             a.place(following)
-    if found.held:
+    if found.held and not then:
         a.place(found)
 
 
-def _test(a: Assembler, condition: str, otherwise: Label) -> None:
-    """Continues if `condition` holds, else jumps to `otherwise`."""
+def _test(a: Assembler, condition: str, otherwise: Label, then: Label | None = None) -> None:
+    """Goes to `then`, or continues, if `condition` holds, else jumps to `otherwise`. Conditions on addresses continue."""
     ip, arch = "instruction_pointer", "arch"
     found = _CONDITION.fullmatch(condition)
     assert found
@@ -284,16 +290,18 @@ def _test(a: Assembler, condition: str, otherwise: Label) -> None:
     elif found["past"]:
         a.jump(_low("nr"), "BPF_JGE", f"__NR_{found['past']} + 1", if_true=None, if_false=otherwise)
     elif found["kinds"]:
-        _test_among(a, _low("args[0]"), [FD_KINDS[kind] for kind in found["kinds"].split(", ")], otherwise)
+        _test_among(
+            a, _low("args[0]"), [FD_KINDS[kind] for kind in found["kinds"].split(", ")], otherwise, then
+        )
     elif found["names"]:
         values = [name.replace("+", " | ") for name in found["names"].split(", ")]
         _test_among(
-            a, _low(f"args[{found['among']}]"), [(value, f"{value} + 1") for value in values], otherwise
+            a, _low(f"args[{found['among']}]"), [(value, f"{value} + 1") for value in values], otherwise, then
         )
     else:
         value = "0" if found["word"] == "null" else "0xffffffff"
-        for half in (_low, _high):
-            a.jump(half(f"args[{found['whole']}]"), "BPF_JEQ", value, if_true=None, if_false=otherwise)
+        for half, on in ((_low, None), (_high, then)):
+            a.jump(half(f"args[{found['whole']}]"), "BPF_JEQ", value, if_true=on, if_false=otherwise)
 
 
 def compile_rules(rules: list[Rule]) -> Assembler:
@@ -361,7 +369,10 @@ def compile_by_number(rules: list[Rule], numbers: dict[str, int]) -> Assembler:
     }
     _compile_list(a, [head])
     named.sort(key=lambda rule: numbers[rule.call])
-    _compile_halves(a, [list(run) for _, run in itertools.groupby(named, lambda rule: rule.call)], ends)
+    calls = [list(run) for _, run in itertools.groupby(named, lambda rule: rule.call)]
+    _compile_part(
+        a, calls, Division([numbers[rules[0].call] for rules in calls], 1 + max(numbers.values())), ends
+    )
     for verdict, label in ends.items():
         if label.held:
             a.place(label)
@@ -369,24 +380,75 @@ def compile_by_number(rules: list[Rule], numbers: dict[str, int]) -> Assembler:
     return a
 
 
-def _compile_halves(a: Assembler, calls: list[list[Rule]], ends: dict[str, Label]) -> None:
-    """Compiles the rules of some calls, sorted by number. Other calls, and those that match no rule, are killed."""
-    if len(calls) > LIST_LENGTH:
-        middle, upper = len(calls) // 2, Label()
-        a.jump(_low("nr"), "BPF_JGE", f"__NR_{calls[middle][0].call}", if_true=upper, if_false=None)
-        _compile_halves(a, calls[:middle], ends)
-        a.place(upper)
-        _compile_halves(a, calls[middle:], ends)
+class Division:
+    """How the numbers of calls, from `low` up to `end`, are told apart at the lowest cost. `calls` are those with rules."""
+
+    def __init__(self, calls: list[int], end: int) -> None:
+        self._calls, self._found = calls, dict[tuple[int, int], tuple[int, int]]()
+        self.low, self.end = 0, end
+        self.first, self.last = 0, len(calls)
+
+    def _best(self, low: int, end: int) -> tuple[int, int]:
+        """Returns the cost, and the number to divide at; 0: the calls between are compared one after the other."""
+        if (low, end) not in self._found:
+            calls = [call for call in self._calls if low <= call < end]
+            one = end - low + INSTRUCTION_COST
+            best = (one * len(calls), 0)
+            for at in sorted(
+                {it for call in calls for it in (call, call + 1) if low < it < end} if calls else ()
+            ):
+                best = min(best, (one + self._best(low, at)[0] + self._best(at, end)[0], at))
+            self._found[low, end] = best
+        return self._found[low, end]
+
+    def parts(self) -> tuple[int, "Division", "Division"] | None:
+        """Returns the number at which it is divided, and both parts, or None."""
+        _, at = self._best(self.low, self.end)
+        if not at:
+            return None
+        below, above = copy.copy(self), copy.copy(self)
+        below.end = above.low = at
+        below.last = above.first = bisect.bisect_left(self._calls, at)
+        return at, below, above
+
+    def is_call(self, number: int) -> bool:
+        return number in self._calls
+
+    @property
+    def is_empty(self) -> bool:
+        return self.first == self.last
+
+
+def _compile_part(a: Assembler, calls: list[list[Rule]], part: Division, ends: dict[str, Label]) -> None:
+    """Compiles the rules of the calls of a part. Other calls, and those that match no rule, are killed."""
+    if divided := part.parts():
+        at, below, above = divided
+        call = calls[above.first] if part.is_call(at) else calls[above.first - 1]
+        number = f"__NR_{call[0].call}" + ("" if part.is_call(at) else " + 1")
+        upper = ends["kill"] if above.is_empty else Label()
+        lower = ends["kill"] if below.is_empty else None
+        to_upper = None if below.is_empty else upper
+        a.jump(_low("nr"), "BPF_JGE", number, if_true=to_upper, if_false=lower)
+        if not below.is_empty:
+            _compile_part(a, calls, below, ends)
+        if not above.is_empty:
+            if not below.is_empty:
+                a.place(upper)
+            _compile_part(a, calls, above, ends)
         return
-    for rules in calls:
-        other_call = ends["kill"] if rules is calls[-1] else Label()
+    listed = calls[part.first : part.last]
+    for rules in listed:
+        other_call = ends["kill"] if rules is listed[-1] else Label()
         found = ends[rules[0].verdict] if len(rules) == 1 and not rules[0].conditions else None
         a.jump(_low("nr"), "BPF_JEQ", f"__NR_{rules[0].call}", if_true=found, if_false=other_call)
         for rule in rules if not found else ():
             following = ends["kill"] if rule is rules[-1] else Label()
-            for condition in rule.conditions:
+            for condition in rule.conditions[:-1]:
                 _test(a, condition, following)
-            a.answer(rule.verdict)
+            if rule.conditions:
+                _test(a, rule.conditions[-1], following, ends[rule.verdict])
+            else:
+                a.answer(rule.verdict)
             if following is not ends["kill"]:
                 a.place(following)
         if other_call is not ends["kill"]:
