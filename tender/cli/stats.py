@@ -7,6 +7,9 @@ from tender.cli import columns, report, say
 from tender.cli.option_table import listed
 from tender.cli.ps import memory
 from tender.cli.words import Words
+from tender.debug.find import guests_of
+from tender.debug.memory_use import HeapUse, heap_of
+from tender.debug.target import DebugError
 from tender.printable import printable
 from tender.watch.running import GuestRates, RunningGuest, Watch
 from tender.watch.trend import Growth, Trend
@@ -68,9 +71,10 @@ class _Stats:
                     return self._refuse()
                 say.notice(f"stats: process {self._pid}: its guest has ended")
                 return 0
+            heaps = self._heaps()
             for guest in guests:
                 rates = guest.since(before[guest.id]) if guest.id in before else None
-                self._say(guest, rates)
+                self._say(guest, rates, heaps.get(guest.id.rpartition("-")[2]))
             say.flush()
             before = {guest.id: guest for guest in guests}
             if not again:
@@ -80,15 +84,22 @@ class _Stats:
         """Returns the guests that the process executes; if it executes none, those that it holds."""
         own = self._watch.look([self._pid])
         guests = own or [guest for guest in self._watch.look() if guest.holder == self._pid]
-        for guest in guests:
-            self._trends[guest.id].add(guest.looked_ns / 1e9, guest.touched_bytes)
         return guests
+
+    def _heaps(self) -> dict[str, HeapUse]:
+        """Returns the use of the heaps that are known, by the place of the guest's state, which ends its id."""
+        found = {}
+        try:
+            for guest in guests_of(self._pid):
+                heap = heap_of(guest)
+                if heap:
+                    found[f"{guest.shared_hva:x}"] = heap
+        except DebugError:
+            pass  # it has just ended
+        return found
 
     def _refuse(self) -> int:
         """Says why there is no guest, as `tender debug` does."""
-        from tender.debug.find import guests_of
-        from tender.debug.target import DebugError
-
         try:
             guests_of(self._pid)
             say.error(f"stats: process {self._pid}: its guest has ended")
@@ -101,25 +112,36 @@ class _Stats:
             )
         return STATUS_FAILED
 
-    def _say(self, guest: RunningGuest, rates: GuestRates | None) -> None:
-        growth = self._trends[guest.id].growth(guest.mem_bytes)
+    def _say(self, guest: RunningGuest, rates: GuestRates | None, heap: HeapUse | None) -> None:
+        """The heap is what a leak fills. Where it is not known, touched memory stands for it."""
+        used, limit = guest.touched_bytes, guest.mem_bytes
+        if heap and heap.used_bytes is not None:
+            used, limit = heap.used_bytes, heap.total_bytes
+        trend = self._trends[guest.id]
+        trend.add(guest.looked_ns / 1e9, used)
+        growth = trend.growth(limit)
         if self._as_json:
-            say.out(report.to_json(json_of(guest, rates, growth)))
+            say.out(report.to_json(json_of(guest, rates, growth, heap)))
         else:
-            say.out(text_of(guest, rates, growth))
+            say.out(text_of(guest, rates, growth, heap))
 
 
-def json_of(guest: RunningGuest, rates: GuestRates | None, growth: Growth | None) -> dict[str, object]:
+def json_of(
+    guest: RunningGuest, rates: GuestRates | None, growth: Growth | None, heap: HeapUse | None
+) -> dict[str, object]:
     """Returns the object of --json: docs/schemas/stats.schema.json."""
     return {
         "schema": SCHEMA,
         "guest": guest.to_dict(),
+        "heap": heap and heap.to_dict(),
         "rates": rates and rates.to_dict(),
         "growth": growth and growth.to_dict(),
     }
 
 
-def text_of(guest: RunningGuest, rates: GuestRates | None, growth: Growth | None) -> str:
+def text_of(
+    guest: RunningGuest, rates: GuestRates | None, growth: Growth | None, heap: HeapUse | None
+) -> str:
     """Returns lines for a person."""
     now = f"{rates.cpu_percent:.1f} % now, " if rates else ""
     lines = [
@@ -129,6 +151,10 @@ def text_of(guest: RunningGuest, rates: GuestRates | None, growth: Growth | None
         f" monitor {guest.monitor_cpu_s:.2f} s",
         f"memory     {memory(guest)} touched; {columns.size(guest.resident_bytes)} in the whole process",
     ]
+    if heap:
+        used = heap.used_bytes if heap.used_bytes is not None else heap.taken_bytes
+        shown = "not known" if used is None else f"{columns.size(used)} used"
+        lines.append(f"heap       {shown} of {columns.size(heap.total_bytes)} ({heap.kind})")
     if growth:
         lines.append(f"growth     {growth_text(growth)}")
     counters = guest.counters

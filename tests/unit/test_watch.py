@@ -16,6 +16,7 @@ from tender.cli import columns, ps, report, stats, top
 from tender.cli.main import COMMANDS
 from tender.cli.words import Words
 from tender.debug.find import Guest
+from tender.debug.memory_use import HeapUse
 from tender.debug.target import DebugError
 from tender.native import ffi, lib
 from tender.watch import process, running
@@ -25,6 +26,7 @@ from tender.watch.trend import Growth, Trend
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schemas"
 SECOND_NS = 1_000_000_000
+HEAP = HeapUse(kind="ocaml-solo5", used_bytes=3680 << 10, taken_bytes=4 << 20, total_bytes=60144 << 10)
 LEAK = Growth(
     bytes_per_s=1024.0,
     least=974.0,
@@ -316,14 +318,15 @@ def test_the_json_of_ps_is_that_of_the_golden_file_and_fits_the_schema() -> None
 def test_the_json_of_stats_is_that_of_the_golden_file_and_fits_the_schema() -> None:
     schema = json.loads((SCHEMAS / "stats.schema.json").read_text())
     later = guest(looked_ns=502 * SECOND_NS, guest_cpu_s=4.5, counters=counters(exits=1000, net_rx_packets=7))
-    found = json.loads(report.to_json(stats.json_of(later, later.since(guest()), LEAK)))
+    found = json.loads(report.to_json(stats.json_of(later, later.since(guest()), LEAK, HEAP)))
     assert found == json.loads((SCHEMAS / "stats.golden.json").read_text())
     assert problems(found, schema) == []
     assert problems(found | {"more": 1}, schema)
-    assert problems(json.loads(report.to_json(stats.json_of(guest(), None, None))), schema) == []
+    assert problems(json.loads(report.to_json(stats.json_of(guest(), None, None, None))), schema) == []
     shared = json.loads((SCHEMAS / "ps.schema.json").read_text())["$defs"]["guest"]["properties"]
     assert schema["$defs"]["guest"]["properties"] == {key: it for key, it in shared.items() if key != "rates"}
     assert set(schema["$defs"]["growth"]["properties"]) == set(Growth.__slots__)
+    assert set(schema["$defs"]["heap"]["properties"]) == set(HeapUse.__slots__)
 
 
 def test_stats_say_what_a_guest_does() -> None:
@@ -336,11 +339,12 @@ def test_stats_say_what_a_guest_does() -> None:
     )
     devices = {"a": "net", "b": "net", "disk\x1b": "block"}
     later = guest(looked_ns=502 * SECOND_NS, counters=counted, devices=devices)
-    lines = stats.text_of(later, later.since(guest()), LEAK).splitlines()
+    lines = stats.text_of(later, later.since(guest()), LEAK, HEAP).splitlines()
     assert lines == [
         "app in process 4711 (sandbox): waits, up 1m40s",
         "cpu        0.0 % now, 4.00 s in all: guest 3.50 s, monitor 0.50 s",
         "memory     5.0 MiB of 64 MiB touched; 6.0 MiB in the whole process",
+        "heap       3.6 MiB used of 58.7 MiB (ocaml-solo5)",
         "growth     +3.5 MiB/h (3.3 MiB to 3.9 MiB), full in 16h40m (15h09m to 17h32m)",
         "exits      1000 (50.0/s)",
         "hypercalls poll 900 (50.0/s), net_read 5 (2.5/s)",
