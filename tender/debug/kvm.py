@@ -121,9 +121,15 @@ class KvmTarget:
             self._leave_guest()
         else:
             ptrace.seize(self._tid, ptrace.O_TRACESYSGOOD)
-            ptrace.interrupt(self._tid)
-        if isinstance(self._wait(), Ended):
-            raise ptrace.Gone(f"process {self.pid}: it ends at this moment")
+        try:
+            if not seized:
+                ptrace.interrupt(self._tid)
+            if isinstance(self._wait(), Ended):
+                raise ptrace.Gone(f"process {self.pid}: it ends at this moment")
+        except BaseException:
+            if not seized and journal is None:  # with a journal the guard does
+                ptrace.let_go(self._tid)
+            raise
 
     # ---- what can be read
 

@@ -9,6 +9,7 @@ any thread, and needs no tracing: the kernel asks for the same rights at each ca
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import EFAULT, EINTR, EIO, EPERM, ESRCH
 from typing import Any
@@ -129,6 +130,17 @@ def step(tid: int, signal: int = 0) -> None:
 def cont_to_syscall(tid: int, signal: int = 0) -> None:
     """Lets a stopped thread run until a system call begins or ends."""
     _call(lib.PTRACE_SYSCALL, tid, 0, signal)
+
+
+def let_go(tid: int) -> None:
+    """Ends the tracing of a thread, whether it stands still or not. Nothing happens if it has ended."""
+    with suppress(DebugError):
+        try:
+            detach(tid)
+        except Gone:  # it runs, or it has ended
+            interrupt(tid)
+            wait(tid)
+            detach(tid)
 
 
 def detach(tid: int, signal: int = 0) -> None:

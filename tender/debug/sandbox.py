@@ -112,7 +112,13 @@ class SandboxTarget(Target):
         self._ended: Ended | None = None
         self._queue: Stop | Ended | None = None
         self._end_is_marked, self._end_original = False, b""
-        self._attach(seized)
+        self._is_look = False  # nothing is changed, so that no guard is there to let the thread go
+        try:
+            self._attach(seized)
+        except BaseException:
+            if self._is_look:
+                ptrace.let_go(self._tid)
+            raise
 
     # ---- the beginning and the end
 
@@ -129,6 +135,7 @@ class SandboxTarget(Target):
                 if self._journal is not None:
                     self._journal.guest = None
                 raise
+            self._is_look = self._journal is None
             self._running = True
             ptrace.interrupt(self._tid)
             self._stand_still()
