@@ -47,6 +47,7 @@ from tender.debug.kvm_vcpu import (
 from tender.debug.registers import Registers
 from tender.debug.target import DebugError, Ended, Facts, Mapping, Stop, Watch, Where
 from tender.debug.unfinished import Call, unfinished_of, was_interrupted
+from tender.debug.x86 import DEBUG_ADDRESSES, DR7_GLOBAL, WATCH_LENGTHS, dr7
 from tender.native import lib
 
 _HLT = b"\xf4"
@@ -54,9 +55,6 @@ _RET = b"\xc3"
 _GROUP_STOPS = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU}
 _EINTR, _ENOSYS = (1 << 64) - 4, (1 << 64) - 38  # in rax: interrupted; a system call that has not begun
 _DR6_STEP, _DR7_EXACT = 1 << 14, 0x600  # Intel SDM volume 3, 18.2
-_RW = {Watch.HARDWARE: 0, Watch.WRITE: 1, Watch.READ: 3, Watch.ACCESS: 3}
-_LENGTH = {1: 0, 2: 1, 4: 3, 8: 2}
-_HARDWARE_MAX = 4
 _RFLAGS = 0x3D7FD7  # those that exist, without VM: Intel SDM volume 1, 3.4.3
 _RFLAGS_VM, _RFLAGS_ONE = 1 << 17, 2
 
@@ -248,12 +246,12 @@ class KvmTarget:
         one = _hardware(kind, gpa, length)
         if one in self._hard:
             return
-        if one[2] not in _LENGTH or gpa % one[2] or not 0 <= gpa < self._guest.mem_bytes:
+        if one[2] not in WATCH_LENGTHS or gpa % one[2] or not 0 <= gpa < self._guest.mem_bytes:
             raise DebugError(
                 f"{gpa:#x}: a watchpoint has 1, 2, 4 or 8 bytes at a multiple of that, not {length}"
             )
-        if len(self._hard) == _HARDWARE_MAX:
-            raise DebugError(f"all {_HARDWARE_MAX} hardware breakpoints of the processor are in use")
+        if len(self._hard) == DEBUG_ADDRESSES:
+            raise DebugError(f"all {DEBUG_ADDRESSES} hardware breakpoints of the processor are in use")
         self._hard.append(one)
         self._set_debug()
 
@@ -575,9 +573,7 @@ class KvmTarget:
         for number, (kind, at, length) in enumerate(self._hard):
             if kind is not Watch.HARDWARE or at != but_not:
                 registers[number] = at
-                registers[7] |= (
-                    _DR7_EXACT | 2 << 2 * number | (_RW[kind] | _LENGTH[length] << 2) << 16 + 4 * number
-                )
+                registers[7] |= _DR7_EXACT | dr7(number, kind, length, DR7_GLOBAL)
         control = step | (DEBUG_USE_HW if registers[7] else 0)
         if control and self._journal:
             self._journal.debug_registers(True)

@@ -15,7 +15,6 @@ in the power of the guest, which can write to the program's memory: nothing that
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum, auto
 from time import sleep
 
@@ -26,6 +25,7 @@ from tender.debug.find import Guest
 from tender.debug.guard import Journal
 from tender.debug.ptrace import Gone, Status
 from tender.debug.registers import GENERAL, Registers
+from tender.debug.sandbox_debug_registers import DebugRegisters, hardware_watch
 from tender.debug.sandbox_memory import LOW_END, MEMORY_START, PatchedSites, mappings_of, touched_of
 from tender.debug.sandbox_registers import Unwinder
 from tender.debug.sandbox_restore import HANDLER_BEGINS, SI_KERNEL
@@ -47,17 +47,8 @@ _ENTRY_STEPS = 64  # enter_guest() has about 30 instructions, a way into the pro
 _TRAP_BRKPT, _TRAP_TRACE, _TRAP_HWBKPT = 1, 2, 4  # asm-generic/siginfo.h
 _BUS_ADRALN = 1
 _HANDLER_TRIES, _HANDLER_S = 100, 0.001
-_DEBUG_REGISTERS = 4
-_DR6, _DR7 = 6, 7
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _FAULTS = (signal.SIGSEGV, signal.SIGILL, signal.SIGFPE, signal.SIGBUS)
-_KINDS = {
-    Watch.HARDWARE: 0,
-    Watch.WRITE: 1,
-    Watch.READ: 3,
-    Watch.ACCESS: 3,
-}  # R/W bits of DR7; Intel SDM volume 3, 18.2.4
-_LENGTHS = {1: 0, 2: 1, 4: 3, 8: 2}
 
 
 class _Mode(Enum):
@@ -68,13 +59,6 @@ class _Mode(Enum):
     """One instruction of the guest, then a stop."""
     OVER = auto()
     """One instruction without the breakpoint that lies on it, then RUN."""
-
-
-@dataclass(frozen=True)
-class _Hardware:
-    kind: Watch
-    address: int
-    length: int
 
 
 class SandboxTarget(Target):
@@ -97,7 +81,7 @@ class SandboxTarget(Target):
         self._unwinder = Unwinder(guest)
         self._system = SystemState(guest)
         self._breakpoints: dict[int, bytes] = {}
-        self._hardware: list[_Hardware | None] = [None] * _DEBUG_REGISTERS
+        self._hardware = DebugRegisters(self._tid, journal)
         self._temporary: tuple[int, bytes] | None = None
         self._lifted: int | None = None
         self._mode = _Mode.RUN
@@ -260,8 +244,7 @@ class SandboxTarget(Target):
         self._unmark_end()
         for address in list(self._breakpoints):
             self._take_out(address)
-        self._hardware = [None] * _DEBUG_REGISTERS
-        self._set_debug_registers()
+        self._hardware.clear()
 
     def _mark_end(self) -> None:
         """A process that its holder would kill at the end of the run stops before it reports that."""
@@ -406,7 +389,7 @@ class SandboxTarget(Target):
         if kind == Watch.SOFTWARE:
             self._insert_software(gpa)
         else:
-            self._insert_hardware(_Hardware(kind, gpa, 1 if kind == Watch.HARDWARE else length))
+            self._hardware.insert(hardware_watch(kind, gpa, length))
 
     def _insert_software(self, gpa: int) -> None:
         if gpa in self._breakpoints:
@@ -424,62 +407,17 @@ class SandboxTarget(Target):
         self._change(gpa, _INT3, original)
         self._breakpoints[gpa] = original
 
-    def _insert_hardware(self, wanted: _Hardware) -> None:
-        if self._journal is None:
-            raise DebugError(
-                "no breakpoint: nobody would take it out of the guest if this process were killed"
-            )
-        if wanted.length not in _LENGTHS or wanted.address % wanted.length:
-            raise DebugError(
-                f"no watchpoint at {wanted.address:#x}: the processor watches 1, 2, 4 or 8 bytes, aligned to their number, "
-                f"not {wanted.length}"
-            )
-        if wanted in self._hardware:
-            return
-        if None not in self._hardware:
-            raise DebugError("no watchpoint: the processor has four, and all are in use")
-        free = self._hardware.index(None)
-        self._hardware[free] = wanted
-        try:
-            self._set_debug_registers()
-        except DebugError:
-            self._hardware[free] = None
-            self._set_debug_registers()
-            raise
-
     def remove(self, kind: Watch, gpa: int, length: int) -> None:
         if kind == Watch.SOFTWARE:
             if gpa in self._breakpoints:
                 self._take_out(gpa)
             return
-        wanted = _Hardware(kind, gpa, 1 if kind == Watch.HARDWARE else length)
-        if wanted in self._hardware:
-            self._hardware[self._hardware.index(wanted)] = None
-            self._set_debug_registers()
+        self._hardware.remove(hardware_watch(kind, gpa, length))
 
     def _take_out(self, gpa: int) -> None:
         original = self._breakpoints.pop(gpa)
         if self._temporary is None or self._temporary[0] != gpa:
             self._undo(gpa, original)
-
-    def _set_debug_registers(self) -> None:
-        """DR7 is cleared first, since the kernel checks each address with what DR7 says of it."""
-        if self._journal is None:
-            return
-        used = any(self._hardware)
-        if used:
-            self._journal.debug_registers(True)
-        elif not self._journal.uses_debug_registers:
-            return
-        ptrace.set_debug_register(self._tid, _DR7, 0)
-        control = 0
-        for i, it in enumerate(self._hardware):
-            ptrace.set_debug_register(self._tid, i, it.address if it else 0)
-            if it:
-                control |= 1 << 2 * i | (_KINDS[it.kind] | _LENGTHS[it.length] << 2) << 16 + 4 * i
-        if control:
-            ptrace.set_debug_register(self._tid, _DR7, control)
-        self._journal.debug_registers(used)
 
     def _change(self, address: int, byte: bytes, original: bytes = b"") -> None:
         if self._journal is None:
@@ -802,14 +740,10 @@ class SandboxTarget(Target):
 
     def _hit(self) -> Stop | None:
         """Which debug register was hit, if any."""
-        if not any(self._hardware):
+        it = self._hardware.hit()
+        if it is None:
             return None
-        status = ptrace.get_debug_register(self._tid, _DR6)
-        ptrace.set_debug_register(self._tid, _DR6, 0)
-        for i, it in enumerate(self._hardware):
-            if it is not None and status >> i & 1:
-                return Stop(signal.SIGTRAP, it.kind, 0 if it.kind == Watch.HARDWARE else it.address)
-        return None
+        return Stop(signal.SIGTRAP, it.kind, 0 if it.kind == Watch.HARDWARE else it.address)
 
     def _signalled(self, number: int) -> Stop | None:
         """A signal that is about to be delivered."""

@@ -1,10 +1,21 @@
-"""Which instructions the sandbox emulates: they fault in ring 3, and a debugger must not take that for the guest's fault.
+"""Facts of the processor: its debug registers, and which instructions the sandbox emulates.
 
-Source: bindings/arch/x86_64/emulate.c, whose dispatch() has the same list; the opcodes are those of the Intel SDM, volume 2.
+Those fault in ring 3, and a debugger must not take that for the guest's fault. Source: bindings/arch/x86_64/emulate.c, whose
+dispatch() has the same list; the opcodes are those of the Intel SDM, volume 2.
 """
+
+from tender.debug.target import Watch
 
 TRAP_FLAG = 0x100
 """The flag by which the processor executes one instruction; Intel SDM volume 1, 3.4.3.3."""
+DEBUG_ADDRESSES = 4
+"""How many addresses the debug registers hold."""
+WATCH_LENGTHS = {1: 0, 2: 1, 4: 3, 8: 2}
+"""The LEN field of DR7 for a number of bytes."""
+DR7_LOCAL, DR7_GLOBAL = 1, 2
+"""The enable bits of DR7 for one address. The kernel's ptrace takes the first, KVM the second."""
+
+_RW = {Watch.HARDWARE: 0, Watch.WRITE: 1, Watch.READ: 3, Watch.ACCESS: 3}
 
 _PREFIXES = frozenset((0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65, 0x66, 0x67, 0xF2, 0xF3))
 _ONE = frozenset(
@@ -71,6 +82,14 @@ def is_emulated(code: bytes) -> bool:
     if second in _FAR_POINTERS:
         return third < 0xC0
     return second in _TWO or (second == 0x38 and third in (0x80, 0x81, 0x82))
+
+
+def dr7(number: int, kind: Watch, length: int, enable: int) -> int:
+    """Returns the bits of DR7 for debug register `number`. Source: Intel SDM volume 3, 18.2.4.
+
+    The processor cannot watch reads alone: a watchpoint for them is hit by writes too.
+    """
+    return enable << 2 * number | (_RW[kind] | WATCH_LENGTHS[length] << 2) << 16 + 4 * number
 
 
 def _digit(modrm: int) -> int:
