@@ -145,12 +145,12 @@ __attribute__((noinline)) void wedge(void)
 
 /* Counts its calls, and sets RF for the instruction that it returns to. */
 volatile uint64_t steps_taken;
-void step_taken(void);
-__asm__(".text\n"
-        "step_taken:\n\t"
-        "incq steps_taken(%rip)\n\t"
-        "orl $0x10000, 16(%rsp)\n\t"
-        "iretq");
+__attribute__((naked)) static void step_taken(void)
+{
+    __asm__("incq steps_taken(%rip)\n\t"
+            "orl $0x10000, 16(%rsp)\n\t"
+            "iretq");
+}
 
 __attribute__((noinline)) int steps(uint64_t rounds)
 {
