@@ -40,6 +40,9 @@ class FakeTarget:
     def registers(self) -> Registers:
         return self.state
 
+    def stack_registers(self) -> Registers:
+        return self.state
+
     def read(self, gpa: int, length: int) -> bytes:
         return bytes(self.memory[gpa : gpa + length])
 

@@ -37,6 +37,7 @@ COMMANDS = {
     "stats": ("tender.cli.stats", "show what a running guest does: counters, rates, CPU, memory"),
     "top": ("tender.cli.top", "show the guests of this host, live in the terminal"),
     "metrics": ("tender.cli.metrics", "give metrics of all guests to a monitoring system"),
+    "profile": ("tender.cli.profile", "show in which functions a running guest spends its time"),
     "sdk": ("tender.cli.sdk", "print how to build a unikernel of your own"),
     "bench": ("tender.cli.bench", "measure boot, exits and I/O on this machine"),
     "solo5-elftool": ("tender.cli.elftool", "make and show manifests, as Solo5's tool of that name"),

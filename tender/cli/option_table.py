@@ -283,6 +283,17 @@ COMMAND_OPTIONS: dict[str, tuple[tuple[str, str], ...]] = {
         ("--interval=SECONDS", "write FILE again and again, that far apart"),
         ("--listen=PLACE", "serve them over HTTP at HOST:PORT, :PORT of this host, or PATH (a unix socket)"),
     ),
+    "profile": (
+        ("--seconds=N", "how long (default 10)"),
+        ("--rate=HZ", "samples a second (default 99)"),
+        ("--output=FILE", "write the profile to FILE; also -o FILE"),
+        (
+            "--format=FORMAT",
+            "svg (a flame graph), folded, speedscope, pprof or perf (default: by FILE's name)",
+        ),
+        ("--waits", "sample the guest also while it waits"),
+        ("--image=FILE", "the guest's ELF file, if it lies elsewhere now"),
+    ),
     "sdk": (
         ("--cflags", "compiler flags"),
         ("--ldflags", "linker flags"),

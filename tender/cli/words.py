@@ -46,6 +46,10 @@ class Words:
 
     def seconds(self, name: str, default: float, *, least: float, most: float) -> float:
         """Returns the value of an option in seconds."""
+        return self.number(name, default, least=least, most=most, unit="seconds")
+
+    def number(self, name: str, default: float, *, least: float, most: float, unit: str) -> float:
+        """Returns the value of an option that is a number of some unit."""
         text = self.values.get(name)
         if text is None:
             return default
@@ -54,7 +58,7 @@ class Words:
         except ValueError:
             number = -1.0
         if not least <= number <= most:
-            self.refuse(f"{name}={printable(text)}: a number of seconds from {least:g} to {most:g} is needed")
+            self.refuse(f"{name}={printable(text)}: a number of {unit} from {least:g} to {most:g} is needed")
             return default
         return number
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 from tender.debug import ptrace
 from tender.debug.cpu_parts import CpuParts, Unfinished
@@ -140,16 +141,15 @@ class KvmTarget:
     def registers(self) -> Registers:
         self._need_still()
         if self._shown is None:
-            general = self._registers.general
-            if self._where is not Where.GUEST:
-                general = self._out_of_gate(general)
-            self._shown = Registers(
-                **general,
-                fs_base=self._registers.fs_base,
-                gs_base=self._registers.gs_base,
-                xsave=self._vcpu.xsave(self._registers.cr4),
-            )
+            self._shown = self.stack_registers()._with(xsave=self._vcpu.xsave(self._registers.cr4))
         return self._shown
+
+    def stack_registers(self) -> Registers:
+        self._need_still()
+        general: dict[str, Any] = self._registers.general
+        if self._where is not Where.GUEST:
+            general = self._out_of_gate(general)
+        return Registers(**general, fs_base=self._registers.fs_base, gs_base=self._registers.gs_base)
 
     def read(self, gpa: int, length: int) -> bytes:
         length = min(length, self._guest.mem_bytes - gpa)

@@ -10,6 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from tender.debug.flame_graph import WIDTH, Stacks, boxes_of
 from tender.debug.report_text import counters_line, hypercall_line, memory_line, own_place, shown_path
 from tender.printable import printable
 
@@ -42,15 +43,14 @@ svg text { fill: var(--fg) } svg .bar { fill: var(--bar) } svg .axis { stroke: v
 svg .flame { fill: color-mix(in srgb, var(--bar) 45%, var(--panel)); stroke: var(--panel) }
 """
 
-_WIDTH = 960
-_TIMELINE_MAX, _CURVE_MAX, _FLAME_MAX, _FLAME_DEEP = 64, 2000, 4000, 64
+_TIMELINE_MAX, _CURVE_MAX = 64, 2000
 
 
 def html_of(
     report: dict[str, Any],
     *,
     memory_curve: Sequence[tuple[float, int]] = (),
-    stacks: Sequence[tuple[Sequence[str], int]] = (),
+    stacks: Stacks = (),
 ) -> str:
     """Returns the page.
 
@@ -189,14 +189,14 @@ def _timeline(calls: list[dict[str, Any]]) -> str:
         return ""
     bars = []
     for row, (begin, end, name) in enumerate(known):
-        left = 150 + (begin - low) / (high - low) * (_WIDTH - 160)
-        width = max(1.0, (end - begin) / (high - low) * (_WIDTH - 160))
+        left = 150 + (begin - low) / (high - low) * (WIDTH - 160)
+        width = max(1.0, (end - begin) / (high - low) * (WIDTH - 160))
         bars.append(
             f'<text x="8" y="{row * 14 + 12}">{_text(name[:20])}</text>'
             f'<rect class="bar" x="{left:.1f}" y="{row * 14 + 3}" width="{width:.1f}" height="10">'
             f"<title>{_text(name)}: {(end - begin) / 1000:.1f} us</title></rect>"
         )
-    return f'<svg viewBox="0 0 {_WIDTH} {len(known) * 14 + 6}" role="img">{"".join(bars)}</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {len(known) * 14 + 6}" role="img">{"".join(bars)}</svg>'
 
 
 def _curve(points: Sequence[tuple[float, int]]) -> str:
@@ -206,50 +206,18 @@ def _curve(points: Sequence[tuple[float, int]]) -> str:
     top = max(it[1] for it in points) or 1
     start, span = points[0][0], points[-1][0] - points[0][0]
     line = " ".join(
-        f"{(at - start) / span * (_WIDTH - 20) + 10:.1f},{110 - size / top * 95:.1f}" for at, size in points
+        f"{(at - start) / span * (WIDTH - 20) + 10:.1f},{110 - size / top * 95:.1f}" for at, size in points
     )
     return (
-        f'<svg viewBox="0 0 {_WIDTH} 130" role="img"><line class="axis" x1="10" y1="110" x2="{_WIDTH - 10}" y2="110"/>'
+        f'<svg viewBox="0 0 {WIDTH} 130" role="img"><line class="axis" x1="10" y1="110" x2="{WIDTH - 10}" y2="110"/>'
         f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
         f'<text x="10" y="125">{span:.1f} s</text><text x="10" y="12">{top >> 10} KiB</text></svg>'
     )
 
 
-def _flame(stacks: Sequence[tuple[Sequence[str], int]]) -> str:
-    """Folded stacks as boxes: each as wide as its share of the samples, callers at the bottom."""
-    boxes: list[str] = []
-    total = sum(count for _, count in stacks)
-    deepest = 0
-
-    def draw(part: list[tuple[Sequence[str], int]], depth: int, left: float) -> None:
-        nonlocal deepest
-        groups: dict[str, list[tuple[Sequence[str], int]]] = {}
-        for names, count in part:
-            if len(names) > depth:
-                groups.setdefault(str(names[depth]), []).append((names, count))
-        for name, group in sorted(groups.items()):
-            count = sum(it for _, it in group)
-            width = count / total * _WIDTH
-            if width < 0.5 or depth >= _FLAME_DEEP or len(boxes) >= _FLAME_MAX:
-                continue
-            deepest = max(deepest, depth)
-            label = (
-                f'<text x="{left + 3:.1f}" y="{-depth * 16 - 4}">{_text(name[: int(width / 7)])}</text>'
-                if width > 20
-                else ""
-            )
-            boxes.append(
-                f'<g><rect class="flame" x="{left:.1f}" y="{-depth * 16 - 16}" width="{width:.1f}" height="16">'
-                f"<title>{_text(name)}: {count} of {total}</title></rect>{label}</g>"
-            )
-            draw(group, depth + 1, left)
-            left += width
-
-    if total <= 0:
-        return ""
-    draw(list(stacks), 0, 0.0)
-    height = (deepest + 1) * 16
-    return f'<svg viewBox="0 {-height} {_WIDTH} {height}" role="img">{"".join(boxes)}</svg>'
+def _flame(stacks: Stacks) -> str:
+    boxes, height = boxes_of(stacks, _text)
+    return f'<svg viewBox="0 {-height} {WIDTH} {height}" role="img">{boxes}</svg>' if boxes else ""
 
 
 def _about(report: dict[str, Any]) -> str:

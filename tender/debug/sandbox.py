@@ -297,6 +297,12 @@ class SandboxTarget(Target):
         entered = self._unwinder.guest(raw) if raw["rip"] >= GUEST_END else None
         return unfinished(self._guest, entered, self._shared.read(), self.read)
 
+    def stack_registers(self) -> Registers:
+        raw = ptrace.getregs(self._tid)
+        if raw["rip"] >= GUEST_END:
+            return self._unwinder.guest(raw).registers
+        return Registers(**{name: raw[name] for name in (*GENERAL, "rip")})  # type: ignore[arg-type]
+
     def set_registers(self, registers: Registers) -> None:
         where = self.where()
         if where != Where.GUEST:

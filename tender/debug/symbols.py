@@ -20,6 +20,7 @@ _SPELLINGS_MAX = 500_000
 _SEARCH_BYTES = 16 << 10
 _CHAIN_BYTES = 1 << 20
 _RBP = 6
+_FRAMES_MAX = 100_000
 
 
 @value
@@ -83,6 +84,7 @@ class Symbols:
         self._rows: list[tuple[int, int, int, int]] | None = None
         self._starts: list[int] = []
         self._names = b""
+        self._frames: dict[tuple[int, bool], Sequence[Frame]] = {}
 
     @classmethod
     def open(cls, path: str) -> Self:
@@ -178,6 +180,14 @@ class Symbols:
 
         For an address that a call returns to, the line is that of the call.
         """
+        found = self._frames.get((pc, is_return))
+        if found is None:
+            found = self._looked_up(pc, is_return)
+            if len(self._frames) < _FRAMES_MAX:
+                self._frames[pc, is_return] = found
+        return found
+
+    def _looked_up(self, pc: int, is_return: bool) -> Sequence[Frame]:
         inside = pc - 1 if is_return else pc
         symbol = self.at(inside)
         start = symbol.address if symbol else 0

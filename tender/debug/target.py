@@ -169,6 +169,9 @@ class Target(GuestState, Protocol):
     pid: int
     """The process that ends with the guest."""
 
+    def stack_registers(self) -> Registers:
+        """Returns registers() without the vector registers, which take time: for one who stops the guest often."""
+
     def set_registers(self, registers: Registers) -> None:
         """Sets the registers. An empty `xsave` leaves those as they are.
 

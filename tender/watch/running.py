@@ -35,7 +35,7 @@ _SMAPS_SHARE = 0.005  # of a processor, for the memory of a guest on KVM
 _OURS = frozenset(("tender", "tender-sandbox"))
 _GUESTLESS = frozenset(
     ("inspect", "audit", "doctor", "debug", "core", "report", "ps", "stats", "top", "metrics", "trace")
-) | {"capture", "sdk", "bench", "solo5-elftool", "help"}
+) | {"capture", "profile", "sdk", "bench", "solo5-elftool", "help"}
 """The subcommands that run no guest: those of tender/cli/main.py, which this module does not import."""
 _SLOW = "its memory cannot be read in time"
 _ENDINGS = (".elf", ".hvt", ".spt", ".img", ".bin")

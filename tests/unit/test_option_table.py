@@ -19,6 +19,7 @@ from tender.cli import (
     metrics,
     option_table,
     options,
+    profile,
     ps,
     sdk,
     stats,
@@ -143,6 +144,7 @@ OTHERS = {
     "stats": stats.USAGE,
     "metrics": metrics.USAGE,
     "top": top.USAGE,
+    "profile": profile.USAGE,
     "sdk": sdk.USAGE,
 }
 
