@@ -180,9 +180,9 @@ void report_prepare(const struct report_about *about, const struct told_exit *to
 
 void report_end(void)
 {
-    the_report_line.open = 0;
     if (!report.begun)
         return;
+    the_report_line.open = 0;
     const int error = write_output(&report.to, the_report_line.text, the_report_line.length, UINT64_MAX);
     if (error && *report.shown)
         say(says_report_lost, report.shown, error == -EAGAIN ? says_not_read : strerror(-error));

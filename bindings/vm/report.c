@@ -207,7 +207,7 @@ static void add_run(struct line *line, const struct report_about *about, const s
     add(line, ", \"error\": null");
 }
 
-DEBUG_SYMBOL struct report_line the_report_line;
+DEBUG_SYMBOL LAST_IN_BSS struct report_line the_report_line;
 DEBUG_ADDRESS("report_line", the_report_line);
 DEBUG_NOTE(debug_facts_of_report)
 {

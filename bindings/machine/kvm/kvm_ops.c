@@ -145,7 +145,7 @@ static int make_vcpu(struct machine *machine, gpa_t entry, struct machine_error 
  * The ring of the last hypercalls. The command has one VM, and may not map memory while its guest runs. Pages
  * are touched only if hypercalls are recorded. The library maps a ring when it is first used (run_kvm.c).
  */
-static struct trace_record commands_ring[TRACE_RECORDS];
+LAST_IN_BSS struct trace_record commands_ring[TRACE_RECORDS];
 
 /* The library has made the descriptors of /dev/kvm and of the VM itself, and still uses that of /dev/kvm. */
 static int open_machine(struct machine *machine, const struct machine_plan *plan, struct machine_error *error)

@@ -111,6 +111,8 @@ static void be_observed(void)
 
 static size_t close_report(void)
 {
+    if (self.report.fd < 0)
+        return 0;             /* its page is not touched */
     the_report_line.open = 0; /* the observer looks at it while this process is stopped */
     const uint64_t length = the_report_line.length;
     return length < sizeof the_report_line.text ? length : sizeof the_report_line.text;
