@@ -21,9 +21,10 @@ static size_t structure_bytes(uint32_t number)
 {
     switch (number) {
 #define HYPERCALL(number, name, type, access, feature, device)                                               \
-    case number:                                                                                             \
+    case number: {                                                                                           \
         _Static_assert(sizeof(type) <= TRACE_ARGS_BYTES, #name);                                             \
-        return sizeof(type);
+        return sizeof(type);                                                                                 \
+    }
 #include "hypercalls.def"
     default:
         return 0;

@@ -15,6 +15,7 @@ from tender import DISCARD, Image, Vm, VmConfig
 from tender.watch.profile_formats import FORMATS
 
 StartGuest = Callable[..., Any]  # conftest.py
+Undebugged = Callable[..., tuple[int, bytes, bytes]]
 FOREVER = "4000000000"
 ROUNDS = {"sandbox": "100000000", "kvm": "20000000"}  # of debug.elf spin: some seconds
 LIMIT_S = 120
@@ -83,15 +84,12 @@ def test_each_format_is_written_by_the_name_of_its_file(
 
 @pytest.mark.backends
 def test_a_sampled_guest_does_what_it_does_alone(
-    start_guest: StartGuest, tender_cmd: list[str], guest: Guest, backend: str
+    start_guest: StartGuest, undebugged: Undebugged, tender_cmd: list[str], backend: str
 ) -> None:
     rounds = ROUNDS[backend]
-    alone = subprocess.run(
-        [*tender_cmd, str(guest("debug")), "spin", rounds], capture_output=True, timeout=LIMIT_S
-    )
     run = start_guest("debug", "spin", rounds)
     said = profile(tender_cmd, "--seconds=60", "--rate=50", str(run.pid))
-    assert run.end() == (alone.returncode, alone.stdout, alone.stderr) == (0, alone.stdout, b"")
+    assert run.end() == undebugged("debug", "spin", rounds)
     assert "the guest has ended after" in said
 
 
@@ -139,12 +137,9 @@ def test_an_interrupt_ends_it_early_with_what_there_is(
 
 @pytest.mark.backends
 def test_a_sampler_that_is_killed_harms_no_guest(
-    start_guest: StartGuest, tender_cmd: list[str], guest: Guest, backend: str
+    start_guest: StartGuest, undebugged: Undebugged, tender_cmd: list[str], backend: str
 ) -> None:
     rounds = ROUNDS[backend]
-    alone = subprocess.run(
-        [*tender_cmd, str(guest("debug")), "spin", rounds], capture_output=True, timeout=LIMIT_S
-    )
     run = start_guest("debug", "spin", rounds)
     process = subprocess.Popen(
         [*tender_cmd, "profile", "--seconds=3600", "--rate=500", str(run.pid)],
@@ -154,7 +149,7 @@ def test_a_sampler_that_is_killed_harms_no_guest(
     os.kill(wait_for_tracer(run.pid), signal.SIGKILL)
     _, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, b"killed by signal 9" in err) == (1, True), err
-    assert run.end() == (0, alone.stdout, b"")
+    assert run.end() == undebugged("debug", "spin", rounds)
 
 
 def wait_for_tracer(pid: int) -> int:

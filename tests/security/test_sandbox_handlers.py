@@ -68,7 +68,7 @@ def test_jumps_to_each_function_with_valid_registers_of_a_call(rig: Rig) -> None
 DATA = {
     "everything": BSS,
     "the_vm": SYMBOLS["the_vm"],
-    "system registers": SYMBOLS["state"],
+    "system registers": SYMBOLS["guest_system_state"],
     "handler stack": range(SYMBOLS["handler_stack"].start, SYMBOLS["handler_stack_top"].start),
     "trap stack": SYMBOLS["trap_stack"],
     "way back": range(SYMBOLS["guest_rsp"].start, SYMBOLS["guest_rsp"].start + 24),
