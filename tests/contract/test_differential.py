@@ -183,6 +183,7 @@ CASES = [
     Case("bug_null", ("kitchen", "attic"), normal=CALLED),
     Case("bug_heap", ("a" * 40, "b")),
     Case("bug_loop", ("b", "a")),
+    Case("leak", ("1048576", "1000"), counts=POLLS),
     Case("far_write", normal=DUMP),
     Case("flood", stop_at=b"f" * 63, normal=FLOOD, counts=frozenset({"puts", "console_bytes"})),
     Case("fpu"),

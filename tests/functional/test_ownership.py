@@ -111,6 +111,7 @@ USES: dict[str, Callable[[Vm], object]] = {
     "registers": lambda vm: vm.registers(),
     "backtrace": lambda vm: vm.backtrace(),
     "symbol": lambda vm: vm.symbol("main"),
+    "hypercalls": lambda vm: next(iter(vm.hypercalls())),
     "memory_use": lambda vm: vm.memory_use(),
     "core": lambda vm: vm.core("never.core"),
 }
