@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tender.cli import say
 from tender.cli.gdb import find_gdb
-from tender.cli.looking import failed, misused
+from tender.cli.looking import failed, misused, only_guest
 from tender.cli.option_table import listed
 from tender.errors import ImageError, TenderError
 from tender.printable import printable, quoted
@@ -86,16 +86,8 @@ def _write(argv: list[str]) -> int:
         return _wrong(
             "one PID is needed" if len(pids) != 1 else f"{printable(pids[0])} is not the number of a process"
         )
-    from tender.debug.find import guests_of
-
-    guests = guests_of(int(pids[0]))
-    if len(guests) > 1:
-        say.error(f"core: process {pids[0]} holds {len(guests)} guests")
-        say.hint("name the process of one: " + ", ".join(str(it.pid) for it in guests[:20]))
-        return 1
-    for guest in guests:
-        saved = core_of(guest, path=path, directory="." if not path else "")
-        say.out(told(saved))
+    saved = core_of(only_guest(int(pids[0])), path=path, directory="." if not path else "")
+    say.out(told(saved))
     return 0
 
 

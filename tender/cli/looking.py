@@ -3,9 +3,13 @@
 import re
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tender.cli import say
 from tender.errors import TenderError
+
+if TYPE_CHECKING:
+    from tender.debug.find import Guest
 
 STATUS_FAILED = 1
 
@@ -31,3 +35,17 @@ def misused(command: str, why: str, usage: str) -> int:
     say.plain(usage.partition("\n\n")[0])
     say.hint(f"tender {command} --help")
     return STATUS_FAILED
+
+
+def only_guest(pid: int) -> "Guest":
+    """Returns the guest of a process that has one. Raises DebugError, which names the guests of one that has several."""
+    from tender.debug.find import guests_of
+    from tender.debug.target import DebugError
+
+    guests = guests_of(pid)
+    if len(guests) > 1:
+        raise DebugError(
+            f"process {pid} holds {len(guests)} guests",
+            hint="name the process of one: " + ", ".join(str(it.pid) for it in guests[:20]),
+        )
+    return guests[0]

@@ -8,15 +8,16 @@ import pickle
 from collections import Counter
 
 from tender.cli import columns, say
+from tender.cli.looking import STATUS_FAILED, failed, only_guest
 from tender.cli.main import last_resort
 from tender.cli.option_table import listed
 from tender.cli.words import Words
 from tender.debug.attach import attach, prepare
-from tender.debug.find import Guest, guests_of
+from tender.debug.find import Guest
 from tender.debug.guard import Journal, guarded
 from tender.debug.image_check import first_difference
 from tender.debug.symbols import Symbols
-from tender.debug.target import DebugError, Target
+from tender.debug.target import Target
 from tender.errors import ConfigError, ImageError, TenderError
 from tender.printable import printable
 from tender.watch.profile import Place, Profile, Sampler, hold_signals
@@ -24,7 +25,6 @@ from tender.watch.profile_formats import FORMATS
 
 SECONDS, RATE_HZ = 10.0, 99.0
 _ROWS = 20
-_STATUS_FAILED = 1
 
 USAGE = f"""\
 usage: tender profile [--seconds=N] [--rate=HZ] [--output=FILE] [--format=FORMAT] [--waits] [--image=FILE] PID
@@ -63,37 +63,23 @@ def main(argv: list[str]) -> int:
     if status is not None:
         return status
     try:
-        guest = _only(words.rest[0])
+        guest = only_guest(int(words.rest[0]))
         made = _sampled(
-            guest, words.values.get("--image", ""), seconds, rate_hz, waits="--waits" in words.flags
+            argv, guest, words.values.get("--image", ""), seconds, rate_hz, waits="--waits" in words.flags
         )
         if made is None:
-            return _STATUS_FAILED
+            return STATUS_FAILED
         if output:
             _write(output, FORMATS[form][1](made))
     except TenderError as error:
-        return _failed(error)
+        return failed("profile", argv, error)
     _show(made, output)
     return 0
 
 
-def _failed(error: TenderError) -> int:
-    say.error(f"profile: {error.message}")
-    say.hint(error.command_hint)
-    return _STATUS_FAILED
-
-
-def _only(pid: str) -> Guest:
-    guests = guests_of(int(pid))
-    if len(guests) > 1:
-        raise DebugError(
-            f"process {pid} holds {len(guests)} guests",
-            hint="name the process of one: " + ", ".join(str(it.pid) for it in guests[:20]),
-        )
-    return guests[0]
-
-
-def _sampled(guest: Guest, image: str, seconds: float, rate_hz: float, *, waits: bool) -> Profile | None:
+def _sampled(
+    argv: list[str], guest: Guest, image: str, seconds: float, rate_hz: float, *, waits: bool
+) -> Profile | None:
     """Returns the profile, which a child of a guard makes; None: it has said why there is none."""
     symbols = _symbols(guest, image)
     prepare(guest)
@@ -114,7 +100,7 @@ def _sampled(guest: Guest, image: str, seconds: float, rate_hz: float, *, waits:
                 pickle.dump(made, file)
                 file.flush()
             except TenderError as error:
-                return _failed(error)
+                return failed("profile", argv, error)
             except Exception as error:
                 return last_resort(error)
             return 0
